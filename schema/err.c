@@ -1,0 +1,102 @@
+/* err.c - filling and naming errors. See err.h. */
+#include "schema/err.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static int fill(struct err *e, int code, const char *field, const char *fmt, va_list args)
+{
+    if (!e)
+        return code;
+    e->code = code;
+    e->retry_after_ms = 0;
+    snprintf(e->field, sizeof e->field, "%s", field);
+    vsnprintf(e->msg, sizeof e->msg, fmt, args);
+    return code;
+}
+
+int err_set(struct err *e, int code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fill(e, code, "", fmt, args);
+    va_end(args);
+    return code;
+}
+
+int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fill(e, code, field, fmt, args);
+    va_end(args);
+    return code;
+}
+
+int err_errno(struct err *e, int code, const char *fmt, ...)
+{
+    int saved = errno;
+    if (saved == ENOSPC || saved == EDQUOT)
+        code = ASSAY_EFULL;
+    va_list args;
+    va_start(args, fmt);
+    fill(e, code, "", fmt, args);
+    va_end(args);
+    if (e) {
+        size_t n = strlen(e->msg);
+        snprintf(e->msg + n, sizeof e->msg - n, ": %s", strerror(saved));
+    }
+    return code;
+}
+
+const char *err_name(int code)
+{
+    switch (code) {
+    case ASSAY_OK:
+        return "ok";
+    case ASSAY_EBADMSG:
+        return "bad_message";
+    case ASSAY_EBADREQ:
+        return "bad_request";
+    case ASSAY_EUNSUPPORTED:
+        return "unsupported";
+    case ASSAY_EUNKNOWNJOB:
+        return "unknown_job";
+    case ASSAY_EKEYREUSED:
+        return "key_reused";
+    case ASSAY_ETOOLONG:
+        return "too_long";
+    case ASSAY_ETOOLARGE:
+        return "too_large";
+    case ASSAY_EQUEUEFULL:
+    case ASSAY_EFULL:
+        return "queue_full";
+    case ASSAY_ENOTREADY:
+        return "not_ready";
+    case ASSAY_EUNAUTHORIZED:
+        return "unauthorized";
+    case ASSAY_ETIMEOUT:
+        return "timeout";
+    case ASSAY_ESTATE:
+        return "wrong_state";
+    case ASSAY_EBADTOKEN:
+        return "bad_token";
+    case ASSAY_ENOTOKENS:
+        return "no_tokens";
+    case ASSAY_ENOSTEP:
+        return "no_step_token";
+    case ASSAY_EADAPTER:
+        return "unknown_adapter";
+    case ASSAY_EBADTEXT:
+        return "bad_text";
+    case ASSAY_ENONFINITE:
+        return "non_finite";
+    case ASSAY_EKILLED:
+        return "worker_killed";
+    case ASSAY_EPOSITION:
+        return "bad_position";
+    default:
+        return "internal";
+    }
+}
