@@ -1,0 +1,80 @@
+# Assay. `make help` lists the targets. One tree of objects per configuration under build/.
+#
+#   make [BUILD=cpu]          build/cpu/bin/{assayd,assay-worker,assay}
+#   make SANITIZE=1           the same under ASan and UBSan, in build/asan
+#   make CC=clang BUILD=clang another compiler, in a tree of its own
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := all
+
+CC       ?= gcc
+SANITIZE ?=
+WERROR   ?=
+BUILD    ?= $(if $(SANITIZE),asan,cpu)
+B        := build/$(BUILD)
+PREFIX   ?= /usr/local
+VENV     := build/venv
+PYTHON   := $(VENV)/bin/python
+
+LIB_NAMES := libzmq sqlite3 jansson libsodium
+MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
+CFLAGS   ?= -O2 -g
+# -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
+CFLAGS   += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
+            -fno-math-errno -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
+LDLIBS   += $(shell pkg-config --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
+ifdef SANITIZE
+CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=address,undefined
+endif
+
+# A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA; everything else runs on any x86-64 (or other) CPU.
+ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma)
+
+objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
+BASE      := $(call objects,$(wildcard schema/*.c shm/*.c))
+MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
+BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c)))
+CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli/*.c)))
+BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
+UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/e2e/*.c tests/bench/*.c))
+
+.PHONY: all deps demo test check unit e2e fuzz chaos bench reference lint format install clean help
+all: $(BINS) ## build the three programs
+
+$(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
+$(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(BASE)
+$(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(BASE)
+$(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
+$(UNIT): LDLIBS += -lcmocka
+$(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/lib/assay.a
+$(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
+$(BINS) $(UNIT) $(FUZZ) $(TOOLS):
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/lib/assay.a: $(BASE) $(MODEL) $(BROKER) $(CLI)
+	@mkdir -p $(@D)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(B)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
+
+# The SQL schema as a C string.
+$(call objects,broker/store.c broker/store_open.c): | $(B)/gen/jobs_sql.h
+$(B)/gen/jobs_sql.h: schema/jobs.sql
+	@mkdir -p $(@D)
+	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
+
+clean: ## remove what was built (build/venv too)
+	rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
