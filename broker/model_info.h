@@ -1,0 +1,26 @@
+/* model_info.h - what the broker knows of the model, as `assay-worker --describe` prints it. The broker itself never reads a
+ * checkpoint: config.json and the weights are untrusted, and parsing them is the worker's job. */
+#ifndef ASSAY_MODEL_INFO_H
+#define ASSAY_MODEL_INFO_H
+
+#include <stdint.h>
+
+#include "schema/err.h"
+
+struct model_info {
+    char architecture[64];
+    char digest[65];
+    char name[128]; /* served name: the directory's last part unless given */
+    char dtype[8];
+    uint32_t vocab_size, max_len, n_labels;
+    int default_pool, default_activation;
+    int32_t step_token, pad_token;
+    char **labels; /* [n_labels], owned; NULL when the checkpoint names none */
+};
+
+/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint: ASSAY_EFORMAT with the worker's own words. */
+int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir, uint32_t tp,
+    uint32_t max_len, const char *digest_cache, struct err *e);
+void model_info_release(struct model_info *m);
+
+#endif
