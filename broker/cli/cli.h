@@ -1,0 +1,89 @@
+/* cli.h - the pieces of `assay` that its verbs share: options, exit codes, and what a verb is.
+ *
+ * Options are one table (options.c); a verb names those that it takes. Help, parsing and errors
+ * come from that table. */
+#ifndef ASSAY_CLI_H
+#define ASSAY_CLI_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sysexits.h>
+
+#include "schema/err.h"
+
+#define ASSAY_VERSION "0.1.0"
+#define EX_ROWS_FAILED 1
+
+enum cli_option {
+    CLI_CONNECT,
+    CLI_DATA,
+    CLI_JSON,
+    CLI_TIMEOUT,
+    CLI_HELP,
+    CLI_OUTPUT,
+    CLI_MODEL,
+    CLI_KEY,
+    CLI_KEEP_INPUT,
+    CLI_ORDER,
+    CLI_PRIORITY,
+    CLI_POOL,
+    CLI_STEP_TOKEN,
+    CLI_ACTIVATION,
+    CLI_TRUNCATE,
+    CLI_TP,
+    CLI_THREADS,
+    CLI_MAX_BATCH_TOKENS,
+    CLI_MAX_LEN,
+    CLI_WORKER,
+    CLI_FOLLOW,
+    CLI_AFTER,
+    CLI_WATCH,
+    CLI_FAILED,
+    CLI_ACCEPT_MODE,
+    CLI_OPTION_COUNT
+};
+
+struct cli {
+    const char *value[CLI_OPTION_COUNT]; /* argument as given, "" for a flag; NULL: not given */
+    const char *operand;                 /* INPUT or JOB, NULL: not given */
+    const char *state_dir;               /* default data directory, from the environment */
+    const char *bin_dir;                 /* where this program and assayd lie */
+    int stdout_tty, stderr_tty; /* terminals that progress may be drawn on (NO_COLOR respected) */
+};
+
+struct cli_verb {
+    const char *name, *operand, *summary, *examples;
+    int operand_needed;
+    const enum cli_option *options; /* ended by CLI_OPTION_COUNT; the common ones are added */
+    int (*run)(const struct cli *c);
+};
+
+/* Parse argv after the verb. 0; 1 when help was printed; else EX_USAGE, told on stderr. */
+int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv);
+void cli_print_help(const struct cli_verb *verb);
+
+/* An option's number in [min, max], or `fallback` when not given. 0, or EX_USAGE told on stderr. */
+int cli_number(
+    const struct cli *c, enum cli_option option, long min, long max, long fallback, long *value);
+
+/* One line "assay: <message>" on stderr; returns the exit code that fits e->code. */
+int cli_fail(const struct err *e);
+int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* A file beside the others: snprintf that says when it does not fit. 0 or EX_USAGE told on stderr.
+ */
+int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+int verb_score(const struct cli *c);
+int verb_submit(const struct cli *c);
+int verb_results(const struct cli *c);
+int verb_status(const struct cli *c);
+int verb_jobs(const struct cli *c);
+int verb_wait(const struct cli *c);
+int verb_cancel(const struct cli *c);
+int verb_pause(const struct cli *c);
+int verb_resume(const struct cli *c);
+int verb_retry(const struct cli *c);
+int verb_info(const struct cli *c);
+
+#endif

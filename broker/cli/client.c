@@ -1,0 +1,252 @@
+/* client.c - see client.h. A DEALER socket without an empty delimiter frame: the broker answers in
+ * kind. */
+#include "broker/cli/client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "schema/log.h"
+
+#define RESEND_MS 3000
+#define POLL_MS 200
+
+struct client {
+    void *context, *socket;
+    char endpoint[512];
+    int timeout_ms;
+    int64_t next_id, id; /* id: of the request being built or waited for */
+    struct msg_writer request;
+    int (*alive)(void *arg, struct err *e);
+    void *alive_arg;
+};
+
+int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
+{
+    struct client *c = xcalloc(1, sizeof *c);
+    int zero = 0;
+    c->timeout_ms = timeout_ms;
+    c->next_id = 1;
+    msg_writer_init(&c->request);
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    c->context = zmq_ctx_new();
+    c->socket = c->context ? zmq_socket(c->context, ZMQ_DEALER) : NULL;
+    if (!c->socket || zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
+        zmq_connect(c->socket, endpoint) != 0) {
+        err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", endpoint, zmq_strerror(zmq_errno()));
+        client_free(&c);
+        return ASSAY_EIO;
+    }
+    *out = c;
+    return 0;
+}
+
+void client_free(struct client **out)
+{
+    struct client *c = *out;
+    if (!c)
+        return;
+    if (c->socket)
+        zmq_close(c->socket);
+    if (c->context)
+        zmq_ctx_term(c->context);
+    msg_writer_release(&c->request);
+    free(c);
+    *out = NULL;
+}
+
+const char *client_endpoint(const struct client *c)
+{
+    return c->endpoint;
+}
+
+void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), void *arg)
+{
+    c->alive = alive;
+    c->alive_arg = arg;
+}
+
+struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fields)
+{
+    msg_writer_clear(&c->request);
+    c->id = c->next_id++;
+    msg_map(&c->request, n_fields + 3);
+    msg_key_int(&c->request, "v", 1);
+    msg_key_str(&c->request, "op", op);
+    msg_key_int(&c->request, "id", c->id);
+    return &c->request;
+}
+
+/* The double with the shortest decimal form that still reads back as f. */
+static double widen(float f)
+{
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)f);
+        if (strtof(text, NULL) == f)
+            break;
+    }
+    return strtod(text, NULL);
+}
+
+static int read_container(struct msg_reader *r, enum msg_type type, json_t **out, struct err *e)
+{
+    uint32_t n;
+    int rc = type == MSG_MAP ? msg_read_map(r, "", &n, e) : msg_read_array(r, "", &n, e);
+    json_t *all = type == MSG_MAP ? json_object() : json_array();
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        struct slice key = {0};
+        json_t *value = NULL;
+        if (type == MSG_MAP)
+            rc = msg_read_str(r, "", &key, e);
+        if (rc == 0)
+            rc = json_from_msgpack(r, &value, e);
+        if (rc != 0)
+            break;
+        if (type == MSG_MAP) {
+            char name[256];
+            snprintf(name, sizeof name, "%.*s", (int)(key.len < 255 ? key.len : 255),
+                (const char *)key.at);
+            json_object_set_new(all, name, value);
+        } else {
+            json_array_append_new(all, value);
+        }
+    }
+    if (rc != 0) {
+        json_decref(all);
+        return rc;
+    }
+    *out = all;
+    return 0;
+}
+
+static int read_integer(struct msg_reader *r, json_t **out, struct err *e)
+{
+    int64_t v = 0;
+    int rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &v, e);
+    *out = rc == 0 ? json_integer(v) : NULL;
+    return rc;
+}
+
+int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e)
+{
+    enum msg_type type = msg_peek(r);
+    struct slice s;
+    double real;
+    int flag, rc;
+    *out = NULL;
+    switch (type) {
+    case MSG_NIL:
+        *out = json_null();
+        return msg_read_raw(r, "", MSG_MAX_DEPTH, &s, e);
+    case MSG_BOOL:
+        rc = msg_read_bool(r, "", &flag, e);
+        *out = rc == 0 ? json_boolean(flag) : NULL;
+        return rc;
+    case MSG_INT:
+        return read_integer(r, out, e);
+    case MSG_FLOAT:
+        rc = msg_read_float(r, "", &real, e);
+        *out = rc == 0 ? json_real((double)(float)real == real ? widen((float)real) : real) : NULL;
+        return rc;
+    case MSG_STR:
+        rc = msg_read_str(r, "", &s, e);
+        *out = rc == 0 ? json_stringn((const char *)s.at, s.len) : NULL;
+        return rc;
+    case MSG_MAP:
+    case MSG_ARRAY:
+        return read_container(r, type, out, e);
+    default:
+        return err_set(
+            e, ASSAY_EBADMSG, "reply: expected a JSON-like value, found %s", msg_type_name(type));
+    }
+}
+
+int json_print_line(FILE *f, const json_t *value, struct err *e)
+{
+    if (json_dumpf(value, f, JSON_COMPACT | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY) != 0 ||
+        fputc('\n', f) == EOF)
+        return err_errno(e, ASSAY_EIO, "cannot write the output");
+    return 0;
+}
+
+static int code_of(const char *name)
+{
+    for (int code = -1; code > -30; code--)
+        if (strcmp(err_name(code), name) == 0)
+            return code;
+    return ASSAY_EINTERNAL;
+}
+
+/* 0 and *reply, or the broker's error. Takes `body`. */
+static int judge(json_t *body, json_t **reply, struct err *e)
+{
+    if (json_is_true(json_object_get(body, "ok"))) {
+        *reply = body;
+        return 0;
+    }
+    const json_t *err = json_object_get(body, "err");
+    const char *code = json_string_value(json_object_get(err, "code"));
+    const char *message = json_string_value(json_object_get(err, "message"));
+    const char *field = json_string_value(json_object_get(err, "field"));
+    int rc = err_field(e, code_of(code ? code : ""), field ? field : "", "%s",
+        message ? message : "the broker gave no reason");
+    if (e)
+        e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
+    json_decref(body);
+    return rc;
+}
+
+/* One message from the socket: 1 and *body when it answers the current request, 0 when it does not
+ * or none is there. */
+static int receive(struct client *c, json_t **body, struct err *e)
+{
+    zmq_msg_t message;
+    zmq_msg_init(&message);
+    int n = zmq_msg_recv(&message, c->socket, ZMQ_DONTWAIT);
+    int found = 0;
+    if (n >= 0) {
+        struct msg_reader r;
+        msg_reader_init(&r, zmq_msg_data(&message), zmq_msg_size(&message));
+        found = json_from_msgpack(&r, body, e) == 0;
+        if (found && json_integer_value(json_object_get(*body, "id")) != c->id) {
+            json_decref(*body);
+            found = 0;
+        }
+    }
+    zmq_msg_close(&message);
+    return found;
+}
+
+static int send_request(struct client *c)
+{
+    return zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT);
+}
+
+int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
+{
+    long long start = now_mono_ms();
+    long long deadline = start + c->timeout_ms + extra_ms, resend = start + extra_ms + RESEND_MS;
+    send_request(c);
+    for (long long now = start; now < deadline; now = now_mono_ms()) {
+        zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
+        json_t *body;
+        if (zmq_poll(&item, 1, POLL_MS) < 0 && errno != EINTR)
+            return err_set(e, ASSAY_EIO, "poll: %s", zmq_strerror(errno));
+        if (item.revents && receive(c, &body, e))
+            return judge(body, reply, e);
+        if (c->alive && c->alive(c->alive_arg, e) != 0)
+            return ASSAY_EIO;
+        if (now >= resend) {
+            send_request(c);
+            resend = now + RESEND_MS;
+        }
+    }
+    return err_set(e, ASSAY_ENOTREADY,
+        "no broker answers at %s (waited %d s); start one with `assayd --model DIR`, or name it "
+        "with "
+        "--connect or --data",
+        c->endpoint, (c->timeout_ms + extra_ms) / 1000);
+}

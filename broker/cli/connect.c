@@ -1,0 +1,91 @@
+/* connect.c - see connect.h. */
+#include "broker/cli/connect.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+void cli_catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+int cli_interrupted(void)
+{
+    return interrupted;
+}
+
+int cli_connect(const struct cli *c, struct client **client)
+{
+    char endpoint[4200];
+    long timeout_s;
+    struct err e = {0};
+    int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
+    if (rc == 0 && c->value[CLI_CONNECT])
+        rc = cli_path(endpoint, sizeof endpoint, "%s", c->value[CLI_CONNECT]);
+    else if (rc == 0)
+        rc = cli_path(endpoint, sizeof endpoint, "ipc://%s/broker.sock",
+            c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir);
+    if (rc != 0)
+        return rc;
+    return client_new(client, endpoint, (int)timeout_s * 1000, &e) == 0 ? 0 : cli_fail(&e);
+}
+
+void cli_write_job(struct msg_writer *w, const char *text)
+{
+    char *end;
+    errno = 0;
+    long long number = strtoll(text, &end, 10);
+    msg_str(w, "job");
+    if (*text >= '0' && *text <= '9' && *end == '\0' && errno == 0)
+        msg_int(w, number);
+    else
+        msg_str(w, text);
+}
+
+static void hash_path(crypto_generichash_state *hash, const char *path)
+{
+    char whole[PATH_MAX];
+    if (!path)
+        path = "-";
+    if (strcmp(path, "-") != 0 && realpath(path, whole))
+        path = whole;
+    crypto_generichash_update(hash, (const unsigned char *)path, strlen(path) + 1);
+}
+
+int cli_default_key(const struct cli *c, char *key, size_t size)
+{
+    unsigned char digest[16];
+    char hex[2 * sizeof digest + 1];
+    if (sodium_init() < 0)
+        return cli_usage("libsodium cannot start");
+    int from_stdin = !c->operand || strcmp(c->operand, "-") == 0;
+    if (c->value[CLI_KEY])
+        return cli_path(key, size, "%s", c->value[CLI_KEY]);
+    if (from_stdin) {
+        randombytes_buf(digest, sizeof digest);
+    } else {
+        crypto_generichash_state hash;
+        crypto_generichash_init(&hash, NULL, 0, sizeof digest);
+        hash_path(&hash, c->operand);
+        hash_path(&hash, c->value[CLI_OUTPUT]);
+        hash_path(&hash, c->value[CLI_MODEL]);
+        crypto_generichash_final(&hash, digest, sizeof digest);
+    }
+    return cli_path(
+        key, size, "score-%.16s", sodium_bin2hex(hex, sizeof hex, digest, sizeof digest));
+}

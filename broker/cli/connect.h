@@ -1,0 +1,22 @@
+/* connect.h - finding the broker that a verb talks to. */
+#ifndef ASSAY_CONNECT_H
+#define ASSAY_CONNECT_H
+
+#include "broker/cli/cli.h"
+#include "broker/cli/client.h"
+
+/* --connect, else ipc://<--data or the default>/broker.sock. 0, or an exit code told on stderr. */
+int cli_connect(const struct cli *c, struct client **client);
+
+/* Write the field `job`: a number when text is all digits, else a key. */
+void cli_write_job(struct msg_writer *w, const char *text);
+
+/* A key that stays the same for the same input, output and model, or a random one when the input is
+ * stdin. key: 64 bytes. 0 or exit code. */
+int cli_default_key(const struct cli *c, char *key, size_t size);
+
+/* SIGINT and SIGTERM ask for an orderly end; this says whether one came. */
+void cli_catch_signals(void);
+int cli_interrupted(void);
+
+#endif

@@ -1,0 +1,40 @@
+/* feeder.h - JSONL lines into a job, chunk by chunk.
+ *
+ * Chunk borders depend on the input alone (FEEDER_ROWS rows or FEEDER_BYTES bytes, whichever comes
+ * first), so that the same input sent again under the same key is the same chunks: the broker
+ * answers each as it did before and stores nothing twice. */
+#ifndef ASSAY_FEEDER_H
+#define ASSAY_FEEDER_H
+
+#include "broker/cli/client.h"
+#include "broker/cli/lines.h"
+
+#define FEEDER_ROWS 512
+#define FEEDER_BYTES (1u << 20)
+
+/* Told of each line in input order, before its chunk is sent. i: its row's index in the job, -1 for
+ * a bad line. Takes what it wants out of *line (id, object) by nulling it there. */
+typedef void feeder_line(void *arg, struct line *line, int64_t i);
+
+struct feeder {
+    struct client *client;
+    struct lines *lines;
+    const char *key;
+    int priority;
+    feeder_line *on_line;
+    void *on_line_arg;
+    uint32_t chunk;
+    int64_t n_rows; /* sent so far */
+    int64_t n_bad;
+    int sealed; /* the end was sent */
+    int paused; /* the broker said that the job is paused or held */
+    struct msg_writer rows;
+};
+
+void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key);
+void feeder_release(struct feeder *f);
+/* Read and submit one chunk (with the seal at the end of the input); waits while the broker's queue
+ * is full. */
+int feeder_step(struct feeder *f, struct err *e);
+
+#endif

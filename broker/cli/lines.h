@@ -1,0 +1,37 @@
+/* lines.h - JSONL in: one line at a time, checked, as the row of a submit message.
+ *
+ * A line that cannot be a row is that line's error (code, message with field, expected, found),
+ * never the file's. Lines are read with a bound: a longer one is skipped to its end and is an error
+ * too. Blank lines are passed over but counted. */
+#ifndef ASSAY_LINES_H
+#define ASSAY_LINES_H
+
+#include <jansson.h>
+
+#include "broker/cli/cli.h"
+#include "schema/msg.h"
+
+#define LINES_MAX_BYTES (64u << 20)
+
+struct lines;
+
+struct line {
+    int64_t number; /* from 1 */
+    json_t *id;     /* the line's id or custom_id, else its number; owned */
+    json_t *object; /* the parsed line, NULL when it is not an object; owned */
+    struct slice
+        row;        /* msgpack of the row; absent when the line is bad; valid until the next call */
+    struct err err; /* why it is bad */
+};
+
+/* "-" or NULL: stdin. The options say how rows are pooled (CLI_POOL ..). EX_ code on failure, told
+ * on stderr. */
+int lines_open(struct lines **l, const struct cli *c);
+void lines_close(struct lines **l);
+/* 1 and *line (release it), 0 at the end, negative when reading failed. */
+int lines_next(struct lines *l, struct line *line, struct err *e);
+void line_release(struct line *line);
+/* How many lines there are, -1 when the input is no regular file. */
+int64_t lines_count(const struct lines *l);
+
+#endif

@@ -1,0 +1,182 @@
+/* output.c - see output.h. */
+#include "broker/cli/output.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/cli/client.h"
+#include "schema/log.h"
+
+int output_open(struct output *o, const struct cli *c, struct err *e)
+{
+    const char *path = c->value[CLI_OUTPUT];
+    *o = (struct output){.keep_input = c->value[CLI_KEEP_INPUT] != NULL};
+    const char *order = c->value[CLI_ORDER];
+    if (order && strcmp(order, "input") != 0 && strcmp(order, "completion") != 0)
+        return err_field(
+            e, ASSAY_EBADREQ, "--order", "expected input or completion, found '%s'", order);
+    o->by_completion = order && strcmp(order, "completion") == 0;
+    if (!path || strcmp(path, "-") == 0) {
+        o->file = stdout;
+        return 0;
+    }
+    if (strlen(path) >= sizeof o->path)
+        return err_field(
+            e, ASSAY_EBADREQ, "--output", "expected a path below %zu bytes", sizeof o->path);
+    snprintf(o->path, sizeof o->path, "%s", path);
+    snprintf(o->part, sizeof o->part, "%s.part", o->path);
+    o->file = fopen(o->part, "we");
+    if (!o->file)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", o->part);
+    return 0;
+}
+
+static void clear_entry(struct output_entry *entry)
+{
+    json_decref(entry->id);
+    json_decref(entry->object);
+    json_decref(entry->result);
+}
+
+void output_release(struct output *o)
+{
+    for (size_t k = o->head; k < o->end; k++)
+        clear_entry(&o->entries[k]);
+    free(o->entries);
+    if (o->file && o->file != stdout)
+        fclose(o->file);
+    *o = (struct output){0};
+}
+
+/* Room for one more entry: entries are moved to the front first, and the array grows only when it
+ * is truly full. */
+static void make_room(struct output *o)
+{
+    if (o->end < o->room)
+        return;
+    size_t n = o->end - o->head;
+    if (o->head > o->room / 2) {
+        memmove(o->entries, o->entries + o->head, n * sizeof *o->entries);
+    } else {
+        o->room = o->room ? o->room * 2 : 1024;
+        struct output_entry *entries = xcalloc(o->room, sizeof *entries);
+        if (n > 0)
+            memcpy(entries, o->entries + o->head, n * sizeof *entries);
+        free(o->entries);
+        o->entries = entries;
+    }
+    o->head = 0;
+    o->end = n;
+}
+
+static json_t *bad_line(const struct line *line)
+{
+    char message[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 4];
+    snprintf(message, sizeof message, "%s%s%s", line->err.field, line->err.field[0] ? ": " : "",
+        line->err.msg);
+    return json_pack("{s:O, s:n, s:i, s:{s:s, s:s}}", "id", line->id, "score", "n_tokens", 0,
+        "error", "code", err_name(line->err.code), "message", message);
+}
+
+void output_expect(struct output *o, struct line *line, int64_t i)
+{
+    make_room(o);
+    struct output_entry *entry = &o->entries[o->end++];
+    *entry = (struct output_entry){.i = o->next_i, .bad = i < 0};
+    if (i < 0)
+        entry->result = bad_line(line);
+    else
+        o->next_i = i + 1;
+    entry->id = line->id;
+    line->id = NULL;
+    if (o->keep_input) {
+        entry->object = line->object;
+        line->object = NULL;
+    }
+}
+
+json_t *output_line(const json_t *row, json_t *id)
+{
+    json_t *line = json_object();
+    const char *key;
+    json_t *value;
+    json_object_set(line, "id", id);
+    json_object_foreach(
+        (json_t *)row, key, value) if (strcmp(key, "i") != 0 && strcmp(key, "id") != 0)
+        json_object_set(line, key, value);
+    return line;
+}
+
+/* The waiting entry of row i; entries are in order of i, a bad line just before the row after it.
+ */
+static struct output_entry *find(struct output *o, int64_t i)
+{
+    size_t low = o->head, high = o->end;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct output_entry *entry = &o->entries[middle];
+        if (entry->i < i || (entry->i == i && entry->bad))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < o->end && o->entries[low].i == i ? &o->entries[low] : NULL;
+}
+
+static int write_entry(struct output *o, struct output_entry *entry, struct err *e)
+{
+    json_t *line = entry->result;
+    if (entry->object) {
+        json_object_update(entry->object, line);
+        line = entry->object;
+    }
+    int rc = json_print_line(o->file, line, e);
+    o->n_written++;
+    o->n_failed += !json_is_null(json_object_get(entry->result, "error"));
+    entry->written = 1;
+    return rc;
+}
+
+int output_result(struct output *o, int64_t i, json_t *row, struct err *e)
+{
+    struct output_entry *entry = find(o, i);
+    if (!entry)
+        return err_set(e, ASSAY_EINTERNAL,
+            "the broker gave a result for row %lld, which is not waited for", (long long)i);
+    json_decref(entry->result);
+    entry->result = output_line(row, entry->id);
+    return o->by_completion ? write_entry(o, entry, e) : 0;
+}
+
+int output_flush(struct output *o, struct err *e)
+{
+    int rc = 0;
+    for (; rc == 0 && o->head < o->end && o->entries[o->head].result; o->head++) {
+        if (!o->entries[o->head].written)
+            rc = write_entry(o, &o->entries[o->head], e);
+        clear_entry(&o->entries[o->head]);
+    }
+    if (rc == 0 && fflush(o->file) != 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", o->path[0] ? o->part : "stdout");
+    return rc;
+}
+
+size_t output_waiting(const struct output *o)
+{
+    return o->end - o->head;
+}
+
+int output_finish(struct output *o, struct err *e)
+{
+    if (o->file == stdout)
+        return fflush(stdout) == 0 ? 0 : err_errno(e, ASSAY_EIO, "cannot write stdout");
+    int rc = fflush(o->file) == 0 && fsync(fileno(o->file)) == 0 ? 0 : -1;
+    if (fclose(o->file) != 0)
+        rc = -1;
+    o->file = NULL;
+    if (rc == 0 && rename(o->part, o->path) == 0)
+        return 0;
+    return err_errno(e, ASSAY_EIO, "cannot write '%s'", o->path);
+}

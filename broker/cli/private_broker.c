@@ -1,0 +1,150 @@
+/* private_broker.c - see private_broker.h. */
+#include "broker/cli/private_broker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+#define MAX_ARGUMENTS 32
+#define MAX_RESTARTS 10
+#define BUSY_MS 20000 /* how long an earlier broker may take to leave the directory */
+
+extern char **environ;
+
+struct private_broker {
+    char program[4096], log[4096], data[4096];
+    char *arguments[MAX_ARGUMENTS];
+    pid_t pid; /* 0: not running */
+    int restarts;
+    long long first_try_ms;
+};
+
+static void add(struct private_broker *b, int *n, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    b->arguments[(*n)++] = (char *)name;
+    b->arguments[(*n)++] = (char *)value;
+}
+
+static void set_arguments(struct private_broker *b, const struct cli *c)
+{
+    int n = 0;
+    b->arguments[n++] = b->program;
+    b->arguments[n++] = (char *)"--exit-with-parent";
+    add(b, &n, "--data", b->data);
+    add(b, &n, "--model", c->value[CLI_MODEL]);
+    add(b, &n, "--tp", c->value[CLI_TP]);
+    add(b, &n, "--threads", c->value[CLI_THREADS]);
+    add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);
+    add(b, &n, "--max-len", c->value[CLI_MAX_LEN]);
+    add(b, &n, "--worker", c->value[CLI_WORKER]);
+}
+
+static int spawn(struct private_broker *b, struct err *e)
+{
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(
+        &actions, STDERR_FILENO, b->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
+    int rc = posix_spawn(&b->pid, b->program, &actions, NULL, b->arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    if (rc == 0)
+        return 0;
+    b->pid = 0;
+    errno = rc;
+    return err_errno(e, ASSAY_EIO, "cannot start %s", b->program);
+}
+
+int private_broker_start(
+    struct private_broker **out, const struct cli *c, const char *data_dir, struct err *e)
+{
+    struct private_broker *b = xcalloc(1, sizeof *b);
+    snprintf(b->program, sizeof b->program, "%s/assayd", c->bin_dir);
+    snprintf(b->data, sizeof b->data, "%s", data_dir);
+    snprintf(b->log, sizeof b->log, "%s/assayd.log", data_dir);
+    set_arguments(b, c);
+    b->first_try_ms = now_mono_ms();
+    int rc = 0;
+    if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
+        rc = err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", data_dir);
+    if (rc == 0)
+        rc = spawn(b, e);
+    if (rc != 0) {
+        free(b);
+        return rc;
+    }
+    *out = b;
+    return 0;
+}
+
+/* The last line of the broker's log, without its head (time, level, role, rank). */
+static void last_words(const struct private_broker *b, char *text, size_t size)
+{
+    char line[1024];
+    FILE *f = fopen(b->log, "re");
+    snprintf(text, size, "it left no word in %s", b->log);
+    while (f && fgets(line, sizeof line, f)) {
+        char *at = line;
+        for (int i = 0; i < 4 && strchr(at, ' '); i++)
+            at = strchr(at, ' ') + 1;
+        line[strcspn(line, "\n")] = '\0';
+        snprintf(text, size, "%s", at);
+    }
+    if (f)
+        fclose(f);
+}
+
+static int refused(const struct private_broker *b, int exit_code, struct err *e)
+{
+    char words[400];
+    last_words(b, words, sizeof words);
+    int code = exit_code == EX_CONFIG || exit_code == EX_USAGE ? ASSAY_EFORMAT
+               : exit_code == EX_TEMPFAIL                      ? ASSAY_EBUSY
+                                                               : ASSAY_EIO;
+    return err_set(e, code, "the broker did not start: %s", words);
+}
+
+int private_broker_watch(void *arg, struct err *e)
+{
+    struct private_broker *b = arg;
+    int status = 0;
+    if (b->pid != 0 && waitpid(b->pid, &status, WNOHANG) != b->pid)
+        return 0;
+    b->pid = 0;
+    if (status == 0)
+        return spawn(b, e);
+    int exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    int busy = exit_code == EX_TEMPFAIL && now_mono_ms() - b->first_try_ms < BUSY_MS;
+    if (exit_code > 0 && exit_code != EX_IOERR && !busy)
+        return refused(b, exit_code, e);
+    if (!busy && ++b->restarts > MAX_RESTARTS)
+        return err_set(
+            e, ASSAY_EIO, "the broker died %d times; its log is %s", b->restarts, b->log);
+    return spawn(b, e);
+}
+
+void private_broker_stop(struct private_broker **out)
+{
+    struct private_broker *b = *out;
+    if (!b)
+        return;
+    if (b->pid != 0) {
+        kill(b->pid, SIGTERM);
+        while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    free(b);
+    *out = NULL;
+}

@@ -1,0 +1,224 @@
+/* score.c - `assay score`: lines in, a job, lines out, in one command that can be killed and run
+ * again.
+ *
+ * The job lives in a broker: a private one with --model (its data directory is OUTPUT.assay), or
+ * the one named by --connect or --data. Its key follows from the paths, so the same command finds
+ * the same job: chunks that are there already are acknowledged again, finished rows come back from
+ * the database, the rest is scored. The output is written anew each time, each line once.
+ *
+ * Reading and scoring overlap: at most WINDOW lines are read ahead of what is written. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/cli/connect.h"
+#include "broker/cli/feeder.h"
+#include "broker/cli/output.h"
+#include "broker/cli/private_broker.h"
+#include "broker/cli/progress.h"
+
+#define WINDOW 50000
+#define PAGE_ROWS 1000
+#define WAIT_MS 500
+
+struct score {
+    const struct cli *cli;
+    struct private_broker *broker;
+    struct client *client;
+    struct lines *lines;
+    struct feeder feeder;
+    struct output output;
+    struct progress progress;
+    char key[256], data[4096];
+    int64_t after;
+    int64_t got; /* results so far */
+};
+
+static void expect_line(void *arg, struct line *line, int64_t i)
+{
+    output_expect(arg, line, i);
+}
+
+static int watch(void *arg, struct err *e)
+{
+    struct score *s = arg;
+    if (cli_interrupted())
+        return err_set(e, ASSAY_EIO, "stopped; the same command again goes on from here");
+    return s->broker ? private_broker_watch(s->broker, e) : 0;
+}
+
+/* Where the private broker keeps its data: beside the output, or beside the input when that goes to
+ * stdout. */
+static int choose_data(struct score *s)
+{
+    const struct cli *c = s->cli;
+    const char *output = c->value[CLI_OUTPUT];
+    if (c->value[CLI_DATA])
+        return cli_path(s->data, sizeof s->data, "%s", c->value[CLI_DATA]);
+    if (output && strcmp(output, "-") != 0)
+        return cli_path(s->data, sizeof s->data, "%s.assay", output);
+    if (c->operand && strcmp(c->operand, "-") != 0)
+        return cli_path(s->data, sizeof s->data, "%s.assay", c->operand);
+    return cli_usage("score: with stdin and stdout, --data DIR must say where the private broker "
+                     "keeps its data");
+}
+
+static int start_broker(struct score *s)
+{
+    struct err e = {0};
+    struct cli with_data = *s->cli;
+    int rc = choose_data(s);
+    if (rc != 0)
+        return rc;
+    if (private_broker_start(&s->broker, s->cli, s->data, &e) != 0)
+        return cli_fail(&e);
+    with_data.value[CLI_DATA] = s->data;
+    with_data.value[CLI_TIMEOUT] = s->cli->value[CLI_TIMEOUT] ? s->cli->value[CLI_TIMEOUT] : "3600";
+    return cli_connect(&with_data, &s->client);
+}
+
+static int score_open(struct score *s)
+{
+    struct err e = {0};
+    const struct cli *c = s->cli;
+    if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
+        return cli_usage("score: expected --model or --connect, found both");
+    int rc = lines_open(&s->lines, c);
+    if (rc == 0)
+        rc = cli_default_key(c, s->key, sizeof s->key);
+    if (rc != 0)
+        return rc;
+    if (output_open(&s->output, c, &e) != 0)
+        return cli_fail(&e);
+    rc = c->value[CLI_MODEL] ? start_broker(s) : cli_connect(c, &s->client);
+    if (rc != 0)
+        return rc;
+    client_set_watch(s->client, watch, s);
+    feeder_init(&s->feeder, s->client, s->lines, s->key);
+    s->feeder.on_line = expect_line;
+    s->feeder.on_line_arg = &s->output;
+    progress_init(&s->progress, c->stderr_tty, lines_count(s->lines));
+    return 0;
+}
+
+static void score_close(struct score *s)
+{
+    feeder_release(&s->feeder);
+    client_free(&s->client);
+    private_broker_stop(&s->broker);
+    output_release(&s->output);
+    lines_close(&s->lines);
+}
+
+/* A paused job gives no results: go on if that was asked for, else say why. */
+static int unpause(struct score *s, struct err *e)
+{
+    int accept = s->cli->value[CLI_ACCEPT_MODE] != NULL;
+    json_t *reply = NULL;
+    struct msg_writer *w = client_begin(s->client, accept ? "resume" : "status", accept ? 2 : 1);
+    cli_write_job(w, s->key);
+    if (accept)
+        msg_key_bool(w, "accept_mode", 1);
+    int rc = client_call(s->client, 0, &reply, e);
+    if (rc != 0)
+        return rc;
+    const char *reason = json_string_value(json_object_get(reply, "reason"));
+    if (!accept)
+        rc = err_set(e, ASSAY_ESTATE, "job '%s' is paused: %s", s->key,
+            reason ? reason : "`assay resume` lets it go on");
+    if (!accept && reason)
+        rc = err_set(e, ASSAY_ESTATE,
+            "job '%s' is held: %s; --accept-mode goes on all the same, another output begins anew",
+            s->key, reason);
+    json_decref(reply);
+    s->feeder.paused = 0;
+    return rc;
+}
+
+static int feed(struct score *s, struct err *e)
+{
+    int rc = feeder_step(&s->feeder, e);
+    if (rc == 0 && s->feeder.paused)
+        rc = unpause(s, e);
+    return rc;
+}
+
+static int take_row(struct score *s, json_t *row, struct err *e)
+{
+    int64_t i = json_integer_value(json_object_get(row, "i"));
+    int rc = 0;
+    while (rc == 0 && i >= s->feeder.n_rows && !s->feeder.sealed)
+        rc = feed(s, e); /* finished in an earlier run: its line must be read first */
+    s->got++;
+    return rc == 0 ? output_result(&s->output, i, row, e) : rc;
+}
+
+/* One page of results; *ended when the broker says that no more will come. */
+static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
+{
+    json_t *reply = NULL, *row;
+    size_t k;
+    struct msg_writer *w = client_begin(s->client, "results", 4);
+    cli_write_job(w, s->key);
+    msg_key_int(w, "after", s->after);
+    msg_key_int(w, "limit", PAGE_ROWS);
+    msg_key_int(w, "wait_ms", wait_ms);
+    int rc = client_call(s->client, wait_ms, &reply, e);
+    if (rc != 0)
+        return rc;
+    json_array_foreach(json_object_get(reply, "rows"), k, row) if (rc == 0) rc =
+        take_row(s, row, e);
+    s->after = json_integer_value(json_object_get(reply, "next"));
+    *ended = json_is_true(json_object_get(reply, "done"));
+    json_decref(reply);
+    if (rc == 0)
+        rc = output_flush(&s->output, e);
+    progress_show(&s->progress, s->got + s->feeder.n_bad, s->output.n_failed, 0);
+    return rc;
+}
+
+static int transfer(struct score *s, struct err *e)
+{
+    int ended = 0, rc = 0;
+    while (rc == 0 && !(ended && s->feeder.sealed)) {
+        int room = output_waiting(&s->output) < WINDOW;
+        if (!s->feeder.sealed && room)
+            rc = feed(s, e);
+        if (rc == 0)
+            rc = fetch(s, s->feeder.sealed || !room ? WAIT_MS : 0, &ended, e);
+    }
+    if (rc == 0)
+        rc = output_flush(&s->output, e);
+    if (rc == 0 && output_waiting(&s->output) > 0)
+        rc = err_set(e, ASSAY_ESTATE, "job '%s' was cancelled with %zu rows unfinished", s->key,
+            output_waiting(&s->output));
+    return rc;
+}
+
+static int report(const struct score *s)
+{
+    const struct output *o = &s->output;
+    if (s->cli->stderr_tty || o->n_failed > 0)
+        fprintf(stderr, "assay: %lld rows, %lld failed%s%s\n", (long long)o->n_written,
+            (long long)o->n_failed, s->broker ? "; job kept in " : "", s->broker ? s->data : "");
+    return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
+}
+
+int verb_score(const struct cli *c)
+{
+    struct score s = {.cli = c};
+    struct err e = {0};
+    int rc;
+    cli_catch_signals();
+    if ((rc = score_open(&s)) == 0) {
+        int failed = transfer(&s, &e) != 0;
+        progress_end(&s.progress);
+        if (!failed)
+            failed = output_finish(&s.output, &e) != 0;
+        rc = failed ? cli_fail(&e) : report(&s);
+        if (failed && cli_interrupted())
+            rc = EX_TEMPFAIL;
+    }
+    score_close(&s);
+    return rc;
+}

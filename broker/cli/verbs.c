@@ -1,0 +1,343 @@
+/* verbs.c - the short verbs: one request, its reply printed. For people as aligned text, with
+ * --json as it came. */
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "broker/cli/connect.h"
+#include "broker/cli/feeder.h"
+#include "broker/cli/output.h"
+#include "broker/cli/progress.h"
+
+static int64_t integer(const json_t *reply, const char *key)
+{
+    return json_integer_value(json_object_get(reply, key));
+}
+
+static const char *text(const json_t *reply, const char *key)
+{
+    const char *s = json_string_value(json_object_get(reply, key));
+    return s ? s : "";
+}
+
+static void nap_ms(long ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+}
+
+static int print_json(const json_t *reply)
+{
+    struct err e = {0};
+    return json_print_line(stdout, reply, &e) == 0 ? EX_OK : cli_fail(&e);
+}
+
+static void print_time_left(const json_t *reply)
+{
+    const json_t *eta = json_object_get(reply, "eta_s");
+    if (json_is_number(eta)) {
+        long s = (long)json_number_value(eta);
+        printf("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    } else {
+        printf("-");
+    }
+}
+
+static void print_status(const json_t *r)
+{
+    const json_t *total = json_object_get(r, "total");
+    printf("job %" PRId64 " '%s': %s", integer(r, "job"), text(r, "key"), text(r, "state"));
+    if (text(r, "reason")[0])
+        printf(" (%s)", text(r, "reason"));
+    printf("\n  done %" PRId64 " of ", integer(r, "done"));
+    if (json_is_integer(total))
+        printf("%" PRId64, (int64_t)json_integer_value(total));
+    else
+        printf("at least %" PRId64, integer(r, "accepted"));
+    printf(", failed %" PRId64 ", running %" PRId64 ", queued %" PRId64
+           "\n  %.1f rows/s, time left ",
+        integer(r, "failed"), integer(r, "running"), integer(r, "queued"),
+        json_number_value(json_object_get(r, "rate")));
+    print_time_left(r);
+    printf("\n");
+}
+
+/* A request with `job` and, when flag is not NULL, flag: true. *reply is the caller's. */
+static int ask(struct client *client, const char *op, const char *job, const char *flag,
+    json_t **reply, struct err *e)
+{
+    struct msg_writer *w =
+        client_begin(client, op, (uint32_t)(job != NULL) + (uint32_t)(flag != NULL));
+    if (job)
+        cli_write_job(w, job);
+    if (flag)
+        msg_key_bool(w, flag, 1);
+    return client_call(client, 0, reply, e);
+}
+
+/* Connect, ask, print with `print` (or as JSON), disconnect. */
+static int simple(
+    const struct cli *c, const char *op, const char *flag, void (*print)(const json_t *))
+{
+    struct client *client = NULL;
+    struct err e = {0};
+    json_t *reply = NULL;
+    int rc = cli_connect(c, &client);
+    if (rc != 0)
+        return rc;
+    if (ask(client, op, c->operand, flag, &reply, &e) != 0)
+        rc = cli_fail(&e);
+    else if (c->value[CLI_JSON])
+        rc = print_json(reply);
+    else
+        print(reply);
+    json_decref(reply);
+    client_free(&client);
+    return rc;
+}
+
+static void print_state(const json_t *r)
+{
+    printf("job %" PRId64 ": %s\n", integer(r, "job"), text(r, "state"));
+}
+
+static void print_jobs(const json_t *r)
+{
+    json_t *job;
+    size_t k;
+    printf("%5s %-28s %-10s %10s %10s %8s %9s\n", "JOB", "KEY", "STATE", "DONE", "TOTAL", "FAILED",
+        "ROWS/S");
+    json_array_foreach(json_object_get(r, "jobs"), k, job)
+    {
+        const json_t *total = json_object_get(job, "total");
+        char total_text[24] = "?";
+        if (json_is_integer(total))
+            snprintf(total_text, sizeof total_text, "%" PRId64, (int64_t)json_integer_value(total));
+        printf("%5" PRId64 " %-28.28s %-10s %10" PRId64 " %10s %8" PRId64 " %9.1f\n",
+            integer(job, "job"), text(job, "key"), text(job, "state"), integer(job, "done"),
+            total_text, integer(job, "failed"), json_number_value(json_object_get(job, "rate")));
+    }
+}
+
+static void print_pretty(const json_t *r)
+{
+    json_t *shown = json_copy((json_t *)r);
+    json_object_del(shown, "v");
+    json_object_del(shown, "id");
+    json_object_del(shown, "ok");
+    json_dumpf(shown, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    printf("\n");
+    json_decref(shown);
+}
+
+int verb_info(const struct cli *c)
+{
+    return simple(c, "info", NULL, print_pretty);
+}
+
+int verb_cancel(const struct cli *c)
+{
+    return simple(c, "cancel", NULL, print_state);
+}
+
+int verb_pause(const struct cli *c)
+{
+    return simple(c, "pause", NULL, print_state);
+}
+
+int verb_resume(const struct cli *c)
+{
+    return simple(c, "resume", c->value[CLI_ACCEPT_MODE] ? "accept_mode" : NULL, print_state);
+}
+
+int verb_retry(const struct cli *c)
+{
+    return simple(c, "retry", NULL, print_state);
+}
+
+int verb_jobs(const struct cli *c)
+{
+    return simple(c, "jobs", NULL, print_jobs);
+}
+
+static int is_over(const json_t *reply)
+{
+    return strcmp(text(reply, "state"), "done") == 0 ||
+           strcmp(text(reply, "state"), "cancelled") == 0;
+}
+
+int verb_status(const struct cli *c)
+{
+    if (!c->operand)
+        return verb_jobs(c);
+    struct client *client = NULL;
+    struct err e = {0};
+    int rc = cli_connect(c, &client), over = 0;
+    cli_catch_signals();
+    while (rc == 0 && !over) {
+        json_t *reply = NULL;
+        if (ask(client, "status", c->operand, NULL, &reply, &e) != 0) {
+            rc = cli_fail(&e);
+            break;
+        }
+        if (c->value[CLI_JSON])
+            rc = print_json(reply);
+        else
+            print_status(reply);
+        over = !c->value[CLI_WATCH] || is_over(reply) || cli_interrupted();
+        json_decref(reply);
+        if (!over)
+            nap_ms(1000);
+    }
+    client_free(&client);
+    return rc;
+}
+
+int verb_wait(const struct cli *c)
+{
+    struct client *client = NULL;
+    struct progress progress;
+    struct err e = {0};
+    json_t *reply = NULL;
+    int rc = cli_connect(c, &client), over = 0;
+    cli_catch_signals();
+    progress_init(&progress, c->stderr_tty, -1);
+    while (rc == 0 && !over && !cli_interrupted()) {
+        json_decref(reply);
+        reply = NULL;
+        if (ask(client, "status", c->operand, NULL, &reply, &e) != 0) {
+            progress_end(&progress);
+            rc = cli_fail(&e);
+            break;
+        }
+        const json_t *total = json_object_get(reply, "total");
+        progress.total = json_is_integer(total) ? json_integer_value(total) : -1;
+        progress_show(&progress, integer(reply, "done"), integer(reply, "failed"), 0);
+        over = is_over(reply);
+        if (!over)
+            nap_ms(200);
+    }
+    progress_end(&progress);
+    if (rc == 0 && !over)
+        rc = EX_TEMPFAIL;
+    if (rc == 0 && (integer(reply, "failed") > 0 || strcmp(text(reply, "state"), "cancelled") == 0))
+        rc = EX_ROWS_FAILED;
+    if (over && c->value[CLI_JSON])
+        print_json(reply);
+    else if (over)
+        print_status(reply);
+    json_decref(reply);
+    client_free(&client);
+    return rc;
+}
+
+static void tell_bad_line(void *arg, struct line *line, int64_t i)
+{
+    (void)arg;
+    if (i < 0)
+        fprintf(stderr, "assay: %s%s%s\n", line->err.field, line->err.field[0] ? ": " : "",
+            line->err.msg);
+}
+
+static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
+{
+    struct err e = {0};
+    while (!f->sealed && !cli_interrupted()) {
+        if (feeder_step(f, &e) != 0) {
+            progress_end(progress);
+            return cli_fail(&e);
+        }
+        progress_show(progress, f->n_rows + f->n_bad, f->n_bad, 0);
+    }
+    progress_end(progress);
+    if (!f->sealed)
+        return EX_TEMPFAIL;
+    if (c->value[CLI_JSON])
+        printf("{\"key\":\"%s\",\"accepted\":%" PRId64 ",\"bad_lines\":%" PRId64 "}\n", f->key,
+            f->n_rows, f->n_bad);
+    else
+        printf("job '%s': %" PRId64 " rows accepted, %" PRId64 " bad lines\n", f->key, f->n_rows,
+            f->n_bad);
+    return f->n_bad > 0 ? EX_ROWS_FAILED : EX_OK;
+}
+
+int verb_submit(const struct cli *c)
+{
+    struct client *client = NULL;
+    struct lines *lines = NULL;
+    struct feeder feeder;
+    struct progress progress;
+    long priority;
+    if (!c->value[CLI_KEY])
+        return cli_usage("submit: expected --key KEY, the job's name, found none");
+    int rc = cli_number(c, CLI_PRIORITY, -100, 100, 0, &priority);
+    if (rc == 0)
+        rc = lines_open(&lines, c);
+    if (rc == 0)
+        rc = cli_connect(c, &client);
+    if (rc == 0) {
+        cli_catch_signals();
+        feeder_init(&feeder, client, lines, c->value[CLI_KEY]);
+        feeder.priority = (int)priority;
+        feeder.on_line = tell_bad_line;
+        progress_init(&progress, c->stderr_tty, lines_count(lines));
+        rc = send_all(c, &feeder, &progress);
+        feeder_release(&feeder);
+    }
+    client_free(&client);
+    lines_close(&lines);
+    return rc;
+}
+
+/* One page of results, printed; *after moves on. */
+static int print_page(struct client *client, const char *job, int64_t *after, int wait_ms,
+    size_t *n, int *done, int *failed, struct err *e)
+{
+    json_t *reply = NULL, *row;
+    size_t k;
+    struct msg_writer *w = client_begin(client, "results", 3);
+    cli_write_job(w, job);
+    msg_key_int(w, "after", *after);
+    msg_key_int(w, "wait_ms", wait_ms);
+    int rc = client_call(client, wait_ms, &reply, e);
+    if (rc != 0)
+        return rc;
+    json_array_foreach(json_object_get(reply, "rows"), k, row)
+    {
+        json_t *id = json_object_get(row, "id");
+        json_t *line = output_line(row, json_is_null(id) ? json_object_get(row, "i") : id);
+        *failed |= !json_is_null(json_object_get(row, "error"));
+        if (rc == 0)
+            rc = json_print_line(stdout, line, e);
+        json_decref(line);
+    }
+    *n = json_array_size(json_object_get(reply, "rows"));
+    *after = json_integer_value(json_object_get(reply, "next"));
+    *done = json_is_true(json_object_get(reply, "done"));
+    json_decref(reply);
+    return rc;
+}
+
+int verb_results(const struct cli *c)
+{
+    struct client *client = NULL;
+    struct err e = {0};
+    long first;
+    int done = 0, failed = 0, follow = c->value[CLI_FOLLOW] != NULL;
+    size_t n = 1;
+    int rc = cli_number(c, CLI_AFTER, 0, LONG_MAX, 0, &first);
+    int64_t after = first;
+    if (rc == 0)
+        rc = cli_connect(c, &client);
+    cli_catch_signals();
+    while (rc == 0 && !done && (follow || n > 0) && !cli_interrupted())
+        if (print_page(client, c->operand, &after, follow ? 500 : 0, &n, &done, &failed, &e) != 0)
+            rc = cli_fail(&e);
+    client_free(&client);
+    if (fflush(stdout) != 0 && rc == 0)
+        rc = EX_IOERR;
+    return rc == 0 && failed ? EX_ROWS_FAILED : rc;
+}
