@@ -1,10 +1,12 @@
 /* err.h - how a failure travels inside one process, and its name on the wire.
  *
- * A function that can fail because of the world (a peer, a file, SQL, a size) returns 0 or a negative ASSAY_ code and
- * fills the caller's struct err. Polling calls may also return 1 = got one, 0 = none. Whoever handles an error logs it;
- * whoever returns it does not. A process that cannot go on calls die() (log.h). A bug is an assert.
+ * A function that can fail because of the world (a peer, a file, SQL, a size) returns 0 or a
+ * negative ASSAY_ code and fills the caller's struct err. Polling calls may also return 1 = got
+ * one, 0 = none. Whoever handles an error logs it; whoever returns it does not. A process that
+ * cannot go on calls die() (log.h). A bug is an assert.
  *
- * The names (err_name) are part of the protocol and of the database's error_code column: add, never rename. */
+ * The names (err_name) are part of the protocol and of the database's error_code column: add, never
+ * rename. */
 #ifndef ASSAY_ERR_H
 #define ASSAY_ERR_H
 
@@ -14,34 +16,38 @@
 enum assay_code {
     ASSAY_OK = 0,
     /* codes of requests */
-    ASSAY_EBADMSG = -1,       /* bad_message: not well-formed msgpack, or not a map with an op */
-    ASSAY_EBADREQ = -2,       /* bad_request: a field is missing, unknown, twice, of a wrong type or out of range */
-    ASSAY_EUNSUPPORTED = -3,  /* unsupported: known, but not built in this version */
-    ASSAY_EUNKNOWNJOB = -4,   /* unknown_job */
-    ASSAY_EKEYREUSED = -5,    /* key_reused: same key and chunk, other contents */
-    ASSAY_ETOOLONG = -6,      /* too_long: a row has more tokens than max_len (also a row's code) */
-    ASSAY_ETOOLARGE = -7,     /* too_large: a message or row count over a limit */
-    ASSAY_EQUEUEFULL = -8,    /* queue_full: try again later */
-    ASSAY_ENOTREADY = -9,     /* not_ready: starting or draining */
+    ASSAY_EBADMSG = -1, /* bad_message: not well-formed msgpack, or not a map with an op */
+    ASSAY_EBADREQ =
+        -2, /* bad_request: a field is missing, unknown, twice, of a wrong type or out of range */
+    ASSAY_EUNSUPPORTED = -3, /* unsupported: known, but not built in this version */
+    ASSAY_EUNKNOWNJOB = -4,  /* unknown_job */
+    ASSAY_EKEYREUSED = -5,   /* key_reused: same key and chunk, other contents */
+    ASSAY_ETOOLONG = -6,     /* too_long: a row has more tokens than max_len (also a row's code) */
+    ASSAY_ETOOLARGE = -7,    /* too_large: a message or row count over a limit */
+    ASSAY_EQUEUEFULL = -8,   /* queue_full: try again later */
+    ASSAY_ENOTREADY = -9,    /* not_ready: starting or draining */
     ASSAY_EUNAUTHORIZED = -10,
-    ASSAY_EINTERNAL = -11,    /* internal (also a row's code) */
-    ASSAY_ETIMEOUT = -12,     /* timeout: of `score`; the job lives on */
-    ASSAY_ESTATE = -13,       /* wrong_state: the job is sealed, cancelled or held, so this cannot be done to it */
+    ASSAY_EINTERNAL = -11, /* internal (also a row's code) */
+    ASSAY_ETIMEOUT = -12,  /* timeout: of `score`; the job lives on */
+    ASSAY_ESTATE =
+        -13, /* wrong_state: the job is sealed, cancelled or held, so this cannot be done to it */
     /* codes of rows */
-    ASSAY_EBADTOKEN = -20,    /* bad_token: a token id outside the vocabulary */
-    ASSAY_ENOTOKENS = -21,    /* no_tokens */
-    ASSAY_ENOSTEP = -22,      /* no_step_token: STEP pooling and no step token in the row, or none known */
-    ASSAY_EADAPTER = -23,     /* unknown_adapter */
-    ASSAY_EBADTEXT = -24,     /* bad_text */
-    ASSAY_ENONFINITE = -25,   /* non_finite: the model gave NaN or infinity */
-    ASSAY_EKILLED = -26,      /* worker_killed: the row killed a worker group alone, three times */
-    ASSAY_EPOSITION = -27,    /* bad_position: an explicit pooling position outside the row */
+    ASSAY_EBADTOKEN = -20, /* bad_token: a token id outside the vocabulary */
+    ASSAY_ENOTOKENS = -21, /* no_tokens */
+    ASSAY_ENOSTEP =
+        -22, /* no_step_token: STEP pooling and no step token in the row, or none known */
+    ASSAY_EADAPTER = -23,   /* unknown_adapter */
+    ASSAY_EBADTEXT = -24,   /* bad_text */
+    ASSAY_ENONFINITE = -25, /* non_finite: the model gave NaN or infinity */
+    ASSAY_EKILLED = -26,    /* worker_killed: the row killed a worker group alone, three times */
+    ASSAY_EPOSITION = -27,  /* bad_position: an explicit pooling position outside the row */
     /* local codes, never on the wire */
-    ASSAY_EIO = -40,          /* a file, socket or system call failed */
-    ASSAY_EFORMAT = -41,      /* a file's contents are not what they must be: config.json, safetensors, JSONL */
-    ASSAY_ENOMEM = -42,       /* an allocation whose size a client or file chose failed */
-    ASSAY_EFULL = -43,        /* the disk is full */
-    ASSAY_EBUSY = -44,        /* another broker holds the data directory */
+    ASSAY_EIO = -40, /* a file, socket or system call failed */
+    ASSAY_EFORMAT =
+        -41, /* a file's contents are not what they must be: config.json, safetensors, JSONL */
+    ASSAY_ENOMEM = -42, /* an allocation whose size a client or file chose failed */
+    ASSAY_EFULL = -43,  /* the disk is full */
+    ASSAY_EBUSY = -44,  /* another broker holds the data directory */
 };
 
 #define ERR_MESSAGE_BYTES 480
@@ -55,18 +61,21 @@ struct err {
     char msg[ERR_MESSAGE_BYTES];
 };
 
-/* Fill *e (which may be NULL) and return `code`, so that a caller can write: return err_set(e, CODE, "..."). The
- * message says what was expected and what was found; it is cut at ERR_MESSAGE_BYTES - 1. */
+/* Fill *e (which may be NULL) and return `code`, so that a caller can write: return err_set(e,
+ * CODE, "..."). The message says what was expected and what was found; it is cut at
+ * ERR_MESSAGE_BYTES - 1. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same with the name of the request's field, for example "rows[3].ids". */
 int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* As err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes ASSAY_EFULL. */
+/* As err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes
+ * ASSAY_EFULL. */
 int err_errno(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* The name on the wire, "bad_message" and so on; "internal" for a code that has none. Static storage. */
+/* The name on the wire, "bad_message" and so on; "internal" for a code that has none. Static
+ * storage. */
 const char *err_name(int code);
 
 #endif

@@ -1,5 +1,5 @@
-/* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of several processes that share
- * a stderr do not mix. */
+/* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of several
+ * processes that share a stderr do not mix. */
 #include "schema/log.h"
 
 #include <stdarg.h>

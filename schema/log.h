@@ -3,13 +3,15 @@
  *     2026-01-31T12:00:00.123Z info assayd - event=listening endpoint=ipc:///...
  *     <UTC time> <level> <role> <rank or -> <text: key=value pairs, free text last>
  *
- * Level and role are the only process-wide state; they are set once in main. No log in a per-token or per-layer path. */
+ * Level and role are the only process-wide state; they are set once in main. No log in a per-token
+ * or per-layer path. */
 #ifndef ASSAY_LOG_H
 #define ASSAY_LOG_H
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* Set once at the start of main. `role` must outlive the process's logging; rank -1 shows as "-". */
+/* Set once at the start of main. `role` must outlive the process's logging; rank -1 shows as "-".
+ */
 void log_init(const char *role, int rank, enum log_level level);
 
 /* "error", "warn", "info", "debug" to a level; -1 for anything else. */
@@ -20,10 +22,12 @@ void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* The process cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). Never returns. */
+/* The process cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). Never
+ * returns. */
 _Noreturn void die(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Allocation that dies, for sizes this program chose. Sizes from outside use malloc and return ASSAY_ENOMEM. */
+/* Allocation that dies, for sizes this program chose. Sizes from outside use malloc and return
+ * ASSAY_ENOMEM. */
 void *xcalloc(unsigned long n, unsigned long bytes) __attribute__((returns_nonnull));
 
 /* Milliseconds: CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */

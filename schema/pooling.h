@@ -1,13 +1,15 @@
-/* pooling.h - which tokens of a row are scored, and what is done to the logits: the words that request, store, slot and
- * worker share. The numbers are stored in the database and in shared memory: add, never renumber.
+/* pooling.h - which tokens of a row are scored, and what is done to the logits: the words that
+ * request, store, slot and worker share. The numbers are stored in the database and in shared
+ * memory: add, never renumber.
  *
  * Positions count from 0 at the row's first token. With n tokens:
- *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}   POSITIONS as given   MEAN mean over ALL
- * MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
+ *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}   POSITIONS as given
+ * MEAN mean over ALL MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
  *
- * How many numbers a row gives: LAST, CLS, MEAN: n_labels. ALL, STEP, POSITIONS: one value (see below) or n_labels a
- * position. A head that marks "probability of class 1" (process reward heads under their own activation) gives one
- * value a position: then values_per_position is 1 although n_labels is 2. */
+ * How many numbers a row gives: LAST, CLS, MEAN: n_labels. ALL, STEP, POSITIONS: one value (see
+ * below) or n_labels a position. A head that marks "probability of class 1" (process reward heads
+ * under their own activation) gives one value a position: then values_per_position is 1 although
+ * n_labels is 2. */
 #ifndef ASSAY_POOLING_H
 #define ASSAY_POOLING_H
 
@@ -24,17 +26,19 @@ enum pool_type {
 };
 
 enum activation {
-    ACTIVATION_DEFAULT = 0, /* the architecture's own; resolved by the broker before a row is stored */
-    ACTIVATION_NONE = 1,    /* raw logits */
+    ACTIVATION_DEFAULT =
+        0,               /* the architecture's own; resolved by the broker before a row is stored */
+    ACTIVATION_NONE = 1, /* raw logits */
     ACTIVATION_SOFTMAX = 2, /* over labels */
     ACTIVATION_SIGMOID = 3,
-    ACTIVATION_CLASS1 = 4,  /* softmax, then the probability of class 1 alone: one value a position */
+    ACTIVATION_CLASS1 =
+        4, /* softmax, then the probability of class 1 alone: one value a position */
 };
 
 #define POOL_NO_STEP_TOKEN (-1)
 
-/* Names as in messages: "LAST", "softmax". from_name returns the number, or -1 for an unknown name (len bytes, not
- * terminated). name returns static storage. */
+/* Names as in messages: "LAST", "softmax". from_name returns the number, or -1 for an unknown name
+ * (len bytes, not terminated). name returns static storage. */
 int pool_type_from_name(const char *name, unsigned long len);
 const char *pool_type_name(int type);
 int activation_from_name(const char *name, unsigned long len);

@@ -19,7 +19,7 @@ struct output_entry {
 
 struct output {
     FILE *file;
-    char path[4096], part[4100]; /* empty: stdout */
+    char path[4096], part[4104]; /* empty: stdout */
     int keep_input, by_completion;
     struct output_entry *entries; /* [head .. end) are waiting */
     size_t head, end, room;

@@ -21,7 +21,7 @@
 extern char **environ;
 
 struct private_broker {
-    char program[4096], log[4096], data[4096];
+    char program[4200], log[4200], data[4096];
     char *arguments[MAX_ARGUMENTS];
     pid_t pid; /* 0: not running */
     int restarts;
@@ -94,13 +94,13 @@ static void last_words(const struct private_broker *b, char *text, size_t size)
 {
     char line[1024];
     FILE *f = fopen(b->log, "re");
-    snprintf(text, size, "it left no word in %s", b->log);
+    snprintf(text, size, "it left no word in its log, assayd.log");
     while (f && fgets(line, sizeof line, f)) {
         char *at = line;
         for (int i = 0; i < 4 && strchr(at, ' '); i++)
             at = strchr(at, ' ') + 1;
         line[strcspn(line, "\n")] = '\0';
-        snprintf(text, size, "%s", at);
+        snprintf(text, size, "%.390s", at);
     }
     if (f)
         fclose(f);
