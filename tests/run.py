@@ -1,0 +1,78 @@
+"""Runs test programs one after the other and adds up what they report.
+
+    run.py [--limit S] LABEL=COMMAND ...
+
+Understands cmocka and pytest. A program that crashes, hangs or reports nothing counts as one failure. Output is shown
+only of programs that fail. The last line is "N passed, N failed", with ", N skipped" where some were.
+"""
+import argparse
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+CMOCKA = {
+    "passed": re.compile(r"\[  PASSED  \] (\d+) test"),
+    "failed": re.compile(r"\[  FAILED  \] (\d+) test"),
+    "skipped": re.compile(r"\[  SKIPPED \] (\d+) test"),
+}
+PYTEST = {
+    "passed": re.compile(r"\b(\d+) passed"),
+    "failed": re.compile(r"\b(\d+) (?:failed|error)"),
+    "skipped": re.compile(r"\b(\d+) skipped"),
+}
+
+
+def count(output: str) -> dict:
+    """Numbers that a program reported, by outcome."""
+    tail = output.strip().splitlines()[-1:] or [""]
+    is_pytest = re.search(r" in [\d.]+s", tail[0]) is not None
+    text, patterns = (tail[0], PYTEST) if is_pytest else (output, CMOCKA)
+    return {name: sum(int(n) for n in pattern.findall(text)) for name, pattern in patterns.items()}
+
+
+def run(command: str, limit: float) -> tuple:
+    """(exit status, output); a program past its limit is killed with all its children."""
+    process = subprocess.Popen(shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True, text=True, errors="replace")
+    try:
+        output, _ = process.communicate(timeout=limit)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return None, output + f"\nrun.py: killed after {limit:.0f} s\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=float, default=900, help="seconds that one program may take")
+    parser.add_argument("programs", nargs="+", metavar="LABEL=COMMAND")
+    args = parser.parse_args()
+    total = {"passed": 0, "failed": 0, "skipped": 0}
+    for program in args.programs:
+        label, _, command = program.partition("=")
+        start = time.monotonic()
+        status, output = run(command, args.limit)
+        found = count(output)
+        if status != 0 and found["failed"] == 0:
+            found["failed"] = 1
+        if status == 0 and found["passed"] + found["skipped"] == 0:
+            found["failed"] = 1
+            output += "\nrun.py: it reported no test\n"
+        for name, n in found.items():
+            total[name] += n
+        print(f"{label:<28} {found['passed']:>5} passed {found['failed']:>3} failed {found['skipped']:>3} skipped "
+              f"{time.monotonic() - start:>7.1f} s", flush=True)
+        if found["failed"]:
+            print(output, f"\n{label}: exit status {status}", flush=True)
+    skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
+    print(f"{total['passed']} passed, {total['failed']} failed{skipped}")
+    return 1 if total["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
