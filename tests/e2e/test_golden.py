@@ -1,0 +1,82 @@
+"""Scores through the whole service against the oracle's, and the bits of a row against its company, its ranks and its ISA."""
+import random
+
+import pytest
+from harness import MODELS, Broker, ids_bytes, random_key, vectors
+
+VECTORS = vectors()
+# One checkpoint of each kind goes through the service; every other one is compared in tests/unit/test_model.c.
+KINDS = [name for name in VECTORS if any(word in name for word in ("reward", "process", "token", "tp", "llama", "qwen3"))]
+
+
+def values(row):
+    """Whatever form the scores of a result have, as a flat list."""
+    found = row.get("score", row.get("scores", row.get("steps")))
+    if not isinstance(found, list):
+        return [found]
+    return [v for item in found for v in (item if isinstance(item, list) else [item])]
+
+
+def request_row(row):
+    out = {"ids": ids_bytes(row["ids"])}
+    if "pool" in row:
+        out["pool"] = row["pool"]
+    return out
+
+
+
+def close(found, expected):
+    tolerance = 1e-4
+    return len(found) == len(expected) and all(abs(a - b) <= tolerance for a, b in zip(found, expected))
+
+
+def score_all(directory, name, options=()):
+    rows = [request_row(row) for row in VECTORS[name]["rows"]]
+    with Broker(directory, model=MODELS / VECTORS[name]["model"], options=options) as broker, broker.client() as client:
+        return client.call("score", rows=rows, timeout_ms=60000)["rows"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_scores_agree_with_the_oracle(directory, name):
+    for found, row in zip(score_all(directory, name), VECTORS[name]["rows"]):
+        assert found["error"] is None, found
+        assert close(values(found), row["values"]), (name, len(row["ids"]), row.get("pool"), values(found)[:4],
+                                                    row["values"][:4])
+
+
+TP = [name for name in VECTORS if VECTORS[name]["tp"] == [1, 2, 4]][:2]
+
+
+@pytest.mark.parametrize("name", TP)
+@pytest.mark.parametrize("tp", [2, 4])
+def test_ranks_agree(directory, name, tp):
+    alone = score_all(directory / "a", name)
+    shared = score_all(directory / "b", name, ["--tp", tp])
+    again = score_all(directory / "c", name, ["--tp", tp])
+    for one, two, three in zip(alone, shared, again):
+        assert values(two) == values(three)
+        for a, b in zip(values(one), values(two)):
+            assert abs(a - b) <= 1e-5 * max(1.0, abs(a))
+
+
+def test_same_bits_in_any_company(directory):
+    """Rows alone, all together, shuffled in other batch sizes, on the portable path: one answer."""
+    rng = random.Random(3)
+    rows = [{"ids": ids_bytes([rng.randrange(500) for _ in range(rng.randint(1, 120))])} for _ in range(60)]
+    seen = []
+    for options in ([], ["--max-batch-tokens", 256, "--threads", 1], ["--isa", "portable"]):
+        with Broker(directory / f"d{len(seen)}", options=options) as broker, broker.client() as client:
+            order = list(range(len(rows)))
+            rng.shuffle(order)
+            found = client.call("score", rows=[rows[k] for k in order], timeout_ms=60000)["rows"]
+            scores = dict(zip(order, (row["score"] for row in found)))
+            for k in range(0, 60, 7):
+                alone = client.call("score", rows=[rows[k]])["rows"][0]["score"]
+                assert alone == scores[k]
+            key = random_key()
+            for n, k in enumerate(order):
+                client.submit(key, [rows[k]], chunk=n, seal=n == len(order) - 1)
+            for row in client.results(key):
+                assert row["score"] == scores[order[row["i"]]]
+            seen.append(scores)
+    assert seen[0] == seen[1] == seen[2]
