@@ -1,0 +1,118 @@
+"""SIGKILL at random moments, of broker and ranks, against a log of what was acknowledged and what was shown.
+
+A submitter sends chunks and remembers each acknowledgement; a reader follows the cursor and remembers each result; the
+killer kills. At the end: every acknowledged row has exactly one result, nothing shown was ever different, and the
+scores are those of an undisturbed run, bit for bit. ASSAY_KILLS sets how many kills (default 200).
+"""
+import os
+import random
+import signal
+import threading
+import time
+
+from harness import Broker, ids_bytes, random_key
+
+KILLS = int(os.environ.get("ASSAY_KILLS", "200"))
+CHUNK = 25
+
+
+def row_of(n):
+    rng = random.Random(n)
+    return {"id": n, "ids": ids_bytes([rng.randrange(20, 500) for _ in range(rng.randint(10, 120))])}
+
+
+class Log:
+    """What the broker promised and what it showed."""
+
+    def __init__(self):
+        self.acknowledged, self.shown, self.problems = set(), {}, []
+
+    def show(self, row):
+        value = (row["id"], row["score"], row["error"] and row["error"]["code"])
+        before = self.shown.setdefault(row["i"], value)
+        if before != value:
+            self.problems.append(f"row {row['i']} was shown as {before} and as {value}")
+
+
+def submitter(broker, key, log, stop):
+    """Chunk after chunk, each sent again until acknowledged."""
+    chunk = 0
+    while not stop.is_set():
+        rows = [row_of(chunk * CHUNK + k) for k in range(CHUNK)]
+        try:
+            with broker.client(timeout=1.5) as client:
+                client.submit(key, rows, chunk=chunk, seal=False)
+            log.acknowledged.update(range(chunk * CHUNK, (chunk + 1) * CHUNK))
+            chunk += 1
+        except TimeoutError:
+            continue
+        while not stop.is_set() and len(log.acknowledged) - len(log.shown) > 600:
+            time.sleep(0.02)
+    log.chunks = chunk
+
+
+def reader(broker, key, log, stop):
+    """The cursor, asked again after every crash from where it was."""
+    after = 0
+    while not stop.is_set():
+        try:
+            with broker.client(timeout=1.5) as client:
+                while not stop.is_set():
+                    reply = client.call("results", job=key, after=after, wait_ms=200)
+                    for row in reply["rows"]:
+                        log.show(row)
+                    after = reply["next"]
+        except TimeoutError:
+            continue
+        except Exception as error:  # unknown_job before the first chunk
+            if "unknown_job" not in str(error):
+                log.problems.append(repr(error))
+            time.sleep(0.05)
+
+
+def kill_something(broker, rng):
+    """The broker, or a rank, or both."""
+    ranks = broker.worker_pids()
+    victim = rng.random()
+    if victim < 0.5 and ranks:
+        os.kill(rng.choice(ranks), signal.SIGKILL)
+    if victim >= 0.4:
+        broker.kill9()
+        broker.start(wait=False)
+
+
+def test_kill_9(directory):
+    rng = random.Random(int(os.environ.get("ASSAY_SEED", "1")))
+    options = ["--tp", 2, "--max-batch-tokens", 1024]
+    broker, log, stop, key = Broker(directory / "d", options=options), Log(), threading.Event(), random_key()
+    broker.start()
+    threads = [threading.Thread(target=work, args=(broker, key, log, stop)) for work in (submitter, reader)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(KILLS):
+            time.sleep(rng.random() * rng.choice([0.05, 0.3, 0.8]))
+            kill_something(broker, rng)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    broker.kill9()
+    with broker:
+        with broker.client() as client:
+            client.submit(key, None, chunk=log.chunks)
+            final = client.results(key, timeout=180)
+            total = client.call("status", job=key)["total"]
+        for row in final:
+            log.show(row)
+        assert log.problems == []
+        assert len(final) == total and sorted(row["i"] for row in final) == list(range(total))
+        assert log.acknowledged <= {row["i"] for row in final}
+        assert all(row["error"] is None and row["id"] == row["i"] for row in final)
+        assert broker.sql("pragma integrity_check") == [("ok",)]
+        scores = {row["i"]: row["score"] for row in final}
+    print(f"{KILLS} kills, {total} rows, 0 lost, 0 doubled")
+    with Broker(directory / "calm", options=options) as calm, calm.client() as client:
+        sample = sorted(scores)[:: max(1, len(scores) // 300)]
+        again = client.call("score", rows=[row_of(n) for n in sample], timeout_ms=60000)["rows"]
+        assert [row["score"] for row in again] == [scores[n] for n in sample]
