@@ -1,26 +1,29 @@
-/* control.h - what the broker and its ranks say to each other, as msgpack maps over ZeroMQ (ipc in the private directory).
+/* control.h - what the broker and its ranks say to each other, as msgpack maps over ZeroMQ (ipc in
+ * the private directory).
  *
- *     rank -> broker   ready  {t, rank, incarnation, pid, device, threads}      weights loaded, canary row scored
- *     broker -> rank   run    {t, token}                                        a slot is published
- *     rank -> broker   done   {t, rank, token, digest, ms}                      results are in the output segment
- *     rank -> broker   failed {t, rank, token, message}                         this batch could not be read or run
- *     broker -> rank   stop   {t}                                               finish what was handed over, exit 0
+ *     rank -> broker   ready  {t, rank, incarnation, pid, device, threads}      weights loaded,
+ * canary row scored broker -> rank   run    {t, token}                                        a
+ * slot is published rank -> broker   done   {t, rank, token, digest, ms} results are in the output
+ * segment rank -> broker   failed {t, rank, token, message}                         this batch
+ * could not be read or run broker -> rank   stop   {t} finish what was handed over, exit 0
  *
- * All ranks of a group get every run. Rank 0 alone writes results; each rank sends a digest of its own scores so that
- * the broker sees that the ranks agree. The broker treats what ranks send as untrusted. */
+ * All ranks of a group get every run. Rank 0 alone writes results; each rank sends a digest of its
+ * own scores so that the broker sees that the ranks agree. The broker treats what ranks send as
+ * untrusted. */
 #ifndef ASSAY_CONTROL_H
 #define ASSAY_CONTROL_H
 
 #include "schema/err.h"
 #include "schema/msg.h"
 
-/* Names one hand-over of one slot. A message or result with any other token than the one handed over is stale. */
+/* Names one hand-over of one slot. A message or result with any other token than the one handed
+ * over is stale. */
 struct stage_token {
     uint64_t epoch;       /* broker start */
     uint64_t incarnation; /* group start */
     uint64_t sequence;    /* hand-overs of this group, from 1 */
     uint32_t slot;
-    uint32_t generation;  /* uses of this slot */
+    uint32_t generation; /* uses of this slot */
 };
 
 enum control_type { CONTROL_READY, CONTROL_RUN, CONTROL_DONE, CONTROL_FAILED, CONTROL_STOP };
@@ -30,8 +33,8 @@ struct control {
     int32_t rank;
     uint64_t incarnation;
     struct stage_token token;
-    uint64_t digest;  /* of the batch's scores, over their bits */
-    uint32_t ms;      /* compute time of the batch */
+    uint64_t digest; /* of the batch's scores, over their bits */
+    uint32_t ms;     /* compute time of the batch */
     int32_t pid;
     uint32_t threads;
     char device[64];

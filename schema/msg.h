@@ -1,15 +1,17 @@
 /* msg.h - msgpack, both ways.
  *
- * Reading untrusted bytes: struct msg_reader is a pull decoder. It allocates nothing, recurses only in msg_read_raw
- * (to MSG_MAX_DEPTH), and believes no length whose bytes it has not seen: a string, bin, array or map whose promised
- * size cannot fit in the bytes that are left is refused. The caller knows the schema and pulls what must come next;
- * anything else is an error that names the field, what was expected and what was found. Slices point into the
- * message and are valid as long as it is.
+ * Reading untrusted bytes: struct msg_reader is a pull decoder. It allocates nothing, recurses only
+ * in msg_read_raw (to MSG_MAX_DEPTH), and believes no length whose bytes it has not seen: a string,
+ * bin, array or map whose promised size cannot fit in the bytes that are left is refused. The
+ * caller knows the schema and pulls what must come next; anything else is an error that names the
+ * field, what was expected and what was found. Slices point into the message and are valid as long
+ * as it is.
  *
- * Writing: struct msg_writer is msgpack-c's packer on a growing buffer, with helpers for maps with string keys. It
- * dies when memory runs out (reply sizes are bounded by us).
+ * Writing: struct msg_writer is msgpack-c's packer on a growing buffer, with helpers for maps with
+ * string keys. It dies when memory runs out (reply sizes are bounded by us).
  *
- * What it does not do: floats from integers, extension types (refused), non-string map keys (refused). */
+ * What it does not do: floats from integers, extension types (refused), non-string map keys
+ * (refused). */
 #ifndef ASSAY_MSG_H
 #define ASSAY_MSG_H
 
@@ -48,9 +50,10 @@ void msg_reader_init(struct msg_reader *r, const uint8_t *bytes, size_t len);
 enum msg_type msg_peek(const struct msg_reader *r);
 const char *msg_type_name(enum msg_type type);
 
-/* Each reads one value of that type and moves on; 0, or ASSAY_EBADMSG (bytes are not msgpack, or end too early) or
- * ASSAY_EBADREQ (another type, or out of range) with e->field = field. Counts of containers are checked against the
- * bytes left (one per array element, two per map entry). Strings are checked to be UTF-8. */
+/* Each reads one value of that type and moves on; 0, or ASSAY_EBADMSG (bytes are not msgpack, or
+ * end too early) or ASSAY_EBADREQ (another type, or out of range) with e->field = field. Counts of
+ * containers are checked against the bytes left (one per array element, two per map entry). Strings
+ * are checked to be UTF-8. */
 int msg_read_map(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_array(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_str(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
@@ -61,12 +64,14 @@ int msg_read_int(struct msg_reader *r, const char *field, int64_t min, int64_t m
 int msg_read_uint64(struct msg_reader *r, const char *field, uint64_t *value, struct err *e);
 int msg_read_float(struct msg_reader *r, const char *field, double *value, struct err *e);
 
-/* One whole value of any type, unread, as its bytes; checks form, depth (at most `depth`, itself at most MSG_MAX_DEPTH)
- * and UTF-8 inside. */
-int msg_read_raw(struct msg_reader *r, const char *field, int depth, struct slice *raw, struct err *e);
+/* One whole value of any type, unread, as its bytes; checks form, depth (at most `depth`, itself at
+ * most MSG_MAX_DEPTH) and UTF-8 inside. */
+int msg_read_raw(
+    struct msg_reader *r, const char *field, int depth, struct slice *raw, struct err *e);
 
-/* One map key out of names[0..n_names-1] (n_names <= 64). Returns its index, or negative: unknown key, or one whose bit
- * is set in *seen already. `where` is the path of the map, "" at the top ("rows[3]"), and is used to name the key. */
+/* One map key out of names[0..n_names-1] (n_names <= 64). Returns its index, or negative: unknown
+ * key, or one whose bit is set in *seen already. `where` is the path of the map, "" at the top
+ * ("rows[3]"), and is used to name the key. */
 int msg_read_key(struct msg_reader *r, const char *where, const char *const *names, int n_names,
     uint64_t *seen, struct err *e);
 

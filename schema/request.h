@@ -1,9 +1,10 @@
 /* request.h - a client's request, decoded. PROTOCOL.md is the specification; this is its reader.
  *
- * request_decode checks the whole structure of a message, rows included, so that what follows can count on it:
- * either every row can be read with request_next_row or the request is refused whole. Nothing is allocated; all slices
- * point into the message. What is judged here is structure (types, unknown and duplicate keys, ranges, limits). A row's
- * content (ids outside the vocabulary, too long ..) is judged by the broker, row by row (see admit.h). */
+ * request_decode checks the whole structure of a message, rows included, so that what follows can
+ * count on it: either every row can be read with request_next_row or the request is refused whole.
+ * Nothing is allocated; all slices point into the message. What is judged here is structure (types,
+ * unknown and duplicate keys, ranges, limits). A row's content (ids outside the vocabulary, too
+ * long ..) is judged by the broker, row by row (see admit.h). */
 #ifndef ASSAY_REQUEST_H
 #define ASSAY_REQUEST_H
 
@@ -17,48 +18,60 @@
 #define REQUEST_ROW_ID_BYTES 256
 
 enum request_op {
-    OP_HELLO, OP_SUBMIT, OP_STATUS, OP_RESULTS, OP_SCORE, OP_CANCEL, OP_PAUSE, OP_RESUME, OP_RETRY, OP_JOBS, OP_INFO,
+    OP_HELLO,
+    OP_SUBMIT,
+    OP_STATUS,
+    OP_RESULTS,
+    OP_SCORE,
+    OP_CANCEL,
+    OP_PAUSE,
+    OP_RESUME,
+    OP_RETRY,
+    OP_JOBS,
+    OP_INFO,
     OP_COUNT
 };
 
 struct request_limits {
     uint64_t max_message_bytes;
     uint32_t max_rows_per_message;
-    uint32_t max_tokens_per_row; /* longer `ids` are still structure: refused only above max_message_bytes */
+    uint32_t max_tokens_per_row; /* longer `ids` are still structure: refused only above
+                                    max_message_bytes */
 };
 
 struct request {
     enum request_op op;
-    struct slice id;      /* raw msgpack of the request's id (integer or string); absent: at == NULL */
-    struct slice key;     /* submit, score (optional there): the client's key */
+    struct slice id;  /* raw msgpack of the request's id (integer or string); absent: at == NULL */
+    struct slice key; /* submit, score (optional there): the client's key */
     struct slice job_key; /* `job` given as a key */
     int64_t job;          /* `job` given as a number, else -1 */
     uint32_t chunk;
-    struct slice rows;    /* raw msgpack array, absent when the request has none */
+    struct slice rows; /* raw msgpack array, absent when the request has none */
     uint32_t n_rows;
     int seal;
-    int priority;         /* -100..100; has_priority says whether it was given */
+    int priority; /* -100..100; has_priority says whether it was given */
     int has_priority;
-    struct slice meta;    /* raw msgpack, any value */
-    uint64_t after;       /* results: cursor; jobs: list jobs with a number above it */
-    uint32_t limit;       /* 0: not given */
+    struct slice meta; /* raw msgpack, any value */
+    uint64_t after;    /* results: cursor; jobs: list jobs with a number above it */
+    uint32_t limit;    /* 0: not given */
     uint32_t wait_ms;
-    uint32_t timeout_ms;  /* 0: not given */
-    int accept_mode;      /* resume */
-    struct slice state;   /* jobs: filter, a job state's name */
+    uint32_t timeout_ms; /* 0: not given */
+    int accept_mode;     /* resume */
+    struct slice state;  /* jobs: filter, a job state's name */
 };
 
 struct row_pooling {
-    int type;             /* enum pool_type, POOL_DEFAULT when not given */
-    int activation;       /* enum activation, ACTIVATION_DEFAULT when not given */
-    int32_t step_token;   /* POOL_NO_STEP_TOKEN when not given */
+    int type;               /* enum pool_type, POOL_DEFAULT when not given */
+    int activation;         /* enum activation, ACTIVATION_DEFAULT when not given */
+    int32_t step_token;     /* POOL_NO_STEP_TOKEN when not given */
     struct slice positions; /* raw msgpack array of integers 0..2^31-1, absent unless POSITIONS */
     uint32_t n_positions;
 };
 
 struct row_request {
-    struct slice id;      /* raw msgpack (integer or string of at most REQUEST_ROW_ID_BYTES), absent: at == NULL */
-    struct slice ids;     /* bin: little-endian int32s. array: raw msgpack array of integers */
+    struct slice id;  /* raw msgpack (integer or string of at most REQUEST_ROW_ID_BYTES), absent: at
+                         == NULL */
+    struct slice ids; /* bin: little-endian int32s. array: raw msgpack array of integers */
     int ids_is_bin;
     uint32_t n_ids;
     struct row_pooling pool;
@@ -68,17 +81,18 @@ struct row_request {
     int safe_text;
 };
 
-/* 0, or a code with *e saying why; q->id is filled even then where it could be read, so that the reply can carry it.
- * Text shapes of a row (text, messages, prompt ..) are known and give ASSAY_EUNSUPPORTED. */
+/* 0, or a code with *e saying why; q->id is filled even then where it could be read, so that the
+ * reply can carry it. Text shapes of a row (text, messages, prompt ..) are known and give
+ * ASSAY_EUNSUPPORTED. */
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e);
 
-/* Iterate rows: msg_reader_init on q->rows, msg_read_array once, then this once for each of n_rows. `index` names the
- * row in errors. */
+/* Iterate rows: msg_reader_init on q->rows, msg_read_array once, then this once for each of n_rows.
+ * `index` names the row in errors. */
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e);
 
-/* Copy a checked row's ids (n_ids of them) or positions to `out`. An integer outside int32 becomes INT32_MIN, which no
- * vocabulary holds, so that it ends as that row's bad_token. */
+/* Copy a checked row's ids (n_ids of them) or positions to `out`. An integer outside int32 becomes
+ * INT32_MIN, which no vocabulary holds, so that it ends as that row's bad_token. */
 void row_request_ids(const struct row_request *row, int32_t *out);
 void row_request_positions(const struct row_request *row, int32_t *out);
 

@@ -1,0 +1,470 @@
+/* request.c - see request.h. One table says which fields each op takes; each field is read by its
+ * own case. */
+#include "schema/request.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+enum field {
+    F_V,
+    F_OP,
+    F_ID,
+    F_KEY,
+    F_CHUNK,
+    F_ROWS,
+    F_SEAL,
+    F_PRIORITY,
+    F_META,
+    F_JOB,
+    F_AFTER,
+    F_LIMIT,
+    F_WAIT_MS,
+    F_TIMEOUT_MS,
+    F_ACCEPT_MODE,
+    F_STATE,
+    F_COUNT
+};
+
+static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
+    "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state"};
+
+#define BIT(field) (1u << (field))
+#define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
+
+/* Fields of each op beside v, op and id: all that it takes, and those that it needs. */
+static const struct {
+    const char *name;
+    unsigned takes, needs;
+} ops[OP_COUNT] = {
+    [OP_HELLO] = {"hello", 0, 0},
+    [OP_SUBMIT] = {"submit",
+        BIT(F_KEY) | BIT(F_CHUNK) | BIT(F_ROWS) | BIT(F_SEAL) | BIT(F_PRIORITY) | BIT(F_META),
+        BIT(F_KEY) | BIT(F_CHUNK)},
+    [OP_STATUS] = {"status", BIT(F_JOB), BIT(F_JOB)},
+    [OP_RESULTS] = {"results", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_WAIT_MS),
+        BIT(F_JOB)},
+    [OP_SCORE] = {"score", BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY),
+        BIT(F_ROWS)},
+    [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
+    [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
+    [OP_RESUME] = {"resume", BIT(F_JOB) | BIT(F_ACCEPT_MODE), BIT(F_JOB)},
+    [OP_RETRY] = {"retry", BIT(F_JOB), BIT(F_JOB)},
+    [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_STATE), 0},
+    [OP_INFO] = {"info", 0, 0},
+};
+
+const char *request_op_name(enum request_op op)
+{
+    return ops[op].name;
+}
+
+static int is_number_like(struct slice s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (s.at[i] < '0' || s.at[i] > '9')
+            return 0;
+    return 1;
+}
+
+static int read_job_key(struct msg_reader *r, const char *field, struct slice *key, struct err *e)
+{
+    int rc = msg_read_str(r, field, key, e);
+    if (rc != 0)
+        return rc;
+    if (key->len < 1 || key->len > REQUEST_KEY_BYTES)
+        return err_field(e, ASSAY_EBADREQ, field, "expected 1 to %d bytes, found %zu",
+            REQUEST_KEY_BYTES, key->len);
+    if (is_number_like(*key))
+        return err_field(e, ASSAY_EBADREQ, field, "expected a key that is not all digits");
+    if (memchr(key->at, '\0', key->len))
+        return err_field(e, ASSAY_EBADREQ, field, "expected a key without NUL bytes");
+    return 0;
+}
+
+/* An integer or a short string, kept as its bytes. */
+static int read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e)
+{
+    enum msg_type type = msg_peek(r);
+    struct slice raw;
+    if (type != MSG_INT && type != MSG_STR)
+        return err_field(e, ASSAY_EBADREQ, field, "expected an integer or a string, found %s",
+            msg_type_name(type));
+    int rc = msg_read_raw(r, field, 1, &raw, e);
+    if (rc == 0 && raw.len > REQUEST_ROW_ID_BYTES)
+        rc = err_field(e, ASSAY_EBADREQ, field, "expected at most %d bytes, found %zu",
+            REQUEST_ROW_ID_BYTES, raw.len);
+    if (rc == 0 && type == MSG_INT) {
+        struct msg_reader check = {raw.at, raw.at, raw.at + raw.len};
+        int64_t v;
+        rc = msg_read_int(&check, field, INT64_MIN, INT64_MAX, &v, e);
+    }
+    if (rc == 0)
+        *id = raw;
+    return rc;
+}
+
+static int read_op(struct msg_reader *r, struct request *q, struct err *e)
+{
+    struct slice name;
+    int rc = msg_read_str(r, "op", &name, e);
+    if (rc != 0)
+        return rc;
+    for (int op = 0; op < OP_COUNT; op++)
+        if (strlen(ops[op].name) == name.len && memcmp(ops[op].name, name.at, name.len) == 0) {
+            q->op = (enum request_op)op;
+            return 0;
+        }
+    return err_field(e, ASSAY_EBADREQ, "op",
+        "expected one of hello submit status results score cancel pause "
+        "resume retry jobs info, found '%.*s'",
+        (int)(name.len < 40 ? name.len : 40), (const char *)name.at);
+}
+
+static int read_ranged(
+    struct msg_reader *r, const char *field, int64_t max, uint32_t *out, struct err *e)
+{
+    int64_t v = 0;
+    int rc = msg_read_int(r, field, 0, max, &v, e);
+    *out = (uint32_t)v;
+    return rc;
+}
+
+static int read_version(struct msg_reader *r, struct err *e)
+{
+    int64_t v = 0;
+    int rc = msg_read_int(r, "v", INT64_MIN, INT64_MAX, &v, e);
+    if (rc == 0 && v != REQUEST_VERSION)
+        rc = err_field(e, ASSAY_EUNSUPPORTED, "v", "expected version %d, found %lld",
+            REQUEST_VERSION, (long long)v);
+    return rc;
+}
+
+static int read_priority(struct msg_reader *r, struct request *q, struct err *e)
+{
+    int64_t v = 0;
+    int rc = msg_read_int(r, "priority", -100, 100, &v, e);
+    q->priority = (int)v;
+    q->has_priority = 1;
+    return rc;
+}
+
+static int read_job(struct msg_reader *r, struct request *q, struct err *e)
+{
+    if (msg_peek(r) == MSG_INT)
+        return msg_read_int(r, "job", 0, INT32_MAX, &q->job, e);
+    if (msg_peek(r) != MSG_STR)
+        return err_field(e, ASSAY_EBADREQ, "job", "expected a number or a key, found %s",
+            msg_type_name(msg_peek(r)));
+    return read_job_key(r, "job", &q->job_key, e);
+}
+
+/* Rows are passed over whole here; check_rows reads them once the rest is known to be good. Pool
+ * positions lie three below. */
+static int read_rows(struct msg_reader *r, struct request *q, struct err *e)
+{
+    struct msg_reader start = *r;
+    int rc = msg_read_array(&start, "rows", &q->n_rows, e);
+    return rc == 0 ? msg_read_raw(r, "rows", MSG_MAX_DEPTH, &q->rows, e) : rc;
+}
+
+static int read_field(struct msg_reader *r, struct request *q, enum field field, struct err *e)
+{
+    switch (field) {
+    case F_V:
+        return read_version(r, e);
+    case F_OP:
+        return read_op(r, q, e);
+    case F_ID:
+        return read_id(r, "id", &q->id, e);
+    case F_KEY:
+        return read_job_key(r, "key", &q->key, e);
+    case F_CHUNK:
+        return read_ranged(r, "chunk", INT32_MAX, &q->chunk, e);
+    case F_ROWS:
+        return read_rows(r, q, e);
+    case F_SEAL:
+        return msg_read_bool(r, "seal", &q->seal, e);
+    case F_PRIORITY:
+        return read_priority(r, q, e);
+    case F_META:
+        return msg_read_raw(r, "meta", MSG_MAX_DEPTH - 1, &q->meta, e);
+    case F_JOB:
+        return read_job(r, q, e);
+    case F_AFTER:
+        return msg_read_uint64(r, "after", &q->after, e);
+    case F_LIMIT:
+        return read_ranged(r, "limit", 10000, &q->limit, e);
+    case F_WAIT_MS:
+        return read_ranged(r, "wait_ms", REQUEST_WAIT_MS_MAX, &q->wait_ms, e);
+    case F_TIMEOUT_MS:
+        return read_ranged(r, "timeout_ms", 86400000, &q->timeout_ms, e);
+    case F_ACCEPT_MODE:
+        return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
+    default:
+        return msg_read_str(r, "state", &q->state, e);
+    }
+}
+
+static int check_fields(const struct request *q, uint64_t seen, struct err *e)
+{
+    if (!(seen & BIT(F_OP)))
+        return err_field(e, ASSAY_EBADREQ, "op", "expected an op, found none");
+    if (!(seen & BIT(F_V)))
+        return err_field(e, ASSAY_EBADREQ, "v", "expected version %d, found none", REQUEST_VERSION);
+    for (int f = 0; f < F_COUNT; f++) {
+        if ((seen >> f & 1) && !((COMMON | ops[q->op].takes) >> f & 1))
+            return err_field(
+                e, ASSAY_EBADREQ, field_names[f], "unknown field of %s", ops[q->op].name);
+        if ((ops[q->op].needs >> f & 1) && !(seen >> f & 1))
+            return err_field(e, ASSAY_EBADREQ, field_names[f], "%s needs this field, found none",
+                ops[q->op].name);
+    }
+    if (q->op == OP_SUBMIT && q->n_rows == 0 && !q->seal)
+        return err_field(e, ASSAY_EBADREQ, "rows", "expected rows, or seal: true, found neither");
+    if (q->op == OP_SCORE && q->n_rows == 0)
+        return err_field(e, ASSAY_EBADREQ, "rows", "expected at least one row, found none");
+    return 0;
+}
+
+static int check_rows(const struct request *q, const struct request_limits *limits, struct err *e)
+{
+    struct msg_reader r;
+    struct row_request row;
+    uint32_t n;
+    if (!q->rows.at)
+        return 0;
+    if (q->n_rows > limits->max_rows_per_message)
+        return err_field(e, ASSAY_ETOOLARGE, "rows",
+            "expected at most %u rows in a message, found %u", limits->max_rows_per_message,
+            q->n_rows);
+    msg_reader_init(&r, q->rows.at, q->rows.len);
+    int rc = msg_read_array(&r, "rows", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        rc = request_next_row(&r, i, &row, e);
+    return rc;
+}
+
+int request_decode(struct request *q, const uint8_t *bytes, size_t len,
+    const struct request_limits *limits, struct err *e)
+{
+    struct msg_reader r;
+    uint32_t n = 0;
+    uint64_t seen = 0;
+    *q = (struct request){.job = -1};
+    if (len > limits->max_message_bytes)
+        return err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
+            (unsigned long long)limits->max_message_bytes, len);
+    msg_reader_init(&r, bytes, len);
+    if (msg_peek(&r) != MSG_MAP)
+        return err_set(e, ASSAY_EBADMSG, "expected a map, found %s", msg_type_name(msg_peek(&r)));
+    int rc = msg_read_map(&r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int field = msg_read_key(&r, "", field_names, F_COUNT, &seen, e);
+        rc = field < 0 ? field : read_field(&r, q, (enum field)field, e);
+    }
+    if (rc == 0)
+        rc = msg_read_end(&r, e);
+    if (rc == 0)
+        rc = check_fields(q, seen, e);
+    return rc == 0 ? check_rows(q, limits, e) : rc;
+}
+
+/* ---- rows ---- */
+
+enum row_field {
+    R_ID,
+    R_IDS,
+    R_POOL,
+    R_ADAPTER,
+    R_TRUNCATE,
+    R_PAD_RULE,
+    R_SAFE_TEXT,
+    R_TEXT, /* from here: text shapes */
+    R_COUNT = R_TEXT + 12
+};
+
+static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
+    "hf_pad_rule", "safe_text", "text", "messages", "prompt", "response", "responses", "completion",
+    "chosen", "rejected", "problem", "question", "steps", "input_ids"};
+
+/* An array of integers in [min, max] kept as its bytes; each element is checked to be an integer.
+ */
+static int read_int_array(struct msg_reader *r, const char *field, int64_t min, int64_t max,
+    struct slice *raw, uint32_t *n, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int rc = msg_read_array(r, field, n, e);
+    for (uint32_t i = 0; rc == 0 && i < *n; i++) {
+        uint64_t wide;
+        int64_t v;
+        struct msg_reader again = *r;
+        rc = msg_peek(r) == MSG_INT && max == INT64_MAX &&
+                     msg_read_uint64(&again, field, &wide, NULL) == 0
+                 ? msg_read_uint64(r, field, &wide, e)
+                 : msg_read_int(r, field, min, max, &v, e);
+    }
+    *raw = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+static int read_ids(struct msg_reader *r, const char *field, struct row_request *row, struct err *e)
+{
+    row->ids_is_bin = msg_peek(r) == MSG_BIN;
+    if (!row->ids_is_bin && msg_peek(r) != MSG_ARRAY)
+        return err_field(e, ASSAY_EBADREQ, field,
+            "expected bin of little-endian int32, or an array of integers, found %s",
+            msg_type_name(msg_peek(r)));
+    if (!row->ids_is_bin)
+        return read_int_array(r, field, INT64_MIN, INT64_MAX, &row->ids, &row->n_ids, e);
+    int rc = msg_read_bin(r, field, &row->ids, e);
+    if (rc == 0 && row->ids.len % 4 != 0)
+        rc = err_field(
+            e, ASSAY_EBADREQ, field, "expected a multiple of 4 bytes, found %zu", row->ids.len);
+    if (rc == 0 && row->ids.len / 4 > INT32_MAX)
+        rc = err_field(e, ASSAY_ETOOLARGE, field, "expected at most %d ids", INT32_MAX);
+    row->n_ids = (uint32_t)(row->ids.len / 4);
+    return rc;
+}
+
+static int read_name(struct msg_reader *r, const char *field,
+    int (*from_name)(const char *, unsigned long), const char *expected, int *out, struct err *e)
+{
+    struct slice name;
+    int rc = msg_read_str(r, field, &name, e);
+    if (rc != 0)
+        return rc;
+    *out = from_name((const char *)name.at, name.len);
+    if (*out < 0)
+        return err_field(e, ASSAY_EBADREQ, field, "expected %s, found '%.*s'", expected,
+            (int)(name.len < 40 ? name.len : 40), (const char *)name.at);
+    return 0;
+}
+
+static int check_pool(const struct row_pooling *pool, const char *where, struct err *e)
+{
+    if ((pool->type == POOL_POSITIONS) != (pool->positions.at != NULL))
+        return err_field(e, ASSAY_EBADREQ, where, "POSITIONS and positions go together");
+    if (pool->type == POOL_POSITIONS && pool->n_positions == 0)
+        return err_field(e, ASSAY_EBADREQ, where, "expected at least one position, found none");
+    return 0;
+}
+
+static int read_pool(
+    struct msg_reader *r, const char *where, struct row_pooling *pool, struct err *e)
+{
+    static const char *const names[] = {"type", "activation", "step_token", "positions"};
+    char path[ERR_FIELD_BYTES];
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    int64_t token;
+    int rc = msg_read_map(r, where, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, where, names, 4, &seen, e);
+        if (key < 0)
+            return key;
+        snprintf(path, sizeof path, "%s.%s", where, names[key]);
+        if (key == 0) {
+            rc = read_name(r, path, pool_type_from_name, "LAST, ALL, STEP, MEAN, CLS or POSITIONS",
+                &pool->type, e);
+        } else if (key == 1) {
+            rc = read_name(r, path, activation_from_name, "none, softmax, sigmoid or class1",
+                &pool->activation, e);
+        } else if (key == 2) {
+            rc = msg_read_int(r, path, 0, INT32_MAX, &token, e);
+            pool->step_token = (int32_t)token;
+        } else {
+            rc = read_int_array(r, path, 0, INT32_MAX, &pool->positions, &pool->n_positions, e);
+        }
+    }
+    return rc == 0 ? check_pool(pool, where, e) : rc;
+}
+
+static int read_row_field(struct msg_reader *r, enum row_field field, const char *path,
+    struct row_request *row, struct err *e)
+{
+    switch (field) {
+    case R_ID:
+        return read_id(r, path, &row->id, e);
+    case R_IDS:
+        return read_ids(r, path, row, e);
+    case R_POOL:
+        return read_pool(r, path, &row->pool, e);
+    case R_ADAPTER:
+        return msg_read_str(r, path, &row->adapter, e);
+    case R_TRUNCATE:
+        return msg_read_bool(r, path, &row->truncate, e);
+    case R_PAD_RULE:
+        return msg_read_bool(r, path, &row->hf_pad_rule, e);
+    case R_SAFE_TEXT:
+        return msg_read_bool(r, path, &row->safe_text, e);
+    default:
+        return err_field(e, ASSAY_EUNSUPPORTED, path,
+            "text is not read by this version: expected ids, the row's token ids");
+    }
+}
+
+int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
+{
+    char where[32], path[ERR_FIELD_BYTES];
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    *row = (struct row_request){.pool.step_token = POOL_NO_STEP_TOKEN};
+    snprintf(where, sizeof where, "rows[%u]", index);
+    int rc = msg_read_map(r, where, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int field = msg_read_key(r, where, row_fields, R_COUNT, &seen, e);
+        if (field < 0)
+            return field;
+        snprintf(path, sizeof path, "%s.%s", where, row_fields[field]);
+        rc = read_row_field(r, (enum row_field)field, path, row, e);
+    }
+    if (rc == 0 && !(seen & BIT(R_IDS)))
+        rc = err_field(e, ASSAY_EBADREQ, where, "expected ids, the row's token ids, found none");
+    return rc;
+}
+
+static int32_t clamp(int64_t v)
+{
+    return v < INT32_MIN || v > INT32_MAX ? INT32_MIN : (int32_t)v;
+}
+
+static void copy_ints(struct slice raw, int32_t *out)
+{
+    struct msg_reader r;
+    uint32_t n = 0;
+    uint64_t wide;
+    int64_t v;
+    msg_reader_init(&r, raw.at, raw.len);
+    if (msg_read_array(&r, "", &n, NULL) != 0)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        struct msg_reader again = r;
+        if (msg_read_int(&r, "", INT64_MIN, INT64_MAX, &v, NULL) == 0) {
+            out[i] = clamp(v);
+        } else {
+            r = again;
+            msg_read_uint64(&r, "", &wide, NULL);
+            out[i] = INT32_MIN;
+        }
+    }
+}
+
+void row_request_ids(const struct row_request *row, int32_t *out)
+{
+    if (!row->ids_is_bin) {
+        copy_ints(row->ids, out);
+        return;
+    }
+    for (uint32_t i = 0; i < row->n_ids; i++) {
+        const uint8_t *p = row->ids.at + 4 * (size_t)i;
+        out[i] = (int32_t)((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+                           (uint32_t)p[3] << 24);
+    }
+}
+
+void row_request_positions(const struct row_request *row, int32_t *out)
+{
+    if (row->pool.positions.at)
+        copy_ints(row->pool.positions, out);
+}
