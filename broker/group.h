@@ -2,12 +2,14 @@
  *
  *     STARTING -> READY -> DEAD -> (back-off 0, 0.5, 1, 2 .. 30 s) -> STARTING, incarnation + 1
  *              stop ->  DRAINING -> STOPPED
- * A rank that exits, reports an error, disagrees with the others about a batch's scores, or makes no progress for hang_ms while it has work:
- * the whole group is SIGKILLed and reaped, its batches come back through group_take, and new ranks are started. Death is a
- * readable pidfd; a hang is all progress counters unchanged.
+ * A rank that exits, reports an error, disagrees with the others about a batch's scores, or makes
+ * no progress for hang_ms while it has work: the whole group is SIGKILLed and reaped, its batches
+ * come back through group_take, and new ranks are started. Death is a readable pidfd; a hang is all
+ * progress counters unchanged.
  *
- * The group owns batches between group_run and group_take. One thread; every call returns at once. The owner polls the descriptors
- * of group_poll_items, calls group_tick when one is readable or the deadline that it returned has passed, then takes what is finished. */
+ * The group owns batches between group_run and group_take. One thread; every call returns at once.
+ * The owner polls the descriptors of group_poll_items, calls group_tick when one is readable or the
+ * deadline that it returned has passed, then takes what is finished. */
 #ifndef ASSAY_GROUP_H
 #define ASSAY_GROUP_H
 
@@ -33,8 +35,8 @@ struct group_options {
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;
-    uint32_t hang_ms;  /* 2000 */
-    uint32_t start_ms; /* longest start-up */
+    uint32_t hang_ms;         /* 2000 */
+    uint32_t start_ms;        /* longest start-up */
     uint64_t rlimit_as_bytes; /* 0: none */
 };
 
@@ -50,8 +52,10 @@ struct group;
 int group_new(struct group **g, const struct group_options *options, struct err *e);
 void group_free(struct group **g); /* kills and reaps what still lives */
 
-int group_poll_items(const struct group *g, zmq_pollitem_t *items, int max); /* fills, returns how many */
-long long group_tick(struct group *g, long long now_ms); /* does all due work; returns the next deadline (monotonic ms) */
+int group_poll_items(
+    const struct group *g, zmq_pollitem_t *items, int max); /* fills, returns how many */
+long long group_tick(struct group *g,
+    long long now_ms); /* does all due work; returns the next deadline (monotonic ms) */
 
 enum group_state group_state(const struct group *g);
 uint64_t group_incarnation(const struct group *g);
@@ -59,19 +63,20 @@ uint32_t group_in_flight(const struct group *g);
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);
 int64_t group_restarts(const struct group *g);
-/* Why the last incarnation ended, "" when none did. A start-up that failed with exit code 78 (the checkpoint is bad) says so. */
+/* Why the last incarnation ended, "" when none did. A start-up that failed with exit code 78 (the
+ * checkpoint is bad) says so. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
-/* Stage the batch and hand it over: 1 taken (*b NULL), 0 no slot free or not READY, negative: the batch can never run (too large). */
+/* Stage the batch and hand it over: 1 taken (*b NULL), 0 no slot free or not READY, negative: the
+ * batch can never run (too large). */
 int group_run(struct group *g, struct batch **b, struct err *e);
 
-/* What became of batches: 1 and *b (now the caller's), 0 nothing. BATCH_DONE: b->values is valid until group_release(g, b).
- * BATCH_LOST_RUNNING: it was the one being computed (the oldest); BATCH_LOST_WAITING: handed over, not begun. */
+/* What became of batches: 1 and *b (now the caller's), 0 nothing. BATCH_DONE: b->values is valid
+ * until group_release(g, b). BATCH_LOST_RUNNING: it was the one being computed (the oldest);
+ * BATCH_LOST_WAITING: handed over, not begun. */
 enum batch_outcome { BATCH_DONE, BATCH_LOST_RUNNING, BATCH_LOST_WAITING };
 int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome);
-/* Results are copied or committed: the slot may be used again. May be called right after copying b->values. */
-void group_release(struct group *g, const struct batch *b);
-
-void group_stop(struct group *g); /* DRAINING: no new batches; `stop` is sent when nothing is in flight */
+void group_stop(
+    struct group *g); /* DRAINING: no new batches; `stop` is sent when nothing is in flight */
 
 #endif

@@ -1,5 +1,6 @@
-/* model_info.h - what the broker knows of the model, as `assay-worker --describe` prints it. The broker itself never reads a
- * checkpoint: config.json and the weights are untrusted, and parsing them is the worker's job. */
+/* model_info.h - what the broker knows of the model, as `assay-worker --describe` prints it. The
+ * broker itself never reads a checkpoint: config.json and the weights are untrusted, and parsing
+ * them is the worker's job. */
 #ifndef ASSAY_MODEL_INFO_H
 #define ASSAY_MODEL_INFO_H
 
@@ -18,9 +19,10 @@ struct model_info {
     char **labels; /* [n_labels], owned; NULL when the checkpoint names none */
 };
 
-/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint: ASSAY_EFORMAT with the worker's own words. */
-int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir, uint32_t tp,
-    uint32_t max_len, const char *digest_cache, struct err *e);
+/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint: ASSAY_EFORMAT with the
+ * worker's own words. */
+int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir,
+    uint32_t tp, uint32_t max_len, const char *digest_cache, struct err *e);
 void model_info_release(struct model_info *m);
 
 #endif

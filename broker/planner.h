@@ -1,15 +1,18 @@
 /* planner.h - which rows run next, and in what batch.
  *
- * Ready rows are read from the store in windows, per job. Order: priority first; between jobs of one priority the one that
- * has been served the fewest tokens (a job that comes later starts at the least of those that wait, so it neither starves nor is
- * owed the past); within a job by index. A batch is filled up to a token budget without padding; a row longer than
- * the budget is a batch of its own.
+ * Ready rows are read from the store in windows, per job. Order: priority first; between jobs of
+ * one priority the one that has been served the fewest tokens (a job that comes later starts at the
+ * least of those that wait, so it neither starves nor is owed the past); within a job by index. A
+ * batch is filled up to a token budget without padding; a row longer than the budget is a batch of
+ * its own.
  *
- * When a group dies, batches that it had not begun come back whole. The one that was running comes back as suspect: it is
- * split in halves, each runs alone, and so on down to the row that kills a group by itself; after three such deaths that row is
- * failed (worker_killed). Leases live here, in memory: a row is given out once until it is finished or returned.
+ * When a group dies, batches that it had not begun come back whole. The one that was running comes
+ * back as suspect: it is split in halves, each runs alone, and so on down to the row that kills a
+ * group by itself; after three such deaths that row is failed (worker_killed). Leases live here, in
+ * memory: a row is given out once until it is finished or returned.
  *
- * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory; the queue itself is in the store. */
+ * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory; the queue itself is in the
+ * store. */
 #ifndef ASSAY_PLANNER_H
 #define ASSAY_PLANNER_H
 
@@ -25,22 +28,26 @@ struct planner_limits {
     uint32_t max_tokens, max_rows, max_positions, max_values; /* of one batch */
 };
 
-int planner_new(struct planner **p, struct store *store, const struct planner_limits *limits, struct err *e);
+int planner_new(
+    struct planner **p, struct store *store, const struct planner_limits *limits, struct err *e);
 void planner_free(struct planner **p);
 
-/* Look at this job again: it got rows, changed state or priority, rows were retried. Jobs without work are forgotten. */
+/* Look at this job again: it got rows, changed state or priority, rows were retried. Jobs without
+ * work are forgotten. */
 int planner_job_changed(struct planner *p, int64_t job, struct err *e);
 
-/* The next batch, owned by the caller: 1, or 0 when nothing is ready. With alone_ok = 0 (other batches are in
- * flight) a suspect batch is not given out, and nothing else is while a suspect waits: 0. */
+/* The next batch, owned by the caller: 1, or 0 when nothing is ready. With alone_ok = 0 (other
+ * batches are in flight) a suspect batch is not given out, and nothing else is while a suspect
+ * waits: 0. */
 int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e);
 
 /* Its rows have results (committed): leases end, batch freed. */
 void planner_finished(struct planner *p, struct batch **b);
 
-/* The group died. was_running 0: comes again as it was. 1: split as above. A suspect batch of one row has its attempts + 1; with
- * PLANNER_ATTEMPTS of them 1 is returned and the batch stays the caller's, to be recorded as worker_killed and then passed to
- * planner_finished. Otherwise 0 and *b is NULL. */
+/* The group died. was_running 0: comes again as it was. 1: split as above. A suspect batch of one
+ * row has its attempts + 1; with PLANNER_ATTEMPTS of them 1 is returned and the batch stays the
+ * caller's, to be recorded as worker_killed and then passed to planner_finished. Otherwise 0 and *b
+ * is NULL. */
 int planner_lost(struct planner *p, struct batch **b, int was_running);
 
 /* A suspect batch is waiting or in flight. */

@@ -1,4 +1,5 @@
-/* row.h - a row and a batch while they are in the broker's memory. The database keeps the truth; these are leases. */
+/* row.h - a row and a batch while they are in the broker's memory. The database keeps the truth;
+ * these are leases. */
 #ifndef ASSAY_ROW_H
 #define ASSAY_ROW_H
 
@@ -44,7 +45,7 @@ struct batch {
     int suspect;       /* was running when a group died: runs alone, to find the row to blame */
     int64_t started_wall_ms, ms;
     int lost_signal, lost_exit; /* how the group ended, when it was lost */
-    const float *values;  /* [n_values] results, rows packed; valid until the batch is handed back (borrowed from the group) */
+    float *values; /* [n_values] results, rows packed; owned, NULL until there are any */
     struct batch *next;
 };
 

@@ -1,14 +1,17 @@
-/* store.h - the database: everything that must outlive the broker. All SQLite lives in broker/store*.c.
+/* store.h - the database: everything that must outlive the broker. All SQLite lives in
+ * broker/store*.c.
  *
- * WAL, synchronous=FULL, one connection in one process (lock file); readers open read-only. Nothing may be told to a client
- * before the store_commit that holds it returned. A commit that fails has an unknown outcome: the broker must exit.
+ * WAL, synchronous=FULL, one connection in one process (lock file); readers open read-only. Nothing
+ * may be told to a client before the store_commit that holds it returned. A commit that fails has
+ * an unknown outcome: the broker must exit.
  *
- * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and its small state apart, so that a
- * result does not rewrite the tokens. Counters are kept, never counted. `running` is advisory (table lease, emptied at
- * every start): a row is queued until its result is committed, so a restart re-queues by construction.
+ * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
+ * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
+ * counted. `running` is advisory (table lease, emptied at every start): a row is queued until its
+ * result is committed, so a restart re-queues by construction.
  *
- * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk is full (the transaction
- * is rolled back and nothing was kept), ASSAY_EIO otherwise. */
+ * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk
+ * is full (the transaction is rolled back and nothing was kept), ASSAY_EIO otherwise. */
 #ifndef ASSAY_STORE_H
 #define ASSAY_STORE_H
 
@@ -26,30 +29,34 @@ struct store_job {
     int64_t job;
     char key[201];
     int priority;
-    int paused, cancelled, sealed; /* sealed: every chunk up to the sealed one is there, so `total` is known */
+    int paused, cancelled,
+        sealed;       /* sealed: every chunk up to the sealed one is there, so `total` is known */
     int64_t total;    /* -1 until known */
     int64_t accepted; /* rows stored, those past a gap too */
     int64_t placed;   /* rows with an index: chunks without a gap before them */
     int64_t done;     /* finished, failed ones included */
     int64_t failed;
-    int64_t running;  /* advisory */
-    int held;         /* made under another mode than the broker's: not dispatched until resumed with accept_mode */
-    char reason[256]; /* of held, else "" */
-    double rate;      /* rows/s lately, as last told by store_set_rate */
+    int64_t running; /* advisory */
+    int held;        /* made under another mode than the broker's: not dispatched until resumed with
+                        accept_mode */
+    char reason[256];                /* of held, else "" */
+    double rate;                     /* rows/s lately, as last told by store_set_rate */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
 };
 
 struct store_options {
-    uint64_t reserve_bytes;   /* size of the reserve file, given up so that results of accepted work can be written */
-    uint64_t min_free_bytes;  /* below this much free disk new work is refused */
-    const char *mode;         /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
-    const char *digest;       /* checkpoint digest */
+    uint64_t reserve_bytes;  /* size of the reserve file, given up so that results of accepted work
+                                can be written */
+    uint64_t min_free_bytes; /* below this much free disk new work is refused */
+    const char *mode;        /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
+    const char *digest;      /* checkpoint digest */
 };
 
-/* Opens or makes <data_dir>/assay.db: lock file first (ASSAY_EBUSY naming directory and holder's pid), schema, wal_checkpoint(TRUNCATE), leases
- * cleared, epoch + 1. data_dir exists, 0700. */
-int store_open(struct store **s, const char *data_dir, const struct store_options *options, struct err *e);
+/* Opens or makes <data_dir>/assay.db: lock file first (ASSAY_EBUSY naming directory and holder's
+ * pid), schema, wal_checkpoint(TRUNCATE), leases cleared, epoch + 1. data_dir exists, 0700. */
+int store_open(
+    struct store **s, const char *data_dir, const struct store_options *options, struct err *e);
 void store_close(struct store **s); /* checkpoints; NULL-safe */
 uint64_t store_epoch(const struct store *s);
 
@@ -58,10 +65,13 @@ int store_commit(struct store *s, struct err *e);
 void store_rollback(struct store *s);
 /* Disk has room for `bytes` more above min_free_bytes: 0, or ASSAY_EQUEUEFULL with the numbers. */
 int store_check_room(struct store *s, uint64_t bytes, struct err *e);
-/* Give the reserve file's space back to the file system, so that a result can be written. 1 if there was one. */
+/* Give the reserve file's space back to the file system, so that a result can be written. 1 if
+ * there was one. */
 int store_free_reserve(struct store *s);
-uint64_t store_queued_bytes(const struct store *s); /* token bytes of unfinished rows, kept as a counter */
-/* Idle work: passive checkpoint, TRUNCATE when nothing happened, reserve file made again. Call about once a second. */
+uint64_t store_queued_bytes(
+    const struct store *s); /* token bytes of unfinished rows, kept as a counter */
+/* Idle work: passive checkpoint, TRUNCATE when nothing happened, reserve file made again. Call
+ * about once a second. */
 void store_idle(struct store *s);
 uint64_t store_wal_bytes(const struct store *s);
 
@@ -72,19 +82,21 @@ int store_get_job(struct store *s, int64_t job, struct store_job *out, struct er
 int store_new_job(struct store *s, struct slice key, int priority, struct slice meta, int64_t *job,
     struct err *e);
 typedef int store_job_visitor(void *arg, const struct store_job *job); /* non-zero ends the walk */
-/* Jobs numbered above `after`, ascending, at most limit. unfinished: only those not done or cancelled. */
+/* Jobs numbered above `after`, ascending, at most limit. unfinished: only those not done or
+ * cancelled. */
 int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinished,
     store_job_visitor *visit, void *arg, struct err *e);
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
-/* Failed rows are queued again, their results forgotten (they come back at a later cursor). *n: how many. */
+/* Failed rows are queued again, their results forgotten (they come back at a later cursor). *n: how
+ * many. */
 int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e);
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
 
 /* ---- chunks ----
- * A chunk in order is placed at once: its rows get their index. A chunk past a gap is kept as its encoded bytes and placed when the
- * gap fills. */
+ * A chunk in order is placed at once: its rows get their index. A chunk past a gap is kept as its
+ * encoded bytes and placed when the gap fills. */
 struct store_chunk {
     int64_t job;
     uint32_t chunk;
@@ -93,12 +105,15 @@ struct store_chunk {
     int seal;
 };
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
-/* Records the chunk with the BLAKE2b of its encoded rows. Positive: an outcome. CHUNK_SAME: was there with the same contents, do
- * nothing. CHUNK_IN_ORDER: now call store_add_row for each row, then ask store_next_pending. ASSAY_EKEYREUSED: other contents,
- * or another seal. ASSAY_ESTATE: the job is cancelled, or the chunk is past the sealed one. */
+/* Records the chunk with the BLAKE2b of its encoded rows. Positive: an outcome. CHUNK_SAME: was
+ * there with the same contents, do nothing. CHUNK_IN_ORDER: now call store_add_row for each row,
+ * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
+ * job is cancelled, or the chunk is past the sealed one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
-/* The kept chunk that is next in order, if any: 1 and *rows (borrowed until the next store call that is not store_add_row), now counted as placed. */
-int store_next_pending(struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e);
+/* The kept chunk that is next in order, if any: 1 and *rows (borrowed until the next store call
+ * that is not store_add_row), now counted as placed. */
+int store_next_pending(
+    struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e);
 
 struct store_row {
     struct slice client_id; /* raw msgpack integer or string; absent: none */
@@ -109,31 +124,35 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
-    int error_code;            /* a row whose content is wrong is born failed: ASSAY_ code, else 0 */
+    int error_code; /* a row whose content is wrong is born failed: ASSAY_ code, else 0 */
     const char *error_message; /* with error_code */
 };
 /* Give the job's next index to this row. */
 int store_add_row(struct store *s, int64_t job, const struct store_row *row, struct err *e);
 
 /* ---- work ---- */
-/* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new struct row given to visit,
- * which owns it. Not for paused, held or cancelled jobs: the caller knows. */
+/* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new
+ * struct row given to visit, which owns it. Not for paused, held or cancelled jobs: the caller
+ * knows. */
 typedef void store_row_visitor(void *arg, struct row *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
 /* The batch has gone to a group: batch record and leases (advisory). Sets b->number. */
-int store_batch_started(struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
+int store_batch_started(
+    struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
 /* ok 0: the group died under it. */
 int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e);
 struct store_result {
     const float *values; /* NULL for a failure */
     uint32_t n_values;
-    int error_code;      /* 0, or ASSAY_ code */
+    int error_code; /* 0, or ASSAY_ code */
     const char *error_message;
 };
-/* Where the row is still queued (and its job not cancelled): state, result with the job's next cursor, counters, throughput. 1 recorded, 0 was
- * not queued any more (a second result is dropped). */
-int store_finish_row(struct store *s, const struct row *r, const struct store_result *result, struct err *e);
+/* Where the row is still queued (and its job not cancelled): state, result with the job's next
+ * cursor, counters, throughput. 1 recorded, 0 was not queued any more (a second result is dropped).
+ */
+int store_finish_row(
+    struct store *s, const struct row *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
 
 /* ---- reading results ---- */
@@ -145,17 +164,20 @@ struct store_result_row {
     int pool_type, activation;
     const float *values;
     uint32_t n_values;
-    const int32_t *pooled_at; /* pairs (position, token id), [2 * n_pooled]; n_pooled 0 for ALL and MEAN */
+    const int32_t
+        *pooled_at; /* pairs (position, token id), [2 * n_pooled]; n_pooled 0 for ALL and MEAN */
     uint32_t n_pooled;
     const char *error_code; /* wire name, NULL when fine */
     const char *error_message;
 };
-typedef int store_result_visitor(void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next */
+typedef int store_result_visitor(
+    void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next */
 /* In order of completion, cursors above `after`. Slices are valid during the call of visit. */
 int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
     store_result_visitor *visit, void *arg, struct err *e);
 /* The same in order of i (for `score`). */
-int store_each_result_by_index(struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
+int store_each_result_by_index(
+    struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
 
 /* ---- for the views ---- */
 struct store_worker {

@@ -363,7 +363,7 @@ static int read_pool(
         int key = msg_read_key(r, where, names, 4, &seen, e);
         if (key < 0)
             return key;
-        snprintf(path, sizeof path, "%s.%s", where, names[key]);
+        snprintf(path, sizeof path, "%.60s.%s", where, names[key]);
         if (key == 0) {
             rc = read_name(r, path, pool_type_from_name, "LAST, ALL, STEP, MEAN, CLS or POSITIONS",
                 &pool->type, e);

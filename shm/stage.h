@@ -1,18 +1,20 @@
 /* stage.h - token staging between the broker and one worker group, in POSIX shared memory.
  *
- * Two segments. The input segment holds token batches, written by the broker and mapped read-only by the ranks. The
- * output segment holds scores, written by rank 0, and one progress counter a rank. Both are made by the broker with a
- * random name, posix_fallocate'd in full, the input opened a second time read-only for the ranks, passed to the
- * ranks as inherited descriptors and unlinked at once: there is no name to guess, nothing is left after kill -9.
+ * Two segments. The input segment holds token batches, written by the broker and mapped read-only
+ * by the ranks. The output segment holds scores, written by rank 0, and one progress counter a
+ * rank. Both are made by the broker with a random name, posix_fallocate'd in full, the input opened
+ * a second time read-only for the ranks, passed to the ranks as inherited descriptors and unlinked
+ * at once: there is no name to guess, nothing is left after kill -9.
  *
  * A segment is a fixed array of slots. The broker alone decides who owns a slot, in its own memory:
  *     FREE -> FILLING -> PUBLISHED(token) -> FREE, generation + 1
- * A hand-over carries a token (control.h); whoever reads the other side's bytes copies the descriptor once, compares the
- * token, then checks every count and offset of the copy before use. No locks: a process that dies can strand a slot
- * (the broker revokes it) but never corrupt one.
+ * A hand-over carries a token (control.h); whoever reads the other side's bytes copies the
+ * descriptor once, compares the token, then checks every count and offset of the copy before use.
+ * No locks: a process that dies can strand a slot (the broker revokes it) but never corrupt one.
  *
  * stage.c's essay gives the format byte by byte.
- * LIMITS: one broker, one group; a batch beyond the slot's capacities is refused by stage_fill, never split here. */
+ * LIMITS: one broker, one group; a batch beyond the slot's capacities is refused by stage_fill,
+ * never split here. */
 #ifndef ASSAY_STAGE_H
 #define ASSAY_STAGE_H
 
@@ -25,7 +27,8 @@
 #define STAGE_MAX_RANKS 64
 #define STAGE_MAX_SLOTS 16
 
-/* Capacities of one slot. Values: floats of results. Positions: explicit pooling positions of all rows. */
+/* Capacities of one slot. Values: floats of results. Positions: explicit pooling positions of all
+ * rows. */
 struct stage_config {
     uint32_t n_slots;
     uint32_t max_rows;
@@ -34,11 +37,12 @@ struct stage_config {
     uint32_t max_values;
 };
 
-/* One row of a batch, in row order; its tokens, positions and values follow those of the row before. */
+/* One row of a batch, in row order; its tokens, positions and values follow those of the row
+ * before. */
 struct stage_row {
     uint32_t n_tokens;
-    uint32_t pool_type;   /* enum pool_type, never POOL_DEFAULT */
-    uint32_t activation;  /* enum activation, never ACTIVATION_DEFAULT */
+    uint32_t pool_type;  /* enum pool_type, never POOL_DEFAULT */
+    uint32_t activation; /* enum activation, never ACTIVATION_DEFAULT */
     int32_t step_token;
     uint32_t n_positions; /* explicit positions, 0 unless POOL_POSITIONS */
     uint32_t n_values;    /* floats expected in the result */
@@ -52,7 +56,8 @@ struct stage_fill {
     const int32_t *const *positions; /* entries may be NULL where n_positions is 0 */
 };
 
-/* A batch as a rank sees it: checked private copies, valid until the next stage_read on the same view. */
+/* A batch as a rank sees it: checked private copies, valid until the next stage_read on the same
+ * view. */
 struct stage_batch {
     struct stage_token token;
     uint32_t n_rows, n_tokens, n_positions, n_values;
@@ -67,22 +72,25 @@ struct stage;
 
 int stage_new(struct stage **s, const struct stage_config *config, struct err *e);
 void stage_free(struct stage **s); /* unmaps and closes; ranks keep their own mappings */
-/* Descriptors for the ranks, owned by the stage, close-on-exec: the spawner clears the flag in the child. */
+/* Descriptors for the ranks, owned by the stage, close-on-exec: the spawner clears the flag in the
+ * child. */
 int stage_input_fd(const struct stage *s);  /* read-only */
 int stage_output_fd(const struct stage *s); /* read-write */
 
-/* Copy a batch into a free slot and hand it over. Returns 1 and fills *token (epoch and incarnation as given), 0 when no
- * slot is free, ASSAY_ETOOLARGE naming the capacity that the batch is beyond. */
-int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation, const struct stage_fill *fill,
-    struct stage_token *token, struct err *e);
+/* Copy a batch into a free slot and hand it over. Returns 1 and fills *token (epoch and incarnation
+ * as given), 0 when no slot is free, ASSAY_ETOOLARGE naming the capacity that the batch is beyond.
+ */
+int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation,
+    const struct stage_fill *fill, struct stage_token *token, struct err *e);
 
-/* After `done`: check the slot's output descriptor against token and the counts handed over, and point *values (n_values
- * floats, rows packed) at a private copy valid until the next collect. ASSAY_EFORMAT when anything differs. */
+/* After `done`: check the slot's output descriptor against token and the counts handed over, and
+ * point *values (n_values floats, rows packed) at a private copy valid until the next collect.
+ * ASSAY_EFORMAT when anything differs. */
 int stage_collect(struct stage *s, const struct stage_token *token, const float **values,
     uint32_t *n_values, struct err *e);
 
 void stage_release(struct stage *s, const struct stage_token *token); /* the slot is free again */
-void stage_revoke_all(struct stage *s);                               /* the group is dead: all slots free, generations + 1 */
+void stage_revoke_all(struct stage *s); /* the group is dead: all slots free, generations + 1 */
 uint32_t stage_free_slots(const struct stage *s);
 uint64_t stage_progress(const struct stage *s, uint32_t rank);
 
@@ -91,7 +99,8 @@ struct stage_view;
 
 int stage_attach(struct stage_view **v, int input_fd, int output_fd, uint32_t rank, struct err *e);
 void stage_detach(struct stage_view **v);
-/* Copy and check the batch that token names. ASSAY_EFORMAT when the slot holds another token or any count is off. */
+/* Copy and check the batch that token names. ASSAY_EFORMAT when the slot holds another token or any
+ * count is off. */
 int stage_read(struct stage_view *v, const struct stage_token *token, struct stage_batch *batch,
     struct err *e);
 /* Rank 0: write n_values floats and the descriptor (token last, with release order). */
@@ -100,7 +109,17 @@ int stage_write(struct stage_view *v, const struct stage_token *token, const flo
 void stage_bump(struct stage_view *v); /* progress + 1, relaxed; any thread of the rank */
 const struct stage_config *stage_view_config(const struct stage_view *v);
 
-/* A plain shared segment of `bytes` (zeroed, allocated, unlinked), for the ranks' communicator. Returns its descriptor. */
+/* The ranks' communicator (worker/comm.c) has a segment of its own, made by the broker anew at each
+ * group start. Its size for n_ranks: one page of counters, then for each rank two areas of
+ * STAGE_COMM_FLOATS floats. */
+#define STAGE_COMM_FLOATS 65536u
+static inline uint64_t stage_comm_bytes(uint32_t n_ranks)
+{
+    return 4096u + (uint64_t)n_ranks * 2 * STAGE_COMM_FLOATS * sizeof(float);
+}
+
+/* A plain shared segment of `bytes` (zeroed, allocated, unlinked), for the ranks' communicator.
+ * Returns its descriptor. */
 int stage_segment_new(uint64_t bytes, struct err *e);
 
 #endif

@@ -1,11 +1,14 @@
-/* comm.h - the sum over a group's ranks. One small interface: alone (size 1) or over shared memory (CPU ranks).
+/* comm.h - the sum over a group's ranks. One small interface: alone (size 1) or over shared memory
+ * (CPU ranks).
  *
- * The shared-memory communicator lives in one segment that the broker made (stage_segment_new) and every rank maps. All-reduce goes
- * in pieces of COMM_PIECE floats: each rank writes its part to its own area, all meet, each rank adds a share of the piece in
- * rank order 0, 1, 2 .. and publishes it, all meet, each copies the result. So the bits are the same on every rank and in
- * every run. Meeting is a futex on a counter: no busy waiting beyond a short spin, which is left out when there are more
- * ranks than cores. A meeting that a rank does not reach within the deadline ends the process: the group is restarted as
- * a whole, a communicator is never repaired in place. */
+ * The shared-memory communicator lives in one segment that the broker made (stage_segment_new) and
+ * every rank maps. All-reduce goes in pieces of STAGE_COMM_FLOATS floats: each rank writes its part
+ * to its own area, all meet, each rank adds a share of the piece in rank order 0, 1, 2 .. and
+ * publishes it, all meet, each copies the result. So the bits are the same on every rank and in
+ * every run. Meeting is a futex on a counter: no busy waiting beyond a short spin, which is left
+ * out when there are more ranks than cores. A meeting that a rank does not reach within the
+ * deadline ends the process: the group is restarted as a whole, a communicator is never repaired in
+ * place. */
 #ifndef ASSAY_COMM_H
 #define ASSAY_COMM_H
 
@@ -15,11 +18,12 @@
 
 struct comm;
 
-/* Bytes that the segment for n_ranks needs. */
-uint64_t comm_segment_bytes(uint32_t n_ranks);
+#define COMM_EXIT_DEADLINE 73 /* exit code of a rank whose peers did not come */
 
-/* Map the segment `fd` as rank `rank` of `n_ranks`. n_ranks 1: fd is ignored and every call is a no-op. */
-int comm_new(struct comm **c, int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, struct err *e);
+/* Map the segment `fd` (stage_comm_bytes of it) as rank `rank` of `n_ranks`. n_ranks 1: fd is
+ * ignored and every call is a no-op. */
+int comm_new(
+    struct comm **c, int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, struct err *e);
 void comm_free(struct comm **c);
 uint32_t comm_rank(const struct comm *c);
 uint32_t comm_size(const struct comm *c);

@@ -1,0 +1,528 @@
+/* stage.c - see stage.h for what a slot is and who owns it. This is the format, all numbers
+ * little-endian as the CPU has them.
+ *
+ * Input segment                                      Output segment
+ *     0     struct segment_head                          0     struct segment_head
+ *     4096  slot 0                                       4096  progress of rank 0, 1, ..: one u64
+ * per 64 bytes
+ *     ..    slot 1 ..                                    8192  slot 0 ..
+ *
+ * An input slot is  struct input_descriptor, rows [max_rows], ids [max_tokens], positions
+ * [max_positions], an output slot    struct output_descriptor, values [max_values]; every array
+ * begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets follow from the
+ * capacities in the head alone (struct layout); nothing else in the segment says where anything is.
+ *
+ * A slot is valid when its descriptor's token equals the token of the hand-over, and its counts are
+ * within the capacities. The writer fills the arrays, then the descriptor, its sequence number last
+ * with release order; the message that carries the token comes after. The reader loads the sequence
+ * with acquire order, copies the descriptor once, compares the token, checks the counts of the
+ * copy, copies rows and ids, and checks these copies: the sums of the rows' counts must be the
+ * descriptor's counts, every position must lie in its row.
+ *
+ * What it does not do: decide which slot is used when, keep results, survive the broker. */
+#include "shm/stage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+#define MAGIC 0x4547415453595341ull /* "ASYSTAGE" */
+#define FORMAT_VERSION 1
+#define PAGE 4096u
+#define PROGRESS_AT PAGE
+#define OUTPUT_SLOTS_AT (PROGRESS_AT + 64u * STAGE_MAX_RANKS)
+
+struct segment_head {
+    uint64_t magic;
+    uint32_t version;
+    struct stage_config config;
+};
+
+struct input_descriptor {
+    struct stage_token token;
+    uint32_t n_rows, n_tokens, n_positions, n_values;
+    uint64_t sequence; /* token.sequence, written last */
+};
+
+struct output_descriptor {
+    struct stage_token token;
+    uint32_t n_values;
+    uint64_t sequence;
+};
+
+/* Offsets inside a slot and sizes, from the capacities. */
+struct layout {
+    uint64_t rows_at, ids_at, positions_at, input_slot_bytes, input_bytes;
+    uint64_t values_at, output_slot_bytes, output_bytes;
+};
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Capacities are 32 bits wide and elements at most 24 bytes, so nothing here can overflow 64 bits.
+ */
+static struct layout make_layout(const struct stage_config *c)
+{
+    struct layout l;
+    l.rows_at = round_up(sizeof(struct input_descriptor), 64);
+    l.ids_at = l.rows_at + round_up((uint64_t)c->max_rows * sizeof(struct stage_row), 64);
+    l.positions_at = l.ids_at + round_up((uint64_t)c->max_tokens * 4, 64);
+    l.input_slot_bytes = round_up(l.positions_at + (uint64_t)c->max_positions * 4, PAGE);
+    l.input_bytes = PAGE + c->n_slots * l.input_slot_bytes;
+    l.values_at = round_up(sizeof(struct output_descriptor), 64);
+    l.output_slot_bytes = round_up(l.values_at + (uint64_t)c->max_values * 4, PAGE);
+    l.output_bytes = OUTPUT_SLOTS_AT + c->n_slots * l.output_slot_bytes;
+    return l;
+}
+
+static int config_is_sane(const struct stage_config *c)
+{
+    return c->n_slots >= 1 && c->n_slots <= STAGE_MAX_SLOTS && c->max_rows >= 1 &&
+           c->max_tokens >= 1 && c->max_values >= 1 && c->max_rows <= 1u << 24 &&
+           c->max_tokens <= 1u << 28 && c->max_positions <= 1u << 28 && c->max_values <= 1u << 30;
+}
+
+/* ---- segments ---- */
+
+/* An unlinked segment; *read_only (may be NULL) gets a second descriptor that cannot be written
+ * through. */
+static int make_segment(uint64_t bytes, int *read_only, struct err *e)
+{
+    uint64_t random[2];
+    char name[64];
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        return err_errno(e, ASSAY_EIO, "getrandom");
+    snprintf(name, sizeof name, "/assay-%016llx%016llx", (unsigned long long)random[0],
+        (unsigned long long)random[1]);
+    int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_errno(e, ASSAY_EIO, "shared memory: cannot make a segment");
+    int rc = posix_fallocate(fd, 0, (off_t)bytes);
+    if (rc == 0 && read_only && (*read_only = shm_open(name, O_RDONLY | O_CLOEXEC, 0)) < 0)
+        rc = errno;
+    shm_unlink(name);
+    if (rc == 0)
+        return fd;
+    close(fd);
+    errno = rc;
+    return err_errno(e, ASSAY_EIO, "shared memory: wanted %llu bytes; see `df -h /dev/shm`",
+        (unsigned long long)bytes);
+}
+
+int stage_segment_new(uint64_t bytes, struct err *e)
+{
+    return make_segment(bytes, NULL, e);
+}
+
+/* ---- broker side ---- */
+
+struct slot {
+    int taken;
+    struct stage_token token; /* of the present or last hand-over */
+    uint32_t n_values;
+};
+
+struct stage {
+    struct stage_config config;
+    struct layout layout;
+    int input_fd, output_fd; /* for the ranks; input_fd is read-only */
+    uint8_t *input, *output;
+    uint64_t sequence;
+    struct slot slots[STAGE_MAX_SLOTS];
+    float *values; /* [max_values] copy of a result */
+};
+
+static void write_head(uint8_t *segment, const struct stage_config *config)
+{
+    struct segment_head head = {MAGIC, FORMAT_VERSION, *config};
+    memcpy(segment, &head, sizeof head);
+}
+
+static int map_segments(struct stage *s, int writable_input, struct err *e)
+{
+    s->input =
+        mmap(NULL, s->layout.input_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, writable_input, 0);
+    if (s->input == MAP_FAILED)
+        return s->input = NULL,
+               err_errno(e, ASSAY_EIO, "shared memory: cannot map the input segment");
+    s->output =
+        mmap(NULL, s->layout.output_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->output_fd, 0);
+    if (s->output == MAP_FAILED)
+        return s->output = NULL,
+               err_errno(e, ASSAY_EIO, "shared memory: cannot map the output segment");
+    write_head(s->input, &s->config);
+    write_head(s->output, &s->config);
+    return 0;
+}
+
+int stage_new(struct stage **out, const struct stage_config *config, struct err *e)
+{
+    if (!config_is_sane(config))
+        return err_set(e, ASSAY_ETOOLARGE,
+            "staging: %u slots of %u rows, %u tokens, %u values are out of range", config->n_slots,
+            config->max_rows, config->max_tokens, config->max_values);
+    struct stage *s = xcalloc(1, sizeof *s);
+    s->config = *config;
+    s->layout = make_layout(config);
+    s->input_fd = s->output_fd = -1;
+    s->values = malloc((size_t)config->max_values * sizeof *s->values);
+    int rc = s->values
+                 ? 0
+                 : err_set(e, ASSAY_ENOMEM, "staging: no memory for %u values", config->max_values);
+    int writable = rc == 0 ? make_segment(s->layout.input_bytes, &s->input_fd, e) : rc;
+    if (writable >= 0)
+        rc = s->output_fd = make_segment(s->layout.output_bytes, NULL, e);
+    else
+        rc = writable;
+    if (rc >= 0)
+        rc = map_segments(s, writable, e);
+    if (writable >= 0)
+        close(writable);
+    *out = s;
+    if (rc < 0)
+        stage_free(out);
+    return rc < 0 ? rc : 0;
+}
+
+void stage_free(struct stage **out)
+{
+    struct stage *s = *out;
+    if (!s)
+        return;
+    if (s->input)
+        munmap(s->input, s->layout.input_bytes);
+    if (s->output)
+        munmap(s->output, s->layout.output_bytes);
+    if (s->input_fd >= 0)
+        close(s->input_fd);
+    if (s->output_fd >= 0)
+        close(s->output_fd);
+    free(s->values);
+    free(s);
+    *out = NULL;
+}
+
+int stage_input_fd(const struct stage *s)
+{
+    return s->input_fd;
+}
+
+int stage_output_fd(const struct stage *s)
+{
+    return s->output_fd;
+}
+
+static int count_fill(const struct stage_fill *fill, struct input_descriptor *d, struct err *e,
+    const struct stage_config *c)
+{
+    uint64_t tokens = 0, positions = 0, values = 0;
+    for (uint32_t i = 0; i < fill->n_rows; i++) {
+        tokens += fill->rows[i].n_tokens;
+        positions += fill->rows[i].n_positions;
+        values += fill->rows[i].n_values;
+    }
+    if (fill->n_rows > c->max_rows || tokens > c->max_tokens || positions > c->max_positions ||
+        values > c->max_values)
+        return err_set(e, ASSAY_ETOOLARGE,
+            "batch of %u rows, %llu tokens, %llu positions, %llu values; a slot holds %u, %u, %u, "
+            "%u",
+            fill->n_rows, (unsigned long long)tokens, (unsigned long long)positions,
+            (unsigned long long)values, c->max_rows, c->max_tokens, c->max_positions,
+            c->max_values);
+    d->n_rows = fill->n_rows;
+    d->n_tokens = (uint32_t)tokens;
+    d->n_positions = (uint32_t)positions;
+    d->n_values = (uint32_t)values;
+    return 0;
+}
+
+static void copy_arrays(const struct stage *s, uint8_t *slot, const struct stage_fill *fill)
+{
+    int32_t *ids = (int32_t *)(slot + s->layout.ids_at);
+    int32_t *positions = (int32_t *)(slot + s->layout.positions_at);
+    memcpy(slot + s->layout.rows_at, fill->rows, fill->n_rows * sizeof *fill->rows);
+    for (uint32_t i = 0; i < fill->n_rows; i++) {
+        const struct stage_row *row = &fill->rows[i];
+        memcpy(ids, fill->ids[i], (size_t)row->n_tokens * sizeof *ids);
+        ids += row->n_tokens;
+        if (row->n_positions > 0)
+            memcpy(positions, fill->positions[i], (size_t)row->n_positions * sizeof *positions);
+        positions += row->n_positions;
+    }
+}
+
+int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation,
+    const struct stage_fill *fill, struct stage_token *token, struct err *e)
+{
+    struct input_descriptor d = {0};
+    uint32_t k = 0;
+    int rc = count_fill(fill, &d, e, &s->config);
+    while (k < s->config.n_slots && s->slots[k].taken)
+        k++;
+    if (rc != 0 || k == s->config.n_slots)
+        return rc;
+    struct slot *slot = &s->slots[k];
+    uint8_t *at = s->input + PAGE + k * s->layout.input_slot_bytes;
+    d.token =
+        (struct stage_token){epoch, incarnation, ++s->sequence, k, slot->token.generation + 1};
+    copy_arrays(s, at, fill);
+    memcpy(at, &d, sizeof d);
+    __atomic_store_n(
+        &((struct input_descriptor *)at)->sequence, d.token.sequence, __ATOMIC_RELEASE);
+    slot->taken = 1;
+    slot->n_values = d.n_values;
+    *token = slot->token = d.token;
+    return 1;
+}
+
+/* The slot that this token holds now, or NULL. */
+static struct slot *find_slot(struct stage *s, const struct stage_token *token)
+{
+    if (token->slot >= s->config.n_slots)
+        return NULL;
+    struct slot *slot = &s->slots[token->slot];
+    return slot->taken && stage_token_equal(&slot->token, token) ? slot : NULL;
+}
+
+int stage_collect(struct stage *s, const struct stage_token *token, const float **values,
+    uint32_t *n_values, struct err *e)
+{
+    const struct slot *slot = find_slot(s, token);
+    struct output_descriptor d;
+    if (!slot)
+        return err_set(
+            e, ASSAY_EFORMAT, "result for slot %u, which that token does not hold", token->slot);
+    const uint8_t *at = s->output + OUTPUT_SLOTS_AT + token->slot * s->layout.output_slot_bytes;
+    uint64_t sequence =
+        __atomic_load_n(&((const struct output_descriptor *)at)->sequence, __ATOMIC_ACQUIRE);
+    memcpy(&d, at, sizeof d);
+    if (sequence != token->sequence || !stage_token_equal(&d.token, token))
+        return err_set(
+            e, ASSAY_EFORMAT, "output slot %u holds a result of another hand-over", token->slot);
+    if (d.n_values != slot->n_values)
+        return err_set(e, ASSAY_EFORMAT, "output slot %u: expected %u values, found %u",
+            token->slot, slot->n_values, d.n_values);
+    memcpy(s->values, at + s->layout.values_at, (size_t)d.n_values * sizeof *s->values);
+    *values = s->values;
+    *n_values = d.n_values;
+    return 0;
+}
+
+void stage_release(struct stage *s, const struct stage_token *token)
+{
+    struct slot *slot = find_slot(s, token);
+    if (slot)
+        slot->taken = 0;
+}
+
+void stage_revoke_all(struct stage *s)
+{
+    for (uint32_t k = 0; k < s->config.n_slots; k++) {
+        s->slots[k].taken = 0;
+        s->slots[k].token.generation++;
+    }
+}
+
+uint32_t stage_free_slots(const struct stage *s)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < s->config.n_slots; k++)
+        n += !s->slots[k].taken;
+    return n;
+}
+
+uint64_t stage_progress(const struct stage *s, uint32_t rank)
+{
+    return __atomic_load_n(
+        (const uint64_t *)(s->output + PROGRESS_AT + 64 * rank), __ATOMIC_RELAXED);
+}
+
+/* ---- rank side ---- */
+
+struct stage_view {
+    struct stage_config config;
+    struct layout layout;
+    const uint8_t *input;
+    uint8_t *output;
+    uint64_t *progress;
+    struct stage_row *rows; /* private copies */
+    int32_t *ids, *positions;
+    uint32_t *cu_seqlens;
+};
+
+/* Map a segment and check its head; *config is filled by the first, compared by the second. */
+static void *attach_segment(
+    int fd, int protection, struct stage_config *config, int is_output, struct err *e)
+{
+    struct stat st;
+    struct segment_head head;
+    if (fstat(fd, &st) != 0 || st.st_size < (off_t)OUTPUT_SLOTS_AT)
+        return err_errno(e, ASSAY_EFORMAT, "staging segment: expected at least %u bytes",
+                   OUTPUT_SLOTS_AT),
+               NULL;
+    uint8_t *at = mmap(NULL, (size_t)st.st_size, protection, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return err_errno(e, ASSAY_EIO, "staging segment: cannot map"), NULL;
+    memcpy(&head, at, sizeof head);
+    struct layout l = make_layout(&head.config);
+    if (head.magic != MAGIC || head.version != FORMAT_VERSION || !config_is_sane(&head.config) ||
+        (uint64_t)st.st_size < (is_output ? l.output_bytes : l.input_bytes) ||
+        (is_output && memcmp(&head.config, config, sizeof *config) != 0)) {
+        err_set(e, ASSAY_EFORMAT, "staging segment: bad head (version %u, %u slots, %lld bytes)",
+            head.version, head.config.n_slots, (long long)st.st_size);
+        munmap(at, (size_t)st.st_size);
+        return NULL;
+    }
+    *config = head.config;
+    return at;
+}
+
+static int allocate_copies(struct stage_view *v, struct err *e)
+{
+    v->rows = malloc((size_t)v->config.max_rows * sizeof *v->rows);
+    v->ids = malloc((size_t)v->config.max_tokens * sizeof *v->ids);
+    v->positions = malloc(((size_t)v->config.max_positions + 1) * sizeof *v->positions);
+    v->cu_seqlens = malloc(((size_t)v->config.max_rows + 1) * sizeof *v->cu_seqlens);
+    if (v->rows && v->ids && v->positions && v->cu_seqlens)
+        return 0;
+    return err_set(e, ASSAY_ENOMEM, "staging: no memory for %u rows and %u tokens",
+        v->config.max_rows, v->config.max_tokens);
+}
+
+int stage_attach(struct stage_view **out, int input_fd, int output_fd, uint32_t rank, struct err *e)
+{
+    struct stage_view *v = xcalloc(1, sizeof *v);
+    int rc = rank < STAGE_MAX_RANKS
+                 ? 0
+                 : err_set(e, ASSAY_EFORMAT, "rank %u: expected below %d", rank, STAGE_MAX_RANKS);
+    if (rc == 0 && !(v->input = attach_segment(input_fd, PROT_READ, &v->config, 0, e)))
+        rc = ASSAY_EFORMAT;
+    if (rc == 0 &&
+        !(v->output = attach_segment(output_fd, PROT_READ | PROT_WRITE, &v->config, 1, e)))
+        rc = ASSAY_EFORMAT;
+    v->layout = make_layout(&v->config);
+    if (rc == 0)
+        rc = allocate_copies(v, e);
+    if (rc == 0)
+        v->progress = (uint64_t *)(v->output + PROGRESS_AT + 64 * rank);
+    *out = v;
+    if (rc != 0)
+        stage_detach(out);
+    return rc;
+}
+
+void stage_detach(struct stage_view **out)
+{
+    struct stage_view *v = *out;
+    if (!v)
+        return;
+    if (v->input)
+        munmap((void *)v->input, v->layout.input_bytes);
+    if (v->output)
+        munmap(v->output, v->layout.output_bytes);
+    free(v->rows);
+    free(v->ids);
+    free(v->positions);
+    free(v->cu_seqlens);
+    free(v);
+    *out = NULL;
+}
+
+static int off(struct err *e, const char *what, uint64_t expected, uint64_t found)
+{
+    return err_set(e, ASSAY_EFORMAT, "staged batch: %s: expected %llu, found %llu", what,
+        (unsigned long long)expected, (unsigned long long)found);
+}
+
+/* The copied rows against the copied descriptor; fills cu_seqlens. */
+static int check_rows(struct stage_view *v, const struct input_descriptor *d, struct err *e)
+{
+    uint64_t tokens = 0, positions = 0, values = 0;
+    v->cu_seqlens[0] = 0;
+    for (uint32_t i = 0; i < d->n_rows; i++) {
+        const struct stage_row *row = &v->rows[i];
+        tokens += row->n_tokens;
+        values += row->n_values;
+        if (row->n_tokens == 0 || tokens > d->n_tokens)
+            return off(e, "tokens of a row", d->n_tokens, tokens);
+        if (row->pool_type < POOL_LAST || row->pool_type > POOL_POSITIONS)
+            return off(e, "pool type", POOL_LAST, row->pool_type);
+        if (row->activation < ACTIVATION_NONE || row->activation > ACTIVATION_CLASS1)
+            return off(e, "activation", ACTIVATION_NONE, row->activation);
+        for (uint32_t k = 0; k < row->n_positions; k++, positions++) {
+            if (positions >= d->n_positions)
+                return off(e, "positions", d->n_positions, positions + 1);
+            if (v->positions[positions] < 0 || (uint32_t)v->positions[positions] >= row->n_tokens)
+                return off(
+                    e, "position in a row", row->n_tokens, (uint64_t)v->positions[positions]);
+        }
+        v->cu_seqlens[i + 1] = (uint32_t)tokens;
+    }
+    if (tokens != d->n_tokens || positions != d->n_positions || values != d->n_values)
+        return off(e, "sum of the rows' tokens", d->n_tokens, tokens);
+    return 0;
+}
+
+int stage_read(
+    struct stage_view *v, const struct stage_token *token, struct stage_batch *batch, struct err *e)
+{
+    struct input_descriptor d;
+    const struct stage_config *c = &v->config;
+    if (token->slot >= c->n_slots)
+        return off(e, "slot", c->n_slots, token->slot);
+    const uint8_t *at = v->input + PAGE + token->slot * v->layout.input_slot_bytes;
+    uint64_t sequence =
+        __atomic_load_n(&((const struct input_descriptor *)at)->sequence, __ATOMIC_ACQUIRE);
+    memcpy(&d, at, sizeof d);
+    if (sequence != token->sequence || !stage_token_equal(&d.token, token))
+        return off(e, "hand-over", token->sequence, sequence);
+    if (d.n_rows == 0 || d.n_rows > c->max_rows)
+        return off(e, "rows", c->max_rows, d.n_rows);
+    if (d.n_tokens > c->max_tokens)
+        return off(e, "tokens", c->max_tokens, d.n_tokens);
+    if (d.n_positions > c->max_positions)
+        return off(e, "positions", c->max_positions, d.n_positions);
+    if (d.n_values > c->max_values)
+        return off(e, "values", c->max_values, d.n_values);
+    memcpy(v->rows, at + v->layout.rows_at, d.n_rows * sizeof *v->rows);
+    memcpy(v->ids, at + v->layout.ids_at, (size_t)d.n_tokens * sizeof *v->ids);
+    memcpy(v->positions, at + v->layout.positions_at, (size_t)d.n_positions * sizeof *v->positions);
+    int rc = check_rows(v, &d, e);
+    *batch = (struct stage_batch){*token, d.n_rows, d.n_tokens, d.n_positions, d.n_values, v->rows,
+        v->ids, v->positions, v->cu_seqlens};
+    return rc;
+}
+
+int stage_write(struct stage_view *v, const struct stage_token *token, const float *values,
+    uint32_t n_values, struct err *e)
+{
+    if (token->slot >= v->config.n_slots || n_values > v->config.max_values)
+        return off(e, "values of a result", v->config.max_values, n_values);
+    uint8_t *at = v->output + OUTPUT_SLOTS_AT + token->slot * v->layout.output_slot_bytes;
+    struct output_descriptor d = {.token = *token, .n_values = n_values};
+    memcpy(at + v->layout.values_at, values, (size_t)n_values * sizeof *values);
+    memcpy(at, &d, sizeof d);
+    __atomic_store_n(
+        &((struct output_descriptor *)at)->sequence, token->sequence, __ATOMIC_RELEASE);
+    return 0;
+}
+
+void stage_bump(struct stage_view *v)
+{
+    __atomic_fetch_add(v->progress, 1, __ATOMIC_RELAXED);
+}
+
+const struct stage_config *stage_view_config(const struct stage_view *v)
+{
+    return &v->config;
+}

@@ -1,0 +1,164 @@
+/* comm.c - see comm.h. The segment: a page of counters, then per rank an area for its part of a
+ * piece and one for its share of the sum.
+ *
+ *     arrived   how many ranks have come to the present meeting
+ *     meeting   number of meetings held; a rank that comes waits until it changes
+ *
+ * Both are futex words. The last to arrive sets arrived to 0 and adds 1 to meeting, then wakes the
+ * others. A rank's areas are rewritten only two meetings after they were read, so one pair of areas
+ * is enough. */
+#include "worker/comm.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+#include "shm/stage.h"
+
+#define SPINS 2000
+#define HEAD_BYTES 4096u
+
+struct comm_head {
+    uint32_t arrived, meeting;
+};
+
+struct comm {
+    uint32_t rank, n_ranks, deadline_ms;
+    int spins;
+    uint64_t bytes;
+    struct comm_head *head;
+    float *areas; /* [n_ranks][2][STAGE_COMM_FLOATS] */
+};
+
+static float *part_of(const struct comm *c, uint32_t rank)
+{
+    return c->areas + (size_t)rank * 2 * STAGE_COMM_FLOATS;
+}
+
+static float *share_of(const struct comm *c, uint32_t rank)
+{
+    return part_of(c, rank) + STAGE_COMM_FLOATS;
+}
+
+static int map_segment(struct comm *c, int fd, struct err *e)
+{
+    struct stat st;
+    c->bytes = stage_comm_bytes(c->n_ranks);
+    if (fstat(fd, &st) != 0 || (uint64_t)st.st_size < c->bytes)
+        return err_set(e, ASSAY_EFORMAT, "communicator segment: expected %llu bytes",
+            (unsigned long long)c->bytes);
+    uint8_t *at = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return err_errno(e, ASSAY_EIO, "communicator segment: cannot map");
+    c->head = (struct comm_head *)at;
+    c->areas = (float *)(at + HEAD_BYTES);
+    return 0;
+}
+
+int comm_new(
+    struct comm **out, int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, struct err *e)
+{
+    if (n_ranks < 1 || n_ranks > STAGE_MAX_RANKS || rank >= n_ranks)
+        return err_set(e, ASSAY_EFORMAT, "rank %u of %u: out of range", rank, n_ranks);
+    struct comm *c = xcalloc(1, sizeof *c);
+    c->rank = rank;
+    c->n_ranks = n_ranks;
+    c->deadline_ms = deadline_ms;
+    c->spins = sysconf(_SC_NPROCESSORS_ONLN) >= (long)n_ranks ? SPINS : 0;
+    int rc = n_ranks > 1 ? map_segment(c, fd, e) : 0;
+    *out = c;
+    if (rc != 0)
+        comm_free(out);
+    return rc;
+}
+
+void comm_free(struct comm **out)
+{
+    struct comm *c = *out;
+    if (c && c->head)
+        munmap(c->head, c->bytes);
+    free(c);
+    *out = NULL;
+}
+
+uint32_t comm_rank(const struct comm *c)
+{
+    return c->rank;
+}
+
+uint32_t comm_size(const struct comm *c)
+{
+    return c->n_ranks;
+}
+
+/* Sleep while *word is `value`, at most until the deadline. */
+static void wait_for_change(struct comm *c, uint32_t *word, uint32_t value)
+{
+    for (int i = 0; i < c->spins; i++) {
+        if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != value)
+            return;
+        __builtin_ia32_pause();
+    }
+    long long deadline = now_mono_ms() + c->deadline_ms;
+    while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value) {
+        long long left = deadline - now_mono_ms();
+        if (left <= 0)
+            die(COMM_EXIT_DEADLINE, "event=rank_missing waited_ms=%u arrived=%u of=%u",
+                c->deadline_ms, __atomic_load_n(&c->head->arrived, __ATOMIC_RELAXED), c->n_ranks);
+        struct timespec t = {left / 1000, left % 1000 * 1000000};
+        syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0);
+    }
+}
+
+static void meet(struct comm *c)
+{
+    uint32_t meeting = __atomic_load_n(&c->head->meeting, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&c->head->arrived, 1, __ATOMIC_ACQ_REL) < c->n_ranks) {
+        wait_for_change(c, &c->head->meeting, meeting);
+        return;
+    }
+    __atomic_store_n(&c->head->arrived, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->head->meeting, meeting + 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, &c->head->meeting, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* This rank's share [from, to) of a piece, added up in rank order. */
+static void add_share(const struct comm *c, uint64_t from, uint64_t to)
+{
+    float *sum = share_of(c, c->rank);
+    for (uint64_t k = from; k < to; k++)
+        sum[k] = part_of(c, 0)[k];
+    for (uint32_t r = 1; r < c->n_ranks; r++) {
+        const float *part = part_of(c, r);
+        for (uint64_t k = from; k < to; k++)
+            sum[k] += part[k];
+    }
+}
+
+static void reduce_piece(struct comm *c, float *x, uint64_t n)
+{
+    memcpy(part_of(c, c->rank), x, n * sizeof *x);
+    meet(c);
+    add_share(c, n * c->rank / c->n_ranks, n * (c->rank + 1) / c->n_ranks);
+    meet(c);
+    for (uint32_t r = 0; r < c->n_ranks; r++) {
+        uint64_t from = n * r / c->n_ranks, to = n * (r + 1) / c->n_ranks;
+        memcpy(x + from, share_of(c, r) + from, (to - from) * sizeof *x);
+    }
+}
+
+void comm_all_reduce(struct comm *c, float *x, uint64_t n)
+{
+    if (c->n_ranks == 1)
+        return;
+    for (uint64_t at = 0; at < n; at += STAGE_COMM_FLOATS)
+        reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS);
+}
