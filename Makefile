@@ -22,7 +22,7 @@ CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES
 CFLAGS   ?= -O2 -g
 # -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
 CFLAGS   += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
-            -fno-math-errno -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
+            -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
 LDLIBS   += $(shell pkg-config --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
 ifdef SANITIZE
 CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer

@@ -105,7 +105,7 @@ static void wait_for_change(struct comm *c, uint32_t *word, uint32_t value)
     for (int i = 0; i < c->spins; i++) {
         if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != value)
             return;
-        __builtin_ia32_pause();
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
     }
     long long deadline = now_mono_ms() + c->deadline_ms;
     while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value) {

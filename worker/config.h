@@ -1,6 +1,7 @@
-/* config.h - what a checkpoint's config.json and the command line say, parsed once and passed in: the four structs of the
- * constructor. config.json is untrusted: every number is range-checked, and a field that the forward needs and the file
- * lacks is an error, never a guess. What a struct asks for that is not built is refused by name. */
+/* config.h - what a checkpoint's config.json and the command line say, parsed once and passed in:
+ * the four structs of the constructor. config.json is untrusted: every number is range-checked, and
+ * a field that the forward needs and the file lacks is an error, never a guess. What a struct asks
+ * for that is not built is refused by name. */
 #ifndef ASSAY_CONFIG_H
 #define ASSAY_CONFIG_H
 
@@ -40,18 +41,18 @@ struct model_config {
     uint32_t max_position; /* max_position_embeddings */
     float rms_norm_eps;
     int tie_word_embeddings;
-    int qkv_bias;          /* Qwen2: 1; Qwen3, Llama: attention_bias */
-    int qk_norm;           /* Qwen3: per-head RMSNorm on q and k */
-    int mlp_head;          /* score is Linear -> ReLU -> Linear (the two reward classes) */
+    int qkv_bias; /* Qwen2: 1; Qwen3, Llama: attention_bias */
+    int qk_norm;  /* Qwen3: per-head RMSNorm on q and k */
+    int mlp_head; /* score is Linear -> ReLU -> Linear (the two reward classes) */
     int score_bias;
     uint32_t n_labels;
     struct rope_config rope;
     uint32_t sliding_window; /* 0: no layer slides */
     uint8_t layer_slides[MODEL_MAX_LAYERS];
-    int default_pool;        /* enum pool_type */
-    int default_activation;  /* enum activation */
-    int32_t step_token;      /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
-    int32_t pad_token;       /* pad_token_id, -1 when there is none (for hf_pad_rule) */
+    int default_pool;       /* enum pool_type */
+    int default_activation; /* enum activation */
+    int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
+    int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
@@ -72,16 +73,18 @@ struct lora_config {
     const char *const *dirs;
 };
 
-/* Read DIR/config.json (and DIR/tokenizer.json's added tokens for the step token, where there is one). A
- * quantization_config in the file is refused by its method's name. */
+/* Read DIR/config.json (and DIR/tokenizer.json's added tokens for the step token, where there is
+ * one). A quantization_config in the file is refused by its method's name. */
 int model_config_load(struct model_config *c, const char *dir, struct err *e);
 
-/* The three checks of "asked for but not built": ASSAY_EUNSUPPORTED naming the option and what is built. */
+/* The three checks of "asked for but not built": ASSAY_EUNSUPPORTED naming the option and what is
+ * built. */
 int cache_config_check(const struct cache_config *c, struct err *e);
 int quant_config_check(const struct quant_config *c, struct err *e);
 int lora_config_check(const struct lora_config *c, struct err *e);
 
-/* ASSAY_EFORMAT with the numbers unless tp divides heads, mlp and (for an MLP head) hidden, and divides or is a multiple of kv heads. */
+/* ASSAY_EFORMAT with the numbers unless tp divides heads, mlp and (for an MLP head) hidden, and
+ * divides or is a multiple of kv heads. */
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
 
 const char *architecture_name(enum architecture a); /* as in config.json's architectures[0] */

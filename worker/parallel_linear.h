@@ -1,10 +1,11 @@
 /* parallel_linear.h - linear layers split over the ranks of a group, and relu on what they return.
  *
- * column_parallel_linear: each rank holds some of the output features (rows of the weight, and of the bias).
- * row_parallel_linear: each rank holds some of the input features (columns); the ranks' partial products are summed by one
- * all-reduce, and the bias enters once, after it.
- * Both return the pair (output, bias): a layer made with skip_bias_add leaves its bias in the pair for whoever comes next
- * (relu adds it before it acts); otherwise the bias is added and the pair's bias is NULL. */
+ * column_parallel_linear: each rank holds some of the output features (rows of the weight, and of
+ * the bias). row_parallel_linear: each rank holds some of the input features (columns); the ranks'
+ * partial products are summed by one all-reduce, and the bias enters once, after it. Both return
+ * the pair (output, bias): a layer made with skip_bias_add leaves its bias in the pair for whoever
+ * comes next (relu adds it before it acts); otherwise the bias is added and the pair's bias is
+ * NULL. */
 #ifndef ASSAY_PARALLEL_LINEAR_H
 #define ASSAY_PARALLEL_LINEAR_H
 
@@ -17,11 +18,13 @@ struct linear_pair {
     const float *bias; /* deferred, or NULL */
 };
 
-/* One layer's shard: parts stacked along the output ({q,k,v}, {gate,up} or one), views into the mapped file. */
+/* One layer's shard: parts stacked along the output ({q,k,v}, {gate,up} or one), views into the
+ * mapped file. */
 struct parallel_linear {
     struct weight parts[LINEAR_MAX_PARTS];
     int n_parts;
-    float *bias; /* device memory, this rank's part (column) or whole (row), NULL when there is none */
+    float *
+        bias; /* device memory, this rank's part (column) or whole (row), NULL when there is none */
     int skip_bias_add;
 };
 

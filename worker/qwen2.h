@@ -1,13 +1,15 @@
-/* qwen2.h - struct qwen2_reward_model: a decoder trunk `model` and a `score` head; plain data, no hub inside.
+/* qwen2.h - struct qwen2_reward_model: a decoder trunk `model` and a `score` head; plain data, no
+ * hub inside.
  *
  * The names are those of the vLLM model that a Hugging Face reward model becomes:
  *     constructor(config, cache_config, quant_config, lora_config)     qwen2_reward_model_init
- *     forward(input_ids, positions, kv_caches, attn_metadata, intermediate_tensors) -> hidden states
- *     pooler(hidden_states, pooling_metadata) -> scores                 pooler.h
- *     load_weights(weights)                                             qwen2_reward_model_load_weights
- * One decoder with flags covers Qwen2, Qwen3 (q/k norm, no bias) and Llama (no bias).
+ *     forward(input_ids, positions, kv_caches, attn_metadata, intermediate_tensors) -> hidden
+ * states pooler(hidden_states, pooling_metadata) -> scores                 pooler.h
+ *     load_weights(weights) qwen2_reward_model_load_weights One decoder with flags covers Qwen2,
+ * Qwen3 (q/k norm, no bias) and Llama (no bias).
  *
- * Block: x += attn(norm1(x)); x += down(silu(gate(norm2(x))) * up(norm2(x))); after the last block a final norm. */
+ * Block: x += attn(norm1(x)); x += down(silu(gate(norm2(x))) * up(norm2(x))); after the last block
+ * a final norm. */
 #ifndef ASSAY_QWEN2_H
 #define ASSAY_QWEN2_H
 
@@ -34,7 +36,8 @@ struct qwen2_model {
     float *norm;
 };
 
-/* score: Linear -> ReLU -> Linear (first column parallel, second row parallel), or `second` alone, replicated on each rank. */
+/* score: Linear -> ReLU -> Linear (first column parallel, second row parallel), or `second` alone,
+ * replicated on each rank. */
 struct reward_head {
     int mlp;
     struct parallel_linear first, second;
@@ -54,9 +57,10 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
-/* Bytes of arena that a model of this shape needs on one rank (for cpu_device_options.arena_bytes). */
-size_t qwen2_arena_bytes(const struct model_config *config, const struct cache_config *cache_config,
-    uint32_t n_ranks);
+/* Bytes of arena that a model of this shape needs on one rank (for cpu_device_options.arena_bytes).
+ */
+size_t qwen2_arena_bytes(
+    const struct model_config *config, const struct cache_config *cache_config, uint32_t n_ranks);
 
 /* Checks the four structs, lays out the activations. No weights yet. */
 int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,
@@ -65,20 +69,21 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
     uint32_t rank, uint32_t n_ranks, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
-/* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT naming file, tensor,
- * expected and found. Names with and without "model."; lm_head.* and rotary_emb.inv_freq are ignored. Matrices stay
- * views into `w`, which must outlive the model. */
+/* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT
+ * naming file, tensor, expected and found. Names with and without "model."; lm_head.* and
+ * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
-/* input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused by name). On success
- * *hidden_states is [n_out_rows, hidden] (or [n_tokens, hidden] without out_rows), after the final norm, in the arena,
- * valid until the next forward. ASSAY_EBADTOKEN for an id outside the vocabulary. */
+/* input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused
+ * by name). On success *hidden_states is [n_out_rows, hidden] (or [n_tokens, hidden] without
+ * out_rows), after the final norm, in the arena, valid until the next forward. ASSAY_EBADTOKEN for
+ * an id outside the vocabulary. */
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *input_ids,
     const int32_t *positions, const void *kv_caches, const struct attn_metadata *attn_metadata,
     const void *intermediate_tensors, struct tensor *hidden_states, struct err *e);
 
-/* score(h) for each row of h, fp32: [rows, n_labels] in the arena, valid until the next call. h->rows at most
- * cache_config.max_batch_tokens or max_len, whichever is larger. */
+/* score(h) for each row of h, fp32: [rows, n_labels] in the arena, valid until the next call.
+ * h->rows at most cache_config.max_batch_tokens or max_len, whichever is larger. */
 struct tensor qwen2_reward_model_score(struct qwen2_reward_model *m, struct tensor hidden_states);
 
 #endif

@@ -1,5 +1,6 @@
-/* serve.h - one rank's life: options, model, READY, then slots until stop. main.c calls worker_main with the CPU table; tests
- * call it with a table of their own wrapped around it. The code under this (model, ops) builds without ZeroMQ. */
+/* serve.h - one rank's life: options, model, READY, then slots until stop. main.c calls worker_main
+ * with the CPU table; tests call it with a table of their own wrapped around it. The code under
+ * this (model, ops) builds without ZeroMQ. */
 #ifndef ASSAY_SERVE_H
 #define ASSAY_SERVE_H
 
@@ -7,11 +8,12 @@
 
 /* Runs the process; returns its exit code (sysexits.h). argv as documented by --help:
  *   assay-worker --describe --model DIR [--tp N] [--max-len N] [--digest-cache FILE]
- *       checks config and every tensor's name, shape and dtype, prints one line of JSON (see PROTOCOL of --describe in
- *       serve.c) and exits 0; a bad checkpoint: exit 78 and one line on stderr.
- *   assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N
- *       --parent-fd N --threads N --max-batch-tokens N --max-len N --max-rows N [--isa auto|avx2|portable]
- *       serves slots. */
+ *       checks config and every tensor's name, shape and dtype, prints one line of JSON (see
+ * PROTOCOL of --describe in serve.c) and exits 0; a bad checkpoint: exit 78 and one line on stderr.
+ *   assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N
+ * --output-fd N --comm-fd N
+ *       --parent-fd N --threads N --max-batch-tokens N --max-len N --max-rows N [--isa
+ * auto|avx2|portable] serves slots. */
 int worker_main(int argc, char **argv, const struct ops *ops);
 
 #endif

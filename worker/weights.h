@@ -1,11 +1,12 @@
 /* weights.h - a checkpoint's tensors, by a safetensors iterator over mapped files.
  *
- * The format: u64 little-endian header length, a JSON header {name: {dtype, shape, data_offsets [begin, end)}} with an
- * optional __metadata__, then the bytes. Checked before anything is handed out: header length (at most 100 MB and inside the file),
- * JSON depth and duplicate keys, dtype known, product of the shape (overflow-checked) times size equals end - begin, tensors
- * cover the data area without hole or overlap. Sharded checkpoints: model.safetensors.index.json's weight_map, each name
- * found in the shard it says, file names without a slash.
- * Files are mapped read-only and never copied; a tensor's data pointer lives until weights_close. */
+ * The format: u64 little-endian header length, a JSON header {name: {dtype, shape, data_offsets
+ * [begin, end)}} with an optional __metadata__, then the bytes. Checked before anything is handed
+ * out: header length (at most 100 MB and inside the file), JSON depth and duplicate keys, dtype
+ * known, product of the shape (overflow-checked) times size equals end - begin, tensors cover the
+ * data area without hole or overlap. Sharded checkpoints: model.safetensors.index.json's
+ * weight_map, each name found in the shard it says, file names without a slash. Files are mapped
+ * read-only and never copied; a tensor's data pointer lives until weights_close. */
 #ifndef ASSAY_WEIGHTS_H
 #define ASSAY_WEIGHTS_H
 
@@ -15,10 +16,10 @@
 #define WEIGHT_MAX_DIMS 4
 
 struct weight_tensor {
-    const char *name;    /* as in the file */
-    const char *file;    /* file name, for messages */
+    const char *name;       /* as in the file */
+    const char *file;       /* file name, for messages */
     const char *dtype_name; /* as in the file, for messages */
-    int dtype;           /* enum dtype, or -1 for a dtype that only ignored tensors may have */
+    int dtype;              /* enum dtype, or -1 for a dtype that only ignored tensors may have */
     int n_dims;
     int64_t shape[WEIGHT_MAX_DIMS];
     const void *data;
@@ -34,8 +35,9 @@ int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */
 
-/* BLAKE2b-256 over names and contents of config.json, tokenizer.json (where present) and the weight files, as 64 hex digits.
- * `cache_file` (may be NULL) remembers it by (device, inode, size, mtime_ns, ctime_ns) of every file. */
+/* BLAKE2b-256 over names and contents of config.json, tokenizer.json (where present) and the weight
+ * files, as 64 hex digits. `cache_file` (may be NULL) remembers it by (device, inode, size,
+ * mtime_ns, ctime_ns) of every file. */
 int checkpoint_digest(char hex[65], const char *dir, const char *cache_file, struct err *e);
 
 #endif

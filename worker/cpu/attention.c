@@ -1,0 +1,226 @@
+/* attention.c - causal attention over packed rows, blocked, with an online softmax.
+ *
+ * A task is (sequence, kv head, tile of query tokens); the query heads that share the kv head are
+ * taken together, so that each key and value is packed once for all of them. The keys go by in
+ * tiles of TILE_KEYS counted from position 0 of the sequence. For each tile: S = Q K^T by the tile
+ * kernel (one chain over head_dim), the softmax step of every row (running max and sum), the sums
+ * so far rescaled, O += P V (the chain over keys goes on). At the end O / l.
+ *
+ * A tile of which a row sees nothing leaves that row's sums alone. All of it is a function of the
+ * one sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
+ * whatever the length. */
+#include <math.h>
+#include <string.h>
+
+#include "worker/cpu/device.h"
+
+#define TILE_KEYS 64
+#define TILE_ROWS 96 /* rows (query tokens times heads of the group) of a tile, about */
+
+struct attention {
+    struct device *d;
+    struct tensor out, q, k, v;
+    const struct attention_shape *shape;
+    const struct attn_metadata *meta;
+    int64_t heads_per_kv, tile_tokens;
+};
+
+/* One task, and its scratch memory. */
+struct tile {
+    const struct attention *a;
+    int64_t first, length;    /* the sequence: first token in the batch, number of tokens */
+    int64_t kv_head, from, n; /* query tokens [from, from + n) of the sequence */
+    int64_t n_rows, n_panels; /* n * heads_per_kv, and in panels of MR */
+    float *queries;           /* panels over head_dim */
+    float *keys;    /* panels of NR keys over head_dim; then of NR columns of values over keys */
+    float *scores;  /* [n_rows rounded up][TILE_KEYS] */
+    float *weights; /* the same as panels over keys */
+    float *sums;    /* [n_rows rounded up][head_dim] */
+    float *m, *l;   /* [n_rows] */
+};
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t up_to(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Row r of the tile is query token r / heads_per_kv, head r % heads_per_kv of the group. */
+static const float *query_row(const struct tile *t, int64_t r)
+{
+    const struct attention *a = t->a;
+    int64_t token = t->first + t->from + r / a->heads_per_kv;
+    int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
+    return a->q.data + token * a->q.stride + head * a->shape->head_dim;
+}
+
+/* Rows [n][cols], row r at row(r), as panels of MR rows; beyond n zeros. */
+static void pack_queries(struct tile *t)
+{
+    int64_t dim = t->a->shape->head_dim;
+    memset(t->queries, 0, (size_t)(t->n_panels * GEMM_MR * dim) * sizeof *t->queries);
+    for (int64_t r = 0; r < t->n_rows; r++) {
+        const float *from = query_row(t, r);
+        float *to = t->queries + r / GEMM_MR * GEMM_MR * dim + r % GEMM_MR;
+        for (int64_t k = 0; k < dim; k++)
+            to[k * GEMM_MR] = from[k];
+    }
+}
+
+static void pack_weights(struct tile *t)
+{
+    for (int64_t r = 0; r < t->n_panels * GEMM_MR; r++) {
+        const float *from = t->scores + r * TILE_KEYS;
+        float *to = t->weights + r / GEMM_MR * GEMM_MR * TILE_KEYS + r % GEMM_MR;
+        for (int64_t k = 0; k < TILE_KEYS; k++)
+            to[k * GEMM_MR] = r < t->n_rows ? from[k] : 0;
+    }
+}
+
+/* Scores of the tile's rows against keys [key, key + n). */
+static void multiply_keys(struct tile *t, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    const float *from = a->k.data + (t->first + key) * a->k.stride + t->kv_head * dim;
+    for (int64_t j = 0; j < n; j += GEMM_NR)
+        a->d->kernels->pack_weight(t->keys + j * dim, from + j * a->k.stride, DTYPE_F32,
+            a->k.stride, (int)min64(GEMM_NR, n - j), dim);
+    for (int64_t j = 0; j < n; j += GEMM_NR)
+        for (int64_t p = 0; p < t->n_panels; p++)
+            a->d->kernels->tile(t->queries + p * GEMM_MR * dim, t->keys + j * dim, dim,
+                t->scores + p * GEMM_MR * TILE_KEYS + j, TILE_KEYS, GEMM_MR, GEMM_NR, 1, NULL);
+}
+
+/* The values of n keys as panels of NR columns over TILE_KEYS keys, zeros beyond n. */
+static void pack_values(struct tile *t, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    const float *from = a->v.data + (t->first + key) * a->v.stride + t->kv_head * dim;
+    memset(t->keys, 0, (size_t)(up_to(dim, GEMM_NR) * TILE_KEYS) * sizeof *t->keys);
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t j = 0; j < dim; j += GEMM_NR)
+            memcpy(t->keys + (j * TILE_KEYS + k * GEMM_NR), from + k * a->v.stride + j,
+                (size_t)min64(GEMM_NR, dim - j) * sizeof *from);
+}
+
+static void add_values(struct tile *t, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    pack_values(t, key, n);
+    pack_weights(t);
+    for (int64_t j = 0; j < dim; j += GEMM_NR)
+        for (int64_t p = 0; p < t->n_panels; p++)
+            a->d->kernels->tile(t->weights + p * GEMM_MR * TILE_KEYS, t->keys + j * TILE_KEYS,
+                TILE_KEYS, t->sums + p * GEMM_MR * dim + j, dim, GEMM_MR,
+                (int)min64(GEMM_NR, dim - j), 0, NULL);
+}
+
+/* First key that the query token at position q sees. */
+static int64_t first_key(const struct attention *a, int64_t q)
+{
+    int64_t window = a->shape->window;
+    return window > 0 && q + 1 > window ? q + 1 - window : 0;
+}
+
+static void take_keys(struct tile *t, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    multiply_keys(t, key, n);
+    for (int64_t r = 0; r < t->n_rows; r++) {
+        int64_t q = t->from + r / a->heads_per_kv, low = first_key(a, q) - key, high = q + 1 - key;
+        float alpha = a->d->kernels->softmax_step(t->scores + r * TILE_KEYS, TILE_KEYS,
+            low > 0 ? low : 0, min64(high, n), a->shape->scale, &t->m[r], &t->l[r]);
+        if (alpha != 1)
+            a->d->kernels->scale(t->sums + r * dim, alpha, dim);
+    }
+    add_values(t, key, n);
+}
+
+static void write_out(const struct tile *t)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    for (int64_t r = 0; r < t->n_rows; r++) {
+        int64_t token = t->first + t->from + r / a->heads_per_kv;
+        int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
+        float *to = a->out.data + token * a->out.stride + head * dim;
+        for (int64_t k = 0; k < dim; k++)
+            to[k] = t->sums[r * dim + k] / t->l[r];
+    }
+}
+
+static void take_scratch(struct tile *t, int thread)
+{
+    int64_t dim = t->a->shape->head_dim, rows = t->n_panels * GEMM_MR,
+            columns = up_to(dim, GEMM_NR);
+    int64_t sizes[] = {rows * dim, columns * TILE_KEYS, rows * TILE_KEYS, rows * TILE_KEYS,
+        rows * dim, rows, rows};
+    float **parts[] = {&t->queries, &t->keys, &t->scores, &t->weights, &t->sums, &t->m, &t->l};
+    int64_t total = 0;
+    for (int i = 0; i < 7; i++)
+        total += sizes[i];
+    float *at = scratch_take(&t->a->d->per_thread[thread], (size_t)total * sizeof *at);
+    for (int i = 0; i < 7; at += sizes[i++])
+        *parts[i] = at;
+    memset(t->sums, 0, (size_t)(rows * dim) * sizeof *t->sums);
+    for (int64_t r = 0; r < rows; r++) {
+        t->m[r] = -INFINITY;
+        t->l[r] = 0;
+    }
+}
+
+static void run_tile(struct tile *t, int thread)
+{
+    const struct attention *a = t->a;
+    t->n_rows = t->n * a->heads_per_kv;
+    t->n_panels = (t->n_rows + GEMM_MR - 1) / GEMM_MR;
+    take_scratch(t, thread);
+    pack_queries(t);
+    int64_t end = t->from + t->n; /* keys that the last query token sees */
+    for (int64_t key = first_key(a, t->from) / TILE_KEYS * TILE_KEYS; key < end; key += TILE_KEYS)
+        take_keys(t, key, min64(TILE_KEYS, end - key));
+    write_out(t);
+}
+
+static int64_t tiles_of(const struct attention *a, uint32_t sequence)
+{
+    const uint32_t *cu = a->meta->cu_seqlens;
+    return (cu[sequence + 1] - cu[sequence] + a->tile_tokens - 1) / a->tile_tokens;
+}
+
+/* Tasks are numbered by kv head, then sequence, then tile from the last (the longest) to the first.
+ */
+static void run_task(void *arg, int64_t task, int thread)
+{
+    const struct attention *a = arg;
+    struct tile t = {.a = a, .kv_head = task % a->shape->n_kv_heads};
+    uint32_t s = 0;
+    int64_t tile = task / a->shape->n_kv_heads;
+    for (; tile >= tiles_of(a, s); s++)
+        tile -= tiles_of(a, s);
+    tile = tiles_of(a, s) - 1 - tile;
+    t.first = a->meta->cu_seqlens[s];
+    t.length = a->meta->cu_seqlens[s + 1] - t.first;
+    t.from = tile * a->tile_tokens;
+    t.n = min64(a->tile_tokens, t.length - t.from);
+    run_tile(&t, thread);
+}
+
+void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
+{
+    struct attention a = {d, out, q, k, v, shape, meta, shape->n_heads / shape->n_kv_heads, 0};
+    int64_t tasks = 0;
+    a.tile_tokens = a.heads_per_kv < TILE_ROWS ? TILE_ROWS / a.heads_per_kv : 1;
+    for (uint32_t s = 0; s < meta->n_rows; s++)
+        tasks += tiles_of(&a, s);
+    pool_run(d->pool, run_task, &a, tasks * shape->n_kv_heads);
+}

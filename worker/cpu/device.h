@@ -1,0 +1,34 @@
+/* device.h - the CPU's struct device, and the products that are more than a loop over rows. */
+#ifndef ASSAY_CPU_DEVICE_H
+#define ASSAY_CPU_DEVICE_H
+
+#include "worker/comm.h"
+#include "worker/cpu/kernels.h"
+#include "worker/cpu/pool.h"
+#include "worker/ops.h"
+
+/* Scratch memory that grows to the largest size asked for and stays. Contents do not survive a
+ * call. */
+struct scratch {
+    void *data;
+    size_t bytes;
+};
+
+struct device {
+    const struct cpu_kernels *kernels;
+    struct pool *pool;
+    struct comm *comm; /* borrowed, may be NULL */
+    uint8_t *arena;
+    size_t arena_bytes, arena_used;
+    struct scratch packed_x;    /* shared */
+    struct scratch *per_thread; /* [n_threads] */
+};
+
+void *scratch_take(struct scratch *s, size_t bytes);
+
+void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
+    int n_parts, const float *bias);
+void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta);
+
+#endif
