@@ -1,0 +1,429 @@
+/* config.c - see config.h. Each group of fields has its reader; what the file does not say is
+ * either an error or, where the reference has a default for it, that default. */
+#include "worker/config.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/cpu/fmath.h"
+#include "worker/json.h"
+
+#define CONFIG_MAX_BYTES (8u << 20)
+#define TOKENIZER_MAX_BYTES (256u << 20)
+#define STEP_TOKEN "<extra_0>" /* what Qwen's process reward models put after each step */
+
+static const char *const architectures[] = {"Qwen2ForRewardModel", "Qwen2ForProcessRewardModel",
+    "Qwen2ForSequenceClassification", "Qwen2ForTokenClassification",
+    "Qwen3ForSequenceClassification", "LlamaForSequenceClassification"};
+
+const char *architecture_name(enum architecture a)
+{
+    return architectures[a];
+}
+
+static int read_architecture(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const json_t *list = json_object_get(f->object, "architectures");
+    const char *name = json_string_value(json_array_get(list, 0));
+    if (!name)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: architectures: expected a list with one name, found none", f->file);
+    for (int i = 0; i <= LLAMA_FOR_SEQUENCE_CLASSIFICATION; i++)
+        if (strcmp(name, architectures[i]) == 0) {
+            c->architecture = (enum architecture)i;
+            return 0;
+        }
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: architectures: expected Qwen2ForRewardModel, Qwen2ForProcessRewardModel, "
+        "Qwen2ForSequenceClassification, "
+        "Qwen2ForTokenClassification, Qwen3ForSequenceClassification or "
+        "LlamaForSequenceClassification, found '%.80s'",
+        f->file, name);
+}
+
+static int read_u32(
+    const struct json_file *f, const char *key, int64_t max, uint32_t *out, struct err *e)
+{
+    int64_t v = 0;
+    int rc = json_need_int(f, key, 1, max, &v, e);
+    *out = (uint32_t)v;
+    return rc;
+}
+
+static int read_head_dim(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int64_t dim = 0;
+    int found = json_get_int(f, "head_dim", 2, 1024, &dim, e);
+    if (found < 0)
+        return found;
+    if (!found && c->architecture == QWEN3_FOR_SEQUENCE_CLASSIFICATION)
+        dim = 128; /* the reference's default for Qwen3 */
+    else if (!found && c->hidden_size % c->n_heads != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: head_dim: expected hidden_size (%u) to be a multiple of heads (%u)", f->file,
+            c->hidden_size, c->n_heads);
+    else if (!found)
+        dim = c->hidden_size / c->n_heads;
+    if (dim < 2 || dim > 1024 || dim % 2 != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: head_dim: expected an even number up to 1024, found %lld", f->file,
+            (long long)dim);
+    c->head_dim = (uint32_t)dim;
+    return 0;
+}
+
+static int read_sizes(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int64_t kv_heads;
+    int rc = read_u32(f, "hidden_size", 65536, &c->hidden_size, e);
+    if (rc == 0)
+        rc = read_u32(f, "intermediate_size", 1 << 20, &c->intermediate_size, e);
+    if (rc == 0)
+        rc = read_u32(f, "num_hidden_layers", MODEL_MAX_LAYERS, &c->n_layers, e);
+    if (rc == 0)
+        rc = read_u32(f, "num_attention_heads", 1024, &c->n_heads, e);
+    if (rc == 0)
+        rc = read_u32(f, "vocab_size", 1 << 24, &c->vocab_size, e);
+    if (rc == 0)
+        rc = read_u32(f, "max_position_embeddings", 1 << 24, &c->max_position, e);
+    if (rc != 0)
+        return rc;
+    kv_heads = c->n_heads;
+    if ((rc = json_get_int(f, "num_key_value_heads", 1, c->n_heads, &kv_heads, e)) < 0)
+        return rc;
+    if (rc == 0 && c->architecture != LLAMA_FOR_SEQUENCE_CLASSIFICATION)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: num_key_value_heads: expected an integer, found nothing", f->file);
+    c->n_kv_heads = (uint32_t)kv_heads;
+    if (c->n_heads % c->n_kv_heads != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: expected num_attention_heads (%u) to be a multiple of num_key_value_heads (%u)",
+            f->file, c->n_heads, c->n_kv_heads);
+    return read_head_dim(c, f, e);
+}
+
+static int read_flags(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const char *activation = "silu";
+    double eps = 0;
+    int bias = 0, mlp_bias = 0, rc;
+    int is_qwen2 = c->architecture <= QWEN2_FOR_TOKEN_CLASSIFICATION;
+    if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
+        return rc;
+    if (rc == 0)
+        return err_set(
+            e, ASSAY_EFORMAT, "%s: rms_norm_eps: expected a number, found nothing", f->file);
+    c->rms_norm_eps = (float)eps;
+    if (json_get_bool(f, "tie_word_embeddings", &c->tie_word_embeddings, e) < 0 ||
+        json_get_bool(f, "attention_bias", &bias, e) < 0 ||
+        json_get_bool(f, "mlp_bias", &mlp_bias, e) < 0 ||
+        json_get_string(f, "hidden_act", &activation, e) < 0)
+        return ASSAY_EFORMAT;
+    if (strcmp(activation, "silu") != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED, "%s: hidden_act: expected silu, found '%.40s'",
+            f->file, activation);
+    if ((bias && !is_qwen2) || mlp_bias)
+        return err_set(e, ASSAY_EUNSUPPORTED, "%s: %s: expected false, found true", f->file,
+            mlp_bias ? "mlp_bias" : "attention_bias");
+    c->qkv_bias = is_qwen2;
+    c->qk_norm = c->architecture == QWEN3_FOR_SEQUENCE_CLASSIFICATION;
+    return 0;
+}
+
+/* ---- rope ---- */
+
+static int rope_type_of(const char *name)
+{
+    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(name, names[i]) == 0)
+            return i;
+    return -1;
+}
+
+static int need_real(const struct json_file *f, const char *key, double min, double max,
+    double *value, struct err *e)
+{
+    int found = json_get_real(f, key, min, max, value, e);
+    if (found == 0)
+        return err_set(
+            e, ASSAY_EFORMAT, "%s: %s%s: expected a number, found nothing", f->file, f->where, key);
+    return found < 0 ? found : 0;
+}
+
+static double yarn_mscale(double factor, double mscale)
+{
+    return factor <= 1 ? 1 : 0.1 * mscale * fmath_log(factor) + 1;
+}
+
+static int read_yarn(struct rope_config *r, const struct json_file *f, struct err *e)
+{
+    double mscale = 0, mscale_all = 0;
+    int given = json_get_real(f, "attention_factor", 1e-6, 1e6, &r->attention_factor, e);
+    if (given < 0 || json_get_real(f, "mscale", 0, 1e6, &mscale, e) < 0 ||
+        json_get_real(f, "mscale_all_dim", 0, 1e6, &mscale_all, e) < 0 ||
+        json_get_real(f, "beta_fast", 1e-6, 1e6, &r->beta_fast, e) < 0 ||
+        json_get_real(f, "beta_slow", 1e-6, 1e6, &r->beta_slow, e) < 0 ||
+        json_get_bool(f, "truncate", &r->truncate, e) < 0)
+        return ASSAY_EFORMAT;
+    if (!given && mscale > 0 && mscale_all > 0)
+        r->attention_factor = yarn_mscale(r->factor, mscale) / yarn_mscale(r->factor, mscale_all);
+    else if (!given)
+        r->attention_factor = yarn_mscale(r->factor, 1);
+    return 0;
+}
+
+static int read_scaling(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct rope_config *r = &c->rope;
+    int64_t original = c->max_position;
+    int rc;
+    if (r->type == ROPE_DEFAULT)
+        return 0;
+    if ((rc = need_real(f, "factor", 1, 1e6, &r->factor, e)) != 0)
+        return rc;
+    if ((rc = json_get_int(f, "original_max_position_embeddings", 1, 1 << 24, &original, e)) < 0)
+        return rc;
+    if (rc == 0 && r->type == ROPE_LLAMA3)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %soriginal_max_position_embeddings: expected an integer, found nothing", f->file,
+            f->where);
+    r->original_max_position = (uint32_t)original;
+    if (r->type == ROPE_YARN)
+        return read_yarn(r, f, e);
+    if (r->type == ROPE_LLAMA3 &&
+        (rc = need_real(f, "low_freq_factor", 1e-6, 1e6, &r->low_freq_factor, e)) == 0)
+        rc = need_real(f, "high_freq_factor", 1e-6, 1e6, &r->high_freq_factor, e);
+    return rc < 0 ? rc : 0;
+}
+
+/* Old spelling: rope_theta beside rope_scaling {type or rope_type ..}. New: rope_parameters
+ * {rope_type, rope_theta ..}. */
+static int read_rope(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct rope_config *r = &c->rope;
+    *r = (struct rope_config){
+        .factor = 1, .attention_factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = 1};
+    const json_t *fresh = json_object_get(f->object, "rope_parameters");
+    const json_t *scaling = json_object_get(f->object, "rope_scaling");
+    int is_fresh = json_is_object(fresh);
+    struct json_file inner = {
+        f->file, is_fresh ? "rope_parameters." : "rope_scaling.", is_fresh ? fresh : scaling};
+    const char *type = "default";
+    int rc;
+    int has_inner = json_is_object(inner.object);
+    if (!has_inner && inner.object && !json_is_null(inner.object))
+        return err_set(e, ASSAY_EFORMAT, "%s: rope_scaling: expected an object or null", f->file);
+    rc = has_inner ? json_get_real(&inner, "rope_theta", 1, 1e12, &r->theta, e) : 0;
+    if (rc == 0)
+        rc = json_get_real(f, "rope_theta", 1, 1e12, &r->theta, e);
+    if (rc == 0)
+        return err_set(
+            e, ASSAY_EFORMAT, "%s: rope_theta: expected a number, found nothing", f->file);
+    if (rc > 0 && has_inner && (rc = json_get_string(&inner, "rope_type", &type, e)) == 0)
+        rc = json_get_string(&inner, "type", &type, e);
+    if (rc < 0)
+        return rc;
+    int found = rope_type_of(type);
+    if (found < 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %srope_type: expected default, linear, llama3 or yarn, found '%.40s'", f->file,
+            inner.where, type);
+    r->type = (enum rope_type)found;
+    return has_inner ? read_scaling(c, &inner, e) : 0;
+}
+
+/* ---- sliding window ---- */
+
+static int read_layer_types(
+    struct model_config *c, const struct json_file *f, const json_t *types, struct err *e)
+{
+    if (!json_is_array(types) || json_array_size(types) != c->n_layers)
+        return err_set(e, ASSAY_EFORMAT, "%s: layer_types: expected a list of %u, found %zu",
+            f->file, c->n_layers, json_array_size(types));
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        if (!type ||
+            (strcmp(type, "sliding_attention") != 0 && strcmp(type, "full_attention") != 0))
+            return err_set(e, ASSAY_EUNSUPPORTED,
+                "%s: layer_types[%u]: expected full_attention or sliding_attention, found '%.40s'",
+                f->file, i, type ? type : "no string");
+        c->layer_slides[i] = strcmp(type, "sliding_attention") == 0;
+    }
+    return 0;
+}
+
+static int read_window(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int use = 0;
+    int64_t window = 0, full_layers = 28; /* the reference's default of max_window_layers */
+    if (c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION)
+        return 0;
+    int rc = json_get_bool(f, "use_sliding_window", &use, e);
+    if (rc < 0 || !use)
+        return rc < 0 ? rc : 0;
+    rc = json_get_int(f, "sliding_window", 1, 1 << 24, &window, e);
+    if (rc == 0)
+        return err_set(
+            e, ASSAY_EFORMAT, "%s: sliding_window: expected an integer, found nothing", f->file);
+    if (rc > 0)
+        rc = json_get_int(f, "max_window_layers", 0, 1 << 20, &full_layers, e);
+    if (rc < 0)
+        return rc;
+    c->sliding_window = (uint32_t)window;
+    const json_t *types = json_object_get(f->object, "layer_types");
+    if (types && !json_is_null(types))
+        return read_layer_types(c, f, types, e);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        c->layer_slides[i] = i >= full_layers;
+    return 0;
+}
+
+/* ---- head ---- */
+
+static int read_labels(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int64_t n = 2; /* the reference's default */
+    const json_t *names = json_object_get(f->object, "id2label");
+    int rc = json_get_int(f, "num_labels", 1, MODEL_MAX_LABELS, &n, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0 && json_is_object(names))
+        n = (int64_t)json_object_size(names);
+    if (n < 1 || n > MODEL_MAX_LABELS)
+        return err_set(e, ASSAY_EFORMAT, "%s: id2label: expected 1 to %d labels, found %lld",
+            f->file, MODEL_MAX_LABELS, (long long)n);
+    c->n_labels = (uint32_t)n;
+    return 0;
+}
+
+static int read_head(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    c->default_pool = POOL_LAST;
+    c->default_activation = ACTIVATION_NONE;
+    switch (c->architecture) {
+    case QWEN2_FOR_REWARD_MODEL:
+        c->mlp_head = c->score_bias = 1;
+        c->n_labels = 1;
+        return 0;
+    case QWEN2_FOR_PROCESS_REWARD_MODEL:
+        c->mlp_head = c->score_bias = 1;
+        c->n_labels = 2;
+        c->default_pool = POOL_STEP;
+        c->default_activation = ACTIVATION_CLASS1;
+        return 0;
+    case QWEN2_FOR_TOKEN_CLASSIFICATION:
+        c->score_bias = 1;
+        c->default_pool = POOL_STEP;
+        c->default_activation = ACTIVATION_CLASS1;
+        break;
+    default:
+        break;
+    }
+    int rc = read_labels(c, f, e);
+    if (rc == 0 && c->default_activation == ACTIVATION_CLASS1 && c->n_labels < 2)
+        c->default_activation = ACTIVATION_NONE;
+    return rc;
+}
+
+static int read_quantization(const struct json_file *f, struct err *e)
+{
+    const json_t *q = json_object_get(f->object, "quantization_config");
+    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    if (!q || json_is_null(q))
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: quantization_config: method '%.40s' is not built; expected a checkpoint of float32, "
+        "float16 or bfloat16",
+        f->file, method ? method : "unknown");
+}
+
+/* The id of the step token among tokenizer.json's added tokens, where there is such a file. */
+static int read_step_token(struct model_config *c, const char *dir, struct err *e)
+{
+    char path[4096];
+    json_t *added;
+    size_t i;
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path ||
+        access(path, F_OK) != 0)
+        return 0;
+    json_t *root = json_read_file(dir, "tokenizer.json", TOKENIZER_MAX_BYTES, e);
+    if (!root)
+        return e ? e->code : ASSAY_EFORMAT;
+    json_array_foreach(json_object_get(root, "added_tokens"), i, added)
+    {
+        const char *content = json_string_value(json_object_get(added, "content"));
+        json_int_t id = json_integer_value(json_object_get(added, "id"));
+        if (content && strcmp(content, STEP_TOKEN) == 0 && id >= 0 &&
+            id < (json_int_t)c->vocab_size)
+            c->step_token = (int32_t)id;
+    }
+    json_decref(root);
+    return 0;
+}
+
+int model_config_load(struct model_config *c, const char *dir, struct err *e)
+{
+    int64_t pad = -1;
+    *c = (struct model_config){.step_token = POOL_NO_STEP_TOKEN};
+    json_t *root = json_read_file(dir, "config.json", CONFIG_MAX_BYTES, e);
+    if (!root)
+        return ASSAY_EFORMAT;
+    char name[4096];
+    snprintf(name, sizeof name, "%.4000s/config.json", dir);
+    struct json_file f = {name, "", root};
+    int (*const readers[])(struct model_config *, const struct json_file *, struct err *) = {
+        read_architecture, read_sizes, read_flags, read_rope, read_window, read_head};
+    int rc = read_quantization(&f, e);
+    for (size_t i = 0; rc == 0 && i < sizeof readers / sizeof readers[0]; i++)
+        rc = readers[i](c, &f, e);
+    if (rc == 0)
+        rc = json_get_int(&f, "pad_token_id", -1, 1 << 24, &pad, e) < 0 ? ASSAY_EFORMAT : 0;
+    c->pad_token = (int32_t)pad;
+    if (rc == 0)
+        rc = read_step_token(c, dir, e);
+    json_decref(root);
+    return rc;
+}
+
+int cache_config_check(const struct cache_config *c, struct err *e)
+{
+    if (strcmp(c->kv_cache, "none") != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "cache_config: kv_cache '%.40s' is not built; expected none", c->kv_cache);
+    if (c->max_batch_tokens < 1 || c->max_len < 1 || c->max_rows < 1)
+        return err_set(e, ASSAY_EBADREQ,
+            "cache_config: expected at least 1 token, length and row, found %u, %u, %u",
+            c->max_batch_tokens, c->max_len, c->max_rows);
+    return 0;
+}
+
+int quant_config_check(const struct quant_config *c, struct err *e)
+{
+    if (strcmp(c->method, "none") == 0)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "quant_config: method '%.40s' is not built; expected none", c->method);
+}
+
+int lora_config_check(const struct lora_config *c, struct err *e)
+{
+    if (c->n_adapters == 0)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "lora_config: adapter '%.80s' is not built; expected none", c->names[0]);
+}
+
+int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e)
+{
+    if (tp >= 1 && c->n_heads % tp == 0 && c->intermediate_size % tp == 0 &&
+        (c->n_kv_heads % tp == 0 || tp % c->n_kv_heads == 0) &&
+        (!c->mlp_head || c->hidden_size % tp == 0))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "tp %u does not fit: expected it to divide heads (%u) and intermediate_size (%u)%s, and to "
+        "divide or be a "
+        "multiple of kv heads (%u)",
+        tp, c->n_heads, c->intermediate_size, c->mlp_head ? " and hidden_size" : "", c->n_kv_heads);
+}

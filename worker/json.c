@@ -1,0 +1,123 @@
+/* json.c - see json.h. */
+#include "worker/json.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+static const char *kind(const json_t *v)
+{
+    static const char *const names[] = {"an object", "an array", "a string", "an integer",
+        "a real number", "true", "false", "null"};
+    return names[json_typeof(v)];
+}
+
+json_t *json_read_file(const char *dir, const char *name, size_t max_bytes, struct err *e)
+{
+    char path[4096];
+    struct stat st;
+    json_error_t why;
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
+        err_set(e, ASSAY_EFORMAT, "%s: path too long", name);
+        return NULL;
+    }
+    FILE *f = fopen(path, "re");
+    if (!f || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
+        if (f) {
+            errno = EINVAL;
+            fclose(f);
+        }
+        err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+        return NULL;
+    }
+    json_t *root = NULL;
+    if ((uint64_t)st.st_size > max_bytes)
+        err_set(e, ASSAY_EFORMAT, "%s: expected at most %zu bytes, found %lld", path, max_bytes,
+            (long long)st.st_size);
+    else if (!(root = json_loadf(f, JSON_REJECT_DUPLICATES, &why)))
+        err_set(e, ASSAY_EFORMAT, "%s: not JSON: line %d: %s", path, why.line, why.text);
+    else if (!json_is_object(root)) {
+        err_set(e, ASSAY_EFORMAT, "%s: expected an object, found %s", path, kind(root));
+        json_decref(root);
+        root = NULL;
+    }
+    fclose(f);
+    return root;
+}
+
+static const json_t *find(const struct json_file *f, const char *key)
+{
+    const json_t *v = json_object_get(f->object, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+static int wrong(const struct json_file *f, const char *key, const char *expected, const json_t *v,
+    struct err *e)
+{
+    return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected %s, found %s", f->file, f->where, key,
+        expected, kind(v));
+}
+
+int json_get_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
+    int64_t *value, struct err *e)
+{
+    const json_t *v = find(f, key);
+    if (!v)
+        return 0;
+    if (!json_is_integer(v))
+        return wrong(f, key, "an integer", v, e);
+    if (json_integer_value(v) < min || json_integer_value(v) > max)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected %lld to %lld, found %lld", f->file,
+            f->where, key, (long long)min, (long long)max, (long long)json_integer_value(v));
+    *value = json_integer_value(v);
+    return 1;
+}
+
+int json_get_real(const struct json_file *f, const char *key, double min, double max, double *value,
+    struct err *e)
+{
+    const json_t *v = find(f, key);
+    if (!v)
+        return 0;
+    if (!json_is_number(v))
+        return wrong(f, key, "a number", v, e);
+    double found = json_number_value(v);
+    if (!(found >= min && found <= max))
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected %g to %g, found %g", f->file, f->where,
+            key, min, max, found);
+    *value = found;
+    return 1;
+}
+
+int json_get_bool(const struct json_file *f, const char *key, int *value, struct err *e)
+{
+    const json_t *v = find(f, key);
+    if (!v)
+        return 0;
+    if (!json_is_boolean(v))
+        return wrong(f, key, "true or false", v, e);
+    *value = json_is_true(v);
+    return 1;
+}
+
+int json_get_string(const struct json_file *f, const char *key, const char **value, struct err *e)
+{
+    const json_t *v = find(f, key);
+    if (!v)
+        return 0;
+    if (!json_is_string(v))
+        return wrong(f, key, "a string", v, e);
+    *value = json_string_value(v);
+    return 1;
+}
+
+int json_need_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
+    int64_t *value, struct err *e)
+{
+    int found = json_get_int(f, key, min, max, value, e);
+    if (found == 0)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected an integer, found nothing", f->file,
+            f->where, key);
+    return found < 0 ? found : 0;
+}
