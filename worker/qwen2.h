@@ -54,6 +54,7 @@ struct qwen2_reward_model {
     struct qwen2_model model;
     struct reward_head score;
     float *cos_table, *sin_table; /* device, [max_len, head_dim/2] */
+    float *mean;                  /* device, [n_labels]: the pooler's */
     struct activations *activations;
 };
 

@@ -30,7 +30,7 @@ struct weights;
 
 int weights_open(struct weights **w, const char *dir, struct err *e);
 void weights_close(struct weights **w);
-/* Next tensor, in name order within each file: 1, or 0 at the end. */
+/* Next tensor, by its place in the file, file after file: 1, or 0 at the end. */
 int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */

@@ -1,0 +1,328 @@
+/* load.c - qwen2_reward_model_load_weights: every tensor of the checkpoint to its place in the
+ * model, sharded by rank on the way.
+ *
+ * A place says what must be there (shape), how it is cut for this rank, and where it goes: a matrix
+ * becomes a view into the mapped file, a vector is widened into device memory. The list of places
+ * is made from the config; each tensor is looked up in it, and in the end each place must have been
+ * filled. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/log.h"
+#include "worker/qwen2.h"
+
+#define NAME_BYTES 96
+
+enum cut { CUT_NONE, CUT_ROWS, CUT_COLUMNS, CUT_KV_ROWS };
+
+struct place {
+    char name[NAME_BYTES]; /* without "model." */
+    int64_t rows, cols;    /* whole, before the cut; cols 0: a vector of rows */
+    enum cut cut;
+    struct weight *view; /* a matrix goes here */
+    float *
+        *vector; /* a vector goes here: allocated, or when shared by parts, written at `offset` */
+    int64_t offset, vector_elements;
+    int filled;
+};
+
+struct loader {
+    struct qwen2_reward_model *m;
+    struct place *places;
+    size_t n, room;
+};
+
+static struct place *add_place(struct loader *l, int64_t rows, int64_t cols, enum cut cut)
+{
+    if (l->n == l->room) {
+        l->room = l->room ? l->room * 2 : 64;
+        struct place *places = xcalloc(l->room, sizeof *places);
+        if (l->n > 0)
+            memcpy(places, l->places, l->n * sizeof *places);
+        free(l->places);
+        l->places = places;
+    }
+    struct place *p = &l->places[l->n++];
+    *p = (struct place){.rows = rows, .cols = cols, .cut = cut};
+    return p;
+}
+
+static void name_place(struct place *p, int layer, const char *name)
+{
+    if (layer >= 0)
+        snprintf(p->name, sizeof p->name, "layers.%d.%s", layer, name);
+    else
+        snprintf(p->name, sizeof p->name, "%s", name);
+}
+
+static void add_matrix(struct loader *l, int layer, const char *name, int64_t rows, int64_t cols,
+    enum cut cut, struct weight *view)
+{
+    struct place *p = add_place(l, rows, cols, cut);
+    name_place(p, layer, name);
+    p->view = view;
+}
+
+/* `elements` of *vector in all, this one at `offset`. */
+static void add_vector(struct loader *l, int layer, const char *name, int64_t n, enum cut cut,
+    float **vector, int64_t offset, int64_t elements)
+{
+    struct place *p = add_place(l, n, 0, cut);
+    name_place(p, layer, name);
+    p->vector = vector;
+    p->offset = offset;
+    p->vector_elements = elements;
+}
+
+/* kv heads of one rank: its part, or one of them where ranks are more. */
+static int64_t local_kv_heads(const struct qwen2_reward_model *m)
+{
+    return m->config.n_kv_heads >= m->n_ranks ? m->config.n_kv_heads / m->n_ranks : 1;
+}
+
+static void add_attention(struct loader *l, int i)
+{
+    const struct model_config *c = &l->m->config;
+    struct qwen2_layer *layer = &l->m->model.layers[i];
+    int64_t h = c->hidden_size, q = (int64_t)c->n_heads * c->head_dim,
+            kv = (int64_t)c->n_kv_heads * c->head_dim;
+    int64_t local_q = q / l->m->n_ranks, local_kv = local_kv_heads(l->m) * c->head_dim,
+            all = local_q + 2 * local_kv;
+    layer->qkv_proj.n_parts = 3;
+    layer->o_proj.n_parts = 1;
+    add_matrix(l, i, "self_attn.q_proj.weight", q, h, CUT_ROWS, &layer->qkv_proj.parts[0]);
+    add_matrix(l, i, "self_attn.k_proj.weight", kv, h, CUT_KV_ROWS, &layer->qkv_proj.parts[1]);
+    add_matrix(l, i, "self_attn.v_proj.weight", kv, h, CUT_KV_ROWS, &layer->qkv_proj.parts[2]);
+    add_matrix(l, i, "self_attn.o_proj.weight", h, q, CUT_COLUMNS, &layer->o_proj.parts[0]);
+    if (c->qkv_bias) {
+        float **bias = &layer->qkv_proj.bias;
+        add_vector(l, i, "self_attn.q_proj.bias", q, CUT_ROWS, bias, 0, all);
+        add_vector(l, i, "self_attn.k_proj.bias", kv, CUT_KV_ROWS, bias, local_q, all);
+        add_vector(l, i, "self_attn.v_proj.bias", kv, CUT_KV_ROWS, bias, local_q + local_kv, all);
+    }
+    if (c->qk_norm) {
+        add_vector(
+            l, i, "self_attn.q_norm.weight", c->head_dim, CUT_NONE, &layer->q_norm, 0, c->head_dim);
+        add_vector(
+            l, i, "self_attn.k_norm.weight", c->head_dim, CUT_NONE, &layer->k_norm, 0, c->head_dim);
+    }
+}
+
+static void add_layer(struct loader *l, int i)
+{
+    const struct model_config *c = &l->m->config;
+    struct qwen2_layer *layer = &l->m->model.layers[i];
+    int64_t h = c->hidden_size, mlp = c->intermediate_size;
+    layer->gate_up_proj.n_parts = 2;
+    layer->down_proj.n_parts = 1;
+    add_vector(l, i, "input_layernorm.weight", h, CUT_NONE, &layer->input_layernorm, 0, h);
+    add_attention(l, i);
+    add_vector(l, i, "post_attention_layernorm.weight", h, CUT_NONE,
+        &layer->post_attention_layernorm, 0, h);
+    add_matrix(l, i, "mlp.gate_proj.weight", mlp, h, CUT_ROWS, &layer->gate_up_proj.parts[0]);
+    add_matrix(l, i, "mlp.up_proj.weight", mlp, h, CUT_ROWS, &layer->gate_up_proj.parts[1]);
+    add_matrix(l, i, "mlp.down_proj.weight", h, mlp, CUT_COLUMNS, &layer->down_proj.parts[0]);
+}
+
+static void add_head(struct loader *l)
+{
+    const struct model_config *c = &l->m->config;
+    struct reward_head *head = &l->m->score;
+    int64_t h = c->hidden_size, n = c->n_labels;
+    head->mlp = c->mlp_head;
+    head->second.n_parts = 1;
+    if (!c->mlp_head) {
+        add_matrix(l, -1, "score.weight", n, h, CUT_NONE, &head->second.parts[0]);
+        if (c->score_bias)
+            add_vector(l, -1, "score.bias", n, CUT_NONE, &head->second.bias, 0, n);
+        return;
+    }
+    head->first.n_parts = 1;
+    head->first.skip_bias_add = 1; /* relu adds it */
+    add_matrix(l, -1, "score.0.weight", h, h, CUT_ROWS, &head->first.parts[0]);
+    add_vector(l, -1, "score.0.bias", h, CUT_ROWS, &head->first.bias, 0, h / l->m->n_ranks);
+    add_matrix(l, -1, "score.2.weight", n, h, CUT_COLUMNS, &head->second.parts[0]);
+    add_vector(l, -1, "score.2.bias", n, CUT_NONE, &head->second.bias, 0, n);
+}
+
+static void add_places(struct loader *l)
+{
+    const struct model_config *c = &l->m->config;
+    add_matrix(l, -1, "embed_tokens.weight", c->vocab_size, c->hidden_size, CUT_NONE,
+        &l->m->model.embed_tokens);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        add_layer(l, (int)i);
+    add_vector(
+        l, -1, "norm.weight", c->hidden_size, CUT_NONE, &l->m->model.norm, 0, c->hidden_size);
+    add_head(l);
+}
+
+/* ---- filling ---- */
+
+static int is_ignored(const char *name)
+{
+    static const char end[] = "rotary_emb.inv_freq";
+    size_t n = strlen(name);
+    return strncmp(name, "lm_head.", 8) == 0 ||
+           (n >= sizeof end - 1 && strcmp(name + n - (sizeof end - 1), end) == 0);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct place *)a)->name, ((const struct place *)b)->name);
+}
+
+static struct place *find_place(struct loader *l, const char *name)
+{
+    struct place wanted;
+    if (strncmp(name, "model.", 6) == 0)
+        name += 6;
+    if (snprintf(wanted.name, sizeof wanted.name, "%s", name) >= NAME_BYTES)
+        return NULL;
+    return bsearch(&wanted, l->places, l->n, sizeof wanted, by_name);
+}
+
+static void shape_text(char *text, size_t size, const struct weight_tensor *t)
+{
+    size_t n = (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < t->n_dims && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+    if (n < size)
+        snprintf(text + n, size - n, "]");
+}
+
+static int check_tensor(const struct place *p, const struct weight_tensor *t, struct err *e)
+{
+    int n_dims = p->cols > 0 ? 2 : 1;
+    char expected[64], found[128];
+    if (p->filled)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: tensor '%.120s': found twice (with and without \"model.\")", t->file, t->name);
+    if (t->dtype < 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: tensor '%.120s': dtype: expected F32, F16 or BF16, found %s", t->file, t->name,
+            t->dtype_name);
+    if (t->n_dims == n_dims && t->shape[0] == p->rows && (n_dims == 1 || t->shape[1] == p->cols))
+        return 0;
+    shape_text(found, sizeof found, t);
+    if (n_dims == 2)
+        snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)p->rows, (long long)p->cols);
+    else
+        snprintf(expected, sizeof expected, "[%lld]", (long long)p->rows);
+    return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': shape: expected %s, found %s", t->file,
+        t->name, expected, found);
+}
+
+/* First row (or column) of this rank's part, and how many. */
+static void cut_range(
+    const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
+{
+    int64_t ranks = m->n_ranks;
+    *from = 0;
+    *n = whole;
+    if (cut == CUT_KV_ROWS && m->config.n_kv_heads < ranks) {
+        *n = m->config.head_dim;
+        *from = (int64_t)m->rank * m->config.n_kv_heads / ranks * *n;
+    } else if (cut != CUT_NONE) {
+        *n = whole / ranks;
+        *from = *n * m->rank;
+    }
+}
+
+static void set_view(const struct loader *l, const struct place *p, const struct weight_tensor *t)
+{
+    int64_t bytes = t->dtype == DTYPE_F32 ? 4 : 2, row = 0, rows = p->rows, column = 0,
+            cols = p->cols;
+    if (p->cut == CUT_COLUMNS)
+        cut_range(l->m, p->cut, p->cols, &column, &cols);
+    else
+        cut_range(l->m, p->cut, p->rows, &row, &rows);
+    *p->view = (struct weight){(const char *)t->data + (row * p->cols + column) * bytes,
+        (enum dtype)t->dtype, rows, cols, p->cols};
+}
+
+static float widen_one(const void *data, int dtype, int64_t i)
+{
+    uint16_t half;
+    uint32_t bits;
+    float f;
+    if (dtype == DTYPE_F32) {
+        memcpy(&f, (const float *)data + i, sizeof f);
+        return f;
+    }
+    memcpy(&half, (const uint16_t *)data + i, sizeof half);
+    bits = (uint32_t)half << 16;
+    if (dtype == DTYPE_F16)
+        bits = (uint32_t)(half & 0x7fff) << 13;
+    memcpy(&f, &bits, sizeof f);
+    if (dtype == DTYPE_BF16)
+        return f;
+    f *= 0x1p112f; /* float16's exponent to float32's, subnormals too */
+    return half & 0x8000 ? -f : f;
+}
+
+static int set_vector(
+    struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
+{
+    const struct ops *ops = l->m->ops;
+    int64_t from, n;
+    cut_range(l->m, p->cut, p->rows, &from, &n);
+    if (!*p->vector)
+        *p->vector = ops->alloc(l->m->device, (size_t)p->vector_elements * sizeof(float));
+    if (!*p->vector)
+        return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
+    float *wide = xcalloc((size_t)n, sizeof *wide);
+    for (int64_t i = 0; i < n; i++)
+        wide[i] = widen_one(t->data, t->dtype, from + i);
+    ops->upload(l->m->device, *p->vector + p->offset, wide, (size_t)n * sizeof *wide);
+    free(wide);
+    return 0;
+}
+
+static int take_tensor(struct loader *l, const struct weight_tensor *t, struct err *e)
+{
+    if (is_ignored(t->name))
+        return 0;
+    struct place *p = find_place(l, t->name);
+    if (!p)
+        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers",
+            t->file, t->name, architecture_name(l->m->config.architecture), l->m->config.n_layers);
+    int rc = check_tensor(p, t, e);
+    if (rc != 0)
+        return rc;
+    p->filled = 1;
+    if (p->vector)
+        return set_vector(l, p, t, e);
+    set_view(l, p, t);
+    return 0;
+}
+
+static int check_filled(const struct loader *l, struct err *e)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        const struct place *p = &l->places[i];
+        if (p->filled)
+            continue;
+        return err_set(e, ASSAY_EFORMAT,
+            "checkpoint: tensor '%s': expected shape [%lld%s%.0lld], found missing", p->name,
+            (long long)p->rows, p->cols ? ", " : "", (long long)p->cols);
+    }
+    return 0;
+}
+
+int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e)
+{
+    struct loader l = {.m = m};
+    struct weight_tensor t;
+    int rc = 0;
+    add_places(&l);
+    qsort(l.places, l.n, sizeof *l.places, by_name);
+    weights_rewind(w);
+    while (rc == 0 && weights_next(w, &t))
+        rc = take_tensor(&l, &t, e);
+    if (rc == 0)
+        rc = check_filled(&l, e);
+    free(l.places);
+    return rc;
+}

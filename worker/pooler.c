@@ -1,0 +1,126 @@
+/* pooler.c - see pooler.h. */
+#include "worker/pooler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/log.h"
+
+/* Positions that row r pools, counted from its first token, into out (NULL: only count them). */
+static uint32_t resolve(
+    const struct stage_row *row, const int32_t *ids, const int32_t *positions, uint32_t *out)
+{
+    uint32_t n = 0;
+    switch (row->pool_type) {
+    case POOL_LAST:
+        if (out)
+            out[0] = row->n_tokens - 1;
+        return 1;
+    case POOL_CLS:
+        if (out)
+            out[0] = 0;
+        return 1;
+    case POOL_POSITIONS:
+        for (; out && n < row->n_positions; n++)
+            out[n] = (uint32_t)positions[n];
+        return row->n_positions;
+    default:
+        for (uint32_t i = 0; i < row->n_tokens; i++) {
+            if (row->pool_type == POOL_STEP && ids[i] != row->step_token)
+                continue;
+            if (out)
+                out[n] = i;
+            n++;
+        }
+        return n;
+    }
+}
+
+static uint32_t values_of(const struct stage_row *row, uint32_t n_positions, uint32_t n_labels)
+{
+    uint32_t each = activation_values((int)row->activation, n_labels);
+    return row->pool_type == POOL_MEAN ? each : n_positions * each;
+}
+
+int pooling_metadata_init(
+    struct pooling_metadata *p, const struct stage_batch *batch, uint32_t n_labels, struct err *e)
+{
+    const int32_t *positions = batch->positions;
+    *p = (struct pooling_metadata){.n_rows = batch->n_rows, .rows = batch->rows};
+    p->first = xcalloc(batch->n_rows + 1u, sizeof *p->first);
+    p->out_rows = xcalloc((size_t)batch->n_tokens + batch->n_positions, sizeof *p->out_rows);
+    for (uint32_t r = 0; r < batch->n_rows; r++) {
+        const struct stage_row *row = &batch->rows[r];
+        uint32_t token = batch->cu_seqlens[r], *out = p->out_rows + p->first[r];
+        uint32_t n = resolve(row, batch->ids + token, positions, out);
+        for (uint32_t k = 0; k < n; k++)
+            out[k] += token;
+        p->first[r + 1] = p->first[r] + n;
+        positions += row->n_positions;
+        if (n == 0)
+            return err_set(e, ASSAY_ENOSTEP, "row %u of the batch: no token to pool", r);
+        if (row->activation == ACTIVATION_CLASS1 && n_labels < 2)
+            return err_set(e, ASSAY_EFORMAT,
+                "row %u of the batch: class1 needs 2 labels, the model has %u", r, n_labels);
+        if (row->n_values != values_of(row, n, n_labels))
+            return err_set(e, ASSAY_EFORMAT, "row %u of the batch: expected %u values, found %u", r,
+                values_of(row, n, n_labels), row->n_values);
+    }
+    p->n_out_rows = p->first[batch->n_rows];
+    return 0;
+}
+
+void pooling_metadata_release(struct pooling_metadata *p)
+{
+    free(p->first);
+    free(p->out_rows);
+    *p = (struct pooling_metadata){0};
+}
+
+/* Probabilities (or what was asked for) of one row's logits, in place. MEAN first takes the mean
+ * into the first of them. */
+static struct tensor finish_row(
+    struct qwen2_reward_model *m, struct tensor logits, const struct stage_row *row)
+{
+    const struct ops *ops = m->ops;
+    if (row->pool_type == POOL_MEAN) {
+        uint32_t whole[] = {0, (uint32_t)logits.rows};
+        struct tensor mean = {m->mean, 1, logits.cols, logits.cols};
+        ops->mean(m->device, mean, logits, whole);
+        logits = mean;
+    }
+    if (row->activation == ACTIVATION_SOFTMAX || row->activation == ACTIVATION_CLASS1)
+        ops->softmax(m->device, logits);
+    else if (row->activation == ACTIVATION_SIGMOID)
+        ops->sigmoid(m->device, logits);
+    return logits;
+}
+
+int pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
+    const struct pooling_metadata *p, float *values, uint32_t n_values, struct err *e)
+{
+    struct tensor all = qwen2_reward_model_score(m, hidden_states);
+    float *host = xcalloc((size_t)all.rows, (size_t)all.cols * sizeof *host);
+    uint32_t at = 0;
+    int rc = 0;
+    for (uint32_t r = 0; rc == 0 && r < p->n_rows; r++) {
+        const struct stage_row *row = &p->rows[r];
+        struct tensor logits = {all.data + p->first[r] * all.stride, p->first[r + 1] - p->first[r],
+            all.cols, all.stride};
+        logits = finish_row(m, logits, row);
+        m->ops->download(
+            m->device, host, logits.data, (size_t)(logits.rows * logits.cols) * sizeof *host);
+        int64_t n = logits.rows * logits.cols, step = 1, from = 0;
+        if (row->activation == ACTIVATION_CLASS1) {
+            step = logits.cols;
+            from = 1;
+        }
+        if (row->n_values > n_values - at)
+            rc = err_set(e, ASSAY_EFORMAT, "pooler: expected room for %u values more, found %u",
+                row->n_values, n_values - at);
+        for (int64_t i = from; rc == 0 && i < n; i += step)
+            values[at++] = host[i];
+    }
+    free(host);
+    return rc;
+}

@@ -1,0 +1,404 @@
+/* serve.c - one rank (serve.h): options, model, canary, READY, then batches until stop.
+ *
+ * A batch's way: RUN names a slot -> stage_read copies and checks it -> the pooling says which
+ * tokens are wanted -> forward -> pooler -> rank 0 writes the values into the output segment ->
+ * DONE with a digest of the values' bits (FNV-1a, 64 bits), so that the broker sees that all ranks
+ * agree. The next RUN waits in the socket meanwhile, so nothing is idle between two batches.
+ *
+ * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and its end (of the pipe
+ * parent-fd, of the process) is the rank's. Exit codes: 0 after stop, 64 usage, 69 the broker is
+ * gone, 70 a bug or the canary, 71 no memory or thread, 73 a peer is missing (comm.h), 78 the
+ * checkpoint. */
+#include "worker/serve.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "schema/control.h"
+#include "schema/log.h"
+#include "shm/stage.h"
+#include "worker/comm.h"
+#include "worker/describe.h"
+#include "worker/pooler.h"
+#include "worker/qwen2.h"
+
+struct options {
+    const char *model, *control, *isa, *digest_cache, *log_level;
+    long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
+        max_batch_tokens, max_len, max_rows, deadline_ms;
+};
+
+struct worker {
+    struct options options;
+    const struct ops *ops;
+    struct stage_view *stage;
+    struct comm *comm;
+    struct device *device;
+    struct weights *weights;
+    struct qwen2_reward_model model;
+    void *context, *socket;
+    struct msg_writer writer;
+    int32_t *positions; /* [max_tokens] of the batch */
+    float *values;      /* [max_values] */
+};
+
+static const char help_text[] =
+    "assay-worker - one rank of a worker group; started by assayd, seldom by hand\n\n"
+    "Examples:\n"
+    "  assay-worker --describe --model ./my-reward-model\n\n"
+    "Options:\n"
+    "  --describe              check the checkpoint, print what it is as JSON, exit\n"
+    "  --model DIR             checkpoint: config.json and safetensors\n"
+    "  --tp N                  ranks of the group (default 1)\n"
+    "  --max-len N             longest row (default: the model's)\n"
+    "  --digest-cache FILE     remember the checkpoint's digest here\n"
+    "  --log-level LEVEL       error, warn, info or debug (default info)\n"
+    "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
+    "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
+    "                          what assayd hands over\n";
+
+/* ---- options ---- */
+
+enum { TEXT, NUMBER, FLAG };
+
+static int usage(const char *fmt, const char *a, const char *b)
+{
+    fprintf(stderr, "assay-worker: ");
+    fprintf(stderr, fmt, a, b);
+    fputc('\n', stderr);
+    return EX_USAGE;
+}
+
+static int parse_options(struct options *o, int argc, char **argv)
+{
+    const struct {
+        const char *name;
+        int kind;
+        void *to;
+    } table[] = {{"model", TEXT, &o->model}, {"control", TEXT, &o->control}, {"isa", TEXT, &o->isa},
+        {"digest-cache", TEXT, &o->digest_cache}, {"log-level", TEXT, &o->log_level},
+        {"describe", FLAG, &o->describe}, {"help", FLAG, &o->help}, {"rank", NUMBER, &o->rank},
+        {"tp", NUMBER, &o->tp}, {"incarnation", NUMBER, &o->incarnation},
+        {"input-fd", NUMBER, &o->input_fd}, {"output-fd", NUMBER, &o->output_fd},
+        {"comm-fd", NUMBER, &o->comm_fd}, {"parent-fd", NUMBER, &o->parent_fd},
+        {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
+        {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
+        {"deadline-ms", NUMBER, &o->deadline_ms}};
+    enum { N = sizeof table / sizeof table[0] };
+    struct option list[N + 1] = {{0}};
+    for (int i = 0; i < N; i++)
+        list[i] = (struct option){
+            table[i].name, table[i].kind == FLAG ? no_argument : required_argument, NULL, i};
+    int found;
+    while ((found = getopt_long(argc, argv, "", list, NULL)) != -1) {
+        char *end;
+        if (found < 0 || found >= N)
+            return usage("see `assay-worker --help`%s%s", "", "");
+        if (table[found].kind == TEXT) {
+            *(const char **)table[found].to = optarg;
+        } else if (table[found].kind == FLAG) {
+            *(long *)table[found].to = 1;
+        } else {
+            *(long *)table[found].to = strtol(optarg, &end, 10);
+            if (*end != '\0' || end == optarg || *(long *)table[found].to < 0)
+                return usage("--%s: expected a number, found '%s'", table[found].name, optarg);
+        }
+    }
+    if (optind < argc)
+        return usage("unexpected argument '%s'%s", argv[optind], "");
+    return !o->help && !o->model ? usage("expected --model DIR, found none%s%s", "", "") : 0;
+}
+
+/* ---- batches ---- */
+
+static void bump(void *stage)
+{
+    stage_bump(stage);
+}
+
+static void send_control(struct worker *w, struct control *c)
+{
+    c->rank = (int32_t)w->options.rank;
+    c->incarnation = (uint64_t)w->options.incarnation;
+    control_encode(c, &w->writer);
+    if (zmq_send(w->socket, w->writer.buffer.data, w->writer.buffer.size, 0) < 0)
+        die(EX_UNAVAILABLE, "event=control_send_failed error=%s", zmq_strerror(errno));
+}
+
+static uint64_t digest_values(const float *values, uint32_t n)
+{
+    const uint8_t *p = (const uint8_t *)values;
+    uint64_t hash = 14695981039346656037ull;
+    for (size_t i = 0; i < n * sizeof *values; i++)
+        hash = (hash ^ p[i]) * 1099511628211ull;
+    return hash;
+}
+
+static int compute(struct worker *w, const struct stage_batch *b, struct err *e)
+{
+    struct pooling_metadata pooling;
+    struct tensor hidden_states;
+    int rc = pooling_metadata_init(&pooling, b, w->model.config.n_labels, e);
+    uint32_t longest = 0;
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        for (uint32_t i = b->cu_seqlens[r]; i < b->cu_seqlens[r + 1]; i++)
+            w->positions[i] = (int32_t)(i - b->cu_seqlens[r]);
+        if (b->rows[r].n_tokens > longest)
+            longest = b->rows[r].n_tokens;
+    }
+    if (rc == 0 && longest > w->model.cache_config.max_len)
+        rc = err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", longest,
+            w->model.cache_config.max_len);
+    struct attn_metadata meta = {
+        b->n_rows, b->cu_seqlens, longest, pooling.out_rows, pooling.n_out_rows, NULL};
+    if (rc == 0)
+        rc = qwen2_reward_model_forward(
+            &w->model, b->ids, w->positions, NULL, &meta, NULL, &hidden_states, e);
+    if (rc == 0)
+        rc = pooler(&w->model, hidden_states, &pooling, w->values, b->n_values, e);
+    pooling_metadata_release(&pooling);
+    return rc;
+}
+
+static void run_batch(struct worker *w, const struct stage_token *token)
+{
+    struct stage_batch b;
+    struct err e = {0};
+    long long started = now_mono_ms();
+    struct control reply = {.type = CONTROL_DONE, .token = *token};
+    int rc = stage_read(w->stage, token, &b, &e);
+    if (rc == 0)
+        rc = compute(w, &b, &e);
+    if (rc == 0 && w->options.rank == 0)
+        rc = stage_write(w->stage, token, w->values, b.n_values, &e);
+    if (rc == 0) {
+        reply.digest = digest_values(w->values, b.n_values);
+        reply.ms = (uint32_t)(now_mono_ms() - started);
+    } else {
+        reply.type = CONTROL_FAILED;
+        snprintf(reply.message, sizeof reply.message, "%.250s", e.msg);
+    }
+    send_control(w, &reply);
+}
+
+/* Score one short row for real before saying READY. Every rank does, so the communicator is tried
+ * too. */
+static int sing(struct worker *w, struct err *e)
+{
+    int32_t ids[8], position = 0;
+    uint32_t n = w->model.cache_config.max_len < 8 ? w->model.cache_config.max_len : 8,
+             cu_seqlens[] = {0, n};
+    struct stage_row row = {.n_tokens = n, .pool_type = POOL_LAST, .activation = ACTIVATION_NONE};
+    row.n_values = w->model.config.n_labels;
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(i % w->model.config.vocab_size);
+    struct stage_batch b = {.n_rows = 1,
+        .n_tokens = n,
+        .n_values = row.n_values,
+        .rows = &row,
+        .ids = ids,
+        .positions = &position};
+    b.cu_seqlens = cu_seqlens;
+    int rc = compute(w, &b, e);
+    for (uint32_t i = 0; rc == 0 && i < row.n_values; i++)
+        if (!(w->values[i] - w->values[i] == 0))
+            rc = err_set(e, ASSAY_ENONFINITE, "canary row: expected a finite score, found %g",
+                (double)w->values[i]);
+    return rc;
+}
+
+/* ---- start ---- */
+
+static int open_model(struct worker *w, struct err *e)
+{
+    const struct options *o = &w->options;
+    struct model_config config;
+    int rc = model_config_load(&config, o->model, e);
+    if (rc != 0)
+        return rc;
+    struct cache_config cache = {(uint32_t)o->max_batch_tokens,
+        o->max_len ? (uint32_t)o->max_len : config.max_position, (uint32_t)o->max_rows, "none"};
+    struct quant_config quant = {"none"};
+    struct lora_config lora = {0, NULL, NULL};
+    struct cpu_device_options options = {.n_threads = (int)o->threads,
+        .isa = o->isa,
+        .arena_bytes = qwen2_arena_bytes(&config, &cache, (uint32_t)o->tp),
+        .comm = w->comm,
+        .bump = bump,
+        .bump_arg = w->stage};
+    rc = cpu_device_new(&w->device, &options, e);
+    if (rc == 0)
+        rc = qwen2_reward_model_init(&w->model, &config, &cache, &quant, &lora, w->ops, w->device,
+            (uint32_t)o->rank, (uint32_t)o->tp, e);
+    if (rc == 0)
+        rc = weights_open(&w->weights, o->model, e);
+    return rc == 0 ? qwen2_reward_model_load_weights(&w->model, w->weights, e) : rc;
+}
+
+static int open_worker(struct worker *w, struct err *e)
+{
+    const struct options *o = &w->options;
+    int rc = stage_attach(&w->stage, (int)o->input_fd, (int)o->output_fd, (uint32_t)o->rank, e);
+    if (rc == 0)
+        rc = comm_new(&w->comm, (int)o->comm_fd, (uint32_t)o->rank, (uint32_t)o->tp,
+            (uint32_t)o->deadline_ms, e);
+    if (rc != 0)
+        return rc;
+    const struct stage_config *c = stage_view_config(w->stage);
+    w->positions = malloc(c->max_tokens * sizeof *w->positions);
+    w->values = malloc(c->max_values * sizeof *w->values);
+    if (!w->positions || !w->values)
+        return err_set(e, ASSAY_ENOMEM, "no memory for batches of %u tokens", c->max_tokens);
+    rc = open_model(w, e);
+    if (rc == 0)
+        rc = sing(w, e);
+    return rc;
+}
+
+static void close_worker(struct worker *w)
+{
+    if (w->socket)
+        zmq_close(w->socket);
+    if (w->context)
+        zmq_ctx_term(w->context);
+    msg_writer_release(&w->writer);
+    qwen2_reward_model_release(&w->model);
+    cpu_device_free(&w->device);
+    weights_close(&w->weights);
+    comm_free(&w->comm);
+    stage_detach(&w->stage);
+    free(w->positions);
+    free(w->values);
+}
+
+static void connect_broker(struct worker *w)
+{
+    w->context = zmq_ctx_new();
+    w->socket = w->context ? zmq_socket(w->context, ZMQ_DEALER) : NULL;
+    int linger_ms = 1000;
+    if (!w->socket || zmq_setsockopt(w->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) != 0 ||
+        zmq_connect(w->socket, w->options.control) != 0)
+        die(EX_UNAVAILABLE, "event=connect_failed endpoint=%s error=%s", w->options.control,
+            zmq_strerror(errno));
+    struct control ready = {
+        .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
+    snprintf(ready.device, sizeof ready.device, "cpu (%s)", cpu_device_isa(w->device));
+    send_control(w, &ready);
+}
+
+/* One message: 1, 0 when there is none, -1 for stop. */
+static int take_message(struct worker *w)
+{
+    zmq_msg_t message;
+    struct control c;
+    struct err e = {0};
+    zmq_msg_init(&message);
+    if (zmq_msg_recv(&message, w->socket, ZMQ_DONTWAIT) < 0) {
+        zmq_msg_close(&message);
+        return 0;
+    }
+    int rc = control_decode(&c, zmq_msg_data(&message), zmq_msg_size(&message), &e);
+    zmq_msg_close(&message);
+    if (rc != 0)
+        log_warn("event=bad_control error=%s", e.msg);
+    else if (c.type == CONTROL_STOP)
+        return -1;
+    else if (c.type == CONTROL_RUN)
+        run_batch(w, &c.token);
+    return 1;
+}
+
+static int serve(struct worker *w)
+{
+    for (;;) {
+        zmq_pollitem_t items[] = {{.socket = w->socket, .events = ZMQ_POLLIN},
+            {.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN}};
+        if (zmq_poll(items, 2, -1) < 0 && errno != EINTR)
+            die(EX_SOFTWARE, "event=poll_failed error=%s", zmq_strerror(errno));
+        if (items[1].revents) {
+            log_warn("event=broker_gone");
+            return EX_UNAVAILABLE;
+        }
+        int got;
+        while ((got = take_message(w)) > 0)
+            ;
+        if (got < 0)
+            return EX_OK;
+    }
+}
+
+/* End with the broker: its death kills this process, and if it died before that was asked for, the
+ * pipe says so. */
+static void bind_to_parent(const struct options *o)
+{
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    zmq_pollitem_t pipe_end = {.fd = (int)o->parent_fd, .events = ZMQ_POLLIN};
+    if (zmq_poll(&pipe_end, 1, 0) > 0)
+        die(EX_UNAVAILABLE, "event=broker_gone");
+}
+
+static int exit_code_of(const struct err *e)
+{
+    switch (e->code) {
+    case ASSAY_EFORMAT:
+    case ASSAY_EUNSUPPORTED:
+    case ASSAY_EBADREQ:
+        return EX_CONFIG;
+    case ASSAY_ENOMEM:
+        return EX_OSERR;
+    default:
+        return EX_SOFTWARE;
+    }
+}
+
+int worker_main(int argc, char **argv, const struct ops *ops)
+{
+    struct worker w = {.ops = ops};
+    struct err e = {0};
+    struct options *o = &w.options;
+    *o = (struct options){.isa = "auto",
+        .log_level = "info",
+        .tp = 1,
+        .threads = 1,
+        .max_batch_tokens = 4096,
+        .max_rows = 4096,
+        .deadline_ms = 60000};
+    int rc = parse_options(o, argc, argv);
+    if (rc != 0)
+        return rc;
+    if (o->help) {
+        fputs(help_text, stdout);
+        return EX_OK;
+    }
+    int level = log_level_from_name(o->log_level);
+    log_init("assay-worker", (int)o->rank, level < 0 ? LOG_LEVEL_INFO : (enum log_level)level);
+    if (o->describe) {
+        if (describe_model(
+                o->model, (uint32_t)o->tp, (uint32_t)o->max_len, o->digest_cache, stdout, &e) == 0)
+            return EX_OK;
+        fprintf(stderr, "%s\n", e.msg);
+        return exit_code_of(&e);
+    }
+    bind_to_parent(o);
+    msg_writer_init(&w.writer);
+    if (open_worker(&w, &e) != 0) {
+        log_error("event=start_failed error=%s", e.msg);
+        rc = exit_code_of(&e);
+    } else {
+        connect_broker(&w);
+        rc = serve(&w);
+    }
+    close_worker(&w);
+    return rc;
+}
