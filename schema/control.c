@@ -72,12 +72,18 @@ static int read_token(struct msg_reader *r, struct stage_token *t, struct err *e
     return rc == 0 ? read_u32(r, "token", &t->generation, e) : rc;
 }
 
+/* Text as long as control_encode can have written, with nothing hidden behind a NUL. */
 static int read_text(struct msg_reader *r, const char *field, char *out, size_t size, struct err *e)
 {
     struct slice s = {0};
     int rc = msg_read_str(r, field, &s, e);
-    if (rc == 0)
-        snprintf(out, size, "%.*s", (int)(s.len < size ? s.len : size - 1), (const char *)s.at);
+    if (rc == 0 && (s.len >= size || memchr(s.at, '\0', s.len)))
+        rc = err_field(e, ASSAY_EBADREQ, field,
+            "expected at most %zu bytes, none of them NUL, found %zu", size - 1, s.len);
+    if (rc == 0) {
+        memcpy(out, s.at, s.len);
+        out[s.len] = '\0';
+    }
     return rc;
 }
 

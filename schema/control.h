@@ -1,15 +1,16 @@
 /* control.h - what the broker and its ranks say to each other, as msgpack maps over ZeroMQ (ipc in
  * the private directory).
  *
- *     rank -> broker   ready  {t, rank, incarnation, pid, device, threads}      weights loaded,
- * canary row scored broker -> rank   run    {t, token}                                        a
- * slot is published rank -> broker   done   {t, rank, token, digest, ms} results are in the output
- * segment rank -> broker   failed {t, rank, token, message}                         this batch
- * could not be read or run broker -> rank   stop   {t} finish what was handed over, exit 0
+ *     rank -> broker  ready   weights are loaded, a canary row was scored: pid, device, threads
+ *     broker -> rank  run     the slot of this token is published
+ *     rank -> broker  done    its results are in the output segment: token, digest, ms
+ *     rank -> broker  failed  this batch could not be read or run: token, message
+ *     broker -> rank  stop    finish what was handed over, exit 0
  *
- * All ranks of a group get every run. Rank 0 alone writes results; each rank sends a digest of its
- * own scores so that the broker sees that the ranks agree. The broker treats what ranks send as
- * untrusted. */
+ * Every message is a map with all fields of struct control, those that its type does not use 0 or
+ * empty. All ranks of a group get every run. Rank 0 alone writes results; each rank sends a digest
+ * of its own scores so that the broker sees that the ranks agree. The broker treats what ranks send
+ * as untrusted. */
 #ifndef ASSAY_CONTROL_H
 #define ASSAY_CONTROL_H
 
@@ -42,7 +43,11 @@ struct control {
 };
 
 int stage_token_equal(const struct stage_token *a, const struct stage_token *b);
+
+/* Replaces what w holds. Texts are UTF-8. */
 void control_encode(const struct control *c, struct msg_writer *w);
+
+/* 0, or a negative code. Whether rank, slot and counts make sense is the receiver's to judge. */
 int control_decode(struct control *c, const uint8_t *bytes, size_t len, struct err *e);
 
 #endif

@@ -62,8 +62,8 @@ struct err {
 };
 
 /* Fill *e (which may be NULL) and return `code`, so that a caller can write: return err_set(e,
- * CODE, "..."). The message says what was expected and what was found; it is cut at
- * ERR_MESSAGE_BYTES - 1. */
+ * CODE, "..."). The message says what was expected and what was found. It is cut at
+ * ERR_MESSAGE_BYTES - 1; what is not UTF-8 and control characters in it become '?'. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same with the name of the request's field, for example "rows[3].ids". */

@@ -6,10 +6,11 @@
 #include <string.h>
 
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 void msg_reader_init(struct msg_reader *r, const uint8_t *bytes, size_t len)
 {
-    *r = (struct msg_reader){bytes, bytes, bytes + len};
+    *r = (struct msg_reader){bytes, bytes, len > 0 ? bytes + len : bytes};
 }
 
 static size_t left(const struct msg_reader *r)
@@ -44,7 +45,7 @@ enum msg_type msg_peek(const struct msg_reader *r)
 const char *msg_type_name(enum msg_type type)
 {
     static const char *const names[] = {"the end of the message", "nil", "a boolean", "an integer",
-        "a float", "a string", "bin", "an array", "a map", "an extension type"};
+        "a float", "a string", "bin", "an array", "a map", "an extension type or a reserved byte"};
     return names[type];
 }
 
@@ -148,25 +149,6 @@ static int read_bytes(
     return 0;
 }
 
-/* Bytes of the UTF-8 sequence at p, 0 when it is none (overlong, surrogate, beyond U+10FFFF, cut).
- */
-static int utf8_length(const uint8_t *p, size_t n)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    int len = p[0] < 0x80 ? 1 : p[0] >> 5 == 6 ? 2 : p[0] >> 4 == 14 ? 3 : p[0] >> 3 == 30 ? 4 : 0;
-    if (len <= 1)
-        return len;
-    if ((size_t)len > n)
-        return 0;
-    uint32_t code = p[0] & (0x7f >> len);
-    for (int i = 1; i < len; i++) {
-        if (p[i] >> 6 != 2)
-            return 0;
-        code = code << 6 | (p[i] & 0x3f);
-    }
-    return code < least[len] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : len;
-}
-
 int msg_read_str(struct msg_reader *r, const char *field, struct slice *s, struct err *e)
 {
     int rc = read_bytes(r, MSG_STR, field, s, e);
@@ -233,6 +215,15 @@ int msg_read_int(struct msg_reader *r, const char *field, int64_t min, int64_t m
         return err_field(e, ASSAY_EBADREQ, field, "expected %lld to %lld, found %lld",
             (long long)min, (long long)max, (long long)*value);
     return 0;
+}
+
+int msg_read_int_saturated(struct msg_reader *r, const char *field, int64_t *value, struct err *e)
+{
+    uint64_t bits = 0;
+    int negative = 0;
+    int rc = take_integer(r, field, &bits, &negative, e);
+    *value = !negative && bits > INT64_MAX ? INT64_MAX : (int64_t)bits;
+    return rc;
 }
 
 int msg_read_uint64(struct msg_reader *r, const char *field, uint64_t *value, struct err *e)
@@ -324,25 +315,34 @@ int msg_read_raw(
     return rc;
 }
 
+static int wrong_key(const char *where, struct slice key, const char *why, struct err *e)
+{
+    char path[ERR_FIELD_BYTES];
+    int shown = key.len < sizeof path ? (int)key.len : (int)sizeof path;
+    snprintf(path, sizeof path, "%s%s%.*s", where, *where ? "." : "", shown, (const char *)key.at);
+    return err_field(e, ASSAY_EBADREQ, path, "%s", why);
+}
+
 int msg_read_key(struct msg_reader *r, const char *where, const char *const *names, int n_names,
     uint64_t *seen, struct err *e)
 {
     struct slice key;
-    char path[ERR_FIELD_BYTES];
+    enum msg_type found = msg_peek(r);
+    if (found != MSG_STR && found != MSG_END && found != MSG_INVALID)
+        return err_field(e, ASSAY_EBADREQ, where, "expected a string as a map's key, found %s",
+            msg_type_name(found));
     int rc = msg_read_str(r, where, &key, e);
     if (rc != 0)
         return rc;
-    snprintf(path, sizeof path, "%s%s%.*s", where, *where ? "." : "",
-        (int)(key.len < 60 ? key.len : 60), (const char *)key.at);
     for (int i = 0; i < n_names; i++) {
         if (strlen(names[i]) != key.len || memcmp(names[i], key.at, key.len) != 0)
             continue;
         if (*seen >> i & 1)
-            return err_field(e, ASSAY_EBADREQ, path, "expected once, found twice");
+            return wrong_key(where, key, "expected once, found twice", e);
         *seen |= 1ull << i;
         return i;
     }
-    return err_field(e, ASSAY_EBADREQ, path, "unknown field");
+    return wrong_key(where, key, "unknown field", e);
 }
 
 int msg_read_end(const struct msg_reader *r, struct err *e)
@@ -395,7 +395,8 @@ void msg_str(struct msg_writer *w, const char *s)
 void msg_str_len(struct msg_writer *w, const void *s, size_t len)
 {
     must(msgpack_pack_str(&w->packer, len));
-    must(msgpack_pack_str_body(&w->packer, s, len));
+    if (len > 0)
+        must(msgpack_pack_str_body(&w->packer, s, len));
 }
 
 void msg_bin(struct msg_writer *w, const void *bytes, size_t len)

@@ -10,6 +10,8 @@
  * Writing: struct msg_writer is msgpack-c's packer on a growing buffer, with helpers for maps with
  * string keys. It dies when memory runs out (reply sizes are bounded by us).
  *
+ * The work is linear in the bytes of the message: a value has at least one byte.
+ *
  * What it does not do: floats from integers, extension types (refused), non-string map keys
  * (refused). */
 #ifndef ASSAY_MSG_H
@@ -61,6 +63,8 @@ int msg_read_bin(struct msg_reader *r, const char *field, struct slice *s, struc
 int msg_read_bool(struct msg_reader *r, const char *field, int *value, struct err *e);
 int msg_read_int(struct msg_reader *r, const char *field, int64_t min, int64_t max, int64_t *value,
     struct err *e);
+/* Any integer; one above INT64_MAX reads as INT64_MAX. */
+int msg_read_int_saturated(struct msg_reader *r, const char *field, int64_t *value, struct err *e);
 int msg_read_uint64(struct msg_reader *r, const char *field, uint64_t *value, struct err *e);
 int msg_read_float(struct msg_reader *r, const char *field, double *value, struct err *e);
 

@@ -2,7 +2,6 @@
  * own case. */
 #include "schema/request.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -76,7 +75,9 @@ static int read_job_key(struct msg_reader *r, const char *field, struct slice *k
         return err_field(e, ASSAY_EBADREQ, field, "expected 1 to %d bytes, found %zu",
             REQUEST_KEY_BYTES, key->len);
     if (is_number_like(*key))
-        return err_field(e, ASSAY_EBADREQ, field, "expected a key that is not all digits");
+        return err_field(e, ASSAY_EBADREQ, field,
+            "expected a key that is not all digits, found '%.*s'", (int)key->len,
+            (const char *)key->at);
     if (memchr(key->at, '\0', key->len))
         return err_field(e, ASSAY_EBADREQ, field, "expected a key without NUL bytes");
     return 0;
@@ -85,23 +86,27 @@ static int read_job_key(struct msg_reader *r, const char *field, struct slice *k
 /* An integer or a short string, kept as its bytes. */
 static int read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e)
 {
+    const uint8_t *from = r->at;
+    struct slice s = {0};
+    int64_t number;
     enum msg_type type = msg_peek(r);
-    struct slice raw;
     if (type != MSG_INT && type != MSG_STR)
         return err_field(e, ASSAY_EBADREQ, field, "expected an integer or a string, found %s",
             msg_type_name(type));
-    int rc = msg_read_raw(r, field, 1, &raw, e);
-    if (rc == 0 && raw.len > REQUEST_ROW_ID_BYTES)
+    int rc = type == MSG_INT ? msg_read_int_saturated(r, field, &number, e)
+                             : msg_read_str(r, field, &s, e);
+    if (rc == 0 && s.len > REQUEST_ID_BYTES)
         rc = err_field(e, ASSAY_EBADREQ, field, "expected at most %d bytes, found %zu",
-            REQUEST_ROW_ID_BYTES, raw.len);
-    if (rc == 0 && type == MSG_INT) {
-        struct msg_reader check = {raw.at, raw.at, raw.at + raw.len};
-        int64_t v;
-        rc = msg_read_int(&check, field, INT64_MIN, INT64_MAX, &v, e);
-    }
+            REQUEST_ID_BYTES, s.len);
     if (rc == 0)
-        *id = raw;
+        *id = (struct slice){from, (size_t)(r->at - from)};
     return rc;
+}
+
+/* The found text of a message, cut to what a person needs. */
+static int shown(struct slice s)
+{
+    return s.len < 40 ? (int)s.len : 40;
 }
 
 static int read_op(struct msg_reader *r, struct request *q, struct err *e)
@@ -116,16 +121,29 @@ static int read_op(struct msg_reader *r, struct request *q, struct err *e)
             return 0;
         }
     return err_field(e, ASSAY_EBADREQ, "op",
-        "expected one of hello submit status results score cancel pause "
-        "resume retry jobs info, found '%.*s'",
-        (int)(name.len < 40 ? name.len : 40), (const char *)name.at);
+        "expected one of hello submit status results score cancel pause resume retry jobs info, "
+        "found '%.*s'",
+        shown(name), (const char *)name.at);
 }
 
-static int read_ranged(
-    struct msg_reader *r, const char *field, int64_t max, uint32_t *out, struct err *e)
+static int read_state(struct msg_reader *r, struct slice *state, struct err *e)
+{
+    static const char *const names[] = {"open", "queued", "running", "paused", "done", "cancelled"};
+    int rc = msg_read_str(r, "state", state, e);
+    for (size_t i = 0; rc == 0 && i < sizeof names / sizeof names[0]; i++)
+        if (strlen(names[i]) == state->len && memcmp(names[i], state->at, state->len) == 0)
+            return 0;
+    return rc != 0 ? rc
+                   : err_field(e, ASSAY_EBADREQ, "state",
+                         "expected open, queued, running, paused, done or cancelled, found '%.*s'",
+                         shown(*state), (const char *)state->at);
+}
+
+static int read_u32(
+    struct msg_reader *r, const char *field, int64_t min, int64_t max, uint32_t *out, struct err *e)
 {
     int64_t v = 0;
-    int rc = msg_read_int(r, field, 0, max, &v, e);
+    int rc = msg_read_int(r, field, min, max, &v, e);
     *out = (uint32_t)v;
     return rc;
 }
@@ -133,7 +151,7 @@ static int read_ranged(
 static int read_version(struct msg_reader *r, struct err *e)
 {
     int64_t v = 0;
-    int rc = msg_read_int(r, "v", INT64_MIN, INT64_MAX, &v, e);
+    int rc = msg_read_int_saturated(r, "v", &v, e);
     if (rc == 0 && v != REQUEST_VERSION)
         rc = err_field(e, ASSAY_EUNSUPPORTED, "v", "expected version %d, found %lld",
             REQUEST_VERSION, (long long)v);
@@ -151,24 +169,35 @@ static int read_priority(struct msg_reader *r, struct request *q, struct err *e)
 
 static int read_job(struct msg_reader *r, struct request *q, struct err *e)
 {
-    if (msg_peek(r) == MSG_INT)
+    enum msg_type type = msg_peek(r);
+    if (type == MSG_INT)
         return msg_read_int(r, "job", 0, INT32_MAX, &q->job, e);
-    if (msg_peek(r) != MSG_STR)
-        return err_field(e, ASSAY_EBADREQ, "job", "expected a number or a key, found %s",
-            msg_type_name(msg_peek(r)));
-    return read_job_key(r, "job", &q->job_key, e);
+    if (type == MSG_STR)
+        return read_job_key(r, "job", &q->job_key, e);
+    return err_field(
+        e, ASSAY_EBADREQ, "job", "expected a number or a key, found %s", msg_type_name(type));
 }
 
-/* Rows are passed over whole here; check_rows reads them once the rest is known to be good. Pool
- * positions lie three below. */
-static int read_rows(struct msg_reader *r, struct request *q, struct err *e)
+/* No rows and an empty array of rows are the same: absent. */
+static int read_rows(
+    struct msg_reader *r, struct request *q, const struct request_limits *limits, struct err *e)
 {
-    struct msg_reader start = *r;
-    int rc = msg_read_array(&start, "rows", &q->n_rows, e);
-    return rc == 0 ? msg_read_raw(r, "rows", MSG_MAX_DEPTH, &q->rows, e) : rc;
+    const uint8_t *from = r->at;
+    struct row_request row;
+    int rc = msg_read_array(r, "rows", &q->n_rows, e);
+    if (rc == 0 && q->n_rows > limits->max_rows_per_message)
+        return err_field(e, ASSAY_ETOOLARGE, "rows",
+            "expected at most %u rows in a message, found %u", limits->max_rows_per_message,
+            q->n_rows);
+    for (uint32_t i = 0; rc == 0 && i < q->n_rows; i++)
+        rc = request_next_row(r, i, &row, e);
+    if (rc == 0 && q->n_rows > 0)
+        q->rows = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
 }
 
-static int read_field(struct msg_reader *r, struct request *q, enum field field, struct err *e)
+static int read_field(struct msg_reader *r, struct request *q, enum field field,
+    const struct request_limits *limits, struct err *e)
 {
     switch (field) {
     case F_V:
@@ -180,9 +209,9 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
     case F_KEY:
         return read_job_key(r, "key", &q->key, e);
     case F_CHUNK:
-        return read_ranged(r, "chunk", INT32_MAX, &q->chunk, e);
+        return read_u32(r, "chunk", 0, INT32_MAX, &q->chunk, e);
     case F_ROWS:
-        return read_rows(r, q, e);
+        return read_rows(r, q, limits, e);
     case F_SEAL:
         return msg_read_bool(r, "seal", &q->seal, e);
     case F_PRIORITY:
@@ -194,15 +223,15 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
     case F_AFTER:
         return msg_read_uint64(r, "after", &q->after, e);
     case F_LIMIT:
-        return read_ranged(r, "limit", 10000, &q->limit, e);
+        return read_u32(r, "limit", 1, REQUEST_LIMIT_MAX, &q->limit, e);
     case F_WAIT_MS:
-        return read_ranged(r, "wait_ms", REQUEST_WAIT_MS_MAX, &q->wait_ms, e);
+        return read_u32(r, "wait_ms", 0, REQUEST_WAIT_MS_MAX, &q->wait_ms, e);
     case F_TIMEOUT_MS:
-        return read_ranged(r, "timeout_ms", 86400000, &q->timeout_ms, e);
+        return read_u32(r, "timeout_ms", 1, REQUEST_TIMEOUT_MS_MAX, &q->timeout_ms, e);
     case F_ACCEPT_MODE:
         return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
     default:
-        return msg_read_str(r, "state", &q->state, e);
+        return read_state(r, &q->state, e);
     }
 }
 
@@ -227,47 +256,54 @@ static int check_fields(const struct request *q, uint64_t seen, struct err *e)
     return 0;
 }
 
-static int check_rows(const struct request *q, const struct request_limits *limits, struct err *e)
+/* A refused request's id may stand behind the field at fault: look for it, so that the reply can
+ * carry it. */
+static void find_id(struct request *q, const uint8_t *bytes, size_t len)
 {
     struct msg_reader r;
-    struct row_request row;
-    uint32_t n;
-    if (!q->rows.at)
-        return 0;
-    if (q->n_rows > limits->max_rows_per_message)
-        return err_field(e, ASSAY_ETOOLARGE, "rows",
-            "expected at most %u rows in a message, found %u", limits->max_rows_per_message,
-            q->n_rows);
-    msg_reader_init(&r, q->rows.at, q->rows.len);
-    int rc = msg_read_array(&r, "rows", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++)
-        rc = request_next_row(&r, i, &row, e);
-    return rc;
+    struct slice key, skipped;
+    uint32_t n = 0;
+    msg_reader_init(&r, bytes, len);
+    int rc = msg_read_map(&r, "", &n, NULL);
+    for (uint32_t i = 0; rc == 0 && i < n && !q->id.at; i++) {
+        rc = msg_read_str(&r, "", &key, NULL);
+        if (rc == 0 && key.len == 2 && memcmp(key.at, "id", 2) == 0)
+            rc = read_id(&r, "id", &q->id, NULL);
+        else if (rc == 0)
+            rc = msg_read_raw(&r, "", MSG_MAX_DEPTH, &skipped, NULL);
+    }
 }
 
-int request_decode(struct request *q, const uint8_t *bytes, size_t len,
+static int decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e)
 {
     struct msg_reader r;
     uint32_t n = 0;
     uint64_t seen = 0;
-    *q = (struct request){.job = -1};
-    if (len > limits->max_message_bytes)
-        return err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
-            (unsigned long long)limits->max_message_bytes, len);
     msg_reader_init(&r, bytes, len);
     if (msg_peek(&r) != MSG_MAP)
         return err_set(e, ASSAY_EBADMSG, "expected a map, found %s", msg_type_name(msg_peek(&r)));
     int rc = msg_read_map(&r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         int field = msg_read_key(&r, "", field_names, F_COUNT, &seen, e);
-        rc = field < 0 ? field : read_field(&r, q, (enum field)field, e);
+        rc = field < 0 ? field : read_field(&r, q, (enum field)field, limits, e);
     }
     if (rc == 0)
         rc = msg_read_end(&r, e);
-    if (rc == 0)
-        rc = check_fields(q, seen, e);
-    return rc == 0 ? check_rows(q, limits, e) : rc;
+    return rc == 0 ? check_fields(q, seen, e) : rc;
+}
+
+int request_decode(struct request *q, const uint8_t *bytes, size_t len,
+    const struct request_limits *limits, struct err *e)
+{
+    *q = (struct request){.job = -1};
+    int rc = len > limits->max_message_bytes
+                 ? err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
+                       (unsigned long long)limits->max_message_bytes, len)
+                 : decode(q, bytes, len, limits, e);
+    if (rc != 0 && !q->id.at)
+        find_id(q, bytes, len);
+    return rc;
 }
 
 /* ---- rows ---- */
@@ -281,49 +317,72 @@ enum row_field {
     R_PAD_RULE,
     R_SAFE_TEXT,
     R_TEXT, /* from here: text shapes */
-    R_COUNT = R_TEXT + 12
+    R_COUNT = R_TEXT + 11
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
     "hf_pad_rule", "safe_text", "text", "messages", "prompt", "response", "responses", "completion",
-    "chosen", "rejected", "problem", "question", "steps", "input_ids"};
+    "chosen", "rejected", "problem", "question", "steps"};
 
-/* An array of integers in [min, max] kept as its bytes; each element is checked to be an integer.
- */
-static int read_int_array(struct msg_reader *r, const char *field, int64_t min, int64_t max,
-    struct slice *raw, uint32_t *n, struct err *e)
+/* Fields of a row are read under their own names, which costs nothing; only an error puts where it
+ * was in front: "[17]" of an array's element, "rows[3]." of a row. */
+static int in_element(const char *field, uint32_t i, int rc, struct err *e)
 {
-    const uint8_t *from = r->at;
-    int rc = msg_read_array(r, field, n, e);
-    for (uint32_t i = 0; rc == 0 && i < *n; i++) {
-        uint64_t wide;
-        int64_t v;
-        struct msg_reader again = *r;
-        rc = msg_peek(r) == MSG_INT && max == INT64_MAX &&
-                     msg_read_uint64(&again, field, &wide, NULL) == 0
-                 ? msg_read_uint64(r, field, &wide, e)
-                 : msg_read_int(r, field, min, max, &v, e);
-    }
-    *raw = (struct slice){from, (size_t)(r->at - from)};
+    if (e)
+        snprintf(e->field, sizeof e->field, "%s[%u]", field, i);
     return rc;
 }
 
-static int read_ids(struct msg_reader *r, const char *field, struct row_request *row, struct err *e)
+static int in_row(uint32_t index, int rc, struct err *e)
 {
-    row->ids_is_bin = msg_peek(r) == MSG_BIN;
-    if (!row->ids_is_bin && msg_peek(r) != MSG_ARRAY)
-        return err_field(e, ASSAY_EBADREQ, field,
+    char field[ERR_FIELD_BYTES];
+    if (!e)
+        return rc;
+    memcpy(field, e->field, sizeof field);
+    int n = snprintf(e->field, sizeof e->field, "rows[%u]%s", index, field[0] ? "." : "");
+    snprintf(e->field + n, sizeof e->field - (size_t)n, "%s", field);
+    return rc;
+}
+
+static int read_row_id(struct msg_reader *r, struct slice *id, struct err *e)
+{
+    struct msg_reader number = *r;
+    int64_t v;
+    int rc = read_id(r, "id", id, e);
+    if (rc == 0 && msg_peek(&number) == MSG_INT)
+        rc = msg_read_int(&number, "id", INT64_MIN, INT64_MAX, &v, e);
+    return rc;
+}
+
+static int read_id_array(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int64_t v;
+    int rc = msg_read_array(r, "ids", &row->n_ids, e);
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; i < row->n_ids; i++)
+        if ((rc = msg_read_int_saturated(r, "ids", &v, e)) != 0)
+            return in_element("ids", i, rc, e);
+    row->ids = (struct slice){from, (size_t)(r->at - from)};
+    return 0;
+}
+
+static int read_ids(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    enum msg_type type = msg_peek(r);
+    if (type == MSG_ARRAY)
+        return read_id_array(r, row, e);
+    if (type != MSG_BIN)
+        return err_field(e, ASSAY_EBADREQ, "ids",
             "expected bin of little-endian int32, or an array of integers, found %s",
-            msg_type_name(msg_peek(r)));
-    if (!row->ids_is_bin)
-        return read_int_array(r, field, INT64_MIN, INT64_MAX, &row->ids, &row->n_ids, e);
-    int rc = msg_read_bin(r, field, &row->ids, e);
+            msg_type_name(type));
+    int rc = msg_read_bin(r, "ids", &row->ids, e);
     if (rc == 0 && row->ids.len % 4 != 0)
         rc = err_field(
-            e, ASSAY_EBADREQ, field, "expected a multiple of 4 bytes, found %zu", row->ids.len);
-    if (rc == 0 && row->ids.len / 4 > INT32_MAX)
-        rc = err_field(e, ASSAY_ETOOLARGE, field, "expected at most %d ids", INT32_MAX);
-    row->n_ids = (uint32_t)(row->ids.len / 4);
+            e, ASSAY_EBADREQ, "ids", "expected a multiple of 4 bytes, found %zu", row->ids.len);
+    row->ids_is_bin = 1;
+    row->n_ids = (uint32_t)(row->ids.len / 4); /* a bin has less than 2^32 bytes */
     return rc;
 }
 
@@ -337,117 +396,118 @@ static int read_name(struct msg_reader *r, const char *field,
     *out = from_name((const char *)name.at, name.len);
     if (*out < 0)
         return err_field(e, ASSAY_EBADREQ, field, "expected %s, found '%.*s'", expected,
-            (int)(name.len < 40 ? name.len : 40), (const char *)name.at);
+            shown(name), (const char *)name.at);
     return 0;
 }
 
-static int check_pool(const struct row_pooling *pool, const char *where, struct err *e)
+static int read_positions(struct msg_reader *r, struct row_pooling *pool, struct err *e)
 {
-    if ((pool->type == POOL_POSITIONS) != (pool->positions.at != NULL))
-        return err_field(e, ASSAY_EBADREQ, where, "POSITIONS and positions go together");
-    if (pool->type == POOL_POSITIONS && pool->n_positions == 0)
-        return err_field(e, ASSAY_EBADREQ, where, "expected at least one position, found none");
+    const uint8_t *from = r->at;
+    int64_t v;
+    int rc = msg_read_array(r, "pool.positions", &pool->n_positions, e);
+    if (rc == 0 && pool->n_positions == 0)
+        rc = err_field(e, ASSAY_EBADREQ, "pool.positions", "expected a position, found none");
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; i < pool->n_positions; i++)
+        if ((rc = msg_read_int(r, "pool.positions", 0, INT32_MAX, &v, e)) != 0)
+            return in_element("pool.positions", i, rc, e);
+    pool->positions = (struct slice){from, (size_t)(r->at - from)};
     return 0;
 }
 
-static int read_pool(
-    struct msg_reader *r, const char *where, struct row_pooling *pool, struct err *e)
+static int read_step_token(struct msg_reader *r, struct row_pooling *pool, struct err *e)
+{
+    int64_t token = POOL_NO_STEP_TOKEN;
+    int rc = msg_read_int(r, "pool.step_token", 0, INT32_MAX, &token, e);
+    pool->step_token = (int32_t)token;
+    return rc;
+}
+
+static int check_pool(const struct row_pooling *pool, struct err *e)
+{
+    if (pool->type == POOL_POSITIONS && !pool->positions.at)
+        return err_field(
+            e, ASSAY_EBADREQ, "pool.positions", "type POSITIONS needs this field, found none");
+    if (pool->type != POOL_POSITIONS && pool->positions.at)
+        return err_field(e, ASSAY_EBADREQ, "pool.positions", "expected only with type POSITIONS");
+    return 0;
+}
+
+static int read_pool(struct msg_reader *r, struct row_pooling *pool, struct err *e)
 {
     static const char *const names[] = {"type", "activation", "step_token", "positions"};
-    char path[ERR_FIELD_BYTES];
     uint64_t seen = 0;
     uint32_t n = 0;
-    int64_t token;
-    int rc = msg_read_map(r, where, &n, e);
+    int rc = msg_read_map(r, "pool", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int key = msg_read_key(r, where, names, 4, &seen, e);
+        int key = msg_read_key(r, "pool", names, 4, &seen, e);
         if (key < 0)
-            return key;
-        snprintf(path, sizeof path, "%.60s.%s", where, names[key]);
-        if (key == 0) {
-            rc = read_name(r, path, pool_type_from_name, "LAST, ALL, STEP, MEAN, CLS or POSITIONS",
-                &pool->type, e);
-        } else if (key == 1) {
-            rc = read_name(r, path, activation_from_name, "none, softmax, sigmoid or class1",
-                &pool->activation, e);
-        } else if (key == 2) {
-            rc = msg_read_int(r, path, 0, INT32_MAX, &token, e);
-            pool->step_token = (int32_t)token;
-        } else {
-            rc = read_int_array(r, path, 0, INT32_MAX, &pool->positions, &pool->n_positions, e);
-        }
+            rc = key;
+        else if (key == 0)
+            rc = read_name(r, "pool.type", pool_type_from_name,
+                "LAST, ALL, STEP, MEAN, CLS or POSITIONS", &pool->type, e);
+        else if (key == 1)
+            rc = read_name(r, "pool.activation", activation_from_name,
+                "none, softmax, sigmoid or class1", &pool->activation, e);
+        else if (key == 2)
+            rc = read_step_token(r, pool, e);
+        else
+            rc = read_positions(r, pool, e);
     }
-    return rc == 0 ? check_pool(pool, where, e) : rc;
+    return rc == 0 ? check_pool(pool, e) : rc;
 }
 
-static int read_row_field(struct msg_reader *r, enum row_field field, const char *path,
-    struct row_request *row, struct err *e)
+static int read_row_field(
+    struct msg_reader *r, enum row_field field, struct row_request *row, struct err *e)
 {
     switch (field) {
     case R_ID:
-        return read_id(r, path, &row->id, e);
+        return read_row_id(r, &row->id, e);
     case R_IDS:
-        return read_ids(r, path, row, e);
+        return read_ids(r, row, e);
     case R_POOL:
-        return read_pool(r, path, &row->pool, e);
+        return read_pool(r, &row->pool, e);
     case R_ADAPTER:
-        return msg_read_str(r, path, &row->adapter, e);
+        return msg_read_str(r, "adapter", &row->adapter, e);
     case R_TRUNCATE:
-        return msg_read_bool(r, path, &row->truncate, e);
+        return msg_read_bool(r, "truncate", &row->truncate, e);
     case R_PAD_RULE:
-        return msg_read_bool(r, path, &row->hf_pad_rule, e);
+        return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
-        return msg_read_bool(r, path, &row->safe_text, e);
+        return msg_read_bool(r, "safe_text", &row->safe_text, e);
     default:
-        return err_field(e, ASSAY_EUNSUPPORTED, path,
+        return err_field(e, ASSAY_EUNSUPPORTED, row_fields[field],
             "text is not read by this version: expected ids, the row's token ids");
     }
 }
 
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
 {
-    char where[32], path[ERR_FIELD_BYTES];
     uint64_t seen = 0;
     uint32_t n = 0;
     *row = (struct row_request){.pool.step_token = POOL_NO_STEP_TOKEN};
-    snprintf(where, sizeof where, "rows[%u]", index);
-    int rc = msg_read_map(r, where, &n, e);
+    int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int field = msg_read_key(r, where, row_fields, R_COUNT, &seen, e);
-        if (field < 0)
-            return field;
-        snprintf(path, sizeof path, "%s.%s", where, row_fields[field]);
-        rc = read_row_field(r, (enum row_field)field, path, row, e);
+        int field = msg_read_key(r, "", row_fields, R_COUNT, &seen, e);
+        rc = field < 0 ? field : read_row_field(r, (enum row_field)field, row, e);
     }
     if (rc == 0 && !(seen & BIT(R_IDS)))
-        rc = err_field(e, ASSAY_EBADREQ, where, "expected ids, the row's token ids, found none");
-    return rc;
+        rc = err_field(e, ASSAY_EBADREQ, "", "expected ids, the row's token ids, found none");
+    return rc == 0 ? 0 : in_row(index, rc, e);
 }
 
-static int32_t clamp(int64_t v)
-{
-    return v < INT32_MIN || v > INT32_MAX ? INT32_MIN : (int32_t)v;
-}
-
+/* An integer outside int32 becomes INT32_MIN, which no vocabulary holds. */
 static void copy_ints(struct slice raw, int32_t *out)
 {
     struct msg_reader r;
     uint32_t n = 0;
-    uint64_t wide;
-    int64_t v;
+    int64_t v = 0;
     msg_reader_init(&r, raw.at, raw.len);
     if (msg_read_array(&r, "", &n, NULL) != 0)
         return;
-    for (uint32_t i = 0; i < n; i++) {
-        struct msg_reader again = r;
-        if (msg_read_int(&r, "", INT64_MIN, INT64_MAX, &v, NULL) == 0) {
-            out[i] = clamp(v);
-        } else {
-            r = again;
-            msg_read_uint64(&r, "", &wide, NULL);
-            out[i] = INT32_MIN;
-        }
-    }
+    for (uint32_t i = 0; i < n && msg_read_int_saturated(&r, "", &v, NULL) == 0; i++)
+        out[i] = v < INT32_MIN || v > INT32_MAX ? INT32_MIN : (int32_t)v;
 }
 
 void row_request_ids(const struct row_request *row, int32_t *out)

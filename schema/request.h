@@ -12,10 +12,12 @@
 #include "schema/msg.h"
 #include "schema/pooling.h"
 
-#define REQUEST_VERSION 1
+#define REQUEST_VERSION 1 /* how to raise it: PROTOCOL.md, Versions */
 #define REQUEST_KEY_BYTES 200
 #define REQUEST_WAIT_MS_MAX 60000
-#define REQUEST_ROW_ID_BYTES 256
+#define REQUEST_TIMEOUT_MS_MAX 86400000
+#define REQUEST_LIMIT_MAX 10000
+#define REQUEST_ID_BYTES 256 /* of a string, the request's or a row's */
 
 enum request_op {
     OP_HELLO,
@@ -46,18 +48,18 @@ struct request {
     struct slice job_key; /* `job` given as a key */
     int64_t job;          /* `job` given as a number, else -1 */
     uint32_t chunk;
-    struct slice rows; /* raw msgpack array, absent when the request has none */
+    struct slice rows; /* raw msgpack array; absent when there are none, n_rows 0 */
     uint32_t n_rows;
     int seal;
     int priority; /* -100..100; has_priority says whether it was given */
     int has_priority;
     struct slice meta; /* raw msgpack, any value */
     uint64_t after;    /* results: cursor; jobs: list jobs with a number above it */
-    uint32_t limit;    /* 0: not given */
+    uint32_t limit;    /* 1..10000; 0: not given */
     uint32_t wait_ms;
     uint32_t timeout_ms; /* 0: not given */
     int accept_mode;     /* resume */
-    struct slice state;  /* jobs: filter, a job state's name */
+    struct slice state;  /* jobs: filter, a job state's name (checked); absent: all */
 };
 
 struct row_pooling {
@@ -69,8 +71,7 @@ struct row_pooling {
 };
 
 struct row_request {
-    struct slice id;  /* raw msgpack (integer or string of at most REQUEST_ROW_ID_BYTES), absent: at
-                         == NULL */
+    struct slice id;  /* raw msgpack (an int64, or a string); absent: at == NULL */
     struct slice ids; /* bin: little-endian int32s. array: raw msgpack array of integers */
     int ids_is_bin;
     uint32_t n_ids;

@@ -1,0 +1,19 @@
+/* utf8.c - see utf8.h. */
+#include "schema/utf8.h"
+
+int utf8_length(const uint8_t *p, size_t n)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    int len = p[0] < 0x80 ? 1 : p[0] >> 5 == 6 ? 2 : p[0] >> 4 == 14 ? 3 : p[0] >> 3 == 30 ? 4 : 0;
+    if (len <= 1)
+        return len;
+    if ((size_t)len > n)
+        return 0;
+    uint32_t code = p[0] & (0x7f >> len);
+    for (int i = 1; i < len; i++) {
+        if (p[i] >> 6 != 2)
+            return 0;
+        code = code << 6 | (p[i] & 0x3f);
+    }
+    return code < least[len] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : len;
+}

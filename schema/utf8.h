@@ -1,0 +1,11 @@
+/* utf8.h - what counts as UTF-8 here: shortest forms only, no surrogates, nothing past U+10FFFF. */
+#ifndef ASSAY_UTF8_H
+#define ASSAY_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of the character at p, of which n >= 1 bytes can be read: 1 to 4, or 0 when it is none. */
+int utf8_length(const uint8_t *p, size_t n);
+
+#endif
