@@ -21,7 +21,8 @@ static inline uint32_t row_index(int64_t row)
     return (uint32_t)(row & 0xffffffff);
 }
 
-/* One leased row, in one allocation: ids and positions follow the struct. */
+/* One leased row, in one allocation: ids and positions follow the struct. Positions lie inside the
+ * row: admission saw to it. */
 struct row {
     int64_t row;
     uint32_t n_tokens, n_positions;
@@ -34,7 +35,7 @@ struct row {
     struct row *next; /* for lists of whoever owns it */
 };
 
-struct row *row_new(uint32_t n_tokens, uint32_t n_positions);
+struct row *row_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
 void row_free(struct row **r);
 
 /* Rows that run together. Owned by planner, group or broker, one at a time. */

@@ -1,0 +1,393 @@
+/* store_open.c - the database file: lock, connection, schema, transactions, room on the disk. The
+ * rules it keeps:
+ *
+ *   - A lock file first: two connections that write and checkpoint one WAL database can corrupt it,
+ * and an ipc bind takes the endpoint from its owner without a word.
+ *   - wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were written but never
+ * synced may be in the WAL of a broker that was killed; a row recovered from them must be synced
+ * before a client is told that it is a duplicate.
+ *   - synchronous=FULL: a commit is on the disk when it returns. A commit that fails has an unknown
+ * outcome.
+ *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
+ *   - A reserve file holds back space for results of accepted work. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "broker/store_private.h"
+#include "schema/log.h"
+
+#define SCHEMA_VERSION 1
+#define WAL_LIMIT_BYTES (64 << 20)
+
+static const char schema_sql[] =
+#include "jobs_sql.h"
+    ;
+
+/* ---- statements ---- */
+
+int store_failed(struct store *s, struct err *e, const char *what)
+{
+    int code = sqlite3_extended_errcode(s->db), primary = code & 0xff;
+    int rc = err_set(e, primary == SQLITE_FULL ? ASSAY_EFULL : ASSAY_EIO,
+        "%s/assay.db: %s: %s (%d)", s->dir, what, sqlite3_errmsg(s->db), code);
+    return rc;
+}
+
+static void bind_all(sqlite3_stmt *statement, const char *types, va_list args)
+{
+    for (int i = 1; *types; types++, i++) {
+        struct slice v;
+        const char *text;
+        switch (*types) {
+        case 'i':
+            sqlite3_bind_int64(statement, i, va_arg(args, int64_t));
+            break;
+        case 'd':
+            sqlite3_bind_double(statement, i, va_arg(args, double));
+            break;
+        case 's':
+            text = va_arg(args, const char *);
+            sqlite3_bind_text(statement, i, text, -1, SQLITE_STATIC);
+            break;
+        case 't':
+            v = va_arg(args, struct slice);
+            sqlite3_bind_text64(
+                statement, i, (const char *)v.at, v.len, SQLITE_STATIC, SQLITE_UTF8);
+            break;
+        default:
+            v = va_arg(args, struct slice);
+            sqlite3_bind_blob64(statement, i, v.at, v.len, SQLITE_STATIC);
+            break;
+        }
+    }
+}
+
+static sqlite3_stmt *find_statement(struct store *s, const char *sql)
+{
+    for (int i = 0; i < s->n_cached; i++)
+        if (s->cache[i].sql == sql)
+            return s->cache[i].statement;
+    sqlite3_stmt *statement = NULL;
+    if (sqlite3_prepare_v3(s->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, NULL) !=
+        SQLITE_OK)
+        die(70, "event=bad_sql sql=\"%s\" error=%s", sql, sqlite3_errmsg(s->db));
+    if (s->n_cached == STORE_MAX_STATEMENTS)
+        die(70, "event=too_many_statements limit=%d", STORE_MAX_STATEMENTS);
+    s->cache[s->n_cached].sql = sql;
+    s->cache[s->n_cached++].statement = statement;
+    return statement;
+}
+
+sqlite3_stmt *store_prepare(struct store *s, const char *sql, const char *types, ...)
+{
+    va_list args;
+    sqlite3_stmt *statement = find_statement(s, sql);
+    sqlite3_reset(statement);
+    va_start(args, types);
+    bind_all(statement, types, args);
+    va_end(args);
+    return statement;
+}
+
+int store_step(struct store *s, sqlite3_stmt *statement, struct err *e)
+{
+    int rc = sqlite3_step(statement);
+    if (rc == SQLITE_ROW)
+        return 1;
+    int failed = rc == SQLITE_DONE ? 0 : store_failed(s, e, sqlite3_sql(statement));
+    sqlite3_reset(statement);
+    return failed;
+}
+
+int store_run(struct store *s, struct err *e, const char *sql, const char *types, ...)
+{
+    va_list args;
+    sqlite3_stmt *statement = find_statement(s, sql);
+    sqlite3_reset(statement);
+    va_start(args, types);
+    bind_all(statement, types, args);
+    va_end(args);
+    s->changes = 1;
+    int rc = store_step(s, statement, e);
+    sqlite3_reset(statement);
+    return rc < 0 ? rc : 0;
+}
+
+int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err *e, const char *sql,
+    const char *types, ...)
+{
+    va_list args;
+    sqlite3_stmt *statement = find_statement(s, sql);
+    sqlite3_reset(statement);
+    va_start(args, types);
+    bind_all(statement, types, args);
+    va_end(args);
+    int rc = store_step(s, statement, e);
+    *value = rc == 1 ? sqlite3_column_int64(statement, 0) : fallback;
+    sqlite3_reset(statement);
+    return rc < 0 ? rc : 0;
+}
+
+/* ---- opening ---- */
+
+static int take_lock(struct store *s, struct err *e)
+{
+    char path[4200], holder[32] = "";
+    snprintf(path, sizeof path, "%s/lock", s->dir);
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0)
+        return err_errno(e, ASSAY_EIO, "%s: cannot open it", path);
+    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t n = pread(s->lock_fd, holder, sizeof holder - 1, 0);
+        holder[n > 0 ? strcspn(holder, "\n") : 0] = '\0';
+        return err_set(
+            e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %s", s->dir, holder);
+    }
+    int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
+    if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, holder, (size_t)n, 0) != n)
+        return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
+    return 0;
+}
+
+static int execute(struct store *s, const char *sql, struct err *e)
+{
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK
+               ? 0
+               : store_failed(s, e, "cannot set up");
+}
+
+static int open_file(struct store *s, struct err *e)
+{
+    char path[4200];
+    int on = 1;
+    snprintf(path, sizeof path, "%s/assay.db", s->dir);
+    int flags =
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
+    if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
+        return store_failed(s, e, "cannot open");
+    sqlite3_extended_result_codes(s->db, 1);
+    sqlite3_busy_timeout(s->db, 10000);
+    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
+    return execute(s,
+        "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
+        "temp_store=memory;"
+        "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
+        "pragma trusted_schema=off;",
+        e);
+}
+
+static int make_schema(struct store *s, struct err *e)
+{
+    int64_t version;
+    char set_version[64];
+    int rc = store_integer(s, 0, &version, e, "pragma user_version", "");
+    if (rc != 0)
+        return rc;
+    if (version > SCHEMA_VERSION)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s/assay.db: schema version: expected at most %d, found %lld", s->dir, SCHEMA_VERSION,
+            (long long)version);
+    if (version == SCHEMA_VERSION)
+        return 0;
+    snprintf(set_version, sizeof set_version, "pragma user_version=%d", SCHEMA_VERSION);
+    if ((rc = execute(s, "begin immediate", e)) != 0 || (rc = execute(s, schema_sql, e)) != 0 ||
+        (rc = execute(s, set_version, e)) != 0 || (rc = execute(s, "commit", e)) != 0)
+        execute(s, "rollback", NULL);
+    return rc;
+}
+
+static int checkpoint(struct store *s, int mode)
+{
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
+    return rc == SQLITE_OK || rc == SQLITE_BUSY ? 0 : -1;
+}
+
+/* This start's epoch and mode; what was only true of the last run is forgotten. */
+static int begin_epoch(struct store *s, struct err *e)
+{
+    int64_t epoch;
+    int rc = store_begin(s, e);
+    if (rc == 0)
+        rc = store_integer(s, 0, &epoch, e, "select value from meta where name = 'epoch'", "");
+    if (rc != 0)
+        return rc;
+    s->epoch = (uint64_t)epoch + 1;
+    rc = store_run(s, e, "insert or replace into meta values ('epoch', ?)", "i", epoch + 1);
+    if (rc == 0)
+        rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
+            s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
+            "ss", s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
+    if (rc == 0)
+        rc = store_run(s, e, "delete from lease", "");
+    if (rc == 0)
+        rc = store_run(s, e, "delete from worker", "");
+    if (rc == 0)
+        rc = store_run(s, e, "update job set running = 0 where running <> 0", "");
+    if (rc == 0)
+        rc = store_run(s, e, "update batch set ms = 0, ok = 0 where ms is null", "");
+    if (rc == 0)
+        rc = store_integer(s, 0, &s->next_batch, e, "select max(batch) from batch", "");
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &s->queued_tokens, e, "select sum(tokens_left) from job where not cancelled", "");
+    s->next_batch++;
+    return rc == 0 ? store_commit(s, e) : rc;
+}
+
+int store_open(
+    struct store **out, const char *data_dir, const struct store_options *options, struct err *e)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    s->lock_fd = -1;
+    s->options = *options;
+    *out = s;
+    int rc = snprintf(s->dir, sizeof s->dir, "%s", data_dir) < (int)sizeof s->dir
+                 ? take_lock(s, e)
+                 : err_set(e, ASSAY_EIO, "data directory: path too long");
+    if (rc == 0)
+        rc = open_file(s, e);
+    if (rc == 0)
+        rc = make_schema(s, e);
+    if (rc == 0 && checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE) != 0)
+        rc = store_failed(s, e, "cannot checkpoint");
+    if (rc == 0)
+        rc = begin_epoch(s, e);
+    if (rc == 0)
+        store_idle(s);
+    else
+        store_close(out);
+    return rc;
+}
+
+void store_close(struct store **out)
+{
+    struct store *s = *out;
+    if (!s)
+        return;
+    for (int i = 0; i < s->n_cached; i++)
+        sqlite3_finalize(s->cache[i].statement);
+    if (s->db) {
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE);
+        sqlite3_close(s->db);
+    }
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
+    free(s->json_text);
+    free(s);
+    *out = NULL;
+}
+
+uint64_t store_epoch(const struct store *s)
+{
+    return s->epoch;
+}
+
+/* ---- transactions ---- */
+
+int store_begin(struct store *s, struct err *e)
+{
+    s->queued_tokens_before = s->queued_tokens;
+    return store_run(s, e, "begin immediate", "");
+}
+
+int store_commit(struct store *s, struct err *e)
+{
+    int rc = store_run(s, e, "commit", "");
+    if (rc != 0)
+        store_rollback(s);
+    return rc;
+}
+
+void store_rollback(struct store *s)
+{
+    s->queued_tokens = s->queued_tokens_before;
+    if (!sqlite3_get_autocommit(s->db))
+        execute(s, "rollback", NULL);
+}
+
+/* ---- room ---- */
+
+static void reserve_path(const struct store *s, char *path, size_t size)
+{
+    snprintf(path, size, "%s/reserve", s->dir);
+}
+
+static uint64_t free_bytes(const struct store *s)
+{
+    struct statvfs v;
+    return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
+}
+
+int store_check_room(struct store *s, uint64_t bytes, struct err *e)
+{
+    uint64_t left = free_bytes(s), wanted = s->options.min_free_bytes + 4 * bytes;
+    if (left >= wanted)
+        return 0;
+    err_set(e, ASSAY_EQUEUEFULL,
+        "disk of %s: expected %llu bytes free, found %llu; accepted work goes on", s->dir,
+        (unsigned long long)wanted, (unsigned long long)left);
+    if (e)
+        e->retry_after_ms = 5000;
+    return ASSAY_EQUEUEFULL;
+}
+
+int store_free_reserve(struct store *s)
+{
+    char path[4200];
+    reserve_path(s, path, sizeof path);
+    return unlink(path) == 0;
+}
+
+static void make_reserve(struct store *s)
+{
+    char path[4200];
+    struct stat st;
+    reserve_path(s, path, sizeof path);
+    if (s->options.reserve_bytes == 0 ||
+        (stat(path, &st) == 0 && (uint64_t)st.st_size >= s->options.reserve_bytes) ||
+        free_bytes(s) < s->options.min_free_bytes + 2 * s->options.reserve_bytes)
+        return;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    if (posix_fallocate(fd, 0, (off_t)s->options.reserve_bytes) != 0)
+        unlink(path);
+    close(fd);
+}
+
+uint64_t store_queued_bytes(const struct store *s)
+{
+    return (uint64_t)s->queued_tokens * sizeof(int32_t);
+}
+
+uint64_t store_wal_bytes(const struct store *s)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void store_idle(struct store *s)
+{
+    make_reserve(s);
+    if (store_wal_bytes(s) > WAL_LIMIT_BYTES)
+        checkpoint(s, SQLITE_CHECKPOINT_RESTART);
+    else if (s->changes)
+        checkpoint(s, SQLITE_CHECKPOINT_PASSIVE);
+    else if (store_wal_bytes(s) > 0)
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE);
+    s->changes = 0;
+}

@@ -1,0 +1,45 @@
+/* store_private.h - what the files of the store share: the connection, its prepared statements, and
+ * how one is run. */
+#ifndef ASSAY_STORE_PRIVATE_H
+#define ASSAY_STORE_PRIVATE_H
+
+#include <sqlite3.h>
+
+#include "broker/store.h"
+
+#define STORE_DIGEST_BYTES 32
+#define STORE_MAX_STATEMENTS 64
+
+struct store {
+    sqlite3 *db;
+    char dir[4096];
+    int lock_fd;
+    struct store_options options;
+    uint64_t epoch;
+    int64_t mode;                 /* the broker's present one */
+    int64_t queued_tokens;        /* of unfinished rows, as committed and in the open transaction */
+    int64_t queued_tokens_before; /* as of the last commit */
+    int64_t next_batch;
+    int changes;        /* since the last idle checkpoint */
+    uint8_t *json_text; /* scratch for vector_json */
+    struct {
+        const char *sql;
+        sqlite3_stmt *statement;
+    } cache[STORE_MAX_STATEMENTS]; /* by the address of the SQL literal */
+    int n_cached;
+};
+
+/* The prepared statement of this string literal, reset, arguments bound. types: one letter an
+ * argument: i int64_t, d double, t struct slice as text (absent: null), b struct slice as blob
+ * (absent: null), s const char * (NULL: null). */
+sqlite3_stmt *store_prepare(struct store *s, const char *sql, const char *types, ...);
+/* Run a statement that gives no rows. 0 or negative. */
+int store_run(struct store *s, struct err *e, const char *sql, const char *types, ...);
+/* Step: 1 a row, 0 done, negative with *e. The statement is reset unless a row was given. */
+int store_step(struct store *s, sqlite3_stmt *statement, struct err *e);
+/* First column of the first row as an integer; `fallback` when there is no row. */
+int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err *e, const char *sql,
+    const char *types, ...);
+int store_failed(struct store *s, struct err *e, const char *what);
+
+#endif

@@ -1,0 +1,179 @@
+-- jobs.sql - the database of one broker: private tables (singular), public views (plural, documented in SCHEMA.md).
+-- Times are unix milliseconds in tables. A row's number is job * 2^32 + its index in the job.
+-- The version is `pragma user_version`; store_open.c holds the steps from one to the next.
+
+create table meta (name text primary key, value) without rowid;
+
+create table mode (mode integer primary key, digest text not null, text text not null, unique (digest, text));
+
+create table job (
+  job         integer primary key,
+  key         text not null unique,
+  priority    integer not null default 0,
+  paused      integer not null default 0,
+  cancelled   integer not null default 0,
+  seal_chunk  integer,                     -- the sealed chunk's number, null while open
+  next_chunk  integer not null default 0,  -- first chunk not placed yet
+  accepted    integer not null default 0,  -- rows stored, those past a gap too
+  placed      integer not null default 0,  -- rows that have their index
+  done        integer not null default 0,  -- finished rows, failed ones included
+  failed      integer not null default 0,
+  running     integer not null default 0,  -- advisory
+  tokens_left integer not null default 0,  -- tokens of unfinished rows
+  next_seq    integer not null default 1,  -- cursor of the next result
+  mode        integer not null references mode,
+  meta        blob,                        -- the client's, msgpack
+  rate        real not null default 0,
+  created_ms  integer not null,
+  finished_ms integer
+);
+
+create table chunk (
+  job     integer not null,
+  chunk   integer not null,
+  digest  blob not null,                   -- BLAKE2b-256 of the encoded rows
+  n_rows  integer not null,
+  seal    integer not null,
+  pending blob,                            -- encoded rows while the chunk is past a gap
+  primary key (job, chunk)
+) without rowid;
+
+create table row (
+  row         integer primary key,
+  client_id,                               -- integer or text, as the client gave it
+  n_tokens    integer not null,
+  pool_type   integer not null,
+  activation  integer not null,
+  step_token  integer not null,
+  n_values    integer not null,
+  state       integer not null default 0,  -- 0 queued, 1 done, 2 failed
+  attempts    integer not null default 0   -- groups that it killed alone
+);
+create index row_queued on row (row) where state = 0;
+
+create table row_input (row integer primary key, ids blob not null, positions blob);
+
+-- Rows that a group holds now. Advisory: emptied at every start.
+create table lease (row integer primary key, batch integer not null);
+
+create table result (
+  job           integer not null,
+  seq           integer not null,          -- the cursor: order of completion in the job
+  row           integer not null,
+  score         real,                      -- results of one number
+  vector        blob,                      -- float32s, of results of more
+  vector_json   text,                      -- the same for people
+  pooled        blob,                      -- int32 pairs (position, token id)
+  error_code    text,
+  error_message text,
+  mode          integer not null,
+  finished_ms   integer not null,
+  primary key (job, seq)
+) without rowid;
+create index result_row on result (row);
+
+create table batch (
+  batch       integer primary key,
+  worker_group integer not null,
+  incarnation integer not null,
+  n_rows      integer not null,
+  n_tokens    integer not null,
+  started_ms  integer not null,
+  ms          integer,                     -- null while it runs
+  ok          integer
+);
+
+create table worker (
+  worker_group integer not null,
+  rank         integer not null,
+  incarnation  integer not null,
+  pid          integer not null,
+  device       text not null,
+  state        text not null,
+  batches      integer not null,
+  restarts     integer not null,
+  last_seen_ms integer not null,
+  primary key (worker_group, rank)
+) without rowid;
+
+create table minute (minute integer primary key, n_rows integer not null, n_tokens integer not null);
+
+create view jobs as
+  select job, key,
+    case
+      when cancelled then 'cancelled'
+      when paused or held then 'paused'
+      when sealed and done = placed then 'done'
+      when not sealed then 'open'
+      when running > 0 then 'running'
+      else 'queued'
+    end as state,
+    reason, priority,
+    case when sealed then placed end as total,
+    accepted, done, failed, running,
+    case when cancelled then 0 else max(accepted - done - running, 0) end as queued,
+    case when cancelled then accepted - done else 0 end as cancelled,
+    round(rate, 3) as rate,
+    case when rate > 0 and not cancelled then cast((accepted - done) / rate as integer) end as eta_s,
+    created_ms / 1000.0 as created_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', created_ms / 1000.0, 'unixepoch') as created_at,
+    finished_ms / 1000.0 as finished_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
+  from (
+    select job.*,
+      seal_chunk is not null and next_chunk > seal_chunk as sealed,
+      job.mode <> current.value as held,
+      case when job.mode <> current.value then
+        'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker runs ' ||
+        substr(now.digest, 1, 12) || ' (' || now.text || ')' end as reason
+    from job
+      join meta current on current.name = 'mode'
+      join mode made on made.mode = job.mode
+      join mode now on now.mode = current.value);
+
+create view rows as
+  select row.row >> 32 as job, row.row & 4294967295 as i, client_id as id,
+    case
+      when state = 1 then 'done'
+      when state = 2 then 'failed'
+      when job.cancelled then 'cancelled'
+      when lease.batch is not null then 'running'
+      else 'queued'
+    end as state,
+    n_tokens, attempts
+  from row
+    join job on job.job = row.row >> 32
+    left join lease on lease.row = row.row;
+
+create view results as
+  select result.job, result.row & 4294967295 as i, row.client_id as id, result.score, result.vector_json as values_json,
+    row.n_tokens, error_code, seq as cursor,
+    finished_ms / 1000.0 as finished_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
+  from result join row on row.row = result.row;
+
+create view errors as
+  select result.job, result.row & 4294967295 as i, row.client_id as id, error_code as code, error_message as message,
+    row.attempts,
+    finished_ms / 1000.0 as finished_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
+  from result join row on row.row = result.row
+  where error_code is not null;
+
+create view workers as
+  select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
+    last_seen_ms / 1000.0 as last_seen_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at
+  from worker;
+
+create view batches as
+  select batch, worker_group as 'group', incarnation, n_rows as rows, n_tokens as tokens, ms, ok,
+    started_ms / 1000.0 as started_ts,
+    strftime('%Y-%m-%dT%H:%M:%fZ', started_ms / 1000.0, 'unixepoch') as started_at
+  from batch;
+
+create view throughput as
+  select minute * 60 as minute_ts,
+    strftime('%Y-%m-%dT%H:%MZ', minute * 60, 'unixepoch') as minute_at,
+    n_rows as rows, n_tokens as tokens
+  from minute;
