@@ -55,15 +55,19 @@ static int truncated(const struct msg_reader *r, const char *field, struct err *
         (size_t)(r->end - r->begin));
 }
 
-static int expect(const struct msg_reader *r, enum msg_type type, const char *field, struct err *e)
+int msg_unexpected(
+    const struct msg_reader *r, const char *field, const char *expected, struct err *e)
 {
     enum msg_type found = msg_peek(r);
-    if (found == type)
-        return 0;
     if (found == MSG_END)
         return truncated(r, field, e);
     return err_field(e, found == MSG_INVALID ? ASSAY_EBADMSG : ASSAY_EBADREQ, field,
-        "expected %s, found %s", msg_type_name(type), msg_type_name(found));
+        "expected %s, found %s", expected, msg_type_name(found));
+}
+
+static int expect(const struct msg_reader *r, enum msg_type type, const char *field, struct err *e)
+{
+    return msg_peek(r) == type ? 0 : msg_unexpected(r, field, msg_type_name(type), e);
 }
 
 static uint64_t big_endian(const uint8_t *at, int n)
@@ -298,11 +302,8 @@ static int skip(struct msg_reader *r, const char *field, int depth, struct err *
     case MSG_ARRAY:
     case MSG_MAP:
         return skip_items(r, field, depth, e);
-    case MSG_END:
-        return truncated(r, field, e);
     default:
-        return err_field(
-            e, ASSAY_EBADMSG, field, "expected a value, found %s", msg_type_name(MSG_INVALID));
+        return msg_unexpected(r, field, "a value", e);
     }
 }
 
@@ -327,10 +328,8 @@ int msg_read_key(struct msg_reader *r, const char *where, const char *const *nam
     uint64_t *seen, struct err *e)
 {
     struct slice key;
-    enum msg_type found = msg_peek(r);
-    if (found != MSG_STR && found != MSG_END && found != MSG_INVALID)
-        return err_field(e, ASSAY_EBADREQ, where, "expected a string as a map's key, found %s",
-            msg_type_name(found));
+    if (msg_peek(r) != MSG_STR)
+        return msg_unexpected(r, where, "a string as a map's key", e);
     int rc = msg_read_str(r, where, &key, e);
     if (rc != 0)
         return rc;

@@ -52,6 +52,11 @@ void msg_reader_init(struct msg_reader *r, const uint8_t *bytes, size_t len);
 enum msg_type msg_peek(const struct msg_reader *r);
 const char *msg_type_name(enum msg_type type);
 
+/* The error for a value that is next and should not be: names `expected` and the type found;
+ * ASSAY_EBADMSG at the end of the message or where no value can begin, else ASSAY_EBADREQ. */
+int msg_unexpected(
+    const struct msg_reader *r, const char *field, const char *expected, struct err *e);
+
 /* Each reads one value of that type and moves on; 0, or ASSAY_EBADMSG (bytes are not msgpack, or
  * end too early) or ASSAY_EBADREQ (another type, or out of range) with e->field = field. Counts of
  * containers are checked against the bytes left (one per array element, two per map entry). Strings

@@ -91,8 +91,7 @@ static int read_id(struct msg_reader *r, const char *field, struct slice *id, st
     int64_t number;
     enum msg_type type = msg_peek(r);
     if (type != MSG_INT && type != MSG_STR)
-        return err_field(e, ASSAY_EBADREQ, field, "expected an integer or a string, found %s",
-            msg_type_name(type));
+        return msg_unexpected(r, field, "an integer or a string", e);
     int rc = type == MSG_INT ? msg_read_int_saturated(r, field, &number, e)
                              : msg_read_str(r, field, &s, e);
     if (rc == 0 && s.len > REQUEST_ID_BYTES)
@@ -174,8 +173,7 @@ static int read_job(struct msg_reader *r, struct request *q, struct err *e)
         return msg_read_int(r, "job", 0, INT32_MAX, &q->job, e);
     if (type == MSG_STR)
         return read_job_key(r, "job", &q->job_key, e);
-    return err_field(
-        e, ASSAY_EBADREQ, "job", "expected a number or a key, found %s", msg_type_name(type));
+    return msg_unexpected(r, "job", "a number or a key", e);
 }
 
 /* No rows and an empty array of rows are the same: absent. */
@@ -335,13 +333,12 @@ static int in_element(const char *field, uint32_t i, int rc, struct err *e)
 
 static int in_row(uint32_t index, int rc, struct err *e)
 {
-    char field[ERR_FIELD_BYTES];
+    char field[ERR_FIELD_BYTES + sizeof "rows[4294967295]."];
     if (!e)
         return rc;
-    memcpy(field, e->field, sizeof field);
-    int n = snprintf(e->field, sizeof e->field, "rows[%u]%s", index, field[0] ? "." : "");
-    snprintf(e->field + n, sizeof e->field - (size_t)n, "%s", field);
-    return rc;
+    struct err inner = *e;
+    snprintf(field, sizeof field, "rows[%u]%s%s", index, inner.field[0] ? "." : "", inner.field);
+    return err_field(e, rc, field, "%s", inner.msg);
 }
 
 static int read_row_id(struct msg_reader *r, struct slice *id, struct err *e)
@@ -374,9 +371,7 @@ static int read_ids(struct msg_reader *r, struct row_request *row, struct err *e
     if (type == MSG_ARRAY)
         return read_id_array(r, row, e);
     if (type != MSG_BIN)
-        return err_field(e, ASSAY_EBADREQ, "ids",
-            "expected bin of little-endian int32, or an array of integers, found %s",
-            msg_type_name(type));
+        return msg_unexpected(r, "ids", "bin of little-endian int32, or an array of integers", e);
     int rc = msg_read_bin(r, "ids", &row->ids, e);
     if (rc == 0 && row->ids.len % 4 != 0)
         rc = err_field(
