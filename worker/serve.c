@@ -284,7 +284,10 @@ static void connect_broker(struct worker *w)
     w->context = zmq_ctx_new();
     w->socket = w->context ? zmq_socket(w->context, ZMQ_DEALER) : NULL;
     int linger_ms = 1000;
+    char name[8]; /* the broker addresses ranks by it */
+    snprintf(name, sizeof name, "r%ld", w->options.rank);
     if (!w->socket || zmq_setsockopt(w->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms) != 0 ||
+        zmq_setsockopt(w->socket, ZMQ_ROUTING_ID, name, strlen(name)) != 0 ||
         zmq_connect(w->socket, w->options.control) != 0)
         die(EX_UNAVAILABLE, "event=connect_failed endpoint=%s error=%s", w->options.control,
             zmq_strerror(errno));

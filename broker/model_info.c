@@ -1,0 +1,147 @@
+/* model_info.c - see model_info.h. */
+#include "broker/model_info.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/spawn.h"
+#include "schema/log.h"
+#include "schema/pooling.h"
+
+#define OUTPUT_BYTES (1u << 20)
+
+/* All that comes through fd, at most size - 1 bytes, terminated. */
+static void read_all(int fd, char *text, size_t size)
+{
+    size_t n = 0;
+    ssize_t got;
+    while (n + 1 < size &&
+           ((got = read(fd, text + n, size - 1 - n)) > 0 || (got < 0 && errno == EINTR)))
+        n += got > 0 ? (size_t)got : 0;
+    text[n] = '\0';
+}
+
+/* Run and take what it says: stdout into `out`, stderr into `words`. Returns the exit code, or
+ * negative. */
+static int run_describe(
+    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e)
+{
+    int output[2], error[2], exit_code = -1, signal = 0;
+    struct child child;
+    if (pipe2(output, O_CLOEXEC) != 0)
+        return err_errno(e, ASSAY_EIO, "pipe");
+    if (pipe2(error, O_CLOEXEC) != 0) {
+        close(output[0]);
+        close(output[1]);
+        return err_errno(e, ASSAY_EIO, "pipe");
+    }
+    int rc = child_start(&child, argv, NULL, 0, output[1], error[1], e);
+    close(output[1]);
+    close(error[1]);
+    if (rc == 0) {
+        read_all(output[0], out, out_size); /* one of the two is short, so no deadlock */
+        read_all(error[0], words, words_size);
+        child_reap(&child, 1, &exit_code, &signal);
+        rc = signal ? err_set(e, ASSAY_EFORMAT, "%s died of signal %d while it read the checkpoint",
+                          argv[0], signal)
+                    : exit_code;
+    }
+    close(output[0]);
+    close(error[0]);
+    return rc;
+}
+
+static int text_field(const json_t *o, const char *key, char *to, size_t size)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? snprintf(to, size, "%s", s) >= (int)size : 1;
+}
+
+static int take_labels(struct model_info *m, const json_t *names)
+{
+    if (!json_is_array(names) || json_array_size(names) != m->n_labels)
+        return 0;
+    m->labels = xcalloc(m->n_labels, sizeof *m->labels);
+    for (uint32_t i = 0; i < m->n_labels; i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        m->labels[i] = strdup(name ? name : "");
+        if (!m->labels[i])
+            return -1;
+    }
+    return 0;
+}
+
+static int take_description(struct model_info *m, const json_t *o, struct err *e)
+{
+    char pool[16], activation[16];
+    int bad = text_field(o, "architecture", m->architecture, sizeof m->architecture) ||
+              text_field(o, "digest", m->digest, sizeof m->digest) ||
+              text_field(o, "dtype", m->dtype, sizeof m->dtype) ||
+              text_field(o, "default_pool", pool, sizeof pool) ||
+              text_field(o, "default_activation", activation, sizeof activation);
+    m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
+    m->max_len = (uint32_t)json_integer_value(json_object_get(o, "max_len"));
+    m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
+    m->step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
+    m->pad_token = (int32_t)json_integer_value(json_object_get(o, "pad_token"));
+    m->default_pool = bad ? -1 : pool_type_from_name(pool, strlen(pool));
+    m->default_activation = bad ? -1 : activation_from_name(activation, strlen(activation));
+    if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->default_pool < 0 ||
+        m->default_activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0)
+        return err_set(e, ASSAY_EINTERNAL,
+            "the worker's description of the model is not what this broker expects");
+    return 0;
+}
+
+static void name_model(struct model_info *m, const char *dir)
+{
+    size_t end = strlen(dir);
+    while (end > 1 && dir[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && dir[start - 1] != '/')
+        start--;
+    snprintf(m->name, sizeof m->name, "%.*s", (int)(end - start), dir + start);
+}
+
+int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir,
+    uint32_t tp, uint32_t max_len, const char *digest_cache, struct err *e)
+{
+    char tp_text[16], len_text[16], words[1024];
+    char *out = xcalloc(1, OUTPUT_BYTES);
+    snprintf(tp_text, sizeof tp_text, "%u", tp);
+    snprintf(len_text, sizeof len_text, "%u", max_len);
+    const char *argv[] = {worker_path, "--describe", "--model", model_dir, "--tp", tp_text,
+        "--max-len", len_text, digest_cache ? "--digest-cache" : NULL, digest_cache, NULL};
+    json_error_t why;
+    json_t *o = NULL;
+    *m = (struct model_info){0};
+    int rc = run_describe((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
+    if (rc > 0) {
+        words[strcspn(words, "\n")] = '\0';
+        rc = err_set(e, ASSAY_EFORMAT, "%s", words[0] ? words : "the worker gave no reason");
+    } else if (rc == 0 && !(o = json_loads(out, 0, &why))) {
+        rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", worker_path, why.text);
+    } else if (rc == 0) {
+        rc = take_description(m, o, e);
+        name_model(m, model_dir);
+    }
+    json_decref(o);
+    free(out);
+    if (rc != 0)
+        model_info_release(m);
+    return rc;
+}
+
+void model_info_release(struct model_info *m)
+{
+    for (uint32_t i = 0; m->labels && i < m->n_labels; i++)
+        free(m->labels[i]);
+    free(m->labels);
+    m->labels = NULL;
+}

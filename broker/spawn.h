@@ -1,0 +1,26 @@
+/* spawn.h - child processes that are known by a descriptor (pidfd), never by a number that may be
+ * reused. */
+#ifndef ASSAY_SPAWN_H
+#define ASSAY_SPAWN_H
+
+#include <sys/types.h>
+
+#include "schema/err.h"
+
+struct child {
+    pid_t pid;
+    int pidfd; /* readable when the child has ended; -1: none */
+};
+
+/* Start argv[0] with exactly the descriptors 0, 1, 2 and keep[0..n_keep-1] (same numbers) open;
+ * stdin is /dev/null, stdout and stderr are this process's (or stdout_fd, stderr_fd where not -1).
+ * The child can be killed before this process when memory is short (oom_score_adj), and leaves no
+ * core file. */
+int child_start(struct child *c, char *const argv[], const int *keep, int n_keep, int stdout_fd,
+    int stderr_fd, struct err *e);
+void child_kill(const struct child *c); /* SIGKILL */
+/* Reap: 1 and the wait status' parts when it has ended (pidfd closed), 0 when it still runs. block:
+ * wait for it. */
+int child_reap(struct child *c, int block, int *exit_code, int *signal);
+
+#endif
