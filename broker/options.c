@@ -1,0 +1,228 @@
+/* options.c - see options.h. One table: parsing and help. */
+#include "broker/options.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "schema/log.h"
+
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, REFUSED, LEVEL };
+
+static const struct {
+    const char *name, *argument, *help;
+    enum kind kind;
+    size_t at;
+    int64_t min, max;
+} table[] = {
+    {"model", "DIR", "checkpoint: config.json and safetensors (required)", TEXT,
+        offsetof(struct options, model), 0, 0},
+    {"data", "DIR", "database and sockets (default $XDG_STATE_HOME/assay)", TEXT,
+        offsetof(struct options, data), 0, 0},
+    {"listen", "ENDPOINT",
+        "where clients connect, may be repeated (default ipc://<data>/broker.sock)", LISTEN, 0, 0,
+        0},
+    {"device", "auto|cpu", "where the model runs (default auto)", DEVICE, 0, 0, 0},
+    {"tp", "N", "ranks that share the model, tensor parallel (default 1)", INT,
+        offsetof(struct options, tp), 1, 16},
+    {"replicas", "N", "copies of the model (default 1)", INT, offsetof(struct options, replicas), 1,
+        OPTIONS_MAX_REPLICAS},
+    {"threads", "N", "threads of all ranks together (default: all cores)", INT,
+        offsetof(struct options, threads), 1, 1024},
+    {"max-batch-tokens", "N", "tokens of one batch (default 4096)", INT,
+        offsetof(struct options, max_batch_tokens), 1, 1 << 24},
+    {"max-len", "N", "longest row in tokens (default: the model's)", INT,
+        offsetof(struct options, max_len), 1, 1 << 24},
+    {"served-name", "NAME", "the model's name for clients (default: the directory's)", TEXT,
+        offsetof(struct options, served_name), 0, 0},
+    {"isa", "NAME", "auto, avx2 or portable: all give the same scores (default auto)", TEXT,
+        offsetof(struct options, isa), 0, 0},
+    {"hang-ms", "N", "a group without progress for so long is restarted (default 2000)", INT,
+        offsetof(struct options, hang_ms), 100, INT_MAX / 16},
+    {"start-ms", "N", "longest start of a group (default 600000)", INT,
+        offsetof(struct options, start_ms), 1000, INT_MAX / 16},
+    {"min-free-bytes", "N", "refuse new work below this much free disk (default 64 MiB)", INT64,
+        offsetof(struct options, min_free_bytes), 0, INT64_MAX / 16},
+    {"max-message-bytes", "N", "largest request (default 64 MiB)", INT64,
+        offsetof(struct options, max_message_bytes), 1 << 16, 1 << 30},
+    {"max-rows-per-message", "N", "rows of one request (default 10000)", INT64,
+        offsetof(struct options, max_rows_per_message), 1, 1 << 20},
+    {"max-queued-bytes", "N", "token bytes of unfinished rows (default 64 GiB)", INT64,
+        offsetof(struct options, max_queued_bytes), 1 << 16, INT64_MAX / 16},
+    {"insecure-loopback", NULL, "allow tcp://127.0.0.1 endpoints without keys", FLAG,
+        offsetof(struct options, insecure_loopback), 0, 0},
+    {"exit-with-parent", NULL, "stop when the process that started this one ends", FLAG,
+        offsetof(struct options, exit_with_parent), 0, 0},
+    {"worker", "PATH", "worker program (default: assay-worker beside this one)", TEXT,
+        offsetof(struct options, worker), 0, 0},
+    {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
+        offsetof(struct options, log_level), 0, 0},
+    {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
+    {"quant", "none", "quantization: only none is built", REFUSED, 0, 0, 0},
+    {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
+    {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
+    {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
+};
+enum { N_OPTIONS = sizeof table / sizeof table[0] };
+
+void options_print_help(void)
+{
+    printf("assayd - the broker: takes scoring jobs over ZeroMQ, keeps them in SQLite, drives the "
+           "workers\n\n"
+           "Examples:\n"
+           "  assayd --model ./my-reward-model\n"
+           "  assayd --model ./my-reward-model --data /var/lib/assay --tp 2\n"
+           "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n\n"
+           "Options:\n");
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char left[48];
+        snprintf(left, sizeof left, "--%s%s%s", table[i].name, table[i].argument ? " " : "",
+            table[i].argument ? table[i].argument : "");
+        printf("  %-28s %s\n", left, table[i].help);
+    }
+    printf("\nSIGTERM: finish what is in flight, exit 0; again: exit at once. Nothing accepted is "
+           "lost either way.\n"
+           "Exit codes: 0 ok, 64 usage, 74 I/O, 75 data directory in use, 78 checkpoint or "
+           "configuration.\n");
+}
+
+static int complain(const char *name, const char *expected, const char *found)
+{
+    fprintf(stderr, "assayd: --%s: expected %s, found '%s'\n", name, expected, found);
+    return EX_USAGE;
+}
+
+static int take_number(struct options *o, int i, const char *text)
+{
+    char *end, expected[64];
+    long long v = strtoll(text, &end, 10);
+    snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)table[i].min,
+        (long long)table[i].max);
+    if (*text == '\0' || *end != '\0' || v < table[i].min || v > table[i].max)
+        return complain(table[i].name, expected, text);
+    if (table[i].kind == INT)
+        *(int *)((char *)o + table[i].at) = (int)v;
+    else
+        *(int64_t *)((char *)o + table[i].at) = v;
+    return 0;
+}
+
+static int take_listen(struct options *o, const char *endpoint)
+{
+    int loopback = strncmp(endpoint, "tcp://127.", 10) == 0 ||
+                   strncmp(endpoint, "tcp://localhost:", 16) == 0 ||
+                   strncmp(endpoint, "tcp://[::1]:", 12) == 0;
+    if (strncmp(endpoint, "ipc://", 6) != 0 && strncmp(endpoint, "tcp://", 6) != 0)
+        return complain("listen", "ipc://PATH or tcp://127.0.0.1:PORT", endpoint);
+    if (strncmp(endpoint, "tcp://", 6) == 0 && !loopback) {
+        fprintf(stderr,
+            "assayd: --listen: tcp beyond this machine needs keys, which this version does not "
+            "have; expected "
+            "ipc://PATH or a loopback address, found '%s'\n",
+            endpoint);
+        return EX_CONFIG;
+    }
+    if (o->n_listen == OPTIONS_MAX_ENDPOINTS)
+        return complain("listen", "at most 8 endpoints", endpoint);
+    o->listen[o->n_listen++] = endpoint;
+    return 0;
+}
+
+static int take_refused(const char *name, const char *value)
+{
+    if ((strcmp(name, "pp") == 0 && strcmp(value, "1") == 0) || strcmp(value, "none") == 0)
+        return 0;
+    fprintf(stderr, "assayd: --%s %s: not built in this version; expected %s\n", name, value,
+        strcmp(name, "pp") == 0 ? "1" : "none");
+    return EX_CONFIG;
+}
+
+static int take_device(const char *device)
+{
+    if (strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0)
+        return 0;
+    fprintf(stderr, "assayd: --device: expected auto or cpu, found '%s'%s\n", device,
+        strcmp(device, "cuda") == 0 ? ", which is not built in this version" : "");
+    return strcmp(device, "cuda") == 0 ? EX_CONFIG : EX_USAGE;
+}
+
+static int take_option(struct options *o, int i, const char *value)
+{
+    switch (table[i].kind) {
+    case TEXT:
+        *(const char **)((char *)o + table[i].at) = value;
+        return 0;
+    case FLAG:
+        *(int *)((char *)o + table[i].at) = 1;
+        return 0;
+    case LISTEN:
+        return take_listen(o, value);
+    case DEVICE:
+        return take_device(value);
+    case REFUSED:
+        return take_refused(table[i].name, value);
+    case LEVEL:
+        o->log_level = log_level_from_name(value);
+        return o->log_level < 0 ? complain("log-level", "error, warn, info or debug", value) : 0;
+    default:
+        return take_number(o, i, value);
+    }
+}
+
+static int check_together(const struct options *o)
+{
+    if (o->help || o->version)
+        return 0;
+    if (!o->model) {
+        fprintf(stderr, "assayd: expected --model DIR, found none; see `assayd --help`\n");
+        return EX_USAGE;
+    }
+    for (int i = 0; i < o->n_listen; i++)
+        if (strncmp(o->listen[i], "tcp://", 6) == 0 && !o->insecure_loopback) {
+            fprintf(stderr,
+                "assayd: --listen %s: a tcp endpoint without keys needs --insecure-loopback\n",
+                o->listen[i]);
+            return EX_CONFIG;
+        }
+    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx2") != 0 &&
+        strcmp(o->isa, "portable") != 0)
+        return complain("isa", "auto, avx2 or portable", o->isa);
+    return 0;
+}
+
+int options_parse(struct options *o, int argc, char **argv)
+{
+    struct option list[N_OPTIONS + 1] = {{0}};
+    int found, rc;
+    *o = (struct options){.isa = "auto",
+        .tp = 1,
+        .replicas = 1,
+        .max_batch_tokens = 4096,
+        .hang_ms = 2000,
+        .start_ms = 600000,
+        .log_level = LOG_LEVEL_INFO,
+        .min_free_bytes = 64 << 20,
+        .max_message_bytes = 64 << 20,
+        .max_rows_per_message = 10000,
+        .max_queued_bytes = 64ll << 30};
+    for (int i = 0; i < N_OPTIONS; i++)
+        list[i] = (struct option){
+            table[i].name, table[i].argument ? required_argument : no_argument, NULL, i + 256};
+    while ((found = getopt_long(argc, argv, "h", list, NULL)) != -1) {
+        if (found == 'h') {
+            o->help = 1;
+            continue;
+        }
+        if (found < 256)
+            return fprintf(stderr, "assayd: see `assayd --help`\n"), EX_USAGE;
+        if ((rc = take_option(o, found - 256, optarg)) != 0)
+            return rc;
+    }
+    if (optind < argc)
+        return fprintf(stderr, "assayd: unexpected argument '%s'\n", argv[optind]), EX_USAGE;
+    return check_together(o);
+}

@@ -1,0 +1,24 @@
+/* options.h - assayd's command line, parsed once. What is not built is refused by name. */
+#ifndef ASSAY_OPTIONS_H
+#define ASSAY_OPTIONS_H
+
+#include <stdint.h>
+
+#define OPTIONS_MAX_ENDPOINTS 8
+#define OPTIONS_MAX_REPLICAS 16
+
+struct options {
+    const char *model, *data, *served_name, *worker, *isa;
+    const char *listen[OPTIONS_MAX_ENDPOINTS];
+    int n_listen;
+    int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;
+    int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
+    int exit_with_parent, insecure_loopback, help, version;
+};
+
+/* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads)
+ * are left NULL or 0. */
+int options_parse(struct options *o, int argc, char **argv);
+void options_print_help(void);
+
+#endif

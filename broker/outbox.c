@@ -1,0 +1,143 @@
+/* outbox.c - see outbox.h. */
+#include "broker/outbox.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "schema/log.h"
+#include "schema/request.h"
+
+struct letter {
+    struct envelope envelope;
+    struct msg_writer body;
+    uint8_t id[REQUEST_ROW_ID_BYTES];
+    size_t id_len; /* 0: none */
+    struct letter *next;
+};
+
+struct outbox {
+    void *socket;
+    struct letter *first, **end;
+};
+
+int envelope_add(struct envelope *env, const void *frame, size_t len)
+{
+    size_t used = 0;
+    for (int i = 0; i < env->n_frames; i++)
+        used += env->sizes[i];
+    if (env->n_frames == ENVELOPE_MAX_FRAMES || len > ENVELOPE_MAX_BYTES - used)
+        return -1;
+    if (len > 0)
+        memcpy(env->bytes + used, frame, len);
+    env->sizes[env->n_frames++] = (uint16_t)len;
+    return 0;
+}
+
+struct outbox *outbox_new(void *socket)
+{
+    struct outbox *o = xcalloc(1, sizeof *o);
+    o->socket = socket;
+    o->end = &o->first;
+    return o;
+}
+
+static void free_letters(struct outbox *o)
+{
+    for (struct letter *l = o->first, *next; l; l = next) {
+        next = l->next;
+        msg_writer_release(&l->body);
+        free(l);
+    }
+    o->first = NULL;
+    o->end = &o->first;
+}
+
+void outbox_free(struct outbox **out)
+{
+    if (!*out)
+        return;
+    free_letters(*out);
+    free(*out);
+    *out = NULL;
+}
+
+static struct letter *add_letter(struct outbox *o, const struct envelope *env, struct slice id)
+{
+    struct letter *l = xcalloc(1, sizeof *l);
+    l->envelope = *env;
+    l->id_len = id.at && id.len <= sizeof l->id ? id.len : 0;
+    if (l->id_len > 0)
+        memcpy(l->id, id.at, l->id_len);
+    msg_writer_init(&l->body);
+    *o->end = l;
+    o->end = &l->next;
+    return l;
+}
+
+static void write_head(struct letter *l, uint32_t n_fields, int ok)
+{
+    msg_writer_clear(&l->body);
+    msg_map(&l->body, 3 + n_fields);
+    msg_key_int(&l->body, "v", REQUEST_VERSION);
+    msg_str(&l->body, "id");
+    if (l->id_len > 0)
+        msg_raw(&l->body, (struct slice){l->id, l->id_len});
+    else
+        msg_nil(&l->body);
+    msg_key_bool(&l->body, "ok", ok);
+}
+
+struct msg_writer *outbox_ok(
+    struct outbox *o, const struct envelope *env, struct slice id, uint32_t n_fields)
+{
+    struct letter *l = add_letter(o, env, id);
+    write_head(l, n_fields, 1);
+    return &l->body;
+}
+
+static void write_error(struct letter *l, const struct err *e)
+{
+    write_head(l, 1, 0);
+    msg_str(&l->body, "err");
+    msg_map(&l->body, 2 + (uint32_t)(e->field[0] != '\0') + (uint32_t)(e->retry_after_ms > 0));
+    msg_key_str(&l->body, "code", err_name(e->code));
+    msg_key_str(&l->body, "message", e->msg);
+    if (e->field[0])
+        msg_key_str(&l->body, "field", e->field);
+    if (e->retry_after_ms > 0)
+        msg_key_int(&l->body, "retry_after_ms", e->retry_after_ms);
+}
+
+void outbox_error(
+    struct outbox *o, const struct envelope *env, struct slice id, const struct err *e)
+{
+    write_error(add_letter(o, env, id), e);
+}
+
+void outbox_fail(struct outbox *o, const struct err *e)
+{
+    for (struct letter *l = o->first; l; l = l->next)
+        write_error(l, e);
+}
+
+static void send_letter(struct outbox *o, const struct letter *l)
+{
+    const uint8_t *at = l->envelope.bytes;
+    int rc = 0;
+    for (int i = 0; rc >= 0 && i < l->envelope.n_frames; at += l->envelope.sizes[i++])
+        rc = zmq_send(o->socket, at, l->envelope.sizes[i], ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    if (rc >= 0)
+        rc = zmq_send(o->socket, l->body.buffer.data, l->body.buffer.size, ZMQ_DONTWAIT);
+    if (rc < 0)
+        log_debug("event=reply_dropped error=%s",
+            zmq_strerror(errno)); /* the client is gone or does not read */
+}
+
+void outbox_send(struct outbox *o)
+{
+    for (const struct letter *l = o->first; l; l = l->next)
+        send_letter(o, l);
+    free_letters(o);
+}

@@ -1,0 +1,39 @@
+/* outbox.h - replies that wait for a commit.
+ *
+ * A reply may rest on rows that are not synced yet, so every reply made while a group of requests
+ * is open is kept here and sent when its commit returned. When the commit fails, all are replaced
+ * by one error. An envelope is what came before the body: routing id and frames up to the first
+ * empty one. */
+#ifndef ASSAY_OUTBOX_H
+#define ASSAY_OUTBOX_H
+
+#include "schema/msg.h"
+
+#define ENVELOPE_MAX_FRAMES 8
+#define ENVELOPE_MAX_BYTES 512
+
+struct envelope {
+    int n_frames;
+    uint16_t sizes[ENVELOPE_MAX_FRAMES];
+    uint8_t bytes[ENVELOPE_MAX_BYTES]; /* frames, one after the other */
+};
+
+/* 0, or -1 when there are too many or too long frames. */
+int envelope_add(struct envelope *env, const void *frame, size_t len);
+
+struct outbox;
+
+struct outbox *outbox_new(void *socket); /* ROUTER; borrowed */
+void outbox_free(struct outbox **o);
+
+/* A writer for one reply to env, with v and id written and n_fields to come after `ok` (which is
+ * written here too). */
+struct msg_writer *outbox_ok(
+    struct outbox *o, const struct envelope *env, struct slice id, uint32_t n_fields);
+void outbox_error(
+    struct outbox *o, const struct envelope *env, struct slice id, const struct err *e);
+/* Replace every kept reply by this error. */
+void outbox_fail(struct outbox *o, const struct err *e);
+void outbox_send(struct outbox *o); /* all, without waiting; what cannot be delivered is dropped */
+
+#endif
