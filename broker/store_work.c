@@ -1,0 +1,199 @@
+/* store_work.c - rows on their way: queued rows out, batches, results in. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store_private.h"
+#include "schema/log.h"
+
+/* ---- queued rows ---- */
+
+static struct row *read_row(sqlite3_stmt *q)
+{
+    uint32_t n_tokens = (uint32_t)(sqlite3_column_bytes(q, 6) / 4),
+             n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
+    struct row *r = row_new(n_tokens, n_positions);
+    r->row = sqlite3_column_int64(q, 0);
+    r->pool_type = sqlite3_column_int(q, 1);
+    r->activation = sqlite3_column_int(q, 2);
+    r->step_token = sqlite3_column_int(q, 3);
+    r->n_values = (uint32_t)sqlite3_column_int64(q, 4);
+    r->attempts = (uint32_t)sqlite3_column_int(q, 5);
+    memcpy(r->ids, sqlite3_column_blob(q, 6), n_tokens * sizeof *r->ids);
+    if (n_positions > 0)
+        memcpy(r->positions, sqlite3_column_blob(q, 7), n_positions * sizeof *r->positions);
+    return r;
+}
+
+int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    int64_t low = row_number(job, 0) - 1;
+    sqlite3_stmt *q = store_prepare(s,
+        "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions "
+        "from row indexed by row_queued join row_input on row_input.row = row.row "
+        "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
+        "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
+    int rc;
+    while ((rc = store_step(s, q, e)) == 1)
+        visit(arg, read_row(q));
+    return rc;
+}
+
+/* ---- batches ---- */
+
+/* Rows of one job in the batch, from `from` on: how many are next to each other. */
+static uint32_t run_of_job(const struct batch *b, uint32_t from)
+{
+    uint32_t n = 1;
+    while (from + n < b->n_rows && row_job(b->rows[from + n]->row) == row_job(b->rows[from]->row))
+        n++;
+    return n;
+}
+
+static int add_running(struct store *s, const struct batch *b, int sign, struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
+        n = run_of_job(b, i);
+        rc = store_run(s, e, "update job set running = max(running + ?, 0) where job = ?", "ii",
+            (int64_t)sign * n, row_job(b->rows[i]->row));
+    }
+    return rc;
+}
+
+int store_batch_started(
+    struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e)
+{
+    b->number = s->next_batch++;
+    int rc = store_run(s, e,
+        "insert into batch(batch, worker_group, incarnation, n_rows, n_tokens, started_ms) values "
+        "(?, ?, ?, ?, ?, ?)",
+        "iiiiii", b->number, (int64_t)group, (int64_t)incarnation, (int64_t)b->n_rows,
+        (int64_t)b->n_tokens, b->started_wall_ms);
+    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
+        rc = store_run(
+            s, e, "insert or replace into lease values (?, ?)", "ii", b->rows[i]->row, b->number);
+    return rc == 0 ? add_running(s, b, 1, e) : rc;
+}
+
+int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e)
+{
+    int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
+        (int64_t)ok, b->number);
+    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
+        rc = store_run(s, e, "delete from lease where row = ?", "i", b->rows[i]->row);
+    if (rc == 0)
+        rc = add_running(s, b, -1, e);
+    return rc;
+}
+
+int store_set_attempts(struct store *s, const struct row *r, struct err *e)
+{
+    return store_run(
+        s, e, "update row set attempts = ? where row = ?", "ii", (int64_t)r->attempts, r->row);
+}
+
+/* ---- results ---- */
+
+/* Position and id of each pooled token, as int32 pairs; none for ALL and MEAN. Caller frees. */
+static int32_t *pooled_at(const struct row *r, uint32_t *n)
+{
+    int32_t *pairs = xcalloc((size_t)r->n_tokens + r->n_positions + 1, 2 * sizeof *pairs);
+    *n = 0;
+    for (uint32_t i = 0; r->pool_type == POOL_STEP && i < r->n_tokens; i++)
+        if (r->ids[i] == r->step_token)
+            pairs[2 * (*n)++] = (int32_t)i;
+    if (r->pool_type == POOL_LAST || r->pool_type == POOL_CLS)
+        pairs[2 * (*n)++] = r->pool_type == POOL_LAST ? (int32_t)r->n_tokens - 1 : 0;
+    for (uint32_t i = 0; r->pool_type == POOL_POSITIONS && i < r->n_positions; i++)
+        pairs[2 * (*n)++] = r->positions[i];
+    for (uint32_t i = 0; i < *n; i++)
+        pairs[2 * i + 1] = r->ids[pairs[2 * i]];
+    return pairs;
+}
+
+static char *vector_json(const float *values, uint32_t n)
+{
+    size_t room = (size_t)n * 18 + 3, at = 1;
+    char *text = xcalloc(1, room);
+    text[0] = '[';
+    for (uint32_t i = 0; i < n; i++)
+        at += (size_t)snprintf(text + at, room - at, "%s%.9g", i ? "," : "", (double)values[i]);
+    text[at] = ']';
+    return text;
+}
+
+static int insert_result(
+    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
+{
+    uint32_t n_pooled = 0;
+    int is_vector =
+        result->values && (result->n_values != 1 || r->pool_type == POOL_ALL ||
+                              r->pool_type == POOL_STEP || r->pool_type == POOL_POSITIONS);
+    int32_t *pairs = result->values ? pooled_at(r, &n_pooled) : NULL;
+    char *json = is_vector ? vector_json(result->values, result->n_values) : NULL;
+    struct slice vector = {
+        is_vector ? (const uint8_t *)result->values : NULL, result->n_values * sizeof(float)};
+    struct slice pooled = {
+        n_pooled ? (const uint8_t *)pairs : NULL, n_pooled * 2 * sizeof(int32_t)};
+    sqlite3_stmt *q = store_prepare(s,
+        "insert into result(job, seq, row, vector, vector_json, pooled, error_code, error_message, "
+        "mode, finished_ms, "
+        "score) select job, next_seq, ?, ?, ?, ?, ?, ?, ?, ?, ?10 from job where job = ?9",
+        "ibsbssiii", r->row, vector, json, pooled,
+        result->values ? NULL : err_name(result->error_code),
+        result->values ? NULL : result->error_message, s->mode, (int64_t)now_wall_ms(),
+        row_job(r->row));
+    if (result->values && !is_vector)
+        sqlite3_bind_double(q, 10, (double)result->values[0]);
+    else
+        sqlite3_bind_null(q, 10);
+    int rc = store_step(s, q, e);
+    free(pairs);
+    free(json);
+    return rc;
+}
+
+static int count_result(struct store *s, const struct row *r, int failed, struct err *e)
+{
+    int64_t job = row_job(r->row), now_ms = now_wall_ms();
+    int rc = store_run(s, e,
+        "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left "
+        "= tokens_left - ?, "
+        "finished_ms = case when seal_chunk is not null and next_chunk > seal_chunk and done + 1 = "
+        "placed then ? end "
+        "where job = ?",
+        "iiii", (int64_t)failed, (int64_t)r->n_tokens, now_ms, job);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "insert into minute values (?, 1, ?) on conflict (minute) do update set n_rows = "
+            "n_rows + 1, "
+            "n_tokens = n_tokens + excluded.n_tokens",
+            "ii", now_ms / 60000, (int64_t)r->n_tokens);
+    s->queued_tokens -= r->n_tokens;
+    return rc;
+}
+
+int store_finish_row(
+    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
+{
+    int failed = result->values == NULL;
+    int rc = store_run(s, e,
+        "update row set state = ? where row = ? and state = 0 and exists "
+        "(select 1 from job where job = ? and not cancelled)",
+        "iii", (int64_t)(failed ? 2 : 1), r->row, row_job(r->row));
+    if (rc != 0 || sqlite3_changes(s->db) == 0)
+        return rc;
+    rc = insert_result(s, r, result, e);
+    if (rc == 0)
+        rc = count_result(s, r, failed, e);
+    return rc == 0 ? 1 : rc;
+}
+
+int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)
+{
+    return store_run(s, e, "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "iiiissiii", (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation, (int64_t)w->pid,
+        w->device, w->state, w->batches, w->restarts, (int64_t)now_wall_ms());
+}
