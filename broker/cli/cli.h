@@ -10,8 +10,9 @@
 #include <sysexits.h>
 
 #include "schema/err.h"
+#include "schema/version.h"
 
-#define ASSAY_VERSION "0.1.0"
+
 #define EX_ROWS_FAILED 1
 
 enum cli_option {

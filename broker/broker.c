@@ -1,0 +1,268 @@
+/* broker.c - the event loop (broker.h has the turn). */
+#include "broker/broker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+#define MESSAGES_PER_TURN 256
+#define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define HOUSEKEEPING_MS 1000
+#define DRAIN_MS 30000
+
+int broker_job_changed(struct broker *b, int64_t job, struct err *e)
+{
+    waiters_job_changed(b, job);
+    progress_job_changed(b, job);
+    b->wake = 1;
+    return planner_job_changed(b->planner, job, e);
+}
+
+/* ---- requests ---- */
+
+/* One message: envelope and body. 1 when there was one with a body, 0 when it is to be dropped, -1
+ * when there is none. */
+static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
+{
+    zmq_msg_t frame;
+    int n = 0, more = 1, delimited = 0, bodies = 0, bad = 0;
+    *env = (struct envelope){0};
+    while (more) {
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&frame, b->clients, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&frame);
+            return n == 0 ? -1 : 0;
+        }
+        more = zmq_msg_more(&frame);
+        int is_last = !more, is_empty = zmq_msg_size(&frame) == 0;
+        /* The first frame is the routing id. Then all up to the first empty frame is envelope; the
+         * body is the one frame after it, or the only frame there is. */
+        if (n > 0 && (delimited || (is_last && n == 1))) {
+            zmq_msg_move(body, &frame);
+            bodies++;
+        } else if (envelope_add(env, zmq_msg_data(&frame), zmq_msg_size(&frame)) != 0) {
+            bad = 1;
+        }
+        delimited |= n > 0 && is_empty && bodies == 0;
+        n++;
+        zmq_msg_close(&frame);
+    }
+    return !bad && bodies == 1;
+}
+
+/* The transaction of this turn's requests failed: nobody was told anything yet, and all hear the
+ * same now. */
+static void refuse_turn(struct broker *b, struct err *e)
+{
+    store_rollback(b->store);
+    b->in_transaction = 0;
+    if (e->code != ASSAY_EFULL)
+        die(74, "event=database_failed outcome=unknown error=\"%s\"", e->msg);
+    log_warn("event=disk_full error=\"%s\"", e->msg);
+    e->code = ASSAY_EQUEUEFULL;
+    e->retry_after_ms = 5000;
+    outbox_fail(b->outbox, e);
+}
+
+static void commit_turn(struct broker *b, int rc, struct err *e)
+{
+    int failed = rc < 0;
+    if (!failed && b->in_transaction)
+        failed = store_commit(b->store, e) != 0;
+    b->in_transaction = 0;
+    if (failed)
+        refuse_turn(b, e);
+    outbox_send(b->outbox);
+}
+
+/* Whatever clients sent, up to a bound, in one transaction. */
+static void take_requests(struct broker *b)
+{
+    struct err e = {0};
+    int rc = 0;
+    for (int i = 0; i < MESSAGES_PER_TURN && rc == 0; i++) {
+        struct envelope env;
+        zmq_msg_t body;
+        zmq_msg_init(&body);
+        int got = receive(b, &env, &body);
+        if (got > 0) {
+            rc = broker_request(b, &env, zmq_msg_data(&body), zmq_msg_size(&body), &e);
+            b->wake = 1;
+        }
+        zmq_msg_close(&body);
+        if (got < 0)
+            break;
+    }
+    commit_turn(b, rc, &e);
+}
+
+/* ---- work ---- */
+
+/* Results of accepted work are written whatever it takes: with a full disk, into the space that was
+ * held back. */
+static void take_work(struct broker *b)
+{
+    struct err e = {0};
+    int rc = broker_take_outcomes(b, &e);
+    if (rc == 0)
+        rc = broker_dispatch(b, &e);
+    if (rc == 0 && b->in_transaction) {
+        rc = store_commit(b->store, &e);
+        b->in_transaction = 0;
+    }
+    if (rc == ASSAY_EFULL && store_free_reserve(b->store))
+        die(74, "event=disk_full what=results action=\"reserve freed; start again\" error=\"%s\"",
+            e.msg);
+    if (rc < 0)
+        die(74, "event=database_failed outcome=unknown error=\"%s\"", e.msg);
+}
+
+static void write_workers(struct broker *b)
+{
+    static const char *const names[] = {"starting", "ready", "dead", "draining", "dead"};
+    struct err e = {0};
+    int rc = broker_begin(b, &e);
+    for (int g = 0; g < b->options->replicas; g++) {
+        uint32_t n;
+        const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
+        for (uint32_t r = 0; rc == 0 && r < n; r++) {
+            struct store_worker w = {g, (int)r, group_incarnation(b->groups[g]), ranks[r].pid,
+                ranks[r].device, names[group_state(b->groups[g])], b->counters.batches,
+                group_restarts(b->groups[g])};
+            rc = store_set_worker(b->store, &w, &e);
+        }
+    }
+    if (rc < 0)
+        log_warn("event=workers_not_written error=\"%s\"", e.msg);
+}
+
+/* A checkpoint that no worker can read will not get better by itself. */
+static int check_groups(const struct broker *b, struct err *e)
+{
+    for (int g = 0; g < b->options->replicas; g++) {
+        int exit_code = 0;
+        const char *why = group_last_failure(b->groups[g], &exit_code);
+        if (exit_code == 78 && group_restarts(b->groups[g]) >= 3 &&
+            group_state(b->groups[g]) == GROUP_DEAD)
+            return err_set(
+                e, ASSAY_EFORMAT, "the workers cannot load %s: %s", b->options->model, why);
+    }
+    return 0;
+}
+
+static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
+{
+    struct err e = {0};
+    if (now_ms < due_ms)
+        return due_ms;
+    write_workers(b);
+    if (b->in_transaction && store_commit(b->store, &e) != 0)
+        die(74, "event=database_failed outcome=unknown error=\"%s\"", e.msg);
+    b->in_transaction = 0;
+    store_idle(b->store);
+    return now_ms + HOUSEKEEPING_MS;
+}
+
+/* ---- the loop ---- */
+
+static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
+{
+    int n = 0;
+    items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = ZMQ_POLLIN};
+    items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
+    for (int g = 0; g < b->options->replicas; g++)
+        n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
+    return n;
+}
+
+static void start_draining(struct broker *b)
+{
+    log_info("event=draining");
+    b->draining = 1;
+    for (int g = 0; g < b->options->replicas; g++)
+        group_stop(b->groups[g]);
+}
+
+/* 1 when a signal says to stop at once. */
+static int take_signal(struct broker *b, int signal_fd)
+{
+    struct signalfd_siginfo info;
+    if (read(signal_fd, &info, sizeof info) != (ssize_t)sizeof info)
+        return 0;
+    if (b->draining)
+        return 1;
+    start_draining(b);
+    return 0;
+}
+
+static int all_stopped(const struct broker *b)
+{
+    for (int g = 0; g < b->options->replicas; g++)
+        if (group_state(b->groups[g]) != GROUP_STOPPED)
+            return 0;
+    return 1;
+}
+
+static int open_signals(struct err *e)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd >= 0 ? fd : err_errno(e, ASSAY_EIO, "signalfd");
+}
+
+static long long earlier(long long a, long long b)
+{
+    return a < b ? a : b;
+}
+
+/* One turn; returns when the next is due at the latest. */
+static long long turn(struct broker *b, long long *housekeeping_ms)
+{
+    long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
+    b->wake = 0;
+    for (int g = 0; g < b->options->replicas; g++)
+        next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
+    take_work(b);
+    take_requests(b);
+    next_ms = earlier(next_ms, waiters_tick(b, now_ms));
+    next_ms = earlier(next_ms, progress_tick(b, now_ms));
+    *housekeeping_ms = housekeep(b, now_ms, *housekeeping_ms);
+    return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);
+}
+
+int broker_run(struct broker *b, struct err *e)
+{
+    zmq_pollitem_t items[MAX_POLL_ITEMS];
+    long long housekeeping_ms = 0, drained_by_ms = 0;
+    int signal_fd = open_signals(e), rc = signal_fd < 0 ? signal_fd : 0;
+    while (rc == 0) {
+        long long next_ms = turn(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
+        if ((rc = check_groups(b, e)) != 0 || (b->draining && all_stopped(b)))
+            break;
+        if (b->draining && drained_by_ms == 0)
+            drained_by_ms = now_mono_ms() + DRAIN_MS;
+        if (b->draining && now_mono_ms() > drained_by_ms)
+            break;
+        int n = poll_items(b, signal_fd, items);
+        if (zmq_poll(items, n,
+                wait_ms < 0                 ? 0
+                : wait_ms > HOUSEKEEPING_MS ? HOUSEKEEPING_MS
+                                            : wait_ms) < 0 &&
+            errno != EINTR)
+            rc = err_set(e, ASSAY_EIO, "poll: %s", zmq_strerror(errno));
+        else if ((items[1].revents & ZMQ_POLLIN) && take_signal(b, signal_fd))
+            break;
+    }
+    if (signal_fd >= 0)
+        close(signal_fd);
+    return rc;
+}

@@ -1,0 +1,104 @@
+/* broker.h - the broker's one context, and the parts that its event loop (broker.c) is made of.
+ *
+ * One thread. A turn of the loop:
+ *     groups    what came back from workers, and what goes out to them: first, so that they are
+ * never idle for the disk's sake commit    results and batch records, one transaction requests
+ * whatever clients sent, one transaction, replies held until it is on the disk waiters   those
+ * whose rows are there now, or whose time is over A row's way: requests.c decode, admit.c judge,
+ * store_* keep, planner.c plan, group.c stage, (worker), results.c check and keep, reads.c and
+ * waiters.c reply. */
+#ifndef ASSAY_BROKER_H
+#define ASSAY_BROKER_H
+
+#include "broker/admit.h"
+#include "broker/group.h"
+#include "broker/model_info.h"
+#include "broker/options.h"
+#include "broker/outbox.h"
+#include "broker/planner.h"
+#include "broker/store.h"
+#include "schema/request.h"
+
+struct waiters;
+struct progress_table;
+
+struct counters {
+    int64_t requests, refused, rows_accepted, rows_done, rows_failed, tokens, batches, batches_lost;
+};
+
+struct broker {
+    const struct options *options;
+    const char *data;
+    char mode[160];
+    struct model_info model;
+    struct request_limits limits;
+    struct store *store;
+    struct planner *planner;
+    struct group *groups[OPTIONS_MAX_REPLICAS];
+    void *zmq, *clients; /* context; ROUTER */
+    struct outbox *outbox;
+    struct waiters *waiters;
+    struct progress_table *progress;
+    struct admit admit;
+    struct counters counters;
+    int64_t started_ms;
+    int draining;
+    int in_transaction; /* of the present turn */
+    int wake;           /* something was done that the next turn must look at without waiting */
+};
+
+/* requests.c - one message: its reply goes to the outbox. Returns 0, or ASSAY_EFULL or ASSAY_EIO
+ * when the database failed: then nothing of this turn's requests was kept. */
+int broker_request(
+    struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e);
+int broker_begin(
+    struct broker *b, struct err *e); /* opens the turn's transaction if it is not open */
+
+/* reads.c - replies made from the store alone */
+void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
+void reply_info(struct broker *b, const struct envelope *env, const struct request *q);
+int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
+    struct err *e);
+int reply_jobs(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
+/* One page. 1 when it was written; 0 when there is no row, more may come and `wait` is set: then
+ * nothing was written. */
+int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
+    uint64_t after, uint32_t limit, int wait, struct err *e);
+/* All rows of a job in order. */
+int reply_score(
+    struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e);
+const char *job_state_name(enum job_state state);
+
+/* results.c - outcomes of batches into the store: values checked for NaN and infinity, lost batches
+ * planned again. */
+int broker_take_outcomes(struct broker *b, struct err *e);
+/* Fill the groups' free slots. */
+int broker_dispatch(struct broker *b, struct err *e);
+
+/* waiters.c - requests whose reply must wait for rows: results with wait_ms, score */
+enum waiter_kind { WAIT_RESULTS, WAIT_SCORE };
+int waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
+    const struct request *q, int64_t job, long long deadline_ms, struct err *e);
+void waiters_job_changed(
+    struct broker *b, int64_t job); /* look at its waiters at the end of the turn */
+/* Answers who can be answered; returns the earliest deadline (monotonic ms). Nothing may be
+ * uncommitted. */
+long long waiters_tick(struct broker *b, long long now_ms);
+struct waiters *waiters_new(void);
+void waiters_free(struct waiters **w);
+
+/* events.c - how jobs get on: rates for the views, events for the PUB socket */
+struct progress_table *progress_new(void *zmq, const char *endpoint, struct err *e);
+void progress_free(struct progress_table **p);
+void progress_job_changed(struct broker *b, int64_t job);
+/* Publishes what changed, a few times a second at most; returns when it wants to be called again.
+ */
+long long progress_tick(struct broker *b, long long now_ms);
+
+/* broker.c */
+int broker_run(struct broker *b, struct err *e); /* until stopped by a signal; 0, or negative */
+/* Everything that must hear of a job that changed. */
+int broker_job_changed(struct broker *b, int64_t job, struct err *e);
+
+#endif

@@ -1,0 +1,172 @@
+/* events.c - how jobs get on, told to those who watch (broker.h): events on a PUB socket, rates in
+ * the jobs view.
+ *
+ * One entry for each job that changed since the start, in a hash table by job number. An entry that
+ * changed is published at the next tick, ticks are TICK_MS apart. The rate is an average over about
+ * ten seconds of how fast `done` grows. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/broker.h"
+#include "schema/log.h"
+
+#define TICK_MS 200
+#define RATE_MS 1000
+#define FOREVER (1ll << 60)
+
+struct entry {
+    int64_t job; /* 0: free */
+    uint64_t seq;
+    int changed;
+    int64_t done; /* when the rate was last taken */
+    long long rated_ms;
+    double rate;
+};
+
+struct progress_table {
+    void *socket; /* PUB */
+    struct entry *entries;
+    size_t n, room; /* room: a power of two */
+    long long next_ms;
+    int any_changed;
+    struct msg_writer writer;
+};
+
+struct progress_table *progress_new(void *zmq, const char *endpoint, struct err *e)
+{
+    struct progress_table *p = xcalloc(1, sizeof *p);
+    int zero = 0;
+    msg_writer_init(&p->writer);
+    p->room = 64;
+    p->entries = xcalloc(p->room, sizeof *p->entries);
+    p->socket = zmq_socket(zmq, ZMQ_PUB);
+    if (p->socket && zmq_setsockopt(p->socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
+        zmq_bind(p->socket, endpoint) == 0)
+        return p;
+    err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
+    progress_free(&p);
+    return NULL;
+}
+
+void progress_free(struct progress_table **out)
+{
+    struct progress_table *p = *out;
+    if (!p)
+        return;
+    if (p->socket)
+        zmq_close(p->socket);
+    msg_writer_release(&p->writer);
+    free(p->entries);
+    free(p);
+    *out = NULL;
+}
+
+static struct entry *find(struct progress_table *p, int64_t job)
+{
+    size_t at = (size_t)((uint64_t)job * 0x9e3779b97f4a7c15ull >> 20) & (p->room - 1);
+    while (p->entries[at].job != 0 && p->entries[at].job != job)
+        at = (at + 1) & (p->room - 1);
+    return &p->entries[at];
+}
+
+static void grow(struct progress_table *p)
+{
+    struct entry *old = p->entries;
+    size_t room = p->room;
+    p->room *= 2;
+    p->entries = xcalloc(p->room, sizeof *p->entries);
+    for (size_t i = 0; i < room; i++)
+        if (old[i].job != 0)
+            *find(p, old[i].job) = old[i];
+    free(old);
+}
+
+void progress_job_changed(struct broker *b, int64_t job)
+{
+    struct progress_table *p = b->progress;
+    struct entry *entry = find(p, job);
+    if (entry->job == 0) {
+        *entry = (struct entry){.job = job, .done = -1};
+        if (++p->n * 2 > p->room) {
+            grow(p);
+            entry = find(p, job);
+        }
+    }
+    entry->changed = 1;
+    p->any_changed = 1;
+}
+
+static void publish(struct progress_table *p, struct entry *entry, const struct store_job *j)
+{
+    struct msg_writer *w = &p->writer;
+    msg_writer_clear(w);
+    msg_map(w, 7);
+    msg_key_int(w, "seq", (int64_t)++entry->seq);
+    msg_key_int(w, "job", j->job);
+    msg_key_str(w, "state", job_state_name(j->state));
+    msg_key_int(w, "done", j->done);
+    msg_str(w, "total");
+    if (j->total >= 0)
+        msg_int(w, j->total);
+    else
+        msg_nil(w);
+    msg_key_int(w, "failed", j->failed);
+    msg_key_int(w, "at_ms", now_wall_ms());
+    if (zmq_send(p->socket, j->key, strlen(j->key), ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)
+        zmq_send(p->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT);
+}
+
+/* A new rate to be written, or -1 when it is not time. */
+static double take_rate(struct entry *entry, const struct store_job *j, long long now_ms)
+{
+    if (entry->done < 0) {
+        entry->done = j->done;
+        entry->rated_ms = now_ms;
+    }
+    long long passed_ms = now_ms - entry->rated_ms;
+    int over = j->state == JOB_DONE || j->state == JOB_CANCELLED;
+    if (passed_ms < RATE_MS && !(over && passed_ms > 0))
+        return -1;
+    double now_rate = (double)(j->done - entry->done) * 1000 / (double)passed_ms;
+    double weight = entry->rate > 0 ? (double)passed_ms / (10000 + (double)passed_ms) : 1;
+    entry->rate += weight * (now_rate - entry->rate);
+    entry->done = j->done;
+    entry->rated_ms = now_ms;
+    return entry->rate > 0 ? entry->rate : 0;
+}
+
+static int tell(struct broker *b, struct entry *entry, long long now_ms, struct err *e)
+{
+    struct store_job j;
+    int rc = store_get_job(b->store, entry->job, &j, e);
+    if (rc != 1)
+        return rc;
+    publish(b->progress, entry, &j);
+    double rate = take_rate(entry, &j, now_ms);
+    if (rate < 0)
+        return 0;
+    rc = broker_begin(b, e);
+    return rc == 0 ? store_set_rate(b->store, entry->job, rate, e) : rc;
+}
+
+long long progress_tick(struct broker *b, long long now_ms)
+{
+    struct progress_table *p = b->progress;
+    struct err e = {0};
+    if (!p->any_changed)
+        return FOREVER;
+    if (now_ms < p->next_ms)
+        return p->next_ms;
+    p->any_changed = 0;
+    p->next_ms = now_ms + TICK_MS;
+    for (size_t i = 0; i < p->room; i++) {
+        struct entry *entry = &p->entries[i];
+        if (!entry->changed)
+            continue;
+        entry->changed = 0;
+        if (tell(b, entry, now_ms, &e) < 0)
+            log_warn("event=progress_not_written error=\"%s\"", e.msg);
+    }
+    return p->next_ms;
+}

@@ -1,0 +1,259 @@
+/* main.c - assayd: put the broker together, run it, take it apart. In order: options, data
+ * directory, model, store (with its lock), sockets, groups. Sockets are bound after the lock is
+ * held, so a second broker never takes the first one's endpoints. */
+#include <errno.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "broker/broker.h"
+#include "schema/log.h"
+#include "schema/version.h"
+
+#define SLOTS 3
+#define MAX_ROWS 1024
+#define RESERVE_BYTES (8u << 20)
+#define HIGH_WATER_MARK 1000
+#define HEARTBEAT_MS 10000
+
+/* The data directory: as given, else under the user's state directory. Made with its parents, for
+ * the owner alone. */
+static int open_data(struct broker *b, char *path, size_t size, struct err *e)
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    int n = b->options->data ? snprintf(path, size, "%s", b->options->data)
+            : state && state[0] == '/'
+                ? snprintf(path, size, "%s/assay", state)
+                : snprintf(path, size, "%s/.local/state/assay", home ? home : "");
+    if (n >= (int)size)
+        return err_set(e, ASSAY_EIO, "data directory: path too long");
+    for (char *slash = path + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
+        *slash = '\0';
+        int failed = mkdir(path, 0700) != 0 && errno != EEXIST;
+        *slash = '/';
+        if (failed)
+            return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
+    }
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
+    b->data = path;
+    return 0;
+}
+
+static const char *find_worker(const struct options *o, char *path, size_t size)
+{
+    if (o->worker)
+        return o->worker;
+    ssize_t n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    size_t used = slash ? (size_t)(slash - path) + 1 : 0;
+    snprintf(path + used, size - used, "assay-worker");
+    return path;
+}
+
+static int open_model(struct broker *b, const char *worker, struct err *e)
+{
+    const struct options *o = b->options;
+    char cache[4200];
+    snprintf(cache, sizeof cache, "%s/digest.cache", b->data);
+    int rc = model_info_load(
+        &b->model, worker, o->model, (uint32_t)o->tp, (uint32_t)o->max_len, cache, e);
+    if (rc != 0)
+        return rc;
+    if (o->served_name)
+        snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
+    snprintf(b->mode, sizeof b->mode, "device=cpu dtype=f32 quant=none tp=%d pp=1", o->tp);
+    b->admit.model = &b->model;
+    b->limits = (struct request_limits){
+        (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, b->model.max_len};
+    return 0;
+}
+
+static int open_store(struct broker *b, struct err *e)
+{
+    struct store_options options = {
+        RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, b->mode, b->model.digest};
+    return store_open(&b->store, b->data, &options, e);
+}
+
+static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
+{
+    struct sockaddr_un address;
+    if (strncmp(endpoint, "ipc://", 6) == 0 && strlen(endpoint) - 6 >= sizeof address.sun_path)
+        return err_set(e, ASSAY_EFORMAT,
+            "endpoint '%s': expected a path below %zu bytes; use a shorter --data, or --listen "
+            "ipc:///tmp/..",
+            endpoint, sizeof address.sun_path);
+    if (zmq_bind(b->clients, endpoint) != 0)
+        return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
+    log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data, b->model.name);
+    return 0;
+}
+
+static void set_option(void *socket, int option, int value)
+{
+    zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+static int open_sockets(struct broker *b, struct err *e)
+{
+    char endpoint[4300];
+    int64_t max_bytes =
+        b->options->max_message_bytes + 4096; /* a little over is answered, far over is cut off */
+    int rc = 0;
+    b->zmq = zmq_ctx_new();
+    b->clients = b->zmq ? zmq_socket(b->zmq, ZMQ_ROUTER) : NULL;
+    if (!b->clients)
+        return err_set(e, ASSAY_EIO, "zeromq: %s", zmq_strerror(errno));
+    set_option(b->clients, ZMQ_LINGER, 1000);
+    set_option(b->clients, ZMQ_ROUTER_MANDATORY, 1);
+    set_option(b->clients, ZMQ_SNDHWM, HIGH_WATER_MARK);
+    set_option(b->clients, ZMQ_RCVHWM, HIGH_WATER_MARK);
+    set_option(b->clients, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
+    set_option(b->clients, ZMQ_HEARTBEAT_TIMEOUT, 6 * HEARTBEAT_MS);
+    zmq_setsockopt(b->clients, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
+    b->outbox = outbox_new(b->clients);
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/events.sock", b->data);
+    if (strlen(endpoint) < sizeof(struct sockaddr_un) &&
+        !(b->progress = progress_new(b->zmq, endpoint, e)))
+        return e->code;
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/broker.sock", b->data);
+    if (b->options->n_listen == 0 || !b->progress)
+        rc = bind_endpoint(b, endpoint, e);
+    for (int i = 0; rc == 0 && i < b->options->n_listen; i++)
+        rc = bind_endpoint(b, b->options->listen[i], e);
+    return rc;
+}
+
+/* A batch holds the budget, or one row of max_len. Values: a number for each label of each token,
+ * for ALL. */
+static struct stage_config stage_capacity(const struct broker *b)
+{
+    uint32_t budget = (uint32_t)b->options->max_batch_tokens;
+    uint32_t tokens = budget > b->model.max_len ? budget : b->model.max_len;
+    uint64_t values = (uint64_t)tokens * b->model.n_labels;
+    return (struct stage_config){
+        SLOTS, MAX_ROWS, tokens, tokens, values > 1u << 26 ? 1u << 26 : (uint32_t)values};
+}
+
+static int open_groups(struct broker *b, const char *worker, struct err *e)
+{
+    const struct options *o = b->options;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = o->threads ? o->threads : (int)(cores > 0 ? cores : 1);
+    struct stage_config capacity = stage_capacity(b);
+    struct planner_limits limits = {(uint32_t)o->max_batch_tokens, capacity.max_rows,
+        capacity.max_positions, capacity.max_values};
+    int rc = planner_new(&b->planner, b->store, &limits, e);
+    for (int g = 0; rc == 0 && g < o->replicas; g++) {
+        int share = threads / o->replicas;
+        struct group_options options = {.worker_path = worker,
+            .model_dir = o->model,
+            .run_dir = b->data,
+            .zmq_context = b->zmq,
+            .number = g,
+            .tp = (uint32_t)o->tp,
+            .threads = (uint32_t)(share > 0 ? share : 1),
+            .isa = o->isa,
+            .max_len = b->model.max_len,
+            .stage = capacity,
+            .epoch = store_epoch(b->store),
+            .hang_ms = (uint32_t)o->hang_ms,
+            .start_ms = (uint32_t)o->start_ms};
+        rc = group_new(&b->groups[g], &options, e);
+    }
+    return rc;
+}
+
+static void close_broker(struct broker *b)
+{
+    for (int g = 0; g < b->options->replicas; g++)
+        group_free(&b->groups[g]);
+    planner_free(&b->planner);
+    waiters_free(&b->waiters);
+    progress_free(&b->progress);
+    outbox_free(&b->outbox);
+    if (b->clients)
+        zmq_close(b->clients);
+    if (b->zmq)
+        zmq_ctx_term(b->zmq);
+    store_close(&b->store);
+    admit_release(&b->admit);
+    model_info_release(&b->model);
+}
+
+static int exit_code_of(const struct err *e)
+{
+    switch (e->code) {
+    case ASSAY_EFORMAT:
+    case ASSAY_EUNSUPPORTED:
+        return EX_CONFIG;
+    case ASSAY_EBUSY:
+        return EX_TEMPFAIL;
+    case ASSAY_EIO:
+    case ASSAY_EFULL:
+        return EX_IOERR;
+    default:
+        return EX_SOFTWARE;
+    }
+}
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct broker b = {.options = &options, .started_ms = now_wall_ms()};
+    struct err e = {0};
+    char data[4096], worker_path[4096];
+    int rc = options_parse(&options, argc, argv);
+    if (rc != 0)
+        return rc;
+    if (options.help || options.version) {
+        if (options.help)
+            options_print_help();
+        else
+            printf("assayd %s\n", ASSAY_VERSION);
+        return EX_OK;
+    }
+    log_init("assayd", -1, (enum log_level)options.log_level);
+    if (options.exit_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == 1)
+        return EX_UNAVAILABLE;
+    raise_descriptor_limit();
+    const char *worker = find_worker(&options, worker_path, sizeof worker_path);
+    b.waiters = waiters_new();
+    if (sodium_init() < 0)
+        rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
+    if (rc == 0)
+        rc = open_data(&b, data, sizeof data, &e);
+    if (rc == 0)
+        rc = open_model(&b, worker, &e);
+    if (rc == 0)
+        rc = open_store(&b, &e);
+    if (rc == 0)
+        rc = open_sockets(&b, &e);
+    if (rc == 0)
+        rc = open_groups(&b, worker, &e);
+    if (rc == 0)
+        rc = broker_run(&b, &e);
+    if (rc != 0)
+        log_error("event=failed error=\"%s\"", e.msg);
+    close_broker(&b);
+    return rc == 0 ? EX_OK : exit_code_of(&e);
+}

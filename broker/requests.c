@@ -1,0 +1,306 @@
+/* requests.c - what clients ask for, op by op (broker.h).
+ *
+ * A request that is refused has changed nothing: what can refuse it is looked at before the first
+ * write. What fails after that is the database, and then the whole turn is undone. */
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/broker.h"
+#include "schema/log.h"
+
+#define SCORE_PRIORITY 50
+#define SCORE_TIMEOUT_MS 60000
+
+int broker_begin(struct broker *b, struct err *e)
+{
+    if (b->in_transaction)
+        return 0;
+    int rc = store_begin(b->store, e);
+    b->in_transaction = rc == 0;
+    return rc;
+}
+
+/* ---- submit ---- */
+
+static int check_rows(struct broker *b, const struct request *q, struct err *e)
+{
+    struct msg_reader r;
+    struct row_request row;
+    uint32_t n = 0;
+    int rc = 0;
+    if (q->n_rows == 0)
+        return 0;
+    msg_reader_init(&r, q->rows.at, q->rows.len);
+    rc = msg_read_array(&r, "rows", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = request_next_row(&r, i, &row, e);
+        if (rc == 0)
+            rc = admit_check(&b->model, &row, i, e);
+    }
+    return rc;
+}
+
+static int check_room(struct broker *b, const struct request *q, struct err *e)
+{
+    uint64_t queued = store_queued_bytes(b->store), limit = (uint64_t)b->options->max_queued_bytes;
+    if (b->draining) {
+        err_set(e, ASSAY_ENOTREADY, "the broker is shutting down");
+        e->retry_after_ms = 1000;
+        return ASSAY_ENOTREADY;
+    }
+    if (queued + q->rows.len > limit) {
+        err_set(e, ASSAY_EQUEUEFULL,
+            "queued: expected at most %llu bytes of tokens, found %llu and %zu more",
+            (unsigned long long)limit, (unsigned long long)queued, q->rows.len);
+        e->retry_after_ms = 1000;
+        return ASSAY_EQUEUEFULL;
+    }
+    return store_check_room(b->store, q->rows.len, e);
+}
+
+/* Encoded rows into the job, in order. They were decoded before, so decoding cannot fail. */
+static int place_rows(struct broker *b, int64_t job, struct slice rows, struct err *e)
+{
+    struct msg_reader r;
+    struct row_request q;
+    struct store_row row;
+    uint32_t n = 0;
+    int rc = 0;
+    if (!rows.at || rows.len == 0)
+        return 0;
+    msg_reader_init(&r, rows.at, rows.len);
+    rc = msg_read_array(&r, "rows", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = request_next_row(&r, i, &q, e);
+        if (rc != 0)
+            return rc;
+        admit_row(&b->admit, &q, &row);
+        rc = store_add_row(b->store, job, &row, e);
+    }
+    return rc;
+}
+
+/* Chunks that were past a gap and are not any more. */
+static int place_pending(struct broker *b, int64_t job, struct err *e)
+{
+    struct slice rows;
+    uint32_t n;
+    int rc;
+    while ((rc = store_next_pending(b->store, job, &rows, &n, e)) == 1) {
+        uint8_t *copy = xcalloc(1, rows.len + 1);
+        if (rows.len > 0)
+            memcpy(copy, rows.at, rows.len);
+        rc = place_rows(b, job, (struct slice){copy, rows.len}, e);
+        free(copy);
+        if (rc != 0)
+            return rc;
+    }
+    return rc;
+}
+
+/* The chunk into its job, which is made where there is none. 0 and *job. */
+static int add_chunk(struct broker *b, struct slice key, int priority, const struct request *q,
+    int64_t *job, struct err *e)
+{
+    int rc = broker_begin(b, e);
+    if (rc == 0)
+        rc = store_find_job(b->store, key, job, e);
+    if (rc == 0)
+        rc = store_new_job(b->store, key, priority, q->meta, job, e);
+    if (rc < 0)
+        return rc;
+    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal};
+    rc = store_add_chunk(b->store, &chunk, e);
+    if (rc < 0 || rc == CHUNK_SAME)
+        return rc < 0 ? rc : 0;
+    b->counters.rows_accepted += q->n_rows;
+    if (rc == CHUNK_IN_ORDER) {
+        rc = place_rows(b, *job, q->rows, e);
+        if (rc == 0)
+            rc = place_pending(b, *job, e);
+        if (rc != 0)
+            return rc;
+    }
+    return broker_job_changed(b, *job, e);
+}
+
+static int on_submit(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    struct store_job j;
+    int64_t job;
+    int rc = check_rows(b, q, e);
+    if (rc == 0)
+        rc = check_room(b, q, e);
+    if (rc == 0)
+        rc = add_chunk(b, q->key, q->priority, q, &job, e);
+    if (rc == 0)
+        rc = store_get_job(b->store, job, &j, e);
+    if (rc != 1)
+        return rc;
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 4);
+    msg_key_int(w, "job", job);
+    msg_key_int(w, "accepted", q->n_rows);
+    msg_str(w, "total");
+    if (j.total >= 0)
+        msg_int(w, j.total);
+    else
+        msg_nil(w);
+    msg_key_str(w, "state", job_state_name(j.state));
+    return 0;
+}
+
+static int on_score(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    struct request whole = *q;
+    char key[40];
+    uint8_t random[12];
+    int64_t job;
+    strcpy(key, "score-");
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(key + 6, sizeof key - 6, random, sizeof random);
+    whole.seal = 1;
+    whole.chunk = 0;
+    struct slice name = q->key.at ? q->key : (struct slice){(const uint8_t *)key, strlen(key)};
+    int rc = check_rows(b, q, e);
+    if (rc == 0)
+        rc = check_room(b, q, e);
+    if (rc == 0)
+        rc = add_chunk(b, name, q->has_priority ? q->priority : SCORE_PRIORITY, &whole, &job, e);
+    if (rc != 0)
+        return rc;
+    uint32_t timeout_ms = q->timeout_ms ? q->timeout_ms : SCORE_TIMEOUT_MS;
+    return waiters_add(b, WAIT_SCORE, env, q, job, now_mono_ms() + timeout_ms, e);
+}
+
+/* ---- on jobs ---- */
+
+/* 0 and *job, or unknown_job. */
+static int find_job(
+    struct broker *b, const struct request *q, int64_t *job, struct store_job *j, struct err *e)
+{
+    int rc;
+    *job = q->job;
+    if (q->job_key.at) {
+        rc = store_find_job(b->store, q->job_key, job, e);
+        if (rc == 0)
+            return err_field(e, ASSAY_EUNKNOWNJOB, "job", "no job has the key '%.*s'",
+                (int)q->job_key.len, (const char *)q->job_key.at);
+        if (rc < 0)
+            return rc;
+    }
+    rc = store_get_job(b->store, *job, j, e);
+    if (rc == 0)
+        return err_field(
+            e, ASSAY_EUNKNOWNJOB, "job", "no job has the number %lld", (long long)*job);
+    return rc < 0 ? rc : 0;
+}
+
+static int on_results(struct broker *b, const struct envelope *env, const struct request *q,
+    int64_t job, struct err *e)
+{
+    if (q->wait_ms > 0 && !b->draining)
+        return waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms, e);
+    int rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
+    return rc < 0 ? rc : 0;
+}
+
+static int change_job(struct broker *b, const struct request *q, const struct store_job *j,
+    int64_t *retried, struct err *e)
+{
+    int rc = broker_begin(b, e);
+    if (rc != 0)
+        return rc;
+    if (j->cancelled && q->op != OP_CANCEL)
+        return err_field(e, ASSAY_ESTATE, "job", "the job is cancelled");
+    if (q->op == OP_RETRY)
+        return store_retry(b->store, j->job, retried, e);
+    if (j->state == JOB_DONE)
+        return 0;
+    if (q->op == OP_CANCEL)
+        return store_cancel(b->store, j->job, e);
+    if (q->op == OP_RESUME && j->held && !q->accept_mode)
+        return err_field(e, ASSAY_ESTATE, "accept_mode",
+            "the job is held: %s; expected accept_mode: true to go on", j->reason);
+    if (q->op == OP_RESUME && j->held)
+        rc = store_accept_mode(b->store, j->job, e);
+    return rc == 0 ? store_pause(b->store, j->job, q->op == OP_PAUSE, e) : rc;
+}
+
+static int on_change(struct broker *b, const struct envelope *env, const struct request *q,
+    const struct store_job *j, struct err *e)
+{
+    struct store_job after;
+    int64_t retried = 0;
+    int rc = change_job(b, q, j, &retried, e);
+    if (rc == 0)
+        rc = broker_job_changed(b, j->job, e);
+    if (rc == 0)
+        rc = store_get_job(b->store, j->job, &after, e);
+    if (rc != 1)
+        return rc;
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2 + (uint32_t)(q->op == OP_RETRY));
+    msg_key_int(w, "job", j->job);
+    msg_key_str(w, "state", job_state_name(after.state));
+    if (q->op == OP_RETRY)
+        msg_key_int(w, "retried", retried);
+    return 0;
+}
+
+static int on_job(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    struct store_job j;
+    int64_t job;
+    int rc = find_job(b, q, &job, &j, e);
+    if (rc != 0)
+        return rc;
+    if (q->op == OP_STATUS)
+        return reply_status(b, env, q, job, e);
+    if (q->op == OP_RESULTS)
+        return on_results(b, env, q, job, e);
+    return on_change(b, env, q, &j, e);
+}
+
+/* ---- all ---- */
+
+static int serve(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    switch (q->op) {
+    case OP_HELLO:
+        reply_hello(b, env, q);
+        return 0;
+    case OP_INFO:
+        reply_info(b, env, q);
+        return 0;
+    case OP_JOBS:
+        return reply_jobs(b, env, q, e);
+    case OP_SUBMIT:
+        return on_submit(b, env, q, e);
+    case OP_SCORE:
+        return on_score(b, env, q, e);
+    default:
+        return on_job(b, env, q, e);
+    }
+}
+
+int broker_request(
+    struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e)
+{
+    struct request q;
+    int rc = request_decode(&q, bytes, len, &b->limits, e);
+    b->counters.requests++;
+    if (rc == 0)
+        rc = serve(b, env, &q, e);
+    if (rc == ASSAY_EFULL || rc == ASSAY_EIO)
+        return rc;
+    if (rc < 0) {
+        b->counters.refused++;
+        outbox_error(b->outbox, env, q.id, e);
+    }
+    return 0;
+}
