@@ -1,0 +1,380 @@
+/* planner.c - see planner.h.
+ *
+ * A queue is a job with rows to run: a window of them read from the store, and a cursor behind
+ * which the next window begins. The row that goes next is the first of the queue that comes first
+ * by (priority, tokens served, job). Rows on lease are in a set, so that a window read again after
+ * a retry does not give them out twice.
+ *
+ * Batches that came back from a dead group wait in `again`, the suspects before all. While a
+ * suspect waits or runs, nothing else does: only so is it clear whom to blame. */
+#include "broker/planner.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/log.h"
+
+struct queue {
+    int64_t job;
+    int priority;
+    uint64_t served; /* tokens given out, from the floor at which it came */
+    int64_t after;   /* row number behind which the next window begins */
+    struct row *first, **end;
+    int exhausted; /* the store has no row behind `after` now */
+};
+
+/* Set of row numbers: open addressing, 0 is free, removal by moving back. */
+struct lease_set {
+    int64_t *rows;
+    size_t n, room;
+};
+
+struct planner {
+    struct store *store;
+    struct planner_limits limits;
+    struct queue **queues;
+    size_t n_queues, room;
+    struct lease_set leases;
+    struct batch *suspects, *again; /* lists */
+    uint32_t suspects_running;
+};
+
+/* ---- leases ---- */
+
+static size_t lease_slot(const struct lease_set *s, int64_t row)
+{
+    size_t at = (size_t)((uint64_t)row * 0x9e3779b97f4a7c15ull >> 17) & (s->room - 1);
+    while (s->rows[at] != 0 && s->rows[at] != row)
+        at = (at + 1) & (s->room - 1);
+    return at;
+}
+
+static int lease_has(const struct lease_set *s, int64_t row)
+{
+    return s->rows[lease_slot(s, row)] == row;
+}
+
+static void lease_add(struct lease_set *s, int64_t row)
+{
+    if (2 * (s->n + 1) > s->room) {
+        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->rows), 0, 2 * s->room};
+        for (size_t i = 0; i < s->room; i++)
+            if (s->rows[i] != 0)
+                bigger.rows[lease_slot(&bigger, s->rows[i])] = s->rows[i];
+        bigger.n = s->n;
+        free(s->rows);
+        *s = bigger;
+    }
+    s->rows[lease_slot(s, row)] = row;
+    s->n++;
+}
+
+static void lease_remove(struct lease_set *s, int64_t row)
+{
+    size_t hole = lease_slot(s, row);
+    if (s->rows[hole] == 0)
+        return;
+    s->rows[hole] = 0;
+    s->n--;
+    for (size_t at = (hole + 1) & (s->room - 1); s->rows[at] != 0; at = (at + 1) & (s->room - 1)) {
+        int64_t moved = s->rows[at];
+        s->rows[at] = 0;
+        s->rows[lease_slot(s, moved)] = moved;
+    }
+}
+
+/* ---- queues ---- */
+
+static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at)
+{
+    for (*at = 0; *at < p->n_queues; ++*at)
+        if (p->queues[*at]->job == job)
+            return p->queues[*at];
+    return NULL;
+}
+
+static void clear_window(struct queue *q)
+{
+    for (struct row *r = q->first, *next; r; r = next) {
+        next = r->next;
+        row_free(&r);
+    }
+    q->first = NULL;
+    q->end = &q->first;
+}
+
+static void remove_queue(struct planner *p, size_t at)
+{
+    clear_window(p->queues[at]);
+    free(p->queues[at]);
+    p->queues[at] = p->queues[--p->n_queues];
+}
+
+/* Served tokens of the queue of this priority that has had the fewest; 0 when there is none. */
+static uint64_t floor_of(const struct planner *p, int priority)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < p->n_queues; i++)
+        if (p->queues[i]->priority == priority && p->queues[i]->served < least)
+            least = p->queues[i]->served;
+    return least == UINT64_MAX ? 0 : least;
+}
+
+static struct queue *add_queue(struct planner *p, const struct store_job *j)
+{
+    if (p->n_queues == p->room) {
+        p->room = p->room ? 2 * p->room : 16;
+        struct queue **queues = xcalloc(p->room, sizeof(struct queue *));
+        if (p->n_queues > 0)
+            memcpy(queues, p->queues, p->n_queues * sizeof(struct queue *));
+        free(p->queues);
+        p->queues = queues;
+    }
+    struct queue *q = xcalloc(1, sizeof *q);
+    *q = (struct queue){.job = j->job, .priority = j->priority, .served = floor_of(p, j->priority)};
+    q->end = &q->first;
+    p->queues[p->n_queues++] = q;
+    return q;
+}
+
+static int may_run(const struct store_job *j)
+{
+    return !j->cancelled && !j->paused && !j->held && j->done < j->placed;
+}
+
+int planner_job_changed(struct planner *p, int64_t job, struct err *e)
+{
+    struct store_job j;
+    size_t at;
+    struct queue *q = find_queue(p, job, &at);
+    int rc = store_get_job(p->store, job, &j, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0 || !may_run(&j)) {
+        if (q)
+            remove_queue(p, at);
+        return 0;
+    }
+    if (!q)
+        add_queue(p, &j);
+    else
+        q->exhausted = 0;
+    return 0;
+}
+
+struct window {
+    struct planner *p;
+    struct queue *q;
+    uint32_t n;
+};
+
+static void take_row(void *arg, struct row *r)
+{
+    struct window *w = arg;
+    w->n++;
+    w->q->after = r->row;
+    if (lease_has(&w->p->leases, r->row)) {
+        row_free(&r);
+        return;
+    }
+    *w->q->end = r;
+    w->q->end = &r->next;
+}
+
+/* Read windows until there is a row or no more. */
+static int fill_window(struct planner *p, struct queue *q, struct err *e)
+{
+    while (!q->first && !q->exhausted) {
+        struct window w = {p, q, 0};
+        int rc = store_queued_rows(p->store, q->job, q->after, PLANNER_WINDOW, take_row, &w, e);
+        if (rc != 0)
+            return rc;
+        q->exhausted = w.n < PLANNER_WINDOW;
+    }
+    return 0;
+}
+
+static int goes_before(const struct queue *a, const struct queue *b)
+{
+    if (a->priority != b->priority)
+        return a->priority > b->priority;
+    return a->served != b->served ? a->served < b->served : a->job < b->job;
+}
+
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row. */
+static int choose_queue(struct planner *p, struct queue **out, struct err *e)
+{
+    *out = NULL;
+    for (size_t i = 0; i < p->n_queues; i++) {
+        struct queue *q = p->queues[i];
+        if (*out && !goes_before(q, *out))
+            continue;
+        int rc = fill_window(p, q, e);
+        if (rc != 0)
+            return rc;
+        if (q->first)
+            *out = q;
+    }
+    return *out != NULL;
+}
+
+/* ---- batches ---- */
+
+/* A job that was unfinished when the broker started. */
+static int note_job(void *arg, const struct store_job *j)
+{
+    if (may_run(j))
+        add_queue(arg, j);
+    return 0;
+}
+
+int planner_new(
+    struct planner **out, struct store *store, const struct planner_limits *limits, struct err *e)
+{
+    struct planner *p = xcalloc(1, sizeof *p);
+    p->store = store;
+    p->limits = *limits;
+    p->leases.room = 4096;
+    p->leases.rows = xcalloc(p->leases.room, sizeof *p->leases.rows);
+    *out = p;
+    int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
+    if (rc != 0)
+        planner_free(out);
+    return rc;
+}
+
+static void free_list(struct batch **list)
+{
+    for (struct batch *b = *list, *next; b; b = next) {
+        next = b->next;
+        batch_free(&b);
+    }
+    *list = NULL;
+}
+
+void planner_free(struct planner **out)
+{
+    struct planner *p = *out;
+    if (!p)
+        return;
+    while (p->n_queues > 0)
+        remove_queue(p, 0);
+    free_list(&p->suspects);
+    free_list(&p->again);
+    free(p->queues);
+    free(p->leases.rows);
+    free(p);
+    *out = NULL;
+}
+
+static int fits(const struct planner *p, const struct batch *b, const struct row *r)
+{
+    return b->n_rows < p->limits.max_rows &&
+           (uint64_t)b->n_tokens + r->n_tokens <= p->limits.max_tokens &&
+           (uint64_t)b->n_positions + r->n_positions <= p->limits.max_positions &&
+           (uint64_t)b->n_values + r->n_values <= p->limits.max_values;
+}
+
+/* Fill a new batch from the queues; NULL when no row is ready. */
+static int fill_batch(struct planner *p, struct batch **out, struct err *e)
+{
+    struct batch *b = NULL;
+    struct queue *q;
+    int rc;
+    while ((rc = choose_queue(p, &q, e)) == 1) {
+        struct row *r = q->first;
+        if (!b)
+            b = batch_new(p->limits.max_rows);
+        else if (!fits(p, b, r))
+            break;
+        q->first = r->next;
+        if (!q->first)
+            q->end = &q->first;
+        r->next = NULL;
+        q->served += r->n_tokens;
+        lease_add(&p->leases, r->row);
+        batch_add(b, &r);
+    }
+    *out = b;
+    return rc < 0 ? rc : b != NULL;
+}
+
+static struct batch *pop(struct batch **list)
+{
+    struct batch *b = *list;
+    *list = b->next;
+    b->next = NULL;
+    return b;
+}
+
+int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e)
+{
+    *b = NULL;
+    if (planner_isolating(p)) {
+        if (!alone_ok || p->suspects_running > 0 || !p->suspects)
+            return 0;
+        *b = pop(&p->suspects);
+        p->suspects_running++;
+        return 1;
+    }
+    if (p->again) {
+        *b = pop(&p->again);
+        return 1;
+    }
+    return fill_batch(p, b, e);
+}
+
+void planner_finished(struct planner *p, struct batch **b)
+{
+    if ((*b)->suspect)
+        p->suspects_running--;
+    for (uint32_t i = 0; i < (*b)->n_rows; i++)
+        lease_remove(&p->leases, (*b)->rows[i]->row);
+    batch_free(b);
+}
+
+static void push(struct batch **list, struct batch *b)
+{
+    b->next = *list;
+    *list = b;
+}
+
+/* Rows [from, to) of b as a suspect batch of their own; b loses them. */
+static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
+{
+    struct batch *part = batch_new(to - from);
+    part->suspect = 1;
+    for (uint32_t i = from; i < to; i++)
+        batch_add(part, &b->rows[i]);
+    push(&p->suspects, part);
+}
+
+int planner_lost(struct planner *p, struct batch **out, int was_running)
+{
+    struct batch *b = *out;
+    free(b->values);
+    b->values = NULL;
+    if (b->suspect)
+        p->suspects_running--;
+    if (!was_running) {
+        push(b->suspect ? &p->suspects : &p->again, b);
+        *out = NULL;
+        return 0;
+    }
+    if (b->n_rows == 1 && b->suspect && ++b->rows[0]->attempts >= PLANNER_ATTEMPTS) {
+        p->suspects_running++; /* until planner_finished */
+        return 1;
+    }
+    uint32_t half = (b->n_rows + 1) / 2;
+    if (half < b->n_rows)
+        push_part(p, b, half, b->n_rows);
+    push_part(p, b, 0, half);
+    b->n_rows = 0; /* its rows have moved */
+    batch_free(out);
+    return 0;
+}
+
+int planner_isolating(const struct planner *p)
+{
+    return p->suspects != NULL || p->suspects_running > 0;
+}

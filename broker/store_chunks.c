@@ -1,0 +1,209 @@
+/* store_chunks.c - what comes in: chunks, and the rows of those that have no gap before them. */
+#include <sodium.h>
+#include <string.h>
+
+#include "broker/store_private.h"
+#include "schema/log.h"
+
+/* A job is finished when it is sealed and every row is; told after anything that can make it so. */
+static int set_finished(struct store *s, int64_t job, struct err *e)
+{
+    return store_run(s, e,
+        "update job set finished_ms = ?, running = 0 where job = ? and finished_ms is null and "
+        "seal_chunk is not null and next_chunk > seal_chunk and done = placed",
+        "ii", (int64_t)now_wall_ms(), job);
+}
+
+static void digest_chunk(const struct store_chunk *c, uint8_t digest[STORE_DIGEST_BYTES])
+{
+    static const uint8_t nothing;
+    crypto_generichash(
+        digest, STORE_DIGEST_BYTES, c->rows.at ? c->rows.at : &nothing, c->rows.len, NULL, 0);
+}
+
+/* The chunk is there already: the same, or not. */
+static int compare_chunk(
+    sqlite3_stmt *q, const struct store_chunk *c, const uint8_t *digest, struct err *e)
+{
+    int same = sqlite3_column_bytes(q, 0) == STORE_DIGEST_BYTES &&
+               memcmp(sqlite3_column_blob(q, 0), digest, STORE_DIGEST_BYTES) == 0 &&
+               sqlite3_column_int(q, 1) == c->seal;
+    sqlite3_reset(q);
+    if (same)
+        return CHUNK_SAME;
+    return err_field(e, ASSAY_EKEYREUSED, "chunk",
+        "chunk %u of this key is there already with other contents; expected the same bytes and "
+        "seal again, "
+        "or another key",
+        c->chunk);
+}
+
+/* The job's chunks so far. */
+struct extent {
+    int64_t seal, last,
+        next; /* sealed chunk (-1: none), highest chunk (-1: none), first that is not placed */
+};
+
+static int read_extent(struct store *s, int64_t job, struct extent *x, struct err *e)
+{
+    int rc = store_integer(
+        s, -1, &x->seal, e, "select coalesce(seal_chunk, -1) from job where job = ?", "i", job);
+    if (rc == 0)
+        rc = store_integer(s, -1, &x->last, e,
+            "select coalesce(max(chunk), -1) from chunk where job = ?", "i", job);
+    if (rc == 0)
+        rc = store_integer(s, 0, &x->next, e, "select next_chunk from job where job = ?", "i", job);
+    return rc;
+}
+
+/* May this new chunk be added to the job as it is? */
+static int check_chunk(
+    const struct store_chunk *c, const struct store_job *j, const struct extent *x, struct err *e)
+{
+    if (j->cancelled)
+        return err_field(e, ASSAY_ESTATE, "key", "the job is cancelled");
+    if (x->seal >= 0 && (c->chunk > x->seal || c->seal))
+        return err_field(e, ASSAY_ESTATE, "chunk", "the job is sealed at chunk %lld, found %u",
+            (long long)x->seal, c->chunk);
+    if (c->seal && x->last > (int64_t)c->chunk)
+        return err_field(e, ASSAY_ESTATE, "seal",
+            "chunk %lld is there, after the one that is to seal, %u", (long long)x->last, c->chunk);
+    if (j->accepted + c->n_rows > UINT32_MAX)
+        return err_field(
+            e, ASSAY_ETOOLARGE, "rows", "expected at most %u rows in a job", UINT32_MAX);
+    return 0;
+}
+
+static int insert_chunk(struct store *s, const struct store_chunk *c, const uint8_t *digest,
+    int in_order, struct err *e)
+{
+    static const uint8_t nothing;
+    struct slice hash = {digest, STORE_DIGEST_BYTES}, pending = {0};
+    if (!in_order)
+        pending = c->rows.at ? c->rows : (struct slice){&nothing, 0};
+    int rc = store_run(s, e, "insert into chunk values (?, ?, ?, ?, ?, ?)", "iibiib", c->job,
+        (int64_t)c->chunk, hash, (int64_t)c->n_rows, (int64_t)c->seal, pending);
+    if (rc == 0 && c->seal)
+        rc = store_run(
+            s, e, "update job set seal_chunk = ? where job = ?", "ii", (int64_t)c->chunk, c->job);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "update job set accepted = accepted + ?, next_chunk = next_chunk + ? where job = ?",
+            "iii", (int64_t)c->n_rows, (int64_t)in_order, c->job);
+    return rc == 0 && in_order && c->n_rows == 0 ? set_finished(s, c->job, e) : rc;
+}
+
+int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
+{
+    uint8_t digest[STORE_DIGEST_BYTES];
+    struct store_job j;
+    struct extent x;
+    digest_chunk(c, digest);
+    sqlite3_stmt *q = store_prepare(s, "select digest, seal from chunk where job = ? and chunk = ?",
+        "ii", c->job, (int64_t)c->chunk);
+    int rc = store_step(s, q, e);
+    if (rc != 0)
+        return rc == 1 ? compare_chunk(q, c, digest, e) : rc;
+    if ((rc = store_get_job(s, c->job, &j, e)) != 1)
+        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)c->job);
+    rc = read_extent(s, c->job, &x, e);
+    if (rc == 0)
+        rc = check_chunk(c, &j, &x, e);
+    if (rc == 0)
+        rc = insert_chunk(s, c, digest, x.next == (int64_t)c->chunk, e);
+    if (rc != 0)
+        return rc;
+    return x.next == (int64_t)c->chunk ? CHUNK_IN_ORDER : CHUNK_PAST_GAP;
+}
+
+int store_next_pending(
+    struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select pending, n_rows from chunk where job = ?1 and "
+        "chunk = (select next_chunk from job where job = ?1) and pending is not null",
+        "i", job);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    *rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
+    *n_rows = (uint32_t)sqlite3_column_int64(q, 1);
+    /* q stays on its row, and the blob with it; it is reset when it is used next. */
+    rc = store_run(s, e, "update job set next_chunk = next_chunk + 1 where job = ?", "i", job);
+    if (rc == 0 && *n_rows == 0)
+        rc = set_finished(s, job, e);
+    return rc == 0 ? 1 : rc;
+}
+
+/* ---- rows ---- */
+
+/* An integer or a text, from the msgpack of the client's id. */
+static void bind_client_id(sqlite3_stmt *q, int at, struct slice id)
+{
+    struct msg_reader r;
+    struct slice text;
+    int64_t number;
+    msg_reader_init(&r, id.at, id.len);
+    if (!id.at)
+        sqlite3_bind_null(q, at);
+    else if (msg_peek(&r) == MSG_INT &&
+             msg_read_int(&r, "id", INT64_MIN, INT64_MAX, &number, NULL) == 0)
+        sqlite3_bind_int64(q, at, number);
+    else if (msg_peek(&r) == MSG_STR && msg_read_str(&r, "id", &text, NULL) == 0)
+        sqlite3_bind_text64(q, at, (const char *)text.at, text.len, SQLITE_STATIC, SQLITE_UTF8);
+}
+
+/* A row that was born failed has its result at once. */
+static int add_failed(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+{
+    int64_t job = row_job(row);
+    int rc = store_run(s, e,
+        "insert into result(job, seq, row, error_code, error_message, mode, finished_ms) "
+        "select job, next_seq, ?, ?, ?, ?, ? from job where job = ?",
+        "issiii", row, err_name(r->error_code), r->error_message, s->mode, (int64_t)now_wall_ms(),
+        job);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + 1 where "
+            "job = ?",
+            "i", job);
+    return rc;
+}
+
+static int add_input(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+{
+    struct slice ids = {(const uint8_t *)r->ids, (size_t)r->n_tokens * sizeof *r->ids};
+    struct slice positions = {r->n_positions ? (const uint8_t *)r->positions : NULL,
+        (size_t)r->n_positions * sizeof *r->positions};
+    return store_run(s, e, "insert into row_input values (?, ?, ?)", "ibb", row, ids, positions);
+}
+
+static int add_row(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+{
+    int failed = r->error_code != 0;
+    sqlite3_stmt *q = store_prepare(s,
+        "insert into row(row, n_tokens, pool_type, activation, step_token, n_values, state, "
+        "client_id) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?8)",
+        "iiiiiii", row, (int64_t)r->n_tokens, (int64_t)r->pool_type, (int64_t)r->activation,
+        (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values), (int64_t)(failed ? 2 : 0));
+    bind_client_id(q, 8, r->client_id);
+    int rc = store_step(s, q, e);
+    if (rc == 0)
+        rc = failed ? add_failed(s, row, r, e) : add_input(s, row, r, e);
+    return rc;
+}
+
+int store_add_row(struct store *s, int64_t job, const struct store_row *r, struct err *e)
+{
+    int64_t placed, tokens = r->error_code ? 0 : r->n_tokens;
+    int rc = store_integer(s, 0, &placed, e, "select placed from job where job = ?", "i", job);
+    if (rc == 0)
+        rc = add_row(s, row_number(job, (uint32_t)placed), r, e);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "update job set placed = placed + 1, tokens_left = tokens_left + ? where job = ?", "ii",
+            tokens, job);
+    s->queued_tokens += tokens;
+    return rc == 0 && r->error_code ? set_finished(s, job, e) : rc;
+}

@@ -1,0 +1,169 @@
+/* store_jobs.c - jobs: made, found, read, and what is done to one as a whole. */
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/store_private.h"
+#include "schema/log.h"
+
+int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e)
+{
+    int rc = store_integer(s, -1, job, e, "select job from job where key = ?", "t", key);
+    return rc != 0 ? rc : *job >= 0;
+}
+
+int store_new_job(
+    struct store *s, struct slice key, int priority, struct slice meta, int64_t *job, struct err *e)
+{
+    int rc = store_run(s, e,
+        "insert into job(key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?)", "tibii",
+        key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
+    *job = sqlite3_last_insert_rowid(s->db);
+    if (rc == 0 && *job > INT32_MAX)
+        rc = err_set(e, ASSAY_EIO, "job numbers are used up");
+    return rc;
+}
+
+#define JOB_COLUMNS                                                                                \
+    "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
+    "done, failed, running, rate, created_ms, finished_ms, mode from job "
+
+static enum job_state state_of(const struct store_job *j)
+{
+    if (j->cancelled)
+        return JOB_CANCELLED;
+    if (j->paused || j->held)
+        return JOB_PAUSED;
+    if (j->sealed && j->done == j->placed)
+        return JOB_DONE;
+    if (!j->sealed)
+        return JOB_OPEN;
+    return j->running > 0 ? JOB_RUNNING : JOB_QUEUED;
+}
+
+static void read_reason(struct store *s, int64_t mode, struct store_job *j)
+{
+    sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
+    if (store_step(s, q, NULL) != 1)
+        return;
+    snprintf(j->reason, sizeof j->reason,
+        "made with checkpoint %.12s (%.80s), the broker runs %.12s (%.80s)",
+        (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
+        s->options.digest, s->options.mode);
+    sqlite3_reset(q);
+}
+
+static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
+{
+    memset(j, 0, sizeof *j);
+    j->job = sqlite3_column_int64(q, 0);
+    snprintf(j->key, sizeof j->key, "%s", (const char *)sqlite3_column_text(q, 1));
+    j->priority = sqlite3_column_int(q, 2);
+    j->paused = sqlite3_column_int(q, 3);
+    j->cancelled = sqlite3_column_int(q, 4);
+    j->sealed = sqlite3_column_type(q, 5) != SQLITE_NULL &&
+                sqlite3_column_int64(q, 6) > sqlite3_column_int64(q, 5);
+    j->accepted = sqlite3_column_int64(q, 7);
+    j->placed = sqlite3_column_int64(q, 8);
+    j->total = j->sealed ? j->placed : -1;
+    j->done = sqlite3_column_int64(q, 9);
+    j->failed = sqlite3_column_int64(q, 10);
+    j->running = sqlite3_column_int64(q, 11);
+    j->rate = sqlite3_column_double(q, 12);
+    j->created_ms = sqlite3_column_int64(q, 13);
+    j->finished_ms = sqlite3_column_int64(q, 14);
+    int64_t mode = sqlite3_column_int64(q, 15);
+    sqlite3_reset(q);
+    /* What is finished is not held: there is nothing left to score under another mode. */
+    j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
+    if (j->held)
+        read_reason(s, mode, j);
+    j->state = state_of(j);
+}
+
+int store_get_job(struct store *s, int64_t job, struct store_job *out, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s, JOB_COLUMNS "where job = ?", "i", job);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        read_job(s, q, out);
+    return rc;
+}
+
+int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinished,
+    store_job_visitor *visit, void *arg, struct err *e)
+{
+    struct store_job j;
+    while (limit-- > 0) {
+        sqlite3_stmt *q =
+            unfinished
+                ? store_prepare(s,
+                      JOB_COLUMNS "where job > ? and finished_ms is null and not cancelled order "
+                                  "by job limit 1",
+                      "i", after)
+                : store_prepare(s, JOB_COLUMNS "where job > ? order by job limit 1", "i", after);
+        int rc = store_step(s, q, e);
+        if (rc != 1)
+            return rc;
+        read_job(s, q, &j);
+        after = j.job;
+        if (visit(arg, &j) != 0)
+            break;
+    }
+    return 0;
+}
+
+int store_cancel(struct store *s, int64_t job, struct err *e)
+{
+    int64_t left;
+    int rc = store_integer(
+        s, 0, &left, e, "select tokens_left from job where job = ? and not cancelled", "i", job);
+    if (rc != 0)
+        return rc;
+    s->queued_tokens -= left;
+    return store_run(s, e,
+        "update job set cancelled = 1, running = 0, finished_ms = ? where job = ? and finished_ms "
+        "is null",
+        "ii", (int64_t)now_wall_ms(), job);
+}
+
+int store_pause(struct store *s, int64_t job, int paused, struct err *e)
+{
+    return store_run(s, e, "update job set paused = ? where job = ?", "ii", (int64_t)paused, job);
+}
+
+int store_accept_mode(struct store *s, int64_t job, struct err *e)
+{
+    return store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
+}
+
+int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e)
+{
+    return store_run(s, e, "update job set rate = ? where job = ?", "di", rows_per_s, job);
+}
+
+/* Rows that were refused when they came (n_values 0) stay failed: their content will not change. */
+#define RETRIED "row >= ? and row < ? and state = 2 and n_values > 0"
+
+int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e)
+{
+    int64_t low = row_number(job, 0), high = row_number(job + 1, 0), tokens;
+    int rc = store_integer(s, 0, n, e, "select count(*) from row where " RETRIED, "ii", low, high);
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &tokens, e, "select sum(n_tokens) from row where " RETRIED, "ii", low, high);
+    if (rc != 0 || *n == 0)
+        return rc;
+    rc = store_run(s, e, "delete from result where row in (select row from row where " RETRIED ")",
+        "ii", low, high);
+    if (rc == 0)
+        rc = store_run(
+            s, e, "update row set state = 0, attempts = 0 where " RETRIED, "ii", low, high);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + "
+            "?2, "
+            "finished_ms = null where job = ?3",
+            "iii", *n, tokens, job);
+    s->queued_tokens += tokens;
+    return rc;
+}
