@@ -50,7 +50,7 @@ $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(BASE)
 $(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(BASE)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
-$(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/lib/assay.a
+$(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
