@@ -21,6 +21,7 @@ struct queue {
     int64_t after;   /* row number behind which the next window begins */
     struct row *first, **end;
     int exhausted; /* the store has no row behind `after` now */
+    int rescan;    /* the job changed since its first row was read: rows before `after` may be queued again */
 };
 
 /* Set of row numbers: open addressing, 0 is free, removal by moving back. */
@@ -158,7 +159,7 @@ int planner_job_changed(struct planner *p, int64_t job, struct err *e)
     if (!q)
         add_queue(p, &j);
     else
-        q->exhausted = 0;
+        q->rescan = 1;
     return 0;
 }
 
@@ -184,7 +185,11 @@ static void take_row(void *arg, struct row *r)
 /* Read windows until there is a row or no more. */
 static int fill_window(struct planner *p, struct queue *q, struct err *e)
 {
-    while (!q->first && !q->exhausted) {
+    while (!q->first && (!q->exhausted || q->rescan)) {
+        if (q->exhausted) {
+            q->after = 0;
+            q->rescan = 0;
+        }
         struct window w = {p, q, 0};
         int rc = store_queued_rows(p->store, q->job, q->after, PLANNER_WINDOW, take_row, &w, e);
         if (rc != 0)
