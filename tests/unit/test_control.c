@@ -164,6 +164,7 @@ static void a_token_has_five_numbers(void **state)
     (void)state;
     struct err e;
     assert_int_equal(with_field(3, RAW("\x94\x01\x02\x03\x04"), &e), ASSAY_EBADREQ);
+    assert_string_equal(e.msg, "expected 5 numbers, found 4");
     assert_int_equal(with_field(3, RAW("\x96\x01\x02\x03\x04\x05\x06"), &e), ASSAY_EBADREQ);
     assert_int_equal(with_field(3, RAW("\x95\x01\x02\x03\x04\xc0"), &e), ASSAY_EBADREQ);
     assert_int_equal(

@@ -698,6 +698,8 @@ static void messages_say_expected_and_found(void **state)
     assert_string_equal(e.msg, "expected LAST, ALL, STEP, MEAN, CLS or POSITIONS, found 'last'");
     decode("{'v':1,'op':'score','rows':[{'ids':[1,nil]}]}", &q, &e);
     assert_string_equal(e.msg, "expected an integer, found nil");
+    decode("{'v':1,'op':'status','job':''}", &q, &e);
+    assert_string_equal(e.msg, "expected 1 to 200 bytes, found 0");
     decode("{'v':1,'op':'status','job':'007'}", &q, &e);
     assert_string_equal(e.msg, "expected a key that is not all digits, found '007'");
 }
