@@ -332,7 +332,9 @@ static uint64_t free_bytes(const struct store *s)
 
 int store_check_room(struct store *s, uint64_t bytes, struct err *e)
 {
-    uint64_t left = free_bytes(s), wanted = s->options.min_free_bytes + 4 * bytes;
+    /* What is in the WAL will need its place in the database as well. */
+    uint64_t left = free_bytes(s);
+    uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
     if (left >= wanted)
         return 0;
     err_set(e, ASSAY_EQUEUEFULL,

@@ -39,7 +39,7 @@ static const struct {
     [CLI_WATCH] = {"watch", NULL, "print again every second until the job is done"},
     [CLI_FAILED] = {"failed", NULL, "the job's failed rows"},
     [CLI_ACCEPT_MODE] = {"accept-mode", NULL,
-        "go on with a job that was begun with another checkpoint or numerics mode"},
+        "go on with a job begun under another checkpoint or mode"},
 };
 
 static const enum cli_option common[] = {
