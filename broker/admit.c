@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 void admit_release(struct admit *a)
 {
@@ -44,6 +45,7 @@ static void refuse(struct admit *a, struct store_row *out, int code, const char 
     va_start(args, fmt);
     vsnprintf(a->message, sizeof a->message, fmt, args);
     va_end(args);
+    utf8_make_printable(a->message);
     out->error_code = code;
     out->error_message = a->message;
 }

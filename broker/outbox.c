@@ -12,7 +12,7 @@
 struct letter {
     struct envelope envelope;
     struct msg_writer body;
-    uint8_t id[REQUEST_ID_BYTES];
+    uint8_t id[REQUEST_ID_RAW_BYTES];
     size_t id_len; /* 0: none */
     struct letter *next;
 };

@@ -14,7 +14,7 @@
 struct waiter {
     enum waiter_kind kind;
     struct envelope envelope;
-    uint8_t id[REQUEST_ID_BYTES + 8];
+    uint8_t id[REQUEST_ID_RAW_BYTES];
     size_t id_len;
     int64_t job;
     uint64_t after;

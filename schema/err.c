@@ -7,21 +7,6 @@
 
 #include "schema/utf8.h"
 
-/* Make text fit for a terminal, a log line and a msgpack string: what a peer or a cut left behind
- * that is not UTF-8, and control characters, become '?'. */
-static void make_printable(char *s)
-{
-    for (size_t left = strlen(s); left > 0;) {
-        int len = utf8_length((const uint8_t *)s, left);
-        if (len == 0 || (unsigned char)*s < 0x20 || *s == 0x7f) {
-            *s = '?';
-            len = 1;
-        }
-        s += len;
-        left -= (size_t)len;
-    }
-}
-
 static int fill(struct err *e, int code, const char *field, const char *fmt, va_list args)
 {
     if (!e)
@@ -30,8 +15,8 @@ static int fill(struct err *e, int code, const char *field, const char *fmt, va_
     e->retry_after_ms = 0;
     snprintf(e->field, sizeof e->field, "%s", field);
     vsnprintf(e->msg, sizeof e->msg, fmt, args);
-    make_printable(e->field);
-    make_printable(e->msg);
+    utf8_make_printable(e->field);
+    utf8_make_printable(e->msg);
     return code;
 }
 

@@ -1,6 +1,8 @@
 /* utf8.c - see utf8.h. */
 #include "schema/utf8.h"
 
+#include <string.h>
+
 int utf8_length(const uint8_t *p, size_t n)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -16,4 +18,17 @@ int utf8_length(const uint8_t *p, size_t n)
         code = code << 6 | (p[i] & 0x3f);
     }
     return code < least[len] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : len;
+}
+
+void utf8_make_printable(char *s)
+{
+    for (size_t left = strlen(s); left > 0;) {
+        int len = utf8_length((const uint8_t *)s, left);
+        if (len == 0 || (unsigned char)*s < 0x20 || *s == 0x7f) {
+            *s = '?';
+            len = 1;
+        }
+        s += len;
+        left -= (size_t)len;
+    }
 }

@@ -164,6 +164,19 @@ static struct input copy_of(const void *bytes, size_t len)
     return in;
 }
 
+static struct input read_file(const char *path)
+{
+    struct input in = {xcalloc(INPUT_BYTES, 1), 0};
+    FILE *f = fopen(path, "rb");
+    if (f) {
+        in.len = fread(in.bytes, 1, INPUT_BYTES, f);
+        fclose(f);
+    } else {
+        die(66, "event=cannot_open file='%s'", path);
+    }
+    return in;
+}
+
 static unsigned load_seeds(struct input *seeds, char **files)
 {
     struct msg_writer w;
@@ -172,14 +185,8 @@ static unsigned load_seeds(struct input *seeds, char **files)
     for (; n < SEEDS && fuzz_seed(n, &w); n++, msg_writer_clear(&w))
         seeds[n] = copy_of(w.buffer.data, w.buffer.size);
     msg_writer_release(&w);
-    for (; *files && n < SEEDS; files++, n++) {
-        uint8_t bytes[INPUT_BYTES];
-        FILE *f = fopen(*files, "rb");
-        if (!f)
-            die(66, "event=cannot_open file='%s'", *files);
-        seeds[n] = copy_of(bytes, fread(bytes, 1, sizeof bytes, f));
-        fclose(f);
-    }
+    for (; *files && n < SEEDS; files++, n++)
+        seeds[n] = read_file(*files);
     return n;
 }
 
