@@ -7,7 +7,9 @@
 .SECONDARY:
 .DEFAULT_GOAL := all
 
-CC       ?= gcc
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
 SANITIZE ?=
 WERROR   ?=
 BUILD    ?= $(if $(SANITIZE),asan,cpu)
@@ -32,6 +34,8 @@ endif
 # A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA; everything else runs on any x86-64 (or other) CPU.
 ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma)
 
+# One short line a step; V=1 shows the commands.
+say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))
 objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
 BASE      := $(call objects,$(wildcard schema/*.c shm/*.c))
 MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
@@ -42,7 +46,7 @@ UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test check unit e2e fuzz chaos bench reference lint format install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench reference install clean help
 all: $(BINS) ## build the three programs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -54,22 +58,69 @@ $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/lib/assay.a: $(BASE) $(MODEL) $(BROKER) $(CLI)
 	@mkdir -p $(@D)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)ar rcs $@ $^
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
 
 # The SQL schema as a C string.
 $(call objects,broker/store_open.c): | $(B)/gen/jobs_sql.h
 $(B)/gen/jobs_sql.h: schema/jobs.sql
 	@mkdir -p $(@D)
-	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
+	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
+
+# Targets that install first start a make of their own: what is installed changes what this file finds.
+deps: ## install what building and testing need (apt, and a virtual environment for the tests' Python)
+	@.ci/deps
+
+demo: ## install, build, score a small model, show the job with SQL
+	@.ci/deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(B)/bin .ci/demo
+
+test: ## install, build, run every test; ends with "N passed, N failed"
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all tests
+	@$(MAKE) --no-print-directory run-tests
+
+tests: $(UNIT) $(FUZZ) $(TOOLS)
+SECONDS  ?= 5
+PATIENCE ?= $(if $(SANITIZE),4,1)
+PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider
+run-tests:
+	@$(PYTHON) tests/run.py $(foreach t,$(UNIT),"$(notdir $(t))=$(t)") \
+	  $(foreach f,$(FUZZ),"$(notdir $(f))=$(f) $(SECONDS)") \
+	  $(foreach t,$(sort $(wildcard tests/e2e/test_*.py tests/chaos/test_*.py)),"$(t)=env $(PYTEST) $(t)")
+
+check: ## the tests under ASan and UBSan
+	@$(MAKE) --no-print-directory test SANITIZE=1
+
+lint: ## cppcheck, and clang-format without changing anything
+	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
+	  --suppress=missingIncludeSystem -I. -I$(B)/gen -D__x86_64__ schema shm worker broker
+	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
+
+format: ## put every C file into the house format
+	clang-format -i $(shell git ls-files '*.c' '*.h')
+
+bench: ## measure; prints a table of ratios (README, Speed)
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all tests
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py
+
+reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
+	python3 -m venv build/venv-reference
+	build/venv-reference/bin/pip install -q -r tests/reference/requirements.txt
+	build/venv-reference/bin/python tests/reference/make_models.py
+
+install: all ## programs into PREFIX/bin (default /usr/local)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS)
 
 clean: ## remove what was built (build/venv too)
 	rm -rf build

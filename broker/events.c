@@ -118,11 +118,14 @@ static void publish(struct progress_table *p, struct entry *entry, const struct 
 }
 
 /* A new rate to be written, or -1 when it is not time. */
-static double take_rate(struct entry *entry, const struct store_job *j, long long now_ms)
+static double take_rate(
+    struct entry *entry, const struct store_job *j, int64_t started_ms, long long now_ms)
 {
-    if (entry->done < 0) {
-        entry->done = j->done;
-        entry->rated_ms = now_ms;
+    if (entry->done <
+        0) { /* a job of this start is rated from its first moment, an older one from now */
+        int is_new = j->created_ms >= started_ms;
+        entry->done = is_new ? 0 : j->done;
+        entry->rated_ms = is_new ? now_ms - (now_wall_ms() - j->created_ms) : now_ms;
     }
     long long passed_ms = now_ms - entry->rated_ms;
     int over = j->state == JOB_DONE || j->state == JOB_CANCELLED;
@@ -143,7 +146,7 @@ static int tell(struct broker *b, struct entry *entry, long long now_ms, struct 
     if (rc != 1)
         return rc;
     publish(b->progress, entry, &j);
-    double rate = take_rate(entry, &j, now_ms);
+    double rate = take_rate(entry, &j, b->started_ms, now_ms);
     if (rate < 0)
         return 0;
     rc = broker_begin(b, e);

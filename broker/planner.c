@@ -21,7 +21,8 @@ struct queue {
     int64_t after;   /* row number behind which the next window begins */
     struct row *first, **end;
     int exhausted; /* the store has no row behind `after` now */
-    int rescan;    /* the job changed since its first row was read: rows before `after` may be queued again */
+    int rescan; /* the job changed since its first row was read: rows before `after` may be queued
+                   again */
 };
 
 /* Set of row numbers: open addressing, 0 is free, removal by moving back. */

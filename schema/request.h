@@ -17,9 +17,10 @@
 #define REQUEST_WAIT_MS_MAX 60000
 #define REQUEST_TIMEOUT_MS_MAX 86400000
 #define REQUEST_LIMIT_MAX 10000
-#define REQUEST_ID_BYTES 256                        /* of a string, the request's or a row's */
-#define REQUEST_ID_RAW_BYTES (REQUEST_ID_BYTES + 5) /* with its msgpack head, whatever its width   \
-                                                     */
+#define REQUEST_ID_BYTES 256 /* of a string, the request's or a row's */
+#define REQUEST_ID_RAW_BYTES                                                                       \
+    (REQUEST_ID_BYTES + 5) /* with its msgpack head, whatever its width                            \
+                            */
 
 enum request_op {
     OP_HELLO,

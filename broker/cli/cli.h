@@ -12,7 +12,6 @@
 #include "schema/err.h"
 #include "schema/version.h"
 
-
 #define EX_ROWS_FAILED 1
 
 enum cli_option {

@@ -1,5 +1,6 @@
-/* faulty_worker.c - assay-worker with bad habits, for the tests of supervision: the CPU's table with an embed that looks for token ids which
- * stand for faults. Everything else is the real worker. */
+/* faulty_worker.c - assay-worker with bad habits, for the tests of supervision: the CPU's table
+ * with an embed that looks for token ids which stand for faults. Everything else is the real
+ * worker. */
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -16,7 +17,8 @@ static void nap_ms(long ms)
     nanosleep(&t, NULL);
 }
 
-/* Kill this process if the marker file is there, and take the marker away: a fault that does not come again. */
+/* Kill this process if the marker file is there, and take the marker away: a fault that does not
+ * come again. */
 static void kill_once(void)
 {
     const char *marker = getenv("ASSAY_FAULT_FILE");
@@ -24,7 +26,8 @@ static void kill_once(void)
         raise(SIGKILL);
 }
 
-static void faulty_embed(struct device *d, struct tensor out, const struct weight *table, const int32_t *ids)
+static void faulty_embed(
+    struct device *d, struct tensor out, const struct weight *table, const int32_t *ids)
 {
     cpu_ops.embed(d, out, table, ids);
     if (out.rows <= 8 && ids[0] == 0) /* the canary row: 0, 1, 2 .. */

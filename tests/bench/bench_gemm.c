@@ -1,0 +1,144 @@
+/* bench_gemm.c - b1: the rate of `linear` against the peak of fused multiply-adds, measured in the
+ * same run.
+ *
+ *     bench_gemm [THREADS]        one line of JSON a shape: shape, tokens, dtype, gflops, peak,
+ * ratio
+ *
+ * The peak is what the same threads reach on nothing but independent fused multiply-adds on
+ * registers. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+#include "worker/cpu/device.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define PEAK_STEPS 20000000
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+#if defined(__x86_64__)
+/* Twelve independent chains of eight lanes: enough to hide the latency. */
+__attribute__((target("avx2,fma"))) static void peak_task(void *arg, int64_t task, int thread)
+{
+    __m256 acc[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(1e-9f);
+    float *sink = arg;
+    (void)thread;
+    for (int i = 0; i < 12; i++)
+        acc[i] = _mm256_set1_ps((float)i);
+    for (int64_t k = 0; k < PEAK_STEPS; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++)
+            acc[i] = _mm256_fmadd_ps(acc[i], x, y);
+    }
+    for (int i = 1; i < 12; i++)
+        acc[0] = _mm256_add_ps(acc[0], acc[i]);
+    sink[task] = _mm256_cvtss_f32(acc[0]);
+}
+#else
+static void peak_task(void *arg, int64_t task, int thread)
+{
+    float *sink = arg;
+    (void)thread;
+    for (int64_t k = 0; k < PEAK_STEPS; k++)
+        sink[task] = sink[task] * 0.999f + 1e-9f;
+}
+#endif
+
+/* GFLOP/s of all threads of the device. */
+static double measure_peak(struct device *d)
+{
+    float sink[256];
+    int n = pool_threads(d->pool);
+    double best = 0;
+    for (int turn = 0; turn < 3; turn++) {
+        double start = seconds();
+        pool_run(d->pool, peak_task, sink, n);
+        double rate = 2.0 * 8 * 12 * PEAK_STEPS * n / (seconds() - start) * 1e-9;
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static void fill(void *data, int64_t n, enum dtype dtype)
+{
+    uint32_t state = 1;
+    for (int64_t i = 0; i < n; i++) {
+        state = state * 1664525 + 1013904223;
+        float f = (float)(state >> 8) * 0x1p-24f - 0.5f;
+        uint32_t bits;
+        memcpy(&bits, &f, 4);
+        if (dtype == DTYPE_F32)
+            ((float *)data)[i] = f;
+        else if (dtype == DTYPE_BF16)
+            ((uint16_t *)data)[i] = (uint16_t)(bits >> 16);
+        else
+            ((uint16_t *)data)[i] = (uint16_t)(0x3000 | (state >> 22));
+    }
+}
+
+static void measure(struct device *d, const char *name, int64_t in, int64_t out, int64_t tokens,
+    enum dtype dtype, double peak)
+{
+    static const char *const dtypes[] = {"f32", "f16", "bf16"};
+    void *weights = malloc((size_t)(in * out) * 4);
+    float *x = malloc((size_t)(tokens * in) * 4), *y = malloc((size_t)(tokens * out) * 4);
+    fill(weights, in * out, dtype);
+    fill(x, tokens * in, DTYPE_F32);
+    struct weight w = {weights, dtype, out, in, in};
+    struct tensor xt = {x, tokens, in, in}, yt = {y, tokens, out, out};
+    double best = 1e30, total = 0;
+    for (int turn = 0; turn < 20 && (turn < 3 || total < 1.0); turn++) {
+        double start = seconds();
+        cpu_ops.linear(d, yt, xt, &w, 1, NULL);
+        double took = seconds() - start;
+        total += took;
+        best = took < best ? took : best;
+    }
+    double rate = 2.0 * (double)in * (double)out * (double)tokens / best * 1e-9;
+    printf("{\"shape\":\"%s\",\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"dtype\":\"%s\",\"gflops\":"
+           "%.1f,\"peak\":%.1f,"
+           "\"ratio\":%.3f}\n",
+        name, (long long)in, (long long)out, (long long)tokens, dtypes[dtype], rate, peak,
+        rate / peak);
+    fflush(stdout);
+    free(weights);
+    free(x);
+    free(y);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int64_t in, out;
+    } shapes[] = {{"0.5B qkv", 896, 1152}, {"0.5B o", 896, 896}, {"0.5B gate_up", 896, 9728},
+        {"0.5B down", 4864, 896}, {"1.5B qkv", 1536, 2048}, {"1.5B o", 1536, 1536},
+        {"1.5B gate_up", 1536, 17920}, {"1.5B down", 8960, 1536}};
+    struct device *d = NULL;
+    struct err e = {0};
+    int threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    struct cpu_device_options options = {.n_threads = threads, .isa = "auto", .arena_bytes = 64};
+    if (cpu_device_new(&d, &options, &e) != 0)
+        die(70, "%s", e.msg);
+    double peak = measure_peak(d);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int64_t tokens = 512; tokens <= 4096; tokens *= 8)
+            measure(d, shapes[i].name, shapes[i].in, shapes[i].out, tokens, DTYPE_BF16, peak);
+    measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F16, peak);
+    measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F32, peak);
+    measure(d, "0.5B gate_up", 896, 9728, 8, DTYPE_BF16, peak);
+    cpu_device_free(&d);
+    return 0;
+}
