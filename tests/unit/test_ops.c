@@ -1,0 +1,398 @@
+/* test_ops.c - the CPU's operations: each against a plain loop in double precision, and each bit
+ * for bit against itself: alone or among other rows, on 1, 2 or 3 threads, portable or AVX2. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/cpu/fmath.h"
+#include "worker/cpu/kernels.h"
+#include "worker/ops.h"
+
+static uint64_t state = 88172645463325252ull;
+
+static uint32_t next_random(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 32);
+}
+
+static float next_float(void)
+{
+    return ((float)(next_random() >> 8) * 0x1p-24f - 0.5f) * 4;
+}
+
+static float *random_floats(int64_t n)
+{
+    float *x = malloc((size_t)(n > 0 ? n : 1) * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = next_float();
+    return x;
+}
+
+static struct device *make_device(const char *isa, int threads)
+{
+    struct device *d = NULL;
+    struct err e = {0};
+    struct cpu_device_options o = {.n_threads = threads, .isa = isa, .arena_bytes = 1 << 20};
+    assert_int_equal(cpu_device_new(&d, &o, &e), 0);
+    return d;
+}
+
+/* Every way to compute that must give the same bits. */
+static const struct {
+    const char *isa;
+    int threads;
+} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+static uint16_t to_half(float f, enum dtype dtype)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    if (dtype == DTYPE_BF16)
+        return (uint16_t)(bits >> 16);
+    int exponent = (int)(bits >> 23 & 255) - 127 + 15;
+    if (exponent <= 0)
+        return (uint16_t)(bits >> 16 & 0x8000);
+    return (uint16_t)((bits >> 16 & 0x8000) | (uint32_t)exponent << 10 | (bits >> 13 & 0x3ff));
+}
+
+/* What a stored half is worth, by its definition. */
+static double half_value(uint16_t h, enum dtype dtype)
+{
+    int sign = h >> 15 ? -1 : 1;
+    if (dtype == DTYPE_BF16) {
+        uint32_t bits = (uint32_t)h << 16;
+        float f;
+        memcpy(&f, &bits, 4);
+        return (double)f;
+    }
+    int exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    return sign * (exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24));
+}
+
+struct matrix {
+    struct weight w;
+    double *exact;
+};
+
+static struct matrix make_matrix(int64_t rows, int64_t cols, enum dtype dtype)
+{
+    struct matrix m = {.exact = malloc((size_t)(rows * cols) * sizeof(double))};
+    float *wide = random_floats(rows * cols);
+    uint16_t *half = malloc((size_t)(rows * cols) * 2);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        half[i] = to_half(wide[i], dtype);
+        if (dtype == DTYPE_F16 && i % 97 == 0)
+            half[i] = (uint16_t)(next_random() & 0x3ff); /* a subnormal */
+        m.exact[i] = dtype == DTYPE_F32 ? (double)wide[i] : half_value(half[i], dtype);
+    }
+    m.w =
+        (struct weight){dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols};
+    free(dtype == DTYPE_F32 ? (void *)half : (void *)wide);
+    return m;
+}
+
+static void free_matrix(struct matrix *m)
+{
+    free((void *)m->w.data);
+    free(m->exact);
+}
+
+static void assert_close(double found, double expected, double magnitude)
+{
+    if (!(fabs(found - expected) <= 2e-6 * (1 + magnitude)))
+        fail_msg("expected %.9g, found %.9g (magnitude %g)", expected, found, magnitude);
+}
+
+static void check_linear(int64_t rows, int64_t in, int64_t out, enum dtype dtype)
+{
+    struct matrix a = make_matrix(out, in, dtype), b = make_matrix(3, in, dtype);
+    struct weight parts[] = {a.w, b.w};
+    float *x = random_floats(rows * in), *bias = random_floats(out + 3), *y[WAYS];
+    struct tensor xt = {x, rows, in, in};
+    for (int way = 0; way < WAYS; way++) {
+        struct device *d = make_device(ways[way].isa, ways[way].threads);
+        y[way] = random_floats(rows * (out + 3));
+        cpu_ops.linear(d, (struct tensor){y[way], rows, out + 3, out + 3}, xt, parts, 2, bias);
+        assert_memory_equal(y[way], y[0], (size_t)(rows * (out + 3)) * sizeof(float));
+        float *alone = random_floats(out + 3);
+        int64_t r = next_random() % rows;
+        cpu_ops.linear(d, (struct tensor){alone, 1, out + 3, out + 3},
+            (struct tensor){x + r * in, 1, in, in}, parts, 2, bias);
+        assert_memory_equal(alone, y[0] + r * (out + 3), (size_t)(out + 3) * sizeof(float));
+        free(alone);
+        cpu_device_free(&d);
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < out + 3; j++) {
+            const double *w = j < out ? a.exact + j * in : b.exact + (j - out) * in;
+            double sum = 0, magnitude = 0;
+            for (int64_t k = 0; k < in; k++) {
+                sum += (double)x[r * in + k] * w[k];
+                magnitude += fabs((double)x[r * in + k] * w[k]);
+            }
+            assert_close((double)y[0][r * (out + 3) + j], sum + (double)bias[j], magnitude);
+        }
+    for (int way = 0; way < WAYS; way++)
+        free(y[way]);
+    free(x);
+    free(bias);
+    free_matrix(&a);
+    free_matrix(&b);
+}
+
+static void test_linear(void **unused)
+{
+    static const int64_t rows[] = {1, 2, 5, 6, 7, 13, 191, 193, 769},
+                         ins[] = {1, 7, 64, 84, 255, 256, 257, 513};
+    static const int64_t outs[] = {1, 8, 15, 16, 17, 95, 96, 97, 200};
+    (void)unused;
+    for (int i = 0; i < 9; i++) {
+        check_linear(rows[i], ins[i % 8], outs[8 - i], DTYPE_F32);
+        check_linear(rows[i % 7], ins[(i + 3) % 8], outs[i], DTYPE_BF16);
+        check_linear(rows[i % 6], ins[(i + 5) % 8], outs[(i + 4) % 9], DTYPE_F16);
+    }
+}
+
+/* ---- attention ---- */
+
+struct case_ {
+    uint32_t heads, kv_heads, dim, window;
+    uint32_t lengths[4];
+};
+
+static void attend(const char *isa, int threads, const struct case_ *c, float *q, float *k,
+    float *v, float *out, uint32_t n_rows, const uint32_t *cu)
+{
+    struct device *d = make_device(isa, threads);
+    uint32_t n = cu[n_rows];
+    struct attention_shape shape = {
+        c->heads, c->kv_heads, c->dim, 1 / sqrtf((float)c->dim), c->window};
+    struct attn_metadata meta = {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = 0};
+    int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
+    cpu_ops.attention(d, (struct tensor){out, n, qd, qd}, (struct tensor){q, n, qd, qd},
+        (struct tensor){k, n, kd, kd}, (struct tensor){v, n, kd, kd}, &shape, &meta);
+    cpu_device_free(&d);
+}
+
+static void check_token(const struct case_ *c, const float *q, const float *k, const float *v,
+    const float *out, uint32_t first, uint32_t at, uint32_t head)
+{
+    uint32_t kv = head / (c->heads / c->kv_heads),
+             low = c->window && at + 1 > c->window ? at + 1 - c->window : 0;
+    double *p = malloc((at + 1) * sizeof *p), m = -INFINITY, sum = 0;
+    for (uint32_t j = low; j <= at; j++) {
+        p[j] = 0;
+        for (uint32_t i = 0; i < c->dim; i++)
+            p[j] += (double)q[((first + at) * c->heads + head) * c->dim + i] *
+                    (double)k[((first + j) * c->kv_heads + kv) * c->dim + i];
+        p[j] /= sqrt(c->dim);
+        m = p[j] > m ? p[j] : m;
+    }
+    for (uint32_t j = low; j <= at; j++)
+        sum += p[j] = exp(p[j] - m);
+    for (uint32_t i = 0; i < c->dim; i++) {
+        double expected = 0;
+        for (uint32_t j = low; j <= at; j++)
+            expected += p[j] / sum * (double)v[((first + j) * c->kv_heads + kv) * c->dim + i];
+        assert_close((double)out[((first + at) * c->heads + head) * c->dim + i], expected, 8);
+    }
+    free(p);
+}
+
+static void check_attention(const struct case_ *c)
+{
+    uint32_t cu[5] = {0}, n_rows = 0;
+    for (; n_rows < 4 && c->lengths[n_rows]; n_rows++)
+        cu[n_rows + 1] = cu[n_rows] + c->lengths[n_rows];
+    uint32_t n = cu[n_rows];
+    int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
+    float *q = random_floats(n * qd), *k = random_floats(n * kd), *v = random_floats(n * kd),
+          *out[WAYS];
+    for (int way = 0; way < WAYS; way++) {
+        out[way] = random_floats(n * qd);
+        attend(ways[way].isa, ways[way].threads, c, q, k, v, out[way], n_rows, cu);
+        assert_memory_equal(out[way], out[0], (size_t)(n * qd) * sizeof(float));
+    }
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t alone_cu[] = {0, c->lengths[r]}, first = cu[r];
+        float *alone = random_floats(c->lengths[r] * qd);
+        attend("auto", 2, c, q + first * qd, k + first * kd, v + first * kd, alone, 1, alone_cu);
+        assert_memory_equal(
+            alone, out[0] + first * qd, (size_t)(c->lengths[r] * qd) * sizeof(float));
+        free(alone);
+        for (uint32_t at = 0;
+             at<c->lengths[r]; at += c->lengths[r]> 40 ? 1 + next_random() % 23 : 1)
+            for (uint32_t h = 0; h < c->heads; h++)
+                check_token(c, q, k, v, out[0], first, at, h);
+    }
+    for (int way = 0; way < WAYS; way++)
+        free(out[way]);
+    free(q);
+    free(k);
+    free(v);
+}
+
+static void test_attention(void **unused)
+{
+    static const struct case_ cases[] = {{4, 2, 16, 0, {1, 2, 65, 130}},
+        {6, 2, 14, 0, {63, 64, 31, 33}}, {2, 1, 64, 0, {97, 5, 0, 0}}, {2, 2, 80, 0, {70, 0, 0, 0}},
+        {3, 1, 96, 0, {129, 1, 0, 0}}, {2, 1, 128, 0, {200, 0, 0, 0}}, {4, 4, 16, 1, {40, 3, 0, 0}},
+        {4, 2, 16, 64, {200, 65, 64, 63}}, {4, 1, 16, 70, {300, 71, 0, 0}},
+        {14, 2, 8, 10, {11, 10, 9, 140}}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_attention(&cases[i]);
+}
+
+/* ---- rows ---- */
+
+static void test_norm(void **unused)
+{
+    static const int64_t widths[] = {1, 7, 8, 9, 84, 896};
+    (void)unused;
+    for (int i = 0; i < 6; i++) {
+        int64_t n = widths[i], rows = 37;
+        float *x = random_floats(rows * n), *w = random_floats(n), *first = NULL;
+        for (int way = 0; way < WAYS; way++) {
+            struct device *d = make_device(ways[way].isa, ways[way].threads);
+            float *y = random_floats(rows * n);
+            cpu_ops.rms_norm(
+                d, (struct tensor){y, rows, n, n}, (struct tensor){x, rows, n, n}, w, 1e-6f);
+            for (int64_t r = 0; way == 0 && r < rows; r++) {
+                double sum = 0;
+                for (int64_t k = 0; k < n; k++)
+                    sum += (double)x[r * n + k] * (double)x[r * n + k];
+                double scale = 1 / sqrt(sum / (double)n + 1e-6);
+                for (int64_t k = 0; k < n; k++)
+                    assert_close(
+                        (double)y[r * n + k], (double)x[r * n + k] * scale * (double)w[k], 2);
+            }
+            if (first)
+                assert_memory_equal(y, first, (size_t)(rows * n) * sizeof(float));
+            else
+                first = y;
+            if (y != first)
+                free(y);
+            cpu_device_free(&d);
+        }
+        free(first);
+        free(x);
+        free(w);
+    }
+}
+
+static void test_silu_softmax_sigmoid(void **unused)
+{
+    (void)unused;
+    for (int64_t n = 1; n < 40; n += 5) {
+        float *x = random_floats(n), *up = random_floats(n), *out[WAYS], *soft[WAYS];
+        for (int64_t i = 0; i < n; i++)
+            x[i] *= (float)(1 << next_random() % 7); /* to where exp overflows */
+        for (int way = 0; way < WAYS; way++) {
+            struct device *d = make_device(ways[way].isa, ways[way].threads);
+            out[way] = random_floats(n);
+            soft[way] = malloc((size_t)n * sizeof(float));
+            memcpy(soft[way], x, (size_t)n * sizeof(float));
+            cpu_ops.silu_mul(d, (struct tensor){out[way], 1, n, n}, (struct tensor){x, 1, n, n},
+                (struct tensor){up, 1, n, n});
+            cpu_ops.softmax(d, (struct tensor){soft[way], 1, n, n});
+            cpu_device_free(&d);
+            assert_memory_equal(out[way], out[0], (size_t)n * sizeof(float));
+            assert_memory_equal(soft[way], soft[0], (size_t)n * sizeof(float));
+        }
+        double m = -INFINITY, sum = 0;
+        for (int64_t i = 0; i < n; i++)
+            m = (double)x[i] > m ? (double)x[i] : m;
+        for (int64_t i = 0; i < n; i++)
+            sum += exp((double)x[i] - m);
+        for (int64_t i = 0; i < n; i++) {
+            assert_close((double)out[0][i], (double)x[i] / (1 + exp(-(double)x[i])) * (double)up[i],
+                fabs((double)x[i]));
+            assert_close((double)soft[0][i], exp((double)x[i] - m) / sum, 1);
+        }
+        for (int way = 0; way < WAYS; way++) {
+            free(out[way]);
+            free(soft[way]);
+        }
+        free(x);
+        free(up);
+    }
+}
+
+static void test_exp_edges(void **unused)
+{
+    float x[8] = {0, -1000, 1000, 88, -87, 1e-20f, -0.0f, 1};
+    struct device *d = make_device("auto", 1);
+    (void)unused;
+    cpu_ops.sigmoid(d, (struct tensor){x, 1, 8, 8});
+    assert_true(x[0] == 0.5f && x[6] == 0.5f);
+    assert_true(x[1] == 0 && x[2] == 1);
+    float with_nan[3] = {1, NAN, 2};
+    cpu_ops.softmax(d, (struct tensor){with_nan, 1, 3, 3});
+    assert_true(isnan(with_nan[0]) && isnan(with_nan[1]) && isnan(with_nan[2]));
+    cpu_device_free(&d);
+}
+
+static void test_rope_gather_mean(void **unused)
+{
+    float x[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, cos_table[4] = {1, 1, 0.5f, 0.25f};
+    float sin_table[4] = {0, 0, 2, 3}, picked[8], mean[8];
+    int32_t positions[3] = {0, 1, 0};
+    uint32_t rows[2] = {2, 0}, first[3] = {0, 2, 3};
+    struct device *d = make_device("auto", 1);
+    (void)unused;
+    cpu_ops.rope(d, (struct tensor){x, 3, 4, 4}, 1, 4, positions, cos_table, sin_table);
+    const float expected[4] = {
+        5 * 0.5f - 7 * 2, 6 * 0.25f - 8 * 3, 7 * 0.5f + 5 * 2, 8 * 0.25f + 6 * 3};
+    assert_memory_equal(x + 4, expected, sizeof expected);
+    assert_true(x[0] == 1 && x[11] == 12);
+    cpu_ops.gather(d, (struct tensor){picked, 2, 4, 4}, (struct tensor){x, 3, 4, 4}, rows);
+    assert_memory_equal(picked, x + 8, 16);
+    assert_memory_equal(picked + 4, x, 16);
+    cpu_ops.mean(d, (struct tensor){mean, 2, 4, 4}, (struct tensor){x, 3, 4, 4}, first);
+    assert_true(mean[0] == (1 + expected[0]) / 2 && mean[7] == 12);
+    cpu_device_free(&d);
+}
+
+static void test_unknown_isa(void **unused)
+{
+    struct device *d = NULL;
+    struct err e = {0};
+    struct cpu_device_options o = {.n_threads = 1, .isa = "avx9", .arena_bytes = 64};
+    (void)unused;
+    assert_int_equal(cpu_device_new(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "avx9"));
+}
+
+static void test_fmath(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20000; i++) {
+        double x = (double)next_float() * (i % 2 ? 3 : 200000), y = fabs(x) + 1e-3;
+        assert_true(fabs(fmath_sin(x) - sin(x)) < 1e-13);
+        assert_true(fabs(fmath_cos(x) - cos(x)) < 1e-13);
+        assert_true(fabs(fmath_log(y) - log(y)) < 1e-14 * (1 + fabs(log(y))));
+        assert_true(fabs(fmath_exp(x / 1e5) / exp(x / 1e5) - 1) < 1e-14);
+        assert_true(fabs(fmath_pow(1e6, -y / 1e6) / pow(1e6, -y / 1e6) - 1) < 1e-13);
+        assert_true(fmath_floor(x) == floor(x));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
+        cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
+        cmocka_unit_test(test_fmath)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
