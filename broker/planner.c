@@ -207,19 +207,23 @@ static int goes_before(const struct queue *a, const struct queue *b)
     return a->served != b->served ? a->served < b->served : a->job < b->job;
 }
 
-/* The queue whose turn it is, its window filled: 1, or 0 when none has a row. */
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row. Queues without rows
+ * go: one that waits for more must not be the yardstick of those that come. */
 static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
     *out = NULL;
-    for (size_t i = 0; i < p->n_queues; i++) {
+    for (size_t i = 0; i < p->n_queues;) {
         struct queue *q = p->queues[i];
-        if (*out && !goes_before(q, *out))
-            continue;
-        int rc = fill_window(p, q, e);
+        int rc = *out && !goes_before(q, *out) ? 0 : fill_window(p, q, e);
         if (rc != 0)
             return rc;
-        if (q->first)
+        if (!q->first && q->exhausted) {
+            remove_queue(p, i);
+            continue;
+        }
+        if (q->first && (!*out || goes_before(q, *out)))
             *out = q;
+        i++;
     }
     return *out != NULL;
 }
