@@ -1,5 +1,6 @@
 /* store_chunks.c - what comes in: chunks, and the rows of those that have no gap before them. */
 #include <sodium.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "broker/store_private.h"
@@ -119,11 +120,18 @@ int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
 int store_next_pending(
     struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e)
 {
+    /* The chunk that the last call lent has its rows now. */
+    int rc = store_run(s, e,
+        "update chunk set pending = null where job = ?1 and pending is not null and "
+        "chunk = (select next_chunk - 1 from job where job = ?1)",
+        "i", job);
+    if (rc != 0)
+        return rc;
     sqlite3_stmt *q = store_prepare(s,
         "select pending, n_rows from chunk where job = ?1 and "
         "chunk = (select next_chunk from job where job = ?1) and pending is not null",
         "i", job);
-    int rc = store_step(s, q, e);
+    rc = store_step(s, q, e);
     if (rc != 1)
         return rc;
     *rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
@@ -137,18 +145,25 @@ int store_next_pending(
 
 /* ---- rows ---- */
 
-/* An integer or a text, from the msgpack of the client's id. */
+/* An integer or a text, from the msgpack of the client's id. An integer that SQLite has no room for
+ * is kept as a blob of its digits. */
 static void bind_client_id(sqlite3_stmt *q, int at, struct slice id)
 {
     struct msg_reader r;
     struct slice text;
     int64_t number;
+    uint64_t large;
+    char digits[24];
+    sqlite3_bind_null(q, at); /* and not what the row before had */
     msg_reader_init(&r, id.at, id.len);
+    struct msg_reader again = r;
     if (!id.at)
-        sqlite3_bind_null(q, at);
-    else if (msg_peek(&r) == MSG_INT &&
-             msg_read_int(&r, "id", INT64_MIN, INT64_MAX, &number, NULL) == 0)
+        return;
+    if (msg_peek(&r) == MSG_INT && msg_read_int(&r, "id", INT64_MIN, INT64_MAX, &number, NULL) == 0)
         sqlite3_bind_int64(q, at, number);
+    else if (msg_peek(&again) == MSG_INT && msg_read_uint64(&again, "id", &large, NULL) == 0)
+        sqlite3_bind_blob(q, at, digits,
+            snprintf(digits, sizeof digits, "%llu", (unsigned long long)large), SQLITE_TRANSIENT);
     else if (msg_peek(&r) == MSG_STR && msg_read_str(&r, "id", &text, NULL) == 0)
         sqlite3_bind_text64(q, at, (const char *)text.at, text.len, SQLITE_STATIC, SQLITE_UTF8);
 }

@@ -3,9 +3,9 @@
  *
  *   - A lock file first: two connections that write and checkpoint one WAL database can corrupt it,
  * and an ipc bind takes the endpoint from its owner without a word.
- *   - wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were written but never
- * synced may be in the WAL of a broker that was killed; a row recovered from them must be synced
- * before a client is told that it is a duplicate.
+ *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
+ * written but never synced may be in the WAL of a broker that was killed; a row recovered from them
+ * must be synced before a client is told that it is a duplicate.
  *   - synchronous=FULL: a commit is on the disk when it returns. A commit that fails has an unknown
  * outcome.
  *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
@@ -25,7 +25,7 @@
 #include "schema/log.h"
 
 #define SCHEMA_VERSION 1
-#define WAL_LIMIT_BYTES (64 << 20)
+#define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
 
 static const char schema_sql[] =
 #include "jobs_sql.h"
@@ -174,7 +174,7 @@ static int open_file(struct store *s, struct err *e)
     if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
         return store_failed(s, e, "cannot open");
     sqlite3_extended_result_codes(s->db, 1);
-    sqlite3_busy_timeout(s->db, 10000);
+    sqlite3_busy_timeout(s->db, BUSY_MS);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
     return execute(s,
         "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
@@ -204,10 +204,28 @@ static int make_schema(struct store *s, struct err *e)
     return rc;
 }
 
-static int checkpoint(struct store *s, int mode)
+/* What a checkpoint cannot do (a reader is in the way, the disk is full) stays in the WAL for the
+ * next one; nothing is lost by it. */
+static void checkpoint(struct store *s, int mode, int wait_ms)
 {
-    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
-    return rc == SQLITE_OK || rc == SQLITE_BUSY ? 0 : -1;
+    sqlite3_busy_timeout(s->db, wait_ms);
+    sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
+    sqlite3_busy_timeout(s->db, BUSY_MS);
+}
+
+/* A broker that was killed may have left frames in the WAL that were written and never synced. The
+ * first checkpoint syncs them, but a reader can keep it from running. Before SQLite opens the file:
+ * closing it again must not drop SQLite's locks. */
+static int sync_wal(const struct store *s, struct err *e)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
+    int rc = fsync(fd) == 0 ? 0 : err_errno(e, ASSAY_EIO, "%s: cannot sync", path);
+    close(fd);
+    return rc;
 }
 
 /* This start's epoch and mode; what was only true of the last run is forgotten. */
@@ -243,6 +261,8 @@ static int begin_epoch(struct store *s, struct err *e)
         rc = store_integer(
             s, 0, &s->queued_tokens, e, "select sum(tokens_left) from job where not cancelled", "");
     s->next_batch++;
+    if (rc != 0)
+        store_rollback(s);
     return rc == 0 ? store_commit(s, e) : rc;
 }
 
@@ -257,12 +277,16 @@ int store_open(
                  ? take_lock(s, e)
                  : err_set(e, ASSAY_EIO, "data directory: path too long");
     if (rc == 0)
+        rc = sync_wal(s, e);
+    if (rc == 0)
         rc = open_file(s, e);
     if (rc == 0)
         rc = make_schema(s, e);
-    if (rc == 0 && checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE) != 0)
-        rc = store_failed(s, e, "cannot checkpoint");
-    if (rc == 0)
+    if (rc == 0) {
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, BUSY_MS);
+        rc = begin_epoch(s, e);
+    }
+    if (rc == ASSAY_EFULL && store_free_reserve(s))
         rc = begin_epoch(s, e);
     if (rc == 0)
         store_idle(s);
@@ -279,7 +303,7 @@ void store_close(struct store **out)
     for (int i = 0; i < s->n_cached; i++)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
-        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE);
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
         sqlite3_close(s->db);
     }
     if (s->lock_fd >= 0)
@@ -385,11 +409,9 @@ uint64_t store_wal_bytes(const struct store *s)
 void store_idle(struct store *s)
 {
     make_reserve(s);
-    if (store_wal_bytes(s) > WAL_LIMIT_BYTES)
-        checkpoint(s, SQLITE_CHECKPOINT_RESTART);
-    else if (s->changes)
-        checkpoint(s, SQLITE_CHECKPOINT_PASSIVE);
+    if (s->changes)
+        checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
     else if (store_wal_bytes(s) > 0)
-        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE);
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
     s->changes = 0;
 }

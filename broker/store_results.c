@@ -18,6 +18,8 @@ static struct slice client_id(sqlite3_stmt *q, struct msg_writer *w)
         return (struct slice){0};
     if (sqlite3_column_type(q, 2) == SQLITE_INTEGER)
         msg_int(w, sqlite3_column_int64(q, 2));
+    else if (sqlite3_column_type(q, 2) == SQLITE_BLOB)
+        msg_uint(w, strtoull((const char *)sqlite3_column_text(q, 2), NULL, 10));
     else
         msg_str_len(w, sqlite3_column_text(q, 2), (size_t)sqlite3_column_bytes(q, 2));
     return (struct slice){(const uint8_t *)w->buffer.data, w->buffer.size};

@@ -8,11 +8,14 @@
 
 /* ---- queued rows ---- */
 
+/* NULL: no memory. */
 static struct row *read_row(sqlite3_stmt *q)
 {
     uint32_t n_tokens = (uint32_t)(sqlite3_column_bytes(q, 6) / 4),
              n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
     struct row *r = row_new(n_tokens, n_positions);
+    if (!r)
+        return NULL;
     r->row = sqlite3_column_int64(q, 0);
     r->pool_type = sqlite3_column_int(q, 1);
     r->activation = sqlite3_column_int(q, 2);
@@ -35,8 +38,14 @@ int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limi
         "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
         "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
     int rc;
-    while ((rc = store_step(s, q, e)) == 1)
-        visit(arg, read_row(q));
+    while ((rc = store_step(s, q, e)) == 1) {
+        struct row *r = read_row(q);
+        if (!r) {
+            sqlite3_reset(q);
+            return err_set(e, ASSAY_ENOMEM, "no memory for a queued row");
+        }
+        visit(arg, r);
+    }
     return rc;
 }
 

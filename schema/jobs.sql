@@ -40,7 +40,7 @@ create table chunk (
 
 create table row (
   row         integer primary key,
-  client_id,                               -- integer or text, as the client gave it
+  client_id,                               -- integer or text, as the client gave it; above 2^63 - 1 a blob of digits
   n_tokens    integer not null,
   pool_type   integer not null,
   activation  integer not null,
@@ -132,7 +132,7 @@ create view jobs as
       join mode now on now.mode = current.value);
 
 create view rows as
-  select row.row >> 32 as job, row.row & 4294967295 as i, client_id as id,
+  select row.row >> 32 as job, row.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
     case
       when state = 1 then 'done'
       when state = 2 then 'failed'
@@ -146,14 +146,14 @@ create view rows as
     left join lease on lease.row = row.row;
 
 create view results as
-  select result.job, result.row & 4294967295 as i, row.client_id as id, result.score, result.vector_json as values_json,
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, result.score, result.vector_json as values_json,
     row.n_tokens, error_code, seq as cursor,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
   from result join row on row.row = result.row;
 
 create view errors as
-  select result.job, result.row & 4294967295 as i, row.client_id as id, error_code as code, error_message as message,
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, error_code as code, error_message as message,
     row.attempts,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
