@@ -1,0 +1,255 @@
+/* store_fixture.h - a store in a directory of its own, and jobs whose rows say where they belong.
+ *
+ * Row k of chunk c holds the tokens {c, k, 7, 7 ..}: what comes back tells chunk and place. A
+ * chunk's encoded form, as far as the store cares, is a msgpack array of its rows' lengths. */
+#ifndef ASSAY_STORE_FIXTURE_H
+#define ASSAY_STORE_FIXTURE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "broker/store.h"
+
+#define MODE "device=cpu dtype=f32 tp=1"
+#define DIGEST "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+struct fixture {
+    char dir[64];
+    struct store *s;
+};
+
+/* The value of a call that must not fail. */
+#define must(call) must_at((call), &err, #call, __FILE__, __LINE__)
+static inline int must_at(int rc, const struct err *e, const char *call, const char *file, int line)
+{
+    if (rc < 0) {
+        print_error("%s = %d: %s\n", call, rc, e->msg);
+        _fail(file, line);
+    }
+    return rc;
+}
+
+static inline int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+static inline void open_mode(struct fixture *f, const char *mode)
+{
+    struct err err;
+    struct store_options options = {.reserve_bytes = 1 << 18, .mode = mode, .digest = DIGEST};
+    must(store_open(&f->s, f->dir, &options, &err));
+}
+
+static inline void open_again(struct fixture *f)
+{
+    store_close(&f->s);
+    open_mode(f, MODE);
+}
+
+static inline int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    snprintf(f->dir, sizeof f->dir, "/tmp/assay_store_XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    open_mode(f, MODE);
+    *state = f;
+    return 0;
+}
+
+static inline int teardown(void **state)
+{
+    struct fixture *f = *state;
+    store_close(&f->s);
+    umount2(f->dir, MNT_DETACH); /* only test_full_disk mounts something there */
+    nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    free(f);
+    return 0;
+}
+
+static inline struct slice slice_of(const char *text)
+{
+    return (struct slice){.at = (const uint8_t *)text, .len = strlen(text)};
+}
+
+static inline struct store_job job_now(struct store *s, int64_t job)
+{
+    struct err err;
+    struct store_job out;
+    assert_int_equal(must(store_get_job(s, job, &out, &err)), 1);
+    return out;
+}
+
+static inline int64_t new_job(struct store *s, const char *key, int priority)
+{
+    struct err err;
+    int64_t job = 0;
+    must(store_begin(s, &err));
+    must(store_new_job(s, slice_of(key), priority, (struct slice){0}, &job, &err));
+    must(store_commit(s, &err));
+    assert_true(job > 0);
+    return job;
+}
+
+static inline void add_row(struct store *s, int64_t job, int32_t chunk, uint32_t k, uint32_t len)
+{
+    struct err err;
+    int32_t *ids = calloc(len + 2, sizeof *ids);
+    for (uint32_t i = 2; i < len; i++)
+        ids[i] = 7;
+    ids[0] = chunk;
+    ids[1] = (int32_t)k;
+    struct store_row row = {.ids = ids,
+        .n_tokens = len,
+        .pool_type = POOL_LAST,
+        .activation = ACTIVATION_NONE,
+        .step_token = POOL_NO_STEP_TOKEN,
+        .n_values = 1};
+    must(store_add_row(s, job, &row, &err));
+    free(ids);
+}
+
+static inline void encode_rows(struct msg_writer *w, uint32_t n_rows, uint32_t len)
+{
+    msg_writer_init(w);
+    msg_array(w, n_rows);
+    for (uint32_t i = 0; i < n_rows; i++)
+        msg_uint(w, len);
+}
+
+/* The number of the chunk is not in its kept bytes, so the caller says it. */
+static inline void place_rows(struct store *s, int64_t job, int32_t chunk, struct slice rows)
+{
+    struct err err;
+    struct msg_reader r;
+    uint32_t n = 0;
+    if (rows.len == 0)
+        return;
+    msg_reader_init(&r, rows.at, rows.len);
+    must(msg_read_array(&r, "rows", &n, &err));
+    for (uint32_t k = 0; k < n; k++) {
+        int64_t len = 0;
+        must(msg_read_int(&r, "row", 1, 1 << 20, &len, &err));
+        add_row(s, job, chunk, k, (uint32_t)len);
+    }
+}
+
+/* As the broker does it, without begin and commit: the outcome, or an error. */
+static inline int add_chunk(
+    struct store *s, int64_t job, uint32_t chunk, uint32_t n_rows, uint32_t len, int seal)
+{
+    struct err err;
+    struct msg_writer w;
+    encode_rows(&w, n_rows, len);
+    struct store_chunk c = {.job = job, .chunk = chunk, .n_rows = n_rows, .seal = seal};
+    if (n_rows > 0)
+        c.rows = (struct slice){(const uint8_t *)w.buffer.data, w.buffer.size};
+    int outcome = store_add_chunk(s, &c, &err);
+    if (outcome == CHUNK_IN_ORDER) {
+        struct slice rows;
+        uint32_t n = 0;
+        place_rows(s, job, (int32_t)chunk, c.rows);
+        for (int32_t next = (int32_t)chunk + 1;
+             must(store_next_pending(s, job, &rows, &n, &err)) == 1; next++)
+            place_rows(s, job, next, rows);
+    }
+    msg_writer_release(&w);
+    return outcome;
+}
+
+static inline int put_chunk(
+    struct store *s, int64_t job, uint32_t chunk, uint32_t n_rows, uint32_t len, int seal)
+{
+    struct err err;
+    must(store_begin(s, &err));
+    int outcome = add_chunk(s, job, chunk, n_rows, len, seal);
+    must(store_commit(s, &err));
+    return outcome;
+}
+
+/* A sealed job of one chunk. */
+static inline int64_t put_job(
+    struct store *s, const char *key, int priority, uint32_t n_rows, uint32_t len)
+{
+    int64_t job = new_job(s, key, priority);
+    assert_int_equal(put_chunk(s, job, 0, n_rows, len, 1), CHUNK_IN_ORDER);
+    return job;
+}
+
+/* The score of a row is its index and a half; code 0: none. */
+static inline int finish(struct store *s, const struct row *r, int code)
+{
+    struct err err;
+    float value = (float)row_index(r->row) + 0.5f;
+    struct store_result ok = {.values = &value, .n_values = 1};
+    struct store_result bad = {.error_code = code, .error_message = "as the test wished"};
+    return must(store_finish_row(s, r, code ? &bad : &ok, &err));
+}
+
+struct row_list {
+    struct row *at[4096];
+    uint32_t n;
+};
+
+static inline void list_row(void *arg, struct row *r)
+{
+    struct row_list *list = arg;
+    assert_true(list->n < 4096);
+    list->at[list->n++] = r;
+}
+
+static inline void free_rows(struct row_list *list)
+{
+    while (list->n > 0)
+        row_free(&list->at[--list->n]);
+}
+
+static inline struct row_list queued(struct store *s, int64_t job, int64_t after, uint32_t limit)
+{
+    struct err err;
+    struct row_list list = {.n = 0};
+    must(store_queued_rows(s, job, after, limit, list_row, &list, &err));
+    return list;
+}
+
+/* Finishes up to n queued rows of the job; with a code, as failures. Returns how many. */
+static inline uint32_t finish_some(struct store *s, int64_t job, uint32_t n, int code)
+{
+    struct err err;
+    struct row_list list = queued(s, job, 0, n);
+    uint32_t n_rows = list.n;
+    must(store_begin(s, &err));
+    for (uint32_t i = 0; i < n_rows; i++)
+        assert_int_equal(finish(s, list.at[i], code), 1);
+    must(store_commit(s, &err));
+    free_rows(&list);
+    return n_rows;
+}
+
+/* What `sqlite3 -readonly` prints for a query, in a buffer of the caller's. */
+static inline const char *shell(const struct fixture *f, const char *sql, char *out, size_t room)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "sqlite3 -readonly %s/assay.db \"%s\" 2>&1", f->dir, sql);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(out, 1, room - 1, p);
+    out[n] = 0;
+    assert_int_equal(pclose(p), 0);
+    return out;
+}
+
+#endif

@@ -1,0 +1,358 @@
+/* test_planner.c - order, fairness, packing, leases, and the search for a row that kills. */
+#include "tests/unit/store_fixture.h"
+
+#include "broker/planner.h"
+
+struct planned {
+    struct fixture *f;
+    struct planner *p;
+};
+
+static struct planned start(void **state, uint32_t max_tokens, uint32_t max_rows)
+{
+    struct err err;
+    struct planned t = {.f = *state};
+    struct planner_limits limits = {.max_tokens = max_tokens,
+        .max_rows = max_rows,
+        .max_positions = 1 << 20,
+        .max_values = 1 << 20};
+    must(planner_new(&t.p, t.f->s, &limits, &err));
+    return t;
+}
+
+static int64_t plan_job(struct planned *t, const char *key, int priority, uint32_t n, uint32_t len)
+{
+    struct err err;
+    int64_t job = put_job(t->f->s, key, priority, n, len);
+    must(planner_job_changed(t->p, job, &err));
+    return job;
+}
+
+/* The next batch with nothing in flight, NULL when nothing is ready. */
+static struct batch *next(struct planned *t)
+{
+    struct err err;
+    struct batch *b = NULL;
+    int found = must(planner_next(t->p, 1, &b, &err));
+    assert_int_equal(found, b != NULL);
+    return b;
+}
+
+/* Its rows get results, failed ones when code is not 0. */
+static void end_batch(struct planned *t, struct batch **b, int code)
+{
+    struct err err;
+    must(store_begin(t->f->s, &err));
+    for (uint32_t i = 0; i < (*b)->n_rows; i++)
+        assert_int_equal(finish(t->f->s, (*b)->rows[i], code), 1);
+    must(store_commit(t->f->s, &err));
+    planner_finished(t->p, b);
+    assert_null(*b);
+}
+
+static uint32_t rows_of(const struct batch *b, int64_t job)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        n += row_job(b->rows[i]->row) == job;
+    return n;
+}
+
+static void test_fills_batches_in_order(void **state)
+{
+    struct planned t = start(state, 100, 64);
+    int64_t job = plan_job(&t, "order", 0, 3000, 10);
+    uint32_t i = 0;
+    for (struct batch *b; (b = next(&t)); end_batch(&t, &b, 0)) {
+        assert_int_equal(b->n_rows, 10);
+        assert_int_equal(b->n_tokens, 100);
+        for (uint32_t k = 0; k < b->n_rows; k++, i++)
+            assert_int_equal(b->rows[k]->row, row_number(job, i));
+    }
+    assert_int_equal(i, 3000);
+    assert_int_equal(job_now(t.f->s, job).state, JOB_DONE);
+    planner_free(&t.p);
+    assert_null(t.p);
+}
+
+static void test_limits_of_a_batch(void **state)
+{
+    struct planned t = start(state, 100, 4);
+    struct batch *b;
+    plan_job(&t, "many short", 0, 6, 5);
+    b = next(&t);
+    assert_int_equal(b->n_rows, 4); /* max_rows */
+    end_batch(&t, &b, 0);
+    b = next(&t);
+    assert_int_equal(b->n_rows, 2);
+    end_batch(&t, &b, 0);
+    plan_job(&t, "too long", 0, 2, 250); /* over the budget: each alone */
+    for (int i = 0; i < 2; i++) {
+        b = next(&t);
+        assert_int_equal(b->n_rows, 1);
+        assert_int_equal(b->n_tokens, 250);
+        end_batch(&t, &b, 0);
+    }
+    assert_null(next(&t));
+    planner_free(&t.p);
+}
+
+static void test_priority_first(void **state)
+{
+    struct planned t = start(state, 100, 64);
+    int64_t low = plan_job(&t, "low", -5, 40, 10), high = plan_job(&t, "high", 7, 25, 10);
+    uint32_t n_high = 0;
+    for (struct batch *b; (b = next(&t)); end_batch(&t, &b, 0)) {
+        if (n_high < 25)
+            assert_true(rows_of(b, high) == 10 || n_high + rows_of(b, high) == 25);
+        n_high += rows_of(b, high);
+    }
+    assert_int_equal(n_high, 25);
+    assert_int_equal(job_now(t.f->s, low).state, JOB_DONE);
+    planner_free(&t.p);
+}
+
+/* A job of 20 rows that comes while one of 3000 is under way waits for a few batches, not for it.
+ */
+static void test_small_job_beside_a_big_one(void **state)
+{
+    struct planned t = start(state, 100, 64);
+    plan_job(&t, "big", 0, 3000, 10);
+    for (int i = 0; i < 100; i++) {
+        struct batch *b = next(&t);
+        end_batch(&t, &b, 0);
+    }
+    int64_t small = plan_job(&t, "small", 0, 20, 10);
+    int batches = 0;
+    for (; job_now(t.f->s, small).state != JOB_DONE; batches++) {
+        struct batch *b = next(&t);
+        end_batch(&t, &b, 0);
+    }
+    assert_true(batches <= 5);
+    planner_free(&t.p);
+}
+
+/* An open job that had little and waits for more is no yardstick: who comes after it is not owed
+ * what the busy one was served, and neither is it when it goes on. */
+static void test_idle_time_is_not_owed(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 100, 64);
+    int64_t idle = new_job(t.f->s, "idle", 0);
+    put_chunk(t.f->s, idle, 0, 1, 10, 0);
+    must(planner_job_changed(t.p, idle, &err));
+    struct batch *b = next(&t);
+    end_batch(&t, &b, 0);
+    int64_t busy = plan_job(&t, "busy", 0, 3000, 10);
+    for (int i = 0; i < 100; i++) {
+        b = next(&t);
+        end_batch(&t, &b, 0);
+    }
+    plan_job(&t, "late", 0, 200, 10);
+    put_chunk(t.f->s, idle, 1, 200, 10, 1);
+    must(planner_job_changed(t.p, idle, &err));
+    uint32_t n_busy = 0;
+    for (int i = 0; i < 9; i++) {
+        b = next(&t);
+        n_busy += rows_of(b, busy);
+        end_batch(&t, &b, 0);
+    }
+    print_message("busy: %u of 90 rows beside two others\n", n_busy);
+    assert_in_range(n_busy, 20, 45);
+    planner_free(&t.p);
+}
+
+/* Every row is given out once while it is leased, whatever is said about its job. */
+static void test_leases(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 100, 64);
+    int64_t job = plan_job(&t, "leases", 0, 95, 10);
+    static struct batch *out[16];
+    uint32_t n = 0, rows = 0;
+    for (struct batch *b; (b = next(&t)); out[n++] = b) {
+        rows += b->n_rows;
+        must(planner_job_changed(t.p, job, &err));
+    }
+    assert_int_equal(rows, 95);
+    assert_null(next(&t));
+    int seen[95] = {0};
+    while (n > 0) {
+        for (uint32_t i = 0; i < out[n - 1]->n_rows; i++)
+            assert_int_equal(seen[row_index(out[n - 1]->rows[i]->row)]++, 0);
+        end_batch(&t, &out[--n], 0);
+    }
+    must(planner_job_changed(t.p, job, &err));
+    assert_null(next(&t));
+    planner_free(&t.p);
+}
+
+/* Failed rows queued again lie behind what was read already; they come while the job goes on. */
+static void test_retry_while_the_job_runs(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 100, 64);
+    int64_t job = plan_job(&t, "retry", 0, 1500, 10), n = 0;
+    struct batch *b = next(&t);
+    end_batch(&t, &b, ASSAY_ENONFINITE);
+    for (int i = 0; i < 10; i++) {
+        b = next(&t);
+        end_batch(&t, &b, 0);
+    }
+    must(store_begin(t.f->s, &err));
+    must(store_retry(t.f->s, job, &n, &err));
+    must(store_commit(t.f->s, &err));
+    assert_int_equal(n, 10);
+    must(planner_job_changed(t.p, job, &err));
+    while ((b = next(&t)))
+        end_batch(&t, &b, 0);
+    assert_int_equal(job_now(t.f->s, job).done, 1500);
+    assert_int_equal(job_now(t.f->s, job).failed, 0);
+    planner_free(&t.p);
+}
+
+static void test_pause_and_cancel(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 100, 64);
+    int64_t job = plan_job(&t, "pause", 0, 50, 10), other = plan_job(&t, "cancel", -1, 50, 10);
+    struct batch *b = next(&t);
+    must(store_pause(t.f->s, job, 1, &err));
+    must(planner_job_changed(t.p, job, &err));
+    end_batch(&t, &b, 0);
+    b = next(&t);
+    assert_int_equal(rows_of(b, other), 10);
+    end_batch(&t, &b, 0);
+    must(store_begin(t.f->s, &err));
+    must(store_cancel(t.f->s, other, &err));
+    must(store_commit(t.f->s, &err));
+    must(planner_job_changed(t.p, other, &err));
+    assert_null(next(&t));
+    must(store_pause(t.f->s, job, 0, &err));
+    must(planner_job_changed(t.p, job, &err));
+    while ((b = next(&t)))
+        end_batch(&t, &b, 0);
+    assert_int_equal(job_now(t.f->s, job).done, 50);
+    assert_int_equal(job_now(t.f->s, other).done, 10);
+    planner_free(&t.p);
+}
+
+static int kills(const struct batch *b, uint32_t culprit)
+{
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        if (row_index(b->rows[i]->row) == culprit)
+            return 1;
+    return 0;
+}
+
+/* One row kills every group that runs it. Its neighbours finish, it fails after three deaths alone.
+ */
+static void find_culprit(void **state, uint32_t culprit)
+{
+    struct err err;
+    struct planned t = start(state, 1000, 64);
+    char key[32];
+    snprintf(key, sizeof key, "culprit-%u", culprit);
+    int64_t job = plan_job(&t, key, 0, 20, 10);
+    int deaths = 0, blamed = 0;
+    for (struct batch *b; (b = next(&t));) {
+        assert_true(deaths < 20);
+        if (b->suspect) {
+            struct batch *none = NULL;
+            assert_int_equal(must(planner_next(t.p, 0, &none, &err)), 0); /* runs alone */
+            assert_int_equal(must(planner_next(t.p, 1, &none, &err)), 0);
+            assert_true(planner_isolating(t.p));
+        }
+        if (!kills(b, culprit)) {
+            end_batch(&t, &b, 0);
+            continue;
+        }
+        deaths++;
+        if (planner_lost(t.p, &b, 1) == 1) {
+            assert_int_equal(b->n_rows, 1);
+            assert_int_equal(b->rows[0]->attempts, PLANNER_ATTEMPTS);
+            blamed++;
+            end_batch(&t, &b, ASSAY_EKILLED);
+        } else {
+            assert_null(b);
+            assert_int_equal(must(planner_next(t.p, 0, &b, &err)), 0); /* others are in flight */
+        }
+    }
+    assert_int_equal(blamed, 1);
+    assert_false(planner_isolating(t.p));
+    struct store_job now = job_now(t.f->s, job);
+    assert_int_equal(now.done, 20);
+    assert_int_equal(now.failed, 1);
+    planner_free(&t.p);
+}
+
+static void test_culprit_is_found(void **state)
+{
+    find_culprit(state, 0);
+    find_culprit(state, 7);
+    find_culprit(state, 19);
+}
+
+/* A group that dies by no fault of a row: the batch that ran is tried in halves, the ones that
+ * waited come whole, nothing is lost and nothing is blamed. */
+static void test_innocent_batches_come_again(void **state)
+{
+    struct planned t = start(state, 100, 64);
+    int64_t job = plan_job(&t, "innocent", 0, 40, 10);
+    struct batch *running = next(&t), *waiting = next(&t), *b;
+    int64_t first_waiting = waiting->rows[0]->row;
+    assert_int_equal(planner_lost(t.p, &running, 1), 0);
+    assert_int_equal(planner_lost(t.p, &waiting, 0), 0);
+    uint32_t order = 0, waiting_rows = 0;
+    for (; (b = next(&t)); order++) {
+        if (order < 2) {
+            assert_true(b->suspect);
+            assert_int_equal(b->n_rows, 5);
+        } else if (order == 2) {
+            assert_false(b->suspect);
+            assert_int_equal(b->rows[0]->row, first_waiting);
+            waiting_rows = b->n_rows;
+        }
+        end_batch(&t, &b, 0);
+    }
+    assert_int_equal(waiting_rows, 10);
+    assert_int_equal(job_now(t.f->s, job).done, 40);
+    assert_int_equal(job_now(t.f->s, job).failed, 0);
+    planner_free(&t.p);
+}
+
+static void test_many_jobs(void **state)
+{
+    struct planned t = start(state, 512, 64);
+    for (int i = 0; i < 300; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "job-%d", i);
+        plan_job(&t, key, i % 3, 3, 16);
+    }
+    uint32_t rows = 0, batches = 0;
+    for (struct batch *b; (b = next(&t)); batches++) {
+        rows += b->n_rows;
+        end_batch(&t, &b, 0);
+    }
+    assert_int_equal(rows, 900);
+    assert_int_equal(batches, 29); /* 32 rows a batch: rows of several jobs ride together */
+    planner_free(&t.p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_fills_batches_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_limits_of_a_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_priority_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_small_job_beside_a_big_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_idle_time_is_not_owed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_leases, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_while_the_job_runs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_culprit_is_found, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_innocent_batches_come_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,863 @@
+/* test_store.c - the store on real files: chunks in any order, results once, states, holding, the
+ * views as any sqlite3 sees them, kill -9, and a full disk. */
+#include "tests/unit/store_fixture.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <sqlite3.h>
+
+#include "schema/log.h"
+
+/* ---- chunks ---- */
+
+static void check_order(struct store *s, int64_t job, const uint32_t *n_rows, uint32_t n_chunks)
+{
+    struct row_list list = queued(s, job, 0, 4096);
+    uint32_t i = 0;
+    for (uint32_t c = 0; c < n_chunks; c++)
+        for (uint32_t k = 0; k < n_rows[c]; k++, i++) {
+            assert_true(i < list.n);
+            assert_int_equal(row_index(list.at[i]->row), i);
+            assert_int_equal(row_job(list.at[i]->row), job);
+            assert_int_equal(list.at[i]->ids[0], c);
+            assert_int_equal(list.at[i]->ids[1], k);
+        }
+    assert_int_equal(list.n, i);
+    free_rows(&list);
+}
+
+/* Four chunks, the seal on the last, in all 24 orders; the second one is empty. */
+static void test_chunks_in_any_order(void **state)
+{
+    struct fixture *f = *state;
+    const uint32_t n_rows[4] = {3, 0, 5, 2};
+    for (int order = 0; order < 256; order++) {
+        int at[4], seen = 0;
+        for (int i = 0; i < 4; i++) {
+            at[i] = order >> 2 * i & 3;
+            seen |= 1 << at[i];
+        }
+        if (seen != 15)
+            continue;
+        char key[16];
+        snprintf(key, sizeof key, "order-%d", order);
+        int64_t job = new_job(f->s, key, 0);
+        int next = 0;
+        for (int i = 0; i < 4; i++) {
+            uint32_t c = (uint32_t)at[i];
+            assert_int_equal(job_now(f->s, job).sealed, 0);
+            int outcome = put_chunk(f->s, job, c, n_rows[c], 4, c == 3);
+            assert_int_equal(outcome, at[i] == next ? CHUNK_IN_ORDER : CHUNK_PAST_GAP);
+            for (int there = 1; there;) {
+                there = 0;
+                for (int k = 0; k <= i; k++)
+                    if (at[k] == next) {
+                        next++;
+                        there = 1;
+                    }
+            }
+            if (i == 1)
+                open_again(f); /* what is kept past a gap outlives the broker */
+        }
+        struct store_job now = job_now(f->s, job);
+        assert_int_equal(now.sealed, 1);
+        assert_int_equal(now.total, 10);
+        assert_int_equal(now.placed, 10);
+        assert_int_equal(now.accepted, 10);
+        check_order(f->s, job, n_rows, 4);
+    }
+}
+
+static void test_same_chunk_again(void **state)
+{
+    struct fixture *f = *state;
+    int64_t job = new_job(f->s, "again", 0);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_PAST_GAP);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_SAME);
+        assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_SAME);
+        assert_int_equal(put_chunk(f->s, job, 0, 3, 5, 0), ASSAY_EKEYREUSED); /* other rows */
+        assert_int_equal(put_chunk(f->s, job, 0, 2, 4, 0), ASSAY_EKEYREUSED);
+        assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 1), ASSAY_EKEYREUSED); /* a seal now */
+        assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 0), ASSAY_EKEYREUSED); /* none now */
+        assert_int_equal(job_now(f->s, job).accepted, 5);
+        open_again(f);
+    }
+    assert_int_equal(put_chunk(f->s, job, 1, 1, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(job_now(f->s, job).total, 6);
+    assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_SAME);
+}
+
+static void test_seals(void **state)
+{
+    struct fixture *f = *state;
+    int64_t job = new_job(f->s, "sealed", 0);
+    assert_int_equal(put_chunk(f->s, job, 0, 2, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(job_now(f->s, job).total, -1);
+    assert_int_equal(put_chunk(f->s, job, 1, 0, 4, 1), CHUNK_IN_ORDER); /* no rows, only the seal */
+    assert_int_equal(job_now(f->s, job).total, 2);
+    assert_int_equal(put_chunk(f->s, job, 2, 1, 4, 0), ASSAY_ESTATE);
+
+    int64_t empty = new_job(f->s, "empty", 0);
+    assert_int_equal(put_chunk(f->s, empty, 0, 0, 4, 1), CHUNK_IN_ORDER);
+    assert_int_equal(job_now(f->s, empty).state, JOB_DONE);
+    assert_true(job_now(f->s, empty).finished_ms > 0);
+
+    int64_t past = new_job(f->s, "past", 0);
+    assert_int_equal(put_chunk(f->s, past, 5, 1, 4, 1), CHUNK_PAST_GAP);
+    assert_int_equal(put_chunk(f->s, past, 6, 1, 4, 0), ASSAY_ESTATE);
+    assert_int_equal(put_chunk(f->s, past, 0, 1, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(job_now(f->s, past).total, -1);
+}
+
+/* A million bytes past a gap count as queued until they are placed, and a rollback forgets them. */
+static void test_queued_bytes(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    assert_int_equal(store_queued_bytes(f->s), 0);
+    int64_t job = put_job(f->s, "bytes", 0, 10, 100);
+    assert_int_equal(store_queued_bytes(f->s), 4000);
+    must(store_begin(f->s, &err));
+    add_row(f->s, job, 0, 0, 50);
+    assert_int_equal(store_queued_bytes(f->s), 4200);
+    store_rollback(f->s);
+    assert_int_equal(store_queued_bytes(f->s), 4000);
+    assert_int_equal(finish_some(f->s, job, 4, 0), 4);
+    assert_int_equal(store_queued_bytes(f->s), 2400);
+    open_again(f);
+    assert_int_equal(store_queued_bytes(f->s), 2400);
+    must(store_begin(f->s, &err));
+    must(store_cancel(f->s, job, &err));
+    must(store_commit(f->s, &err));
+    assert_int_equal(store_queued_bytes(f->s), 0);
+    open_again(f);
+    assert_int_equal(store_queued_bytes(f->s), 0);
+}
+
+/* ---- results ---- */
+
+struct seen {
+    uint64_t cursor;
+    uint32_t n, i[4096];
+    int failed;
+};
+
+static int see(void *arg, const struct store_result_row *row)
+{
+    struct seen *seen = arg;
+    assert_true(row->cursor > seen->cursor);
+    seen->cursor = row->cursor;
+    seen->i[seen->n++] = row->i;
+    if (row->error_code) {
+        seen->failed++;
+        assert_int_equal(row->n_values, 0);
+    } else {
+        assert_int_equal(row->n_values, 1);
+        assert_true(row->values[0] == (float)row->i + 0.5f);
+        assert_int_equal(row->n_pooled, 1);
+        assert_int_equal(row->pooled_at[0], row->n_tokens - 1);
+        assert_int_equal(row->pooled_at[1], 7);
+    }
+    return 0;
+}
+
+static void test_cursor_gives_each_row_once(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = put_job(f->s, "cursor", 0, 500, 4);
+    int64_t other = put_job(f->s, "other", 0, 500, 4);
+    struct seen seen = {0};
+    struct row_list list = queued(f->s, job, 0, 500);
+    srand(1);
+    for (uint32_t i = list.n - 1; i > 0; i--) { /* completion in another order than i */
+        uint32_t k = (uint32_t)rand() % (i + 1);
+        struct row *swap = list.at[i];
+        list.at[i] = list.at[k];
+        list.at[k] = swap;
+    }
+    for (uint32_t i = 0; i < 500; i++) {
+        must(store_begin(f->s, &err));
+        assert_int_equal(finish(f->s, list.at[i], i % 50 == 0 ? ASSAY_ENONFINITE : 0), 1);
+        assert_int_equal(finish(f->s, list.at[i], 0), 0); /* a second result is dropped */
+        must(store_commit(f->s, &err));
+        if (i % 7 == 0)
+            must(store_each_result(f->s, job, seen.cursor, 5, see, &seen, &err));
+    }
+    finish_some(f->s, other, 100, 0);
+    for (uint32_t before = seen.n + 1; before != seen.n;) {
+        before = seen.n;
+        must(store_each_result(f->s, job, seen.cursor, 33, see, &seen, &err));
+    }
+    assert_int_equal(seen.n, 500);
+    assert_int_equal(seen.failed, 10);
+    for (uint32_t i = 0; i < 500; i++)
+        assert_int_equal(seen.i[i], row_index(list.at[i]->row)); /* the order of completion */
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    free_rows(&list);
+}
+
+static int see_by_index(void *arg, const struct store_result_row *row)
+{
+    uint32_t *n = arg;
+    assert_int_equal(row->i, *n);
+    ++*n;
+    return *n == 30; /* ends the walk */
+}
+
+static void test_results_by_index(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = put_job(f->s, "by index", 0, 50, 4);
+    struct row_list list = queued(f->s, job, 0, 50);
+    must(store_begin(f->s, &err));
+    for (uint32_t i = list.n; i-- > 0;)
+        finish(f->s, list.at[i], 0);
+    must(store_commit(f->s, &err));
+    uint32_t n = 0;
+    must(store_each_result_by_index(f->s, job, see_by_index, &n, &err));
+    assert_int_equal(n, 30);
+    free_rows(&list);
+}
+
+struct shape {
+    int pool_type;
+    uint32_t n_values, n_pooled;
+    int32_t pooled[6];
+};
+
+static int see_shape(void *arg, const struct store_result_row *row)
+{
+    const struct shape *shape = (const struct shape *)arg + row->i;
+    assert_int_equal(row->pool_type, shape->pool_type);
+    assert_int_equal(row->n_values, shape->n_values);
+    for (uint32_t k = 0; k < row->n_values; k++)
+        assert_true(row->values[k] == 0.1f * (float)(k + 1));
+    assert_int_equal(row->n_pooled, shape->n_pooled);
+    if (shape->n_pooled > 0)
+        assert_memory_equal(row->pooled_at, shape->pooled, shape->n_pooled * 8);
+    return 0;
+}
+
+/* Every pooling of the row {10, 9, 12, 9}, step token 9, positions 2 and 0. */
+static void test_pooled_at_and_shapes(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    const int32_t ids[4] = {10, 9, 12, 9}, positions[2] = {2, 0};
+    const float values[8] = {
+        0.1f * 1, 0.1f * 2, 0.1f * 3, 0.1f * 4, 0.1f * 5, 0.1f * 6, 0.1f * 7, 0.1f * 8};
+    static const struct shape shapes[] = {
+        {POOL_LAST, 1, 1, {3, 9}},
+        {POOL_CLS, 2, 1, {0, 10}},
+        {POOL_MEAN, 1, 0, {0}},
+        {POOL_ALL, 8, 0, {0}},
+        {POOL_STEP, 2, 2, {1, 9, 3, 9}},
+        {POOL_POSITIONS, 4, 2, {2, 12, 0, 10}},
+        {POOL_STEP, 2, 2, {1, 9, 3, 9}},
+    };
+    const uint32_t n = sizeof shapes / sizeof *shapes;
+    int64_t job = new_job(f->s, "shapes", 0);
+    struct store_chunk chunk = {.job = job, .n_rows = n, .seal = 1, .rows = slice_of("\x97")};
+    must(store_begin(f->s, &err));
+    assert_int_equal(store_add_chunk(f->s, &chunk, &err), CHUNK_IN_ORDER);
+    for (uint32_t i = 0; i < n; i++) {
+        int explicit = shapes[i].pool_type == POOL_POSITIONS;
+        struct store_row row = {.ids = ids,
+            .n_tokens = 4,
+            .pool_type = shapes[i].pool_type,
+            .activation = ACTIVATION_NONE,
+            .step_token = 9,
+            .positions = explicit ? positions : NULL,
+            .n_positions = explicit ? 2 : 0,
+            .n_values = shapes[i].n_values};
+        must(store_add_row(f->s, job, &row, &err));
+    }
+    must(store_commit(f->s, &err));
+    open_again(f);
+    struct row_list list = queued(f->s, job, 0, 100);
+    assert_int_equal(list.n, n);
+    must(store_begin(f->s, &err));
+    for (uint32_t i = 0; i < n; i++) {
+        assert_memory_equal(list.at[i]->ids, ids, sizeof ids);
+        assert_int_equal(list.at[i]->n_values, shapes[i].n_values);
+        struct store_result result = {.values = values, .n_values = shapes[i].n_values};
+        assert_int_equal(must(store_finish_row(f->s, list.at[i], &result, &err)), 1);
+    }
+    must(store_commit(f->s, &err));
+    must(store_each_result(f->s, job, 0, 100, see_shape, (void *)shapes, &err));
+    char out[1024];
+    assert_string_equal(
+        shell(f, "select typeof(score), values_json from results order by i", out, sizeof out),
+        "real|\n"
+        "null|[0.100000001,0.200000003]\n"
+        "real|\n"
+        "null|[0.100000001,0.200000003,0.300000012,0.400000006,0.5,0.600000024,0.699999988,"
+        "0.800000012]\n"
+        "null|[0.100000001,0.200000003]\n"
+        "null|[0.100000001,0.200000003,0.300000012,0.400000006]\n"
+        "null|[0.100000001,0.200000003]\n");
+    free_rows(&list);
+}
+
+struct ids_seen {
+    struct slice want[8];
+    uint32_t n;
+};
+
+static int see_id(void *arg, const struct store_result_row *row)
+{
+    struct ids_seen *ids = arg;
+    struct slice want = ids->want[ids->n++];
+    assert_int_equal(row->client_id.at == NULL, want.at == NULL);
+    assert_int_equal(row->client_id.len, want.len);
+    if (want.at)
+        assert_memory_equal(row->client_id.at, want.at, want.len);
+    return 0;
+}
+
+static void test_client_ids_come_back(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct ids_seen ids = {
+        .want = {{(const uint8_t *)"\x07", 1}, {(const uint8_t *)"\xa5hello", 6},
+            {(const uint8_t *)"\xd3\x80\0\0\0\0\0\0\0", 9},               /* the least integer */
+            {(const uint8_t *)"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", 9}, /* the greatest */
+            {NULL, 0}, {(const uint8_t *)"\xa0", 1},
+            {(const uint8_t *)"\xa1"
+                              "7",
+                2}}};
+    int64_t job = new_job(f->s, "ids", 0);
+    struct store_chunk chunk = {.job = job, .n_rows = 7, .seal = 1, .rows = slice_of("\x97")};
+    must(store_begin(f->s, &err));
+    assert_int_equal(store_add_chunk(f->s, &chunk, &err), CHUNK_IN_ORDER);
+    for (int i = 0; i < 7; i++) {
+        struct store_row row = {.client_id = ids.want[i],
+            .pool_type = POOL_LAST,
+            .error_code = ASSAY_ENOTOKENS,
+            .error_message = "no tokens"};
+        must(store_add_row(f->s, job, &row, &err));
+    }
+    must(store_commit(f->s, &err));
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE); /* all rows were born failed */
+    assert_int_equal(job_now(f->s, job).failed, 7);
+    must(store_each_result(f->s, job, 0, 100, see_id, &ids, &err));
+    assert_int_equal(ids.n, 7);
+    char out[1024];
+    assert_string_equal(
+        shell(f, "select typeof(id), id, state from rows order by i", out, sizeof out),
+        "integer|7|failed\ntext|hello|failed\ninteger|-9223372036854775808|failed\n"
+        "text|18446744073709551615|failed\nnull||failed\ntext||failed\ntext|7|failed\n");
+    assert_string_equal(shell(f, "select distinct code, message from errors", out, sizeof out),
+        "no_tokens|no tokens\n");
+}
+
+/* ---- states ---- */
+
+static void test_states(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = new_job(f->s, "states", 3), found = 0;
+    assert_int_equal(job_now(f->s, job).state, JOB_OPEN);
+    assert_int_equal(must(store_find_job(f->s, slice_of("states"), &found, &err)), 1);
+    assert_int_equal(found, job);
+    assert_int_equal(must(store_find_job(f->s, slice_of("state"), &found, &err)), 0);
+    struct store_job none;
+    assert_int_equal(must(store_get_job(f->s, job + 1, &none, &err)), 0);
+    put_chunk(f->s, job, 0, 4, 4, 1);
+    assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
+
+    struct row_list list = queued(f->s, job, 0, 2);
+    struct batch *b = batch_new(2);
+    batch_add(b, &list.at[0]);
+    batch_add(b, &list.at[1]);
+    must(store_begin(f->s, &err));
+    must(store_batch_started(f->s, b, 0, 1, &err));
+    must(store_commit(f->s, &err));
+    assert_true(b->number > 0);
+    assert_int_equal(job_now(f->s, job).state, JOB_RUNNING);
+    assert_int_equal(job_now(f->s, job).running, 2);
+    char out[256];
+    assert_string_equal(shell(f, "select state from rows order by i", out, sizeof out),
+        "running\nrunning\nqueued\nqueued\n");
+    assert_string_equal(
+        shell(f, "select state, queued, running, done, total from jobs", out, sizeof out),
+        "running|2|2|0|4\n");
+    open_again(f); /* running is advisory: a restart forgets it */
+    assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
+
+    must(store_begin(f->s, &err));
+    must(store_batch_started(f->s, b, 0, 1, &err));
+    finish(f->s, b->rows[0], 0);
+    finish(f->s, b->rows[1], 0);
+    b->ms = 12;
+    must(store_batch_ended(f->s, b, 1, &err));
+    must(store_commit(f->s, &err));
+    batch_free(&b);
+    assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
+    assert_int_equal(job_now(f->s, job).done, 2);
+    must(store_pause(f->s, job, 1, &err));
+    assert_int_equal(job_now(f->s, job).state, JOB_PAUSED);
+    must(store_pause(f->s, job, 0, &err));
+    assert_int_equal(finish_some(f->s, job, 9, 0), 2);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    assert_string_equal(
+        shell(f, "select rows, tokens, ms from batches where batch > 1", out, sizeof out),
+        "2|8|12\n");
+}
+
+static void test_cancel_ends_rows(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = put_job(f->s, "cancelled", 0, 5, 4);
+    finish_some(f->s, job, 2, 0);
+    struct row_list list = queued(f->s, job, 0, 10);
+    must(store_begin(f->s, &err));
+    must(store_cancel(f->s, job, &err));
+    assert_int_equal(finish(f->s, list.at[0], 0), 0); /* a late result is dropped */
+    must(store_commit(f->s, &err));
+    free_rows(&list);
+    assert_int_equal(job_now(f->s, job).state, JOB_CANCELLED);
+    assert_int_equal(put_chunk(f->s, job, 1, 1, 4, 0), ASSAY_ESTATE);
+    char out[256];
+    assert_string_equal(shell(f, "select state from rows order by i", out, sizeof out),
+        "done\ndone\ncancelled\ncancelled\ncancelled\n");
+    assert_string_equal(
+        shell(f, "select done, queued, cancelled from jobs", out, sizeof out), "2|0|3\n");
+}
+
+static void test_retry(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = put_job(f->s, "retry", 0, 6, 4), n = 0;
+    finish_some(f->s, job, 2, 0);
+    finish_some(f->s, job, 3, ASSAY_EKILLED);
+    finish_some(f->s, job, 1, 0);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    struct seen seen = {0};
+    must(store_each_result(f->s, job, 0, 100, see, &seen, &err));
+    assert_int_equal(seen.n, 6);
+    must(store_begin(f->s, &err));
+    must(store_retry(f->s, job, &n, &err));
+    must(store_commit(f->s, &err));
+    assert_int_equal(n, 3);
+    struct store_job now = job_now(f->s, job);
+    assert_int_equal(now.state, JOB_QUEUED);
+    assert_int_equal(now.done, 3);
+    assert_int_equal(now.failed, 0);
+    assert_int_equal(now.finished_ms, 0);
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    must(store_each_result(f->s, job, seen.cursor, 100, see, &seen, &err));
+    assert_int_equal(seen.n, 9); /* the three came back, at later cursors */
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    struct seen all = {0};
+    must(store_each_result(f->s, job, 0, 100, see, &all, &err));
+    assert_int_equal(all.n, 6);
+    must(store_begin(f->s, &err));
+    must(store_retry(f->s, job, &n, &err));
+    must(store_commit(f->s, &err));
+    assert_int_equal(n, 0);
+}
+
+static int count_job(void *arg, const struct store_job *job)
+{
+    (void)job;
+    ++*(int *)arg;
+    return 0;
+}
+
+static void test_each_job(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t done = put_job(f->s, "a", 0, 1, 4), open = put_job(f->s, "b", 0, 1, 4);
+    finish_some(f->s, done, 1, 0);
+    int all = 0, unfinished = 0, after = 0, limited = 0;
+    must(store_each_job(f->s, 0, 100, 0, count_job, &all, &err));
+    must(store_each_job(f->s, 0, 100, 1, count_job, &unfinished, &err));
+    must(store_each_job(f->s, open, 100, 0, count_job, &after, &err));
+    must(store_each_job(f->s, 0, 1, 0, count_job, &limited, &err));
+    assert_int_equal(all, 2);
+    assert_int_equal(unfinished, 1);
+    assert_int_equal(after, 0);
+    assert_int_equal(limited, 1);
+}
+
+static void test_other_mode_is_held(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = put_job(f->s, "held", 0, 3, 4), done = put_job(f->s, "done before", 0, 1, 4);
+    finish_some(f->s, done, 1, 0);
+    store_close(&f->s);
+    open_mode(f, "device=cpu dtype=f32 tp=2");
+    struct store_job now = job_now(f->s, job);
+    assert_int_equal(now.held, 1);
+    assert_int_equal(now.state, JOB_PAUSED);
+    assert_non_null(strstr(now.reason, "tp=1"));
+    assert_non_null(strstr(now.reason, "tp=2"));
+    assert_non_null(strstr(now.reason, "0123456789ab"));
+    assert_int_equal(job_now(f->s, done).state, JOB_DONE); /* nothing left to hold */
+    char out[512];
+    assert_non_null(
+        strstr(shell(f, "select reason from jobs where key = 'held'", out, sizeof out), "tp=2"));
+    must(store_accept_mode(f->s, job, &err));
+    now = job_now(f->s, job);
+    assert_int_equal(now.held, 0);
+    assert_string_equal(now.reason, "");
+    assert_int_equal(now.state, JOB_QUEUED);
+    open_again(f);
+    assert_int_equal(job_now(f->s, job).held, 1); /* it is the other's now */
+}
+
+/* ---- the file ---- */
+
+static void test_second_opener_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct store *second = NULL;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    assert_int_equal(store_open(&second, f->dir, &options, &err), ASSAY_EBUSY);
+    assert_null(second);
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    assert_non_null(strstr(err.msg, pid));
+    assert_non_null(strstr(err.msg, f->dir));
+    put_job(f->s, "still works", 0, 1, 4);
+}
+
+static void run_sql(const struct fixture *f, const char *sql)
+{
+    char command[512];
+    snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
+    assert_int_equal(system(command), 0);
+}
+
+static void check_refused(struct fixture *f, const char *word)
+{
+    struct err err;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    assert_true(store_open(&f->s, f->dir, &options, &err) < 0);
+    assert_null(f->s);
+    assert_non_null(strstr(err.msg, word));
+}
+
+static void test_strange_files_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t epoch = store_epoch(f->s);
+    open_again(f);
+    assert_int_equal(store_epoch(f->s), epoch + 1);
+    store_close(&f->s);
+    run_sql(f, "pragma user_version = 99;");
+    check_refused(f, "99");
+    char path[128];
+    snprintf(path, sizeof path, "%s/assay.db", f->dir);
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 10000; i++)
+        fputs("this is not a database\n", file);
+    fclose(file);
+    check_refused(f, "assay.db");
+    unlink(path);
+    open_mode(f, MODE);
+}
+
+static void test_idle_empties_the_wal(void **state)
+{
+    struct fixture *f = *state;
+    put_job(f->s, "idle", 0, 200, 100);
+    assert_true(store_wal_bytes(f->s) > 80000);
+    store_idle(f->s);
+    store_idle(f->s);
+    assert_int_equal(store_wal_bytes(f->s), 0);
+    char path[128];
+    snprintf(path, sizeof path, "%s/reserve", f->dir);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(store_free_reserve(f->s), 1);
+    assert_int_equal(store_free_reserve(f->s), 0);
+    store_idle(f->s);
+    assert_int_equal(access(path, F_OK), 0); /* made again */
+}
+
+static void test_room(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    must(store_check_room(f->s, 1000, &err));
+    assert_int_equal(store_check_room(f->s, (uint64_t)1 << 50, &err), ASSAY_EQUEUEFULL);
+}
+
+/* A reader in another process reads every view, over and over, while the broker writes. */
+static void test_readers_in_parallel(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct store_worker worker = {.pid = 1, .device = "cpu", .state = "ready"};
+    must(store_set_worker(f->s, &worker, &err));
+    char command[1024];
+    snprintf(command, sizeof command,
+        "for i in 1 2 3 4 5 6 7 8 9 10; do for v in jobs rows results errors workers batches"
+        " throughput; do sqlite3 -readonly %s/assay.db \"select * from $v\" || exit 1; done; done"
+        " > /dev/null 2>%s/complaints",
+        f->dir, f->dir);
+    pid_t reader = fork();
+    if (reader == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    int status = 0, turns = 0;
+    for (; waitpid(reader, &status, WNOHANG) == 0; turns++) {
+        char key[32];
+        snprintf(key, sizeof key, "reader-%d", turns);
+        int64_t job = put_job(f->s, key, 0, 20, 64);
+        finish_some(f->s, job, 15, 0);
+        finish_some(f->s, job, 5, ASSAY_ENONFINITE);
+        store_idle(f->s);
+    }
+    assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 0);
+    assert_true(turns > 3);
+    char out[256], want[64];
+    snprintf(want, sizeof want, "%d|%d|%d\n", turns, turns * 20, turns * 5);
+    assert_string_equal(shell(f,
+                            "select (select count(*) from jobs where state = 'done'),"
+                            " (select count(*) from results), (select count(*) from errors)",
+                            out, sizeof out),
+        want);
+    assert_string_equal(
+        shell(f, "select device, state from workers", out, sizeof out), "cpu|ready\n");
+    snprintf(want, sizeof want, "%d\n", turns * 20);
+    assert_string_equal(shell(f, "select sum(rows) from throughput", out, sizeof out), want);
+}
+
+/* Someone who stays in a read transaction: checkpoints cannot finish, but the broker does not wait.
+ */
+static void test_a_long_reader_does_not_block(void **state)
+{
+    struct fixture *f = *state;
+    char path[128];
+    sqlite3 *reader = NULL;
+    snprintf(path, sizeof path, "%s/assay.db", f->dir);
+    put_job(f->s, "before", 0, 20, 64);
+    assert_int_equal(sqlite3_open_v2(path, &reader, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(reader, "begin; select * from jobs", NULL, NULL, NULL), SQLITE_OK);
+    long long from_ms = now_mono_ms();
+    finish_some(f->s, put_job(f->s, "meanwhile", 0, 20, 64), 20, 0);
+    for (int i = 0; i < 3; i++)
+        store_idle(f->s);
+    long long took_ms = now_mono_ms() - from_ms;
+    print_message("%lld ms beside a reader\n", took_ms);
+    sqlite3_close(reader);
+    assert_true(took_ms < 1000);
+    store_idle(f->s);
+    store_idle(f->s);
+    assert_int_equal(store_wal_bytes(f->s), 0); /* made up for, once it is gone */
+}
+
+/* SCHEMA.md has a section for every view, and names every column. */
+static void test_schema_is_documented(void **state)
+{
+    struct fixture *f = *state;
+    static char text[32768], names[4096];
+    char wanted[80];
+    FILE *file = fopen("schema/SCHEMA.md", "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    shell(f,
+        "select v.name || ' ' || c.name from sqlite_master v, pragma_table_info(v.name) c"
+        " where v.type = 'view'",
+        names, sizeof names);
+    int n = 0;
+    for (char *line = strtok(names, "\n"); line; line = strtok(NULL, "\n"), n++) {
+        char *column = strchr(line, ' ');
+        *column++ = 0;
+        snprintf(wanted, sizeof wanted, "## %s:", line);
+        char *section = strstr(text, wanted);
+        snprintf(wanted, sizeof wanted, "`%s`", column);
+        char *there = section ? strstr(section, wanted) : NULL, *end = section;
+        end = end ? strstr(end + 1, "\n## ") : NULL;
+        if (!there || !end || there > end)
+            fail_msg("schema/SCHEMA.md says nothing of %s.%s", line, column);
+    }
+    assert_true(n > 40);
+}
+
+/* ---- kill -9 ---- */
+
+/* Promises go through the pipe only after the commit returned. */
+struct promise {
+    uint32_t chunks, done;
+};
+
+static _Noreturn void write_until_killed(struct fixture *f, int64_t job, int fd)
+{
+    struct err err;
+    open_mode(f, MODE);
+    struct promise p = {.done = (uint32_t)job_now(f->s, job).done};
+    while (put_chunk(f->s, job, p.chunks, 3, 40, 0) == CHUNK_SAME)
+        p.chunks++;
+    for (p.chunks++;; p.chunks++) {
+        if (write(fd, &p, sizeof p) != sizeof p)
+            _exit(1);
+        struct row_list list = queued(f->s, job, 0, 2);
+        must(store_begin(f->s, &err));
+        for (uint32_t i = 0; i < list.n; i++)
+            p.done += (uint32_t)finish(f->s, list.at[i], 0);
+        free_rows(&list);
+        add_chunk(f->s, job, p.chunks, 3, 40, 0);
+        must(store_commit(f->s, &err));
+    }
+}
+
+/* What was promised is there, and the counters say what the tables hold. */
+static void check_promise(struct fixture *f, int64_t job, const struct promise *p)
+{
+    struct err err;
+    struct seen *seen = calloc(1, sizeof *seen);
+    open_mode(f, MODE);
+    struct store_job now = job_now(f->s, job);
+    assert_true(now.accepted >= 3 * (int64_t)p->chunks);
+    assert_true(now.done >= p->done);
+    assert_int_equal(now.accepted % 3, 0); /* a chunk is there whole or not at all */
+    assert_int_equal(now.placed, now.accepted);
+    must(store_each_result(f->s, job, 0, 4096, see, seen, &err));
+    assert_int_equal(seen->n, now.done);
+    for (uint32_t i = 0; i < seen->n; i++)
+        assert_int_equal(seen->i[i], i); /* they were finished in order: none twice, none missing */
+    struct row_list list = queued(f->s, job, 0, 4096);
+    assert_int_equal(list.n, now.accepted - now.done);
+    assert_int_equal(store_queued_bytes(f->s), list.n * 40 * 4);
+    for (uint32_t i = 0; i < list.n; i++)
+        assert_int_equal(3 * list.at[i]->ids[0] + list.at[i]->ids[1], row_index(list.at[i]->row));
+    free_rows(&list);
+    free(seen);
+    store_close(&f->s);
+}
+
+static void test_kill_at_random_moments(void **state)
+{
+    struct fixture *f = *state;
+    int64_t job = new_job(f->s, "kills", 0);
+    unsigned seed = (unsigned)time(NULL);
+    uint32_t promised = 0;
+    print_message("seed %u\n", seed);
+    srand(seed);
+    store_close(&f->s);
+    for (int kill_number = 0; kill_number < 50; kill_number++) {
+        int fds[2];
+        assert_int_equal(pipe(fds), 0);
+        pid_t child = fork();
+        if (child == 0) {
+            close(fds[0]);
+            write_until_killed(f, job, fds[1]);
+        }
+        close(fds[1]);
+        usleep((useconds_t)(rand() % 30000));
+        kill(child, SIGKILL);
+        int status;
+        waitpid(child, &status, 0);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        struct promise last = {0}, p;
+        while (read(fds[0], &p, sizeof p) == sizeof p)
+            last = p;
+        close(fds[0]);
+        check_promise(f, job, &last);
+        promised = last.chunks > promised ? last.chunks : promised;
+    }
+    print_message("50 kills, %u chunks promised\n", promised);
+    assert_true(promised > 50);
+}
+
+/* ---- a full disk ---- */
+
+static uint32_t fill_disk(struct fixture *f, int64_t job, struct err *e)
+{
+    struct err err;
+    for (uint32_t chunk = 0;; chunk++) {
+        struct store_chunk c = {
+            .job = job, .chunk = chunk, .n_rows = 8, .rows = slice_of("\x98 chunk")};
+        int32_t ids[512] = {0};
+        struct store_row row = {.ids = ids, .n_tokens = 512, .pool_type = POOL_LAST, .n_values = 1};
+        must(store_begin(f->s, &err));
+        int rc = store_add_chunk(f->s, &c, e);
+        for (int i = 0; rc >= 0 && i < 8; i++)
+            rc = store_add_row(f->s, job, &row, e);
+        if (rc >= 0)
+            rc = store_commit(f->s, e);
+        if (rc < 0) {
+            store_rollback(f->s);
+            assert_int_equal(rc, ASSAY_EFULL);
+            return chunk;
+        }
+        store_idle(f->s);
+    }
+}
+
+static void test_full_disk(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    store_close(&f->s);
+    if (mount("tmpfs", f->dir, "tmpfs", 0, "size=2m") != 0) {
+        print_error("SKIPPED: a tmpfs cannot be mounted here: %s\n", strerror(errno));
+        skip();
+    }
+    open_mode(f, MODE);
+    int64_t job = new_job(f->s, "fills", 0);
+    uint32_t chunks = fill_disk(f, job, &err);
+    print_message("full after %u chunks: %s\n", chunks, err.msg);
+    assert_true(chunks > 5);
+    assert_int_equal(job_now(f->s, job).accepted, 8 * chunks);
+    assert_int_equal(store_queued_bytes(f->s), 8 * chunks * 2048);
+    assert_int_equal(store_check_room(f->s, 1 << 20, &err), ASSAY_EQUEUEFULL);
+    open_again(f); /* a restart on a full disk finds its way, by the reserve if it must */
+    store_free_reserve(f->s);
+    assert_int_equal(finish_some(f->s, job, 8, 0), 8); /* results of accepted work still fit */
+    store_close(&f->s);
+    assert_int_equal(mount("tmpfs", f->dir, "tmpfs", MS_REMOUNT, "size=4m"), 0);
+    open_mode(f, MODE);
+    assert_int_equal(job_now(f->s, job).accepted, 8 * chunks);
+    assert_int_equal(job_now(f->s, job).done, 8);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_chunks_in_any_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_chunk_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_seals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_results_by_index, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_client_ids_come_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_states, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cancel_ends_rows, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_each_job, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_mode_is_held, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_second_opener_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_strange_files_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_idle_empties_the_wal, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_kill_at_random_moments, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
