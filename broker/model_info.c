@@ -12,6 +12,7 @@
 #include "broker/spawn.h"
 #include "schema/log.h"
 #include "schema/pooling.h"
+#include "schema/utf8.h"
 
 #define OUTPUT_BYTES (1u << 20)
 
@@ -107,6 +108,7 @@ static void name_model(struct model_info *m, const char *dir)
     while (start > 0 && dir[start - 1] != '/')
         start--;
     snprintf(m->name, sizeof m->name, "%.*s", (int)(end - start), dir + start);
+    utf8_make_printable(m->name);
 }
 
 int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir,

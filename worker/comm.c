@@ -59,7 +59,7 @@ static int map_segment(struct comm *c, int fd, struct err *e)
     if (at == MAP_FAILED)
         return err_errno(e, ASSAY_EIO, "communicator segment: cannot map");
     c->head = (struct comm_head *)at;
-    c->areas = (float *)(at + HEAD_BYTES);
+    c->areas = (float *)(void *)(at + HEAD_BYTES);
     return 0;
 }
 

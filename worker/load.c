@@ -175,7 +175,7 @@ static int by_name(const void *a, const void *b)
 
 static struct place *find_place(struct loader *l, const char *name)
 {
-    struct place wanted;
+    struct place wanted = {.rows = 0};
     if (strncmp(name, "model.", 6) == 0)
         name += 6;
     if (snprintf(wanted.name, sizeof wanted.name, "%s", name) >= NAME_BYTES)
