@@ -1,12 +1,14 @@
 /* broker.h - the broker's one context, and the parts that its event loop (broker.c) is made of.
  *
  * One thread. A turn of the loop:
- *     groups    what came back from workers, and what goes out to them: first, so that they are
- * never idle for the disk's sake commit    results and batch records, one transaction requests
- * whatever clients sent, one transaction, replies held until it is on the disk waiters   those
- * whose rows are there now, or whose time is over A row's way: requests.c decode, admit.c judge,
- * store_* keep, planner.c plan, group.c stage, (worker), results.c check and keep, reads.c and
- * waiters.c reply. */
+ *     groups    what came back from workers and what goes out to them: first, so that they never
+ *               wait for the disk
+ *     commit    results and batch records, one transaction
+ *     requests  whatever clients sent, one transaction; replies are held until it is on the disk
+ *     waiters   those whose rows are there now, or whose time is over
+ *
+ * A row's way: requests.c decodes, admit.c judges, store_chunks.c keeps, planner.c plans, group.c
+ * stages, (the worker computes,) results.c checks and keeps, reads.c and waiters.c reply. */
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 

@@ -3,13 +3,12 @@
  * memory: add, never renumber.
  *
  * Positions count from 0 at the row's first token. With n tokens:
- *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}   POSITIONS as given
- * MEAN mean over ALL MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
+ *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}
+ *     POSITIONS as given     MEAN the mean over ALL
+ * MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
  *
- * How many numbers a row gives: LAST, CLS, MEAN: n_labels. ALL, STEP, POSITIONS: one value (see
- * below) or n_labels a position. A head that marks "probability of class 1" (process reward heads
- * under their own activation) gives one value a position: then values_per_position is 1 although
- * n_labels is 2. */
+ * How many numbers a row gives: activation_values() for each pooled position; MEAN counts as one.
+ * That is n_labels, except for class1, which keeps one of the labels' probabilities. */
 #ifndef ASSAY_POOLING_H
 #define ASSAY_POOLING_H
 

@@ -19,7 +19,8 @@
 #define REQUEST_LIMIT_MAX 10000
 #define REQUEST_ID_BYTES 256 /* of a string, the request's or a row's */
 #define REQUEST_ID_RAW_BYTES                                                                       \
-    (REQUEST_ID_BYTES + 5) /* with its msgpack head, whatever its width                            \
+    (REQUEST_ID_BYTES +                                                                            \
+        5) /* with its msgpack head, whatever its width                            \
                             */
 
 enum request_op {

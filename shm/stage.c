@@ -1,23 +1,28 @@
-/* stage.c - see stage.h for what a slot is and who owns it. This is the format, all numbers
- * little-endian as the CPU has them.
+/* stage.c - see stage.h for what a slot is and who owns it. This is the format; all numbers are
+ * little-endian, as the CPU has them.
  *
- * Input segment                                      Output segment
- *     0     struct segment_head                          0     struct segment_head
- *     4096  slot 0                                       4096  progress of rank 0, 1, ..: one u64
- * per 64 bytes
- *     ..    slot 1 ..                                    8192  slot 0 ..
+ *     Input segment                      Output segment
+ *        0  struct segment_head             0  struct segment_head
+ *     4096  slot 0                       4096  progress of rank 0, 1, ..: a u64 every 64 bytes
+ *       ..  slot 1 ..                    8192  slot 0 ..
  *
- * An input slot is  struct input_descriptor, rows [max_rows], ids [max_tokens], positions
- * [max_positions], an output slot    struct output_descriptor, values [max_values]; every array
- * begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets follow from the
- * capacities in the head alone (struct layout); nothing else in the segment says where anything is.
+ *     input slot   struct input_descriptor, rows [max_rows], ids [max_tokens],
+ *                  positions [max_positions]
+ *     output slot  struct output_descriptor, values [max_values]
  *
- * A slot is valid when its descriptor's token equals the token of the hand-over, and its counts are
- * within the capacities. The writer fills the arrays, then the descriptor, its sequence number last
- * with release order; the message that carries the token comes after. The reader loads the sequence
- * with acquire order, copies the descriptor once, compares the token, checks the counts of the
- * copy, copies rows and ids, and checks these copies: the sums of the rows' counts must be the
- * descriptor's counts, every position must lie in its row.
+ * Every array begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets
+ * follow from the capacities in the head alone (struct layout); nothing else in the segment says
+ * where anything is.
+ *
+ * A slot is valid when its descriptor's token is that of the hand-over and its counts are within
+ * the capacities.
+ *
+ * Writer: the arrays, then the descriptor, its sequence number last, with release order; then the
+ * message that carries the token.
+ *
+ * Reader: the sequence number, with acquire order; copy the descriptor once; compare the token;
+ * check the counts of the copy; copy rows, ids and positions; check these copies: the sums of the
+ * rows' counts must be the descriptor's counts, and every position must lie in its row.
  *
  * What it does not do: decide which slot is used when, keep results, survive the broker. */
 #include "shm/stage.h"

@@ -1,13 +1,16 @@
 /* qwen2.c - the forward, written once over the table of operations (qwen2.h).
  *
- * Activations of the arena, T tokens of the batch:
+ * Activations of the arena, T tokens of the batch, sizes of this rank:
  *     residual  [T, hidden]              the stream that every block adds to
- *     normed    [T, hidden]              norm1 or norm2 of it; also what a row-parallel product
- * gives before it is added qkv       [T, (heads + 2 kv) dim]  of this rank context   [T, heads dim]
- * what attention gives gate_up   [MLP_ROWS, 2 mlp]        a stretch of rows at a time, so that a
- * long row needs no more score     [T, hidden / ranks], [T, n_labels] In the last layer only the
- * wanted tokens (attn_metadata.out_rows) go on after attention: each token's way from there is its
- * own, so the others need not be computed, and no bit changes. */
+ *     pruned    [wanted, hidden]         the same, in the last layer after attention
+ *     normed    [T, hidden]              norm1 or norm2 of it; then a row-parallel product's output
+ *     qkv       [T, (heads + 2 kv) dim]
+ *     context   [T, heads dim]           what attention gives
+ *     gate_up   [MLP_ROWS, 2 mlp]        a stretch of rows at a time: a long row needs no more
+ *     score     [T, hidden / ranks] and [T, n_labels]
+ *
+ * In the last layer only the wanted tokens (attn_metadata.out_rows) go on after attention: from
+ * there each token goes its own way, so the others need not be computed, and no bit changes. */
 #include "worker/qwen2.h"
 
 #include <stdlib.h>

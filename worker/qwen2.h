@@ -1,12 +1,14 @@
 /* qwen2.h - struct qwen2_reward_model: a decoder trunk `model` and a `score` head; plain data, no
  * hub inside.
  *
- * The names are those of the vLLM model that a Hugging Face reward model becomes:
- *     constructor(config, cache_config, quant_config, lora_config)     qwen2_reward_model_init
- *     forward(input_ids, positions, kv_caches, attn_metadata, intermediate_tensors) -> hidden
- * states pooler(hidden_states, pooling_metadata) -> scores                 pooler.h
- *     load_weights(weights) qwen2_reward_model_load_weights One decoder with flags covers Qwen2,
- * Qwen3 (q/k norm, no bias) and Llama (no bias).
+ * The names are those of the vLLM model that a Hugging Face reward model becomes (README.md here
+ * has the table):
+ *     constructor(config, cache_config, quant_config, lora_config)   qwen2_reward_model_init
+ *     load_weights(weights)                                          .._load_weights (load.c)
+ *     forward(input_ids, positions, kv_caches, attn_metadata,
+ *             intermediate_tensors) -> hidden states                 .._forward
+ *     pooler(hidden_states, pooling_metadata) -> scores              pooler (pooler.h)
+ * One decoder with flags covers Qwen2, Qwen3 (q/k norm, no bias) and Llama (no bias).
  *
  * Block: x += attn(norm1(x)); x += down(silu(gate(norm2(x))) * up(norm2(x))); after the last block
  * a final norm. */

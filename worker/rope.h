@@ -1,11 +1,14 @@
 /* rope.h - cos and sin of every position and frequency, made once.
  *
  * inv_freq[i] = theta^(-2i/d), i = 0 .. d/2-1, then by type (the formulas are those of
- * transformers' modeling_rope_utils): linear   inv / factor llama3   wavelengths above
- * original/low_freq_factor: inv / factor; below original/high_freq_factor: inv; between: a blend
- *     yarn     inv / factor * (1 - f) + inv * f, f = 1 - clamp((i - low) / (high - low)), and cos,
- * sin times attention_factor The angle is float32(position) * float32(inv_freq) rounded to float32,
- * as the reference computes it; cos and sin of it are exact to float32 rounding. */
+ * transformers' modeling_rope_utils):
+ *     linear  inv / factor
+ *     llama3  wavelengths above original/low_freq_factor: inv / factor; below
+ *             original/high_freq_factor: inv; between the two a blend
+ *     yarn    inv / factor * (1 - f) + inv * f, f = 1 - clamp((i - low) / (high - low), 0, 1);
+ *             cos and sin times attention_factor
+ * The angle is float32(position) * float32(inv_freq) rounded to float32, as the reference computes
+ * it; its cos and sin are exact to float32 rounding. */
 #ifndef ASSAY_ROPE_H
 #define ASSAY_ROPE_H
 

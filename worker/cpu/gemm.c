@@ -1,13 +1,14 @@
 /* gemm.c - linear: out = x * [parts]^T + bias.
  *
  * The rows of x are packed once into panels of MR rows over the whole of K, in chunks of CHUNK_ROWS
- * rows, shared by all threads. A task is a block of BLOCK_COLUMNS output columns of one part: it
- * goes over K in pieces of KC; for each piece it packs (and widens) the weights into panels of NR
- * columns, and runs the tile kernel over the block, MC rows at a time, so that a panel of weights
- * KC x NR floats (16 KiB)  stays in the first-level cache, the rows in use     MC x KC floats (192
- * KiB) stay in the second. Between two pieces of K the sums wait in `out` as float32, which loses
- * nothing: each output element is one chain of fused multiply-adds over k in order, whatever the
- * blocks, the threads and the other rows are.
+ * rows, shared by all threads. A task is a block of BLOCK_COLUMNS output columns of one part. It
+ * goes over K in pieces of KC: for each piece it packs (and widens) the weights into panels of NR
+ * columns and runs the tile kernel over the block, MC rows at a time, so that
+ *     a panel of weights, KC x NR floats (16 KiB), stays in the first-level cache,
+ *     the rows in use, MC x KC floats (192 KiB), stay in the second.
+ * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
+ * element is one chain of fused multiply-adds over k in order, whatever the blocks, the threads and
+ * the other rows are.
  *
  * LIMITS: weights are packed anew for each call and each chunk of rows; few rows make this bound by
  * memory, not arithmetic. */
