@@ -1,0 +1,68 @@
+"""Writes a checkpoint in the shape of Qwen2.5-0.5B with a reward head: bfloat16, random, about 1 GB. Plain Python.
+
+    make_big.py DIR [--layers N]
+
+Each matrix repeats a block of random values: for timing, what the numbers are does not matter as long as they are ordinary.
+"""
+import argparse
+import json
+import pathlib
+import random
+import struct
+
+CONFIG = {
+    "architectures": ["Qwen2ForRewardModel"], "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864,
+    "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
+    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True,
+    "hidden_act": "silu", "use_sliding_window": False,
+}
+
+
+def shapes(c):
+    """Name to shape of every tensor."""
+    h, mlp, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * 64
+    out = {"model.embed_tokens.weight": (c["vocab_size"], h), "model.norm.weight": (h,), "score.0.weight": (h, h),
+           "score.0.bias": (h,), "score.2.weight": (1, h), "score.2.bias": (1,)}
+    for k in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{k}."
+        for name, shape in (("input_layernorm.weight", (h,)), ("post_attention_layernorm.weight", (h,)),
+                            ("self_attn.q_proj.weight", (h, h)), ("self_attn.q_proj.bias", (h,)),
+                            ("self_attn.k_proj.weight", (kv, h)), ("self_attn.k_proj.bias", (kv,)),
+                            ("self_attn.v_proj.weight", (kv, h)), ("self_attn.v_proj.bias", (kv,)),
+                            ("self_attn.o_proj.weight", (h, h)), ("mlp.gate_proj.weight", (mlp, h)),
+                            ("mlp.up_proj.weight", (mlp, h)), ("mlp.down_proj.weight", (h, mlp))):
+            out[layer + name] = shape
+    return out
+
+
+def bfloat16(values):
+    """Their upper halves as float32, little-endian."""
+    return b"".join(struct.pack("<f", v)[2:] for v in values)
+
+
+def write(directory, config):
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(1)
+    block = bfloat16(rng.gauss(0, 0.02) for _ in range(1 << 17))
+    header, at = {}, 0
+    for name, shape in shapes(config).items():
+        n = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(directory / "model.safetensors", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for name, entry in header.items():
+            n = entry["data_offsets"][1] - entry["data_offsets"][0]
+            source = bfloat16([1.0]) * (n // 2) if "norm" in name else block * (n // len(block) + 1)
+            f.write(source[:n])
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=pathlib.Path)
+    parser.add_argument("--layers", type=int, default=24)
+    args = parser.parse_args()
+    write(args.directory, {**CONFIG, "num_hidden_layers": args.layers})
