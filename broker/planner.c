@@ -20,7 +20,8 @@ struct queue {
     uint64_t served; /* tokens given out, from the floor at which it came */
     int64_t after;   /* row number behind which the next window begins */
     struct row *first, **end;
-    int exhausted; /* the store has no row behind `after` now */
+    uint32_t row_tokens; /* of the last row read; 0: none yet */
+    int exhausted;       /* the store has no row behind `after` now */
     int rescan; /* the job changed since its first row was read: rows before `after` may be queued
                    again */
 };
@@ -175,12 +176,20 @@ static void take_row(void *arg, struct row *r)
     struct window *w = arg;
     w->n++;
     w->q->after = r->row;
+    w->q->row_tokens = r->n_tokens;
     if (lease_has(&w->p->leases, r->row)) {
         row_free(&r);
         return;
     }
     *w->q->end = r;
     w->q->end = &r->next;
+}
+
+/* Rows of the next window: some batches' worth of rows as long as the last one read. */
+static uint32_t window_rows(const struct planner *p, const struct queue *q)
+{
+    uint64_t rows = q->row_tokens ? 8ull * p->limits.max_tokens / q->row_tokens : 64;
+    return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
 }
 
 /* Read windows until there is a row or no more. */
@@ -192,10 +201,11 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
             q->rescan = 0;
         }
         struct window w = {p, q, 0};
-        int rc = store_queued_rows(p->store, q->job, q->after, PLANNER_WINDOW, take_row, &w, e);
+        uint32_t limit = window_rows(p, q);
+        int rc = store_queued_rows(p->store, q->job, q->after, limit, take_row, &w, e);
         if (rc != 0)
             return rc;
-        q->exhausted = w.n < PLANNER_WINDOW;
+        q->exhausted = w.n < limit;
     }
     return 0;
 }

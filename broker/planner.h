@@ -11,8 +11,8 @@
  * group by itself; after three such deaths that row is failed (worker_killed). Leases live here, in
  * memory: a row is given out once until it is finished or returned.
  *
- * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory; the queue itself is in the
- * store. */
+ * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory, fewer when they are long;
+ * the queue itself is in the store. */
 #ifndef ASSAY_PLANNER_H
 #define ASSAY_PLANNER_H
 

@@ -75,6 +75,15 @@ static int check_chunk(
     return 0;
 }
 
+/* Bytes kept past a gap count as queued, as if they were tokens, until their rows are placed. */
+static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, struct err *e)
+{
+    int64_t tokens = sign * (int64_t)(bytes / sizeof(int32_t));
+    s->queued_tokens += tokens;
+    return store_run(
+        s, e, "update job set tokens_left = tokens_left + ? where job = ?", "ii", tokens, job);
+}
+
 static int insert_chunk(struct store *s, const struct store_chunk *c, const uint8_t *digest,
     int in_order, struct err *e)
 {
@@ -91,6 +100,8 @@ static int insert_chunk(struct store *s, const struct store_chunk *c, const uint
         rc = store_run(s, e,
             "update job set accepted = accepted + ?, next_chunk = next_chunk + ? where job = ?",
             "iii", (int64_t)c->n_rows, (int64_t)in_order, c->job);
+    if (rc == 0 && !in_order)
+        rc = add_pending(s, c->job, pending.len, 1, e);
     return rc == 0 && in_order && c->n_rows == 0 ? set_finished(s, c->job, e) : rc;
 }
 
@@ -138,6 +149,8 @@ int store_next_pending(
     *n_rows = (uint32_t)sqlite3_column_int64(q, 1);
     /* q stays on its row, and the blob with it; it is reset when it is used next. */
     rc = store_run(s, e, "update job set next_chunk = next_chunk + 1 where job = ?", "i", job);
+    if (rc == 0)
+        rc = add_pending(s, job, rows->len, -1, e);
     if (rc == 0 && *n_rows == 0)
         rc = set_finished(s, job, e);
     return rc == 0 ? 1 : rc;

@@ -248,10 +248,10 @@ static float widen_one(const void *data, int dtype, int64_t i)
     uint32_t bits;
     float f;
     if (dtype == DTYPE_F32) {
-        memcpy(&f, (const float *)data + i, sizeof f);
+        memcpy(&f, (const char *)data + 4 * i, sizeof f);
         return f;
     }
-    memcpy(&half, (const uint16_t *)data + i, sizeof half);
+    memcpy(&half, (const char *)data + 2 * i, sizeof half);
     bits = (uint32_t)half << 16;
     if (dtype == DTYPE_F16)
         bits = (uint32_t)(half & 0x7fff) << 13;
