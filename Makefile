@@ -32,7 +32,7 @@ LDFLAGS += -fsanitize=address,undefined
 endif
 
 # A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA; everything else runs on any x86-64 (or other) CPU.
-ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma)
+ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter worker/cpu/%,$<),-O3)
 
 # One short line a step; V=1 shows the commands.
 say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))

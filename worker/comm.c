@@ -1,17 +1,24 @@
-/* comm.c - see comm.h. The segment: a page of counters, then per rank an area for its part of a
- * piece and one for its share of the sum.
+/* comm.c - see comm.h. The segment, which never outlives its group:
  *
- *     arrived   how many ranks have come to the present meeting
- *     meeting   number of meetings held; a rank that comes waits until it changes
+ *        0  u32  arrived   how many ranks have come to the present meeting
+ *        4  u32  meeting   number of meetings held, modulo 2^32; a futex word
+ *       64  u32  came [n_ranks], number of the meeting that each last came to, from 1
+ *     4096  f32  part [STAGE_COMM_FLOATS], share [STAGE_COMM_FLOATS], for each rank
  *
- * Both are futex words. The last to arrive sets arrived to 0 and adds 1 to meeting, then wakes the
- * others. A rank's areas are rewritten only two meetings after they were read, so one pair of areas
- * is enough. */
+ * A rank that comes notes it in `came`, counts itself in `arrived`, and sleeps until `meeting`
+ * changes. The last to come sets arrived to 0, adds 1 to meeting and wakes the others. `came` only
+ * serves to name who is missing.
+ *
+ * One part and one share a rank are enough: a part is read between the two meetings of a piece and
+ * rewritten after the second; a share is read after the second and rewritten after the first of the
+ * next piece, to which its readers must have come. */
 #include "worker/comm.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -28,7 +35,10 @@
 
 struct comm_head {
     uint32_t arrived, meeting;
+    uint32_t unused[14];
+    uint32_t came[STAGE_MAX_RANKS];
 };
+_Static_assert(sizeof(struct comm_head) <= HEAD_BYTES, "the counters fit their page");
 
 struct comm {
     uint32_t rank, n_ranks, deadline_ms;
@@ -63,6 +73,15 @@ static int map_segment(struct comm *c, int fd, struct err *e)
     return 0;
 }
 
+/* Spinning helps only where every rank has a core of its own. */
+static int spins_for(uint32_t n_ranks)
+{
+    cpu_set_t cores;
+    return sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) >= (int)n_ranks
+               ? SPINS
+               : 0;
+}
+
 int comm_new(
     struct comm **out, int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, struct err *e)
 {
@@ -72,7 +91,7 @@ int comm_new(
     c->rank = rank;
     c->n_ranks = n_ranks;
     c->deadline_ms = deadline_ms;
-    c->spins = sysconf(_SC_NPROCESSORS_ONLN) >= (long)n_ranks ? SPINS : 0;
+    c->spins = spins_for(n_ranks);
     int rc = n_ranks > 1 ? map_segment(c, fd, e) : 0;
     *out = c;
     if (rc != 0)
@@ -99,30 +118,48 @@ uint32_t comm_size(const struct comm *c)
     return c->n_ranks;
 }
 
-/* Sleep while *word is `value`, at most until the deadline. */
-static void wait_for_change(struct comm *c, uint32_t *word, uint32_t value)
+/* The deadline has passed: this process ends, naming the ranks that did not come. */
+static _Noreturn void give_up(const struct comm *c, uint32_t meeting)
 {
-    for (int i = 0; i < c->spins; i++) {
-        if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != value)
+    char missing[STAGE_MAX_RANKS * 3 + 1] = "";
+    size_t at = 0;
+    for (uint32_t r = 0; r < c->n_ranks; r++)
+        if (__atomic_load_n(&c->head->came[r], __ATOMIC_RELAXED) != meeting + 1)
+            at += (size_t)snprintf(missing + at, sizeof missing - at, "%s%u", at ? "," : "", r);
+    die(COMM_EXIT_DEADLINE, "event=rank_missing missing=%s of=%u meeting=%u waited_ms=%u", missing,
+        c->n_ranks, meeting + 1, c->deadline_ms);
+}
+
+static inline void pause_core(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Until meeting number `meeting` has ended; sleeps, at most until the deadline. */
+static void wait_for_end(const struct comm *c, uint32_t meeting)
+{
+    uint32_t *word = &c->head->meeting;
+    for (int i = 0; i < c->spins; i++, pause_core())
+        if (__atomic_load_n(word, __ATOMIC_ACQUIRE) != meeting)
             return;
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    }
     long long deadline = now_mono_ms() + c->deadline_ms;
-    while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value) {
+    while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == meeting) {
         long long left = deadline - now_mono_ms();
         if (left <= 0)
-            die(COMM_EXIT_DEADLINE, "event=rank_missing waited_ms=%u arrived=%u of=%u",
-                c->deadline_ms, __atomic_load_n(&c->head->arrived, __ATOMIC_RELAXED), c->n_ranks);
+            give_up(c, meeting);
         struct timespec t = {left / 1000, left % 1000 * 1000000};
-        syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0);
+        syscall(SYS_futex, word, FUTEX_WAIT, meeting, &t, NULL, 0);
     }
 }
 
-static void meet(struct comm *c)
+static void meet(const struct comm *c)
 {
     uint32_t meeting = __atomic_load_n(&c->head->meeting, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&c->head->came[c->rank], meeting + 1, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&c->head->arrived, 1, __ATOMIC_ACQ_REL) < c->n_ranks) {
-        wait_for_change(c, &c->head->meeting, meeting);
+        wait_for_end(c, meeting);
         return;
     }
     __atomic_store_n(&c->head->arrived, 0, __ATOMIC_RELAXED);
@@ -143,7 +180,7 @@ static void add_share(const struct comm *c, uint64_t from, uint64_t to)
     }
 }
 
-static void reduce_piece(struct comm *c, float *x, uint64_t n)
+static void reduce_piece(const struct comm *c, float *x, uint64_t n)
 {
     memcpy(part_of(c, c->rank), x, n * sizeof *x);
     meet(c);

@@ -8,7 +8,8 @@
  * every run. Meeting is a futex on a counter: no busy waiting beyond a short spin, which is left
  * out when there are more ranks than cores. A meeting that a rank does not reach within the
  * deadline ends the process: the group is restarted as a whole, a communicator is never repaired in
- * place. */
+ * place. A rank that waits makes no progress that the broker would see (stage_bump), so a peer that
+ * was stopped looks like the hang that it is. */
 #ifndef ASSAY_COMM_H
 #define ASSAY_COMM_H
 
@@ -18,7 +19,9 @@
 
 struct comm;
 
-#define COMM_EXIT_DEADLINE 73 /* exit code of a rank whose peers did not come */
+/* Exit code of a rank whose peers did not come; its last log line names them
+ * (event=rank_missing missing=1,3). */
+#define COMM_EXIT_DEADLINE 73
 
 /* Map the segment `fd` (stage_comm_bytes of it) as rank `rank` of `n_ranks`. n_ranks 1: fd is
  * ignored and every call is a no-op. */

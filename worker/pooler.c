@@ -14,7 +14,7 @@ static uint32_t resolve(
     switch (row->pool_type) {
     case POOL_LAST:
         if (out)
-            out[0] = row->n_tokens - 1;
+            out[0] = row->n_positions == 1 ? (uint32_t)positions[0] : row->n_tokens - 1;
         return 1;
     case POOL_CLS:
         if (out)

@@ -71,6 +71,8 @@ class Client:
         """One request; the reply's map, or Refused."""
         self.number += 1
         reply = self.raw(msgpack.packb({"v": 1, "op": op, "id": self.number, **fields}), timeout)
+        while reply["id"] is not None and reply["id"] < self.number:
+            reply = self.receive(timeout)  # the answer to a request that was given up
         assert reply["id"] == self.number and reply["v"] == 1, reply
         if not reply["ok"]:
             raise Refused(reply["err"])

@@ -1,11 +1,11 @@
 /* gemm.c - linear: out = x * [parts]^T + bias.
  *
- * The rows of x are packed once into panels of MR rows over the whole of K, in chunks of CHUNK_ROWS
- * rows, shared by all threads. A task is a block of BLOCK_COLUMNS output columns of one part. It
+ * The rows of x are packed once into panels of MR rows, in chunks of CHUNK_ROWS rows, shared by all
+ * threads. A task is a block of BLOCK_COLUMNS output columns of one part. It
  * goes over K in pieces of KC: for each piece it packs (and widens) the weights into panels of NR
  * columns and runs the tile kernel over the block, MC rows at a time, so that
- *     a panel of weights, KC x NR floats (16 KiB), stays in the first-level cache,
- *     the rows in use, MC x KC floats (192 KiB), stay in the second.
+ *     a panel of weights, KC x NR floats (32 KiB), is in the first-level cache or near it,
+ *     the rows in use and the block of weights (96 + 192 KiB) are in the second.
  * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
  * element is one chain of fused multiply-adds over k in order, whatever the blocks, the threads and
  * the other rows are.
@@ -20,8 +20,8 @@
 
 #define CHUNK_ROWS 768
 #define BLOCK_COLUMNS 96
-#define KC 256
-#define MC 192
+#define KC 512
+#define MC 48
 
 struct gemm {
     struct device *d;
@@ -38,17 +38,26 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Piece [k0, k0 + kc) of panel p. Pieces of the same k0 lie next to each other, as they are used. */
+static float *panel_at(const struct gemm *g, int64_t p, int64_t k0, int64_t kc)
+{
+    return g->panels + k0 * GEMM_MR * g->n_panels + p * GEMM_MR * kc;
+}
+
 static void pack_rows(void *arg, int64_t p, int thread)
 {
     struct gemm *g = arg;
     int64_t k = g->x.cols;
-    float *to = g->panels + p * GEMM_MR * k;
     (void)thread;
-    for (int i = 0; i < GEMM_MR; i++) {
-        int64_t row = p * GEMM_MR + i;
-        const float *from = g->x.data + row * g->x.stride;
-        for (int64_t j = 0; j < k; j++)
-            to[j * GEMM_MR + i] = row < g->x.rows ? from[j] : 0;
+    for (int64_t k0 = 0; k0 < k; k0 += KC) {
+        int64_t kc = min64(KC, k - k0);
+        float *to = panel_at(g, p, k0, kc);
+        for (int i = 0; i < GEMM_MR; i++) {
+            int64_t row = p * GEMM_MR + i;
+            const float *from = g->x.data + row * g->x.stride + k0;
+            for (int64_t j = 0; j < kc; j++)
+                to[j * GEMM_MR + i] = row < g->x.rows ? from[j] : 0;
+        }
     }
 }
 
@@ -69,6 +78,16 @@ struct block {
     int64_t first_panel, n_panels; /* of x */
 };
 
+/* The next tile's outputs, so that they are near when it begins. */
+static void prefetch_tile(const struct gemm *g, int64_t row, int64_t column)
+{
+    int64_t end = min64(row + GEMM_MR, g->x.rows);
+    for (; row < end; row++) {
+        __builtin_prefetch(g->out.data + row * g->out.stride + column, 1);
+        __builtin_prefetch(g->out.data + row * g->out.stride + column + GEMM_NR - 1, 1);
+    }
+}
+
 static void multiply_piece(
     const struct gemm *g, const struct block *b, int64_t k0, int64_t kc, const float *packed)
 {
@@ -78,7 +97,8 @@ static void multiply_piece(
         for (int64_t j = 0; j < b->n; j += GEMM_NR)
             for (int64_t p = p0; p < min64(p0 + step, end); p++) {
                 int64_t row = p * GEMM_MR;
-                g->d->kernels->tile(g->panels + p * GEMM_MR * k + k0 * GEMM_MR, packed + j * kc, kc,
+                prefetch_tile(g, row + GEMM_MR, b->column + j);
+                g->d->kernels->tile(panel_at(g, p, k0, kc), packed + j * kc, kc,
                     g->out.data + row * g->out.stride + b->column + j, g->out.stride,
                     (int)min64(GEMM_MR, g->x.rows - row), (int)min64(GEMM_NR, b->n - j), k0 == 0,
                     bias ? bias + j : NULL);

@@ -10,13 +10,17 @@
 
 #define RUN_ROWS 16
 #define ALIGNMENT 64
+#define HUGE_PAGE (2u << 20)
 
 void *scratch_take(struct scratch *s, size_t bytes)
 {
     if (bytes > s->bytes) {
         free(s->data);
-        s->bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        s->data = aligned_alloc(ALIGNMENT, s->bytes);
+        size_t unit = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+        s->bytes = (bytes + unit - 1) / unit * unit;
+        s->data = aligned_alloc(unit, s->bytes);
+        if (s->data && unit == HUGE_PAGE)
+            madvise(s->data, s->bytes, MADV_HUGEPAGE); /* a hint: fewer address translations */
         if (!s->data)
             die(71, "event=out_of_memory what=scratch bytes=%zu", bytes);
     }
@@ -53,6 +57,7 @@ int cpu_device_new(struct device **out, const struct cpu_device_options *o, stru
     if (arena == MAP_FAILED)
         return err_errno(
             e, ASSAY_ENOMEM, "activations: no address space for %zu bytes", o->arena_bytes);
+    madvise(arena, o->arena_bytes + ALIGNMENT, MADV_HUGEPAGE);
     struct device *d = xcalloc(1, sizeof *d);
     d->kernels = kernels;
     d->comm = o->comm;
