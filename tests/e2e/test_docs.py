@@ -1,0 +1,57 @@
+"""What the documents say is tried: the README's Python as printed, its SQL, the names that worker/README.md lists."""
+import json
+import re
+import subprocess
+import sys
+
+from harness import BIN, DEMO, ROOT, Broker, wait_until
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_example_as_printed(directory):
+    example = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    with Broker(directory / "d") as broker:
+        assert "ipc:///tmp/assay/broker.sock" in example
+        example = example.replace("ipc:///tmp/assay/broker.sock", broker.endpoint)
+        done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"a -?\d\.\d+\nb -?\d\.\d+\n", done.stdout), done.stdout
+
+
+def test_sql_shows_the_job_while_it_runs(directory):
+    """The README's query, through sqlite3 -readonly, before the job is done."""
+    with Broker(directory / "d", options=["--max-batch-tokens", 256]) as broker, broker.client() as client:
+        client.submit("monday", [{"ids": [k % 500] * 250} for k in range(400)])
+
+        def query():
+            done = subprocess.run(["sqlite3", "-readonly", broker.data / "assay.db",
+                                   "select key,state,done,total from jobs"], capture_output=True, text=True, check=True)
+            return done.stdout.strip().split("|")
+
+        key, state, done, total = wait_until(lambda: (row := query())[2] != "0" and row)
+        assert (key, total) == ("monday", "400") and state in ("running", "queued") and 0 < int(done) < 400
+        client.results("monday")
+        assert query() == ["monday", "done", "400", "400"]
+
+
+def test_names_of_the_table_exist():
+    """Every name in the "here" column of worker/README.md is in the code."""
+    code = "\n".join(path.read_text() for path in (ROOT / "worker").glob("*.h"))
+    rows = [line.split("|") for line in (ROOT / "worker/README.md").read_text().splitlines() if line.startswith("| ")]
+    names = {name for row in rows for name in re.findall(r"`(?:struct )?([a-z_0-9]+)`", row[4])}
+    assert len(names) >= 8
+    for name in names | {"kv_caches", "intermediate_tensors", "attn_metadata", "load_weights", "pooling_metadata"}:
+        assert re.search(rf"\b(\w+_)?{name}\b", code), name
+
+
+def test_help_of_every_program():
+    for program in ("assayd", "assay-worker", "assay"):
+        done = subprocess.run([BIN / program, "--help"], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0 and "Examples" in done.stdout
+
+
+def test_describe_is_json():
+    done = subprocess.run([BIN / "assay-worker", "--describe", "--model", DEMO], capture_output=True, text=True, timeout=20)
+    assert json.loads(done.stdout)["architecture"] == "Qwen2ForRewardModel"
