@@ -2,33 +2,59 @@
  * little-endian, as the CPU has them.
  *
  *     Input segment                      Output segment
- *        0  struct segment_head             0  struct segment_head
+ *        0  head                            0  head
  *     4096  slot 0                       4096  progress of rank 0, 1, ..: a u64 every 64 bytes
  *       ..  slot 1 ..                    8192  slot 0 ..
  *
- *     input slot   struct input_descriptor, rows [max_rows], ids [max_tokens],
- *                  positions [max_positions]
- *     output slot  struct output_descriptor, values [max_values]
+ *     Head, the same in both
+ *        0  u64  magic, the bytes "ASYSTAGE"
+ *        8  u32  version, FORMAT_VERSION
+ *       12  u32  n_slots; then u32 max_rows, max_tokens, max_positions, max_values
+ *
+ *     Input slot                         Output slot
+ *        0  token                           0  token
+ *       32  u32  n_rows                    32  u32  n_values
+ *       36  u32  n_tokens                  36  u32  unused, 0
+ *       40  u32  n_positions               40  u64  the token's sequence again
+ *       44  u32  n_values                  64  f32  values [max_values]
+ *       48  u64  the token's sequence again
+ *       64  rows [max_rows], then i32 ids [max_tokens], then i32 positions [max_positions]
+ *
+ *     Token (32 bytes)                   Row (24 bytes)
+ *        0  u64  epoch                      0  u32  n_tokens
+ *        8  u64  incarnation                4  u32  pool_type
+ *       16  u64  sequence                   8  u32  activation
+ *       24  u32  slot                      12  i32  step_token
+ *       28  u32  generation                16  u32  n_positions
+ *                                          20  u32  n_values
  *
  * Every array begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets
- * follow from the capacities in the head alone (struct layout); nothing else in the segment says
- * where anything is.
+ * follow from the capacities in the head alone (make_layout), which is checked against the
+ * segment's size when a rank attaches and never read again; nothing else in the segment says where
+ * anything is.
  *
- * A slot is valid when its descriptor's token is that of the hand-over and its counts are within
- * the capacities.
+ * A slot is valid when its descriptor's token, and the sequence after it, are those of the
+ * hand-over, and its counts are within the capacities.
  *
- * Writer: the arrays, then the descriptor, its sequence number last, with release order; then the
- * message that carries the token.
+ * Writer: the arrays, then the descriptor with sequence 0, then the sequence, with release order;
+ * then the message that carries the token.
  *
- * Reader: the sequence number, with acquire order; copy the descriptor once; compare the token;
- * check the counts of the copy; copy rows, ids and positions; check these copies: the sums of the
- * rows' counts must be the descriptor's counts, and every position must lie in its row.
+ * Reader: the sequence, with acquire order; copy the descriptor once; compare the token; check the
+ * counts of the copy; copy rows, ids and positions; check these copies: the sums of the rows'
+ * counts must be the descriptor's counts, and every position must lie in its row.
  *
- * What it does not do: decide which slot is used when, keep results, survive the broker. */
+ * The ranks' input descriptor is read-only, so that no stray write in a rank can reach it. Ranks
+ * run as the broker's user: this guards against faults, not against a rank that means harm.
+ *
+ * What it does not do: decide which slot is used when, keep results, survive the broker. A change
+ * of the format is a new FORMAT_VERSION; broker and ranks are installed together, so there is no
+ * reading of old ones. */
 #include "shm/stage.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +85,18 @@ struct input_descriptor {
 
 struct output_descriptor {
     struct stage_token token;
-    uint32_t n_values;
+    uint32_t n_values, unused;
     uint64_t sequence;
 };
+
+/* The format above is what these structs are in memory. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
+_Static_assert(sizeof(struct segment_head) == 32 && sizeof(struct stage_token) == 32 &&
+                   sizeof(struct stage_row) == 24,
+    "sizes are part of the format");
+_Static_assert(offsetof(struct input_descriptor, sequence) == 48 &&
+                   offsetof(struct output_descriptor, sequence) == 40,
+    "offsets are part of the format");
 
 /* Offsets inside a slot and sizes, from the capacities. */
 struct layout {
@@ -99,6 +134,15 @@ static int config_is_sane(const struct stage_config *c)
 
 /* ---- segments ---- */
 
+static int allocate_in_full(int fd, uint64_t bytes)
+{
+    int rc;
+    do
+        rc = posix_fallocate(fd, 0, (off_t)bytes);
+    while (rc == EINTR); /* of a large segment, by any signal that has a handler */
+    return rc;
+}
+
 /* An unlinked segment; *read_only (may be NULL) gets a second descriptor that cannot be written
  * through. */
 static int make_segment(uint64_t bytes, int *read_only, struct err *e)
@@ -112,7 +156,7 @@ static int make_segment(uint64_t bytes, int *read_only, struct err *e)
     int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(e, ASSAY_EIO, "shared memory: cannot make a segment");
-    int rc = posix_fallocate(fd, 0, (off_t)bytes);
+    int rc = allocate_in_full(fd, bytes);
     if (rc == 0 && read_only && (*read_only = shm_open(name, O_RDONLY | O_CLOEXEC, 0)) < 0)
         rc = errno;
     shm_unlink(name);
@@ -271,6 +315,7 @@ int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation,
 {
     struct input_descriptor d = {0};
     uint32_t k = 0;
+    assert(fill->n_rows > 0);
     int rc = count_fill(fill, &d, e, &s->config);
     while (k < s->config.n_slots && s->slots[k].taken)
         k++;
@@ -371,9 +416,11 @@ static void *attach_segment(
 {
     struct stat st;
     struct segment_head head;
-    if (fstat(fd, &st) != 0 || st.st_size < (off_t)OUTPUT_SLOTS_AT)
-        return err_errno(e, ASSAY_EFORMAT, "staging segment: expected at least %u bytes",
-                   OUTPUT_SLOTS_AT),
+    if (fstat(fd, &st) != 0)
+        return err_errno(e, ASSAY_EIO, "staging segment: descriptor %d", fd), NULL;
+    if (st.st_size < (off_t)OUTPUT_SLOTS_AT)
+        return err_set(e, ASSAY_EFORMAT, "staging segment: expected at least %u bytes, found %lld",
+                   OUTPUT_SLOTS_AT, (long long)st.st_size),
                NULL;
     uint8_t *at = mmap(NULL, (size_t)st.st_size, protection, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED)
@@ -381,7 +428,7 @@ static void *attach_segment(
     memcpy(&head, at, sizeof head);
     struct layout l = make_layout(&head.config);
     if (head.magic != MAGIC || head.version != FORMAT_VERSION || !config_is_sane(&head.config) ||
-        (uint64_t)st.st_size < (is_output ? l.output_bytes : l.input_bytes) ||
+        (uint64_t)st.st_size != (is_output ? l.output_bytes : l.input_bytes) ||
         (is_output && memcmp(&head.config, config, sizeof *config) != 0)) {
         err_set(e, ASSAY_EFORMAT, "staging segment: bad head (version %u, %u slots, %lld bytes)",
             head.version, head.config.n_slots, (long long)st.st_size);
@@ -449,6 +496,27 @@ static int off(struct err *e, const char *what, uint64_t expected, uint64_t foun
         (unsigned long long)expected, (unsigned long long)found);
 }
 
+/* How many explicit positions a row of this pool type may have (stage.h, struct stage_row). */
+static int positions_fit(const struct stage_row *row)
+{
+    if (row->pool_type == POOL_POSITIONS)
+        return row->n_positions > 0;
+    return row->n_positions <= (row->pool_type == POOL_LAST);
+}
+
+static int check_row(const struct stage_row *row, struct err *e)
+{
+    if (row->n_tokens == 0)
+        return off(e, "tokens of a row", 1, 0);
+    if (row->pool_type < POOL_LAST || row->pool_type > POOL_POSITIONS)
+        return off(e, "pool type", POOL_LAST, row->pool_type);
+    if (row->activation < ACTIVATION_NONE || row->activation > ACTIVATION_CLASS1)
+        return off(e, "activation", ACTIVATION_NONE, row->activation);
+    if (!positions_fit(row))
+        return off(e, "positions of a row", row->pool_type == POOL_POSITIONS, row->n_positions);
+    return 0;
+}
+
 /* The copied rows against the copied descriptor; fills cu_seqlens. */
 static int check_rows(struct stage_view *v, const struct input_descriptor *d, struct err *e)
 {
@@ -456,25 +524,41 @@ static int check_rows(struct stage_view *v, const struct input_descriptor *d, st
     v->cu_seqlens[0] = 0;
     for (uint32_t i = 0; i < d->n_rows; i++) {
         const struct stage_row *row = &v->rows[i];
+        int rc = check_row(row, e);
+        if (rc != 0)
+            return rc;
         tokens += row->n_tokens;
         values += row->n_values;
-        if (row->n_tokens == 0 || tokens > d->n_tokens)
-            return off(e, "tokens of a row", d->n_tokens, tokens);
-        if (row->pool_type < POOL_LAST || row->pool_type > POOL_POSITIONS)
-            return off(e, "pool type", POOL_LAST, row->pool_type);
-        if (row->activation < ACTIVATION_NONE || row->activation > ACTIVATION_CLASS1)
-            return off(e, "activation", ACTIVATION_NONE, row->activation);
+        if (tokens > d->n_tokens)
+            return off(e, "sum of the rows' tokens", d->n_tokens, tokens);
         for (uint32_t k = 0; k < row->n_positions; k++, positions++) {
             if (positions >= d->n_positions)
-                return off(e, "positions", d->n_positions, positions + 1);
-            if (v->positions[positions] < 0 || (uint32_t)v->positions[positions] >= row->n_tokens)
-                return off(
-                    e, "position in a row", row->n_tokens, (uint64_t)v->positions[positions]);
+                return off(e, "sum of the rows' positions", d->n_positions, positions + 1);
+            if ((uint32_t)v->positions[positions] >= row->n_tokens)
+                return err_set(e, ASSAY_EFORMAT,
+                    "staged batch: position in a row of %u tokens: found %d", row->n_tokens,
+                    v->positions[positions]);
         }
         v->cu_seqlens[i + 1] = (uint32_t)tokens;
     }
-    if (tokens != d->n_tokens || positions != d->n_positions || values != d->n_values)
+    if (tokens != d->n_tokens)
         return off(e, "sum of the rows' tokens", d->n_tokens, tokens);
+    if (positions != d->n_positions)
+        return off(e, "sum of the rows' positions", d->n_positions, positions);
+    return values == d->n_values ? 0 : off(e, "sum of the rows' values", d->n_values, values);
+}
+
+static int check_counts(
+    const struct input_descriptor *d, const struct stage_config *c, struct err *e)
+{
+    if (d->n_rows == 0 || d->n_rows > c->max_rows)
+        return off(e, "rows, at most", c->max_rows, d->n_rows);
+    if (d->n_tokens > c->max_tokens)
+        return off(e, "tokens, at most", c->max_tokens, d->n_tokens);
+    if (d->n_positions > c->max_positions)
+        return off(e, "positions, at most", c->max_positions, d->n_positions);
+    if (d->n_values > c->max_values)
+        return off(e, "values, at most", c->max_values, d->n_values);
     return 0;
 }
 
@@ -482,27 +566,21 @@ int stage_read(
     struct stage_view *v, const struct stage_token *token, struct stage_batch *batch, struct err *e)
 {
     struct input_descriptor d;
-    const struct stage_config *c = &v->config;
-    if (token->slot >= c->n_slots)
-        return off(e, "slot", c->n_slots, token->slot);
+    if (token->slot >= v->config.n_slots)
+        return off(e, "slot, at most", v->config.n_slots - 1, token->slot);
     const uint8_t *at = v->input + PAGE + token->slot * v->layout.input_slot_bytes;
     uint64_t sequence =
         __atomic_load_n(&((const struct input_descriptor *)at)->sequence, __ATOMIC_ACQUIRE);
     memcpy(&d, at, sizeof d);
     if (sequence != token->sequence || !stage_token_equal(&d.token, token))
-        return off(e, "hand-over", token->sequence, sequence);
-    if (d.n_rows == 0 || d.n_rows > c->max_rows)
-        return off(e, "rows", c->max_rows, d.n_rows);
-    if (d.n_tokens > c->max_tokens)
-        return off(e, "tokens", c->max_tokens, d.n_tokens);
-    if (d.n_positions > c->max_positions)
-        return off(e, "positions", c->max_positions, d.n_positions);
-    if (d.n_values > c->max_values)
-        return off(e, "values", c->max_values, d.n_values);
+        return off(e, "hand-over", token->sequence, d.token.sequence);
+    int rc = check_counts(&d, &v->config, e);
+    if (rc != 0)
+        return rc;
     memcpy(v->rows, at + v->layout.rows_at, d.n_rows * sizeof *v->rows);
     memcpy(v->ids, at + v->layout.ids_at, (size_t)d.n_tokens * sizeof *v->ids);
     memcpy(v->positions, at + v->layout.positions_at, (size_t)d.n_positions * sizeof *v->positions);
-    int rc = check_rows(v, &d, e);
+    rc = check_rows(v, &d, e);
     *batch = (struct stage_batch){*token, d.n_rows, d.n_tokens, d.n_positions, d.n_values, v->rows,
         v->ids, v->positions, v->cu_seqlens};
     return rc;
@@ -511,8 +589,10 @@ int stage_read(
 int stage_write(struct stage_view *v, const struct stage_token *token, const float *values,
     uint32_t n_values, struct err *e)
 {
-    if (token->slot >= v->config.n_slots || n_values > v->config.max_values)
-        return off(e, "values of a result", v->config.max_values, n_values);
+    if (token->slot >= v->config.n_slots)
+        return off(e, "slot, at most", v->config.n_slots - 1, token->slot);
+    if (n_values > v->config.max_values)
+        return off(e, "values of a result, at most", v->config.max_values, n_values);
     uint8_t *at = v->output + OUTPUT_SLOTS_AT + token->slot * v->layout.output_slot_bytes;
     struct output_descriptor d = {.token = *token, .n_values = n_values};
     memcpy(at + v->layout.values_at, values, (size_t)n_values * sizeof *values);

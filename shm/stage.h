@@ -44,7 +44,8 @@ struct stage_row {
     uint32_t pool_type;  /* enum pool_type, never POOL_DEFAULT */
     uint32_t activation; /* enum activation, never ACTIVATION_DEFAULT */
     int32_t step_token;
-    uint32_t n_positions; /* explicit positions, 0 unless POOL_POSITIONS */
+    uint32_t n_positions; /* explicit ones: of POOL_POSITIONS at least 1; of POOL_LAST 0, or 1 where
+                             "last" is not the row's end (hf_pad_rule); else 0 */
     uint32_t n_values;    /* floats expected in the result */
 };
 
