@@ -1,15 +1,18 @@
-/* test_comm.c - the sum over ranks, with real processes: the bits of a sum in rank order, and a peer that does not come. */
+/* test_comm.c - the sum over ranks, with real processes: the bits of a sum in rank order, and peers
+ * that die, stop or never come. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "schema/log.h"
 #include "shm/stage.h"
 #include "worker/comm.h"
 
@@ -47,27 +50,30 @@ static int run_rank(int fd, uint32_t rank, uint32_t n_ranks, uint64_t n, float *
 static void check(uint32_t n_ranks, uint64_t n)
 {
     struct err e = {0};
-    int fd = stage_segment_new(stage_comm_bytes(n_ranks), &e), status;
-    pid_t pids[8];
+    int fd = stage_segment_new(stage_comm_bytes(n_ranks), &e), status, failed = 0;
+    pid_t pids[STAGE_MAX_RANKS];
     assert_true(fd >= 0);
     for (uint32_t r = 0; r < n_ranks; r++)
         if ((pids[r] = fork()) == 0)
             _exit(run_rank(fd, r, n_ranks, n, malloc((n + 1) * sizeof(float))));
     for (uint32_t r = 0; r < n_ranks; r++) {
         waitpid(pids[r], &status, 0);
-        assert_int_equal(status, 0);
+        failed += status != 0;
     }
     close(fd);
+    assert_int_equal(failed, 0);
 }
 
 static void test_sums_in_rank_order(void **unused)
 {
+    static const uint32_t ranks[] = {2, 3, 4, 8};
     static const uint64_t sizes[] = {0, 1, 3, 1000, STAGE_COMM_FLOATS - 1, STAGE_COMM_FLOATS,
         STAGE_COMM_FLOATS + 1, 3 * STAGE_COMM_FLOATS + 5};
     (void)unused;
-    for (uint32_t ranks = 2; ranks <= 8; ranks += ranks == 4 ? 4 : 1)
+    for (size_t k = 0; k < sizeof ranks / sizeof ranks[0]; k++)
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-            check(ranks, sizes[i]);
+            check(ranks[k], sizes[i]);
+    check(STAGE_MAX_RANKS, 1000);
 }
 
 static void test_alone(void **unused)
@@ -83,22 +89,83 @@ static void test_alone(void **unused)
     comm_free(&c);
 }
 
-static void test_missing_peer_ends_the_process(void **unused)
+/* A rank that meets its peers for ever; its last words go to `words`. */
+static _Noreturn void meet_for_ever(
+    int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, int words)
+{
+    struct comm *c = NULL;
+    struct err e = {0};
+    float x[4] = {0};
+    dup2(words, 2);
+    if (comm_new(&c, fd, rank, n_ranks, deadline_ms, &e) != 0)
+        _exit(1);
+    for (;;)
+        comm_all_reduce(c, x, 4);
+}
+
+/* Of three ranks the last gets `number` (0: it never starts) while they meet. The others must end
+ * by the deadline, with that rank's name as their last words. */
+static void check_missing(int number)
 {
     struct err e = {0};
-    int fd = stage_segment_new(stage_comm_bytes(2), &e), status;
-    pid_t pid = fork();
-    (void)unused;
-    if (pid == 0) {
-        struct comm *c = NULL;
-        float x[4] = {0};
-        if (comm_new(&c, fd, 0, 2, 200, &e) == 0)
-            comm_all_reduce(c, x, 4); /* rank 1 never comes */
-        _exit(0);
+    int fd = stage_segment_new(stage_comm_bytes(3), &e), status[3], words[2];
+    pid_t pids[3];
+    char text[2048] = "";
+    assert_int_equal(pipe(words), 0);
+    for (uint32_t r = 0; r < 3; r++)
+        if ((pids[r] = fork()) == 0) {
+            if (r == 2 && number == 0)
+                _exit(0);
+            meet_for_ever(fd, r, 3, 300, words[1]);
+        }
+    usleep(50000);
+    long long began_ms = now_mono_ms();
+    if (number != 0)
+        kill(pids[2], number);
+    for (int r = 0; r < 2; r++)
+        waitpid(pids[r], &status[r], 0);
+    long long took_ms = now_mono_ms() - began_ms;
+    kill(pids[2], SIGKILL);
+    waitpid(pids[2], &status[2], 0);
+    close(words[1]);
+    ssize_t n = 0, got;
+    while ((got = read(words[0], text + n, sizeof text - 1 - (size_t)n)) > 0)
+        n += got;
+    close(words[0]);
+    close(fd);
+    for (int r = 0; r < 2; r++) {
+        assert_true(WIFEXITED(status[r]));
+        assert_int_equal(WEXITSTATUS(status[r]), COMM_EXIT_DEADLINE);
     }
-    waitpid(pid, &status, 0);
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), COMM_EXIT_DEADLINE);
+    assert_non_null(strstr(text, "missing=2 of=3"));
+    assert_in_range(took_ms, 200, 5000);
+}
+
+static void test_missing_peers(void **unused)
+{
+    (void)unused;
+    check_missing(0);
+    check_missing(SIGKILL);
+    check_missing(SIGSTOP);
+}
+
+/* Waiting costs no CPU: a rank that waits half a second uses little of it. */
+static void test_waiting_is_asleep(void **unused)
+{
+    struct err e = {0};
+    int fd = stage_segment_new(stage_comm_bytes(2), &e), status, words[2];
+    struct rusage used;
+    (void)unused;
+    assert_int_equal(pipe(words), 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        meet_for_ever(fd, 0, 2, 500, words[1]); /* rank 1 never comes */
+    assert_int_equal(wait4(pid, &status, 0, &used), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == COMM_EXIT_DEADLINE);
+    assert_true(used.ru_utime.tv_sec + used.ru_stime.tv_sec == 0 &&
+                used.ru_utime.tv_usec + used.ru_stime.tv_usec < 200000);
+    close(words[0]);
+    close(words[1]);
     close(fd);
 }
 
@@ -112,13 +179,17 @@ static void test_bad_arguments(void **unused)
     assert_null(c);
     assert_true(comm_new(&c, fd, 2, 2, 100, &e) < 0);
     assert_true(comm_new(&c, fd, 0, 0, 100, &e) < 0);
+    assert_true(comm_new(&c, fd, 0, STAGE_MAX_RANKS + 1, 100, &e) < 0);
+    assert_true(comm_new(&c, -1, 0, 2, 100, &e) < 0);
+    assert_null(c);
+    comm_free(&c); /* nothing to free */
     close(fd);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums_in_rank_order),
-        cmocka_unit_test(test_alone), cmocka_unit_test(test_missing_peer_ends_the_process),
-        cmocka_unit_test(test_bad_arguments)};
+        cmocka_unit_test(test_alone), cmocka_unit_test(test_missing_peers),
+        cmocka_unit_test(test_waiting_is_asleep), cmocka_unit_test(test_bad_arguments)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
