@@ -95,9 +95,11 @@ static void check_positions(struct admit *a, const struct row_request *q, struct
     out->positions = make_room(&a->positions, &a->positions_room, out->n_positions);
     row_request_positions(q, a->positions);
     for (uint32_t i = 0; i < out->n_positions; i++)
-        if (out->positions[i] < 0 || (uint32_t)out->positions[i] >= out->n_tokens)
+        if (out->positions[i] < 0 || (uint32_t)out->positions[i] >= out->n_tokens) {
             refuse(a, out, ASSAY_EPOSITION, "positions[%u]: expected 0 to %u, found %d", i,
                 out->n_tokens - 1, out->positions[i]);
+            return;
+        }
 }
 
 static uint32_t count_steps(const struct store_row *row)
@@ -155,8 +157,12 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
     if (!out->error_code && q->adapter.at)
         refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'",
             (int)(q->adapter.len < 80 ? q->adapter.len : 80), (const char *)q->adapter.at);
-    uint32_t n_positions = out->error_code ? 0 : resolve_pool(a, q, out);
-    out->n_values = n_positions * activation_values(out->activation, m->n_labels);
+    uint64_t values = out->error_code ? 0 : resolve_pool(a, q, out);
+    values *= activation_values(out->activation, m->n_labels);
+    if (!out->error_code && values > ADMIT_MAX_VALUES)
+        refuse(a, out, ASSAY_ETOOLONG, "expected a row of at most %u values, found %llu",
+            ADMIT_MAX_VALUES, (unsigned long long)values);
+    out->n_values = out->error_code ? 0 : (uint32_t)values;
     if (out->error_code)
-        out->n_values = out->n_positions = 0;
+        out->n_positions = 0;
 }

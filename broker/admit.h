@@ -10,6 +10,9 @@
 #include "broker/store.h"
 #include "schema/request.h"
 
+/* Numbers that one row may give: the size of a slot's output has to end somewhere. */
+#define ADMIT_MAX_VALUES (1u << 26)
+
 /* Buffers that grow and are used again from row to row. Zero-initialize; release at the end. */
 struct admit {
     const struct model_info *model;

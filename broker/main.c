@@ -141,8 +141,8 @@ static struct stage_config stage_capacity(const struct broker *b)
     uint32_t budget = (uint32_t)b->options->max_batch_tokens;
     uint32_t tokens = budget > b->model.max_len ? budget : b->model.max_len;
     uint64_t values = (uint64_t)tokens * b->model.n_labels;
-    return (struct stage_config){
-        SLOTS, MAX_ROWS, tokens, tokens, values > 1u << 26 ? 1u << 26 : (uint32_t)values};
+    return (struct stage_config){SLOTS, MAX_ROWS, tokens, tokens,
+        values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
 }
 
 static int open_groups(struct broker *b, const char *worker, struct err *e)

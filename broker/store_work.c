@@ -114,7 +114,9 @@ static int32_t *pooled_at(const struct row *r, uint32_t *n)
         if (r->ids[i] == r->step_token)
             pairs[2 * (*n)++] = (int32_t)i;
     if (r->pool_type == POOL_LAST || r->pool_type == POOL_CLS)
-        pairs[2 * (*n)++] = r->pool_type == POOL_LAST ? (int32_t)r->n_tokens - 1 : 0;
+        pairs[2 * (*n)++] = r->pool_type == POOL_CLS ? 0
+                            : r->n_positions == 1    ? r->positions[0]
+                                                     : (int32_t)r->n_tokens - 1;
     for (uint32_t i = 0; r->pool_type == POOL_POSITIONS && i < r->n_positions; i++)
         pairs[2 * (*n)++] = r->positions[i];
     for (uint32_t i = 0; i < *n; i++)

@@ -246,7 +246,8 @@ static int see_shape(void *arg, const struct store_result_row *row)
     return 0;
 }
 
-/* Every pooling of the row {10, 9, 12, 9}, step token 9, positions 2 and 0. */
+/* Every pooling of the row {10, 9, 12, 9}, step token 9, positions 2 and 0. The last shape is a LAST
+ * row that carries the position to use. */
 static void test_pooled_at_and_shapes(void **state)
 {
     struct fixture *f = *state;
@@ -262,21 +263,22 @@ static void test_pooled_at_and_shapes(void **state)
         {POOL_STEP, 2, 2, {1, 9, 3, 9}},
         {POOL_POSITIONS, 4, 2, {2, 12, 0, 10}},
         {POOL_STEP, 2, 2, {1, 9, 3, 9}},
+        {POOL_LAST, 1, 1, {2, 12}},
     };
     const uint32_t n = sizeof shapes / sizeof *shapes;
     int64_t job = new_job(f->s, "shapes", 0);
-    struct store_chunk chunk = {.job = job, .n_rows = n, .seal = 1, .rows = slice_of("\x97")};
+    struct store_chunk chunk = {.job = job, .n_rows = n, .seal = 1, .rows = slice_of("\x98")};
     must(store_begin(f->s, &err));
     assert_int_equal(store_add_chunk(f->s, &chunk, &err), CHUNK_IN_ORDER);
     for (uint32_t i = 0; i < n; i++) {
-        int explicit = shapes[i].pool_type == POOL_POSITIONS;
+        uint32_t n_positions = shapes[i].pool_type == POOL_POSITIONS ? 2 : i == n - 1;
         struct store_row row = {.ids = ids,
             .n_tokens = 4,
             .pool_type = shapes[i].pool_type,
             .activation = ACTIVATION_NONE,
             .step_token = 9,
-            .positions = explicit ? positions : NULL,
-            .n_positions = explicit ? 2 : 0,
+            .positions = n_positions ? positions : NULL,
+            .n_positions = n_positions,
             .n_values = shapes[i].n_values};
         must(store_add_row(f->s, job, &row, &err));
     }
@@ -303,7 +305,8 @@ static void test_pooled_at_and_shapes(void **state)
         "0.800000012]\n"
         "null|[0.100000001,0.200000003]\n"
         "null|[0.100000001,0.200000003,0.300000012,0.400000006]\n"
-        "null|[0.100000001,0.200000003]\n");
+        "null|[0.100000001,0.200000003]\n"
+        "real|\n");
     free_rows(&list);
 }
 
