@@ -6,7 +6,7 @@ import time
 import msgpack
 import pytest
 import zmq
-from harness import Refused, ids_bytes, random_key
+from harness import Broker, Refused, ids_bytes, random_key
 
 
 def some_rows(n, seed=1, low=4, high=60):
@@ -276,3 +276,17 @@ def test_views(broker):
     assert broker.sql("select count(*) from workers")[0][0] >= 1
     assert broker.sql("select sum(rows) from throughput")[0][0] >= 1
     assert broker.sql("select count(*) from batches")[0][0] >= 1
+
+
+def test_full_queue_says_when_to_come_again(directory):
+    """Bytes of unfinished rows are bounded, also those of chunks past a gap; what was accepted is kept."""
+    with Broker(directory / "d", options=["--max-queued-bytes", 1 << 16]) as small, small.client() as client:
+        key, rows = random_key(), [{"ids": ids_bytes([1] * 500)} for _ in range(25)]
+        client.submit(key, rows, chunk=1, seal=False)
+        with pytest.raises(Refused) as refused:
+            client.submit(key, rows, chunk=2, seal=False)
+        assert refused.value.code == "queue_full" and refused.value.err["retry_after_ms"] > 0
+        client.call("pause", job=key)
+        assert client.call("status", job=key)["accepted"] == 25
+        client.call("cancel", job=key)
+        assert client.submit(random_key(), rows)["accepted"] == 25
