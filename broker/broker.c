@@ -123,7 +123,6 @@ static void take_work(struct broker *b)
 
 static void write_workers(struct broker *b)
 {
-    static const char *const names[] = {"starting", "ready", "dead", "draining", "dead"};
     struct err e = {0};
     int rc = broker_begin(b, &e);
     for (int g = 0; g < b->options->replicas; g++) {
@@ -131,7 +130,7 @@ static void write_workers(struct broker *b)
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; rc == 0 && r < n; r++) {
             struct store_worker w = {g, (int)r, group_incarnation(b->groups[g]), ranks[r].pid,
-                ranks[r].device, names[group_state(b->groups[g])], b->counters.batches,
+                ranks[r].device, group_state_name(group_state(b->groups[g])), b->counters.batches,
                 group_restarts(b->groups[g])};
             rc = store_set_worker(b->store, &w, &e);
         }

@@ -565,6 +565,12 @@ void group_stop(struct group *g)
 
 /* ---- facts ---- */
 
+const char *group_state_name(enum group_state state)
+{
+    static const char *const names[] = {"starting", "ready", "dead", "draining", "dead"};
+    return names[state];
+}
+
 enum group_state group_state(const struct group *g)
 {
     return g->state;

@@ -58,6 +58,7 @@ long long group_tick(struct group *g,
     long long now_ms); /* does all due work; returns the next deadline (monotonic ms) */
 
 enum group_state group_state(const struct group *g);
+const char *group_state_name(enum group_state state); /* "starting", "ready", "dead", "draining" */
 uint64_t group_incarnation(const struct group *g);
 uint32_t group_in_flight(const struct group *g);
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */

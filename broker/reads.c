@@ -73,12 +73,6 @@ void reply_hello(struct broker *b, const struct envelope *env, const struct requ
     write_about(b, outbox_ok(b->outbox, env, q->id, 5));
 }
 
-static const char *group_state_name(enum group_state state)
-{
-    static const char *const names[] = {"starting", "ready", "dead", "draining", "dead"};
-    return names[state];
-}
-
 static void write_workers(const struct broker *b, struct msg_writer *w)
 {
     msg_str(w, "workers");
