@@ -101,7 +101,7 @@ run-tests:
 check: ## the tests under ASan and UBSan
 	@$(MAKE) --no-print-directory test SANITIZE=1
 
-lint: ## cppcheck, and clang-format without changing anything
+lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anything
 	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
 	  --suppress=missingIncludeSystem -I. -I$(B)/gen -D__x86_64__ schema shm worker broker
 	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
