@@ -1,73 +1,105 @@
-"""Which checkpoints are made, and what each is there to show. One entry each; everything not said is BASE."""
+"""Which checkpoints are made, and what each is there to show. One entry each; what an entry does not say is BASE's."""
+
+ABSENT = object()  # a key that is left out of config.json (None is written as null, as published configs do)
 
 BASE = dict(
-    architectures=["Qwen2ForSequenceClassification"], model_type="qwen2", vocab_size=320, hidden_size=64,
-    intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_act="silu",
-    max_position_embeddings=1024, rms_norm_eps=1e-6, rope_theta=10000.0, tie_word_embeddings=False,
-    use_sliding_window=False, num_labels=1, pad_token_id=None,
+    architectures=["Qwen2ForSequenceClassification"], model_type="qwen2", vocab_size=256, hidden_size=64,
+    intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_act="silu",
+    max_position_embeddings=1024, rms_norm_eps=1e-6, rope_theta=10000.0, rope_scaling=None, tie_word_embeddings=False,
+    use_sliding_window=False, sliding_window=None, id2label={"0": "LABEL_0"}, pad_token_id=None,
 )
 
-REWARD = dict(architectures=["Qwen2ForRewardModel"])
-PROCESS = dict(architectures=["Qwen2ForProcessRewardModel"])
-TOKEN = dict(architectures=["Qwen2ForTokenClassification"], num_labels=2)
+REWARD = dict(architectures=["Qwen2ForRewardModel"], id2label=ABSENT)
+PROCESS = dict(architectures=["Qwen2ForProcessRewardModel"], id2label=ABSENT, rms_norm_eps=1e-5)
+TOKEN = dict(architectures=["Qwen2ForTokenClassification"], id2label=ABSENT)  # two labels is the default
 QWEN3 = dict(architectures=["Qwen3ForSequenceClassification"], model_type="qwen3", attention_bias=False)
-LLAMA = dict(architectures=["LlamaForSequenceClassification"], model_type="llama", attention_bias=False)
+LLAMA = dict(architectures=["LlamaForSequenceClassification"], model_type="llama", attention_bias=False,
+             use_sliding_window=ABSENT, sliding_window=ABSENT)
+
+
+def rope_parameters(**settings):
+    """The newer spelling: everything about rope in one object."""
+    return dict(rope_theta=ABSENT, rope_scaling=ABSENT, rope_parameters=settings)
+
 
 LAST, CLS, MEAN, ALL = ({"type": t} for t in ("LAST", "CLS", "MEAN", "ALL"))
 STEP = {"type": "STEP", "step_token": 9}
+SOME = {"type": "POSITIONS", "positions": "some"}  # filled in per row: out of order, one of them twice
 
-# Lengths of rows: both sides of every edge of the blocks that the forward works in (6, 8, 16, 64, 96, 192, 256, 768 ..).
-SHORT = [1, 2, 5, 6, 7, 9, 15, 16, 17, 31, 33]
-MIDDLE = [47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 129]
-LONG = [191, 192, 193, 255, 256, 257, 383, 385, 511, 512, 513, 599, 600]
 
-# name: (what differs from BASE, storage dtype, lengths, poolings to go round)
+def softmax(pool):
+    return dict(pool, activation="softmax")
+
+
+def sigmoid(pool):
+    return dict(pool, activation="sigmoid")
+
+
+# Row lengths: both sides of every edge of the tiles that a forward works in (6, 8, 16, 64, 96, 192, 256, 512 ..).
+SHORT = [1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 23, 24, 25]
+MIDDLE = [31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129]
+LONG = [191, 192, 193, 255, 256, 257, 383, 384, 385]
+LONGEST = [511, 512, 513, 599, 600]
+FEW = [1, 7, 16, 33, 64, 97, 130, 200, 300]
+
+# name: (what differs from BASE, storage dtype, row lengths, poolings to go round)
 SPECS = {
-    "reward": (dict(REWARD, vocab_size=512, hidden_size=96, num_attention_heads=8, num_key_value_heads=2,
-                    intermediate_size=192), "F32", SHORT + LONG, [None, CLS, MEAN, ALL]),
-    "process": (dict(PROCESS), "F32", MIDDLE, [None, None, dict(STEP, activation="softmax"), dict(LAST, activation="none")]),
-    "seqcls": (dict(), "F32", SHORT + MIDDLE, [None, MEAN, STEP, {"type": "POSITIONS", "positions": "some"}]),
-    "seqcls-3-labels": (dict(num_labels=3), "F32", SHORT,
-                        [None, dict(LAST, activation="softmax"), ALL, dict(MEAN, activation="sigmoid"), MEAN]),
-    "token": (dict(TOKEN), "F32", MIDDLE, [dict(STEP), dict(ALL), dict(STEP, activation="none")]),
-    "qwen3": (dict(QWEN3, head_dim=32, rope_theta=1e6), "F32", MIDDLE, [None, CLS, MEAN]),
-    "llama": (dict(LLAMA, rope_theta=500000.0), "F32", MIDDLE, [None, ALL]),
-    "llama-mha": (dict(LLAMA, num_key_value_heads=4), "F32", SHORT, [None]),
-    "mqa": (dict(num_key_value_heads=1), "F32", SHORT, [None]),
-    "odd-sizes": (dict(REWARD, hidden_size=84, num_attention_heads=6, num_key_value_heads=2, intermediate_size=204,
-                       vocab_size=331), "F32", SHORT + MIDDLE, [None, ALL]),
-    "rope-linear": (dict(rope_scaling={"type": "linear", "factor": 4.0}), "F32", MIDDLE, [None]),
+    # every architecture
+    "reward": (dict(REWARD, vocab_size=512, num_attention_heads=8), "F32", SHORT + LONG + LONGEST,
+               [None, CLS, MEAN, ALL]),
+    "process": (dict(PROCESS), "F32", SHORT + MIDDLE, [None, None, softmax(STEP), dict(LAST, activation="none"), SOME]),
+    "seqcls": (dict(), "F32", SHORT + MIDDLE, [None, MEAN, STEP, SOME, sigmoid(LAST)]),
+    "seqcls-3-labels": (dict(id2label={"0": "bad", "1": "fair", "2": "good"}), "F32", SHORT + FEW,
+                        [None, softmax(LAST), ALL, sigmoid(MEAN), MEAN, softmax(SOME)]),
+    "token": (dict(TOKEN), "F32", MIDDLE, [STEP, ALL, dict(STEP, activation="none"), SOME]),
+    "qwen3": (dict(QWEN3, head_dim=32, rope_theta=1e6), "F32", MIDDLE + LONG, [None, CLS, MEAN]),
+    "llama": (dict(LLAMA, rope_theta=500000.0), "F32", MIDDLE + LONGEST, [None, ALL]),
+    # rope
+    "rope-linear": (dict(rope_scaling={"type": "linear", "factor": 4.0}), "F16", MIDDLE, [None]),
     "rope-llama3": (dict(LLAMA, rope_theta=500000.0, rope_scaling={
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}), "F32", MIDDLE + [600], [None]),
     "rope-yarn": (dict(rope_theta=1e6, rope_scaling={
-        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}), "F32", MIDDLE + [600], [None]),
-    "rope-yarn-parameters": (dict(rope_theta=None, rope_parameters={
-        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64,
-        "attention_factor": 0.8, "beta_fast": 16.0, "beta_slow": 2.0}), "F32", MIDDLE, [None]),
-    "rope-parameters": (dict(rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 5000.0}), "F32",
-                        SHORT, [None]),
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}), "F32", SHORT + [128, 129, 600], [None]),
+    "rope-parameters": (rope_parameters(rope_type="default", rope_theta=5000.0), "F32", SHORT + FEW, [None]),
+    "rope-yarn-parameters": (rope_parameters(
+        rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=512, attention_factor=0.8,
+        beta_fast=4.0, beta_slow=0.5), "F32", MIDDLE, [None]),
+    "rope-yarn-not-truncated": (rope_parameters(
+        rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=256, truncate=False),
+        "BF16", MIDDLE, [None]),
+    # sliding window
     "window": (dict(use_sliding_window=True, sliding_window=24, max_window_layers=1, num_hidden_layers=3), "F32",
                SHORT + MIDDLE + [257], [None, ALL]),
-    "window-layer-types": (dict(use_sliding_window=True, sliding_window=70, max_window_layers=3, num_hidden_layers=3,
-                                layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "F32",
-                           MIDDLE + [200, 300], [None]),
-    "window-given-but-off": (dict(use_sliding_window=False, sliding_window=8, max_window_layers=0), "F32", MIDDLE, [None]),
-    "tied": (dict(tie_word_embeddings=True), "F32", SHORT, [None]),
-    "head-dim-80": (dict(QWEN3, head_dim=80, num_attention_heads=2, num_key_value_heads=1), "F32", MIDDLE, [None]),
-    "head-dim-96": (dict(QWEN3, head_dim=96, num_attention_heads=2, num_key_value_heads=2), "F32", SHORT, [None]),
-    "head-dim-128": (dict(QWEN3, head_dim=128, num_attention_heads=2, num_key_value_heads=1), "F32", SHORT + [97], [None]),
-    "tp-12-4": (dict(REWARD, hidden_size=192, num_attention_heads=12, num_key_value_heads=4, intermediate_size=256,
-                     vocab_size=256, head_dim=16), "BF16", MIDDLE, [None, MEAN]),
-    "tp-head-dim-64": (dict(REWARD, hidden_size=128, num_attention_heads=8, num_key_value_heads=2, head_dim=64,
-                            intermediate_size=128, vocab_size=256, num_hidden_layers=1), "F16", MIDDLE, [None, ALL]),
-    "f16": (dict(PROCESS, vocab_size=256), "F16", SHORT, [dict(STEP), None]),
-    "bf16": (dict(vocab_size=256, num_labels=2), "BF16", SHORT, [None, dict(LAST, activation="softmax")]),
-    "sharded": (dict(REWARD), "F32", SHORT, [None]),
-    "no-prefix": (dict(), "F32", SHORT, [None]),
-    "ignored-tensors": (dict(), "F32", SHORT, [None]),
+    "window-layer-types": (dict(
+        use_sliding_window=True, sliding_window=64, max_window_layers=3, num_hidden_layers=3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "BF16", MIDDLE + LONG, [None, ALL]),
+    "window-given-but-off": (dict(use_sliding_window=False, sliding_window=8, max_window_layers=0), "BF16", FEW, [None]),
+    # shapes: heads, head_dim, sizes off the tiles, sums over more than one block
+    "llama-mha": (dict(LLAMA, num_key_value_heads=ABSENT), "F16", FEW, [None]),
+    "mqa": (dict(num_key_value_heads=1), "BF16", FEW, [None]),
+    "odd-sizes": (dict(REWARD, hidden_size=84, num_attention_heads=6, intermediate_size=204, vocab_size=331),
+                  "BF16", SHORT + MIDDLE + LONGEST, [None, ALL]),
+    "wide-mlp": (dict(hidden_size=48, intermediate_size=1040, num_hidden_layers=1), "BF16", FEW, [None, ALL]),
+    "head-dim-80": (dict(QWEN3, hidden_size=48, head_dim=80, num_attention_heads=8, num_hidden_layers=1), "BF16",
+                    MIDDLE + LONGEST, [None]),
+    "head-dim-96": (dict(hidden_size=48, head_dim=96, num_attention_heads=12, num_key_value_heads=4,
+                         num_hidden_layers=1), "F16", FEW, [None, ALL]),
+    "head-dim-128": (dict(QWEN3, hidden_size=48, num_attention_heads=8, num_hidden_layers=1), "BF16", MIDDLE,
+                     [None]),  # without head_dim: Qwen3's default
+    "tp-12-4": (dict(REWARD, hidden_size=96, num_attention_heads=12, num_key_value_heads=4, head_dim=16,
+                     intermediate_size=96), "BF16", MIDDLE, [None, MEAN]),
+    "tp-head-dim-64": (dict(REWARD, num_attention_heads=8, head_dim=64, intermediate_size=128, num_hidden_layers=1),
+                       "F16", MIDDLE, [None, ALL]),
+    # files
+    "f16": (dict(PROCESS), "F16", FEW, [STEP, None]),
+    "bf16": (dict(id2label=ABSENT, num_labels=2), "BF16", SHORT, [None, softmax(LAST)]),
+    "tied": (dict(tie_word_embeddings=True), "F32", FEW, [None]),
+    "sharded": (dict(REWARD), "F32", FEW, [None]),
+    "no-prefix": (dict(), "F16", FEW, [None]),
+    "ignored-tensors": (dict(), "BF16", FEW, [None]),
 }
 
-# The shipped demo: a few hundred kB of bfloat16, a reward model with random weights.
+# What `make demo` scores with: a reward model of some hundred kB, with random weights.
 DEMO = dict(REWARD, vocab_size=512, hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=8,
-            num_key_value_heads=2, max_position_embeddings=2048)
+            max_position_embeddings=2048)
