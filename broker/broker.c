@@ -5,21 +5,67 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "schema/log.h"
 
-#define MESSAGES_PER_TURN 256
+#define REPLY_BYTES_PER_TURN (64u << 20)
 #define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define DRAIN_MS 30000
 
-int broker_job_changed(struct broker *b, int64_t job, struct err *e)
+/* ---- transactions ---- */
+
+int broker_begin(struct broker *b, struct err *e)
 {
-    waiters_job_changed(b, job);
-    progress_job_changed(b, job);
-    b->wake = 1;
-    return planner_job_changed(b->planner, job, e);
+    if (b->in_transaction)
+        return 0;
+    int rc = store_begin(b->store, e);
+    b->in_transaction = rc == 0;
+    return rc;
+}
+
+int broker_commit(struct broker *b, struct err *e)
+{
+    if (!b->in_transaction)
+        return 0;
+    b->in_transaction = 0;
+    int rc = store_commit(b->store, e);
+    if (rc == 0 && b->disk_is_full) {
+        b->disk_is_full = 0;
+        log_info("event=disk_has_room");
+    }
+    return rc;
+}
+
+void broker_rollback(struct broker *b)
+{
+    if (b->in_transaction)
+        store_rollback(b->store);
+    b->in_transaction = 0;
+}
+
+static _Noreturn void die_of(const struct err *e)
+{
+    die(EX_IOERR, "event=%s error=\"%s\"",
+        e->code == ASSAY_EFULL ? "disk_full what=results" : "database_failed outcome=unknown",
+        e->msg);
+}
+
+static void note_full_disk(struct broker *b, const struct err *e)
+{
+    if (e->code != ASSAY_EFULL)
+        die_of(e);
+    if (!b->disk_is_full)
+        log_warn("event=disk_full error=\"%s\"", e->msg);
+    b->disk_is_full = 1;
+}
+
+void broker_forgo(struct broker *b, const struct err *e)
+{
+    broker_rollback(b);
+    note_full_disk(b, e);
 }
 
 /* ---- requests ---- */
@@ -58,25 +104,38 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
  * same now. */
 static void refuse_turn(struct broker *b, struct err *e)
 {
-    store_rollback(b->store);
-    b->in_transaction = 0;
-    if (e->code != ASSAY_EFULL)
-        die(74, "event=database_failed outcome=unknown error=\"%s\"", e->msg);
-    log_warn("event=disk_full error=\"%s\"", e->msg);
+    broker_rollback(b);
+    note_full_disk(b, e);
     e->code = ASSAY_EQUEUEFULL;
     e->retry_after_ms = 5000;
     outbox_fail(b->outbox, e);
+    waiters_settle(b, e);
 }
 
-static void commit_turn(struct broker *b, int rc, struct err *e)
+/* Who looks at jobs hears of those that were written to; after the transaction, so that it sees
+ * them as they are now, also when it was undone. */
+static void tell_of_touched(struct broker *b)
 {
-    int failed = rc < 0;
-    if (!failed && b->in_transaction)
-        failed = store_commit(b->store, e) != 0;
-    b->in_transaction = 0;
-    if (failed)
+    struct err e = {0};
+    for (int i = 0; i < b->n_touched; i++) {
+        waiters_job_changed(b, b->touched[i]);
+        progress_job_changed(b, b->touched[i]);
+        if (planner_job_changed(b->planner, b->touched[i], &e) < 0)
+            die_of(&e);
+    }
+    b->n_touched = 0;
+}
+
+static void end_requests(struct broker *b, int rc, struct err *e)
+{
+    if (rc == 0 && b->n_touched > 0)
+        rc = broker_commit(b, e);
+    if (rc == 0)
+        waiters_settle(b, NULL);
+    else
         refuse_turn(b, e);
     outbox_send(b->outbox);
+    tell_of_touched(b);
 }
 
 /* Whatever clients sent, up to a bound, in one transaction. */
@@ -84,7 +143,7 @@ static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    for (int i = 0; i < MESSAGES_PER_TURN && rc == 0; i++) {
+    for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0; i++) {
         struct envelope env;
         zmq_msg_t body;
         zmq_msg_init(&body);
@@ -94,37 +153,27 @@ static void take_requests(struct broker *b)
             b->wake = 1;
         }
         zmq_msg_close(&body);
-        if (got < 0)
+        if (got < 0 || outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
             break;
     }
-    commit_turn(b, rc, &e);
+    end_requests(b, rc, &e);
 }
 
 /* ---- work ---- */
 
-/* Results of accepted work are written whatever it takes: with a full disk, into the space that was
- * held back. */
 static void take_work(struct broker *b)
 {
     struct err e = {0};
     int rc = broker_take_outcomes(b, &e);
     if (rc == 0)
         rc = broker_dispatch(b, &e);
-    if (rc == 0 && b->in_transaction) {
-        rc = store_commit(b->store, &e);
-        b->in_transaction = 0;
-    }
-    if (rc == ASSAY_EFULL && store_free_reserve(b->store))
-        die(74, "event=disk_full what=results action=\"reserve freed; start again\" error=\"%s\"",
-            e.msg);
     if (rc < 0)
-        die(74, "event=database_failed outcome=unknown error=\"%s\"", e.msg);
+        die_of(&e);
 }
 
-static void write_workers(struct broker *b)
+static int write_workers(struct broker *b, struct err *e)
 {
-    struct err e = {0};
-    int rc = broker_begin(b, &e);
+    int rc = broker_begin(b, e);
     for (int g = 0; g < b->options->replicas; g++) {
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
@@ -132,11 +181,10 @@ static void write_workers(struct broker *b)
             struct store_worker w = {g, (int)r, group_incarnation(b->groups[g]), ranks[r].pid,
                 ranks[r].device, group_state_name(group_state(b->groups[g])), b->counters.batches,
                 group_restarts(b->groups[g])};
-            rc = store_set_worker(b->store, &w, &e);
+            rc = store_set_worker(b->store, &w, e);
         }
     }
-    if (rc < 0)
-        log_warn("event=workers_not_written error=\"%s\"", e.msg);
+    return rc;
 }
 
 /* A checkpoint that no worker can read will not get better by itself. */
@@ -158,10 +206,8 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     struct err e = {0};
     if (now_ms < due_ms)
         return due_ms;
-    write_workers(b);
-    if (b->in_transaction && store_commit(b->store, &e) != 0)
-        die(74, "event=database_failed outcome=unknown error=\"%s\"", e.msg);
-    b->in_transaction = 0;
+    if (write_workers(b, &e) != 0 || broker_commit(b, &e) != 0)
+        broker_forgo(b, &e);
     store_idle(b->store);
     return now_ms + HOUSEKEEPING_MS;
 }
@@ -263,5 +309,10 @@ int broker_run(struct broker *b, struct err *e)
     }
     if (signal_fd >= 0)
         close(signal_fd);
+    if (rc == 0) {
+        waiters_end(b);
+        if (broker_commit(b, e) != 0) /* an open transaction would keep the last checkpoint out */
+            broker_forgo(b, e);
+    }
     return rc;
 }

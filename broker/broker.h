@@ -1,11 +1,14 @@
 /* broker.h - the broker's one context, and the parts that its event loop (broker.c) is made of.
  *
  * One thread. A turn of the loop:
- *     groups    what came back from workers and what goes out to them: first, so that they never
- *               wait for the disk
- *     commit    results and batch records, one transaction
+ *     outcomes  results of the batches that came back, one transaction, synced
+ *     dispatch  the next batches to groups with free slots
  *     requests  whatever clients sent, one transaction; replies are held until it is on the disk
  *     waiters   those whose rows are there now, or whose time is over
+ *
+ * What is only for show (leases, batch records, rates, workers) is written into whatever
+ * transaction is next and never synced for its own sake: it may be lost, and with a full disk it
+ * is.
  *
  * A row's way: requests.c decodes, admit.c judges, store_chunks.c keeps, planner.c plans, group.c
  * stages, (the worker computes,) results.c checks and keeps, reads.c and waiters.c reply. */
@@ -23,6 +26,8 @@
 
 struct waiters;
 struct progress_table;
+
+#define BROKER_MESSAGES_PER_TURN 256
 
 struct counters {
     int64_t requests, refused, rows_accepted, rows_done, rows_failed, tokens, batches, batches_lost;
@@ -45,16 +50,29 @@ struct broker {
     struct counters counters;
     int64_t started_ms;
     int draining;
-    int in_transaction; /* of the present turn */
-    int wake;           /* something was done that the next turn must look at without waiting */
+    int in_transaction;                        /* one is open; nothing in it was told to anyone */
+    int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
+    int n_touched;
+    int disk_is_full; /* as it was last logged */
+    int wake;         /* something was done that the next turn must look at without waiting */
 };
 
-/* requests.c - one message: its reply goes to the outbox. Returns 0, or ASSAY_EFULL or ASSAY_EIO
- * when the database failed: then nothing of this turn's requests was kept. */
+/* broker.c */
+int broker_run(struct broker *b, struct err *e);   /* until stopped by a signal; 0, or negative */
+int broker_begin(struct broker *b, struct err *e); /* opens a transaction if none is open */
+/* Syncs what is open, if anything. When that fails nothing of it was kept (ASSAY_EFULL), or nobody
+ * knows (the broker must exit). */
+int broker_commit(struct broker *b, struct err *e);
+void broker_rollback(struct broker *b);
+/* Writing something that is only for show failed: goes on without it where the disk is full, dies
+ * of anything else. */
+void broker_forgo(struct broker *b, const struct err *e);
+
+/* requests.c - one message: its reply goes to the outbox, the job that it wrote to into `touched`.
+ * Returns 0, or ASSAY_EFULL or ASSAY_EIO when the database failed: then nothing of this turn's
+ * requests may be kept. */
 int broker_request(
     struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e);
-int broker_begin(
-    struct broker *b, struct err *e); /* opens the turn's transaction if it is not open */
 
 /* reads.c - replies made from the store alone */
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
@@ -67,26 +85,31 @@ int reply_jobs(
  * nothing was written. */
 int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
     uint64_t after, uint32_t limit, int wait, struct err *e);
-/* All rows of a job in order. */
+/* All rows of a job in order; too_large when they do not fit into one message. */
 int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e);
 const char *job_state_name(enum job_state state);
 
-/* results.c - outcomes of batches into the store: values checked for NaN and infinity, lost batches
- * planned again. */
+/* results.c - outcomes of batches into the store, synced: values checked for NaN and infinity, lost
+ * batches planned again. */
 int broker_take_outcomes(struct broker *b, struct err *e);
 /* Fill the groups' free slots. */
 int broker_dispatch(struct broker *b, struct err *e);
 
 /* waiters.c - requests whose reply must wait for rows: results with wait_ms, score */
 enum waiter_kind { WAIT_RESULTS, WAIT_SCORE };
-int waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
-    const struct request *q, int64_t job, long long deadline_ms, struct err *e);
+int waiters_check_room(const struct broker *b, struct err *e); /* 0, or ASSAY_EQUEUEFULL */
+void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
+    const struct request *q, int64_t job, long long deadline_ms);
+/* The turn that the newest waiters came in is over. why: it was undone, they all hear that; NULL:
+ * it is on the disk. */
+void waiters_settle(struct broker *b, const struct err *why);
 void waiters_job_changed(
     struct broker *b, int64_t job); /* look at its waiters at the end of the turn */
-/* Answers who can be answered; returns the earliest deadline (monotonic ms). Nothing may be
+/* Answers who can be answered; returns the earliest deadline (monotonic ms). No row's result may be
  * uncommitted. */
 long long waiters_tick(struct broker *b, long long now_ms);
+void waiters_end(struct broker *b); /* the broker stops: not_ready for all that are left */
 struct waiters *waiters_new(void);
 void waiters_free(struct waiters **w);
 
@@ -97,10 +120,5 @@ void progress_job_changed(struct broker *b, int64_t job);
 /* Publishes what changed, a few times a second at most; returns when it wants to be called again.
  */
 long long progress_tick(struct broker *b, long long now_ms);
-
-/* broker.c */
-int broker_run(struct broker *b, struct err *e); /* until stopped by a signal; 0, or negative */
-/* Everything that must hear of a job that changed. */
-int broker_job_changed(struct broker *b, int64_t job, struct err *e);
 
 #endif

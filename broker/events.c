@@ -169,7 +169,7 @@ long long progress_tick(struct broker *b, long long now_ms)
             continue;
         entry->changed = 0;
         if (tell(b, entry, now_ms, &e) < 0)
-            log_warn("event=progress_not_written error=\"%s\"", e.msg);
+            broker_forgo(b, &e);
     }
     return p->next_ms;
 }

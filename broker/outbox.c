@@ -135,6 +135,14 @@ static void send_letter(struct outbox *o, const struct letter *l)
             zmq_strerror(errno)); /* the client is gone or does not read */
 }
 
+size_t outbox_bytes(const struct outbox *o)
+{
+    size_t n = 0;
+    for (const struct letter *l = o->first; l; l = l->next)
+        n += l->body.buffer.size;
+    return n;
+}
+
 void outbox_send(struct outbox *o)
 {
     for (const struct letter *l = o->first; l; l = l->next)

@@ -34,6 +34,7 @@ void outbox_error(
     struct outbox *o, const struct envelope *env, struct slice id, const struct err *e);
 /* Replace every kept reply by this error. */
 void outbox_fail(struct outbox *o, const struct err *e);
+size_t outbox_bytes(const struct outbox *o); /* of the kept replies */
 void outbox_send(struct outbox *o); /* all, without waiting; what cannot be delivered is dropped */
 
 #endif

@@ -8,6 +8,7 @@
 #include "schema/version.h"
 
 #define DEFAULT_LIMIT 1000
+#define PAGE_BYTES (8u << 20) /* of a reply to `results`, about */
 
 const char *job_state_name(enum job_state state)
 {
@@ -341,6 +342,8 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     struct store_job j;
     struct page p = {
         .model = &b->model, .next = after, .max_bytes = b->limits.max_message_bytes / 4};
+    if (p.max_bytes > PAGE_BYTES)
+        p.max_bytes = PAGE_BYTES;
     uint32_t rows = limit ? limit : DEFAULT_LIMIT;
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
@@ -364,12 +367,16 @@ int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
 {
     struct store_job j;
-    struct page p = {.model = &b->model, .max_bytes = SIZE_MAX};
+    struct page p = {.model = &b->model, .max_bytes = b->limits.max_message_bytes};
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;
     msg_writer_init(&p.rows);
     rc = store_each_result_by_index(b->store, job, add_result, &p, e);
+    if (rc == 0 && p.rows.buffer.size > p.max_bytes)
+        rc = err_set(e, ASSAY_ETOOLARGE,
+            "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
+            p.max_bytes, j.key);
     if (rc == 0) {
         struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
         msg_key_int(w, "job", job);

@@ -2,6 +2,7 @@
  *
  * A request that is refused has changed nothing: what can refuse it is looked at before the first
  * write. What fails after that is the database, and then the whole turn is undone. */
+#include <assert.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,13 +14,11 @@
 #define SCORE_PRIORITY 50
 #define SCORE_TIMEOUT_MS 60000
 
-int broker_begin(struct broker *b, struct err *e)
+/* From here on the request writes to this job. */
+static void touch(struct broker *b, int64_t job)
 {
-    if (b->in_transaction)
-        return 0;
-    int rc = store_begin(b->store, e);
-    b->in_transaction = rc == 0;
-    return rc;
+    assert(b->n_touched < BROKER_MESSAGES_PER_TURN);
+    b->touched[b->n_touched++] = job;
 }
 
 /* ---- submit ---- */
@@ -111,6 +110,7 @@ static int add_chunk(struct broker *b, struct slice key, int priority, const str
         rc = store_new_job(b->store, key, priority, q->meta, job, e);
     if (rc < 0)
         return rc;
+    touch(b, *job);
     struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal};
     rc = store_add_chunk(b->store, &chunk, e);
     if (rc < 0 || rc == CHUNK_SAME)
@@ -120,10 +120,9 @@ static int add_chunk(struct broker *b, struct slice key, int priority, const str
         rc = place_rows(b, *job, q->rows, e);
         if (rc == 0)
             rc = place_pending(b, *job, e);
-        if (rc != 0)
-            return rc;
+        return rc;
     }
-    return broker_job_changed(b, *job, e);
+    return 0;
 }
 
 static int on_submit(
@@ -169,11 +168,14 @@ static int on_score(
     if (rc == 0)
         rc = check_room(b, q, e);
     if (rc == 0)
+        rc = waiters_check_room(b, e);
+    if (rc == 0)
         rc = add_chunk(b, name, q->has_priority ? q->priority : SCORE_PRIORITY, &whole, &job, e);
     if (rc != 0)
         return rc;
     uint32_t timeout_ms = q->timeout_ms ? q->timeout_ms : SCORE_TIMEOUT_MS;
-    return waiters_add(b, WAIT_SCORE, env, q, job, now_mono_ms() + timeout_ms, e);
+    waiters_add(b, WAIT_SCORE, env, q, job, now_mono_ms() + timeout_ms);
+    return 0;
 }
 
 /* ---- on jobs ---- */
@@ -202,10 +204,15 @@ static int find_job(
 static int on_results(struct broker *b, const struct envelope *env, const struct request *q,
     int64_t job, struct err *e)
 {
-    if (q->wait_ms > 0 && !b->draining)
-        return waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms, e);
-    int rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
-    return rc < 0 ? rc : 0;
+    int rc;
+    if (q->wait_ms == 0 || b->draining) {
+        rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
+        return rc < 0 ? rc : 0;
+    }
+    rc = waiters_check_room(b, e);
+    if (rc == 0)
+        waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms);
+    return rc;
 }
 
 static int change_job(struct broker *b, const struct request *q, const struct store_job *j,
@@ -214,6 +221,7 @@ static int change_job(struct broker *b, const struct request *q, const struct st
     int rc = broker_begin(b, e);
     if (rc != 0)
         return rc;
+    touch(b, j->job);
     if (j->cancelled && q->op != OP_CANCEL)
         return err_field(e, ASSAY_ESTATE, "job", "the job is cancelled");
     if (q->op == OP_RETRY)
@@ -236,8 +244,6 @@ static int on_change(struct broker *b, const struct envelope *env, const struct 
     struct store_job after;
     int64_t retried = 0;
     int rc = change_job(b, q, j, &retried, e);
-    if (rc == 0)
-        rc = broker_job_changed(b, j->job, e);
     if (rc == 0)
         rc = store_get_job(b->store, j->job, &after, e);
     if (rc != 1)
@@ -296,11 +302,9 @@ int broker_request(
     b->counters.requests++;
     if (rc == 0)
         rc = serve(b, env, &q, e);
-    if (rc == ASSAY_EFULL || rc == ASSAY_EIO)
-        return rc;
     if (rc < 0) {
         b->counters.refused++;
         outbox_error(b->outbox, env, q.id, e);
     }
-    return 0;
+    return rc == ASSAY_EFULL || rc == ASSAY_EIO ? rc : 0;
 }

@@ -2,12 +2,26 @@
  *
  * Results of a batch are checked here: the group has seen that the slot's token is right and that
  * all ranks agree; a row with a NaN or an infinity becomes that row's error, its neighbours are
- * kept. */
+ * kept.
+ *
+ * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
+ * that is full gets the space of the reserve file back. */
 #include <stdio.h>
 #include <string.h>
 
 #include "broker/broker.h"
 #include "schema/log.h"
+
+#define MAX_OUTCOMES (OPTIONS_MAX_REPLICAS * STAGE_MAX_SLOTS)
+
+/* A batch on its way from a group into the store. */
+struct outcome {
+    struct batch *batch;
+    enum batch_outcome kind;
+    const struct err *refused; /* no group can take it; else NULL */
+};
+
+/* ---- one row ---- */
 
 static int is_finite(float v)
 {
@@ -39,107 +53,146 @@ static int keep(
     return rc < 0 ? rc : 0;
 }
 
-static int keep_results(struct broker *b, const struct batch *batch, struct err *e)
+/* ---- one batch ---- */
+
+static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
     const float *values = batch->values;
     char message[128];
-    int rc = store_batch_ended(b->store, batch, 1, e);
+    int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++) {
         struct store_result result = judge(batch->rows[i], values, message, sizeof message);
         rc = keep(b, batch->rows[i], &result, e);
         values += batch->rows[i]->n_values;
     }
-    b->counters.batches++;
+    return rc;
+}
+
+/* A batch that no group can take, whatever its state, as after a start with a smaller --max-len:
+ * its rows fail, it is no use to try again. */
+static int keep_refused(
+    struct broker *b, const struct batch *batch, const struct err *why, struct err *e)
+{
+    struct store_result result = {
+        .error_code = why->code == ASSAY_ETOOLARGE ? ASSAY_ETOOLONG : ASSAY_EINTERNAL,
+        .error_message = why->msg};
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++)
+        rc = keep(b, batch->rows[i], &result, e);
     return rc;
 }
 
 /* The one row of this batch has killed its group for the last time. */
 static int keep_killer(struct broker *b, const struct batch *batch, struct err *e)
 {
-    char message[192];
+    char how[64], message[192];
     struct store_result result = {.error_code = ASSAY_EKILLED, .error_message = message};
     const struct row *r = batch->rows[0];
     if (batch->lost_signal)
-        snprintf(message, sizeof message,
-            "the row alone ended a worker group %u times; signal %d, batch %lld", r->attempts,
-            batch->lost_signal, (long long)batch->number);
+        snprintf(how, sizeof how, "signal %d", batch->lost_signal);
     else if (batch->lost_exit >= 0)
-        snprintf(message, sizeof message,
-            "the row alone ended a worker group %u times; exit code %d, batch %lld", r->attempts,
-            batch->lost_exit, (long long)batch->number);
+        snprintf(how, sizeof how, "exit code %d", batch->lost_exit);
     else
-        snprintf(message, sizeof message,
-            "the row alone ended a worker group %u times; it hung or failed, batch %lld",
-            r->attempts, (long long)batch->number);
+        snprintf(how, sizeof how, "it hung or failed");
+    snprintf(message, sizeof message, "the row alone ended a worker group %u times; %s, batch %lld",
+        r->attempts + 1, how, (long long)batch->number);
     log_warn("event=row_set_aside job=%lld i=%u reason=\"%s\"", (long long)row_job(r->row),
         row_index(r->row), message);
     return keep(b, r, &result, e);
 }
 
-/* Takes *batch when it is done with it. */
-static int keep_lost(struct broker *b, struct batch **batch, int was_running, struct err *e)
+/* The row is alone, and its group died: it is to blame. The planner counts it when the outcome is
+ * synced; the database, for who wants to see, has the count that will be. */
+static int keep_blame(struct broker *b, const struct batch *batch, struct err *e)
 {
-    int rc = store_batch_ended(b->store, *batch, 0, e);
-    b->counters.batches_lost++;
-    if (rc != 0)
-        return rc;
-    int blamed = planner_lost(b->planner, batch, was_running);
-    if (blamed == 1)
-        rc = keep_killer(b, *batch, e);
+    struct row copy = *batch->rows[0];
+    copy.attempts++;
+    int rc = store_set_attempts(b->store, &copy, e);
+    if (rc == 0 && copy.attempts >= PLANNER_ATTEMPTS)
+        rc = keep_killer(b, batch, e);
     return rc;
 }
 
-/* Attempts are kept in the database for who wants to see; a suspect of one row has its new count
- * when planner_lost returned. */
-static int keep_attempts(struct broker *b, const struct row *r, uint32_t attempts, struct err *e)
+static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e)
 {
-    struct row copy = *r;
-    copy.attempts = attempts;
-    return store_set_attempts(b->store, &copy, e);
-}
-
-static int take_one(
-    struct broker *b, struct batch **batch, enum batch_outcome outcome, struct err *e)
-{
-    const struct batch *taken = *batch;
-    int64_t last = 0;
-    int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < taken->n_rows; i++)
-        if (row_job(taken->rows[i]->row) != last)
-            rc = broker_job_changed(b, last = row_job(taken->rows[i]->row), e);
-    if (rc == 0 && outcome == BATCH_LOST_RUNNING && taken->suspect && taken->n_rows == 1)
-        rc = keep_attempts(b, taken->rows[0], taken->rows[0]->attempts + 1, e);
+    int rc = store_batch_ended(b->store, o->batch, o->kind == BATCH_DONE && !o->refused, e);
     if (rc != 0)
         return rc;
-    return outcome == BATCH_DONE ? keep_results(b, taken, e)
-                                 : keep_lost(b, batch, outcome == BATCH_LOST_RUNNING, e);
+    if (o->refused)
+        return keep_refused(b, o->batch, o->refused, e);
+    if (o->kind == BATCH_DONE)
+        return keep_values(b, o->batch, e);
+    if (o->kind == BATCH_LOST_RUNNING && o->batch->suspect && o->batch->n_rows == 1)
+        return keep_blame(b, o->batch, e);
+    return 0;
+}
+
+/* ---- all of a turn ---- */
+
+static int write_outcomes(struct broker *b, const struct outcome *list, int n, struct err *e)
+{
+    int rc = broker_begin(b, e);
+    for (int i = 0; rc == 0 && i < n; i++)
+        rc = keep_outcome(b, &list[i], e);
+    if (rc == 0)
+        rc = broker_commit(b, e);
+    if (rc != 0)
+        broker_rollback(b);
+    return rc;
+}
+
+static void tell_jobs(struct broker *b, const struct batch *batch)
+{
+    int64_t last = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        int64_t job = row_job(batch->rows[i]->row);
+        if (job == last)
+            continue;
+        waiters_job_changed(b, job);
+        progress_job_changed(b, job);
+        last = job;
+    }
+}
+
+/* Its outcome is synced: the batch goes back to the planner. */
+static void settle(struct broker *b, struct outcome *o)
+{
+    tell_jobs(b, o->batch);
+    b->wake = 1;
+    if (o->kind == BATCH_DONE) {
+        b->counters.batches += !o->refused;
+        planner_finished(b->planner, &o->batch);
+        return;
+    }
+    b->counters.batches_lost++;
+    if (planner_lost(b->planner, &o->batch, o->kind == BATCH_LOST_RUNNING) == 1)
+        planner_finished(b->planner, &o->batch);
+}
+
+/* Results of accepted work are written whatever it takes: on a full disk, into the space that was
+ * held back. */
+static int settle_all(struct broker *b, struct outcome *list, int n, struct err *e)
+{
+    struct counters before = b->counters;
+    int rc = write_outcomes(b, list, n, e);
+    if (rc == ASSAY_EFULL && store_free_reserve(b->store)) {
+        log_warn("event=disk_full action=\"reserve freed for results\" error=\"%s\"", e->msg);
+        b->counters = before;
+        rc = write_outcomes(b, list, n, e);
+    }
+    for (int i = 0; rc == 0 && i < n; i++)
+        settle(b, &list[i]);
+    return rc;
 }
 
 int broker_take_outcomes(struct broker *b, struct err *e)
 {
-    struct batch *finished = NULL, *batch;
-    enum batch_outcome outcome;
-    int rc = 0;
+    struct outcome list[MAX_OUTCOMES];
+    int n = 0;
     for (int g = 0; g < b->options->replicas; g++)
-        while (rc == 0 && group_take(b->groups[g], &batch, &outcome)) {
-            rc = broker_begin(b, e);
-            if (rc == 0)
-                rc = take_one(b, &batch, outcome, e);
-            if (batch) {
-                batch->next = finished;
-                finished = batch;
-            }
-        }
-    if (rc == 0 && b->in_transaction) {
-        rc = store_commit(b->store, e);
-        b->in_transaction = 0;
-    }
-    for (; finished; finished = batch) {
-        batch = finished->next;
-        if (rc == 0)
-            planner_finished(b->planner, &finished);
-    }
-    return rc;
+        while (n < MAX_OUTCOMES && group_take(b->groups[g], &list[n].batch, &list[n].kind))
+            list[n++].refused = NULL;
+    return n > 0 ? settle_all(b, list, n, e) : 0;
 }
 
 /* ---- going out ---- */
@@ -152,36 +205,30 @@ static uint32_t in_flight(const struct broker *b)
     return n;
 }
 
-/* A batch that no group can take, whatever its state: its rows fail, it is no use to try again. */
-static int refuse_batch(
-    struct broker *b, struct batch **batch, const struct err *why, struct err *e)
+static void write_start(struct broker *b, int g, struct batch *batch)
 {
-    struct store_result result = {.error_code = ASSAY_EINTERNAL, .error_message = why->msg};
-    int rc = 0;
-    log_error("event=batch_refused error=\"%s\"", why->msg);
-    for (uint32_t i = 0; rc == 0 && i < (*batch)->n_rows; i++)
-        rc = keep(b, (*batch)->rows[i], &result, e);
-    if (rc == 0)
-        planner_finished(b->planner, batch);
-    return rc;
+    struct err e = {0};
+    batch->started_wall_ms = now_wall_ms();
+    if (broker_begin(b, &e) != 0 ||
+        store_batch_started(b->store, batch, g, group_incarnation(b->groups[g]), &e) != 0)
+        broker_forgo(b, &e);
 }
 
+/* 1 gone, 0 it will come again, negative: the database failed. */
 static int send_out(struct broker *b, int g, struct batch **batch, struct err *e)
 {
     struct err why = {0};
-    (*batch)->started_wall_ms = now_wall_ms();
-    int rc = broker_begin(b, e);
+    write_start(b, g, *batch);
+    int rc = group_run(b->groups[g], batch, &why);
     if (rc == 0)
-        rc = store_batch_started(b->store, *batch, g, group_incarnation(b->groups[g]), e);
-    if (rc != 0)
+        planner_lost(b->planner, batch, 0); /* not taken after all */
+    if (rc >= 0)
         return rc;
-    rc = group_run(b->groups[g], batch, &why);
-    if (rc == 1)
-        return 0;
-    if (rc < 0)
-        return refuse_batch(b, batch, &why, e);
-    planner_lost(b->planner, batch, 0); /* not taken after all: it comes again */
-    return 0;
+    log_error("event=batch_refused error=\"%s\"", why.msg);
+    struct outcome refused = {*batch, BATCH_DONE, &why};
+    *batch = NULL;
+    rc = settle_all(b, &refused, 1, e);
+    return rc < 0 ? rc : 1;
 }
 
 int broker_dispatch(struct broker *b, struct err *e)
@@ -189,17 +236,16 @@ int broker_dispatch(struct broker *b, struct err *e)
     int rc = 0, sent = 1;
     if (b->draining)
         return 0;
-    while (rc == 0 && sent) { /* round by round, so that groups share the work */
+    while (rc >= 0 && sent) { /* round by round, so that groups share the work */
         sent = 0;
-        for (int g = 0; rc == 0 && g < b->options->replicas; g++) {
+        for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
             struct batch *batch = NULL;
             if (group_free_slots(b->groups[g]) == 0)
                 continue;
             rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
-            if (rc != 1)
-                continue;
-            sent = 1;
-            rc = send_out(b, g, &batch, e);
+            if (rc == 1)
+                rc = send_out(b, g, &batch, e);
+            sent |= rc == 1;
         }
     }
     return rc < 0 ? rc : 0;

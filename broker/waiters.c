@@ -1,7 +1,10 @@
 /* waiters.c - requests that wait for rows (broker.h).
  *
  * A waiter keeps all that its reply needs. It is looked at when its job changed in this turn, and
- * when its time is over. Their number is bounded; the next one is refused. */
+ * when its time is over. Their number is bounded; the next one is refused.
+ *
+ * A request that waits has no reply in the outbox that could be replaced when its turn is undone:
+ * waiters of the present turn are known as such until it is settled. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,9 +27,12 @@ struct waiter {
     struct waiter *next;
 };
 
+/* The newest come first, so those of the present turn are the first n_new. */
 struct waiters {
     struct waiter *first;
-    int n;
+    int n, n_new;
+    int any_changed;
+    long long next_ms; /* earliest deadline, as of the last tick */
 };
 
 struct waiters *waiters_new(void)
@@ -46,11 +52,18 @@ void waiters_free(struct waiters **out)
     *out = NULL;
 }
 
-int waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
-    const struct request *q, int64_t job, long long deadline_ms, struct err *e)
+int waiters_check_room(const struct broker *b, struct err *e)
 {
-    if (b->waiters->n >= MAX_WAITERS)
-        return err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests", MAX_WAITERS);
+    if (b->waiters->n < MAX_WAITERS)
+        return 0;
+    err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests", MAX_WAITERS);
+    e->retry_after_ms = 1000;
+    return ASSAY_EQUEUEFULL;
+}
+
+void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
+    const struct request *q, int64_t job, long long deadline_ms)
+{
     struct waiter *w = xcalloc(1, sizeof *w);
     *w = (struct waiter){.kind = kind,
         .envelope = *env,
@@ -65,25 +78,49 @@ int waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *
         memcpy(w->id, q->id.at, w->id_len);
     b->waiters->first = w;
     b->waiters->n++;
-    return 0;
+    b->waiters->n_new++;
+    b->waiters->any_changed = 1;
+}
+
+/* The waiter at *at is answered: it goes. */
+static void drop(struct waiters *all, struct waiter **at)
+{
+    struct waiter *w = *at;
+    *at = w->next;
+    all->n--;
+    free(w);
+}
+
+static struct slice id_of(const struct waiter *w)
+{
+    return (struct slice){w->id_len ? w->id : NULL, w->id_len};
+}
+
+void waiters_settle(struct broker *b, const struct err *why)
+{
+    for (; why && b->waiters->n_new > 0; b->waiters->n_new--) {
+        outbox_error(b->outbox, &b->waiters->first->envelope, id_of(b->waiters->first), why);
+        drop(b->waiters, &b->waiters->first);
+    }
+    b->waiters->n_new = 0;
 }
 
 void waiters_job_changed(struct broker *b, int64_t job)
 {
     for (struct waiter *w = b->waiters->first; w; w = w->next)
-        w->changed |= w->job == job;
+        if (w->job == job)
+            w->changed = b->waiters->any_changed = 1;
 }
 
 /* The reply to `score` when its job is over or its time is: 1 when it was given. */
-static int try_score(
-    struct broker *b, const struct waiter *w, struct slice id, int timed_out, struct err *e)
+static int try_score(struct broker *b, const struct waiter *w, int timed_out, struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(b->store, w->job, &j, e);
     if (rc != 1)
-        return rc;
+        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)w->job);
     if (j.sealed && j.done == j.placed) {
-        rc = reply_score(b, &w->envelope, id, w->job, e);
+        rc = reply_score(b, &w->envelope, id_of(w), w->job, e);
         return rc < 0 ? rc : 1;
     }
     if (j.state == JOB_CANCELLED)
@@ -100,33 +137,49 @@ static int try_score(
 static int try_answer(struct broker *b, const struct waiter *w, long long now_ms)
 {
     struct err e = {0};
-    struct slice id = {w->id_len ? w->id : NULL, w->id_len};
     int timed_out = now_ms >= w->deadline_ms;
-    int rc = w->kind == WAIT_SCORE ? try_score(b, w, id, timed_out, &e)
-                                   : reply_results(b, &w->envelope, id, w->job, w->after, w->limit,
-                                         !timed_out && !b->draining, &e);
+    int rc = w->kind == WAIT_SCORE ? try_score(b, w, timed_out, &e)
+                                   : reply_results(b, &w->envelope, id_of(w), w->job, w->after,
+                                         w->limit, !timed_out && !b->draining, &e);
     if (rc < 0)
-        outbox_error(b->outbox, &w->envelope, id, &e);
+        outbox_error(b->outbox, &w->envelope, id_of(w), &e);
+    outbox_send(b->outbox);
     return rc != 0;
 }
 
 long long waiters_tick(struct broker *b, long long now_ms)
 {
-    long long next_ms = FOREVER;
-    struct waiter **at = &b->waiters->first;
+    struct waiters *all = b->waiters;
+    struct waiter **at = &all->first;
+    if (!all->any_changed && now_ms < all->next_ms && !b->draining)
+        return all->next_ms;
+    all->any_changed = 0;
+    all->next_ms = FOREVER;
     while (*at) {
         struct waiter *w = *at;
-        if ((w->changed || now_ms >= w->deadline_ms || b->draining) && try_answer(b, w, now_ms)) {
-            *at = w->next;
-            b->waiters->n--;
-            free(w);
+        int due = w->changed || now_ms >= w->deadline_ms || b->draining;
+        if (due && try_answer(b, w, now_ms)) {
+            drop(all, at);
             continue;
         }
         w->changed = 0;
-        if (w->deadline_ms < next_ms)
-            next_ms = w->deadline_ms;
+        if (w->deadline_ms < all->next_ms)
+            all->next_ms = w->deadline_ms;
         at = &w->next;
     }
+    return all->next_ms;
+}
+
+void waiters_end(struct broker *b)
+{
+    struct err e = {0};
+    while (b->waiters->first) {
+        struct waiter *w = b->waiters->first;
+        err_set(&e, ASSAY_ENOTREADY, "the broker is shutting down; job %lld lives on",
+            (long long)w->job);
+        e.retry_after_ms = 1000;
+        outbox_error(b->outbox, &w->envelope, id_of(w), &e);
+        drop(b->waiters, &b->waiters->first);
+    }
     outbox_send(b->outbox);
-    return next_ms;
 }
