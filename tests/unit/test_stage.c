@@ -1,4 +1,5 @@
-/* test_stage.c - the staging segments: hand-over between two processes, stale tokens, and whatever a peer may have written. */
+/* test_stage.c - the staging segments: hand-over between two processes, stale tokens, and whatever
+ * a peer may have written. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,6 +68,10 @@ static void test_round_trip(void **unused)
     stage_release(p.stage, &token);
     assert_int_equal(stage_free_slots(p.stage), 2);
     assert_true(stage_collect(p.stage, &token, &found, &n, &e) < 0); /* not handed over any more */
+    struct stage_token first = token;
+    assert_int_equal(stage_publish(p.stage, 7, 1, &fill, &token, &e), 1);
+    assert_true(token.slot == first.slot && token.generation == first.generation + 1 &&
+                token.sequence == first.sequence + 1);
     close_pair(&p);
 }
 
@@ -134,128 +140,360 @@ static void test_slots_and_capacities(void **unused)
     close_pair(&p);
 }
 
-/* A broker's slot with any one 32-bit word of descriptor or rows changed: read whole and right, or refused. */
-static void test_corrupted_input(void **unused)
+/* Offsets of the format (stage.c). */
+enum {
+    INPUT_SLOT_0 = 4096,
+    OUTPUT_SLOT_0 = 8192,
+    IN_ROWS = 32,
+    IN_TOKENS = 36,
+    IN_POSITIONS = 40,
+    IN_VALUES = 44,
+    IN_SEQUENCE = 48,
+    ROW_0 = 64,
+    ROW_1 = 64 + 24,
+    ROW_TOKENS = 0,
+    ROW_POOL = 4,
+    ROW_ACTIVATION = 8,
+    ROW_POSITIONS = 16,
+    ROW_VALUES = 20,
+    POSITIONS_AT = 64 + 128 + 448, /* rows [4] and ids [100], rounded up to 64 */
+    OUT_VALUES = 32,
+    OUT_SEQUENCE = 40,
+};
+
+/* The input segment as the broker sees it, from outside: opened anew by way of /proc. */
+static uint8_t *map_writable(struct pair *p)
 {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", stage_input_fd(p->stage));
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    uint8_t *at = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(at != MAP_FAILED);
+    close(fd);
+    return at;
+}
+
+/* Leave ten valid positions in the rank's private copy, so that only a check of the count keeps it
+ * from reading on behind them. */
+static void read_many_positions(struct pair *p)
+{
+    static const int32_t zeros[10];
+    static const int32_t *const at[] = {zeros};
+    static const struct stage_row row[] = {{3, POOL_POSITIONS, ACTIVATION_NONE, -1, 10, 10}};
+    struct stage_token token;
+    struct stage_batch b;
+    struct err e = {0};
+    struct stage_fill many = {1, row, ids, at};
+    assert_int_equal(stage_publish(p->stage, 7, 1, &many, &token, &e), 1);
+    assert_int_equal(stage_read(p->view, &token, &b, &e), 0);
+    stage_release(p->stage, &token);
+}
+
+/* Each field of descriptor and rows, set to what it must not be: refused, every one. */
+static void test_corrupted_fields_of_a_batch(void **unused)
+{
+    static const struct {
+        uint32_t at, value;
+    } bad[] = {{0, 8}, {4, 1}, {8, 2}, {12, 1}, {16, 3}, {24, 1}, {28, 7}, {IN_ROWS, 0},
+        {IN_ROWS, 1}, {IN_ROWS, 3}, {IN_ROWS, 5}, {IN_ROWS, UINT32_MAX}, {IN_TOKENS, 0},
+        {IN_TOKENS, 4}, {IN_TOKENS, 6}, {IN_TOKENS, 101}, {IN_TOKENS, UINT32_MAX},
+        {IN_POSITIONS, 1}, {IN_POSITIONS, 3}, {IN_POSITIONS, 11}, {IN_VALUES, 2}, {IN_VALUES, 4},
+        {IN_VALUES, 51}, {IN_SEQUENCE, 0}, {IN_SEQUENCE, 1}, {IN_SEQUENCE, 3}, {IN_SEQUENCE + 4, 1},
+        {ROW_0 + ROW_TOKENS, 0}, {ROW_0 + ROW_TOKENS, 2}, {ROW_0 + ROW_TOKENS, 4},
+        {ROW_0 + ROW_TOKENS, UINT32_MAX}, {ROW_1 + ROW_TOKENS, UINT32_MAX - 2},
+        {ROW_0 + ROW_POOL, POOL_DEFAULT}, {ROW_0 + ROW_POOL, 7}, {ROW_0 + ROW_POOL, UINT32_MAX},
+        {ROW_0 + ROW_POOL, POOL_POSITIONS}, {ROW_1 + ROW_POOL, POOL_LAST},
+        {ROW_1 + ROW_POOL, POOL_ALL}, {ROW_0 + ROW_ACTIVATION, ACTIVATION_DEFAULT},
+        {ROW_0 + ROW_ACTIVATION, 5}, {ROW_1 + ROW_ACTIVATION, UINT32_MAX},
+        {ROW_0 + ROW_POSITIONS, 1}, {ROW_0 + ROW_POSITIONS, 2}, {ROW_1 + ROW_POSITIONS, 0},
+        {ROW_1 + ROW_POSITIONS, 1}, {ROW_1 + ROW_POSITIONS, 3}, {ROW_1 + ROW_POSITIONS, UINT32_MAX},
+        {ROW_0 + ROW_VALUES, 0}, {ROW_0 + ROW_VALUES, UINT32_MAX}, {ROW_1 + ROW_VALUES, 3},
+        {POSITIONS_AT, 2}, {POSITIONS_AT, UINT32_MAX}, {POSITIONS_AT + 4, 1u << 31}};
     struct pair p;
     struct stage_token token;
     struct stage_batch b;
     struct err e = {0};
-    int refused = 0;
     (void)unused;
     open_pair(&p);
+    read_many_positions(&p);
     assert_int_equal(stage_publish(p.stage, 7, 1, &fill, &token, &e), 1);
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", stage_input_fd(p.stage));
-    int fd = open(path, O_RDWR); /* as root the segment's own mode does not stop this */
-    if (fd < 0)
-        skip();
-    uint32_t *slot = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    assert_true(slot != MAP_FAILED);
-    for (size_t at = 4096 / 4; at < 4096 / 4 + 64; at++)
-        for (int bit = 0; bit < 32; bit += 7) {
-            slot[at] ^= 1u << bit;
-            int rc = stage_read(p.view, &token, &b, &e);
-            refused += rc < 0;
-            if (rc == 0) {
-                assert_true(
-                    b.n_tokens == 5 && b.n_rows == 2 && b.n_values == 3 && b.cu_seqlens[2] == 5);
-                for (uint32_t i = 0, k = 0; i < 2; i++)
-                    for (uint32_t j = 0; j < b.rows[i].n_positions; j++, k++)
-                        assert_true((uint32_t)b.positions[k] < b.rows[i].n_tokens);
-            }
-            slot[at] ^= 1u << bit;
-        }
-    assert_true(refused > 60);
-    assert_int_equal(stage_read(p.view, &token, &b, &e), 0);
-    munmap(slot, 8192);
-    close(fd);
+    uint8_t *slot = map_writable(&p) + INPUT_SLOT_0;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        uint32_t *word = (uint32_t *)(slot + bad[i].at), good = *word;
+        assert_int_not_equal(good, bad[i].value);
+        *word = bad[i].value;
+        e = (struct err){0};
+        if (stage_read(p.view, &token, &b, &e) != ASSAY_EFORMAT || e.msg[0] == '\0')
+            fail_msg("offset %u, value %u: expected to be refused", bad[i].at, bad[i].value);
+        *word = good;
+        assert_int_equal(stage_read(p.view, &token, &b, &e), 0);
+    }
+    munmap(slot - INPUT_SLOT_0, 8192);
     close_pair(&p);
 }
 
-static void test_ranks_cannot_write_the_input(void **unused)
+/* The broker reads what rank 0 wrote: another token, another count, or a write that did not come to
+ * its end. */
+static void test_corrupted_fields_of_a_result(void **unused)
 {
-    struct pair p;
-    (void)unused;
-    open_pair(&p);
-    assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, stage_input_fd(p.stage), 0) ==
-                MAP_FAILED);
-    struct stat st;
-    assert_int_equal(fstat(stage_input_fd(p.stage), &st), 0);
-    assert_int_equal(st.st_nlink, 0); /* no name */
-    assert_true(fcntl(stage_input_fd(p.stage), F_GETFD) & FD_CLOEXEC);
-    close_pair(&p);
-}
-
-/* A rank in a process of its own, through the inherited descriptors. */
-static void test_two_processes(void **unused)
-{
+    static const struct {
+        uint32_t at, value;
+    } bad[] = {{0, 8}, {4, 1}, {8, 2}, {12, 1}, {16, 2}, {20, 1}, {24, 1}, {28, 9}, {OUT_VALUES, 0},
+        {OUT_VALUES, 2}, {OUT_VALUES, 4}, {OUT_VALUES, 51}, {OUT_VALUES, UINT32_MAX},
+        {OUT_SEQUENCE, 0}, {OUT_SEQUENCE, 2}, {OUT_SEQUENCE + 4, 1}};
     struct pair p;
     struct stage_token token;
     struct err e = {0};
-    int status, told[2];
+    const float out[] = {1, 2, 3}, *found;
+    uint32_t n;
     (void)unused;
-    assert_int_equal(stage_new(&p.stage, &config, &e), 0);
-    assert_int_equal(pipe(told), 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        struct stage_batch b;
-        int rc = stage_attach(&p.view, stage_input_fd(p.stage), stage_output_fd(p.stage), 3, &e);
-        for (int turn = 0; rc == 0 && turn < 1000; turn++) {
-            if (read(told[0], &token, sizeof token) != sizeof token)
-                _exit(2);
-            rc = stage_read(p.view, &token, &b, &e);
-            float values[3] = {(float)b.ids[0], (float)b.ids[4], (float)turn};
-            if (rc == 0)
-                rc = stage_write(p.view, &token, values, 3, &e);
-            stage_bump(p.view);
-        }
-        _exit(rc == 0 ? 0 : 1);
+    open_pair(&p);
+    assert_int_equal(stage_publish(p.stage, 7, 1, &fill, &token, &e), 1);
+    assert_int_equal(stage_write(p.view, &token, out, 3, &e), 0);
+    uint8_t *segment =
+        mmap(NULL, 12288, PROT_READ | PROT_WRITE, MAP_SHARED, stage_output_fd(p.stage), 0);
+    assert_true(segment != MAP_FAILED);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        uint32_t *word = (uint32_t *)(segment + OUTPUT_SLOT_0 + bad[i].at), good = *word;
+        assert_int_not_equal(good, bad[i].value);
+        *word = bad[i].value;
+        if (stage_collect(p.stage, &token, &found, &n, &e) != ASSAY_EFORMAT)
+            fail_msg("offset %u, value %u: expected to be refused", bad[i].at, bad[i].value);
+        *word = good;
+        assert_int_equal(stage_collect(p.stage, &token, &found, &n, &e), 0);
     }
-    for (int turn = 0; turn < 1000; turn++) {
-        const float *values;
-        uint32_t n;
-        assert_int_equal(stage_publish(p.stage, 1, 1, &fill, &token, &e), 1);
-        assert_int_equal(write(told[1], &token, sizeof token), sizeof token);
-        while (stage_collect(p.stage, &token, &values, &n, &e) != 0)
-            ;
-        assert_true(values[0] == 1 && values[1] == 5 && values[2] == (float)turn);
-        stage_release(p.stage, &token);
-    }
-    waitpid(pid, &status, 0);
-    assert_int_equal(status, 0);
-    assert_int_equal(stage_progress(p.stage, 3), 1000);
-    assert_int_equal(stage_progress(p.stage, 0), 0);
-    close(told[0]);
-    close(told[1]);
-    stage_free(&p.stage);
+    /* What is collected is a copy. */
+    memset(segment + OUTPUT_SLOT_0 + 64, 0xff, sizeof out);
+    assert_memory_equal(found, out, sizeof out);
+    munmap(segment, 12288);
+    /* A rank that would write too much, or elsewhere. */
+    static const float many[51];
+    assert_int_equal(stage_write(p.view, &token, many, 51, &e), ASSAY_EFORMAT);
+    token.slot = 2;
+    assert_int_equal(stage_write(p.view, &token, out, 3, &e), ASSAY_EFORMAT);
+    token.slot = UINT32_MAX;
+    assert_int_equal(stage_write(p.view, &token, out, 3, &e), ASSAY_EFORMAT);
+    close_pair(&p);
 }
 
-static void test_bad_segments(void **unused)
+/* "Last" may be a position of its own, for rows that end in padding. */
+static void test_last_with_a_position(void **unused)
+{
+    static const struct stage_row padded[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 1, 1}};
+    static const int32_t *const at[] = {positions_b};
+    struct pair p;
+    struct stage_token token;
+    struct stage_batch b;
+    struct err e = {0};
+    (void)unused;
+    open_pair(&p);
+    struct stage_fill one = {1, padded, ids, at};
+    assert_int_equal(stage_publish(p.stage, 7, 1, &one, &token, &e), 1);
+    assert_int_equal(stage_read(p.view, &token, &b, &e), 0);
+    assert_true(b.n_positions == 1 && b.positions[0] == 1);
+    close_pair(&p);
+}
+
+/* A rank that writes into its input dies of it, and cannot allow itself to. */
+static void test_ranks_cannot_write_the_input(void **unused)
+{
+    struct pair p;
+    struct stat st;
+    int status;
+    (void)unused;
+    open_pair(&p);
+    int fd = stage_input_fd(p.stage);
+    assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
+    void *at = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(at != MAP_FAILED);
+    assert_int_equal(mprotect(at, 4096, PROT_READ | PROT_WRITE), -1);
+    assert_true(write(fd, "x", 1) == -1 && ftruncate(fd, 0) == -1);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, SIG_DFL); /* not cmocka's or a sanitizer's */
+        *(volatile char *)at = 1;
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    munmap(at, 4096);
+    for (int i = 0; i < 2; i++, fd = stage_output_fd(p.stage)) {
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_int_equal(st.st_nlink, 0); /* no name */
+        assert_int_equal(st.st_mode & 0777, 0600);
+        assert_true(st.st_blocks * 512 >= st.st_size); /* all of it is there */
+        assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    }
+    close_pair(&p);
+}
+
+/* The rank of the next test: reads what each token names, answers through the segment and then the
+ * pipe. Exit code 0 when the pipe ends. */
+static int run_rank(struct stage *stage, int tokens, int done)
+{
+    struct stage_view *v;
+    struct stage_token token;
+    struct stage_batch b;
+    struct err e = {0};
+    int rc = stage_attach(&v, stage_input_fd(stage), stage_output_fd(stage), 3, &e);
+    for (int turn = 0; rc == 0 && read(tokens, &token, sizeof token) == sizeof token; turn++) {
+        rc = stage_read(v, &token, &b, &e);
+        float values[3] = {(float)b.ids[0], (float)b.ids[4], (float)turn};
+        if (rc == 0)
+            rc = stage_write(v, &token, values, 3, &e);
+        stage_bump(v);
+        if (rc != 0 || write(done, &token, sizeof token) != sizeof token)
+            return 1;
+    }
+    stage_detach(&v);
+    return rc != 0;
+}
+
+/* A rank in a process of its own, through the inherited descriptors, two slots in flight. */
+static void test_two_processes(void **unused)
+{
+    enum { TURNS = 2000 };
+    struct stage *stage;
+    struct stage_token token, back;
+    struct err e = {0};
+    const float *values;
+    uint32_t n;
+    int status, told[2], done[2];
+    (void)unused;
+    assert_int_equal(stage_new(&stage, &config, &e), 0);
+    assert_true(pipe(told) == 0 && pipe(done) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(told[1]);
+        close(done[0]);
+        _exit(run_rank(stage, told[0], done[1]));
+    }
+    close(told[0]);
+    close(done[1]);
+    for (int sent = 0, got = 0; got < TURNS; got++) {
+        while (sent < TURNS && stage_publish(stage, 1, 1, &fill, &token, &e) == 1) {
+            assert_int_equal(write(told[1], &token, sizeof token), sizeof token);
+            sent++;
+        }
+        assert_int_equal(read(done[0], &back, sizeof back), sizeof back);
+        assert_int_equal(stage_collect(stage, &back, &values, &n, &e), 0);
+        assert_true(values[0] == 1 && values[1] == 5 && values[2] == (float)got);
+        stage_release(stage, &back);
+    }
+    close(told[1]);
+    close(done[0]);
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    assert_int_equal(stage_progress(stage, 3), TURNS);
+    assert_int_equal(stage_progress(stage, 0), 0);
+    stage_free(&stage);
+}
+
+static int attach(struct stage_view **v, int input_fd, int output_fd, uint32_t rank)
+{
+    struct err e = {0};
+    int rc = stage_attach(v, input_fd, output_fd, rank, &e);
+    if (rc != 0)
+        assert_true(*v == NULL && e.msg[0] != '\0');
+    return rc;
+}
+
+static void test_segments_that_are_none(void **unused)
 {
     struct stage_view *v = NULL;
+    struct stage *s = NULL, *other = NULL;
+    struct err e = {0};
+    struct stage_config wide = config;
+    (void)unused;
+    wide.max_rows++;
+    assert_int_equal(stage_new(&s, &config, &e), 0);
+    assert_int_equal(stage_new(&other, &wide, &e), 0);
+    int zeros = stage_segment_new(65536, &e), small = stage_segment_new(100, &e);
+    int in = stage_input_fd(s), out = stage_output_fd(s);
+    assert_true(zeros >= 0 && small >= 0);
+    assert_int_equal(attach(&v, zeros, zeros, 0), ASSAY_EFORMAT);
+    assert_int_equal(attach(&v, small, out, 0), ASSAY_EFORMAT);
+    assert_true(attach(&v, -1, out, 0) < 0);
+    assert_true(attach(&v, in, -1, 0) < 0);
+    assert_true(attach(&v, in, in, 0) < 0); /* the output must be writable */
+    assert_int_equal(attach(&v, in, stage_output_fd(other), 0), ASSAY_EFORMAT);
+    assert_int_equal(attach(&v, in, out, STAGE_MAX_RANKS), ASSAY_EFORMAT);
+    assert_int_equal(attach(&v, in, out, STAGE_MAX_RANKS - 1), 0);
+    stage_detach(&v);
+    stage_detach(&v);
+    close(zeros);
+    close(small);
+    stage_free(&s);
+    stage_free(&other);
+}
+
+/* A head of which any one bit is off is no head of ours. */
+static void test_corrupted_heads(void **unused)
+{
+    struct pair p;
+    struct stage_view *v = NULL;
+    (void)unused;
+    open_pair(&p);
+    int in = stage_input_fd(p.stage), out = stage_output_fd(p.stage);
+    uint32_t *head = (uint32_t *)map_writable(&p);
+    for (int word = 0; word < 8; word++)
+        for (int bit = 0; bit < 32; bit++) {
+            head[word] ^= 1u << bit;
+            assert_true(attach(&v, in, out, 0) < 0);
+            head[word] ^= 1u << bit;
+        }
+    assert_int_equal(attach(&v, in, out, 0), 0);
+    stage_detach(&v);
+    struct err e = {0};
+    int larger = stage_segment_new(65536, &e);
+    assert_int_equal(pwrite(larger, head, 32, 0), 32);
+    assert_int_equal(attach(&v, larger, out, 0), ASSAY_EFORMAT);
+    assert_int_equal(attach(&v, in, larger, 0), ASSAY_EFORMAT);
+    close(larger);
+    munmap(head, 8192);
+    close_pair(&p);
+}
+
+static void test_sizes_out_of_range(void **unused)
+{
+    static const struct stage_config bad[] = {{0, 4, 100, 10, 50}, {17, 4, 100, 10, 50},
+        {2, 0, 100, 10, 50}, {2, 4, 0, 10, 50}, {2, 4, 100, 10, 0}, {2, UINT32_MAX, 100, 10, 50},
+        {2, 4, 1u << 29, 10, 50}, {2, 4, 100, UINT32_MAX, 50}, {2, 4, 100, 10, UINT32_MAX}};
     struct stage *s = NULL;
     struct err e = {0};
-    int fd = stage_segment_new(65536, &e); /* zeros: no head */
     (void)unused;
-    assert_true(fd >= 0);
-    assert_true(stage_attach(&v, fd, fd, 0, &e) < 0);
-    assert_null(v);
-    close(fd);
-    fd = stage_segment_new(100, &e);
-    assert_true(stage_attach(&v, fd, fd, 0, &e) < 0);
-    close(fd);
-    struct stage_config huge = {2, 1, 1u << 29, 1, 1};
-    assert_true(stage_new(&s, &huge, &e) < 0);
-    assert_true(stage_segment_new(1ull << 45, &e) < 0);
-    assert_non_null(strstr(e.msg, "35184372088832"));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(stage_new(&s, &bad[i], &e), ASSAY_ETOOLARGE);
+        assert_null(s);
+    }
+    stage_free(&s);
+}
+
+/* More than /dev/shm holds: refused at once, and the error says how much was wanted. */
+static void test_memory_that_is_not_there(void **unused)
+{
+    struct statvfs fs;
+    struct err e = {0};
+    char wanted[32];
+    (void)unused;
+    if (statvfs("/dev/shm", &fs) != 0 || fs.f_blocks == 0)
+        skip(); /* no limit to exceed */
+    unsigned long long bytes = (unsigned long long)fs.f_blocks * fs.f_frsize + 4096;
+    snprintf(wanted, sizeof wanted, "%llu bytes", bytes);
+    assert_int_equal(stage_segment_new(bytes, &e), ASSAY_EFULL);
+    assert_non_null(strstr(e.msg, wanted));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_stale_tokens), cmocka_unit_test(test_slots_and_capacities),
-        cmocka_unit_test(test_corrupted_input), cmocka_unit_test(test_ranks_cannot_write_the_input),
-        cmocka_unit_test(test_two_processes), cmocka_unit_test(test_bad_segments)};
+        cmocka_unit_test(test_corrupted_fields_of_a_batch),
+        cmocka_unit_test(test_corrupted_fields_of_a_result),
+        cmocka_unit_test(test_last_with_a_position),
+        cmocka_unit_test(test_ranks_cannot_write_the_input), cmocka_unit_test(test_two_processes),
+        cmocka_unit_test(test_segments_that_are_none), cmocka_unit_test(test_corrupted_heads),
+        cmocka_unit_test(test_sizes_out_of_range), cmocka_unit_test(test_memory_that_is_not_there)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
