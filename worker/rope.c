@@ -61,8 +61,11 @@ static void scale_llama3(const struct rope_config *r, uint32_t head_dim, float *
 
 void rope_inv_freq(const struct rope_config *r, uint32_t head_dim, float *inv_freq)
 {
-    for (uint32_t i = 0; i < head_dim / 2; i++)
-        inv_freq[i] = (float)(1 / (double)(float)fmath_pow(r->theta, 2.0 * i / head_dim));
+    /* Exponent, power and reciprocal each rounded to float32, as in the reference. */
+    for (uint32_t i = 0; i < head_dim / 2; i++) {
+        float exponent = (float)(2 * i) / (float)head_dim;
+        inv_freq[i] = 1.0f / (float)fmath_pow(r->theta, exponent);
+    }
     if (r->type == ROPE_LINEAR)
         for (uint32_t i = 0; i < head_dim / 2; i++)
             inv_freq[i] = (float)(inv_freq[i] / r->factor);
