@@ -59,7 +59,8 @@ def b3(ours):
     if not python:
         print("      b3: no PEER_PYTHON, the peer was not measured", file=sys.stderr)
         return
-    peer = lines(python, HERE / "peer_transformers.py", BIG, ROWS, TOKENS, BATCH_TOKENS // TOKENS)[0]
+    peer = lines(python, HERE / "peer_transformers.py", "--model", BIG, "--rows", ROWS, "--tokens", TOKENS,
+                 "--batch", BATCH_TOKENS // TOKENS)[0]
     yield ("b3", f"tokens/s / transformers {peer['transformers']} float32", f"{ours:.1f} tokens/s",
            f"{peer['tokens_per_s']:.1f} tokens/s", ours / peer["tokens_per_s"])
 

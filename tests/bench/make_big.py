@@ -62,7 +62,7 @@ def write(directory, config):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=pathlib.Path)
-    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("directory", type=pathlib.Path, help="where the checkpoint goes; made where missing")
+    parser.add_argument("--layers", type=int, default=24, help="fewer layers for a quick look (default 24)")
     args = parser.parse_args()
     write(args.directory, {**CONFIG, "num_hidden_layers": args.layers})
