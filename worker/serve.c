@@ -30,6 +30,8 @@
 #include "worker/pooler.h"
 #include "worker/qwen2.h"
 
+#define CANARY_TOKENS 8
+
 struct options {
     const char *model, *control, *isa, *digest_cache, *log_level;
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
@@ -77,6 +79,21 @@ static int usage(const char *fmt, const char *a, const char *b)
     return EX_USAGE;
 }
 
+static int check_options(const struct options *o)
+{
+    if (!o->model)
+        return usage("expected --model DIR, found none%s%s", "", "");
+    if (log_level_from_name(o->log_level) < 0)
+        return usage(
+            "--%s: expected error, warn, info or debug, found '%s'", "log-level", o->log_level);
+    if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
+                            (o->tp > 1 && o->comm_fd < 0)))
+        return usage("expected --control and the descriptors that assayd hands over; "
+                     "see `assay-worker --help`%s%s",
+            "", "");
+    return 0;
+}
+
 static int parse_options(struct options *o, int argc, char **argv)
 {
     const struct {
@@ -107,14 +124,15 @@ static int parse_options(struct options *o, int argc, char **argv)
         } else if (table[found].kind == FLAG) {
             *(long *)table[found].to = 1;
         } else {
-            *(long *)table[found].to = strtol(optarg, &end, 10);
-            if (*end != '\0' || end == optarg || *(long *)table[found].to < 0)
+            long value = strtol(optarg, &end, 10);
+            if (*end != '\0' || end == optarg || value < 0 || value > INT32_MAX)
                 return usage("--%s: expected a number, found '%s'", table[found].name, optarg);
+            *(long *)table[found].to = value;
         }
     }
     if (optind < argc)
         return usage("unexpected argument '%s'%s", argv[optind], "");
-    return !o->help && !o->model ? usage("expected --model DIR, found none%s%s", "", "") : 0;
+    return o->help ? 0 : check_options(o);
 }
 
 /* ---- batches ---- */
@@ -193,11 +211,19 @@ static void run_batch(struct worker *w, const struct stage_token *token)
  * too. */
 static int sing(struct worker *w, struct err *e)
 {
-    int32_t ids[8], position = 0;
-    uint32_t n = w->model.cache_config.max_len < 8 ? w->model.cache_config.max_len : 8,
-             cu_seqlens[] = {0, n};
+    int32_t ids[CANARY_TOKENS], position = 0;
+    uint32_t n = CANARY_TOKENS, cu_seqlens[2] = {0};
+    const struct stage_config *c = stage_view_config(w->stage);
+    if (n > w->model.cache_config.max_len)
+        n = w->model.cache_config.max_len;
+    if (n > c->max_tokens)
+        n = c->max_tokens;
+    cu_seqlens[1] = n;
     struct stage_row row = {.n_tokens = n, .pool_type = POOL_LAST, .activation = ACTIVATION_NONE};
     row.n_values = w->model.config.n_labels;
+    if (row.n_values > c->max_values)
+        return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
+            row.n_values, c->max_values);
     for (uint32_t i = 0; i < n; i++)
         ids[i] = (int32_t)(i % w->model.config.vocab_size);
     struct stage_batch b = {.n_rows = 1,
@@ -374,6 +400,10 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         .log_level = "info",
         .tp = 1,
         .threads = 1,
+        .input_fd = -1,
+        .output_fd = -1,
+        .comm_fd = -1,
+        .parent_fd = -1,
         .max_batch_tokens = 4096,
         .max_rows = 4096,
         .deadline_ms = 60000};
@@ -384,8 +414,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         fputs(help_text, stdout);
         return EX_OK;
     }
-    int level = log_level_from_name(o->log_level);
-    log_init("assay-worker", (int)o->rank, level < 0 ? LOG_LEVEL_INFO : (enum log_level)level);
+    log_init("assay-worker", (int)o->rank, (enum log_level)log_level_from_name(o->log_level));
     if (o->describe) {
         if (describe_model(
                 o->model, (uint32_t)o->tp, (uint32_t)o->max_len, o->digest_cache, stdout, &e) == 0)

@@ -6,14 +6,18 @@
 
 #include "worker/ops.h"
 
-/* Runs the process; returns its exit code (sysexits.h). argv as documented by --help:
- *   assay-worker --describe --model DIR [--tp N] [--max-len N] [--digest-cache FILE]
- *       checks config and every tensor's name, shape and dtype, prints one line of JSON (see
- * PROTOCOL of --describe in serve.c) and exits 0; a bad checkpoint: exit 78 and one line on stderr.
- *   assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N
- * --output-fd N --comm-fd N
- *       --parent-fd N --threads N --max-batch-tokens N --max-len N --max-rows N [--isa
- * auto|avx2|portable] serves slots. */
+/* Runs the process; returns its exit code (serve.c lists them). argv as documented by --help:
+ *
+ *     assay-worker --describe --model DIR [--tp N] [--max-len N] [--digest-cache FILE]
+ *
+ * checks config and every tensor's name, shape and dtype, prints one line of JSON (describe.h) and
+ * exits 0; a bad checkpoint: exit 78 and one line on stderr.
+ *
+ *     assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N
+ *                  --output-fd N --comm-fd N --parent-fd N [--threads N] [--max-batch-tokens N]
+ *                  [--max-len N] [--max-rows N] [--isa auto|avx2|portable] [--deadline-ms N]
+ *
+ * serves slots. */
 int worker_main(int argc, char **argv, const struct ops *ops);
 
 #endif

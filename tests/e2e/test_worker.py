@@ -1,0 +1,61 @@
+"""assay-worker itself: its options, its exit codes, and what it does with a terminal's signals."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from harness import BIN, DEMO, PATIENCE, Broker, wait_until
+
+WORKER = BIN / "assay-worker"
+HANDED_OVER = ["--control", "ipc:///nowhere", "--input-fd", "0", "--output-fd", "0"]
+
+
+def run(*args):
+    return subprocess.run([WORKER, *map(str, args)], capture_output=True, text=True, timeout=60 * PATIENCE,
+                          stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("arguments, code, word", [
+    ([], 64, "--model"),
+    (["--model"], 64, "--help"),
+    (["--nonsense"], 64, "nonsense"),
+    (["--model", DEMO, "left over"], 64, "left over"),
+    (["--model", DEMO], 64, "assayd"),
+    (["--model", DEMO, "--rank", "x"], 64, "--rank"),
+    (["--model", DEMO, "--rank", "-1"], 64, "--rank"),
+    (["--model", DEMO, "--threads", "4294967297"], 64, "--threads"),
+    (["--describe", "--model", DEMO, "--log-level", "loud"], 64, "loud"),
+    (["--describe", "--model", "/nowhere"], 78, "/nowhere"),
+    (["--describe", "--model", DEMO, "--tp", "3"], 78, "tp 3"),
+    (["--describe", "--model", DEMO, "--tp", "0"], 78, "tp 0"),
+    (["--model", DEMO, *HANDED_OVER, "--parent-fd", "999"], 69, "broker_gone"),
+])
+def test_bad_options_are_refused_by_name(arguments, code, word):
+    done = run(*arguments)
+    assert done.returncode == code and word in done.stderr and done.stdout == "", (done.returncode, done.stderr)
+
+
+def test_help_has_an_example():
+    done = run("--help")
+    assert done.returncode == 0 and "Examples:" in done.stdout and "--describe" in done.stdout
+
+
+def test_describe_is_one_line_of_json():
+    done = run("--describe", "--model", DEMO)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["architecture"] == "Qwen2ForRewardModel"
+
+
+def test_signals_of_a_terminal_leave_the_ranks_alone(directory):
+    """Ctrl-C reaches every process of the terminal; the broker alone decides when a rank ends."""
+    with Broker(directory / "d", options=["--tp", 2]) as broker, broker.client() as client:
+        pids = wait_until(lambda: len(broker.worker_pids()) == 2 and broker.worker_pids())
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}])["ok"]
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.2)
+        assert client.call("score", rows=[{"ids": [4, 5, 6]}])["ok"]
+        assert sorted(broker.worker_pids()) == sorted(pids)
