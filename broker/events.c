@@ -1,9 +1,9 @@
 /* events.c - how jobs get on, told to those who watch (broker.h): events on a PUB socket, rates in
  * the jobs view.
  *
- * One entry for each job that changed since the start, in a hash table by job number. An entry that
- * changed is published at the next tick, ticks are TICK_MS apart. The rate is an average over about
- * ten seconds of how fast `done` grows. */
+ * One entry for each job that changed since the start and is not over, in a hash table by job
+ * number. An entry that changed is published at the next tick, ticks are TICK_MS apart. The rate is
+ * an average over about ten seconds of how fast `done` grows. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +19,8 @@ struct entry {
     int64_t job; /* 0: free */
     uint64_t seq;
     int changed;
-    int64_t done; /* when the rate was last taken */
-    long long rated_ms;
+    int64_t done;       /* when the rate was last taken */
+    long long rated_ms; /* wall time, as the times of a job are: a rate is for show */
     double rate;
 };
 
@@ -70,6 +70,20 @@ static struct entry *find(struct progress_table *p, int64_t job)
     return &p->entries[at];
 }
 
+/* The entries behind it move up, so that find() does not stop at the hole. */
+static void remove_entry(struct progress_table *p, struct entry *entry)
+{
+    size_t hole = (size_t)(entry - p->entries);
+    *entry = (struct entry){0};
+    p->n--;
+    for (size_t at = (hole + 1) & (p->room - 1); p->entries[at].job != 0;
+         at = (at + 1) & (p->room - 1)) {
+        struct entry moved = p->entries[at];
+        p->entries[at] = (struct entry){0};
+        *find(p, moved.job) = moved;
+    }
+}
+
 static void grow(struct progress_table *p)
 {
     struct entry *old = p->entries;
@@ -117,19 +131,22 @@ static void publish(struct progress_table *p, struct entry *entry, const struct 
         zmq_send(p->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT);
 }
 
-/* A new rate to be written, or -1 when it is not time. */
-static double take_rate(
-    struct entry *entry, const struct store_job *j, int64_t started_ms, long long now_ms)
+static int is_over(const struct store_job *j)
 {
-    if (entry->done <
-        0) { /* a job of this start is rated from its first moment, an older one from now */
+    return j->state == JOB_DONE || j->state == JOB_CANCELLED;
+}
+
+/* A new rate to be written, or -1 when it is not time. */
+static double take_rate(struct entry *entry, const struct store_job *j, int64_t started_ms)
+{
+    long long now_ms = j->finished_ms > 0 ? j->finished_ms : now_wall_ms();
+    if (entry->done < 0) { /* a job of this start is rated from its first moment, others from now */
         int is_new = j->created_ms >= started_ms;
         entry->done = is_new ? 0 : j->done;
-        entry->rated_ms = is_new ? now_ms - (now_wall_ms() - j->created_ms) : now_ms;
+        entry->rated_ms = is_new ? j->created_ms : now_ms;
     }
     long long passed_ms = now_ms - entry->rated_ms;
-    int over = j->state == JOB_DONE || j->state == JOB_CANCELLED;
-    if (passed_ms < RATE_MS && !(over && passed_ms > 0))
+    if (passed_ms <= 0 || (passed_ms < RATE_MS && !is_over(j)))
         return -1;
     double now_rate = (double)(j->done - entry->done) * 1000 / (double)passed_ms;
     double weight = entry->rate > 0 ? (double)passed_ms / (10000 + (double)passed_ms) : 1;
@@ -139,37 +156,38 @@ static double take_rate(
     return entry->rate > 0 ? entry->rate : 0;
 }
 
-static int tell(struct broker *b, struct entry *entry, long long now_ms, struct err *e)
+/* 1 when nothing more will come of this job. */
+static int tell(struct broker *b, struct entry *entry)
 {
+    struct err e = {0};
     struct store_job j;
-    int rc = store_get_job(b->store, entry->job, &j, e);
+    int rc = store_get_job(b->store, entry->job, &j, &e);
+    entry->changed = 0;
+    if (rc < 0)
+        broker_forgo(b, &e);
     if (rc != 1)
-        return rc;
+        return rc == 0;
     publish(b->progress, entry, &j);
-    double rate = take_rate(entry, &j, b->started_ms, now_ms);
-    if (rate < 0)
-        return 0;
-    rc = broker_begin(b, e);
-    return rc == 0 ? store_set_rate(b->store, entry->job, rate, e) : rc;
+    double rate = take_rate(entry, &j, b->started_ms);
+    if (rate >= 0 &&
+        (broker_begin(b, &e) != 0 || store_set_rate(b->store, entry->job, rate, &e) != 0))
+        broker_forgo(b, &e);
+    return is_over(&j);
 }
 
 long long progress_tick(struct broker *b, long long now_ms)
 {
     struct progress_table *p = b->progress;
-    struct err e = {0};
     if (!p->any_changed)
         return FOREVER;
     if (now_ms < p->next_ms)
         return p->next_ms;
     p->any_changed = 0;
     p->next_ms = now_ms + TICK_MS;
-    for (size_t i = 0; i < p->room; i++) {
-        struct entry *entry = &p->entries[i];
-        if (!entry->changed)
-            continue;
-        entry->changed = 0;
-        if (tell(b, entry, now_ms, &e) < 0)
-            broker_forgo(b, &e);
-    }
+    for (size_t i = 0; i < p->room;)
+        if (p->entries[i].changed && tell(b, &p->entries[i]))
+            remove_entry(p, &p->entries[i]); /* another may lie here now */
+        else
+            i++;
     return p->next_ms;
 }

@@ -29,10 +29,12 @@
 static int open_data(struct broker *b, char *path, size_t size, struct err *e)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    int n = b->options->data ? snprintf(path, size, "%s", b->options->data)
-            : state && state[0] == '/'
-                ? snprintf(path, size, "%s/assay", state)
-                : snprintf(path, size, "%s/.local/state/assay", home ? home : "");
+    if (!b->options->data && !(state && state[0] == '/') && !(home && home[0] == '/'))
+        return err_set(e, ASSAY_EIO,
+            "data directory: expected --data, or XDG_STATE_HOME or HOME with an absolute path");
+    int n = b->options->data           ? snprintf(path, size, "%s", b->options->data)
+            : state && state[0] == '/' ? snprintf(path, size, "%s/assay", state)
+                                       : snprintf(path, size, "%s/.local/state/assay", home);
     if (n >= (int)size)
         return err_set(e, ASSAY_EIO, "data directory: path too long");
     for (char *slash = path + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
@@ -90,8 +92,7 @@ static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
     struct sockaddr_un address;
     if (strncmp(endpoint, "ipc://", 6) == 0 && strlen(endpoint) - 6 >= sizeof address.sun_path)
         return err_set(e, ASSAY_EFORMAT,
-            "endpoint '%s': expected a path below %zu bytes; use a shorter --data, or --listen "
-            "ipc:///tmp/..",
+            "endpoint '%s': expected a path below %zu bytes; use a shorter --data or --listen",
             endpoint, sizeof address.sun_path);
     if (zmq_bind(b->clients, endpoint) != 0)
         return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
@@ -216,6 +217,13 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* 0 when the parent has gone already. Only with its process id is that certain: a parent of number
+ * 1 may be the adopter of orphans, or the first process of a container. */
+static int follow_parent(pid_t parent)
+{
+    return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && (parent < 0 || getppid() == parent);
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -233,7 +241,8 @@ int main(int argc, char **argv)
         return EX_OK;
     }
     log_init("assayd", -1, (enum log_level)options.log_level);
-    if (options.exit_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == 1)
+    umask(077); /* database and sockets are for the owner alone, whatever directory they are in */
+    if (options.exit_with_parent && !follow_parent(options.exit_with_parent))
         return EX_UNAVAILABLE;
     raise_descriptor_limit();
     const char *worker = find_worker(&options, worker_path, sizeof worker_path);

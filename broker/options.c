@@ -11,7 +11,7 @@
 
 #include "schema/log.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, REFUSED, LEVEL };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, REFUSED, LEVEL, PARENT };
 
 static const struct {
     const char *name, *argument, *help;
@@ -55,8 +55,8 @@ static const struct {
         offsetof(struct options, max_queued_bytes), 1 << 16, INT64_MAX / 16},
     {"insecure-loopback", NULL, "allow tcp://127.0.0.1 endpoints without keys", FLAG,
         offsetof(struct options, insecure_loopback), 0, 0},
-    {"exit-with-parent", NULL, "stop when the process that started this one ends", FLAG,
-        offsetof(struct options, exit_with_parent), 0, 0},
+    {"exit-with-parent", "[=PID]", "stop when the process that started this one ends", PARENT,
+        offsetof(struct options, exit_with_parent), 1, INT_MAX},
     {"worker", "PATH", "worker program (default: assay-worker beside this one)", TEXT,
         offsetof(struct options, worker), 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
@@ -80,7 +80,8 @@ void options_print_help(void)
            "Options:\n");
     for (int i = 0; i < N_OPTIONS; i++) {
         char left[48];
-        snprintf(left, sizeof left, "--%s%s%s", table[i].name, table[i].argument ? " " : "",
+        snprintf(left, sizeof left, "--%s%s%s", table[i].name,
+            table[i].argument && table[i].kind != PARENT ? " " : "",
             table[i].argument ? table[i].argument : "");
         printf("  %-28s %s\n", left, table[i].help);
     }
@@ -104,7 +105,7 @@ static int take_number(struct options *o, int i, const char *text)
         (long long)table[i].max);
     if (*text == '\0' || *end != '\0' || v < table[i].min || v > table[i].max)
         return complain(table[i].name, expected, text);
-    if (table[i].kind == INT)
+    if (table[i].kind == INT || table[i].kind == PARENT)
         *(int *)((char *)o + table[i].at) = (int)v;
     else
         *(int64_t *)((char *)o + table[i].at) = v;
@@ -134,10 +135,11 @@ static int take_listen(struct options *o, const char *endpoint)
 
 static int take_refused(const char *name, const char *value)
 {
-    if ((strcmp(name, "pp") == 0 && strcmp(value, "1") == 0) || strcmp(value, "none") == 0)
+    const char *built = strcmp(name, "pp") == 0 ? "1" : "none";
+    if (strcmp(value, built) == 0)
         return 0;
-    fprintf(stderr, "assayd: --%s %s: not built in this version; expected %s\n", name, value,
-        strcmp(name, "pp") == 0 ? "1" : "none");
+    fprintf(
+        stderr, "assayd: --%s %s: not built in this version; expected %s\n", name, value, built);
     return EX_CONFIG;
 }
 
@@ -165,6 +167,9 @@ static int take_option(struct options *o, int i, const char *value)
         return take_device(value);
     case REFUSED:
         return take_refused(table[i].name, value);
+    case PARENT:
+        o->exit_with_parent = -1;
+        return value ? take_number(o, i, value) : 0;
     case LEVEL:
         o->log_level = log_level_from_name(value);
         return o->log_level < 0 ? complain("log-level", "error, warn, info or debug", value) : 0;
@@ -194,6 +199,13 @@ static int check_together(const struct options *o)
     return 0;
 }
 
+static int argument_of(int i)
+{
+    if (table[i].kind == PARENT)
+        return optional_argument;
+    return table[i].argument ? required_argument : no_argument;
+}
+
 int options_parse(struct options *o, int argc, char **argv)
 {
     struct option list[N_OPTIONS + 1] = {{0}};
@@ -210,8 +222,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .max_rows_per_message = 10000,
         .max_queued_bytes = 64ll << 30};
     for (int i = 0; i < N_OPTIONS; i++)
-        list[i] = (struct option){
-            table[i].name, table[i].argument ? required_argument : no_argument, NULL, i + 256};
+        list[i] = (struct option){table[i].name, argument_of(i), NULL, i + 256};
     while ((found = getopt_long(argc, argv, "h", list, NULL)) != -1) {
         if (found == 'h') {
             o->help = 1;

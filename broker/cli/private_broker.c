@@ -21,7 +21,7 @@
 extern char **environ;
 
 struct private_broker {
-    char program[4200], log[4200], data[4096];
+    char program[4200], log[4200], data[4096], parent[40];
     char *arguments[MAX_ARGUMENTS];
     pid_t pid; /* 0: not running */
     int restarts;
@@ -40,7 +40,8 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
 {
     int n = 0;
     b->arguments[n++] = b->program;
-    b->arguments[n++] = (char *)"--exit-with-parent";
+    snprintf(b->parent, sizeof b->parent, "--exit-with-parent=%d", (int)getpid());
+    b->arguments[n++] = b->parent;
     add(b, &n, "--data", b->data);
     add(b, &n, "--model", c->value[CLI_MODEL]);
     add(b, &n, "--tp", c->value[CLI_TP]);
