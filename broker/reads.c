@@ -160,7 +160,7 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_int(w, "failed", j->failed);
     msg_key_int(w, "cancelled", j->cancelled ? left : 0);
     msg_key_float(w, "rate", (float)j->rate);
-    write_optional(w, "eta_s", j->rate > 0 && !j->cancelled,
+    write_optional(w, "eta_s", j->rate > 0 && j->finished_ms == 0,
         j->rate > 0 ? (int64_t)((double)left / j->rate) : 0);
     msg_key_int(w, "priority", j->priority);
     msg_key_int(w, "created_ms", j->created_ms);

@@ -71,6 +71,8 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     j->rate = sqlite3_column_double(q, 12);
     j->created_ms = sqlite3_column_int64(q, 13);
     j->finished_ms = sqlite3_column_int64(q, 14);
+    if (j->finished_ms > j->created_ms) /* over: the rate of its whole life */
+        j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
     int64_t mode = sqlite3_column_int64(q, 15);
     sqlite3_reset(q);
     /* What is finished is not held: there is nothing left to score under another mode. */
