@@ -41,22 +41,32 @@ static int check_rows(struct broker *b, const struct request *q, struct err *e)
     return rc;
 }
 
-static int check_room(struct broker *b, const struct request *q, struct err *e)
+/* Room in the queue for this request's rows. A full queue still takes what adds nothing or sets
+ * others free. */
+static int check_queue(struct broker *b, const struct request *q, struct err *e)
 {
     uint64_t queued = store_queued_bytes(b->store), limit = (uint64_t)b->options->max_queued_bytes;
+    if (q->rows.len == 0 || queued + q->rows.len <= limit)
+        return 0;
+    int owed = q->key.at ? store_chunk_is_owed(b->store, q->key, q->chunk, e) : 0;
+    if (owed != 0)
+        return owed < 0 ? owed : 0;
+    err_set(e, ASSAY_EQUEUEFULL,
+        "queued: expected at most %llu bytes of tokens, found %llu and %zu more",
+        (unsigned long long)limit, (unsigned long long)queued, q->rows.len);
+    e->retry_after_ms = 1000;
+    return ASSAY_EQUEUEFULL;
+}
+
+static int check_room(struct broker *b, const struct request *q, struct err *e)
+{
     if (b->draining) {
         err_set(e, ASSAY_ENOTREADY, "the broker is shutting down");
         e->retry_after_ms = 1000;
         return ASSAY_ENOTREADY;
     }
-    if (queued + q->rows.len > limit) {
-        err_set(e, ASSAY_EQUEUEFULL,
-            "queued: expected at most %llu bytes of tokens, found %llu and %zu more",
-            (unsigned long long)limit, (unsigned long long)queued, q->rows.len);
-        e->retry_after_ms = 1000;
-        return ASSAY_EQUEUEFULL;
-    }
-    return store_check_room(b->store, q->rows.len, e);
+    int rc = check_queue(b, q, e);
+    return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
 /* Encoded rows into the job, in order. They were decoded before, so decoding cannot fail. */

@@ -110,6 +110,9 @@ enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 
  * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
  * job is cancelled, or the chunk is past the sealed one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
+/* 1 when this chunk is to be taken even by a full queue: it is there already, so that nothing is
+ * added, or it fills the gap that other chunks wait behind. 0 otherwise. */
+int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e);
 /* The kept chunk that is next in order, if any: 1 and *rows (borrowed until the next store call
  * that is not store_add_row), now counted as placed. */
 int store_next_pending(

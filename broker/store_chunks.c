@@ -128,6 +128,16 @@ int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
     return x.next == (int64_t)c->chunk ? CHUNK_IN_ORDER : CHUNK_PAST_GAP;
 }
 
+int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e)
+{
+    int64_t owed;
+    int rc = store_integer(s, 0, &owed, e,
+        "select 1 from job where key = ?1 and (next_chunk = ?2 and accepted > placed or "
+        "exists (select 1 from chunk where chunk.job = job.job and chunk.chunk = ?2))",
+        "ti", key, (int64_t)chunk);
+    return rc != 0 ? rc : owed == 1;
+}
+
 int store_next_pending(
     struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e)
 {
