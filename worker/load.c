@@ -31,6 +31,7 @@ struct loader {
     struct qwen2_reward_model *m;
     struct place *places;
     size_t n, room;
+    const char *file; /* one of the checkpoint's, to name it by */
 };
 
 static struct place *add_place(struct loader *l, int64_t rows, int64_t cols, enum cut cut)
@@ -305,8 +306,9 @@ static int check_filled(const struct loader *l, struct err *e)
         if (p->filled)
             continue;
         return err_set(e, ASSAY_EFORMAT,
-            "checkpoint: tensor '%s': expected shape [%lld%s%.0lld], found missing", p->name,
-            (long long)p->rows, p->cols ? ", " : "", (long long)p->cols);
+            "%s: tensor '%s': expected shape [%lld%s%.0lld], found missing",
+            l->file ? l->file : "checkpoint", p->name, (long long)p->rows, p->cols ? ", " : "",
+            (long long)p->cols);
     }
     return 0;
 }
@@ -319,8 +321,10 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
     add_places(&l);
     qsort(l.places, l.n, sizeof *l.places, by_name);
     weights_rewind(w);
-    while (rc == 0 && weights_next(w, &t))
+    while (rc == 0 && weights_next(w, &t)) {
+        l.file = t.file;
         rc = take_tensor(&l, &t, e);
+    }
     if (rc == 0)
         rc = check_filled(&l, e);
     free(l.places);

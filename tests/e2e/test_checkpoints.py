@@ -1,0 +1,225 @@
+"""Checkpoints that are not what they must be: refused at the start with exit code 78, by file, tensor or field, expected and found."""
+import json
+import shutil
+import struct
+import subprocess
+
+import pytest
+from harness import BIN, DEMO, MODELS, PATIENCE
+
+
+def describe(directory, *options):
+    done = subprocess.run([BIN / "assay-worker", "--describe", "--model", directory, *options], capture_output=True,
+                          text=True, timeout=60 * PATIENCE)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def model(directory):
+    shutil.copytree(MODELS / "seqcls", directory / "m")
+    return directory / "m"
+
+
+def read(path):
+    data = path.read_bytes()
+    n = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8:8 + n]), data[8 + n:]
+
+
+def write(path, header, body, text=None):
+    text = text if text is not None else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+def without(header, body):
+    header.pop(NAME)  # leaves a hole as well; so the data are cut out too
+    entries = sorted((v["data_offsets"][0], k) for k, v in header.items() if k != "__metadata__")
+    out, at = b"", 0
+    for begin, name in entries:
+        end = header[name]["data_offsets"][1]
+        out += body[begin:end]
+        header[name]["data_offsets"] = [at, at + end - begin]
+        at += end - begin
+    return header, out
+
+
+def renamed(header, body):
+    header["model.layers.0.mlp.sideways_proj.weight"] = header.pop(NAME)
+    return header, body
+
+
+def misshapen(header, body):
+    header[NAME]["shape"] = header[NAME]["shape"][::-1]
+    return header, body
+
+
+def overlapping(header, body):
+    last = max(header, key=lambda k: header[k].get("data_offsets", [0])[0])
+    first = min((k for k in header if k != "__metadata__"), key=lambda k: header[k]["data_offsets"][0])
+    size = header[last]["data_offsets"][1] - header[last]["data_offsets"][0]
+    header[last]["data_offsets"] = [0, size]
+    assert first != last
+    return header, body
+
+
+def hole(header, body):
+    for entry in header.values():
+        if "data_offsets" in entry:
+            entry["data_offsets"] = [at + 4 for at in entry["data_offsets"]]
+    return header, b"\0" * 4 + body
+
+
+def truncated(header, body):
+    return header, body[:-100]
+
+
+def trailing(header, body):
+    return header, body + b"\0" * 8
+
+
+def integers(header, body):
+    header[NAME]["dtype"] = "I32"
+    return header, body
+
+
+def strange_dtype(header, body):
+    header[NAME]["dtype"] = "F99"
+    return header, body
+
+
+def negative(header, body):
+    header[NAME]["shape"] = [-160, -64]
+    return header, body
+
+
+def overflowing(header, body):
+    header[NAME]["shape"] = [2 ** 40, 2 ** 40]
+    return header, body
+
+
+def backwards(header, body):
+    header[NAME]["data_offsets"] = header[NAME]["data_offsets"][::-1]
+    return header, body
+
+
+def far_offsets(header, body):
+    size = header[NAME]["data_offsets"][1] - header[NAME]["data_offsets"][0]
+    header[NAME]["data_offsets"] = [2 ** 62, 2 ** 62 + size]
+    return header, body
+
+
+def both_names(header, body):
+    header["norm.weight"] = {**header["model.norm.weight"], "data_offsets": [len(body), len(body) + 4 * 64]}
+    return header, body + b"\0" * 4 * 64
+
+
+TENSORS = [(without, ["missing", "mlp.up_proj.weight"]), (renamed, ["unknown", "sideways"]),
+           (misshapen, ["shape", "up_proj", "expected", "found"]), (overlapping, ["overlap"]), (hole, ["hole"]),
+           (truncated, ["truncated", "expected"]), (trailing, ["8 bytes more"]), (integers, ["dtype", "I32"]),
+           (strange_dtype, ["F99"]), (negative, ["shape"]), (overflowing, ["overflow"]), (backwards, ["data_offsets"]),
+           (far_offsets, ["truncated"]), (both_names, ["twice", "norm.weight"])]
+
+
+@pytest.mark.parametrize("change,words", TENSORS, ids=[change.__name__ for change, _ in TENSORS])
+def test_bad_tensors(model, change, words):
+    write(model / "model.safetensors", *change(*read(model / "model.safetensors")))
+    code, said = describe(model)
+    assert code == 78 and "model" in said and all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("data,word", [
+    (b"", "0 bytes"), (b"\1\2\3", "3 bytes"), (struct.pack("<Q", 1 << 40), "header"), (struct.pack("<Q", 50) + b"{}", "header"),
+    (struct.pack("<Q", 2) + b"[]", "not a JSON object"), (struct.pack("<Q", 4) + b"{\"a\"", "not a JSON object"),
+    (struct.pack("<Q", 9) + b'{"a":5}  ', "'a'"), (struct.pack("<Q", 20002) + b"[" * 10001 + b"]" * 10001, "header")])
+def test_bad_headers(model, data, word):
+    (model / "model.safetensors").write_bytes(data)
+    code, said = describe(model)
+    assert code == 78 and "model.safetensors" in said and word in said, said
+
+
+def test_duplicate_tensor_name(model):
+    header, body = read(model / "model.safetensors")
+    text = json.dumps(header)
+    text = text[:-1] + f', "{NAME}": {json.dumps(header[NAME])}}}'
+    write(model / "model.safetensors", None, body, text.encode())
+    code, said = describe(model)
+    assert code == 78 and "model.safetensors" in said and "duplicate" in said
+
+
+@pytest.mark.parametrize("map_,word", [
+    ({"a": "../x.safetensors"}, "file name"), ({"a": "absent.safetensors"}, "absent.safetensors"), ({}, "weight_map"),
+    ({"a": 5}, "file name"), ({"no.such.tensor": "model.safetensors"}, "no.such.tensor")])
+def test_bad_index(model, map_, word):
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": map_}))
+    code, said = describe(model)
+    assert code == 78 and word in said, said
+
+
+NEEDED = ["architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+          "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta"]
+
+
+@pytest.mark.parametrize("field", NEEDED)
+@pytest.mark.parametrize("value", ["absent", None, "x", -1, 10 ** 18, [], {}])
+def test_config_fields(model, field, value):
+    config = json.loads((model / "config.json").read_text())
+    config.pop(field)
+    if value != "absent":
+        config[field] = value
+    (model / "config.json").write_text(json.dumps(config))
+    code, said = describe(model)
+    assert code == 78 and field in said and "config.json" in said, said
+
+
+@pytest.mark.parametrize("changes,word", [
+    ({"architectures": ["BertModel"]}, "BertModel"), ({"hidden_act": "gelu"}, "gelu"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "gptq"), ({"rope_scaling": {"type": "longrope"}}, "longrope"),
+    ({"rope_scaling": {"type": "linear"}}, "factor"), ({"rope_scaling": 5}, "rope_scaling"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads"), ({"head_dim": 7}, "head_dim"),
+    ({"use_sliding_window": True, "sliding_window": None}, "sliding_window"),
+    ({"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention"]}, "layer_types"),
+    ({"use_sliding_window": True, "sliding_window": 4, "layer_types": ["x", "y"]}, "layer_types"),
+    ({"hidden_size": 64.0}, "hidden_size"), ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+    ({"num_labels": 7}, "score.weight"), ({"num_hidden_layers": 1}, "layers.1"), ({"vocab_size": 100}, "embed_tokens")])
+def test_config_values(model, changes, word):
+    config = {**json.loads((model / "config.json").read_text()), **changes}
+    (model / "config.json").write_text(json.dumps(config))
+    code, said = describe(model)
+    assert code == 78 and word in said, said
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1, "a": 2}', "[" * 100000])
+def test_config_that_is_no_object(model, text):
+    (model / "config.json").write_text(text)
+    code, said = describe(model)
+    assert code == 78 and "config.json" in said
+
+
+def test_tp_that_does_not_fit(model):
+    code, said = describe(model, "--tp", "3")
+    assert code == 78 and "tp 3" in said and "heads" in said
+
+
+def test_the_broker_says_it_too(model, directory):
+    (model / "model.safetensors").write_bytes(b"short")
+    done = subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "d"], capture_output=True, text=True,
+                          timeout=30 * PATIENCE)
+    assert done.returncode == 78 and "model.safetensors" in done.stderr
+
+
+def test_digest_follows_the_contents(model, directory):
+    def digest():
+        done = subprocess.run([BIN / "assay-worker", "--describe", "--model", model, "--digest-cache", directory / "cache"],
+                              capture_output=True, text=True, timeout=60 * PATIENCE)
+        return json.loads(done.stdout)["digest"]
+
+    first = digest()
+    assert digest() == first and (directory / "cache").read_text().count(first) == 1
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (model / "model.safetensors").write_bytes(data)
+    assert digest() != first
+    assert describe(DEMO)[0] == 0
