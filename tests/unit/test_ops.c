@@ -363,6 +363,56 @@ static void test_rope_gather_mean(void **unused)
     cpu_device_free(&d);
 }
 
+static void test_embed(void **unused)
+{
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    const int32_t ids[] = {4, 0, 4, 2};
+    (void)unused;
+    for (int t = 0; t < 3; t++)
+        for (int way = 0; way < WAYS; way++) {
+            struct matrix m = make_matrix(5, 21, dtypes[t]);
+            struct device *d = make_device(ways[way].isa, ways[way].threads);
+            float out[4 * 21];
+            cpu_ops.embed(d, (struct tensor){out, 4, 21, 21}, &m.w, ids);
+            for (int i = 0; i < 4 * 21; i++)
+                assert_true((double)out[i] == m.exact[ids[i / 21] * 21 + i % 21]);
+            cpu_device_free(&d);
+            free_matrix(&m);
+        }
+}
+
+static void test_add_bias_relu_head_norm(void **unused)
+{
+    enum { ROWS = 35, COLS = 12 };
+    float *x = random_floats(ROWS * COLS), *y = random_floats(ROWS * COLS),
+          *bias = random_floats(COLS), sum[ROWS * COLS];
+    struct tensor xt = {x, ROWS, COLS, COLS}, st = {sum, ROWS, COLS, COLS};
+    struct device *d = make_device("auto", 2);
+    (void)unused;
+    memcpy(sum, x, sizeof sum);
+    cpu_ops.add(d, st, (struct tensor){y, ROWS, COLS, COLS});
+    cpu_ops.add_bias(d, st, bias);
+    cpu_ops.relu(d, st);
+    for (int i = 0; i < ROWS * COLS; i++) {
+        double expected = (double)x[i] + (double)y[i] + (double)bias[i % COLS];
+        assert_close((double)sum[i], expected > 0 ? expected : 0, 6);
+    }
+    memcpy(sum, x, sizeof sum);
+    cpu_ops.head_norm(d, xt, 3, bias, 1e-5f);
+    for (int i = 0; i < ROWS * COLS; i += 4) {
+        double squares = 0;
+        for (int k = 0; k < 4; k++)
+            squares += (double)sum[i + k] * (double)sum[i + k];
+        for (int k = 0; k < 4; k++)
+            assert_close((double)x[i + k],
+                (double)sum[i + k] / sqrt(squares / 4 + 1e-5) * (double)bias[k], 4);
+    }
+    cpu_device_free(&d);
+    free(x);
+    free(y);
+    free(bias);
+}
+
 static void test_unknown_isa(void **unused)
 {
     struct device *d = NULL;
@@ -393,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_attention), cmocka_unit_test(test_norm),
         cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
         cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
-        cmocka_unit_test(test_fmath)};
+        cmocka_unit_test(test_fmath), cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_add_bias_relu_head_norm)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
