@@ -57,6 +57,9 @@ static int run_broker(const struct scene *s, int pages)
         bound_database(b.store, pages);
     b.zmq = zmq_ctx_new();
     b.clients = zmq_socket(b.zmq, ZMQ_ROUTER);
+    int linger_ms =
+        1000; /* as in main: what a deaf client never takes must not keep the end back */
+    zmq_setsockopt(b.clients, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     b.outbox = outbox_new(b.clients);
     b.progress = progress_new(b.zmq, s->events, &err);
     if (!b.progress || zmq_bind(b.clients, s->endpoint) != 0)
