@@ -86,13 +86,19 @@ static sqlite3_stmt *find_statement(struct store *s, const char *sql)
     return statement;
 }
 
+static sqlite3_stmt *prepare(struct store *s, const char *sql, const char *types, va_list args)
+{
+    sqlite3_stmt *statement = find_statement(s, sql);
+    sqlite3_reset(statement);
+    bind_all(statement, types, args);
+    return statement;
+}
+
 sqlite3_stmt *store_prepare(struct store *s, const char *sql, const char *types, ...)
 {
     va_list args;
-    sqlite3_stmt *statement = find_statement(s, sql);
-    sqlite3_reset(statement);
     va_start(args, types);
-    bind_all(statement, types, args);
+    sqlite3_stmt *statement = prepare(s, sql, types, args);
     va_end(args);
     return statement;
 }
@@ -110,10 +116,8 @@ int store_step(struct store *s, sqlite3_stmt *statement, struct err *e)
 int store_run(struct store *s, struct err *e, const char *sql, const char *types, ...)
 {
     va_list args;
-    sqlite3_stmt *statement = find_statement(s, sql);
-    sqlite3_reset(statement);
     va_start(args, types);
-    bind_all(statement, types, args);
+    sqlite3_stmt *statement = prepare(s, sql, types, args);
     va_end(args);
     s->changes = 1;
     int rc = store_step(s, statement, e);
@@ -125,10 +129,8 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
     const char *types, ...)
 {
     va_list args;
-    sqlite3_stmt *statement = find_statement(s, sql);
-    sqlite3_reset(statement);
     va_start(args, types);
-    bind_all(statement, types, args);
+    sqlite3_stmt *statement = prepare(s, sql, types, args);
     va_end(args);
     int rc = store_step(s, statement, e);
     *value = rc == 1 ? sqlite3_column_int64(statement, 0) : fallback;
