@@ -243,26 +243,6 @@ static void set_view(const struct loader *l, const struct place *p, const struct
         (enum dtype)t->dtype, rows, cols, p->cols};
 }
 
-static float widen_one(const void *data, int dtype, int64_t i)
-{
-    uint16_t half;
-    uint32_t bits;
-    float f;
-    if (dtype == DTYPE_F32) {
-        memcpy(&f, (const char *)data + 4 * i, sizeof f);
-        return f;
-    }
-    memcpy(&half, (const char *)data + 2 * i, sizeof half);
-    bits = (uint32_t)half << 16;
-    if (dtype == DTYPE_F16)
-        bits = (uint32_t)(half & 0x7fff) << 13;
-    memcpy(&f, &bits, sizeof f);
-    if (dtype == DTYPE_BF16)
-        return f;
-    f *= 0x1p112f; /* float16's exponent to float32's, subnormals too */
-    return half & 0x8000 ? -f : f;
-}
-
 static int set_vector(
     struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
@@ -273,11 +253,12 @@ static int set_vector(
         *p->vector = ops->alloc(l->m->device, (size_t)p->vector_elements * sizeof(float));
     if (!*p->vector)
         return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
-    float *wide = xcalloc((size_t)n, sizeof *wide);
-    for (int64_t i = 0; i < n; i++)
-        wide[i] = widen_one(t->data, t->dtype, from + i);
-    ops->upload(l->m->device, *p->vector + p->offset, wide, (size_t)n * sizeof *wide);
-    free(wide);
+    /* A vector is a table of one row: embed widens it to where it goes. */
+    int64_t element_bytes = t->dtype == DTYPE_F32 ? 4 : 2;
+    struct weight table = {
+        (const char *)t->data + from * element_bytes, (enum dtype)t->dtype, 1, n, n};
+    ops->embed(
+        l->m->device, (struct tensor){*p->vector + p->offset, 1, n, n}, &table, &(int32_t){0});
     return 0;
 }
 
