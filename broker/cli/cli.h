@@ -48,7 +48,7 @@ struct cli {
     const char *operand;                 /* INPUT or JOB, NULL: not given */
     const char *state_dir;               /* default data directory, from the environment */
     const char *bin_dir;                 /* where this program and assayd lie */
-    int stdout_tty, stderr_tty; /* terminals that progress may be drawn on (NO_COLOR respected) */
+    int stderr_tty; /* a terminal that progress may be drawn on (NO_COLOR respected) */
 };
 
 struct cli_verb {

@@ -118,10 +118,8 @@ int main(int argc, char **argv)
     find_state_dir(state_dir, sizeof state_dir);
     find_bin_dir(bin_dir, sizeof bin_dir);
     int colour = getenv("NO_COLOR") == NULL;
-    struct cli c = {.state_dir = state_dir,
-        .bin_dir = bin_dir,
-        .stdout_tty = colour && isatty(STDOUT_FILENO),
-        .stderr_tty = colour && isatty(STDERR_FILENO)};
+    struct cli c = {
+        .state_dir = state_dir, .bin_dir = bin_dir, .stderr_tty = colour && isatty(STDERR_FILENO)};
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc != 0)
         return rc == 1 ? EX_OK : rc;
