@@ -45,6 +45,7 @@ struct group {
     enum group_state state;
     struct stage *stage;
     void *socket; /* ROUTER, of this incarnation */
+    char socket_path[256];
     int comm_fd, pipe_fd;
     struct child children[GROUP_MAX_RANKS];
     struct group_rank_info ranks[GROUP_MAX_RANKS];
@@ -55,6 +56,7 @@ struct group {
     struct homecoming *home, **home_end;
     struct msg_writer writer;
     long long start_at_ms, started_ms, backoff_ms;
+    long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
     uint64_t progress;
     char failure[256];
@@ -63,6 +65,10 @@ struct group {
 
 int group_new(struct group **out, const struct group_options *options, struct err *e)
 {
+    *out = NULL;
+    if (options->tp < 1 || options->tp > GROUP_MAX_RANKS)
+        return err_set(
+            e, ASSAY_EBADREQ, "tp: expected 1 to %d, found %u", GROUP_MAX_RANKS, options->tp);
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
@@ -71,10 +77,7 @@ int group_new(struct group **out, const struct group_options *options, struct er
     msg_writer_init(&g->writer);
     for (int r = 0; r < GROUP_MAX_RANKS; r++)
         g->children[r].pidfd = -1;
-    int rc = options->tp >= 1 && options->tp <= GROUP_MAX_RANKS
-                 ? stage_new(&g->stage, &options->stage, e)
-                 : err_set(e, ASSAY_EBADREQ, "tp: expected 1 to %d, found %u", GROUP_MAX_RANKS,
-                       options->tp);
+    int rc = stage_new(&g->stage, &options->stage, e);
     *out = g;
     if (rc != 0)
         group_free(out);
@@ -106,8 +109,10 @@ static void end_ranks(struct group *g, int *exit_code, int *signal)
         child_reap(&g->children[r], 1, &code, &number);
         g->ranks[r] = (struct group_rank_info){0};
     }
-    if (g->socket)
+    if (g->socket) {
         zmq_close(g->socket);
+        unlink(g->socket_path); /* ZeroMQ leaves it */
+    }
     g->socket = NULL;
     close_fd(&g->comm_fd);
     close_fd(&g->pipe_fd);
@@ -166,7 +171,8 @@ void group_free(struct group **out)
     if (!g)
         return;
     end_ranks(g, &exit_code, &signal);
-    lose_batches(g, -1, 0);
+    if (g->stage) /* else group_new failed */
+        lose_batches(g, -1, 0);
     for (struct homecoming *h = g->home, *next; h; h = next) {
         next = h->next;
         batch_free(&h->batch);
@@ -184,12 +190,13 @@ static int bind_socket(struct group *g, char *endpoint, size_t size, struct err 
 {
     int zero = 0, mandatory = 1;
     struct sockaddr_un address;
-    snprintf(endpoint, size, "ipc://%s/group-%d-%llu.sock", g->options.run_dir, g->options.number,
-        (unsigned long long)g->incarnation);
-    if (strlen(endpoint) - strlen("ipc://") >= sizeof address.sun_path)
+    int n = snprintf(g->socket_path, sizeof g->socket_path, "%s/group-%d-%llu.sock",
+        g->options.run_dir, g->options.number, (unsigned long long)g->incarnation);
+    if (n >= (int)sizeof address.sun_path)
         return err_set(e, ASSAY_EIO,
-            "socket path '%s': expected below %zu bytes; use a shorter data directory", endpoint,
-            sizeof address.sun_path);
+            "socket path: expected below %zu bytes, found %d; use a shorter data directory than %s",
+            sizeof address.sun_path, n, g->options.run_dir);
+    snprintf(endpoint, size, "ipc://%s", g->socket_path);
     g->socket = zmq_socket(g->options.zmq_context, ZMQ_ROUTER);
     if (!g->socket || zmq_setsockopt(g->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
         zmq_setsockopt(g->socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof mandatory) != 0 ||
@@ -342,8 +349,11 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     long long now_ms, struct err *e)
 {
     struct control c;
-    if (control_decode(&c, bytes, len, e) != 0 || c.rank != (int32_t)rank ||
-        c.incarnation != g->incarnation) {
+    int rc = control_decode(&c, bytes, len, e);
+    if (rc == 0 && (c.rank != (int32_t)rank || c.incarnation != g->incarnation))
+        rc = err_set(e, ASSAY_EBADMSG, "it is of rank %d, incarnation %llu", c.rank,
+            (unsigned long long)c.incarnation);
+    if (rc != 0) {
         log_warn("event=bad_control rank=%u error=\"%s\"", rank, e->msg);
         return 0;
     }
@@ -434,18 +444,19 @@ static int all_ended(const struct group *g)
     return 1;
 }
 
-static long long tick_draining(struct group *g, long long now_ms)
+/* Nothing is in flight: the ranks are told to end, and killed if they do not. */
+static long long tick_stopping(struct group *g, long long now_ms)
 {
     int exit_code, signal;
-    if (g->n_flights > 0)
-        return FOREVER;
-    if (all_ended(g)) {
-        end_ranks(g, &exit_code, &signal);
-        g->state = GROUP_STOPPED;
-        return FOREVER;
+    if (g->stop_by_ms == 0) {
+        send_to_all(g, &(struct control){.type = CONTROL_STOP, .incarnation = g->incarnation});
+        g->stop_by_ms = now_ms + g->options.hang_ms;
     }
-    send_to_all(g, &(struct control){.type = CONTROL_STOP});
-    return now_ms + 200;
+    if (!all_ended(g) && now_ms < g->stop_by_ms)
+        return g->stop_by_ms;
+    end_ranks(g, &exit_code, &signal);
+    g->state = GROUP_STOPPED;
+    return FOREVER;
 }
 
 static long long tick_alive(struct group *g, long long now_ms)
@@ -465,10 +476,12 @@ static long long tick_alive(struct group *g, long long now_ms)
         fail(g, now_ms, "no progress: hung");
     else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
         fail(g, now_ms, "not ready in time");
-    else if (g->state == GROUP_DRAINING)
-        return tick_draining(g, now_ms);
+    else if (g->state == GROUP_DRAINING && g->n_flights == 0)
+        return tick_stopping(g, now_ms);
     if (g->state == GROUP_DEAD)
         return g->start_at_ms;
+    if (g->state == GROUP_STOPPED)
+        return FOREVER;
     return deadline == FOREVER ? (g->state == GROUP_STARTING ? now_ms + 1000 : FOREVER)
                                : (half < deadline ? half : deadline);
 }

@@ -35,9 +35,8 @@ struct group_options {
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;
-    uint32_t hang_ms;         /* 2000 */
-    uint32_t start_ms;        /* longest start-up */
-    uint64_t rlimit_as_bytes; /* 0: none */
+    uint32_t hang_ms;  /* 2000 */
+    uint32_t start_ms; /* longest start-up */
 };
 
 struct group_rank_info {
@@ -77,7 +76,8 @@ int group_run(struct group *g, struct batch **b, struct err *e);
  * BATCH_LOST_WAITING: handed over, not begun. */
 enum batch_outcome { BATCH_DONE, BATCH_LOST_RUNNING, BATCH_LOST_WAITING };
 int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome);
-void group_stop(
-    struct group *g); /* DRAINING: no new batches; `stop` is sent when nothing is in flight */
+/* DRAINING: no new batches; `stop` is sent when nothing is in flight, and ranks that have not ended
+ * hang_ms later are killed. Of a group that is not READY, at once. */
+void group_stop(struct group *g);
 
 #endif
