@@ -18,7 +18,7 @@ PREFIX   ?= /usr/local
 VENV     := build/venv
 PYTHON   := $(VENV)/bin/python
 
-LIB_NAMES := libzmq sqlite3 jansson libsodium
+LIB_NAMES := libzmq sqlite3 jansson libsodium libutf8proc zlib libzstd
 MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 CFLAGS   ?= -O2 -g
@@ -39,7 +39,8 @@ say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo ' 
 objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
 BASE      := $(call objects,$(wildcard schema/*.c shm/*.c))
 MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
-BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c)))
+TEXT      := $(call objects,$(wildcard broker/text/*.c))
+BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c))) $(TEXT)
 CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli/*.c)))
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
@@ -51,7 +52,7 @@ all: $(BINS) ## build the three programs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(BASE)
-$(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(BASE)
+$(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(TEXT) $(BASE)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a

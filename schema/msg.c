@@ -166,6 +166,11 @@ int msg_read_str(struct msg_reader *r, const char *field, struct slice *s, struc
     return rc;
 }
 
+int msg_read_text(struct msg_reader *r, const char *field, struct slice *s, struct err *e)
+{
+    return read_bytes(r, MSG_STR, field, s, e);
+}
+
 int msg_read_bin(struct msg_reader *r, const char *field, struct slice *s, struct err *e)
 {
     return read_bytes(r, MSG_BIN, field, s, e);

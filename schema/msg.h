@@ -64,6 +64,8 @@ int msg_unexpected(
 int msg_read_map(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_array(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_str(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
+/* A string whose bytes may be anything: a text that is judged later. */
+int msg_read_text(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
 int msg_read_bin(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
 int msg_read_bool(struct msg_reader *r, const char *field, int *value, struct err *e);
 int msg_read_int(struct msg_reader *r, const char *field, int64_t min, int64_t max, int64_t *value,

@@ -314,13 +314,45 @@ enum row_field {
     R_TRUNCATE,
     R_PAD_RULE,
     R_SAFE_TEXT,
-    R_TEXT, /* from here: text shapes */
-    R_COUNT = R_TEXT + 11
+    R_TEXT,
+    R_MESSAGES,
+    R_PROMPT,
+    R_PROBLEM,
+    R_QUESTION,
+    R_RESPONSE,
+    R_COMPLETION,
+    R_RESPONSES,
+    R_CHOSEN,
+    R_REJECTED,
+    R_STEPS,
+    R_COUNT
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
-    "hf_pad_rule", "safe_text", "text", "messages", "prompt", "response", "responses", "completion",
-    "chosen", "rejected", "problem", "question", "steps"};
+    "hf_pad_rule", "safe_text", "text", "messages", "prompt", "problem", "question", "response",
+    "completion", "responses", "chosen", "rejected", "steps"};
+
+#define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
+#define SHAPES                                                                                     \
+    (BIT(R_IDS) | BIT(R_TEXT) | BIT(R_MESSAGES) | PROMPTS | BIT(R_RESPONSE) | BIT(R_COMPLETION) |  \
+        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS))
+
+/* The shapes of a row: the fields that make each, one of `prompts` beside them where there are any,
+ * and whether that one may be left out. */
+static const struct {
+    unsigned fields, prompts;
+    enum row_shape shape;
+    int prompt_optional;
+} row_shapes[] = {
+    {BIT(R_IDS), 0, ROW_IDS, 0},
+    {BIT(R_TEXT), 0, ROW_TEXT, 0},
+    {BIT(R_MESSAGES), 0, ROW_MESSAGES, 0},
+    {BIT(R_RESPONSE), BIT(R_PROMPT), ROW_RESPONSE, 0},
+    {BIT(R_COMPLETION), BIT(R_PROMPT), ROW_RESPONSE, 0},
+    {BIT(R_RESPONSES), BIT(R_PROMPT), ROW_RESPONSES, 0},
+    {BIT(R_CHOSEN) | BIT(R_REJECTED), BIT(R_PROMPT), ROW_PAIR, 1},
+    {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
+};
 
 /* Fields of a row are read under their own names, which costs nothing; only an error puts where it
  * was in front: "[17]" of an array's element, "rows[3]." of a row. */
@@ -453,6 +485,94 @@ static int read_pool(struct msg_reader *r, struct row_pooling *pool, struct err 
     return rc == 0 ? check_pool(pool, e) : rc;
 }
 
+/* ---- texts of a row ---- */
+
+int request_is_messages(struct slice s)
+{
+    struct msg_reader r;
+    msg_reader_init(&r, s.at, s.len);
+    return msg_peek(&r) == MSG_ARRAY;
+}
+
+int request_read_message(
+    struct msg_reader *r, struct slice *role, struct slice *content, struct err *e)
+{
+    static const char *const names[] = {"role", "content"};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    int rc = msg_read_map(r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, "", names, 2, &seen, e);
+        rc = key < 0    ? key
+             : key == 0 ? msg_read_text(r, "role", role, e)
+                        : msg_read_text(r, "content", content, e);
+    }
+    for (int i = 0; rc == 0 && i < 2; i++)
+        if (!(seen >> i & 1))
+            rc = err_field(e, ASSAY_EBADREQ, names[i], "expected a string, found nothing");
+    return rc;
+}
+
+/* "messages[2].role" */
+static int in_message(const char *field, uint32_t i, int rc, struct err *e)
+{
+    char inner[ERR_FIELD_BYTES];
+    if (!e)
+        return rc;
+    memcpy(inner, e->field, sizeof inner);
+    snprintf(e->field, sizeof e->field, "%s[%u]%s%.*s", field, i, inner[0] ? "." : "", 40, inner);
+    return rc;
+}
+
+static int check_messages(struct msg_reader *r, const char *field, struct err *e)
+{
+    struct slice role, content;
+    uint32_t n = 0;
+    int rc = msg_read_array(r, field, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if ((rc = request_read_message(r, &role, &content, e)) != 0)
+            return in_message(field, i, rc, e);
+    return rc;
+}
+
+static int check_texts(struct msg_reader *r, const char *field, struct err *e)
+{
+    struct slice text;
+    uint32_t n = 0;
+    int rc = msg_read_array(r, field, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if ((rc = msg_read_text(r, field, &text, e)) != 0)
+            return in_element(field, i, rc, e);
+    return rc;
+}
+
+/* A text, an array of texts, or messages, whichever the field takes; kept as its bytes. */
+static int read_body(struct msg_reader *r, enum row_field field, struct slice *body, struct err *e)
+{
+    const char *name = row_fields[field];
+    const uint8_t *from = r->at;
+    int may_be_text = field != R_MESSAGES && field != R_RESPONSES && field != R_STEPS;
+    int may_be_messages = field == R_MESSAGES || field == R_PROMPT || field == R_PROBLEM ||
+                          field == R_QUESTION || field == R_CHOSEN || field == R_REJECTED;
+    enum msg_type type = msg_peek(r);
+    struct slice text;
+    int rc;
+    if (may_be_text && type == MSG_STR)
+        rc = msg_read_text(r, name, &text, e);
+    else if (may_be_messages && type == MSG_ARRAY)
+        rc = check_messages(r, name, e);
+    else if (!may_be_text && type == MSG_ARRAY)
+        rc = check_texts(r, name, e);
+    else
+        rc = msg_unexpected(r, name,
+            !may_be_text      ? "an array"
+            : may_be_messages ? "a string or an array of messages"
+                              : "a string",
+            e);
+    *body = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
 static int read_row_field(
     struct msg_reader *r, enum row_field field, struct row_request *row, struct err *e)
 {
@@ -471,10 +591,36 @@ static int read_row_field(
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
         return msg_read_bool(r, "safe_text", &row->safe_text, e);
+    case R_PROMPT:
+    case R_PROBLEM:
+    case R_QUESTION:
+        row->prompt_field = row_fields[field];
+        return read_body(r, field, &row->prompt, e);
     default:
-        return err_field(e, ASSAY_EUNSUPPORTED, row_fields[field],
-            "text is not read by this version: expected ids, the row's token ids");
+        row->body_field[field == R_REJECTED] = row_fields[field];
+        return read_body(r, field, &row->body[field == R_REJECTED], e);
     }
+}
+
+/* Which shape do the fields make? */
+static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
+{
+    unsigned found = (unsigned)seen & SHAPES;
+    for (size_t i = 0; i < sizeof row_shapes / sizeof row_shapes[0]; i++) {
+        unsigned prompts = found & row_shapes[i].prompts;
+        int one_prompt = prompts != 0 && (prompts & (prompts - 1)) == 0;
+        if ((found & ~prompts) != row_shapes[i].fields)
+            continue;
+        if (row_shapes[i].prompts == 0 || one_prompt ||
+            (prompts == 0 && row_shapes[i].prompt_optional)) {
+            row->shape = row_shapes[i].shape;
+            return 0;
+        }
+    }
+    return err_field(e, ASSAY_EBADREQ, "",
+        "expected ids; text; messages; prompt and response, completion or responses; chosen and "
+        "rejected; or prompt, problem or question and steps; found %s",
+        found == 0 ? "none of them" : "another mixture of these fields");
 }
 
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
@@ -487,8 +633,8 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
         int field = msg_read_key(r, "", row_fields, R_COUNT, &seen, e);
         rc = field < 0 ? field : read_row_field(r, (enum row_field)field, row, e);
     }
-    if (rc == 0 && !(seen & BIT(R_IDS)))
-        rc = err_field(e, ASSAY_EBADREQ, "", "expected ids, the row's token ids, found none");
+    if (rc == 0)
+        rc = find_shape(row, seen, e);
     return rc == 0 ? 0 : in_row(index, rc, e);
 }
 

@@ -74,9 +74,26 @@ struct row_pooling {
     uint32_t n_positions;
 };
 
+/* What a row holds. The texts are slices of the message, their bytes not checked to be UTF-8: that
+ * is content, judged row by row. */
+enum row_shape {
+    ROW_IDS,
+    ROW_TEXT,      /* body[0]: a text */
+    ROW_MESSAGES,  /* body[0]: messages */
+    ROW_RESPONSE,  /* prompt; body[0]: a text */
+    ROW_RESPONSES, /* prompt; body[0]: an array of texts */
+    ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
+    ROW_STEPS,     /* prompt; body[0]: an array of texts */
+};
+
 struct row_request {
-    struct slice id;  /* raw msgpack (an int64, or a string); absent: at == NULL */
-    struct slice ids; /* bin: little-endian int32s. array: raw msgpack array of integers */
+    struct slice id; /* raw msgpack (an int64, or a string); absent: at == NULL */
+    enum row_shape shape;
+    struct slice prompt;                      /* raw msgpack: a text or messages; absent: none */
+    struct slice body[2];                     /* raw msgpack, by shape */
+    const char *prompt_field, *body_field[2]; /* their names in the message */
+    struct slice
+        ids; /* bin: little-endian int32s. array: raw msgpack array of integers. absent unless ROW_IDS */
     int ids_is_bin;
     uint32_t n_ids;
     struct row_pooling pool;
@@ -87,8 +104,7 @@ struct row_request {
 };
 
 /* 0, or a code with *e saying why; q->id is filled even then where it could be read, so that the
- * reply can carry it. Text shapes of a row (text, messages, prompt ..) are known and give
- * ASSAY_EUNSUPPORTED. */
+ * reply can carry it. */
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e);
 
@@ -100,6 +116,12 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
  * INT32_MIN, which no vocabulary holds, so that it ends as that row's bad_token. */
 void row_request_ids(const struct row_request *row, int32_t *out);
 void row_request_positions(const struct row_request *row, int32_t *out);
+
+/* Texts and messages of a checked row. A reader is put on the slice with msg_reader_init; one that
+ * is an array begins with msg_read_array; its texts come with msg_read_text. */
+int request_is_messages(struct slice prompt_or_body);
+int request_read_message(
+    struct msg_reader *r, struct slice *role, struct slice *content, struct err *e);
 
 const char *request_op_name(enum request_op op);
 

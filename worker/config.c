@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "worker/cpu/fmath.h"
-#include "worker/json.h"
+#include "schema/json.h"
 
 #define CONFIG_MAX_BYTES (8u << 20)
 #define TOKENIZER_MAX_BYTES (256u << 20)

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "worker/json.h"
+#include "schema/json.h"
 #include "worker/qwen2.h"
 
 static int check_weights(

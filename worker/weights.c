@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "schema/log.h"
-#include "worker/json.h"
+#include "schema/json.h"
 
 #define HEADER_MAX_BYTES (100u << 20)
 #define INDEX_MAX_BYTES (100u << 20)

@@ -30,6 +30,9 @@ enum cli_option {
     CLI_STEP_TOKEN,
     CLI_ACTIVATION,
     CLI_TRUNCATE,
+    CLI_SAFE_TEXT,
+    CLI_CHAT_TEMPLATE,
+    CLI_JSONL,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,
@@ -85,5 +88,6 @@ int verb_pause(const struct cli *c);
 int verb_resume(const struct cli *c);
 int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
+int verb_tokenize(const struct cli *c);
 
 #endif

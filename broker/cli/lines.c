@@ -1,51 +1,25 @@
 /* lines.c - see lines.h. */
 #include "broker/cli/lines.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "broker/cli/jsonl.h"
 #include "schema/log.h"
 #include "schema/pooling.h"
+#include "schema/request.h"
 
 struct lines {
-    FILE *file;
-    const char *name;
-    int64_t number, total;
-    char *text;
-    size_t text_bytes, text_len;
+    struct jsonl *file;
     int32_t *ids;
     size_t ids_room;
     struct msg_writer row;
     const char *pool, *activation;
     long step_token;
-    int truncate;
+    int truncate, safe_text;
 };
-
-static int64_t count_lines(const char *path)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        if (fd >= 0)
-            close(fd);
-        return -1;
-    }
-    static const size_t room = 1 << 16;
-    char *bytes = xcalloc(1, room), last = '\n';
-    int64_t n = 0;
-    for (ssize_t got; (got = read(fd, bytes, room)) > 0; last = bytes[got - 1])
-        for (char *p = bytes; (p = memchr(p, '\n', (size_t)(bytes + got - p))) != NULL; p++)
-            n++;
-    free(bytes);
-    close(fd);
-    return n + (last != '\n');
-}
 
 static int check_names(const struct lines *l)
 {
@@ -62,19 +36,17 @@ static int check_names(const struct lines *l)
 int lines_open(struct lines **out, const struct cli *c)
 {
     struct lines *l = xcalloc(1, sizeof *l);
-    const char *path = c->operand && strcmp(c->operand, "-") != 0 ? c->operand : NULL;
+    struct err e = {0};
     msg_writer_init(&l->row);
-    l->name = path ? path : "stdin";
-    l->total = path ? count_lines(path) : -1;
-    l->file = path ? fopen(path, "rbe") : stdin;
     l->pool = c->value[CLI_POOL];
     l->activation = c->value[CLI_ACTIVATION];
     l->truncate = c->value[CLI_TRUNCATE] != NULL;
+    l->safe_text = c->value[CLI_SAFE_TEXT] != NULL;
     int rc = check_names(l);
     if (rc == 0)
         rc = cli_number(c, CLI_STEP_TOKEN, 0, INT32_MAX, POOL_NO_STEP_TOKEN, &l->step_token);
-    if (rc == 0 && !l->file) {
-        fprintf(stderr, "assay: cannot read '%s': %s\n", path, strerror(errno));
+    if (rc == 0 && jsonl_open(&l->file, c->operand, &e) != 0) {
+        cli_fail(&e);
         rc = EX_NOINPUT;
     }
     *out = l;
@@ -88,10 +60,8 @@ void lines_close(struct lines **out)
     struct lines *l = *out;
     if (!l)
         return;
-    if (l->file && l->file != stdin)
-        fclose(l->file);
+    jsonl_close(&l->file);
     msg_writer_release(&l->row);
-    free(l->text);
     free(l->ids);
     free(l);
     *out = NULL;
@@ -99,63 +69,7 @@ void lines_close(struct lines **out)
 
 int64_t lines_count(const struct lines *l)
 {
-    return l->total;
-}
-
-static int grow_text(struct lines *l)
-{
-    size_t bytes = l->text_bytes ? l->text_bytes * 2 : 4096;
-    char *text = realloc(l->text, bytes);
-    if (!text)
-        return -1;
-    l->text = text;
-    l->text_bytes = bytes;
-    return 0;
-}
-
-/* The next line without its newline into l->text: 1, 0 at the end of the file, 2 when it is beyond
- * LINES_MAX_BYTES. */
-static int read_line(struct lines *l)
-{
-    int byte, too_long = 0;
-    l->text_len = 0;
-    while ((byte = getc_unlocked(l->file)) != EOF && byte != '\n') {
-        if (l->text_len == l->text_bytes && !too_long)
-            too_long = l->text_len >= LINES_MAX_BYTES || grow_text(l) != 0;
-        if (!too_long)
-            l->text[l->text_len++] = (char)byte;
-    }
-    if (too_long)
-        return 2;
-    return byte != EOF || l->text_len > 0;
-}
-
-static int is_blank(const struct lines *l)
-{
-    for (size_t i = 0; i < l->text_len; i++)
-        if (!strchr(" \t\r", l->text[i]))
-            return 0;
-    return 1;
-}
-
-static const char *json_kind(const json_t *value)
-{
-    switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        return "an object";
-    case JSON_ARRAY:
-        return "an array";
-    case JSON_STRING:
-        return "a string";
-    case JSON_INTEGER:
-        return "an integer";
-    case JSON_REAL:
-        return "a real number";
-    case JSON_NULL:
-        return "null";
-    default:
-        return "a boolean";
-    }
+    return jsonl_count(l->file);
 }
 
 /* The line's id: `id` or `custom_id`, else the line number. */
@@ -180,53 +94,141 @@ static int take_id(struct line *line)
     return 0;
 }
 
-static const json_t *find_ids(struct line *line)
+/* ---- token ids ---- */
+
+static int take_token(struct lines *l, struct line *line, const json_t *id, size_t i)
 {
-    const json_t *ids = json_object_get(line->object, "input_ids");
-    if (!ids)
-        ids = json_object_get(line->object, "ids");
-    if (!ids)
-        err_field(&line->err, ASSAY_EUNSUPPORTED, "input_ids",
-            "line %lld: expected input_ids, an array of token ids; found none (text is not read by "
-            "this version)",
-            (long long)line->number);
-    else if (!json_is_array(ids))
-        err_field(&line->err, ASSAY_EBADREQ, "input_ids", "line %lld: expected an array, found %s",
-            (long long)line->number, json_kind(ids));
-    return json_is_array(ids) ? ids : NULL;
+    json_int_t v = json_integer_value(id);
+    char field[48];
+    snprintf(field, sizeof field, "input_ids[%zu]", i);
+    if (!json_is_integer(id))
+        return err_field(&line->err, ASSAY_EBADREQ, field,
+            "line %lld: expected an integer, found %s", (long long)line->number, json_kind(id));
+    if (v < INT32_MIN || v > INT32_MAX)
+        return err_field(&line->err, ASSAY_EBADTOKEN, field,
+            "line %lld: expected a token id, found %lld", (long long)line->number, (long long)v);
+    l->ids[i] = (int32_t)v;
+    return 0;
 }
 
-/* Fills l->ids; returns how many, or -1 with line->err. */
-static int64_t take_ids(struct lines *l, struct line *line)
+static int write_ids(struct lines *l, struct line *line, const json_t *ids)
 {
-    const json_t *ids = find_ids(line);
-    if (!ids)
-        return -1;
     size_t n = json_array_size(ids);
+    int rc = 0;
+    if (!json_is_array(ids))
+        return err_field(&line->err, ASSAY_EBADREQ, "input_ids",
+            "line %lld: expected an array, found %s", (long long)line->number, json_kind(ids));
     if (n > l->ids_room) {
         free(l->ids);
         l->ids = xcalloc(n, sizeof *l->ids);
         l->ids_room = n;
     }
-    for (size_t i = 0; i < n; i++) {
-        const json_t *id = json_array_get(ids, i);
-        json_int_t v = json_integer_value(id);
-        char field[48];
-        snprintf(field, sizeof field, "input_ids[%zu]", i);
-        if (!json_is_integer(id))
-            return err_field(&line->err, ASSAY_EBADREQ, field,
-                       "line %lld: expected an integer, found %s", (long long)line->number,
-                       json_kind(id)),
-                   -1;
-        if (v < INT32_MIN || v > INT32_MAX)
-            return err_field(&line->err, ASSAY_EBADTOKEN, field,
-                       "line %lld: expected a token id, found %lld", (long long)line->number,
-                       (long long)v),
-                   -1;
-        l->ids[i] = (int32_t)v;
-    }
-    return (int64_t)n;
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = take_token(l, line, json_array_get(ids, i), i);
+    msg_str(&l->row, "ids");
+    msg_bin(&l->row, l->ids, n * sizeof *l->ids);
+    return rc;
 }
+
+/* ---- text ---- */
+
+static void pack(struct msg_writer *w, const json_t *v);
+
+static void pack_array(struct msg_writer *w, const json_t *v)
+{
+    json_t *item;
+    size_t k;
+    msg_array(w, (uint32_t)json_array_size(v));
+    json_array_foreach(v, k, item) pack(w, item);
+}
+
+/* A message: its role and content; what else a data set keeps there (names, ids) is passed over,
+ * but not a tool call, which would change the text. */
+static void pack_message(struct msg_writer *w, const json_t *v)
+{
+    static const char *const keys[] = {"role", "content", "tool_calls"};
+    uint32_t n = 0;
+    for (int i = 0; i < 3; i++)
+        n += json_object_get(v, keys[i]) && !(i == 2 && json_is_null(json_object_get(v, keys[i])));
+    msg_map(w, n);
+    for (int i = 0; i < 3; i++) {
+        const json_t *item = json_object_get(v, keys[i]);
+        if (!item || (i == 2 && json_is_null(item)))
+            continue;
+        msg_str(w, keys[i]);
+        if (json_is_object(item))
+            msg_nil(w); /* whatever is in it, it is not what it must be */
+        else
+            pack(w, item);
+    }
+}
+
+static void pack(struct msg_writer *w, const json_t *v)
+{
+    if (json_is_string(v))
+        msg_str_len(w, json_string_value(v), json_string_length(v));
+    else if (json_is_array(v))
+        pack_array(w, v);
+    else if (json_is_object(v))
+        pack_message(w, v);
+    else if (json_is_integer(v))
+        msg_int(w, json_integer_value(v));
+    else if (json_is_real(v))
+        msg_float(w, (float)json_real_value(v));
+    else if (json_is_boolean(v))
+        msg_bool(w, json_is_true(v));
+    else
+        msg_nil(w);
+}
+
+/* What a line may hold, in the order in which it is looked for. A shape is there when its first key
+ * is; the others go along where they are. */
+static const char *const shapes[][4] = {
+    {"chosen", "rejected", "prompt"},
+    {"rejected", "chosen", "prompt"},
+    {"steps", "prompt", "problem", "question"},
+    {"responses", "prompt"},
+    {"response", "prompt"},
+    {"completion", "prompt"},
+    {"messages"},
+    {"text"},
+};
+#define N_SHAPES (sizeof shapes / sizeof shapes[0])
+
+static uint32_t count_keys(const json_t *object, const char *const *keys)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < 4 && keys[i]; i++)
+        n += json_object_get(object, keys[i]) != NULL;
+    return n;
+}
+
+static void write_text(struct lines *l, const json_t *object, const char *const *keys)
+{
+    for (int i = 0; i < 4 && keys[i]; i++) {
+        const json_t *v = json_object_get(object, keys[i]);
+        if (!v)
+            continue;
+        msg_str(&l->row, keys[i]);
+        pack(&l->row, v);
+    }
+}
+
+/* The keys of the line's shape, NULL when it has none. */
+static const char *const *find_shape(struct line *line)
+{
+    for (size_t i = 0; i < N_SHAPES; i++)
+        if (json_object_get(line->object, shapes[i][0]))
+            return shapes[i];
+    err_set(&line->err, ASSAY_EBADREQ,
+        "line %lld: expected input_ids, chosen and rejected, prompt and steps, prompt and "
+        "responses, "
+        "prompt and response, messages, or text; found none of them",
+        (long long)line->number);
+    return NULL;
+}
+
+/* ---- rows ---- */
 
 static void write_pool(struct lines *l)
 {
@@ -241,66 +243,57 @@ static void write_pool(struct lines *l)
         msg_key_int(&l->row, "step_token", l->step_token);
 }
 
-static void write_row(struct lines *l, struct line *line, int64_t n_ids)
+/* The row as the broker will read it. What it would refuse is this line's error. */
+static int check_row(const struct lines *l, struct line *line)
 {
-    int has_pool = l->pool || l->activation || l->step_token >= 0;
+    struct msg_reader r;
+    struct row_request row;
+    struct err why = {0};
+    msg_reader_init(&r, (const uint8_t *)l->row.buffer.data, l->row.buffer.size);
+    int rc = request_next_row(&r, 0, &row, &why);
+    const char *field = strchr(why.field, '.');
+    if (rc != 0)
+        err_field(&line->err, ASSAY_EBADREQ, field ? field + 1 : "", "line %lld: %s",
+            (long long)line->number, why.msg);
+    return rc;
+}
+
+static int write_row(struct lines *l, struct line *line)
+{
+    int has_pool = l->pool || l->activation || l->step_token >= 0, rc = 0;
+    const json_t *ids = json_object_get(line->object, "input_ids");
+    ids = ids ? ids : json_object_get(line->object, "ids");
+    const char *const *keys = ids ? NULL : find_shape(line);
+    if (!ids && !keys)
+        return line->err.code;
     msg_writer_clear(&l->row);
-    msg_map(&l->row, 2 + (uint32_t)has_pool + (uint32_t)l->truncate);
+    msg_map(&l->row, 1 + (ids ? 1 : count_keys(line->object, keys)) + (uint32_t)has_pool +
+                         (uint32_t)l->truncate + (uint32_t)l->safe_text);
     msg_str(&l->row, "id");
-    if (json_is_string(line->id))
-        msg_str_len(&l->row, json_string_value(line->id), json_string_length(line->id));
+    pack(&l->row, line->id);
+    if (ids)
+        rc = write_ids(l, line, ids);
     else
-        msg_int(&l->row, json_integer_value(line->id));
-    msg_str(&l->row, "ids");
-    msg_bin(&l->row, l->ids, (size_t)n_ids * sizeof *l->ids);
+        write_text(l, line->object, keys);
     if (has_pool)
         write_pool(l);
     if (l->truncate)
         msg_key_bool(&l->row, "truncate", 1);
-    line->row = (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
-}
-
-static void parse_line(struct lines *l, struct line *line)
-{
-    json_error_t why;
-    json_t *value =
-        json_loadb(l->text, l->text_len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-    if (!value) {
-        err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %d",
-            (long long)line->number, why.text, why.position);
-        return;
-    }
-    if (!json_is_object(value)) {
-        err_set(&line->err, ASSAY_EBADREQ, "line %lld: expected an object, found %s",
-            (long long)line->number, json_kind(value));
-        json_decref(value);
-        return;
-    }
-    line->object = value;
-    if (take_id(line) != 0)
-        return;
-    int64_t n = take_ids(l, line);
-    if (n >= 0)
-        write_row(l, line, n);
+    if (l->safe_text)
+        msg_key_bool(&l->row, "safe_text", 1);
+    return rc == 0 ? check_row(l, line) : rc;
 }
 
 int lines_next(struct lines *l, struct line *line, struct err *e)
 {
-    int got;
-    do {
-        got = read_line(l);
-        l->number++;
-    } while (got == 1 && is_blank(l));
-    if (ferror(l->file))
-        return err_errno(e, ASSAY_EIO, "cannot read '%s'", l->name);
-    if (got == 0)
-        return 0;
-    *line = (struct line){.number = l->number, .id = json_integer(l->number)};
-    if (got == 2)
-        err_set(&line->err, ASSAY_ETOOLARGE, "line %lld: expected at most %u bytes, found more",
-            (long long)l->number, LINES_MAX_BYTES);
-    else
-        parse_line(l, line);
+    struct jsonl_line raw;
+    int got = jsonl_next(l->file, &raw, e);
+    if (got != 1)
+        return got;
+    *line = (struct line){
+        .number = raw.number, .id = json_integer(raw.number), .object = raw.object, .err = raw.err};
+    if (line->object && take_id(line) == 0 && write_row(l, line) == 0)
+        line->row = (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
     return 1;
 }
 

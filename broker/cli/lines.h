@@ -1,8 +1,10 @@
-/* lines.h - JSONL in: one line at a time, checked, as the row of a submit message.
+/* lines.h - lines of a JSONL file (jsonl.h), each checked, as the row of a submit message.
  *
+ * A line is taken for the first of these that it holds the keys of; its other keys are ignored:
+ *     input_ids or ids | chosen, rejected | steps | responses | response or completion | messages | text
  * A line that cannot be a row is that line's error (code, message with field, expected, found),
- * never the file's. Lines are read with a bound: a longer one is skipped to its end and is an error
- * too. Blank lines are passed over but counted. */
+ * never the file's: it is checked by the reader of messages itself, so that what passes here is
+ * not refused by the broker. */
 #ifndef ASSAY_LINES_H
 #define ASSAY_LINES_H
 
@@ -10,8 +12,6 @@
 
 #include "broker/cli/cli.h"
 #include "schema/msg.h"
-
-#define LINES_MAX_BYTES (64u << 20)
 
 struct lines;
 
@@ -24,14 +24,14 @@ struct line {
     struct err err; /* why it is bad */
 };
 
-/* "-" or NULL: stdin. The options say how rows are pooled (CLI_POOL ..). EX_ code on failure, told
- * on stderr. */
+/* The input is the command line's operand; the options say how rows are pooled (CLI_POOL ..). EX_
+ * code on failure, told on stderr. */
 int lines_open(struct lines **l, const struct cli *c);
 void lines_close(struct lines **l);
 /* 1 and *line (release it), 0 at the end, negative when reading failed. */
 int lines_next(struct lines *l, struct line *line, struct err *e);
 void line_release(struct line *line);
-/* How many lines there are, -1 when the input is no regular file. */
+/* How many lines there are, -1 when that is not known. */
 int64_t lines_count(const struct lines *l);
 
 #endif

@@ -10,10 +10,13 @@
 
 static const enum cli_option no_options[] = {CLI_OPTION_COUNT};
 static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, CLI_KEEP_INPUT,
-    CLI_ORDER, CLI_POOL, CLI_ACTIVATION, CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_TP, CLI_THREADS,
-    CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER, CLI_OPTION_COUNT};
+    CLI_ORDER, CLI_POOL, CLI_ACTIVATION, CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT,
+    CLI_CHAT_TEMPLATE, CLI_TP, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE,
+    CLI_WORKER, CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
-    CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_OPTION_COUNT};
+    CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
+static const enum cli_option tokenize_options[] = {
+    CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
@@ -52,6 +55,12 @@ static const struct cli_verb verbs[] = {
         retry_options, verb_retry},
     {"info", NULL, "Show the broker, its model and its counters.", "  assay info\n", 0, no_options,
         verb_info},
+    {"tokenize", "[TEXT|-]",
+        "Show the token ids of a text, as the checkpoint's tokenizer makes them.",
+        "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
+        "  assay tokenize - --model ./my-reward-model < text.txt\n"
+        "  assay tokenize --jsonl texts.jsonl --model ./my-reward-model > ids.jsonl\n",
+        0, tokenize_options, verb_tokenize},
 };
 static const int n_verbs = sizeof verbs / sizeof verbs[0];
 

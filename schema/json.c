@@ -1,5 +1,5 @@
 /* json.c - see json.h. */
-#include "worker/json.h"
+#include "schema/json.h"
 
 #include <errno.h>
 #include <stdio.h>

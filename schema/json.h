@@ -1,7 +1,7 @@
 /* json.h - reading fields of untrusted JSON files: presence, type and range in one call, with
  * errors that name file and field. */
-#ifndef ASSAY_WORKER_JSON_H
-#define ASSAY_WORKER_JSON_H
+#ifndef ASSAY_JSON_H
+#define ASSAY_JSON_H
 
 #include <jansson.h>
 

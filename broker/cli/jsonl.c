@@ -1,0 +1,157 @@
+/* jsonl.c - see jsonl.h. */
+#include "broker/cli/jsonl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/cli/inflate.h"
+#include "schema/log.h"
+
+struct jsonl {
+    FILE *file;
+    const char *name;
+    int64_t number, total;
+    char *text;
+    size_t text_bytes, text_len;
+};
+
+static int64_t count_lines(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    static const size_t room = 1 << 16;
+    char *bytes = xcalloc(1, room), last = '\n';
+    int64_t n = 0;
+    for (ssize_t got; (got = read(fd, bytes, room)) > 0; last = bytes[got - 1])
+        for (char *p = bytes; (p = memchr(p, '\n', (size_t)(bytes + got - p))) != NULL; p++)
+            n++;
+    free(bytes);
+    close(fd);
+    return n + (last != '\n');
+}
+
+int jsonl_open(struct jsonl **out, const char *path, struct err *e)
+{
+    struct jsonl *j = xcalloc(1, sizeof *j);
+    int is_file = path && strcmp(path, "-") != 0;
+    j->name = is_file ? path : "stdin";
+    j->total = is_file && !inflate_is_compressed(path) ? count_lines(path) : -1;
+    j->file = is_file ? inflate_open(path) : stdin;
+    *out = j;
+    if (j->file)
+        return 0;
+    int rc = err_errno(e, ASSAY_EIO, "cannot read '%s'", path);
+    jsonl_close(out);
+    return rc;
+}
+
+void jsonl_close(struct jsonl **out)
+{
+    struct jsonl *j = *out;
+    if (!j)
+        return;
+    if (j->file && j->file != stdin)
+        fclose(j->file);
+    free(j->text);
+    free(j);
+    *out = NULL;
+}
+
+int64_t jsonl_count(const struct jsonl *j)
+{
+    return j->total;
+}
+
+static int grow_text(struct jsonl *j)
+{
+    size_t bytes = j->text_bytes ? j->text_bytes * 2 : 4096;
+    char *text = realloc(j->text, bytes);
+    if (!text)
+        return -1;
+    j->text = text;
+    j->text_bytes = bytes;
+    return 0;
+}
+
+/* The next line without its newline into j->text: 1, 0 at the end of the file, 2 when it is beyond
+ * JSONL_MAX_BYTES. */
+static int read_line(struct jsonl *j)
+{
+    int byte, too_long = 0;
+    j->text_len = 0;
+    while ((byte = getc_unlocked(j->file)) != EOF && byte != '\n') {
+        if (j->text_len == j->text_bytes && !too_long)
+            too_long = j->text_len >= JSONL_MAX_BYTES || grow_text(j) != 0;
+        if (!too_long)
+            j->text[j->text_len++] = (char)byte;
+    }
+    if (too_long)
+        return 2;
+    return byte != EOF || j->text_len > 0;
+}
+
+static int is_blank(const struct jsonl *j)
+{
+    for (size_t i = 0; i < j->text_len; i++)
+        if (!strchr(" \t\r", j->text[i]) || j->text[i] == '\0')
+            return 0;
+    return 1;
+}
+
+const char *json_kind(const json_t *value)
+{
+    static const char *const names[] = {"an object", "an array", "a string", "an integer",
+        "a real number", "a boolean", "a boolean", "null"};
+    return value ? names[json_typeof(value)] : "nothing";
+}
+
+static void parse(struct jsonl *j, struct jsonl_line *line)
+{
+    json_error_t why;
+    json_t *value = json_loadb(
+        j->text, j->text_len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    if (!value) {
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %d",
+            (long long)line->number, why.text, why.position);
+    } else if (!json_is_object(value)) {
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: expected an object, found %s",
+            (long long)line->number, json_kind(value));
+        json_decref(value);
+    } else {
+        line->object = value;
+    }
+}
+
+int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
+{
+    int got;
+    errno = 0;
+    do {
+        got = read_line(j);
+        j->number++;
+    } while (got == 1 && is_blank(j));
+    if (ferror(j->file) && errno == EBADMSG)
+        return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",
+            j->name, (long long)j->number);
+    if (ferror(j->file))
+        return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
+    if (got == 0)
+        return 0;
+    *line = (struct jsonl_line){.number = j->number};
+    if (got == 2)
+        err_set(&line->err, ASSAY_ETOOLARGE, "line %lld: expected at most %u bytes, found more",
+            (long long)j->number, JSONL_MAX_BYTES);
+    else
+        parse(j, line);
+    return 1;
+}

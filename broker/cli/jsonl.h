@@ -1,0 +1,34 @@
+/* jsonl.h - a file of JSON lines in: plain, or compressed as its suffix says (.gz, .zst), or stdin.
+ *
+ * Lines are read one at a time with a bound; a longer one is skipped to its end and is that line's
+ * error, as is one that is no JSON object. Blank lines are passed over but counted. */
+#ifndef ASSAY_JSONL_H
+#define ASSAY_JSONL_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "schema/err.h"
+
+#define JSONL_MAX_BYTES (64u << 20)
+
+struct jsonl;
+
+struct jsonl_line {
+    int64_t number; /* from 1 */
+    json_t *object; /* NULL when the line is bad; owned by the caller */
+    struct err err; /* why it is bad */
+};
+
+/* "-" or NULL: stdin. ASSAY_EIO with the reason. */
+int jsonl_open(struct jsonl **j, const char *path, struct err *e);
+void jsonl_close(struct jsonl **j);
+/* 1 and *line, 0 at the end, negative when reading failed. */
+int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e);
+/* How many lines there are, -1 when that is not known before the end: a pipe, a compressed file. */
+int64_t jsonl_count(const struct jsonl *j);
+
+/* "a string", "an array" .. */
+const char *json_kind(const json_t *value);
+
+#endif

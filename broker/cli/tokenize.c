@@ -1,0 +1,160 @@
+/* tokenize.c - `assay tokenize`: text to token ids with nothing but a directory that has a tokenizer.json.
+ * No broker, no weights. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/cli/cli.h"
+#include "broker/cli/jsonl.h"
+#include "broker/text/buffer.h"
+#include "broker/text/tokenizer.h"
+#include "schema/utf8.h"
+
+struct job {
+    const struct cli *cli;
+    struct tokenizer *tokenizer;
+    struct encoder *encoder;
+    int failed; /* a text was bad */
+};
+
+static int encode(struct job *j, struct slice text, struct err *e)
+{
+    struct span all = {0, text.len};
+    encoder_clear(j->encoder);
+    encoder_begin(j->encoder);
+    int rc = encoder_text(j->encoder, text, &all, j->cli->value[CLI_SAFE_TEXT] != NULL, e);
+    encoder_end(j->encoder);
+    return rc;
+}
+
+static void print_ids(const struct id_list *ids)
+{
+    printf("{\"ids\":[");
+    for (size_t i = 0; i < ids->len; i++)
+        printf("%s%d", i ? "," : "", ids->at[i]);
+    printf("]}\n");
+}
+
+static void print_error(const struct err *e)
+{
+    json_t *line = json_pack(
+        "{s:n, s:{s:s, s:s}}", "ids", "error", "code", err_name(e->code), "message", e->msg);
+    json_dumpf(line, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(line);
+}
+
+/* A piece as one word: control characters and bytes that are no character as \x.., a space as it
+ * is. */
+static void print_piece(struct slice piece)
+{
+    for (size_t i = 0; i < piece.len;) {
+        int len = utf8_length(piece.at + i, piece.len - i);
+        if (len == 0 || piece.at[i] < 0x20 || piece.at[i] == 0x7f)
+            printf("\\x%02x", piece.at[i++]);
+        else
+            for (; len > 0; len--)
+                putchar(piece.at[i++]);
+    }
+}
+
+static void print_table(const struct job *j)
+{
+    const struct id_list *ids = encoder_ids(j->encoder);
+    for (size_t i = 0; i < ids->len; i++) {
+        printf("%6zu %8d  '", i, ids->at[i]);
+        print_piece(tokenizer_piece(j->tokenizer, ids->at[i]));
+        printf("'\n");
+    }
+    printf("%zu tokens\n", ids->len);
+}
+
+/* ---- one text ---- */
+
+static int read_stdin(struct buffer *text)
+{
+    size_t got;
+    do {
+        got = fread(buffer_reserve(text, 1 << 16), 1, 1 << 16, stdin);
+        text->len += got;
+    } while (got > 0);
+    return ferror(stdin) ? EX_IOERR : EX_OK;
+}
+
+static int tokenize_text(struct job *j)
+{
+    struct buffer text = {0};
+    struct err e = {0};
+    int rc = EX_OK;
+    if (strcmp(j->cli->operand, "-") == 0)
+        rc = read_stdin(&text);
+    else
+        buffer_text(&text, j->cli->operand);
+    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, &e) != 0) {
+        cli_fail(&e);
+        rc = EX_DATAERR;
+    } else if (rc == EX_OK && j->cli->value[CLI_JSON]) {
+        print_ids(encoder_ids(j->encoder));
+    } else if (rc == EX_OK) {
+        print_table(j);
+    }
+    buffer_release(&text);
+    return rc;
+}
+
+/* ---- a file of texts ---- */
+
+static void tokenize_line(struct job *j, struct jsonl_line *line)
+{
+    const json_t *text = json_object_get(line->object, "text");
+    struct slice bytes = {(const uint8_t *)json_string_value(text), json_string_length(text)};
+    if (line->object && !json_is_string(text))
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: text: expected a string, found %s",
+            (long long)line->number, json_kind(text));
+    if (line->err.code == 0 && encode(j, bytes, &line->err) == 0) {
+        print_ids(encoder_ids(j->encoder));
+        return;
+    }
+    j->failed = 1;
+    print_error(&line->err);
+}
+
+static int tokenize_file(struct job *j, const char *path)
+{
+    struct jsonl *file = NULL;
+    struct jsonl_line line;
+    struct err e = {0};
+    int got;
+    if (jsonl_open(&file, path, &e) != 0) {
+        cli_fail(&e);
+        return EX_NOINPUT;
+    }
+    while ((got = jsonl_next(file, &line, &e)) == 1) {
+        tokenize_line(j, &line);
+        json_decref(line.object);
+    }
+    jsonl_close(&file);
+    if (got < 0)
+        return cli_fail(&e);
+    return j->failed ? EX_ROWS_FAILED : EX_OK;
+}
+
+int verb_tokenize(const struct cli *c)
+{
+    struct job j = {.cli = c};
+    struct err e = {0};
+    const char *path = c->value[CLI_JSONL];
+    if (!c->value[CLI_MODEL])
+        return cli_usage("tokenize: expected --model DIR, a directory with a tokenizer.json");
+    if (!c->operand == !path)
+        return cli_usage("tokenize: expected a text, - for stdin, or --jsonl FILE");
+    if (tokenizer_load(&j.tokenizer, c->value[CLI_MODEL], &e) != 0)
+        return cli_fail(&e);
+    j.encoder = encoder_new(j.tokenizer);
+    int rc = path ? tokenize_file(&j, path) : tokenize_text(&j);
+    if (fflush(stdout) != 0 && rc == EX_OK)
+        rc = EX_IOERR;
+    encoder_free(&j.encoder);
+    tokenizer_free(&j.tokenizer);
+    return rc;
+}

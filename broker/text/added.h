@@ -1,0 +1,52 @@
+/* added.h - tokens that are found in the text itself, before it is cut into words: control tokens such as
+ * <|im_end|>, and whatever else a tokenizer.json adds.
+ *
+ * Leftmost first, of those that begin at one place the longest, without overlap. A token may take
+ * the white space beside it along (lstrip, rstrip). */
+#ifndef ASSAY_ADDED_H
+#define ASSAY_ADDED_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct added_token {
+    uint8_t *content; /* owned by the set */
+    size_t len;       /* at least 1 */
+    int32_t id;
+    int lstrip, rstrip;
+};
+
+struct added_set {
+    struct added_token *tokens; /* sorted by content once added_set_sort was called */
+    size_t n, room;
+    uint8_t starts[256]; /* bytes that a token begins with */
+};
+
+void added_set_add(struct added_set *s, const struct added_token *t); /* copies the content */
+void added_set_sort(struct added_set *s);
+void added_set_release(struct added_set *s);
+
+/* Part of a text, in bytes. */
+struct span {
+    size_t begin, end;
+};
+
+struct added_cut {
+    const struct added_token *token;
+    struct span span; /* with the white space that it takes along */
+    size_t next;      /* where to look for the next one */
+};
+
+/* The next token from `from` on that touches none of the closed spans (ascending). `classes` as
+ * made by unicode_classes. 1 and *cut, or 0. `done`: end of what is cut already; white space before
+ * it is not taken. */
+struct added_search {
+    const struct added_set *set;
+    const uint8_t *classes, *text;
+    size_t len;
+    const struct span *closed;
+    size_t n_closed;
+};
+int added_find(const struct added_search *s, size_t from, size_t done, struct added_cut *cut);
+
+#endif

@@ -1,0 +1,394 @@
+/* bpe.c - see bpe.h. */
+#include "broker/text/bpe.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "schema/log.h"
+
+#define NO_RANK UINT32_MAX
+#define SHORT_WORD 48 /* bytes: up to here the lowest rank is searched anew after each merge */
+#define CACHE_WORDS (1u << 15)
+#define CACHE_WORD_BYTES 24
+#define CACHE_WORD_IDS 9
+
+struct slot {
+    uint32_t hash, token; /* token: index + 1 into tokens; 0: empty */
+};
+
+struct token {
+    uint32_t from, len; /* in bytes */
+    int32_t id;
+    int is_whole; /* its own bytes are cut into just this token */
+};
+
+struct merge {
+    uint64_t pair; /* left << 32 | right */
+    uint32_t rank; /* NO_RANK: an empty slot */
+    int32_t whole;
+};
+
+struct bpe {
+    struct token *tokens;
+    uint8_t *bytes; /* of all tokens, one after another */
+    struct slot *slots;
+    struct merge *merges;
+    uint32_t n_tokens, slot_mask, merge_mask;
+    int32_t byte_ids[256];
+};
+
+/* A part of the word while it is merged. */
+struct part {
+    int32_t id;
+    uint32_t rank; /* of the merge with the next part */
+    int32_t whole; /* what that merge gives */
+    uint32_t next, before;
+};
+
+struct cached {
+    uint8_t len, n_ids; /* len 0: empty */
+    uint8_t word[CACHE_WORD_BYTES];
+    int32_t ids[CACHE_WORD_IDS];
+};
+
+struct bpe_encoder {
+    const struct bpe *bpe;
+    struct cached *cache;
+    struct part *parts; /* [parts_room] */
+    uint64_t *heap;     /* rank << 32 | place */
+    size_t parts_room, heap_room, heap_len;
+};
+
+void id_list_add(struct id_list *l, int32_t id)
+{
+    if (l->len == l->room) {
+        size_t room = l->room ? l->room * 2 : 256;
+        int32_t *at = realloc(l->at, room * sizeof *at);
+        if (!at)
+            die(EX_OSERR, "out of memory: %zu tokens", room);
+        l->at = at;
+        l->room = room;
+    }
+    l->at[l->len++] = id;
+}
+
+/* ---- tables ---- */
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 32;
+    x *= 0x9e3779b97f4a7c15ull;
+    return x ^ x >> 29;
+}
+
+static uint32_t hash_word(const uint8_t *word, size_t len)
+{
+    uint64_t h = len, piece = 0;
+    for (; len >= 8; len -= 8, word += 8) {
+        memcpy(&piece, word, 8);
+        h = mix(h ^ piece);
+    }
+    piece = 0;
+    memcpy(&piece, word, len);
+    return (uint32_t)(mix(h ^ piece) >> 8);
+}
+
+static const struct token *find_token(
+    const struct bpe *b, const uint8_t *word, size_t len, uint32_t hash)
+{
+    for (uint32_t i = hash & b->slot_mask; b->slots[i].token; i = (i + 1) & b->slot_mask) {
+        if (b->slots[i].hash != hash)
+            continue;
+        const struct token *t = &b->tokens[b->slots[i].token - 1];
+        if (t->len == len && memcmp(b->bytes + t->from, word, len) == 0)
+            return t;
+    }
+    return NULL;
+}
+
+static struct merge *find_merge(const struct bpe *b, int32_t left, int32_t right)
+{
+    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    uint32_t i = (uint32_t)(mix(pair) >> 8) & b->merge_mask;
+    while (b->merges[i].rank != NO_RANK && b->merges[i].pair != pair)
+        i = (i + 1) & b->merge_mask;
+    return &b->merges[i];
+}
+
+/* A power of two, at least twice n. */
+static uint32_t table_size(uint32_t n)
+{
+    uint32_t size = 1024;
+    while (size < 2 * n)
+        size *= 2;
+    return size;
+}
+
+static int add_token(struct bpe *b, const struct bpe_token *t, uint32_t *used, struct err *e)
+{
+    uint32_t hash = hash_word(t->bytes.at, t->bytes.len), i = hash & b->slot_mask;
+    const struct token *same = find_token(b, t->bytes.at, t->bytes.len, hash);
+    if (same)
+        return err_set(
+            e, ASSAY_EFORMAT, "tokens %d and %d stand for the same bytes", same->id, t->id);
+    b->tokens[b->n_tokens] = (struct token){*used, (uint32_t)t->bytes.len, t->id, 0};
+    memcpy(b->bytes + *used, t->bytes.at, t->bytes.len);
+    *used += (uint32_t)t->bytes.len;
+    while (b->slots[i].token)
+        i = (i + 1) & b->slot_mask;
+    b->slots[i] = (struct slot){hash, ++b->n_tokens};
+    if (t->bytes.len == 1)
+        b->byte_ids[t->bytes.at[0]] = t->id;
+    return 0;
+}
+
+static int add_tokens(struct bpe *b, const struct bpe_options *o, struct err *e)
+{
+    uint64_t bytes = 0;
+    uint32_t used = 0, size = table_size(o->n_tokens);
+    int rc = 0;
+    for (uint32_t i = 0; i < o->n_tokens; i++)
+        bytes += o->tokens[i].bytes.len;
+    if (bytes > UINT32_MAX)
+        return err_set(e, ASSAY_EFORMAT, "expected at most 4 GiB of tokens");
+    b->tokens = xcalloc(o->n_tokens + 1ul, sizeof *b->tokens);
+    b->bytes = xcalloc(bytes + 1, 1);
+    b->slots = xcalloc(size, sizeof *b->slots);
+    b->slot_mask = size - 1;
+    memset(b->byte_ids, 0xff, sizeof b->byte_ids);
+    for (uint32_t i = 0; rc == 0 && i < o->n_tokens; i++)
+        rc = add_token(b, &o->tokens[i], &used, e);
+    for (int c = 0; rc == 0 && c < 256; c++)
+        if (b->byte_ids[c] < 0)
+            rc = err_set(e, ASSAY_EFORMAT,
+                "expected a token for each of the 256 bytes, found none for byte 0x%02x", c);
+    return rc;
+}
+
+static void add_merges(struct bpe *b, const struct bpe_options *o)
+{
+    uint32_t size = table_size(o->n_merges);
+    b->merges = xcalloc(size, sizeof *b->merges);
+    b->merge_mask = size - 1;
+    for (uint32_t i = 0; i < size; i++)
+        b->merges[i].rank = NO_RANK;
+    for (uint32_t i = 0; i < o->n_merges; i++) {
+        const struct bpe_merge *m = &o->merges[i];
+        *find_merge(b, m->left, m->right) =
+            (struct merge){(uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, i, m->whole};
+    }
+}
+
+/* ---- one word ---- */
+
+static void rank_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
+{
+    struct part *p = &n->parts[at];
+    p->rank = NO_RANK;
+    if (p->next == end)
+        return;
+    const struct merge *m = find_merge(n->bpe, p->id, n->parts[p->next].id);
+    p->rank = m->rank;
+    p->whole = m->whole;
+}
+
+/* The part at `at` takes in its neighbour. */
+static void merge_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
+{
+    struct part *p = &n->parts[at];
+    n->parts[p->next].id = -1;
+    p->id = p->whole;
+    p->next = n->parts[p->next].next;
+    if (p->next != end)
+        n->parts[p->next].before = at;
+    rank_part(n, at, end);
+    if (at != 0)
+        rank_part(n, p->before, end);
+}
+
+static void heap_push(struct bpe_encoder *n, uint32_t at)
+{
+    if (n->parts[at].rank == NO_RANK)
+        return;
+    if (n->heap_len == n->heap_room) {
+        n->heap_room = n->heap_room ? n->heap_room * 2 : 1024;
+        n->heap = realloc(n->heap, n->heap_room * sizeof *n->heap);
+        if (!n->heap)
+            die(EX_OSERR, "out of memory: a word of %zu candidates", n->heap_room);
+    }
+    uint64_t v = (uint64_t)n->parts[at].rank << 32 | at;
+    size_t i = n->heap_len++;
+    for (; i > 0 && n->heap[(i - 1) / 2] > v; i = (i - 1) / 2)
+        n->heap[i] = n->heap[(i - 1) / 2];
+    n->heap[i] = v;
+}
+
+static uint64_t heap_pop(struct bpe_encoder *n)
+{
+    uint64_t top = n->heap[0], v = n->heap[--n->heap_len];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < n->heap_len) {
+        if (child + 1 < n->heap_len && n->heap[child + 1] < n->heap[child])
+            child++;
+        if (n->heap[child] >= v)
+            break;
+        n->heap[i] = n->heap[child];
+        i = child;
+    }
+    n->heap[i] = v;
+    return top;
+}
+
+static void merge_long(struct bpe_encoder *n, uint32_t end)
+{
+    n->heap_len = 0;
+    for (uint32_t i = 0; i < end; i++)
+        heap_push(n, i);
+    while (n->heap_len > 0) {
+        uint64_t top = heap_pop(n);
+        uint32_t at = (uint32_t)top;
+        if (n->parts[at].id < 0 || n->parts[at].rank != top >> 32)
+            continue; /* merged since */
+        merge_part(n, at, end);
+        heap_push(n, at);
+        if (at != 0)
+            heap_push(n, n->parts[at].before);
+    }
+}
+
+static void merge_short(const struct bpe_encoder *n, uint32_t end)
+{
+    for (;;) {
+        uint32_t best = 0;
+        for (uint32_t i = n->parts[0].next; i != end; i = n->parts[i].next)
+            if (n->parts[i].rank < n->parts[best].rank)
+                best = i;
+        if (n->parts[best].rank == NO_RANK)
+            return;
+        merge_part(n, best, end);
+    }
+}
+
+static void merge_word(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
+{
+    uint32_t end = (uint32_t)len;
+    if (len > n->parts_room) {
+        free(n->parts);
+        n->parts_room = len + SHORT_WORD;
+        n->parts = xcalloc(n->parts_room, sizeof *n->parts);
+    }
+    for (uint32_t i = 0; i < end; i++)
+        n->parts[i] = (struct part){n->bpe->byte_ids[word[i]], NO_RANK, 0, i + 1, i - 1};
+    for (uint32_t i = 0; i < end; i++)
+        rank_part(n, i, end);
+    if (len <= SHORT_WORD)
+        merge_short(n, end);
+    else
+        merge_long(n, end);
+    for (uint32_t i = 0; i != end; i = n->parts[i].next)
+        id_list_add(out, n->parts[i].id);
+}
+
+/* ---- a word that was seen before ---- */
+
+static int recall(const struct cached *c, const uint8_t *word, size_t len, struct id_list *out)
+{
+    if (c->len != len || memcmp(c->word, word, len) != 0)
+        return 0;
+    for (int i = 0; i < c->n_ids; i++)
+        id_list_add(out, c->ids[i]);
+    return 1;
+}
+
+static void remember(
+    struct cached *c, const uint8_t *word, size_t len, const int32_t *ids, size_t n)
+{
+    if (n > CACHE_WORD_IDS)
+        return;
+    c->len = (uint8_t)len;
+    c->n_ids = (uint8_t)n;
+    memcpy(c->word, word, len);
+    memcpy(c->ids, ids, n * sizeof *ids);
+}
+
+void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
+{
+    uint32_t hash = hash_word(word, len);
+    struct cached *c = len <= CACHE_WORD_BYTES ? &n->cache[hash % CACHE_WORDS] : NULL;
+    if (c && recall(c, word, len, out))
+        return;
+    size_t before = out->len;
+    const struct token *t = find_token(n->bpe, word, len, hash);
+    if (t && t->is_whole)
+        id_list_add(out, t->id);
+    else
+        merge_word(n, word, len, out);
+    if (c)
+        remember(c, word, len, out->at + before, out->len - before);
+}
+
+/* ---- life ---- */
+
+struct bpe_encoder *bpe_encoder_new(const struct bpe *b)
+{
+    struct bpe_encoder *n = xcalloc(1, sizeof *n);
+    n->bpe = b;
+    n->cache = xcalloc(CACHE_WORDS, sizeof *n->cache);
+    return n;
+}
+
+void bpe_encoder_free(struct bpe_encoder **out)
+{
+    struct bpe_encoder *n = *out;
+    if (!n)
+        return;
+    free(n->cache);
+    free(n->parts);
+    free(n->heap);
+    free(n);
+    *out = NULL;
+}
+
+/* Which tokens do the merges of their own bytes lead to? */
+static void find_whole_tokens(struct bpe *b, int ignore_merges)
+{
+    struct bpe_encoder *n = bpe_encoder_new(b);
+    struct id_list ids = {0};
+    for (uint32_t i = 0; i < b->n_tokens; i++) {
+        struct token *t = &b->tokens[i];
+        ids.len = 0;
+        if (!ignore_merges)
+            merge_word(n, b->bytes + t->from, t->len, &ids);
+        t->is_whole = ignore_merges || (ids.len == 1 && ids.at[0] == t->id);
+    }
+    free(ids.at);
+    bpe_encoder_free(&n);
+}
+
+int bpe_new(struct bpe **out, const struct bpe_options *o, struct err *e)
+{
+    struct bpe *b = xcalloc(1, sizeof *b);
+    int rc = add_tokens(b, o, e);
+    if (rc == 0) {
+        add_merges(b, o);
+        find_whole_tokens(b, o->ignore_merges);
+    } else {
+        bpe_free(&b);
+    }
+    *out = b;
+    return rc;
+}
+
+void bpe_free(struct bpe **out)
+{
+    struct bpe *b = *out;
+    if (!b)
+        return;
+    free(b->tokens);
+    free(b->bytes);
+    free(b->slots);
+    free(b->merges);
+    free(b);
+    *out = NULL;
+}

@@ -1,0 +1,209 @@
+/* tokenizer.c - see tokenizer.h. What a tokenizer is made of is read in tokenizer_json.c. */
+#include "broker/text/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/text/buffer.h"
+#include "broker/text/nfc.h"
+#include "broker/text/split.h"
+#include "broker/text/tokenizer_private.h"
+#include "broker/text/unicode.h"
+#include "schema/json.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+#define FILE_MAX_BYTES (256u << 20)
+
+struct encoder {
+    const struct tokenizer *tokenizer;
+    struct bpe_encoder *bpe;
+    struct buffer normalized;
+    struct id_list ids;
+};
+
+int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
+{
+    struct tokenizer *t = xcalloc(1, sizeof *t);
+    t->classes = unicode_classes();
+    int rc = tokenizer_read(t, root, e);
+    if (rc != 0)
+        tokenizer_free(&t);
+    *out = t;
+    return rc;
+}
+
+int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
+{
+    struct err why = {0};
+    json_t *root = json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why);
+    *out = NULL;
+    if (root && tokenizer_new(out, root, &why) == 0)
+        why.code = 0;
+    json_decref(root);
+    if (e && why.code != 0)
+        *e = why;
+    return why.code;
+}
+
+void tokenizer_free(struct tokenizer **out)
+{
+    struct tokenizer *t = *out;
+    if (!t)
+        return;
+    free(t->pieces);
+    free(t->piece_bytes);
+    free(t->classes);
+    free(t->before.at);
+    free(t->behind.at);
+    added_set_release(&t->added);
+    added_set_release(&t->added_normalized);
+    bpe_free(&t->bpe);
+    free(t);
+    *out = NULL;
+}
+
+uint32_t tokenizer_n_ids(const struct tokenizer *t)
+{
+    return t->n_ids;
+}
+
+struct slice tokenizer_piece(const struct tokenizer *t, int32_t id)
+{
+    return id >= 0 && (uint32_t)id < t->n_ids ? t->pieces[id] : (struct slice){0};
+}
+
+int32_t tokenizer_find_added(const struct tokenizer *t, const char *content)
+{
+    size_t len = strlen(content);
+    for (size_t i = 0; i < t->added.n; i++)
+        if (t->added.tokens[i].len == len && memcmp(t->added.tokens[i].content, content, len) == 0)
+            return t->added.tokens[i].id;
+    return -1;
+}
+
+struct encoder *encoder_new(const struct tokenizer *t)
+{
+    struct encoder *n = xcalloc(1, sizeof *n);
+    n->tokenizer = t;
+    n->bpe = bpe_encoder_new(t->bpe);
+    return n;
+}
+
+void encoder_free(struct encoder **out)
+{
+    struct encoder *n = *out;
+    if (!n)
+        return;
+    bpe_encoder_free(&n->bpe);
+    buffer_release(&n->normalized);
+    free(n->ids.at);
+    free(n);
+    *out = NULL;
+}
+
+const struct id_list *encoder_ids(const struct encoder *n)
+{
+    return &n->ids;
+}
+
+void encoder_clear(struct encoder *n)
+{
+    n->ids.len = 0;
+}
+
+void encoder_add(struct encoder *n, int32_t id)
+{
+    id_list_add(&n->ids, id);
+}
+
+static void add_all(struct encoder *n, const struct id_list *ids)
+{
+    for (size_t i = 0; i < ids->len; i++)
+        id_list_add(&n->ids, ids->at[i]);
+}
+
+void encoder_begin(struct encoder *n)
+{
+    add_all(n, &n->tokenizer->before);
+}
+
+void encoder_end(struct encoder *n)
+{
+    add_all(n, &n->tokenizer->behind);
+}
+
+/* ---- the way of a text ---- */
+
+static void encode_words(struct encoder *n, const uint8_t *text, size_t len)
+{
+    const struct tokenizer *t = n->tokenizer;
+    for (size_t word; len > 0; text += word, len -= word) {
+        word = split_word(t->classes, t->digits, text, len);
+        bpe_encode(n->bpe, text, word, &n->ids);
+    }
+}
+
+typedef void encode_piece(struct encoder *n, const struct added_search *s, struct span piece);
+
+/* Cuts the added tokens of s->set out of s->text; what lies between goes to `encode`. */
+static void cut_added(struct encoder *n, const struct added_search *s, encode_piece *encode)
+{
+    struct added_cut cut;
+    size_t done = 0, from = 0;
+    while (added_find(s, from, done, &cut)) {
+        if (cut.span.begin > done)
+            encode(n, s, (struct span){done, cut.span.begin});
+        id_list_add(&n->ids, cut.token->id);
+        done = cut.span.end;
+        from = cut.next;
+    }
+    if (done < s->len)
+        encode(n, s, (struct span){done, s->len});
+}
+
+static void encode_normalized(struct encoder *n, const struct added_search *s, struct span piece)
+{
+    encode_words(n, s->text + piece.begin, piece.end - piece.begin);
+}
+
+static void encode_raw(struct encoder *n, const struct added_search *s, struct span piece)
+{
+    const struct tokenizer *t = n->tokenizer;
+    struct added_search inner = {
+        &t->added_normalized, t->classes, s->text + piece.begin, piece.end - piece.begin, NULL, 0};
+    if (t->nfc) {
+        n->normalized.len = 0;
+        nfc_append(&n->normalized, t->classes, inner.text, inner.len);
+        inner.text = n->normalized.at;
+        inner.len = n->normalized.len;
+    }
+    /* Normalizing moves bytes, so where a span is closed is not known any more: then no token. */
+    if (inner.set->n == 0 || s->n_closed > 0)
+        encode_words(n, inner.text, inner.len);
+    else
+        cut_added(n, &inner, encode_normalized);
+}
+
+static int check_utf8(struct slice text, struct err *e)
+{
+    for (size_t i = 0; i < text.len;) {
+        int len = text.at[i] < 0x80 ? 1 : utf8_length(text.at + i, text.len - i);
+        if (len == 0)
+            return err_set(
+                e, ASSAY_EBADTEXT, "byte %zu: expected UTF-8, found 0x%02x", i, text.at[i]);
+        i += (size_t)len;
+    }
+    return 0;
+}
+
+int encoder_text(
+    struct encoder *n, struct slice text, const struct span *closed, size_t n_closed, struct err *e)
+{
+    const struct tokenizer *t = n->tokenizer;
+    struct added_search s = {&t->added, t->classes, text.at, text.len, closed, n_closed};
+    int rc = check_utf8(text, e);
+    if (rc == 0)
+        cut_added(n, &s, encode_raw);
+    return rc;
+}

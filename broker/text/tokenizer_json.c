@@ -1,0 +1,441 @@
+/* tokenizer_json.c - reads a tokenizer.json (tokenizer.h). It is untrusted: every field is checked, and
+ * whatever would change the ids and is not known here is refused by name. */
+#include "broker/text/tokenizer_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/text/buffer.h"
+#include "broker/text/nfc.h"
+#include "broker/text/split.h"
+#include "schema/log.h"
+
+#define BYTE_CHARACTERS 0x144 /* the byte-level alphabet ends below this code point */
+
+struct reader {
+    struct tokenizer *t;
+    const json_t *vocab;
+    int16_t byte_of[BYTE_CHARACTERS]; /* character to byte, -1: none */
+    size_t piece_bytes_used;
+    struct err *e;
+};
+
+static int wrong(const struct reader *r, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static int wrong(const struct reader *r, const char *fmt, ...)
+{
+    char text[ERR_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return err_set(r->e, ASSAY_EFORMAT, "tokenizer.json: %s", text);
+}
+
+/* A string's text, or words for what is none. */
+static const char *text_of(const json_t *v)
+{
+    const char *s = json_string_value(v);
+    return s ? s : json_is_null(v) || !v ? "null" : "something else";
+}
+
+static const char *type_of(const json_t *object)
+{
+    return text_of(json_object_get(object, "type"));
+}
+
+static int is_type(const json_t *object, const char *type)
+{
+    return strcmp(type_of(object), type) == 0;
+}
+
+/* Absent, null or false. */
+static int is_off(const json_t *object, const char *key)
+{
+    const json_t *v = json_object_get(object, key);
+    return !v || json_is_null(v) || json_is_false(v);
+}
+
+/* Absent, null or "". */
+static int is_empty(const json_t *object, const char *key)
+{
+    const json_t *v = json_object_get(object, key);
+    return !v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0);
+}
+
+/* ---- vocabulary ---- */
+
+/* The byte-level alphabet: printable Latin-1 characters stand for themselves, the other bytes in
+ * order for the characters from U+0100 on. */
+static void make_alphabet(int16_t *byte_of)
+{
+    int next = 0x100;
+    memset(byte_of, 0xff, BYTE_CHARACTERS * sizeof *byte_of);
+    for (int byte = 0; byte < 256; byte++) {
+        int printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
+        byte_of[printable ? byte : next++] = (int16_t)byte;
+    }
+}
+
+/* Characters to bytes. Length, or 0 when one of them stands for none. */
+static size_t to_bytes(const struct reader *r, const char *text, uint8_t *out)
+{
+    const uint8_t *p = (const uint8_t *)text;
+    size_t n = 0;
+    while (*p) {
+        int code = *p++;
+        if (code >= 0xc2 && code < 0xc6)
+            code = (code & 0x1f) << 6 | (*p++ & 0x3f);
+        else if (code >= 0x80)
+            return 0;
+        if (code >= BYTE_CHARACTERS || r->byte_of[code] < 0)
+            return 0;
+        out[n++] = (uint8_t)r->byte_of[code];
+    }
+    return n;
+}
+
+static int check_id(const struct reader *r, const char *what, const json_t *id)
+{
+    if (json_is_integer(id) && json_integer_value(id) >= 0 &&
+        json_integer_value(id) < (json_int_t)BPE_MAX_IDS)
+        return 0;
+    return wrong(r, "%.80s: expected an id from 0 to %u", what, BPE_MAX_IDS - 1);
+}
+
+static struct slice *new_piece(struct reader *r, int32_t id, const void *bytes, size_t len)
+{
+    struct slice *piece = &r->t->pieces[id];
+    uint8_t *at = r->t->piece_bytes + r->piece_bytes_used;
+    memcpy(at, bytes, len);
+    r->piece_bytes_used += len;
+    *piece = (struct slice){at, len};
+    return piece;
+}
+
+/* Room for every id and every byte that the file can name. */
+static int make_room(struct reader *r, const json_t *added)
+{
+    const char *key;
+    json_t *v;
+    size_t k, bytes = 1;
+    json_int_t last = -1;
+    int rc = 0;
+    json_object_foreach((json_t *)r->vocab, key, v)
+    {
+        if ((rc = check_id(r, key, v)) != 0)
+            return rc;
+        last = json_integer_value(v) > last ? json_integer_value(v) : last;
+        bytes += strlen(key);
+    }
+    json_array_foreach(added, k, v)
+    {
+        const json_t *id = json_object_get(v, "id");
+        if ((rc = check_id(r, "added_tokens: id", id)) != 0)
+            return rc;
+        last = json_integer_value(id) > last ? json_integer_value(id) : last;
+        bytes += json_string_length(json_object_get(v, "content"));
+    }
+    r->t->n_ids = (uint32_t)(last + 1);
+    r->t->pieces = xcalloc(r->t->n_ids + 1ul, sizeof *r->t->pieces);
+    r->t->piece_bytes = xcalloc(bytes, 1);
+    return 0;
+}
+
+/* Tokens made of bytes go into `tokens`; any other can only be meant as an added token. */
+static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)r->vocab, key, v)
+    {
+        int32_t id = (int32_t)json_integer_value(v);
+        size_t len = strlen(key);
+        uint8_t *bytes = xcalloc(len + 1, 1);
+        size_t n_bytes = to_bytes(r, key, bytes);
+        if (r->t->pieces[id].at) {
+            free(bytes);
+            return wrong(r, "model.vocab: id %d is given to '%.80s' and to another token", id, key);
+        }
+        struct slice *piece =
+            n_bytes > 0 ? new_piece(r, id, bytes, n_bytes) : new_piece(r, id, key, len);
+        if (n_bytes > 0)
+            tokens[(*n)++] = (struct bpe_token){*piece, id};
+        free(bytes);
+    }
+    return 0;
+}
+
+/* ---- merges ---- */
+
+static int find_id(const struct reader *r, size_t rank, const char *token, int32_t *id)
+{
+    const json_t *v = json_object_get(r->vocab, token);
+    if (!v)
+        return wrong(
+            r, "model.merges[%zu]: expected tokens of model.vocab, found '%.80s'", rank, token);
+    *id = (int32_t)json_integer_value(v);
+    return 0;
+}
+
+static int add_merge(
+    struct reader *r, size_t rank, const char *left, const char *right, struct bpe_merge *m)
+{
+    struct buffer whole = {0};
+    buffer_text(&whole, left);
+    buffer_append(&whole, right, strlen(right) + 1);
+    int rc = find_id(r, rank, left, &m->left);
+    if (rc == 0)
+        rc = find_id(r, rank, right, &m->right);
+    if (rc == 0)
+        rc = find_id(r, rank, (const char *)whole.at, &m->whole);
+    buffer_release(&whole);
+    return rc;
+}
+
+/* "left right" */
+static int read_merge_string(struct reader *r, size_t rank, const char *text, struct bpe_merge *m)
+{
+    const char *space = strchr(text, ' ');
+    if (!space || space == text || !space[1] || strchr(space + 1, ' '))
+        return wrong(r, "model.merges[%zu]: expected two tokens and a space between, found '%.80s'",
+            rank, text);
+    char *left = strndup(text, (size_t)(space - text));
+    int rc = left ? add_merge(r, rank, left, space + 1, m)
+                  : err_set(r->e, ASSAY_ENOMEM, "out of memory");
+    free(left);
+    return rc;
+}
+
+static int read_merge(struct reader *r, size_t rank, const json_t *v, struct bpe_merge *m)
+{
+    if (json_is_string(v))
+        return read_merge_string(r, rank, json_string_value(v), m);
+    const char *left = json_string_value(json_array_get(v, 0));
+    const char *right = json_string_value(json_array_get(v, 1));
+    if (json_array_size(v) != 2 || !left || !right || !*left || !*right)
+        return wrong(r, "model.merges[%zu]: expected a string or a pair of strings", rank);
+    return add_merge(r, rank, left, right, m);
+}
+
+/* ---- model ---- */
+
+static int check_model(const struct reader *r, const json_t *model)
+{
+    if (!is_type(model, "BPE"))
+        return wrong(r, "model.type: expected BPE, found %.80s", type_of(model));
+    static const char *const off[] = {"dropout", "unk_token", "byte_fallback"};
+    for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
+        if (!is_off(model, off[i]))
+            return wrong(r, "model.%s: expected none, found one", off[i]);
+    static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++)
+        if (!is_empty(model, empty[i]))
+            return wrong(r, "model.%s: expected none, found '%.80s'", empty[i],
+                text_of(json_object_get(model, empty[i])));
+    if (!json_is_object(json_object_get(model, "vocab")))
+        return wrong(r, "model.vocab: expected an object of tokens and ids");
+    if (!json_is_array(json_object_get(model, "merges")))
+        return wrong(r, "model.merges: expected an array");
+    return 0;
+}
+
+static int read_model(struct reader *r, const json_t *model)
+{
+    const json_t *merges = json_object_get(model, "merges");
+    uint32_t n_tokens = 0, n_merges = (uint32_t)json_array_size(merges);
+    struct bpe_token *tokens = xcalloc(json_object_size(r->vocab) + 1, sizeof *tokens);
+    struct bpe_merge *list = xcalloc(n_merges + 1ul, sizeof *list);
+    int rc = read_vocab(r, tokens, &n_tokens);
+    for (uint32_t i = 0; rc == 0 && i < n_merges; i++)
+        rc = read_merge(r, i, json_array_get(merges, i), &list[i]);
+    struct bpe_options o = {tokens, n_tokens, list, n_merges, !is_off(model, "ignore_merges")};
+    struct err why = {0};
+    if (rc == 0 && bpe_new(&r->t->bpe, &o, &why) != 0)
+        rc = wrong(r, "model.vocab: %s", why.msg);
+    free(tokens);
+    free(list);
+    return rc;
+}
+
+/* ---- added tokens ---- */
+
+static int check_added(const struct reader *r, const json_t *v, size_t k)
+{
+    const char *content = json_string_value(json_object_get(v, "content"));
+    if (!content || !*content)
+        return wrong(r, "added_tokens[%zu].content: expected a string", k);
+    if (!is_off(v, "single_word"))
+        return wrong(r, "added_tokens[%zu] '%.80s': single_word is not supported", k, content);
+    json_int_t id = json_integer_value(json_object_get(v, "id"));
+    const json_t *same = json_object_get(r->vocab, content);
+    if (same && json_integer_value(same) != id)
+        return wrong(r, "added_tokens[%zu] '%.80s': id %lld, but model.vocab gives it %lld", k,
+            content, (long long)id, (long long)json_integer_value(same));
+    if (!same && r->t->pieces[id].at)
+        return wrong(
+            r, "added_tokens[%zu] '%.80s': id %lld is another token's", k, content, (long long)id);
+    return 0;
+}
+
+/* A token marked `normalized` is looked for in normalized text, so it is normalized itself. */
+static void add_token(struct reader *r, const json_t *v, int normalized)
+{
+    const json_t *content = json_object_get(v, "content");
+    const uint8_t *text = (const uint8_t *)json_string_value(content);
+    size_t len = json_string_length(content);
+    struct buffer changed = {0};
+    if (normalized && r->t->nfc)
+        nfc_append(&changed, r->t->classes, text, len);
+    struct added_token t = {.content = changed.at ? changed.at : (uint8_t *)(uintptr_t)text,
+        .len = changed.at ? changed.len : len,
+        .id = (int32_t)json_integer_value(json_object_get(v, "id")),
+        .lstrip = !is_off(v, "lstrip"),
+        .rstrip = !is_off(v, "rstrip")};
+    added_set_add(normalized ? &r->t->added_normalized : &r->t->added, &t);
+    buffer_release(&changed);
+    if (!r->t->pieces[t.id].at)
+        new_piece(r, t.id, text, len);
+}
+
+static int read_added(struct reader *r, const json_t *added)
+{
+    json_t *v;
+    size_t k;
+    int rc = 0;
+    json_array_foreach(added, k, v)
+    {
+        if ((rc = check_added(r, v, k)) != 0)
+            return rc;
+        add_token(r, v, !is_off(v, "normalized"));
+    }
+    added_set_sort(&r->t->added);
+    added_set_sort(&r->t->added_normalized);
+    return 0;
+}
+
+/* ---- what stands around the model ---- */
+
+static int read_normalizer(struct reader *r, const json_t *v)
+{
+    const json_t *list = json_object_get(v, "normalizers");
+    if (!v || json_is_null(v))
+        return 0;
+    if (is_type(v, "Sequence") && json_array_size(list) <= 1)
+        return read_normalizer(r, json_array_get(list, 0));
+    if (!is_type(v, "NFC"))
+        return wrong(r, "normalizer: expected NFC or none, found %.80s", type_of(v));
+    r->t->nfc = 1;
+    return 0;
+}
+
+static int read_pattern(struct reader *r, const json_t *split)
+{
+    const json_t *regex = json_object_get(json_object_get(split, "pattern"), "Regex");
+    if (!json_is_string(regex))
+        return wrong(r, "pre_tokenizer: expected a Split by a Regex");
+    r->t->digits = split_pattern_digits(json_string_value(regex));
+    if (r->t->digits == 0)
+        return wrong(r,
+            "pre_tokenizer: expected the split pattern of Qwen2 or Llama 3, found '%.200s'",
+            json_string_value(regex));
+    if (strcmp(text_of(json_object_get(split, "behavior")), "Isolated") != 0 ||
+        !is_off(split, "invert"))
+        return wrong(r, "pre_tokenizer: expected a Split with behavior Isolated and no invert");
+    return 0;
+}
+
+static int read_pre_tokenizer(struct reader *r, const json_t *v)
+{
+    const json_t *list = json_object_get(v, "pretokenizers");
+    const json_t *split = json_array_get(list, 0), *bytes = json_array_get(list, 1);
+    if (!is_type(v, "Sequence") || json_array_size(list) != 2 || !is_type(split, "Split") ||
+        !is_type(bytes, "ByteLevel"))
+        return wrong(r, "pre_tokenizer: expected a Sequence of Split and ByteLevel, found %.80s",
+            type_of(v));
+    if (!is_off(bytes, "add_prefix_space") || !json_is_false(json_object_get(bytes, "use_regex")))
+        return wrong(
+            r, "pre_tokenizer: expected ByteLevel with add_prefix_space and use_regex false");
+    return read_pattern(r, split);
+}
+
+static int read_special(struct reader *r, const json_t *processor, const json_t *item, int behind)
+{
+    const char *name = text_of(json_object_get(json_object_get(item, "SpecialToken"), "id"));
+    const json_t *known = json_object_get(json_object_get(processor, "special_tokens"), name);
+    json_t *id;
+    size_t k;
+    if (json_array_size(json_object_get(known, "ids")) == 0)
+        return wrong(r, "post_processor: special_tokens: expected the ids of '%.80s'", name);
+    json_array_foreach(json_object_get(known, "ids"), k, id)
+    {
+        int rc = check_id(r, "post_processor: special_tokens", id);
+        if (rc != 0)
+            return rc;
+        id_list_add(behind ? &r->t->behind : &r->t->before, (int32_t)json_integer_value(id));
+    }
+    return 0;
+}
+
+static int read_template(struct reader *r, const json_t *processor)
+{
+    json_t *item;
+    size_t k;
+    int behind = 0, rc = 0;
+    json_array_foreach(json_object_get(processor, "single"), k, item)
+    {
+        if (json_object_get(item, "Sequence")) {
+            if (behind++)
+                return wrong(r, "post_processor: expected one Sequence in single, found two");
+        } else if ((rc = read_special(r, processor, item, behind)) != 0) {
+            return rc;
+        }
+    }
+    return behind ? 0 : wrong(r, "post_processor: expected a Sequence in single, found none");
+}
+
+static int read_post_processor(struct reader *r, const json_t *v, int depth)
+{
+    json_t *item;
+    size_t k;
+    int rc = 0;
+    if (!v || json_is_null(v) || is_type(v, "ByteLevel"))
+        return 0;
+    if (is_type(v, "TemplateProcessing"))
+        return read_template(r, v);
+    if (!is_type(v, "Sequence") || depth > 2)
+        return wrong(r,
+            "post_processor: expected ByteLevel, TemplateProcessing or none, found %.80s",
+            type_of(v));
+    json_array_foreach(json_object_get(v, "processors"), k, item)
+    {
+        if ((rc = read_post_processor(r, item, depth + 1)) != 0)
+            return rc;
+    }
+    return 0;
+}
+
+int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
+{
+    struct reader r = {.t = t, .e = e};
+    const json_t *model = json_object_get(root, "model");
+    const json_t *added = json_object_get(root, "added_tokens");
+    r.vocab = json_object_get(model, "vocab");
+    make_alphabet(r.byte_of);
+    int rc = check_model(&r, model);
+    if (rc == 0)
+        rc = read_normalizer(&r, json_object_get(root, "normalizer"));
+    if (rc == 0)
+        rc = read_pre_tokenizer(&r, json_object_get(root, "pre_tokenizer"));
+    if (rc == 0)
+        rc = read_post_processor(&r, json_object_get(root, "post_processor"), 0);
+    if (rc == 0)
+        rc = make_room(&r, added);
+    if (rc == 0)
+        rc = read_model(&r, model);
+    if (rc == 0)
+        rc = read_added(&r, added);
+    return rc;
+}

@@ -1,0 +1,21 @@
+/* tokenizer_private.h - a tokenizer's parts: what tokenizer_json.c fills and tokenizer.c uses. */
+#ifndef ASSAY_TOKENIZER_PRIVATE_H
+#define ASSAY_TOKENIZER_PRIVATE_H
+
+#include "broker/text/tokenizer.h"
+
+struct tokenizer {
+    uint8_t *classes; /* by code point, see unicode.h */
+    struct bpe *bpe;
+    struct added_set added, added_normalized;
+    struct id_list before, behind; /* ids that the post-processor puts around a text */
+    struct slice *pieces;          /* [n_ids] bytes of each id; absent: no such token */
+    uint8_t *piece_bytes;          /* what they point into */
+    uint32_t n_ids;
+    int nfc, digits; /* normalize at all; the split pattern's (split.h) */
+};
+
+/* Fills a zeroed tokenizer whose classes are set. On failure the caller frees what is there. */
+int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e);
+
+#endif
