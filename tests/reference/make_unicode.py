@@ -49,7 +49,10 @@ def normalization():
     tails = {c for c in ALL if nfc(chr(c)) != chr(c) or (unicode.combining(chr(c)) and is_reordered(c))}
     tails |= {second for _, second in composed} | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
     tails |= {c for c in (0x345, 0x334)}  # what is_reordered measures with
+    # What decomposes is a head too: a mark behind it may get between its parts.
+    apart = ((c, unicode.normalize("NFD", chr(c))) for c in ALL)
     heads = {first for first, _ in composed} | set(HANGUL_LEADS)
+    heads |= {c for c, parts in apart if parts != chr(c) and nfc(parts) == unicode.normalize("NFC", chr(c))}
     return tails - set(HANGUL_SYLLABLES), heads - set(HANGUL_SYLLABLES)
 
 
