@@ -1,0 +1,141 @@
+/* chat_load.c - which chat template a checkpoint has (chat.h). The hashes are of the published templates; how
+ * they were checked is said in tests/reference/make_chat_vectors.py. */
+#include "broker/text/chat.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <jansson.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schema/json.h"
+#include "schema/log.h"
+
+#define TEMPLATE_MAX_BYTES (4u << 20)
+#define CONFIG_MAX_BYTES (64u << 20)
+
+static const struct {
+    const char *hash;
+    enum chat_template template;
+} known[] = {
+    {"153280e3ff55d19da1398bdb3914ee2a51b80429bfaedde11d7d216c39db80f3", CHAT_CHATML},
+    {"fcf7a096fe99a48fd9ad2b250bf9237e96e8f48bffec1c7ea4d3f225176cd40e", CHAT_CHATML},
+    {"58c1a1f04baa7adaeaba1f90267c3d57d9396f0c1f0129bdde9e76d3c6784af7", CHAT_CHATML},
+    {"d7b5b8c7b58f7a6bf868aa46a5f73ee976d7292f40fcb9c3e7a1defd8d235cfb", CHAT_CHATML},
+    {"e772b6ad1ea2a9b717ead97c3d9266a75e14489ec55a751b956003420d7b4981", CHAT_CHATML}, /* ours */
+    {"af9c0233881b083b52ff773580215222b5440ac3d0beeeca99b76329b048f8db", CHAT_QWEN15},
+    {"793202280c0910ab26bc6eb57c8212c2417324c6d8c4efd0d10d59092ab3e3eb", CHAT_QWEN2},
+    {"55b2f4a26ac9ee719330a61a0c39d9e538b0e9322212f048326318cff4f8674a", CHAT_QWEN25},
+    {"4039eed0f28b7aaa337e70c76cfedba3271ee32505835a095a8c92e536b3c355", CHAT_QWEN25_BASE},
+    {"2976f7de3b9489e3237dc5ad2734060f756d026da00f24464c59c2e3bb40ee37", CHAT_QWEN25_MATH},
+    {"87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5", CHAT_QWEN3},
+    {"a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8", CHAT_QWEN3},
+    {"3802169b2a02b81e6adb7ab4f64f91ff02db753c8c3a64a01c35192d3a61d8d7", CHAT_QWEN3},
+    {"30a75d10e60b57e2f260420163dd59720dacf9f63b9a8de070d65dd80a7b30f7", CHAT_QWEN3},
+    {"64f85b198065d0fba2a81f37e10ed68161ce2c19a754c7100e67e0ca2ee9c326", CHAT_QWEN3_INSTRUCT_2507},
+    {"ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122", CHAT_LLAMA3},
+    {"b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2", CHAT_LLAMA3_FIRST},
+    {"93c0e9aa3629bbd77e68dbc0f5621f6e6b23aa8d74b932595cdb8d64684526d7", CHAT_LLAMA31},
+};
+
+enum chat_template chat_from_source(const char *source, size_t len, char hash[CHAT_HASH_HEX])
+{
+    uint8_t digest[crypto_hash_sha256_BYTES];
+    char *text = xcalloc(len + 1, 1);
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++)
+        if (source[i] != '\r' || i + 1 == len || source[i + 1] != '\n')
+            text[n++] = source[i];
+    while (n > 0 && isspace((unsigned char)text[n - 1]))
+        n--;
+    crypto_hash_sha256(digest, (const uint8_t *)text, n);
+    sodium_bin2hex(hash, CHAT_HASH_HEX, digest, sizeof digest);
+    free(text);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(known[i].hash, hash) == 0)
+            return known[i].template;
+    return CHAT_NONE;
+}
+
+static void set_template(struct chat *c, const char *source, size_t len)
+{
+    char hash[CHAT_HASH_HEX];
+    c->template = chat_from_source(source, len, hash);
+    if (c->template == CHAT_NONE)
+        snprintf(c->reason, sizeof c->reason,
+            "the checkpoint's chat template is not known (sha256 %s); send text or ids, or name "
+            "one like it with --chat-template",
+            hash);
+}
+
+/* 1 when the file is there. */
+static int load_jinja(struct chat *c, const char *dir, struct err *e)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
+        return err_set(e, ASSAY_EFORMAT, "chat_template.jinja: path too long");
+    FILE *f = fopen(path, "rbe");
+    if (!f)
+        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+    char *text = xcalloc(TEMPLATE_MAX_BYTES, 1);
+    size_t len = fread(text, 1, TEMPLATE_MAX_BYTES, f);
+    int rc = ferror(f) ? err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path) : 1;
+    if (rc == 1 && len == TEMPLATE_MAX_BYTES)
+        rc = err_set(e, ASSAY_EFORMAT, "%s: expected less than %u bytes", path, TEMPLATE_MAX_BYTES);
+    if (rc == 1)
+        set_template(c, text, len);
+    free(text);
+    fclose(f);
+    return rc;
+}
+
+/* `chat_template`: a string, or a list of named ones, of which "default" counts. */
+static const json_t *find_template(const json_t *config)
+{
+    const json_t *v = json_object_get(config, "chat_template");
+    json_t *item;
+    size_t k;
+    if (!json_is_array(v))
+        return v;
+    json_array_foreach(v, k, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (name && strcmp(name, "default") == 0)
+            return json_object_get(item, "template");
+    }
+    return NULL;
+}
+
+static int load_config(struct chat *c, const char *dir, struct err *e)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= (int)sizeof path)
+        return err_set(e, ASSAY_EFORMAT, "tokenizer_config.json: path too long");
+    if (access(path, F_OK) != 0)
+        return 0;
+    struct err why = {0};
+    json_t *config = json_read_file(dir, "tokenizer_config.json", CONFIG_MAX_BYTES, &why);
+    if (!config) {
+        *e = why;
+        return why.code;
+    }
+    const json_t *source = find_template(config);
+    if (json_is_string(source))
+        set_template(c, json_string_value(source), json_string_length(source));
+    json_decref(config);
+    return 0;
+}
+
+int chat_load(struct chat *c, const char *dir, struct err *e)
+{
+    *c = (struct chat){.template = CHAT_NONE};
+    snprintf(c->reason, sizeof c->reason,
+        "the checkpoint has no chat template; send text or ids, or name one with --chat-template");
+    int rc = load_jinja(c, dir, e);
+    if (rc == 0)
+        rc = load_config(c, dir, e);
+    return rc < 0 ? rc : 0;
+}
