@@ -3,37 +3,59 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "schema/log.h"
 #include "schema/utf8.h"
 
 void admit_release(struct admit *a)
 {
+    composer_free(&a->composer);
     free(a->ids);
     free(a->positions);
+    free(a->ends);
     *a = (struct admit){0};
+}
+
+static int check_activation(
+    const struct model_info *m, const struct row_request *q, const char *field, struct err *e)
+{
+    int activation = q->pool.activation;
+    if (m->n_labels >= 2 || (activation != ACTIVATION_SOFTMAX && activation != ACTIVATION_CLASS1))
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, field, "%s needs a head of 2 labels or more, %s has %u",
+        activation_name(activation), m->architecture, m->n_labels);
+}
+
+static int check_shape(const struct row_request *q, const char *field, struct err *e)
+{
+    int type = q->pool.type;
+    if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
+        return err_field(
+            e, ASSAY_EBADREQ, field, "steps are pooled by STEP, found %s", pool_type_name(type));
+    if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
+        return err_field(e, ASSAY_EBADREQ, field,
+            "POSITIONS cannot be meant for several sequences; expected one row for each");
+    return 0;
 }
 
 int admit_check(
     const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e)
 {
-    char field[48];
-    int activation = q->pool.activation;
-    if (m->n_labels >= 2 || (activation != ACTIVATION_SOFTMAX && activation != ACTIVATION_CLASS1))
-        return 0;
-    snprintf(field, sizeof field, "rows[%u].pool.activation", index);
-    return err_field(e, ASSAY_EBADREQ, field, "%s needs a head of 2 labels or more, %s has %u",
-        activation_name(activation), m->architecture, m->n_labels);
+    char activation[48], type[48];
+    snprintf(activation, sizeof activation, "rows[%u].pool.activation", index);
+    snprintf(type, sizeof type, "rows[%u].pool.type", index);
+    int rc = check_activation(m, q, activation, e);
+    return rc == 0 ? check_shape(q, type, e) : rc;
 }
 
-static void *make_room(int32_t **buffer, uint32_t *room, uint32_t n)
+static void *make_room(void *buffer, uint32_t *room, uint32_t n)
 {
-    if (n > *room) {
-        free(*buffer);
-        *buffer = xcalloc(n, sizeof **buffer);
-        *room = n;
-    }
-    return *buffer;
+    if (n <= *room)
+        return buffer;
+    free(buffer);
+    *room = n;
+    return xcalloc(n, sizeof(int32_t));
 }
 
 static void refuse(struct admit *a, struct store_row *out, int code, const char *fmt, ...)
@@ -50,37 +72,92 @@ static void refuse(struct admit *a, struct store_row *out, int code, const char 
     out->error_message = a->message;
 }
 
-static void check_ids(struct admit *a, const struct row_request *q, struct store_row *out)
+/* ---- ids ---- */
+
+/* The row's sequences, end to end, as they were given. */
+static void take_ids(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    uint32_t max_len = a->model->max_len;
-    if (q->n_ids == 0) {
-        refuse(a, out, ASSAY_ENOTOKENS, "expected at least one token, found none");
+    struct err e = {0};
+    const int32_t *ids = NULL;
+    const uint32_t *ends = &q->n_ids;
+    out->n_parts = 1;
+    if (q->shape != ROW_IDS &&
+        compose_row(a->composer, q, out->step_token, &ids, &ends, &out->n_parts, &e) != 0) {
+        refuse(a, out, e.code, "%s%s%s", e.field, e.field[0] ? ": " : "", e.msg);
         return;
     }
-    if (q->n_ids > max_len && !q->truncate) {
-        refuse(a, out, ASSAY_ETOOLONG,
-            "expected at most %u tokens, found %u; truncate keeps the first", max_len, q->n_ids);
-        return;
-    }
-    for (uint32_t i = 0; i < out->n_tokens; i++)
-        if (out->ids[i] < 0 || (uint32_t)out->ids[i] >= a->model->vocab_size) {
-            refuse(a, out, ASSAY_EBADTOKEN, "token %u: expected an id from 0 to %u, found %d", i,
-                a->model->vocab_size - 1, out->ids[i]);
-            return;
-        }
+    uint32_t n = ends[out->n_parts - 1];
+    a->ids = make_room(a->ids, &a->ids_room, n);
+    a->ends = make_room(a->ends, &a->ends_room, out->n_parts);
+    memcpy(a->ends, ends, out->n_parts * sizeof *ends);
+    if (q->shape == ROW_IDS)
+        row_request_ids(q, a->ids);
+    else if (n > 0)
+        memcpy(a->ids, ids, n * sizeof *ids);
+    out->ids = a->ids;
+    out->ends = a->ends;
+    out->n_tokens = n;
 }
 
+/* "responses[3]: ", "chosen: ", or nothing: which sequence an error is about. */
+static const char *name_part(const struct store_row *out, uint32_t part, char *text, size_t size)
+{
+    if (out->shape == ROW_RESPONSES)
+        snprintf(text, size, "responses[%u]: ", part);
+    else
+        snprintf(text, size, "%s", out->shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ");
+    return text;
+}
+
+/* One sequence, n tokens at `from`. Returns how many of them stay. */
+static uint32_t check_part(struct admit *a, const struct row_request *q, struct store_row *out,
+    uint32_t part, uint32_t from, uint32_t n)
+{
+    char name[40];
+    uint32_t max_len = a->model->max_len, kept = q->truncate && n > max_len ? max_len : n;
+    name_part(out, part, name, sizeof name);
+    if (n == 0)
+        refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);
+    if (kept > max_len)
+        refuse(a, out, ASSAY_ETOOLONG,
+            "%sexpected at most %u tokens, found %u; truncate keeps the first", name, max_len, n);
+    for (uint32_t i = 0; !out->error_code && i < kept; i++) {
+        int32_t id = a->ids[from + i];
+        if (id < 0 || (uint32_t)id >= a->model->vocab_size)
+            refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d",
+                name, i, a->model->vocab_size - 1, id);
+    }
+    return kept;
+}
+
+/* Checks each sequence; what is cut off is taken out. */
+static void check_ids(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    uint32_t from = 0, to = 0;
+    for (uint32_t part = 0; !out->error_code && part < out->n_parts; part++) {
+        uint32_t end = a->ends[part], kept = check_part(a, q, out, part, from, end - from);
+        memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
+        from = end;
+        a->ends[part] = to += kept;
+    }
+    out->n_tokens = out->error_code ? from : to;
+}
+
+/* ---- pooling ---- */
+
 /* Hugging Face's rule for LAST: the last token that is not the pad token (the first token when all
- * are). */
+ * are), in each sequence. */
 static void apply_pad_rule(struct admit *a, struct store_row *out)
 {
-    uint32_t last = out->n_tokens - 1;
-    while (last > 0 && out->ids[last] == a->model->pad_token)
-        last--;
-    a->positions = make_room(&a->positions, &a->positions_room, 1);
-    a->positions[0] = (int32_t)last;
+    a->positions = make_room(a->positions, &a->positions_room, out->n_parts);
+    for (uint32_t part = 0, from = 0; part < out->n_parts; from = out->ends[part++]) {
+        uint32_t last = out->ends[part] - from - 1;
+        while (last > 0 && out->ids[from + last] == a->model->pad_token)
+            last--;
+        a->positions[part] = (int32_t)last;
+    }
     out->positions = a->positions;
-    out->n_positions = 1;
+    out->n_positions = out->n_parts;
 }
 
 static void check_positions(struct admit *a, const struct row_request *q, struct store_row *out)
@@ -92,7 +169,7 @@ static void check_positions(struct admit *a, const struct row_request *q, struct
             out->n_positions);
         return;
     }
-    out->positions = make_room(&a->positions, &a->positions_room, out->n_positions);
+    out->positions = a->positions = make_room(a->positions, &a->positions_room, out->n_positions);
     row_request_positions(q, a->positions);
     for (uint32_t i = 0; i < out->n_positions; i++)
         if (out->positions[i] < 0 || (uint32_t)out->positions[i] >= out->n_tokens) {
@@ -102,18 +179,25 @@ static void check_positions(struct admit *a, const struct row_request *q, struct
         }
 }
 
-static uint32_t count_steps(const struct store_row *row)
+static uint32_t count_steps(struct admit *a, struct store_row *out)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < row->n_tokens; i++)
-        n += row->ids[i] == row->step_token;
+    if (out->step_token < 0) {
+        refuse(a, out, ASSAY_ENOSTEP,
+            "the checkpoint's tokenizer names no step token; expected pool.step_token");
+        return 0;
+    }
+    for (uint32_t i = 0; i < out->n_tokens; i++)
+        n += out->ids[i] == out->step_token;
+    if (n == 0)
+        refuse(a, out, ASSAY_ENOSTEP, "expected the step token %d in the row, found none",
+            out->step_token);
     return n;
 }
 
-/* How many positions are pooled; an error where there is none. */
+/* How many positions are pooled, in all sequences; an error where there is none. */
 static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    uint32_t n;
     switch (out->pool_type) {
     case POOL_ALL:
         return out->n_tokens;
@@ -121,48 +205,50 @@ static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struc
         check_positions(a, q, out);
         return out->n_positions;
     case POOL_STEP:
-        if (out->step_token < 0) {
-            refuse(a, out, ASSAY_ENOSTEP,
-                "the checkpoint's tokenizer names no step token; expected pool.step_token");
-            return 0;
-        }
-        n = count_steps(out);
-        if (n == 0)
-            refuse(a, out, ASSAY_ENOSTEP, "expected the step token %d in the row, found none",
-                out->step_token);
-        return n;
+        return count_steps(a, out);
     case POOL_LAST:
         if (q->hf_pad_rule && a->model->pad_token >= 0)
             apply_pad_rule(a, out);
-        return 1;
+        return out->n_parts;
     default:
-        return 1;
+        return out->n_parts;
     }
+}
+
+static void check_values(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    uint64_t each = activation_values(out->activation, a->model->n_labels);
+    uint64_t values = resolve_pool(a, q, out) * each;
+    int many = each > 1 || out->pool_type == POOL_ALL || out->pool_type == POOL_STEP;
+    if (!out->error_code && many && (out->shape == ROW_RESPONSES || out->shape == ROW_PAIR))
+        refuse(a, out, ASSAY_EMANY,
+            "responses and pairs are compared by one number each; this pooling and head give "
+            "more: send each as a row of its own, or name another pool");
+    if (!out->error_code && values > ADMIT_MAX_VALUES)
+        refuse(a, out, ASSAY_ETOOLONG, "expected a row of at most %u values, found %llu",
+            ADMIT_MAX_VALUES, (unsigned long long)values);
+    out->n_values = out->error_code ? 0 : (uint32_t)values;
 }
 
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     const struct model_info *m = a->model;
-    a->ids = make_room(&a->ids, &a->ids_room, q->n_ids);
-    row_request_ids(q, a->ids);
+    int type = q->shape == ROW_STEPS ? POOL_STEP : q->pool.type;
     *out = (struct store_row){.client_id = q->id,
-        .ids = a->ids,
-        .n_tokens = q->truncate && q->n_ids > m->max_len ? m->max_len : q->n_ids,
-        .pool_type = q->pool.type == POOL_DEFAULT ? m->default_pool : q->pool.type,
+        .shape = q->shape,
+        .pool_type = type == POOL_DEFAULT ? m->default_pool : type,
         .activation = q->pool.activation,
         .step_token = q->pool.step_token >= 0 ? q->pool.step_token : m->step_token};
     if (out->activation == ACTIVATION_DEFAULT)
         out->activation = m->default_activation;
-    check_ids(a, q, out);
+    take_ids(a, q, out);
+    if (!out->error_code)
+        check_ids(a, q, out);
     if (!out->error_code && q->adapter.at)
         refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'",
             (int)(q->adapter.len < 80 ? q->adapter.len : 80), (const char *)q->adapter.at);
-    uint64_t values = out->error_code ? 0 : resolve_pool(a, q, out);
-    values *= activation_values(out->activation, m->n_labels);
-    if (!out->error_code && values > ADMIT_MAX_VALUES)
-        refuse(a, out, ASSAY_ETOOLONG, "expected a row of at most %u values, found %llu",
-            ADMIT_MAX_VALUES, (unsigned long long)values);
-    out->n_values = out->error_code ? 0 : (uint32_t)values;
+    if (!out->error_code)
+        check_values(a, q, out);
     if (out->error_code)
         out->n_positions = 0;
 }

@@ -38,6 +38,7 @@ struct broker {
     const char *data;
     char mode[160];
     struct model_info model;
+    struct text_model text; /* its tokenizer and chat template */
     struct request_limits limits;
     struct store *store;
     struct planner *planner;

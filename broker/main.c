@@ -62,6 +62,18 @@ static const char *find_worker(const struct options *o, char *path, size_t size)
     return path;
 }
 
+static void log_text(const struct broker *b)
+{
+    const struct text_model *t = &b->text;
+    if (!t->tokenizer)
+        log_warn("event=no_text reason=\"%s\"", t->reason);
+    else if (t->chat.template == CHAT_NONE)
+        log_warn("event=no_chat_template reason=\"%s\"", t->chat.reason);
+    if (t->tokenizer && tokenizer_n_ids(t->tokenizer) > b->model.vocab_size)
+        log_warn("event=tokenizer_too_large ids=%u embedding_rows=%u",
+            tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
+}
+
 static int open_model(struct broker *b, const char *worker, struct err *e)
 {
     const struct options *o = b->options;
@@ -75,6 +87,12 @@ static int open_model(struct broker *b, const char *worker, struct err *e)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
     snprintf(b->mode, sizeof b->mode, "device=cpu dtype=f32 quant=none tp=%d pp=1", o->tp);
     b->admit.model = &b->model;
+    rc = text_model_load(&b->text, o->model, o->chat_template,
+        strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
+    if (rc != 0)
+        return rc;
+    b->admit.composer = composer_new(&b->text);
+    log_text(b);
     b->limits = (struct request_limits){
         (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, b->model.max_len};
     return 0;
@@ -189,6 +207,7 @@ static void close_broker(struct broker *b)
         zmq_ctx_term(b->zmq);
     store_close(&b->store);
     admit_release(&b->admit);
+    text_model_release(&b->text);
     model_info_release(&b->model);
 }
 

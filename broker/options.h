@@ -8,7 +8,7 @@
 #define OPTIONS_MAX_REPLICAS 16
 
 struct options {
-    const char *model, *data, *served_name, *worker, *isa;
+    const char *model, *data, *served_name, *chat_template, *worker, *isa;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
     int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;

@@ -96,11 +96,31 @@ static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at
     return NULL;
 }
 
-static void clear_window(struct queue *q)
+static int fits(const struct planner *p, const struct batch *b, const struct row *r)
+{
+    return b->n_rows < p->limits.max_rows &&
+           (uint64_t)b->n_tokens + r->n_tokens <= p->limits.max_tokens &&
+           (uint64_t)b->n_positions + r->n_positions <= p->limits.max_positions &&
+           (uint64_t)b->n_values + r->n_values <= p->limits.max_values;
+}
+
+/* The window's rows go. Of one that has begun, the sequences that are left run all the same: a row
+ * is done whole or not at all. */
+static void clear_window(struct planner *p, struct queue *q)
 {
     for (struct row *r = q->first, *next; r; r = next) {
         next = r->next;
-        row_free(&r);
+        r->next = NULL;
+        if (!r->line || !r->line->leased) {
+            row_free(&r);
+            continue;
+        }
+        if (!p->again || !fits(p, p->again, r)) {
+            struct batch *b = batch_new(p->limits.max_rows);
+            b->next = p->again;
+            p->again = b;
+        }
+        batch_add(p->again, &r);
     }
     q->first = NULL;
     q->end = &q->first;
@@ -108,7 +128,7 @@ static void clear_window(struct queue *q)
 
 static void remove_queue(struct planner *p, size_t at)
 {
-    clear_window(p->queues[at]);
+    clear_window(p, p->queues[at]);
     free(p->queues[at]);
     p->queues[at] = p->queues[--p->n_queues];
 }
@@ -287,12 +307,19 @@ void planner_free(struct planner **out)
     *out = NULL;
 }
 
-static int fits(const struct planner *p, const struct batch *b, const struct row *r)
+/* A row is leased from its first sequence given out to its last one that is back. */
+static void lease(struct planner *p, const struct row *r)
 {
-    return b->n_rows < p->limits.max_rows &&
-           (uint64_t)b->n_tokens + r->n_tokens <= p->limits.max_tokens &&
-           (uint64_t)b->n_positions + r->n_positions <= p->limits.max_positions &&
-           (uint64_t)b->n_values + r->n_values <= p->limits.max_values;
+    if (!r->line || !r->line->leased)
+        lease_add(&p->leases, r->row);
+    if (r->line)
+        r->line->leased = 1;
+}
+
+static void end_lease(struct planner *p, const struct row *r)
+{
+    if (!r->line || ++r->line->n_back == r->line->n_parts)
+        lease_remove(&p->leases, r->row);
 }
 
 /* Fill a new batch from the queues; NULL when no row is ready. */
@@ -312,7 +339,7 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
             q->end = &q->first;
         r->next = NULL;
         q->served += r->n_tokens;
-        lease_add(&p->leases, r->row);
+        lease(p, r);
         batch_add(b, &r);
     }
     *out = b;
@@ -349,7 +376,7 @@ void planner_finished(struct planner *p, struct batch **b)
     if ((*b)->suspect)
         p->suspects_running--;
     for (uint32_t i = 0; i < (*b)->n_rows; i++)
-        lease_remove(&p->leases, (*b)->rows[i]->row);
+        end_lease(p, (*b)->rows[i]);
     batch_free(b);
 }
 

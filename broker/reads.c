@@ -248,6 +248,50 @@ static void write_steps(struct msg_writer *w, const struct store_result_row *r, 
             write_floats(w, r->values + i * each, each);
 }
 
+/* Responses: every score, and which is the highest (the first of them). */
+static void write_responses(struct msg_writer *w, const struct store_result_row *r)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < r->n_values; i++)
+        if (r->values[i] > r->values[best])
+            best = i;
+    msg_str(w, "scores");
+    write_floats(w, r->values, r->n_values);
+    msg_key_int(w, "best", best);
+}
+
+static void write_pair(struct msg_writer *w, const struct store_result_row *r)
+{
+    msg_key_float(w, "chosen", r->values[0]);
+    msg_key_float(w, "rejected", r->values[1]);
+    msg_key_float(w, "margin", r->values[0] - r->values[1]);
+}
+
+/* The values, by the row's shape and pooling. */
+static void write_values(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
+{
+    if (r->error_code) {
+        msg_str(w, "score");
+        msg_nil(w);
+    } else if (r->shape == ROW_RESPONSES) {
+        write_responses(w, r);
+    } else if (r->shape == ROW_PAIR && r->n_values == 2) {
+        write_pair(w, r);
+    } else if (per_position(r->pool_type)) {
+        write_steps(w, r, each);
+    } else if (each == 1) {
+        msg_key_float(w, "score", r->values[0]);
+    } else {
+        msg_str(w, "scores");
+        write_floats(w, r->values, r->n_values);
+    }
+}
+
+static uint32_t value_fields(const struct store_result_row *r)
+{
+    return r->error_code ? 1 : r->shape == ROW_RESPONSES ? 2 : r->shape == ROW_PAIR ? 3 : 1;
+}
+
 static void write_pooled(struct msg_writer *w, const struct store_result_row *r)
 {
     msg_str(w, "pooled_at");
@@ -276,24 +320,14 @@ static void write_result(
 {
     uint32_t each = activation_values(r->activation, m->n_labels);
     int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
-    msg_map(w, 5 + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
+    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
     msg_key_int(w, "i", r->i);
     msg_str(w, "id");
     if (r->client_id.at)
         msg_raw(w, r->client_id);
     else
         msg_nil(w);
-    if (failed) {
-        msg_str(w, "score");
-        msg_nil(w);
-    } else if (per_position(r->pool_type)) {
-        write_steps(w, r, each);
-    } else if (each == 1) {
-        msg_key_float(w, "score", r->values[0]);
-    } else {
-        msg_str(w, "scores");
-        write_floats(w, r->values, r->n_values);
-    }
+    write_values(w, r, each);
     if (has_labels) {
         msg_str(w, "labels");
         write_labels(w, m);

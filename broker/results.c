@@ -7,10 +7,12 @@
  * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
  * that is full gets the space of the reserve file back. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/broker.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 #define MAX_OUTCOMES (OPTIONS_MAX_REPLICAS * STAGE_MAX_SLOTS)
 
@@ -41,14 +43,46 @@ static struct store_result judge(
     return (struct store_result){.values = values, .n_values = r->n_values};
 }
 
+/* A sequence's result into its row's. Doing it again changes nothing. 1 when the row has all: then
+ * *whole is its result. */
+static int join_line(
+    const struct row *r, const struct store_result *result, struct store_result *whole)
+{
+    struct line *l = r->line;
+    uint32_t n_pooled = 0;
+    int32_t *pooled = row_pooled_at(r, &n_pooled);
+    if (!result->values && !l->error_code) {
+        l->error_code = result->error_code;
+        snprintf(l->error_message, sizeof l->error_message, "%s",
+            result->error_message ? result->error_message : "");
+        utf8_make_printable(l->error_message);
+    }
+    if (result->values)
+        l->values[r->part] = result->values[0];
+    if (n_pooled > 0)
+        memcpy(l->pooled + 2 * r->part, pooled, 2 * sizeof *pooled);
+    l->n_pooled = n_pooled > 0 ? l->n_parts : 0;
+    free(pooled);
+    l->n_done += !l->done[r->part];
+    l->done[r->part] = 1;
+    *whole = (struct store_result){.values = l->error_code ? NULL : l->values,
+        .n_values = l->n_parts,
+        .error_code = l->error_code,
+        .error_message = l->error_message};
+    return l->n_done == l->n_parts;
+}
+
 static int keep(
     struct broker *b, const struct row *r, const struct store_result *result, struct err *e)
 {
-    int rc = store_finish_row(b->store, r, result, e);
+    struct store_result whole = *result;
+    b->counters.tokens += r->n_tokens;
+    if (r->line && !join_line(r, result, &whole))
+        return 0;
+    int rc = store_finish_row(b->store, r, &whole, e);
     if (rc == 1) {
         b->counters.rows_done++;
-        b->counters.rows_failed += result->values == NULL;
-        b->counters.tokens += r->n_tokens;
+        b->counters.rows_failed += whole.values == NULL;
     }
     return rc < 0 ? rc : 0;
 }

@@ -15,8 +15,31 @@ struct row *row_new(uint32_t n_tokens, uint32_t n_positions)
     return r;
 }
 
+struct line *line_new(uint32_t n_parts, uint32_t n_tokens)
+{
+    struct line *l = xcalloc(1, sizeof *l);
+    l->n_parts = n_parts;
+    l->n_tokens = n_tokens;
+    l->values = xcalloc(n_parts, sizeof *l->values);
+    l->pooled = xcalloc(n_parts, 2 * sizeof *l->pooled);
+    l->done = xcalloc(n_parts, 1);
+    return l;
+}
+
+void line_unref(struct line *l)
+{
+    if (!l || --l->refs > 0)
+        return;
+    free(l->values);
+    free(l->pooled);
+    free(l->done);
+    free(l);
+}
+
 void row_free(struct row **r)
 {
+    if (*r)
+        line_unref((*r)->line);
     free(*r);
     *r = NULL;
 }
@@ -48,4 +71,22 @@ void batch_free(struct batch **out)
     free(b->values);
     free(b);
     *out = NULL;
+}
+
+int32_t *row_pooled_at(const struct row *r, uint32_t *n)
+{
+    int32_t *pairs = xcalloc((size_t)r->n_tokens + r->n_positions + 1, 2 * sizeof *pairs);
+    *n = 0;
+    for (uint32_t i = 0; r->pool_type == POOL_STEP && i < r->n_tokens; i++)
+        if (r->ids[i] == r->step_token)
+            pairs[2 * (*n)++] = (int32_t)i;
+    if (r->pool_type == POOL_LAST || r->pool_type == POOL_CLS)
+        pairs[2 * (*n)++] = r->pool_type == POOL_CLS ? 0
+                            : r->n_positions == 1    ? r->positions[0]
+                                                     : (int32_t)r->n_tokens - 1;
+    for (uint32_t i = 0; r->pool_type == POOL_POSITIONS && i < r->n_positions; i++)
+        pairs[2 * (*n)++] = r->positions[i];
+    for (uint32_t i = 0; i < *n; i++)
+        pairs[2 * i + 1] = r->ids[pairs[2 * i]];
+    return pairs;
 }

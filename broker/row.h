@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "schema/err.h"
 #include "schema/pooling.h"
 
 /* Row number in the database: job in the upper 32 bits, index in the job in the lower. */
@@ -21,6 +22,23 @@ static inline uint32_t row_index(int64_t row)
     return (uint32_t)(row & 0xffffffff);
 }
 
+/* A row of several sequences (responses to a prompt, the two of a pair) while they are on their way:
+ * each runs as a struct row of its own, in whatever batch, and the row is finished when all are.
+ * Shared by them, freed with the last. */
+struct line {
+    uint32_t n_parts, n_tokens, n_done, n_back, refs;
+    int leased;        /* by the planner, since the first of them was given out */
+    float *values;     /* [n_parts] one each */
+    int32_t *pooled;   /* [n_parts] pairs (position, token id) */
+    uint32_t n_pooled; /* n_parts, or 0 for MEAN */
+    uint8_t *done;     /* [n_parts] */
+    int error_code;    /* of the first that failed */
+    char error_message[200];
+};
+
+struct line *line_new(uint32_t n_parts, uint32_t n_tokens);
+void line_unref(struct line *l); /* NULL-safe */
+
 /* One leased row, in one allocation: ids and positions follow the struct. Positions lie inside the
  * row: admission saw to it. */
 struct row {
@@ -32,11 +50,16 @@ struct row {
     uint32_t attempts; /* groups that it killed alone */
     int32_t *ids;
     int32_t *positions;
-    struct row *next; /* for lists of whoever owns it */
+    struct line *line; /* the row that this is a sequence of; NULL: the whole row */
+    uint32_t part;     /* which one */
+    struct row *next;  /* for lists of whoever owns it */
 };
 
 struct row *row_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
 void row_free(struct row **r);
+/* Position and id of each pooled token, as int32 pairs; none for ALL and MEAN. The caller frees it.
+ */
+int32_t *row_pooled_at(const struct row *r, uint32_t *n);
 
 /* Rows that run together. Owned by planner, group or broker, one at a time. */
 struct batch {

@@ -120,8 +120,12 @@ int store_next_pending(
 
 struct store_row {
     struct slice client_id; /* raw msgpack integer or string; absent: none */
-    const int32_t *ids;     /* little-endian, [n_tokens] */
+    int shape;              /* enum row_shape */
+    const int32_t *ids;     /* little-endian, [n_tokens]: its sequences, end to end */
     uint32_t n_tokens;
+    const uint32_t
+        *ends; /* [n_parts] where each sequence ends in ids; may be NULL when n_parts is 1 */
+    uint32_t n_parts;
     int pool_type, activation;
     int32_t step_token;
     const int32_t *positions;
@@ -135,7 +139,7 @@ int store_add_row(struct store *s, int64_t job, const struct store_row *row, str
 
 /* ---- work ---- */
 /* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new
- * struct row given to visit, which owns it. Not for paused, held or cancelled jobs: the caller
+ * struct row given to visit, which owns it, or one for each of its sequences (struct line). Not for paused, held or cancelled jobs: the caller
  * knows. */
 typedef void store_row_visitor(void *arg, struct row *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
@@ -151,7 +155,8 @@ struct store_result {
     int error_code; /* 0, or ASSAY_ code */
     const char *error_message;
 };
-/* Where the row is still queued (and its job not cancelled): state, result with the job's next
+/* r is the whole row, or the last of its sequences to be finished: the result is the row's. Where
+ * the row is still queued (and its job not cancelled): state, result with the job's next
  * cursor, counters, throughput. 1 recorded, 0 was not queued any more (a second result is dropped).
  */
 int store_finish_row(
@@ -164,7 +169,7 @@ struct store_result_row {
     uint32_t i;
     struct slice client_id; /* raw msgpack, absent: none */
     uint32_t n_tokens;
-    int pool_type, activation;
+    int shape, pool_type, activation;
     const float *values;
     uint32_t n_values;
     const int32_t

@@ -5,6 +5,7 @@
 
 #include "broker/store_private.h"
 #include "schema/log.h"
+#include "schema/request.h"
 
 /* A job is finished when it is sealed and every row is; told after anything that can make it so. */
 static int set_finished(struct store *s, int64_t job, struct err *e)
@@ -208,24 +209,35 @@ static int add_failed(struct store *s, int64_t row, const struct store_row *r, s
     return rc;
 }
 
+/* Do rows of this shape have sequences, be it one? */
+static int is_list_shape(int shape)
+{
+    return shape == ROW_RESPONSES || shape == ROW_PAIR;
+}
+
 static int add_input(struct store *s, int64_t row, const struct store_row *r, struct err *e)
 {
     struct slice ids = {(const uint8_t *)r->ids, (size_t)r->n_tokens * sizeof *r->ids};
     struct slice positions = {r->n_positions ? (const uint8_t *)r->positions : NULL,
         (size_t)r->n_positions * sizeof *r->positions};
-    return store_run(s, e, "insert into row_input values (?, ?, ?)", "ibb", row, ids, positions);
+    struct slice ends = {
+        r->n_parts > 1 || is_list_shape(r->shape) ? (const uint8_t *)r->ends : NULL,
+        r->n_parts * sizeof *r->ends};
+    return store_run(
+        s, e, "insert into row_input values (?, ?, ?, ?)", "ibbb", row, ids, positions, ends);
 }
 
 static int add_row(struct store *s, int64_t row, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
     sqlite3_stmt *q = store_prepare(s,
-        "insert into row(row, n_tokens, pool_type, activation, step_token, n_values, state, "
+        "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, state, "
         "client_id) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?8)",
-        "iiiiiii", row, (int64_t)r->n_tokens, (int64_t)r->pool_type, (int64_t)r->activation,
-        (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values), (int64_t)(failed ? 2 : 0));
-    bind_client_id(q, 8, r->client_id);
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
+        "iiiiiiii", row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
+        (int64_t)r->activation, (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values),
+        (int64_t)(failed ? 2 : 0));
+    bind_client_id(q, 9, r->client_id);
     int rc = store_step(s, q, e);
     if (rc == 0)
         rc = failed ? add_failed(s, row, r, e) : add_input(s, row, r, e);

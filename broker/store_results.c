@@ -7,8 +7,7 @@
 
 #define RESULT_COLUMNS                                                                             \
     "select seq, result.row, client_id, n_tokens, pool_type, activation, score, vector, pooled, "  \
-    "error_code, "                                                                                 \
-    "error_message from result join row on row.row = result.row "
+    "error_code, error_message, shape from result join row on row.row = result.row "
 
 /* The id as msgpack again, in *w. */
 static struct slice client_id(sqlite3_stmt *q, struct msg_writer *w)
@@ -35,6 +34,7 @@ static int visit_row(sqlite3_stmt *q, struct msg_writer *w, store_result_visitor
         .i = row_index(sqlite3_column_int64(q, 1)),
         .client_id = client_id(q, w),
         .n_tokens = (uint32_t)sqlite3_column_int64(q, 3),
+        .shape = sqlite3_column_int(q, 11),
         .pool_type = sqlite3_column_int(q, 4),
         .activation = sqlite3_column_int(q, 5),
         .values = one ? &score : sqlite3_column_blob(q, 7),

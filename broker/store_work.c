@@ -8,24 +8,50 @@
 
 /* ---- queued rows ---- */
 
-/* NULL: no memory. */
-static struct row *read_row(sqlite3_stmt *q)
+/* Sequence `part` of the row that q stands on: n tokens from `from` on. */
+static struct row *read_part(
+    sqlite3_stmt *q, struct line *line, uint32_t part, uint32_t from, uint32_t n)
 {
-    uint32_t n_tokens = (uint32_t)(sqlite3_column_bytes(q, 6) / 4),
-             n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
-    struct row *r = row_new(n_tokens, n_positions);
-    if (!r)
-        return NULL;
+    uint32_t n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
+    const uint8_t *ids = sqlite3_column_blob(q, 6), *positions = sqlite3_column_blob(q, 7);
+    if (line && n_positions > 0) { /* one for each */
+        n_positions = 1;
+        positions += part * sizeof(int32_t);
+    }
+    struct row *r = row_new(n, n_positions);
     r->row = sqlite3_column_int64(q, 0);
     r->pool_type = sqlite3_column_int(q, 1);
     r->activation = sqlite3_column_int(q, 2);
     r->step_token = sqlite3_column_int(q, 3);
-    r->n_values = (uint32_t)sqlite3_column_int64(q, 4);
+    r->n_values = line ? 1 : (uint32_t)sqlite3_column_int64(q, 4);
     r->attempts = (uint32_t)sqlite3_column_int(q, 5);
-    memcpy(r->ids, sqlite3_column_blob(q, 6), n_tokens * sizeof *r->ids);
+    r->line = line;
+    r->part = part;
+    if (line)
+        line->refs++;
+    memcpy(r->ids, ids + from * sizeof *r->ids, n * sizeof *r->ids);
     if (n_positions > 0)
-        memcpy(r->positions, sqlite3_column_blob(q, 7), n_positions * sizeof *r->positions);
+        memcpy(r->positions, positions, n_positions * sizeof *r->positions);
     return r;
+}
+
+/* The row's sequences: one, or as many as `ends` says. */
+static void read_row(sqlite3_stmt *q, store_row_visitor *visit, void *arg)
+{
+    uint32_t n_tokens = (uint32_t)(sqlite3_column_bytes(q, 6) / 4), from = 0, end;
+    uint32_t n_parts = (uint32_t)(sqlite3_column_bytes(q, 8) / 4);
+    const uint8_t *ends = sqlite3_column_blob(q, 8);
+    struct line *line = n_parts > 0 ? line_new(n_parts, n_tokens) : NULL;
+    if (!line) {
+        visit(arg, read_part(q, NULL, 0, 0, n_tokens));
+        return;
+    }
+    line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
+    for (uint32_t part = 0; part < n_parts; part++, from = end) {
+        memcpy(&end, ends + part * sizeof end, sizeof end);
+        visit(arg, read_part(q, line, part, from, end - from));
+    }
+    line_unref(line);
 }
 
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
@@ -33,25 +59,20 @@ int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limi
 {
     int64_t low = row_number(job, 0) - 1;
     sqlite3_stmt *q = store_prepare(s,
-        "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions "
+        "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions, "
+        "ends "
         "from row indexed by row_queued join row_input on row_input.row = row.row "
         "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
         "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
     int rc;
-    while ((rc = store_step(s, q, e)) == 1) {
-        struct row *r = read_row(q);
-        if (!r) {
-            sqlite3_reset(q);
-            return err_set(e, ASSAY_ENOMEM, "no memory for a queued row");
-        }
-        visit(arg, r);
-    }
+    while ((rc = store_step(s, q, e)) == 1)
+        read_row(q, visit, arg);
     return rc;
 }
 
 /* ---- batches ---- */
 
-/* Rows of one job in the batch, from `from` on: how many are next to each other. */
+/* Sequences of one job in the batch, from `from` on: how many are next to each other. */
 static uint32_t run_of_job(const struct batch *b, uint32_t from)
 {
     uint32_t n = 1;
@@ -64,9 +85,12 @@ static int add_running(struct store *s, const struct batch *b, int sign, struct 
 {
     int rc = 0;
     for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
+        int64_t rows = 0; /* each row once, with its first sequence */
         n = run_of_job(b, i);
+        for (uint32_t k = i; k < i + n; k++)
+            rows += b->rows[k]->part == 0;
         rc = store_run(s, e, "update job set running = max(running + ?, 0) where job = ?", "ii",
-            (int64_t)sign * n, row_job(b->rows[i]->row));
+            sign * rows, row_job(b->rows[i]->row));
     }
     return rc;
 }
@@ -105,25 +129,6 @@ int store_set_attempts(struct store *s, const struct row *r, struct err *e)
 
 /* ---- results ---- */
 
-/* Position and id of each pooled token, as int32 pairs; none for ALL and MEAN. Caller frees. */
-static int32_t *pooled_at(const struct row *r, uint32_t *n)
-{
-    int32_t *pairs = xcalloc((size_t)r->n_tokens + r->n_positions + 1, 2 * sizeof *pairs);
-    *n = 0;
-    for (uint32_t i = 0; r->pool_type == POOL_STEP && i < r->n_tokens; i++)
-        if (r->ids[i] == r->step_token)
-            pairs[2 * (*n)++] = (int32_t)i;
-    if (r->pool_type == POOL_LAST || r->pool_type == POOL_CLS)
-        pairs[2 * (*n)++] = r->pool_type == POOL_CLS ? 0
-                            : r->n_positions == 1    ? r->positions[0]
-                                                     : (int32_t)r->n_tokens - 1;
-    for (uint32_t i = 0; r->pool_type == POOL_POSITIONS && i < r->n_positions; i++)
-        pairs[2 * (*n)++] = r->positions[i];
-    for (uint32_t i = 0; i < *n; i++)
-        pairs[2 * i + 1] = r->ids[pairs[2 * i]];
-    return pairs;
-}
-
 static char *vector_json(const float *values, uint32_t n)
 {
     size_t room = (size_t)n * 18 + 3, at = 1;
@@ -135,19 +140,26 @@ static char *vector_json(const float *values, uint32_t n)
     return text;
 }
 
+/* Is this row's result a list, even where it has one element? */
+static int is_list(const struct row *r, const struct store_result *result)
+{
+    return result->values && (result->n_values != 1 || r->line || r->pool_type == POOL_ALL ||
+                                 r->pool_type == POOL_STEP || r->pool_type == POOL_POSITIONS);
+}
+
 static int insert_result(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e)
 {
     uint32_t n_pooled = 0;
-    int is_vector =
-        result->values && (result->n_values != 1 || r->pool_type == POOL_ALL ||
-                              r->pool_type == POOL_STEP || r->pool_type == POOL_POSITIONS);
-    int32_t *pairs = result->values ? pooled_at(r, &n_pooled) : NULL;
-    char *json = is_vector ? vector_json(result->values, result->n_values) : NULL;
+    int list = is_list(r, result);
+    int32_t *pairs = result->values && !r->line ? row_pooled_at(r, &n_pooled) : NULL;
+    char *json = list ? vector_json(result->values, result->n_values) : NULL;
     struct slice vector = {
-        is_vector ? (const uint8_t *)result->values : NULL, result->n_values * sizeof(float)};
-    struct slice pooled = {
-        n_pooled ? (const uint8_t *)pairs : NULL, n_pooled * 2 * sizeof(int32_t)};
+        list ? (const uint8_t *)result->values : NULL, result->n_values * sizeof(float)};
+    struct slice pooled = {n_pooled ? (const uint8_t *)pairs : NULL, n_pooled * 2 * sizeof *pairs};
+    if (result->values && r->line && r->line->n_pooled > 0)
+        pooled = (struct slice){
+            (const uint8_t *)r->line->pooled, r->line->n_pooled * 2 * sizeof *r->line->pooled};
     sqlite3_stmt *q = store_prepare(s,
         "insert into result(job, seq, row, vector, vector_json, pooled, error_code, error_message, "
         "mode, finished_ms, "
@@ -156,7 +168,7 @@ static int insert_result(
         result->values ? NULL : err_name(result->error_code),
         result->values ? NULL : result->error_message, s->mode, (int64_t)now_wall_ms(),
         row_job(r->row));
-    if (result->values && !is_vector)
+    if (result->values && !list)
         sqlite3_bind_double(q, 10, (double)result->values[0]);
     else
         sqlite3_bind_null(q, 10);
@@ -169,20 +181,21 @@ static int insert_result(
 static int count_result(struct store *s, const struct row *r, int failed, struct err *e)
 {
     int64_t job = row_job(r->row), now_ms = now_wall_ms();
+    int64_t n_tokens = r->line ? r->line->n_tokens : r->n_tokens;
     int rc = store_run(s, e,
         "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left "
         "= tokens_left - ?, "
         "finished_ms = case when seal_chunk is not null and next_chunk > seal_chunk and done + 1 = "
         "placed then ? end "
         "where job = ?",
-        "iiii", (int64_t)failed, (int64_t)r->n_tokens, now_ms, job);
+        "iiii", (int64_t)failed, n_tokens, now_ms, job);
     if (rc == 0)
         rc = store_run(s, e,
             "insert into minute values (?, 1, ?) on conflict (minute) do update set n_rows = "
             "n_rows + 1, "
             "n_tokens = n_tokens + excluded.n_tokens",
-            "ii", now_ms / 60000, (int64_t)r->n_tokens);
-    s->queued_tokens -= r->n_tokens;
+            "ii", now_ms / 60000, n_tokens);
+    s->queued_tokens -= n_tokens;
     return rc;
 }
 

@@ -100,6 +100,8 @@ const char *err_name(int code)
         return "worker_killed";
     case ASSAY_EPOSITION:
         return "bad_position";
+    case ASSAY_EMANY:
+        return "many_values";
     default:
         return "internal";
     }

@@ -41,6 +41,7 @@ enum assay_code {
     ASSAY_ENONFINITE = -25, /* non_finite: the model gave NaN or infinity */
     ASSAY_EKILLED = -26,    /* worker_killed: the row killed a worker group alone, three times */
     ASSAY_EPOSITION = -27,  /* bad_position: an explicit pooling position outside the row */
+    ASSAY_EMANY = -28,      /* many_values: responses and pairs compare one number each */
     /* local codes, never on the wire */
     ASSAY_EIO = -40, /* a file, socket or system call failed */
     ASSAY_EFORMAT =

@@ -41,6 +41,7 @@ create table chunk (
 create table row (
   row         integer primary key,
   client_id,                               -- integer or text, as the client gave it; above 2^63 - 1 a blob of digits
+  shape       integer not null default 0,  -- what the client sent: enum row_shape (request.h)
   n_tokens    integer not null,
   pool_type   integer not null,
   activation  integer not null,
@@ -51,7 +52,8 @@ create table row (
 );
 create index row_queued on row (row) where state = 0;
 
-create table row_input (row integer primary key, ids blob not null, positions blob);
+-- ends: int32 ends of the row's sequences in ids, where it is responses or a pair; positions are one for each then.
+create table row_input (row integer primary key, ids blob not null, positions blob, ends blob);
 
 -- Rows that a group holds now. Advisory: emptied at every start.
 create table lease (row integer primary key, batch integer not null);

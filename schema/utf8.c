@@ -20,6 +20,18 @@ int utf8_length(const uint8_t *p, size_t n)
     return code < least[len] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : len;
 }
 
+size_t utf8_valid(const uint8_t *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        int len = p[i] < 0x80 ? 1 : utf8_length(p + i, n - i);
+        if (len == 0)
+            break;
+        i += (size_t)len;
+    }
+    return i;
+}
+
 void utf8_make_printable(char *s)
 {
     for (size_t left = strlen(s); left > 0;) {

@@ -8,6 +8,9 @@
 /* Bytes of the character at p, of which n >= 1 bytes can be read: 1 to 4, or 0 when it is none. */
 int utf8_length(const uint8_t *p, size_t n);
 
+/* Where in the n bytes the first one stands that is not UTF-8; n when all is. */
+size_t utf8_valid(const uint8_t *p, size_t n);
+
 /* Makes text fit for a terminal, a log line and a msgpack string: each byte that is not UTF-8 (what
  * a peer sent, what a cut left of a character) and each control character becomes '?'. */
 void utf8_make_printable(char *s);

@@ -2,6 +2,7 @@
  * one a checkpoint has. */
 #include "broker/text/chat.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,15 +70,21 @@ static int role_is(const struct writer *w, uint32_t i, const char *role)
     return i < w->n && is(w->messages[i].role, role);
 }
 
+static int bad_role(const struct writer *w, uint32_t i, const char *expected)
+{
+    char field[40];
+    struct slice role = w->messages[i].role;
+    snprintf(field, sizeof field, "messages[%u].role", i);
+    return err_field(w->e, ASSAY_EBADTEXT, field, "expected %s, found '%.*s'", expected,
+        (int)(role.len < 40 ? role.len : 40), (const char *)role.at);
+}
+
 static int check_roles(const struct writer *w)
 {
     for (uint32_t i = 0; i < w->n; i++)
         if (!role_is(w, i, "system") && !role_is(w, i, "user") && !role_is(w, i, "assistant") &&
             !role_is(w, i, "tool"))
-            return err_set(w->e, ASSAY_EBADTEXT,
-                "messages[%u].role: expected system, user, assistant or tool, found '%.*s'", i,
-                (int)(w->messages[i].role.len < 40 ? w->messages[i].role.len : 40),
-                (const char *)w->messages[i].role.at);
+            return bad_role(w, i, "system, user, assistant or tool");
     return 0;
 }
 
@@ -275,8 +282,7 @@ static int write_llama31(struct writer *w)
     uint32_t first = role_is(w, 0, "system");
     for (uint32_t i = 0; i < w->n; i++)
         if (role_is(w, i, "tool"))
-            return err_set(w->e, ASSAY_EBADTEXT,
-                "messages[%u].role: tool messages are not supported for this chat template", i);
+            return bad_role(w, i, "system, user or assistant with this chat template");
     put(w, "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
            "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n");
     if (first)

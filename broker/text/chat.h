@@ -43,7 +43,7 @@ enum chat_template {
 /* What is known of a checkpoint's conversations. */
 struct chat {
     enum chat_template template;
-    char reason[240]; /* of CHAT_NONE */
+    char reason[ERR_MESSAGE_BYTES]; /* of CHAT_NONE */
 };
 
 /* Reads DIR/chat_template.jinja, or `chat_template` of DIR/tokenizer_config.json. A file that cannot be

@@ -185,25 +185,15 @@ static void encode_raw(struct encoder *n, const struct added_search *s, struct s
         cut_added(n, &inner, encode_normalized);
 }
 
-static int check_utf8(struct slice text, struct err *e)
-{
-    for (size_t i = 0; i < text.len;) {
-        int len = text.at[i] < 0x80 ? 1 : utf8_length(text.at + i, text.len - i);
-        if (len == 0)
-            return err_set(
-                e, ASSAY_EBADTEXT, "byte %zu: expected UTF-8, found 0x%02x", i, text.at[i]);
-        i += (size_t)len;
-    }
-    return 0;
-}
-
 int encoder_text(
     struct encoder *n, struct slice text, const struct span *closed, size_t n_closed, struct err *e)
 {
     const struct tokenizer *t = n->tokenizer;
     struct added_search s = {&t->added, t->classes, text.at, text.len, closed, n_closed};
-    int rc = check_utf8(text, e);
-    if (rc == 0)
-        cut_added(n, &s, encode_raw);
-    return rc;
+    size_t valid = utf8_valid(text.at, text.len);
+    if (valid < text.len)
+        return err_set(
+            e, ASSAY_EBADTEXT, "byte %zu: expected UTF-8, found 0x%02x", valid, text.at[valid]);
+    cut_added(n, &s, encode_raw);
+    return 0;
 }

@@ -1,0 +1,407 @@
+/* compose.c - see compose.h. */
+#include "broker/text/compose.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+struct composer {
+    const struct text_model *model;
+    struct encoder *encoder;
+    struct chat_message *messages;
+    uint32_t n_messages, messages_room;
+    struct chat_text chat;
+    struct buffer steps; /* the assistant's message made of steps */
+    struct span *marks;  /* the step tokens in it */
+    size_t n_marks, marks_room;
+    struct span *closed;
+    size_t n_closed, closed_room;
+    uint32_t *ends;
+    uint32_t n, ends_room;
+};
+
+/* ---- a checkpoint's way with text ---- */
+
+static void load_tokenizer(struct text_model *m, const char *dir)
+{
+    char path[4096];
+    struct err e = {0};
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) < (int)sizeof path &&
+        access(path, F_OK) != 0)
+        err_set(&e, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
+    else
+        tokenizer_load(&m->tokenizer, dir, &e);
+    snprintf(m->reason, sizeof m->reason, "%s", e.msg);
+}
+
+int text_model_load(struct text_model *m, const char *dir, const char *template_name,
+    int steps_in_chat, struct err *e)
+{
+    struct err why = {0};
+    enum chat_template named = template_name ? chat_from_name(template_name) : CHAT_NONE;
+    *m = (struct text_model){.steps_in_chat = steps_in_chat};
+    if (named == CHAT_COUNT)
+        return err_set(e, ASSAY_EFORMAT,
+            "--chat-template: expected chatml, qwen1.5, qwen2, qwen2.5, qwen2.5-base, "
+            "qwen2.5-math, qwen3, qwen3-instruct-2507, llama3, llama3-first or llama3.1, found "
+            "'%s'",
+            template_name);
+    load_tokenizer(m, dir);
+    if (chat_load(&m->chat, dir, &why) != 0)
+        m->chat.template = CHAT_NONE;
+    if (why.code != 0)
+        snprintf(m->chat.reason, sizeof m->chat.reason, "%s", why.msg);
+    if (named != CHAT_NONE)
+        m->chat.template = named;
+    return 0;
+}
+
+void text_model_release(struct text_model *m)
+{
+    tokenizer_free(&m->tokenizer);
+}
+
+struct composer *composer_new(const struct text_model *m)
+{
+    struct composer *c = xcalloc(1, sizeof *c);
+    c->model = m;
+    c->encoder = m->tokenizer ? encoder_new(m->tokenizer) : NULL;
+    return c;
+}
+
+void composer_free(struct composer **out)
+{
+    struct composer *c = *out;
+    if (!c)
+        return;
+    encoder_free(&c->encoder);
+    chat_text_release(&c->chat);
+    buffer_release(&c->steps);
+    free(c->messages);
+    free(c->marks);
+    free(c->closed);
+    free(c->ends);
+    free(c);
+    *out = NULL;
+}
+
+/* ---- lists ---- */
+
+/* Room for one more of `size` bytes each. */
+static void *grow(void *list, size_t n, size_t *room, size_t size)
+{
+    if (n < *room)
+        return list;
+    size_t bigger = *room ? *room * 2 : 64;
+    void *copy = xcalloc(bigger, size);
+    if (n > 0)
+        memcpy(copy, list, n * size);
+    free(list);
+    *room = bigger;
+    return copy;
+}
+
+static void add_message(struct composer *c, struct slice role, struct slice content)
+{
+    size_t room = c->messages_room;
+    c->messages = grow(c->messages, c->n_messages, &room, sizeof *c->messages);
+    c->messages_room = (uint32_t)room;
+    c->messages[c->n_messages++] = (struct chat_message){role, content};
+}
+
+static void add_span(struct span **list, size_t *n, size_t *room, size_t begin, size_t end)
+{
+    *list = grow(*list, *n, room, sizeof **list);
+    (*list)[(*n)++] = (struct span){begin, end};
+}
+
+/* The ids so far are a sequence. */
+static void end_sequence(struct composer *c)
+{
+    size_t room = c->ends_room;
+    c->ends = grow(c->ends, c->n, &room, sizeof *c->ends);
+    c->ends_room = (uint32_t)room;
+    c->ends[c->n++] = (uint32_t)encoder_ids(c->encoder)->len;
+}
+
+static struct slice literal(const char *text)
+{
+    return (struct slice){(const uint8_t *)text, strlen(text)};
+}
+
+static int bad_text(const char *field, struct err *e)
+{
+    struct err why = *e;
+    return err_field(e, why.code, why.field[0] ? why.field : field, "%s", why.msg);
+}
+
+/* ---- conversations ---- */
+
+static struct slice read_text(struct slice raw)
+{
+    struct slice text = {0};
+    struct msg_reader r;
+    msg_reader_init(&r, raw.at, raw.len);
+    msg_read_text(&r, "", &text, NULL);
+    return text;
+}
+
+static void add_messages(struct composer *c, struct slice raw)
+{
+    struct msg_reader r;
+    struct slice role, content;
+    uint32_t n = 0;
+    msg_reader_init(&r, raw.at, raw.len);
+    msg_read_array(&r, "", &n, NULL);
+    for (uint32_t i = 0; i < n && request_read_message(&r, &role, &content, NULL) == 0; i++)
+        add_message(c, role, content);
+}
+
+/* Messages as they are; a text as a message of this role. */
+static void add_turns(struct composer *c, struct slice raw, const char *role)
+{
+    if (request_is_messages(raw))
+        add_messages(c, raw);
+    else
+        add_message(c, literal(role), read_text(raw));
+}
+
+/* What the client wrote of the text that the template made. Step tokens stand in the last message,
+ * and are not the client's. */
+static void close_contents(struct composer *c)
+{
+    c->n_closed = 0;
+    for (size_t k = 0; k < c->chat.n_copies; k++) {
+        const struct chat_copy *copy = &c->chat.copies[k];
+        size_t from = copy->to, n_marks = copy->message == c->n_messages - 1 ? c->n_marks : 0;
+        for (size_t i = 0; i < n_marks; i++) {
+            const struct span *mark = &c->marks[i];
+            if (mark->begin < copy->from || mark->end > copy->from + copy->len)
+                continue;
+            add_span(&c->closed, &c->n_closed, &c->closed_room, from,
+                copy->to + (mark->begin - copy->from));
+            from = copy->to + (mark->end - copy->from);
+        }
+        add_span(&c->closed, &c->n_closed, &c->closed_room, from, copy->to + copy->len);
+    }
+}
+
+static int check_contents(const struct composer *c, struct err *e)
+{
+    for (uint32_t i = 0; i < c->n_messages; i++) {
+        struct slice s = c->messages[i].content;
+        size_t valid = utf8_valid(s.at, s.len);
+        char field[40];
+        snprintf(field, sizeof field, "messages[%u].content", i);
+        if (valid < s.len)
+            return err_field(e, ASSAY_EBADTEXT, field, "byte %zu: expected UTF-8, found 0x%02x",
+                valid, s.at[valid]);
+    }
+    return 0;
+}
+
+/* The messages so far, as the template writes them, tokenized. */
+static int encode_chat(struct composer *c, int safe_text, const char *field, struct err *e)
+{
+    const struct chat *chat = &c->model->chat;
+    if (chat->template == CHAT_NONE)
+        return err_field(e, ASSAY_EBADTEXT, field, "%s", chat->reason);
+    chat_text_clear(&c->chat);
+    int rc = check_contents(c, e);
+    if (rc == 0)
+        rc = chat_write(chat->template, c->messages, c->n_messages, &c->chat, e);
+    if (rc != 0)
+        return bad_text(field, e);
+    close_contents(c);
+    struct slice text = {c->chat.text.at, c->chat.text.len};
+    rc = encoder_text(c->encoder, text, c->closed, safe_text ? c->n_closed : 0, e);
+    return rc == 0 ? 0 : bad_text(field, e);
+}
+
+static int encode_plain(
+    struct composer *c, struct slice text, int safe_text, const char *field, struct err *e)
+{
+    struct span all = {0, text.len};
+    int rc = encoder_text(c->encoder, text, &all, safe_text != 0, e);
+    return rc == 0 ? 0 : bad_text(field, e);
+}
+
+/* ---- shapes ---- */
+
+static int compose_text(struct composer *c, const struct row_request *q, struct slice text,
+    const char *field, struct err *e)
+{
+    encoder_begin(c->encoder);
+    int rc = encode_plain(c, text, q->safe_text, field, e);
+    encoder_end(c->encoder);
+    end_sequence(c);
+    return rc;
+}
+
+/* The prompt, if any, and what follows it, in a conversation. */
+static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
+    const char *field, struct err *e)
+{
+    c->n_messages = 0;
+    if (q->prompt.at)
+        add_turns(c, q->prompt, "user");
+    add_turns(c, raw, "assistant");
+    int rc = encode_chat(c, q->safe_text, field, e);
+    end_sequence(c);
+    return rc;
+}
+
+static int compose_responses(struct composer *c, const struct row_request *q, struct err *e)
+{
+    struct msg_reader r;
+    struct slice text;
+    uint32_t n = 0;
+    char field[48];
+    int rc = 0;
+    msg_reader_init(&r, q->body[0].at, q->body[0].len);
+    msg_read_array(&r, "", &n, NULL);
+    if (n == 0 || n > COMPOSE_MAX_SEQUENCES)
+        return err_field(e, n ? ASSAY_ETOOLONG : ASSAY_EBADTEXT, "responses",
+            "expected 1 to %d, found %u", COMPOSE_MAX_SEQUENCES, n);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        const uint8_t *from = r.at;
+        msg_read_text(&r, "", &text, NULL);
+        snprintf(field, sizeof field, "responses[%u]", i);
+        rc = compose_answer(c, q, (struct slice){from, (size_t)(r.at - from)}, field, e);
+    }
+    return rc;
+}
+
+static int compose_pair(struct composer *c, const struct row_request *q, struct err *e)
+{
+    static const char *const fields[] = {"chosen", "rejected"};
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < 2; i++)
+        if (!q->prompt.at && !request_is_messages(q->body[i]))
+            rc = compose_text(c, q, read_text(q->body[i]), fields[i], e);
+        else
+            rc = compose_answer(c, q, q->body[i], fields[i], e);
+    return rc;
+}
+
+/* ---- steps ---- */
+
+static int check_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
+{
+    if (n == 0)
+        return err_field(e, ASSAY_ENOSTEP, "steps", "expected at least one step, found none");
+    if (step_token < 0)
+        return err_field(e, ASSAY_ENOSTEP, "steps",
+            "the checkpoint's tokenizer names no step token; expected pool.step_token");
+    if (!tokenizer_piece(c->model->tokenizer, step_token).at)
+        return err_field(e, ASSAY_ENOSTEP, "pool.step_token",
+            "expected an id of the tokenizer, found %d", step_token);
+    return 0;
+}
+
+/* All steps, the step token written behind each, as one text. */
+static void join_steps(struct composer *c, struct msg_reader *r, uint32_t n, struct slice piece)
+{
+    struct slice text;
+    c->steps.len = c->n_marks = 0;
+    for (uint32_t i = 0; i < n && msg_read_text(r, "", &text, NULL) == 0; i++) {
+        buffer_append(&c->steps, text.at, text.len);
+        size_t begin = c->steps.len;
+        buffer_append(&c->steps, piece.at, piece.len);
+        add_span(&c->marks, &c->n_marks, &c->marks_room, begin, c->steps.len);
+    }
+}
+
+static int steps_in_chat(struct composer *c, const struct row_request *q, struct msg_reader *r,
+    uint32_t n, int32_t step_token, struct err *e)
+{
+    join_steps(c, r, n, tokenizer_piece(c->model->tokenizer, step_token));
+    c->n_messages = 0;
+    add_turns(c, q->prompt, "user");
+    add_message(c, literal("assistant"), (struct slice){c->steps.at, c->steps.len});
+    return encode_chat(c, q->safe_text, "steps", e);
+}
+
+static int steps_plain(struct composer *c, const struct row_request *q, struct msg_reader *r,
+    uint32_t n, int32_t step_token, struct err *e)
+{
+    struct slice text;
+    char field[48];
+    int rc;
+    c->n_messages = 0;
+    if (request_is_messages(q->prompt)) {
+        add_messages(c, q->prompt);
+        rc = encode_chat(c, q->safe_text, "prompt", e);
+    } else {
+        encoder_begin(c->encoder);
+        rc = encode_plain(c, read_text(q->prompt), q->safe_text, "prompt", e);
+    }
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        msg_read_text(r, "", &text, NULL);
+        snprintf(field, sizeof field, "steps[%u]", i);
+        rc = encode_plain(c, text, q->safe_text, field, e);
+        encoder_add(c->encoder, step_token);
+    }
+    return rc;
+}
+
+/* A step token that the client wrote, or one that a template lost, would shift all probabilities. */
+static int count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
+{
+    const struct id_list *ids = encoder_ids(c->encoder);
+    uint32_t found = 0;
+    for (size_t i = 0; i < ids->len; i++)
+        found += ids->at[i] == step_token;
+    if (found == n)
+        return 0;
+    return err_field(e, ASSAY_EBADTEXT, "steps",
+        "expected the step token %d as often as there are steps, %u, found it %u times; with "
+        "safe_text one that stands in the text stays text",
+        step_token, n, found);
+}
+
+static int compose_steps(
+    struct composer *c, const struct row_request *q, int32_t step_token, struct err *e)
+{
+    struct msg_reader r;
+    uint32_t n = 0;
+    msg_reader_init(&r, q->body[0].at, q->body[0].len);
+    msg_read_array(&r, "", &n, NULL);
+    int rc = check_steps(c, step_token, n, e);
+    if (rc == 0)
+        rc = c->model->steps_in_chat ? steps_in_chat(c, q, &r, n, step_token, e)
+                                     : steps_plain(c, q, &r, n, step_token, e);
+    if (rc == 0)
+        rc = count_steps(c, step_token, n, e);
+    end_sequence(c);
+    return rc;
+}
+
+int compose_row(struct composer *c, const struct row_request *q, int32_t step_token,
+    const int32_t **ids, const uint32_t **ends, uint32_t *n, struct err *e)
+{
+    int rc;
+    if (!c->encoder)
+        return err_field(e, ASSAY_EBADTEXT, q->body_field[0], "%s", c->model->reason);
+    encoder_clear(c->encoder);
+    c->n = 0;
+    c->n_marks = 0;
+    if (q->shape == ROW_TEXT)
+        rc = compose_text(c, q, read_text(q->body[0]), "text", e);
+    else if (q->shape == ROW_RESPONSES)
+        rc = compose_responses(c, q, e);
+    else if (q->shape == ROW_PAIR)
+        rc = compose_pair(c, q, e);
+    else if (q->shape == ROW_STEPS)
+        rc = compose_steps(c, q, step_token, e);
+    else
+        rc = compose_answer(c, q, q->body[0], q->body_field[0], e);
+    *ids = encoder_ids(c->encoder)->at;
+    *ends = c->ends;
+    *n = c->n;
+    return rc;
+}
