@@ -53,6 +53,7 @@ int chat_load(struct chat *c, const char *dir, struct err *e);
 enum chat_template chat_from_name(const char *name);
 const char *chat_name(enum chat_template t);
 #define CHAT_HASH_HEX 65
+enum chat_template chat_from_hash(const char *hash);
 /* The template that a template string stands for, CHAT_NONE when it is not known; its hash in hex. */
 enum chat_template chat_from_source(const char *source, size_t len, char hash[CHAT_HASH_HEX]);
 

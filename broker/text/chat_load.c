@@ -41,6 +41,14 @@ static const struct {
     {"93c0e9aa3629bbd77e68dbc0f5621f6e6b23aa8d74b932595cdb8d64684526d7", CHAT_LLAMA31},
 };
 
+enum chat_template chat_from_hash(const char *hash)
+{
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(known[i].hash, hash) == 0)
+            return known[i].template;
+    return CHAT_NONE;
+}
+
 enum chat_template chat_from_source(const char *source, size_t len, char hash[CHAT_HASH_HEX])
 {
     uint8_t digest[crypto_hash_sha256_BYTES];
@@ -54,10 +62,7 @@ enum chat_template chat_from_source(const char *source, size_t len, char hash[CH
     crypto_hash_sha256(digest, (const uint8_t *)text, n);
     sodium_bin2hex(hash, CHAT_HASH_HEX, digest, sizeof digest);
     free(text);
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (strcmp(known[i].hash, hash) == 0)
-            return known[i].template;
-    return CHAT_NONE;
+    return chat_from_hash(hash);
 }
 
 static void set_template(struct chat *c, const char *source, size_t len)

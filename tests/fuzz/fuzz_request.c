@@ -7,8 +7,28 @@
 
 #include "schema/request.h"
 
+/* Reads each text of a checked array again, to the last byte. */
+static void use_texts(struct slice raw)
+{
+    struct msg_reader r;
+    struct slice role, text;
+    uint32_t n = 1;
+    if (!raw.at)
+        return;
+    msg_reader_init(&r, raw.at, raw.len);
+    int is_array = msg_peek(&r) == MSG_ARRAY;
+    int rc = is_array ? msg_read_array(&r, "", &n, NULL) : 0;
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        rc = msg_peek(&r) == MSG_MAP ? request_read_message(&r, &role, &text, NULL)
+                                     : msg_read_text(&r, "", &text, NULL);
+    assert(rc == 0 && msg_read_end(&r, NULL) == 0);
+}
+
 static void use_row(const struct row_request *row)
 {
+    use_texts(row->prompt);
+    use_texts(row->body[0]);
+    use_texts(row->body[1]);
     int32_t *ids = malloc(4 * (size_t)row->n_ids + 1);
     int32_t *positions = malloc(4 * (size_t)row->pool.n_positions + 1);
     assert(ids && positions);

@@ -550,16 +550,118 @@ static void bad_rows_are_named(void **state)
     }
 }
 
-static void text_shapes_are_known_but_unsupported(void **state)
+/* The first row of a request that holds this row. */
+static struct row_request first_row(const char *row, struct msg_writer *w)
+{
+    struct request q;
+    struct msg_reader r;
+    struct row_request out;
+    struct err e = {0};
+    char text[512];
+    uint32_t n;
+    snprintf(text, sizeof text, "{'v':1,'op':'score','rows':[%s]}", row);
+    msg_writer_clear(w);
+    pack(w, text);
+    int rc = request_decode(&q, (const uint8_t *)w->buffer.data, w->buffer.size, &limits, &e);
+    if (rc != 0)
+        fail_msg("%s: %s: %s", row, e.field, e.msg);
+    msg_reader_init(&r, q.rows.at, q.rows.len);
+    assert_int_equal(msg_read_array(&r, "rows", &n, &e), 0);
+    assert_int_equal(request_next_row(&r, 0, &out, &e), 0);
+    return out;
+}
+
+static void text_shapes(void **state)
 {
     (void)state;
-    static const char *const shapes[] = {"text", "messages", "prompt", "response", "responses",
-        "completion", "chosen", "rejected", "problem", "question", "steps"};
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        char text[100], field[40];
-        snprintf(text, sizeof text, "{'v':1,'op':'score','rows':[{'%s':'x'}]}", shapes[i]);
-        snprintf(field, sizeof field, "rows[0].%s", shapes[i]);
-        refused(text, ASSAY_EUNSUPPORTED, field);
+    static const struct {
+        const char *row;
+        enum row_shape shape;
+        int has_prompt;
+    } cases[] = {
+        {"{'text':'x'}", ROW_TEXT, 0},
+        {"{'messages':[{'role':'user','content':''}]}", ROW_MESSAGES, 0},
+        {"{'messages':[]}", ROW_MESSAGES, 0},
+        {"{'prompt':'p','response':'r'}", ROW_RESPONSE, 1},
+        {"{'completion':'r','prompt':[{'content':'c','role':'user'}]}", ROW_RESPONSE, 1},
+        {"{'prompt':'p','responses':['a','b']}", ROW_RESPONSES, 1},
+        {"{'chosen':'a','rejected':'b'}", ROW_PAIR, 0},
+        {"{'rejected':'b','prompt':'p','chosen':[]}", ROW_PAIR, 1},
+        {"{'question':'q','steps':['a']}", ROW_STEPS, 1},
+        {"{'problem':'q','steps':[]}", ROW_STEPS, 1},
+        {"{'prompt':'q','steps':['a'],'safe_text':true}", ROW_STEPS, 1},
+        {"{'ids':[1]}", ROW_IDS, 0},
+    };
+    struct msg_writer w;
+    msg_writer_init(&w);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct row_request row = first_row(cases[i].row, &w);
+        assert_int_equal(row.shape, cases[i].shape);
+        assert_int_equal(row.prompt.at != NULL, cases[i].has_prompt);
+        assert_int_equal(row.body[0].at != NULL, row.shape != ROW_IDS);
+        assert_int_equal(row.body[1].at != NULL, row.shape == ROW_PAIR);
+    }
+    msg_writer_release(&w);
+}
+
+static void texts_of_a_row_can_be_read(void **state)
+{
+    (void)state;
+    struct msg_writer w;
+    struct msg_reader r;
+    struct slice role, content, text;
+    uint32_t n;
+    msg_writer_init(&w);
+    struct row_request row =
+        first_row("{'prompt':[{'content':'c','role':'user'}],'responses':['ab','']}", &w);
+    assert_true(request_is_messages(row.prompt));
+    msg_reader_init(&r, row.prompt.at, row.prompt.len);
+    assert_int_equal(msg_read_array(&r, "", &n, NULL), 0);
+    assert_int_equal(request_read_message(&r, &role, &content, NULL), 0);
+    assert_int_equal(role.len, 4);
+    assert_memory_equal(role.at, "user", 4);
+    assert_memory_equal(content.at, "c", 1);
+    msg_reader_init(&r, row.body[0].at, row.body[0].len);
+    assert_int_equal(msg_read_array(&r, "", &n, NULL), 0);
+    assert_int_equal(n, 2);
+    assert_int_equal(msg_read_text(&r, "", &text, NULL), 0);
+    assert_memory_equal(text.at, "ab", 2);
+    assert_string_equal(row.body_field[0], "responses");
+    msg_writer_release(&w);
+}
+
+static void wrong_text_shapes_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const char *const mixtures[] = {"{}", "{'prompt':'x'}", "{'text':'x','ids':[1]}",
+        "{'text':'x','prompt':'x'}", "{'response':'x'}", "{'chosen':'x','prompt':'x'}",
+        "{'steps':['x']}", "{'prompt':'x','problem':'x','steps':['x']}",
+        "{'prompt':'x','response':'x','completion':'x'}", "{'problem':'x','response':'x'}"};
+    static const struct {
+        const char *row, *field;
+    } fields[] = {
+        {"{'text':1}", "rows[0].text"},
+        {"{'text':['a']}", "rows[0].text"},
+        {"{'messages':'x'}", "rows[0].messages"},
+        {"{'messages':['x']}", "rows[0].messages[0]"},
+        {"{'messages':[{'role':'user'}]}", "rows[0].messages[0].content"},
+        {"{'messages':[{'content':'c'}]}", "rows[0].messages[0].role"},
+        {"{'messages':[{'content':'c','role':'user','name':'n'}]}", "rows[0].messages[0].name"},
+        {"{'messages':[{'content':nil,'role':'user'}]}", "rows[0].messages[0].content"},
+        {"{'prompt':'p','responses':'x'}", "rows[0].responses"},
+        {"{'prompt':'p','responses':['x',1]}", "rows[0].responses[1]"},
+        {"{'prompt':1,'response':'x'}", "rows[0].prompt"},
+        {"{'prompt':'p','response':['x']}", "rows[0].response"},
+        {"{'prompt':'p','steps':[['x']]}", "rows[0].steps[0]"},
+    };
+    char text[200];
+    for (size_t i = 0; i < sizeof mixtures / sizeof mixtures[0]; i++) {
+        snprintf(text, sizeof text, "{'v':1,'op':'score','rows':[%s]}", mixtures[i]);
+        refused(text, ASSAY_EBADREQ, "rows[0]");
+    }
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        snprintf(text, sizeof text, "{'v':1,'op':'score','rows':[%s]}", fields[i].row);
+        refused(text, ASSAY_EBADREQ, fields[i].field);
     }
 }
 
@@ -721,7 +823,9 @@ int main(void)
         cmocka_unit_test(fields_of_wrong_type_or_range),
         cmocka_unit_test(keys_and_ids_have_a_length),
         cmocka_unit_test(bad_rows_are_named),
-        cmocka_unit_test(text_shapes_are_known_but_unsupported),
+        cmocka_unit_test(text_shapes),
+        cmocka_unit_test(texts_of_a_row_can_be_read),
+        cmocka_unit_test(wrong_text_shapes_are_refused_by_name),
         cmocka_unit_test(limits_are_checked_first),
         cmocka_unit_test(depth),
         cmocka_unit_test(trailing_bytes),

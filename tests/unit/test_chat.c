@@ -1,0 +1,278 @@
+/* test_chat.c - the chat writers against what transformers wrote (tests/vectors/text/chat.json). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "broker/text/chat.h"
+
+static json_t *vectors;
+
+static int load(void **state)
+{
+    (void)state;
+    json_error_t why;
+    vectors = json_load_file("tests/vectors/text/chat.json", JSON_ALLOW_NUL, &why);
+    return vectors ? 0 : -1;
+}
+
+static int drop(void **state)
+{
+    (void)state;
+    json_decref(vectors);
+    return 0;
+}
+
+static struct slice slice_of(const json_t *v)
+{
+    return (struct slice){(const uint8_t *)json_string_value(v), json_string_length(v)};
+}
+
+static struct slice text_slice(const char *text)
+{
+    return (struct slice){(const uint8_t *)text, strlen(text)};
+}
+
+static uint32_t take_messages(const json_t *list, struct chat_message *out)
+{
+    json_t *m;
+    size_t k;
+    json_array_foreach(list, k, m) out[k] = (struct chat_message){
+        slice_of(json_object_get(m, "role")), slice_of(json_object_get(m, "content"))};
+    return (uint32_t)k;
+}
+
+/* Copies say where each byte of content went. */
+static void check_copies(const struct chat_text *t, const struct chat_message *messages)
+{
+    size_t end = 0;
+    for (size_t k = 0; k < t->n_copies; k++) {
+        const struct chat_copy *c = &t->copies[k];
+        assert_true(c->to >= end && c->to + c->len <= t->text.len);
+        assert_true(c->from + c->len <= messages[c->message].content.len);
+        if (c->len > 0)
+            assert_memory_equal(
+                t->text.at + c->to, messages[c->message].content.at + c->from, c->len);
+        end = c->to + c->len;
+    }
+}
+
+static int is_ours(const struct chat_message *m, uint32_t n)
+{
+    static const char *const known[] = {"system", "user", "assistant", "tool"};
+    for (uint32_t i = 0; i < n; i++) {
+        int found = 0;
+        for (int k = 0; k < 4; k++)
+            found |= m[i].role.len == strlen(known[k]) &&
+                     memcmp(m[i].role.at, known[k], m[i].role.len) == 0;
+        if (!found)
+            return 0;
+    }
+    return 1;
+}
+
+static int has_tool(const struct chat_message *m, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (m[i].role.len == 4 && memcmp(m[i].role.at, "tool", 4) == 0)
+            return 1;
+    return 0;
+}
+
+/* One conversation in one family's template: the same bytes, or refused where we refuse. */
+static int check_case(
+    const char *family, const json_t *expected, const struct chat_message *messages, uint32_t n)
+{
+    struct chat_text out = {0};
+    struct err e = {0};
+    enum chat_template t = chat_from_name(family);
+    assert_true(t > CHAT_NONE && t < CHAT_COUNT);
+    int rc = chat_write(t, messages, n, &out, &e);
+    int refused = n == 0 || !is_ours(messages, n) || (t == CHAT_LLAMA31 && has_tool(messages, n));
+    if (refused) {
+        assert_int_equal(rc, ASSAY_EBADTEXT);
+        assert_true(e.msg[0] != '\0');
+    } else {
+        assert_int_equal(rc, 0);
+        if (out.text.len != json_string_length(expected) ||
+            memcmp(out.text.at, json_string_value(expected), out.text.len) != 0)
+            fail_msg("%s: expected\n%s\nfound\n%.*s", family, json_string_value(expected),
+                (int)out.text.len, (const char *)out.text.at);
+        check_copies(&out, messages);
+    }
+    chat_text_release(&out);
+    return !refused;
+}
+
+static void texts_are_the_templates(void **state)
+{
+    (void)state;
+    json_t *item, *text;
+    const char *family;
+    size_t k;
+    int compared = 0;
+    json_array_foreach(json_object_get(vectors, "cases"), k, item)
+    {
+        struct chat_message messages[64];
+        assert_true(json_array_size(json_object_get(item, "messages")) <= 64);
+        uint32_t n = take_messages(json_object_get(item, "messages"), messages);
+        json_object_foreach(json_object_get(item, "texts"), family, text) compared +=
+            check_case(family, text, messages, n);
+    }
+    assert_true(compared >= 801);
+}
+
+static void published_templates_are_known(void **state)
+{
+    (void)state;
+    json_t *family, *hash;
+    const char *name;
+    size_t k;
+    int n = 0;
+    json_object_foreach(json_object_get(vectors, "families"), name, family)
+    {
+        json_array_foreach(json_object_get(family, "sha256"), k, hash)
+        {
+            assert_string_equal(chat_name(chat_from_hash(json_string_value(hash))), name);
+            n++;
+        }
+    }
+    assert_true(n >= 17);
+}
+
+static const char ours[] = "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + "
+                           "'\\n' + message['content'] + "
+                           "'<|im_end|>\\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- "
+                           "'<|im_start|>assistant\\n' }}{%- endif %}";
+
+static void a_hash_does_not_depend_on_line_ends(void **state)
+{
+    (void)state;
+    char hash[CHAT_HASH_HEX], other[CHAT_HASH_HEX], text[400];
+    assert_int_equal(chat_from_source(ours, strlen(ours), hash), CHAT_CHATML);
+    snprintf(text, sizeof text, "%s\r\n \n", ours);
+    assert_int_equal(chat_from_source(text, strlen(text), other), CHAT_CHATML);
+    assert_string_equal(hash, other);
+    snprintf(text, sizeof text, " %s", ours);
+    assert_int_equal(chat_from_source(text, strlen(text), other), CHAT_NONE);
+    chat_from_source("a\r\nb\rc", 6, hash);
+    chat_from_source("a\nb\rc", 5, other);
+    assert_string_equal(hash, other);
+}
+
+/* ---- checkpoints ---- */
+
+static char dir[] = "/tmp/assay-chat-XXXXXX";
+
+static void put_file(const char *name, const char *text)
+{
+    char path[100];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    unlink(path);
+    if (!text)
+        return;
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static struct chat load_with(const char *config, const char *jinja)
+{
+    struct chat c;
+    struct err e = {0};
+    put_file("tokenizer_config.json", config);
+    put_file("chat_template.jinja", jinja);
+    assert_int_equal(chat_load(&c, dir, &e), 0);
+    return c;
+}
+
+static char *config_with(const char *before, const char *after)
+{
+    json_t *source = json_string(ours);
+    char *quoted = json_dumps(source, JSON_ENCODE_ANY), *text = malloc(1000);
+    snprintf(text, 1000, "{\"chat_template\": %s%s%s}", before, quoted, after);
+    free(quoted);
+    json_decref(source);
+    return text;
+}
+
+static void templates_are_found_where_checkpoints_have_them(void **state)
+{
+    (void)state;
+    char *
+        plain = config_with("", ""),
+       *named = config_with(
+           "[{\"name\": \"tool_use\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": ",
+           "}]");
+    assert_int_equal(load_with(plain, NULL).template, CHAT_CHATML);
+    assert_int_equal(load_with(named, NULL).template, CHAT_CHATML);
+    assert_int_equal(load_with(NULL, ours).template, CHAT_CHATML);
+    assert_int_equal(load_with(plain, "another").template, CHAT_NONE);
+    struct chat c = load_with("{\"chat_template\": \"{{ messages }}\"}", NULL);
+    assert_int_equal(c.template, CHAT_NONE);
+    assert_non_null(strstr(c.reason, "sha256 "));
+    assert_non_null(strstr(c.reason, "send text or ids"));
+    c = load_with("{}", NULL);
+    assert_non_null(strstr(c.reason, "no chat template"));
+    c = load_with(NULL, NULL);
+    assert_non_null(strstr(c.reason, "no chat template"));
+    free(plain);
+    free(named);
+}
+
+static void broken_files_are_named(void **state)
+{
+    (void)state;
+    struct chat c;
+    struct err e = {0};
+    put_file("tokenizer_config.json", "{\"chat_template\": ");
+    assert_int_equal(chat_load(&c, dir, &e), ASSAY_EFORMAT);
+    assert_non_null(strstr(e.msg, "tokenizer_config.json"));
+    put_file("tokenizer_config.json", NULL);
+}
+
+static void roles_and_names(void **state)
+{
+    (void)state;
+    struct chat_text out = {0};
+    struct err e = {0};
+    struct chat_message m = {text_slice("king"), text_slice("x")};
+    assert_int_equal(chat_write(CHAT_QWEN2, &m, 1, &out, &e), ASSAY_EBADTEXT);
+    assert_string_equal(e.field, "messages[0].role");
+    assert_string_equal(e.msg, "expected system, user, assistant or tool, found 'king'");
+    m.role = text_slice("tool");
+    assert_int_equal(chat_write(CHAT_LLAMA31, &m, 1, &out, &e), ASSAY_EBADTEXT);
+    assert_int_equal(chat_write(CHAT_NONE, &m, 1, &out, &e), ASSAY_EBADTEXT);
+    assert_int_equal(chat_from_name("none"), CHAT_COUNT);
+    assert_int_equal(chat_from_name(""), CHAT_COUNT);
+    for (int t = CHAT_CHATML; t < CHAT_COUNT; t++)
+        assert_int_equal(chat_from_name(chat_name((enum chat_template)t)), t);
+    chat_text_release(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(texts_are_the_templates),
+        cmocka_unit_test(published_templates_are_known),
+        cmocka_unit_test(a_hash_does_not_depend_on_line_ends),
+        cmocka_unit_test(templates_are_found_where_checkpoints_have_them),
+        cmocka_unit_test(broken_files_are_named),
+        cmocka_unit_test(roles_and_names),
+    };
+    if (!mkdtemp(dir))
+        return 1;
+    int failed = cmocka_run_group_tests(tests, load, drop);
+    put_file("tokenizer_config.json", NULL);
+    put_file("chat_template.jinja", NULL);
+    rmdir(dir);
+    return failed;
+}
