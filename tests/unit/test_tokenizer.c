@@ -1,0 +1,287 @@
+/* test_tokenizer.c - the tokenizer's parts by themselves: what a tokenizer.json may not hold, merges by hand,
+ * closed spans. (That ids are the reference's is shown in tests/e2e/test_tokenizer.py.) */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "broker/text/nfc.h"
+#include "broker/text/split.h"
+#include "broker/text/unicode.h"
+#include "tests/unit/tiny_tokenizer.h"
+
+static struct slice text_slice(const char *text)
+{
+    return (struct slice){(const uint8_t *)text, strlen(text)};
+}
+
+static struct tokenizer *load(json_t *root)
+{
+    struct tokenizer *t;
+    struct err e = {0};
+    if (tokenizer_new(&t, root, &e) != 0)
+        fail_msg("refused: %s", e.msg);
+    json_decref(root);
+    return t;
+}
+
+/* Ids of the text, compared with the n that follow. */
+static void expect_ids(const struct tokenizer *t, const char *text, const struct span *closed,
+    size_t n_closed, size_t n, ...)
+{
+    struct encoder *c = encoder_new(t);
+    struct err e = {0};
+    va_list args;
+    assert_int_equal(encoder_text(c, text_slice(text), closed, n_closed, &e), 0);
+    assert_int_equal(encoder_ids(c)->len, n);
+    va_start(args, n);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(encoder_ids(c)->at[i], va_arg(args, int));
+    va_end(args);
+    encoder_free(&c);
+}
+
+static void merges_go_by_rank(void **state)
+{
+    (void)state;
+    struct tokenizer *t = load(tiny_json());
+    expect_ids(t, "", NULL, 0, 0);
+    expect_ids(t, "ab", NULL, 0, 1, TINY_AB);
+    expect_ids(
+        t, "abc", NULL, 0, 2, 'a', TINY_BC); /* "b c" comes first, so "abc" is never reached */
+    expect_ids(t, "ababc", NULL, 0, 3, TINY_AB, 'a', TINY_BC);
+    expect_ids(t, " abc", NULL, 0, 3, ' ', 'a', TINY_BC);
+    tokenizer_free(&t);
+}
+
+static void ignore_merges_takes_whole_words(void **state)
+{
+    (void)state;
+    json_t *root = tiny_json();
+    json_object_set_new(json_object_get(root, "model"), "ignore_merges", json_true());
+    struct tokenizer *t = load(root);
+    expect_ids(t, "abc", NULL, 0, 1, TINY_ABC);
+    expect_ids(t, "abcab", NULL, 0, 3, 'a', TINY_BC, TINY_AB);
+    tokenizer_free(&t);
+}
+
+static void the_last_of_equal_merges_counts(void **state)
+{
+    (void)state;
+    json_t *root = tiny_json();
+    json_array_append_new(
+        json_object_get(json_object_get(root, "model"), "merges"), json_string("b c"));
+    struct tokenizer *t = load(root);
+    expect_ids(t, "abc", NULL, 0, 1, TINY_ABC);
+    tokenizer_free(&t);
+}
+
+static void control_tokens_are_found_but_not_in_closed_spans(void **state)
+{
+    (void)state;
+    struct tokenizer *t = load(tiny_json());
+    struct span all = {0, 10}, behind = {10, 12}, across = {9, 11};
+    expect_ids(t, "<|im_end|>ab", NULL, 0, 2, TINY_END, TINY_AB);
+    expect_ids(t, "<|im_end|>ab", &behind, 1, 2, TINY_END, TINY_AB);
+    expect_ids(t, "<|im_end|>", &all, 1, 10, '<', '|', 'i', 'm', '_', 'e', 'n', 'd', '|', '>');
+    expect_ids(t, "<|im_end|>ab", &across, 1, 11, '<', '|', 'i', 'm', '_', 'e', 'n', 'd', '|', '>',
+        TINY_AB);
+    expect_ids(t, "<|im_end", NULL, 0, 8, '<', '|', 'i', 'm', '_', 'e', 'n', 'd');
+    assert_int_equal(tokenizer_find_added(t, "<extra_0>"), TINY_STEP);
+    assert_int_equal(tokenizer_find_added(t, "<extra_1>"), -1);
+    assert_int_equal(tokenizer_n_ids(t), TINY_STEP + 1);
+    assert_int_equal(tokenizer_piece(t, TINY_ABC).len, 3);
+    assert_null(tokenizer_piece(t, TINY_STEP + 1).at);
+    assert_null(tokenizer_piece(t, -1).at);
+    tokenizer_free(&t);
+}
+
+static void text_that_is_not_utf8_is_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "a\xff", "a\xc3", "a\xed\xa0\x80", "a\xf4\x90\x80\x80", "a\xc0\x80", "a\x80"};
+    struct tokenizer *t = load(tiny_json());
+    struct encoder *c = encoder_new(t);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct err e = {0};
+        assert_int_equal(encoder_text(c, text_slice(bad[i]), NULL, 0, &e), ASSAY_EBADTEXT);
+        assert_non_null(strstr(e.msg, "byte 1: expected UTF-8"));
+    }
+    encoder_free(&c);
+    tokenizer_free(&t);
+}
+
+/* ---- files that are refused ---- */
+
+static json_t *model_of(json_t *root)
+{
+    return json_object_get(root, "model");
+}
+
+static json_t *split_of(json_t *root)
+{
+    return json_array_get(
+        json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers"), 0);
+}
+
+static json_t *first_added(json_t *root)
+{
+    return json_array_get(json_object_get(root, "added_tokens"), 0);
+}
+
+static void refused(json_t *root, const char *words)
+{
+    struct tokenizer *t;
+    struct err e = {0};
+    assert_int_equal(tokenizer_new(&t, root, &e), ASSAY_EFORMAT);
+    assert_null(t);
+    if (!strstr(e.msg, words))
+        fail_msg("expected '%s', found '%s'", words, e.msg);
+    json_decref(root);
+}
+
+/* The tiny tokenizer with one field of one object set. */
+#define REFUSED_WITH(object, key, value, words)                                                    \
+    do {                                                                                           \
+        json_t *root = tiny_json();                                                                \
+        json_object_set_new(object, key, value);                                                   \
+        refused(root, words);                                                                      \
+    } while (0)
+
+static void unknown_shapes_are_named(void **state)
+{
+    (void)state;
+    REFUSED_WITH(
+        model_of(root), "type", json_string("Unigram"), "model.type: expected BPE, found Unigram");
+    REFUSED_WITH(root, "model", json_null(), "model.type");
+    REFUSED_WITH(model_of(root), "dropout", json_real(0.1), "model.dropout");
+    REFUSED_WITH(model_of(root), "unk_token", json_string("<unk>"), "model.unk_token");
+    REFUSED_WITH(model_of(root), "byte_fallback", json_true(), "model.byte_fallback");
+    REFUSED_WITH(model_of(root), "continuing_subword_prefix", json_string("##"), "'##'");
+    REFUSED_WITH(model_of(root), "end_of_word_suffix", json_string("</w>"), "'</w>'");
+    REFUSED_WITH(model_of(root), "vocab", json_array(), "model.vocab");
+    REFUSED_WITH(model_of(root), "merges", json_object(), "model.merges");
+    REFUSED_WITH(root, "normalizer", json_pack("{s:s}", "type", "Lowercase"), "found Lowercase");
+    REFUSED_WITH(
+        root, "pre_tokenizer", json_pack("{s:s}", "type", "Whitespace"), "found Whitespace");
+    REFUSED_WITH(root, "pre_tokenizer", json_null(), "pre_tokenizer");
+    REFUSED_WITH(
+        root, "post_processor", json_pack("{s:s}", "type", "BertProcessing"), "BertProcessing");
+    REFUSED_WITH(
+        json_object_get(split_of(root), "pattern"), "Regex", json_string("\\w+"), "found '\\w+'");
+    REFUSED_WITH(split_of(root), "behavior", json_string("Removed"), "Isolated");
+    REFUSED_WITH(split_of(root), "invert", json_true(), "invert");
+    REFUSED_WITH(first_added(root), "single_word", json_true(), "single_word");
+    json_t *deep = json_pack("{s:s, s:[]}", "type", "Sequence", "processors");
+    for (int i = 0; i < 4; i++)
+        deep = json_pack("{s:s, s:[o]}", "type", "Sequence", "processors", deep);
+    REFUSED_WITH(root, "post_processor", deep, "post_processor");
+}
+
+static void wrong_vocabularies_are_named(void **state)
+{
+    (void)state;
+    REFUSED_WITH(json_object_get(model_of(root), "vocab"), "xyz", json_integer(TINY_AB),
+        "id 256 is given to");
+    REFUSED_WITH(json_object_get(model_of(root), "vocab"), "xyz", json_integer(-1), "xyz");
+    REFUSED_WITH(json_object_get(model_of(root), "vocab"), "xyz", json_integer(1ll << 40), "xyz");
+    REFUSED_WITH(json_object_get(model_of(root), "vocab"), "xyz", json_string("1"), "xyz");
+    REFUSED_WITH(first_added(root), "id", json_integer('a'), "is another token's");
+    REFUSED_WITH(first_added(root), "id", json_null(), "added_tokens: id");
+    REFUSED_WITH(first_added(root), "content", json_string("ab"), "model.vocab gives it 256");
+    REFUSED_WITH(first_added(root), "content", json_string(""), "added_tokens[0].content");
+    json_t *root = tiny_json();
+    json_object_del(json_object_get(model_of(root), "vocab"), "q");
+    refused(root, "none for byte 0x71");
+}
+
+static void wrong_merges_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *merge, *words;
+    } cases[] = {{"a", "model.merges[0]: expected two tokens"}, {"a b c", "model.merges[0]"},
+        {" a", "model.merges[0]"}, {"a ", "model.merges[0]"}, {"a zz", "found 'zz'"},
+        {"zz a", "found 'zz'"}, {"a c", "found 'ac'"}, {"", "model.merges[0]"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        REFUSED_WITH(model_of(root), "merges", json_pack("[s]", cases[i].merge), cases[i].words);
+    REFUSED_WITH(model_of(root), "merges", json_pack("[[s]]", "a"), "a pair of strings");
+    REFUSED_WITH(model_of(root), "merges", json_pack("[[s,i]]", "a", 1), "a pair of strings");
+    REFUSED_WITH(model_of(root), "merges", json_pack("[n]"), "a pair of strings");
+}
+
+static void templates_put_tokens_around(void **state)
+{
+    (void)state;
+    json_t *root = tiny_json();
+    json_object_set_new(root, "post_processor",
+        json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}, {s:{s:s}}], s:{s:{s:[i]}, s:{s:[i,i]}}}", "type",
+            "TemplateProcessing", "single", "SpecialToken", "id", "B", "Sequence", "id", "A",
+            "SpecialToken", "id", "E", "special_tokens", "B", "ids", TINY_START, "E", "ids",
+            TINY_END, TINY_STEP));
+    struct tokenizer *t = load(root);
+    struct encoder *c = encoder_new(t);
+    struct err e = {0};
+    encoder_begin(c);
+    assert_int_equal(encoder_text(c, text_slice("a"), NULL, 0, &e), 0);
+    encoder_end(c);
+    const int32_t expected[] = {TINY_START, 'a', TINY_END, TINY_STEP};
+    assert_int_equal(encoder_ids(c)->len, 4);
+    assert_memory_equal(encoder_ids(c)->at, expected, sizeof expected);
+    encoder_free(&c);
+    tokenizer_free(&t);
+}
+
+/* ---- parts ---- */
+
+static void patterns_are_known_by_their_text(void **state)
+{
+    (void)state;
+    assert_int_equal(split_pattern_digits(TINY_PATTERN), 1);
+    assert_int_equal(split_pattern_digits("\\w+"), 0);
+    assert_int_equal(split_pattern_digits(""), 0);
+    assert_int_equal(split_pattern_digits(TINY_PATTERN "|x"), 0);
+}
+
+static void normalization(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *expected;
+    } cases[] = {{"", ""}, {"plain", "plain"}, {"e\u0301", "\u00e9"},
+        {"\u1e0b\u0327", "\u1e11\u0307"}, {"a\u0301\u0323b", "\u1ea1\u0301b"},
+        {"\u1112\u1161\u11ab", "\ud55c"}, {"\u212b", "\u00c5"}, {"\u0301", "\u0301"},
+        {"q\u0898\u0323", "q\u0898\u0323"}};
+    uint8_t *classes = unicode_classes();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct buffer out = {0};
+        nfc_append(&out, classes, (const uint8_t *)cases[i].text, strlen(cases[i].text));
+        assert_int_equal(out.len, strlen(cases[i].expected));
+        if (out.len > 0)
+            assert_memory_equal(out.at, cases[i].expected, out.len);
+        buffer_release(&out);
+    }
+    free(classes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(merges_go_by_rank),
+        cmocka_unit_test(ignore_merges_takes_whole_words),
+        cmocka_unit_test(the_last_of_equal_merges_counts),
+        cmocka_unit_test(control_tokens_are_found_but_not_in_closed_spans),
+        cmocka_unit_test(text_that_is_not_utf8_is_refused),
+        cmocka_unit_test(unknown_shapes_are_named),
+        cmocka_unit_test(wrong_vocabularies_are_named),
+        cmocka_unit_test(wrong_merges_are_named),
+        cmocka_unit_test(templates_put_tokens_around),
+        cmocka_unit_test(patterns_are_known_by_their_text),
+        cmocka_unit_test(normalization),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
