@@ -45,7 +45,7 @@ CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/e2e/*.c tests/bench/*.c))
+TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
 .PHONY: all deps demo test tests run-tests check lint format bench reference install clean help
 all: $(BINS) ## build the three programs
