@@ -1,0 +1,120 @@
+/* fuzz_tokenizer.c - any bytes as a tokenizer.json, and any bytes as text.
+ *
+ * An input is one byte and what follows it:
+ *     'j'  a tokenizer.json: refused with words, or taken and used
+ *     else a text for a small tokenizer: refused where it is no UTF-8; else its tokens stand, end to
+ *          end, for its normal form, with control tokens or (by the byte's lowest bit) without */
+#include "tests/fuzz/fuzz.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/text/nfc.h"
+#include "broker/text/unicode.h"
+#include "schema/utf8.h"
+#include "tests/unit/tiny_tokenizer.h"
+
+static const char sample[] =
+    "abc <|im_end|>'s naïve e\u0301 \u0939\u093f 12345\n\n  x\u1112\u1161 <extra_0>";
+
+/* Never freed: the process ends with it. */
+static const struct tokenizer *tiny(void)
+{
+    static struct tokenizer *t;
+    if (!t) {
+        json_t *root = tiny_json();
+        int rc = tokenizer_new(&t, root, NULL);
+        assert(rc == 0);
+        json_decref(root);
+    }
+    return t;
+}
+
+/* The bytes of all tokens. */
+static struct buffer spelled(const struct tokenizer *t, const struct id_list *ids)
+{
+    struct buffer out = {0};
+    for (size_t i = 0; i < ids->len; i++) {
+        struct slice piece = tokenizer_piece(t, ids->at[i]);
+        assert(piece.at && piece.len > 0);
+        buffer_append(&out, piece.at, piece.len);
+    }
+    return out;
+}
+
+static void use_text(const uint8_t *bytes, size_t len, int closed)
+{
+    struct encoder *n = encoder_new(tiny());
+    struct span all = {0, len};
+    struct err e = {0};
+    uint8_t *classes = unicode_classes();
+    int rc = encoder_text(n, (struct slice){bytes, len}, &all, (size_t)closed, &e);
+    assert((rc == 0) == (utf8_valid(bytes, len) == len));
+    if (rc == 0 && closed) { /* added tokens cut the text, and normalizing goes piece by piece */
+        struct buffer spelling = spelled(tiny(), encoder_ids(n)), normal = {0};
+        nfc_append(&normal, classes, bytes, len);
+        assert(spelling.len == normal.len);
+        assert(normal.len == 0 || memcmp(spelling.at, normal.at, normal.len) == 0);
+        buffer_release(&spelling);
+        buffer_release(&normal);
+    } else {
+        assert(rc == 0 || (rc == ASSAY_EBADTEXT && e.msg[0]));
+    }
+    free(classes);
+    encoder_free(&n);
+}
+
+static void use_json(const uint8_t *bytes, size_t len)
+{
+    struct tokenizer *t = NULL;
+    struct err e = {0};
+    json_t *root = json_loadb((const char *)bytes, len, JSON_REJECT_DUPLICATES, NULL);
+    if (!root)
+        return;
+    int rc = tokenizer_new(&t, root, &e);
+    assert((rc == 0) == (t != NULL));
+    assert(rc == 0 || e.msg[0]);
+    if (t) {
+        struct encoder *n = encoder_new(t);
+        encoder_begin(n);
+        rc = encoder_text(n, (struct slice){(const uint8_t *)sample, strlen(sample)}, NULL, 0, &e);
+        assert(rc == 0);
+        struct buffer spelling = spelled(t, encoder_ids(n));
+        buffer_release(&spelling);
+        encoder_free(&n);
+    }
+    tokenizer_free(&t);
+    json_decref(root);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
+{
+    if (len == 0)
+        return 0;
+    if (bytes[0] == 'j')
+        use_json(bytes + 1, len - 1);
+    else
+        use_text(bytes + 1, len - 1, bytes[0] & 1);
+    return 0;
+}
+
+int fuzz_seed(unsigned n, struct msg_writer *w)
+{
+    if (n > 4)
+        return 0;
+    if (n < 3) {
+        msgpack_sbuffer_write(&w->buffer, n == 0 ? "a" : "b", 1);
+        msgpack_sbuffer_write(&w->buffer, sample, strlen(sample));
+        return 1;
+    }
+    json_t *root = tiny_json();
+    if (n == 4)
+        json_object_set_new(json_object_get(root, "model"), "ignore_merges", json_true());
+    char *text = json_dumps(root, JSON_COMPACT);
+    msgpack_sbuffer_write(&w->buffer, "j", 1);
+    msgpack_sbuffer_write(&w->buffer, text, strlen(text));
+    free(text);
+    json_decref(root);
+    return 1;
+}
