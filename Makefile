@@ -47,7 +47,7 @@ UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench reference install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference install clean help
 all: $(BINS) ## build the three programs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -102,6 +102,11 @@ run-tests:
 check: ## the tests under ASan and UBSan
 	@$(MAKE) --no-print-directory test SANITIZE=1
 
+test-long: ## the tokenizer against its reference on a million strings
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all
+	@ASSAY_STRINGS=1000000 $(PYTEST) tests/e2e/test_tokenizer.py
+
 lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anything
 	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
 	  --suppress=missingIncludeSystem -I. -I$(B)/gen -D__x86_64__ schema shm worker broker
@@ -120,6 +125,11 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	build/venv-reference/bin/pip install -q -r tests/reference/requirements.txt
 	build/venv-reference/bin/python tests/reference/make_models.py
 
+bench-text: ## measure the tokenizer alone
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all tests
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py t1
+
 install: all ## programs into PREFIX/bin (default /usr/local)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS)
 
@@ -127,6 +137,6 @@ clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

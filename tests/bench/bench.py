@@ -6,6 +6,7 @@
 b1  GEMM rate / peak rate of fused multiply-adds
 b3  tokens/s of the forward, 0.5B shape, 512-token rows / transformers float32 on a model of the same shape
 c1  durable rows/s through the socket, 512-token rows, 32 requests pipelined / the disk alone, same commits
+t1  text of a thread through the tokenizer / the tokenizers package's encode_batch, one thread, same text in turns
 d2  tokens/s from submit to last result through broker, shared memory and worker / the forward in process
 """
 import datetime
@@ -13,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -24,8 +26,10 @@ import msgpack
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE.parent / "e2e"))
+sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE.parent / "text")]
+import cases  # noqa: E402
 import harness  # noqa: E402
+import vocabulary  # noqa: E402
 
 TOOLS = harness.BIN.parent / "tests/bench"
 BIG = ROOT / "build/bench/qwen2.5-0.5b-shape"
@@ -106,6 +110,58 @@ def c1():
     yield ("c1", "durable rows/s through the socket / disk alone", f"{rate:,.0f} rows/s", f"{alone:,.0f} rows/s", rate / alone)
 
 
+PEER_TOKENIZER = """
+import json, sys, time, tokenizers
+tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1] + "/tokenizer.json")
+texts = [json.loads(line)["text"] for line in open(sys.argv[2])]
+tokens = sum(len(e.ids) for e in tokenizer.encode_batch(texts))
+start, rounds = time.perf_counter(), 0
+while time.perf_counter() - start < float(sys.argv[3]):
+    tokenizer.encode_batch(texts)
+    rounds += 1
+took = time.perf_counter() - start
+print(json.dumps({"tokens": tokens, "mb_per_s": rounds * sum(len(t.encode()) for t in texts) / took / 1e6}))
+"""
+
+
+def texts_to_tokenize():
+    """Three kinds, 2 MB each in pieces of about 2,000 characters: this machine's documentation and sources; Chinese; every script."""
+    roots = [ROOT, pathlib.Path("/usr/share/doc"), pathlib.Path("/usr/share/perl5"), pathlib.Path("/usr/include")]
+    files = sorted(f for root in roots if root.is_dir() for f in root.rglob("*") if f.is_file() and "build" not in f.parts and ".git" not in f.parts)
+    rng, real = random.Random(7), ""
+    rng.shuffle(files)
+    for file in files:
+        if len(real) > 2_000_000:
+            break
+        try:
+            real += file.read_bytes()[:50_000].decode()
+        except (UnicodeDecodeError, OSError):
+            continue
+    common = [chr(0x4E00 + int(rng.expovariate(1 / 1500)) % 0x5200) for _ in range(700_000)]
+    chinese = "".join(c if rng.random() > 0.08 else "，" for c in common)
+    mixed = " ".join(cases.strings(7, 40_000))
+    for name, text in (("documentation and sources", real), ("Chinese", chinese), ("every script, hard cases", mixed)):
+        yield name, [text[k:k + 2000] for k in range(0, min(len(text), 2_000_000), 2000)]
+
+
+def t1():
+    model = vocabulary.directory("qwen")
+    for name, texts in texts_to_tokenize():
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+            f.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+            f.flush()
+            one_thread = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+            ours, theirs = [], []
+            for _ in range(3):
+                ours += lines(TOOLS / "bench_tokenizer", model, f.name, 2)
+                done = subprocess.run([sys.executable, "-c", PEER_TOKENIZER, model, f.name, "2"], env=one_thread, capture_output=True,
+                                      text=True, check=True)
+                theirs.append(json.loads(done.stdout))
+        assert ours[0]["tokens"] == theirs[0]["tokens"]
+        a, b = (statistics.median(r["mb_per_s"] for r in runs) for runs in (ours, theirs))
+        yield "t1", f"tokenizer, {name} / tokenizers", f"{a:.1f} MB/s", f"{b:.1f} MB/s", a / b
+
+
 def through_broker():
     """tokens/s from submit to the last result of the same rows."""
     row = {"ids": harness.ids_bytes([(k * 7919) % 151936 for k in range(TOKENS)])}
@@ -123,16 +179,22 @@ def through_broker():
 
 
 def main():
+    if sys.argv[1:] == ["t1"]:  # by itself, as `make bench-text`
+        return show(t1())
     if not (BIG / "model.safetensors").exists():
         print("making a 0.5B-shaped checkpoint in build/bench (1 GB)", file=sys.stderr)
         subprocess.run([sys.executable, HERE / "make_big.py", BIG], check=True)
     table = list(b1())
     ours = forward()
-    table += list(b3(ours)) + list(c1())
+    table += list(b3(ours)) + list(c1()) + list(t1())
     rate = through_broker()
     again = forward()
     table.append(("d2", "submit to last result / forward in process", f"{rate:.1f} tokens/s",
                   f"{(ours + again) / 2:.1f} tokens/s", rate / ((ours + again) / 2)))
+    show(table)
+
+
+def show(table):
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}\n")
     print("| id | what | Assay | ceiling or peer | ratio |\n|---|---|---|---|---|")
     for name, what, got, of, ratio in table:
