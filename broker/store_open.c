@@ -24,12 +24,19 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
 
 static const char schema_sql[] =
 #include "jobs_sql.h"
     ;
+
+/* The steps from each version to the next. They run on databases of any size: no step rewrites a
+ * table. */
+static const char *const upgrades[SCHEMA_VERSION] = {
+    [1] = "alter table row add column shape integer not null default 0;"
+          "alter table row_input add column ends blob;",
+};
 
 /* ---- statements ---- */
 
@@ -186,10 +193,47 @@ static int open_file(struct store *s, struct err *e)
         e);
 }
 
+/* A copy of the database as it was, beside it: assay.db.v1. One that is there already stays: it is
+ * from an upgrade that was interrupted. */
+static int back_up(struct store *s, int64_t version, struct err *e)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/assay.db.v%lld", s->dir, (long long)version);
+    if (access(path, F_OK) == 0)
+        return 0;
+    char *sql = sqlite3_mprintf("vacuum into %Q", path);
+    int rc = sql ? execute(s, sql, e) : err_set(e, ASSAY_ENOMEM, "out of memory");
+    sqlite3_free(sql);
+    if (rc != 0)
+        unlink(path);
+    else
+        log_info("event=schema_upgrade from=%lld to=%d copy=%s", (long long)version, SCHEMA_VERSION,
+            path);
+    return rc;
+}
+
+/* The schema as of now, made new or from an older one, in one transaction. */
+static int write_schema(struct store *s, int64_t version, struct err *e)
+{
+    char set_version[64];
+    snprintf(set_version, sizeof set_version, "pragma user_version=%d", SCHEMA_VERSION);
+    int rc = execute(s, "begin immediate", e);
+    if (rc == 0 && version == 0)
+        rc = execute(s, schema_sql, e);
+    for (; rc == 0 && version > 0 && version < SCHEMA_VERSION; version++)
+        rc = execute(s, upgrades[version], e);
+    if (rc == 0)
+        rc = execute(s, set_version, e);
+    if (rc == 0)
+        rc = execute(s, "commit", e);
+    if (rc != 0)
+        execute(s, "rollback", NULL);
+    return rc;
+}
+
 static int make_schema(struct store *s, struct err *e)
 {
     int64_t version;
-    char set_version[64];
     int rc = store_integer(s, 0, &version, e, "pragma user_version", "");
     if (rc != 0)
         return rc;
@@ -199,11 +243,9 @@ static int make_schema(struct store *s, struct err *e)
             (long long)version);
     if (version == SCHEMA_VERSION)
         return 0;
-    snprintf(set_version, sizeof set_version, "pragma user_version=%d", SCHEMA_VERSION);
-    if ((rc = execute(s, "begin immediate", e)) != 0 || (rc = execute(s, schema_sql, e)) != 0 ||
-        (rc = execute(s, set_version, e)) != 0 || (rc = execute(s, "commit", e)) != 0)
-        execute(s, "rollback", NULL);
-    return rc;
+    if (version > 0)
+        rc = back_up(s, version, e);
+    return rc == 0 ? write_schema(s, version, e) : rc;
 }
 
 /* What a checkpoint cannot do (a reader is in the way, the disk is full) stays in the WAL for the
