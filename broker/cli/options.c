@@ -21,7 +21,7 @@ static const struct {
     [CLI_OUTPUT] = {"output", "FILE", "where results go, - for stdout (default -)"},
     [CLI_MODEL] = {"model", "DIR", "checkpoint: run a private broker with it"},
     [CLI_KEY] = {"key", "KEY", "the job's name; the same key goes on with the same job"},
-    [CLI_KEEP_INPUT] = {"keep-input", NULL, "repeat the input line's fields in the output line"},
+    [CLI_KEEP_INPUT] = {"keep-input", NULL, "put the input line into the output line, as `input`"},
     [CLI_ORDER] = {"order", "input|completion", "order of the output lines (default input)"},
     [CLI_PRIORITY] = {"priority", "N", "-100 to 100, larger first (default 0)"},
     [CLI_POOL] = {"pool", "TYPE", "LAST, ALL, STEP, MEAN or CLS (default the architecture's)"},

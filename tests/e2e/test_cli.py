@@ -114,7 +114,7 @@ def test_keep_input_and_completion_order(directory):
     assert done.returncode == 0, done.stderr
     given = {row["id"]: row["input_ids"] for row in read_lines(rows)}
     lines = read_lines(directory / "out.jsonl")
-    assert {line["id"]: line["input_ids"] for line in lines} == given and len(lines) == 50
+    assert {line["id"]: line["input"]["input_ids"] for line in lines} == given and len(lines) == 50
 
 
 def test_pipes(directory):
