@@ -40,7 +40,7 @@ import msgpack
 import zmq
 
 LONGEST_TRY_S = 60.0  # a request is sent again after resend_s, then twice that .. but not later than this
-POLL_S = 5.0          # how long the broker may hold a `results` that has no row yet
+POLL_S = 2.0          # how long the broker may hold a `results` that has no row yet
 
 
 class AssayError(Exception):
