@@ -3,9 +3,7 @@ their frameworks load and call them; the C program."""
 import array
 import concurrent.futures
 import importlib.util
-import json
 import multiprocessing
-import pathlib
 import pickle
 import re
 import shutil
@@ -21,7 +19,7 @@ from collections import Counter
 import msgpack
 import pytest
 import zmq
-from harness import BIN, MODELS, PATIENCE, ROOT, Broker, random_key, wait_until
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, random_key
 
 CLIENTS = ROOT / "tests/clients"
 sys.path.insert(0, str(CLIENTS))
@@ -364,7 +362,8 @@ def test_chunks_are_as_asked_for(broker):
         client.submit([{"ids": [1] * 100}] * 10, chunk_bytes=1000)
         by_bytes = [len(msgpack.unpackb(body)["rows"]) for body in middle.requests[len(by_rows):]]
     assert [len(request["rows"]) for request in by_rows] == [7, 7, 7, 7, 7, 5]
-    assert [request["chunk"] for request in by_rows] == list(range(6)) and [request["seal"] for request in by_rows] == [False] * 5 + [True]
+    assert [request["chunk"] for request in by_rows] == list(range(6))
+    assert [request["seal"] for request in by_rows] == [False] * 5 + [True]
     assert all(stored >= max(0, k - 1) // 7 for k, stored in drawn)
     assert by_bytes == [2, 2, 2, 2, 2]
 
@@ -448,9 +447,11 @@ def test_full_queue_is_not_waited_out_for_ever(directory):
 
 # ---- text, and the frameworks' ways of calling ----
 
-SHAPES = [{"text": "What is 3 + 4?"}, {"messages": [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7"}]},
+SHAPES = [{"text": "What is 3 + 4?"},
+          {"messages": [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7"}]},
           {"prompt": "What is 3 + 4?", "response": "7"}, {"prompt": [{"role": "user", "content": "3 + 4?"}], "completion": "7"},
-          {"prompt": "What is 3 + 4?", "responses": ["7", "8", "9"]}, {"prompt": "What is 3 + 4?", "chosen": "7", "rejected": "8"},
+          {"prompt": "What is 3 + 4?", "responses": ["7", "8", "9"]},
+          {"prompt": "What is 3 + 4?", "chosen": "7", "rejected": "8"},
           {"text": "not text: \ud800"}]
 
 
@@ -468,8 +469,8 @@ def test_trl_conversational(served, endpoint):
     """As GRPOTrainer calls it: by keyword, every other column beside, messages with more than role and content."""
     prompts = [[{"role": "user", "content": f"What is {n} + 4?"}] for n in range(6)]
     completions = [[{"role": "assistant", "content": str(n + 4), "reasoning_content": None}] for n in range(6)]
-    rewards = assay_reward(prompts=prompts, completions=completions, completion_ids=[[1]] * 6, answer=["7"] * 6, trainer_state=None,
-                           log_extra=print, log_metric=print)
+    rewards = assay_reward(prompts=prompts, completions=completions, completion_ids=[[1]] * 6, answer=["7"] * 6,
+                           trainer_state=None, log_extra=print, log_metric=print)
     rows = [{"prompt": prompt, "response": completion[0]["content"]} for prompt, completion in zip(prompts, completions)]
     assert rewards == [row["score"] for row in AssayClient(endpoint).score(rows)]
     assert all(isinstance(reward, float) for reward in rewards) and assay_reward.__name__ == "assay_reward"
@@ -530,7 +531,8 @@ def test_verl(served, endpoint):
     rows = [{"prompt": prompt, "response": "9"} for prompt in (prompts[0], messages, messages)]
     expected = [row["score"] for row in AssayClient(endpoint).score(rows)]
     one = [module.compute_score(data_source="sums", solution_str="9", ground_truth="7", extra_info=extra) for extra in extras]
-    batch = module.compute_score_batch(data_sources=["sums"] * 3, solution_strs=["9"] * 3, ground_truths=["7"] * 3, extra_infos=extras)
+    batch = module.compute_score_batch(data_sources=["sums"] * 3, solution_strs=["9"] * 3, ground_truths=["7"] * 3,
+                                       extra_infos=extras)
     assert one == batch == expected and all(isinstance(score, float) for score in one)
     assert module.compute_score(data_source="s", solution_str="9", ground_truth=None, extra_info={"problem": prompts[0]},
                                 prompt_key="problem") == expected[0]
