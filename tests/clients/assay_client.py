@@ -40,7 +40,7 @@ import msgpack
 import zmq
 
 LONGEST_TRY_S = 60.0  # a request is sent again after resend_s, then twice that .. but not later than this
-POLL_S = 5.0          # how long the broker may hold a `results` that has no row yet
+POLL_S = 2.0          # how long the broker may hold a `results` that has no row yet
 
 
 class AssayError(Exception):
@@ -141,7 +141,7 @@ class AssayClient:
         silent_since, patience = time.monotonic(), self.resend_s
         give_up = silent_since + held_s + self.timeout_s
         while time.monotonic() < give_up:
-            reply = self._try(body, min(held_s + patience, give_up - time.monotonic()))
+            reply = self._try(body, max(0.0, min(held_s + patience, give_up - time.monotonic())))
             if reply is not None:
                 return reply
             patience = min(2 * patience, LONGEST_TRY_S)
@@ -169,9 +169,10 @@ class AssayClient:
                meta=None, timeout_s: float = math.inf) -> str:
         """Make a job of the rows, any iterable, and seal it; returns its key. Returned means: all rows are synced to disk.
 
-        The rows go out in chunks of chunk_rows, or fewer when they are long. A full queue is waited out, until
-        timeout_s are over (then AssayError `queue_full`). Without a key it is random. With one, the same call with the same rows may be
-        made again at any time, by another process too: each row is stored once; other rows under it are `key_reused`."""
+        The rows go out in chunks of chunk_rows, or fewer when they are long. A full queue is waited out, until timeout_s are over
+        (then AssayError `queue_full`). Without a key it is random. With one, the same call with the same rows may be made again
+        at any time, also after an exception in the midst of it and by another process: each row is stored once. Other rows under
+        the key are `key_reused`."""
         key, deadline = key or f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
         fields = {"v": 1, "op": "submit", "key": key, "priority": priority, **({} if meta is None else {"meta": meta})}
         for number, (packed, last) in enumerate(_chunks(rows, chunk_rows, chunk_bytes)):

@@ -2,8 +2,8 @@
 
     python -m openrlhf.cli.train_ppo_ray --reward.remote_url /path/to/openrlhf_reward.py ..     (older: --remote_rm_url)
 
-The broker is that of ASSAY_ENDPOINT. `queries` are whole texts, prompt and response as the policy's tokenizer writes them, control
-tokens included, and are scored as they are.
+The broker is that of ASSAY_ENDPOINT. `queries` are whole texts, prompt and response as the policy's tokenizer writes them,
+control tokens included, and are scored as they are.
 """
 import os
 import sys

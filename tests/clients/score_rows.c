@@ -6,11 +6,12 @@
  *
  * A row is a text, or `ids:` and token ids. Output: the row's index, and its score with the nine digits
  * that give the float32 back, or the code and message of its error. Exit codes: 0, 1 if a row failed,
- * 64 usage, 69 no reply, 70 refused.
+ * 64 usage, 69 no reply, 70 refused, 75 try again later, 76 not a reply.
  *
- * One request: score, which submits, waits and gives the results in the order of the rows. The key makes
- * it safe to repeat: when no reply comes, because the broker is killed and started again, say, the same
- * bytes go out once more on a new socket, and the rows are computed once. */
+ * One request: score, which submits, waits and gives the results in the order of the rows. Its key makes
+ * it safe to repeat. When no reply comes, because the broker is killed and started again, say, or the
+ * rows take longer than timeout_ms, the same bytes go out once more on a new socket; the rows are
+ * computed once, and the request goes on waiting for them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <msgpack.h>
@@ -23,7 +24,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-enum { TIMEOUT_MS = 20000, REPLY_MS = 25000, TRIES = 4 };
+enum { TIMEOUT_MS = 2000, REPLY_MS = 3000, TRIES = 20 };
 
 static void pack_text(msgpack_packer *p, const char *text)
 {
@@ -89,17 +90,21 @@ static int pack_request(msgpack_packer *p, int n, char **rows)
     return 0;
 }
 
-/* Send once, on a socket of its own. The bytes received, or -1. */
+/* Send once, on a socket of its own. 0, or an exit code, told on stderr. */
 static int ask(void *context, const char *endpoint, const msgpack_sbuffer *body, zmq_msg_t *reply)
 {
-    int linger = 0, wait_ms = REPLY_MS, got = -1;
+    int linger = 0, wait_ms = REPLY_MS, rc = 0;
     void *socket = zmq_socket(context, ZMQ_REQ);
     zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms);
-    if (zmq_connect(socket, endpoint) == 0 && zmq_send(socket, body->data, body->size, 0) >= 0)
-        got = zmq_msg_recv(reply, socket, 0);
+    if (zmq_connect(socket, endpoint) != 0)
+        rc = EX_USAGE;
+    else if (zmq_send(socket, body->data, body->size, 0) < 0 || zmq_msg_recv(reply, socket, 0) < 0)
+        rc = EX_UNAVAILABLE;
+    if (rc != 0)
+        fprintf(stderr, "score_rows: no reply from %s: %s\n", endpoint, zmq_strerror(zmq_errno()));
     zmq_close(socket);
-    return got;
+    return rc;
 }
 
 /* The value under a key of a map; nil when there is none. */
@@ -149,36 +154,56 @@ static int print_row(uint32_t i, msgpack_object row)
     return error.type == MSGPACK_OBJECT_NIL ? 0 : 1;
 }
 
+/* What passes with time is waited out: EX_TEMPFAIL; all else is final. */
+static int refused(msgpack_object error)
+{
+    msgpack_object code = find(error, "code"), pause = find(error, "retry_after_ms");
+    int is_timeout = code.type == MSGPACK_OBJECT_STR && code.via.str.size == 7 &&
+                     memcmp(code.via.str.ptr, "timeout", 7) == 0;
+    print_error(stderr, error);
+    if (pause.type != MSGPACK_OBJECT_POSITIVE_INTEGER)
+        return is_timeout ? EX_TEMPFAIL : EX_SOFTWARE;
+    struct timespec nap = {(time_t)(pause.via.u64 / 1000), (long)(pause.via.u64 % 1000) * 1000000};
+    nanosleep(&nap, NULL);
+    return EX_TEMPFAIL;
+}
+
 static int print_reply(msgpack_object reply)
 {
     msgpack_object ok = find(reply, "ok"), rows = find(reply, "rows");
     int failed = 0;
-    if (ok.type != MSGPACK_OBJECT_BOOLEAN || !ok.via.boolean) {
-        print_error(stderr, find(reply, "err"));
-        return EX_SOFTWARE;
-    }
+    if (ok.type != MSGPACK_OBJECT_BOOLEAN)
+        return EX_PROTOCOL;
+    if (!ok.via.boolean)
+        return refused(find(reply, "err"));
     for (uint32_t i = 0; rows.type == MSGPACK_OBJECT_ARRAY && i < rows.via.array.size; i++)
         failed |= print_row(i, rows.via.array.ptr[i]);
     return failed;
 }
 
+static int score_once(void *context, const char *endpoint, const msgpack_sbuffer *body)
+{
+    zmq_msg_t reply;
+    msgpack_unpacked decoded;
+    zmq_msg_init(&reply);
+    msgpack_unpacked_init(&decoded);
+    int rc = ask(context, endpoint, body, &reply);
+    if (rc == 0)
+        rc = msgpack_unpack_next(&decoded, zmq_msg_data(&reply), zmq_msg_size(&reply), NULL) ==
+                     MSGPACK_UNPACK_SUCCESS
+                 ? print_reply(decoded.data)
+                 : EX_PROTOCOL;
+    msgpack_unpacked_destroy(&decoded);
+    zmq_msg_close(&reply);
+    return rc;
+}
+
 static int score(const char *endpoint, const msgpack_sbuffer *body)
 {
     void *context = zmq_ctx_new();
-    zmq_msg_t reply;
-    msgpack_unpacked decoded;
-    int rc = EX_UNAVAILABLE, got = -1;
-    zmq_msg_init(&reply);
-    msgpack_unpacked_init(&decoded);
-    for (int i = 0; i < TRIES && got < 0; i++)
-        got = ask(context, endpoint, body, &reply);
-    if (got < 0)
-        fprintf(stderr, "score_rows: no reply from %s\n", endpoint);
-    else if (msgpack_unpack_next(&decoded, zmq_msg_data(&reply), zmq_msg_size(&reply), NULL) ==
-             MSGPACK_UNPACK_SUCCESS)
-        rc = print_reply(decoded.data);
-    msgpack_unpacked_destroy(&decoded);
-    zmq_msg_close(&reply);
+    int rc = EX_UNAVAILABLE;
+    for (int i = 0; i < TRIES && (rc == EX_UNAVAILABLE || rc == EX_TEMPFAIL); i++)
+        rc = score_once(context, endpoint, body);
     zmq_ctx_term(context);
     return rc;
 }

@@ -3,8 +3,8 @@
     python -m verl.trainer.main_ppo reward.custom_reward_function.path=/path/to/verl_reward.py \\
         reward.custom_reward_function.name=compute_score ..       (older: without the first `reward.`)
 
-compute_score is for the managers that ask for one response at a time (naive, dapo); compute_score_batch for the batch manager, and
-much the faster. The broker is that of ASSAY_ENDPOINT. verl gives the response but not the prompt, so the prompt is taken from
+compute_score is for the managers that ask for one response at a time (naive, dapo); compute_score_batch for the batch manager,
+and much the faster. The broker is that of ASSAY_ENDPOINT. verl gives the response but not the prompt, so the prompt is taken from
 extra_info: a text or messages, under `prompt_key`. Set it, and `failed_score`, with custom_reward_function.reward_kwargs.
 """
 import os
