@@ -46,6 +46,7 @@ enum cli_option {
     CLI_FAILED,
     CLI_ACCEPT_MODE,
     CLI_DIR,
+    CLI_INTERVAL,
     CLI_OPTION_COUNT
 };
 
@@ -54,6 +55,7 @@ struct cli {
     const char *operand;                 /* INPUT or JOB, NULL: not given */
     const char *state_dir;               /* default data directory, from the environment */
     const char *bin_dir;                 /* where this program and assayd lie */
+    int colour;                          /* NO_COLOR is not set */
     int stderr_tty; /* a terminal that progress may be drawn on (NO_COLOR respected) */
     const struct cli_verb *verbs; /* all of them, ended by one without a name */
 };
@@ -94,7 +96,7 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* help.c */
-#define CLI_ABOUT "score token sequences with reward models, through a queue that loses nothing"
+#define CLI_ABOUT "score text with reward models, through a queue that loses nothing"
 extern const char cli_examples[];
 void cli_print_overview(FILE *f, const struct cli_verb *verbs);
 void cli_print_help(const struct cli_verb *verb);
@@ -114,6 +116,7 @@ int verb_resume(const struct cli *c);
 int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
 int verb_tokenize(const struct cli *c);
+int verb_top(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);
 

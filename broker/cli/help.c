@@ -8,7 +8,8 @@
 
 const char cli_examples[] =
     "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
-    "  assayd --model ./my-reward-model &   then   assay submit rows.jsonl --key monday\n"
+    "  assayd --model ./my-reward-model &\n"
+    "  assay submit rows.jsonl --key monday\n"
     "  assay wait monday && assay results monday\n";
 
 /* One line of text, which begins at `column`; where it is too long it goes on at `indent`. */

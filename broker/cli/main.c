@@ -20,6 +20,7 @@ static const enum cli_option tokenize_options[] = {
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
+static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
 static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 
@@ -72,6 +73,13 @@ static const struct cli_verb verbs[] = {
         retry_options, verb_retry},
     {"info", NULL, "Show the broker, its model and its counters.", NULL, "  assay info\n", 0,
         no_options, verb_info},
+    {"top", NULL, "Watch broker, workers and jobs, live.",
+        "q quits. The speeds are those of the last seconds. Where stdout is no terminal, and with "
+        "--json, it prints what there is once, with the speeds since the broker's start.",
+        "  assay top\n"
+        "  assay top --interval 5 --data /tmp/assay\n"
+        "  assay top --json\n",
+        0, top_options, verb_top},
     {"tokenize", "[TEXT|-]",
         "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
@@ -144,6 +152,7 @@ int main(int argc, char **argv)
     struct cli c = {.state_dir = state_dir,
         .bin_dir = bin_dir,
         .verbs = verbs,
+        .colour = colour,
         .stderr_tty = colour && isatty(STDERR_FILENO)};
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc != 0)

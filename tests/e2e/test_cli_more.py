@@ -1,0 +1,195 @@
+"""The command line's second half: man pages, completion, top."""
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+
+import pytest
+from harness import BIN, DEMO, PATIENCE, Broker, random_key, wait_until
+
+ASSAY = str(BIN / "assay")
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+
+
+def run(*args, timeout=60, **options):
+    return subprocess.run([ASSAY, *map(str, args)], capture_output=True, text=True, timeout=timeout * PATIENCE,
+                          stdin=subprocess.DEVNULL, **options)
+
+
+def verbs():
+    """From the overview: the words that begin a line under "Verbs"."""
+    lines = run("--help").stdout.split("Verbs (each has --help):\n")[1].splitlines()
+    return [line.split()[0] for line in lines if re.match(r"  \w", line)]
+
+
+# ---- help, man, completion ----
+
+def test_help_fits_80_columns():
+    found = verbs()
+    assert {"score", "submit", "results", "top", "man", "completion"} <= set(found)
+    for text in [run("--help").stdout, *(run(verb, "--help").stdout for verb in found)]:
+        assert "Examples:" in text.split("\n\n")[1]
+        assert max(map(len, text.splitlines())) < 80, text
+        assert not re.search(r"[ \t]\n", text)
+
+
+def test_man_pages_say_what_help_says(directory):
+    assert run("man", "--dir", directory).returncode == 0
+    assert {path.name for path in directory.glob("*.1")} == {"assay.1", *(f"assay-{verb}.1" for verb in verbs())}
+    overview = (directory / "assay.1").read_text()
+    for verb in verbs():
+        page = (directory / f"assay-{verb}.1").read_text()
+        assert page == run("man", verb).stdout
+        assert f"assay\\-{verb} (1)" in overview
+        options = re.findall(r"^  (?:-\w, )?--([a-z-]+)", run(verb, "--help").stdout, re.M)
+        assert {"connect", "help"} <= set(options)
+        assert re.findall(r"^(?:\\fB\\-\w\\fR, )?\\fB\\-\\-(\S+)\\fR", page, re.M) == [o.replace("-", "\\-") for o in options]
+        assert page.index(".SH NAME") < page.index(".SH SYNOPSIS") < page.index(".SH OPTIONS") < page.index(".SH EXAMPLES")
+    assert run("man", "nothing").returncode == 64
+    assert run("man", "--dir", directory / "missing").returncode == 73
+
+
+def complete(script, *words):
+    """What bash offers when the cursor is behind the last of these words."""
+    lines = [f"source {script}", f"COMP_WORDS=({' '.join(map(repr, words))})", f"COMP_CWORD={len(words) - 1}", "_assay",
+             'printf "%s\\n" "${COMPREPLY[@]}"']
+    done = subprocess.run(["bash", "--norc", "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completion(directory):
+    script = directory / "assay.bash"
+    script.write_text(run("completion", "bash").stdout)
+    (directory / "in put.jsonl").touch()
+    assert complete(script, "assay", "") == [*verbs(), "--help", "--version"]
+    assert complete(script, "assay", "sta") == ["status"]
+    assert complete(script, "assay", "score", "--or") == ["--order"]
+    assert complete(script, "assay", "score", "--order", "") == ["input", "completion"]
+    assert complete(script, "assay", "score", "--order", "=", "c") == ["completion"]
+    assert complete(script, "assay", "submit", f"{directory}/in") == [f"{directory}/in", "put.jsonl"]
+    assert complete(script, "assay", "completion", "") == ["bash", "zsh", "fish"]
+    assert complete(script, "assay", "man", "tok") == ["tokenize"]
+    assert complete(script, "assay", "wait", "") == []
+    assert run("completion", "tcsh").returncode == 64
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_names_every_option(shell):
+    script = run("completion", shell).stdout
+    for verb in verbs():
+        assert re.search(rf"\b{verb}\b", script)
+        for option in re.findall(r"--([a-z-]+) ", run(verb, "--help").stdout.split("Options:")[1]):
+            assert re.search(rf"(--|-l ){option}\b", script), option
+
+
+def test_a_value_that_is_not_in_the_table_is_named():
+    done = run("score", "--order", "backwards")
+    assert done.returncode == 64 and "--order" in done.stderr and "'backwards'" in done.stderr
+
+
+# ---- top ----
+
+def test_top_once(directory):
+    with Broker(directory / "d") as broker, broker.client() as client:
+        key = random_key()
+        client.submit(key, [{"ids": [1, 2, 3]}] * 7)
+        client.results(key)
+        client.submit("tricks-\x1b[31m\n\u65e5\u672c", [{"ids": [1]}])
+        client.call("cancel", job="tricks-\x1b[31m\n\u65e5\u672c")
+        plain = run("top", "--data", broker.data)
+        assert plain.returncode == 0 and "\x1b" not in plain.stdout
+        assert re.search(rf"^{key[:12]}\S* +done .*7/7", plain.stdout, re.M), plain.stdout
+        assert "tricks-?[31m?\u65e5\u672c" in plain.stdout and " ready " in plain.stdout
+        found = json.loads(run("top", "--json", "--data", broker.data).stdout)
+        assert found["info"]["counters"]["rows_done"] >= 7 and found["jobs"][0]["key"] == key
+    assert run("top", "--data", broker.data, "--timeout", 1).returncode == 69
+
+
+class Terminal:
+    """assay on a pseudo-terminal of 80 x 24."""
+
+    def __init__(self, *args):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(ASSAY, [ASSAY, *map(str, args)], {**os.environ, "TERM": "xterm"})
+        self.resize(80, 24)
+        self.bytes = b""
+
+    def resize(self, width, height):
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def read(self, seconds=0.1):
+        if select.select([self.fd], [], [], seconds)[0]:
+            try:
+                self.bytes += os.read(self.fd, 1 << 16)
+            except OSError:
+                pass
+
+    def lines(self):
+        """Of the last whole frame, without colours."""
+        frames = self.bytes.split(b"\x1b[H")
+        return re.sub(rb"\x1b\[[0-9;]*[mKJ]", b"", frames[-1]).decode(errors="replace").replace("\r", "").split("\n")
+
+    def wait_for(self, pattern, timeout=20):
+        deadline = time.monotonic() + timeout * PATIENCE
+        while not re.search(pattern, "\n".join(self.lines())):
+            assert time.monotonic() < deadline, self.lines()
+            self.read()
+
+    def end(self):
+        """Exit status, once all that it wrote was read."""
+        deadline = time.monotonic() + 20 * PATIENCE
+        while True:
+            self.read(0.05)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.read(0)
+                os.close(self.fd)
+                return os.waitstatus_to_exitcode(status)
+            assert time.monotonic() < deadline
+
+
+def test_top_live(directory):
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("monday", [{"ids": [1, 2, 3]}] * 5)
+        client.results("monday")
+        terminal = Terminal("top", "--data", broker.data)
+        terminal.wait_for(r"ready.*(\n.*)*monday .*5/5")
+        assert terminal.bytes.startswith(ENTER)
+        before = termios.tcgetattr(terminal.fd)[3]
+        assert not before & termios.ICANON and not before & termios.ECHO
+        terminal.wait_for(r"q quits")
+        assert len(terminal.lines()) == 24 and max(map(len, terminal.lines())) <= 80
+        terminal.resize(40, 10)
+        wait_until(lambda: terminal.read() or len(terminal.lines()) == 10)
+        assert max(map(len, terminal.lines())) <= 40
+        broker.kill9()
+        terminal.wait_for(r"broker unavailable\s+since \d\d:\d\d:\d\d|broker unavailable sinc")
+        assert "GROUP RANK" in "\n".join(terminal.lines())
+        broker.start()
+        terminal.wait_for(r"ready")
+        os.write(terminal.fd, b"q")
+        assert terminal.end() == 0 and terminal.bytes.endswith(LEAVE)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "q"])
+def test_top_puts_the_terminal_back_while_nobody_answers(directory, how):
+    terminal = Terminal("top", "--data", directory)
+    kept = os.dup(terminal.fd)
+    terminal.wait_for(r"broker unavailable since")
+    if how == "q":
+        os.write(terminal.fd, b"q")
+    else:
+        os.kill(terminal.pid, how)
+    assert terminal.end() == 0
+    assert terminal.bytes.count(ENTER) == 1 and terminal.bytes.endswith(LEAVE)
+    assert termios.tcgetattr(kept)[3] & termios.ICANON and termios.tcgetattr(kept)[3] & termios.ECHO
+    os.close(kept)
