@@ -47,6 +47,7 @@ enum cli_option {
     CLI_ACCEPT_MODE,
     CLI_DIR,
     CLI_INTERVAL,
+    CLI_SAMPLE,
     CLI_OPTION_COUNT
 };
 
@@ -117,6 +118,7 @@ int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
 int verb_tokenize(const struct cli *c);
 int verb_top(const struct cli *c);
+int verb_verify(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);
 

@@ -21,6 +21,7 @@ static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPT
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
 static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
+static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
 static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 
@@ -80,6 +81,13 @@ static const struct cli_verb verbs[] = {
         "  assay top --interval 5 --data /tmp/assay\n"
         "  assay top --json\n",
         0, top_options, verb_top},
+    {"verify", "JOB", "Score a sample of a job's rows again, and compare every bit.",
+        "Rows are chosen at random among the finished ones. What is stored is read from the "
+        "database in the data directory, so that must be the broker's. Exit code 1 when a row "
+        "differs.",
+        "  assay verify monday\n"
+        "  assay verify monday --sample 10000 --data /tmp/assay\n",
+        1, verify_options, verb_verify},
     {"tokenize", "[TEXT|-]",
         "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
