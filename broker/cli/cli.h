@@ -48,6 +48,7 @@ enum cli_option {
     CLI_DIR,
     CLI_INTERVAL,
     CLI_SAMPLE,
+    CLI_OLDER_THAN,
     CLI_OPTION_COUNT
 };
 
@@ -118,6 +119,7 @@ int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
 int verb_tokenize(const struct cli *c);
 int verb_top(const struct cli *c);
+int verb_purge(const struct cli *c);
 int verb_verify(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);

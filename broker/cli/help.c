@@ -6,11 +6,10 @@
 #define WIDTH 79
 #define HELP_COLUMN 29 /* where the text beside an option or a verb begins */
 
-const char cli_examples[] =
-    "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
-    "  assayd --model ./my-reward-model &\n"
-    "  assay submit rows.jsonl --key monday\n"
-    "  assay wait monday && assay results monday\n";
+const char cli_examples[] = "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
+                            "  assayd --model ./my-reward-model &\n"
+                            "  assay submit rows.jsonl --key monday\n"
+                            "  assay wait monday && assay results monday\n";
 
 /* One line of text, which begins at `column`; where it is too long it goes on at `indent`. */
 static void put_line(FILE *f, const char *text, size_t len, int column, int indent)

@@ -22,6 +22,7 @@ static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
 static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
 static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
+static const enum cli_option purge_options[] = {CLI_OLDER_THAN, CLI_OPTION_COUNT};
 static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 
@@ -88,6 +89,12 @@ static const struct cli_verb verbs[] = {
         "  assay verify monday\n"
         "  assay verify monday --sample 10000 --data /tmp/assay\n",
         1, verify_options, verb_verify},
+    {"purge", "[JOB]", "Delete jobs that are done or cancelled, and give their space back.",
+        "The jobs are gone at once and their keys free. The broker deletes their rows bit by bit "
+        "beside its work; then the database's file shrinks.",
+        "  assay purge --older-than 7d\n"
+        "  assay purge monday\n",
+        0, purge_options, verb_purge},
     {"tokenize", "[TEXT|-]",
         "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"

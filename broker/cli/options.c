@@ -55,6 +55,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "go on with a job begun under another checkpoint or mode", NULL},
     [CLI_INTERVAL] = {"interval", 0, "S", "seconds from one look to the next (default 1)", NULL},
     [CLI_SAMPLE] = {"sample", 0, "N", "rows to score again (default 100)", NULL},
+    [CLI_OLDER_THAN] = {"older-than", 0, "AGE",
+        "only jobs that have been over for so long: 7d, 12h, 30m, 0s", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page, each into its own file there", NULL},
 };
 

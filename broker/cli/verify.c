@@ -191,6 +191,16 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
     return client_call(v->client, SCORE_MS, reply, e);
 }
 
+/* The chunk's job has served. That it stays where this fails is no failure of the verification. */
+static void forget_chunk(struct verify *v, const json_t *reply)
+{
+    json_t *purged = NULL;
+    msg_key_int(client_begin(v->client, "purge", 1), "job",
+        json_integer_value(json_object_get(reply, "job")));
+    client_call(v->client, 0, &purged, NULL);
+    json_decref(purged);
+}
+
 static int score_chunk(struct verify *v, struct err *e)
 {
     json_t *reply = NULL, *row;
@@ -211,6 +221,7 @@ static int score_chunk(struct verify *v, struct err *e)
         if (k < v->n_sequences)
             take_row(v->whose[k], row);
     }
+    forget_chunk(v, reply);
     json_decref(reply);
     msg_writer_clear(&v->sequences);
     v->n_sequences = 0;

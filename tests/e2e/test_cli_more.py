@@ -1,4 +1,4 @@
-"""The command line's second half: man pages, completion, top."""
+"""The command line's second half: man pages, completion, top, purge."""
 import fcntl
 import json
 import os
@@ -12,7 +12,7 @@ import termios
 import time
 
 import pytest
-from harness import BIN, DEMO, PATIENCE, Broker, random_key, wait_until
+from harness import BIN, PATIENCE, Broker, Refused, ids_bytes, random_key, wait_until
 
 ASSAY = str(BIN / "assay")
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -195,3 +195,69 @@ def test_top_puts_the_terminal_back_while_nobody_answers(directory, how):
     assert terminal.bytes.count(ENTER) == 1 and terminal.bytes.endswith(LEAVE)
     assert termios.tcgetattr(kept)[3] & termios.ICANON and termios.tcgetattr(kept)[3] & termios.ECHO
     os.close(kept)
+
+
+# ---- purge ----
+
+def test_purge_gives_the_space_back(directory):
+    """A large job goes, over kills of the broker; the others are untouched, and the file is small again."""
+    broker = Broker(directory / "d", options=["--threads", 1])
+
+    def size():
+        return (broker.data / "assay.db").stat().st_size + (broker.data / "assay.db-wal").stat().st_size
+
+    def purge(*args):
+        return run("purge", "--data", broker.data, *args)
+
+    with broker, broker.client() as client:
+        client.submit("kept", [{"ids": [k, 1, 2]} for k in range(20)])
+        kept = client.results("kept")
+        client.submit("large", [{"ids": [1]}], seal=False)
+        client.call("pause", job="large")
+        rows = [{"ids": ids_bytes([7] * 2000)}] * 1000
+        for chunk in range(1, 9):
+            client.submit("large", rows, chunk=chunk, seal=chunk == 8)
+        done = purge("large")
+        assert done.returncode == 65 and "paused" in done.stderr
+        assert json.loads(purge("large", "--older-than", "0s", "--json").stdout) == {"jobs": 0, "rows": 0}
+        client.call("cancel", job="large")
+        assert purge("--older-than", "1h").stdout == "0 jobs purged, 0 rows\n"
+        wait_until(lambda: size() > 60 << 20)
+        assert purge("large").stdout == "1 jobs purged, 8001 rows\n"
+        assert broker.sql("select key from jobs") == [("kept",)]
+        assert client.submit("large", [{"ids": [3]}])["job"] > 2
+        left, kills = 8001, 0
+        while left > 0 and kills < 6:
+            time.sleep(0.15)
+            broker.kill9()
+            broker.log.close()
+            broker.start()
+            kills += 1
+            before, left = left, broker.sql("select count(*) from row where row >> 32 = 2")[0][0]
+            assert left <= before
+        assert kills >= 2  # so at least one came in the middle
+    with broker, broker.client() as client:
+        wait_until(lambda: broker.sql("select count(*) from row")[0][0] == 21, 60)
+        wait_until(lambda: (broker.data / "assay.db").stat().st_size < 4 << 20, 60)
+        assert client.results("kept") == kept
+        assert len(client.results("large")) == 1
+        assert broker.sql("pragma integrity_check") == [("ok",)]
+
+
+def test_purge_by_age(directory):
+    with Broker(directory / "d") as broker, broker.client() as client:
+        for key in ("a", "b"):
+            client.submit(key, [{"ids": [1, 2]}])
+            client.results(key)
+        client.submit("open", [{"ids": [1, 2]}], seal=False)
+        assert run("purge", "--older-than", "30m", "--data", broker.data).stdout == "0 jobs purged, 0 rows\n"
+        assert run("purge", "b", "--older-than", "1d", "--data", broker.data).stdout == "0 jobs purged, 0 rows\n"
+        assert run("purge", "--older-than", "0s", "--data", broker.data).stdout == "2 jobs purged, 2 rows\n"
+        assert [job["key"] for job in client.call("jobs")["jobs"]] == ["open"]
+        assert run("purge", "a", "--data", broker.data).returncode == 65  # unknown now
+        with pytest.raises(Refused, match="bad_request"):
+            client.call("purge")
+        for bad in ("", "7", "7w", "-1d", "1.5h", "d", "99999999d"):
+            done = run("purge", "--older-than", bad, "--data", broker.data)
+            assert done.returncode == 64 and "7d" in done.stderr, bad
+    assert run("purge").returncode == 64
