@@ -50,10 +50,10 @@ void screen_end(struct screen *s)
     s->on = 0;
 }
 
-void screen_size(int *width, int *height)
+void screen_size(int fd, int *width, int *height)
 {
     struct winsize size = {0};
-    ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    ioctl(fd, TIOCGWINSZ, &size);
     *width = size.ws_col > 0 ? size.ws_col : 80;
     *height = size.ws_row > 0 ? size.ws_row : 24;
 }
@@ -92,7 +92,7 @@ static void put_style(struct frame *f, enum style style)
 }
 
 /* Characters of text up to `room` columns; returns the columns taken. */
-static int put_cut(struct frame *f, const char *text, int room)
+static int put_cut(FILE *out, const char *text, int room)
 {
     const utf8proc_uint8_t *at = (const utf8proc_uint8_t *)text;
     int taken = 0;
@@ -105,13 +105,18 @@ static int put_cut(struct frame *f, const char *text, int room)
         if (taken + width > room)
             break;
         if (shown)
-            fwrite(at, 1, (size_t)n, f->out);
+            fwrite(at, 1, (size_t)n, out);
         else
-            fputc('?', f->out);
+            fputc('?', out);
         taken += width;
         at += n > 0 ? n : 1;
     }
     return taken;
+}
+
+void print_safely(FILE *f, const char *text)
+{
+    put_cut(f, text, INT_MAX);
 }
 
 static void write_gap(struct frame *f)
@@ -125,14 +130,17 @@ static void add(struct frame *f, enum style style, int width, const char *text)
     int room = f->width - f->column, cell = abs(width);
     if (frame_lines_left(f) <= 0 || room <= 0)
         return;
+    int len = (int)strlen(text);
+    if (width > 0 && len > cell)
+        cell = len;
     room = cell > 0 && cell < room ? cell : room;
-    int len = (int)strlen(text), before = width > 0 && len < room ? room - len : 0;
+    int before = width > 0 && len < room ? room - len : 0;
     f->gap += before;
     if (len > 0)
         write_gap(f);
     if (style != STYLE_PLAIN)
         put_style(f, style);
-    int taken = before + put_cut(f, text, room - before);
+    int taken = before + put_cut(f->out, text, room - before);
     if (style != STYLE_PLAIN)
         put_style(f, STYLE_PLAIN);
     f->gap += cell > 0 ? cell - taken + 1 : 0;

@@ -17,8 +17,8 @@ struct screen {
 };
 void screen_begin(struct screen *s);
 void screen_end(struct screen *s);
-/* Of the terminal on stdout, 80 x 24 where it does not say. */
-void screen_size(int *width, int *height);
+/* Of the terminal on fd, 80 x 24 where it does not say. */
+void screen_size(int fd, int *width, int *height);
 /* A key within timeout_ms, else 0. */
 int screen_key(const struct screen *s, int timeout_ms);
 
@@ -33,11 +33,15 @@ struct frame {
     size_t size;
     FILE *out; /* into bytes */
 };
+/* Text from a stranger on any stream, control characters as '?'. */
+void print_safely(FILE *f, const char *text);
+
 void frame_begin(struct frame *f, int width, int height, int colour);
 /* Text at the end of the line, cut where the line is full. */
 void frame_text(struct frame *f, enum style style, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* Text in a column of |width| and a space after it; left-aligned where width is negative. */
+/* Text in a column of |width| and a space after it: where width is negative left-aligned, and cut to it;
+ * else right-aligned and never cut, so that no number is shown wrong. */
 void frame_cell(struct frame *f, enum style style, int width, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 void frame_end_line(struct frame *f);

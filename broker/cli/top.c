@@ -56,22 +56,6 @@ static int is_over(const json_t *job)
     return strcmp(text(job, "state"), "done") == 0 || strcmp(text(job, "state"), "cancelled") == 0;
 }
 
-static int ask_jobs(struct top *t, int64_t after, json_t *all, struct err *e)
-{
-    for (size_t n = 1; n > 0;) {
-        json_t *reply = NULL;
-        msg_key_int(client_begin(t->client, "jobs", 1), "after", after);
-        int rc = client_call(t->client, 0, &reply, e);
-        if (rc != 0)
-            return rc;
-        n = json_array_size(json_object_get(reply, "jobs"));
-        json_array_extend(all, json_object_get(reply, "jobs"));
-        after = integer(reply, "next");
-        json_decref(reply);
-    }
-    return 0;
-}
-
 /* From where on the jobs are looked at next time: those before are over, and enough are behind. */
 static void choose_after(struct top *t)
 {
@@ -102,7 +86,7 @@ static int look(struct top *t, struct err *e)
     client_begin(t->client, "info", 0);
     int rc = client_call(t->client, 0, &info, e);
     if (rc == 0)
-        rc = ask_jobs(t, full ? 0 : t->jobs_after, jobs, e);
+        rc = cli_list_jobs(t->client, full ? 0 : t->jobs_after, jobs, e);
     if (rc != 0) {
         json_decref(info);
         json_decref(jobs);
@@ -357,7 +341,7 @@ static void redraw(struct top *t)
 {
     struct frame f;
     int width, height;
-    screen_size(&width, &height);
+    screen_size(STDOUT_FILENO, &width, &height);
     frame_begin(&f, width, height, t->cli->colour);
     draw(t, &f);
     while (frame_lines_left(&f) > 1)
@@ -386,11 +370,11 @@ static int watch(void *arg, struct err *e)
 static void rest(struct top *t, long long until_ms)
 {
     int width, height, new_width, new_height;
-    screen_size(&width, &height);
+    screen_size(STDOUT_FILENO, &width, &height);
     while (!t->quit && now_mono_ms() < until_ms) {
         long long left = until_ms - now_mono_ms();
         take_key(t, left < 100 ? (int)left : 100);
-        screen_size(&new_width, &new_height);
+        screen_size(STDOUT_FILENO, &new_width, &new_height);
         if (new_width != width || new_height != height)
             redraw(t);
         width = new_width;

@@ -1,4 +1,4 @@
-"""The command line's second half: man pages, completion, top, purge."""
+"""The command line's second half: man pages, completion, top, jobs, purge."""
 import fcntl
 import json
 import os
@@ -195,6 +195,40 @@ def test_top_puts_the_terminal_back_while_nobody_answers(directory, how):
     assert terminal.bytes.count(ENTER) == 1 and terminal.bytes.endswith(LEAVE)
     assert termios.tcgetattr(kept)[3] & termios.ICANON and termios.tcgetattr(kept)[3] & termios.ECHO
     os.close(kept)
+
+
+# ---- jobs ----
+
+def test_jobs_on_a_terminal_fit_it_and_elsewhere_are_whole(directory):
+    key = "a-key-that-is-longer-than-its-column-" + "x" * 100
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit(key, [{"ids": [1]}])
+        client.submit("tricks-\x1b[31m\n", [{"ids": [1]}])
+        client.results(key)
+        terminal = Terminal("jobs", "--data", broker.data)
+        assert terminal.end() == 0
+        assert len(terminal.lines()) == 4 and max(map(len, terminal.lines())) <= 80
+        assert "a-key-that" in terminal.lines()[1] and re.search(r" done +1 +1 +0 ", terminal.lines()[1])
+        assert key in run("jobs", "--data", broker.data).stdout
+        for verb in ("jobs", "status", "top"):
+            assert "tricks-?[31m?" in run(verb, "--data", broker.data).stdout
+        rows = directory / "rows.jsonl"
+        rows.write_text('{"input_ids": [1]}\n')
+        quoted = run("submit", rows, "--key", 'say "a"', "--json", "--data", broker.data)
+        assert json.loads(quoted.stdout) == {"key": 'say "a"', "accepted": 1, "bad_lines": 0}
+        assert run("retry", key, "--failed", "--data", broker.data).stdout == "job 1: done, 0 rows queued again\n"
+
+
+def test_more_jobs_than_a_reply_holds(directory):
+    with Broker(directory / "d") as broker, broker.client() as client:
+        for k in range(1005):
+            client.submit(f"k{k}", None)
+        listed = json.loads(run("jobs", "--json", "--data", broker.data).stdout)["jobs"]
+        assert [job["key"] for job in listed] == [f"k{k}" for k in range(1005)]
+        assert len(run("jobs", "--data", broker.data).stdout.splitlines()) == 1006
+        assert len(json.loads(run("top", "--json", "--data", broker.data).stdout)["jobs"]) == 1005
+        assert run("purge", "--older-than", "0s", "--data", broker.data).stdout == "1005 jobs purged, 0 rows\n"
+        assert json.loads(run("jobs", "--json", "--data", broker.data).stdout) == {"jobs": []}
 
 
 # ---- purge ----
