@@ -158,7 +158,7 @@ static int write_page(const struct cli *c, const struct cli_verb *verb)
     FILE *f = rc == 0 ? fopen(path, "we") : NULL;
     if (!f) {
         fprintf(stderr, "assay: cannot write '%s'\n", path);
-        return EX_CANTCREAT;
+        return EX_IOERR;
     }
     if (verb)
         put_verb_page(f, verb);

@@ -55,7 +55,7 @@ def test_man_pages_say_what_help_says(directory):
         headings = [page.index(f".SH {name}") for name in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES")]
         assert headings == sorted(headings)
     assert run("man", "nothing").returncode == 64
-    assert run("man", "--dir", directory / "missing").returncode == 73
+    assert run("man", "--dir", directory / "missing").returncode == 74
 
 
 def complete(script, *words):
