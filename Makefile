@@ -47,7 +47,7 @@ UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference man install clean help
 all: $(BINS) ## build the three programs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -130,8 +130,18 @@ bench-text: ## measure the tokenizer alone
 	@$(MAKE) --no-print-directory -j2 all tests
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py t1
 
-install: all ## programs into PREFIX/bin (default /usr/local)
+man: $(B)/bin/assay ## man pages and shell completion, made by the program itself, in build/cpu/{man,completion}
+	@mkdir -p $(B)/man $(B)/completion
+	@$(B)/bin/assay man --dir $(B)/man
+	@for shell in bash zsh fish; do $(B)/bin/assay completion $$shell > $(B)/completion/$$shell || exit 1; done
+
+SHARE = $(DESTDIR)$(PREFIX)/share
+install: all man ## programs, man pages and completion into PREFIX (default /usr/local)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS)
+	install -D -m 644 -t $(SHARE)/man/man1 $(B)/man/*.1
+	install -D -m 644 $(B)/completion/bash $(SHARE)/bash-completion/completions/assay
+	install -D -m 644 $(B)/completion/zsh $(SHARE)/zsh/site-functions/_assay
+	install -D -m 644 $(B)/completion/fish $(SHARE)/fish/vendor_completions.d/assay.fish
 
 clean: ## remove what was built (build/venv too)
 	rm -rf build

@@ -14,6 +14,8 @@
 #define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define DRAIN_MS 30000
+#define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
+#define PURGE_PAUSE_MS 16
 
 /* ---- transactions ---- */
 
@@ -128,7 +130,7 @@ static void tell_of_touched(struct broker *b)
 
 static void end_requests(struct broker *b, int rc, struct err *e)
 {
-    if (rc == 0 && b->n_touched > 0)
+    if (rc == 0 && (b->n_touched > 0 || b->purge_due_ms == 0))
         rc = broker_commit(b, e);
     if (rc == 0)
         waiters_settle(b, NULL);
@@ -212,6 +214,38 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     return now_ms + HOUSEKEEPING_MS;
 }
 
+/* A slice of what purged jobs left. A full disk is the best reason to delete: the reserve makes room
+ * for it. */
+static void purge_slice(struct broker *b)
+{
+    struct err e = {0};
+    int rc = broker_begin(b, &e);
+    if (rc == 0)
+        rc = store_purge_step(b->store, PURGE_SLICE_MS, &e);
+    if (rc == 0)
+        rc = broker_commit(b, &e);
+    if (rc == ASSAY_EFULL)
+        store_free_reserve(b->store);
+    if (rc != 0)
+        broker_forgo(b, &e);
+    store_idle(b->store); /* at once: what many slices wrote would hold up the loop for long */
+}
+
+/* Returns when it wants to be called again. */
+static long long purge(struct broker *b, long long now_ms)
+{
+    struct err e = {0};
+    if (now_ms < b->purge_due_ms)
+        return b->purge_due_ms;
+    int waits = store_purge_waits(b->store, &e);
+    if (waits < 0)
+        die_of(&e);
+    if (waits)
+        purge_slice(b);
+    b->purge_due_ms = now_mono_ms() + (waits ? PURGE_PAUSE_MS : HOUSEKEEPING_MS);
+    return b->purge_due_ms;
+}
+
 /* ---- the loop ---- */
 
 static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
@@ -280,6 +314,7 @@ static long long turn(struct broker *b, long long *housekeeping_ms)
     take_requests(b);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
+    next_ms = earlier(next_ms, purge(b, now_ms));
     *housekeeping_ms = housekeep(b, now_ms, *housekeeping_ms);
     return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);
 }

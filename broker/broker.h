@@ -54,8 +54,9 @@ struct broker {
     int in_transaction;                        /* one is open; nothing in it was told to anyone */
     int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
     int n_touched;
-    int disk_is_full; /* as it was last logged */
-    int wake;         /* something was done that the next turn must look at without waiting */
+    int disk_is_full;       /* as it was last logged */
+    long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
+    int wake;               /* something was done that the next turn must look at without waiting */
 };
 
 /* broker.c */

@@ -281,6 +281,50 @@ static int on_job(
     return on_change(b, env, q, &j, e);
 }
 
+/* ---- purge ---- */
+
+/* The one job that the request names, if any: it must be over, unless only its age is to decide. */
+static int find_purged(struct broker *b, const struct request *q, int64_t *job, struct err *e)
+{
+    struct store_job j;
+    *job = 0;
+    if (q->job < 0 && !q->job_key.at)
+        return q->older_than_s >= 0 ? 0
+                                    : err_field(e, ASSAY_EBADREQ, "older_than_s",
+                                          "expected it, job, or both; found neither");
+    int rc = find_job(b, q, job, &j, e);
+    if (rc == 0 && q->older_than_s < 0 && j.finished_ms == 0)
+        rc = err_field(e, ASSAY_ESTATE, "job",
+            "expected a job that is done or cancelled, found one that is %s",
+            job_state_name(j.state));
+    return rc;
+}
+
+static int on_purge(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    struct store_purged purged;
+    int64_t job, before_ms = INT64_MAX;
+    int rc = find_purged(b, q, &job, e);
+    if (q->older_than_s >= 0)
+        before_ms = now_wall_ms() - q->older_than_s * 1000;
+    if (rc == 0)
+        rc = broker_begin(b, e);
+    if (rc != 0)
+        return rc;
+    if (job != 0)
+        touch(b, job);
+    b->purge_due_ms = 0;
+    rc = store_purge(b->store, job, before_ms, &purged, e);
+    if (rc != 0)
+        return rc;
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 3);
+    msg_key_int(w, "jobs", purged.jobs);
+    msg_key_int(w, "rows", purged.rows);
+    msg_key_bool(w, "more", purged.more);
+    return 0;
+}
+
 /* ---- all ---- */
 
 static int serve(
@@ -299,6 +343,8 @@ static int serve(
         return on_submit(b, env, q, e);
     case OP_SCORE:
         return on_score(b, env, q, e);
+    case OP_PURGE:
+        return on_purge(b, env, q, e);
     default:
         return on_job(b, env, q, e);
     }

@@ -187,6 +187,22 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
 int store_each_result_by_index(
     struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
 
+/* ---- purging (store_purge.c) ---- */
+#define STORE_PURGE_JOBS 1000
+struct store_purged {
+    int64_t jobs, rows;
+    int more; /* STORE_PURGE_JOBS were taken: there may be others */
+};
+/* Jobs that were done or cancelled at before_ms are gone, their keys free; one of them, or any of
+ * them when job is 0. Their rows follow in store_purge_step, also after a restart. */
+int store_purge(
+    struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e);
+/* Is there anything for store_purge_step? 1 or 0. */
+int store_purge_waits(struct store *s, struct err *e);
+/* Delete rows of purged jobs, or give free pages back to the file system, for about budget_ms. In a
+ * transaction. */
+int store_purge_step(struct store *s, long long budget_ms, struct err *e);
+
 /* ---- for the views ---- */
 struct store_worker {
     int group, rank;

@@ -15,8 +15,10 @@ int store_new_job(
     struct store *s, struct slice key, int priority, struct slice meta, int64_t *job, struct err *e)
 {
     int rc = store_run(s, e,
-        "insert into job(key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?)", "tibii",
-        key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
+        "insert into job(job, key, priority, meta, mode, created_ms) select 1 + max("
+        "ifnull((select max(job) from job), 0), "
+        "ifnull((select value from meta where name = 'last_job'), 0)), ?, ?, ?, ?, ?",
+        "tibii", key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
     *job = sqlite3_last_insert_rowid(s->db);
     if (rc == 0 && *job > INT32_MAX)
         rc = err_set(e, ASSAY_EIO, "job numbers are used up");

@@ -35,7 +35,8 @@ static const char schema_sql[] =
  * table. */
 static const char *const upgrades[SCHEMA_VERSION] = {
     [1] = "alter table row add column shape integer not null default 0;"
-          "alter table row_input add column ends blob;",
+          "alter table row_input add column ends blob;"
+          "create table purge (job integer primary key);",
 };
 
 /* ---- statements ---- */
@@ -186,7 +187,8 @@ static int open_file(struct store *s, struct err *e)
     sqlite3_busy_timeout(s->db, BUSY_MS);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
     return execute(s,
-        "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
+        "pragma auto_vacuum=incremental; pragma journal_mode=wal; pragma synchronous=full; pragma "
+        "wal_autocheckpoint=0; pragma "
         "temp_store=memory;"
         "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
         "pragma trusted_schema=off;",
@@ -212,6 +214,25 @@ static int back_up(struct store *s, int64_t version, struct err *e)
     return rc;
 }
 
+/* Views hold nothing: an upgrade makes all of them anew, as they stand at the end of schema_sql. */
+static int make_views(struct store *s, struct err *e)
+{
+    char drop[128];
+    sqlite3_stmt *q = NULL;
+    int rc = 0;
+    while (rc == 0 &&
+           sqlite3_prepare_v2(s->db, "select name from sqlite_master where type = 'view' limit 1",
+               -1, &q, NULL) == SQLITE_OK &&
+           sqlite3_step(q) == SQLITE_ROW) {
+        snprintf(drop, sizeof drop, "drop view \"%s\"", (const char *)sqlite3_column_text(q, 0));
+        sqlite3_finalize(q);
+        q = NULL;
+        rc = execute(s, drop, e);
+    }
+    sqlite3_finalize(q);
+    return rc == 0 ? execute(s, strstr(schema_sql, "create view"), e) : rc;
+}
+
 /* The schema as of now, made new or from an older one, in one transaction. */
 static int write_schema(struct store *s, int64_t version, struct err *e)
 {
@@ -220,8 +241,10 @@ static int write_schema(struct store *s, int64_t version, struct err *e)
     int rc = execute(s, "begin immediate", e);
     if (rc == 0 && version == 0)
         rc = execute(s, schema_sql, e);
-    for (; rc == 0 && version > 0 && version < SCHEMA_VERSION; version++)
-        rc = execute(s, upgrades[version], e);
+    for (int64_t v = version; rc == 0 && v > 0 && v < SCHEMA_VERSION; v++)
+        rc = execute(s, upgrades[v], e);
+    if (rc == 0 && version > 0)
+        rc = make_views(s, e);
     if (rc == 0)
         rc = execute(s, set_version, e);
     if (rc == 0)
@@ -315,6 +338,7 @@ int store_open(
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->lock_fd = -1;
+    s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
     *out = s;
     int rc = snprintf(s->dir, sizeof s->dir, "%s", data_dir) < (int)sizeof s->dir

@@ -8,7 +8,7 @@
 #include "broker/store.h"
 
 #define STORE_DIGEST_BYTES 32
-#define STORE_MAX_STATEMENTS 64
+#define STORE_MAX_STATEMENTS 96
 
 struct store {
     sqlite3 *db;
@@ -21,6 +21,7 @@ struct store {
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
     int changes;        /* since the last idle checkpoint */
+    int free_pages;     /* some were left by purged rows, and are to be given back */
     uint8_t *json_text; /* scratch for vector_json */
     struct {
         const char *sql;

@@ -28,6 +28,9 @@ create table job (
   finished_ms integer
 );
 
+-- Jobs that were purged, while their rows are being deleted. meta's last_job keeps their numbers from being given again.
+create table purge (job integer primary key);
+
 create table chunk (
   job     integer not null,
   chunk   integer not null,
@@ -152,7 +155,8 @@ create view results as
     row.n_tokens, error_code, seq as cursor,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
-  from result join row on row.row = result.row;
+  from result join row on row.row = result.row
+  where result.job not in (select job from purge);
 
 create view errors as
   select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, error_code as code, error_message as message,
@@ -160,7 +164,7 @@ create view errors as
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
   from result join row on row.row = result.row
-  where error_code is not null;
+  where error_code is not null and result.job not in (select job from purge);
 
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,

@@ -22,11 +22,13 @@ enum field {
     F_TIMEOUT_MS,
     F_ACCEPT_MODE,
     F_STATE,
+    F_OLDER_THAN_S,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
-    "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state"};
+    "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
+    "older_than_s"};
 
 #define BIT(field) (1u << (field))
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
@@ -51,6 +53,7 @@ static const struct {
     [OP_RETRY] = {"retry", BIT(F_JOB), BIT(F_JOB)},
     [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_STATE), 0},
     [OP_INFO] = {"info", 0, 0},
+    [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S), 0},
 };
 
 const char *request_op_name(enum request_op op)
@@ -120,7 +123,8 @@ static int read_op(struct msg_reader *r, struct request *q, struct err *e)
             return 0;
         }
     return err_field(e, ASSAY_EBADREQ, "op",
-        "expected one of hello submit status results score cancel pause resume retry jobs info, "
+        "expected one of hello submit status results score cancel pause resume retry jobs info "
+        "purge, "
         "found '%.*s'",
         shown(name), (const char *)name.at);
 }
@@ -228,6 +232,8 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return read_u32(r, "timeout_ms", 1, REQUEST_TIMEOUT_MS_MAX, &q->timeout_ms, e);
     case F_ACCEPT_MODE:
         return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
+    case F_OLDER_THAN_S:
+        return msg_read_int(r, "older_than_s", 0, INT32_MAX, &q->older_than_s, e);
     default:
         return read_state(r, &q->state, e);
     }
@@ -294,7 +300,7 @@ static int decode(struct request *q, const uint8_t *bytes, size_t len,
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e)
 {
-    *q = (struct request){.job = -1};
+    *q = (struct request){.job = -1, .older_than_s = -1};
     int rc = len > limits->max_message_bytes
                  ? err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
                        (unsigned long long)limits->max_message_bytes, len)

@@ -35,6 +35,7 @@ enum request_op {
     OP_RETRY,
     OP_JOBS,
     OP_INFO,
+    OP_PURGE,
     OP_COUNT
 };
 
@@ -61,9 +62,10 @@ struct request {
     uint64_t after;    /* results: cursor; jobs: list jobs with a number above it */
     uint32_t limit;    /* 1..10000; 0: not given */
     uint32_t wait_ms;
-    uint32_t timeout_ms; /* 0: not given */
-    int accept_mode;     /* resume */
-    struct slice state;  /* jobs: filter, a job state's name (checked); absent: all */
+    uint32_t timeout_ms;  /* 0: not given */
+    int accept_mode;      /* resume */
+    int64_t older_than_s; /* purge; -1: not given */
+    struct slice state;   /* jobs: filter, a job state's name (checked); absent: all */
 };
 
 struct row_pooling {

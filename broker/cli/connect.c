@@ -57,6 +57,22 @@ void cli_write_job(struct msg_writer *w, const char *text)
         msg_str(w, text);
 }
 
+int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err *e)
+{
+    for (size_t n = 1; n > 0;) {
+        json_t *reply = NULL;
+        msg_key_int(client_begin(client, "jobs", 1), "after", after);
+        int rc = client_call(client, 0, &reply, e);
+        if (rc != 0)
+            return rc;
+        n = json_array_size(json_object_get(reply, "jobs"));
+        json_array_extend(jobs, json_object_get(reply, "jobs"));
+        after = json_integer_value(json_object_get(reply, "next"));
+        json_decref(reply);
+    }
+    return 0;
+}
+
 static void hash_path(crypto_generichash_state *hash, const char *path)
 {
     char whole[PATH_MAX];

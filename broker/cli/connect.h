@@ -11,6 +11,9 @@ int cli_connect(const struct cli *c, struct client **client);
 /* Write the field `job`: a number when text is all digits, else a key. */
 void cli_write_job(struct msg_writer *w, const char *text);
 
+/* All jobs numbered above `after` to the end of the array `jobs`. */
+int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err *e);
+
 /* A key that stays the same for the same input, output and model, or a random one when the input is
  * stdin. key: 64 bytes. 0 or exit code. */
 int cli_default_key(const struct cli *c, char *key, size_t size);

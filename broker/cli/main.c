@@ -20,68 +20,105 @@ static const enum cli_option tokenize_options[] = {
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
+static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
+static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
+static const enum cli_option purge_options[] = {CLI_OLDER_THAN, CLI_OPTION_COUNT};
+static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
+
+#define INPUT_LINES                                                                                \
+    "A line is a JSON object; what is scored is found by its keys, the first of:\n"                \
+    "  input_ids, or ids                    token ids: one score\n"                                \
+    "  chosen and rejected                  two scores and their margin\n"                         \
+    "  prompt, problem or question + steps  one probability a step\n"                              \
+    "  prompt + responses                   one score each, and which is best\n"                   \
+    "  prompt + response, or completion     one score\n"                                           \
+    "  messages                             a conversation: one score\n"                           \
+    "  text                                 one score\n"                                           \
+    "\n"                                                                                           \
+    "An id or custom_id comes back with the result, else the line's number does. A line that "     \
+    "is bad is its own error: the others are scored, and the exit code is 1. INPUT may end "       \
+    "in .gz or .zst, and be - for stdin."
 
 static const struct cli_verb verbs[] = {
     {"score", "[INPUT.jsonl|-]",
-        "Score a JSONL file. Killed and run again, it goes on where it stopped.",
+        "Score a JSONL file. Killed and run again, it goes on where it stopped.", INPUT_LINES,
         "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
-        "  assay score rows.jsonl -o scores.jsonl --connect ipc:///var/lib/assay/broker.sock\n"
-        "  zcat rows.jsonl.gz | assay score - --data /tmp/assay --model ./my-reward-model\n",
+        "  assay score rows.jsonl.gz -o scores.jsonl --data /var/lib/assay\n"
+        "  cat rows.jsonl | assay score - --data /tmp/assay --model ./my-reward-model\n",
         0, score_options, verb_score},
     {"submit", "[INPUT.jsonl|-]", "Hand a JSONL file to a running broker as a job, and return.",
+        INPUT_LINES,
         "  assay submit rows.jsonl --key monday\n"
         "  assay submit urgent.jsonl --key urgent --priority 10\n",
         0, submit_options, verb_submit},
-    {"results", "JOB", "Print a job's results, one JSON line a row, in order of completion.",
+    {"results", "JOB", "Print a job's results, one JSON line a row, in order of completion.", NULL,
         "  assay results monday\n"
         "  assay results monday --follow > scores.jsonl\n",
         1, results_options, verb_results},
-    {"status", "[JOB]", "Show how far a job is; without JOB, all jobs.",
+    {"status", "[JOB]", "Show how far a job is; without JOB, all jobs.", NULL,
         "  assay status monday\n"
         "  assay status monday --watch\n",
         0, status_options, verb_status},
-    {"jobs", NULL, "List jobs.", "  assay jobs\n  assay jobs --json\n", 0, no_options, verb_jobs},
-    {"wait", "JOB", "Wait until a job is done. Exit code 1 when rows failed.",
+    {"jobs", NULL, "List jobs.", NULL, "  assay jobs\n  assay jobs --json\n", 0, no_options,
+        verb_jobs},
+    {"wait", "JOB", "Wait until a job is done. Exit code 1 when rows failed.", NULL,
         "  assay wait monday && assay results monday\n", 1, no_options, verb_wait},
-    {"cancel", "JOB", "Cancel a job: rows not yet finished never run.", "  assay cancel monday\n",
-        1, no_options, verb_cancel},
-    {"pause", "JOB", "Keep a job's queued rows from running.", "  assay pause monday\n", 1,
+    {"cancel", "JOB", "Cancel a job: rows not yet finished never run.", NULL,
+        "  assay cancel monday\n", 1, no_options, verb_cancel},
+    {"pause", "JOB", "Keep a job's queued rows from running.", NULL, "  assay pause monday\n", 1,
         no_options, verb_pause},
-    {"resume", "JOB", "Let a paused or held job go on.",
+    {"resume", "JOB", "Let a paused or held job go on.", NULL,
         "  assay resume monday\n  assay resume monday --accept-mode\n", 1, resume_options,
         verb_resume},
-    {"retry", "JOB", "Queue a job's failed rows again.", "  assay retry monday --failed\n", 1,
+    {"retry", "JOB", "Queue a job's failed rows again.", NULL, "  assay retry monday --failed\n", 1,
         retry_options, verb_retry},
-    {"info", NULL, "Show the broker, its model and its counters.", "  assay info\n", 0, no_options,
-        verb_info},
+    {"info", NULL, "Show the broker, its model and its counters.", NULL, "  assay info\n", 0,
+        no_options, verb_info},
+    {"top", NULL, "Watch broker, workers and jobs, live.",
+        "q quits. The speeds are those of the last seconds. Where stdout is no terminal, and with "
+        "--json, it prints what there is once, with the speeds since the broker's start.",
+        "  assay top\n"
+        "  assay top --interval 5 --data /tmp/assay\n"
+        "  assay top --json\n",
+        0, top_options, verb_top},
+    {"verify", "JOB", "Score a sample of a job's rows again, and compare every bit.",
+        "Rows are chosen at random among the finished ones. What is stored is read from the "
+        "database in the data directory, so that must be the broker's. Exit code 1 when a row "
+        "differs.",
+        "  assay verify monday\n"
+        "  assay verify monday --sample 10000 --data /tmp/assay\n",
+        1, verify_options, verb_verify},
+    {"purge", "[JOB]", "Delete jobs that are done or cancelled, and give their space back.",
+        "The jobs are gone at once and their keys free. The broker deletes their rows bit by bit "
+        "beside its work; then the database's file shrinks.",
+        "  assay purge --older-than 7d\n"
+        "  assay purge monday\n",
+        0, purge_options, verb_purge},
     {"tokenize", "[TEXT|-]",
-        "Show the token ids of a text, as the checkpoint's tokenizer makes them.",
+        "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
         "  assay tokenize - --model ./my-reward-model < text.txt\n"
         "  assay tokenize --jsonl texts.jsonl --model ./my-reward-model > ids.jsonl\n",
         0, tokenize_options, verb_tokenize},
+    {"completion", "bash|zsh|fish", "Print a script that lets a shell complete assay's arguments.",
+        NULL,
+        "  source <(assay completion bash)\n"
+        "  assay completion zsh > ~/.zfunc/_assay\n"
+        "  assay completion fish > ~/.config/fish/completions/assay.fish\n",
+        1, no_options, verb_completion},
+    {"man", "[VERB]", "Print a man page, of a verb or of all.", NULL,
+        "  assay man score | man -l -\n"
+        "  assay man --dir /usr/local/share/man/man1\n",
+        0, man_options, verb_man},
+    {NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };
-static const int n_verbs = sizeof verbs / sizeof verbs[0];
-
-static void print_overview(FILE *f)
-{
-    fprintf(f,
-        "assay - score token sequences with reward models, through a queue that loses nothing\n\n"
-        "Examples:\n"
-        "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
-        "  assayd --model ./my-reward-model &   then   assay submit rows.jsonl --key monday\n"
-        "  assay wait monday && assay results monday\n\n"
-        "Verbs (each has --help):\n");
-    for (int i = 0; i < n_verbs; i++)
-        fprintf(f, "  %-9s %s\n", verbs[i].name, verbs[i].summary);
-}
 
 static const struct cli_verb *find_verb(const char *name)
 {
-    for (int i = 0; i < n_verbs; i++)
-        if (strcmp(verbs[i].name, name) == 0)
-            return &verbs[i];
+    for (const struct cli_verb *verb = verbs; verb->name; verb++)
+        if (strcmp(verb->name, name) == 0)
+            return verb;
     return NULL;
 }
 
@@ -109,12 +146,12 @@ int main(int argc, char **argv)
     char state_dir[PATH_MAX], bin_dir[PATH_MAX];
     log_init("assay", -1, LOG_LEVEL_WARN);
     if (argc < 2) {
-        print_overview(stderr);
+        cli_print_overview(stderr, verbs);
         return EX_USAGE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {
-        print_overview(stdout);
+        cli_print_overview(stdout, verbs);
         return EX_OK;
     }
     if (strcmp(argv[1], "--version") == 0) {
@@ -127,8 +164,11 @@ int main(int argc, char **argv)
     find_state_dir(state_dir, sizeof state_dir);
     find_bin_dir(bin_dir, sizeof bin_dir);
     int colour = getenv("NO_COLOR") == NULL;
-    struct cli c = {
-        .state_dir = state_dir, .bin_dir = bin_dir, .stderr_tty = colour && isatty(STDERR_FILENO)};
+    struct cli c = {.state_dir = state_dir,
+        .bin_dir = bin_dir,
+        .verbs = verbs,
+        .colour = colour,
+        .stderr_tty = colour && isatty(STDERR_FILENO)};
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc != 0)
         return rc == 1 ? EX_OK : rc;

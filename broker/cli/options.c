@@ -1,5 +1,4 @@
-/* options.c - every option of `assay`, once: parsing (getopt_long) and help are made from this
- * table. */
+/* options.c - every option of `assay`, once, and the parsing that is made from the table (getopt_long). */
 #include "broker/cli/cli.h"
 
 #include <getopt.h>
@@ -8,66 +7,65 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct {
-    const char *name;
-    const char *argument; /* NULL: a flag */
-    const char *help;
-} option_table[CLI_OPTION_COUNT] = {
-    [CLI_CONNECT] = {"connect", "ENDPOINT", "broker to talk to (default ipc://<data>/broker.sock)"},
-    [CLI_DATA] = {"data", "DIR", "data directory (default $XDG_STATE_HOME/assay)"},
-    [CLI_JSON] = {"json", NULL, "print JSON"},
-    [CLI_TIMEOUT] = {"timeout", "S", "give up after S seconds without an answer (default 15)"},
-    [CLI_HELP] = {"help", NULL, "this text"},
-    [CLI_OUTPUT] = {"output", "FILE", "where results go, - for stdout (default -)"},
-    [CLI_MODEL] = {"model", "DIR", "checkpoint: run a private broker with it"},
-    [CLI_KEY] = {"key", "KEY", "the job's name; the same key goes on with the same job"},
-    [CLI_KEEP_INPUT] = {"keep-input", NULL, "put the input line into the output line, as `input`"},
-    [CLI_ORDER] = {"order", "input|completion", "order of the output lines (default input)"},
-    [CLI_PRIORITY] = {"priority", "N", "-100 to 100, larger first (default 0)"},
-    [CLI_POOL] = {"pool", "TYPE", "LAST, ALL, STEP, MEAN or CLS (default the architecture's)"},
-    [CLI_STEP_TOKEN] = {"step-token", "ID", "token that ends a step, for STEP"},
-    [CLI_ACTIVATION] = {"activation", "NAME",
-        "none, softmax or sigmoid (default the architecture's)"},
-    [CLI_TRUNCATE] = {"truncate", NULL, "cut rows longer than the limit instead of failing them"},
-    [CLI_SAFE_TEXT] = {"safe-text", NULL, "control tokens written out in the text stay text"},
-    [CLI_CHAT_TEMPLATE] = {"chat-template", "NAME",
-        "chat format, where the checkpoint's is not known"},
-    [CLI_JSONL] = {"jsonl", "FILE", "one text a line: {\"text\": ..} in, {\"ids\": [..]} out"},
-    [CLI_TP] = {"tp", "N", "tensor-parallel ranks of the private broker (default 1)"},
-    [CLI_THREADS] = {"threads", "N", "threads of the private broker's ranks (default all cores)"},
-    [CLI_MAX_BATCH_TOKENS] = {"max-batch-tokens", "N", "tokens of one batch (default 4096)"},
-    [CLI_MAX_LEN] = {"max-len", "N", "longest row in tokens (default the model's)"},
-    [CLI_WORKER] = {"worker", "PATH", "worker program of the private broker"},
-    [CLI_FOLLOW] = {"follow", NULL, "wait for rows that are not finished yet"},
-    [CLI_AFTER] = {"after", "CURSOR", "start after this cursor (default 0)"},
-    [CLI_WATCH] = {"watch", NULL, "print again every second until the job is done"},
-    [CLI_FAILED] = {"failed", NULL, "the job's failed rows"},
-    [CLI_ACCEPT_MODE] = {"accept-mode", NULL,
-        "go on with a job begun under another checkpoint or mode"},
+#define CHAT_TEMPLATES                                                                             \
+    "chatml qwen1.5 qwen2 qwen2.5 qwen2.5-base qwen2.5-math qwen3 qwen3-instruct-2507 llama3 "     \
+    "llama3-first llama3.1"
+
+static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
+    [CLI_CONNECT] = {"connect", 0, "ENDPOINT",
+        "broker to talk to (default ipc://<data>/broker.sock)", NULL},
+    [CLI_DATA] = {"data", 0, "DIR", "data directory (default $XDG_STATE_HOME/assay)", NULL},
+    [CLI_JSON] = {"json", 0, NULL, "print JSON", NULL},
+    [CLI_TIMEOUT] = {"timeout", 0, "S", "give up after S seconds without an answer (default 15)",
+        NULL},
+    [CLI_HELP] = {"help", 'h', NULL, "this text", NULL},
+    [CLI_OUTPUT] = {"output", 'o', "FILE", "where results go, - for stdout (default -)", NULL},
+    [CLI_MODEL] = {"model", 0, "DIR", "checkpoint: run a private broker with it", NULL},
+    [CLI_KEY] = {"key", 0, "KEY", "the job's name; the same key goes on with the same job", NULL},
+    [CLI_KEEP_INPUT] = {"keep-input", 0, NULL, "put the input line into the output line, as `input`",
+        NULL},
+    [CLI_ORDER] = {"order", 0, "ORDER", "order of the output lines (default input)",
+        "input completion"},
+    [CLI_PRIORITY] = {"priority", 0, "N", "-100 to 100, larger first (default 0)", NULL},
+    [CLI_POOL] = {"pool", 0, "TYPE", "what is scored (default the architecture's)",
+        "LAST ALL STEP MEAN CLS"},
+    [CLI_STEP_TOKEN] = {"step-token", 0, "ID", "token that ends a step, for STEP", NULL},
+    [CLI_ACTIVATION] = {"activation", 0, "NAME",
+        "what is done to the logits (default the architecture's)", "none softmax sigmoid class1"},
+    [CLI_TRUNCATE] = {"truncate", 0, NULL, "cut rows longer than the limit instead of failing them",
+        NULL},
+    [CLI_SAFE_TEXT] = {"safe-text", 0, NULL, "control tokens written out in the text stay text",
+        NULL},
+    [CLI_CHAT_TEMPLATE] = {"chat-template", 0, "NAME",
+        "chat format, where the checkpoint's is not known", CHAT_TEMPLATES},
+    [CLI_JSONL] = {"jsonl", 0, "FILE", "one text a line: {\"text\": ..} in, {\"ids\": [..]} out",
+        NULL},
+    [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
+    [CLI_THREADS] = {"threads", 0, "N", "threads of the private broker's ranks (default all cores)",
+        NULL},
+    [CLI_MAX_BATCH_TOKENS] = {"max-batch-tokens", 0, "N", "tokens of one batch (default 4096)",
+        NULL},
+    [CLI_MAX_LEN] = {"max-len", 0, "N", "longest row in tokens (default the model's)", NULL},
+    [CLI_WORKER] = {"worker", 0, "PATH", "worker program of the private broker", NULL},
+    [CLI_FOLLOW] = {"follow", 0, NULL, "wait for rows that are not finished yet", NULL},
+    [CLI_AFTER] = {"after", 0, "CURSOR", "start after this cursor (default 0)", NULL},
+    [CLI_WATCH] = {"watch", 0, NULL, "print again every second until the job is done", NULL},
+    [CLI_FAILED] = {"failed", 0, NULL, "the job's failed rows", NULL},
+    [CLI_ACCEPT_MODE] = {"accept-mode", 0, NULL,
+        "go on with a job begun under another checkpoint or mode", NULL},
+    [CLI_INTERVAL] = {"interval", 0, "S", "seconds from one look to the next (default 1)", NULL},
+    [CLI_SAMPLE] = {"sample", 0, "N", "rows to score again (default 100)", NULL},
+    [CLI_OLDER_THAN] = {"older-than", 0, "AGE",
+        "only jobs that have been over for so long: 7d, 12h, 30m, 0s", NULL},
+    [CLI_DIR] = {"dir", 0, "DIR", "write every page, each into its own file there", NULL},
 };
 
-static const enum cli_option common[] = {
+const enum cli_option cli_common_options[] = {
     CLI_CONNECT, CLI_DATA, CLI_JSON, CLI_TIMEOUT, CLI_HELP, CLI_OPTION_COUNT};
 
-static void print_options(const enum cli_option *options)
+const struct cli_option_info *cli_option_info(enum cli_option option)
 {
-    for (; *options != CLI_OPTION_COUNT; options++) {
-        char left[64];
-        const char *argument = option_table[*options].argument;
-        snprintf(left, sizeof left, "%s--%s%s%s", *options == CLI_OUTPUT ? "-o, " : "",
-            option_table[*options].name, argument ? " " : "", argument ? argument : "");
-        printf("  %-26s %s\n", left, option_table[*options].help);
-    }
-}
-
-void cli_print_help(const struct cli_verb *verb)
-{
-    printf("%s\n\nExamples:\n%s\nUsage: assay %s%s%s [options]\n\nOptions:\n", verb->summary,
-        verb->examples, verb->name, verb->operand ? " " : "", verb->operand ? verb->operand : "");
-    print_options(verb->options);
-    print_options(common);
-    printf("\nExit codes: 0 ok, 1 some rows failed, 64 usage, 65 bad data, 66 no input, 69 broker\n"
-           "unavailable, 70 bug, 74 I/O, 75 try again later, 77 permission, 78 configuration.\n");
+    return &option_table[option];
 }
 
 static int add_options(struct option *list, int n, const enum cli_option *options)
@@ -79,29 +77,59 @@ static int add_options(struct option *list, int n, const enum cli_option *option
     return n;
 }
 
-static int takes_output(const enum cli_option *options)
+/* The short forms, as getopt wants them. */
+static void list_letters(const enum cli_option *options, char *letters)
 {
+    letters += strlen(letters);
     for (; *options != CLI_OPTION_COUNT; options++)
-        if (*options == CLI_OUTPUT)
+        if (option_table[*options].letter)
+            letters += sprintf(letters, "%c%s", option_table[*options].letter,
+                option_table[*options].argument ? ":" : "");
+}
+
+/* What getopt_long gave: a letter, or 256 + the option. */
+static enum cli_option option_of(int found)
+{
+    if (found >= 256)
+        return (enum cli_option)(found - 256);
+    int option = 0;
+    while (option_table[option].letter != found)
+        option++;
+    return (enum cli_option)option;
+}
+
+static int is_among(const char *words, const char *word)
+{
+    size_t len = strlen(word);
+    for (const char *at = words; len > 0 && (at = strstr(at, word)) != NULL; at += len)
+        if ((at == words || at[-1] == ' ') && (at[len] == ' ' || at[len] == '\0'))
             return 1;
     return 0;
+}
+
+static int check_value(enum cli_option option, const char *value)
+{
+    const struct cli_option_info *info = &option_table[option];
+    if (!info->values || is_among(info->values, value))
+        return 0;
+    return cli_usage("--%s: expected one of %s, found '%s'", info->name, info->values, value);
 }
 
 int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
 {
     struct option list[CLI_OPTION_COUNT + 1] = {{0}};
-    int n = add_options(list, 0, verb->options);
-    add_options(list, n, common);
-    const char *shorts = takes_output(verb->options) ? "ho:" : "h";
-    int found;
-    while ((found = getopt_long(argc, argv, shorts, list, NULL)) != -1) {
+    char letters[2 * CLI_OPTION_COUNT + 1] = "";
+    int n = add_options(list, 0, verb->options), found, rc;
+    add_options(list, n, cli_common_options);
+    list_letters(verb->options, letters);
+    list_letters(cli_common_options, letters);
+    while ((found = getopt_long(argc, argv, letters, list, NULL)) != -1) {
         if (found == '?')
             return cli_usage("see `assay %s --help`", verb->name);
-        if (found == 'h')
-            found = 256 + CLI_HELP;
-        if (found == 'o')
-            found = 256 + CLI_OUTPUT;
-        c->value[found - 256] = optarg ? optarg : "";
+        enum cli_option option = option_of(found);
+        c->value[option] = optarg ? optarg : "";
+        if ((rc = check_value(option, c->value[option])) != 0)
+            return rc;
     }
     if (c->value[CLI_HELP]) {
         cli_print_help(verb);
@@ -142,6 +170,10 @@ int cli_usage(const char *fmt, ...)
     va_end(args);
     return EX_USAGE;
 }
+
+const char cli_exit_codes[] =
+    "0 ok, 1 some rows failed, 64 usage, 65 bad data, 66 no input, 69 broker unavailable, 70 bug, "
+    "74 I/O, 75 try again later, 77 permission, 78 configuration.";
 
 static int exit_code_of(int code)
 {

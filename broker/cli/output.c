@@ -14,9 +14,6 @@ int output_open(struct output *o, const struct cli *c, struct err *e)
     const char *path = c->value[CLI_OUTPUT];
     *o = (struct output){.keep_input = c->value[CLI_KEEP_INPUT] != NULL};
     const char *order = c->value[CLI_ORDER];
-    if (order && strcmp(order, "input") != 0 && strcmp(order, "completion") != 0)
-        return err_field(
-            e, ASSAY_EBADREQ, "--order", "expected input or completion, found '%s'", order);
     o->by_completion = order && strcmp(order, "completion") == 0;
     if (!path || strcmp(path, "-") == 0) {
         o->file = stdout;

@@ -102,6 +102,11 @@ static void last_words(const struct private_broker *b, char *text, size_t size)
         for (int i = 0; i < 4 && strchr(at, ' '); i++)
             at = strchr(at, ' ') + 1;
         line[strcspn(line, "\n")] = '\0';
+        char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');
+        if (quoted && end > quoted + 8) { /* what went wrong, without its name in the log */
+            at = quoted + 8;
+            *end = '\0';
+        }
         snprintf(text, size, "%.390s", at);
     }
     if (f)

@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "broker/cli/screen.h"
 #include "schema/log.h"
 
 #define BAR_CELLS 20
@@ -53,11 +55,15 @@ void progress_show(struct progress *p, int64_t done, int64_t failed, int force)
     put_left(left, sizeof left, p->total >= 0 ? p->total - done : -1, rate);
     if (failed > 0)
         snprintf(bad, sizeof bad, ", %lld failed", (long long)failed);
+    char line[256];
     if (p->total >= 0)
-        fprintf(stderr, "\r[%s] %lld/%lld rows%s  %.1f rows/s  %s left\033[K", bar, (long long)done,
-            (long long)p->total, bad, rate, left);
+        snprintf(line, sizeof line, "[%s] %lld/%lld rows%s  %.1f rows/s  %s left", bar,
+            (long long)done, (long long)p->total, bad, rate, left);
     else
-        fprintf(stderr, "\r%lld rows%s  %.1f rows/s\033[K", (long long)done, bad, rate);
+        snprintf(line, sizeof line, "%lld rows%s  %.1f rows/s", (long long)done, bad, rate);
+    int width, height; /* a longer line would wrap, and the next \r not reach its beginning */
+    screen_size(STDERR_FILENO, &width, &height);
+    fprintf(stderr, "\r%.*s\033[K", width - 1, line);
     fflush(stderr);
 }
 

@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/feeder.h"
 #include "broker/cli/output.h"
 #include "broker/cli/progress.h"
+#include "broker/cli/screen.h"
 
 static int64_t integer(const json_t *reply, const char *key)
 {
@@ -49,7 +51,9 @@ static void print_time_left(const json_t *reply)
 static void print_status(const json_t *r)
 {
     const json_t *total = json_object_get(r, "total");
-    printf("job %" PRId64 " '%s': %s", integer(r, "job"), text(r, "key"), text(r, "state"));
+    printf("job %" PRId64 " '", integer(r, "job"));
+    print_safely(stdout, text(r, "key"));
+    printf("': %s", text(r, "state"));
     if (text(r, "reason")[0])
         printf(" (%s)", text(r, "reason"));
     printf("\n  done %" PRId64 " of ", integer(r, "done"));
@@ -104,22 +108,60 @@ static void print_state(const json_t *r)
     printf("job %" PRId64 ": %s\n", integer(r, "job"), text(r, "state"));
 }
 
-static void print_jobs(const json_t *r)
+static void print_retried(const json_t *r)
 {
-    json_t *job;
+    printf("job %" PRId64 ": %s, %" PRId64 " rows queued again\n", integer(r, "job"),
+        text(r, "state"), integer(r, "retried"));
+}
+
+#define BESIDE_KEY                                                                                 \
+    (5 + 9 + 10 + 10 + 7 + 8 + 6) /* the other columns, and the spaces between them */
+
+/* On a terminal keys are cut so that the table fits it, elsewhere they are whole. */
+static int key_column(const json_t *jobs, int *width)
+{
+    const json_t *job;
+    int longest = 3, height;
     size_t k;
-    printf("%5s %-28s %-10s %10s %10s %8s %9s\n", "JOB", "KEY", "STATE", "DONE", "TOTAL", "FAILED",
-        "ROWS/S");
-    json_array_foreach(json_object_get(r, "jobs"), k, job)
+    json_array_foreach(jobs, k, job)
     {
-        const json_t *total = json_object_get(job, "total");
-        char total_text[24] = "?";
-        if (json_is_integer(total))
-            snprintf(total_text, sizeof total_text, "%" PRId64, (int64_t)json_integer_value(total));
-        printf("%5" PRId64 " %-28.28s %-10s %10" PRId64 " %10s %8" PRId64 " %9.1f\n",
-            integer(job, "job"), text(job, "key"), text(job, "state"), integer(job, "done"),
-            total_text, integer(job, "failed"), json_number_value(json_object_get(job, "rate")));
+        int len = (int)strlen(text(job, "key"));
+        longest = len > longest ? len : longest;
     }
+    *width = longest + BESIDE_KEY;
+    if (isatty(STDOUT_FILENO))
+        screen_size(STDOUT_FILENO, width, &height);
+    int room = *width - BESIDE_KEY;
+    return longest < room ? longest : room < 8 ? 8 : room;
+}
+
+static void add_job(struct frame *f, int key_width, const json_t *job)
+{
+    const json_t *total = json_object_get(job, "total");
+    frame_cell(f, STYLE_PLAIN, 5, "%" PRId64, integer(job, "job"));
+    frame_cell(f, STYLE_PLAIN, -key_width, "%s", text(job, "key"));
+    frame_cell(f, STYLE_PLAIN, -9, "%s", text(job, "state"));
+    frame_cell(f, STYLE_PLAIN, 10, "%" PRId64, integer(job, "done"));
+    if (json_is_integer(total))
+        frame_cell(f, STYLE_PLAIN, 10, "%" PRId64, (int64_t)json_integer_value(total));
+    else
+        frame_cell(f, STYLE_PLAIN, 10, "?");
+    frame_cell(f, STYLE_PLAIN, 7, "%" PRId64, integer(job, "failed"));
+    frame_cell(f, STYLE_PLAIN, 8, "%.1f", json_number_value(json_object_get(job, "rate")));
+    frame_end_line(f);
+}
+
+static void print_jobs(const json_t *jobs)
+{
+    struct frame f;
+    int width, key_width = key_column(jobs, &width);
+    frame_begin(&f, width, 0, 0);
+    frame_text(&f, STYLE_PLAIN, "%5s %-*s %-9s %10s %10s %7s %8s", "JOB", key_width, "KEY", "STATE",
+        "DONE", "TOTAL", "FAILED", "ROWS/S");
+    frame_end_line(&f);
+    for (size_t k = 0; k < json_array_size(jobs); k++)
+        add_job(&f, key_width, json_array_get(jobs, k));
+    frame_show(&f, 0);
 }
 
 static void print_pretty(const json_t *r)
@@ -155,12 +197,27 @@ int verb_resume(const struct cli *c)
 
 int verb_retry(const struct cli *c)
 {
-    return simple(c, "retry", NULL, print_state);
+    return simple(c, "retry", NULL, print_retried);
 }
 
 int verb_jobs(const struct cli *c)
 {
-    return simple(c, "jobs", NULL, print_jobs);
+    struct client *client = NULL;
+    struct err e = {0};
+    json_t *jobs = json_array();
+    int rc = cli_connect(c, &client);
+    if (rc == 0 && cli_list_jobs(client, 0, jobs, &e) != 0) {
+        rc = cli_fail(&e);
+    } else if (rc == 0 && c->value[CLI_JSON]) {
+        json_t *all = json_pack("{s:O}", "jobs", jobs);
+        rc = print_json(all);
+        json_decref(all);
+    } else if (rc == 0) {
+        print_jobs(jobs);
+    }
+    json_decref(jobs);
+    client_free(&client);
+    return rc;
 }
 
 static int is_over(const json_t *reply)
@@ -255,12 +312,16 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     progress_end(progress);
     if (!f->sealed)
         return EX_TEMPFAIL;
-    if (c->value[CLI_JSON])
-        printf("{\"key\":\"%s\",\"accepted\":%" PRId64 ",\"bad_lines\":%" PRId64 "}\n", f->key,
-            f->n_rows, f->n_bad);
-    else
-        printf("job '%s': %" PRId64 " rows accepted, %" PRId64 " bad lines\n", f->key, f->n_rows,
-            f->n_bad);
+    if (c->value[CLI_JSON]) {
+        json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,
+            "bad_lines", (json_int_t)f->n_bad);
+        print_json(all);
+        json_decref(all);
+    } else {
+        printf("job '");
+        print_safely(stdout, f->key);
+        printf("': %" PRId64 " rows accepted, %" PRId64 " bad lines\n", f->n_rows, f->n_bad);
+    }
     return f->n_bad > 0 ? EX_ROWS_FAILED : EX_OK;
 }
 

@@ -169,7 +169,7 @@ static void every_op_has_its_name(void **state)
 {
     (void)state;
     static const char *const names[OP_COUNT] = {"hello", "submit", "status", "results", "score",
-        "cancel", "pause", "resume", "retry", "jobs", "info"};
+        "cancel", "pause", "resume", "retry", "jobs", "info", "purge"};
     for (int op = 0; op < OP_COUNT; op++)
         assert_string_equal(request_op_name((enum request_op)op), names[op]);
 }
@@ -257,6 +257,21 @@ static void results_and_jobs_fields(void **state)
     free(m.bytes);
     good("{'v':1,'op':'jobs'}", &q, &m);
     assert_null(q.state.at);
+    free(m.bytes);
+}
+
+static void purge_fields(void **state)
+{
+    (void)state;
+    struct request q;
+    struct message m;
+    good("{'v':1,'op':'purge','older_than_s':0}", &q, &m);
+    assert_int_equal(q.older_than_s, 0);
+    assert_int_equal(q.job, -1);
+    free(m.bytes);
+    good("{'v':1,'op':'purge','job':'k'}", &q, &m);
+    assert_int_equal(q.older_than_s, -1);
+    assert_slice(q.job_key, "k");
     free(m.bytes);
 }
 
@@ -815,6 +830,7 @@ int main(void)
         cmocka_unit_test(a_seal_needs_no_rows),
         cmocka_unit_test(a_job_is_a_number_or_a_key),
         cmocka_unit_test(results_and_jobs_fields),
+        cmocka_unit_test(purge_fields),
         cmocka_unit_test(score_fields),
         cmocka_unit_test(rows_are_read_one_after_the_other),
         cmocka_unit_test(bodies_that_are_no_map),

@@ -1,0 +1,194 @@
+/* manual.c - `assay man`: man pages in roff, made from the same tables as --help. `make install` lets it
+ * write all of them. */
+#include <string.h>
+
+#include "broker/cli/cli.h"
+
+/* Text as roff shows it: backslashes and hyphens stay what they are, and no line is a request. */
+static void put(FILE *f, const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        int at_line_start = i == 0 || text[i - 1] == '\n';
+        if (at_line_start && (text[i] == '.' || text[i] == '\''))
+            fputs("\\&", f);
+        if (text[i] == '\\')
+            fputs("\\e", f);
+        else if (text[i] == '-')
+            fputs("\\-", f);
+        else if (text[i] == '\'')
+            fputs("\\(aq", f);
+        else if (text[i] == '~' || text[i] == '^' || text[i] == '`')
+            fprintf(f, "\\(%s", text[i] == '~' ? "ti" : text[i] == '^' ? "ha" : "ga");
+        else
+            fputc(text[i], f);
+    }
+}
+
+static void put_all(FILE *f, const char *text)
+{
+    put(f, text, strlen(text));
+}
+
+/* Lines that stay as they are, without the two spaces that help has before them. */
+static void put_examples(FILE *f, const char *text)
+{
+    fputs(".SH EXAMPLES\n.nf\n", f);
+    for (size_t len; *text; text += len + 1) {
+        len = strcspn(text, "\n");
+        size_t skip = strspn(text, " ");
+        put(f, text + skip, len - skip);
+        fputc('\n', f);
+    }
+    fputs(".fi\n", f);
+}
+
+/* Paragraphs; lines that begin with a space stay as they are. */
+static void put_paragraphs(FILE *f, const char *text)
+{
+    int as_is = 0;
+    for (size_t len; *text; text += len + (text[len] == '\n')) {
+        len = strcspn(text, "\n");
+        int line_as_is = *text == ' ';
+        if (line_as_is != as_is)
+            fputs(line_as_is ? ".nf\n" : ".fi\n", f);
+        as_is = line_as_is;
+        if (len == 0)
+            fputs(".PP", f);
+        put(f, text, len);
+        fputc('\n', f);
+    }
+    if (as_is)
+        fputs(".fi\n", f);
+}
+
+static void put_options(FILE *f, const enum cli_option *options)
+{
+    char text[CLI_HELP_BYTES];
+    for (; *options != CLI_OPTION_COUNT; options++) {
+        const struct cli_option_info *info = cli_option_info(*options);
+        fputs(".TP\n", f);
+        if (info->letter)
+            fprintf(f, "\\fB\\-%c\\fR, ", info->letter);
+        fputs("\\fB\\-\\-", f);
+        put_all(f, info->name);
+        fputs("\\fR", f);
+        if (info->argument)
+            fprintf(f, " \\fI%s\\fR", info->argument);
+        fputc('\n', f);
+        cli_option_help(*options, text, sizeof text);
+        put_all(f, text);
+        fputs(".\n", f);
+    }
+}
+
+static void put_head(FILE *f, const char *name, const char *title)
+{
+    fprintf(f, ".TH %s 1 \"\" \"assay %s\" \"Assay\"\n.SH NAME\n", title, ASSAY_VERSION);
+    put_all(f, name);
+    fputs(" \\- ", f);
+}
+
+static void put_exit_codes(FILE *f)
+{
+    fputs(".SH EXIT STATUS\n", f);
+    put_all(f, cli_exit_codes);
+    fputc('\n', f);
+}
+
+static void put_verb_page(FILE *f, const struct cli_verb *verb)
+{
+    char name[64], title[64];
+    snprintf(name, sizeof name, "assay-%s", verb->name);
+    snprintf(title, sizeof title, "assay\\-%s", verb->name);
+    put_head(f, name, title);
+    put_all(f, verb->summary);
+    fprintf(f, "\n.SH SYNOPSIS\n\\fBassay %s\\fR [\\fIoptions\\fR]", verb->name);
+    if (verb->operand) {
+        fputs(" \\fI", f);
+        put_all(f, verb->operand);
+        fputs("\\fR", f);
+    }
+    fputc('\n', f);
+    if (verb->details) {
+        fputs(".SH DESCRIPTION\n", f);
+        put_paragraphs(f, verb->details);
+    }
+    fputs(".SH OPTIONS\n", f);
+    put_options(f, verb->options);
+    put_options(f, cli_common_options);
+    put_exit_codes(f);
+    put_examples(f, verb->examples);
+    fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
+}
+
+static void put_overview_page(FILE *f, const struct cli_verb *verbs)
+{
+    put_head(f, "assay", "assay");
+    put_all(f, CLI_ABOUT);
+    fputs("\n.SH SYNOPSIS\n\\fBassay\\fR \\fIverb\\fR [\\fIoptions\\fR] [\\fIargument\\fR]\n.SH "
+          "VERBS\n",
+        f);
+    for (; verbs->name; verbs++) {
+        fprintf(f, ".TP\n.BR assay\\-%s (1)\n", verbs->name);
+        put_all(f, verbs->summary);
+        fputc('\n', f);
+    }
+    fputs(".SH OPTIONS\nEvery verb takes these; its page has its own.\n", f);
+    put_options(f, cli_common_options);
+    fputs(
+        ".SH ENVIRONMENT\n"
+        ".TP\n.B XDG_STATE_HOME\nThe data directory is \\fIassay\\fR in it; "
+        "\\fI\\(ti/.local/state\\fR where it is not set.\n"
+        ".TP\n.B NO_COLOR\nWhere it is set, neither colour nor a progress bar is drawn.\n"
+        ".SH FILES\n"
+        ".TP\n.I broker.sock\nIn the data directory: where the broker listens.\n"
+        ".TP\n.I assay.db\nIn the data directory: an SQLite database. Its views may be read at any "
+        "time, read\\-only.\n",
+        f);
+    put_exit_codes(f);
+    put_examples(f, cli_examples);
+}
+
+/* verb NULL: the page of all. */
+static int write_page(const struct cli *c, const struct cli_verb *verb)
+{
+    char path[4096];
+    int rc = cli_path(path, sizeof path, "%s/assay%s%s.1", c->value[CLI_DIR], verb ? "-" : "",
+        verb ? verb->name : "");
+    FILE *f = rc == 0 ? fopen(path, "we") : NULL;
+    if (!f) {
+        fprintf(stderr, "assay: cannot write '%s'\n", path);
+        return EX_IOERR;
+    }
+    if (verb)
+        put_verb_page(f, verb);
+    else
+        put_overview_page(f, c->verbs);
+    int failed = ferror(f);
+    return fclose(f) != 0 || failed ? EX_IOERR : EX_OK;
+}
+
+static int write_pages(const struct cli *c)
+{
+    int rc = write_page(c, NULL);
+    for (const struct cli_verb *verb = c->verbs; rc == 0 && verb->name; verb++)
+        rc = write_page(c, verb);
+    return rc;
+}
+
+int verb_man(const struct cli *c)
+{
+    const struct cli_verb *verb = c->verbs;
+    if (c->value[CLI_DIR])
+        return write_pages(c);
+    if (!c->operand) {
+        put_overview_page(stdout, c->verbs);
+        return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+    }
+    while (verb->name && strcmp(verb->name, c->operand) != 0)
+        verb++;
+    if (!verb->name)
+        return cli_usage("man: expected a verb, found '%s'", c->operand);
+    put_verb_page(stdout, verb);
+    return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+}

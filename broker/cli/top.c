@@ -1,0 +1,455 @@
+/* top.c - `assay top`: broker, workers and jobs, drawn anew every second from the ops `info` and `jobs`.
+ *
+ * Speeds are differences of the broker's counters over the last samples, so that a view of a second is not
+ * a lottery of when a batch ends. Of the jobs, those that are over are asked for only now and then: there may be
+ * many, and they rarely change.
+ *
+ * Without a terminal on stdout, or with --json, it prints what there is once. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "broker/cli/connect.h"
+#include "broker/cli/screen.h"
+#include "schema/log.h"
+
+#define SAMPLES 6
+#define KEEP_JOBS 100    /* that are over, in memory */
+#define FULL_EVERY 30    /* looks between two at all jobs */
+#define LIVE_TIMEOUT "1" /* seconds; then the view says that nobody answers */
+#define PLAIN_WIDTH 100
+
+struct sample {
+    int64_t at_ms, rows, tokens;
+};
+
+struct top {
+    const struct cli *cli;
+    struct client *client;
+    struct screen screen;
+    json_t *info, *jobs; /* as they were last heard; NULL: never */
+    int64_t jobs_after;  /* jobs up to this number are over and not shown */
+    int looks;
+    struct sample samples[SAMPLES]; /* oldest first */
+    int n_samples;
+    long long silent_since_ms; /* wall clock; 0: the broker answers */
+    int quit;
+};
+
+/* ---- asking ---- */
+
+static int64_t integer(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+    return s ? s : "";
+}
+
+static int is_over(const json_t *job)
+{
+    return strcmp(text(job, "state"), "done") == 0 || strcmp(text(job, "state"), "cancelled") == 0;
+}
+
+/* From where on the jobs are looked at next time: those before are over, and enough are behind. */
+static void choose_after(struct top *t)
+{
+    size_t n = json_array_size(t->jobs), first = n > KEEP_JOBS ? n - KEEP_JOBS : 0;
+    for (size_t k = 0; k < first; k++)
+        if (!is_over(json_array_get(t->jobs, k)))
+            first = k;
+    t->jobs_after = n > 0 ? integer(json_array_get(t->jobs, first), "job") - 1 : 0;
+}
+
+static void take_sample(struct top *t)
+{
+    const json_t *counters = json_object_get(t->info, "counters");
+    struct sample now = {
+        integer(t->info, "now_ms"), integer(counters, "rows_done"), integer(counters, "tokens")};
+    if (t->n_samples > 0 && now.rows < t->samples[t->n_samples - 1].rows)
+        t->n_samples = 0; /* another broker */
+    if (t->n_samples == SAMPLES)
+        memmove(t->samples, t->samples + 1, (size_t)--t->n_samples * sizeof *t->samples);
+    t->samples[t->n_samples++] = now;
+}
+
+/* One look at the broker. 0, or negative and everything is as it was. */
+static int look(struct top *t, struct err *e)
+{
+    json_t *info = NULL, *jobs = json_array();
+    int full = t->looks++ % FULL_EVERY == 0;
+    client_begin(t->client, "info", 0);
+    int rc = client_call(t->client, 0, &info, e);
+    if (rc == 0)
+        rc = cli_list_jobs(t->client, full ? 0 : t->jobs_after, jobs, e);
+    if (rc != 0) {
+        json_decref(info);
+        json_decref(jobs);
+        return rc;
+    }
+    json_decref(t->info);
+    json_decref(t->jobs);
+    t->info = info;
+    t->jobs = jobs;
+    choose_after(t);
+    take_sample(t);
+    return 0;
+}
+
+/* ---- numbers ---- */
+
+#define NUMBER_BYTES 32
+
+/* At most six characters up to 10^15. */
+static const char *compact(char text_out[NUMBER_BYTES], double v)
+{
+    static const char units[] = " kMGTP";
+    int unit = 0;
+    while (v >= (unit == 0 ? 99999.5 : 999.95) && units[unit + 1]) {
+        v /= 1000;
+        unit++;
+    }
+    if (unit == 0)
+        snprintf(text_out, NUMBER_BYTES, v < 100 && v != (int)v ? "%.1f" : "%.0f", v);
+    else
+        snprintf(text_out, NUMBER_BYTES, "%.1f%c", v, units[unit]);
+    return text_out;
+}
+
+static const char *bytes_text(char text_out[NUMBER_BYTES], double v)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int unit = 0;
+    for (; v >= 1024 && unit < 4; unit++)
+        v /= 1024;
+    snprintf(text_out, NUMBER_BYTES, unit == 0 ? "%.0f %s" : "%.1f %s", v, units[unit]);
+    return text_out;
+}
+
+static const char *duration(char text_out[NUMBER_BYTES], int64_t s)
+{
+    if (s >= 86400)
+        snprintf(text_out, NUMBER_BYTES, "%" PRId64 "d%02" PRId64 "h", s / 86400, s / 3600 % 24);
+    else
+        snprintf(text_out, NUMBER_BYTES, "%" PRId64 ":%02" PRId64 ":%02" PRId64, s / 3600,
+            s / 60 % 60, s % 60);
+    return text_out;
+}
+
+/* ---- drawing ---- */
+
+static enum style state_style(const char *state)
+{
+    static const struct {
+        const char *state;
+        enum style style;
+    } styles[] = {{"ready", STYLE_GREEN}, {"running", STYLE_GREEN}, {"starting", STYLE_YELLOW},
+        {"draining", STYLE_YELLOW}, {"paused", STYLE_YELLOW}, {"dead", STYLE_RED},
+        {"cancelled", STYLE_RED}, {"done", STYLE_DIM}};
+    for (size_t i = 0; i < sizeof styles / sizeof styles[0]; i++)
+        if (strcmp(styles[i].state, state) == 0)
+            return styles[i].style;
+    return STYLE_PLAIN;
+}
+
+/* Rows and tokens a second: between the samples, or since the broker's start when there is one. */
+static void speeds(const struct top *t, double *rows, double *tokens)
+{
+    struct sample first = {.at_ms = integer(t->info, "started_ms")};
+    const struct sample *last = &t->samples[t->n_samples - 1];
+    if (t->n_samples > 1)
+        first = t->samples[0];
+    double seconds = (double)(last->at_ms - first.at_ms) / 1000;
+    *rows = seconds > 0 ? (double)(last->rows - first.rows) / seconds : 0;
+    *tokens = seconds > 0 ? (double)(last->tokens - first.tokens) / seconds : 0;
+}
+
+static void draw_state(struct top *t, struct frame *f)
+{
+    char up[NUMBER_BYTES], when[32];
+    const char *state = text(t->info, "state");
+    int64_t up_s = (integer(t->info, "now_ms") - integer(t->info, "started_ms")) / 1000;
+    if (t->silent_since_ms == 0) {
+        frame_text(f, state_style(state), "%s", state);
+        frame_text(f, STYLE_PLAIN, "  up %s", duration(up, up_s));
+        return;
+    }
+    time_t since = (time_t)(t->silent_since_ms / 1000);
+    struct tm tm;
+    strftime(when, sizeof when, "%H:%M:%S", localtime_r(&since, &tm));
+    frame_text(f, STYLE_RED, "broker unavailable since %s", when);
+    frame_text(f, STYLE_PLAIN, " (%s)", duration(up, (now_wall_ms() - t->silent_since_ms) / 1000));
+}
+
+static void draw_broker(struct top *t, struct frame *f)
+{
+    char a[NUMBER_BYTES], b[NUMBER_BYTES], c[NUMBER_BYTES], d[NUMBER_BYTES];
+    double rows, tokens;
+    const json_t *model = json_object_get(t->info, "model"),
+                 *counters = json_object_get(t->info, "counters");
+    frame_text(f, STYLE_BOLD, "%s", t->info ? text(model, "name") : "assay top");
+    frame_text(f, STYLE_PLAIN, "  ");
+    draw_state(t, f);
+    frame_end_line(f);
+    if (!t->info)
+        return;
+    speeds(t, &rows, &tokens);
+    frame_text(f, STYLE_PLAIN, "%s, %s", text(model, "architecture"), text(t->info, "mode"));
+    frame_end_line(f);
+    frame_text(f, STYLE_BOLD, "%s rows/s, %s tokens/s", compact(a, rows), compact(b, tokens));
+    frame_text(f, STYLE_PLAIN, "  queued %s of %s",
+        bytes_text(c, (double)integer(t->info, "queued_bytes")),
+        bytes_text(d, (double)integer(json_object_get(t->info, "limits"), "max_queued_bytes")));
+    if (integer(counters, "batches_lost") > 0)
+        frame_text(f, STYLE_RED, "  batches lost %" PRId64, integer(counters, "batches_lost"));
+    frame_end_line(f);
+}
+
+static void draw_workers(const struct top *t, struct frame *f)
+{
+    const json_t *workers = json_object_get(t->info, "workers");
+    size_t n = json_array_size(workers);
+    int room = frame_lines_left(f) / 3;
+    frame_end_line(f);
+    frame_text(f, STYLE_BOLD, "GROUP RANK STATE        PID RESTARTS DEVICE");
+    frame_end_line(f);
+    for (size_t k = 0; k < n; k++) {
+        const json_t *w = json_array_get(workers, k);
+        if ((int)k >= room - 1 && n > k + 1) {
+            frame_text(f, STYLE_DIM, "and %zu more", n - k);
+            frame_end_line(f);
+            break;
+        }
+        frame_cell(f, STYLE_PLAIN, 5, "%" PRId64, integer(w, "group"));
+        frame_cell(f, STYLE_PLAIN, 4, "%" PRId64, integer(w, "rank"));
+        frame_cell(f, state_style(text(w, "state")), -8, "%s", text(w, "state"));
+        frame_cell(f, STYLE_PLAIN, 7, "%" PRId64, integer(w, "pid"));
+        frame_cell(f, STYLE_PLAIN, 8, "%" PRId64, integer(w, "restarts"));
+        frame_text(f, STYLE_PLAIN, "%s", text(w, "device"));
+        frame_end_line(f);
+    }
+}
+
+/* Columns that share what is left of the width. */
+struct job_columns {
+    int key, bar;
+};
+
+#define FIXED_COLUMNS (9 + 13 + 6 + 7 + 8 + 6) /* state, done/total, failed, rate, left; spaces */
+
+static struct job_columns job_columns(int width)
+{
+    int left = width - FIXED_COLUMNS;
+    struct job_columns c = {.key = left * 3 / 5};
+    c.key = c.key < 8 ? 8 : c.key > 40 ? 40 : c.key;
+    c.bar = left - c.key;
+    c.bar = c.bar < 5 ? 5 : c.bar > 40 ? 40 : c.bar;
+    return c;
+}
+
+static void draw_bar(struct frame *f, int cells, int64_t done, int64_t total, enum style style)
+{
+    char bar[64] = "";
+    int full = total > 0 ? (int)(done * cells / total) : 0;
+    for (int i = 0; i < cells; i++)
+        bar[i] = i < full ? '#' : '-';
+    frame_cell(f, style, -cells, "%s", total >= 0 ? bar : "");
+}
+
+static void draw_job(struct frame *f, const struct job_columns *c, const json_t *job)
+{
+    char a[NUMBER_BYTES], b[NUMBER_BYTES];
+    const json_t *total = json_object_get(job, "total"), *eta = json_object_get(job, "eta_s");
+    int64_t n = json_is_integer(total) ? json_integer_value(total) : -1;
+    enum style style = state_style(text(job, "state"));
+    frame_cell(f, STYLE_PLAIN, -c->key, "%s", text(job, "key"));
+    frame_cell(f, style, -9, "%s", text(job, "state"));
+    draw_bar(f, c->bar, integer(job, "done"), n, style);
+    frame_cell(f, STYLE_PLAIN, 13, "%s/%s", compact(a, (double)integer(job, "done")),
+        n >= 0 ? compact(b, (double)n) : "?");
+    frame_cell(f, integer(job, "failed") > 0 ? STYLE_RED : STYLE_PLAIN, 6, "%s",
+        compact(a, (double)integer(job, "failed")));
+    frame_cell(
+        f, STYLE_PLAIN, 7, "%s", compact(a, json_number_value(json_object_get(job, "rate"))));
+    frame_cell(
+        f, STYLE_PLAIN, 8, "%s", json_is_integer(eta) ? duration(b, json_integer_value(eta)) : "-");
+    frame_end_line(f);
+}
+
+/* What runs, what waits, what is held back, and then what is over, the newest first. */
+static int place_of(const json_t *job)
+{
+    static const char *const order[] = {"running", "open", "queued", "paused"};
+    int place = 0;
+    while (place < 4 && strcmp(order[place], text(job, "state")) != 0)
+        place++;
+    return place;
+}
+
+static int compare_jobs(const void *a, const void *b)
+{
+    const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
+    if (place_of(x) != place_of(y))
+        return place_of(x) - place_of(y);
+    int newer = integer(x, "job") > integer(y, "job");
+    return is_over(x) ? 1 - 2 * newer : 2 * newer - 1;
+}
+
+static void draw_jobs(const struct top *t, struct frame *f)
+{
+    size_t n = json_array_size(t->jobs);
+    const json_t **jobs = xcalloc(n + 1, sizeof *jobs);
+    struct job_columns c = job_columns(f->width);
+    for (size_t k = 0; k < n; k++)
+        jobs[k] = json_array_get(t->jobs, k);
+    qsort(jobs, n, sizeof *jobs, compare_jobs);
+    frame_end_line(f);
+    frame_cell(f, STYLE_BOLD, -c.key, "JOB");
+    frame_cell(f, STYLE_BOLD, -9, "STATE");
+    frame_cell(f, STYLE_BOLD, -c.bar, "%s", "");
+    frame_cell(f, STYLE_BOLD, 13, "DONE/TOTAL");
+    frame_cell(f, STYLE_BOLD, 6, "FAILED");
+    frame_cell(f, STYLE_BOLD, 7, "ROWS/S");
+    frame_cell(f, STYLE_BOLD, 8, "LEFT");
+    frame_end_line(f);
+    for (size_t k = 0; k < n && frame_lines_left(f) > 1; k++)
+        draw_job(f, &c, jobs[k]);
+    if (n == 0) {
+        frame_text(f, STYLE_DIM, "none yet");
+        frame_end_line(f);
+    }
+    free(jobs);
+}
+
+static void draw(struct top *t, struct frame *f)
+{
+    draw_broker(t, f);
+    if (t->info) {
+        draw_workers(t, f);
+        draw_jobs(t, f);
+    }
+}
+
+/* ---- live ---- */
+
+static void redraw(struct top *t)
+{
+    struct frame f;
+    int width, height;
+    screen_size(STDOUT_FILENO, &width, &height);
+    frame_begin(&f, width, height, t->cli->colour);
+    draw(t, &f);
+    while (frame_lines_left(&f) > 1)
+        frame_end_line(&f);
+    frame_text(&f, STYLE_DIM, "q quits");
+    frame_end_line(&f);
+    frame_show(&f, 1);
+}
+
+static void take_key(struct top *t, int wait_ms)
+{
+    int key = screen_key(&t->screen, wait_ms);
+    if (key == 'q' || key == 'Q' || cli_interrupted())
+        t->quit = 1;
+}
+
+/* A call that waits is ended by a key as well. */
+static int watch(void *arg, struct err *e)
+{
+    struct top *t = arg;
+    take_key(t, 0);
+    return t->quit ? err_set(e, ASSAY_EIO, "stopped") : 0;
+}
+
+/* Until the next look: keys, and another size of the terminal. */
+static void rest(struct top *t, long long until_ms)
+{
+    int width, height, new_width, new_height;
+    screen_size(STDOUT_FILENO, &width, &height);
+    while (!t->quit && now_mono_ms() < until_ms) {
+        long long left = until_ms - now_mono_ms();
+        take_key(t, left < 100 ? (int)left : 100);
+        screen_size(STDOUT_FILENO, &new_width, &new_height);
+        if (new_width != width || new_height != height)
+            redraw(t);
+        width = new_width;
+        height = new_height;
+    }
+}
+
+static int connect_live(struct top *t)
+{
+    struct cli with_timeout = *t->cli;
+    with_timeout.value[CLI_TIMEOUT] = LIVE_TIMEOUT;
+    client_free(&t->client);
+    int rc = cli_connect(&with_timeout, &t->client);
+    if (rc == 0)
+        client_set_watch(t->client, watch, t);
+    return rc;
+}
+
+static int run_live(struct top *t, long interval_s)
+{
+    int rc = connect_live(t);
+    if (rc != 0)
+        return rc;
+    cli_catch_signals();
+    screen_begin(&t->screen);
+    while (!t->quit && rc == 0) {
+        long long next_ms = now_mono_ms() + interval_s * 1000;
+        struct err e = {0};
+        if (look(t, &e) == 0)
+            t->silent_since_ms = 0;
+        else if (!t->quit) {
+            if (t->silent_since_ms == 0)
+                t->silent_since_ms = now_wall_ms();
+            rc = connect_live(
+                t); /* what was asked of the old socket would all be answered at once */
+        }
+        redraw(t);
+        rest(t, next_ms);
+    }
+    screen_end(&t->screen);
+    return rc;
+}
+
+/* ---- once ---- */
+
+static int run_once(struct top *t)
+{
+    struct err e = {0};
+    struct frame f;
+    int rc = cli_connect(t->cli, &t->client);
+    if (rc != 0)
+        return rc;
+    if (look(t, &e) != 0)
+        return cli_fail(&e);
+    if (t->cli->value[CLI_JSON]) {
+        json_t *both = json_pack("{s:O, s:O}", "info", t->info, "jobs", t->jobs);
+        rc = json_print_line(stdout, both, &e) == 0 ? EX_OK : cli_fail(&e);
+        json_decref(both);
+        return rc;
+    }
+    frame_begin(&f, PLAIN_WIDTH, 0, 0);
+    draw(t, &f);
+    frame_show(&f, 0);
+    return EX_OK;
+}
+
+int verb_top(const struct cli *c)
+{
+    struct top t = {.cli = c};
+    long interval_s;
+    int rc = cli_number(c, CLI_INTERVAL, 1, 3600, 1, &interval_s);
+    if (rc == 0)
+        rc = c->value[CLI_JSON] || !isatty(STDOUT_FILENO) ? run_once(&t) : run_live(&t, interval_s);
+    client_free(&t.client);
+    json_decref(t.info);
+    json_decref(t.jobs);
+    return rc;
+}
