@@ -139,7 +139,10 @@ static void pack_array(struct msg_writer *w, const json_t *v)
     json_t *item;
     size_t k;
     msg_array(w, (uint32_t)json_array_size(v));
-    json_array_foreach(v, k, item) pack(w, item);
+    json_array_foreach(v, k, item)
+    {
+        pack(w, item);
+    }
 }
 
 /* A message: its role and content; what else a data set keeps there (names, ids) is passed over,

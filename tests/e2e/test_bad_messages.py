@@ -53,7 +53,7 @@ BAD_FIELDS = [
     ({"op": "submit", "key": "k", "chunk": 0, "rows": [{"ids": [1], "id": 1.5}]}, "rows[0].id", "bad_request"),
     ({"op": "submit", "key": "k", "chunk": 0, "rows": [{"ids": [1], "pool": {"type": "X"}}]}, "rows[0].pool.type",
      "bad_request"),
-    ({"op": "submit", "key": "k", "chunk": 0, "rows": [{"text": "hi"}]}, "rows[0].text", "unsupported"),
+    ({"op": "submit", "key": "k", "chunk": 0, "rows": [{"text": 7}]}, "rows[0].text", "bad_request"),
     ({"op": "results", "job": 1, "after": -1}, "after", "bad_request"),
     ({"op": "results", "job": 1, "wait_ms": 60001}, "wait_ms", "bad_request"),
     ({"op": "status"}, "job", "bad_request"),
