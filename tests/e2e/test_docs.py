@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from harness import BIN, DEMO, ROOT, Broker, wait_until
+from harness import BIN, DEMO, MODELS, ROOT, Broker, wait_until
 
 README = (ROOT / "README.md").read_text()
 
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 def test_python_example_as_printed(directory):
     example = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
-    with Broker(directory / "d") as broker:
+    with Broker(directory / "d", model=MODELS / "demo-reward") as broker:
         assert "ipc:///tmp/assay/broker.sock" in example
         example = example.replace("ipc:///tmp/assay/broker.sock", broker.endpoint)
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
