@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,15 +17,37 @@
 
 #define OUTPUT_BYTES (1u << 20)
 
-/* All that comes through fd, at most size - 1 bytes, terminated. */
-static void read_all(int fd, char *text, size_t size)
+struct output {
+    int fd; /* -1 at its end */
+    char *text;
+    size_t n, size; /* what is beyond size - 1 bytes is read and dropped */
+};
+
+static void read_some(struct output *o)
 {
-    size_t n = 0;
-    ssize_t got;
-    while (n + 1 < size &&
-           ((got = read(fd, text + n, size - 1 - n)) > 0 || (got < 0 && errno == EINTR)))
-        n += got > 0 ? (size_t)got : 0;
-    text[n] = '\0';
+    char spill[4096];
+    int full = o->n + 1 >= o->size;
+    ssize_t got =
+        full ? read(o->fd, spill, sizeof spill) : read(o->fd, o->text + o->n, o->size - 1 - o->n);
+    if (got > 0 && !full)
+        o->n += (size_t)got;
+    if (got == 0 || (got < 0 && errno != EINTR))
+        o->fd = -1;
+    o->text[o->n] = '\0';
+}
+
+/* Both at once: a writer that fills one of the pipes must not wait for the other. */
+static void read_both(struct output *a, struct output *b)
+{
+    while (a->fd >= 0 || b->fd >= 0) {
+        struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            return;
+        if (fds[0].revents)
+            read_some(a);
+        if (fds[1].revents)
+            read_some(b);
+    }
 }
 
 /* Run and take what it says: stdout into `out`, stderr into `words`. Returns the exit code, or
@@ -45,8 +68,9 @@ static int run_describe(
     close(output[1]);
     close(error[1]);
     if (rc == 0) {
-        read_all(output[0], out, out_size); /* one of the two is short, so no deadlock */
-        read_all(error[0], words, words_size);
+        struct output result = {output[0], out, 0, out_size},
+                      why = {error[0], words, 0, words_size};
+        read_both(&result, &why);
         child_reap(&child, 1, &exit_code, &signal);
         rc = signal ? err_set(e, ASSAY_EFORMAT, "%s died of signal %d while it read the checkpoint",
                           argv[0], signal)

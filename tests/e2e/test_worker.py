@@ -59,3 +59,14 @@ def test_signals_of_a_terminal_leave_the_ranks_alone(directory):
         time.sleep(0.2)
         assert client.call("score", rows=[{"ids": [4, 5, 6]}])["ok"]
         assert sorted(broker.worker_pids()) == sorted(pids)
+
+
+@pytest.mark.parametrize("noise", ["head -c 3000000 /dev/zero | tr '\\0' x", "head -c 300000 /dev/zero | tr '\\0' x >&2"])
+def test_a_worker_that_says_too_much(directory, noise):
+    """More than a pipe holds, on either stream, while the broker asks for the model: an error, not a wait for ever."""
+    worker = directory / "worker"
+    worker.write_text(f"#!/bin/sh\n{noise}\nexit 3\n")
+    worker.chmod(0o755)
+    done = subprocess.run([BIN / "assayd", "--model", DEMO, "--data", directory / "d", "--worker", worker], capture_output=True, text=True,
+                          timeout=30 * PATIENCE)
+    assert done.returncode != 0 and done.stderr
