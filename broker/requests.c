@@ -48,6 +48,10 @@ static int check_queue(struct broker *b, const struct request *q, struct err *e)
     uint64_t queued = store_queued_bytes(b->store), limit = (uint64_t)b->options->max_queued_bytes;
     if (q->rows.len == 0 || queued + q->rows.len <= limit)
         return 0;
+    if (q->rows.len > limit) /* waiting would not help */
+        return err_field(e, ASSAY_ETOOLARGE, "rows",
+            "expected at most %llu bytes, all that the queue holds, found %zu",
+            (unsigned long long)limit, q->rows.len);
     int owed = q->key.at ? store_chunk_is_owed(b->store, q->key, q->chunk, e) : 0;
     if (owed != 0)
         return owed < 0 ? owed : 0;

@@ -293,3 +293,6 @@ def test_full_queue_says_when_to_come_again(directory):
         client.submit(key, None, chunk=2)
         assert len(client.results(key)) == 50
         assert client.submit(random_key(), rows)["accepted"] == 25
+        with pytest.raises(Refused) as refused:  # more than the queue ever holds: no use to wait
+            client.submit(random_key(), [{"ids": [1] * 500}] * 200)
+        assert refused.value.code == "too_large" and refused.value.err["field"] == "rows"
