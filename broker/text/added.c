@@ -4,20 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/text/buffer.h"
 #include "broker/text/unicode.h"
 #include "schema/log.h"
 
 void added_set_add(struct added_set *s, const struct added_token *t)
 {
-    if (s->n == s->room) {
-        size_t room = s->room ? s->room * 2 : 64;
-        struct added_token *tokens = xcalloc(room, sizeof *tokens);
-        if (s->n > 0)
-            memcpy(tokens, s->tokens, s->n * sizeof *tokens);
-        free(s->tokens);
-        s->tokens = tokens;
-        s->room = room;
-    }
+    s->tokens = list_grow(s->tokens, s->n, &s->room, sizeof *s->tokens);
     struct added_token *own = &s->tokens[s->n++];
     *own = *t;
     own->content = xcalloc(t->len, 1);

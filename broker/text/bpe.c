@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "broker/text/buffer.h"
 #include "schema/log.h"
 
 #define NO_RANK UINT32_MAX
@@ -62,14 +63,8 @@ struct bpe_encoder {
 
 void id_list_add(struct id_list *l, int32_t id)
 {
-    if (l->len == l->room) {
-        size_t room = l->room ? l->room * 2 : 256;
-        int32_t *at = realloc(l->at, room * sizeof *at);
-        if (!at)
-            die(EX_OSERR, "out of memory: %zu tokens", room);
-        l->at = at;
-        l->room = room;
-    }
+    if (l->len == l->room)
+        l->at = list_grow(l->at, l->len, &l->room, sizeof *l->at);
     l->at[l->len++] = id;
 }
 

@@ -37,3 +37,14 @@ void buffer_release(struct buffer *b)
     free(b->at);
     *b = (struct buffer){0};
 }
+
+void *list_grow(void *list, size_t n, size_t *room, size_t size)
+{
+    if (n < *room)
+        return list;
+    *room = *room ? *room * 2 : 64;
+    void *bigger = realloc(list, *room * size);
+    if (!bigger)
+        die(EX_OSERR, "out of memory: a list of %zu items", *room);
+    return bigger;
+}

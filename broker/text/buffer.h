@@ -1,4 +1,4 @@
-/* buffer.h - bytes that grow. Zero-initialize; buffer_release at the end. */
+/* buffer.h - bytes that grow, zero-initialized and given back by buffer_release; and lists that do. */
 #ifndef ASSAY_BUFFER_H
 #define ASSAY_BUFFER_H
 
@@ -15,5 +15,8 @@ void buffer_text(struct buffer *b, const char *text); /* without its NUL */
 /* Room for n more behind len; the caller writes there and adds to len itself. */
 uint8_t *buffer_reserve(struct buffer *b, size_t n);
 void buffer_release(struct buffer *b);
+
+/* The list with room for one more behind its n items of `size` bytes; it may move. free it. */
+void *list_grow(void *list, size_t n, size_t *room, size_t size);
 
 #endif

@@ -46,15 +46,7 @@ static void put_slice(struct writer *w, struct slice s)
 static void put_content(struct writer *w, uint32_t i, struct slice part)
 {
     struct chat_text *out = w->out;
-    if (out->n_copies == out->copies_room) {
-        size_t room = out->copies_room ? out->copies_room * 2 : 16;
-        struct chat_copy *copies = xcalloc(room, sizeof *copies);
-        if (out->n_copies > 0)
-            memcpy(copies, out->copies, out->n_copies * sizeof *copies);
-        free(out->copies);
-        out->copies = copies;
-        out->copies_room = room;
-    }
+    out->copies = list_grow(out->copies, out->n_copies, &out->copies_room, sizeof *out->copies);
     out->copies[out->n_copies++] = (struct chat_copy){
         i, (size_t)(part.at - w->messages[i].content.at), part.len, out->text.len};
     put_slice(w, part);

@@ -13,7 +13,8 @@ struct composer {
     const struct text_model *model;
     struct encoder *encoder;
     struct chat_message *messages;
-    uint32_t n_messages, messages_room;
+    uint32_t n_messages;
+    size_t messages_room;
     struct chat_text chat;
     struct buffer steps; /* the assistant's message made of steps */
     struct span *marks;  /* the step tokens in it */
@@ -21,7 +22,8 @@ struct composer {
     struct span *closed;
     size_t n_closed, closed_room;
     uint32_t *ends;
-    uint32_t n, ends_room;
+    uint32_t n;
+    size_t ends_room;
 };
 
 /* ---- a checkpoint's way with text ---- */
@@ -91,40 +93,22 @@ void composer_free(struct composer **out)
 
 /* ---- lists ---- */
 
-/* Room for one more of `size` bytes each. */
-static void *grow(void *list, size_t n, size_t *room, size_t size)
-{
-    if (n < *room)
-        return list;
-    size_t bigger = *room ? *room * 2 : 64;
-    void *copy = xcalloc(bigger, size);
-    if (n > 0)
-        memcpy(copy, list, n * size);
-    free(list);
-    *room = bigger;
-    return copy;
-}
-
 static void add_message(struct composer *c, struct slice role, struct slice content)
 {
-    size_t room = c->messages_room;
-    c->messages = grow(c->messages, c->n_messages, &room, sizeof *c->messages);
-    c->messages_room = (uint32_t)room;
+    c->messages = list_grow(c->messages, c->n_messages, &c->messages_room, sizeof *c->messages);
     c->messages[c->n_messages++] = (struct chat_message){role, content};
 }
 
 static void add_span(struct span **list, size_t *n, size_t *room, size_t begin, size_t end)
 {
-    *list = grow(*list, *n, room, sizeof **list);
+    *list = list_grow(*list, *n, room, sizeof **list);
     (*list)[(*n)++] = (struct span){begin, end};
 }
 
 /* The ids so far are a sequence. */
 static void end_sequence(struct composer *c)
 {
-    size_t room = c->ends_room;
-    c->ends = grow(c->ends, c->n, &room, sizeof *c->ends);
-    c->ends_room = (uint32_t)room;
+    c->ends = list_grow(c->ends, c->n, &c->ends_room, sizeof *c->ends);
     c->ends[c->n++] = (uint32_t)encoder_ids(c->encoder)->len;
 }
 

@@ -14,14 +14,7 @@
 
 static struct text_model model(uint8_t template, int steps_in_chat)
 {
-    static struct tokenizer *t;
-    if (!t) {
-        json_t *root = tiny_json();
-        int rc = tokenizer_new(&t, root, NULL);
-        assert(rc == 0);
-        json_decref(root);
-    }
-    return (struct text_model){.tokenizer = t,
+    return (struct text_model){.tokenizer = tiny_tokenizer(),
         .chat = {.template = (enum chat_template)(template % CHAT_COUNT), .reason = "none"},
         .steps_in_chat = steps_in_chat};
 }

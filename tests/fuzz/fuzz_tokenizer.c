@@ -18,19 +18,6 @@
 static const char sample[] =
     "abc <|im_end|>'s naïve e\u0301 \u0939\u093f 12345\n\n  x\u1112\u1161 <extra_0>";
 
-/* Never freed: the process ends with it. */
-static const struct tokenizer *tiny(void)
-{
-    static struct tokenizer *t;
-    if (!t) {
-        json_t *root = tiny_json();
-        int rc = tokenizer_new(&t, root, NULL);
-        assert(rc == 0);
-        json_decref(root);
-    }
-    return t;
-}
-
 /* The bytes of all tokens. */
 static struct buffer spelled(const struct tokenizer *t, const struct id_list *ids)
 {
@@ -45,14 +32,14 @@ static struct buffer spelled(const struct tokenizer *t, const struct id_list *id
 
 static void use_text(const uint8_t *bytes, size_t len, int closed)
 {
-    struct encoder *n = encoder_new(tiny());
+    struct encoder *n = encoder_new(tiny_tokenizer());
     struct span all = {0, len};
     struct err e = {0};
     uint8_t *classes = unicode_classes();
     int rc = encoder_text(n, (struct slice){bytes, len}, &all, (size_t)closed, &e);
     assert((rc == 0) == (utf8_valid(bytes, len) == len));
     if (rc == 0 && closed) { /* added tokens cut the text, and normalizing goes piece by piece */
-        struct buffer spelling = spelled(tiny(), encoder_ids(n)), normal = {0};
+        struct buffer spelling = spelled(tiny_tokenizer(), encoder_ids(n)), normal = {0};
         nfc_append(&normal, classes, bytes, len);
         assert(spelling.len == normal.len);
         assert(normal.len == 0 || memcmp(spelling.at, normal.at, normal.len) == 0);

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "broker/text/tokenizer.h"
 
@@ -60,6 +61,19 @@ static inline json_t *tiny_json(void)
         "pretokenizers", "type", "Split", "pattern", "Regex", TINY_PATTERN, "behavior", "Isolated",
         "invert", 0, "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0, "post_processor",
         "model", "type", "BPE", "vocab", tiny_vocab(), "merges", "b c", "a b", "ab c");
+}
+
+/* Made once, never freed: for programs that live for their inputs. */
+static inline struct tokenizer *tiny_tokenizer(void)
+{
+    static struct tokenizer *t;
+    if (!t) {
+        json_t *root = tiny_json();
+        if (tokenizer_new(&t, root, NULL) != 0)
+            abort();
+        json_decref(root);
+    }
+    return t;
 }
 
 #endif
