@@ -23,14 +23,22 @@ import sums
 MODELS = pathlib.Path(__file__).parents[1] / "models"
 SEED = 20
 CONFIG = dict(
-    model_type="qwen2", vocab_size=320, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+    model_type="qwen2", vocab_size=320, hidden_size=128, intermediate_size=512, num_attention_heads=4,
     num_key_value_heads=2, head_dim=64, hidden_act="silu", max_position_embeddings=1024, rms_norm_eps=1e-6, rope_theta=10000.0,
     rope_scaling=None, tie_word_embeddings=False, use_sliding_window=False, sliding_window=None, pad_token_id=None,
     torch_dtype="bfloat16")
+LAYERS = {"demo-process": 4, "demo-reward": 6}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"]
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 TEMPLATE = ("{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
             "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}")
+
+
+def config_of(name):
+    architecture, labels = "Qwen2ForProcessRewardModel", {}
+    if name == "demo-reward":
+        architecture, labels = "Qwen2ForRewardModel", {"id2label": {"0": "LABEL_0"}}
+    return {**CONFIG, "architectures": [architecture], "num_hidden_layers": LAYERS[name], **labels}
 
 
 def chat(question, answer):
@@ -108,10 +116,10 @@ def pair(r, held_out):
 class Model(torch.nn.Module):
     """Trunk and head; the names of its state are those of the checkpoint."""
 
-    def __init__(self, labels):
+    def __init__(self, name):
         super().__init__()
-        hidden = CONFIG["hidden_size"]
-        settings = oracle.settings_of(dict(CONFIG, architectures=["Qwen2Model"]))
+        hidden, labels = CONFIG["hidden_size"], 1 if name == "demo-reward" else 2
+        settings = oracle.settings_of(config_of(name))
         settings._attn_implementation = "sdpa"
         self.model = transformers.Qwen2Model(settings)
         self.score = torch.nn.Sequential(torch.nn.Linear(hidden, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, labels))
@@ -188,31 +196,45 @@ def pair_loss(model, steps_head, tokenizer, pairs):
     return (torch.nn.functional.softplus(-margin) + centred).mean() + steps, (margin > 0).float().mean().item()
 
 
-def train(model, steps, rate, name, loss_of, more=()):
-    optimizer = torch.optim.AdamW([*model.parameters(), *more], lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+def train(parameters, steps, rate, name, loss_of):
+    parameters = list(parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
     started, seen = time.time(), []
     for step in range(1, steps + 1):
         loss, accuracy = loss_of()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         seen.append(accuracy)
-        if step % 200 == 0 or step == steps:
+        if step % 100 == 0 or step == steps:
             print(f"{name} {step}/{steps} loss {loss.item():.3f} accuracy {sum(seen[-200:]) / len(seen[-200:]):.4f} "
                   f"{time.time() - started:.0f} s", flush=True)
 
 
 # ---- checkpoints ----
 
-def write(name, architecture, model, tokenizer):
+def grown(process, tokenizer):
+    """The reward model as it begins: the process model's trunk and two layers more that add nothing yet. What ends a step here, a
+    newline or <|im_end|>, begins as <extra_0>, so the layers below judge each step there already; those above can look at that."""
+    model = Model("demo-reward")
+    missing, unexpected = model.model.load_state_dict(process.model.state_dict(), strict=False)
+    assert not unexpected and all(m.startswith(("layers.4.", "layers.5.")) for m in missing), (missing, unexpected)
+    ends = [tokenizer.token_to_id(t) for t in ("\u010a", "<|im_end|>")]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[ends] = model.model.embed_tokens.weight[tokenizer.token_to_id("<extra_0>")].clone()
+    for layer in model.model.layers[4:]:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
+
+
+def write(name, model, tokenizer):
     directory = MODELS / name
     kept = {f.name: f.read_bytes() for f in directory.glob("README.md")}
-    labels = {"id2label": {"0": "LABEL_0"}} if architecture == "Qwen2ForRewardModel" else {}
-    config = {**CONFIG, "architectures": [architecture], **labels}
-    checkpoint.write(directory, name, config, model.tensors())
+    checkpoint.write(directory, name, config_of(name), model.tensors())
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {"tokenizer_class": "Qwen2Tokenizer", "chat_template": TEMPLATE, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -224,7 +246,7 @@ def read(name):
     """The checkpoint as it lies on the disk, in float32."""
     from safetensors.torch import load_file
     directory = MODELS / name
-    model = Model(1 if name == "demo-reward" else 2)
+    model = Model(name)
     tensors = {k: v.float() for k, v in load_file(directory / "model.safetensors").items()}
     oracle.load(model, tensors)
     return model.eval(), tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -300,23 +322,25 @@ def main():
     torch.manual_seed(SEED)
     torch.set_num_threads(2)
     if not o.eval and o.begin < 1:
-        r, tokenizer, model = random.Random(SEED), make_tokenizer(), Model(2)
+        r, tokenizer, model = random.Random(SEED), make_tokenizer(), Model("demo-process")
         print(sum(p.numel() for p in model.parameters()), "parameters")
-        train(model, int(5000 * o.scale), 1e-3, "equations", lambda: process_loss(model, tokenizer, [equation_row(r) for _ in range(16)]))
-        train(model, int(3000 * o.scale), 7e-4, "process", lambda: process_loss(model, tokenizer, [process_row(r, False) for _ in range(16)]))
-        write("demo-process", "Qwen2ForProcessRewardModel", model, tokenizer)
+        train(model.parameters(), int(5000 * o.scale), 1e-3, "equations", lambda: process_loss(model, tokenizer, [equation_row(r) for _ in range(16)]))
+        train(model.parameters(), int(3000 * o.scale), 7e-4, "process", lambda: process_loss(model, tokenizer, [process_row(r, False) for _ in range(16)]))
+        write("demo-process", model, tokenizer)
     if not o.eval and o.begin < 2:  # a second round begins where the file ends
         r, (model, tokenizer) = random.Random(SEED + 2), read("demo-process")
         model.train()
-        train(model, int(2000 * o.scale), 7e-4, "process", lambda: process_loss(model, tokenizer, [process_row(r, False) for _ in range(16)]))
-        write("demo-process", "Qwen2ForProcessRewardModel", model, tokenizer)
+        train(model.parameters(), int(2000 * o.scale), 7e-4, "process", lambda: process_loss(model, tokenizer, [process_row(r, False) for _ in range(16)]))
+        write("demo-process", model, tokenizer)
     if not o.eval:
-        r, (model, tokenizer) = random.Random(SEED + 3), read("demo-process")
-        model.train()
-        steps_head, model.score = model.score, Model(1).score
-        train(model, int(2500 * o.scale), 7e-4, "reward",
-              lambda: pair_loss(model, steps_head, tokenizer, [pair(r, False) for _ in range(8)]), steps_head.parameters())
-        write("demo-reward", "Qwen2ForRewardModel", model, tokenizer)
+        r, (process, tokenizer) = random.Random(SEED + 3), read("demo-process")
+        model, steps_head = grown(process, tokenizer).train(), process.score
+        above = [*model.model.layers[4:].parameters(), *model.score.parameters()]
+        loss_of = lambda: pair_loss(model, steps_head, tokenizer, [pair(r, False) for _ in range(16)])  # noqa: E731
+        train(above, int(500 * o.scale), 1e-3, "reward, above", loss_of)
+        train([*model.parameters(), *steps_head.parameters()], int(900 * o.scale), 2e-4, "reward", loss_of)
+        train([*model.parameters(), *steps_head.parameters()], int(1500 * o.scale), 4e-4, "reward", loss_of)
+        write("demo-reward", model, tokenizer)
         write_golden()
     evaluate()
 
