@@ -136,7 +136,8 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
     uint32_t from = 0, to = 0;
     for (uint32_t part = 0; !out->error_code && part < out->n_parts; part++) {
         uint32_t end = a->ends[part], kept = check_part(a, q, out, part, from, end - from);
-        memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
+        if (kept > 0)
+            memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
         from = end;
         a->ends[part] = to += kept;
     }

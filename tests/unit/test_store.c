@@ -755,7 +755,7 @@ static void test_kill_at_random_moments(void **state)
     struct fixture *f = *state;
     int64_t job = new_job(f->s, "kills", 0);
     unsigned seed = (unsigned)time(NULL);
-    uint32_t promised = 0;
+    uint32_t promised = 0, range_us = 30000;
     print_message("seed %u\n", seed);
     srand(seed);
     store_close(&f->s);
@@ -768,7 +768,7 @@ static void test_kill_at_random_moments(void **state)
             write_until_killed(f, job, fds[1]);
         }
         close(fds[1]);
-        usleep((useconds_t)(rand() % 30000));
+        usleep((useconds_t)rand() % range_us);
         kill(child, SIGKILL);
         int status;
         waitpid(child, &status, 0);
@@ -778,10 +778,13 @@ static void test_kill_at_random_moments(void **state)
             last = p;
         close(fds[0]);
         check_promise(f, job, &last);
+        /* On a busy machine a child gets nowhere in that time: the next ones have longer. */
+        if (last.chunks <= promised && range_us < 400000)
+            range_us += range_us / 4;
         promised = last.chunks > promised ? last.chunks : promised;
     }
     print_message("50 kills, %u chunks promised\n", promised);
-    assert_true(promised > 5); /* fewer on a busy machine */
+    assert_true(promised > 20);
 }
 
 /* ---- a full disk ---- */
