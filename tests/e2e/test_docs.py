@@ -17,7 +17,7 @@ def test_python_example_as_printed(directory):
         example = example.replace("ipc:///tmp/assay/broker.sock", broker.endpoint)
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"a -?\d\.\d+\nb -?\d\.\d+\n", done.stdout), done.stdout
+    assert re.fullmatch(r"a -?\d+\.\d+\nb -?\d+\.\d+\n", done.stdout), done.stdout
 
 
 def test_sql_shows_the_job_while_it_runs(directory):
