@@ -1,0 +1,112 @@
+/* kernels.h - the kernels' launchers: what cuda/ops.c (C) calls, one or more in each .cu file.
+ *
+ * Each launches on `stream` and returns at once: cudaSuccess, or the launch's error. Tensors,
+ * vectors, tables and indices are device memory; tensors are row-major with `stride` elements from
+ * row to row. The arena gives bases aligned to 256 bytes and strides of whole 16 bytes, but columns
+ * taken out of a wider tensor (k, v, up) may start anywhere: a kernel uses 16-byte accesses where
+ * base and stride allow, single elements elsewhere, with the same bits.
+ *
+ * Float types here are F32, F16, BF16 (worker/dtype.h); all arithmetic is float32, in an order that
+ * depends on the row alone. No kernel uses atomics on results, and none depends on the grid's size.
+ * rows may be 0: then nothing is launched. */
+#ifndef ASSAY_CUDA_KERNELS_H
+#define ASSAY_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+
+#include "worker/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- embed.cu ---- */
+
+/* out[t] = table[ids[t]], out F32, table of any float type. An id outside the table (a broken
+ * peer: the host checked a copy) gives a row of NaN, which the broker refuses. */
+cudaError_t kernel_embed(
+    cudaStream_t stream, struct tensor out, const struct weight *table, const int32_t *ids);
+/* out[i] = x[rows[i]]; any dtype, same in both */
+cudaError_t kernel_gather(
+    cudaStream_t stream, struct tensor out, struct tensor x, const uint32_t *rows);
+
+/* ---- norm.cu ---- */
+
+/* If y: x += y (x F32; y any float type). out = x * rsqrt(mean(x^2) + eps) * weight; out F32, F16,
+ * BF16, or F8 / I8 with out.scale: the row's largest magnitude / 448 (/ 127), 0 becoming 1, and
+ * stored = round(value / scale), to nearest even, saturating. out may be x or y (same dtype, same
+ * place). progress: a counter in memory that the host sees; the first block adds 1; may be NULL. */
+cudaError_t kernel_rms_norm(cudaStream_t stream, struct tensor out, struct tensor x,
+    const struct tensor *y, const float *weight, float eps, uint32_t *progress);
+/* each of n_heads stretches of x.cols / n_heads in a row, in place; x of a float type */
+cudaError_t kernel_head_norm(
+    cudaStream_t stream, struct tensor x, uint32_t n_heads, const float *weight, float eps);
+
+/* ---- rope.cu ---- */
+
+/* (a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head, in place; x of a float
+ * type; tables [max_position, head_dim / 2] F32 */
+cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads, uint32_t head_dim,
+    const int32_t *positions, const float *cos_table, const float *sin_table);
+
+/* ---- swiglu.cu ---- */
+
+/* out = gate / (1 + exp(-gate)) * up. gate and up of one float type; out of that type (may be gate)
+ * or F8 / I8 with scales as in kernel_rms_norm. */
+cudaError_t kernel_silu_mul(
+    cudaStream_t stream, struct tensor out, struct tensor gate, struct tensor up);
+
+/* ---- pool.cu ---- */
+
+cudaError_t kernel_relu(cudaStream_t stream, struct tensor x);                        /* float types */
+cudaError_t kernel_add_bias(cudaStream_t stream, struct tensor x, const void *bias); /* x's dtype */
+/* struct pool_span (worker/ops.h): mean over rows in order, softmax, sigmoid, class 1. logits F32. */
+cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits,
+    const struct pool_span *spans, uint32_t n_spans);
+
+/* ---- reduce.cu ---- */
+
+/* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32, for i < n; part r begins at
+ * parts + r * stride elements. dtype F32, F16 or BF16 for all; out may be one of the parts. */
+cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, const void *parts, enum dtype dtype,
+    int64_t n, int64_t stride, uint32_t n_ranks);
+
+/* ---- quant.cu ---- */
+
+/* Matrix rows (output channels) to F8 or I8 with a scale each, as in kernel_rms_norm. */
+cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct tensor x);
+/* out[t][j] = sums[t][j] * x_scale[t] * w_scale[j] (+ bias[j] in out's dtype); sums int32 [rows,
+ * cols] contiguous rows of `sums_stride`; out a float type */
+cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int32_t *sums,
+    int64_t sums_stride, const float *x_scale, const float *w_scale, const void *bias);
+
+/* ---- attention.cu (mma), attention_f32.cu (SIMT) ---- */
+
+/* One block's share: query tokens [from, from + ATTENTION_TILE_TOKENS) of a sequence that begins at
+ * token `first` of the batch and has `length` tokens. */
+struct attention_tile {
+    uint32_t first, length, from;
+};
+#define ATTENTION_TILE_TOKENS 64
+
+/* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
+ * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
+ * out of one dtype. The tiles cover every query token once, longest sequences first.
+ *
+ * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes.
+ * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference
+ * that the other is tested against. */
+cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
+    struct tensor k, struct tensor v, const struct attention_shape *shape,
+    const struct attention_tile *tiles, uint32_t n_tiles);
+cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
+    struct tensor k, struct tensor v, const struct attention_shape *shape,
+    const struct attention_tile *tiles, uint32_t n_tiles);
+int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
+    const struct attention_shape *shape);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
