@@ -58,7 +58,7 @@ cudaError_t kernel_silu_mul(
 
 /* ---- pool.cu ---- */
 
-cudaError_t kernel_relu(cudaStream_t stream, struct tensor x);                        /* float types */
+cudaError_t kernel_relu(cudaStream_t stream, struct tensor x); /* float types */
 cudaError_t kernel_add_bias(cudaStream_t stream, struct tensor x, const void *bias); /* x's dtype */
 /* struct pool_span (worker/ops.h): mean over rows in order, softmax, sigmoid, class 1. logits F32. */
 cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits,

@@ -581,7 +581,8 @@ int stage_read(
     memcpy(v->positions, at + v->layout.positions_at, (size_t)d.n_positions * sizeof *v->positions);
     rc = check_rows(v, &d, e);
     *batch = (struct stage_batch){*token, d.n_rows, d.n_tokens, d.n_positions, d.n_values, v->rows,
-        v->ids, v->positions, v->cu_seqlens};
+        v->ids, (const int32_t *)(const void *)(at + v->layout.ids_at), v->positions,
+        v->cu_seqlens};
     return rc;
 }
 
@@ -609,4 +610,10 @@ void stage_bump(struct stage_view *v)
 const struct stage_config *stage_view_config(const struct stage_view *v)
 {
     return &v->config;
+}
+
+const void *stage_view_input(const struct stage_view *v, uint64_t *bytes)
+{
+    *bytes = v->layout.input_bytes;
+    return v->input;
 }

@@ -64,6 +64,8 @@ struct stage_batch {
     uint32_t n_rows, n_tokens, n_positions, n_values;
     const struct stage_row *rows; /* [n_rows] */
     const int32_t *ids;           /* [n_tokens], packed */
+    const int32_t *shared_ids;    /* the same in the segment itself, where the broker could change
+                                     them: only for a device that checks each id as it reads it */
     const int32_t *positions;     /* [n_positions], packed; each < its row's n_tokens */
     const uint32_t *cu_seqlens;   /* [n_rows + 1] */
 };
@@ -109,6 +111,8 @@ int stage_write(struct stage_view *v, const struct stage_token *token, const flo
     uint32_t n_values, struct err *e);
 void stage_bump(struct stage_view *v); /* progress + 1, relaxed; any thread of the rank */
 const struct stage_config *stage_view_config(const struct stage_view *v);
+/* The mapped input segment, for a device that reads from it by itself. */
+const void *stage_view_input(const struct stage_view *v, uint64_t *bytes);
 
 /* The ranks' communicator (worker/comm.c) has a segment of its own, made by the broker anew at each
  * group start. Its size for n_ranks: one page of counters, then for each rank two areas of

@@ -9,6 +9,7 @@
 
 #include "schema/err.h"
 #include "schema/pooling.h"
+#include "worker/dtype.h"
 
 #define MODEL_MAX_LAYERS 512
 #define MODEL_MAX_LABELS 4096
@@ -53,6 +54,8 @@ struct model_config {
     int default_activation; /* enum activation */
     int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
     int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
+    enum dtype activation_type; /* of what goes into and comes out of the large products; set by the
+                                   opener: float32, or weights_dtype where ops.typed */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */

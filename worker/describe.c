@@ -10,22 +10,21 @@
 static int check_weights(
     const struct model_config *config, struct weights *w, const char **dtype, struct err *e)
 {
-    static const char *const names[] = {"f32", "f16", "bf16"};
     struct cache_config cache = {1, 1, 1, "none"};
     struct quant_config quant = {"none"};
     struct lora_config lora = {0, NULL, NULL};
     struct qwen2_reward_model m = {0};
     struct device *d = NULL;
-    struct cpu_device_options options = {
-        .n_threads = 1, .isa = "portable", .arena_bytes = qwen2_arena_bytes(config, &cache, 1)};
-    int rc = cpu_device_new(&d, &options, e);
+    struct device_options options = {.n_threads = 1, .isa = "portable"};
+    qwen2_device_needs(&options, config, &cache, &cpu_ops, 1);
+    int rc = cpu_ops.open(&d, &options, e);
     if (rc == 0)
         rc = qwen2_reward_model_init(&m, config, &cache, &quant, &lora, &cpu_ops, d, 0, 1, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
-    *dtype = names[m.model.embed_tokens.dtype];
+    *dtype = dtype_name(m.model.embed_tokens.dtype);
     qwen2_reward_model_release(&m);
-    cpu_device_free(&d);
+    cpu_ops.close(&d);
     return rc;
 }
 

@@ -2,9 +2,10 @@
  * model, sharded by rank on the way.
  *
  * A place says what must be there (shape), how it is cut for this rank, and where it goes: a matrix
- * becomes a view into the mapped file, a vector is widened into device memory. The list of places
+ * becomes a view into the mapped file, a vector is converted into device memory. The list of places
  * is made from the config; each tensor is looked up in it, and in the end each place must have been
- * filled. */
+ * filled. Then the device is offered all matrices at once (ops.adopt), so that it can size its
+ * memory for them before it takes any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,9 @@ struct place {
     int64_t rows, cols;    /* whole, before the cut; cols 0: a vector of rows */
     enum cut cut;
     struct weight *view; /* a matrix goes here */
-    float *
-        *vector; /* a vector goes here: allocated, or when shared by parts, written at `offset` */
+    void *vector; /* a pointer to device memory, as void **: a vector goes there, allocated, or
+                     when shared by parts, written at `offset` */
+    enum dtype vector_type;
     int64_t offset, vector_elements;
     int filled;
 };
@@ -65,15 +67,25 @@ static void add_matrix(struct loader *l, int layer, const char *name, int64_t ro
     p->view = view;
 }
 
-/* `elements` of *vector in all, this one at `offset`. */
-static void add_vector(struct loader *l, int layer, const char *name, int64_t n, enum cut cut,
-    float **vector, int64_t offset, int64_t elements)
+/* `elements` of float32 of *vector (of type float * or void *) in all, this one at `offset`. */
+static struct place *add_vector(struct loader *l, int layer, const char *name, int64_t n,
+    enum cut cut, void *vector, int64_t offset, int64_t elements)
 {
     struct place *p = add_place(l, n, 0, cut);
     name_place(p, layer, name);
     p->vector = vector;
     p->offset = offset;
     p->vector_elements = elements;
+    return p;
+}
+
+/* A bias has the type of what it is added to. */
+static void add_qkv_bias(struct loader *l, int layer, const char *name, int64_t n, enum cut cut,
+    int64_t offset, int64_t elements)
+{
+    void *bias = &l->m->model.layers[layer].qkv_proj.bias;
+    add_vector(l, layer, name, n, cut, bias, offset, elements)->vector_type =
+        l->m->config.activation_type;
 }
 
 /* kv heads of one rank: its part, or one of them where ranks are more. */
@@ -97,10 +109,9 @@ static void add_attention(struct loader *l, int i)
     add_matrix(l, i, "self_attn.v_proj.weight", kv, h, CUT_KV_ROWS, &layer->qkv_proj.parts[2]);
     add_matrix(l, i, "self_attn.o_proj.weight", h, q, CUT_COLUMNS, &layer->o_proj.parts[0]);
     if (c->qkv_bias) {
-        float **bias = &layer->qkv_proj.bias;
-        add_vector(l, i, "self_attn.q_proj.bias", q, CUT_ROWS, bias, 0, all);
-        add_vector(l, i, "self_attn.k_proj.bias", kv, CUT_KV_ROWS, bias, local_q, all);
-        add_vector(l, i, "self_attn.v_proj.bias", kv, CUT_KV_ROWS, bias, local_q + local_kv, all);
+        add_qkv_bias(l, i, "self_attn.q_proj.bias", q, CUT_ROWS, 0, all);
+        add_qkv_bias(l, i, "self_attn.k_proj.bias", kv, CUT_KV_ROWS, local_q, all);
+        add_qkv_bias(l, i, "self_attn.v_proj.bias", kv, CUT_KV_ROWS, local_q + local_kv, all);
     }
     if (c->qk_norm) {
         add_vector(
@@ -233,32 +244,34 @@ static void cut_range(
 
 static void set_view(const struct loader *l, const struct place *p, const struct weight_tensor *t)
 {
-    int64_t bytes = t->dtype == DTYPE_F32 ? 4 : 2, row = 0, rows = p->rows, column = 0,
+    int64_t bytes = dtype_bytes((enum dtype)t->dtype), row = 0, rows = p->rows, column = 0,
             cols = p->cols;
     if (p->cut == CUT_COLUMNS)
         cut_range(l->m, p->cut, p->cols, &column, &cols);
     else
         cut_range(l->m, p->cut, p->rows, &row, &rows);
     *p->view = (struct weight){(const char *)t->data + (row * p->cols + column) * bytes,
-        (enum dtype)t->dtype, rows, cols, p->cols};
+        (enum dtype)t->dtype, rows, cols, p->cols, NULL};
 }
 
 static int set_vector(
     struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
     const struct ops *ops = l->m->ops;
-    int64_t from, n;
+    int64_t from, n, bytes = dtype_bytes(p->vector_type);
+    char *at;
     cut_range(l->m, p->cut, p->rows, &from, &n);
-    if (!*p->vector)
-        *p->vector = ops->alloc(l->m->device, (size_t)p->vector_elements * sizeof(float));
-    if (!*p->vector)
+    memcpy(&at, p->vector, sizeof at);
+    if (!at)
+        at = ops->alloc(l->m->device, (size_t)(p->vector_elements * bytes));
+    if (!at)
         return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
-    /* A vector is a table of one row: embed widens it to where it goes. */
-    int64_t element_bytes = t->dtype == DTYPE_F32 ? 4 : 2;
-    struct weight table = {
-        (const char *)t->data + from * element_bytes, (enum dtype)t->dtype, 1, n, n};
-    ops->embed(
-        l->m->device, (struct tensor){*p->vector + p->offset, 1, n, n}, &table, &(int32_t){0});
+    memcpy(p->vector, &at, sizeof at);
+    void *host = xcalloc((size_t)n, (size_t)bytes);
+    dtype_convert(host, p->vector_type,
+        (const char *)t->data + from * dtype_bytes((enum dtype)t->dtype), (enum dtype)t->dtype, n);
+    ops->upload(l->m->device, at + p->offset * bytes, host, (size_t)(n * bytes));
+    free(host);
     return 0;
 }
 
@@ -294,6 +307,36 @@ static int check_filled(const struct loader *l, struct err *e)
     return 0;
 }
 
+/* ---- to the device ---- */
+
+static void add_stack(
+    struct weight_stack *stacks, size_t *n, struct parallel_linear *l, enum dtype dtype)
+{
+    if (l->n_parts > 0)
+        stacks[(*n)++] = (struct weight_stack){l->parts, l->n_parts, dtype};
+}
+
+/* The embedding as it is stored, the layers in the activations' type, the head in float32. */
+static int adopt_matrices(struct qwen2_reward_model *m, struct err *e)
+{
+    enum dtype type = m->config.activation_type;
+    struct weight_stack *stacks = xcalloc(3 + 4 * (size_t)m->config.n_layers, sizeof *stacks);
+    size_t n = 0;
+    stacks[n++] = (struct weight_stack){&m->model.embed_tokens, 1, m->model.embed_tokens.dtype};
+    for (uint32_t i = 0; i < m->config.n_layers; i++) {
+        struct qwen2_layer *layer = &m->model.layers[i];
+        add_stack(stacks, &n, &layer->qkv_proj, type);
+        add_stack(stacks, &n, &layer->o_proj, type);
+        add_stack(stacks, &n, &layer->gate_up_proj, type);
+        add_stack(stacks, &n, &layer->down_proj, type);
+    }
+    add_stack(stacks, &n, &m->score.first, DTYPE_F32);
+    add_stack(stacks, &n, &m->score.second, DTYPE_F32);
+    int rc = m->ops->adopt(m->device, stacks, n, e);
+    free(stacks);
+    return rc;
+}
+
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e)
 {
     struct loader l = {.m = m};
@@ -309,5 +352,5 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
     if (rc == 0)
         rc = check_filled(&l, e);
     free(l.places);
-    return rc;
+    return rc == 0 ? adopt_matrices(m, e) : rc;
 }

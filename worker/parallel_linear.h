@@ -15,16 +15,17 @@
 
 struct linear_pair {
     struct tensor output;
-    const float *bias; /* deferred, or NULL */
+    const void *bias; /* deferred, or NULL; of output's dtype */
 };
 
 /* One layer's shard: parts stacked along the output ({q,k,v}, {gate,up} or one), views into the
- * mapped file. */
+ * mapped file or, after ops.adopt, the device's copy. */
 struct parallel_linear {
     struct weight parts[LINEAR_MAX_PARTS];
     int n_parts;
-    float *
-        bias; /* device memory, this rank's part (column) or whole (row), NULL when there is none */
+    /* Device memory in the dtype of the product, this rank's part (column) or whole (row); NULL when
+     * there is none. */
+    void *bias;
     int skip_bias_add;
 };
 

@@ -46,7 +46,8 @@ int pooling_metadata_init(
     struct pooling_metadata *p, const struct stage_batch *batch, uint32_t n_labels, struct err *e)
 {
     const int32_t *positions = batch->positions;
-    *p = (struct pooling_metadata){.n_rows = batch->n_rows, .rows = batch->rows};
+    *p = (struct pooling_metadata){.n_rows = batch->n_rows};
+    p->spans = xcalloc(batch->n_rows, sizeof *p->spans);
     p->first = xcalloc(batch->n_rows + 1u, sizeof *p->first);
     p->out_rows = xcalloc((size_t)batch->n_tokens + batch->n_positions, sizeof *p->out_rows);
     for (uint32_t r = 0; r < batch->n_rows; r++) {
@@ -65,6 +66,9 @@ int pooling_metadata_init(
         if (row->n_values != values_of(row, n, n_labels))
             return err_set(e, ASSAY_EFORMAT, "row %u of the batch: expected %u values, found %u", r,
                 values_of(row, n, n_labels), row->n_values);
+        p->spans[r] = (struct pool_span){
+            p->first[r], n, row->pool_type == POOL_MEAN, row->activation, p->n_values};
+        p->n_values += row->n_values;
     }
     p->n_out_rows = p->first[batch->n_rows];
     return 0;
@@ -74,53 +78,16 @@ void pooling_metadata_release(struct pooling_metadata *p)
 {
     free(p->first);
     free(p->out_rows);
+    free(p->spans);
     *p = (struct pooling_metadata){0};
 }
 
-/* Probabilities (or what was asked for) of one row's logits, in place. MEAN first takes the mean
- * into the first of them. */
-static struct tensor finish_row(
-    struct qwen2_reward_model *m, struct tensor logits, const struct stage_row *row)
+void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
+    const struct pooling_metadata *p, float *values)
 {
     const struct ops *ops = m->ops;
-    if (row->pool_type == POOL_MEAN) {
-        uint32_t whole[] = {0, (uint32_t)logits.rows};
-        struct tensor mean = {m->mean, 1, logits.cols, logits.cols};
-        ops->mean(m->device, mean, logits, whole);
-        logits = mean;
-    }
-    if (row->activation == ACTIVATION_SOFTMAX || row->activation == ACTIVATION_CLASS1)
-        ops->softmax(m->device, logits);
-    else if (row->activation == ACTIVATION_SIGMOID)
-        ops->sigmoid(m->device, logits);
-    return logits;
-}
-
-int pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
-    const struct pooling_metadata *p, float *values, uint32_t n_values, struct err *e)
-{
-    struct tensor all = qwen2_reward_model_score(m, hidden_states);
-    float *host = xcalloc((size_t)all.rows, (size_t)all.cols * sizeof *host);
-    uint32_t at = 0;
-    int rc = 0;
-    for (uint32_t r = 0; rc == 0 && r < p->n_rows; r++) {
-        const struct stage_row *row = &p->rows[r];
-        struct tensor logits = {all.data + p->first[r] * all.stride, p->first[r + 1] - p->first[r],
-            all.cols, all.stride};
-        logits = finish_row(m, logits, row);
-        m->ops->download(
-            m->device, host, logits.data, (size_t)(logits.rows * logits.cols) * sizeof *host);
-        int64_t n = logits.rows * logits.cols, step = 1, from = 0;
-        if (row->activation == ACTIVATION_CLASS1) {
-            step = logits.cols;
-            from = 1;
-        }
-        if (row->n_values > n_values - at)
-            rc = err_set(e, ASSAY_EFORMAT, "pooler: expected room for %u values more, found %u",
-                row->n_values, n_values - at);
-        for (int64_t i = from; rc == 0 && i < n; i += step)
-            values[at++] = host[i];
-    }
-    free(host);
-    return rc;
+    const struct pool_span *spans = ops->push(m->device, p->spans, p->n_rows * sizeof *spans);
+    struct tensor logits = qwen2_reward_model_score(m, hidden_states);
+    ops->pool(m->device, m->values, logits, spans, p->n_rows);
+    ops->finish(m->device, values, m->values, p->n_values * sizeof *values);
 }

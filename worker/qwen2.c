@@ -1,13 +1,17 @@
 /* qwen2.c - the forward, written once over the table of operations (qwen2.h).
  *
- * Activations of the arena, T tokens of the batch, sizes of this rank:
- *     residual  [T, hidden]              the stream that every block adds to
- *     pruned    [wanted, hidden]         the same, in the last layer after attention
- *     normed    [T, hidden]              norm1 or norm2 of it; then a row-parallel product's output
+ * Activations of the arena, T tokens of the batch, sizes of this rank; in float32 where it says so,
+ * else in the activation type:
+ *     residual  [T, hidden] f32           the stream that every block adds to
+ *     pruned    [wanted, hidden] f32      the same, in the last layer after attention
+ *     normed    [T, hidden]               norm1 or norm2 of it; then what o_proj or down_proj gives
  *     qkv       [T, (heads + 2 kv) dim]
- *     context   [T, heads dim]           what attention gives
- *     gate_up   [MLP_ROWS, 2 mlp]        a stretch of rows at a time: a long row needs no more
- *     score     [T, hidden / ranks] and [T, n_labels]
+ *     context   [T, heads dim]            what attention gives
+ *     gate_up   [mlp_rows, 2 mlp]         a stretch of rows at a time: a long row needs no more
+ *     score     [T, hidden / ranks] and [T, n_labels] f32
+ *
+ * What a block gives is added to the residual by the norm that follows it: one pass over both. So
+ * `normed` holds a block's output until the next norm reads it and writes its own in its place.
  *
  * In the last layer only the wanted tokens (attn_metadata.out_rows) go on after attention: from
  * there each token goes its own way, so the others need not be computed, and no bit changes. */
@@ -19,11 +23,12 @@
 #include "schema/log.h"
 #include "worker/rope.h"
 
-#define MLP_ROWS 768
+#define ROW_ELEMENTS 8  /* rows begin at whole multiples of it: 16 bytes or more */
+#define ALLOC_BYTES 256 /* what an allocation may be rounded up by */
 
 struct activations {
     int64_t max_tokens;
-    float *residual, *pruned, *normed, *qkv, *context, *gate_up, *score_hidden, *logits;
+    struct tensor residual, pruned, normed, qkv, context, gate_up, score_hidden, logits;
 };
 
 struct sizes {
@@ -46,48 +51,79 @@ static struct sizes sizes_of(
     };
 }
 
-size_t qwen2_arena_bytes(
-    const struct model_config *c, const struct cache_config *cache, uint32_t n_ranks)
+static struct tensor shaped(enum dtype dtype, int64_t rows, int64_t cols)
 {
-    struct sizes s = sizes_of(c, cache, n_ranks);
-    int64_t per_token = 3 * s.hidden + 2 * s.q + 2 * s.kv + s.score_hidden + s.labels;
-    int64_t tables = (int64_t)cache->max_len * c->head_dim;
-    int64_t vectors = c->n_layers * (2 * s.hidden + s.q + 2 * s.kv + 2 * c->head_dim) +
-                      3 * s.hidden + 2 * s.labels;
-    int64_t floats = s.tokens * per_token + MLP_ROWS * 2 * s.mlp + tables + vectors;
-    return (size_t)floats * sizeof(float) + 64 * (16 + 8 * (size_t)c->n_layers);
+    return tensor_of(
+        NULL, dtype, rows, cols, (cols + ROW_ELEMENTS - 1) / ROW_ELEMENTS * ROW_ELEMENTS);
 }
 
-static int take(
-    struct qwen2_reward_model *m, float **out, int64_t rows, int64_t cols, struct err *e)
+static size_t tensor_bytes(struct tensor t)
 {
-    *out = m->ops->alloc(m->device, (size_t)(rows * cols) * sizeof **out);
-    if (*out)
-        return 0;
-    return err_set(e, ASSAY_ENOMEM, "activations: no memory for [%lld, %lld] floats",
-        (long long)rows, (long long)cols);
+    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
+}
+
+static struct activations shape_activations(
+    const struct model_config *c, const struct sizes *s, int64_t mlp_rows)
+{
+    enum dtype type = c->activation_type;
+    int64_t t = s->tokens;
+    return (struct activations){
+        .max_tokens = t,
+        .residual = shaped(DTYPE_F32, t, s->hidden),
+        .pruned = shaped(DTYPE_F32, t, s->hidden),
+        .normed = shaped(type, t, s->hidden),
+        .qkv = shaped(type, t, s->q + 2 * s->kv),
+        .context = shaped(type, t, s->q),
+        .gate_up = shaped(type, mlp_rows < t ? mlp_rows : t, 2 * s->mlp),
+        .score_hidden = shaped(DTYPE_F32, t, s->score_hidden),
+        .logits = shaped(DTYPE_F32, t, s->labels),
+    };
+}
+
+/* Activations, values, rope tables, and the vectors that load_weights takes. */
+void qwen2_device_needs(struct device_options *o, const struct model_config *c,
+    const struct cache_config *cache, const struct ops *ops, uint32_t n_ranks)
+{
+    struct sizes s = sizes_of(c, cache, n_ranks);
+    struct activations a = shape_activations(c, &s, ops->mlp_rows);
+    struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up,
+        a.score_hidden, a.logits, shaped(DTYPE_F32, s.tokens, s.labels)};
+    int64_t floats = (int64_t)cache->max_len * c->head_dim;
+    floats += c->n_layers * (2 * s.hidden + s.q + 2 * s.kv + 2 * c->head_dim);
+    floats += 3 * s.hidden + 2 * s.labels;
+    o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        o->arena_bytes += tensor_bytes(all[i]);
+    o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
+                     ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
+    o->reduce_bytes = tensor_bytes(shaped(DTYPE_F32, s.tokens, s.hidden));
+}
+
+static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct err *e)
+{
+    void *at = m->ops->alloc(m->device, bytes);
+    memcpy(out, &at, sizeof at);
+    return at ? 0 : err_set(e, ASSAY_ENOMEM, "activations: no memory for %zu bytes", bytes);
 }
 
 static int take_activations(struct qwen2_reward_model *m, struct err *e)
 {
     struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
     struct activations *a = m->activations;
-    a->max_tokens = s.tokens;
-    if (take(m, &a->residual, s.tokens, s.hidden, e) ||
-        take(m, &a->pruned, s.tokens, s.hidden, e) || take(m, &a->normed, s.tokens, s.hidden, e) ||
-        take(m, &a->qkv, s.tokens, s.q + 2 * s.kv, e) || take(m, &a->context, s.tokens, s.q, e) ||
-        take(m, &a->gate_up, MLP_ROWS, 2 * s.mlp, e) ||
-        take(m, &a->score_hidden, s.tokens, s.score_hidden, e) ||
-        take(m, &a->logits, s.tokens, s.labels, e) || take(m, &m->mean, 1, s.labels, e))
-        return ASSAY_ENOMEM;
-    return 0;
+    *a = shape_activations(&m->config, &s, m->ops->mlp_rows);
+    struct tensor *all[] = {&a->residual, &a->pruned, &a->normed, &a->qkv, &a->context, &a->gate_up,
+        &a->score_hidden, &a->logits};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (take(m, &all[i]->data, tensor_bytes(*all[i]), e) != 0)
+            return ASSAY_ENOMEM;
+    return take(m, &m->values, (size_t)(s.tokens * s.labels) * sizeof(float), e);
 }
 
 static int take_rope(struct qwen2_reward_model *m, struct err *e)
 {
     int64_t n = m->cache_config.max_len, half = m->config.head_dim / 2;
     size_t bytes = (size_t)(n * half) * sizeof(float);
-    if (take(m, &m->cos_table, n, half, e) || take(m, &m->sin_table, n, half, e))
+    if (take(m, &m->cos_table, bytes, e) || take(m, &m->sin_table, bytes, e))
         return ASSAY_ENOMEM;
     float *host = xcalloc(2, bytes);
     rope_fill(&m->config.rope, m->config.head_dim, (uint32_t)n, host, host + n * half);
@@ -135,76 +171,80 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
 
 /* ---- forward ---- */
 
-static struct tensor columns(struct tensor t, int64_t from, int64_t n)
+/* The arena's tensor `t` for fewer rows, and perhaps fewer columns. */
+static struct tensor rows_for(struct tensor t, int64_t rows, int64_t cols)
 {
-    return (struct tensor){t.data + from, t.rows, n, t.stride};
+    t.rows = rows;
+    t.cols = cols;
+    return t;
 }
 
-static struct tensor stretch(struct tensor t, int64_t from, int64_t n)
-{
-    return (struct tensor){t.data + from * t.stride, n, t.cols, t.stride};
-}
+/* A residual stream, and what the last block gave, which is still to be added to it. */
+struct stream {
+    struct tensor x, block;
+    int has_block;
+};
 
-static struct tensor tensor_of(float *data, int64_t rows, int64_t cols)
+/* x += block; then the norm of x, in block's place. */
+static struct tensor add_norm(struct qwen2_reward_model *m, struct stream *s, const float *weight)
 {
-    return (struct tensor){data, rows, cols, cols};
+    m->ops->rms_norm(
+        m->device, s->block, s->x, s->has_block ? &s->block : NULL, weight, m->config.rms_norm_eps);
+    s->has_block = 0;
+    return s->block;
 }
 
 /* Attention of one block over all tokens: from x's norm to the context, before o_proj. */
 static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_layer *layer,
-    struct tensor x, const int32_t *positions, const struct attn_metadata *meta)
+    struct stream *stream, const int32_t *positions, const struct attn_metadata *meta)
 {
     const struct ops *ops = m->ops;
     const struct model_config *c = &m->config;
     struct sizes s = sizes_of(c, &m->cache_config, m->n_ranks);
     uint32_t heads = (uint32_t)(s.q / c->head_dim), kv_heads = (uint32_t)(s.kv / c->head_dim);
-    struct tensor normed = tensor_of(m->activations->normed, x.rows, s.hidden);
-    struct tensor qkv = tensor_of(m->activations->qkv, x.rows, s.q + 2 * s.kv);
-    struct tensor q = columns(qkv, 0, s.q), k = columns(qkv, s.q, s.kv),
-                  v = columns(qkv, s.q + s.kv, s.kv);
-    struct tensor context = tensor_of(m->activations->context, x.rows, s.q);
+    struct tensor qkv = rows_for(m->activations->qkv, stream->x.rows, s.q + 2 * s.kv);
+    struct tensor q = tensor_columns(qkv, 0, s.q), k = tensor_columns(qkv, s.q, s.kv),
+                  v = tensor_columns(qkv, s.q + s.kv, s.kv);
+    struct tensor context = rows_for(m->activations->context, stream->x.rows, s.q);
     struct attention_shape shape = {
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
-    ops->rms_norm(m->device, normed, x, layer->input_layernorm, c->rms_norm_eps);
+    struct tensor normed = add_norm(m, stream, layer->input_layernorm);
     column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv);
     if (c->qk_norm) {
         ops->head_norm(m->device, q, heads, layer->q_norm, c->rms_norm_eps);
         ops->head_norm(m->device, k, kv_heads, layer->k_norm, c->rms_norm_eps);
     }
-    ops->rope(m->device, columns(qkv, 0, s.q + s.kv), heads + kv_heads, c->head_dim, positions,
-        m->cos_table, m->sin_table);
+    ops->rope(m->device, tensor_columns(qkv, 0, s.q + s.kv), heads + kv_heads, c->head_dim,
+        positions, m->cos_table, m->sin_table);
     ops->attention(m->device, context, q, k, v, &shape, meta);
     return context;
 }
 
-/* x += down(silu(gate(norm2(x))) * up(norm2(x))), MLP_ROWS rows at a time */
-static void add_mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, struct tensor x)
+/* down(silu(gate(norm2(x))) * up(norm2(x))) in normed's place, mlp_rows rows at a time */
+static void mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, struct tensor normed)
 {
     const struct ops *ops = m->ops;
-    int64_t mlp = m->config.intermediate_size / m->n_ranks;
-    for (int64_t row = 0; row < x.rows; row += MLP_ROWS) {
-        struct tensor part = stretch(x, row, x.rows - row < MLP_ROWS ? x.rows - row : MLP_ROWS);
-        struct tensor normed = tensor_of(m->activations->normed, part.rows, x.cols);
-        struct tensor gate_up = tensor_of(m->activations->gate_up, part.rows, 2 * mlp);
-        struct tensor gate = columns(gate_up, 0, mlp), up = columns(gate_up, mlp, mlp);
-        ops->rms_norm(
-            m->device, normed, part, layer->post_attention_layernorm, m->config.rms_norm_eps);
-        column_parallel_linear(ops, m->device, &layer->gate_up_proj, normed, gate_up);
+    int64_t n = m->config.intermediate_size / m->n_ranks, step = m->activations->gate_up.rows;
+    for (int64_t row = 0; row < normed.rows; row += step) {
+        struct tensor part =
+            tensor_rows(normed, row, normed.rows - row < step ? normed.rows - row : step);
+        struct tensor gate_up = rows_for(m->activations->gate_up, part.rows, 2 * n);
+        struct tensor gate = tensor_columns(gate_up, 0, n), up = tensor_columns(gate_up, n, n);
+        column_parallel_linear(ops, m->device, &layer->gate_up_proj, part, gate_up);
         ops->silu_mul(m->device, gate, gate, up);
-        ops->add(m->device, part,
-            row_parallel_linear(ops, m->device, &layer->down_proj, gate, normed).output);
+        row_parallel_linear(ops, m->device, &layer->down_proj, gate, part);
     }
 }
 
 /* Only the wanted rows of x and context from here on; x moves to `pruned`, context to `qkv`, which
  * is free by now. */
 static void prune(struct qwen2_reward_model *m, struct tensor *x, struct tensor *context,
-    const struct attn_metadata *meta)
+    const uint32_t *out_rows, int64_t n)
 {
-    struct tensor kept = tensor_of(m->activations->pruned, meta->n_out_rows, x->cols);
-    struct tensor kept_context = tensor_of(m->activations->qkv, meta->n_out_rows, context->cols);
-    m->ops->gather(m->device, kept, *x, meta->out_rows);
-    m->ops->gather(m->device, kept_context, *context, meta->out_rows);
+    struct tensor kept = rows_for(m->activations->pruned, n, x->cols);
+    struct tensor kept_context = rows_for(m->activations->qkv, n, context->cols);
+    m->ops->gather(m->device, kept, *x, out_rows);
+    m->ops->gather(m->device, kept_context, *context, out_rows);
     *x = kept;
     *context = kept_context;
 }
@@ -232,42 +272,60 @@ static int check_arguments(const struct qwen2_reward_model *m, const int32_t *id
     return 0;
 }
 
+/* One block; what it gives stays in s->block. */
+static void run_layer(struct qwen2_reward_model *m, uint32_t i, struct stream *s,
+    const int32_t *positions, const struct attn_metadata *meta, const uint32_t *out_rows)
+{
+    const struct qwen2_layer *layer = &m->model.layers[i];
+    struct tensor context = attend(m, layer, s, positions, meta);
+    if (out_rows && i + 1 == m->config.n_layers) {
+        prune(m, &s->x, &context, out_rows, meta->n_out_rows);
+        s->block.rows = meta->n_out_rows;
+    }
+    row_parallel_linear(m->ops, m->device, &layer->o_proj, context, s->block);
+    s->has_block = 1;
+    mlp(m, layer, add_norm(m, s, layer->post_attention_layernorm));
+    s->has_block = 1;
+}
+
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *input_ids,
     const int32_t *positions, const void *kv_caches, const struct attn_metadata *attn_metadata,
     const void *intermediate_tensors, struct tensor *hidden_states, struct err *e)
 {
     const struct ops *ops = m->ops;
-    int rc = check_arguments(m, input_ids, kv_caches, attn_metadata, intermediate_tensors, e);
+    const struct attn_metadata *meta = attn_metadata;
+    int rc = check_arguments(m, input_ids, kv_caches, meta, intermediate_tensors, e);
     if (rc != 0)
         return rc;
-    int64_t n_tokens = attn_metadata->cu_seqlens[attn_metadata->n_rows];
-    struct tensor x = tensor_of(m->activations->residual, n_tokens, m->config.hidden_size);
-    ops->embed(m->device, x, &m->model.embed_tokens, input_ids);
-    for (uint32_t i = 0; i < m->config.n_layers; i++) {
-        const struct qwen2_layer *layer = &m->model.layers[i];
-        struct tensor context = attend(m, layer, x, positions, attn_metadata);
-        if (i + 1 == m->config.n_layers && attn_metadata->out_rows)
-            prune(m, &x, &context, attn_metadata);
-        struct tensor out = tensor_of(m->activations->normed, x.rows, x.cols);
-        ops->add(
-            m->device, x, row_parallel_linear(ops, m->device, &layer->o_proj, context, out).output);
-        add_mlp(m, layer, x);
-    }
-    ops->rms_norm(m->device, x, x, m->model.norm, m->config.rms_norm_eps);
-    *hidden_states = x;
+    size_t n_tokens = meta->cu_seqlens[meta->n_rows];
+    int64_t hidden = m->config.hidden_size;
+    struct stream s = {rows_for(m->activations->residual, (int64_t)n_tokens, hidden),
+        rows_for(m->activations->normed, (int64_t)n_tokens, hidden), 0};
+    ops->begin(m->device);
+    const int32_t *ids = ops->push(m->device, input_ids, n_tokens * sizeof *ids);
+    positions = ops->push(m->device, positions, n_tokens * sizeof *positions);
+    const uint32_t *out_rows =
+        meta->out_rows ? ops->push(m->device, meta->out_rows, meta->n_out_rows * sizeof *out_rows)
+                       : NULL;
+    ops->plan_attention(m->device, meta);
+    ops->embed(m->device, s.x, &m->model.embed_tokens, ids);
+    for (uint32_t i = 0; i < m->config.n_layers; i++)
+        run_layer(m, i, &s, positions, meta, out_rows);
+    ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);
+    *hidden_states = s.x;
     return 0;
 }
 
 struct tensor qwen2_reward_model_score(struct qwen2_reward_model *m, struct tensor h)
 {
     const struct ops *ops = m->ops;
-    struct tensor logits = tensor_of(m->activations->logits, h.rows, m->config.n_labels);
+    struct tensor logits = rows_for(m->activations->logits, h.rows, m->config.n_labels);
     if (!m->score.mlp) {
         column_parallel_linear(ops, m->device, &m->score.second, h, logits);
         return logits;
     }
     struct tensor hidden =
-        tensor_of(m->activations->score_hidden, h.rows, m->config.hidden_size / m->n_ranks);
+        rows_for(m->activations->score_hidden, h.rows, m->config.hidden_size / m->n_ranks);
     hidden =
         relu(ops, m->device, column_parallel_linear(ops, m->device, &m->score.first, h, hidden));
     return row_parallel_linear(ops, m->device, &m->score.second, hidden, logits).output;

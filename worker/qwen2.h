@@ -56,14 +56,14 @@ struct qwen2_reward_model {
     struct qwen2_model model;
     struct reward_head score;
     float *cos_table, *sin_table; /* device, [max_len, head_dim/2] */
-    float *mean;                  /* device, [n_labels]: the pooler's */
+    float *values;                /* device: what the pooler gives, before it is copied out */
     struct activations *activations;
 };
 
-/* Bytes of arena that a model of this shape needs on one rank (for cpu_device_options.arena_bytes).
- */
-size_t qwen2_arena_bytes(
-    const struct model_config *config, const struct cache_config *cache_config, uint32_t n_ranks);
+/* What a model of this shape needs on one rank: arena_bytes, input_bytes and reduce_bytes of the
+ * device's options. config->activation_type is set. */
+void qwen2_device_needs(struct device_options *options, const struct model_config *config,
+    const struct cache_config *cache_config, const struct ops *ops, uint32_t n_ranks);
 
 /* Checks the four structs, lays out the activations. No weights yet. */
 int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,
@@ -74,10 +74,11 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT
  * naming file, tensor, expected and found. Names with and without "model."; lm_head.* and
- * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model. */
+ * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model,
+ * unless the device adopts them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
-/* input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused
+/* Begins a batch; pooler ends it. input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused
  * by name). On success *hidden_states is [n_out_rows, hidden] (or [n_tokens, hidden] without
  * out_rows), after the final norm, in the arena, valid until the next forward. ASSAY_EBADTOKEN for
  * an id outside the vocabulary. */

@@ -3,7 +3,9 @@
  * A batch's way: RUN names a slot -> stage_read copies and checks it -> the pooling says which
  * tokens are wanted -> forward -> pooler -> rank 0 writes the values into the output segment ->
  * DONE with a digest of the values' bits (FNV-1a, 64 bits), so that the broker sees that all ranks
- * agree. The next RUN waits in the socket meanwhile, so nothing is idle between two batches.
+ * agree. On the CPU a batch is done when it is handed in, and the next RUN waits in the socket. A
+ * GPU works by itself: the next batch is handed in while one runs (ops.in_flight), so that it is
+ * never idle between two; a descriptor says when one is done, and replies go out in order.
  *
  * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and its end (of the pipe
  * parent-fd, of the process) is the rank's. Exit codes: 0 after stop, 64 usage, 69 the broker is
@@ -31,11 +33,20 @@
 #include "worker/qwen2.h"
 
 #define CANARY_TOKENS 8
+#define MAX_IN_FLIGHT 2
+#define PROGRESS_MS 200 /* how often a working device is asked for its progress */
 
 struct options {
-    const char *model, *control, *isa, *digest_cache, *log_level;
+    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir;
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
-        max_batch_tokens, max_len, max_rows, deadline_ms;
+        max_batch_tokens, max_len, max_rows, deadline_ms, gpu;
+};
+
+/* A batch that was handed to the device. */
+struct job {
+    struct stage_token token;
+    uint32_t n_values;
+    float *values; /* [max_values] */
 };
 
 struct worker {
@@ -49,7 +60,11 @@ struct worker {
     void *context, *socket;
     struct msg_writer writer;
     int32_t *positions; /* [max_tokens] of the batch */
-    float *values;      /* [max_values] */
+    struct job jobs[MAX_IN_FLIGHT];
+    uint32_t first_job, n_jobs; /* in flight: jobs[(first_job + i) % MAX_IN_FLIGHT] */
+    long long busy_since;       /* when the oldest of them began to run, or could have */
+    uint32_t progress;          /* as last seen */
+    int pinned;                 /* the device reads the input segment by itself */
 };
 
 static const char help_text[] =
@@ -65,6 +80,7 @@ static const char help_text[] =
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
+    "  --gpu N --cache-dir DIR\n"
     "                          what assayd hands over\n";
 
 /* ---- options ---- */
@@ -108,7 +124,8 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"comm-fd", NUMBER, &o->comm_fd}, {"parent-fd", NUMBER, &o->parent_fd},
         {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
-        {"deadline-ms", NUMBER, &o->deadline_ms}};
+        {"deadline-ms", NUMBER, &o->deadline_ms}, {"gpu", NUMBER, &o->gpu},
+        {"cache-dir", TEXT, &o->cache_dir}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -160,7 +177,8 @@ static uint64_t digest_values(const float *values, uint32_t n)
     return hash;
 }
 
-static int compute(struct worker *w, const struct stage_batch *b, struct err *e)
+/* Hand a batch to the device: its scores are in `values` once the device says that it is done. */
+static int submit(struct worker *w, const struct stage_batch *b, float *values, struct err *e)
 {
     struct pooling_metadata pooling;
     struct tensor hidden_states;
@@ -177,34 +195,71 @@ static int compute(struct worker *w, const struct stage_batch *b, struct err *e)
             w->model.cache_config.max_len);
     struct attn_metadata meta = {
         b->n_rows, b->cu_seqlens, longest, pooling.out_rows, pooling.n_out_rows, NULL};
+    const int32_t *ids = w->pinned && b->shared_ids ? b->shared_ids : b->ids;
     if (rc == 0)
         rc = qwen2_reward_model_forward(
-            &w->model, b->ids, w->positions, NULL, &meta, NULL, &hidden_states, e);
+            &w->model, ids, w->positions, NULL, &meta, NULL, &hidden_states, e);
     if (rc == 0)
-        rc = pooler(&w->model, hidden_states, &pooling, w->values, b->n_values, e);
+        pooler(&w->model, hidden_states, &pooling, values);
     pooling_metadata_release(&pooling);
     return rc;
 }
 
+static void reply_failed(struct worker *w, const struct stage_token *token, const struct err *e)
+{
+    struct control reply = {.type = CONTROL_FAILED, .token = *token};
+    snprintf(reply.message, sizeof reply.message, "%.250s", e->msg);
+    send_control(w, &reply);
+}
+
+static void reply_done(struct worker *w, const struct job *job)
+{
+    struct control reply = {.type = CONTROL_DONE, .token = job->token};
+    struct err e = {0};
+    if (w->options.rank == 0 &&
+        stage_write(w->stage, &job->token, job->values, job->n_values, &e) != 0) {
+        reply_failed(w, &job->token, &e);
+        return;
+    }
+    long long now = now_mono_ms();
+    reply.digest = digest_values(job->values, job->n_values);
+    reply.ms = (uint32_t)(now - w->busy_since);
+    w->busy_since = now;
+    send_control(w, &reply);
+}
+
+/* Answer for every batch that is done, oldest first; with `wait`, until none is in flight. */
+static void finish_jobs(struct worker *w, int wait)
+{
+    while (w->n_jobs > 0 && w->ops->poll(w->device, wait)) {
+        reply_done(w, &w->jobs[w->first_job]);
+        w->first_job = (w->first_job + 1) % MAX_IN_FLIGHT;
+        w->n_jobs--;
+    }
+    uint32_t progress = w->ops->progress(w->device);
+    if (progress != w->progress)
+        stage_bump(w->stage);
+    w->progress = progress;
+}
+
 static void run_batch(struct worker *w, const struct stage_token *token)
 {
+    struct job *job = &w->jobs[(w->first_job + w->n_jobs) % MAX_IN_FLIGHT];
     struct stage_batch b;
     struct err e = {0};
-    long long started = now_mono_ms();
-    struct control reply = {.type = CONTROL_DONE, .token = *token};
+    if (w->n_jobs == 0)
+        w->busy_since = now_mono_ms();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
-        rc = compute(w, &b, &e);
-    if (rc == 0 && w->options.rank == 0)
-        rc = stage_write(w->stage, token, w->values, b.n_values, &e);
-    if (rc == 0) {
-        reply.digest = digest_values(w->values, b.n_values);
-        reply.ms = (uint32_t)(now_mono_ms() - started);
-    } else {
-        reply.type = CONTROL_FAILED;
-        snprintf(reply.message, sizeof reply.message, "%.250s", e.msg);
+        rc = submit(w, &b, job->values, &e);
+    if (rc != 0) {
+        reply_failed(w, token, &e);
+        return;
     }
-    send_control(w, &reply);
+    job->token = *token;
+    job->n_values = b.n_values;
+    w->n_jobs++;
+    finish_jobs(w, 0);
 }
 
 /* Score one short row for real before saying READY. Every rank does, so the communicator is tried
@@ -233,11 +288,14 @@ static int sing(struct worker *w, struct err *e)
         .ids = ids,
         .positions = &position};
     b.cu_seqlens = cu_seqlens;
-    int rc = compute(w, &b, e);
+    float *values = w->jobs[0].values;
+    int rc = submit(w, &b, values, e);
+    if (rc == 0)
+        w->ops->poll(w->device, 1);
     for (uint32_t i = 0; rc == 0 && i < row.n_values; i++)
-        if (!(w->values[i] - w->values[i] == 0))
+        if (!(values[i] - values[i] == 0))
             rc = err_set(e, ASSAY_ENONFINITE, "canary row: expected a finite score, found %g",
-                (double)w->values[i]);
+                (double)values[i]);
     return rc;
 }
 
@@ -247,25 +305,34 @@ static int open_model(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
     struct model_config config;
+    uint32_t tp = (uint32_t)o->tp;
     int rc = model_config_load(&config, o->model, e);
+    if (rc == 0)
+        rc = weights_open(&w->weights, o->model, e);
     if (rc != 0)
         return rc;
+    if (w->ops->typed)
+        config.activation_type = weights_dtype(w->weights);
     struct cache_config cache = {(uint32_t)o->max_batch_tokens,
         o->max_len ? (uint32_t)o->max_len : config.max_position, (uint32_t)o->max_rows, "none"};
     struct quant_config quant = {"none"};
     struct lora_config lora = {0, NULL, NULL};
-    struct cpu_device_options options = {.n_threads = (int)o->threads,
+    struct device_options options = {.n_threads = (int)o->threads,
         .isa = o->isa,
-        .arena_bytes = qwen2_arena_bytes(&config, &cache, (uint32_t)o->tp),
         .comm = w->comm,
+        .deadline_ms = (uint32_t)o->deadline_ms,
         .bump = bump,
-        .bump_arg = w->stage};
-    rc = cpu_device_new(&w->device, &options, e);
+        .bump_arg = w->stage,
+        .gpu = (int)o->gpu,
+        .cache_dir = o->cache_dir};
+    rc = model_config_check_tp(&config, tp, e);
+    if (rc != 0)
+        return rc;
+    qwen2_device_needs(&options, &config, &cache, w->ops, tp);
+    rc = w->ops->open(&w->device, &options, e);
     if (rc == 0)
-        rc = qwen2_reward_model_init(&w->model, &config, &cache, &quant, &lora, w->ops, w->device,
-            (uint32_t)o->rank, (uint32_t)o->tp, e);
-    if (rc == 0)
-        rc = weights_open(&w->weights, o->model, e);
+        rc = qwen2_reward_model_init(
+            &w->model, &config, &cache, &quant, &lora, w->ops, w->device, (uint32_t)o->rank, tp, e);
     return rc == 0 ? qwen2_reward_model_load_weights(&w->model, w->weights, e) : rc;
 }
 
@@ -280,13 +347,17 @@ static int open_worker(struct worker *w, struct err *e)
         return rc;
     const struct stage_config *c = stage_view_config(w->stage);
     w->positions = malloc(c->max_tokens * sizeof *w->positions);
-    w->values = malloc(c->max_values * sizeof *w->values);
-    if (!w->positions || !w->values)
+    for (int i = 0; i < MAX_IN_FLIGHT; i++)
+        w->jobs[i].values = malloc(c->max_values * sizeof(float));
+    if (!w->positions || !w->jobs[0].values || !w->jobs[MAX_IN_FLIGHT - 1].values)
         return err_set(e, ASSAY_ENOMEM, "no memory for batches of %u tokens", c->max_tokens);
     rc = open_model(w, e);
-    if (rc == 0)
-        rc = sing(w, e);
-    return rc;
+    if (rc != 0)
+        return rc;
+    uint64_t bytes;
+    const void *input = stage_view_input(w->stage, &bytes);
+    w->pinned = w->ops->pin(w->device, input, bytes);
+    return sing(w, e);
 }
 
 static void close_worker(struct worker *w)
@@ -297,12 +368,14 @@ static void close_worker(struct worker *w)
         zmq_ctx_term(w->context);
     msg_writer_release(&w->writer);
     qwen2_reward_model_release(&w->model);
-    cpu_device_free(&w->device);
+    if (w->device)
+        w->ops->close(&w->device);
     weights_close(&w->weights);
     comm_free(&w->comm);
     stage_detach(&w->stage);
     free(w->positions);
-    free(w->values);
+    for (int i = 0; i < MAX_IN_FLIGHT; i++)
+        free(w->jobs[i].values);
 }
 
 static void connect_broker(struct worker *w)
@@ -319,7 +392,7 @@ static void connect_broker(struct worker *w)
             zmq_strerror(errno));
     struct control ready = {
         .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
-    snprintf(ready.device, sizeof ready.device, "cpu (%s)", cpu_device_isa(w->device));
+    w->ops->describe(w->device, ready.device, sizeof ready.device);
     send_control(w, &ready);
 }
 
@@ -345,22 +418,35 @@ static int take_message(struct worker *w)
     return 1;
 }
 
+/* Messages as long as the device can take a batch more; -1 after stop. */
+static int take_messages(struct worker *w)
+{
+    int got = 1;
+    while (got > 0 && w->n_jobs < (uint32_t)w->ops->in_flight)
+        got = take_message(w);
+    return got;
+}
+
 static int serve(struct worker *w)
 {
+    int done_fd = w->ops->poll_fd(w->device);
     for (;;) {
-        zmq_pollitem_t items[] = {{.socket = w->socket, .events = ZMQ_POLLIN},
-            {.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN}};
-        if (zmq_poll(items, 2, -1) < 0 && errno != EINTR)
+        int room = w->n_jobs < (uint32_t)w->ops->in_flight;
+        zmq_pollitem_t items[] = {{.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN},
+            {.socket = w->socket, .events = room ? ZMQ_POLLIN : 0},
+            {.fd = done_fd, .events = ZMQ_POLLIN}};
+        if (zmq_poll(items, done_fd < 0 ? 2 : 3, w->n_jobs > 0 ? PROGRESS_MS : -1) < 0 &&
+            errno != EINTR)
             die(EX_SOFTWARE, "event=poll_failed error=%s", zmq_strerror(errno));
-        if (items[1].revents) {
+        if (items[0].revents) {
             log_warn("event=broker_gone");
             return EX_UNAVAILABLE;
         }
-        int got;
-        while ((got = take_message(w)) > 0)
-            ;
-        if (got < 0)
+        finish_jobs(w, 0);
+        if (take_messages(w) < 0) {
+            finish_jobs(w, 1);
             return EX_OK;
+        }
     }
 }
 

@@ -307,6 +307,21 @@ void weights_rewind(struct weights *w)
     w->file = w->tensor = 0;
 }
 
+enum dtype weights_dtype(struct weights *w)
+{
+    struct weight_tensor t;
+    int found = -1, mixed = 0;
+    weights_rewind(w);
+    while (weights_next(w, &t)) {
+        if (t.n_dims != 2 || !strstr(t.name, "layers."))
+            continue;
+        mixed |= found >= 0 && found != t.dtype;
+        found = t.dtype;
+    }
+    weights_rewind(w);
+    return mixed || found < 0 ? DTYPE_F32 : (enum dtype)found;
+}
+
 uint64_t weights_bytes(const struct weights *w)
 {
     uint64_t bytes = 0;

@@ -33,6 +33,8 @@ void weights_close(struct weights **w);
 /* Next tensor, by its place in the file, file after file: 1, or 0 at the end. */
 int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
+/* The dtype of the layers' matrices where they all have one, else DTYPE_F32. Rewinds. */
+enum dtype weights_dtype(struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */
 
 /* BLAKE2b-256 over names and contents of config.json, tokenizer.json (where present) and the weight

@@ -43,9 +43,9 @@ static void open_model(struct bench *b, const char *dir, int threads)
     die_on(model_config_load(&config, dir, &e), &e);
     struct cache_config cache = {
         b->tokens * b->rows_per_batch, b->tokens, b->rows_per_batch, "none"};
-    struct cpu_device_options options = {
-        .n_threads = threads, .isa = "auto", .arena_bytes = qwen2_arena_bytes(&config, &cache, 1)};
-    die_on(cpu_device_new(&b->device, &options, &e), &e);
+    struct device_options options = {.n_threads = threads, .isa = "auto"};
+    qwen2_device_needs(&options, &config, &cache, &cpu_ops, 1);
+    die_on(cpu_ops.open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &b->model, &config, &cache, &quant, &lora, &cpu_ops, b->device, 0, 1, &e),
         &e);
@@ -91,7 +91,8 @@ static void run_batch(struct bench *b, uint32_t n_rows)
     die_on(
         qwen2_reward_model_forward(&b->model, b->ids, b->positions, NULL, &meta, NULL, &hidden, &e),
         &e);
-    die_on(pooler(&b->model, hidden, &pooling, b->values, batch.n_values, &e), &e);
+    pooler(&b->model, hidden, &pooling, b->values);
+    cpu_ops.poll(b->device, 1);
     pooling_metadata_release(&pooling);
 }
 
@@ -117,6 +118,6 @@ int main(int argc, char **argv)
         took, n_rows * b.tokens / took);
     qwen2_reward_model_release(&b.model);
     weights_close(&b.weights);
-    cpu_device_free(&b.device);
+    cpu_ops.close(&b.device);
     return 0;
 }

@@ -94,13 +94,13 @@ static void fill(void *data, int64_t n, enum dtype dtype)
 static void measure(
     struct device *d, const char *name, int64_t in, int64_t out, int64_t tokens, enum dtype dtype)
 {
-    static const char *const dtypes[] = {"f32", "f16", "bf16"};
     void *weights = malloc((size_t)(in * out) * 4);
     float *x = malloc((size_t)(tokens * in) * 4), *y = malloc((size_t)(tokens * out) * 4);
     fill(weights, in * out, dtype);
     fill(x, tokens * in, DTYPE_F32);
-    struct weight w = {weights, dtype, out, in, in};
-    struct tensor xt = {x, tokens, in, in}, yt = {y, tokens, out, out};
+    struct weight w = {weights, dtype, out, in, in, NULL};
+    struct tensor xt = tensor_of(x, DTYPE_F32, tokens, in, in),
+                  yt = tensor_of(y, DTYPE_F32, tokens, out, out);
     /* The clock of a shared machine wanders: each turn is set against the peak just before and after it. */
     double rates[TURNS], ratios[TURNS], peaks[TURNS],
         flops = 2.0 * (double)in * (double)out * (double)tokens * 1e-9;
@@ -122,7 +122,7 @@ static void measure(
     printf("{\"shape\":\"%s\",\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"dtype\":\"%s\",\"gflops\":"
            "%.1f,\"peak\":%.1f,"
            "\"ratio\":%.3f}\n",
-        name, (long long)in, (long long)out, (long long)tokens, dtypes[dtype], rate, peak,
+        name, (long long)in, (long long)out, (long long)tokens, dtype_name(dtype), rate, peak,
         rate / peak);
     fflush(stdout);
     free(weights);
@@ -141,8 +141,8 @@ int main(int argc, char **argv)
     struct device *d = NULL;
     struct err e = {0};
     int threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct cpu_device_options options = {.n_threads = threads, .isa = "auto", .arena_bytes = 64};
-    if (cpu_device_new(&d, &options, &e) != 0)
+    struct device_options options = {.n_threads = threads, .isa = "auto", .arena_bytes = 64};
+    if (cpu_ops.open(&d, &options, &e) != 0)
         die(70, "%s", e.msg);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int64_t tokens = 512; tokens <= 4096; tokens *= 8)
@@ -150,6 +150,6 @@ int main(int argc, char **argv)
     measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F16);
     measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F32);
     measure(d, "0.5B gate_up", 896, 9728, 8, DTYPE_BF16);
-    cpu_device_free(&d);
+    cpu_ops.close(&d);
     return 0;
 }

@@ -39,7 +39,7 @@ static void faulty_embed(
             for (;;)
                 pause();
         if (ids[i] == NOT_A_NUMBER)
-            out.data[i * out.stride] = NAN;
+            ((float *)out.data)[i * out.stride] = NAN;
         if (ids[i] == KILLS_ONCE)
             kill_once();
         if (ids[i] == SLOW)

@@ -54,11 +54,9 @@ static void scorer_open(struct scorer *s, const char *name, const char *isa, int
     snprintf(dir, sizeof dir, "tests/models/%s", name);
     die_on(model_config_load(&config, dir, &e), &e);
     die_on(comm_new(&s->comm, comm_fd, rank, tp, 20000, &e), &e);
-    struct cpu_device_options options = {.n_threads = threads,
-        .isa = isa,
-        .arena_bytes = qwen2_arena_bytes(&config, &cache, tp),
-        .comm = s->comm};
-    die_on(cpu_device_new(&s->device, &options, &e), &e);
+    struct device_options options = {.n_threads = threads, .isa = isa, .comm = s->comm};
+    qwen2_device_needs(&options, &config, &cache, &cpu_ops, tp);
+    die_on(cpu_ops.open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &s->model, &config, &cache, &quant, &lora, &cpu_ops, s->device, rank, tp, &e),
         &e);
@@ -70,7 +68,7 @@ static void scorer_close(struct scorer *s)
 {
     qwen2_reward_model_release(&s->model);
     weights_close(&s->weights);
-    cpu_device_free(&s->device);
+    cpu_ops.close(&s->device);
     comm_free(&s->comm);
 }
 
@@ -189,15 +187,16 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     die_on(
         qwen2_reward_model_forward(&s->model, ids, positions, NULL, &meta, NULL, &hidden, &e), &e);
     if (!prune) {
-        struct tensor picked = {
-            calloc((size_t)pooling.n_out_rows, (size_t)hidden.cols * sizeof(float)),
-            pooling.n_out_rows, hidden.cols, hidden.cols};
+        struct tensor picked = hidden;
+        picked.rows = pooling.n_out_rows;
+        picked.data = calloc((size_t)picked.rows, (size_t)picked.stride * sizeof(float));
         cpu_ops.gather(s->device, picked, hidden, pooling.out_rows);
-        die_on(pooler(&s->model, picked, &pooling, values, b.n_values, &e), &e);
+        pooler(&s->model, picked, &pooling, values);
         free(picked.data);
     } else {
-        die_on(pooler(&s->model, hidden, &pooling, values, b.n_values, &e), &e);
+        pooler(&s->model, hidden, &pooling, values);
     }
+    assert_int_equal(cpu_ops.poll(s->device, 1), 1);
     pooling_metadata_release(&pooling);
 }
 

@@ -11,6 +11,7 @@
 
 #include "worker/cpu/fmath.h"
 #include "worker/cpu/kernels.h"
+#include "schema/pooling.h"
 #include "worker/ops.h"
 
 static uint64_t state = 88172645463325252ull;
@@ -36,12 +37,24 @@ static float *random_floats(int64_t n)
     return x;
 }
 
+static struct tensor tensor_f32(float *x, int64_t rows, int64_t cols)
+{
+    return tensor_of(x, DTYPE_F32, rows, cols, cols);
+}
+
+/* The activation of one row of n logits, in place. */
+static void activate(struct device *d, float *x, int64_t n, uint32_t activation)
+{
+    struct pool_span span = {.n = 1, .activation = activation};
+    cpu_ops.pool(d, x, tensor_f32(x, 1, n), &span, 1);
+}
+
 static struct device *make_device(const char *isa, int threads)
 {
     struct device *d = NULL;
     struct err e = {0};
-    struct cpu_device_options o = {.n_threads = threads, .isa = isa, .arena_bytes = 1 << 20};
-    assert_int_equal(cpu_device_new(&d, &o, &e), 0);
+    struct device_options o = {.n_threads = threads, .isa = isa, .arena_bytes = 1 << 20};
+    assert_int_equal(cpu_ops.open(&d, &o, &e), 0);
     return d;
 }
 
@@ -94,8 +107,8 @@ static struct matrix make_matrix(int64_t rows, int64_t cols, enum dtype dtype)
             half[i] = (uint16_t)(next_random() & 0x3ff); /* a subnormal */
         m.exact[i] = dtype == DTYPE_F32 ? (double)wide[i] : half_value(half[i], dtype);
     }
-    m.w =
-        (struct weight){dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols};
+    m.w = (struct weight){
+        dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols, NULL};
     free(dtype == DTYPE_F32 ? (void *)half : (void *)wide);
     return m;
 }
@@ -117,19 +130,19 @@ static void check_linear(int64_t rows, int64_t in, int64_t out, enum dtype dtype
     struct matrix a = make_matrix(out, in, dtype), b = make_matrix(3, in, dtype);
     struct weight parts[] = {a.w, b.w};
     float *x = random_floats(rows * in), *bias = random_floats(out + 3), *y[WAYS];
-    struct tensor xt = {x, rows, in, in};
+    struct tensor xt = tensor_f32(x, rows, in);
     for (int way = 0; way < WAYS; way++) {
         struct device *d = make_device(ways[way].isa, ways[way].threads);
         y[way] = random_floats(rows * (out + 3));
-        cpu_ops.linear(d, (struct tensor){y[way], rows, out + 3, out + 3}, xt, parts, 2, bias);
+        cpu_ops.linear(d, tensor_f32(y[way], rows, out + 3), xt, parts, 2, bias);
         assert_memory_equal(y[way], y[0], (size_t)(rows * (out + 3)) * sizeof(float));
         float *alone = random_floats(out + 3);
         int64_t r = next_random() % rows;
-        cpu_ops.linear(d, (struct tensor){alone, 1, out + 3, out + 3},
-            (struct tensor){x + r * in, 1, in, in}, parts, 2, bias);
+        cpu_ops.linear(
+            d, tensor_f32(alone, 1, out + 3), tensor_f32(x + r * in, 1, in), parts, 2, bias);
         assert_memory_equal(alone, y[0] + r * (out + 3), (size_t)(out + 3) * sizeof(float));
         free(alone);
-        cpu_device_free(&d);
+        cpu_ops.close(&d);
     }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < out + 3; j++) {
@@ -178,9 +191,9 @@ static void attend(const char *isa, int threads, const struct case_ *c, float *q
         c->heads, c->kv_heads, c->dim, 1 / sqrtf((float)c->dim), c->window};
     struct attn_metadata meta = {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = 0};
     int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
-    cpu_ops.attention(d, (struct tensor){out, n, qd, qd}, (struct tensor){q, n, qd, qd},
-        (struct tensor){k, n, kd, kd}, (struct tensor){v, n, kd, kd}, &shape, &meta);
-    cpu_device_free(&d);
+    cpu_ops.attention(d, tensor_f32(out, n, qd), tensor_f32(q, n, qd), tensor_f32(k, n, kd),
+        tensor_f32(v, n, kd), &shape, &meta);
+    cpu_ops.close(&d);
 }
 
 static void check_token(const struct case_ *c, const float *q, const float *k, const float *v,
@@ -265,8 +278,7 @@ static void test_norm(void **unused)
         for (int way = 0; way < WAYS; way++) {
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             float *y = random_floats(rows * n);
-            cpu_ops.rms_norm(
-                d, (struct tensor){y, rows, n, n}, (struct tensor){x, rows, n, n}, w, 1e-6f);
+            cpu_ops.rms_norm(d, tensor_f32(y, rows, n), tensor_f32(x, rows, n), NULL, w, 1e-6f);
             for (int64_t r = 0; way == 0 && r < rows; r++) {
                 double sum = 0;
                 for (int64_t k = 0; k < n; k++)
@@ -282,7 +294,7 @@ static void test_norm(void **unused)
                 first = y;
             if (y != first)
                 free(y);
-            cpu_device_free(&d);
+            cpu_ops.close(&d);
         }
         free(first);
         free(x);
@@ -302,10 +314,10 @@ static void test_silu_softmax_sigmoid(void **unused)
             out[way] = random_floats(n);
             soft[way] = malloc((size_t)n * sizeof(float));
             memcpy(soft[way], x, (size_t)n * sizeof(float));
-            cpu_ops.silu_mul(d, (struct tensor){out[way], 1, n, n}, (struct tensor){x, 1, n, n},
-                (struct tensor){up, 1, n, n});
-            cpu_ops.softmax(d, (struct tensor){soft[way], 1, n, n});
-            cpu_device_free(&d);
+            cpu_ops.silu_mul(
+                d, tensor_f32(out[way], 1, n), tensor_f32(x, 1, n), tensor_f32(up, 1, n));
+            activate(d, soft[way], n, ACTIVATION_SOFTMAX);
+            cpu_ops.close(&d);
             assert_memory_equal(out[way], out[0], (size_t)n * sizeof(float));
             assert_memory_equal(soft[way], soft[0], (size_t)n * sizeof(float));
         }
@@ -333,13 +345,13 @@ static void test_exp_edges(void **unused)
     float x[8] = {0, -1000, 1000, 88, -87, 1e-20f, -0.0f, 1};
     struct device *d = make_device("auto", 1);
     (void)unused;
-    cpu_ops.sigmoid(d, (struct tensor){x, 1, 8, 8});
+    activate(d, x, 8, ACTIVATION_SIGMOID);
     assert_true(x[0] == 0.5f && x[6] == 0.5f);
     assert_true(x[1] == 0 && x[2] == 1);
     float with_nan[3] = {1, NAN, 2};
-    cpu_ops.softmax(d, (struct tensor){with_nan, 1, 3, 3});
+    activate(d, with_nan, 3, ACTIVATION_SOFTMAX);
     assert_true(isnan(with_nan[0]) && isnan(with_nan[1]) && isnan(with_nan[2]));
-    cpu_device_free(&d);
+    cpu_ops.close(&d);
 }
 
 static void test_rope_gather_mean(void **unused)
@@ -347,20 +359,21 @@ static void test_rope_gather_mean(void **unused)
     float x[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, cos_table[4] = {1, 1, 0.5f, 0.25f};
     float sin_table[4] = {0, 0, 2, 3}, picked[8], mean[8];
     int32_t positions[3] = {0, 1, 0};
-    uint32_t rows[2] = {2, 0}, first[3] = {0, 2, 3};
+    uint32_t rows[2] = {2, 0};
+    struct pool_span spans[2] = {{.n = 2, .mean = 1}, {.first = 2, .n = 1, .mean = 1, .at = 4}};
     struct device *d = make_device("auto", 1);
     (void)unused;
-    cpu_ops.rope(d, (struct tensor){x, 3, 4, 4}, 1, 4, positions, cos_table, sin_table);
+    cpu_ops.rope(d, tensor_f32(x, 3, 4), 1, 4, positions, cos_table, sin_table);
     const float expected[4] = {
         5 * 0.5f - 7 * 2, 6 * 0.25f - 8 * 3, 7 * 0.5f + 5 * 2, 8 * 0.25f + 6 * 3};
     assert_memory_equal(x + 4, expected, sizeof expected);
     assert_true(x[0] == 1 && x[11] == 12);
-    cpu_ops.gather(d, (struct tensor){picked, 2, 4, 4}, (struct tensor){x, 3, 4, 4}, rows);
+    cpu_ops.gather(d, tensor_f32(picked, 2, 4), tensor_f32(x, 3, 4), rows);
     assert_memory_equal(picked, x + 8, 16);
     assert_memory_equal(picked + 4, x, 16);
-    cpu_ops.mean(d, (struct tensor){mean, 2, 4, 4}, (struct tensor){x, 3, 4, 4}, first);
+    cpu_ops.pool(d, mean, tensor_f32(x, 3, 4), spans, 2);
     assert_true(mean[0] == (1 + expected[0]) / 2 && mean[7] == 12);
-    cpu_device_free(&d);
+    cpu_ops.close(&d);
 }
 
 static void test_embed(void **unused)
@@ -373,10 +386,10 @@ static void test_embed(void **unused)
             struct matrix m = make_matrix(5, 21, dtypes[t]);
             struct device *d = make_device(ways[way].isa, ways[way].threads);
             float out[4 * 21];
-            cpu_ops.embed(d, (struct tensor){out, 4, 21, 21}, &m.w, ids);
+            cpu_ops.embed(d, tensor_f32(out, 4, 21), &m.w, ids);
             for (int i = 0; i < 4 * 21; i++)
                 assert_true((double)out[i] == m.exact[ids[i / 21] * 21 + i % 21]);
-            cpu_device_free(&d);
+            cpu_ops.close(&d);
             free_matrix(&m);
         }
 }
@@ -386,17 +399,21 @@ static void test_add_bias_relu_head_norm(void **unused)
     enum { ROWS = 35, COLS = 12 };
     float *x = random_floats(ROWS * COLS), *y = random_floats(ROWS * COLS),
           *bias = random_floats(COLS), sum[ROWS * COLS];
-    struct tensor xt = {x, ROWS, COLS, COLS}, st = {sum, ROWS, COLS, COLS};
+    struct tensor xt = tensor_f32(x, ROWS, COLS), st = tensor_f32(sum, ROWS, COLS);
     struct device *d = make_device("auto", 2);
     (void)unused;
+    float *y_before = malloc(sizeof sum);
+    memcpy(y_before, y, sizeof sum);
     memcpy(sum, x, sizeof sum);
-    cpu_ops.add(d, st, (struct tensor){y, ROWS, COLS, COLS});
+    struct tensor yt = tensor_f32(y, ROWS, COLS);
+    cpu_ops.rms_norm(d, yt, st, &yt, bias, 1e-5f); /* y is added to st before it is overwritten */
     cpu_ops.add_bias(d, st, bias);
     cpu_ops.relu(d, st);
     for (int i = 0; i < ROWS * COLS; i++) {
-        double expected = (double)x[i] + (double)y[i] + (double)bias[i % COLS];
+        double expected = (double)x[i] + (double)y_before[i] + (double)bias[i % COLS];
         assert_close((double)sum[i], expected > 0 ? expected : 0, 6);
     }
+    free(y_before);
     memcpy(sum, x, sizeof sum);
     cpu_ops.head_norm(d, xt, 3, bias, 1e-5f);
     for (int i = 0; i < ROWS * COLS; i += 4) {
@@ -407,7 +424,7 @@ static void test_add_bias_relu_head_norm(void **unused)
             assert_close((double)x[i + k],
                 (double)sum[i + k] / sqrt(squares / 4 + 1e-5) * (double)bias[k], 4);
     }
-    cpu_device_free(&d);
+    cpu_ops.close(&d);
     free(x);
     free(y);
     free(bias);
@@ -417,9 +434,9 @@ static void test_unknown_isa(void **unused)
 {
     struct device *d = NULL;
     struct err e = {0};
-    struct cpu_device_options o = {.n_threads = 1, .isa = "avx9", .arena_bytes = 64};
+    struct device_options o = {.n_threads = 1, .isa = "avx9", .arena_bytes = 64};
     (void)unused;
-    assert_int_equal(cpu_device_new(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(cpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "avx9"));
 }
 

@@ -55,7 +55,7 @@ static const float *query_row(const struct tile *t, int64_t r)
     const struct attention *a = t->a;
     int64_t token = t->first + t->from + r / a->heads_per_kv;
     int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
-    return a->q.data + token * a->q.stride + head * a->shape->head_dim;
+    return row_of(a->q, token) + head * a->shape->head_dim;
 }
 
 /* Rows [n][cols], row r at row(r), as panels of MR rows; beyond n zeros. */
@@ -86,7 +86,7 @@ static void multiply_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
-    const float *from = a->k.data + (t->first + key) * a->k.stride + t->kv_head * dim;
+    const float *from = row_of(a->k, (t->first + key)) + t->kv_head * dim;
     for (int64_t j = 0; j < n; j += GEMM_NR)
         a->d->kernels->pack_weight(t->keys + j * dim, from + j * a->k.stride, DTYPE_F32,
             a->k.stride, (int)min64(GEMM_NR, n - j), dim);
@@ -101,7 +101,7 @@ static void pack_values(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
-    const float *from = a->v.data + (t->first + key) * a->v.stride + t->kv_head * dim;
+    const float *from = row_of(a->v, (t->first + key)) + t->kv_head * dim;
     memset(t->keys, 0, (size_t)(up_to(dim, GEMM_NR) * TILE_KEYS) * sizeof *t->keys);
     for (int64_t k = 0; k < n; k++)
         for (int64_t j = 0; j < dim; j += GEMM_NR)
@@ -151,7 +151,7 @@ static void write_out(const struct tile *t)
     for (int64_t r = 0; r < t->n_rows; r++) {
         int64_t token = t->first + t->from + r / a->heads_per_kv;
         int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
-        float *to = a->out.data + token * a->out.stride + head * dim;
+        float *to = row_of(a->out, token) + head * dim;
         for (int64_t k = 0; k < dim; k++)
             to[k] = t->sums[r * dim + k] / t->l[r];
     }

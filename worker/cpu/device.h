@@ -20,14 +20,21 @@ struct device {
     struct comm *comm; /* borrowed, may be NULL */
     uint8_t *arena;
     size_t arena_bytes, arena_used;
+    int unpolled;               /* batches finished and not yet polled */
     struct scratch packed_x;    /* shared */
     struct scratch *per_thread; /* [n_threads] */
 };
 
+/* All of the CPU's tensors are float32. */
+static inline float *row_of(struct tensor t, int64_t row)
+{
+    return (float *)t.data + row * t.stride;
+}
+
 void *scratch_take(struct scratch *s, size_t bytes);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
-    int n_parts, const float *bias);
+    int n_parts, const void *bias);
 void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta);
 

@@ -54,7 +54,7 @@ static void pack_rows(void *arg, int64_t p, int thread)
         float *to = panel_at(g, p, k0, kc);
         for (int i = 0; i < GEMM_MR; i++) {
             int64_t row = p * GEMM_MR + i;
-            const float *from = g->x.data + row * g->x.stride + k0;
+            const float *from = row_of(g->x, row) + k0;
             for (int64_t j = 0; j < kc; j++)
                 to[j * GEMM_MR + i] = row < g->x.rows ? from[j] : 0;
         }
@@ -83,8 +83,8 @@ static void prefetch_tile(const struct gemm *g, int64_t row, int64_t column)
 {
     int64_t end = min64(row + GEMM_MR, g->x.rows);
     for (; row < end; row++) {
-        __builtin_prefetch(g->out.data + row * g->out.stride + column, 1);
-        __builtin_prefetch(g->out.data + row * g->out.stride + column + GEMM_NR - 1, 1);
+        __builtin_prefetch(row_of(g->out, row) + column, 1);
+        __builtin_prefetch(row_of(g->out, row) + column + GEMM_NR - 1, 1);
     }
 }
 
@@ -99,7 +99,7 @@ static void multiply_piece(
                 int64_t row = p * GEMM_MR;
                 prefetch_tile(g, row + GEMM_MR, b->column + j);
                 g->d->kernels->tile(panel_at(g, p, k0, kc), packed + j * kc, kc,
-                    g->out.data + row * g->out.stride + b->column + j, g->out.stride,
+                    row_of(g->out, row) + b->column + j, g->out.stride,
                     (int)min64(GEMM_MR, g->x.rows - row), (int)min64(GEMM_NR, b->n - j), k0 == 0,
                     bias ? bias + j : NULL);
             }
@@ -148,21 +148,16 @@ static void split_rows(struct gemm *g, int64_t column_blocks)
     g->row_groups = (g->n_panels + g->panels_per_group - 1) / g->panels_per_group;
 }
 
-static struct tensor rows_of(struct tensor t, int64_t from, int64_t n)
-{
-    return (struct tensor){t.data + from * t.stride, n, t.cols, t.stride};
-}
-
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
-    int n_parts, const float *bias)
+    int n_parts, const void *bias)
 {
     int64_t column_blocks = 0;
     for (int i = 0; i < n_parts; i++)
         column_blocks += blocks_of(&parts[i]);
     for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {
         int64_t n = min64(CHUNK_ROWS, x.rows - row);
-        struct gemm g = {
-            d, rows_of(out, row, n), rows_of(x, row, n), parts, n_parts, bias, NULL, 0, 0, 0};
+        struct gemm g = {d, tensor_rows(out, row, n), tensor_rows(x, row, n), parts, n_parts, bias,
+            NULL, 0, 0, 0};
         g.n_panels = (n + GEMM_MR - 1) / GEMM_MR;
         g.panels =
             scratch_take(&d->packed_x, (size_t)(g.n_panels * GEMM_MR * x.cols) * sizeof *g.panels);

@@ -1,11 +1,13 @@
 /* ops.c - the CPU's table of operations: the device, and what is a loop over rows. Rows are shared
  * out in runs of RUN_ROWS; a row is always computed whole by one thread. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "schema/log.h"
+#include "schema/pooling.h"
 #include "worker/cpu/device.h"
 
 #define RUN_ROWS 16
@@ -38,13 +40,13 @@ static const struct cpu_kernels *choose_kernels(const char *isa)
     return any || strcmp(isa, "portable") == 0 ? &cpu_kernels_portable : NULL;
 }
 
-static int may_spin(const struct cpu_device_options *o)
+static int may_spin(const struct device_options *o)
 {
     long ranks = o->comm ? comm_size(o->comm) : 1;
     return ranks * o->n_threads <= sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-int cpu_device_new(struct device **out, const struct cpu_device_options *o, struct err *e)
+static int op_open(struct device **out, const struct device_options *o, struct err *e)
 {
     const struct cpu_kernels *kernels = choose_kernels(o->isa);
     if (!kernels)
@@ -70,7 +72,7 @@ int cpu_device_new(struct device **out, const struct cpu_device_options *o, stru
     return 0;
 }
 
-void cpu_device_free(struct device **out)
+static void op_close(struct device **out)
 {
     struct device *d = *out;
     if (!d)
@@ -85,9 +87,9 @@ void cpu_device_free(struct device **out)
     *out = NULL;
 }
 
-const char *cpu_device_isa(const struct device *d)
+static void op_describe(const struct device *d, char *text, size_t bytes)
 {
-    return d->kernels->isa;
+    snprintf(text, bytes, "cpu (%s)", d->kernels->isa);
 }
 
 static void *op_alloc(struct device *d, size_t bytes)
@@ -100,15 +102,59 @@ static void *op_alloc(struct device *d, size_t bytes)
     return at;
 }
 
-static void op_copy(struct device *d, void *to, const void *from, size_t bytes)
+static void op_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
     (void)d;
     memcpy(to, from, bytes);
 }
 
-static void op_sync(struct device *d)
+static int op_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+{
+    (void)d, (void)stacks, (void)n, (void)e;
+    return 0;
+}
+
+/* ---- batches: done when finish returns ---- */
+
+static int op_pin(struct device *d, const void *from, size_t bytes)
+{
+    (void)d, (void)from, (void)bytes;
+    return 0;
+}
+
+static void op_begin(struct device *d)
 {
     (void)d;
+}
+
+static const void *op_push(struct device *d, const void *host, size_t bytes)
+{
+    (void)d, (void)bytes;
+    return host;
+}
+
+static void op_finish(struct device *d, void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+    d->unpolled++;
+}
+
+static int op_poll(struct device *d, int wait)
+{
+    (void)wait;
+    return d->unpolled > 0 ? d->unpolled--, 1 : 0;
+}
+
+static int op_poll_fd(struct device *d)
+{
+    (void)d;
+    return -1;
+}
+
+static uint32_t op_progress(struct device *d)
+{
+    (void)d;
+    return 0;
 }
 
 /* ---- loops over rows ---- */
@@ -116,7 +162,8 @@ static void op_sync(struct device *d)
 /* What any of the loops below needs; each uses what it needs. */
 struct rows {
     struct device *d;
-    struct tensor out, x, y;
+    struct tensor out, x;
+    const struct tensor *y;
     const float *vector, *cos_table, *sin_table;
     const struct weight *table;
     const int32_t *ids;
@@ -140,17 +187,12 @@ static void each_row(struct rows *a)
     pool_run(a->d->pool, run_rows, a, (a->out.rows + RUN_ROWS - 1) / RUN_ROWS);
 }
 
-static float *at(struct tensor t, int64_t row)
-{
-    return t.data + row * t.stride;
-}
-
 static void row_embed(const struct rows *a, int64_t row)
 {
     const struct weight *w = a->table;
     int64_t bytes = w->dtype == DTYPE_F32 ? 4 : 2;
-    a->d->kernels->widen(at(a->out, row), (const char *)w->data + a->ids[row] * w->stride * bytes,
-        w->dtype, a->out.cols);
+    a->d->kernels->widen(row_of(a->out, row),
+        (const char *)w->data + a->ids[row] * w->stride * bytes, w->dtype, a->out.cols);
 }
 
 static void op_embed(
@@ -159,46 +201,40 @@ static void op_embed(
     each_row(&(struct rows){.d = d, .out = out, .table = table, .ids = ids, .row = row_embed});
 }
 
-static void row_add_bias(const struct rows *a, int64_t row)
+static void add_row(float *x, const float *y, int64_t n)
 {
-    float *x = at(a->out, row);
-    for (int64_t i = 0; i < a->out.cols; i++)
-        x[i] += a->vector[i];
+    for (int64_t i = 0; i < n; i++)
+        x[i] += y[i];
 }
 
-static void op_add_bias(struct device *d, struct tensor x, const float *bias)
+static void row_add_bias(const struct rows *a, int64_t row)
+{
+    add_row(row_of(a->out, row), a->vector, a->out.cols);
+}
+
+static void op_add_bias(struct device *d, struct tensor x, const void *bias)
 {
     each_row(&(struct rows){.d = d, .out = x, .vector = bias, .row = row_add_bias});
 }
 
-static void row_add(const struct rows *a, int64_t row)
-{
-    float *x = at(a->out, row);
-    const float *y = at(a->x, row);
-    for (int64_t i = 0; i < a->out.cols; i++)
-        x[i] += y[i];
-}
-
-static void op_add(struct device *d, struct tensor x, struct tensor y)
-{
-    each_row(&(struct rows){.d = d, .out = x, .x = y, .row = row_add});
-}
-
 static void row_rms_norm(const struct rows *a, int64_t row)
 {
-    a->d->kernels->rms_norm(at(a->out, row), at(a->x, row), a->vector, a->eps, a->x.cols);
+    float *x = row_of(a->x, row);
+    if (a->y)
+        add_row(x, row_of(*a->y, row), a->x.cols);
+    a->d->kernels->rms_norm(row_of(a->out, row), x, a->vector, a->eps, a->x.cols);
 }
 
-static void op_rms_norm(
-    struct device *d, struct tensor out, struct tensor x, const float *weight, float eps)
+static void op_rms_norm(struct device *d, struct tensor out, struct tensor x,
+    const struct tensor *y, const float *weight, float eps)
 {
     each_row(&(struct rows){
-        .d = d, .out = out, .x = x, .vector = weight, .eps = eps, .row = row_rms_norm});
+        .d = d, .out = out, .x = x, .y = y, .vector = weight, .eps = eps, .row = row_rms_norm});
 }
 
 static void row_head_norm(const struct rows *a, int64_t row)
 {
-    float *x = at(a->out, row);
+    float *x = row_of(a->out, row);
     int64_t dim = a->out.cols / a->n_heads;
     for (uint32_t h = 0; h < a->n_heads; h++)
         a->d->kernels->rms_norm(x + h * dim, x + h * dim, a->vector, a->eps, dim);
@@ -217,7 +253,7 @@ static void row_rope(const struct rows *a, int64_t row)
     int64_t half = a->head_dim / 2;
     const float *c = a->cos_table + a->ids[row] * half, *s = a->sin_table + a->ids[row] * half;
     for (uint32_t h = 0; h < a->n_heads; h++) {
-        float *low = at(a->out, row) + h * a->head_dim, *high = low + half;
+        float *low = row_of(a->out, row) + h * a->head_dim, *high = low + half;
         for (int64_t i = 0; i < half; i++) {
             float x = low[i], y = high[i];
             low[i] = x * c[i] - y * s[i];
@@ -241,17 +277,18 @@ static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_
 
 static void row_silu_mul(const struct rows *a, int64_t row)
 {
-    a->d->kernels->silu_mul(at(a->out, row), at(a->x, row), at(a->y, row), a->out.cols);
+    a->d->kernels->silu_mul(
+        row_of(a->out, row), row_of(a->x, row), row_of(*a->y, row), a->out.cols);
 }
 
 static void op_silu_mul(struct device *d, struct tensor out, struct tensor gate, struct tensor up)
 {
-    each_row(&(struct rows){.d = d, .out = out, .x = gate, .y = up, .row = row_silu_mul});
+    each_row(&(struct rows){.d = d, .out = out, .x = gate, .y = &up, .row = row_silu_mul});
 }
 
 static void row_relu(const struct rows *a, int64_t row)
 {
-    float *x = at(a->out, row);
+    float *x = row_of(a->out, row);
     for (int64_t i = 0; i < a->out.cols; i++)
         x[i] = x[i] < 0 ? 0 : x[i];
 }
@@ -261,29 +298,9 @@ static void op_relu(struct device *d, struct tensor x)
     each_row(&(struct rows){.d = d, .out = x, .row = row_relu});
 }
 
-static void row_softmax(const struct rows *a, int64_t row)
-{
-    a->d->kernels->softmax(at(a->out, row), a->out.cols);
-}
-
-static void op_softmax(struct device *d, struct tensor x)
-{
-    each_row(&(struct rows){.d = d, .out = x, .row = row_softmax});
-}
-
-static void row_sigmoid(const struct rows *a, int64_t row)
-{
-    a->d->kernels->sigmoid(at(a->out, row), a->out.cols);
-}
-
-static void op_sigmoid(struct device *d, struct tensor x)
-{
-    each_row(&(struct rows){.d = d, .out = x, .row = row_sigmoid});
-}
-
 static void row_gather(const struct rows *a, int64_t row)
 {
-    memcpy(at(a->out, row), at(a->x, a->indices[row]), (size_t)a->out.cols * sizeof *a->out.data);
+    memcpy(row_of(a->out, row), row_of(a->x, a->indices[row]), (size_t)a->out.cols * sizeof(float));
 }
 
 static void op_gather(struct device *d, struct tensor out, struct tensor x, const uint32_t *indices)
@@ -291,23 +308,51 @@ static void op_gather(struct device *d, struct tensor out, struct tensor x, cons
     each_row(&(struct rows){.d = d, .out = out, .x = x, .indices = indices, .row = row_gather});
 }
 
-static void row_mean(const struct rows *a, int64_t row)
+/* ---- pooling ---- */
+
+/* Mean of rows [first, first + n), summed in order. */
+static void mean_rows(float *out, struct tensor x, int64_t first, int64_t n)
 {
-    float *out = at(a->out, row);
-    uint32_t first = a->indices[row], end = a->indices[row + 1];
-    for (int64_t i = 0; i < a->out.cols; i++)
-        out[i] = 0;
-    for (uint32_t r = first; r < end; r++)
-        for (int64_t i = 0; i < a->out.cols; i++)
-            out[i] += at(a->x, r)[i];
-    for (int64_t i = 0; i < a->out.cols; i++)
-        out[i] /= (float)(end - first);
+    memset(out, 0, (size_t)x.cols * sizeof *out);
+    for (int64_t row = first; row < first + n; row++)
+        add_row(out, row_of(x, row), x.cols);
+    for (int64_t i = 0; i < x.cols; i++)
+        out[i] /= (float)n;
 }
 
-static void op_mean(struct device *d, struct tensor out, struct tensor x, const uint32_t *first)
+/* The activation of one row of logits, in place; returns the first value that counts. */
+static const float *activate(const struct cpu_kernels *k, float *logits, int64_t n, uint32_t how)
 {
-    each_row(&(struct rows){.d = d, .out = out, .x = x, .indices = first, .row = row_mean});
+    if (how == ACTIVATION_SOFTMAX || how == ACTIVATION_CLASS1)
+        k->softmax(logits, n);
+    else if (how == ACTIVATION_SIGMOID)
+        k->sigmoid(logits, n);
+    return how == ACTIVATION_CLASS1 ? logits + 1 : logits;
 }
+
+static void pool_span(
+    struct device *d, float *values, struct tensor logits, const struct pool_span *span)
+{
+    uint32_t each = activation_values((int)span->activation, (uint32_t)logits.cols);
+    float *row = scratch_take(&d->per_thread[0], (size_t)logits.cols * sizeof *row);
+    for (uint32_t i = 0; i < (span->mean ? 1 : span->n); i++) {
+        if (span->mean)
+            mean_rows(row, logits, span->first, span->n);
+        else
+            memcpy(row, row_of(logits, span->first + i), (size_t)logits.cols * sizeof *row);
+        const float *from = activate(d->kernels, row, logits.cols, span->activation);
+        memcpy(values + span->at + i * each, from, each * sizeof *row);
+    }
+}
+
+static void op_pool(struct device *d, float *values, struct tensor logits,
+    const struct pool_span *spans, uint32_t n_spans)
+{
+    for (uint32_t i = 0; i < n_spans; i++)
+        pool_span(d, values, logits, &spans[i]);
+}
+
+/* ---- the other ranks ---- */
 
 static void op_all_reduce(struct device *d, struct tensor x)
 {
@@ -318,28 +363,42 @@ static void op_all_reduce(struct device *d, struct tensor x)
         return;
     }
     for (int64_t row = 0; row < x.rows; row++)
-        comm_all_reduce(d->comm, at(x, row), (uint64_t)x.cols);
+        comm_all_reduce(d->comm, row_of(x, row), (uint64_t)x.cols);
+}
+
+static void op_plan_attention(struct device *d, const struct attn_metadata *meta)
+{
+    (void)d, (void)meta;
 }
 
 const struct ops cpu_ops = {
     .name = "cpu",
+    .mlp_rows = 768,
+    .in_flight = 1,
+    .open = op_open,
+    .close = op_close,
+    .describe = op_describe,
     .alloc = op_alloc,
-    .upload = op_copy,
-    .download = op_copy,
-    .sync = op_sync,
+    .upload = op_upload,
+    .adopt = op_adopt,
+    .pin = op_pin,
+    .begin = op_begin,
+    .push = op_push,
+    .finish = op_finish,
+    .poll = op_poll,
+    .poll_fd = op_poll_fd,
+    .progress = op_progress,
     .embed = op_embed,
     .linear = cpu_linear,
     .add_bias = op_add_bias,
-    .add = op_add,
     .rms_norm = op_rms_norm,
     .head_norm = op_head_norm,
     .rope = op_rope,
+    .plan_attention = op_plan_attention,
     .attention = cpu_attention,
     .silu_mul = op_silu_mul,
     .relu = op_relu,
-    .softmax = op_softmax,
-    .sigmoid = op_sigmoid,
     .gather = op_gather,
-    .mean = op_mean,
+    .pool = op_pool,
     .all_reduce = op_all_reduce,
 };
