@@ -10,6 +10,9 @@
 ifeq ($(origin CC),default)
 CC       := gcc
 endif
+ifeq ($(origin CXX),default)
+CXX      := g++
+endif
 SANITIZE ?=
 WERROR   ?=
 BUILD    ?= $(if $(SANITIZE),asan,cpu)
@@ -25,9 +28,12 @@ CFLAGS   ?= -O2 -g
 # -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
 CFLAGS   += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
             -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
+CXXFLAGS ?= -O2 -g
+CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
 LDLIBS   += $(shell pkg-config --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
 ifdef SANITIZE
 CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
 endif
 
@@ -45,6 +51,7 @@ CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+KERNELS   := $(patsubst tests/kernels/%.cc,$(B)/kernels/%,$(wildcard tests/kernels/test_*.cc))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
 .PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference man install clean help
@@ -57,6 +64,21 @@ $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
+
+# The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
+BENCH := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/bench/*.cc)) $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
+BENCH_FLAGS := -DASSAY_SIMT_BENCH -Itests/kernels/include
+$(B)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(KERNELS): LDLIBS += -lcmocka
+$(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -90,12 +112,12 @@ test: ## install, build, run every test; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 all tests
 	@$(MAKE) --no-print-directory run-tests
 
-tests: $(UNIT) $(FUZZ) $(TOOLS)
+tests: $(UNIT) $(KERNELS) $(FUZZ) $(TOOLS)
 SECONDS  ?= 5
 PATIENCE ?= $(if $(SANITIZE),4,1)
 PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider
 run-tests:
-	@$(PYTHON) tests/run.py $(foreach t,$(UNIT),"$(notdir $(t))=$(t)") \
+	@$(PYTHON) tests/run.py $(foreach t,$(UNIT) $(KERNELS),"$(notdir $(t))=$(t)") \
 	  $(foreach f,$(FUZZ),"$(notdir $(f))=$(f) $(SECONDS)") \
 	  $(foreach t,$(sort $(wildcard tests/e2e/test_*.py tests/chaos/test_*.py)),"$(t)=env $(PYTEST) $(t)")
 
@@ -110,10 +132,10 @@ test-long: ## the tokenizer against its reference on a million strings
 lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anything
 	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
 	  --suppress=missingIncludeSystem -I. -I$(B)/gen -D__x86_64__ schema shm worker broker
-	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h')
+	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
 format: ## put every C file into the house format
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
 bench: ## measure; prints a table of ratios (README, Speed)
 	@.ci/deps
