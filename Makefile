@@ -67,7 +67,7 @@ $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 
 # The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
 BENCH := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/bench/*.cc)) $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
-BENCH_FLAGS := -DASSAY_SIMT_BENCH -Itests/kernels/include
+BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH -Itests/kernels/include
 $(B)/obj/%.o: %.cc
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<

@@ -18,7 +18,9 @@
 #ifndef ASSAY_CUDA_SIMT_H
 #define ASSAY_CUDA_SIMT_H
 
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "cuda/kernels.h"
 
@@ -270,10 +272,10 @@ template <typename T> SIMT_DEVICE uint32_t pack_pair(float low, float high)
            static_cast<uint32_t>(from_float<T>(high).bits) << 16;
 }
 
-/* To the nearest integer, halves to even; above 127 in magnitude, 127. */
+/* To the nearest integer, halves to even; above 127 in magnitude, 127; NaN gives 0. */
 template <> SIMT_DEVICE i8_t from_float<i8_t>(float x)
 {
-    float kept = x > 127 ? 127 : x < -127 ? -127 : x;
+    float kept = x > 127 ? 127 : x < -127 ? -127 : x == x ? x : 0;
     return static_cast<i8_t>(rintf(kept));
 }
 

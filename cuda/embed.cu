@@ -1,0 +1,81 @@
+/* embed.cu - rows picked by number: of the embedding table, widened; of activations, as they are.
+ * One block a row. */
+#include "cuda/rows.h"
+
+namespace
+{
+
+template <typename T> struct embed_arguments {
+    rows_of<f32_t> out;
+    rows_of<T> table;
+    int64_t table_rows, cols;
+    const int32_t *ids;
+};
+
+template <typename T> __global__ void embed_kernel(embed_arguments<T> a)
+{
+    int64_t row = blockIdx.x, id = a.ids[row];
+    bool inside = id >= 0 && id < a.table_rows;
+    for (int64_t at = static_cast<int64_t>(threadIdx.x) * GROUP; at < a.cols;
+         at += static_cast<int64_t>(blockDim.x) * GROUP) {
+        float v[GROUP];
+        if (inside)
+            load_group(v, a.table.row(id) + at, a.cols - at, a.table.vectors);
+        for (int i = 0; i < GROUP; i++)
+            v[i] = inside ? v[i] : float_from_bits(0x7fc00000);
+        store_group(a.out.row(row) + at, v, a.cols - at, a.out.vectors);
+    }
+}
+
+struct gather_arguments {
+    char *out;
+    const char *x;
+    int64_t out_step, x_step, bytes; /* of a row */
+    const uint32_t *rows;
+};
+
+/* Unit: what is moved at a time. */
+template <typename Unit> __global__ void gather_kernel(gather_arguments a)
+{
+    const Unit *from = reinterpret_cast<const Unit *>(a.x + a.rows[blockIdx.x] * a.x_step);
+    Unit *to = reinterpret_cast<Unit *>(a.out + blockIdx.x * a.out_step);
+    for (int64_t i = threadIdx.x; i < a.bytes / static_cast<int64_t>(sizeof(Unit)); i += blockDim.x)
+        to[i] = from[i];
+}
+
+} // namespace
+
+cudaError_t kernel_embed(
+    cudaStream_t stream, struct tensor out, const struct weight *table, const int32_t *ids)
+{
+    if (out.rows == 0)
+        return cudaSuccess;
+    struct tensor t = tensor_of(
+        const_cast<void *>(table->data), table->dtype, table->rows, table->cols, table->stride);
+    return with_float_type(table->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        embed_arguments<T> a = {rows_view<f32_t>(out), rows_view<T>(t), table->rows, out.cols, ids};
+        return SIMT_LAUNCH(
+            stream, embed_kernel<T>, static_cast<unsigned>(out.rows), block_for(out.cols), 0, a);
+    });
+}
+
+cudaError_t kernel_gather(
+    cudaStream_t stream, struct tensor out, struct tensor x, const uint32_t *rows)
+{
+    int64_t size = dtype_bytes(x.dtype);
+    if (out.rows == 0)
+        return cudaSuccess;
+    gather_arguments a = {static_cast<char *>(out.data), static_cast<const char *>(x.data),
+        out.stride * size, x.stride * size, out.cols * size, rows};
+    uintptr_t all = reinterpret_cast<uintptr_t>(a.out) | reinterpret_cast<uintptr_t>(a.x) |
+                    static_cast<uintptr_t>(a.out_step | a.x_step | a.bytes);
+    unsigned blocks = static_cast<unsigned>(out.rows), threads = block_for(out.cols);
+    if (all % 16 == 0)
+        return SIMT_LAUNCH(stream, gather_kernel<simt_vec16>, blocks, threads, 0, a);
+    if (all % 4 == 0)
+        return SIMT_LAUNCH(stream, gather_kernel<uint32_t>, blocks, threads, 0, a);
+    if (all % 2 == 0)
+        return SIMT_LAUNCH(stream, gather_kernel<uint16_t>, blocks, threads, 0, a);
+    return SIMT_LAUNCH(stream, gather_kernel<uint8_t>, blocks, threads, 0, a);
+}

@@ -1,0 +1,51 @@
+/* reduce.cu - the sum over ranks of one share, in rank order: what makes a tensor-parallel score
+ * the same in every run (collective.c gathers the parts). */
+#include "cuda/rows.h"
+
+namespace
+{
+
+const unsigned THREADS = 256;
+
+template <typename T> struct sum_arguments {
+    T *out;
+    const T *parts;
+    int64_t n, stride;
+    uint32_t n_ranks;
+    bool vectors;
+};
+
+template <typename T> __global__ void sum_ranks_kernel(sum_arguments<T> a)
+{
+    int64_t at = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * GROUP;
+    float sum[GROUP], v[GROUP];
+    if (at >= a.n)
+        return;
+    load_group(sum, a.parts + at, a.n - at, a.vectors);
+    for (uint32_t rank = 1; rank < a.n_ranks; rank++) {
+        load_group(v, a.parts + rank * a.stride + at, a.n - at, a.vectors);
+#pragma unroll
+        for (int i = 0; i < GROUP; i++)
+            sum[i] += v[i];
+    }
+    store_group(a.out + at, sum, a.n - at, a.vectors);
+}
+
+} // namespace
+
+cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, const void *parts, enum dtype dtype,
+    int64_t n, int64_t stride, uint32_t n_ranks)
+{
+    if (n == 0)
+        return cudaSuccess;
+    uintptr_t all = reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(parts) |
+                    static_cast<uintptr_t>(stride * dtype_bytes(dtype));
+    int64_t groups = (n + GROUP - 1) / GROUP;
+    unsigned blocks = static_cast<unsigned>((groups + THREADS - 1) / THREADS);
+    return with_float_type(dtype, [&](auto tag) {
+        using T = decltype(tag);
+        sum_arguments<T> a = {static_cast<T *>(out), static_cast<const T *>(parts), n, stride,
+            n_ranks, all % 16 == 0};
+        return SIMT_LAUNCH(stream, sum_ranks_kernel<T>, blocks, THREADS, 0, a);
+    });
+}
