@@ -80,7 +80,7 @@ cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct 
 cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int32_t *sums,
     int64_t sums_stride, const float *x_scale, const float *w_scale, const void *bias);
 
-/* ---- attention.cu (mma), attention_f32.cu (SIMT) ---- */
+/* ---- attention.cu (mma), attention_simt.cu ---- */
 
 /* One block's share: query tokens [from, from + ATTENTION_TILE_TOKENS) of a sequence that begins at
  * token `first` of the batch and has `length` tokens. */

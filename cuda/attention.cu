@@ -1,0 +1,310 @@
+/* attention.cu - causal attention over packed sequences on tensor cores, in bfloat16 or float16
+ * with sums in float32.
+ *
+ * A block takes 64 query tokens of one sequence and one query head; each of its 4 warps has 16 of
+ * the rows. Keys and values come in tiles of 64, counted from position 0 of the sequence, the next
+ * pair copied (cp.async) while one is used. For a tile:
+ *     S = Q K^T                       [16, 64] a warp, in mma accumulators
+ *     m' = max(m, max S), P = exp2((S - m') c), c = scale log2(e)
+ *     l = l exp2((m - m') c) + sum P,  O = O exp2((m - m') c) + P V
+ * and at the end O / l. This is the online softmax of Milakov and Gimelshein (2018), in the form of
+ * FlashAttention-2 (Dao, 2023): P stays in registers, where the accumulators of S have just the
+ * layout of the A operand of P V.
+ *
+ * A row's result depends on its sequence alone: tiles begin at fixed positions, and a tile of which
+ * a row sees nothing leaves its sums as they are. Rows of shared memory are padded by 8 elements:
+ * their length in 16-byte units is odd for every head_dim here, so that ldmatrix meets no bank
+ * twice. Q lies in the second buffer of K until it is in registers. */
+#include "cuda/simt.h"
+
+namespace
+{
+
+const int WARPS = 4, THREADS = WARPS * 32, KEYS = 64, PAD = 8;
+
+struct attention_arguments {
+    const struct attention_tile *tiles;
+    uint32_t n_heads, heads_per_kv, window;
+    float scale_log2; /* scale * log2(e) */
+    int64_t out_stride, q_stride, k_stride, v_stride;
+};
+
+/* What a block works on. q, k, v, out: the sequence's first row, this head's first column. */
+template <typename T> struct attention_block {
+    const T *q, *k, *v;
+    T *out;
+    int32_t length, from; /* tokens of the sequence, first query token */
+};
+
+/* One thread's share of a warp's 16 rows: rows g and g + 8, g = lane / 4. */
+template <int DIM> struct row_state {
+    float o[DIM / 8][4];
+    float m[2], l[2];
+};
+
+/* Rows [from, from + 64) of a sequence, columns [0, DIM), to shared memory; zeros beyond its end. */
+template <typename T, int DIM>
+SIMT_DEVICE void copy_tile(T *to, const T *base, int64_t stride, int32_t from, int32_t length)
+{
+    const int units = DIM / 8;
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x); i < KEYS * units; i += THREADS) {
+        int row = i / units, column = i % units * 8;
+        bool valid = from + row < length;
+        const T *source = base + (valid ? from + row : 0) * stride + column;
+        cp_async_16(to + row * (DIM + PAD) + column, source, valid);
+    }
+}
+
+/* s [16, 64] = this warp's queries times the tile's keys */
+template <typename T, int DIM>
+SIMT_DEVICE void multiply_keys(float s[8][4], const uint32_t q[DIM / 16][4], const T *keys)
+{
+    int lane = static_cast<int>(threadIdx.x % 32);
+    const T *at = keys + (lane % 8 + lane / 16 * 8) * (DIM + PAD) + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            s[i][j] = 0;
+#pragma unroll
+    for (int step = 0; step < DIM / 16; step++)
+#pragma unroll
+        for (int pair = 0; pair < 4; pair++) {
+            uint32_t b[4];
+            ldmatrix_x4(b, at + pair * 16 * (DIM + PAD) + step * 16);
+            mma_16816<T>(s[2 * pair], q[step], b[0], b[1]);
+            mma_16816<T>(s[2 * pair + 1], q[step], b[2], b[3]);
+        }
+}
+
+/* -infinity where key > query, or where the window has passed. first_key: the tile's; row: position
+ * of this thread's first row. */
+SIMT_DEVICE void mask_tile(float s[8][4], int32_t first_key, int32_t row, uint32_t window)
+{
+    int32_t column = first_key + static_cast<int32_t>(threadIdx.x % 4) * 2;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int32_t key = column + i * 8 + j % 2, query = row + j / 2 * 8;
+            bool hidden =
+                key > query || (window > 0 && key <= query - static_cast<int32_t>(window));
+            s[i][j] = hidden ? float_from_bits(0xff800000) : s[i][j];
+        }
+}
+
+/* s becomes the weights; the state's sums are brought to the new maximum. */
+template <int DIM> SIMT_DEVICE void softmax_step(float s[8][4], row_state<DIM> &r, float scale_log2)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float m = r.m[half], sum = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            m = fmaxf(m, fmaxf(s[i][2 * half], s[i][2 * half + 1]));
+        m = fmaxf(m, shfl_xor(m, 1));
+        m = fmaxf(m, shfl_xor(m, 2));
+        float base = m == float_from_bits(0xff800000) ? 0.0f : m * scale_log2;
+        float kept = exp2_approx(fma_rn(r.m[half], scale_log2, -base));
+        r.m[half] = m;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+            for (int j = 2 * half; j < 2 * half + 2; j++) {
+                s[i][j] = exp2_approx(fma_rn(s[i][j], scale_log2, -base));
+                sum += s[i][j];
+            }
+        r.l[half] = fma_rn(r.l[half], kept, sum);
+#pragma unroll
+        for (int i = 0; i < DIM / 8; i++) {
+            r.o[i][2 * half] *= kept;
+            r.o[i][2 * half + 1] *= kept;
+        }
+    }
+}
+
+/* o [16, DIM] += weights [16, 64] times the tile's values */
+template <typename T, int DIM>
+SIMT_DEVICE void multiply_values(row_state<DIM> &r, const float s[8][4], const T *values)
+{
+    int lane = static_cast<int>(threadIdx.x % 32);
+    const T *at = values + lane % 16 * (DIM + PAD) + lane / 16 * 8;
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+        const float *low = s[2 * step], *high = s[2 * step + 1];
+        uint32_t p[4] = {pack_pair<T>(low[0], low[1]), pack_pair<T>(low[2], low[3]),
+            pack_pair<T>(high[0], high[1]), pack_pair<T>(high[2], high[3])};
+#pragma unroll
+        for (int pair = 0; pair < DIM / 16; pair++) {
+            uint32_t b[4];
+            ldmatrix_x4_trans(b, at + step * 16 * (DIM + PAD) + pair * 16);
+            mma_16816<T>(r.o[2 * pair], p, b[0], b[1]);
+            mma_16816<T>(r.o[2 * pair + 1], p, b[2], b[3]);
+        }
+    }
+}
+
+/* O / l of this warp's rows, through its own rows of shared memory so that whole 16 bytes are
+ * stored. first_row: the warp's, in the sequence. */
+template <typename T, int DIM>
+SIMT_DEVICE void write_rows(
+    const attention_block<T> &b, int64_t stride, row_state<DIM> &r, T *rows, int32_t first_row)
+{
+    int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float l = r.l[half];
+        l += shfl_xor(l, 1);
+        l += shfl_xor(l, 2);
+        float by = div_rn(1.0f, l);
+        uint32_t *to = reinterpret_cast<uint32_t *>(rows + (lane / 4 + 8 * half) * (DIM + PAD));
+#pragma unroll
+        for (int i = 0; i < DIM / 8; i++)
+            to[i * 4 + lane % 4] = pack_pair<T>(r.o[i][2 * half] * by, r.o[i][2 * half + 1] * by);
+    }
+    __syncwarp();
+    for (int i = lane; i < 16 * (DIM / 8); i += 32) {
+        int row = i / (DIM / 8), column = i % (DIM / 8) * 8;
+        if (first_row + row < b.length)
+            store_16(b.out + (first_row + row) * stride + column,
+                load_16(rows + row * (DIM + PAD) + column));
+    }
+}
+
+template <typename T>
+SIMT_DEVICE attention_block<T> block_of(
+    const attention_arguments &a, const T *q, const T *k, const T *v, T *out, uint32_t dim)
+{
+    struct attention_tile tile = a.tiles[blockIdx.x / a.n_heads];
+    int64_t first = tile.first;
+    uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
+    return {q + first * a.q_stride + head * dim, k + first * a.k_stride + kv_head * dim,
+        v + first * a.v_stride + kv_head * dim, out + first * a.out_stride + head * dim,
+        static_cast<int32_t>(tile.length), static_cast<int32_t>(tile.from)};
+}
+
+/* One tile of keys for one warp. row: position of this thread's first row. */
+template <typename T, int DIM>
+SIMT_DEVICE void take_tile(row_state<DIM> &r, const uint32_t q[DIM / 16][4], const T *keys,
+    const T *values, int32_t first_key, int32_t row, const attention_arguments &a)
+{
+    float s[8][4];
+    int32_t warp_row = row - static_cast<int32_t>(threadIdx.x % 32 / 4);
+    multiply_keys<T, DIM>(s, q, keys);
+    bool passed = a.window > 0 && first_key <= warp_row + 15 - static_cast<int32_t>(a.window);
+    if (first_key + KEYS - 1 > warp_row || passed)
+        mask_tile(s, first_key, row, a.window);
+    softmax_step<DIM>(s, r, a.scale_log2);
+    multiply_values<T, DIM>(r, s, values);
+}
+
+template <typename T, int DIM>
+__global__ void __launch_bounds__(THREADS)
+    attention_kernel(attention_arguments a, const T *q_all, const T *k_all, const T *v_all, T *out)
+{
+    SIMT_SHARED(T, shared);
+    const int tile_elements = KEYS * (DIM + PAD);
+    T *keys = shared, *values = shared + 2 * tile_elements; /* two buffers each */
+    attention_block<T> b = block_of(a, q_all, k_all, v_all, out, DIM);
+    int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+    int32_t warp_row = b.from + warp * 16, row = warp_row + lane / 4;
+    int32_t last_query = b.from + KEYS < b.length ? b.from + KEYS - 1 : b.length - 1;
+    int32_t first_seen = b.from + 1 - static_cast<int32_t>(a.window);
+    int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / KEYS : 0;
+    int32_t last_tile = last_query / KEYS;
+    copy_tile<T, DIM>(keys + tile_elements, b.q, a.q_stride, b.from, b.length);
+    copy_tile<T, DIM>(keys, b.k, a.k_stride, tile * KEYS, b.length);
+    copy_tile<T, DIM>(values, b.v, a.v_stride, tile * KEYS, b.length);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    uint32_t q[DIM / 16][4];
+    row_state<DIM> r;
+#pragma unroll
+    for (int i = 0; i < DIM / 16; i++)
+        ldmatrix_x4(q[i],
+            keys + tile_elements + (warp * 16 + lane % 16) * (DIM + PAD) + lane / 16 * 8 + i * 16);
+#pragma unroll
+    for (int i = 0; i < DIM / 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            r.o[i][j] = 0;
+    r.m[0] = r.m[1] = float_from_bits(0xff800000);
+    r.l[0] = r.l[1] = 0;
+    for (int buffer = 0; tile <= last_tile; tile++, buffer ^= 1) {
+        __syncthreads(); /* the other buffer is free */
+        if (tile < last_tile) {
+            int other = (buffer ^ 1) * tile_elements;
+            copy_tile<T, DIM>(keys + other, b.k, a.k_stride, (tile + 1) * KEYS, b.length);
+            copy_tile<T, DIM>(values + other, b.v, a.v_stride, (tile + 1) * KEYS, b.length);
+        }
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        if (warp_row < b.length)
+            take_tile<T, DIM>(r, q, keys + buffer * tile_elements, values + buffer * tile_elements,
+                tile * KEYS, row, a);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    if (warp_row < b.length)
+        write_rows<T, DIM>(b, a.out_stride, r, keys + warp * 16 * (DIM + PAD), warp_row);
+}
+
+template <typename T, int DIM>
+cudaError_t launch(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const attention_arguments &a, uint32_t n_tiles)
+{
+    size_t bytes = static_cast<size_t>(4 * KEYS * (DIM + PAD)) * sizeof(T);
+    return SIMT_LAUNCH(stream, (attention_kernel<T, DIM>), n_tiles * a.n_heads, THREADS, bytes, a,
+        static_cast<const T *>(q.data), static_cast<const T *>(k.data),
+        static_cast<const T *>(v.data), static_cast<T *>(out.data));
+}
+
+template <typename T>
+cudaError_t launch_type(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, uint32_t head_dim, const attention_arguments &a, uint32_t n_tiles)
+{
+    switch (head_dim) {
+    case 64:
+        return launch<T, 64>(stream, out, q, k, v, a, n_tiles);
+    case 80:
+        return launch<T, 80>(stream, out, q, k, v, a, n_tiles);
+    case 96:
+        return launch<T, 96>(stream, out, q, k, v, a, n_tiles);
+    case 128:
+        return launch<T, 128>(stream, out, q, k, v, a, n_tiles);
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
+bool rows_aligned(struct tensor t)
+{
+    return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride * 2 % 16 == 0;
+}
+
+} // namespace
+
+int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
+    const struct attention_shape *shape)
+{
+    uint32_t d = shape->head_dim;
+    int type = q.dtype == DTYPE_BF16 || q.dtype == DTYPE_F16;
+    return type && (d == 64 || d == 80 || d == 96 || d == 128) && rows_aligned(out) &&
+           rows_aligned(q) && rows_aligned(k) && rows_aligned(v);
+}
+
+cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
+    struct tensor k, struct tensor v, const struct attention_shape *shape,
+    const struct attention_tile *tiles, uint32_t n_tiles)
+{
+    if (n_tiles == 0)
+        return cudaSuccess;
+    attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
+        shape->window, shape->scale * 1.44269504f, out.stride, q.stride, k.stride, v.stride};
+    if (q.dtype == DTYPE_BF16)
+        return launch_type<bf16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);
+    return launch_type<f16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);
+}

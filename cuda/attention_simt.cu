@@ -1,0 +1,180 @@
+/* attention_simt.cu - causal attention without tensor cores: for float32, and for what the other
+ * kernel (attention.cu) does not take: other head sizes, other alignments. The same tiles, the same
+ * online softmax, all of it in float32.
+ *
+ * A block of 256 threads has 64 query tokens of one sequence and one query head. In shared memory,
+ * as float32: the queries, one tile of 64 keys and later of their values, and the scores. Scores:
+ * thread (y, x) of 16 x 16 has rows y + 16 i and keys x + 16 j. Softmax and output: four threads a
+ * row; each has every fourth column of the output in registers. */
+#include "cuda/simt.h"
+
+namespace
+{
+
+const int THREADS = 256, TILE = 64, SCORE_STRIDE = TILE + 1;
+
+struct simt_attention_arguments {
+    const struct attention_tile *tiles;
+    uint32_t n_heads, heads_per_kv, head_dim, window;
+    float scale;
+    int64_t out_stride, q_stride, k_stride, v_stride;
+};
+
+/* Rows [from, from + 64) of a sequence widened to shared memory, row length dim + 1; zeros beyond
+ * its end. */
+template <typename T>
+SIMT_DEVICE void load_tile(
+    float *to, const T *base, int64_t stride, int32_t from, int32_t length, int dim)
+{
+    for (int i = static_cast<int>(threadIdx.x); i < TILE * dim; i += THREADS) {
+        int row = i / dim, column = i % dim;
+        to[row * (dim + 1) + column] =
+            from + row < length ? to_float(base[(from + row) * stride + column]) : 0.0f;
+    }
+}
+
+/* scores[query][key] = q k scale, -infinity where the key is not seen */
+SIMT_DEVICE void multiply_keys(float *scores, const float *q, const float *k, int32_t from,
+    int32_t first_key, const simt_attention_arguments &a)
+{
+    int x = static_cast<int>(threadIdx.x % 16), y = static_cast<int>(threadIdx.x / 16);
+    int dim = static_cast<int>(a.head_dim);
+    float s[4][4] = {};
+    for (int d = 0; d < dim; d++) {
+        float left[4], right[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            left[i] = q[(y + 16 * i) * (dim + 1) + d];
+            right[i] = k[(x + 16 * i) * (dim + 1) + d];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                s[i][j] = fma_rn(left[i], right[j], s[i][j]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int32_t query = from + y + 16 * i, key = first_key + x + 16 * j;
+            bool hidden =
+                key > query || (a.window > 0 && key <= query - static_cast<int32_t>(a.window));
+            scores[(y + 16 * i) * SCORE_STRIDE + x + 16 * j] =
+                hidden ? float_from_bits(0xff800000) : s[i][j] * a.scale;
+        }
+}
+
+/* This thread's quarter of a row becomes weights; returns what the sums so far are multiplied by.
+ */
+SIMT_DEVICE float softmax_step(float *row, float &m, float &l)
+{
+    float *mine = row + threadIdx.x % 4 * 16, largest = m, sum = 0;
+    for (int i = 0; i < 16; i++)
+        largest = fmaxf(largest, mine[i]);
+    largest = fmaxf(largest, shfl_xor(largest, 1));
+    largest = fmaxf(largest, shfl_xor(largest, 2));
+    float base = largest == float_from_bits(0xff800000) ? 0.0f : largest;
+    float kept = exp_precise(m - base);
+    for (int i = 0; i < 16; i++) {
+        mine[i] = exp_precise(mine[i] - base);
+        sum += mine[i];
+    }
+    sum += shfl_xor(sum, 1);
+    sum += shfl_xor(sum, 2);
+    m = largest;
+    l = fma_rn(l, kept, sum);
+    return kept;
+}
+
+template <typename T, int MAX_DIM>
+__global__ void __launch_bounds__(THREADS) attention_simt_kernel(
+    simt_attention_arguments a, const T *q_all, const T *k_all, const T *v_all, T *out_all)
+{
+    SIMT_SHARED(float, q);
+    const int dim = static_cast<int>(a.head_dim), mine = static_cast<int>(threadIdx.x % 4);
+    float *kv = q + TILE * (dim + 1), *scores = kv + TILE * (dim + 1);
+    float *row_scores = scores + threadIdx.x / 4 * SCORE_STRIDE;
+    struct attention_tile t = a.tiles[blockIdx.x / a.n_heads];
+    int64_t first = t.first;
+    int32_t length = static_cast<int32_t>(t.length), from = static_cast<int32_t>(t.from);
+    uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
+    const T *k = k_all + first * a.k_stride + kv_head * a.head_dim;
+    const T *v = v_all + first * a.v_stride + kv_head * a.head_dim;
+    int32_t last_query = from + TILE < length ? from + TILE - 1 : length - 1;
+    int32_t first_seen = from + 1 - static_cast<int32_t>(a.window);
+    int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / TILE : 0;
+    float o[MAX_DIM / 4] = {}, m = float_from_bits(0xff800000), l = 0;
+    load_tile(q, q_all + first * a.q_stride + head * a.head_dim, a.q_stride, from, length, dim);
+    for (; tile <= last_query / TILE; tile++) {
+        __syncthreads(); /* the values before are used up */
+        load_tile(kv, k, a.k_stride, tile * TILE, length, dim);
+        __syncthreads();
+        multiply_keys(scores, q, kv, from, tile * TILE, a);
+        __syncthreads();
+        load_tile(kv, v, a.v_stride, tile * TILE, length, dim);
+        float kept = softmax_step(row_scores, m, l);
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < MAX_DIM / 4; i++) {
+            int column = mine + 4 * i;
+            float sum = o[i] * kept;
+            for (int key = 0; column < dim && key < TILE; key++)
+                sum = fma_rn(row_scores[key], kv[key * (dim + 1) + column], sum);
+            o[i] = sum;
+        }
+    }
+    int32_t query = from + static_cast<int32_t>(threadIdx.x / 4);
+    if (query >= length)
+        return;
+    T *out = out_all + (first + query) * a.out_stride + head * a.head_dim;
+#pragma unroll
+    for (int i = 0; i < MAX_DIM / 4; i++)
+        if (mine + 4 * i < dim)
+            out[mine + 4 * i] = from_float<T>(div_rn(o[i], l));
+}
+
+template <typename T, int MAX_DIM>
+cudaError_t launch(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const simt_attention_arguments &a, uint32_t n_tiles)
+{
+    size_t floats = 2 * TILE * (static_cast<size_t>(a.head_dim) + 1) + TILE * SCORE_STRIDE;
+    return SIMT_LAUNCH(stream, (attention_simt_kernel<T, MAX_DIM>), n_tiles * a.n_heads, THREADS,
+        floats * sizeof(float), a, static_cast<const T *>(q.data), static_cast<const T *>(k.data),
+        static_cast<const T *>(v.data), static_cast<T *>(out.data));
+}
+
+template <typename T>
+cudaError_t launch_type(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const simt_attention_arguments &a, uint32_t n_tiles)
+{
+    if (a.head_dim <= 64)
+        return launch<T, 64>(stream, out, q, k, v, a, n_tiles);
+    if (a.head_dim <= 128)
+        return launch<T, 128>(stream, out, q, k, v, a, n_tiles);
+    if (a.head_dim <= 256)
+        return launch<T, 256>(stream, out, q, k, v, a, n_tiles);
+    return cudaErrorInvalidValue;
+}
+
+} // namespace
+
+cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
+    struct tensor k, struct tensor v, const struct attention_shape *shape,
+    const struct attention_tile *tiles, uint32_t n_tiles)
+{
+    if (n_tiles == 0)
+        return cudaSuccess;
+    simt_attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
+        shape->head_dim, shape->window, shape->scale, out.stride, q.stride, k.stride, v.stride};
+    switch (q.dtype) {
+    case DTYPE_F32:
+        return launch_type<f32_t>(stream, out, q, k, v, a, n_tiles);
+    case DTYPE_F16:
+        return launch_type<f16_t>(stream, out, q, k, v, a, n_tiles);
+    case DTYPE_BF16:
+        return launch_type<bf16_t>(stream, out, q, k, v, a, n_tiles);
+    default:
+        return cudaErrorInvalidValue;
+    }
+}

@@ -1,0 +1,233 @@
+/* test_attention.cc - both attention kernels against the formula in double precision: every head
+ * size and type, grouped heads, windows, lengths around the tiles' edges, several sequences in a
+ * batch; the same bits under every order of threads and in every company. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+#include "tests/kernels/tensors.h"
+
+struct problem {
+    enum dtype type;
+    uint32_t heads, kv_heads, dim, window;
+    std::vector<uint32_t> lengths;
+    int64_t pad, shift; /* of the tensor that holds q, k and v side by side */
+    double size;        /* of q and k: how sharp the softmax is */
+};
+
+typedef cudaError_t attention_kernel(cudaStream_t, struct tensor, struct tensor, struct tensor,
+    struct tensor, const struct attention_shape *, const struct attention_tile *, uint32_t);
+
+static struct attention_shape shape_of(const problem &p)
+{
+    return {p.heads, p.kv_heads, p.dim, 1 / sqrtf(static_cast<float>(p.dim)), p.window};
+}
+
+/* The sequences of `which`, packed in that order: their rows of all, and the tiles. */
+struct batch {
+    owned_tensor qkv, out;
+    std::vector<struct attention_tile> tiles;
+
+    batch(const problem &p, const owned_tensor &all, const std::vector<size_t> &which)
+        : qkv(p.type, tokens(p, which), all.t.cols, p.pad, p.shift),
+          out(p.type, tokens(p, which), p.heads * p.dim, p.pad, 0)
+    {
+        uint32_t at = 0;
+        for (size_t s : which) {
+            uint32_t first = 0;
+            for (size_t i = 0; i < s; i++)
+                first += p.lengths[i];
+            for (uint32_t i = 0; i < p.lengths[s]; i++)
+                for (int64_t j = 0; j < all.t.cols; j++)
+                    qkv.set(at + i, j, all.at(first + i, j));
+            for (uint32_t from = 0; from < p.lengths[s]; from += ATTENTION_TILE_TOKENS)
+                tiles.push_back({at, p.lengths[s], from});
+            at += p.lengths[s];
+        }
+    }
+    static int64_t tokens(const problem &p, const std::vector<size_t> &which)
+    {
+        int64_t n = 0;
+        for (size_t s : which)
+            n += p.lengths[s];
+        return n;
+    }
+    struct tensor q(const problem &p) const
+    {
+        return tensor_columns(qkv.t, 0, p.heads * p.dim);
+    }
+    struct tensor k(const problem &p) const
+    {
+        return tensor_columns(qkv.t, p.heads * p.dim, p.kv_heads * p.dim);
+    }
+    struct tensor v(const problem &p) const
+    {
+        return tensor_columns(qkv.t, (p.heads + p.kv_heads) * p.dim, p.kv_heads * p.dim);
+    }
+    void run(const problem &p, attention_kernel *kernel)
+    {
+        struct attention_shape shape = shape_of(p);
+        assert_int_equal(kernel(nullptr, out.t, q(p), k(p), v(p), &shape, tiles.data(),
+                             static_cast<uint32_t>(tiles.size())),
+            cudaSuccess);
+    }
+};
+
+static double value(struct tensor t, int64_t row, int64_t column)
+{
+    return element_at(t.data, t.dtype, row * t.stride + column);
+}
+
+/* One row and head in double precision: out[dim], and how large the weighted values are. */
+static void reference(const problem &p, const batch &b, uint32_t first, uint32_t query,
+    uint32_t head, std::vector<double> &out, std::vector<double> &size)
+{
+    uint32_t kv_head = head / (p.heads / p.kv_heads);
+    uint32_t low = p.window > 0 && query + 1 > p.window ? query + 1 - p.window : 0;
+    std::vector<double> s;
+    double largest = -INFINITY, sum = 0;
+    for (uint32_t key = low; key <= query; key++) {
+        double x = 0;
+        for (uint32_t d = 0; d < p.dim; d++)
+            x += value(b.q(p), first + query, head * p.dim + d) *
+                 value(b.k(p), first + key, kv_head * p.dim + d);
+        s.push_back(x / sqrt(p.dim));
+        largest = s.back() > largest ? s.back() : largest;
+    }
+    for (double &x : s)
+        sum += x = exp(x - largest);
+    out.assign(p.dim, 0);
+    size.assign(p.dim, 0);
+    for (uint32_t key = low; key <= query; key++)
+        for (uint32_t d = 0; d < p.dim; d++) {
+            double term = s[key - low] / sum * value(b.v(p), first + key, kv_head * p.dim + d);
+            out[d] += term;
+            size[d] += fabs(term);
+        }
+}
+
+/* Weights are rounded to the type before they meet the values (mma), the result once more. Scores
+ * of float32 products are off by some ulp of their terms' size, which exp turns into as much
+ * relative error. */
+static void check_batch(
+    const problem &p, const batch &b, const std::vector<size_t> &which, bool mma)
+{
+    uint32_t first = 0;
+    std::vector<double> want, size;
+    double weight_error = (mma ? unit_of(p.type) : 0) + 2e-6 * (1 + p.size * p.size * sqrt(p.dim));
+    for (size_t s : which) {
+        for (uint32_t i = 0; i<p.lengths[s]; i += i % 64> 2 && i % 64 < 60 ? 7 : 1)
+            for (uint32_t h = 0; h < p.heads; h++) {
+                reference(p, b, first, i, h, want, size);
+                for (uint32_t d = 0; d < p.dim; d++) {
+                    double found = b.out.at(first + i, h * p.dim + d);
+                    double limit = size[d] * weight_error + fabs(want[d]) * unit_of(p.type) + 1e-7;
+                    if (!(fabs(found - want[d]) <= limit))
+                        fail_msg("dim %u window %u length %u query %u head %u column %u: expected "
+                                 "%.8g within %.2g, found %.8g",
+                            p.dim, p.window, p.lengths[s], i, h, d, want[d], limit, found);
+                }
+            }
+        first += p.lengths[s];
+    }
+    assert_true(b.out.rest_untouched() && b.qkv.rest_untouched());
+}
+
+static void check_problem(const problem &p, attention_kernel *kernel, uint64_t seeds)
+{
+    random_numbers r = {p.dim * 31 + p.window};
+    std::vector<size_t> in_order, backwards;
+    int64_t tokens = 0;
+    for (size_t s = 0; s < p.lengths.size(); s++) {
+        in_order.push_back(s);
+        backwards.insert(backwards.begin(), s);
+        tokens += p.lengths[s];
+    }
+    owned_tensor all(p.type, tokens, (p.heads + 2 * p.kv_heads) * p.dim);
+    all.fill(r);
+    for (int64_t i = 0; i < tokens; i++)
+        for (int64_t j = 0; j < (p.heads + p.kv_heads) * p.dim; j++)
+            all.set(i, j, all.at(i, j) * p.size);
+    simt_set_seed(0);
+    batch first(p, all, in_order);
+    first.run(p, kernel);
+    check_batch(p, first, in_order, kernel == kernel_attention_mma);
+    for (uint64_t seed = 1; seed < seeds; seed++) {
+        simt_set_seed(seed);
+        batch again(p, all, in_order);
+        again.run(p, kernel);
+        assert_true(same_bits(first.out, again.out));
+    }
+    /* the last sequence alone, and first of all */
+    size_t last = p.lengths.size() - 1;
+    batch alone(p, all, {last}), turned(p, all, backwards);
+    alone.run(p, kernel);
+    turned.run(p, kernel);
+    owned_tensor tail(p.type, p.lengths[last], p.heads * p.dim);
+    for (int64_t i = 0; i < p.lengths[last]; i++)
+        for (int64_t j = 0; j < p.heads * p.dim; j++)
+            tail.set(i, j, first.out.at(tokens - p.lengths[last] + i, j));
+    assert_true(same_bits(tail, alone.out));
+    turned.out.t.rows = p.lengths[last];
+    assert_true(same_bits(tail, turned.out));
+}
+
+static void test_mma_every_size_and_type(void **)
+{
+    for (enum dtype t : {DTYPE_BF16, DTYPE_F16})
+        for (uint32_t dim : {64u, 80u, 96u, 128u})
+            check_problem({t, 2, 1, dim, 0, {65, 1, 17}, 8, 0, 1}, kernel_attention_mma, 3);
+}
+
+static void test_mma_lengths(void **)
+{
+    check_problem({DTYPE_BF16, 1, 1, 64, 0, {1, 2, 15, 16, 63, 64, 127, 130, 200}, 0, 0, 1},
+        kernel_attention_mma, 2);
+    check_problem({DTYPE_F16, 6, 2, 64, 0, {33, 70}, 0, 8, 1}, kernel_attention_mma, 2);
+}
+
+static void test_mma_windows(void **)
+{
+    for (uint32_t window : {1u, 7u, 64u, 100u, 1000u})
+        check_problem({DTYPE_BF16, 2, 2, 64, window, {200, 66}, 0, 0, 1}, kernel_attention_mma, 2);
+}
+
+static void test_mma_sharp_scores(void **)
+{
+    check_problem({DTYPE_BF16, 1, 1, 128, 0, {140}, 0, 0, 12}, kernel_attention_mma, 2);
+    check_problem({DTYPE_F16, 1, 1, 64, 30, {140}, 0, 0, 12}, kernel_attention_mma, 2);
+}
+
+static void test_simt(void **)
+{
+    for (enum dtype t : {DTYPE_F32, DTYPE_BF16, DTYPE_F16})
+        for (uint32_t dim : {4u, 20u, 64u, 72u, 144u})
+            check_problem(
+                {t, 2, 1, dim, dim == 20 ? 9u : 0, {65, 1, 17}, t % 2 ? 3 : 0, t % 2 ? 1 : 0, 1},
+                kernel_attention_simt, 2);
+    check_problem({DTYPE_F32, 1, 1, 64, 0, {64, 130, 200}, 0, 0, 1}, kernel_attention_simt, 2);
+    check_problem({DTYPE_F32, 3, 1, 16, 70, {200}, 0, 0, 8}, kernel_attention_simt, 2);
+}
+
+static void test_what_fits(void **)
+{
+    owned_tensor x(DTYPE_BF16, 4, 64), f(DTYPE_F32, 4, 64), askew(DTYPE_BF16, 4, 64, 3, 1);
+    struct attention_shape shape = {1, 1, 64, 0.125f, 0}, odd = {1, 1, 72, 0.1f, 0};
+    assert_true(kernel_attention_mma_fits(x.t, x.t, x.t, x.t, &shape));
+    assert_false(kernel_attention_mma_fits(x.t, x.t, x.t, x.t, &odd));
+    assert_false(kernel_attention_mma_fits(f.t, f.t, f.t, f.t, &shape));
+    assert_false(kernel_attention_mma_fits(x.t, x.t, askew.t, x.t, &shape));
+}
+
+int main()
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mma_every_size_and_type),
+        cmocka_unit_test(test_mma_lengths), cmocka_unit_test(test_mma_windows),
+        cmocka_unit_test(test_mma_sharp_scores), cmocka_unit_test(test_simt),
+        cmocka_unit_test(test_what_fits)};
+    return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
