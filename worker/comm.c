@@ -39,6 +39,7 @@ struct comm_head {
     uint32_t came[STAGE_MAX_RANKS];
 };
 _Static_assert(sizeof(struct comm_head) <= HEAD_BYTES, "the counters fit their page");
+_Static_assert(COMM_SHARE_BYTES <= STAGE_COMM_FLOATS * sizeof(float), "shared bytes fit a part");
 
 struct comm {
     uint32_t rank, n_ranks, deadline_ms;
@@ -198,4 +199,29 @@ void comm_all_reduce(struct comm *c, float *x, uint64_t n)
         return;
     for (uint64_t at = 0; at < n; at += STAGE_COMM_FLOATS)
         reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS);
+}
+
+void comm_gather(struct comm *c, const void *mine, void *all, size_t n)
+{
+    if (c->n_ranks == 1) {
+        memcpy(all, mine, n);
+        return;
+    }
+    memcpy(part_of(c, c->rank), mine, n);
+    meet(c);
+    for (uint32_t r = 0; r < c->n_ranks; r++)
+        memcpy((char *)all + r * n, part_of(c, r), n);
+    meet(c);
+}
+
+void comm_share(struct comm *c, void *bytes, size_t n)
+{
+    if (c->n_ranks == 1)
+        return;
+    if (c->rank == 0)
+        memcpy(part_of(c, 0), bytes, n);
+    meet(c);
+    if (c->rank != 0)
+        memcpy(bytes, part_of(c, 0), n);
+    meet(c);
 }

@@ -13,6 +13,7 @@
 #ifndef ASSAY_COMM_H
 #define ASSAY_COMM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "schema/err.h"
@@ -30,6 +31,11 @@ int comm_new(
 void comm_free(struct comm **c);
 uint32_t comm_rank(const struct comm *c);
 uint32_t comm_size(const struct comm *c);
+/* Small things between ranks, n at most COMM_SHARE_BYTES, the same n on all. share: everyone gets
+ * rank 0's bytes. gather: all[r * n ..] becomes rank r's. */
+#define COMM_SHARE_BYTES (64u << 10)
+void comm_share(struct comm *c, void *bytes, size_t n);
+void comm_gather(struct comm *c, const void *mine, void *all, size_t n);
 void comm_all_reduce(struct comm *c, float *x, uint64_t n); /* in place */
 
 #endif

@@ -110,6 +110,7 @@ struct comm;   /* comm.h */
 struct device_options {
     size_t arena_bytes;   /* for alloc; on the CPU address space, touched only as used */
     size_t input_bytes;   /* most that the pushes of one batch take together */
+    size_t output_bytes;  /* largest finish */
     size_t reduce_bytes;  /* largest all_reduce */
     struct comm *comm;    /* borrowed; NULL: alone */
     uint32_t deadline_ms; /* longest wait for the other ranks */

@@ -96,6 +96,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
         o->arena_bytes += tensor_bytes(all[i]);
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
+    o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(shaped(DTYPE_F32, s.tokens, s.hidden));
 }
 

@@ -60,8 +60,7 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
-/* What a model of this shape needs on one rank: arena_bytes, input_bytes and reduce_bytes of the
- * device's options. config->activation_type is set. */
+/* What a model of this shape needs on one rank: the sizes in the device's options. config->activation_type is set. */
 void qwen2_device_needs(struct device_options *options, const struct model_config *config,
     const struct cache_config *cache_config, const struct ops *ops, uint32_t n_ranks);
 

@@ -1,0 +1,136 @@
+/* adopt.c - the matrices to the device: one arena for all of them, filled from the mapped file
+ * through two pinned chunks, so that the host never holds more of the checkpoint than these.
+ *
+ * The parts of a stack follow each other, rows of one length: what was a list of views becomes one
+ * matrix, and one product. */
+#include <string.h>
+
+#include "cuda/gpu.h"
+#include "schema/log.h"
+
+#define CHUNK_BYTES (16u << 20)
+#define ROW_BYTES 16 /* rows begin at multiples of it */
+
+static int64_t stride_of(const struct weight_stack *s)
+{
+    int64_t size = dtype_bytes(s->dtype), bytes = s->parts[0].cols * size;
+    return (bytes + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES / size;
+}
+
+static size_t stack_bytes(const struct weight_stack *s)
+{
+    int64_t rows = 0;
+    for (int i = 0; i < s->n_parts; i++)
+        rows += s->parts[i].rows;
+    size_t bytes = (size_t)(rows * stride_of(s) * dtype_bytes(s->dtype));
+    return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+}
+
+static int take_weights(
+    struct device *d, const struct weight_stack *stacks, size_t n, struct err *e)
+{
+    size_t bytes = 0, free_bytes = 0, total = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += stack_bytes(&stacks[i]);
+    cudaMemGetInfo(&free_bytes, &total);
+    if (cudaMalloc((void **)&d->weights, bytes) == cudaSuccess)
+        return 0;
+    (void)cudaGetLastError();
+    return err_set(e, ASSAY_ENOMEM,
+        "GPU %d: this rank's weights need %zu MiB, %zu of %zu MiB are free: use more ranks (--tp), "
+        "or lower --batch-tokens",
+        d->index, bytes >> 20, free_bytes >> 20, total >> 20);
+}
+
+struct chunks {
+    uint8_t *memory[2];
+    cudaEvent_t copied[2];
+    int next;
+    size_t bytes;
+};
+
+static int chunks_new(struct chunks *c, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        rc = GPU_TRY(cudaHostAlloc((void **)&c->memory[i], c->bytes, cudaHostAllocDefault), e);
+        if (rc == 0)
+            rc = GPU_TRY(cudaEventCreateWithFlags(
+                             &c->copied[i], cudaEventBlockingSync | cudaEventDisableTiming),
+                e);
+    }
+    return rc;
+}
+
+static void chunks_free(struct chunks *c)
+{
+    for (int i = 0; i < 2; i++) {
+        cudaFreeHost(c->memory[i]);
+        if (c->copied[i])
+            cudaEventDestroy(c->copied[i]);
+    }
+}
+
+/* Rows [row, row + n) of a stored matrix, as the device will hold them, in the next chunk, and on
+ * their way to `to`. */
+static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const struct weight *w,
+    int64_t row, int64_t n, enum dtype dtype, int64_t stride)
+{
+    int i = c->next;
+    int64_t size = dtype_bytes(dtype), stored = dtype_bytes(w->dtype);
+    c->next ^= 1;
+    GPU_MUST(cudaEventSynchronize(c->copied[i]));
+    for (int64_t r = 0; r < n; r++) {
+        uint8_t *at = c->memory[i] + r * stride * size;
+        dtype_convert(
+            at, dtype, (const char *)w->data + (row + r) * w->stride * stored, w->dtype, w->cols);
+        memset(at + w->cols * size, 0, (size_t)((stride - w->cols) * size));
+    }
+    GPU_MUST(cudaMemcpyAsync(
+        to, c->memory[i], (size_t)(n * stride * size), cudaMemcpyHostToDevice, d->copy));
+    GPU_MUST(cudaEventRecord(c->copied[i], d->copy));
+}
+
+static uint8_t *send_stack(
+    struct device *d, struct chunks *c, uint8_t *to, const struct weight_stack *s)
+{
+    int64_t stride = stride_of(s), row_bytes = stride * dtype_bytes(s->dtype);
+    int64_t rows_at_once = (int64_t)c->bytes / row_bytes;
+    uint8_t *end = to + stack_bytes(s);
+    for (int i = 0; i < s->n_parts; i++) {
+        struct weight *w = &s->parts[i];
+        for (int64_t row = 0; row < w->rows; row += rows_at_once) {
+            int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
+            send_rows(d, c, to + row * row_bytes, w, row, n, s->dtype, stride);
+        }
+        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, NULL};
+        to += w->rows * row_bytes;
+    }
+    return end;
+}
+
+/* A chunk holds a row of any matrix. */
+static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
+{
+    size_t bytes = CHUNK_BYTES;
+    for (size_t i = 0; i < n; i++) {
+        size_t row = (size_t)(stride_of(&stacks[i]) * dtype_bytes(stacks[i].dtype));
+        bytes = row > bytes ? row : bytes;
+    }
+    return bytes;
+}
+
+int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+{
+    struct chunks c = {.bytes = chunk_bytes(stacks, n)};
+    int rc = take_weights(d, stacks, n, e);
+    if (rc == 0)
+        rc = chunks_new(&c, e);
+    uint8_t *to = d->weights;
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        to = send_stack(d, &c, to, &stacks[i]);
+    if (rc == 0)
+        GPU_MUST(cudaStreamSynchronize(d->copy));
+    chunks_free(&c);
+    return rc;
+}

@@ -1,0 +1,312 @@
+/* device.c - the GPU as a struct device: memory taken once, and batches in flight (gpu.h). */
+#include "cuda/gpu.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "cuda/collective.h"
+#include "cuda/gemm.h"
+#include "schema/log.h"
+
+void gpu_must(cudaError_t rc, const char *call)
+{
+    if (rc != cudaSuccess)
+        die(GPU_EXIT_ERROR, "event=gpu_error error=%s call=%.100s text=%s", cudaGetErrorName(rc),
+            call, cudaGetErrorString(rc));
+}
+
+int gpu_try(cudaError_t rc, const char *call, struct err *e)
+{
+    if (rc == cudaSuccess)
+        return 0;
+    int code = rc == cudaErrorMemoryAllocation ? ASSAY_ENOMEM : ASSAY_EUNSUPPORTED;
+    return err_set(
+        e, code, "GPU: %s (%s, from %.100s)", cudaGetErrorString(rc), cudaGetErrorName(rc), call);
+}
+
+cudaStream_t gpu_stream(struct device *d)
+{
+    if (d->copies_pending) {
+        GPU_MUST(cudaEventRecord(d->copied, d->copy));
+        GPU_MUST(cudaStreamWaitEvent(d->compute, d->copied, 0));
+        d->copies_pending = 0;
+    }
+    return d->compute;
+}
+
+/* ---- open, close ---- */
+
+static int choose_device(struct device *d, int index, struct err *e)
+{
+    int n = 0;
+    int rc = GPU_TRY(cudaGetDeviceCount(&n), e);
+    if (rc == 0 && index >= n)
+        rc = err_set(
+            e, ASSAY_EUNSUPPORTED, "GPU %d: this machine has %d (0 to %d)", index, n, n - 1);
+    if (rc == 0)
+        rc = GPU_TRY(cudaSetDevice(index), e);
+    if (rc == 0)
+        rc = GPU_TRY(cudaGetDeviceProperties(&d->properties, index), e);
+    if (rc == 0 && d->properties.major < 8)
+        rc = err_set(e, ASSAY_EUNSUPPORTED,
+            "GPU %d (%s): expected compute capability 8.0 or newer, found %d.%d", index,
+            d->properties.name, d->properties.major, d->properties.minor);
+    d->index = index;
+    return rc;
+}
+
+static int take_lane(struct device *d, struct lane *l, struct err *e)
+{
+    int rc =
+        GPU_TRY(cudaHostAlloc((void **)&l->host_input, d->input_bytes, cudaHostAllocDefault), e);
+    if (rc == 0)
+        rc = GPU_TRY(
+            cudaHostAlloc((void **)&l->host_output, d->output_bytes, cudaHostAllocDefault), e);
+    if (rc == 0)
+        rc = GPU_TRY(cudaMalloc((void **)&l->input, d->input_bytes), e);
+    if (rc == 0)
+        rc = GPU_TRY(
+            cudaEventCreateWithFlags(&l->done, cudaEventBlockingSync | cudaEventDisableTiming), e);
+    return rc;
+}
+
+static int take_arena(struct device *d, struct err *e)
+{
+    size_t free_bytes = 0, total = 0;
+    if (cudaMalloc((void **)&d->arena, d->arena_bytes) == cudaSuccess)
+        return GPU_TRY(cudaMemsetAsync(d->arena, 0, d->arena_bytes, d->compute), e);
+    cudaMemGetInfo(&free_bytes, &total);
+    return err_set(e, ASSAY_ENOMEM,
+        "GPU %d: activations need %zu MiB, %zu of %zu MiB are free: lower --batch-tokens or "
+        "--max-len, or use more ranks",
+        d->index, d->arena_bytes >> 20, free_bytes >> 20, total >> 20);
+}
+
+static int take_progress(struct device *d, struct err *e)
+{
+    int rc =
+        GPU_TRY(cudaHostAlloc((void **)&d->progress, sizeof *d->progress, cudaHostAllocMapped), e);
+    if (rc != 0)
+        return rc;
+    *d->progress = 0;
+    return GPU_TRY(cudaHostGetDevicePointer((void **)&d->progress_device, d->progress, 0), e);
+}
+
+static int take_memory(struct device *d, struct err *e)
+{
+    int rc = GPU_TRY(cudaStreamCreateWithFlags(&d->compute, cudaStreamNonBlocking), e);
+    if (rc == 0)
+        rc = GPU_TRY(cudaStreamCreateWithFlags(&d->copy, cudaStreamNonBlocking), e);
+    if (rc == 0)
+        rc = GPU_TRY(cudaEventCreateWithFlags(&d->copied, cudaEventDisableTiming), e);
+    if (rc == 0)
+        rc = take_progress(d, e);
+    for (int i = 0; rc == 0 && i < GPU_LANES; i++)
+        rc = take_lane(d, &d->lanes[i], e);
+    return rc == 0 ? take_arena(d, e) : rc;
+}
+
+int gpu_open(struct device **out, const struct device_options *o, struct err *e)
+{
+    struct device *d = xcalloc(1, sizeof *d);
+    *out = d;
+    d->arena_bytes = o->arena_bytes;
+    d->input_bytes = o->input_bytes > GPU_ALIGNMENT ? o->input_bytes : GPU_ALIGNMENT;
+    d->output_bytes = o->output_bytes > 0 ? o->output_bytes : 1;
+    d->comm = o->comm && comm_size(o->comm) > 1 ? o->comm : NULL;
+    d->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+    if (d->done_fd < 0)
+        return err_errno(e, ASSAY_EIO, "GPU: no event descriptor");
+    int rc = choose_device(d, o->gpu, e);
+    if (rc == 0)
+        rc = take_memory(d, e);
+    if (rc == 0)
+        rc = gemm_new(&d->gemm, d, o->cache_dir, e);
+    if (rc == 0 && d->comm)
+        rc = collective_new(&d->collective, d, o, e);
+    return rc;
+}
+
+static void free_lane(struct lane *l)
+{
+    cudaFreeHost(l->host_input);
+    cudaFreeHost(l->host_output);
+    cudaFree(l->input);
+    if (l->done)
+        cudaEventDestroy(l->done);
+}
+
+/* Also of a device that was only half made. */
+void gpu_close(struct device **out)
+{
+    struct device *d = *out;
+    if (!d)
+        return;
+    if (d->compute)
+        cudaStreamSynchronize(d->compute);
+    if (d->pinned)
+        cudaHostUnregister((void *)d->pinned);
+    collective_free(&d->collective);
+    gemm_free(&d->gemm);
+    for (int i = 0; i < GPU_LANES; i++)
+        free_lane(&d->lanes[i]);
+    cudaFreeHost(d->progress);
+    cudaFree(d->arena);
+    cudaFree(d->weights);
+    if (d->copied)
+        cudaEventDestroy(d->copied);
+    if (d->compute)
+        cudaStreamDestroy(d->compute);
+    if (d->copy)
+        cudaStreamDestroy(d->copy);
+    if (d->done_fd >= 0)
+        close(d->done_fd);
+    free(d);
+    *out = NULL;
+}
+
+void gpu_describe(const struct device *d, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "cuda:%d (%.40s)", d->index, d->properties.name);
+}
+
+/* ---- memory ---- */
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+}
+
+void *gpu_alloc(struct device *d, size_t bytes)
+{
+    size_t wanted = aligned(bytes);
+    if (wanted < bytes || wanted > d->arena_bytes - d->arena_used)
+        return NULL;
+    void *at = d->arena + d->arena_used;
+    d->arena_used += wanted;
+    return at;
+}
+
+/* Through pinned memory, piece by piece; only while the model is built. */
+void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
+{
+    struct lane *l = &d->lanes[0];
+    assert(d->in_flight == 0);
+    for (size_t at = 0; at < bytes; at += d->input_bytes) {
+        size_t n = bytes - at < d->input_bytes ? bytes - at : d->input_bytes;
+        memcpy(l->host_input, (const char *)from + at, n);
+        GPU_MUST(
+            cudaMemcpyAsync((char *)to + at, l->host_input, n, cudaMemcpyHostToDevice, d->compute));
+        GPU_MUST(cudaStreamSynchronize(d->compute));
+    }
+}
+
+int gpu_pin(struct device *d, const void *from, size_t bytes)
+{
+    int read_only = 0;
+    GPU_MUST(
+        cudaDeviceGetAttribute(&read_only, cudaDevAttrHostRegisterReadOnlySupported, d->index));
+    if (!read_only ||
+        cudaHostRegister((void *)from, bytes, cudaHostRegisterReadOnly) != cudaSuccess) {
+        (void)cudaGetLastError();
+        log_info("event=not_pinned reason=unsupported");
+        return 0;
+    }
+    d->pinned = from;
+    d->pinned_bytes = bytes;
+    return 1;
+}
+
+/* ---- batches ---- */
+
+static struct lane *open_lane(struct device *d)
+{
+    return &d->lanes[(d->first_lane + d->in_flight) % GPU_LANES];
+}
+
+/* The lane's last batch was polled, so nothing reads its memory any more. */
+void gpu_begin(struct device *d)
+{
+    assert(d->in_flight < GPU_LANES);
+    open_lane(d)->used = 0;
+}
+
+static int is_pinned(const struct device *d, const void *host, size_t bytes)
+{
+    const char *at = host, *from = d->pinned;
+    return from && at >= from && at + bytes <= from + d->pinned_bytes;
+}
+
+const void *gpu_push(struct device *d, const void *host, size_t bytes)
+{
+    struct lane *l = open_lane(d);
+    size_t at = l->used;
+    if (bytes > d->input_bytes - at)
+        die(70, "event=input_too_large bytes=%zu room=%zu", bytes, d->input_bytes - at);
+    if (!is_pinned(d, host, bytes)) {
+        memcpy(l->host_input + at, host, bytes);
+        host = l->host_input + at;
+    }
+    GPU_MUST(cudaMemcpyAsync(l->input + at, host, bytes, cudaMemcpyHostToDevice, d->copy));
+    d->copies_pending = 1;
+    l->used = aligned(at + bytes) < d->input_bytes ? aligned(at + bytes) : d->input_bytes;
+    return l->input + at;
+}
+
+/* On a thread of the driver. */
+static void wake(void *arg)
+{
+    struct device *d = arg;
+    uint64_t one = 1;
+    if (write(d->done_fd, &one, sizeof one) < 0)
+        die(GPU_EXIT_ERROR, "event=wake_failed errno=%d", errno);
+}
+
+/* The event comes after the wake-up call, so that poll, once it saw the event, finds the descriptor
+ * readable and leaves it empty. */
+void gpu_finish(struct device *d, void *to, const void *from, size_t bytes)
+{
+    struct lane *l = open_lane(d);
+    cudaStream_t stream = gpu_stream(d);
+    if (bytes > d->output_bytes)
+        die(70, "event=output_too_large bytes=%zu room=%zu", bytes, d->output_bytes);
+    l->to = to;
+    l->output_bytes = bytes;
+    GPU_MUST(cudaMemcpyAsync(l->host_output, from, bytes, cudaMemcpyDeviceToHost, stream));
+    GPU_MUST(cudaLaunchHostFunc(stream, wake, d));
+    GPU_MUST(cudaEventRecord(l->done, stream));
+    d->in_flight++;
+}
+
+int gpu_poll(struct device *d, int wait)
+{
+    struct lane *l = &d->lanes[d->first_lane];
+    uint64_t one;
+    if (d->in_flight == 0)
+        return 0;
+    cudaError_t rc = wait ? cudaEventSynchronize(l->done) : cudaEventQuery(l->done);
+    if (rc == cudaErrorNotReady)
+        return 0;
+    gpu_must(rc, "cudaEventQuery(batch)");
+    if (read(d->done_fd, &one, sizeof one) < 0)
+        die(70, "event=wake_missing errno=%d", errno);
+    memcpy(l->to, l->host_output, l->output_bytes);
+    d->first_lane = (d->first_lane + 1) % GPU_LANES;
+    d->in_flight--;
+    return 1;
+}
+
+int gpu_poll_fd(struct device *d)
+{
+    return d->done_fd;
+}
+
+uint32_t gpu_progress(struct device *d)
+{
+    return __atomic_load_n(d->progress, __ATOMIC_RELAXED);
+}

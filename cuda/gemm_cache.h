@@ -1,0 +1,14 @@
+/* gemm_cache.h - a small file of chosen algorithms: one line each, "<bytes in hex> <key>". It only
+ * saves time: a file that is missing, unreadable or damaged is as good as an empty one. */
+#ifndef ASSAY_CUDA_GEMM_CACHE_H
+#define ASSAY_CUDA_GEMM_CACHE_H
+
+#include <stddef.h>
+
+/* 1 and *value filled when the file has a line of this key with this many bytes, else 0. The last
+ * such line counts. */
+int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes);
+/* Append; a failure is logged and no more. One write of one line: writers do not mix. */
+void gemm_cache_add(const char *file, const char *key, const void *value, size_t bytes);
+
+#endif

@@ -1,0 +1,149 @@
+/* ops.c - the table of operations on a GPU: each is a product (gemm.c), a kernel (kernels.h) or a
+ * collective, put into the compute stream. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/collective.h"
+#include "cuda/gemm.h"
+#include "cuda/gpu.h"
+#include "schema/log.h"
+
+static void op_embed(
+    struct device *d, struct tensor out, const struct weight *table, const int32_t *ids)
+{
+    GPU_MUST(kernel_embed(gpu_stream(d), out, table, ids));
+}
+
+static void op_add_bias(struct device *d, struct tensor x, const void *bias)
+{
+    GPU_MUST(kernel_add_bias(gpu_stream(d), x, bias));
+}
+
+static void op_rms_norm(struct device *d, struct tensor out, struct tensor x,
+    const struct tensor *y, const float *weight, float eps)
+{
+    GPU_MUST(kernel_rms_norm(gpu_stream(d), out, x, y, weight, eps, d->progress_device));
+}
+
+static void op_head_norm(
+    struct device *d, struct tensor x, uint32_t n_heads, const float *weight, float eps)
+{
+    GPU_MUST(kernel_head_norm(gpu_stream(d), x, n_heads, weight, eps));
+}
+
+static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_t head_dim,
+    const int32_t *positions, const float *cos_table, const float *sin_table)
+{
+    GPU_MUST(kernel_rope(gpu_stream(d), x, n_heads, head_dim, positions, cos_table, sin_table));
+}
+
+/* ---- attention ---- */
+
+struct sequence {
+    uint32_t first, length;
+};
+
+static int longest_first(const void *a, const void *b)
+{
+    const struct sequence *x = a, *y = b;
+    if (x->length != y->length)
+        return x->length < y->length ? 1 : -1;
+    return x->first > y->first ? 1 : x->first < y->first ? -1 : 0;
+}
+
+static uint32_t count_tiles(const struct attn_metadata *meta)
+{
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < meta->n_rows; r++)
+        n += (meta->cu_seqlens[r + 1] - meta->cu_seqlens[r] + ATTENTION_TILE_TOKENS - 1) /
+             ATTENTION_TILE_TOKENS;
+    return n;
+}
+
+/* The tiles of every sequence: those with the most keys first, so that the device is not left
+ * waiting for a long one in the end. */
+static void op_plan_attention(struct device *d, const struct attn_metadata *meta)
+{
+    struct sequence *order = xcalloc(meta->n_rows + 1u, sizeof *order);
+    uint32_t at = 0;
+    d->n_tiles = count_tiles(meta);
+    struct attention_tile *tiles = xcalloc(d->n_tiles + 1u, sizeof *tiles);
+    for (uint32_t r = 0; r < meta->n_rows; r++)
+        order[r] =
+            (struct sequence){meta->cu_seqlens[r], meta->cu_seqlens[r + 1] - meta->cu_seqlens[r]};
+    qsort(order, meta->n_rows, sizeof *order, longest_first);
+    for (uint32_t r = 0; r < meta->n_rows; r++)
+        for (uint32_t left = (order[r].length + ATTENTION_TILE_TOKENS - 1) / ATTENTION_TILE_TOKENS;
+             left > 0; left--)
+            tiles[at++] = (struct attention_tile){
+                order[r].first, order[r].length, (left - 1) * ATTENTION_TILE_TOKENS};
+    d->tiles = gpu_push(d, tiles, at * sizeof *tiles);
+    free(order);
+    free(tiles);
+}
+
+static void op_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
+    struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
+{
+    (void)meta;
+    if (kernel_attention_mma_fits(out, q, k, v, shape))
+        GPU_MUST(kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
+    else
+        GPU_MUST(kernel_attention_simt(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
+}
+
+/* ---- the rest ---- */
+
+static void op_silu_mul(struct device *d, struct tensor out, struct tensor gate, struct tensor up)
+{
+    GPU_MUST(kernel_silu_mul(gpu_stream(d), out, gate, up));
+}
+
+static void op_relu(struct device *d, struct tensor x)
+{
+    GPU_MUST(kernel_relu(gpu_stream(d), x));
+}
+
+static void op_gather(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows)
+{
+    GPU_MUST(kernel_gather(gpu_stream(d), out, x, rows));
+}
+
+static void op_pool(struct device *d, float *values, struct tensor logits,
+    const struct pool_span *spans, uint32_t n_spans)
+{
+    GPU_MUST(kernel_pool(gpu_stream(d), values, logits, spans, n_spans));
+}
+
+const struct ops gpu_ops = {
+    .name = "cuda",
+    .typed = 1,
+    .mlp_rows = 8192,
+    .in_flight = GPU_LANES,
+    .open = gpu_open,
+    .close = gpu_close,
+    .describe = gpu_describe,
+    .alloc = gpu_alloc,
+    .upload = gpu_upload,
+    .adopt = gpu_adopt,
+    .pin = gpu_pin,
+    .begin = gpu_begin,
+    .push = gpu_push,
+    .finish = gpu_finish,
+    .poll = gpu_poll,
+    .poll_fd = gpu_poll_fd,
+    .progress = gpu_progress,
+    .embed = op_embed,
+    .linear = gemm_linear,
+    .add_bias = op_add_bias,
+    .rms_norm = op_rms_norm,
+    .head_norm = op_head_norm,
+    .rope = op_rope,
+    .plan_attention = op_plan_attention,
+    .attention = op_attention,
+    .silu_mul = op_silu_mul,
+    .relu = op_relu,
+    .gather = op_gather,
+    .pool = op_pool,
+    .all_reduce = collective_all_reduce,
+};

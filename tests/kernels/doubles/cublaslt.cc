@@ -1,0 +1,396 @@
+/* cublaslt.cc - the double of cuBLASLt (doubles.h). Matrices count columns first, as there. Every
+ * description is checked when a product is asked for; the product is a plain chain over k.
+ *
+ * The heuristic offers five algorithms. GOOD is what one wants. GREEDY is said to be faster, but adds
+ * in another order when there are more than 64 columns; a caller that does not try it falls for it.
+ * SPLIT has split K, LARGE needs more workspace than any caller gives, FUSSY takes only an even
+ * number of columns. */
+#include <cublasLt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#include "cuda/simt.h"
+#include "tests/kernels/doubles/doubles.h"
+
+struct cublasLtContext {
+    int unused;
+};
+
+namespace
+{
+
+enum { GOOD = 11, GREEDY, SPLIT, LARGE, FUSSY };
+
+struct layout {
+    cudaDataType type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+
+struct desc {
+    cublasComputeType_t compute;
+    cudaDataType scale;
+    cublasOperation_t op_a, op_b;
+    cublasLtEpilogue_t epilogue;
+    const void *bias;
+    cudaDataType bias_type;
+};
+
+struct preference {
+    size_t workspace;
+    uint32_t reductions, alignment[4];
+};
+
+struct product {
+    layout a, b, d;
+    desc how;
+    const void *a_data, *b_data;
+    void *d_data;
+    int algorithm;
+};
+
+template <typename T, typename Opaque> T read_as(const Opaque *opaque)
+{
+    T value;
+    static_assert(sizeof(T) <= sizeof *opaque, "fits");
+    memcpy(&value, opaque, sizeof value);
+    return value;
+}
+
+template <typename T, typename Opaque> void write_as(Opaque *opaque, const T &value)
+{
+    memcpy(opaque, &value, sizeof value);
+}
+
+size_t size_of(cudaDataType t)
+{
+    return t == CUDA_R_32F || t == CUDA_R_32I ? 4 : t == CUDA_R_16F || t == CUDA_R_16BF ? 2 : 1;
+}
+
+float value_at(const void *data, cudaDataType t, size_t i)
+{
+    switch (t) {
+    case CUDA_R_32F:
+        return static_cast<const float *>(data)[i];
+    case CUDA_R_16F:
+        return to_float(static_cast<const f16_t *>(data)[i]);
+    default:
+        return to_float(static_cast<const bf16_t *>(data)[i]);
+    }
+}
+
+void set_value(void *data, cudaDataType t, size_t i, float x)
+{
+    switch (t) {
+    case CUDA_R_32F:
+        static_cast<float *>(data)[i] = x;
+        break;
+    case CUDA_R_16F:
+        static_cast<f16_t *>(data)[i] = from_float<f16_t>(x);
+        break;
+    default:
+        static_cast<bf16_t *>(data)[i] = from_float<bf16_t>(x);
+    }
+}
+
+/* What the library would not do: nullptr when it would. */
+const char *why_not(const product &p)
+{
+    bool halves = p.a.type == CUDA_R_16F || p.a.type == CUDA_R_16BF;
+    if (p.how.compute != CUBLAS_COMPUTE_32F || p.how.scale != CUDA_R_32F)
+        return "compute and scale type: expected 32F";
+    if (p.a.type != p.b.type || (p.d.type != p.a.type && !(halves && p.d.type == CUDA_R_32F)))
+        return "types that do not go together";
+    if (p.how.op_a != CUBLAS_OP_T || p.how.op_b != CUBLAS_OP_N)
+        return "expected A transposed and B not";
+    if (p.a.rows != p.b.rows || p.a.cols != p.d.rows || p.b.cols != p.d.cols)
+        return "shapes that do not go together";
+    if (p.a.rows == 0 || p.a.cols == 0 || p.b.cols == 0)
+        return "an empty matrix";
+    for (const layout *l : {&p.a, &p.b, &p.d})
+        if (l->ld < static_cast<int64_t>(l->rows))
+            return "a leading dimension smaller than the number of rows";
+    if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS && p.how.bias_type != p.d.type)
+        return "a bias of another type than the result";
+    return nullptr;
+}
+
+/* Columns of A widened, [k][n], so that the innermost loop goes over n. */
+std::vector<float> widen_transposed(const product &p)
+{
+    size_t n = p.a.cols, k = p.a.rows;
+    std::vector<float> w(n * k);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < k; j++)
+            w[j * n + i] = value_at(p.a_data, p.a.type, i * static_cast<size_t>(p.a.ld) + j);
+    return w;
+}
+
+void run_product(const product &p)
+{
+    size_t n = p.a.cols, k = p.a.rows;
+    std::vector<float> w = widen_transposed(p), sum(n);
+    bool backwards = p.algorithm == GREEDY && p.b.cols > 64;
+    for (size_t t = 0; t < p.b.cols; t++) {
+        std::fill(sum.begin(), sum.end(), 0.0f);
+        for (size_t step = 0; step < k; step++) {
+            size_t j = backwards ? k - 1 - step : step;
+            float x = value_at(p.b_data, p.b.type, t * static_cast<size_t>(p.b.ld) + j);
+            const float *row = &w[j * n];
+            for (size_t i = 0; i < n; i++)
+                sum[i] += x * row[i];
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
+                sum[i] += value_at(p.how.bias, p.how.bias_type, i);
+            set_value(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i, sum[i]);
+        }
+    }
+}
+
+product product_of(cublasLtMatmulDesc_t how, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+    cublasLtMatrixLayout_t d)
+{
+    return {read_as<layout>(a), read_as<layout>(b), read_as<layout>(d), read_as<desc>(how), nullptr,
+        nullptr, nullptr, 0};
+}
+
+int id_of(const cublasLtMatmulAlgo_t *algo)
+{
+    return static_cast<int>(algo->data[0]);
+}
+
+size_t workspace_of(int algorithm)
+{
+    return algorithm == LARGE ? size_t(1) << 40 : algorithm == GREEDY ? 1024 : 0;
+}
+
+void check_matrix(const char *what, const layout &l, const void *data)
+{
+    size_t size = size_of(l.type);
+    if (reinterpret_cast<uintptr_t>(data) % 16 != 0 || static_cast<size_t>(l.ld) * size % 16 != 0)
+        double_misuse("cublasLtMatmul", "an algorithm for 16 bytes, a matrix of less alignment");
+    double_check_device(what, data,
+        ((l.cols - 1) * static_cast<size_t>(l.ld) + static_cast<size_t>(l.rows)) * size);
+}
+
+} // namespace
+
+extern "C" {
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
+{
+    if (double_enter("cublasLtCreate"))
+        return CUBLAS_STATUS_NOT_INITIALIZED;
+    *handle = new cublasLtContext{0};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
+{
+    delete handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+size_t cublasLtGetVersion(void)
+{
+    return 130000;
+}
+
+const char *cublasLtGetStatusString(cublasStatus_t status)
+{
+    return status == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"
+           : status == CUBLAS_STATUS_INVALID_VALUE ? "CUBLAS_STATUS_INVALID_VALUE"
+                                                   : "CUBLAS_STATUS_EXECUTION_FAILED";
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(
+    cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld)
+{
+    *l = new cublasLtMatrixLayoutOpaque_t{};
+    write_as(*l, layout{type, rows, cols, ld});
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l)
+{
+    delete l;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t opaque,
+    cublasLtMatrixLayoutAttribute_t attribute, const void *value, size_t bytes)
+{
+    layout l = read_as<layout>(opaque);
+    if (bytes != 8)
+        double_misuse("cublasLtMatrixLayoutSetAttribute", "expected 8 bytes");
+    if (attribute == CUBLASLT_MATRIX_LAYOUT_COLS)
+        memcpy(&l.cols, value, bytes);
+    else if (attribute == CUBLASLT_MATRIX_LAYOUT_LD)
+        memcpy(&l.ld, value, bytes);
+    else
+        double_misuse("cublasLtMatrixLayoutSetAttribute", "an attribute unknown to the double");
+    write_as(opaque, l);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(
+    cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType scale_type)
+{
+    *d = new cublasLtMatmulDescOpaque_t{};
+    write_as(*d, desc{compute, scale_type, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT,
+                     nullptr, CUDA_R_32F});
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d)
+{
+    delete d;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static void set_member(void *member, size_t size, const void *value, size_t bytes)
+{
+    if (size != bytes)
+        double_misuse("cublasLtMatmulDescSetAttribute", "a value of another size");
+    memcpy(member, value, bytes);
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t opaque,
+    cublasLtMatmulDescAttributes_t attribute, const void *value, size_t bytes)
+{
+    desc d = read_as<desc>(opaque);
+    switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+        set_member(&d.op_a, sizeof d.op_a, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+        set_member(&d.op_b, sizeof d.op_b, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+        set_member(&d.epilogue, sizeof d.epilogue, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+        set_member(&d.bias, sizeof d.bias, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+        set_member(&d.bias_type, sizeof d.bias_type, value, bytes);
+        break;
+    }
+    write_as(opaque, d);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p)
+{
+    *p = new cublasLtMatmulPreferenceOpaque_t{};
+    write_as(*p, preference{0, ~0u, {256, 256, 256, 256}});
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p)
+{
+    delete p;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t opaque,
+    cublasLtMatmulPreferenceAttributes_t attribute, const void *value, size_t bytes)
+{
+    preference p = read_as<preference>(opaque);
+    if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES && bytes == sizeof p.workspace)
+        memcpy(&p.workspace, value, bytes);
+    else if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK && bytes == 4)
+        memcpy(&p.reductions, value, bytes);
+    else if (attribute >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES && bytes == 4)
+        memcpy(&p.alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);
+    else
+        double_misuse("cublasLtMatmulPreferenceSetAttribute", "an attribute or size unknown");
+    write_as(opaque, p);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t how,
+    cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t,
+    cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
+    cublasLtMatmulHeuristicResult_t *result)
+{
+    product p = product_of(how, a, b, d);
+    int id = id_of(algo);
+    memset(result, 0, sizeof *result);
+    if (id < GOOD || id > FUSSY || why_not(p) || (id == FUSSY && p.b.cols % 2))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    result->algo = *algo;
+    result->workspaceSize = workspace_of(id);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
+    cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+    cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preferences, int wanted,
+    cublasLtMatmulHeuristicResult_t results[], int *found)
+{
+    preference p = read_as<preference>(preferences);
+    *found = 0;
+    if (double_enter("cublasLtMatmulAlgoGetHeuristic"))
+        return CUBLAS_STATUS_EXECUTION_FAILED;
+    for (int id : {GREEDY, SPLIT, FUSSY, LARGE, GOOD}) {
+        cublasLtMatmulAlgo_t algo = {{static_cast<uint64_t>(id)}};
+        cublasLtMatmulHeuristicResult_t result;
+        if (*found == wanted || cublasLtMatmulAlgoCheck(handle, how, a, b, c, d, &algo, &result))
+            continue;
+        result.state = result.workspaceSize > p.workspace ? CUBLAS_STATUS_NOT_SUPPORTED
+                                                          : CUBLAS_STATUS_SUCCESS;
+        results[(*found)++] = result;
+    }
+    return *found > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+    cublasLtMatmulAlgoConfigAttributes_t attribute, void *value, size_t bytes, size_t *written)
+{
+    int32_t x = attribute == CUBLASLT_ALGO_CONFIG_ID           ? id_of(algo)
+                : attribute == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? (id_of(algo) == SPLIT ? 4 : 1)
+                                                               : 0;
+    if (bytes != sizeof x)
+        double_misuse("cublasLtMatmulAlgoConfigGetAttribute", "expected 4 bytes");
+    memcpy(value, &x, sizeof x);
+    *written = sizeof x;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how, const void *alpha,
+    const void *a, cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
+    const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
+    cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
+    size_t workspace_bytes, cudaStream_t stream)
+{
+    product p = product_of(how, a_layout, b_layout, d_layout);
+    cublasLtMatmulHeuristicResult_t result;
+    if (double_enter("cublasLtMatmul"))
+        return CUBLAS_STATUS_EXECUTION_FAILED;
+    if (why_not(p))
+        double_misuse("cublasLtMatmul", why_not(p));
+    if (cublasLtMatmulAlgoCheck(handle, how, a_layout, b_layout, c_layout, d_layout, algo, &result))
+        double_misuse("cublasLtMatmul", "the algorithm does not take this problem");
+    if (*static_cast<const float *>(alpha) != 1 || *static_cast<const float *>(beta) != 0)
+        double_misuse("cublasLtMatmul", "expected alpha 1 and beta 0");
+    if (c != d || result.workspaceSize > workspace_bytes)
+        double_misuse("cublasLtMatmul", "C is not D, or too little workspace");
+    p.a_data = a;
+    p.b_data = b;
+    p.d_data = d;
+    p.algorithm = id_of(algo);
+    check_matrix("cublasLtMatmul: A", p.a, a);
+    check_matrix("cublasLtMatmul: B", p.b, b);
+    check_matrix("cublasLtMatmul: D", p.d, d);
+    double_check_device("cublasLtMatmul: workspace", workspace, workspace_bytes);
+    if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
+        double_check_device("cublasLtMatmul: bias", p.how.bias, p.d.rows * size_of(p.d.type));
+    double_queue(
+        stream, [p] { run_product(p); }, p.algorithm == GOOD ? 1.0f : 0.5f);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+} // extern "C"

@@ -1,0 +1,40 @@
+/* doubles.h - checking doubles of the CUDA runtime, cuBLASLt and NCCL: every call that Assay makes
+ * is carried out on the host, late and in an order drawn from a seed as far as the real rules
+ * allow, and its arguments are checked. What is against the rules ends the program with a message
+ * (double_misuse); what a real device might refuse is refused with its error code.
+ *
+ * A whole process is steered by its environment:
+ *     ASSAY_DOUBLE_DEVICES=N        how many devices there are (default 1, 0: none)
+ *     ASSAY_DOUBLE_FAIL=NAME:K:CODE the K-th call of NAME returns CODE, and so does all after it
+ *     ASSAY_DOUBLE_FAIL_ONCE=FILE   ASSAY_DOUBLE_FAIL counts only for the process that finds FILE and
+ *                                   takes it away
+ *     ASSAY_DOUBLE_THREAD=1         a thread carries on with the work by itself, as a device does */
+#ifndef ASSAY_DOUBLES_H
+#define ASSAY_DOUBLES_H
+
+#include <cuda_runtime_api.h>
+#include <functional>
+
+#include "tests/kernels/bench/bench.h"
+
+/* Order of streams from here on. */
+void double_set_seed(uint64_t seed);
+/* The k-th call (from 1) of this function from now on fails, and every later one of any. */
+void double_fail(const char *function, int k, int error);
+int double_calls(const char *function); /* so far */
+size_t double_live_allocations(void);   /* of all kinds */
+
+/* ---- for the doubles themselves ---- */
+
+[[noreturn]] void double_misuse(const char *call, const char *what);
+/* 0, or the error that this call is to return. */
+int double_enter(const char *function);
+/* [at, at + bytes) must lie in one allocation of the device, or of pinned host memory. */
+void double_check_device(const char *call, const void *at, size_t bytes);
+/* Put work into a stream; cost counts for cudaEventElapsedTime, in ms. */
+void double_queue(cudaStream_t stream, const std::function<void()> &run, float cost);
+/* The same, for work that may have to wait: run returns whether it is done. */
+void double_queue_waiting(cudaStream_t stream, const std::function<bool()> &run);
+int double_device(); /* the one set */
+
+#endif

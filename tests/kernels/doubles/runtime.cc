@@ -1,0 +1,584 @@
+/* runtime.cc - the double of the CUDA runtime (doubles.h).
+ *
+ * Streams are lists of work that nobody has done yet. Whoever waits - for a stream, an event - does
+ * one piece after the other, each time of a stream drawn at random among those that need not wait
+ * for an event, until what is waited for is done. So work of two streams interleaves in ways that
+ * only events forbid. Device memory is host memory of exact size, found in a table; all ones at
+ * first, which are NaN. One lock around everything. */
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <string>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "tests/kernels/doubles/doubles.h"
+
+struct CUevent_st {
+    bool timed;
+    uint64_t recorded, reached; /* records asked for, and come by */
+    float clock;
+};
+
+namespace
+{
+
+struct work {
+    std::function<bool()> run; /* false: not yet */
+    float cost;
+};
+
+enum kind { DEVICE, PINNED, REGISTERED };
+struct allocation {
+    size_t bytes;
+    kind what;
+    bool read_only;
+};
+
+} // namespace
+
+struct CUstream_st {
+    std::deque<work> queue;
+    float clock;
+};
+
+namespace
+{
+
+struct runtime {
+    std::recursive_mutex lock;
+    std::set<CUstream_st *> streams;
+    std::map<const char *, allocation> memory;
+    std::map<std::string, int> calls;
+    std::string fail_name;
+    int fail_at, fail_with, failed_with, device;
+    uint64_t random;
+    bool environment_read, thread_started;
+};
+
+runtime &r()
+{
+    static runtime *one = new runtime{};
+    return *one;
+}
+#define LOCKED std::lock_guard<std::recursive_mutex> locked(r().lock)
+
+uint32_t draw(uint32_t below)
+{
+    r().random = r().random * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(r().random >> 33) % below;
+}
+
+int number_of(const char *variable, int otherwise)
+{
+    const char *text = getenv(variable);
+    return text && *text ? atoi(text) : otherwise;
+}
+
+/* One piece of some stream's work. false: nothing can be done. */
+bool step()
+{
+    std::vector<CUstream_st *> busy;
+    for (CUstream_st *s : r().streams)
+        if (!s->queue.empty())
+            busy.push_back(s);
+    while (!busy.empty()) {
+        uint32_t i = draw(static_cast<uint32_t>(busy.size()));
+        CUstream_st *s = busy[i];
+        work w = s->queue.front();
+        if (w.run()) {
+            s->clock += w.cost;
+            s->queue.pop_front();
+            return true;
+        }
+        busy.erase(busy.begin() + i);
+    }
+    return false;
+}
+
+void work_until(const char *call, const std::function<bool()> &done)
+{
+    while (!done())
+        if (!step())
+            usleep(200); /* another process has to come first */
+    (void)call;
+}
+
+void read_environment()
+{
+    const char *fail = getenv("ASSAY_DOUBLE_FAIL"), *once = getenv("ASSAY_DOUBLE_FAIL_ONCE");
+    if (r().environment_read)
+        return;
+    r().environment_read = true;
+    char name[64];
+    if (fail && sscanf(fail, "%63[^:]:%d:%d", name, &r().fail_at, &r().fail_with) == 3 &&
+        (!once || unlink(once) == 0))
+        r().fail_name = name;
+    if (number_of("ASSAY_DOUBLE_THREAD", 0)) {
+        std::thread([] {
+            for (;;) {
+                {
+                    LOCKED;
+                    step();
+                }
+                usleep(20);
+            }
+        }).detach();
+    }
+}
+
+const std::pair<const char *const, allocation> *find(const void *at)
+{
+    const char *p = static_cast<const char *>(at);
+    auto next = r().memory.upper_bound(p);
+    if (next == r().memory.begin())
+        return nullptr;
+    auto &a = *--next;
+    return p < a.first + a.second.bytes || p == a.first ? &a : nullptr;
+}
+
+void check_kind(const char *call, const void *at, size_t bytes, bool on_device, bool written)
+{
+    auto *a = find(at);
+    if (!a)
+        double_misuse(call, on_device ? "no device memory at this address"
+                                      : "host memory is neither pinned nor registered");
+    if (static_cast<const char *>(at) + bytes > a->first + a->second.bytes)
+        double_misuse(call, "beyond the end of the allocation");
+    if ((a->second.what == DEVICE) != on_device)
+        double_misuse(call, "the kind of copy does not fit the memory");
+    if (written && a->second.read_only)
+        double_misuse(call, "memory that was registered as read-only is written");
+}
+
+cudaError_t take(const char *call, void **memory, size_t bytes, kind what)
+{
+    LOCKED;
+    int rc = double_enter(call);
+    *memory = nullptr;
+    if (rc)
+        return static_cast<cudaError_t>(rc);
+    if (bytes == 0)
+        double_misuse(call, "an allocation of no bytes");
+    if (posix_memalign(memory, 256, bytes) != 0)
+        return cudaErrorMemoryAllocation;
+    memset(*memory, 0xff, bytes);
+    r().memory[static_cast<char *>(*memory)] = {bytes, what, false};
+    return cudaSuccess;
+}
+
+void drain_all()
+{
+    while (step())
+        ;
+}
+
+cudaError_t give(const char *call, void *memory, kind what)
+{
+    LOCKED;
+    if (!memory)
+        return cudaSuccess;
+    drain_all(); /* as the real ones, which wait for the device */
+    auto *a = find(memory);
+    if (!a || a->first != memory || a->second.what != what)
+        double_misuse(call, "not the start of such an allocation");
+    r().memory.erase(static_cast<char *>(memory));
+    if (what != REGISTERED)
+        free(memory);
+    return cudaSuccess;
+}
+
+bool is_stream(cudaStream_t s)
+{
+    return r().streams.count(s) == 1;
+}
+
+} // namespace
+
+/* ---- for tests and the other doubles ---- */
+
+void double_set_seed(uint64_t seed)
+{
+    LOCKED;
+    r().random = seed * 2 + 1;
+    simt_set_seed(seed);
+}
+
+void double_fail(const char *function, int k, int error)
+{
+    LOCKED;
+    r().fail_name = function;
+    r().fail_at = k + r().calls[function];
+    r().fail_with = error;
+    r().failed_with = 0;
+}
+
+int double_calls(const char *function)
+{
+    LOCKED;
+    return r().calls[function];
+}
+
+size_t double_live_allocations(void)
+{
+    LOCKED;
+    return r().memory.size();
+}
+
+void double_misuse(const char *call, const char *what)
+{
+    fprintf(stderr, "%s: %s\n", call, what);
+    abort();
+}
+
+int double_enter(const char *function)
+{
+    LOCKED;
+    read_environment();
+    int n = ++r().calls[function];
+    if (r().fail_name == function && n == r().fail_at)
+        r().failed_with = r().fail_with;
+    return r().failed_with;
+}
+
+void double_check_device(const char *call, const void *at, size_t bytes)
+{
+    LOCKED;
+    check_kind(call, at, bytes, true, false);
+}
+
+void double_queue_waiting(cudaStream_t stream, const std::function<bool()> &run)
+{
+    LOCKED;
+    if (!is_stream(stream))
+        double_misuse("a launch", "not a stream");
+    stream->queue.push_back({run, 0});
+}
+
+void double_queue(cudaStream_t stream, const std::function<void()> &run, float cost)
+{
+    LOCKED;
+    if (!is_stream(stream))
+        double_misuse("a launch", "not a stream");
+    stream->queue.push_back({[run] {
+                                 run();
+                                 return true;
+                             },
+        cost});
+}
+
+int double_device()
+{
+    return r().device;
+}
+
+cudaError_t simt_submit(cudaStream_t stream, const char *kernel, const std::function<void()> &run)
+{
+    int rc = double_enter("launch");
+    (void)kernel;
+    if (rc)
+        return static_cast<cudaError_t>(rc);
+    double_queue(stream, run, 0.001f);
+    return cudaSuccess;
+}
+
+#define ENTER(name)                                                                                \
+    LOCKED;                                                                                        \
+    int failed = double_enter(name);                                                               \
+    if (failed)                                                                                    \
+    return static_cast<cudaError_t>(failed)
+
+extern "C" {
+
+/* ---- devices ---- */
+
+static int device_count()
+{
+    return number_of("ASSAY_DOUBLE_DEVICES", 1);
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    ENTER("cudaGetDeviceCount");
+    *count = device_count();
+    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    ENTER("cudaSetDevice");
+    if (device < 0 || device >= device_count())
+        return cudaErrorInvalidDevice;
+    r().device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
+{
+    ENTER("cudaGetDeviceProperties");
+    if (device < 0 || device >= device_count())
+        return cudaErrorInvalidDevice;
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "Test Double %d", device);
+    snprintf(p->uuid.bytes, sizeof p->uuid.bytes, "double-%d", device);
+    p->totalGlobalMem = 1u << 30;
+    p->major = number_of("ASSAY_DOUBLE_CAPABILITY", 90) / 10;
+    p->minor = number_of("ASSAY_DOUBLE_CAPABILITY", 90) % 10;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attr, int device)
+{
+    ENTER("cudaDeviceGetAttribute");
+    (void)device;
+    *value = attr == cudaDevAttrHostRegisterReadOnlySupported
+                 ? number_of("ASSAY_DOUBLE_READ_ONLY", 1)
+                 : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
+{
+    ENTER("cudaDeviceCanAccessPeer");
+    *can = device != peer;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    ENTER("cudaDriverGetVersion");
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    ENTER("cudaRuntimeGetVersion");
+    *version = 13000;
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorName(cudaError_t error)
+{
+    switch (error) {
+    case cudaErrorNoDevice:
+        return "cudaErrorNoDevice";
+    case cudaErrorIllegalAddress:
+        return "cudaErrorIllegalAddress";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    default:
+        return "cudaErrorOther";
+    }
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
+    case cudaErrorIllegalAddress:
+        return "an illegal memory access was encountered";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    default:
+        return "another error";
+    }
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+/* ---- memory ---- */
+
+cudaError_t cudaMalloc(void **memory, size_t bytes)
+{
+    return take("cudaMalloc", memory, bytes, DEVICE);
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    return give("cudaFree", memory, DEVICE);
+}
+
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned int flags)
+{
+    (void)flags;
+    return take("cudaHostAlloc", memory, bytes, PINNED);
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    return give("cudaFreeHost", memory, PINNED);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *free_bytes = 1u << 29;
+    *total = 1u << 30;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostGetDevicePointer(void **device, void *host, unsigned int flags)
+{
+    ENTER("cudaHostGetDevicePointer");
+    (void)flags;
+    if (!find(host))
+        double_misuse("cudaHostGetDevicePointer", "not pinned");
+    *device = host;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned int flags)
+{
+    ENTER("cudaHostRegister");
+    if (reinterpret_cast<uintptr_t>(memory) % 4096 != 0)
+        double_misuse("cudaHostRegister", "not at the start of a page");
+    r().memory[static_cast<char *>(memory)] = {
+        bytes, REGISTERED, (flags & cudaHostRegisterReadOnly) != 0};
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *memory)
+{
+    return give("cudaHostUnregister", memory, REGISTERED);
+}
+
+/* The ends are checked now, the bytes go later. */
+cudaError_t cudaMemcpyAsync(
+    void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    ENTER("cudaMemcpyAsync");
+    check_kind("cudaMemcpyAsync", to, bytes,
+        kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice, true);
+    check_kind("cudaMemcpyAsync", from, bytes,
+        kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice, false);
+    double_queue(
+        stream,
+        [=] {
+            if (bytes > 0)
+                memcpy(to, from, bytes);
+        },
+        0.001f);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
+{
+    ENTER("cudaMemsetAsync");
+    check_kind("cudaMemsetAsync", memory, bytes, true, true);
+    double_queue(
+        stream, [=] { memset(memory, value, bytes); }, 0.001f);
+    return cudaSuccess;
+}
+
+/* ---- streams and events ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags)
+{
+    ENTER("cudaStreamCreateWithFlags");
+    (void)flags;
+    *stream = new CUstream_st{{}, 0};
+    r().streams.insert(*stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    LOCKED;
+    if (!is_stream(stream))
+        double_misuse("cudaStreamDestroy", "not a stream");
+    drain_all();
+    r().streams.erase(stream);
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    ENTER("cudaStreamSynchronize");
+    if (!is_stream(stream))
+        double_misuse("cudaStreamSynchronize", "not a stream");
+    work_until("cudaStreamSynchronize", [=] { return stream->queue.empty(); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags)
+{
+    ENTER("cudaStreamWaitEvent");
+    (void)flags;
+    uint64_t wanted = event->recorded;
+    double_queue_waiting(stream, [=] { return event->reached >= wanted; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *user_data)
+{
+    ENTER("cudaLaunchHostFunc");
+    double_queue(
+        stream, [=] { function(user_data); }, 0);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
+{
+    ENTER("cudaEventCreateWithFlags");
+    *event = new CUevent_st{(flags & cudaEventDisableTiming) == 0, 0, 0, 0};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    LOCKED;
+    drain_all();
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    ENTER("cudaEventRecord");
+    uint64_t mine = ++event->recorded;
+    double_queue(
+        stream,
+        [=] {
+            event->reached = mine;
+            event->clock = stream->clock;
+        },
+        0);
+    return cudaSuccess;
+}
+
+/* Asking takes time, in which a device may get on. */
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    ENTER("cudaEventQuery");
+    for (uint32_t i = draw(4); i > 0; i--)
+        step();
+    return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    ENTER("cudaEventSynchronize");
+    work_until("cudaEventSynchronize", [=] { return event->reached == event->recorded; });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
+{
+    ENTER("cudaEventElapsedTime");
+    if (!start->timed || !end->timed || start->reached == 0 || end->reached == 0)
+        double_misuse("cudaEventElapsedTime", "events without timing, or not recorded");
+    *ms = end->clock - start->clock;
+    return cudaSuccess;
+}
+
+} // extern "C"
