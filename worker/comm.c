@@ -11,9 +11,11 @@
  *
  * One part and one share a rank are enough: a part is read between the two meetings of a piece and
  * rewritten after the second; a share is read after the second and rewritten after the first of the
- * next piece, to which its readers must have come. */
+ * next piece, to which its readers must have come. What is shared or gathered goes through the parts
+ * and is read between two meetings as well. */
 #include "worker/comm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -32,6 +34,7 @@
 
 #define SPINS 2000
 #define HEAD_BYTES 4096u
+#define PART_BYTES (STAGE_COMM_FLOATS * sizeof(float))
 
 struct comm_head {
     uint32_t arrived, meeting;
@@ -39,7 +42,6 @@ struct comm_head {
     uint32_t came[STAGE_MAX_RANKS];
 };
 _Static_assert(sizeof(struct comm_head) <= HEAD_BYTES, "the counters fit their page");
-_Static_assert(COMM_SHARE_BYTES <= STAGE_COMM_FLOATS * sizeof(float), "shared bytes fit a part");
 
 struct comm {
     uint32_t rank, n_ranks, deadline_ms;
@@ -193,16 +195,9 @@ static void reduce_piece(const struct comm *c, float *x, uint64_t n)
     }
 }
 
-void comm_all_reduce(struct comm *c, float *x, uint64_t n)
-{
-    if (c->n_ranks == 1)
-        return;
-    for (uint64_t at = 0; at < n; at += STAGE_COMM_FLOATS)
-        reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS);
-}
-
 void comm_gather(struct comm *c, const void *mine, void *all, size_t n)
 {
+    assert(n <= PART_BYTES);
     if (c->n_ranks == 1) {
         memcpy(all, mine, n);
         return;
@@ -218,10 +213,22 @@ void comm_share(struct comm *c, void *bytes, size_t n)
 {
     if (c->n_ranks == 1)
         return;
-    if (c->rank == 0)
-        memcpy(part_of(c, 0), bytes, n);
-    meet(c);
-    if (c->rank != 0)
-        memcpy(bytes, part_of(c, 0), n);
-    meet(c);
+    for (size_t at = 0; at < n; at += PART_BYTES) {
+        char *piece = (char *)bytes + at;
+        size_t size = n - at < PART_BYTES ? n - at : PART_BYTES;
+        if (c->rank == 0)
+            memcpy(part_of(c, 0), piece, size);
+        meet(c);
+        if (c->rank != 0)
+            memcpy(piece, part_of(c, 0), size);
+        meet(c);
+    }
+}
+
+void comm_all_reduce(struct comm *c, float *x, uint64_t n)
+{
+    if (c->n_ranks == 1)
+        return;
+    for (uint64_t at = 0; at < n; at += STAGE_COMM_FLOATS)
+        reduce_piece(c, x + at, n - at < STAGE_COMM_FLOATS ? n - at : STAGE_COMM_FLOATS);
 }

@@ -1,4 +1,5 @@
-/* comm.h - the sum over a group's ranks. One small interface: alone (size 1) or over shared memory
+/* comm.h - the sum over a group's ranks, and their meeting place while they start. One small
+ * interface: alone (size 1) or over shared memory
  * (CPU ranks).
  *
  * The shared-memory communicator lives in one segment that the broker made (stage_segment_new) and
@@ -31,11 +32,11 @@ int comm_new(
 void comm_free(struct comm **c);
 uint32_t comm_rank(const struct comm *c);
 uint32_t comm_size(const struct comm *c);
-/* Small things between ranks, n at most COMM_SHARE_BYTES, the same n on all. share: everyone gets
- * rank 0's bytes. gather: all[r * n ..] becomes rank r's. */
-#define COMM_SHARE_BYTES (64u << 10)
-void comm_share(struct comm *c, void *bytes, size_t n);
-void comm_gather(struct comm *c, const void *mine, void *all, size_t n);
 void comm_all_reduce(struct comm *c, float *x, uint64_t n); /* in place */
+/* Rank 0's n bytes to every rank, in place. */
+void comm_share(struct comm *c, void *bytes, size_t n);
+/* n bytes of every rank, in rank order, to every rank: all is [n_ranks * n]. n is at most 4
+ * STAGE_COMM_FLOATS. */
+void comm_gather(struct comm *c, const void *mine, void *all, size_t n);
 
 #endif

@@ -89,6 +89,66 @@ static void test_alone(void **unused)
     comm_free(&c);
 }
 
+/* Shares and gathers, with sums between them; odd sizes, more than one piece. */
+static int exchange_rank(int fd, uint32_t rank, uint32_t n_ranks, size_t n)
+{
+    struct comm *c = NULL;
+    struct err e = {0};
+    if (comm_new(&c, fd, rank, n_ranks, 10000, &e) != 0)
+        return 1;
+    uint8_t *bytes = malloc(n + 1), all[STAGE_MAX_RANKS][5];
+    float x = (float)rank;
+    for (uint8_t t = 0; t < 5; t++) {
+        uint8_t mine[5] = {(uint8_t)rank, t, 7, (uint8_t)(rank * t), 9};
+        memset(bytes, rank == 0 ? t + 1 : 0xee, n + 1);
+        bytes[n / 2] = rank == 0 ? 200 : 0;
+        comm_share(c, bytes, n);
+        for (size_t i = 0; i < n; i++)
+            if (bytes[i] != (i == n / 2 ? 200 : t + 1))
+                return 2;
+        if (bytes[n] != (rank == 0 ? t + 1 : 0xee) && n > 0)
+            return 3;
+        comm_all_reduce(c, &x, 1);
+        comm_gather(c, mine, all, sizeof mine);
+        for (uint32_t r = 0; r < n_ranks; r++)
+            if (all[r][0] != r || all[r][1] != t || all[r][2] != 7 || all[r][3] != r * t ||
+                all[r][4] != 9)
+                return 4;
+    }
+    free(bytes);
+    comm_free(&c);
+    return 0;
+}
+
+static void check_exchange(uint32_t n_ranks, size_t n)
+{
+    struct err e = {0};
+    int fd = stage_segment_new(stage_comm_bytes(n_ranks), &e), status, failed = 0;
+    pid_t pids[STAGE_MAX_RANKS];
+    assert_true(fd >= 0);
+    for (uint32_t r = 0; r < n_ranks; r++)
+        if ((pids[r] = fork()) == 0)
+            _exit(exchange_rank(fd, r, n_ranks, n));
+    for (uint32_t r = 0; r < n_ranks; r++) {
+        waitpid(pids[r], &status, 0);
+        failed += status != 0;
+    }
+    close(fd);
+    assert_int_equal(failed, 0);
+}
+
+static void test_shares_and_gathers(void **unused)
+{
+    static const size_t sizes[] = {
+        1, 128, 4 * STAGE_COMM_FLOATS, 4 * STAGE_COMM_FLOATS + 1, 9 * STAGE_COMM_FLOATS + 3};
+    (void)unused;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        check_exchange(2, sizes[i]);
+        check_exchange(5, sizes[i]);
+    }
+    assert_int_equal(exchange_rank(-1, 0, 1, 100), 0);
+}
+
 /* A rank that meets its peers for ever; its last words go to `words`. */
 static _Noreturn void meet_for_ever(
     int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, int words)
@@ -189,7 +249,8 @@ static void test_bad_arguments(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums_in_rank_order),
-        cmocka_unit_test(test_alone), cmocka_unit_test(test_missing_peers),
-        cmocka_unit_test(test_waiting_is_asleep), cmocka_unit_test(test_bad_arguments)};
+        cmocka_unit_test(test_alone), cmocka_unit_test(test_shares_and_gathers),
+        cmocka_unit_test(test_missing_peers), cmocka_unit_test(test_waiting_is_asleep),
+        cmocka_unit_test(test_bad_arguments)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
