@@ -51,7 +51,7 @@ CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-KERNELS   := $(patsubst tests/kernels/%.cc,$(B)/kernels/%,$(wildcard tests/kernels/test_*.cc))
+KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
 .PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference man install clean help
@@ -66,7 +66,10 @@ $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 
 # The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
-BENCH := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/bench/*.cc)) $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
+# test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries.
+BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
+DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
+GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
 BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH -Itests/kernels/include
 $(B)/obj/%.o: %.cc
 	@mkdir -p $(@D)
@@ -74,7 +77,10 @@ $(B)/obj/%.o: %.cc
 $(B)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c)): CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
+$(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
+$(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES)
 $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)

@@ -230,6 +230,15 @@ static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     return best;
 }
 
+static int is_known(const cublasLtMatmulAlgo_t *found, int n, const cublasLtMatmulAlgo_t *algo)
+{
+    for (int i = 0; i < n; i++)
+        if (memcmp(&found[i], algo, sizeof *algo) == 0)
+            return 1;
+    return 0;
+}
+
+/* What the library would take for few rows and for many, each once. */
 static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
 {
     static const int64_t rows[] = {TIMED_ROWS, TRIAL_ROWS, 17, 1};
@@ -256,7 +265,7 @@ static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
                 preference, HEURISTICS, results, &got) != CUBLAS_STATUS_SUCCESS)
             continue;
         for (int k = 0; k < got && n < MAX_CANDIDATES; k++)
-            if (results[k].state == CUBLAS_STATUS_SUCCESS)
+            if (results[k].state == CUBLAS_STATUS_SUCCESS && !is_known(found, n, &results[k].algo))
                 found[n++] = results[k].algo;
     }
     LT_MUST(cublasLtMatmulPreferenceDestroy(preference));

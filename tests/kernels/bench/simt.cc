@@ -296,6 +296,44 @@ void ldmatrix(uint32_t r[4], const void *row, void (*all)(simt_deposit *))
     memcpy(r, d[simt_me().lane].bytes, 4 * sizeof *r);
 }
 
+/* Fragments of m16n8k16, g = lane / 4, t = lane % 4. a: registers 0 to 3 hold rows g, g + 8, g,
+ * g + 8 and columns 2t, 2t + 1, the last two 8 further right. b: registers 0, 1 hold rows 2t,
+ * 2t + 1, and 8 further down, of column g. d: rows g, g, g + 8, g + 8, columns 2t, 2t + 1, .. */
+struct fragments {
+    uint32_t ab[6];
+    float d[4];
+};
+static_assert(sizeof(fragments) <= sizeof(simt_deposit), "fits");
+
+/* d += a b for the whole warp, deposits become results. Products are added one by one in order of
+ * k, each sum rounded: a tensor core rounds otherwise. */
+template <typename Widen> void multiply_fragments(simt_deposit *all, Widen widen)
+{
+    float a[16][16], b_matrix[16][8], d[16][8];
+    fragments f[WARP_LANES];
+    for (uint32_t lane = 0; lane < WARP_LANES; lane++) {
+        uint32_t g = lane / 4, t = lane % 4;
+        f[lane] = simt_value_of<fragments>(all[lane]);
+        for (uint32_t i = 0; i < 8; i++)
+            a[g + i / 2 % 2 * 8][2 * t + i % 2 + i / 4 * 8] =
+                widen(f[lane].ab[i / 2] >> i % 2 * 16 & 0xffff);
+        for (uint32_t i = 0; i < 4; i++) {
+            b_matrix[2 * t + i % 2 + i / 2 * 8][g] =
+                widen(f[lane].ab[4 + i / 2] >> i % 2 * 16 & 0xffff);
+            d[g + i / 2 * 8][2 * t + i % 2] = f[lane].d[i];
+        }
+    }
+    for (uint32_t row = 0; row < 16; row++)
+        for (uint32_t k = 0; k < 16; k++)
+            for (uint32_t column = 0; column < 8; column++)
+                d[row][column] += a[row][k] * b_matrix[k][column];
+    for (uint32_t lane = 0; lane < WARP_LANES; lane++) {
+        for (uint32_t i = 0; i < 4; i++)
+            f[lane].d[i] = d[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+        memcpy(all[lane].bytes, &f[lane], sizeof f[lane]);
+    }
+}
+
 void make_copy(const copy &c)
 {
     if (c.valid)
@@ -405,28 +443,24 @@ void ldmatrix_x4_trans(uint32_t r[4], const void *row)
     ldmatrix(r, row, load_transposed);
 }
 
-/* Fragments of m16n8k16, g = lane / 4, t = lane % 4. a: registers 0 to 3 hold rows g, g + 8, g,
- * g + 8 and columns 2t, 2t + 1, the last two 8 further right. b: registers 0, 1 hold rows 2t,
- * 2t + 1, and 8 further down, of column g. d: rows g, g, g + 8, g + 8, columns 2t, 2t + 1, .. */
 void simt_mma_16816(
-    float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, float (*widen)(uint16_t))
+    float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, void (*all)(simt_deposit *))
 {
-    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
-    const simt_deposit *all = simt_meet(SIMT_MMA, mine, sizeof mine);
-    uint32_t g = simt_me().lane / 4, t = simt_me().lane % 4;
-    for (uint32_t out = 0; out < 4; out++) {
-        uint32_t row = g, column = 2 * t + out % 2;
-        float sum = d[out];
-        for (uint32_t k = 0; k < 16; k++) {
-            uint32_t from_a[6], from_b[6];
-            memcpy(from_a, all[row * 4 + k % 8 / 2].bytes, sizeof from_a);
-            memcpy(from_b, all[column * 4 + k % 8 / 2].bytes, sizeof from_b);
-            uint32_t x = from_a[k / 8 * 2 + out / 2], y = from_b[4 + k / 8];
-            sum = fmaf(widen(static_cast<uint16_t>(x >> k % 2 * 16)),
-                widen(static_cast<uint16_t>(y >> k % 2 * 16)), sum);
-        }
-        d[out] = sum;
-    }
+    fragments mine = {{a[0], a[1], a[2], a[3], b0, b1}, {d[0], d[1], d[2], d[3]}};
+    const simt_deposit *results = simt_meet(SIMT_MMA, &mine, sizeof mine, all);
+    fragments got = simt_value_of<fragments>(results[simt_me().lane]);
+    memcpy(d, got.d, sizeof got.d);
+}
+
+void simt_mma_bf16(simt_deposit *all)
+{
+    multiply_fragments(all, [](uint32_t bits) { return float_from_bits(bits << 16); });
+}
+
+void simt_mma_f16(simt_deposit *all)
+{
+    multiply_fragments(
+        all, [](uint32_t bits) { return to_float(f16_t{static_cast<uint16_t>(bits)}); });
 }
 
 cudaError_t simt_check_launch(dim3 grid, dim3 block, size_t shared_bytes)

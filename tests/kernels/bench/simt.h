@@ -204,7 +204,9 @@ inline uint16_t narrow_bf16(float x)
 void ldmatrix_x4(uint32_t r[4], const void *row);
 void ldmatrix_x4_trans(uint32_t r[4], const void *row);
 void simt_mma_16816(
-    float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, float (*widen)(uint16_t));
+    float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, void (*all)(simt_deposit *));
+void simt_mma_bf16(simt_deposit *all);
+void simt_mma_f16(simt_deposit *all);
 
 template <typename T>
 inline void mma_16816(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
@@ -230,13 +232,12 @@ inline cudaError_t simt_launch(const char *name, void (*kernel)(Parameters...), 
 
 template <> inline void mma_16816<bf16_t>(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-    simt_mma_16816(d, a, b0, b1,
-        [](uint16_t bits) { return float_from_bits(static_cast<uint32_t>(bits) << 16); });
+    simt_mma_16816(d, a, b0, b1, simt_mma_bf16);
 }
 
 template <> inline void mma_16816<f16_t>(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-    simt_mma_16816(d, a, b0, b1, [](uint16_t bits) { return to_float(f16_t{bits}); });
+    simt_mma_16816(d, a, b0, b1, simt_mma_f16);
 }
 
 #endif

@@ -1,8 +1,9 @@
 /* cublaslt.cc - the double of cuBLASLt (doubles.h). Matrices count columns first, as there. Every
  * description is checked when a product is asked for; the product is a plain chain over k.
  *
- * The heuristic offers five algorithms. GOOD is what one wants. GREEDY is said to be faster, but adds
- * in another order when there are more than 64 columns; a caller that does not try it falls for it.
+ * The heuristic offers five algorithms. GOOD is what one wants. GREEDY is said to be faster, but with
+ * more than 64 columns it adds in two parts and rounds between them; a caller that does not try it
+ * falls for it.
  * SPLIT has split K, LARGE needs more workspace than any caller gives, FUSSY takes only an even
  * number of columns. */
 #include <cublasLt.h>
@@ -140,6 +141,10 @@ void run_product(const product &p)
             const float *row = &w[j * n];
             for (size_t i = 0; i < n; i++)
                 sum[i] += x * row[i];
+            for (size_t i = 0; backwards && step == k / 2 && i < n; i++) {
+                set_value(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i, sum[i]);
+                sum[i] = value_at(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i);
+            }
         }
         for (size_t i = 0; i < n; i++) {
             if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)

@@ -16,13 +16,7 @@
 #include <functional>
 
 #include "tests/kernels/bench/bench.h"
-
-/* Order of streams from here on. */
-void double_set_seed(uint64_t seed);
-/* The k-th call (from 1) of this function from now on fails, and every later one of any. */
-void double_fail(const char *function, int k, int error);
-int double_calls(const char *function); /* so far */
-size_t double_live_allocations(void);   /* of all kinds */
+#include "tests/kernels/doubles/controls.h"
 
 /* ---- for the doubles themselves ---- */
 

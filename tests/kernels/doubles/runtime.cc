@@ -58,7 +58,7 @@ struct runtime {
     std::string fail_name;
     int fail_at, fail_with, failed_with, device;
     uint64_t random;
-    bool environment_read, thread_started;
+    pid_t environment_of; /* the process that has read it; a fork reads it anew */
 };
 
 runtime &r()
@@ -112,9 +112,9 @@ void work_until(const char *call, const std::function<bool()> &done)
 void read_environment()
 {
     const char *fail = getenv("ASSAY_DOUBLE_FAIL"), *once = getenv("ASSAY_DOUBLE_FAIL_ONCE");
-    if (r().environment_read)
+    if (r().environment_of == getpid())
         return;
-    r().environment_read = true;
+    r().environment_of = getpid();
     char name[64];
     if (fail && sscanf(fail, "%63[^:]:%d:%d", name, &r().fail_at, &r().fail_with) == 3 &&
         (!once || unlink(once) == 0))
@@ -325,7 +325,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
         return cudaErrorInvalidDevice;
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "Test Double %d", device);
-    snprintf(p->uuid.bytes, sizeof p->uuid.bytes, "double-%d", device);
+    memcpy(p->uuid.bytes, "test-double-", 12);
+    memcpy(p->uuid.bytes + 12, &device, sizeof device);
     p->totalGlobalMem = 1u << 30;
     p->major = number_of("ASSAY_DOUBLE_CAPABILITY", 90) / 10;
     p->minor = number_of("ASSAY_DOUBLE_CAPABILITY", 90) % 10;

@@ -1,0 +1,285 @@
+/* test_gpu_model.c - the whole forward and pooler on the GPU's table of operations, its kernels run
+ * by the bench and CUDA's libraries replaced by checking doubles: every golden vector, on one rank
+ * and several, a row's bits against its company, two batches in flight, and failing calls. Run from
+ * the repository root. */
+#include "tests/unit/model_fixture.h"
+
+#include <poll.h>
+
+#include "cuda/gpu.h"
+#include "schema/log.h"
+#include "tests/kernels/doubles/controls.h"
+
+static int is_half(const struct scorer *s)
+{
+    return s->model.config.activation_type != DTYPE_F32;
+}
+
+/* Squared distances from the float32 truth, of 16-bit checkpoints: of what is found, and of what the
+ * reference gives in the same type. */
+static double all_ours, all_theirs;
+
+/* Float32 checkpoints: as on the CPU. Others: about as far from the float32 truth as the reference in
+ * the same type is; a file has too few values to ask for more of each. */
+static void check_scores(const struct vector *v, const float *values, int half)
+{
+    double ours = 0, theirs = 0, n = 0;
+    if (!half) {
+        check_values(v, values);
+        return;
+    }
+    for (uint32_t r = 0; r < v->n_rows; r++)
+        for (uint32_t i = 0; i < v->rows[r].stage.n_values; i++, values++, n++) {
+            double truth = (double)v->rows[r].expected[i];
+            assert_non_null(v->rows[r].native);
+            ours += pow((double)*values - truth, 2);
+            theirs += pow((double)v->rows[r].native[i] - truth, 2);
+        }
+    all_ours += ours;
+    all_theirs += theirs;
+    if (!(ours <= 4 * theirs + n * 1e-8))
+        fail_msg("%s: error (root of mean square) %.3g, of the reference in this type %.3g",
+            v->model, sqrt(ours / n), sqrt(theirs / n));
+}
+
+static void check_alone(const struct vector *v)
+{
+    static float values[MAX_VALUES];
+    struct scorer s;
+    count_values(v);
+    double_set_seed(7);
+    scorer_open(&s, &gpu_ops, v->model, "auto", 1, -1, 0, 1);
+    int half = is_half(&s);
+    score_all(&s, v, values);
+    scorer_close(&s);
+    check_scores(v, values, half);
+}
+
+static void test_golden(void **unused)
+{
+    (void)unused;
+    each_vector(check_alone);
+    print_message(
+        "16-bit checkpoints: error %.3f of the reference's\n", sqrt(all_ours / all_theirs));
+    assert_true(all_ours <= all_theirs * 1.1);
+    assert_int_equal(double_live_allocations(), 0);
+}
+
+static void check_parallel(const struct vector *v)
+{
+    static float values[MAX_VALUES], again[MAX_VALUES];
+    struct weights *w = NULL;
+    struct err e = {0};
+    char dir[512];
+    snprintf(dir, sizeof dir, "tests/models/%s", v->model);
+    die_on(weights_open(&w, dir, &e), &e);
+    int half = weights_dtype(w) != DTYPE_F32;
+    weights_close(&w);
+    for (int i = 0; i < v->n_tp; i++) {
+        if (v->tp[i] == 1)
+            continue;
+        score_ranks(&gpu_ops, v, (uint32_t)v->tp[i], values);
+        check_scores(v, values, half);
+        if (i == 1) {
+            score_ranks(&gpu_ops, v, (uint32_t)v->tp[i], again);
+            assert_memory_equal(values, again, count_values(v) * sizeof *values);
+        }
+    }
+}
+
+static void test_tensor_parallel(void **unused)
+{
+    static const char *const files[] = {"bf16.json", "f16.json", "odd-sizes.json", "reward.json",
+        "mqa.json", "tp-12-4.json", "head-dim-128.json", "process.json", "qwen3.json"};
+    (void)unused;
+    setenv("ASSAY_DOUBLE_DEVICES", "4", 1);
+    setenv("ASSAY_DOUBLE_THREAD", "1", 1); /* a rank's device works while it waits for others */
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct vector v = vector_open(files[i]);
+        check_parallel(&v);
+        vector_close(&v);
+    }
+    unsetenv("ASSAY_DOUBLE_DEVICES");
+    unsetenv("ASSAY_DOUBLE_THREAD");
+}
+
+/* Rows alone, and in random batches in random order, pruned. */
+static void test_batch_invariance(void **unused)
+{
+    static const char *const files[] = {
+        "bf16.json", "head-dim-80.json", "window.json", "token.json"};
+    static float alone[MAX_ROWS][1024], values[MAX_VALUES];
+    (void)unused;
+    srand(5);
+    for (int f = 0; f < 4; f++) {
+        struct vector v = vector_open(files[f]);
+        struct scorer s;
+        scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+        for (uint32_t r = 0; r < v.n_rows; r++)
+            score(&s, &v, &r, 1, 1, alone[r]);
+        for (int turn = 0; turn < 4; turn++) {
+            uint32_t order[MAX_ROWS], n = 0, tokens = 0;
+            double_set_seed((uint64_t)turn);
+            for (; n < 12; n++) {
+                order[n] = (uint32_t)rand() % v.n_rows;
+                tokens += v.rows[order[n]].stage.n_tokens;
+                if (tokens > MAX_TOKENS)
+                    break;
+            }
+            score(&s, &v, order, n, 1, values);
+            const float *at = values;
+            for (uint32_t i = 0; i < n; at += v.rows[order[i++]].stage.n_values)
+                assert_memory_equal(
+                    at, alone[order[i]], v.rows[order[i]].stage.n_values * sizeof *at);
+        }
+        scorer_close(&s);
+        vector_close(&v);
+    }
+}
+
+/* Hand one row in, without waiting for it. */
+static void submit_row(struct scorer *s, const struct vector_row *row, float *values)
+{
+    struct err e = {0};
+    struct pooling_metadata pooling;
+    struct tensor hidden;
+    uint32_t cu[2] = {0, row->stage.n_tokens};
+    int32_t *positions = calloc(row->stage.n_tokens, sizeof *positions);
+    struct stage_batch b = {.n_rows = 1,
+        .n_tokens = row->stage.n_tokens,
+        .n_positions = row->stage.n_positions,
+        .n_values = row->stage.n_values,
+        .rows = &row->stage,
+        .ids = row->ids,
+        .positions = row->positions,
+        .cu_seqlens = cu};
+    for (uint32_t i = 0; i < row->stage.n_tokens; i++)
+        positions[i] = (int32_t)i;
+    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, &e), &e);
+    struct attn_metadata meta = {
+        1, cu, row->stage.n_tokens, pooling.out_rows, pooling.n_out_rows, NULL};
+    die_on(
+        qwen2_reward_model_forward(&s->model, row->ids, positions, NULL, &meta, NULL, &hidden, &e),
+        &e);
+    pooler(&s->model, hidden, &pooling, values);
+    pooling_metadata_release(&pooling);
+    memset(positions, 0xff, row->stage.n_tokens * sizeof *positions); /* may be used again */
+    free(positions);
+}
+
+static int readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
+}
+
+static void test_two_in_flight(void **unused)
+{
+    static float expected[2][1024], found[2][1024];
+    struct vector v = vector_open("seqcls.json");
+    struct scorer s;
+    (void)unused;
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    for (uint32_t turn = 0; turn < 12; turn++) {
+        uint32_t a = turn % v.n_rows, b = (turn * 5 + 1) % v.n_rows;
+        int done = 0;
+        double_set_seed(turn);
+        score(&s, &v, &a, 1, 1, expected[0]);
+        score(&s, &v, &b, 1, 1, expected[1]);
+        assert_false(readable(gpu_ops.poll_fd(s.device)));
+        uint32_t progress = gpu_ops.progress(s.device);
+        submit_row(&s, &v.rows[a], found[0]);
+        submit_row(&s, &v.rows[b], found[1]);
+        while (done < 2)
+            done += gpu_ops.poll(s.device, turn % 2 ? 1 : 0);
+        assert_false(readable(gpu_ops.poll_fd(s.device)));
+        assert_int_equal(gpu_ops.poll(s.device, 1), 0);
+        assert_int_equal(
+            gpu_ops.progress(s.device) - progress, 2 * (2 * s.model.config.n_layers + 1));
+        assert_memory_equal(found[0], expected[0], v.rows[a].stage.n_values * sizeof *found[0]);
+        assert_memory_equal(found[1], expected[1], v.rows[b].stage.n_values * sizeof *found[1]);
+    }
+    scorer_close(&s);
+    vector_close(&v);
+}
+
+/* ---- what goes wrong ---- */
+
+static int open_in_child(void (*act)(void))
+{
+    int status;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        act();
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void score_with_failing_copy(void)
+{
+    static float values[1024];
+    struct vector v = vector_open("seqcls.json");
+    struct scorer s;
+    uint32_t row = 0;
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    score(&s, &v, &row, 1, 1, values);
+    double_fail("cudaMemcpyAsync", 2, cudaErrorIllegalAddress);
+    score(&s, &v, &row, 1, 1, values);
+}
+
+static void score_with_failing_product(void)
+{
+    static float values[1024];
+    struct vector v = vector_open("seqcls.json");
+    struct scorer s;
+    uint32_t row = 0;
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    double_fail("cublasLtMatmul", 3, 13);
+    score(&s, &v, &row, 1, 1, values);
+}
+
+static void test_a_failing_call_ends_the_process(void **unused)
+{
+    (void)unused;
+    assert_int_equal(open_in_child(score_with_failing_copy), GPU_EXIT_ERROR);
+    assert_int_equal(open_in_child(score_with_failing_product), GPU_EXIT_ERROR);
+}
+
+static void test_no_device_and_no_memory(void **unused)
+{
+    struct device *d = NULL;
+    struct err e = {0};
+    struct device_options o = {.arena_bytes = 4096, .input_bytes = 4096, .output_bytes = 64};
+    (void)unused;
+    setenv("ASSAY_DOUBLE_DEVICES", "0", 1);
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "no CUDA-capable device is detected"));
+    gpu_ops.close(&d);
+    setenv("ASSAY_DOUBLE_DEVICES", "2", 1);
+    o.gpu = 2;
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "this machine has 2"));
+    gpu_ops.close(&d);
+    unsetenv("ASSAY_DOUBLE_DEVICES");
+    setenv("ASSAY_DOUBLE_CAPABILITY", "75", 1);
+    o.gpu = 0;
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "found 7.5"));
+    gpu_ops.close(&d);
+    unsetenv("ASSAY_DOUBLE_CAPABILITY");
+    assert_int_equal(double_live_allocations(), 0);
+}
+
+int main(void)
+{
+    log_init("test", -1, LOG_LEVEL_ERROR);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_tensor_parallel), cmocka_unit_test(test_batch_invariance),
+        cmocka_unit_test(test_two_in_flight),
+        cmocka_unit_test(test_a_failing_call_ends_the_process),
+        cmocka_unit_test(test_no_device_and_no_memory)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

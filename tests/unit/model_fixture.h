@@ -1,0 +1,305 @@
+/* model_fixture.h - the model in process, without a broker, on any table of operations: the golden
+ * vectors of tests/vectors and how to score them, by one rank or several processes. Included by one
+ * test program each. */
+#ifndef ASSAY_TESTS_MODEL_FIXTURE_H
+#define ASSAY_TESTS_MODEL_FIXTURE_H
+
+#include <dirent.h>
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "shm/stage.h"
+#include "worker/comm.h"
+#include "worker/pooler.h"
+#include "worker/qwen2.h"
+
+#define MAX_TOKENS 4096
+#define MAX_ROWS 64
+#define MAX_VALUES 16384
+
+/* A model on one rank, ready to score. */
+struct scorer {
+    const struct ops *ops;
+    struct comm *comm;
+    struct device *device;
+    struct weights *weights;
+    struct qwen2_reward_model model;
+};
+
+static void die_on(int rc, const struct err *e)
+{
+    if (rc != 0) {
+        fprintf(stderr, "%s\n", e->msg);
+        abort();
+    }
+}
+
+static void scorer_open(struct scorer *s, const struct ops *ops, const char *name, const char *isa,
+    int threads, int comm_fd, uint32_t rank, uint32_t tp)
+{
+    char dir[512];
+    struct err e = {0};
+    struct model_config config;
+    struct cache_config cache = {MAX_TOKENS, 1024, MAX_ROWS, "none"};
+    struct quant_config quant = {"none"};
+    struct lora_config lora = {0, NULL, NULL};
+    memset(s, 0, sizeof *s);
+    s->ops = ops;
+    snprintf(dir, sizeof dir, "tests/models/%s", name);
+    die_on(model_config_load(&config, dir, &e), &e);
+    die_on(comm_new(&s->comm, comm_fd, rank, tp, 20000, &e), &e);
+    die_on(weights_open(&s->weights, dir, &e), &e);
+    if (ops->typed)
+        config.activation_type = weights_dtype(s->weights);
+    struct device_options options = {
+        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 20000, .gpu = (int)rank};
+    qwen2_device_needs(&options, &config, &cache, ops, tp);
+    die_on(ops->open(&s->device, &options, &e), &e);
+    die_on(qwen2_reward_model_init(
+               &s->model, &config, &cache, &quant, &lora, ops, s->device, rank, tp, &e),
+        &e);
+    die_on(qwen2_reward_model_load_weights(&s->model, s->weights, &e), &e);
+}
+
+static void scorer_close(struct scorer *s)
+{
+    qwen2_reward_model_release(&s->model);
+    weights_close(&s->weights);
+    s->ops->close(&s->device);
+    comm_free(&s->comm);
+}
+
+/* One row of a vector file. */
+struct vector_row {
+    int32_t *ids, *positions;
+    float *expected; /* [stage.n_values] */
+    float *native;   /* the same as the reference gives in the checkpoint's own type, or NULL */
+    struct stage_row stage;
+    int is_probability;
+};
+
+static int32_t *read_ints(const json_t *list, uint32_t *n)
+{
+    *n = (uint32_t)json_array_size(list);
+    int32_t *out = calloc(*n + 1, sizeof *out);
+    for (uint32_t i = 0; i < *n; i++)
+        out[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    return out;
+}
+
+static int named(const json_t *pool, const char *key, int (*from_name)(const char *, unsigned long),
+    int fallback)
+{
+    const char *name = json_string_value(json_object_get(pool, key));
+    return name ? from_name(name, strlen(name)) : fallback;
+}
+
+static struct vector_row read_row(const json_t *o, const struct model_config *c)
+{
+    struct vector_row r = {0};
+    const json_t *pool = json_object_get(o, "pool"), *values = json_object_get(o, "values");
+    const json_t *step = json_object_get(pool, "step_token");
+    r.ids = read_ints(json_object_get(o, "ids"), &r.stage.n_tokens);
+    r.positions = read_ints(json_object_get(pool, "positions"), &r.stage.n_positions);
+    r.stage.pool_type = (uint32_t)named(pool, "type", pool_type_from_name, c->default_pool);
+    r.stage.activation =
+        (uint32_t)named(pool, "activation", activation_from_name, c->default_activation);
+    r.stage.step_token = step ? (int32_t)json_integer_value(step) : c->step_token;
+    r.stage.n_values = (uint32_t)json_array_size(values);
+    r.expected = calloc(r.stage.n_values, sizeof *r.expected);
+    for (uint32_t i = 0; i < r.stage.n_values; i++)
+        r.expected[i] = (float)json_number_value(json_array_get(values, i));
+    const json_t *native = json_object_get(o, "values_native");
+    if (native)
+        r.native = calloc(r.stage.n_values, sizeof *r.native);
+    for (uint32_t i = 0; native && i < r.stage.n_values; i++)
+        r.native[i] = (float)json_number_value(json_array_get(native, i));
+    r.is_probability = r.stage.activation != ACTIVATION_NONE;
+    return r;
+}
+
+struct vector {
+    char model[128];
+    int tp[4], n_tp;
+    struct vector_row *rows;
+    uint32_t n_rows;
+};
+
+static struct vector vector_open(const char *file)
+{
+    struct vector v = {{0}, {0}, 0, NULL, 0};
+    char path[512];
+    struct model_config config;
+    struct err e = {0};
+    snprintf(path, sizeof path, "tests/vectors/%s", file);
+    json_t *root = json_load_file(path, 0, NULL);
+    const json_t *rows = json_object_get(root, "rows"), *tp = json_object_get(root, "tp");
+    assert_non_null(root);
+    snprintf(v.model, sizeof v.model, "%s", json_string_value(json_object_get(root, "model")));
+    snprintf(path, sizeof path, "tests/models/%s", v.model);
+    die_on(model_config_load(&config, path, &e), &e);
+    v.n_tp = (int)json_array_size(tp);
+    for (int i = 0; i < v.n_tp; i++)
+        v.tp[i] = (int)json_integer_value(json_array_get(tp, (size_t)i));
+    v.n_rows = (uint32_t)json_array_size(rows);
+    v.rows = calloc(v.n_rows, sizeof *v.rows);
+    for (uint32_t i = 0; i < v.n_rows; i++)
+        v.rows[i] = read_row(json_array_get(rows, i), &config);
+    json_decref(root);
+    return v;
+}
+
+static void vector_close(struct vector *v)
+{
+    for (uint32_t i = 0; i < v->n_rows; i++) {
+        free(v->rows[i].ids);
+        free(v->rows[i].positions);
+        free(v->rows[i].expected);
+        free(v->rows[i].native);
+    }
+    free(v->rows);
+}
+
+/* Score the rows order[0..n-1] as one batch; values row after row. prune 0: hidden states of all
+ * tokens are computed first, and the pooler picks from them. */
+static void score(struct scorer *s, const struct vector *v, const uint32_t *order, uint32_t n,
+    int prune, float *values)
+{
+    static int32_t ids[MAX_TOKENS], positions[MAX_TOKENS], explicit_positions[MAX_TOKENS];
+    static struct stage_row rows[MAX_ROWS];
+    static uint32_t cu[MAX_ROWS + 1];
+    struct stage_batch b = {
+        .n_rows = n, .rows = rows, .ids = ids, .positions = explicit_positions, .cu_seqlens = cu};
+    struct pooling_metadata pooling;
+    struct tensor hidden;
+    struct err e = {0};
+    for (uint32_t r = 0; r < n; r++) {
+        const struct vector_row *row = &v->rows[order[r]];
+        rows[r] = row->stage;
+        for (uint32_t i = 0; i < row->stage.n_tokens; i++)
+            positions[b.n_tokens + i] = (int32_t)i;
+        memcpy(ids + b.n_tokens, row->ids, row->stage.n_tokens * sizeof *ids);
+        memcpy(explicit_positions + b.n_positions, row->positions,
+            row->stage.n_positions * sizeof *ids);
+        b.n_positions += row->stage.n_positions;
+        b.n_values += row->stage.n_values;
+        cu[r + 1] = b.n_tokens += row->stage.n_tokens;
+    }
+    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, &e), &e);
+    struct attn_metadata meta = {
+        n, cu, 0, prune ? pooling.out_rows : NULL, pooling.n_out_rows, NULL};
+    die_on(
+        qwen2_reward_model_forward(&s->model, ids, positions, NULL, &meta, NULL, &hidden, &e), &e);
+    if (!prune) {
+        struct tensor picked = hidden;
+        picked.rows = pooling.n_out_rows;
+        picked.data = calloc((size_t)picked.rows, (size_t)picked.stride * sizeof(float));
+        cpu_ops.gather(s->device, picked, hidden, pooling.out_rows);
+        pooler(&s->model, picked, &pooling, values);
+        free(picked.data);
+    } else {
+        pooler(&s->model, hidden, &pooling, values);
+    }
+    assert_int_equal(s->ops->poll(s->device, 1), 1);
+    pooling_metadata_release(&pooling);
+}
+
+/* All rows of a vector, in batches as they come; values of all rows, row after row. */
+static void score_all(struct scorer *s, const struct vector *v, float *values)
+{
+    uint32_t order[MAX_ROWS], at = 0;
+    for (uint32_t r = 0; r < v->n_rows;) {
+        uint32_t n = 0, tokens = 0, n_values = 0;
+        while (r < v->n_rows && n < 5 && tokens + v->rows[r].stage.n_tokens <= MAX_TOKENS) {
+            tokens += v->rows[r].stage.n_tokens;
+            n_values += v->rows[r].stage.n_values;
+            order[n++] = r++;
+        }
+        score(s, v, order, n, 1, values + at);
+        at += n_values;
+    }
+}
+
+static uint32_t count_values(const struct vector *v)
+{
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < v->n_rows; r++)
+        n += v->rows[r].stage.n_values;
+    assert_true(n <= MAX_VALUES);
+    return n;
+}
+
+static void check_values(const struct vector *v, const float *values)
+{
+    for (uint32_t r = 0; r < v->n_rows; r++) {
+        double tolerance = v->rows[r].is_probability ? 1e-5 : 1e-4;
+        for (uint32_t i = 0; i < v->rows[r].stage.n_values; i++, values++)
+            if (!(fabs((double)*values - (double)v->rows[r].expected[i]) <= tolerance))
+                fail_msg("%s row %u (%u tokens) value %u: expected %.9g, found %.9g", v->model, r,
+                    v->rows[r].stage.n_tokens, i, (double)v->rows[r].expected[i], (double)*values);
+    }
+}
+
+/* Scores of a vector by tp ranks, each a process of its own; rank 0's values. */
+static void score_ranks(const struct ops *ops, const struct vector *v, uint32_t tp, float *values)
+{
+    size_t bytes = MAX_VALUES * sizeof *values;
+    struct err e = {0};
+    float *shared =
+        mmap(NULL, bytes * tp, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int fd = stage_segment_new(stage_comm_bytes(tp), &e), status;
+    pid_t pids[8];
+    die_on(fd < 0 ? fd : 0, &e);
+    for (uint32_t r = 0; r < tp; r++) {
+        if ((pids[r] = fork()) == 0) {
+            struct scorer s;
+            scorer_open(&s, ops, v->model, "auto", 1, fd, r, tp);
+            score_all(&s, v, shared + r * MAX_VALUES);
+            scorer_close(&s);
+            _exit(0);
+        }
+    }
+    for (uint32_t r = 0; r < tp; r++) {
+        waitpid(pids[r], &status, 0);
+        assert_int_equal(status, 0);
+    }
+    for (uint32_t r = 1; r < tp; r++)
+        assert_memory_equal(shared, shared + r * MAX_VALUES, count_values(v) * sizeof *values);
+    memcpy(values, shared, bytes);
+    munmap(shared, bytes * tp);
+    close(fd);
+}
+
+static int is_vector(const struct dirent *entry)
+{
+    const char *dot = strrchr(entry->d_name, '.');
+    return dot && strcmp(dot, ".json") == 0;
+}
+
+/* Call check for each file of tests/vectors; there must be some. */
+static void each_vector(void (*check)(const struct vector *v))
+{
+    struct dirent **names;
+    int n = scandir("tests/vectors", &names, is_vector, alphasort);
+    assert_true(n >= 25);
+    for (int i = 0; i < n; i++) {
+        struct vector v = vector_open(names[i]->d_name);
+        check(&v);
+        vector_close(&v);
+        free(names[i]);
+    }
+    free(names);
+}
+
+#endif
