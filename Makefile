@@ -3,6 +3,7 @@
 #   make [BUILD=cpu]          build/cpu/bin/{assayd,assay-worker,assay}
 #   make SANITIZE=1           the same under ASan and UBSan, in build/asan
 #   make CC=clang BUILD=clang another compiler, in a tree of its own
+#   make CUDA=1               the same and assay-worker-cuda, in build/cuda (CUDA_HOME, CUDA_ARCH="sm_80 sm_90")
 .DELETE_ON_ERROR:
 .SECONDARY:
 .DEFAULT_GOAL := all
@@ -15,7 +16,8 @@ CXX      := g++
 endif
 SANITIZE ?=
 WERROR   ?=
-BUILD    ?= $(if $(SANITIZE),asan,cpu)
+CUDA     ?=
+BUILD    ?= $(if $(SANITIZE),asan,$(if $(CUDA),cuda,cpu))
 B        := build/$(BUILD)
 PREFIX   ?= /usr/local
 VENV     := build/venv
@@ -49,13 +51,14 @@ TEXT      := $(call objects,$(wildcard broker/text/*.c))
 BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c))) $(TEXT)
 CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli/*.c)))
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
+CUDA_BINS := $(if $(CUDA),$(B)/bin/assay-worker-cuda)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
 .PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference man install clean help
-all: $(BINS) ## build the three programs
+all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(BASE)
@@ -84,6 +87,23 @@ $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES)
 $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# The GPU's worker, by the toolkit. -fmad=false: a multiply and an add are fused only where the code says so.
+CUDA_HOME ?= /usr/local/cuda
+CUDA_ARCH ?= sm_80 sm_90
+NVCC      ?= $(CUDA_HOME)/bin/nvcc
+NVCCFLAGS ?= -O3 -lineinfo
+NVCCFLAGS += -std=c++17 -fmad=false -I. $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+             -Xcompiler -Wall,-Wextra,-Wshadow $(if $(WERROR),-Werror all-warnings)
+$(B)/nvcc/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(B)/nvcc/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(BASE)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
@@ -137,7 +157,7 @@ test-long: ## the tokenizer against its reference on a million strings
 
 lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anything
 	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
-	  --suppress=missingIncludeSystem -I. -I$(B)/gen -D__x86_64__ schema shm worker broker
+	  --suppress=missingIncludeSystem -I. -I$(B)/gen -Itests/kernels/include -D__x86_64__ schema shm worker broker cuda
 	clang-format --dry-run -Werror $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
 format: ## put every C file into the house format

@@ -89,8 +89,8 @@ static void check_parallel(const struct vector *v)
 
 static void test_tensor_parallel(void **unused)
 {
-    static const char *const files[] = {"bf16.json", "f16.json", "odd-sizes.json", "reward.json",
-        "mqa.json", "tp-12-4.json", "head-dim-128.json", "process.json", "qwen3.json"};
+    static const char *const files[] = {
+        "bf16.json", "odd-sizes.json", "reward.json", "mqa.json", "tp-12-4.json"};
     (void)unused;
     setenv("ASSAY_DOUBLE_DEVICES", "4", 1);
     setenv("ASSAY_DOUBLE_THREAD", "1", 1); /* a rank's device works while it waits for others */

@@ -58,12 +58,12 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     s->ops = ops;
     snprintf(dir, sizeof dir, "tests/models/%s", name);
     die_on(model_config_load(&config, dir, &e), &e);
-    die_on(comm_new(&s->comm, comm_fd, rank, tp, 20000, &e), &e);
+    die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     if (ops->typed)
         config.activation_type = weights_dtype(s->weights);
     struct device_options options = {
-        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 20000, .gpu = (int)rank};
+        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 60000, .gpu = (int)rank};
     qwen2_device_needs(&options, &config, &cache, ops, tp);
     die_on(ops->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
