@@ -57,7 +57,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference evidence man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -83,7 +83,7 @@ $(B)/obj/%.cu.o: %.cu
 $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c)): CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
-$(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES)
+$(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
 $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -101,7 +101,8 @@ $(B)/nvcc/%.o: %.cu
 $(B)/nvcc/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -MMD -MP -c -o $@ $<
-$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(BASE)
+$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(BASE) \
+                             | $(B)/nvcc/tests/kernels/check_headers.o
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
 
@@ -174,6 +175,10 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	build/venv-reference/bin/python tests/reference/make_models.py
 	build/venv-reference/bin/python tests/reference/make_chat_vectors.py
 	build/venv-reference/bin/python tests/reference/make_unicode.py
+
+evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs nvcc; cuobjdump for the instructions)
+	python3 tests/kernels/evidence.py --nvcc $(NVCC) > cuda/EVIDENCE.md.new
+	mv cuda/EVIDENCE.md.new cuda/EVIDENCE.md
 
 bench-text: ## measure the tokenizer alone
 	@.ci/deps

@@ -88,7 +88,7 @@ SIMT_DEVICE float softmax_step(float *row, float &m, float &l)
 }
 
 template <typename T, int MAX_DIM>
-__global__ void __launch_bounds__(THREADS) attention_simt_kernel(
+__global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
     simt_attention_arguments a, const T *q_all, const T *k_all, const T *v_all, T *out_all)
 {
     SIMT_SHARED(float, q);
