@@ -136,6 +136,17 @@ struct vector {
     uint32_t n_rows;
 };
 
+/* Rows of more tokens are left out: for tests that compute slowly. */
+static uint32_t longest_row = UINT32_MAX;
+
+static void row_free(struct vector_row *r)
+{
+    free(r->ids);
+    free(r->positions);
+    free(r->expected);
+    free(r->native);
+}
+
 static struct vector vector_open(const char *file)
 {
     struct vector v = {{0}, {0}, 0, NULL, 0};
@@ -152,22 +163,22 @@ static struct vector vector_open(const char *file)
     v.n_tp = (int)json_array_size(tp);
     for (int i = 0; i < v.n_tp; i++)
         v.tp[i] = (int)json_integer_value(json_array_get(tp, (size_t)i));
-    v.n_rows = (uint32_t)json_array_size(rows);
-    v.rows = calloc(v.n_rows, sizeof *v.rows);
-    for (uint32_t i = 0; i < v.n_rows; i++)
-        v.rows[i] = read_row(json_array_get(rows, i), &config);
+    v.rows = calloc(json_array_size(rows), sizeof *v.rows);
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        v.rows[v.n_rows] = read_row(json_array_get(rows, i), &config);
+        if (v.rows[v.n_rows].stage.n_tokens > longest_row)
+            row_free(&v.rows[v.n_rows]);
+        else
+            v.n_rows++;
+    }
     json_decref(root);
     return v;
 }
 
 static void vector_close(struct vector *v)
 {
-    for (uint32_t i = 0; i < v->n_rows; i++) {
-        free(v->rows[i].ids);
-        free(v->rows[i].positions);
-        free(v->rows[i].expected);
-        free(v->rows[i].native);
-    }
+    for (uint32_t i = 0; i < v->n_rows; i++)
+        row_free(&v->rows[i]);
     free(v->rows);
 }
 
