@@ -69,7 +69,7 @@ $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 
 # The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
-# test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries.
+# test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries; so has an assay-worker-cuda for the tests end to end.
 BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
 DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
 GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
@@ -84,6 +84,9 @@ $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c)): CPPFLAGS += -I
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
+$(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -139,7 +142,7 @@ test: ## install, build, run every test; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 all tests
 	@$(MAKE) --no-print-directory run-tests
 
-tests: $(UNIT) $(KERNELS) $(FUZZ) $(TOOLS)
+tests: $(UNIT) $(KERNELS) $(B)/kernels/assay-worker-cuda $(FUZZ) $(TOOLS)
 SECONDS  ?= 5
 PATIENCE ?= $(if $(SANITIZE),4,1)
 PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider

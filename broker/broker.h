@@ -16,6 +16,7 @@
 #define ASSAY_BROKER_H
 
 #include "broker/admit.h"
+#include "broker/devices.h"
 #include "broker/group.h"
 #include "broker/model_info.h"
 #include "broker/options.h"
@@ -35,8 +36,8 @@ struct counters {
 
 struct broker {
     const struct options *options;
+    struct devices devices; /* what the groups run on */
     const char *data;
-    char mode[160];
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */
     struct request_limits limits;

@@ -218,12 +218,13 @@ static int start_rank(
         {"--parent-fd", (unsigned)parent_fd},
         {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
         {"--max-batch-tokens", o->stage.max_tokens}, {"--max-len", o->max_len},
-        {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms}};
+        {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
+        {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
     enum { N = sizeof numbers / sizeof numbers[0] };
     char text[N][24];
-    const char *argv[MAX_ARGUMENTS] = {
-        o->worker_path, "--model", o->model_dir, "--control", endpoint, "--isa", o->isa};
-    int n = 7,
+    const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
+        endpoint, "--isa", o->isa, "--cache-dir", o->run_dir};
+    int n = 9,
         keep[] = {stage_input_fd(g->stage), stage_output_fd(g->stage), g->comm_fd, parent_fd};
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);
@@ -280,22 +281,26 @@ static void send_to_all(struct group *g, const struct control *c)
         send_to_rank(g, r, c);
 }
 
-static void on_ready(struct group *g, const struct control *c, long long now_ms)
+static int on_ready(struct group *g, const struct control *c, long long now_ms, struct err *e)
 {
     struct group_rank_info *info = &g->ranks[c->rank];
+    if (g->options.mode && strcmp(g->options.mode, c->mode) != 0)
+        return err_set(e, ASSAY_EFORMAT, "rank %d computes otherwise than expected (%s): %s",
+            c->rank, g->options.mode, c->mode);
     info->ready = 1;
     info->pid = c->pid;
     snprintf(info->device, sizeof info->device, "%s", c->device);
     for (uint32_t r = 0; r < g->options.tp; r++)
         if (!g->ranks[r].ready)
-            return;
+            return 0;
     if (g->state != GROUP_STARTING)
-        return;
+        return 0;
     g->state = GROUP_READY;
     g->progressed_ms = now_ms;
     log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
         now_ms - g->started_ms);
+    return 0;
 }
 
 static struct flight *find_flight(struct group *g, const struct stage_token *token)
@@ -359,8 +364,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     }
     switch (c.type) {
     case CONTROL_READY:
-        on_ready(g, &c, now_ms);
-        return 0;
+        return on_ready(g, &c, now_ms, e);
     case CONTROL_DONE:
         return on_done(g, &c, e);
     case CONTROL_FAILED:

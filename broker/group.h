@@ -26,12 +26,14 @@ enum group_state { GROUP_STARTING, GROUP_READY, GROUP_DEAD, GROUP_DRAINING, GROU
 struct group_options {
     const char *worker_path; /* assay-worker */
     const char *model_dir;
-    const char *run_dir; /* private directory for the control socket */
+    const char *run_dir; /* private directory for the control socket, and what ranks remember */
     void *zmq_context;
     int number; /* of the group, from 0 */
     uint32_t tp;
     uint32_t threads; /* of the whole group, shared among ranks, at least one each */
     const char *isa;
+    const int *gpus;  /* [tp] a rank's device; NULL: the CPU */
+    const char *mode; /* that a rank must have to be ready (control.h); NULL: any */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;

@@ -1,5 +1,5 @@
 /* main.c - assayd: put the broker together, run it, take it apart. In order: options, data
- * directory, model, store (with its lock), sockets, groups. Sockets are bound after the lock is
+ * directory, devices, model, store (with its lock), sockets, groups. Sockets are bound after the lock is
  * held, so a second broker never takes the first one's endpoints. */
 #include <errno.h>
 #include <signal.h>
@@ -50,18 +50,6 @@ static int open_data(struct broker *b, char *path, size_t size, struct err *e)
     return 0;
 }
 
-static const char *find_worker(const struct options *o, char *path, size_t size)
-{
-    if (o->worker)
-        return o->worker;
-    ssize_t n = readlink("/proc/self/exe", path, size - 1);
-    path[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(path, '/');
-    size_t used = slash ? (size_t)(slash - path) + 1 : 0;
-    snprintf(path + used, size - used, "assay-worker");
-    return path;
-}
-
 static void log_text(const struct broker *b)
 {
     const struct text_model *t = &b->text;
@@ -74,18 +62,20 @@ static void log_text(const struct broker *b)
             tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
 }
 
-static int open_model(struct broker *b, const char *worker, struct err *e)
+static int open_model(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
-    char cache[4200];
-    snprintf(cache, sizeof cache, "%s/digest.cache", b->data);
-    int rc = model_info_load(
-        &b->model, worker, o->model, (uint32_t)o->tp, (uint32_t)o->max_len, cache, e);
+    struct model_question question = {.worker_path = b->devices.worker,
+        .model_dir = o->model,
+        .tp = (uint32_t)o->tp,
+        .max_len = (uint32_t)o->max_len,
+        .gpu = b->devices.gpus[0],
+        .cache_dir = b->data};
+    int rc = model_info_load(&b->model, &question, e);
     if (rc != 0)
         return rc;
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
-    snprintf(b->mode, sizeof b->mode, "device=cpu dtype=f32 quant=none tp=%d pp=1", o->tp);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, o->model, o->chat_template,
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
@@ -101,7 +91,7 @@ static int open_model(struct broker *b, const char *worker, struct err *e)
 static int open_store(struct broker *b, struct err *e)
 {
     struct store_options options = {
-        RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, b->mode, b->model.digest};
+        RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, b->model.mode, b->model.digest};
     return store_open(&b->store, b->data, &options, e);
 }
 
@@ -164,7 +154,7 @@ static struct stage_config stage_capacity(const struct broker *b)
         values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
 }
 
-static int open_groups(struct broker *b, const char *worker, struct err *e)
+static int open_groups(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -175,7 +165,7 @@ static int open_groups(struct broker *b, const char *worker, struct err *e)
     int rc = planner_new(&b->planner, b->store, &limits, e);
     for (int g = 0; rc == 0 && g < o->replicas; g++) {
         int share = threads / o->replicas;
-        struct group_options options = {.worker_path = worker,
+        struct group_options options = {.worker_path = b->devices.worker,
             .model_dir = o->model,
             .run_dir = b->data,
             .zmq_context = b->zmq,
@@ -183,6 +173,8 @@ static int open_groups(struct broker *b, const char *worker, struct err *e)
             .tp = (uint32_t)o->tp,
             .threads = (uint32_t)(share > 0 ? share : 1),
             .isa = o->isa,
+            .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
+            .mode = b->model.mode,
             .max_len = b->model.max_len,
             .stage = capacity,
             .epoch = store_epoch(b->store),
@@ -248,7 +240,7 @@ int main(int argc, char **argv)
     struct options options;
     struct broker b = {.options = &options, .started_ms = now_wall_ms()};
     struct err e = {0};
-    char data[4096], worker_path[4096];
+    char data[4096];
     int rc = options_parse(&options, argc, argv);
     if (rc != 0)
         return rc;
@@ -264,20 +256,21 @@ int main(int argc, char **argv)
     if (options.exit_with_parent && !follow_parent(options.exit_with_parent))
         return EX_UNAVAILABLE;
     raise_descriptor_limit();
-    const char *worker = find_worker(&options, worker_path, sizeof worker_path);
     b.waiters = waiters_new();
     if (sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
     if (rc == 0)
         rc = open_data(&b, data, sizeof data, &e);
     if (rc == 0)
-        rc = open_model(&b, worker, &e);
+        rc = devices_choose(&b.devices, &options, &e);
+    if (rc == 0)
+        rc = open_model(&b, &e);
     if (rc == 0)
         rc = open_store(&b, &e);
     if (rc == 0)
         rc = open_sockets(&b, &e);
     if (rc == 0)
-        rc = open_groups(&b, worker, &e);
+        rc = open_groups(&b, &e);
     if (rc == 0)
         rc = broker_run(&b, &e);
     if (rc != 0)

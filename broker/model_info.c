@@ -1,14 +1,10 @@
 /* model_info.c - see model_info.h. */
 #include "broker/model_info.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/spawn.h"
 #include "schema/log.h"
@@ -16,70 +12,6 @@
 #include "schema/utf8.h"
 
 #define OUTPUT_BYTES (1u << 20)
-
-struct output {
-    int fd; /* -1 at its end */
-    char *text;
-    size_t n, size; /* what is beyond size - 1 bytes is read and dropped */
-};
-
-static void read_some(struct output *o)
-{
-    char spill[4096];
-    int full = o->n + 1 >= o->size;
-    ssize_t got =
-        full ? read(o->fd, spill, sizeof spill) : read(o->fd, o->text + o->n, o->size - 1 - o->n);
-    if (got > 0 && !full)
-        o->n += (size_t)got;
-    if (got == 0 || (got < 0 && errno != EINTR))
-        o->fd = -1;
-    o->text[o->n] = '\0';
-}
-
-/* Both at once: a writer that fills one of the pipes must not wait for the other. */
-static void read_both(struct output *a, struct output *b)
-{
-    while (a->fd >= 0 || b->fd >= 0) {
-        struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
-            return;
-        if (fds[0].revents)
-            read_some(a);
-        if (fds[1].revents)
-            read_some(b);
-    }
-}
-
-/* Run and take what it says: stdout into `out`, stderr into `words`. Returns the exit code, or
- * negative. */
-static int run_describe(
-    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e)
-{
-    int output[2], error[2], exit_code = -1, signal = 0;
-    struct child child;
-    if (pipe2(output, O_CLOEXEC) != 0)
-        return err_errno(e, ASSAY_EIO, "pipe");
-    if (pipe2(error, O_CLOEXEC) != 0) {
-        close(output[0]);
-        close(output[1]);
-        return err_errno(e, ASSAY_EIO, "pipe");
-    }
-    int rc = child_start(&child, argv, NULL, 0, output[1], error[1], e);
-    close(output[1]);
-    close(error[1]);
-    if (rc == 0) {
-        struct output result = {output[0], out, 0, out_size},
-                      why = {error[0], words, 0, words_size};
-        read_both(&result, &why);
-        child_reap(&child, 1, &exit_code, &signal);
-        rc = signal ? err_set(e, ASSAY_EFORMAT, "%s died of signal %d while it read the checkpoint",
-                          argv[0], signal)
-                    : exit_code;
-    }
-    close(output[0]);
-    close(error[0]);
-    return rc;
-}
 
 static int text_field(const json_t *o, const char *key, char *to, size_t size)
 {
@@ -107,6 +39,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     int bad = text_field(o, "architecture", m->architecture, sizeof m->architecture) ||
               text_field(o, "digest", m->digest, sizeof m->digest) ||
               text_field(o, "dtype", m->dtype, sizeof m->dtype) ||
+              text_field(o, "mode", m->mode, sizeof m->mode) ||
               text_field(o, "default_pool", pool, sizeof pool) ||
               text_field(o, "default_activation", activation, sizeof activation);
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
@@ -135,27 +68,30 @@ static void name_model(struct model_info *m, const char *dir)
     utf8_make_printable(m->name);
 }
 
-int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir,
-    uint32_t tp, uint32_t max_len, const char *digest_cache, struct err *e)
+int model_info_load(struct model_info *m, const struct model_question *q, struct err *e)
 {
-    char tp_text[16], len_text[16], words[1024];
+    char tp_text[16], len_text[16], gpu_text[16], words[1024];
     char *out = xcalloc(1, OUTPUT_BYTES);
-    snprintf(tp_text, sizeof tp_text, "%u", tp);
-    snprintf(len_text, sizeof len_text, "%u", max_len);
-    const char *argv[] = {worker_path, "--describe", "--model", model_dir, "--tp", tp_text,
-        "--max-len", len_text, digest_cache ? "--digest-cache" : NULL, digest_cache, NULL};
+    snprintf(tp_text, sizeof tp_text, "%u", q->tp);
+    snprintf(len_text, sizeof len_text, "%u", q->max_len);
+    snprintf(gpu_text, sizeof gpu_text, "%d", q->gpu);
+    char cache[4200];
+    snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
+    const char *argv[] = {q->worker_path, "--describe", "--model", q->model_dir, "--tp", tp_text,
+        "--max-len", len_text, "--gpu", gpu_text, "--cache-dir", q->cache_dir, "--digest-cache",
+        cache, NULL};
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};
-    int rc = run_describe((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
+    int rc = child_output((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
     if (rc > 0) {
         words[strcspn(words, "\n")] = '\0';
         rc = err_set(e, ASSAY_EFORMAT, "%s", words[0] ? words : "the worker gave no reason");
     } else if (rc == 0 && !(o = json_loads(out, 0, &why))) {
-        rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", worker_path, why.text);
+        rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", q->worker_path, why.text);
     } else if (rc == 0) {
         rc = take_description(m, o, e);
-        name_model(m, model_dir);
+        name_model(m, q->model_dir);
     }
     json_decref(o);
     free(out);

@@ -13,16 +13,23 @@ struct model_info {
     char digest[65];
     char name[128]; /* served name: the directory's last part unless given */
     char dtype[8];
+    char mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
     uint32_t vocab_size, max_len, n_labels;
     int default_pool, default_activation;
     int32_t step_token, pad_token;
     char **labels; /* [n_labels], owned; NULL when the checkpoint names none */
 };
 
-/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint: ASSAY_EFORMAT with the
- * worker's own words. */
-int model_info_load(struct model_info *m, const char *worker_path, const char *model_dir,
-    uint32_t tp, uint32_t max_len, const char *digest_cache, struct err *e);
+struct model_question {
+    const char *worker_path, *model_dir;
+    uint32_t tp, max_len; /* max_len 0: the model's */
+    int gpu;
+    const char *cache_dir; /* the worker remembers the digest and the device's algorithms there */
+};
+
+/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint, or a device that cannot run
+ * it: ASSAY_EFORMAT with the worker's own words. */
+int model_info_load(struct model_info *m, const struct model_question *q, struct err *e);
 void model_info_release(struct model_info *m);
 
 #endif

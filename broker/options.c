@@ -1,6 +1,7 @@
 /* options.c - see options.h. One table: parsing and help. */
 #include "broker/options.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stddef.h>
@@ -11,7 +12,7 @@
 
 #include "schema/log.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, REFUSED, LEVEL, PARENT };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT };
 
 static const struct {
     const char *name, *argument, *help;
@@ -26,11 +27,14 @@ static const struct {
     {"listen", "ENDPOINT",
         "where clients connect, may be repeated (default ipc://<data>/broker.sock)", LISTEN, 0, 0,
         0},
-    {"device", "auto|cpu", "where the model runs (default auto)", DEVICE, 0, 0, 0},
+    {"device", "auto|cpu|cuda", "where the model runs (default auto: GPUs where there are any)",
+        DEVICE, 0, 0, 0},
+    {"devices", "0,1,..", "the GPUs to use, tp of them for each copy (default: the first)", GPUS, 0,
+        0, 0},
     {"tp", "N", "ranks that share the model, tensor parallel (default 1)", INT,
         offsetof(struct options, tp), 1, 16},
-    {"replicas", "N", "copies of the model (default 1)", INT, offsetof(struct options, replicas), 1,
-        OPTIONS_MAX_REPLICAS},
+    {"replicas", "N", "copies of the model (default 1, or what --devices has room for)", INT,
+        offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},
     {"threads", "N", "threads of all ranks together (default: all cores)", INT,
         offsetof(struct options, threads), 1, 1024},
     {"max-batch-tokens", "N", "tokens of one batch (default 4096)", INT,
@@ -60,8 +64,9 @@ static const struct {
         offsetof(struct options, insecure_loopback), 0, 0},
     {"exit-with-parent", "[=PID]", "stop when the process that started this one ends", PARENT,
         offsetof(struct options, exit_with_parent), 1, INT_MAX},
-    {"worker", "PATH", "worker program (default: assay-worker beside this one)", TEXT,
-        offsetof(struct options, worker), 0, 0},
+    {"worker", "PATH",
+        "worker program (default: beside this one, assay-worker or, on GPUs, assay-worker-cuda)",
+        TEXT, offsetof(struct options, worker), 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
     {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
@@ -79,6 +84,7 @@ void options_print_help(void)
            "Examples:\n"
            "  assayd --model ./my-reward-model\n"
            "  assayd --model ./my-reward-model --data /var/lib/assay --tp 2\n"
+           "  assayd --model ./my-reward-model --device cuda --devices 0,1,2,3\n"
            "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n\n"
            "Options:\n");
     for (int i = 0; i < N_OPTIONS; i++) {
@@ -146,13 +152,41 @@ static int take_refused(const char *name, const char *value)
     return EX_CONFIG;
 }
 
-static int take_device(const char *device)
+static int take_device(struct options *o, const char *name)
 {
-    if (strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0)
-        return 0;
-    fprintf(stderr, "assayd: --device: expected auto or cpu, found '%s'%s\n", device,
-        strcmp(device, "cuda") == 0 ? ", which is not built in this version" : "");
-    return strcmp(device, "cuda") == 0 ? EX_CONFIG : EX_USAGE;
+    static const char *const names[] = {"auto", "cpu", "cuda"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, names[i]) == 0) {
+            o->device = (enum options_device)i;
+            return 0;
+        }
+    return complain("device", "auto, cpu or cuda", name);
+}
+
+static int take_gpus(struct options *o, const char *list)
+{
+    const char *expected = "different device numbers with commas between them, as in 0,1,2,3";
+    char *end;
+    o->n_gpus = 0;
+    for (const char *at = list;; at = end + 1) {
+        long gpu = strtol(at, &end, 10);
+        if (end == at || !isdigit((unsigned char)*at) || gpu > 1023 ||
+            o->n_gpus == OPTIONS_MAX_GPUS)
+            return complain("devices", expected, list);
+        for (int i = 0; i < o->n_gpus; i++)
+            if (o->gpus[i] == gpu)
+                return fprintf(stderr,
+                           "assayd: --devices: GPU %ld is named twice; expected a GPU of its own "
+                           "for "
+                           "each rank, found '%s'\n",
+                           gpu, list),
+                       EX_USAGE;
+        o->gpus[o->n_gpus++] = (int)gpu;
+        if (*end == '\0')
+            return 0;
+        if (*end != ',')
+            return complain("devices", expected, list);
+    }
 }
 
 static int take_option(struct options *o, int i, const char *value)
@@ -167,7 +201,9 @@ static int take_option(struct options *o, int i, const char *value)
     case LISTEN:
         return take_listen(o, value);
     case DEVICE:
-        return take_device(value);
+        return take_device(o, value);
+    case GPUS:
+        return take_gpus(o, value);
     case REFUSED:
         return take_refused(table[i].name, value);
     case PARENT:
@@ -199,6 +235,8 @@ static int check_together(const struct options *o)
     if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx2") != 0 &&
         strcmp(o->isa, "portable") != 0)
         return complain("isa", "auto, avx2 or portable", o->isa);
+    if (o->n_gpus > 0 && o->device == DEVICE_CPU)
+        return complain("devices", "no list with --device cpu", "one");
     return 0;
 }
 
@@ -215,7 +253,6 @@ int options_parse(struct options *o, int argc, char **argv)
     int found, rc;
     *o = (struct options){.isa = "auto",
         .tp = 1,
-        .replicas = 1,
         .max_batch_tokens = 4096,
         .hang_ms = 2000,
         .start_ms = 600000,

@@ -6,19 +6,24 @@
 
 #define OPTIONS_MAX_ENDPOINTS 8
 #define OPTIONS_MAX_REPLICAS 16
+#define OPTIONS_MAX_GPUS 256
+
+enum options_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 struct options {
     const char *model, *data, *served_name, *chat_template, *worker, *isa;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
+    enum options_device device;
+    int gpus[OPTIONS_MAX_GPUS], n_gpus; /* none: not given */
     int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;
     int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
     int exit_with_parent; /* 0 no; the parent's process id, or -1: whoever it is */
     int insecure_loopback, help, version;
 };
 
-/* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads)
- * are left NULL or 0. */
+/* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads,
+ * replicas) are left NULL or 0. */
 int options_parse(struct options *o, int argc, char **argv);
 void options_print_help(void);
 

@@ -59,7 +59,7 @@ static void write_about(const struct broker *b, struct msg_writer *w)
 {
     msg_key_str(w, "version", ASSAY_VERSION);
     msg_key_int(w, "protocol", REQUEST_VERSION);
-    msg_key_str(w, "mode", b->mode);
+    msg_key_str(w, "mode", b->model.mode);
     write_model(b, w);
     msg_str(w, "limits");
     msg_map(w, 4);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -80,4 +81,68 @@ int child_reap(struct child *c, int block, int *exit_code, int *signal)
     close(c->pidfd);
     c->pidfd = -1;
     return 1;
+}
+
+/* ---- what a child says ---- */
+
+struct output {
+    int fd; /* -1 at its end */
+    char *text;
+    size_t n, size; /* what is beyond size - 1 bytes is read and dropped */
+};
+
+static void read_some(struct output *o)
+{
+    char spill[4096];
+    int full = o->n + 1 >= o->size;
+    ssize_t got =
+        full ? read(o->fd, spill, sizeof spill) : read(o->fd, o->text + o->n, o->size - 1 - o->n);
+    if (got > 0 && !full)
+        o->n += (size_t)got;
+    if (got == 0 || (got < 0 && errno != EINTR))
+        o->fd = -1;
+    o->text[o->n] = '\0';
+}
+
+/* Both at once: a writer that fills one of the pipes must not wait for the other. */
+static void read_both(struct output *a, struct output *b)
+{
+    while (a->fd >= 0 || b->fd >= 0) {
+        struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            return;
+        if (fds[0].revents)
+            read_some(a);
+        if (fds[1].revents)
+            read_some(b);
+    }
+}
+
+int child_output(
+    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e)
+{
+    int output[2], error[2], exit_code = -1, signal = 0;
+    struct child child;
+    if (pipe2(output, O_CLOEXEC) != 0)
+        return err_errno(e, ASSAY_EIO, "pipe");
+    if (pipe2(error, O_CLOEXEC) != 0) {
+        close(output[0]);
+        close(output[1]);
+        return err_errno(e, ASSAY_EIO, "pipe");
+    }
+    int rc = child_start(&child, argv, NULL, 0, output[1], error[1], e);
+    close(output[1]);
+    close(error[1]);
+    if (rc == 0) {
+        struct output result = {output[0], out, 0, out_size},
+                      why = {error[0], words, 0, words_size};
+        read_both(&result, &why);
+        child_reap(&child, 1, &exit_code, &signal);
+        rc = signal ? err_set(e, ASSAY_EFORMAT, "%s %s died of signal %d", argv[0],
+                          argv[1] ? argv[1] : "", signal)
+                    : exit_code;
+    }
+    close(output[0]);
+    close(error[0]);
+    return rc;
 }

@@ -22,5 +22,9 @@ void child_kill(const struct child *c); /* SIGKILL */
 /* Reap: 1 and the wait status' parts when it has ended (pidfd closed), 0 when it still runs. block:
  * wait for it. */
 int child_reap(struct child *c, int block, int *exit_code, int *signal);
+/* Run argv to its end and take what it says: stdout into `out`, stderr into `words`, each with a NUL
+ * and cut to its size. Returns the exit code, or negative; ASSAY_EFORMAT when a signal ended it. */
+int child_output(
+    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e);
 
 #endif

@@ -26,19 +26,16 @@ static size_t stack_bytes(const struct weight_stack *s)
     return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
 }
 
-static int take_weights(
-    struct device *d, const struct weight_stack *stacks, size_t n, struct err *e)
+static int take_weights(struct device *d, size_t bytes, struct err *e)
 {
-    size_t bytes = 0, free_bytes = 0, total = 0;
-    for (size_t i = 0; i < n; i++)
-        bytes += stack_bytes(&stacks[i]);
+    size_t free_bytes = 0, total = 0;
     cudaMemGetInfo(&free_bytes, &total);
     if (cudaMalloc((void **)&d->weights, bytes) == cudaSuccess)
         return 0;
     (void)cudaGetLastError();
-    return err_set(e, ASSAY_ENOMEM,
+    return err_set(e, ASSAY_EUNSUPPORTED,
         "GPU %d: this rank's weights need %zu MiB, %zu of %zu MiB are free: use more ranks (--tp), "
-        "or lower --batch-tokens",
+        "or lower --max-batch-tokens",
         d->index, bytes >> 20, free_bytes >> 20, total >> 20);
 }
 
@@ -120,10 +117,13 @@ static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
     return bytes;
 }
 
-int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     struct chunks c = {.bytes = chunk_bytes(stacks, n)};
-    int rc = take_weights(d, stacks, n, e);
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += stack_bytes(&stacks[i]);
+    int rc = take_weights(d, bytes, e);
     if (rc == 0)
         rc = chunks_new(&c, e);
     uint8_t *to = d->weights;
@@ -133,4 +133,60 @@ int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct er
         GPU_MUST(cudaStreamSynchronize(d->copy));
     chunks_free(&c);
     return rc;
+}
+
+/* ---- shapes only ---- */
+
+/* Numbers from -1 to 1, the same at every start, all over [to, to + bytes). */
+static int fill_with_noise(
+    struct device *d, uint8_t *to, size_t bytes, enum dtype dtype, struct err *e)
+{
+    size_t chunk = bytes < CHUNK_BYTES ? bytes : CHUNK_BYTES, size = (size_t)dtype_bytes(dtype);
+    uint32_t state = 1;
+    void *noise = NULL;
+    int rc = GPU_TRY(cudaHostAlloc(&noise, chunk, cudaHostAllocDefault), e);
+    for (size_t at = 0; rc == 0 && at + size <= chunk; at += size) {
+        state = state * 1664525u + 1013904223u;
+        float x = (float)(int32_t)state * 0x1p-31f;
+        dtype_convert((uint8_t *)noise + at, dtype, &x, DTYPE_F32, 1);
+    }
+    for (size_t at = 0; rc == 0 && at < bytes; at += chunk)
+        GPU_MUST(cudaMemcpyAsync(to + at, noise, bytes - at < chunk ? bytes - at : chunk,
+            cudaMemcpyHostToDevice, d->copy));
+    if (rc == 0)
+        GPU_MUST(cudaStreamSynchronize(d->copy));
+    cudaFreeHost(noise);
+    return rc;
+}
+
+/* All stacks of a type at one place, which holds the largest of them. */
+static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+{
+    size_t largest[N_DTYPES] = {0}, first[N_DTYPES] = {0}, bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        if (stack_bytes(&stacks[i]) > largest[stacks[i].dtype])
+            largest[stacks[i].dtype] = stack_bytes(&stacks[i]);
+    for (int t = 0; t < N_DTYPES; t++) {
+        first[t] = bytes;
+        bytes += largest[t];
+    }
+    int rc = take_weights(d, bytes, e);
+    for (int t = 0; rc == 0 && t < N_DTYPES; t++)
+        if (largest[t] > 0)
+            rc = fill_with_noise(d, d->weights + first[t], largest[t], (enum dtype)t, e);
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        uint8_t *to = d->weights + first[stacks[i].dtype];
+        int64_t stride = stride_of(&stacks[i]);
+        for (int k = 0; k < stacks[i].n_parts; k++) {
+            struct weight *w = &stacks[i].parts[k];
+            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, NULL};
+            to += w->rows * stride * dtype_bytes(w->dtype);
+        }
+    }
+    return rc;
+}
+
+int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+{
+    return d->shapes_only ? place_shapes(d, stacks, n, e) : send_stacks(d, stacks, n, e);
 }

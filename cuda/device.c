@@ -80,9 +80,10 @@ static int take_arena(struct device *d, struct err *e)
     size_t free_bytes = 0, total = 0;
     if (cudaMalloc((void **)&d->arena, d->arena_bytes) == cudaSuccess)
         return GPU_TRY(cudaMemsetAsync(d->arena, 0, d->arena_bytes, d->compute), e);
+    (void)cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
-    return err_set(e, ASSAY_ENOMEM,
-        "GPU %d: activations need %zu MiB, %zu of %zu MiB are free: lower --batch-tokens or "
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "GPU %d: activations need %zu MiB, %zu of %zu MiB are free: lower --max-batch-tokens or "
         "--max-len, or use more ranks",
         d->index, d->arena_bytes >> 20, free_bytes >> 20, total >> 20);
 }
@@ -118,6 +119,7 @@ int gpu_open(struct device **out, const struct device_options *o, struct err *e)
     d->arena_bytes = o->arena_bytes;
     d->input_bytes = o->input_bytes > GPU_ALIGNMENT ? o->input_bytes : GPU_ALIGNMENT;
     d->output_bytes = o->output_bytes > 0 ? o->output_bytes : 1;
+    d->shapes_only = o->shapes_only;
     d->comm = o->comm && comm_size(o->comm) > 1 ? o->comm : NULL;
     d->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     if (d->done_fd < 0)
@@ -173,6 +175,12 @@ void gpu_close(struct device **out)
 void gpu_describe(const struct device *d, char *text, size_t bytes)
 {
     snprintf(text, bytes, "cuda:%d (%.40s)", d->index, d->properties.name);
+}
+
+void gpu_identity(const struct device *d, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "cuda gpu=\"%.60s\" gemm=%016llx", d->properties.name,
+        (unsigned long long)gemm_table_hash(d->gemm));
 }
 
 /* ---- memory ---- */

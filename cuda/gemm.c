@@ -72,7 +72,7 @@ int gemm_new(struct gemm **out, struct device *d, const char *cache_dir, struct 
     snprintf(g->machine, sizeof g->machine, "%.100s, driver %d, cuBLASLt %zu", d->properties.name,
         driver, cublasLtGetVersion());
     if (cache_dir)
-        snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-%d.txt", cache_dir, d->index);
+        snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-algorithms.txt", cache_dir);
     return rc;
 }
 
@@ -417,15 +417,18 @@ void gemm_linear(struct device *d, struct tensor out, struct tensor x, const str
     multiply(d, p, &p->algo, out, x, parts[0].data, bias);
 }
 
+/* A sum, so that the order in which shapes were first needed does not count. */
 uint64_t gemm_table_hash(const struct gemm *g)
 {
-    uint64_t hash = 14695981039346656037ull;
+    uint64_t sum = 0;
     for (int i = 0; i < g->n_products; i++) {
         char text[512 + sizeof(cublasLtMatmulAlgo_t)] = "";
+        uint64_t hash = 14695981039346656037ull;
         key_of(g, &g->products[i], text, 512);
         memcpy(text + 512, &g->products[i].algo, sizeof(cublasLtMatmulAlgo_t));
         for (size_t k = 0; k < sizeof text; k++)
             hash = (hash ^ (uint8_t)text[k]) * 1099511628211ull;
+        sum += hash;
     }
-    return hash;
+    return sum;
 }

@@ -1,5 +1,6 @@
-/* gemm_cache.h - a small file of chosen algorithms: one line each, "<bytes in hex> <key>". It only
- * saves time: a file that is missing, unreadable or damaged is as good as an empty one. */
+/* gemm_cache.h - a small file of chosen algorithms: one line each, "<bytes in hex> <key>". A file
+ * that is missing, unreadable or damaged is as good as an empty one: the trials are made again, and
+ * may choose otherwise, which is another mode to the jobs begun before. */
 #ifndef ASSAY_CUDA_GEMM_CACHE_H
 #define ASSAY_CUDA_GEMM_CACHE_H
 

@@ -8,6 +8,7 @@
 #define ASSAY_CUDA_GPU_H
 
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 
 #include "cuda/kernels.h"
 #include "worker/comm.h"
@@ -51,7 +52,12 @@ struct device {
     struct gemm *gemm;
     struct collective *collective; /* NULL: alone */
     struct comm *comm;             /* borrowed; NULL: alone */
+    int shapes_only;               /* device_options.shapes_only */
 };
+
+/* Prints one line of JSON: {"devices": [{index, name, uuid, capability, memory_bytes}], "error":
+ * null, or why there are none, in the driver's words}. Returns the exit code. */
+int gpu_list(FILE *out);
 
 /* A call that must not fail once the device is open. */
 #define GPU_MUST(call) gpu_must(call, #call)
@@ -67,6 +73,7 @@ cudaStream_t gpu_stream(struct device *d);
 int gpu_open(struct device **d, const struct device_options *options, struct err *e);
 void gpu_close(struct device **d);
 void gpu_describe(const struct device *d, char *text, size_t bytes);
+void gpu_identity(const struct device *d, char *text, size_t bytes);
 void *gpu_alloc(struct device *d, size_t bytes);
 void gpu_upload(struct device *d, void *to, const void *from, size_t bytes);
 int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);

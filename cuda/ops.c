@@ -123,6 +123,7 @@ const struct ops gpu_ops = {
     .open = gpu_open,
     .close = gpu_close,
     .describe = gpu_describe,
+    .identity = gpu_identity,
     .alloc = gpu_alloc,
     .upload = gpu_upload,
     .adopt = gpu_adopt,

@@ -5,8 +5,8 @@
 #include <string.h>
 
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
-static const char *const keys[] = {
-    "t", "rank", "incarnation", "token", "digest", "ms", "pid", "threads", "device", "message"};
+static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "pid",
+    "threads", "device", "mode", "message"};
 
 int stage_token_equal(const struct stage_token *a, const struct stage_token *b)
 {
@@ -36,6 +36,7 @@ void control_encode(const struct control *c, struct msg_writer *w)
     msg_key_int(w, "pid", c->pid);
     msg_key_int(w, "threads", c->threads);
     msg_key_str(w, "device", c->device);
+    msg_key_str(w, "mode", c->mode);
     msg_key_str(w, "message", c->message);
 }
 
@@ -120,6 +121,8 @@ static int read_value(struct msg_reader *r, int key, struct control *c, struct e
         return read_u32(r, "threads", &c->threads, e);
     case 8:
         return read_text(r, "device", c->device, sizeof c->device, e);
+    case 9:
+        return read_text(r, "mode", c->mode, sizeof c->mode, e);
     default:
         return read_text(r, "message", c->message, sizeof c->message, e);
     }

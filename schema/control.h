@@ -1,7 +1,8 @@
 /* control.h - what the broker and its ranks say to each other, as msgpack maps over ZeroMQ (ipc in
  * the private directory).
  *
- *     rank -> broker  ready   weights are loaded, a canary row was scored: pid, device, threads
+ *     rank -> broker  ready   weights are loaded, a canary row was scored: pid, device, threads,
+ *                            mode
  *     broker -> rank  run     the slot of this token is published
  *     rank -> broker  done    its results are in the output segment: token, digest, ms
  *     rank -> broker  failed  this batch could not be read or run: token, message
@@ -39,6 +40,7 @@ struct control {
     int32_t pid;
     uint32_t threads;
     char device[64];
+    char mode[224]; /* what makes a score's bits, as the rank computes */
     char message[256];
 };
 

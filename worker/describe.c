@@ -1,30 +1,65 @@
-/* describe.c - see describe.h. The check of names, shapes and dtypes is the loader itself, run on a
- * device with one short row's worth of activations. */
+/* describe.c - see describe.h. The check of names, shapes and dtypes is the loader itself, run on
+ * the CPU's device with room for one token. The mode is the CPU's then; for another device a model
+ * of the same shape scores a row there, so that it chooses its algorithms now, and they are known
+ * before the first job is taken. */
 #include "worker/describe.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 
 #include "schema/json.h"
+#include "schema/log.h"
 #include "worker/qwen2.h"
+#include "worker/score.h"
 
-static int check_weights(
-    const struct model_config *config, struct weights *w, const char **dtype, struct err *e)
+/* What was found out of a checkpoint. */
+struct description {
+    struct model_config config;
+    const char *dtype;
+    char digest[65];
+    char mode[MODEL_MODE_BYTES];
+};
+
+/* A model with room for one token on this device; with `canary`, a row is scored. */
+static int try_model(struct description *about, struct weights *w, const struct ops *ops,
+    const struct device_options *with, uint32_t tp, int canary, struct err *e)
 {
     struct cache_config cache = {1, 1, 1, "none"};
     struct quant_config quant = {"none"};
     struct lora_config lora = {0, NULL, NULL};
     struct qwen2_reward_model m = {0};
     struct device *d = NULL;
-    struct device_options options = {.n_threads = 1, .isa = "portable"};
-    qwen2_device_needs(&options, config, &cache, &cpu_ops, 1);
-    int rc = cpu_ops.open(&d, &options, e);
+    struct device_options options = *with;
+    float *values = xcalloc(about->config.n_labels, sizeof *values);
+    qwen2_device_needs(&options, &about->config, &cache, ops, tp);
+    int rc = ops->open(&d, &options, e);
     if (rc == 0)
-        rc = qwen2_reward_model_init(&m, config, &cache, &quant, &lora, &cpu_ops, d, 0, 1, e);
+        rc = qwen2_reward_model_init(&m, &about->config, &cache, &quant, &lora, ops, d, 0, tp, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
-    *dtype = dtype_name(m.model.embed_tokens.dtype);
+    if (rc == 0 && canary)
+        rc = score_canary(&m, 1, values, e);
+    if (rc == 0)
+        qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
+    about->dtype = dtype_name(m.model.embed_tokens.dtype);
     qwen2_reward_model_release(&m);
-    cpu_ops.close(&d);
+    ops->close(&d);
+    free(values);
+    return rc;
+}
+
+static int check_weights(
+    struct description *about, const struct describe_options *o, struct weights *w, struct err *e)
+{
+    struct device_options cpu = {.n_threads = 1, .isa = "portable"};
+    struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
+    int rc = try_model(about, w, &cpu_ops, &cpu, o->tp, 0, e);
+    const char *dtype = about->dtype;
+    if (rc == 0 && o->ops->typed) {
+        about->config.activation_type = weights_dtype(w);
+        rc = try_model(about, w, o->ops, &gpu, o->tp, 1, e);
+    }
+    about->dtype = dtype;
     return rc;
 }
 
@@ -48,48 +83,47 @@ static json_t *label_names(const char *dir, uint32_t n)
     return names;
 }
 
-static int print_description(const struct model_config *c, const char *digest, const char *dtype,
-    uint32_t max_len, uint64_t weight_bytes, json_t *labels, FILE *out, struct err *e)
+static int print_description(const struct description *about, uint32_t max_len,
+    uint64_t weight_bytes, json_t *labels, FILE *out, struct err *e)
 {
+    const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
-                             "s:i, s:i, s:i, s:i, s:I}",
-        "architecture", architecture_name(c->architecture), "digest", digest, "dtype", dtype,
-        "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
+                             "s:i, s:i, s:i, s:i, s:I, s:s}",
+        "architecture", architecture_name(c->architecture), "digest", about->digest, "dtype",
+        about->dtype, "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
         pool_type_name(c->default_pool), "default_activation",
         activation_name(c->default_activation), "step_token", (int)c->step_token, "pad_token",
         (int)c->pad_token, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers,
         "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
-        "weight_bytes", (json_int_t)weight_bytes);
+        "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);
     return failed ? err_errno(e, ASSAY_EIO, "describe: cannot write") : 0;
 }
 
-int describe_model(const char *dir, uint32_t tp, uint32_t max_len, const char *digest_cache,
-    FILE *out, struct err *e)
+int describe_model(const struct describe_options *o, FILE *out, struct err *e)
 {
-    struct model_config config;
+    struct description about = {.dtype = ""};
+    const struct model_config *c = &about.config;
     struct weights *w = NULL;
-    const char *dtype = "";
-    char digest[65] = "";
-    int rc = model_config_load(&config, dir, e);
+    int rc = model_config_load(&about.config, o->dir, e);
     if (rc == 0)
-        rc = model_config_check_tp(&config, tp, e);
-    if (rc == 0 && max_len > config.max_position)
+        rc = model_config_check_tp(c, o->tp, e);
+    if (rc == 0 && o->max_len > c->max_position)
         rc = err_set(e, ASSAY_EFORMAT,
-            "--max-len: expected at most max_position_embeddings (%u), found %u",
-            config.max_position, max_len);
+            "--max-len: expected at most max_position_embeddings (%u), found %u", c->max_position,
+            o->max_len);
     if (rc == 0)
-        rc = weights_open(&w, dir, e);
+        rc = weights_open(&w, o->dir, e);
     if (rc == 0)
-        rc = check_weights(&config, w, &dtype, e);
+        rc = check_weights(&about, o, w, e);
     if (rc == 0)
-        rc = checkpoint_digest(digest, dir, digest_cache, e);
+        rc = checkpoint_digest(about.digest, o->dir, o->digest_cache, e);
     if (rc == 0)
-        rc = print_description(&config, digest, dtype, max_len ? max_len : config.max_position,
-            weights_bytes(w), label_names(dir, config.n_labels), out, e);
+        rc = print_description(&about, o->max_len ? o->max_len : c->max_position, weights_bytes(w),
+            label_names(o->dir, c->n_labels), out, e);
     weights_close(&w);
     return rc;
 }

@@ -2,16 +2,26 @@
  * The broker learns from it all that it knows of the model. Fields: architecture, digest (64 hex
  * digits), dtype, vocab_size, max_len, max_position, n_labels, labels (names, or null),
  * default_pool, default_activation, step_token, pad_token (-1: none), hidden_size, n_layers,
- * n_heads, n_kv_heads, head_dim, weight_bytes. */
+ * n_heads, n_kv_heads, head_dim, weight_bytes, mode (what else makes a score's bits,
+ * qwen2_reward_model_mode). */
 #ifndef ASSAY_DESCRIBE_H
 #define ASSAY_DESCRIBE_H
 
 #include <stdio.h>
 
 #include "schema/err.h"
+#include "worker/ops.h"
 
-/* max_len 0: the config's max_position_embeddings. digest_cache may be NULL. */
-int describe_model(const char *dir, uint32_t tp, uint32_t max_len, const char *digest_cache,
-    FILE *out, struct err *e);
+struct describe_options {
+    const char *dir;
+    uint32_t tp;
+    uint32_t max_len;         /* 0: the config's max_position_embeddings */
+    const char *digest_cache; /* may be NULL */
+    const struct ops *ops;    /* what will compute: the mode is of this */
+    int gpu;                  /* as in device_options */
+    const char *cache_dir;
+};
+
+int describe_model(const struct describe_options *o, FILE *out, struct err *e);
 
 #endif

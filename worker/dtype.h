@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8, DTYPE_I8 };
+enum { N_DTYPES = DTYPE_I8 + 1 };
 
 static inline int64_t dtype_bytes(enum dtype t)
 {

@@ -122,6 +122,8 @@ struct device_options {
     /* CUDA's */
     int gpu;               /* index of the device */
     const char *cache_dir; /* remembers chosen algorithms; NULL: not */
+    int shapes_only; /* adopt takes shapes alone: noise stands for the matrices. For a run that
+                              makes the device choose its algorithms, not for scores. */
 };
 
 struct ops {
@@ -135,6 +137,8 @@ struct ops {
     int (*open)(struct device **d, const struct device_options *options, struct err *e);
     void (*close)(struct device **d);
     void (*describe)(const struct device *d, char *text, size_t bytes); /* "cpu (avx2)" */
+    /* What about the device makes a score's bits; equal texts, equal bits: "cpu" */
+    void (*identity)(const struct device *d, char *text, size_t bytes);
 
     /* ---- while the model is built ---- */
 

@@ -17,6 +17,7 @@
  * there each token goes its own way, so the others need not be computed, and no bit changes. */
 #include "worker/qwen2.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,6 +169,14 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
     free(m->activations);
     m->model.layers = NULL;
     m->activations = NULL;
+}
+
+void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes)
+{
+    char device[160];
+    m->ops->identity(m->device, device, sizeof device);
+    snprintf(text, bytes, "device=%s dtype=%s quant=none tp=%u pp=1", device,
+        dtype_name(m->config.activation_type), m->n_ranks);
 }
 
 /* ---- forward ---- */

@@ -71,6 +71,12 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
     uint32_t rank, uint32_t n_ranks, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
+/* What besides checkpoint, token ids and pooling makes a score's bits, as text: "device=cpu
+ * dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
+ * has run (score_canary). */
+#define MODEL_MODE_BYTES 224
+void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
+
 /* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT
  * naming file, tensor, expected and found. Names with and without "model."; lm_head.* and
  * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model,

@@ -9,8 +9,8 @@
  *
  * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and its end (of the pipe
  * parent-fd, of the process) is the rank's. Exit codes: 0 after stop, 64 usage, 69 the broker is
- * gone, 70 a bug or the canary, 71 no memory or thread, 73 a peer is missing (comm.h), 78 the
- * checkpoint. */
+ * gone, 70 a bug or the canary, 71 no memory or thread, 73 a peer is missing (comm.h), 74 the GPU
+ * or its libraries failed, 78 the checkpoint, or a device that cannot hold or run it. */
 #include "worker/serve.h"
 
 #include <errno.h>
@@ -29,10 +29,9 @@
 #include "shm/stage.h"
 #include "worker/comm.h"
 #include "worker/describe.h"
-#include "worker/pooler.h"
 #include "worker/qwen2.h"
+#include "worker/score.h"
 
-#define CANARY_TOKENS 8
 #define MAX_IN_FLIGHT 2
 #define PROGRESS_MS 200 /* how often a working device is asked for its progress */
 
@@ -177,34 +176,6 @@ static uint64_t digest_values(const float *values, uint32_t n)
     return hash;
 }
 
-/* Hand a batch to the device: its scores are in `values` once the device says that it is done. */
-static int submit(struct worker *w, const struct stage_batch *b, float *values, struct err *e)
-{
-    struct pooling_metadata pooling;
-    struct tensor hidden_states;
-    int rc = pooling_metadata_init(&pooling, b, w->model.config.n_labels, e);
-    uint32_t longest = 0;
-    for (uint32_t r = 0; r < b->n_rows; r++) {
-        for (uint32_t i = b->cu_seqlens[r]; i < b->cu_seqlens[r + 1]; i++)
-            w->positions[i] = (int32_t)(i - b->cu_seqlens[r]);
-        if (b->rows[r].n_tokens > longest)
-            longest = b->rows[r].n_tokens;
-    }
-    if (rc == 0 && longest > w->model.cache_config.max_len)
-        rc = err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", longest,
-            w->model.cache_config.max_len);
-    struct attn_metadata meta = {
-        b->n_rows, b->cu_seqlens, longest, pooling.out_rows, pooling.n_out_rows, NULL};
-    const int32_t *ids = w->pinned && b->shared_ids ? b->shared_ids : b->ids;
-    if (rc == 0)
-        rc = qwen2_reward_model_forward(
-            &w->model, ids, w->positions, NULL, &meta, NULL, &hidden_states, e);
-    if (rc == 0)
-        pooler(&w->model, hidden_states, &pooling, values);
-    pooling_metadata_release(&pooling);
-    return rc;
-}
-
 static void reply_failed(struct worker *w, const struct stage_token *token, const struct err *e)
 {
     struct control reply = {.type = CONTROL_FAILED, .token = *token};
@@ -251,7 +222,8 @@ static void run_batch(struct worker *w, const struct stage_token *token)
         w->busy_since = now_mono_ms();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
-        rc = submit(w, &b, job->values, &e);
+        rc = score_batch(&w->model, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
+            w->positions, job->values, &e);
     if (rc != 0) {
         reply_failed(w, token, &e);
         return;
@@ -266,33 +238,14 @@ static void run_batch(struct worker *w, const struct stage_token *token)
  * too. */
 static int sing(struct worker *w, struct err *e)
 {
-    int32_t ids[CANARY_TOKENS], position = 0;
-    uint32_t n = CANARY_TOKENS, cu_seqlens[2] = {0};
     const struct stage_config *c = stage_view_config(w->stage);
-    if (n > w->model.cache_config.max_len)
-        n = w->model.cache_config.max_len;
-    if (n > c->max_tokens)
-        n = c->max_tokens;
-    cu_seqlens[1] = n;
-    struct stage_row row = {.n_tokens = n, .pool_type = POOL_LAST, .activation = ACTIVATION_NONE};
-    row.n_values = w->model.config.n_labels;
-    if (row.n_values > c->max_values)
-        return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
-            row.n_values, c->max_values);
-    for (uint32_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(i % w->model.config.vocab_size);
-    struct stage_batch b = {.n_rows = 1,
-        .n_tokens = n,
-        .n_values = row.n_values,
-        .rows = &row,
-        .ids = ids,
-        .positions = &position};
-    b.cu_seqlens = cu_seqlens;
+    uint32_t n_labels = w->model.config.n_labels;
     float *values = w->jobs[0].values;
-    int rc = submit(w, &b, values, e);
-    if (rc == 0)
-        w->ops->poll(w->device, 1);
-    for (uint32_t i = 0; rc == 0 && i < row.n_values; i++)
+    if (n_labels > c->max_values)
+        return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
+            n_labels, c->max_values);
+    int rc = score_canary(&w->model, c->max_tokens, values, e);
+    for (uint32_t i = 0; rc == 0 && i < n_labels; i++)
         if (!(values[i] - values[i] == 0))
             rc = err_set(e, ASSAY_ENONFINITE, "canary row: expected a finite score, found %g",
                 (double)values[i]);
@@ -393,6 +346,7 @@ static void connect_broker(struct worker *w)
     struct control ready = {
         .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
     w->ops->describe(w->device, ready.device, sizeof ready.device);
+    qwen2_reward_model_mode(&w->model, ready.mode, sizeof ready.mode);
     send_control(w, &ready);
 }
 
@@ -502,8 +456,14 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     }
     log_init("assay-worker", (int)o->rank, (enum log_level)log_level_from_name(o->log_level));
     if (o->describe) {
-        if (describe_model(
-                o->model, (uint32_t)o->tp, (uint32_t)o->max_len, o->digest_cache, stdout, &e) == 0)
+        struct describe_options describe = {.dir = o->model,
+            .tp = (uint32_t)o->tp,
+            .max_len = (uint32_t)o->max_len,
+            .digest_cache = o->digest_cache,
+            .ops = ops,
+            .gpu = (int)o->gpu,
+            .cache_dir = o->cache_dir};
+        if (describe_model(&describe, stdout, &e) == 0)
             return EX_OK;
         fprintf(stderr, "%s\n", e.msg);
         return exit_code_of(&e);

@@ -35,6 +35,8 @@ enum cli_option {
     CLI_SAFE_TEXT,
     CLI_CHAT_TEMPLATE,
     CLI_JSONL,
+    CLI_DEVICE,
+    CLI_DEVICES,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

@@ -20,6 +20,7 @@ static const struct control sample = {
     .pid = INT32_MAX,
     .threads = 8,
     .device = "cpu avx2",
+    .mode = "device=cpu",
     .message = "h\xc3\xa9",
 };
 
@@ -95,8 +96,8 @@ static void cut_or_longer_is_refused(void **state)
     msg_writer_release(&w);
 }
 
-static const char *const keys[] = {
-    "t", "rank", "incarnation", "token", "digest", "ms", "pid", "threads", "device", "message"};
+static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "pid",
+    "threads", "device", "mode", "message"};
 
 /* A good message whose field `at` (-1: none) has the value that `raw` holds, or is left out when
  * raw is empty. */
@@ -106,8 +107,8 @@ static int with_field(int at, struct slice raw, struct err *e)
     struct control got;
     int left_out = at >= 0 && raw.len == 0;
     msg_writer_init(&w);
-    msg_map(&w, (uint32_t)(10 - left_out));
-    for (int i = 0; i < 10; i++) {
+    msg_map(&w, (uint32_t)(11 - left_out));
+    for (int i = 0; i < 11; i++) {
         if (i == at && left_out)
             continue;
         msg_str(&w, keys[i]);
@@ -134,7 +135,7 @@ static void each_field_has_its_type_and_range(void **state)
     (void)state;
     struct err e;
     assert_int_equal(with_field(-1, RAW(""), &e), 0);
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 11; i++) {
         assert_int_equal(with_field(i, RAW(""), &e), ASSAY_EBADREQ);
         assert_int_equal(with_field(i, RAW("\xc0"), &e), ASSAY_EBADREQ);
         assert_string_equal(e.field, keys[i]);

@@ -650,6 +650,22 @@ static void test_paths_too_long_for_a_socket(void **state)
     assert_text_has(wait_for_failure(s, &exit_code), "shorter data directory");
 }
 
+static void test_another_mode_is_not_ready(void **state)
+{
+    struct scene *s = *state;
+    struct group_options options = options_for(s, program(s, "bin/assay-worker"), DEMO, 1);
+    int exit_code;
+    options.mode = "device=cpu dtype=f32 quant=none tp=2 pp=1";
+    make_group(s, &options);
+    assert_text_has(wait_for_failure(s, &exit_code),
+        "rank 0 computes otherwise than expected (device=cpu dtype=f32 quant=none tp=2 pp=1): "
+        "device=cpu dtype=f32 quant=none tp=1 pp=1");
+    group_free(&s->group);
+    options.mode = "device=cpu dtype=f32 quant=none tp=1 pp=1";
+    make_group(s, &options);
+    wait_for(s, GROUP_READY);
+}
+
 static void test_options_out_of_range(void **state)
 {
     struct scene *s = *state;
@@ -680,6 +696,6 @@ int main(int argc, char **argv)
         TEST(test_a_rank_that_does_not_stop), TEST(test_broken_agreements),
         TEST(test_messages_that_do_not_count), TEST(test_ready_is_every_rank), TEST(test_back_off),
         TEST(test_bad_checkpoints), TEST(test_paths_too_long_for_a_socket),
-        TEST(test_options_out_of_range)};
+        TEST(test_another_mode_is_not_ready), TEST(test_options_out_of_range)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,12 @@ static void op_close(struct device **out)
     *out = NULL;
 }
 
+static void op_identity(const struct device *d, char *text, size_t bytes)
+{
+    (void)d; /* threads and instruction sets change no bit */
+    snprintf(text, bytes, "cpu");
+}
+
 static void op_describe(const struct device *d, char *text, size_t bytes)
 {
     snprintf(text, bytes, "cpu (%s)", d->kernels->isa);
@@ -378,6 +384,7 @@ const struct ops cpu_ops = {
     .open = op_open,
     .close = op_close,
     .describe = op_describe,
+    .identity = op_identity,
     .alloc = op_alloc,
     .upload = op_upload,
     .adopt = op_adopt,

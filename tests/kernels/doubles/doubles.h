@@ -5,9 +5,10 @@
  *
  * A whole process is steered by its environment:
  *     ASSAY_DOUBLE_DEVICES=N        how many devices there are (default 1, 0: none)
+ *     ASSAY_DOUBLE_ODD=N            device N is of another kind than the others
  *     ASSAY_DOUBLE_FAIL=NAME:K:CODE the K-th call of NAME returns CODE, and so does all after it
- *     ASSAY_DOUBLE_FAIL_ONCE=FILE   ASSAY_DOUBLE_FAIL counts only for the process that finds FILE and
- *                                   takes it away
+ *     ASSAY_DOUBLE_FAIL_ONCE=FILE   the same for the first call from the K-th on that finds FILE, and
+ *                                   takes it away: one process fails, once
  *     ASSAY_DOUBLE_THREAD=1         a thread carries on with the work by itself, as a device does */
 #ifndef ASSAY_DOUBLES_H
 #define ASSAY_DOUBLES_H

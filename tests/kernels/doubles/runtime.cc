@@ -55,7 +55,7 @@ struct runtime {
     std::set<CUstream_st *> streams;
     std::map<const char *, allocation> memory;
     std::map<std::string, int> calls;
-    std::string fail_name;
+    std::string fail_name, fail_once;
     int fail_at, fail_with, failed_with, device;
     uint64_t random;
     pid_t environment_of; /* the process that has read it; a fork reads it anew */
@@ -116,9 +116,9 @@ void read_environment()
         return;
     r().environment_of = getpid();
     char name[64];
-    if (fail && sscanf(fail, "%63[^:]:%d:%d", name, &r().fail_at, &r().fail_with) == 3 &&
-        (!once || unlink(once) == 0))
+    if (fail && sscanf(fail, "%63[^:]:%d:%d", name, &r().fail_at, &r().fail_with) == 3)
         r().fail_name = name;
+    r().fail_once = once ? once : "";
     if (number_of("ASSAY_DOUBLE_THREAD", 0)) {
         std::thread([] {
             for (;;) {
@@ -213,6 +213,7 @@ void double_fail(const char *function, int k, int error)
 {
     LOCKED;
     r().fail_name = function;
+    r().fail_once.clear();
     r().fail_at = k + r().calls[function];
     r().fail_with = error;
     r().failed_with = 0;
@@ -241,7 +242,9 @@ int double_enter(const char *function)
     LOCKED;
     read_environment();
     int n = ++r().calls[function];
-    if (r().fail_name == function && n == r().fail_at)
+    bool due = r().fail_once.empty() ? n == r().fail_at : n >= r().fail_at;
+    if (r().fail_name == function && due && !r().failed_with &&
+        (r().fail_once.empty() || unlink(r().fail_once.c_str()) == 0))
         r().failed_with = r().fail_with;
     return r().failed_with;
 }
@@ -324,7 +327,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     if (device < 0 || device >= device_count())
         return cudaErrorInvalidDevice;
     memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "Test Double %d", device);
+    snprintf(p->name, sizeof p->name, "%s",
+        device == number_of("ASSAY_DOUBLE_ODD", -1) ? "Other Double" : "Test Double");
     memcpy(p->uuid.bytes, "test-double-", 12);
     memcpy(p->uuid.bytes + 12, &device, sizeof device);
     p->totalGlobalMem = 1u << 30;

@@ -1,0 +1,155 @@
+"""Broker, shared memory and the GPU's worker, end to end. The worker is the real one on doubles of CUDA's libraries
+(tests/kernels/README.md), which stand for as many devices as a test asks for."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, PATIENCE, Broker, ids_bytes, random_key, vectors, wait_until
+
+WORKER = BIN.parent / "kernels/assay-worker-cuda"
+VECTORS = vectors()
+
+
+@pytest.fixture
+def installed(directory):
+    """A directory of programs as an installation with GPUs has it; the broker looks beside itself."""
+    programs = pathlib.Path(directory) / "bin"
+    programs.mkdir()
+    shutil.copy(BIN / "assayd", programs)
+    os.symlink(BIN / "assay-worker", programs / "assay-worker")
+    os.symlink(WORKER, programs / "assay-worker-cuda")
+    return programs
+
+
+class GpuBroker(Broker):
+    def __init__(self, installed, model="bf16", options=(), devices=1, name="d", **env):
+        env = {"ASSAY_DOUBLE_THREAD": "1", "ASSAY_DOUBLE_DEVICES": str(devices), **env}
+        super().__init__(installed.parent / name, model=MODELS / model, options=options, env=env)
+        self.command[0] = str(installed / "assayd")
+
+    def refusal(self):
+        """Exit code and last words of a broker that does not start."""
+        done = subprocess.run(self.command, env=self.env, capture_output=True, text=True, timeout=30 * PATIENCE)
+        return done.returncode, done.stderr.splitlines()[-1]
+
+
+def flat(row):
+    found = row.get("score", row.get("scores", row.get("steps")))
+    if not isinstance(found, list):
+        return [found]
+    return [v for item in found for v in (item if isinstance(item, list) else [item])]
+
+
+def rows_of(name, longest=120):
+    """The oracle's rows as requests, without the longest: a device made of fibers is slow."""
+    kept = [row for row in VECTORS[name]["rows"] if len(row["ids"]) <= longest]
+    return kept, [{"ids": ids_bytes(row["ids"]), **({"pool": row["pool"]} if "pool" in row else {})} for row in kept]
+
+
+@pytest.mark.parametrize("name,options,devices", [
+    ("reward", [], 1),
+    ("process", ["--device", "cuda"], 1),
+    ("process", ["--tp", 4], 4),
+    ("reward", ["--tp", 2, "--devices", "3,1,0,2"], 4),
+])
+def test_scores_agree_with_the_oracle(installed, name, options, devices):
+    expected, rows = rows_of(name)
+    with GpuBroker(installed, VECTORS[name]["model"], options, devices) as broker, broker.client() as client:
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        again = client.call("score", rows=rows[::-1], timeout_ms=60000, timeout=90)["rows"][::-1]
+        for row, twin, right in zip(found, again, expected):
+            assert row["error"] is None, row
+            assert flat(row) == flat(twin)
+            assert max(abs(a - b) for a, b in zip(flat(row), right["values"])) <= 1e-4
+        query = "select device from workers where state = 'ready'"
+        seen = wait_until(lambda: len(broker.sql(query)) == devices and broker.sql(query))
+        assert all(re.fullmatch(r"cuda:\d \(Test Double\)", device) for device, in seen)
+        if "--devices" in options:  # two copies on the four listed
+            assert sorted(device[5] for device, in seen) == ["0", "1", "2", "3"]
+        mode = client.call("hello")["mode"]
+        assert re.fullmatch(r'device=cuda gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
+
+
+def test_auto_without_a_device_is_the_cpu_and_says_so(installed):
+    with GpuBroker(installed, devices=0) as broker, broker.client() as client:
+        assert client.call("hello")["mode"].startswith("device=cpu ")
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}], timeout_ms=20000)["rows"][0]["error"] is None
+        lines = [line for line in broker.words().splitlines() if "event=devices" in line]
+        assert len(lines) == 1 and "device=cpu" in lines[0] and "no CUDA-capable device is detected" in lines[0]
+
+
+def test_auto_without_the_worker_is_the_cpu(installed):
+    (installed / "assay-worker-cuda").unlink()
+    with GpuBroker(installed) as broker, broker.client() as client:
+        assert client.call("hello")["mode"].startswith("device=cpu ")
+        assert "assay-worker-cuda is not installed" in broker.words()
+    code, words = GpuBroker(installed, options=["--device", "cuda"], name="e").refusal()
+    assert code == 78 and "assay-worker-cuda is not installed" in words
+
+
+@pytest.mark.parametrize("options,devices,env,words", [
+    (["--device", "cuda"], 0, {}, "--device cuda: GPU: no CUDA-capable device is detected"),
+    (["--devices", "0"], 0, {}, "no CUDA-capable device is detected"),
+    (["--tp", 4], 2, {}, "expected 4 GPUs, one for each rank, found 2 (0 Test Double, 1 Test Double)"),
+    (["--tp", 2, "--replicas", 2], 3, {}, "expected 4 GPUs, one for each rank, found 3"),
+    (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
+    (["--devices", "7"], 2, {}, "there is no GPU 7; found 0 Test Double, 1 Test Double"),
+    (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is a Test Double, GPU 1 a Other Double"),
+    ([], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "expected compute capability 8.0 or newer, found 7.5"),
+])
+def test_refused_before_anything_starts(installed, options, devices, env, words):
+    code, found = GpuBroker(installed, options=options, devices=devices, **env).refusal()
+    assert code == 78 and words in found, found
+    assert not (installed.parent / "d/assay.db").exists()
+
+
+@pytest.mark.parametrize("options,words", [
+    (["--devices", "0,0"], "GPU 0 is named twice"),
+    (["--devices", "0,"], "expected different device numbers"),
+    (["--devices", "a"], "expected different device numbers"),
+    (["--device", "gpu"], "expected auto, cpu or cuda, found 'gpu'"),
+    (["--device", "cpu", "--devices", "0"], "expected no list with --device cpu"),
+])
+def test_bad_options(installed, options, words):
+    code, found = GpuBroker(installed, options=options).refusal()
+    assert code == 64 and words in found, found
+
+
+@pytest.mark.parametrize("call,code,tp", [
+    ("launch", 700, 1), ("cudaMemcpyAsync", 719, 1), ("cublasLtMatmul", 14, 1), ("cudaEventQuery", 700, 1),
+    ("ncclSend", 1, 2), ("ncclRecv", 6, 2),
+])
+def test_a_failing_call_restarts_the_group_and_the_rows_run_again(installed, call, code, tp):
+    marker = installed.parent / "fail"
+    env = {"ASSAY_DOUBLE_FAIL": f"{call}:40:{code}", "ASSAY_DOUBLE_FAIL_ONCE": str(marker)}
+    rows = [{"ids": [k % 250, 3, 5, 7 + k]} for k in range(40)]
+    options = ["--tp", tp, "--max-batch-tokens", 16, "--hang-ms", 5000]
+    with GpuBroker(installed, "bf16", options, devices=tp, **env) as broker, broker.client() as client:
+        before = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        marker.touch()
+        after = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert not marker.exists()
+        assert [flat(row) for row in before] == [flat(row) for row in after]
+        assert all(row["error"] is None for row in after)
+        wait_until(lambda: broker.sql("select max(restarts) from workers") == [(1,)])
+        assert "(exit code 74)" in broker.words() and "event=gpu_error" in broker.words()
+
+
+def test_a_job_of_another_device_is_held_until_that_is_accepted(installed):
+    key, rows = random_key(), [{"ids": [k, 2, 3]} for k in range(4)]
+    with GpuBroker(installed) as broker, broker.client() as client:
+        mode = client.call("hello")["mode"]
+        client.submit(key, rows, seal=False)
+        wait_until(lambda: client.call("status", job=key)["done"] == 4)
+    with GpuBroker(installed) as broker, broker.client() as client:  # what was chosen is remembered
+        assert client.call("hello")["mode"] == mode
+        assert "event=algorithm" not in broker.words().split("event=stopped")[-1].split("\n", 1)[1]
+    with GpuBroker(installed, options=["--device", "cpu"]) as broker, broker.client() as client:
+        client.submit(key, rows, chunk=1)
+        status = client.call("status", job=key)
+        assert status["done"] == 4 and "device=cuda" in status["reason"]
+        client.call("resume", job=key, accept_mode=True)
+        assert len(client.results(key)) == 8
