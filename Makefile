@@ -195,7 +195,7 @@ man: $(B)/bin/assay ## man pages and shell completion, made by the program itsel
 
 SHARE = $(DESTDIR)$(PREFIX)/share
 install: all man ## programs, man pages and completion into PREFIX (default /usr/local)
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BINS) $(CUDA_BINS)
 	install -D -m 644 -t $(SHARE)/man/man1 $(B)/man/*.1
 	install -D -m 644 $(B)/completion/bash $(SHARE)/bash-completion/completions/assay
 	install -D -m 644 $(B)/completion/zsh $(SHARE)/zsh/site-functions/_assay
