@@ -89,7 +89,7 @@ $(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib/assay.a $(LDLIBS)
 
 # The GPU's worker, by the toolkit. -fmad=false: a multiply and an add are fused only where the code says so.
 CUDA_HOME ?= /usr/local/cuda

@@ -32,8 +32,9 @@ struct group_options {
     uint32_t tp;
     uint32_t threads; /* of the whole group, shared among ranks, at least one each */
     const char *isa;
-    const int *gpus;  /* [tp] a rank's device; NULL: the CPU */
-    const char *mode; /* that a rank must have to be ready (control.h); NULL: any */
+    const char *quant; /* NULL: "none" */
+    const int *gpus;   /* [tp] a rank's device; NULL: the CPU */
+    const char *mode;  /* that a rank must have to be ready (control.h); NULL: any */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;

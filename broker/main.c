@@ -67,6 +67,7 @@ static int open_model(struct broker *b, struct err *e)
     const struct options *o = b->options;
     struct model_question question = {.worker_path = b->devices.worker,
         .model_dir = o->model,
+        .quant = o->quant,
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
@@ -173,6 +174,7 @@ static int open_groups(struct broker *b, struct err *e)
             .tp = (uint32_t)o->tp,
             .threads = (uint32_t)(share > 0 ? share : 1),
             .isa = o->isa,
+            .quant = o->quant,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.mode,
             .max_len = b->model.max_len,

@@ -22,6 +22,7 @@ struct model_info {
 
 struct model_question {
     const char *worker_path, *model_dir;
+    const char *quant;    /* "none", "fp8", "int8" */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
     const char *cache_dir; /* the worker remembers the digest and the device's algorithms there */

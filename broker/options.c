@@ -70,7 +70,8 @@ static const struct {
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
     {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
-    {"quant", "none", "quantization: only none is built", REFUSED, 0, 0, 0},
+    {"quant", "none|fp8|int8", "how the layers' matrices are held, on GPUs (default none)", TEXT,
+        offsetof(struct options, quant), 0, 0},
     {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
@@ -235,6 +236,9 @@ static int check_together(const struct options *o)
     if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx2") != 0 &&
         strcmp(o->isa, "portable") != 0)
         return complain("isa", "auto, avx2 or portable", o->isa);
+    if (strcmp(o->quant, "none") != 0 && strcmp(o->quant, "fp8") != 0 &&
+        strcmp(o->quant, "int8") != 0)
+        return complain("quant", "none, fp8 or int8", o->quant);
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
     return 0;
@@ -252,6 +256,7 @@ int options_parse(struct options *o, int argc, char **argv)
     struct option list[N_OPTIONS + 1] = {{0}};
     int found, rc;
     *o = (struct options){.isa = "auto",
+        .quant = "none",
         .tp = 1,
         .max_batch_tokens = 4096,
         .hang_ms = 2000,

@@ -2,7 +2,8 @@
  * through two pinned chunks, so that the host never holds more of the checkpoint than these.
  *
  * The parts of a stack follow each other, rows of one length: what was a list of views becomes one
- * matrix, and one product. */
+ * matrix, and one product. A matrix that is quantized goes as it is stored to a chunk on the device,
+ * and from there, row by row, to its place; its rows' scales lie behind it. */
 #include <string.h>
 
 #include "cuda/gpu.h"
@@ -17,13 +18,33 @@ static int64_t stride_of(const struct weight_stack *s)
     return (bytes + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES / size;
 }
 
-static size_t stack_bytes(const struct weight_stack *s)
+static int is_quantized(const struct weight_stack *s)
+{
+    return dtype_bytes(s->dtype) == 1;
+}
+
+static int64_t stack_rows(const struct weight_stack *s)
 {
     int64_t rows = 0;
     for (int i = 0; i < s->n_parts; i++)
         rows += s->parts[i].rows;
-    size_t bytes = (size_t)(rows * stride_of(s) * dtype_bytes(s->dtype));
-    return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+    return rows;
+}
+
+static size_t aligned(int64_t bytes)
+{
+    return ((size_t)bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+}
+
+static size_t matrix_bytes(const struct weight_stack *s)
+{
+    return aligned(stack_rows(s) * stride_of(s) * dtype_bytes(s->dtype));
+}
+
+static size_t stack_bytes(const struct weight_stack *s)
+{
+    return matrix_bytes(s) +
+           (is_quantized(s) ? aligned(stack_rows(s) * (int64_t)sizeof(float)) : 0);
 }
 
 static int take_weights(struct device *d, size_t bytes, struct err *e)
@@ -44,11 +65,12 @@ struct chunks {
     cudaEvent_t copied[2];
     int next;
     size_t bytes;
+    uint8_t *device; /* as large: what is to be quantized; NULL: nothing is */
 };
 
-static int chunks_new(struct chunks *c, struct err *e)
+static int chunks_new(struct chunks *c, int quantized, struct err *e)
 {
-    int rc = 0;
+    int rc = quantized ? GPU_TRY(cudaMalloc((void **)&c->device, c->bytes), e) : 0;
     for (int i = 0; rc == 0 && i < 2; i++) {
         rc = GPU_TRY(cudaHostAlloc((void **)&c->memory[i], c->bytes, cudaHostAllocDefault), e);
         if (rc == 0)
@@ -61,6 +83,7 @@ static int chunks_new(struct chunks *c, struct err *e)
 
 static void chunks_free(struct chunks *c)
 {
+    cudaFree(c->device);
     for (int i = 0; i < 2; i++) {
         cudaFreeHost(c->memory[i]);
         if (c->copied[i])
@@ -88,44 +111,71 @@ static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const str
     GPU_MUST(cudaEventRecord(c->copied[i], d->copy));
 }
 
+static int64_t stored_row_bytes(const struct weight *w)
+{
+    return (w->cols + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES * dtype_bytes(w->dtype);
+}
+
+/* A part of a quantized stack: its rows [row, row + n) through the chunk on the device. */
+static void quantize_rows(struct device *d, struct chunks *c, struct tensor to,
+    const struct weight *w, int64_t row, int64_t n)
+{
+    int64_t stride = (w->cols + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES;
+    send_rows(d, c, c->device, w, row, n, w->dtype, stride);
+    GPU_MUST(kernel_quantize_rows(
+        d->copy, tensor_rows(to, row, n), tensor_of(c->device, w->dtype, n, w->cols, stride)));
+}
+
 static uint8_t *send_stack(
     struct device *d, struct chunks *c, uint8_t *to, const struct weight_stack *s)
 {
     int64_t stride = stride_of(s), row_bytes = stride * dtype_bytes(s->dtype);
-    int64_t rows_at_once = (int64_t)c->bytes / row_bytes;
+    float *scale = is_quantized(s) ? (float *)(void *)(to + matrix_bytes(s)) : NULL;
     uint8_t *end = to + stack_bytes(s);
     for (int i = 0; i < s->n_parts; i++) {
         struct weight *w = &s->parts[i];
+        struct tensor all = tensor_of(to, s->dtype, w->rows, w->cols, stride);
+        int64_t rows_at_once = (int64_t)c->bytes / (scale ? stored_row_bytes(w) : row_bytes);
+        all.scale = scale;
         for (int64_t row = 0; row < w->rows; row += rows_at_once) {
             int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
-            send_rows(d, c, to + row * row_bytes, w, row, n, s->dtype, stride);
+            if (scale)
+                quantize_rows(d, c, all, w, row, n);
+            else
+                send_rows(d, c, to + row * row_bytes, w, row, n, s->dtype, stride);
         }
-        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, NULL};
+        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale};
         to += w->rows * row_bytes;
+        scale = scale ? scale + w->rows : NULL;
     }
     return end;
 }
 
-/* A chunk holds a row of any matrix. */
+/* A chunk holds a row of any matrix, as stored and as it will be. */
 static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
 {
-    size_t bytes = CHUNK_BYTES;
+    int64_t bytes = CHUNK_BYTES;
     for (size_t i = 0; i < n; i++) {
-        size_t row = (size_t)(stride_of(&stacks[i]) * dtype_bytes(stacks[i].dtype));
+        int64_t row = stride_of(&stacks[i]) * dtype_bytes(stacks[i].dtype);
+        int64_t stored = stored_row_bytes(&stacks[i].parts[0]);
         bytes = row > bytes ? row : bytes;
+        bytes = stored > bytes ? stored : bytes;
     }
-    return bytes;
+    return (size_t)bytes;
 }
 
 static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     struct chunks c = {.bytes = chunk_bytes(stacks, n)};
     size_t bytes = 0;
-    for (size_t i = 0; i < n; i++)
+    int quantized = 0;
+    for (size_t i = 0; i < n; i++) {
         bytes += stack_bytes(&stacks[i]);
+        quantized |= is_quantized(&stacks[i]);
+    }
     int rc = take_weights(d, bytes, e);
     if (rc == 0)
-        rc = chunks_new(&c, e);
+        rc = chunks_new(&c, quantized, e);
     uint8_t *to = d->weights;
     for (size_t i = 0; rc == 0 && i < n; i++)
         to = send_stack(d, &c, to, &stacks[i]);
@@ -137,7 +187,8 @@ static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, 
 
 /* ---- shapes only ---- */
 
-/* Numbers from -1 to 1, the same at every start, all over [to, to + bytes). */
+/* Numbers from -1 to 1 (bytes that are no F8 NaN), the same at every start, all over [to, to +
+ * bytes). */
 static int fill_with_noise(
     struct device *d, uint8_t *to, size_t bytes, enum dtype dtype, struct err *e)
 {
@@ -148,7 +199,10 @@ static int fill_with_noise(
     for (size_t at = 0; rc == 0 && at + size <= chunk; at += size) {
         state = state * 1664525u + 1013904223u;
         float x = (float)(int32_t)state * 0x1p-31f;
-        dtype_convert((uint8_t *)noise + at, dtype, &x, DTYPE_F32, 1);
+        if (size == 1)
+            ((uint8_t *)noise)[at] = (uint8_t)(state >> 24 & 0xbf);
+        else
+            dtype_convert((uint8_t *)noise + at, dtype, &x, DTYPE_F32, 1);
     }
     for (size_t at = 0; rc == 0 && at < bytes; at += chunk)
         GPU_MUST(cudaMemcpyAsync(to + at, noise, bytes - at < chunk ? bytes - at : chunk,
@@ -159,13 +213,21 @@ static int fill_with_noise(
     return rc;
 }
 
-/* All stacks of a type at one place, which holds the largest of them. */
+static void grow(size_t *largest, size_t bytes)
+{
+    *largest = bytes > *largest ? bytes : *largest;
+}
+
+/* All stacks of a type at one place, which holds the largest of them; scales are numbers of the
+ * float32 place. */
 static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     size_t largest[N_DTYPES] = {0}, first[N_DTYPES] = {0}, bytes = 0;
     for (size_t i = 0; i < n; i++)
-        if (stack_bytes(&stacks[i]) > largest[stacks[i].dtype])
-            largest[stacks[i].dtype] = stack_bytes(&stacks[i]);
+        grow(&largest[stacks[i].dtype], matrix_bytes(&stacks[i]));
+    for (size_t i = 0; i < n; i++)
+        if (is_quantized(&stacks[i]))
+            grow(&largest[DTYPE_F32], aligned(stack_rows(&stacks[i]) * (int64_t)sizeof(float)));
     for (int t = 0; t < N_DTYPES; t++) {
         first[t] = bytes;
         bytes += largest[t];
@@ -176,10 +238,12 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
             rc = fill_with_noise(d, d->weights + first[t], largest[t], (enum dtype)t, e);
     for (size_t i = 0; rc == 0 && i < n; i++) {
         uint8_t *to = d->weights + first[stacks[i].dtype];
+        const float *scale =
+            is_quantized(&stacks[i]) ? (float *)(void *)(d->weights + first[DTYPE_F32]) : NULL;
         int64_t stride = stride_of(&stacks[i]);
         for (int k = 0; k < stacks[i].n_parts; k++) {
             struct weight *w = &stacks[i].parts[k];
-            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, NULL};
+            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, scale};
             to += w->rows * stride * dtype_bytes(w->dtype);
         }
     }

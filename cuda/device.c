@@ -60,6 +60,18 @@ static int choose_device(struct device *d, int index, struct err *e)
     return rc;
 }
 
+/* cuBLASLt multiplies F8 with a scale a row from this generation on. */
+static int check_quant(const struct device *d, enum dtype quant, struct err *e)
+{
+    const struct cudaDeviceProp *p = &d->properties;
+    if (quant != DTYPE_F8 || p->major >= 9)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "--quant fp8: expected a GPU of compute capability 9.0 or newer, found GPU %d (%s) of "
+        "%d.%d",
+        d->index, p->name, p->major, p->minor);
+}
+
 static int take_lane(struct device *d, struct lane *l, struct err *e)
 {
     int rc =
@@ -126,9 +138,11 @@ int gpu_open(struct device **out, const struct device_options *o, struct err *e)
         return err_errno(e, ASSAY_EIO, "GPU: no event descriptor");
     int rc = choose_device(d, o->gpu, e);
     if (rc == 0)
+        rc = check_quant(d, o->quant, e);
+    if (rc == 0)
         rc = take_memory(d, e);
     if (rc == 0)
-        rc = gemm_new(&d->gemm, d, o->cache_dir, e);
+        rc = gemm_new(&d->gemm, d, o, e);
     if (rc == 0 && d->comm)
         rc = collective_new(&d->collective, d, o, e);
     return rc;

@@ -4,49 +4,22 @@
  * D [N, T] = A^T B with A = W as [K, N] and B = x as [K, T]. Sums are float32 (cuBLASLt's
  * CUBLAS_COMPUTE_32F without TF32), D is rounded once, the bias is added before that.
  *
- * The trial of a shape runs its candidates on random rows: the rows of a batch of TRIAL_ROWS must
- * come out with the same bits in smaller batches, from the start and from the middle of it. Then
- * each is timed at TIMED_ROWS. */
+ * F8 matrices have a scale for each row of W and of x, which the library multiplies the sums by
+ * (OUTER_VEC). Products of I8 are exact int32 sums of a stretch of rows, which an own kernel turns
+ * into floats. */
 #include "cuda/gemm.h"
 
-#include <cublasLt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/gemm_cache.h"
+#include "cuda/gemm_private.h"
 #include "schema/log.h"
 
-#define WORKSPACE_BYTES ((size_t)32 << 20)
-#define MAX_PRODUCTS 64
-#define MAX_CANDIDATES 32
-#define HEURISTICS 12 /* asked for at each number of rows */
-#define TRIAL_ROWS 200
-#define TIMED_ROWS 1024
-#define TIMED_TURNS 5
+#define SUM_ROWS 1024
 
-/* One shape, with its descriptors; the numbers of rows and leading dimensions are set for a call.
- */
-struct product {
-    enum dtype in, out;
-    int64_t n, k, weight_stride;
-    int has_bias;
-    cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, d;
-    cublasLtMatmulAlgo_t algo;
-};
-
-struct gemm {
-    cublasLtHandle_t handle;
-    void *workspace;
-    char cache_file[512]; /* empty: none */
-    char machine[256];    /* device, driver and library, as in the file */
-    struct product products[MAX_PRODUCTS];
-    int n_products;
-};
-
-#define LT_MUST(call) lt_must(call, #call)
-static void lt_must(cublasStatus_t rc, const char *call)
+void gemm_must(cublasStatus_t rc, const char *call)
 {
     if (rc != CUBLAS_STATUS_SUCCESS)
         die(GPU_EXIT_ERROR, "event=gpu_error error=%s call=%.100s", cublasLtGetStatusString(rc),
@@ -55,10 +28,37 @@ static void lt_must(cublasStatus_t rc, const char *call)
 
 static cudaDataType_t data_type(enum dtype t)
 {
-    return t == DTYPE_F32 ? CUDA_R_32F : t == DTYPE_F16 ? CUDA_R_16F : CUDA_R_16BF;
+    static const cudaDataType_t types[N_DTYPES] = {
+        CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF, CUDA_R_8F_E4M3, CUDA_R_8I};
+    return types[t];
 }
 
-int gemm_new(struct gemm **out, struct device *d, const char *cache_dir, struct err *e)
+/* ---- made and freed ---- */
+
+static int take_tensor(struct tensor *t, struct err *e)
+{
+    return GPU_TRY(cudaMalloc(&t->data, (size_t)(t->rows * t->stride * dtype_bytes(t->dtype))), e);
+}
+
+/* Room for inputs to be quantized, and for sums. */
+static int take_scratch(struct gemm *g, const struct device_options *o, struct err *e)
+{
+    if (o->quant == DTYPE_F32)
+        return 0;
+    g->quantized =
+        tensor_of(NULL, o->quant, o->quant_rows, o->quant_in, (o->quant_in + 15) / 16 * 16);
+    int rc = take_tensor(&g->quantized, e);
+    if (rc == 0)
+        rc = GPU_TRY(
+            cudaMalloc((void **)&g->quantized.scale, (size_t)o->quant_rows * sizeof(float)), e);
+    if (rc != 0 || o->quant != DTYPE_I8)
+        return rc;
+    int64_t rows = o->quant_rows < SUM_ROWS ? o->quant_rows : SUM_ROWS;
+    g->sums = tensor_of(NULL, DTYPE_F32, rows, o->quant_out, (o->quant_out + 15) / 16 * 16);
+    return take_tensor(&g->sums, e);
+}
+
+int gemm_new(struct gemm **out, struct device *d, const struct device_options *o, struct err *e)
 {
     struct gemm *g = xcalloc(1, sizeof *g);
     int driver = 0;
@@ -68,12 +68,12 @@ int gemm_new(struct gemm **out, struct device *d, const char *cache_dir, struct 
         rc = err_set(
             e, ASSAY_EUNSUPPORTED, "GPU: cuBLASLt does not start on %.60s", d->properties.name);
     if (rc == 0)
-        rc = GPU_TRY(cudaMalloc(&g->workspace, WORKSPACE_BYTES), e);
+        rc = GPU_TRY(cudaMalloc(&g->workspace, GEMM_WORKSPACE_BYTES), e);
     snprintf(g->machine, sizeof g->machine, "%.100s, driver %d, cuBLASLt %zu", d->properties.name,
         driver, cublasLtGetVersion());
-    if (cache_dir)
-        snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-algorithms.txt", cache_dir);
-    return rc;
+    if (o->cache_dir)
+        snprintf(g->cache_file, sizeof g->cache_file, "%s/gemm-algorithms.txt", o->cache_dir);
+    return rc == 0 ? take_scratch(g, o, e) : rc;
 }
 
 void gemm_free(struct gemm **out)
@@ -89,6 +89,9 @@ void gemm_free(struct gemm **out)
         cublasLtMatrixLayoutDestroy(p->d);
     }
     cudaFree(g->workspace);
+    cudaFree(g->quantized.data);
+    cudaFree(g->quantized.scale);
+    cudaFree(g->sums.data);
     if (g->handle)
         cublasLtDestroy(g->handle);
     free(g);
@@ -97,19 +100,27 @@ void gemm_free(struct gemm **out)
 
 /* ---- one product ---- */
 
+#define SET(p, attribute, value)                                                                   \
+    LT_MUST(cublasLtMatmulDescSetAttribute(                                                        \
+        (p)->desc, CUBLASLT_MATMUL_DESC_##attribute, &(value), sizeof(value)))
+
 static void make_descriptors(struct product *p)
 {
+    int whole = p->in == DTYPE_I8;
     cublasOperation_t transposed = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    cudaDataType_t in = data_type(p->in), out = data_type(p->out);
-    LT_MUST(cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    LT_MUST(cublasLtMatmulDescSetAttribute(
-        p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+    cublasLtMatmulMatrixScale_t scales = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    cudaDataType_t in = data_type(p->in), out = whole ? CUDA_R_32I : data_type(p->out);
+    LT_MUST(cublasLtMatmulDescCreate(&p->desc, whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+        whole ? CUDA_R_32I : CUDA_R_32F));
+    SET(p, TRANSA, transposed);
     if (p->has_bias) {
-        LT_MUST(cublasLtMatmulDescSetAttribute(
-            p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-        LT_MUST(cublasLtMatmulDescSetAttribute(
-            p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out, sizeof out));
+        SET(p, EPILOGUE, epilogue);
+        SET(p, BIAS_DATA_TYPE, out);
+    }
+    if (p->in == DTYPE_F8) {
+        SET(p, A_SCALE_MODE, scales);
+        SET(p, B_SCALE_MODE, scales);
     }
     LT_MUST(
         cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)p->k, (uint64_t)p->n, p->weight_stride));
@@ -124,225 +135,32 @@ static void set_layout(cublasLtMatrixLayout_t l, int64_t rows, int64_t stride)
     LT_MUST(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_LD, &stride, sizeof stride));
 }
 
-static void set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t out_stride)
+void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t out_stride)
 {
     set_layout(p->b, rows, x_stride);
     set_layout(p->d, rows, out_stride);
 }
 
-static void multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
-    struct tensor out, struct tensor x, const void *weight, const void *bias)
+void gemm_multiply(
+    struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo, const struct operands *o)
 {
     const float one = 1, zero = 0;
+    const int32_t whole_one = 1, whole_zero = 0;
+    int whole = p->in == DTYPE_I8;
     struct gemm *g = d->gemm;
-    set_rows(p, x.rows, x.stride, out.stride);
+    gemm_set_rows(p, o->x.rows, o->x.stride, o->out.stride);
     if (p->has_bias)
-        LT_MUST(cublasLtMatmulDescSetAttribute(
-            p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
-    LT_MUST(cublasLtMatmul(g->handle, p->desc, &one, weight, p->a, x.data, p->b, &zero, out.data,
-        p->d, out.data, p->d, algo, g->workspace, WORKSPACE_BYTES, gpu_stream(d)));
-}
-
-/* ---- the choice ---- */
-
-/* Memory for the trial of one product: random rows, and results. */
-struct trial {
-    struct device *device;
-    struct product *p;
-    const void *weight, *bias;
-    struct tensor x, out;  /* TIMED_ROWS */
-    uint8_t *whole, *part; /* pinned: results of TRIAL_ROWS rows, and of some of them */
-    cudaEvent_t start, end;
-};
-
-static int has_split_k(const cublasLtMatmulAlgo_t *algo)
-{
-    int32_t split = 1;
-    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
-    size_t n;
-    LT_MUST(cublasLtMatmulAlgoConfigGetAttribute(
-        algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split, &n));
-    LT_MUST(cublasLtMatmulAlgoConfigGetAttribute(
-        algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, &n));
-    return split > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
-}
-
-/* Does it take this number of rows, within the workspace? */
-static int takes_rows(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t rows)
-{
-    cublasLtMatmulHeuristicResult_t result;
-    struct product *p = t->p;
-    set_rows(p, rows, t->x.stride, t->out.stride);
-    return cublasLtMatmulAlgoCheck(t->device->gemm->handle, p->desc, p->a, p->b, p->d, p->d, algo,
-               &result) == CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= WORKSPACE_BYTES;
-}
-
-static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
-{
-    static const int64_t rows[] = {1, 2, 17, 33, TRIAL_ROWS, TIMED_ROWS};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (!takes_rows(t, algo, rows[i]))
-            return 0;
-    return !has_split_k(algo);
-}
-
-/* Rows [from, from + n) of the trial's x as a batch of their own, results to pinned memory. */
-static void run_rows(
-    struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t from, int64_t n, uint8_t *to)
-{
-    struct tensor x = tensor_rows(t->x, from, n), out = tensor_rows(t->out, 0, n);
-    size_t bytes = (size_t)(n * out.stride * dtype_bytes(out.dtype));
-    GPU_MUST(cudaMemsetAsync(out.data, 0, bytes, t->device->compute));
-    multiply(t->device, t->p, algo, out, x, t->weight, t->bias);
-    GPU_MUST(cudaMemcpyAsync(to, out.data, bytes, cudaMemcpyDeviceToHost, t->device->compute));
-    GPU_MUST(cudaStreamSynchronize(t->device->compute));
-}
-
-/* The same bits for a row in every batch that is tried. */
-static int ignores_company(struct trial *t, const cublasLtMatmulAlgo_t *algo)
-{
-    static const int64_t parts[][2] = {{0, 1}, {7, 1}, {3, 2}, {0, 17}, {100, 33}, {72, 128}};
-    size_t row_bytes = (size_t)(t->out.stride * dtype_bytes(t->out.dtype));
-    run_rows(t, algo, 0, TRIAL_ROWS, t->whole);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        int64_t from = parts[i][0], n = parts[i][1];
-        run_rows(t, algo, from, n, t->part);
-        if (memcmp(t->part, t->whole + (size_t)from * row_bytes, (size_t)n * row_bytes) != 0)
-            return 0;
+        SET(p, BIAS_POINTER, o->bias);
+    if (p->in == DTYPE_F8) {
+        SET(p, A_SCALE_POINTER, o->w.scale);
+        SET(p, B_SCALE_POINTER, o->x.scale);
     }
-    run_rows(t, algo, 0, TIMED_ROWS, t->part);
-    return memcmp(t->part, t->whole, TRIAL_ROWS * row_bytes) == 0;
+    LT_MUST(cublasLtMatmul(g->handle, p->desc, whole ? (const void *)&whole_one : &one, o->w.data,
+        p->a, o->x.data, p->b, whole ? (const void *)&whole_zero : &zero, o->out.data, p->d,
+        o->out.data, p->d, algo, g->workspace, GEMM_WORKSPACE_BYTES, gpu_stream(d)));
 }
 
-static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo)
-{
-    float best = 1e30f;
-    for (int turn = 0; turn < TIMED_TURNS; turn++) {
-        float ms = 0;
-        GPU_MUST(cudaEventRecord(t->start, t->device->compute));
-        multiply(t->device, t->p, algo, t->out, t->x, t->weight, t->bias);
-        GPU_MUST(cudaEventRecord(t->end, t->device->compute));
-        GPU_MUST(cudaEventSynchronize(t->end));
-        GPU_MUST(cudaEventElapsedTime(&ms, t->start, t->end));
-        best = ms < best ? ms : best;
-    }
-    return best;
-}
-
-static int is_known(const cublasLtMatmulAlgo_t *found, int n, const cublasLtMatmulAlgo_t *algo)
-{
-    for (int i = 0; i < n; i++)
-        if (memcmp(&found[i], algo, sizeof *algo) == 0)
-            return 1;
-    return 0;
-}
-
-/* What the library would take for few rows and for many, each once. */
-static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
-{
-    static const int64_t rows[] = {TIMED_ROWS, TRIAL_ROWS, 17, 1};
-    cublasLtMatmulHeuristicResult_t results[HEURISTICS];
-    cublasLtMatmulPreference_t preference;
-    size_t workspace = WORKSPACE_BYTES;
-    uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
-    struct product *p = t->p;
-    int n = 0, got;
-    LT_MUST(cublasLtMatmulPreferenceCreate(&preference));
-    LT_MUST(cublasLtMatmulPreferenceSetAttribute(
-        preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    LT_MUST(cublasLtMatmulPreferenceSetAttribute(preference,
-        CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction, sizeof no_reduction));
-    for (int a = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES;
-         a <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; a++) {
-        uint32_t bytes = 16;
-        LT_MUST(cublasLtMatmulPreferenceSetAttribute(
-            preference, (cublasLtMatmulPreferenceAttributes_t)a, &bytes, sizeof bytes));
-    }
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        set_rows(p, rows[i], t->x.stride, t->out.stride);
-        if (cublasLtMatmulAlgoGetHeuristic(t->device->gemm->handle, p->desc, p->a, p->b, p->d, p->d,
-                preference, HEURISTICS, results, &got) != CUBLAS_STATUS_SUCCESS)
-            continue;
-        for (int k = 0; k < got && n < MAX_CANDIDATES; k++)
-            if (results[k].state == CUBLAS_STATUS_SUCCESS && !is_known(found, n, &results[k].algo))
-                found[n++] = results[k].algo;
-    }
-    LT_MUST(cublasLtMatmulPreferenceDestroy(preference));
-    return n;
-}
-
-static void choose_fastest(struct trial *t)
-{
-    cublasLtMatmulAlgo_t candidates[MAX_CANDIDATES];
-    int n = find_candidates(t, candidates), kept = 0;
-    float best = 0;
-    for (int i = 0; i < n; i++) {
-        if (!takes_all(t, &candidates[i]) || !ignores_company(t, &candidates[i]))
-            continue;
-        float ms = time_of(t, &candidates[i]);
-        if (kept++ == 0 || ms < best) {
-            best = ms;
-            t->p->algo = candidates[i];
-        }
-    }
-    if (kept == 0)
-        die(GPU_EXIT_ERROR,
-            "event=no_algorithm n=%lld k=%lld dtype=%s text=none of %d gives a row the same bits "
-            "in every batch",
-            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n);
-    log_info("event=algorithm n=%lld k=%lld dtype=%s candidates=%d kept=%d us=%.0f",
-        (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, kept, (double)best * 1000);
-}
-
-/* Random rows to the device, in both of the trial's pinned buffers' stead. */
-static void fill_x(struct trial *t)
-{
-    size_t n = (size_t)(t->x.rows * t->x.stride), size = (size_t)dtype_bytes(t->x.dtype);
-    void *host;
-    uint32_t state = 1;
-    GPU_MUST(cudaHostAlloc(&host, n * size, cudaHostAllocDefault));
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-31f;
-        dtype_convert((uint8_t *)host + i * size, t->x.dtype, &x, DTYPE_F32, 1);
-    }
-    GPU_MUST(
-        cudaMemcpyAsync(t->x.data, host, n * size, cudaMemcpyHostToDevice, t->device->compute));
-    GPU_MUST(cudaStreamSynchronize(t->device->compute));
-    GPU_MUST(cudaFreeHost(host));
-}
-
-static size_t bytes_of(struct tensor t)
-{
-    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
-}
-
-static struct tensor trial_tensor(enum dtype type, int64_t cols)
-{
-    struct tensor t = tensor_of(NULL, type, TIMED_ROWS, cols, (cols + 7) / 8 * 8);
-    GPU_MUST(cudaMalloc(&t.data, bytes_of(t)));
-    return t;
-}
-
-static void choose(struct device *d, struct product *p, const void *weight, const void *bias)
-{
-    struct trial t = {.device = d, .p = p, .weight = weight, .bias = bias};
-    t.x = trial_tensor(p->in, p->k);
-    t.out = trial_tensor(p->out, p->n);
-    GPU_MUST(cudaHostAlloc((void **)&t.whole, bytes_of(t.out), cudaHostAllocDefault));
-    GPU_MUST(cudaHostAlloc((void **)&t.part, bytes_of(t.out), cudaHostAllocDefault));
-    GPU_MUST(cudaEventCreateWithFlags(&t.start, cudaEventDefault));
-    GPU_MUST(cudaEventCreateWithFlags(&t.end, cudaEventDefault));
-    fill_x(&t);
-    choose_fastest(&t);
-    GPU_MUST(cudaFree(t.x.data));
-    GPU_MUST(cudaFree(t.out.data));
-    GPU_MUST(cudaFreeHost(t.whole));
-    GPU_MUST(cudaFreeHost(t.part));
-    GPU_MUST(cudaEventDestroy(t.start));
-    GPU_MUST(cudaEventDestroy(t.end));
-}
+/* ---- the table ---- */
 
 static void key_of(const struct gemm *g, const struct product *p, char *key, size_t size)
 {
@@ -358,12 +176,12 @@ static int recall(struct device *d, struct product *p)
     cublasLtMatmulHeuristicResult_t result;
     struct gemm *g = d->gemm;
     key_of(g, p, key, sizeof key);
-    set_rows(p, 1, (p->k + 7) / 8 * 8, (p->n + 7) / 8 * 8);
+    gemm_set_rows(p, 1, (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
     return g->cache_file[0] != '\0' &&
            gemm_cache_find(g->cache_file, key, &p->algo, sizeof p->algo) &&
            cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &p->algo, &result) ==
                CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= WORKSPACE_BYTES;
+           result.workspaceSize <= GEMM_WORKSPACE_BYTES;
 }
 
 static void remember(struct gemm *g, const struct product *p)
@@ -381,19 +199,19 @@ static int same_shape(const struct product *a, const struct product *b)
 }
 
 static struct product *find_product(
-    struct device *d, struct product wanted, const void *weight, const void *bias)
+    struct device *d, struct product wanted, const struct weight *w, const void *bias)
 {
     struct gemm *g = d->gemm;
     for (int i = 0; i < g->n_products; i++)
         if (same_shape(&g->products[i], &wanted))
             return &g->products[i];
-    if (g->n_products == MAX_PRODUCTS)
-        die(70, "event=too_many_shapes max=%d", MAX_PRODUCTS);
+    if (g->n_products == GEMM_MAX_PRODUCTS)
+        die(70, "event=too_many_shapes max=%d", GEMM_MAX_PRODUCTS);
     struct product *p = &g->products[g->n_products++];
     *p = wanted;
     make_descriptors(p);
     if ((!d->comm || comm_rank(d->comm) == 0) && !recall(d, p)) {
-        choose(d, p, weight, bias);
+        gemm_choose(d, p, w, bias);
         remember(g, p);
     }
     if (d->comm)
@@ -401,20 +219,62 @@ static struct product *find_product(
     return p;
 }
 
+/* ---- linear ---- */
+
+static void run(struct device *d, const struct operands *o)
+{
+    struct product wanted = {.in = o->x.dtype,
+        .out = o->out.dtype,
+        .n = o->w.rows,
+        .k = o->x.cols,
+        .weight_stride = o->w.stride,
+        .has_bias = o->bias != NULL};
+    struct product *p = find_product(d, wanted, &o->w, o->bias);
+    gemm_multiply(d, p, &p->algo, o);
+}
+
+/* int32 sums of some rows, then what they stand for. */
+static void run_sums(struct device *d, const struct operands *o)
+{
+    struct tensor sums = d->gemm->sums;
+    for (int64_t row = 0; row < o->x.rows; row += sums.rows) {
+        int64_t n = o->x.rows - row < sums.rows ? o->x.rows - row : sums.rows;
+        struct operands part = *o;
+        part.x = tensor_rows(o->x, row, n);
+        part.out = tensor_of(sums.data, sums.dtype, n, o->w.rows, sums.stride);
+        part.bias = NULL;
+        run(d, &part);
+        GPU_MUST(kernel_dequantize(gpu_stream(d), tensor_rows(o->out, row, n), sums.data,
+            sums.stride, part.x.scale, o->w.scale, o->bias));
+    }
+}
+
+static struct tensor quantize(struct device *d, struct tensor x)
+{
+    struct tensor to = d->gemm->quantized;
+    if (x.rows > to.rows || x.cols > to.cols)
+        die(70, "event=quantized_input_too_large rows=%lld cols=%lld", (long long)x.rows,
+            (long long)x.cols);
+    to.rows = x.rows;
+    to.cols = x.cols;
+    GPU_MUST(kernel_quantize_rows(gpu_stream(d), to, x));
+    return to;
+}
+
 void gemm_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias)
 {
-    struct product wanted = {.in = x.dtype,
-        .out = out.dtype,
-        .k = x.cols,
-        .weight_stride = parts[0].stride,
-        .has_bias = bias != NULL};
-    for (int i = 0; i < n_parts; i++)
-        wanted.n += parts[i].rows;
+    struct operands o = {.out = out, .x = x, .w = parts[0], .bias = bias};
+    for (int i = 1; i < n_parts; i++)
+        o.w.rows += parts[i].rows;
     if (x.rows == 0)
         return;
-    struct product *p = find_product(d, wanted, parts[0].data, bias);
-    multiply(d, p, &p->algo, out, x, parts[0].data, bias);
+    if (dtype_bytes(o.w.dtype) == 1 && x.dtype != o.w.dtype)
+        o.x = quantize(d, x);
+    if (o.w.dtype == DTYPE_I8)
+        run_sums(d, &o);
+    else
+        run(d, &o);
 }
 
 /* A sum, so that the order in which shapes were first needed does not count. */

@@ -9,8 +9,8 @@
 
 #include "cuda/gpu.h"
 
-/* cache_dir NULL: nothing is remembered. */
-int gemm_new(struct gemm **g, struct device *d, const char *cache_dir, struct err *e);
+/* o->cache_dir NULL: nothing is remembered. o->quant: memory for quantized products is taken. */
+int gemm_new(struct gemm **g, struct device *d, const struct device_options *o, struct err *e);
 void gemm_free(struct gemm **g);
 
 /* As ops.linear. The parts of w follow each other in memory (adopt.c). */

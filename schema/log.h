@@ -24,7 +24,7 @@ void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* The process cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). Never
  * returns. */
-_Noreturn void die(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void die(int exit_code, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
 /* Allocation that dies, for sizes this program chose. Sizes from outside use malloc and return
  * ASSAY_ENOMEM. */

@@ -401,10 +401,31 @@ int cache_config_check(const struct cache_config *c, struct err *e)
 
 int quant_config_check(const struct quant_config *c, struct err *e)
 {
-    if (strcmp(c->method, "none") == 0)
+    if (strcmp(c->method, "none") == 0 || quant_config_type(c) != DTYPE_F32)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED,
-        "quant_config: method '%.40s' is not built; expected none", c->method);
+        "quant_config: expected method none, fp8 or int8, found '%.40s'", c->method);
+}
+
+enum dtype quant_config_type(const struct quant_config *c)
+{
+    return strcmp(c->method, "fp8") == 0    ? DTYPE_F8
+           : strcmp(c->method, "int8") == 0 ? DTYPE_I8
+                                            : DTYPE_F32;
+}
+
+int model_config_check_quant(
+    const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e)
+{
+    uint32_t q = c->n_heads / tp * c->head_dim, mlp = c->intermediate_size / tp,
+             kv = (c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1) * c->head_dim;
+    if (quant_config_type(quant) == DTYPE_F32 ||
+        (c->hidden_size % 16 == 0 && q % 16 == 0 && (2 * kv) % 16 == 0 && mlp % 16 == 0))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "--quant %s: expected sizes that are multiples of 16 on each rank, found hidden_size %u, "
+        "query %u, key and value %u, intermediate_size %u",
+        quant->method, c->hidden_size, q, 2 * kv, mlp);
 }
 
 int lora_config_check(const struct lora_config *c, struct err *e)

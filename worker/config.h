@@ -55,7 +55,7 @@ struct model_config {
     int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
     int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
     enum dtype activation_type; /* of what goes into and comes out of the large products; set by the
-                                   opener: float32, or weights_dtype where ops.typed */
+                                   opener: float32, or model_activation_type where ops.typed */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
@@ -67,7 +67,9 @@ struct cache_config {
 };
 
 struct quant_config {
-    const char *method; /* "none"; "fp8", "int8" are refused */
+    const char
+        *method; /* "none", "fp8" (e4m3) or "int8": how the layers' matrices are held, and what
+                           goes into them. Embedding, attention, norms and head never are. */
 };
 
 struct lora_config {
@@ -89,6 +91,12 @@ int lora_config_check(const struct lora_config *c, struct err *e);
 /* ASSAY_EFORMAT with the numbers unless tp divides heads, mlp and (for an MLP head) hidden, and
  * divides or is a multiple of kv heads. */
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
+
+/* F8, I8, or F32 for "none". */
+enum dtype quant_config_type(const struct quant_config *c);
+/* ASSAY_EFORMAT with the numbers unless the quantized products' sizes on a rank are multiples of 16. */
+int model_config_check_quant(
+    const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e);
 
 const char *architecture_name(enum architecture a); /* as in config.json's architectures[0] */
 

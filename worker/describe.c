@@ -20,24 +20,23 @@ struct description {
     char mode[MODEL_MODE_BYTES];
 };
 
-/* A model with room for one token on this device; with `canary`, a row is scored. */
+/* A model with room for one token on this device. */
 static int try_model(struct description *about, struct weights *w, const struct ops *ops,
-    const struct device_options *with, uint32_t tp, int canary, struct err *e)
+    const struct device_options *with, const struct quant_config *quant, uint32_t tp, struct err *e)
 {
     struct cache_config cache = {1, 1, 1, "none"};
-    struct quant_config quant = {"none"};
     struct lora_config lora = {0, NULL, NULL};
     struct qwen2_reward_model m = {0};
     struct device *d = NULL;
     struct device_options options = *with;
     float *values = xcalloc(about->config.n_labels, sizeof *values);
-    qwen2_device_needs(&options, &about->config, &cache, ops, tp);
+    qwen2_device_needs(&options, &about->config, &cache, quant, ops, tp);
     int rc = ops->open(&d, &options, e);
     if (rc == 0)
-        rc = qwen2_reward_model_init(&m, &about->config, &cache, &quant, &lora, ops, d, 0, tp, e);
+        rc = qwen2_reward_model_init(&m, &about->config, &cache, quant, &lora, ops, d, 0, tp, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
-    if (rc == 0 && canary)
+    if (rc == 0 && with->shapes_only)
         rc = score_canary(&m, 1, values, e);
     if (rc == 0)
         qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
@@ -53,11 +52,14 @@ static int check_weights(
 {
     struct device_options cpu = {.n_threads = 1, .isa = "portable"};
     struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
-    int rc = try_model(about, w, &cpu_ops, &cpu, o->tp, 0, e);
+    struct quant_config quant = {o->quant}, none = {"none"};
+    int rc = quant_config_check(&quant, e);
+    if (rc == 0)
+        rc = try_model(about, w, &cpu_ops, &cpu, o->ops->typed ? &none : &quant, o->tp, e);
     const char *dtype = about->dtype;
     if (rc == 0 && o->ops->typed) {
-        about->config.activation_type = weights_dtype(w);
-        rc = try_model(about, w, o->ops, &gpu, o->tp, 1, e);
+        about->config.activation_type = model_activation_type(w, &quant);
+        rc = try_model(about, w, o->ops, &gpu, &quant, o->tp, e);
     }
     about->dtype = dtype;
     return rc;

@@ -316,10 +316,12 @@ static void add_stack(
         stacks[(*n)++] = (struct weight_stack){l->parts, l->n_parts, dtype};
 }
 
-/* The embedding as it is stored, the layers in the activations' type, the head in float32. */
+/* The embedding as it is stored, the layers in the activations' type or quantized, the head in
+ * float32. */
 static int adopt_matrices(struct qwen2_reward_model *m, struct err *e)
 {
-    enum dtype type = m->config.activation_type;
+    enum dtype quant = quant_config_type(&m->quant_config),
+               type = quant == DTYPE_F32 ? m->config.activation_type : quant;
     struct weight_stack *stacks = xcalloc(3 + 4 * (size_t)m->config.n_layers, sizeof *stacks);
     size_t n = 0;
     stacks[n++] = (struct weight_stack){&m->model.embed_tokens, 1, m->model.embed_tokens.dtype};

@@ -43,7 +43,8 @@ struct weight {
     const float *scale; /* [rows] of quantized types, else NULL */
 };
 
-/* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`. */
+/* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
+ * quantized there where that is F8 or I8, each row by its largest magnitude. */
 struct weight_stack {
     struct weight *parts;
     int n_parts;
@@ -114,6 +115,10 @@ struct device_options {
     size_t reduce_bytes;  /* largest all_reduce */
     struct comm *comm;    /* borrowed; NULL: alone */
     uint32_t deadline_ms; /* longest wait for the other ranks */
+    enum dtype quant;     /* F8 or I8: matrices are quantized so; F32: they are not. A device that
+                             does not have it refuses to open. */
+    int64_t quant_rows, quant_in, quant_out; /* largest input of their products, and longest output
+                                                row */
     /* the CPU's */
     int n_threads;   /* at least 1 */
     const char *isa; /* "auto", "avx2", "portable": all give the same bits */
@@ -176,7 +181,8 @@ struct ops {
     void (*embed)(
         struct device *d, struct tensor out, const struct weight *table, const int32_t *ids);
     /* out = x * [parts stacked along out]^T (+ bias [sum of rows] in out's dtype, may be NULL).
-     * x.cols == parts[i].cols. */
+     * x.cols == parts[i].cols. Where the parts are quantized, x is of their type, with scales, or
+     * of a float type and is quantized on the way, each row by itself. */
     void (*linear)(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
         int n_parts, const void *bias);
     void (*add_bias)(struct device *d, struct tensor x, const void *bias); /* in x's dtype */

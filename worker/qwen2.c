@@ -8,6 +8,8 @@
  *     qkv       [T, (heads + 2 kv) dim]
  *     context   [T, heads dim]            what attention gives
  *     gate_up   [mlp_rows, 2 mlp]         a stretch of rows at a time: a long row needs no more
+ *     quantized [T, hidden]               a norm of the residual, where the layers' matrices are
+ *     gated     [mlp_rows, mlp]           quantized; else these two lie in normed and gate_up
  *     score     [T, hidden / ranks] and [T, n_labels] f32
  *
  * What a block gives is added to the residual by the norm that follows it: one pass over both. So
@@ -24,12 +26,13 @@
 #include "schema/log.h"
 #include "worker/rope.h"
 
-#define ROW_ELEMENTS 8  /* rows begin at whole multiples of it: 16 bytes or more */
+#define ROW_ELEMENTS 16 /* rows begin at whole multiples of it: 16 bytes or more */
 #define ALLOC_BYTES 256 /* what an allocation may be rounded up by */
 
 struct activations {
     int64_t max_tokens;
-    struct tensor residual, pruned, normed, qkv, context, gate_up, score_hidden, logits;
+    struct tensor residual, pruned, normed, qkv, context, gate_up, quantized, gated, score_hidden,
+        logits;
 };
 
 struct sizes {
@@ -63,11 +66,12 @@ static size_t tensor_bytes(struct tensor t)
     return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
 }
 
-static struct activations shape_activations(
-    const struct model_config *c, const struct sizes *s, int64_t mlp_rows)
+static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
+    const struct ops *ops, const struct quant_config *quant_config)
 {
-    enum dtype type = c->activation_type;
-    int64_t t = s->tokens;
+    enum dtype type = c->activation_type, quant = quant_config_type(quant_config);
+    int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
+    int is_quantized = ops->typed && quant != DTYPE_F32;
     return (struct activations){
         .max_tokens = t,
         .residual = shaped(DTYPE_F32, t, s->hidden),
@@ -75,23 +79,32 @@ static struct activations shape_activations(
         .normed = shaped(type, t, s->hidden),
         .qkv = shaped(type, t, s->q + 2 * s->kv),
         .context = shaped(type, t, s->q),
-        .gate_up = shaped(type, mlp_rows < t ? mlp_rows : t, 2 * s->mlp),
+        .gate_up = shaped(type, mlp_rows, 2 * s->mlp),
+        .quantized = shaped(quant, is_quantized ? t : 0, s->hidden),
+        .gated = shaped(quant, is_quantized ? mlp_rows : 0, s->mlp),
         .score_hidden = shaped(DTYPE_F32, t, s->score_hidden),
         .logits = shaped(DTYPE_F32, t, s->labels),
     };
 }
 
+enum dtype model_activation_type(struct weights *w, const struct quant_config *quant)
+{
+    enum dtype stored = weights_dtype(w);
+    return stored == DTYPE_F32 && quant_config_type(quant) != DTYPE_F32 ? DTYPE_BF16 : stored;
+}
+
 /* Activations, values, rope tables, and the vectors that load_weights takes. */
 void qwen2_device_needs(struct device_options *o, const struct model_config *c,
-    const struct cache_config *cache, const struct ops *ops, uint32_t n_ranks)
+    const struct cache_config *cache, const struct quant_config *quant, const struct ops *ops,
+    uint32_t n_ranks)
 {
     struct sizes s = sizes_of(c, cache, n_ranks);
-    struct activations a = shape_activations(c, &s, ops->mlp_rows);
-    struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up,
-        a.score_hidden, a.logits, shaped(DTYPE_F32, s.tokens, s.labels)};
+    struct activations a = shape_activations(c, &s, ops, quant);
+    struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
+        a.gated, a.score_hidden, a.logits, shaped(DTYPE_F32, s.tokens, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
     floats += c->n_layers * (2 * s.hidden + s.q + 2 * s.kv + 2 * c->head_dim);
-    floats += 3 * s.hidden + 2 * s.labels;
+    floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
     o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         o->arena_bytes += tensor_bytes(all[i]);
@@ -99,6 +112,11 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(shaped(DTYPE_F32, s.tokens, s.hidden));
+    o->quant = quant_config_type(quant);
+    o->quant_rows = s.tokens;
+    o->quant_in = s.q;
+    o->quant_out = 2 * s.mlp > s.q + 2 * s.kv ? 2 * s.mlp : s.q + 2 * s.kv;
+    o->quant_out = s.hidden > o->quant_out ? s.hidden : o->quant_out;
 }
 
 static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct err *e)
@@ -112,11 +130,16 @@ static int take_activations(struct qwen2_reward_model *m, struct err *e)
 {
     struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
     struct activations *a = m->activations;
-    *a = shape_activations(&m->config, &s, m->ops->mlp_rows);
+    *a = shape_activations(&m->config, &s, m->ops, &m->quant_config);
     struct tensor *all[] = {&a->residual, &a->pruned, &a->normed, &a->qkv, &a->context, &a->gate_up,
-        &a->score_hidden, &a->logits};
+        &a->quantized, &a->gated, &a->score_hidden, &a->logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (take(m, &all[i]->data, tensor_bytes(*all[i]), e) != 0)
+        if (all[i]->rows > 0 && take(m, &all[i]->data, tensor_bytes(*all[i]), e) != 0)
+            return ASSAY_ENOMEM;
+    struct tensor *scaled[] = {&a->quantized, &a->gated};
+    for (int i = 0; i < 2; i++)
+        if (scaled[i]->rows > 0 &&
+            take(m, &scaled[i]->scale, (size_t)scaled[i]->rows * sizeof(float), e) != 0)
             return ASSAY_ENOMEM;
     return take(m, &m->values, (size_t)(s.tokens * s.labels) * sizeof(float), e);
 }
@@ -142,6 +165,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
 {
     *m = (struct qwen2_reward_model){.config = *config,
         .cache_config = *cache_config,
+        .quant_config = *quant_config,
         .ops = ops,
         .device = device,
         .rank = rank,
@@ -153,6 +177,8 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
         rc = lora_config_check(lora_config, e);
     if (rc == 0)
         rc = model_config_check_tp(config, n_ranks, e);
+    if (rc == 0)
+        rc = model_config_check_quant(config, quant_config, n_ranks, e);
     if (rc != 0)
         return rc;
     m->activations = xcalloc(1, sizeof *m->activations);
@@ -175,8 +201,8 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
 {
     char device[160];
     m->ops->identity(m->device, device, sizeof device);
-    snprintf(text, bytes, "device=%s dtype=%s quant=none tp=%u pp=1", device,
-        dtype_name(m->config.activation_type), m->n_ranks);
+    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1", device,
+        dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks);
 }
 
 /* ---- forward ---- */
@@ -189,19 +215,20 @@ static struct tensor rows_for(struct tensor t, int64_t rows, int64_t cols)
     return t;
 }
 
-/* A residual stream, and what the last block gave, which is still to be added to it. */
+/* A residual stream, what the last block gave, which is still to be added to it, and the norm of the
+ * sum, which may lie in block's place. */
 struct stream {
-    struct tensor x, block;
+    struct tensor x, block, normed;
     int has_block;
 };
 
-/* x += block; then the norm of x, in block's place. */
+/* x += block; then the norm of x. */
 static struct tensor add_norm(struct qwen2_reward_model *m, struct stream *s, const float *weight)
 {
-    m->ops->rms_norm(
-        m->device, s->block, s->x, s->has_block ? &s->block : NULL, weight, m->config.rms_norm_eps);
+    m->ops->rms_norm(m->device, s->normed, s->x, s->has_block ? &s->block : NULL, weight,
+        m->config.rms_norm_eps);
     s->has_block = 0;
-    return s->block;
+    return s->normed;
 }
 
 /* Attention of one block over all tokens: from x's norm to the context, before o_proj. */
@@ -230,19 +257,23 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     return context;
 }
 
-/* down(silu(gate(norm2(x))) * up(norm2(x))) in normed's place, mlp_rows rows at a time */
-static void mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, struct tensor normed)
+/* block = down(silu(gate(normed)) * up(normed)), mlp_rows rows at a time; block may be normed */
+static void mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, struct tensor block,
+    struct tensor normed)
 {
     const struct ops *ops = m->ops;
     int64_t n = m->config.intermediate_size / m->n_ranks, step = m->activations->gate_up.rows;
     for (int64_t row = 0; row < normed.rows; row += step) {
-        struct tensor part =
-            tensor_rows(normed, row, normed.rows - row < step ? normed.rows - row : step);
-        struct tensor gate_up = rows_for(m->activations->gate_up, part.rows, 2 * n);
+        int64_t rows = normed.rows - row < step ? normed.rows - row : step;
+        struct tensor gate_up = rows_for(m->activations->gate_up, rows, 2 * n);
         struct tensor gate = tensor_columns(gate_up, 0, n), up = tensor_columns(gate_up, n, n);
-        column_parallel_linear(ops, m->device, &layer->gate_up_proj, part, gate_up);
-        ops->silu_mul(m->device, gate, gate, up);
-        row_parallel_linear(ops, m->device, &layer->down_proj, gate, part);
+        struct tensor gated =
+            m->activations->gated.rows > 0 ? rows_for(m->activations->gated, rows, n) : gate;
+        column_parallel_linear(
+            ops, m->device, &layer->gate_up_proj, tensor_rows(normed, row, rows), gate_up);
+        ops->silu_mul(m->device, gated, gate, up);
+        row_parallel_linear(
+            ops, m->device, &layer->down_proj, gated, tensor_rows(block, row, rows));
     }
 }
 
@@ -290,11 +321,11 @@ static void run_layer(struct qwen2_reward_model *m, uint32_t i, struct stream *s
     struct tensor context = attend(m, layer, s, positions, meta);
     if (out_rows && i + 1 == m->config.n_layers) {
         prune(m, &s->x, &context, out_rows, meta->n_out_rows);
-        s->block.rows = meta->n_out_rows;
+        s->block.rows = s->normed.rows = meta->n_out_rows;
     }
     row_parallel_linear(m->ops, m->device, &layer->o_proj, context, s->block);
     s->has_block = 1;
-    mlp(m, layer, add_norm(m, s, layer->post_attention_layernorm));
+    mlp(m, layer, s->block, add_norm(m, s, layer->post_attention_layernorm));
     s->has_block = 1;
 }
 
@@ -309,8 +340,11 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *inpu
         return rc;
     size_t n_tokens = meta->cu_seqlens[meta->n_rows];
     int64_t hidden = m->config.hidden_size;
-    struct stream s = {rows_for(m->activations->residual, (int64_t)n_tokens, hidden),
-        rows_for(m->activations->normed, (int64_t)n_tokens, hidden), 0};
+    struct stream s = {.x = rows_for(m->activations->residual, (int64_t)n_tokens, hidden),
+        .block = rows_for(m->activations->normed, (int64_t)n_tokens, hidden)};
+    s.normed = m->activations->quantized.rows > 0
+                   ? rows_for(m->activations->quantized, (int64_t)n_tokens, hidden)
+                   : s.block;
     ops->begin(m->device);
     const int32_t *ids = ops->push(m->device, input_ids, n_tokens * sizeof *ids);
     positions = ops->push(m->device, positions, n_tokens * sizeof *positions);

@@ -50,6 +50,7 @@ struct activations; /* the arena's buffers; private to qwen2.c */
 struct qwen2_reward_model {
     struct model_config config;
     struct cache_config cache_config;
+    struct quant_config quant_config;
     const struct ops *ops;
     struct device *device; /* borrowed */
     uint32_t rank, n_ranks;
@@ -60,9 +61,14 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
+/* config.activation_type for a device whose activations are typed: the matrices' own; bfloat16 where
+ * float32 ones are quantized. */
+enum dtype model_activation_type(struct weights *w, const struct quant_config *quant_config);
+
 /* What a model of this shape needs on one rank: the sizes in the device's options. config->activation_type is set. */
 void qwen2_device_needs(struct device_options *options, const struct model_config *config,
-    const struct cache_config *cache_config, const struct ops *ops, uint32_t n_ranks);
+    const struct cache_config *cache_config, const struct quant_config *quant_config,
+    const struct ops *ops, uint32_t n_ranks);
 
 /* Checks the four structs, lays out the activations. No weights yet. */
 int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,

@@ -36,7 +36,7 @@
 #define PROGRESS_MS 200 /* how often a working device is asked for its progress */
 
 struct options {
-    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir;
+    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant;
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, gpu;
 };
@@ -74,6 +74,7 @@ static const char help_text[] =
     "  --describe              check the checkpoint, print what it is as JSON, exit\n"
     "  --model DIR             checkpoint: config.json and safetensors\n"
     "  --tp N                  ranks of the group (default 1)\n"
+    "  --quant METHOD          none, fp8 or int8 (default none)\n"
     "  --max-len N             longest row (default: the model's)\n"
     "  --digest-cache FILE     remember the checkpoint's digest here\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
@@ -124,7 +125,7 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
         {"deadline-ms", NUMBER, &o->deadline_ms}, {"gpu", NUMBER, &o->gpu},
-        {"cache-dir", TEXT, &o->cache_dir}};
+        {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -258,6 +259,7 @@ static int open_model(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
     struct model_config config;
+    struct quant_config quant = {o->quant};
     uint32_t tp = (uint32_t)o->tp;
     int rc = model_config_load(&config, o->model, e);
     if (rc == 0)
@@ -265,10 +267,9 @@ static int open_model(struct worker *w, struct err *e)
     if (rc != 0)
         return rc;
     if (w->ops->typed)
-        config.activation_type = weights_dtype(w->weights);
+        config.activation_type = model_activation_type(w->weights, &quant);
     struct cache_config cache = {(uint32_t)o->max_batch_tokens,
         o->max_len ? (uint32_t)o->max_len : config.max_position, (uint32_t)o->max_rows, "none"};
-    struct quant_config quant = {"none"};
     struct lora_config lora = {0, NULL, NULL};
     struct device_options options = {.n_threads = (int)o->threads,
         .isa = o->isa,
@@ -281,7 +282,7 @@ static int open_model(struct worker *w, struct err *e)
     rc = model_config_check_tp(&config, tp, e);
     if (rc != 0)
         return rc;
-    qwen2_device_needs(&options, &config, &cache, w->ops, tp);
+    qwen2_device_needs(&options, &config, &cache, &quant, w->ops, tp);
     rc = w->ops->open(&w->device, &options, e);
     if (rc == 0)
         rc = qwen2_reward_model_init(
@@ -438,6 +439,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     struct options *o = &w.options;
     *o = (struct options){.isa = "auto",
         .log_level = "info",
+        .quant = "none",
         .tp = 1,
         .threads = 1,
         .input_fd = -1,
@@ -461,6 +463,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
             .max_len = (uint32_t)o->max_len,
             .digest_cache = o->digest_cache,
             .ops = ops,
+            .quant = o->quant,
             .gpu = (int)o->gpu,
             .cache_dir = o->cache_dir};
         if (describe_model(&describe, stdout, &e) == 0)

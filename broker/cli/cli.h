@@ -37,6 +37,7 @@ enum cli_option {
     CLI_JSONL,
     CLI_DEVICE,
     CLI_DEVICES,
+    CLI_QUANT,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

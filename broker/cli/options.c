@@ -44,6 +44,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "auto cpu cuda"},
     [CLI_DEVICES] = {"devices", 0, "0,1,..",
         "GPUs of the private broker, --tp of them for each copy of the model", NULL},
+    [CLI_QUANT] = {"quant", 0, "METHOD", "how the private broker holds the matrices (default none)",
+        "none fp8 int8"},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N", "threads of the private broker's ranks (default all cores)",
         NULL},

@@ -44,7 +44,7 @@ static void open_model(struct bench *b, const char *dir, int threads)
     struct cache_config cache = {
         b->tokens * b->rows_per_batch, b->tokens, b->rows_per_batch, "none"};
     struct device_options options = {.n_threads = threads, .isa = "auto"};
-    qwen2_device_needs(&options, &config, &cache, &cpu_ops, 1);
+    qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
     die_on(cpu_ops.open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &b->model, &config, &cache, &quant, &lora, &cpu_ops, b->device, 0, 1, &e),

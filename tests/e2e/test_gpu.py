@@ -98,6 +98,8 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
     (["--devices", "7"], 2, {}, "there is no GPU 7; found 0 Test Double, 1 Test Double"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is a Test Double, GPU 1 a Other Double"),
+    (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0 or"),
+    (["--quant", "int8", "--device", "cpu"], 1, {}, "--quant int8: the CPU does not have it"),
     ([], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "expected compute capability 8.0 or newer, found 7.5"),
 ])
 def test_refused_before_anything_starts(installed, options, devices, env, words):
@@ -110,6 +112,7 @@ def test_refused_before_anything_starts(installed, options, devices, env, words)
     (["--devices", "0,0"], "GPU 0 is named twice"),
     (["--devices", "0,"], "expected different device numbers"),
     (["--devices", "a"], "expected different device numbers"),
+    (["--quant", "fp4"], "expected none, fp8 or int8, found 'fp4'"),
     (["--device", "gpu"], "expected auto, cpu or cuda, found 'gpu'"),
     (["--device", "cpu", "--devices", "0"], "expected no list with --device cpu"),
 ])
@@ -136,6 +139,16 @@ def test_a_failing_call_restarts_the_group_and_the_rows_run_again(installed, cal
         assert all(row["error"] is None for row in after)
         wait_until(lambda: broker.sql("select max(restarts) from workers") == [(1,)])
         assert "(exit code 74)" in broker.words() and "event=gpu_error" in broker.words()
+
+
+@pytest.mark.parametrize("quant", ["fp8", "int8"])
+def test_quantized_scores_are_near_and_their_mode_says_so(installed, quant):
+    expected, rows = rows_of("seqcls")
+    with GpuBroker(installed, "seqcls", ["--quant", quant]) as broker, broker.client() as client:
+        assert f" dtype=bf16 quant={quant} tp=1" in client.call("hello")["mode"]
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        errors = [abs(a - b) for row, right in zip(found, expected) for a, b in zip(flat(row), right["values"])]
+        assert 1e-4 < max(errors) < 1, max(errors)
 
 
 def test_a_job_of_another_device_is_held_until_that_is_accepted(installed):

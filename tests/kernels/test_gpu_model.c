@@ -137,6 +137,91 @@ static void test_batch_invariance(void **unused)
     }
 }
 
+/* ---- quantized ---- */
+
+/* Root of the mean square of the values' distance from `from` (NULL: from their own mean). */
+static double spread(const float *values, const float *from, uint32_t n)
+{
+    double mean = 0, sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        mean += (double)values[i] / n;
+    for (uint32_t i = 0; i < n; i++)
+        sum += pow((double)values[i] - (from ? (double)from[i] : mean), 2);
+    return sqrt(sum / n);
+}
+
+/* Scores in a form that can be compared, on ranks of tp devices; those of the reference in `truth`. */
+static uint32_t score_quantized(
+    const struct vector *v, const char *method, uint32_t tp, float *values, float *truth)
+{
+    uint32_t n = 0;
+    quant_method = method;
+    score_ranks(&gpu_ops, v, tp, values);
+    quant_method = "none";
+    for (uint32_t r = 0; r < v->n_rows; r++)
+        for (uint32_t i = 0; i < v->rows[r].stage.n_values; i++)
+            truth[n++] = v->rows[r].expected[i];
+    return n;
+}
+
+/* Of eight bits some error must come; of a few layers, not more than a part of the scores' spread.
+ * (That a product is exactly what quantization makes of it is for test_gpu_linear.) */
+static void test_quantized_scores(void **unused)
+{
+    static const char *const files[] = {
+        "bf16.json", "reward.json", "tp-12-4.json"}; /* the last on 2 ranks */
+    static const char *const methods[] = {"fp8", "int8"};
+    static float values[MAX_VALUES], truth[MAX_VALUES];
+    uint32_t longest = longest_row;
+    (void)unused;
+    longest_row = 100;
+    setenv("ASSAY_DOUBLE_DEVICES", "2", 1);
+    setenv("ASSAY_DOUBLE_THREAD", "1", 1);
+    for (uint32_t i = 0; i < 6; i++) {
+        struct vector v = vector_open(files[i % 3]);
+        uint32_t tp = i % 3 == 2 ? 2 : 1;
+        uint32_t n = score_quantized(&v, methods[i / 3], tp, values, truth);
+        double error = spread(values, truth, n) / spread(truth, NULL, n);
+        print_message("%s, %s, tp %u: error %.4f of the scores' spread\n", v.model, methods[i / 3],
+            tp, error);
+        assert_true(error > 1e-4 && error < (i < 3 ? 0.4 : 0.15));
+        vector_close(&v);
+    }
+    unsetenv("ASSAY_DOUBLE_DEVICES");
+    unsetenv("ASSAY_DOUBLE_THREAD");
+    longest_row = longest;
+}
+
+static void test_quantized_rows_ignore_their_company(void **unused)
+{
+    static float alone[MAX_ROWS][64], values[MAX_VALUES];
+    uint32_t longest = longest_row;
+    (void)unused;
+    longest_row = 100;
+    for (int method = 0; method < 2; method++) {
+        struct vector v = vector_open("seqcls.json");
+        struct scorer s;
+        quant_method = method ? "int8" : "fp8";
+        scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+        quant_method = "none";
+        for (uint32_t r = 0; r < v.n_rows; r++)
+            score(&s, &v, &r, 1, 1, alone[r]);
+        for (uint32_t first = 0; first < v.n_rows; first++) {
+            uint32_t order[MAX_ROWS], n = 0;
+            for (; n < 6; n++)
+                order[n] = (first + n * 3) % v.n_rows;
+            score(&s, &v, order, n, 1, values);
+            const float *at = values;
+            for (uint32_t i = 0; i < n; at += v.rows[order[i++]].stage.n_values)
+                assert_memory_equal(
+                    at, alone[order[i]], v.rows[order[i]].stage.n_values * sizeof *at);
+        }
+        scorer_close(&s);
+        vector_close(&v);
+    }
+    longest_row = longest;
+}
+
 /* Hand one row in, without waiting for it. */
 static void submit_row(struct scorer *s, const struct vector_row *row, float *values)
 {
@@ -269,6 +354,11 @@ static void test_no_device_and_no_memory(void **unused)
     assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "found 7.5"));
     gpu_ops.close(&d);
+    setenv("ASSAY_DOUBLE_CAPABILITY", "80", 1);
+    o.quant = DTYPE_F8;
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "--quant fp8: expected a GPU of compute capability 9.0"));
+    gpu_ops.close(&d);
     unsetenv("ASSAY_DOUBLE_CAPABILITY");
     assert_int_equal(double_live_allocations(), 0);
 }
@@ -281,6 +371,8 @@ int main(void)
 #endif
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
         cmocka_unit_test(test_tensor_parallel), cmocka_unit_test(test_batch_invariance),
+        cmocka_unit_test(test_quantized_scores),
+        cmocka_unit_test(test_quantized_rows_ignore_their_company),
         cmocka_unit_test(test_two_in_flight),
         cmocka_unit_test(test_a_failing_call_ends_the_process),
         cmocka_unit_test(test_no_device_and_no_memory)};

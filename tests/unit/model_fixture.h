@@ -45,6 +45,9 @@ static void die_on(int rc, const struct err *e)
     }
 }
 
+/* How the scorers that are opened hold the layers' matrices. */
+static const char *quant_method = "none";
+
 static void scorer_open(struct scorer *s, const struct ops *ops, const char *name, const char *isa,
     int threads, int comm_fd, uint32_t rank, uint32_t tp)
 {
@@ -52,7 +55,7 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     struct err e = {0};
     struct model_config config;
     struct cache_config cache = {MAX_TOKENS, 1024, MAX_ROWS, "none"};
-    struct quant_config quant = {"none"};
+    struct quant_config quant = {quant_method};
     struct lora_config lora = {0, NULL, NULL};
     memset(s, 0, sizeof *s);
     s->ops = ops;
@@ -61,10 +64,10 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     if (ops->typed)
-        config.activation_type = weights_dtype(s->weights);
+        config.activation_type = model_activation_type(s->weights, &quant);
     struct device_options options = {
         .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 60000, .gpu = (int)rank};
-    qwen2_device_needs(&options, &config, &cache, ops, tp);
+    qwen2_device_needs(&options, &config, &cache, &quant, ops, tp);
     die_on(ops->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &s->model, &config, &cache, &quant, &lora, ops, s->device, rank, tp, &e),

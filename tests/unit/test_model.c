@@ -122,7 +122,7 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
         ASSAY_EBADTOKEN);
     scorer_close(&s);
     struct cache_config cache = {1, 1, 1, "paged"};
-    struct quant_config quant = {"fp8"};
+    struct quant_config quant = {"fp4"};
     const char *name[] = {"adapter-x"};
     struct lora_config lora = {1, name, name};
     assert_int_equal(cache_config_check(&cache, &e), ASSAY_EUNSUPPORTED);

@@ -52,6 +52,10 @@ static int op_open(struct device **out, const struct device_options *o, struct e
     if (!kernels)
         return err_set(e, ASSAY_EUNSUPPORTED,
             "isa: expected auto, portable or one that this CPU has (avx2), found '%s'", o->isa);
+    if (o->quant != DTYPE_F32)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--quant %s: the CPU does not have it in this version; expected none, or a GPU",
+            dtype_name(o->quant));
     if (o->n_threads < 1)
         return err_set(e, ASSAY_EBADREQ, "threads: expected 1 or more, found %d", o->n_threads);
     void *arena = mmap(NULL, o->arena_bytes + ALIGNMENT, PROT_READ | PROT_WRITE,

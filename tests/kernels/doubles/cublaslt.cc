@@ -36,6 +36,8 @@ struct desc {
     cublasLtEpilogue_t epilogue;
     const void *bias;
     cudaDataType bias_type;
+    const float *a_scale, *b_scale;
+    cublasLtMatmulMatrixScale_t a_mode, b_mode;
 };
 
 struct preference {
@@ -76,6 +78,10 @@ float value_at(const void *data, cudaDataType t, size_t i)
         return static_cast<const float *>(data)[i];
     case CUDA_R_16F:
         return to_float(static_cast<const f16_t *>(data)[i]);
+    case CUDA_R_8F_E4M3:
+        return to_float(static_cast<const f8_t *>(data)[i]);
+    case CUDA_R_8I:
+        return to_float(static_cast<const i8_t *>(data)[i]);
     default:
         return to_float(static_cast<const bf16_t *>(data)[i]);
     }
@@ -98,11 +104,22 @@ void set_value(void *data, cudaDataType t, size_t i, float x)
 /* What the library would not do: nullptr when it would. */
 const char *why_not(const product &p)
 {
-    bool halves = p.a.type == CUDA_R_16F || p.a.type == CUDA_R_16BF;
-    if (p.how.compute != CUBLAS_COMPUTE_32F || p.how.scale != CUDA_R_32F)
-        return "compute and scale type: expected 32F";
-    if (p.a.type != p.b.type || (p.d.type != p.a.type && !(halves && p.d.type == CUDA_R_32F)))
-        return "types that do not go together";
+    bool halves = p.a.type == CUDA_R_16F || p.a.type == CUDA_R_16BF,
+         eighths = p.a.type == CUDA_R_8F_E4M3, whole = p.a.type == CUDA_R_8I;
+    if (p.how.compute != (whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F) ||
+        p.how.scale != (whole ? CUDA_R_32I : CUDA_R_32F))
+        return "compute and scale type: expected 32F, or 32I for integers";
+    if (p.a.type != p.b.type)
+        return "types of A and B that do not go together";
+    if (whole     ? p.d.type != CUDA_R_32I || p.how.epilogue != CUBLASLT_EPILOGUE_DEFAULT
+        : eighths ? p.d.type != CUDA_R_16F && p.d.type != CUDA_R_16BF
+                  : p.d.type != p.a.type && !(halves && p.d.type == CUDA_R_32F))
+        return "a type of D, or an epilogue, that does not go with A";
+    if ((p.how.a_mode != p.how.b_mode) ||
+        (p.how.a_mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F) != eighths)
+        return "scales: expected vectors for F8 and nothing else";
+    if ((eighths || whole) && (p.a.rows % 16 || p.a.cols % 16))
+        return "bytes: expected K and N to be multiples of 16";
     if (p.how.op_a != CUBLAS_OP_T || p.how.op_b != CUBLAS_OP_N)
         return "expected A transposed and B not";
     if (p.a.rows != p.b.rows || p.a.cols != p.d.rows || p.b.cols != p.d.cols)
@@ -128,9 +145,24 @@ std::vector<float> widen_transposed(const product &p)
     return w;
 }
 
+void run_whole_product(const product &p)
+{
+    auto *w = static_cast<const int8_t *>(p.a_data), *x = static_cast<const int8_t *>(p.b_data);
+    for (size_t t = 0; t < p.b.cols; t++)
+        for (size_t i = 0; i < p.a.cols; i++) {
+            int32_t sum = 0;
+            for (size_t j = 0; j < p.a.rows; j++)
+                sum +=
+                    w[i * static_cast<size_t>(p.a.ld) + j] * x[t * static_cast<size_t>(p.b.ld) + j];
+            static_cast<int32_t *>(p.d_data)[t * static_cast<size_t>(p.d.ld) + i] = sum;
+        }
+}
+
 void run_product(const product &p)
 {
     size_t n = p.a.cols, k = p.a.rows;
+    if (p.a.type == CUDA_R_8I)
+        return run_whole_product(p);
     std::vector<float> w = widen_transposed(p), sum(n);
     bool backwards = p.algorithm == GREEDY && p.b.cols > 64;
     for (size_t t = 0; t < p.b.cols; t++) {
@@ -147,6 +179,8 @@ void run_product(const product &p)
             }
         }
         for (size_t i = 0; i < n; i++) {
+            if (p.a.type == CUDA_R_8F_E4M3)
+                sum[i] *= p.how.a_scale[i] * p.how.b_scale[t];
             if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
                 sum[i] += value_at(p.how.bias, p.how.bias_type, i);
             set_value(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i, sum[i]);
@@ -245,7 +279,8 @@ cublasStatus_t cublasLtMatmulDescCreate(
 {
     *d = new cublasLtMatmulDescOpaque_t{};
     write_as(*d, desc{compute, scale_type, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT,
-                     nullptr, CUDA_R_32F});
+                     nullptr, CUDA_R_32F, nullptr, nullptr, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
+                     CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F});
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -281,6 +316,18 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t opaque,
         break;
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
         set_member(&d.bias_type, sizeof d.bias_type, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+        set_member(&d.a_scale, sizeof d.a_scale, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+        set_member(&d.b_scale, sizeof d.b_scale, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+        set_member(&d.a_mode, sizeof d.a_mode, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+        set_member(&d.b_mode, sizeof d.b_mode, value, bytes);
         break;
     }
     write_as(opaque, d);
@@ -379,8 +426,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
         double_misuse("cublasLtMatmul", why_not(p));
     if (cublasLtMatmulAlgoCheck(handle, how, a_layout, b_layout, c_layout, d_layout, algo, &result))
         double_misuse("cublasLtMatmul", "the algorithm does not take this problem");
-    if (*static_cast<const float *>(alpha) != 1 || *static_cast<const float *>(beta) != 0)
-        double_misuse("cublasLtMatmul", "expected alpha 1 and beta 0");
+    if (p.how.scale == CUDA_R_32I
+            ? *static_cast<const int32_t *>(alpha) != 1 || *static_cast<const int32_t *>(beta) != 0
+            : *static_cast<const float *>(alpha) != 1 || *static_cast<const float *>(beta) != 0)
+        double_misuse("cublasLtMatmul", "expected alpha 1 and beta 0 of the scale type");
     if (c != d || result.workspaceSize > workspace_bytes)
         double_misuse("cublasLtMatmul", "C is not D, or too little workspace");
     p.a_data = a;
@@ -393,6 +442,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
     double_check_device("cublasLtMatmul: workspace", workspace, workspace_bytes);
     if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
         double_check_device("cublasLtMatmul: bias", p.how.bias, p.d.rows * size_of(p.d.type));
+    if (p.a.type == CUDA_R_8F_E4M3) {
+        double_check_device("cublasLtMatmul: scales of A", p.how.a_scale, p.a.cols * sizeof(float));
+        double_check_device("cublasLtMatmul: scales of B", p.how.b_scale, p.b.cols * sizeof(float));
+        if (reinterpret_cast<uintptr_t>(p.how.a_scale) % 16 ||
+            reinterpret_cast<uintptr_t>(p.how.b_scale) % 16)
+            double_misuse("cublasLtMatmul", "scales: expected 16 bytes of alignment");
+    }
     double_queue(
         stream, [p] { run_product(p); }, p.algorithm == GOOD ? 1.0f : 0.5f);
     return CUBLAS_STATUS_SUCCESS;

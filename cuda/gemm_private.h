@@ -1,0 +1,52 @@
+/* gemm_private.h - what gemm.c and gemm_choose.c share: a shape of product, and its call. */
+#ifndef ASSAY_CUDA_GEMM_PRIVATE_H
+#define ASSAY_CUDA_GEMM_PRIVATE_H
+
+#include <cublasLt.h>
+
+#include "cuda/gemm.h"
+
+#define GEMM_WORKSPACE_BYTES ((size_t)32 << 20)
+#define GEMM_MAX_PRODUCTS 64
+
+/* One shape, with its descriptors; the numbers of rows and leading dimensions are set for a call.
+ * Products of I8 give int32 sums; `out` is F32 then, as long. */
+struct product {
+    enum dtype in, out;
+    int64_t n, k, weight_stride;
+    int has_bias;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct gemm {
+    cublasLtHandle_t handle;
+    void *workspace;
+    char cache_file[512]; /* empty: none */
+    char machine[256];    /* device, driver and library, as in the file */
+    struct product products[GEMM_MAX_PRODUCTS];
+    int n_products;
+    struct tensor quantized; /* an input that came as floats; 0 rows: none do */
+    struct tensor sums;      /* of I8, some rows at a time */
+};
+
+/* What is multiplied: out = x W^T (+ bias). */
+struct operands {
+    struct tensor out, x;
+    struct weight w; /* all parts: they follow each other */
+    const void *bias;
+};
+
+#define LT_MUST(call) gemm_must(call, #call)
+void gemm_must(cublasStatus_t rc, const char *call);
+
+void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t out_stride);
+void gemm_multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
+    const struct operands *o);
+
+/* Tries and times what the library offers for this shape, and sets p->algo (gemm.h says by what
+ * rule); dies when there is none. w and bias stand for all of this shape. */
+void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias);
+
+#endif
