@@ -19,6 +19,7 @@
 
 #include "broker/spawn.h"
 #include "schema/log.h"
+#include "schema/msg.h"
 
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000

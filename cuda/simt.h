@@ -44,6 +44,8 @@ struct alignas(16) simt_vec16 {
 #else
 
 #define SIMT_DEVICE __device__ __forceinline__
+#define SIMT_BOTH                                                                                  \
+    __host__ __device__ __forceinline__ /* tests on a device convert on the host too */
 #define WHOLE_WARP 0xffffffffu
 
 #define SIMT_SHARED(type, name)                                                                    \
@@ -161,36 +163,52 @@ SIMT_DEVICE float exp2_approx(float x)
     return y;
 }
 
-SIMT_DEVICE uint32_t float_bits(float x)
+SIMT_BOTH uint32_t float_bits(float x)
 {
-    return __float_as_uint(x);
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
 }
 
-SIMT_DEVICE float float_from_bits(uint32_t bits)
+SIMT_BOTH float float_from_bits(uint32_t bits)
 {
-    return __uint_as_float(bits);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 /* ---- 16-bit floats ---- */
 
-SIMT_DEVICE float to_float(f16_t x)
+SIMT_BOTH float to_float(f16_t x)
 {
     float y;
+#ifdef __CUDA_ARCH__
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+#else
+    dtype_convert(&y, DTYPE_F32, &x, DTYPE_F16, 1);
+#endif
     return y;
 }
 
-SIMT_DEVICE uint16_t narrow_f16(float x)
+SIMT_BOTH uint16_t narrow_f16(float x)
 {
     uint16_t y;
+#ifdef __CUDA_ARCH__
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+#else
+    dtype_convert(&y, DTYPE_F16, &x, DTYPE_F32, 1);
+#endif
     return y;
 }
 
-SIMT_DEVICE uint16_t narrow_bf16(float x)
+SIMT_BOTH uint16_t narrow_bf16(float x)
 {
     uint16_t y;
+#ifdef __CUDA_ARCH__
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+#else
+    dtype_convert(&y, DTYPE_BF16, &x, DTYPE_F32, 1);
+#endif
     return y;
 }
 
@@ -239,41 +257,41 @@ SIMT_DEVICE void mma_16816<f16_t>(float d[4], const uint32_t a[4], uint32_t b0, 
 
 /* ---- the same in both ---- */
 
-SIMT_DEVICE float to_float(float x)
+SIMT_BOTH float to_float(float x)
 {
     return x;
 }
 
-SIMT_DEVICE float to_float(bf16_t x)
+SIMT_BOTH float to_float(bf16_t x)
 {
     return float_from_bits(static_cast<uint32_t>(x.bits) << 16);
 }
 
-template <typename T> SIMT_DEVICE T from_float(float x);
+template <typename T> SIMT_BOTH T from_float(float x);
 
-template <> SIMT_DEVICE float from_float<float>(float x)
+template <> SIMT_BOTH float from_float<float>(float x)
 {
     return x;
 }
 
-template <> SIMT_DEVICE bf16_t from_float<bf16_t>(float x)
+template <> SIMT_BOTH bf16_t from_float<bf16_t>(float x)
 {
     return {narrow_bf16(x)};
 }
 
-template <> SIMT_DEVICE f16_t from_float<f16_t>(float x)
+template <> SIMT_BOTH f16_t from_float<f16_t>(float x)
 {
     return {narrow_f16(x)};
 }
 
-template <typename T> SIMT_DEVICE uint32_t pack_pair(float low, float high)
+template <typename T> SIMT_BOTH uint32_t pack_pair(float low, float high)
 {
     return static_cast<uint32_t>(from_float<T>(low).bits) |
            static_cast<uint32_t>(from_float<T>(high).bits) << 16;
 }
 
 /* To the nearest integer, halves to even; above 127 in magnitude, 127; NaN gives 0. */
-template <> SIMT_DEVICE i8_t from_float<i8_t>(float x)
+template <> SIMT_BOTH i8_t from_float<i8_t>(float x)
 {
     float kept = x > 127 ? 127 : x < -127 ? -127 : x == x ? x : 0;
     return static_cast<i8_t>(rintf(kept));
@@ -281,7 +299,7 @@ template <> SIMT_DEVICE i8_t from_float<i8_t>(float x)
 
 /* To the nearest e4m3, halves to even; above 448 in magnitude, 448; NaN stays NaN. Normal values
  * drop 20 bits of mantissa; below 2^-6 they are multiples of 2^-9, which adding 2^14 rounds to. */
-template <> SIMT_DEVICE f8_t from_float<f8_t>(float x)
+template <> SIMT_BOTH f8_t from_float<f8_t>(float x)
 {
     uint32_t bits = float_bits(x), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000)
@@ -295,12 +313,12 @@ template <> SIMT_DEVICE f8_t from_float<f8_t>(float x)
     return {static_cast<uint8_t>(sign | ((rounded - 0x3c000000) >> 20))};
 }
 
-SIMT_DEVICE float to_float(i8_t x)
+SIMT_BOTH float to_float(i8_t x)
 {
     return x;
 }
 
-SIMT_DEVICE float to_float(f8_t x)
+SIMT_BOTH float to_float(f8_t x)
 {
     uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24, magnitude = x.bits & 0x7f;
     float subnormal = static_cast<float>(magnitude) * 0.001953125f;

@@ -4,15 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "schema/msg.h"
+
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "pid",
     "threads", "device", "mode", "message"};
-
-int stage_token_equal(const struct stage_token *a, const struct stage_token *b)
-{
-    return a->epoch == b->epoch && a->incarnation == b->incarnation && a->sequence == b->sequence &&
-           a->slot == b->slot && a->generation == b->generation;
-}
 
 void control_encode(const struct control *c, struct msg_writer *w)
 {

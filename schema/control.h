@@ -15,8 +15,12 @@
 #ifndef ASSAY_CONTROL_H
 #define ASSAY_CONTROL_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #include "schema/err.h"
-#include "schema/msg.h"
+
+struct msg_writer;
 
 /* Names one hand-over of one slot. A message or result with any other token than the one handed
  * over is stale. */
@@ -44,7 +48,11 @@ struct control {
     char message[256];
 };
 
-int stage_token_equal(const struct stage_token *a, const struct stage_token *b);
+static inline int stage_token_equal(const struct stage_token *a, const struct stage_token *b)
+{
+    return a->epoch == b->epoch && a->incarnation == b->incarnation && a->sequence == b->sequence &&
+           a->slot == b->slot && a->generation == b->generation;
+}
 
 /* Replaces what w holds. Texts are UTF-8. */
 void control_encode(const struct control *c, struct msg_writer *w);

@@ -8,6 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8, DTYPE_I8 };
 enum { N_DTYPES = DTYPE_I8 + 1 };
 
@@ -21,5 +25,9 @@ const char *dtype_name(enum dtype t); /* "f32", "f16", "bf16", "fp8", "int8" */
 /* n elements of one of the three float types to another, rounded to nearest even. NaN stays NaN;
  * what is too large becomes infinite. */
 void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

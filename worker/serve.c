@@ -25,6 +25,7 @@
 #include <zmq.h>
 
 #include "schema/control.h"
+#include "schema/msg.h"
 #include "schema/log.h"
 #include "shm/stage.h"
 #include "worker/comm.h"

@@ -1,6 +1,8 @@
-/* tensors.h - tensors for the kernels' tests: host memory of exactly the size that a kernel may
- * touch, so that AddressSanitizer sees any access beyond; what lies between rows is NaN and must
- * stay. */
+/* tensors.h - tensors for the kernels' tests: memory of exactly the size that a kernel may touch, so
+ * that AddressSanitizer sees any access beyond; what lies between rows is NaN and must stay.
+ *
+ * The same tests run on a device (make gpu-check). Memory is the host's then too, pinned so that
+ * kernels reach it, and CUDA_LAUNCH_BLOCKING=1 makes a launch end before it returns. */
 #ifndef ASSAY_TESTS_TENSORS_H
 #define ASSAY_TESTS_TENSORS_H
 
@@ -11,6 +13,53 @@
 #include <vector>
 
 #include "cuda/simt.h"
+
+#ifdef ASSAY_SIMT_BENCH
+inline void *test_memory(size_t bytes)
+{
+    void *at;
+    return posix_memalign(&at, 16, bytes ? bytes : 1) == 0 ? at : nullptr;
+}
+inline void test_memory_free(void *at)
+{
+    free(at);
+}
+#else
+inline void *test_memory(size_t bytes)
+{
+    void *at;
+    return cudaHostAlloc(&at, bytes ? bytes : 1, cudaHostAllocDefault) == cudaSuccess ? at
+                                                                                      : nullptr;
+}
+inline void test_memory_free(void *at)
+{
+    cudaFreeHost(at);
+}
+inline void simt_set_seed(uint64_t)
+{
+    /* a device has its own order */
+}
+#endif
+
+/* Numbers for a kernel to read or write. */
+template <typename T> struct test_array {
+    T *data;
+
+    test_array(const std::vector<T> &from)
+        : data(static_cast<T *>(test_memory(from.size() * sizeof(T))))
+    {
+        if (!data)
+            abort();
+        if (!from.empty())
+            memcpy(data, from.data(), from.size() * sizeof(T));
+    }
+    test_array(const test_array &) = delete;
+    test_array &operator=(const test_array &) = delete;
+    ~test_array()
+    {
+        test_memory_free(data);
+    }
+};
 
 struct random_numbers {
     uint64_t state;
@@ -72,27 +121,29 @@ struct owned_tensor {
     struct tensor t;
     void *memory;
     int64_t shift, elements;
-    std::vector<float> scales;
+    test_array<float> scales; /* [rows + 1] */
 
     owned_tensor(enum dtype dtype, int64_t rows, int64_t cols, int64_t pad = 0, int64_t off = 0)
-        : memory(nullptr), shift(off), scales(static_cast<size_t>(rows) + 1, -1.0f)
+        : memory(nullptr), shift(off),
+          scales(std::vector<float>(static_cast<size_t>(rows) + 1, -1.0f))
     {
         int64_t stride = cols + pad;
         elements = off + (rows > 0 ? (rows - 1) * stride + cols : 0);
         size_t bytes = static_cast<size_t>(elements * dtype_bytes(dtype));
-        if (posix_memalign(&memory, 16, bytes ? bytes : 1) != 0)
+        memory = test_memory(bytes);
+        if (!memory)
             abort();
         memset(memory, 0xff, bytes);
         t = tensor_of(
             static_cast<char *>(memory) + off * dtype_bytes(dtype), dtype, rows, cols, stride);
         if (dtype == DTYPE_F8 || dtype == DTYPE_I8)
-            t.scale = scales.data();
+            t.scale = scales.data;
     }
     owned_tensor(const owned_tensor &) = delete;
     owned_tensor &operator=(const owned_tensor &) = delete;
     ~owned_tensor()
     {
-        free(memory);
+        test_memory_free(memory);
     }
 
     double at(int64_t row, int64_t col) const

@@ -71,7 +71,8 @@ struct batch {
     void run(const problem &p, attention_kernel *kernel)
     {
         struct attention_shape shape = shape_of(p);
-        assert_int_equal(kernel(nullptr, out.t, q(p), k(p), v(p), &shape, tiles.data(),
+        test_array<struct attention_tile> list(tiles);
+        assert_int_equal(kernel(nullptr, out.t, q(p), k(p), v(p), &shape, list.data,
                              static_cast<uint32_t>(tiles.size())),
             cudaSuccess);
     }
@@ -223,8 +224,10 @@ static void test_what_fits(void **)
     assert_false(kernel_attention_mma_fits(x.t, x.t, askew.t, x.t, &shape));
 }
 
-int main()
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_mma_every_size_and_type),
         cmocka_unit_test(test_mma_lengths), cmocka_unit_test(test_mma_windows),
         cmocka_unit_test(test_mma_sharp_scores), cmocka_unit_test(test_simt),

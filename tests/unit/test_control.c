@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "schema/control.h"
+#include "schema/msg.h"
 
 static const struct control sample = {
     .type = CONTROL_DONE,

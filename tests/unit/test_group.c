@@ -22,6 +22,7 @@
 
 #include "broker/group.h"
 #include "schema/control.h"
+#include "schema/msg.h"
 #include "schema/log.h"
 
 #define PATIENCE_MS 20000

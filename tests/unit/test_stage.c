@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "schema/msg.h"
 #include "shm/stage.h"
 
 static const struct stage_config config = {2, 4, 100, 10, 50};

@@ -21,6 +21,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define SIMT_DEVICE inline
+#define SIMT_BOTH inline
 #define WARP_LANES 32
 
 struct simt_index {
