@@ -57,7 +57,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference evidence man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -80,7 +80,7 @@ $(B)/obj/%.o: %.cc
 $(B)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
-$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c)): CPPFLAGS += -Itests/kernels/include
+$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
@@ -108,6 +108,34 @@ $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cud
                              | $(B)/nvcc/tests/kernels/check_headers.o
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
+
+# For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
+# the same programs on the doubles, so that the tests see them work.
+KIT_TESTS := test_elementwise test_attention test_gpu_linear test_gpu_model
+KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
+KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
+             $(call objects,schema/err.c schema/log.c schema/json.c schema/pooling.c schema/utf8.c shm/stage.c) \
+             $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
+$(B)/nvcc/tests/kernels/test_gpu_model.o: CPPFLAGS += -DASSAY_ON_DEVICE
+$(B)/nvcc/%.o: %.cc
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)$(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(addprefix $(B)/gpu/,$(KIT_TESTS)): $(B)/gpu/%: $(B)/nvcc/tests/kernels/%.o $(B)/nvcc/tests/kernels/on_device.o $(KIT_LIB)
+$(addprefix $(B)/gpu/,$(KIT_TOOLS)): $(B)/gpu/%: $(B)/nvcc/tests/gpu/%.o $(KIT_LIB)
+$(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS)):
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
+KIT := $(addprefix $(B)/kit/,$(KIT_TOOLS))
+$(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+gpu-programs: $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS))
+gpu-check: ## on a machine with a GPU: kernels, products and the model on it, compute-sanitizer (tests/gpu/check.py)
+	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
+	@python3 tests/gpu/check.py --bin build/cuda/gpu
+gpu-bench: ## on a machine with a GPU: a table of ratios (tests/gpu/bench.py)
+	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
+	@python3 tests/gpu/bench.py --bin build/cuda/gpu
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
@@ -142,7 +170,7 @@ test: ## install, build, run every test; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j2 all tests
 	@$(MAKE) --no-print-directory run-tests
 
-tests: $(UNIT) $(KERNELS) $(B)/kernels/assay-worker-cuda $(FUZZ) $(TOOLS)
+tests: $(UNIT) $(KERNELS) $(B)/kernels/assay-worker-cuda $(KIT) $(FUZZ) $(TOOLS)
 SECONDS  ?= 5
 PATIENCE ?= $(if $(SANITIZE),4,1)
 PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider

@@ -187,7 +187,7 @@ static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, 
 
 /* ---- shapes only ---- */
 
-/* Numbers from -1 to 1 (bytes that are no F8 NaN), the same at every start, all over [to, to +
+/* Numbers from -1/32 to 1/32 (bytes that are no F8 NaN), the same at every start, all over [to, to +
  * bytes). */
 static int fill_with_noise(
     struct device *d, uint8_t *to, size_t bytes, enum dtype dtype, struct err *e)
@@ -198,7 +198,7 @@ static int fill_with_noise(
     int rc = GPU_TRY(cudaHostAlloc(&noise, chunk, cudaHostAllocDefault), e);
     for (size_t at = 0; rc == 0 && at + size <= chunk; at += size) {
         state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-31f;
+        float x = (float)(int32_t)state * 0x1p-36f;
         if (size == 1)
             ((uint8_t *)noise)[at] = (uint8_t)(state >> 24 & 0xbf);
         else

@@ -8,7 +8,6 @@
 #include "cuda/gemm_private.h"
 #include "schema/log.h"
 
-#define MAX_CANDIDATES 32
 #define HEURISTICS 12 /* asked for at each number of rows */
 #define TRIAL_ROWS 200
 #define TIMED_ROWS 1024
@@ -113,15 +112,13 @@ static int is_known(const cublasLtMatmulAlgo_t *found, int n, const cublasLtMatm
     return 0;
 }
 
-/* What the library would take for few rows and for many, each once. */
-static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
+int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, int n_rows,
+    cublasLtMatmulAlgo_t *found)
 {
-    static const int64_t rows[] = {TIMED_ROWS, TRIAL_ROWS, 17, 1};
     cublasLtMatmulHeuristicResult_t results[HEURISTICS];
     cublasLtMatmulPreference_t preference;
     size_t workspace = GEMM_WORKSPACE_BYTES;
     uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
-    struct product *p = t->p;
     int n = 0, got;
     LT_MUST(cublasLtMatmulPreferenceCreate(&preference));
     LT_MUST(cublasLtMatmulPreferenceSetAttribute(
@@ -134,12 +131,12 @@ static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
         LT_MUST(cublasLtMatmulPreferenceSetAttribute(
             preference, (cublasLtMatmulPreferenceAttributes_t)a, &bytes, sizeof bytes));
     }
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        gemm_set_rows(p, rows[i], t->all.x.stride, t->all.out.stride);
-        if (cublasLtMatmulAlgoGetHeuristic(t->device->gemm->handle, p->desc, p->a, p->b, p->d, p->d,
+    for (int i = 0; i < n_rows; i++) {
+        gemm_set_rows(p, rows[i], (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
+        if (cublasLtMatmulAlgoGetHeuristic(d->gemm->handle, p->desc, p->a, p->b, p->d, p->d,
                 preference, HEURISTICS, results, &got) != CUBLAS_STATUS_SUCCESS)
             continue;
-        for (int k = 0; k < got && n < MAX_CANDIDATES; k++)
+        for (int k = 0; k < got && n < GEMM_MAX_CANDIDATES; k++)
             if (results[k].state == CUBLAS_STATUS_SUCCESS && !is_known(found, n, &results[k].algo))
                 found[n++] = results[k].algo;
     }
@@ -149,8 +146,9 @@ static int find_candidates(struct trial *t, cublasLtMatmulAlgo_t *found)
 
 static void choose_fastest(struct trial *t)
 {
-    cublasLtMatmulAlgo_t candidates[MAX_CANDIDATES];
-    int n = find_candidates(t, candidates), kept = 0;
+    static const int64_t rows[] = {TIMED_ROWS, TRIAL_ROWS, 17, 1};
+    cublasLtMatmulAlgo_t candidates[GEMM_MAX_CANDIDATES];
+    int n = gemm_candidates(t->device, t->p, rows, 4, candidates), kept = 0;
     float best = 0;
     for (int i = 0; i < n; i++) {
         if (!takes_all(t, &candidates[i]) || !ignores_company(t, &candidates[i]))

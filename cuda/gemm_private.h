@@ -45,6 +45,12 @@ void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t ou
 void gemm_multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
     const struct operands *o);
 
+/* What the library would take for these numbers of rows, each algorithm once; rows of x and out lie
+ * at multiples of 16 elements. Returns how many of `found` [GEMM_MAX_CANDIDATES]. */
+#define GEMM_MAX_CANDIDATES 32
+int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, int n_rows,
+    cublasLtMatmulAlgo_t *found);
+
 /* Tries and times what the library offers for this shape, and sets p->algo (gemm.h says by what
  * rule); dies when there is none. w and bias stand for all of this shape. */
 void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias);

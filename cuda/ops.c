@@ -3,38 +3,49 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <nvtx3/nvToolsExt.h>
+
 #include "cuda/collective.h"
 #include "cuda/gemm.h"
 #include "cuda/gpu.h"
 #include "schema/log.h"
 
+/* A launch, as a range that profilers show. */
+#define LAUNCH(name, launch)                                                                       \
+    do {                                                                                           \
+        nvtxRangePushA(name);                                                                      \
+        GPU_MUST(launch);                                                                          \
+        nvtxRangePop();                                                                            \
+    } while (0)
+
 static void op_embed(
     struct device *d, struct tensor out, const struct weight *table, const int32_t *ids)
 {
-    GPU_MUST(kernel_embed(gpu_stream(d), out, table, ids));
+    LAUNCH("embed", kernel_embed(gpu_stream(d), out, table, ids));
 }
 
 static void op_add_bias(struct device *d, struct tensor x, const void *bias)
 {
-    GPU_MUST(kernel_add_bias(gpu_stream(d), x, bias));
+    LAUNCH("add_bias", kernel_add_bias(gpu_stream(d), x, bias));
 }
 
 static void op_rms_norm(struct device *d, struct tensor out, struct tensor x,
     const struct tensor *y, const float *weight, float eps)
 {
-    GPU_MUST(kernel_rms_norm(gpu_stream(d), out, x, y, weight, eps, d->progress_device));
+    LAUNCH("rms_norm", kernel_rms_norm(gpu_stream(d), out, x, y, weight, eps, d->progress_device));
 }
 
 static void op_head_norm(
     struct device *d, struct tensor x, uint32_t n_heads, const float *weight, float eps)
 {
-    GPU_MUST(kernel_head_norm(gpu_stream(d), x, n_heads, weight, eps));
+    LAUNCH("head_norm", kernel_head_norm(gpu_stream(d), x, n_heads, weight, eps));
 }
 
 static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_t head_dim,
     const int32_t *positions, const float *cos_table, const float *sin_table)
 {
-    GPU_MUST(kernel_rope(gpu_stream(d), x, n_heads, head_dim, positions, cos_table, sin_table));
+    LAUNCH(
+        "rope", kernel_rope(gpu_stream(d), x, n_heads, head_dim, positions, cos_table, sin_table));
 }
 
 /* ---- attention ---- */
@@ -87,32 +98,49 @@ static void op_attention(struct device *d, struct tensor out, struct tensor q, s
 {
     (void)meta;
     if (kernel_attention_mma_fits(out, q, k, v, shape))
-        GPU_MUST(kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
+        LAUNCH("attention_mma",
+            kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
     else
-        GPU_MUST(kernel_attention_simt(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
+        LAUNCH("attention_simt",
+            kernel_attention_simt(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
 }
 
 /* ---- the rest ---- */
 
 static void op_silu_mul(struct device *d, struct tensor out, struct tensor gate, struct tensor up)
 {
-    GPU_MUST(kernel_silu_mul(gpu_stream(d), out, gate, up));
+    LAUNCH("silu_mul", kernel_silu_mul(gpu_stream(d), out, gate, up));
 }
 
 static void op_relu(struct device *d, struct tensor x)
 {
-    GPU_MUST(kernel_relu(gpu_stream(d), x));
+    LAUNCH("relu", kernel_relu(gpu_stream(d), x));
 }
 
 static void op_gather(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows)
 {
-    GPU_MUST(kernel_gather(gpu_stream(d), out, x, rows));
+    LAUNCH("gather", kernel_gather(gpu_stream(d), out, x, rows));
 }
 
 static void op_pool(struct device *d, float *values, struct tensor logits,
     const struct pool_span *spans, uint32_t n_spans)
 {
-    GPU_MUST(kernel_pool(gpu_stream(d), values, logits, spans, n_spans));
+    LAUNCH("pool", kernel_pool(gpu_stream(d), values, logits, spans, n_spans));
+}
+
+static void op_linear(struct device *d, struct tensor out, struct tensor x,
+    const struct weight *parts, int n_parts, const void *bias)
+{
+    nvtxRangePushA("linear");
+    gemm_linear(d, out, x, parts, n_parts, bias);
+    nvtxRangePop();
+}
+
+static void op_all_reduce(struct device *d, struct tensor x)
+{
+    nvtxRangePushA("all_reduce");
+    collective_all_reduce(d, x);
+    nvtxRangePop();
 }
 
 const struct ops gpu_ops = {
@@ -135,7 +163,7 @@ const struct ops gpu_ops = {
     .poll_fd = gpu_poll_fd,
     .progress = gpu_progress,
     .embed = op_embed,
-    .linear = gemm_linear,
+    .linear = op_linear,
     .add_bias = op_add_bias,
     .rms_norm = op_rms_norm,
     .head_norm = op_head_norm,
@@ -146,5 +174,5 @@ const struct ops gpu_ops = {
     .relu = op_relu,
     .gather = op_gather,
     .pool = op_pool,
-    .all_reduce = collective_all_reduce,
+    .all_reduce = op_all_reduce,
 };

@@ -1,8 +1,9 @@
-"""Writes a checkpoint in the shape of Qwen2.5-0.5B with a reward head: bfloat16, random, about 1 GB. Plain Python.
+"""Writes a checkpoint in the shape of Qwen2.5-0.5B (or 1.5B, 7B) with a reward head: bfloat16, random. Plain Python.
 
-    make_big.py DIR [--layers N]
+    make_big.py DIR [--shape 0.5b] [--layers N] [--holes]
 
 Each matrix repeats a block of random values: for timing, what the numbers are does not matter as long as they are ordinary.
+With --holes matrices take no room on the disk and are zeros: for programs that want their shapes alone.
 """
 import argparse
 import json
@@ -17,10 +18,17 @@ CONFIG = {
     "hidden_act": "silu", "use_sliding_window": False,
 }
 
+SHAPES = {
+    "0.5b": {},
+    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+           "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+}
+
 
 def shapes(c):
     """Name to shape of every tensor."""
-    h, mlp, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * 64
+    h, mlp, kv = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * (c["hidden_size"] // c["num_attention_heads"])
     out = {"model.embed_tokens.weight": (c["vocab_size"], h), "model.norm.weight": (h,), "score.0.weight": (h, h),
            "score.0.bias": (h,), "score.2.weight": (1, h), "score.2.bias": (1,)}
     for k in range(c["num_hidden_layers"]):
@@ -40,7 +48,7 @@ def bfloat16(values):
     return b"".join(struct.pack("<f", v)[2:] for v in values)
 
 
-def write(directory, config):
+def write(directory, config, holes=False):
     directory.mkdir(parents=True, exist_ok=True)
     rng = random.Random(1)
     block = bfloat16(rng.gauss(0, 0.02) for _ in range(1 << 17))
@@ -55,14 +63,21 @@ def write(directory, config):
         f.write(struct.pack("<Q", len(text)) + text)
         for name, entry in header.items():
             n = entry["data_offsets"][1] - entry["data_offsets"][0]
+            if holes and len(entry["shape"]) == 2:
+                f.seek(n, 1)
+                continue
             source = bfloat16([1.0]) * (n // 2) if "norm" in name else block * (n // len(block) + 1)
             f.write(source[:n])
+        f.truncate()
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=pathlib.Path, help="where the checkpoint goes; made where missing")
-    parser.add_argument("--layers", type=int, default=24, help="fewer layers for a quick look (default 24)")
+    parser.add_argument("--shape", choices=SHAPES, default="0.5b", help="whose sizes (default 0.5b)")
+    parser.add_argument("--layers", type=int, help="fewer layers for a quick look (default the shape's)")
+    parser.add_argument("--holes", action="store_true", help="matrices are holes in the file, zeros")
     args = parser.parse_args()
-    write(args.directory, {**CONFIG, "num_hidden_layers": args.layers})
+    layers = {"num_hidden_layers": args.layers} if args.layers else {}
+    write(args.directory, {**CONFIG, **SHAPES[args.shape], **layers}, args.holes)

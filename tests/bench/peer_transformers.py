@@ -1,6 +1,7 @@
-"""The peer of b3: tokens/s of transformers in float32 on the CPU, all cores, one batch of equal rows at a time. Needs PyTorch.
+"""The peer of b3 and a4: tokens/s of transformers in float32 on the CPU, all cores, or with --cuda in bfloat16 with SDPA on a GPU. Needs
+PyTorch.
 
-    peer_transformers.py --model DIR [--rows N] [--tokens N] [--batch N]
+    peer_transformers.py --model DIR [--cuda] [--rows N] [--lengths N,N,..] [--batch N]
 
 Prints one line of JSON. Only the shape is taken from DIR: for timing, what the weights are does not matter.
 """
@@ -13,26 +14,47 @@ import transformers
 
 
 @torch.no_grad()
-def tokens_per_s(model, rows, tokens, batch):
-    """Rate over as many whole batches as `rows` holds, after one to warm up."""
-    ids = torch.randint(0, model.config.vocab_size, (batch, tokens))
-    model(input_ids=ids, use_cache=False)
+def tokens_per_s(model, rows, lengths, batch):
+    """Rate over as many whole batches as `rows` holds, after one to warm up. Rows take the lengths by turns; shorter ones are padded."""
+    lengths = [lengths[i % len(lengths)] for i in range(batch)]
+    ids = torch.randint(0, model.config.vocab_size, (batch, max(lengths)), device=model.device)
+    mask = torch.tensor([[k < n for k in range(max(lengths))] for n in lengths], device=model.device).long()
+    given = {"input_ids": ids} if min(lengths) == max(lengths) else {"input_ids": ids, "attention_mask": mask}
+
+    def finish():
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    model(**given, use_cache=False)
+    finish()
     n = max(1, rows // batch)
     start = time.perf_counter()
     for _ in range(n):
-        model(input_ids=ids, use_cache=False)
-    return n * batch * tokens / (time.perf_counter() - start)
+        model(**given, use_cache=False)
+    finish()
+    return n * sum(lengths) / (time.perf_counter() - start)
+
+
+def make_model(directory, cuda):
+    config = transformers.AutoConfig.from_pretrained(directory)
+    if not cuda:
+        return transformers.Qwen2Model(config).float().eval()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        return transformers.Qwen2Model._from_config(config, attn_implementation="sdpa").eval()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="directory of a checkpoint, for its config.json")
     parser.add_argument("--rows", type=int, default=16, help="rows in all (default 16)")
-    parser.add_argument("--tokens", type=int, default=512, help="tokens of a row (default 512)")
+    parser.add_argument("--tokens", "--lengths", default="512", help="tokens of the rows, by turns (default 512)")
+    parser.add_argument("--cuda", action="store_true", help="bfloat16 on the GPU")
     parser.add_argument("--batch", type=int, default=4, help="rows at a time (default 4)")
     args = parser.parse_args()
-    model = transformers.Qwen2Model(transformers.AutoConfig.from_pretrained(args.model)).float().eval()
-    print(json.dumps({"tokens_per_s": tokens_per_s(model, args.rows, args.tokens, args.batch),
+    model = make_model(args.model, args.cuda)
+    lengths = [int(n) for n in args.tokens.split(",")]
+    print(json.dumps({"tokens_per_s": tokens_per_s(model, args.rows, lengths, args.batch),
                       "threads": torch.get_num_threads(), "torch": torch.__version__,
                       "transformers": transformers.__version__}))
 
