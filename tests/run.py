@@ -1,17 +1,22 @@
-"""Runs test programs one after the other and adds up what they report.
+"""Runs test programs and adds up what they report.
 
-    run.py [--limit S] LABEL=COMMAND ...
+    run.py [--limit S] [--beside LABEL=COMMAND] .. LABEL=COMMAND ..
+
+Those given with --beside run first, as many at a time as there are cores: for programs that only compute. The others run one after
+the other, since they watch the clock.
 
 Understands cmocka and pytest. A program that crashes, hangs or reports nothing counts as one failure. Output is shown
 only of programs that fail. The last line is "N passed, N failed", with ", N skipped" where some were.
 """
 import argparse
+import concurrent.futures
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 CMOCKA = {
@@ -47,28 +52,40 @@ def run(command: str, limit: float) -> tuple:
         return None, output + f"\nrun.py: killed after {limit:.0f} s\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=float, default=900, help="seconds that one program may take")
-    parser.add_argument("programs", nargs="+", metavar="LABEL=COMMAND")
-    args = parser.parse_args()
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    for program in args.programs:
-        label, _, command = program.partition("=")
-        start = time.monotonic()
-        status, output = run(command, args.limit)
-        found = count(output)
-        if status != 0 and found["failed"] == 0:
-            found["failed"] = 1
-        if status == 0 and found["passed"] + found["skipped"] == 0:
-            found["failed"] = 1
-            output += "\nrun.py: it reported no test\n"
+LOCK = threading.Lock()
+
+
+def report(program: str, limit: float, total: dict) -> None:
+    """Run one program, print its line, add its numbers to the total."""
+    label, _, command = program.partition("=")
+    start = time.monotonic()
+    status, output = run(command, limit)
+    found = count(output)
+    if status != 0 and found["failed"] == 0:
+        found["failed"] = 1
+    if status == 0 and found["passed"] + found["skipped"] == 0:
+        found["failed"] = 1
+        output += "\nrun.py: it reported no test\n"
+    with LOCK:
         for name, n in found.items():
             total[name] += n
         print(f"{label:<28} {found['passed']:>5} passed {found['failed']:>3} failed {found['skipped']:>3} skipped "
               f"{time.monotonic() - start:>7.1f} s", flush=True)
         if found["failed"]:
             print(output, f"\n{label}: exit status {status}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=float, default=900, help="seconds that one program may take")
+    parser.add_argument("--beside", action="append", default=[], metavar="LABEL=COMMAND")
+    parser.add_argument("programs", nargs="+", metavar="LABEL=COMMAND")
+    args = parser.parse_args()
+    total = {"passed": 0, "failed": 0, "skipped": 0}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda program: report(program, args.limit, total), args.beside))
+    for program in args.programs:
+        report(program, args.limit, total)
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     print(f"{total['passed']} passed, {total['failed']} failed{skipped}")
     return 1 if total["failed"] else 0

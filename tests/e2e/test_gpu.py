@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -139,6 +140,22 @@ def test_a_failing_call_restarts_the_group_and_the_rows_run_again(installed, cal
         assert all(row["error"] is None for row in after)
         wait_until(lambda: broker.sql("select max(restarts) from workers") == [(1,)])
         assert "(exit code 74)" in broker.words() and "event=gpu_error" in broker.words()
+
+
+def test_a_killed_rank_is_a_new_group(installed):
+    rows = [{"ids": [k % 250, 3, 5, 7 + k % 60] * 6} for k in range(60)]
+    options = ["--tp", 2, "--max-batch-tokens", 64, "--hang-ms", 5000]
+    with GpuBroker(installed, "bf16", options, devices=2) as broker, broker.client() as client:
+        before = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        for rank in range(2):
+            key = random_key()
+            pids = dict(wait_until(lambda: (lambda found: len(found) == 2 and found)(
+                broker.sql("select rank, pid from workers where state = 'ready'"))))
+            client.submit(key, rows)
+            os.kill(pids[rank], signal.SIGKILL)
+            after = sorted(client.results(key, timeout=90), key=lambda row: row["i"])
+            assert [flat(row) for row in after] == [flat(row) for row in before]
+            wait_until(lambda: broker.sql("select max(restarts) from workers") == [(rank + 1,)])
 
 
 @pytest.mark.parametrize("quant", ["fp8", "int8"])

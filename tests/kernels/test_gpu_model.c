@@ -8,6 +8,7 @@
  * ASSAY_NO_FP8 that they are older than that. */
 #include "tests/unit/model_fixture.h"
 
+#include <fcntl.h>
 #include <poll.h>
 
 #include "cuda/gpu.h"
@@ -344,6 +345,63 @@ static void test_a_failing_call_ends_the_process(void **unused)
     assert_int_equal(open_in_child(score_with_failing_product), GPU_EXIT_ERROR);
 }
 
+/* A rank of two on device `gpu`, as far as opening goes; exits with 1 when that fails as `words` say. */
+static void open_rank(int fd, uint32_t rank, int gpu, const char *words)
+{
+    struct comm *comm = NULL;
+    struct device *d = NULL;
+    struct err e = {0};
+    die_on(comm_new(&comm, fd, rank, 2, 500, &e), &e);
+    struct device_options o = {.arena_bytes = 4096,
+        .input_bytes = 4096,
+        .output_bytes = 64,
+        .reduce_bytes = 4096,
+        .comm = comm,
+        .deadline_ms = 500,
+        .gpu = gpu};
+    int rc = gpu_ops.open(&d, &o, &e);
+    _exit(rc == ASSAY_EUNSUPPORTED && strstr(e.msg, words) ? 1 : rc == 0 ? 0 : 2);
+}
+
+static void start_ranks(int n, const int *gpus, const char *words, int *codes)
+{
+    struct err e = {0};
+    pid_t pids[2];
+    int status, fd = stage_segment_new(stage_comm_bytes(2), &e);
+    die_on(fd < 0 ? fd : 0, &e);
+    fflush(NULL);
+    for (int r = 0; r < n; r++)
+        if ((pids[r] = fork()) == 0)
+            open_rank(fd, (uint32_t)r, gpus[r], words);
+    for (int r = 0; r < n; r++) {
+        waitpid(pids[r], &status, 0);
+        codes[r] = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    close(fd);
+}
+
+static void test_two_ranks_on_a_device_and_a_rank_that_never_comes(void **unused)
+{
+    const int same[] = {0, 0}, other[] = {0, 1};
+    int codes[2] = {-1, -1};
+    (void)unused;
+    setenv("ASSAY_DOUBLE_DEVICES", "2", 1);
+    start_ranks(2, same, "ranks 0 and 1 are both on GPU 0 (Test Double)", codes);
+    assert_int_equal(codes[0], 1);
+    assert_int_equal(codes[1], 1);
+    start_ranks(1, other, "", codes);
+    assert_int_equal(codes[0], COMM_EXIT_DEADLINE);
+    /* both are there, but one fails before NCCL: the other waits until the deadline, no longer */
+    setenv("ASSAY_DOUBLE_FAIL", "ncclCommInitRankConfig:1:2", 1);
+    setenv("ASSAY_DOUBLE_FAIL_ONCE", "build/fail-once", 1);
+    close(open("build/fail-once", O_CREAT | O_WRONLY, 0600));
+    start_ranks(2, other, "NCCL", codes);
+    unsetenv("ASSAY_DOUBLE_FAIL");
+    unsetenv("ASSAY_DOUBLE_FAIL_ONCE");
+    unsetenv("ASSAY_DOUBLE_DEVICES");
+    assert_int_equal(codes[0] + codes[1], 1 + COMM_EXIT_DEADLINE);
+}
+
 static void test_no_device_and_no_memory(void **unused)
 {
     struct device *d = NULL;
@@ -393,6 +451,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_two_in_flight),
 #ifndef ASSAY_ON_DEVICE
         cmocka_unit_test(test_a_failing_call_ends_the_process),
+        cmocka_unit_test(test_two_ranks_on_a_device_and_a_rank_that_never_comes),
         cmocka_unit_test(test_no_device_and_no_memory),
 #endif
     };
