@@ -11,6 +11,8 @@
 #include "schema/log.h"
 
 #define OUTPUT_BYTES (1u << 16)
+#define CPU_BATCH_TOKENS 4096 /* where --max-batch-tokens is not given */
+#define GPU_BATCH_TOKENS 8192
 
 /* The list that assay-worker-cuda gave. */
 struct found {
@@ -47,12 +49,11 @@ static int take_list(struct found *f, const char *worker, const char *text, stru
 /* ASSAY_EUNSUPPORTED when there is none, in the driver's words. */
 static int list_gpus(struct found *f, const char *worker, struct err *e)
 {
-    char words[512], *out = xcalloc(1, OUTPUT_BYTES);
+    char words[4096], *out = xcalloc(1, OUTPUT_BYTES);
     const char *argv[] = {worker, "--devices", NULL};
     int rc = child_output((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
-    words[strcspn(words, "\n")] = '\0';
     if (rc > 0)
-        rc = err_set(e, ASSAY_EUNSUPPORTED, "%s", words[0] ? words : "the worker does not start");
+        rc = err_set(e, ASSAY_EUNSUPPORTED, "%s", child_last_line(words, "it does not start"));
     else if (rc == 0)
         rc = take_list(f, worker, out, e);
     free(out);
@@ -99,8 +100,9 @@ static int check_kind(const struct found *f, const int *gpus, int n, struct err 
                 e, ASSAY_EUNSUPPORTED, "--devices: there is no GPU %d; found %s", gpus[i], all);
         if (strcmp(text_of(first, "name"), text_of(device, "name")) != 0)
             return err_set(e, ASSAY_EUNSUPPORTED,
-                "GPU %d is a %s, GPU %d a %s: expected one kind, since scores depend on it; choose "
-                "with --devices",
+                "GPU %d is %s, GPU %d is %s: expected one kind, since scores depend on it; choose "
+                "with "
+                "--devices",
                 gpus[0], text_of(first, "name"), gpus[i], text_of(device, "name"));
     }
     return 0;
@@ -113,6 +115,8 @@ static int place(struct devices *d, struct options *o, const struct found *f, st
     int given = o->n_gpus, available = given ? given : f->n;
     if (o->replicas == 0)
         o->replicas = given >= o->tp ? given / o->tp : 1;
+    if (o->max_batch_tokens == 0)
+        o->max_batch_tokens = GPU_BATCH_TOKENS;
     int wanted = o->tp * o->replicas;
     name_all(f, all, sizeof all);
     if (given ? given != wanted : available < wanted)
@@ -170,6 +174,8 @@ int devices_choose(struct devices *d, struct options *o, struct err *e)
     *e = (struct err){0};
     if (o->replicas == 0)
         o->replicas = 1;
+    if (o->max_batch_tokens == 0)
+        o->max_batch_tokens = CPU_BATCH_TOKENS;
     if (o->worker)
         snprintf(d->worker, sizeof d->worker, "%s", o->worker);
     else

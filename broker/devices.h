@@ -18,7 +18,7 @@ struct devices {
     int gpus[OPTIONS_MAX_GPUS]; /* rank r of group g has gpus[g * tp + r] */
 };
 
-/* Decides, and sets o->replicas where it was not given. ASSAY_EUNSUPPORTED when the GPUs asked for
+/* Decides, and sets o->replicas and o->max_batch_tokens where they were not given. ASSAY_EUNSUPPORTED when the GPUs asked for
  * are not there, too few, or of different kinds (scores depend on the kind): with what was found. */
 int devices_choose(struct devices *d, struct options *o, struct err *e);
 

@@ -70,7 +70,7 @@ static void name_model(struct model_info *m, const char *dir)
 
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e)
 {
-    char tp_text[16], len_text[16], gpu_text[16], words[1024];
+    char tp_text[16], len_text[16], gpu_text[16], words[16384];
     char *out = xcalloc(1, OUTPUT_BYTES);
     snprintf(tp_text, sizeof tp_text, "%u", q->tp);
     snprintf(len_text, sizeof len_text, "%u", q->max_len);
@@ -85,8 +85,7 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     *m = (struct model_info){0};
     int rc = child_output((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
     if (rc > 0) {
-        words[strcspn(words, "\n")] = '\0';
-        rc = err_set(e, ASSAY_EFORMAT, "%s", words[0] ? words : "the worker gave no reason");
+        rc = err_set(e, ASSAY_EFORMAT, "%s", child_last_line(words, "the worker gave no reason"));
     } else if (rc == 0 && !(o = json_loads(out, 0, &why))) {
         rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", q->worker_path, why.text);
     } else if (rc == 0) {

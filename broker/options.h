@@ -23,7 +23,7 @@ struct options {
 };
 
 /* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads,
- * replicas) are left NULL or 0. */
+ * replicas, max_batch_tokens) are left NULL or 0. */
 int options_parse(struct options *o, int argc, char **argv);
 void options_print_help(void);
 

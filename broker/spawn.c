@@ -146,3 +146,12 @@ int child_output(
     close(error[0]);
     return rc;
 }
+
+const char *child_last_line(char *words, const char *otherwise)
+{
+    size_t n = strlen(words);
+    while (n > 0 && words[n - 1] == '\n')
+        words[--n] = '\0';
+    char *last = strrchr(words, '\n');
+    return n == 0 ? otherwise : last ? last + 1 : words;
+}

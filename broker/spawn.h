@@ -26,5 +26,8 @@ int child_reap(struct child *c, int block, int *exit_code, int *signal);
  * and cut to its size. Returns the exit code, or negative; ASSAY_EFORMAT when a signal ended it. */
 int child_output(
     char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e);
+/* The last line of such words, cut out in place: what a program says before it gives up. `otherwise`
+ * when there is none. */
+const char *child_last_line(char *words, const char *otherwise);
 
 #endif
