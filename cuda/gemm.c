@@ -6,7 +6,8 @@
  *
  * F8 matrices have a scale for each row of W and of x, which the library multiplies the sums by
  * (OUTER_VEC). Products of I8 are exact int32 sums of a stretch of rows, which an own kernel turns
- * into floats. */
+ * into floats; the library takes them only from some rows on, so rows are rounded up, and what the
+ * rows beyond give is not looked at. */
 #include "cuda/gemm.h"
 
 #include <stdio.h>
@@ -45,15 +46,14 @@ static int take_scratch(struct gemm *g, const struct device_options *o, struct e
 {
     if (o->quant == DTYPE_F32)
         return 0;
-    g->quantized =
-        tensor_of(NULL, o->quant, o->quant_rows, o->quant_in, (o->quant_in + 15) / 16 * 16);
+    int64_t all = (o->quant_rows + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
+    g->quantized = tensor_of(NULL, o->quant, all, o->quant_in, (o->quant_in + 15) / 16 * 16);
     int rc = take_tensor(&g->quantized, e);
     if (rc == 0)
-        rc = GPU_TRY(
-            cudaMalloc((void **)&g->quantized.scale, (size_t)o->quant_rows * sizeof(float)), e);
+        rc = GPU_TRY(cudaMalloc((void **)&g->quantized.scale, (size_t)all * sizeof(float)), e);
     if (rc != 0 || o->quant != DTYPE_I8)
         return rc;
-    int64_t rows = o->quant_rows < SUM_ROWS ? o->quant_rows : SUM_ROWS;
+    int64_t rows = all < SUM_ROWS ? all : SUM_ROWS;
     g->sums = tensor_of(NULL, DTYPE_F32, rows, o->quant_out, (o->quant_out + 15) / 16 * 16);
     return take_tensor(&g->sums, e);
 }
@@ -176,7 +176,7 @@ static int recall(struct device *d, struct product *p)
     cublasLtMatmulHeuristicResult_t result;
     struct gemm *g = d->gemm;
     key_of(g, p, key, sizeof key);
-    gemm_set_rows(p, 1, (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
+    gemm_set_rows(p, QUANT_ROWS, (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
     return g->cache_file[0] != '\0' &&
            gemm_cache_find(g->cache_file, key, &p->algo, sizeof p->algo) &&
            cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &p->algo, &result) ==
@@ -239,9 +239,10 @@ static void run_sums(struct device *d, const struct operands *o)
     struct tensor sums = d->gemm->sums;
     for (int64_t row = 0; row < o->x.rows; row += sums.rows) {
         int64_t n = o->x.rows - row < sums.rows ? o->x.rows - row : sums.rows;
+        int64_t rounded = (n + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
         struct operands part = *o;
-        part.x = tensor_rows(o->x, row, n);
-        part.out = tensor_of(sums.data, sums.dtype, n, o->w.rows, sums.stride);
+        part.x = tensor_rows(o->x, row, rounded);
+        part.out = tensor_of(sums.data, sums.dtype, rounded, o->w.rows, sums.stride);
         part.bias = NULL;
         run(d, &part);
         GPU_MUST(kernel_dequantize(gpu_stream(d), tensor_rows(o->out, row, n), sums.data,

@@ -52,8 +52,9 @@ static int takes_rows(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t
 
 static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
-    static const int64_t rows[] = {1, 2, 17, 33, TRIAL_ROWS, TIMED_ROWS};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    static const int64_t rows[] = {
+        1, 2, 17, 33, TRIAL_ROWS, QUANT_ROWS, 7 * QUANT_ROWS, TIMED_ROWS};
+    for (size_t i = t->p->in == DTYPE_I8 ? 5 : 0; i < sizeof rows / sizeof *rows; i++)
         if (!takes_rows(t, algo, rows[i]))
             return 0;
     return !has_split_k(algo);
@@ -77,6 +78,8 @@ static void run_rows(
 static int ignores_company(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     static const int64_t parts[][2] = {{0, 1}, {8, 1}, {4, 2}, {0, 17}, {100, 33}, {72, 128}};
+    if (t->p->in == DTYPE_I8)
+        return 1; /* whole sums are exact */
     size_t row_bytes = (size_t)(t->all.out.stride * dtype_bytes(t->all.out.dtype));
     run_rows(t, algo, 0, TRIAL_ROWS, t->whole);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -146,9 +149,10 @@ int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, in
 
 static void choose_fastest(struct trial *t)
 {
-    static const int64_t rows[] = {TIMED_ROWS, TRIAL_ROWS, 17, 1};
+    static const int64_t rows[] = {TIMED_ROWS, QUANT_ROWS, TRIAL_ROWS, 17, 1};
     cublasLtMatmulAlgo_t candidates[GEMM_MAX_CANDIDATES];
-    int n = gemm_candidates(t->device, t->p, rows, 4, candidates), kept = 0;
+    int n = gemm_candidates(t->device, t->p, rows, t->p->in == DTYPE_I8 ? 2 : 5, candidates),
+        kept = 0;
     float best = 0;
     for (int i = 0; i < n; i++) {
         if (!takes_all(t, &candidates[i]) || !ignores_company(t, &candidates[i]))

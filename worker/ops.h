@@ -43,6 +43,9 @@ struct weight {
     const float *scale; /* [rows] of quantized types, else NULL */
 };
 
+/* Memory of a quantized tensor has room for its rows rounded up to a multiple of this. */
+#define QUANT_ROWS 32
+
 /* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
  * quantized there where that is F8 or I8, each row by its largest magnitude. */
 struct weight_stack {

@@ -72,6 +72,8 @@ static struct activations shape_activations(const struct model_config *c, const 
     enum dtype type = c->activation_type, quant = quant_config_type(quant_config);
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
+    int64_t quant_rows = (t + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS,
+            gated_rows = (mlp_rows + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
     return (struct activations){
         .max_tokens = t,
         .residual = shaped(DTYPE_F32, t, s->hidden),
@@ -80,8 +82,8 @@ static struct activations shape_activations(const struct model_config *c, const 
         .qkv = shaped(type, t, s->q + 2 * s->kv),
         .context = shaped(type, t, s->q),
         .gate_up = shaped(type, mlp_rows, 2 * s->mlp),
-        .quantized = shaped(quant, is_quantized ? t : 0, s->hidden),
-        .gated = shaped(quant, is_quantized ? mlp_rows : 0, s->mlp),
+        .quantized = shaped(quant, is_quantized ? quant_rows : 0, s->hidden),
+        .gated = shaped(quant, is_quantized ? gated_rows : 0, s->mlp),
         .score_hidden = shaped(DTYPE_F32, t, s->score_hidden),
         .logits = shaped(DTYPE_F32, t, s->labels),
     };

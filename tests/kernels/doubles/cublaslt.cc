@@ -124,6 +124,8 @@ const char *why_not(const product &p)
         return "expected A transposed and B not";
     if (p.a.rows != p.b.rows || p.a.cols != p.d.rows || p.b.cols != p.d.cols)
         return "shapes that do not go together";
+    if (whole && p.b.cols <= 16)
+        return "integers: expected more than 16 rows";
     if (p.a.rows == 0 || p.a.cols == 0 || p.b.cols == 0)
         return "an empty matrix";
     for (const layout *l : {&p.a, &p.b, &p.d})
