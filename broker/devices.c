@@ -11,6 +11,7 @@
 #include "schema/log.h"
 
 #define OUTPUT_BYTES (1u << 16)
+#define LIST_LIMIT_MS 60000
 #define CPU_BATCH_TOKENS 4096 /* where --max-batch-tokens is not given */
 #define GPU_BATCH_TOKENS 8192
 
@@ -51,7 +52,8 @@ static int list_gpus(struct found *f, const char *worker, struct err *e)
 {
     char words[4096], *out = xcalloc(1, OUTPUT_BYTES);
     const char *argv[] = {worker, "--devices", NULL};
-    int rc = child_output((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
+    int rc = child_output((char *const *)argv, LIST_LIMIT_MS,
+        (struct child_text){out, OUTPUT_BYTES}, (struct child_text){words, sizeof words}, e);
     if (rc > 0)
         rc = err_set(e, ASSAY_EUNSUPPORTED, "%s", child_last_line(words, "it does not start"));
     else if (rc == 0)

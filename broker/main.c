@@ -71,6 +71,7 @@ static int open_model(struct broker *b, struct err *e)
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
+        .limit_ms = o->start_ms,
         .cache_dir = b->data};
     int rc = model_info_load(&b->model, &question, e);
     if (rc != 0)

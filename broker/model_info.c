@@ -70,7 +70,7 @@ static void name_model(struct model_info *m, const char *dir)
 
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e)
 {
-    char tp_text[16], len_text[16], gpu_text[16], words[16384];
+    char tp_text[16], len_text[16], gpu_text[16], words[4096];
     char *out = xcalloc(1, OUTPUT_BYTES);
     snprintf(tp_text, sizeof tp_text, "%u", q->tp);
     snprintf(len_text, sizeof len_text, "%u", q->max_len);
@@ -83,7 +83,8 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};
-    int rc = child_output((char *const *)argv, out, OUTPUT_BYTES, words, sizeof words, e);
+    int rc = child_output((char *const *)argv, q->limit_ms, (struct child_text){out, OUTPUT_BYTES},
+        (struct child_text){words, sizeof words}, e);
     if (rc > 0) {
         rc = err_set(e, ASSAY_EFORMAT, "%s", child_last_line(words, "the worker gave no reason"));
     } else if (rc == 0 && !(o = json_loads(out, 0, &why))) {

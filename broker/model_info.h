@@ -25,6 +25,7 @@ struct model_question {
     const char *quant;    /* "none", "fp8", "int8" */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
+    int limit_ms;          /* longest wait for the answer */
     const char *cache_dir; /* the worker remembers the digest and the device's algorithms there */
 };
 

@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "schema/log.h"
+
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -87,42 +89,65 @@ int child_reap(struct child *c, int block, int *exit_code, int *signal)
 
 struct output {
     int fd; /* -1 at its end */
-    char *text;
-    size_t n, size; /* what is beyond size - 1 bytes is read and dropped */
+    size_t n;
+    struct child_text to;
 };
 
+/* What has no room pushes out the older half. */
 static void read_some(struct output *o)
 {
-    char spill[4096];
-    int full = o->n + 1 >= o->size;
-    ssize_t got =
-        full ? read(o->fd, spill, sizeof spill) : read(o->fd, o->text + o->n, o->size - 1 - o->n);
-    if (got > 0 && !full)
+    char *text = o->to.text;
+    if (o->n + 1 >= o->to.size) {
+        memmove(text, text + o->n / 2, o->n - o->n / 2);
+        o->n -= o->n / 2;
+    }
+    ssize_t got = read(o->fd, text + o->n, o->to.size - 1 - o->n);
+    if (got > 0)
         o->n += (size_t)got;
     if (got == 0 || (got < 0 && errno != EINTR))
         o->fd = -1;
-    o->text[o->n] = '\0';
+    text[o->n] = '\0';
 }
 
-/* Both at once: a writer that fills one of the pipes must not wait for the other. */
-static void read_both(struct output *a, struct output *b)
+/* Both at once: a writer that fills one of the pipes must not wait for the other. 0 at the end of
+ * both, -1 when the time is over. */
+static int read_both(struct output *a, struct output *b, long long until_ms)
 {
     while (a->fd >= 0 || b->fd >= 0) {
         struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
-            return;
+        long long left = until_ms - now_mono_ms();
+        if (left <= 0 || (poll(fds, 2, (int)left) < 0 && errno != EINTR))
+            return -1;
         if (fds[0].revents)
             read_some(a);
         if (fds[1].revents)
             read_some(b);
     }
+    return 0;
+}
+
+/* What both ends of the pipes said, until the child ended or was killed for being late. */
+static int take_words(struct child *c, const char *name, struct output *out, struct output *words,
+    int limit_ms, struct err *e)
+{
+    int exit_code = -1, signal = 0, late = read_both(out, words, now_mono_ms() + limit_ms);
+    if (late)
+        child_kill(c);
+    child_reap(c, 1, &exit_code, &signal);
+    if (late)
+        return err_set(e, ASSAY_EFORMAT, "%s did not end within %d s", name, limit_ms / 1000);
+    if (signal)
+        return err_set(e, ASSAY_EFORMAT, "%s died of signal %d", name, signal);
+    return exit_code;
 }
 
 int child_output(
-    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e)
+    char *const argv[], int limit_ms, struct child_text out, struct child_text words, struct err *e)
 {
-    int output[2], error[2], exit_code = -1, signal = 0;
+    int output[2], error[2];
     struct child child;
+    char name[256];
+    snprintf(name, sizeof name, "%.200s %.40s", argv[0], argv[1] ? argv[1] : "");
     if (pipe2(output, O_CLOEXEC) != 0)
         return err_errno(e, ASSAY_EIO, "pipe");
     if (pipe2(error, O_CLOEXEC) != 0) {
@@ -134,13 +159,8 @@ int child_output(
     close(output[1]);
     close(error[1]);
     if (rc == 0) {
-        struct output result = {output[0], out, 0, out_size},
-                      why = {error[0], words, 0, words_size};
-        read_both(&result, &why);
-        child_reap(&child, 1, &exit_code, &signal);
-        rc = signal ? err_set(e, ASSAY_EFORMAT, "%s %s died of signal %d", argv[0],
-                          argv[1] ? argv[1] : "", signal)
-                    : exit_code;
+        struct output result = {output[0], 0, out}, why = {error[0], 0, words};
+        rc = take_words(&child, name, &result, &why, limit_ms, e);
     }
     close(output[0]);
     close(error[0]);

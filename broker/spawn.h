@@ -22,10 +22,16 @@ void child_kill(const struct child *c); /* SIGKILL */
 /* Reap: 1 and the wait status' parts when it has ended (pidfd closed), 0 when it still runs. block:
  * wait for it. */
 int child_reap(struct child *c, int block, int *exit_code, int *signal);
-/* Run argv to its end and take what it says: stdout into `out`, stderr into `words`, each with a NUL
- * and cut to its size. Returns the exit code, or negative; ASSAY_EFORMAT when a signal ended it. */
-int child_output(
-    char *const argv[], char *out, size_t out_size, char *words, size_t words_size, struct err *e);
+struct child_text {
+    char *text;
+    size_t size;
+};
+
+/* Run argv to its end and take what it says: stdout into `out`, stderr into `words`, each with a NUL;
+ * of more than has room, the end. Returns the exit code, or negative; ASSAY_EFORMAT when a signal
+ * ended it, or it had not ended after limit_ms and was killed. */
+int child_output(char *const argv[], int limit_ms, struct child_text out, struct child_text words,
+    struct err *e);
 /* The last line of such words, cut out in place: what a program says before it gives up. `otherwise`
  * when there is none. */
 const char *child_last_line(char *words, const char *otherwise);

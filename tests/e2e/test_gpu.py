@@ -134,13 +134,22 @@ def test_a_failing_call_restarts_the_group_and_the_rows_run_again(installed, cal
     options = ["--tp", tp, "--max-batch-tokens", 16, "--hang-ms", 5000]
     with GpuBroker(installed, "bf16", options, devices=tp, **env) as broker, broker.client() as client:
         before = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
-        marker.touch()
-        after = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
-        assert not marker.exists()
-        assert [flat(row) for row in before] == [flat(row) for row in after]
-        assert all(row["error"] is None for row in after)
-        wait_until(lambda: broker.sql("select max(restarts) from workers") == [(1,)])
+        for turn in range(3):
+            marker.touch()
+            after = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+            assert not marker.exists()
+            assert [flat(row) for row in before] == [flat(row) for row in after]
+            assert all(row["error"] is None for row in after)
+            wait_until(lambda: broker.sql("select max(restarts) from workers") == [(turn + 1,)])
         assert "(exit code 74)" in broker.words() and "event=gpu_error" in broker.words()
+
+
+def test_a_driver_that_hangs_is_not_waited_for_for_ever(installed):
+    (installed / "assay-worker-cuda").unlink()
+    (installed / "assay-worker-cuda").write_text(f"#!/bin/sh\n[ $1 = --devices ] && exec {WORKER} --devices\nexec sleep 100\n")
+    (installed / "assay-worker-cuda").chmod(0o755)
+    code, words = GpuBroker(installed, options=["--start-ms", 1000]).refusal()
+    assert code == 78 and "assay-worker-cuda --describe did not end within 1 s" in words
 
 
 def test_a_killed_rank_is_a_new_group(installed):
