@@ -1,6 +1,9 @@
 /* collective.c - see collective.h. The communicator is made without blocking and looked at until
  * the deadline: a rank that never comes ends this one, and the broker starts the group anew. A
- * communicator is never repaired. */
+ * communicator is never repaired.
+ *
+ * Nor does the end of a group of sends and receives block: only when the communicator says that
+ * nothing is in progress are they in the stream, and only then may anything be put behind them. */
 #include "cuda/collective.h"
 
 #include <nccl.h>
@@ -19,6 +22,7 @@ struct collective {
     uint8_t *parts; /* [n_ranks][share] of the largest x */
     uint8_t *flat;  /* rows of x without gaps, when it has some */
     size_t bytes;
+    uint32_t deadline_ms;
 };
 
 #define NCCL_MUST(call) nccl_must(call, #call)
@@ -62,25 +66,32 @@ static int meet_peers(struct device *d, struct err *e)
     return check_peers(d, peers, comm_size(d->comm), e);
 }
 
-/* Until the communicator is ready. */
-static int wait_ready(struct collective *c, uint32_t deadline_ms, struct err *e)
+/* What the communicator says once nothing is in progress. */
+static ncclResult_t settle(struct collective *c, long nap_ns)
 {
-    long long deadline = now_mono_ms() + deadline_ms;
-    ncclResult_t state = ncclInProgress;
-    while (ncclCommGetAsyncError(c->comm, &state) == ncclSuccess && state == ncclInProgress) {
+    long long deadline = now_mono_ms() + c->deadline_ms;
+    ncclResult_t state = ncclInProgress, rc = ncclSuccess;
+    while (
+        (rc = ncclCommGetAsyncError(c->comm, &state)) == ncclSuccess && state == ncclInProgress) {
         if (now_mono_ms() > deadline)
             die(COMM_EXIT_DEADLINE, "event=rank_missing of=%u waited_ms=%u what=nccl", c->n_ranks,
-                deadline_ms);
-        nanosleep(&(struct timespec){0, 1000000}, NULL);
+                c->deadline_ms);
+        if (nap_ns > 0)
+            nanosleep(&(struct timespec){0, nap_ns}, NULL);
     }
+    return rc == ncclSuccess ? state : rc;
+}
+
+static int wait_ready(struct collective *c, struct err *e)
+{
+    ncclResult_t state = settle(c, 1000000);
     if (state == ncclSuccess)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED, "NCCL: %s (%.200s)", ncclGetErrorString(state),
         ncclGetLastError(c->comm));
 }
 
-static int connect_ranks(
-    struct collective *c, struct device *d, uint32_t deadline_ms, struct err *e)
+static int connect_ranks(struct collective *c, struct device *d, struct err *e)
 {
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -94,7 +105,7 @@ static int connect_ranks(
         rc = ncclCommInitRankConfig(&c->comm, (int)c->n_ranks, id, (int)c->rank, &config);
     if (rc != ncclSuccess && rc != ncclInProgress)
         return err_set(e, ASSAY_EUNSUPPORTED, "NCCL: %s", ncclGetErrorString(rc));
-    return wait_ready(c, deadline_ms, e);
+    return wait_ready(c, e);
 }
 
 int collective_new(
@@ -104,10 +115,11 @@ int collective_new(
     *out = c;
     c->rank = comm_rank(d->comm);
     c->n_ranks = comm_size(d->comm);
+    c->deadline_ms = o->deadline_ms;
     c->bytes = o->reduce_bytes + c->n_ranks * 16; /* a share is rounded up to 16 bytes */
     int rc = meet_peers(d, e);
     if (rc == 0)
-        rc = connect_ranks(c, d, o->deadline_ms, e);
+        rc = connect_ranks(c, d, e);
     if (rc == 0)
         rc = GPU_TRY(cudaMalloc((void **)&c->parts, c->bytes), e);
     if (rc == 0)
@@ -144,6 +156,13 @@ static size_t bytes_of(const struct shares *s, uint32_t r)
     return (size_t)((first_of(s, r + 1) - first_of(s, r)) * s->size);
 }
 
+/* Until the group is in its stream. */
+static void end_group(struct collective *c)
+{
+    ncclResult_t rc = ncclGroupEnd();
+    nccl_must(rc == ncclInProgress ? settle(c, 0) : rc, "ncclGroupEnd");
+}
+
 /* Everyone's part of this rank's share, in rank order; the own one too. */
 static void gather_parts(
     struct collective *c, const struct shares *s, const uint8_t *x, cudaStream_t stream)
@@ -158,7 +177,7 @@ static void gather_parts(
         NCCL_MUST(ncclRecv(
             c->parts + (size_t)(r * s->share * s->size), mine, ncclUint8, (int)r, c->comm, stream));
     }
-    NCCL_MUST(ncclGroupEnd());
+    end_group(c);
     GPU_MUST(cudaMemcpyAsync(c->parts + (size_t)(c->rank * s->share * s->size),
         x + first_of(s, c->rank) * s->size, mine, cudaMemcpyDeviceToDevice, stream));
 }
@@ -175,7 +194,7 @@ static void spread_sums(
         NCCL_MUST(ncclRecv(
             x + first_of(s, r) * s->size, bytes_of(s, r), ncclUint8, (int)r, c->comm, stream));
     }
-    NCCL_MUST(ncclGroupEnd());
+    end_group(c);
 }
 
 static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)

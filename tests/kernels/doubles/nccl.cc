@@ -1,7 +1,10 @@
 /* nccl.cc - the double of NCCL (doubles.h): ranks are processes of this host, bytes go through a
  * shared segment whose name is in the unique id, one mailbox for each ordered pair of ranks. What a
  * group holds goes on together, piece by piece, as its turn in the stream comes; a peer that never
- * comes leaves the communicator in progress for ever. */
+ * comes leaves the communicator in progress for ever.
+ *
+ * A group ends as in progress, and is put into its stream only when the communicator was asked often
+ * enough how it gets on: whoever goes on at once has put his work in front of it. */
 #include <fcntl.h>
 #include <nccl.h>
 #include <stdio.h>
@@ -41,10 +44,11 @@ struct transfer {
 struct group {
     cudaStream_t stream;
     std::vector<transfer> transfers;
+    int patience; /* times that it is still in progress when asked */
 };
 
 int group_depth;
-std::shared_ptr<group> open_group;
+std::shared_ptr<group> open_group, ending_group;
 
 /* As much as can be moved now. */
 void move(transfer &t)
@@ -102,7 +106,7 @@ static ncclResult_t add_transfer(const char *call, bool sends, void *at, size_t 
     if (group_depth == 0)
         double_misuse(call, "outside a group: two ranks that send first would wait for ever");
     if (!open_group)
-        open_group = std::make_shared<group>(group{stream, {}});
+        open_group = std::make_shared<group>(group{stream, {}, 2});
     if (open_group->stream != stream)
         double_misuse(call, "a group over several streams");
     if (bytes > 0)
@@ -157,6 +161,13 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error)
         return ncclSystemError;
     uint32_t arrived = __atomic_load_n(&c->shared->arrived, __ATOMIC_ACQUIRE);
     *error = arrived < static_cast<uint32_t>(c->n_ranks) ? ncclInProgress : ncclSuccess;
+    if (ending_group && ending_group->patience-- > 0) {
+        *error = ncclInProgress;
+    } else if (ending_group) {
+        std::shared_ptr<group> g = ending_group;
+        ending_group.reset();
+        double_queue_waiting(g->stream, [g] { return move_all(*g); });
+    }
     for (int a = 0; *error == ncclSuccess && a < c->n_ranks; a++)
         for (int b = a + 1; b < c->n_ranks; b++)
             if (c->shared->devices[a] == c->shared->devices[b])
@@ -173,6 +184,8 @@ ncclResult_t ncclCommAbort(ncclComm_t c)
 
 ncclResult_t ncclGroupStart(void)
 {
+    if (ending_group)
+        double_misuse("ncclGroupStart", "the last group is still in progress");
     group_depth++;
     return ncclSuccess;
 }
@@ -183,10 +196,9 @@ ncclResult_t ncclGroupEnd(void)
         double_misuse("ncclGroupEnd", "without a start");
     if (--group_depth > 0 || !open_group)
         return ncclSuccess;
-    std::shared_ptr<group> g = open_group;
+    ending_group = open_group;
     open_group.reset();
-    double_queue_waiting(g->stream, [g] { return move_all(*g); });
-    return ncclSuccess;
+    return ncclInProgress;
 }
 
 ncclResult_t ncclSend(const void *from, size_t count, ncclDataType_t type, int peer,
