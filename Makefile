@@ -107,7 +107,7 @@ $(B)/nvcc/%.o: %.c
 $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(BASE) \
                              | $(B)/nvcc/tests/kernels/check_headers.o
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
 
 # For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
 # the same programs on the doubles, so that the tests see them work.
@@ -124,7 +124,7 @@ $(addprefix $(B)/gpu/,$(KIT_TESTS)): $(B)/gpu/%: $(B)/nvcc/tests/kernels/%.o $(B
 $(addprefix $(B)/gpu/,$(KIT_TOOLS)): $(B)/gpu/%: $(B)/nvcc/tests/gpu/%.o $(KIT_LIB)
 $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS)):
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
 KIT := $(addprefix $(B)/kit/,$(KIT_TOOLS))
 $(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)

@@ -24,7 +24,7 @@
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
 #define FOREVER (1ll << 60)
-#define MAX_ARGUMENTS 40
+#define MAX_ARGUMENTS 48
 
 /* A batch that was handed over, and what the ranks have said of it. */
 struct flight {
@@ -220,7 +220,7 @@ static int start_rank(
         {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
         {"--max-batch-tokens", o->stage.max_tokens}, {"--max-len", o->max_len},
         {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
-        {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
+        {"--start-ms", o->start_ms}, {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
     enum { N = sizeof numbers / sizeof numbers[0] };
     char text[N][24];
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",

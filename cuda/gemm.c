@@ -104,7 +104,8 @@ void gemm_free(struct gemm **out)
     LT_MUST(cublasLtMatmulDescSetAttribute(                                                        \
         (p)->desc, CUBLASLT_MATMUL_DESC_##attribute, &(value), sizeof(value)))
 
-static void make_descriptors(struct product *p)
+/* w and bias: any of this shape. The library is asked for algorithms with their pointers in place. */
+static void make_descriptors(struct product *p, const struct weight *w, const void *bias)
 {
     int whole = p->in == DTYPE_I8;
     cublasOperation_t transposed = CUBLAS_OP_T;
@@ -117,10 +118,13 @@ static void make_descriptors(struct product *p)
     if (p->has_bias) {
         SET(p, EPILOGUE, epilogue);
         SET(p, BIAS_DATA_TYPE, out);
+        SET(p, BIAS_POINTER, bias);
     }
     if (p->in == DTYPE_F8) {
         SET(p, A_SCALE_MODE, scales);
         SET(p, B_SCALE_MODE, scales);
+        SET(p, A_SCALE_POINTER, w->scale);
+        SET(p, B_SCALE_POINTER, w->scale);
     }
     LT_MUST(
         cublasLtMatrixLayoutCreate(&p->a, in, (uint64_t)p->k, (uint64_t)p->n, p->weight_stride));
@@ -209,7 +213,7 @@ static struct product *find_product(
         die(70, "event=too_many_shapes max=%d", GEMM_MAX_PRODUCTS);
     struct product *p = &g->products[g->n_products++];
     *p = wanted;
-    make_descriptors(p);
+    make_descriptors(p, w, bias);
     if ((!d->comm || comm_rank(d->comm) == 0) && !recall(d, p)) {
         gemm_choose(d, p, w, bias);
         remember(g, p);

@@ -111,6 +111,11 @@ void comm_free(struct comm **out)
     *out = NULL;
 }
 
+void comm_set_deadline(struct comm *c, uint32_t deadline_ms)
+{
+    c->deadline_ms = deadline_ms;
+}
+
 uint32_t comm_rank(const struct comm *c)
 {
     return c->rank;

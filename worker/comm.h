@@ -30,6 +30,7 @@ struct comm;
 int comm_new(
     struct comm **c, int fd, uint32_t rank, uint32_t n_ranks, uint32_t deadline_ms, struct err *e);
 void comm_free(struct comm **c);
+void comm_set_deadline(struct comm *c, uint32_t deadline_ms); /* of meetings from here on */
 uint32_t comm_rank(const struct comm *c);
 uint32_t comm_size(const struct comm *c);
 void comm_all_reduce(struct comm *c, float *x, uint64_t n); /* in place */

@@ -39,7 +39,7 @@
 struct options {
     const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant;
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
-        max_batch_tokens, max_len, max_rows, deadline_ms, gpu;
+        max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
 };
 
 /* A batch that was handed to the device. */
@@ -81,6 +81,7 @@ static const char help_text[] =
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
+    "  --start-ms N\n"
     "  --gpu N --cache-dir DIR\n"
     "                          what assayd hands over\n";
 
@@ -125,8 +126,8 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"comm-fd", NUMBER, &o->comm_fd}, {"parent-fd", NUMBER, &o->parent_fd},
         {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
-        {"deadline-ms", NUMBER, &o->deadline_ms}, {"gpu", NUMBER, &o->gpu},
-        {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}};
+        {"deadline-ms", NUMBER, &o->deadline_ms}, {"start-ms", NUMBER, &o->start_ms},
+        {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -275,7 +276,7 @@ static int open_model(struct worker *w, struct err *e)
     struct device_options options = {.n_threads = (int)o->threads,
         .isa = o->isa,
         .comm = w->comm,
-        .deadline_ms = (uint32_t)o->deadline_ms,
+        .deadline_ms = (uint32_t)o->start_ms,
         .bump = bump,
         .bump_arg = w->stage,
         .gpu = (int)o->gpu,
@@ -291,13 +292,15 @@ static int open_model(struct worker *w, struct err *e)
     return rc == 0 ? qwen2_reward_model_load_weights(&w->model, w->weights, e) : rc;
 }
 
+/* Ranks may need very different times to load their part: until all have scored the canary row they
+ * wait for each other as long as the broker waits for them. */
 static int open_worker(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
     int rc = stage_attach(&w->stage, (int)o->input_fd, (int)o->output_fd, (uint32_t)o->rank, e);
     if (rc == 0)
         rc = comm_new(&w->comm, (int)o->comm_fd, (uint32_t)o->rank, (uint32_t)o->tp,
-            (uint32_t)o->deadline_ms, e);
+            (uint32_t)o->start_ms, e);
     if (rc != 0)
         return rc;
     const struct stage_config *c = stage_view_config(w->stage);
@@ -312,7 +315,9 @@ static int open_worker(struct worker *w, struct err *e)
     uint64_t bytes;
     const void *input = stage_view_input(w->stage, &bytes);
     w->pinned = w->ops->pin(w->device, input, bytes);
-    return sing(w, e);
+    rc = sing(w, e);
+    comm_set_deadline(w->comm, (uint32_t)o->deadline_ms);
+    return rc;
 }
 
 static void close_worker(struct worker *w)
@@ -449,7 +454,8 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         .parent_fd = -1,
         .max_batch_tokens = 4096,
         .max_rows = 4096,
-        .deadline_ms = 60000};
+        .deadline_ms = 60000,
+        .start_ms = 600000};
     int rc = parse_options(o, argc, argv);
     if (rc != 0)
         return rc;
