@@ -163,6 +163,10 @@ static void choose_fastest(struct trial *t)
             t->p->algo = candidates[i];
         }
     }
+    if (n == 0)
+        die(GPU_EXIT_ERROR,
+            "event=no_algorithm n=%lld k=%lld dtype=%s text=cuBLASLt offers none on this device",
+            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in));
     if (kept == 0)
         die(GPU_EXIT_ERROR,
             "event=no_algorithm n=%lld k=%lld dtype=%s text=none of %d gives a row the same bits "
