@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,8 +21,11 @@
 
 /* In the child: whatever is inherited here was made close-on-exec, so only what is kept must be
  * cleared of it. */
-static void enter(char *const argv[], const int *keep, int n_keep, int stdout_fd, int stderr_fd)
+static void enter(
+    char *const argv[], pid_t parent, const int *keep, int n_keep, int stdout_fd, int stderr_fd)
 {
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+        _exit(126); /* nobody would end it */
     struct rlimit no_core = {0, 0};
     sigset_t none;
     int null = open("/dev/null", O_RDONLY), adj = open("/proc/self/oom_score_adj", O_WRONLY);
@@ -47,11 +51,12 @@ int child_start(struct child *c, char *const argv[], const int *keep, int n_keep
     int stderr_fd, struct err *e)
 {
     *c = (struct child){.pidfd = -1};
+    pid_t parent = getpid();
     c->pid = fork();
     if (c->pid < 0)
         return err_errno(e, ASSAY_EIO, "cannot start %s", argv[0]);
     if (c->pid == 0)
-        enter(argv, keep, n_keep, stdout_fd, stderr_fd);
+        enter(argv, parent, keep, n_keep, stdout_fd, stderr_fd);
     c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0u);
     if (c->pidfd >= 0)
         return 0;

@@ -60,14 +60,14 @@ static int choose_device(struct device *d, int index, struct err *e)
     return rc;
 }
 
-/* cuBLASLt multiplies F8 with a scale a row from this generation on. */
+/* cuBLASLt multiplies F8 with a scale a row on this generation alone. */
 static int check_quant(const struct device *d, enum dtype quant, struct err *e)
 {
     const struct cudaDeviceProp *p = &d->properties;
-    if (quant != DTYPE_F8 || p->major >= 9)
+    if (quant != DTYPE_F8 || p->major == 9)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED,
-        "--quant fp8: expected a GPU of compute capability 9.0 or newer, found GPU %d (%s) of "
+        "--quant fp8: expected a GPU of compute capability 9.0, found GPU %d (%s) of "
         "%d.%d",
         d->index, p->name, p->major, p->minor);
 }
@@ -312,8 +312,10 @@ int gpu_poll(struct device *d, int wait)
     if (d->in_flight == 0)
         return 0;
     cudaError_t rc = wait ? cudaEventSynchronize(l->done) : cudaEventQuery(l->done);
-    if (rc == cudaErrorNotReady)
+    if (rc == cudaErrorNotReady) {
+        (void)cudaGetLastError(); /* it would be taken for the next launch's */
         return 0;
+    }
     gpu_must(rc, "cudaEventQuery(batch)");
     if (read(d->done_fd, &one, sizeof one) < 0)
         die(70, "event=wake_missing errno=%d", errno);

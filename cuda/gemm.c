@@ -177,15 +177,18 @@ static void key_of(const struct gemm *g, const struct product *p, char *key, siz
 static int recall(struct device *d, struct product *p)
 {
     char key[512];
+    cublasLtMatmulAlgo_t found;
     cublasLtMatmulHeuristicResult_t result;
     struct gemm *g = d->gemm;
     key_of(g, p, key, sizeof key);
     gemm_set_rows(p, QUANT_ROWS, (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
-    return g->cache_file[0] != '\0' &&
-           gemm_cache_find(g->cache_file, key, &p->algo, sizeof p->algo) &&
-           cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &p->algo, &result) ==
-               CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= GEMM_WORKSPACE_BYTES;
+    if (g->cache_file[0] == '\0' || !gemm_cache_find(g->cache_file, key, &found, sizeof found) ||
+        cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &found, &result) !=
+            CUBLAS_STATUS_SUCCESS ||
+        result.workspaceSize > GEMM_WORKSPACE_BYTES)
+        return 0;
+    p->algo = found;
+    return 1;
 }
 
 static void remember(struct gemm *g, const struct product *p)
@@ -217,6 +220,7 @@ static struct product *find_product(
     if ((!d->comm || comm_rank(d->comm) == 0) && !recall(d, p)) {
         gemm_choose(d, p, w, bias);
         remember(g, p);
+        (void)recall(d, p); /* another process may have been first: then its choice is everyone's */
     }
     if (d->comm)
         comm_share(d->comm, &p->algo, sizeof p->algo);

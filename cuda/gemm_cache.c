@@ -44,6 +44,7 @@ int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes
         if (read_line(line, key, found, bytes)) {
             memcpy(value, found, bytes);
             any = 1;
+            break;
         }
     fclose(f);
     return any;

@@ -99,7 +99,7 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
     (["--devices", "7"], 2, {}, "there is no GPU 7; found 0 Test Double, 1 Test Double"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),
-    (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0 or"),
+    (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0,"),
     (["--quant", "int8", "--device", "cpu"], 1, {}, "--quant int8: the CPU does not have it"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmulAlgoGetHeuristic:1:15"}, "text=cuBLASLt offers none on this device"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmul:45:14"}, "event=gpu_error"),  # after lines about algorithms
@@ -151,6 +151,16 @@ def test_a_driver_that_hangs_is_not_waited_for_for_ever(installed):
     (installed / "assay-worker-cuda").chmod(0o755)
     code, words = GpuBroker(installed, options=["--start-ms", 1000]).refusal()
     assert code == 78 and "assay-worker-cuda --describe did not end within 1 s" in words
+
+
+def test_remembered_algorithms_that_the_library_refuses_are_chosen_anew(installed):
+    with GpuBroker(installed) as broker, broker.client() as client:
+        mode = client.call("hello")["mode"]
+    remembered = installed.parent / "d/gemm-algorithms.txt"
+    remembered.write_text("".join("ff" + line[2:] for line in remembered.read_text().splitlines(True)))
+    with GpuBroker(installed) as broker, broker.client() as client:
+        assert client.call("hello")["mode"] == mode
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}], timeout_ms=20000)["rows"][0]["error"] is None
 
 
 def test_a_killed_rank_is_a_new_group(installed):

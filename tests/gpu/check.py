@@ -31,10 +31,10 @@ def devices(programs):
 
 
 def environment(found):
-    """Launches end before they return: the tests look at memory without asking the device."""
+    """What the tests are told of the devices."""
     capability = min(tuple(map(int, device["capability"].split("."))) for device in found)
     old = {} if capability >= (9, 0) else {"ASSAY_NO_FP8": "1"}
-    return {**os.environ, "CUDA_LAUNCH_BLOCKING": "1", "ASSAY_DEVICES": str(len(found)), **old}
+    return {**os.environ, "ASSAY_DEVICES": str(len(found)), **old}
 
 
 def checks(programs, sanitizer):
@@ -49,7 +49,10 @@ def checks(programs, sanitizer):
 
 
 def run(name, command, env):
-    """True when it passed; what it said otherwise is shown."""
+    """True when it passed; what it said otherwise is shown. The kernels' own tests look at memory without asking the device, so there
+    launches end before they return; with products and models they must not, or nothing would ever be in flight."""
+    if "test_elementwise" in name or "test_attention" in name:
+        env = {**env, "CUDA_LAUNCH_BLOCKING": "1"}
     start = time.monotonic()
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, errors="replace")

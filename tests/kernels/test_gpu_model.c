@@ -428,6 +428,10 @@ static void test_no_device_and_no_memory(void **unused)
     assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "--quant fp8: expected a GPU of compute capability 9.0"));
     gpu_ops.close(&d);
+    setenv("ASSAY_DOUBLE_CAPABILITY", "100", 1);
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(strstr(e.msg, "found GPU 0 (Test Double) of 10.0"));
+    gpu_ops.close(&d);
     unsetenv("ASSAY_DOUBLE_CAPABILITY");
     assert_int_equal(double_live_allocations(), 0);
 }

@@ -287,14 +287,25 @@ cudaError_t simt_submit(cudaStream_t stream, const char *kernel, const std::func
     if (rc)
         return static_cast<cudaError_t>(rc);
     double_queue(stream, run, 0.001f);
-    return cudaSuccess;
+    return cudaGetLastError(); /* as simt_launch ends under nvcc */
+}
+
+/* As the real runtime does: what is not success stays a thread's last error until it is asked for,
+ * "not ready" too. */
+thread_local cudaError_t last_error;
+
+static cudaError_t returned(int rc)
+{
+    if (rc != cudaSuccess)
+        last_error = static_cast<cudaError_t>(rc);
+    return static_cast<cudaError_t>(rc);
 }
 
 #define ENTER(name)                                                                                \
     LOCKED;                                                                                        \
     int failed = double_enter(name);                                                               \
     if (failed)                                                                                    \
-    return static_cast<cudaError_t>(failed)
+    return returned(failed)
 
 extern "C" {
 
@@ -398,7 +409,9 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    cudaError_t rc = last_error;
+    last_error = cudaSuccess;
+    return rc;
 }
 
 /* ---- memory ---- */
@@ -567,7 +580,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     ENTER("cudaEventQuery");
     for (uint32_t i = draw(4); i > 0; i--)
         step();
-    return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+    return returned(event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
