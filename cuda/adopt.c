@@ -14,8 +14,8 @@
 
 static int64_t stride_of(const struct weight_stack *s)
 {
-    int64_t size = dtype_bytes(s->dtype), bytes = s->parts[0].cols * size;
-    return (bytes + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES / size;
+    int64_t size = dtype_bytes(s->dtype);
+    return round_up(s->parts[0].cols * size, ROW_BYTES) / size;
 }
 
 static int is_quantized(const struct weight_stack *s)
@@ -31,20 +31,15 @@ static int64_t stack_rows(const struct weight_stack *s)
     return rows;
 }
 
-static size_t aligned(int64_t bytes)
-{
-    return ((size_t)bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
-}
-
 static size_t matrix_bytes(const struct weight_stack *s)
 {
-    return aligned(stack_rows(s) * stride_of(s) * dtype_bytes(s->dtype));
+    return gpu_aligned((size_t)(stack_rows(s) * stride_of(s) * dtype_bytes(s->dtype)));
 }
 
 static size_t stack_bytes(const struct weight_stack *s)
 {
     return matrix_bytes(s) +
-           (is_quantized(s) ? aligned(stack_rows(s) * (int64_t)sizeof(float)) : 0);
+           (is_quantized(s) ? gpu_aligned((size_t)stack_rows(s) * sizeof(float)) : 0);
 }
 
 static int take_weights(struct device *d, size_t bytes, struct err *e)
@@ -111,16 +106,17 @@ static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const str
     GPU_MUST(cudaEventRecord(c->copied[i], d->copy));
 }
 
-static int64_t stored_row_bytes(const struct weight *w)
+/* From row to row of a matrix in its stored type, on the device's chunk. */
+static int64_t chunk_stride(const struct weight *w)
 {
-    return (w->cols + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES * dtype_bytes(w->dtype);
+    return round_up(w->cols, ROW_BYTES);
 }
 
 /* A part of a quantized stack: its rows [row, row + n) through the chunk on the device. */
 static void quantize_rows(struct device *d, struct chunks *c, struct tensor to,
     const struct weight *w, int64_t row, int64_t n)
 {
-    int64_t stride = (w->cols + ROW_BYTES - 1) / ROW_BYTES * ROW_BYTES;
+    int64_t stride = chunk_stride(w);
     send_rows(d, c, c->device, w, row, n, w->dtype, stride);
     GPU_MUST(kernel_quantize_rows(
         d->copy, tensor_rows(to, row, n), tensor_of(c->device, w->dtype, n, w->cols, stride)));
@@ -135,7 +131,8 @@ static uint8_t *send_stack(
     for (int i = 0; i < s->n_parts; i++) {
         struct weight *w = &s->parts[i];
         struct tensor all = tensor_of(to, s->dtype, w->rows, w->cols, stride);
-        int64_t rows_at_once = (int64_t)c->bytes / (scale ? stored_row_bytes(w) : row_bytes);
+        int64_t rows_at_once =
+            (int64_t)c->bytes / (scale ? chunk_stride(w) * dtype_bytes(w->dtype) : row_bytes);
         all.scale = scale;
         for (int64_t row = 0; row < w->rows; row += rows_at_once) {
             int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
@@ -157,7 +154,8 @@ static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
     int64_t bytes = CHUNK_BYTES;
     for (size_t i = 0; i < n; i++) {
         int64_t row = stride_of(&stacks[i]) * dtype_bytes(stacks[i].dtype);
-        int64_t stored = stored_row_bytes(&stacks[i].parts[0]);
+        const struct weight *w = &stacks[i].parts[0];
+        int64_t stored = chunk_stride(w) * dtype_bytes(w->dtype);
         bytes = row > bytes ? row : bytes;
         bytes = stored > bytes ? stored : bytes;
     }
@@ -187,32 +185,6 @@ static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, 
 
 /* ---- shapes only ---- */
 
-/* Numbers from -1/32 to 1/32 (bytes that are no F8 NaN), the same at every start, all over [to, to +
- * bytes). */
-static int fill_with_noise(
-    struct device *d, uint8_t *to, size_t bytes, enum dtype dtype, struct err *e)
-{
-    size_t chunk = bytes < CHUNK_BYTES ? bytes : CHUNK_BYTES, size = (size_t)dtype_bytes(dtype);
-    uint32_t state = 1;
-    void *noise = NULL;
-    int rc = GPU_TRY(cudaHostAlloc(&noise, chunk, cudaHostAllocDefault), e);
-    for (size_t at = 0; rc == 0 && at + size <= chunk; at += size) {
-        state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-36f;
-        if (size == 1)
-            ((uint8_t *)noise)[at] = (uint8_t)(state >> 24 & 0xbf);
-        else
-            dtype_convert((uint8_t *)noise + at, dtype, &x, DTYPE_F32, 1);
-    }
-    for (size_t at = 0; rc == 0 && at < bytes; at += chunk)
-        GPU_MUST(cudaMemcpyAsync(to + at, noise, bytes - at < chunk ? bytes - at : chunk,
-            cudaMemcpyHostToDevice, d->copy));
-    if (rc == 0)
-        GPU_MUST(cudaStreamSynchronize(d->copy));
-    cudaFreeHost(noise);
-    return rc;
-}
-
 static void grow(size_t *largest, size_t bytes)
 {
     *largest = bytes > *largest ? bytes : *largest;
@@ -227,7 +199,7 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
         grow(&largest[stacks[i].dtype], matrix_bytes(&stacks[i]));
     for (size_t i = 0; i < n; i++)
         if (is_quantized(&stacks[i]))
-            grow(&largest[DTYPE_F32], aligned(stack_rows(&stacks[i]) * (int64_t)sizeof(float)));
+            grow(&largest[DTYPE_F32], gpu_aligned((size_t)stack_rows(&stacks[i]) * sizeof(float)));
     for (int t = 0; t < N_DTYPES; t++) {
         first[t] = bytes;
         bytes += largest[t];
@@ -235,7 +207,8 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
     int rc = take_weights(d, bytes, e);
     for (int t = 0; rc == 0 && t < N_DTYPES; t++)
         if (largest[t] > 0)
-            rc = fill_with_noise(d, d->weights + first[t], largest[t], (enum dtype)t, e);
+            rc = GPU_TRY(
+                gpu_fill_noise(d, d->weights + first[t], largest[t], (enum dtype)t, 0x1p-5f), e);
     for (size_t i = 0; rc == 0 && i < n; i++) {
         uint8_t *to = d->weights + first[stacks[i].dtype];
         const float *scale =

@@ -13,6 +13,8 @@
 #include "cuda/gemm.h"
 #include "schema/log.h"
 
+#define NOISE_BYTES ((size_t)16 << 20)
+
 void gpu_must(cudaError_t rc, const char *call)
 {
     if (rc != cudaSuccess)
@@ -199,14 +201,9 @@ void gpu_identity(const struct device *d, char *text, size_t bytes)
 
 /* ---- memory ---- */
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
-}
-
 void *gpu_alloc(struct device *d, size_t bytes)
 {
-    size_t wanted = aligned(bytes);
+    size_t wanted = gpu_aligned(bytes);
     if (wanted < bytes || wanted > d->arena_bytes - d->arena_used)
         return NULL;
     void *at = d->arena + d->arena_used;
@@ -226,6 +223,30 @@ void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
             cudaMemcpyAsync((char *)to + at, l->host_input, n, cudaMemcpyHostToDevice, d->compute));
         GPU_MUST(cudaStreamSynchronize(d->compute));
     }
+}
+
+/* One piece of noise, in pinned memory of its own: a batch's inputs may be waiting in the lanes'. */
+cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size)
+{
+    size_t piece = bytes < NOISE_BYTES ? bytes : NOISE_BYTES, one = (size_t)dtype_bytes(type);
+    uint32_t state = 1;
+    uint8_t *noise = NULL;
+    cudaError_t rc = cudaHostAlloc((void **)&noise, piece, cudaHostAllocDefault);
+    for (size_t at = 0; rc == cudaSuccess && at + one <= piece; at += one) {
+        state = state * 1664525u + 1013904223u;
+        float x = (float)(int32_t)state * 0x1p-31f * size;
+        if (one == 1)
+            noise[at] = (uint8_t)(state >> 24 & 0xbf);
+        else
+            dtype_convert(noise + at, type, &x, DTYPE_F32, 1);
+    }
+    for (size_t at = 0; rc == cudaSuccess && at < bytes; at += piece)
+        rc = cudaMemcpyAsync((char *)to + at, noise, bytes - at < piece ? bytes - at : piece,
+            cudaMemcpyHostToDevice, d->compute);
+    if (rc == cudaSuccess)
+        rc = cudaStreamSynchronize(d->compute);
+    cudaFreeHost(noise);
+    return rc;
 }
 
 int gpu_pin(struct device *d, const void *from, size_t bytes)
@@ -276,7 +297,7 @@ const void *gpu_push(struct device *d, const void *host, size_t bytes)
     }
     GPU_MUST(cudaMemcpyAsync(l->input + at, host, bytes, cudaMemcpyHostToDevice, d->copy));
     d->copies_pending = 1;
-    l->used = aligned(at + bytes) < d->input_bytes ? aligned(at + bytes) : d->input_bytes;
+    l->used = gpu_aligned(at + bytes) < d->input_bytes ? gpu_aligned(at + bytes) : d->input_bytes;
     return l->input + at;
 }
 

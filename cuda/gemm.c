@@ -38,7 +38,7 @@ static cudaDataType_t data_type(enum dtype t)
 
 static int take_tensor(struct tensor *t, struct err *e)
 {
-    return GPU_TRY(cudaMalloc(&t->data, (size_t)(t->rows * t->stride * dtype_bytes(t->dtype))), e);
+    return GPU_TRY(cudaMalloc(&t->data, tensor_bytes(*t)), e);
 }
 
 /* Room for inputs to be quantized, and for sums. */
@@ -46,15 +46,15 @@ static int take_scratch(struct gemm *g, const struct device_options *o, struct e
 {
     if (o->quant == DTYPE_F32)
         return 0;
-    int64_t all = (o->quant_rows + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
-    g->quantized = tensor_of(NULL, o->quant, all, o->quant_in, (o->quant_in + 15) / 16 * 16);
+    int64_t all = round_up(o->quant_rows, QUANT_ROWS);
+    g->quantized = tensor_shaped(NULL, o->quant, all, o->quant_in);
     int rc = take_tensor(&g->quantized, e);
     if (rc == 0)
         rc = GPU_TRY(cudaMalloc((void **)&g->quantized.scale, (size_t)all * sizeof(float)), e);
     if (rc != 0 || o->quant != DTYPE_I8)
         return rc;
     int64_t rows = all < SUM_ROWS ? all : SUM_ROWS;
-    g->sums = tensor_of(NULL, DTYPE_F32, rows, o->quant_out, (o->quant_out + 15) / 16 * 16);
+    g->sums = tensor_shaped(NULL, DTYPE_F32, rows, o->quant_out);
     return take_tensor(&g->sums, e);
 }
 
@@ -181,7 +181,7 @@ static int recall(struct device *d, struct product *p)
     cublasLtMatmulHeuristicResult_t result;
     struct gemm *g = d->gemm;
     key_of(g, p, key, sizeof key);
-    gemm_set_rows(p, QUANT_ROWS, (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
+    gemm_set_rows(p, QUANT_ROWS, round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
     if (g->cache_file[0] == '\0' || !gemm_cache_find(g->cache_file, key, &found, sizeof found) ||
         cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &found, &result) !=
             CUBLAS_STATUS_SUCCESS ||
@@ -247,7 +247,7 @@ static void run_sums(struct device *d, const struct operands *o)
     struct tensor sums = d->gemm->sums;
     for (int64_t row = 0; row < o->x.rows; row += sums.rows) {
         int64_t n = o->x.rows - row < sums.rows ? o->x.rows - row : sums.rows;
-        int64_t rounded = (n + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
+        int64_t rounded = round_up(n, QUANT_ROWS);
         struct operands part = *o;
         part.x = tensor_rows(o->x, row, rounded);
         part.out = tensor_of(sums.data, sums.dtype, rounded, o->w.rows, sums.stride);

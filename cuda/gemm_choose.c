@@ -22,11 +22,6 @@ struct trial {
     cudaEvent_t start, end;
 };
 
-static size_t bytes_of(struct tensor t)
-{
-    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
-}
-
 static int has_split_k(const cublasLtMatmulAlgo_t *algo)
 {
     int32_t split = 1;
@@ -67,7 +62,7 @@ static void run_rows(
     struct operands part = t->all;
     part.x = tensor_rows(t->all.x, from, n);
     part.out = tensor_rows(t->all.out, 0, n);
-    size_t bytes = bytes_of(part.out);
+    size_t bytes = tensor_bytes(part.out);
     GPU_MUST(cudaMemsetAsync(part.out.data, 0, bytes, t->device->compute));
     gemm_multiply(t->device, t->p, algo, &part);
     GPU_MUST(cudaMemcpyAsync(to, part.out.data, bytes, cudaMemcpyDeviceToHost, t->device->compute));
@@ -135,7 +130,7 @@ int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, in
             preference, (cublasLtMatmulPreferenceAttributes_t)a, &bytes, sizeof bytes));
     }
     for (int i = 0; i < n_rows; i++) {
-        gemm_set_rows(p, rows[i], (p->k + 15) / 16 * 16, (p->n + 15) / 16 * 16);
+        gemm_set_rows(p, rows[i], round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
         if (cublasLtMatmulAlgoGetHeuristic(d->gemm->handle, p->desc, p->a, p->b, p->d, p->d,
                 preference, HEURISTICS, results, &got) != CUBLAS_STATUS_SUCCESS)
             continue;
@@ -176,35 +171,15 @@ static void choose_fastest(struct trial *t)
         (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, kept, (double)best * 1000);
 }
 
-/* Random numbers from -1 to 1, or random bytes without F8's NaN, over a whole buffer of the device. */
-static void fill(struct device *d, void *to, enum dtype type, size_t n)
-{
-    size_t size = (size_t)dtype_bytes(type);
-    uint32_t state = 1;
-    uint8_t *host;
-    GPU_MUST(cudaHostAlloc((void **)&host, n * size, cudaHostAllocDefault));
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-31f;
-        if (size == 1)
-            host[i] = (uint8_t)(state >> 24 & 0xbf);
-        else
-            dtype_convert(host + i * size, type, &x, DTYPE_F32, 1);
-    }
-    GPU_MUST(cudaMemcpyAsync(to, host, n * size, cudaMemcpyHostToDevice, d->compute));
-    GPU_MUST(cudaStreamSynchronize(d->compute));
-    GPU_MUST(cudaFreeHost(host));
-}
-
 static struct tensor trial_tensor(struct device *d, enum dtype type, int64_t cols)
 {
-    struct tensor t = tensor_of(NULL, type, TIMED_ROWS, cols, (cols + 15) / 16 * 16);
-    GPU_MUST(cudaMalloc(&t.data, bytes_of(t)));
-    fill(d, t.data, type, (size_t)(t.rows * t.stride));
+    struct tensor t = tensor_shaped(NULL, type, TIMED_ROWS, cols);
+    GPU_MUST(cudaMalloc(&t.data, tensor_bytes(t)));
+    GPU_MUST(gpu_fill_noise(d, t.data, tensor_bytes(t), type, 1));
     if (dtype_bytes(type) > 1)
         return t;
     GPU_MUST(cudaMalloc((void **)&t.scale, TIMED_ROWS * sizeof(float)));
-    fill(d, t.scale, DTYPE_F32, TIMED_ROWS);
+    GPU_MUST(gpu_fill_noise(d, t.scale, TIMED_ROWS * sizeof(float), DTYPE_F32, 1));
     return t;
 }
 
@@ -213,8 +188,8 @@ void gemm_choose(struct device *d, struct product *p, const struct weight *w, co
     struct trial t = {.device = d, .p = p, .all = {.w = *w, .bias = bias}};
     t.all.x = trial_tensor(d, p->in, p->k);
     t.all.out = trial_tensor(d, p->out, p->n);
-    GPU_MUST(cudaHostAlloc((void **)&t.whole, bytes_of(t.all.out), cudaHostAllocDefault));
-    GPU_MUST(cudaHostAlloc((void **)&t.part, bytes_of(t.all.out), cudaHostAllocDefault));
+    GPU_MUST(cudaHostAlloc((void **)&t.whole, tensor_bytes(t.all.out), cudaHostAllocDefault));
+    GPU_MUST(cudaHostAlloc((void **)&t.part, tensor_bytes(t.all.out), cudaHostAllocDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.start, cudaEventDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.end, cudaEventDefault));
     choose_fastest(&t);

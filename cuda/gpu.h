@@ -69,6 +69,16 @@ int gpu_try(cudaError_t rc, const char *call, struct err *e);
 /* The compute stream, after it was told to wait for what has been pushed. */
 cudaStream_t gpu_stream(struct device *d);
 
+static inline size_t gpu_aligned(size_t bytes)
+{
+    return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+}
+
+/* Numbers from -size to size (random bytes that are no F8 NaN, for one-byte types) all over [to, to
+ * + bytes), the same in every process, so that what is tried on them costs the power and time that
+ * real numbers cost. Waits until they are there. */
+cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size);
+
 /* What the table holds; each is described at ops.h. */
 int gpu_open(struct device **d, const struct device_options *options, struct err *e);
 void gpu_close(struct device **d);

@@ -43,9 +43,6 @@ struct weight {
     const float *scale; /* [rows] of quantized types, else NULL */
 };
 
-/* Memory of a quantized tensor has room for its rows rounded up to a multiple of this. */
-#define QUANT_ROWS 32
-
 /* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
  * quantized there where that is F8 or I8, each row by its largest magnitude. */
 struct weight_stack {
@@ -83,11 +80,32 @@ struct pool_span {
     uint32_t at;
 };
 
+/* Rows begin at whole multiples of so many elements: 16 bytes or more. */
+#define ROW_ELEMENTS 16
+/* Memory of a quantized tensor has room for its rows rounded up to a multiple of this. */
+#define QUANT_ROWS 32
+
+static inline int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
 static inline struct tensor tensor_of(
     void *data, enum dtype dtype, int64_t rows, int64_t cols, int64_t stride)
 {
     struct tensor t = {data, dtype, rows, cols, stride, NULL};
     return t;
+}
+
+/* The same, with rows as the arena's lie. */
+static inline struct tensor tensor_shaped(void *data, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    return tensor_of(data, dtype, rows, cols, round_up(cols, ROW_ELEMENTS));
+}
+
+static inline size_t tensor_bytes(struct tensor t)
+{
+    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
 }
 
 /* Columns [from, from + n) of a tensor, and rows [from, from + n). */

@@ -26,7 +26,6 @@
 #include "schema/log.h"
 #include "worker/rope.h"
 
-#define ROW_ELEMENTS 16 /* rows begin at whole multiples of it: 16 bytes or more */
 #define ALLOC_BYTES 256 /* what an allocation may be rounded up by */
 
 struct activations {
@@ -55,37 +54,25 @@ static struct sizes sizes_of(
     };
 }
 
-static struct tensor shaped(enum dtype dtype, int64_t rows, int64_t cols)
-{
-    return tensor_of(
-        NULL, dtype, rows, cols, (cols + ROW_ELEMENTS - 1) / ROW_ELEMENTS * ROW_ELEMENTS);
-}
-
-static size_t tensor_bytes(struct tensor t)
-{
-    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
-}
-
 static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
     const struct ops *ops, const struct quant_config *quant_config)
 {
     enum dtype type = c->activation_type, quant = quant_config_type(quant_config);
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
-    int64_t quant_rows = (t + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS,
-            gated_rows = (mlp_rows + QUANT_ROWS - 1) / QUANT_ROWS * QUANT_ROWS;
+    int64_t quant_rows = round_up(t, QUANT_ROWS), gated_rows = round_up(mlp_rows, QUANT_ROWS);
     return (struct activations){
         .max_tokens = t,
-        .residual = shaped(DTYPE_F32, t, s->hidden),
-        .pruned = shaped(DTYPE_F32, t, s->hidden),
-        .normed = shaped(type, t, s->hidden),
-        .qkv = shaped(type, t, s->q + 2 * s->kv),
-        .context = shaped(type, t, s->q),
-        .gate_up = shaped(type, mlp_rows, 2 * s->mlp),
-        .quantized = shaped(quant, is_quantized ? quant_rows : 0, s->hidden),
-        .gated = shaped(quant, is_quantized ? gated_rows : 0, s->mlp),
-        .score_hidden = shaped(DTYPE_F32, t, s->score_hidden),
-        .logits = shaped(DTYPE_F32, t, s->labels),
+        .residual = tensor_shaped(NULL, DTYPE_F32, t, s->hidden),
+        .pruned = tensor_shaped(NULL, DTYPE_F32, t, s->hidden),
+        .normed = tensor_shaped(NULL, type, t, s->hidden),
+        .qkv = tensor_shaped(NULL, type, t, s->q + 2 * s->kv),
+        .context = tensor_shaped(NULL, type, t, s->q),
+        .gate_up = tensor_shaped(NULL, type, mlp_rows, 2 * s->mlp),
+        .quantized = tensor_shaped(NULL, quant, is_quantized ? quant_rows : 0, s->hidden),
+        .gated = tensor_shaped(NULL, quant, is_quantized ? gated_rows : 0, s->mlp),
+        .score_hidden = tensor_shaped(NULL, DTYPE_F32, t, s->score_hidden),
+        .logits = tensor_shaped(NULL, DTYPE_F32, t, s->labels),
     };
 }
 
@@ -103,7 +90,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
     struct sizes s = sizes_of(c, cache, n_ranks);
     struct activations a = shape_activations(c, &s, ops, quant);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
-        a.gated, a.score_hidden, a.logits, shaped(DTYPE_F32, s.tokens, s.labels)};
+        a.gated, a.score_hidden, a.logits, tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
     floats += c->n_layers * (2 * s.hidden + s.q + 2 * s.kv + 2 * c->head_dim);
     floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
@@ -113,7 +100,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
-    o->reduce_bytes = tensor_bytes(shaped(DTYPE_F32, s.tokens, s.hidden));
+    o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->quant = quant_config_type(quant);
     o->quant_rows = s.tokens;
     o->quant_in = s.q;

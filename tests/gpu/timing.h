@@ -1,4 +1,4 @@
-/* timing.h - what the GPU's benchmarks share: noise on the device, and the time of some work there. */
+/* timing.h - what the GPU's benchmarks share: tensors of noise, and the time of some work there. */
 #ifndef ASSAY_TESTS_GPU_TIMING_H
 #define ASSAY_TESTS_GPU_TIMING_H
 
@@ -17,45 +17,18 @@ static void die_on(int rc, const struct err *e)
         die(1, "event=failed error=\"%s\"", e->msg);
 }
 
-static size_t tensor_bytes(struct tensor t)
-{
-    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
-}
-
-/* Numbers from -size to size (bytes that are no F8 NaN), so that a device draws the power that real
- * numbers cost. */
-static void fill_noise(struct device *d, struct tensor t, float size)
-{
-    size_t bytes = tensor_bytes(t), part = bytes < 1u << 20 ? bytes : 1u << 20;
-    size_t element = (size_t)dtype_bytes(t.dtype);
-    uint8_t *host = xcalloc(1, part);
-    uint32_t state = 7;
-    for (size_t at = 0; at + element <= part; at += element) {
-        state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-31f * size;
-        if (element == 1)
-            host[at] = (uint8_t)(state >> 24 & 0xbf);
-        else
-            dtype_convert(host + at, t.dtype, &x, DTYPE_F32, 1);
-    }
-    for (size_t at = 0; at < bytes; at += part)
-        gpu_upload(d, (char *)t.data + at, host, bytes - at < part ? bytes - at : part);
-    free(host);
-}
-
 /* Device memory of its own, with noise; never freed. */
 static struct tensor noise_tensor(
     struct device *d, enum dtype type, int64_t rows, int64_t cols, float size)
 {
-    struct tensor t = tensor_of(NULL, type, rows, cols, (cols + 15) / 16 * 16);
+    struct tensor t = tensor_shaped(NULL, type, rows, cols);
     GPU_MUST(cudaMalloc(&t.data, tensor_bytes(t)));
-    fill_noise(d, t, size);
+    GPU_MUST(gpu_fill_noise(d, t.data, tensor_bytes(t), type, size));
     if (dtype_bytes(type) > 1)
         return t;
-    struct tensor scale = tensor_of(NULL, DTYPE_F32, 1, rows, rows);
-    GPU_MUST(cudaMalloc(&scale.data, tensor_bytes(scale)));
-    fill_noise(d, scale, 1);
-    t.scale = scale.data;
+    size_t scales = (size_t)rows * sizeof(float);
+    GPU_MUST(cudaMalloc((void **)&t.scale, scales));
+    GPU_MUST(gpu_fill_noise(d, t.scale, scales, DTYPE_F32, 1));
     return t;
 }
 

@@ -155,9 +155,8 @@ struct device_tensor {
 
     device_tensor(model &m, enum dtype type, int64_t rows, int64_t cols)
     {
-        int64_t stride = (cols + 15) / 16 * 16;
-        t = tensor_of(nullptr, type, rows, cols, stride);
-        t.data = gpu_ops.alloc(m.d, static_cast<size_t>(rows * stride * dtype_bytes(type)));
+        t = tensor_shaped(nullptr, type, rows, cols);
+        t.data = gpu_ops.alloc(m.d, tensor_bytes(t));
         assert_non_null(t.data);
         if (dtype_bytes(type) == 1)
             t.scale =
