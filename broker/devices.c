@@ -103,8 +103,7 @@ static int check_kind(const struct found *f, const int *gpus, int n, struct err 
         if (strcmp(text_of(first, "name"), text_of(device, "name")) != 0)
             return err_set(e, ASSAY_EUNSUPPORTED,
                 "GPU %d is %s, GPU %d is %s: expected one kind, since scores depend on it; choose "
-                "with "
-                "--devices",
+                "with --devices",
                 gpus[0], text_of(first, "name"), gpus[i], text_of(device, "name"));
     }
     return 0;

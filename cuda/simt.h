@@ -39,13 +39,32 @@ struct alignas(16) simt_vec16 {
     uint32_t w[4];
 };
 
+/* For tests on a device, which convert on the host too. */
+#ifdef ASSAY_SIMT_BENCH
+#define SIMT_BOTH inline
+#else
+#define SIMT_BOTH __host__ __device__ __forceinline__
+#endif
+
+SIMT_BOTH uint32_t float_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+SIMT_BOTH float float_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 #ifdef ASSAY_SIMT_BENCH
 #include "tests/kernels/bench/simt.h"
 #else
 
 #define SIMT_DEVICE __device__ __forceinline__
-#define SIMT_BOTH                                                                                  \
-    __host__ __device__ __forceinline__ /* tests on a device convert on the host too */
 #define WHOLE_WARP 0xffffffffu
 
 #define SIMT_SHARED(type, name)                                                                    \
@@ -161,20 +180,6 @@ SIMT_DEVICE float exp2_approx(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-SIMT_BOTH uint32_t float_bits(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-SIMT_BOTH float float_from_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
 }
 
 /* ---- 16-bit floats ---- */

@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 
+from check import capability, devices
+
 HERE = pathlib.Path(__file__).resolve().parent
 MAKE_BIG = HERE.parent / "bench/make_big.py"
 PEER = HERE.parent / "bench/peer_transformers.py"
@@ -77,7 +79,7 @@ class Bench:
         self.add("a1", "products alone / forward, 7B, 8192 tokens", f"{large['ms']:.1f} ms", f"{large['best_products_ms']:.1f} ms",
                  large["best_products_ms"] / large["ms"])
         self.add("a3", "forward / matmul, 7B", f"{large['tflop_s']:.0f} TFLOP/s", f"{matmul:.0f} TFLOP/s", large["tflop_s"] / matmul)
-        if tuple(map(int, self.device["capability"].split("."))) >= (9, 0):
+        if capability(self.device)[0] == 9:
             eighth = self.forward("7b", "fp8", EQUAL)
             self.add("a5", "fp8 / bfloat16, 7B", f"{eighth['tokens_per_s']:.0f} tokens/s", f"{large['tokens_per_s']:.0f} tokens/s",
                      eighth["tokens_per_s"] / large["tokens_per_s"])
@@ -114,12 +116,12 @@ def main():
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that it runs")
     args = parser.parse_args()
     args.quick_model = HERE.parent / "models/bf16"
-    found = run_json(args.bin / "devices")[0]
-    if not found["devices"]:
-        print(f"gpu-bench: nothing was measured, there is no device: {found['error']}", file=sys.stderr)
+    found, error = devices(args.bin)
+    if not found:
+        print(f"gpu-bench: nothing was measured, there is no device: {error}", file=sys.stderr)
         return 69
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(args, found["devices"][0], pathlib.Path(directory))
+        bench = Bench(args, found[0], pathlib.Path(directory))
         large = bench.models(bench.kernels())
         if not args.quick:
             bench.peer(large)

@@ -21,7 +21,6 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define SIMT_DEVICE inline
-#define SIMT_BOTH inline
 #define WARP_LANES 32
 
 struct simt_index {
@@ -161,20 +160,6 @@ inline float exp_precise(float x)
 inline float exp2_approx(float x)
 {
     return exp2f(x);
-}
-
-inline uint32_t float_bits(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-inline float float_from_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
 }
 
 inline float to_float(f16_t x)
