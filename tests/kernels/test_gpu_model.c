@@ -119,7 +119,7 @@ static void test_batch_invariance(void **unused)
 {
     static const char *const files[] = {
         "bf16.json", "head-dim-80.json", "window.json", "token.json"};
-    static float alone[MAX_ROWS][1024], values[MAX_VALUES];
+    static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     (void)unused;
     srand(5);
     for (int f = 0; f < 4; f++) {
@@ -138,10 +138,7 @@ static void test_batch_invariance(void **unused)
                     break;
             }
             score(&s, &v, order, n, 1, values);
-            const float *at = values;
-            for (uint32_t i = 0; i < n; at += v.rows[order[i++]].stage.n_values)
-                assert_memory_equal(
-                    at, alone[order[i]], v.rows[order[i]].stage.n_values * sizeof *at);
+            assert_same_bits(&v, order, n, values, alone);
         }
         scorer_close(&s);
         vector_close(&v);
@@ -205,7 +202,7 @@ static void test_quantized_scores(void **unused)
 
 static void test_quantized_rows_ignore_their_company(void **unused)
 {
-    static float alone[MAX_ROWS][64], values[MAX_VALUES];
+    static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     uint32_t longest = longest_row;
     (void)unused;
     longest_row = 100;
@@ -222,10 +219,7 @@ static void test_quantized_rows_ignore_their_company(void **unused)
             for (; n < 6; n++)
                 order[n] = (first + n * 3) % v.n_rows;
             score(&s, &v, order, n, 1, values);
-            const float *at = values;
-            for (uint32_t i = 0; i < n; at += v.rows[order[i++]].stage.n_values)
-                assert_memory_equal(
-                    at, alone[order[i]], v.rows[order[i]].stage.n_values * sizeof *at);
+            assert_same_bits(&v, order, n, values, alone);
         }
         scorer_close(&s);
         vector_close(&v);

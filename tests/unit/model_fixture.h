@@ -229,6 +229,16 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     pooling_metadata_release(&pooling);
 }
 
+/* Each row of such a batch has the bits that it had alone. */
+#define ROW_VALUES 1024
+static void assert_same_bits(const struct vector *v, const uint32_t *order, uint32_t n,
+    const float *values, float (*alone)[ROW_VALUES])
+{
+    for (uint32_t i = 0; i < n; values += v->rows[order[i++]].stage.n_values)
+        assert_memory_equal(
+            values, alone[order[i]], v->rows[order[i]].stage.n_values * sizeof *values);
+}
+
 /* All rows of a vector, in batches as they come; values of all rows, row after row. */
 static void score_all(struct scorer *s, const struct vector *v, float *values)
 {
