@@ -13,12 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "cuda/gemm_cache.h"
 #include "cuda/gemm_private.h"
 #include "schema/log.h"
-
-#define SUM_ROWS 1024
 
 void gemm_must(cublasStatus_t rc, const char *call)
 {
@@ -53,7 +52,7 @@ static int take_scratch(struct gemm *g, const struct device_options *o, struct e
         rc = GPU_TRY(cudaMalloc((void **)&g->quantized.scale, (size_t)all * sizeof(float)), e);
     if (rc != 0 || o->quant != DTYPE_I8)
         return rc;
-    int64_t rows = all < SUM_ROWS ? all : SUM_ROWS;
+    int64_t rows = all < GEMM_SUM_ROWS ? all : GEMM_SUM_ROWS;
     g->sums = tensor_shaped(NULL, DTYPE_F32, rows, o->quant_out);
     return take_tensor(&g->sums, e);
 }
@@ -145,7 +144,7 @@ void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t ou
     set_layout(p->d, rows, out_stride);
 }
 
-void gemm_multiply(
+cublasStatus_t gemm_multiply(
     struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo, const struct operands *o)
 {
     const float one = 1, zero = 0;
@@ -159,9 +158,9 @@ void gemm_multiply(
         SET(p, A_SCALE_POINTER, o->w.scale);
         SET(p, B_SCALE_POINTER, o->x.scale);
     }
-    LT_MUST(cublasLtMatmul(g->handle, p->desc, whole ? (const void *)&whole_one : &one, o->w.data,
+    return cublasLtMatmul(g->handle, p->desc, whole ? (const void *)&whole_one : &one, o->w.data,
         p->a, o->x.data, p->b, whole ? (const void *)&whole_zero : &zero, o->out.data, p->d,
-        o->out.data, p->d, algo, g->workspace, GEMM_WORKSPACE_BYTES, gpu_stream(d)));
+        o->out.data, p->d, algo, g->workspace, GEMM_WORKSPACE_BYTES, gpu_stream(d));
 }
 
 /* ---- the table ---- */
@@ -191,12 +190,24 @@ static int recall(struct device *d, struct product *p)
     return 1;
 }
 
-static void remember(struct gemm *g, const struct product *p)
+/* What a process that only describes the model chose must be found by the ranks, or they would choose
+ * for themselves. Another process may have been first: then its choice is everyone's. */
+static void remember(struct device *d, struct product *p)
 {
     char key[512];
+    struct err e = {0};
+    struct gemm *g = d->gemm;
+    if (g->cache_file[0] == '\0')
+        return;
     key_of(g, p, key, sizeof key);
-    if (g->cache_file[0] != '\0')
-        gemm_cache_add(g->cache_file, key, &p->algo, sizeof p->algo);
+    int rc = gemm_cache_add(g->cache_file, key, &p->algo, sizeof p->algo, &e);
+    if (rc == 0 && recall(d, p))
+        return;
+    if (rc == 0)
+        err_set(&e, ASSAY_EIO, "%.400s: what was written there cannot be read", g->cache_file);
+    if (d->shapes_only)
+        die(EX_IOERR, "event=algorithm_not_remembered error=\"%s\"", e.msg);
+    log_warn("event=algorithm_not_remembered error=\"%s\"", e.msg);
 }
 
 static int same_shape(const struct product *a, const struct product *b)
@@ -219,8 +230,7 @@ static struct product *find_product(
     make_descriptors(p, w, bias);
     if ((!d->comm || comm_rank(d->comm) == 0) && !recall(d, p)) {
         gemm_choose(d, p, w, bias);
-        remember(g, p);
-        (void)recall(d, p); /* another process may have been first: then its choice is everyone's */
+        remember(d, p);
     }
     if (d->comm)
         comm_share(d->comm, &p->algo, sizeof p->algo);
@@ -238,7 +248,13 @@ static void run(struct device *d, const struct operands *o)
         .weight_stride = o->w.stride,
         .has_bias = o->bias != NULL};
     struct product *p = find_product(d, wanted, &o->w, o->bias);
-    gemm_multiply(d, p, &p->algo, o);
+    for (int64_t row = 0; row < o->x.rows; row += GEMM_MAX_ROWS) {
+        int64_t n = o->x.rows - row < GEMM_MAX_ROWS ? o->x.rows - row : GEMM_MAX_ROWS;
+        struct operands part = *o;
+        part.x = tensor_rows(o->x, row, n);
+        part.out = tensor_rows(o->out, row, n);
+        LT_MUST(gemm_multiply(d, p, &p->algo, &part));
+    }
 }
 
 /* int32 sums of some rows, then what they stand for. */

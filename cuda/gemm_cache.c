@@ -8,8 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "schema/log.h"
-
 #define LINE_BYTES 2048
 
 static int hex_digit(char c)
@@ -50,16 +48,21 @@ int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes
     return any;
 }
 
-void gemm_cache_add(const char *file, const char *key, const void *value, size_t bytes)
+int gemm_cache_add(
+    const char *file, const char *key, const void *value, size_t bytes, struct err *e)
 {
     char line[LINE_BYTES];
     size_t n = 0;
+    int rc = 0;
     for (size_t i = 0; i < bytes && n + 3 < sizeof line; i++)
         n += (size_t)snprintf(line + n, sizeof line - n, "%02x", ((const uint8_t *)value)[i]);
     n += (size_t)snprintf(line + n, sizeof line - n, " %s\n", key);
-    int fd = n < sizeof line ? open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (n >= sizeof line)
+        return err_set(e, ASSAY_EIO, "%s: a line of more than %d bytes", file, LINE_BYTES);
+    int fd = open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0 || write(fd, line, n) != (ssize_t)n)
-        log_warn("event=algorithm_not_remembered file=%s error=%s", file, strerror(errno));
+        rc = err_errno(e, ASSAY_EIO, "%s: cannot write the choice of algorithms there", file);
     if (fd >= 0)
         close(fd);
+    return rc;
 }

@@ -6,10 +6,13 @@
 
 #include <stddef.h>
 
+#include "schema/err.h"
+
 /* 1 and *value filled when the file has a line of this key with this many bytes, else 0. The first
  * such line counts, so that of two who chose at the same time both use the same. */
 int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes);
-/* Append; a failure is logged and no more. One write of one line: writers do not mix. */
-void gemm_cache_add(const char *file, const char *key, const void *value, size_t bytes);
+/* Append. One write of one line: writers do not mix. 0, or ASSAY_EIO naming the file. */
+int gemm_cache_add(
+    const char *file, const char *key, const void *value, size_t bytes, struct err *e);
 
 #endif

@@ -1,37 +1,47 @@
 /* gemm_choose.c - which of cuBLASLt's algorithms a shape gets (gemm.h).
  *
- * The trial of a shape runs its candidates on random rows: the rows of a batch of TRIAL_ROWS must
- * come out with the same bits in smaller batches, from the start and from the middle of it. Then
- * each is timed at TIMED_ROWS. */
+ * Candidates that cannot do what is asked, by the library's word or when tried, are passed over. The
+ * others are timed on the largest batch that products are ever given, and looked at from the fastest
+ * on: the first that gives the rows of that batch the same bits in smaller batches, cut from all over
+ * it, is taken. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/gemm_private.h"
 #include "schema/log.h"
 
 #define HEURISTICS 12 /* asked for at each number of rows */
-#define TRIAL_ROWS 200
-#define TIMED_ROWS 1024
-#define TIMED_TURNS 5
+#define PART_ROWS 1024
+#define TIMED_TURNS 3
+#define SCALE_ROWS 4 /* rows of F8 begin where their scales lie at 16 bytes */
+
+struct candidate {
+    cublasLtMatmulAlgo_t algo;
+    float ms;
+    int number; /* in the library's order */
+};
 
 /* Memory for the trial of one product: random rows, and results. */
 struct trial {
     struct device *device;
     struct product *p;
-    struct operands all;   /* TIMED_ROWS rows */
-    uint8_t *whole, *part; /* pinned: results of TRIAL_ROWS rows, and of some of them */
+    struct operands all;   /* gemm_max_rows */
+    struct tensor part;    /* PART_ROWS of out */
+    uint8_t *whole, *some; /* pinned: PART_ROWS of each */
     cudaEvent_t start, end;
 };
 
+/* Or may it have? */
 static int has_split_k(const cublasLtMatmulAlgo_t *algo)
 {
     int32_t split = 1;
     uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
     size_t n;
-    LT_MUST(cublasLtMatmulAlgoConfigGetAttribute(
-        algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split, &n));
-    LT_MUST(cublasLtMatmulAlgoConfigGetAttribute(
-        algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, &n));
-    return split > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
+    return cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
+               sizeof split, &n) != CUBLAS_STATUS_SUCCESS ||
+           cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+               &scheme, sizeof scheme, &n) != CUBLAS_STATUS_SUCCESS ||
+           split > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 /* Does it take this number of rows, within the workspace? */
@@ -47,53 +57,78 @@ static int takes_rows(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t
 
 static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
-    static const int64_t rows[] = {
-        1, 2, 17, 33, TRIAL_ROWS, QUANT_ROWS, 7 * QUANT_ROWS, TIMED_ROWS};
+    int64_t rows[] = {
+        1, 2, 17, 33, 1000, QUANT_ROWS, 7 * QUANT_ROWS, PART_ROWS, gemm_max_rows(t->p->in)};
     for (size_t i = t->p->in == DTYPE_I8 ? 5 : 0; i < sizeof rows / sizeof *rows; i++)
         if (!takes_rows(t, algo, rows[i]))
             return 0;
     return !has_split_k(algo);
 }
 
-/* Rows [from, from + n) of the trial's x as a batch of their own, results to pinned memory. */
-static void run_rows(
-    struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t from, int64_t n, uint8_t *to)
+/* 0 when the library does not do it after all. */
+static int multiplies(
+    struct trial *t, const cublasLtMatmulAlgo_t *algo, const struct operands *what)
+{
+    if (gemm_multiply(t->device, t->p, algo, what) == CUBLAS_STATUS_SUCCESS)
+        return 1;
+    (void)cudaGetLastError(); /* or the next launch would find it */
+    return 0;
+}
+
+static void fetch_rows(struct trial *t, uint8_t *to, struct tensor out, int64_t from, int64_t n)
+{
+    struct tensor rows = tensor_rows(out, from, n);
+    GPU_MUST(cudaMemcpyAsync(
+        to, rows.data, tensor_bytes(rows), cudaMemcpyDeviceToHost, t->device->compute));
+}
+
+/* Have rows [from, from + n), as a batch of their own, the bits that all.out has? */
+static int same_in_a_part(
+    struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t from, int64_t n)
 {
     struct operands part = t->all;
     part.x = tensor_rows(t->all.x, from, n);
-    part.out = tensor_rows(t->all.out, 0, n);
+    part.out = tensor_rows(t->part, 0, n);
     size_t bytes = tensor_bytes(part.out);
     GPU_MUST(cudaMemsetAsync(part.out.data, 0, bytes, t->device->compute));
-    gemm_multiply(t->device, t->p, algo, &part);
-    GPU_MUST(cudaMemcpyAsync(to, part.out.data, bytes, cudaMemcpyDeviceToHost, t->device->compute));
+    if (!multiplies(t, algo, &part))
+        return 0;
+    fetch_rows(t, t->some, t->part, 0, n);
+    fetch_rows(t, t->whole, t->all.out, from, n);
     GPU_MUST(cudaStreamSynchronize(t->device->compute));
+    return memcmp(t->some, t->whole, bytes) == 0;
 }
 
-/* The same bits for a row in every batch that is tried. */
+/* The same bits for a row in the largest batch and in smaller ones: parts of these sizes, one after
+ * the other, to the end. */
 static int ignores_company(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
-    static const int64_t parts[][2] = {{0, 1}, {8, 1}, {4, 2}, {0, 17}, {100, 33}, {72, 128}};
+    static const int64_t sizes[] = {1, 2, 17, 33, 128, 200, 643, PART_ROWS};
     if (t->p->in == DTYPE_I8)
         return 1; /* whole sums are exact */
-    size_t row_bytes = (size_t)(t->all.out.stride * dtype_bytes(t->all.out.dtype));
-    run_rows(t, algo, 0, TRIAL_ROWS, t->whole);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        int64_t from = parts[i][0], n = parts[i][1];
-        run_rows(t, algo, from, n, t->part);
-        if (memcmp(t->part, t->whole + (size_t)from * row_bytes, (size_t)n * row_bytes) != 0)
+    GPU_MUST(cudaMemsetAsync(t->all.out.data, 0, tensor_bytes(t->all.out), t->device->compute));
+    if (!multiplies(t, algo, &t->all))
+        return 0;
+    int64_t rows = t->all.x.rows, from = 0;
+    for (size_t i = 0; from < rows; i++) {
+        int64_t size = sizes[i % (sizeof sizes / sizeof *sizes)];
+        int64_t n = size < rows - from ? size : rows - from;
+        if (!same_in_a_part(t, algo, from, n))
             return 0;
+        from += round_up(n, SCALE_ROWS);
     }
-    run_rows(t, algo, 0, TIMED_ROWS, t->part);
-    return memcmp(t->part, t->whole, TRIAL_ROWS * row_bytes) == 0;
+    return 1;
 }
 
+/* Of the largest batch; negative when the library does not do it. */
 static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     float best = 1e30f;
     for (int turn = 0; turn < TIMED_TURNS; turn++) {
         float ms = 0;
         GPU_MUST(cudaEventRecord(t->start, t->device->compute));
-        gemm_multiply(t->device, t->p, algo, &t->all);
+        if (!multiplies(t, algo, &t->all))
+            return -1;
         GPU_MUST(cudaEventRecord(t->end, t->device->compute));
         GPU_MUST(cudaEventSynchronize(t->end));
         GPU_MUST(cudaEventElapsedTime(&ms, t->start, t->end));
@@ -142,62 +177,81 @@ int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, in
     return n;
 }
 
+static int faster(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->ms != y->ms)
+        return x->ms < y->ms ? -1 : 1;
+    return x->number - y->number;
+}
+
+/* Those that do what is asked, the fastest first. */
+static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, struct candidate *to)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        float ms = takes_all(t, &found[i]) ? time_of(t, &found[i]) : -1;
+        if (ms >= 0)
+            to[kept++] = (struct candidate){found[i], ms, i};
+    }
+    qsort(to, (size_t)kept, sizeof *to, faster);
+    return kept;
+}
+
 static void choose_fastest(struct trial *t)
 {
-    static const int64_t rows[] = {TIMED_ROWS, QUANT_ROWS, TRIAL_ROWS, 17, 1};
-    cublasLtMatmulAlgo_t candidates[GEMM_MAX_CANDIDATES];
-    int n = gemm_candidates(t->device, t->p, rows, t->p->in == DTYPE_I8 ? 2 : 5, candidates),
-        kept = 0;
-    float best = 0;
-    for (int i = 0; i < n; i++) {
-        if (!takes_all(t, &candidates[i]) || !ignores_company(t, &candidates[i]))
-            continue;
-        float ms = time_of(t, &candidates[i]);
-        if (kept++ == 0 || ms < best) {
-            best = ms;
-            t->p->algo = candidates[i];
-        }
-    }
+    const int64_t rows[] = {gemm_max_rows(t->p->in), QUANT_ROWS, PART_ROWS, 17, 1};
+    cublasLtMatmulAlgo_t found[GEMM_MAX_CANDIDATES];
+    struct candidate timed[GEMM_MAX_CANDIDATES];
+    int n = gemm_candidates(t->device, t->p, rows, t->p->in == DTYPE_I8 ? 2 : 5, found);
+    int n_timed = time_all(t, found, n, timed), at = 0;
+    while (at < n_timed && !ignores_company(t, &timed[at].algo))
+        at++;
     if (n == 0)
         die(GPU_EXIT_ERROR,
             "event=no_algorithm n=%lld k=%lld dtype=%s text=cuBLASLt offers none on this device",
             (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in));
-    if (kept == 0)
+    if (at == n_timed)
         die(GPU_EXIT_ERROR,
-            "event=no_algorithm n=%lld k=%lld dtype=%s text=none of %d gives a row the same bits "
-            "in every batch",
-            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n);
-    log_info("event=algorithm n=%lld k=%lld dtype=%s candidates=%d kept=%d us=%.0f",
-        (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, kept, (double)best * 1000);
+            "event=no_algorithm n=%lld k=%lld dtype=%s text=of %d offered %d can be used, and none "
+            "of these gives a row the same bits in every batch",
+            (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, n_timed);
+    t->p->algo = timed[at].algo;
+    log_info("event=algorithm n=%lld k=%lld dtype=%s offered=%d usable=%d faster_passed_over=%d "
+             "us=%.0f",
+        (long long)t->p->n, (long long)t->p->k, dtype_name(t->p->in), n, n_timed, at,
+        (double)timed[at].ms * 1000);
 }
 
-static struct tensor trial_tensor(struct device *d, enum dtype type, int64_t cols)
+static struct tensor trial_tensor(struct device *d, enum dtype type, int64_t rows, int64_t cols)
 {
-    struct tensor t = tensor_shaped(NULL, type, TIMED_ROWS, cols);
+    struct tensor t = tensor_shaped(NULL, type, rows, cols);
     GPU_MUST(cudaMalloc(&t.data, tensor_bytes(t)));
     GPU_MUST(gpu_fill_noise(d, t.data, tensor_bytes(t), type, 1));
     if (dtype_bytes(type) > 1)
         return t;
-    GPU_MUST(cudaMalloc((void **)&t.scale, TIMED_ROWS * sizeof(float)));
-    GPU_MUST(gpu_fill_noise(d, t.scale, TIMED_ROWS * sizeof(float), DTYPE_F32, 1));
+    GPU_MUST(cudaMalloc((void **)&t.scale, (size_t)rows * sizeof(float)));
+    GPU_MUST(gpu_fill_noise(d, t.scale, (size_t)rows * sizeof(float), DTYPE_F32, 1));
     return t;
 }
 
 void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias)
 {
     struct trial t = {.device = d, .p = p, .all = {.w = *w, .bias = bias}};
-    t.all.x = trial_tensor(d, p->in, p->k);
-    t.all.out = trial_tensor(d, p->out, p->n);
-    GPU_MUST(cudaHostAlloc((void **)&t.whole, tensor_bytes(t.all.out), cudaHostAllocDefault));
-    GPU_MUST(cudaHostAlloc((void **)&t.part, tensor_bytes(t.all.out), cudaHostAllocDefault));
+    t.all.x = trial_tensor(d, p->in, gemm_max_rows(p->in), p->k);
+    t.all.out = trial_tensor(d, p->out, gemm_max_rows(p->in), p->n);
+    t.part = trial_tensor(d, p->out, PART_ROWS, p->n);
+    GPU_MUST(cudaHostAlloc((void **)&t.whole, tensor_bytes(t.part), cudaHostAllocDefault));
+    GPU_MUST(cudaHostAlloc((void **)&t.some, tensor_bytes(t.part), cudaHostAllocDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.start, cudaEventDefault));
     GPU_MUST(cudaEventCreateWithFlags(&t.end, cudaEventDefault));
     choose_fastest(&t);
     GPU_MUST(cudaFree(t.all.x.data));
     GPU_MUST(cudaFree(t.all.x.scale));
     GPU_MUST(cudaFree(t.all.out.data));
+    GPU_MUST(cudaFree(t.part.data));
     GPU_MUST(cudaFreeHost(t.whole));
-    GPU_MUST(cudaFreeHost(t.part));
+    GPU_MUST(cudaFreeHost(t.some));
     GPU_MUST(cudaEventDestroy(t.start));
     GPU_MUST(cudaEventDestroy(t.end));
 }

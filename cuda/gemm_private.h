@@ -8,6 +8,14 @@
 
 #define GEMM_WORKSPACE_BYTES ((size_t)32 << 20)
 #define GEMM_MAX_PRODUCTS 64
+/* No product is given more rows at once: what an algorithm does was tried up to there. */
+#define GEMM_MAX_ROWS 8192
+#define GEMM_SUM_ROWS 1024 /* of I8, which keep their sums */
+
+static inline int64_t gemm_max_rows(enum dtype in)
+{
+    return in == DTYPE_I8 ? GEMM_SUM_ROWS : GEMM_MAX_ROWS;
+}
 
 /* One shape, with its descriptors; the numbers of rows and leading dimensions are set for a call.
  * Products of I8 give int32 sums; `out` is F32 then, as long. */
@@ -42,12 +50,12 @@ struct operands {
 void gemm_must(cublasStatus_t rc, const char *call);
 
 void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t out_stride);
-void gemm_multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
+cublasStatus_t gemm_multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
     const struct operands *o);
 
 /* What the library would take for these numbers of rows, each algorithm once; rows of x and out lie
  * at multiples of 16 elements. Returns how many of `found` [GEMM_MAX_CANDIDATES]. */
-#define GEMM_MAX_CANDIDATES 32
+#define GEMM_MAX_CANDIDATES 64
 int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, int n_rows,
     cublasLtMatmulAlgo_t *found);
 

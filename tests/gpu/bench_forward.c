@@ -115,7 +115,7 @@ struct trial {
 static void run_trial(struct device *d, void *arg)
 {
     struct trial *t = arg;
-    gemm_multiply(d, t->p, t->algo, &t->o);
+    LT_MUST(gemm_multiply(d, t->p, t->algo, &t->o));
 }
 
 static double best_ms(struct bench *b, struct product *p, int64_t rows)
@@ -141,7 +141,7 @@ static double best_ms(struct bench *b, struct product *p, int64_t rows)
     return best;
 }
 
-/* Every layer has each of its shapes once, in stretches of mlp_rows for the MLP; the head's (F32) and
+/* Every layer has each of its shapes once, in stretches of gemm_max_rows; the head's (F32) and
  * the last layer's pruned ones are left out. */
 static double best_products_ms(struct bench *b)
 {
@@ -151,7 +151,10 @@ static double best_products_ms(struct bench *b)
         struct product *p = &g->products[i];
         if (p->out == DTYPE_F32 && p->in != DTYPE_I8)
             continue;
-        int64_t step = gpu_ops.mlp_rows < b->n_tokens ? gpu_ops.mlp_rows : b->n_tokens;
+        int64_t most = gemm_max_rows(p->in), all = (int64_t)b->n_tokens;
+        int64_t step = p->in == DTYPE_I8 ? round_up(most < all ? most : all, QUANT_ROWS)
+                       : most < all      ? most
+                                         : all;
         int pruned = p->n != (int64_t)(b->model.config.n_heads + 2 * b->model.config.n_kv_heads) *
                                  b->model.config.head_dim;
         sum += best_ms(b, p, step) * (double)b->n_tokens / (double)step *

@@ -254,6 +254,15 @@ void test_many_rows_of_integers(void **)
     check_product(m, s, 1500, r);
 }
 
+/* More rows than a product is given at a time. */
+void test_many_rows_of_floats(void **)
+{
+    setup s = {DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, 16, {16, 0, 0}, true};
+    random_numbers r = {6};
+    model m(s, r, 10000);
+    check_product(m, s, 10000, r);
+}
+
 /* A matrix larger than the chunks that it goes through. */
 void test_a_matrix_in_several_chunks(void **)
 {
@@ -281,6 +290,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(test_float_matrices, check_nothing_left),
         cmocka_unit_test_teardown(test_quantized_matrices, check_nothing_left),
         cmocka_unit_test_teardown(test_many_rows_of_integers, check_nothing_left),
+        cmocka_unit_test_teardown(test_many_rows_of_floats, check_nothing_left),
         cmocka_unit_test_teardown(test_a_matrix_in_several_chunks, check_nothing_left)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -1,9 +1,10 @@
 /* cublaslt.cc - the double of cuBLASLt (doubles.h). Matrices count columns first, as there. Every
  * description is checked when a product is asked for; the product is a plain chain over k.
  *
- * The heuristic offers five algorithms. GOOD is what one wants. GREEDY is said to be faster, but with
+ * The heuristic offers eight algorithms. GOOD is what one wants. GREEDY is said to be faster, but with
  * more than 64 columns it adds in two parts and rounds between them; a caller that does not try it
- * falls for it.
+ * falls for it. LATE does that to the last half of more than 4096 columns. SHY does not say whether it
+ * splits K, BROKEN is said to do what it then refuses.
  * SPLIT has split K, LARGE needs more workspace than any caller gives, FUSSY takes only an even
  * number of columns. */
 #include <cublasLt.h>
@@ -21,7 +22,7 @@ struct cublasLtContext {
 namespace
 {
 
-enum { GOOD = 11, GREEDY, SPLIT, LARGE, FUSSY };
+enum { GOOD = 11, GREEDY, SPLIT, LARGE, FUSSY, LATE, SHY, BROKEN };
 
 struct layout {
     cudaDataType type;
@@ -160,34 +161,50 @@ void run_whole_product(const product &p)
         }
 }
 
-void run_product(const product &p)
+/* As many columns at a time as the machine has lanes for, each a chain of its own. */
+__attribute__((target_clones("avx2", "default"))) void add_product(
+    float *sum, const float *row, float x, size_t n)
 {
-    size_t n = p.a.cols, k = p.a.rows;
-    if (p.a.type == CUDA_R_8I)
-        return run_whole_product(p);
-    std::vector<float> w = widen_transposed(p), sum(n);
-    bool backwards = p.algorithm == GREEDY && p.b.cols > 64;
-    for (size_t t = 0; t < p.b.cols; t++) {
-        std::fill(sum.begin(), sum.end(), 0.0f);
-        for (size_t step = 0; step < k; step++) {
-            size_t j = backwards ? k - 1 - step : step;
-            float x = value_at(p.b_data, p.b.type, t * static_cast<size_t>(p.b.ld) + j);
-            const float *row = &w[j * n];
-            for (size_t i = 0; i < n; i++)
-                sum[i] += x * row[i];
-            for (size_t i = 0; backwards && step == k / 2 && i < n; i++) {
-                set_value(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i, sum[i]);
-                sum[i] = value_at(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i);
-            }
-        }
-        for (size_t i = 0; i < n; i++) {
-            if (p.a.type == CUDA_R_8F_E4M3)
-                sum[i] *= p.how.a_scale[i] * p.how.b_scale[t];
-            if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
-                sum[i] += value_at(p.how.bias, p.how.bias_type, i);
-            set_value(p.d_data, p.d.type, t * static_cast<size_t>(p.d.ld) + i, sum[i]);
+    for (size_t i = 0; i < n; i++)
+        sum[i] += x * row[i];
+}
+
+bool is_backwards(const product &p, size_t column)
+{
+    return (p.algorithm == GREEDY && p.b.cols > 64) ||
+           (p.algorithm == LATE && p.b.cols > 4096 && column >= p.b.cols / 2);
+}
+
+void run_column(const product &p, size_t t, const std::vector<float> &w, std::vector<float> &sum)
+{
+    size_t n = p.a.cols, k = p.a.rows, at = t * static_cast<size_t>(p.d.ld);
+    bool backwards = is_backwards(p, t);
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    for (size_t step = 0; step < k; step++) {
+        size_t j = backwards ? k - 1 - step : step;
+        float x = value_at(p.b_data, p.b.type, t * static_cast<size_t>(p.b.ld) + j);
+        add_product(sum.data(), &w[j * n], x, n);
+        for (size_t i = 0; backwards && step == k / 2 && i < n; i++) {
+            set_value(p.d_data, p.d.type, at + i, sum[i]);
+            sum[i] = value_at(p.d_data, p.d.type, at + i);
         }
     }
+    for (size_t i = 0; i < n; i++) {
+        if (p.a.type == CUDA_R_8F_E4M3)
+            sum[i] *= p.how.a_scale[i] * p.how.b_scale[t];
+        if (p.how.epilogue == CUBLASLT_EPILOGUE_BIAS)
+            sum[i] += value_at(p.how.bias, p.how.bias_type, i);
+        set_value(p.d_data, p.d.type, at + i, sum[i]);
+    }
+}
+
+void run_product(const product &p)
+{
+    if (p.a.type == CUDA_R_8I)
+        return run_whole_product(p);
+    std::vector<float> w = widen_transposed(p), sum(p.a.cols);
+    for (size_t t = 0; t < p.b.cols; t++)
+        run_column(p, t, w, sum);
 }
 
 product product_of(cublasLtMatmulDesc_t how, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -373,7 +390,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t ho
     product p = product_of(how, a, b, d);
     int id = id_of(algo);
     memset(result, 0, sizeof *result);
-    if (id < GOOD || id > FUSSY || why_not(p) || (id == FUSSY && p.b.cols % 2))
+    if (id < GOOD || id > BROKEN || why_not(p) || (id == FUSSY && p.b.cols % 2))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     result->algo = *algo;
     result->workspaceSize = workspace_of(id);
@@ -389,7 +406,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     *found = 0;
     if (double_enter("cublasLtMatmulAlgoGetHeuristic"))
         return CUBLAS_STATUS_EXECUTION_FAILED;
-    for (int id : {GREEDY, SPLIT, FUSSY, LARGE, GOOD}) {
+    for (int id : {BROKEN, SHY, LATE, GREEDY, SPLIT, FUSSY, LARGE, GOOD}) {
         cublasLtMatmulAlgo_t algo = {{static_cast<uint64_t>(id)}};
         cublasLtMatmulHeuristicResult_t result;
         if (*found == wanted || cublasLtMatmulAlgoCheck(handle, how, a, b, c, d, &algo, &result))
@@ -407,6 +424,8 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
     int32_t x = attribute == CUBLASLT_ALGO_CONFIG_ID           ? id_of(algo)
                 : attribute == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? (id_of(algo) == SPLIT ? 4 : 1)
                                                                : 0;
+    if (id_of(algo) == SHY)
+        return CUBLAS_STATUS_INVALID_VALUE;
     if (bytes != sizeof x)
         double_misuse("cublasLtMatmulAlgoConfigGetAttribute", "expected 4 bytes");
     memcpy(value, &x, sizeof x);
@@ -438,6 +457,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t how,
     p.b_data = b;
     p.d_data = d;
     p.algorithm = id_of(algo);
+    if (p.algorithm == BROKEN)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     check_matrix("cublasLtMatmul: A", p.a, a);
     check_matrix("cublasLtMatmul: B", p.b, b);
     check_matrix("cublasLtMatmul: D", p.d, d);
