@@ -80,6 +80,7 @@ $(B)/obj/%.o: %.cc
 $(B)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(DOUBLES): CXXFLAGS += -O3
 $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o

@@ -434,8 +434,10 @@ static void test_no_device_and_no_memory(void **unused)
 
 int main(int argc, char **argv)
 {
+    char directory[] = "/tmp/test_gpu_model-XXXXXX", remembered[64];
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
+    cache_dir = mkdtemp(directory); /* shapes that models have in common are tried once */
     log_init("test", -1, LOG_LEVEL_ERROR);
 #if defined(__SANITIZE_ADDRESS__)
     longest_row = 160; /* three tiles of attention; the whole vectors run without the sanitizer */
@@ -453,5 +455,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_device_and_no_memory),
 #endif
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    snprintf(remembered, sizeof remembered, "%s/gemm-algorithms.txt", directory);
+    unlink(remembered);
+    rmdir(directory);
+    return failed;
 }

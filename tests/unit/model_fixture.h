@@ -48,6 +48,9 @@ static void die_on(int rc, const struct err *e)
 /* How the scorers that are opened hold the layers' matrices. */
 static const char *quant_method = "none";
 
+/* Where a device remembers its choices; NULL: it does not. */
+static const char *cache_dir;
+
 static void scorer_open(struct scorer *s, const struct ops *ops, const char *name, const char *isa,
     int threads, int comm_fd, uint32_t rank, uint32_t tp)
 {
@@ -66,7 +69,7 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     if (ops->typed)
         config.activation_type = model_activation_type(s->weights, &quant);
     struct device_options options = {
-        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 60000, .gpu = (int)rank};
+        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 60000, .gpu = (int)rank, .cache_dir = cache_dir};
     qwen2_device_needs(&options, &config, &cache, &quant, ops, tp);
     die_on(ops->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(

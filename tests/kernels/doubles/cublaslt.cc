@@ -161,34 +161,36 @@ void run_whole_product(const product &p)
         }
 }
 
-/* As many columns at a time as the machine has lanes for, each a chain of its own. */
-__attribute__((target_clones("avx2", "default"))) void add_product(
-    float *sum, const float *row, float x, size_t n)
+/* sum[i] += x[j] w[j][i] for j in [from, to), as many i at a time as the machine has lanes for. */
+__attribute__((target_clones("avx2", "default"))) void add_products(float *__restrict sum,
+    const float *__restrict w, const float *x, size_t n, size_t from, size_t to)
 {
-    for (size_t i = 0; i < n; i++)
-        sum[i] += x * row[i];
+    for (size_t j = from; j < to; j++)
+        for (size_t i = 0; i < n; i++)
+            sum[i] += x[j] * w[j * n + i];
 }
 
-bool is_backwards(const product &p, size_t column)
+bool in_two_parts(const product &p, size_t column)
 {
     return (p.algorithm == GREEDY && p.b.cols > 64) ||
            (p.algorithm == LATE && p.b.cols > 4096 && column >= p.b.cols / 2);
 }
 
-void run_column(const product &p, size_t t, const std::vector<float> &w, std::vector<float> &sum)
+/* x and sum: room for a column of B and of D. */
+void run_column(
+    const product &p, size_t t, const std::vector<float> &w, std::vector<float> &x, float *sum)
 {
     size_t n = p.a.cols, k = p.a.rows, at = t * static_cast<size_t>(p.d.ld);
-    bool backwards = is_backwards(p, t);
-    std::fill(sum.begin(), sum.end(), 0.0f);
-    for (size_t step = 0; step < k; step++) {
-        size_t j = backwards ? k - 1 - step : step;
-        float x = value_at(p.b_data, p.b.type, t * static_cast<size_t>(p.b.ld) + j);
-        add_product(sum.data(), &w[j * n], x, n);
-        for (size_t i = 0; backwards && step == k / 2 && i < n; i++) {
-            set_value(p.d_data, p.d.type, at + i, sum[i]);
-            sum[i] = value_at(p.d_data, p.d.type, at + i);
-        }
+    size_t half = in_two_parts(p, t) ? k / 2 + 1 : 0;
+    for (size_t j = 0; j < k; j++)
+        x[j] = value_at(p.b_data, p.b.type, t * static_cast<size_t>(p.b.ld) + j);
+    std::fill(sum, sum + n, 0.0f);
+    add_products(sum, w.data(), x.data(), n, half, k);
+    for (size_t i = 0; half && i < n; i++) {
+        set_value(p.d_data, p.d.type, at + i, sum[i]);
+        sum[i] = value_at(p.d_data, p.d.type, at + i);
     }
+    add_products(sum, w.data(), x.data(), n, 0, half);
     for (size_t i = 0; i < n; i++) {
         if (p.a.type == CUDA_R_8F_E4M3)
             sum[i] *= p.how.a_scale[i] * p.how.b_scale[t];
@@ -202,9 +204,9 @@ void run_product(const product &p)
 {
     if (p.a.type == CUDA_R_8I)
         return run_whole_product(p);
-    std::vector<float> w = widen_transposed(p), sum(p.a.cols);
+    std::vector<float> w = widen_transposed(p), x(p.a.rows), sum(p.a.cols);
     for (size_t t = 0; t < p.b.cols; t++)
-        run_column(p, t, w, sum);
+        run_column(p, t, w, x, sum.data());
 }
 
 product product_of(cublasLtMatmulDesc_t how, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
