@@ -189,16 +189,17 @@ static int write_workers(struct broker *b, struct err *e)
     return rc;
 }
 
-/* A checkpoint that no worker can read will not get better by itself. */
+/* A checkpoint that no worker can read, or ranks that compute otherwise than was described, will not
+ * get better by themselves. */
 static int check_groups(const struct broker *b, struct err *e)
 {
     for (int g = 0; g < b->options->replicas; g++) {
         int exit_code = 0;
         const char *why = group_last_failure(b->groups[g], &exit_code);
-        if (exit_code == 78 && group_restarts(b->groups[g]) >= 3 &&
+        if (exit_code == EX_CONFIG && group_restarts(b->groups[g]) >= 3 &&
             group_state(b->groups[g]) == GROUP_DEAD)
             return err_set(
-                e, ASSAY_EFORMAT, "the workers cannot load %s: %s", b->options->model, why);
+                e, ASSAY_EFORMAT, "the workers cannot serve %s: %s", b->options->model, why);
     }
     return 0;
 }

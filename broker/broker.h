@@ -41,6 +41,7 @@ struct broker {
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */
     struct request_limits limits;
+    int lock_fd; /* of the data directory, until the store has it; -1 */
     struct store *store;
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];

@@ -15,10 +15,13 @@
 #define CPU_BATCH_TOKENS 4096 /* where --max-batch-tokens is not given */
 #define GPU_BATCH_TOKENS 8192
 
-/* The list that assay-worker-cuda gave. */
+#define OLDEST_CAPABILITY 8
+
+/* The list that assay-worker-cuda gave, without those that are too old. */
 struct found {
     json_t *root, *devices;
     int n;
+    struct err too_old; /* of one that was passed over */
 };
 
 /* A program beside this one. */
@@ -33,6 +36,31 @@ static int find_beside(char *path, size_t size, const char *name, struct err *e)
     return 0;
 }
 
+static const char *text_of(const json_t *device, const char *key)
+{
+    const char *text = json_string_value(json_object_get(device, key));
+    return text ? text : "";
+}
+
+static int index_of(const json_t *device)
+{
+    return (int)json_integer_value(json_object_get(device, "index"));
+}
+
+static void pass_over_old(struct found *f)
+{
+    for (size_t i = json_array_size(f->devices); i-- > 0;) {
+        const json_t *device = json_array_get(f->devices, i);
+        const char *capability = text_of(device, "capability");
+        if (atoi(capability) >= OLDEST_CAPABILITY)
+            continue;
+        err_set(&f->too_old, ASSAY_EUNSUPPORTED,
+            "GPU %d (%s): expected compute capability %d.0 or newer, found %s", index_of(device),
+            text_of(device, "name"), OLDEST_CAPABILITY, capability);
+        json_array_remove(f->devices, i);
+    }
+}
+
 static int take_list(struct found *f, const char *worker, const char *text, struct err *e)
 {
     json_error_t why;
@@ -41,9 +69,13 @@ static int take_list(struct found *f, const char *worker, const char *text, stru
     const char *error = json_string_value(json_object_get(f->root, "error"));
     if (!json_is_array(f->devices))
         return err_set(e, ASSAY_EUNSUPPORTED, "%s --devices: not a list of devices", worker);
+    pass_over_old(f);
     f->n = (int)json_array_size(f->devices);
     if (f->n == 0)
-        return err_set(e, ASSAY_EUNSUPPORTED, "%s", error ? error : "no GPU");
+        return err_set(e, ASSAY_EUNSUPPORTED, "%s",
+            error             ? error
+            : f->too_old.code ? f->too_old.msg
+                              : "no GPU");
     return 0;
 }
 
@@ -66,16 +98,10 @@ static const json_t *find_gpu(const struct found *f, int gpu)
 {
     for (int i = 0; i < f->n; i++) {
         const json_t *device = json_array_get(f->devices, (size_t)i);
-        if (json_integer_value(json_object_get(device, "index")) == gpu)
+        if (index_of(device) == gpu)
             return device;
     }
     return NULL;
-}
-
-static const char *text_of(const json_t *device, const char *key)
-{
-    const char *text = json_string_value(json_object_get(device, key));
-    return text ? text : "";
 }
 
 /* "0 NVIDIA H100 80GB HBM3, 1 .." */
@@ -85,8 +111,8 @@ static void name_all(const struct found *f, char *text, size_t size)
     text[0] = '\0';
     for (int i = 0; i < f->n && n + 1 < size; i++) {
         const json_t *device = json_array_get(f->devices, (size_t)i);
-        n += (size_t)snprintf(text + n, size - n, "%s%d %s", i ? ", " : "",
-            (int)json_integer_value(json_object_get(device, "index")), text_of(device, "name"));
+        n += (size_t)snprintf(text + n, size - n, "%s%d %s", i ? ", " : "", index_of(device),
+            text_of(device, "name"));
     }
 }
 
@@ -98,8 +124,9 @@ static int check_kind(const struct found *f, const int *gpus, int n, struct err 
     for (int i = 0; i < n; i++) {
         const json_t *device = find_gpu(f, gpus[i]);
         if (!device)
-            return err_set(
-                e, ASSAY_EUNSUPPORTED, "--devices: there is no GPU %d; found %s", gpus[i], all);
+            return err_set(e, ASSAY_EUNSUPPORTED,
+                "--devices: there is no GPU %d to use; found %s%s%s", gpus[i], all,
+                f->too_old.code ? "; " : "", f->too_old.msg);
         if (strcmp(text_of(first, "name"), text_of(device, "name")) != 0)
             return err_set(e, ASSAY_EUNSUPPORTED,
                 "GPU %d is %s, GPU %d is %s: expected one kind, since scores depend on it; choose "
@@ -128,9 +155,7 @@ static int place(struct devices *d, struct options *o, const struct found *f, st
         return err_set(e, ASSAY_EUNSUPPORTED, "--devices: expected at most %d copies, found %d",
             OPTIONS_MAX_REPLICAS, o->replicas);
     for (int i = 0; i < wanted; i++)
-        d->gpus[i] = given ? o->gpus[i]
-                           : (int)json_integer_value(
-                                 json_object_get(json_array_get(f->devices, (size_t)i), "index"));
+        d->gpus[i] = given ? o->gpus[i] : index_of(json_array_get(f->devices, (size_t)i));
     int rc = check_kind(f, d->gpus, wanted, e);
     if (rc == 0)
         log_info("event=devices device=cuda used=%d of=%d tp=%d replicas=%d found=\"%s\"", wanted,

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "broker/spawn.h"
@@ -107,7 +108,7 @@ static void end_ranks(struct group *g, int *exit_code, int *signal)
     for (uint32_t r = 0; r < g->options.tp; r++)
         child_kill(&g->children[r]);
     for (uint32_t r = 0; r < g->options.tp; r++) {
-        child_reap(&g->children[r], 1, &code, &number);
+        child_end(&g->children[r], &code, &number);
         g->ranks[r] = (struct group_rank_info){0};
     }
     if (g->socket) {
@@ -163,6 +164,14 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     if (g->backoff_ms > BACKOFF_MAX_MS)
         g->backoff_ms = BACKOFF_MAX_MS;
     g->restarts++;
+}
+
+/* A rank that is not what was described fails as one that refuses its options. */
+static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
+{
+    fail(g, now_ms, reason);
+    if (rc == ASSAY_EUNSUPPORTED)
+        g->failure_exit = EX_CONFIG;
 }
 
 void group_free(struct group **out)
@@ -286,7 +295,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
 {
     struct group_rank_info *info = &g->ranks[c->rank];
     if (g->options.mode && strcmp(g->options.mode, c->mode) != 0)
-        return err_set(e, ASSAY_EFORMAT, "rank %d computes otherwise than expected (%s): %s",
+        return err_set(e, ASSAY_EUNSUPPORTED, "rank %d computes otherwise than expected (%s): %s",
             c->rank, g->options.mode, c->mode);
     info->ready = 1;
     info->pid = c->pid;
@@ -473,7 +482,7 @@ static long long tick_alive(struct group *g, long long now_ms)
         ;
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
     if (rc < 0)
-        fail(g, now_ms, e.msg);
+        fail_with(g, now_ms, rc, e.msg);
     else if ((g->state != GROUP_DRAINING || g->n_flights > 0) &&
              find_dead(g, reason, sizeof reason))
         fail(g, now_ms, reason);

@@ -1,6 +1,6 @@
 /* main.c - assayd: put the broker together, run it, take it apart. In order: options, data
- * directory, devices, model, store (with its lock), sockets, groups. Sockets are bound after the lock is
- * held, so a second broker never takes the first one's endpoints. */
+ * directory, its lock, devices, model, store, sockets, groups. Whatever is written there or bound comes
+ * after the lock, so a second broker never takes the first one's files or endpoints. */
 #include <errno.h>
 #include <signal.h>
 #include <sodium.h>
@@ -25,7 +25,7 @@
 #define HEARTBEAT_MS 10000
 
 /* The data directory: as given, else under the user's state directory. Made with its parents, for
- * the owner alone. */
+ * the owner alone, and locked. */
 static int open_data(struct broker *b, char *path, size_t size, struct err *e)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
@@ -47,7 +47,8 @@ static int open_data(struct broker *b, char *path, size_t size, struct err *e)
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
     b->data = path;
-    return 0;
+    b->lock_fd = store_lock(path, e);
+    return b->lock_fd < 0 ? b->lock_fd : 0;
 }
 
 static void log_text(const struct broker *b)
@@ -92,8 +93,9 @@ static int open_model(struct broker *b, struct err *e)
 
 static int open_store(struct broker *b, struct err *e)
 {
-    struct store_options options = {
-        RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, b->model.mode, b->model.digest};
+    struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes,
+        b->model.mode, b->model.digest, b->lock_fd};
+    b->lock_fd = -1; /* the store's now */
     return store_open(&b->store, b->data, &options, e);
 }
 
@@ -201,6 +203,8 @@ static void close_broker(struct broker *b)
     if (b->zmq)
         zmq_ctx_term(b->zmq);
     store_close(&b->store);
+    if (b->lock_fd >= 0)
+        close(b->lock_fd);
     admit_release(&b->admit);
     text_model_release(&b->text);
     model_info_release(&b->model);
@@ -241,7 +245,7 @@ static int follow_parent(pid_t parent)
 int main(int argc, char **argv)
 {
     struct options options;
-    struct broker b = {.options = &options, .started_ms = now_wall_ms()};
+    struct broker b = {.options = &options, .lock_fd = -1, .started_ms = now_wall_ms()};
     struct err e = {0};
     char data[4096];
     int rc = options_parse(&options, argc, argv);

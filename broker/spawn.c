@@ -15,6 +15,8 @@
 
 #include "schema/log.h"
 
+#define KILL_WAIT_MS 10000
+
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -72,15 +74,25 @@ void child_kill(const struct child *c)
         syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0u);
 }
 
-int child_reap(struct child *c, int block, int *exit_code, int *signal)
+/* Readable within wait_ms? */
+static int wait_readable(int fd, int wait_ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    long long until_ms = now_mono_ms() + wait_ms;
+    int rc;
+    do {
+        long long left = until_ms - now_mono_ms();
+        rc = poll(&p, 1, left > 0 ? (int)left : 0);
+    } while (rc < 0 && errno == EINTR);
+    return rc > 0;
+}
+
+int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal)
 {
     siginfo_t info = {0};
-    int rc;
-    if (c->pidfd < 0)
+    if (c->pidfd < 0 || !wait_readable(c->pidfd, wait_ms))
         return 0;
-    do
-        rc = waitid((idtype_t)P_PIDFD, (id_t)c->pidfd, &info, WEXITED | (block ? 0 : WNOHANG));
-    while (rc != 0 && errno == EINTR);
+    int rc = waitid((idtype_t)P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG);
     if (rc == 0 && info.si_pid == 0)
         return 0;
     *exit_code = rc == 0 && info.si_code == CLD_EXITED ? info.si_status : -1;
@@ -88,6 +100,16 @@ int child_reap(struct child *c, int block, int *exit_code, int *signal)
     close(c->pidfd);
     c->pidfd = -1;
     return 1;
+}
+
+void child_end(struct child *c, int *exit_code, int *signal)
+{
+    child_kill(c);
+    if (c->pidfd < 0 || child_reap(c, KILL_WAIT_MS, exit_code, signal))
+        return;
+    log_error("event=child_not_killed pid=%d waited_ms=%d", (int)c->pid, KILL_WAIT_MS);
+    close(c->pidfd);
+    c->pidfd = -1;
 }
 
 /* ---- what a child says ---- */
@@ -115,14 +137,17 @@ static void read_some(struct output *o)
 }
 
 /* Both at once: a writer that fills one of the pipes must not wait for the other. 0 at the end of
- * both, -1 when the time is over. */
-static int read_both(struct output *a, struct output *b, long long until_ms)
+ * both, -1 when nothing came for too long. */
+static int read_both(struct output *a, struct output *b, int silence_ms)
 {
+    long long until_ms = now_mono_ms() + silence_ms;
     while (a->fd >= 0 || b->fd >= 0) {
         struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
         long long left = until_ms - now_mono_ms();
         if (left <= 0 || (poll(fds, 2, (int)left) < 0 && errno != EINTR))
             return -1;
+        if (fds[0].revents || fds[1].revents)
+            until_ms = now_mono_ms() + silence_ms;
         if (fds[0].revents)
             read_some(a);
         if (fds[1].revents)
@@ -131,16 +156,16 @@ static int read_both(struct output *a, struct output *b, long long until_ms)
     return 0;
 }
 
-/* What both ends of the pipes said, until the child ended or was killed for being late. */
+/* What both ends of the pipes said, until the child ended or was killed for its silence. */
 static int take_words(struct child *c, const char *name, struct output *out, struct output *words,
     int limit_ms, struct err *e)
 {
-    int exit_code = -1, signal = 0, late = read_both(out, words, now_mono_ms() + limit_ms);
+    int exit_code = -1, signal = 0, late = read_both(out, words, limit_ms);
+    if (late || !child_reap(c, limit_ms, &exit_code, &signal))
+        child_end(c, &exit_code, &signal);
     if (late)
-        child_kill(c);
-    child_reap(c, 1, &exit_code, &signal);
-    if (late)
-        return err_set(e, ASSAY_EFORMAT, "%s did not end within %d s", name, limit_ms / 1000);
+        return err_set(
+            e, ASSAY_EFORMAT, "%s did not end, and said nothing for %d s", name, limit_ms / 1000);
     if (signal)
         return err_set(e, ASSAY_EFORMAT, "%s died of signal %d", name, signal);
     return exit_code;

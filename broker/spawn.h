@@ -19,9 +19,12 @@ struct child {
 int child_start(struct child *c, char *const argv[], const int *keep, int n_keep, int stdout_fd,
     int stderr_fd, struct err *e);
 void child_kill(const struct child *c); /* SIGKILL */
-/* Reap: 1 and the wait status' parts when it has ended (pidfd closed), 0 when it still runs. block:
- * wait for it. */
-int child_reap(struct child *c, int block, int *exit_code, int *signal);
+/* Reap: 1 and the wait status' parts when it has ended, or ends within wait_ms (pidfd closed); 0 when
+ * it still runs. */
+int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal);
+/* Kill and reap. One that even SIGKILL does not end in some seconds, as it waits inside the kernel for
+ * a device, is let go, with a line in the log. */
+void child_end(struct child *c, int *exit_code, int *signal);
 struct child_text {
     char *text;
     size_t size;
@@ -29,7 +32,7 @@ struct child_text {
 
 /* Run argv to its end and take what it says: stdout into `out`, stderr into `words`, each with a NUL;
  * of more than has room, the end. Returns the exit code, or negative; ASSAY_EFORMAT when a signal
- * ended it, or it had not ended after limit_ms and was killed. */
+ * ended it, or it was killed after it had said nothing for limit_ms. */
 int child_output(char *const argv[], int limit_ms, struct child_text out, struct child_text words,
     struct err *e);
 /* The last line of such words, cut out in place: what a program says before it gives up. `otherwise`

@@ -51,7 +51,11 @@ struct store_options {
     uint64_t min_free_bytes; /* below this much free disk new work is refused */
     const char *mode;        /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
     const char *digest;      /* checkpoint digest */
+    int lock_fd;             /* of store_lock, taken over; 0: store_open locks for itself */
 };
+
+/* The data directory's lock: its descriptor (never 0), or negative; ASSAY_EBUSY names directory and holder. */
+int store_lock(const char *data_dir, struct err *e);
 
 /* Opens or makes <data_dir>/assay.db: lock file first (ASSAY_EBUSY naming directory and holder's
  * pid), schema, wal_checkpoint(TRUNCATE), leases cleared, epoch + 1. data_dir exists, 0700. */

@@ -148,23 +148,39 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
 
 /* ---- opening ---- */
 
-static int take_lock(struct store *s, struct err *e)
+static int hold(int fd, const char *dir, const char *path, struct err *e)
 {
-    char path[4200], holder[32] = "";
-    snprintf(path, sizeof path, "%s/lock", s->dir);
-    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (s->lock_fd < 0)
-        return err_errno(e, ASSAY_EIO, "%s: cannot open it", path);
-    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        ssize_t n = pread(s->lock_fd, holder, sizeof holder - 1, 0);
+    char holder[32] = "";
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t n = pread(fd, holder, sizeof holder - 1, 0);
         holder[n > 0 ? strcspn(holder, "\n") : 0] = '\0';
         return err_set(
-            e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %s", s->dir, holder);
+            e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %s", dir, holder);
     }
     int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
-    if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, holder, (size_t)n, 0) != n)
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, holder, (size_t)n, 0) != n)
         return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
     return 0;
+}
+
+int store_lock(const char *data_dir, struct err *e)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/lock", data_dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_errno(e, ASSAY_EIO, "%s: cannot open it", path);
+    int rc = hold(fd, data_dir, path, e);
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
+}
+
+static int take_lock(struct store *s, struct err *e)
+{
+    s->lock_fd = s->options.lock_fd ? s->options.lock_fd : store_lock(s->dir, e);
+    return s->lock_fd < 0 ? s->lock_fd : 0;
 }
 
 static int execute(struct store *s, const char *sql, struct err *e)

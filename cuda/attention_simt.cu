@@ -12,12 +12,14 @@ namespace
 {
 
 const int THREADS = 256, TILE = 64, SCORE_STRIDE = TILE + 1;
+const unsigned BLOCKS_PER_SIGN = 64; /* one block of so many shows progress */
 
 struct simt_attention_arguments {
     const struct attention_tile *tiles;
     uint32_t n_heads, heads_per_kv, head_dim, window;
     float scale;
     int64_t out_stride, q_stride, k_stride, v_stride;
+    uint32_t *progress;
 };
 
 /* Rows [from, from + 64) of a sequence widened to shared memory, row length dim + 1; zeros beyond
@@ -124,6 +126,8 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
             o[i] = sum;
         }
     }
+    if (a.progress && blockIdx.x % BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
+        *static_cast<volatile uint32_t *>(a.progress) = *a.progress + 1;
     int32_t query = from + static_cast<int32_t>(threadIdx.x / 4);
     if (query >= length)
         return;
@@ -138,10 +142,9 @@ template <typename T, int MAX_DIM>
 cudaError_t launch(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const simt_attention_arguments &a, uint32_t n_tiles)
 {
-    size_t floats = 2 * TILE * (static_cast<size_t>(a.head_dim) + 1) + TILE * SCORE_STRIDE;
     return SIMT_LAUNCH(stream, (attention_simt_kernel<T, MAX_DIM>), n_tiles * a.n_heads, THREADS,
-        floats * sizeof(float), a, static_cast<const T *>(q.data), static_cast<const T *>(k.data),
-        static_cast<const T *>(v.data), static_cast<T *>(out.data));
+        kernel_attention_simt_shared_bytes(a.head_dim), a, static_cast<const T *>(q.data),
+        static_cast<const T *>(k.data), static_cast<const T *>(v.data), static_cast<T *>(out.data));
 }
 
 template <typename T>
@@ -159,14 +162,20 @@ cudaError_t launch_type(cudaStream_t stream, struct tensor out, struct tensor q,
 
 } // namespace
 
+size_t kernel_attention_simt_shared_bytes(uint32_t head_dim)
+{
+    return (2 * TILE * (static_cast<size_t>(head_dim) + 1) + TILE * SCORE_STRIDE) * sizeof(float);
+}
+
 cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles)
+    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress)
 {
     if (n_tiles == 0)
         return cudaSuccess;
     simt_attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->head_dim, shape->window, shape->scale, out.stride, q.stride, k.stride, v.stride};
+        shape->head_dim, shape->window, shape->scale, out.stride, q.stride, k.stride, v.stride,
+        progress};
     switch (q.dtype) {
     case DTYPE_F32:
         return launch_type<f32_t>(stream, out, q, k, v, a, n_tiles);

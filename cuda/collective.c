@@ -214,10 +214,9 @@ static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
 static void copy_rows(struct device *d, struct tensor to, struct tensor from)
 {
     size_t size = (size_t)dtype_bytes(to.dtype);
-    for (int64_t r = 0; r < to.rows; r++)
-        GPU_MUST(cudaMemcpyAsync((char *)to.data + (size_t)(r * to.stride) * size,
-            (const char *)from.data + (size_t)(r * from.stride) * size, (size_t)to.cols * size,
-            cudaMemcpyDeviceToDevice, gpu_stream(d)));
+    GPU_MUST(
+        cudaMemcpy2DAsync(to.data, (size_t)to.stride * size, from.data, (size_t)from.stride * size,
+            (size_t)to.cols * size, (size_t)to.rows, cudaMemcpyDeviceToDevice, gpu_stream(d)));
 }
 
 void collective_all_reduce(struct device *d, struct tensor x)

@@ -74,6 +74,23 @@ static int check_quant(const struct device *d, enum dtype quant, struct err *e)
         d->index, p->name, p->major, p->minor);
 }
 
+/* The attention that takes any type and size of head has to fit, as rows may lie so that the other one
+ * does not take them. */
+static int check_heads(const struct device *d, uint32_t head_dim, struct err *e)
+{
+    int found = 0;
+    size_t expected = kernel_attention_simt_shared_bytes(head_dim);
+    int rc = GPU_TRY(
+        cudaDeviceGetAttribute(&found, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->index), e);
+    if (rc != 0 || (size_t)found >= expected)
+        return rc;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "head_dim %u: expected a GPU with %zu bytes of shared memory for a block, found GPU %d "
+        "(%s) "
+        "with %d",
+        head_dim, expected, d->index, d->properties.name, found);
+}
+
 static int take_lane(struct device *d, struct lane *l, struct err *e)
 {
     int rc =
@@ -142,6 +159,8 @@ int gpu_open(struct device **out, const struct device_options *o, struct err *e)
     if (rc == 0)
         rc = check_quant(d, o->quant, e);
     if (rc == 0)
+        rc = check_heads(d, o->head_dim, e);
+    if (rc == 0)
         rc = take_memory(d, e);
     if (rc == 0)
         rc = gemm_new(&d->gemm, d, o, e);
@@ -165,11 +184,11 @@ void gpu_close(struct device **out)
     struct device *d = *out;
     if (!d)
         return;
+    collective_free(&d->collective); /* first: what waits for another rank ends only so */
     if (d->compute)
         cudaStreamSynchronize(d->compute);
     if (d->pinned)
         cudaHostUnregister((void *)d->pinned);
-    collective_free(&d->collective);
     gemm_free(&d->gemm);
     for (int i = 0; i < GPU_LANES; i++)
         free_lane(&d->lanes[i]);

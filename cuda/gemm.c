@@ -172,22 +172,30 @@ static void key_of(const struct gemm *g, const struct product *p, char *key, siz
         p->has_bias ? ", bias" : "");
 }
 
-/* What the file says, if the library still takes it. */
+static int is_usable(struct gemm *g, struct product *p, const cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    gemm_set_rows(p, QUANT_ROWS, round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
+    return cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, algo, &result) ==
+               CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= GEMM_WORKSPACE_BYTES;
+}
+
+/* What the file says first that the library still takes. */
 static int recall(struct device *d, struct product *p)
 {
     char key[512];
     cublasLtMatmulAlgo_t found;
-    cublasLtMatmulHeuristicResult_t result;
     struct gemm *g = d->gemm;
     key_of(g, p, key, sizeof key);
-    gemm_set_rows(p, QUANT_ROWS, round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
-    if (g->cache_file[0] == '\0' || !gemm_cache_find(g->cache_file, key, &found, sizeof found) ||
-        cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, &found, &result) !=
-            CUBLAS_STATUS_SUCCESS ||
-        result.workspaceSize > GEMM_WORKSPACE_BYTES)
+    if (g->cache_file[0] == '\0')
         return 0;
-    p->algo = found;
-    return 1;
+    for (int skip = 0; gemm_cache_find(g->cache_file, key, skip, &found, sizeof found); skip++)
+        if (is_usable(g, p, &found)) {
+            p->algo = found;
+            return 1;
+        }
+    return 0;
 }
 
 /* What a process that only describes the model chose must be found by the ranks, or they would choose

@@ -30,7 +30,7 @@ static int read_line(const char *line, const char *key, uint8_t *value, size_t b
     return line[0] == ' ' && strncmp(line + 1, key, n) == 0 && line[1 + n] == '\n';
 }
 
-int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes)
+int gemm_cache_find(const char *file, const char *key, int skip, void *value, size_t bytes)
 {
     char line[LINE_BYTES];
     uint8_t found[256];
@@ -39,7 +39,7 @@ int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes
     if (!f)
         return 0;
     while (fgets(line, sizeof line, f))
-        if (read_line(line, key, found, bytes)) {
+        if (read_line(line, key, found, bytes) && skip-- == 0) {
             memcpy(value, found, bytes);
             any = 1;
             break;

@@ -8,9 +8,9 @@
 
 #include "schema/err.h"
 
-/* 1 and *value filled when the file has a line of this key with this many bytes, else 0. The first
- * such line counts, so that of two who chose at the same time both use the same. */
-int gemm_cache_find(const char *file, const char *key, void *value, size_t bytes);
+/* 1 and *value filled when the file has more than `skip` lines of this key with this many bytes, else
+ * 0. The first that can be used counts, so that of two who chose at the same time both use the same. */
+int gemm_cache_find(const char *file, const char *key, int skip, void *value, size_t bytes);
 /* Append. One write of one line: writers do not mix. 0, or ASSAY_EIO naming the file. */
 int gemm_cache_add(
     const char *file, const char *key, const void *value, size_t bytes, struct err *e);

@@ -65,12 +65,15 @@ static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     return !has_split_k(algo);
 }
 
-/* 0 when the library does not do it after all. */
+/* 0 when the library does not do it after all; a device that fails ends the process. */
 static int multiplies(
     struct trial *t, const cublasLtMatmulAlgo_t *algo, const struct operands *what)
 {
-    if (gemm_multiply(t->device, t->p, algo, what) == CUBLAS_STATUS_SUCCESS)
+    cublasStatus_t rc = gemm_multiply(t->device, t->p, algo, what);
+    if (rc != CUBLAS_STATUS_NOT_SUPPORTED && rc != CUBLAS_STATUS_INVALID_VALUE) {
+        gemm_must(rc, "cublasLtMatmul");
         return 1;
+    }
     (void)cudaGetLastError(); /* or the next launch would find it */
     return 0;
 }

@@ -95,13 +95,16 @@ struct attention_tile {
  *
  * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes.
  * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference
- * that the other is tested against. */
+ * that the other is tested against. progress: as for the norm, but some blocks add to it: a long row
+ * takes seconds here. */
 cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
     const struct attention_tile *tiles, uint32_t n_tiles);
 cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles);
+    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);
+/* Shared memory that a block needs, for checking what a device has. */
+size_t kernel_attention_simt_shared_bytes(uint32_t head_dim);
 int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
     const struct attention_shape *shape);
 

@@ -1,11 +1,22 @@
 /* main.c - assay-worker-cuda: one rank on a GPU; or with --devices alone, which GPUs there are. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/gpu.h"
 #include "worker/serve.h"
 
+/* They make the library compute float32 products otherwise, which no score's mode would tell. */
+static void forget_overrides(void)
+{
+    static const char *const names[] = {
+        "NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATION_STRATEGY"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        unsetenv(names[i]);
+}
+
 int main(int argc, char **argv)
 {
+    forget_overrides();
     if (argc == 2 && strcmp(argv[1], "--devices") == 0)
         return gpu_list(stdout);
     return worker_main(argc, argv, &gpu_ops);

@@ -18,6 +18,7 @@
 
 #define DIGEST_BYTES 32
 #define BLOCK_BYTES (1u << 20)
+#define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes: whoever waits is told */
 
 static int matters(const struct dirent *entry)
 {
@@ -38,11 +39,17 @@ static void add_stat(crypto_generichash_state *hash, const char *name, const str
 static int add_contents(crypto_generichash_state *hash, const char *name, int fd, uint64_t size)
 {
     uint8_t *block = xcalloc(1, BLOCK_BYTES);
+    uint64_t done = 0;
     ssize_t n;
     crypto_generichash_update(hash, (const uint8_t *)name, strlen(name) + 1);
     crypto_generichash_update(hash, (const uint8_t *)&size, sizeof size);
-    while ((n = read(fd, block, BLOCK_BYTES)) > 0)
+    while ((n = read(fd, block, BLOCK_BYTES)) > 0) {
         crypto_generichash_update(hash, block, (size_t)n);
+        if (done / TELL_BYTES != (done + (uint64_t)n) / TELL_BYTES)
+            log_info("event=digest file=%s read_mib=%llu of=%llu", name,
+                (unsigned long long)(done + (uint64_t)n) >> 20, (unsigned long long)size >> 20);
+        done += (uint64_t)n;
+    }
     free(block);
     return n < 0 ? -1 : 0;
 }

@@ -146,7 +146,8 @@ struct device_options {
     void (*bump)(void *);
     void *bump_arg;
     /* CUDA's */
-    int gpu;               /* index of the device */
+    int gpu;           /* index of the device */
+    uint32_t head_dim; /* a device that has no room for such heads refuses to open; 0: none are */
     const char *cache_dir; /* remembers chosen algorithms; NULL: not */
     int shapes_only; /* adopt takes shapes alone: noise stands for the matrices. For a run that
                               makes the device choose its algorithms, not for scores. */

@@ -101,6 +101,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
+    o->head_dim = c->head_dim;
     o->quant = quant_config_type(quant);
     o->quant_rows = s.tokens;
     o->quant_in = s.q;

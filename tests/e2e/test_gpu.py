@@ -82,6 +82,15 @@ def test_auto_without_a_device_is_the_cpu_and_says_so(installed):
         assert len(lines) == 1 and "device=cpu" in lines[0] and "no CUDA-capable device is detected" in lines[0]
 
 
+def test_devices_that_are_too_old_are_as_none(installed):
+    with GpuBroker(installed, devices=1, ASSAY_DOUBLE_OLD="1") as broker, broker.client() as client:
+        assert client.call("hello")["mode"].startswith("device=cpu ")
+        assert "expected compute capability 8.0 or newer, found 7.5" in broker.words()
+    with GpuBroker(installed, devices=3, ASSAY_DOUBLE_OLD="2", name="e") as broker, broker.client() as client:
+        assert client.call("hello")["mode"].startswith("device=cuda ")
+        assert wait_until(lambda: broker.sql("select device from workers where state = 'ready'")) == [("cuda:2 (Test Double)",)]
+
+
 def test_auto_without_the_worker_is_the_cpu(installed):
     (installed / "assay-worker-cuda").unlink()
     with GpuBroker(installed) as broker, broker.client() as client:
@@ -97,13 +106,14 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 4], 2, {}, "expected 4 GPUs, one for each rank, found 2 (0 Test Double, 1 Test Double)"),
     (["--tp", 2, "--replicas", 2], 3, {}, "expected 4 GPUs, one for each rank, found 3"),
     (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
-    (["--devices", "7"], 2, {}, "there is no GPU 7; found 0 Test Double, 1 Test Double"),
+    (["--devices", "7"], 2, {}, "there is no GPU 7 to use; found 0 Test Double, 1 Test Double"),
+    (["--devices", "0"], 2, {"ASSAY_DOUBLE_OLD": "1"}, "there is no GPU 0 to use; found 1 Test Double; GPU 0 (Test Double): expected"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),
     (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0,"),
     (["--quant", "int8", "--device", "cpu"], 1, {}, "--quant int8: the CPU does not have it"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmulAlgoGetHeuristic:1:15"}, "text=cuBLASLt offers none on this device"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmul:45:14"}, "event=gpu_error"),  # after lines about algorithms
-    ([], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "expected compute capability 8.0 or newer, found 7.5"),
+    (["--device", "cuda"], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "GPU 0 (Test Double): expected compute capability 8.0 or newer, found 7.5"),
 ])
 def test_refused_before_anything_starts(installed, options, devices, env, words):
     code, found = GpuBroker(installed, options=options, devices=devices, **env).refusal()
@@ -150,7 +160,43 @@ def test_a_driver_that_hangs_is_not_waited_for_for_ever(installed):
     (installed / "assay-worker-cuda").write_text(f"#!/bin/sh\n[ $1 = --devices ] && exec {WORKER} --devices\nexec sleep 100\n")
     (installed / "assay-worker-cuda").chmod(0o755)
     code, words = GpuBroker(installed, options=["--start-ms", 1000]).refusal()
-    assert code == 78 and "assay-worker-cuda --describe did not end within 1 s" in words
+    assert code == 78 and "assay-worker-cuda --describe did not end, and said nothing for 1 s" in words
+
+
+def test_a_long_description_that_tells_how_far_it_is_is_waited_for(installed):
+    (installed / "assay-worker-cuda").unlink()
+    (installed / "assay-worker-cuda").write_text(
+        f"#!/bin/sh\n[ $1 = --describe ] && for i in 1 2 3 4 5; do echo digest >&2; sleep 0.5; done\nexec {WORKER} \"$@\"\n")
+    (installed / "assay-worker-cuda").chmod(0o755)
+    with GpuBroker(installed, options=["--start-ms", 1500]) as broker, broker.client() as client:
+        assert client.call("hello")["mode"].startswith("device=cuda ")
+
+
+def test_a_choice_that_cannot_be_written_down_is_refused_by_name(installed):
+    remembered = installed.parent / "d/gemm-algorithms.txt"
+    remembered.mkdir(parents=True)
+    code, words = GpuBroker(installed).refusal()
+    assert code == 78 and str(remembered) in words and "cannot write the choice of algorithms there" in words
+
+
+def test_ranks_that_choose_otherwise_end_the_broker(installed):
+    """A worker that forgets what the description chose: its mode is another."""
+    (installed / "assay-worker-cuda").unlink()
+    (installed / "assay-worker-cuda").write_text(
+        f"#!/bin/sh\ncase $1 in --devices|--describe) exec {WORKER} \"$@\";; esac\nexec {BIN}/assay-worker \"$@\"\n")
+    (installed / "assay-worker-cuda").chmod(0o755)
+    with GpuBroker(installed) as broker:
+        assert broker.process.wait(20 * PATIENCE) == 78
+        assert "rank 0 computes otherwise than expected" in broker.words().splitlines()[-1]
+
+
+def test_a_second_broker_writes_nothing(installed):
+    with GpuBroker(installed) as broker:
+        remembered = installed.parent / "d/gemm-algorithms.txt"
+        remembered.unlink()
+        code, words = GpuBroker(installed).refusal()
+        assert code == 75 and f"is held by another broker, pid {broker.process.pid}" in words
+        assert not remembered.exists()
 
 
 def test_remembered_algorithms_that_the_library_refuses_are_chosen_anew(installed):

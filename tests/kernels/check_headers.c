@@ -25,6 +25,7 @@ IS(cudaMemcpyDeviceToHost, 2);
 IS(cudaMemcpyDeviceToDevice, 3);
 IS(cudaDevAttrComputeCapabilityMajor, 75);
 IS(cudaDevAttrComputeCapabilityMinor, 76);
+IS(cudaDevAttrMaxSharedMemoryPerBlockOptin, 97);
 IS(cudaDevAttrHostRegisterReadOnlySupported, 113);
 IS(cudaFuncAttributeMaxDynamicSharedMemorySize, 8);
 IS(cudaStreamNonBlocking, 1);
@@ -85,6 +86,8 @@ struct signatures {
     cudaError_t (*host_alloc)(void **, size_t, unsigned int);
     cudaError_t (*host_register)(void *, size_t, unsigned int);
     cudaError_t (*copy)(void *, const void *, size_t, enum cudaMemcpyKind, cudaStream_t);
+    cudaError_t (*copy_2d)(
+        void *, size_t, const void *, size_t, size_t, size_t, enum cudaMemcpyKind, cudaStream_t);
     cudaError_t (*set)(void *, int, size_t, cudaStream_t);
     cudaError_t (*stream)(cudaStream_t *, unsigned int);
     cudaError_t (*wait)(cudaStream_t, cudaEvent_t, unsigned int);
@@ -112,8 +115,8 @@ struct signatures {
 };
 extern const struct signatures checked_signatures;
 const struct signatures checked_signatures = {cudaMalloc, cudaHostAlloc, cudaHostRegister,
-    cudaMemcpyAsync, cudaMemsetAsync, cudaStreamCreateWithFlags, cudaStreamWaitEvent,
-    cudaLaunchHostFunc, cudaEventCreateWithFlags, cudaEventRecord, cudaEventElapsedTime,
-    cudaDeviceGetAttribute, cudaGetDeviceProperties, cublasLtMatrixLayoutCreate,
-    cublasLtMatmulDescCreate, cublasLtMatmulAlgoGetHeuristic, cublasLtMatmulAlgoCheck,
-    cublasLtMatmul, ncclCommInitRankConfig, ncclSend, ncclRecv};
+    cudaMemcpyAsync, cudaMemcpy2DAsync, cudaMemsetAsync, cudaStreamCreateWithFlags,
+    cudaStreamWaitEvent, cudaLaunchHostFunc, cudaEventCreateWithFlags, cudaEventRecord,
+    cudaEventElapsedTime, cudaDeviceGetAttribute, cudaGetDeviceProperties,
+    cublasLtMatrixLayoutCreate, cublasLtMatmulDescCreate, cublasLtMatmulAlgoGetHeuristic,
+    cublasLtMatmulAlgoCheck, cublasLtMatmul, ncclCommInitRankConfig, ncclSend, ncclRecv};

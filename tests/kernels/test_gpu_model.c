@@ -427,6 +427,17 @@ static void test_no_device_and_no_memory(void **unused)
     assert_non_null(strstr(e.msg, "found GPU 0 (Test Double) of 10.0"));
     gpu_ops.close(&d);
     unsetenv("ASSAY_DOUBLE_CAPABILITY");
+    setenv("ASSAY_DOUBLE_SHARED", "101376", 1); /* as 8.6 has */
+    o.quant = DTYPE_F32;
+    o.head_dim = 256;
+    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_non_null(
+        strstr(e.msg, "head_dim 256: expected a GPU with 148224 bytes of shared memory"));
+    gpu_ops.close(&d);
+    o.head_dim = 128;
+    assert_int_equal(gpu_ops.open(&d, &o, &e), 0);
+    gpu_ops.close(&d);
+    unsetenv("ASSAY_DOUBLE_SHARED");
     assert_int_equal(double_live_allocations(), 0);
 }
 

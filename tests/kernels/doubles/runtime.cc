@@ -343,8 +343,11 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     memcpy(p->uuid.bytes, "test-double-", 12);
     memcpy(p->uuid.bytes + 12, &device, sizeof device);
     p->totalGlobalMem = 1u << 30;
-    p->major = number_of("ASSAY_DOUBLE_CAPABILITY", 90) / 10;
-    p->minor = number_of("ASSAY_DOUBLE_CAPABILITY", 90) % 10;
+    int capability = number_of("ASSAY_DOUBLE_CAPABILITY", 90);
+    if (device < number_of("ASSAY_DOUBLE_OLD", 0))
+        capability = 75;
+    p->major = capability / 10;
+    p->minor = capability % 10;
     return cudaSuccess;
 }
 
@@ -354,6 +357,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attr, int dev
     (void)device;
     *value = attr == cudaDevAttrHostRegisterReadOnlySupported
                  ? number_of("ASSAY_DOUBLE_READ_ONLY", 1)
+             : attr == cudaDevAttrMaxSharedMemoryPerBlockOptin
+                 ? number_of("ASSAY_DOUBLE_SHARED", 227 * 1024)
                  : 0;
     return cudaSuccess;
 }
@@ -483,6 +488,25 @@ cudaError_t cudaMemcpyAsync(
         [=] {
             if (bytes > 0)
                 memcpy(to, from, bytes);
+        },
+        0.001f);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+    size_t width, size_t height, enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    ENTER("cudaMemcpy2DAsync");
+    if (width > to_pitch || width > from_pitch || kind != cudaMemcpyDeviceToDevice || height == 0)
+        double_misuse("cudaMemcpy2DAsync", "rows longer than a pitch, no rows, or another kind");
+    check_kind("cudaMemcpy2DAsync", to, (height - 1) * to_pitch + width, true, true);
+    check_kind("cudaMemcpy2DAsync", from, (height - 1) * from_pitch + width, true, false);
+    double_queue(
+        stream,
+        [=] {
+            for (size_t row = 0; row < height; row++)
+                memcpy(static_cast<char *>(to) + row * to_pitch,
+                    static_cast<const char *>(from) + row * from_pitch, width);
         },
         0.001f);
     return cudaSuccess;

@@ -1,0 +1,69 @@
+/* test_spawn.c - children that end, say something, hang (spawn.c), with real processes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <signal.h>
+#include <string.h>
+
+#include "broker/spawn.h"
+#include "schema/log.h"
+
+static struct child start(const char *script)
+{
+    struct child c;
+    struct err e = {0};
+    const char *argv[] = {"/bin/sh", "-c", script, NULL};
+    assert_int_equal(child_start(&c, (char *const *)argv, NULL, 0, -1, -1, &e), 0);
+    return c;
+}
+
+static void test_reaping_waits_as_long_as_it_is_told_to(void **unused)
+{
+    struct child c = start("exec sleep 100"), quick = start("sleep 0.2; exit 7");
+    int code = 0, number = 0;
+    (void)unused;
+    long long before = now_mono_ms();
+    assert_int_equal(child_reap(&c, 0, &code, &number), 0);
+    assert_int_equal(child_reap(&c, 100, &code, &number), 0);
+    assert_in_range(now_mono_ms() - before, 100, 5000);
+    assert_int_equal(child_reap(&quick, 10000, &code, &number), 1);
+    assert_int_equal(code, 7);
+    assert_int_equal(number, 0);
+    child_end(&c, &code, &number);
+    assert_int_equal(number, SIGKILL);
+    assert_int_equal(c.pidfd, -1);
+    child_end(&c, &code, &number); /* nothing is left to do */
+}
+
+static int say(const char *script, int limit_ms, char *words, size_t size, struct err *e)
+{
+    char out[64];
+    const char *argv[] = {"/bin/sh", "-c", script, NULL};
+    return child_output((char *const *)argv, limit_ms, (struct child_text){out, sizeof out},
+        (struct child_text){words, size}, e);
+}
+
+static void test_only_silence_is_too_long(void **unused)
+{
+    char words[256];
+    struct err e = {0};
+    (void)unused;
+    const char *talks = "for i in 1 2 3 4 5 6; do echo $i >&2; sleep 0.5; done; exit 3";
+    assert_int_equal(say(talks, 2000, words, sizeof words, &e), 3);
+    assert_string_equal(child_last_line(words, "none"), "6");
+    assert_int_equal(say("exec sleep 100", 300, words, sizeof words, &e), ASSAY_EFORMAT);
+    assert_non_null(strstr(e.msg, "did not end, and said nothing"));
+    /* closes what it says things with, and stays */
+    assert_int_equal(say("exec sleep 100 >&- 2>&-", 300, words, sizeof words, &e), ASSAY_EFORMAT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reaping_waits_as_long_as_it_is_told_to),
+        cmocka_unit_test(test_only_silence_is_too_long),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
