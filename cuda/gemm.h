@@ -2,7 +2,8 @@
  *
  * For each shape one algorithm, chosen when it is first needed (the canary row needs them all,
  * before READY) and then kept: only algorithms without split K that give a row the same bits in
- * batches of any size are taken, and of these the fastest. What was chosen is remembered in a file
+ * batches of any size that products are given (longer ones are cut) are taken, and of these the
+ * fastest. What was chosen is remembered in a file
  * by device, driver, library version and shape. The ranks of a group use what rank 0 chose. */
 #ifndef ASSAY_CUDA_GEMM_H
 #define ASSAY_CUDA_GEMM_H

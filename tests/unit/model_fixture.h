@@ -68,8 +68,12 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     die_on(weights_open(&s->weights, dir, &e), &e);
     if (ops->typed)
         config.activation_type = model_activation_type(s->weights, &quant);
-    struct device_options options = {
-        .n_threads = threads, .isa = isa, .comm = s->comm, .deadline_ms = 60000, .gpu = (int)rank, .cache_dir = cache_dir};
+    struct device_options options = {.n_threads = threads,
+        .isa = isa,
+        .comm = s->comm,
+        .deadline_ms = 60000,
+        .gpu = (int)rank,
+        .cache_dir = cache_dir};
     qwen2_device_needs(&options, &config, &cache, &quant, ops, tp);
     die_on(ops->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
