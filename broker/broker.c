@@ -14,6 +14,7 @@
 #define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define DRAIN_MS 30000
+#define MAX_BAD_STARTS 3
 #define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
 #define PURGE_PAUSE_MS 16
 
@@ -190,18 +191,15 @@ static int write_workers(struct broker *b, struct err *e)
 }
 
 /* A checkpoint that no worker can read, or ranks that compute otherwise than was described, will not
- * get better by themselves. */
+ * get better by themselves. But while there is a group that may serve, the others try on. */
 static int check_groups(const struct broker *b, struct err *e)
 {
-    for (int g = 0; g < b->options->replicas; g++) {
-        int exit_code = 0;
-        const char *why = group_last_failure(b->groups[g], &exit_code);
-        if (exit_code == EX_CONFIG && group_restarts(b->groups[g]) >= 3 &&
-            group_state(b->groups[g]) == GROUP_DEAD)
-            return err_set(
-                e, ASSAY_EFORMAT, "the workers cannot serve %s: %s", b->options->model, why);
-    }
-    return 0;
+    int exit_code;
+    for (int g = 0; g < b->options->replicas; g++)
+        if (group_bad_starts(b->groups[g]) < MAX_BAD_STARTS)
+            return 0;
+    return err_set(e, ASSAY_EFORMAT, "the workers cannot serve %s: %s", b->options->model,
+        group_last_failure(b->groups[0], &exit_code));
 }
 
 static long long housekeep(struct broker *b, long long now_ms, long long due_ms)

@@ -63,6 +63,7 @@ struct group {
     uint64_t progress;
     char failure[256];
     int failure_exit;
+    int bad_starts; /* in a row that ended because of what the ranks were asked for */
 };
 
 int group_new(struct group **out, const struct group_options *options, struct err *e)
@@ -99,6 +100,7 @@ static void close_fd(int *fd)
 static void end_ranks(struct group *g, int *exit_code, int *signal)
 {
     int known = 0, code, number;
+    long long until_ms = now_mono_ms() + CHILD_END_MS;
     for (uint32_t r = 0; r < g->options.tp; r++)
         if (!known && child_reap(&g->children[r], 0, &code, &number)) {
             known = 1;
@@ -108,7 +110,7 @@ static void end_ranks(struct group *g, int *exit_code, int *signal)
     for (uint32_t r = 0; r < g->options.tp; r++)
         child_kill(&g->children[r]);
     for (uint32_t r = 0; r < g->options.tp; r++) {
-        child_end(&g->children[r], &code, &number);
+        child_end(&g->children[r], until_ms, &code, &number);
         g->ranks[r] = (struct group_rank_info){0};
     }
     if (g->socket) {
@@ -147,6 +149,7 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     int draining = g->state == GROUP_DRAINING;
     end_ranks(g, &exit_code, &signal);
     g->failure_exit = exit_code;
+    g->bad_starts = exit_code == EX_CONFIG ? g->bad_starts + 1 : 0;
     if (signal)
         snprintf(g->failure, sizeof g->failure, "%.180s (signal %d)", reason, signal);
     else if (exit_code >= 0)
@@ -169,9 +172,12 @@ static void fail(struct group *g, long long now_ms, const char *reason)
 /* A rank that is not what was described fails as one that refuses its options. */
 static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
 {
+    int before = g->bad_starts;
     fail(g, now_ms, reason);
-    if (rc == ASSAY_EUNSUPPORTED)
-        g->failure_exit = EX_CONFIG;
+    if (rc != ASSAY_EUNSUPPORTED)
+        return;
+    g->failure_exit = EX_CONFIG;
+    g->bad_starts = before + 1;
 }
 
 void group_free(struct group **out)
@@ -306,6 +312,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     if (g->state != GROUP_STARTING)
         return 0;
     g->state = GROUP_READY;
+    g->bad_starts = 0;
     g->progressed_ms = now_ms;
     log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
@@ -627,6 +634,11 @@ const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)
 int64_t group_restarts(const struct group *g)
 {
     return g->restarts;
+}
+
+int group_bad_starts(const struct group *g)
+{
+    return g->bad_starts;
 }
 
 const char *group_last_failure(const struct group *g, int *exit_code)

@@ -66,6 +66,9 @@ uint32_t group_in_flight(const struct group *g);
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);
 int64_t group_restarts(const struct group *g);
+/* How often in a row a start ended since ranks refuse what they were asked for (exit code 78: a
+ * checkpoint that cannot be read, a device that is not there), or compute otherwise than was described. */
+int group_bad_starts(const struct group *g);
 /* Why the last incarnation ended, "" when none did. A start-up that failed with exit code 78 (the
  * checkpoint is bad) says so. */
 const char *group_last_failure(const struct group *g, int *exit_code);

@@ -15,8 +15,6 @@
 
 #include "schema/log.h"
 
-#define KILL_WAIT_MS 10000
-
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -102,12 +100,13 @@ int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal)
     return 1;
 }
 
-void child_end(struct child *c, int *exit_code, int *signal)
+void child_end(struct child *c, long long until_mono_ms, int *exit_code, int *signal)
 {
+    long long left_ms = until_mono_ms - now_mono_ms();
     child_kill(c);
-    if (c->pidfd < 0 || child_reap(c, KILL_WAIT_MS, exit_code, signal))
+    if (c->pidfd < 0 || child_reap(c, left_ms > 0 ? (int)left_ms : 0, exit_code, signal))
         return;
-    log_error("event=child_not_killed pid=%d waited_ms=%d", (int)c->pid, KILL_WAIT_MS);
+    log_error("event=child_not_killed pid=%d", (int)c->pid);
     close(c->pidfd);
     c->pidfd = -1;
 }
@@ -162,7 +161,7 @@ static int take_words(struct child *c, const char *name, struct output *out, str
 {
     int exit_code = -1, signal = 0, late = read_both(out, words, limit_ms);
     if (late || !child_reap(c, limit_ms, &exit_code, &signal))
-        child_end(c, &exit_code, &signal);
+        child_end(c, now_mono_ms() + CHILD_END_MS, &exit_code, &signal);
     if (late)
         return err_set(
             e, ASSAY_EFORMAT, "%s did not end, and said nothing for %d s", name, limit_ms / 1000);

@@ -22,9 +22,10 @@ void child_kill(const struct child *c); /* SIGKILL */
 /* Reap: 1 and the wait status' parts when it has ended, or ends within wait_ms (pidfd closed); 0 when
  * it still runs. */
 int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal);
-/* Kill and reap. One that even SIGKILL does not end in some seconds, as it waits inside the kernel for
- * a device, is let go, with a line in the log. */
-void child_end(struct child *c, int *exit_code, int *signal);
+/* Kill and reap. One that even SIGKILL does not end by then, as it waits inside the kernel for a device,
+ * is let go, with a line in the log. */
+#define CHILD_END_MS 10000
+void child_end(struct child *c, long long until_mono_ms, int *exit_code, int *signal);
 struct child_text {
     char *text;
     size_t size;

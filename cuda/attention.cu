@@ -27,6 +27,7 @@ struct attention_arguments {
     uint32_t n_heads, heads_per_kv, window;
     float scale_log2; /* scale * log2(e) */
     int64_t out_stride, q_stride, k_stride, v_stride;
+    uint32_t *progress;
 };
 
 /* What a block works on. q, k, v, out: the sequence's first row, this head's first column. */
@@ -248,6 +249,8 @@ __global__ void __launch_bounds__(THREADS)
     }
     cp_async_wait<0>();
     __syncthreads();
+    if (blockIdx.x % ATTENTION_BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
+        show_progress(a.progress);
     if (warp_row < b.length)
         write_rows<T, DIM>(b, a.out_stride, r, keys + warp * 16 * (DIM + PAD), warp_row);
 }
@@ -298,12 +301,13 @@ int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor 
 
 cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles)
+    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress)
 {
     if (n_tiles == 0)
         return cudaSuccess;
     attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->window, shape->scale * 1.44269504f, out.stride, q.stride, k.stride, v.stride};
+        shape->window, shape->scale * 1.44269504f, out.stride, q.stride, k.stride, v.stride,
+        progress};
     if (q.dtype == DTYPE_BF16)
         return launch_type<bf16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);
     return launch_type<f16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);

@@ -12,7 +12,6 @@ namespace
 {
 
 const int THREADS = 256, TILE = 64, SCORE_STRIDE = TILE + 1;
-const unsigned BLOCKS_PER_SIGN = 64; /* one block of so many shows progress */
 
 struct simt_attention_arguments {
     const struct attention_tile *tiles;
@@ -126,8 +125,8 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
             o[i] = sum;
         }
     }
-    if (a.progress && blockIdx.x % BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
-        *static_cast<volatile uint32_t *>(a.progress) = *a.progress + 1;
+    if (blockIdx.x % ATTENTION_BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
+        show_progress(a.progress);
     int32_t query = from + static_cast<int32_t>(threadIdx.x / 4);
     if (query >= length)
         return;

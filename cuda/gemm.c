@@ -167,15 +167,16 @@ cublasStatus_t gemm_multiply(
 
 static void key_of(const struct gemm *g, const struct product *p, char *key, size_t size)
 {
-    snprintf(key, size, "%s, %s x %s, n %lld, k %lld, stride %lld%s", g->machine, dtype_name(p->in),
-        dtype_name(p->out), (long long)p->n, (long long)p->k, (long long)p->weight_stride,
-        p->has_bias ? ", bias" : "");
+    snprintf(key, size, "%s, %s x %s, n %lld, k %lld, stride %lld%s, tried on %lld rows",
+        g->machine, dtype_name(p->in), dtype_name(p->out), (long long)p->n, (long long)p->k,
+        (long long)p->weight_stride, p->has_bias ? ", bias" : "", (long long)gemm_max_rows(p->in));
 }
 
 static int is_usable(struct gemm *g, struct product *p, const cublasLtMatmulAlgo_t *algo)
 {
     cublasLtMatmulHeuristicResult_t result;
-    gemm_set_rows(p, QUANT_ROWS, round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
+    gemm_set_rows(
+        p, gemm_max_rows(p->in), round_up(p->k, ROW_ELEMENTS), round_up(p->n, ROW_ELEMENTS));
     return cublasLtMatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->d, p->d, algo, &result) ==
                CUBLAS_STATUS_SUCCESS &&
            result.workspaceSize <= GEMM_WORKSPACE_BYTES;
@@ -262,6 +263,8 @@ static void run(struct device *d, const struct operands *o)
         part.x = tensor_rows(o->x, row, n);
         part.out = tensor_rows(o->out, row, n);
         LT_MUST(gemm_multiply(d, p, &p->algo, &part));
+        if (n == GEMM_MAX_ROWS)
+            GPU_MUST(kernel_tick(gpu_stream(d), d->progress_device));
     }
 }
 

@@ -70,7 +70,8 @@ static int multiplies(
     struct trial *t, const cublasLtMatmulAlgo_t *algo, const struct operands *what)
 {
     cublasStatus_t rc = gemm_multiply(t->device, t->p, algo, what);
-    if (rc != CUBLAS_STATUS_NOT_SUPPORTED && rc != CUBLAS_STATUS_INVALID_VALUE) {
+    if (rc != CUBLAS_STATUS_NOT_SUPPORTED && rc != CUBLAS_STATUS_INVALID_VALUE &&
+        rc != CUBLAS_STATUS_ARCH_MISMATCH) {
         gemm_must(rc, "cublasLtMatmul");
         return 1;
     }
@@ -123,8 +124,9 @@ static int ignores_company(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     return 1;
 }
 
-/* Of the largest batch; negative when the library does not do it. */
-static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo)
+/* Of the largest batch; negative when the library does not do it. One that is far behind `fastest` is
+ * not timed again after its first warm turn. */
+static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo, float fastest)
 {
     float best = 1e30f;
     for (int turn = 0; turn < TIMED_TURNS; turn++) {
@@ -136,6 +138,8 @@ static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo)
         GPU_MUST(cudaEventSynchronize(t->end));
         GPU_MUST(cudaEventElapsedTime(&ms, t->start, t->end));
         best = ms < best ? ms : best;
+        if (turn > 0 && best > 4 * fastest)
+            break;
     }
     return best;
 }
@@ -192,10 +196,13 @@ static int faster(const void *a, const void *b)
 static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, struct candidate *to)
 {
     int kept = 0;
+    float fastest = 1e30f;
     for (int i = 0; i < n; i++) {
-        float ms = takes_all(t, &found[i]) ? time_of(t, &found[i]) : -1;
-        if (ms >= 0)
-            to[kept++] = (struct candidate){found[i], ms, i};
+        float ms = takes_all(t, &found[i]) ? time_of(t, &found[i], fastest) : -1;
+        if (ms < 0)
+            continue;
+        to[kept++] = (struct candidate){found[i], ms, i};
+        fastest = ms < fastest ? ms : fastest;
     }
     qsort(to, (size_t)kept, sizeof *to, faster);
     return kept;

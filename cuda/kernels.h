@@ -38,6 +38,8 @@ cudaError_t kernel_gather(
  * place). progress: a counter in memory that the host sees; the first block adds 1; may be NULL. */
 cudaError_t kernel_rms_norm(cudaStream_t stream, struct tensor out, struct tensor x,
     const struct tensor *y, const float *weight, float eps, uint32_t *progress);
+/* Adds 1 to such a counter: between products that take long. */
+cudaError_t kernel_tick(cudaStream_t stream, uint32_t *progress);
 /* each of n_heads stretches of x.cols / n_heads in a row, in place; x of a float type */
 cudaError_t kernel_head_norm(
     cudaStream_t stream, struct tensor x, uint32_t n_heads, const float *weight, float eps);
@@ -88,6 +90,7 @@ struct attention_tile {
     uint32_t first, length, from;
 };
 #define ATTENTION_TILE_TOKENS 64
+#define ATTENTION_BLOCKS_PER_SIGN 64 /* one block of so many shows progress */
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
  * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
@@ -95,11 +98,11 @@ struct attention_tile {
  *
  * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes.
  * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference
- * that the other is tested against. progress: as for the norm, but some blocks add to it: a long row
- * takes seconds here. */
+ * that the other is tested against.
+ * progress: as for the norm, but some of the blocks add to it, as a long row takes seconds. */
 cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles);
+    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);
 cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
     const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);

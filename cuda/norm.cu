@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(MAX_BLOCK) rms_norm_kernel(norm_arguments<Y, O
             divide_group(v, scale);
         store_group(a.out.row(row) + at, v, a.cols - at, a.out.vectors);
     }
-    if (a.progress && row == 0 && threadIdx.x == 0)
-        *static_cast<volatile uint32_t *>(a.progress) = *a.progress + 1;
+    if (row == 0 && threadIdx.x == 0)
+        show_progress(a.progress);
 }
 
 struct head_arguments {
@@ -121,6 +121,12 @@ template <typename T> __global__ void head_norm_kernel(rows_of<T> x, head_argume
     float by = rsqrt_precise(div_rn(sum, static_cast<float>(a.head_dim)) + a.eps);
     for (uint32_t i = threadIdx.x % 32; i < a.head_dim; i += 32)
         at[i] = from_float<T>(to_float(at[i]) * by * a.weight[i]);
+}
+
+__global__ void tick_kernel(uint32_t *progress)
+{
+    if (threadIdx.x == 0)
+        show_progress(progress);
 }
 
 bool is_aligned(const void *p)
@@ -160,4 +166,9 @@ cudaError_t kernel_head_norm(
         using T = decltype(tag);
         return SIMT_LAUNCH(stream, head_norm_kernel<T>, blocks, warps * 32, 0, rows_view<T>(x), a);
     });
+}
+
+cudaError_t kernel_tick(cudaStream_t stream, uint32_t *progress)
+{
+    return SIMT_LAUNCH(stream, tick_kernel, 1, 32, 0, progress);
 }

@@ -98,8 +98,8 @@ static void op_attention(struct device *d, struct tensor out, struct tensor q, s
 {
     (void)meta;
     if (kernel_attention_mma_fits(out, q, k, v, shape))
-        LAUNCH("attention_mma",
-            kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles, d->n_tiles));
+        LAUNCH("attention_mma", kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles,
+                                    d->n_tiles, d->progress_device));
     else
         LAUNCH("attention_simt", kernel_attention_simt(gpu_stream(d), out, q, k, v, shape, d->tiles,
                                      d->n_tiles, d->progress_device));

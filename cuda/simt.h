@@ -338,4 +338,12 @@ SIMT_DEVICE float rsqrt_precise(float x)
     return div_rn(1.0f, sqrt_rn(x));
 }
 
+/* For one thread of some block: a counter that the host sees has moved. Several at a time may count as
+ * one. progress may be NULL. */
+SIMT_DEVICE void show_progress(uint32_t *progress)
+{
+    if (progress)
+        *static_cast<volatile uint32_t *>(progress) = *progress + 1;
+}
+
 #endif

@@ -190,6 +190,19 @@ def test_ranks_that_choose_otherwise_end_the_broker(installed):
         assert "rank 0 computes otherwise than expected" in broker.words().splitlines()[-1]
 
 
+def test_a_group_that_cannot_start_does_not_end_those_that_can(installed):
+    """The second of two devices falls off the bus after the description."""
+    (installed / "assay-worker-cuda").unlink()
+    (installed / "assay-worker-cuda").write_text(
+        f"#!/bin/sh\ncase $1 in --devices|--describe) exec {WORKER} \"$@\";; esac\n"
+        f"case \"$*\" in *'--gpu 1'*) exit 78;; esac\nexec {WORKER} \"$@\"\n")
+    (installed / "assay-worker-cuda").chmod(0o755)
+    with GpuBroker(installed, options=["--devices", "0,1"], devices=2) as broker, broker.client() as client:
+        wait_until(lambda: broker.sql("select restarts from workers where restarts >= 4"))
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}], timeout_ms=20000)["rows"][0]["error"] is None
+        assert broker.process.poll() is None
+
+
 def test_a_second_broker_writes_nothing(installed):
     with GpuBroker(installed) as broker:
         remembered = installed.parent / "d/gemm-algorithms.txt"

@@ -132,8 +132,10 @@ static double best_ms(struct bench *b, struct product *p, int64_t rows)
     double best = 1e30;
     for (int i = 0; i < n; i++) {
         t.algo = &found[i];
-        if (gemm_multiply(b->d, p, t.algo, &t.o) != CUBLAS_STATUS_SUCCESS)
+        if (gemm_multiply(b->d, p, t.algo, &t.o) != CUBLAS_STATUS_SUCCESS) {
+            (void)cudaGetLastError();
             continue; /* offered, but not done */
+        }
         double ms = (double)time_of(b->d, run_trial, &t);
         best = ms < best ? ms : best;
     }

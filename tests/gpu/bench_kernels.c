@@ -190,7 +190,7 @@ static void run_attention(struct device *d, void *arg)
 {
     struct attention_case *c = arg;
     GPU_MUST(kernel_attention_mma(
-        d->compute, c->out, c->q, c->k, c->v, &c->shape, c->tiles, c->n_tiles));
+        d->compute, c->out, c->q, c->k, c->v, &c->shape, c->tiles, c->n_tiles, NULL));
 }
 
 static void time_attention(struct device *d, const struct sizes *s, int64_t length)

@@ -20,7 +20,8 @@ struct problem {
 };
 
 typedef cudaError_t attention_kernel(cudaStream_t, struct tensor, struct tensor, struct tensor,
-    struct tensor, const struct attention_shape *, const struct attention_tile *, uint32_t);
+    struct tensor, const struct attention_shape *, const struct attention_tile *, uint32_t,
+    uint32_t *);
 
 static struct attention_shape shape_of(const problem &p)
 {
@@ -72,9 +73,13 @@ struct batch {
     {
         struct attention_shape shape = shape_of(p);
         test_array<struct attention_tile> list(tiles);
+        owned_tensor counter(DTYPE_F32, 1, 1);
+        auto *progress = static_cast<uint32_t *>(counter.t.data);
+        *progress = 7;
         assert_int_equal(kernel(nullptr, out.t, q(p), k(p), v(p), &shape, list.data,
-                             static_cast<uint32_t>(tiles.size())),
+                             static_cast<uint32_t>(tiles.size()), progress),
             cudaSuccess);
+        assert_true(*progress > 7);
     }
 };
 
@@ -203,28 +208,15 @@ static void test_mma_sharp_scores(void **)
     check_problem({DTYPE_F16, 1, 1, 64, 30, {140}, 0, 0, 12}, kernel_attention_mma, 2);
 }
 
-/* It shows that it goes on. */
-static cudaError_t simt_with_progress(cudaStream_t stream, struct tensor out, struct tensor q,
-    struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles)
-{
-    owned_tensor counter(DTYPE_F32, 1, 1);
-    auto *progress = static_cast<uint32_t *>(counter.t.data);
-    *progress = 7;
-    cudaError_t rc = kernel_attention_simt(stream, out, q, k, v, shape, tiles, n_tiles, progress);
-    assert_true(*progress > 7);
-    return rc;
-}
-
 static void test_simt(void **)
 {
     for (enum dtype t : {DTYPE_F32, DTYPE_BF16, DTYPE_F16})
         for (uint32_t dim : {4u, 20u, 64u, 72u, 144u})
             check_problem(
                 {t, 2, 1, dim, dim == 20 ? 9u : 0, {65, 1, 17}, t % 2 ? 3 : 0, t % 2 ? 1 : 0, 1},
-                simt_with_progress, 2);
-    check_problem({DTYPE_F32, 1, 1, 64, 0, {64, 130, 200}, 0, 0, 1}, simt_with_progress, 2);
-    check_problem({DTYPE_F32, 3, 1, 16, 70, {200}, 0, 0, 8}, simt_with_progress, 2);
+                kernel_attention_simt, 2);
+    check_problem({DTYPE_F32, 1, 1, 64, 0, {64, 130, 200}, 0, 0, 1}, kernel_attention_simt, 2);
+    check_problem({DTYPE_F32, 3, 1, 16, 70, {200}, 0, 0, 8}, kernel_attention_simt, 2);
 }
 
 static void test_what_fits(void **)

@@ -31,10 +31,10 @@ static void test_reaping_waits_as_long_as_it_is_told_to(void **unused)
     assert_int_equal(child_reap(&quick, 10000, &code, &number), 1);
     assert_int_equal(code, 7);
     assert_int_equal(number, 0);
-    child_end(&c, &code, &number);
+    child_end(&c, now_mono_ms() + CHILD_END_MS, &code, &number);
     assert_int_equal(number, SIGKILL);
     assert_int_equal(c.pidfd, -1);
-    child_end(&c, &code, &number); /* nothing is left to do */
+    child_end(&c, 0, &code, &number); /* nothing is left to do */
 }
 
 static int say(const char *script, int limit_ms, char *words, size_t size, struct err *e)
