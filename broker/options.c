@@ -46,7 +46,7 @@ static const struct {
     {"chat-template", "NAME",
         "chat format, where the checkpoint's is not known: chatml, qwen2.5 ..", TEXT,
         offsetof(struct options, chat_template), 0, 0},
-    {"isa", "NAME", "auto, avx2 or portable: all give the same scores (default auto)", TEXT,
+    {"isa", "NAME", "auto, avx512, avx2 or portable: all give the same scores (default auto)", TEXT,
         offsetof(struct options, isa), 0, 0},
     {"hang-ms", "N", "a group without progress for so long is restarted (default 2000)", INT,
         offsetof(struct options, hang_ms), 100, INT_MAX / 16},
@@ -233,9 +233,9 @@ static int check_together(const struct options *o)
                 o->listen[i]);
             return EX_CONFIG;
         }
-    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx2") != 0 &&
-        strcmp(o->isa, "portable") != 0)
-        return complain("isa", "auto, avx2 or portable", o->isa);
+    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx512") != 0 &&
+        strcmp(o->isa, "avx2") != 0 && strcmp(o->isa, "portable") != 0)
+        return complain("isa", "auto, avx512, avx2 or portable", o->isa);
     if (strcmp(o->quant, "none") != 0 && strcmp(o->quant, "fp8") != 0 &&
         strcmp(o->quant, "int8") != 0)
         return complain("quant", "none, fp8 or int8", o->quant);

@@ -142,7 +142,7 @@ struct device_options {
                                                 row */
     /* the CPU's */
     int n_threads;   /* at least 1 */
-    const char *isa; /* "auto", "avx2", "portable": all give the same bits */
+    const char *isa; /* "auto", "avx512", "avx2", "portable": all give the same bits */
     void (*bump)(void *);
     void *bump_arg;
     /* CUDA's */

@@ -1,11 +1,11 @@
 /* bench_gemm.c - b1: the rate of `linear` against the peak of fused multiply-adds, measured in the
  * same run.
  *
- *     bench_gemm [THREADS]        one line of JSON a shape: shape, tokens, dtype, gflops, peak,
- * ratio
+ *     bench_gemm [THREADS [ISA]]  one line of JSON a shape: shape, tokens, dtype, gflops, peak,
+ *                                 ratio
  *
  * The peak is what the same threads reach on nothing but independent fused multiply-adds on
- * registers. */
+ * registers, of the width that the kernels have. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@
 #include <immintrin.h>
 #endif
 
-#define PEAK_STEPS 4000000 /* about 8 ms */
+#define PEAK_STEPS 2000000 /* some 4 to 8 ms */
 #define TURNS 9
 #define TURN_SECONDS 0.1
 
@@ -30,9 +30,9 @@ static double seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Twelve independent chains: enough to hide the latency. */
 #if defined(__x86_64__)
-/* Twelve independent chains of eight lanes: enough to hide the latency. */
-__attribute__((target("avx2,fma"))) static void peak_task(void *arg, int64_t task, int thread)
+__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int64_t task, int thread)
 {
     __m256 acc[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(1e-9f);
     float *sink = arg;
@@ -48,24 +48,59 @@ __attribute__((target("avx2,fma"))) static void peak_task(void *arg, int64_t tas
         acc[0] = _mm256_add_ps(acc[0], acc[i]);
     sink[task] = _mm256_cvtss_f32(acc[0]);
 }
-#else
-static void peak_task(void *arg, int64_t task, int thread)
+
+__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int64_t task, int thread)
+{
+    __m512 acc[12], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(1e-9f);
+    float *sink = arg;
+    (void)thread;
+    for (int i = 0; i < 12; i++)
+        acc[i] = _mm512_set1_ps((float)i);
+    for (int64_t k = 0; k < PEAK_STEPS; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++)
+            acc[i] = _mm512_fmadd_ps(acc[i], x, y);
+    }
+    for (int i = 1; i < 12; i++)
+        acc[0] = _mm512_add_ps(acc[0], acc[i]);
+    sink[task] = _mm512_cvtss_f32(acc[0]);
+}
+#endif
+
+static void peak_portable(void *arg, int64_t task, int thread)
 {
     float *sink = arg;
     (void)thread;
-    for (int64_t k = 0; k < PEAK_STEPS; k++)
+    for (int64_t k = 0; k < PEAK_STEPS * 12; k++)
         sink[task] = sink[task] * 0.999f + 1e-9f;
 }
+
+struct peak {
+    pool_task *task;
+    int lanes;
+};
+
+static struct peak peak_of(const struct cpu_kernels *kernels)
+{
+#if defined(__x86_64__)
+    if (kernels == &cpu_kernels_avx512)
+        return (struct peak){peak_avx512, 16};
+    if (kernels == &cpu_kernels_avx2)
+        return (struct peak){peak_avx2, 8};
 #endif
+    (void)kernels;
+    return (struct peak){peak_portable, 1};
+}
 
 /* GFLOP/s of all threads of the device, once. */
 static double measure_peak(struct device *d)
 {
-    float sink[256];
+    float sink[256] = {0};
     int n = pool_threads(d->pool);
+    struct peak peak = peak_of(d->kernels);
     double start = seconds();
-    pool_run(d->pool, peak_task, sink, n);
-    return 2.0 * 8 * 12 * PEAK_STEPS * n / (seconds() - start) * 1e-9;
+    pool_run(d->pool, peak.task, sink, n);
+    return 2.0 * peak.lanes * 12 * PEAK_STEPS * n / (seconds() - start) * 1e-9;
 }
 
 static int by_value(const void *a, const void *b)
@@ -138,17 +173,17 @@ int main(int argc, char **argv)
     } shapes[] = {{"0.5B qkv", 896, 1152}, {"0.5B o", 896, 896}, {"0.5B gate_up", 896, 9728},
         {"0.5B down", 4864, 896}, {"1.5B qkv", 1536, 2048}, {"1.5B o", 1536, 1536},
         {"1.5B gate_up", 1536, 17920}, {"1.5B down", 8960, 1536}};
+    static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_BF16};
     struct device *d = NULL;
     struct err e = {0};
     int threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct device_options options = {.n_threads = threads, .isa = "auto", .arena_bytes = 64};
+    const char *isa = argc > 2 ? argv[2] : "auto";
+    struct device_options options = {.n_threads = threads, .isa = isa, .arena_bytes = 64};
     if (cpu_ops.open(&d, &options, &e) != 0)
         die(70, "%s", e.msg);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        for (int64_t tokens = 512; tokens <= 4096; tokens *= 8)
-            measure(d, shapes[i].name, shapes[i].in, shapes[i].out, tokens, DTYPE_BF16);
-    measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F16);
-    measure(d, "0.5B gate_up", 896, 9728, 512, DTYPE_F32);
+        for (int t = 0; t < 4; t++)
+            measure(d, shapes[i].name, shapes[i].in, shapes[i].out, t < 3 ? 512 : 4096, dtypes[t]);
     measure(d, "0.5B gate_up", 896, 9728, 8, DTYPE_BF16);
     cpu_ops.close(&d);
     return 0;

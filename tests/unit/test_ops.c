@@ -1,13 +1,16 @@
 /* test_ops.c - the CPU's operations: each against a plain loop in double precision, and each bit
- * for bit against itself: alone or among other rows, on 1, 2 or 3 threads, portable or AVX2. */
+ * for bit against itself: alone or among other rows, on 1, 2 or 3 threads, with each set of kernels
+ * that this CPU has (one that it lacks is skipped, and said so). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "worker/cpu/fmath.h"
 #include "worker/cpu/kernels.h"
@@ -59,11 +62,22 @@ static struct device *make_device(const char *isa, int threads)
 }
 
 /* Every way to compute that must give the same bits. */
-static const struct {
+static struct {
     const char *isa;
     int threads;
-} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}};
+} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}, {"avx2", 2}, {"avx512", 1},
+    {"avx512", 2}};
 enum { WAYS = sizeof ways / sizeof ways[0] };
+
+static void skip_missing_isas(void)
+{
+    for (int way = 0; way < WAYS; way++)
+        if (!kernels_choose(ways[way].isa)) {
+            fprintf(stderr, "SKIPPED: %s, %d threads: this CPU does not have it\n", ways[way].isa,
+                ways[way].threads);
+            ways[way].isa = "auto";
+        }
+}
 
 static uint16_t to_half(float f, enum dtype dtype)
 {
@@ -173,6 +187,9 @@ static void test_linear(void **unused)
         check_linear(rows[i % 7], ins[(i + 3) % 8], outs[i], DTYPE_BF16);
         check_linear(rows[i % 6], ins[(i + 5) % 8], outs[(i + 4) % 9], DTYPE_F16);
     }
+    check_linear(1537, 7, 65, DTYPE_BF16);  /* more rows than a chunk */
+    check_linear(25, 1025, 65, DTYPE_BF16); /* two and three pieces of K */
+    check_linear(13, 2100, 33, DTYPE_F16);
 }
 
 /* ---- attention ---- */
@@ -440,6 +457,106 @@ static void test_unknown_isa(void **unused)
     assert_non_null(strstr(e.msg, "avx9"));
 }
 
+/* ---- kernels that prove themselves ---- */
+
+static void tile_not_fused(const struct product *p)
+{
+    const struct cpu_kernels *s = &cpu_kernels_portable;
+    for (int i = 0; i < p->mr; i++)
+        for (int j = 0; j < p->nr; j++) {
+            float sum = p->first ? 0 : p->c[i * p->ldc + j];
+            for (int64_t k = 0; k < p->k; k++)
+                sum += p->a[k * s->mr + i] * p->b[k * s->nr + j];
+            p->c[i * p->ldc + j] = p->bias ? sum + p->bias[j] : sum;
+        }
+}
+
+static void widen_flushing(float *out, const void *in, enum dtype dtype, int64_t n)
+{
+    cpu_kernels_portable.widen(out, in, dtype, n);
+    out[n - 1] = 0;
+}
+
+static void pack_weight_shifted(
+    float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k)
+{
+    cpu_kernels_portable.pack_weight(b, w, dtype, stride, nr, n_k);
+    if (dtype == DTYPE_F16)
+        b[0] += 0x1p-10f;
+}
+
+static void silu_mul_rounded(float *out, const float *gate, const float *up, int64_t n)
+{
+    cpu_kernels_portable.silu_mul(out, gate, up, n);
+    out[0] *= 1 + 0x1p-23f;
+}
+
+static float softmax_step_rounded(
+    float *s, int64_t n, int64_t from, int64_t to, float scale, float *m, float *l)
+{
+    float alpha = cpu_kernels_portable.softmax_step(s, n, from, to, scale, m, l);
+    *l *= 1 + 0x1p-23f;
+    return alpha;
+}
+
+/* What `sets` come down to; how many warnings that gave. */
+static const struct cpu_kernels *choose_quietly(
+    const struct cpu_kernels *const *sets, int *warnings)
+{
+    char text[2048] = "";
+    FILE *file = tmpfile();
+    int saved = dup(STDERR_FILENO);
+    dup2(fileno(file), STDERR_FILENO);
+    const struct cpu_kernels *chosen = kernels_proven(sets);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    *warnings = 0;
+    for (const char *at = text; (at = strstr(at, "warn")) && strstr(at, "event=kernels_differ");
+         at++)
+        ++*warnings;
+    return chosen;
+}
+
+static void test_wrong_kernels_are_passed_over(void **unused)
+{
+    struct cpu_kernels wrong[5], good = cpu_kernels_portable;
+    int warnings;
+    (void)unused;
+    good.isa = "good";
+    for (int i = 0; i < 5; i++) {
+        wrong[i] = good;
+        wrong[i].isa = "wrong";
+    }
+    wrong[0].tile = tile_not_fused;
+    wrong[1].widen = widen_flushing;
+    wrong[2].pack_weight = pack_weight_shifted;
+    wrong[3].silu_mul = silu_mul_rounded;
+    wrong[4].softmax_step = softmax_step_rounded;
+    for (int i = 0; i < 5; i++) {
+        const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
+        const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[4 - i], NULL};
+        assert_ptr_equal(choose_quietly(then_good, &warnings), &good);
+        assert_int_equal(warnings, 1);
+        assert_ptr_equal(choose_quietly(all_wrong, &warnings), &cpu_kernels_portable);
+        assert_int_equal(warnings, 2);
+    }
+    const struct cpu_kernels *right[] = {&good, NULL};
+    assert_ptr_equal(choose_quietly(right, &warnings), &good);
+    assert_int_equal(warnings, 0);
+}
+
+/* A set that is asked for by name and that the CPU has is the one that is used. */
+static void test_named_isa(void **unused)
+{
+    (void)unused;
+    for (int way = 0; way < WAYS; way++)
+        if (strcmp(ways[way].isa, "auto") != 0)
+            assert_string_equal(kernels_choose(ways[way].isa)->isa, ways[way].isa);
+}
+
 static void test_fmath(void **unused)
 {
     (void)unused;
@@ -461,6 +578,8 @@ int main(void)
         cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
         cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
         cmocka_unit_test(test_fmath), cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_add_bias_relu_head_norm)};
+        cmocka_unit_test(test_add_bias_relu_head_norm), cmocka_unit_test(test_named_isa),
+        cmocka_unit_test(test_wrong_kernels_are_passed_over)};
+    skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,7 +15,7 @@
 #include "worker/cpu/device.h"
 
 #define TILE_KEYS 64
-#define TILE_ROWS 96 /* rows (query tokens times heads of the group) of a tile, about */
+#define TASK_ROWS 96 /* rows (query tokens times heads of the group) of a task, about */
 
 struct attention {
     struct device *d;
@@ -23,6 +23,7 @@ struct attention {
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
+    int64_t mr, nr; /* of the tile kernel */
 };
 
 /* One task, and its scratch memory. */
@@ -58,68 +59,76 @@ static const float *query_row(const struct tile *t, int64_t r)
     return row_of(a->q, token) + head * a->shape->head_dim;
 }
 
-/* Rows [n][cols], row r at row(r), as panels of MR rows; beyond n zeros. */
+/* The query rows as panels of MR rows; beyond n_rows zeros. */
 static void pack_queries(struct tile *t)
 {
-    int64_t dim = t->a->shape->head_dim;
-    memset(t->queries, 0, (size_t)(t->n_panels * GEMM_MR * dim) * sizeof *t->queries);
+    int64_t dim = t->a->shape->head_dim, mr = t->a->mr;
+    memset(t->queries, 0, (size_t)(t->n_panels * mr * dim) * sizeof *t->queries);
     for (int64_t r = 0; r < t->n_rows; r++) {
         const float *from = query_row(t, r);
-        float *to = t->queries + r / GEMM_MR * GEMM_MR * dim + r % GEMM_MR;
+        float *to = t->queries + r / mr * mr * dim + r % mr;
         for (int64_t k = 0; k < dim; k++)
-            to[k * GEMM_MR] = from[k];
+            to[k * mr] = from[k];
     }
 }
 
 static void pack_weights(struct tile *t)
 {
-    for (int64_t r = 0; r < t->n_panels * GEMM_MR; r++) {
-        const float *from = t->scores + r * TILE_KEYS;
-        float *to = t->weights + r / GEMM_MR * GEMM_MR * TILE_KEYS + r % GEMM_MR;
-        for (int64_t k = 0; k < TILE_KEYS; k++)
-            to[k * GEMM_MR] = r < t->n_rows ? from[k] : 0;
-    }
+    int64_t mr = t->a->mr;
+    for (int64_t r = 0; r < t->n_rows; r += mr)
+        t->a->d->kernels->pack_rows(t->weights + r * TILE_KEYS, t->scores + r * TILE_KEYS,
+            TILE_KEYS, (int)min64(mr, t->n_rows - r), TILE_KEYS);
 }
 
 /* Scores of the tile's rows against keys [key, key + n). */
 static void multiply_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
+    int64_t dim = a->shape->head_dim, mr = a->mr, nr = a->nr;
     const float *from = row_of(a->k, (t->first + key)) + t->kv_head * dim;
-    for (int64_t j = 0; j < n; j += GEMM_NR)
+    for (int64_t j = 0; j < n; j += nr)
         a->d->kernels->pack_weight(t->keys + j * dim, from + j * a->k.stride, DTYPE_F32,
-            a->k.stride, (int)min64(GEMM_NR, n - j), dim);
-    for (int64_t j = 0; j < n; j += GEMM_NR)
+            a->k.stride, (int)min64(nr, n - j), dim);
+    for (int64_t j = 0; j < n; j += nr)
         for (int64_t p = 0; p < t->n_panels; p++)
-            a->d->kernels->tile(t->queries + p * GEMM_MR * dim, t->keys + j * dim, dim,
-                t->scores + p * GEMM_MR * TILE_KEYS + j, TILE_KEYS, GEMM_MR, GEMM_NR, 1, NULL);
+            a->d->kernels->tile(&(struct product){.a = t->queries + p * mr * dim,
+                .b = t->keys + j * dim,
+                .k = dim,
+                .c = t->scores + p * mr * TILE_KEYS + j,
+                .ldc = TILE_KEYS,
+                .mr = (int)mr,
+                .nr = (int)nr,
+                .first = 1});
 }
 
 /* The values of n keys as panels of NR columns over TILE_KEYS keys, zeros beyond n. */
 static void pack_values(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
+    int64_t dim = a->shape->head_dim, nr = a->nr;
     const float *from = row_of(a->v, (t->first + key)) + t->kv_head * dim;
-    memset(t->keys, 0, (size_t)(up_to(dim, GEMM_NR) * TILE_KEYS) * sizeof *t->keys);
+    memset(t->keys, 0, (size_t)(up_to(dim, nr) * TILE_KEYS) * sizeof *t->keys);
     for (int64_t k = 0; k < n; k++)
-        for (int64_t j = 0; j < dim; j += GEMM_NR)
-            memcpy(t->keys + (j * TILE_KEYS + k * GEMM_NR), from + k * a->v.stride + j,
-                (size_t)min64(GEMM_NR, dim - j) * sizeof *from);
+        for (int64_t j = 0; j < dim; j += nr)
+            memcpy(t->keys + (j * TILE_KEYS + k * nr), from + k * a->v.stride + j,
+                (size_t)min64(nr, dim - j) * sizeof *from);
 }
 
 static void add_values(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
+    int64_t dim = a->shape->head_dim, mr = a->mr, nr = a->nr;
     pack_values(t, key, n);
     pack_weights(t);
-    for (int64_t j = 0; j < dim; j += GEMM_NR)
+    for (int64_t j = 0; j < dim; j += nr)
         for (int64_t p = 0; p < t->n_panels; p++)
-            a->d->kernels->tile(t->weights + p * GEMM_MR * TILE_KEYS, t->keys + j * TILE_KEYS,
-                TILE_KEYS, t->sums + p * GEMM_MR * dim + j, dim, GEMM_MR,
-                (int)min64(GEMM_NR, dim - j), 0, NULL);
+            a->d->kernels->tile(&(struct product){.a = t->weights + p * mr * TILE_KEYS,
+                .b = t->keys + j * TILE_KEYS,
+                .k = TILE_KEYS,
+                .c = t->sums + p * mr * dim + j,
+                .ldc = dim,
+                .mr = (int)mr,
+                .nr = (int)min64(nr, dim - j)});
 }
 
 /* First key that the query token at position q sees. */
@@ -159,8 +168,8 @@ static void write_out(const struct tile *t)
 
 static void take_scratch(struct tile *t, int thread)
 {
-    int64_t dim = t->a->shape->head_dim, rows = t->n_panels * GEMM_MR,
-            columns = up_to(dim, GEMM_NR);
+    int64_t dim = t->a->shape->head_dim, rows = t->n_panels * t->a->mr,
+            columns = up_to(dim, t->a->nr);
     int64_t sizes[] = {rows * dim, columns * TILE_KEYS, rows * TILE_KEYS, rows * TILE_KEYS,
         rows * dim, rows, rows};
     float **parts[] = {&t->queries, &t->keys, &t->scores, &t->weights, &t->sums, &t->m, &t->l};
@@ -181,7 +190,7 @@ static void run_tile(struct tile *t, int thread)
 {
     const struct attention *a = t->a;
     t->n_rows = t->n * a->heads_per_kv;
-    t->n_panels = (t->n_rows + GEMM_MR - 1) / GEMM_MR;
+    t->n_panels = (t->n_rows + a->mr - 1) / a->mr;
     take_scratch(t, thread);
     pack_queries(t);
     int64_t end = t->from + t->n; /* keys that the last query token sees */
@@ -217,9 +226,10 @@ static void run_task(void *arg, int64_t task, int thread)
 void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
 {
-    struct attention a = {d, out, q, k, v, shape, meta, shape->n_heads / shape->n_kv_heads, 0};
+    struct attention a = {d, out, q, k, v, shape, meta, shape->n_heads / shape->n_kv_heads, 0,
+        d->kernels->mr, d->kernels->nr};
     int64_t tasks = 0;
-    a.tile_tokens = a.heads_per_kv < TILE_ROWS ? TILE_ROWS / a.heads_per_kv : 1;
+    a.tile_tokens = a.heads_per_kv < TASK_ROWS ? TASK_ROWS / a.heads_per_kv : 1;
     for (uint32_t s = 0; s < meta->n_rows; s++)
         tasks += tiles_of(&a, s);
     pool_run(d->pool, run_task, &a, tasks * shape->n_kv_heads);

@@ -1,7 +1,8 @@
 /* kernels.h - the innermost loops, one set for each instruction set. kernels.inc is their only
- * source; it is compiled once as portable C and once for AVX2 with FMA, and both give the same
- * bits: vectors of eight lanes, the same order of every sum, fused multiply-adds exactly where
- * v8_fma says so (fmaf where there is no instruction).
+ * source; it is compiled as portable C, for AVX2 with FMA and for AVX-512, and all give the same
+ * bits: the same order of every sum, fused multiply-adds exactly where v8_fma and vt_fma say so
+ * (fmaf where there is no instruction). Sets differ in the size of a tile, which changes no bit:
+ * an element of a product is one chain over k.
  *
  * Lengths are elements. No pointer needs to be aligned. */
 #ifndef ASSAY_KERNELS_H
@@ -11,17 +12,33 @@
 
 #include "worker/ops.h"
 
-#define GEMM_MR 6  /* rows of a tile */
-#define GEMM_NR 16 /* columns of a tile: two vectors */
+/* Every set's nr and mr divide these. */
+#define TILE_COLUMNS 32
+#define TILE_ROWS 12
+
+/* c[i][j] (+)= sum over k of a[k*MR+i] * b[k*NR+j], one fused chain in order of k, from 0 when
+ * `first` else from c; bias[j] is added after it when bias is not NULL. Only rows < mr and columns
+ * < nr of c are read and written. Meanwhile two stretches of memory are brought near, so much of
+ * each with every k: MR floats of next_a and next_b_step bytes of next_b (NULL: none). */
+struct product {
+    const float *a, *b;
+    int64_t k;
+    float *c;
+    int64_t ldc;
+    int mr, nr, first;
+    const float *bias;
+    const float *next_a;
+    const char *next_b;
+    int64_t next_b_step;
+};
 
 struct cpu_kernels {
     const char *isa;
-    /* c[i][j] (+)= sum over k of a[k*MR+i] * b[k*NR+j], one fused chain in order of k, from 0 when
-     * `first` else from c. Adds bias[j] after it when bias is not NULL. Only rows < mr and columns
-     * < nr of c are read and written. */
-    void (*tile)(const float *a, const float *b, int64_t k, float *c, int64_t ldc, int mr, int nr,
-        int first, const float *bias);
-    /* b[k*NR+j] = w[j*stride+k] widened, for j < nr (0 beyond), k < n_k */
+    int mr, nr; /* MR rows and NR columns of a tile */
+    void (*tile)(const struct product *p);
+    /* a[k*MR+i] = x[i*stride+k] for i < mr, k < n_k; beyond mr whatever some row has */
+    void (*pack_rows)(float *a, const float *x, int64_t stride, int mr, int64_t n_k);
+    /* b[k*NR+j] = w[j*stride+k] widened, for j < nr, k < n_k; beyond nr whatever some row has */
     void (*pack_weight)(
         float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
     void (*widen)(float *out, const void *in, enum dtype dtype, int64_t n);
@@ -39,7 +56,14 @@ struct cpu_kernels {
 
 extern const struct cpu_kernels cpu_kernels_portable;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
 #endif
+
+/* The fastest set that this CPU has, or the one that `isa` names; NULL: this CPU has none of that
+ * name. What is returned gave the same bits as the portable set just now: see kernels_proven. */
+const struct cpu_kernels *kernels_choose(const char *isa);
+/* The first of `sets` (the last is NULL) that gives the portable set's bits on a small problem, the
+ * portable one when none does. A warning is logged for each that is passed over. */
+const struct cpu_kernels *kernels_proven(const struct cpu_kernels *const *sets);
 
 #endif

@@ -2,4 +2,6 @@
  * it). Run only where the CPU has both. */
 #define KERNELS cpu_kernels_avx2
 #define KERNELS_ISA "avx2"
+#define TILE_LANES 8
+#define TILE_MR 6
 #include "worker/cpu/kernels.inc"

@@ -2,4 +2,6 @@
  * fmaf. */
 #define KERNELS cpu_kernels_portable
 #define KERNELS_ISA "portable"
+#define TILE_LANES 8
+#define TILE_MR 6
 #include "worker/cpu/kernels.inc"

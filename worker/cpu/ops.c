@@ -29,17 +29,6 @@ void *scratch_take(struct scratch *s, size_t bytes)
     return s->data;
 }
 
-static const struct cpu_kernels *choose_kernels(const char *isa)
-{
-    int any = strcmp(isa, "auto") == 0;
-#if defined(__x86_64__)
-    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_avx2 && (any || strcmp(isa, "avx2") == 0))
-        return &cpu_kernels_avx2;
-#endif
-    return any || strcmp(isa, "portable") == 0 ? &cpu_kernels_portable : NULL;
-}
-
 static int may_spin(const struct device_options *o)
 {
     long ranks = o->comm ? comm_size(o->comm) : 1;
@@ -48,10 +37,11 @@ static int may_spin(const struct device_options *o)
 
 static int op_open(struct device **out, const struct device_options *o, struct err *e)
 {
-    const struct cpu_kernels *kernels = choose_kernels(o->isa);
+    const struct cpu_kernels *kernels = kernels_choose(o->isa);
     if (!kernels)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "isa: expected auto, portable or one that this CPU has (avx2), found '%s'", o->isa);
+            "isa: expected auto, portable or one that this CPU has (avx512, avx2), found '%s'",
+            o->isa);
     if (o->quant != DTYPE_F32)
         return err_set(e, ASSAY_EUNSUPPORTED,
             "--quant %s: the CPU does not have it in this version; expected none, or a GPU",

@@ -1,0 +1,148 @@
+/* choose.c - which kernels: the fastest that the CPU has and that, tried at start on a small
+ * problem, give the portable ones' bits. A CPU, a hypervisor or a compiler that gets one of them
+ * wrong costs speed then, not scores. */
+#include <string.h>
+
+#include "schema/log.h"
+#include "worker/cpu/kernels.h"
+
+/* The trial's sizes: more than one tile of any set each way, with remainders, and rows that are no
+ * multiple of a vector. */
+#define ROWS 17
+#define COLUMNS 37
+#define DEPTH 45
+#define SPLIT 24 /* of DEPTH: the second piece goes on from the first's sums */
+
+struct trial {
+    float products[3][ROWS][COLUMNS]; /* of f32, f16 and bf16 weights */
+    float wide[2][DEPTH], rows[5][DEPTH], step[64], sums[3];
+};
+
+/* Any bits, from a fixed seed: floats between -2 and 2. */
+static void fill(float *x, int64_t n)
+{
+    uint32_t state = 1;
+    for (int64_t i = 0; i < n; i++) {
+        state = state * 1664525 + 1013904223;
+        x[i] = (float)(state >> 8) * 0x1p-22f - 2;
+    }
+}
+
+/* Halves out of the floats' bits: the upper ones make numbers in both formats. */
+static void fill_halves(uint16_t *to, const float *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &from[i], sizeof bits);
+        to[i] = (uint16_t)(bits >> 16);
+    }
+}
+
+/* Piece [k0, k0 + n) of K of out = x * w^T + bias. */
+static void multiply(const struct cpu_kernels *s, float out[ROWS][COLUMNS], float x[ROWS][DEPTH],
+    const void *w, enum dtype dtype, const float *bias, int k0, int n)
+{
+    float a[TILE_ROWS * DEPTH], b[TILE_COLUMNS * DEPTH];
+    for (int row = 0; row < ROWS; row += s->mr)
+        for (int column = 0; column < COLUMNS; column += s->nr) {
+            int mr = ROWS - row < s->mr ? ROWS - row : s->mr;
+            int nr = COLUMNS - column < s->nr ? COLUMNS - column : s->nr;
+            s->pack_rows(a, &x[row][k0], DEPTH, mr, n);
+            s->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
+                DEPTH, nr, n);
+            s->tile(&(struct product){.a = a,
+                .b = b,
+                .k = n,
+                .c = &out[row][column],
+                .ldc = COLUMNS,
+                .mr = mr,
+                .nr = nr,
+                .first = k0 == 0,
+                .bias = bias ? bias + column : NULL});
+        }
+}
+
+static void try_products(const struct cpu_kernels *s, struct trial *t)
+{
+    float x[ROWS][DEPTH], w[COLUMNS][DEPTH];
+    uint16_t halves[COLUMNS * DEPTH];
+    fill(x[0], ROWS * DEPTH);
+    fill(w[0], COLUMNS * DEPTH);
+    fill_halves(halves, w[0], COLUMNS * DEPTH);
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    for (int i = 0; i < 3; i++) {
+        const void *weights = dtypes[i] == DTYPE_F32 ? (const void *)w : halves;
+        multiply(s, t->products[i], x, weights, dtypes[i], NULL, 0, SPLIT);
+        multiply(s, t->products[i], x, weights, dtypes[i], x[0], SPLIT, DEPTH - SPLIT);
+    }
+    s->widen(t->wide[0], halves, DTYPE_F16, DEPTH);
+    s->widen(t->wide[1], halves, DTYPE_BF16, DEPTH);
+}
+
+static void try_rows(const struct cpu_kernels *s, struct trial *t)
+{
+    float x[2][DEPTH];
+    fill(x[0], 2 * DEPTH);
+    fill(t->step, 64);
+    for (int i = 0; i < 5; i++)
+        memcpy(t->rows[i], x[0], sizeof x[0]);
+    s->rms_norm(t->rows[0], x[0], x[1], 1e-6f, DEPTH);
+    s->silu_mul(t->rows[1], x[0], x[1], DEPTH);
+    s->sigmoid(t->rows[2], DEPTH);
+    s->softmax(t->rows[3], DEPTH);
+    s->scale(t->rows[4], x[1][0], DEPTH);
+    t->sums[0] = x[1][0];
+    t->sums[1] = 1;
+    t->sums[2] = s->softmax_step(t->step, 64, 3, 61, 0.125f, &t->sums[0], &t->sums[1]);
+}
+
+static int gives_same_bits(const struct cpu_kernels *s)
+{
+    struct trial expected = {0}, found = {0};
+    try_products(&cpu_kernels_portable, &expected);
+    try_rows(&cpu_kernels_portable, &expected);
+    try_products(s, &found);
+    try_rows(s, &found);
+    return memcmp(&expected, &found, sizeof found) == 0;
+}
+
+const struct cpu_kernels *kernels_proven(const struct cpu_kernels *const *sets)
+{
+    for (; *sets && *sets != &cpu_kernels_portable; sets++) {
+        if (gives_same_bits(*sets))
+            return *sets;
+        log_warn("event=kernels_differ isa=%s from=portable action=passed_over", (*sets)->isa);
+    }
+    return &cpu_kernels_portable;
+}
+
+static int cpu_has(const struct cpu_kernels *set)
+{
+#if defined(__x86_64__)
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (set == &cpu_kernels_avx2)
+        return avx2;
+    if (set == &cpu_kernels_avx512)
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    return set == &cpu_kernels_portable;
+}
+
+const struct cpu_kernels *kernels_choose(const char *isa)
+{
+    static const struct cpu_kernels *const all[] = {
+#if defined(__x86_64__)
+        &cpu_kernels_avx512,
+        &cpu_kernels_avx2,
+#endif
+        &cpu_kernels_portable,
+        NULL
+    };
+    const struct cpu_kernels *sets[4] = {NULL};
+    int n = 0;
+    for (int i = 0; all[i]; i++)
+        if (cpu_has(all[i]) && (n > 0 || strcmp(isa, "auto") == 0 || strcmp(isa, all[i]->isa) == 0))
+            sets[n++] = all[i];
+    return n > 0 ? kernels_proven(sets) : NULL;
+}
