@@ -35,7 +35,7 @@ static int64_t put_parts(struct store *s, const char *key, uint32_t n)
     struct store_chunk c = {.job = job, .n_rows = n + 1, .seal = 1};
     must(store_begin(s, &err));
     assert_int_equal(must(store_add_chunk(s, &c, &err)), CHUNK_IN_ORDER);
-    must(store_add_row(s, job, &row, &err));
+    must(add_rows(s, job, &row, 1, &err));
     for (uint32_t k = 0; k < n; k++)
         add_row(s, job, 0, k, LEN);
     must(store_commit(s, &err));

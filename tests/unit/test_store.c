@@ -280,7 +280,7 @@ static void test_pooled_at_and_shapes(void **state)
             .positions = n_positions ? positions : NULL,
             .n_positions = n_positions,
             .n_values = shapes[i].n_values};
-        must(store_add_row(f->s, job, &row, &err));
+        must(add_rows(f->s, job, &row, 1, &err));
     }
     must(store_commit(f->s, &err));
     open_again(f);
@@ -347,7 +347,7 @@ static void test_client_ids_come_back(void **state)
             .pool_type = POOL_LAST,
             .error_code = ASSAY_ENOTOKENS,
             .error_message = "no tokens"};
-        must(store_add_row(f->s, job, &row, &err));
+        must(add_rows(f->s, job, &row, 1, &err));
     }
     must(store_commit(f->s, &err));
     assert_int_equal(job_now(f->s, job).state, JOB_DONE); /* all rows were born failed */
@@ -806,7 +806,7 @@ static uint32_t fill_disk(struct fixture *f, int64_t job, struct err *e)
         must(store_begin(f->s, &err));
         int rc = store_add_chunk(f->s, &c, e);
         for (int i = 0; rc >= 0 && i < 8; i++)
-            rc = store_add_row(f->s, job, &row, e);
+            rc = add_rows(f->s, job, &row, 1, e);
         if (rc >= 0)
             rc = store_commit(f->s, e);
         if (rc < 0) {
