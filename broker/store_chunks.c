@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "broker/store_private.h"
+#include "schema/ids.h"
 #include "schema/log.h"
 #include "schema/request.h"
 
@@ -218,7 +219,8 @@ static int is_list_shape(int shape)
 
 static int add_input(struct store *s, int64_t row, const struct store_row *r, struct err *e)
 {
-    struct slice ids = {(const uint8_t *)r->ids, (size_t)r->n_tokens * sizeof *r->ids};
+    uint8_t *packed = store_scratch(s, ids_room(r->n_tokens));
+    struct slice ids = {packed, ids_pack(r->ids, r->n_tokens, packed)};
     struct slice positions = {r->n_positions ? (const uint8_t *)r->positions : NULL,
         (size_t)r->n_positions * sizeof *r->positions};
     struct slice ends = {

@@ -24,7 +24,7 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 /* Of a new database; one that is there keeps its own. A row of 512 tokens takes 2.1 kB, and one does not
  * share a page of 4 kB with another: half of what was written, twice, was nothing. */
 #define PAGE_BYTES "16384"
@@ -40,6 +40,10 @@ static const char *const upgrades[SCHEMA_VERSION] = {
     [1] = "alter table row add column shape integer not null default 0;"
           "alter table row_input add column ends blob;"
           "create table purge (job integer primary key);",
+    /* And ids may be packed from here on (ids.h): a broker of before would not know them. */
+    [2] = "create index job_unfinished on job (job) where finished_ms is null;"
+          "create index row_failed on row (row) where state = 2;"
+          "create index batch_running on batch (batch) where ms is null;",
 };
 
 /* ---- statements ---- */
@@ -147,6 +151,16 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
     *value = rc == 1 ? sqlite3_column_int64(statement, 0) : fallback;
     sqlite3_reset(statement);
     return rc < 0 ? rc : 0;
+}
+
+void *store_scratch(struct store *s, size_t bytes)
+{
+    if (bytes > s->scratch_bytes) {
+        free(s->scratch);
+        s->scratch = xcalloc(1, bytes);
+        s->scratch_bytes = bytes;
+    }
+    return s->scratch;
 }
 
 /* ---- opening ---- */
@@ -323,12 +337,14 @@ static int begin_epoch(struct store *s, struct err *e)
     if (rc == 0)
         rc = store_run(s, e, "update job set running = 0 where running <> 0", "");
     if (rc == 0)
-        rc = store_run(s, e, "update batch set ms = 0, ok = 0 where ms is null", "");
+        rc = store_run(
+            s, e, "update batch indexed by batch_running set ms = 0, ok = 0 where ms is null", "");
     if (rc == 0)
         rc = store_integer(s, 0, &s->next_batch, e, "select max(batch) from batch", "");
     if (rc == 0)
-        rc = store_integer(
-            s, 0, &s->queued_tokens, e, "select sum(tokens_left) from job where not cancelled", "");
+        rc = store_integer(s, 0, &s->queued_tokens, e,
+            "select sum(tokens_left) from job indexed by job_unfinished where finished_ms is null",
+            "");
     s->next_batch++;
     if (rc != 0)
         store_rollback(s);
@@ -378,7 +394,7 @@ void store_close(struct store **out)
     }
     if (s->lock_fd >= 0)
         close(s->lock_fd);
-    free(s->json_text);
+    free(s->scratch);
     free(s);
     *out = NULL;
 }

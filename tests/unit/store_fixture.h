@@ -274,4 +274,11 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     return out;
 }
 
+static inline void run_sql(const struct fixture *f, const char *sql)
+{
+    char command[600];
+    snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
+    assert_int_equal(system(command), 0);
+}
+
 #endif

@@ -140,6 +140,66 @@ static void test_queued_bytes(void **state)
     assert_int_equal(store_queued_bytes(f->s), 0);
 }
 
+/* Rows that were kept by an older version are four bytes a token; so are those with an id that the
+ * packed form has no room for. */
+static void test_packed_and_plain_ids(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    const int32_t ids[5] = {1, 70000, 151935, 262143, 3}, large[3] = {1, 262144, INT32_MAX};
+    struct store_row rows[2] = {{.ids = ids, .n_tokens = 5, .pool_type = POOL_LAST, .n_values = 1},
+        {.ids = large, .n_tokens = 3, .pool_type = POOL_LAST, .n_values = 1}};
+    int64_t job = new_job(f->s, "packed", 0);
+    char out[200];
+    must(store_begin(f->s, &err));
+    must(add_rows(f->s, job, rows, 2, &err));
+    must(add_rows(f->s, job, rows, 1, &err));
+    must(store_commit(f->s, &err));
+    store_close(&f->s);
+    run_sql(f, "update row_input set ids = x'01000000701101007f510200ffff030003000000' "
+               "where row & 4294967295 = 2");
+    assert_string_equal(shell(f, "select length(ids) from row_input order by row", out, sizeof out),
+        "12\n12\n20\n");
+    open_mode(f, MODE);
+    struct row_list list = queued(f->s, job, 0, 10);
+    assert_int_equal(list.n, 3);
+    for (uint32_t k = 0; k < 3; k++) {
+        assert_int_equal(list.at[k]->n_tokens, k == 1 ? 3 : 5);
+        assert_memory_equal(
+            list.at[k]->ids, k == 1 ? large : ids, k == 1 ? sizeof large : sizeof ids);
+    }
+    free_rows(&list);
+}
+
+/* Good rows and rows born failed in one call: indices, cursors and counts. */
+static void test_failed_rows_among_good_ones(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    const int32_t ids[2] = {1, 2};
+    struct store_row rows[5];
+    for (int k = 0; k < 5; k++)
+        rows[k] =
+            k % 2 ? (struct store_row){.error_code = ASSAY_ENOTOKENS, .error_message = "no tokens"}
+                  : (struct store_row){.ids = ids, .n_tokens = 2, .n_values = 1};
+    int64_t job = new_job(f->s, "mixed", 0);
+    char out[200];
+    for (int turn = 0; turn < 2; turn++) {
+        must(store_begin(f->s, &err));
+        must(add_rows(f->s, job, rows, 5, &err));
+        must(store_commit(f->s, &err));
+    }
+    struct store_job now = job_now(f->s, job);
+    assert_int_equal(now.placed, 10);
+    assert_int_equal(now.done, 4);
+    assert_int_equal(now.failed, 4);
+    assert_int_equal(store_queued_bytes(f->s), 6 * 2 * 4);
+    assert_string_equal(shell(f, "select i, cursor from results order by cursor", out, sizeof out),
+        "1|1\n3|2\n6|3\n8|4\n");
+    open_again(f);
+    assert_int_equal(store_queued_bytes(f->s), 6 * 2 * 4);
+}
+
 /* ---- results ---- */
 
 struct seen {
@@ -541,13 +601,6 @@ static void test_second_opener_is_refused(void **state)
     put_job(f->s, "still works", 0, 1, 4);
 }
 
-static void run_sql(const struct fixture *f, const char *sql)
-{
-    char command[512];
-    snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
-    assert_int_equal(system(command), 0);
-}
-
 static void check_refused(struct fixture *f, const char *word)
 {
     struct err err;
@@ -852,6 +905,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_same_chunk_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_results_by_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),
