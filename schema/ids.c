@@ -33,19 +33,27 @@ static void put_plain(const int32_t *ids, uint32_t n, uint8_t *out)
     }
 }
 
+/* The low bits of an id; returns the high ones. */
+static unsigned put_low(int32_t id, uint8_t *out)
+{
+    out[0] = (uint8_t)id;
+    out[1] = (uint8_t)(id >> 8);
+    return (unsigned)id >> 16;
+}
+
+/* Four ids at a time: this is in the way of every row that comes. */
 static void put_planes(const int32_t *ids, uint32_t n, uint8_t *out)
 {
     uint8_t *high = out + 2 * (size_t)n;
-    for (uint32_t i = 0; i < n; i++) {
-        out[2 * (size_t)i] = (uint8_t)ids[i];
-        out[2 * (size_t)i + 1] = (uint8_t)(ids[i] >> 8);
-    }
-    for (uint32_t i = 0; i < n; i += 4) {
-        unsigned bits = 0;
-        for (uint32_t k = 0; k < 4 && i + k < n; k++)
-            bits |= (unsigned)ids[i + k] >> 16 << 2 * k;
-        high[i / 4] = (uint8_t)bits;
-    }
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4, out += 8)
+        *high++ = (uint8_t)(put_low(ids[i], out) | put_low(ids[i + 1], out + 2) << 2 |
+                            put_low(ids[i + 2], out + 4) << 4 | put_low(ids[i + 3], out + 6) << 6);
+    unsigned bits = 0;
+    for (uint32_t k = 0; i + k < n; k++, out += 2)
+        bits |= put_low(ids[i + k], out) << 2 * k;
+    if (i < n)
+        *high = (uint8_t)bits;
 }
 
 size_t ids_pack(const int32_t *ids, uint32_t n, uint8_t *out)

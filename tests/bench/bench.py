@@ -1,12 +1,16 @@
 """Measures and prints one table: each figure as a ratio to a ceiling or a peer taken in the same run.
 
     make bench                                    what needs nothing more than Assay
+    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: c1, e1 (with e2), t1
     make bench PEER_PYTHON=/path/to/python        also transformers float32, with a Python that has PyTorch
 
 b1  GEMM rate / peak rate of fused multiply-adds
 b3  tokens/s of the forward, 0.5B shape, 512-token rows / transformers float32 on a model of the same shape
 c1  durable rows/s through the socket, 512-token rows, 32 requests of 64 rows under way / the disk alone, same commits; beanstalkd and
     Redis Streams where they are installed (apt-get install beanstalkd redis-server), the same rows in the same batches from the same C client
+e1  rows claimed and finished /s with a million rows queued (DEPTH=10000000: ten million, 3 GB, minutes) / with a thousand; the same in
+    processor time; a page of results at the end of a million / at the beginning
+e2  from opening the database of a broker that was killed to the first batch in hand, a million rows queued / a thousand
 t1  text of a thread through the tokenizer / the tokenizers package's encode_batch, one thread, same text in turns
 d2  tokens/s from submit to last result through broker, shared memory and worker / the forward in process
 """
@@ -125,6 +129,23 @@ def c1():
         yield ("c1", f"the same / {name} {how}", f"{rate:,.0f} rows/s", f"{peer:,.0f} rows/s", rate / peer)
 
 
+def e1():
+    """And e2: the rows of both come from the same databases."""
+    with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+        rows = lines(TOOLS / "bench_depth", directory, os.environ.get("DEPTH", "1000000"))
+    for row in rows:
+        print(f"      e1 {row['depth']:9,} queued, {row['bytes'] / 1e6:,.0f} MB: {row['rows_per_s']:,} rows/s, {row['cpu_us']:.1f} us of processor a "
+              f"row, status {row['status_us']:.0f} us, restart {row['restart_ms']:.0f} ms", file=sys.stderr)
+    few, many = rows[0], rows[-1]
+    depth = f"{many['depth']:,} / {few['depth']:,} rows queued"
+    yield "e1", f"claim and finish, {depth}", f"{many['rows_per_s']:,} rows/s", f"{few['rows_per_s']:,} rows/s", many["ratio"]
+    yield "e1", "the same in processor time a row", f"{many['cpu_us']:.1f} us", f"{few['cpu_us']:.1f} us", many["cpu_ratio"]
+    yield ("e1", "1,000 results from the end of a job / from its beginning", f"{many['last_page_ms']:.2f} ms", f"{many['first_page_ms']:.2f} ms",
+           many["first_page_ms"] / many["last_page_ms"])
+    yield ("e2", f"killed broker's database to first batch, {depth}", f"{many['restart_ms']:.0f} ms", f"{few['restart_ms']:.0f} ms",
+           few["restart_ms"] / many["restart_ms"])
+
+
 PEER_TOKENIZER = """
 import json, sys, time, tokenizers
 tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1] + "/tokenizer.json")
@@ -194,14 +215,15 @@ def through_broker():
 
 
 def main():
-    if sys.argv[1:] in (["t1"], ["c1"]):  # by itself
-        return show({"t1": t1, "c1": c1}[sys.argv[1]]())
+    alone = {"c1": c1, "e1": e1, "e2": e1, "t1": t1}
+    if sys.argv[1:] and sys.argv[1] in alone:
+        return show(alone[sys.argv[1]]())
     if not (BIG / "model.safetensors").exists():
         print("making a 0.5B-shaped checkpoint in build/bench (1 GB)", file=sys.stderr)
         subprocess.run([sys.executable, HERE / "make_big.py", BIG], check=True)
     table = list(b1())
     ours = forward()
-    table += list(b3(ours)) + list(c1()) + list(t1())
+    table += list(b3(ours)) + list(c1()) + list(e1()) + list(t1())
     rate = through_broker()
     again = forward()
     table.append(("d2", "submit to last result / forward in process", f"{rate:.1f} tokens/s",
