@@ -10,6 +10,7 @@
 
 #include <sqlite3.h>
 
+#include "broker/store_private.h"
 #include "schema/log.h"
 
 /* ---- chunks ---- */
@@ -610,6 +611,86 @@ static void check_refused(struct fixture *f, const char *word)
     assert_non_null(strstr(err.msg, word));
 }
 
+/* ---- what must not grow with the queue ---- */
+
+static int count_steps(void *arg)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+/* Instructions of SQLite's machine, in hundreds, from here to end_counting. */
+static void begin_counting(struct fixture *f, int *hundreds)
+{
+    *hundreds = 0;
+    sqlite3_progress_handler(f->s->db, 100, count_steps, hundreds);
+}
+
+static int end_counting(struct fixture *f, const int *hundreds)
+{
+    sqlite3_progress_handler(f->s->db, 0, NULL, NULL);
+    return *hundreds * 100;
+}
+
+static int64_t job_with_failed_rows(struct fixture *f, const char *key, uint32_t n, uint32_t failed)
+{
+    struct err err;
+    int64_t job = put_job(f->s, key, 0, n, 4);
+    struct row_list list = queued(f->s, job, 0, n);
+    must(store_begin(f->s, &err));
+    for (uint32_t i = 0; i < n; i++)
+        finish(f->s, list.at[i], i < failed ? ASSAY_ENONFINITE : 0);
+    must(store_commit(f->s, &err));
+    free_rows(&list);
+    return job;
+}
+
+/* A retry looks at the rows that failed and at no other. */
+static void test_retry_of_a_few_among_many(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = job_with_failed_rows(f, "many", 3000, 3), n = 0;
+    int hundreds;
+    must(store_begin(f->s, &err));
+    begin_counting(f, &hundreds);
+    must(store_retry(f->s, job, &n, &err));
+    assert_in_range(end_counting(f, &hundreds), 0, 2000);
+    must(store_commit(f->s, &err));
+    assert_int_equal(n, 3);
+    assert_int_equal(job_now(f->s, job).done, 2997);
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+}
+
+static int see_job(void *arg, const struct store_job *j)
+{
+    int64_t *jobs = arg;
+    jobs[1 + jobs[0]++] = j->job;
+    return 0;
+}
+
+/* Neither do jobs that are over cost anything when the unfinished ones are looked for. */
+static void test_unfinished_among_many(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t seen[8] = {0}, first = put_job(f->s, "first", 0, 1, 4);
+    char key[16];
+    int hundreds;
+    for (int k = 0; k < 400; k++) {
+        snprintf(key, sizeof key, "k%d", k);
+        put_chunk(f->s, new_job(f->s, key, 0), 0, 0, 0, 1);
+    }
+    int64_t last = put_job(f->s, "last", 0, 1, 4);
+    begin_counting(f, &hundreds);
+    must(store_each_job(f->s, 0, 1000, 1, see_job, seen, &err));
+    assert_in_range(end_counting(f, &hundreds), 0, 1000);
+    assert_int_equal(seen[0], 2);
+    assert_int_equal(seen[1], first);
+    assert_int_equal(seen[2], last);
+}
+
 static void test_strange_files_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -907,6 +988,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_results_by_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <zmq.h>
 
@@ -344,6 +345,24 @@ static void test_one_who_does_not_listen(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+/* When there is nothing to do the WAL is cut, and then the broker leaves the database alone. */
+static void test_an_idle_broker_cuts_the_wal(void **state)
+{
+    struct scene *s = *state;
+    char word[32], path[128];
+    struct stat st = {.st_size = 1};
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    start(s, 0);
+    send_submit(s, 1, "small", 2);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    for (int waited_ms = 0; st.st_size > 0 && waited_ms < 6000; waited_ms += 100) {
+        usleep(100000);
+        assert_int_equal(stat(path, &st), 0);
+    }
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(stop(s), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,6 +372,7 @@ int main(void)
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_one_who_does_not_listen, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_an_idle_broker_cuts_the_wal, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
