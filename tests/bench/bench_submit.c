@@ -1,16 +1,16 @@
 /* bench_submit.c - rows that a queue has made durable, per second: the same client for Assay and for
  * the queues that it is compared with.
  *
- *     bench_submit assay|redis|beanstalkd ENDPOINT CONNECTIONS WINDOW SECONDS
+ *     bench_submit assay|redis|beanstalkd ENDPOINT CONNECTIONS WINDOW SECONDS [ROWS]
  *
  * A row is 2,048 bytes: 512 token ids. It is counted once its acknowledgement is here. What goes out
- * at once is a batch of 64 rows; each connection has WINDOW batches under way, and sends the next one
+ * at once is a batch of ROWS rows, 64 by default; each connection has WINDOW batches under way, and sends the next one
  * when a whole batch has been acknowledged.
  *
- *     assay       a batch is one `submit` of 64 rows, ids as bin; ENDPOINT as libzmq names it. The
+ *     assay       a batch is one `submit` of ROWS rows, ids as bin; ENDPOINT as libzmq names it. The
  *                 jobs are paused, so that nobody takes rows off: the others have no consumer either
- *     redis       64 XADD of one field, written at once; ENDPOINT is the path of its unix socket
- *     beanstalkd  64 put, written at once; likewise
+ *     redis       ROWS times XADD of one field, written at once; ENDPOINT is the path of its unix socket
+ *     beanstalkd  ROWS times put, written at once; likewise
  *
  * How durable an acknowledgement is, is the server's affair: bench.py starts all three so that each one
  * is synced before it is sent. Output: one JSON line. */
@@ -28,11 +28,11 @@
 #include "schema/log.h"
 #include "schema/msg.h"
 
-enum { ROWS = 64, TOKENS = 512, MAX_CONNECTIONS = 256, REPLY_MS = 20000 };
+enum { TOKENS = 512, MAX_ROWS = 4096, MAX_CONNECTIONS = 256, REPLY_MS = 20000 };
 
 struct bench {
     const char *endpoint;
-    int connections, window;
+    int connections, window, rows; /* rows of a batch */
     long long run_ms;
     int32_t row[TOKENS];
 };
@@ -70,13 +70,13 @@ struct stream {
 static struct slice make_commands(const struct bench *b, const struct peer *p)
 {
     size_t head = strlen(p->head), tail = strlen(p->tail), one = head + sizeof b->row + tail;
-    uint8_t *bytes = xcalloc(ROWS, one);
-    for (size_t i = 0; i < ROWS; i++) {
+    uint8_t *bytes = xcalloc((size_t)b->rows, one);
+    for (size_t i = 0; i < (size_t)b->rows; i++) {
         memcpy(bytes + i * one, p->head, head);
         memcpy(bytes + i * one + head, b->row, sizeof b->row);
         memcpy(bytes + i * one + head + sizeof b->row, p->tail, tail);
     }
-    return (struct slice){bytes, ROWS * one};
+    return (struct slice){bytes, (size_t)b->rows * one};
 }
 
 static int connect_to(const char *path)
@@ -103,7 +103,7 @@ static void send_batch(int fd, struct slice batch)
 }
 
 /* Batches whose last acknowledgement is in what can be read now. */
-static int read_replies(struct stream *s, const struct peer *p)
+static int read_replies(struct stream *s, const struct peer *p, int rows)
 {
     char bytes[65536];
     int batches = 0;
@@ -116,7 +116,7 @@ static int read_replies(struct stream *s, const struct peer *p)
             failed("reply", bytes + i);
         s->in_line = bytes[i] != '\n';
         s->lines += !s->in_line;
-        if (s->lines == ROWS * p->lines) {
+        if (s->lines == rows * p->lines) {
             s->lines = 0;
             batches++;
         }
@@ -141,8 +141,8 @@ static double run_streams(const struct bench *b, const struct peer *p)
         if (poll(items, (nfds_t)b->connections, REPLY_MS) <= 0)
             failed("poll", "no reply");
         for (int c = 0; c < b->connections; c++)
-            for (int n = items[c].revents ? read_replies(&streams[c], p) : 0; n > 0; n--) {
-                rows += ROWS;
+            for (int n = items[c].revents ? read_replies(&streams[c], p, b->rows) : 0; n > 0; n--) {
+                rows += b->rows;
                 send_batch(streams[c].fd, batch);
             }
     }
@@ -173,8 +173,8 @@ static void begin_request(struct msg_writer *w, uint32_t n_fields, const char *o
 static void encode_rows(const struct bench *b, struct msg_writer *rows)
 {
     msg_writer_init(rows);
-    msg_array(rows, ROWS);
-    for (int i = 0; i < ROWS; i++) {
+    msg_array(rows, (uint32_t)b->rows);
+    for (int i = 0; i < b->rows; i++) {
         msg_map(rows, 1);
         msg_str(rows, "ids");
         msg_bin(rows, b->row, sizeof b->row);
@@ -255,7 +255,7 @@ static int64_t run_submitters(
             failed("poll", "no reply");
         for (int c = 0; c < b->connections; c++)
             while (items[c].revents && take_reply(&s[c], ZMQ_DONTWAIT)) {
-                acknowledged += ROWS;
+                acknowledged += b->rows;
                 submit(&s[c], rows);
             }
     }
@@ -293,19 +293,22 @@ int main(int argc, char **argv)
 {
     struct bench b = {0};
     log_init("bench", -1, LOG_LEVEL_WARN);
-    const struct peer *peer = argc == 6 ? find_peer(argv[1]) : NULL;
-    if (argc != 6 || (!peer && strcmp(argv[1], "assay") != 0))
-        die(EX_USAGE, "event=usage expected=\"PEER ENDPOINT CONNECTIONS WINDOW SECONDS\"");
+    const struct peer *peer = argc >= 6 ? find_peer(argv[1]) : NULL;
+    if (argc < 6 || argc > 7 || (!peer && strcmp(argv[1], "assay") != 0))
+        die(EX_USAGE, "event=usage expected=\"PEER ENDPOINT CONNECTIONS WINDOW SECONDS [ROWS]\"");
     b.endpoint = argv[2];
     b.connections = atoi(argv[3]);
     b.window = atoi(argv[4]);
+    b.rows = argc > 6 ? atoi(argv[6]) : 64;
     b.run_ms = (long long)(1000 * atof(argv[5]));
-    if (b.connections < 1 || b.connections > MAX_CONNECTIONS || b.window < 1 || b.run_ms < 1)
+    if (b.connections < 1 || b.connections > MAX_CONNECTIONS || b.window < 1 || b.run_ms < 1 ||
+        b.rows < 1 || b.rows > MAX_ROWS)
         die(EX_USAGE, "event=usage error=\"a number is out of range\"");
     for (int i = 0; i < TOKENS; i++)
         b.row[i] = i % 500;
     double rate = peer ? run_streams(&b, peer) : run_assay(&b);
-    printf("{\"peer\": \"%s\", \"connections\": %d, \"window\": %d, \"rows_per_s\": %.0f}\n",
-        argv[1], b.connections, b.window, rate);
+    printf("{\"peer\": \"%s\", \"connections\": %d, \"window\": %d, \"rows\": %d, \"rows_per_s\": "
+           "%.0f}\n",
+        argv[1], b.connections, b.window, b.rows, rate);
     return 0;
 }
