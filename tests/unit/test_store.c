@@ -691,6 +691,25 @@ static void test_unfinished_among_many(void **state)
     assert_int_equal(seen[2], last);
 }
 
+/* A database that was made with other pages keeps them. */
+static void test_small_pages_stay(void **state)
+{
+    struct fixture *f = *state;
+    char out[64];
+    assert_string_equal(shell(f, "pragma page_size", out, sizeof out), "8192\n");
+    int64_t job = put_job(f->s, "before", 0, 3, 600);
+    store_close(&f->s);
+    run_sql(f, "pragma journal_mode=delete; pragma page_size=4096; vacuum;");
+    open_mode(f, MODE);
+    assert_string_equal(
+        shell(f, "pragma page_size; pragma journal_mode", out, sizeof out), "4096\nwal\n");
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_int_equal(put_job(f->s, "after", 0, 3, 600), job + 1);
+    open_again(f);
+    assert_string_equal(shell(f, "pragma integrity_check", out, sizeof out), "ok\n");
+    assert_int_equal(store_queued_bytes(f->s), 3 * 600 * 4);
+}
+
 static void test_strange_files_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -989,6 +1008,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_results_by_index, setup, teardown),
