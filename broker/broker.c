@@ -13,6 +13,7 @@
 #define REPLY_BYTES_PER_TURN (64u << 20)
 #define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
+#define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
 #define MAX_BAD_STARTS 3
 #define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
@@ -174,20 +175,64 @@ static void take_work(struct broker *b)
         die_of(&e);
 }
 
-static int write_workers(struct broker *b, struct err *e)
+/* ---- the workers table ---- */
+
+static struct store_worker describe(const struct broker *b, int group, uint32_t rank)
+{
+    uint32_t n;
+    const struct group *g = b->groups[group];
+    const struct group_rank_info *info = &group_ranks(g, &n)[rank];
+    return (struct store_worker){group, (int)rank, group_incarnation(g), info->pid, info->device,
+        group_state_name(group_state(g)), b->counters.batches, group_restarts(g)};
+}
+
+/* FNV-1a. */
+static uint64_t add_to_sum(uint64_t sum, const void *bytes, size_t n)
+{
+    for (const uint8_t *at = bytes, *end = at + n; at < end; at++)
+        sum = (sum ^ *at) * 0x100000001b3;
+    return sum;
+}
+
+/* One number of all that the table says, but for the time. */
+static uint64_t sum_of_workers(const struct broker *b)
+{
+    uint64_t sum = 0xcbf29ce484222325;
+    uint32_t n = 0;
+    for (int g = 0; g < b->options->replicas; g++)
+        for (uint32_t r = (group_ranks(b->groups[g], &n), 0); r < n; r++) {
+            struct store_worker w = describe(b, g, r);
+            int64_t numbers[] = {
+                w.group, w.rank, (int64_t)w.incarnation, w.pid, w.batches, w.restarts};
+            sum = add_to_sum(sum, numbers, sizeof numbers);
+            sum = add_to_sum(sum, w.device, strlen(w.device) + 1);
+            sum = add_to_sum(sum, w.state, strlen(w.state) + 1);
+        }
+    return sum;
+}
+
+static int write_all_workers(struct broker *b, struct err *e)
 {
     int rc = broker_begin(b, e);
-    for (int g = 0; g < b->options->replicas; g++) {
-        uint32_t n;
-        const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
-        for (uint32_t r = 0; rc == 0 && r < n; r++) {
-            struct store_worker w = {g, (int)r, group_incarnation(b->groups[g]), ranks[r].pid,
-                ranks[r].device, group_state_name(group_state(b->groups[g])), b->counters.batches,
-                group_restarts(b->groups[g])};
+    uint32_t n = 0;
+    for (int g = 0; g < b->options->replicas; g++)
+        for (uint32_t r = (group_ranks(b->groups[g], &n), 0); rc == 0 && r < n; r++) {
+            struct store_worker w = describe(b, g, r);
             rc = store_set_worker(b->store, &w, e);
         }
-    }
     return rc;
+}
+
+/* What has changed, and now and then that nothing has: a broker with nothing to do must leave the
+ * database alone, or the WAL is never cut. */
+static int write_workers(struct broker *b, long long now_ms, struct err *e)
+{
+    uint64_t sum = sum_of_workers(b);
+    if (sum == b->workers_sum && now_ms < b->workers_due_ms)
+        return 0;
+    b->workers_sum = sum;
+    b->workers_due_ms = now_ms + WORKERS_MS;
+    return write_all_workers(b, e);
 }
 
 /* A checkpoint that no worker can read, or ranks that compute otherwise than was described, will not
@@ -207,7 +252,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     struct err e = {0};
     if (now_ms < due_ms)
         return due_ms;
-    if (write_workers(b, &e) != 0 || broker_commit(b, &e) != 0)
+    if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
         broker_forgo(b, &e);
     store_idle(b->store);
     return now_ms + HOUSEKEEPING_MS;

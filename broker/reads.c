@@ -203,6 +203,18 @@ static int add_job(void *arg, const struct store_job *j)
     return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
 }
 
+/* States that no finished job is in: those that are need not be looked at. */
+static int is_unfinished(struct slice state)
+{
+    static const enum job_state states[] = {JOB_OPEN, JOB_QUEUED, JOB_RUNNING};
+    for (size_t i = 0; state.at && i < sizeof states / sizeof states[0]; i++) {
+        const char *name = job_state_name(states[i]);
+        if (strlen(name) == state.len && memcmp(name, state.at, state.len) == 0)
+            return 1;
+    }
+    return 0;
+}
+
 int reply_jobs(struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
     int64_t after = q->after > INT32_MAX ? INT32_MAX : (int64_t)q->after;
@@ -210,7 +222,7 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
         .state = q->state, .limit = q->limit ? q->limit : DEFAULT_LIMIT, .next = after};
     l.max_bytes = b->limits.max_message_bytes / 2;
     msg_writer_init(&l.jobs);
-    int rc = store_each_job(b->store, after, UINT32_MAX, 0, add_job, &l, e);
+    int rc = store_each_job(b->store, after, UINT32_MAX, is_unfinished(q->state), add_job, &l, e);
     if (rc == 0) {
         struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
         msg_str(w, "jobs");

@@ -73,26 +73,36 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
-/* Encoded rows into the job, in order. They were decoded before, so decoding cannot fail. */
+/* Encoded rows, judged one after another. */
+struct row_list {
+    struct admit *admit;
+    struct msg_reader reader;
+    uint32_t at, n;
+};
+
+/* They were decoded before, so decoding cannot fail. */
+static int next_row(void *arg, struct store_row *row, struct err *e)
+{
+    struct row_list *l = arg;
+    struct row_request q;
+    if (l->at == l->n)
+        return 0;
+    int rc = request_next_row(&l->reader, l->at++, &q, e);
+    if (rc != 0)
+        return rc;
+    admit_row(l->admit, &q, row);
+    return 1;
+}
+
+/* Encoded rows into the job, in order. */
 static int place_rows(struct broker *b, int64_t job, struct slice rows, struct err *e)
 {
-    struct msg_reader r;
-    struct row_request q;
-    struct store_row row;
-    uint32_t n = 0;
-    int rc = 0;
+    struct row_list l = {.admit = &b->admit};
     if (!rows.at || rows.len == 0)
         return 0;
-    msg_reader_init(&r, rows.at, rows.len);
-    rc = msg_read_array(&r, "rows", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = request_next_row(&r, i, &q, e);
-        if (rc != 0)
-            return rc;
-        admit_row(&b->admit, &q, &row);
-        rc = store_add_row(b->store, job, &row, e);
-    }
-    return rc;
+    msg_reader_init(&l.reader, rows.at, rows.len);
+    int rc = msg_read_array(&l.reader, "rows", &l.n, e);
+    return rc == 0 ? store_add_rows(b->store, job, next_row, &l, e) : rc;
 }
 
 /* Chunks that were past a gap and are not any more. */

@@ -110,7 +110,7 @@ struct store_chunk {
 };
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
 /* Records the chunk with the BLAKE2b of its encoded rows. Positive: an outcome. CHUNK_SAME: was
- * there with the same contents, do nothing. CHUNK_IN_ORDER: now call store_add_row for each row,
+ * there with the same contents, do nothing. CHUNK_IN_ORDER: now give its rows to store_add_rows,
  * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
  * job is cancelled, or the chunk is past the sealed one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
@@ -118,7 +118,7 @@ int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err
  * added, or it fills the gap that other chunks wait behind. 0 otherwise. */
 int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e);
 /* The kept chunk that is next in order, if any: 1 and *rows (borrowed until the next store call
- * that is not store_add_row), now counted as placed. */
+ * that is not store_add_rows), now counted as placed. */
 int store_next_pending(
     struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e);
 
@@ -138,8 +138,11 @@ struct store_row {
     int error_code; /* a row whose content is wrong is born failed: ASSAY_ code, else 0 */
     const char *error_message; /* with error_code */
 };
-/* Give the job's next index to this row. */
-int store_add_row(struct store *s, int64_t job, const struct store_row *row, struct err *e);
+/* The next row: 1, 0 when there is none any more, or negative. What it points to stays until the next call. */
+typedef int store_row_source(void *arg, struct store_row *row, struct err *e);
+/* Give the job's next indices to these rows, as many as the source has. When it fails, the transaction is to be
+ * undone. */
+int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *arg, struct err *e);
 
 /* ---- work ---- */
 /* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new

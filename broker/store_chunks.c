@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "broker/store_private.h"
+#include "schema/ids.h"
 #include "schema/log.h"
 #include "schema/request.h"
 
@@ -192,21 +193,22 @@ static void bind_client_id(sqlite3_stmt *q, int at, struct slice id)
         sqlite3_bind_text64(q, at, (const char *)text.at, text.len, SQLITE_STATIC, SQLITE_UTF8);
 }
 
+/* Rows on their way into a job: what the job's counters will be told once they are all there. */
+struct placing {
+    int64_t job;
+    int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
+    int64_t placed, failed, tokens;
+};
+
 /* A row that was born failed has its result at once. */
-static int add_failed(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+static int add_failed(
+    struct store *s, const struct placing *p, const struct store_row *r, struct err *e)
 {
-    int64_t job = row_job(row);
-    int rc = store_run(s, e,
+    return store_run(s, e,
         "insert into result(job, seq, row, error_code, error_message, mode, finished_ms) "
-        "select job, next_seq, ?, ?, ?, ?, ? from job where job = ?",
-        "issiii", row, err_name(r->error_code), r->error_message, s->mode, (int64_t)now_wall_ms(),
-        job);
-    if (rc == 0)
-        rc = store_run(s, e,
-            "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + 1 where "
-            "job = ?",
-            "i", job);
-    return rc;
+        "values (?, ?, ?, ?, ?, ?, ?)",
+        "iiissii", p->job, p->next_seq, p->next_row, err_name(r->error_code), r->error_message,
+        s->mode, (int64_t)now_wall_ms());
 }
 
 /* Do rows of this shape have sequences, be it one? */
@@ -217,7 +219,8 @@ static int is_list_shape(int shape)
 
 static int add_input(struct store *s, int64_t row, const struct store_row *r, struct err *e)
 {
-    struct slice ids = {(const uint8_t *)r->ids, (size_t)r->n_tokens * sizeof *r->ids};
+    uint8_t *packed = store_scratch(s, ids_room(r->n_tokens));
+    struct slice ids = {packed, ids_pack(r->ids, r->n_tokens, packed)};
     struct slice positions = {r->n_positions ? (const uint8_t *)r->positions : NULL,
         (size_t)r->n_positions * sizeof *r->positions};
     struct slice ends = {
@@ -227,33 +230,60 @@ static int add_input(struct store *s, int64_t row, const struct store_row *r, st
         s, e, "insert into row_input values (?, ?, ?, ?)", "ibbb", row, ids, positions, ends);
 }
 
-static int add_row(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+static int add_row(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
     sqlite3_stmt *q = store_prepare(s,
         "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, state, "
         "client_id) "
         "values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
-        "iiiiiiii", row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
+        "iiiiiiii", p->next_row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
         (int64_t)r->activation, (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values),
         (int64_t)(failed ? 2 : 0));
     bind_client_id(q, 9, r->client_id);
     int rc = store_step(s, q, e);
     if (rc == 0)
-        rc = failed ? add_failed(s, row, r, e) : add_input(s, row, r, e);
+        rc = failed ? add_failed(s, p, r, e) : add_input(s, p->next_row, r, e);
+    p->next_row++;
+    p->next_seq += failed;
+    p->placed++;
+    p->failed += failed;
+    p->tokens += failed ? 0 : r->n_tokens;
     return rc;
 }
 
-int store_add_row(struct store *s, int64_t job, const struct store_row *r, struct err *e)
+static int begin_placing(struct store *s, int64_t job, struct placing *p, struct err *e)
 {
-    int64_t placed, tokens = r->error_code ? 0 : r->n_tokens;
-    int rc = store_integer(s, 0, &placed, e, "select placed from job where job = ?", "i", job);
-    if (rc == 0)
-        rc = add_row(s, row_number(job, (uint32_t)placed), r, e);
-    if (rc == 0)
-        rc = store_run(s, e,
-            "update job set placed = placed + 1, tokens_left = tokens_left + ? where job = ?", "ii",
-            tokens, job);
-    s->queued_tokens += tokens;
-    return rc == 0 && r->error_code ? set_finished(s, job, e) : rc;
+    *p = (struct placing){.job = job};
+    sqlite3_stmt *q = store_prepare(s, "select placed, next_seq from job where job = ?", "i", job);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
+    p->next_row = row_number(job, (uint32_t)sqlite3_column_int64(q, 0));
+    p->next_seq = sqlite3_column_int64(q, 1);
+    sqlite3_reset(q);
+    return 0;
+}
+
+static int end_placing(struct store *s, const struct placing *p, struct err *e)
+{
+    s->queued_tokens += p->tokens;
+    int rc = store_run(s, e,
+        "update job set placed = placed + ?1, tokens_left = tokens_left + ?2, "
+        "next_seq = next_seq + ?3, done = done + ?3, failed = failed + ?3 where job = ?4",
+        "iiii", p->placed, p->tokens, p->failed, p->job);
+    return rc == 0 && p->failed > 0 ? set_finished(s, p->job, e) : rc;
+}
+
+int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *arg, struct err *e)
+{
+    struct placing p;
+    struct store_row row;
+    int rc = begin_placing(s, job, &p, e);
+    if (rc != 0)
+        return rc;
+    while ((rc = next(arg, &row, e)) == 1)
+        if ((rc = add_row(s, &p, &row, e)) != 0)
+            return rc;
+    return rc == 0 ? end_placing(s, &p, e) : rc;
 }

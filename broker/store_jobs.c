@@ -101,8 +101,8 @@ int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinishe
         sqlite3_stmt *q =
             unfinished
                 ? store_prepare(s,
-                      JOB_COLUMNS "where job > ? and finished_ms is null and not cancelled order "
-                                  "by job limit 1",
+                      JOB_COLUMNS "indexed by job_unfinished where job > ? and finished_ms is "
+                                  "null order by job limit 1", /* a cancelled one is finished */
                       "i", after)
                 : store_prepare(s, JOB_COLUMNS "where job > ? order by job limit 1", "i", after);
         int rc = store_step(s, q, e);
@@ -146,22 +146,24 @@ int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *
 }
 
 /* Rows that were refused when they came (n_values 0) stay failed: their content will not change. */
-#define RETRIED "row >= ? and row < ? and state = 2 and n_values > 0"
+#define RETRIED                                                                                    \
+    "row indexed by row_failed where row >= ? and row < ? and state = 2 and n_values > 0"
+#define OF_RETRIED "where row >= ? and row < ? and state = 2 and n_values > 0"
 
 int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e)
 {
     int64_t low = row_number(job, 0), high = row_number(job + 1, 0), tokens;
-    int rc = store_integer(s, 0, n, e, "select count(*) from row where " RETRIED, "ii", low, high);
+    int rc = store_integer(s, 0, n, e, "select count(*) from " RETRIED, "ii", low, high);
     if (rc == 0)
-        rc = store_integer(
-            s, 0, &tokens, e, "select sum(n_tokens) from row where " RETRIED, "ii", low, high);
+        rc = store_integer(s, 0, &tokens, e, "select sum(n_tokens) from " RETRIED, "ii", low, high);
     if (rc != 0 || *n == 0)
         return rc;
-    rc = store_run(s, e, "delete from result where row in (select row from row where " RETRIED ")",
-        "ii", low, high);
+    rc = store_run(
+        s, e, "delete from result where row in (select row from " RETRIED ")", "ii", low, high);
     if (rc == 0)
-        rc = store_run(
-            s, e, "update row set state = 0, attempts = 0 where " RETRIED, "ii", low, high);
+        rc = store_run(s, e,
+            "update row indexed by row_failed set state = 0, attempts = 0 " OF_RETRIED, "ii", low,
+            high);
     if (rc == 0)
         rc = store_run(s, e,
             "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + "

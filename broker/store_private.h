@@ -20,9 +20,10 @@ struct store {
     int64_t queued_tokens;        /* of unfinished rows, as committed and in the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
-    int changes;        /* since the last idle checkpoint */
-    int free_pages;     /* some were left by purged rows, and are to be given back */
-    uint8_t *json_text; /* scratch for vector_json */
+    int changes;    /* since the last idle checkpoint */
+    int free_pages; /* some were left by purged rows, and are to be given back */
+    void *scratch;  /* for one row's ids, on their way in or out */
+    size_t scratch_bytes;
     struct {
         const char *sql;
         sqlite3_stmt *statement;
@@ -41,6 +42,8 @@ int store_step(struct store *s, sqlite3_stmt *statement, struct err *e);
 /* First column of the first row as an integer; `fallback` when there is no row. */
 int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err *e, const char *sql,
     const char *types, ...);
+/* s->scratch, at least so large; what was in it is gone. */
+void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
 
 #endif

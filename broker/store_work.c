@@ -4,16 +4,25 @@
 #include <string.h>
 
 #include "broker/store_private.h"
+#include "schema/ids.h"
 #include "schema/log.h"
 
 /* ---- queued rows ---- */
 
-/* Sequence `part` of the row that q stands on: n tokens from `from` on. */
+/* A row as it stands in the database, its ids unpacked. */
+struct stored {
+    sqlite3_stmt *q;
+    const int32_t *ids;
+    uint32_t n_tokens;
+};
+
+/* Sequence `part` of it: n tokens from `from` on. */
 static struct row *read_part(
-    sqlite3_stmt *q, struct line *line, uint32_t part, uint32_t from, uint32_t n)
+    const struct stored *stored, struct line *line, uint32_t part, uint32_t from, uint32_t n)
 {
+    sqlite3_stmt *q = stored->q;
     uint32_t n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
-    const uint8_t *ids = sqlite3_column_blob(q, 6), *positions = sqlite3_column_blob(q, 7);
+    const uint8_t *positions = sqlite3_column_blob(q, 7);
     if (line && n_positions > 0) { /* one for each */
         n_positions = 1;
         positions += part * sizeof(int32_t);
@@ -29,29 +38,48 @@ static struct row *read_part(
     r->part = part;
     if (line)
         line->refs++;
-    memcpy(r->ids, ids + from * sizeof *r->ids, n * sizeof *r->ids);
+    memcpy(r->ids, stored->ids + from, n * sizeof *r->ids);
     if (n_positions > 0)
         memcpy(r->positions, positions, n_positions * sizeof *r->positions);
     return r;
 }
 
-/* The row's sequences: one, or as many as `ends` says. */
-static void read_row(sqlite3_stmt *q, store_row_visitor *visit, void *arg)
+static int read_ids(struct store *s, struct stored *stored, struct err *e)
 {
-    uint32_t n_tokens = (uint32_t)(sqlite3_column_bytes(q, 6) / 4), from = 0, end;
-    uint32_t n_parts = (uint32_t)(sqlite3_column_bytes(q, 8) / 4);
+    size_t len = (size_t)sqlite3_column_bytes(stored->q, 6);
+    const uint8_t *bytes = sqlite3_column_blob(stored->q, 6);
+    stored->n_tokens = (uint32_t)sqlite3_column_int64(stored->q, 9);
+    int32_t *ids = store_scratch(s, stored->n_tokens * sizeof *ids);
+    stored->ids = ids;
+    if (ids_unpack(bytes, len, stored->n_tokens, ids) == 0)
+        return 0;
+    return err_set(e, ASSAY_EIO,
+        "%s/assay.db: row %lld: expected the ids of %u tokens, found %zu bytes", s->dir,
+        (long long)sqlite3_column_int64(stored->q, 0), stored->n_tokens, len);
+}
+
+/* The sequences of the row that q stands on: one, or as many as `ends` says. */
+static int read_row(
+    struct store *s, sqlite3_stmt *q, store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct stored stored = {.q = q};
+    uint32_t from = 0, end, n_parts = (uint32_t)(sqlite3_column_bytes(q, 8) / 4);
     const uint8_t *ends = sqlite3_column_blob(q, 8);
-    struct line *line = n_parts > 0 ? line_new(n_parts, n_tokens) : NULL;
-    if (!line) {
-        visit(arg, read_part(q, NULL, 0, 0, n_tokens));
-        return;
+    int rc = read_ids(s, &stored, e);
+    if (rc != 0)
+        return rc;
+    if (n_parts == 0) {
+        visit(arg, read_part(&stored, NULL, 0, 0, stored.n_tokens));
+        return 0;
     }
+    struct line *line = line_new(n_parts, stored.n_tokens);
     line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
     for (uint32_t part = 0; part < n_parts; part++, from = end) {
         memcpy(&end, ends + part * sizeof end, sizeof end);
-        visit(arg, read_part(q, line, part, from, end - from));
+        visit(arg, read_part(&stored, line, part, from, end - from));
     }
     line_unref(line);
+    return 0;
 }
 
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
@@ -60,13 +88,15 @@ int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limi
     int64_t low = row_number(job, 0) - 1;
     sqlite3_stmt *q = store_prepare(s,
         "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions, "
-        "ends "
+        "ends, n_tokens "
         "from row indexed by row_queued join row_input on row_input.row = row.row "
         "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
         "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
     int rc;
     while ((rc = store_step(s, q, e)) == 1)
-        read_row(q, visit, arg);
+        if ((rc = read_row(s, q, visit, arg, e)) != 0)
+            break;
+    sqlite3_reset(q);
     return rc;
 }
 

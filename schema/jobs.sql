@@ -28,6 +28,8 @@ create table job (
   finished_ms integer
 );
 
+create index job_unfinished on job (job) where finished_ms is null;
+
 -- Jobs that were purged, while their rows are being deleted. meta's last_job keeps their numbers from being given again.
 create table purge (job integer primary key);
 
@@ -54,8 +56,9 @@ create table row (
   attempts    integer not null default 0   -- groups that it killed alone
 );
 create index row_queued on row (row) where state = 0;
+create index row_failed on row (row) where state = 2;
 
--- ends: int32 ends of the row's sequences in ids, where it is responses or a pair; positions are one for each then.
+-- ids: packed or plain (ids.h). ends: int32 ends of the row's sequences in ids, where it is responses or a pair; positions are one for each then.
 create table row_input (row integer primary key, ids blob not null, positions blob, ends blob);
 
 -- Rows that a group holds now. Advisory: emptied at every start.
@@ -87,6 +90,8 @@ create table batch (
   ms          integer,                     -- null while it runs
   ok          integer
 );
+
+create index batch_running on batch (batch) where ms is null;
 
 create table worker (
   worker_group integer not null,

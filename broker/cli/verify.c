@@ -15,6 +15,7 @@
 #include "broker/cli/connect.h"
 #include "broker/cli/progress.h"
 #include "broker/row.h"
+#include "schema/ids.h"
 #include "schema/log.h"
 
 #define CHUNK_SEQUENCES 256
@@ -25,6 +26,7 @@
 struct check {
     uint32_t i;
     json_t *id;
+    int32_t *ids;        /* while it is being asked for */
     float *stored, *now; /* [n_values] */
     uint32_t n_values, n_now;
     json_t *error; /* the row's, when it failed this time; NULL: none */
@@ -232,11 +234,23 @@ static int score_chunk(struct verify *v, struct err *e)
 
 /* ---- rows ---- */
 
-enum column { ID, POOL, ACTIVATION, STEP_TOKEN, IDS, POSITIONS, ENDS, SCORE, VECTOR, OTHER_MODE };
+enum column {
+    ID,
+    POOL,
+    ACTIVATION,
+    STEP_TOKEN,
+    IDS,
+    POSITIONS,
+    ENDS,
+    SCORE,
+    VECTOR,
+    OTHER_MODE,
+    N_TOKENS
+};
 
 #define ROW_SQL                                                                                    \
     "select client_id, pool_type, activation, step_token, ids, positions, ends, score, vector, "   \
-    "mode <> (select value from meta where name = 'mode') from row "                               \
+    "mode <> (select value from meta where name = 'mode'), n_tokens from row "                     \
     "join row_input on row_input.row = row.row join result on result.row = row.row "               \
     "where row.row = ? and state = 1"
 
@@ -277,15 +291,14 @@ static void write_positions(struct msg_writer *w, const uint8_t *positions, uint
 }
 
 /* One sequence as a row of the request: ids [from, to), positions [first, first + n_positions). */
-static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, uint32_t from, uint32_t to,
-    uint32_t first, uint32_t n_positions)
+static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, const int32_t *ids, uint32_t from,
+    uint32_t to, uint32_t first, uint32_t n_positions)
 {
-    const uint8_t *ids = sqlite3_column_blob(q, IDS),
-                  *positions = sqlite3_column_blob(q, POSITIONS);
+    const uint8_t *positions = sqlite3_column_blob(q, POSITIONS);
     int type = n_positions > 0 ? POOL_POSITIONS : sqlite3_column_int(q, POOL);
     msg_map(w, 2);
     msg_str(w, "ids");
-    msg_bin(w, ids + from * sizeof(int32_t), (to - from) * sizeof(int32_t));
+    msg_bin(w, ids + from, (to - from) * sizeof *ids);
     msg_str(w, "pool");
     msg_map(w, 2 + (uint32_t)(type == POOL_STEP) + (uint32_t)(n_positions > 0));
     msg_key_str(w, "type", pool_type_name(type));
@@ -306,14 +319,14 @@ static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, q, from, to, first, n_positions);
+    write_sequence(&v->sequences, q, c->ids, from, to, first, n_positions);
     return 0;
 }
 
 /* The sequences of the row that q stands on; each has a position of its own where there are several. */
 static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q, struct err *e)
 {
-    uint32_t n_ids = (uint32_t)sqlite3_column_bytes(q, IDS) / 4, from = 0, to;
+    uint32_t n_ids = (uint32_t)sqlite3_column_int64(q, N_TOKENS), from = 0, to;
     uint32_t n_positions = (uint32_t)sqlite3_column_bytes(q, POSITIONS) / 4;
     uint32_t n_parts = (uint32_t)sqlite3_column_bytes(q, ENDS) / 4;
     const uint8_t *ends = sqlite3_column_blob(q, ENDS);
@@ -330,6 +343,19 @@ static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q, str
     return rc;
 }
 
+/* The row's ids into c, as long as its sequences are being written. */
+static int read_ids(struct verify *v, struct check *c, sqlite3_stmt *q, struct err *e)
+{
+    uint32_t n = (uint32_t)sqlite3_column_int64(q, N_TOKENS);
+    size_t len = (size_t)sqlite3_column_bytes(q, IDS);
+    c->ids = xcalloc(n + 1, sizeof *c->ids);
+    if (ids_unpack(sqlite3_column_blob(q, IDS), len, n, c->ids) == 0)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: row %u of job %lld: expected the ids of %u tokens, found %zu bytes", v->path, c->i,
+        (long long)v->job, n, len);
+}
+
 static int check_row(struct verify *v, sqlite3_stmt *q, int64_t row, struct err *e)
 {
     sqlite3_bind_int64(q, 1, row);
@@ -340,7 +366,11 @@ static int check_row(struct verify *v, sqlite3_stmt *q, int64_t row, struct err 
         c->id = read_id(q);
         read_stored(c, q);
         v->n_other_mode += sqlite3_column_int(q, OTHER_MODE);
-        rc = add_sequences(v, c, q, e);
+        rc = read_ids(v, c, q, e);
+        if (rc == 0)
+            rc = add_sequences(v, c, q, e);
+        free(c->ids);
+        c->ids = NULL;
     } else if (got != SQLITE_DONE) {
         rc = db_failed(v, e);
     }

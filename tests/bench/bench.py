@@ -1,11 +1,16 @@
 """Measures and prints one table: each figure as a ratio to a ceiling or a peer taken in the same run.
 
     make bench                                    what needs nothing more than Assay
+    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: c1, e1 (with e2), t1
     make bench PEER_PYTHON=/path/to/python        also transformers float32, with a Python that has PyTorch
 
 b1  GEMM rate / peak rate of fused multiply-adds
 b3  tokens/s of the forward, 0.5B shape, 512-token rows / transformers float32 on a model of the same shape
-c1  durable rows/s through the socket, 512-token rows, 32 requests pipelined / the disk alone, same commits
+c1  durable rows/s through the socket, 512-token rows, 32 requests of 64 rows under way / the disk alone, same commits; beanstalkd and
+    Redis Streams where they are installed (apt-get install beanstalkd redis-server), the same rows in the same batches from the same C client
+e1  rows claimed and finished /s with a million rows queued (DEPTH=10000000: ten million, 3 GB, minutes) / with a thousand; the same in
+    processor time; a page of results at the end of a million / at the beginning
+e2  from opening the database of a broker that was killed to the first batch in hand, a million rows queued / a thousand
 t1  text of a thread through the tokenizer / the tokenizers package's encode_batch, one thread, same text in turns
 d2  tokens/s from submit to last result through broker, shared memory and worker / the forward in process
 """
@@ -16,13 +21,12 @@ import pathlib
 import platform
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-
-import msgpack
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -69,45 +73,77 @@ def b3(ours):
            f"{peer['tokens_per_s']:.1f} tokens/s", ours / peer["tokens_per_s"])
 
 
-def pipelined_submits(endpoint, seconds, window=32, rows_each=64):
-    """Acknowledged rows/s: `window` submits under way, each a chunk of rows."""
-    import zmq
-    row = {"ids": harness.ids_bytes([k % 500 for k in range(TOKENS)])}
-    rows = [row] * rows_each
-    context = zmq.Context()
-    socket = context.socket(zmq.DEALER)
-    socket.linger = 0
-    socket.sndhwm = socket.rcvhwm = 0
-    socket.connect(endpoint)
-    bodies = msgpack.packb(rows)
+class Server:
+    """A queue to compare with: a process of its own on a unix socket in a temporary directory, every acknowledgement synced."""
+    COMMANDS = {
+        "beanstalkd": lambda d: ["beanstalkd", "-l", f"unix:{d}/socket", "-b", d, "-f0"],
+        "redis": lambda d: ["redis-server", "--port", "0", "--unixsocket", f"{d}/socket", "--dir", d, "--save", "", "--appendonly", "yes",
+                            "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", "--daemonize", "no"],
+    }
 
-    def send(n):
-        body = msgpack.packb({"v": 1, "op": "submit", "key": f"bench-{n % window}-{os.getpid()}", "chunk": n // window})
-        socket.send(bytes([body[0] + 1]) + body[1:] + b"\xa4rows" + bodies)
+    def __init__(self, name, directory):
+        self.endpoint, self.command = f"{directory}/socket", self.COMMANDS[name](str(directory))
 
-    sent = acknowledged = 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        while sent - acknowledged < window:
-            send(sent)
-            sent += 1
-        reply = msgpack.unpackb(socket.recv())
-        assert reply["ok"], reply
-        acknowledged += 1
-    took = time.perf_counter() - start
-    socket.close()
-    context.term()
-    return acknowledged * rows_each / took
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not os.path.exists(self.endpoint):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.command
+            time.sleep(0.02)
+        time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+
+def queue(name, directory):
+    if name == "assay":
+        return harness.Broker(directory / "d", options=["--max-batch-tokens", 512])
+    return Server(name, directory)
+
+
+def durable_rows(name, seconds=4):
+    """Acknowledged rows/s of a queue with 32 batches of 64 rows under way: from one connection, or one each of 32, whichever is faster."""
+    rates = []
+    for connections, window in ((1, 32), (32, 1)):
+        with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+            with queue(name, pathlib.Path(directory)) as server:
+                rates += lines(TOOLS / "bench_submit", name, server.endpoint, connections, window, seconds)
+        print(f"      c1 {name:10s} {connections:2d} connections: {rates[-1]['rows_per_s']:,} rows/s", file=sys.stderr)
+    return max(r["rows_per_s"] for r in rates)
 
 
 def c1():
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         text = subprocess.run([TOOLS / "bench_store", directory], capture_output=True, text=True, check=True).stdout
     alone = float(re.search(r"disk alone\s+(\d+) rows/s", text).group(1))
-    with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
-        with harness.Broker(pathlib.Path(directory) / "d", options=["--max-batch-tokens", 512]) as broker:
-            rate = pipelined_submits(broker.endpoint, 4)
+    rate = durable_rows("assay")
     yield ("c1", "durable rows/s through the socket / disk alone", f"{rate:,.0f} rows/s", f"{alone:,.0f} rows/s", rate / alone)
+    for name, package, how in (("beanstalkd", "beanstalkd", "-f0"), ("redis", "redis-server", "Streams, appendfsync always")):
+        if not shutil.which(package):
+            print(f"      c1: no {package}, the peer was not measured (apt-get install {package})", file=sys.stderr)
+            continue
+        peer = durable_rows(name)
+        yield ("c1", f"the same / {name} {how}", f"{rate:,.0f} rows/s", f"{peer:,.0f} rows/s", rate / peer)
+
+
+def e1():
+    """And e2: the rows of both come from the same databases."""
+    with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+        rows = lines(TOOLS / "bench_depth", directory, os.environ.get("DEPTH", "1000000"))
+    for row in rows:
+        print(f"      e1 {row['depth']:9,} queued, {row['bytes'] / 1e6:,.0f} MB: {row['rows_per_s']:,} rows/s, {row['cpu_us']:.1f} us of processor a "
+              f"row, status {row['status_us']:.0f} us, restart {row['restart_ms']:.0f} ms", file=sys.stderr)
+    few, many = rows[0], rows[-1]
+    depth = f"{many['depth']:,} / {few['depth']:,} rows queued"
+    yield "e1", f"claim and finish, {depth}", f"{many['rows_per_s']:,} rows/s", f"{few['rows_per_s']:,} rows/s", many["ratio"]
+    yield "e1", "the same in processor time a row", f"{many['cpu_us']:.1f} us", f"{few['cpu_us']:.1f} us", many["cpu_ratio"]
+    yield ("e1", "1,000 results from the end of a job / from its beginning", f"{many['last_page_ms']:.2f} ms", f"{many['first_page_ms']:.2f} ms",
+           many["first_page_ms"] / many["last_page_ms"])
+    yield ("e2", f"killed broker's database to first batch, {depth}", f"{many['restart_ms']:.0f} ms", f"{few['restart_ms']:.0f} ms",
+           few["restart_ms"] / many["restart_ms"])
 
 
 PEER_TOKENIZER = """
@@ -179,14 +215,15 @@ def through_broker():
 
 
 def main():
-    if sys.argv[1:] == ["t1"]:  # by itself, as `make bench-text`
-        return show(t1())
+    alone = {"c1": c1, "e1": e1, "e2": e1, "t1": t1}
+    if sys.argv[1:] and sys.argv[1] in alone:
+        return show(alone[sys.argv[1]]())
     if not (BIG / "model.safetensors").exists():
         print("making a 0.5B-shaped checkpoint in build/bench (1 GB)", file=sys.stderr)
         subprocess.run([sys.executable, HERE / "make_big.py", BIG], check=True)
     table = list(b1())
     ours = forward()
-    table += list(b3(ours)) + list(c1()) + list(t1())
+    table += list(b3(ours)) + list(c1()) + list(e1()) + list(t1())
     rate = through_broker()
     again = forward()
     table.append(("d2", "submit to last result / forward in process", f"{rate:.1f} tokens/s",

@@ -104,6 +104,28 @@ static inline int64_t new_job(struct store *s, const char *key, int priority)
     return job;
 }
 
+struct row_array {
+    const struct store_row *rows;
+    uint32_t at, n;
+};
+
+static inline int next_of_array(void *arg, struct store_row *row, struct err *e)
+{
+    struct row_array *a = arg;
+    (void)e;
+    if (a->at == a->n)
+        return 0;
+    *row = a->rows[a->at++];
+    return 1;
+}
+
+static inline int add_rows(
+    struct store *s, int64_t job, const struct store_row *rows, uint32_t n, struct err *e)
+{
+    struct row_array a = {rows, 0, n};
+    return store_add_rows(s, job, next_of_array, &a, e);
+}
+
 static inline void add_row(struct store *s, int64_t job, int32_t chunk, uint32_t k, uint32_t len)
 {
     struct err err;
@@ -118,7 +140,7 @@ static inline void add_row(struct store *s, int64_t job, int32_t chunk, uint32_t
         .activation = ACTIVATION_NONE,
         .step_token = POOL_NO_STEP_TOKEN,
         .n_values = 1};
-    must(store_add_row(s, job, &row, &err));
+    must(add_rows(s, job, &row, 1, &err));
     free(ids);
 }
 
@@ -250,6 +272,13 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     out[n] = 0;
     assert_int_equal(pclose(p), 0);
     return out;
+}
+
+static inline void run_sql(const struct fixture *f, const char *sql)
+{
+    char command[600];
+    snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
+    assert_int_equal(system(command), 0);
 }
 
 #endif

@@ -10,6 +10,7 @@
 
 #include <sqlite3.h>
 
+#include "broker/store_private.h"
 #include "schema/log.h"
 
 /* ---- chunks ---- */
@@ -138,6 +139,66 @@ static void test_queued_bytes(void **state)
     assert_int_equal(store_queued_bytes(f->s), 0);
     open_again(f);
     assert_int_equal(store_queued_bytes(f->s), 0);
+}
+
+/* Rows that were kept by an older version are four bytes a token; so are those with an id that the
+ * packed form has no room for. */
+static void test_packed_and_plain_ids(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    const int32_t ids[5] = {1, 70000, 151935, 262143, 3}, large[3] = {1, 262144, INT32_MAX};
+    struct store_row rows[2] = {{.ids = ids, .n_tokens = 5, .pool_type = POOL_LAST, .n_values = 1},
+        {.ids = large, .n_tokens = 3, .pool_type = POOL_LAST, .n_values = 1}};
+    int64_t job = new_job(f->s, "packed", 0);
+    char out[200];
+    must(store_begin(f->s, &err));
+    must(add_rows(f->s, job, rows, 2, &err));
+    must(add_rows(f->s, job, rows, 1, &err));
+    must(store_commit(f->s, &err));
+    store_close(&f->s);
+    run_sql(f, "update row_input set ids = x'01000000701101007f510200ffff030003000000' "
+               "where row & 4294967295 = 2");
+    assert_string_equal(shell(f, "select length(ids) from row_input order by row", out, sizeof out),
+        "12\n12\n20\n");
+    open_mode(f, MODE);
+    struct row_list list = queued(f->s, job, 0, 10);
+    assert_int_equal(list.n, 3);
+    for (uint32_t k = 0; k < 3; k++) {
+        assert_int_equal(list.at[k]->n_tokens, k == 1 ? 3 : 5);
+        assert_memory_equal(
+            list.at[k]->ids, k == 1 ? large : ids, k == 1 ? sizeof large : sizeof ids);
+    }
+    free_rows(&list);
+}
+
+/* Good rows and rows born failed in one call: indices, cursors and counts. */
+static void test_failed_rows_among_good_ones(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    const int32_t ids[2] = {1, 2};
+    struct store_row rows[5];
+    for (int k = 0; k < 5; k++)
+        rows[k] =
+            k % 2 ? (struct store_row){.error_code = ASSAY_ENOTOKENS, .error_message = "no tokens"}
+                  : (struct store_row){.ids = ids, .n_tokens = 2, .n_values = 1};
+    int64_t job = new_job(f->s, "mixed", 0);
+    char out[200];
+    for (int turn = 0; turn < 2; turn++) {
+        must(store_begin(f->s, &err));
+        must(add_rows(f->s, job, rows, 5, &err));
+        must(store_commit(f->s, &err));
+    }
+    struct store_job now = job_now(f->s, job);
+    assert_int_equal(now.placed, 10);
+    assert_int_equal(now.done, 4);
+    assert_int_equal(now.failed, 4);
+    assert_int_equal(store_queued_bytes(f->s), 6 * 2 * 4);
+    assert_string_equal(shell(f, "select i, cursor from results order by cursor", out, sizeof out),
+        "1|1\n3|2\n6|3\n8|4\n");
+    open_again(f);
+    assert_int_equal(store_queued_bytes(f->s), 6 * 2 * 4);
 }
 
 /* ---- results ---- */
@@ -280,7 +341,7 @@ static void test_pooled_at_and_shapes(void **state)
             .positions = n_positions ? positions : NULL,
             .n_positions = n_positions,
             .n_values = shapes[i].n_values};
-        must(store_add_row(f->s, job, &row, &err));
+        must(add_rows(f->s, job, &row, 1, &err));
     }
     must(store_commit(f->s, &err));
     open_again(f);
@@ -347,7 +408,7 @@ static void test_client_ids_come_back(void **state)
             .pool_type = POOL_LAST,
             .error_code = ASSAY_ENOTOKENS,
             .error_message = "no tokens"};
-        must(store_add_row(f->s, job, &row, &err));
+        must(add_rows(f->s, job, &row, 1, &err));
     }
     must(store_commit(f->s, &err));
     assert_int_equal(job_now(f->s, job).state, JOB_DONE); /* all rows were born failed */
@@ -541,13 +602,6 @@ static void test_second_opener_is_refused(void **state)
     put_job(f->s, "still works", 0, 1, 4);
 }
 
-static void run_sql(const struct fixture *f, const char *sql)
-{
-    char command[512];
-    snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
-    assert_int_equal(system(command), 0);
-}
-
 static void check_refused(struct fixture *f, const char *word)
 {
     struct err err;
@@ -555,6 +609,105 @@ static void check_refused(struct fixture *f, const char *word)
     assert_true(store_open(&f->s, f->dir, &options, &err) < 0);
     assert_null(f->s);
     assert_non_null(strstr(err.msg, word));
+}
+
+/* ---- what must not grow with the queue ---- */
+
+static int count_steps(void *arg)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+/* Instructions of SQLite's machine, in hundreds, from here to end_counting. */
+static void begin_counting(struct fixture *f, int *hundreds)
+{
+    *hundreds = 0;
+    sqlite3_progress_handler(f->s->db, 100, count_steps, hundreds);
+}
+
+static int end_counting(struct fixture *f, const int *hundreds)
+{
+    sqlite3_progress_handler(f->s->db, 0, NULL, NULL);
+    return *hundreds * 100;
+}
+
+static int64_t job_with_failed_rows(struct fixture *f, const char *key, uint32_t n, uint32_t failed)
+{
+    struct err err;
+    int64_t job = put_job(f->s, key, 0, n, 4);
+    struct row_list list = queued(f->s, job, 0, n);
+    must(store_begin(f->s, &err));
+    for (uint32_t i = 0; i < n; i++)
+        finish(f->s, list.at[i], i < failed ? ASSAY_ENONFINITE : 0);
+    must(store_commit(f->s, &err));
+    free_rows(&list);
+    return job;
+}
+
+/* A retry looks at the rows that failed and at no other. */
+static void test_retry_of_a_few_among_many(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t job = job_with_failed_rows(f, "many", 3000, 3), n = 0;
+    int hundreds;
+    must(store_begin(f->s, &err));
+    begin_counting(f, &hundreds);
+    must(store_retry(f->s, job, &n, &err));
+    assert_in_range(end_counting(f, &hundreds), 0, 2000);
+    must(store_commit(f->s, &err));
+    assert_int_equal(n, 3);
+    assert_int_equal(job_now(f->s, job).done, 2997);
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+}
+
+static int see_job(void *arg, const struct store_job *j)
+{
+    int64_t *jobs = arg;
+    jobs[1 + jobs[0]++] = j->job;
+    return 0;
+}
+
+/* Neither do jobs that are over cost anything when the unfinished ones are looked for. */
+static void test_unfinished_among_many(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    int64_t seen[8] = {0}, first = put_job(f->s, "first", 0, 1, 4);
+    char key[16];
+    int hundreds;
+    for (int k = 0; k < 400; k++) {
+        snprintf(key, sizeof key, "k%d", k);
+        put_chunk(f->s, new_job(f->s, key, 0), 0, 0, 0, 1);
+    }
+    int64_t last = put_job(f->s, "last", 0, 1, 4);
+    begin_counting(f, &hundreds);
+    must(store_each_job(f->s, 0, 1000, 1, see_job, seen, &err));
+    assert_in_range(end_counting(f, &hundreds), 0, 1000);
+    assert_int_equal(seen[0], 2);
+    assert_int_equal(seen[1], first);
+    assert_int_equal(seen[2], last);
+}
+
+/* A database that was made with other pages keeps them. */
+static void test_small_pages_stay(void **state)
+{
+    struct fixture *f = *state;
+    char out[64];
+    assert_string_equal(shell(f, "pragma page_size", out, sizeof out), "8192\n");
+    int64_t job = put_job(f->s, "before", 0, 3, 600);
+    store_close(&f->s);
+    run_sql(f, "pragma journal_mode=delete; pragma page_size=4096; vacuum;");
+    open_mode(f, MODE);
+    assert_string_equal(
+        shell(f, "pragma page_size; pragma journal_mode", out, sizeof out), "4096\nwal\n");
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_int_equal(put_job(f->s, "after", 0, 3, 600), job + 1);
+    open_again(f);
+    assert_string_equal(shell(f, "pragma integrity_check", out, sizeof out), "ok\n");
+    assert_int_equal(store_queued_bytes(f->s), 3 * 600 * 4);
 }
 
 static void test_strange_files_are_refused(void **state)
@@ -806,7 +959,7 @@ static uint32_t fill_disk(struct fixture *f, int64_t job, struct err *e)
         must(store_begin(f->s, &err));
         int rc = store_add_chunk(f->s, &c, e);
         for (int i = 0; rc >= 0 && i < 8; i++)
-            rc = store_add_row(f->s, job, &row, e);
+            rc = add_rows(f->s, job, &row, 1, e);
         if (rc >= 0)
             rc = store_commit(f->s, e);
         if (rc < 0) {
@@ -852,6 +1005,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_same_chunk_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_results_by_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <zmq.h>
 
@@ -23,19 +24,21 @@ struct scene {
     void *zmq, *client; /* DEALER */
 };
 
-/* Room for so many pages more than there are; 0: no bound. */
-static void bound_database(struct store *s, int pages)
+/* Room for so many kilobytes more than there are. */
+static void bound_database(struct store *s, int kbytes)
 {
     char sql[96];
     struct err err;
-    int64_t n;
+    int64_t n, page;
     must(store_integer(s, 0, &n, &err, "pragma page_count", ""));
-    snprintf(sql, sizeof sql, "pragma max_page_count=%lld", (long long)n + pages);
+    must(store_integer(s, 0, &page, &err, "pragma page_size", ""));
+    snprintf(sql, sizeof sql, "pragma max_page_count=%lld", (long long)(n + kbytes * 1024 / page));
     assert_int_equal(sqlite3_exec(s->db, sql, NULL, NULL, NULL), SQLITE_OK);
 }
 
-/* In the child: a broker of its own until SIGTERM; the exit code says how it went. */
-static int run_broker(const struct scene *s, int pages)
+/* In the child: a broker of its own until SIGTERM; the exit code says how it went. kbytes 0: no
+ * bound. */
+static int run_broker(const struct scene *s, int kbytes)
 {
     struct options options = {.tp = 1, .max_queued_bytes = 1 << 30};
     struct broker b = {.options = &options, .waiters = waiters_new()};
@@ -53,8 +56,8 @@ static int run_broker(const struct scene *s, int pages)
     log_init("test", -1, LOG_LEVEL_ERROR);
     must(store_open(&b.store, s->dir, &store, &err));
     must(planner_new(&b.planner, b.store, &limits, &err));
-    if (pages > 0)
-        bound_database(b.store, pages);
+    if (kbytes > 0)
+        bound_database(b.store, kbytes);
     b.zmq = zmq_ctx_new();
     b.clients = zmq_socket(b.zmq, ZMQ_ROUTER);
     int linger_ms =
@@ -76,11 +79,11 @@ static int run_broker(const struct scene *s, int pages)
     return rc == 0 ? 0 : 2;
 }
 
-static void start(struct scene *s, int pages)
+static void start(struct scene *s, int kbytes)
 {
     s->child = fork();
     if (s->child == 0)
-        _exit(run_broker(s, pages));
+        _exit(run_broker(s, kbytes));
     s->zmq = zmq_ctx_new();
     s->client = zmq_socket(s->zmq, ZMQ_DEALER);
     int zero = 0;
@@ -252,7 +255,7 @@ static void test_every_request_of_a_full_turn_is_answered(void **state)
 {
     struct scene *s = *state;
     char words[12][32], word[32];
-    start(s, 40); /* 160 KiB: a few rows, and not 200 of 2000 bytes */
+    start(s, 160); /* a few rows, and not 200 of 500 tokens */
     send_submit(s, 1, "small", 2);
     assert_int_equal(hear(s, word, sizeof word), 1);
     assert_string_equal(word, "queued");
@@ -290,7 +293,7 @@ static void test_a_cancel_that_was_undone_did_not_happen(void **state)
 {
     struct scene *s = *state;
     char words[8][32], word[32];
-    start(s, 40);
+    start(s, 160);
     send_submit(s, 1, "small", 2);
     assert_int_equal(hear(s, word, sizeof word), 1);
     send_on_job(s, "cancel", 1, "small");
@@ -342,6 +345,24 @@ static void test_one_who_does_not_listen(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+/* When there is nothing to do the WAL is cut, and then the broker leaves the database alone. */
+static void test_an_idle_broker_cuts_the_wal(void **state)
+{
+    struct scene *s = *state;
+    char word[32], path[128];
+    struct stat st = {.st_size = 1};
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    start(s, 0);
+    send_submit(s, 1, "small", 2);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    for (int waited_ms = 0; st.st_size > 0 && waited_ms < 6000; waited_ms += 100) {
+        usleep(100000);
+        assert_int_equal(stat(path, &st), 0);
+    }
+    assert_int_equal(st.st_size, 0);
+    assert_int_equal(stop(s), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +372,7 @@ int main(void)
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_one_who_does_not_listen, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_an_idle_broker_cuts_the_wal, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,86 @@
+/* ids.c - see ids.h. */
+#include "schema/ids.h"
+
+#define LARGEST ((1u << 18) - 1)
+
+static size_t planes_bytes(uint32_t n)
+{
+    return 2 * (size_t)n + ((size_t)n + 3) / 4;
+}
+
+size_t ids_room(uint32_t n)
+{
+    return 4 * (size_t)n;
+}
+
+static int fit_planes(const int32_t *ids, uint32_t n)
+{
+    uint32_t all = 0;
+    for (uint32_t i = 0; i < n; i++)
+        all |= (uint32_t)ids[i];
+    return all <= LARGEST;
+}
+
+static void put_plain(const int32_t *ids, uint32_t n, uint8_t *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t id = (uint32_t)ids[i];
+        uint8_t *at = out + 4 * (size_t)i;
+        at[0] = (uint8_t)id;
+        at[1] = (uint8_t)(id >> 8);
+        at[2] = (uint8_t)(id >> 16);
+        at[3] = (uint8_t)(id >> 24);
+    }
+}
+
+/* The low bits of an id; returns the high ones. */
+static unsigned put_low(int32_t id, uint8_t *out)
+{
+    out[0] = (uint8_t)id;
+    out[1] = (uint8_t)(id >> 8);
+    return (unsigned)id >> 16;
+}
+
+/* Four ids at a time: this is in the way of every row that comes. */
+static void put_planes(const int32_t *ids, uint32_t n, uint8_t *out)
+{
+    uint8_t *high = out + 2 * (size_t)n;
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4, out += 8)
+        *high++ = (uint8_t)(put_low(ids[i], out) | put_low(ids[i + 1], out + 2) << 2 |
+                            put_low(ids[i + 2], out + 4) << 4 | put_low(ids[i + 3], out + 6) << 6);
+    unsigned bits = 0;
+    for (uint32_t k = 0; i + k < n; k++, out += 2)
+        bits |= put_low(ids[i + k], out) << 2 * k;
+    if (i < n)
+        *high = (uint8_t)bits;
+}
+
+size_t ids_pack(const int32_t *ids, uint32_t n, uint8_t *out)
+{
+    if (fit_planes(ids, n)) {
+        put_planes(ids, n, out);
+        return planes_bytes(n);
+    }
+    put_plain(ids, n, out);
+    return 4 * (size_t)n;
+}
+
+int ids_unpack(const uint8_t *bytes, size_t len, uint32_t n, int32_t *ids)
+{
+    const uint8_t *high = bytes + 2 * (size_t)n;
+    if (len == planes_bytes(n)) {
+        for (uint32_t i = 0; i < n; i++)
+            ids[i] = bytes[2 * (size_t)i] | bytes[2 * (size_t)i + 1] << 8 |
+                     (high[i / 4] >> i % 4 * 2 & 3) << 16;
+        return 0;
+    }
+    if (len != 4 * (size_t)n)
+        return -1;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *at = bytes + 4 * (size_t)i;
+        ids[i] =
+            (int32_t)(at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24);
+    }
+    return 0;
+}
