@@ -102,7 +102,8 @@ static struct block find_block(const struct gemm *g, int64_t task)
     return b;
 }
 
-/* The weights that this thread will probably want next, a row of them with each tile. */
+/* The weights that this thread will probably want next: a row of them is fetched with each tile that
+ * does not fetch the next panel. */
 struct ahead {
     const char *row; /* NULL: none (left) */
     int64_t n_rows, stride_bytes, step;
@@ -159,9 +160,8 @@ static void multiply_panel(
             .nr = (int)min64(g->nr, b->n - j),
             .first = g->k0 == 0,
             .bias = bias ? bias + j : NULL,
-            .next_a = j == 0 ? rows + g->mr * kc : NULL,
-            .next_b = next_row(a),
-            .next_b_step = a->step});
+            .next = j == 0 ? (const void *)(rows + g->mr * kc) : next_row(a),
+            .next_step = j == 0 ? g->mr * (int64_t)sizeof *rows : a->step});
     }
 }
 

@@ -18,8 +18,8 @@
 
 /* c[i][j] (+)= sum over k of a[k*MR+i] * b[k*NR+j], one fused chain in order of k, from 0 when
  * `first` else from c; bias[j] is added after it when bias is not NULL. Only rows < mr and columns
- * < nr of c are read and written. Meanwhile two stretches of memory are brought near, so much of
- * each with every k: MR floats of next_a and next_b_step bytes of next_b (NULL: none). */
+ * < nr of c are read and written. Meanwhile what is at `next` is brought near, next_step bytes of
+ * it with every k; NULL: nothing. */
 struct product {
     const float *a, *b;
     int64_t k;
@@ -27,9 +27,8 @@ struct product {
     int64_t ldc;
     int mr, nr, first;
     const float *bias;
-    const float *next_a;
-    const char *next_b;
-    int64_t next_b_step;
+    const void *next;
+    int64_t next_step;
 };
 
 struct cpu_kernels {
