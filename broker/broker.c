@@ -239,10 +239,11 @@ static int write_workers(struct broker *b, long long now_ms, struct err *e)
  * get better by themselves. But while there is a group that may serve, the others try on. */
 static int check_groups(const struct broker *b, struct err *e)
 {
-    int exit_code;
-    for (int g = 0; g < b->options->replicas; g++)
-        if (group_bad_starts(b->groups[g]) < MAX_BAD_STARTS)
-            return 0;
+    int exit_code, n = b->options->replicas, hopeless = 0;
+    while (hopeless < n && group_bad_starts(b->groups[hopeless]) >= MAX_BAD_STARTS)
+        hopeless++;
+    if (n == 0 || hopeless < n)
+        return 0;
     return err_set(e, ASSAY_EFORMAT, "the workers cannot serve %s: %s", b->options->model,
         group_last_failure(b->groups[0], &exit_code));
 }
