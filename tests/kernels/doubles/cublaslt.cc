@@ -162,8 +162,9 @@ void run_whole_product(const product &p)
 }
 
 /* sum[i] += x[j] w[j][i] for j in [from, to), as many i at a time as the machine has lanes for. */
-__attribute__((target_clones("avx2", "default"))) void add_products(float *__restrict sum,
-    const float *__restrict w, const float *x, size_t n, size_t from, size_t to)
+__attribute__((target_clones("avx2", "default"), no_sanitize("address", "undefined"))) void
+add_products(float *__restrict sum, const float *__restrict w, const float *x, size_t n,
+    size_t from, size_t to)
 {
     for (size_t j = from; j < to; j++)
         for (size_t i = 0; i < n; i++)
