@@ -182,7 +182,8 @@ static int transfer(struct score *s, struct err *e)
     int ended = 0, rc = 0;
     while (rc == 0 && !(ended && s->feeder.sealed)) {
         int room = output_waiting(&s->output) < WINDOW;
-        if (!s->feeder.sealed && room)
+        rc = watch(s, e); /* the client asks only while an answer is out */
+        if (rc == 0 && !s->feeder.sealed && room)
             rc = feed(s, e);
         if (rc == 0)
             rc = fetch(s, s->feeder.sealed || !room ? WAIT_MS : 0, &ended, e);

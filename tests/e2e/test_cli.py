@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 
 import pytest
 from harness import BIN, DEMO, PATIENCE, Broker, wait_until
@@ -47,22 +46,22 @@ def test_score_with_a_private_broker(directory):
     assert (directory / "out.jsonl").read_bytes() == before
 
 
+def rows_done(database):
+    if not database.exists():
+        return 0
+    found = subprocess.run(["sqlite3", "-readonly", database, "select total(done) from jobs"], capture_output=True, text=True)
+    return float(found.stdout or 0) if found.returncode == 0 else 0
+
+
 def test_killed_and_run_again(directory):
     """SIGKILL in the middle, several times: each line once at the end, no row scored twice."""
     rows = write_rows(directory / "in.jsonl", 1500, low=100, high=300)
     command = [ASSAY, "score", rows, "-o", directory / "out.jsonl", "--model", DEMO, "--max-batch-tokens", "1024"]
     database = directory / "out.jsonl.assay/assay.db"
 
-    def finished():
-        if not database.exists():
-            return 0
-        found = subprocess.run(["sqlite3", "-readonly", database, "select total(done) from jobs"], capture_output=True,
-                               text=True)
-        return float(found.stdout or 0) if found.returncode == 0 else 0
-
     for part in (100, 400, 700):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        wait_until(lambda: finished() >= part or process.poll() is not None, 120, 0.01)
+        wait_until(lambda: rows_done(database) >= part or process.poll() is not None, 120, 0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300 * PATIENCE)
@@ -75,11 +74,11 @@ def test_killed_and_run_again(directory):
 
 
 def test_interrupt_says_how_to_go_on(directory):
-    rows = write_rows(directory / "in.jsonl", 3000, low=200, high=300)
-    process = subprocess.Popen([ASSAY, "score", rows, "-o", directory / "out.jsonl", "--model", DEMO],
-                               stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: (directory / "out.jsonl.assay/assay.db").exists())
-    time.sleep(1)
+    """Once a row is done, with many seconds of work left on any machine."""
+    rows = write_rows(directory / "in.jsonl", 12000, low=200, high=300)
+    process = subprocess.Popen([ASSAY, "score", rows, "-o", directory / "out.jsonl", "--model", DEMO, "--threads", "1",
+                                "--max-batch-tokens", "1024"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: rows_done(directory / "out.jsonl.assay/assay.db") > 0, 60)
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 75 and "goes on" in words
