@@ -466,7 +466,7 @@ static void tile_not_fused(const struct product *p)
         for (int j = 0; j < p->nr; j++) {
             float sum = p->first ? 0 : p->c[i * p->ldc + j];
             for (int64_t k = 0; k < p->k; k++)
-                sum += p->a[k * s->mr + i] * p->b[k * s->nr + j];
+                sum += p->a[k * p->a_step + i] * p->b[k * s->nr + j];
             p->c[i * p->ldc + j] = p->bias ? sum + p->bias[j] : sum;
         }
 }
@@ -491,12 +491,12 @@ static void silu_mul_rounded(float *out, const float *gate, const float *up, int
     out[0] *= 1 + 0x1p-23f;
 }
 
-static float softmax_step_rounded(
-    float *s, int64_t n, int64_t from, int64_t to, float scale, float *m, float *l)
+static int softmax_columns_rounded(float *s, int64_t n, const int32_t *from, const int32_t *to,
+    float scale, float *m, float *l, float *alpha)
 {
-    float alpha = cpu_kernels_portable.softmax_step(s, n, from, to, scale, m, l);
-    *l *= 1 + 0x1p-23f;
-    return alpha;
+    int grown = cpu_kernels_portable.softmax_columns(s, n, from, to, scale, m, l, alpha);
+    l[0] *= 1 + 0x1p-23f;
+    return grown;
 }
 
 /* What `sets` come down to; how many warnings that gave. */
@@ -534,7 +534,7 @@ static void test_wrong_kernels_are_passed_over(void **unused)
     wrong[1].widen = widen_flushing;
     wrong[2].pack_weight = pack_weight_shifted;
     wrong[3].silu_mul = silu_mul_rounded;
-    wrong[4].softmax_step = softmax_step_rounded;
+    wrong[4].softmax_columns = softmax_columns_rounded;
     for (int i = 0; i < 5; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[4 - i], NULL};
