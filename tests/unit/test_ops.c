@@ -238,6 +238,20 @@ static void check_token(const struct case_ *c, const float *q, const float *k, c
     free(p);
 }
 
+/* The first tokens of a row by themselves: the same bits as with what follows them. */
+static void check_beginning(
+    const struct case_ *c, float *q, float *k, float *v, const float *whole, uint32_t length)
+{
+    int64_t qd = (int64_t)c->heads * c->dim;
+    for (uint32_t n = 1; n <= length; n += 1 + next_random() % 37) {
+        uint32_t cu[] = {0, n};
+        float *out = random_floats(n * qd);
+        attend("auto", 1, c, q, k, v, out, 1, cu);
+        assert_memory_equal(out, whole, (size_t)(n * qd) * sizeof(float));
+        free(out);
+    }
+}
+
 static void check_attention(const struct case_ *c)
 {
     uint32_t cu[5] = {0}, n_rows = 0;
@@ -258,6 +272,7 @@ static void check_attention(const struct case_ *c)
         attend("auto", 2, c, q + first * qd, k + first * kd, v + first * kd, alone, 1, alone_cu);
         assert_memory_equal(
             alone, out[0] + first * qd, (size_t)(c->lengths[r] * qd) * sizeof(float));
+        check_beginning(c, q + first * qd, k + first * kd, v + first * kd, alone, c->lengths[r]);
         free(alone);
         for (uint32_t at = 0;
              at<c->lengths[r]; at += c->lengths[r]> 40 ? 1 + next_random() % 23 : 1)
