@@ -85,7 +85,8 @@ static void run_batch(struct bench *b, uint32_t n_rows)
         .rows = b->rows,
         .ids = b->ids,
         .cu_seqlens = b->cu_seqlens};
-    die_on(pooling_metadata_init(&pooling, &batch, b->model.config.n_labels, &e), &e);
+    die_on(
+        pooling_metadata_init(&pooling, &batch, b->model.config.n_labels, batch.n_tokens, &e), &e);
     struct attn_metadata meta = {
         n_rows, b->cu_seqlens, b->tokens, pooling.out_rows, pooling.n_out_rows, NULL};
     die_on(

@@ -8,7 +8,11 @@
  *
  * A tile of which a row sees nothing leaves that row's sums alone. All of it is a function of the
  * one sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
- * whatever the length. */
+ * whatever the length.
+ *
+ * A sequence with a prefix (ops.h) is the same computation for its own tokens alone: positions count
+ * from the prefix's first token, so the tiles of keys are those of the whole sequence; only where in
+ * the batch a key lies differs, and one tile may have keys of both. */
 #include <math.h>
 #include <string.h>
 
@@ -29,8 +33,9 @@ struct attention {
 /* One task, and its scratch memory. */
 struct tile {
     const struct attention *a;
-    int64_t first, length;    /* the sequence: first token in the batch, number of tokens */
-    int64_t kv_head, from, n; /* query tokens [from, from + n) of the sequence */
+    struct attn_prefix prefix;
+    int64_t first; /* the sequence's first own token in the batch, at position prefix.n */
+    int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
     int64_t n_rows, n_panels; /* n * heads_per_kv, and in panels of MR */
     float *queries;           /* panels over head_dim */
     float *keys;    /* panels of NR keys over head_dim; then of NR columns of values over keys */
@@ -38,6 +43,7 @@ struct tile {
     float *weights; /* the same as panels over keys */
     float *sums;    /* [n_rows rounded up][head_dim] */
     float *m, *l;   /* [n_rows] */
+    float *mixed;   /* [NR][head_dim] keys of prefix and sequence, side by side */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -50,11 +56,18 @@ static int64_t up_to(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
+/* Where in the batch the token at this position is. */
+static int64_t token_at(const struct tile *t, int64_t position)
+{
+    int64_t own = position - t->prefix.n;
+    return own < 0 ? t->prefix.first + position : t->first + own;
+}
+
 /* Row r of the tile is query token r / heads_per_kv, head r % heads_per_kv of the group. */
 static const float *query_row(const struct tile *t, int64_t r)
 {
     const struct attention *a = t->a;
-    int64_t token = t->first + t->from + r / a->heads_per_kv;
+    int64_t token = token_at(t, t->from + r / a->heads_per_kv);
     int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
     return row_of(a->q, token) + head * a->shape->head_dim;
 }
@@ -80,15 +93,33 @@ static void pack_weights(struct tile *t)
             TILE_KEYS, (int)min64(mr, t->n_rows - r), TILE_KEYS);
 }
 
+static const float *key_at(const struct tile *t, int64_t key)
+{
+    return row_of(t->a->k, token_at(t, key)) + t->kv_head * t->a->shape->head_dim;
+}
+
+/* A panel of the n <= NR keys [key, key + n). */
+static void pack_keys(struct tile *t, float *to, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim, stride = a->k.stride;
+    const float *from = key_at(t, key);
+    if (key < t->prefix.n && key + n > t->prefix.n) {
+        for (int64_t i = 0; i < n; i++)
+            memcpy(t->mixed + i * dim, key_at(t, key + i), (size_t)dim * sizeof *from);
+        from = t->mixed;
+        stride = dim;
+    }
+    a->d->kernels->pack_weight(to, from, DTYPE_F32, stride, (int)n, dim);
+}
+
 /* Scores of the tile's rows against keys [key, key + n). */
 static void multiply_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, mr = a->mr, nr = a->nr;
-    const float *from = row_of(a->k, (t->first + key)) + t->kv_head * dim;
     for (int64_t j = 0; j < n; j += nr)
-        a->d->kernels->pack_weight(t->keys + j * dim, from + j * a->k.stride, DTYPE_F32,
-            a->k.stride, (int)min64(nr, n - j), dim);
+        pack_keys(t, t->keys + j * dim, key + j, min64(nr, n - j));
     for (int64_t j = 0; j < n; j += nr)
         for (int64_t p = 0; p < t->n_panels; p++)
             a->d->kernels->tile(&(struct product){.a = t->queries + p * mr * dim,
@@ -106,12 +137,13 @@ static void pack_values(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
-    const float *from = row_of(a->v, (t->first + key)) + t->kv_head * dim;
     memset(t->keys, 0, (size_t)(up_to(dim, nr) * TILE_KEYS) * sizeof *t->keys);
-    for (int64_t k = 0; k < n; k++)
+    for (int64_t k = 0; k < n; k++) {
+        const float *from = row_of(a->v, token_at(t, key + k)) + t->kv_head * dim;
         for (int64_t j = 0; j < dim; j += nr)
-            memcpy(t->keys + (j * TILE_KEYS + k * nr), from + k * a->v.stride + j,
+            memcpy(t->keys + (j * TILE_KEYS + k * nr), from + j,
                 (size_t)min64(nr, dim - j) * sizeof *from);
+    }
 }
 
 static void add_values(struct tile *t, int64_t key, int64_t n)
@@ -158,7 +190,7 @@ static void write_out(const struct tile *t)
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
     for (int64_t r = 0; r < t->n_rows; r++) {
-        int64_t token = t->first + t->from + r / a->heads_per_kv;
+        int64_t token = token_at(t, t->from + r / a->heads_per_kv);
         int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
         float *to = row_of(a->out, token) + head * dim;
         for (int64_t k = 0; k < dim; k++)
@@ -171,13 +203,14 @@ static void take_scratch(struct tile *t, int thread)
     int64_t dim = t->a->shape->head_dim, rows = t->n_panels * t->a->mr,
             columns = up_to(dim, t->a->nr);
     int64_t sizes[] = {rows * dim, columns * TILE_KEYS, rows * TILE_KEYS, rows * TILE_KEYS,
-        rows * dim, rows, rows};
-    float **parts[] = {&t->queries, &t->keys, &t->scores, &t->weights, &t->sums, &t->m, &t->l};
+        rows * dim, rows, rows, t->a->nr * dim};
+    float **parts[] = {
+        &t->queries, &t->keys, &t->scores, &t->weights, &t->sums, &t->m, &t->l, &t->mixed};
     int64_t total = 0;
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 8; i++)
         total += sizes[i];
     float *at = scratch_take(&t->a->d->per_thread[thread], (size_t)total * sizeof *at);
-    for (int i = 0; i < 7; at += sizes[i++])
+    for (int i = 0; i < 8; at += sizes[i++])
         *parts[i] = at;
     memset(t->sums, 0, (size_t)(rows * dim) * sizeof *t->sums);
     for (int64_t r = 0; r < rows; r++) {
@@ -216,10 +249,12 @@ static void run_task(void *arg, int64_t task, int thread)
     for (; tile >= tiles_of(a, s); s++)
         tile -= tiles_of(a, s);
     tile = tiles_of(a, s) - 1 - tile;
+    int64_t done = tile * a->tile_tokens;
     t.first = a->meta->cu_seqlens[s];
-    t.length = a->meta->cu_seqlens[s + 1] - t.first;
-    t.from = tile * a->tile_tokens;
-    t.n = min64(a->tile_tokens, t.length - t.from);
+    if (a->meta->prefix_segments)
+        t.prefix = a->meta->prefix_segments[s];
+    t.from = t.prefix.n + done;
+    t.n = min64(a->tile_tokens, a->meta->cu_seqlens[s + 1] - t.first - done);
     run_tile(&t, thread);
 }
 
