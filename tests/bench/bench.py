@@ -1,7 +1,7 @@
 """Measures and prints one table: each figure as a ratio to a ceiling or a peer taken in the same run.
 
     make bench                                    what needs nothing more than Assay
-    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: c1, e1 (with e2), t1
+    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: c1, e1 (with e2), f1, t1
     make bench PEER_PYTHON=/path/to/python        also transformers float32, with a Python that has PyTorch
 
 b1  GEMM rate / peak rate of fused multiply-adds
@@ -11,6 +11,7 @@ c1  durable rows/s through the socket, 512-token rows, 32 requests of 64 rows un
 e1  rows claimed and finished /s with a million rows queued (DEPTH=10000000: ten million, 3 GB, minutes) / with a thousand; the same in
     processor time; a page of results at the end of a million / at the beginning
 e2  from opening the database of a broker that was killed to the first batch in hand, a million rows queued / a thousand
+f1  N responses of R tokens to one prompt of P, sharing it / not, in processor time, / N (P + R) / (P + N R); 4 layers of the 0.5B shape
 t1  text of a thread through the tokenizer / the tokenizers package's encode_batch, one thread, same text in turns
 d2  tokens/s from submit to last result through broker, shared memory and worker / the forward in process
 """
@@ -156,6 +157,22 @@ def e1():
            few["restart_ms"] / many["restart_ms"])
 
 
+def f1():
+    """In turns; of rows that share nothing a few stand for all. LAYERS: of the model (default 4)."""
+    layers = os.environ.get("LAYERS", "4")
+    model = ROOT / f"build/bench/0.5b-{layers}-layers"
+    if not (model / "model.safetensors").exists():
+        subprocess.run([sys.executable, HERE / "make_big.py", model, "--layers", layers], check=True)
+    for n, prompt, own, alone, rounds in ((8, 512, 512, 8, 3), (64, 4096, 512, 2, 1)):
+        together, apart, few = [], [], prompt + n * own
+        for _ in range(rounds):
+            for times, rows, shared in ((apart, alone, 0), (together, n, prompt), (apart, alone, 0)):
+                row = lines(TOOLS / "bench_forward", model, rows, prompt + own, few, os.cpu_count(), shared)[0]
+                times.append(row["cpu_seconds"] / rows)
+        faster, ideal = statistics.median(apart) / statistics.median(together), n * (prompt + own) / few
+        yield "f1", f"{n} responses of {own} tokens to a prompt of {prompt}, sharing it / ideal", f"{faster:.2f} times", f"{ideal:.2f} times", faster / ideal
+
+
 PEER_TOKENIZER = """
 import json, sys, time, tokenizers
 tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1] + "/tokenizer.json")
@@ -225,7 +242,7 @@ def through_broker():
 
 
 def main():
-    alone = {"c1": c1, "e1": e1, "e2": e1, "t1": t1}
+    alone = {"c1": c1, "e1": e1, "e2": e1, "f1": f1, "t1": t1}
     if sys.argv[1:] and sys.argv[1] in alone:
         return show(alone[sys.argv[1]]())
     if not (BIG / "model.safetensors").exists():

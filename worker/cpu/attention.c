@@ -11,7 +11,11 @@
  *
  * Keys that no query of a group of columns sees are left out. All of it is a function of the one
  * sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
- * whatever the length. */
+ * whatever the length.
+ *
+ * A sequence with a prefix (ops.h) is the same computation for its own tokens alone: positions count
+ * from the prefix's first token, so the tiles of keys are those of the whole sequence; only where in
+ * the batch a key lies differs, and one tile may have keys of both. */
 #include <math.h>
 #include <string.h>
 
@@ -34,8 +38,9 @@ struct attention {
  * n_queries are as the last. */
 struct tile {
     const struct attention *a;
-    int64_t first, length;    /* the sequence: first token in the batch, number of tokens */
-    int64_t kv_head, from, n; /* query tokens [from, from + n) of the sequence */
+    struct attn_prefix prefix;
+    int64_t first; /* the sequence's first own token in the batch, at position prefix.n */
+    int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
     int64_t n_queries, n_columns;
     int64_t next_key, next_float; /* see next_line */
     float *queries;               /* panels over head_dim */
@@ -54,6 +59,14 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Where in the batch the token at this position is. */
+static int64_t token_at(const struct tile *t, int64_t position)
+{
+    int64_t own = position - t->prefix.n;
+    return own < 0 ? t->prefix.first + position : t->first + own;
+}
+
+/* The position of column's query. */
 static int64_t column_token(const struct tile *t, int64_t column)
 {
     return t->from + min64(column, t->n_queries - 1) / t->a->heads_per_kv;
@@ -64,7 +77,7 @@ static float *query_at(const struct tile *t, struct tensor x, int64_t column)
 {
     int64_t head =
         t->kv_head * t->a->heads_per_kv + min64(column, t->n_queries - 1) % t->a->heads_per_kv;
-    return row_of(x, t->first + column_token(t, column)) + head * t->a->shape->head_dim;
+    return row_of(x, token_at(t, column_token(t, column))) + head * t->a->shape->head_dim;
 }
 
 static void pack_queries(struct tile *t)
@@ -93,7 +106,7 @@ static void copy_rows(const struct tile *t, float *to, struct tensor x, int64_t 
 {
     int64_t dim = t->a->shape->head_dim;
     for (int64_t i = 0; i < n; i++)
-        memcpy(to + i * dim, row_of(x, t->first + key + i) + t->kv_head * dim,
+        memcpy(to + i * dim, row_of(x, token_at(t, key + i)) + t->kv_head * dim,
             (size_t)dim * sizeof *to);
 }
 
@@ -124,7 +137,7 @@ static const void *next_line(struct tile *t)
     if (at >= 2 * dim || t->next_key >= t->from + t->n)
         return NULL;
     t->next_float += CACHE_LINE / (int64_t)sizeof(float);
-    const float *row = row_of(at < dim ? a->k : a->v, t->first + t->next_key);
+    const float *row = row_of(at < dim ? a->k : a->v, token_at(t, t->next_key));
     return row + t->kv_head * dim + at % dim;
 }
 
@@ -266,10 +279,12 @@ static void run_task(void *arg, int64_t task, int thread)
     for (; tile >= tiles_of(a, s); s++)
         tile -= tiles_of(a, s);
     tile = tiles_of(a, s) - 1 - tile;
+    int64_t done = tile * a->tile_tokens;
     t.first = a->meta->cu_seqlens[s];
-    t.length = a->meta->cu_seqlens[s + 1] - t.first;
-    t.from = tile * a->tile_tokens;
-    t.n = min64(a->tile_tokens, t.length - t.from);
+    if (a->meta->prefix_segments)
+        t.prefix = a->meta->prefix_segments[s];
+    t.from = t.prefix.n + done;
+    t.n = min64(a->tile_tokens, a->meta->cu_seqlens[s + 1] - t.first - done);
     run_tile(&t, thread);
 }
 
