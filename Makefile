@@ -198,10 +198,11 @@ lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anythin
 format: ## put every C file into the house format
 	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
-bench: ## measure; prints a table of ratios (README, Speed)
+OUT ?= build/bench/out
+bench: ## measure: a table of ratios, plots in OUT (default build/bench/out); WHAT="b1 c1" for some of it
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all tests
-	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py --out $(OUT) $(WHAT)
 
 reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	python3 -m venv build/venv-reference
@@ -217,7 +218,7 @@ evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs
 bench-text: ## measure the tokenizer alone
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all tests
-	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py t1
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py --out $(OUT) t1
 
 man: $(B)/bin/assay ## man pages and shell completion, made by the program itself, in build/cpu/{man,completion}
 	@mkdir -p $(B)/man $(B)/completion
