@@ -15,6 +15,8 @@ import time
 
 import common
 import area_forward
+import area_growth
+import area_load
 import area_queue
 import area_text
 import page
@@ -24,6 +26,11 @@ FIGURES = {
     "b3": (area_forward.b3, "tokens/s of the forward / llama.cpp and transformers"),
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
+    "g1": (area_load.g1, "weights mapped and used / read() of the same file"),
+    "h1": (area_load.h1, "weights + bound of the activations / peak memory of a worker"),
+    "len": (area_growth.length, "share of the peak over the length of a row"),
+    "batch": (area_growth.batch, "share of the peak over the tokens of a batch"),
+    "tp": (area_growth.ranks, "tokens/s over the ranks that share a model"),
     "t1": (area_text.t1, "tokenizer / the tokenizers package"),
     "d2": (area_forward.d2, "tokens/s from submit to last result / the forward in process"),
 }

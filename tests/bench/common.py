@@ -58,11 +58,11 @@ def lines(*command, **options):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def checkpoint(layers=None):
-    """The directory of a random checkpoint of the 0.5B model's shape, perhaps with fewer layers; made at the first use."""
-    directory = SCRATCH / ("qwen2.5-0.5b-shape" + (f"-{layers}-layers" if layers else ""))
+def checkpoint(layers=None, shape="0.5b"):
+    """The directory of a random checkpoint of the 0.5B (or another) model's shape, perhaps with fewer layers; made at the first use."""
+    directory = SCRATCH / (f"qwen2.5-{shape}-shape" + (f"-{layers}-layers" if layers else ""))
     if not (directory / "model.safetensors").exists():
         say(f"making a checkpoint in {directory.relative_to(ROOT)}")
-        options = ["--layers", layers] if layers else []
+        options = ["--shape", shape] + (["--layers", layers] if layers else [])
         subprocess.run([sys.executable, HERE / "make_big.py", directory, *map(str, options)], check=True)
     return directory
