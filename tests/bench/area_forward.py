@@ -1,7 +1,10 @@
 """b1 to b3, d2: the forward on the CPU against its ceilings and its peers."""
+import json
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -26,16 +29,72 @@ def forward(rows=ROWS, model=None):
     return lines(TOOLS / "bench_forward", model or common.checkpoint(), rows, TOKENS, BATCH_TOKENS)[0]["tokens_per_s"]
 
 
-def b3():
-    python = os.environ.get("PEER_PYTHON")
-    if not python:
-        say("b3: no PEER_PYTHON, the peer was not measured")
-        return
-    ours = forward()
-    peer = lines(python, HERE / "peer_transformers.py", "--model", common.checkpoint(), "--rows", ROWS, "--tokens", TOKENS,
-                 "--batch", BATCH_TOKENS // TOKENS)[0]
-    yield Row("b3", f"tokens/s / transformers {peer['transformers']} float32", f"{ours:.1f} tokens/s",
-              f"{peer['tokens_per_s']:.1f} tokens/s", ours / peer["tokens_per_s"], 1.7)
+def blas(*arguments):
+    """bench_blas's lines; none where there is no OpenBLAS."""
+    done = subprocess.run([TOOLS / "bench_blas", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode == os.EX_UNAVAILABLE:
+        return []
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def b2(turns=4):
+    """A batch of ours and OpenBLAS's products of a batch, in turns."""
+    missing = "not measured: apt-get install libopenblas0-pthread"
+    model, ratios, ours, theirs = common.checkpoint(), [], [], []
+    for _ in range(turns):
+        one = (model, ROWS // turns, TOKENS, BATCH_TOKENS)
+        found = blas("forward", *one)
+        if not found:
+            yield Row("b2", "OpenBLAS sgemm alone / the whole forward", missing, "", None, 0.85)
+            return
+        theirs.append(found[0]["seconds"])
+        ours.append(lines(TOOLS / "bench_forward", *one)[0]["seconds"])
+        ratios.append(theirs[-1] / ours[-1])
+        say(f"b2: forward {ours[-1]:.2f} s, the products by OpenBLAS {theirs[-1]:.2f} s: {ratios[-1]:.3f}")
+    yield Row("b2", f"OpenBLAS sgemm on the products alone / the whole forward, {ROWS} rows of {TOKENS} tokens", f"{sum(ours):.1f} s",
+              f"{sum(theirs):.1f} s", statistics.median(ratios), 0.85)
+    shapes = blas("shapes")
+    for shape in shapes:
+        say(f"b2: OpenBLAS {shape['in']:5d} to {shape['out']:5d}, {shape['tokens']:5d} tokens: {shape['gflops']:6.1f} GFLOP/s, {shape['ratio']:.3f}")
+    yield Row("b2", f"for comparison: OpenBLAS sgemm / peak of fused multiply-adds, median of {len(shapes)} shapes", "",
+              f"{statistics.median(s['gflops'] for s in shapes):.0f} GFLOP/s", statistics.median(s["ratio"] for s in shapes))
+
+
+def transformers_rate(rows):
+    found = lines(os.environ["PEER_PYTHON"], HERE / "peer_transformers.py", "--model", common.checkpoint(), "--rows", rows, "--tokens", TOKENS,
+                  "--batch", BATCH_TOKENS // TOKENS)[0]
+    return found["tokens_per_s"], f"transformers {found['transformers']} float32"
+
+
+def llama_rate(rows, kind):
+    found = lines(sys.executable, HERE / "peer_llama.py", "--bench", os.environ["PEER_LLAMA"], "--model", common.checkpoint(), "--type", kind,
+                  "--tokens", TOKENS, "--repeat", rows, "--threads", CORES)[0]
+    version = f" {found['version']}" if found["version"] else ""
+    return found["tokens_per_s"], f"llama.cpp{version} {kind.upper()}, pp{TOKENS}"
+
+
+def b3(turns=2):
+    """Ours and each peer in turns, half of the rows in each."""
+    peers = [("PEER_LLAMA", lambda rows: llama_rate(rows, "f16"), "llama.cpp F16", 1.2),
+             ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0"), "llama.cpp Q8_0", 1.65),
+             ("PEER_PYTHON", transformers_rate, "transformers float32", 1.7)]
+    ours, found, rows = [], {}, ROWS // turns
+    for _ in range(turns):
+        ours.append(forward(rows))
+        for variable, rate, name, _ in peers:
+            if os.environ.get(variable):
+                found.setdefault(name, []).append(rate(rows))
+        ours.append(forward(rows))
+    say(f"b3: {', '.join(f'{rate:.1f}' for rate in ours)} tokens/s; " + "; ".join(
+        f"{name} {', '.join(f'{rate:.1f}' for rate, _ in got)}" for name, got in found.items()))
+    for variable, _, name, target in peers:
+        if name not in found:
+            yield Row("b3", f"tokens/s / {name}", f"not measured: {variable}=.. (tests/bench/README.md)", "", None, target)
+            continue
+        peer = statistics.mean(rate for rate, _ in found[name])
+        yield Row("b3", f"tokens/s, rows of {TOKENS} tokens / {found[name][0][1]}", f"{statistics.mean(ours):.1f} tokens/s", f"{peer:.1f} tokens/s",
+                  statistics.mean(ours) / peer, target)
 
 
 def through_broker():

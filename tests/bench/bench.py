@@ -23,6 +23,7 @@ import page
 
 FIGURES = {
     "b1": (area_forward.b1, "matrix products / peak of fused multiply-adds"),
+    "b2": (area_forward.b2, "OpenBLAS sgemm on the products alone / the whole forward"),
     "b3": (area_forward.b3, "tokens/s of the forward / llama.cpp and transformers"),
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),

@@ -7,6 +7,7 @@ from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
 import common  # noqa: E402
+import compare  # noqa: E402
 import page  # noqa: E402
 import plot  # noqa: E402
 
@@ -53,3 +54,26 @@ def test_page_keeps_what_is_around_the_markers(directory):
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| b1 | products | 1 | 2 | 0.75 | 0.87 |" in text and "0.50" not in text and "plots/c.svg" in text
     assert (directory / "plots/c.svg").exists()
+
+
+@pytest.mark.parametrize("n, outer", [(3, 0), (5, 0), (7, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
+def test_interval_holds_the_middle(n, outer):
+    """The ranks are those of the sign test's tables for 95 %."""
+    ratios = [1 + k / 100 for k in range(n)]
+    low, middle, high = compare.interval(ratios[::-1])
+    assert (low, high) == (ratios[outer], ratios[n - 1 - outer]) and middle == pytest.approx(1 + (n - 1) / 200)
+
+
+@pytest.mark.parametrize("ratios, slower", [([0.9] * 7, True), ([1.0] * 7, False), ([0.98] * 7, False), ([0.9] * 6 + [1.1], False),
+                                            ([1.1] * 7, False)])
+def test_slower_is_told_from_noise(ratios, slower):
+    assert compare.is_slower(ratios, 0.97) == slower
+
+
+def test_pairs_take_turns(monkeypatch):
+    """Each pair runs both trees, and the one that is first changes; ratios are this tree's to the base's."""
+    order = []
+    monkeypatch.setitem(compare.MEASURES, "gemm", lambda tree: order.append(tree) or {"base": 2.0, "here": 3.0}[tree])
+    ratios, rates = compare.measure_pairs("base", "here", ["gemm"], 3)
+    assert order == ["base", "here", "here", "base", "base", "here"]
+    assert ratios == {"gemm": [1.5] * 3} and rates == {"gemm": [(3.0, 2.0)] * 3}
