@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "schema/log.h"
-#include "tests/bench/peak.h"
+#include "tests/bench/rate.h"
 
 #define ARENA (2ull << 30) /* all shapes lie in it, as a batch would; of address space */
 
@@ -46,7 +46,7 @@ static void measure(struct device *d, const char *name, uint32_t heads, uint32_t
         {heads, kv_heads, dim, 1.0f / __builtin_sqrtf((float)dim), 0},
         {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = length}};
     double pairs = n_rows * ((double)length * (length + 1) / 2) * heads;
-    struct rate r = measure_rate(d, pairs * 4 * dim * 1e-9, run_attention, &run);
+    struct rate r = measure_rate(d, pairs * 4 * dim * 1e-9, 0, run_attention, &run);
     printf("{\"shape\":\"%s\",\"tokens\":%u,\"gflops\":%.1f,\"peak\":%.1f,\"ratio\":%.3f}\n", name,
         length, r.gflops, r.peak, r.ratio);
     fflush(stdout);

@@ -2,12 +2,12 @@
  * same run.
  *
  *     bench_gemm [THREADS [ISA]]  one line of JSON a shape: shape, tokens, dtype, gflops, peak,
- *                                 ratio */
+ *                                 ratio. The peak: peak.h */
 #include <stdio.h>
 #include <unistd.h>
 
 #include "schema/log.h"
-#include "tests/bench/peak.h"
+#include "tests/bench/rate.h"
 
 struct product_run {
     struct device *d;
@@ -30,8 +30,8 @@ static void measure(
     fill(x, tokens * in, DTYPE_F32);
     struct product_run run = {d, tensor_of(y, DTYPE_F32, tokens, out, out),
         tensor_of(x, DTYPE_F32, tokens, in, in), {weights, dtype, out, in, in, NULL}};
-    struct rate r =
-        measure_rate(d, 2.0 * (double)in * (double)out * (double)tokens * 1e-9, run_product, &run);
+    struct rate r = measure_rate(
+        d, 2.0 * (double)in * (double)out * (double)tokens * 1e-9, 0, run_product, &run);
     printf("{\"shape\":\"%s\",\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"dtype\":\"%s\",\"gflops\":"
            "%.1f,\"peak\":%.1f,\"ratio\":%.3f}\n",
         name, (long long)in, (long long)out, (long long)tokens, dtype_name(dtype), r.gflops, r.peak,
