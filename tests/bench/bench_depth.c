@@ -34,7 +34,7 @@ struct queue {
     struct planner *p;
     int64_t job, depth;
     uint32_t chunk;
-    int64_t rows; /* worked on */
+    int64_t given, rows; /* submitted; worked on */
     double work_s, cpu_s, status_us, first_page_ms, last_page_ms, restart_ms;
 };
 
@@ -69,6 +69,7 @@ static void close_queue(struct queue *q)
 /* ---- rows in ---- */
 
 struct source {
+    struct queue *queue;
     int32_t ids[TOKENS];
     int left;
 };
@@ -76,7 +77,12 @@ struct source {
 static int next_row(void *arg, struct store_row *row, struct err *e)
 {
     struct source *source = arg;
+    int64_t number = source->queue->given;
     (void)e;
+    /* No two rows are the same: those would be copied. */
+    source->ids[0] = (int32_t)(number & 0xffff);
+    source->ids[1] = (int32_t)(number >> 16);
+    source->queue->given += source->left > 0;
     *row = (struct store_row){.ids = source->ids,
         .n_tokens = TOKENS,
         .n_parts = 1,
@@ -90,7 +96,7 @@ static void submit(struct queue *q, int n)
 {
     static const uint8_t bytes[FILL * TOKENS]; /* what a digest is made of */
     struct store_chunk c = {.job = q->job, .chunk = q->chunk++, .n_rows = (uint32_t)n};
-    struct source source = {.left = n};
+    struct source source = {.queue = q, .left = n};
     struct err e;
     c.rows = (struct slice){bytes, (size_t)n * TOKENS};
     must(store_begin(q->s, &e), &e);
