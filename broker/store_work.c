@@ -208,20 +208,23 @@ static int insert_result(
     return rc;
 }
 
+/* One more row is done; `more` sets what else counts it. */
+#define COUNT_ROW(more)                                                                            \
+    "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left = " \
+    "tokens_left - ?, " more "finished_ms = case when seal_chunk is not null and "                 \
+    "next_chunk > seal_chunk and done + 1 = placed then ? end where job = ?"
+
 static int count_result(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e)
 {
+    static const char *const count_row[] = {[ROW_COMPUTED] = COUNT_ROW(""),
+        [ROW_COPIED] = COUNT_ROW("copied = copied + 1, "),
+        [ROW_CACHED] = COUNT_ROW("cached = cached + 1, ")};
     int failed = result->values == NULL;
     int64_t job = row_job(r->row), now_ms = now_wall_ms();
     int64_t n_tokens = r->line ? r->line->n_tokens : r->n_tokens;
-    int rc = store_run(s, e,
-        "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left "
-        "= tokens_left - ?, copied = copied + ?, cached = cached + ?, "
-        "finished_ms = case when seal_chunk is not null and next_chunk > seal_chunk and done + 1 = "
-        "placed then ? end "
-        "where job = ?",
-        "iiiiii", (int64_t)failed, n_tokens, (int64_t)(!failed && result->origin == ROW_COPIED),
-        (int64_t)(!failed && result->origin == ROW_CACHED), now_ms, job);
+    int rc = store_run(s, e, count_row[failed ? ROW_COMPUTED : result->origin], "iiii",
+        (int64_t)failed, n_tokens, now_ms, job);
     if (rc == 0)
         rc = store_run(s, e,
             "insert into minute values (?, 1, ?) on conflict (minute) do update set n_rows = "

@@ -29,6 +29,7 @@
 #include "schema/version.h"
 
 #define WAYS 8
+#define FIRST_ROOM 4096
 #define MODEL_BYTES 32
 
 struct remembered {
@@ -42,8 +43,9 @@ struct twins {
     uint8_t model[MODEL_BYTES];
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
-    struct remembered *table; /* [options.remembered], in sets of WAYS */
-    int added;                /* to the cache, since the last flush */
+    struct remembered *table; /* [table_room], in sets of WAYS */
+    uint32_t table_room, n_remembered;
+    int added; /* to the cache, since the last flush */
 };
 
 struct twins *twins_new(const struct twins_options *options)
@@ -54,7 +56,8 @@ struct twins *twins_new(const struct twins_options *options)
     t->options = *options;
     t->room = 1024;
     t->leaders = xcalloc(t->room, sizeof(struct row *));
-    t->table = xcalloc(options->remembered, sizeof *t->table);
+    t->table_room = options->remembered < FIRST_ROOM ? options->remembered : FIRST_ROOM;
+    t->table = xcalloc(t->table_room, sizeof *t->table);
     crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
     for (int i = 0; i < 3; i++)
         crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
@@ -96,7 +99,7 @@ static void make_key(const struct twins *t, struct row *r)
     r->has_key = 1;
 }
 
-/* A place in a table, out of key and job. */
+/* Whose lower bits are a place in a table, out of key and job. */
 static size_t spot(const uint8_t *key, int64_t row)
 {
     uint64_t bits;
@@ -156,9 +159,9 @@ static void stop_leading(struct twins *t, struct row *r)
 
 /* ---- finished rows ---- */
 
-static struct remembered *set_of(const struct twins *t, const struct row *r)
+static struct remembered *set_of(const struct twins *t, const uint8_t *key, int64_t row)
 {
-    return t->table + (spot(r->key, r->row) & (t->options.remembered / WAYS - 1)) * WAYS;
+    return t->table + (spot(key, row) & (t->table_room / WAYS - 1)) * WAYS;
 }
 
 static void put_first(struct remembered *set, int at, struct remembered entry)
@@ -167,16 +170,48 @@ static void put_first(struct remembered *set, int at, struct remembered entry)
     set[0] = entry;
 }
 
+static void add_remembered(struct twins *t, struct remembered entry)
+{
+    struct remembered *set = set_of(t, entry.key, entry.row);
+    t->n_remembered += set[WAYS - 1].row == 0;
+    put_first(set, WAYS - 1, entry);
+}
+
+/* Twice the room, as long as it may be more: a short queue is not to touch all of the memory that a
+ * long one may have. */
+static void grow_table(struct twins *t)
+{
+    struct remembered *old = t->table;
+    uint32_t n = t->table_room;
+    t->table_room *= 2;
+    t->n_remembered = 0;
+    t->table = xcalloc(t->table_room, sizeof *t->table);
+    for (uint32_t i = n; i-- > 0;) /* the latest of a set last */
+        if (old[i].row != 0)
+            add_remembered(t, old[i]);
+    free(old);
+}
+
 static void remember(struct twins *t, const struct row *r, const float *values)
 {
     struct remembered entry = {.row = r->row, .value = values[0]};
     memcpy(entry.key, r->key, sizeof entry.key);
-    put_first(set_of(t, r), WAYS - 1, entry);
+    if (2 * t->n_remembered > t->table_room && t->table_room < t->options.remembered)
+        grow_table(t);
+    add_remembered(t, entry);
+}
+
+/* For a result of this origin. */
+static void make_room(struct row *r, enum row_origin origin)
+{
+    free(r->known);
+    r->known = xcalloc(r->n_values + 1, sizeof *r->known);
+    r->origin = origin;
 }
 
 static int find_remembered(struct twins *t, struct row *r, struct err *e)
 {
-    struct remembered *set = set_of(t, r);
+    struct remembered *set = set_of(t, r->key, r->row);
     int at = 0, rc = 1;
     while (at < WAYS && (set[at].row == 0 || !is_same(set[at].key, set[at].row, r)))
         at++;
@@ -184,11 +219,11 @@ static int find_remembered(struct twins *t, struct row *r, struct err *e)
         return 0;
     struct remembered found = set[at];
     put_first(set, at, found);
+    make_room(r, ROW_COPIED);
     if (r->n_values == 1)
         r->known[0] = found.value;
     else
         rc = store_read_vector(t->options.store, found.row, r->known, r->n_values, e);
-    r->origin = ROW_COPIED;
     return rc;
 }
 
@@ -203,7 +238,7 @@ static int find_cached(struct twins *t, struct row *r)
 {
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
-    r->origin = ROW_CACHED;
+    make_room(r, ROW_CACHED);
     int found = store_cache_find(t->options.cache, r->key, r->known, r->n_values);
     r->not_cached = !found;
     return found;
@@ -216,7 +251,6 @@ int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *
     *leader = t->leaders[leader_slot(t, r)];
     if (*leader)
         return TWINS_UNDER_WAY;
-    r->known = xcalloc(r->n_values + 1, sizeof *r->known);
     int rc = find_remembered(t, r, e);
     if (rc == 0)
         rc = find_cached(t, r);

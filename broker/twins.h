@@ -16,7 +16,7 @@
 #include "broker/store.h"
 #include "broker/store_cache.h"
 
-/* 32 MiB, touched as it fills. */
+/* 32 MiB, taken as it fills. */
 #define TWINS_REMEMBERED (1u << 20)
 
 struct twins;
