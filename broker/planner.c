@@ -404,10 +404,9 @@ static void add_known(struct planner *p, struct row *r)
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct row *leader, *r = q->first;
-    *full = !has_room_for_known(p, r);
-    int found = *full ? 0 : twins_find(p->twins, r, &leader, e);
-    if (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r))
-        *full = 1;
+    int found = twins_find(p->twins, r, &leader, e);
+    *full = (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
+            (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
     take_first(q);
