@@ -12,7 +12,8 @@
  * The check makes every entry prove itself: of a page that a power cut tore, a disk that forgot, or a
  * file that somebody else wrote, nothing is taken that was not put there for this key. So nothing is
  * synced (synchronous=off): a kill leaves a whole file (WAL), a power cut may cost the cache. Pages are
- * small, 1 kB: keys are random, and each entry writes a page.
+ * small, 1 kB: keys are random, and each entry writes a page. Nobody else reads the files (locking_mode=
+ * exclusive): a look-up asks the system for no locks.
  *
  * A file that is not one of ours, or damaged, is moved aside (.bad, one of each) and made anew.
  *
@@ -115,7 +116,8 @@ static int open_generation(struct generation *g, int64_t number)
     if (ok && pages > 0)
         ok = application == APPLICATION && version > 0;
     ok = ok &&
-         run(g, "pragma page_size=1024; pragma journal_mode=wal; pragma synchronous=off;"
+         run(g, "pragma page_size=1024; pragma locking_mode=exclusive; pragma journal_mode=wal; "
+                "pragma synchronous=off;"
                 "pragma wal_autocheckpoint=256; pragma journal_size_limit=1048576;"
                 "pragma cache_size=-8192; pragma cell_size_check=on; pragma trusted_schema=off");
     if (ok && pages == 0)
