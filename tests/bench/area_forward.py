@@ -107,14 +107,14 @@ def b3(turns=2):
 
 def through_broker():
     """tokens/s from submit to the last result of the same rows."""
-    row = {"ids": harness.ids_bytes([(k * 7919) % 151936 for k in range(TOKENS)])}
+    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(TOKENS)])} for n in range(ROWS + 1)]  # no two the same
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         with harness.Broker(pathlib.Path(directory) / "d", model=common.checkpoint(), options=[
                 "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", CORES]) as broker:
             with broker.client(timeout=600) as client:
-                client.call("score", rows=[row], timeout_ms=600000)
+                client.call("score", rows=rows[ROWS:], timeout_ms=600000)
                 start = time.perf_counter()
-                client.submit("bench", [row] * ROWS)
+                client.submit("bench", rows[:ROWS])
                 done = client.results("bench", timeout=600)
                 took = time.perf_counter() - start
                 assert len(done) == ROWS and all(r["error"] is None for r in done)
