@@ -96,12 +96,24 @@ static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at
     return NULL;
 }
 
+/* Tokens of a batch whose last rows share so many. */
+static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
+{
+    uint64_t budget = (uint64_t)PLANNER_SHARED_TIMES * n_shared;
+    if (budget > p->limits.slot_tokens)
+        budget = p->limits.slot_tokens;
+    return budget > p->limits.max_tokens ? budget : p->limits.max_tokens;
+}
+
 static int fits(const struct planner *p, const struct batch *b, const struct row *r)
 {
-    return b->n_rows < p->limits.max_rows &&
-           (uint64_t)b->n_tokens + r->n_tokens <= p->limits.max_tokens &&
-           (uint64_t)b->n_positions + r->n_positions <= p->limits.max_positions &&
-           (uint64_t)b->n_values + r->n_values <= p->limits.max_values;
+    if (b->n_rows == p->limits.max_rows ||
+        (uint64_t)b->n_pooled + row_pooled(r) > p->limits.slot_tokens ||
+        (uint64_t)b->n_positions + r->n_positions > p->limits.max_positions ||
+        (uint64_t)b->n_values + r->n_values > p->limits.max_values)
+        return 0;
+    struct joining j = batch_try(b, r);
+    return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
 /* The window's rows go. Of one that has begun, the sequences that are left run all the same: a row
@@ -116,7 +128,7 @@ static void clear_window(struct planner *p, struct queue *q)
             continue;
         }
         if (!p->again || !fits(p, p->again, r)) {
-            struct batch *b = batch_new(p->limits.max_rows);
+            struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
             b->next = p->again;
             p->again = b;
         }
@@ -322,6 +334,30 @@ static void end_lease(struct planner *p, const struct row *r)
         lease_remove(&p->leases, r->row);
 }
 
+/* The queue's first row into the batch. */
+static void take_first(struct planner *p, struct queue *q, struct batch *b)
+{
+    struct row *r = q->first;
+    uint32_t before = b->n_tokens;
+    q->first = r->next;
+    if (!q->first)
+        q->end = &q->first;
+    r->next = NULL;
+    lease(p, r);
+    batch_add(b, &r);
+    q->served += b->n_tokens - before;
+}
+
+/* What comes next in the queue, as long as it shares with what went before it. */
+static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
+{
+    int rc = 0;
+    while (b->min_shared > 0 && (rc = fill_window(p, q, e)) == 0 && q->first &&
+           batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
+        take_first(p, q, b);
+    return rc;
+}
+
 /* Fill a new batch from the queues; NULL when no row is ready. */
 static int fill_batch(struct planner *p, struct batch **out, struct err *e)
 {
@@ -329,18 +365,13 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     struct queue *q;
     int rc;
     while ((rc = choose_queue(p, &q, e)) == 1) {
-        struct row *r = q->first;
         if (!b)
-            b = batch_new(p->limits.max_rows);
-        else if (!fits(p, b, r))
+            b = batch_new(p->limits.max_rows, p->limits.min_shared);
+        else if (!fits(p, b, q->first))
             break;
-        q->first = r->next;
-        if (!q->first)
-            q->end = &q->first;
-        r->next = NULL;
-        q->served += r->n_tokens;
-        lease(p, r);
-        batch_add(b, &r);
+        take_first(p, q, b);
+        if ((rc = take_sharing(p, q, b, e)) < 0)
+            break;
     }
     *out = b;
     return rc < 0 ? rc : b != NULL;
@@ -389,10 +420,10 @@ static void push(struct batch **list, struct batch *b)
 /* Rows [from, to) of b as a suspect batch of their own; b loses them. */
 static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
 {
-    struct batch *part = batch_new(to - from);
+    struct batch *part = batch_new(to - from, b->min_shared);
     part->suspect = 1;
     for (uint32_t i = from; i < to; i++)
-        batch_add(part, &b->rows[i]);
+        batch_move(part, &b->rows[i]);
     push(&p->suspects, part);
 }
 

@@ -24,10 +24,12 @@ import page
 
 FIGURES = {
     "b1": (area_forward.b1, "matrix products / peak of fused multiply-adds"),
+    "att": (area_forward.attention, "attention / peak of fused multiply-adds"),
     "b2": (area_forward.b2, "OpenBLAS sgemm on the products alone / the whole forward"),
     "b3": (area_forward.b3, "tokens/s of the forward / llama.cpp and transformers"),
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
+    "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),
     "g1": (area_load.g1, "weights mapped and used / read() of the same file"),
     "h1": (area_load.h1, "weights + bound of the activations / peak memory of a worker"),
     "len": (area_growth.length, "share of the peak over the length of a row"),

@@ -15,11 +15,9 @@
 #include <unistd.h>
 
 #include "schema/log.h"
-#include "tests/bench/peak.h"
+#include "tests/bench/rate.h"
 #include "worker/config.h"
 
-#define TURNS 5
-#define TURN_SECONDS 0.15
 #define REST_US 60000 /* its threads spin for a while after a product; the peak is taken after */
 
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
@@ -121,40 +119,24 @@ static int forward(int argc, char **argv)
 
 /* ---- shapes ---- */
 
-static int by_value(const void *a, const void *b)
+struct product_run {
+    struct blas *b;
+    int64_t in, out, tokens;
+};
+
+static void run_product(void *arg)
 {
-    const double *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
+    const struct product_run *r = arg;
+    multiply(r->b, r->tokens, r->in, r->out);
 }
 
-static double rested_peak(struct blas *b)
-{
-    usleep(REST_US);
-    return measure_peak(b->device);
-}
-
-/* The middle one of some turns, each against the peak just before and after it. */
 static void measure(struct blas *b, int64_t in, int64_t out, int64_t tokens)
 {
-    double flops = 2e-9 * (double)in * (double)out * (double)tokens, before, rates[TURNS],
-           ratios[TURNS];
-    multiply(b, tokens, in, out);
-    before = rested_peak(b);
-    for (int turn = 0; turn < TURNS; turn++) {
-        double start = seconds();
-        int n = 0;
-        do
-            multiply(b, tokens, in, out);
-        while (++n, seconds() - start < TURN_SECONDS);
-        rates[turn] = n * flops / (seconds() - start);
-        double after = rested_peak(b);
-        ratios[turn] = 2 * rates[turn] / (before + after);
-        before = after;
-    }
-    qsort(rates, TURNS, sizeof *rates, by_value);
-    qsort(ratios, TURNS, sizeof *ratios, by_value);
+    double gflop = 2e-9 * (double)in * (double)out * (double)tokens;
+    struct product_run run = {b, in, out, tokens};
+    struct rate r = measure_rate(b->device, gflop, REST_US, run_product, &run);
     printf("{\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"gflops\":%.1f,\"ratio\":%.3f}\n",
-        (long long)in, (long long)out, (long long)tokens, rates[TURNS / 2], ratios[TURNS / 2]);
+        (long long)in, (long long)out, (long long)tokens, r.gflops, r.ratio);
     fflush(stdout);
 }
 

@@ -1,4 +1,4 @@
-/* peak.h - the peak that products are set against: what a device's threads reach on nothing but
+/* peak.h - the peak that arithmetic is set against: what a device's threads reach on nothing but
  * independent fused multiply-adds on registers, of the width that its kernels have. For one program
  * of tests/bench each. */
 #ifndef ASSAY_BENCH_PEAK_H
