@@ -16,12 +16,13 @@ BUDGET_LENGTH = 128
 
 
 def sweep(points):
-    """bench_forward at each (rows, tokens, batch_tokens), in turns; the middle of each by its share of the peak."""
+    """bench_forward at each (rows, tokens, batch_tokens), in turns; the mean of each."""
     model, found = common.checkpoint(LAYERS), [[] for _ in points]
     for _ in range(TURNS):
         for at, (rows, tokens, budget) in enumerate(points):
             if not found[at] or rows * tokens <= 2 * LENGTH_BUDGET:  # long rows: one turn
                 found[at] += lines(TOOLS / "bench_forward", model, rows, tokens, budget)
+                say(f"{rows} rows of {tokens} tokens, batches of {budget}: {found[at][-1]['share']:.3f} of the peak")
     return [{key: statistics.mean(turn[key] for turn in turns) for key in turns[0]} for turns in found]
 
 
@@ -34,12 +35,10 @@ def growth_chart(name, title, note, x, values, found):
 def length():
     points = [(max(1, LENGTH_BUDGET // tokens), tokens, LENGTH_BUDGET) for tokens in LENGTHS]
     found = sweep(points)
-    for tokens, f in zip(LENGTHS, found):
-        say(f"rows of {tokens:6,} tokens: {f['tokens_per_s']:,.0f} tokens/s, {f['share']:.3f} of the peak")
     by_length = {tokens: f["share"] for tokens, f in zip(LENGTHS, found)}
-    yield Row("len", "share of the peak, rows of 32,768 tokens / of 512", f"{by_length[32768]:.2f}", f"{by_length[512]:.2f}",
-              by_length[32768] / by_length[512])
-    yield Row("len", "share of the peak, rows of 8 tokens / of 512", f"{by_length[8]:.2f}", f"{by_length[512]:.2f}", by_length[8] / by_length[512])
+    for tokens in (LENGTHS[0], LENGTHS[-1]):
+        yield Row("len", f"share of the peak, rows of {tokens:,} tokens / of 512", f"{by_length[tokens]:.2f}", f"{by_length[512]:.2f}",
+                  by_length[tokens] / by_length[512])
     yield growth_chart("row-length", "Length of a row", f"{LAYERS} layers of the 0.5B shape, rows packed to batches of {LENGTH_BUDGET:,} tokens (a longer "
                        "row is a batch of its own). Work for a token grows with the row, since it attends to all before it: the share of the "
                        "peak says whether the time does more than that.", "tokens of a row", LENGTHS, found)
@@ -48,8 +47,6 @@ def length():
 def batch():
     points = [(max(1, 2 * LENGTH_BUDGET // BUDGET_LENGTH, budget // BUDGET_LENGTH), BUDGET_LENGTH, budget) for budget in BUDGETS]
     found = sweep(points)
-    for budget, f in zip(BUDGETS, found):
-        say(f"batches of {budget:6,} tokens: {f['tokens_per_s']:,.0f} tokens/s, {f['share']:.3f} of the peak")
     yield growth_chart("batch-budget", "Tokens of a batch", f"{LAYERS} layers of the 0.5B shape, rows of {BUDGET_LENGTH} tokens.",
                        "tokens of a batch", BUDGETS, found)
 

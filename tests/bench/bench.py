@@ -12,6 +12,7 @@ import datetime
 import pathlib
 import sys
 import time
+import traceback
 
 import common
 import area_forward
@@ -58,11 +59,19 @@ def main():
     if unknown:
         parser.error(f"expected some of {', '.join(FIGURES)}, found {', '.join(unknown)}")
     results = page.Results(args.out)
-    for name in args.what or FIGURES:
-        results.put(name, *measure(name))
-        results.write(list(FIGURES))
-    print(results.table(args.what or list(FIGURES)))
+    names, failed = args.what or list(FIGURES), []
+    for name in names:
+        try:
+            results.put(name, *measure(name))
+            results.write(list(FIGURES))
+        except (Exception, SystemExit) as error:  # the others are worth having all the same
+            traceback.print_exc()
+            failed.append(f"{name} ({type(error).__name__})")
+    print(results.table(names))
+    if failed:
+        print(f"\nnot measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
