@@ -41,7 +41,7 @@ endif
 
 # A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512; all else runs on any CPU.
 ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),-mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl) \
-            $(if $(filter worker/cpu/%,$<),-O3)
+            $(if $(filter worker/cpu/% schema/ids.c,$<),-O3)
 
 # One short line a step; V=1 shows the commands.
 say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))
