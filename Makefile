@@ -23,7 +23,7 @@ PREFIX   ?= /usr/local
 VENV     := build/venv
 PYTHON   := $(VENV)/bin/python
 
-LIB_NAMES := libzmq sqlite3 jansson libsodium libutf8proc zlib libzstd
+LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc zlib libzstd
 MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 CFLAGS   ?= -O2 -g

@@ -109,7 +109,7 @@ struct store_chunk {
     int seal;
 };
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
-/* Records the chunk with the BLAKE2b of its encoded rows. Positive: an outcome. CHUNK_SAME: was
+/* Records the chunk with a digest of its encoded rows. Positive: an outcome. CHUNK_SAME: was
  * there with the same contents, do nothing. CHUNK_IN_ORDER: now give its rows to store_add_rows,
  * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
  * job is cancelled, or the chunk is past the sealed one. */

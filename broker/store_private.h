@@ -7,7 +7,6 @@
 
 #include "broker/store.h"
 
-#define STORE_DIGEST_BYTES 32
 #define STORE_MAX_STATEMENTS 96
 
 struct store {

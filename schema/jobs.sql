@@ -36,7 +36,7 @@ create table purge (job integer primary key);
 create table chunk (
   job     integer not null,
   chunk   integer not null,
-  digest  blob not null,                   -- BLAKE2b-256 of the encoded rows
+  digest  blob not null,                   -- XXH3-128 of the encoded rows; BLAKE2b-256 of those from before version 4
   n_rows  integer not null,
   seal    integer not null,
   pending blob,                            -- encoded rows while the chunk is past a gap

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sodium.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -92,6 +93,31 @@ static void test_same_chunk_again(void **state)
     assert_int_equal(put_chunk(f->s, job, 1, 1, 4, 0), CHUNK_IN_ORDER);
     assert_int_equal(job_now(f->s, job).total, 6);
     assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_SAME);
+}
+
+/* Version 3 kept BLAKE2b of a chunk: those are still known when they come again. */
+static void test_old_chunk_again(void **state)
+{
+    struct fixture *f = *state;
+    struct msg_writer w;
+    uint8_t digest[32];
+    char hex[65], sql[200];
+    int64_t job = new_job(f->s, "old", 0);
+    put_chunk(f->s, job, 0, 3, 4, 0);
+    encode_rows(&w, 3, 4);
+    crypto_generichash(
+        digest, sizeof digest, (const uint8_t *)w.buffer.data, w.buffer.size, NULL, 0);
+    msg_writer_release(&w);
+    snprintf(sql, sizeof sql, "update chunk set digest = x'%s'; pragma user_version = 3",
+        sodium_bin2hex(hex, sizeof hex, digest, sizeof digest));
+    store_close(&f->s);
+    run_sql(f, sql);
+    open_mode(f, MODE);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_SAME);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 5, 0), ASSAY_EKEYREUSED);
+    assert_int_equal(put_chunk(f->s, job, 1, 3, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(put_chunk(f->s, job, 1, 3, 4, 0), CHUNK_SAME);
+    assert_int_equal(job_now(f->s, job).accepted, 6);
 }
 
 static void test_seals(void **state)
@@ -1003,6 +1029,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_chunks_in_any_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_chunk_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_old_chunk_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
