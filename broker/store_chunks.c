@@ -100,8 +100,8 @@ static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, str
         s, e, "update job set tokens_left = tokens_left + ? where job = ?", "ii", tokens, job);
 }
 
-static int insert_chunk(struct store *s, const struct store_chunk *c, struct slice digest,
-    int in_order, struct err *e)
+static int insert_chunk(
+    struct store *s, const struct store_chunk *c, struct slice digest, int in_order, struct err *e)
 {
     static const uint8_t nothing;
     struct slice pending = {0};
