@@ -11,7 +11,7 @@
 #include "schema/log.h"
 
 #define REPLY_BYTES_PER_TURN (64u << 20)
-#define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
@@ -25,7 +25,19 @@ int broker_begin(struct broker *b, struct err *e)
 {
     if (b->in_transaction)
         return 0;
-    int rc = store_begin(b->store, e);
+    int rc = store_begin_later(b->store, e);
+    b->in_transaction = rc == 0;
+    return rc;
+}
+
+int broker_begin_synced(struct broker *b, struct err *e)
+{
+    int rc = broker_commit(b, e);
+    if (rc == ASSAY_EFULL) /* that was for show */
+        broker_forgo(b, e);
+    else if (rc != 0)
+        return rc;
+    rc = store_begin(b->store, e);
     b->in_transaction = rc == 0;
     return rc;
 }
@@ -70,6 +82,15 @@ void broker_forgo(struct broker *b, const struct err *e)
 {
     broker_rollback(b);
     note_full_disk(b, e);
+}
+
+void broker_send_replies(struct broker *b)
+{
+    struct err e = {0};
+    uint64_t synced;
+    if (store_synced(b->store, &synced, &e) != 0)
+        die_of(&e);
+    outbox_send(b->outbox, store_written(b->store), synced);
 }
 
 /* ---- requests ---- */
@@ -138,7 +159,7 @@ static void end_requests(struct broker *b, int rc, struct err *e)
         waiters_settle(b, NULL);
     else
         refuse_turn(b, e);
-    outbox_send(b->outbox);
+    broker_send_replies(b);
     tell_of_touched(b);
 }
 
@@ -148,6 +169,8 @@ static void take_requests(struct broker *b)
     struct err e = {0};
     int rc = 0;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0; i++) {
+        if (outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
+            break;
         struct envelope env;
         zmq_msg_t body;
         zmq_msg_init(&body);
@@ -157,7 +180,7 @@ static void take_requests(struct broker *b)
             b->wake = 1;
         }
         zmq_msg_close(&body);
-        if (got < 0 || outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
+        if (got < 0)
             break;
     }
     end_requests(b, rc, &e);
@@ -298,6 +321,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     int n = 0;
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
+    items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     for (int g = 0; g < b->options->replicas; g++)
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
@@ -393,6 +417,9 @@ int broker_run(struct broker *b, struct err *e)
         waiters_end(b);
         if (broker_commit(b, e) != 0) /* an open transaction would keep the last checkpoint out */
             broker_forgo(b, e);
+        if (store_wait_synced(b->store, e) != 0)
+            die_of(e);
+        broker_send_replies(b);
     }
     return rc;
 }

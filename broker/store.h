@@ -1,9 +1,10 @@
 /* store.h - the database: everything that must outlive the broker. All SQLite lives in
  * broker/store*.c.
  *
- * WAL, synchronous=FULL, one connection in one process (lock file); readers open read-only. Nothing
- * may be told to a client before the store_commit that holds it returned. A commit that fails has
- * an unknown outcome: the broker must exit.
+ * WAL, one connection in one process (lock file); readers open read-only. Nothing may be told to a
+ * client before what holds it is on the disk: when store_commit has returned, or, after
+ * store_begin_later, when store_synced says so. A commit or a sync that fails has an unknown
+ * outcome: the broker must exit.
  *
  * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
  * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
@@ -65,7 +66,16 @@ void store_close(struct store **s); /* checkpoints; NULL-safe */
 uint64_t store_epoch(const struct store *s);
 
 int store_begin(struct store *s, struct err *e);
+/* The same, for a transaction that store_commit only writes: a thread brings it to the disk (store_sync.c).
+ * Readers see it before. A later commit of the other kind brings it there too. */
+int store_begin_later(struct store *s, struct err *e);
 int store_commit(struct store *s, struct err *e);
+uint64_t store_written(const struct store *s); /* the number of the last commit */
+/* *number: of the last commit that is on the disk with all before it. ASSAY_EIO: a sync failed. */
+int store_synced(struct store *s, uint64_t *number, struct err *e);
+int store_sync_fd(const struct store *s); /* readable when store_synced has news */
+int store_wait_synced(
+    struct store *s, struct err *e); /* until all that is written is on the disk */
 void store_rollback(struct store *s);
 /* Disk has room for `bytes` more above min_free_bytes: 0, or ASSAY_EQUEUEFULL with the numbers. */
 int store_check_room(struct store *s, uint64_t bytes, struct err *e);

@@ -6,8 +6,8 @@
  *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
  *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
  *     must be synced before a client is told that it is a duplicate.
- *   - synchronous=FULL: a commit is on the disk when it returns. A commit that fails has an unknown
- *     outcome.
+ *   - synchronous=FULL: a commit is on the disk when it returns; NORMAL for those that a thread syncs
+ *     after them (store_sync.c). A commit that fails has an unknown outcome.
  *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
  *   - A reserve file holds back space for results of accepted work. */
 #include <errno.h>
@@ -389,8 +389,10 @@ int store_open(
         rc = make_schema(s, e);
     if (rc == 0) {
         checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, BUSY_MS);
-        rc = begin_epoch(s, e);
+        rc = store_sync_start(s, e);
     }
+    if (rc == 0)
+        rc = begin_epoch(s, e);
     if (rc == ASSAY_EFULL && store_free_reserve(s))
         rc = begin_epoch(s, e);
     if (rc == 0)
@@ -405,6 +407,7 @@ void store_close(struct store **out)
     struct store *s = *out;
     if (!s)
         return;
+    store_sync_stop(s);
     for (int i = 0; i < s->n_cached; i++)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
@@ -425,10 +428,27 @@ uint64_t store_epoch(const struct store *s)
 
 /* ---- transactions ---- */
 
-int store_begin(struct store *s, struct err *e)
+/* SQLite takes another setting between transactions only, and when the statement is prepared. */
+static int begin(struct store *s, int later, struct err *e)
 {
+    int rc = 0;
+    if (later != s->later)
+        rc = execute(s, later ? "pragma synchronous=normal" : "pragma synchronous=full", e);
+    if (rc != 0)
+        return rc;
+    s->later = later;
     s->queued_tokens_before = s->queued_tokens;
     return store_run(s, e, "begin immediate", "");
+}
+
+int store_begin(struct store *s, struct err *e)
+{
+    return begin(s, 0, e);
+}
+
+int store_begin_later(struct store *s, struct err *e)
+{
+    return begin(s, 1, e);
 }
 
 int store_commit(struct store *s, struct err *e)
@@ -436,6 +456,8 @@ int store_commit(struct store *s, struct err *e)
     int rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
+    else
+        store_sync_wrote(s, !s->later);
     return rc;
 }
 

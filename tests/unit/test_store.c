@@ -717,6 +717,37 @@ static void test_unfinished_among_many(void **state)
     assert_int_equal(seen[2], last);
 }
 
+/* What is committed to be synced later is numbered and waited for; the next commit that is synced at once
+ * has all before it on the disk with it. */
+static void test_two_kinds_of_commit(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    uint64_t synced, before = store_written(f->s);
+    int64_t job = new_job(f->s, "k", 0), level;
+    for (int k = 0; k < 20; k++) {
+        must(store_begin_later(f->s, &err));
+        must(store_integer(f->s, -1, &level, &err, "pragma synchronous", ""));
+        assert_int_equal(level, 1);
+        assert_int_equal(add_chunk(f->s, job, (uint32_t)k, 1, 4, 0), CHUNK_IN_ORDER);
+        must(store_commit(f->s, &err));
+        must(store_synced(f->s, &synced, &err));
+        assert_in_range(synced, before + 1, before + 2 + (uint64_t)k);
+    }
+    assert_int_equal(store_written(f->s), before + 21);
+    must(store_wait_synced(f->s, &err));
+    must(store_synced(f->s, &synced, &err));
+    assert_int_equal(synced, before + 21);
+    must(store_begin_later(f->s, &err));
+    must(store_commit(f->s, &err));
+    must(store_begin(f->s, &err));
+    must(store_integer(f->s, -1, &level, &err, "pragma synchronous", ""));
+    assert_int_equal(level, 2);
+    must(store_commit(f->s, &err));
+    must(store_synced(f->s, &synced, &err));
+    assert_int_equal(synced, before + 23);
+}
+
 /* A database that was made with other pages keeps them. */
 static void test_small_pages_stay(void **state)
 {
@@ -1035,6 +1066,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_kinds_of_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
