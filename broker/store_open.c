@@ -215,6 +215,7 @@ static int open_file(struct store *s, struct err *e)
     char path[4200];
     int on = 1;
     snprintf(path, sizeof path, "%s/assay.db", s->dir);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock and is counted */
     int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
     if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)

@@ -143,10 +143,9 @@ int store_sync_fd(const struct store *s)
 
 static int result(const struct store *s, struct err *e)
 {
-    return s->sync->error == 0
-               ? 0
-               : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir,
-                     strerror(s->sync->error));
+    return s->sync->error == 0 ? 0
+                               : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir,
+                                     strerror(s->sync->error));
 }
 
 int store_synced(struct store *s, uint64_t *number, struct err *e)
