@@ -8,6 +8,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/connections.h"
 #include "schema/log.h"
 
 #define REPLY_BYTES_PER_TURN (64u << 20)
@@ -271,6 +272,17 @@ static int check_groups(const struct broker *b, struct err *e)
         group_last_failure(b->groups[0], &exit_code));
 }
 
+static void look_at_connections(struct broker *b)
+{
+    int full = connections_are_full();
+    if (full && !b->connections_are_full)
+        log_warn("event=connections_full limit=%d action=\"new ones are refused; raise the limit "
+                 "of open "
+                 "files (ulimit -n, LimitNOFILE=)\"",
+            connections_end());
+    b->connections_are_full = full;
+}
+
 static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
 {
     struct err e = {0};
@@ -279,6 +291,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
         broker_forgo(b, &e);
     store_idle(b->store);
+    look_at_connections(b);
     return now_ms + HOUSEKEEPING_MS;
 }
 
