@@ -227,6 +227,7 @@ struct store_worker {
     int pid;
     const char *device, *state; /* "starting", "ready", "dead" */
     int64_t batches, restarts;
+    int64_t busy_us, up_us; /* computing, of the time since it was ready */
 };
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e);
 

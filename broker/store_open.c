@@ -46,7 +46,8 @@ static const char *const upgrades[SCHEMA_VERSION] = {
           "create index row_failed on row (row) where state = 2;"
           "create index batch_running on batch (batch) where ms is null;",
     /* New chunks have another digest, which a broker of before would not know (store_chunks.c). */
-    [3] = "",
+    [3] = "alter table worker add column busy_us integer not null default 0;"
+          "alter table worker add column up_us integer not null default 0;",
 };
 
 /* ---- statements ---- */

@@ -103,6 +103,8 @@ create table worker (
   batches      integer not null,
   restarts     integer not null,
   last_seen_ms integer not null,
+  busy_us      integer not null default 0, -- computing, of the time since it was ready; as of its last batch
+  up_us        integer not null default 0,
   primary key (worker_group, rank)
 ) without rowid;
 
@@ -174,7 +176,8 @@ create view errors as
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
     last_seen_ms / 1000.0 as last_seen_ts,
-    strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at
+    strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at,
+    busy_us / 1e6 as busy_s, up_us / 1e6 as up_s
   from worker;
 
 create view batches as

@@ -101,14 +101,16 @@ static void test_old_chunk_again(void **state)
     struct fixture *f = *state;
     struct msg_writer w;
     uint8_t digest[32];
-    char hex[65], sql[200];
+    char hex[65], sql[300];
     int64_t job = new_job(f->s, "old", 0);
     put_chunk(f->s, job, 0, 3, 4, 0);
     encode_rows(&w, 3, 4);
     crypto_generichash(
         digest, sizeof digest, (const uint8_t *)w.buffer.data, w.buffer.size, NULL, 0);
     msg_writer_release(&w);
-    snprintf(sql, sizeof sql, "update chunk set digest = x'%s'; pragma user_version = 3",
+    snprintf(sql, sizeof sql,
+        "update chunk set digest = x'%s'; drop view workers; alter table worker drop column "
+        "busy_us; alter table worker drop column up_us; pragma user_version = 3",
         sodium_bin2hex(hex, sizeof hex, digest, sizeof digest));
     store_close(&f->s);
     run_sql(f, sql);
