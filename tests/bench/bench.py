@@ -12,6 +12,7 @@ e1  rows claimed and finished /s with a million rows queued (DEPTH=10000000: ten
     processor time; a page of results at the end of a million / at the beginning
 e2  from opening the database of a broker that was killed to the first batch in hand, a million rows queued / a thousand
 t1  text of a thread through the tokenizer / the tokenizers package's encode_batch, one thread, same text in turns
+d1  share of the time of d2 that the rank was not computing
 d2  tokens/s from submit to last result through broker, shared memory and worker / the forward in process
 """
 import datetime
@@ -211,19 +212,21 @@ def t1():
 
 
 def through_broker():
-    """tokens/s from submit to the last result of the same rows."""
-    row = {"ids": harness.ids_bytes([(k * 7919) % 151936 for k in range(TOKENS)])}
+    """tokens/s from submit to the last result of as many rows, all different; and the share of that time that the rank idled."""
+    rows = [{"ids": harness.ids_bytes([((k + 1) * 7919 * (i + 1)) % 151936 for k in range(TOKENS)])} for i in range(ROWS + 1)]
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         with harness.Broker(pathlib.Path(directory) / "d", model=BIG, options=[
                 "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", os.cpu_count()]) as broker:
             with broker.client(timeout=600) as client:
-                client.call("score", rows=[row], timeout_ms=600000)
+                client.call("score", rows=rows[ROWS:], timeout_ms=600000)
+                before = client.call("info")["workers"][0]
                 start = time.perf_counter()
-                client.submit("bench", [row] * ROWS)
+                client.submit("bench", rows[:ROWS])
                 done = client.results("bench", timeout=600)
                 took = time.perf_counter() - start
                 assert len(done) == ROWS and all(r["error"] is None for r in done)
-    return ROWS * TOKENS / took
+                after = client.call("info")["workers"][0]
+    return ROWS * TOKENS / took, 1 - (after["busy_us"] - before["busy_us"]) / (after["up_us"] - before["up_us"])
 
 
 def main():
@@ -236,10 +239,11 @@ def main():
     table = list(b1())
     ours = forward()
     table += list(b3(ours)) + list(c1()) + list(e1()) + list(t1())
-    rate = through_broker()
+    rate, idle = through_broker()
     again = forward()
     table.append(("d2", "submit to last result / forward in process", f"{rate:.1f} tokens/s",
                   f"{(ours + again) / 2:.1f} tokens/s", rate / ((ours + again) / 2)))
+    table.append(("d1", "share of that time that the rank idled", f"{100 * idle:.3f} %", "", idle))
     show(table)
 
 
