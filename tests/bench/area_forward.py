@@ -106,27 +106,30 @@ def b3(turns=2):
 
 
 def through_broker():
-    """tokens/s from submit to the last result of the same rows."""
-    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(TOKENS)])} for n in range(ROWS + 1)]  # no two the same
+    """tokens/s from submit to the last result of as many rows, all different; and the share of that time that the rank computed."""
+    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(TOKENS)])} for n in range(ROWS + 1)]
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         with harness.Broker(pathlib.Path(directory) / "d", model=common.checkpoint(), options=[
                 "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", CORES]) as broker:
             with broker.client(timeout=600) as client:
                 client.call("score", rows=rows[ROWS:], timeout_ms=600000)
+                before = client.call("info")["workers"][0]
                 start = time.perf_counter()
                 client.submit("bench", rows[:ROWS])
                 done = client.results("bench", timeout=600)
                 took = time.perf_counter() - start
                 assert len(done) == ROWS and all(r["error"] is None for r in done)
-    return ROWS * TOKENS / took
+                after = client.call("info")["workers"][0]
+    return ROWS * TOKENS / took, (after["busy_us"] - before["busy_us"]) / (after["up_us"] - before["up_us"])
 
 
 def d2():
     before = forward()
-    rate = through_broker()
+    rate, busy = through_broker()
     alone = (before + forward()) / 2
     yield Row("d2", "tokens/s from submit to last result / the forward in process", f"{rate:.1f} tokens/s", f"{alone:.1f} tokens/s",
               rate / alone, 0.99)
+    yield Row("d1", "share of that time that the rank computed", f"idle {100 * (1 - busy):.2f} %", "", busy, 0.99)
 
 
 def f1():
