@@ -26,6 +26,7 @@ struct queue {
                    again */
     int fresh;
     uint64_t stalled; /* p->round in which its first row could not be taken */
+    int copies;       /* the row that was last taken was known */
 };
 
 /* Set of row numbers: open addressing, 0 is free, removal by moving back. */
@@ -428,6 +429,8 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
         taken |= rc == 1;
     }
     /* What it did not need is not owed. */
+    if (taken)
+        q->copies = 1;
     if (taken && q->priority == p->clock_priority && q->served < p->clock)
         q->served = p->clock;
     if (full)
@@ -446,8 +449,11 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
-    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++)
-        rc = skip_known(p, p->queues[(p->round + k) % p->n_queues], e);
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
+        struct queue *q = p->queues[(p->round + k) % p->n_queues];
+        if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
+            rc = skip_known(p, q, e);
+    }
     if (rc < 0 || !p->known)
         return rc < 0 ? rc : 0;
     *b = p->known;
@@ -494,6 +500,7 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
         else if (!fits(p, b, r))
             break;
         take_first(q);
+        q->copies = 0;
         p->clock = q->served;
         p->clock_priority = q->priority;
         q->served += r->n_tokens;
