@@ -46,7 +46,7 @@ ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<
 # One short line a step; V=1 shows the commands.
 say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))
 objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
-BASE      := $(call objects,$(wildcard schema/*.c shm/*.c))
+COMMON    := $(call objects,$(wildcard schema/*.c shm/*.c))
 MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
 TEXT      := $(call objects,$(wildcard broker/text/*.c))
 BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c))) $(TEXT)
@@ -58,12 +58,12 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
-$(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
-$(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(BASE)
-$(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(TEXT) $(BASE)
+$(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
+$(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(COMMON)
+$(B)/bin/assay: $(call objects,broker/cli/main.c) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
@@ -107,7 +107,7 @@ $(B)/nvcc/%.o: %.cu
 $(B)/nvcc/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -MMD -MP -c -o $@ $<
-$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(BASE) \
+$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(COMMON) \
                              | $(B)/nvcc/tests/kernels/check_headers.o
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
@@ -144,7 +144,7 @@ $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(B)/lib/assay.a: $(BASE) $(MODEL) $(BROKER) $(CLI)
+$(B)/lib/assay.a: $(COMMON) $(MODEL) $(BROKER) $(CLI)
 	@mkdir -p $(@D)
 	@rm -f $@
 	$(call say,AR,$@)ar rcs $@ $^
@@ -198,10 +198,16 @@ lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anythin
 format: ## put every C file into the house format
 	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu')
 
-bench: ## measure; prints a table of ratios (README, Speed)
+OUT ?= build/bench/out
+bench: ## measure: a table of ratios, plots in OUT (default build/bench/out); WHAT="b1 c1" for some of it
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all tests
-	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py --out $(OUT) $(WHAT)
+
+bench-compare: ## BASE=<commit>: this tree's speed to that commit's, in paired runs (PAIRS=7 FAIL_BELOW=0.97 WHAT="forward submit")
+	@.ci/deps
+	@$(if $(BASE),,echo 'make bench-compare: expected BASE=<commit>' >&2; exit 64;) \
+	  ASSAY_BIN=$(CURDIR)/build/cpu/bin $(PYTHON) tests/bench/compare.py --pairs $(or $(PAIRS),7) --fail-below $(or $(FAIL_BELOW),0.97) $(BASE) $(WHAT)
 
 reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	python3 -m venv build/venv-reference
@@ -217,7 +223,7 @@ evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs
 bench-text: ## measure the tokenizer alone
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all tests
-	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py t1
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py --out $(OUT) t1
 
 man: $(B)/bin/assay ## man pages and shell completion, made by the program itself, in build/cpu/{man,completion}
 	@mkdir -p $(B)/man $(B)/completion

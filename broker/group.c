@@ -541,7 +541,8 @@ static void fill_rows(
             .activation = (uint32_t)r->activation,
             .step_token = r->step_token,
             .n_positions = r->n_positions,
-            .n_values = r->n_values};
+            .n_values = r->n_values,
+            .n_shared = r->n_shared};
         ids[i] = r->ids;
         positions[i] = r->positions;
     }

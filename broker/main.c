@@ -177,8 +177,13 @@ static int open_groups(struct broker *b, struct err *e)
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int threads = o->threads ? o->threads : (int)(cores > 0 ? cores : 1);
     struct stage_config capacity = stage_capacity(b);
-    struct planner_limits limits = {(uint32_t)o->max_batch_tokens, capacity.max_rows,
-        capacity.max_positions, capacity.max_values};
+    int shares = b->model.shares_prefixes && !o->no_prefix_sharing;
+    struct planner_limits limits = {.max_tokens = (uint32_t)o->max_batch_tokens,
+        .max_rows = capacity.max_rows,
+        .max_positions = capacity.max_positions,
+        .max_values = capacity.max_values,
+        .slot_tokens = capacity.max_tokens,
+        .min_shared = shares ? PLANNER_MIN_SHARED : 0};
     int rc = planner_new(&b->planner, b->store, &limits, e);
     open_twins(b);
     if (rc == 0)

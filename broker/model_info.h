@@ -17,7 +17,8 @@ struct model_info {
     uint32_t vocab_size, max_len, n_labels;
     int default_pool, default_activation;
     int32_t step_token, pad_token;
-    char **labels; /* [n_labels], owned; NULL when the checkpoint names none */
+    int shares_prefixes; /* the worker takes batches whose rows share tokens */
+    char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */
 };
 
 struct model_question {

@@ -20,7 +20,7 @@ struct options {
     int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
     int exit_with_parent; /* 0 no; the parent's process id, or -1: whoever it is */
     int64_t score_cache;  /* bytes; 0: none */
-    int insecure_loopback, no_dedupe, help, version;
+    int insecure_loopback, no_prefix_sharing, no_dedupe, help, version;
 };
 
 /* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads,

@@ -105,19 +105,31 @@ static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at
     return NULL;
 }
 
+/* Tokens of a batch whose last rows share so many. */
+static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
+{
+    uint64_t budget = (uint64_t)PLANNER_SHARED_TIMES * n_shared;
+    if (budget > p->limits.slot_tokens)
+        budget = p->limits.slot_tokens;
+    return budget > p->limits.max_tokens ? budget : p->limits.max_tokens;
+}
+
 static int fits(const struct planner *p, const struct batch *b, const struct row *r)
 {
-    return b->n_rows < p->limits.max_rows &&
-           (uint64_t)b->n_tokens + r->n_tokens <= p->limits.max_tokens &&
-           (uint64_t)b->n_positions + r->n_positions <= p->limits.max_positions &&
-           (uint64_t)b->n_values + r->n_values <= p->limits.max_values;
+    if (b->n_rows == p->limits.max_rows ||
+        (uint64_t)b->n_pooled + row_pooled(r) > p->limits.slot_tokens ||
+        (uint64_t)b->n_positions + r->n_positions > p->limits.max_positions ||
+        (uint64_t)b->n_values + r->n_values > p->limits.max_values)
+        return 0;
+    struct joining j = batch_try(b, r);
+    return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
 /* A row that was leased runs with the batches that come again. */
 static void run_again(struct planner *p, struct row *r)
 {
     if (!p->again || !fits(p, p->again, r)) {
-        struct batch *b = batch_new(p->limits.max_rows);
+        struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
         p->again = b;
     }
@@ -395,7 +407,7 @@ static void stop_waiting(struct planner *p, const struct row *r)
 static void add_known(struct planner *p, struct row *r)
 {
     if (!p->known)
-        p->known = batch_new(PLANNER_KNOWN_ROWS);
+        p->known = batch_new(PLANNER_KNOWN_ROWS, 0);
     p->known->known = 1;
     batch_add(p->known, &r);
 }
@@ -484,6 +496,31 @@ static void end_row(struct planner *p, struct row *r, const float *values)
     end_lease(p, r);
 }
 
+/* The queue's first row, which must be computed, into the batch. */
+static void take_computed(struct planner *p, struct queue *q, struct batch *b)
+{
+    struct row *r = take_first(q);
+    uint32_t before = b->n_tokens;
+    q->copies = 0;
+    p->clock = q->served;
+    p->clock_priority = q->priority;
+    lease(p, r);
+    if (p->twins)
+        twins_lead(p->twins, r);
+    batch_add(b, &r);
+    q->served += b->n_tokens - before;
+}
+
+/* What comes next in the queue, as long as it shares with what went before it. */
+static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
+{
+    int rc = 0;
+    while (b->min_shared > 0 && (rc = skip_known(p, q, e)) == 1 &&
+           batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
+        take_computed(p, q, b);
+    return rc < 0 ? rc : 0;
+}
+
 /* Fill a new batch from the queues; NULL when no row is ready. */
 static int fill_batch(struct planner *p, struct batch **out, struct err *e)
 {
@@ -494,20 +531,13 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
         if (rc == 0)
             continue;
-        struct row *r = q->first;
         if (!b)
-            b = batch_new(p->limits.max_rows);
-        else if (!fits(p, b, r))
+            b = batch_new(p->limits.max_rows, p->limits.min_shared);
+        else if (!fits(p, b, q->first))
             break;
-        take_first(q);
-        q->copies = 0;
-        p->clock = q->served;
-        p->clock_priority = q->priority;
-        q->served += r->n_tokens;
-        lease(p, r);
-        if (p->twins)
-            twins_lead(p->twins, r);
-        batch_add(b, &r);
+        take_computed(p, q, b);
+        if ((rc = take_sharing(p, q, b, e)) < 0)
+            break;
     }
     *out = b;
     return rc < 0 ? rc : b != NULL;
@@ -562,10 +592,10 @@ static void push(struct batch **list, struct batch *b)
 /* Rows [from, to) of b as a suspect batch of their own; b loses them. */
 static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
 {
-    struct batch *part = batch_new(to - from);
+    struct batch *part = batch_new(to - from, b->min_shared);
     part->suspect = 1;
     for (uint32_t i = from; i < to; i++)
-        batch_add(part, &b->rows[i]);
+        batch_move(part, &b->rows[i]);
     push(&p->suspects, part);
 }
 

@@ -6,6 +6,12 @@
  * batch is filled up to a token budget without padding; a row longer than the budget is a batch of
  * its own.
  *
+ * Rows of a batch that begin alike are computed from there on (share.c), and what counts, for the
+ * budget and for the job, are the tokens that are computed. After a row come those that share with
+ * it, before another job has its turn. They may go beyond the budget, within the slot, up to
+ * PLANNER_SHARED_TIMES the tokens that they share: the fewer times those are computed the better, but
+ * then they are a small part of the batch, and others wait for it.
+ *
  * When a group dies, batches that it had not begun come back whole. The one that was running comes
  * back as suspect: it is split in halves, each runs alone, and so on down to the row that kills a
  * group by itself; after three such deaths that row is failed (worker_killed). Leases live here, in
@@ -25,6 +31,10 @@
 
 #define PLANNER_WINDOW 1024
 #define PLANNER_ATTEMPTS 3
+#define PLANNER_SHARED_TIMES 16
+/* A shared beginning is one more sequence for the attention, and makes its tiles of query tokens less
+ * full: for fewer tokens than this it is not worth it. The usual system prompts alone are shorter. */
+#define PLANNER_MIN_SHARED 32
 /* Of rows whose result is known or under way: in a batch of known ones, and waiting for their twins. */
 #define PLANNER_KNOWN_ROWS 1024
 #define PLANNER_KNOWN_TOKENS (1u << 20)
@@ -33,6 +43,8 @@ struct planner;
 
 struct planner_limits {
     uint32_t max_tokens, max_rows, max_positions, max_values; /* of one batch */
+    uint32_t slot_tokens; /* that may be computed or pooled in any batch, one of one row aside */
+    uint32_t min_shared;  /* 0: rows do not share */
 };
 
 int planner_new(

@@ -11,10 +11,12 @@
  * FlashAttention-2 (Dao, 2023): P stays in registers, where the accumulators of S have just the
  * layout of the A operand of P V.
  *
- * A row's result depends on its sequence alone: tiles begin at fixed positions, and a tile of which
- * a row sees nothing leaves its sums as they are. Rows of shared memory are padded by 8 elements:
+ * A row's result depends on its sequence alone: tiles of queries and of keys begin at fixed
+ * positions, so a row meets the same tiles wherever the sequence lies and whether it has its first
+ * tokens to itself or as a prefix (attention_tile.h). Rows of shared memory are padded by 8 elements:
  * their length in 16-byte units is odd for every head_dim here, so that ldmatrix meets no bank
  * twice. Q lies in the second buffer of K until it is in registers. */
+#include "cuda/attention_tile.h"
 #include "cuda/simt.h"
 
 namespace
@@ -30,11 +32,12 @@ struct attention_arguments {
     uint32_t *progress;
 };
 
-/* What a block works on. q, k, v, out: the sequence's first row, this head's first column. */
+/* What a block works on. q, k, v, out: the batch's first row, this head's first column. */
 template <typename T> struct attention_block {
     const T *q, *k, *v;
     T *out;
-    int32_t length, from; /* tokens of the sequence, first query token */
+    struct attention_tile tile;
+    int32_t length, from; /* the tile's, signed */
 };
 
 /* One thread's share of a warp's 16 rows: rows g and g + 8, g = lane / 4. */
@@ -43,16 +46,18 @@ template <int DIM> struct row_state {
     float m[2], l[2];
 };
 
-/* Rows [from, from + 64) of a sequence, columns [0, DIM), to shared memory; zeros beyond its end. */
+/* Positions [from, from + 64) of a sequence, columns [0, DIM), to shared memory; zeros beyond its end.
+ */
 template <typename T, int DIM>
-SIMT_DEVICE void copy_tile(T *to, const T *base, int64_t stride, int32_t from, int32_t length)
+SIMT_DEVICE void copy_tile(
+    T *to, const T *base, int64_t stride, int32_t from, const attention_block<T> &b)
 {
     const int units = DIM / 8;
 #pragma unroll
     for (int i = static_cast<int>(threadIdx.x); i < KEYS * units; i += THREADS) {
         int row = i / units, column = i % units * 8;
-        bool valid = from + row < length;
-        const T *source = base + (valid ? from + row : 0) * stride + column;
+        bool valid = from + row < b.length;
+        const T *source = base + tile_row(b.tile, valid ? from + row : 0) * stride + column;
         cp_async_16(to + row * (DIM + PAD) + column, source, valid);
     }
 }
@@ -167,8 +172,8 @@ SIMT_DEVICE void write_rows(
     __syncwarp();
     for (int i = lane; i < 16 * (DIM / 8); i += 32) {
         int row = i / (DIM / 8), column = i % (DIM / 8) * 8;
-        if (first_row + row < b.length)
-            store_16(b.out + (first_row + row) * stride + column,
+        if (tile_writes(b.tile, first_row + row))
+            store_16(b.out + tile_row(b.tile, first_row + row) * stride + column,
                 load_16(rows + row * (DIM + PAD) + column));
     }
 }
@@ -178,10 +183,8 @@ SIMT_DEVICE attention_block<T> block_of(
     const attention_arguments &a, const T *q, const T *k, const T *v, T *out, uint32_t dim)
 {
     struct attention_tile tile = a.tiles[blockIdx.x / a.n_heads];
-    int64_t first = tile.first;
     uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
-    return {q + first * a.q_stride + head * dim, k + first * a.k_stride + kv_head * dim,
-        v + first * a.v_stride + kv_head * dim, out + first * a.out_stride + head * dim,
+    return {q + head * dim, k + kv_head * dim, v + kv_head * dim, out + head * dim, tile,
         static_cast<int32_t>(tile.length), static_cast<int32_t>(tile.from)};
 }
 
@@ -210,13 +213,15 @@ __global__ void __launch_bounds__(THREADS)
     attention_block<T> b = block_of(a, q_all, k_all, v_all, out, DIM);
     int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
     int32_t warp_row = b.from + warp * 16, row = warp_row + lane / 4;
+    bool works = warp_row < b.length &&
+                 tile_writes(b.tile, b.length - 1 < warp_row + 15 ? b.length - 1 : warp_row + 15);
     int32_t last_query = b.from + KEYS < b.length ? b.from + KEYS - 1 : b.length - 1;
     int32_t first_seen = b.from + 1 - static_cast<int32_t>(a.window);
     int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / KEYS : 0;
     int32_t last_tile = last_query / KEYS;
-    copy_tile<T, DIM>(keys + tile_elements, b.q, a.q_stride, b.from, b.length);
-    copy_tile<T, DIM>(keys, b.k, a.k_stride, tile * KEYS, b.length);
-    copy_tile<T, DIM>(values, b.v, a.v_stride, tile * KEYS, b.length);
+    copy_tile<T, DIM>(keys + tile_elements, b.q, a.q_stride, b.from, b);
+    copy_tile<T, DIM>(keys, b.k, a.k_stride, tile * KEYS, b);
+    copy_tile<T, DIM>(values, b.v, a.v_stride, tile * KEYS, b);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -237,13 +242,13 @@ __global__ void __launch_bounds__(THREADS)
         __syncthreads(); /* the other buffer is free */
         if (tile < last_tile) {
             int other = (buffer ^ 1) * tile_elements;
-            copy_tile<T, DIM>(keys + other, b.k, a.k_stride, (tile + 1) * KEYS, b.length);
-            copy_tile<T, DIM>(values + other, b.v, a.v_stride, (tile + 1) * KEYS, b.length);
+            copy_tile<T, DIM>(keys + other, b.k, a.k_stride, (tile + 1) * KEYS, b);
+            copy_tile<T, DIM>(values + other, b.v, a.v_stride, (tile + 1) * KEYS, b);
         }
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
-        if (warp_row < b.length)
+        if (works)
             take_tile<T, DIM>(r, q, keys + buffer * tile_elements, values + buffer * tile_elements,
                 tile * KEYS, row, a);
     }
@@ -251,7 +256,7 @@ __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (blockIdx.x % ATTENTION_BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
         show_progress(a.progress);
-    if (warp_row < b.length)
+    if (works)
         write_rows<T, DIM>(b, a.out_stride, r, keys + warp * 16 * (DIM + PAD), warp_row);
 }
 

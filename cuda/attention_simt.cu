@@ -6,6 +6,7 @@
  * as float32: the queries, one tile of 64 keys and later of their values, and the scores. Scores:
  * thread (y, x) of 16 x 16 has rows y + 16 i and keys x + 16 j. Softmax and output: four threads a
  * row; each has every fourth column of the output in registers. */
+#include "cuda/attention_tile.h"
 #include "cuda/simt.h"
 
 namespace
@@ -21,16 +22,17 @@ struct simt_attention_arguments {
     uint32_t *progress;
 };
 
-/* Rows [from, from + 64) of a sequence widened to shared memory, row length dim + 1; zeros beyond
+/* Positions [from, from + 64) of a sequence widened to shared memory, row length dim + 1; zeros beyond
  * its end. */
 template <typename T>
 SIMT_DEVICE void load_tile(
-    float *to, const T *base, int64_t stride, int32_t from, int32_t length, int dim)
+    float *to, const T *base, int64_t stride, int32_t from, const struct attention_tile &t, int dim)
 {
+    int32_t length = static_cast<int32_t>(t.length);
     for (int i = static_cast<int>(threadIdx.x); i < TILE * dim; i += THREADS) {
         int row = i / dim, column = i % dim;
         to[row * (dim + 1) + column] =
-            from + row < length ? to_float(base[(from + row) * stride + column]) : 0.0f;
+            from + row < length ? to_float(base[tile_row(t, from + row) * stride + column]) : 0.0f;
     }
 }
 
@@ -97,23 +99,21 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
     float *kv = q + TILE * (dim + 1), *scores = kv + TILE * (dim + 1);
     float *row_scores = scores + threadIdx.x / 4 * SCORE_STRIDE;
     struct attention_tile t = a.tiles[blockIdx.x / a.n_heads];
-    int64_t first = t.first;
     int32_t length = static_cast<int32_t>(t.length), from = static_cast<int32_t>(t.from);
     uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
-    const T *k = k_all + first * a.k_stride + kv_head * a.head_dim;
-    const T *v = v_all + first * a.v_stride + kv_head * a.head_dim;
+    const T *k = k_all + kv_head * a.head_dim, *v = v_all + kv_head * a.head_dim;
     int32_t last_query = from + TILE < length ? from + TILE - 1 : length - 1;
     int32_t first_seen = from + 1 - static_cast<int32_t>(a.window);
     int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / TILE : 0;
     float o[MAX_DIM / 4] = {}, m = float_from_bits(0xff800000), l = 0;
-    load_tile(q, q_all + first * a.q_stride + head * a.head_dim, a.q_stride, from, length, dim);
+    load_tile(q, q_all + head * a.head_dim, a.q_stride, from, t, dim);
     for (; tile <= last_query / TILE; tile++) {
         __syncthreads(); /* the values before are used up */
-        load_tile(kv, k, a.k_stride, tile * TILE, length, dim);
+        load_tile(kv, k, a.k_stride, tile * TILE, t, dim);
         __syncthreads();
         multiply_keys(scores, q, kv, from, tile * TILE, a);
         __syncthreads();
-        load_tile(kv, v, a.v_stride, tile * TILE, length, dim);
+        load_tile(kv, v, a.v_stride, tile * TILE, t, dim);
         float kept = softmax_step(row_scores, m, l);
         __syncthreads();
 #pragma unroll
@@ -128,9 +128,9 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
     if (blockIdx.x % ATTENTION_BLOCKS_PER_SIGN == 0 && threadIdx.x == 0)
         show_progress(a.progress);
     int32_t query = from + static_cast<int32_t>(threadIdx.x / 4);
-    if (query >= length)
+    if (!tile_writes(t, query))
         return;
-    T *out = out_all + (first + query) * a.out_stride + head * a.head_dim;
+    T *out = out_all + tile_row(t, query) * a.out_stride + head * a.head_dim;
 #pragma unroll
     for (int i = 0; i < MAX_DIM / 4; i++)
         if (mine + 4 * i < dim)

@@ -84,17 +84,20 @@ cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int3
 
 /* ---- attention.cu (mma), attention_simt.cu ---- */
 
-/* One block's share: query tokens [from, from + ATTENTION_TILE_TOKENS) of a sequence that begins at
- * token `first` of the batch and has `length` tokens. */
+/* One block's share: query tokens at positions [from, from + ATTENTION_TILE_TOKENS) of a sequence of
+ * `length` tokens, from a multiple of ATTENTION_TILE_TOKENS. The token at position p is token
+ * first + p of the batch; of a sequence with a prefix (ops.h) the first `prefix` are tokens
+ * prefix_first + p instead, and only those behind them are written. */
 struct attention_tile {
     uint32_t first, length, from;
+    uint32_t prefix_first, prefix;
 };
 #define ATTENTION_TILE_TOKENS 64
 #define ATTENTION_BLOCKS_PER_SIGN 64 /* one block of so many shows progress */
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
  * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
- * out of one dtype. The tiles cover every query token once, longest sequences first.
+ * out of one dtype. The tiles cover every token of the batch once, longest sequences first.
  *
  * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes.
  * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference

@@ -50,8 +50,9 @@ static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_
 
 /* ---- attention ---- */
 
+/* As in attention_tile (kernels.h). */
 struct sequence {
-    uint32_t first, length;
+    uint32_t first, length, prefix_first, prefix;
 };
 
 static int longest_first(const void *a, const void *b)
@@ -62,12 +63,35 @@ static int longest_first(const void *a, const void *b)
     return x->first > y->first ? 1 : x->first < y->first ? -1 : 0;
 }
 
+/* Where the tokens behind a prefix would be if they had it before them: there is room, since the
+ * prefix lies before them. */
+static struct sequence sequence_of(const struct attn_metadata *meta, uint32_t r)
+{
+    const uint32_t *cu = meta->cu_seqlens;
+    struct attn_prefix p = {0, 0};
+    if (meta->prefix_segments)
+        p = meta->prefix_segments[r];
+    return (struct sequence){cu[r] - p.n, cu[r + 1] - cu[r] + p.n, p.first, p.n};
+}
+
+/* Tiles begin at multiples of their size, also where the prefix ends between two. */
+static uint32_t first_tile(const struct sequence *s)
+{
+    return s->prefix / ATTENTION_TILE_TOKENS;
+}
+
+static uint32_t last_tile(const struct sequence *s)
+{
+    return (s->length - 1) / ATTENTION_TILE_TOKENS;
+}
+
 static uint32_t count_tiles(const struct attn_metadata *meta)
 {
     uint32_t n = 0;
-    for (uint32_t r = 0; r < meta->n_rows; r++)
-        n += (meta->cu_seqlens[r + 1] - meta->cu_seqlens[r] + ATTENTION_TILE_TOKENS - 1) /
-             ATTENTION_TILE_TOKENS;
+    for (uint32_t r = 0; r < meta->n_rows; r++) {
+        struct sequence s = sequence_of(meta, r);
+        n += last_tile(&s) + 1 - first_tile(&s);
+    }
     return n;
 }
 
@@ -80,14 +104,14 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
     d->n_tiles = count_tiles(meta);
     struct attention_tile *tiles = xcalloc(d->n_tiles + 1u, sizeof *tiles);
     for (uint32_t r = 0; r < meta->n_rows; r++)
-        order[r] =
-            (struct sequence){meta->cu_seqlens[r], meta->cu_seqlens[r + 1] - meta->cu_seqlens[r]};
+        order[r] = sequence_of(meta, r);
     qsort(order, meta->n_rows, sizeof *order, longest_first);
-    for (uint32_t r = 0; r < meta->n_rows; r++)
-        for (uint32_t left = (order[r].length + ATTENTION_TILE_TOKENS - 1) / ATTENTION_TILE_TOKENS;
-             left > 0; left--)
-            tiles[at++] = (struct attention_tile){
-                order[r].first, order[r].length, (left - 1) * ATTENTION_TILE_TOKENS};
+    for (uint32_t r = 0; r < meta->n_rows; r++) {
+        const struct sequence *s = &order[r];
+        for (uint32_t next = last_tile(s) + 1; next > first_tile(s); next--)
+            tiles[at++] = (struct attention_tile){s->first, s->length,
+                (next - 1) * ATTENTION_TILE_TOKENS, s->prefix_first, s->prefix};
+    }
     d->tiles = gpu_push(d, tiles, at * sizeof *tiles);
     free(order);
     free(tiles);
@@ -148,6 +172,7 @@ const struct ops gpu_ops = {
     .typed = 1,
     .mlp_rows = 8192,
     .in_flight = GPU_LANES,
+    .shares_prefixes = 1,
     .open = gpu_open,
     .close = gpu_close,
     .describe = gpu_describe,

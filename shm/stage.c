@@ -20,13 +20,17 @@
  *       48  u64  the token's sequence again
  *       64  rows [max_rows], then i32 ids [max_tokens], then i32 positions [max_positions]
  *
- *     Token (32 bytes)                   Row (24 bytes)
+ *     Token (32 bytes)                   Row (28 bytes)
  *        0  u64  epoch                      0  u32  n_tokens
  *        8  u64  incarnation                4  u32  pool_type
  *       16  u64  sequence                   8  u32  activation
  *       24  u32  slot                      12  i32  step_token
  *       28  u32  generation                16  u32  n_positions
  *                                          20  u32  n_values
+ *                                          24  u32  n_shared
+ *
+ *     Of a row's n_tokens ids the first n_shared are left out (stage.h): the slot's n_tokens is the
+ *     sum of what is there.
  *
  * Every array begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets
  * follow from the capacities in the head alone (make_layout), which is checked against the
@@ -41,7 +45,8 @@
  *
  * Reader: the sequence, with acquire order; copy the descriptor once; compare the token; check the
  * counts of the copy; copy rows, ids and positions; check these copies: the sums of the rows'
- * counts must be the descriptor's counts, and every position must lie in its row.
+ * counts must be the descriptor's counts, every position must lie in its row, and what a row shares
+ * in its leader.
  *
  * The ranks' input descriptor is read-only, so that no stray write in a rank can reach it. Ranks
  * run as the broker's user: this guards against faults, not against a rank that means harm.
@@ -66,7 +71,7 @@
 #include "schema/log.h"
 
 #define MAGIC 0x4547415453595341ull /* "ASYSTAGE" */
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 #define PAGE 4096u
 #define PROGRESS_AT PAGE
 #define OUTPUT_SLOTS_AT (PROGRESS_AT + 64u * STAGE_MAX_RANKS)
@@ -92,7 +97,7 @@ struct output_descriptor {
 /* The format above is what these structs are in memory. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 _Static_assert(sizeof(struct segment_head) == 32 && sizeof(struct stage_token) == 32 &&
-                   sizeof(struct stage_row) == 24,
+                   sizeof(struct stage_row) == 28,
     "sizes are part of the format");
 _Static_assert(offsetof(struct input_descriptor, sequence) == 48 &&
                    offsetof(struct output_descriptor, sequence) == 40,
@@ -109,7 +114,7 @@ static uint64_t round_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-/* Capacities are 32 bits wide and elements at most 24 bytes, so nothing here can overflow 64 bits.
+/* Capacities are 32 bits wide and elements at most 28 bytes, so nothing here can overflow 64 bits.
  */
 static struct layout make_layout(const struct stage_config *c)
 {
@@ -276,7 +281,8 @@ static int count_fill(const struct stage_fill *fill, struct input_descriptor *d,
 {
     uint64_t tokens = 0, positions = 0, values = 0;
     for (uint32_t i = 0; i < fill->n_rows; i++) {
-        tokens += fill->rows[i].n_tokens;
+        assert(fill->rows[i].n_shared < fill->rows[i].n_tokens);
+        tokens += fill->rows[i].n_tokens - fill->rows[i].n_shared;
         positions += fill->rows[i].n_positions;
         values += fill->rows[i].n_values;
     }
@@ -302,8 +308,9 @@ static void copy_arrays(const struct stage *s, uint8_t *slot, const struct stage
     memcpy(slot + s->layout.rows_at, fill->rows, fill->n_rows * sizeof *fill->rows);
     for (uint32_t i = 0; i < fill->n_rows; i++) {
         const struct stage_row *row = &fill->rows[i];
-        memcpy(ids, fill->ids[i], (size_t)row->n_tokens * sizeof *ids);
-        ids += row->n_tokens;
+        uint32_t own = row->n_tokens - row->n_shared;
+        memcpy(ids, fill->ids[i] + row->n_shared, (size_t)own * sizeof *ids);
+        ids += own;
         if (row->n_positions > 0)
             memcpy(positions, fill->positions[i], (size_t)row->n_positions * sizeof *positions);
         positions += row->n_positions;
@@ -505,6 +512,22 @@ static int positions_fit(const struct stage_row *row)
     return row->n_positions <= (row->pool_type == POOL_LAST);
 }
 
+/* What a row leaves out must be there: at the beginning of its leader, as for the leader's other
+ * rows. before: the row before it, NULL for the first. */
+static int check_shared(const struct stage_row *row, const struct stage_row *before,
+    const struct stage_row *leader, struct err *e)
+{
+    if (row->n_shared == 0)
+        return 0;
+    if (!leader || row->n_shared > leader->n_tokens)
+        return off(e, "shared tokens, at most", leader ? leader->n_tokens : 0, row->n_shared);
+    if (row->n_shared >= row->n_tokens)
+        return off(e, "shared tokens of a row, at most", row->n_tokens - 1, row->n_shared);
+    if (before != leader && row->n_shared != before->n_shared)
+        return off(e, "shared tokens, as of the row before", before->n_shared, row->n_shared);
+    return 0;
+}
+
 static int check_row(const struct stage_row *row, struct err *e)
 {
     if (row->n_tokens == 0)
@@ -522,13 +545,18 @@ static int check_row(const struct stage_row *row, struct err *e)
 static int check_rows(struct stage_view *v, const struct input_descriptor *d, struct err *e)
 {
     uint64_t tokens = 0, positions = 0, values = 0;
+    const struct stage_row *leader = NULL;
     v->cu_seqlens[0] = 0;
     for (uint32_t i = 0; i < d->n_rows; i++) {
         const struct stage_row *row = &v->rows[i];
         int rc = check_row(row, e);
+        if (rc == 0)
+            rc = check_shared(row, i > 0 ? row - 1 : NULL, leader, e);
         if (rc != 0)
             return rc;
-        tokens += row->n_tokens;
+        if (row->n_shared == 0)
+            leader = row;
+        tokens += row->n_tokens - row->n_shared;
         values += row->n_values;
         for (uint32_t k = 0; k < row->n_positions; k++, positions++) {
             if (positions >= d->n_positions)

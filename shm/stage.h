@@ -38,18 +38,24 @@ struct stage_config {
 };
 
 /* One row of a batch, in row order; its tokens, positions and values follow those of the row
- * before. */
+ * before.
+ *
+ * Rows that begin alike may share: the first of them, the leader, is there whole (n_shared 0), and
+ * each row after it leaves out its first n_shared tokens, which are the leader's first n_shared. */
 struct stage_row {
-    uint32_t n_tokens;
+    uint32_t n_tokens;   /* the whole row's */
     uint32_t pool_type;  /* enum pool_type, never POOL_DEFAULT */
     uint32_t activation; /* enum activation, never ACTIVATION_DEFAULT */
     int32_t step_token;
     uint32_t n_positions; /* explicit ones: of POOL_POSITIONS at least 1; of POOL_LAST 0, or 1 where
                              "last" is not the row's end (hf_pad_rule); else 0 */
     uint32_t n_values;    /* floats expected in the result */
+    uint32_t n_shared;    /* below n_tokens, at most the leader's n_tokens, the same for all rows of
+                             one leader: the nearest row before that has 0 here */
 };
 
-/* A batch as the broker hands it in: borrowed arrays, ids[i] and positions[i] per row. */
+/* A batch as the broker hands it in: borrowed arrays, ids[i] (the whole row's) and positions[i] per
+ * row. */
 struct stage_fill {
     uint32_t n_rows;
     const struct stage_row *rows;
@@ -61,13 +67,13 @@ struct stage_fill {
  * view. */
 struct stage_batch {
     struct stage_token token;
-    uint32_t n_rows, n_tokens, n_positions, n_values;
-    const struct stage_row *rows; /* [n_rows] */
-    const int32_t *ids;           /* [n_tokens], packed */
-    const int32_t *shared_ids;    /* the same in the segment itself, where the broker could change
+    uint32_t n_rows, n_tokens, n_positions, n_values; /* tokens that are there: shared ones once */
+    const struct stage_row *rows;                     /* [n_rows] */
+    const int32_t *ids;                               /* [n_tokens], packed */
+    const int32_t *shared_ids;  /* the same in the segment itself, where the broker could change
                                      them: only for a device that checks each id as it reads it */
-    const int32_t *positions;     /* [n_positions], packed; each < its row's n_tokens */
-    const uint32_t *cu_seqlens;   /* [n_rows + 1] */
+    const int32_t *positions;   /* [n_positions], packed; each < its row's n_tokens */
+    const uint32_t *cu_seqlens; /* [n_rows + 1] where each row's own tokens begin */
 };
 
 /* ---- broker side ---- */

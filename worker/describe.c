@@ -18,6 +18,7 @@ struct description {
     const char *dtype;
     char digest[65];
     char mode[MODEL_MODE_BYTES];
+    int shares_prefixes; /* ops.h */
 };
 
 /* A model with room for one token on this device. */
@@ -90,7 +91,7 @@ static int print_description(const struct description *about, uint32_t max_len,
 {
     const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
-                             "s:i, s:i, s:i, s:i, s:I, s:s}",
+                             "s:i, s:i, s:i, s:i, s:I, s:s, s:b}",
         "architecture", architecture_name(c->architecture), "digest", about->digest, "dtype",
         about->dtype, "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
@@ -98,7 +99,8 @@ static int print_description(const struct description *about, uint32_t max_len,
         activation_name(c->default_activation), "step_token", (int)c->step_token, "pad_token",
         (int)c->pad_token, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers,
         "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
-        "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode);
+        "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
+        about->shares_prefixes);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);
@@ -107,7 +109,7 @@ static int print_description(const struct description *about, uint32_t max_len,
 
 int describe_model(const struct describe_options *o, FILE *out, struct err *e)
 {
-    struct description about = {.dtype = ""};
+    struct description about = {.dtype = "", .shares_prefixes = o->ops->shares_prefixes};
     const struct model_config *c = &about.config;
     struct weights *w = NULL;
     int rc = model_config_load(&about.config, o->dir, e);

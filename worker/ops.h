@@ -51,17 +51,29 @@ struct weight_stack {
     enum dtype dtype;
 };
 
+/* Where a row's first n tokens are in the batch: first .. first + n - 1, in a row before it which has
+ * no prefix of its own. n 0: it has none. */
+struct attn_prefix {
+    uint32_t first, n;
+};
+
 /* Which tokens see which: everything the attention needs beside q, k, v. Arrays are host memory,
- * borrowed until the forward returns. Rows here are sequences. */
+ * borrowed until the forward returns. Rows here are sequences.
+ *
+ * Rows that begin alike may have their common beginning in the batch once: as a row of its own, which
+ * the others name as their prefix. Such a row has only the tokens behind it in the batch; their
+ * positions begin at prefix.n, and they see the prefix's keys and then their own. To a row's bits it
+ * is all one. */
 struct attn_metadata {
     uint32_t n_rows;
     const uint32_t *cu_seqlens; /* [n_rows + 1]: row r is tokens cu_seqlens[r] .. cu_seqlens[r+1]-1
                                    of the batch */
-    uint32_t max_seqlen;
-    const uint32_t *out_rows; /* tokens (indices into the batch, ascending) whose hidden states are
-                                 wanted; NULL: all */
+    uint32_t max_seqlen;        /* prefixes included */
+    const uint32_t *out_rows; /* tokens (indices into the batch) whose hidden states are wanted, in
+                                 this order, one that is named twice twice; NULL: all */
     uint32_t n_out_rows;
-    const void *prefix_segments; /* shared K/V ranges: not built, must be NULL */
+    const struct attn_prefix *prefix_segments; /* [n_rows]; NULL: no row has a prefix. Only for ops
+                                                  that share them. */
 };
 
 struct attention_shape {
@@ -154,10 +166,11 @@ struct device_options {
 };
 
 struct ops {
-    const char *name; /* "cpu", "cuda" */
-    int typed;        /* 1: activations have the matrices' type; 0: they are float32 */
-    int64_t mlp_rows; /* rows of gate_up that are computed at a time */
-    int in_flight;    /* batches that may be begun and not yet polled: 1 or 2 */
+    const char *name;    /* "cpu", "cuda" */
+    int typed;           /* 1: activations have the matrices' type; 0: they are float32 */
+    int64_t mlp_rows;    /* rows of gate_up that are computed at a time */
+    int in_flight;       /* batches that may be begun and not yet polled: 1 or 2 */
+    int shares_prefixes; /* attention takes prefix_segments */
 
     /* ---- the device ---- */
 

@@ -6,34 +6,62 @@
 
 #include "schema/log.h"
 
-/* Positions that row r pools, counted from its first token, into out (NULL: only count them). */
-static uint32_t resolve(
-    const struct stage_row *row, const int32_t *ids, const int32_t *positions, uint32_t *out)
+/* A row of a batch: its own arrays there, and where its leader's tokens begin. */
+struct placed_row {
+    const struct stage_row *row;
+    const int32_t *ids; /* the batch's */
+    const int32_t *positions;
+    uint32_t shared, own;
+};
+
+/* The token at this position of the row, in the batch. */
+static uint32_t token_at(const struct placed_row *p, uint32_t position)
 {
+    uint32_t n = p->row->n_shared;
+    return position < n ? p->shared + position : p->own + (position - n);
+}
+
+/* Tokens that the row pools, into out (NULL: only count them). */
+static uint32_t resolve(const struct placed_row *p, uint32_t *out)
+{
+    const struct stage_row *row = p->row;
     uint32_t n = 0;
     switch (row->pool_type) {
     case POOL_LAST:
         if (out)
-            out[0] = row->n_positions == 1 ? (uint32_t)positions[0] : row->n_tokens - 1;
+            out[0] =
+                token_at(p, row->n_positions == 1 ? (uint32_t)p->positions[0] : row->n_tokens - 1);
         return 1;
     case POOL_CLS:
         if (out)
-            out[0] = 0;
+            out[0] = token_at(p, 0);
         return 1;
     case POOL_POSITIONS:
         for (; out && n < row->n_positions; n++)
-            out[n] = (uint32_t)positions[n];
+            out[n] = token_at(p, (uint32_t)p->positions[n]);
         return row->n_positions;
     default:
         for (uint32_t i = 0; i < row->n_tokens; i++) {
-            if (row->pool_type == POOL_STEP && ids[i] != row->step_token)
+            uint32_t token = token_at(p, i);
+            if (row->pool_type == POOL_STEP && p->ids[token] != row->step_token)
                 continue;
             if (out)
-                out[n] = i;
+                out[n] = token;
             n++;
         }
         return n;
     }
+}
+
+/* Row r, whose predecessor p is; of row 0 p is empty. */
+static void place_next(struct placed_row *p, const struct stage_batch *batch, uint32_t r)
+{
+    p->positions = r == 0 ? batch->positions : p->positions + p->row->n_positions;
+    p->ids = batch->ids;
+    p->row = &batch->rows[r];
+    p->own = batch->cu_seqlens[r];
+    if (p->row->n_shared == 0)
+        p->shared = p->own;
 }
 
 static uint32_t values_of(const struct stage_row *row, uint32_t n_positions, uint32_t n_labels)
@@ -42,24 +70,44 @@ static uint32_t values_of(const struct stage_row *row, uint32_t n_positions, uin
     return row->pool_type == POOL_MEAN ? each : n_positions * each;
 }
 
-int pooling_metadata_init(
-    struct pooling_metadata *p, const struct stage_batch *batch, uint32_t n_labels, struct err *e)
+/* Every row's share of out_rows, counted before there is memory for it: rows that share tokens may
+ * want more than the batch has. */
+static int count_out_rows(struct pooling_metadata *p, const struct stage_batch *batch,
+    uint32_t max_out_rows, struct err *e)
 {
-    const int32_t *positions = batch->positions;
+    struct placed_row placed = {0};
+    uint64_t total = 0;
+    for (uint32_t r = 0; r < batch->n_rows; r++) {
+        place_next(&placed, batch, r);
+        uint32_t n = resolve(&placed, NULL);
+        if (n == 0)
+            return err_set(e, ASSAY_ENOSTEP, "row %u of the batch: no token to pool", r);
+        total += n;
+        if (total > max_out_rows)
+            return err_set(e, ASSAY_ETOOLARGE,
+                "rows 0 to %u of the batch pool %llu tokens: expected at most %u", r,
+                (unsigned long long)total, max_out_rows);
+        p->first[r + 1] = (uint32_t)total;
+    }
+    p->n_out_rows = (uint32_t)total;
+    return 0;
+}
+
+int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *batch,
+    uint32_t n_labels, uint32_t max_out_rows, struct err *e)
+{
+    struct placed_row placed = {0};
     *p = (struct pooling_metadata){.n_rows = batch->n_rows};
     p->spans = xcalloc(batch->n_rows, sizeof *p->spans);
     p->first = xcalloc(batch->n_rows + 1u, sizeof *p->first);
-    p->out_rows = xcalloc((size_t)batch->n_tokens + batch->n_positions, sizeof *p->out_rows);
+    int rc = count_out_rows(p, batch, max_out_rows, e);
+    if (rc != 0)
+        return rc;
+    p->out_rows = xcalloc(p->n_out_rows, sizeof *p->out_rows);
     for (uint32_t r = 0; r < batch->n_rows; r++) {
         const struct stage_row *row = &batch->rows[r];
-        uint32_t token = batch->cu_seqlens[r], *out = p->out_rows + p->first[r];
-        uint32_t n = resolve(row, batch->ids + token, positions, out);
-        for (uint32_t k = 0; k < n; k++)
-            out[k] += token;
-        p->first[r + 1] = p->first[r] + n;
-        positions += row->n_positions;
-        if (n == 0)
-            return err_set(e, ASSAY_ENOSTEP, "row %u of the batch: no token to pool", r);
+        place_next(&placed, batch, r);
+        uint32_t n = resolve(&placed, p->out_rows + p->first[r]);
         if (row->activation == ACTIVATION_CLASS1 && n_labels < 2)
             return err_set(e, ASSAY_EFORMAT,
                 "row %u of the batch: class1 needs 2 labels, the model has %u", r, n_labels);
@@ -70,7 +118,6 @@ int pooling_metadata_init(
             p->first[r], n, row->pool_type == POOL_MEAN, row->activation, p->n_values};
         p->n_values += row->n_values;
     }
-    p->n_out_rows = p->first[batch->n_rows];
     return 0;
 }
 

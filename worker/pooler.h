@@ -15,17 +15,18 @@
 struct pooling_metadata {
     uint32_t n_rows;
     uint32_t n_out_rows;
-    uint32_t *out_rows;      /* [n_out_rows] token indices in the batch, ascending per row */
+    uint32_t *out_rows;      /* [n_out_rows] token indices in the batch, in each row's order */
     uint32_t *first;         /* [n_rows + 1] row r owns out_rows[first[r] .. first[r+1]-1] */
     uint32_t n_values;       /* floats of all rows */
     struct pool_span *spans; /* [n_rows] */
 };
 
-/* Explicit positions are scored in the order given, twice if given twice; they are sorted for
- * out_rows where needed by giving each its own entry. ASSAY_ENOSTEP when a STEP row has no step
- * token, ASSAY_EFORMAT when n_values does not fit. */
-int pooling_metadata_init(
-    struct pooling_metadata *p, const struct stage_batch *batch, uint32_t n_labels, struct err *e);
+/* Explicit positions are scored in the order given, twice if given twice. A token that several rows
+ * share is there for each that pools it, so that a row's are next to each other. ASSAY_ENOSTEP when a
+ * STEP row has no step token, ASSAY_EFORMAT when n_values does not fit, ASSAY_ETOOLARGE for more than
+ * max_out_rows tokens in all. */
+int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *batch,
+    uint32_t n_labels, uint32_t max_out_rows, struct err *e);
 void pooling_metadata_release(struct pooling_metadata *p);
 
 /* Ends the batch that forward began: p->n_values floats are in `values` (host) once ops.poll says

@@ -280,6 +280,38 @@ static void prune(struct qwen2_reward_model *m, struct tensor *x, struct tensor 
     *context = kept_context;
 }
 
+/* The last row that begins at this token or before it. */
+static uint32_t row_with(const struct attn_metadata *meta, uint32_t token)
+{
+    uint32_t low = 0, high = meta->n_rows;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        *(meta->cu_seqlens[middle] <= token ? &low : &high) = middle;
+    }
+    return low;
+}
+
+/* Each prefix lies in one row before its own, which has none itself. */
+static int check_prefixes(
+    const struct qwen2_reward_model *m, const struct attn_metadata *meta, struct err *e)
+{
+    const struct attn_prefix *prefixes = meta->prefix_segments;
+    if (prefixes && !m->ops->shares_prefixes)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "attn_metadata.prefix_segments: %s does not have them: expected NULL", m->ops->name);
+    for (uint32_t r = 0; prefixes && r < meta->n_rows; r++) {
+        struct attn_prefix p = prefixes[r];
+        uint32_t owner = row_with(meta, p.first), end = meta->cu_seqlens[owner + 1];
+        if (p.n > 0 &&
+            (owner >= r || prefixes[owner].n > 0 || p.first >= end || p.n > end - p.first))
+            return err_set(e, ASSAY_EFORMAT,
+                "attn_metadata.prefix_segments: row %u: expected tokens of one row before it, "
+                "found %u from %u on",
+                r, p.n, p.first);
+    }
+    return 0;
+}
+
 static int check_arguments(const struct qwen2_reward_model *m, const int32_t *ids,
     const void *kv_caches, const struct attn_metadata *meta, const void *intermediate_tensors,
     struct err *e)
@@ -289,9 +321,8 @@ static int check_arguments(const struct qwen2_reward_model *m, const int32_t *id
         return err_set(e, ASSAY_EUNSUPPORTED, "kv_caches is not built: expected NULL");
     if (intermediate_tensors)
         return err_set(e, ASSAY_EUNSUPPORTED, "intermediate_tensors is not built: expected NULL");
-    if (meta->prefix_segments)
-        return err_set(
-            e, ASSAY_EUNSUPPORTED, "attn_metadata.prefix_segments is not built: expected NULL");
+    if (check_prefixes(m, meta, e) != 0)
+        return e->code;
     if (n > m->activations->max_tokens ||
         (meta->out_rows && meta->n_out_rows > m->activations->max_tokens))
         return err_set(e, ASSAY_ETOOLARGE, "batch of %u tokens: expected at most %lld", n,

@@ -1,32 +1,76 @@
 /* score.c - see score.h. */
 #include "worker/score.h"
 
+#include <stdlib.h>
+
+#include "schema/log.h"
 #include "worker/pooler.h"
 
 #define CANARY_TOKENS 8
+
+/* The batch as the attention has it. The tokens that a leader shares are a sequence of their own, and
+ * what follows them in each row, the leader too, is one that has them as its prefix: so nothing
+ * that is computed of shared tokens depends on any one row's others. */
+struct sequences {
+    uint32_t n, longest;          /* longest: of the whole rows */
+    uint32_t *cu_seqlens;         /* [n + 1] */
+    struct attn_prefix *prefixes; /* [n] */
+};
+
+static void add_sequence(struct sequences *s, uint32_t end, struct attn_prefix prefix)
+{
+    s->prefixes[s->n++] = prefix;
+    s->cu_seqlens[s->n] = end;
+}
+
+static struct sequences cut(const struct stage_batch *b)
+{
+    struct sequences s = {.cu_seqlens = xcalloc(2 * (size_t)b->n_rows + 1, sizeof *s.cu_seqlens),
+        .prefixes = xcalloc(2 * (size_t)b->n_rows, sizeof *s.prefixes)};
+    struct attn_prefix prefix = {0, 0};
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        const struct stage_row *row = &b->rows[r];
+        if (row->n_tokens > s.longest)
+            s.longest = row->n_tokens;
+        if (row->n_shared == 0) {
+            uint32_t n = r + 1 < b->n_rows ? row[1].n_shared : 0;
+            prefix = (struct attn_prefix){b->cu_seqlens[r], n};
+            if (n > 0)
+                add_sequence(&s, prefix.first + n, (struct attn_prefix){0, 0});
+            if (n == row->n_tokens)
+                continue;
+        }
+        add_sequence(&s, b->cu_seqlens[r + 1], prefix);
+    }
+    return s;
+}
 
 int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
     int32_t *positions, float *values, struct err *e)
 {
     struct pooling_metadata pooling;
     struct tensor hidden_states;
-    int rc = pooling_metadata_init(&pooling, b, m->config.n_labels, e);
-    uint32_t longest = 0;
-    for (uint32_t r = 0; r < b->n_rows; r++) {
-        for (uint32_t i = b->cu_seqlens[r]; i < b->cu_seqlens[r + 1]; i++)
-            positions[i] = (int32_t)(i - b->cu_seqlens[r]);
-        if (b->rows[r].n_tokens > longest)
-            longest = b->rows[r].n_tokens;
+    uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
+    int rc = pooling_metadata_init(
+        &pooling, b, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
+    struct sequences s = cut(b);
+    int shares = 0;
+    for (uint32_t k = 0; k < s.n; k++) {
+        for (uint32_t i = s.cu_seqlens[k]; i < s.cu_seqlens[k + 1]; i++)
+            positions[i] = (int32_t)(s.prefixes[k].n + i - s.cu_seqlens[k]);
+        shares |= s.prefixes[k].n > 0;
     }
-    if (rc == 0 && longest > m->cache_config.max_len)
-        rc = err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", longest,
-            m->cache_config.max_len);
-    struct attn_metadata meta = {
-        b->n_rows, b->cu_seqlens, longest, pooling.out_rows, pooling.n_out_rows, NULL};
+    if (rc == 0 && s.longest > max_len)
+        rc =
+            err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", s.longest, max_len);
+    struct attn_metadata meta = {s.n, s.cu_seqlens, s.longest, pooling.out_rows, pooling.n_out_rows,
+        shares ? s.prefixes : NULL};
     if (rc == 0)
         rc = qwen2_reward_model_forward(m, ids, positions, NULL, &meta, NULL, &hidden_states, e);
     if (rc == 0)
         pooler(m, hidden_states, &pooling, values);
+    free(s.cu_seqlens);
+    free(s.prefixes);
     pooling_metadata_release(&pooling);
     return rc;
 }

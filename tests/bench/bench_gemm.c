@@ -2,128 +2,23 @@
  * same run.
  *
  *     bench_gemm [THREADS [ISA]]  one line of JSON a shape: shape, tokens, dtype, gflops, peak,
- *                                 ratio
- *
- * The peak is what the same threads reach on nothing but independent fused multiply-adds on
- * registers, of the width that the kernels have. */
+ *                                 ratio. The peak: peak.h */
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "schema/log.h"
-#include "worker/cpu/device.h"
+#include "tests/bench/rate.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#define PEAK_STEPS 2000000 /* some 4 to 8 ms */
-#define TURNS 9
-#define TURN_SECONDS 0.1
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-/* Twelve independent chains: enough to hide the latency. */
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static void peak_avx2(void *arg, int64_t task, int thread)
-{
-    __m256 acc[12], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(1e-9f);
-    float *sink = arg;
-    (void)thread;
-    for (int i = 0; i < 12; i++)
-        acc[i] = _mm256_set1_ps((float)i);
-    for (int64_t k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++)
-            acc[i] = _mm256_fmadd_ps(acc[i], x, y);
-    }
-    for (int i = 1; i < 12; i++)
-        acc[0] = _mm256_add_ps(acc[0], acc[i]);
-    sink[task] = _mm256_cvtss_f32(acc[0]);
-}
-
-__attribute__((target("avx512f"))) static void peak_avx512(void *arg, int64_t task, int thread)
-{
-    __m512 acc[12], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(1e-9f);
-    float *sink = arg;
-    (void)thread;
-    for (int i = 0; i < 12; i++)
-        acc[i] = _mm512_set1_ps((float)i);
-    for (int64_t k = 0; k < PEAK_STEPS; k++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++)
-            acc[i] = _mm512_fmadd_ps(acc[i], x, y);
-    }
-    for (int i = 1; i < 12; i++)
-        acc[0] = _mm512_add_ps(acc[0], acc[i]);
-    sink[task] = _mm512_cvtss_f32(acc[0]);
-}
-#endif
-
-static void peak_portable(void *arg, int64_t task, int thread)
-{
-    float *sink = arg;
-    (void)thread;
-    for (int64_t k = 0; k < PEAK_STEPS * 12; k++)
-        sink[task] = sink[task] * 0.999f + 1e-9f;
-}
-
-struct peak {
-    pool_task *task;
-    int lanes;
+struct product_run {
+    struct device *d;
+    struct tensor out, x;
+    struct weight w;
 };
 
-static struct peak peak_of(const struct cpu_kernels *kernels)
+static void run_product(void *arg)
 {
-#if defined(__x86_64__)
-    if (kernels == &cpu_kernels_avx512)
-        return (struct peak){peak_avx512, 16};
-    if (kernels == &cpu_kernels_avx2)
-        return (struct peak){peak_avx2, 8};
-#endif
-    (void)kernels;
-    return (struct peak){peak_portable, 1};
-}
-
-/* GFLOP/s of all threads of the device, once. */
-static double measure_peak(struct device *d)
-{
-    float sink[256] = {0};
-    int n = pool_threads(d->pool);
-    struct peak peak = peak_of(d->kernels);
-    double start = seconds();
-    pool_run(d->pool, peak.task, sink, n);
-    return 2.0 * peak.lanes * 12 * PEAK_STEPS * n / (seconds() - start) * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
-static void fill(void *data, int64_t n, enum dtype dtype)
-{
-    uint32_t state = 1;
-    for (int64_t i = 0; i < n; i++) {
-        state = state * 1664525 + 1013904223;
-        float f = (float)(state >> 8) * 0x1p-24f - 0.5f;
-        uint32_t bits;
-        memcpy(&bits, &f, 4);
-        if (dtype == DTYPE_F32)
-            ((float *)data)[i] = f;
-        else if (dtype == DTYPE_BF16)
-            ((uint16_t *)data)[i] = (uint16_t)(bits >> 16);
-        else
-            ((uint16_t *)data)[i] = (uint16_t)(0x3000 | (state >> 22));
-    }
+    struct product_run *r = arg;
+    cpu_ops.linear(r->d, r->out, r->x, &r->w, 1, NULL);
 }
 
 static void measure(
@@ -133,32 +28,14 @@ static void measure(
     float *x = malloc((size_t)(tokens * in) * 4), *y = malloc((size_t)(tokens * out) * 4);
     fill(weights, in * out, dtype);
     fill(x, tokens * in, DTYPE_F32);
-    struct weight w = {weights, dtype, out, in, in, NULL};
-    struct tensor xt = tensor_of(x, DTYPE_F32, tokens, in, in),
-                  yt = tensor_of(y, DTYPE_F32, tokens, out, out);
-    /* The clock of a shared machine wanders: each turn is set against the peak just before and after it. */
-    double rates[TURNS], ratios[TURNS], peaks[TURNS],
-        flops = 2.0 * (double)in * (double)out * (double)tokens * 1e-9;
-    cpu_ops.linear(d, yt, xt, &w, 1, NULL);
-    for (int turn = 0; turn < TURNS; turn++) {
-        double before = measure_peak(d), start = seconds();
-        int n = 0;
-        do
-            cpu_ops.linear(d, yt, xt, &w, 1, NULL);
-        while (++n, seconds() - start < TURN_SECONDS);
-        rates[turn] = n * flops / (seconds() - start);
-        peaks[turn] = (before + measure_peak(d)) / 2;
-        ratios[turn] = rates[turn] / peaks[turn];
-    }
-    qsort(rates, TURNS, sizeof *rates, by_value);
-    qsort(peaks, TURNS, sizeof *peaks, by_value);
-    qsort(ratios, TURNS, sizeof *ratios, by_value);
-    double rate = rates[TURNS / 2], peak = peaks[TURNS / 2];
+    struct product_run run = {d, tensor_of(y, DTYPE_F32, tokens, out, out),
+        tensor_of(x, DTYPE_F32, tokens, in, in), {weights, dtype, out, in, in, NULL}};
+    struct rate r = measure_rate(
+        d, 2.0 * (double)in * (double)out * (double)tokens * 1e-9, 0, run_product, &run);
     printf("{\"shape\":\"%s\",\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"dtype\":\"%s\",\"gflops\":"
-           "%.1f,\"peak\":%.1f,"
-           "\"ratio\":%.3f}\n",
-        name, (long long)in, (long long)out, (long long)tokens, dtype_name(dtype), rate, peak,
-        rate / peak);
+           "%.1f,\"peak\":%.1f,\"ratio\":%.3f}\n",
+        name, (long long)in, (long long)out, (long long)tokens, dtype_name(dtype), r.gflops, r.peak,
+        r.ratio);
     fflush(stdout);
     free(weights);
     free(x);

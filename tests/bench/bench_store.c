@@ -85,7 +85,7 @@ static int finish_batch(struct bench *b, int64_t *after)
 {
     const float value = 0.25f;
     struct store_result result = {.values = &value, .n_values = 1};
-    struct batch *batch = batch_new(ROWS);
+    struct batch *batch = batch_new(ROWS, 0);
     struct err e;
     must(store_queued_rows(b->s, b->job, *after, ROWS, add_to_batch, batch, &e), &e);
     int n = (int)batch->n_rows;

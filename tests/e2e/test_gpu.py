@@ -74,6 +74,24 @@ def test_scores_agree_with_the_oracle(installed, name, options, devices):
         assert re.fullmatch(r'device=cuda gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
 
 
+@pytest.mark.parametrize("name,tp", [("bf16", 1), ("reward", 2)])
+def test_rows_that_share_their_beginning(installed, name, tp):
+    """The same bytes as without sharing, and fewer tokens are computed."""
+    prompts = [[20 + (7 * p + k) % 200 for k in range(n)] for p, n in enumerate((40, 64, 70))]
+    rows = [{"ids": ids_bytes(prompt + [30 + r, 40, 41 + r]), "pool": {"type": pool}}
+            for prompt in prompts for r, pool in enumerate(("LAST", "ALL", "MEAN", "CLS"))]
+    found = {}
+    for extra in ((), ("--no-prefix-sharing",)):
+        options = ["--tp", tp, *extra]
+        with GpuBroker(installed, name, options, tp, name=f"d{len(extra)}") as broker, broker.client(timeout=90) as client:
+            client.submit("job", rows)
+            done = sorted(client.results("job"), key=lambda row: row["i"])
+            found[extra] = done, broker.sql("select sum(tokens) from batches where ok")[0][0]
+    (together, tokens), (apart, all_tokens) = found.values()
+    assert together == apart and all(row["error"] is None for row in together)
+    assert (tokens, all_tokens) == (40 + 64 + 70 + 36, 4 * (40 + 64 + 70) + 36)
+
+
 def test_auto_without_a_device_is_the_cpu_and_says_so(installed):
     with GpuBroker(installed, devices=0) as broker, broker.client() as client:
         assert client.call("hello")["mode"].startswith("device=cpu ")

@@ -56,7 +56,7 @@ def test_one_of_each_is_computed_and_the_bits_are_the_same(directory):
         client.submit("plain", rows)
         expected = bits(client.results("plain"))
         assert computed(broker) == len(rows) and copies(client, "plain") == (0, 0)
-    with Broker(directory / "d") as broker, broker.client() as client:
+    with Broker(directory / "d", options=["--no-prefix-sharing"]) as broker, broker.client() as client:
         client.submit("twins", rows)
         assert bits(client.results("twins")) == expected
         assert computed(broker) == 360
@@ -268,7 +268,7 @@ def test_a_full_disk_costs_the_cache_alone(directory):
             filler.unlink()
             client.submit("again", rows)
             client.results("again")
-            assert broker.words().count("event=score_cache_disk_has_room") == 1
+            wait_until(lambda: broker.words().count("event=score_cache_disk_has_room") == 1)
             client.submit("and again", rows)
             client.results("and again")
             assert copies(client, "and again")[1] == 300

@@ -46,8 +46,8 @@ static int publish(struct stage *s, struct stage_token *token)
 {
     static const int32_t a[] = {1, 2, 3}, b[] = {4, 5}, at[N_POSITIONS];
     static const int32_t *const ids[] = {a, b}, *const positions[] = {NULL, at};
-    static const struct stage_row rows[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 0, N_LABELS},
-        {2, POOL_POSITIONS, ACTIVATION_NONE, -1, N_POSITIONS, N_POSITIONS * N_LABELS}};
+    static const struct stage_row rows[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 0, N_LABELS, 0},
+        {2, POOL_POSITIONS, ACTIVATION_NONE, -1, N_POSITIONS, N_POSITIONS * N_LABELS, 1}};
     struct err e = {0};
     return stage_publish(s, 7, 1, &(struct stage_fill){2, rows, ids, positions}, token, &e);
 }
@@ -90,17 +90,20 @@ static struct rig *rig(void)
 static void check_batch(const struct stage_batch *b, const struct stage_config *c)
 {
     uint64_t tokens = 0, positions = 0, values = 0;
+    const struct stage_row *leader = NULL;
     assert(b->n_rows >= 1 && b->n_rows <= c->max_rows && b->n_tokens <= c->max_tokens);
     assert(b->n_positions <= c->max_positions && b->n_values <= c->max_values);
     for (uint32_t r = 0; r < b->n_rows; r++) {
         const struct stage_row *row = &b->rows[r];
-        assert(row->n_tokens > 0 && b->cu_seqlens[r] == tokens);
+        assert(row->n_tokens > row->n_shared && b->cu_seqlens[r] == tokens);
+        leader = row->n_shared == 0 ? row : leader;
+        assert(leader && row->n_shared <= leader->n_tokens);
         assert(row->pool_type >= POOL_LAST && row->pool_type <= POOL_POSITIONS);
         assert(row->activation >= ACTIVATION_NONE && row->activation <= ACTIVATION_CLASS1);
         for (uint32_t k = 0; k < row->n_positions; k++, positions++)
             assert(
                 b->positions[positions] >= 0 && b->positions[positions] < (int64_t)row->n_tokens);
-        tokens += row->n_tokens;
+        tokens += row->n_tokens - row->n_shared;
         values += row->n_values;
     }
     assert(b->cu_seqlens[b->n_rows] == tokens && tokens == b->n_tokens);
@@ -112,7 +115,7 @@ static void check_pooling(const struct stage_batch *b)
 {
     struct pooling_metadata p;
     struct err e = {0};
-    if (pooling_metadata_init(&p, b, N_LABELS, &e) == 0)
+    if (pooling_metadata_init(&p, b, N_LABELS, 100, &e) == 0)
         for (uint32_t i = 0; i < p.n_out_rows; i++)
             assert(p.out_rows[i] < b->n_tokens);
     pooling_metadata_release(&p);

@@ -209,7 +209,7 @@ static void time_attention(struct device *d, const struct sizes *s, int64_t leng
         .n_tiles = (uint32_t)(n * per)};
     for (uint32_t i = 0; i < c.n_tiles; i++)
         host[i] = (struct attention_tile){(uint32_t)(i / per * length), (uint32_t)length,
-            (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS)};
+            (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS), 0, 0};
     GPU_MUST(cudaMalloc((void **)&c.tiles, c.n_tiles * sizeof *host));
     gpu_upload(d, c.tiles, host, c.n_tiles * sizeof *host);
     snprintf(name, sizeof name, "attention, rows of %lld", (long long)length);

@@ -46,7 +46,7 @@ struct batch {
                 for (int64_t j = 0; j < all.t.cols; j++)
                     qkv.set(at + i, j, all.at(first + i, j));
             for (uint32_t from = 0; from < p.lengths[s]; from += ATTENTION_TILE_TOKENS)
-                tiles.push_back({at, p.lengths[s], from});
+                tiles.push_back({at, p.lengths[s], from, 0, 0});
             at += p.lengths[s];
         }
     }
@@ -182,6 +182,71 @@ static void check_problem(const problem &p, attention_kernel *kernel, uint64_t s
     assert_true(same_bits(tail, turned.out));
 }
 
+/* Sequences with a prefix: the batch begins with the prefix alone, then has what follows it in each.
+ * Each sequence's own tokens have the bits that they have where it is whole. */
+static void check_prefix(const problem &p, uint32_t prefix, attention_kernel *kernel)
+{
+    random_numbers r = {p.dim * 17 + prefix};
+    int64_t tokens = prefix, whole_tokens = 0;
+    uint32_t at = prefix, whole_at = 0;
+    for (uint32_t length : p.lengths) {
+        tokens += length - prefix;
+        whole_tokens += length;
+    }
+    int64_t columns = (p.heads + 2 * p.kv_heads) * p.dim;
+    owned_tensor once(p.type, tokens, columns), all(p.type, whole_tokens, columns);
+    once.fill(r);
+    std::vector<int64_t>
+        source; /* of each token of the whole sequences, in the batch that shares */
+    std::vector<struct attention_tile> tiles;
+    for (uint32_t from = 0; from < prefix; from += ATTENTION_TILE_TOKENS)
+        tiles.push_back({0, prefix, from, 0, 0});
+    for (uint32_t length : p.lengths) {
+        for (uint32_t i = 0; i < length; i++)
+            source.push_back(i < prefix ? i : at + (i - prefix));
+        uint32_t from = prefix / ATTENTION_TILE_TOKENS * ATTENTION_TILE_TOKENS;
+        for (; from < length; from += ATTENTION_TILE_TOKENS)
+            tiles.push_back({at - prefix, length, from, 0, prefix});
+        at += length - prefix;
+    }
+    for (int64_t i = 0; i < whole_tokens; i++)
+        for (int64_t j = 0; j < columns; j++)
+            all.set(i, j, once.at(source[static_cast<size_t>(i)], j));
+    std::vector<size_t> order;
+    for (size_t s = 0; s < p.lengths.size(); s++)
+        order.push_back(s);
+    problem packed = p;
+    packed.lengths = {static_cast<uint32_t>(tokens)};
+    batch whole(p, all, order), shared(packed, once, {0});
+    shared.tiles = tiles;
+    whole.run(p, kernel);
+    shared.run(packed, kernel);
+    owned_tensor found(p.type, whole_tokens, p.heads * p.dim),
+        wanted(p.type, whole_tokens, p.heads * p.dim);
+    for (whole_at = 0; whole_at < whole_tokens; whole_at++)
+        for (int64_t j = 0; j < p.heads * p.dim; j++) {
+            found.set(whole_at, j, shared.out.at(source[whole_at], j));
+            wanted.set(whole_at, j, whole.out.at(whole_at, j));
+        }
+    assert_true(same_bits(found, wanted));
+    assert_true(shared.out.rest_untouched());
+}
+
+static void test_prefixes(void **)
+{
+    simt_set_seed(0);
+    for (uint32_t prefix : {1u, 31u, 63u, 64u, 65u, 127u, 130u}) {
+        check_prefix({DTYPE_BF16, 2, 1, 64, 0, {prefix + 1, prefix + 70, prefix + 17}, 8, 0, 1},
+            prefix, kernel_attention_mma);
+        check_prefix({DTYPE_F32, 2, 1, 20, 0, {prefix + 1, prefix + 70, prefix + 17}, 3, 1, 1},
+            prefix, kernel_attention_simt);
+        check_prefix({DTYPE_F16, 2, 2, 80, 50, {prefix + 66, prefix + 1}, 0, 0, 9}, prefix,
+            kernel_attention_mma);
+        check_prefix({DTYPE_F16, 2, 2, 72, 50, {prefix + 66, prefix + 1}, 0, 0, 9}, prefix,
+            kernel_attention_simt);
+    }
+}
+
 static void test_mma_every_size_and_type(void **)
 {
     for (enum dtype t : {DTYPE_BF16, DTYPE_F16})
@@ -236,6 +301,6 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_mma_every_size_and_type),
         cmocka_unit_test(test_mma_lengths), cmocka_unit_test(test_mma_windows),
         cmocka_unit_test(test_mma_sharp_scores), cmocka_unit_test(test_simt),
-        cmocka_unit_test(test_what_fits)};
+        cmocka_unit_test(test_prefixes), cmocka_unit_test(test_what_fits)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

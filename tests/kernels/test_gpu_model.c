@@ -245,7 +245,7 @@ static void submit_row(struct scorer *s, const struct vector_row *row, float *va
         .cu_seqlens = cu};
     for (uint32_t i = 0; i < row->stage.n_tokens; i++)
         positions[i] = (int32_t)i;
-    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, &e), &e);
+    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, b.n_tokens, &e), &e);
     struct attn_metadata meta = {
         1, cu, row->stage.n_tokens, pooling.out_rows, pooling.n_out_rows, NULL};
     die_on(

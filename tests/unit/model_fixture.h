@@ -217,7 +217,7 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
         b.n_values += row->stage.n_values;
         cu[r + 1] = b.n_tokens += row->stage.n_tokens;
     }
-    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, &e), &e);
+    die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, MAX_TOKENS, &e), &e);
     struct attn_metadata meta = {
         n, cu, 0, prune ? pooling.out_rows : NULL, pooling.n_out_rows, NULL};
     die_on(

@@ -309,7 +309,7 @@ static struct batch *take(struct scene *s, enum batch_outcome expected)
 /* Rows of n_tokens tokens, the first of them `first`, the others harmless. */
 static struct batch *make_batch(uint32_t n_rows, uint32_t n_tokens, int32_t first)
 {
-    struct batch *b = batch_new(n_rows);
+    struct batch *b = batch_new(n_rows, 0);
     for (uint32_t i = 0; i < n_rows; i++) {
         struct row *r = row_new(n_tokens, 0);
         r->pool_type = POOL_LAST;

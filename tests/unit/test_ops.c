@@ -238,6 +238,20 @@ static void check_token(const struct case_ *c, const float *q, const float *k, c
     free(p);
 }
 
+/* The first tokens of a row by themselves: the same bits as with what follows them. */
+static void check_beginning(
+    const struct case_ *c, float *q, float *k, float *v, const float *whole, uint32_t length)
+{
+    int64_t qd = (int64_t)c->heads * c->dim;
+    for (uint32_t n = 1; n <= length; n += 1 + next_random() % 37) {
+        uint32_t cu[] = {0, n};
+        float *out = random_floats(n * qd);
+        attend("auto", 1, c, q, k, v, out, 1, cu);
+        assert_memory_equal(out, whole, (size_t)(n * qd) * sizeof(float));
+        free(out);
+    }
+}
+
 static void check_attention(const struct case_ *c)
 {
     uint32_t cu[5] = {0}, n_rows = 0;
@@ -258,6 +272,7 @@ static void check_attention(const struct case_ *c)
         attend("auto", 2, c, q + first * qd, k + first * kd, v + first * kd, alone, 1, alone_cu);
         assert_memory_equal(
             alone, out[0] + first * qd, (size_t)(c->lengths[r] * qd) * sizeof(float));
+        check_beginning(c, q + first * qd, k + first * kd, v + first * kd, alone, c->lengths[r]);
         free(alone);
         for (uint32_t at = 0;
              at<c->lengths[r]; at += c->lengths[r]> 40 ? 1 + next_random() % 23 : 1)
@@ -281,6 +296,94 @@ static void test_attention(void **unused)
     (void)unused;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         check_attention(&cases[i]);
+}
+
+/* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
+ * once as a row of their own, which the others name. */
+struct shared_case {
+    uint32_t heads, kv_heads, dim, window, prefix;
+    uint32_t own[4]; /* tokens of each row behind the prefix */
+};
+
+static void attend_shared(const char *isa, int threads, const struct shared_case *c, float *qkv[3],
+    float *out, uint32_t n_rows, const uint32_t *cu, const struct attn_prefix *prefixes)
+{
+    struct device *d = make_device(isa, threads);
+    struct attention_shape shape = {
+        c->heads, c->kv_heads, c->dim, 1 / sqrtf((float)c->dim), c->window};
+    struct attn_metadata meta = {.n_rows = n_rows, .cu_seqlens = cu, .prefix_segments = prefixes};
+    int64_t n = cu[n_rows], qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
+    cpu_ops.attention(d, tensor_f32(out, n, qd), tensor_f32(qkv[0], n, qd),
+        tensor_f32(qkv[1], n, kd), tensor_f32(qkv[2], n, kd), &shape, &meta);
+    cpu_ops.close(&d);
+}
+
+/* Rows of width: `prefix` of them, then each sequence's own, as they are in a batch that shares;
+ * returned as they are in one that does not. */
+static float *repeat_prefix(const struct shared_case *c, const float *once, int64_t width)
+{
+    uint32_t n = 0, at = 0, from = c->prefix;
+    for (int r = 0; r < 4 && c->own[r]; r++)
+        n += c->prefix + c->own[r];
+    float *out = malloc((size_t)n * (size_t)width * sizeof *out);
+    for (int r = 0; r < 4 && c->own[r]; from += c->own[r++]) {
+        memcpy(out + at * width, once, (size_t)(c->prefix * width) * sizeof *out);
+        at += c->prefix;
+        memcpy(out + at * width, once + from * width, (size_t)(c->own[r] * width) * sizeof *out);
+        at += c->own[r];
+    }
+    return out;
+}
+
+static void check_shared(const struct shared_case *c)
+{
+    uint32_t cu[6] = {0, c->prefix}, whole_cu[5] = {0}, n_rows = 0;
+    struct attn_prefix prefixes[5] = {{0, 0}};
+    for (; n_rows < 4 && c->own[n_rows]; n_rows++) {
+        cu[n_rows + 2] = cu[n_rows + 1] + c->own[n_rows];
+        whole_cu[n_rows + 1] = whole_cu[n_rows] + c->prefix + c->own[n_rows];
+        prefixes[n_rows + 1] = (struct attn_prefix){0, c->prefix};
+    }
+    int64_t widths[] = {
+        (int64_t)c->heads * c->dim, (int64_t)c->kv_heads * c->dim, (int64_t)c->kv_heads * c->dim};
+    float *once[3], *whole[3], *expected = random_floats(whole_cu[n_rows] * widths[0]);
+    for (int i = 0; i < 3; i++) {
+        once[i] = random_floats(cu[n_rows + 1] * widths[i]);
+        whole[i] = repeat_prefix(c, once[i], widths[i]);
+    }
+    attend_shared("portable", 1, c, whole, expected, n_rows, whole_cu, NULL);
+    for (int way = 0; way < WAYS; way++) {
+        float *out = random_floats(cu[n_rows + 1] * widths[0]);
+        attend_shared(ways[way].isa, ways[way].threads, c, once, out, n_rows + 1, cu, prefixes);
+        float *repeated = repeat_prefix(c, out, widths[0]);
+        assert_memory_equal(
+            repeated, expected, (size_t)(whole_cu[n_rows] * widths[0]) * sizeof *out);
+        free(out);
+        free(repeated);
+    }
+    for (int i = 0; i < 3; i++) {
+        free(once[i]);
+        free(whole[i]);
+    }
+    free(expected);
+}
+
+static void test_attention_of_shared_prefixes(void **unused)
+{
+    static const uint32_t prefixes[] = {1, 2, 13, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200};
+    static const struct shared_case cases[] = {{4, 2, 16, 0, 0, {1, 2, 65, 130}},
+        {14, 2, 8, 0, 0, {63, 64, 1, 33}}, {2, 1, 64, 0, 0, {97, 5, 0, 0}},
+        {2, 2, 80, 0, 0, {70, 1, 0, 0}}, {3, 1, 96, 0, 0, {129, 1, 0, 0}},
+        {2, 1, 128, 0, 0, {40, 17, 0, 0}}, {4, 4, 16, 1, 0, {40, 3, 0, 0}},
+        {4, 2, 16, 64, 0, {100, 65, 64, 1}}, {4, 1, 14, 70, 0, {300, 71, 0, 0}},
+        {14, 2, 8, 10, 0, {11, 10, 9, 140}}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (size_t k = i % 2; k < sizeof prefixes / sizeof prefixes[0]; k += i < 2 ? 1 : 2) {
+            struct shared_case c = cases[i];
+            c.prefix = prefixes[k];
+            check_shared(&c);
+        }
 }
 
 /* ---- rows ---- */
@@ -466,7 +569,7 @@ static void tile_not_fused(const struct product *p)
         for (int j = 0; j < p->nr; j++) {
             float sum = p->first ? 0 : p->c[i * p->ldc + j];
             for (int64_t k = 0; k < p->k; k++)
-                sum += p->a[k * s->mr + i] * p->b[k * s->nr + j];
+                sum += p->a[k * p->a_step + i] * p->b[k * s->nr + j];
             p->c[i * p->ldc + j] = p->bias ? sum + p->bias[j] : sum;
         }
 }
@@ -491,12 +594,12 @@ static void silu_mul_rounded(float *out, const float *gate, const float *up, int
     out[0] *= 1 + 0x1p-23f;
 }
 
-static float softmax_step_rounded(
-    float *s, int64_t n, int64_t from, int64_t to, float scale, float *m, float *l)
+static int softmax_columns_rounded(float *s, int64_t n, const int32_t *from, const int32_t *to,
+    float scale, float *m, float *l, float *alpha)
 {
-    float alpha = cpu_kernels_portable.softmax_step(s, n, from, to, scale, m, l);
-    *l *= 1 + 0x1p-23f;
-    return alpha;
+    int grown = cpu_kernels_portable.softmax_columns(s, n, from, to, scale, m, l, alpha);
+    l[0] *= 1 + 0x1p-23f;
+    return grown;
 }
 
 /* What `sets` come down to; how many warnings that gave. */
@@ -534,7 +637,7 @@ static void test_wrong_kernels_are_passed_over(void **unused)
     wrong[1].widen = widen_flushing;
     wrong[2].pack_weight = pack_weight_shifted;
     wrong[3].silu_mul = silu_mul_rounded;
-    wrong[4].softmax_step = softmax_step_rounded;
+    wrong[4].softmax_columns = softmax_columns_rounded;
     for (int i = 0; i < 5; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[4 - i], NULL};
@@ -574,12 +677,12 @@ static void test_fmath(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_norm),
-        cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
-        cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
-        cmocka_unit_test(test_fmath), cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_add_bias_relu_head_norm), cmocka_unit_test(test_named_isa),
-        cmocka_unit_test(test_wrong_kernels_are_passed_over)};
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_shared_prefixes),
+        cmocka_unit_test(test_norm), cmocka_unit_test(test_silu_softmax_sigmoid),
+        cmocka_unit_test(test_exp_edges), cmocka_unit_test(test_rope_gather_mean),
+        cmocka_unit_test(test_unknown_isa), cmocka_unit_test(test_fmath),
+        cmocka_unit_test(test_embed), cmocka_unit_test(test_add_bias_relu_head_norm),
+        cmocka_unit_test(test_named_isa), cmocka_unit_test(test_wrong_kernels_are_passed_over)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

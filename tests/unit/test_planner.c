@@ -15,7 +15,8 @@ static struct planned start(void **state, uint32_t max_tokens, uint32_t max_rows
     struct planner_limits limits = {.max_tokens = max_tokens,
         .max_rows = max_rows,
         .max_positions = 1 << 20,
-        .max_values = 1 << 20};
+        .max_values = 1 << 20,
+        .slot_tokens = 1 << 20};
     must(planner_new(&t.p, t.f->s, &limits, &err));
     return t;
 }

@@ -58,10 +58,44 @@ static void test_every_pooling_in_one_batch(void **unused)
     add(&p, row, ids, padded);
     row.pool_type = POOL_MEAN, row.n_positions = 0;
     add(&p, row, ids, NULL);
-    assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, &e), 0);
+    assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 64, &e), 0);
     assert_int_equal(m.n_out_rows, sizeof expected / sizeof *expected);
     for (uint32_t i = 0; i < m.n_out_rows; i++)
         assert_int_equal(m.out_rows[i], expected[i]);
+    pooling_metadata_release(&m);
+}
+
+/* Rows that share: what they pool of the leader's tokens is named again for each of them, in order. */
+static void test_shared_tokens_are_pooled_for_each_row(void **unused)
+{
+    static const int32_t leader[4] = {10, 9, 12, 9}, own[2] = {9, 14}, at[3] = {4, 0, 2};
+    static const uint32_t expected[] = {0, 1, 2, 3, 0, 1, 2, 4, 5, 1, 6, 9, 0, 13, 0, 2, 14};
+    struct packed p = {.batch = {.n_rows = 0}};
+    struct pooling_metadata m;
+    struct err e = {0};
+    struct stage_row row = {.n_tokens = 4, NONE, .step_token = 9};
+    static const struct {
+        uint32_t pool, n_values;
+    } sharing[] = {
+        {POOL_ALL, 5}, {POOL_STEP, 2}, {POOL_LAST, 1}, {POOL_CLS, 1}, {POOL_POSITIONS, 3}};
+    (void)unused;
+    row.pool_type = POOL_ALL, row.n_values = 4;
+    add(&p, row, leader, NULL);
+    for (int i = 0; i < 5; i++) { /* each its first 3 tokens and `own` */
+        row = (struct stage_row){.n_tokens = 2, NONE, .step_token = 9};
+        row.pool_type = sharing[i].pool, row.n_values = sharing[i].n_values;
+        row.n_positions = row.pool_type == POOL_POSITIONS ? 3 : 0;
+        add(&p, row, own, at);
+        p.rows[p.batch.n_rows - 1].n_tokens = 5;
+        p.rows[p.batch.n_rows - 1].n_shared = 3;
+    }
+    row = (struct stage_row){.n_tokens = 1, NONE, .pool_type = POOL_CLS, .n_values = 1};
+    add(&p, row, own, NULL);
+    assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 17, &e), 0);
+    assert_int_equal(m.n_out_rows, sizeof expected / sizeof *expected);
+    assert_memory_equal(m.out_rows, expected, sizeof expected);
+    pooling_metadata_release(&m);
+    assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 16, &e), ASSAY_ETOOLARGE);
     pooling_metadata_release(&m);
 }
 
@@ -84,7 +118,7 @@ static void test_counts_that_do_not_agree_are_refused(void **unused)
         struct packed p = {.batch = {.n_rows = 0}};
         struct pooling_metadata m;
         add(&p, cases[i].row, ids, NULL);
-        assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, &e), cases[i].code);
+        assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 64, &e), cases[i].code);
         pooling_metadata_release(&m);
     }
 }
@@ -93,6 +127,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_pooling_in_one_batch),
+        cmocka_unit_test(test_shared_tokens_are_pooled_for_each_row),
         cmocka_unit_test(test_counts_that_do_not_agree_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

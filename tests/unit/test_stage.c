@@ -21,8 +21,8 @@ static const struct stage_config config = {2, 4, 100, 10, 50};
 
 static const int32_t ids_a[] = {1, 2, 3}, ids_b[] = {4, 5}, positions_b[] = {1, 0};
 static const int32_t *const ids[] = {ids_a, ids_b}, *const positions[] = {NULL, positions_b};
-static const struct stage_row rows[] = {
-    {3, POOL_LAST, ACTIVATION_NONE, -1, 0, 1}, {2, POOL_POSITIONS, ACTIVATION_NONE, -1, 2, 2}};
+static const struct stage_row rows[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0},
+    {2, POOL_POSITIONS, ACTIVATION_NONE, -1, 2, 2, 0}};
 static const struct stage_fill fill = {2, rows, ids, positions};
 
 struct pair {
@@ -114,24 +114,24 @@ static void test_slots_and_capacities(void **unused)
     struct pair p;
     struct stage_token token;
     struct err e = {0};
-    struct stage_row many[5], big = {101, POOL_LAST, ACTIVATION_NONE, -1, 0, 1};
+    struct stage_row many[5], big = {101, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0};
     static int32_t zeros[101];
     const int32_t *lists[] = {zeros, zeros, zeros, zeros, zeros}, *none[5] = {NULL};
     (void)unused;
     open_pair(&p);
     for (int i = 0; i < 5; i++)
-        many[i] = (struct stage_row){1, POOL_LAST, ACTIVATION_NONE, -1, 0, 1};
+        many[i] = (struct stage_row){1, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){5, many, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, POOL_ALL, ACTIVATION_NONE, -1, 0, 51};
+    big = (struct stage_row){1, POOL_ALL, ACTIVATION_NONE, -1, 0, 51, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, POOL_POSITIONS, ACTIVATION_NONE, -1, 11, 1};
+    big = (struct stage_row){1, POOL_POSITIONS, ACTIVATION_NONE, -1, 11, 1, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, lists}, &token, &e),
         ASSAY_ETOOLARGE);
@@ -151,12 +151,13 @@ enum {
     IN_VALUES = 44,
     IN_SEQUENCE = 48,
     ROW_0 = 64,
-    ROW_1 = 64 + 24,
+    ROW_1 = 64 + 28,
     ROW_TOKENS = 0,
     ROW_POOL = 4,
     ROW_ACTIVATION = 8,
     ROW_POSITIONS = 16,
     ROW_VALUES = 20,
+    ROW_SHARED = 24,
     POSITIONS_AT = 64 + 128 + 448, /* rows [4] and ids [100], rounded up to 64 */
     OUT_VALUES = 32,
     OUT_SEQUENCE = 40,
@@ -181,7 +182,7 @@ static void read_many_positions(struct pair *p)
 {
     static const int32_t zeros[10];
     static const int32_t *const at[] = {zeros};
-    static const struct stage_row row[] = {{3, POOL_POSITIONS, ACTIVATION_NONE, -1, 10, 10}};
+    static const struct stage_row row[] = {{3, POOL_POSITIONS, ACTIVATION_NONE, -1, 10, 10, 0}};
     struct stage_token token;
     struct stage_batch b;
     struct err e = {0};
@@ -281,7 +282,7 @@ static void test_corrupted_fields_of_a_result(void **unused)
 /* "Last" may be a position of its own, for rows that end in padding. */
 static void test_last_with_a_position(void **unused)
 {
-    static const struct stage_row padded[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 1, 1}};
+    static const struct stage_row padded[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 1, 1, 0}};
     static const int32_t *const at[] = {positions_b};
     struct pair p;
     struct stage_token token;
@@ -293,6 +294,54 @@ static void test_last_with_a_position(void **unused)
     assert_int_equal(stage_publish(p.stage, 7, 1, &one, &token, &e), 1);
     assert_int_equal(stage_read(p.view, &token, &b, &e), 0);
     assert_true(b.n_positions == 1 && b.positions[0] == 1);
+    close_pair(&p);
+}
+
+/* Rows that leave out what their leader has: their own ids alone are in the slot, the tokens that are
+ * there are counted, and what is said of the shared ones is checked. */
+static void test_shared_tokens(void **unused)
+{
+    static const struct stage_row shared[] = {{5, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0},
+        {6, POOL_ALL, ACTIVATION_NONE, -1, 0, 6, 3}, {4, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 3},
+        {2, POOL_POSITIONS, ACTIVATION_NONE, -1, 2, 2, 0}};
+    static const int32_t a[] = {1, 2, 3, 4, 5}, b[] = {1, 2, 3, 6, 7, 8}, c[] = {1, 2, 3, 9},
+                         d[] = {10, 11}, at[] = {1, 1},
+                         packed[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    static const int32_t *const lists[] = {a, b, c, d}, *const places[] = {NULL, NULL, NULL, at};
+    static const uint32_t cu[] = {0, 5, 8, 9, 11};
+    enum { ROW = 28 };
+    static const struct {
+        uint32_t row, field, value, tokens; /* tokens: the descriptor's too, where not 0 */
+    } bad[] = {{0, ROW_SHARED, 1, 10}, {0, ROW_SHARED, UINT32_MAX, 0}, {1, ROW_SHARED, 6, 0},
+        {1, ROW_SHARED, 5, 9}, {1, ROW_SHARED, 2, 12}, {1, ROW_SHARED, UINT32_MAX, 0},
+        {2, ROW_SHARED, 2, 12}, {2, ROW_SHARED, 4, 0}, {2, ROW_TOKENS, 3, 10},
+        {0, ROW_TOKENS, 2, 8}, {3, ROW_SHARED, 2, 9}, {3, ROW_SHARED, 1, 10}};
+    struct pair p;
+    struct stage_token token;
+    struct stage_batch read;
+    struct err e = {0};
+    (void)unused;
+    open_pair(&p);
+    struct stage_fill four = {4, shared, lists, places};
+    assert_int_equal(stage_publish(p.stage, 7, 1, &four, &token, &e), 1);
+    assert_int_equal(stage_read(p.view, &token, &read, &e), 0);
+    assert_int_equal(read.n_tokens, 11);
+    assert_memory_equal(read.ids, packed, sizeof packed);
+    assert_memory_equal(read.cu_seqlens, cu, sizeof cu);
+    uint8_t *slot = map_writable(&p) + INPUT_SLOT_0;
+    uint32_t *tokens = (uint32_t *)(slot + IN_TOKENS);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint32_t *word = (uint32_t *)(slot + ROW_0 + ROW * bad[i].row + bad[i].field), good = *word;
+        assert_int_not_equal(good, bad[i].value);
+        *word = bad[i].value;
+        *tokens = bad[i].tokens ? bad[i].tokens : 11;
+        if (stage_read(p.view, &token, &read, &e) != ASSAY_EFORMAT)
+            fail_msg("row %u: shared tokens of case %zu: expected to be refused", bad[i].row, i);
+        *word = good;
+    }
+    *tokens = 11;
+    assert_int_equal(stage_read(p.view, &token, &read, &e), 0);
+    munmap(slot - INPUT_SLOT_0, 8192);
     close_pair(&p);
 }
 
@@ -492,7 +541,7 @@ int main(void)
         cmocka_unit_test(test_stale_tokens), cmocka_unit_test(test_slots_and_capacities),
         cmocka_unit_test(test_corrupted_fields_of_a_batch),
         cmocka_unit_test(test_corrupted_fields_of_a_result),
-        cmocka_unit_test(test_last_with_a_position),
+        cmocka_unit_test(test_last_with_a_position), cmocka_unit_test(test_shared_tokens),
         cmocka_unit_test(test_ranks_cannot_write_the_input), cmocka_unit_test(test_two_processes),
         cmocka_unit_test(test_segments_that_are_none), cmocka_unit_test(test_corrupted_heads),
         cmocka_unit_test(test_sizes_out_of_range), cmocka_unit_test(test_memory_that_is_not_there)};

@@ -441,7 +441,7 @@ static void test_states(void **state)
     assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
 
     struct row_list list = queued(f->s, job, 0, 2);
-    struct batch *b = batch_new(2);
+    struct batch *b = batch_new(2, 0);
     batch_add(b, &list.at[0]);
     batch_add(b, &list.at[1]);
     must(store_begin(f->s, &err));

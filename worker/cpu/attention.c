@@ -1,21 +1,29 @@
 /* attention.c - causal attention over packed rows, blocked, with an online softmax.
  *
- * A task is (sequence, kv head, tile of query tokens); the query heads that share the kv head are
- * taken together, so that each key and value is packed once for all of them. The keys go by in
- * tiles of TILE_KEYS counted from position 0 of the sequence. For each tile: S = Q K^T by the tile
- * kernel (one chain over head_dim), the softmax step of every row (running max and sum), the sums
- * so far rescaled, O += P V (the chain over keys goes on). At the end O / l.
+ * A task is (sequence, kv head, tile of query tokens). A query is one token of one of the heads that
+ * share the kv head, so that each key and value is brought near once for all of them; queries are
+ * the columns of every matrix here, NR of them to a panel of the tile kernel. The keys go by in
+ * tiles of TILE_KEYS counted from position 0 of the sequence, and for each tile and panel:
+ *     S = K Q^T        [keys, NR]         one chain over head_dim
+ *     the softmax step of every column    running max and sum, kept by column (kernels.h)
+ *     O^T += V^T P     [head_dim, NR]     the chain over keys goes on
+ * S lies just as the second product wants it and never leaves the first-level cache. At the end O / l.
  *
- * A tile of which a row sees nothing leaves that row's sums alone. All of it is a function of the
- * one sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
- * whatever the length. */
+ * Keys that no query of a group of columns sees are left out. All of it is a function of the one
+ * sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
+ * whatever the length.
+ *
+ * A sequence with a prefix (ops.h) is the same computation for its own tokens alone: positions count
+ * from the prefix's first token, so the tiles of keys are those of the whole sequence; only where in
+ * the batch a key lies differs, and one tile may have keys of both. */
 #include <math.h>
 #include <string.h>
 
 #include "worker/cpu/device.h"
 
 #define TILE_KEYS 64
-#define TASK_ROWS 96 /* rows (query tokens times heads of the group) of a task, about */
+#define CACHE_LINE 64
+#define TASK_QUERIES 256 /* of a task, about */
 
 struct attention {
     struct device *d;
@@ -26,18 +34,24 @@ struct attention {
     int64_t mr, nr; /* of the tile kernel */
 };
 
-/* One task, and its scratch memory. */
+/* One task, and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
+ * n_queries are as the last. */
 struct tile {
     const struct attention *a;
-    int64_t first, length;    /* the sequence: first token in the batch, number of tokens */
-    int64_t kv_head, from, n; /* query tokens [from, from + n) of the sequence */
-    int64_t n_rows, n_panels; /* n * heads_per_kv, and in panels of MR */
-    float *queries;           /* panels over head_dim */
-    float *keys;    /* panels of NR keys over head_dim; then of NR columns of values over keys */
-    float *scores;  /* [n_rows rounded up][TILE_KEYS] */
-    float *weights; /* the same as panels over keys */
-    float *sums;    /* [n_rows rounded up][head_dim] */
-    float *m, *l;   /* [n_rows] */
+    struct attn_prefix prefix;
+    int64_t first; /* the sequence's first own token in the batch, at position prefix.n */
+    int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
+    int64_t n_queries, n_columns;
+    int64_t next_key, next_float; /* see next_line */
+    float *queries;               /* panels over head_dim */
+    float *rows;       /* [TILE_KEYS][head_dim]: keys, or queries or outputs, row after row */
+    float *keys;       /* panels of MR keys over head_dim */
+    float *values;     /* [TILE_KEYS][head_dim], and TILE_ROWS more to read */
+    float *scores;     /* [TILE_KEYS][NR] */
+    float *sums;       /* panels over head_dim */
+    float *m, *l, *by; /* [n_columns] */
+    int32_t *low,
+        *high; /* [n_columns]: the first key that a column sees, and the one after the last */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -45,157 +59,206 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int64_t up_to(int64_t n, int64_t unit)
+/* Where in the batch the token at this position is. */
+static int64_t token_at(const struct tile *t, int64_t position)
 {
-    return (n + unit - 1) / unit * unit;
+    int64_t own = position - t->prefix.n;
+    return own < 0 ? t->prefix.first + position : t->first + own;
 }
 
-/* Row r of the tile is query token r / heads_per_kv, head r % heads_per_kv of the group. */
-static const float *query_row(const struct tile *t, int64_t r)
+/* The position of column's query. */
+static int64_t column_token(const struct tile *t, int64_t column)
 {
-    const struct attention *a = t->a;
-    int64_t token = t->first + t->from + r / a->heads_per_kv;
-    int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
-    return row_of(a->q, token) + head * a->shape->head_dim;
+    return t->from + min64(column, t->n_queries - 1) / t->a->heads_per_kv;
 }
 
-/* The query rows as panels of MR rows; beyond n_rows zeros. */
+/* Where column's query, or its output, lies in x. */
+static float *query_at(const struct tile *t, struct tensor x, int64_t column)
+{
+    int64_t head =
+        t->kv_head * t->a->heads_per_kv + min64(column, t->n_queries - 1) % t->a->heads_per_kv;
+    return row_of(x, token_at(t, column_token(t, column))) + head * t->a->shape->head_dim;
+}
+
 static void pack_queries(struct tile *t)
-{
-    int64_t dim = t->a->shape->head_dim, mr = t->a->mr;
-    memset(t->queries, 0, (size_t)(t->n_panels * mr * dim) * sizeof *t->queries);
-    for (int64_t r = 0; r < t->n_rows; r++) {
-        const float *from = query_row(t, r);
-        float *to = t->queries + r / mr * mr * dim + r % mr;
-        for (int64_t k = 0; k < dim; k++)
-            to[k * mr] = from[k];
-    }
-}
-
-static void pack_weights(struct tile *t)
-{
-    int64_t mr = t->a->mr;
-    for (int64_t r = 0; r < t->n_rows; r += mr)
-        t->a->d->kernels->pack_rows(t->weights + r * TILE_KEYS, t->scores + r * TILE_KEYS,
-            TILE_KEYS, (int)min64(mr, t->n_rows - r), TILE_KEYS);
-}
-
-/* Scores of the tile's rows against keys [key, key + n). */
-static void multiply_keys(struct tile *t, int64_t key, int64_t n)
-{
-    const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim, mr = a->mr, nr = a->nr;
-    const float *from = row_of(a->k, (t->first + key)) + t->kv_head * dim;
-    for (int64_t j = 0; j < n; j += nr)
-        a->d->kernels->pack_weight(t->keys + j * dim, from + j * a->k.stride, DTYPE_F32,
-            a->k.stride, (int)min64(nr, n - j), dim);
-    for (int64_t j = 0; j < n; j += nr)
-        for (int64_t p = 0; p < t->n_panels; p++)
-            a->d->kernels->tile(&(struct product){.a = t->queries + p * mr * dim,
-                .b = t->keys + j * dim,
-                .k = dim,
-                .c = t->scores + p * mr * TILE_KEYS + j,
-                .ldc = TILE_KEYS,
-                .mr = (int)mr,
-                .nr = (int)nr,
-                .first = 1});
-}
-
-/* The values of n keys as panels of NR columns over TILE_KEYS keys, zeros beyond n. */
-static void pack_values(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
-    const float *from = row_of(a->v, (t->first + key)) + t->kv_head * dim;
-    memset(t->keys, 0, (size_t)(up_to(dim, nr) * TILE_KEYS) * sizeof *t->keys);
-    for (int64_t k = 0; k < n; k++)
-        for (int64_t j = 0; j < dim; j += nr)
-            memcpy(t->keys + (j * TILE_KEYS + k * nr), from + k * a->v.stride + j,
-                (size_t)min64(nr, dim - j) * sizeof *from);
-}
-
-static void add_values(struct tile *t, int64_t key, int64_t n)
-{
-    const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim, mr = a->mr, nr = a->nr;
-    pack_values(t, key, n);
-    pack_weights(t);
-    for (int64_t j = 0; j < dim; j += nr)
-        for (int64_t p = 0; p < t->n_panels; p++)
-            a->d->kernels->tile(&(struct product){.a = t->weights + p * mr * TILE_KEYS,
-                .b = t->keys + j * TILE_KEYS,
-                .k = TILE_KEYS,
-                .c = t->sums + p * mr * dim + j,
-                .ldc = dim,
-                .mr = (int)mr,
-                .nr = (int)min64(nr, dim - j)});
-}
-
-/* First key that the query token at position q sees. */
-static int64_t first_key(const struct attention *a, int64_t q)
-{
-    int64_t window = a->shape->window;
-    return window > 0 && q + 1 > window ? q + 1 - window : 0;
-}
-
-static void take_keys(struct tile *t, int64_t key, int64_t n)
-{
-    const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
-    multiply_keys(t, key, n);
-    for (int64_t r = 0; r < t->n_rows; r++) {
-        int64_t q = t->from + r / a->heads_per_kv, low = first_key(a, q) - key, high = q + 1 - key;
-        float alpha = a->d->kernels->softmax_step(t->scores + r * TILE_KEYS, TILE_KEYS,
-            low > 0 ? low : 0, min64(high, n), a->shape->scale, &t->m[r], &t->l[r]);
-        if (alpha != 1)
-            a->d->kernels->scale(t->sums + r * dim, alpha, dim);
+    for (int64_t j = 0; j < t->n_columns; j += nr) {
+        for (int64_t i = 0; i < nr; i++)
+            memcpy(t->rows + i * dim, query_at(t, a->q, j + i), (size_t)dim * sizeof(float));
+        a->d->kernels->pack_weight(t->queries + j * dim, t->rows, DTYPE_F32, dim, (int)nr, dim);
     }
-    add_values(t, key, n);
 }
 
-static void write_out(const struct tile *t)
+static void set_limits(struct tile *t)
+{
+    int64_t window = t->a->shape->window;
+    for (int64_t j = 0; j < t->n_columns; j++) {
+        int64_t end = column_token(t, j) + 1;
+        t->high[j] = (int32_t)end;
+        t->low[j] = (int32_t)(window > 0 && end > window ? end - window : 0);
+    }
+}
+
+/* The kv head's part of n keys, or values, row after row. */
+static void copy_rows(const struct tile *t, float *to, struct tensor x, int64_t key, int64_t n)
+{
+    int64_t dim = t->a->shape->head_dim;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(to + i * dim, row_of(x, token_at(t, key + i)) + t->kv_head * dim,
+            (size_t)dim * sizeof *to);
+}
+
+static void fetch_keys(struct tile *t, int64_t key, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim, mr = a->mr;
+    copy_rows(t, t->rows, a->k, key, n);
+    copy_rows(t, t->values, a->v, key, n);
+    for (int64_t i = 0; i < n; i += mr)
+        a->d->kernels->pack_rows(
+            t->keys + i * dim, t->rows + i * dim, dim, (int)min64(mr, n - i), dim);
+}
+
+/* Rows of a tile that are computed where `n` are wanted: what the kernel does without a detour. Of
+ * keys there is room for it. */
+static int tile_rows(const struct attention *a, int64_t n)
+{
+    return (int)min64(a->mr, round_up(n, TILE_ROWS / 3));
+}
+
+/* A cache line of each of the keys, or values, of the tile to come, to be brought near while others
+ * are multiplied: these rows lie too far apart for the CPU to see it coming. NULL: no more. */
+static const void *next_line(struct tile *t)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim, at = t->next_float;
+    if (at >= 2 * dim || t->next_key >= t->from + t->n)
+        return NULL;
+    t->next_float += CACHE_LINE / (int64_t)sizeof(float);
+    const float *row = row_of(at < dim ? a->k : a->v, token_at(t, t->next_key));
+    return row + t->kv_head * dim + at % dim;
+}
+
+/* S of a panel of columns and n keys. */
+static void multiply_keys(struct tile *t, int64_t column, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
-    for (int64_t r = 0; r < t->n_rows; r++) {
-        int64_t token = t->first + t->from + r / a->heads_per_kv;
-        int64_t head = t->kv_head * a->heads_per_kv + r % a->heads_per_kv;
-        float *to = row_of(a->out, token) + head * dim;
-        for (int64_t k = 0; k < dim; k++)
-            to[k] = t->sums[r * dim + k] / t->l[r];
+    for (int64_t i = 0; i < n; i += a->mr)
+        a->d->kernels->tile(&(struct product){.a = t->keys + i * dim,
+            .a_step = a->mr,
+            .b = t->queries + column * dim,
+            .k = dim,
+            .c = t->scores + i * a->nr,
+            .ldc = a->nr,
+            .mr = tile_rows(a, n - i),
+            .nr = (int)a->nr,
+            .first = 1,
+            .next = next_line(t),
+            .next_step = a->k.stride * (int64_t)sizeof(float)});
+}
+
+/* The softmax step; key is the first of the n. */
+static void weigh(struct tile *t, int64_t column, int64_t key, int64_t n, int hides)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    int32_t from[TILE_COLUMNS], to[TILE_COLUMNS];
+    for (int64_t j = 0; hides && j < a->nr; j++) {
+        from[j] = (int32_t)(t->low[column + j] - key);
+        to[j] = (int32_t)(t->high[column + j] - key);
+    }
+    if (a->d->kernels->softmax_columns(t->scores, n, hides ? from : NULL, hides ? to : NULL,
+            a->shape->scale, t->m + column, t->l + column, t->by))
+        a->d->kernels->scale_columns(t->sums + column * dim, dim, t->by);
+}
+
+static void add_values(struct tile *t, int64_t column, int64_t n)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim;
+    for (int64_t i = 0; i < dim; i += a->mr)
+        a->d->kernels->tile(&(struct product){.a = t->values + i,
+            .a_step = dim,
+            .b = t->scores,
+            .k = n,
+            .c = t->sums + column * dim + i * a->nr,
+            .ldc = a->nr,
+            .mr = (int)min64(a->mr, dim - i),
+            .nr = (int)a->nr});
+}
+
+/* The columns of a group see keys alike but for the last few, and the group is of the same size
+ * whatever NR is: so what is left out is too. */
+static void take_keys(struct tile *t, int64_t group, int64_t key, int64_t n)
+{
+    int64_t end = group + TILE_COLUMNS;
+    n = min64(n, t->high[end - 1] - key);
+    if (n <= 0 || t->low[group] >= key + n)
+        return;
+    int hides = t->high[group] < key + n || t->low[end - 1] > key;
+    for (int64_t column = group; column < end; column += t->a->nr) {
+        multiply_keys(t, column, n);
+        weigh(t, column, key, n, hides);
+        add_values(t, column, n);
+    }
+}
+
+static void write_out(struct tile *t)
+{
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim, nr = a->nr;
+    for (int64_t j = 0; j < t->n_queries; j += nr) {
+        for (int64_t i = 0; i < nr; i++)
+            t->by[i] = 1 / t->l[j + i];
+        a->d->kernels->scale_columns(t->sums + j * dim, dim, t->by);
+        a->d->kernels->unpack(t->rows, dim, t->sums + j * dim, (int)nr, dim);
+        for (int64_t i = 0; i < nr && j + i < t->n_queries; i++)
+            memcpy(query_at(t, a->out, j + i), t->rows + i * dim, (size_t)dim * sizeof(float));
     }
 }
 
 static void take_scratch(struct tile *t, int thread)
 {
-    int64_t dim = t->a->shape->head_dim, rows = t->n_panels * t->a->mr,
-            columns = up_to(dim, t->a->nr);
-    int64_t sizes[] = {rows * dim, columns * TILE_KEYS, rows * TILE_KEYS, rows * TILE_KEYS,
-        rows * dim, rows, rows};
-    float **parts[] = {&t->queries, &t->keys, &t->scores, &t->weights, &t->sums, &t->m, &t->l};
-    int64_t total = 0;
-    for (int i = 0; i < 7; i++)
-        total += sizes[i];
+    int64_t dim = t->a->shape->head_dim, columns = t->n_columns;
+    int64_t sizes[] = {columns * dim, TILE_KEYS * dim, (TILE_KEYS + TILE_ROWS) * dim,
+        TILE_KEYS * dim + TILE_ROWS, TILE_KEYS * t->a->nr, columns * dim, columns, columns,
+        TILE_COLUMNS};
+    float **parts[] = {
+        &t->queries, &t->rows, &t->keys, &t->values, &t->scores, &t->sums, &t->m, &t->l, &t->by};
+    enum { n_parts = sizeof parts / sizeof *parts };
+    int64_t total = 2 * columns;
+    for (int i = 0; i < n_parts; i++)
+        total += round_up(sizes[i], ROW_ELEMENTS);
     float *at = scratch_take(&t->a->d->per_thread[thread], (size_t)total * sizeof *at);
-    for (int i = 0; i < 7; at += sizes[i++])
+    for (int i = 0; i < n_parts; at += round_up(sizes[i++], ROW_ELEMENTS))
         *parts[i] = at;
-    memset(t->sums, 0, (size_t)(rows * dim) * sizeof *t->sums);
-    for (int64_t r = 0; r < rows; r++) {
-        t->m[r] = -INFINITY;
-        t->l[r] = 0;
-    }
+    t->low = (int32_t *)(void *)at;
+    t->high = t->low + columns;
+    memset(t->sums, 0, (size_t)(columns * dim) * sizeof *t->sums);
+    memset(t->l, 0, (size_t)columns * sizeof *t->l);
+    for (int64_t j = 0; j < columns; j++)
+        t->m[j] = -INFINITY;
 }
 
 static void run_tile(struct tile *t, int thread)
 {
-    const struct attention *a = t->a;
-    t->n_rows = t->n * a->heads_per_kv;
-    t->n_panels = (t->n_rows + a->mr - 1) / a->mr;
+    t->n_queries = t->n * t->a->heads_per_kv;
+    t->n_columns = round_up(t->n_queries, TILE_COLUMNS);
     take_scratch(t, thread);
     pack_queries(t);
+    set_limits(t);
     int64_t end = t->from + t->n; /* keys that the last query token sees */
-    for (int64_t key = first_key(a, t->from) / TILE_KEYS * TILE_KEYS; key < end; key += TILE_KEYS)
-        take_keys(t, key, min64(TILE_KEYS, end - key));
+    for (int64_t key = t->low[0] / TILE_KEYS * TILE_KEYS; key < end; key += TILE_KEYS) {
+        int64_t n = min64(TILE_KEYS, end - key);
+        fetch_keys(t, key, n);
+        t->next_key = key + TILE_KEYS;
+        t->next_float = 0;
+        for (int64_t group = 0; group < t->n_columns; group += TILE_COLUMNS)
+            take_keys(t, group, key, n);
+    }
     write_out(t);
 }
 
@@ -216,10 +279,12 @@ static void run_task(void *arg, int64_t task, int thread)
     for (; tile >= tiles_of(a, s); s++)
         tile -= tiles_of(a, s);
     tile = tiles_of(a, s) - 1 - tile;
+    int64_t done = tile * a->tile_tokens;
     t.first = a->meta->cu_seqlens[s];
-    t.length = a->meta->cu_seqlens[s + 1] - t.first;
-    t.from = tile * a->tile_tokens;
-    t.n = min64(a->tile_tokens, t.length - t.from);
+    if (a->meta->prefix_segments)
+        t.prefix = a->meta->prefix_segments[s];
+    t.from = t.prefix.n + done;
+    t.n = min64(a->tile_tokens, a->meta->cu_seqlens[s + 1] - t.first - done);
     run_tile(&t, thread);
 }
 
@@ -229,7 +294,7 @@ void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct 
     struct attention a = {d, out, q, k, v, shape, meta, shape->n_heads / shape->n_kv_heads, 0,
         d->kernels->mr, d->kernels->nr};
     int64_t tasks = 0;
-    a.tile_tokens = a.heads_per_kv < TASK_ROWS ? TASK_ROWS / a.heads_per_kv : 1;
+    a.tile_tokens = a.heads_per_kv < TASK_QUERIES ? TASK_QUERIES / a.heads_per_kv : 1;
     for (uint32_t s = 0; s < meta->n_rows; s++)
         tasks += tiles_of(&a, s);
     pool_run(d->pool, run_task, &a, tasks * shape->n_kv_heads);

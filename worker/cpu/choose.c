@@ -15,7 +15,8 @@
 
 struct trial {
     float products[3][ROWS][COLUMNS]; /* of f32, f16 and bf16 weights */
-    float wide[2][DEPTH], rows[5][DEPTH], step[64], sums[3];
+    float wide[2][DEPTH], rows[4][DEPTH];
+    float weights[TILE_COLUMNS][DEPTH], sums[3][TILE_COLUMNS]; /* of a step of attention */
 };
 
 /* Any bits, from a fixed seed: floats between -2 and 2. */
@@ -51,6 +52,7 @@ static void multiply(const struct cpu_kernels *s, float out[ROWS][COLUMNS], floa
             s->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
                 DEPTH, nr, n);
             s->tile(&(struct product){.a = a,
+                .a_step = s->mr,
                 .b = b,
                 .k = n,
                 .c = &out[row][column],
@@ -83,17 +85,31 @@ static void try_rows(const struct cpu_kernels *s, struct trial *t)
 {
     float x[2][DEPTH];
     fill(x[0], 2 * DEPTH);
-    fill(t->step, 64);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 4; i++)
         memcpy(t->rows[i], x[0], sizeof x[0]);
     s->rms_norm(t->rows[0], x[0], x[1], 1e-6f, DEPTH);
     s->silu_mul(t->rows[1], x[0], x[1], DEPTH);
     s->sigmoid(t->rows[2], DEPTH);
     s->softmax(t->rows[3], DEPTH);
-    s->scale(t->rows[4], x[1][0], DEPTH);
-    t->sums[0] = x[1][0];
-    t->sums[1] = 1;
-    t->sums[2] = s->softmax_step(t->step, 64, 3, 61, 0.125f, &t->sums[0], &t->sums[1]);
+}
+
+static void try_columns(const struct cpu_kernels *s, struct trial *t)
+{
+    float scores[TILE_COLUMNS][DEPTH], panel[TILE_COLUMNS * DEPTH];
+    int32_t from[TILE_COLUMNS], to[TILE_COLUMNS];
+    fill(scores[0], TILE_COLUMNS * DEPTH);
+    memcpy(t->sums, scores, sizeof t->sums);
+    for (int j = 0; j < TILE_COLUMNS; j++) {
+        from[j] = j / 8;
+        to[j] = DEPTH - j / 3;
+    }
+    for (int j = 0; j < TILE_COLUMNS; j += s->nr) {
+        s->pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
+        s->softmax_columns(
+            panel, DEPTH, from + j, to + j, 0.125f, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
+        s->scale_columns(panel, DEPTH, t->sums[1] + j);
+        s->unpack(t->weights[j], DEPTH, panel, s->nr, DEPTH);
+    }
 }
 
 static int gives_same_bits(const struct cpu_kernels *s)
@@ -101,8 +117,10 @@ static int gives_same_bits(const struct cpu_kernels *s)
     struct trial expected = {0}, found = {0};
     try_products(&cpu_kernels_portable, &expected);
     try_rows(&cpu_kernels_portable, &expected);
+    try_columns(&cpu_kernels_portable, &expected);
     try_products(s, &found);
     try_rows(s, &found);
+    try_columns(s, &found);
     return memcmp(&expected, &found, sizeof found) == 0;
 }
 

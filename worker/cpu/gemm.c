@@ -152,6 +152,7 @@ static void multiply_panel(
         int last = j + g->nr >= b->n;
         fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
         g->d->kernels->tile(&(struct product){.a = rows,
+            .a_step = g->mr,
             .b = packed + j * kc,
             .k = kc,
             .c = row_of(g->out, row) + b->column + j,

@@ -16,13 +16,13 @@
 #define TILE_COLUMNS 32
 #define TILE_ROWS 12
 
-/* c[i][j] (+)= sum over k of a[k*MR+i] * b[k*NR+j], one fused chain in order of k, from 0 when
- * `first` else from c; bias[j] is added after it when bias is not NULL. Only rows < mr and columns
- * < nr of c are read and written. Meanwhile what is at `next` is brought near, next_step bytes of
+/* c[i][j] (+)= sum over k of a[k*a_step+i] * b[k*NR+j], one fused chain in order of k, from 0 when
+ * `first` else from c; a_step is MR for what pack_rows gives; bias[j] is added after it when bias is not NULL. Only rows < mr and columns
+ * < nr of c are read and written; all MR of a may be read. Meanwhile what is at `next` is brought near, next_step bytes of
  * it with every k; NULL: nothing. */
 struct product {
     const float *a, *b;
-    int64_t k;
+    int64_t a_step, k;
     float *c;
     int64_t ldc;
     int mr, nr, first;
@@ -45,12 +45,17 @@ struct cpu_kernels {
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n);
     void (*sigmoid)(float *x, int64_t n);
     void (*softmax)(float *x, int64_t n);
-    /* One row of an online softmax: s[n] are scores, n a multiple of 8, of which [from, to) are
-     * visible. Turns s into exp(scale*s - m') (0 where invisible), updates the running max *m and
-     * sum *l, and returns what the sums so far must be multiplied by. */
-    float (*softmax_step)(
-        float *s, int64_t n, int64_t from, int64_t to, float scale, float *m, float *l);
-    void (*scale)(float *x, float by, int64_t n);
+    /* Panels of NR columns, element [k][j] at k*NR + j. */
+    /* A step of an online softmax in each column: s[n][NR] are scores, n >= 1, of which column j
+     * sees from[j] <= k < to[j]; NULL: all. Turns s into exp(scale*s - m'), 0 where not seen, updates
+     * the running max m[NR] (-inf at the start) and sum l[NR], and gives in alpha[NR] what the sums
+     * so far must be multiplied by. 0: by 1 in every column. scale > 0. */
+    int (*softmax_columns)(float *s, int64_t n, const int32_t *from, const int32_t *to, float scale,
+        float *m, float *l, float *alpha);
+    /* x[k][j] *= by[j], k < n */
+    void (*scale_columns)(float *x, int64_t n, const float *by);
+    /* out[j*stride+k] = x[k][j], j < n_columns, k < n */
+    void (*unpack)(float *out, int64_t stride, const float *x, int n_columns, int64_t n);
 };
 
 extern const struct cpu_kernels cpu_kernels_portable;

@@ -375,6 +375,7 @@ const struct ops cpu_ops = {
     .name = "cpu",
     .mlp_rows = 768,
     .in_flight = 1,
+    .shares_prefixes = 1,
     .open = op_open,
     .close = op_close,
     .describe = op_describe,

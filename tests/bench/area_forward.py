@@ -1,0 +1,142 @@
+"""b1 to b3, d2: the forward on the CPU against its ceilings and its peers."""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import common
+from common import BATCH_TOKENS, CORES, HERE, ROWS, TOKENS, TOOLS, Row, harness, lines, say
+
+
+def b1():
+    rows = lines(TOOLS / "bench_gemm")
+    for row in rows:
+        say(f"{row['shape']:14s} {row['tokens']:5d} tokens {row['dtype']:5s} {row['gflops']:7.1f} GFLOP/s of {row['peak']:.1f}: {row['ratio']:.3f}")
+    rows = [row for row in rows if row["tokens"] >= 512]
+    ratios = [row["ratio"] for row in rows]
+    yield Row("b1", f"matrix products / peak of fused multiply-adds, median of {len(rows)} shapes",
+              f"{statistics.median(r['gflops'] for r in rows):.0f} GFLOP/s", f"{statistics.median(r['peak'] for r in rows):.0f} GFLOP/s",
+              statistics.median(ratios), 0.92)
+    yield Row("b1", "the same, worst shape", "", "", min(ratios), 0.92)
+
+
+def attention():
+    for row in lines(TOOLS / "bench_attention"):
+        say(f"attention {row['shape']} {row['tokens']:5d} tokens {row['gflops']:7.1f} GFLOP/s of {row['peak']:.1f}: {row['ratio']:.3f}")
+        if row["tokens"] == 4096:
+            yield Row("att", f"attention, {row['shape']} heads, a row of 4,096 tokens, without counting softmax / peak of multiply-adds",
+                      f"{row['gflops']:.0f} GFLOP/s", f"{row['peak']:.0f} GFLOP/s", row["ratio"], 0.9)
+
+
+def forward(rows=ROWS, model=None):
+    """tokens/s in process."""
+    return lines(TOOLS / "bench_forward", model or common.checkpoint(), rows, TOKENS, BATCH_TOKENS)[0]["tokens_per_s"]
+
+
+def blas(*arguments):
+    """bench_blas's lines; none where there is no OpenBLAS."""
+    done = subprocess.run([TOOLS / "bench_blas", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode == os.EX_UNAVAILABLE:
+        return []
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def b2(turns=4):
+    """A batch of ours and OpenBLAS's products of a batch, in turns."""
+    missing = "not measured: apt-get install libopenblas0-pthread"
+    model, ratios, ours, theirs = common.checkpoint(), [], [], []
+    for _ in range(turns):
+        one = (model, ROWS // turns, TOKENS, BATCH_TOKENS)
+        found = blas("forward", *one)
+        if not found:
+            yield Row("b2", "OpenBLAS sgemm alone / the whole forward", missing, "", None, 0.95)
+            return
+        theirs.append(found[0]["seconds"])
+        ours.append(lines(TOOLS / "bench_forward", *one)[0]["seconds"])
+        ratios.append(theirs[-1] / ours[-1])
+        say(f"b2: forward {ours[-1]:.2f} s, the products by OpenBLAS {theirs[-1]:.2f} s: {ratios[-1]:.3f}")
+    yield Row("b2", f"OpenBLAS sgemm on the products alone / the whole forward, {ROWS} rows of {TOKENS} tokens", f"{sum(ours):.1f} s",
+              f"{sum(theirs):.1f} s", statistics.median(ratios), 0.95)
+    shapes = blas("shapes")
+    for shape in shapes:
+        say(f"b2: OpenBLAS {shape['in']:5d} to {shape['out']:5d}, {shape['tokens']:5d} tokens: {shape['gflops']:6.1f} GFLOP/s, {shape['ratio']:.3f}")
+    yield Row("b2", f"for comparison: OpenBLAS sgemm / peak of fused multiply-adds, median of {len(shapes)} shapes", "",
+              f"{statistics.median(s['gflops'] for s in shapes):.0f} GFLOP/s", statistics.median(s["ratio"] for s in shapes))
+
+
+def transformers_rate(rows):
+    found = lines(os.environ["PEER_PYTHON"], HERE / "peer_transformers.py", "--model", common.checkpoint(), "--rows", rows, "--tokens", TOKENS,
+                  "--batch", BATCH_TOKENS // TOKENS)[0]
+    return found["tokens_per_s"], f"transformers {found['transformers']} float32"
+
+
+def llama_rate(rows, kind):
+    found = lines(sys.executable, HERE / "peer_llama.py", "--bench", os.environ["PEER_LLAMA"], "--model", common.checkpoint(), "--type", kind,
+                  "--tokens", TOKENS, "--repeat", rows, "--threads", CORES)[0]
+    version = f" {found['version']}" if found["version"] else ""
+    return found["tokens_per_s"], f"llama.cpp{version} {kind.upper()}, pp{TOKENS}"
+
+
+def b3(turns=2):
+    """Ours and each peer in turns, half of the rows in each."""
+    peers = [("PEER_LLAMA", lambda rows: llama_rate(rows, "f16"), "llama.cpp F16", 1.35),
+             ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0"), "llama.cpp Q8_0", 1.85),
+             ("PEER_PYTHON", transformers_rate, "transformers float32", 1.9)]
+    ours, found, rows = [], {}, ROWS // turns
+    for _ in range(turns):
+        ours.append(forward(rows))
+        for variable, rate, name, _ in peers:
+            if os.environ.get(variable):
+                found.setdefault(name, []).append(rate(rows))
+        ours.append(forward(rows))
+    say(f"b3: {', '.join(f'{rate:.1f}' for rate in ours)} tokens/s; " + "; ".join(
+        f"{name} {', '.join(f'{rate:.1f}' for rate, _ in got)}" for name, got in found.items()))
+    for variable, _, name, target in peers:
+        if name not in found:
+            yield Row("b3", f"tokens/s / {name}", f"not measured: {variable}=.. (tests/bench/README.md)", "", None, target)
+            continue
+        peer = statistics.mean(rate for rate, _ in found[name])
+        yield Row("b3", f"tokens/s, rows of {TOKENS} tokens / {found[name][0][1]}", f"{statistics.mean(ours):.1f} tokens/s", f"{peer:.1f} tokens/s",
+                  statistics.mean(ours) / peer, target)
+
+
+def through_broker():
+    """tokens/s from submit to the last result of the same rows."""
+    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(TOKENS)])} for n in range(ROWS + 1)]  # no two the same
+    with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+        with harness.Broker(pathlib.Path(directory) / "d", model=common.checkpoint(), options=[
+                "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", CORES]) as broker:
+            with broker.client(timeout=600) as client:
+                client.call("score", rows=rows[ROWS:], timeout_ms=600000)
+                start = time.perf_counter()
+                client.submit("bench", rows[:ROWS])
+                done = client.results("bench", timeout=600)
+                took = time.perf_counter() - start
+                assert len(done) == ROWS and all(r["error"] is None for r in done)
+    return ROWS * TOKENS / took
+
+
+def d2():
+    before = forward()
+    rate = through_broker()
+    alone = (before + forward()) / 2
+    yield Row("d2", "tokens/s from submit to last result / the forward in process", f"{rate:.1f} tokens/s", f"{alone:.1f} tokens/s",
+              rate / alone, 0.99)
+
+
+def f1():
+    """Sharing and not sharing in turns; of rows that share nothing a few stand for all."""
+    model = common.checkpoint(layers=4)
+    for n, prompt, own, alone, turns in ((8, 512, 512, 8, 3), (64, 4096, 512, 2, 1)):
+        together, apart, few = [], [], prompt + n * own
+        for _ in range(turns):
+            for times, rows, shared in ((apart, alone, 0), (together, n, prompt), (apart, alone, 0)):
+                times.append(lines(TOOLS / "bench_forward", model, rows, prompt + own, few, CORES, shared)[0]["cpu_seconds"] / rows)
+        faster, ideal = statistics.median(apart) / statistics.median(together), n * (prompt + own) / few
+        yield Row("f1", f"{n} responses of {own} tokens to a prompt of {prompt}, sharing it / ideal, 4 layers, processor time", f"{faster:.2f} times",
+                  f"{ideal:.2f} times", faster / ideal, 0.93)

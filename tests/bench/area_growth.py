@@ -1,0 +1,93 @@
+"""How cost grows: over a row's length, the tokens of a batch, the ranks that share a model. (Over the queue's depth: e1.)"""
+import pathlib
+import statistics
+import tempfile
+import time
+
+import common
+from common import CORES, TOOLS, Chart, Row, harness, lines, say
+
+LAYERS = 3  # of the 0.5B shape's 24, so that a point takes seconds; each layer is the same work
+TURNS = 2
+LENGTHS = (8, 16, 32, 64, 128, 512, 2048, 8192, 32768)
+LENGTH_BUDGET = 4096
+BUDGETS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+BUDGET_LENGTH = 128
+
+
+def sweep(points):
+    """bench_forward at each (rows, tokens, batch_tokens), in turns; the mean of each."""
+    model, found = common.checkpoint(LAYERS), [[] for _ in points]
+    for _ in range(TURNS):
+        for at, (rows, tokens, budget) in enumerate(points):
+            if not found[at] or rows * tokens <= 2 * LENGTH_BUDGET:  # long rows: one turn
+                found[at] += lines(TOOLS / "bench_forward", model, rows, tokens, budget)
+                say(f"{rows} rows of {tokens} tokens, batches of {budget}: {found[at][-1]['share']:.3f} of the peak")
+    return [{key: statistics.mean(turn[key] for turn in turns) for key in turns[0]} for turns in found]
+
+
+def growth_chart(name, title, note, x, values, found):
+    cells = [[f"{value:,}", f"{f['tokens_per_s']:,.0f}", f"{f['gflops']:.0f}", f"{f['peak']:.0f}", f"{f['share']:.2f}"] for value, f in zip(values, found)]
+    return Chart(name, title, note, [x, "tokens/s", "GFLOP/s", "peak of fused multiply-adds", "share of the peak"], cells,
+                 {"share of the peak of fused multiply-adds": [(value, f["share"]) for value, f in zip(values, found)]}, x, "share of the peak")
+
+
+def length():
+    points = [(max(1, LENGTH_BUDGET // tokens), tokens, LENGTH_BUDGET) for tokens in LENGTHS]
+    found = sweep(points)
+    by_length = {tokens: f["share"] for tokens, f in zip(LENGTHS, found)}
+    for tokens in (LENGTHS[0], LENGTHS[-1]):
+        yield Row("len", f"share of the peak, rows of {tokens:,} tokens / of 512", f"{by_length[tokens]:.2f}", f"{by_length[512]:.2f}",
+                  by_length[tokens] / by_length[512])
+    yield growth_chart("row-length", "Length of a row", f"{LAYERS} layers of the 0.5B shape, rows packed to batches of {LENGTH_BUDGET:,} tokens (a longer "
+                       "row is a batch of its own). Work for a token grows with the row, since it attends to all before it: the share of the "
+                       "peak says whether the time does more than that.", "tokens of a row", LENGTHS, found)
+
+
+def batch():
+    points = [(max(1, 2 * LENGTH_BUDGET // BUDGET_LENGTH, budget // BUDGET_LENGTH), BUDGET_LENGTH, budget) for budget in BUDGETS]
+    found = sweep(points)
+    yield growth_chart("batch-budget", "Tokens of a batch", f"{LAYERS} layers of the 0.5B shape, rows of {BUDGET_LENGTH} tokens.",
+                       "tokens of a batch", BUDGETS, found)
+
+
+RANKS, RANK_LAYERS, RANK_ROWS, RANK_TURNS = (1, 2, 4), 3, 8, 3
+
+
+def scored(broker, key):
+    """tokens/s of some 512-token rows through a broker."""
+    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(common.TOKENS)])} for n in range(RANK_ROWS)]
+    with broker.client(timeout=600) as client:
+        start = time.perf_counter()
+        client.submit(key, rows)
+        assert all(r["error"] is None for r in client.results(key, timeout=600))
+        return RANK_ROWS * common.TOKENS / (time.perf_counter() - start)
+
+
+def ranks():
+    """Brokers of all sizes wait beside each other, and score in turns."""
+    model, rates = common.checkpoint(RANK_LAYERS, "1.5b"), {n: [] for n in RANKS}
+    with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+        brokers = {n: harness.Broker(pathlib.Path(directory) / str(n), model=model, options=[
+            "--tp", n, "--threads", max(n, CORES), "--max-batch-tokens", common.BATCH_TOKENS, "--max-len", common.TOKENS]) for n in RANKS}
+        try:
+            for broker in brokers.values():
+                scored(broker.start(), "warm")
+            for turn in range(RANK_TURNS):
+                for n, broker in brokers.items():
+                    rates[n].append(scored(broker, f"turn-{turn}"))
+        finally:
+            for broker in brokers.values():
+                if broker.process:
+                    broker.__exit__()
+    for n, got in rates.items():
+        say(f"tp {n}: {', '.join(f'{rate:.0f}' for rate in got)} tokens/s")
+    against = {n: statistics.median(a / b for a, b in zip(got, rates[1])) for n, got in rates.items()}
+    middle = {n: statistics.median(got) for n, got in rates.items()}
+    threads = {n: max(n, CORES) for n in RANKS}
+    yield Row("tp", f"tokens/s, 2 ranks / 1 rank, {CORES} threads in all", f"{middle[2]:.0f} tokens/s", f"{middle[1]:.0f} tokens/s", against[2], 0.95)
+    yield Chart("ranks", "Ranks on one machine", f"{RANK_LAYERS} layers of the 1.5B shape (whose heads four ranks can share), {RANK_ROWS} rows of "
+                f"{common.TOKENS} tokens from submit to last result. All share the same {CORES} cores: more ranks than cores is more threads than cores.",
+                ["ranks", "threads in all", "tokens/s", "of one rank"],
+                [[n, threads[n], f"{middle[n]:.0f}", f"{against[n]:.2f}"] for n in RANKS],
+                {"tokens/s, of one rank's": [(n, against[n]) for n in RANKS]}, "ranks", "tokens/s, of one rank's")

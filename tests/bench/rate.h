@@ -1,0 +1,73 @@
+/* rate.h - the rate of a piece of work against the peak of multiply-adds (peak.h), and noise to work
+ * on. For one program of tests/bench each. */
+#ifndef ASSAY_BENCH_RATE_H
+#define ASSAY_BENCH_RATE_H
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/bench/peak.h"
+
+#define TURNS 9
+#define TURN_SECONDS 0.1
+
+static inline int by_value(const void *a, const void *b)
+{
+    const double *x = a, *y = b;
+    return *x < *y ? -1 : *x > *y;
+}
+
+/* Noise of about one half at most. */
+static inline void fill(void *data, int64_t n, enum dtype dtype)
+{
+    uint32_t state = 1;
+    for (int64_t i = 0; i < n; i++) {
+        state = state * 1664525 + 1013904223;
+        float f = (float)(state >> 8) * 0x1p-24f - 0.5f;
+        uint32_t bits;
+        memcpy(&bits, &f, 4);
+        if (dtype == DTYPE_F32)
+            ((float *)data)[i] = f;
+        else if (dtype == DTYPE_BF16)
+            ((uint16_t *)data)[i] = (uint16_t)(bits >> 16);
+        else
+            ((uint16_t *)data)[i] = (uint16_t)(0x3000 | (state >> 22));
+    }
+}
+
+static inline double rested_peak(struct device *d, unsigned rest_us)
+{
+    usleep(rest_us);
+    return measure_peak(d);
+}
+
+/* What `run` reaches, all medians of TURNS. The clock of a shared machine wanders: each turn is set
+ * against the peak just before and after it, rest_us after what ran before it (threads that are not
+ * ours may spin for a while). */
+struct rate {
+    double gflops, peak, ratio;
+};
+
+static inline struct rate measure_rate(
+    struct device *d, double gflop, unsigned rest_us, void (*run)(void *), void *arg)
+{
+    double rates[TURNS], ratios[TURNS], peaks[TURNS];
+    run(arg);
+    for (int turn = 0; turn < TURNS; turn++) {
+        double before = rested_peak(d, rest_us), start = seconds();
+        int n = 0;
+        do
+            run(arg);
+        while (++n, seconds() - start < TURN_SECONDS);
+        rates[turn] = n * gflop / (seconds() - start);
+        peaks[turn] = (before + rested_peak(d, rest_us)) / 2;
+        ratios[turn] = rates[turn] / peaks[turn];
+    }
+    qsort(rates, TURNS, sizeof *rates, by_value);
+    qsort(peaks, TURNS, sizeof *peaks, by_value);
+    qsort(ratios, TURNS, sizeof *ratios, by_value);
+    return (struct rate){rates[TURNS / 2], peaks[TURNS / 2], ratios[TURNS / 2]};
+}
+
+#endif

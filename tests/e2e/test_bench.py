@@ -1,0 +1,79 @@
+"""What the benchmarks are made of, as far as it can be tried in a second: plots, pages, statistics."""
+import sys
+import xml.etree.ElementTree
+
+import pytest
+from harness import ROOT
+
+sys.path.insert(0, str(ROOT / "tests/bench"))
+import common  # noqa: E402
+import compare  # noqa: E402
+import page  # noqa: E402
+import plot  # noqa: E402
+
+
+def chart(series, **more):
+    return common.Chart("c", "A & B", "Note.", ["x", "y"], [["1", "2"]], series, "tokens <each>", "rate", **more)
+
+
+def points(text, tag):
+    root = xml.etree.ElementTree.fromstring(text)
+    return [e for e in root.iter() if e.tag.endswith("}" + tag)]
+
+
+@pytest.mark.parametrize("more", [{}, {"log_x": False}, {"log_y": True}, {"y_from": None}])
+def test_plot_is_xml_and_inside(more):
+    text = plot.svg(chart({"a <1>": [(8, 0.5), (32768, 3.25)], "b": [(8, 1000.0), (512, 7)]}, **more))
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in points(text, "circle")]
+    assert len(circles) == 4 and len(points(text, "polyline")) == 2
+    assert all(plot.LEFT <= x <= plot.WIDTH - plot.RIGHT and plot.TOP <= y <= plot.HEIGHT - plot.BOTTOM for x, y in circles)
+    assert circles[0][1] > circles[2][1], "what is more is higher"
+
+
+def test_plot_of_one_point():
+    assert len(points(plot.svg(chart({"a": [(1, 1)]})), "circle")) == 1
+
+
+@pytest.mark.parametrize("low, high, expected", [(0, 0.93, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 170, [0, 50, 100, 150, 200]), (3, 4, [3, 3.2, 3.4, 3.6, 3.8, 4])])
+def test_ticks(low, high, expected):
+    assert plot.linear_ticks(low, high) == pytest.approx(expected)
+    assert plot.log_ticks(8, 32768) == [1, 10, 100, 1000, 10000, 100000]
+
+
+def test_labels_of_ticks():
+    assert [plot.number(n) for n in (0.25, 8, 512, 2048, 32768, 1000, 10_000_000)] == ["0.25", "8", "512", "2k", "32k", "1k", "10M"]
+
+
+def test_page_keeps_what_is_around_the_markers(directory):
+    (directory / "README.md").write_text(f"before\n{page.BEGIN}old{page.END}\nafter\n")
+    for ratio in (0.5, 0.75):
+        results = page.Results(directory)
+        results.put("b1", [common.Row("b1", "products", "1", "2", ratio, 0.87)], [chart({"a": [(1, 1), (2, 2)]})])
+        results.write(["b1", "c1"])
+    text = (directory / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| b1 | products | 1 | 2 | 0.75 | 0.87 |" in text and "0.50" not in text and "plots/c.svg" in text
+    assert (directory / "plots/c.svg").exists()
+
+
+@pytest.mark.parametrize("n, outer", [(3, 0), (5, 0), (7, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
+def test_interval_holds_the_middle(n, outer):
+    """The ranks are those of the sign test's tables for 95 %."""
+    ratios = [1 + k / 100 for k in range(n)]
+    low, middle, high = compare.interval(ratios[::-1])
+    assert (low, high) == (ratios[outer], ratios[n - 1 - outer]) and middle == pytest.approx(1 + (n - 1) / 200)
+
+
+@pytest.mark.parametrize("ratios, slower", [([0.9] * 7, True), ([1.0] * 7, False), ([0.98] * 7, False), ([0.9] * 6 + [1.1], False),
+                                            ([1.1] * 7, False)])
+def test_slower_is_told_from_noise(ratios, slower):
+    assert compare.is_slower(ratios, 0.97) == slower
+
+
+def test_pairs_take_turns(monkeypatch):
+    """Each pair runs both trees, and the one that is first changes; ratios are this tree's to the base's."""
+    order = []
+    monkeypatch.setitem(compare.MEASURES, "gemm", lambda tree: order.append(tree) or {"base": 2.0, "here": 3.0}[tree])
+    ratios, rates = compare.measure_pairs("base", "here", ["gemm"], 3)
+    assert order == ["base", "here", "here", "base", "base", "here"]
+    assert ratios == {"gemm": [1.5] * 3} and rates == {"gemm": [(3.0, 2.0)] * 3}
