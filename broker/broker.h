@@ -2,8 +2,8 @@
  *
  * One thread. A turn of the loop:
  *     outcomes  results of the batches that came back, one transaction, synced
- *     copies    results of rows that are known, a bounded number, in the same way
  *     dispatch  the next batches to groups with free slots
+ *     copies    results of rows that are known, a bounded number, as outcomes are
  *     requests  whatever clients sent, one transaction; replies are held until it is on the disk, which
  *               another thread sees to while the next turn runs
  *     waiters   those whose rows are there now, or whose time is over
