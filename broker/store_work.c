@@ -140,12 +140,26 @@ int store_batch_started(
     return rc == 0 ? add_running(s, b, 1, e) : rc;
 }
 
+/* The leases of b's rows from i on, n of one job: what lies among them is of other batches. */
+static int end_leases(struct store *s, const struct batch *b, uint32_t i, uint32_t n, struct err *e)
+{
+    int64_t low = b->rows[i]->row, high = low;
+    for (uint32_t k = i + 1; k < i + n; k++) {
+        low = b->rows[k]->row < low ? b->rows[k]->row : low;
+        high = b->rows[k]->row > high ? b->rows[k]->row : high;
+    }
+    return store_run(s, e, "delete from lease where row between ? and ? and batch = ?", "iii", low,
+        high, b->number);
+}
+
 int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e)
 {
     int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
         (int64_t)ok, b->number);
-    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_run(s, e, "delete from lease where row = ?", "i", b->rows[i]->row);
+    for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
+        n = run_of_job(b, i);
+        rc = end_leases(s, b, i, n, e);
+    }
     if (rc == 0)
         rc = add_running(s, b, -1, e);
     return rc;
