@@ -179,7 +179,8 @@ struct store_result {
 };
 /* r is the whole row, or the last of its sequences to be finished: the result is the row's. Where
  * the row is still queued (and its job not cancelled): state, result with the job's next
- * cursor, counters, throughput. 1 recorded, 0 was not queued any more (a second result is dropped).
+ * cursor; the job's counters and throughput with the commit. 1 recorded, 0 was not queued any more (a
+ * second result is dropped).
  */
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);

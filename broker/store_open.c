@@ -458,7 +458,9 @@ int store_begin_later(struct store *s, struct err *e)
 
 int store_commit(struct store *s, struct err *e)
 {
-    int rc = store_run(s, e, "commit", "");
+    int rc = store_end_tally(s, e);
+    if (rc == 0)
+        rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
     else
@@ -469,6 +471,7 @@ int store_commit(struct store *s, struct err *e)
 void store_rollback(struct store *s)
 {
     s->queued_tokens = s->queued_tokens_before;
+    s->tally = (struct store_tally){0};
     if (!sqlite3_get_autocommit(s->db))
         execute(s, "rollback", NULL);
 }

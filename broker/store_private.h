@@ -11,6 +11,15 @@
 
 struct store_sync; /* store_sync.c */
 
+/* Rows of one job that the open transaction has finished: what the job is told of them once, when another
+ * job's come or at the commit (store_work.c). */
+struct store_tally {
+    int64_t job; /* 0: none */
+    int64_t next_seq;
+    int64_t done, failed, copied, cached, tokens;
+    int cancelled;
+};
+
 struct store {
     sqlite3 *db;
     struct store_sync *sync;
@@ -23,6 +32,7 @@ struct store {
     int64_t queued_tokens;        /* of unfinished rows, as committed and in the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
+    struct store_tally tally;
     int changes;    /* since the last idle checkpoint */
     int free_pages; /* some were left by purged rows, and are to be given back */
     void *scratch;  /* for one row's ids, on their way in or out */
@@ -48,6 +58,8 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
 /* s->scratch, at least so large; what was in it is gone. */
 void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
+
+int store_end_tally(struct store *s, struct err *e);
 
 /* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);

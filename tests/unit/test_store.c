@@ -509,6 +509,68 @@ static void test_states(void **state)
         "2|8|12\n");
 }
 
+/* Rows 0 and 2 of one job and 0 of another in the one batch, rows 1 and 3 in the other: the end of the first
+ * leaves the second's alone. */
+static void test_batches_end_by_themselves(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char out[128];
+    int64_t job = put_job(f->s, "a", 0, 4, 4), other = put_job(f->s, "b", 0, 1, 4);
+    struct row_list list = queued(f->s, job, 0, 4), others = queued(f->s, other, 0, 1);
+    struct batch *first = batch_new(3), *second = batch_new(2);
+    batch_add(first, &list.at[2]);
+    batch_add(first, &others.at[0]);
+    batch_add(first, &list.at[0]);
+    batch_add(second, &list.at[1]);
+    batch_add(second, &list.at[3]);
+    must(store_begin(f->s, &err));
+    must(store_batch_started(f->s, first, 0, 1, &err));
+    must(store_batch_started(f->s, second, 0, 1, &err));
+    must(store_batch_ended(f->s, first, 1, &err));
+    must(store_commit(f->s, &err));
+    assert_string_equal(shell(f, "select state from rows order by job, i", out, sizeof out),
+        "queued\nrunning\nqueued\nrunning\nqueued\n");
+    assert_int_equal(job_now(f->s, job).running, 2);
+    batch_free(&first);
+    batch_free(&second);
+}
+
+/* Rows of two jobs in turns, in one transaction: each job has its own cursors and counts. */
+static void test_rows_of_two_jobs_in_turns(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char out[128];
+    int64_t a = put_job(f->s, "a", 0, 3, 4), b = put_job(f->s, "b", 0, 3, 4);
+    struct row_list rows_a = queued(f->s, a, 0, 3), rows_b = queued(f->s, b, 0, 3);
+    must(store_begin(f->s, &err));
+    for (int k = 2; k >= 0; k--) {
+        assert_int_equal(finish(f->s, rows_a.at[k], k == 1 ? ASSAY_ENONFINITE : 0), 1);
+        assert_int_equal(finish(f->s, rows_a.at[k], 0), 0); /* once */
+        if (k > 0)
+            assert_int_equal(finish(f->s, rows_b.at[k], 0), 1);
+    }
+    must(store_commit(f->s, &err));
+    assert_int_equal(job_now(f->s, a).state, JOB_DONE);
+    assert_int_equal(job_now(f->s, a).failed, 1);
+    assert_int_equal(job_now(f->s, b).done, 2);
+    assert_int_equal(store_queued_bytes(f->s), 4 * sizeof(int32_t));
+    assert_string_equal(
+        shell(f, "select job, cursor, i from results order by job, cursor", out, sizeof out),
+        "1|1|2\n1|2|1\n1|3|0\n2|1|2\n2|2|1\n");
+    assert_string_equal(
+        shell(f, "select sum(rows), sum(tokens) from throughput", out, sizeof out), "5|20\n");
+    must(store_begin(f->s, &err));
+    assert_int_equal(finish(f->s, rows_b.at[0], 0), 1);
+    store_rollback(f->s); /* neither the row nor its count */
+    assert_int_equal(job_now(f->s, b).done, 2);
+    assert_int_equal(finish_some(f->s, b, 9, 0), 1);
+    assert_int_equal(job_now(f->s, b).state, JOB_DONE);
+    free_rows(&rows_a);
+    free_rows(&rows_b);
+}
+
 static void test_cancel_ends_rows(void **state)
 {
     struct fixture *f = *state;
@@ -1078,6 +1140,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_ids_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_states, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_end_by_themselves, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rows_of_two_jobs_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_ends_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_job, setup, teardown),
