@@ -83,11 +83,11 @@ def llama_rate(rows, kind):
 
 
 def b3(turns=2):
-    """Ours and each peer in turns, half of the rows in each."""
+    """Ours before and after the peers, in turns."""
     peers = [("PEER_LLAMA", lambda rows: llama_rate(rows, "f16"), "llama.cpp F16", 1.35),
              ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0"), "llama.cpp Q8_0", 1.85),
              ("PEER_PYTHON", transformers_rate, "transformers float32", 1.9)]
-    ours, found, rows = [], {}, ROWS // turns
+    ours, found, rows = [], {}, ROWS // 2 // turns
     for _ in range(turns):
         ours.append(forward(rows))
         for variable, rate, name, _ in peers:
@@ -107,14 +107,14 @@ def b3(turns=2):
 
 def through_broker():
     """tokens/s from submit to the last result of the same rows."""
-    row = {"ids": harness.ids_bytes([(k * 7919) % 151936 for k in range(TOKENS)])}
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         with harness.Broker(pathlib.Path(directory) / "d", model=common.checkpoint(), options=[
                 "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", CORES]) as broker:
             with broker.client(timeout=600) as client:
-                client.call("score", rows=[row], timeout_ms=600000)
+                client.call("score", rows=[common.fresh_row(TOKENS)], timeout_ms=600000)
+                rows = [common.fresh_row(TOKENS) for _ in range(ROWS)]
                 start = time.perf_counter()
-                client.submit("bench", [row] * ROWS)
+                client.submit("bench", rows)
                 done = client.results("bench", timeout=600)
                 took = time.perf_counter() - start
                 assert len(done) == ROWS and all(r["error"] is None for r in done)
@@ -122,9 +122,9 @@ def through_broker():
 
 
 def d2():
-    before = forward()
+    before = forward(ROWS // 2)
     rate = through_broker()
-    alone = (before + forward()) / 2
+    alone = (before + forward(ROWS // 2)) / 2
     yield Row("d2", "tokens/s from submit to last result / the forward in process", f"{rate:.1f} tokens/s", f"{alone:.1f} tokens/s",
               rate / alone, 0.99)
 

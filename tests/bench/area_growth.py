@@ -56,10 +56,10 @@ RANKS, RANK_LAYERS, RANK_ROWS, RANK_TURNS = (1, 2, 4), 3, 8, 3
 
 def scored(broker, key):
     """tokens/s of some 512-token rows through a broker."""
-    row = {"ids": harness.ids_bytes([(k * 7919) % 151936 for k in range(common.TOKENS)])}
+    rows = [common.fresh_row(common.TOKENS) for _ in range(RANK_ROWS)]
     with broker.client(timeout=600) as client:
         start = time.perf_counter()
-        client.submit(key, [row] * RANK_ROWS)
+        client.submit(key, rows)
         assert all(r["error"] is None for r in client.results(key, timeout=600))
         return RANK_ROWS * common.TOKENS / (time.perf_counter() - start)
 

@@ -59,7 +59,7 @@ def main():
     if unknown:
         parser.error(f"expected some of {', '.join(FIGURES)}, found {', '.join(unknown)}")
     results = page.Results(args.out)
-    names, failed = args.what or list(FIGURES), []
+    names, failed, start = args.what or list(FIGURES), [], time.monotonic()
     for name in names:
         try:
             results.put(name, *measure(name))
@@ -67,6 +67,7 @@ def main():
         except (Exception, SystemExit) as error:  # the others are worth having all the same
             traceback.print_exc()
             failed.append(f"{name} ({type(error).__name__})")
+    common.say(f"{len(names)} figures took {(time.monotonic() - start) / 60:.1f} minutes")
     print(results.table(names))
     if failed:
         print(f"\nnot measured: {', '.join(failed)}", file=sys.stderr)
