@@ -170,6 +170,8 @@ static void take_work(struct broker *b)
     struct err e = {0};
     int rc = broker_take_outcomes(b, &e);
     if (rc == 0)
+        rc = broker_copy_results(b, &e);
+    if (rc == 0)
         rc = broker_dispatch(b, &e);
     if (rc < 0)
         die_of(&e);

@@ -2,6 +2,7 @@
  *
  * One thread. A turn of the loop:
  *     outcomes  results of the batches that came back, one transaction, synced
+ *     copies    results of rows that are known, a bounded number, in the same way
  *     dispatch  the next batches to groups with free slots
  *     requests  whatever clients sent, one transaction; replies are held until it is on the disk
  *     waiters   those whose rows are there now, or whose time is over
@@ -31,7 +32,8 @@ struct progress_table;
 #define BROKER_MESSAGES_PER_TURN 256
 
 struct counters {
-    int64_t requests, refused, rows_accepted, rows_done, rows_failed, tokens, batches, batches_lost;
+    int64_t requests, refused, rows_accepted, rows_done, rows_failed, rows_copied, rows_cached;
+    int64_t tokens, batches, batches_lost; /* of what was computed */
 };
 
 struct broker {
@@ -43,6 +45,8 @@ struct broker {
     struct request_limits limits;
     int lock_fd; /* of the data directory, until the store has it; -1 */
     struct store *store;
+    struct store_cache *cache; /* NULL: none, or none any more */
+    struct twins *twins;       /* NULL: --no-dedupe */
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];
     void *zmq, *clients; /* context; ROUTER */
@@ -99,6 +103,8 @@ const char *job_state_name(enum job_state state);
 /* results.c - outcomes of batches into the store, synced: values checked for NaN and infinity, lost
  * batches planned again. */
 int broker_take_outcomes(struct broker *b, struct err *e);
+/* Results of rows that are the same as others, of which results are known. */
+int broker_copy_results(struct broker *b, struct err *e);
 /* Fill the groups' free slots. */
 int broker_dispatch(struct broker *b, struct err *e);
 

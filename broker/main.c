@@ -158,6 +158,19 @@ static struct stage_config stage_capacity(const struct broker *b)
         values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
 }
 
+/* What finds rows that are the same. */
+static void open_twins(struct broker *b)
+{
+    const struct options *o = b->options;
+    if (o->no_dedupe)
+        return;
+    if (o->score_cache > 0)
+        b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
+    struct twins_options options = {
+        b->model.digest, b->model.mode, b->store, &b->cache, TWINS_REMEMBERED};
+    b->twins = twins_new(&options);
+}
+
 static int open_groups(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
@@ -172,6 +185,9 @@ static int open_groups(struct broker *b, struct err *e)
         .slot_tokens = capacity.max_tokens,
         .min_shared = shares ? PLANNER_MIN_SHARED : 0};
     int rc = planner_new(&b->planner, b->store, &limits, e);
+    open_twins(b);
+    if (rc == 0)
+        planner_use_twins(b->planner, b->twins);
     for (int g = 0; rc == 0 && g < o->replicas; g++) {
         int share = threads / o->replicas;
         struct group_options options = {.worker_path = b->devices.worker,
@@ -200,6 +216,8 @@ static void close_broker(struct broker *b)
     for (int g = 0; g < b->options->replicas; g++)
         group_free(&b->groups[g]);
     planner_free(&b->planner);
+    twins_free(&b->twins);
+    store_cache_close(&b->cache);
     waiters_free(&b->waiters);
     progress_free(&b->progress);
     outbox_free(&b->outbox);

@@ -10,9 +10,10 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "broker/store_cache.h"
 #include "schema/log.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT, SIZE };
 
 static const struct {
     const char *name, *argument, *help;
@@ -60,6 +61,11 @@ static const struct {
         offsetof(struct options, max_rows_per_message), 1, 1 << 20},
     {"max-queued-bytes", "N", "token bytes of unfinished rows (default 64 GiB)", INT64,
         offsetof(struct options, max_queued_bytes), 1 << 16, INT64_MAX / 16},
+    {"score-cache", "SIZE",
+        "keep scores on disk for rows that come again, in any job: 512M, 4G (default none)", SIZE,
+        offsetof(struct options, score_cache), STORE_CACHE_LEAST, 1ll << 50},
+    {"no-dedupe", NULL, "compute each row, also one that is the same as another of its job", FLAG,
+        offsetof(struct options, no_dedupe), 0, 0},
     {"insecure-loopback", NULL, "allow tcp://127.0.0.1 endpoints without keys", FLAG,
         offsetof(struct options, insecure_loopback), 0, 0},
     {"no-prefix-sharing", NULL,
@@ -122,6 +128,19 @@ static int take_number(struct options *o, int i, const char *text)
         *(int *)((char *)o + table[i].at) = (int)v;
     else
         *(int64_t *)((char *)o + table[i].at) = v;
+    return 0;
+}
+
+/* Bytes, or with K, M, G or T so many times 1024. */
+static int take_size(struct options *o, int i, const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end, *unit;
+    long long v = isdigit((unsigned char)*text) ? strtoll(text, &end, 10) : -1;
+    int shift = v >= 0 && *end && (unit = strchr(units, *end)) ? 10 * (int)(unit - units + 1) : 0;
+    if (v < 0 || end[shift > 0] != '\0' || v > table[i].max >> shift || v << shift < table[i].min)
+        return complain(table[i].name, "a size from 4M to 1024T, as in 512M or 4G", text);
+    *(int64_t *)((char *)o + table[i].at) = v << shift;
     return 0;
 }
 
@@ -202,6 +221,8 @@ static int take_option(struct options *o, int i, const char *value)
     case FLAG:
         *(int *)((char *)o + table[i].at) = 1;
         return 0;
+    case SIZE:
+        return take_size(o, i, value);
     case LISTEN:
         return take_listen(o, value);
     case DEVICE:
@@ -242,6 +263,8 @@ static int check_together(const struct options *o)
     if (strcmp(o->quant, "none") != 0 && strcmp(o->quant, "fp8") != 0 &&
         strcmp(o->quant, "int8") != 0)
         return complain("quant", "none, fp8 or int8", o->quant);
+    if (o->no_dedupe && o->score_cache > 0)
+        return complain("no-dedupe", "no --score-cache with it", "one");
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
     return 0;

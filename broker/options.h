@@ -19,7 +19,8 @@ struct options {
     int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;
     int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
     int exit_with_parent; /* 0 no; the parent's process id, or -1: whoever it is */
-    int insecure_loopback, no_prefix_sharing, help, version;
+    int64_t score_cache;  /* bytes; 0: none */
+    int insecure_loopback, no_prefix_sharing, no_dedupe, help, version;
 };
 
 /* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads,

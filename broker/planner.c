@@ -24,6 +24,8 @@ struct queue {
     int exhausted;       /* the store has no row behind `after` now */
     int rescan; /* the job changed since its first row was read: rows before `after` may be queued
                    again */
+    int fresh;
+    uint64_t stalled; /* p->round in which its first row could not be taken */
 };
 
 /* Set of row numbers: open addressing, 0 is free, removal by moving back. */
@@ -40,6 +42,12 @@ struct planner {
     struct lease_set leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
+    struct twins *twins;                /* NULL: rows are not compared */
+    struct batch *known;                /* being filled; NULL: empty */
+    uint32_t n_waiting, waiting_tokens; /* rows on the lists of their twins */
+    uint64_t round;                     /* of planner_next and planner_known */
+    uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
+    int clock_priority;                 /* priority */
 };
 
 /* ---- leases ---- */
@@ -116,6 +124,17 @@ static int fits(const struct planner *p, const struct batch *b, const struct row
     return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
+/* A row that was leased runs with the batches that come again. */
+static void run_again(struct planner *p, struct row *r)
+{
+    if (!p->again || !fits(p, p->again, r)) {
+        struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
+        b->next = p->again;
+        p->again = b;
+    }
+    batch_add(p->again, &r);
+}
+
 /* The window's rows go. Of one that has begun, the sequences that are left run all the same: a row
  * is done whole or not at all. */
 static void clear_window(struct planner *p, struct queue *q)
@@ -127,12 +146,7 @@ static void clear_window(struct planner *p, struct queue *q)
             row_free(&r);
             continue;
         }
-        if (!p->again || !fits(p, p->again, r)) {
-            struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
-            b->next = p->again;
-            p->again = b;
-        }
-        batch_add(p->again, &r);
+        run_again(p, r);
     }
     q->first = NULL;
     q->end = &q->first;
@@ -166,7 +180,10 @@ static struct queue *add_queue(struct planner *p, const struct store_job *j)
         p->queues = queues;
     }
     struct queue *q = xcalloc(1, sizeof *q);
-    *q = (struct queue){.job = j->job, .priority = j->priority, .served = floor_of(p, j->priority)};
+    *q = (struct queue){.job = j->job,
+        .priority = j->priority,
+        .served = floor_of(p, j->priority),
+        .fresh = j->fresh};
     q->end = &q->first;
     p->queues[p->n_queues++] = q;
     return q;
@@ -209,6 +226,7 @@ static void take_row(void *arg, struct row *r)
     w->n++;
     w->q->after = r->row;
     w->q->row_tokens = r->n_tokens;
+    r->fresh = w->q->fresh;
     if (lease_has(&w->p->leases, r->row)) {
         row_free(&r);
         return;
@@ -256,6 +274,10 @@ static int choose_queue(struct planner *p, struct queue **out, struct err *e)
     *out = NULL;
     for (size_t i = 0; i < p->n_queues;) {
         struct queue *q = p->queues[i];
+        if (q->stalled == p->round) {
+            i++;
+            continue;
+        }
         int rc = *out && !goes_before(q, *out) ? 0 : fill_window(p, q, e);
         if (rc != 0)
             return rc;
@@ -313,6 +335,7 @@ void planner_free(struct planner **out)
         remove_queue(p, 0);
     free_list(&p->suspects);
     free_list(&p->again);
+    batch_free(&p->known);
     free(p->queues);
     free(p->leases.rows);
     free(p);
@@ -334,16 +357,149 @@ static void end_lease(struct planner *p, const struct row *r)
         lease_remove(&p->leases, r->row);
 }
 
-/* The queue's first row into the batch. */
-static void take_first(struct planner *p, struct queue *q, struct batch *b)
+static struct row *take_first(struct queue *q)
 {
     struct row *r = q->first;
-    uint32_t before = b->n_tokens;
     q->first = r->next;
     if (!q->first)
         q->end = &q->first;
     r->next = NULL;
+    return r;
+}
+
+/* ---- rows that are the same ---- */
+
+void planner_use_twins(struct planner *p, struct twins *twins)
+{
+    p->twins = twins;
+}
+
+static int has_room_for_known(const struct planner *p, const struct row *r)
+{
+    const struct batch *b = p->known;
+    return !b || (b->n_rows < PLANNER_KNOWN_ROWS &&
+                     b->n_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS &&
+                     (uint64_t)b->n_values + r->n_values <= p->limits.max_values);
+}
+
+static int has_room_to_wait(const struct planner *p, const struct row *r)
+{
+    return p->n_waiting == 0 ||
+           (p->n_waiting < PLANNER_KNOWN_ROWS &&
+               p->waiting_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS);
+}
+
+static void wait_for(struct planner *p, struct row *leader, struct row *r)
+{
+    p->n_waiting++;
+    p->waiting_tokens += r->n_tokens;
+    r->next = leader->twins;
+    leader->twins = r;
+}
+
+static void stop_waiting(struct planner *p, const struct row *r)
+{
+    p->n_waiting--;
+    p->waiting_tokens -= r->n_tokens;
+}
+
+static void add_known(struct planner *p, struct row *r)
+{
+    if (!p->known)
+        p->known = batch_new(PLANNER_KNOWN_ROWS, 0);
+    p->known->known = 1;
+    batch_add(p->known, &r);
+}
+
+/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room
+ * (*full) for now. */
+static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
+{
+    struct row *leader, *r = q->first;
+    int found = twins_find(p->twins, r, &leader, e);
+    *full = (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
+            (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
+    if (found <= 0 || *full)
+        return found < 0 ? found : 0;
+    take_first(q);
     lease(p, r);
+    if (found == TWINS_UNDER_WAY)
+        wait_for(p, leader, r);
+    else
+        add_known(p, r);
+    return 1;
+}
+
+/* All rows off the queue's front that need not be computed: then 1 when its first row is one that must,
+ * 0 when it has none now. */
+static int skip_known(struct planner *p, struct queue *q, struct err *e)
+{
+    int rc = 1, full = 0, taken = 0;
+    while (rc == 1 && (rc = fill_window(p, q, e)) == 0 && q->first) {
+        rc = p->twins ? take_known(p, q, &full, e) : 0;
+        taken |= rc == 1;
+    }
+    /* What it did not need is not owed. */
+    if (taken && q->priority == p->clock_priority && q->served < p->clock)
+        q->served = p->clock;
+    if (full)
+        q->stalled = p->round;
+    return rc < 0 ? rc : q->first && !full;
+}
+
+static void pack_values(struct batch *b)
+{
+    float *to = b->values = xcalloc(b->n_values + 1, sizeof *b->values);
+    for (uint32_t i = 0; i < b->n_rows; to += b->rows[i++]->n_values)
+        memcpy(to, b->rows[i]->known, b->rows[i]->n_values * sizeof *to);
+}
+
+int planner_known(struct planner *p, struct batch **b, struct err *e)
+{
+    int rc = 0;
+    p->round++;
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++)
+        rc = skip_known(p, p->queues[(p->round + k) % p->n_queues], e);
+    if (rc < 0 || !p->known)
+        return rc < 0 ? rc : 0;
+    *b = p->known;
+    p->known = NULL;
+    pack_values(*b);
+    return 1;
+}
+
+/* A row has come back. Its twins have what it was answered; without an answer they run themselves. */
+static void end_row(struct planner *p, struct row *r, const float *values)
+{
+    struct row *twin = r->twins, *next;
+    int answered = r->answer != ROW_NO_ANSWER;
+    r->twins = NULL;
+    for (; twin; twin = next) {
+        next = twin->next;
+        twin->next = NULL;
+        stop_waiting(p, twin);
+        if (!answered) {
+            run_again(p, twin);
+            continue;
+        }
+        end_lease(p, twin);
+        row_free(&twin);
+    }
+    if (p->twins)
+        twins_end(p->twins, r, r->answer == ROW_VALUES ? values : NULL);
+    end_lease(p, r);
+}
+
+/* The queue's first row, which must be computed, into the batch. */
+static void take_computed(struct planner *p, struct queue *q, struct batch *b)
+{
+    struct row *r = take_first(q);
+    uint32_t before = b->n_tokens;
+    p->clock = q->served;
+    p->clock_priority = q->priority;
+    lease(p, r);
+    if (p->twins)
+        twins_lead(p->twins, r);
     batch_add(b, &r);
     q->served += b->n_tokens - before;
 }
@@ -352,10 +508,10 @@ static void take_first(struct planner *p, struct queue *q, struct batch *b)
 static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
 {
     int rc = 0;
-    while (b->min_shared > 0 && (rc = fill_window(p, q, e)) == 0 && q->first &&
+    while (b->min_shared > 0 && (rc = skip_known(p, q, e)) == 1 &&
            batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
-        take_first(p, q, b);
-    return rc;
+        take_computed(p, q, b);
+    return rc < 0 ? rc : 0;
 }
 
 /* Fill a new batch from the queues; NULL when no row is ready. */
@@ -364,12 +520,15 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     struct batch *b = NULL;
     struct queue *q;
     int rc;
-    while ((rc = choose_queue(p, &q, e)) == 1) {
+    p->round++;
+    while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
+        if (rc == 0)
+            continue;
         if (!b)
             b = batch_new(p->limits.max_rows, p->limits.min_shared);
         else if (!fits(p, b, q->first))
             break;
-        take_first(p, q, b);
+        take_computed(p, q, b);
         if ((rc = take_sharing(p, q, b, e)) < 0)
             break;
     }
@@ -404,11 +563,17 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
 
 void planner_finished(struct planner *p, struct batch **b)
 {
+    const float *values = (*b)->values;
     if ((*b)->suspect)
         p->suspects_running--;
-    for (uint32_t i = 0; i < (*b)->n_rows; i++)
-        end_lease(p, (*b)->rows[i]);
+    for (uint32_t i = 0; i < (*b)->n_rows; i++) {
+        uint32_t n_values = (*b)->rows[i]->n_values;
+        end_row(p, (*b)->rows[i], values);
+        values = values ? values + n_values : NULL;
+    }
     batch_free(b);
+    if (p->twins)
+        twins_flush(p->twins);
 }
 
 static void push(struct batch **list, struct batch *b)

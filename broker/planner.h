@@ -17,6 +17,9 @@
  * group by itself; after three such deaths that row is failed (worker_killed). Leases live here, in
  * memory: a row is given out once until it is finished or returned.
  *
+ * A row that is the same as one before needs no place in a batch: it waits for the one that is under way,
+ * or goes to those whose results are known. It costs its job nothing of its turn.
+ *
  * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory, fewer when they are long;
  * the queue itself is in the store. */
 #ifndef ASSAY_PLANNER_H
@@ -24,6 +27,7 @@
 
 #include "broker/row.h"
 #include "broker/store.h"
+#include "broker/twins.h"
 
 #define PLANNER_WINDOW 1024
 #define PLANNER_ATTEMPTS 3
@@ -31,6 +35,9 @@
 /* A shared beginning is one more sequence for the attention, and makes its tiles of query tokens less
  * full: for fewer tokens than this it is not worth it. The usual system prompts alone are shorter. */
 #define PLANNER_MIN_SHARED 32
+/* Of rows whose result is known or under way: in a batch of known ones, and waiting for their twins. */
+#define PLANNER_KNOWN_ROWS 1024
+#define PLANNER_KNOWN_TOKENS (1u << 20)
 
 struct planner;
 
@@ -44,6 +51,10 @@ int planner_new(
     struct planner **p, struct store *store, const struct planner_limits *limits, struct err *e);
 void planner_free(struct planner **p);
 
+/* From now on rows that are the same are found (twins.h). Borrowed, NULL: none are; to be freed after the
+ * planner. */
+void planner_use_twins(struct planner *p, struct twins *twins);
+
 /* Look at this job again: it got rows, changed state or priority, rows were retried. Jobs without
  * work are forgotten. */
 int planner_job_changed(struct planner *p, int64_t job, struct err *e);
@@ -53,7 +64,13 @@ int planner_job_changed(struct planner *p, int64_t job, struct err *e);
  * waits: 0. */
 int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e);
 
-/* Its rows have results (committed): leases end, batch freed. */
+/* The next rows whose results are known already, with their values, as a batch that no group needs to
+ * see: 1, or 0 when there is none. A bounded number, so that clients and groups do not wait for it; of
+ * all jobs in turn. */
+int planner_known(struct planner *p, struct batch **b, struct err *e);
+
+/* Its rows have results (committed): leases end, batch freed. The twins of rows that were answered have
+ * theirs too; those of others run like any row. */
 void planner_finished(struct planner *p, struct batch **b);
 
 /* The group died. was_running 0: comes again as it was. 1: split as above. A suspect batch of one

@@ -117,12 +117,14 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "queued_bytes", (int64_t)store_queued_bytes(b->store));
     msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
     msg_str(w, "counters");
-    msg_map(w, 8);
+    msg_map(w, 10);
     msg_key_int(w, "requests", c->requests);
     msg_key_int(w, "refused", c->refused);
     msg_key_int(w, "rows_accepted", c->rows_accepted);
     msg_key_int(w, "rows_done", c->rows_done);
     msg_key_int(w, "rows_failed", c->rows_failed);
+    msg_key_int(w, "rows_copied", c->rows_copied);
+    msg_key_int(w, "rows_cached", c->rows_cached);
     msg_key_int(w, "tokens", c->tokens);
     msg_key_int(w, "batches", c->batches);
     msg_key_int(w, "batches_lost", c->batches_lost);
@@ -140,7 +142,7 @@ static void write_optional(struct msg_writer *w, const char *key, int known, int
         msg_nil(w);
 }
 
-#define JOB_FIELDS 14
+#define JOB_FIELDS 16
 
 static void write_job(struct msg_writer *w, const struct store_job *j)
 {
@@ -158,6 +160,8 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_int(w, "queued", j->cancelled ? 0 : left - running);
     msg_key_int(w, "running", running);
     msg_key_int(w, "failed", j->failed);
+    msg_key_int(w, "copied", j->copied);
+    msg_key_int(w, "cached", j->cached);
     msg_key_int(w, "cancelled", j->cancelled ? left : 0);
     msg_key_float(w, "rate", (float)j->rate);
     write_optional(w, "eta_s", j->rate > 0 && j->finished_ms == 0,

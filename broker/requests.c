@@ -123,6 +123,13 @@ static int place_pending(struct broker *b, int64_t job, struct err *e)
     return rc;
 }
 
+static int new_job(struct broker *b, struct slice key, int priority, const struct request *q,
+    int64_t *job, struct err *e)
+{
+    int rc = store_new_job(b->store, key, priority, q->meta, job, e);
+    return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
+}
+
 /* The chunk into its job, which is made where there is none. 0 and *job. */
 static int add_chunk(struct broker *b, struct slice key, int priority, const struct request *q,
     int64_t *job, struct err *e)
@@ -131,7 +138,7 @@ static int add_chunk(struct broker *b, struct slice key, int priority, const str
     if (rc == 0)
         rc = store_find_job(b->store, key, job, e);
     if (rc == 0)
-        rc = store_new_job(b->store, key, priority, q->meta, job, e);
+        rc = new_job(b, key, priority, q, job, e);
     if (rc < 0)
         return rc;
     touch(b, *job);

@@ -63,12 +63,15 @@ static int join_line(
         memcpy(l->pooled + 2 * r->part, pooled, 2 * sizeof *pooled);
     l->n_pooled = n_pooled > 0 ? l->n_parts : 0;
     free(pooled);
+    if (result->origin == ROW_COMPUTED || l->origin == ROW_COPIED)
+        l->origin = result->origin;
     l->n_done += !l->done[r->part];
     l->done[r->part] = 1;
     *whole = (struct store_result){.values = l->error_code ? NULL : l->values,
         .n_values = l->n_parts,
         .error_code = l->error_code,
-        .error_message = l->error_message};
+        .error_message = l->error_message,
+        .origin = l->origin};
     return l->n_done == l->n_parts;
 }
 
@@ -76,18 +79,33 @@ static int keep(
     struct broker *b, const struct row *r, const struct store_result *result, struct err *e)
 {
     struct store_result whole = *result;
-    b->counters.tokens += r->n_tokens;
+    b->counters.tokens += result->origin == ROW_COMPUTED ? r->n_tokens : 0;
     if (r->line && !join_line(r, result, &whole))
         return 0;
     int rc = store_finish_row(b->store, r, &whole, e);
     if (rc == 1) {
         b->counters.rows_done++;
         b->counters.rows_failed += whole.values == NULL;
+        b->counters.rows_copied += whole.values && whole.origin == ROW_COPIED;
+        b->counters.rows_cached += whole.values && whole.origin == ROW_CACHED;
     }
     return rc < 0 ? rc : 0;
 }
 
 /* ---- one batch ---- */
+
+/* A row's answer, for it and for its twins. */
+static int keep_answer(
+    struct broker *b, struct row *r, const struct store_result *result, struct err *e)
+{
+    struct store_result copy = *result;
+    int rc = keep(b, r, result, e);
+    copy.origin = ROW_COPIED;
+    for (const struct row *twin = r->twins; rc == 0 && twin; twin = twin->next)
+        rc = keep(b, twin, &copy, e);
+    r->answer = result->values ? ROW_VALUES : ROW_ERROR;
+    return rc;
+}
 
 static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
@@ -95,9 +113,11 @@ static int keep_values(struct broker *b, const struct batch *batch, struct err *
     char message[128];
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++) {
-        struct store_result result = judge(batch->rows[i], values, message, sizeof message);
-        rc = keep(b, batch->rows[i], &result, e);
-        values += batch->rows[i]->n_values;
+        struct row *r = batch->rows[i];
+        struct store_result result = judge(r, values, message, sizeof message);
+        result.origin = (enum row_origin)r->origin;
+        rc = keep_answer(b, r, &result, e);
+        values += r->n_values;
     }
     return rc;
 }
@@ -149,7 +169,8 @@ static int keep_blame(struct broker *b, const struct batch *batch, struct err *e
 
 static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e)
 {
-    int rc = store_batch_ended(b->store, o->batch, o->kind == BATCH_DONE && !o->refused, e);
+    int done = o->kind == BATCH_DONE && !o->refused;
+    int rc = o->batch->known ? 0 : store_batch_ended(b->store, o->batch, done, e);
     if (rc != 0)
         return rc;
     if (o->refused)
@@ -194,7 +215,7 @@ static void settle(struct broker *b, struct outcome *o)
     tell_jobs(b, o->batch);
     b->wake = 1;
     if (o->kind == BATCH_DONE) {
-        b->counters.batches += !o->refused;
+        b->counters.batches += !o->refused && !o->batch->known;
         planner_finished(b->planner, &o->batch);
         return;
     }
@@ -227,6 +248,15 @@ int broker_take_outcomes(struct broker *b, struct err *e)
         while (n < MAX_OUTCOMES && group_take(b->groups[g], &list[n].batch, &list[n].kind))
             list[n++].refused = NULL;
     return n > 0 ? settle_all(b, list, n, e) : 0;
+}
+
+/* ---- results that are known ---- */
+
+int broker_copy_results(struct broker *b, struct err *e)
+{
+    struct outcome known = {.kind = BATCH_DONE};
+    int rc = b->draining ? 0 : planner_known(b->planner, &known.batch, e);
+    return rc == 1 ? settle_all(b, &known, 1, e) : rc;
 }
 
 /* ---- going out ---- */

@@ -23,6 +23,7 @@ struct line *line_new(uint32_t n_parts, uint32_t n_tokens)
     l->values = xcalloc(n_parts, sizeof *l->values);
     l->pooled = xcalloc(n_parts, 2 * sizeof *l->pooled);
     l->done = xcalloc(n_parts, 1);
+    l->origin = ROW_COPIED;
     return l;
 }
 
@@ -38,8 +39,14 @@ void line_unref(struct line *l)
 
 void row_free(struct row **r)
 {
-    if (*r)
+    for (struct row *twin = *r ? (*r)->twins : NULL, *next; twin; twin = next) {
+        next = twin->next;
+        row_free(&twin);
+    }
+    if (*r) {
         line_unref((*r)->line);
+        free((*r)->known);
+    }
     free(*r);
     *r = NULL;
 }

@@ -22,6 +22,13 @@ static inline uint32_t row_index(int64_t row)
     return (uint32_t)(row & 0xffffffff);
 }
 
+/* Where a result came from. */
+enum row_origin { ROW_COMPUTED, ROW_COPIED, ROW_CACHED };
+
+/* What a row that was computed gave that holds for all rows that are the same. An error is one that
+ * follows from the content; that a group died of it, say, does not. */
+enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
+
 /* A row of several sequences (responses to a prompt, the two of a pair) while they are on their way:
  * each runs as a struct row of its own, in whatever batch, and the row is finished when all are.
  * Shared by them, freed with the last. */
@@ -32,12 +39,15 @@ struct line {
     int32_t *pooled;   /* [n_parts] pairs (position, token id) */
     uint32_t n_pooled; /* n_parts, or 0 for MEAN */
     uint8_t *done;     /* [n_parts] */
+    int origin;        /* enum row_origin: COMPUTED when one of them was, CACHED when one was */
     int error_code;    /* of the first that failed */
     char error_message[200];
 };
 
 struct line *line_new(uint32_t n_parts, uint32_t n_tokens);
 void line_unref(struct line *l); /* NULL-safe */
+
+#define ROW_KEY_BYTES 16
 
 /* One leased row, in one allocation: ids and positions follow the struct. Positions lie inside the
  * row: admission saw to it. */
@@ -54,6 +64,16 @@ struct row {
     struct line *line; /* the row that this is a sequence of; NULL: the whole row */
     uint32_t part;     /* which one */
     struct row *next;  /* for lists of whoever owns it */
+
+    /* Rows that are the same (twins.h). */
+    uint8_t key[ROW_KEY_BYTES]; /* of all that makes its result, when has_key */
+    int has_key, not_cached;    /* not_cached: the score cache was asked in vain */
+    int fresh;                  /* of a job that takes nothing from the score cache */
+    int leads;                  /* it is being computed, and its twins wait for it */
+    int answer;                 /* enum row_answer */
+    int origin;                 /* enum row_origin */
+    float *known;               /* [n_values] its result, when that was found; owned */
+    struct row *twins;          /* the same rows, which wait for this one; owned */
 };
 
 struct row *row_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
@@ -72,6 +92,7 @@ struct batch {
     uint32_t min_shared; /* rows that have fewer first tokens in common share none; 0: none do */
     uint32_t leader;     /* index of the last row that is there whole */
     struct row **rows;   /* [n_rows], owned */
+    int known;           /* of rows whose results were found: no group computes it */
     int suspect;         /* was running when a group died: runs alone, to find the row to blame */
     int64_t started_wall_ms, ms;
     int lost_signal, lost_exit; /* how the group ended, when it was lost */

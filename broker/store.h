@@ -36,6 +36,9 @@ struct store_job {
     int64_t placed;   /* rows with an index: chunks without a gap before them */
     int64_t done;     /* finished, failed ones included */
     int64_t failed;
+    int64_t copied;  /* done with the result of a row that is the same */
+    int64_t cached;  /* done with a result out of the score cache */
+    int fresh;       /* takes nothing from the score cache */
     int64_t running; /* advisory */
     int held;        /* made under another mode than the broker's: not dispatched until resumed with
                         accept_mode */
@@ -96,6 +99,7 @@ int store_accept_mode(struct store *s, int64_t job, struct err *e);
 /* Failed rows are queued again, their results forgotten (they come back at a later cursor). *n: how
  * many. */
 int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e);
+int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before it has rows */
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
 
 /* ---- chunks ----
@@ -161,6 +165,7 @@ struct store_result {
     uint32_t n_values;
     int error_code; /* 0, or ASSAY_ code */
     const char *error_message;
+    enum row_origin origin;
 };
 /* r is the whole row, or the last of its sequences to be finished: the result is the row's. Where
  * the row is still queued (and its job not cancelled): state, result with the job's next
@@ -169,6 +174,8 @@ struct store_result {
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
+/* The n values of a finished row whose result is a list: 1, or 0 when it has no such result. */
+int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e);
 
 /* ---- reading results ---- */
 struct store_result_row {

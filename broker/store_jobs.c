@@ -27,7 +27,7 @@ int store_new_job(
 
 #define JOB_COLUMNS                                                                                \
     "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
-    "done, failed, running, rate, created_ms, finished_ms, mode from job "
+    "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh from job "
 
 static enum job_state state_of(const struct store_job *j)
 {
@@ -76,6 +76,9 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     if (j->finished_ms > j->created_ms) /* over: the rate of its whole life */
         j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
     int64_t mode = sqlite3_column_int64(q, 15);
+    j->copied = sqlite3_column_int64(q, 16);
+    j->cached = sqlite3_column_int64(q, 17);
+    j->fresh = sqlite3_column_int(q, 18);
     sqlite3_reset(q);
     /* What is finished is not held: there is nothing left to score under another mode. */
     j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
@@ -138,6 +141,11 @@ int store_pause(struct store *s, int64_t job, int paused, struct err *e)
 int store_accept_mode(struct store *s, int64_t job, struct err *e)
 {
     return store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
+}
+
+int store_set_fresh(struct store *s, int64_t job, struct err *e)
+{
+    return store_run(s, e, "update job set fresh = 1 where job = ?", "i", job);
 }
 
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e)

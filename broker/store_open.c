@@ -24,7 +24,7 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 /* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
@@ -45,6 +45,9 @@ static const char *const upgrades[SCHEMA_VERSION] = {
     [2] = "create index job_unfinished on job (job) where finished_ms is null;"
           "create index row_failed on row (row) where state = 2;"
           "create index batch_running on batch (batch) where ms is null;",
+    [3] = "alter table job add column copied integer not null default 0;"
+          "alter table job add column cached integer not null default 0;"
+          "alter table job add column fresh integer not null default 0;",
 };
 
 /* ---- statements ---- */

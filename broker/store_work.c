@@ -208,17 +208,23 @@ static int insert_result(
     return rc;
 }
 
-static int count_result(struct store *s, const struct row *r, int failed, struct err *e)
+/* One more row is done; `more` sets what else counts it. */
+#define COUNT_ROW(more)                                                                            \
+    "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left = " \
+    "tokens_left - ?, " more "finished_ms = case when seal_chunk is not null and "                 \
+    "next_chunk > seal_chunk and done + 1 = placed then ? end where job = ?"
+
+static int count_result(
+    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
 {
+    static const char *const count_row[] = {[ROW_COMPUTED] = COUNT_ROW(""),
+        [ROW_COPIED] = COUNT_ROW("copied = copied + 1, "),
+        [ROW_CACHED] = COUNT_ROW("cached = cached + 1, ")};
+    int failed = result->values == NULL;
     int64_t job = row_job(r->row), now_ms = now_wall_ms();
     int64_t n_tokens = r->line ? r->line->n_tokens : r->n_tokens;
-    int rc = store_run(s, e,
-        "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left "
-        "= tokens_left - ?, "
-        "finished_ms = case when seal_chunk is not null and next_chunk > seal_chunk and done + 1 = "
-        "placed then ? end "
-        "where job = ?",
-        "iiii", (int64_t)failed, n_tokens, now_ms, job);
+    int rc = store_run(s, e, count_row[failed ? ROW_COMPUTED : result->origin], "iiii",
+        (int64_t)failed, n_tokens, now_ms, job);
     if (rc == 0)
         rc = store_run(s, e,
             "insert into minute values (?, 1, ?) on conflict (minute) do update set n_rows = "
@@ -241,8 +247,22 @@ int store_finish_row(
         return rc;
     rc = insert_result(s, r, result, e);
     if (rc == 0)
-        rc = count_result(s, r, failed, e);
+        rc = count_result(s, r, result, e);
     return rc == 0 ? 1 : rc;
+}
+
+int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select vector from result indexed by result_row where row = ? and vector is not null", "i",
+        row);
+    int rc = store_step(s, q, e);
+    if (rc == 1 && (size_t)sqlite3_column_bytes(q, 0) == n * sizeof *values)
+        memcpy(values, sqlite3_column_blob(q, 0), n * sizeof *values);
+    else if (rc == 1)
+        rc = 0;
+    sqlite3_reset(q);
+    return rc;
 }
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)

@@ -18,6 +18,9 @@ create table job (
   placed      integer not null default 0,  -- rows that have their index
   done        integer not null default 0,  -- finished rows, failed ones included
   failed      integer not null default 0,
+  copied      integer not null default 0,  -- done with the result of a row that is the same
+  cached      integer not null default 0,  -- done with a result out of the score cache
+  fresh       integer not null default 0,  -- takes nothing from the score cache
   running     integer not null default 0,  -- advisory
   tokens_left integer not null default 0,  -- tokens of unfinished rows
   next_seq    integer not null default 1,  -- cursor of the next result
@@ -128,7 +131,8 @@ create view jobs as
     created_ms / 1000.0 as created_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', created_ms / 1000.0, 'unixepoch') as created_at,
     finished_ms / 1000.0 as finished_ts,
-    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
+    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at,
+    copied, cached
   from (
     select job.*,
       seal_chunk is not null and next_chunk > seal_chunk as sealed,

@@ -23,12 +23,13 @@ enum field {
     F_ACCEPT_MODE,
     F_STATE,
     F_OLDER_THAN_S,
+    F_FRESH,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
-    "older_than_s"};
+    "older_than_s", "fresh"};
 
 #define BIT(field) (1u << (field))
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
@@ -40,13 +41,14 @@ static const struct {
 } ops[OP_COUNT] = {
     [OP_HELLO] = {"hello", 0, 0},
     [OP_SUBMIT] = {"submit",
-        BIT(F_KEY) | BIT(F_CHUNK) | BIT(F_ROWS) | BIT(F_SEAL) | BIT(F_PRIORITY) | BIT(F_META),
+        BIT(F_KEY) | BIT(F_CHUNK) | BIT(F_ROWS) | BIT(F_SEAL) | BIT(F_PRIORITY) | BIT(F_META) |
+            BIT(F_FRESH),
         BIT(F_KEY) | BIT(F_CHUNK)},
     [OP_STATUS] = {"status", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESULTS] = {"results", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_WAIT_MS),
         BIT(F_JOB)},
-    [OP_SCORE] = {"score", BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY),
-        BIT(F_ROWS)},
+    [OP_SCORE] = {"score",
+        BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) | BIT(F_FRESH), BIT(F_ROWS)},
     [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESUME] = {"resume", BIT(F_JOB) | BIT(F_ACCEPT_MODE), BIT(F_JOB)},
@@ -232,6 +234,8 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return read_u32(r, "timeout_ms", 1, REQUEST_TIMEOUT_MS_MAX, &q->timeout_ms, e);
     case F_ACCEPT_MODE:
         return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
+    case F_FRESH:
+        return msg_read_bool(r, "fresh", &q->fresh, e);
     case F_OLDER_THAN_S:
         return msg_read_int(r, "older_than_s", 0, INT32_MAX, &q->older_than_s, e);
     default:

@@ -43,6 +43,8 @@ enum cli_option {
     CLI_MAX_BATCH_TOKENS,
     CLI_MAX_LEN,
     CLI_WORKER,
+    CLI_SCORE_CACHE,
+    CLI_NO_DEDUPE,
     CLI_FOLLOW,
     CLI_AFTER,
     CLI_WATCH,

@@ -196,12 +196,33 @@ static int transfer(struct score *s, struct err *e)
     return rc;
 }
 
-static int report(const struct score *s)
+/* ", 12 copied, 3 from the cache", as far as there are any. */
+static void name_copies(struct score *s, char *text, size_t size)
+{
+    struct err e = {0};
+    json_t *reply = NULL;
+    text[0] = '\0';
+    cli_write_job(client_begin(s->client, "status", 1), s->key);
+    if (client_call(s->client, 0, &reply, &e) != 0)
+        return;
+    long long copied = json_integer_value(json_object_get(reply, "copied"));
+    long long cached = json_integer_value(json_object_get(reply, "cached"));
+    int n = copied > 0 ? snprintf(text, size, ", %lld copied", copied) : 0;
+    if (cached > 0)
+        snprintf(text + n, size - (size_t)n, ", %lld from the cache", cached);
+    json_decref(reply);
+}
+
+static int report(struct score *s)
 {
     const struct output *o = &s->output;
-    if (s->cli->stderr_tty || o->n_failed > 0)
-        fprintf(stderr, "assay: %lld rows, %lld failed%s%s\n", (long long)o->n_written,
-            (long long)o->n_failed, s->broker ? "; job kept in " : "", s->broker ? s->data : "");
+    char copies[80];
+    if (s->cli->stderr_tty || o->n_failed > 0) {
+        name_copies(s, copies, sizeof copies);
+        fprintf(stderr, "assay: %lld rows, %lld failed%s%s%s\n", (long long)o->n_written,
+            (long long)o->n_failed, copies, s->broker ? "; job kept in " : "",
+            s->broker ? s->data : "");
+    }
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
 }
 

@@ -184,9 +184,10 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
 {
     char key[64];
     snprintf(key, sizeof key, "%s-%d", v->prefix, v->chunk);
-    struct msg_writer *w = client_begin(v->client, "score", 3);
+    struct msg_writer *w = client_begin(v->client, "score", 4);
     msg_key_str(w, "key", key);
     msg_key_int(w, "timeout_ms", SCORE_MS);
+    msg_key_bool(w, "fresh", 1); /* out of the score cache would be no proof */
     msg_str(w, "rows");
     msg_array(w, v->n_sequences);
     msg_raw(w, (struct slice){(const uint8_t *)v->sequences.buffer.data, v->sequences.buffer.size});

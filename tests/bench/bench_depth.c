@@ -1,6 +1,6 @@
 /* bench_depth.c - does the queue stay as fast when it is long?
  *
- *     bench_depth DIRECTORY LARGEST [SECONDS]
+ *     bench_depth DIRECTORY LARGEST [SECONDS [no-dedupe]]
  *
  * One database for each depth, 10^3 and ten times that and so on up to LARGEST: one job with as many rows
  * done as queued. A row has 16 tokens. The same is measured at each depth, through the functions that
@@ -13,7 +13,10 @@
  *     page      1,000 results from the end of the job; the first 1,000 beside them
  *     restart   the process was killed: from opening the database to the first batch in hand
  *
+ * Rows are compared, as the broker does it, but no two are the same; with no-dedupe they are not.
+ *
  * The file system's cache is warm. Output: one JSON line a depth. The directory is left as it was. */
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,9 +35,11 @@ struct queue {
     char dir[300];
     struct store *s;
     struct planner *p;
+    struct twins *twins;
+    int dedupe;
     int64_t job, depth;
     uint32_t chunk;
-    int64_t rows; /* worked on */
+    int64_t given, rows; /* submitted; worked on */
     double work_s, cpu_s, status_us, first_page_ms, last_page_ms, restart_ms;
 };
 
@@ -59,17 +64,23 @@ static void open_queue(struct queue *q, uint32_t batch_rows)
     struct err e;
     must(store_open(&q->s, q->dir, &options, &e), &e);
     must(planner_new(&q->p, q->s, &limits, &e), &e);
+    if (q->dedupe)
+        q->twins =
+            twins_new(&(struct twins_options){"bench", "bench", q->s, NULL, TWINS_REMEMBERED});
+    planner_use_twins(q->p, q->twins);
 }
 
 static void close_queue(struct queue *q)
 {
     planner_free(&q->p);
+    twins_free(&q->twins);
     store_close(&q->s);
 }
 
 /* ---- rows in ---- */
 
 struct source {
+    struct queue *queue;
     int32_t ids[TOKENS];
     int left;
 };
@@ -77,7 +88,12 @@ struct source {
 static int next_row(void *arg, struct store_row *row, struct err *e)
 {
     struct source *source = arg;
+    int64_t number = source->queue->given;
     (void)e;
+    /* No two rows are the same: those would be copied. */
+    source->ids[0] = (int32_t)(number & 0xffff);
+    source->ids[1] = (int32_t)(number >> 16);
+    source->queue->given += source->left > 0;
     *row = (struct store_row){.ids = source->ids,
         .n_tokens = TOKENS,
         .n_parts = 1,
@@ -91,7 +107,7 @@ static void submit(struct queue *q, int n)
 {
     static const uint8_t bytes[FILL * TOKENS]; /* what a digest is made of */
     struct store_chunk c = {.job = q->job, .chunk = q->chunk++, .n_rows = (uint32_t)n};
-    struct source source = {.left = n};
+    struct source source = {.queue = q, .left = n};
     struct err e;
     c.rows = (struct slice){bytes, (size_t)n * TOKENS};
     must(store_begin(q->s, &e), &e);
@@ -113,10 +129,13 @@ static int64_t work_on_batch(struct queue *q)
     if (!b)
         return 0;
     int64_t n = b->n_rows;
+    b->values = xcalloc(b->n_values, sizeof *b->values);
     must(store_begin(q->s, &e), &e);
     must(store_batch_started(q->s, b, 0, 1, &e), &e);
-    for (uint32_t i = 0; i < b->n_rows; i++)
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        b->rows[i]->answer = ROW_VALUES;
         must(store_finish_row(q->s, b->rows[i], &result, &e), &e);
+    }
     must(store_batch_ended(q->s, b, 1, &e), &e);
     must(store_commit(q->s, &e), &e);
     planner_finished(q->p, &b);
@@ -228,6 +247,7 @@ static void leave_killed(struct queue *q)
         _exit(0);
     }
     q->chunk += 50;
+    q->given += 50 * BATCH;
     waitpid(child, NULL, 0);
 }
 
@@ -272,11 +292,16 @@ int main(int argc, char **argv)
     char dir[256], command[300];
     int n = 0;
     log_init("bench", -1, LOG_LEVEL_WARN);
+    if (sodium_init() < 0)
+        die(EX_SOFTWARE, "event=bench_failed error=\"libsodium cannot start\"");
     if (argc < 3 || atoll(argv[2]) < 1000)
-        die(EX_USAGE, "event=usage expected=\"DIRECTORY LARGEST [SECONDS]\", LARGEST 1000 or more");
+        die(EX_USAGE, "event=usage expected=\"DIRECTORY LARGEST [SECONDS [no-dedupe]]\", LARGEST "
+                      "1000 or more");
     snprintf(dir, sizeof dir, "%s/bench_depth_XXXXXX", argv[1]);
     if (!mkdtemp(dir))
         die(EX_CANTCREAT, "event=bench_failed error=\"cannot make %s\"", dir);
+    for (int k = 0; k < MAX_DEPTHS; k++)
+        queues[k].dedupe = argc <= 4 || strcmp(argv[4], "no-dedupe") != 0;
     for (int64_t depth = 1000; depth <= atoll(argv[2]) && n < MAX_DEPTHS; depth *= 10)
         fill(&queues[n++], dir, depth);
     for (int k = 0; k < n; k++)

@@ -13,7 +13,8 @@ FINE = [20, 21, 22]
 
 
 def test_a_row_that_kills_is_found_and_its_neighbours_finish(directory):
-    with Broker(directory / "d", worker=FAULTY_WORKER, options=["--tp", 2]) as broker, broker.client() as client:
+    options = ["--tp", 2, "--no-dedupe"]  # all of them in the batch
+    with Broker(directory / "d", worker=FAULTY_WORKER, options=options) as broker, broker.client() as client:
         rows = [{"ids": FINE}] * 13 + [{"ids": [KILLS]}] + [{"ids": FINE}] * 10
         found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
         codes = [row["error"] and row["error"]["code"] for row in found]
@@ -43,7 +44,7 @@ def test_any_rank_may_go_at_any_time(directory, number):
     with Broker(directory / "d", options=options) as broker, broker.client() as client:
         key = random_key()
         wait_until(lambda: len(broker.worker_pids()) == 4)
-        client.submit(key, [{"ids": [k % 500] * 60} for k in range(2000)])
+        client.submit(key, [{"ids": [k % 500] * 59 + [k // 500]} for k in range(2000)])
         for turn in range(3):
             wait_until(lambda: client.call("status", job=key)["done"] > turn * 100, 60)
             before = wait_until(lambda: len(broker.worker_pids()) == 4 and broker.worker_pids())

@@ -214,7 +214,7 @@ def test_timeouts_leave_the_job_alive(broker, kind):
 def test_score_of_a_job_that_does_not_end(directory, kind):
     """Timeout, then cancelled by someone else: named, and never a short list."""
     with Broker(directory / "d", options=["--max-batch-tokens", 64]) as broker:
-        client, rows, key = kind(broker.endpoint), [{"ids": [k % 500] * 60} for k in range(2000)], random_key()
+        client, rows, key = kind(broker.endpoint), [{"ids": [k % 500] * 59 + [k // 500]} for k in range(2000)], random_key()
         with pytest.raises(AssayError) as caught:
             client.score(rows, timeout_s=0.3, key=key)
         assert caught.value.code == "timeout" and key in caught.value.message
