@@ -26,6 +26,7 @@ struct queue {
                    again */
     int fresh;
     uint64_t stalled; /* p->round in which its first row could not be taken */
+    int copies;       /* the row that was last taken was known */
 };
 
 /* Set of row numbers: open addressing, 0 is free, removal by moving back. */
@@ -440,6 +441,8 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
         taken |= rc == 1;
     }
     /* What it did not need is not owed. */
+    if (taken)
+        q->copies = 1;
     if (taken && q->priority == p->clock_priority && q->served < p->clock)
         q->served = p->clock;
     if (full)
@@ -458,8 +461,11 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
-    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++)
-        rc = skip_known(p, p->queues[(p->round + k) % p->n_queues], e);
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
+        struct queue *q = p->queues[(p->round + k) % p->n_queues];
+        if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
+            rc = skip_known(p, q, e);
+    }
     if (rc < 0 || !p->known)
         return rc < 0 ? rc : 0;
     *b = p->known;
@@ -495,6 +501,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
     struct row *r = take_first(q);
     uint32_t before = b->n_tokens;
+    q->copies = 0;
     p->clock = q->served;
     p->clock_priority = q->priority;
     lease(p, r);

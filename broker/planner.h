@@ -66,7 +66,7 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
 
 /* The next rows whose results are known already, with their values, as a batch that no group needs to
  * see: 1, or 0 when there is none. A bounded number, so that clients and groups do not wait for it; of
- * all jobs in turn. */
+ * all jobs in turn that have had a first turn of planner_next. */
 int planner_known(struct planner *p, struct batch **b, struct err *e);
 
 /* Its rows have results (committed): leases end, batch freed. The twins of rows that were answered have

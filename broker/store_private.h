@@ -7,11 +7,14 @@
 
 #include "broker/store.h"
 
-#define STORE_DIGEST_BYTES 32
 #define STORE_MAX_STATEMENTS 96
+
+struct store_sync; /* store_sync.c */
 
 struct store {
     sqlite3 *db;
+    struct store_sync *sync;
+    int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
     char dir[4096];
     int lock_fd;
     struct store_options options;
@@ -45,5 +48,10 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
 /* s->scratch, at least so large; what was in it is gone. */
 void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
+
+/* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
+int store_sync_start(struct store *s, struct err *e);
+void store_sync_stop(struct store *s); /* NULL-safe */
+void store_sync_wrote(struct store *s, int synced);
 
 #endif

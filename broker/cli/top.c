@@ -205,6 +205,9 @@ static void draw_broker(struct top *t, struct frame *f)
     frame_text(f, STYLE_PLAIN, "  queued %s of %s",
         bytes_text(c, (double)integer(t->info, "queued_bytes")),
         bytes_text(d, (double)integer(json_object_get(t->info, "limits"), "max_queued_bytes")));
+    int64_t copied = integer(counters, "rows_copied") + integer(counters, "rows_cached");
+    if (copied > 0)
+        frame_text(f, STYLE_PLAIN, "  rows copied %s", compact(a, (double)copied));
     if (integer(counters, "batches_lost") > 0)
         frame_text(f, STYLE_RED, "  batches lost %" PRId64, integer(counters, "batches_lost"));
     frame_end_line(f);

@@ -61,10 +61,12 @@ static void print_status(const json_t *r)
         printf("%" PRId64, (int64_t)json_integer_value(total));
     else
         printf("at least %" PRId64, integer(r, "accepted"));
-    printf(", failed %" PRId64 ", running %" PRId64 ", queued %" PRId64
-           "\n  %.1f rows/s, time left ",
-        integer(r, "failed"), integer(r, "running"), integer(r, "queued"),
-        json_number_value(json_object_get(r, "rate")));
+    printf(", failed %" PRId64 ", running %" PRId64 ", queued %" PRId64, integer(r, "failed"),
+        integer(r, "running"), integer(r, "queued"));
+    if (integer(r, "copied") + integer(r, "cached") > 0)
+        printf("\n  of them copied %" PRId64 ", from the cache %" PRId64, integer(r, "copied"),
+            integer(r, "cached"));
+    printf("\n  %.1f rows/s, time left ", json_number_value(json_object_get(r, "rate")));
     print_time_left(r);
     printf("\n");
 }
