@@ -518,7 +518,7 @@ static void test_batches_end_by_themselves(void **state)
     char out[128];
     int64_t job = put_job(f->s, "a", 0, 4, 4), other = put_job(f->s, "b", 0, 1, 4);
     struct row_list list = queued(f->s, job, 0, 4), others = queued(f->s, other, 0, 1);
-    struct batch *first = batch_new(3), *second = batch_new(2);
+    struct batch *first = batch_new(3, 0), *second = batch_new(2, 0);
     batch_add(first, &list.at[2]);
     batch_add(first, &others.at[0]);
     batch_add(first, &list.at[0]);
