@@ -83,7 +83,7 @@ struct peak {
 static struct peak peak_of(const struct cpu_kernels *kernels)
 {
 #if defined(__x86_64__)
-    if (kernels == &cpu_kernels_avx512)
+    if (kernels == &cpu_kernels_avx512 || kernels == &cpu_kernels_avx512vnni)
         return (struct peak){peak_avx512, 16};
     if (kernels == &cpu_kernels_avx2)
         return (struct peak){peak_avx2, 8};
