@@ -61,7 +61,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-text test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-text quant-drift test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(BASE)
@@ -205,6 +205,11 @@ bench: ## measure; prints a table of ratios (README, Speed)
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all tests
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py
+
+quant-drift: ## how far --quant int8 moves scores (README, Speed)
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/quant_drift.py
 
 reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	python3 -m venv build/venv-reference

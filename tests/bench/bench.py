@@ -1,11 +1,13 @@
 """Measures and prints one table: each figure as a ratio to a ceiling or a peer taken in the same run.
 
     make bench                                    what needs nothing more than Assay
-    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: c1, e1 (with e2), t1
+    ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/bench.py c1       one of them by itself: b4, c1, e1 (with e2), t1
     make bench PEER_PYTHON=/path/to/python        also transformers float32, with a Python that has PyTorch
 
 b1  GEMM rate / peak rate of fused multiply-adds
 b3  tokens/s of the forward, 0.5B shape, 512-token rows / transformers float32 on a model of the same shape
+b4  tokens/s of the forward with --quant int8, 0.5B shape, 512-token rows / the peak of float32's fused multiply-adds over what its layers'
+    products need a token: both by the time that threads had a processor, in turns
 c1  durable rows/s through the socket, 512-token rows, 32 requests of 64 rows under way / the disk alone, same commits; beanstalkd and
     Redis Streams where they are installed (apt-get install beanstalkd redis-server), the same rows in the same batches from the same C client
 e1  rows claimed and finished /s with a million rows queued (DEPTH=10000000: ten million, 3 GB, minutes) / with a thousand; the same in
@@ -71,6 +73,19 @@ def b3(ours):
                  "--batch", BATCH_TOKENS // TOKENS)[0]
     yield ("b3", f"tokens/s / transformers {peer['transformers']} float32", f"{ours:.1f} tokens/s",
            f"{peer['tokens_per_s']:.1f} tokens/s", ours / peer["tokens_per_s"])
+
+
+def b4(rounds=3):
+    c = json.loads((BIG / "config.json").read_text())
+    hidden, kv = c["hidden_size"], c["num_key_value_heads"] * c["hidden_size"] // c["num_attention_heads"]
+    flops = 2 * c["num_hidden_layers"] * hidden * (2 * hidden + 2 * kv + 3 * c["intermediate_size"])
+    found = []
+    for _ in range(rounds):
+        peak = lines(TOOLS / "bench_gemm", 0, "auto", "peak")[0]["cpu_peak"]
+        rate = lines(TOOLS / "bench_forward", BIG, ROWS, TOKENS, BATCH_TOKENS, 0, "int8")[0]["cpu_tokens_per_s"]
+        found.append((rate, peak * 1e9 / flops))
+    rate, ceiling = map(statistics.median, zip(*found))
+    yield ("b4", "tokens/s, int8 / float32's fused multiply-adds", f"{rate:.1f} tokens/s", f"{ceiling:.1f} tokens/s", rate / ceiling)
 
 
 class Server:
@@ -225,7 +240,7 @@ def through_broker():
 
 
 def main():
-    alone = {"c1": c1, "e1": e1, "e2": e1, "t1": t1}
+    alone = {"b4": b4, "c1": c1, "e1": e1, "e2": e1, "t1": t1}
     if sys.argv[1:] and sys.argv[1] in alone:
         return show(alone[sys.argv[1]]())
     if not (BIG / "model.safetensors").exists():
@@ -233,7 +248,7 @@ def main():
         subprocess.run([sys.executable, HERE / "make_big.py", BIG], check=True)
     table = list(b1())
     ours = forward()
-    table += list(b3(ours)) + list(c1()) + list(e1()) + list(t1())
+    table += list(b3(ours)) + list(b4()) + list(c1()) + list(e1()) + list(t1())
     rate = through_broker()
     again = forward()
     table.append(("d2", "submit to last result / forward in process", f"{rate:.1f} tokens/s",
