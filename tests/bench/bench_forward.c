@@ -1,6 +1,7 @@
 /* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared memory.
  *
- *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [QUANT]]      one line of JSON
+ *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [QUANT [ISA]]]
+ *         one line of JSON
  *
  * THREADS 0: as many as there are processors. QUANT: none or int8. cpu_tokens_per_s is by the time
  * that threads had a processor: on a busy machine it says more. */
@@ -45,7 +46,8 @@ struct bench {
     float *values;
 };
 
-static void open_model(struct bench *b, const char *dir, int threads, const char *method)
+static void open_model(
+    struct bench *b, const char *dir, int threads, const char *method, const char *isa)
 {
     struct err e = {0};
     struct model_config config;
@@ -54,7 +56,7 @@ static void open_model(struct bench *b, const char *dir, int threads, const char
     die_on(model_config_load(&config, dir, &e), &e);
     struct cache_config cache = {
         b->tokens * b->rows_per_batch, b->tokens, b->rows_per_batch, "none"};
-    struct device_options options = {.n_threads = threads, .isa = "auto"};
+    struct device_options options = {.n_threads = threads, .isa = isa};
     qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
     die_on(cpu_ops.open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
@@ -110,7 +112,8 @@ static void run_batch(struct bench *b, uint32_t n_rows)
 int main(int argc, char **argv)
 {
     if (argc < 5) {
-        fprintf(stderr, "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [QUANT]]\n");
+        fprintf(stderr,
+            "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [QUANT [ISA]]]\n");
         return 64;
     }
     uint32_t n_rows = (uint32_t)atoi(argv[2]);
@@ -120,7 +123,7 @@ int main(int argc, char **argv)
         b.rows_per_batch = 1;
     int threads = argc > 5 ? atoi(argv[5]) : 0;
     threads = threads > 0 ? threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    open_model(&b, argv[1], threads, argc > 6 ? argv[6] : "none");
+    open_model(&b, argv[1], threads, argc > 6 ? argv[6] : "none", argc > 7 ? argv[7] : "auto");
     make_rows(&b);
     run_batch(&b, 1); /* pages and caches warm */
     double start = seconds(), processor = processor_seconds();
