@@ -307,6 +307,36 @@ static void test_rows_ignore_their_company_and_the_cpu(void **unused)
     quant_method = "none";
 }
 
+/* How much of the checkpoint's file this process holds, kB. */
+static long resident_file(void)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    long total = 0, kb;
+    int is_file = 0;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        if (strstr(line, ".safetensors"))
+            is_file = 1;
+        else if (is_file && sscanf(line, "Rss: %ld kB", &kb) == 1)
+            total += kb, is_file = 0;
+    }
+    fclose(f);
+    return total;
+}
+
+static void test_the_file_is_let_go(void **unused)
+{
+    struct scorer s;
+    (void)unused;
+    quant_method = "int8";
+    scorer_open(&s, &cpu_ops, "wide-mlp", "auto", 1, -1, 0, 1);
+    quant_method = "none";
+    assert_int_equal(resident_file(), 0);
+    assert_true(weights_bytes(s.weights) > 1 << 16);
+    scorer_close(&s);
+}
+
 static void test_mode_and_refusal(void **unused)
 {
     char mode[MODEL_MODE_BYTES];
@@ -331,7 +361,7 @@ int main(void)
         cmocka_unit_test(test_largest_magnitudes), cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_odd_numbers), cmocka_unit_test(test_scores_are_near),
         cmocka_unit_test(test_rows_ignore_their_company_and_the_cpu),
-        cmocka_unit_test(test_mode_and_refusal)};
+        cmocka_unit_test(test_the_file_is_let_go), cmocka_unit_test(test_mode_and_refusal)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

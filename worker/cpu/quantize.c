@@ -9,8 +9,8 @@
  * of row j of a panel are the bytes 2*(k*NR+j) and the one after it. Rows that a panel lacks and the
  * second of the last pair of an odd number are 0. The scales lie behind, NR to a panel.
  *
- * Memory: a byte a weight, in one mapping, beside the checkpoint's file, whose pages the kernel may
- * drop: nothing reads these matrices there any more. All else stays in the file. */
+ * Memory: a byte a weight, in one mapping. Nothing reads these matrices in the checkpoint's file any
+ * more (its pages leave the process when all is loaded: weights_drop). All else stays in the file. */
 #include <sys/mman.h>
 
 #include "worker/cpu/device.h"
