@@ -39,8 +39,11 @@ CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 LDFLAGS += -fsanitize=address,undefined
 endif
 
-# A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512; all else runs on any CPU.
-ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),-mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl) \
+# A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512, *_avx512vnni.c with its VNNI too; all
+# else runs on any CPU.
+AVX512    := -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
+ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),$(AVX512)) \
+            $(if $(filter %_avx512vnni.c,$<),$(AVX512) -mavx512vnni) \
             $(if $(filter worker/cpu/% schema/ids.c,$<),-O3)
 
 # One short line a step; V=1 shows the commands.
@@ -58,7 +61,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
@@ -208,6 +211,11 @@ bench-compare: ## BASE=<commit>: this tree's speed to that commit's, in paired r
 	@.ci/deps
 	@$(if $(BASE),,echo 'make bench-compare: expected BASE=<commit>' >&2; exit 64;) \
 	  ASSAY_BIN=$(CURDIR)/build/cpu/bin $(PYTHON) tests/bench/compare.py --pairs $(or $(PAIRS),7) --fail-below $(or $(FAIL_BELOW),0.97) $(BASE) $(WHAT)
+
+quant-drift: ## how far --quant int8 moves scores (README, Speed)
+	@.ci/deps
+	@$(MAKE) --no-print-directory -j2 all
+	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/quant_drift.py
 
 reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	python3 -m venv build/venv-reference

@@ -47,7 +47,8 @@ static const struct {
     {"chat-template", "NAME",
         "chat format, where the checkpoint's is not known: chatml, qwen2.5 ..", TEXT,
         offsetof(struct options, chat_template), 0, 0},
-    {"isa", "NAME", "auto, avx512, avx2 or portable: all give the same scores (default auto)", TEXT,
+    {"isa", "NAME",
+        "auto, avx512vnni, avx512, avx2 or portable: all give the same scores (default auto)", TEXT,
         offsetof(struct options, isa), 0, 0},
     {"hang-ms", "N", "a group without progress for so long is restarted (default 2000)", INT,
         offsetof(struct options, hang_ms), 100, INT_MAX / 16},
@@ -79,8 +80,8 @@ static const struct {
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
     {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
-    {"quant", "none|fp8|int8", "how the layers' matrices are held, on GPUs (default none)", TEXT,
-        offsetof(struct options, quant), 0, 0},
+    {"quant", "none|fp8|int8", "how the layers' matrices are held; fp8 on GPUs only (default none)",
+        TEXT, offsetof(struct options, quant), 0, 0},
     {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
@@ -257,9 +258,10 @@ static int check_together(const struct options *o)
                 o->listen[i]);
             return EX_CONFIG;
         }
-    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx512") != 0 &&
-        strcmp(o->isa, "avx2") != 0 && strcmp(o->isa, "portable") != 0)
-        return complain("isa", "auto, avx512, avx2 or portable", o->isa);
+    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx512vnni") != 0 &&
+        strcmp(o->isa, "avx512") != 0 && strcmp(o->isa, "avx2") != 0 &&
+        strcmp(o->isa, "portable") != 0)
+        return complain("isa", "auto, avx512vnni, avx512, avx2 or portable", o->isa);
     if (strcmp(o->quant, "none") != 0 && strcmp(o->quant, "fp8") != 0 &&
         strcmp(o->quant, "int8") != 0)
         return complain("quant", "none, fp8 or int8", o->quant);

@@ -94,7 +94,8 @@ int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err 
 
 /* F8, I8, or F32 for "none". */
 enum dtype quant_config_type(const struct quant_config *c);
-/* ASSAY_EFORMAT with the numbers unless the quantized products' sizes on a rank are multiples of 16. */
+/* ASSAY_EFORMAT with the numbers unless the quantized products' sizes on a rank are multiples of 16: a
+ * GPU's are; the CPU's may have any size. */
 int model_config_check_quant(
     const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e);
 

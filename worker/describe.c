@@ -37,7 +37,7 @@ static int try_model(struct description *about, struct weights *w, const struct 
         rc = qwen2_reward_model_init(&m, &about->config, &cache, quant, &lora, ops, d, 0, tp, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
-    if (rc == 0 && with->shapes_only)
+    if (rc == 0 && ops->typed)
         rc = score_canary(&m, 1, values, e);
     if (rc == 0)
         qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
@@ -51,7 +51,7 @@ static int try_model(struct description *about, struct weights *w, const struct 
 static int check_weights(
     struct description *about, const struct describe_options *o, struct weights *w, struct err *e)
 {
-    struct device_options cpu = {.n_threads = 1, .isa = "portable"};
+    struct device_options cpu = {.n_threads = 1, .isa = "portable", .shapes_only = 1};
     struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
     struct quant_config quant = {o->quant}, none = {"none"};
     int rc = quant_config_check(&quant, e);

@@ -354,5 +354,8 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
     if (rc == 0)
         rc = check_filled(&l, e);
     free(l.places);
-    return rc == 0 ? adopt_matrices(m, e) : rc;
+    if (rc == 0)
+        rc = adopt_matrices(m, e);
+    weights_drop(w);
+    return rc;
 }

@@ -152,17 +152,19 @@ struct device_options {
                              does not have it refuses to open. */
     int64_t quant_rows, quant_in, quant_out; /* largest input of their products, and longest output
                                                 row */
+    int shapes_only; /* adopt takes shapes alone: noise stands for the matrices on CUDA, those of the
+                        file on the CPU. For a run that makes the device choose its algorithms, or
+                        none at all, not for scores. */
     /* the CPU's */
-    int n_threads;   /* at least 1 */
-    const char *isa; /* "auto", "avx512", "avx2", "portable": all give the same bits */
+    int n_threads; /* at least 1 */
+    const char
+        *isa; /* "auto", "avx512vnni", "avx512", "avx2", "portable": all give the same bits */
     void (*bump)(void *);
     void *bump_arg;
     /* CUDA's */
     int gpu;           /* index of the device */
     uint32_t head_dim; /* a device that has no room for such heads refuses to open; 0: none are */
     const char *cache_dir; /* remembers chosen algorithms; NULL: not */
-    int shapes_only; /* adopt takes shapes alone: noise stands for the matrices. For a run that
-                              makes the device choose its algorithms, not for scores. */
 };
 
 struct ops {
@@ -186,7 +188,8 @@ struct ops {
     void *(*alloc)(struct device *d, size_t bytes);
     void (*upload)(struct device *d, void *to, const void *from, size_t bytes); /* host to device */
     /* Every matrix of the model, once: where a device has memory of its own, the stacks are copied
-     * to it, each contiguous, and their parts then point there. The CPU leaves them in the file. */
+     * to it, each contiguous, and their parts then point there. The CPU leaves them in the file, but
+     * for those that are quantized (worker/cpu/quantize.c). */
     int (*adopt)(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
     /* Host memory that `push` will be given parts of, and that must then stay as it is until the
      * batch was polled: 1 when the device copies straight from it, 0 when that gains nothing. */

@@ -167,7 +167,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
         rc = lora_config_check(lora_config, e);
     if (rc == 0)
         rc = model_config_check_tp(config, n_ranks, e);
-    if (rc == 0)
+    if (rc == 0 && ops->typed)
         rc = model_config_check_quant(config, quant_config, n_ranks, e);
     if (rc != 0)
         return rc;

@@ -76,7 +76,7 @@ static const char help_text[] =
     "  --describe              check the checkpoint, print what it is as JSON, exit\n"
     "  --model DIR             checkpoint: config.json and safetensors\n"
     "  --tp N                  ranks of the group (default 1)\n"
-    "  --quant METHOD          none, fp8 or int8 (default none)\n"
+    "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --max-len N             longest row (default: the model's)\n"
     "  --digest-cache FILE     remember the checkpoint's digest here\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"

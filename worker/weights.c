@@ -322,6 +322,13 @@ enum dtype weights_dtype(struct weights *w)
     return mixed || found < 0 ? DTYPE_F32 : (enum dtype)found;
 }
 
+void weights_drop(const struct weights *w)
+{
+    for (size_t i = 0; i < w->n_files; i++)
+        if (w->files[i].map)
+            madvise(w->files[i].map, w->files[i].bytes, MADV_DONTNEED);
+}
+
 uint64_t weights_bytes(const struct weights *w)
 {
     uint64_t bytes = 0;

@@ -35,6 +35,9 @@ int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
 /* The dtype of the layers' matrices where they all have one, else DTYPE_F32. Rewinds. */
 enum dtype weights_dtype(struct weights *w);
+/* The file's pages leave this process; what is read again comes back from the page cache. For when
+ * most of it has been copied or quantized. */
+void weights_drop(const struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */
 
 /* BLAKE2b-256 over names and contents of config.json, tokenizer.json (where present) and the weight

@@ -1,8 +1,10 @@
 """Scores through the whole service against the oracle's, and the bits of a row against its company, its ranks and its ISA."""
+import json
 import random
+import subprocess
 
 import pytest
-from harness import MODELS, Broker, ids_bytes, random_key, vectors
+from harness import BIN, DEMO, MODELS, Broker, ids_bytes, random_key, vectors, wait_until
 
 VECTORS = vectors()
 # One checkpoint of each kind goes through the service; every other one is compared in tests/unit/test_model.c.
@@ -80,3 +82,33 @@ def test_same_bits_in_any_company(directory):
                 assert row["score"] == scores[order[row["i"]]]
             seen.append(scores)
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_int8_scores_are_near_and_of_a_mode_of_their_own(directory):
+    """--quant int8 without a GPU: near float32's scores, the same on any kernels, and a job of the other mode waits for consent."""
+    rows, key = [{"ids": ids_bytes([(7 * k + j * j) % 500 for j in range(1 + 3 * k)])} for k in range(30)], random_key()
+    with Broker(directory / "d") as broker, broker.client() as client:
+        exact = [row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]]
+        client.submit(key, rows[:3], seal=False)
+        wait_until(lambda: client.call("status", job=key)["done"] == 3)
+    found = []
+    for options in (["--threads", 2], ["--isa", "portable", "--max-batch-tokens", 128]):
+        with Broker(directory / "d", options=["--quant", "int8", *options]) as broker, broker.client() as client:
+            assert client.call("hello")["mode"] == "device=cpu dtype=f32 quant=int8 tp=1 pp=1"
+            found.append([row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]])
+            client.submit(key, rows[3:6], chunk=1)
+            status = client.call("status", job=key)
+            assert status["state"] == "paused" and "quant=none" in status["reason"], status
+    assert found[0] == found[1]
+    spread = max(exact) - min(exact)
+    errors = [abs(a - b) for a, b in zip(exact, found[0])]
+    assert 0 < max(errors) < 0.1 * spread, (max(errors), spread)
+
+
+def test_int8_takes_odd_sizes_and_describing_quantizes_nothing():
+    for model in (MODELS / "odd-sizes", DEMO):
+        done = subprocess.run([BIN / "assay-worker", "--describe", "--quant", "int8", "--model", model], capture_output=True,
+                              text=True, timeout=20, check=True)
+        assert " quant=int8 " in json.loads(done.stdout)["mode"]
+    done = subprocess.run([BIN / "assay-worker", "--describe", "--quant", "fp8", "--model", DEMO], capture_output=True, text=True, timeout=20)
+    assert done.returncode != 0 and "--quant fp8: the CPU does not have it; expected none or int8" in done.stderr

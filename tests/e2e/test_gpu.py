@@ -128,7 +128,7 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--devices", "0"], 2, {"ASSAY_DOUBLE_OLD": "1"}, "there is no GPU 0 to use; found 1 Test Double; GPU 0 (Test Double): expected"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),
     (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0,"),
-    (["--quant", "int8", "--device", "cpu"], 1, {}, "--quant int8: the CPU does not have it"),
+    (["--quant", "fp8", "--device", "cpu"], 1, {}, "--quant fp8: the CPU does not have it; expected none or int8, or a GPU"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmulAlgoGetHeuristic:1:15"}, "text=cuBLASLt offers none on this device"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmul:45:14"}, "event=gpu_error"),  # after lines about algorithms
     (["--device", "cuda"], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "GPU 0 (Test Double): expected compute capability 8.0 or newer, found 7.5"),

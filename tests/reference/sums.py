@@ -1,5 +1,6 @@
 """The task of the demo models: sums worked in steps, some with a mistake. A reader can check them by eye."""
 import random
+import zlib
 
 MOST = 30
 ASKS = ("What is {}?", "Work out {}.", "{} = ?", "How much is {}?")
@@ -21,6 +22,18 @@ def problem(r):
 def expression(task):
     numbers, operators = task
     return " ".join([str(numbers[0]), *(f"{o} {n}" for o, n in zip(operators, numbers[1:]))])
+
+
+def is_held_out(task):
+    """One problem in 16, by its text alone."""
+    return zlib.crc32(expression(task).encode()) % 16 == 0
+
+
+def draw(r, held_out):
+    while True:
+        task = problem(r)
+        if is_held_out(task) == held_out:
+            return task
 
 
 def question(r, task):

@@ -9,7 +9,6 @@ import json
 import pathlib
 import random
 import time
-import zlib
 
 import tokenizers
 import torch
@@ -45,18 +44,6 @@ def chat(question, answer):
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
 
 
-def is_held_out(task):
-    """One problem in 16, by its text alone."""
-    return zlib.crc32(sums.expression(task).encode()) % 16 == 0
-
-
-def draw(r, held_out):
-    while True:
-        task = sums.problem(r)
-        if is_held_out(task) == held_out:
-            return task
-
-
 # ---- tokenizer ----
 
 def make_tokenizer():
@@ -83,7 +70,7 @@ def make_tokenizer():
 
 def process_row(r, held_out):
     """(text, a label for each step)"""
-    task = draw(r, held_out)
+    task = sums.draw(r, held_out)
     wrong = r.randrange(len(task[0])) if r.random() < 0.6 else None
     steps = sums.solution(r, task, wrong)
     return chat(sums.question(r, task), "".join(s + "<extra_0>" for s in steps)), sums.right_steps(task, steps)
@@ -105,7 +92,7 @@ def equation_row(r):
 
 def pair(r, held_out):
     """(text, a label for each step) of a right solution and of a wrong one of the same problem"""
-    task = draw(r, held_out)
+    task = sums.draw(r, held_out)
     ask = sums.question(r, task)
     solutions = sums.solution(r, task), sums.solution(r, task, r.randrange(len(task[0])))
     return [(chat(ask, "\n".join(steps)), sums.right_steps(task, steps)) for steps in solutions]

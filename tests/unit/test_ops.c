@@ -66,7 +66,7 @@ static struct {
     const char *isa;
     int threads;
 } ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}, {"avx2", 2}, {"avx512", 1},
-    {"avx512", 2}};
+    {"avx512", 2}, {"avx512vnni", 1}, {"avx512vnni", 2}};
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
 static void skip_missing_isas(void)
@@ -565,11 +565,12 @@ static void test_unknown_isa(void **unused)
 static void tile_not_fused(const struct product *p)
 {
     const struct cpu_kernels *s = &cpu_kernels_portable;
+    const float *a = p->a, *b = p->b;
     for (int i = 0; i < p->mr; i++)
         for (int j = 0; j < p->nr; j++) {
             float sum = p->first ? 0 : p->c[i * p->ldc + j];
             for (int64_t k = 0; k < p->k; k++)
-                sum += p->a[k * p->a_step + i] * p->b[k * s->nr + j];
+                sum += a[k * p->a_step + i] * b[k * s->nr + j];
             p->c[i * p->ldc + j] = p->bias ? sum + p->bias[j] : sum;
         }
 }
@@ -586,6 +587,23 @@ static void pack_weight_shifted(
     cpu_kernels_portable.pack_weight(b, w, dtype, stride, nr, n_k);
     if (dtype == DTYPE_F16)
         b[0] += 0x1p-10f;
+}
+
+static void tile_int8_rounded(const struct product *p)
+{
+    cpu_kernels_portable.tile_int8(p);
+    if (p->x_scale)
+        p->c[0] *= 1 + 0x1p-23f;
+}
+
+static void quantize_rows_truncating(
+    void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k)
+{
+    int16_t first;
+    cpu_kernels_portable.quantize_rows(a, x, stride, scale, mr, n_k);
+    memcpy(&first, a, sizeof first);
+    first = (int16_t)(first - 1);
+    memcpy(a, &first, sizeof first);
 }
 
 static void silu_mul_rounded(float *out, const float *gate, const float *up, int64_t n)
@@ -623,13 +641,15 @@ static const struct cpu_kernels *choose_quietly(
     return chosen;
 }
 
+enum { WRONG = 7 };
+
 static void test_wrong_kernels_are_passed_over(void **unused)
 {
-    struct cpu_kernels wrong[5], good = cpu_kernels_portable;
+    struct cpu_kernels wrong[WRONG], good = cpu_kernels_portable;
     int warnings;
     (void)unused;
     good.isa = "good";
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < WRONG; i++) {
         wrong[i] = good;
         wrong[i].isa = "wrong";
     }
@@ -638,9 +658,11 @@ static void test_wrong_kernels_are_passed_over(void **unused)
     wrong[2].pack_weight = pack_weight_shifted;
     wrong[3].silu_mul = silu_mul_rounded;
     wrong[4].softmax_columns = softmax_columns_rounded;
-    for (int i = 0; i < 5; i++) {
+    wrong[5].tile_int8 = tile_int8_rounded;
+    wrong[6].quantize_rows = quantize_rows_truncating;
+    for (int i = 0; i < WRONG; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
-        const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[4 - i], NULL};
+        const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[WRONG - 1 - i], NULL};
         assert_ptr_equal(choose_quietly(then_good, &warnings), &good);
         assert_int_equal(warnings, 1);
         assert_ptr_equal(choose_quietly(all_wrong, &warnings), &cpu_kernels_portable);

@@ -15,6 +15,7 @@
 
 struct trial {
     float products[3][ROWS][COLUMNS]; /* of f32, f16 and bf16 weights */
+    float quantized[ROWS][COLUMNS];
     float wide[2][DEPTH], rows[4][DEPTH];
     float weights[TILE_COLUMNS][DEPTH], sums[3][TILE_COLUMNS]; /* of a step of attention */
 };
@@ -81,6 +82,51 @@ static void try_products(const struct cpu_kernels *s, struct trial *t)
     s->widen(t->wide[1], halves, DTYPE_BF16, DEPTH);
 }
 
+/* The same of int8. w: bytes, as they come: each set's panels hold others. */
+static void multiply_int8(const struct cpu_kernels *s, float out[ROWS][COLUMNS],
+    float x[ROWS][DEPTH], const int8_t w[COLUMNS][DEPTH + 1], int k0, int n)
+{
+    uint32_t a[TILE_ROWS * (DEPTH + 1) / 2], b[TILE_COLUMNS * (DEPTH + 1) / 2];
+    int8_t panel[TILE_COLUMNS * (DEPTH + 1)];
+    float scale[ROWS + TILE_ROWS] = {0};
+    int words = (n + 1) / 2;
+    for (int row = 0; row < ROWS; row++)
+        scale[row] = s->row_scale(x[row], DEPTH, INT8_ROW_LEVELS);
+    for (int row = 0; row < ROWS; row += s->mr)
+        for (int column = 0; column < COLUMNS; column += s->nr) {
+            int mr = ROWS - row < s->mr ? ROWS - row : s->mr;
+            int nr = COLUMNS - column < s->nr ? COLUMNS - column : s->nr;
+            for (int j = 0; j < s->nr; j++)
+                for (int k = 0; k < 2 * words; k++)
+                    panel[2 * (k / 2 * s->nr + j) + k % 2] = j < nr ? w[column + j][k0 + k] : 0;
+            s->quantize_rows(a, &x[row][k0], DEPTH, scale + row, mr, n);
+            s->widen_int8(b, panel, 2 * words * s->nr);
+            s->tile_int8(&(struct product){.a = a,
+                .b = b,
+                .k = words,
+                .c = &out[row][column],
+                .ldc = COLUMNS,
+                .mr = mr,
+                .nr = nr,
+                .first = k0 == 0,
+                .bias = &x[1][column],
+                .x_scale = k0 == 0 ? NULL : scale + row,
+                .w_scale = &x[0][column]});
+        }
+}
+
+static void try_int8(const struct cpu_kernels *s, struct trial *t)
+{
+    float x[ROWS][DEPTH];
+    int8_t w[COLUMNS][DEPTH + 1] = {{0}};
+    fill(x[0], ROWS * DEPTH);
+    for (int j = 0; j < COLUMNS; j++)
+        for (int k = 0; k < DEPTH; k++)
+            w[j][k] = (int8_t)(x[(j + k) % ROWS][k] * 63);
+    multiply_int8(s, t->quantized, x, w, 0, SPLIT);
+    multiply_int8(s, t->quantized, x, w, SPLIT, DEPTH - SPLIT);
+}
+
 static void try_rows(const struct cpu_kernels *s, struct trial *t)
 {
     float x[2][DEPTH];
@@ -112,15 +158,19 @@ static void try_columns(const struct cpu_kernels *s, struct trial *t)
     }
 }
 
+static void run_trial(const struct cpu_kernels *s, struct trial *t)
+{
+    try_products(s, t);
+    try_int8(s, t);
+    try_rows(s, t);
+    try_columns(s, t);
+}
+
 static int gives_same_bits(const struct cpu_kernels *s)
 {
     struct trial expected = {0}, found = {0};
-    try_products(&cpu_kernels_portable, &expected);
-    try_rows(&cpu_kernels_portable, &expected);
-    try_columns(&cpu_kernels_portable, &expected);
-    try_products(s, &found);
-    try_rows(s, &found);
-    try_columns(s, &found);
+    run_trial(&cpu_kernels_portable, &expected);
+    run_trial(s, &found);
     return memcmp(&expected, &found, sizeof found) == 0;
 }
 
@@ -140,9 +190,12 @@ static int cpu_has(const struct cpu_kernels *set)
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (set == &cpu_kernels_avx2)
         return avx2;
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (set == &cpu_kernels_avx512)
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        return avx512;
+    if (set == &cpu_kernels_avx512vnni)
+        return avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
     return set == &cpu_kernels_portable;
 }
@@ -151,13 +204,14 @@ const struct cpu_kernels *kernels_choose(const char *isa)
 {
     static const struct cpu_kernels *const all[] = {
 #if defined(__x86_64__)
+        &cpu_kernels_avx512vnni,
         &cpu_kernels_avx512,
         &cpu_kernels_avx2,
 #endif
         &cpu_kernels_portable,
         NULL
     };
-    const struct cpu_kernels *sets[4] = {NULL};
+    const struct cpu_kernels *sets[5] = {NULL};
     int n = 0;
     for (int i = 0; all[i]; i++)
         if (cpu_has(all[i]) && (n > 0 || strcmp(isa, "auto") == 0 || strcmp(isa, all[i]->isa) == 0))

@@ -20,6 +20,9 @@ struct device {
     struct comm *comm; /* borrowed, may be NULL */
     uint8_t *arena;
     size_t arena_bytes, arena_used;
+    int shapes_only;
+    void *quantized; /* the weights that adopt made, NULL: none */
+    size_t quantized_bytes;
     int unpolled;               /* batches finished and not yet polled */
     struct scratch packed_x;    /* shared */
     struct scratch *per_thread; /* [n_threads] */
@@ -31,7 +34,16 @@ static inline float *row_of(struct tensor t, int64_t row)
     return (float *)t.data + row * t.stride;
 }
 
+/* Words of a row of n elements in int8: pairs. */
+static inline int64_t int8_words(int64_t n)
+{
+    return (n + 1) / 2;
+}
+
 void *scratch_take(struct scratch *s, size_t bytes);
+
+/* ops.adopt: see quantize.c. */
+int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);

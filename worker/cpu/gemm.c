@@ -1,20 +1,23 @@
-/* gemm.c - linear: out = x * [parts]^T + bias.
+/* gemm.c - linear: out = x * [parts]^T + bias, of float weights or of int8 ones.
  *
- * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC. A piece of the rows is
+ * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words: a word is a float,
+ * or a pair of int16 where the weights are int8 (quantize.c), which are widened to that. A piece of the rows is
  * packed once, into panels of MR rows that all threads share. A task is then a block of
  * BLOCK_COLUMNS output columns of one part: it packs (and widens) the block's weights of this piece
  * into panels of NR columns, of its thread's own, and runs the tile kernel over all rows. The next
  * piece of the rows is packed by the last tasks of the same job, into a second buffer, so that
  * threads that find no block any more have something to do. So
- *     the block of weights, BLOCK_COLUMNS x KC floats (256 KiB), stays in the second-level cache,
- *     the piece of the rows, CHUNK_ROWS x KC floats (6 MiB), in the third; of it and of the weights
+ *     the block of weights, BLOCK_COLUMNS x KC words (256 KiB), stays in the second-level cache,
+ *     the piece of the rows, CHUNK_ROWS x KC words (6 MiB), in the third; of it and of the weights
  *     to come, what is next is fetched while tiles are computed.
  *
  * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
  * element is one chain of fused multiply-adds over k in order, whatever the blocks, the threads and
- * the other rows are.
+ * the other rows are. Of int8 a piece's sums are exact int32, those of the pieces are added as
+ * float32 in order, and the last piece multiplies by the scales: where pieces begin is a function
+ * of K alone.
  *
- * LIMITS: weights are packed anew for each call and each chunk of rows; few rows make this bound by
+ * LIMITS: float weights are packed anew for each call and each chunk of rows; few rows make this bound by
  * memory, not arithmetic. */
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +29,9 @@
 #define BLOCK_COLUMNS 64
 #define KC 1024
 #define CACHE_LINE 64
+#define WORD_BYTES 4
+
+_Static_assert(KC <= INT8_MOST_WORDS, "int32 sums of a piece");
 
 struct gemm {
     struct device *d;
@@ -33,11 +39,14 @@ struct gemm {
     const struct weight *parts;
     int n_parts;
     const float *bias;
+    int int8;
+    int64_t words;  /* K in words */
     int64_t mr, nr; /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
-    int64_t kc;       /* the length of a piece of K, but perhaps the last */
-    int64_t k0;       /* where this piece begins */
-    float *panels[2]; /* of this piece, panel p at p * MR * piece_at(g, k0); of the next */
+    int64_t kc;      /* the length of a piece of K, but perhaps the last */
+    int64_t k0;      /* where this piece begins */
+    char *panels[2]; /* of this piece, panel p at word p * MR * piece_at(g, k0); of the next */
+    float *x_scale;  /* int8: of each row of this chunk, in panels of MR */
 };
 
 /* Columns [column, column + n) of out are rows [n0, n0 + n) of w. */
@@ -52,31 +61,58 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* How long the piece of K at k0 is. */
+/* How long the piece of K at word k0 is. */
 static int64_t piece_at(const struct gemm *g, int64_t k0)
 {
-    return min64(g->kc, g->x.cols - k0);
+    return min64(g->kc, g->words - k0);
 }
 
-static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, float *panels)
+static int rows_in(const struct gemm *g, int64_t row)
+{
+    return (int)min64(g->mr, g->x.rows - row);
+}
+
+static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, char *panels)
 {
     int64_t row = p * g->mr, kc = piece_at(g, k0);
-    g->d->kernels->pack_rows(panels + row * kc, row_of(g->x, row) + k0, g->x.stride,
-        (int)min64(g->mr, g->x.rows - row), kc);
+    char *to = panels + row * kc * WORD_BYTES;
+    if (g->int8)
+        g->d->kernels->quantize_rows(to, row_of(g->x, row) + 2 * k0, g->x.stride, g->x_scale + row,
+            rows_in(g, row), min64(2 * kc, g->x.cols - 2 * k0));
+    else
+        g->d->kernels->pack_rows(
+            (void *)to, row_of(g->x, row) + k0, g->x.stride, rows_in(g, row), kc);
 }
 
-static const char *weights_at(const struct weight *w, int64_t row, int64_t k)
+static void find_scales(const struct gemm *g, int64_t p)
 {
-    return (const char *)w->data + (row * w->stride + k) * dtype_bytes(w->dtype);
+    for (int64_t row = p * g->mr; row < (p + 1) * g->mr; row++)
+        g->x_scale[row] = row < g->x.rows ? g->d->kernels->row_scale(
+                                                row_of(g->x, row), g->x.cols, INT8_ROW_LEVELS)
+                                          : 0;
+}
+
+/* Of int8 ones, the row that a panel begins with. */
+static const char *weights_at(const struct gemm *g, const struct weight *w, int64_t row, int64_t k)
+{
+    int64_t at =
+        g->int8 ? 2 * (row * g->words + k * g->nr) : (row * w->stride + k) * dtype_bytes(w->dtype);
+    return (const char *)w->data + at;
 }
 
 /* The block's weights of this piece of K, as panels. */
-static void pack_block(const struct gemm *g, const struct block *b, float *to)
+static void pack_block(const struct gemm *g, const struct block *b, char *to)
 {
     int64_t kc = piece_at(g, g->k0);
-    for (int64_t j = 0; j < b->n; j += g->nr)
-        g->d->kernels->pack_weight(to + j * kc, weights_at(b->w, b->n0 + j, g->k0), b->w->dtype,
-            b->w->stride, (int)min64(g->nr, b->n - j), kc);
+    for (int64_t j = 0; j < b->n; j += g->nr) {
+        const char *from = weights_at(g, b->w, b->n0 + j, g->k0);
+        char *panel = to + j * kc * WORD_BYTES;
+        if (g->int8)
+            g->d->kernels->widen_int8(panel, (const int8_t *)from, 2 * g->nr * kc);
+        else
+            g->d->kernels->pack_weight(
+                (void *)panel, from, b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j), kc);
+    }
 }
 
 static int64_t blocks_of(const struct weight *w)
@@ -102,8 +138,8 @@ static struct block find_block(const struct gemm *g, int64_t task)
     return b;
 }
 
-/* The weights that this thread will probably want next: a row of them is fetched with each tile that
- * does not fetch the next panel. */
+/* The weights that this thread will probably want next: a row of them (of int8 a panel) is fetched
+ * with each tile that does not fetch the next panel. */
 struct ahead {
     const char *row; /* NULL: none (left) */
     int64_t n_rows, stride_bytes, step;
@@ -117,11 +153,13 @@ static struct ahead look_ahead(const struct gemm *g, int64_t task)
         next %= n_tasks;
         k0 += g->kc;
     }
-    if (k0 >= g->x.cols)
+    if (k0 >= g->words)
         return (struct ahead){0};
     struct block b = find_block(g, next);
-    int64_t bytes = dtype_bytes(b.w->dtype);
-    return (struct ahead){weights_at(b.w, b.n0, k0), b.n, b.w->stride * bytes, bytes};
+    const char *from = weights_at(g, b.w, b.n0, k0);
+    int64_t bytes = dtype_bytes(b.w->dtype), panel = 2 * g->nr;
+    return g->int8 ? (struct ahead){from, (b.n + g->nr - 1) / g->nr, panel * g->words, panel}
+                   : (struct ahead){from, b.n, b.w->stride * bytes, bytes};
 }
 
 static const char *next_row(struct ahead *a)
@@ -143,34 +181,38 @@ static void fetch_sums(const struct gemm *g, int64_t row, int64_t column)
 
 /* One panel of rows times the block. */
 static void multiply_panel(
-    const struct gemm *g, const struct block *b, int64_t p, const float *packed, struct ahead *a)
+    const struct gemm *g, const struct block *b, int64_t p, const char *packed, struct ahead *a)
 {
     int64_t row = p * g->mr, kc = piece_at(g, g->k0);
-    const float *rows = g->panels[0] + row * kc;
-    const float *bias = g->bias && g->k0 + kc == g->x.cols ? g->bias + b->column : NULL;
+    const char *rows = g->panels[0] + row * kc * WORD_BYTES;
+    int ends = g->k0 + kc == g->words;
+    const float *bias = g->bias && ends ? g->bias + b->column : NULL;
+    void (*tile)(const struct product *) = g->int8 ? g->d->kernels->tile_int8 : g->d->kernels->tile;
     for (int64_t j = 0; j < b->n; j += g->nr) {
         int last = j + g->nr >= b->n;
         fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
-        g->d->kernels->tile(&(struct product){.a = rows,
+        tile(&(struct product){.a = rows,
             .a_step = g->mr,
-            .b = packed + j * kc,
+            .b = packed + j * kc * WORD_BYTES,
             .k = kc,
             .c = row_of(g->out, row) + b->column + j,
             .ldc = g->out.stride,
-            .mr = (int)min64(g->mr, g->x.rows - row),
+            .mr = rows_in(g, row),
             .nr = (int)min64(g->nr, b->n - j),
             .first = g->k0 == 0,
             .bias = bias ? bias + j : NULL,
-            .next = j == 0 ? (const void *)(rows + g->mr * kc) : next_row(a),
-            .next_step = j == 0 ? g->mr * (int64_t)sizeof *rows : a->step});
+            .x_scale = g->int8 && ends ? g->x_scale + row : NULL,
+            .w_scale = g->int8 ? b->w->scale + b->n0 + j : NULL,
+            .next = j == 0 ? rows + g->mr * kc * WORD_BYTES : next_row(a),
+            .next_step = j == 0 ? g->mr * WORD_BYTES : a->step});
     }
 }
 
 static void multiply_block(const struct gemm *g, int64_t task, int thread)
 {
     struct block b = find_block(g, task);
-    float *packed =
-        scratch_take(&g->d->per_thread[thread], (size_t)(BLOCK_COLUMNS * g->kc) * sizeof *packed);
+    char *packed =
+        scratch_take(&g->d->per_thread[thread], (size_t)(BLOCK_COLUMNS * g->kc * WORD_BYTES));
     struct ahead a = look_ahead(g, task);
     pack_block(g, &b, packed);
     for (int64_t p = 0; p < b.n_panels; p++)
@@ -181,6 +223,8 @@ static void pack_first(void *arg, int64_t task, int thread)
 {
     const struct gemm *g = arg;
     (void)thread;
+    if (g->int8)
+        find_scales(g, task);
     pack_panel(g, task, 0, g->panels[0]);
 }
 
@@ -205,8 +249,8 @@ static void split_rows(struct gemm *g)
 
 static void split_k(struct gemm *g)
 {
-    int64_t pieces = (g->x.cols + KC - 1) / KC;
-    g->kc = round_up((g->x.cols + pieces - 1) / pieces, 16);
+    int64_t pieces = (g->words + KC - 1) / KC;
+    g->kc = round_up((g->words + pieces - 1) / pieces, 16);
 }
 
 /* One chunk of rows, piece after piece of K. */
@@ -216,14 +260,15 @@ static void multiply_chunk(struct gemm *g)
     g->n_panels = (g->x.rows + g->mr - 1) / g->mr;
     split_rows(g);
     split_k(g);
-    int64_t piece = g->n_panels * g->mr * g->kc, buffers = g->kc < g->x.cols ? 2 : 1;
-    g->panels[0] = scratch_take(&g->d->packed_x, (size_t)(buffers * piece) * sizeof(float));
-    g->panels[1] = g->panels[0] + piece;
+    int64_t rows = g->n_panels * g->mr, piece = rows * g->kc, buffers = g->kc < g->words ? 2 : 1;
+    g->panels[0] = scratch_take(&g->d->packed_x, (size_t)((buffers * piece + rows) * WORD_BYTES));
+    g->panels[1] = g->panels[0] + piece * WORD_BYTES;
+    g->x_scale = (void *)(g->panels[0] + buffers * piece * WORD_BYTES);
     pool_run(pool, pack_first, g, g->n_panels);
-    for (; g->k0 < g->x.cols; g->k0 += g->kc) {
-        int64_t to_pack = g->k0 + g->kc < g->x.cols ? g->n_panels : 0;
+    for (; g->k0 < g->words; g->k0 += g->kc) {
+        int64_t to_pack = g->k0 + g->kc < g->words ? g->n_panels : 0;
         pool_run(pool, multiply_or_pack, g, g->n_blocks * g->row_groups + to_pack);
-        float *done = g->panels[0];
+        char *done = g->panels[0];
         g->panels[0] = g->panels[1];
         g->panels[1] = done;
     }
@@ -236,8 +281,10 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
         .parts = parts,
         .n_parts = n_parts,
         .bias = bias,
+        .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
+    g.words = g.int8 ? int8_words(x.cols) : x.cols;
     for (int i = 0; i < n_parts; i++)
         g.n_blocks += blocks_of(&parts[i]);
     for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {

@@ -40,11 +40,12 @@ static int op_open(struct device **out, const struct device_options *o, struct e
     const struct cpu_kernels *kernels = kernels_choose(o->isa);
     if (!kernels)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "isa: expected auto, portable or one that this CPU has (avx512, avx2), found '%s'",
+            "isa: expected auto, portable or one that this CPU has (avx512vnni, avx512, avx2), "
+            "found '%s'",
             o->isa);
-    if (o->quant != DTYPE_F32)
+    if (o->quant != DTYPE_F32 && o->quant != DTYPE_I8)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "--quant %s: the CPU does not have it in this version; expected none, or a GPU",
+            "--quant %s: the CPU does not have it; expected none or int8, or a GPU",
             dtype_name(o->quant));
     if (o->n_threads < 1)
         return err_set(e, ASSAY_EBADREQ, "threads: expected 1 or more, found %d", o->n_threads);
@@ -57,6 +58,7 @@ static int op_open(struct device **out, const struct device_options *o, struct e
     struct device *d = xcalloc(1, sizeof *d);
     d->kernels = kernels;
     d->comm = o->comm;
+    d->shapes_only = o->shapes_only;
     d->arena = arena;
     d->arena_bytes = o->arena_bytes + ALIGNMENT;
     d->pool = pool_new(o->n_threads, may_spin(o));
@@ -77,6 +79,8 @@ static void op_close(struct device **out)
     free(d->per_thread);
     free(d->packed_x.data);
     munmap(d->arena, d->arena_bytes);
+    if (d->quantized)
+        munmap(d->quantized, d->quantized_bytes);
     free(d);
     *out = NULL;
 }
@@ -106,12 +110,6 @@ static void op_upload(struct device *d, void *to, const void *from, size_t bytes
 {
     (void)d;
     memcpy(to, from, bytes);
-}
-
-static int op_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
-{
-    (void)d, (void)stacks, (void)n, (void)e;
-    return 0;
 }
 
 /* ---- batches: done when finish returns ---- */
@@ -382,7 +380,7 @@ const struct ops cpu_ops = {
     .identity = op_identity,
     .alloc = op_alloc,
     .upload = op_upload,
-    .adopt = op_adopt,
+    .adopt = cpu_adopt,
     .pin = op_pin,
     .begin = op_begin,
     .push = op_push,
