@@ -23,7 +23,7 @@ PREFIX   ?= /usr/local
 VENV     := build/venv
 PYTHON   := $(VENV)/bin/python
 
-LIB_NAMES := libzmq sqlite3 jansson libsodium libutf8proc zlib libzstd
+LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc zlib libzstd
 MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 CFLAGS   ?= -O2 -g
@@ -41,7 +41,7 @@ endif
 
 # A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512; all else runs on any CPU.
 ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),-mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl) \
-            $(if $(filter worker/cpu/%,$<),-O3)
+            $(if $(filter worker/cpu/% schema/ids.c,$<),-O3)
 
 # One short line a step; V=1 shows the commands.
 say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/ids.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
@@ -17,24 +18,34 @@ void admit_release(struct admit *a)
     *a = (struct admit){0};
 }
 
-static int check_activation(
-    const struct model_info *m, const struct row_request *q, const char *field, struct err *e)
+/* "rows[7].pool.type": only a refused row has its field written out. */
+static const char *pool_field(uint32_t row, const char *name, char *text, size_t size)
 {
+    snprintf(text, size, "rows[%u].pool.%s", row, name);
+    return text;
+}
+
+static int check_activation(
+    const struct model_info *m, const struct row_request *q, uint32_t row, struct err *e)
+{
+    char field[48];
     int activation = q->pool.activation;
     if (m->n_labels >= 2 || (activation != ACTIVATION_SOFTMAX && activation != ACTIVATION_CLASS1))
         return 0;
-    return err_field(e, ASSAY_EBADREQ, field, "%s needs a head of 2 labels or more, %s has %u",
-        activation_name(activation), m->architecture, m->n_labels);
+    return err_field(e, ASSAY_EBADREQ, pool_field(row, "activation", field, sizeof field),
+        "%s needs a head of 2 labels or more, %s has %u", activation_name(activation),
+        m->architecture, m->n_labels);
 }
 
-static int check_shape(const struct row_request *q, const char *field, struct err *e)
+static int check_shape(const struct row_request *q, uint32_t row, struct err *e)
 {
+    char field[48];
     int type = q->pool.type;
     if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
-        return err_field(
-            e, ASSAY_EBADREQ, field, "steps are pooled by STEP, found %s", pool_type_name(type));
+        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
+            "steps are pooled by STEP, found %s", pool_type_name(type));
     if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
-        return err_field(e, ASSAY_EBADREQ, field,
+        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
             "POSITIONS cannot be meant for several sequences; expected one row for each");
     return 0;
 }
@@ -42,11 +53,8 @@ static int check_shape(const struct row_request *q, const char *field, struct er
 int admit_check(
     const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e)
 {
-    char activation[48], type[48];
-    snprintf(activation, sizeof activation, "rows[%u].pool.activation", index);
-    snprintf(type, sizeof type, "rows[%u].pool.type", index);
-    int rc = check_activation(m, q, activation, e);
-    return rc == 0 ? check_shape(q, type, e) : rc;
+    int rc = check_activation(m, q, index, e);
+    return rc == 0 ? check_shape(q, index, e) : rc;
 }
 
 static void *make_room(void *buffer, uint32_t *room, uint32_t n)
@@ -102,31 +110,38 @@ static void take_ids(struct admit *a, const struct row_request *q, struct store_
 /* "responses[3]: ", "chosen: ", or nothing: which sequence an error is about. */
 static const char *name_part(const struct store_row *out, uint32_t part, char *text, size_t size)
 {
-    if (out->shape == ROW_RESPONSES)
-        snprintf(text, size, "responses[%u]: ", part);
-    else
-        snprintf(text, size, "%s", out->shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ");
+    if (out->shape != ROW_RESPONSES)
+        return out->shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
+    snprintf(text, size, "responses[%u]: ", part);
     return text;
+}
+
+static void check_tokens(
+    struct admit *a, struct store_row *out, const char *name, const int32_t *ids, uint32_t n)
+{
+    uint32_t i = 0, vocab_size = a->model->vocab_size;
+    if (ids_are_below(ids, n, vocab_size))
+        return;
+    while (ids_are_below(&ids[i], 1, vocab_size))
+        i++;
+    refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d", name, i,
+        vocab_size - 1, ids[i]);
 }
 
 /* One sequence, n tokens at `from`. Returns how many of them stay. */
 static uint32_t check_part(struct admit *a, const struct row_request *q, struct store_row *out,
     uint32_t part, uint32_t from, uint32_t n)
 {
-    char name[40];
+    char text[40];
+    const char *name = name_part(out, part, text, sizeof text);
     uint32_t max_len = a->model->max_len, kept = q->truncate && n > max_len ? max_len : n;
-    name_part(out, part, name, sizeof name);
     if (n == 0)
         refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);
-    if (kept > max_len)
+    else if (kept > max_len)
         refuse(a, out, ASSAY_ETOOLONG,
             "%sexpected at most %u tokens, found %u; truncate keeps the first", name, max_len, n);
-    for (uint32_t i = 0; !out->error_code && i < kept; i++) {
-        int32_t id = a->ids[from + i];
-        if (id < 0 || (uint32_t)id >= a->model->vocab_size)
-            refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d",
-                name, i, a->model->vocab_size - 1, id);
-    }
+    else
+        check_tokens(a, out, name, a->ids + from, kept);
     return kept;
 }
 
@@ -136,7 +151,7 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
     uint32_t from = 0, to = 0;
     for (uint32_t part = 0; !out->error_code && part < out->n_parts; part++) {
         uint32_t end = a->ends[part], kept = check_part(a, q, out, part, from, end - from);
-        if (kept > 0)
+        if (kept > 0 && to != from)
             memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
         from = end;
         a->ends[part] = to += kept;

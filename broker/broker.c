@@ -8,10 +8,11 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/connections.h"
 #include "schema/log.h"
 
 #define REPLY_BYTES_PER_TURN (64u << 20)
-#define MAX_POLL_ITEMS (2 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
@@ -25,7 +26,19 @@ int broker_begin(struct broker *b, struct err *e)
 {
     if (b->in_transaction)
         return 0;
-    int rc = store_begin(b->store, e);
+    int rc = store_begin_later(b->store, e);
+    b->in_transaction = rc == 0;
+    return rc;
+}
+
+int broker_begin_synced(struct broker *b, struct err *e)
+{
+    int rc = broker_commit(b, e);
+    if (rc == ASSAY_EFULL) /* that was for show */
+        broker_forgo(b, e);
+    else if (rc != 0)
+        return rc;
+    rc = store_begin(b->store, e);
     b->in_transaction = rc == 0;
     return rc;
 }
@@ -70,6 +83,15 @@ void broker_forgo(struct broker *b, const struct err *e)
 {
     broker_rollback(b);
     note_full_disk(b, e);
+}
+
+void broker_send_replies(struct broker *b)
+{
+    struct err e = {0};
+    uint64_t synced;
+    if (store_synced(b->store, &synced, &e) != 0)
+        die_of(&e);
+    outbox_send(b->outbox, store_written(b->store), synced);
 }
 
 /* ---- requests ---- */
@@ -138,7 +160,7 @@ static void end_requests(struct broker *b, int rc, struct err *e)
         waiters_settle(b, NULL);
     else
         refuse_turn(b, e);
-    outbox_send(b->outbox);
+    broker_send_replies(b);
     tell_of_touched(b);
 }
 
@@ -148,6 +170,8 @@ static void take_requests(struct broker *b)
     struct err e = {0};
     int rc = 0;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0; i++) {
+        if (outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
+            break;
         struct envelope env;
         zmq_msg_t body;
         zmq_msg_init(&body);
@@ -157,7 +181,7 @@ static void take_requests(struct broker *b)
             b->wake = 1;
         }
         zmq_msg_close(&body);
-        if (got < 0 || outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
+        if (got < 0)
             break;
     }
     end_requests(b, rc, &e);
@@ -185,7 +209,8 @@ static struct store_worker describe(const struct broker *b, int group, uint32_t 
     const struct group *g = b->groups[group];
     const struct group_rank_info *info = &group_ranks(g, &n)[rank];
     return (struct store_worker){group, (int)rank, group_incarnation(g), info->pid, info->device,
-        group_state_name(group_state(g)), b->counters.batches, group_restarts(g)};
+        group_state_name(group_state(g)), b->counters.batches, group_restarts(g),
+        (int64_t)info->busy_us, (int64_t)info->up_us};
 }
 
 /* FNV-1a. */
@@ -250,6 +275,17 @@ static int check_groups(const struct broker *b, struct err *e)
         group_last_failure(b->groups[0], &exit_code));
 }
 
+static void look_at_connections(struct broker *b)
+{
+    int full = connections_are_full();
+    if (full && !b->connections_are_full)
+        log_warn("event=connections_full limit=%d action=\"new ones are refused; raise the limit "
+                 "of open "
+                 "files (ulimit -n, LimitNOFILE=)\"",
+            connections_end());
+    b->connections_are_full = full;
+}
+
 static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
 {
     struct err e = {0};
@@ -258,6 +294,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
         broker_forgo(b, &e);
     store_idle(b->store);
+    look_at_connections(b);
     return now_ms + HOUSEKEEPING_MS;
 }
 
@@ -300,6 +337,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     int n = 0;
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
+    items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     for (int g = 0; g < b->options->replicas; g++)
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
@@ -395,6 +433,9 @@ int broker_run(struct broker *b, struct err *e)
         waiters_end(b);
         if (broker_commit(b, e) != 0) /* an open transaction would keep the last checkpoint out */
             broker_forgo(b, e);
+        if (store_wait_synced(b->store, e) != 0)
+            die_of(e);
+        broker_send_replies(b);
     }
     return rc;
 }

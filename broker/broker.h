@@ -4,7 +4,8 @@
  *     outcomes  results of the batches that came back, one transaction, synced
  *     dispatch  the next batches to groups with free slots
  *     copies    results of rows that are known, a bounded number, as outcomes are
- *     requests  whatever clients sent, one transaction; replies are held until it is on the disk
+ *     requests  whatever clients sent, one transaction; replies are held until it is on the disk, which
+ *               another thread sees to while the next turn runs
  *     waiters   those whose rows are there now, or whose time is over
  *
  * What is only for show (leases, batch records, rates, workers) is written into whatever
@@ -60,8 +61,9 @@ struct broker {
     int in_transaction;                        /* one is open; nothing in it was told to anyone */
     int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
     int n_touched;
-    int disk_is_full;       /* as it was last logged */
-    long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
+    int disk_is_full;         /* as it was last logged */
+    int connections_are_full; /* likewise */
+    long long purge_due_ms;   /* when purged jobs are looked at next; 0: a purge was asked for */
     uint64_t workers_sum; /* of what the workers table says, and when it is written all the same */
     long long workers_due_ms;
     int wake; /* something was done that the next turn must look at without waiting */
@@ -70,9 +72,15 @@ struct broker {
 /* broker.c */
 int broker_run(struct broker *b, struct err *e);   /* until stopped by a signal; 0, or negative */
 int broker_begin(struct broker *b, struct err *e); /* opens a transaction if none is open */
-/* Syncs what is open, if anything. When that fails nothing of it was kept (ASSAY_EFULL), or nobody
+/* A transaction that is on the disk when its commit returns, and nobody sees it before; what was open is
+ * committed. */
+int broker_begin_synced(struct broker *b, struct err *e);
+/* Commits what is open, if anything. When that fails nothing of it was kept (ASSAY_EFULL), or nobody
  * knows (the broker must exit). */
 int broker_commit(struct broker *b, struct err *e);
+/* Replies whose commits are on the disk go out; those made since the last call must wait for all that is
+ * written now. */
+void broker_send_replies(struct broker *b);
 void broker_rollback(struct broker *b);
 /* Writing something that is only for show failed: goes on without it where the disk is full, dies
  * of anything else. */

@@ -361,6 +361,8 @@ static int on_done(struct group *g, const struct control *c, struct err *e)
     if (f->done && f->digest != c->digest)
         return err_set(
             e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
+    g->ranks[c->rank].busy_us = c->busy_us;
+    g->ranks[c->rank].up_us = c->up_us;
     f->digest = c->digest;
     f->done |= 1u << c->rank;
     return f->done == all ? finish(g, f, c->ms, e) : 0;

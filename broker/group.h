@@ -46,6 +46,7 @@ struct group_rank_info {
     int pid;
     char device[64];
     int ready;
+    uint64_t busy_us, up_us; /* as the rank last said: computing, of the time since it was ready */
 };
 
 struct group;

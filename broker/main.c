@@ -2,6 +2,7 @@
  * directory, its lock, devices, model, store, sockets, groups. Whatever is written there or bound comes
  * after the lock, so a second broker never takes the first one's files or endpoints. */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -23,6 +24,8 @@
 #define RESERVE_BYTES (8u << 20)
 #define HIGH_WATER_MARK 1000
 #define HEARTBEAT_MS 10000
+#define LARGE_BLOCK (4 << 20)
+#define KEPT_MEMORY (64 << 20)
 
 /* The data directory: as given, else under the user's state directory. Made with its parents, for
  * the owner alone, and locked. */
@@ -258,6 +261,14 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* Requests of a hundred kilobytes come and go: glibc would give their pages back to the system after each
+ * one and take new ones, which costs more than to copy them. */
+static void keep_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
+    mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY);
+}
+
 /* 0 when the parent has gone already. Only with its process id is that certain: a parent of number
  * 1 may be the adopter of orphans, or the first process of a container. */
 static int follow_parent(pid_t parent)
@@ -286,6 +297,7 @@ int main(int argc, char **argv)
     if (options.exit_with_parent && !follow_parent(options.exit_with_parent))
         return EX_UNAVAILABLE;
     raise_descriptor_limit();
+    keep_memory();
     b.waiters = waiters_new();
     if (sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");

@@ -13,13 +13,16 @@ struct letter {
     struct envelope envelope;
     struct msg_writer body;
     uint8_t id[REQUEST_ID_RAW_BYTES];
-    size_t id_len; /* 0: none */
+    size_t id_len;  /* 0: none */
+    uint64_t needs; /* the commit that must be on the disk before it is sent */
     struct letter *next;
 };
 
 struct outbox {
     void *socket;
     struct letter *first, **end;
+    struct letter **fresh; /* from here on, letters that were made since outbox_send */
+    size_t held_bytes;     /* of those before */
 };
 
 int envelope_add(struct envelope *env, const void *frame, size_t len)
@@ -39,26 +42,28 @@ struct outbox *outbox_new(void *socket)
 {
     struct outbox *o = xcalloc(1, sizeof *o);
     o->socket = socket;
-    o->end = &o->first;
+    o->end = o->fresh = &o->first;
     return o;
 }
 
-static void free_letters(struct outbox *o)
+static void drop_first(struct outbox *o)
 {
-    for (struct letter *l = o->first, *next; l; l = next) {
-        next = l->next;
-        msg_writer_release(&l->body);
-        free(l);
-    }
-    o->first = NULL;
-    o->end = &o->first;
+    struct letter *l = o->first;
+    o->first = l->next;
+    if (o->fresh == &l->next)
+        o->fresh = &o->first;
+    if (o->end == &l->next)
+        o->end = &o->first;
+    msg_writer_release(&l->body);
+    free(l);
 }
 
 void outbox_free(struct outbox **out)
 {
     if (!*out)
         return;
-    free_letters(*out);
+    while ((*out)->first)
+        drop_first(*out);
     free(*out);
     *out = NULL;
 }
@@ -118,7 +123,7 @@ void outbox_error(
 
 void outbox_fail(struct outbox *o, const struct err *e)
 {
-    for (struct letter *l = o->first; l; l = l->next)
+    for (struct letter *l = *o->fresh; l; l = l->next)
         write_error(l, e);
 }
 
@@ -137,15 +142,26 @@ static void send_letter(struct outbox *o, const struct letter *l)
 
 size_t outbox_bytes(const struct outbox *o)
 {
-    size_t n = 0;
-    for (const struct letter *l = o->first; l; l = l->next)
+    size_t n = o->held_bytes;
+    for (const struct letter *l = *o->fresh; l; l = l->next)
         n += l->body.buffer.size;
     return n;
 }
 
-void outbox_send(struct outbox *o)
+static void hold(struct outbox *o, uint64_t written)
 {
-    for (const struct letter *l = o->first; l; l = l->next)
-        send_letter(o, l);
-    free_letters(o);
+    for (struct letter *l = *o->fresh; l; l = l->next) {
+        l->needs = written;
+        o->held_bytes += l->body.buffer.size;
+    }
+    o->fresh = o->end;
+}
+
+void outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
+{
+    hold(o, written);
+    for (; o->first && o->first->needs <= synced; drop_first(o)) {
+        o->held_bytes -= o->first->body.buffer.size;
+        send_letter(o, o->first);
+    }
 }

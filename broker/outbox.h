@@ -1,8 +1,8 @@
-/* outbox.h - replies that wait for a commit.
+/* outbox.h - replies that wait for the disk.
  *
  * A reply may rest on rows that are not synced yet, so every reply made while a group of requests
- * is open is kept here and sent when its commit returned. When the commit fails, all are replaced
- * by one error. An envelope is what came before the body: routing id and frames up to the first
+ * is open is kept here until its commit, and then until that is on the disk. When the commit fails, all
+ * of the group are replaced by one error. An envelope is what came before the body: routing id and frames up to the first
  * empty one. */
 #ifndef ASSAY_OUTBOX_H
 #define ASSAY_OUTBOX_H
@@ -32,9 +32,11 @@ struct msg_writer *outbox_ok(
     struct outbox *o, const struct envelope *env, struct slice id, uint32_t n_fields);
 void outbox_error(
     struct outbox *o, const struct envelope *env, struct slice id, const struct err *e);
-/* Replace every kept reply by this error. */
+/* Replace every reply that was made since outbox_send by this error. */
 void outbox_fail(struct outbox *o, const struct err *e);
 size_t outbox_bytes(const struct outbox *o); /* of the kept replies */
-void outbox_send(struct outbox *o); /* all, without waiting; what cannot be delivered is dropped */
+/* Replies made since the last call rest on commits up to number `written`, those before on what was written
+ * then. Sends, without waiting, what rests on commits up to `synced`; what cannot be delivered is dropped. */
+void outbox_send(struct outbox *o, uint64_t written, uint64_t synced);
 
 #endif

@@ -82,12 +82,14 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
-            msg_map(w, 7);
+            msg_map(w, 9);
             msg_key_int(w, "group", g);
             msg_key_int(w, "rank", r);
             msg_key_int(w, "incarnation", (int64_t)group_incarnation(b->groups[g]));
             msg_key_int(w, "pid", ranks[r].pid);
             msg_key_int(w, "restarts", group_restarts(b->groups[g]));
+            msg_key_int(w, "busy_us", (int64_t)ranks[r].busy_us);
+            msg_key_int(w, "up_us", (int64_t)ranks[r].up_us);
             msg_key_str(w, "device", ranks[r].device);
             msg_key_str(w, "state", group_state_name(group_state(b->groups[g])));
         }

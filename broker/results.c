@@ -186,7 +186,7 @@ static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e
 
 static int write_outcomes(struct broker *b, const struct outcome *list, int n, struct err *e)
 {
-    int rc = broker_begin(b, e);
+    int rc = broker_begin_synced(b, e);
     for (int i = 0; rc == 0 && i < n; i++)
         rc = keep_outcome(b, &list[i], e);
     if (rc == 0)

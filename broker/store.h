@@ -1,9 +1,10 @@
 /* store.h - the database: everything that must outlive the broker. All SQLite lives in
  * broker/store*.c.
  *
- * WAL, synchronous=FULL, one connection in one process (lock file); readers open read-only. Nothing
- * may be told to a client before the store_commit that holds it returned. A commit that fails has
- * an unknown outcome: the broker must exit.
+ * WAL, one connection in one process (lock file); readers open read-only. Nothing may be told to a
+ * client before what holds it is on the disk: when store_commit has returned, or, after
+ * store_begin_later, when store_synced says so. A commit or a sync that fails has an unknown
+ * outcome: the broker must exit.
  *
  * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
  * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
@@ -68,7 +69,16 @@ void store_close(struct store **s); /* checkpoints; NULL-safe */
 uint64_t store_epoch(const struct store *s);
 
 int store_begin(struct store *s, struct err *e);
+/* The same, for a transaction that store_commit only writes: a thread brings it to the disk (store_sync.c).
+ * Readers see it before. A later commit of the other kind brings it there too. */
+int store_begin_later(struct store *s, struct err *e);
 int store_commit(struct store *s, struct err *e);
+uint64_t store_written(const struct store *s); /* the number of the last commit */
+/* *number: of the last commit that is on the disk with all before it. ASSAY_EIO: a sync failed. */
+int store_synced(struct store *s, uint64_t *number, struct err *e);
+int store_sync_fd(const struct store *s); /* readable when store_synced has news */
+int store_wait_synced(
+    struct store *s, struct err *e); /* until all that is written is on the disk */
 void store_rollback(struct store *s);
 /* Disk has room for `bytes` more above min_free_bytes: 0, or ASSAY_EQUEUEFULL with the numbers. */
 int store_check_room(struct store *s, uint64_t bytes, struct err *e);
@@ -113,7 +123,7 @@ struct store_chunk {
     int seal;
 };
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
-/* Records the chunk with the BLAKE2b of its encoded rows. Positive: an outcome. CHUNK_SAME: was
+/* Records the chunk with a digest of its encoded rows. Positive: an outcome. CHUNK_SAME: was
  * there with the same contents, do nothing. CHUNK_IN_ORDER: now give its rows to store_add_rows,
  * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
  * job is cancelled, or the chunk is past the sealed one. */
@@ -169,7 +179,8 @@ struct store_result {
 };
 /* r is the whole row, or the last of its sequences to be finished: the result is the row's. Where
  * the row is still queued (and its job not cancelled): state, result with the job's next
- * cursor, counters, throughput. 1 recorded, 0 was not queued any more (a second result is dropped).
+ * cursor; the job's counters and throughput with the commit. 1 recorded, 0 was not queued any more (a
+ * second result is dropped).
  */
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);
@@ -224,6 +235,7 @@ struct store_worker {
     int pid;
     const char *device, *state; /* "starting", "ready", "dead" */
     int64_t batches, restarts;
+    int64_t busy_us, up_us; /* computing, of the time since it was ready */
 };
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e);
 

@@ -2,11 +2,14 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "broker/store_private.h"
 #include "schema/ids.h"
 #include "schema/log.h"
 #include "schema/request.h"
+
+#define OLD_DIGEST_BYTES 32
 
 /* A job is finished when it is sealed and every row is; told after anything that can make it so. */
 static int set_finished(struct store *s, int64_t job, struct err *e)
@@ -17,20 +20,31 @@ static int set_finished(struct store *s, int64_t job, struct err *e)
         "ii", (int64_t)now_wall_ms(), job);
 }
 
-static void digest_chunk(const struct store_chunk *c, uint8_t digest[STORE_DIGEST_BYTES])
+/* What tells whether a chunk that comes again is the same: XXH3-128. It is no guard against anyone: who
+ * makes two chunks of one digest, under one key and number of his own choosing, loses his own rows. */
+static struct slice digest_chunk(const struct store_chunk *c, XXH128_canonical_t *digest)
 {
-    static const uint8_t nothing;
-    crypto_generichash(
-        digest, STORE_DIGEST_BYTES, c->rows.at ? c->rows.at : &nothing, c->rows.len, NULL, 0);
+    XXH128_canonicalFromHash(digest, XXH3_128bits(c->rows.at, c->rows.len));
+    return (struct slice){digest->digest, sizeof digest->digest};
+}
+
+/* Chunks that were kept before version 4 of the schema have BLAKE2b-256, told by its length. */
+static int has_digest(const struct store_chunk *c, struct slice kept, struct slice digest)
+{
+    uint8_t old[OLD_DIGEST_BYTES];
+    if (kept.len == sizeof old) {
+        crypto_generichash(old, sizeof old, c->rows.at, c->rows.len, NULL, 0);
+        digest = (struct slice){old, sizeof old};
+    }
+    return kept.len == digest.len && memcmp(kept.at, digest.at, kept.len) == 0;
 }
 
 /* The chunk is there already: the same, or not. */
 static int compare_chunk(
-    sqlite3_stmt *q, const struct store_chunk *c, const uint8_t *digest, struct err *e)
+    sqlite3_stmt *q, const struct store_chunk *c, struct slice digest, struct err *e)
 {
-    int same = sqlite3_column_bytes(q, 0) == STORE_DIGEST_BYTES &&
-               memcmp(sqlite3_column_blob(q, 0), digest, STORE_DIGEST_BYTES) == 0 &&
-               sqlite3_column_int(q, 1) == c->seal;
+    struct slice kept = {sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
+    int same = has_digest(c, kept, digest) && sqlite3_column_int(q, 1) == c->seal;
     sqlite3_reset(q);
     if (same)
         return CHUNK_SAME;
@@ -86,15 +100,15 @@ static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, str
         s, e, "update job set tokens_left = tokens_left + ? where job = ?", "ii", tokens, job);
 }
 
-static int insert_chunk(struct store *s, const struct store_chunk *c, const uint8_t *digest,
-    int in_order, struct err *e)
+static int insert_chunk(
+    struct store *s, const struct store_chunk *c, struct slice digest, int in_order, struct err *e)
 {
     static const uint8_t nothing;
-    struct slice hash = {digest, STORE_DIGEST_BYTES}, pending = {0};
+    struct slice pending = {0};
     if (!in_order)
         pending = c->rows.at ? c->rows : (struct slice){&nothing, 0};
     int rc = store_run(s, e, "insert into chunk values (?, ?, ?, ?, ?, ?)", "iibiib", c->job,
-        (int64_t)c->chunk, hash, (int64_t)c->n_rows, (int64_t)c->seal, pending);
+        (int64_t)c->chunk, digest, (int64_t)c->n_rows, (int64_t)c->seal, pending);
     if (rc == 0 && c->seal)
         rc = store_run(
             s, e, "update job set seal_chunk = ? where job = ?", "ii", (int64_t)c->chunk, c->job);
@@ -109,10 +123,10 @@ static int insert_chunk(struct store *s, const struct store_chunk *c, const uint
 
 int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
 {
-    uint8_t digest[STORE_DIGEST_BYTES];
+    XXH128_canonical_t bytes;
+    struct slice digest = digest_chunk(c, &bytes);
     struct store_job j;
     struct extent x;
-    digest_chunk(c, digest);
     sqlite3_stmt *q = store_prepare(s, "select digest, seal from chunk where job = ? and chunk = ?",
         "ii", c->job, (int64_t)c->chunk);
     int rc = store_step(s, q, e);

@@ -6,8 +6,8 @@
  *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
  *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
  *     must be synced before a client is told that it is a duplicate.
- *   - synchronous=FULL: a commit is on the disk when it returns. A commit that fails has an unknown
- *     outcome.
+ *   - synchronous=FULL: a commit is on the disk when it returns; NORMAL for those that a thread syncs
+ *     after them (store_sync.c). A commit that fails has an unknown outcome.
  *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
  *   - A reserve file holds back space for results of accepted work. */
 #include <errno.h>
@@ -45,9 +45,12 @@ static const char *const upgrades[SCHEMA_VERSION] = {
     [2] = "create index job_unfinished on job (job) where finished_ms is null;"
           "create index row_failed on row (row) where state = 2;"
           "create index batch_running on batch (batch) where ms is null;",
+    /* And new chunks have another digest, which a broker of before would not know (store_chunks.c). */
     [3] = "alter table job add column copied integer not null default 0;"
           "alter table job add column cached integer not null default 0;"
-          "alter table job add column fresh integer not null default 0;",
+          "alter table job add column fresh integer not null default 0;"
+          "alter table worker add column busy_us integer not null default 0;"
+          "alter table worker add column up_us integer not null default 0;",
 };
 
 /* ---- statements ---- */
@@ -216,6 +219,7 @@ static int open_file(struct store *s, struct err *e)
     char path[4200];
     int on = 1;
     snprintf(path, sizeof path, "%s/assay.db", s->dir);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock and is counted */
     int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
     if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
@@ -390,8 +394,10 @@ int store_open(
         rc = make_schema(s, e);
     if (rc == 0) {
         checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, BUSY_MS);
-        rc = begin_epoch(s, e);
+        rc = store_sync_start(s, e);
     }
+    if (rc == 0)
+        rc = begin_epoch(s, e);
     if (rc == ASSAY_EFULL && store_free_reserve(s))
         rc = begin_epoch(s, e);
     if (rc == 0)
@@ -406,6 +412,7 @@ void store_close(struct store **out)
     struct store *s = *out;
     if (!s)
         return;
+    store_sync_stop(s);
     for (int i = 0; i < s->n_cached; i++)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
@@ -426,23 +433,45 @@ uint64_t store_epoch(const struct store *s)
 
 /* ---- transactions ---- */
 
-int store_begin(struct store *s, struct err *e)
+/* SQLite takes another setting between transactions only, and when the statement is prepared. */
+static int begin(struct store *s, int later, struct err *e)
 {
+    int rc = 0;
+    if (later != s->later)
+        rc = execute(s, later ? "pragma synchronous=normal" : "pragma synchronous=full", e);
+    if (rc != 0)
+        return rc;
+    s->later = later;
     s->queued_tokens_before = s->queued_tokens;
     return store_run(s, e, "begin immediate", "");
 }
 
+int store_begin(struct store *s, struct err *e)
+{
+    return begin(s, 0, e);
+}
+
+int store_begin_later(struct store *s, struct err *e)
+{
+    return begin(s, 1, e);
+}
+
 int store_commit(struct store *s, struct err *e)
 {
-    int rc = store_run(s, e, "commit", "");
+    int rc = store_end_tally(s, e);
+    if (rc == 0)
+        rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
+    else
+        store_sync_wrote(s, !s->later);
     return rc;
 }
 
 void store_rollback(struct store *s)
 {
     s->queued_tokens = s->queued_tokens_before;
+    s->tally = (struct store_tally){0};
     if (!sqlite3_get_autocommit(s->db))
         execute(s, "rollback", NULL);
 }

@@ -7,11 +7,23 @@
 
 #include "broker/store.h"
 
-#define STORE_DIGEST_BYTES 32
 #define STORE_MAX_STATEMENTS 96
+
+struct store_sync; /* store_sync.c */
+
+/* Rows of one job that the open transaction has finished: what the job is told of them once, when another
+ * job's come or at the commit (store_work.c). */
+struct store_tally {
+    int64_t job; /* 0: none */
+    int64_t next_seq;
+    int64_t done, failed, copied, cached, tokens;
+    int cancelled;
+};
 
 struct store {
     sqlite3 *db;
+    struct store_sync *sync;
+    int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
     char dir[4096];
     int lock_fd;
     struct store_options options;
@@ -20,6 +32,7 @@ struct store {
     int64_t queued_tokens;        /* of unfinished rows, as committed and in the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
+    struct store_tally tally;
     int changes;    /* since the last idle checkpoint */
     int free_pages; /* some were left by purged rows, and are to be given back */
     void *scratch;  /* for one row's ids, on their way in or out */
@@ -45,5 +58,12 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
 /* s->scratch, at least so large; what was in it is gone. */
 void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
+
+int store_end_tally(struct store *s, struct err *e);
+
+/* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
+int store_sync_start(struct store *s, struct err *e);
+void store_sync_stop(struct store *s); /* NULL-safe */
+void store_sync_wrote(struct store *s, int synced);
 
 #endif

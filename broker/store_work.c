@@ -140,12 +140,26 @@ int store_batch_started(
     return rc == 0 ? add_running(s, b, 1, e) : rc;
 }
 
+/* The leases of b's rows from i on, n of one job: what lies among them is of other batches. */
+static int end_leases(struct store *s, const struct batch *b, uint32_t i, uint32_t n, struct err *e)
+{
+    int64_t low = b->rows[i]->row, high = low;
+    for (uint32_t k = i + 1; k < i + n; k++) {
+        low = b->rows[k]->row < low ? b->rows[k]->row : low;
+        high = b->rows[k]->row > high ? b->rows[k]->row : high;
+    }
+    return store_run(s, e, "delete from lease where row between ? and ? and batch = ?", "iii", low,
+        high, b->number);
+}
+
 int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e)
 {
     int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
         (int64_t)ok, b->number);
-    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_run(s, e, "delete from lease where row = ?", "i", b->rows[i]->row);
+    for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
+        n = run_of_job(b, i);
+        rc = end_leases(s, b, i, n, e);
+    }
     if (rc == 0)
         rc = add_running(s, b, -1, e);
     return rc;
@@ -193,62 +207,89 @@ static int insert_result(
     sqlite3_stmt *q = store_prepare(s,
         "insert into result(job, seq, row, vector, vector_json, pooled, error_code, error_message, "
         "mode, finished_ms, "
-        "score) select job, next_seq, ?, ?, ?, ?, ?, ?, ?, ?, ?10 from job where job = ?9",
-        "ibsbssiii", r->row, vector, json, pooled,
+        "score) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?11)",
+        "iiibsbssii", s->tally.job, s->tally.next_seq, r->row, vector, json, pooled,
         result->values ? NULL : err_name(result->error_code),
-        result->values ? NULL : result->error_message, s->mode, (int64_t)now_wall_ms(),
-        row_job(r->row));
+        result->values ? NULL : result->error_message, s->mode, (int64_t)now_wall_ms());
     if (result->values && !list)
-        sqlite3_bind_double(q, 10, (double)result->values[0]);
+        sqlite3_bind_double(q, 11, (double)result->values[0]);
     else
-        sqlite3_bind_null(q, 10);
+        sqlite3_bind_null(q, 11);
     int rc = store_step(s, q, e);
     free(pairs);
     free(json);
     return rc;
 }
 
-/* One more row is done; `more` sets what else counts it. */
-#define COUNT_ROW(more)                                                                            \
-    "update job set next_seq = next_seq + 1, done = done + 1, failed = failed + ?, tokens_left = " \
-    "tokens_left - ?, " more "finished_ms = case when seal_chunk is not null and "                 \
-    "next_chunk > seal_chunk and done + 1 = placed then ? end where job = ?"
-
-static int count_result(
-    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
+/* One job's rows are finished many at a time: what they have in common is read and written once. */
+static int begin_tally(struct store *s, int64_t job, struct err *e)
 {
-    static const char *const count_row[] = {[ROW_COMPUTED] = COUNT_ROW(""),
-        [ROW_COPIED] = COUNT_ROW("copied = copied + 1, "),
-        [ROW_CACHED] = COUNT_ROW("cached = cached + 1, ")};
+    int rc = s->tally.job == job ? 0 : store_end_tally(s, e);
+    if (rc != 0 || s->tally.job == job)
+        return rc;
+    s->tally = (struct store_tally){.job = job, .cancelled = 1}; /* as is one that is not there */
+    sqlite3_stmt *q =
+        store_prepare(s, "select next_seq, cancelled from job where job = ?", "i", job);
+    rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    s->tally.next_seq = sqlite3_column_int64(q, 0);
+    s->tally.cancelled = sqlite3_column_int(q, 1);
+    sqlite3_reset(q);
+    return 0;
+}
+
+int store_end_tally(struct store *s, struct err *e)
+{
+    struct store_tally t = s->tally;
+    int64_t now_ms = now_wall_ms();
+    s->tally = (struct store_tally){0};
+    if (t.done == 0)
+        return 0;
+    int rc = store_run(s, e,
+        "update job set next_seq = ?1, done = done + ?2, failed = failed + ?3, "
+        "tokens_left = tokens_left - ?4, copied = copied + ?5, cached = cached + ?6, "
+        "finished_ms = case when seal_chunk is not null and next_chunk > seal_chunk and "
+        "done + ?2 = placed then ?7 end "
+        "where job = ?8",
+        "iiiiiiii", t.next_seq, t.done, t.failed, t.tokens, t.copied, t.cached, now_ms, t.job);
+    return rc != 0 ? rc
+                   : store_run(s, e,
+                         "insert into minute values (?, ?, ?) on conflict (minute) do update set "
+                         "n_rows = n_rows + excluded.n_rows, "
+                         "n_tokens = n_tokens + excluded.n_tokens",
+                         "iii", now_ms / 60000, t.done, t.tokens);
+}
+
+static void count_result(struct store *s, const struct row *r, const struct store_result *result)
+{
     int failed = result->values == NULL;
-    int64_t job = row_job(r->row), now_ms = now_wall_ms();
     int64_t n_tokens = r->line ? r->line->n_tokens : r->n_tokens;
-    int rc = store_run(s, e, count_row[failed ? ROW_COMPUTED : result->origin], "iiii",
-        (int64_t)failed, n_tokens, now_ms, job);
-    if (rc == 0)
-        rc = store_run(s, e,
-            "insert into minute values (?, 1, ?) on conflict (minute) do update set n_rows = "
-            "n_rows + 1, "
-            "n_tokens = n_tokens + excluded.n_tokens",
-            "ii", now_ms / 60000, n_tokens);
+    s->tally.next_seq++;
+    s->tally.done++;
+    s->tally.failed += failed;
+    s->tally.copied += !failed && result->origin == ROW_COPIED;
+    s->tally.cached += !failed && result->origin == ROW_CACHED;
+    s->tally.tokens += n_tokens;
     s->queued_tokens -= n_tokens;
-    return rc;
 }
 
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e)
 {
     int failed = result->values == NULL;
-    int rc = store_run(s, e,
-        "update row set state = ? where row = ? and state = 0 and exists "
-        "(select 1 from job where job = ? and not cancelled)",
-        "iii", (int64_t)(failed ? 2 : 1), r->row, row_job(r->row));
+    int rc = begin_tally(s, row_job(r->row), e);
+    if (rc != 0 || s->tally.cancelled)
+        return rc;
+    rc = store_run(s, e, "update row set state = ? where row = ? and state = 0", "ii",
+        (int64_t)(failed ? 2 : 1), r->row);
     if (rc != 0 || sqlite3_changes(s->db) == 0)
         return rc;
     rc = insert_result(s, r, result, e);
-    if (rc == 0)
-        rc = count_result(s, r, result, e);
-    return rc == 0 ? 1 : rc;
+    if (rc != 0)
+        return rc;
+    count_result(s, r, result);
+    return 1;
 }
 
 int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e)
@@ -267,7 +308,8 @@ int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, s
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)
 {
-    return store_run(s, e, "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "iiiissiii", (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation, (int64_t)w->pid,
-        w->device, w->state, w->batches, w->restarts, (int64_t)now_wall_ms());
+    return store_run(s, e, "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "iiiissiiiii", (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation,
+        (int64_t)w->pid, w->device, w->state, w->batches, w->restarts, (int64_t)now_wall_ms(),
+        w->busy_us, w->up_us);
 }

@@ -143,7 +143,7 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
                                          w->limit, !timed_out && !b->draining, &e);
     if (rc < 0)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
-    outbox_send(b->outbox);
+    broker_send_replies(b);
     return rc != 0;
 }
 
@@ -181,5 +181,5 @@ void waiters_end(struct broker *b)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
         drop(b->waiters, &b->waiters->first);
     }
-    outbox_send(b->outbox);
+    broker_send_replies(b);
 }

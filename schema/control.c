@@ -7,8 +7,8 @@
 #include "schema/msg.h"
 
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
-static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "pid",
-    "threads", "device", "mode", "message"};
+static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
+    "up_us", "pid", "threads", "device", "mode", "message"};
 
 void control_encode(const struct control *c, struct msg_writer *w)
 {
@@ -29,6 +29,10 @@ void control_encode(const struct control *c, struct msg_writer *w)
     msg_str(w, "digest");
     msg_uint(w, c->digest);
     msg_key_int(w, "ms", c->ms);
+    msg_str(w, "busy_us");
+    msg_uint(w, c->busy_us);
+    msg_str(w, "up_us");
+    msg_uint(w, c->up_us);
     msg_key_int(w, "pid", c->pid);
     msg_key_int(w, "threads", c->threads);
     msg_key_str(w, "device", c->device);
@@ -112,12 +116,16 @@ static int read_value(struct msg_reader *r, int key, struct control *c, struct e
     case 5:
         return read_u32(r, "ms", &c->ms, e);
     case 6:
-        return read_i32(r, "pid", &c->pid, e);
+        return msg_read_uint64(r, "busy_us", &c->busy_us, e);
     case 7:
-        return read_u32(r, "threads", &c->threads, e);
+        return msg_read_uint64(r, "up_us", &c->up_us, e);
     case 8:
-        return read_text(r, "device", c->device, sizeof c->device, e);
+        return read_i32(r, "pid", &c->pid, e);
     case 9:
+        return read_u32(r, "threads", &c->threads, e);
+    case 10:
+        return read_text(r, "device", c->device, sizeof c->device, e);
+    case 11:
         return read_text(r, "mode", c->mode, sizeof c->mode, e);
     default:
         return read_text(r, "message", c->message, sizeof c->message, e);

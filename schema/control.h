@@ -4,7 +4,7 @@
  *     rank -> broker  ready   weights are loaded, a canary row was scored: pid, device, threads,
  *                            mode
  *     broker -> rank  run     the slot of this token is published
- *     rank -> broker  done    its results are in the output segment: token, digest, ms
+ *     rank -> broker  done    its results are in the output segment: token, digest, ms, busy_us, up_us
  *     rank -> broker  failed  this batch could not be read or run: token, message
  *     broker -> rank  stop    finish what was handed over, exit 0
  *
@@ -41,6 +41,8 @@ struct control {
     struct stage_token token;
     uint64_t digest; /* of the batch's scores, over their bits */
     uint32_t ms;     /* compute time of the batch */
+    uint64_t busy_us,
+        up_us; /* computing, of the time since this rank was ready, as of this batch's end */
     int32_t pid;
     uint32_t threads;
     char device[64];

@@ -7,7 +7,9 @@
  * Planes hold ids from 0 to 2^18 - 1, which is every id of the vocabularies at hand (Qwen2: 151,936), in
  * little more than half of the bytes: what a queue writes, it writes twice, into the log and into its
  * place. Rows with an id beyond that are plain, and so are all that were kept before version 3 of the
- * schema. The two lengths are the same for n = 0 alone. */
+ * schema. The two lengths are the same for n = 0 alone.
+ *
+ * And what else is done to each token of each row that comes, compiled for speed (Makefile). */
 #ifndef ASSAY_IDS_H
 #define ASSAY_IDS_H
 
@@ -21,5 +23,9 @@ size_t ids_pack(const int32_t *ids, uint32_t n, uint8_t *out);
 /* n ids out of len bytes: 0, or -1 when so many bytes are neither form of n ids. */
 int ids_unpack(const uint8_t *bytes, size_t len, uint32_t n, int32_t *ids)
     __attribute__((warn_unused_result));
+/* n little-endian int32 as they came over the wire. */
+void ids_from_wire(const uint8_t *bytes, uint32_t n, int32_t *ids);
+/* Is each of them from 0 to vocab_size - 1? 1 to 2^31 - 1 are sizes. */
+int ids_are_below(const int32_t *ids, uint32_t n, uint32_t vocab_size);
 
 #endif

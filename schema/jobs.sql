@@ -39,7 +39,7 @@ create table purge (job integer primary key);
 create table chunk (
   job     integer not null,
   chunk   integer not null,
-  digest  blob not null,                   -- BLAKE2b-256 of the encoded rows
+  digest  blob not null,                   -- XXH3-128 of the encoded rows; BLAKE2b-256 of those from before version 4
   n_rows  integer not null,
   seal    integer not null,
   pending blob,                            -- encoded rows while the chunk is past a gap
@@ -106,6 +106,8 @@ create table worker (
   batches      integer not null,
   restarts     integer not null,
   last_seen_ms integer not null,
+  busy_us      integer not null default 0, -- computing, of the time since it was ready; as of its last batch
+  up_us        integer not null default 0,
   primary key (worker_group, rank)
 ) without rowid;
 
@@ -178,7 +180,8 @@ create view errors as
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
     last_seen_ms / 1000.0 as last_seen_ts,
-    strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at
+    strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at,
+    busy_us / 1e6 as busy_s, up_us / 1e6 as up_s
   from worker;
 
 create view batches as

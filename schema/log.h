@@ -32,6 +32,7 @@ void *xcalloc(unsigned long n, unsigned long bytes) __attribute__((returns_nonnu
 
 /* Milliseconds: CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */
 long long now_mono_ms(void);
+long long now_mono_us(void);
 long long now_wall_ms(void);
 
 #endif

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "schema/ids.h"
+
 enum field {
     F_V,
     F_OP,
@@ -667,11 +669,7 @@ void row_request_ids(const struct row_request *row, int32_t *out)
         copy_ints(row->ids, out);
         return;
     }
-    for (uint32_t i = 0; i < row->n_ids; i++) {
-        const uint8_t *p = row->ids.at + 4 * (size_t)i;
-        out[i] = (int32_t)((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-                           (uint32_t)p[3] << 24);
-    }
+    ids_from_wire(row->ids.at, row->n_ids, out);
 }
 
 void row_request_positions(const struct row_request *row, int32_t *out)

@@ -61,10 +61,11 @@ struct worker {
     struct msg_writer writer;
     int32_t *positions; /* [max_tokens] of the batch */
     struct job jobs[MAX_IN_FLIGHT];
-    uint32_t first_job, n_jobs; /* in flight: jobs[(first_job + i) % MAX_IN_FLIGHT] */
-    long long busy_since;       /* when the oldest of them began to run, or could have */
-    uint32_t progress;          /* as last seen */
-    int pinned;                 /* the device reads the input segment by itself */
+    uint32_t first_job, n_jobs;  /* in flight: jobs[(first_job + i) % MAX_IN_FLIGHT] */
+    long long busy_since_us;     /* when the oldest of them began to run, or could have */
+    long long busy_us, ready_us; /* computing until now; when this rank was ready */
+    uint32_t progress;           /* as last seen */
+    int pinned;                  /* the device reads the input segment by itself */
 };
 
 static const char help_text[] =
@@ -195,10 +196,13 @@ static void reply_done(struct worker *w, const struct job *job)
         reply_failed(w, &job->token, &e);
         return;
     }
-    long long now = now_mono_ms();
+    long long now = now_mono_us();
     reply.digest = digest_values(job->values, job->n_values);
-    reply.ms = (uint32_t)(now - w->busy_since);
-    w->busy_since = now;
+    reply.ms = (uint32_t)((now - w->busy_since_us) / 1000);
+    w->busy_us += now - w->busy_since_us;
+    w->busy_since_us = now;
+    reply.busy_us = (uint64_t)w->busy_us;
+    reply.up_us = (uint64_t)(now - w->ready_us);
     send_control(w, &reply);
 }
 
@@ -222,7 +226,7 @@ static void run_batch(struct worker *w, const struct stage_token *token)
     struct stage_batch b;
     struct err e = {0};
     if (w->n_jobs == 0)
-        w->busy_since = now_mono_ms();
+        w->busy_since_us = now_mono_us();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
         rc = score_batch(&w->model, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
@@ -354,6 +358,7 @@ static void connect_broker(struct worker *w)
         .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
     w->ops->describe(w->device, ready.device, sizeof ready.device);
     qwen2_reward_model_mode(&w->model, ready.mode, sizeof ready.mode);
+    w->ready_us = now_mono_us();
     send_control(w, &ready);
 }
 

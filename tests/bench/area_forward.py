@@ -83,11 +83,11 @@ def llama_rate(rows, kind):
 
 
 def b3(turns=2):
-    """Ours and each peer in turns, half of the rows in each."""
+    """Ours before and after the peers, in turns."""
     peers = [("PEER_LLAMA", lambda rows: llama_rate(rows, "f16"), "llama.cpp F16", 1.35),
              ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0"), "llama.cpp Q8_0", 1.85),
              ("PEER_PYTHON", transformers_rate, "transformers float32", 1.9)]
-    ours, found, rows = [], {}, ROWS // turns
+    ours, found, rows = [], {}, ROWS // 2 // turns
     for _ in range(turns):
         ours.append(forward(rows))
         for variable, rate, name, _ in peers:
@@ -105,28 +105,42 @@ def b3(turns=2):
                   statistics.mean(ours) / peer, target)
 
 
+def b4(turns=3):
+    """By the time that threads had a processor; the ceiling is the float32 peak over what the layers' products need for a token."""
+    c = json.loads((common.checkpoint() / "config.json").read_text())
+    hidden, kv = c["hidden_size"], c["num_key_value_heads"] * c["hidden_size"] // c["num_attention_heads"]
+    gflop = 2e-9 * c["num_hidden_layers"] * hidden * (2 * hidden + 2 * kv + 3 * c["intermediate_size"])
+    found = [lines(TOOLS / "bench_forward", common.checkpoint(), ROWS // 2, TOKENS, BATCH_TOKENS, CORES, 0, "int8")[0] for _ in range(turns)]
+    rate, ceiling = (statistics.median(f) for f in zip(*((f["cpu_tokens_per_s"], f["cpu_peak"] / gflop) for f in found)))
+    yield Row("b4", "tokens/s of the forward in int8 / what float32's fused multiply-adds allow", f"{rate:.1f} tokens/s", f"{ceiling:.1f} tokens/s",
+              rate / ceiling, 1.35)
+
+
 def through_broker():
-    """tokens/s from submit to the last result of the same rows."""
-    rows = [{"ids": harness.ids_bytes([(k * 7919 + n) % 151936 for k in range(TOKENS)])} for n in range(ROWS + 1)]  # no two the same
+    """tokens/s from submit to the last result of rows of their own, and the share of that time that the rank idled (None: it does not say)."""
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
         with harness.Broker(pathlib.Path(directory) / "d", model=common.checkpoint(), options=[
                 "--max-batch-tokens", BATCH_TOKENS, "--max-len", TOKENS, "--threads", CORES]) as broker:
             with broker.client(timeout=600) as client:
-                client.call("score", rows=rows[ROWS:], timeout_ms=600000)
-                start = time.perf_counter()
-                client.submit("bench", rows[:ROWS])
+                client.call("score", rows=[common.fresh_row(TOKENS)], timeout_ms=600000)
+                rows, before, start = [common.fresh_row(TOKENS) for _ in range(ROWS)], client.call("info")["workers"][0], time.perf_counter()
+                client.submit("bench", rows)
                 done = client.results("bench", timeout=600)
-                took = time.perf_counter() - start
+                took, after = time.perf_counter() - start, client.call("info")["workers"][0]
                 assert len(done) == ROWS and all(r["error"] is None for r in done)
-    return ROWS * TOKENS / took
+    idle = 1 - (after["busy_us"] - before["busy_us"]) / (after["up_us"] - before["up_us"]) if "busy_us" in after else None
+    return ROWS * TOKENS / took, idle
 
 
 def d2():
-    before = forward()
-    rate = through_broker()
-    alone = (before + forward()) / 2
+    """And d1."""
+    before = forward(ROWS // 2)
+    rate, idle = through_broker()
+    alone = (before + forward(ROWS // 2)) / 2
     yield Row("d2", "tokens/s from submit to last result / the forward in process", f"{rate:.1f} tokens/s", f"{alone:.1f} tokens/s",
               rate / alone, 0.99)
+    if idle is not None:
+        yield Row("d1", "share of that time that the rank idled (less is better)", f"{100 * idle:.3f} %", "", idle, 0.01)
 
 
 def f1():

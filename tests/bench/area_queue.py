@@ -39,7 +39,8 @@ class Server:
 
 def queue(name, directory):
     if name == "assay":
-        return harness.Broker(directory / "d", options=["--max-batch-tokens", 512])
+        # All rows are the same: they are to be computed all the same.
+        return harness.Broker(directory / "d", options=["--max-batch-tokens", 512, "--no-dedupe", "--no-prefix-sharing"])
     return Server(name, directory)
 
 
@@ -71,13 +72,16 @@ def c1(rounds=3):
                 rates.setdefault((name, ways), []).append(durable_rows(name, *ways))
     for (name, ways), got in rates.items():
         common.say(f"      c1 {name:10s} {ways[0]:2d} connections: {', '.join(f'{r:,}' for r in got)} rows/s")
+    crowd = statistics.median(durable_rows("assay", 1000, 1) for _ in range(rounds))
     best = {name: max(statistics.median(got) for (other, _), got in rates.items() if other == name) for name in names}
-    peers = [("beanstalkd -f0", best.get("beanstalkd"), 10), ("Redis Streams, appendfsync always", best.get("redis"), 1.0),
+    peers = [("beanstalkd -f0", best.get("beanstalkd"), 20), ("Redis Streams, appendfsync always", best.get("redis"), 1.2),
              ("the disk alone, same commits", statistics.median(disk), None)]
     for peer, rate, target in peers:
         if rate:
             yield Row("c1", f"durable rows/s through the socket / {peer}", f"{best['assay']:,.0f} rows/s", f"{rate:,.0f} rows/s",
                       best["assay"] / rate, target)
+    yield Row("c1", "the same from 1,000 connections, a job and a request of each / best", f"{crowd:,.0f} rows/s", f"{best['assay']:,.0f} rows/s",
+              crowd / best["assay"])
 
 
 def e1():
@@ -88,7 +92,7 @@ def e1():
         rows = common.lines(common.TOOLS / "bench_depth", directory, depth)
     few, many = rows[0], rows[-1]
     depth = f"{many['depth']:,} / {few['depth']:,} rows queued"
-    yield Row("e1", f"claim and finish, {depth}", f"{many['rows_per_s']:,} rows/s", f"{few['rows_per_s']:,} rows/s", many["ratio"], 0.8)
+    yield Row("e1", f"claim and finish, {depth}", f"{many['rows_per_s']:,} rows/s", f"{few['rows_per_s']:,} rows/s", many["ratio"], 0.95)
     yield Row("e1", "the same in processor time a row", f"{many['cpu_us']:.1f} us", f"{few['cpu_us']:.1f} us", many["cpu_ratio"])
     yield Row("e1", "1,000 results from the end of a job / from its beginning", f"{many['last_page_ms']:.2f} ms",
               f"{many['first_page_ms']:.2f} ms", many["first_page_ms"] / many["last_page_ms"])

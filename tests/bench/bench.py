@@ -27,6 +27,7 @@ FIGURES = {
     "att": (area_forward.attention, "attention / peak of fused multiply-adds"),
     "b2": (area_forward.b2, "OpenBLAS sgemm on the products alone / the whole forward"),
     "b3": (area_forward.b3, "tokens/s of the forward / llama.cpp and transformers"),
+    "b4": (area_forward.b4, "tokens/s of the forward in int8 / what float32's fused multiply-adds allow"),
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
     "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),
@@ -36,7 +37,7 @@ FIGURES = {
     "batch": (area_growth.batch, "share of the peak over the tokens of a batch"),
     "tp": (area_growth.ranks, "tokens/s over the ranks that share a model"),
     "t1": (area_text.t1, "tokenizer / the tokenizers package"),
-    "d2": (area_forward.d2, "tokens/s from submit to last result / the forward in process"),
+    "d2": (area_forward.d2, "tokens/s from submit to last result / the forward in process; d1: how long the rank idled"),
 }
 
 
@@ -59,7 +60,7 @@ def main():
     if unknown:
         parser.error(f"expected some of {', '.join(FIGURES)}, found {', '.join(unknown)}")
     results = page.Results(args.out)
-    names, failed = args.what or list(FIGURES), []
+    names, failed, start = args.what or list(FIGURES), [], time.monotonic()
     for name in names:
         try:
             results.put(name, *measure(name))
@@ -67,6 +68,7 @@ def main():
         except (Exception, SystemExit) as error:  # the others are worth having all the same
             traceback.print_exc()
             failed.append(f"{name} ({type(error).__name__})")
+    common.say(f"{len(names)} figures took {(time.monotonic() - start) / 60:.1f} minutes")
     print(results.table(names))
     if failed:
         print(f"\nnot measured: {', '.join(failed)}", file=sys.stderr)

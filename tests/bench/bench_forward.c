@@ -1,13 +1,15 @@
 /* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared memory.
  *
- *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED]]      one line of JSON
+ *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [QUANT [ISA]]]]
+ *         one line of JSON
  *
  * SHARED: the first so many tokens are the same in all rows, and each batch has them once; then
  * BATCH_TOKENS are those that are computed. tokens_per_s counts rows' whole tokens.
  *
  * gflops counts what is executed: causal attention of every token in every layer; o_proj and the MLP
  * of the last layer for pooled tokens only. peak: peak.h, before and after, and between batches; share:
- * gflops in it. memory_bytes: what activations, input and output take at most. */
+ * gflops in it. Those with cpu_ go by the time that threads had a processor: on a busy machine they
+ * say more. memory_bytes: what activations, input and output take at most. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,15 +40,16 @@ struct bench {
     float *values;
 };
 
-static void open_model(struct bench *b, const char *dir, int threads)
+static void open_model(
+    struct bench *b, const char *dir, int threads, const char *method, const char *isa)
 {
     struct err e = {0};
     struct model_config config;
-    struct quant_config quant = {"none"};
+    struct quant_config quant = {method};
     struct lora_config lora = {0, NULL, NULL};
     die_on(model_config_load(&config, dir, &e), &e);
     struct cache_config cache = {b->batch_tokens, b->tokens, b->rows_per_batch, "none"};
-    struct device_options options = {.n_threads = threads, .isa = "auto"};
+    struct device_options options = {.n_threads = threads, .isa = isa};
     qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
     b->memory_bytes = options.arena_bytes + options.input_bytes + options.output_bytes;
     die_on(cpu_ops.open(&b->device, &options, &e), &e);
@@ -124,24 +127,27 @@ static double gflop_of(const struct bench *b, double n_rows)
                       last * n_rows);
 }
 
-/* The peak wanders with the machine's clock: its mean over the run. */
-struct peaks {
-    double sum, last;
-    int n;
-};
-
-static void take_peak(struct peaks *p, struct device *d)
-{
-    p->sum += measure_peak(d);
-    p->n++;
-    p->last = seconds();
-}
-
 static double cpu_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* The peak wanders with the machine's clock: its mean over the run; by the clock, and by the time
+ * that threads had a processor. */
+struct peaks {
+    double sum, cpu_sum, last;
+    int n;
+};
+
+static void take_peak(struct peaks *p, struct device *d)
+{
+    double start = seconds(), cpu = cpu_seconds(), peak = measure_peak(d);
+    p->sum += peak;
+    p->cpu_sum += peak * (seconds() - start) * pool_threads(d->pool) / (cpu_seconds() - cpu);
+    p->n++;
+    p->last = seconds();
 }
 
 /* All batches, without the peaks between them. */
@@ -176,7 +182,8 @@ static void set_room(struct bench *b, uint32_t room)
 int main(int argc, char **argv)
 {
     if (argc < 5) {
-        fprintf(stderr, "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED]]\n");
+        fprintf(stderr, "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED "
+                        "[QUANT [ISA]]]]\n");
         return 64;
     }
     uint32_t n_rows = (uint32_t)atoi(argv[2]);
@@ -186,15 +193,21 @@ int main(int argc, char **argv)
     if (n_rows < 1 || b.shared >= b.tokens)
         die(64, "expected rows, and fewer shared tokens than %u", b.tokens);
     set_room(&b, (uint32_t)atoi(argv[4]));
-    open_model(&b, argv[1], argc > 5 ? atoi(argv[5]) : (int)sysconf(_SC_NPROCESSORS_ONLN));
+    int threads = argc > 5 ? atoi(argv[5]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    open_model(&b, argv[1], threads, argc > 7 ? argv[7] : "none", argc > 8 ? argv[8] : "auto");
     make_rows(&b);
     warm_up(&b);
     struct took took = run(&b, n_rows, &peaks);
-    double gflops = gflop_of(&b, n_rows) / took.seconds, peak = peaks.sum / peaks.n;
-    printf("{\"rows\":%u,\"tokens\":%u,\"seconds\":%.3f,\"cpu_seconds\":%.3f,\"tokens_per_s\":%.1f,"
-           "\"gflops\":%.1f,\"peak\":%.1f,\"share\":%.4f,\"memory_bytes\":%zu}\n",
-        n_rows, b.tokens, took.seconds, took.cpu_seconds, n_rows * b.tokens / took.seconds, gflops,
-        peak, gflops / peak, b.memory_bytes);
+    double gflop = gflop_of(&b, n_rows), gflops = gflop / took.seconds, peak = peaks.sum / peaks.n,
+           cpu_seconds_each = took.cpu_seconds / threads, cpu_peak = peaks.cpu_sum / peaks.n,
+           tokens = (double)n_rows * b.tokens;
+    printf(
+        "{\"rows\":%u,\"tokens\":%u,\"seconds\":%.3f,\"cpu_seconds\":%.3f,\"tokens_per_s\":%.1f,"
+        "\"gflops\":%.1f,\"peak\":%.1f,\"share\":%.4f,\"cpu_tokens_per_s\":%.1f,\"cpu_peak\":%.1f,"
+        "\"cpu_share\":%.4f,\"memory_bytes\":%zu}\n",
+        n_rows, b.tokens, took.seconds, took.cpu_seconds, tokens / took.seconds, gflops, peak,
+        gflops / peak, tokens / cpu_seconds_each, cpu_peak, gflop / cpu_seconds_each / cpu_peak,
+        b.memory_bytes);
     qwen2_reward_model_release(&b.model);
     weights_close(&b.weights);
     cpu_ops.close(&b.device);

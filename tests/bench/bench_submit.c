@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sysexits.h>
@@ -28,7 +29,7 @@
 #include "schema/log.h"
 #include "schema/msg.h"
 
-enum { TOKENS = 512, MAX_ROWS = 4096, MAX_CONNECTIONS = 256, REPLY_MS = 20000 };
+enum { TOKENS = 512, MAX_ROWS = 4096, MAX_CONNECTIONS = 1024, REPLY_MS = 20000 };
 
 struct bench {
     const char *endpoint;
@@ -267,6 +268,7 @@ static double run_assay(const struct bench *b)
     struct submitter submitters[MAX_CONNECTIONS];
     struct msg_writer rows;
     void *zmq = zmq_ctx_new();
+    zmq_ctx_set(zmq, ZMQ_MAX_SOCKETS, MAX_CONNECTIONS + 1);
     encode_rows(b, &rows);
     for (int c = 0; c < b->connections; c++)
         open_submitter(b, zmq, c, &rows, &submitters[c]);
@@ -280,6 +282,16 @@ static double run_assay(const struct bench *b)
 }
 
 /* ---- all ---- */
+
+/* A connection takes two descriptors and more. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
 
 static const struct peer *find_peer(const char *name)
 {
@@ -304,6 +316,7 @@ int main(int argc, char **argv)
     if (b.connections < 1 || b.connections > MAX_CONNECTIONS || b.window < 1 || b.run_ms < 1 ||
         b.rows < 1 || b.rows > MAX_ROWS)
         die(EX_USAGE, "event=usage error=\"a number is out of range\"");
+    raise_descriptor_limit();
     for (int i = 0; i < TOKENS; i++)
         b.row[i] = i % 500;
     double rate = peer ? run_streams(&b, peer) : run_assay(&b);

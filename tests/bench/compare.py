@@ -5,7 +5,8 @@
 The commit is built in a git worktree of its own under build/bench, which is removed in the end (--keep leaves it); this tree is taken as it
 lies there, committed or not. Each pair runs both, first the one, then the other, and the next pair the other way round. Of the pairs' ratios
 it prints the middle one and an interval that has the true middle with 95 % or more (order statistics; from six pairs on). Exit code 1 where a
-middle is below FAIL_BELOW and its interval below 1: slower, and not by the machine's noise alone.
+middle is below FAIL_BELOW and its interval below 1: slower, and not by the machine's noise alone. Figures marked cpu go by the time that
+threads had a processor: where other work runs beside they say more.
 """
 import argparse
 import json
@@ -20,6 +21,7 @@ import tempfile
 import common
 from common import BATCH_TOKENS, CORES, ROOT, TOKENS, harness
 
+LEAST_PAIRS = 6  # of fewer even the outermost hold the middle with less than 95 %
 GEMM_LINES = 12  # of bench_gemm, which then is stopped: the first shapes of the 0.5B model
 
 
@@ -33,11 +35,12 @@ class Tree:
         rates = [json.loads(process.stdout.readline())["gflops"] for _ in range(GEMM_LINES)]
         process.kill()
         process.communicate()
-        return statistics.median(rates)
+        return {"gemm": statistics.median(rates)}
 
     def forward(self):
-        """tokens/s in process, a few layers."""
-        return common.lines(self.tools / "bench_forward", common.checkpoint(3), 8, TOKENS, BATCH_TOKENS)[0]["tokens_per_s"]
+        """tokens/s in process, a few layers; by the time that threads had a processor, where the tree's program says it."""
+        found = common.lines(self.tools / "bench_forward", common.checkpoint(3), 8, TOKENS, BATCH_TOKENS)[0]
+        return {"forward": found["tokens_per_s"], **({"forward, cpu": found["cpu_tokens_per_s"]} if "cpu_tokens_per_s" in found else {})}
 
     def submit(self):
         """Rows/s acknowledged, through the socket."""
@@ -45,12 +48,13 @@ class Tree:
             broker = harness.Broker(pathlib.Path(directory) / "d", options=["--max-batch-tokens", 512])
             broker.command[0] = str(self.bin / "assayd")
             with broker:
-                return common.lines(self.tools / "bench_submit", "assay", broker.endpoint, 1, 32, 2)[0]["rows_per_s"]
+                return {"submit": common.lines(self.tools / "bench_submit", "assay", broker.endpoint, 1, 32, 2)[0]["rows_per_s"]}
 
     def work(self):
-        """Rows/s claimed and finished."""
+        """Rows/s claimed and finished; and in a second of processor time."""
         with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
-            return common.lines(self.tools / "bench_depth", directory, 1000, 2)[0]["rows_per_s"]
+            found = common.lines(self.tools / "bench_depth", directory, 1000, 2)[0]
+        return {"work": found["rows_per_s"], "work, cpu": 1e6 / found["cpu_us"]}
 
 
 MEASURES = {"gemm": Tree.gemm, "forward": Tree.forward, "submit": Tree.submit, "work": Tree.work}
@@ -70,7 +74,7 @@ def interval(ratios, wanted=0.95):
 
 def is_slower(ratios, fail_below):
     _, middle, high = interval(ratios)
-    return middle < fail_below and high < 1
+    return len(ratios) >= LEAST_PAIRS and middle < fail_below and high < 1
 
 
 def build(root):
@@ -89,15 +93,17 @@ def git(*arguments):
 
 
 def measure_pairs(base, here, names, pairs):
-    """Name to the pairs' ratios, and what each was."""
-    ratios, rates = {name: [] for name in names}, {name: [] for name in names}
+    """Figure to the pairs' ratios, and what each was. A measure may give several figures: those count that both trees have."""
+    ratios, rates = {}, {}
     for pair in range(pairs):
         for name in names:
             order = (base, here) if pair % 2 == 0 else (here, base)
             got = {tree: MEASURES[name](tree) for tree in order}
-            ratios[name].append(got[here] / got[base])
-            rates[name].append((got[here], got[base]))
-            common.say(f"pair {pair + 1}: {name} {got[here]:,.1f} / {got[base]:,.1f} = {ratios[name][-1]:.3f}")
+            for figure, ours in got[here].items():
+                if figure in got[base]:
+                    rates.setdefault(figure, []).append((ours, got[base][figure]))
+                    ratios.setdefault(figure, []).append(ours / got[base][figure])
+                    common.say(f"pair {pair + 1}: {figure}: {ours:,.1f} / {got[base][figure]:,.1f} = {ratios[figure][-1]:.3f}")
     return ratios, rates
 
 
@@ -108,6 +114,8 @@ def report(ratios, rates, fail_below):
         low, middle, high = interval(got)
         ours, theirs = (statistics.median(side) for side in zip(*rates[name]))
         print(f"| {name} | {ours:,.1f} | {theirs:,.1f} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    if any(len(got) < LEAST_PAIRS for got in ratios.values()):
+        print(f"\nFewer than {LEAST_PAIRS} pairs: too few to tell, the intervals are all that was seen.")
     return [name for name, got in ratios.items() if is_slower(got, fail_below)]
 
 

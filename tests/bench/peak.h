@@ -4,6 +4,7 @@
 #ifndef ASSAY_BENCH_PEAK_H
 #define ASSAY_BENCH_PEAK_H
 
+#include <string.h>
 #include <time.h>
 
 #include "worker/cpu/device.h"
@@ -74,9 +75,9 @@ struct peak {
 static inline struct peak peak_of(const struct cpu_kernels *kernels)
 {
 #if defined(__x86_64__)
-    if (kernels == &cpu_kernels_avx512)
+    if (strncmp(kernels->isa, "avx512", 6) == 0)
         return (struct peak){peak_avx512, 16};
-    if (kernels == &cpu_kernels_avx2)
+    if (strncmp(kernels->isa, "avx2", 4) == 0)
         return (struct peak){peak_avx2, 8};
 #endif
     (void)kernels;

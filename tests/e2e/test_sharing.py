@@ -4,7 +4,7 @@ import random
 import signal
 
 import pytest
-from harness import DEMO, FAULTY_WORKER, MODELS, Broker, ids_bytes, random_key, wait_until
+from harness import BIN, DEMO, FAULTY_WORKER, MODELS, Broker, ids_bytes, random_key, wait_until
 
 POOLS = [{"type": "LAST"}, {"type": "ALL"}, {"type": "STEP", "step_token": 3}, {"type": "MEAN"}, {"type": "CLS"},
          {"type": "POSITIONS", "positions": [39, 0, 45, 45]}, {"type": "ALL", "activation": "sigmoid"},
@@ -64,6 +64,19 @@ def test_a_long_prompt_is_not_computed_for_each_row(directory):
     found, (tokens, batches) = run(directory, "d", rows, ["--max-batch-tokens", 128], model=MODELS / "seqcls")
     assert all(row["error"] is None and row["n_tokens"] == 402 for row in found)
     assert (tokens, batches) == (400 + 40 * 2, 1)
+
+
+def test_a_worker_that_does_not_share_is_not_asked_to(directory):
+    """It says so when it describes the model."""
+    worker = directory / "worker"
+    worker.write_text(f'#!/bin/sh\n[ "$1" != --describe ] && exec {BIN}/assay-worker "$@"\n'
+                      f"{BIN}/assay-worker \"$@\" | sed 's/\"shares_prefixes\":true/\"shares_prefixes\":false/'\n")
+    worker.chmod(0o755)
+    rows = rows_of(prompts=1)
+    found, (tokens, _) = run(directory, "d", rows, model=MODELS / "seqcls", worker=worker)
+    assert all(row["error"] is None for row in found) and tokens == sum(row["n_tokens"] for row in found)
+    _, (shared, _) = run(directory, "other", rows, model=MODELS / "seqcls", worker=BIN / "assay-worker")
+    assert shared < tokens
 
 
 def test_ranks_are_killed_meanwhile(directory):

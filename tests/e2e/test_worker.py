@@ -61,6 +61,23 @@ def test_signals_of_a_terminal_leave_the_ranks_alone(directory):
         assert sorted(broker.worker_pids()) == sorted(pids)
 
 
+def test_how_busy_the_ranks_are(directory):
+    """By SQL, for anybody: seconds of computing, of those since the rank was ready, as of its last batch."""
+    with Broker(directory / "d", options=["--tp", 2, "--max-batch-tokens", 256]) as broker, broker.client() as client:
+        def look():
+            return broker.sql('select rank, busy_s, up_s, batches from workers order by rank')
+        wait_until(lambda: [row[3] for row in look()] == [0, 0] and len(broker.worker_pids()) == 2)
+        assert [row[1:3] for row in look()] == [(0, 0), (0, 0)]
+        time.sleep(0.5)
+        client.submit("k", [{"ids": [k % 400 + 1] * 64} for k in range(400)])
+        assert len(client.results("k")) == 400
+        rows = wait_until(lambda: (rows := look()) and rows[0][3] == 100 and rows)
+        for _, busy, up, _ in rows:
+            assert 0 < busy < up - 0.4 and up < 60 * PATIENCE, rows
+        info = client.call("info")["workers"]
+        assert [w["busy_us"] / 1e6 for w in info] == [row[1] for row in rows] and info[0]["up_us"] > info[0]["busy_us"]
+
+
 @pytest.mark.parametrize("noise", ["head -c 3000000 /dev/zero | tr '\\0' x", "head -c 300000 /dev/zero | tr '\\0' x >&2"])
 def test_a_worker_that_says_too_much(directory, noise):
     """More than a pipe holds, on either stream, while the broker asks for the model: an error, not a wait for ever."""

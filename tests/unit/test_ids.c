@@ -71,6 +71,41 @@ static void other_lengths_are_refused(void **state)
         assert_int_equal(ids_unpack(bytes, len, 8, ids), len == 18 || len == 32 ? 0 : -1);
 }
 
+/* Each place of each length, below, at and above the edges. */
+static void ids_below_a_vocabulary(void **state)
+{
+    static const int32_t odd[] = {1000, 1001, INT32_MAX, -1, INT32_MIN};
+    int32_t ids[40];
+    (void)state;
+    assert_true(ids_are_below(NULL, 0, 1000));
+    for (uint32_t n = 1; n <= 40; n++)
+        for (uint32_t at = 0; at < n; at++) {
+            for (uint32_t i = 0; i < n; i++)
+                ids[i] = i % 2 ? 0 : 999;
+            assert_true(ids_are_below(ids, n, 1000));
+            for (size_t k = 0; k < sizeof odd / sizeof odd[0]; k++) {
+                ids[at] = odd[k];
+                assert_false(ids_are_below(ids, n, 1000));
+            }
+        }
+    ids[0] = INT32_MAX;
+    assert_false(ids_are_below(ids, 1, INT32_MAX));
+    ids[0]--;
+    assert_true(ids_are_below(ids, 1, INT32_MAX));
+}
+
+static void from_the_wire(void **state)
+{
+    static const uint8_t bytes[] = {0xff, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 4, 3, 2, 0x81};
+    int32_t ids[3];
+    (void)state;
+    ids_from_wire(bytes + 1, 3, ids); /* not aligned */
+    assert_int_equal(ids[0], 1);
+    assert_int_equal(ids[1], -1);
+    assert_int_equal(ids[2], (int32_t)0x81020304);
+    ids_from_wire(NULL, 0, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -78,6 +113,8 @@ int main(void)
         cmocka_unit_test(what_is_too_large_stays_plain),
         cmocka_unit_test(the_bytes),
         cmocka_unit_test(other_lengths_are_refused),
+        cmocka_unit_test(ids_below_a_vocabulary),
+        cmocka_unit_test(from_the_wire),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

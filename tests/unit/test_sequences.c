@@ -206,7 +206,8 @@ static void an_older_database_is_upgraded(void **state)
                "alter table row drop column shape; alter table row_input drop column ends; "
                "drop view jobs; alter table job drop column copied; "
                "alter table job drop column cached; alter table job drop column fresh; "
-               "drop table purge; pragma user_version=1;");
+               "drop view workers; alter table worker drop column busy_us; alter table worker drop "
+               "column up_us; drop table purge; pragma user_version=1;");
     open_mode(f, MODE);
     assert_int_equal(job_now(f->s, job).done, 1);
     assert_int_equal(finish_some(f->s, job, 10, 0), 2);

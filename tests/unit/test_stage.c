@@ -341,6 +341,12 @@ static void test_shared_tokens(void **unused)
     }
     *tokens = 11;
     assert_int_equal(stage_read(p.view, &token, &read, &e), 0);
+    stage_release(p.stage, &token);
+    struct stage_fill one = {1, shared, lists, places}; /* nobody before it to share with */
+    assert_int_equal(stage_publish(p.stage, 7, 1, &one, &token, &e), 1);
+    *(uint32_t *)(slot + ROW_0 + ROW_SHARED) = 1;
+    *tokens = 4;
+    assert_int_equal(stage_read(p.view, &token, &read, &e), ASSAY_EFORMAT);
     munmap(slot - INPUT_SLOT_0, 8192);
     close_pair(&p);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sodium.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -92,6 +93,35 @@ static void test_same_chunk_again(void **state)
     assert_int_equal(put_chunk(f->s, job, 1, 1, 4, 0), CHUNK_IN_ORDER);
     assert_int_equal(job_now(f->s, job).total, 6);
     assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_SAME);
+}
+
+/* Version 3 kept BLAKE2b of a chunk: those are still known when they come again. */
+static void test_old_chunk_again(void **state)
+{
+    struct fixture *f = *state;
+    struct msg_writer w;
+    uint8_t digest[32];
+    char hex[65], sql[500];
+    int64_t job = new_job(f->s, "old", 0);
+    put_chunk(f->s, job, 0, 3, 4, 0);
+    encode_rows(&w, 3, 4);
+    crypto_generichash(
+        digest, sizeof digest, (const uint8_t *)w.buffer.data, w.buffer.size, NULL, 0);
+    msg_writer_release(&w);
+    snprintf(sql, sizeof sql,
+        "update chunk set digest = x'%s'; drop view workers; alter table worker drop column "
+        "busy_us; alter table worker drop column up_us; drop view jobs; alter table job drop "
+        "column copied; alter table job drop column cached; alter table job drop column fresh; "
+        "pragma user_version = 3",
+        sodium_bin2hex(hex, sizeof hex, digest, sizeof digest));
+    store_close(&f->s);
+    run_sql(f, sql);
+    open_mode(f, MODE);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_SAME);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 5, 0), ASSAY_EKEYREUSED);
+    assert_int_equal(put_chunk(f->s, job, 1, 3, 4, 0), CHUNK_IN_ORDER);
+    assert_int_equal(put_chunk(f->s, job, 1, 3, 4, 0), CHUNK_SAME);
+    assert_int_equal(job_now(f->s, job).accepted, 6);
 }
 
 static void test_seals(void **state)
@@ -479,6 +509,68 @@ static void test_states(void **state)
         "2|8|12\n");
 }
 
+/* Rows 0 and 2 of one job and 0 of another in the one batch, rows 1 and 3 in the other: the end of the first
+ * leaves the second's alone. */
+static void test_batches_end_by_themselves(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char out[128];
+    int64_t job = put_job(f->s, "a", 0, 4, 4), other = put_job(f->s, "b", 0, 1, 4);
+    struct row_list list = queued(f->s, job, 0, 4), others = queued(f->s, other, 0, 1);
+    struct batch *first = batch_new(3, 0), *second = batch_new(2, 0);
+    batch_add(first, &list.at[2]);
+    batch_add(first, &others.at[0]);
+    batch_add(first, &list.at[0]);
+    batch_add(second, &list.at[1]);
+    batch_add(second, &list.at[3]);
+    must(store_begin(f->s, &err));
+    must(store_batch_started(f->s, first, 0, 1, &err));
+    must(store_batch_started(f->s, second, 0, 1, &err));
+    must(store_batch_ended(f->s, first, 1, &err));
+    must(store_commit(f->s, &err));
+    assert_string_equal(shell(f, "select state from rows order by job, i", out, sizeof out),
+        "queued\nrunning\nqueued\nrunning\nqueued\n");
+    assert_int_equal(job_now(f->s, job).running, 2);
+    batch_free(&first);
+    batch_free(&second);
+}
+
+/* Rows of two jobs in turns, in one transaction: each job has its own cursors and counts. */
+static void test_rows_of_two_jobs_in_turns(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char out[128];
+    int64_t a = put_job(f->s, "a", 0, 3, 4), b = put_job(f->s, "b", 0, 3, 4);
+    struct row_list rows_a = queued(f->s, a, 0, 3), rows_b = queued(f->s, b, 0, 3);
+    must(store_begin(f->s, &err));
+    for (int k = 2; k >= 0; k--) {
+        assert_int_equal(finish(f->s, rows_a.at[k], k == 1 ? ASSAY_ENONFINITE : 0), 1);
+        assert_int_equal(finish(f->s, rows_a.at[k], 0), 0); /* once */
+        if (k > 0)
+            assert_int_equal(finish(f->s, rows_b.at[k], 0), 1);
+    }
+    must(store_commit(f->s, &err));
+    assert_int_equal(job_now(f->s, a).state, JOB_DONE);
+    assert_int_equal(job_now(f->s, a).failed, 1);
+    assert_int_equal(job_now(f->s, b).done, 2);
+    assert_int_equal(store_queued_bytes(f->s), 4 * sizeof(int32_t));
+    assert_string_equal(
+        shell(f, "select job, cursor, i from results order by job, cursor", out, sizeof out),
+        "1|1|2\n1|2|1\n1|3|0\n2|1|2\n2|2|1\n");
+    assert_string_equal(
+        shell(f, "select sum(rows), sum(tokens) from throughput", out, sizeof out), "5|20\n");
+    must(store_begin(f->s, &err));
+    assert_int_equal(finish(f->s, rows_b.at[0], 0), 1);
+    store_rollback(f->s); /* neither the row nor its count */
+    assert_int_equal(job_now(f->s, b).done, 2);
+    assert_int_equal(finish_some(f->s, b, 9, 0), 1);
+    assert_int_equal(job_now(f->s, b).state, JOB_DONE);
+    free_rows(&rows_a);
+    free_rows(&rows_b);
+}
+
 static void test_cancel_ends_rows(void **state)
 {
     struct fixture *f = *state;
@@ -689,6 +781,37 @@ static void test_unfinished_among_many(void **state)
     assert_int_equal(seen[0], 2);
     assert_int_equal(seen[1], first);
     assert_int_equal(seen[2], last);
+}
+
+/* What is committed to be synced later is numbered and waited for; the next commit that is synced at once
+ * has all before it on the disk with it. */
+static void test_two_kinds_of_commit(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    uint64_t synced, before = store_written(f->s);
+    int64_t job = new_job(f->s, "k", 0), level;
+    for (int k = 0; k < 20; k++) {
+        must(store_begin_later(f->s, &err));
+        must(store_integer(f->s, -1, &level, &err, "pragma synchronous", ""));
+        assert_int_equal(level, 1);
+        assert_int_equal(add_chunk(f->s, job, (uint32_t)k, 1, 4, 0), CHUNK_IN_ORDER);
+        must(store_commit(f->s, &err));
+        must(store_synced(f->s, &synced, &err));
+        assert_in_range(synced, before + 1, before + 2 + (uint64_t)k);
+    }
+    assert_int_equal(store_written(f->s), before + 21);
+    must(store_wait_synced(f->s, &err));
+    must(store_synced(f->s, &synced, &err));
+    assert_int_equal(synced, before + 21);
+    must(store_begin_later(f->s, &err));
+    must(store_commit(f->s, &err));
+    must(store_begin(f->s, &err));
+    must(store_integer(f->s, -1, &level, &err, "pragma synchronous", ""));
+    assert_int_equal(level, 2);
+    must(store_commit(f->s, &err));
+    must(store_synced(f->s, &synced, &err));
+    assert_int_equal(synced, before + 23);
 }
 
 /* A database that was made with other pages keeps them. */
@@ -1003,11 +1126,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_chunks_in_any_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_chunk_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_old_chunk_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_queued_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_packed_and_plain_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_rows_among_good_ones, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_kinds_of_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cursor_gives_each_row_once, setup, teardown),
@@ -1015,6 +1140,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pooled_at_and_shapes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_client_ids_come_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_states, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_end_by_themselves, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rows_of_two_jobs_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_ends_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_job, setup, teardown),

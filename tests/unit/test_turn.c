@@ -1,14 +1,20 @@
-/* test_turn.c - the broker's loop when the disk fills up in the middle of a turn: every request of
- * the turn is answered, none of them was kept, and what was accepted before is still there.
+/* test_turn.c - the broker's loop and the disk. When it fills up in the middle of a turn, every request
+ * of the turn is answered, none of them was kept, and what was accepted before is still there. When it is
+ * slow, nobody hears of anything before it is synced, and when it fails, never.
  *
  * The loop runs in a child, without worker groups, on a database that may not grow beyond a number
- * of pages: SQLite then fails as on a full disk. The test is its client. */
+ * of pages: SQLite then fails as on a full disk. The test is its client. Syncs of the child go through
+ * here: they can be made to wait, or to fail. */
 #include "tests/unit/store_fixture.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <zmq.h>
 
@@ -23,6 +29,21 @@ struct scene {
     pid_t child;
     void *zmq, *client; /* DEALER */
 };
+
+/* What the child's syncs do; in memory that both share. */
+enum disk { DISK_FINE, DISK_WAITS, DISK_FAILS };
+static _Atomic int *disk; /* NULL outside of the tests that use it */
+
+int fdatasync(int fd)
+{
+    while (disk && *disk == DISK_WAITS)
+        usleep(1000);
+    if (disk && *disk == DISK_FAILS) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fdatasync, fd);
+}
 
 /* Room for so many kilobytes more than there are. */
 static void bound_database(struct store *s, int kbytes)
@@ -122,6 +143,9 @@ static int close_scene(void **state)
         kill(s->child, SIGKILL);
         stop(s);
     }
+    if (disk)
+        munmap((void *)disk, sizeof *disk);
+    disk = NULL;
     nftw(s->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     free(s);
     return 0;
@@ -322,6 +346,81 @@ static void test_who_waits_hears_of_the_end(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+/* Nothing within a while. */
+static void assert_silence(struct scene *s)
+{
+    zmq_pollitem_t item = {.socket = s->client, .events = ZMQ_POLLIN};
+    assert_int_equal(zmq_poll(&item, 1, 300), 0);
+}
+
+static void start_with_disk(struct scene *s)
+{
+    char word[32];
+    disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(disk != MAP_FAILED);
+    start(s, 0);
+    send_submit(s, 1, "before", 1);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+}
+
+/* While a sync takes its time, requests are taken; what is told of them waits for it, in order. */
+static void test_replies_wait_for_the_disk(void **state)
+{
+    struct scene *s = *state;
+    char word[32];
+    start_with_disk(s);
+    *disk = DISK_WAITS;
+    send_submit(s, 1, "first", 1);
+    assert_silence(s);
+    send_submit(s, 2, "second", 1);
+    send_on_job(s, "status", 3, "first"); /* it rests on rows that are not synced either */
+    assert_silence(s);
+    *disk = DISK_FINE;
+    for (int64_t id = 1; id <= 3; id++) {
+        assert_int_equal(hear(s, word, sizeof word), id);
+        assert_string_equal(word, "queued");
+    }
+    assert_int_equal(stop(s), 0);
+}
+
+/* Whether rows are there after a failed sync, nobody knows: nothing is said, and the broker ends. What
+ * was acknowledged before is there. */
+static void test_a_sync_that_fails_ends_the_broker(void **state)
+{
+    struct scene *s = *state;
+    char word[32];
+    int status = 0;
+    start_with_disk(s);
+    *disk = DISK_FAILS;
+    send_submit(s, 1, "lost", 1);
+    assert_int_equal(waitpid(s->child, &status, 0), s->child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 74);
+    assert_silence(s);
+    zmq_close(s->client);
+    zmq_ctx_term(s->zmq);
+    *disk = DISK_FINE;
+    start(s, 0);
+    assert_string_equal(ask(s, "status", "before", word, sizeof word), "queued");
+    assert_int_equal(stop(s), 0);
+}
+
+/* A stop waits for the disk too, and then tells. */
+static void test_a_stop_waits_for_the_disk(void **state)
+{
+    struct scene *s = *state;
+    char word[32];
+    start_with_disk(s);
+    *disk = DISK_WAITS;
+    send_submit(s, 1, "first", 1);
+    assert_silence(s);
+    kill(s->child, SIGTERM);
+    assert_silence(s);
+    *disk = DISK_FINE;
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    assert_string_equal(word, "queued");
+    assert_int_equal(stop(s), 0);
+}
+
 /* A client that asks and does not listen costs its replies and nobody else's. */
 static void test_one_who_does_not_listen(void **state)
 {
@@ -371,6 +470,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_replies_wait_for_the_disk, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_a_sync_that_fails_ends_the_broker, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_a_stop_waits_for_the_disk, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_one_who_does_not_listen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_an_idle_broker_cuts_the_wal, open_scene, close_scene),
     };

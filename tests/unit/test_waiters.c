@@ -291,7 +291,7 @@ static void test_an_undone_turn_is_told_to_its_waiters_only(void **state)
     wait_for(s, WAIT_RESULTS, job, 3, FAR);
     waiters_settle(&s->b, &why);
     waiters_settle(&s->b, &why); /* they are gone: nothing more to tell */
-    outbox_send(s->b.outbox);
+    broker_send_replies(&s->b);
     for (int64_t id = 3; id >= 2; id--) {
         assert_int_equal(hear(s, &a), 1);
         assert_int_equal(a.id, id);
