@@ -147,6 +147,17 @@ static int get_generation(struct generation *g, int64_t number)
     return clear_away(g, aside) == 0 && open_generation(g, number);
 }
 
+/* From a time when it might be larger, it goes. */
+static int keep_in_bounds(struct generation *g, uint64_t max_pages)
+{
+    int64_t pages = 0, number = g->number;
+    if (integer_of(g->db, "pragma page_count", &pages) && (uint64_t)pages <= max_pages)
+        return 1;
+    close_generation(g);
+    clear_away(g, NULL);
+    return open_generation(g, number);
+}
+
 static void turn_off(struct store_cache **c, const char *why)
 {
     log_warn("event=score_cache_off reason=\"%s\" action=\"scores are computed\"", why);
@@ -177,7 +188,8 @@ struct store_cache *store_cache_open(const char *data_dir, uint64_t bytes, uint6
     c->min_free_bytes = min_free_bytes;
     snprintf(c->young.path, sizeof c->young.path, "%s/score-cache-0.db", data_dir);
     snprintf(c->old.path, sizeof c->old.path, "%s/score-cache-1.db", data_dir);
-    if (!get_generation(&c->old, 1) || !get_generation(&c->young, c->old.number + 1)) {
+    if (!get_generation(&c->old, 1) || !get_generation(&c->young, c->old.number + 1) ||
+        !keep_in_bounds(&c->old, c->max_pages) || !keep_in_bounds(&c->young, c->max_pages)) {
         turn_off(&c, "its files cannot be opened");
         return NULL;
     }

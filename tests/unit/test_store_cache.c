@@ -162,6 +162,23 @@ static void test_bound_of_vectors(void **state)
     bound(*state, 6000, 1000);
 }
 
+/* A start with a smaller size keeps to that. */
+static void test_a_smaller_bound(void **state)
+{
+    struct cached *t = *state;
+    store_cache_close(&t->c);
+    t->c = store_cache_open(t->dir, 8 * SIZE, 0);
+    for (uint32_t k = 0; k < 4000; k++)
+        add(t, k, 1000);
+    store_cache_flush(&t->c);
+    assert_true(bytes_in(t->dir) > 2 * SIZE);
+    open_once_more(t);
+    assert_true(bytes_in(t->dir) <= SIZE);
+    add(t, 1, 1);
+    open_once_more(t);
+    assert_true(has(t, 1, 1));
+}
+
 static void test_too_large_is_not_kept(void **state)
 {
     struct cached *t = *state;
@@ -255,6 +272,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_kill_loses_at_most_what_was_not_flushed, begin, end),
         cmocka_unit_test_setup_teardown(test_bound, begin, end),
         cmocka_unit_test_setup_teardown(test_bound_of_vectors, begin, end),
+        cmocka_unit_test_setup_teardown(test_a_smaller_bound, begin, end),
         cmocka_unit_test_setup_teardown(test_too_large_is_not_kept, begin, end),
         cmocka_unit_test_setup_teardown(test_an_entry_proves_itself, begin, end),
         cmocka_unit_test_setup_teardown(test_damage_while_it_runs, begin, end),

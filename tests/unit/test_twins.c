@@ -94,6 +94,18 @@ static void test_keys_are_of_a_model_and_a_mode(void **state)
     }
 }
 
+/* Also where their places in the table are the same. */
+static void test_jobs_are_apart(void **state)
+{
+    const float value = 1.5f;
+    struct twins *t = with(*state, "d", "m", 8);
+    compute(t, make(1, 0, 5, 0), &value);
+    assert_true(is_known(t, make(1, 1, 5, 0)));
+    for (int job = 2; job < 20; job++)
+        assert_false(is_known(t, make(job, 1, 5, 0)));
+    twins_free(&t);
+}
+
 static void test_under_way(void **state)
 {
     struct err err;
@@ -214,6 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_whatever_makes_a_score_makes_the_key, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keys_are_of_a_model_and_a_mode, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_jobs_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_under_way, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_bits_are_the_same, setup, teardown),
         cmocka_unit_test_setup_teardown(test_vectors, setup, teardown),
