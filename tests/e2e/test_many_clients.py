@@ -92,7 +92,7 @@ def test_everyone_gets_their_own_answers(broker, expected):
         assert len(list(pathlib.Path(f"/proc/{broker.process.pid}/fd").iterdir())) > CLIENTS
         grown = memory_kb(broker) - before
     print(f"{CLIENTS} connections: {grown / CLIENTS:.0f} kB each")
-    assert grown < 100_000
+    assert grown < 100_000 or "asan" in harness.BIN.parts  # a sanitizer keeps what was freed
 
 
 def test_more_clients_than_descriptors(tmp_path):
