@@ -64,14 +64,14 @@ def c1(rounds=3):
         if shutil.which(package):
             names.append(name)
         else:
-            common.say(f"      c1: no {package}, the peer was not measured (apt-get install {package})")
+            common.say(f"c1: no {package}, the peer was not measured (apt-get install {package})")
     for _ in range(rounds):
         disk.append(disk_alone())
         for ways in ((1, 32), (32, 1)):
             for name in names:
                 rates.setdefault((name, ways), []).append(durable_rows(name, *ways))
     for (name, ways), got in rates.items():
-        common.say(f"      c1 {name:10s} {ways[0]:2d} connections: {', '.join(f'{r:,}' for r in got)} rows/s")
+        common.say(f"c1 {name:10s} {ways[0]:2d} connections: {', '.join(f'{r:,}' for r in got)} rows/s")
     crowd = statistics.median(durable_rows("assay", 1000, 1) for _ in range(rounds))
     best = {name: max(statistics.median(got) for (other, _), got in rates.items() if other == name) for name in names}
     peers = [("beanstalkd -f0", best.get("beanstalkd"), 20), ("Redis Streams, appendfsync always", best.get("redis"), 1.2),

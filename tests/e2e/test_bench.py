@@ -1,4 +1,6 @@
 """What the benchmarks are made of, as far as it can be tried in a second: plots, pages, statistics."""
+import re
+import struct
 import sys
 import xml.etree.ElementTree
 
@@ -6,9 +8,11 @@ import pytest
 from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import bench  # noqa: E402
 import common  # noqa: E402
 import compare  # noqa: E402
 import page  # noqa: E402
+import peer_llama  # noqa: E402
 import plot  # noqa: E402
 
 
@@ -77,3 +81,22 @@ def test_pairs_take_turns(monkeypatch):
     ratios, rates = compare.measure_pairs("base", "here", ["gemm"], 3)
     assert order == ["base", "here", "here", "base", "base", "here"]
     assert ratios == {"gemm": [1.5] * 3} and rates == {"gemm": [(3.0, 2.0)] * 3}
+
+
+def test_page_says_what_each_figure_is():
+    text = (ROOT / "tests/bench/README.md").read_text()
+    said = {name for line in text.splitlines() if line.startswith("| ") for name in re.split(r"[ ,|]+", line.split("|")[1])}
+    assert set(bench.FIGURES) <= said and page.BEGIN in text and page.END in text
+
+
+def test_peers_model_is_read_as_written(directory):
+    """The GGUF file: magic, counts, and as many bytes as its tensors take."""
+    config = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
+              "max_position_embeddings": 64, "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+    for kind, bits in (("f16", 16), ("q8_0", 8.5)):
+        peer_llama.write_gguf(directory / "m.gguf", config, kind)
+        data = (directory / "m.gguf").read_bytes()
+        shapes = peer_llama.shapes(config).values()
+        tensors = sum(s[0] * s[1] * bits / 8 if len(s) == 2 else s[0] * 4 for s in shapes)
+        assert data[:4] == b"GGUF" and struct.unpack_from("<IQQ", data, 4) == (3, len(shapes), len(peer_llama.facts(config, kind)))
+        assert tensors < len(data) < tensors + 4096
