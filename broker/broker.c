@@ -91,7 +91,8 @@ void broker_send_replies(struct broker *b)
     uint64_t synced;
     if (store_synced(b->store, &synced, &e) != 0)
         die_of(&e);
-    outbox_send(b->outbox, store_written(b->store), synced);
+    if (outbox_send(b->outbox, store_written(b->store), synced))
+        store_want_synced(b->store);
 }
 
 /* ---- requests ---- */

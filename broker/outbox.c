@@ -157,11 +157,12 @@ static void hold(struct outbox *o, uint64_t written)
     o->fresh = o->end;
 }
 
-void outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
+int outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
 {
     hold(o, written);
     for (; o->first && o->first->needs <= synced; drop_first(o)) {
         o->held_bytes -= o->first->body.buffer.size;
         send_letter(o, o->first);
     }
+    return o->first != NULL;
 }

@@ -36,7 +36,8 @@ void outbox_error(
 void outbox_fail(struct outbox *o, const struct err *e);
 size_t outbox_bytes(const struct outbox *o); /* of the kept replies */
 /* Replies made since the last call rest on commits up to number `written`, those before on what was written
- * then. Sends, without waiting, what rests on commits up to `synced`; what cannot be delivered is dropped. */
-void outbox_send(struct outbox *o, uint64_t written, uint64_t synced);
+ * then. Sends, without waiting, what rests on commits up to `synced`; what cannot be delivered is dropped.
+ * 1 when replies are left that wait. */
+int outbox_send(struct outbox *o, uint64_t written, uint64_t synced);
 
 #endif

@@ -69,13 +69,15 @@ void store_close(struct store **s); /* checkpoints; NULL-safe */
 uint64_t store_epoch(const struct store *s);
 
 int store_begin(struct store *s, struct err *e);
-/* The same, for a transaction that store_commit only writes: a thread brings it to the disk (store_sync.c).
+/* The same, for a transaction that store_commit only writes: a thread brings it to the disk when it is
+ * wanted there (store_sync.c).
  * Readers see it before. A later commit of the other kind brings it there too. */
 int store_begin_later(struct store *s, struct err *e);
 int store_commit(struct store *s, struct err *e);
 uint64_t store_written(const struct store *s); /* the number of the last commit */
 /* *number: of the last commit that is on the disk with all before it. ASSAY_EIO: a sync failed. */
 int store_synced(struct store *s, uint64_t *number, struct err *e);
+void store_want_synced(struct store *s);  /* somebody waits for what is written now */
 int store_sync_fd(const struct store *s); /* readable when store_synced has news */
 int store_wait_synced(
     struct store *s, struct err *e); /* until all that is written is on the disk */

@@ -5,7 +5,7 @@
  * with synchronous=NORMAL, which writes its frames and waits for nothing; the thread then syncs the WAL,
  * and what is written meanwhile is what its next sync is for. WAL frames are a chain: what one sync
  * has brought to the disk holds with all that was written before it. Commits have numbers, so that who
- * waits knows when its own is down.
+ * waits knows when its own is down; what nobody waits for is not synced.
  *
  * SQLite itself does not hear of these syncs and needs none of them: with NORMAL it syncs the WAL before
  * a checkpoint and when a new one begins, and so never breaks a database. */
@@ -25,10 +25,10 @@
 struct store_sync {
     pthread_t thread;
     pthread_mutex_t lock;
-    pthread_cond_t written_more, synced_more;
+    pthread_cond_t wanted_more, synced_more;
     int wal_fd, event_fd;
-    uint64_t written, synced; /* numbers of commits */
-    int error;                /* of the sync that failed: nothing after it is certain */
+    uint64_t written, wanted, synced; /* numbers of commits */
+    int error;                        /* of the sync that failed: nothing after it is certain */
     int stop;
 };
 
@@ -45,8 +45,8 @@ static void *sync_for_ever(void *arg)
     pthread_mutex_lock(&y->lock);
     while (!y->stop && y->error == 0) {
         uint64_t number = y->written;
-        if (number == y->synced) {
-            pthread_cond_wait(&y->written_more, &y->lock);
+        if (y->wanted <= y->synced) {
+            pthread_cond_wait(&y->wanted_more, &y->lock);
             continue;
         }
         pthread_mutex_unlock(&y->lock);
@@ -80,7 +80,7 @@ static void free_sync(struct store_sync *y)
     if (y->event_fd >= 0)
         close(y->event_fd);
     pthread_mutex_destroy(&y->lock);
-    pthread_cond_destroy(&y->written_more);
+    pthread_cond_destroy(&y->wanted_more);
     pthread_cond_destroy(&y->synced_more);
     free(y);
 }
@@ -92,7 +92,7 @@ int store_sync_start(struct store *s, struct err *e)
     struct store_sync *y = xcalloc(1, sizeof *y);
     snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
     pthread_mutex_init(&y->lock, NULL);
-    pthread_cond_init(&y->written_more, NULL);
+    pthread_cond_init(&y->wanted_more, NULL);
     pthread_cond_init(&y->synced_more, NULL);
     y->wal_fd = open(path, O_RDWR | O_CLOEXEC);
     y->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -112,7 +112,7 @@ void store_sync_stop(struct store *s)
         return;
     pthread_mutex_lock(&y->lock);
     y->stop = 1;
-    pthread_cond_signal(&y->written_more);
+    pthread_cond_signal(&y->wanted_more);
     pthread_mutex_unlock(&y->lock);
     pthread_join(y->thread, NULL);
     free_sync(y);
@@ -126,9 +126,20 @@ void store_sync_wrote(struct store *s, int synced)
     y->written++;
     if (synced)
         y->synced = y->written;
-    else
-        pthread_cond_signal(&y->written_more);
     pthread_mutex_unlock(&y->lock);
+}
+
+static void want_all(struct store_sync *y)
+{
+    y->wanted = y->written;
+    pthread_cond_signal(&y->wanted_more);
+}
+
+void store_want_synced(struct store *s)
+{
+    pthread_mutex_lock(&s->sync->lock);
+    want_all(s->sync);
+    pthread_mutex_unlock(&s->sync->lock);
 }
 
 uint64_t store_written(const struct store *s)
@@ -165,6 +176,7 @@ int store_wait_synced(struct store *s, struct err *e)
 {
     struct store_sync *y = s->sync;
     pthread_mutex_lock(&y->lock);
+    want_all(y);
     while (y->synced < y->written && y->error == 0)
         pthread_cond_wait(&y->synced_more, &y->lock);
     int rc = result(s, e);
