@@ -298,6 +298,33 @@ static void test_attention(void **unused)
         check_attention(&cases[i]);
 }
 
+/* Scores so large that their last place is worth more than what exp has room for: what comes out is
+ * still within the values. The multiple that scales them is no power of two. */
+static void test_attention_of_large_scores(void **unused)
+{
+    enum { N = 70, DIM = 20 };
+    static const struct case_ c = {1, 1, DIM, 0, {N, 0, 0, 0}};
+    static const float sizes[] = {1e2f, 1e4f, 1e6f, 1e12f};
+    static const uint32_t cu[] = {0, N};
+    (void)unused;
+    for (int way = 0; way < WAYS; way++)
+        for (int size = 0; size < 4; size++) {
+            float *q = random_floats(N * DIM), *k = random_floats(N * DIM),
+                  *v = random_floats(N * DIM), *out = random_floats(N * DIM);
+            for (int i = 0; i < N * DIM; i++) {
+                q[i] *= sizes[size];
+                k[i] *= sizes[size];
+            }
+            attend(ways[way].isa, ways[way].threads, &c, q, k, v, out, 1, cu);
+            for (int i = 0; i < N * DIM; i++)
+                assert_true(fabs((double)out[i]) <= 2.0001);
+            free(q);
+            free(k);
+            free(v);
+            free(out);
+        }
+}
+
 /* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
  * once as a row of their own, which the others name. */
 struct shared_case {
@@ -699,12 +726,13 @@ static void test_fmath(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_shared_prefixes),
-        cmocka_unit_test(test_norm), cmocka_unit_test(test_silu_softmax_sigmoid),
-        cmocka_unit_test(test_exp_edges), cmocka_unit_test(test_rope_gather_mean),
-        cmocka_unit_test(test_unknown_isa), cmocka_unit_test(test_fmath),
-        cmocka_unit_test(test_embed), cmocka_unit_test(test_add_bias_relu_head_norm),
-        cmocka_unit_test(test_named_isa), cmocka_unit_test(test_wrong_kernels_are_passed_over)};
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
+        cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
+        cmocka_unit_test(test_fmath), cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_add_bias_relu_head_norm), cmocka_unit_test(test_named_isa),
+        cmocka_unit_test(test_wrong_kernels_are_passed_over)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
