@@ -8,6 +8,7 @@ import pytest
 from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import area_forward  # noqa: E402
 import bench  # noqa: E402
 import common  # noqa: E402
 import compare  # noqa: E402
@@ -81,6 +82,15 @@ def test_pairs_take_turns(monkeypatch):
     ratios, rates = compare.measure_pairs("base", "here", ["gemm"], 3)
     assert order == ["base", "here", "here", "base", "base", "here"]
     assert ratios == {"gemm": [1.5] * 3} and rates == {"gemm": [(3.0, 2.0)] * 3}
+
+
+def test_int8_is_set_against_the_work_that_is_executed(monkeypatch):
+    """What float32 could at most is what bench_forward counts: the pruned last layer, and attention too."""
+    turns = iter([(300.0, 1.5), (500.0, 1.25), (310.0, 1.75)])
+    monkeypatch.setattr(area_forward.common, "checkpoint", lambda: "model")
+    monkeypatch.setattr(area_forward, "lines", lambda *_: [dict(zip(("cpu_tokens_per_s", "cpu_share"), next(turns)))])
+    row, = area_forward.b4()
+    assert row.ratio == 1.5 and row.ours == "310.0 tokens/s" and row.other == "206.7 tokens/s"
 
 
 def test_page_says_what_each_figure_is():
