@@ -395,6 +395,39 @@ static void check_shared(const struct shared_case *c)
     free(expected);
 }
 
+/* A last token whose key and value are no numbers: the tokens before it do not see it, and have the
+ * same bits with a prefix that is shared, with all to themselves, and where it is not there. */
+static void test_attention_of_what_is_no_number(void **unused)
+{
+    static const float odd[] = {NAN, INFINITY};
+    (void)unused;
+    for (uint32_t prefix = 30; prefix < 35; prefix++)
+        for (uint32_t own = 31; own < 66; own += 11)
+            for (int i = 0; i < 2 * WAYS; i++) {
+                struct shared_case c = {6, 2, 18, i % 3 ? 0 : 33, prefix, {own, 0, 0, 0}};
+                uint32_t n = prefix + own, cu[] = {0, prefix, n}, whole[] = {0, n},
+                         less[] = {0, n - 1};
+                struct attn_prefix prefixes[] = {{0, 0}, {0, prefix}};
+                const char *isa = ways[i / 2].isa;
+                float *qkv[] = {random_floats(n * 108), random_floats(n * 36),
+                    random_floats(n * 36)},
+                      *out[] = {
+                          random_floats(n * 108), random_floats(n * 108), random_floats(n * 108)};
+                qkv[1][(n - 1) * 36] = qkv[2][(n - 1) * 36 + 1] = odd[i % 2];
+                attend_shared(isa, 1, &c, qkv, out[0], 1, less, NULL);
+                attend_shared(isa, 1, &c, qkv, out[1], 1, whole, NULL);
+                attend_shared(isa, 1, &c, qkv, out[2], 2, cu, prefixes);
+                for (int k = 1; k < 3; k++) {
+                    assert_memory_equal(out[k], out[0], (n - 1) * 108 * sizeof(float));
+                    assert_true(isnan(out[k][(n - 1) * 108 + 1]));
+                }
+                for (int k = 0; k < 3; k++) {
+                    free(qkv[k]);
+                    free(out[k]);
+                }
+            }
+}
+
 static void test_attention_of_shared_prefixes(void **unused)
 {
     static const uint32_t prefixes[] = {1, 2, 13, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200};
@@ -727,6 +760,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_what_is_no_number),
         cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
         cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
         cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
