@@ -1,4 +1,5 @@
 """What the benchmarks are made of, as far as it can be tried in a second: plots, pages, statistics."""
+import json
 import re
 import struct
 import sys
@@ -91,6 +92,27 @@ def test_int8_is_set_against_the_work_that_is_executed(monkeypatch):
     monkeypatch.setattr(area_forward, "lines", lambda *_: [dict(zip(("cpu_tokens_per_s", "cpu_share"), next(turns)))])
     row, = area_forward.b4()
     assert row.ratio == 1.5 and row.ours == "310.0 tokens/s" and row.other == "206.7 tokens/s"
+
+
+def executed_gflop(config, rows, tokens, budget, shared):
+    """What a forward executes, by counting: rows after the first of a batch without the tokens that they share."""
+    hidden, heads, kv, layers = (config[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"))
+    dim, total, left = config.get("head_dim", hidden // heads), 0, rows
+    while left > 0:
+        n = min(1 + (budget - tokens) // (tokens - shared), left)
+        batch, pairs = tokens + (n - 1) * (tokens - shared), sum(range(1, tokens + 1)) + (n - 1) * sum(range(shared + 1, tokens + 1))
+        total += layers * (batch * hidden * (heads + 2 * kv) * dim + 2 * pairs * heads * dim)
+        total += (batch * (layers - 1) + n) * (hidden * heads * dim + 3 * hidden * config["intermediate_size"])
+        left -= n
+    return 2e-9 * total
+
+
+@pytest.mark.parametrize("rows, tokens, budget, shared", [(8, 64, 128, 0), (7, 64, 200, 0), (8, 64, 200, 40), (9, 33, 100, 32)])
+def test_forward_counts_what_it_executes(rows, tokens, budget, shared):
+    model = ROOT / "tests/models/llama"
+    said, = common.lines(common.TOOLS / "bench_forward", model, rows, tokens, budget, 1, shared)
+    gflop = said["cpu_share"] * said["cpu_peak"] * rows * tokens / said["cpu_tokens_per_s"]
+    assert gflop == pytest.approx(executed_gflop(json.loads((model / "config.json").read_text()), rows, tokens, budget, shared), rel=0.05)
 
 
 def test_page_says_what_each_figure_is():
