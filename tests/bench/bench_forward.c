@@ -87,6 +87,15 @@ static void make_rows(struct bench *b)
         b->ids[i] = (int32_t)((i * 7919u) % b->model.config.vocab_size);
 }
 
+static void free_rows(struct bench *b)
+{
+    free(b->ids);
+    free(b->positions);
+    free(b->cu_seqlens);
+    free(b->rows);
+    free(b->values);
+}
+
 static void run_batch(struct bench *b, uint32_t n_rows)
 {
     struct err e = {0};
@@ -100,11 +109,13 @@ static void run_batch(struct bench *b, uint32_t n_rows)
     cpu_ops.poll(b->device, 1);
 }
 
-/* Pages and caches warm: some rows, of a long one its beginning. */
+/* Pages and caches warm: some rows, of a long one its beginning; whole ones, as many as there is room
+ * for. */
 static void warm_up(struct bench *b)
 {
-    uint32_t tokens = b->tokens, n = tokens < WARM_TOKENS ? WARM_TOKENS / tokens : 1;
-    uint32_t shared = b->shared;
+    uint32_t tokens = b->tokens, shared = b->shared;
+    uint32_t room = b->batch_tokens < WARM_TOKENS ? b->batch_tokens : WARM_TOKENS;
+    uint32_t n = tokens < room ? room / tokens : 1;
     set_tokens(b, tokens < WARM_TOKENS ? tokens : WARM_TOKENS, 0);
     run_batch(b, n < b->rows_per_batch ? n : b->rows_per_batch);
     set_tokens(b, tokens, shared);
@@ -208,6 +219,7 @@ int main(int argc, char **argv)
         n_rows, b.tokens, took.seconds, took.cpu_seconds, tokens / took.seconds, gflops, peak,
         gflops / peak, tokens / cpu_seconds_each, cpu_peak, gflop / cpu_seconds_each / cpu_peak,
         b.memory_bytes);
+    free_rows(&b);
     qwen2_reward_model_release(&b.model);
     weights_close(&b.weights);
     cpu_ops.close(&b.device);

@@ -4,9 +4,11 @@
 #ifndef ASSAY_BENCH_PEAK_H
 #define ASSAY_BENCH_PEAK_H
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "schema/log.h"
 #include "worker/cpu/device.h"
 
 #if defined(__x86_64__)
@@ -59,12 +61,21 @@ __attribute__((target("avx512f"))) static void peak_avx512(void *arg, int64_t ta
 }
 #endif
 
+/* Where there is no such instruction for sure: a multiplication and an addition of each chain. */
 static inline void peak_portable(void *arg, int64_t task, int thread)
 {
-    float *sink = arg;
+    float acc[12], *sink = arg;
     (void)thread;
-    for (int64_t k = 0; k < PEAK_STEPS * 12; k++)
-        sink[task] = sink[task] * 0.999f + 1e-9f;
+    for (int i = 0; i < 12; i++)
+        acc[i] = (float)i;
+    for (int64_t k = 0; k < PEAK_STEPS; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++)
+            acc[i] = acc[i] * 0.999f + 1e-9f;
+    }
+    for (int i = 1; i < 12; i++)
+        acc[0] += acc[i];
+    sink[task] = acc[0];
 }
 
 struct peak {
@@ -87,12 +98,14 @@ static inline struct peak peak_of(const struct cpu_kernels *kernels)
 /* GFLOP/s of all threads of the device, once. */
 static inline double measure_peak(struct device *d)
 {
-    float sink[256] = {0};
     int n = pool_threads(d->pool);
+    float *sink = xcalloc((size_t)n, sizeof *sink);
     struct peak peak = peak_of(d->kernels);
     double start = seconds();
     pool_run(d->pool, peak.task, sink, n);
-    return 2.0 * peak.lanes * 12 * PEAK_STEPS * n / (seconds() - start) * 1e-9;
+    double took = seconds() - start;
+    free(sink);
+    return 2.0 * peak.lanes * 12 * PEAK_STEPS * n / took * 1e-9;
 }
 
 #endif

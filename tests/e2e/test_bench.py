@@ -1,4 +1,5 @@
 """What the benchmarks are made of, as far as it can be tried in a second: plots, pages, statistics."""
+import json
 import re
 import struct
 import sys
@@ -8,6 +9,7 @@ import pytest
 from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import area_forward  # noqa: E402
 import bench  # noqa: E402
 import common  # noqa: E402
 import compare  # noqa: E402
@@ -81,6 +83,36 @@ def test_pairs_take_turns(monkeypatch):
     ratios, rates = compare.measure_pairs("base", "here", ["gemm"], 3)
     assert order == ["base", "here", "here", "base", "base", "here"]
     assert ratios == {"gemm": [1.5] * 3} and rates == {"gemm": [(3.0, 2.0)] * 3}
+
+
+def test_int8_is_set_against_the_work_that_is_executed(monkeypatch):
+    """What float32 could at most is what bench_forward counts: the pruned last layer, and attention too."""
+    turns = iter([(300.0, 1.5), (500.0, 1.25), (310.0, 1.75)])
+    monkeypatch.setattr(area_forward.common, "checkpoint", lambda: "model")
+    monkeypatch.setattr(area_forward, "lines", lambda *_: [dict(zip(("cpu_tokens_per_s", "cpu_share"), next(turns)))])
+    row, = area_forward.b4()
+    assert row.ratio == 1.5 and row.ours == "310.0 tokens/s" and row.other == "206.7 tokens/s"
+
+
+def executed_gflop(config, rows, tokens, budget, shared):
+    """What a forward executes, by counting: rows after the first of a batch without the tokens that they share."""
+    hidden, heads, kv, layers = (config[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"))
+    dim, total, left = config.get("head_dim", hidden // heads), 0, rows
+    while left > 0:
+        n = min(1 + (budget - tokens) // (tokens - shared), left)
+        batch, pairs = tokens + (n - 1) * (tokens - shared), sum(range(1, tokens + 1)) + (n - 1) * sum(range(shared + 1, tokens + 1))
+        total += layers * (batch * hidden * (heads + 2 * kv) * dim + 2 * pairs * heads * dim)
+        total += (batch * (layers - 1) + n) * (hidden * heads * dim + 3 * hidden * config["intermediate_size"])
+        left -= n
+    return 2e-9 * total
+
+
+@pytest.mark.parametrize("rows, tokens, budget, shared", [(8, 64, 128, 0), (7, 64, 200, 0), (8, 64, 200, 40), (9, 33, 100, 32)])
+def test_forward_counts_what_it_executes(rows, tokens, budget, shared):
+    model = ROOT / "tests/models/llama"
+    said, = common.lines(common.TOOLS / "bench_forward", model, rows, tokens, budget, 1, shared)
+    gflop = said["cpu_share"] * said["cpu_peak"] * rows * tokens / said["cpu_tokens_per_s"]
+    assert gflop == pytest.approx(executed_gflop(json.loads((model / "config.json").read_text()), rows, tokens, budget, shared), rel=0.05)
 
 
 def test_page_says_what_each_figure_is():

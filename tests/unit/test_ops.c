@@ -298,6 +298,33 @@ static void test_attention(void **unused)
         check_attention(&cases[i]);
 }
 
+/* Scores so large that their last place is worth more than what exp has room for: what comes out is
+ * still within the values. The multiple that scales them is no power of two. */
+static void test_attention_of_large_scores(void **unused)
+{
+    enum { N = 70, DIM = 20 };
+    static const struct case_ c = {1, 1, DIM, 0, {N, 0, 0, 0}};
+    static const float sizes[] = {1e2f, 1e4f, 1e6f, 1e12f};
+    static const uint32_t cu[] = {0, N};
+    (void)unused;
+    for (int way = 0; way < WAYS; way++)
+        for (int size = 0; size < 4; size++) {
+            float *q = random_floats(N * DIM), *k = random_floats(N * DIM),
+                  *v = random_floats(N * DIM), *out = random_floats(N * DIM);
+            for (int i = 0; i < N * DIM; i++) {
+                q[i] *= sizes[size];
+                k[i] *= sizes[size];
+            }
+            attend(ways[way].isa, ways[way].threads, &c, q, k, v, out, 1, cu);
+            for (int i = 0; i < N * DIM; i++)
+                assert_true(fabs((double)out[i]) <= 2.0001);
+            free(q);
+            free(k);
+            free(v);
+            free(out);
+        }
+}
+
 /* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
  * once as a row of their own, which the others name. */
 struct shared_case {
@@ -366,6 +393,39 @@ static void check_shared(const struct shared_case *c)
         free(whole[i]);
     }
     free(expected);
+}
+
+/* A last token whose key and value are no numbers: the tokens before it do not see it, and have the
+ * same bits with a prefix that is shared, with all to themselves, and where it is not there. */
+static void test_attention_of_what_is_no_number(void **unused)
+{
+    static const float odd[] = {NAN, INFINITY};
+    (void)unused;
+    for (uint32_t prefix = 30; prefix < 35; prefix++)
+        for (uint32_t own = 31; own < 66; own += 11)
+            for (int i = 0; i < 2 * WAYS; i++) {
+                struct shared_case c = {6, 2, 18, i % 3 ? 0 : 33, prefix, {own, 0, 0, 0}};
+                uint32_t n = prefix + own, cu[] = {0, prefix, n}, whole[] = {0, n},
+                         less[] = {0, n - 1};
+                struct attn_prefix prefixes[] = {{0, 0}, {0, prefix}};
+                const char *isa = ways[i / 2].isa;
+                float *qkv[] = {random_floats(n * 108), random_floats(n * 36),
+                    random_floats(n * 36)},
+                      *out[] = {
+                          random_floats(n * 108), random_floats(n * 108), random_floats(n * 108)};
+                qkv[1][(n - 1) * 36] = qkv[2][(n - 1) * 36 + 1] = odd[i % 2];
+                attend_shared(isa, 1, &c, qkv, out[0], 1, less, NULL);
+                attend_shared(isa, 1, &c, qkv, out[1], 1, whole, NULL);
+                attend_shared(isa, 1, &c, qkv, out[2], 2, cu, prefixes);
+                for (int k = 1; k < 3; k++) {
+                    assert_memory_equal(out[k], out[0], (n - 1) * 108 * sizeof(float));
+                    assert_true(isnan(out[k][(n - 1) * 108 + 1]));
+                }
+                for (int k = 0; k < 3; k++) {
+                    free(qkv[k]);
+                    free(out[k]);
+                }
+            }
 }
 
 static void test_attention_of_shared_prefixes(void **unused)
@@ -699,12 +759,14 @@ static void test_fmath(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_shared_prefixes),
-        cmocka_unit_test(test_norm), cmocka_unit_test(test_silu_softmax_sigmoid),
-        cmocka_unit_test(test_exp_edges), cmocka_unit_test(test_rope_gather_mean),
-        cmocka_unit_test(test_unknown_isa), cmocka_unit_test(test_fmath),
-        cmocka_unit_test(test_embed), cmocka_unit_test(test_add_bias_relu_head_norm),
-        cmocka_unit_test(test_named_isa), cmocka_unit_test(test_wrong_kernels_are_passed_over)};
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_what_is_no_number),
+        cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
+        cmocka_unit_test(test_rope_gather_mean), cmocka_unit_test(test_unknown_isa),
+        cmocka_unit_test(test_fmath), cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_add_bias_relu_head_norm), cmocka_unit_test(test_named_isa),
+        cmocka_unit_test(test_wrong_kernels_are_passed_over)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

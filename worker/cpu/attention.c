@@ -9,9 +9,10 @@
  *     O^T += V^T P     [head_dim, NR]     the chain over keys goes on
  * S lies just as the second product wants it and never leaves the first-level cache. At the end O / l.
  *
- * Keys that no query of a group of columns sees are left out. All of it is a function of the one
- * sequence: neither the batch nor the threads can change a bit. Memory: a few tiles a thread,
- * whatever the length.
+ * Keys that no query of a group of columns sees are left out; of the others, those that a column does
+ * not see weigh 0 there, and where a value is not finite they are left out too. All of it is a
+ * function of the one sequence: neither the batch nor the threads can change a bit. Memory: a few
+ * tiles a thread, whatever the length.
  *
  * A sequence with a prefix (ops.h) is the same computation for its own tokens alone: positions count
  * from the prefix's first token, so the tiles of keys are those of the whole sequence; only where in
@@ -43,7 +44,8 @@ struct tile {
     int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
     int64_t n_queries, n_columns;
     int64_t next_key, next_float; /* see next_line */
-    float *queries;               /* panels over head_dim */
+    int odd;           /* not all of this tile's values are numbers, and some are hidden */
+    float *queries;    /* panels over head_dim */
     float *rows;       /* [TILE_KEYS][head_dim]: keys, or queries or outputs, row after row */
     float *keys;       /* panels of MR keys over head_dim */
     float *values;     /* [TILE_KEYS][head_dim], and TILE_ROWS more to read */
@@ -110,12 +112,24 @@ static void copy_rows(const struct tile *t, float *to, struct tensor x, int64_t 
             (size_t)dim * sizeof *to);
 }
 
+/* Is none of them NaN or infinity? */
+static int all_finite(const float *x, int64_t n)
+{
+    uint32_t odd = 0, bits;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        odd |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !odd;
+}
+
 static void fetch_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, mr = a->mr;
     copy_rows(t, t->rows, a->k, key, n);
     copy_rows(t, t->values, a->v, key, n);
+    t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_finite(t->values, n * dim);
     for (int64_t i = 0; i < n; i += mr)
         a->d->kernels->pack_rows(
             t->keys + i * dim, t->rows + i * dim, dim, (int)min64(mr, n - i), dim);
@@ -175,19 +189,37 @@ static void weigh(struct tile *t, int64_t column, int64_t key, int64_t n, int hi
         a->d->kernels->scale_columns(t->sums + column * dim, dim, t->by);
 }
 
-static void add_values(struct tile *t, int64_t column, int64_t n)
+/* A panel's sums += n values, of which `from` is the first. */
+static void add_values(const struct tile *t, float *sums, int64_t from, int64_t n)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
     for (int64_t i = 0; i < dim; i += a->mr)
-        a->d->kernels->tile(&(struct product){.a = t->values + i,
+        a->d->kernels->tile(&(struct product){.a = t->values + from * dim + i,
             .a_step = dim,
-            .b = t->scores,
+            .b = t->scores + from * a->nr,
             .k = n,
-            .c = t->sums + column * dim + i * a->nr,
+            .c = sums + i * a->nr,
             .ldc = a->nr,
             .mr = (int)min64(a->mr, dim - i),
             .nr = (int)a->nr});
+}
+
+/* The same where 0 times a hidden value may not be 0: column by column, those that it sees. */
+static void add_seen_values(struct tile *t, int64_t column, int64_t key, int64_t n)
+{
+    int64_t dim = t->a->shape->head_dim, nr = t->a->nr;
+    float *sums = t->sums + column * dim, *apart = t->rows;
+    for (int64_t j = 0; j < nr; j++) {
+        int64_t from = t->low[column + j] > key ? t->low[column + j] - key : 0;
+        int64_t to = min64(n, t->high[column + j] - key);
+        if (from >= to)
+            continue;
+        memcpy(apart, sums, (size_t)(dim * nr) * sizeof *apart);
+        add_values(t, apart, from, to - from);
+        for (int64_t i = 0; i < dim; i++)
+            sums[i * nr + j] = apart[i * nr + j];
+    }
 }
 
 /* The columns of a group see keys alike but for the last few, and the group is of the same size
@@ -202,7 +234,10 @@ static void take_keys(struct tile *t, int64_t group, int64_t key, int64_t n)
     for (int64_t column = group; column < end; column += t->a->nr) {
         multiply_keys(t, column, n);
         weigh(t, column, key, n, hides);
-        add_values(t, column, n);
+        if (hides && t->odd)
+            add_seen_values(t, column, key, n);
+        else
+            add_values(t, t->sums + column * t->a->shape->head_dim, 0, n);
     }
 }
 
