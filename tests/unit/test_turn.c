@@ -353,11 +353,16 @@ static void assert_silence(struct scene *s)
     assert_int_equal(zmq_poll(&item, 1, 300), 0);
 }
 
+static void share_disk(void)
+{
+    disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(disk != MAP_FAILED);
+}
+
 static void start_with_disk(struct scene *s)
 {
     char word[32];
-    disk = mmap(NULL, sizeof *disk, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    assert_true(disk != MAP_FAILED);
+    share_disk();
     start(s, 0);
     send_submit(s, 1, "before", 1);
     assert_int_equal(hear(s, word, sizeof word), 1);
@@ -381,6 +386,34 @@ static void test_replies_wait_for_the_disk(void **state)
         assert_string_equal(word, "queued");
     }
     assert_int_equal(stop(s), 0);
+}
+
+/* A transaction that changes nothing, as one of results that nobody wants any more, writes no frames and
+ * syncs none: what was written before it is still not on the disk. */
+static void test_a_transaction_of_nothing_syncs_nothing(void **state)
+{
+    struct scene *s = *state;
+    struct store *store;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    struct err err;
+    int64_t job;
+    uint64_t synced;
+    share_disk();
+    must(store_open(&store, s->dir, &options, &err));
+    new_job(store, "before", 0); /* a new WAL's header is always synced */
+    *disk = DISK_WAITS;
+    must(store_begin_later(store, &err));
+    must(store_new_job(store, slice_of("later"), 0, (struct slice){0}, &job, &err));
+    must(store_commit(store, &err));
+    must(store_begin(store, &err));
+    must(store_commit(store, &err));
+    must(store_synced(store, &synced, &err));
+    *disk = DISK_FINE;
+    assert_true(synced < store_written(store));
+    must(store_wait_synced(store, &err));
+    must(store_synced(store, &synced, &err));
+    assert_int_equal(synced, store_written(store));
+    store_close(&store);
 }
 
 /* Whether rows are there after a failed sync, nobody knows: nothing is said, and the broker ends. What
@@ -471,6 +504,8 @@ int main(void)
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_replies_wait_for_the_disk, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_a_transaction_of_nothing_syncs_nothing, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_sync_that_fails_ends_the_broker, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_a_stop_waits_for_the_disk, open_scene, close_scene),
