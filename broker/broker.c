@@ -92,6 +92,7 @@ void broker_send_replies(struct broker *b)
     if (store_synced(b->store, &synced, &e) != 0)
         die_of(&e);
     outbox_send(b->outbox, store_written(b->store), synced);
+    progress_send(b, store_written(b->store), synced);
 }
 
 /* ---- requests ---- */

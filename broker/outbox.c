@@ -102,6 +102,11 @@ struct msg_writer *outbox_ok(
     return &l->body;
 }
 
+struct msg_writer *outbox_message(struct outbox *o, const struct envelope *env)
+{
+    return &add_letter(o, env, (struct slice){0})->body;
+}
+
 static void write_error(struct letter *l, const struct err *e)
 {
     write_head(l, 1, 0);

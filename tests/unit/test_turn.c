@@ -388,6 +388,30 @@ static void test_replies_wait_for_the_disk(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+/* Nor do those who watch hear of what is not synced. */
+static void test_events_wait_for_the_disk(void **state)
+{
+    struct scene *s = *state;
+    char word[32], key[64];
+    start_with_disk(s);
+    void *watcher = zmq_socket(s->zmq, ZMQ_SUB);
+    zmq_pollitem_t item = {.socket = watcher, .events = ZMQ_POLLIN};
+    assert_int_equal(zmq_setsockopt(watcher, ZMQ_SUBSCRIBE, "first", 5), 0);
+    assert_int_equal(zmq_connect(watcher, s->events), 0);
+    usleep(300000);
+    *disk = DISK_WAITS;
+    send_submit(s, 1, "first", 1);
+    int early = zmq_poll(&item, 1, 700); /* longer than from tick to tick */
+    *disk = DISK_FINE;
+    int late = zmq_poll(&item, 1, PATIENCE_MS), len = zmq_recv(watcher, key, sizeof key, 0);
+    zmq_close(watcher);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    assert_int_equal(early, 0);
+    assert_int_equal(late, 1);
+    assert_int_equal(len, 5);
+    assert_int_equal(stop(s), 0);
+}
+
 /* A transaction that changes nothing, as one of results that nobody wants any more, writes no frames and
  * syncs none: what was written before it is still not on the disk. */
 static void test_a_transaction_of_nothing_syncs_nothing(void **state)
@@ -504,6 +528,7 @@ int main(void)
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_replies_wait_for_the_disk, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_events_wait_for_the_disk, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_transaction_of_nothing_syncs_nothing, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
