@@ -412,6 +412,56 @@ static void test_events_wait_for_the_disk(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+static uint64_t resident_mb(pid_t pid)
+{
+    char path[64];
+    unsigned long pages = 0;
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*u %lu", &pages), 1);
+    fclose(f);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE) >> 20;
+}
+
+/* Sends until the broker takes no more for a while. */
+static int send_all_it_takes(struct scene *s, int most)
+{
+    int timeout_ms = 500, n = 0;
+    assert_int_equal(zmq_setsockopt(s->client, ZMQ_SNDTIMEO, &timeout_ms, sizeof timeout_ms), 0);
+    for (int sent = 1; sent && n < most; n += sent) {
+        struct msg_writer w;
+        begin_request(&w, "status", 5, 1);
+        msg_key_str(&w, "job", "before");
+        sent = zmq_send(s->client, w.buffer.data, w.buffer.size, 0) >= 0;
+        msg_writer_release(&w);
+    }
+    return n;
+}
+
+/* While a sync takes its time, replies do not fill the memory: requests are left where they are, and the
+ * loop sleeps. None is lost to a client that listens. */
+static void test_replies_that_wait_are_bounded(void **state)
+{
+    struct scene *s = *state;
+    char word[32];
+    start_with_disk(s);
+    uint64_t before = resident_mb(s->child);
+    *disk = DISK_WAITS;
+    send_submit(s, 1, "first", 1);
+    int n = send_all_it_takes(s, 1500);
+    uint64_t grown = resident_mb(s->child) - before, cpu = cpu_ms(s->child);
+    usleep(500000);
+    cpu = cpu_ms(s->child) - cpu;
+    *disk = DISK_FINE;
+    assert_in_range(grown, 0, 20);
+    assert_in_range(cpu, 0, 200);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(hear(s, word, sizeof word), 5);
+    assert_int_equal(stop(s), 0);
+}
+
 /* A transaction that changes nothing, as one of results that nobody wants any more, writes no frames and
  * syncs none: what was written before it is still not on the disk. */
 static void test_a_transaction_of_nothing_syncs_nothing(void **state)
@@ -529,6 +579,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_replies_wait_for_the_disk, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_events_wait_for_the_disk, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_replies_that_wait_are_bounded, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_transaction_of_nothing_syncs_nothing, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
