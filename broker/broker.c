@@ -11,7 +11,10 @@
 #include "broker/connections.h"
 #include "schema/log.h"
 
-#define REPLY_BYTES_PER_TURN (64u << 20)
+#define REPLY_BYTES (64u << 20) /* that wait; then no more requests are taken */
+/* The same, in number. They go out at once, perhaps to one client, for which libzmq keeps a thousand: what
+ * is beyond would be lost to it, however fast it reads. */
+#define REPLIES_HELD 512
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
@@ -91,7 +94,9 @@ void broker_send_replies(struct broker *b)
     uint64_t synced;
     if (store_synced(b->store, &synced, &e) != 0)
         die_of(&e);
-    if (outbox_send(b->outbox, store_written(b->store), synced))
+    int waiting = outbox_send(b->outbox, store_written(b->store), synced);
+    waiting |= progress_send(b, store_written(b->store), synced);
+    if (waiting)
         store_want_synced(b->store);
 }
 
@@ -165,13 +170,18 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     tell_of_touched(b);
 }
 
+static int replies_are_full(const struct broker *b)
+{
+    return outbox_bytes(b->outbox) > REPLY_BYTES || outbox_held(b->outbox) > REPLIES_HELD;
+}
+
 /* Whatever clients sent, up to a bound, in one transaction. */
 static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0; i++) {
-        if (outbox_bytes(b->outbox) > REPLY_BYTES_PER_TURN)
+        if (replies_are_full(b))
             break;
         struct envelope env;
         zmq_msg_t body;
@@ -336,7 +346,8 @@ static long long purge(struct broker *b, long long now_ms)
 static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
 {
     int n = 0;
-    items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = ZMQ_POLLIN};
+    int full = replies_are_full(b); /* until the disk has caught up */
+    items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = full ? 0 : ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     for (int g = 0; g < b->options->replicas; g++)

@@ -78,7 +78,7 @@ int broker_begin_synced(struct broker *b, struct err *e);
 /* Commits what is open, if anything. When that fails nothing of it was kept (ASSAY_EFULL), or nobody
  * knows (the broker must exit). */
 int broker_commit(struct broker *b, struct err *e);
-/* Replies whose commits are on the disk go out; those made since the last call must wait for all that is
+/* Replies and events whose commits are on the disk go out; those made since the last call must wait for all that is
  * written now. */
 void broker_send_replies(struct broker *b);
 void broker_rollback(struct broker *b);
@@ -140,5 +140,7 @@ void progress_job_changed(struct broker *b, int64_t job);
 /* Publishes what changed, a few times a second at most; returns when it wants to be called again.
  */
 long long progress_tick(struct broker *b, long long now_ms);
+/* As outbox_send, for events: part of broker_send_replies. */
+int progress_send(struct broker *b, uint64_t written, uint64_t synced);
 
 #endif

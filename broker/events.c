@@ -3,7 +3,9 @@
  *
  * One entry for each job that changed since the start and is not over, in a hash table by job
  * number. An entry that changed is published at the next tick, ticks are TICK_MS apart. The rate is
- * an average over about ten seconds of how fast `done` grows. */
+ * an average over about ten seconds of how fast `done` grows.
+ *
+ * An event tells what was read from the store, so it waits for the disk as a reply does. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,17 +32,17 @@ struct progress_table {
     size_t n, room; /* room: a power of two */
     long long next_ms;
     int any_changed;
-    struct msg_writer writer;
+    struct outbox *outbox; /* events that wait for the disk */
 };
 
 struct progress_table *progress_new(void *zmq, const char *endpoint, struct err *e)
 {
     struct progress_table *p = xcalloc(1, sizeof *p);
     int zero = 0;
-    msg_writer_init(&p->writer);
     p->room = 64;
     p->entries = xcalloc(p->room, sizeof *p->entries);
     p->socket = zmq_socket(zmq, ZMQ_PUB);
+    p->outbox = outbox_new(p->socket);
     if (p->socket && zmq_setsockopt(p->socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
         zmq_bind(p->socket, endpoint) == 0)
         return p;
@@ -56,7 +58,7 @@ void progress_free(struct progress_table **out)
         return;
     if (p->socket)
         zmq_close(p->socket);
-    msg_writer_release(&p->writer);
+    outbox_free(&p->outbox);
     free(p->entries);
     free(p);
     *out = NULL;
@@ -113,8 +115,9 @@ void progress_job_changed(struct broker *b, int64_t job)
 
 static void publish(struct progress_table *p, struct entry *entry, const struct store_job *j)
 {
-    struct msg_writer *w = &p->writer;
-    msg_writer_clear(w);
+    struct envelope env = {0};
+    envelope_add(&env, j->key, strlen(j->key));
+    struct msg_writer *w = outbox_message(p->outbox, &env);
     msg_map(w, 7);
     msg_key_int(w, "seq", (int64_t)++entry->seq);
     msg_key_int(w, "job", j->job);
@@ -127,8 +130,11 @@ static void publish(struct progress_table *p, struct entry *entry, const struct 
         msg_nil(w);
     msg_key_int(w, "failed", j->failed);
     msg_key_int(w, "at_ms", now_wall_ms());
-    if (zmq_send(p->socket, j->key, strlen(j->key), ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0)
-        zmq_send(p->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT);
+}
+
+int progress_send(struct broker *b, uint64_t written, uint64_t synced)
+{
+    return b->progress ? outbox_send(b->progress->outbox, written, synced) : 0;
 }
 
 static int is_over(const struct store_job *j)
@@ -189,5 +195,6 @@ long long progress_tick(struct broker *b, long long now_ms)
             remove_entry(p, &p->entries[i]); /* another may lie here now */
         else
             i++;
+    broker_send_replies(b);
     return p->next_ms;
 }

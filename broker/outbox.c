@@ -23,6 +23,7 @@ struct outbox {
     struct letter *first, **end;
     struct letter **fresh; /* from here on, letters that were made since outbox_send */
     size_t held_bytes;     /* of those before */
+    uint32_t n_held;       /* and how many they are */
 };
 
 int envelope_add(struct envelope *env, const void *frame, size_t len)
@@ -102,6 +103,11 @@ struct msg_writer *outbox_ok(
     return &l->body;
 }
 
+struct msg_writer *outbox_message(struct outbox *o, const struct envelope *env)
+{
+    return &add_letter(o, env, (struct slice){0})->body;
+}
+
 static void write_error(struct letter *l, const struct err *e)
 {
     write_head(l, 1, 0);
@@ -148,10 +154,16 @@ size_t outbox_bytes(const struct outbox *o)
     return n;
 }
 
+uint32_t outbox_held(const struct outbox *o)
+{
+    return o->n_held;
+}
+
 static void hold(struct outbox *o, uint64_t written)
 {
     for (struct letter *l = *o->fresh; l; l = l->next) {
         l->needs = written;
+        o->n_held++;
         o->held_bytes += l->body.buffer.size;
     }
     o->fresh = o->end;
@@ -162,6 +174,7 @@ int outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
     hold(o, written);
     for (; o->first && o->first->needs <= synced; drop_first(o)) {
         o->held_bytes -= o->first->body.buffer.size;
+        o->n_held--;
         send_letter(o, o->first);
     }
     return o->first != NULL;

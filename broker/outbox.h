@@ -23,18 +23,21 @@ int envelope_add(struct envelope *env, const void *frame, size_t len);
 
 struct outbox;
 
-struct outbox *outbox_new(void *socket); /* ROUTER; borrowed */
+struct outbox *outbox_new(void *socket); /* ROUTER, or PUB with the topic as envelope; borrowed */
 void outbox_free(struct outbox **o);
 
 /* A writer for one reply to env, with v and id written and n_fields to come after `ok` (which is
  * written here too). */
 struct msg_writer *outbox_ok(
     struct outbox *o, const struct envelope *env, struct slice id, uint32_t n_fields);
+/* A writer for a body that is all the caller's. */
+struct msg_writer *outbox_message(struct outbox *o, const struct envelope *env);
 void outbox_error(
     struct outbox *o, const struct envelope *env, struct slice id, const struct err *e);
 /* Replace every reply that was made since outbox_send by this error. */
 void outbox_fail(struct outbox *o, const struct err *e);
-size_t outbox_bytes(const struct outbox *o); /* of the kept replies */
+size_t outbox_bytes(const struct outbox *o);  /* of the kept replies */
+uint32_t outbox_held(const struct outbox *o); /* how many wait for the disk */
 /* Replies made since the last call rest on commits up to number `written`, those before on what was written
  * then. Sends, without waiting, what rests on commits up to `synced`; what cannot be delivered is dropped.
  * 1 when replies are left that wait. */

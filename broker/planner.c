@@ -125,9 +125,10 @@ static int fits(const struct planner *p, const struct batch *b, const struct row
     return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
-/* A row that was leased runs with the batches that come again. */
+/* A row that was leased runs with the batches that come again, whatever was found of it before. */
 static void run_again(struct planner *p, struct row *r)
 {
+    r->origin = ROW_COMPUTED;
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;

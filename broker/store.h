@@ -74,7 +74,8 @@ int store_begin(struct store *s, struct err *e);
  * Readers see it before. A later commit of the other kind brings it there too. */
 int store_begin_later(struct store *s, struct err *e);
 int store_commit(struct store *s, struct err *e);
-uint64_t store_written(const struct store *s); /* the number of the last commit */
+uint64_t store_written(
+    const struct store *s); /* the number of the last commit that changed anything */
 /* *number: of the last commit that is on the disk with all before it. ASSAY_EIO: a sync failed. */
 int store_synced(struct store *s, uint64_t *number, struct err *e);
 void store_want_synced(struct store *s);  /* somebody waits for what is written now */

@@ -214,6 +214,15 @@ static int execute(struct store *s, const char *sql, struct err *e)
                : store_failed(s, e, "cannot set up");
 }
 
+static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
+{
+    (void)db;
+    (void)name;
+    (void)n_pages;
+    ((struct store *)arg)->wrote = 1;
+    return SQLITE_OK;
+}
+
 static int open_file(struct store *s, struct err *e)
 {
     char path[4200];
@@ -227,12 +236,14 @@ static int open_file(struct store *s, struct err *e)
     sqlite3_extended_result_codes(s->db, 1);
     sqlite3_busy_timeout(s->db, BUSY_MS);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
-    return execute(s,
+    int rc = execute(s,
         "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental; pragma journal_mode=wal;"
         "pragma synchronous=full; pragma wal_autocheckpoint=0; pragma temp_store=memory;"
         "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
         "pragma trusted_schema=off;",
         e);
+    sqlite3_wal_hook(s->db, note_frames, s); /* wal_autocheckpoint has set it */
+    return rc;
 }
 
 /* A copy of the database as it was, beside it: assay.db.v1. One that is there already stays: it is
@@ -459,11 +470,12 @@ int store_begin_later(struct store *s, struct err *e)
 int store_commit(struct store *s, struct err *e)
 {
     int rc = store_end_tally(s, e);
+    s->wrote = 0;
     if (rc == 0)
         rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
-    else
+    else if (s->wrote)
         store_sync_wrote(s, !s->later);
     return rc;
 }

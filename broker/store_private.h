@@ -24,6 +24,7 @@ struct store {
     sqlite3 *db;
     struct store_sync *sync;
     int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
+    int wrote; /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
     struct store_options options;

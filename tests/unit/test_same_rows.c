@@ -4,6 +4,7 @@
 #include <sodium.h>
 
 #include "broker/planner.h"
+#include "schema/request.h"
 
 struct planned {
     struct fixture *f;
@@ -276,6 +277,51 @@ static void test_cancelled_and_paused_while_twins_wait(void **state)
     stop(&t);
 }
 
+/* The second of a pair is known, but there is no room for it, and then the job is paused: it runs with the
+ * first, and is counted as what it is then. */
+static void test_known_but_computed_after_all(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 64);
+    static const int32_t ids[] = {0, 9, 7, 7, 0, 0, 7, 7};
+    static const uint32_t ends[] = {4, 8};
+    struct store_row pair = {.ids = ids,
+        .n_tokens = 8,
+        .shape = ROW_PAIR,
+        .n_parts = 2,
+        .ends = ends,
+        .pool_type = POOL_LAST,
+        .activation = ACTIVATION_NONE,
+        .step_token = POOL_NO_STEP_TOKEN,
+        .n_values = 2};
+    int64_t job = plan_job(&t, "job", 1, 1);
+    struct batch *b = next(&t);
+    answer(&t, &b, ROW_VALUES);
+    must(store_begin(t.f->s, &err));
+    for (uint32_t i = 0; i < PLANNER_KNOWN_ROWS; i++)
+        add_row(t.f->s, job, 0, 0, 4);
+    must(add_rows(t.f->s, job, &pair, 1, &err));
+    must(store_commit(t.f->s, &err));
+    must(planner_job_changed(t.p, job, &err));
+    b = next(&t);
+    assert_int_equal(b->n_rows, 1);
+    assert_int_equal(b->rows[0]->ids[1], 9);
+    batch_free(&b);
+    must(store_begin(t.f->s, &err));
+    must(store_pause(t.f->s, job, 1, &err));
+    must(store_commit(t.f->s, &err));
+    must(planner_job_changed(t.p, job, &err));
+    b = next(&t);
+    assert_int_equal(b->n_rows, 1);
+    assert_int_equal(b->rows[0]->part, 1);
+    assert_int_equal(b->rows[0]->origin, ROW_COMPUTED);
+    batch_free(&b);
+    b = known(&t);
+    assert_int_equal(b->n_rows, PLANNER_KNOWN_ROWS);
+    batch_free(&b);
+    stop(&t);
+}
+
 /* What still waits, or is known, or under way, goes with the planner. */
 static void test_freed_with_the_planner(void **state)
 {
@@ -303,6 +349,7 @@ int main(void)
             test_known_rows_of_one_job_do_not_hold_up_others, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_cancelled_and_paused_while_twins_wait, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_known_but_computed_after_all, setup, teardown),
         cmocka_unit_test_setup_teardown(test_freed_with_the_planner, setup, teardown),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

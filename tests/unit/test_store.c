@@ -805,10 +805,12 @@ static void test_two_kinds_of_commit(void **state)
     must(store_synced(f->s, &synced, &err));
     assert_int_equal(synced, before + 21);
     must(store_begin_later(f->s, &err));
+    assert_int_equal(add_chunk(f->s, job, 20, 1, 4, 0), CHUNK_IN_ORDER);
     must(store_commit(f->s, &err));
     must(store_begin(f->s, &err));
     must(store_integer(f->s, -1, &level, &err, "pragma synchronous", ""));
     assert_int_equal(level, 2);
+    assert_int_equal(add_chunk(f->s, job, 21, 1, 4, 0), CHUNK_IN_ORDER);
     must(store_commit(f->s, &err));
     must(store_synced(f->s, &synced, &err));
     assert_int_equal(synced, before + 23);
