@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "tests/bench/peak.h"
 
@@ -36,32 +35,35 @@ static inline void fill(void *data, int64_t n, enum dtype dtype)
     }
 }
 
-static inline double rested_peak(struct device *d, unsigned rest_us)
+static inline double median_peak(struct device *d)
 {
-    usleep(rest_us);
-    return measure_peak(d);
+    double peaks[TURNS];
+    for (int turn = 0; turn < TURNS; turn++)
+        peaks[turn] = measure_peak(d);
+    qsort(peaks, TURNS, sizeof *peaks, by_value);
+    return peaks[TURNS / 2];
 }
 
 /* What `run` reaches, all medians of TURNS. The clock of a shared machine wanders: each turn is set
- * against the peak just before and after it, rest_us after what ran before it (threads that are not
- * ours may spin for a while). */
+ * against the peak just before and after it. A peak that is given stands for all: for work whose own
+ * threads spin on after it. */
 struct rate {
     double gflops, peak, ratio;
 };
 
 static inline struct rate measure_rate(
-    struct device *d, double gflop, unsigned rest_us, void (*run)(void *), void *arg)
+    struct device *d, double gflop, double given_peak, void (*run)(void *), void *arg)
 {
     double rates[TURNS], ratios[TURNS], peaks[TURNS];
     run(arg);
     for (int turn = 0; turn < TURNS; turn++) {
-        double before = rested_peak(d, rest_us), start = seconds();
+        double before = given_peak > 0 ? given_peak : measure_peak(d), start = seconds();
         int n = 0;
         do
             run(arg);
         while (++n, seconds() - start < TURN_SECONDS);
         rates[turn] = n * gflop / (seconds() - start);
-        peaks[turn] = (before + rested_peak(d, rest_us)) / 2;
+        peaks[turn] = (before + (given_peak > 0 ? given_peak : measure_peak(d))) / 2;
         ratios[turn] = rates[turn] / peaks[turn];
     }
     qsort(rates, TURNS, sizeof *rates, by_value);
