@@ -112,6 +112,14 @@ def b4(turns=3):
     rate = statistics.median(f["cpu_tokens_per_s"] for f in found)
     yield Row("b4", "tokens/s of the forward in int8 / what float32's fused multiply-adds allow", f"{rate:.1f} tokens/s", f"{rate / share:.1f} tokens/s",
               share, 1.35)
+    if os.environ.get("PEER_LLAMA"):
+        ours, theirs = [], []
+        for _ in range(2):
+            ours.append(lines(TOOLS / "bench_forward", common.checkpoint(), ROWS // 2, TOKENS, BATCH_TOKENS, CORES, 0, "int8")[0]["tokens_per_s"])
+            peer, name = llama_rate(ROWS // 2, "q8_0")
+            theirs.append(peer)
+        yield Row("b4", f"tokens/s in int8, rows of {TOKENS} tokens / {name}", f"{statistics.mean(ours):.1f} tokens/s",
+                  f"{statistics.mean(theirs):.1f} tokens/s", statistics.mean(ours) / statistics.mean(theirs), 1.85)
 
 
 def through_broker():
