@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "schema/log.h"
@@ -85,12 +86,25 @@ static int wait_readable(int fd, int wait_ms)
     return rc > 0;
 }
 
+/* The end of a child that is watched by another process (a debugger, a leak checker) can be seen before it can
+ * be taken: the watcher is asked first. */
+static int take_end(const struct child *c, long long until_ms, siginfo_t *info)
+{
+    struct timespec nap = {.tv_nsec = 1000000};
+    int rc;
+    while ((rc = waitid((idtype_t)P_PIDFD, (id_t)c->pidfd, info, WEXITED | WNOHANG)) == 0 &&
+           info->si_pid == 0 && now_mono_ms() < until_ms)
+        nanosleep(&nap, NULL);
+    return rc;
+}
+
 int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal)
 {
     siginfo_t info = {0};
+    long long until_ms = now_mono_ms() + wait_ms;
     if (c->pidfd < 0 || !wait_readable(c->pidfd, wait_ms))
         return 0;
-    int rc = waitid((idtype_t)P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG);
+    int rc = take_end(c, until_ms, &info);
     if (rc == 0 && info.si_pid == 0)
         return 0;
     *exit_code = rc == 0 && info.si_code == CLD_EXITED ? info.si_status : -1;

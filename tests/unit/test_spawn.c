@@ -6,6 +6,9 @@
 #include <cmocka.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "broker/spawn.h"
 #include "schema/log.h"
@@ -37,6 +40,43 @@ static void test_reaping_waits_as_long_as_it_is_told_to(void **unused)
     child_end(&c, 0, &code, &number); /* nothing is left to do */
 }
 
+/* A process that watches another for half a second, as a debugger or a leak checker does; -1: it may not. */
+static pid_t watch(pid_t pid)
+{
+    int fds[2];
+    char attached = 0;
+    assert_int_equal(pipe(fds), 0);
+    pid_t watcher = fork();
+    if (watcher == 0) {
+        attached = ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0;
+        if (write(fds[1], &attached, 1) == 1)
+            usleep(500000);
+        _exit(0);
+    }
+    assert_int_equal(read(fds[0], &attached, 1), 1);
+    close(fds[0]);
+    close(fds[1]);
+    if (!attached)
+        waitpid(watcher, NULL, 0);
+    return attached ? watcher : -1;
+}
+
+/* Of such a child the end is seen at once, but only the watcher may take it, until it goes. */
+static void test_a_watched_child_is_reaped(void **unused)
+{
+    struct child c = start("exec sleep 100");
+    int code = 0, number = 0;
+    (void)unused;
+    pid_t watcher = watch(c.pid);
+    if (watcher < 0)
+        print_message("not tried: this process may not be traced\n");
+    child_end(&c, now_mono_ms() + CHILD_END_MS, &code, &number);
+    assert_int_equal(number, SIGKILL);
+    if (watcher > 0)
+        waitpid(watcher, NULL, 0);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
+}
+
 static int say(const char *script, int limit_ms, char *words, size_t size, struct err *e)
 {
     char out[64];
@@ -63,6 +103,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reaping_waits_as_long_as_it_is_told_to),
+        cmocka_unit_test(test_a_watched_child_is_reaped),
         cmocka_unit_test(test_only_silence_is_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
