@@ -5,38 +5,11 @@
  * scores, near those of float32. Run from the repository root. */
 #include "tests/unit/model_fixture.h"
 
-#include "worker/cpu/kernels.h"
-
-static uint64_t state = 88172645463325252ull;
-
-static uint32_t next_random(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 32);
-}
+#include "tests/unit/ways.h"
 
 static int64_t between(int64_t low, int64_t high)
 {
     return low + next_random() % (high - low + 1);
-}
-
-static struct {
-    const char *isa;
-    int threads;
-} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 3}, {"avx2", 2}, {"avx512", 1}, {"avx512", 2},
-    {"avx512vnni", 1}, {"avx512vnni", 2}};
-enum { WAYS = sizeof ways / sizeof ways[0] };
-
-static void skip_missing_isas(void)
-{
-    for (int way = 0; way < WAYS; way++)
-        if (!kernels_choose(ways[way].isa)) {
-            fprintf(stderr, "SKIPPED: %s, %d threads: this CPU does not have it\n", ways[way].isa,
-                ways[way].threads);
-            ways[way].isa = "auto";
-        }
 }
 
 static struct device *make_device(int way)

@@ -12,20 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/unit/ways.h"
 #include "worker/cpu/fmath.h"
-#include "worker/cpu/kernels.h"
 #include "schema/pooling.h"
 #include "worker/ops.h"
-
-static uint64_t state = 88172645463325252ull;
-
-static uint32_t next_random(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 32);
-}
 
 static float next_float(void)
 {
@@ -59,24 +49,6 @@ static struct device *make_device(const char *isa, int threads)
     struct device_options o = {.n_threads = threads, .isa = isa, .arena_bytes = 1 << 20};
     assert_int_equal(cpu_ops.open(&d, &o, &e), 0);
     return d;
-}
-
-/* Every way to compute that must give the same bits. */
-static struct {
-    const char *isa;
-    int threads;
-} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}, {"avx2", 2}, {"avx512", 1},
-    {"avx512", 2}, {"avx512vnni", 1}, {"avx512vnni", 2}};
-enum { WAYS = sizeof ways / sizeof ways[0] };
-
-static void skip_missing_isas(void)
-{
-    for (int way = 0; way < WAYS; way++)
-        if (!kernels_choose(ways[way].isa)) {
-            fprintf(stderr, "SKIPPED: %s, %d threads: this CPU does not have it\n", ways[way].isa,
-                ways[way].threads);
-            ways[way].isa = "auto";
-        }
 }
 
 static uint16_t to_half(float f, enum dtype dtype)

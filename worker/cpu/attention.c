@@ -56,11 +56,6 @@ struct tile {
         *high; /* [n_columns]: the first key that a column sees, and the one after the last */
 };
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Where in the batch the token at this position is. */
 static int64_t token_at(const struct tile *t, int64_t position)
 {

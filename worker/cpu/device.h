@@ -28,6 +28,11 @@ struct device {
     struct scratch *per_thread; /* [n_threads] */
 };
 
+static inline int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* All of the CPU's tensors are float32. */
 static inline float *row_of(struct tensor t, int64_t row)
 {

@@ -56,11 +56,6 @@ struct block {
     int64_t first_panel, n_panels; /* of x */
 };
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* How long the piece of K at word k0 is. */
 static int64_t piece_at(const struct gemm *g, int64_t k0)
 {

@@ -1,0 +1,38 @@
+/* ways.h - every way of the CPU to compute that must give the same bits, and numbers to do it on: shared
+ * by test_ops and test_int8. */
+#ifndef ASSAY_TEST_WAYS_H
+#define ASSAY_TEST_WAYS_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "worker/cpu/kernels.h"
+
+static uint64_t state = 88172645463325252ull;
+
+static uint32_t next_random(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 32);
+}
+
+static struct {
+    const char *isa;
+    int threads;
+} ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}, {"avx2", 2}, {"avx512", 1},
+    {"avx512", 2}, {"avx512vnni", 1}, {"avx512vnni", 2}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+static void skip_missing_isas(void)
+{
+    for (int way = 0; way < WAYS; way++)
+        if (!kernels_choose(ways[way].isa)) {
+            fprintf(stderr, "SKIPPED: %s, %d threads: this CPU does not have it\n", ways[way].isa,
+                ways[way].threads);
+            ways[way].isa = "auto";
+        }
+}
+
+#endif
