@@ -73,13 +73,26 @@ int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err
     return 0;
 }
 
+/* Where a file that is not there yet will be; path itself where its folder is not there either. */
+static const char *future_path(const char *path, char whole[PATH_MAX])
+{
+    char folder[PATH_MAX], real[PATH_MAX];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    int n =
+        snprintf(folder, sizeof folder, "%.*s", slash ? (int)(name - path) : 1, slash ? path : ".");
+    if (n < 0 || n >= PATH_MAX || !realpath(folder, real))
+        return path;
+    n = snprintf(whole, PATH_MAX, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name);
+    return n > 0 && n < PATH_MAX ? whole : path;
+}
+
 static void hash_path(crypto_generichash_state *hash, const char *path)
 {
     char whole[PATH_MAX];
     if (!path)
         path = "-";
-    if (strcmp(path, "-") != 0 && realpath(path, whole))
-        path = whole;
+    if (strcmp(path, "-") != 0)
+        path = realpath(path, whole) ? whole : future_path(path, whole);
     crypto_generichash_update(hash, (const unsigned char *)path, strlen(path) + 1);
 }
 

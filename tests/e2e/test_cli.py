@@ -85,6 +85,16 @@ def test_interrupt_says_how_to_go_on(directory):
     assert not (directory / "out.jsonl").exists()
 
 
+def test_run_again_from_within_the_folder(directory):
+    """The output is not there at the first run and there at the second: the job is the same."""
+    write_rows(directory / "in.jsonl", 20)
+    for _ in range(2):
+        assert run("score", "in.jsonl", "-o", "out.jsonl", "--model", DEMO, cwd=directory).returncode == 0
+    sql = subprocess.run(["sqlite3", "-readonly", directory / "out.jsonl.assay/assay.db", "select count(*), total(done) from jobs"],
+                         capture_output=True, text=True, check=True)
+    assert sql.stdout.strip() == "1|20.0"
+
+
 def test_changed_input_is_refused(directory):
     rows = write_rows(directory / "in.jsonl", 10)
     assert run("score", rows, "-o", directory / "out.jsonl", "--model", DEMO).returncode == 0
