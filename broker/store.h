@@ -90,6 +90,9 @@ int store_check_room(struct store *s, uint64_t bytes, struct err *e);
 int store_free_reserve(struct store *s);
 uint64_t store_queued_bytes(
     const struct store *s); /* token bytes of unfinished rows, kept as a counter */
+/* A passive checkpoint where much has been written since the last one. Call it between transactions, when
+ * nobody waits. */
+void store_tend(struct store *s);
 /* Idle work: passive checkpoint, TRUNCATE when nothing happened, reserve file made again. Call
  * about once a second. */
 void store_idle(struct store *s);
