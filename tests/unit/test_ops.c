@@ -614,16 +614,16 @@ static void widen_flushing(float *out, const void *in, enum dtype dtype, int64_t
 }
 
 static void pack_weight_shifted(
-    float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k)
+    void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k)
 {
-    cpu_kernels_portable.pack_weight(b, w, dtype, stride, nr, n_k);
+    cpu_kernels_portable.f32.pack_weight(b, w, dtype, stride, nr, n_k);
     if (dtype == DTYPE_F16)
-        b[0] += 0x1p-10f;
+        *(float *)b += 0x1p-10f;
 }
 
 static void tile_int8_rounded(const struct product *p)
 {
-    cpu_kernels_portable.tile_int8(p);
+    cpu_kernels_portable.int8.tile(p);
     if (p->x_scale)
         p->c[0] *= 1 + 0x1p-23f;
 }
@@ -632,7 +632,7 @@ static void quantize_rows_truncating(
     void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k)
 {
     int16_t first;
-    cpu_kernels_portable.quantize_rows(a, x, stride, scale, mr, n_k);
+    cpu_kernels_portable.int8.pack_rows(a, x, stride, scale, mr, n_k);
     memcpy(&first, a, sizeof first);
     first = (int16_t)(first - 1);
     memcpy(a, &first, sizeof first);
@@ -685,13 +685,13 @@ static void test_wrong_kernels_are_passed_over(void **unused)
         wrong[i] = good;
         wrong[i].isa = "wrong";
     }
-    wrong[0].tile = tile_not_fused;
+    wrong[0].f32.tile = tile_not_fused;
     wrong[1].widen = widen_flushing;
-    wrong[2].pack_weight = pack_weight_shifted;
+    wrong[2].f32.pack_weight = pack_weight_shifted;
     wrong[3].silu_mul = silu_mul_rounded;
     wrong[4].softmax_columns = softmax_columns_rounded;
-    wrong[5].tile_int8 = tile_int8_rounded;
-    wrong[6].quantize_rows = quantize_rows_truncating;
+    wrong[5].int8.tile = tile_int8_rounded;
+    wrong[6].int8.pack_rows = quantize_rows_truncating;
     for (int i = 0; i < WRONG; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[WRONG - 1 - i], NULL};

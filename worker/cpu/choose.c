@@ -49,10 +49,10 @@ static void multiply(const struct cpu_kernels *s, float out[ROWS][COLUMNS], floa
         for (int column = 0; column < COLUMNS; column += s->nr) {
             int mr = ROWS - row < s->mr ? ROWS - row : s->mr;
             int nr = COLUMNS - column < s->nr ? COLUMNS - column : s->nr;
-            s->pack_rows(a, &x[row][k0], DEPTH, mr, n);
-            s->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
-                DEPTH, nr, n);
-            s->tile(&(struct product){.a = a,
+            s->f32.pack_rows(a, &x[row][k0], DEPTH, NULL, mr, n);
+            s->f32.pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype),
+                dtype, DEPTH, nr, n);
+            s->f32.tile(&(struct product){.a = a,
                 .a_step = s->mr,
                 .b = b,
                 .k = n,
@@ -99,9 +99,10 @@ static void multiply_int8(const struct cpu_kernels *s, float out[ROWS][COLUMNS],
             for (int j = 0; j < s->nr; j++)
                 for (int k = 0; k < 2 * words; k++)
                     panel[2 * (k / 2 * s->nr + j) + k % 2] = j < nr ? w[column + j][k0 + k] : 0;
-            s->quantize_rows(a, &x[row][k0], DEPTH, scale + row, mr, n);
-            s->widen_int8(b, panel, 2 * words * s->nr);
-            s->tile_int8(&(struct product){.a = a,
+            s->int8.pack_rows(a, &x[row][k0], DEPTH, scale + row, mr, n);
+            s->int8.pack_weight(b, panel, DTYPE_I8, 0, nr, n);
+            s->int8.tile(&(struct product){.a = a,
+                .a_step = s->mr,
                 .b = b,
                 .k = words,
                 .c = &out[row][column],
@@ -150,7 +151,7 @@ static void try_columns(const struct cpu_kernels *s, struct trial *t)
         to[j] = DEPTH - j / 3;
     }
     for (int j = 0; j < TILE_COLUMNS; j += s->nr) {
-        s->pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
+        s->f32.pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
         s->softmax_columns(
             panel, DEPTH, from + j, to + j, 0.125f, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
         s->scale_columns(panel, DEPTH, t->sums[1] + j);

@@ -39,9 +39,10 @@ struct gemm {
     const struct weight *parts;
     int n_parts;
     const float *bias;
-    int int8;
-    int64_t words;  /* K in words */
-    int64_t mr, nr; /* of the tile kernel */
+    const struct panel_kernels *kernels; /* of the panels' kind */
+    int int8;                            /* that kind */
+    int64_t words;                       /* K in words */
+    int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
     int64_t kc;      /* the length of a piece of K, but perhaps the last */
     int64_t k0;      /* where this piece begins */
@@ -70,13 +71,10 @@ static int rows_in(const struct gemm *g, int64_t row)
 static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, char *panels)
 {
     int64_t row = p * g->mr, kc = piece_at(g, k0);
-    char *to = panels + row * kc * WORD_BYTES;
-    if (g->int8)
-        g->d->kernels->quantize_rows(to, row_of(g->x, row) + 2 * k0, g->x.stride, g->x_scale + row,
-            rows_in(g, row), min64(2 * kc, g->x.cols - 2 * k0));
-    else
-        g->d->kernels->pack_rows(
-            (void *)to, row_of(g->x, row) + k0, g->x.stride, rows_in(g, row), kc);
+    int64_t per_word = g->kernels->per_word;
+    g->kernels->pack_rows(panels + row * kc * WORD_BYTES, row_of(g->x, row) + per_word * k0,
+        g->x.stride, g->x_scale + row, rows_in(g, row),
+        min64(per_word * kc, g->x.cols - per_word * k0));
 }
 
 static void find_scales(const struct gemm *g, int64_t p)
@@ -90,24 +88,20 @@ static void find_scales(const struct gemm *g, int64_t p)
 /* Of int8 ones, the row that a panel begins with. */
 static const char *weights_at(const struct gemm *g, const struct weight *w, int64_t row, int64_t k)
 {
-    int64_t at =
-        g->int8 ? 2 * (row * g->words + k * g->nr) : (row * w->stride + k) * dtype_bytes(w->dtype);
+    int64_t per_word = g->kernels->per_word;
+    int64_t at = g->int8 ? per_word * (row * g->words + k * g->nr)
+                         : (row * w->stride + per_word * k) * dtype_bytes(w->dtype);
     return (const char *)w->data + at;
 }
 
 /* The block's weights of this piece of K, as panels. */
 static void pack_block(const struct gemm *g, const struct block *b, char *to)
 {
-    int64_t kc = piece_at(g, g->k0);
-    for (int64_t j = 0; j < b->n; j += g->nr) {
-        const char *from = weights_at(g, b->w, b->n0 + j, g->k0);
-        char *panel = to + j * kc * WORD_BYTES;
-        if (g->int8)
-            g->d->kernels->widen_int8(panel, (const int8_t *)from, 2 * g->nr * kc);
-        else
-            g->d->kernels->pack_weight(
-                (void *)panel, from, b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j), kc);
-    }
+    int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word;
+    for (int64_t j = 0; j < b->n; j += g->nr)
+        g->kernels->pack_weight(to + j * kc * WORD_BYTES, weights_at(g, b->w, b->n0 + j, g->k0),
+            b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j),
+            min64(per_word * kc, g->x.cols - per_word * g->k0));
 }
 
 static int64_t blocks_of(const struct weight *w)
@@ -152,9 +146,10 @@ static struct ahead look_ahead(const struct gemm *g, int64_t task)
         return (struct ahead){0};
     struct block b = find_block(g, next);
     const char *from = weights_at(g, b.w, b.n0, k0);
-    int64_t bytes = dtype_bytes(b.w->dtype), panel = 2 * g->nr;
+    int64_t bytes = dtype_bytes(b.w->dtype), word = g->kernels->per_word * bytes,
+            panel = word * g->nr;
     return g->int8 ? (struct ahead){from, (b.n + g->nr - 1) / g->nr, panel * g->words, panel}
-                   : (struct ahead){from, b.n, b.w->stride * bytes, bytes};
+                   : (struct ahead){from, b.n, b.w->stride * bytes, word};
 }
 
 static const char *next_row(struct ahead *a)
@@ -182,11 +177,10 @@ static void multiply_panel(
     const char *rows = g->panels[0] + row * kc * WORD_BYTES;
     int ends = g->k0 + kc == g->words;
     const float *bias = g->bias && ends ? g->bias + b->column : NULL;
-    void (*tile)(const struct product *) = g->int8 ? g->d->kernels->tile_int8 : g->d->kernels->tile;
     for (int64_t j = 0; j < b->n; j += g->nr) {
         int last = j + g->nr >= b->n;
         fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
-        tile(&(struct product){.a = rows,
+        g->kernels->tile(&(struct product){.a = rows,
             .a_step = g->mr,
             .b = packed + j * kc * WORD_BYTES,
             .k = kc,
@@ -276,10 +270,11 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
         .parts = parts,
         .n_parts = n_parts,
         .bias = bias,
+        .kernels = parts->dtype == DTYPE_I8 ? &d->kernels->int8 : &d->kernels->f32,
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
-    g.words = g.int8 ? int8_words(x.cols) : x.cols;
+    g.words = (x.cols + g.kernels->per_word - 1) / g.kernels->per_word;
     for (int i = 0; i < n_parts; i++)
         g.n_blocks += blocks_of(&parts[i]);
     for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {

@@ -1,5 +1,5 @@
-/* kernels.h - the innermost loops, one set for each instruction set. kernels.inc (and
- * kernels_int8.inc, a part of it) is their only source; it is compiled as portable C, for AVX2 with
+/* kernels.h - the innermost loops, one set for each instruction set. kernels.inc (with the .inc
+ * files that are parts of it) is their only source; it is compiled as portable C, for AVX2 with
  * FMA, for AVX-512 and for that with VNNI, and all give the same bits: the same order of every sum,
  * fused multiply-adds exactly where v8_fma and vt_fma say so (fmaf where there is no instruction).
  * Sets differ in the size of a tile, which changes no bit: an element of a product is one chain
@@ -45,26 +45,29 @@ struct product {
 #define INT8_ROW_LEVELS 2047
 #define INT8_MOST_WORDS 2048
 
+/* Panels with words of one kind. */
+struct panel_kernels {
+    int64_t per_word; /* elements */
+    void (*tile)(const struct product *p);
+    /* Word k*MR+i of a has the elements of x[i*stride] from k*per_word on, for i < mr and n_k
+     * elements; beyond mr are whatever some row has, and 0 after the last where it is not the last
+     * of its word. Of int8 an element is round(x / scale[i]), or 0 where scale is NaN; else scale is
+     * not looked at. */
+    void (*pack_rows)(
+        void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
+    /* Word k*NR+j of b has the elements of w[j*stride] in the same way, for j < nr. Of int8, w is a
+     * panel as quantize.c stores it. */
+    void (*pack_weight)(
+        void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
+};
+
 struct cpu_kernels {
     const char *isa;
     int mr, nr; /* MR rows and NR columns of a tile */
-    void (*tile)(const struct product *p);
-    /* a[k*MR+i] = x[i*stride+k] for i < mr, k < n_k; beyond mr whatever some row has */
-    void (*pack_rows)(float *a, const float *x, int64_t stride, int mr, int64_t n_k);
-    /* b[k*NR+j] = w[j*stride+k] widened, for j < nr, k < n_k; beyond nr whatever some row has */
-    void (*pack_weight)(
-        float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
-    /* The product of int8. */
-    void (*tile_int8)(const struct product *p);
+    struct panel_kernels f32, int8;
     /* What the integers of a row are multiplied by: its largest magnitude / levels; tiny rows (and
      * zeros) have a smallest scale, and a row with an infinity or NaN has NaN. */
     float (*row_scale)(const float *x, int64_t n, int levels);
-    /* Word k*MR+i of a: round(x[i*stride+2k] / scale[i]) and the one after it, for i < mr and the
-     * words of n_k elements, 0 after the last of an odd number; 0 where scale is NaN. */
-    void (*quantize_rows)(
-        void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
-    /* n bytes to as many int16, n a multiple of 16: a panel of weights as it is stored */
-    void (*widen_int8)(void *to, const int8_t *from, int64_t n);
     void (*widen)(float *out, const void *in, enum dtype dtype, int64_t n);
     void (*rms_norm)(float *out, const float *x, const float *weight, float eps, int64_t n);
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n);
