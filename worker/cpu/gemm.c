@@ -1,7 +1,8 @@
-/* gemm.c - linear: out = x * [parts]^T + bias, of float weights or of int8 ones.
+/* gemm.c - linear: out = x * [parts]^T + bias, in float32, bfloat16 or int8.
  *
  * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words: a word is a float,
- * or a pair of int16 where the weights are int8 (quantize.c), which are widened to that. A piece of the rows is
+ * or a pair of bfloat16 (which x is rounded to, and other float weights), or a pair of int16 where
+ * the weights are int8 (adopt.c), which are widened to that. A piece of the rows is
  * packed once, into panels of MR rows that all threads share. A task is then a block of
  * BLOCK_COLUMNS output columns of one part: it packs (and widens) the block's weights of this piece
  * into panels of NR columns, of its thread's own, and runs the tile kernel over all rows. The next
@@ -12,7 +13,7 @@
  *     to come, what is next is fetched while tiles are computed.
  *
  * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
- * element is one chain of fused multiply-adds over k in order, whatever the blocks, the threads and
+ * element is one chain of fused multiply-adds over k in one order, whatever the blocks, the threads and
  * the other rows are. Of int8 a piece's sums are exact int32, those of the pieces are added as
  * float32 in order, and the last piece multiplies by the scales: where pieces begin is a function
  * of K alone.
@@ -263,6 +264,13 @@ static void multiply_chunk(struct gemm *g)
     }
 }
 
+static const struct panel_kernels *panels_of(const struct device *d, enum dtype factors)
+{
+    return factors == DTYPE_I8     ? &d->kernels->int8
+           : factors == DTYPE_BF16 ? &d->kernels->bf16
+                                   : &d->kernels->f32;
+}
+
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias)
 {
@@ -270,7 +278,7 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
         .parts = parts,
         .n_parts = n_parts,
         .bias = bias,
-        .kernels = parts->dtype == DTYPE_I8 ? &d->kernels->int8 : &d->kernels->f32,
+        .kernels = panels_of(d, parts->factors),
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};

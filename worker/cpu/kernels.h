@@ -1,11 +1,12 @@
 /* kernels.h - the innermost loops, one set for each instruction set. kernels.inc (with the .inc
  * files that are parts of it) is their only source; it is compiled as portable C, for AVX2 with
- * FMA, for AVX-512 and for that with VNNI, and all give the same bits: the same order of every sum,
- * fused multiply-adds exactly where v8_fma and vt_fma say so (fmaf where there is no instruction).
- * Sets differ in the size of a tile, which changes no bit: an element of a product is one chain
- * over k, and in int8 an exact sum.
+ * FMA, for AVX-512, for that with VNNI and for that with BF16 too, and all give the same bits: the
+ * same order of every sum, fused multiply-adds exactly where v8_fma and vt_fma say so (fmaf where
+ * there is no instruction). Sets differ in the size of a tile, which changes no bit: an element of a
+ * product is one chain over k, and in int8 an exact sum.
  *
- * A panel is a sequence of words of 4 bytes: floats, or for int8 pairs of int16, neighbours in k.
+ * A panel is a sequence of words of 4 bytes: floats, or pairs of bf16, or for int8 pairs of int16,
+ * neighbours in k, the first in the lower half.
  *
  * Lengths are elements. No pointer needs to be aligned. */
 #ifndef ASSAY_KERNELS_H
@@ -23,6 +24,9 @@
  * `first` else from c; a_step is MR for what pack_rows gives; bias[j] is added after it when bias is
  * not NULL. Only rows < mr and columns < nr of c are read and written; all MR of a may be read.
  * Meanwhile what is at `next` is brought near, next_step bytes of it with every k; NULL: nothing.
+ *
+ * Of bf16, k counts pairs, of which the second is added before the first, and subnormal numbers are
+ * zeros, given or found (kernels_bf16.inc); bias too is added so.
  *
  * Of int8, a word times a word is the sum of two products, the sum over k an int32 (so k is at most
  * INT8_MOST_WORDS), and c = (c +) float(sum); where x_scale is not NULL, then
@@ -56,7 +60,7 @@ struct panel_kernels {
     void (*pack_rows)(
         void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
     /* Word k*NR+j of b has the elements of w[j*stride] in the same way, for j < nr. Of int8, w is a
-     * panel as quantize.c stores it. */
+     * panel as adopt.c stores it. */
     void (*pack_weight)(
         void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
 };
@@ -64,7 +68,7 @@ struct panel_kernels {
 struct cpu_kernels {
     const char *isa;
     int mr, nr; /* MR rows and NR columns of a tile */
-    struct panel_kernels f32, int8;
+    struct panel_kernels f32, bf16, int8;
     /* What the integers of a row are multiplied by: its largest magnitude / levels; tiny rows (and
      * zeros) have a smallest scale, and a row with an infinity or NaN has NaN. */
     float (*row_scale)(const float *x, int64_t n, int levels);
@@ -88,7 +92,8 @@ struct cpu_kernels {
 
 extern const struct cpu_kernels cpu_kernels_portable;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni,
+    cpu_kernels_avx512bf16;
 #endif
 
 /* The fastest set that this CPU has, or the one that `isa` names; NULL: this CPU has none of that
