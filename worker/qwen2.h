@@ -61,9 +61,12 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
-/* config.activation_type for a device whose activations are typed: the matrices' own; bfloat16 where
- * float32 ones are quantized. */
-enum dtype model_activation_type(struct weights *w, const struct quant_config *quant_config);
+/* Sets config->activation_type to what --dtype says: "auto", where ops.typed the matrices' own type
+ * (bfloat16 where float32 ones are quantized), else float32; on the CPU also "f32", and "bf16" unless
+ * quantized. Anything else is ASSAY_EUNSUPPORTED, and names what would do. */
+int model_choose_type(struct model_config *config, const char *dtype,
+    const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
+    struct err *e);
 
 /* What a model of this shape needs on one rank: the sizes in the device's options. config->activation_type is set. */
 void qwen2_device_needs(struct device_options *options, const struct model_config *config,

@@ -51,7 +51,7 @@ static inline int64_t int8_words(int64_t n)
 
 void *scratch_take(struct scratch *s, size_t bytes);
 
-/* ops.adopt: see quantize.c. */
+/* ops.adopt: see adopt.c. */
 int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
