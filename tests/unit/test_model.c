@@ -327,22 +327,26 @@ static void fold_bits(const struct vector *v)
 static void test_bits_are_those_of_this_arithmetic(void **unused)
 {
     static const struct {
-        const char *quant;
+        const char *dtype, *quant;
         uint64_t bits;
-    } known[] = {{"none", 0x441ea87f4bd8ece5}, {"int8", 0xc174d5c8eef49b95}};
+    } known[] = {{"auto", "none", 0x441ea87f4bd8ece5}, {"auto", "int8", 0xc174d5c8eef49b95},
+        {"bf16", "none", 0xd0699d4d7cc90a06}};
     int failed = 0;
     (void)unused;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        dtype = known[i].dtype;
         quant_method = known[i].quant;
         all_bits = 0xcbf29ce484222325;
         each_vector(fold_bits);
         if (all_bits != known[i].bits)
             fprintf(stderr,
-                "arithmetic %d, quant %s: digest of all bits is 0x%016llx, was 0x%016llx\n",
-                CPU_ARITHMETIC, known[i].quant, (unsigned long long)all_bits,
+                "arithmetic %d, dtype %s, quant %s: digest of all bits is 0x%016llx, was "
+                "0x%016llx\n",
+                CPU_ARITHMETIC, known[i].dtype, known[i].quant, (unsigned long long)all_bits,
                 (unsigned long long)known[i].bits);
         failed += all_bits != known[i].bits;
     }
+    dtype = "auto";
     quant_method = "none";
     assert_int_equal(failed, 0);
 }
