@@ -82,22 +82,30 @@ static int read_row(
     return 0;
 }
 
-int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
-    store_row_visitor *visit, void *arg, struct err *e)
+#define ROW_COLUMNS                                                                                \
+    "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions, "      \
+    "ends, n_tokens "
+
+static int visit_rows(
+    struct store *s, sqlite3_stmt *q, store_row_visitor *visit, void *arg, struct err *e)
 {
-    int64_t low = row_number(job, 0) - 1;
-    sqlite3_stmt *q = store_prepare(s,
-        "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions, "
-        "ends, n_tokens "
-        "from row indexed by row_queued join row_input on row_input.row = row.row "
-        "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
-        "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
     int rc;
     while ((rc = store_step(s, q, e)) == 1)
         if ((rc = read_row(s, q, visit, arg, e)) != 0)
             break;
     sqlite3_reset(q);
     return rc;
+}
+
+int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    int64_t low = row_number(job, 0) - 1;
+    sqlite3_stmt *q = store_prepare(s,
+        ROW_COLUMNS "from row indexed by row_queued join row_input on row_input.row = row.row "
+                    "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
+        "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
+    return visit_rows(s, q, visit, arg, e);
 }
 
 /* ---- batches ---- */
@@ -292,18 +300,52 @@ int store_finish_row(
     return 1;
 }
 
-int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e)
+/* ---- rows that are the same ---- */
+
+int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    int64_t low = row_number(job, 0) - 1;
+    sqlite3_stmt *q = store_prepare(s,
+        ROW_COLUMNS "from row join row_input on row_input.row = row.row where state <> 0 and "
+                    "row.row > ? and row.row < ? order by row.row limit ?",
+        "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
+    return visit_rows(s, q, visit, arg, e);
+}
+
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s,
-        "select vector from result indexed by result_row where row = ? and vector is not null", "i",
+        ROW_COLUMNS "from row join row_input on row_input.row = row.row where row.row = ?", "i",
         row);
+    return visit_rows(s, q, visit, arg, e);
+}
+
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select score, vector, error_code, error_message from result indexed by result_row "
+        "where row = ? and mode = ?",
+        "ii", row, s->mode);
     int rc = store_step(s, q, e);
-    if (rc == 1 && (size_t)sqlite3_column_bytes(q, 0) == n * sizeof *values)
-        memcpy(values, sqlite3_column_blob(q, 0), n * sizeof *values);
-    else if (rc == 1)
-        rc = 0;
+    if (rc != 1)
+        return rc;
+    int one = sqlite3_column_type(q, 0) != SQLITE_NULL;
+    size_t bytes = one ? sizeof(float) : (size_t)sqlite3_column_bytes(q, 1);
+    float *values = store_scratch(s, bytes + 1);
+    if (one)
+        values[0] = (float)sqlite3_column_double(q, 0);
+    else if (bytes > 0)
+        memcpy(values, sqlite3_column_blob(q, 1), bytes);
+    *answer =
+        (struct store_answer){.values = values, .n_values = (uint32_t)(bytes / sizeof(float))};
+    if (sqlite3_column_type(q, 2) != SQLITE_NULL)
+        snprintf(answer->error_code, sizeof answer->error_code, "%s", sqlite3_column_text(q, 2));
+    if (sqlite3_column_type(q, 3) != SQLITE_NULL)
+        snprintf(
+            answer->error_message, sizeof answer->error_message, "%s", sqlite3_column_text(q, 3));
     sqlite3_reset(q);
-    return rc;
+    return 1;
 }
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)
