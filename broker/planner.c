@@ -135,6 +135,8 @@ static void run_again(struct planner *p, struct row *r)
 {
     r->origin = ROW_COMPUTED;
     r->known_error = 0;
+    if (p->twins)
+        twins_note(p->twins, r);
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
@@ -478,6 +480,8 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
+    if (p->twins)
+        twins_begin(p->twins);
     for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
         struct queue *q = p->queues[(p->round + k) % p->n_queues];
         if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
@@ -582,6 +586,8 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
         *b = pop(&p->again);
         return 1;
     }
+    if (p->twins)
+        twins_begin(p->twins);
     return fill_batch(p, b, e);
 }
 

@@ -48,7 +48,7 @@ struct head {
 _Static_assert(sizeof(struct head) == 128, "the file's head");
 
 struct twin_table {
-    char dir[4096]; /* "": no files */
+    const char *dir; /* NULL: no files */
     struct head *head;
     uint64_t *slots;
     int in_file, is_full;
@@ -176,13 +176,19 @@ static int grow_in_file(struct twin_table *t, uint64_t bits)
     return 1;
 }
 
-static void grow_in_memory(struct twin_table *t, uint64_t bits)
+static void delete_file(const struct twin_table *t)
 {
     char path[4200];
-    void *memory = bits <= MAX_BITS ? take_memory(bits) : NULL;
+    if (!t->in_file)
+        return;
     path_of(t->dir, t->head->job, "map", path, sizeof path);
-    if (t->in_file)
-        unlink(path); /* it would lack what is added from now on */
+    unlink(path);
+}
+
+static void grow_in_memory(struct twin_table *t, uint64_t bits)
+{
+    void *memory = bits <= MAX_BITS ? take_memory(bits) : NULL;
+    delete_file(t); /* it would lack what is added from now on */
     if (!memory) {
         log_warn(
             "event=twins_full job=%lld rows=%llu action=\"rows that are the same as later ones "
@@ -197,7 +203,7 @@ static void grow_in_memory(struct twin_table *t, uint64_t bits)
 static void grow(struct twin_table *t)
 {
     uint64_t bits = t->head->bits + 1;
-    if (bits <= TWIN_TABLE_MEMORY_BITS || !t->dir[0]) {
+    if (bits <= TWIN_TABLE_MEMORY_BITS || !t->dir) {
         grow_in_memory(t, bits);
         return;
     }
@@ -205,7 +211,7 @@ static void grow(struct twin_table *t)
         log_warn("event=twins_in_memory job=%lld bytes=%zu error=\"%s\"", (long long)t->head->job,
             bytes_of(bits), strerror(errno));
         grow_in_memory(t, bits);
-        t->dir[0] = '\0'; /* it stays there */
+        t->dir = NULL; /* it stays there */
     }
 }
 
@@ -247,8 +253,8 @@ static int open_file(struct twin_table *t, const struct twin_table_options *o)
 struct twin_table *twin_table_open(const struct twin_table_options *o)
 {
     struct twin_table *t = xcalloc(1, sizeof *t);
-    snprintf(t->dir, sizeof t->dir, "%s", o->dir ? o->dir : "");
-    if (t->dir[0] && open_file(t, o))
+    t->dir = o->dir;
+    if (t->dir && open_file(t, o))
         return t;
     void *memory = take_memory(FIRST_BITS);
     if (!memory)
@@ -273,10 +279,7 @@ void twin_table_close(struct twin_table **t)
 
 void twin_table_delete(struct twin_table **t)
 {
-    char path[4200];
-    path_of((*t)->dir, (*t)->head->job, "map", path, sizeof path);
-    if ((*t)->in_file)
-        unlink(path);
+    delete_file(*t);
     twin_table_close(t);
 }
 

@@ -19,7 +19,7 @@
 struct twin_table;
 
 struct twin_table_options {
-    const char *dir; /* NULL: no files */
+    const char *dir; /* NULL: no files; borrowed until the table is closed */
     int64_t job, created_ms;
     uint64_t seed; /* of the hashes, for a new table; nobody outside can know it */
 };

@@ -49,6 +49,7 @@ struct twins {
     uint64_t seed; /* of new tables */
     twins_line_finder *find_line;
     void *line_arg;
+    long long scan_end_ms; /* of this turn; 0: none has begun */
     int later;
     int added; /* to the cache, since the last flush */
 };
@@ -115,6 +116,9 @@ static int open_table(struct twins *t, int64_t job, struct err *e)
     t->tables[at] = twin_table_open(
         &(struct twin_table_options){t->options.data_dir, job, created_ms, t->seed});
     t->n_tables++;
+    for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
+        if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
+            twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
     return 0;
 }
 
@@ -223,6 +227,16 @@ static void grow(struct twins *t)
     free(old);
 }
 
+void twins_note(struct twins *t, struct row *r)
+{
+    struct twin_table *table = table_of(t, row_job(r->row));
+    if (!table)
+        return;
+    if (r->hash_seed != twin_table_seed(table))
+        hash_row(table, r);
+    twin_table_add(table, r->hash, row_index(r->row));
+}
+
 void twins_lead(struct twins *t, struct row *r)
 {
     if (2 * (t->n_leaders + 1) > t->room)
@@ -230,9 +244,7 @@ void twins_lead(struct twins *t, struct row *r)
     t->leaders[leader_slot(t, r)] = r;
     t->n_leaders++;
     r->leads = 1;
-    struct twin_table *table = table_of(t, row_job(r->row));
-    if (table)
-        twin_table_add(table, r->hash, row_index(r->row));
+    twins_note(t, r);
 }
 
 static void stop_leading(struct twins *t, struct row *r)
@@ -393,16 +405,14 @@ static int scan_some(struct twins *t, struct err *e)
     return last;
 }
 
-/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer. */
+/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than this turn. */
 static int fill_table(struct twins *t, struct err *e)
 {
-    if (twin_table_scanned(t->current) == SCANNED)
-        return 1;
-    long long end_ms = now_mono_ms() + SCAN_MS;
-    int rc;
-    do
+    int rc = twin_table_scanned(t->current) == SCANNED;
+    if (rc == 0 && t->scan_end_ms == 0)
+        t->scan_end_ms = now_mono_ms() + SCAN_MS;
+    while (rc == 0 && now_mono_ms() < t->scan_end_ms)
         rc = scan_some(t, e);
-    while (rc == 0 && now_mono_ms() < end_ms);
     return rc;
 }
 
@@ -480,6 +490,11 @@ void twins_expect(struct twins *t, struct row *r)
         return;
     hash_row(table, r);
     twin_table_expect(table, r->hash);
+}
+
+void twins_begin(struct twins *t)
+{
+    t->scan_end_ms = 0;
 }
 
 int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *e)

@@ -44,6 +44,9 @@ void twins_use_lines(struct twins *t, twins_line_finder *find, void *arg);
 /* This row will be asked for soon. */
 void twins_expect(struct twins *t, struct row *r);
 
+/* A turn of the planner begins: as many milliseconds again for reading rows of before. */
+void twins_begin(struct twins *t);
+
 /* Has this row's result to be computed? TWINS_NONE: yes. TWINS_UNDER_WAY: *leader is being computed and
  * the row may be put on its list. TWINS_KNOWN: r->origin is set, and r->known or r->known_error. TWINS_LATER: the
  * job's rows of before are still being read; ask again. Negative: the store failed. */
@@ -53,6 +56,9 @@ int twins_said_later(struct twins *t); /* 1 when it did since the last call of t
 
 /* This row, for which twins_find said NONE, goes to be computed. */
 void twins_lead(struct twins *t, struct row *r);
+
+/* This one goes to be computed whatever is known, and none waits for it. */
+void twins_note(struct twins *t, struct row *r);
 
 /* It has come back; with its values (committed), or with NULL. The rows that waited for it stay on its list, the
  * caller's. */

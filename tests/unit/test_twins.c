@@ -50,10 +50,11 @@ static int find(struct twins *t, struct row *r)
 {
     struct err err;
     struct row *leader;
-    int found;
-    do
+    int found = TWINS_LATER;
+    while (found == TWINS_LATER) {
+        twins_begin(t);
         found = must(twins_find(t, r, &leader, &err));
-    while (found == TWINS_LATER);
+    }
     return found;
 }
 
@@ -422,6 +423,8 @@ static void test_filled_in_slices(void **state)
     while ((found = must(twins_find(t, list.at[0], &leader, &err))) == TWINS_LATER) {
         assert_int_equal(twins_said_later(t), 1);
         turns++;
+        assert_int_equal(must(twins_find(t, list.at[0], &leader, &err)), TWINS_LATER);
+        twins_begin(t);
     }
     assert_int_equal(found, TWINS_KNOWN);
     assert_true(turns > 0);
@@ -443,6 +446,32 @@ static void test_under_another_mode(void **state)
     assert_int_equal(count_known(f, t, job, 1500), 0);
     open_all_again(f, &t, MODE);
     assert_int_equal(count_known(f, t, job, 1500), 1500);
+    twins_free(&t);
+}
+
+/* A table that was closed and is filled again has the rows that were under way meanwhile. */
+static void test_closed_while_a_row_is_under_way(void **state)
+{
+    struct fixture *f = *state;
+    struct twins *t = open_twins(f);
+    const float value = 2;
+    const int32_t ids[] = {3, 4}, other[] = {5, 6};
+    struct store_row row = plain(ids, 2), new = plain(other, 2);
+    struct store_result result = {.values = &value, .n_values = 1};
+    int64_t job = new_job(f->s, "job", 0);
+    char key[16];
+    struct row_list list = put(f, job, &row);
+    assert_int_equal(find(t, list.at[0]), TWINS_NONE);
+    twins_lead(t, list.at[0]);
+    for (int k = 0; k < TWINS_TABLES; k++) {
+        snprintf(key, sizeof key, "j%d", k);
+        compute(f, t, new_job(f->s, key, 0), &new, &value);
+    }
+    compute(f, t, job, &new, &value);
+    record(f, list.at[0], &result);
+    twins_end(t, list.at[0], &value);
+    free_rows(&list);
+    assert_true(is_known(f, t, job, &row));
     twins_free(&t);
 }
 
@@ -496,6 +525,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_far_apart_and_killed_in_between, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_in_slices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_under_another_mode, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_closed_while_a_row_is_under_way, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
     };
     log_init("test", -1, LOG_LEVEL_ERROR);
