@@ -94,7 +94,7 @@ def test_int8_scores_are_near_and_of_a_mode_of_their_own(directory):
     found = []
     for options in (["--threads", 2], ["--isa", "portable", "--max-batch-tokens", 128]):
         with Broker(directory / "d", options=["--quant", "int8", *options]) as broker, broker.client() as client:
-            assert client.call("hello")["mode"] == "device=cpu dtype=f32 quant=int8 tp=1 pp=1"
+            assert client.call("hello")["mode"] == "device=cpu arithmetic=2 dtype=f32 quant=int8 tp=1 pp=1"
             found.append([row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]])
             client.submit(key, rows[3:6], chunk=1)
             status = client.call("status", job=key)
