@@ -39,11 +39,12 @@ CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 LDFLAGS += -fsanitize=address,undefined
 endif
 
-# A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512, *_avx512vnni.c with its VNNI too; all
-# else runs on any CPU.
+# A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512, *_avx512vnni.c with its VNNI too, *_avx512bf16.c
+# with its BF16 as well; all else runs on any CPU.
 AVX512    := -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
 ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),$(AVX512)) \
             $(if $(filter %_avx512vnni.c,$<),$(AVX512) -mavx512vnni) \
+            $(if $(filter %_avx512bf16.c,$<),$(AVX512) -mavx512vnni -mavx512bf16) \
             $(if $(filter worker/cpu/% schema/ids.c,$<),-O3)
 
 # One short line a step; V=1 shows the commands.

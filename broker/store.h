@@ -191,8 +191,21 @@ struct store_result {
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
-/* The n values of a finished row whose result is a list: 1, or 0 when it has no such result. */
-int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e);
+
+/* ---- rows that are the same (twins.h) ---- */
+/* The job's finished rows that were not born failed, as store_queued_rows gives those that are queued. */
+int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e);
+/* This row, in whatever state: not visited when there is none, or it was born failed. */
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
+struct store_answer {
+    char error_code[32]; /* wire name, "" when it has values */
+    char error_message[256];
+    const float *values; /* [n_values], valid until the next call of the store */
+    uint32_t n_values;
+};
+/* What a row has been answered under the broker's present mode: 1, or 0 when nothing. */
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e);
 
 /* ---- reading results ---- */
 struct store_result_row {

@@ -183,6 +183,16 @@ int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err 
     return rc < 0 ? rc : 0;
 }
 
+void *store_scratch(struct store *s, size_t bytes)
+{
+    if (bytes > s->scratch_bytes) {
+        free(s->scratch);
+        s->scratch = xcalloc(1, bytes);
+        s->scratch_bytes = bytes;
+    }
+    return s->scratch;
+}
+
 /* ---- opening ---- */
 
 static int hold(int fd, const char *dir, const char *path, struct err *e)
@@ -452,6 +462,7 @@ void store_close(struct store **out)
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     bundle_writer_release(&s->input);
+    free(s->scratch);
     free(s);
     *out = NULL;
 }

@@ -58,8 +58,10 @@ struct store {
     struct store_tally tally;
     struct store_block blocks[STORE_BLOCKS];
     struct bundle_writer input; /* of rows that are being placed */
-    int changes;                /* since the last idle checkpoint */
-    int free_pages;             /* some were left by purged rows, and are to be given back */
+    void *scratch;              /* for an answer's values */
+    size_t scratch_bytes;
+    int changes;    /* since the last idle checkpoint */
+    int free_pages; /* some were left by purged rows, and are to be given back */
     struct {
         const char *sql;
         sqlite3_stmt *statement;
@@ -78,6 +80,8 @@ int store_step(struct store *s, sqlite3_stmt *statement, struct err *e);
 /* First column of the first row as an integer; `fallback` when there is no row. */
 int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err *e, const char *sql,
     const char *types, ...);
+/* s->scratch, at least so large; what was in it is gone. */
+void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
 
 int store_end_tally(struct store *s, struct err *e);

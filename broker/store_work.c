@@ -8,7 +8,7 @@
 
 /* ---- queued rows ---- */
 
-/* Queued rows on their way out: the bundle that holds the last one. */
+/* Rows on their way out: the bundle that holds the last one. */
 struct reading {
     struct store *s;
     sqlite3_stmt *input; /* whose row has the bundle's columns */
@@ -17,6 +17,7 @@ struct reading {
     store_row_visitor *visit;
     void *arg;
     uint32_t left; /* rows that are still wanted */
+    int is_over;   /* rows in any state, among which are some that were born failed */
 };
 
 /* Sequence `part` of the row that q stands on: n tokens from `from` on. */
@@ -59,24 +60,28 @@ static struct slice column(sqlite3_stmt *q, int i)
     return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
 }
 
-/* The bundle with this row, which has n_tokens. */
+/* Is the row, which has n_tokens, in the bundle? 1, and that is read; 0, or negative. */
 static int read_bundle(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
 {
     if (rd->first != 0 && row - rd->first < rd->bundle.n_rows)
-        return 0;
+        return 1;
+    rd->first = 0;
     rd->input = store_prepare(rd->s,
         "select rows, ids, positions, ends, row from row_input where row <= ? "
         "order by row desc limit 1",
         "i", row);
     int rc = store_step(rd->s, rd->input, e);
     if (rc != 1)
-        return rc < 0 ? rc : bad_input(rd->s, row, e);
+        return rc;
     struct bundle_columns c = {
         column(rd->input, 0), column(rd->input, 1), column(rd->input, 2), column(rd->input, 3)};
-    rd->first = sqlite3_column_int64(rd->input, 4);
-    if (bundle_open(&rd->bundle, &c, n_tokens) != 0 || row - rd->first >= rd->bundle.n_rows)
+    int64_t first = sqlite3_column_int64(rd->input, 4);
+    if (row - first >= (c.rows.at ? (int64_t)(c.rows.len / 4) : 1))
+        return 0;
+    if (bundle_open(&rd->bundle, &c, n_tokens) != 0)
         return bad_input(rd->s, row, e);
-    return 0;
+    rd->first = first;
+    return 1;
 }
 
 /* Its sequences, as many as `ends` says. */
@@ -103,11 +108,13 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
 {
     int64_t row = sqlite3_column_int64(q, 0);
     uint32_t n_tokens = (uint32_t)sqlite3_column_int64(q, 6);
+    struct bundle_input in = {0};
     int rc = read_bundle(rd, row, n_tokens, e);
-    if (rc != 0)
-        return rc;
-    struct bundle_input in = bundle_input(&rd->bundle, (uint32_t)(row - rd->first));
-    if (in.n_tokens != n_tokens)
+    if (rc == 1)
+        in = bundle_input(&rd->bundle, (uint32_t)(row - rd->first));
+    if (rc < 0 || (rd->is_over && in.n_tokens == 0)) /* born failed */
+        return rc < 0 ? rc : 0;
+    if (rc == 0 || in.n_tokens != n_tokens)
         return bad_input(rd->s, row, e);
     rd->left--;
     if (in.n_ends > 0)
@@ -133,6 +140,31 @@ static int read_block(struct reading *rd, int64_t block, uint64_t bits, struct e
     return rc < 0 ? rc : 0;
 }
 
+/* Ends the reading of blocks with q. */
+static int end_reading(struct reading *rd, sqlite3_stmt *q, int rc)
+{
+    sqlite3_reset(q);
+    if (rd->input)
+        sqlite3_reset(rd->input);
+    return rc < 0 ? rc : 0;
+}
+
+/* Of the blocks that q gives: the rows from `first` on that are queued, or those that are not. */
+static int read_blocks(struct reading *rd, sqlite3_stmt *q, int64_t first, struct err *e)
+{
+    int rc = 0;
+    while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1) {
+        int64_t block = sqlite3_column_int64(q, 0);
+        uint64_t queued = (uint64_t)sqlite3_column_int64(q, 1);
+        uint64_t bits = rd->is_over ? ~queued : queued;
+        if (block == block_number(first))
+            bits &= ~(row_bit(first) - 1);
+        if (bits != 0 && (rc = read_block(rd, block, bits, e)) != 0)
+            break;
+    }
+    return end_reading(rd, q, rc);
+}
+
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e)
 {
@@ -145,18 +177,7 @@ int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limi
         "select block, queued from block indexed by block_queued "
         "where queued <> 0 and block >= ? and block < ? order by block",
         "ii", block_number(first), block_number(row_number(job + 1, 0)));
-    while (rd.left > 0 && (rc = store_step(s, q, e)) == 1) {
-        int64_t block = sqlite3_column_int64(q, 0);
-        uint64_t bits = (uint64_t)sqlite3_column_int64(q, 1);
-        if (block == block_number(first))
-            bits &= ~(row_bit(first) - 1);
-        if (bits != 0 && (rc = read_block(&rd, block, bits, e)) != 0)
-            break;
-    }
-    sqlite3_reset(q);
-    if (rd.input)
-        sqlite3_reset(rd.input);
-    return rc < 0 ? rc : 0;
+    return read_blocks(&rd, q, first, e);
 }
 
 /* ---- batches ---- */
@@ -335,18 +356,57 @@ int store_finish_row(
     return 1;
 }
 
-int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e)
+/* ---- rows that are the same ---- */
+
+int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1};
+    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int rc = store_keep_blocks(s, e);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q = store_prepare(s,
+        "select block, queued from block where queued <> -1 and block >= ? and block < ? "
+        "order by block",
+        "ii", block_number(first), block_number(row_number(job + 1, 0)));
+    return read_blocks(&rd, q, first, e);
+}
+
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = 1, .is_over = 1};
+    int rc = read_block(&rd, block_number(row), row_bit(row), e);
+    if (rd.input)
+        sqlite3_reset(rd.input);
+    return rc;
+}
+
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s,
-        "select vector from result indexed by result_row where row = ? and vector is not null", "i",
-        row);
+        "select score, vector, error_code, error_message from result indexed by result_row "
+        "where row = ? and mode = ?",
+        "ii", row, s->mode);
     int rc = store_step(s, q, e);
-    if (rc == 1 && (size_t)sqlite3_column_bytes(q, 0) == n * sizeof *values)
-        memcpy(values, sqlite3_column_blob(q, 0), n * sizeof *values);
-    else if (rc == 1)
-        rc = 0;
+    if (rc != 1)
+        return rc;
+    int one = sqlite3_column_type(q, 0) != SQLITE_NULL;
+    size_t bytes = one ? sizeof(float) : (size_t)sqlite3_column_bytes(q, 1);
+    float *values = store_scratch(s, bytes + 1);
+    if (one)
+        values[0] = (float)sqlite3_column_double(q, 0);
+    else if (bytes > 0)
+        memcpy(values, sqlite3_column_blob(q, 1), bytes);
+    *answer =
+        (struct store_answer){.values = values, .n_values = (uint32_t)(bytes / sizeof(float))};
+    if (sqlite3_column_type(q, 2) != SQLITE_NULL)
+        snprintf(answer->error_code, sizeof answer->error_code, "%s", sqlite3_column_text(q, 2));
+    if (sqlite3_column_type(q, 3) != SQLITE_NULL)
+        snprintf(
+            answer->error_message, sizeof answer->error_message, "%s", sqlite3_column_text(q, 3));
     sqlite3_reset(q);
-    return rc;
+    return 1;
 }
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)

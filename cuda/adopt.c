@@ -141,7 +141,7 @@ static uint8_t *send_stack(
             else
                 send_rows(d, c, to + row * row_bytes, w, row, n, s->dtype, stride);
         }
-        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale};
+        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale, DTYPE_F32};
         to += w->rows * row_bytes;
         scale = scale ? scale + w->rows : NULL;
     }
@@ -216,7 +216,7 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
         int64_t stride = stride_of(&stacks[i]);
         for (int k = 0; k < stacks[i].n_parts; k++) {
             struct weight *w = &stacks[i].parts[k];
-            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, scale};
+            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, scale, DTYPE_F32};
             to += w->rows * stride * dtype_bytes(w->dtype);
         }
     }

@@ -55,14 +55,14 @@ static int check_weights(
     struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
     struct quant_config quant = {o->quant}, none = {"none"};
     int rc = quant_config_check(&quant, e);
-    if (rc == 0)
-        rc = try_model(about, w, &cpu_ops, &cpu, o->ops->typed ? &none : &quant, o->tp, e);
+    if (rc == 0 && o->ops->typed)
+        rc = try_model(about, w, &cpu_ops, &cpu, &none, o->tp, e);
     const char *dtype = about->dtype;
-    if (rc == 0 && o->ops->typed) {
-        about->config.activation_type = model_activation_type(w, &quant);
-        rc = try_model(about, w, o->ops, &gpu, &quant, o->tp, e);
-    }
-    about->dtype = dtype;
+    if (rc == 0)
+        rc = model_choose_type(&about->config, o->dtype, &quant, w, o->ops, e);
+    if (rc == 0)
+        rc = try_model(about, w, o->ops, o->ops->typed ? &gpu : &cpu, &quant, o->tp, e);
+    about->dtype = o->ops->typed ? dtype : about->dtype;
     return rc;
 }
 

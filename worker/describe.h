@@ -18,6 +18,7 @@ struct describe_options {
     uint32_t max_len;         /* 0: the config's max_position_embeddings */
     const char *digest_cache; /* may be NULL */
     const char *quant;        /* method: "none", "fp8", "int8" */
+    const char *dtype;        /* "auto", "f32", "bf16" */
     const struct ops *ops;    /* what will compute: the mode is of this */
     int gpu;                  /* as in device_options */
     const char *cache_dir;

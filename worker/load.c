@@ -85,7 +85,7 @@ static void add_qkv_bias(struct loader *l, int layer, const char *name, int64_t 
 {
     void *bias = &l->m->model.layers[layer].qkv_proj.bias;
     add_vector(l, layer, name, n, cut, bias, offset, elements)->vector_type =
-        l->m->config.activation_type;
+        ops_activations(l->m->ops, l->m->config.activation_type);
 }
 
 /* kv heads of one rank: its part, or one of them where ranks are more. */
@@ -251,7 +251,7 @@ static void set_view(const struct loader *l, const struct place *p, const struct
     else
         cut_range(l->m, p->cut, p->rows, &row, &rows);
     *p->view = (struct weight){(const char *)t->data + (row * p->cols + column) * bytes,
-        (enum dtype)t->dtype, rows, cols, p->cols, NULL};
+        (enum dtype)t->dtype, rows, cols, p->cols, NULL, DTYPE_F32};
 }
 
 static int set_vector(

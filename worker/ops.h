@@ -8,8 +8,8 @@
  *
  * The rule that every implementation keeps: an output row's bits depend on that row's inputs alone,
  * never on how many rows there are, where it stands among them, or how many threads run. On the CPU
- * a product is one FMA chain over `in`, in order, from 0; the bias is added after. Sums over a row
- * (norms, softmax) have a fixed order.
+ * a product is one FMA chain over `in`, in order (of bfloat16 pair by pair, the second of a pair
+ * first), from 0; the bias is added after. Sums over a row (norms, softmax) have a fixed order.
  *
  * A batch is: begin, push of its small arrays, the operations, finish. Calls may be asynchronous on
  * a device; only `poll` waits. Pointers that operations take (ids, positions, indices, spans) are
@@ -41,10 +41,13 @@ struct weight {
     enum dtype dtype;
     int64_t rows, cols, stride;
     const float *scale; /* [rows] of quantized types, else NULL */
+    enum dtype
+        factors; /* on the CPU, what both sides of its products are of: F32, or as adopt says */
 };
 
 /* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
- * quantized there where that is F8 or I8, each row by its largest magnitude. */
+ * quantized there where that is F8 or I8, each row by its largest magnitude. On the CPU, products
+ * with them are of bfloat16 where that is BF16. */
 struct weight_stack {
     struct weight *parts;
     int n_parts;
@@ -157,8 +160,8 @@ struct device_options {
                         none at all, not for scores. */
     /* the CPU's */
     int n_threads; /* at least 1 */
-    const char
-        *isa; /* "auto", "avx512vnni", "avx512", "avx2", "portable": all give the same bits */
+    const char *
+        isa; /* "auto", "avx512bf16", "avx512vnni", "avx512", "avx2", "portable": all give the same bits */
     void (*bump)(void *);
     void *bump_arg;
     /* CUDA's */
@@ -179,7 +182,7 @@ struct ops {
     int (*open)(struct device **d, const struct device_options *options, struct err *e);
     void (*close)(struct device **d);
     void (*describe)(const struct device *d, char *text, size_t bytes); /* "cpu (avx2)" */
-    /* What about the device makes a score's bits; equal texts, equal bits: "cpu" */
+    /* What about the device makes a score's bits; equal texts, equal bits: "cpu arithmetic=2" */
     void (*identity)(const struct device *d, char *text, size_t bytes);
 
     /* ---- while the model is built ---- */
@@ -189,7 +192,7 @@ struct ops {
     void (*upload)(struct device *d, void *to, const void *from, size_t bytes); /* host to device */
     /* Every matrix of the model, once: where a device has memory of its own, the stacks are copied
      * to it, each contiguous, and their parts then point there. The CPU leaves them in the file, but
-     * for those that are quantized (worker/cpu/quantize.c). */
+     * for those that are quantized (worker/cpu/adopt.c). */
     int (*adopt)(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
     /* Host memory that `push` will be given parts of, and that must then stay as it is until the
      * batch was polled: 1 when the device copies straight from it, 0 when that gains nothing. */
@@ -253,6 +256,12 @@ struct ops {
     /* sum over the group's ranks in rank order, same bits on every rank; nothing when alone */
     void (*all_reduce)(struct device *d, struct tensor x);
 };
+
+/* What activations are of where products are of `type`. */
+static inline enum dtype ops_activations(const struct ops *ops, enum dtype type)
+{
+    return ops->typed ? type : DTYPE_F32;
+}
 
 extern const struct ops cpu_ops;
 extern const struct ops gpu_ops; /* cuda/ops.c; only in programs linked with it */

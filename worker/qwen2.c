@@ -1,7 +1,7 @@
 /* qwen2.c - the forward, written once over the table of operations (qwen2.h).
  *
- * Activations of the arena, T tokens of the batch, sizes of this rank; in float32 where it says so,
- * else in the activation type:
+ * Activations of the arena, T tokens of the batch, sizes of this rank; in float32 on the CPU and
+ * where it says so, else in the activation type:
  *     residual  [T, hidden] f32           the stream that every block adds to
  *     pruned    [wanted, hidden] f32      the same, in the last layer after attention
  *     normed    [T, hidden]               norm1 or norm2 of it; then what o_proj or down_proj gives
@@ -57,7 +57,8 @@ static struct sizes sizes_of(
 static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
     const struct ops *ops, const struct quant_config *quant_config)
 {
-    enum dtype type = c->activation_type, quant = quant_config_type(quant_config);
+    enum dtype type = ops_activations(ops, c->activation_type),
+               quant = quant_config_type(quant_config);
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
     int64_t quant_rows = round_up(t, QUANT_ROWS), gated_rows = round_up(mlp_rows, QUANT_ROWS);
@@ -76,10 +77,31 @@ static struct activations shape_activations(const struct model_config *c, const 
     };
 }
 
-enum dtype model_activation_type(struct weights *w, const struct quant_config *quant)
+static enum dtype own_type(struct weights *w, const struct quant_config *quant)
 {
     enum dtype stored = weights_dtype(w);
     return stored == DTYPE_F32 && quant_config_type(quant) != DTYPE_F32 ? DTYPE_BF16 : stored;
+}
+
+int model_choose_type(struct model_config *c, const char *dtype, const struct quant_config *quant,
+    struct weights *w, const struct ops *ops, struct err *e)
+{
+    int is_auto = strcmp(dtype, "auto") == 0, is_bf16 = strcmp(dtype, "bf16") == 0;
+    if (!is_auto && !is_bf16 && strcmp(dtype, "f32") != 0)
+        return err_set(
+            e, ASSAY_EUNSUPPORTED, "--dtype: expected auto, f32 or bf16, found '%.40s'", dtype);
+    if (!is_auto && ops->typed)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--dtype %s: a GPU computes in the checkpoint's own type; expected auto, or --device "
+            "cpu",
+            dtype);
+    if (is_bf16 && quant_config_type(quant) != DTYPE_F32)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--dtype bf16 with --quant %s: expected one of them: products are of bfloat16 or of "
+            "what --quant says",
+            quant->method);
+    c->activation_type = ops->typed ? own_type(w, quant) : is_bf16 ? DTYPE_BF16 : DTYPE_F32;
+    return 0;
 }
 
 /* Activations, values, rope tables, and the vectors that load_weights takes. */

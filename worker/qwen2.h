@@ -61,9 +61,12 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
-/* config.activation_type for a device whose activations are typed: the matrices' own; bfloat16 where
- * float32 ones are quantized. */
-enum dtype model_activation_type(struct weights *w, const struct quant_config *quant_config);
+/* Sets config->activation_type to what --dtype says: "auto", where ops.typed the matrices' own type
+ * (bfloat16 where float32 ones are quantized), else float32; on the CPU also "f32", and "bf16" unless
+ * quantized. Anything else is ASSAY_EUNSUPPORTED, and names what would do. */
+int model_choose_type(struct model_config *config, const char *dtype,
+    const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
+    struct err *e);
 
 /* What a model of this shape needs on one rank: the sizes in the device's options. config->activation_type is set. */
 void qwen2_device_needs(struct device_options *options, const struct model_config *config,
@@ -78,7 +81,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* What besides checkpoint, token ids and pooling makes a score's bits, as text: "device=cpu
- * dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
+ * arithmetic=2 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
  * has run (score_canary). */
 #define MODEL_MODE_BYTES 224
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);

@@ -37,7 +37,7 @@
 #define PROGRESS_MS 200 /* how often a working device is asked for its progress */
 
 struct options {
-    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant;
+    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype;
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
 };
@@ -77,6 +77,7 @@ static const char help_text[] =
     "  --model DIR             checkpoint: config.json and safetensors\n"
     "  --tp N                  ranks of the group (default 1)\n"
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
+    "  --dtype TYPE            auto, or on the CPU f32 or bf16: of the layers' products\n"
     "  --max-len N             longest row (default: the model's)\n"
     "  --digest-cache FILE     remember the checkpoint's digest here\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
@@ -128,7 +129,8 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
         {"deadline-ms", NUMBER, &o->deadline_ms}, {"start-ms", NUMBER, &o->start_ms},
-        {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}};
+        {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant},
+        {"dtype", TEXT, &o->dtype}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -270,10 +272,10 @@ static int open_model(struct worker *w, struct err *e)
     int rc = model_config_load(&config, o->model, e);
     if (rc == 0)
         rc = weights_open(&w->weights, o->model, e);
+    if (rc == 0)
+        rc = model_choose_type(&config, o->dtype, &quant, w->weights, w->ops, e);
     if (rc != 0)
         return rc;
-    if (w->ops->typed)
-        config.activation_type = model_activation_type(w->weights, &quant);
     struct cache_config cache = {(uint32_t)o->max_batch_tokens,
         o->max_len ? (uint32_t)o->max_len : config.max_position, (uint32_t)o->max_rows, "none"};
     struct lora_config lora = {0, NULL, NULL};
@@ -451,6 +453,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     *o = (struct options){.isa = "auto",
         .log_level = "info",
         .quant = "none",
+        .dtype = "auto",
         .tp = 1,
         .threads = 1,
         .input_fd = -1,
@@ -476,6 +479,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
             .digest_cache = o->digest_cache,
             .ops = ops,
             .quant = o->quant,
+            .dtype = o->dtype,
             .gpu = (int)o->gpu,
             .cache_dir = o->cache_dir};
         if (describe_model(&describe, stdout, &e) == 0)

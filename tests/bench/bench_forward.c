@@ -1,7 +1,9 @@
 /* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared memory.
  *
- *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [QUANT [ISA]]]]
+ *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [TYPE [ISA]]]]
  *         one line of JSON
+ *
+ * TYPE: none or int8, as of --quant, or bf16, as of --dtype.
  *
  * SHARED: the first so many tokens are the same in all rows, and each batch has them once; then
  * BATCH_TOKENS are those that are computed. tokens_per_s counts rows' whole tokens.
@@ -41,22 +43,25 @@ struct bench {
 };
 
 static void open_model(
-    struct bench *b, const char *dir, int threads, const char *method, const char *isa)
+    struct bench *b, const char *dir, int threads, const char *type, const char *isa)
 {
     struct err e = {0};
     struct model_config config;
-    struct quant_config quant = {method};
+    int is_bf16 = strcmp(type, "bf16") == 0;
+    struct quant_config quant = {is_bf16 ? "none" : type};
     struct lora_config lora = {0, NULL, NULL};
     die_on(model_config_load(&config, dir, &e), &e);
     struct cache_config cache = {b->batch_tokens, b->tokens, b->rows_per_batch, "none"};
     struct device_options options = {.n_threads = threads, .isa = isa};
+    die_on(weights_open(&b->weights, dir, &e), &e);
+    die_on(model_choose_type(&config, is_bf16 ? "bf16" : "auto", &quant, b->weights, &cpu_ops, &e),
+        &e);
     qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
     b->memory_bytes = options.arena_bytes + options.input_bytes + options.output_bytes;
     die_on(cpu_ops.open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &b->model, &config, &cache, &quant, &lora, &cpu_ops, b->device, 0, 1, &e),
         &e);
-    die_on(weights_open(&b->weights, dir, &e), &e);
     die_on(qwen2_reward_model_load_weights(&b->model, b->weights, &e), &e);
 }
 
@@ -194,7 +199,7 @@ int main(int argc, char **argv)
 {
     if (argc < 5) {
         fprintf(stderr, "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED "
-                        "[QUANT [ISA]]]]\n");
+                        "[TYPE [ISA]]]]\n");
         return 64;
     }
     uint32_t n_rows = (uint32_t)atoi(argv[2]);

@@ -29,7 +29,7 @@ static void measure(
     fill(weights, in * out, dtype);
     fill(x, tokens * in, DTYPE_F32);
     struct product_run run = {d, tensor_of(y, DTYPE_F32, tokens, out, out),
-        tensor_of(x, DTYPE_F32, tokens, in, in), {weights, dtype, out, in, in, NULL}};
+        tensor_of(x, DTYPE_F32, tokens, in, in), {weights, dtype, out, in, in, NULL, DTYPE_F32}};
     struct rate r = measure_rate(
         d, 2.0 * (double)in * (double)out * (double)tokens * 1e-9, 0, run_product, &run);
     printf("{\"shape\":\"%s\",\"in\":%lld,\"out\":%lld,\"tokens\":%lld,\"dtype\":\"%s\",\"gflops\":"

@@ -32,7 +32,7 @@ static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, ui
     struct device_options options = {.shapes_only = 1};
     die_on(model_config_load(&config, dir, &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
-    config.activation_type = model_activation_type(b->weights, &quant);
+    die_on(model_choose_type(&config, "auto", &quant, b->weights, &gpu_ops, &e), &e);
     qwen2_device_needs(&options, &config, &cache, &quant, &gpu_ops, 1);
     die_on(gpu_ops.open(&b->d, &options, &e), &e);
     die_on(qwen2_reward_model_init(

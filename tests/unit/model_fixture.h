@@ -48,6 +48,9 @@ static void die_on(int rc, const struct err *e)
 /* How the scorers that are opened hold the layers' matrices. */
 static const char *quant_method = "none";
 
+/* What the layers' products are of. */
+static const char *dtype = "auto";
+
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
@@ -66,8 +69,7 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     die_on(model_config_load(&config, dir, &e), &e);
     die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
-    if (ops->typed)
-        config.activation_type = model_activation_type(s->weights, &quant);
+    die_on(model_choose_type(&config, dtype, &quant, s->weights, ops, &e), &e);
     struct device_options options = {.n_threads = threads,
         .isa = isa,
         .comm = s->comm,

@@ -166,6 +166,39 @@ static void states_are_shown(void **state)
         shell(f, "select sum(queued) + sum(running) from block", out, sizeof out), "0\n");
 }
 
+/* Those that are over come back as they went in, but for those that were born failed. */
+static void rows_that_are_over_can_be_read(void **state)
+{
+    struct fixture *f = *state;
+    static const uint32_t chunk_rows[] = {MANY, 1, 4, 65};
+    char key[8] = "0";
+    for (int c = 0; c < 4; c++, key[0]++) {
+        struct err err;
+        struct row_list list = {.n = 0};
+        int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]), after = 0;
+        work(f->s, job, 4);
+        for (uint32_t k = 0; k < MANY; k++) {
+            must(store_one_row(f->s, row_number(job, k), list_row, &list, &err));
+            assert_int_equal(list.n, born_failed(k) ? 0 : k % 11 == 0 && k % 10 != 0 ? 2 : 1);
+            for (uint32_t i = 0; i < list.n; i++)
+                expect_of_lot(list.at[i]);
+            free_rows(&list);
+        }
+        for (uint32_t k = 0; k < MANY; k++) { /* one at a time */
+            if (k % 6 >= 4 || born_failed(k))
+                continue;
+            must(store_finished_rows(f->s, job, after, 1, list_row, &list, &err));
+            assert_true(list.n > 0);
+            after = list.at[0]->row;
+            assert_int_equal(row_index(after), k);
+            expect_of_lot(list.at[0]);
+            free_rows(&list);
+        }
+        must(store_finished_rows(f->s, job, after, 1, list_row, &list, &err));
+        assert_int_equal(list.n, 0);
+    }
+}
+
 /* Rows of more jobs than blocks are held at once, in turns, in one transaction; undone, and done. */
 static void many_blocks_in_turns(void **state)
 {
@@ -252,6 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(any_row_can_be_read, setup, teardown),
         cmocka_unit_test_setup_teardown(states_are_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_that_are_over_can_be_read, setup, teardown),
         cmocka_unit_test_setup_teardown(many_blocks_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_record_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(states_are_upgraded, setup, teardown),

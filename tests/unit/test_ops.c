@@ -94,7 +94,7 @@ static struct matrix make_matrix(int64_t rows, int64_t cols, enum dtype dtype)
         m.exact[i] = dtype == DTYPE_F32 ? (double)wide[i] : half_value(half[i], dtype);
     }
     m.w = (struct weight){
-        dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols, NULL};
+        dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols, NULL, DTYPE_F32};
     free(dtype == DTYPE_F32 ? (void *)half : (void *)wide);
     return m;
 }
@@ -614,25 +614,64 @@ static void widen_flushing(float *out, const void *in, enum dtype dtype, int64_t
 }
 
 static void pack_weight_shifted(
-    float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k)
+    void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k)
 {
-    cpu_kernels_portable.pack_weight(b, w, dtype, stride, nr, n_k);
+    cpu_kernels_portable.f32.pack_weight(b, w, dtype, stride, nr, n_k);
     if (dtype == DTYPE_F16)
-        b[0] += 0x1p-10f;
+        *(float *)b += 0x1p-10f;
 }
 
 static void tile_int8_rounded(const struct product *p)
 {
-    cpu_kernels_portable.tile_int8(p);
+    cpu_kernels_portable.int8.tile(p);
     if (p->x_scale)
         p->c[0] *= 1 + 0x1p-23f;
+}
+
+/* The first of a pair before the second. */
+static void tile_bf16_in_order(const struct product *p)
+{
+    uint32_t a[TILE_ROWS * 64], b[TILE_COLUMNS * 64];
+    const struct cpu_kernels *s = &cpu_kernels_portable;
+    struct product turned = *p;
+    assert_true(p->k <= 64);
+    memcpy(a, p->a, (size_t)(p->k * p->a_step) * sizeof *a);
+    memcpy(b, p->b, (size_t)(p->k * s->nr) * sizeof *b);
+    for (int64_t i = 0; i < p->k * p->a_step; i++)
+        a[i] = a[i] << 16 | a[i] >> 16;
+    for (int64_t i = 0; i < p->k * s->nr; i++)
+        b[i] = b[i] << 16 | b[i] >> 16;
+    turned.a = a;
+    turned.b = b;
+    s->bf16.tile(&turned);
+}
+
+/* Results that are subnormal are left so: of a trial, those of the last row. */
+static void tile_bf16_unflushed(const struct product *p)
+{
+    cpu_kernels_portable.bf16.tile(p);
+    for (int i = 0; i < p->mr; i++)
+        for (int j = 0; j < p->nr; j++)
+            if (p->c[i * p->ldc + j] == 0 && !p->first)
+                p->c[i * p->ldc + j] = 1e-39f;
+}
+
+static void pack_rows_bf16_truncating(
+    void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k)
+{
+    uint32_t *words = a, first;
+    cpu_kernels_portable.bf16.pack_rows(a, x, stride, scale, mr, n_k);
+    memcpy(&first, x, sizeof first);
+    words[0] = (words[0] & 0xffff0000) | first >> 16;
+    memcpy(&first, x + 1, sizeof first);
+    words[0] = (words[0] & 0xffff) | (first & 0xffff0000);
 }
 
 static void quantize_rows_truncating(
     void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k)
 {
     int16_t first;
-    cpu_kernels_portable.quantize_rows(a, x, stride, scale, mr, n_k);
+    cpu_kernels_portable.int8.pack_rows(a, x, stride, scale, mr, n_k);
     memcpy(&first, a, sizeof first);
     first = (int16_t)(first - 1);
     memcpy(a, &first, sizeof first);
@@ -673,7 +712,7 @@ static const struct cpu_kernels *choose_quietly(
     return chosen;
 }
 
-enum { WRONG = 7 };
+enum { WRONG = 10 };
 
 static void test_wrong_kernels_are_passed_over(void **unused)
 {
@@ -685,13 +724,16 @@ static void test_wrong_kernels_are_passed_over(void **unused)
         wrong[i] = good;
         wrong[i].isa = "wrong";
     }
-    wrong[0].tile = tile_not_fused;
+    wrong[0].f32.tile = tile_not_fused;
     wrong[1].widen = widen_flushing;
-    wrong[2].pack_weight = pack_weight_shifted;
+    wrong[2].f32.pack_weight = pack_weight_shifted;
     wrong[3].silu_mul = silu_mul_rounded;
     wrong[4].softmax_columns = softmax_columns_rounded;
-    wrong[5].tile_int8 = tile_int8_rounded;
-    wrong[6].quantize_rows = quantize_rows_truncating;
+    wrong[5].int8.tile = tile_int8_rounded;
+    wrong[6].int8.pack_rows = quantize_rows_truncating;
+    wrong[7].bf16.tile = tile_bf16_in_order;
+    wrong[8].bf16.tile = tile_bf16_unflushed;
+    wrong[9].bf16.pack_rows = pack_rows_bf16_truncating;
     for (int i = 0; i < WRONG; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[WRONG - 1 - i], NULL};

@@ -1,5 +1,5 @@
 /* ways.h - every way of the CPU to compute that must give the same bits, and numbers to do it on: shared
- * by test_ops and test_int8. */
+ * by test_ops, test_bf16 and test_int8. */
 #ifndef ASSAY_TEST_WAYS_H
 #define ASSAY_TEST_WAYS_H
 
@@ -22,7 +22,7 @@ static struct {
     const char *isa;
     int threads;
 } ways[] = {{"portable", 1}, {"auto", 1}, {"auto", 2}, {"auto", 3}, {"avx2", 2}, {"avx512", 1},
-    {"avx512", 2}, {"avx512vnni", 1}, {"avx512vnni", 2}};
+    {"avx512", 2}, {"avx512vnni", 1}, {"avx512vnni", 2}, {"avx512bf16", 1}, {"avx512bf16", 2}};
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
 static void skip_missing_isas(void)

@@ -84,7 +84,7 @@ static void pack_queries(struct tile *t)
     for (int64_t j = 0; j < t->n_columns; j += nr) {
         for (int64_t i = 0; i < nr; i++)
             memcpy(t->rows + i * dim, query_at(t, a->q, j + i), (size_t)dim * sizeof(float));
-        a->d->kernels->pack_weight(t->queries + j * dim, t->rows, DTYPE_F32, dim, (int)nr, dim);
+        a->d->kernels->f32.pack_weight(t->queries + j * dim, t->rows, DTYPE_F32, dim, (int)nr, dim);
     }
 }
 
@@ -126,8 +126,8 @@ static void fetch_keys(struct tile *t, int64_t key, int64_t n)
     copy_rows(t, t->values, a->v, key, n);
     t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_finite(t->values, n * dim);
     for (int64_t i = 0; i < n; i += mr)
-        a->d->kernels->pack_rows(
-            t->keys + i * dim, t->rows + i * dim, dim, (int)min64(mr, n - i), dim);
+        a->d->kernels->f32.pack_rows(
+            t->keys + i * dim, t->rows + i * dim, dim, NULL, (int)min64(mr, n - i), dim);
 }
 
 /* Rows of a tile that are computed where `n` are wanted: what the kernel does without a detour. Of
@@ -156,7 +156,7 @@ static void multiply_keys(struct tile *t, int64_t column, int64_t n)
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
     for (int64_t i = 0; i < n; i += a->mr)
-        a->d->kernels->tile(&(struct product){.a = t->keys + i * dim,
+        a->d->kernels->f32.tile(&(struct product){.a = t->keys + i * dim,
             .a_step = a->mr,
             .b = t->queries + column * dim,
             .k = dim,
@@ -190,7 +190,7 @@ static void add_values(const struct tile *t, float *sums, int64_t from, int64_t 
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim;
     for (int64_t i = 0; i < dim; i += a->mr)
-        a->d->kernels->tile(&(struct product){.a = t->values + from * dim + i,
+        a->d->kernels->f32.tile(&(struct product){.a = t->values + from * dim + i,
             .a_step = dim,
             .b = t->scores + from * a->nr,
             .k = n,

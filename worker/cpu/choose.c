@@ -15,6 +15,7 @@
 
 struct trial {
     float products[3][ROWS][COLUMNS]; /* of f32, f16 and bf16 weights */
+    float halves[4][ROWS][COLUMNS];   /* the same in bf16; of numbers whose products are tiny */
     float quantized[ROWS][COLUMNS];
     float wide[2][DEPTH], rows[4][DEPTH];
     float weights[TILE_COLUMNS][DEPTH], sums[3][TILE_COLUMNS]; /* of a step of attention */
@@ -30,6 +31,12 @@ static void fill(float *x, int64_t n)
     }
 }
 
+static void shrink(float *x, int64_t n, float by)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= by;
+}
+
 /* Halves out of the floats' bits: the upper ones make numbers in both formats. */
 static void fill_halves(uint16_t *to, const float *from, int64_t n)
 {
@@ -40,22 +47,23 @@ static void fill_halves(uint16_t *to, const float *from, int64_t n)
     }
 }
 
-/* Piece [k0, k0 + n) of K of out = x * w^T + bias. */
-static void multiply(const struct cpu_kernels *s, float out[ROWS][COLUMNS], float x[ROWS][DEPTH],
-    const void *w, enum dtype dtype, const float *bias, int k0, int n)
+/* Piece [k0, k0 + n) of K of out = x * w^T + bias, with the panels `p` of s. */
+static void multiply(const struct cpu_kernels *s, const struct panel_kernels *p,
+    float out[ROWS][COLUMNS], float x[ROWS][DEPTH], const void *w, enum dtype dtype,
+    const float *bias, int k0, int n)
 {
     float a[TILE_ROWS * DEPTH], b[TILE_COLUMNS * DEPTH];
     for (int row = 0; row < ROWS; row += s->mr)
         for (int column = 0; column < COLUMNS; column += s->nr) {
             int mr = ROWS - row < s->mr ? ROWS - row : s->mr;
             int nr = COLUMNS - column < s->nr ? COLUMNS - column : s->nr;
-            s->pack_rows(a, &x[row][k0], DEPTH, mr, n);
-            s->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
+            p->pack_rows(a, &x[row][k0], DEPTH, NULL, mr, n);
+            p->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
                 DEPTH, nr, n);
-            s->tile(&(struct product){.a = a,
+            p->tile(&(struct product){.a = a,
                 .a_step = s->mr,
                 .b = b,
-                .k = n,
+                .k = (n + p->per_word - 1) / p->per_word,
                 .c = &out[row][column],
                 .ldc = COLUMNS,
                 .mr = mr,
@@ -63,6 +71,31 @@ static void multiply(const struct cpu_kernels *s, float out[ROWS][COLUMNS], floa
                 .first = k0 == 0,
                 .bias = bias ? bias + column : NULL});
         }
+}
+
+static void multiply_pieces(const struct cpu_kernels *s, const struct panel_kernels *p,
+    float out[ROWS][COLUMNS], float x[ROWS][DEPTH], const void *w, enum dtype dtype,
+    const float *bias)
+{
+    multiply(s, p, out, x, w, dtype, NULL, 0, SPLIT);
+    multiply(s, p, out, x, w, dtype, bias, SPLIT, DEPTH - SPLIT);
+}
+
+/* Numbers whose products are about the smallest that is not subnormal; of row 1 they are that one,
+ * less parts of its last place: of which it is told whether it is rounded to or flushed. */
+static void fill_tiny(float x[ROWS][DEPTH], float w[COLUMNS][DEPTH])
+{
+    fill(x[0], ROWS * DEPTH);
+    fill(w[0], COLUMNS * DEPTH);
+    shrink(x[0], ROWS * DEPTH, 0x1p-63f);
+    shrink(w[0], COLUMNS * DEPTH, 0x1p-64f);
+    memset(x[1], 0, sizeof x[1]);
+    x[1][SPLIT] = 0x1p-75f;
+    x[1][SPLIT + 1] = 0x1p-63f;
+    for (int j = 0; j < COLUMNS; j++) {
+        w[j][SPLIT] = -0x1p-76f * (1 + (float)(j - COLUMNS / 2) / 64);
+        w[j][SPLIT + 1] = 0x1p-63f;
+    }
 }
 
 static void try_products(const struct cpu_kernels *s, struct trial *t)
@@ -75,11 +108,13 @@ static void try_products(const struct cpu_kernels *s, struct trial *t)
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
     for (int i = 0; i < 3; i++) {
         const void *weights = dtypes[i] == DTYPE_F32 ? (const void *)w : halves;
-        multiply(s, t->products[i], x, weights, dtypes[i], NULL, 0, SPLIT);
-        multiply(s, t->products[i], x, weights, dtypes[i], x[0], SPLIT, DEPTH - SPLIT);
+        multiply_pieces(s, &s->f32, t->products[i], x, weights, dtypes[i], x[0]);
+        multiply_pieces(s, &s->bf16, t->halves[i], x, weights, dtypes[i], x[0]);
     }
     s->widen(t->wide[0], halves, DTYPE_F16, DEPTH);
     s->widen(t->wide[1], halves, DTYPE_BF16, DEPTH);
+    fill_tiny(x, w);
+    multiply_pieces(s, &s->bf16, t->halves[3], x, w, DTYPE_F32, NULL);
 }
 
 /* The same of int8. w: bytes, as they come: each set's panels hold others. */
@@ -99,9 +134,10 @@ static void multiply_int8(const struct cpu_kernels *s, float out[ROWS][COLUMNS],
             for (int j = 0; j < s->nr; j++)
                 for (int k = 0; k < 2 * words; k++)
                     panel[2 * (k / 2 * s->nr + j) + k % 2] = j < nr ? w[column + j][k0 + k] : 0;
-            s->quantize_rows(a, &x[row][k0], DEPTH, scale + row, mr, n);
-            s->widen_int8(b, panel, 2 * words * s->nr);
-            s->tile_int8(&(struct product){.a = a,
+            s->int8.pack_rows(a, &x[row][k0], DEPTH, scale + row, mr, n);
+            s->int8.pack_weight(b, panel, DTYPE_I8, 0, nr, n);
+            s->int8.tile(&(struct product){.a = a,
+                .a_step = s->mr,
                 .b = b,
                 .k = words,
                 .c = &out[row][column],
@@ -150,7 +186,7 @@ static void try_columns(const struct cpu_kernels *s, struct trial *t)
         to[j] = DEPTH - j / 3;
     }
     for (int j = 0; j < TILE_COLUMNS; j += s->nr) {
-        s->pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
+        s->f32.pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
         s->softmax_columns(
             panel, DEPTH, from + j, to + j, 0.125f, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
         s->scale_columns(panel, DEPTH, t->sums[1] + j);
@@ -192,10 +228,13 @@ static int cpu_has(const struct cpu_kernels *set)
         return avx2;
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    int vnni = __builtin_cpu_supports("avx512vnni");
     if (set == &cpu_kernels_avx512)
         return avx512;
     if (set == &cpu_kernels_avx512vnni)
-        return avx512 && __builtin_cpu_supports("avx512vnni");
+        return avx512 && vnni;
+    if (set == &cpu_kernels_avx512bf16)
+        return avx512 && vnni && __builtin_cpu_supports("avx512bf16");
 #endif
     return set == &cpu_kernels_portable;
 }
@@ -204,6 +243,7 @@ const struct cpu_kernels *kernels_choose(const char *isa)
 {
     static const struct cpu_kernels *const all[] = {
 #if defined(__x86_64__)
+        &cpu_kernels_avx512bf16,
         &cpu_kernels_avx512vnni,
         &cpu_kernels_avx512,
         &cpu_kernels_avx2,
@@ -211,7 +251,7 @@ const struct cpu_kernels *kernels_choose(const char *isa)
         &cpu_kernels_portable,
         NULL
     };
-    const struct cpu_kernels *sets[5] = {NULL};
+    const struct cpu_kernels *sets[6] = {NULL};
     int n = 0;
     for (int i = 0; all[i]; i++)
         if (cpu_has(all[i]) && (n > 0 || strcmp(isa, "auto") == 0 || strcmp(isa, all[i]->isa) == 0))

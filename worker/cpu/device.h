@@ -14,6 +14,10 @@ struct scratch {
     size_t bytes;
 };
 
+/* Raised with every change that gives a score other bits: it is part of the mode, so that a job begun
+ * by an older build is held, not finished in other bits. test_model knows the bits of each. */
+#define CPU_ARITHMETIC 2
+
 struct device {
     const struct cpu_kernels *kernels;
     struct pool *pool;
@@ -47,7 +51,7 @@ static inline int64_t int8_words(int64_t n)
 
 void *scratch_take(struct scratch *s, size_t bytes);
 
-/* ops.adopt: see quantize.c. */
+/* ops.adopt: see adopt.c. */
 int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,

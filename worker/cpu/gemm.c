@@ -1,7 +1,8 @@
-/* gemm.c - linear: out = x * [parts]^T + bias, of float weights or of int8 ones.
+/* gemm.c - linear: out = x * [parts]^T + bias, in float32, bfloat16 or int8.
  *
  * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words: a word is a float,
- * or a pair of int16 where the weights are int8 (quantize.c), which are widened to that. A piece of the rows is
+ * or a pair of bfloat16 (which x is rounded to, and other float weights), or a pair of int16 where
+ * the weights are int8 (adopt.c), which are widened to that. A piece of the rows is
  * packed once, into panels of MR rows that all threads share. A task is then a block of
  * BLOCK_COLUMNS output columns of one part: it packs (and widens) the block's weights of this piece
  * into panels of NR columns, of its thread's own, and runs the tile kernel over all rows. The next
@@ -12,7 +13,7 @@
  *     to come, what is next is fetched while tiles are computed.
  *
  * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
- * element is one chain of fused multiply-adds over k in order, whatever the blocks, the threads and
+ * element is one chain of fused multiply-adds over k in one order, whatever the blocks, the threads and
  * the other rows are. Of int8 a piece's sums are exact int32, those of the pieces are added as
  * float32 in order, and the last piece multiplies by the scales: where pieces begin is a function
  * of K alone.
@@ -39,9 +40,10 @@ struct gemm {
     const struct weight *parts;
     int n_parts;
     const float *bias;
-    int int8;
-    int64_t words;  /* K in words */
-    int64_t mr, nr; /* of the tile kernel */
+    const struct panel_kernels *kernels; /* of the panels' kind */
+    int int8;                            /* that kind */
+    int64_t words;                       /* K in words */
+    int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
     int64_t kc;      /* the length of a piece of K, but perhaps the last */
     int64_t k0;      /* where this piece begins */
@@ -70,13 +72,10 @@ static int rows_in(const struct gemm *g, int64_t row)
 static void pack_panel(const struct gemm *g, int64_t p, int64_t k0, char *panels)
 {
     int64_t row = p * g->mr, kc = piece_at(g, k0);
-    char *to = panels + row * kc * WORD_BYTES;
-    if (g->int8)
-        g->d->kernels->quantize_rows(to, row_of(g->x, row) + 2 * k0, g->x.stride, g->x_scale + row,
-            rows_in(g, row), min64(2 * kc, g->x.cols - 2 * k0));
-    else
-        g->d->kernels->pack_rows(
-            (void *)to, row_of(g->x, row) + k0, g->x.stride, rows_in(g, row), kc);
+    int64_t per_word = g->kernels->per_word;
+    g->kernels->pack_rows(panels + row * kc * WORD_BYTES, row_of(g->x, row) + per_word * k0,
+        g->x.stride, g->x_scale + row, rows_in(g, row),
+        min64(per_word * kc, g->x.cols - per_word * k0));
 }
 
 static void find_scales(const struct gemm *g, int64_t p)
@@ -90,24 +89,20 @@ static void find_scales(const struct gemm *g, int64_t p)
 /* Of int8 ones, the row that a panel begins with. */
 static const char *weights_at(const struct gemm *g, const struct weight *w, int64_t row, int64_t k)
 {
-    int64_t at =
-        g->int8 ? 2 * (row * g->words + k * g->nr) : (row * w->stride + k) * dtype_bytes(w->dtype);
+    int64_t per_word = g->kernels->per_word;
+    int64_t at = g->int8 ? per_word * (row * g->words + k * g->nr)
+                         : (row * w->stride + per_word * k) * dtype_bytes(w->dtype);
     return (const char *)w->data + at;
 }
 
 /* The block's weights of this piece of K, as panels. */
 static void pack_block(const struct gemm *g, const struct block *b, char *to)
 {
-    int64_t kc = piece_at(g, g->k0);
-    for (int64_t j = 0; j < b->n; j += g->nr) {
-        const char *from = weights_at(g, b->w, b->n0 + j, g->k0);
-        char *panel = to + j * kc * WORD_BYTES;
-        if (g->int8)
-            g->d->kernels->widen_int8(panel, (const int8_t *)from, 2 * g->nr * kc);
-        else
-            g->d->kernels->pack_weight(
-                (void *)panel, from, b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j), kc);
-    }
+    int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word;
+    for (int64_t j = 0; j < b->n; j += g->nr)
+        g->kernels->pack_weight(to + j * kc * WORD_BYTES, weights_at(g, b->w, b->n0 + j, g->k0),
+            b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j),
+            min64(per_word * kc, g->x.cols - per_word * g->k0));
 }
 
 static int64_t blocks_of(const struct weight *w)
@@ -152,9 +147,10 @@ static struct ahead look_ahead(const struct gemm *g, int64_t task)
         return (struct ahead){0};
     struct block b = find_block(g, next);
     const char *from = weights_at(g, b.w, b.n0, k0);
-    int64_t bytes = dtype_bytes(b.w->dtype), panel = 2 * g->nr;
+    int64_t bytes = dtype_bytes(b.w->dtype), word = g->kernels->per_word * bytes,
+            panel = word * g->nr;
     return g->int8 ? (struct ahead){from, (b.n + g->nr - 1) / g->nr, panel * g->words, panel}
-                   : (struct ahead){from, b.n, b.w->stride * bytes, bytes};
+                   : (struct ahead){from, b.n, b.w->stride * bytes, word};
 }
 
 static const char *next_row(struct ahead *a)
@@ -182,11 +178,10 @@ static void multiply_panel(
     const char *rows = g->panels[0] + row * kc * WORD_BYTES;
     int ends = g->k0 + kc == g->words;
     const float *bias = g->bias && ends ? g->bias + b->column : NULL;
-    void (*tile)(const struct product *) = g->int8 ? g->d->kernels->tile_int8 : g->d->kernels->tile;
     for (int64_t j = 0; j < b->n; j += g->nr) {
         int last = j + g->nr >= b->n;
         fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
-        tile(&(struct product){.a = rows,
+        g->kernels->tile(&(struct product){.a = rows,
             .a_step = g->mr,
             .b = packed + j * kc * WORD_BYTES,
             .k = kc,
@@ -269,6 +264,13 @@ static void multiply_chunk(struct gemm *g)
     }
 }
 
+static const struct panel_kernels *panels_of(const struct device *d, enum dtype factors)
+{
+    return factors == DTYPE_I8     ? &d->kernels->int8
+           : factors == DTYPE_BF16 ? &d->kernels->bf16
+                                   : &d->kernels->f32;
+}
+
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias)
 {
@@ -276,10 +278,11 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
         .parts = parts,
         .n_parts = n_parts,
         .bias = bias,
+        .kernels = panels_of(d, parts->factors),
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
-    g.words = g.int8 ? int8_words(x.cols) : x.cols;
+    g.words = (x.cols + g.kernels->per_word - 1) / g.kernels->per_word;
     for (int i = 0; i < n_parts; i++)
         g.n_blocks += blocks_of(&parts[i]);
     for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {

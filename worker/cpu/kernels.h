@@ -1,11 +1,12 @@
-/* kernels.h - the innermost loops, one set for each instruction set. kernels.inc (and
- * kernels_int8.inc, a part of it) is their only source; it is compiled as portable C, for AVX2 with
- * FMA, for AVX-512 and for that with VNNI, and all give the same bits: the same order of every sum,
- * fused multiply-adds exactly where v8_fma and vt_fma say so (fmaf where there is no instruction).
- * Sets differ in the size of a tile, which changes no bit: an element of a product is one chain
- * over k, and in int8 an exact sum.
+/* kernels.h - the innermost loops, one set for each instruction set. kernels.inc (with the .inc
+ * files that are parts of it) is their only source; it is compiled as portable C, for AVX2 with
+ * FMA, for AVX-512, for that with VNNI and for that with BF16 too, and all give the same bits: the
+ * same order of every sum, fused multiply-adds exactly where v8_fma and vt_fma say so (fmaf where
+ * there is no instruction). Sets differ in the size of a tile, which changes no bit: an element of a
+ * product is one chain over k, and in int8 an exact sum.
  *
- * A panel is a sequence of words of 4 bytes: floats, or for int8 pairs of int16, neighbours in k.
+ * A panel is a sequence of words of 4 bytes: floats, or pairs of bf16, or for int8 pairs of int16,
+ * neighbours in k, the first in the lower half.
  *
  * Lengths are elements. No pointer needs to be aligned. */
 #ifndef ASSAY_KERNELS_H
@@ -23,6 +24,9 @@
  * `first` else from c; a_step is MR for what pack_rows gives; bias[j] is added after it when bias is
  * not NULL. Only rows < mr and columns < nr of c are read and written; all MR of a may be read.
  * Meanwhile what is at `next` is brought near, next_step bytes of it with every k; NULL: nothing.
+ *
+ * Of bf16, k counts pairs, of which the second is added before the first, and subnormal numbers are
+ * zeros, given or found (kernels_bf16.inc); bias too is added so.
  *
  * Of int8, a word times a word is the sum of two products, the sum over k an int32 (so k is at most
  * INT8_MOST_WORDS), and c = (c +) float(sum); where x_scale is not NULL, then
@@ -45,26 +49,29 @@ struct product {
 #define INT8_ROW_LEVELS 2047
 #define INT8_MOST_WORDS 2048
 
+/* Panels with words of one kind. */
+struct panel_kernels {
+    int64_t per_word; /* elements */
+    void (*tile)(const struct product *p);
+    /* Word k*MR+i of a has the elements of x[i*stride] from k*per_word on, for i < mr and n_k
+     * elements; beyond mr are whatever some row has, and 0 after the last where it is not the last
+     * of its word. Of int8 an element is round(x / scale[i]), or 0 where scale is NaN; else scale is
+     * not looked at. */
+    void (*pack_rows)(
+        void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
+    /* Word k*NR+j of b has the elements of w[j*stride] in the same way, for j < nr. Of int8, w is a
+     * panel as adopt.c stores it. */
+    void (*pack_weight)(
+        void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
+};
+
 struct cpu_kernels {
     const char *isa;
     int mr, nr; /* MR rows and NR columns of a tile */
-    void (*tile)(const struct product *p);
-    /* a[k*MR+i] = x[i*stride+k] for i < mr, k < n_k; beyond mr whatever some row has */
-    void (*pack_rows)(float *a, const float *x, int64_t stride, int mr, int64_t n_k);
-    /* b[k*NR+j] = w[j*stride+k] widened, for j < nr, k < n_k; beyond nr whatever some row has */
-    void (*pack_weight)(
-        float *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
-    /* The product of int8. */
-    void (*tile_int8)(const struct product *p);
+    struct panel_kernels f32, bf16, int8;
     /* What the integers of a row are multiplied by: its largest magnitude / levels; tiny rows (and
      * zeros) have a smallest scale, and a row with an infinity or NaN has NaN. */
     float (*row_scale)(const float *x, int64_t n, int levels);
-    /* Word k*MR+i of a: round(x[i*stride+2k] / scale[i]) and the one after it, for i < mr and the
-     * words of n_k elements, 0 after the last of an odd number; 0 where scale is NaN. */
-    void (*quantize_rows)(
-        void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
-    /* n bytes to as many int16, n a multiple of 16: a panel of weights as it is stored */
-    void (*widen_int8)(void *to, const int8_t *from, int64_t n);
     void (*widen)(float *out, const void *in, enum dtype dtype, int64_t n);
     void (*rms_norm)(float *out, const float *x, const float *weight, float eps, int64_t n);
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n);
@@ -85,7 +92,8 @@ struct cpu_kernels {
 
 extern const struct cpu_kernels cpu_kernels_portable;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni,
+    cpu_kernels_avx512bf16;
 #endif
 
 /* The fastest set that this CPU has, or the one that `isa` names; NULL: this CPU has none of that

@@ -1,4 +1,5 @@
-/* quantize.c - adopt: the layers' matrices as int8, where --quant int8 asks for them.
+/* adopt.c - adopt: which products are of bfloat16, where --dtype bf16 asks for it (the matrices stay
+ * in the file); and the layers' matrices as int8, where --quant int8 does.
  *
  * A row w of a matrix (an output channel) becomes integers of -127..127 and its scale, its largest
  * magnitude / 127: w[k] is about integer[k] * scale. A row that holds an infinity or NaN has NaN for
@@ -72,12 +73,20 @@ static void quantize_part(struct device *d, struct weight *w, uint8_t *to)
     struct quantizing q = {
         .d = d, .from = w, .panels = (void *)to, .scale = (void *)(to + panels_bytes(d, w))};
     pool_run(d->pool, quantize_panel, &q, padded_rows(d, w) / d->kernels->nr);
-    *w = (struct weight){q.panels, DTYPE_I8, w->rows, w->cols, w->cols, q.scale};
+    *w = (struct weight){q.panels, DTYPE_I8, w->rows, w->cols, w->cols, q.scale, DTYPE_I8};
+}
+
+static void set_factors(struct weight_stack *stacks, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (int p = 0; p < stacks[i].n_parts && stacks[i].dtype == DTYPE_BF16; p++)
+            stacks[i].parts[p].factors = DTYPE_BF16;
 }
 
 int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     size_t bytes = 0;
+    set_factors(stacks, n);
     for (size_t i = 0; i < n; i++)
         for (int p = 0; p < stacks[i].n_parts && stacks[i].dtype == DTYPE_I8; p++)
             bytes += part_bytes(d, &stacks[i].parts[p]);
