@@ -168,6 +168,7 @@ static void end_requests(struct broker *b, int rc, struct err *e)
         refuse_turn(b, e);
     broker_send_replies(b);
     tell_of_touched(b);
+    store_tend(b->store); /* while the thread brings this turn's commit to the disk */
 }
 
 static int replies_are_full(const struct broker *b)

@@ -29,6 +29,10 @@
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
+#define ROOM_MS 100 /* how old an answer about the disk's room may be */
+/* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
+ * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
+#define WAL_PAGES 6144
 #define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
 
 /* The bits of a block's rows whose state is this. */
@@ -233,12 +237,16 @@ static int execute(struct store *s, const char *sql, struct err *e)
                : store_failed(s, e, "cannot set up");
 }
 
+/* A commit has written frames; the WAL has n_pages now, fewer than before where it was begun anew. */
 static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
 {
+    struct store *s = arg;
     (void)db;
     (void)name;
-    (void)n_pages;
-    ((struct store *)arg)->wrote = 1;
+    s->wrote = 1;
+    if (n_pages < s->wal_pages)
+        s->wal_pages_due = WAL_PAGES;
+    s->wal_pages = n_pages;
     return SQLITE_OK;
 }
 
@@ -411,6 +419,7 @@ int store_open(
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->lock_fd = -1;
+    s->wal_pages_due = WAL_PAGES;
     s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
     *out = s;
@@ -528,9 +537,17 @@ static uint64_t free_bytes(const struct store *s)
 
 int store_check_room(struct store *s, uint64_t bytes, struct err *e)
 {
+    long long now_ms = now_mono_ms();
+    if (bytes <= s->room / 4 && now_ms < s->room_ms) {
+        s->room -= 4 * bytes;
+        return 0;
+    }
     /* What is in the WAL will need its place in the database as well. */
     uint64_t left = free_bytes(s);
     uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
+    /* Asked for once in a while where there is plenty: of what is over, half. */
+    s->room = left > wanted ? (left - wanted) / 2 : 0;
+    s->room_ms = now_ms + ROOM_MS;
     if (left >= wanted)
         return 0;
     err_set(e, ASSAY_EQUEUEFULL,
@@ -576,6 +593,14 @@ uint64_t store_wal_bytes(const struct store *s)
     struct stat st;
     snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
     return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void store_tend(struct store *s)
+{
+    if (s->wal_pages < s->wal_pages_due || !sqlite3_get_autocommit(s->db))
+        return;
+    checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* if a reader keeps it from being begun anew */
 }
 
 void store_idle(struct store *s)

@@ -43,7 +43,10 @@ struct store {
     sqlite3 *db;
     struct store_sync *sync;
     int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
-    int wrote; /* its commit wrote frames: without any, SQLite syncs nothing */
+    uint64_t room;                /* bytes that may be asked for until the disk is asked again */
+    long long room_ms;            /* and when it is at the latest */
+    int wal_pages, wal_pages_due; /* in the WAL; when it is time for a checkpoint */
+    int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
     struct store_options options;
