@@ -239,8 +239,9 @@ static int start_rank(
     enum { N = sizeof numbers / sizeof numbers[0] };
     char text[N][24];
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
-        endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant};
-    int n = 11,
+        endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant, "--dtype",
+        o->dtype};
+    int n = 13,
         keep[] = {stage_input_fd(g->stage), stage_output_fd(g->stage), g->comm_fd, parent_fd};
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);

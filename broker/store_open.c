@@ -24,19 +24,24 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 4
+#define SCHEMA_VERSION 5
 /* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
 #define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
 
+/* The bits of a block's rows whose state is this. */
+#define ROWS_IN_STATE(state)                                                                       \
+    "(select coalesce(sum(1 << (row & 63)), 0) from row "                                          \
+    "where row between block << 6 and (block << 6) + 63 and state = " state ")"
+
 static const char schema_sql[] =
 #include "jobs_sql.h"
     ;
 
 /* The steps from each version to the next. They run on databases of any size: no step rewrites a
- * table. */
+ * table. What is not used any more stays: row.state, of version 5 on. */
 static const char *const upgrades[SCHEMA_VERSION] = {
     [1] = "alter table row add column shape integer not null default 0;"
           "alter table row_input add column ends blob;"
@@ -51,6 +56,20 @@ static const char *const upgrades[SCHEMA_VERSION] = {
           "alter table job add column fresh integer not null default 0;"
           "alter table worker add column busy_us integer not null default 0;"
           "alter table worker add column up_us integer not null default 0;",
+    /* Rows' states go into blocks (store_blocks.c), read in the order of their numbers. */
+    [4] = "alter table row_input add column rows blob;"
+          "create table block (block integer primary key, queued integer not null, "
+          "running integer not null, failed integer not null);"
+          "with recursive n(block) as (select min(row) >> 6 from row union all "
+          "select (select min(row) from row where row >= (block + 1) << 6) >> 6 from n "
+          "where block is not null) "
+          "insert into block select block, " ROWS_IN_STATE("0") ", 0, " ROWS_IN_STATE(
+              "2") " from n where block is not null;"
+                   "create index block_queued on block (block) where queued <> 0;"
+                   "create index block_running on block (block) where running <> 0;"
+                   "create index block_failed on block (block) where failed <> 0;"
+                   "drop index if exists row_queued; drop index if exists row_failed; drop table "
+                   "lease;",
 };
 
 /* ---- statements ---- */
@@ -366,7 +385,8 @@ static int begin_epoch(struct store *s, struct err *e)
     if (rc == 0)
         rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
     if (rc == 0)
-        rc = store_run(s, e, "delete from lease", "");
+        rc = store_run(
+            s, e, "update block indexed by block_running set running = 0 where running <> 0", "");
     if (rc == 0)
         rc = store_run(s, e, "delete from worker", "");
     if (rc == 0)
@@ -432,6 +452,7 @@ void store_close(struct store **out)
     }
     if (s->lock_fd >= 0)
         close(s->lock_fd);
+    bundle_writer_release(&s->input);
     free(s->scratch);
     free(s);
     *out = NULL;
@@ -470,12 +491,15 @@ int store_begin_later(struct store *s, struct err *e)
 int store_commit(struct store *s, struct err *e)
 {
     int rc = store_end_tally(s, e);
+    if (rc == 0)
+        rc = store_keep_blocks(s, e);
     s->wrote = 0;
     if (rc == 0)
         rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
-    else if (s->wrote)
+    store_drop_blocks(s); /* what is read between transactions is the table's */
+    if (rc == 0 && s->wrote)
         store_sync_wrote(s, !s->later);
     return rc;
 }
@@ -484,6 +508,7 @@ void store_rollback(struct store *s)
 {
     s->queued_tokens = s->queued_tokens_before;
     s->tally = (struct store_tally){0};
+    store_drop_blocks(s);
     if (!sqlite3_get_autocommit(s->db))
         execute(s, "rollback", NULL);
 }

@@ -1,4 +1,4 @@
-"""--quant int8 on the CPU, through the whole service: how far it moves the trained models' scores, and what is no number stays an error."""
+"""--quant int8 and --dtype bf16 on the CPU, through the whole service: how far it moves the trained models' scores, and what is no number stays an error."""
 import json
 import os
 import shutil
@@ -36,11 +36,10 @@ def spoilt(directory, token, bits):
 def test_no_number_is_that_rows_error(directory, bits):
     model = spoilt(directory / "m", 300, bits)
     rows = [{"ids": [1, 2, 3]}, {"ids": [1, 300, 3]}, {"ids": [4, 5, 6, 9]}]
-    with Broker(directory / "a", model=MODELS / "reward", options=["--quant", "int8"]) as broker, broker.client() as client:
-        right = client.call("score", rows=rows)["rows"]
-    found = {}
-    for quant in ("none", "int8"):
-        with Broker(directory / quant, model=model, options=["--quant", quant]) as broker, broker.client() as client:
-            found[quant] = client.call("score", rows=rows)["rows"]
-    assert found["int8"][1]["error"]["code"] == found["none"][1]["error"]["code"], found
-    assert [found["int8"][k]["score"] for k in (0, 2)] == [right[k]["score"] for k in (0, 2)]
+    for options in ([], ["--quant", "int8"], ["--dtype", "bf16"]):
+        with Broker(directory / f"a{options}", model=MODELS / "reward", options=options) as broker, broker.client() as client:
+            right = client.call("score", rows=rows)["rows"]
+        with Broker(directory / f"b{options}", model=model, options=options) as broker, broker.client() as client:
+            found = client.call("score", rows=rows)["rows"]
+        assert found[1]["error"]["code"] == "non_finite", found
+        assert [found[k]["score"] for k in (0, 2)] == [right[k]["score"] for k in (0, 2)]

@@ -50,13 +50,14 @@ def pools():
             {"pool": {"type": "POSITIONS", "positions": [2, 0]}}, {"pool": {"type": "POSITIONS", "positions": [1]}}]
 
 
-def test_one_of_each_is_computed_and_the_bits_are_the_same(directory):
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_one_of_each_is_computed_and_the_bits_are_the_same(directory, dtype):
     rows = repeated([{**row, **pool} for row in distinct(60) for pool in pools()], 4)
-    with Broker(directory / "plain", options=["--no-dedupe"]) as broker, broker.client() as client:
+    with Broker(directory / "plain", options=["--no-dedupe", "--dtype", dtype]) as broker, broker.client() as client:
         client.submit("plain", rows)
         expected = bits(client.results("plain"))
         assert computed(broker) == len(rows) and copies(client, "plain") == (0, 0)
-    with Broker(directory / "d", options=["--no-prefix-sharing"]) as broker, broker.client() as client:
+    with Broker(directory / "d", options=["--no-prefix-sharing", "--dtype", dtype]) as broker, broker.client() as client:
         client.submit("twins", rows)
         assert bits(client.results("twins")) == expected
         assert computed(broker) == 360

@@ -223,11 +223,14 @@ static void test_sharing_in_every_shape_of_model(void **unused)
 
 static void test_sharing_with_every_instruction_set(void **unused)
 {
-    static const char *const isas[] = {"portable", "avx2", "avx512"};
+    static const char *const isas[] = {"portable", "avx2", "avx512", "avx512bf16"};
     (void)unused;
-    for (int i = 0; i < 3; i++)
-        if (kernels_choose(isas[i]))
-            check_sharing("window", isas[i], 1 + i, -1, 0, 1);
+    for (int i = 0; i < 8; i++)
+        if (kernels_choose(isas[i % 4])) {
+            dtype = i < 4 ? "auto" : "bf16";
+            check_sharing("window", isas[i % 4], 1 + i % 4, -1, 0, 1);
+        }
+    dtype = "auto";
 }
 
 static void test_sharing_tensor_parallel(void **unused)
