@@ -243,15 +243,15 @@ static int end_bundle(struct store *s, const struct placing *p, struct err *e)
         p->first_row, c.rows, c.ids, c.positions, c.ends);
 }
 
-/* A row that was born failed has no input; among others' it takes no place. */
+/* A row that was born failed has no input: none among others', and no bundle begins with it. */
 static int add_input(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
     uint32_t n_ends = !failed && (r->n_parts > 1 || is_list_shape(r->shape)) ? r->n_parts : 0;
     uint32_t n_tokens = failed ? 0 : r->n_tokens;
-    if (failed && s->input.n_rows == 0)
-        return 0;
     int rc = bundle_has_room(&s->input, n_tokens) ? 0 : end_bundle(s, p, e);
+    if (failed && s->input.n_rows == 0)
+        return rc;
     if (s->input.n_rows == 0)
         p->first_row = p->next_row;
     if (rc == 0)
