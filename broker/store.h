@@ -200,10 +200,11 @@ int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t li
 /* This row, in whatever state: not visited when there is none, or it was born failed. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
 struct store_answer {
+    uint32_t from, n; /* asked for: these of its values, when it has them */
+    float *values;    /* [n] */
+    uint32_t n_values;
     char error_code[32]; /* wire name, "" when it has values */
     char error_message[256];
-    const float *values; /* [n_values], valid until the next call of the store */
-    uint32_t n_values;
 };
 /* What a row has been answered under the broker's present mode: 1, or 0 when nothing. */
 int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e);

@@ -382,6 +382,11 @@ int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *
     return rc;
 }
 
+static const char *text_of(sqlite3_stmt *q, int i)
+{
+    return sqlite3_column_type(q, i) == SQLITE_NULL ? "" : (const char *)sqlite3_column_text(q, i);
+}
+
 int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s,
@@ -392,19 +397,13 @@ int store_read_answer(struct store *s, int64_t row, struct store_answer *answer,
     if (rc != 1)
         return rc;
     int one = sqlite3_column_type(q, 0) != SQLITE_NULL;
-    size_t bytes = one ? sizeof(float) : (size_t)sqlite3_column_bytes(q, 1);
-    float *values = store_scratch(s, bytes + 1);
-    if (one)
-        values[0] = (float)sqlite3_column_double(q, 0);
-    else if (bytes > 0)
-        memcpy(values, sqlite3_column_blob(q, 1), bytes);
-    *answer =
-        (struct store_answer){.values = values, .n_values = (uint32_t)(bytes / sizeof(float))};
-    if (sqlite3_column_type(q, 2) != SQLITE_NULL)
-        snprintf(answer->error_code, sizeof answer->error_code, "%s", sqlite3_column_text(q, 2));
-    if (sqlite3_column_type(q, 3) != SQLITE_NULL)
-        snprintf(
-            answer->error_message, sizeof answer->error_message, "%s", sqlite3_column_text(q, 3));
+    float score = (float)sqlite3_column_double(q, 0);
+    const uint8_t *values = one ? (const uint8_t *)&score : sqlite3_column_blob(q, 1);
+    answer->n_values = one ? 1 : (uint32_t)(sqlite3_column_bytes(q, 1) / (int)sizeof(float));
+    if ((uint64_t)answer->from + answer->n <= answer->n_values)
+        memcpy(answer->values, values + answer->from * sizeof(float), answer->n * sizeof(float));
+    snprintf(answer->error_code, sizeof answer->error_code, "%s", text_of(q, 2));
+    snprintf(answer->error_message, sizeof answer->error_message, "%s", text_of(q, 3));
     sqlite3_reset(q);
     return 1;
 }

@@ -307,7 +307,6 @@ static int take_error(struct row *r, const struct store_answer *answer)
     static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
         if (strcmp(answer->error_code, err_name(codes[i])) == 0) {
-            make_room(r, ROW_COPIED);
             r->known_error = codes[i];
             r->known_message = strdup(answer->error_message);
             return 1;
@@ -318,7 +317,6 @@ static int take_error(struct row *r, const struct store_answer *answer)
 /* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
 static int take_answer(struct twins *t, const struct row *same, struct row *r, struct err *e)
 {
-    struct store_answer answer;
     const struct line *line =
         same->line && t->find_line ? t->find_line(t->line_arg, same->row) : NULL;
     if (line && line->done[same->part] && line->error_code == 0) {
@@ -326,6 +324,8 @@ static int take_answer(struct twins *t, const struct row *same, struct row *r, s
         r->known[0] = line->values[same->part];
         return 1;
     }
+    make_room(r, ROW_COPIED);
+    struct store_answer answer = {.from = same->part, .n = r->n_values, .values = r->known};
     int rc = store_read_answer(t->options.store, same->row, &answer, e);
     if (rc != 1)
         return rc;
@@ -333,11 +333,8 @@ static int take_answer(struct twins *t, const struct row *same, struct row *r, s
         return same->line ? 0 : take_error(r, &answer);
     if (answer.n_values != (same->line ? same->line->n_parts : same->n_values))
         return 0;
-    if (r->line && !same->line && answer.values[0] == 0)
-        return 0; /* SQLite keeps -0.0 as 0, which in a list would be seen */
-    make_room(r, ROW_COPIED);
-    memcpy(r->known, answer.values + same->part, r->n_values * sizeof *r->known);
-    return 1;
+    /* SQLite keeps -0.0 as 0, which in a list would be seen. */
+    return !r->line || same->line || r->known[0] != 0;
 }
 
 /* 1 known, 0 not, or negative. */
