@@ -29,9 +29,14 @@ struct queue {
     int copies;       /* the row that was last taken was known */
 };
 
-/* Set of row numbers: open addressing, 0 is free, removal by moving back. */
+/* Rows, and of those of several sequences what they have in common: open addressing, row 0 is free, removal by
+ * moving back. */
+struct lease {
+    int64_t row;
+    struct line *line;
+};
 struct lease_set {
-    int64_t *rows;
+    struct lease *at;
     size_t n, room;
 };
 
@@ -56,42 +61,42 @@ struct planner {
 static size_t lease_slot(const struct lease_set *s, int64_t row)
 {
     size_t at = (size_t)((uint64_t)row * 0x9e3779b97f4a7c15ull >> 17) & (s->room - 1);
-    while (s->rows[at] != 0 && s->rows[at] != row)
+    while (s->at[at].row != 0 && s->at[at].row != row)
         at = (at + 1) & (s->room - 1);
     return at;
 }
 
 static int lease_has(const struct lease_set *s, int64_t row)
 {
-    return s->rows[lease_slot(s, row)] == row;
+    return s->at[lease_slot(s, row)].row == row;
 }
 
-static void lease_add(struct lease_set *s, int64_t row)
+static void lease_add(struct lease_set *s, int64_t row, struct line *line)
 {
     if (2 * (s->n + 1) > s->room) {
-        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->rows), 0, 2 * s->room};
+        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->at), s->n, 2 * s->room};
         for (size_t i = 0; i < s->room; i++)
-            if (s->rows[i] != 0)
-                bigger.rows[lease_slot(&bigger, s->rows[i])] = s->rows[i];
-        bigger.n = s->n;
-        free(s->rows);
+            if (s->at[i].row != 0)
+                bigger.at[lease_slot(&bigger, s->at[i].row)] = s->at[i];
+        free(s->at);
         *s = bigger;
     }
-    s->rows[lease_slot(s, row)] = row;
+    s->at[lease_slot(s, row)] = (struct lease){row, line};
     s->n++;
 }
 
 static void lease_remove(struct lease_set *s, int64_t row)
 {
     size_t hole = lease_slot(s, row);
-    if (s->rows[hole] == 0)
+    if (s->at[hole].row == 0)
         return;
-    s->rows[hole] = 0;
+    s->at[hole] = (struct lease){0};
     s->n--;
-    for (size_t at = (hole + 1) & (s->room - 1); s->rows[at] != 0; at = (at + 1) & (s->room - 1)) {
-        int64_t moved = s->rows[at];
-        s->rows[at] = 0;
-        s->rows[lease_slot(s, moved)] = moved;
+    for (size_t at = (hole + 1) & (s->room - 1); s->at[at].row != 0;
+         at = (at + 1) & (s->room - 1)) {
+        struct lease moved = s->at[at];
+        s->at[at] = (struct lease){0};
+        s->at[lease_slot(s, moved.row)] = moved;
     }
 }
 
@@ -129,6 +134,9 @@ static int fits(const struct planner *p, const struct batch *b, const struct row
 static void run_again(struct planner *p, struct row *r)
 {
     r->origin = ROW_COMPUTED;
+    r->known_error = 0;
+    if (p->twins)
+        twins_note(p->twins, r);
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
@@ -233,6 +241,8 @@ static void take_row(void *arg, struct row *r)
         row_free(&r);
         return;
     }
+    if (w->p->twins)
+        twins_expect(w->p->twins, r);
     *w->q->end = r;
     w->q->end = &r->next;
 }
@@ -311,7 +321,7 @@ int planner_new(
     p->store = store;
     p->limits = *limits;
     p->leases.room = 4096;
-    p->leases.rows = xcalloc(p->leases.room, sizeof *p->leases.rows);
+    p->leases.at = xcalloc(p->leases.room, sizeof *p->leases.at);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
     if (rc != 0)
@@ -339,7 +349,7 @@ void planner_free(struct planner **out)
     free_list(&p->again);
     batch_free(&p->known);
     free(p->queues);
-    free(p->leases.rows);
+    free(p->leases.at);
     free(p);
     *out = NULL;
 }
@@ -348,7 +358,7 @@ void planner_free(struct planner **out)
 static void lease(struct planner *p, const struct row *r)
 {
     if (!r->line || !r->line->leased)
-        lease_add(&p->leases, r->row);
+        lease_add(&p->leases, r->row, r->line);
     if (r->line)
         r->line->leased = 1;
 }
@@ -371,9 +381,17 @@ static struct row *take_first(struct queue *q)
 
 /* ---- rows that are the same ---- */
 
+static struct line *find_line(void *arg, int64_t row)
+{
+    const struct planner *p = arg;
+    return p->leases.at[lease_slot(&p->leases, row)].line;
+}
+
 void planner_use_twins(struct planner *p, struct twins *twins)
 {
     p->twins = twins;
+    if (twins)
+        twins_use_lines(twins, find_line, p);
 }
 
 static int has_room_for_known(const struct planner *p, const struct row *r)
@@ -413,13 +431,13 @@ static void add_known(struct planner *p, struct row *r)
     batch_add(p->known, &r);
 }
 
-/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room
- * (*full) for now. */
+/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room or
+ * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct row *leader, *r = q->first;
     int found = twins_find(p->twins, r, &leader, e);
-    *full = (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
+    *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
             (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
@@ -462,6 +480,8 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
+    if (p->twins)
+        twins_begin(p->twins);
     for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
         struct queue *q = p->queues[(p->round + k) % p->n_queues];
         if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
@@ -566,6 +586,8 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
         *b = pop(&p->again);
         return 1;
     }
+    if (p->twins)
+        twins_begin(p->twins);
     return fill_batch(p, b, e);
 }
 

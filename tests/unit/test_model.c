@@ -3,7 +3,7 @@
  * not. Run from the repository root. */
 #include "tests/unit/model_fixture.h"
 
-#include "worker/cpu/kernels.h"
+#include "worker/cpu/device.h"
 #include "worker/score.h"
 
 static void check_alone(const struct vector *v)
@@ -310,6 +310,50 @@ static void check_bad_prefixes(struct scorer *s)
     }
 }
 
+/* Every bit of every value of the golden vectors, with the layers' matrices held so (FNV-1a). */
+static uint64_t all_bits;
+
+static void fold_bits(const struct vector *v)
+{
+    static float values[MAX_VALUES];
+    struct scorer s;
+    scorer_open(&s, &cpu_ops, v->model, "auto", 2, -1, 0, 1);
+    score_all(&s, v, values);
+    scorer_close(&s);
+    for (size_t i = 0; i < count_values(v) * sizeof *values; i++)
+        all_bits = (all_bits ^ ((const uint8_t *)values)[i]) * 0x100000001b3;
+}
+
+/* Scores of another build of the same CPU_ARITHMETIC go into the same job. If this fails, and the bits
+ * changed on purpose: raise CPU_ARITHMETIC, and put the digests printed here in place. (They change too
+ * with the vectors themselves; then raise nothing.) */
+static void test_bits_are_those_of_this_arithmetic(void **unused)
+{
+    static const struct {
+        const char *dtype, *quant;
+        uint64_t bits;
+    } known[] = {{"auto", "none", 0x441ea87f4bd8ece5}, {"auto", "int8", 0xc174d5c8eef49b95},
+        {"bf16", "none", 0xd0699d4d7cc90a06}};
+    int failed = 0;
+    (void)unused;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        dtype = known[i].dtype;
+        quant_method = known[i].quant;
+        all_bits = 0xcbf29ce484222325;
+        each_vector(fold_bits);
+        if (all_bits != known[i].bits)
+            fprintf(stderr,
+                "arithmetic %d, dtype %s, quant %s: digest of all bits is 0x%016llx, was "
+                "0x%016llx\n",
+                CPU_ARITHMETIC, known[i].dtype, known[i].quant, (unsigned long long)all_bits,
+                (unsigned long long)known[i].bits);
+        failed += all_bits != known[i].bits;
+    }
+    dtype = "auto";
+    quant_method = "none";
+    assert_int_equal(failed, 0);
+}
+
 static void test_what_is_not_built_is_refused_by_name(void **unused)
 {
     struct scorer s;
@@ -364,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_sharing_with_every_instruction_set),
         cmocka_unit_test(test_sharing_tensor_parallel),
         cmocka_unit_test(test_too_many_wanted_tokens),
+        cmocka_unit_test(test_bits_are_those_of_this_arithmetic),
         cmocka_unit_test(test_what_is_not_built_is_refused_by_name)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -101,7 +101,7 @@ static void test_old_chunk_again(void **state)
     struct fixture *f = *state;
     struct msg_writer w;
     uint8_t digest[32];
-    char hex[65], sql[500];
+    char hex[65], sql[2500];
     int64_t job = new_job(f->s, "old", 0);
     put_chunk(f->s, job, 0, 3, 4, 0);
     encode_rows(&w, 3, 4);
@@ -109,6 +109,7 @@ static void test_old_chunk_again(void **state)
         digest, sizeof digest, (const uint8_t *)w.buffer.data, w.buffer.size, NULL, 0);
     msg_writer_release(&w);
     snprintf(sql, sizeof sql,
+        TO_VERSION_4
         "update chunk set digest = x'%s'; drop view workers; alter table worker drop column "
         "busy_us; alter table worker drop column up_us; drop view jobs; alter table job drop "
         "column copied; alter table job drop column cached; alter table job drop column fresh; "
@@ -183,8 +184,8 @@ static void test_packed_and_plain_ids(void **state)
     int64_t job = new_job(f->s, "packed", 0);
     char out[200];
     must(store_begin(f->s, &err));
-    must(add_rows(f->s, job, rows, 2, &err));
-    must(add_rows(f->s, job, rows, 1, &err));
+    for (int k = 0; k < 3; k++)
+        must(add_rows(f->s, job, &rows[k % 2], 1, &err));
     must(store_commit(f->s, &err));
     store_close(&f->s);
     run_sql(f, "update row_input set ids = x'01000000701101007f510200ffff030003000000' "
@@ -880,6 +881,51 @@ static void test_room(void **state)
     assert_int_equal(store_check_room(f->s, (uint64_t)1 << 50, &err), ASSAY_EQUEUEFULL);
 }
 
+/* What is asked for within one answer of the disk adds up. */
+static void test_room_is_used_up(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    long long begin_ms = now_mono_ms();
+    int64_t asked;
+    uint64_t room = (uint64_t)1 << 30;
+    must(store_check_room(f->s, 0, &err));
+    f->s->room = room;
+    f->s->room_ms = begin_ms + 100000;
+    for (asked = 0; f->s->room_ms == begin_ms + 100000 && asked < 2000; asked++)
+        must(store_check_room(f->s, 1 << 20, &err));
+    assert_int_equal(asked, 257); /* four times, as it is written twice and more */
+}
+
+/* A busy broker does not wait for the second to be over: the log is checkpointed and begun anew, and does
+ * not grow but where a reader holds it. */
+static void test_the_log_stays_small(void **state)
+{
+    struct fixture *f = *state;
+    sqlite3 *reader = NULL;
+    char path[128];
+    uint64_t largest[2] = {0};
+    int64_t job = new_job(f->s, "log", 0);
+    snprintf(path, sizeof path, "%s/assay.db", f->dir);
+    assert_int_equal(sqlite3_open_v2(path, &reader, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    for (uint32_t k = 0; k < 160; k++) {
+        if (k == 80)
+            sqlite3_exec(reader, "begin; select * from jobs", NULL, NULL, NULL);
+        put_chunk(f->s, job, k, 1, 1 << 20, 0);
+        store_tend(f->s);
+        if (store_wal_bytes(f->s) > largest[k / 80])
+            largest[k / 80] = store_wal_bytes(f->s);
+    }
+    assert_in_range(largest[0], 40 << 20, 64 << 20);
+    assert_in_range(largest[1], 160 << 20, 260 << 20);
+    sqlite3_close(reader);
+    put_chunk(f->s, job, 160, 1, 4, 0);
+    store_idle(f->s);
+    put_chunk(f->s, job, 161, 1, 4, 0);
+    assert_in_range(store_wal_bytes(f->s), 0, 64 << 20);
+    assert_in_range(f->s->wal_pages, 1, 100);
+}
+
 /* A reader in another process reads every view, over and over, while the broker writes. */
 static void test_readers_in_parallel(void **state)
 {
@@ -1152,6 +1198,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_strange_files_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_empties_the_wal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room_is_used_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_log_stays_small, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),

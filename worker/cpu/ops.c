@@ -89,7 +89,7 @@ static void op_close(struct device **out)
 static void op_identity(const struct device *d, char *text, size_t bytes)
 {
     (void)d; /* threads and instruction sets change no bit */
-    snprintf(text, bytes, "cpu");
+    snprintf(text, bytes, "cpu arithmetic=%d", CPU_ARITHMETIC);
 }
 
 static void op_describe(const struct device *d, char *text, size_t bytes)
