@@ -293,6 +293,11 @@ uint64_t twin_table_seed(const struct twin_table *t)
     return t->head->seed;
 }
 
+size_t twin_table_small_bytes(const struct twin_table *t)
+{
+    return t->head->bits <= TWIN_TABLE_MEMORY_BITS ? bytes_of(t->head->bits) : 0;
+}
+
 int64_t twin_table_scanned(const struct twin_table *t)
 {
     return t->head->scanned;

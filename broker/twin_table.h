@@ -9,6 +9,7 @@
 #ifndef ASSAY_TWIN_TABLE_H
 #define ASSAY_TWIN_TABLE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* Up to 3,072 rows, 32 kB. */
@@ -31,6 +32,8 @@ void twin_table_delete(struct twin_table **t); /* and the file too */
 
 int64_t twin_table_job(const struct twin_table *t);
 uint64_t twin_table_seed(const struct twin_table *t);
+/* Memory that it takes; 0 of one that is not small. */
+size_t twin_table_small_bytes(const struct twin_table *t);
 /* The table has the job's rows of before it was made up to this number; kept with the file. 0 in a new one. */
 int64_t twin_table_scanned(const struct twin_table *t);
 void twin_table_set_scanned(struct twin_table *t, int64_t row);
