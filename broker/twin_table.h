@@ -22,7 +22,8 @@ struct twin_table;
 struct twin_table_options {
     const char *dir; /* NULL: no files; borrowed until the table is closed */
     int64_t job, created_ms;
-    uint64_t seed; /* of the hashes, for a new table; nobody outside can know it */
+    uint64_t seed;           /* of the hashes, for a new table; nobody outside can know it */
+    uint64_t min_free_bytes; /* of the disk, that a file is to leave: results need them */
 };
 /* The job's file where there is one that can be trusted, of this job and not one of another database, else an
  * empty table. */

@@ -127,8 +127,8 @@ static int open_table(struct twins *t, int64_t job, struct err *e)
     limit_tables(t);
     uint32_t at = place_of(t, job);
     memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
-    t->tables[at] = twin_table_open(
-        &(struct twin_table_options){t->options.data_dir, job, created_ms, t->seed});
+    t->tables[at] = twin_table_open(&(struct twin_table_options){
+        t->options.data_dir, job, created_ms, t->seed, t->options.min_free_bytes});
     t->n_tables++;
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
         if (t->leaders[i] && row_job(t->leaders[i]->row) == job)

@@ -32,6 +32,7 @@ struct twins_options {
     struct store *store;        /* borrowed */
     struct store_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
     const char *data_dir;       /* for the tables of large jobs; NULL: all in memory */
+    uint64_t min_free_bytes;    /* of the disk, that their files are to leave */
     uint32_t max_tables;        /* 0: TWINS_TABLES */
 };
 

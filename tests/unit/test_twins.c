@@ -13,7 +13,7 @@
 
 static struct twins *open_twins(struct fixture *f)
 {
-    struct twins_options options = {"d", "m", f->s, NULL, f->dir, TABLES};
+    struct twins_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES};
     return twins_new(&options);
 }
 
