@@ -15,7 +15,9 @@ def test_drift_of_the_trained_models():
     done = subprocess.run([sys.executable, ROOT / "tests/bench/quant_drift.py", "--pairs", "600", "--json", "demo-reward", "demo-process"],
                           capture_output=True, text=True, env={**os.environ, "ASSAY_BIN": str(BIN)})
     assert done.returncode == 0, done.stdout + done.stderr
-    for m in map(json.loads, done.stdout.splitlines()):
+    found = [*map(json.loads, done.stdout.splitlines())]
+    assert [(m["model"], m["way"]) for m in found] == [(name, way) for name in ("demo-reward", "demo-process") for way in ("int8", "bf16")]
+    for m in found:
         assert m["pairs"] == 600 and m["same"] >= 0.995 and m["rank"] >= 0.999 and 0 < m["mean"] < 0.01 * m["spread"], m
 
 
