@@ -12,22 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/queues.h"
 #include "schema/log.h"
-
-struct queue {
-    int64_t job;
-    int priority;
-    uint64_t served; /* tokens given out, from the floor at which it came */
-    int64_t after;   /* row number behind which the next window begins */
-    struct row *first, **end;
-    uint32_t row_tokens; /* of the last row read; 0: none yet */
-    int exhausted;       /* the store has no row behind `after` now */
-    int rescan; /* the job changed since its first row was read: rows before `after` may be queued
-                   again */
-    int fresh;
-    uint64_t stalled; /* p->round in which its first row could not be taken */
-    int copies;       /* the row that was last taken was known */
-};
 
 /* Rows, and of those of several sequences what they have in common: open addressing, row 0 is free, removal by
  * moving back. */
@@ -43,15 +29,14 @@ struct lease_set {
 struct planner {
     struct store *store;
     struct planner_limits limits;
-    struct queue **queues;
-    size_t n_queues, room;
+    struct queues queues;
     struct lease_set leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct twins *twins;                /* NULL: rows are not compared */
     struct batch *known;                /* being filled; NULL: empty */
     uint32_t n_waiting, waiting_tokens; /* rows on the lists of their twins */
-    uint64_t round;                     /* of planner_next and planner_known */
+    uint64_t round;                     /* of planner_known: where it begins */
     uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
     int clock_priority;                 /* priority */
 };
@@ -101,14 +86,6 @@ static void lease_remove(struct lease_set *s, int64_t row)
 }
 
 /* ---- queues ---- */
-
-static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at)
-{
-    for (*at = 0; *at < p->n_queues; ++*at)
-        if (p->queues[*at]->job == job)
-            return p->queues[*at];
-    return NULL;
-}
 
 /* Tokens of a batch whose last rows share so many. */
 static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
@@ -162,41 +139,15 @@ static void clear_window(struct planner *p, struct queue *q)
     q->end = &q->first;
 }
 
-static void remove_queue(struct planner *p, size_t at)
+static void remove_queue(struct planner *p, struct queue *q)
 {
-    clear_window(p, p->queues[at]);
-    free(p->queues[at]);
-    p->queues[at] = p->queues[--p->n_queues];
+    clear_window(p, q);
+    queues_remove(&p->queues, &q);
 }
 
-/* Served tokens of the queue of this priority that has had the fewest; 0 when there is none. */
-static uint64_t floor_of(const struct planner *p, int priority)
+static void add_queue(struct planner *p, const struct store_job *j)
 {
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < p->n_queues; i++)
-        if (p->queues[i]->priority == priority && p->queues[i]->served < least)
-            least = p->queues[i]->served;
-    return least == UINT64_MAX ? 0 : least;
-}
-
-static struct queue *add_queue(struct planner *p, const struct store_job *j)
-{
-    if (p->n_queues == p->room) {
-        p->room = p->room ? 2 * p->room : 16;
-        struct queue **queues = xcalloc(p->room, sizeof(struct queue *));
-        if (p->n_queues > 0)
-            memcpy(queues, p->queues, p->n_queues * sizeof(struct queue *));
-        free(p->queues);
-        p->queues = queues;
-    }
-    struct queue *q = xcalloc(1, sizeof *q);
-    *q = (struct queue){.job = j->job,
-        .priority = j->priority,
-        .served = floor_of(p, j->priority),
-        .fresh = j->fresh};
-    q->end = &q->first;
-    p->queues[p->n_queues++] = q;
-    return q;
+    queues_add(&p->queues, j->job, j->priority)->fresh = j->fresh;
 }
 
 static int may_run(const struct store_job *j)
@@ -207,14 +158,13 @@ static int may_run(const struct store_job *j)
 int planner_job_changed(struct planner *p, int64_t job, struct err *e)
 {
     struct store_job j;
-    size_t at;
-    struct queue *q = find_queue(p, job, &at);
+    struct queue *q = queues_find(&p->queues, job);
     int rc = store_get_job(p->store, job, &j, e);
     if (rc < 0)
         return rc;
     if (rc == 0 || !may_run(&j)) {
         if (q)
-            remove_queue(p, at);
+            remove_queue(p, q);
         return 0;
     }
     if (!q)
@@ -272,36 +222,21 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
     return 0;
 }
 
-static int goes_before(const struct queue *a, const struct queue *b)
-{
-    if (a->priority != b->priority)
-        return a->priority > b->priority;
-    return a->served != b->served ? a->served < b->served : a->job < b->job;
-}
-
-/* The queue whose turn it is, its window filled: 1, or 0 when none has a row. Queues without rows
- * go: one that waits for more must not be the yardstick of those that come. */
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken. Queues
+ * without rows go when their turn comes: one that waits for more must not be the yardstick of those that
+ * come. */
 static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
-    *out = NULL;
-    for (size_t i = 0; i < p->n_queues;) {
-        struct queue *q = p->queues[i];
-        if (q->stalled == p->round) {
-            i++;
-            continue;
-        }
-        int rc = *out && !goes_before(q, *out) ? 0 : fill_window(p, q, e);
+    while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
+        *out = p->queues.heap[0];
+        int rc = fill_window(p, *out, e);
         if (rc != 0)
             return rc;
-        if (!q->first && q->exhausted) {
-            remove_queue(p, i);
-            continue;
-        }
-        if (q->first && (!*out || goes_before(q, *out)))
-            *out = q;
-        i++;
+        if ((*out)->first)
+            return 1;
+        remove_queue(p, *out);
     }
-    return *out != NULL;
+    return 0;
 }
 
 /* ---- batches ---- */
@@ -343,12 +278,12 @@ void planner_free(struct planner **out)
     struct planner *p = *out;
     if (!p)
         return;
-    while (p->n_queues > 0)
-        remove_queue(p, 0);
+    while (p->queues.n > 0)
+        remove_queue(p, p->queues.heap[p->queues.n - 1]);
+    queues_release(&p->queues);
     free_list(&p->suspects);
     free_list(&p->again);
     batch_free(&p->known);
-    free(p->queues);
     free(p->leases.at);
     free(p);
     *out = NULL;
@@ -463,9 +398,9 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
     if (taken)
         q->copies = 1;
     if (taken && q->priority == p->clock_priority && q->served < p->clock)
-        q->served = p->clock;
+        queues_serve(&p->queues, q, p->clock);
     if (full)
-        q->stalled = p->round;
+        queues_stall(&p->queues, q);
     return rc < 0 ? rc : q->first && !full;
 }
 
@@ -480,10 +415,11 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
+    queues_begin_round(&p->queues);
     if (p->twins)
         twins_begin(p->twins);
-    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
-        struct queue *q = p->queues[(p->round + k) % p->n_queues];
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->queues.n; k++) {
+        struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
         if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
             rc = skip_known(p, q, e);
     }
@@ -529,7 +465,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
     if (p->twins)
         twins_lead(p->twins, r);
     batch_add(b, &r);
-    q->served += b->n_tokens - before;
+    queues_serve(&p->queues, q, q->served + b->n_tokens - before);
 }
 
 /* What comes next in the queue, as long as it shares with what went before it. */
@@ -548,7 +484,7 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     struct batch *b = NULL;
     struct queue *q;
     int rc;
-    p->round++;
+    queues_begin_round(&p->queues);
     while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
         if (rc == 0)
             continue;

@@ -47,6 +47,19 @@ static inline int remove_one(const char *path, const struct stat *st, int type, 
     return remove(path);
 }
 
+/* A folder of the test's own, its name into dir[64]; and that it goes, whatever is in it. */
+static inline void make_dir(char *dir)
+{
+    snprintf(dir, 64, "/tmp/assay_store_XXXXXX");
+    assert_non_null(mkdtemp(dir));
+}
+
+static inline void remove_dir(const char *dir)
+{
+    umount2(dir, MNT_DETACH); /* only test_full_disk mounts something there */
+    nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline void open_mode(struct fixture *f, const char *mode)
 {
     struct err err;
@@ -63,8 +76,7 @@ static inline void open_again(struct fixture *f)
 static inline int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    snprintf(f->dir, sizeof f->dir, "/tmp/assay_store_XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
+    make_dir(f->dir);
     open_mode(f, MODE);
     *state = f;
     return 0;
@@ -74,8 +86,7 @@ static inline int teardown(void **state)
 {
     struct fixture *f = *state;
     store_close(&f->s);
-    umount2(f->dir, MNT_DETACH); /* only test_full_disk mounts something there */
-    nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    remove_dir(f->dir);
     free(f);
     return 0;
 }
