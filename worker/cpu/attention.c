@@ -26,7 +26,8 @@
 #define TILE_KEYS 64
 #define CACHE_LINE 64
 #define KEY_STEP (TILE_KEYS + 16)
-#define TASK_QUERIES 512 /* of a task, about */
+#define TASK_FLOATS (64 << 10) /* of a task's queries, at most: they and the outputs stay near */
+#define TASKS_PER_THREAD 4     /* at least, where there are tokens for it */
 
 struct attention {
     struct device *d;
@@ -68,29 +69,32 @@ static int64_t token_at(const struct tile *t, int64_t position)
     return own < 0 ? t->prefix.first + position : t->first + own;
 }
 
-/* The position of column's query. */
-static int64_t column_token(const struct tile *t, int64_t column)
+/* Where the queries of a panel, or their outputs, lie in x. */
+static void find_queries(const struct tile *t, struct tensor x, int64_t column, float **at)
 {
-    return t->from + min64(column, t->n_queries - 1) / t->a->heads_per_kv;
-}
-
-/* Where column's query, or its output, lies in x. */
-static float *query_at(const struct tile *t, struct tensor x, int64_t column)
-{
-    int64_t head =
-        t->kv_head * t->a->heads_per_kv + min64(column, t->n_queries - 1) % t->a->heads_per_kv;
-    return row_of(x, token_at(t, column_token(t, column))) + head * t->a->shape->head_dim;
+    int64_t heads = t->a->heads_per_kv, dim = t->a->shape->head_dim, last = t->n_queries - 1;
+    int64_t token = min64(column, last) / heads, head = min64(column, last) % heads;
+    float *row = row_of(x, token_at(t, t->from + token)) + t->kv_head * heads * dim;
+    for (int64_t i = 0; i < t->a->nr; i++) {
+        at[i] = row + head * dim;
+        if (column + i < last && ++head == heads) {
+            head = 0;
+            row += x.stride;
+        }
+    }
 }
 
 static void pack_queries(struct tile *t)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
+    float *from[TILE_COLUMNS];
     for (int64_t i = 0; i < nr; i++)
         t->by[i] = a->q_scale;
     for (int64_t j = 0; j < t->n_columns; j += nr) {
+        find_queries(t, a->q, j, from);
         for (int64_t i = 0; i < nr; i++)
-            memcpy(t->rows + i * dim, query_at(t, a->q, j + i), (size_t)dim * sizeof(float));
+            memcpy(t->rows + i * dim, from[i], (size_t)dim * sizeof(float));
         a->d->kernels->transpose(t->queries + j * dim, nr, t->rows, dim, nr, dim);
         a->d->kernels->scale_columns(t->queries + j * dim, dim, t->by);
     }
@@ -98,9 +102,9 @@ static void pack_queries(struct tile *t)
 
 static void set_limits(struct tile *t)
 {
-    int64_t window = t->a->shape->window;
+    int64_t window = t->a->shape->window, heads = t->a->heads_per_kv;
     for (int64_t j = 0; j < t->n_columns; j++) {
-        int64_t end = column_token(t, j) + 1;
+        int64_t end = j < t->n_queries ? t->from + j / heads + 1 : t->from + t->n;
         t->high[j] = (int32_t)end;
         t->low[j] = (int32_t)(window > 0 && end > window ? end - window : 0);
     }
@@ -245,13 +249,15 @@ static void write_out(struct tile *t)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
+    float *to[TILE_COLUMNS];
     for (int64_t j = 0; j < t->n_queries; j += nr) {
+        find_queries(t, a->out, j, to);
         for (int64_t i = 0; i < nr; i++)
             t->by[i] = 1 / t->l[j + i];
         a->d->kernels->scale_columns(sums_of(t, j), dim, t->by);
         a->d->kernels->unpack(t->rows, dim, sums_of(t, j), (int)nr, dim);
         for (int64_t i = 0; i < nr && j + i < t->n_queries; i++)
-            memcpy(query_at(t, a->out, j + i), t->rows + i * dim, (size_t)dim * sizeof(float));
+            memcpy(to[i], t->rows + i * dim, (size_t)dim * sizeof(float));
     }
 }
 
@@ -324,10 +330,26 @@ static void run_task(void *arg, int64_t task, int thread)
     run_tile(&t, thread);
 }
 
+/* Few large tasks, since each copies the keys and values that it needs. The size changes no bit.
+ * Returns how many. */
+static int64_t share_out(struct attention *a)
+{
+    int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim), tasks;
+    for (a->tile_tokens = most > 0 ? most : 1;; a->tile_tokens = (a->tile_tokens + 1) / 2) {
+        tasks = 0;
+        for (uint32_t s = 0; s < a->meta->n_rows; s++)
+            tasks += tiles_of(a, s);
+        tasks *= a->shape->n_kv_heads;
+        if (tasks >= TASKS_PER_THREAD * pool_threads(a->d->pool) || a->tile_tokens == 1 ||
+            a->tile_tokens * a->heads_per_kv <= TILE_COLUMNS)
+            return tasks;
+    }
+}
+
 void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
 {
-    int64_t tasks = 0, dim = shape->head_dim;
+    int64_t dim = shape->head_dim;
     struct attention a = {.d = d,
         .out = out,
         .q = q,
@@ -340,8 +362,5 @@ void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct 
         .sum_rows = round_up(dim, COLUMN_ROWS),
         .value_step = round_up(dim, ROW_ELEMENTS) + ROW_ELEMENTS,
         .q_scale = shape->scale * 1.44269504088896341f};
-    a.tile_tokens = a.heads_per_kv < TASK_QUERIES ? TASK_QUERIES / a.heads_per_kv : 1;
-    for (uint32_t s = 0; s < meta->n_rows; s++)
-        tasks += tiles_of(&a, s);
-    pool_run(d->pool, run_task, &a, tasks * shape->n_kv_heads);
+    pool_run(d->pool, run_task, &a, share_out(&a));
 }
