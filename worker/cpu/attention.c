@@ -27,7 +27,7 @@
 #define CACHE_LINE 64
 #define KEY_STEP (TILE_KEYS + 16)
 #define TASK_FLOATS (64 << 10) /* of a task's queries, at most: they and the outputs stay near */
-#define TASKS_PER_THREAD 4     /* at least, where there are tokens for it */
+#define TASKS_PER_THREAD 4     /* at least, beside the first, where there are tokens for it */
 
 struct attention {
     struct device *d;
@@ -35,10 +35,11 @@ struct attention {
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
-    int64_t nr;         /* columns of a panel */
-    int64_t sum_rows;   /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
-    int64_t value_step; /* from a value to the next: lines of the cache, of all its sets */
-    float q_scale;      /* what queries are multiplied by: a score is then in powers of two */
+    int64_t *first_tile; /* [n_rows + 1]: of each sequence */
+    int64_t nr;          /* columns of a panel */
+    int64_t sum_rows;    /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
+    int64_t value_step;  /* from a value to the next: lines of the cache, of all its sets */
+    float q_scale;       /* what queries are multiplied by: a score is then in powers of two */
 };
 
 /* One task, and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
@@ -304,10 +305,30 @@ static void run_tile(struct tile *t, int thread)
     write_out(t);
 }
 
-static int64_t tiles_of(const struct attention *a, uint32_t sequence)
+/* The tiles of each sequence behind those of the ones before it; how many there are. */
+static int64_t number_tiles(struct attention *a)
 {
     const uint32_t *cu = a->meta->cu_seqlens;
-    return (cu[sequence + 1] - cu[sequence] + a->tile_tokens - 1) / a->tile_tokens;
+    int64_t n = 0;
+    for (uint32_t s = 0; s < a->meta->n_rows; s++) {
+        a->first_tile[s] = n;
+        n += (cu[s + 1] - cu[s] + a->tile_tokens - 1) / a->tile_tokens;
+    }
+    a->first_tile[a->meta->n_rows] = n;
+    return n;
+}
+
+static uint32_t sequence_of(const struct attention *a, int64_t tile)
+{
+    uint32_t low = 0, high = a->meta->n_rows;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (a->first_tile[middle] <= tile)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 /* Tasks are numbered by kv head, then sequence, then tile from the last (the longest) to the first.
@@ -316,12 +337,9 @@ static void run_task(void *arg, int64_t task, int thread)
 {
     const struct attention *a = arg;
     struct tile t = {.a = a, .kv_head = task % a->shape->n_kv_heads};
-    uint32_t s = 0;
     int64_t tile = task / a->shape->n_kv_heads;
-    for (; tile >= tiles_of(a, s); s++)
-        tile -= tiles_of(a, s);
-    tile = tiles_of(a, s) - 1 - tile;
-    int64_t done = tile * a->tile_tokens;
+    uint32_t s = sequence_of(a, tile);
+    int64_t done = (a->first_tile[s + 1] - 1 - tile) * a->tile_tokens;
     t.first = a->meta->cu_seqlens[s];
     if (a->meta->prefix_segments)
         t.prefix = a->meta->prefix_segments[s];
@@ -330,17 +348,15 @@ static void run_task(void *arg, int64_t task, int thread)
     run_tile(&t, thread);
 }
 
-/* Few large tasks, since each copies the keys and values that it needs. The size changes no bit.
- * Returns how many. */
+/* Few large tasks, since each copies the keys and values that it needs, but some for each thread where
+ * there are several. Their size changes no bit. Returns how many. */
 static int64_t share_out(struct attention *a)
 {
-    int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim), tasks;
+    int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim);
+    int64_t wanted = TASKS_PER_THREAD * (pool_threads(a->d->pool) - 1);
     for (a->tile_tokens = most > 0 ? most : 1;; a->tile_tokens = (a->tile_tokens + 1) / 2) {
-        tasks = 0;
-        for (uint32_t s = 0; s < a->meta->n_rows; s++)
-            tasks += tiles_of(a, s);
-        tasks *= a->shape->n_kv_heads;
-        if (tasks >= TASKS_PER_THREAD * pool_threads(a->d->pool) || a->tile_tokens == 1 ||
+        int64_t tasks = number_tiles(a) * a->shape->n_kv_heads;
+        if (tasks >= wanted || a->tile_tokens == 1 ||
             a->tile_tokens * a->heads_per_kv <= TILE_COLUMNS)
             return tasks;
     }
@@ -357,6 +373,7 @@ void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct 
         .v = v,
         .shape = shape,
         .meta = meta,
+        .first_tile = scratch_take(&d->packed_x, ((size_t)meta->n_rows + 1) * sizeof(int64_t)),
         .heads_per_kv = shape->n_heads / shape->n_kv_heads,
         .nr = d->kernels->nr,
         .sum_rows = round_up(dim, COLUMN_ROWS),
