@@ -258,6 +258,24 @@ static void check_attention(const struct case_ *c)
     free(v);
 }
 
+/* One row, each way the same bits, and against the plain loop. */
+static void check_way_by_way(const struct case_ *c, float *q, float *k, float *v)
+{
+    const uint32_t n = c->lengths[0], cu[] = {0, n};
+    const int64_t size = (int64_t)n * c->heads * c->dim;
+    float *first = random_floats(size), *out = random_floats(size);
+    attend("portable", 1, c, q, k, v, first, 1, cu);
+    for (int way = 0; way < WAYS; way++) {
+        attend(ways[way].isa, ways[way].threads, c, q, k, v, out, 1, cu);
+        assert_memory_equal(out, first, (size_t)size * sizeof *out);
+    }
+    for (uint32_t at = 0; at < n; at += 7)
+        for (uint32_t h = 0; h < c->heads; h++)
+            check_token(c, q, k, v, out, 0, at, h);
+    free(first);
+    free(out);
+}
+
 static void test_attention(void **unused)
 {
     static const struct case_ cases[] = {{4, 2, 16, 0, {1, 2, 65, 130}},
@@ -295,6 +313,28 @@ static void test_attention_of_large_scores(void **unused)
             free(v);
             free(out);
         }
+}
+
+/* Scores that rise, or fall, from key to key by so much that the base of the softmax must follow now
+ * and then: in every tile of keys, in some, never. */
+static void test_attention_of_rising_scores(void **unused)
+{
+    enum { N = 300, DIM = 16 };
+    static const struct case_ c = {2, 1, DIM, 0, {N, 0, 0, 0}};
+    static const float steps[] = {0.2f, 0.05f, 0.01f, -0.1f};
+    (void)unused;
+    for (int i = 0; i < 4; i++) {
+        float *q = random_floats(N * 2 * DIM), *k = random_floats(N * DIM),
+              *v = random_floats(N * DIM);
+        for (int j = 0; j < N * 2; j++)
+            q[j * DIM] = 4; /* and so divided by sqrt(DIM) it is 1 */
+        for (int j = 0; j < N; j++)
+            k[j * DIM] = (float)j * steps[i];
+        check_way_by_way(&c, q, k, v);
+        free(q);
+        free(k);
+        free(v);
+    }
 }
 
 /* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
@@ -732,6 +772,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_rising_scores),
         cmocka_unit_test(test_attention_of_what_is_no_number),
         cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
         cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),
