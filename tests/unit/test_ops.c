@@ -692,6 +692,19 @@ static int softmax_columns_rounded(
     return moved;
 }
 
+static void multiply_columns_rounded(const struct product *p)
+{
+    cpu_kernels_portable.multiply_columns(p);
+    p->c[0] *= 1 + 0x1p-23f;
+}
+
+static void transpose_shifted(
+    float *to, int64_t step, const float *from, int64_t stride, int64_t n, int64_t n_k)
+{
+    cpu_kernels_portable.transpose(to, step, from, stride, n, n_k);
+    to[step * (n_k - 1)] = from[0];
+}
+
 /* What `sets` come down to; how many warnings that gave. */
 static const struct cpu_kernels *choose_quietly(
     const struct cpu_kernels *const *sets, int *warnings)
@@ -713,7 +726,7 @@ static const struct cpu_kernels *choose_quietly(
     return chosen;
 }
 
-enum { WRONG = 7 };
+enum { WRONG = 9 };
 
 static void test_wrong_kernels_are_passed_over(void **unused)
 {
@@ -732,6 +745,8 @@ static void test_wrong_kernels_are_passed_over(void **unused)
     wrong[4].softmax_columns = softmax_columns_rounded;
     wrong[5].tile_int8 = tile_int8_rounded;
     wrong[6].quantize_rows = quantize_rows_truncating;
+    wrong[7].multiply_columns = multiply_columns_rounded;
+    wrong[8].transpose = transpose_shifted;
     for (int i = 0; i < WRONG; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[WRONG - 1 - i], NULL};
