@@ -168,6 +168,7 @@ static void end_requests(struct broker *b, int rc, struct err *e)
         refuse_turn(b, e);
     broker_send_replies(b);
     tell_of_touched(b);
+    store_tend(b->store); /* while the thread brings this turn's commit to the disk */
 }
 
 static int replies_are_full(const struct broker *b)
@@ -210,6 +211,7 @@ static void take_work(struct broker *b)
         rc = broker_copy_results(b, &e);
     if (rc < 0)
         die_of(&e);
+    b->wake |= b->twins && twins_said_later(b->twins);
 }
 
 /* ---- the workers table ---- */
@@ -304,6 +306,8 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
         return due_ms;
     if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
         broker_forgo(b, &e);
+    if (b->twins && twins_idle(b->twins, &e) < 0)
+        die_of(&e);
     store_idle(b->store);
     look_at_connections(b);
     return now_ms + HOUSEKEEPING_MS;

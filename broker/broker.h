@@ -8,7 +8,7 @@
  *               another thread sees to while the next turn runs
  *     waiters   those whose rows are there now, or whose time is over
  *
- * What is only for show (leases, batch records, rates, workers) is written into whatever
+ * What is only for show (running rows, batch records, rates, workers) is written into whatever
  * transaction is next and never synced for its own sake: it may be lost, and with a full disk it
  * is.
  *

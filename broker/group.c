@@ -9,23 +9,17 @@
  * for a while, so that a broker that was itself stopped does not blame the ranks. */
 #include "broker/group.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 #include <sysexits.h>
-#include <unistd.h>
 
-#include "broker/spawn.h"
+#include "broker/ranks.h"
 #include "schema/log.h"
-#include "schema/msg.h"
 
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
 #define FOREVER (1ll << 60)
-#define MAX_ARGUMENTS 48
 
 /* A batch that was handed over, and what the ranks have said of it. */
 struct flight {
@@ -46,17 +40,13 @@ struct group {
     struct group_options options;
     enum group_state state;
     struct stage *stage;
-    void *socket; /* ROUTER, of this incarnation */
-    char socket_path[256];
-    int comm_fd, pipe_fd;
-    struct child children[GROUP_MAX_RANKS];
-    struct group_rank_info ranks[GROUP_MAX_RANKS];
+    struct ranks ranks; /* of this incarnation */
+    struct group_rank_info infos[GROUP_MAX_RANKS];
     uint64_t incarnation;
     int64_t restarts;
     struct flight flights[STAGE_MAX_SLOTS]; /* in order of hand-over */
     uint32_t n_flights;
     struct homecoming *home, **home_end;
-    struct msg_writer writer;
     long long start_at_ms, started_ms, backoff_ms;
     long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
@@ -75,11 +65,8 @@ int group_new(struct group **out, const struct group_options *options, struct er
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
-    g->comm_fd = g->pipe_fd = -1;
     g->home_end = &g->home;
-    msg_writer_init(&g->writer);
-    for (int r = 0; r < GROUP_MAX_RANKS; r++)
-        g->children[r].pidfd = -1;
+    ranks_init(&g->ranks, &g->options);
     int rc = stage_new(&g->stage, &options->stage, e);
     *out = g;
     if (rc != 0)
@@ -89,37 +76,11 @@ int group_new(struct group **out, const struct group_options *options, struct er
 
 /* ---- ends ---- */
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
-/* Kill and reap every rank. The first that ended by itself gives *exit_code and *signal. */
+/* No rank is left, and nothing that they said. */
 static void end_ranks(struct group *g, int *exit_code, int *signal)
 {
-    int known = 0, code, number;
-    long long until_ms = now_mono_ms() + CHILD_END_MS;
-    for (uint32_t r = 0; r < g->options.tp; r++)
-        if (!known && child_reap(&g->children[r], 0, &code, &number)) {
-            known = 1;
-            *exit_code = code;
-            *signal = number;
-        }
-    for (uint32_t r = 0; r < g->options.tp; r++)
-        child_kill(&g->children[r]);
-    for (uint32_t r = 0; r < g->options.tp; r++) {
-        child_end(&g->children[r], until_ms, &code, &number);
-        g->ranks[r] = (struct group_rank_info){0};
-    }
-    if (g->socket) {
-        zmq_close(g->socket);
-        unlink(g->socket_path); /* ZeroMQ leaves it */
-    }
-    g->socket = NULL;
-    close_fd(&g->comm_fd);
-    close_fd(&g->pipe_fd);
+    ranks_end(&g->ranks, exit_code, signal);
+    memset(g->infos, 0, sizeof g->infos);
 }
 
 static void send_home(struct group *g, struct batch *b, enum batch_outcome outcome)
@@ -195,78 +156,12 @@ void group_free(struct group **out)
         free(h);
     }
     stage_free(&g->stage);
-    msg_writer_release(&g->writer);
+    ranks_release(&g->ranks);
     free(g);
     *out = NULL;
 }
 
 /* ---- start ---- */
-
-static int bind_socket(struct group *g, char *endpoint, size_t size, struct err *e)
-{
-    int zero = 0, mandatory = 1;
-    struct sockaddr_un address;
-    int n = snprintf(g->socket_path, sizeof g->socket_path, "%s/group-%d-%llu.sock",
-        g->options.run_dir, g->options.number, (unsigned long long)g->incarnation);
-    if (n >= (int)sizeof address.sun_path)
-        return err_set(e, ASSAY_EIO,
-            "socket path: expected below %zu bytes, found %d; use a shorter data directory than %s",
-            sizeof address.sun_path, n, g->options.run_dir);
-    snprintf(endpoint, size, "ipc://%s", g->socket_path);
-    g->socket = zmq_socket(g->options.zmq_context, ZMQ_ROUTER);
-    if (!g->socket || zmq_setsockopt(g->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
-        zmq_setsockopt(g->socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof mandatory) != 0 ||
-        zmq_bind(g->socket, endpoint) != 0)
-        return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
-    return 0;
-}
-
-static int start_rank(
-    struct group *g, uint32_t rank, const char *endpoint, int parent_fd, struct err *e)
-{
-    const struct group_options *o = &g->options;
-    struct {
-        const char *name;
-        unsigned long long value;
-    } numbers[] = {{"--rank", rank}, {"--tp", o->tp}, {"--incarnation", g->incarnation},
-        {"--input-fd", (unsigned)stage_input_fd(g->stage)},
-        {"--output-fd", (unsigned)stage_output_fd(g->stage)}, {"--comm-fd", (unsigned)g->comm_fd},
-        {"--parent-fd", (unsigned)parent_fd},
-        {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
-        {"--max-batch-tokens", o->stage.max_tokens}, {"--max-len", o->max_len},
-        {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
-        {"--start-ms", o->start_ms}, {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
-    enum { N = sizeof numbers / sizeof numbers[0] };
-    char text[N][24];
-    const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
-        endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant};
-    int n = 11,
-        keep[] = {stage_input_fd(g->stage), stage_output_fd(g->stage), g->comm_fd, parent_fd};
-    for (int i = 0; i < N; i++) {
-        snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);
-        argv[n++] = numbers[i].name;
-        argv[n++] = text[i];
-    }
-    return child_start(&g->children[rank], (char *const *)argv, keep, 4, -1, -1, e);
-}
-
-static int start_ranks(struct group *g, struct err *e)
-{
-    char endpoint[512];
-    int ends[2];
-    int rc = bind_socket(g, endpoint, sizeof endpoint, e);
-    if (rc == 0 && (g->comm_fd = stage_segment_new(stage_comm_bytes(g->options.tp), e)) < 0)
-        rc = g->comm_fd;
-    if (rc == 0 && pipe2(ends, O_CLOEXEC) != 0)
-        rc = err_errno(e, ASSAY_EIO, "pipe");
-    if (rc != 0)
-        return rc;
-    g->pipe_fd = ends[1];
-    for (uint32_t r = 0; rc == 0 && r < g->options.tp; r++)
-        rc = start_rank(g, r, endpoint, ends[0], e);
-    close(ends[0]);
-    return rc;
-}
 
 static void start(struct group *g, long long now_ms)
 {
@@ -274,32 +169,15 @@ static void start(struct group *g, long long now_ms)
     g->incarnation++;
     g->state = GROUP_STARTING;
     g->started_ms = g->progressed_ms = now_ms;
-    if (start_ranks(g, &e) != 0)
+    if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
         fail(g, now_ms, e.msg);
 }
 
 /* ---- messages ---- */
 
-static void send_to_rank(struct group *g, uint32_t rank, const struct control *c)
-{
-    char name[8];
-    control_encode(c, &g->writer);
-    int n = snprintf(name, sizeof name, "r%u", rank);
-    if (zmq_send(g->socket, name, (size_t)n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0 ||
-        zmq_send(g->socket, g->writer.buffer.data, g->writer.buffer.size, ZMQ_DONTWAIT) < 0)
-        log_debug("event=control_not_sent rank=%u error=%s", rank,
-            zmq_strerror(errno)); /* its death will be seen */
-}
-
-static void send_to_all(struct group *g, const struct control *c)
-{
-    for (uint32_t r = 0; r < g->options.tp; r++)
-        send_to_rank(g, r, c);
-}
-
 static int on_ready(struct group *g, const struct control *c, long long now_ms, struct err *e)
 {
-    struct group_rank_info *info = &g->ranks[c->rank];
+    struct group_rank_info *info = &g->infos[c->rank];
     if (g->options.mode && strcmp(g->options.mode, c->mode) != 0)
         return err_set(e, ASSAY_EUNSUPPORTED, "rank %d computes otherwise than expected (%s): %s",
             c->rank, g->options.mode, c->mode);
@@ -307,7 +185,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     info->pid = c->pid;
     snprintf(info->device, sizeof info->device, "%s", c->device);
     for (uint32_t r = 0; r < g->options.tp; r++)
-        if (!g->ranks[r].ready)
+        if (!g->infos[r].ready)
             return 0;
     if (g->state != GROUP_STARTING)
         return 0;
@@ -361,8 +239,8 @@ static int on_done(struct group *g, const struct control *c, struct err *e)
     if (f->done && f->digest != c->digest)
         return err_set(
             e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
-    g->ranks[c->rank].busy_us = c->busy_us;
-    g->ranks[c->rank].up_us = c->up_us;
+    g->infos[c->rank].busy_us = c->busy_us;
+    g->infos[c->rank].up_us = c->up_us;
     f->digest = c->digest;
     f->done |= 1u << c->rank;
     return f->done == all ? finish(g, f, c->ms, e) : 0;
@@ -394,49 +272,19 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     }
 }
 
-/* One message of the socket: frames [name, body]. 1 handled, 0 none, negative: the group must end.
- */
+/* One message: 1 handled, 0 none, negative: the group must end. */
 static int receive(struct group *g, long long now_ms, struct err *e)
 {
-    char name[16];
+    uint32_t rank;
     zmq_msg_t body;
-    int more = 0, rc = 1;
-    size_t size = sizeof more;
-    int n = zmq_recv(g->socket, name, sizeof name - 1, ZMQ_DONTWAIT);
-    if (n < 0)
+    if (!ranks_receive(&g->ranks, &rank, &body))
         return 0;
-    name[n < (int)sizeof name ? n : (int)sizeof name - 1] = '\0';
-    zmq_getsockopt(g->socket, ZMQ_RCVMORE, &more, &size);
-    while (more) {
-        char *end;
-        zmq_msg_init(&body);
-        zmq_msg_recv(&body, g->socket, ZMQ_DONTWAIT);
-        more = zmq_msg_more(&body);
-        unsigned long rank = strtoul(name + 1, &end, 10);
-        if (!more && rc == 1 && name[0] == 'r' && end != name + 1 && *end == '\0' &&
-            rank < g->options.tp) {
-            int failed =
-                on_message(g, zmq_msg_data(&body), zmq_msg_size(&body), (uint32_t)rank, now_ms, e);
-            rc = failed ? failed : 1;
-        }
-        zmq_msg_close(&body);
-    }
-    return rc;
+    int rc = on_message(g, zmq_msg_data(&body), zmq_msg_size(&body), rank, now_ms, e);
+    zmq_msg_close(&body);
+    return rc < 0 ? rc : 1;
 }
 
 /* ---- tick ---- */
-
-static int find_dead(struct group *g, char *reason, size_t size)
-{
-    for (uint32_t r = 0; r < g->options.tp; r++) {
-        zmq_pollitem_t item = {.fd = g->children[r].pidfd, .events = ZMQ_POLLIN};
-        if (item.fd >= 0 && zmq_poll(&item, 1, 0) > 0) {
-            snprintf(reason, size, "rank %u ended", r);
-            return 1;
-        }
-    }
-    return 0;
-}
 
 static uint64_t total_progress(const struct group *g)
 {
@@ -457,25 +305,16 @@ static long long hang_deadline(struct group *g, long long now_ms)
     return g->n_flights > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
 }
 
-static int all_ended(const struct group *g)
-{
-    for (uint32_t r = 0; r < g->options.tp; r++) {
-        zmq_pollitem_t item = {.fd = g->children[r].pidfd, .events = ZMQ_POLLIN};
-        if (item.fd >= 0 && zmq_poll(&item, 1, 0) == 0)
-            return 0;
-    }
-    return 1;
-}
-
 /* Nothing is in flight: the ranks are told to end, and killed if they do not. */
 static long long tick_stopping(struct group *g, long long now_ms)
 {
     int exit_code, signal;
     if (g->stop_by_ms == 0) {
-        send_to_all(g, &(struct control){.type = CONTROL_STOP, .incarnation = g->incarnation});
+        ranks_send_all(
+            &g->ranks, &(struct control){.type = CONTROL_STOP, .incarnation = g->incarnation});
         g->stop_by_ms = now_ms + g->options.hang_ms;
     }
-    if (!all_ended(g) && now_ms < g->stop_by_ms)
+    if (!ranks_all_ended(&g->ranks) && now_ms < g->stop_by_ms)
         return g->stop_by_ms;
     end_ranks(g, &exit_code, &signal);
     g->state = GROUP_STOPPED;
@@ -486,16 +325,17 @@ static long long tick_alive(struct group *g, long long now_ms)
 {
     struct err e = {0};
     char reason[64];
-    int rc;
+    int rc, dead;
     while ((rc = receive(g, now_ms, &e)) == 1)
         ;
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
     if (rc < 0)
         fail_with(g, now_ms, rc, e.msg);
     else if ((g->state != GROUP_DRAINING || g->n_flights > 0) &&
-             find_dead(g, reason, sizeof reason))
+             (dead = ranks_find_dead(&g->ranks)) >= 0) {
+        snprintf(reason, sizeof reason, "rank %d ended", dead);
         fail(g, now_ms, reason);
-    else if (now_ms >= deadline)
+    } else if (now_ms >= deadline)
         fail(g, now_ms, "no progress: hung");
     else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
         fail(g, now_ms, "not ready in time");
@@ -522,13 +362,7 @@ long long group_tick(struct group *g, long long now_ms)
 
 int group_poll_items(const struct group *g, zmq_pollitem_t *items, int max)
 {
-    int n = 0;
-    if (g->socket && n < max)
-        items[n++] = (zmq_pollitem_t){.socket = g->socket, .events = ZMQ_POLLIN};
-    for (uint32_t r = 0; r < g->options.tp; r++)
-        if (g->children[r].pidfd >= 0 && n < max)
-            items[n++] = (zmq_pollitem_t){.fd = g->children[r].pidfd, .events = ZMQ_POLLIN};
-    return n;
+    return ranks_poll_items(&g->ranks, items, max);
 }
 
 /* ---- batches ---- */
@@ -569,7 +403,7 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     if (g->n_flights++ == 0)
         g->progressed_ms = g->ticked_ms = now_mono_ms();
     *b = NULL;
-    send_to_all(g,
+    ranks_send_all(&g->ranks,
         &(struct control){.type = CONTROL_RUN, .incarnation = g->incarnation, .token = f->token});
     return 1;
 }
@@ -631,7 +465,7 @@ uint32_t group_free_slots(const struct group *g)
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)
 {
     *n = g->options.tp;
-    return g->ranks;
+    return g->infos;
 }
 
 int64_t group_restarts(const struct group *g)

@@ -33,6 +33,7 @@ struct group_options {
     uint32_t threads; /* of the whole group, shared among ranks, at least one each */
     const char *isa;
     const char *quant; /* "none", "fp8", "int8" */
+    const char *dtype; /* "auto", "f32", "bf16" */
     const int *gpus;   /* [tp] a rank's device; NULL: the CPU */
     const char *mode;  /* that a rank must have to be ready (control.h); NULL: any */
     uint32_t max_len;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
+#include "broker/twin_table.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
@@ -72,6 +73,7 @@ static int open_model(struct broker *b, struct err *e)
     struct model_question question = {.worker_path = b->devices.worker,
         .model_dir = o->model,
         .quant = o->quant,
+        .dtype = o->dtype,
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
@@ -165,12 +167,13 @@ static struct stage_config stage_capacity(const struct broker *b)
 static void open_twins(struct broker *b)
 {
     const struct options *o = b->options;
-    if (o->no_dedupe)
+    if (o->no_dedupe) {
+        twin_table_sweep(b->data, NULL, NULL); /* they would lack what is done now */
         return;
+    }
     if (o->score_cache > 0)
         b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
-    struct twins_options options = {
-        b->model.digest, b->model.mode, b->store, &b->cache, TWINS_REMEMBERED};
+    struct twins_options options = {b->model.digest, b->model.mode, b->store, &b->cache, b->data};
     b->twins = twins_new(&options);
 }
 
@@ -202,6 +205,7 @@ static int open_groups(struct broker *b, struct err *e)
             .threads = (uint32_t)(share > 0 ? share : 1),
             .isa = o->isa,
             .quant = o->quant,
+            .dtype = o->dtype,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.mode,
             .max_len = b->model.max_len,

@@ -24,6 +24,7 @@ struct model_info {
 struct model_question {
     const char *worker_path, *model_dir;
     const char *quant;    /* "none", "fp8", "int8" */
+    const char *dtype;    /* "auto", "f32", "bf16" */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
     int limit_ms;          /* longest wait for the answer */

@@ -48,8 +48,9 @@ static const struct {
         "chat format, where the checkpoint's is not known: chatml, qwen2.5 ..", TEXT,
         offsetof(struct options, chat_template), 0, 0},
     {"isa", "NAME",
-        "auto, avx512vnni, avx512, avx2 or portable: all give the same scores (default auto)", TEXT,
-        offsetof(struct options, isa), 0, 0},
+        "auto, avx512bf16, avx512vnni, avx512, avx2 or portable: all give the same scores (default "
+        "auto)",
+        TEXT, offsetof(struct options, isa), 0, 0},
     {"hang-ms", "N", "a group without progress for so long is restarted (default 2000)", INT,
         offsetof(struct options, hang_ms), 100, INT_MAX / 16},
     {"start-ms", "N", "longest start of a group (default 600000)", INT,
@@ -82,6 +83,11 @@ static const struct {
     {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
     {"quant", "none|fp8|int8", "how the layers' matrices are held; fp8 on GPUs only (default none)",
         TEXT, offsetof(struct options, quant), 0, 0},
+    {"dtype", "auto|f32|bf16",
+        "what the layers' products are of; f32 and bf16 on the CPU only (default auto: float32 "
+        "there, "
+        "on GPUs the checkpoint's type)",
+        TEXT, offsetof(struct options, dtype), 0, 0},
     {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
@@ -243,6 +249,28 @@ static int take_option(struct options *o, int i, const char *value)
     }
 }
 
+/* Is it one of these words, with blanks between them? */
+static int is_one_of(const char *value, const char *words)
+{
+    size_t n = strlen(value);
+    for (const char *at = words; n > 0 && (at = strstr(at, value)); at++)
+        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0))
+            return 1;
+    return 0;
+}
+
+/* Options that are one word of a few. */
+static int check_words(const struct options *o)
+{
+    if (!is_one_of(o->isa, "auto avx512bf16 avx512vnni avx512 avx2 portable"))
+        return complain("isa", "auto, avx512bf16, avx512vnni, avx512, avx2 or portable", o->isa);
+    if (!is_one_of(o->quant, "none fp8 int8"))
+        return complain("quant", "none, fp8 or int8", o->quant);
+    if (!is_one_of(o->dtype, "auto f32 bf16"))
+        return complain("dtype", "auto, f32 or bf16", o->dtype);
+    return 0;
+}
+
 static int check_together(const struct options *o)
 {
     if (o->help || o->version)
@@ -258,18 +286,11 @@ static int check_together(const struct options *o)
                 o->listen[i]);
             return EX_CONFIG;
         }
-    if (strcmp(o->isa, "auto") != 0 && strcmp(o->isa, "avx512vnni") != 0 &&
-        strcmp(o->isa, "avx512") != 0 && strcmp(o->isa, "avx2") != 0 &&
-        strcmp(o->isa, "portable") != 0)
-        return complain("isa", "auto, avx512vnni, avx512, avx2 or portable", o->isa);
-    if (strcmp(o->quant, "none") != 0 && strcmp(o->quant, "fp8") != 0 &&
-        strcmp(o->quant, "int8") != 0)
-        return complain("quant", "none, fp8 or int8", o->quant);
     if (o->no_dedupe && o->score_cache > 0)
         return complain("no-dedupe", "no --score-cache with it", "one");
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
-    return 0;
+    return check_words(o);
 }
 
 static int argument_of(int i)
@@ -285,6 +306,7 @@ int options_parse(struct options *o, int argc, char **argv)
     int found, rc;
     *o = (struct options){.isa = "auto",
         .quant = "none",
+        .dtype = "auto",
         .tp = 1,
         .hang_ms = 2000,
         .start_ms = 600000,

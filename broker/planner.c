@@ -12,41 +12,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/queues.h"
 #include "schema/log.h"
 
-struct queue {
-    int64_t job;
-    int priority;
-    uint64_t served; /* tokens given out, from the floor at which it came */
-    int64_t after;   /* row number behind which the next window begins */
-    struct row *first, **end;
-    uint32_t row_tokens; /* of the last row read; 0: none yet */
-    int exhausted;       /* the store has no row behind `after` now */
-    int rescan; /* the job changed since its first row was read: rows before `after` may be queued
-                   again */
-    int fresh;
-    uint64_t stalled; /* p->round in which its first row could not be taken */
-    int copies;       /* the row that was last taken was known */
+/* Rows, and of those of several sequences what they have in common: open addressing, row 0 is free, removal by
+ * moving back. */
+struct lease {
+    int64_t row;
+    struct line *line;
 };
-
-/* Set of row numbers: open addressing, 0 is free, removal by moving back. */
 struct lease_set {
-    int64_t *rows;
+    struct lease *at;
     size_t n, room;
 };
 
 struct planner {
     struct store *store;
     struct planner_limits limits;
-    struct queue **queues;
-    size_t n_queues, room;
+    struct queues queues;
     struct lease_set leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct twins *twins;                /* NULL: rows are not compared */
     struct batch *known;                /* being filled; NULL: empty */
     uint32_t n_waiting, waiting_tokens; /* rows on the lists of their twins */
-    uint64_t round;                     /* of planner_next and planner_known */
+    uint64_t round;                     /* of planner_known: where it begins */
     uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
     int clock_priority;                 /* priority */
 };
@@ -56,54 +46,46 @@ struct planner {
 static size_t lease_slot(const struct lease_set *s, int64_t row)
 {
     size_t at = (size_t)((uint64_t)row * 0x9e3779b97f4a7c15ull >> 17) & (s->room - 1);
-    while (s->rows[at] != 0 && s->rows[at] != row)
+    while (s->at[at].row != 0 && s->at[at].row != row)
         at = (at + 1) & (s->room - 1);
     return at;
 }
 
 static int lease_has(const struct lease_set *s, int64_t row)
 {
-    return s->rows[lease_slot(s, row)] == row;
+    return s->at[lease_slot(s, row)].row == row;
 }
 
-static void lease_add(struct lease_set *s, int64_t row)
+static void lease_add(struct lease_set *s, int64_t row, struct line *line)
 {
     if (2 * (s->n + 1) > s->room) {
-        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->rows), 0, 2 * s->room};
+        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->at), s->n, 2 * s->room};
         for (size_t i = 0; i < s->room; i++)
-            if (s->rows[i] != 0)
-                bigger.rows[lease_slot(&bigger, s->rows[i])] = s->rows[i];
-        bigger.n = s->n;
-        free(s->rows);
+            if (s->at[i].row != 0)
+                bigger.at[lease_slot(&bigger, s->at[i].row)] = s->at[i];
+        free(s->at);
         *s = bigger;
     }
-    s->rows[lease_slot(s, row)] = row;
+    s->at[lease_slot(s, row)] = (struct lease){row, line};
     s->n++;
 }
 
 static void lease_remove(struct lease_set *s, int64_t row)
 {
     size_t hole = lease_slot(s, row);
-    if (s->rows[hole] == 0)
+    if (s->at[hole].row == 0)
         return;
-    s->rows[hole] = 0;
+    s->at[hole] = (struct lease){0};
     s->n--;
-    for (size_t at = (hole + 1) & (s->room - 1); s->rows[at] != 0; at = (at + 1) & (s->room - 1)) {
-        int64_t moved = s->rows[at];
-        s->rows[at] = 0;
-        s->rows[lease_slot(s, moved)] = moved;
+    for (size_t at = (hole + 1) & (s->room - 1); s->at[at].row != 0;
+         at = (at + 1) & (s->room - 1)) {
+        struct lease moved = s->at[at];
+        s->at[at] = (struct lease){0};
+        s->at[lease_slot(s, moved.row)] = moved;
     }
 }
 
 /* ---- queues ---- */
-
-static struct queue *find_queue(const struct planner *p, int64_t job, size_t *at)
-{
-    for (*at = 0; *at < p->n_queues; ++*at)
-        if (p->queues[*at]->job == job)
-            return p->queues[*at];
-    return NULL;
-}
 
 /* Tokens of a batch whose last rows share so many. */
 static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
@@ -129,6 +111,9 @@ static int fits(const struct planner *p, const struct batch *b, const struct row
 static void run_again(struct planner *p, struct row *r)
 {
     r->origin = ROW_COMPUTED;
+    r->known_error = 0;
+    if (p->twins)
+        twins_note(p->twins, r);
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
@@ -154,41 +139,15 @@ static void clear_window(struct planner *p, struct queue *q)
     q->end = &q->first;
 }
 
-static void remove_queue(struct planner *p, size_t at)
+static void remove_queue(struct planner *p, struct queue *q)
 {
-    clear_window(p, p->queues[at]);
-    free(p->queues[at]);
-    p->queues[at] = p->queues[--p->n_queues];
+    clear_window(p, q);
+    queues_remove(&p->queues, &q);
 }
 
-/* Served tokens of the queue of this priority that has had the fewest; 0 when there is none. */
-static uint64_t floor_of(const struct planner *p, int priority)
+static void add_queue(struct planner *p, const struct store_job *j)
 {
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < p->n_queues; i++)
-        if (p->queues[i]->priority == priority && p->queues[i]->served < least)
-            least = p->queues[i]->served;
-    return least == UINT64_MAX ? 0 : least;
-}
-
-static struct queue *add_queue(struct planner *p, const struct store_job *j)
-{
-    if (p->n_queues == p->room) {
-        p->room = p->room ? 2 * p->room : 16;
-        struct queue **queues = xcalloc(p->room, sizeof(struct queue *));
-        if (p->n_queues > 0)
-            memcpy(queues, p->queues, p->n_queues * sizeof(struct queue *));
-        free(p->queues);
-        p->queues = queues;
-    }
-    struct queue *q = xcalloc(1, sizeof *q);
-    *q = (struct queue){.job = j->job,
-        .priority = j->priority,
-        .served = floor_of(p, j->priority),
-        .fresh = j->fresh};
-    q->end = &q->first;
-    p->queues[p->n_queues++] = q;
-    return q;
+    queues_add(&p->queues, j->job, j->priority)->fresh = j->fresh;
 }
 
 static int may_run(const struct store_job *j)
@@ -199,14 +158,13 @@ static int may_run(const struct store_job *j)
 int planner_job_changed(struct planner *p, int64_t job, struct err *e)
 {
     struct store_job j;
-    size_t at;
-    struct queue *q = find_queue(p, job, &at);
+    struct queue *q = queues_find(&p->queues, job);
     int rc = store_get_job(p->store, job, &j, e);
     if (rc < 0)
         return rc;
     if (rc == 0 || !may_run(&j)) {
         if (q)
-            remove_queue(p, at);
+            remove_queue(p, q);
         return 0;
     }
     if (!q)
@@ -233,6 +191,8 @@ static void take_row(void *arg, struct row *r)
         row_free(&r);
         return;
     }
+    if (w->p->twins)
+        twins_expect(w->p->twins, r);
     *w->q->end = r;
     w->q->end = &r->next;
 }
@@ -262,36 +222,21 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
     return 0;
 }
 
-static int goes_before(const struct queue *a, const struct queue *b)
-{
-    if (a->priority != b->priority)
-        return a->priority > b->priority;
-    return a->served != b->served ? a->served < b->served : a->job < b->job;
-}
-
-/* The queue whose turn it is, its window filled: 1, or 0 when none has a row. Queues without rows
- * go: one that waits for more must not be the yardstick of those that come. */
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken. Queues
+ * without rows go when their turn comes: one that waits for more must not be the yardstick of those that
+ * come. */
 static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
-    *out = NULL;
-    for (size_t i = 0; i < p->n_queues;) {
-        struct queue *q = p->queues[i];
-        if (q->stalled == p->round) {
-            i++;
-            continue;
-        }
-        int rc = *out && !goes_before(q, *out) ? 0 : fill_window(p, q, e);
+    while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
+        *out = p->queues.heap[0];
+        int rc = fill_window(p, *out, e);
         if (rc != 0)
             return rc;
-        if (!q->first && q->exhausted) {
-            remove_queue(p, i);
-            continue;
-        }
-        if (q->first && (!*out || goes_before(q, *out)))
-            *out = q;
-        i++;
+        if ((*out)->first)
+            return 1;
+        remove_queue(p, *out);
     }
-    return *out != NULL;
+    return 0;
 }
 
 /* ---- batches ---- */
@@ -311,7 +256,7 @@ int planner_new(
     p->store = store;
     p->limits = *limits;
     p->leases.room = 4096;
-    p->leases.rows = xcalloc(p->leases.room, sizeof *p->leases.rows);
+    p->leases.at = xcalloc(p->leases.room, sizeof *p->leases.at);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
     if (rc != 0)
@@ -333,13 +278,13 @@ void planner_free(struct planner **out)
     struct planner *p = *out;
     if (!p)
         return;
-    while (p->n_queues > 0)
-        remove_queue(p, 0);
+    while (p->queues.n > 0)
+        remove_queue(p, p->queues.heap[p->queues.n - 1]);
+    queues_release(&p->queues);
     free_list(&p->suspects);
     free_list(&p->again);
     batch_free(&p->known);
-    free(p->queues);
-    free(p->leases.rows);
+    free(p->leases.at);
     free(p);
     *out = NULL;
 }
@@ -348,7 +293,7 @@ void planner_free(struct planner **out)
 static void lease(struct planner *p, const struct row *r)
 {
     if (!r->line || !r->line->leased)
-        lease_add(&p->leases, r->row);
+        lease_add(&p->leases, r->row, r->line);
     if (r->line)
         r->line->leased = 1;
 }
@@ -371,9 +316,17 @@ static struct row *take_first(struct queue *q)
 
 /* ---- rows that are the same ---- */
 
+static struct line *find_line(void *arg, int64_t row)
+{
+    const struct planner *p = arg;
+    return p->leases.at[lease_slot(&p->leases, row)].line;
+}
+
 void planner_use_twins(struct planner *p, struct twins *twins)
 {
     p->twins = twins;
+    if (twins)
+        twins_use_lines(twins, find_line, p);
 }
 
 static int has_room_for_known(const struct planner *p, const struct row *r)
@@ -413,13 +366,13 @@ static void add_known(struct planner *p, struct row *r)
     batch_add(p->known, &r);
 }
 
-/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room
- * (*full) for now. */
+/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room or
+ * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct row *leader, *r = q->first;
     int found = twins_find(p->twins, r, &leader, e);
-    *full = (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
+    *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
             (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
@@ -445,9 +398,9 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
     if (taken)
         q->copies = 1;
     if (taken && q->priority == p->clock_priority && q->served < p->clock)
-        q->served = p->clock;
+        queues_serve(&p->queues, q, p->clock);
     if (full)
-        q->stalled = p->round;
+        queues_stall(&p->queues, q);
     return rc < 0 ? rc : q->first && !full;
 }
 
@@ -462,8 +415,11 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 {
     int rc = 0;
     p->round++;
-    for (size_t k = 0; p->twins && rc >= 0 && k < p->n_queues; k++) {
-        struct queue *q = p->queues[(p->round + k) % p->n_queues];
+    queues_begin_round(&p->queues);
+    if (p->twins)
+        twins_begin(p->twins);
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->queues.n; k++) {
+        struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
         if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
             rc = skip_known(p, q, e);
     }
@@ -509,7 +465,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
     if (p->twins)
         twins_lead(p->twins, r);
     batch_add(b, &r);
-    q->served += b->n_tokens - before;
+    queues_serve(&p->queues, q, q->served + b->n_tokens - before);
 }
 
 /* What comes next in the queue, as long as it shares with what went before it. */
@@ -528,7 +484,7 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     struct batch *b = NULL;
     struct queue *q;
     int rc;
-    p->round++;
+    queues_begin_round(&p->queues);
     while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
         if (rc == 0)
             continue;
@@ -566,6 +522,8 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
         *b = pop(&p->again);
         return 1;
     }
+    if (p->twins)
+        twins_begin(p->twins);
     return fill_batch(p, b, e);
 }
 

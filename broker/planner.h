@@ -18,7 +18,7 @@
  * memory: a row is given out once until it is finished or returned.
  *
  * A row that is the same as one before needs no place in a batch: it waits for the one that is under way,
- * or goes to those whose results are known. It costs its job nothing of its turn.
+ * or goes to those whose results are known, or whose error. It costs its job nothing of its turn.
  *
  * LIMITS: the planner holds at most PLANNER_WINDOW rows a job in memory, fewer when they are long;
  * the queue itself is in the store. */

@@ -115,6 +115,9 @@ static int keep_values(struct broker *b, const struct batch *batch, struct err *
     for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++) {
         struct row *r = batch->rows[i];
         struct store_result result = judge(r, values, message, sizeof message);
+        if (r->known_error)
+            result = (struct store_result){
+                .error_code = r->known_error, .error_message = r->known_message};
         result.origin = (enum row_origin)r->origin;
         rc = keep_answer(b, r, &result, e);
         values += r->n_values;
@@ -132,16 +135,17 @@ static int keep_refused(
         .error_message = why->msg};
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++)
-        rc = keep(b, batch->rows[i], &result, e);
+        rc = keep_answer(b, batch->rows[i], &result, e);
     return rc;
 }
 
-/* The one row of this batch has killed its group for the last time. */
+/* The one row of this batch has killed its group for the last time. Those that are the same are not tried: each
+ * would kill it as often. */
 static int keep_killer(struct broker *b, const struct batch *batch, struct err *e)
 {
     char how[64], message[192];
     struct store_result result = {.error_code = ASSAY_EKILLED, .error_message = message};
-    const struct row *r = batch->rows[0];
+    struct row *r = batch->rows[0];
     if (batch->lost_signal)
         snprintf(how, sizeof how, "signal %d", batch->lost_signal);
     else if (batch->lost_exit >= 0)
@@ -152,7 +156,7 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
         r->attempts + 1, how, (long long)batch->number);
     log_warn("event=row_set_aside job=%lld i=%u reason=\"%s\"", (long long)row_job(r->row),
         row_index(r->row), message);
-    return keep(b, r, &result, e);
+    return keep_answer(b, r, &result, e);
 }
 
 /* The row is alone, and its group died: it is to blame. The planner counts it when the outcome is

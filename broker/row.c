@@ -46,6 +46,7 @@ void row_free(struct row **r)
     if (*r) {
         line_unref((*r)->line);
         free((*r)->known);
+        free((*r)->known_message);
     }
     free(*r);
     *r = NULL;

@@ -25,8 +25,7 @@ static inline uint32_t row_index(int64_t row)
 /* Where a result came from. */
 enum row_origin { ROW_COMPUTED, ROW_COPIED, ROW_CACHED };
 
-/* What a row that was computed gave that holds for all rows that are the same. An error is one that
- * follows from the content; that a group died of it, say, does not. */
+/* What a row that was computed gave holds for all rows that are the same. */
 enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
 
 /* A row of several sequences (responses to a prompt, the two of a pair) while they are on their way:
@@ -66,13 +65,16 @@ struct row {
     struct row *next;  /* for lists of whoever owns it */
 
     /* Rows that are the same (twins.h). */
-    uint8_t key[ROW_KEY_BYTES]; /* of all that makes its result, when has_key */
+    uint64_t hash, hash_seed;   /* of its content; 0, 0: none yet */
+    uint8_t key[ROW_KEY_BYTES]; /* in the score cache, when has_key */
     int has_key, not_cached;    /* not_cached: the score cache was asked in vain */
     int fresh;                  /* of a job that takes nothing from the score cache */
     int leads;                  /* it is being computed, and its twins wait for it */
     int answer;                 /* enum row_answer */
     int origin;                 /* enum row_origin */
     float *known;               /* [n_values] its result, when that was found; owned */
+    int known_error;            /* or the error that was found, an ASSAY_ code; else 0 */
+    char *known_message;        /* with known_error; owned */
     struct row *twins;          /* the same rows, which wait for this one; owned */
 };
 

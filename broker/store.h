@@ -8,7 +8,8 @@
  *
  * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
  * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
- * counted. `running` is advisory (table lease, emptied at every start): a row is queued until its
+ * counted. Rows that come together are kept together: one record has their input (schema/bundle.h), one the
+ * states of 64 neighbours (store_blocks.c). `running` is advisory, forgotten at every start: a row is queued until its
  * result is committed, so a restart re-queues by construction.
  *
  * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk
@@ -62,7 +63,7 @@ struct store_options {
 int store_lock(const char *data_dir, struct err *e);
 
 /* Opens or makes <data_dir>/assay.db: lock file first (ASSAY_EBUSY naming directory and holder's
- * pid), schema, wal_checkpoint(TRUNCATE), leases cleared, epoch + 1. data_dir exists, 0700. */
+ * pid), schema, wal_checkpoint(TRUNCATE), no row running, epoch + 1. data_dir exists, 0700. */
 int store_open(
     struct store **s, const char *data_dir, const struct store_options *options, struct err *e);
 void store_close(struct store **s); /* checkpoints; NULL-safe */
@@ -90,6 +91,9 @@ int store_check_room(struct store *s, uint64_t bytes, struct err *e);
 int store_free_reserve(struct store *s);
 uint64_t store_queued_bytes(
     const struct store *s); /* token bytes of unfinished rows, kept as a counter */
+/* A passive checkpoint where much has been written since the last one. Call it between transactions, when
+ * nobody waits. */
+void store_tend(struct store *s);
 /* Idle work: passive checkpoint, TRUNCATE when nothing happened, reserve file made again. Call
  * about once a second. */
 void store_idle(struct store *s);
@@ -168,7 +172,7 @@ int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *a
 typedef void store_row_visitor(void *arg, struct row *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
-/* The batch has gone to a group: batch record and leases (advisory). Sets b->number. */
+/* The batch has gone to a group: batch record, its rows running (advisory). Sets b->number. */
 int store_batch_started(
     struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
 /* ok 0: the group died under it. */
@@ -188,8 +192,22 @@ struct store_result {
 int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
-/* The n values of a finished row whose result is a list: 1, or 0 when it has no such result. */
-int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e);
+
+/* ---- rows that are the same (twins.h) ---- */
+/* The job's finished rows that were not born failed, as store_queued_rows gives those that are queued. */
+int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e);
+/* This row, in whatever state: not visited when there is none, or it was born failed. */
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
+struct store_answer {
+    uint32_t from, n; /* asked for: these of its values, when it has them */
+    float *values;    /* [n] */
+    uint32_t n_values;
+    char error_code[32]; /* wire name, "" when it has values */
+    char error_message[256];
+};
+/* What a row has been answered under the broker's present mode: 1, or 0 when nothing. */
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e);
 
 /* ---- reading results ---- */
 struct store_result_row {

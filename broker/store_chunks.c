@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include "broker/store_private.h"
-#include "schema/ids.h"
 #include "schema/log.h"
 #include "schema/request.h"
 
@@ -211,6 +210,7 @@ static void bind_client_id(sqlite3_stmt *q, int at, struct slice id)
 struct placing {
     int64_t job;
     int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
+    int64_t first_row;          /* of the bundle in s->input */
     int64_t placed, failed, tokens;
 };
 
@@ -231,33 +231,51 @@ static int is_list_shape(int shape)
     return shape == ROW_RESPONSES || shape == ROW_PAIR;
 }
 
-static int add_input(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+/* The bundle of rows so far into the database. */
+static int end_bundle(struct store *s, const struct placing *p, struct err *e)
 {
-    uint8_t *packed = store_scratch(s, ids_room(r->n_tokens));
-    struct slice ids = {packed, ids_pack(r->ids, r->n_tokens, packed)};
-    struct slice positions = {r->n_positions ? (const uint8_t *)r->positions : NULL,
-        (size_t)r->n_positions * sizeof *r->positions};
-    struct slice ends = {
-        r->n_parts > 1 || is_list_shape(r->shape) ? (const uint8_t *)r->ends : NULL,
-        r->n_parts * sizeof *r->ends};
-    return store_run(
-        s, e, "insert into row_input values (?, ?, ?, ?)", "ibbb", row, ids, positions, ends);
+    if (s->input.n_rows == 0)
+        return 0;
+    struct bundle_columns c = bundle_encode(&s->input);
+    bundle_clear(&s->input);
+    return store_run(s, e,
+        "insert into row_input(row, rows, ids, positions, ends) values (?, ?, ?, ?, ?)", "ibbbb",
+        p->first_row, c.rows, c.ids, c.positions, c.ends);
+}
+
+/* A row that was born failed has no input: none among others', and no bundle begins with it. */
+static int add_input(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
+{
+    int failed = r->error_code != 0;
+    uint32_t n_ends = !failed && (r->n_parts > 1 || is_list_shape(r->shape)) ? r->n_parts : 0;
+    uint32_t n_tokens = failed ? 0 : r->n_tokens;
+    int rc = bundle_has_room(&s->input, n_tokens) ? 0 : end_bundle(s, p, e);
+    if (failed && s->input.n_rows == 0)
+        return rc;
+    if (s->input.n_rows == 0)
+        p->first_row = p->next_row;
+    if (rc == 0)
+        bundle_add(&s->input, r->ids, n_tokens, r->positions, failed ? 0 : r->n_positions, r->ends,
+            n_ends);
+    return rc;
 }
 
 static int add_row(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
     sqlite3_stmt *q = store_prepare(s,
-        "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, state, "
-        "client_id) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
-        "iiiiiiii", p->next_row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
-        (int64_t)r->activation, (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values),
-        (int64_t)(failed ? 2 : 0));
-    bind_client_id(q, 9, r->client_id);
+        "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, "
+        "client_id) values (?, ?, ?, ?, ?, ?, ?, ?8)",
+        "iiiiiii", p->next_row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
+        (int64_t)r->activation, (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values));
+    bind_client_id(q, 8, r->client_id);
     int rc = store_step(s, q, e);
+    if (rc == 0 && failed)
+        rc = add_failed(s, p, r, e);
     if (rc == 0)
-        rc = failed ? add_failed(s, p, r, e) : add_input(s, p->next_row, r, e);
+        rc = add_input(s, p, r, e);
+    if (rc == 0)
+        rc = store_row_is_placed(s, p->next_row, failed, e);
     p->next_row++;
     p->next_seq += failed;
     p->placed++;
@@ -269,6 +287,7 @@ static int add_row(struct store *s, struct placing *p, const struct store_row *r
 static int begin_placing(struct store *s, int64_t job, struct placing *p, struct err *e)
 {
     *p = (struct placing){.job = job};
+    bundle_clear(&s->input);
     sqlite3_stmt *q = store_prepare(s, "select placed, next_seq from job where job = ?", "i", job);
     int rc = store_step(s, q, e);
     if (rc != 1)
@@ -282,7 +301,10 @@ static int begin_placing(struct store *s, int64_t job, struct placing *p, struct
 static int end_placing(struct store *s, const struct placing *p, struct err *e)
 {
     s->queued_tokens += p->tokens;
-    int rc = store_run(s, e,
+    int rc = end_bundle(s, p, e);
+    if (rc != 0)
+        return rc;
+    rc = store_run(s, e,
         "update job set placed = placed + ?1, tokens_left = tokens_left + ?2, "
         "next_seq = next_seq + ?3, done = done + ?3, failed = failed + ?3 where job = ?4",
         "iiii", p->placed, p->tokens, p->failed, p->job);

@@ -154,30 +154,54 @@ int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *
 }
 
 /* Rows that were refused when they came (n_values 0) stay failed: their content will not change. */
-#define RETRIED                                                                                    \
-    "row indexed by row_failed where row >= ? and row < ? and state = 2 and n_values > 0"
-#define OF_RETRIED "where row >= ? and row < ? and state = 2 and n_values > 0"
+static int retry_row(struct store *s, int64_t row, int64_t *n, int64_t *tokens, struct err *e)
+{
+    int64_t n_tokens;
+    int rc = store_integer(
+        s, -1, &n_tokens, e, "select n_tokens from row where row = ? and n_values > 0", "i", row);
+    if (rc != 0 || n_tokens < 0)
+        return rc;
+    rc = store_run(s, e, "delete from result indexed by result_row where row = ?", "i", row);
+    if (rc == 0)
+        rc = store_run(s, e, "update row set attempts = 0 where row = ?", "i", row);
+    if (rc == 0)
+        rc = store_row_is_queued_again(s, row, e);
+    *n += 1;
+    *tokens += n_tokens;
+    return rc;
+}
+
+/* The first block from *block on, and before `end`, with a failed row: 1 and which are, or 0. */
+static int next_failed(
+    struct store *s, int64_t *block, int64_t end, uint64_t *failed, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select block, failed from block indexed by block_failed "
+        "where failed <> 0 and block >= ? and block < ? order by block limit 1",
+        "ii", *block, end);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    *block = sqlite3_column_int64(q, 0);
+    *failed = (uint64_t)sqlite3_column_int64(q, 1);
+    sqlite3_reset(q);
+    return 1;
+}
 
 int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e)
 {
-    int64_t low = row_number(job, 0), high = row_number(job + 1, 0), tokens;
-    int rc = store_integer(s, 0, n, e, "select count(*) from " RETRIED, "ii", low, high);
-    if (rc == 0)
-        rc = store_integer(s, 0, &tokens, e, "select sum(n_tokens) from " RETRIED, "ii", low, high);
+    int64_t block = block_number(row_number(job, 0)), end = block_number(row_number(job + 1, 0));
+    int64_t tokens = *n = 0;
+    uint64_t failed;
+    int rc = store_keep_blocks(s, e);
+    for (; rc == 0 && (rc = next_failed(s, &block, end, &failed, e)) == 1; block++)
+        for (rc = 0; rc == 0 && failed != 0; failed &= failed - 1)
+            rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), n, &tokens, e);
     if (rc != 0 || *n == 0)
         return rc;
-    rc = store_run(
-        s, e, "delete from result where row in (select row from " RETRIED ")", "ii", low, high);
-    if (rc == 0)
-        rc = store_run(s, e,
-            "update row indexed by row_failed set state = 0, attempts = 0 " OF_RETRIED, "ii", low,
-            high);
-    if (rc == 0)
-        rc = store_run(s, e,
-            "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + "
-            "?2, "
-            "finished_ms = null where job = ?3",
-            "iii", *n, tokens, job);
     s->queued_tokens += tokens;
-    return rc;
+    return store_run(s, e,
+        "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + ?2, "
+        "finished_ms = null where job = ?3",
+        "iii", *n, tokens, job);
 }

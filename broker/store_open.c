@@ -24,19 +24,28 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 4
+#define SCHEMA_VERSION 5
 /* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
+#define ROOM_MS 100 /* how old an answer about the disk's room may be */
+/* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
+ * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
+#define WAL_PAGES 6144
 #define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
+
+/* The bits of a block's rows whose state is this. */
+#define ROWS_IN_STATE(state)                                                                       \
+    "(select coalesce(sum(1 << (row & 63)), 0) from row "                                          \
+    "where row between block << 6 and (block << 6) + 63 and state = " state ")"
 
 static const char schema_sql[] =
 #include "jobs_sql.h"
     ;
 
 /* The steps from each version to the next. They run on databases of any size: no step rewrites a
- * table. */
+ * table. What is not used any more stays: row.state, of version 5 on. */
 static const char *const upgrades[SCHEMA_VERSION] = {
     [1] = "alter table row add column shape integer not null default 0;"
           "alter table row_input add column ends blob;"
@@ -51,6 +60,20 @@ static const char *const upgrades[SCHEMA_VERSION] = {
           "alter table job add column fresh integer not null default 0;"
           "alter table worker add column busy_us integer not null default 0;"
           "alter table worker add column up_us integer not null default 0;",
+    /* Rows' states go into blocks (store_blocks.c), read in the order of their numbers. */
+    [4] = "alter table row_input add column rows blob;"
+          "create table block (block integer primary key, queued integer not null, "
+          "running integer not null, failed integer not null);"
+          "with recursive n(block) as (select min(row) >> 6 from row union all "
+          "select (select min(row) from row where row >= (block + 1) << 6) >> 6 from n "
+          "where block is not null) "
+          "insert into block select block, " ROWS_IN_STATE("0") ", 0, " ROWS_IN_STATE(
+              "2") " from n where block is not null;"
+                   "create index block_queued on block (block) where queued <> 0;"
+                   "create index block_running on block (block) where running <> 0;"
+                   "create index block_failed on block (block) where failed <> 0;"
+                   "drop index if exists row_queued; drop index if exists row_failed; drop table "
+                   "lease;",
 };
 
 /* ---- statements ---- */
@@ -214,12 +237,16 @@ static int execute(struct store *s, const char *sql, struct err *e)
                : store_failed(s, e, "cannot set up");
 }
 
+/* A commit has written frames; the WAL has n_pages now, fewer than before where it was begun anew. */
 static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
 {
+    struct store *s = arg;
     (void)db;
     (void)name;
-    (void)n_pages;
-    ((struct store *)arg)->wrote = 1;
+    s->wrote = 1;
+    if (n_pages < s->wal_pages)
+        s->wal_pages_due = WAL_PAGES;
+    s->wal_pages = n_pages;
     return SQLITE_OK;
 }
 
@@ -366,7 +393,8 @@ static int begin_epoch(struct store *s, struct err *e)
     if (rc == 0)
         rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
     if (rc == 0)
-        rc = store_run(s, e, "delete from lease", "");
+        rc = store_run(
+            s, e, "update block indexed by block_running set running = 0 where running <> 0", "");
     if (rc == 0)
         rc = store_run(s, e, "delete from worker", "");
     if (rc == 0)
@@ -391,6 +419,7 @@ int store_open(
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->lock_fd = -1;
+    s->wal_pages_due = WAL_PAGES;
     s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
     *out = s;
@@ -432,6 +461,7 @@ void store_close(struct store **out)
     }
     if (s->lock_fd >= 0)
         close(s->lock_fd);
+    bundle_writer_release(&s->input);
     free(s->scratch);
     free(s);
     *out = NULL;
@@ -470,12 +500,15 @@ int store_begin_later(struct store *s, struct err *e)
 int store_commit(struct store *s, struct err *e)
 {
     int rc = store_end_tally(s, e);
+    if (rc == 0)
+        rc = store_keep_blocks(s, e);
     s->wrote = 0;
     if (rc == 0)
         rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
-    else if (s->wrote)
+    store_drop_blocks(s); /* what is read between transactions is the table's */
+    if (rc == 0 && s->wrote)
         store_sync_wrote(s, !s->later);
     return rc;
 }
@@ -484,6 +517,7 @@ void store_rollback(struct store *s)
 {
     s->queued_tokens = s->queued_tokens_before;
     s->tally = (struct store_tally){0};
+    store_drop_blocks(s);
     if (!sqlite3_get_autocommit(s->db))
         execute(s, "rollback", NULL);
 }
@@ -503,9 +537,17 @@ static uint64_t free_bytes(const struct store *s)
 
 int store_check_room(struct store *s, uint64_t bytes, struct err *e)
 {
+    long long now_ms = now_mono_ms();
+    if (bytes <= s->room / 4 && now_ms < s->room_ms) {
+        s->room -= 4 * bytes;
+        return 0;
+    }
     /* What is in the WAL will need its place in the database as well. */
     uint64_t left = free_bytes(s);
     uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
+    /* Asked for once in a while where there is plenty: of what is over, half. */
+    s->room = left > wanted ? (left - wanted) / 2 : 0;
+    s->room_ms = now_ms + ROOM_MS;
     if (left >= wanted)
         return 0;
     err_set(e, ASSAY_EQUEUEFULL,
@@ -551,6 +593,14 @@ uint64_t store_wal_bytes(const struct store *s)
     struct stat st;
     snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
     return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void store_tend(struct store *s)
+{
+    if (s->wal_pages < s->wal_pages_due || !sqlite3_get_autocommit(s->db))
+        return;
+    checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* if a reader keeps it from being begun anew */
 }
 
 void store_idle(struct store *s)

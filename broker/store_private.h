@@ -6,8 +6,10 @@
 #include <sqlite3.h>
 
 #include "broker/store.h"
+#include "schema/bundle.h"
 
 #define STORE_MAX_STATEMENTS 96
+#define STORE_BLOCKS 8
 
 struct store_sync; /* store_sync.c */
 
@@ -20,11 +22,31 @@ struct store_tally {
     int cancelled;
 };
 
+/* States of 64 rows, as the open transaction has them (store_blocks.c). */
+struct store_block {
+    int64_t number; /* 0: none */
+    uint64_t queued, running, failed;
+    int is_kept; /* the table has it */
+    int changed; /* since it was read or written */
+};
+
+static inline int64_t block_number(int64_t row)
+{
+    return row >> 6;
+}
+static inline uint64_t row_bit(int64_t row)
+{
+    return 1ull << (row & 63);
+}
+
 struct store {
     sqlite3 *db;
     struct store_sync *sync;
     int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
-    int wrote; /* its commit wrote frames: without any, SQLite syncs nothing */
+    uint64_t room;                /* bytes that may be asked for until the disk is asked again */
+    long long room_ms;            /* and when it is at the latest */
+    int wal_pages, wal_pages_due; /* in the WAL; when it is time for a checkpoint */
+    int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
     struct store_options options;
@@ -34,10 +56,12 @@ struct store {
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
     struct store_tally tally;
+    struct store_block blocks[STORE_BLOCKS];
+    struct bundle_writer input; /* of rows that are being placed */
+    void *scratch;              /* for an answer's values */
+    size_t scratch_bytes;
     int changes;    /* since the last idle checkpoint */
     int free_pages; /* some were left by purged rows, and are to be given back */
-    void *scratch;  /* for one row's ids, on their way in or out */
-    size_t scratch_bytes;
     struct {
         const char *sql;
         sqlite3_stmt *statement;
@@ -61,6 +85,15 @@ void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
 
 int store_end_tally(struct store *s, struct err *e);
+
+/* store_blocks.c: the states of rows. */
+int store_keep_blocks(struct store *s, struct err *e); /* writes those that have changed */
+void store_drop_blocks(struct store *s);               /* the transaction is over */
+int store_row_is_placed(struct store *s, int64_t row, int failed, struct err *e); /* a new row */
+int store_row_runs(struct store *s, int64_t row, int runs, struct err *e);
+/* 1, or 0 when it was not queued. */
+int store_row_is_over(struct store *s, int64_t row, int failed, struct err *e);
+int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 
 /* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);

@@ -68,6 +68,9 @@ static int delete_rows(struct store *s, int64_t job, struct err *e)
     if (rc == 0)
         rc = store_run(s, e, "delete from row_input where row between ? and ?", "ii", low, last);
     if (rc == 0)
+        rc = store_run(
+            s, e, "delete from block where block between ? and ?", "ii", low >> 6, last >> 6);
+    if (rc == 0)
         rc = store_run(s, e, "delete from row where row between ? and ?", "ii", low, last);
     return rc == 0 ? 1 : rc;
 }

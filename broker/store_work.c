@@ -4,25 +4,29 @@
 #include <string.h>
 
 #include "broker/store_private.h"
-#include "schema/ids.h"
 #include "schema/log.h"
 
 /* ---- queued rows ---- */
 
-/* A row as it stands in the database, its ids unpacked. */
-struct stored {
-    sqlite3_stmt *q;
-    const int32_t *ids;
-    uint32_t n_tokens;
+/* Rows on their way out: the bundle that holds the last one. */
+struct reading {
+    struct store *s;
+    sqlite3_stmt *input; /* whose row has the bundle's columns */
+    int64_t first;       /* number of the bundle's first row; 0: none yet */
+    struct bundle bundle;
+    store_row_visitor *visit;
+    void *arg;
+    uint32_t left; /* rows that are still wanted */
+    int is_over;   /* rows in any state, among which are some that were born failed */
 };
 
-/* Sequence `part` of it: n tokens from `from` on. */
-static struct row *read_part(
-    const struct stored *stored, struct line *line, uint32_t part, uint32_t from, uint32_t n)
+/* Sequence `part` of the row that q stands on: n tokens from `from` on. */
+static struct row *read_part(const struct reading *rd, sqlite3_stmt *q,
+    const struct bundle_input *in, struct line *line, uint32_t part, uint32_t from, uint32_t n)
 {
-    sqlite3_stmt *q = stored->q;
-    uint32_t n_positions = (uint32_t)(sqlite3_column_bytes(q, 7) / 4);
-    const uint8_t *positions = sqlite3_column_blob(q, 7);
+    uint32_t n_positions = in->n_positions;
+    const uint8_t *positions = in->positions;
+    struct bundle_input ids = {.from = in->from + from, .n_tokens = n};
     if (line && n_positions > 0) { /* one for each */
         n_positions = 1;
         positions += part * sizeof(int32_t);
@@ -38,66 +42,142 @@ static struct row *read_part(
     r->part = part;
     if (line)
         line->refs++;
-    memcpy(r->ids, stored->ids + from, n * sizeof *r->ids);
+    bundle_ids(&rd->bundle, &ids, r->ids);
     if (n_positions > 0)
         memcpy(r->positions, positions, n_positions * sizeof *r->positions);
     return r;
 }
 
-static int read_ids(struct store *s, struct stored *stored, struct err *e)
+static int bad_input(struct store *s, int64_t row, struct err *e)
 {
-    size_t len = (size_t)sqlite3_column_bytes(stored->q, 6);
-    const uint8_t *bytes = sqlite3_column_blob(stored->q, 6);
-    stored->n_tokens = (uint32_t)sqlite3_column_int64(stored->q, 9);
-    int32_t *ids = store_scratch(s, stored->n_tokens * sizeof *ids);
-    stored->ids = ids;
-    if (ids_unpack(bytes, len, stored->n_tokens, ids) == 0)
-        return 0;
     return err_set(e, ASSAY_EIO,
-        "%s/assay.db: row %lld: expected the ids of %u tokens, found %zu bytes", s->dir,
-        (long long)sqlite3_column_int64(stored->q, 0), stored->n_tokens, len);
+        "%s/assay.db: row %lld: expected its tokens, found a record that does not hold them",
+        s->dir, (long long)row);
 }
 
-/* The sequences of the row that q stands on: one, or as many as `ends` says. */
-static int read_row(
-    struct store *s, sqlite3_stmt *q, store_row_visitor *visit, void *arg, struct err *e)
+static struct slice column(sqlite3_stmt *q, int i)
 {
-    struct stored stored = {.q = q};
-    uint32_t from = 0, end, n_parts = (uint32_t)(sqlite3_column_bytes(q, 8) / 4);
-    const uint8_t *ends = sqlite3_column_blob(q, 8);
-    int rc = read_ids(s, &stored, e);
-    if (rc != 0)
+    return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
+}
+
+/* Is the row, which has n_tokens, in the bundle? 1, and that is read; 0, or negative. */
+static int read_bundle(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
+{
+    if (rd->first != 0 && row - rd->first < rd->bundle.n_rows)
+        return 1;
+    rd->first = 0;
+    rd->input = store_prepare(rd->s,
+        "select rows, ids, positions, ends, row from row_input where row <= ? "
+        "order by row desc limit 1",
+        "i", row);
+    int rc = store_step(rd->s, rd->input, e);
+    if (rc != 1)
         return rc;
-    if (n_parts == 0) {
-        visit(arg, read_part(&stored, NULL, 0, 0, stored.n_tokens));
+    struct bundle_columns c = {
+        column(rd->input, 0), column(rd->input, 1), column(rd->input, 2), column(rd->input, 3)};
+    int64_t first = sqlite3_column_int64(rd->input, 4);
+    if (row - first >= (c.rows.at ? (int64_t)(c.rows.len / 4) : 1))
         return 0;
-    }
-    struct line *line = line_new(n_parts, stored.n_tokens);
+    if (bundle_open(&rd->bundle, &c, n_tokens) != 0)
+        return bad_input(rd->s, row, e);
+    rd->first = first;
+    return 1;
+}
+
+/* Its sequences, as many as `ends` says. */
+static int read_parts(
+    struct reading *rd, sqlite3_stmt *q, const struct bundle_input *in, struct err *e)
+{
+    struct line *line = line_new(in->n_ends, in->n_tokens);
+    uint32_t from = 0, end;
+    int rc = 0;
     line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
-    for (uint32_t part = 0; part < n_parts; part++, from = end) {
-        memcpy(&end, ends + part * sizeof end, sizeof end);
-        visit(arg, read_part(&stored, line, part, from, end - from));
+    for (uint32_t part = 0; rc == 0 && part < in->n_ends; part++, from = end) {
+        memcpy(&end, in->ends + part * sizeof end, sizeof end);
+        if (end < from || end > in->n_tokens || (in->n_positions > 0 && part >= in->n_positions))
+            rc = bad_input(rd->s, sqlite3_column_int64(q, 0), e);
+        else
+            rd->visit(rd->arg, read_part(rd, q, in, line, part, from, end - from));
     }
     line_unref(line);
+    return rc;
+}
+
+/* The row that q stands on: one sequence, or more. */
+static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
+{
+    int64_t row = sqlite3_column_int64(q, 0);
+    uint32_t n_tokens = (uint32_t)sqlite3_column_int64(q, 6);
+    struct bundle_input in = {0};
+    int rc = read_bundle(rd, row, n_tokens, e);
+    if (rc == 1)
+        in = bundle_input(&rd->bundle, (uint32_t)(row - rd->first));
+    if (rc < 0 || (rd->is_over && in.n_tokens == 0)) /* born failed */
+        return rc < 0 ? rc : 0;
+    if (rc == 0 || in.n_tokens != n_tokens)
+        return bad_input(rd->s, row, e);
+    rd->left--;
+    if (in.n_ends > 0)
+        return read_parts(rd, q, &in, e);
+    rd->visit(rd->arg, read_part(rd, q, &in, NULL, 0, 0, n_tokens));
     return 0;
+}
+
+/* Rows of one block: those whose bits are set. */
+static int read_block(struct reading *rd, int64_t block, uint64_t bits, struct err *e)
+{
+    int64_t low = (block << 6) + __builtin_ctzll(bits);
+    int64_t high = (block << 6) + 63 - __builtin_clzll(bits);
+    sqlite3_stmt *q = store_prepare(rd->s,
+        "select row, pool_type, activation, step_token, n_values, attempts, n_tokens from row "
+        "where row between ? and ? order by row",
+        "ii", low, high);
+    int rc = 1;
+    while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1)
+        if ((bits & row_bit(sqlite3_column_int64(q, 0))) && (rc = read_row(rd, q, e)) != 0)
+            break;
+    sqlite3_reset(q);
+    return rc < 0 ? rc : 0;
+}
+
+/* Ends the reading of blocks with q. */
+static int end_reading(struct reading *rd, sqlite3_stmt *q, int rc)
+{
+    sqlite3_reset(q);
+    if (rd->input)
+        sqlite3_reset(rd->input);
+    return rc < 0 ? rc : 0;
+}
+
+/* Of the blocks that q gives: the rows from `first` on that are queued, or those that are not. */
+static int read_blocks(struct reading *rd, sqlite3_stmt *q, int64_t first, struct err *e)
+{
+    int rc = 0;
+    while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1) {
+        int64_t block = sqlite3_column_int64(q, 0);
+        uint64_t queued = (uint64_t)sqlite3_column_int64(q, 1);
+        uint64_t bits = rd->is_over ? ~queued : queued;
+        if (block == block_number(first))
+            bits &= ~(row_bit(first) - 1);
+        if (bits != 0 && (rc = read_block(rd, block, bits, e)) != 0)
+            break;
+    }
+    return end_reading(rd, q, rc);
 }
 
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e)
 {
-    int64_t low = row_number(job, 0) - 1;
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit};
+    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int rc = store_keep_blocks(s, e);
+    if (rc != 0)
+        return rc;
     sqlite3_stmt *q = store_prepare(s,
-        "select row.row, pool_type, activation, step_token, n_values, attempts, ids, positions, "
-        "ends, n_tokens "
-        "from row indexed by row_queued join row_input on row_input.row = row.row "
-        "where state = 0 and row.row > ? and row.row < ? order by row.row limit ?",
-        "iii", after > low ? after : low, row_number(job + 1, 0), (int64_t)limit);
-    int rc;
-    while ((rc = store_step(s, q, e)) == 1)
-        if ((rc = read_row(s, q, visit, arg, e)) != 0)
-            break;
-    sqlite3_reset(q);
-    return rc;
+        "select block, queued from block indexed by block_queued "
+        "where queued <> 0 and block >= ? and block < ? order by block",
+        "ii", block_number(first), block_number(row_number(job + 1, 0)));
+    return read_blocks(&rd, q, first, e);
 }
 
 /* ---- batches ---- */
@@ -135,31 +215,16 @@ int store_batch_started(
         "iiiiii", b->number, (int64_t)group, (int64_t)incarnation, (int64_t)b->n_rows,
         (int64_t)b->n_tokens, b->started_wall_ms);
     for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_run(
-            s, e, "insert or replace into lease values (?, ?)", "ii", b->rows[i]->row, b->number);
+        rc = store_row_runs(s, b->rows[i]->row, 1, e);
     return rc == 0 ? add_running(s, b, 1, e) : rc;
-}
-
-/* The leases of b's rows from i on, n of one job: what lies among them is of other batches. */
-static int end_leases(struct store *s, const struct batch *b, uint32_t i, uint32_t n, struct err *e)
-{
-    int64_t low = b->rows[i]->row, high = low;
-    for (uint32_t k = i + 1; k < i + n; k++) {
-        low = b->rows[k]->row < low ? b->rows[k]->row : low;
-        high = b->rows[k]->row > high ? b->rows[k]->row : high;
-    }
-    return store_run(s, e, "delete from lease where row between ? and ? and batch = ?", "iii", low,
-        high, b->number);
 }
 
 int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e)
 {
     int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
         (int64_t)ok, b->number);
-    for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
-        n = run_of_job(b, i);
-        rc = end_leases(s, b, i, n, e);
-    }
+    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
+        rc = store_row_runs(s, b->rows[i]->row, 0, e);
     if (rc == 0)
         rc = add_running(s, b, -1, e);
     return rc;
@@ -281,9 +346,8 @@ int store_finish_row(
     int rc = begin_tally(s, row_job(r->row), e);
     if (rc != 0 || s->tally.cancelled)
         return rc;
-    rc = store_run(s, e, "update row set state = ? where row = ? and state = 0", "ii",
-        (int64_t)(failed ? 2 : 1), r->row);
-    if (rc != 0 || sqlite3_changes(s->db) == 0)
+    rc = store_row_is_over(s, r->row, failed, e);
+    if (rc != 1)
         return rc;
     rc = insert_result(s, r, result, e);
     if (rc != 0)
@@ -292,18 +356,56 @@ int store_finish_row(
     return 1;
 }
 
-int store_read_vector(struct store *s, int64_t row, float *values, uint32_t n, struct err *e)
+/* ---- rows that are the same ---- */
+
+int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1};
+    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int rc = store_keep_blocks(s, e);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q = store_prepare(s,
+        "select block, queued from block where queued <> -1 and block >= ? and block < ? "
+        "order by block",
+        "ii", block_number(first), block_number(row_number(job + 1, 0)));
+    return read_blocks(&rd, q, first, e);
+}
+
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = 1, .is_over = 1};
+    int rc = read_block(&rd, block_number(row), row_bit(row), e);
+    if (rd.input)
+        sqlite3_reset(rd.input);
+    return rc;
+}
+
+static const char *text_of(sqlite3_stmt *q, int i)
+{
+    return sqlite3_column_type(q, i) == SQLITE_NULL ? "" : (const char *)sqlite3_column_text(q, i);
+}
+
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s,
-        "select vector from result indexed by result_row where row = ? and vector is not null", "i",
-        row);
+        "select score, vector, error_code, error_message from result indexed by result_row "
+        "where row = ? and mode = ?",
+        "ii", row, s->mode);
     int rc = store_step(s, q, e);
-    if (rc == 1 && (size_t)sqlite3_column_bytes(q, 0) == n * sizeof *values)
-        memcpy(values, sqlite3_column_blob(q, 0), n * sizeof *values);
-    else if (rc == 1)
-        rc = 0;
+    if (rc != 1)
+        return rc;
+    int one = sqlite3_column_type(q, 0) != SQLITE_NULL;
+    float score = (float)sqlite3_column_double(q, 0);
+    const uint8_t *values = one ? (const uint8_t *)&score : sqlite3_column_blob(q, 1);
+    answer->n_values = one ? 1 : (uint32_t)(sqlite3_column_bytes(q, 1) / (int)sizeof(float));
+    if ((uint64_t)answer->from + answer->n <= answer->n_values)
+        memcpy(answer->values, values + answer->from * sizeof(float), answer->n * sizeof(float));
+    snprintf(answer->error_code, sizeof answer->error_code, "%s", text_of(q, 2));
+    snprintf(answer->error_message, sizeof answer->error_message, "%s", text_of(q, 3));
     sqlite3_reset(q);
-    return rc;
+    return 1;
 }
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)

@@ -1,6 +1,8 @@
 /* twins.c - see twins.h.
  *
- * The key is the first 128 bits of BLAKE2b over, in this order, each number as little-endian int32:
+ * The hash is XXH3-64 with a seed that nobody outside knows: only hints depend on it. What the score cache keeps
+ * has to be proven by its key, the first 128 bits of BLAKE2b over, in this order, each number as little-endian
+ * int32:
  *     model      32 bytes: BLAKE2b-256 of version of the program, checkpoint digest, mode, each ended by 0;
  *                an adapter's digest would follow
  *     numbers    n_tokens, n_positions, n_values, pooling, activation, step token (-1 unless STEP)
@@ -9,74 +11,149 @@
  * All lengths come before what they measure, so no two rows have the same encoding. 128 bits, and a hash
  * that nobody can steer: a client that could make two rows collide could give another's row its score.
  *
- * Rows under way are found through a hash table of pointers that holds just those. Those that are
- * finished are in sets of eight by their key, the latest first; a new one drives out the last of its
- * set. So of duplicates with D different rows between them, with a full table of 2^20, those of D = 300,000
- * are found but for 0.3 %, 500,000: 4 %, 10^6: a half; whatever the queue's length. An index in the
- * database would know no such distance, but a key is random, so each finished row would write a page for
- * its 16 bytes: measured with 10^6 keys, 9 kB of log a row and more processor time than claim and finish
- * take together. And it would be read from the disk where it has grown beyond the cache.
+ * Rows under way are found through a hash table of pointers that holds just those. A row is in its job's table from
+ * when it goes to be computed, so before it can be finished: whenever the broker is killed, no finished
+ * row is missing. A table that begins empty though its job has finished rows (a small one after a restart,
+ * any after the system's) is filled first, some milliseconds' worth at a time, and its job waits for that.
  *
- * After a restart the table is empty: a row whose twin was finished before is computed once more, unless
- * there is a score cache. Keys are compared within one job, for a queue that is scored twice on
- * purpose (to compare, to measure) has to be; across jobs there is the score cache. */
+ * Rows are compared within one job, for a queue that is scored twice on purpose (to compare, to measure) has to be;
+ * across jobs there is the score cache. */
 #include "broker/twins.h"
 
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
+#include "broker/twin_table.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
-#define WAYS 8
-#define FIRST_ROOM 4096
 #define MODEL_BYTES 32
-
-struct remembered {
-    uint8_t key[ROW_KEY_BYTES];
-    int64_t row; /* 0: free */
-    float value; /* of a result of one number */
-};
+#define SCAN_MS 10
+#define SCAN_ROWS 64
+#define SCANNED INT64_MAX
+#define IDLE_TABLES 64
 
 struct twins {
     struct twins_options options;
     uint8_t model[MODEL_BYTES];
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
-    struct remembered *table; /* [table_room], in sets of WAYS */
-    uint32_t table_room, n_remembered;
+    struct twin_table *tables[TWINS_TABLES]; /* by job, ascending */
+    uint32_t n_tables, idle_at;
+    struct twin_table *current; /* the one that was last used; NULL: none */
+    struct row *read;           /* the row that was last looked into: its sequences, a list */
+    int64_t read_row;
+    uint64_t seed; /* of new tables */
+    twins_line_finder *find_line;
+    void *line_arg;
+    long long scan_end_ms; /* of this turn; 0: none has begun */
+    int later;
     int added; /* to the cache, since the last flush */
 };
 
-struct twins *twins_new(const struct twins_options *options)
+/* ---- tables of jobs ---- */
+
+static void close_tables(struct twins *t)
 {
-    struct twins *t = xcalloc(1, sizeof *t);
-    const char *parts[] = {ASSAY_VERSION, options->digest, options->mode};
-    crypto_generichash_state h;
-    t->options = *options;
-    t->room = 1024;
-    t->leaders = xcalloc(t->room, sizeof(struct row *));
-    t->table_room = options->remembered < FIRST_ROOM ? options->remembered : FIRST_ROOM;
-    t->table = xcalloc(t->table_room, sizeof *t->table);
-    crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
-    for (int i = 0; i < 3; i++)
-        crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
-    crypto_generichash_final(&h, t->model, MODEL_BYTES);
-    return t;
+    while (t->n_tables > 0)
+        twin_table_close(&t->tables[--t->n_tables]);
+    t->current = NULL;
 }
 
-void twins_free(struct twins **t)
+/* Is this job still to be worked on? Negative: the store failed. */
+static int is_unfinished(struct twins *t, int64_t job, int64_t *created_ms, struct err *e)
 {
-    if (!*t)
-        return;
-    free((*t)->leaders);
-    free((*t)->table);
-    free(*t);
-    *t = NULL;
+    struct store_job j;
+    int rc = store_get_job(t->options.store, job, &j, e);
+    *created_ms = rc == 1 ? j.created_ms : 0;
+    return rc != 1 ? rc : !j.cancelled && j.finished_ms == 0;
 }
 
-/* ---- keys ---- */
+static int needs_table(void *arg, int64_t job)
+{
+    struct err e;
+    int64_t created_ms;
+    return is_unfinished(arg, job, &created_ms, &e) != 0;
+}
+
+/* Where the job's table is among the others, or would be. */
+static uint32_t place_of(const struct twins *t, int64_t job)
+{
+    uint32_t low = 0, high = t->n_tables;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (twin_table_job(t->tables[middle]) < job)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* NULL: it is not open. */
+static struct twin_table *table_of(const struct twins *t, int64_t job)
+{
+    if (t->current && twin_table_job(t->current) == job)
+        return t->current;
+    uint32_t at = place_of(t, job);
+    return at < t->n_tables && twin_table_job(t->tables[at]) == job ? t->tables[at] : NULL;
+}
+
+/* One more job. With too many of them all begin anew: files are mapped again, small ones filled again. */
+static int open_table(struct twins *t, int64_t job, struct err *e)
+{
+    int64_t created_ms;
+    int rc = is_unfinished(t, job, &created_ms, e);
+    if (rc < 0)
+        return rc;
+    if (t->n_tables == TWINS_TABLES)
+        close_tables(t);
+    uint32_t at = place_of(t, job);
+    memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
+    t->tables[at] = twin_table_open(
+        &(struct twin_table_options){t->options.data_dir, job, created_ms, t->seed});
+    t->n_tables++;
+    for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
+        if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
+            twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
+    return 0;
+}
+
+/* The row's job's becomes the current one. */
+static int choose_table(struct twins *t, int64_t job, struct err *e)
+{
+    int rc = table_of(t, job) ? 0 : open_table(t, job, e);
+    if (rc == 0)
+        t->current = table_of(t, job);
+    return rc;
+}
+
+int twins_idle(struct twins *t, struct err *e)
+{
+    for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
+        int64_t created_ms;
+        int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), &created_ms, e);
+        if (rc < 0)
+            return rc;
+        if (rc == 1) {
+            t->idle_at++;
+            continue;
+        }
+        twin_table_delete(&t->tables[t->idle_at]);
+        t->n_tables--;
+        memmove(t->tables + t->idle_at, t->tables + t->idle_at + 1,
+            (t->n_tables - t->idle_at) * sizeof(struct twin_table *));
+        t->current = NULL;
+    }
+    if (t->idle_at >= t->n_tables)
+        t->idle_at = 0;
+    return 0;
+}
+
+/* ---- content ---- */
 
 static void make_key(const struct twins *t, struct row *r)
 {
@@ -100,26 +177,40 @@ static void make_key(const struct twins *t, struct row *r)
     r->has_key = 1;
 }
 
-/* Whose lower bits are a place in a table, out of key and job. */
-static size_t spot(const uint8_t *key, int64_t row)
+static void hash_row(const struct twin_table *table, struct row *r)
 {
-    uint64_t bits;
-    memcpy(&bits, key, sizeof bits);
-    return (size_t)((bits ^ (uint64_t)row_job(row)) * 0x9e3779b97f4a7c15ull >> 20);
+    int32_t numbers[] = {(int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values,
+        r->pool_type, r->activation, r->pool_type == POOL_STEP ? r->step_token : -1};
+    uint64_t h = XXH3_64bits_withSeed(numbers, sizeof numbers, twin_table_seed(table));
+    h = XXH3_64bits_withSeed(r->ids, r->n_tokens * sizeof *r->ids, h);
+    if (r->n_positions > 0)
+        h = XXH3_64bits_withSeed(r->positions, r->n_positions * sizeof *r->positions, h);
+    r->hash = h;
+    r->hash_seed = twin_table_seed(table);
 }
 
-static int is_same(const uint8_t *key, int64_t row, const struct row *r)
+static int is_same(const struct row *a, const struct row *b)
 {
-    return memcmp(key, r->key, ROW_KEY_BYTES) == 0 && row_job(row) == row_job(r->row);
+    return a->n_tokens == b->n_tokens && a->n_positions == b->n_positions &&
+           a->n_values == b->n_values && a->pool_type == b->pool_type &&
+           a->activation == b->activation &&
+           (a->pool_type != POOL_STEP || a->step_token == b->step_token) &&
+           memcmp(a->ids, b->ids, a->n_tokens * sizeof *a->ids) == 0 &&
+           memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0;
 }
 
 /* ---- rows under way ---- */
 
+static int leads_for(const struct row *leader, const struct row *r)
+{
+    return leader->hash == r->hash && row_job(leader->row) == row_job(r->row) && is_same(leader, r);
+}
+
 /* Where the row's leader is, or would be. */
 static size_t leader_slot(const struct twins *t, const struct row *r)
 {
-    size_t at = spot(r->key, r->row) & (t->room - 1);
-    while (t->leaders[at] && !is_same(t->leaders[at]->key, t->leaders[at]->row, r))
+    size_t at = r->hash & (t->room - 1);
+    while (t->leaders[at] && !leads_for(t->leaders[at], r))
         at = (at + 1) & (t->room - 1);
     return at;
 }
@@ -136,6 +227,16 @@ static void grow(struct twins *t)
     free(old);
 }
 
+void twins_note(struct twins *t, struct row *r)
+{
+    struct twin_table *table = table_of(t, row_job(r->row));
+    if (!table)
+        return;
+    if (r->hash_seed != twin_table_seed(table))
+        hash_row(table, r);
+    twin_table_add(table, r->hash, row_index(r->row));
+}
+
 void twins_lead(struct twins *t, struct row *r)
 {
     if (2 * (t->n_leaders + 1) > t->room)
@@ -143,6 +244,7 @@ void twins_lead(struct twins *t, struct row *r)
     t->leaders[leader_slot(t, r)] = r;
     t->n_leaders++;
     r->leads = 1;
+    twins_note(t, r);
 }
 
 static void stop_leading(struct twins *t, struct row *r)
@@ -158,48 +260,34 @@ static void stop_leading(struct twins *t, struct row *r)
     }
 }
 
-/* ---- finished rows ---- */
+/* ---- rows that were answered ---- */
 
-static struct remembered *set_of(const struct twins *t, const uint8_t *key, int64_t row)
+static void forget_read(struct twins *t)
 {
-    return t->table + (spot(key, row) & (t->table_room / WAYS - 1)) * WAYS;
+    for (struct row *r = t->read, *next; r; r = next) {
+        next = r->next;
+        row_free(&r);
+    }
+    t->read = NULL;
+    t->read_row = 0;
 }
 
-static void put_first(struct remembered *set, int at, struct remembered entry)
+static void keep_read(void *arg, struct row *r)
 {
-    memmove(set + 1, set, (size_t)at * sizeof *set);
-    set[0] = entry;
+    struct twins *t = arg;
+    r->next = t->read;
+    t->read = r;
 }
 
-static void add_remembered(struct twins *t, struct remembered entry)
+/* t->read becomes this row's; its content never changes. */
+static int read_row(struct twins *t, int64_t row, struct err *e)
 {
-    struct remembered *set = set_of(t, entry.key, entry.row);
-    t->n_remembered += set[WAYS - 1].row == 0;
-    put_first(set, WAYS - 1, entry);
-}
-
-/* Twice the room, as long as it may be more: a short queue is not to touch all of the memory that a
- * long one may have. */
-static void grow_table(struct twins *t)
-{
-    struct remembered *old = t->table;
-    uint32_t n = t->table_room;
-    t->table_room *= 2;
-    t->n_remembered = 0;
-    t->table = xcalloc(t->table_room, sizeof *t->table);
-    for (uint32_t i = n; i-- > 0;) /* the latest of a set last */
-        if (old[i].row != 0)
-            add_remembered(t, old[i]);
-    free(old);
-}
-
-static void remember(struct twins *t, const struct row *r, const float *values)
-{
-    struct remembered entry = {.row = r->row, .value = values[0]};
-    memcpy(entry.key, r->key, sizeof entry.key);
-    if (8ull * t->n_remembered > 3ull * t->table_room && t->table_room < t->options.remembered)
-        grow_table(t);
-    add_remembered(t, entry);
+    if (t->read_row == row)
+        return 0;
+    forget_read(t);
+    int rc = store_one_row(t->options.store, row, keep_read, t, e);
+    t->read_row = rc == 0 ? row : 0;
+    return rc;
 }
 
 /* For a result of this origin. */
@@ -208,27 +296,161 @@ static void make_room(struct row *r, enum row_origin origin)
     free(r->known);
     r->known = xcalloc(r->n_values + 1, sizeof *r->known);
     r->origin = origin;
+    free(r->known_message);
+    r->known_message = NULL;
+    r->known_error = 0;
 }
 
-static int find_remembered(struct twins *t, struct row *r, struct err *e)
+/* Errors that are the same content's too. */
+static int take_error(struct row *r, const struct store_answer *answer)
 {
-    struct remembered *set = set_of(t, r->key, r->row);
-    int at = 0, rc = 1;
-    while (at < WAYS && (set[at].row == 0 || !is_same(set[at].key, set[at].row, r)))
-        at++;
-    if (at == WAYS)
-        return 0;
-    struct remembered found = set[at];
-    put_first(set, at, found);
+    static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (strcmp(answer->error_code, err_name(codes[i])) == 0) {
+            r->known_error = codes[i];
+            r->known_message = strdup(answer->error_message);
+            return 1;
+        }
+    return 0;
+}
+
+/* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
+static int take_answer(struct twins *t, const struct row *same, struct row *r, struct err *e)
+{
+    const struct line *line =
+        same->line && t->find_line ? t->find_line(t->line_arg, same->row) : NULL;
+    if (line && line->done[same->part] && line->error_code == 0) {
+        make_room(r, ROW_COPIED);
+        r->known[0] = line->values[same->part];
+        return 1;
+    }
     make_room(r, ROW_COPIED);
-    if (r->n_values == 1)
-        r->known[0] = found.value;
-    else
-        rc = store_read_vector(t->options.store, found.row, r->known, r->n_values, e);
+    struct store_answer answer = {.from = same->part, .n = r->n_values, .values = r->known};
+    int rc = store_read_answer(t->options.store, same->row, &answer, e);
+    if (rc != 1)
+        return rc;
+    if (answer.error_code[0])
+        return same->line ? 0 : take_error(r, &answer);
+    if (answer.n_values != (same->line ? same->line->n_parts : same->n_values))
+        return 0;
+    /* SQLite keeps -0.0 as 0, which in a list would be seen. */
+    return !r->line || same->line || r->known[0] != 0;
+}
+
+/* 1 known, 0 not, or negative. */
+static int find_answered(struct twins *t, struct row *r, struct err *e)
+{
+    uint32_t found[TWIN_TABLE_SAME], n = twin_table_find(t->current, r->hash, found);
+    int rc = 0;
+    for (uint32_t k = 0; rc == 0 && k < n; k++) {
+        int64_t row = row_number(row_job(r->row), found[k]);
+        if (row == r->row && !r->line)
+            continue;
+        rc = read_row(t, row, e);
+        for (const struct row *same = t->read; rc == 0 && same; same = same->next)
+            if (is_same(same, r) && (row != r->row || same->part != r->part))
+                rc = take_answer(t, same, r, e);
+    }
     return rc;
 }
 
-/* ---- all three ---- */
+/* ---- rows that were answered before the table was made ---- */
+
+struct scan {
+    struct row *first, **end;
+    int64_t after;
+    uint32_t n;
+};
+
+static void note_finished(void *arg, struct row *r)
+{
+    struct scan *scan = arg;
+    scan->n += r->row != scan->after;
+    scan->after = r->row;
+    *scan->end = r;
+    scan->end = &r->next;
+}
+
+/* Of many that are the same the table has one. */
+static int add_finished(struct twins *t, struct row *r, struct err *e)
+{
+    hash_row(t->current, r);
+    int rc = find_answered(t, r, e);
+    if (rc == 0)
+        twin_table_add(t->current, r->hash, row_index(r->row));
+    return rc < 0 ? rc : 0;
+}
+
+/* The next few: 1 when those were the last. */
+static int scan_some(struct twins *t, struct err *e)
+{
+    int64_t job = twin_table_job(t->current);
+    struct scan scan = {.after = row_number(job, 0) + twin_table_scanned(t->current) - 1};
+    scan.end = &scan.first;
+    int rc =
+        store_finished_rows(t->options.store, job, scan.after, SCAN_ROWS, note_finished, &scan, e);
+    for (struct row *r = scan.first, *next; r; r = next) {
+        next = r->next;
+        if (rc == 0)
+            rc = add_finished(t, r, e);
+        row_free(&r);
+    }
+    if (rc < 0)
+        return rc;
+    int last = scan.n < SCAN_ROWS;
+    twin_table_set_scanned(t->current, last ? SCANNED : (int64_t)row_index(scan.after) + 1);
+    return last;
+}
+
+/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than this turn. */
+static int fill_table(struct twins *t, struct err *e)
+{
+    int rc = twin_table_scanned(t->current) == SCANNED;
+    if (rc == 0 && t->scan_end_ms == 0)
+        t->scan_end_ms = now_mono_ms() + SCAN_MS;
+    while (rc == 0 && now_mono_ms() < t->scan_end_ms)
+        rc = scan_some(t, e);
+    return rc;
+}
+
+/* ---- beginning and end ---- */
+
+struct twins *twins_new(const struct twins_options *options)
+{
+    struct twins *t = xcalloc(1, sizeof *t);
+    const char *parts[] = {ASSAY_VERSION, options->digest, options->mode};
+    crypto_generichash_state h;
+    t->options = *options;
+    randombytes_buf(&t->seed, sizeof t->seed);
+    t->room = 1024;
+    t->leaders = xcalloc(t->room, sizeof(struct row *));
+    crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
+    for (int i = 0; i < 3; i++)
+        crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
+    crypto_generichash_final(&h, t->model, MODEL_BYTES);
+    if (options->data_dir)
+        twin_table_sweep(options->data_dir, needs_table, t);
+    return t;
+}
+
+void twins_free(struct twins **t)
+{
+    if (!*t)
+        return;
+    close_tables(*t);
+    forget_read(*t);
+    free((*t)->leaders);
+    free(*t);
+    *t = NULL;
+}
+
+void twins_use_lines(struct twins *t, twins_line_finder *find, void *arg)
+{
+    t->find_line = find;
+    t->line_arg = arg;
+}
+
+/* ---- all of it ---- */
 
 static struct store_cache *cache_of(const struct twins *t)
 {
@@ -239,28 +461,68 @@ static int find_cached(struct twins *t, struct row *r)
 {
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
+    if (!r->has_key)
+        make_key(t, r);
     make_room(r, ROW_CACHED);
     int found = store_cache_find(t->options.cache, r->key, r->known, r->n_values);
     r->not_cached = !found;
+    if (found)
+        twin_table_add(t->current, r->hash, row_index(r->row));
     return found;
+}
+
+/* Its result has to be computed. */
+static void know_nothing(struct row *r)
+{
+    free(r->known);
+    r->known = NULL;
+    r->known_error = 0;
+    r->origin = ROW_COMPUTED;
+}
+
+void twins_expect(struct twins *t, struct row *r)
+{
+    const struct twin_table *table = table_of(t, row_job(r->row));
+    if (!table)
+        return;
+    hash_row(table, r);
+    twin_table_expect(table, r->hash);
+}
+
+void twins_begin(struct twins *t)
+{
+    t->scan_end_ms = 0;
 }
 
 int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *e)
 {
-    if (!r->has_key)
-        make_key(t, r);
+    *leader = NULL;
+    int rc = choose_table(t, row_job(r->row), e);
+    if (rc == 0)
+        rc = fill_table(t, e);
+    if (rc != 1) {
+        t->later |= rc == 0;
+        return rc < 0 ? rc : TWINS_LATER;
+    }
+    if (r->hash_seed != twin_table_seed(t->current))
+        hash_row(t->current, r);
     *leader = t->leaders[leader_slot(t, r)];
     if (*leader)
         return TWINS_UNDER_WAY;
-    int rc = find_remembered(t, r, e);
+    rc = find_answered(t, r, e);
     if (rc == 0)
         rc = find_cached(t, r);
     if (rc == 1)
         return TWINS_KNOWN;
-    free(r->known);
-    r->known = NULL;
-    r->origin = ROW_COMPUTED;
+    know_nothing(r);
     return rc;
+}
+
+int twins_said_later(struct twins *t)
+{
+    int later = t->later;
+    t->later = 0;
+    return later;
 }
 
 void twins_end(struct twins *t, struct row *r, const float *values)
@@ -268,14 +530,12 @@ void twins_end(struct twins *t, struct row *r, const float *values)
     int led = r->leads;
     if (led)
         stop_leading(t, r);
-    if (!values || !r->has_key)
+    if (!led || !values || !cache_of(t))
         return;
-    if (led || r->origin == ROW_CACHED)
-        remember(t, r, values);
-    if (led && cache_of(t)) {
-        store_cache_add(t->options.cache, r->key, values, r->n_values);
-        t->added = 1;
-    }
+    if (!r->has_key)
+        make_key(t, r);
+    store_cache_add(t->options.cache, r->key, values, r->n_values);
+    t->added = 1;
 }
 
 void twins_flush(struct twins *t)

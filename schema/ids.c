@@ -69,22 +69,40 @@ size_t ids_pack(const int32_t *ids, uint32_t n, uint8_t *out)
     return 4 * (size_t)n;
 }
 
-int ids_unpack(const uint8_t *bytes, size_t len, uint32_t n, int32_t *ids)
+int ids_are_sound(size_t len, uint32_t n)
+{
+    return len == planes_bytes(n) || len == 4 * (size_t)n;
+}
+
+/* Ids whose first is the first of a byte of high bits. */
+static void get_planes(const uint8_t *low, const uint8_t *high, uint32_t n, int32_t *ids)
+{
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] =
+            low[2 * (size_t)i] | low[2 * (size_t)i + 1] << 8 | (high[i / 4] >> i % 4 * 2 & 3) << 16;
+}
+
+void ids_unpack_part(
+    const uint8_t *bytes, size_t len, uint32_t n, uint32_t from, uint32_t count, int32_t *ids)
 {
     const uint8_t *high = bytes + 2 * (size_t)n;
-    if (len == planes_bytes(n)) {
-        for (uint32_t i = 0; i < n; i++)
-            ids[i] = bytes[2 * (size_t)i] | bytes[2 * (size_t)i + 1] << 8 |
-                     (high[i / 4] >> i % 4 * 2 & 3) << 16;
-        return 0;
+    if (len != planes_bytes(n)) {
+        ids_from_wire(bytes + 4 * (size_t)from, count, ids);
+        return;
     }
-    if (len != 4 * (size_t)n)
+    uint32_t k = 0;
+    for (; k < count && (from + k) % 4 != 0; k++) {
+        uint32_t i = from + k;
+        get_planes(bytes + 2 * (size_t)i, &(uint8_t){high[i / 4] >> i % 4 * 2}, 1, ids + k);
+    }
+    get_planes(bytes + 2 * ((size_t)from + k), high + (from + k) / 4, count - k, ids + k);
+}
+
+int ids_unpack(const uint8_t *bytes, size_t len, uint32_t n, int32_t *ids)
+{
+    if (!ids_are_sound(len, n))
         return -1;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *at = bytes + 4 * (size_t)i;
-        ids[i] =
-            (int32_t)(at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24);
-    }
+    ids_unpack_part(bytes, len, n, 0, n, ids);
     return 0;
 }
 

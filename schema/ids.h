@@ -23,6 +23,11 @@ size_t ids_pack(const int32_t *ids, uint32_t n, uint8_t *out);
 /* n ids out of len bytes: 0, or -1 when so many bytes are neither form of n ids. */
 int ids_unpack(const uint8_t *bytes, size_t len, uint32_t n, int32_t *ids)
     __attribute__((warn_unused_result));
+/* Are len bytes one of the forms of n ids? */
+int ids_are_sound(size_t len, uint32_t n);
+/* Ids [from, from + count) of n that are sound. */
+void ids_unpack_part(
+    const uint8_t *bytes, size_t len, uint32_t n, uint32_t from, uint32_t count, int32_t *ids);
 /* n little-endian int32 as they came over the wire. */
 void ids_from_wire(const uint8_t *bytes, uint32_t n, int32_t *ids);
 /* Is each of them from 0 to vocab_size - 1? 1 to 2^31 - 1 are sizes. */

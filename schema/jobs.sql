@@ -55,17 +55,23 @@ create table row (
   activation  integer not null,
   step_token  integer not null,
   n_values    integer not null,
-  state       integer not null default 0,  -- 0 queued, 1 done, 2 failed
   attempts    integer not null default 0   -- groups that it killed alone
 );
-create index row_queued on row (row) where state = 0;
-create index row_failed on row (row) where state = 2;
 
--- ids: packed or plain (ids.h). ends: int32 ends of the row's sequences in ids, where it is responses or a pair; positions are one for each then.
-create table row_input (row integer primary key, ids blob not null, positions blob, ends blob);
+-- Up to 64 rows' input in one record, which has the number of the first of them (bundle.h). ids: packed or plain (ids.h). ends: of a row's
+-- sequences in its ids, where it is responses or a pair; positions are one for each then.
+create table row_input (row integer primary key, ids blob not null, positions blob, ends blob, rows blob);
 
--- Rows that a group holds now. Advisory: emptied at every start.
-create table lease (row integer primary key, batch integer not null);
+-- States of the rows block * 64 to block * 64 + 63, a bit each, the lowest the first's. Neither queued nor failed: done.
+create table block (
+  block   integer primary key,
+  queued  integer not null,
+  running integer not null,                -- a group holds it now; advisory, 0 at every start
+  failed  integer not null
+);
+create index block_queued on block (block) where queued <> 0;
+create index block_running on block (block) where running <> 0;
+create index block_failed on block (block) where failed <> 0;
 
 create table result (
   job           integer not null,
@@ -150,16 +156,16 @@ create view jobs as
 create view rows as
   select row.row >> 32 as job, row.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
     case
-      when state = 1 then 'done'
-      when state = 2 then 'failed'
+      when (block.failed >> (row.row & 63)) & 1 then 'failed'
+      when not (block.queued >> (row.row & 63)) & 1 then 'done'
       when job.cancelled then 'cancelled'
-      when lease.batch is not null then 'running'
+      when (block.running >> (row.row & 63)) & 1 then 'running'
       else 'queued'
     end as state,
     n_tokens, attempts
   from row
     join job on job.job = row.row >> 32
-    left join lease on lease.row = row.row;
+    join block on block.block = row.row >> 6;
 
 create view results as
   select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, result.score, result.vector_json as values_json,

@@ -38,6 +38,7 @@ enum cli_option {
     CLI_DEVICE,
     CLI_DEVICES,
     CLI_QUANT,
+    CLI_DTYPE,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

@@ -46,6 +46,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "GPUs of the private broker, --tp of them for each copy of the model", NULL},
     [CLI_QUANT] = {"quant", 0, "METHOD", "how the private broker holds the matrices (default none)",
         "none fp8 int8"},
+    [CLI_DTYPE] = {"dtype", 0, "TYPE",
+        "what the private broker's products are of; f32 and bf16 on the CPU only (default auto: "
+        "float32 there, on GPUs the checkpoint's type)",
+        "auto f32 bf16"},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N", "threads of the private broker's ranks (default all cores)",
         NULL},

@@ -47,6 +47,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--device", c->value[CLI_DEVICE]);
     add(b, &n, "--devices", c->value[CLI_DEVICES]);
     add(b, &n, "--quant", c->value[CLI_QUANT]);
+    add(b, &n, "--dtype", c->value[CLI_DTYPE]);
     add(b, &n, "--tp", c->value[CLI_TP]);
     add(b, &n, "--threads", c->value[CLI_THREADS]);
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);

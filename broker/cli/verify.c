@@ -15,8 +15,8 @@
 #include "broker/cli/connect.h"
 #include "broker/cli/progress.h"
 #include "broker/row.h"
-#include "schema/ids.h"
 #include "schema/log.h"
+#include "schema/bundle.h"
 
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)
@@ -113,16 +113,15 @@ static int find_job(struct verify *v, struct err *e)
 static int choose_sample(struct verify *v, long n, struct err *e)
 {
     sqlite3_stmt *q = query(v,
-        "select row from (select row from row where row >= ? and row < ? and state = 1 "
+        "select row from (select row from result where job = ? and error_code is null "
         "order by random() limit ?) order by row",
         e);
     size_t room = 0;
     int got;
     if (!q)
         return e->code;
-    sqlite3_bind_int64(q, 1, row_number(v->job, 0));
-    sqlite3_bind_int64(q, 2, row_number(v->job + 1, 0));
-    sqlite3_bind_int64(q, 3, n);
+    sqlite3_bind_int64(q, 1, v->job);
+    sqlite3_bind_int64(q, 2, n);
     while ((got = sqlite3_step(q)) == SQLITE_ROW) {
         if (v->n_rows == room) {
             room = room ? 2 * room : 128;
@@ -240,6 +239,8 @@ enum column {
     POOL,
     ACTIVATION,
     STEP_TOKEN,
+    FIRST, /* of the rows whose input the columns after it hold */
+    ROWS,
     IDS,
     POSITIONS,
     ENDS,
@@ -250,10 +251,11 @@ enum column {
 };
 
 #define ROW_SQL                                                                                    \
-    "select client_id, pool_type, activation, step_token, ids, positions, ends, score, vector, "   \
-    "mode <> (select value from meta where name = 'mode'), n_tokens from row "                     \
-    "join row_input on row_input.row = row.row join result on result.row = row.row "               \
-    "where row.row = ? and state = 1"
+    "select client_id, pool_type, activation, step_token, row_input.row, rows, ids, positions, "   \
+    "ends, score, vector, mode <> (select value from meta where name = 'mode'), n_tokens from "    \
+    "row "                                                                                         \
+    "join row_input on row_input.row = (select max(row) from row_input where row <= ?1) "          \
+    "join result on result.row = row.row where row.row = ?1 and error_code is null"
 
 static json_t *read_id(sqlite3_stmt *q)
 {
@@ -291,11 +293,10 @@ static void write_positions(struct msg_writer *w, const uint8_t *positions, uint
     }
 }
 
-/* One sequence as a row of the request: ids [from, to), positions [first, first + n_positions). */
+/* One sequence as a row of the request: ids [from, to), n_positions from there on. */
 static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, const int32_t *ids, uint32_t from,
-    uint32_t to, uint32_t first, uint32_t n_positions)
+    uint32_t to, const uint8_t *positions, uint32_t n_positions)
 {
-    const uint8_t *positions = sqlite3_column_blob(q, POSITIONS);
     int type = n_positions > 0 ? POOL_POSITIONS : sqlite3_column_int(q, POOL);
     msg_map(w, 2);
     msg_str(w, "ids");
@@ -307,11 +308,11 @@ static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, const int32_t 
     if (type == POOL_STEP)
         msg_key_int(w, "step_token", sqlite3_column_int(q, STEP_TOKEN));
     if (n_positions > 0)
-        write_positions(w, positions + first * sizeof(int32_t), n_positions);
+        write_positions(w, positions, n_positions);
 }
 
 static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint32_t from,
-    uint32_t to, uint32_t first, uint32_t n_positions, struct err *e)
+    uint32_t to, const uint8_t *positions, uint32_t n_positions, struct err *e)
 {
     size_t bytes = v->sequences.buffer.size + (to - from) * sizeof(int32_t);
     int rc = 0;
@@ -320,56 +321,69 @@ static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, q, c->ids, from, to, first, n_positions);
+    write_sequence(&v->sequences, q, c->ids, from, to, positions, n_positions);
     return 0;
 }
 
 /* The sequences of the row that q stands on; each has a position of its own where there are several. */
-static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q, struct err *e)
+static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q,
+    const struct bundle_input *in, struct err *e)
 {
-    uint32_t n_ids = (uint32_t)sqlite3_column_int64(q, N_TOKENS), from = 0, to;
-    uint32_t n_positions = (uint32_t)sqlite3_column_bytes(q, POSITIONS) / 4;
-    uint32_t n_parts = (uint32_t)sqlite3_column_bytes(q, ENDS) / 4;
-    const uint8_t *ends = sqlite3_column_blob(q, ENDS);
-    if (n_parts == 0)
-        return add_sequence(v, c, q, 0, n_ids, 0, n_positions, e);
+    uint32_t from = 0, to, each = in->n_positions > 0;
+    if (in->n_ends == 0)
+        return add_sequence(v, c, q, 0, in->n_tokens, in->positions, in->n_positions, e);
     int rc = 0;
-    for (uint32_t part = 0; rc == 0 && part < n_parts; part++, from = to) {
-        memcpy(&to, ends + part * sizeof to, sizeof to);
-        if (to > n_ids || to < from)
+    for (uint32_t part = 0; rc == 0 && part < in->n_ends; part++, from = to) {
+        memcpy(&to, in->ends + part * sizeof to, sizeof to);
+        if (to > in->n_tokens || to < from || (each && in->n_positions != in->n_ends))
             return err_set(e, ASSAY_EFORMAT, "%s: row %u of job %lld has no sound ends", v->path,
                 c->i, (long long)v->job);
-        rc = add_sequence(v, c, q, from, to, part, n_positions > 0, e);
+        const uint8_t *position = each ? in->positions + part * sizeof(int32_t) : NULL;
+        rc = add_sequence(v, c, q, from, to, position, each, e);
     }
     return rc;
 }
 
-/* The row's ids into c, as long as its sequences are being written. */
-static int read_ids(struct verify *v, struct check *c, sqlite3_stmt *q, struct err *e)
+static struct slice column(sqlite3_stmt *q, int i)
 {
+    return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
+}
+
+/* The row's input, and its ids into c, as long as its sequences are being written. */
+static int read_input(
+    struct verify *v, struct check *c, sqlite3_stmt *q, struct bundle_input *in, struct err *e)
+{
+    struct bundle_columns columns = {
+        column(q, ROWS), column(q, IDS), column(q, POSITIONS), column(q, ENDS)};
+    struct bundle bundle;
     uint32_t n = (uint32_t)sqlite3_column_int64(q, N_TOKENS);
-    size_t len = (size_t)sqlite3_column_bytes(q, IDS);
+    int64_t k = (int64_t)c->i - row_index(sqlite3_column_int64(q, FIRST));
+    int sound = bundle_open(&bundle, &columns, n) == 0 && k >= 0 && k < bundle.n_rows;
+    if (sound)
+        *in = bundle_input(&bundle, (uint32_t)k);
+    if (!sound || in->n_tokens != n)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: row %u of job %lld: expected the ids of %u tokens, found a record without them",
+            v->path, c->i, (long long)v->job, n);
     c->ids = xcalloc(n + 1, sizeof *c->ids);
-    if (ids_unpack(sqlite3_column_blob(q, IDS), len, n, c->ids) == 0)
-        return 0;
-    return err_set(e, ASSAY_EFORMAT,
-        "%s: row %u of job %lld: expected the ids of %u tokens, found %zu bytes", v->path, c->i,
-        (long long)v->job, n, len);
+    bundle_ids(&bundle, in, c->ids);
+    return 0;
 }
 
 static int check_row(struct verify *v, sqlite3_stmt *q, int64_t row, struct err *e)
 {
     sqlite3_bind_int64(q, 1, row);
     int got = sqlite3_step(q), rc = 0;
+    struct bundle_input in;
     if (got == SQLITE_ROW) {
         struct check *c = &v->checks[v->n_checks++];
         c->i = row_index(row);
         c->id = read_id(q);
         read_stored(c, q);
         v->n_other_mode += sqlite3_column_int(q, OTHER_MODE);
-        rc = read_ids(v, c, q, e);
+        rc = read_input(v, c, q, &in, e);
         if (rc == 0)
-            rc = add_sequences(v, c, q, e);
+            rc = add_sequences(v, c, q, &in, e);
         free(c->ids);
         c->ids = NULL;
     } else if (got != SQLITE_DONE) {

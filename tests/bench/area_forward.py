@@ -32,9 +32,13 @@ def attention():
                       f"{row['gflops']:.0f} GFLOP/s", f"{row['peak']:.0f} GFLOP/s", row["ratio"], 0.9)
 
 
-def forward(rows=ROWS, model=None):
+def forward(rows=ROWS, kind="none"):
     """tokens/s in process."""
-    return lines(TOOLS / "bench_forward", model or common.checkpoint(), rows, TOKENS, BATCH_TOKENS)[0]["tokens_per_s"]
+    return measure(rows, kind)["tokens_per_s"]
+
+
+def measure(rows, kind):
+    return lines(TOOLS / "bench_forward", common.checkpoint(), rows, TOKENS, BATCH_TOKENS, CORES, 0, kind)[0]
 
 
 def blas(*arguments):
@@ -69,10 +73,10 @@ def b2(turns=4):
               f"{statistics.median(s['gflops'] for s in shapes):.0f} GFLOP/s", statistics.median(s["ratio"] for s in shapes))
 
 
-def transformers_rate(rows):
+def transformers_rate(rows, kind):
     found = lines(os.environ["PEER_PYTHON"], HERE / "peer_transformers.py", "--model", common.checkpoint(), "--rows", rows, "--tokens", TOKENS,
-                  "--batch", BATCH_TOKENS // TOKENS)[0]
-    return found["tokens_per_s"], f"transformers {found['transformers']} float32"
+                  "--batch", BATCH_TOKENS // TOKENS, *(["--bf16"] if kind == "bfloat16" else []))[0]
+    return found["tokens_per_s"], f"transformers {found['transformers']} {kind}"
 
 
 def llama_rate(rows, kind):
@@ -82,40 +86,54 @@ def llama_rate(rows, kind):
     return found["tokens_per_s"], f"llama.cpp{version} {kind.upper()}, pp{TOKENS}"
 
 
+PEERS = {"llama.cpp F16": ("PEER_LLAMA", lambda rows: llama_rate(rows, "f16")),
+         "llama.cpp BF16": ("PEER_LLAMA", lambda rows: llama_rate(rows, "bf16")),
+         "llama.cpp Q8_0": ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0")),
+         "transformers float32": ("PEER_PYTHON", lambda rows: transformers_rate(rows, "float32")),
+         "transformers bfloat16": ("PEER_PYTHON", lambda rows: transformers_rate(rows, "bfloat16"))}
+OURS = {"none": "tokens/s", "bf16": "tokens/s in bfloat16"}
+AGAINST = [("none", "llama.cpp F16", 1.35), ("none", "llama.cpp Q8_0", 1.85), ("none", "transformers float32", 1.9),
+           ("bf16", "llama.cpp F16", 1.35), ("bf16", "llama.cpp BF16", None), ("bf16", "llama.cpp Q8_0", 1.85),
+           ("bf16", "transformers float32", 1.9), ("bf16", "transformers bfloat16", None)]
+
+
 def b3(turns=2):
     """Ours before and after the peers, in turns."""
-    peers = [("PEER_LLAMA", lambda rows: llama_rate(rows, "f16"), "llama.cpp F16", 1.35),
-             ("PEER_LLAMA", lambda rows: llama_rate(rows, "q8_0"), "llama.cpp Q8_0", 1.85),
-             ("PEER_PYTHON", transformers_rate, "transformers float32", 1.9)]
-    ours, found, rows = [], {}, ROWS // 2 // turns
+    ours, found, rows = {kind: [] for kind in OURS}, {}, ROWS // 2 // turns
+
+    def take_ours():
+        for kind, rates in ours.items():
+            rates.append(forward(rows, kind))
+
     for _ in range(turns):
-        ours.append(forward(rows))
-        for variable, rate, name, _ in peers:
+        take_ours()
+        for name, (variable, rate) in PEERS.items():
             if os.environ.get(variable):
                 found.setdefault(name, []).append(rate(rows))
-        ours.append(forward(rows))
-    say(f"b3: {', '.join(f'{rate:.1f}' for rate in ours)} tokens/s; " + "; ".join(
-        f"{name} {', '.join(f'{rate:.1f}' for rate, _ in got)}" for name, got in found.items()))
-    for variable, _, name, target in peers:
+        take_ours()
+    rates = {**{OURS[kind]: taken for kind, taken in ours.items()}, **{name: [rate for rate, _ in got] for name, got in found.items()}}
+    say("b3: " + "; ".join(f"{name} {', '.join(f'{rate:.1f}' for rate in got)}" for name, got in rates.items()))
+    for kind, name, target in AGAINST:
         if name not in found:
-            yield Row("b3", f"tokens/s / {name}", f"not measured: {variable}=.. (tests/bench/README.md)", "", None, target)
+            yield Row("b3", f"{OURS[kind]} / {name}", f"not measured: {PEERS[name][0]}=.. (tests/bench/README.md)", "", None, target)
             continue
-        peer = statistics.mean(rate for rate, _ in found[name])
-        yield Row("b3", f"tokens/s, rows of {TOKENS} tokens / {found[name][0][1]}", f"{statistics.mean(ours):.1f} tokens/s", f"{peer:.1f} tokens/s",
-                  statistics.mean(ours) / peer, target)
+        own, peer = statistics.mean(ours[kind]), statistics.mean(rate for rate, _ in found[name])
+        yield Row("b3", f"{OURS[kind]}, rows of {TOKENS} tokens / {found[name][0][1]}", f"{own:.1f} tokens/s", f"{peer:.1f} tokens/s",
+                  own / peer, target)
 
 
 def b4(turns=3):
     """By the time that threads had a processor; the ceiling is the float32 peak over the multiply-adds that a token takes (bench_forward)."""
-    found = [lines(TOOLS / "bench_forward", common.checkpoint(), ROWS // 2, TOKENS, BATCH_TOKENS, CORES, 0, "int8")[0] for _ in range(turns)]
-    share = statistics.median(f["cpu_share"] for f in found)
-    rate = statistics.median(f["cpu_tokens_per_s"] for f in found)
-    yield Row("b4", "tokens/s of the forward in int8 / what float32's fused multiply-adds allow", f"{rate:.1f} tokens/s", f"{rate / share:.1f} tokens/s",
-              share, 1.35)
+    for kind, name, target in (("int8", "int8", 1.35), ("bf16", "bfloat16", 1.6)):
+        found = [measure(ROWS // 2, kind) for _ in range(turns)]
+        share = statistics.median(f["cpu_share"] for f in found)
+        rate = statistics.median(f["cpu_tokens_per_s"] for f in found)
+        yield Row("b4", f"tokens/s of the forward in {name} / what float32's fused multiply-adds allow", f"{rate:.1f} tokens/s",
+                  f"{rate / share:.1f} tokens/s", share, target)
     if os.environ.get("PEER_LLAMA"):
         ours, theirs = [], []
         for _ in range(2):
-            ours.append(lines(TOOLS / "bench_forward", common.checkpoint(), ROWS // 2, TOKENS, BATCH_TOKENS, CORES, 0, "int8")[0]["tokens_per_s"])
+            ours.append(forward(ROWS // 2, "int8"))
             peer, name = llama_rate(ROWS // 2, "q8_0")
             theirs.append(peer)
         yield Row("b4", f"tokens/s in int8, rows of {TOKENS} tokens / {name}", f"{statistics.mean(ours):.1f} tokens/s",

@@ -1,6 +1,6 @@
 """The peer of b3: tokens/s of llama.cpp's llama-bench on the CPU, prompts alone (pp512), on a model of the same shape. Plain Python.
 
-    peer_llama.py --bench PATH --model DIR [--type f16|q8_0] [--tokens N] [--repeat N] [--threads N]
+    peer_llama.py --bench PATH --model DIR [--type f16|bf16|q8_0] [--tokens N] [--repeat N] [--threads N]
 
 Prints one line of JSON. Only the shape is taken from DIR's config.json (Qwen2): a GGUF file with a repeated block of random values is written
 beside it at the first use, for timing what the weights are does not matter. It has no vocabulary. llama-bench gives each prompt a batch of
@@ -14,8 +14,8 @@ import struct
 import subprocess
 
 UINT32, FLOAT32, STRING = 4, 6, 8
-TYPES = {"f32": (0, 1, 4), "f16": (1, 1, 2), "q8_0": (8, 32, 34)}  # number in GGUF, elements and bytes of a block
-FILE_TYPES = {"f16": 1, "q8_0": 7}
+TYPES = {"f32": (0, 1, 4), "f16": (1, 1, 2), "bf16": (30, 1, 2), "q8_0": (8, 32, 34)}  # number in GGUF, elements and bytes of a block
+FILE_TYPES = {"f16": 1, "bf16": 32, "q8_0": 7}
 ALIGNMENT = 32
 
 
@@ -52,6 +52,8 @@ def block_of(kind, rng):
     """Ordinary values, some 128 thousand of them."""
     if kind == "f16":
         return b"".join(struct.pack("<e", rng.gauss(0, 0.02)) for _ in range(1 << 17))
+    if kind == "bf16":
+        return b"".join(struct.pack("<f", rng.gauss(0, 0.02))[2:] for _ in range(1 << 17))
     return b"".join(struct.pack("<e32b", 0.0005, *(max(-127, min(127, round(rng.gauss(0, 40)))) for _ in range(32))) for _ in range(1 << 12))
 
 

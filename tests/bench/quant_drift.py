@@ -1,6 +1,7 @@
-"""What --quant int8 does to scores, on the CPU: the same pairs in float32 and in int8 through `assay score`, and how far the two are apart.
+"""What --quant int8 and --dtype bf16 do to scores, on the CPU: the same pairs in float32 and so through `assay score`, and how far the two are
+apart.
 
-    make quant-drift                        every model below; ends with 1 where fewer than 99.5 % of a trained model's pairs keep their
+    make quant-drift                        every model below, each way; ends with 1 where fewer than 99.5 % of a trained model's pairs keep their
                                             order, or its rank correlation is below 0.999
     ASSAY_BIN=build/cpu/bin build/venv/bin/python tests/bench/quant_drift.py [--pairs N] [--big N] [--json] [demo-reward] [..]
 
@@ -33,6 +34,7 @@ BIG = ROOT / "build/bench/qwen2.5-0.5b-shape"
 sys.path.insert(0, str(HERE.parent / "reference"))
 import sums  # noqa: E402
 
+WAYS = {"int8": ("--quant", "int8"), "bf16": ("--dtype", "bf16")}
 LEAST_PAIRS, LEAST_RANK = 0.995, 0.999
 BIG_TOKENS = 24
 TRAINED = ("demo-reward", "demo-process")
@@ -75,9 +77,9 @@ def value(line):
     return line["score"]
 
 
-def scores(directory, rows, model, quant):
-    out = directory / f"{quant}.jsonl"
-    subprocess.run([BIN / "assay", "score", rows, "-o", out, "--model", model, "--quant", quant, "--device", "cpu"], check=True,
+def scores(directory, rows, model, *options):
+    out = directory / f"{'-'.join(options)}.jsonl"
+    subprocess.run([BIN / "assay", "score", rows, "-o", out, "--model", model, "--device", "cpu", *options], check=True,
                    stderr=subprocess.DEVNULL)
     return [value(json.loads(line)) for line in out.read_text().splitlines()]
 
@@ -100,14 +102,15 @@ def sign(x):
     return (x > 0) - (x < 0)
 
 
-def compare(name, exact, found):
+def compare(name, way, exact, found):
     spread, differences = statistics.pstdev(exact), [abs(a - b) for a, b in zip(exact, found)]
     same = [sign(exact[k] - exact[k + 1]) == sign(found[k] - found[k + 1]) for k in range(0, len(exact), 2)]
-    return {"model": name, "pairs": len(same), "spread": spread, "max": max(differences), "mean": statistics.mean(differences),
+    return {"model": name, "way": way, "pairs": len(same), "spread": spread, "max": max(differences), "mean": statistics.mean(differences),
             "rank": statistics.correlation(ranks(exact), ranks(found)), "same": statistics.mean(same)}
 
 
-def measure(name, pairs):
+def measure(name, ways, pairs):
+    """A comparison for each way."""
     lines, model = MADE[name]
     if name == "0.5b" and not model.exists():
         subprocess.run([sys.executable, HERE / "make_big.py", model], check=True)
@@ -115,7 +118,9 @@ def measure(name, pairs):
         directory = pathlib.Path(at)
         rows = directory / "rows.jsonl"
         rows.write_text("".join(json.dumps({"id": str(k), **line}) + "\n" for k, line in enumerate(lines(random.Random(1), pairs))))
-        return compare(name, *(scores(directory, rows, model, quant) for quant in ("none", "int8")))
+        exact = scores(directory, rows, model)
+        for way in ways:
+            yield compare(name, way, exact, scores(directory, rows, model, *WAYS[way]))
 
 
 def main():
@@ -123,17 +128,18 @@ def main():
     parser.add_argument("models", nargs="*", help=f"of {', '.join(MADE)} (default all)")
     parser.add_argument("--pairs", type=int, default=4000, help="pairs for the demo models (default 4000)")
     parser.add_argument("--big", type=int, default=500, help="pairs for the 0.5b (default 500)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="(default all)")
     parser.add_argument("--json", action="store_true", help="a line of JSON each, not a table")
     args = parser.parse_args()
     failed = False
     if not args.json:
-        print("| model | pairs | max | mean | rank | pairs with the same order |\n|---|---|---|---|---|---|")
+        print("| model | | pairs | max | mean | rank | pairs with the same order |\n|---|---|---|---|---|---|---|")
     for name in args.models or MADE:
-        m = measure(name, args.big if name == "0.5b" else args.pairs)
-        failed |= name in TRAINED and (m["same"] < LEAST_PAIRS or m["rank"] < LEAST_RANK)
-        print(json.dumps(m) if args.json else
-              f"| {name} | {m['pairs']:,} | {m['max'] / m['spread']:.4f} | {m['mean'] / m['spread']:.4f} | {m['rank']:.5f} | "
-              f"{100 * m['same']:.2f} % |", flush=True)
+        for m in measure(name, args.ways, args.big if name == "0.5b" else args.pairs):
+            failed |= name in TRAINED and (m["same"] < LEAST_PAIRS or m["rank"] < LEAST_RANK)
+            print(json.dumps(m) if args.json else
+                  f"| {name} | {m['way']} | {m['pairs']:,} | {m['max'] / m['spread']:.4f} | {m['mean'] / m['spread']:.4f} | {m['rank']:.5f} | "
+                  f"{100 * m['same']:.2f} % |", flush=True)
     return 1 if failed else 0
 
 

@@ -125,7 +125,7 @@ def test_peers_model_is_read_as_written(directory):
     """The GGUF file: magic, counts, and as many bytes as its tensors take."""
     config = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
               "max_position_embeddings": 64, "rope_theta": 1e6, "rms_norm_eps": 1e-6}
-    for kind, bits in (("f16", 16), ("q8_0", 8.5)):
+    for kind, bits in (("f16", 16), ("bf16", 16), ("q8_0", 8.5)):
         peer_llama.write_gguf(directory / "m.gguf", config, kind)
         data = (directory / "m.gguf").read_bytes()
         shapes = peer_llama.shapes(config).values()

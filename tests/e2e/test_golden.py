@@ -84,8 +84,10 @@ def test_same_bits_in_any_company(directory):
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_int8_scores_are_near_and_of_a_mode_of_their_own(directory):
-    """--quant int8 without a GPU: near float32's scores, the same on any kernels, and a job of the other mode waits for consent."""
+@pytest.mark.parametrize("mode,says", [(["--quant", "int8"], "dtype=f32 quant=int8"), (["--dtype", "bf16"], "dtype=bf16 quant=none")],
+                         ids=["int8", "bf16"])
+def test_scores_are_near_and_of_a_mode_of_their_own(directory, mode, says):
+    """Without a GPU: near float32's scores, the same on any kernels, and a job of the other mode waits for consent."""
     rows, key = [{"ids": ids_bytes([(7 * k + j * j) % 500 for j in range(1 + 3 * k)])} for k in range(30)], random_key()
     with Broker(directory / "d") as broker, broker.client() as client:
         exact = [row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]]
@@ -93,12 +95,12 @@ def test_int8_scores_are_near_and_of_a_mode_of_their_own(directory):
         wait_until(lambda: client.call("status", job=key)["done"] == 3)
     found = []
     for options in (["--threads", 2], ["--isa", "portable", "--max-batch-tokens", 128]):
-        with Broker(directory / "d", options=["--quant", "int8", *options]) as broker, broker.client() as client:
-            assert client.call("hello")["mode"] == "device=cpu arithmetic=2 dtype=f32 quant=int8 tp=1 pp=1"
+        with Broker(directory / "d", options=[*mode, *options]) as broker, broker.client() as client:
+            assert client.call("hello")["mode"] == f"device=cpu arithmetic=2 {says} tp=1 pp=1"
             found.append([row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]])
             client.submit(key, rows[3:6], chunk=1)
             status = client.call("status", job=key)
-            assert status["state"] == "paused" and "quant=none" in status["reason"], status
+            assert status["state"] == "paused" and "dtype=f32 quant=none" in status["reason"], status
     assert found[0] == found[1]
     spread = max(exact) - min(exact)
     errors = [abs(a - b) for a, b in zip(exact, found[0])]
@@ -112,3 +114,25 @@ def test_int8_takes_odd_sizes_and_describing_quantizes_nothing():
         assert " quant=int8 " in json.loads(done.stdout)["mode"]
     done = subprocess.run([BIN / "assay-worker", "--describe", "--quant", "fp8", "--model", DEMO], capture_output=True, text=True, timeout=20)
     assert done.returncode != 0 and "--quant fp8: the CPU does not have it; expected none or int8" in done.stderr
+
+
+def test_of_float32_and_bfloat16(directory):
+    """--dtype f32 is what auto is; what does not go together is refused by name, before anything starts."""
+    def describe(*options):
+        return subprocess.run([BIN / "assay-worker", "--describe", "--model", DEMO, *options], capture_output=True, text=True, timeout=20)
+    for option, says in (("auto", "dtype=f32"), ("f32", "dtype=f32"), ("bf16", "dtype=bf16")):
+        assert f" {says} quant=none " in json.loads(describe("--dtype", option).stdout)["mode"]
+    assert " dtype=f32 quant=int8 " in json.loads(describe("--dtype", "f32", "--quant", "int8").stdout)["mode"]
+    for options, code, words in ((["--dtype", "f16"], 64, "--dtype: expected auto, f32 or bf16, found 'f16'"),
+                                 (["--dtype", "bf16", "--quant", "int8"], 78, "--dtype bf16 with --quant int8: expected one of them")):
+        done = subprocess.run([BIN / "assayd", "--model", DEMO, "--data", directory / "d", *options], capture_output=True, text=True, timeout=30)
+        assert done.returncode == code and words in done.stderr, done.stderr
+        assert not (directory / "d/assay.db").exists()
+    rows = directory / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"input_ids": [3 + k, 5, 7]}) + "\n" for k in range(8)))
+    found = {}
+    for option in ("auto", "f32", "bf16"):
+        out = directory / f"{option}.jsonl"
+        subprocess.run([BIN / "assay", "score", rows, "-o", out, "--model", DEMO, "--dtype", option], check=True, capture_output=True, timeout=60)
+        found[option] = [json.loads(line)["score"] for line in out.read_text().splitlines()]
+    assert found["auto"] == found["f32"] != found["bf16"]

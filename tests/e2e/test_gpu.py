@@ -129,6 +129,8 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),
     (["--quant", "fp8"], 1, {"ASSAY_DOUBLE_CAPABILITY": "80"}, "--quant fp8: expected a GPU of compute capability 9.0,"),
     (["--quant", "fp8", "--device", "cpu"], 1, {}, "--quant fp8: the CPU does not have it; expected none or int8, or a GPU"),
+    (["--dtype", "bf16"], 1, {}, "--dtype bf16: a GPU computes in the checkpoint's own type; expected auto, or --device cpu"),
+    (["--dtype", "f32"], 1, {}, "--dtype f32: a GPU computes in the checkpoint's own type; expected auto, or --device cpu"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmulAlgoGetHeuristic:1:15"}, "text=cuBLASLt offers none on this device"),
     ([], 1, {"ASSAY_DOUBLE_FAIL": "cublasLtMatmul:45:14"}, "event=gpu_error"),  # after lines about algorithms
     (["--device", "cuda"], 1, {"ASSAY_DOUBLE_CAPABILITY": "75"}, "GPU 0 (Test Double): expected compute capability 8.0 or newer, found 7.5"),
@@ -144,6 +146,8 @@ def test_refused_before_anything_starts(installed, options, devices, env, words)
     (["--devices", "0,"], "expected different device numbers"),
     (["--devices", "a"], "expected different device numbers"),
     (["--quant", "fp4"], "expected none, fp8 or int8, found 'fp4'"),
+    (["--dtype", "f16"], "expected auto, f32 or bf16, found 'f16'"),
+    (["--isa", "avx512b"], "expected auto, avx512bf16, avx512vnni, avx512, avx2 or portable, found 'avx512b'"),
     (["--device", "gpu"], "expected auto, cpu or cuda, found 'gpu'"),
     (["--device", "cpu", "--devices", "0"], "expected no list with --device cpu"),
 ])

@@ -1,4 +1,4 @@
-"""--quant int8 on the CPU, through the whole service: how far it moves the trained models' scores, and what is no number stays an error."""
+"""--quant int8 and --dtype bf16 on the CPU, through the whole service: how far it moves the trained models' scores, and what is no number stays an error."""
 import json
 import os
 import shutil
@@ -15,7 +15,9 @@ def test_drift_of_the_trained_models():
     done = subprocess.run([sys.executable, ROOT / "tests/bench/quant_drift.py", "--pairs", "600", "--json", "demo-reward", "demo-process"],
                           capture_output=True, text=True, env={**os.environ, "ASSAY_BIN": str(BIN)})
     assert done.returncode == 0, done.stdout + done.stderr
-    for m in map(json.loads, done.stdout.splitlines()):
+    found = [*map(json.loads, done.stdout.splitlines())]
+    assert [(m["model"], m["way"]) for m in found] == [(name, way) for name in ("demo-reward", "demo-process") for way in ("int8", "bf16")]
+    for m in found:
         assert m["pairs"] == 600 and m["same"] >= 0.995 and m["rank"] >= 0.999 and 0 < m["mean"] < 0.01 * m["spread"], m
 
 
@@ -36,11 +38,10 @@ def spoilt(directory, token, bits):
 def test_no_number_is_that_rows_error(directory, bits):
     model = spoilt(directory / "m", 300, bits)
     rows = [{"ids": [1, 2, 3]}, {"ids": [1, 300, 3]}, {"ids": [4, 5, 6, 9]}]
-    with Broker(directory / "a", model=MODELS / "reward", options=["--quant", "int8"]) as broker, broker.client() as client:
-        right = client.call("score", rows=rows)["rows"]
-    found = {}
-    for quant in ("none", "int8"):
-        with Broker(directory / quant, model=model, options=["--quant", quant]) as broker, broker.client() as client:
-            found[quant] = client.call("score", rows=rows)["rows"]
-    assert found["int8"][1]["error"]["code"] == found["none"][1]["error"]["code"], found
-    assert [found["int8"][k]["score"] for k in (0, 2)] == [right[k]["score"] for k in (0, 2)]
+    for options in ([], ["--quant", "int8"], ["--dtype", "bf16"]):
+        with Broker(directory / f"a{options}", model=MODELS / "reward", options=options) as broker, broker.client() as client:
+            right = client.call("score", rows=rows)["rows"]
+        with Broker(directory / f"b{options}", model=model, options=options) as broker, broker.client() as client:
+            found = client.call("score", rows=rows)["rows"]
+        assert found[1]["error"]["code"] == "non_finite", found
+        assert [found[k]["score"] for k in (0, 2)] == [right[k]["score"] for k in (0, 2)]

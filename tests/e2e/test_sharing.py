@@ -32,10 +32,11 @@ def run(directory, name, rows, options=(), **how):
         return found, broker.sql("select sum(tokens), count(*) from batches where ok")[0]
 
 
-@pytest.mark.parametrize("model,tp", [("process", 1), ("seqcls-3-labels", 1), ("window", 1), ("seqcls", 2), ("tp-12-4", 4)])
-def test_the_same_bytes_for_every_pooling(directory, model, tp):
+@pytest.mark.parametrize("model,tp,dtype", [("process", 1, "f32"), ("seqcls-3-labels", 1, "f32"), ("window", 1, "f32"), ("seqcls", 2, "f32"),
+                                            ("tp-12-4", 4, "f32"), ("window", 1, "bf16"), ("tp-12-4", 2, "bf16")])
+def test_the_same_bytes_for_every_pooling(directory, model, tp, dtype):
     pools = POOLS + OF_CLASSES if model in ("process", "seqcls-3-labels") else POOLS
-    rows, options = rows_of(pools=pools), ["--tp", tp, "--max-batch-tokens", 1024]
+    rows, options = rows_of(pools=pools), ["--tp", tp, "--max-batch-tokens", 1024, "--dtype", dtype]
     together, (tokens, _) = run(directory, "together", rows, options, model=MODELS / model)
     apart, (all_tokens, _) = run(directory, "apart", rows, [*options, "--no-prefix-sharing"], model=MODELS / model)
     assert together == apart

@@ -50,13 +50,14 @@ def pools():
             {"pool": {"type": "POSITIONS", "positions": [2, 0]}}, {"pool": {"type": "POSITIONS", "positions": [1]}}]
 
 
-def test_one_of_each_is_computed_and_the_bits_are_the_same(directory):
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_one_of_each_is_computed_and_the_bits_are_the_same(directory, dtype):
     rows = repeated([{**row, **pool} for row in distinct(60) for pool in pools()], 4)
-    with Broker(directory / "plain", options=["--no-dedupe"]) as broker, broker.client() as client:
+    with Broker(directory / "plain", options=["--no-dedupe", "--dtype", dtype]) as broker, broker.client() as client:
         client.submit("plain", rows)
         expected = bits(client.results("plain"))
         assert computed(broker) == len(rows) and copies(client, "plain") == (0, 0)
-    with Broker(directory / "d", options=["--no-prefix-sharing"]) as broker, broker.client() as client:
+    with Broker(directory / "d", options=["--no-prefix-sharing", "--dtype", dtype]) as broker, broker.client() as client:
         client.submit("twins", rows)
         assert bits(client.results("twins")) == expected
         assert computed(broker) == 360
@@ -278,7 +279,7 @@ def test_a_full_disk_costs_the_cache_alone(directory):
 
 
 def test_errors(directory):
-    """What follows from the content is the twins' too; that a worker died is nobody else's fault. None is kept."""
+    """Errors are the twins' too, that of a row that kills its group as well: no other is tried. Retried, they are forgotten."""
     bad, killer = [30, NOT_A_NUMBER], [31, KILLS]
     rows = [{"ids": [20, 21]}] * 3 + [{"ids": bad}] * 40 + [{"ids": [22, 23]}] * 3
     with Broker(directory / "d", worker=FAULTY_WORKER, options=["--score-cache", "4M"]) as broker, broker.client() as client:
@@ -290,9 +291,69 @@ def test_errors(directory):
         wait_until(lambda: client.call("status", job="errors")["state"] == "done", 60)
         assert client.call("status", job="errors")["failed"] == 40
         assert copies(client, "errors") == (4, 0) and computed(broker) == 4  # it was tried again, once
-        reply = client.call("score", rows=[{"ids": killer}] * 2, key="killers", timeout_ms=120000, timeout=150)["rows"]
-        assert [row["error"]["code"] for row in reply] == ["worker_killed"] * 2
-        assert broker.sql("select i, attempts from rows where attempts > 0") == [(0, 3), (1, 3)]
+        many = [{"ids": [20 + k % 3, 40 + k]} for k in range(300)]
+        client.submit("killers", [{"ids": killer}] * 3, seal=False)
+        wait_until(lambda: client.call("status", job="killers")["done"] == 3, 60)
+        client.submit("killers", many, chunk=1, seal=False)
+        wait_until(lambda: client.call("status", job="killers")["done"] == 303, 60)
+        client.submit("killers", [{"ids": killer}] * 2 + many[:2], chunk=2)
+        reply = bits(client.results("killers", timeout=120))
+        killed = [row for row in reply if row["error"]]
+        assert [row["i"] for row in killed] == [0, 1, 2, 303, 304]
+        assert {row["error"]["code"] for row in killed} == {"worker_killed"} and len({row["error"]["message"] for row in killed}) == 1
+        assert broker.sql("select i, attempts from rows where attempts > 0") == [(0, 3)]
+        assert client.call("retry", job="killers")["retried"] == 5
+        wait_until(lambda: client.call("status", job="killers")["state"] == "done", 60)
+        assert client.call("status", job="killers")["failed"] == 5
+        assert broker.sql("select i from rows where attempts > 0") == [(0,)]
+
+
+def test_killed_and_no_cache(directory):
+    """A job finds its rows again after SIGKILL, in its file and without it; none is computed twice but those that were under way."""
+    rows = distinct(6000)
+    broker = Broker(directory / "d", options=["--max-batch-tokens", 2048])
+    broker.start()
+    with broker.client() as client:
+        client.submit("job", rows, seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 6000, 120)
+        assert computed(broker) == 6000 and len(list(broker.data.glob("twins-*"))) == 1
+    broker.kill9()
+    broker.start()
+    with broker.client() as client:
+        client.submit("job", rows, chunk=1, seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 12000, 120)
+        assert computed(broker) == 6000 and copies(client, "job") == (6000, 0)
+    broker.kill9()
+    for path in broker.data.glob("twins-*"):
+        path.unlink()
+    broker.start()
+    with broker.client() as client:
+        client.submit("job", rows, chunk=2)
+        results = bits(client.results("job", timeout=120))
+        assert computed(broker) == 6000 and copies(client, "job") == (12000, 0)
+        assert [row["score"] for row in results[:6000]] == [row["score"] for row in results[6000:12000]] == [row["score"] for row in results[12000:]]
+        wait_until(lambda: not list(broker.data.glob("twins-*")))  # the job is over
+    broker.stop()
+
+
+def test_a_start_without_dedupe_leaves_no_files(directory):
+    """They would lack what it computes."""
+    rows = distinct(5000)
+    broker = Broker(directory / "d")
+    with broker, broker.client() as client:
+        client.submit("job", rows[:4000], seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 4000, 120)
+    assert len(list(broker.data.glob("twins-*"))) == 1
+    broker.command += ["--no-dedupe"]
+    with broker, broker.client() as client:
+        client.submit("job", rows[4000:], chunk=1, seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 5000, 120)
+        assert not list(broker.data.glob("twins-*"))
+    broker.command.remove("--no-dedupe")
+    with broker, broker.client() as client:
+        client.submit("job", rows, chunk=2)
+        client.results("job")
+        assert computed(broker) == 5000 and copies(client, "job") == (5000, 0)
 
 
 def test_cancel_pause_purge_while_twins_wait(directory):

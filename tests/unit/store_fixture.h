@@ -47,6 +47,19 @@ static inline int remove_one(const char *path, const struct stat *st, int type, 
     return remove(path);
 }
 
+/* A folder of the test's own, its name into dir[64]; and that it goes, whatever is in it. */
+static inline void make_dir(char *dir)
+{
+    snprintf(dir, 64, "/tmp/assay_store_XXXXXX");
+    assert_non_null(mkdtemp(dir));
+}
+
+static inline void remove_dir(const char *dir)
+{
+    umount2(dir, MNT_DETACH); /* only test_full_disk mounts something there */
+    nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline void open_mode(struct fixture *f, const char *mode)
 {
     struct err err;
@@ -63,8 +76,7 @@ static inline void open_again(struct fixture *f)
 static inline int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
-    snprintf(f->dir, sizeof f->dir, "/tmp/assay_store_XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
+    make_dir(f->dir);
     open_mode(f, MODE);
     *state = f;
     return 0;
@@ -74,8 +86,7 @@ static inline int teardown(void **state)
 {
     struct fixture *f = *state;
     store_close(&f->s);
-    umount2(f->dir, MNT_DETACH); /* only test_full_disk mounts something there */
-    nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    remove_dir(f->dir);
     free(f);
     return 0;
 }
@@ -274,9 +285,21 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     return out;
 }
 
+/* SQL that makes a database of version 4 of one of now, whose rows came one at a time. */
+#define TO_VERSION_4                                                                               \
+    "drop view rows; create table lease (row integer primary key, batch integer not null); "       \
+    "alter table row add column state integer not null default 0; "                                \
+    "update row set state = (select case when queued >> (row.row & 63) & 1 then 0 "                \
+    "when failed >> (row.row & 63) & 1 then 2 else 1 end from block where block = row.row >> 6); " \
+    "insert into lease select row, 7 from row join block on block = row >> 6 "                     \
+    "where running >> (row & 63) & 1; "                                                            \
+    "drop table block; alter table row_input drop column rows; "                                   \
+    "create index row_queued on row (row) where state = 0; "                                       \
+    "create index row_failed on row (row) where state = 2; pragma user_version = 4; "
+
 static inline void run_sql(const struct fixture *f, const char *sql)
 {
-    char command[600];
+    char command[3000];
     snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
     assert_int_equal(system(command), 0);
 }

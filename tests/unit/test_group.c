@@ -238,6 +238,7 @@ static struct group_options options_for(
         .threads = 1,
         .isa = "auto",
         .quant = "none",
+        .dtype = "auto",
         .max_len = 256,
         .stage =
             {.n_slots = 2, .max_rows = 8, .max_tokens = 512, .max_positions = 8, .max_values = 64},
@@ -657,13 +658,14 @@ static void test_another_mode_is_not_ready(void **state)
     struct scene *s = *state;
     struct group_options options = options_for(s, program(s, "bin/assay-worker"), DEMO, 1);
     int exit_code;
-    options.mode = "device=cpu dtype=f32 quant=none tp=2 pp=1";
+    options.mode = "device=cpu arithmetic=2 dtype=f32 quant=none tp=2 pp=1";
     make_group(s, &options);
     assert_text_has(wait_for_failure(s, &exit_code),
-        "rank 0 computes otherwise than expected (device=cpu dtype=f32 quant=none tp=2 pp=1): "
-        "device=cpu dtype=f32 quant=none tp=1 pp=1");
+        "rank 0 computes otherwise than expected (device=cpu arithmetic=2 dtype=f32 quant=none "
+        "tp=2 pp=1): "
+        "device=cpu arithmetic=2 dtype=f32 quant=none tp=1 pp=1");
     group_free(&s->group);
-    options.mode = "device=cpu dtype=f32 quant=none tp=1 pp=1";
+    options.mode = "device=cpu arithmetic=2 dtype=f32 quant=none tp=1 pp=1";
     make_group(s, &options);
     wait_for(s, GROUP_READY);
 }

@@ -223,11 +223,14 @@ static void test_sharing_in_every_shape_of_model(void **unused)
 
 static void test_sharing_with_every_instruction_set(void **unused)
 {
-    static const char *const isas[] = {"portable", "avx2", "avx512"};
+    static const char *const isas[] = {"portable", "avx2", "avx512", "avx512bf16"};
     (void)unused;
-    for (int i = 0; i < 3; i++)
-        if (kernels_choose(isas[i]))
-            check_sharing("window", isas[i], 1 + i, -1, 0, 1);
+    for (int i = 0; i < 8; i++)
+        if (kernels_choose(isas[i % 4])) {
+            dtype = i < 4 ? "auto" : "bf16";
+            check_sharing("window", isas[i % 4], 1 + i % 4, -1, 0, 1);
+        }
+    dtype = "auto";
 }
 
 static void test_sharing_tensor_parallel(void **unused)
@@ -327,22 +330,26 @@ static void fold_bits(const struct vector *v)
 static void test_bits_are_those_of_this_arithmetic(void **unused)
 {
     static const struct {
-        const char *quant;
+        const char *dtype, *quant;
         uint64_t bits;
-    } known[] = {{"none", 0x441ea87f4bd8ece5}, {"int8", 0xc174d5c8eef49b95}};
+    } known[] = {{"auto", "none", 0x441ea87f4bd8ece5}, {"auto", "int8", 0xc174d5c8eef49b95},
+        {"bf16", "none", 0xd0699d4d7cc90a06}};
     int failed = 0;
     (void)unused;
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        dtype = known[i].dtype;
         quant_method = known[i].quant;
         all_bits = 0xcbf29ce484222325;
         each_vector(fold_bits);
         if (all_bits != known[i].bits)
             fprintf(stderr,
-                "arithmetic %d, quant %s: digest of all bits is 0x%016llx, was 0x%016llx\n",
-                CPU_ARITHMETIC, known[i].quant, (unsigned long long)all_bits,
+                "arithmetic %d, dtype %s, quant %s: digest of all bits is 0x%016llx, was "
+                "0x%016llx\n",
+                CPU_ARITHMETIC, known[i].dtype, known[i].quant, (unsigned long long)all_bits,
                 (unsigned long long)known[i].bits);
         failed += all_bits != known[i].bits;
     }
+    dtype = "auto";
     quant_method = "none";
     assert_int_equal(failed, 0);
 }

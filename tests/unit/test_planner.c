@@ -340,6 +340,28 @@ static void test_many_jobs(void **state)
     planner_free(&t.p);
 }
 
+/* More rows come to a job that had none left, while another's turn is before its own: they are planned. */
+static void test_more_rows_while_others_run(void **state)
+{
+    struct planned t = start(state, 512, 64);
+    struct err err;
+    uint32_t rows = 0;
+    int64_t big = plan_job(&t, "big", 0, 100, 16), open = new_job(t.f->s, "open", 0);
+    put_chunk(t.f->s, open, 0, 16, 16, 0);
+    must(planner_job_changed(t.p, open, &err));
+    struct batch *b = next(&t); /* 16 rows of each */
+    assert_int_equal(row_job(b->rows[31]->row), open);
+    end_batch(&t, &b, 0);
+    put_chunk(t.f->s, open, 1, 16, 16, 1);
+    must(planner_job_changed(t.p, open, &err));
+    for (; (b = next(&t)); end_batch(&t, &b, 0))
+        rows += b->n_rows;
+    assert_int_equal(rows, 100 - 16 + 16);
+    assert_int_equal(job_now(t.f->s, open).state, JOB_DONE);
+    assert_int_equal(job_now(t.f->s, big).state, JOB_DONE);
+    planner_free(&t.p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +376,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_culprit_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_innocent_batches_come_again, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_more_rows_while_others_run, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -230,29 +230,42 @@ static void run_all(struct planner *p, uint32_t *rows, uint32_t *tokens, uint32_
     }
 }
 
-static void a_batch_holds_more_rows_that_share(void **state)
+static void cancel(struct store *s, int64_t job)
 {
-    struct fixture *f = *state;
-    uint32_t rows, tokens, batches;
-    put_responses(f->s, "share", 3, 8, 100, 50, POOL_LAST, 0);
-    struct planner *p = plan(f->s, 800, 800);
-    run_all(p, &rows, &tokens, &batches);
-    assert_int_equal(rows, 24);
-    assert_int_equal(batches, 2);
-    assert_int_equal(tokens, 4 * 100 + 24 * 50); /* one prompt twice: its responses are in both */
-    planner_free(&p);
+    struct err err;
+    must(store_begin(s, &err));
+    must(store_cancel(s, job, &err));
+    must(store_commit(s, &err));
 }
 
-static void sequences_of_a_row_share(void **state)
+/* Rows of their own, a row's sequences, and rows whose every token is pooled: those are counted for each row. */
+static void batches_hold_more_rows_that_share(void **state)
 {
+    static const struct {
+        const char *key;
+        uint32_t prompts, responses, prompt_tokens, own;
+        int pool_type, lines;
+        uint32_t budget, batches, tokens;
+    } cases[] = {
+        /* one prompt twice: its responses are in both */
+        {"share", 3, 8, 100, 50, POOL_LAST, 0, 800, 2, 4 * 100 + 24 * 50},
+        {"lines", 3, 8, 100, 50, POOL_LAST, 1, 3000, 1, 3 * 100 + 24 * 50},
+        /* ten rows of 100 pooled tokens each */
+        {"all", 1, 20, 90, 10, POOL_ALL, 0, 1000, 2, 2 * 90 + 20 * 10},
+    };
     struct fixture *f = *state;
     uint32_t rows, tokens, batches;
-    put_responses(f->s, "lines", 3, 8, 100, 50, POOL_LAST, 1);
-    struct planner *p = plan(f->s, 3000, 3000);
-    run_all(p, &rows, &tokens, &batches);
-    assert_int_equal(rows, 24);
-    assert_int_equal(tokens, 3 * 100 + 24 * 50);
-    planner_free(&p);
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        int64_t job = put_responses(f->s, cases[k].key, cases[k].prompts, cases[k].responses,
+            cases[k].prompt_tokens, cases[k].own, cases[k].pool_type, cases[k].lines);
+        struct planner *p = plan(f->s, cases[k].budget, cases[k].budget);
+        run_all(p, &rows, &tokens, &batches);
+        assert_int_equal(rows, cases[k].prompts * cases[k].responses);
+        assert_int_equal(batches, cases[k].batches);
+        assert_int_equal(tokens, cases[k].tokens);
+        planner_free(&p);
+        cancel(f->s, job); /* run_all leaves it queued */
+    }
 }
 
 /* Prompts as long as the budget: their responses go beyond it, as far as the slot goes. */
@@ -275,20 +288,6 @@ static void a_long_prompt_goes_beyond_the_budget(void **state)
     struct batch *b = next(p);
     assert_int_equal(b->n_tokens, 1000 + 60 * 50);
     planner_finished(p, &b);
-    planner_free(&p);
-}
-
-/* Tokens that are pooled are counted for each row. */
-static void pooled_tokens_are_bounded(void **state)
-{
-    struct fixture *f = *state;
-    uint32_t rows, tokens, batches;
-    put_responses(f->s, "all", 1, 20, 90, 10, POOL_ALL, 0);
-    struct planner *p = plan(f->s, 1000, 1000);
-    run_all(p, &rows, &tokens, &batches);
-    assert_int_equal(rows, 20);
-    assert_int_equal(batches, 2); /* ten rows of 100 pooled tokens each */
-    assert_int_equal(tokens, 2 * 90 + 20 * 10);
     planner_free(&p);
 }
 
@@ -343,10 +342,8 @@ int main(void)
         cmocka_unit_test(edges_of_sharing),
         cmocka_unit_test(a_common_system_prompt),
         cmocka_unit_test(any_rows),
-        cmocka_unit_test_setup_teardown(a_batch_holds_more_rows_that_share, setup, teardown),
-        cmocka_unit_test_setup_teardown(sequences_of_a_row_share, setup, teardown),
+        cmocka_unit_test_setup_teardown(batches_hold_more_rows_that_share, setup, teardown),
         cmocka_unit_test_setup_teardown(a_long_prompt_goes_beyond_the_budget, setup, teardown),
-        cmocka_unit_test_setup_teardown(pooled_tokens_are_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(jobs_take_turns_by_groups, setup, teardown),
         cmocka_unit_test_setup_teardown(a_culprit_among_rows_that_share, setup, teardown),
     };

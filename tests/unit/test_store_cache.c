@@ -18,8 +18,7 @@ struct cached {
 static int begin(void **state)
 {
     struct cached *t = calloc(1, sizeof *t);
-    snprintf(t->dir, sizeof t->dir, "/tmp/assay_cache_XXXXXX");
-    assert_non_null(mkdtemp(t->dir));
+    make_dir(t->dir);
     t->c = store_cache_open(t->dir, SIZE, 0);
     assert_non_null(t->c);
     *state = t;
@@ -30,8 +29,7 @@ static int end(void **state)
 {
     struct cached *t = *state;
     store_cache_close(&t->c);
-    umount2(t->dir, MNT_DETACH); /* only test_full_disk mounts something there */
-    nftw(t->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    remove_dir(t->dir);
     free(t);
     return 0;
 }

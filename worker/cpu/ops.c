@@ -40,7 +40,8 @@ static int op_open(struct device **out, const struct device_options *o, struct e
     const struct cpu_kernels *kernels = kernels_choose(o->isa);
     if (!kernels)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "isa: expected auto, portable or one that this CPU has (avx512vnni, avx512, avx2), "
+            "isa: expected auto, portable or one that this CPU has (avx512bf16, avx512vnni, "
+            "avx512, avx2), "
             "found '%s'",
             o->isa);
     if (o->quant != DTYPE_F32 && o->quant != DTYPE_I8)

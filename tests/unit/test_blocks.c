@@ -1,0 +1,294 @@
+/* test_blocks.c - rows that came together are kept together, their states as bits: any of them can be read,
+ * finished, failed and queued again by itself; and databases in which each row stood alone go on. */
+#include "tests/unit/store_fixture.h"
+
+#include "schema/request.h"
+
+#define MANY 200
+
+/* Row k of a mixed lot has k % 9 + 1 tokens, k and its successors. Every 7th was born failed, every 10th has
+ * positions, every 11th is two responses. */
+struct lot {
+    uint32_t at, n;
+    int32_t ids[16], positions[2];
+    uint32_t ends[2];
+};
+
+static int born_failed(uint32_t k)
+{
+    return k % 7 == 3;
+}
+
+static int next_of_lot(void *arg, struct store_row *row, struct err *e)
+{
+    struct lot *l = arg;
+    uint32_t k = l->at, n = k % 9 + 1;
+    (void)e;
+    for (uint32_t i = 0; i < n; i++)
+        l->ids[i] = (int32_t)(k + i);
+    *row = (struct store_row){.ids = l->ids,
+        .n_tokens = n,
+        .n_parts = 1,
+        .pool_type = POOL_LAST,
+        .step_token = POOL_NO_STEP_TOKEN,
+        .n_values = 1};
+    if (k % 10 == 0) {
+        l->positions[0] = (int32_t)k;
+        row->pool_type = POOL_POSITIONS;
+        row->positions = l->positions;
+        row->n_positions = 1;
+    } else if (k % 11 == 0) {
+        l->ends[0] = 1;
+        l->ends[1] = n;
+        row->shape = ROW_RESPONSES;
+        row->ends = l->ends;
+        row->n_parts = 2;
+        row->n_values = 2;
+    }
+    if (born_failed(k)) {
+        row->error_code = ASSAY_EBADTOKEN;
+        row->error_message = "as the test wished";
+    }
+    return l->at++ < l->n;
+}
+
+static int64_t put_lot(struct store *s, const char *key, uint32_t n, uint32_t chunk_rows)
+{
+    struct err err;
+    struct lot lot = {0};
+    int64_t job = new_job(s, key, 0);
+    for (uint32_t c = 0; lot.at < n; c++) {
+        uint32_t rows = n - lot.at < chunk_rows ? n - lot.at : chunk_rows;
+        struct store_chunk chunk = {
+            .job = job, .chunk = c, .n_rows = rows, .seal = lot.at + rows == n};
+        lot.n = lot.at + rows;
+        must(store_begin(s, &err));
+        assert_int_equal(must(store_add_chunk(s, &chunk, &err)), CHUNK_IN_ORDER);
+        must(store_add_rows(s, job, next_of_lot, &lot, &err));
+        must(store_commit(s, &err));
+        lot.at = lot.n; /* the source has counted the one that it did not give */
+    }
+    return job;
+}
+
+static void expect_of_lot(const struct row *r)
+{
+    uint32_t k = row_index(r->row), n = k % 9 + 1, from = 0;
+    assert_false(born_failed(k));
+    if (r->line) {
+        assert_int_equal(r->line->n_parts, 2);
+        from = r->part;
+        n = r->part ? n - 1 : 1;
+    }
+    assert_int_equal(r->n_tokens, n);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(r->ids[i], k + from + i);
+    assert_int_equal(r->n_positions, k % 10 == 0);
+    if (k % 10 == 0)
+        assert_int_equal(r->positions[0], k);
+}
+
+/* Rows after `after`, at most limit, are the queued ones in order. */
+static void expect_queued(struct store *s, int64_t job, uint32_t after, uint32_t limit)
+{
+    struct row_list list = queued(s, job, row_number(job, 0) + after, limit);
+    uint32_t k = after + 1, rows = 0;
+    for (uint32_t i = 0; i < list.n; i++) {
+        if (list.at[i]->line && list.at[i]->part > 0)
+            continue;
+        while (born_failed(k))
+            k++;
+        assert_int_equal(row_index(list.at[i]->row), k++);
+        rows++;
+    }
+    for (uint32_t i = 0; i < list.n; i++)
+        expect_of_lot(list.at[i]);
+    while (k < MANY && born_failed(k))
+        k++;
+    assert_int_equal(rows, k < MANY ? limit : rows);
+    free_rows(&list);
+}
+
+static void any_row_can_be_read(void **state)
+{
+    struct fixture *f = *state;
+    static const uint32_t chunk_rows[] = {MANY, 1, 7, 64, 65};
+    char key[8] = "0";
+    for (int c = 0; c < 5; c++, key[0]++) {
+        int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]);
+        for (uint32_t after = 0; after < MANY; after++)
+            for (uint32_t limit = 1; limit < 80; limit += 13)
+                expect_queued(f->s, job, after, limit);
+        assert_int_equal(job_now(f->s, job).failed, 29);
+    }
+}
+
+static void fail_or_finish(struct store *s, struct row *r)
+{
+    struct err err;
+    float values[2] = {row_index(r->row), 0.5f};
+    struct store_result ok = {.values = values, .n_values = r->line ? 2 : 1};
+    struct store_result bad = {.error_code = ASSAY_ENONFINITE, .error_message = "not a number"};
+    if (!r->line || r->part == 1)
+        must(store_finish_row(s, r, row_index(r->row) % 4 == 1 ? &bad : &ok, &err));
+}
+
+/* Rows whose index leaves one of 0 to n - 1 when divided by 6 are finished, or fail. */
+static void work(struct store *s, int64_t job, uint32_t n)
+{
+    struct err err;
+    struct row_list list = queued(s, job, 0, 4000);
+    must(store_begin(s, &err));
+    for (uint32_t i = 0; i < list.n; i++)
+        if (row_index(list.at[i]->row) % 6 < n)
+            fail_or_finish(s, list.at[i]);
+    must(store_commit(s, &err));
+    free_rows(&list);
+}
+
+static void states_are_shown(void **state)
+{
+    struct fixture *f = *state;
+    char out[400];
+    int64_t job = put_lot(f->s, "shown", MANY, 50);
+    work(f->s, job, 4);
+    assert_string_equal(shell(f, "select state, count(*) from rows group by 1", out, sizeof out),
+        "done|86\nfailed|58\nqueued|56\n");
+    assert_string_equal(
+        shell(f,
+            "select count(*) from rows join results using (job, i) where state = 'done' and "
+            "(i in (select i from errors) or i % 4 = 1 or i % 6 > 3)",
+            out, sizeof out),
+        "0\n");
+    work(f->s, job, 6);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    assert_string_equal(
+        shell(f, "select sum(queued) + sum(running) from block", out, sizeof out), "0\n");
+}
+
+/* Those that are over come back as they went in, but for those that were born failed. */
+static void rows_that_are_over_can_be_read(void **state)
+{
+    struct fixture *f = *state;
+    static const uint32_t chunk_rows[] = {MANY, 1, 4, 65};
+    char key[8] = "0";
+    for (int c = 0; c < 4; c++, key[0]++) {
+        struct err err;
+        struct row_list list = {.n = 0};
+        int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]), after = 0;
+        work(f->s, job, 4);
+        for (uint32_t k = 0; k < MANY; k++) {
+            must(store_one_row(f->s, row_number(job, k), list_row, &list, &err));
+            assert_int_equal(list.n, born_failed(k) ? 0 : k % 11 == 0 && k % 10 != 0 ? 2 : 1);
+            for (uint32_t i = 0; i < list.n; i++)
+                expect_of_lot(list.at[i]);
+            free_rows(&list);
+        }
+        for (uint32_t k = 0; k < MANY; k++) { /* one at a time */
+            if (k % 6 >= 4 || born_failed(k))
+                continue;
+            must(store_finished_rows(f->s, job, after, 1, list_row, &list, &err));
+            assert_true(list.n > 0);
+            after = list.at[0]->row;
+            assert_int_equal(row_index(after), k);
+            expect_of_lot(list.at[0]);
+            free_rows(&list);
+        }
+        must(store_finished_rows(f->s, job, after, 1, list_row, &list, &err));
+        assert_int_equal(list.n, 0);
+    }
+}
+
+/* Rows of more jobs than blocks are held at once, in turns, in one transaction; undone, and done. */
+static void many_blocks_in_turns(void **state)
+{
+    enum { JOBS = 30 };
+    struct fixture *f = *state;
+    struct err err;
+    struct row_list lists[JOBS];
+    char key[8], out[200];
+    for (int j = 0; j < JOBS; j++) {
+        snprintf(key, sizeof key, "t%d", j);
+        lists[j] = queued(f->s, put_job(f->s, key, 0, 70, 4), 0, 100);
+    }
+    for (int again = 0; again < 2; again++) {
+        must(store_begin(f->s, &err));
+        for (uint32_t i = 0; i < 70; i++)
+            for (int j = 0; j < JOBS; j++)
+                assert_int_equal(finish(f->s, lists[j].at[i], 0), 1);
+        assert_int_equal(finish(f->s, lists[3].at[5], 0), 0); /* it is over */
+        if (!again)
+            store_rollback(f->s);
+        else
+            must(store_commit(f->s, &err));
+        shell(f, "select count(*) from rows where state = 'queued'", out, sizeof out);
+        assert_string_equal(out, again ? "0\n" : "2100\n");
+    }
+    for (int j = 0; j < JOBS; j++)
+        free_rows(&lists[j]);
+}
+
+static void a_damaged_record_is_an_error(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    static const char *const damages[] = {"ids = x'00'", "rows = x'ff'", "rows = null",
+        "rows = x'02000000ffffffff'", "row = row + 1", "ends = x'0000'"};
+    char sql[200];
+    for (int k = 0; k < 6; k++) {
+        struct row_list list = {.n = 0};
+        snprintf(sql, sizeof sql, "d%d", k);
+        int64_t job = put_lot(f->s, sql, 40, 40);
+        store_close(&f->s);
+        snprintf(sql, sizeof sql,
+            "update row_input set %s where row = (select max(row) from row_input)", damages[k]);
+        run_sql(f, sql);
+        open_mode(f, MODE);
+        assert_int_equal(store_queued_rows(f->s, job, 0, 100, list_row, &list, &err), ASSAY_EIO);
+        free_rows(&list);
+    }
+}
+
+/* Of version 4: 150 rows in each state that there is, over several blocks. */
+static void states_are_upgraded(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    static char before[20000], after[20000];
+    static const char all[] =
+        "select * from rows order by job, i; select * from results; select * from jobs";
+    put_job(f->s, "all", 0, 150, 4);
+    int64_t job = put_job(f->s, "mixed", 0, 150, 4), done = put_job(f->s, "done", 0, 64, 4);
+    work(f->s, job, 4);
+    work(f->s, done, 6);
+    store_close(&f->s);
+    shell(f, all, before, sizeof before);
+    run_sql(f, TO_VERSION_4);
+    open_mode(f, MODE);
+    shell(f, all, after, sizeof after);
+    assert_string_equal(before, after);
+    work(f->s, job, 6);
+    assert_int_equal(job_now(f->s, job).state, JOB_DONE);
+    int64_t n = 0;
+    must(store_begin(f->s, &err));
+    must(store_retry(f->s, job, &n, &err));
+    must(store_commit(f->s, &err));
+    assert_int_equal(n, 38);
+    assert_int_equal(finish_some(f->s, job, 100, 0), 38);
+    int64_t late = put_lot(f->s, "late", MANY, 70);
+    expect_queued(f->s, late, 0, 100);
+    assert_string_equal(shell(f, "pragma integrity_check", after, sizeof after), "ok\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(any_row_can_be_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(states_are_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_that_are_over_can_be_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(many_blocks_in_turns, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_record_is_an_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(states_are_upgraded, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,181 @@
+/* test_store_file.c - the database as others see it: who may open it, what is refused, readers, documentation. */
+#include "tests/unit/store_fixture.h"
+
+#include <signal.h>
+#include <sqlite3.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "schema/log.h"
+
+static void check_refused(struct fixture *f, const char *word)
+{
+    struct err err;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    assert_true(store_open(&f->s, f->dir, &options, &err) < 0);
+    assert_null(f->s);
+    assert_non_null(strstr(err.msg, word));
+}
+
+static void test_second_opener_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct store *second = NULL;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    assert_int_equal(store_open(&second, f->dir, &options, &err), ASSAY_EBUSY);
+    assert_null(second);
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    assert_non_null(strstr(err.msg, pid));
+    assert_non_null(strstr(err.msg, f->dir));
+    put_job(f->s, "still works", 0, 1, 4);
+}
+
+/* A database that was made with other pages keeps them. */
+static void test_small_pages_stay(void **state)
+{
+    struct fixture *f = *state;
+    char out[64];
+    assert_string_equal(shell(f, "pragma page_size", out, sizeof out), "8192\n");
+    int64_t job = put_job(f->s, "before", 0, 3, 600);
+    store_close(&f->s);
+    run_sql(f, "pragma journal_mode=delete; pragma page_size=4096; vacuum;");
+    open_mode(f, MODE);
+    assert_string_equal(
+        shell(f, "pragma page_size; pragma journal_mode", out, sizeof out), "4096\nwal\n");
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+    assert_int_equal(put_job(f->s, "after", 0, 3, 600), job + 1);
+    open_again(f);
+    assert_string_equal(shell(f, "pragma integrity_check", out, sizeof out), "ok\n");
+    assert_int_equal(store_queued_bytes(f->s), 3 * 600 * 4);
+}
+
+static void test_strange_files_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t epoch = store_epoch(f->s);
+    open_again(f);
+    assert_int_equal(store_epoch(f->s), epoch + 1);
+    store_close(&f->s);
+    run_sql(f, "pragma user_version = 99;");
+    check_refused(f, "99");
+    char path[128];
+    snprintf(path, sizeof path, "%s/assay.db", f->dir);
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 10000; i++)
+        fputs("this is not a database\n", file);
+    fclose(file);
+    check_refused(f, "assay.db");
+    unlink(path);
+    open_mode(f, MODE);
+}
+
+/* A reader in another process reads every view, over and over, while the broker writes. */
+static void test_readers_in_parallel(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    struct store_worker worker = {.pid = 1, .device = "cpu", .state = "ready"};
+    must(store_set_worker(f->s, &worker, &err));
+    char command[1024];
+    snprintf(command, sizeof command,
+        "for i in 1 2 3 4 5 6 7 8 9 10; do for v in jobs rows results errors workers batches"
+        " throughput; do sqlite3 -readonly %s/assay.db \"select * from $v\" || exit 1; done; done"
+        " > /dev/null 2>%s/complaints",
+        f->dir, f->dir);
+    pid_t reader = fork();
+    if (reader == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    int status = 0, turns = 0;
+    for (; waitpid(reader, &status, WNOHANG) == 0; turns++) {
+        char key[32];
+        snprintf(key, sizeof key, "reader-%d", turns);
+        int64_t job = put_job(f->s, key, 0, 20, 64);
+        finish_some(f->s, job, 15, 0);
+        finish_some(f->s, job, 5, ASSAY_ENONFINITE);
+        store_idle(f->s);
+    }
+    assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 0);
+    assert_true(turns > 3);
+    char out[256], want[64];
+    snprintf(want, sizeof want, "%d|%d|%d\n", turns, turns * 20, turns * 5);
+    assert_string_equal(shell(f,
+                            "select (select count(*) from jobs where state = 'done'),"
+                            " (select count(*) from results), (select count(*) from errors)",
+                            out, sizeof out),
+        want);
+    assert_string_equal(
+        shell(f, "select device, state from workers", out, sizeof out), "cpu|ready\n");
+    snprintf(want, sizeof want, "%d\n", turns * 20);
+    assert_string_equal(shell(f, "select sum(rows) from throughput", out, sizeof out), want);
+}
+
+/* Someone who stays in a read transaction: checkpoints cannot finish, but the broker does not wait.
+ */
+static void test_a_long_reader_does_not_block(void **state)
+{
+    struct fixture *f = *state;
+    char path[128];
+    sqlite3 *reader = NULL;
+    snprintf(path, sizeof path, "%s/assay.db", f->dir);
+    put_job(f->s, "before", 0, 20, 64);
+    assert_int_equal(sqlite3_open_v2(path, &reader, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(reader, "begin; select * from jobs", NULL, NULL, NULL), SQLITE_OK);
+    long long from_ms = now_mono_ms();
+    finish_some(f->s, put_job(f->s, "meanwhile", 0, 20, 64), 20, 0);
+    for (int i = 0; i < 3; i++)
+        store_idle(f->s);
+    long long took_ms = now_mono_ms() - from_ms;
+    print_message("%lld ms beside a reader\n", took_ms);
+    sqlite3_close(reader);
+    assert_true(took_ms < 1000);
+    store_idle(f->s);
+    store_idle(f->s);
+    assert_int_equal(store_wal_bytes(f->s), 0); /* made up for, once it is gone */
+}
+
+/* SCHEMA.md has a section for every view, and names every column. */
+static void test_schema_is_documented(void **state)
+{
+    struct fixture *f = *state;
+    static char text[32768], names[4096];
+    char wanted[80];
+    FILE *file = fopen("schema/SCHEMA.md", "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    shell(f,
+        "select v.name || ' ' || c.name from sqlite_master v, pragma_table_info(v.name) c"
+        " where v.type = 'view'",
+        names, sizeof names);
+    int n = 0;
+    for (char *line = strtok(names, "\n"); line; line = strtok(NULL, "\n"), n++) {
+        char *column = strchr(line, ' ');
+        *column++ = 0;
+        snprintf(wanted, sizeof wanted, "## %s:", line);
+        char *section = strstr(text, wanted);
+        snprintf(wanted, sizeof wanted, "`%s`", column);
+        char *there = section ? strstr(section, wanted) : NULL, *end = section;
+        end = end ? strstr(end + 1, "\n## ") : NULL;
+        if (!there || !end || there > end)
+            fail_msg("schema/SCHEMA.md says nothing of %s.%s", line, column);
+    }
+    assert_true(n > 40);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_second_opener_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_strange_files_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
