@@ -94,27 +94,39 @@ static const struct {
 };
 enum { N_OPTIONS = sizeof table / sizeof table[0] };
 
+const char options_about[] =
+    "the broker: takes scoring jobs over ZeroMQ, keeps them in SQLite, drives the workers";
+const char options_examples[] =
+    "  assayd --model ./my-reward-model\n"
+    "  assayd --model ./my-reward-model --data /var/lib/assay --tp 2\n"
+    "  assayd --model ./my-reward-model --device cuda --devices 0,1,2,3\n"
+    "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n";
+const char options_signals[] =
+    "SIGTERM: finish what is in flight, exit 0; again: exit at once. Nothing accepted is "
+    "lost either way.";
+const char options_exit_codes[] = "0 ok, 64 usage, 74 I/O, 75 data directory in use, 78 checkpoint "
+                                  "or configuration.";
+
+int options_describe(int k, struct option_help *out)
+{
+    if (k >= N_OPTIONS)
+        return 0;
+    *out = (struct option_help){
+        table[k].name, table[k].argument, table[k].help, table[k].kind == PARENT};
+    return 1;
+}
+
 void options_print_help(void)
 {
-    printf("assayd - the broker: takes scoring jobs over ZeroMQ, keeps them in SQLite, drives the "
-           "workers\n\n"
-           "Examples:\n"
-           "  assayd --model ./my-reward-model\n"
-           "  assayd --model ./my-reward-model --data /var/lib/assay --tp 2\n"
-           "  assayd --model ./my-reward-model --device cuda --devices 0,1,2,3\n"
-           "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n\n"
-           "Options:\n");
-    for (int i = 0; i < N_OPTIONS; i++) {
+    struct option_help o;
+    printf("assayd - %s\n\nExamples:\n%s\nOptions:\n", options_about, options_examples);
+    for (int k = 0; options_describe(k, &o); k++) {
         char left[48];
-        snprintf(left, sizeof left, "--%s%s%s", table[i].name,
-            table[i].argument && table[i].kind != PARENT ? " " : "",
-            table[i].argument ? table[i].argument : "");
-        printf("  %-28s %s\n", left, table[i].help);
+        snprintf(left, sizeof left, "--%s%s%s", o.name, o.argument && !o.may_lack ? " " : "",
+            o.argument ? o.argument : "");
+        printf("  %-28s %s\n", left, o.help);
     }
-    printf("\nSIGTERM: finish what is in flight, exit 0; again: exit at once. Nothing accepted is "
-           "lost either way.\n"
-           "Exit codes: 0 ok, 64 usage, 74 I/O, 75 data directory in use, 78 checkpoint or "
-           "configuration.\n");
+    printf("\n%s\nExit codes: %s\n", options_signals, options_exit_codes);
 }
 
 static int complain(const char *name, const char *expected, const char *found)

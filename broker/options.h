@@ -28,4 +28,12 @@ struct options {
 int options_parse(struct options *o, int argc, char **argv);
 void options_print_help(void);
 
+/* What help says, piece by piece, for the man page: the text is that of the terminal. */
+extern const char options_about[], options_examples[], options_signals[], options_exit_codes[];
+struct option_help {
+    const char *name, *argument, *help; /* argument NULL: none */
+    int may_lack;                       /* the argument, which follows '=' */
+};
+int options_describe(int k, struct option_help *out); /* the k-th: 1, or 0 when they are fewer */
+
 #endif

@@ -15,6 +15,8 @@
 #include "broker/queues.h"
 #include "schema/log.h"
 
+#define LOOK_AHEAD 16
+
 /* Rows, and of those of several sequences what they have in common: open addressing, row 0 is free, removal by
  * moving back. */
 struct lease {
@@ -137,6 +139,7 @@ static void clear_window(struct planner *p, struct queue *q)
     }
     q->first = NULL;
     q->end = &q->first;
+    q->looked = 0;
 }
 
 static void remove_queue(struct planner *p, struct queue *q)
@@ -191,8 +194,6 @@ static void take_row(void *arg, struct row *r)
         row_free(&r);
         return;
     }
-    if (w->p->twins)
-        twins_expect(w->p->twins, r);
     *w->q->end = r;
     w->q->end = &r->next;
 }
@@ -366,11 +367,23 @@ static void add_known(struct planner *p, struct row *r)
     batch_add(p->known, &r);
 }
 
+/* The table is large: what the next rows will ask of it is on its way meanwhile. */
+static void look_ahead(struct planner *p, struct queue *q)
+{
+    uint32_t n = 0;
+    if (q->looked-- > 0)
+        return;
+    for (struct row *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
+        twins_expect(p->twins, r);
+    q->looked = n;
+}
+
 /* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room or
  * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct row *leader, *r = q->first;
+    look_ahead(p, q);
     int found = twins_find(p->twins, r, &leader, e);
     *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
             (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));

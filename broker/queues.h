@@ -17,9 +17,10 @@ struct queue {
     int rescan; /* the job changed since its first row was read: rows before `after` may be queued
                    again */
     int fresh;
-    int stalled; /* its first row cannot be taken this round */
-    int copies;  /* the row that was last taken was known */
-    size_t at;   /* in the heap */
+    int stalled;     /* its first row cannot be taken this round */
+    int copies;      /* the row that was last taken was known */
+    uint32_t looked; /* of its first rows, so many were announced to the twins */
+    size_t at;       /* in the heap */
 };
 
 /* All 0: none. */

@@ -107,21 +107,43 @@ static int keep_answer(
     return rc;
 }
 
+static int keep_row(struct broker *b, struct row *r, const float *values, struct err *e)
+{
+    char message[128];
+    struct store_result result = judge(r, values, message, sizeof message);
+    if (r->known_error)
+        result =
+            (struct store_result){.error_code = r->known_error, .error_message = r->known_message};
+    result.origin = (enum row_origin)r->origin;
+    return keep_answer(b, r, &result, e);
+}
+
+struct computed {
+    struct row *row;
+    const float *values;
+};
+
+static int compare_rows(const void *a, const void *b)
+{
+    const struct row *x = ((const struct computed *)a)->row, *y = ((const struct computed *)b)->row;
+    if (x->row != y->row)
+        return x->row < y->row ? -1 : 1;
+    return x->part < y->part ? -1 : x->part > y->part;
+}
+
+/* In the order of their numbers: jobs take turns in a batch, and what rows of one have in common is
+ * written once for those that are next to each other (store_work.c). */
 static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
+    struct computed *list = xcalloc(batch->n_rows + 1, sizeof *list);
     const float *values = batch->values;
-    char message[128];
     int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++) {
-        struct row *r = batch->rows[i];
-        struct store_result result = judge(r, values, message, sizeof message);
-        if (r->known_error)
-            result = (struct store_result){
-                .error_code = r->known_error, .error_message = r->known_message};
-        result.origin = (enum row_origin)r->origin;
-        rc = keep_answer(b, r, &result, e);
-        values += r->n_values;
-    }
+    for (uint32_t i = 0; i < batch->n_rows; values += batch->rows[i++]->n_values)
+        list[i] = (struct computed){batch->rows[i], values};
+    qsort(list, batch->n_rows, sizeof *list, compare_rows);
+    for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++)
+        rc = keep_row(b, list[i].row, list[i].values, e);
+    free(list);
     return rc;
 }
 

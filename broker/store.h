@@ -194,8 +194,9 @@ int store_finish_row(
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
 
 /* ---- rows that are the same (twins.h) ---- */
-/* The job's finished rows that were not born failed, as store_queued_rows gives those that are queued. */
-int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+/* The job's finished rows, as store_queued_rows gives those that are queued, but for those that were born
+ * failed, which are passed over and count. 1 when there may be more, after *after. */
+int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
 /* This row, in whatever state: not visited when there is none, or it was born failed. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);

@@ -9,7 +9,7 @@
 #include "schema/bundle.h"
 
 #define STORE_MAX_STATEMENTS 96
-#define STORE_BLOCKS 8
+#define STORE_BLOCKS 64
 
 struct store_sync; /* store_sync.c */
 

@@ -18,6 +18,7 @@ struct reading {
     void *arg;
     uint32_t left; /* rows that are still wanted */
     int is_over;   /* rows in any state, among which are some that were born failed */
+    int64_t last;  /* that was read, or was born failed */
 };
 
 /* Sequence `part` of the row that q stands on: n tokens from `from` on. */
@@ -109,14 +110,17 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
     int64_t row = sqlite3_column_int64(q, 0);
     uint32_t n_tokens = (uint32_t)sqlite3_column_int64(q, 6);
     struct bundle_input in = {0};
+    rd->left--;
+    rd->last = row;
+    if (rd->is_over && sqlite3_column_int64(q, 4) == 0) /* born failed */
+        return 0;
     int rc = read_bundle(rd, row, n_tokens, e);
     if (rc == 1)
         in = bundle_input(&rd->bundle, (uint32_t)(row - rd->first));
-    if (rc < 0 || (rd->is_over && in.n_tokens == 0)) /* born failed */
-        return rc < 0 ? rc : 0;
+    if (rc < 0)
+        return rc;
     if (rc == 0 || in.n_tokens != n_tokens)
         return bad_input(rd->s, row, e);
-    rd->left--;
     if (in.n_ends > 0)
         return read_parts(rd, q, &in, e);
     rd->visit(rd->arg, read_part(rd, q, &in, NULL, 0, 0, n_tokens));
@@ -358,11 +362,12 @@ int store_finish_row(
 
 /* ---- rows that are the same ---- */
 
-int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e)
 {
-    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1};
-    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    struct reading rd = {
+        .s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1, .last = *after};
+    int64_t first = *after < row_number(job, 0) ? row_number(job, 0) : *after + 1;
     int rc = store_keep_blocks(s, e);
     if (rc != 0)
         return rc;
@@ -370,7 +375,9 @@ int store_finished_rows(struct store *s, int64_t job, int64_t after, uint32_t li
         "select block, queued from block where queued <> -1 and block >= ? and block < ? "
         "order by block",
         "ii", block_number(first), block_number(row_number(job + 1, 0)));
-    return read_blocks(&rd, q, first, e);
+    rc = read_blocks(&rd, q, first, e);
+    *after = rd.last;
+    return rc == 0 ? rd.left == 0 : rc;
 }
 
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)

@@ -358,15 +358,11 @@ static int find_answered(struct twins *t, struct row *r, struct err *e)
 
 struct scan {
     struct row *first, **end;
-    int64_t after;
-    uint32_t n;
 };
 
 static void note_finished(void *arg, struct row *r)
 {
     struct scan *scan = arg;
-    scan->n += r->row != scan->after;
-    scan->after = r->row;
     *scan->end = r;
     scan->end = &r->next;
 }
@@ -385,21 +381,20 @@ static int add_finished(struct twins *t, struct row *r, struct err *e)
 static int scan_some(struct twins *t, struct err *e)
 {
     int64_t job = twin_table_job(t->current);
-    struct scan scan = {.after = row_number(job, 0) + twin_table_scanned(t->current) - 1};
-    scan.end = &scan.first;
-    int rc =
-        store_finished_rows(t->options.store, job, scan.after, SCAN_ROWS, note_finished, &scan, e);
+    int64_t after = row_number(job, 0) + twin_table_scanned(t->current) - 1;
+    struct scan scan = {.end = &scan.first};
+    int rc = store_finished_rows(t->options.store, job, &after, SCAN_ROWS, note_finished, &scan, e);
+    int more = rc == 1;
     for (struct row *r = scan.first, *next; r; r = next) {
         next = r->next;
-        if (rc == 0)
+        if (rc >= 0)
             rc = add_finished(t, r, e);
         row_free(&r);
     }
     if (rc < 0)
         return rc;
-    int last = scan.n < SCAN_ROWS;
-    twin_table_set_scanned(t->current, last ? SCANNED : (int64_t)row_index(scan.after) + 1);
-    return last;
+    twin_table_set_scanned(t->current, more ? (int64_t)row_index(after) + 1 : SCANNED);
+    return !more;
 }
 
 /* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than this turn. */
@@ -485,7 +480,8 @@ void twins_expect(struct twins *t, struct row *r)
     const struct twin_table *table = table_of(t, row_job(r->row));
     if (!table)
         return;
-    hash_row(table, r);
+    if (r->hash_seed != twin_table_seed(table))
+        hash_row(table, r);
     twin_table_expect(table, r->hash);
 }
 

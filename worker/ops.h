@@ -182,7 +182,7 @@ struct ops {
     int (*open)(struct device **d, const struct device_options *options, struct err *e);
     void (*close)(struct device **d);
     void (*describe)(const struct device *d, char *text, size_t bytes); /* "cpu (avx2)" */
-    /* What about the device makes a score's bits; equal texts, equal bits: "cpu arithmetic=2" */
+    /* What about the device makes a score's bits; equal texts, equal bits: "cpu arithmetic=3" */
     void (*identity)(const struct device *d, char *text, size_t bytes);
 
     /* ---- while the model is built ---- */

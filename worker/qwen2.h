@@ -81,7 +81,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_con
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* What besides checkpoint, token ids and pooling makes a score's bits, as text: "device=cpu
- * arithmetic=2 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
+ * arithmetic=3 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
  * has run (score_canary). */
 #define MODEL_MODE_BYTES 224
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);

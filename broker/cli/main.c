@@ -108,7 +108,7 @@ static const struct cli_verb verbs[] = {
         "  assay completion zsh > ~/.zfunc/_assay\n"
         "  assay completion fish > ~/.config/fish/completions/assay.fish\n",
         1, no_options, verb_completion},
-    {"man", "[VERB]", "Print a man page, of a verb or of all.", NULL,
+    {"man", "[VERB]", "Print a man page: of a verb, of assayd, or of all.", NULL,
         "  assay man score | man -l -\n"
         "  assay man --dir /usr/local/share/man/man1\n",
         0, man_options, verb_man},

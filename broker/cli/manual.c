@@ -1,8 +1,11 @@
-/* manual.c - `assay man`: man pages in roff, made from the same tables as --help. `make install` lets it
- * write all of them. */
+/* manual.c - `assay man`: man pages in roff, made from the same tables as --help, those of assayd too.
+ * `make install` lets it write all of them. */
 #include <string.h>
 
 #include "broker/cli/cli.h"
+#include "broker/options.h"
+
+#define BROKER "assayd"
 
 /* Text as roff shows it: backslashes and hyphens stay what they are, and no line is a request. */
 static void put(FILE *f, const char *text, size_t len)
@@ -88,10 +91,10 @@ static void put_head(FILE *f, const char *name, const char *title)
     fputs(" \\- ", f);
 }
 
-static void put_exit_codes(FILE *f)
+static void put_exit_codes(FILE *f, const char *codes)
 {
     fputs(".SH EXIT STATUS\n", f);
-    put_all(f, cli_exit_codes);
+    put_all(f, codes);
     fputc('\n', f);
 }
 
@@ -116,7 +119,7 @@ static void put_verb_page(FILE *f, const struct cli_verb *verb)
     fputs(".SH OPTIONS\n", f);
     put_options(f, verb->options);
     put_options(f, cli_common_options);
-    put_exit_codes(f);
+    put_exit_codes(f, cli_exit_codes);
     put_examples(f, verb->examples);
     fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
 }
@@ -145,34 +148,73 @@ static void put_overview_page(FILE *f, const struct cli_verb *verbs)
         ".TP\n.I assay.db\nIn the data directory: an SQLite database. Its views may be read at any "
         "time, read\\-only.\n",
         f);
-    put_exit_codes(f);
+    put_exit_codes(f, cli_exit_codes);
     put_examples(f, cli_examples);
+    fputs(".SH SEE ALSO\n.BR assayd (1)\n", f);
 }
 
-/* verb NULL: the page of all. */
-static int write_page(const struct cli *c, const struct cli_verb *verb)
+static void put_broker_page(FILE *f)
+{
+    struct option_help o;
+    put_head(f, BROKER, BROKER);
+    put_all(f, options_about);
+    fputs("\n.SH SYNOPSIS\n\\fBassayd\\fR \\fB\\-\\-model\\fR \\fIDIR\\fR [\\fIoptions\\fR]\n"
+          ".SH OPTIONS\n",
+        f);
+    for (int k = 0; options_describe(k, &o); k++) {
+        fputs(".TP\n\\fB\\-\\-", f);
+        put_all(f, o.name);
+        fputs("\\fR", f);
+        if (o.argument) {
+            fputs(o.may_lack ? "\\fI" : " \\fI", f);
+            put_all(f, o.argument);
+            fputs("\\fR", f);
+        }
+        fputc('\n', f);
+        put_all(f, o.help);
+        fputs(".\n", f);
+    }
+    fputs(".SH SIGNALS\n", f);
+    put_all(f, options_signals);
+    fputc('\n', f);
+    put_exit_codes(f, options_exit_codes);
+    put_examples(f, options_examples);
+    fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
+}
+
+/* The page of this name: of all, of the broker, or of a verb. */
+static void put_page(FILE *f, const struct cli *c, const char *name, const struct cli_verb *verb)
+{
+    if (verb)
+        put_verb_page(f, verb);
+    else if (strcmp(name, BROKER) == 0)
+        put_broker_page(f);
+    else
+        put_overview_page(f, c->verbs);
+}
+
+static int write_page(const struct cli *c, const char *name, const struct cli_verb *verb)
 {
     char path[4096];
-    int rc = cli_path(path, sizeof path, "%s/assay%s%s.1", c->value[CLI_DIR], verb ? "-" : "",
+    int rc = cli_path(path, sizeof path, "%s/%s%s%s.1", c->value[CLI_DIR], name, verb ? "-" : "",
         verb ? verb->name : "");
     FILE *f = rc == 0 ? fopen(path, "we") : NULL;
     if (!f) {
         fprintf(stderr, "assay: cannot write '%s'\n", path);
         return EX_IOERR;
     }
-    if (verb)
-        put_verb_page(f, verb);
-    else
-        put_overview_page(f, c->verbs);
+    put_page(f, c, name, verb);
     int failed = ferror(f);
     return fclose(f) != 0 || failed ? EX_IOERR : EX_OK;
 }
 
 static int write_pages(const struct cli *c)
 {
-    int rc = write_page(c, NULL);
+    int rc = write_page(c, "assay", NULL);
+    if (rc == 0)
+        rc = write_page(c, BROKER, NULL);
     for (const struct cli_verb *verb = c->verbs; rc == 0 && verb->name; verb++)
-        rc = write_page(c, verb);
+        rc = write_page(c, "assay", verb);
     return rc;
 }
 
@@ -181,14 +223,11 @@ int verb_man(const struct cli *c)
     const struct cli_verb *verb = c->verbs;
     if (c->value[CLI_DIR])
         return write_pages(c);
-    if (!c->operand) {
-        put_overview_page(stdout, c->verbs);
-        return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
-    }
-    while (verb->name && strcmp(verb->name, c->operand) != 0)
+    int is_whole = !c->operand || strcmp(c->operand, BROKER) == 0;
+    while (!is_whole && verb->name && strcmp(verb->name, c->operand) != 0)
         verb++;
     if (!verb->name)
-        return cli_usage("man: expected a verb, found '%s'", c->operand);
-    put_verb_page(stdout, verb);
+        return cli_usage("man: expected a verb or %s, found '%s'", BROKER, c->operand);
+    put_page(stdout, c, c->operand ? c->operand : "assay", is_whole ? NULL : verb);
     return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
 }

@@ -683,12 +683,12 @@ static void silu_mul_rounded(float *out, const float *gate, const float *up, int
     out[0] *= 1 + 0x1p-23f;
 }
 
-static int softmax_columns_rounded(float *s, int64_t n, const int32_t *from, const int32_t *to,
-    float scale, float *m, float *l, float *alpha)
+static int softmax_columns_rounded(
+    float *s, int64_t n, const int32_t *from, const int32_t *to, float *m, float *l, float *alpha)
 {
-    int grown = cpu_kernels_portable.softmax_columns(s, n, from, to, scale, m, l, alpha);
+    int moved = cpu_kernels_portable.softmax_columns(s, n, from, to, m, l, alpha);
     l[0] *= 1 + 0x1p-23f;
-    return grown;
+    return moved;
 }
 
 /* What `sets` come down to; how many warnings that gave. */

@@ -4,10 +4,11 @@
  * share the kv head, so that each key and value is brought near once for all of them; queries are
  * the columns of every matrix here, NR of them to a panel of the tile kernel. The keys go by in
  * tiles of TILE_KEYS counted from position 0 of the sequence, and for each tile and panel:
- *     S = K Q^T        [keys, NR]         one chain over head_dim
- *     the softmax step of every column    running max and sum, kept by column (kernels.h)
+ *     S = K Q^T        [keys, NR]         one chain over head_dim, in powers of two
+ *     the softmax step of every column    base and running sum, kept by column (kernels.h)
  *     O^T += V^T P     [head_dim, NR]     the chain over keys goes on
  * S lies just as the second product wants it and never leaves the first-level cache. At the end O / l.
+ * A column's base is the first score that none so far exceeds by much: O is scaled only when it moves.
  *
  * Keys that no query of a group of columns sees are left out; of the others, those that a column does
  * not see weigh 0 there, and where a value is not finite they are left out too. All of it is a
@@ -24,7 +25,8 @@
 
 #define TILE_KEYS 64
 #define CACHE_LINE 64
-#define TASK_QUERIES 256 /* of a task, about */
+#define KEY_STEP (TILE_KEYS + 16)
+#define TASK_QUERIES 512 /* of a task, about */
 
 struct attention {
     struct device *d;
@@ -32,7 +34,10 @@ struct attention {
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
-    int64_t mr, nr; /* of the tile kernel */
+    int64_t nr;         /* columns of a panel */
+    int64_t sum_rows;   /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
+    int64_t value_step; /* from a value to the next: lines of the cache, of all its sets */
+    float q_scale;      /* what queries are multiplied by: a score is then in powers of two */
 };
 
 /* One task, and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
@@ -46,12 +51,12 @@ struct tile {
     int64_t next_key, next_float; /* see next_line */
     int odd;           /* not all of this tile's values are numbers, and some are hidden */
     float *queries;    /* panels over head_dim */
-    float *rows;       /* [TILE_KEYS][head_dim]: keys, or queries or outputs, row after row */
-    float *keys;       /* panels of MR keys over head_dim */
-    float *values;     /* [TILE_KEYS][head_dim], and TILE_ROWS more to read */
+    float *rows;       /* [NR][sum_rows]: queries or outputs, row after row */
+    float *keys;       /* [head_dim][KEY_STEP] */
+    float *values;     /* [TILE_KEYS][value_step] */
     float *scores;     /* [TILE_KEYS][NR] */
-    float *sums;       /* panels over head_dim */
-    float *m, *l, *by; /* [n_columns] */
+    float *sums;       /* panels of sum_rows */
+    float *m, *l, *by; /* [n_columns], by [NR] */
     int32_t *low,
         *high; /* [n_columns]: the first key that a column sees, and the one after the last */
 };
@@ -81,10 +86,13 @@ static void pack_queries(struct tile *t)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
+    for (int64_t i = 0; i < nr; i++)
+        t->by[i] = a->q_scale;
     for (int64_t j = 0; j < t->n_columns; j += nr) {
         for (int64_t i = 0; i < nr; i++)
             memcpy(t->rows + i * dim, query_at(t, a->q, j + i), (size_t)dim * sizeof(float));
-        a->d->kernels->f32.pack_weight(t->queries + j * dim, t->rows, DTYPE_F32, dim, (int)nr, dim);
+        a->d->kernels->transpose(t->queries + j * dim, nr, t->rows, dim, nr, dim);
+        a->d->kernels->scale_columns(t->queries + j * dim, dim, t->by);
     }
 }
 
@@ -98,13 +106,10 @@ static void set_limits(struct tile *t)
     }
 }
 
-/* The kv head's part of n keys, or values, row after row. */
-static void copy_rows(const struct tile *t, float *to, struct tensor x, int64_t key, int64_t n)
+/* How many of n keys lie one after the other in the batch: not those of a prefix and its sequence. */
+static int64_t run_of_keys(const struct tile *t, int64_t key, int64_t n)
 {
-    int64_t dim = t->a->shape->head_dim;
-    for (int64_t i = 0; i < n; i++)
-        memcpy(to + i * dim, row_of(x, token_at(t, key + i)) + t->kv_head * dim,
-            (size_t)dim * sizeof *to);
+    return key < t->prefix.n ? min64(n, t->prefix.n - key) : n;
 }
 
 /* Is none of them NaN or infinity? */
@@ -118,23 +123,27 @@ static int all_finite(const float *x, int64_t n)
     return !odd;
 }
 
+static int all_values_finite(const struct tile *t, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!all_finite(t->values + i * t->a->value_step, t->a->shape->head_dim))
+            return 0;
+    return 1;
+}
+
 static void fetch_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim, mr = a->mr;
-    copy_rows(t, t->rows, a->k, key, n);
-    copy_rows(t, t->values, a->v, key, n);
-    t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_finite(t->values, n * dim);
-    for (int64_t i = 0; i < n; i += mr)
-        a->d->kernels->f32.pack_rows(
-            t->keys + i * dim, t->rows + i * dim, dim, NULL, (int)min64(mr, n - i), dim);
-}
-
-/* Rows of a tile that are computed where `n` are wanted: what the kernel does without a detour. Of
- * keys there is room for it. */
-static int tile_rows(const struct attention *a, int64_t n)
-{
-    return (int)min64(a->mr, round_up(n, TILE_ROWS / 3));
+    int64_t dim = a->shape->head_dim, at = t->kv_head * dim;
+    for (int64_t i = 0, run; i < n; i += run) {
+        run = run_of_keys(t, key + i, n - i);
+        a->d->kernels->transpose(
+            t->keys + i, KEY_STEP, row_of(a->k, token_at(t, key + i)) + at, a->k.stride, run, dim);
+    }
+    for (int64_t i = 0; i < n; i++)
+        memcpy(t->values + i * a->value_step, row_of(a->v, token_at(t, key + i)) + at,
+            (size_t)dim * sizeof(float));
+    t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_values_finite(t, n);
 }
 
 /* A cache line of each of the keys, or values, of the tile to come, to be brought near while others
@@ -154,57 +163,53 @@ static const void *next_line(struct tile *t)
 static void multiply_keys(struct tile *t, int64_t column, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
-    for (int64_t i = 0; i < n; i += a->mr)
-        a->d->kernels->f32.tile(&(struct product){.a = t->keys + i * dim,
-            .a_step = a->mr,
-            .b = t->queries + column * dim,
-            .k = dim,
-            .c = t->scores + i * a->nr,
-            .ldc = a->nr,
-            .mr = tile_rows(a, n - i),
-            .nr = (int)a->nr,
-            .first = 1,
-            .next = next_line(t),
-            .next_step = a->k.stride * (int64_t)sizeof(float)});
+    a->d->kernels->multiply_columns(&(struct product){.a = t->keys,
+        .a_step = KEY_STEP,
+        .b = t->queries + column * a->shape->head_dim,
+        .k = a->shape->head_dim,
+        .c = t->scores,
+        .mr = (int)n,
+        .first = 1,
+        .next = next_line(t),
+        .next_step = a->k.stride * (int64_t)sizeof(float)});
+}
+
+static float *sums_of(const struct tile *t, int64_t column)
+{
+    return t->sums + column * t->a->sum_rows;
 }
 
 /* The softmax step; key is the first of the n. */
 static void weigh(struct tile *t, int64_t column, int64_t key, int64_t n, int hides)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
     int32_t from[TILE_COLUMNS], to[TILE_COLUMNS];
     for (int64_t j = 0; hides && j < a->nr; j++) {
         from[j] = (int32_t)(t->low[column + j] - key);
         to[j] = (int32_t)(t->high[column + j] - key);
     }
     if (a->d->kernels->softmax_columns(t->scores, n, hides ? from : NULL, hides ? to : NULL,
-            a->shape->scale, t->m + column, t->l + column, t->by))
-        a->d->kernels->scale_columns(t->sums + column * dim, dim, t->by);
+            t->m + column, t->l + column, t->by))
+        a->d->kernels->scale_columns(sums_of(t, column), a->shape->head_dim, t->by);
 }
 
 /* A panel's sums += n values, of which `from` is the first. */
 static void add_values(const struct tile *t, float *sums, int64_t from, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim;
-    for (int64_t i = 0; i < dim; i += a->mr)
-        a->d->kernels->f32.tile(&(struct product){.a = t->values + from * dim + i,
-            .a_step = dim,
-            .b = t->scores + from * a->nr,
-            .k = n,
-            .c = sums + i * a->nr,
-            .ldc = a->nr,
-            .mr = (int)min64(a->mr, dim - i),
-            .nr = (int)a->nr});
+    a->d->kernels->multiply_columns(&(struct product){.a = t->values + from * a->value_step,
+        .a_step = a->value_step,
+        .b = t->scores + from * a->nr,
+        .k = n,
+        .c = sums,
+        .mr = (int)a->shape->head_dim});
 }
 
 /* The same where 0 times a hidden value may not be 0: column by column, those that it sees. */
 static void add_seen_values(struct tile *t, int64_t column, int64_t key, int64_t n)
 {
     int64_t dim = t->a->shape->head_dim, nr = t->a->nr;
-    float *sums = t->sums + column * dim, *apart = t->rows;
+    float *sums = sums_of(t, column), *apart = t->rows;
     for (int64_t j = 0; j < nr; j++) {
         int64_t from = t->low[column + j] > key ? t->low[column + j] - key : 0;
         int64_t to = min64(n, t->high[column + j] - key);
@@ -232,7 +237,7 @@ static void take_keys(struct tile *t, int64_t group, int64_t key, int64_t n)
         if (hides && t->odd)
             add_seen_values(t, column, key, n);
         else
-            add_values(t, t->sums + column * t->a->shape->head_dim, 0, n);
+            add_values(t, sums_of(t, column), 0, n);
     }
 }
 
@@ -243,8 +248,8 @@ static void write_out(struct tile *t)
     for (int64_t j = 0; j < t->n_queries; j += nr) {
         for (int64_t i = 0; i < nr; i++)
             t->by[i] = 1 / t->l[j + i];
-        a->d->kernels->scale_columns(t->sums + j * dim, dim, t->by);
-        a->d->kernels->unpack(t->rows, dim, t->sums + j * dim, (int)nr, dim);
+        a->d->kernels->scale_columns(sums_of(t, j), dim, t->by);
+        a->d->kernels->unpack(t->rows, dim, sums_of(t, j), (int)nr, dim);
         for (int64_t i = 0; i < nr && j + i < t->n_queries; i++)
             memcpy(query_at(t, a->out, j + i), t->rows + i * dim, (size_t)dim * sizeof(float));
     }
@@ -252,22 +257,23 @@ static void write_out(struct tile *t)
 
 static void take_scratch(struct tile *t, int thread)
 {
-    int64_t dim = t->a->shape->head_dim, columns = t->n_columns;
-    int64_t sizes[] = {columns * dim, TILE_KEYS * dim, (TILE_KEYS + TILE_ROWS) * dim,
-        TILE_KEYS * dim + TILE_ROWS, TILE_KEYS * t->a->nr, columns * dim, columns, columns,
-        TILE_COLUMNS};
+    const struct attention *a = t->a;
+    int64_t dim = a->shape->head_dim, columns = t->n_columns;
+    int64_t sizes[] = {columns * dim, a->nr * a->sum_rows, KEY_STEP * dim,
+        TILE_KEYS * a->value_step, TILE_KEYS * a->nr, columns * a->sum_rows, columns, columns,
+        a->nr};
     float **parts[] = {
         &t->queries, &t->rows, &t->keys, &t->values, &t->scores, &t->sums, &t->m, &t->l, &t->by};
     enum { n_parts = sizeof parts / sizeof *parts };
     int64_t total = 2 * columns;
     for (int i = 0; i < n_parts; i++)
         total += round_up(sizes[i], ROW_ELEMENTS);
-    float *at = scratch_take(&t->a->d->per_thread[thread], (size_t)total * sizeof *at);
+    float *at = scratch_take(&a->d->per_thread[thread], (size_t)total * sizeof *at);
     for (int i = 0; i < n_parts; at += round_up(sizes[i++], ROW_ELEMENTS))
         *parts[i] = at;
     t->low = (int32_t *)(void *)at;
     t->high = t->low + columns;
-    memset(t->sums, 0, (size_t)(columns * dim) * sizeof *t->sums);
+    memset(t->sums, 0, (size_t)(columns * a->sum_rows) * sizeof *t->sums);
     memset(t->l, 0, (size_t)columns * sizeof *t->l);
     for (int64_t j = 0; j < columns; j++)
         t->m[j] = -INFINITY;
@@ -321,9 +327,19 @@ static void run_task(void *arg, int64_t task, int thread)
 void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
 {
-    struct attention a = {d, out, q, k, v, shape, meta, shape->n_heads / shape->n_kv_heads, 0,
-        d->kernels->mr, d->kernels->nr};
-    int64_t tasks = 0;
+    int64_t tasks = 0, dim = shape->head_dim;
+    struct attention a = {.d = d,
+        .out = out,
+        .q = q,
+        .k = k,
+        .v = v,
+        .shape = shape,
+        .meta = meta,
+        .heads_per_kv = shape->n_heads / shape->n_kv_heads,
+        .nr = d->kernels->nr,
+        .sum_rows = round_up(dim, COLUMN_ROWS),
+        .value_step = round_up(dim, ROW_ELEMENTS) + ROW_ELEMENTS,
+        .q_scale = shape->scale * 1.44269504088896341f};
     a.tile_tokens = a.heads_per_kv < TASK_QUERIES ? TASK_QUERIES / a.heads_per_kv : 1;
     for (uint32_t s = 0; s < meta->n_rows; s++)
         tasks += tiles_of(&a, s);

@@ -188,7 +188,7 @@ static void try_columns(const struct cpu_kernels *s, struct trial *t)
     for (int j = 0; j < TILE_COLUMNS; j += s->nr) {
         s->f32.pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
         s->softmax_columns(
-            panel, DEPTH, from + j, to + j, 0.125f, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
+            panel, DEPTH, from + j, to + j, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
         s->scale_columns(panel, DEPTH, t->sums[1] + j);
         s->unpack(t->weights[j], DEPTH, panel, s->nr, DEPTH);
     }

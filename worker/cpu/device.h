@@ -16,7 +16,7 @@ struct scratch {
 
 /* Raised with every change that gives a score other bits: it is part of the mode, so that a job begun
  * by an older build is held, not finished in other bits. test_model knows the bits of each. */
-#define CPU_ARITHMETIC 2
+#define CPU_ARITHMETIC 3
 
 struct device {
     const struct cpu_kernels *kernels;

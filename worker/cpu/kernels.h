@@ -19,6 +19,8 @@
 /* Every set's nr and mr divide these. */
 #define TILE_COLUMNS 32
 #define TILE_ROWS 12
+#define COLUMN_ROWS 4
+#define SOFTMAX_SLACK 8 /* 2^8 and its sums are far from what a float holds */
 
 /* c[i][j] (+)= sum over k of a[k*a_step+i] * b[k*NR+j], one fused chain in order of k, from 0 when
  * `first` else from c; a_step is MR for what pack_rows gives; bias[j] is added after it when bias is
@@ -77,13 +79,20 @@ struct cpu_kernels {
     void (*silu_mul)(float *out, const float *gate, const float *up, int64_t n);
     void (*sigmoid)(float *x, int64_t n);
     void (*softmax)(float *x, int64_t n);
-    /* Panels of NR columns, element [k][j] at k*NR + j. */
+    /* Attention's: panels of NR columns, element [k][j] at k*NR + j. */
+    /* A product whose c is a panel of mr rows, any number of them; nr, ldc and bias do not count. Up to
+     * the next multiple of COLUMN_ROWS, rows of a are read, and rows of c written, that mean nothing. */
+    void (*multiply_columns)(const struct product *p);
+    /* to[k*step+i] = from[i*stride+k], i < n, k < n_k; up to 7 more of each k are written */
+    void (*transpose)(
+        float *to, int64_t step, const float *from, int64_t stride, int64_t n, int64_t n_k);
     /* A step of an online softmax in each column: s[n][NR] are scores, n >= 1, of which column j
-     * sees from[j] <= k < to[j]; NULL: all. Turns s into exp(scale*s - m'), 0 where not seen, updates
-     * the running max m[NR] (-inf at the start) and sum l[NR], and gives in alpha[NR] what the sums
-     * so far must be multiplied by. 0: by 1 in every column. scale > 0. */
-    int (*softmax_columns)(float *s, int64_t n, const int32_t *from, const int32_t *to, float scale,
-        float *m, float *l, float *alpha);
+     * sees from[j] <= k < to[j]; NULL: all. Turns s into 2^(s - m'), 0 where not seen, and adds it to
+     * the running sum l[NR]. The base m[NR] (-inf at the start) goes up to the largest score when that
+     * is more than SOFTMAX_SLACK above it; alpha[NR] is what the sums so far must be multiplied by
+     * then. 0: by 1 in every column. */
+    int (*softmax_columns)(float *s, int64_t n, const int32_t *from, const int32_t *to, float *m,
+        float *l, float *alpha);
     /* x[k][j] *= by[j], k < n */
     void (*scale_columns)(float *x, int64_t n, const float *by);
     /* out[j*stride+k] = x[k][j], j < n_columns, k < n */
