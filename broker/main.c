@@ -173,7 +173,12 @@ static void open_twins(struct broker *b)
     }
     if (o->score_cache > 0)
         b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
-    struct twins_options options = {b->model.digest, b->model.mode, b->store, &b->cache, b->data};
+    struct twins_options options = {.digest = b->model.digest,
+        .mode = b->model.mode,
+        .store = b->store,
+        .cache = &b->cache,
+        .data_dir = b->data,
+        .min_free_bytes = (uint64_t)o->min_free_bytes};
     b->twins = twins_new(&options);
 }
 

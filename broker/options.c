@@ -264,8 +264,8 @@ static int take_option(struct options *o, int i, const char *value)
 /* Is it one of these words, with blanks between them? */
 static int is_one_of(const char *value, const char *words)
 {
-    size_t n = strlen(value);
-    for (const char *at = words; n > 0 && (at = strstr(at, value)); at++)
+    size_t n = strcspn(value, " ");
+    for (const char *at = words; n > 0 && value[n] == 0 && (at = strstr(at, value)); at++)
         if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0))
             return 1;
     return 0;

@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -49,6 +50,7 @@ _Static_assert(sizeof(struct head) == 128, "the file's head");
 
 struct twin_table {
     const char *dir; /* NULL: no files */
+    uint64_t min_free_bytes;
     struct head *head;
     uint64_t *slots;
     int in_file, is_full;
@@ -98,6 +100,13 @@ static void *take_memory(uint64_t bits)
     if (memory)
         memset(memory, 0, bytes_of(bits));
     return memory;
+}
+
+static int has_room(const struct twin_table *t, uint64_t bits)
+{
+    struct statvfs v;
+    return statvfs(t->dir, &v) != 0 ||
+           (uint64_t)v.f_bavail * v.f_frsize >= t->min_free_bytes + bytes_of(bits);
 }
 
 /* A new file of that size, full of zeros, mapped; NULL with the reason in errno. */
@@ -167,12 +176,15 @@ static int grow_in_file(struct twin_table *t, uint64_t bits)
     char path[4200], new[4200];
     path_of(t->dir, t->head->job, "map", path, sizeof path);
     path_of(t->dir, t->head->job, "new", new, sizeof new);
-    void *memory = take_file(new, bits);
+    errno = ENOSPC;
+    void *memory = has_room(t, bits) ? take_file(new, bits) : NULL;
     if (!memory)
         return 0;
     move_into(t, memory, bits, 1);
-    if (rename(new, path) != 0)
-        unlink(new); /* it goes on for as long as the broker does */
+    if (rename(new, path) != 0) { /* it goes on for as long as the broker does */
+        unlink(new);
+        unlink(path); /* that would lack what is added from now on */
+    }
     return 1;
 }
 
@@ -254,6 +266,7 @@ struct twin_table *twin_table_open(const struct twin_table_options *o)
 {
     struct twin_table *t = xcalloc(1, sizeof *t);
     t->dir = o->dir;
+    t->min_free_bytes = o->min_free_bytes;
     if (t->dir && open_file(t, o))
         return t;
     void *memory = take_memory(FIRST_BITS);
@@ -291,6 +304,11 @@ int64_t twin_table_job(const struct twin_table *t)
 uint64_t twin_table_seed(const struct twin_table *t)
 {
     return t->head->seed;
+}
+
+size_t twin_table_small_bytes(const struct twin_table *t)
+{
+    return t->head->bits <= TWIN_TABLE_MEMORY_BITS ? bytes_of(t->head->bits) : 0;
 }
 
 int64_t twin_table_scanned(const struct twin_table *t)

@@ -9,6 +9,7 @@
 #ifndef ASSAY_TWIN_TABLE_H
 #define ASSAY_TWIN_TABLE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* Up to 3,072 rows, 32 kB. */
@@ -21,7 +22,8 @@ struct twin_table;
 struct twin_table_options {
     const char *dir; /* NULL: no files; borrowed until the table is closed */
     int64_t job, created_ms;
-    uint64_t seed; /* of the hashes, for a new table; nobody outside can know it */
+    uint64_t seed;           /* of the hashes, for a new table; nobody outside can know it */
+    uint64_t min_free_bytes; /* of the disk, that a file is to leave: results need them */
 };
 /* The job's file where there is one that can be trusted, of this job and not one of another database, else an
  * empty table. */
@@ -31,6 +33,8 @@ void twin_table_delete(struct twin_table **t); /* and the file too */
 
 int64_t twin_table_job(const struct twin_table *t);
 uint64_t twin_table_seed(const struct twin_table *t);
+/* Memory that it takes; 0 of one that is not small. */
+size_t twin_table_small_bytes(const struct twin_table *t);
 /* The table has the job's rows of before it was made up to this number; kept with the file. 0 in a new one. */
 int64_t twin_table_scanned(const struct twin_table *t);
 void twin_table_set_scanned(struct twin_table *t, int64_t row);

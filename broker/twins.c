@@ -41,7 +41,7 @@ struct twins {
     uint8_t model[MODEL_BYTES];
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
-    struct twin_table *tables[TWINS_TABLES]; /* by job, ascending */
+    struct twin_table **tables; /* by job, ascending; [max_tables] of room */
     uint32_t n_tables, idle_at;
     struct twin_table *current; /* the one that was last used; NULL: none */
     struct row *read;           /* the row that was last looked into: its sequences, a list */
@@ -56,11 +56,27 @@ struct twins {
 
 /* ---- tables of jobs ---- */
 
-static void close_tables(struct twins *t)
+/* It is gone already. */
+static void remove_table(struct twins *t, uint32_t at)
 {
-    while (t->n_tables > 0)
-        twin_table_close(&t->tables[--t->n_tables]);
+    t->n_tables--;
+    memmove(t->tables + at, t->tables + at + 1, (t->n_tables - at) * sizeof(struct twin_table *));
     t->current = NULL;
+}
+
+/* With too many of them some are closed, whichever: jobs take turns, and of any order that is followed the next
+ * one would be the one that is needed next. Files are mapped again, small ones filled again. */
+static void limit_tables(struct twins *t)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < t->n_tables; i++)
+        bytes += twin_table_small_bytes(t->tables[i]);
+    while (t->n_tables == t->options.max_tables || bytes > TWINS_BYTES) {
+        uint32_t at = randombytes_uniform(t->n_tables);
+        bytes -= twin_table_small_bytes(t->tables[at]);
+        twin_table_close(&t->tables[at]);
+        remove_table(t, at);
+    }
 }
 
 /* Is this job still to be worked on? Negative: the store failed. */
@@ -102,19 +118,17 @@ static struct twin_table *table_of(const struct twins *t, int64_t job)
     return at < t->n_tables && twin_table_job(t->tables[at]) == job ? t->tables[at] : NULL;
 }
 
-/* One more job. With too many of them all begin anew: files are mapped again, small ones filled again. */
 static int open_table(struct twins *t, int64_t job, struct err *e)
 {
     int64_t created_ms;
     int rc = is_unfinished(t, job, &created_ms, e);
     if (rc < 0)
         return rc;
-    if (t->n_tables == TWINS_TABLES)
-        close_tables(t);
+    limit_tables(t);
     uint32_t at = place_of(t, job);
     memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
-    t->tables[at] = twin_table_open(
-        &(struct twin_table_options){t->options.data_dir, job, created_ms, t->seed});
+    t->tables[at] = twin_table_open(&(struct twin_table_options){
+        t->options.data_dir, job, created_ms, t->seed, t->options.min_free_bytes});
     t->n_tables++;
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
         if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
@@ -122,17 +136,20 @@ static int open_table(struct twins *t, int64_t job, struct err *e)
     return 0;
 }
 
-/* The row's job's becomes the current one. */
+/* The row's job's becomes the current one: 1, or 0 when this turn has no time left to fill one more. */
 static int choose_table(struct twins *t, int64_t job, struct err *e)
 {
-    int rc = table_of(t, job) ? 0 : open_table(t, job, e);
-    if (rc == 0)
-        t->current = table_of(t, job);
-    return rc;
+    struct twin_table *table = table_of(t, job);
+    if (!table && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
+        return 0;
+    int rc = table ? 0 : open_table(t, job, e);
+    t->current = rc == 0 ? table_of(t, job) : NULL;
+    return rc < 0 ? rc : 1;
 }
 
 int twins_idle(struct twins *t, struct err *e)
 {
+    limit_tables(t);
     for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
         int64_t created_ms;
         int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), &created_ms, e);
@@ -143,10 +160,7 @@ int twins_idle(struct twins *t, struct err *e)
             continue;
         }
         twin_table_delete(&t->tables[t->idle_at]);
-        t->n_tables--;
-        memmove(t->tables + t->idle_at, t->tables + t->idle_at + 1,
-            (t->n_tables - t->idle_at) * sizeof(struct twin_table *));
-        t->current = NULL;
+        remove_table(t, t->idle_at);
     }
     if (t->idle_at >= t->n_tables)
         t->idle_at = 0;
@@ -397,13 +411,15 @@ static int scan_some(struct twins *t, struct err *e)
     return !more;
 }
 
-/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than this turn. */
+/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this turn
+ * has left. The other half is for other jobs: most have little to read. */
 static int fill_table(struct twins *t, struct err *e)
 {
     int rc = twin_table_scanned(t->current) == SCANNED;
     if (rc == 0 && t->scan_end_ms == 0)
         t->scan_end_ms = now_mono_ms() + SCAN_MS;
-    while (rc == 0 && now_mono_ms() < t->scan_end_ms)
+    long long end_ms = rc == 0 ? (now_mono_ms() + t->scan_end_ms + 1) / 2 : 0;
+    while (rc == 0 && now_mono_ms() < end_ms)
         rc = scan_some(t, e);
     return rc;
 }
@@ -416,6 +432,9 @@ struct twins *twins_new(const struct twins_options *options)
     const char *parts[] = {ASSAY_VERSION, options->digest, options->mode};
     crypto_generichash_state h;
     t->options = *options;
+    if (t->options.max_tables == 0)
+        t->options.max_tables = TWINS_TABLES;
+    t->tables = xcalloc(t->options.max_tables, sizeof(struct twin_table *));
     randombytes_buf(&t->seed, sizeof t->seed);
     t->room = 1024;
     t->leaders = xcalloc(t->room, sizeof(struct row *));
@@ -432,7 +451,9 @@ void twins_free(struct twins **t)
 {
     if (!*t)
         return;
-    close_tables(*t);
+    while ((*t)->n_tables > 0)
+        twin_table_close(&(*t)->tables[--(*t)->n_tables]);
+    free((*t)->tables);
     forget_read(*t);
     free((*t)->leaders);
     free(*t);
@@ -494,7 +515,7 @@ int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *
 {
     *leader = NULL;
     int rc = choose_table(t, row_job(r->row), e);
-    if (rc == 0)
+    if (rc == 1)
         rc = fill_table(t, e);
     if (rc != 1) {
         t->later |= rc == 0;

@@ -20,8 +20,9 @@
 #include "broker/store.h"
 #include "broker/store_cache.h"
 
-/* Tables that are open: 16 MiB at most for those that are small, and as many mapped files. */
-#define TWINS_TABLES 512
+/* Tables that are open, of which each may be a mapped file; and memory of those that are small. */
+#define TWINS_TABLES 16384
+#define TWINS_BYTES (64u << 20)
 
 struct twins;
 
@@ -31,6 +32,8 @@ struct twins_options {
     struct store *store;        /* borrowed */
     struct store_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
     const char *data_dir;       /* for the tables of large jobs; NULL: all in memory */
+    uint64_t min_free_bytes;    /* of the disk, that their files are to leave */
+    uint32_t max_tables;        /* 0: TWINS_TABLES */
 };
 
 struct twins *twins_new(const struct twins_options *options);

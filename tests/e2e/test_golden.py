@@ -124,6 +124,7 @@ def test_of_float32_and_bfloat16(directory):
         assert f" {says} quant=none " in json.loads(describe("--dtype", option).stdout)["mode"]
     assert " dtype=f32 quant=int8 " in json.loads(describe("--dtype", "f32", "--quant", "int8").stdout)["mode"]
     for options, code, words in ((["--dtype", "f16"], 64, "--dtype: expected auto, f32 or bf16, found 'f16'"),
+                                 (["--dtype", "f32 bf16"], 64, "--dtype: expected auto, f32 or bf16, found 'f32 bf16'"),
                                  (["--dtype", "bf16", "--quant", "int8"], 78, "--dtype bf16 with --quant int8: expected one of them")):
         done = subprocess.run([BIN / "assayd", "--model", DEMO, "--data", directory / "d", *options], capture_output=True, text=True, timeout=30)
         assert done.returncode == code and words in done.stderr, done.stderr

@@ -11,7 +11,7 @@ enum { JOB = 7, BORN = 1234, SEED = 99 };
 
 static struct twin_table *open_at(const char *dir)
 {
-    return twin_table_open(&(struct twin_table_options){dir, JOB, BORN, SEED});
+    return twin_table_open(&(struct twin_table_options){dir, JOB, BORN, SEED, 0});
 }
 
 /* Not one that anybody chose. */
@@ -142,7 +142,7 @@ static void test_killed(void **state)
     assert_int_equal(twin_table_seed(t), SEED);
     twin_table_close(&t);
     t = twin_table_open(
-        &(struct twin_table_options){f->dir, JOB, BORN + 1, SEED}); /* another database's */
+        &(struct twin_table_options){f->dir, JOB, BORN + 1, SEED, 0}); /* another database's */
     assert_int_equal(count(t, 0, N), 0);
     twin_table_close(&t);
     assert_int_equal(file_bytes(f), -1);
@@ -201,6 +201,18 @@ static void test_no_file_to_be_had(void **state)
     twin_table_delete(&t);
 }
 
+/* Room on the disk that is meant for results is not taken: it goes on in memory. */
+static void test_room_for_results_is_left(void **state)
+{
+    struct fixture *f = *state;
+    struct twin_table *t =
+        twin_table_open(&(struct twin_table_options){f->dir, JOB, BORN, SEED, 1ull << 60});
+    add_many(t, 0, 20000);
+    assert_int_equal(file_bytes(f), -1);
+    assert_int_equal(count(t, 0, 20000), 20000);
+    twin_table_close(&t);
+}
+
 static int is_nine(void *arg, int64_t job)
 {
     ++*(int *)arg;
@@ -239,6 +251,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_is_not_trusted, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_file_to_be_had, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_room_for_results_is_left, setup, teardown),
         cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
     };
     log_init("test", -1, LOG_LEVEL_ERROR);
