@@ -266,7 +266,7 @@ def test_purge_gives_the_space_back(directory):
         assert client.submit("large", [{"ids": [3]}])["job"] > 2
         left, kills = 8001, 0
         while left > 0 and kills < 6:
-            time.sleep(0.15)
+            time.sleep(0.02)
             broker.kill9()
             broker.log.close()
             broker.start()

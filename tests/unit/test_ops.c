@@ -258,6 +258,24 @@ static void check_attention(const struct case_ *c)
     free(v);
 }
 
+/* One row, each way the same bits, and against the plain loop. */
+static void check_way_by_way(const struct case_ *c, float *q, float *k, float *v)
+{
+    const uint32_t n = c->lengths[0], cu[] = {0, n};
+    const int64_t size = (int64_t)n * c->heads * c->dim;
+    float *first = random_floats(size), *out = random_floats(size);
+    attend("portable", 1, c, q, k, v, first, 1, cu);
+    for (int way = 0; way < WAYS; way++) {
+        attend(ways[way].isa, ways[way].threads, c, q, k, v, out, 1, cu);
+        assert_memory_equal(out, first, (size_t)size * sizeof *out);
+    }
+    for (uint32_t at = 0; at < n; at += 7)
+        for (uint32_t h = 0; h < c->heads; h++)
+            check_token(c, q, k, v, out, 0, at, h);
+    free(first);
+    free(out);
+}
+
 static void test_attention(void **unused)
 {
     static const struct case_ cases[] = {{4, 2, 16, 0, {1, 2, 65, 130}},
@@ -295,6 +313,28 @@ static void test_attention_of_large_scores(void **unused)
             free(v);
             free(out);
         }
+}
+
+/* Scores that rise, or fall, from key to key by so much that the base of the softmax must follow now
+ * and then: in every tile of keys, in some, never. */
+static void test_attention_of_rising_scores(void **unused)
+{
+    enum { N = 300, DIM = 16 };
+    static const struct case_ c = {2, 1, DIM, 0, {N, 0, 0, 0}};
+    static const float steps[] = {0.2f, 0.05f, 0.01f, -0.1f};
+    (void)unused;
+    for (int i = 0; i < 4; i++) {
+        float *q = random_floats(N * 2 * DIM), *k = random_floats(N * DIM),
+              *v = random_floats(N * DIM);
+        for (int j = 0; j < N * 2; j++)
+            q[j * DIM] = 4; /* and so divided by sqrt(DIM) it is 1 */
+        for (int j = 0; j < N; j++)
+            k[j * DIM] = (float)j * steps[i];
+        check_way_by_way(&c, q, k, v);
+        free(q);
+        free(k);
+        free(v);
+    }
 }
 
 /* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
@@ -691,6 +731,19 @@ static int softmax_columns_rounded(
     return moved;
 }
 
+static void multiply_columns_rounded(const struct product *p)
+{
+    cpu_kernels_portable.multiply_columns(p);
+    p->c[0] *= 1 + 0x1p-23f;
+}
+
+static void transpose_shifted(
+    float *to, int64_t step, const float *from, int64_t stride, int64_t n, int64_t n_k)
+{
+    cpu_kernels_portable.transpose(to, step, from, stride, n, n_k);
+    to[step * (n_k - 1)] = from[0];
+}
+
 /* What `sets` come down to; how many warnings that gave. */
 static const struct cpu_kernels *choose_quietly(
     const struct cpu_kernels *const *sets, int *warnings)
@@ -712,7 +765,7 @@ static const struct cpu_kernels *choose_quietly(
     return chosen;
 }
 
-enum { WRONG = 10 };
+enum { WRONG = 12 };
 
 static void test_wrong_kernels_are_passed_over(void **unused)
 {
@@ -734,6 +787,8 @@ static void test_wrong_kernels_are_passed_over(void **unused)
     wrong[7].bf16.tile = tile_bf16_in_order;
     wrong[8].bf16.tile = tile_bf16_unflushed;
     wrong[9].bf16.pack_rows = pack_rows_bf16_truncating;
+    wrong[10].multiply_columns = multiply_columns_rounded;
+    wrong[11].transpose = transpose_shifted;
     for (int i = 0; i < WRONG; i++) {
         const struct cpu_kernels *then_good[] = {&wrong[i], &good, NULL};
         const struct cpu_kernels *all_wrong[] = {&wrong[i], &wrong[WRONG - 1 - i], NULL};
@@ -774,6 +829,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_rising_scores),
         cmocka_unit_test(test_attention_of_what_is_no_number),
         cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
         cmocka_unit_test(test_silu_softmax_sigmoid), cmocka_unit_test(test_exp_edges),

@@ -26,7 +26,8 @@
 #define TILE_KEYS 64
 #define CACHE_LINE 64
 #define KEY_STEP (TILE_KEYS + 16)
-#define TASK_QUERIES 512 /* of a task, about */
+#define TASK_FLOATS (64 << 10) /* of a task's queries, at most: they and the outputs stay near */
+#define TASKS_PER_THREAD 4     /* at least, beside the first, where there are tokens for it */
 
 struct attention {
     struct device *d;
@@ -34,10 +35,11 @@ struct attention {
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
-    int64_t nr;         /* columns of a panel */
-    int64_t sum_rows;   /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
-    int64_t value_step; /* from a value to the next: lines of the cache, of all its sets */
-    float q_scale;      /* what queries are multiplied by: a score is then in powers of two */
+    int64_t *first_tile; /* [n_rows + 1]: of each sequence */
+    int64_t nr;          /* columns of a panel */
+    int64_t sum_rows;    /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
+    int64_t value_step;  /* from a value to the next: lines of the cache, of all its sets */
+    float q_scale;       /* what queries are multiplied by: a score is then in powers of two */
 };
 
 /* One task, and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
@@ -68,29 +70,32 @@ static int64_t token_at(const struct tile *t, int64_t position)
     return own < 0 ? t->prefix.first + position : t->first + own;
 }
 
-/* The position of column's query. */
-static int64_t column_token(const struct tile *t, int64_t column)
+/* Where the queries of a panel, or their outputs, lie in x. */
+static void find_queries(const struct tile *t, struct tensor x, int64_t column, float **at)
 {
-    return t->from + min64(column, t->n_queries - 1) / t->a->heads_per_kv;
-}
-
-/* Where column's query, or its output, lies in x. */
-static float *query_at(const struct tile *t, struct tensor x, int64_t column)
-{
-    int64_t head =
-        t->kv_head * t->a->heads_per_kv + min64(column, t->n_queries - 1) % t->a->heads_per_kv;
-    return row_of(x, token_at(t, column_token(t, column))) + head * t->a->shape->head_dim;
+    int64_t heads = t->a->heads_per_kv, dim = t->a->shape->head_dim, last = t->n_queries - 1;
+    int64_t token = min64(column, last) / heads, head = min64(column, last) % heads;
+    float *row = row_of(x, token_at(t, t->from + token)) + t->kv_head * heads * dim;
+    for (int64_t i = 0; i < t->a->nr; i++) {
+        at[i] = row + head * dim;
+        if (column + i < last && ++head == heads) {
+            head = 0;
+            row += x.stride;
+        }
+    }
 }
 
 static void pack_queries(struct tile *t)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
+    float *from[TILE_COLUMNS];
     for (int64_t i = 0; i < nr; i++)
         t->by[i] = a->q_scale;
     for (int64_t j = 0; j < t->n_columns; j += nr) {
+        find_queries(t, a->q, j, from);
         for (int64_t i = 0; i < nr; i++)
-            memcpy(t->rows + i * dim, query_at(t, a->q, j + i), (size_t)dim * sizeof(float));
+            memcpy(t->rows + i * dim, from[i], (size_t)dim * sizeof(float));
         a->d->kernels->transpose(t->queries + j * dim, nr, t->rows, dim, nr, dim);
         a->d->kernels->scale_columns(t->queries + j * dim, dim, t->by);
     }
@@ -98,9 +103,9 @@ static void pack_queries(struct tile *t)
 
 static void set_limits(struct tile *t)
 {
-    int64_t window = t->a->shape->window;
+    int64_t window = t->a->shape->window, heads = t->a->heads_per_kv;
     for (int64_t j = 0; j < t->n_columns; j++) {
-        int64_t end = column_token(t, j) + 1;
+        int64_t end = j < t->n_queries ? t->from + j / heads + 1 : t->from + t->n;
         t->high[j] = (int32_t)end;
         t->low[j] = (int32_t)(window > 0 && end > window ? end - window : 0);
     }
@@ -245,13 +250,15 @@ static void write_out(struct tile *t)
 {
     const struct attention *a = t->a;
     int64_t dim = a->shape->head_dim, nr = a->nr;
+    float *to[TILE_COLUMNS];
     for (int64_t j = 0; j < t->n_queries; j += nr) {
+        find_queries(t, a->out, j, to);
         for (int64_t i = 0; i < nr; i++)
             t->by[i] = 1 / t->l[j + i];
         a->d->kernels->scale_columns(sums_of(t, j), dim, t->by);
         a->d->kernels->unpack(t->rows, dim, sums_of(t, j), (int)nr, dim);
         for (int64_t i = 0; i < nr && j + i < t->n_queries; i++)
-            memcpy(query_at(t, a->out, j + i), t->rows + i * dim, (size_t)dim * sizeof(float));
+            memcpy(to[i], t->rows + i * dim, (size_t)dim * sizeof(float));
     }
 }
 
@@ -298,10 +305,30 @@ static void run_tile(struct tile *t, int thread)
     write_out(t);
 }
 
-static int64_t tiles_of(const struct attention *a, uint32_t sequence)
+/* The tiles of each sequence behind those of the ones before it; how many there are. */
+static int64_t number_tiles(struct attention *a)
 {
     const uint32_t *cu = a->meta->cu_seqlens;
-    return (cu[sequence + 1] - cu[sequence] + a->tile_tokens - 1) / a->tile_tokens;
+    int64_t n = 0;
+    for (uint32_t s = 0; s < a->meta->n_rows; s++) {
+        a->first_tile[s] = n;
+        n += (cu[s + 1] - cu[s] + a->tile_tokens - 1) / a->tile_tokens;
+    }
+    a->first_tile[a->meta->n_rows] = n;
+    return n;
+}
+
+static uint32_t sequence_of(const struct attention *a, int64_t tile)
+{
+    uint32_t low = 0, high = a->meta->n_rows;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (a->first_tile[middle] <= tile)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 /* Tasks are numbered by kv head, then sequence, then tile from the last (the longest) to the first.
@@ -310,12 +337,9 @@ static void run_task(void *arg, int64_t task, int thread)
 {
     const struct attention *a = arg;
     struct tile t = {.a = a, .kv_head = task % a->shape->n_kv_heads};
-    uint32_t s = 0;
     int64_t tile = task / a->shape->n_kv_heads;
-    for (; tile >= tiles_of(a, s); s++)
-        tile -= tiles_of(a, s);
-    tile = tiles_of(a, s) - 1 - tile;
-    int64_t done = tile * a->tile_tokens;
+    uint32_t s = sequence_of(a, tile);
+    int64_t done = (a->first_tile[s + 1] - 1 - tile) * a->tile_tokens;
     t.first = a->meta->cu_seqlens[s];
     if (a->meta->prefix_segments)
         t.prefix = a->meta->prefix_segments[s];
@@ -324,10 +348,24 @@ static void run_task(void *arg, int64_t task, int thread)
     run_tile(&t, thread);
 }
 
+/* Few large tasks, since each copies the keys and values that it needs, but some for each thread where
+ * there are several. Their size changes no bit. Returns how many. */
+static int64_t share_out(struct attention *a)
+{
+    int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim);
+    int64_t wanted = TASKS_PER_THREAD * (pool_threads(a->d->pool) - 1);
+    for (a->tile_tokens = most > 0 ? most : 1;; a->tile_tokens = (a->tile_tokens + 1) / 2) {
+        int64_t tasks = number_tiles(a) * a->shape->n_kv_heads;
+        if (tasks >= wanted || a->tile_tokens == 1 ||
+            a->tile_tokens * a->heads_per_kv <= TILE_COLUMNS)
+            return tasks;
+    }
+}
+
 void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
     struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
 {
-    int64_t tasks = 0, dim = shape->head_dim;
+    int64_t dim = shape->head_dim;
     struct attention a = {.d = d,
         .out = out,
         .q = q,
@@ -335,13 +373,11 @@ void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct 
         .v = v,
         .shape = shape,
         .meta = meta,
+        .first_tile = scratch_take(&d->packed_x, ((size_t)meta->n_rows + 1) * sizeof(int64_t)),
         .heads_per_kv = shape->n_heads / shape->n_kv_heads,
         .nr = d->kernels->nr,
         .sum_rows = round_up(dim, COLUMN_ROWS),
         .value_step = round_up(dim, ROW_ELEMENTS) + ROW_ELEMENTS,
         .q_scale = shape->scale * 1.44269504088896341f};
-    a.tile_tokens = a.heads_per_kv < TASK_QUERIES ? TASK_QUERIES / a.heads_per_kv : 1;
-    for (uint32_t s = 0; s < meta->n_rows; s++)
-        tasks += tiles_of(&a, s);
-    pool_run(d->pool, run_task, &a, tasks * shape->n_kv_heads);
+    pool_run(d->pool, run_task, &a, share_out(&a));
 }

@@ -18,7 +18,8 @@ struct trial {
     float halves[4][ROWS][COLUMNS];   /* the same in bf16; of numbers whose products are tiny */
     float quantized[ROWS][COLUMNS];
     float wide[2][DEPTH], rows[4][DEPTH];
-    float weights[TILE_COLUMNS][DEPTH], sums[3][TILE_COLUMNS]; /* of a step of attention */
+    float attended[TILE_COLUMNS][ROWS], weights[TILE_COLUMNS][DEPTH],
+        sums[3][TILE_COLUMNS]; /* of a step of attention */
 };
 
 /* Any bits, from a fixed seed: floats between -2 and 2. */
@@ -177,7 +178,8 @@ static void try_rows(const struct cpu_kernels *s, struct trial *t)
 
 static void try_columns(const struct cpu_kernels *s, struct trial *t)
 {
-    float scores[TILE_COLUMNS][DEPTH], panel[TILE_COLUMNS * DEPTH];
+    float scores[TILE_COLUMNS][DEPTH], keys[DEPTH * TILE_COLUMNS];
+    float panel[TILE_COLUMNS * DEPTH], product[TILE_COLUMNS * TILE_COLUMNS];
     int32_t from[TILE_COLUMNS], to[TILE_COLUMNS];
     fill(scores[0], TILE_COLUMNS * DEPTH);
     memcpy(t->sums, scores, sizeof t->sums);
@@ -185,8 +187,17 @@ static void try_columns(const struct cpu_kernels *s, struct trial *t)
         from[j] = j / 8;
         to[j] = DEPTH - j / 3;
     }
+    s->transpose(keys, TILE_COLUMNS, scores[0], DEPTH, TILE_COLUMNS, DEPTH);
     for (int j = 0; j < TILE_COLUMNS; j += s->nr) {
-        s->f32.pack_weight(panel, scores[j], DTYPE_F32, DEPTH, s->nr, DEPTH);
+        s->transpose(panel, s->nr, scores[j], DEPTH, s->nr, DEPTH);
+        s->multiply_columns(&(struct product){.a = keys,
+            .a_step = TILE_COLUMNS,
+            .b = panel,
+            .k = DEPTH,
+            .c = product,
+            .mr = ROWS,
+            .first = 1});
+        s->unpack(t->attended[j], ROWS, product, s->nr, ROWS);
         s->softmax_columns(
             panel, DEPTH, from + j, to + j, t->sums[0] + j, t->sums[1] + j, t->sums[2] + j);
         s->scale_columns(panel, DEPTH, t->sums[1] + j);

@@ -81,7 +81,8 @@ struct cpu_kernels {
     void (*softmax)(float *x, int64_t n);
     /* Attention's: panels of NR columns, element [k][j] at k*NR + j. */
     /* A product whose c is a panel of mr rows, any number of them; nr, ldc and bias do not count. Up to
-     * the next multiple of COLUMN_ROWS, rows of a are read, and rows of c written, that mean nothing. */
+     * the next multiple of COLUMN_ROWS, rows of a are read, and rows of c written, that mean nothing.
+     * next_step goes with every row, not every k: too many at a time are not brought at all. */
     void (*multiply_columns)(const struct product *p);
     /* to[k*step+i] = from[i*stride+k], i < n, k < n_k; up to 7 more of each k are written */
     void (*transpose)(

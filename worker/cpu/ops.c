@@ -18,7 +18,7 @@ void *scratch_take(struct scratch *s, size_t bytes)
 {
     if (bytes > s->bytes) {
         free(s->data);
-        size_t unit = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+        size_t unit = bytes >= HUGE_PAGE / 2 ? HUGE_PAGE : ALIGNMENT;
         s->bytes = (bytes + unit - 1) / unit * unit;
         s->data = aligned_alloc(unit, s->bytes);
         if (s->data && unit == HUGE_PAGE)
