@@ -35,6 +35,7 @@
 #define SCAN_ROWS 64
 #define SCANNED INT64_MAX
 #define IDLE_TABLES 512
+#define IDLE_SWEEP 60
 
 struct twins {
     struct twins_options options;
@@ -42,7 +43,7 @@ struct twins {
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
     struct twin_table **tables; /* by job, ascending; [max_tables] of room */
-    uint32_t n_tables, idle_at;
+    uint32_t n_tables, idle_at, n_idle;
     size_t
         small_bytes; /* of the small ones, when they were last counted, and of those that came since */
     struct twin_table *current; /* the one that was last used; NULL: none */
@@ -160,6 +161,8 @@ int twins_idle(struct twins *t, struct err *e)
 {
     count_bytes(t);
     limit_tables(t);
+    if (t->options.data_dir && ++t->n_idle % IDLE_SWEEP == 0) /* of those that are not open */
+        twin_table_sweep(t->options.data_dir, needs_table, t);
     for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
         int64_t created_ms;
         int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), &created_ms, e);

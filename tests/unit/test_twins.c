@@ -633,6 +633,30 @@ static void test_many_jobs(void **state)
     twins_free(&t);
 }
 
+/* A job that is cancelled before it has been worked on since the start: its file goes within a minute. */
+static void test_a_file_that_is_not_open(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char path[128];
+    struct twins *t = open_twins(f);
+    int64_t job = new_job(f->s, "job", 0);
+    put_chunk(f->s, job, 0, 4000, 5, 0);
+    compute_many(f, t, job, 4000);
+    open_all_again(f, &t, MODE);
+    snprintf(path, sizeof path, "%s/twins-%lld.map", f->dir, (long long)job);
+    for (int k = 0; k < 60; k++)
+        must(twins_idle(t, &err));
+    assert_int_equal(access(path, F_OK), 0);
+    must(store_begin(f->s, &err));
+    must(store_cancel(f->s, job, &err));
+    must(store_commit(f->s, &err));
+    for (int k = 0; k < 60; k++)
+        must(twins_idle(t, &err));
+    assert_int_equal(access(path, F_OK), -1);
+    twins_free(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -651,6 +675,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_under_another_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_closed_while_a_row_is_under_way, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_file_that_is_not_open, setup, teardown),
     };
     log_init("test", -1, LOG_LEVEL_ERROR);
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
