@@ -155,19 +155,23 @@ static int open_file(struct store *s, struct err *e)
     return rc;
 }
 
-/* A copy of the database as it was, beside it: assay.db.v1. One that is there already stays: it is
- * from an upgrade that was interrupted. */
+/* A copy of the database as it was, beside it: assay.db.v1. It has its name when it is whole; one that is there
+ * already stays: it is from an upgrade that was interrupted. */
 static int back_up(struct store *s, int64_t version, struct err *e)
 {
-    char path[4200];
+    char path[4200], new[4200];
     snprintf(path, sizeof path, "%s/assay.db.v%lld", s->dir, (long long)version);
+    snprintf(new, sizeof new, "%s/assay.db.new", s->dir);
     if (access(path, F_OK) == 0)
         return 0;
-    char *sql = sqlite3_mprintf("vacuum into %Q", path);
+    unlink(new);
+    char *sql = sqlite3_mprintf("vacuum into %Q", new);
     int rc = sql ? execute(s, sql, e) : err_set(e, ASSAY_ENOMEM, "out of memory");
     sqlite3_free(sql);
+    if (rc == 0 && rename(new, path) != 0)
+        rc = err_errno(e, ASSAY_EIO, "%s: cannot make it", path);
     if (rc != 0)
-        unlink(path);
+        unlink(new);
     else
         log_info("event=schema_upgrade from=%lld to=%d copy=%s", (long long)version, SCHEMA_VERSION,
             path);

@@ -2,6 +2,9 @@
  * finished, failed and queued again by itself; and databases in which each row stood alone go on. */
 #include "tests/unit/store_fixture.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 #include "schema/request.h"
 
 #define MANY 200
@@ -289,6 +292,35 @@ static void states_are_upgraded(void **state)
     assert_string_equal(shell(f, "pragma integrity_check", after, sizeof after), "ok\n");
 }
 
+/* Killed at any moment of an upgrade: a copy that has its name has everything. */
+static void the_copy_is_whole(void **state)
+{
+    struct fixture *f = *state;
+    char path[128], out[128];
+    put_job(f->s, "job", 0, 10000, 40);
+    store_close(&f->s);
+    run_sql(f, TO_VERSION_4);
+    snprintf(path, sizeof path, "%s/assay.db.v4", f->dir);
+    for (useconds_t us = 0; access(path, F_OK) != 0; us += 500) {
+        pid_t child = fork();
+        if (child == 0) {
+            open_mode(f, MODE);
+            _exit(0);
+        }
+        usleep(us);
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+    char command[256];
+    snprintf(command, sizeof command, "mv %s %s/assay.db", path, f->dir);
+    snprintf(out, sizeof out, "rm %s/assay.db-*", f->dir);
+    assert_int_equal(system(out) + system(command), 0);
+    assert_string_equal(shell(f, "pragma integrity_check; select count(*) from row where state = 0",
+                            out, sizeof out),
+        "ok\n10000\n");
+    open_mode(f, MODE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +330,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_blocks_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_record_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(states_are_upgraded, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_copy_is_whole, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
