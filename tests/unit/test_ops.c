@@ -315,6 +315,24 @@ static void test_attention_of_large_scores(void **unused)
         }
 }
 
+/* The lowest score that there is weighs 1 where it is alone, not 0 of 0. */
+static void test_attention_of_the_lowest_scores(void **unused)
+{
+    enum { DIM = 16 };
+    static const struct case_ c = {1, 1, DIM, 0, {1, 0, 0, 0}};
+    static const float keys[] = {-2.9e38f, -3.1e38f, -3.4e38f};
+    static const uint32_t cu[] = {0, 1};
+    (void)unused;
+    for (int way = 0; way < WAYS; way++)
+        for (int i = 0; i < 3; i++) {
+            float q[DIM] = {2.7725887f}, k[DIM] = {keys[i]}, v[DIM], out[DIM]; /* 4 ln 2 */
+            for (int j = 0; j < DIM; j++)
+                v[j] = (float)j;
+            attend(ways[way].isa, ways[way].threads, &c, q, k, v, out, 1, cu);
+            assert_memory_equal(out, v, sizeof v);
+        }
+}
+
 /* Scores that rise, or fall, from key to key by so much that the base of the softmax must follow now
  * and then: in every tile of keys, in some, never. */
 static void test_attention_of_rising_scores(void **unused)
@@ -829,6 +847,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_the_lowest_scores),
         cmocka_unit_test(test_attention_of_rising_scores),
         cmocka_unit_test(test_attention_of_what_is_no_number),
         cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
