@@ -164,6 +164,31 @@ static void test_linear(void **unused)
     check_linear(13, 2100, 33, DTYPE_F16);
 }
 
+/* A checkpoint's header may have any length: weights lie wherever they do, to the same bits. */
+static void test_linear_of_weights_that_are_not_aligned(void **unused)
+{
+    enum { ROWS = 7, IN = 77, OUT = 19 };
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    float *x = random_floats(ROWS * IN), expected[ROWS * OUT], y[ROWS * OUT];
+    char moved[OUT * IN * 4 + 1];
+    (void)unused;
+    for (int i = 0; i < 3; i++) {
+        struct matrix m = make_matrix(OUT, IN, types[i]);
+        struct weight w = m.w;
+        w.data = memcpy(moved + 1, m.w.data, (size_t)(OUT * IN * dtype_bytes(types[i])));
+        for (int way = 0; way < WAYS; way++) {
+            struct device *d = make_device(ways[way].isa, ways[way].threads);
+            struct tensor xt = tensor_f32(x, ROWS, IN);
+            cpu_ops.linear(d, tensor_f32(expected, ROWS, OUT), xt, &m.w, 1, NULL);
+            cpu_ops.linear(d, tensor_f32(y, ROWS, OUT), xt, &w, 1, NULL);
+            assert_memory_equal(y, expected, sizeof y);
+            cpu_ops.close(&d);
+        }
+        free_matrix(&m);
+    }
+    free(x);
+}
+
 /* ---- attention ---- */
 
 struct case_ {
@@ -312,6 +337,24 @@ static void test_attention_of_large_scores(void **unused)
             free(k);
             free(v);
             free(out);
+        }
+}
+
+/* The lowest score that there is weighs 1 where it is alone, not 0 of 0. */
+static void test_attention_of_the_lowest_scores(void **unused)
+{
+    enum { DIM = 16 };
+    static const struct case_ c = {1, 1, DIM, 0, {1, 0, 0, 0}};
+    static const float keys[] = {-2.9e38f, -3.1e38f, -3.4e38f};
+    static const uint32_t cu[] = {0, 1};
+    (void)unused;
+    for (int way = 0; way < WAYS; way++)
+        for (int i = 0; i < 3; i++) {
+            float q[DIM] = {2.7725887f}, k[DIM] = {keys[i]}, v[DIM], out[DIM]; /* 4 ln 2 */
+            for (int j = 0; j < DIM; j++)
+                v[j] = (float)j;
+            attend(ways[way].isa, ways[way].threads, &c, q, k, v, out, 1, cu);
+            assert_memory_equal(out, v, sizeof v);
         }
 }
 
@@ -828,7 +871,9 @@ static void test_fmath(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_linear_of_weights_that_are_not_aligned),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_of_large_scores),
+        cmocka_unit_test(test_attention_of_the_lowest_scores),
         cmocka_unit_test(test_attention_of_rising_scores),
         cmocka_unit_test(test_attention_of_what_is_no_number),
         cmocka_unit_test(test_attention_of_shared_prefixes), cmocka_unit_test(test_norm),
