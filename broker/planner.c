@@ -12,27 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/leases.h"
 #include "broker/queues.h"
 #include "schema/log.h"
 
 #define LOOK_AHEAD 16
 
-/* Rows, and of those of several sequences what they have in common: open addressing, row 0 is free, removal by
- * moving back. */
-struct lease {
-    int64_t row;
-    struct line *line;
-};
-struct lease_set {
-    struct lease *at;
-    size_t n, room;
-};
-
 struct planner {
     struct store *store;
     struct planner_limits limits;
     struct queues queues;
-    struct lease_set leases;
+    struct leases leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct twins *twins;                /* NULL: rows are not compared */
@@ -42,50 +32,6 @@ struct planner {
     uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
     int clock_priority;                 /* priority */
 };
-
-/* ---- leases ---- */
-
-static size_t lease_slot(const struct lease_set *s, int64_t row)
-{
-    size_t at = (size_t)((uint64_t)row * 0x9e3779b97f4a7c15ull >> 17) & (s->room - 1);
-    while (s->at[at].row != 0 && s->at[at].row != row)
-        at = (at + 1) & (s->room - 1);
-    return at;
-}
-
-static int lease_has(const struct lease_set *s, int64_t row)
-{
-    return s->at[lease_slot(s, row)].row == row;
-}
-
-static void lease_add(struct lease_set *s, int64_t row, struct line *line)
-{
-    if (2 * (s->n + 1) > s->room) {
-        struct lease_set bigger = {xcalloc(2 * s->room, sizeof *s->at), s->n, 2 * s->room};
-        for (size_t i = 0; i < s->room; i++)
-            if (s->at[i].row != 0)
-                bigger.at[lease_slot(&bigger, s->at[i].row)] = s->at[i];
-        free(s->at);
-        *s = bigger;
-    }
-    s->at[lease_slot(s, row)] = (struct lease){row, line};
-    s->n++;
-}
-
-static void lease_remove(struct lease_set *s, int64_t row)
-{
-    size_t hole = lease_slot(s, row);
-    if (s->at[hole].row == 0)
-        return;
-    s->at[hole] = (struct lease){0};
-    s->n--;
-    for (size_t at = (hole + 1) & (s->room - 1); s->at[at].row != 0;
-         at = (at + 1) & (s->room - 1)) {
-        struct lease moved = s->at[at];
-        s->at[at] = (struct lease){0};
-        s->at[lease_slot(s, moved.row)] = moved;
-    }
-}
 
 /* ---- queues ---- */
 
@@ -190,7 +136,7 @@ static void take_row(void *arg, struct row *r)
     w->q->after = r->row;
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
-    if (lease_has(&w->p->leases, r->row)) {
+    if (leases_have(&w->p->leases, r->row)) {
         row_free(&r);
         return;
     }
@@ -256,8 +202,7 @@ int planner_new(
     struct planner *p = xcalloc(1, sizeof *p);
     p->store = store;
     p->limits = *limits;
-    p->leases.room = 4096;
-    p->leases.at = xcalloc(p->leases.room, sizeof *p->leases.at);
+    leases_init(&p->leases);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
     if (rc != 0)
@@ -285,7 +230,7 @@ void planner_free(struct planner **out)
     free_list(&p->suspects);
     free_list(&p->again);
     batch_free(&p->known);
-    free(p->leases.at);
+    leases_release(&p->leases);
     free(p);
     *out = NULL;
 }
@@ -294,7 +239,7 @@ void planner_free(struct planner **out)
 static void lease(struct planner *p, const struct row *r)
 {
     if (!r->line || !r->line->leased)
-        lease_add(&p->leases, r->row, r->line);
+        leases_add(&p->leases, r->row, r->line);
     if (r->line)
         r->line->leased = 1;
 }
@@ -302,7 +247,7 @@ static void lease(struct planner *p, const struct row *r)
 static void end_lease(struct planner *p, const struct row *r)
 {
     if (!r->line || ++r->line->n_back == r->line->n_parts)
-        lease_remove(&p->leases, r->row);
+        leases_remove(&p->leases, r->row);
 }
 
 static struct row *take_first(struct queue *q)
@@ -320,7 +265,7 @@ static struct row *take_first(struct queue *q)
 static struct line *find_line(void *arg, int64_t row)
 {
     const struct planner *p = arg;
-    return p->leases.at[lease_slot(&p->leases, row)].line;
+    return leases_line(&p->leases, row);
 }
 
 void planner_use_twins(struct planner *p, struct twins *twins)

@@ -49,6 +49,15 @@ static struct row *read_part(const struct reading *rd, sqlite3_stmt *q,
     return r;
 }
 
+/* What was checked when the row came still holds: it has tokens, and positions among them. */
+static int is_sound(const struct row *r)
+{
+    int sound = r->n_tokens > 0;
+    for (uint32_t i = 0; i < r->n_positions; i++)
+        sound &= (uint32_t)r->positions[i] < r->n_tokens;
+    return sound;
+}
+
 static int bad_input(struct store *s, int64_t row, struct err *e)
 {
     return err_set(e, ASSAY_EIO,
@@ -85,6 +94,19 @@ static int read_bundle(struct reading *rd, int64_t row, uint32_t n_tokens, struc
     return 1;
 }
 
+/* Sequence `part` to who asked for it. */
+static int give_part(struct reading *rd, sqlite3_stmt *q, const struct bundle_input *in,
+    struct line *line, uint32_t part, uint32_t from, uint32_t n, struct err *e)
+{
+    struct row *r = read_part(rd, q, in, line, part, from, n);
+    if (is_sound(r)) {
+        rd->visit(rd->arg, r);
+        return 0;
+    }
+    row_free(&r);
+    return bad_input(rd->s, sqlite3_column_int64(q, 0), e);
+}
+
 /* Its sequences, as many as `ends` says. */
 static int read_parts(
     struct reading *rd, sqlite3_stmt *q, const struct bundle_input *in, struct err *e)
@@ -98,7 +120,7 @@ static int read_parts(
         if (end < from || end > in->n_tokens || (in->n_positions > 0 && part >= in->n_positions))
             rc = bad_input(rd->s, sqlite3_column_int64(q, 0), e);
         else
-            rd->visit(rd->arg, read_part(rd, q, in, line, part, from, end - from));
+            rc = give_part(rd, q, in, line, part, from, end - from, e);
     }
     line_unref(line);
     return rc;
@@ -123,8 +145,7 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
         return bad_input(rd->s, row, e);
     if (in.n_ends > 0)
         return read_parts(rd, q, &in, e);
-    rd->visit(rd->arg, read_part(rd, q, &in, NULL, 0, 0, n_tokens));
-    return 0;
+    return give_part(rd, q, &in, NULL, 0, 0, n_tokens, e);
 }
 
 /* Rows of one block: those whose bits are set. */
@@ -407,7 +428,7 @@ int store_read_answer(struct store *s, int64_t row, struct store_answer *answer,
     float score = (float)sqlite3_column_double(q, 0);
     const uint8_t *values = one ? (const uint8_t *)&score : sqlite3_column_blob(q, 1);
     answer->n_values = one ? 1 : (uint32_t)(sqlite3_column_bytes(q, 1) / (int)sizeof(float));
-    if ((uint64_t)answer->from + answer->n <= answer->n_values)
+    if (answer->n > 0 && (uint64_t)answer->from + answer->n <= answer->n_values)
         memcpy(answer->values, values + answer->from * sizeof(float), answer->n * sizeof(float));
     snprintf(answer->error_code, sizeof answer->error_code, "%s", text_of(q, 2));
     snprintf(answer->error_message, sizeof answer->error_message, "%s", text_of(q, 3));

@@ -34,7 +34,8 @@
 #define SCAN_MS 10
 #define SCAN_ROWS 64
 #define SCANNED INT64_MAX
-#define IDLE_TABLES 64
+#define IDLE_TABLES 512
+#define IDLE_SWEEP 60
 
 struct twins {
     struct twins_options options;
@@ -42,7 +43,9 @@ struct twins {
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
     struct twin_table **tables; /* by job, ascending; [max_tables] of room */
-    uint32_t n_tables, idle_at;
+    uint32_t n_tables, idle_at, n_idle;
+    size_t
+        small_bytes; /* of the small ones, when they were last counted, and of those that came since */
     struct twin_table *current; /* the one that was last used; NULL: none */
     struct row *read;           /* the row that was last looked into: its sequences, a list */
     int64_t read_row;
@@ -64,16 +67,22 @@ static void remove_table(struct twins *t, uint32_t at)
     t->current = NULL;
 }
 
+static void count_bytes(struct twins *t)
+{
+    t->small_bytes = 0;
+    for (uint32_t i = 0; i < t->n_tables; i++)
+        t->small_bytes += twin_table_small_bytes(t->tables[i]);
+}
+
 /* With too many of them some are closed, whichever: jobs take turns, and of any order that is followed the next
  * one would be the one that is needed next. Files are mapped again, small ones filled again. */
 static void limit_tables(struct twins *t)
 {
-    size_t bytes = 0;
-    for (uint32_t i = 0; i < t->n_tables; i++)
-        bytes += twin_table_small_bytes(t->tables[i]);
-    while (t->n_tables == t->options.max_tables || bytes > TWINS_BYTES) {
+    while (
+        t->n_tables == t->options.max_tables || (t->n_tables > 0 && t->small_bytes > TWINS_BYTES)) {
         uint32_t at = randombytes_uniform(t->n_tables);
-        bytes -= twin_table_small_bytes(t->tables[at]);
+        size_t bytes = twin_table_small_bytes(t->tables[at]); /* it may have grown since */
+        t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
         twin_table_close(&t->tables[at]);
         remove_table(t, at);
     }
@@ -130,6 +139,7 @@ static int open_table(struct twins *t, int64_t job, struct err *e)
     t->tables[at] = twin_table_open(&(struct twin_table_options){
         t->options.data_dir, job, created_ms, t->seed, t->options.min_free_bytes});
     t->n_tables++;
+    t->small_bytes += twin_table_small_bytes(t->tables[at]);
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
         if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
             twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
@@ -149,7 +159,10 @@ static int choose_table(struct twins *t, int64_t job, struct err *e)
 
 int twins_idle(struct twins *t, struct err *e)
 {
+    count_bytes(t);
     limit_tables(t);
+    if (t->options.data_dir && ++t->n_idle % IDLE_SWEEP == 0) /* of those that are not open */
+        twin_table_sweep(t->options.data_dir, needs_table, t);
     for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
         int64_t created_ms;
         int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), &created_ms, e);

@@ -65,7 +65,8 @@ static void open_queue(struct queue *q, uint32_t batch_rows)
     must(store_open(&q->s, q->dir, &options, &e), &e);
     must(planner_new(&q->p, q->s, &limits, &e), &e);
     if (q->dedupe)
-        q->twins = twins_new(&(struct twins_options){"bench", "bench", q->s, NULL, q->dir});
+        q->twins = twins_new(
+            &(struct twins_options){"bench", "bench", q->s, NULL, q->dir, .min_free_bytes = 0});
     planner_use_twins(q->p, q->twins);
 }
 

@@ -6,7 +6,7 @@
 
 #define MANY 200
 
-/* Row k of a mixed lot has k % 9 + 1 tokens, k and its successors. Every 7th was born failed, every 10th has
+/* Row k of a mixed lot has k % 9 + 2 tokens, k and its successors. Every 7th was born failed, every 10th has
  * positions, every 11th is two responses. */
 struct lot {
     uint32_t at, n;
@@ -22,7 +22,7 @@ static int born_failed(uint32_t k)
 static int next_of_lot(void *arg, struct store_row *row, struct err *e)
 {
     struct lot *l = arg;
-    uint32_t k = l->at, n = k % 9 + 1;
+    uint32_t k = l->at, n = k % 9 + 2;
     (void)e;
     for (uint32_t i = 0; i < n; i++)
         l->ids[i] = (int32_t)(k + i);
@@ -73,7 +73,7 @@ static int64_t put_lot(struct store *s, const char *key, uint32_t n, uint32_t ch
 
 static void expect_of_lot(const struct row *r)
 {
-    uint32_t k = row_index(r->row), n = k % 9 + 1, from = 0;
+    uint32_t k = row_index(r->row), n = k % 9 + 2, from = 0;
     assert_false(born_failed(k));
     if (r->line) {
         assert_int_equal(r->line->n_parts, 2);
@@ -235,16 +235,22 @@ static void a_damaged_record_is_an_error(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    static const char *const damages[] = {"ids = x'00'", "rows = x'ff'", "rows = null",
-        "rows = x'02000000ffffffff'", "row = row + 1", "ends = x'0000'"};
+    static const struct {
+        const char *what;
+        uint32_t n_rows, chunk_rows;
+    } damages[] = {{"ids = x'00'", 40, 40}, {"rows = x'ff'", 40, 40}, {"rows = null", 40, 40},
+        {"rows = x'02000000ffffffff'", 40, 40}, {"row = row + 1", 40, 40},
+        {"ends = x'0000'", 40, 40}, {"positions = x'02000000'", 1, 1},
+        {"positions = x'ffffffff'", 1, 1}, {"ends = x'0000000004000000'", 12, 1}};
     char sql[200];
-    for (int k = 0; k < 6; k++) {
+    for (int k = 0; k < 9; k++) {
         struct row_list list = {.n = 0};
         snprintf(sql, sizeof sql, "d%d", k);
-        int64_t job = put_lot(f->s, sql, 40, 40);
+        int64_t job = put_lot(f->s, sql, damages[k].n_rows, damages[k].chunk_rows);
         store_close(&f->s);
         snprintf(sql, sizeof sql,
-            "update row_input set %s where row = (select max(row) from row_input)", damages[k]);
+            "update row_input set %s where row = (select max(row) from row_input)",
+            damages[k].what);
         run_sql(f, sql);
         open_mode(f, MODE);
         assert_int_equal(store_queued_rows(f->s, job, 0, 100, list_row, &list, &err), ASSAY_EIO);

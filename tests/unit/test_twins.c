@@ -359,6 +359,89 @@ static void test_after_a_restart(void **state)
     }
 }
 
+/* A table that names other rows is no harm: what it names is compared. Row numbers of the file's slots are
+ * exchanged for their neighbours', and for some that no row has. */
+static void lie(const char *path)
+{
+    enum { HEAD = 128 };
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    struct stat st;
+    assert_int_equal(fstat(fileno(f), &st), 0);
+    size_t n = ((size_t)st.st_size - HEAD) / sizeof(uint64_t);
+    uint64_t *slots = calloc(n, sizeof *slots);
+    fseek(f, HEAD, SEEK_SET);
+    assert_int_equal(fread(slots, sizeof *slots, n, f), n);
+    for (size_t i = 0; i < n; i++)
+        slots[i] ^= slots[i] == 0 ? 0 : i % 5 == 0 ? 1u << 31 : 1;
+    fseek(f, HEAD, SEEK_SET);
+    assert_int_equal(fwrite(slots, sizeof *slots, n, f), n);
+    fclose(f);
+    free(slots);
+}
+
+static void test_a_table_that_lies(void **state)
+{
+    struct fixture *f = *state;
+    char path[128];
+    struct twins *t = open_twins(f);
+    int64_t job = new_job(f->s, "job", 0);
+    put_chunk(f->s, job, 0, 4000, 5, 0);
+    compute_many(f, t, job, 4000);
+    twins_free(&t);
+    snprintf(path, sizeof path, "%s/twins-%lld.map", f->dir, (long long)job);
+    lie(path);
+    t = open_twins(f);
+    struct row_list again;
+    for (int32_t k = 0; k < 4000; k += 37) {
+        int32_t ids[5] = {0, k, 7, 7, 7};
+        struct store_row row = plain(ids, 5);
+        again = put(f, job, &row);
+        assert_int_equal(find(t, again.at[0]), TWINS_NONE);
+        free_rows(&again);
+    }
+    twins_free(&t);
+}
+
+/* All with one hash, under way and answered: only what is the same is found. */
+static void test_equal_hashes(void **state)
+{
+    enum { N = 12 };
+    struct fixture *f = *state;
+    struct err err;
+    struct row *leader;
+    struct twins *t = open_twins(f);
+    int64_t job = put_job(f->s, "job", 0, N, 5);
+    struct row_list all = queued(f->s, job, 0, N), again = queued(f->s, job, 0, N);
+    for (uint32_t i = 0; i < N; i++) {
+        again.at[i]->row = row_number(job, N + i);
+        find(t, all.at[i]); /* gives it the table's seed */
+        find(t, again.at[i]);
+        all.at[i]->hash = again.at[i]->hash = 0x1234567890;
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(find(t, all.at[i]), TWINS_NONE);
+        twins_lead(t, all.at[i]);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(must(twins_find(t, again.at[i], &leader, &err)), TWINS_UNDER_WAY);
+        assert_ptr_equal(leader, all.at[i]);
+    }
+    must(store_begin(f->s, &err));
+    for (uint32_t i = 0; i < N; i += 2)
+        assert_int_equal(finish(f->s, all.at[i], 0), 1);
+    must(store_commit(f->s, &err));
+    for (uint32_t i = 0; i < N; i++)
+        twins_end(t, all.at[i], NULL);
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(find(t, again.at[i]), i % 2 ? TWINS_NONE : TWINS_KNOWN);
+        assert_true(i % 2 || again.at[i]->known[0] == (float)i + 0.5f);
+    }
+    free_rows(&all);
+    free_rows(&again);
+    twins_free(&t);
+}
+
 /* Far from each other, with the broker killed between them: ASSAY_FAR rows. */
 static void compute_and_be_killed(struct fixture *f, int64_t job, uint32_t n_chunks)
 {
@@ -550,6 +633,30 @@ static void test_many_jobs(void **state)
     twins_free(&t);
 }
 
+/* A job that is cancelled before it has been worked on since the start: its file goes within a minute. */
+static void test_a_file_that_is_not_open(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char path[128];
+    struct twins *t = open_twins(f);
+    int64_t job = new_job(f->s, "job", 0);
+    put_chunk(f->s, job, 0, 4000, 5, 0);
+    compute_many(f, t, job, 4000);
+    open_all_again(f, &t, MODE);
+    snprintf(path, sizeof path, "%s/twins-%lld.map", f->dir, (long long)job);
+    for (int k = 0; k < 60; k++)
+        must(twins_idle(t, &err));
+    assert_int_equal(access(path, F_OK), 0);
+    must(store_begin(f->s, &err));
+    must(store_cancel(f->s, job, &err));
+    must(store_commit(f->s, &err));
+    for (int k = 0; k < 60; k++)
+        must(twins_idle(t, &err));
+    assert_int_equal(access(path, F_OK), -1);
+    twins_free(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -560,12 +667,15 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_sign_of_zero, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_after_a_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_table_that_lies, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_equal_hashes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_far_apart_and_killed_in_between, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_in_slices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_that_are_filled_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_under_another_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_closed_while_a_row_is_under_way, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_file_that_is_not_open, setup, teardown),
     };
     log_init("test", -1, LOG_LEVEL_ERROR);
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
