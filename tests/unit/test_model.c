@@ -240,8 +240,10 @@ static void test_sharing_tensor_parallel(void **unused)
         uint32_t tp;
     } cases[] = {{"tp-head-dim-64", 2}, {"tp-12-4", 4}, {"seqcls", 2}};
     (void)unused;
-    for (int i = 0; i < 3; i++) {
+    for (int turn = 0; turn < 6; turn++) {
+        int i = turn % 3;
         struct err e = {0};
+        dtype = turn < 3 ? "auto" : "bf16";
         int fd = stage_segment_new(stage_comm_bytes(cases[i].tp), &e), status;
         pid_t pids[4];
         assert_true(fd >= 0);
@@ -256,6 +258,7 @@ static void test_sharing_tensor_parallel(void **unused)
         }
         close(fd);
     }
+    dtype = "auto";
 }
 
 /* More tokens wanted than the device has room for, though few are computed: refused before. */
