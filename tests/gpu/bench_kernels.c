@@ -49,7 +49,7 @@ static void time_product(struct device *d, const char *name, int64_t rows, int64
     struct tensor w = noise_tensor(d, DTYPE_BF16, n, k, 0.03f);
     struct product_case p = {.x = noise_tensor(d, DTYPE_BF16, rows, k, 1),
         .out = noise_tensor(d, DTYPE_BF16, rows, n, 1),
-        .w = {w.data, w.dtype, n, k, w.stride, NULL}};
+        .w = {w.data, w.dtype, n, k, w.stride, NULL, DTYPE_F32}};
     print(name, time_of(d, run_product, &p), "tflop_s", 2.0 * (double)rows * (double)n * (double)k);
     GPU_MUST(cudaFree(w.data));
     GPU_MUST(cudaFree(p.x.data));
@@ -143,7 +143,8 @@ static void time_rows(struct device *d, const struct sizes *s)
                   qkv = noise_tensor(d, DTYPE_BF16, t, q + 2 * kv, 1),
                   weight = noise_tensor(d, DTYPE_F32, 1, s->hidden, 1),
                   angles = noise_tensor(d, DTYPE_F32, t, s->dim / 2, 1);
-    struct rows_case c = {.table = {table.data, table.dtype, t, s->hidden, table.stride, NULL},
+    struct rows_case c = {
+        .table = {table.data, table.dtype, t, s->hidden, table.stride, NULL, DTYPE_F32},
         .ids = counting(d, t),
         .weight = weight.data,
         .cos_table = angles.data,
