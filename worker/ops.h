@@ -41,8 +41,7 @@ struct weight {
     enum dtype dtype;
     int64_t rows, cols, stride;
     const float *scale; /* [rows] of quantized types, else NULL */
-    enum dtype
-        factors; /* on the CPU, what both sides of its products are of: F32, or as adopt says */
+    enum dtype factors; /* the CPU's: of both sides of its products; F32, or as adopt says */
 };
 
 /* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
