@@ -28,14 +28,14 @@ MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 CFLAGS   ?= -O2 -g
 # -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
-CFLAGS   += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
+override CFLAGS += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
             -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
 CXXFLAGS ?= -O2 -g
-CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
+override CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
 LDLIBS   += $(shell pkg-config --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
 ifdef SANITIZE
-CFLAGS  += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+override CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+override CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
 endif
 
