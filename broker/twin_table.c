@@ -36,6 +36,7 @@
 #define MAX_BITS 33
 #define LINE_SLOTS 8
 #define BOOT_BYTES 40
+#define TOUCH_BYTES (256 << 20) /* takes some 10 ms */
 
 struct head {
     uint64_t magic;
@@ -253,6 +254,8 @@ static int open_file(struct twin_table *t, const struct twin_table_options *o)
         bytes ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
     close(fd);
     if (memory != MAP_FAILED && is_of(memory, bytes, o)) {
+        if (bytes <= TOUCH_BYTES) /* at once: a fault for each page would cost more */
+            madvise(memory, bytes, MADV_POPULATE_WRITE);
         use(t, memory, 1);
         return 1;
     }

@@ -131,11 +131,11 @@ def b3(turns=2):
 
 
 def b4(turns=3):
-    """By the time that threads had a processor; the ceiling is the float32 peak over the multiply-adds that a token takes (bench_forward)."""
+    """The ceiling is the float32 peak, just before and after, over the multiply-adds that a token takes (bench_forward)."""
     for kind, name, target in (("int8", "int8", 1.35), ("bf16", "bfloat16", 1.6)):
         found = [measure(ROWS // 2, kind) for _ in range(turns)]
-        share = statistics.median(f["cpu_share"] for f in found)
-        rate = statistics.median(f["cpu_tokens_per_s"] for f in found)
+        share = statistics.median(f["share"] for f in found)
+        rate = statistics.median(f["tokens_per_s"] for f in found)
         yield Row("b4", f"tokens/s of the forward in {name} / what float32's fused multiply-adds allow", f"{rate:.1f} tokens/s",
                   f"{rate / share:.1f} tokens/s", share, target)
     if os.environ.get("PEER_LLAMA"):

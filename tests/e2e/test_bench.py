@@ -90,7 +90,7 @@ def test_fewer_bits_are_set_against_the_work_that_is_executed(monkeypatch):
     monkeypatch.delenv("PEER_LLAMA", raising=False)
     turns = iter([(300.0, 1.5), (500.0, 1.25), (310.0, 1.75), (200.0, 1.0), (400.0, 2.0), (300.0, 1.5)])
     monkeypatch.setattr(area_forward.common, "checkpoint", lambda: "model")
-    monkeypatch.setattr(area_forward, "lines", lambda *_: [dict(zip(("cpu_tokens_per_s", "cpu_share"), next(turns)))])
+    monkeypatch.setattr(area_forward, "lines", lambda *_: [dict(zip(("tokens_per_s", "share"), next(turns)))])
     int8, bf16 = area_forward.b4()
     assert int8.ratio == 1.5 and int8.ours == "310.0 tokens/s" and int8.other == "206.7 tokens/s"
     assert bf16.ratio == 1.5 and bf16.ours == "300.0 tokens/s" and bf16.other == "200.0 tokens/s"
