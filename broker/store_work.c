@@ -165,19 +165,21 @@ static int read_block(struct reading *rd, int64_t block, uint64_t bits, struct e
     return rc < 0 ? rc : 0;
 }
 
-/* Ends the reading of blocks with q. */
-static int end_reading(struct reading *rd, sqlite3_stmt *q, int rc)
+static void end_reading(struct reading *rd)
 {
-    sqlite3_reset(q);
     if (rd->input)
         sqlite3_reset(rd->input);
-    return rc < 0 ? rc : 0;
 }
 
-/* Of the blocks that q gives: the rows from `first` on that are queued, or those that are not. */
-static int read_blocks(struct reading *rd, sqlite3_stmt *q, int64_t first, struct err *e)
+/* The job's rows behind `after` that are queued, or those that are not, in the blocks that `sql` selects. */
+static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t after, struct err *e)
 {
-    int rc = 0;
+    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int rc = store_keep_blocks(rd->s, e);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q =
+        store_prepare(rd->s, sql, "ii", block_number(first), block_number(row_number(job + 1, 0)));
     while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1) {
         int64_t block = sqlite3_column_int64(q, 0);
         uint64_t queued = (uint64_t)sqlite3_column_int64(q, 1);
@@ -187,22 +189,19 @@ static int read_blocks(struct reading *rd, sqlite3_stmt *q, int64_t first, struc
         if (bits != 0 && (rc = read_block(rd, block, bits, e)) != 0)
             break;
     }
-    return end_reading(rd, q, rc);
+    sqlite3_reset(q);
+    end_reading(rd);
+    return rc < 0 ? rc : 0;
 }
 
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e)
 {
     struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit};
-    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
-    int rc = store_keep_blocks(s, e);
-    if (rc != 0)
-        return rc;
-    sqlite3_stmt *q = store_prepare(s,
+    return read_job(&rd,
         "select block, queued from block indexed by block_queued "
         "where queued <> 0 and block >= ? and block < ? order by block",
-        "ii", block_number(first), block_number(row_number(job + 1, 0)));
-    return read_blocks(&rd, q, first, e);
+        job, after, e);
 }
 
 /* ---- batches ---- */
@@ -388,15 +387,10 @@ int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t l
 {
     struct reading rd = {
         .s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1, .last = *after};
-    int64_t first = *after < row_number(job, 0) ? row_number(job, 0) : *after + 1;
-    int rc = store_keep_blocks(s, e);
-    if (rc != 0)
-        return rc;
-    sqlite3_stmt *q = store_prepare(s,
+    int rc = read_job(&rd,
         "select block, queued from block where queued <> -1 and block >= ? and block < ? "
         "order by block",
-        "ii", block_number(first), block_number(row_number(job + 1, 0)));
-    rc = read_blocks(&rd, q, first, e);
+        job, *after, e);
     *after = rd.last;
     return rc == 0 ? rd.left == 0 : rc;
 }
@@ -405,8 +399,7 @@ int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *
 {
     struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = 1, .is_over = 1};
     int rc = read_block(&rd, block_number(row), row_bit(row), e);
-    if (rd.input)
-        sqlite3_reset(rd.input);
+    end_reading(&rd);
     return rc;
 }
 

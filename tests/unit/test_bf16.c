@@ -3,9 +3,7 @@
  * lacks is skipped, and said so), number of threads and company of rows; what is rounded to bfloat16
  * and how; what becomes of infinities and NaN; and the test models' scores. Run from the repository
  * root. */
-#include "tests/unit/model_fixture.h"
-
-#include "tests/unit/ways.h"
+#include "tests/unit/company.h"
 
 static struct device *make_device(int way)
 {
@@ -357,32 +355,10 @@ static void test_rows_ignore_their_company_and_the_cpu(void **unused)
 {
     static const char *const names[] = {
         "seqcls.json", "odd-sizes.json", "reward.json", "bf16.json", "f16.json"};
-    static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     (void)unused;
     dtype = "bf16";
-    for (int f = 0; f < 5; f++) {
-        struct vector v = vector_open(names[f]);
-        struct scorer s;
-        scorer_open(&s, &cpu_ops, v.model, "portable", 1, -1, 0, 1);
-        for (uint32_t r = 0; r < v.n_rows; r++)
-            score(&s, &v, &r, 1, 1, alone[r]);
-        scorer_close(&s);
-        for (int turn = 0; turn < 2 * WAYS; turn++) {
-            uint32_t order[MAX_ROWS], n = 0, tokens = 0, wanted = 1 + next_random() % 20;
-            scorer_open(
-                &s, &cpu_ops, v.model, ways[turn % WAYS].isa, ways[turn % WAYS].threads, -1, 0, 1);
-            for (; n < wanted; n++) {
-                order[n] = next_random() % v.n_rows;
-                tokens += v.rows[order[n]].stage.n_tokens;
-                if (tokens > MAX_TOKENS)
-                    break;
-            }
-            score(&s, &v, order, n, turn % 3, values);
-            assert_same_bits(&v, order, n, values, alone);
-            scorer_close(&s);
-        }
-        vector_close(&v);
-    }
+    for (int f = 0; f < 5; f++)
+        check_company(names[f], "portable", 2 * WAYS);
     dtype = "auto";
 }
 

@@ -1,7 +1,7 @@
 /* test_model.c - the model in process, without a broker: every golden vector, at every
  * tensor-parallel size that its shape allows; a row's bits against its company, sharing with it or
  * not. Run from the repository root. */
-#include "tests/unit/model_fixture.h"
+#include "tests/unit/company.h"
 
 #include "worker/cpu/device.h"
 #include "worker/score.h"
@@ -50,48 +50,14 @@ static void test_tensor_parallel(void **unused)
     each_vector(check_parallel);
 }
 
-/* 100 random batchings of each of a few models: other rows, other order, pruned or not, other
- * threads and ISA. */
+/* 100 random batchings of each of a few models. */
 static void test_batch_invariance(void **unused)
 {
     static const char *const names[] = {
         "seqcls.json", "reward.json", "window.json", "tp-12-4.json", "token.json"};
-    static const struct {
-        const char *isa;
-        int threads;
-    } ways[] = {{"auto", 2}, {"auto", 1}, {"auto", 3}, {"portable", 2}};
-    static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     (void)unused;
-    srand(1);
-    for (int f = 0; f < 5; f++) {
-        struct vector v = vector_open(names[f]);
-        for (uint32_t r = 0; r < v.n_rows; r++) {
-            struct scorer s;
-            assert_true(v.rows[r].stage.n_values <= 1024);
-            if (r == 0)
-                scorer_open(&s, &cpu_ops, v.model, "auto", 1, -1, 0, 1);
-            score(&s, &v, &r, 1, 1, alone[r]);
-            if (r + 1 == v.n_rows)
-                scorer_close(&s);
-        }
-        for (int turn = 0; turn < 20; turn++) {
-            struct scorer s;
-            uint32_t order[MAX_ROWS], n = 0, tokens = 0, wanted = 1 + (uint32_t)rand() % 20;
-            scorer_open(
-                &s, &cpu_ops, v.model, ways[turn % 4].isa, ways[turn % 4].threads, -1, 0, 1);
-            while (n < wanted) {
-                order[n] = (uint32_t)rand() % v.n_rows;
-                tokens += v.rows[order[n]].stage.n_tokens;
-                if (tokens > MAX_TOKENS)
-                    break;
-                n++;
-            }
-            score(&s, &v, order, n, turn % 3, values);
-            assert_same_bits(&v, order, n, values, alone);
-            scorer_close(&s);
-        }
-        vector_close(&v);
-    }
+    for (int f = 0; f < 5; f++)
+        check_company(names[f], "auto", 20);
 }
 
 /* ---- rows that share their beginning: each row's values bit for bit those of a batch that shares
@@ -413,5 +379,6 @@ int main(void)
         cmocka_unit_test(test_too_many_wanted_tokens),
         cmocka_unit_test(test_bits_are_those_of_this_arithmetic),
         cmocka_unit_test(test_what_is_not_built_is_refused_by_name)};
+    skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
