@@ -54,9 +54,9 @@ struct model_config {
     int default_activation; /* enum activation */
     int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
     int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
-    enum dtype
-        activation_type; /* of what goes into the layers' products, and where ops.typed of what
-                                   comes out of them too; set by model_choose_type (qwen2.h) */
+    /* Of what goes into the layers' products, and where ops.typed of what comes out of them too; set by
+     * model_choose_type (qwen2.h). */
+    enum dtype activation_type;
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
