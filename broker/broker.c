@@ -387,12 +387,16 @@ static int all_stopped(const struct broker *b)
     return 1;
 }
 
-static int open_signals(struct err *e)
+/* The Ctrl-C of a terminal reaches a private broker too: when that ends is for who started it to say. */
+static int open_signals(const struct broker *b, struct err *e)
 {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    if (b->options->exit_with_parent > 0)
+        signal(SIGINT, SIG_IGN);
+    else
+        sigaddset(&set, SIGINT);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -424,7 +428,7 @@ int broker_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
     long long housekeeping_ms = 0, drained_by_ms = 0;
-    int signal_fd = open_signals(e), rc = signal_fd < 0 ? signal_fd : 0;
+    int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     while (rc == 0) {
         long long next_ms = turn(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
         if ((rc = check_groups(b, e)) != 0 || (b->draining && all_stopped(b)))

@@ -166,8 +166,9 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_int(w, "cached", j->cached);
     msg_key_int(w, "cancelled", j->cancelled ? left : 0);
     msg_key_float(w, "rate", (float)j->rate);
-    write_optional(w, "eta_s", j->rate > 0 && j->finished_ms == 0,
-        j->rate > 0 ? (int64_t)((double)left / j->rate) : 0);
+    int goes_on = !j->paused && !j->held && !j->cancelled && j->finished_ms == 0;
+    write_optional(
+        w, "eta_s", j->rate > 0 && goes_on, j->rate > 0 ? (int64_t)((double)left / j->rate) : 0);
     msg_key_int(w, "priority", j->priority);
     msg_key_int(w, "created_ms", j->created_ms);
     write_optional(w, "finished_ms", j->finished_ms > 0, j->finished_ms);

@@ -55,6 +55,8 @@ enum cli_option {
     CLI_INTERVAL,
     CLI_SAMPLE,
     CLI_OLDER_THAN,
+    CLI_NO_WAIT,
+    CLI_MAX_WAIT,
     CLI_OPTION_COUNT
 };
 

@@ -8,10 +8,12 @@
 #include <string.h>
 #include <zmq.h>
 
+#include "broker/cli/signals.h"
 #include "schema/log.h"
 
 #define RESEND_MS 3000
 #define POLL_MS 200
+#define SILENT_MS 4000
 
 struct client {
     void *context, *socket;
@@ -21,6 +23,7 @@ struct client {
     struct msg_writer request;
     int (*alive)(void *arg, struct err *e);
     void *alive_arg;
+    struct waiting own_waiting, *waiting; /* where a silence is told */
 };
 
 int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
@@ -29,6 +32,7 @@ int client_new(struct client **out, const char *endpoint, int timeout_ms, struct
     int zero = 0;
     c->timeout_ms = timeout_ms;
     c->next_id = 1;
+    c->waiting = &c->own_waiting;
     msg_writer_init(&c->request);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
     c->context = zmq_ctx_new();
@@ -66,6 +70,11 @@ void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), 
 {
     c->alive = alive;
     c->alive_arg = arg;
+}
+
+void client_set_waiting(struct client *c, struct waiting *w)
+{
+    c->waiting = w ? w : &c->own_waiting;
 }
 
 struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fields)
@@ -220,6 +229,18 @@ static int receive(struct client *c, json_t **body, struct err *e)
     return found;
 }
 
+/* What is done while no reply is there: 0, or negative to give up. */
+static int pass_time(struct client *c, long long silent_ms, struct err *e)
+{
+    if (c->alive && c->alive(c->alive_arg, e) != 0)
+        return ASSAY_EIO;
+    if (cli_interrupted())
+        return err_set(e, ASSAY_EIO, "stopped");
+    if (silent_ms > SILENT_MS)
+        waiting_tell(c->waiting, "waiting for an answer from %s", c->endpoint);
+    return 0;
+}
+
 static int send_request(struct client *c)
 {
     return zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT);
@@ -235,9 +256,12 @@ int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
         json_t *body;
         if (zmq_poll(&item, 1, POLL_MS) < 0 && errno != EINTR)
             return err_set(e, ASSAY_EIO, "poll: %s", zmq_strerror(errno));
-        if (item.revents && receive(c, &body, e))
+        if (item.revents && receive(c, &body, e)) {
+            if (now - start - extra_ms > SILENT_MS)
+                waiting_over(c->waiting);
             return judge(body, reply, e);
-        if (c->alive && c->alive(c->alive_arg, e) != 0)
+        }
+        if (pass_time(c, now - start - extra_ms, e) != 0)
             return ASSAY_EIO;
         if (now >= resend) {
             send_request(c);
@@ -249,4 +273,17 @@ int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
         "with "
         "--connect or --data",
         c->endpoint, (c->timeout_ms + extra_ms) / 1000);
+}
+
+int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e)
+{
+    int rc, waited = 0;
+    while ((rc = client_call(c, extra_ms, reply, e)) != 0 && waiting_is_worth(e)) {
+        if ((rc = waiting_pause(c->waiting, e)) != 0)
+            return rc;
+        waited = 1;
+    }
+    if (waited)
+        waiting_over(c->waiting);
+    return rc;
 }

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "broker/cli/waiting.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 
@@ -24,9 +25,14 @@ struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fie
 /* Send it, wait at most the client's timeout + extra_ms for the reply. On ok:true, 0 and *reply
  * (caller's). On ok:false the broker's code, message and field in *e. ASSAY_ENOTREADY when nobody
  * answers. `alive` (may be NULL) is asked every now and then; non-zero ends the wait with
- * ASSAY_EIO. */
+ * ASSAY_EIO, as does a signal. A long silence is told in words. */
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e);
+/* The same, and while the broker says that it cannot answer for now, that is told and it is asked again. */
+int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e);
 void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), void *arg);
+
+/* Where a long silence is told (borrowed); NULL: on stderr. */
+void client_set_waiting(struct client *c, struct waiting *w);
 
 /* msgpack to JSON. float32 becomes the double whose shortest form in at most 9 digits reads back as
  * the same float32. bin is refused. */

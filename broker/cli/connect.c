@@ -3,37 +3,17 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
-
-void cli_catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
-int cli_interrupted(void)
-{
-    return interrupted;
-}
 
 int cli_connect(const struct cli *c, struct client **client)
 {
     char endpoint[4200];
     long timeout_s;
     struct err e = {0};
+    cli_catch_signals();
     int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
     if (rc == 0 && c->value[CLI_CONNECT])
         rc = cli_path(endpoint, sizeof endpoint, "%s", c->value[CLI_CONNECT]);

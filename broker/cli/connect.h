@@ -4,8 +4,10 @@
 
 #include "broker/cli/cli.h"
 #include "broker/cli/client.h"
+#include "broker/cli/signals.h"
 
-/* --connect, else ipc://<--data or the default>/broker.sock. 0, or an exit code told on stderr. */
+/* --connect, else ipc://<--data or the default>/broker.sock. 0, or an exit code told on stderr. From
+ * here on signals are caught (signals.h). */
 int cli_connect(const struct cli *c, struct client **client);
 
 /* Write the field `job`: a number when text is all digits, else a key. */
@@ -17,9 +19,5 @@ int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err
 /* A key that stays the same for the same input, output and model, or a random one when the input is
  * stdin. key: 64 bytes. 0 or exit code. */
 int cli_default_key(const struct cli *c, char *key, size_t size);
-
-/* SIGINT and SIGTERM ask for an orderly end; this says whether one came. */
-void cli_catch_signals(void);
-int cli_interrupted(void);
 
 #endif

@@ -2,11 +2,12 @@
 #include "broker/cli/feeder.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "broker/cli/waiting.h"
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key)
 {
-    *f = (struct feeder){.client = client, .lines = lines, .key = key};
+    *f = (struct feeder){.client = client, .lines = lines, .key = key, .n = -1};
     msg_writer_init(&f->rows);
 }
 
@@ -55,37 +56,33 @@ static void write_submit(struct feeder *f, int n, int end)
     }
 }
 
-static void nap(uint32_t ms)
+/* Send the chunk that is gathered. */
+static int send_chunk(struct feeder *f, struct err *e)
 {
-    struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
-    nanosleep(&t, NULL);
+    json_t *reply = NULL;
+    write_submit(f, f->n, f->end);
+    int rc = client_call(f->client, 0, &reply, e);
+    if (rc != 0)
+        return waiting_is_worth(e) ? FEEDER_BUSY : rc;
+    const char *state = json_string_value(json_object_get(reply, "state"));
+    f->paused = state && strcmp(state, "paused") == 0;
+    json_decref(reply);
+    f->n_rows += f->n;
+    f->sealed = f->end;
+    f->chunk++;
+    f->n = -1;
+    return 0;
 }
 
 int feeder_step(struct feeder *f, struct err *e)
 {
-    int end, rc;
-    int n = gather(f, &end, e);
-    if (n < 0)
-        return n;
-    if (n == 0 && !end)
+    if (f->n < 0)
+        f->n = gather(f, &f->end, e);
+    if (f->n < 0)
+        return e->code;
+    if (f->n == 0 && !f->end) {
+        f->n = -1;
         return 0;
-    json_t *reply = NULL;
-    for (;;) {
-        write_submit(f, n, end);
-        rc = client_call(f->client, 0, &reply, e);
-        if (rc != ASSAY_EQUEUEFULL && rc != ASSAY_ENOTREADY)
-            break;
-        if (rc == ASSAY_ENOTREADY && e->retry_after_ms == 0)
-            break; /* nobody there at all */
-        nap(e->retry_after_ms ? e->retry_after_ms : 500);
     }
-    if (rc != 0)
-        return rc;
-    const char *state = json_string_value(json_object_get(reply, "state"));
-    f->paused = state && strcmp(state, "paused") == 0;
-    json_decref(reply);
-    f->n_rows += n;
-    f->sealed = end;
-    f->chunk++;
-    return 0;
+    return send_chunk(f, e);
 }

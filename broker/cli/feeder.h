@@ -28,13 +28,16 @@ struct feeder {
     int64_t n_bad;
     int sealed; /* the end was sent */
     int paused; /* the broker said that the job is paused or held */
+    int n;      /* rows of the chunk that is gathered and not taken yet; -1: none is */
+    int end;    /* it is the last */
     struct msg_writer rows;
 };
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key);
 void feeder_release(struct feeder *f);
-/* Read and submit one chunk (with the seal at the end of the input); waits while the broker's queue
- * is full. */
+#define FEEDER_BUSY 1
+/* Read and submit one chunk (with the seal at the end of the input). FEEDER_BUSY when the broker cannot take
+ * it for now, for the reason in *e (waiting.h): the next call tries the same chunk again. */
 int feeder_step(struct feeder *f, struct err *e);
 
 #endif

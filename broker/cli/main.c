@@ -6,21 +6,25 @@
 #include <unistd.h>
 
 #include "broker/cli/cli.h"
+#include "broker/cli/signals.h"
 #include "schema/log.h"
+
+#define SIGNAL_EXIT 128 /* and the signal's number, as a shell has it */
 
 static const enum cli_option no_options[] = {CLI_OPTION_COUNT};
 static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, CLI_KEEP_INPUT,
     CLI_ORDER, CLI_POOL, CLI_ACTIVATION, CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT,
     CLI_CHAT_TEMPLATE, CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_THREADS,
     CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER, CLI_SCORE_CACHE, CLI_NO_DEDUPE,
-    CLI_OPTION_COUNT};
+    CLI_NO_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
-    CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
+    CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_NO_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {
     CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
+static const enum cli_option wait_options[] = {CLI_MAX_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option top_options[] = {CLI_INTERVAL, CLI_OPTION_COUNT};
 static const enum cli_option verify_options[] = {CLI_SAMPLE, CLI_OPTION_COUNT};
 static const enum cli_option purge_options[] = {CLI_OLDER_THAN, CLI_OPTION_COUNT};
@@ -64,7 +68,9 @@ static const struct cli_verb verbs[] = {
     {"jobs", NULL, "List jobs.", NULL, "  assay jobs\n  assay jobs --json\n", 0, no_options,
         verb_jobs},
     {"wait", "JOB", "Wait until a job is done. Exit code 1 when rows failed.", NULL,
-        "  assay wait monday && assay results monday\n", 1, no_options, verb_wait},
+        "  assay wait monday && assay results monday\n"
+        "  assay wait monday --max-wait 3600\n",
+        1, wait_options, verb_wait},
     {"cancel", "JOB", "Cancel a job: rows not yet finished never run.", NULL,
         "  assay cancel monday\n", 1, no_options, verb_cancel},
     {"pause", "JOB", "Keep a job's queued rows from running.", NULL, "  assay pause monday\n", 1,
@@ -173,5 +179,6 @@ int main(int argc, char **argv)
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc != 0)
         return rc == 1 ? EX_OK : rc;
-    return verb->run(&c);
+    rc = verb->run(&c);
+    return rc != EX_OK && cli_interrupted() ? SIGNAL_EXIT + cli_interrupted() : rc;
 }

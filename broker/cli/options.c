@@ -71,6 +71,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
     [CLI_SAMPLE] = {"sample", 0, "N", "rows to score again (default 100)", NULL},
     [CLI_OLDER_THAN] = {"older-than", 0, "AGE",
         "only jobs that have been over for so long: 7d, 12h, 30m, 0s", NULL},
+    [CLI_NO_WAIT] = {"no-wait", 0, NULL,
+        "where the broker has no room for more rows now, say why and exit with 75", NULL},
+    [CLI_MAX_WAIT] = {"max-wait", 0, "S",
+        "exit with 75 when the job is not over after S seconds (default: wait on)", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page, each into its own file there", NULL},
 };
 
@@ -187,7 +191,9 @@ int cli_usage(const char *fmt, ...)
 
 const char cli_exit_codes[] =
     "0 ok, 1 some rows failed, 64 usage, 65 bad data, 66 no input, 69 broker unavailable, 70 bug, "
-    "74 I/O, 75 try again later, 77 permission, 78 configuration.";
+    "74 I/O, 75 try again later, 77 permission, 78 configuration, 130 and 143 stopped by SIGINT "
+    "and "
+    "SIGTERM.";
 
 static int exit_code_of(int code)
 {

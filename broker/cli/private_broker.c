@@ -10,12 +10,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "schema/log.h"
 
 #define MAX_ARGUMENTS 32
 #define MAX_RESTARTS 10
+#define DRAIN_MS 2000 /* to finish what is in flight; when all results are there, nothing is */
 #define BUSY_MS 20000 /* how long an earlier broker may take to leave the directory */
 
 extern char **environ;
@@ -65,7 +67,7 @@ static int spawn(struct private_broker *b, struct err *e)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(
-        &actions, STDERR_FILENO, b->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        &actions, STDERR_FILENO, b->log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
     posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
     int rc = posix_spawn(&b->pid, b->program, &actions, NULL, b->arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
@@ -149,6 +151,19 @@ int private_broker_watch(void *arg, struct err *e)
     return spawn(b, e);
 }
 
+/* Did it end within ms? */
+static int ended(struct private_broker *b, long long ms)
+{
+    for (long long until = now_mono_ms() + ms; now_mono_ms() < until;) {
+        struct timespec t = {0, 10000000};
+        if (waitpid(b->pid, NULL, WNOHANG) != 0)
+            return 1;
+        nanosleep(&t, NULL);
+    }
+    return 0;
+}
+
+/* SIGTERM: it keeps what is done and finishes what is in flight. The second: it ends at once. */
 void private_broker_stop(struct private_broker **out)
 {
     struct private_broker *b = *out;
@@ -156,8 +171,11 @@ void private_broker_stop(struct private_broker **out)
         return;
     if (b->pid != 0) {
         kill(b->pid, SIGTERM);
-        while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        if (!ended(b, DRAIN_MS)) {
+            kill(b->pid, SIGTERM);
+            while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR)
+                ;
+        }
     }
     free(b);
     *out = NULL;

@@ -37,6 +37,26 @@ static void put_left(char *text, size_t size, int64_t rows, double rate)
         snprintf(text, size, "%lld:%02lld", (long long)s / 60, (long long)s % 60);
 }
 
+/* A longer line would wrap, and the next \r not reach its beginning. */
+static void draw(const char *line)
+{
+    int width, height;
+    screen_size(STDERR_FILENO, &width, &height);
+    fputs("\r", stderr);
+    print_safely_cut(stderr, line, width - 1);
+    fputs("\033[K", stderr);
+    fflush(stderr);
+}
+
+void progress_note(struct progress *p, const char *text)
+{
+    snprintf(p->note, sizeof p->note, "%s", text ? text : "");
+    if (!p->on || !text)
+        return;
+    p->drawn_ms = now_mono_ms();
+    draw(p->note);
+}
+
 void progress_show(struct progress *p, int64_t done, int64_t failed, int force)
 {
     int64_t now = now_mono_ms();
@@ -45,7 +65,7 @@ void progress_show(struct progress *p, int64_t done, int64_t failed, int force)
         p->first_done = done;
         p->started_ms = now;
     }
-    if (!p->on || (!force && now - p->drawn_ms < 100))
+    if (!p->on || p->note[0] || (!force && now - p->drawn_ms < 100))
         return;
     p->drawn_ms = now;
     double seconds = (double)(now - p->started_ms) / 1000;
@@ -61,10 +81,7 @@ void progress_show(struct progress *p, int64_t done, int64_t failed, int force)
             (long long)done, (long long)p->total, bad, rate, left);
     else
         snprintf(line, sizeof line, "%lld rows%s  %.1f rows/s", (long long)done, bad, rate);
-    int width, height; /* a longer line would wrap, and the next \r not reach its beginning */
-    screen_size(STDERR_FILENO, &width, &height);
-    fprintf(stderr, "\r%.*s\033[K", width - 1, line);
-    fflush(stderr);
+    draw(line);
 }
 
 void progress_end(struct progress *p)

@@ -35,7 +35,7 @@ static int ask(
         cli_write_job(w, c->operand);
     if (age_s >= 0)
         msg_key_int(w, "older_than_s", age_s);
-    return client_call(client, 0, reply, e);
+    return client_call_patiently(client, 0, reply, e);
 }
 
 static int purge_all(const struct cli *c, struct client *client, int64_t age_s)
@@ -69,7 +69,6 @@ int verb_purge(const struct cli *c)
     int rc = age ? read_age(age, &age_s) : 0;
     if (rc == 0)
         rc = cli_connect(c, &client);
-    cli_catch_signals();
     if (rc == 0)
         rc = purge_all(c, client, age_s);
     client_free(&client);

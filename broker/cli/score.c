@@ -29,6 +29,8 @@ struct score {
     struct feeder feeder;
     struct output output;
     struct progress progress;
+    struct waiting waiting;
+    int busy; /* the broker takes no rows for now */
     char key[256], data[4096];
     int64_t after;
     int64_t got; /* results so far */
@@ -89,15 +91,18 @@ static int score_open(struct score *s)
     if (rc != 0)
         return rc;
     if (output_open(&s->output, c, &e) != 0)
-        return cli_fail(&e);
+        return e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
     rc = c->value[CLI_MODEL] ? start_broker(s) : cli_connect(c, &s->client);
     if (rc != 0)
         return rc;
     client_set_watch(s->client, watch, s);
+    client_set_waiting(s->client, &s->waiting);
     feeder_init(&s->feeder, s->client, s->lines, s->key);
     s->feeder.on_line = expect_line;
     s->feeder.on_line_arg = &s->output;
     progress_init(&s->progress, c->stderr_tty, lines_count(s->lines));
+    s->waiting =
+        (struct waiting){.progress = &s->progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
     return 0;
 }
 
@@ -138,17 +143,27 @@ static int unpause(struct score *s, struct err *e)
 static int feed(struct score *s, struct err *e)
 {
     int rc = feeder_step(&s->feeder, e);
+    s->busy = rc == FEEDER_BUSY;
+    if (s->busy && s->waiting.refuse)
+        return e->code;
+    if (s->busy)
+        waiting_tell(&s->waiting, "waiting: %s", e->msg);
+    else
+        waiting_over(&s->waiting);
     if (rc == 0 && s->feeder.paused)
         rc = unpause(s, e);
-    return rc;
+    return s->busy ? 0 : rc;
 }
 
 static int take_row(struct score *s, json_t *row, struct err *e)
 {
     int64_t i = json_integer_value(json_object_get(row, "i"));
     int rc = 0;
-    while (rc == 0 && i >= s->feeder.n_rows && !s->feeder.sealed)
+    while (rc == 0 && i >= s->feeder.n_rows && !s->feeder.sealed) {
         rc = feed(s, e); /* finished in an earlier run: its line must be read first */
+        if (rc == 0 && s->busy)
+            rc = waiting_pause(&s->waiting, e);
+    }
     s->got++;
     return rc == 0 ? output_result(&s->output, i, row, e) : rc;
 }
@@ -163,7 +178,7 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     msg_key_int(w, "after", s->after);
     msg_key_int(w, "limit", PAGE_ROWS);
     msg_key_int(w, "wait_ms", wait_ms);
-    int rc = client_call(s->client, wait_ms, &reply, e);
+    int rc = client_call_patiently(s->client, wait_ms, &reply, e);
     if (rc != 0)
         return rc;
     json_array_foreach(json_object_get(reply, "rows"), k, row) if (rc == 0) rc =
@@ -186,7 +201,7 @@ static int transfer(struct score *s, struct err *e)
         if (rc == 0 && !s->feeder.sealed && room)
             rc = feed(s, e);
         if (rc == 0)
-            rc = fetch(s, s->feeder.sealed || !room ? WAIT_MS : 0, &ended, e);
+            rc = fetch(s, s->feeder.sealed || !room || s->busy ? WAIT_MS : 0, &ended, e);
     }
     if (rc == 0)
         rc = output_flush(&s->output, e);
@@ -238,7 +253,7 @@ int verb_score(const struct cli *c)
         if (!failed)
             failed = output_finish(&s.output, &e) != 0;
         rc = failed ? cli_fail(&e) : report(&s);
-        if (failed && cli_interrupted())
+        if (failed && s.waiting.refuse && waiting_is_worth(&e))
             rc = EX_TEMPFAIL;
     }
     score_close(&s);

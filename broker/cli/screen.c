@@ -119,6 +119,11 @@ void print_safely(FILE *f, const char *text)
     put_cut(f, text, INT_MAX);
 }
 
+void print_safely_cut(FILE *f, const char *text, int columns)
+{
+    put_cut(f, text, columns);
+}
+
 static void write_gap(struct frame *f)
 {
     fprintf(f->out, "%*s", f->gap, "");

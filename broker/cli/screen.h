@@ -35,6 +35,7 @@ struct frame {
 };
 /* Text from a stranger on any stream, control characters as '?'. */
 void print_safely(FILE *f, const char *text);
+void print_safely_cut(FILE *f, const char *text, int columns);
 
 void frame_begin(struct frame *f, int width, int height, int colour);
 /* Text at the end of the line, cut where the line is full. */

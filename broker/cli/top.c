@@ -401,7 +401,6 @@ static int run_live(struct top *t, long interval_s)
     int rc = connect_live(t);
     if (rc != 0)
         return rc;
-    cli_catch_signals();
     screen_begin(&t->screen);
     while (!t->quit && rc == 0) {
         long long next_ms = now_mono_ms() + interval_s * 1000;
@@ -418,7 +417,7 @@ static int run_live(struct top *t, long interval_s)
         rest(t, next_ms);
     }
     screen_end(&t->screen);
-    return rc;
+    return rc == 0 && cli_interrupted() ? EX_TEMPFAIL : rc;
 }
 
 /* ---- once ---- */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "broker/cli/connect.h"
@@ -13,6 +12,11 @@
 #include "broker/cli/output.h"
 #include "broker/cli/progress.h"
 #include "broker/cli/screen.h"
+#include "broker/cli/waiting.h"
+#include "schema/log.h"
+
+#define LOOK_MS 200
+#define OPEN_MS 5000 /* a job that is open, and to which nothing happens */
 
 static int64_t integer(const json_t *reply, const char *key)
 {
@@ -23,12 +27,6 @@ static const char *text(const json_t *reply, const char *key)
 {
     const char *s = json_string_value(json_object_get(reply, key));
     return s ? s : "";
-}
-
-static void nap_ms(long ms)
-{
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
 }
 
 static int print_json(const json_t *reply)
@@ -54,8 +52,14 @@ static void print_status(const json_t *r)
     printf("job %" PRId64 " '", integer(r, "job"));
     print_safely(stdout, text(r, "key"));
     printf("': %s", text(r, "state"));
-    if (text(r, "reason")[0])
-        printf(" (%s)", text(r, "reason"));
+    const char *reason = text(r, "reason");
+    if (reason[0]) {
+        printf(" (");
+        print_safely(stdout, reason);
+        printf(")");
+    }
+    if (strcmp(text(r, "state"), "paused") == 0)
+        printf("; `assay resume JOB%s` lets it go on", reason[0] ? " --accept-mode" : "");
     printf("\n  done %" PRId64 " of ", integer(r, "done"));
     if (json_is_integer(total))
         printf("%" PRId64, (int64_t)json_integer_value(total));
@@ -81,7 +85,7 @@ static int ask(struct client *client, const char *op, const char *job, const cha
         cli_write_job(w, job);
     if (flag)
         msg_key_bool(w, flag, 1);
-    return client_call(client, 0, reply, e);
+    return client_call_patiently(client, 0, reply, e);
 }
 
 /* Connect, ask, print with `print` (or as JSON), disconnect. */
@@ -235,7 +239,6 @@ int verb_status(const struct cli *c)
     struct client *client = NULL;
     struct err e = {0};
     int rc = cli_connect(c, &client), over = 0;
-    cli_catch_signals();
     while (rc == 0 && !over) {
         json_t *reply = NULL;
         if (ask(client, "status", c->operand, NULL, &reply, &e) != 0) {
@@ -249,47 +252,99 @@ int verb_status(const struct cli *c)
         over = !c->value[CLI_WATCH] || is_over(reply) || cli_interrupted();
         json_decref(reply);
         if (!over)
-            nap_ms(1000);
+            cli_nap(1000);
     }
     client_free(&client);
-    return rc;
+    return rc == 0 && cli_interrupted() ? EX_TEMPFAIL : rc;
+}
+
+/* What keeps the job from going on, if anything does. */
+static void tell_what_blocks(struct waiting *w, const json_t *r, long long idle_ms)
+{
+    const char *reason = text(r, "reason"), *key = text(r, "key");
+    if (reason[0])
+        waiting_tell(w,
+            "waiting: job '%s' is held: %s; `assay resume JOB --accept-mode` goes on all the same",
+            key, reason);
+    else if (strcmp(text(r, "state"), "paused") == 0)
+        waiting_tell(w, "waiting: job '%s' is paused; `assay resume JOB` lets it go on", key);
+    else if (strcmp(text(r, "state"), "open") == 0 && idle_ms > OPEN_MS)
+        waiting_tell(w, "waiting: job '%s' is open: its last rows are not submitted yet", key);
+    else
+        waiting_over(w);
+}
+
+struct wait {
+    struct client *client;
+    struct progress progress;
+    struct waiting waiting;
+    json_t *reply; /* the last one */
+    long long changed_ms, until_ms;
+    int64_t done;
+};
+
+/* One look at the job: 1 when it is over. */
+static int look(struct wait *w, const char *job, struct err *e)
+{
+    json_decref(w->reply);
+    w->reply = NULL;
+    int rc = ask(w->client, "status", job, NULL, &w->reply, e);
+    if (rc != 0)
+        return rc;
+    if (integer(w->reply, "done") != w->done)
+        w->changed_ms = now_mono_ms();
+    w->done = integer(w->reply, "done");
+    const json_t *total = json_object_get(w->reply, "total");
+    w->progress.total = json_is_integer(total) ? json_integer_value(total) : -1;
+    tell_what_blocks(&w->waiting, w->reply, now_mono_ms() - w->changed_ms);
+    progress_show(&w->progress, w->done, integer(w->reply, "failed"), 0);
+    return is_over(w->reply);
+}
+
+static int print_end(const struct cli *c, const json_t *reply)
+{
+    int failed = integer(reply, "failed") > 0 || strcmp(text(reply, "state"), "cancelled") == 0;
+    if (c->value[CLI_JSON])
+        print_json(reply);
+    else
+        print_status(reply);
+    return failed ? EX_ROWS_FAILED : EX_OK;
+}
+
+static int wait_until_over(const struct cli *c, struct wait *w)
+{
+    struct err e = {0};
+    int over;
+    while ((over = look(w, c->operand, &e)) == 0 && now_mono_ms() < w->until_ms)
+        if (cli_nap(LOOK_MS))
+            break;
+    progress_end(&w->progress);
+    if (over < 0)
+        return cli_fail(&e);
+    if (over)
+        return print_end(c, w->reply);
+    if (!cli_interrupted())
+        fprintf(stderr, "assay: job '%s' is not over after %s s: it is %s\n", c->operand,
+            c->value[CLI_MAX_WAIT], text(w->reply, "state"));
+    return EX_TEMPFAIL;
 }
 
 int verb_wait(const struct cli *c)
 {
-    struct client *client = NULL;
-    struct progress progress;
-    struct err e = {0};
-    json_t *reply = NULL;
-    int rc = cli_connect(c, &client), over = 0;
-    cli_catch_signals();
-    progress_init(&progress, c->stderr_tty, -1);
-    while (rc == 0 && !over && !cli_interrupted()) {
-        json_decref(reply);
-        reply = NULL;
-        if (ask(client, "status", c->operand, NULL, &reply, &e) != 0) {
-            progress_end(&progress);
-            rc = cli_fail(&e);
-            break;
-        }
-        const json_t *total = json_object_get(reply, "total");
-        progress.total = json_is_integer(total) ? json_integer_value(total) : -1;
-        progress_show(&progress, integer(reply, "done"), integer(reply, "failed"), 0);
-        over = is_over(reply);
-        if (!over)
-            nap_ms(200);
+    struct wait w = {.changed_ms = now_mono_ms()};
+    long max_s;
+    int rc = cli_number(c, CLI_MAX_WAIT, 0, INT_MAX, INT_MAX, &max_s);
+    if (rc == 0)
+        rc = cli_connect(c, &w.client);
+    if (rc == 0) {
+        w.until_ms = now_mono_ms() + 1000ll * max_s;
+        progress_init(&w.progress, c->stderr_tty, -1);
+        w.waiting.progress = &w.progress;
+        client_set_waiting(w.client, &w.waiting);
+        rc = wait_until_over(c, &w);
     }
-    progress_end(&progress);
-    if (rc == 0 && !over)
-        rc = EX_TEMPFAIL;
-    if (rc == 0 && (integer(reply, "failed") > 0 || strcmp(text(reply, "state"), "cancelled") == 0))
-        rc = EX_ROWS_FAILED;
-    if (over && c->value[CLI_JSON])
-        print_json(reply);
-    else if (over)
-        print_status(reply);
-    json_decref(reply);
-    client_free(&client);
+    json_decref(w.reply);
+    client_free(&w.client);
     return rc;
 }
 
@@ -301,19 +356,40 @@ static void tell_bad_line(void *arg, struct line *line, int64_t i)
             line->err.msg);
 }
 
-static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
+/* Every chunk of the input. */
+static int feed_all(struct feeder *f, struct progress *progress, struct waiting *w, struct err *e)
 {
-    struct err e = {0};
-    while (!f->sealed && !cli_interrupted()) {
-        if (feeder_step(f, &e) != 0) {
-            progress_end(progress);
-            return cli_fail(&e);
-        }
+    int rc = 0;
+    while (rc == 0 && !f->sealed && !cli_interrupted()) {
+        rc = feeder_step(f, e);
+        if (rc == FEEDER_BUSY)
+            rc = waiting_pause(w, e);
+        else if (rc == 0)
+            waiting_over(w);
         progress_show(progress, f->n_rows + f->n_bad, f->n_bad, 0);
     }
     progress_end(progress);
-    if (!f->sealed)
-        return EX_TEMPFAIL;
+    if (rc == 0 && !f->sealed)
+        rc = err_set(e, ASSAY_EIO, "stopped");
+    return rc;
+}
+
+static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
+{
+    struct err e = {0};
+    struct waiting w = {.progress = progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
+    client_set_waiting(f->client, &w);
+    int failed = feed_all(f, progress, &w, &e) != 0;
+    client_set_waiting(f->client, NULL);
+    if (failed) {
+        int rc = cli_fail(&e);
+        if (f->n_rows > 0)
+            fprintf(stderr,
+                "assay: %" PRId64 " rows are accepted already; the same command again goes on "
+                "from there\n",
+                f->n_rows);
+        return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
+    }
     if (c->value[CLI_JSON]) {
         json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,
             "bad_lines", (json_int_t)f->n_bad);
@@ -342,7 +418,6 @@ int verb_submit(const struct cli *c)
     if (rc == 0)
         rc = cli_connect(c, &client);
     if (rc == 0) {
-        cli_catch_signals();
         feeder_init(&feeder, client, lines, c->value[CLI_KEY]);
         feeder.priority = (int)priority;
         feeder.on_line = tell_bad_line;
@@ -365,7 +440,7 @@ static int print_page(struct client *client, const char *job, int64_t *after, in
     cli_write_job(w, job);
     msg_key_int(w, "after", *after);
     msg_key_int(w, "wait_ms", wait_ms);
-    int rc = client_call(client, wait_ms, &reply, e);
+    int rc = client_call_patiently(client, wait_ms, &reply, e);
     if (rc != 0)
         return rc;
     json_array_foreach(json_object_get(reply, "rows"), k, row)
@@ -395,12 +470,13 @@ int verb_results(const struct cli *c)
     int64_t after = first;
     if (rc == 0)
         rc = cli_connect(c, &client);
-    cli_catch_signals();
     while (rc == 0 && !done && (follow || n > 0) && !cli_interrupted())
         if (print_page(client, c->operand, &after, follow ? 500 : 0, &n, &done, &failed, &e) != 0)
             rc = cli_fail(&e);
     client_free(&client);
     if (fflush(stdout) != 0 && rc == 0)
         rc = EX_IOERR;
+    if (rc == 0 && cli_interrupted())
+        rc = EX_TEMPFAIL;
     return rc == 0 && failed ? EX_ROWS_FAILED : rc;
 }

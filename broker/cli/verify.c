@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/progress.h"
@@ -50,6 +49,7 @@ struct verify {
     int chunk;
     size_t n_equal;
     struct progress progress;
+    struct waiting waiting;
 };
 
 /* ---- the database ---- */
@@ -141,12 +141,6 @@ static int choose_sample(struct verify *v, long n, struct err *e)
 
 /* ---- one chunk: out, and back ---- */
 
-static void nap_ms(long ms)
-{
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
-    nanosleep(&t, NULL);
-}
-
 /* The values of a result, whatever their shape, one after the other. The JSON has at most nine digits of
  * each, from which the float32 is found again. */
 static void take_values(struct check *c, const json_t *value)
@@ -190,7 +184,7 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
     msg_str(w, "rows");
     msg_array(w, v->n_sequences);
     msg_raw(w, (struct slice){(const uint8_t *)v->sequences.buffer.data, v->sequences.buffer.size});
-    return client_call(v->client, SCORE_MS, reply, e);
+    return client_call_patiently(v->client, SCORE_MS, reply, e);
 }
 
 /* The chunk's job has served. That it stays where this fails is no failure of the verification. */
@@ -210,12 +204,9 @@ static int score_chunk(struct verify *v, struct err *e)
     int rc;
     if (v->n_sequences == 0)
         return 0;
-    while ((rc = ask(v, &reply, e)) == ASSAY_ETIMEOUT || rc == ASSAY_EQUEUEFULL) {
+    while ((rc = ask(v, &reply, e)) == ASSAY_ETIMEOUT)
         if (cli_interrupted())
             return rc;
-        if (rc == ASSAY_EQUEUEFULL)
-            nap_ms(e->retry_after_ms > 0 ? (long)e->retry_after_ms : 1000);
-    }
     if (rc != 0)
         return rc;
     json_array_foreach(json_object_get(reply, "rows"), k, row)
@@ -530,8 +521,9 @@ int verb_verify(const struct cli *c)
     if (rc == 0)
         rc = verify_open(&v, n, &e);
     if (rc == 0) {
-        cli_catch_signals();
         progress_init(&v.progress, c->stderr_tty, (int64_t)v.n_rows);
+        v.waiting.progress = &v.progress;
+        client_set_waiting(v.client, &v.waiting);
         int failed = check_all(&v, &e) != 0;
         progress_end(&v.progress);
         rc = cli_interrupted() ? EX_TEMPFAIL : failed ? cli_fail(&e) : report(&v);

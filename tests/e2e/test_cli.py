@@ -81,7 +81,7 @@ def test_interrupt_says_how_to_go_on(directory):
     wait_until(lambda: rows_done(directory / "out.jsonl.assay/assay.db") > 0, 60)
     process.send_signal(signal.SIGINT)
     _, words = process.communicate(timeout=60 * PATIENCE)
-    assert process.returncode == 75 and "goes on" in words
+    assert process.returncode == 130 and "goes on" in words
     assert not (directory / "out.jsonl").exists()
 
 

@@ -1,0 +1,55 @@
+/* waiting.c - see waiting.h. */
+#include "broker/cli/waiting.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "broker/cli/signals.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+#define AGAIN_MS 60000
+#define PAUSE_MS 500
+#define MAX_PAUSE_MS 5000
+
+void waiting_tell(struct waiting *w, const char *fmt, ...)
+{
+    char text[ERR_MESSAGE_BYTES + 64];
+    long long now = now_mono_ms();
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    utf8_make_printable(text);
+    if (w->progress && w->progress->on) {
+        progress_note(w->progress, text);
+        return;
+    }
+    if (now < w->again_ms)
+        return;
+    fprintf(stderr, "assay: %s\n", text);
+    w->again_ms = now + AGAIN_MS;
+}
+
+void waiting_over(struct waiting *w)
+{
+    if (w->progress)
+        progress_note(w->progress, NULL);
+}
+
+int waiting_is_worth(const struct err *e)
+{
+    /* without advice from the broker, there is none that answers */
+    return e->code == ASSAY_EQUEUEFULL || (e->code == ASSAY_ENOTREADY && e->retry_after_ms > 0);
+}
+
+int waiting_pause(struct waiting *w, struct err *e)
+{
+    long ms = e->retry_after_ms == 0             ? PAUSE_MS
+              : e->retry_after_ms > MAX_PAUSE_MS ? MAX_PAUSE_MS
+                                                 : (long)e->retry_after_ms;
+    if (w->refuse || !waiting_is_worth(e))
+        return e->code;
+    waiting_tell(w, "waiting: %s", e->msg);
+    return cli_nap(ms) ? err_set(e, ASSAY_EIO, "stopped") : 0;
+}
