@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "broker/cli/cli.h"
+#include "broker/cli/target.h"
 #include "broker/options.h"
 
 #define BROKER "assayd"
@@ -196,16 +197,18 @@ static void put_page(FILE *f, const struct cli *c, const char *name, const struc
 static int write_page(const struct cli *c, const char *name, const struct cli_verb *verb)
 {
     char path[4096];
+    struct target target;
+    struct err e = {0};
     int rc = cli_path(path, sizeof path, "%s/%s%s%s.1", c->value[CLI_DIR], name, verb ? "-" : "",
         verb ? verb->name : "");
-    FILE *f = rc == 0 ? fopen(path, "we") : NULL;
-    if (!f) {
-        fprintf(stderr, "assay: cannot write '%s'\n", path);
-        return EX_IOERR;
-    }
-    put_page(f, c, name, verb);
-    int failed = ferror(f);
-    return fclose(f) != 0 || failed ? EX_IOERR : EX_OK;
+    if (rc != 0)
+        return rc;
+    if (target_open(&target, path, NULL, &e) != 0)
+        return cli_fail(&e);
+    put_page(target.file, c, name, verb);
+    rc = target_finish(&target, &e) == 0 ? EX_OK : cli_fail(&e);
+    target_release(&target);
+    return rc;
 }
 
 static int write_pages(const struct cli *c)

@@ -1,33 +1,18 @@
 /* output.c - see output.h. */
 #include "broker/cli/output.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/cli/client.h"
 #include "schema/log.h"
 
 int output_open(struct output *o, const struct cli *c, struct err *e)
 {
-    const char *path = c->value[CLI_OUTPUT];
     *o = (struct output){.keep_input = c->value[CLI_KEEP_INPUT] != NULL};
     const char *order = c->value[CLI_ORDER];
     o->by_completion = order && strcmp(order, "completion") == 0;
-    if (!path || strcmp(path, "-") == 0) {
-        o->file = stdout;
-        return 0;
-    }
-    if (strlen(path) >= sizeof o->path)
-        return err_field(
-            e, ASSAY_EBADREQ, "--output", "expected a path below %zu bytes", sizeof o->path);
-    snprintf(o->path, sizeof o->path, "%s", path);
-    snprintf(o->part, sizeof o->part, "%s.part", o->path);
-    o->file = fopen(o->part, "we");
-    if (!o->file)
-        return err_errno(e, ASSAY_EIO, "cannot write '%s'", o->part);
-    return 0;
+    return target_open(&o->target, c->value[CLI_OUTPUT], c->operand, e);
 }
 
 static void clear_entry(struct output_entry *entry)
@@ -42,9 +27,8 @@ void output_release(struct output *o)
     for (size_t k = o->head; k < o->end; k++)
         clear_entry(&o->entries[k]);
     free(o->entries);
-    if (o->file && o->file != stdout)
-        fclose(o->file);
-    *o = (struct output){0};
+    target_release(&o->target);
+    *o = (struct output){.target.fd = -1};
 }
 
 /* Room for one more entry: entries are moved to the front first, and the array grows only when it
@@ -126,7 +110,7 @@ static int write_entry(struct output *o, struct output_entry *entry, struct err 
 {
     if (entry->object) /* whole, as `input`: steps and pairs are named alike in both */
         json_object_set(entry->result, "input", entry->object);
-    int rc = json_print_line(o->file, entry->result, e);
+    int rc = json_print_line(o->target.file, entry->result, e);
     o->n_written++;
     o->n_failed += !json_is_null(json_object_get(entry->result, "error"));
     entry->written = 1;
@@ -152,8 +136,8 @@ int output_flush(struct output *o, struct err *e)
             rc = write_entry(o, &o->entries[o->head], e);
         clear_entry(&o->entries[o->head]);
     }
-    if (rc == 0 && fflush(o->file) != 0)
-        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", o->path[0] ? o->part : "stdout");
+    if (rc == 0 && fflush(o->target.file) != 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", o->target.path);
     return rc;
 }
 
@@ -164,13 +148,5 @@ size_t output_waiting(const struct output *o)
 
 int output_finish(struct output *o, struct err *e)
 {
-    if (o->file == stdout)
-        return fflush(stdout) == 0 ? 0 : err_errno(e, ASSAY_EIO, "cannot write stdout");
-    int rc = fflush(o->file) == 0 && fsync(fileno(o->file)) == 0 ? 0 : -1;
-    if (fclose(o->file) != 0)
-        rc = -1;
-    o->file = NULL;
-    if (rc == 0 && rename(o->part, o->path) == 0)
-        return 0;
-    return err_errno(e, ASSAY_EIO, "cannot write '%s'", o->path);
+    return target_finish(&o->target, e);
 }

@@ -1,14 +1,13 @@
 /* output.h - result lines out: in input order or as they come, each line of the input once.
  *
- * A file is written beside its place as FILE.part and renamed when it is whole, so FILE is either
- * absent, an older whole one, or whole. Lines wait in memory from being read to being written. */
+ * target.h says how a file is written. Lines wait in memory from being read to being written. */
 #ifndef ASSAY_OUTPUT_H
 #define ASSAY_OUTPUT_H
 
 #include <jansson.h>
-#include <stdio.h>
 
 #include "broker/cli/lines.h"
+#include "broker/cli/target.h"
 
 struct output_entry {
     json_t *id, *object; /* owned; object only with keep_input */
@@ -18,8 +17,7 @@ struct output_entry {
 };
 
 struct output {
-    FILE *file;
-    char path[4096], part[4104]; /* empty: stdout */
+    struct target target;
     int keep_input, by_completion;
     struct output_entry *entries; /* [head .. end) are waiting */
     size_t head, end, room;
@@ -28,14 +26,14 @@ struct output {
 };
 
 int output_open(struct output *o, const struct cli *c, struct err *e);
-void output_release(struct output *o); /* leaves FILE.part where output_finish was not reached */
+void output_release(struct output *o);
 /* A line was read (takes its id and object). i: row index, -1 for a bad line. */
 void output_expect(struct output *o, struct line *line, int64_t i);
 /* The broker's result for row i (borrowed). The row must be expected. */
 int output_result(struct output *o, int64_t i, json_t *row, struct err *e);
 int output_flush(struct output *o, struct err *e); /* writes what can be written */
 size_t output_waiting(const struct output *o);
-int output_finish(struct output *o, struct err *e); /* sync, rename */
+int output_finish(struct output *o, struct err *e);
 
 /* The output line of one result row: without `i`, with the line's own id; new reference. */
 json_t *output_line(const json_t *row, json_t *id);

@@ -1,0 +1,76 @@
+/* lock.c - see lock.h. Two locks: flock(2), which lasts as long as the open file, is the one that counts; a record
+ * lock is there for its process id alone, and where a file system gives none nobody is named. */
+#include "broker/cli/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int name_holder(int fd, const char *path, struct err *e)
+{
+    struct flock record = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_GETLK, &record) == 0 && record.l_type != F_UNLCK && record.l_pid > 0)
+        return err_set(
+            e, ASSAY_EBUSY, "'%s' is being written by process %d", path, (int)record.l_pid);
+    return err_set(e, ASSAY_EBUSY, "'%s' is being written by another process", path);
+}
+
+static int check(int fd, const char *path, struct err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, ASSAY_EIO, "'%s' is there and is no regular file; move it away", path);
+    if (st.st_uid != geteuid() || st.st_nlink > 1)
+        return err_set(e, ASSAY_EIO, "'%s' is there and is %s; move it away", path,
+            st.st_nlink > 1 ? "another file as well (a hard link)" : "another user's");
+    return 0;
+}
+
+/* Is what was locked still what the name leads to? It may have been renamed or removed by the
+ * process that had it. */
+static int is_current(int fd, const char *path)
+{
+    struct stat here, there;
+    return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && here.st_ino == there.st_ino &&
+           here.st_dev == there.st_dev;
+}
+
+static int take(int fd, const char *path, struct err *e)
+{
+    struct flock record = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK)
+            return name_holder(fd, path, e);
+        if (errno != EINTR)
+            return 0; /* a file system without locks: as it would be without this */
+    }
+    fcntl(fd, F_SETLK, &record);
+    return 0;
+}
+
+int lock_open(const char *path, int *fd, struct err *e)
+{
+    int rc = 0;
+    do {
+        if (rc == 0 && *fd >= 0)
+            close(*fd);
+        *fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+        if (*fd < 0 && errno == ELOOP)
+            return err_set(
+                e, ASSAY_EIO, "'%s' is there and is a symbolic link; move it away", path);
+        if (*fd < 0)
+            return err_errno(e, ASSAY_EIO, "cannot write '%s'", path);
+        rc = check(*fd, path, e);
+        if (rc == 0)
+            rc = take(*fd, path, e);
+    } while (rc == 0 && !is_current(*fd, path));
+    if (rc != 0) {
+        close(*fd);
+        *fd = -1;
+    }
+    return rc;
+}

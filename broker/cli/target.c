@@ -1,0 +1,227 @@
+/* target.c - see target.h. */
+#include "broker/cli/target.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/cli/deflate.h"
+#include "broker/cli/lock.h"
+#include "broker/cli/signals.h"
+#include "schema/log.h"
+
+#define MAX_LINKS 40
+#define POLL_MS 100
+#define SILENT_MS 2000 /* then it is said that a pipe waits for its reader */
+
+/* ---- where it goes ---- */
+
+static int is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* dir/name, dir being that of `path`. */
+static int beside(const char *path, const char *name, char out[PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+    int n = snprintf(out, PATH_MAX, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name);
+    return n < PATH_MAX ? 0 : -1;
+}
+
+/* The real folder and the name of what is not there yet. */
+static int find_future(const char *path, char place[PATH_MAX])
+{
+    char folder[PATH_MAX], real[PATH_MAX];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (beside(path, ".", folder) != 0 || !realpath(folder, real))
+        return -1;
+    int n = snprintf(place, PATH_MAX, "%s/%s", strcmp(real, "/") == 0 ? "" : real, name);
+    return n < PATH_MAX && *name ? 0 : -1;
+}
+
+/* Where a name leads through symbolic links, also when nothing is there. */
+static int find_place(const char *path, char place[PATH_MAX])
+{
+    char at[PATH_MAX], link[PATH_MAX];
+    if (realpath(path, place))
+        return 0;
+    snprintf(at, sizeof at, "%s", path);
+    for (int k = 0; errno == ENOENT && k < MAX_LINKS; k++) {
+        ssize_t n = readlink(at, link, sizeof link - 1);
+        if (n < 0)
+            return find_future(at, place);
+        link[n] = '\0';
+        char next[PATH_MAX];
+        if (beside(link[0] == '/' ? "" : at, link, next) != 0)
+            break;
+        memcpy(at, next, sizeof at);
+        errno = ENOENT;
+    }
+    return -1;
+}
+
+/* A name of something that this process has open. */
+static int names_descriptor(const char *path)
+{
+    static const char *const beginnings[] = {
+        "/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/self/fd/"};
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++)
+        if (strncmp(path, beginnings[i], strlen(beginnings[i])) == 0)
+            return 1;
+    return 0;
+}
+
+static int check_input(const struct target *t, const struct stat *st, const char *input,
+    const char *path, struct err *e)
+{
+    struct stat in;
+    int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
+    if (found != 0 || !S_ISREG(in.st_mode) || !is_same(st, &in))
+        return 0;
+    return err_set(e, ASSAY_EBADREQ, "--output %s: '%s' is the input itself; expected another file",
+        t->path, path);
+}
+
+/* ---- opening ---- */
+
+static int open_stream(struct target *t, int fd, struct err *e)
+{
+    t->file = deflate_open(fd, t->path);
+    return t->file ? 0 : err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+}
+
+/* A pipe opens when somebody reads it. */
+static int open_pipe(const struct target *t, struct err *e)
+{
+    int fd, told = 0;
+    long long since = now_mono_ms();
+    while ((fd = open(t->path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)) < 0) {
+        if (errno != ENXIO && errno != EINTR)
+            return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+        if (cli_nap(POLL_MS))
+            return err_set(e, ASSAY_EIO, "stopped");
+        if (!told && now_mono_ms() - since > SILENT_MS)
+            told = fprintf(stderr, "assay: waiting for somebody to read the pipe '%s'\n", t->path);
+    }
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    return fd;
+}
+
+static int open_through(struct target *t, const struct stat *st, struct err *e)
+{
+    int fd =
+        S_ISFIFO(st->st_mode) ? open_pipe(t, e) : open(t->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return e->code ? e->code : err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    int rc = open_stream(t, fd, e);
+    close(fd);
+    return rc;
+}
+
+/* FILE.part: locked before it is emptied, and with the permissions of what it will replace. */
+static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
+{
+    struct stat st;
+    snprintf(t->part, sizeof t->part, "%s.part", t->place);
+    int rc = lock_open(t->part, &t->fd, e);
+    if (rc == 0 && fstat(t->fd, &st) != 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    if (rc == 0 && check_input(t, &st, input, t->part, e) != 0) {
+        close(t->fd);
+        t->fd = -1; /* not ours to remove */
+        return e->code;
+    }
+    if (rc == 0 && ftruncate(t->fd, 0) != 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    if (rc == 0 && old && fchmod(t->fd, old->st_mode & 0777) != 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    return rc == 0 ? open_stream(t, t->fd, e) : rc;
+}
+
+static int open_file(struct target *t, const char *input, struct err *e)
+{
+    struct stat st, out;
+    int there = stat(t->path, &st) == 0;
+    if (there && S_ISDIR(st.st_mode))
+        return err_set(
+            e, ASSAY_EBADREQ, "--output %s: expected a file, found a directory", t->path);
+    if (there && S_ISBLK(st.st_mode))
+        return err_set(e, ASSAY_EBADREQ, "--output %s: expected a file, found a disk", t->path);
+    if (there && check_input(t, &st, input, t->path, e) != 0)
+        return e->code;
+    if (there && S_ISREG(st.st_mode) && fstat(STDOUT_FILENO, &out) == 0 && is_same(&st, &out)) {
+        t->fd = -1;
+        return open_stream(t, STDOUT_FILENO, e); /* as `> FILE` opened it */
+    }
+    if (there && (!S_ISREG(st.st_mode) || names_descriptor(t->path)))
+        return open_through(t, &st, e);
+    if (find_place(t->path, t->place) != 0)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    return open_part(t, there ? &st : NULL, input, e);
+}
+
+int target_open(struct target *t, const char *path, const char *input, struct err *e)
+{
+    *t = (struct target){.path = "stdout", .fd = -1};
+    if (!path || strcmp(path, "-") == 0) {
+        t->file = stdout;
+        return 0;
+    }
+    if (strlen(path) >= sizeof t->path - sizeof ".part")
+        return err_set(e, ASSAY_EBADREQ, "--output: expected a path below %zu bytes",
+            sizeof t->path - sizeof ".part");
+    snprintf(t->path, sizeof t->path, "%s", path);
+    int rc = open_file(t, input, e);
+    if (rc != 0)
+        target_release(t);
+    return rc;
+}
+
+/* ---- ending ---- */
+
+static void sync_folder(const char *path)
+{
+    char folder[PATH_MAX];
+    int fd = beside(path, ".", folder) == 0 ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return;
+    fsync(fd);
+    close(fd);
+}
+
+int target_finish(struct target *t, struct err *e)
+{
+    int failed = fflush(t->file) != 0;
+    if (t->file != stdout) {
+        failed |= fclose(t->file) != 0;
+        t->file = NULL;
+    }
+    if (!failed && t->fd >= 0)
+        failed = fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
+    if (failed)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    if (t->fd >= 0) {
+        sync_folder(t->place);
+        close(t->fd);
+        t->fd = -1;
+    }
+    return 0;
+}
+
+void target_release(struct target *t)
+{
+    struct stat st;
+    if (t->file && t->file != stdout)
+        fclose(t->file);
+    t->file = NULL;
+    if (t->fd < 0)
+        return;
+    if (fstat(t->fd, &st) == 0 && st.st_size == 0)
+        unlink(t->part);
+    close(t->fd);
+    t->fd = -1;
+}

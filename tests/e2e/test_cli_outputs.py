@@ -1,0 +1,318 @@
+"""Where the command line writes: devices, pipes, links, locks; what it does when it must wait; signals."""
+import gzip
+import json
+import os
+import signal
+import stat
+import subprocess
+import threading
+
+import pytest
+import zmq
+from harness import BIN, DEMO, PATIENCE, Broker, wait_until
+from test_cli import ASSAY, read_lines, rows_done, run, write_rows
+
+
+def score(rows, output, *more, **options):
+    return run("score", rows, "-o", output, "--model", DEMO, "--threads", "1", *more, **options)
+
+
+def start(*args, **options):
+    return subprocess.Popen([ASSAY, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
+
+
+def ids(path):
+    return [line["id"] for line in read_lines(path)]
+
+
+EXPECTED = [f"row-{k}" for k in range(20)]
+
+
+@pytest.fixture
+def rows(directory):
+    return write_rows(directory / "in.jsonl", 20)
+
+
+# ---- what -o names ----
+
+def test_a_device_stays_a_device(directory, rows):
+    """A node of its own: whatever is done to it, the machine's /dev/null is not the one."""
+    node = directory / "null"
+    try:
+        os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        open(node, "w").close()
+    except PermissionError:
+        pytest.skip("device nodes need root")
+    done = score(rows, node, "--data", directory / "d")
+    assert done.returncode == 0, done.stderr
+    assert stat.S_ISCHR(node.stat().st_mode) and node.stat().st_rdev == os.makedev(1, 3)
+    assert not (directory / "null.part").exists()
+
+
+def test_a_pipe_is_written_through(directory, rows):
+    pipe = directory / "pipe"
+    os.mkfifo(pipe)
+    process = start("score", rows, "-o", pipe, "--model", DEMO, "--data", directory / "d")
+    with open(pipe) as f:
+        found = [json.loads(line)["id"] for line in f]
+    assert process.wait(60 * PATIENCE) == 0 and found == EXPECTED
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_without_a_reader_can_be_given_up(directory, rows):
+    os.mkfifo(directory / "pipe")
+    process = start("score", rows, "-o", directory / "pipe", "--model", DEMO)
+    assert "waiting" in process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=20 * PATIENCE)
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed(directory, rows, there):
+    (directory / "far").mkdir()
+    if there:
+        (directory / "far/real.jsonl").write_text("old\n")
+        os.chmod(directory / "far/real.jsonl", 0o640)
+    (directory / "hop").symlink_to("far/real.jsonl")
+    (directory / "link").symlink_to(directory / "hop")
+    done = score(rows, directory / "link", "--data", directory / "d")
+    assert done.returncode == 0, done.stderr
+    assert (directory / "link").is_symlink() and (directory / "hop").is_symlink()
+    assert ids(directory / "far/real.jsonl") == EXPECTED and len(list((directory / "far").iterdir())) == 1
+    if there:
+        assert stat.S_IMODE((directory / "far/real.jsonl").stat().st_mode) == 0o640
+
+
+def test_stdout_by_its_name(directory, rows):
+    """Appended to, as the shell opened it; and the file itself named beside the redirection."""
+    out = directory / "out"
+    out.write_text('{"id":"first"}\n')
+    for name in ("/dev/stdout", out):
+        with open(out, "a") as f:
+            done = subprocess.run([ASSAY, "score", rows, "-o", name, "--model", DEMO, "--data", directory / "d"], stdout=f,
+                                  stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, timeout=60 * PATIENCE)
+        assert done.returncode == 0, done.stderr
+    assert ids(out) == ["first", *EXPECTED, *EXPECTED]
+
+
+@pytest.mark.parametrize("how", ["itself", "hard link", "symbolic link", "part", "stdin"])
+def test_the_input_is_no_output(directory, rows, how):
+    before, out, stdin = rows.read_bytes(), rows, None
+    if how == "hard link":
+        os.link(rows, out := directory / "out")
+    elif how == "symbolic link":
+        (out := directory / "out").symlink_to(rows)
+    elif how == "part":
+        rows = rows.rename(directory / "out.part")
+        out = directory / "out"
+    elif how == "stdin":
+        stdin = open(rows)
+    done = score("-" if stdin else rows, out, **({"stdin": stdin} if stdin else {}))
+    assert done.returncode == 64 and "input" in done.stderr, done.stderr
+    assert rows.read_bytes() == before and not list(directory.glob("*.assay"))
+
+
+def test_a_directory_is_no_output(directory, rows):
+    (directory / "out").mkdir()
+    done = score(rows, directory / "out")
+    assert done.returncode == 64 and "directory" in done.stderr
+    assert {path.name for path in directory.iterdir()} == {"in.jsonl", "out"}
+
+
+def test_a_part_that_is_not_ours(directory, rows):
+    (directory / "precious").write_text("kept")
+    (directory / "out.part").symlink_to(directory / "precious")
+    done = score(rows, directory / "out")
+    assert done.returncode == 74 and "out.part" in done.stderr and "symbolic link" in done.stderr
+    (directory / "out.part").unlink()
+    os.link(directory / "precious", directory / "out.part")
+    done = score(rows, directory / "out")
+    assert done.returncode == 74 and "hard link" in done.stderr
+    assert (directory / "precious").read_text() == "kept"
+    (directory / "out.part").unlink()
+    os.mkfifo(directory / "out.part")
+    assert score(rows, directory / "out").returncode == 74
+
+
+def test_man_pages_follow_links_and_leave_devices(directory):
+    (directory / "real").write_text("old")
+    (directory / "assay.1").symlink_to("real")
+    (directory / "assay-top.1.part").symlink_to(directory / "precious")
+    (directory / "precious").write_text("kept")
+    assert run("man", "--dir", directory).returncode == 74
+    assert (directory / "precious").read_text() == "kept"
+    (directory / "assay-top.1.part").unlink()
+    assert run("man", "--dir", directory).returncode == 0
+    assert (directory / "assay.1").is_symlink() and (directory / "real").read_text().startswith(".TH assay")
+    assert not list(directory.glob("*.part"))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_compressed_output_reads_back(directory, rows, suffix):
+    out, plain = directory / f"out.jsonl.{suffix}", directory / "plain.jsonl"
+    assert score(rows, out, "--data", directory / "d").returncode == 0
+    assert score(rows, plain, "--data", directory / "d").returncode == 0
+    if suffix == "gz":
+        unpacked = gzip.decompress(out.read_bytes())
+    else:
+        assert out.read_bytes()[:4] == bytes.fromhex("28b52ffd")
+        with Broker(directory / "b") as broker:  # the client reads what it wrote
+            lines = [{"id": line["id"], "input_ids": [1]} for line in read_lines(plain)]
+            plain.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            assert run("score", plain, "-o", out, "--data", broker.data).returncode == 0
+            done = run("submit", out, "--key", "again", "--data", broker.data)
+            assert "20 bad lines" in done.stdout and "line 20" in done.stderr
+        return
+    assert unpacked == plain.read_bytes()
+
+
+# ---- one at a time ----
+
+def test_the_second_of_two_says_who_writes(directory):
+    rows = write_rows(directory / "in.jsonl", 6000, low=200, high=300)
+    first = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1", "--max-batch-tokens", "1024")
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") > 0, 60)
+    (directory / "link").symlink_to("out")
+    for name in ("out", "link"):
+        second = score(rows, directory / name, "--keep-input")
+        assert second.returncode == 75 and f"process {first.pid}" in second.stderr, second.stderr
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60 * PATIENCE)
+    assert first.returncode == 130
+
+
+# ---- waiting, and signals ----
+
+class SilentBroker(threading.Thread):
+    """What a broker says, by op; an op that is not there gets no answer."""
+
+    def __init__(self, directory, **replies):
+        super().__init__(daemon=True)
+        self.data, self.replies, self.heard, self.over = directory, replies, [], False
+        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket.linger = 0
+        self.socket.bind(f"ipc://{directory}/broker.sock")
+        self.start()
+
+    def run(self):
+        import msgpack
+        while not self.over:
+            if not self.socket.poll(50):
+                continue
+            peer, body = self.socket.recv_multipart()
+            request = msgpack.unpackb(body)
+            self.heard.append(request["op"])
+            reply = self.replies.get(request["op"])
+            if reply is not None:
+                self.socket.send_multipart([peer, msgpack.packb({"v": 1, "id": request["id"], **reply})])
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.over = True
+        self.join()
+
+
+FULL = {"ok": False, "err": {"code": "queue_full", "message": "disk of /d: expected 9 bytes free, found 1", "retry_after_ms": 60000}}
+NOTHING = {"ok": True, "rows": [], "next": 0, "done": False}
+PAUSED = {"ok": True, "job": 1, "key": "k\x1b", "state": "paused", "total": 5, "accepted": 5, "done": 1, "failed": 0, "queued": 4,
+          "running": 0, "rate": 1.0, "eta_s": None}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", ["score", "submit"])
+def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
+    arguments = ["--key", "k"] if verb == "submit" else ["-o", directory / "out"]
+    with SilentBroker(directory, submit=FULL, results=NOTHING):
+        process = start(verb, rows, *arguments, "--data", directory)
+        assert "expected 9 bytes free, found 1" in process.stderr.readline()
+        process.send_signal(how)
+        words = process.communicate(timeout=20 * PATIENCE)[1]
+        assert process.returncode == 128 + how and "expected 9" not in words
+        done = run(verb, rows, *arguments, "--data", directory, "--no-wait")
+        assert done.returncode == 75 and "expected 9 bytes free, found 1" in done.stderr
+    assert not (directory / "out").exists()
+
+
+def test_a_queue_that_has_room_again(directory, rows):
+    """The same chunk is sent again, once there is room; the whole job arrives."""
+    with SilentBroker(directory, submit={**FULL, "err": {**FULL["err"], "retry_after_ms": 10}}) as broker:
+        process = start("submit", rows, "--key", "k", "--data", directory)
+        wait_until(lambda: broker.heard.count("submit") > 3)
+        broker.replies["submit"] = {"ok": True, "job": 1, "accepted": 20, "total": 20, "state": "queued"}
+        out, words = process.communicate(timeout=20 * PATIENCE)
+    assert process.returncode == 0 and "20 rows accepted" in out and words.count("waiting") == 1
+
+
+@pytest.mark.parametrize("command", [("wait", "k"), ("results", "k", "--follow"), ("results", "k"), ("status", "k"), ("jobs",),
+                                     ("purge", "k"), ("info",), ("cancel", "k"), ("status", "k", "--watch"), ("top",)])
+def test_signals_while_nobody_answers(directory, command):
+    with SilentBroker(directory) as broker:
+        process = start(*command, "--data", directory, "--timeout", "3600")
+        wait_until(lambda: broker.heard)
+        process.terminate()
+        process.communicate(timeout=20 * PATIENCE)
+        assert process.returncode == 143
+
+
+@pytest.mark.parametrize("command", [("wait", "k"), ("status", "k", "--watch"), ("results", "k", "--follow")])
+def test_signals_while_nothing_happens(directory, command):
+    with SilentBroker(directory, status=PAUSED, results=NOTHING) as broker:
+        process = start(*command, "--data", directory)
+        wait_until(lambda: broker.heard)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20 * PATIENCE)
+        assert process.returncode == 130
+
+
+def test_a_silent_broker_is_named(directory):
+    with SilentBroker(directory):
+        process = start("status", "k", "--data", directory)
+        assert f"waiting for an answer from ipc://{directory}" in process.stderr.readline()
+        process.kill()
+        process.communicate()
+
+
+def catches_signals(pid):
+    caught = next(line for line in open(f"/proc/{pid}/status") if line.startswith("SigCgt"))
+    return int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
+def test_input_that_does_not_come(directory):
+    with SilentBroker(directory):
+        process = subprocess.Popen([ASSAY, "submit", "-", "--key", "k", "--data", directory], stdin=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: catches_signals(process.pid))
+        process.terminate()
+        process.wait(20 * PATIENCE)
+        assert process.returncode == 143
+
+
+def test_wait_says_what_blocks_a_job(directory):
+    held = {**PAUSED, "reason": "made under another mode"}
+    with SilentBroker(directory, status=PAUSED) as broker:
+        done = run("wait", "k", "--data", directory, "--max-wait", "1")
+        assert done.returncode == 75 and done.stderr.count("is paused; `assay resume") == 1 and "\x1b" not in done.stderr
+        assert "not over after 1 s: it is paused" in done.stderr
+        broker.replies["status"] = held
+        done = run("wait", "k", "--data", directory, "--max-wait", "0")
+        assert done.returncode == 75 and "held: made under another mode; `assay resume" in done.stderr
+        assert "--accept-mode" in run("status", "k", "--data", directory).stdout
+
+
+def test_a_paused_job_has_no_time_left(directory):
+    with Broker(directory / "d", options=["--max-batch-tokens", 64]) as broker, broker.client() as client:
+        client.submit("k", [{"ids": [1, 2, k % 500]} for k in range(4000)])
+        wait_until(lambda: client.call("status", job="k")["eta_s"] is not None)
+        client.call("pause", job="k")
+        status = client.call("status", job="k")
+        assert status["state"] == "paused" and status["done"] < 4000 and status["rate"] > 0 and status["eta_s"] is None
+        assert client.call("jobs")["jobs"][0]["eta_s"] is None
+        process = start("wait", "k", "--data", broker.data)
+        assert "is paused" in process.stderr.readline()
+        client.call("resume", job="k")
+        assert process.wait(60 * PATIENCE) == 0
