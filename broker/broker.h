@@ -41,6 +41,7 @@ struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
     const char *data;
+    char *model_dir; /* as it was found at the start: a symbolic link may be turned later */
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */
     struct request_limits limits;

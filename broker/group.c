@@ -51,8 +51,9 @@ struct group {
     long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
     uint64_t progress;
-    char failure[256];
+    char failure[512];
     int failure_exit;
+    int said_exit;  /* the code that a rank said it ends with, 0: none did */
     int bad_starts; /* in a row that ended because of what the ranks were asked for */
 };
 
@@ -92,13 +93,15 @@ static void send_home(struct group *g, struct batch *b, enum batch_outcome outco
     g->home_end = &h->next;
 }
 
+/* A rank that sees that the checkpoint was changed does not blame the batch for it. */
 static void lose_batches(struct group *g, int exit_code, int signal)
 {
+    int blame = g->said_exit != EX_CONFIG;
     for (uint32_t i = 0; i < g->n_flights; i++) {
         struct batch *b = g->flights[i].batch;
         b->lost_exit = exit_code;
         b->lost_signal = signal;
-        send_home(g, b, i == 0 ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
+        send_home(g, b, i == 0 && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
     }
     g->n_flights = 0;
     stage_revoke_all(g->stage);
@@ -109,14 +112,16 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     int exit_code = -1, signal = 0;
     int draining = g->state == GROUP_DRAINING;
     end_ranks(g, &exit_code, &signal);
+    if (exit_code < 0 && g->said_exit)
+        exit_code = g->said_exit;
     g->failure_exit = exit_code;
     g->bad_starts = exit_code == EX_CONFIG ? g->bad_starts + 1 : 0;
     if (signal)
-        snprintf(g->failure, sizeof g->failure, "%.180s (signal %d)", reason, signal);
+        snprintf(g->failure, sizeof g->failure, "%.440s (signal %d)", reason, signal);
     else if (exit_code >= 0)
-        snprintf(g->failure, sizeof g->failure, "%.180s (exit code %d)", reason, exit_code);
+        snprintf(g->failure, sizeof g->failure, "%.440s (exit code %d)", reason, exit_code);
     else
-        snprintf(g->failure, sizeof g->failure, "%.180s", reason);
+        snprintf(g->failure, sizeof g->failure, "%.440s", reason);
     log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
              "restart_in_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->n_flights,
@@ -168,6 +173,7 @@ static void start(struct group *g, long long now_ms)
     struct err e = {0};
     g->incarnation++;
     g->state = GROUP_STARTING;
+    g->said_exit = 0;
     g->started_ms = g->progressed_ms = now_ms;
     if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
         fail(g, now_ms, e.msg);
@@ -181,6 +187,9 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     if (g->options.mode && strcmp(g->options.mode, c->mode) != 0)
         return err_set(e, ASSAY_EUNSUPPORTED, "rank %d computes otherwise than expected (%s): %s",
             c->rank, g->options.mode, c->mode);
+    if (g->options.digest && strcmp(g->options.digest, c->checkpoint) != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED, "rank %d: expected the checkpoint %s, found '%s'",
+            c->rank, g->options.digest, c->checkpoint);
     info->ready = 1;
     info->pid = c->pid;
     snprintf(info->device, sizeof info->device, "%s", c->device);
@@ -265,6 +274,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     case CONTROL_DONE:
         return on_done(g, &c, e);
     case CONTROL_FAILED:
+        g->said_exit = c.code > 0 && c.code < 256 ? (int)c.code : 0;
         return err_set(e, ASSAY_EINTERNAL, "rank %u: %s", rank, c.message);
     default:
         log_warn("event=bad_control rank=%u type=%d", rank, (int)c.type);

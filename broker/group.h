@@ -36,6 +36,8 @@ struct group_options {
     const char *dtype; /* "auto", "f32", "bf16" */
     const int *gpus;   /* [tp] a rank's device; NULL: the CPU */
     const char *mode;  /* that a rank must have to be ready (control.h); NULL: any */
+    const char *digest,
+        *identity; /* likewise of the checkpoint, and the files that it was taken of */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;

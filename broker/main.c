@@ -17,6 +17,7 @@
 
 #include "broker/broker.h"
 #include "broker/twin_table.h"
+#include "schema/identity.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
@@ -67,11 +68,27 @@ static void log_text(const struct broker *b)
             tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
 }
 
+/* The tokenizer that was loaded is of the files that the digest was taken of. */
+static int check_identity(const struct model_info *m, const char *dir, struct err *e)
+{
+    struct identity now;
+    int rc = checkpoint_identity(&now, dir, e);
+    if (rc == 0 && strcmp(now.hex, m->identity) != 0)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "%s: the checkpoint's files changed while the broker started; restart it when they are "
+            "complete",
+            dir);
+    return rc;
+}
+
 static int open_model(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
+    b->model_dir = realpath(o->model, NULL);
+    const char *dir = b->model_dir ? b->model_dir : o->model;
     struct model_question question = {.worker_path = b->devices.worker,
-        .model_dir = o->model,
+        .model_dir = dir,
+        .name_of = o->model,
         .quant = o->quant,
         .dtype = o->dtype,
         .tp = (uint32_t)o->tp,
@@ -85,8 +102,10 @@ static int open_model(struct broker *b, struct err *e)
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
     b->admit.model = &b->model;
-    rc = text_model_load(&b->text, o->model, o->chat_template,
+    rc = text_model_load(&b->text, dir, o->chat_template,
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
+    if (rc == 0)
+        rc = check_identity(&b->model, dir, e);
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);
@@ -202,7 +221,7 @@ static int open_groups(struct broker *b, struct err *e)
     for (int g = 0; rc == 0 && g < o->replicas; g++) {
         int share = threads / o->replicas;
         struct group_options options = {.worker_path = b->devices.worker,
-            .model_dir = o->model,
+            .model_dir = b->model_dir ? b->model_dir : o->model,
             .run_dir = b->data,
             .zmq_context = b->zmq,
             .number = g,
@@ -213,6 +232,8 @@ static int open_groups(struct broker *b, struct err *e)
             .dtype = o->dtype,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.mode,
+            .digest = b->model.digest,
+            .identity = b->model.identity,
             .max_len = b->model.max_len,
             .stage = capacity,
             .epoch = store_epoch(b->store),
@@ -243,6 +264,7 @@ static void close_broker(struct broker *b)
     admit_release(&b->admit);
     text_model_release(&b->text);
     model_info_release(&b->model);
+    free(b->model_dir);
 }
 
 static int exit_code_of(const struct err *e)

@@ -38,6 +38,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     char pool[16], activation[16];
     int bad = text_field(o, "architecture", m->architecture, sizeof m->architecture) ||
               text_field(o, "digest", m->digest, sizeof m->digest) ||
+              text_field(o, "identity", m->identity, sizeof m->identity) ||
               text_field(o, "dtype", m->dtype, sizeof m->dtype) ||
               text_field(o, "mode", m->mode, sizeof m->mode) ||
               text_field(o, "default_pool", pool, sizeof pool) ||
@@ -92,7 +93,7 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
         rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", q->worker_path, why.text);
     } else if (rc == 0) {
         rc = take_description(m, o, e);
-        name_model(m, q->model_dir);
+        name_model(m, q->name_of ? q->name_of : q->model_dir);
     }
     json_decref(o);
     free(out);

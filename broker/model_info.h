@@ -11,7 +11,8 @@
 struct model_info {
     char architecture[64];
     char digest[65];
-    char name[128]; /* served name: the directory's last part unless given */
+    char identity[65]; /* of the files that it was taken of (schema/identity.h) */
+    char name[128];    /* served name: the directory's last part unless given */
     char dtype[8];
     char mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
     uint32_t vocab_size, max_len, n_labels;
@@ -23,6 +24,7 @@ struct model_info {
 
 struct model_question {
     const char *worker_path, *model_dir;
+    const char *name_of;  /* path whose last part is the model's name; NULL: model_dir */
     const char *quant;    /* "none", "fp8", "int8" */
     const char *dtype;    /* "auto", "f32", "bf16" */
     uint32_t tp, max_len; /* max_len 0: the model's */

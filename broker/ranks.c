@@ -11,7 +11,7 @@
 
 #include "schema/log.h"
 
-#define MAX_ARGUMENTS 48
+#define MAX_ARGUMENTS 56
 
 void ranks_init(struct ranks *r, const struct group_options *options)
 {
@@ -72,6 +72,12 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);
         argv[n++] = numbers[i].name;
         argv[n++] = text[i];
+    }
+    if (o->digest && o->identity) {
+        argv[n++] = "--digest";
+        argv[n++] = o->digest;
+        argv[n++] = "--identity";
+        argv[n++] = o->identity;
     }
     return child_start(&r->children[rank], (char *const *)argv, keep, 4, -1, -1, e);
 }

@@ -8,7 +8,7 @@
 
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
-    "up_us", "pid", "threads", "device", "mode", "message"};
+    "up_us", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
 
 void control_encode(const struct control *c, struct msg_writer *w)
 {
@@ -35,8 +35,10 @@ void control_encode(const struct control *c, struct msg_writer *w)
     msg_uint(w, c->up_us);
     msg_key_int(w, "pid", c->pid);
     msg_key_int(w, "threads", c->threads);
+    msg_key_int(w, "code", c->code);
     msg_key_str(w, "device", c->device);
     msg_key_str(w, "mode", c->mode);
+    msg_key_str(w, "checkpoint", c->checkpoint);
     msg_key_str(w, "message", c->message);
 }
 
@@ -124,9 +126,13 @@ static int read_value(struct msg_reader *r, int key, struct control *c, struct e
     case 9:
         return read_u32(r, "threads", &c->threads, e);
     case 10:
-        return read_text(r, "device", c->device, sizeof c->device, e);
+        return read_u32(r, "code", &c->code, e);
     case 11:
+        return read_text(r, "device", c->device, sizeof c->device, e);
+    case 12:
         return read_text(r, "mode", c->mode, sizeof c->mode, e);
+    case 13:
+        return read_text(r, "checkpoint", c->checkpoint, sizeof c->checkpoint, e);
     default:
         return read_text(r, "message", c->message, sizeof c->message, e);
     }

@@ -2,10 +2,11 @@
  * the private directory).
  *
  *     rank -> broker  ready   weights are loaded, a canary row was scored: pid, device, threads,
- *                            mode
+ *                            mode, checkpoint
  *     broker -> rank  run     the slot of this token is published
  *     rank -> broker  done    its results are in the output segment: token, digest, ms, busy_us, up_us
- *     rank -> broker  failed  this batch could not be read or run: token, message
+ *     rank -> broker  failed  this batch could not be read or run, or the rank could not start, and it
+ *                            ends: token (all 0), message, code
  *     broker -> rank  stop    finish what was handed over, exit 0
  *
  * Every message is a map with all fields of struct control, those that its type does not use 0 or
@@ -45,9 +46,11 @@ struct control {
         up_us; /* computing, of the time since this rank was ready, as of this batch's end */
     int32_t pid;
     uint32_t threads;
+    uint32_t code; /* exit code that the rank ends with, 0: it does not end by itself */
     char device[64];
-    char mode[224]; /* what makes a score's bits, as the rank computes */
-    char message[256];
+    char mode[224];      /* what makes a score's bits, as the rank computes */
+    char checkpoint[65]; /* digest of what it has loaded, "" where it was told none */
+    char message[448];
 };
 
 static inline int stage_token_equal(const struct stage_token *a, const struct stage_token *b)

@@ -17,6 +17,7 @@ struct description {
     struct model_config config;
     const char *dtype;
     char digest[65];
+    struct identity identity;
     char mode[MODEL_MODE_BYTES];
     int shares_prefixes; /* ops.h */
 };
@@ -91,7 +92,7 @@ static int print_description(const struct description *about, uint32_t max_len,
 {
     const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
-                             "s:i, s:i, s:i, s:i, s:I, s:s, s:b}",
+                             "s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s}",
         "architecture", architecture_name(c->architecture), "digest", about->digest, "dtype",
         about->dtype, "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
@@ -100,11 +101,21 @@ static int print_description(const struct description *about, uint32_t max_len,
         (int)c->pad_token, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers,
         "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
         "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
-        about->shares_prefixes);
+        about->shares_prefixes, "identity", about->identity.hex);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);
     return failed ? err_errno(e, ASSAY_EIO, "describe: cannot write") : 0;
+}
+
+/* All that was read is of the files that the digest is of. */
+static int digest_all(struct description *about, const struct describe_options *o,
+    struct weights *w, const struct identity *first, struct err *e)
+{
+    int rc = checkpoint_digest(about->digest, &about->identity, o->dir, o->digest_cache, e);
+    if (rc == 0)
+        rc = weights_check_names(w, e);
+    return rc == 0 ? checkpoint_check_identity(o->dir, first->hex, e) : rc;
 }
 
 int describe_model(const struct describe_options *o, FILE *out, struct err *e)
@@ -112,7 +123,13 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     struct description about = {.dtype = "", .shares_prefixes = o->ops->shares_prefixes};
     const struct model_config *c = &about.config;
     struct weights *w = NULL;
-    int rc = model_config_load(&about.config, o->dir, e);
+    struct identity first;
+    json_t *labels = NULL;
+    struct err why = {0};
+    checkpoint_identity(&first, o->dir, &why);
+    int rc = model_config_load(&about.config, o->dir, e); /* whose words on a bad path are better */
+    if (rc == 0 && (rc = why.code) != 0)
+        *e = why;
     if (rc == 0)
         rc = model_config_check_tp(c, o->tp, e);
     if (rc == 0 && o->max_len > c->max_position)
@@ -123,11 +140,14 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
         rc = weights_open(&w, o->dir, e);
     if (rc == 0)
         rc = check_weights(&about, o, w, e);
-    if (rc == 0)
-        rc = checkpoint_digest(about.digest, o->dir, o->digest_cache, e);
+    if (rc == 0) {
+        labels = label_names(o->dir, c->n_labels);
+        rc = digest_all(&about, o, w, &first, e);
+    }
     if (rc == 0)
         rc = print_description(&about, o->max_len ? o->max_len : c->max_position, weights_bytes(w),
-            label_names(o->dir, c->n_labels), out, e);
+            json_incref(labels), out, e);
+    json_decref(labels);
     weights_close(&w);
     return rc;
 }

@@ -1,9 +1,8 @@
 /* digest.c - checkpoint_digest (weights.h): what the identity of a score calls "the checkpoint".
  *
- * The files that decide scores are config.json, tokenizer.json, the index and every *.safetensors
- * in the directory, in order of name. The cache file holds one line: the digest of their stat data,
- * a space, the digest of their contents. */
-#include <dirent.h>
+ * The files are those of schema/identity.h. The cache file holds one line: their identity, a space,
+ * the digest of their contents. A digest is of the identity that it comes with: the files were the
+ * same before they were read and after, and one that is written later has another. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -19,22 +18,6 @@
 #define DIGEST_BYTES 32
 #define BLOCK_BYTES (1u << 20)
 #define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes: whoever waits is told */
-
-static int matters(const struct dirent *entry)
-{
-    const char *name = entry->d_name, *dot = strrchr(name, '.');
-    return strcmp(name, "config.json") == 0 || strcmp(name, "tokenizer.json") == 0 ||
-           strcmp(name, "model.safetensors.index.json") == 0 ||
-           (dot && strcmp(dot, ".safetensors") == 0);
-}
-
-static void add_stat(crypto_generichash_state *hash, const char *name, const struct stat *st)
-{
-    int64_t facts[] = {(int64_t)st->st_dev, (int64_t)st->st_ino, st->st_size, st->st_mtim.tv_sec,
-        st->st_mtim.tv_nsec, st->st_ctim.tv_sec, st->st_ctim.tv_nsec};
-    crypto_generichash_update(hash, (const uint8_t *)name, strlen(name) + 1);
-    crypto_generichash_update(hash, (const uint8_t *)facts, sizeof facts);
-}
 
 static int add_contents(crypto_generichash_state *hash, const char *name, int fd, uint64_t size)
 {
@@ -54,32 +37,35 @@ static int add_contents(crypto_generichash_state *hash, const char *name, int fd
     return n < 0 ? -1 : 0;
 }
 
-/* Digest of all files, of their stat data or of their contents. */
-static int digest_files(
-    char hex[65], const char *dir, struct dirent **names, int n, int contents, struct err *e)
+static int digest_file(
+    crypto_generichash_state *hash, const char *dir, const char *name, struct err *e)
+{
+    char path[4096];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc =
+        fd < 0 || fstat(fd, &st) != 0 || add_contents(hash, name, fd, (uint64_t)st.st_size) != 0
+            ? err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path)
+            : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int digest_files(char hex[65], const char *dir, struct err *e)
 {
     crypto_generichash_state hash;
     uint8_t digest[DIGEST_BYTES];
-    char path[4096];
+    struct dirent **names = NULL;
+    int n = checkpoint_names(&names, dir, e), rc = n < 0 ? n : 0;
     crypto_generichash_init(&hash, NULL, 0, sizeof digest);
-    for (int i = 0; i < n; i++) {
-        struct stat st;
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC), failed = fd < 0 || fstat(fd, &st) != 0;
-        if (!failed && contents)
-            failed = add_contents(&hash, names[i]->d_name, fd, (uint64_t)st.st_size) != 0;
-        else if (!failed)
-            add_stat(&hash, names[i]->d_name, &st);
-        if (failed)
-            err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
-        if (fd >= 0)
-            close(fd);
-        if (failed)
-            return ASSAY_EFORMAT;
-    }
+    for (int i = 0; rc == 0 && i < n; i++)
+        rc = digest_file(&hash, dir, names[i]->d_name, e);
+    checkpoint_free_names(names, n);
     crypto_generichash_final(&hash, digest, sizeof digest);
     sodium_bin2hex(hex, 65, digest, sizeof digest);
-    return 0;
+    return rc;
 }
 
 static int read_cache(const char *cache_file, const char *stat_hex, char hex[65])
@@ -95,11 +81,13 @@ static int read_cache(const char *cache_file, const char *stat_hex, char hex[65]
     return ok;
 }
 
-/* Written whole or not at all; failing to is no error, the next start reads the files again. */
+/* Written whole or not at all, by one of several processes; failing to is no error, the next start
+ * reads the files again. */
 static void write_cache(const char *cache_file, const char *stat_hex, const char *hex)
 {
     char part[4096];
-    if (!cache_file || snprintf(part, sizeof part, "%s.part", cache_file) >= (int)sizeof part)
+    if (!cache_file ||
+        snprintf(part, sizeof part, "%s.part%d", cache_file, (int)getpid()) >= (int)sizeof part)
         return;
     FILE *f = fopen(part, "we");
     if (!f)
@@ -109,23 +97,31 @@ static void write_cache(const char *cache_file, const char *stat_hex, const char
         unlink(part);
 }
 
-int checkpoint_digest(char hex[65], const char *dir, const char *cache_file, struct err *e)
+static int changed(const char *dir, struct err *e)
 {
-    struct dirent **names = NULL;
-    char stat_hex[65];
-    if (sodium_init() < 0)
-        return err_set(e, ASSAY_EIO, "libsodium cannot start");
-    int n = scandir(dir, &names, matters, alphasort);
-    if (n < 0)
-        return err_errno(e, ASSAY_EFORMAT, "%s: cannot list it", dir);
-    int rc = digest_files(stat_hex, dir, names, n, 0, e);
-    if (rc == 0 && !read_cache(cache_file, stat_hex, hex)) {
-        rc = digest_files(hex, dir, names, n, 1, e);
-        if (rc == 0)
-            write_cache(cache_file, stat_hex, hex);
-    }
-    for (int i = 0; i < n; i++)
-        free(names[i]);
-    free(names);
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: the checkpoint's files changed while they were read; restart when they are complete",
+        dir);
+}
+
+int checkpoint_check_identity(const char *dir, const char *hex, struct err *e)
+{
+    struct identity now;
+    int rc = checkpoint_identity(&now, dir, e);
+    return rc == 0 && strcmp(now.hex, hex) != 0 ? changed(dir, e) : rc;
+}
+
+int checkpoint_digest(
+    char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e)
+{
+    int rc = checkpoint_identity(id, dir, e);
+    if (rc != 0 || read_cache(cache_file, id->hex, hex))
+        return rc;
+    rc = digest_files(hex, dir, e);
+    int settled = rc == 0 && checkpoint_settle(id);
+    if (rc == 0)
+        rc = checkpoint_check_identity(dir, id->hex, e);
+    if (rc == 0 && settled)
+        write_cache(cache_file, id->hex, hex);
     return rc;
 }

@@ -9,8 +9,15 @@
  *
  * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and its end (of the pipe
  * parent-fd, of the process) is the rank's. Exit codes: 0 after stop, 64 usage, 69 the broker is
- * gone, 70 a bug or the canary, 71 no memory or thread, 73 a peer is missing (comm.h), 74 the GPU
- * or its libraries failed, 78 the checkpoint, or a device that cannot hold or run it. */
+ * gone, 70 a bug, 71 no memory or thread, 73 a peer is missing (comm.h), 74 the GPU or its libraries
+ * failed, 78 the checkpoint (also one that is not the broker's any more, or whose canary row has no
+ * finite score), or a device that cannot hold or run it. A rank that cannot start, or go on, says why
+ * before it ends (FAILED).
+ *
+ * What a rank has loaded is what the broker's digest says: the files are those that the digest was taken
+ * of (--identity, schema/identity.h), or have the digest all the same (--digest), before they are read
+ * and after; and where the device goes on reading from the mapped files, they are unchanged after each
+ * batch. */
 #include "worker/serve.h"
 
 #include <errno.h>
@@ -27,6 +34,7 @@
 #include "schema/control.h"
 #include "schema/msg.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 #include "shm/stage.h"
 #include "worker/comm.h"
 #include "worker/describe.h"
@@ -34,10 +42,12 @@
 #include "worker/score.h"
 
 #define MAX_IN_FLIGHT 2
-#define PROGRESS_MS 200 /* how often a working device is asked for its progress */
+#define PROGRESS_MS 200    /* how often a working device is asked for its progress */
+#define LAST_WORDS_MS 2000 /* how long a rank that gave up waits for the broker to end it */
 
 struct options {
     const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype;
+    const char *digest, *identity; /* that the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
 };
@@ -56,6 +66,7 @@ struct worker {
     struct comm *comm;
     struct device *device;
     struct weights *weights;
+    struct identity identity; /* of the files that are loaded */
     struct qwen2_reward_model model;
     void *context, *socket;
     struct msg_writer writer;
@@ -84,7 +95,7 @@ static const char help_text[] =
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
     "  --start-ms N\n"
-    "  --gpu N --cache-dir DIR\n"
+    "  --gpu N --cache-dir DIR --digest HEX --identity HEX\n"
     "                          what assayd hands over\n";
 
 /* ---- options ---- */
@@ -130,7 +141,7 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
         {"deadline-ms", NUMBER, &o->deadline_ms}, {"start-ms", NUMBER, &o->start_ms},
         {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant},
-        {"dtype", TEXT, &o->dtype}};
+        {"dtype", TEXT, &o->dtype}, {"digest", TEXT, &o->digest}, {"identity", TEXT, &o->identity}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -182,20 +193,32 @@ static uint64_t digest_values(const float *values, uint32_t n)
     return hash;
 }
 
-static void reply_failed(struct worker *w, const struct stage_token *token, const struct err *e)
+static void reply_failed(
+    struct worker *w, const struct stage_token *token, int code, const struct err *e)
 {
-    struct control reply = {.type = CONTROL_FAILED, .token = *token};
-    snprintf(reply.message, sizeof reply.message, "%.250s", e->msg);
+    struct control reply = {.type = CONTROL_FAILED, .token = *token, .code = (uint32_t)code};
+    snprintf(reply.message, sizeof reply.message, "%.440s", e->msg);
+    utf8_make_printable(reply.message); /* it may have been cut inside a letter */
     send_control(w, &reply);
+}
+
+/* Is what was computed of the checkpoint that it is taken for? A GPU has a copy of it. */
+static int check_mapping(const struct worker *w, struct err *e)
+{
+    return w->ops->typed ? 0 : weights_check(w->weights, e);
 }
 
 static void reply_done(struct worker *w, const struct job *job)
 {
     struct control reply = {.type = CONTROL_DONE, .token = job->token};
     struct err e = {0};
+    if (check_mapping(w, &e) != 0) {
+        reply_failed(w, &job->token, EX_CONFIG, &e);
+        return;
+    }
     if (w->options.rank == 0 &&
         stage_write(w->stage, &job->token, job->values, job->n_values, &e) != 0) {
-        reply_failed(w, &job->token, &e);
+        reply_failed(w, &job->token, 0, &e);
         return;
     }
     long long now = now_mono_us();
@@ -234,7 +257,7 @@ static void run_batch(struct worker *w, const struct stage_token *token)
         rc = score_batch(&w->model, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
             w->positions, job->values, &e);
     if (rc != 0) {
-        reply_failed(w, token, &e);
+        reply_failed(w, token, 0, &e);
         return;
     }
     job->token = *token;
@@ -256,12 +279,35 @@ static int sing(struct worker *w, struct err *e)
     int rc = score_canary(&w->model, c->max_tokens, values, e);
     for (uint32_t i = 0; rc == 0 && i < n_labels; i++)
         if (!(values[i] - values[i] == 0))
-            rc = err_set(e, ASSAY_ENONFINITE, "canary row: expected a finite score, found %g",
-                (double)values[i]);
+            rc = err_set(e, ASSAY_ENONFINITE,
+                "a row of %s, tried before any is served: expected a finite score, found %g; are "
+                "there NaN or infinite numbers among its weights?",
+                w->options.model, (double)values[i]);
     return rc;
 }
 
 /* ---- start ---- */
+
+/* The files are those that the broker's digest is of, or, copied or touched since, have the same
+ * contents. */
+static int check_checkpoint(struct worker *w, struct err *e)
+{
+    const struct options *o = &w->options;
+    char cache[4200], digest[65];
+    int rc = checkpoint_identity(&w->identity, o->model, e);
+    if (rc != 0 || !o->digest || (o->identity && strcmp(w->identity.hex, o->identity) == 0))
+        return rc;
+    log_info("event=checkpoint_touched action=\"its contents are read again\"");
+    snprintf(cache, sizeof cache, "%s/digest.cache", o->cache_dir ? o->cache_dir : "");
+    rc = checkpoint_digest(digest, &w->identity, o->model, o->cache_dir ? cache : NULL, e);
+    if (rc == 0 && strcmp(digest, o->digest) != 0)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "the checkpoint in %.200s was changed under the running broker: expected digest "
+            "%.12s.., "
+            "found %.12s..; put the old files back, or restart the broker to serve the new ones",
+            o->model, o->digest, digest);
+    return rc;
+}
 
 static int open_model(struct worker *w, struct err *e)
 {
@@ -269,7 +315,9 @@ static int open_model(struct worker *w, struct err *e)
     struct model_config config;
     struct quant_config quant = {o->quant};
     uint32_t tp = (uint32_t)o->tp;
-    int rc = model_config_load(&config, o->model, e);
+    int rc = check_checkpoint(w, e);
+    if (rc == 0)
+        rc = model_config_load(&config, o->model, e);
     if (rc == 0)
         rc = weights_open(&w->weights, o->model, e);
     if (rc == 0)
@@ -295,7 +343,11 @@ static int open_model(struct worker *w, struct err *e)
     if (rc == 0)
         rc = qwen2_reward_model_init(
             &w->model, &config, &cache, &quant, &lora, w->ops, w->device, (uint32_t)o->rank, tp, e);
-    return rc == 0 ? qwen2_reward_model_load_weights(&w->model, w->weights, e) : rc;
+    if (rc == 0)
+        rc = qwen2_reward_model_load_weights(&w->model, w->weights, e);
+    if (rc == 0)
+        rc = weights_check_names(w->weights, e);
+    return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, e) : rc;
 }
 
 /* Ranks may need very different times to load their part: until all have scored the canary row they
@@ -344,7 +396,7 @@ static void close_worker(struct worker *w)
         free(w->jobs[i].values);
 }
 
-static void connect_broker(struct worker *w)
+static void open_socket(struct worker *w)
 {
     w->context = zmq_ctx_new();
     w->socket = w->context ? zmq_socket(w->context, ZMQ_DEALER) : NULL;
@@ -356,10 +408,17 @@ static void connect_broker(struct worker *w)
         zmq_connect(w->socket, w->options.control) != 0)
         die(EX_UNAVAILABLE, "event=connect_failed endpoint=%s error=%s", w->options.control,
             zmq_strerror(errno));
+}
+
+static void connect_broker(struct worker *w)
+{
+    open_socket(w);
     struct control ready = {
         .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
     w->ops->describe(w->device, ready.device, sizeof ready.device);
     qwen2_reward_model_mode(&w->model, ready.mode, sizeof ready.mode);
+    snprintf(ready.checkpoint, sizeof ready.checkpoint, "%s",
+        w->options.digest ? w->options.digest : "");
     w->ready_us = now_mono_us();
     send_control(w, &ready);
 }
@@ -437,12 +496,26 @@ static int exit_code_of(const struct err *e)
     case ASSAY_EFORMAT:
     case ASSAY_EUNSUPPORTED:
     case ASSAY_EBADREQ:
+    case ASSAY_ENONFINITE:
         return EX_CONFIG;
     case ASSAY_ENOMEM:
         return EX_OSERR;
     default:
         return EX_SOFTWARE;
     }
+}
+
+/* Why this rank does not start: for the log, and for the broker, which ends it when it has heard. */
+static int give_up(struct worker *w, const struct err *e)
+{
+    struct stage_token none = {0};
+    int code = exit_code_of(e);
+    zmq_pollitem_t pipe_end = {.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN};
+    log_error("event=start_failed error=\"%s\"", e->msg);
+    open_socket(w);
+    reply_failed(w, &none, code, e);
+    zmq_poll(&pipe_end, 1, LAST_WORDS_MS);
+    return code;
 }
 
 int worker_main(int argc, char **argv, const struct ops *ops)
@@ -490,8 +563,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     bind_to_parent(o);
     msg_writer_init(&w.writer);
     if (open_worker(&w, &e) != 0) {
-        log_error("event=start_failed error=%s", e.msg);
-        rc = exit_code_of(&e);
+        rc = give_up(&w, &e);
     } else {
         connect_broker(&w);
         rc = serve(&w);

@@ -16,6 +16,7 @@
  *     assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N
  *                  --output-fd N --comm-fd N --parent-fd N [--threads N] [--max-batch-tokens N]
  *                  [--max-len N] [--max-rows N] [--isa auto|avx512|avx2|portable] [--deadline-ms N]
+ *                  [--digest HEX] [--identity HEX]
  *
  * serves slots. */
 int worker_main(int argc, char **argv, const struct ops *ops);

@@ -20,6 +20,8 @@
 
 struct weight_file {
     char *path;
+    int fd;         /* of the mapped file, -1: none */
+    struct stat st; /* when it was opened */
     uint8_t *map;
     uint64_t bytes;
     json_t *header; /* owns the names */
@@ -183,20 +185,14 @@ static int parse_file(struct weight_file *f, struct err *e)
 static int open_file(struct weights *w, const char *dir, const char *name, struct err *e)
 {
     struct weight_file *f = &w->files[w->n_files++];
-    struct stat st;
     size_t bytes = strlen(dir) + strlen(name) + 2;
     f->path = xcalloc(1, bytes);
     snprintf(f->path, bytes, "%s/%s", dir, name);
-    int fd = open(f->path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        int rc = err_errno(e, ASSAY_EFORMAT, "%s: cannot open it", f->path);
-        if (fd >= 0)
-            close(fd);
-        return rc;
-    }
-    f->bytes = (uint64_t)st.st_size;
-    f->map = f->bytes > 0 ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, fd, 0) : NULL;
-    close(fd);
+    f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0 || fstat(f->fd, &f->st) != 0)
+        return err_errno(e, ASSAY_EFORMAT, "%s: cannot open it", f->path);
+    f->bytes = (uint64_t)f->st.st_size;
+    f->map = f->bytes > 0 ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, f->fd, 0) : NULL;
     if (f->map == MAP_FAILED) {
         f->map = NULL;
         return err_errno(e, ASSAY_EFORMAT, "%s: cannot map it", f->path);
@@ -281,6 +277,8 @@ void weights_close(struct weights **out)
     for (size_t i = 0; i < w->n_files; i++) {
         if (w->files[i].map)
             munmap(w->files[i].map, w->files[i].bytes);
+        if (w->files[i].fd >= 0)
+            close(w->files[i].fd);
         json_decref(w->files[i].header);
         free(w->files[i].tensors);
         free(w->files[i].path);
@@ -320,6 +318,33 @@ enum dtype weights_dtype(struct weights *w)
     }
     weights_rewind(w);
     return mixed || found < 0 ? DTYPE_F32 : (enum dtype)found;
+}
+
+static int is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+int weights_check(const struct weights *w, struct err *e)
+{
+    struct stat now;
+    for (size_t i = 0; i < w->n_files; i++)
+        if (fstat(w->files[i].fd, &now) != 0 || !is_same(&now, &w->files[i].st))
+            return err_set(e, ASSAY_EFORMAT, "%s: changed or replaced while the model is in use",
+                w->files[i].path);
+    return 0;
+}
+
+int weights_check_names(const struct weights *w, struct err *e)
+{
+    struct stat now;
+    for (size_t i = 0; i < w->n_files; i++)
+        if (stat(w->files[i].path, &now) != 0 || !is_same(&now, &w->files[i].st))
+            return err_set(
+                e, ASSAY_EFORMAT, "%s: changed or replaced while it was read", w->files[i].path);
+    return weights_check(w, e);
 }
 
 void weights_drop(const struct weights *w)

@@ -11,6 +11,7 @@
 #define ASSAY_WEIGHTS_H
 
 #include "schema/err.h"
+#include "schema/identity.h"
 #include "worker/ops.h"
 
 #define WEIGHT_MAX_DIMS 4
@@ -40,9 +41,17 @@ enum dtype weights_dtype(struct weights *w);
 void weights_drop(const struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */
 
-/* BLAKE2b-256 over names and contents of config.json, tokenizer.json (where present) and the weight
- * files, as 64 hex digits. `cache_file` (may be NULL) remembers it by (device, inode, size,
- * mtime_ns, ctime_ns) of every file. */
-int checkpoint_digest(char hex[65], const char *dir, const char *cache_file, struct err *e);
+/* Are the mapped files as they were when they were opened? ASSAY_EFORMAT when one was written to, or
+ * replaced or deleted, meanwhile. */
+int weights_check(const struct weights *w, struct err *e);
+/* And are they those that the names lead to now? */
+int weights_check_names(const struct weights *w, struct err *e);
+
+/* BLAKE2b-256 over names and contents of the checkpoint's files (schema/identity.h), as 64 hex digits,
+ * and the identity that they had all the while. `cache_file` (may be NULL) remembers it by that. */
+int checkpoint_digest(
+    char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e);
+/* 0 when the files still have that identity, else ASSAY_EFORMAT, that they changed while they were read. */
+int checkpoint_check_identity(const char *dir, const char *hex, struct err *e);
 
 #endif

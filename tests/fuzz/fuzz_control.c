@@ -22,6 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     assert(rc == 0 && c.type == again.type && c.rank == again.rank && c.pid == again.pid);
     assert(stage_token_equal(&c.token, &again.token) && c.digest == again.digest);
     assert(c.incarnation == again.incarnation && c.ms == again.ms && c.threads == again.threads);
+    assert(c.code == again.code && strcmp(c.checkpoint, again.checkpoint) == 0);
     assert(strcmp(c.device, again.device) == 0 && strcmp(c.message, again.message) == 0);
     msg_writer_release(&w);
     return 0;
@@ -38,7 +39,9 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         .ms = 70000,
         .pid = 12345,
         .threads = 8,
+        .code = 78,
         .device = "cpu avx2",
+        .checkpoint = "0f1e",
         .message = "h\xc3\xa9",
     };
     if (n > CONTROL_STOP)

@@ -1,0 +1,177 @@
+"""What a rank has mapped is what the digest says: checkpoints that are replaced, overwritten, touched or switched while a
+broker runs. Whatever happens, no row of a job has the score of another model."""
+import os
+import random
+import shutil
+import signal
+
+import pytest
+from harness import DEMO, PATIENCE, Broker, random_key, wait_until
+
+ROWS = [{"id": k, "ids": [k % 500, k // 500] + [20 + k % 7] * 20} for k in range(2000)]
+
+
+def copy_model(to, seed=None):
+    """The demo's checkpoint; with a seed other weights of the same shape."""
+    shutil.copytree(DEMO, to)
+    if seed is not None:
+        overwrite(to / "model.safetensors", other_weights(seed))
+    return to
+
+
+def other_weights(seed):
+    """The last bytes of the file, the ends of the last tensors, as they are in no other model: still small numbers."""
+    rng, data = random.Random(seed), bytearray((DEMO / "model.safetensors").read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    words = list(range(header + (-header % 4) + 4, len(data) - 8, 4))
+    for at in rng.sample(words, len(words) // 3):
+        data[at + 1 : at + 2] = rng.randbytes(1)  # the mantissa's middle: no sign, no exponent
+    return bytes(data)
+
+
+def overwrite(path, data):
+    with open(path, "r+b") as file:
+        file.write(data)
+
+
+def replace(path, data):
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    os.rename(part, path)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """The scores of the demo, by mode."""
+    known = {}
+
+    def scores(options):
+        key = tuple(options)
+        if key not in known:
+            with Broker(tmp_path_factory.mktemp("truth"), options=options) as broker, broker.client() as client:
+                found = client.call("score", rows=ROWS, timeout_ms=60000, timeout=90)["rows"]
+                known[key] = {row["i"]: row["score"] for row in found}
+        return known[key]
+
+    return scores
+
+
+def begin(broker, client, key):
+    """A job that runs, with most of it to do."""
+    client.submit(key, ROWS)
+    wait_until(lambda: client.call("status", job=key)["done"] > 100, 60)
+
+
+def shown(broker):
+    return {i: score for i, score in broker.sql("select i, score from results where error_code is null")}
+
+
+def assert_ended(broker, word):
+    assert broker.process.wait(60 * PATIENCE) == 78, broker.words()
+    last = broker.words().strip().splitlines()[-1]
+    assert "event=failed" in last and word in last and "restart" in last, broker.words()
+
+
+def assert_true_scores(found, right):
+    wrong = [i for i, score in found.items() if score != right[i]]
+    assert wrong == [], f"{len(wrong)} of {len(found)} rows have another model's score"
+
+
+SLOW = ["--max-batch-tokens", "128"]
+
+
+@pytest.mark.parametrize("options", [[], ["--tp", "2"], ["--quant", "int8"]])
+@pytest.mark.parametrize("change", [replace, overwrite])
+def test_replaced_while_a_job_runs(directory, truth, options, change):
+    right = truth(options)
+    model, key = copy_model(directory / "m"), random_key()
+    broker = Broker(directory / "d", model, SLOW + options)
+    with broker, broker.client() as client:
+        begin(broker, client, key)
+        change(model / "model.safetensors", other_weights(1))
+        for pid in broker.worker_pids():
+            if change is replace:
+                os.kill(pid, signal.SIGKILL)
+        assert_ended(broker, "digest")
+        found = shown(broker)
+        assert 0 < len(found) < len(ROWS)
+        assert_true_scores(found, right)
+    with broker, broker.client() as client:  # the new model: the job is held, with the reason
+        status = client.call("status", job=key)
+        assert status["state"] == "paused" and "checkpoint" in status["reason"]
+    change(model / "model.safetensors", (DEMO / "model.safetensors").read_bytes())
+    with broker, broker.client() as client:  # the old one: it goes on
+        found = client.results(key, timeout=90)
+        assert len(found) == len(ROWS)
+        assert_true_scores({row["i"]: row["score"] for row in found}, right)
+
+
+@pytest.mark.parametrize("change", [replace, overwrite, lambda path, _: os.utime(path)], ids=["copied", "written", "touched"])
+def test_the_same_contents_go_on(directory, truth, change):
+    right = truth([])
+    model, key = copy_model(directory / "m"), random_key()
+    with Broker(directory / "d", model, [*SLOW, "--tp", "1"]) as broker, broker.client() as client:
+        begin(broker, client, key)
+        before = broker.worker_pids()
+        for _ in range(3):  # each ends the rank, and no row of the batch is to blame
+            change(model / "model.safetensors", (DEMO / "model.safetensors").read_bytes())
+            done = client.call("status", job=key)["done"]
+            wait_until(lambda: client.call("status", job=key)["done"] > min(done + 20, len(ROWS) - 1), 60)
+        found = client.results(key, timeout=90)
+        assert_true_scores({row["i"]: row["score"] for row in found}, right)
+        assert len(found) == len(ROWS) and not set(before) & set(broker.worker_pids())
+        assert b"checkpoint_touched" in (directory / "d/assayd.log").read_bytes()
+
+
+def test_a_link_that_is_turned_changes_nothing(directory, truth):
+    right = truth([])
+    model, other, link, key = copy_model(directory / "a"), copy_model(directory / "b", 1), directory / "m", random_key()
+    link.symlink_to(model)
+    with Broker(directory / "d", link, SLOW) as broker, broker.client() as client:
+        assert client.call("hello")["model"]["name"] == "m"
+        begin(broker, client, key)
+        (directory / "new").symlink_to(other)
+        os.rename(directory / "new", link)
+        for pid in broker.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        found = client.results(key, timeout=90)
+        assert len(found) == len(ROWS)
+        assert_true_scores({row["i"]: row["score"] for row in found}, right)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "added.safetensors"])
+def test_every_file_that_the_digest_is_of(directory, name):
+    model = copy_model(directory / "m")
+    with Broker(directory / "d", model) as broker:
+        pid = wait_until(lambda: broker.worker_pids())[0]
+        path = model / name
+        path.write_bytes((path.read_bytes() if path.exists() else b"{}") + b"\n")
+        os.kill(pid, signal.SIGKILL)
+        assert_ended(broker, "digest")
+
+
+def test_a_checkpoint_that_vanishes(directory):
+    model = copy_model(directory / "m")
+    with Broker(directory / "d", model) as broker:
+        pid = wait_until(lambda: broker.worker_pids())[0]
+        shutil.rmtree(model)
+        os.kill(pid, signal.SIGKILL)
+        assert broker.process.wait(60 * PATIENCE) == 78
+        assert str(model) in broker.words().strip().splitlines()[-1]
+
+
+def test_the_cache_keeps_no_score_of_another_model(directory, truth):
+    right = truth([])
+    model, options = copy_model(directory / "m"), [*SLOW, "--score-cache", "64M"]
+    broker, key = Broker(directory / "d", model, options), random_key()
+    with broker, broker.client() as client:
+        begin(broker, client, key)
+        overwrite(model / "model.safetensors", other_weights(1))
+        assert_ended(broker, "digest")
+    overwrite(model / "model.safetensors", (DEMO / "model.safetensors").read_bytes())
+    with broker, broker.client() as client:
+        again = random_key()
+        client.submit(again, ROWS)
+        found = client.results(again, timeout=90)
+        assert len(found) == len(ROWS) and client.call("status", job=again)["cached"] > 0
+        assert_true_scores({row["i"]: row["score"] for row in found}, right)
