@@ -213,7 +213,8 @@ static int open_groups(struct broker *b, struct err *e)
         .max_positions = capacity.max_positions,
         .max_values = capacity.max_values,
         .slot_tokens = capacity.max_tokens,
-        .min_shared = shares ? PLANNER_MIN_SHARED : 0};
+        .min_shared = shares ? PLANNER_MIN_SHARED : 0,
+        .first_tokens = PLANNER_FIRST_TOKENS};
     int rc = planner_new(&b->planner, b->store, &limits, e);
     open_twins(b);
     if (rc == 0)

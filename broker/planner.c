@@ -22,6 +22,7 @@ struct planner {
     struct store *store;
     struct planner_limits limits;
     struct queues queues;
+    uint64_t given_out; /* tokens of the batches so far, as far as it matters */
     struct leases leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
@@ -35,13 +36,23 @@ struct planner {
 
 /* ---- queues ---- */
 
+/* Tokens of a batch: few at first, then as many as went out so far. */
+static uint32_t present_tokens(const struct planner *p)
+{
+    uint64_t tokens = p->given_out > p->limits.first_tokens ? p->given_out : p->limits.first_tokens;
+    return tokens < p->limits.max_tokens ? (uint32_t)tokens : p->limits.max_tokens;
+}
+
 /* Tokens of a batch whose last rows share so many. */
 static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
 {
-    uint64_t budget = (uint64_t)PLANNER_SHARED_TIMES * n_shared;
+    uint32_t most = present_tokens(p);
+    int is_first = most < p->limits.max_tokens;
+    uint64_t budget =
+        (uint64_t)(is_first ? PLANNER_FIRST_SHARED_TIMES : PLANNER_SHARED_TIMES) * n_shared;
     if (budget > p->limits.slot_tokens)
         budget = p->limits.slot_tokens;
-    return budget > p->limits.max_tokens ? budget : p->limits.max_tokens;
+    return budget > most ? budget : most;
 }
 
 static int fits(const struct planner *p, const struct batch *b, const struct row *r)
@@ -202,6 +213,7 @@ int planner_new(
     struct planner *p = xcalloc(1, sizeof *p);
     p->store = store;
     p->limits = *limits;
+    p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
     leases_init(&p->leases);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
@@ -455,6 +467,8 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
             break;
     }
     *out = b;
+    if (b && p->given_out < p->limits.max_tokens)
+        p->given_out += b->n_tokens;
     return rc < 0 ? rc : b != NULL;
 }
 

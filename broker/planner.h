@@ -12,6 +12,9 @@
  * PLANNER_SHARED_TIMES the tokens that they share: the fewer times those are computed the better, but
  * then they are a small part of the batch, and others wait for it.
  *
+ * The first batches are small: of first_tokens, then of as many as went out before, up to the budget, so
+ * that a slow model has something to show soon.
+ *
  * When a group dies, batches that it had not begun come back whole. The one that was running comes
  * back as suspect: it is split in halves, each runs alone, and so on down to the row that kills a
  * group by itself; after three such deaths that row is failed (worker_killed). Leases live here, in
@@ -35,6 +38,9 @@
 /* A shared beginning is one more sequence for the attention, and makes its tiles of query tokens less
  * full: for fewer tokens than this it is not worth it. The usual system prompts alone are shorter. */
 #define PLANNER_MIN_SHARED 32
+/* The first batch of a broker: a small one is soon back, and shows that it works. */
+#define PLANNER_FIRST_TOKENS 512
+#define PLANNER_FIRST_SHARED_TIMES 2
 /* Of rows whose result is known or under way: in a batch of known ones, and waiting for their twins. */
 #define PLANNER_KNOWN_ROWS 1024
 #define PLANNER_KNOWN_TOKENS (1u << 20)
@@ -43,8 +49,9 @@ struct planner;
 
 struct planner_limits {
     uint32_t max_tokens, max_rows, max_positions, max_values; /* of one batch */
-    uint32_t slot_tokens; /* that may be computed or pooled in any batch, one of one row aside */
-    uint32_t min_shared;  /* 0: rows do not share */
+    uint32_t slot_tokens;  /* that may be computed or pooled in any batch, one of one row aside */
+    uint32_t min_shared;   /* 0: rows do not share */
+    uint32_t first_tokens; /* of the first batch, 0: max_tokens */
 };
 
 int planner_new(

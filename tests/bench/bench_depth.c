@@ -60,7 +60,7 @@ static void open_queue(struct queue *q, uint32_t batch_rows)
 {
     struct store_options options = {.mode = "bench", .digest = "bench"};
     struct planner_limits limits = {
-        batch_rows * TOKENS, batch_rows, batch_rows, batch_rows, batch_rows * TOKENS, 0};
+        batch_rows * TOKENS, batch_rows, batch_rows, batch_rows, batch_rows * TOKENS, 0, 0};
     struct err e;
     must(store_open(&q->s, q->dir, &options, &e), &e);
     must(planner_new(&q->p, q->s, &limits, &e), &e);

@@ -316,3 +316,24 @@ def test_a_paused_job_has_no_time_left(directory):
         assert "is paused" in process.stderr.readline()
         client.call("resume", job="k")
         assert process.wait(60 * PATIENCE) == 0
+
+
+# ---- what is done is kept ----
+
+def test_the_first_batches_are_small(directory):
+    """So the bar moves soon, and an interruption finds something to keep."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("k", [{"ids": [k % 500] * 100} for k in range(300)])
+        client.results("k")
+        tokens = [row[0] for row in broker.sql("select tokens from batches order by batch")]
+        assert tokens[0] <= 512 and tokens[1] <= 1024 and max(tokens) > 2048 and sum(tokens) == 30000
+
+
+def test_interrupted_work_is_kept(directory):
+    rows = write_rows(directory / "in.jsonl", 12000, low=200, high=300)
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1")
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") > 0, 60)
+    process.send_signal(signal.SIGINT)
+    words = process.communicate(timeout=60 * PATIENCE)[1]
+    assert process.returncode == 130 and "same command again goes on" in words
+    assert rows_done(directory / "out.assay/assay.db") > 0 and not (directory / "out").exists()

@@ -8,7 +8,8 @@ struct planned {
     struct planner *p;
 };
 
-static struct planned start(void **state, uint32_t max_tokens, uint32_t max_rows)
+static struct planned start_small(
+    void **state, uint32_t max_tokens, uint32_t max_rows, uint32_t first_tokens)
 {
     struct err err;
     struct planned t = {.f = *state};
@@ -16,9 +17,15 @@ static struct planned start(void **state, uint32_t max_tokens, uint32_t max_rows
         .max_rows = max_rows,
         .max_positions = 1 << 20,
         .max_values = 1 << 20,
-        .slot_tokens = 1 << 20};
+        .slot_tokens = 1 << 20,
+        .first_tokens = first_tokens};
     must(planner_new(&t.p, t.f->s, &limits, &err));
     return t;
+}
+
+static struct planned start(void **state, uint32_t max_tokens, uint32_t max_rows)
+{
+    return start_small(state, max_tokens, max_rows, 0);
 }
 
 static int64_t plan_job(struct planned *t, const char *key, int priority, uint32_t n, uint32_t len)
@@ -95,6 +102,44 @@ static void test_limits_of_a_batch(void **state)
         end_batch(&t, &b, 0);
     }
     assert_null(next(&t));
+    planner_free(&t.p);
+}
+
+/* A slow model has something to show soon; from then on batches are full, also after a pause. */
+static void test_first_batches_are_small(void **state)
+{
+    static const uint32_t expected[] = {20, 20, 40, 80, 160, 160, 160};
+    struct planned t = start_small(state, 160, 64, 20);
+    struct batch *b;
+    plan_job(&t, "first", 0, 64, 10);
+    for (size_t k = 0; k < sizeof expected / sizeof expected[0]; k++) {
+        b = next(&t);
+        assert_int_equal(b->n_tokens, expected[k]);
+        end_batch(&t, &b, 0);
+    }
+    assert_null(next(&t));
+    plan_job(&t, "second", 0, 16, 10);
+    b = next(&t);
+    assert_int_equal(b->n_tokens, 160);
+    end_batch(&t, &b, 0);
+    planner_free(&t.p);
+}
+
+static void test_a_first_row_may_be_long(void **state)
+{
+    struct planned t = start_small(state, 160, 64, 20);
+    struct batch *b;
+    plan_job(&t, "long", 0, 3, 100);
+    b = next(&t);
+    assert_int_equal(b->n_rows, 1);
+    end_batch(&t, &b, 0);
+    plan_job(&t, "short", 1, 20, 10);
+    b = next(&t);
+    assert_int_equal(b->n_tokens, 100);
+    end_batch(&t, &b, 0);
+    b = next(&t);
+    assert_int_equal(b->n_tokens, 100); /* what is left of the short ones; a long one has no room */
+    end_batch(&t, &b, 0);
     planner_free(&t.p);
 }
 
@@ -367,6 +412,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_fills_batches_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits_of_a_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_first_batches_are_small, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_first_row_may_be_long, setup, teardown),
         cmocka_unit_test_setup_teardown(test_priority_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_job_beside_a_big_one, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_time_is_not_owed, setup, teardown),

@@ -16,7 +16,7 @@ static struct planned start(void **state, uint32_t max_tokens)
 {
     struct err err;
     struct planned t = {.f = *state};
-    struct planner_limits limits = {max_tokens, 64, 1 << 20, 1 << 20, max_tokens, 0};
+    struct planner_limits limits = {max_tokens, 64, 1 << 20, 1 << 20, max_tokens, 0, 0};
     struct twins_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0};
     must(planner_new(&t.p, t.f->s, &limits, &err));
     t.twins = twins_new(&options);

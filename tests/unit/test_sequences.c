@@ -113,7 +113,7 @@ static struct planner *plan(struct store *s, uint32_t max_tokens)
 {
     struct err err;
     struct planner *p;
-    struct planner_limits limits = {max_tokens, 100, 1000, 1000, 1000, 0};
+    struct planner_limits limits = {max_tokens, 100, 1000, 1000, 1000, 0, 0};
     must(planner_new(&p, s, &limits, &err));
     return p;
 }

@@ -166,7 +166,7 @@ static struct planner *plan(struct store *s, uint32_t max_tokens, uint32_t slot_
 {
     struct err err;
     struct planner *p;
-    struct planner_limits limits = {max_tokens, 100, 1000, 1 << 20, slot_tokens, MIN};
+    struct planner_limits limits = {max_tokens, 100, 1000, 1 << 20, slot_tokens, MIN, 0};
     must(planner_new(&p, s, &limits, &err));
     return p;
 }

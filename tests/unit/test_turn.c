@@ -63,7 +63,7 @@ static int run_broker(const struct scene *s, int kbytes)
 {
     struct options options = {.tp = 1, .max_queued_bytes = 1 << 30};
     struct broker b = {.options = &options, .waiters = waiters_new()};
-    struct planner_limits limits = {4096, 1024, 4096, 4096, 4096, 0};
+    struct planner_limits limits = {4096, 1024, 4096, 4096, 4096, 0, 0};
     struct store_options store = {.mode = MODE, .digest = DIGEST};
     struct err err;
     b.model = (struct model_info){.vocab_size = 1000,
