@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "worker/config_keys.h"
 #include "worker/cpu/fmath.h"
 #include "schema/json.h"
 
@@ -32,7 +33,7 @@ static int read_architecture(struct model_config *c, const struct json_file *f, 
     for (int i = 0; i <= LLAMA_FOR_SEQUENCE_CLASSIFICATION; i++)
         if (strcmp(name, architectures[i]) == 0) {
             c->architecture = (enum architecture)i;
-            return 0;
+            return config_check_keys(c, f, e);
         }
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: architectures: expected Qwen2ForRewardModel, Qwen2ForProcessRewardModel, "
@@ -120,7 +121,7 @@ static int read_flags(struct model_config *c, const struct json_file *f, struct 
         json_get_bool(f, "mlp_bias", &mlp_bias, e) < 0 ||
         json_get_string(f, "hidden_act", &activation, e) < 0)
         return ASSAY_EFORMAT;
-    if (strcmp(activation, "silu") != 0)
+    if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
         return err_set(e, ASSAY_EUNSUPPORTED, "%s: hidden_act: expected silu, found '%.40s'",
             f->file, activation);
     if ((bias && !is_qwen2) || mlp_bias)
@@ -174,22 +175,40 @@ static int read_yarn(struct rope_config *r, const struct json_file *f, struct er
     return 0;
 }
 
-static int read_scaling(struct model_config *c, const struct json_file *f, struct err *e)
+/* Among the scaling's parameters, or beside them as Phi's configs have it. */
+static int read_original_position(
+    struct model_config *c, const struct json_file *outer, const struct json_file *f, struct err *e)
+{
+    static const char key[] = "original_max_position_embeddings";
+    int64_t inside = c->max_position, beside = 0;
+    int found = json_get_int(f, key, 1, 1 << 24, &inside, e),
+        found_beside = found < 0 ? found : json_get_int(outer, key, 1, 1 << 24, &beside, e);
+    if (found_beside < 0)
+        return found_beside;
+    if (found && found_beside && inside != beside)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s (%lld) contradicts %s%s (%lld); keep one", f->file,
+            key, (long long)beside, f->where, key, (long long)inside);
+    if (!found && !found_beside && c->rope.type == ROPE_LLAMA3)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected an integer, found nothing", f->file,
+            f->where, key);
+    c->rope.original_max_position = (uint32_t)(found_beside ? beside : inside);
+    return 0;
+}
+
+static int read_scaling(
+    struct model_config *c, const struct json_file *outer, const struct json_file *f, struct err *e)
 {
     struct rope_config *r = &c->rope;
-    int64_t original = c->max_position;
     int rc;
     if (r->type == ROPE_DEFAULT)
         return 0;
     if ((rc = need_real(f, "factor", 1, 1e6, &r->factor, e)) != 0)
         return rc;
-    if ((rc = json_get_int(f, "original_max_position_embeddings", 1, 1 << 24, &original, e)) < 0)
+    if (r->type != ROPE_LINEAR && (rc = read_original_position(c, outer, f, e)) != 0)
         return rc;
-    if (rc == 0 && r->type == ROPE_LLAMA3)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: %soriginal_max_position_embeddings: expected an integer, found nothing", f->file,
-            f->where);
-    r->original_max_position = (uint32_t)original;
+    if (r->type == ROPE_YARN && r->theta <= 1)
+        return err_set(
+            e, ASSAY_EFORMAT, "%s: rope_theta: expected above 1 for yarn, found 1", f->file);
     if (r->type == ROPE_YARN)
         return read_yarn(r, f, e);
     if (r->type == ROPE_LLAMA3 &&
@@ -205,23 +224,25 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
     struct rope_config *r = &c->rope;
     *r = (struct rope_config){
         .factor = 1, .attention_factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = 1};
-    const json_t *fresh = json_object_get(f->object, "rope_parameters");
-    const json_t *scaling = json_object_get(f->object, "rope_scaling");
-    int is_fresh = json_is_object(fresh);
-    struct json_file inner = {
-        f->file, is_fresh ? "rope_parameters." : "rope_scaling.", is_fresh ? fresh : scaling};
+    struct json_file inner;
     const char *type = "default";
-    int rc;
-    int has_inner = json_is_object(inner.object);
-    if (!has_inner && inner.object && !json_is_null(inner.object))
-        return err_set(e, ASSAY_EFORMAT, "%s: rope_scaling: expected an object or null", f->file);
-    rc = has_inner ? json_get_real(&inner, "rope_theta", 1, 1e12, &r->theta, e) : 0;
-    if (rc == 0)
-        rc = json_get_real(f, "rope_theta", 1, 1e12, &r->theta, e);
-    if (rc == 0)
+    double beside = 0;
+    int has_inner = config_rope_object(f, &inner, e), rc = has_inner, given;
+    if (rc > 0)
+        rc = json_get_real(&inner, "rope_theta", 1, 1e12, &r->theta, e);
+    given = rc < 0 ? rc : json_get_real(f, "rope_theta", 1, 1e12, &beside, e);
+    if (given < 0)
+        return given;
+    if (rc == 0 && given == 0)
         return err_set(
             e, ASSAY_EFORMAT, "%s: rope_theta: expected a number, found nothing", f->file);
-    if (rc > 0 && has_inner && (rc = json_get_string(&inner, "rope_type", &type, e)) == 0)
+    if (rc > 0 && given && r->theta != beside)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: rope_theta (%g) contradicts %srope_theta (%g); keep one", f->file, beside,
+            inner.where, r->theta);
+    if (rc == 0)
+        r->theta = beside;
+    if (has_inner && (rc = json_get_string(&inner, "rope_type", &type, e)) == 0)
         rc = json_get_string(&inner, "type", &type, e);
     if (rc < 0)
         return rc;
@@ -231,11 +252,12 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
             "%s: %srope_type: expected default, linear, llama3 or yarn, found '%.40s'", f->file,
             inner.where, type);
     r->type = (enum rope_type)found;
-    return has_inner ? read_scaling(c, &inner, e) : 0;
+    return has_inner ? read_scaling(c, f, &inner, e) : 0;
 }
 
 /* ---- sliding window ---- */
 
+/* layer_types, where the file has it: which layers slide. "attention" is an old name of full. */
 static int read_layer_types(
     struct model_config *c, const struct json_file *f, const json_t *types, struct err *e)
 {
@@ -244,22 +266,26 @@ static int read_layer_types(
             f->file, c->n_layers, json_array_size(types));
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const char *type = json_string_value(json_array_get(types, i));
-        if (!type ||
-            (strcmp(type, "sliding_attention") != 0 && strcmp(type, "full_attention") != 0))
+        if (!type || (strcmp(type, "sliding_attention") != 0 &&
+                         strcmp(type, "full_attention") != 0 && strcmp(type, "attention") != 0))
             return err_set(e, ASSAY_EUNSUPPORTED,
                 "%s: layer_types[%u]: expected full_attention or sliding_attention, found '%.40s'",
                 f->file, i, type ? type : "no string");
         c->layer_slides[i] = strcmp(type, "sliding_attention") == 0;
+        if (c->layer_slides[i] && c->sliding_window == 0)
+            return err_set(e, ASSAY_EFORMAT, "%s: layer_types[%u]: sliding_attention %s", f->file,
+                i,
+                c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION
+                    ? "is not built for Llama; expected full_attention"
+                    : "contradicts use_sliding_window: expected true, found false or nothing");
     }
     return 0;
 }
 
-static int read_window(struct model_config *c, const struct json_file *f, struct err *e)
+static int read_window_size(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int use = 0;
-    int64_t window = 0, full_layers = 28; /* the reference's default of max_window_layers */
-    if (c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION)
-        return 0;
+    int64_t window = 0;
     int rc = json_get_bool(f, "use_sliding_window", &use, e);
     if (rc < 0 || !use)
         return rc < 0 ? rc : 0;
@@ -267,17 +293,22 @@ static int read_window(struct model_config *c, const struct json_file *f, struct
     if (rc == 0)
         return err_set(
             e, ASSAY_EFORMAT, "%s: sliding_window: expected an integer, found nothing", f->file);
-    if (rc > 0)
-        rc = json_get_int(f, "max_window_layers", 0, 1 << 20, &full_layers, e);
-    if (rc < 0)
-        return rc;
     c->sliding_window = (uint32_t)window;
+    return rc < 0 ? rc : 0;
+}
+
+static int read_window(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int64_t full_layers = 28; /* the reference's default of max_window_layers */
+    int rc = c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION ? 0 : read_window_size(c, f, e);
     const json_t *types = json_object_get(f->object, "layer_types");
-    if (types && !json_is_null(types))
+    if (rc == 0 && types && !json_is_null(types))
         return read_layer_types(c, f, types, e);
+    if (rc == 0 && c->sliding_window > 0)
+        rc = json_get_int(f, "max_window_layers", 0, 1 << 20, &full_layers, e);
     for (uint32_t i = 0; i < c->n_layers; i++)
-        c->layer_slides[i] = i >= full_layers;
-    return 0;
+        c->layer_slides[i] = c->sliding_window > 0 && i >= full_layers;
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- head ---- */
@@ -317,6 +348,8 @@ static int read_head(struct model_config *c, const struct json_file *f, struct e
         c->score_bias = 1;
         c->default_pool = POOL_STEP;
         c->default_activation = ACTIVATION_CLASS1;
+        if (json_get_bool(f, "token_classification_bias", &c->score_bias, e) < 0)
+            return ASSAY_EFORMAT;
         break;
     default:
         break;

@@ -33,8 +33,9 @@ static void scale_yarn(const struct rope_config *r, uint32_t head_dim, float *in
         low = fmath_floor(low);
         high = ceiling(high);
     }
-    low = clamp(low, 0, head_dim - 1);
-    high = clamp(high, 0, head_dim - 1);
+    /* Each is bounded on one side only, as in the reference: they may come out in either order. */
+    low = low > 0 ? low : 0;
+    high = high < head_dim - 1 ? high : head_dim - 1;
     if (low == high)
         high += 0.001;
     for (uint32_t i = 0; i < head_dim / 2; i++) {

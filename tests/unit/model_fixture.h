@@ -27,6 +27,7 @@
 #define MAX_TOKENS 4096
 #define MAX_ROWS 64
 #define MAX_VALUES 16384
+#define UNUSED __attribute__((unused)) /* by some of those that include this */
 
 /* A model on one rank, ready to score. */
 struct scorer {
@@ -65,7 +66,7 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
     struct lora_config lora = {0, NULL, NULL};
     memset(s, 0, sizeof *s);
     s->ops = ops;
-    snprintf(dir, sizeof dir, "tests/models/%s", name);
+    snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
     die_on(model_config_load(&config, dir, &e), &e);
     die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
@@ -240,7 +241,7 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
 
 /* Each row of such a batch has the bits that it had alone. */
 #define ROW_VALUES 1024
-static void assert_same_bits(const struct vector *v, const uint32_t *order, uint32_t n,
+UNUSED static void assert_same_bits(const struct vector *v, const uint32_t *order, uint32_t n,
     const float *values, float (*alone)[ROW_VALUES])
 {
     for (uint32_t i = 0; i < n; values += v->rows[order[i++]].stage.n_values)
@@ -273,7 +274,7 @@ static uint32_t count_values(const struct vector *v)
     return n;
 }
 
-static void check_values(const struct vector *v, const float *values)
+UNUSED static void check_values(const struct vector *v, const float *values)
 {
     for (uint32_t r = 0; r < v->n_rows; r++) {
         double tolerance = v->rows[r].is_probability ? 1e-5 : 1e-4;
@@ -285,7 +286,8 @@ static void check_values(const struct vector *v, const float *values)
 }
 
 /* Scores of a vector by tp ranks, each a process of its own; rank 0's values. */
-static void score_ranks(const struct ops *ops, const struct vector *v, uint32_t tp, float *values)
+UNUSED static void score_ranks(
+    const struct ops *ops, const struct vector *v, uint32_t tp, float *values)
 {
     size_t bytes = MAX_VALUES * sizeof *values;
     struct err e = {0};
@@ -321,7 +323,7 @@ static int is_vector(const struct dirent *entry)
 }
 
 /* Call check for each file of tests/vectors; there must be some. */
-static void each_vector(void (*check)(const struct vector *v))
+UNUSED static void each_vector(void (*check)(const struct vector *v))
 {
     struct dirent **names;
     int n = scandir("tests/vectors", &names, is_vector, alphasort);

@@ -1,0 +1,210 @@
+"""Writes tests/vectors/config/scores.json: what transformers makes of checkpoints whose config.json is changed a little, and which
+of them are refused.
+
+    build/venv-reference/bin/python tests/reference/make_config_vectors.py
+
+Each case is a model of tests/models, keys to set (null in `without`: to leave out), and the logits of one row of the ids 5 to 44
+in float32, at its last token; or what transformers says where it fails. A case with `refused` is one that must be refused with
+these words: because what it asks for is not built, because two keys contradict each other, or because transformers and vLLM
+read it differently. The script stops where a case that is not refused has no logits.
+"""
+import json
+import os
+import pathlib
+import re
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[2]
+OUT = ROOT / "tests/vectors/config/scores.json"
+IDS = list(range(5, 45))
+YARN = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 16}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+LLAMA3_BARE = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+LLAMA3 = {**LLAMA3_BARE, "original_max_position_embeddings": 64}
+FULL, MIXED = ["full_attention"] * 2, ["full_attention", "sliding_attention"]
+SLIDES = {"use_sliding_window": True, "sliding_window": 8}
+
+
+def yarn(**changes):
+    return {"rope_scaling": {**YARN, **changes}}
+
+
+CASES = {
+    "seqcls": [
+        ({}, None),
+        # rope: two places, two spellings
+        ({"rope_parameters": PLAIN, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling"),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000}, "rope_scaling": {**YARN, "rope_theta": 10000}}, None),
+        ({"rope_parameters": {}, "rope_scaling": YARN}, None),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000}, "rope_scaling": {}}, None),
+        ({"rope_parameters": 5}, "rope_parameters: expected an object"),
+        ({"rope_scaling": "yarn"}, "rope_scaling: expected an object"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4, "rope_theta": 10000}, "original_max_position_embeddings": 16}, None),
+        ({**yarn(original_max_position_embeddings=64), "original_max_position_embeddings": 16},
+         "original_max_position_embeddings (16) contradicts"),
+        ({"original_max_position_embeddings": 16}, None),
+        ({"rope_scaling": {"type": "linear", "factor": 4}, "original_max_position_embeddings": 16}, None),
+        ({"rope_parameters": {**PLAIN, "rope_theta": 500000.0}}, "rope_theta (10000) contradicts"),
+        ({"rope_parameters": PLAIN}, None),
+        (yarn(type="linear"), "rope_type 'yarn' contradicts"),
+        (yarn(type="yarn"), None),
+        ({"rope_scaling": {"factor": 4}}, "rope_type: expected a name"),
+        ({"rope_scaling": {"type": "default", "mrope_section": [2, 3, 3]}}, None),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4}}, "'dynamic'"),
+        ({"rope_parameters": {"full_attention": {**YARN, "rope_theta": 10000}}}, "rope_parameters.full_attention"),
+        ({"rope_parameters": {"sliding_attention": {**YARN, "rope_theta": 10000}}}, "rope_parameters.sliding_attention"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 1.0}, None),
+        (yarn(partial_rotary_factor=0.5), "rope_scaling.partial_rotary_factor"),
+        (yarn(attn_factor=0.5), "attn_factor"),
+        (yarn(finetuned=True), None),
+        # yarn's and llama3's numbers
+        (yarn(attention_factor=0.7), None),
+        (yarn(attention_factor=None), None),
+        (yarn(mscale=2, mscale_all_dim=1), None),
+        (yarn(mscale=2), None),
+        (yarn(mscale=0, mscale_all_dim=0), None),
+        (yarn(truncate=False), None),
+        (yarn(truncate=None), "truncate"),
+        (yarn(beta_fast=1, beta_slow=32), None),
+        (yarn(original_max_position_embeddings=1), None),
+        (yarn(original_max_position_embeddings=2), None),
+        ({**yarn(original_max_position_embeddings=1 << 24), "rope_theta": 20}, None),
+        ({**yarn(), "rope_theta": 1}, "rope_theta: expected above 1"),
+        (yarn(factor=0.5), "factor"),
+        (yarn(factor=None), "factor"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4, "high_freq_factor": 1}}, None),
+        ({"rope_scaling": LLAMA3_BARE, "original_max_position_embeddings": 32}, None),
+        ({"rope_scaling": LLAMA3_BARE}, "original_max_position_embeddings"),
+        # attention
+        ({"is_causal": False}, "is_causal"),
+        ({"is_causal": 0}, "is_causal"),
+        ({"is_causal": True}, None),
+        ({"is_causal": None}, "is_causal"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"is_decoder": True}, None),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder"),
+        ({"is_encoder_decoder": False}, None),
+        ({"layer_types": MIXED}, "layer_types[1]: sliding_attention contradicts use_sliding_window"),
+        ({"layer_types": MIXED, "sliding_window": 8}, "layer_types[1]: sliding_attention contradicts use_sliding_window"),
+        ({"layer_types": FULL}, None),
+        ({"layer_types": FULL[1:]}, "layer_types"),
+        ({"layer_types": ["attention"] * 2}, None),
+        ({"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
+        ({**SLIDES, "layer_types": MIXED}, None),
+        ({**SLIDES, "layer_types": FULL, "max_window_layers": 0}, None),
+        ({**SLIDES, "max_window_layers": 1}, None),
+        ({**SLIDES, "sliding_window": 1, "max_window_layers": 0}, None),
+        (SLIDES, None),
+        ({"sliding_window": 8, "max_window_layers": 0}, None),
+        ({"attention_bias": False}, None),
+        ({"head_dim": 16}, None),
+        ({"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}, None),
+        ({"attn_implementation": "eager", "output_attentions": True}, None),
+        # which model, which head
+        ({"model_type": "llama"}, "model_type 'llama' contradicts"),
+        ({"model_type": "qwen3"}, "model_type 'qwen3' contradicts"),
+        ({"architectures": ["Qwen2ForSequenceClassification", "Qwen2ForTokenClassification"]}, "architectures: expected one"),
+        ({"num_labels": 1}, None),
+        ({"num_labels": 2}, "num_labels (2) contradicts id2label"),
+        ({"num_labels": 1, "id2label": None}, None),
+        ({"hidden_act": "swish"}, None),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rms_norm_eps": 0.01}, None),
+        # configs within, layers apart, weights elsewhere
+        ({"text_config": {"hidden_size": 64}}, "text_config"),
+        ({"text_config": None}, None),
+        ({"decoder": {"hidden_size": 64}}, "decoder"),
+        ({"per_layer_config": {"1": {"skip": ["mlp"]}}}, "per_layer_config"),
+        ({"per_layer_config": {}}, None),
+        ({"attribute_map": {"rms_norm_eps": "eps"}}, "attribute_map"),
+        ({"kv_sharing_modes": ["reuse", "reuse"]}, "kv_sharing_modes"),
+        ({"fusion_config": {"x": True}}, "fusion_config"),
+        ({"transformers_weights": "model.safetensors"}, None),
+        ({"transformers_weights": "other.safetensors"}, "transformers_weights"),
+        ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files"),
+        ({"quantization_config": {}}, "quantization_config"),
+        ({"compression_config": {"quant_method": "x"}}, "compression_config"),
+        # what nobody reads
+        ({"logit_scale": 0.5, "attn_logit_softcapping": 1.0, "embedding_multiplier": 3, "num_experts": 4}, None),
+        ({"torch_dtype": "bfloat16", "use_cache": False, "attention_dropout": 0.5, "hidden_dropout": 0.5, "pretraining_tp": 2,
+          "eos_token_id": [1, 2], "bos_token_id": 3, "initializer_range": 0.5, "tie_word_embeddings": True,
+          "problem_type": "regression", "gradient_checkpointing": True, "chunk_size_feed_forward": 2}, None),
+    ],
+    "llama": [
+        ({}, None),
+        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, None),
+        ({"layer_types": FULL}, None),
+        ({"layer_types": MIXED, "sliding_window": 8}, "layer_types[1]"),
+        ({"is_causal": False}, "is_causal"),
+        ({"model_type": "mistral"}, "model_type 'mistral'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"pretraining_tp": 2, "head_dim": 16}, None),
+        ({"rope_scaling": LLAMA3}, None),
+        (yarn(), None),
+    ],
+    "qwen3": [
+        ({}, None),
+        ({"is_causal": False}, "is_causal"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({**SLIDES, "max_window_layers": 0}, None),
+        ({"layer_types": MIXED}, "layer_types[1]"),
+        (yarn(), None),
+        ({"model_type": "qwen2"}, "model_type 'qwen2'"),
+    ],
+    "token": [
+        ({}, None),
+        ({"token_classification_bias": True, "classifier_dropout": 0.5}, None),
+        ({"num_labels": 2}, None),
+    ],
+}
+
+
+def logits(directory, architecture):
+    kind = "Token" if "Token" in architecture else "Sequence"
+    cls = getattr(transformers, f"AutoModelFor{kind}Classification")
+    model, info = cls.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    assert not info["missing_keys"], sorted(info["missing_keys"])
+    with torch.no_grad():
+        out = model.eval()(torch.tensor([IDS])).logits
+    return [float(f"{x:.9g}") for x in (out[0, -1] if kind == "Token" else out[0]).tolist()]
+
+
+def run(model, change):
+    config = {**json.loads((ROOT / f"tests/models/{model}/config.json").read_text()), **change}
+    with tempfile.TemporaryDirectory() as directory:
+        for path in (ROOT / f"tests/models/{model}").iterdir():
+            if path.name != "config.json":
+                os.symlink(path, f"{directory}/{path.name}")
+        pathlib.Path(directory, "config.json").write_text(json.dumps(config))
+        return logits(directory, config["architectures"][0])
+
+
+def main():
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    lines = []
+    for model, cases in CASES.items():
+        for change, refused in cases:
+            case = {"model": model, "change": change, **({"refused": refused} if refused else {})}
+            try:
+                case["values"] = run(model, change)
+            except Exception as why:
+                assert refused, (model, change, why)
+                words = re.sub(r"\S*/tmp\S*", "DIR", " ".join(str(why).split()))
+                case["says"] = f"{type(why).__name__}: {words}"[:80]
+            lines.append(json.dumps(case))
+    how = f"tests/reference/make_config_vectors.py, transformers {transformers.__version__}, float32"
+    OUT.write_text('{"how": %s, "cases": [\n%s]}\n' % (json.dumps(how), ",\n".join(lines)))
+
+
+if __name__ == "__main__":
+    main()

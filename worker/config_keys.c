@@ -1,0 +1,238 @@
+/* config_keys.c - see config_keys.h.
+ *
+ * The list was made from what transformers 5.24 reads of a config on the way from from_pretrained to
+ * the scores of these architectures (every attribute, recorded), and from what vLLM reads of it where
+ * the two would differ. tests/vectors/config has a score of the reference, or a refusal, for each. */
+#include "worker/config_keys.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum neutral {
+    NOTHING, /* absent or null */
+    EMPTY,   /* or an object, list or string with nothing in it */
+    OFF,     /* absent, null or false */
+    ON,      /* absent, null or true */
+    TRUE,    /* absent or true: null is read as false by some */
+    ONE      /* absent, null or 1 */
+};
+
+static const struct {
+    const char *key;
+    enum neutral neutral;
+} refused[] = {
+    {"is_causal", TRUE},
+    /* other models' names for the same */
+    {"use_bidirectional_attention", OFF},
+    {"bidirectional_attention", OFF},
+    {"bidirectional", OFF},
+    {"is_bidirectional", OFF},
+    {"causal_attention", ON},
+    {"causal", ON},
+    {"is_encoder_decoder", OFF},
+    {"add_cross_attention", OFF},
+    {"partial_rotary_factor", ONE},
+    {"rotary_pct", ONE},
+    /* a config inside this one, or in another file */
+    {"text_config", NOTHING},
+    {"text_encoder", NOTHING},
+    {"decoder", NOTHING},
+    {"generator", NOTHING},
+    {"configuration_files", EMPTY},
+    {"attribute_map", EMPTY},
+    /* layers that are not all alike */
+    {"per_layer_config", EMPTY},
+    {"kv_sharing_modes", EMPTY},
+    {"fusion_config", EMPTY},
+    /* weights that are not what they look like */
+    {"compression_config", EMPTY},
+};
+
+static int is_neutral(const json_t *v, enum neutral neutral)
+{
+    if (!v || (json_is_null(v) && neutral != TRUE))
+        return 1;
+    switch (neutral) {
+    case EMPTY:
+        return (json_is_object(v) && json_object_size(v) == 0) ||
+               (json_is_array(v) && json_array_size(v) == 0) ||
+               (json_is_string(v) && json_string_length(v) == 0);
+    case OFF:
+        return json_is_false(v);
+    case ON:
+    case TRUE:
+        return json_is_true(v);
+    case ONE:
+        return json_is_number(v) && json_number_value(v) == 1;
+    default:
+        return 0;
+    }
+}
+
+/* Neutral or refused: "config.json: is_causal: expected true or nothing, found false". */
+static int check_key(
+    const struct json_file *f, const char *key, enum neutral neutral, struct err *e)
+{
+    static const char *const expected[] = {"nothing", "nothing in it", "false or nothing",
+        "true or nothing", "true or no such key", "1 or nothing"};
+    const json_t *v = json_object_get(f->object, key);
+    if (is_neutral(v, neutral))
+        return 0;
+    char *found = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    int rc = err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: %s%s: what it asks for is not built; expected %s, found %.80s", f->file, f->where, key,
+        expected[neutral], found ? found : "what cannot be shown");
+    free(found);
+    return rc;
+}
+
+/* The reference takes the class by model_type, so a checkpoint that says one thing there and another
+ * in architectures has two readings. The two reward classes are not the library's own, and come with
+ * model types of their own names. */
+static int check_model_type(const struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const char *type = NULL,
+               *expected = c->architecture == QWEN3_FOR_SEQUENCE_CLASSIFICATION   ? "qwen3"
+                           : c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION ? "llama"
+                                                                                  : "qwen2";
+    int own = c->architecture <= QWEN2_FOR_PROCESS_REWARD_MODEL,
+        rc = json_get_string(f, "model_type", &type, e);
+    if (rc <= 0 || strcmp(type, expected) == 0)
+        return rc < 0 ? rc : 0;
+    if (own && strncmp(type, "qwen2_", 6) == 0 && strstr(type, "rm"))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: model_type '%.40s' contradicts architectures, %s: expected '%s'", f->file, type,
+        architecture_name(c->architecture), expected);
+}
+
+static int check_one_architecture(const struct json_file *f, struct err *e)
+{
+    const json_t *list = json_object_get(f->object, "architectures");
+    for (size_t i = 1; i < json_array_size(list); i++)
+        if (!json_equal(json_array_get(list, i), json_array_get(list, 0)))
+            return err_set(e, ASSAY_EFORMAT,
+                "%s: architectures: expected one name, found %zu; keep the one whose head the "
+                "checkpoint has",
+                f->file, json_array_size(list));
+    return 0;
+}
+
+/* Where both are given the reference warns and goes by id2label. */
+static int check_label_counts(
+    const struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const json_t *names = json_object_get(f->object, "id2label"),
+                 *n = json_object_get(f->object, "num_labels");
+    if (c->architecture <= QWEN2_FOR_PROCESS_REWARD_MODEL || !json_is_object(names) ||
+        !json_is_integer(n) || json_integer_value(n) == (json_int_t)json_object_size(names))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: num_labels (%lld) contradicts id2label, which names %zu; keep the one that fits "
+        "score.weight",
+        f->file, (long long)json_integer_value(n), json_object_size(names));
+}
+
+/* The reference would take its weights from the file that this names. */
+static int check_weights_file(const struct json_file *f, struct err *e)
+{
+    const char *name = NULL;
+    int rc = json_get_string(f, "transformers_weights", &name, e);
+    if (rc <= 0 || strcmp(name, "model.safetensors") == 0)
+        return rc < 0 ? rc : 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: transformers_weights: expected model.safetensors or nothing, found '%.80s'", f->file,
+        name);
+}
+
+int config_check_keys(const struct model_config *c, const struct json_file *f, struct err *e)
+{
+    int rc = check_one_architecture(f, e);
+    for (size_t i = 0; rc == 0 && i < sizeof refused / sizeof refused[0]; i++)
+        rc = check_key(f, refused[i].key, refused[i].neutral, e);
+    if (rc == 0)
+        rc = check_model_type(c, f, e);
+    if (rc == 0)
+        rc = check_label_counts(c, f, e);
+    return rc == 0 ? check_weights_file(f, e) : rc;
+}
+
+/* ---- rope ---- */
+
+/* *object: the value of key where it is an object with something in it, else NULL. */
+static int find_rope(
+    const struct json_file *f, const char *key, const json_t **object, struct err *e)
+{
+    const json_t *v = json_object_get(f->object, key);
+    *object = json_object_size(v) > 0 ? v : NULL;
+    if (!v || json_is_null(v) || json_is_object(v))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT, "%s: %s: expected an object or null", f->file, key);
+}
+
+static int check_rope_types(const struct json_file *inner, struct err *e)
+{
+    const char *type = NULL, *old = NULL;
+    int found = json_get_string(inner, "rope_type", &type, e),
+        found_old = found < 0 ? found : json_get_string(inner, "type", &old, e);
+    if (found_old < 0)
+        return found_old;
+    if (found && found_old && strcmp(type, old) != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %srope_type '%.40s' contradicts %stype '%.40s'; keep one", inner->file,
+            inner->where, type, inner->where, old);
+    if (!found && !found_old && json_object_get(inner->object, "factor"))
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %srope_type: expected a name beside %sfactor, found nothing", inner->file,
+            inner->where, inner->where);
+    return 0;
+}
+
+static int check_rope_keys(const struct json_file *inner, struct err *e)
+{
+    /* The first would leave dimensions unturned; the others are vLLM's, not the reference's. */
+    static const char *const scales[] = {
+        "partial_rotary_factor", "attn_factor", "extrapolation_factor"};
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)inner->object, key, v)
+    {
+        if (json_is_object(v))
+            return err_set(e, ASSAY_EUNSUPPORTED,
+                "%s: %s%.40s: rope of its own for each type of layer is not built; expected one "
+                "for "
+                "all",
+                inner->file, inner->where, key);
+    }
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
+        int rc = check_key(inner, scales[i], ONE, e);
+        if (rc != 0)
+            return rc;
+    }
+    v = json_object_get(inner->object, "truncate");
+    if (json_is_null(v)) /* which the reference takes for false, not for its default */
+        return err_set(e, ASSAY_EFORMAT, "%s: %struncate: expected true or false, found null",
+            inner->file, inner->where);
+    return check_rope_types(inner, e);
+}
+
+int config_rope_object(const struct json_file *f, struct json_file *inner, struct err *e)
+{
+    const json_t *fresh, *old;
+    int rc = find_rope(f, "rope_parameters", &fresh, e);
+    if (rc == 0)
+        rc = find_rope(f, "rope_scaling", &old, e);
+    if (rc != 0)
+        return rc;
+    if (fresh && old && !json_equal(fresh, old))
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: rope_parameters contradicts rope_scaling: expected one of them, or the same in "
+            "both; keep the one that the model was trained with",
+            f->file);
+    *inner = (struct json_file){
+        f->file, fresh ? "rope_parameters." : "rope_scaling.", fresh ? fresh : old};
+    if (!inner->object)
+        return 0;
+    rc = check_rope_keys(inner, e);
+    return rc == 0 ? 1 : rc;
+}
