@@ -337,12 +337,14 @@ enum row_field {
     R_CHOSEN,
     R_REJECTED,
     R_STEPS,
+    R_SYSTEM,
+    R_TOOLS,
     R_COUNT
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
     "hf_pad_rule", "safe_text", "text", "messages", "prompt", "problem", "question", "response",
-    "completion", "responses", "chosen", "rejected", "steps"};
+    "completion", "responses", "chosen", "rejected", "steps", "system", "tools"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -358,11 +360,11 @@ static const struct {
 } row_shapes[] = {
     {BIT(R_IDS), 0, ROW_IDS, 0},
     {BIT(R_TEXT), 0, ROW_TEXT, 0},
-    {BIT(R_MESSAGES), 0, ROW_MESSAGES, 0},
-    {BIT(R_RESPONSE), BIT(R_PROMPT), ROW_RESPONSE, 0},
-    {BIT(R_COMPLETION), BIT(R_PROMPT), ROW_RESPONSE, 0},
-    {BIT(R_RESPONSES), BIT(R_PROMPT), ROW_RESPONSES, 0},
-    {BIT(R_CHOSEN) | BIT(R_REJECTED), BIT(R_PROMPT), ROW_PAIR, 1},
+    {BIT(R_MESSAGES), PROMPTS, ROW_MESSAGES, 1},
+    {BIT(R_RESPONSE), PROMPTS, ROW_RESPONSE, 0},
+    {BIT(R_COMPLETION), PROMPTS, ROW_RESPONSE, 0},
+    {BIT(R_RESPONSES), PROMPTS, ROW_RESPONSES, 0},
+    {BIT(R_CHOSEN) | BIT(R_REJECTED), PROMPTS, ROW_PAIR, 1},
     {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
 };
 
@@ -506,18 +508,54 @@ int request_is_messages(struct slice s)
     return msg_peek(&r) == MSG_ARRAY;
 }
 
-int request_read_message(
-    struct msg_reader *r, struct slice *role, struct slice *content, struct err *e)
+/* Any value, however deep, passed over: is it something, or nil, false or empty? */
+static int skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
 {
-    static const char *const names[] = {"role", "content"};
+    struct slice raw;
+    uint32_t n;
+    int rc = 0;
+    enum msg_type first = msg_peek(r);
+    const uint8_t *from = r->at;
+    for (uint64_t pending = 1; rc == 0 && pending > 0; pending--) {
+        enum msg_type type = msg_peek(r);
+        n = 0;
+        if (type == MSG_ARRAY)
+            rc = msg_read_array(r, field, &n, e);
+        else if (type == MSG_MAP)
+            rc = msg_read_map(r, field, &n, e);
+        else
+            rc = msg_read_raw(r, field, 1, &raw, e);
+        pending += type == MSG_MAP ? 2 * (uint64_t)n : n;
+    }
+    int is_empty = r->at == from + 1 && (*from & 0x0f) == 0; /* "", [] or {}, in the short form */
+    *something =
+        first == MSG_BOOL ? *from == 0xc3 : first != MSG_NIL && !(first != MSG_INT && is_empty);
+    return rc;
+}
+
+/* nil, as data sets have it in columns that a message does not use, is none. */
+static int read_reasoning(struct msg_reader *r, struct slice *reasoning, struct err *e)
+{
+    struct slice raw;
+    if (msg_peek(r) == MSG_NIL)
+        return msg_read_raw(r, "reasoning_content", 1, &raw, e);
+    return msg_read_text(r, "reasoning_content", reasoning, e);
+}
+
+int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
+{
+    static const char *const names[] = {"role", "content", "reasoning_content", "tool_calls"};
     uint64_t seen = 0;
     uint32_t n = 0;
+    *message = (struct row_message){0};
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int key = msg_read_key(r, "", names, 2, &seen, e);
+        int key = msg_read_key(r, "", names, 4, &seen, e);
         rc = key < 0    ? key
-             : key == 0 ? msg_read_text(r, "role", role, e)
-                        : msg_read_text(r, "content", content, e);
+             : key == 0 ? msg_read_text(r, "role", &message->role, e)
+             : key == 1 ? msg_read_text(r, "content", &message->content, e)
+             : key == 2 ? read_reasoning(r, &message->reasoning, e)
+                        : skip_value(r, "tool_calls", &message->has_tool_calls, e);
     }
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!(seen >> i & 1))
@@ -538,11 +576,11 @@ static int in_message(const char *field, uint32_t i, int rc, struct err *e)
 
 static int check_messages(struct msg_reader *r, const char *field, struct err *e)
 {
-    struct slice role, content;
+    struct row_message message;
     uint32_t n = 0;
     int rc = msg_read_array(r, field, &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++)
-        if ((rc = request_read_message(r, &role, &content, e)) != 0)
+        if ((rc = request_read_message(r, &message, e)) != 0)
             return in_message(field, i, rc, e);
     return rc;
 }
@@ -564,8 +602,7 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
     const char *name = row_fields[field];
     const uint8_t *from = r->at;
     int may_be_text = field != R_MESSAGES && field != R_RESPONSES && field != R_STEPS;
-    int may_be_messages = field == R_MESSAGES || field == R_PROMPT || field == R_PROBLEM ||
-                          field == R_QUESTION || field == R_CHOSEN || field == R_REJECTED;
+    int may_be_messages = field == R_MESSAGES || (may_be_text && field != R_TEXT);
     enum msg_type type = msg_peek(r);
     struct slice text;
     int rc;
@@ -582,6 +619,15 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
                               : "a string",
             e);
     *body = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+static int read_system(struct msg_reader *r, struct slice *system, struct err *e)
+{
+    const uint8_t *from = r->at;
+    struct slice text;
+    int rc = msg_read_text(r, "system", &text, e);
+    *system = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
 
@@ -603,6 +649,10 @@ static int read_row_field(
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
         return msg_read_bool(r, "safe_text", &row->safe_text, e);
+    case R_SYSTEM:
+        return read_system(r, &row->system, e);
+    case R_TOOLS:
+        return skip_value(r, "tools", &row->has_tools, e);
     case R_PROMPT:
     case R_PROBLEM:
     case R_QUESTION:
@@ -612,6 +662,17 @@ static int read_row_field(
         row->body_field[field == R_REJECTED] = row_fields[field];
         return read_body(r, field, &row->body[field == R_REJECTED], e);
     }
+}
+
+/* What a chat template is given beside the messages has no place where there is no template. */
+static int check_company(const struct row_request *row, uint64_t seen, struct err *e)
+{
+    for (int f = R_SYSTEM; f <= R_TOOLS; f++)
+        if ((seen >> f & 1) && (row->shape == ROW_IDS || row->shape == ROW_TEXT))
+            return err_field(e, ASSAY_EBADREQ, row_fields[f],
+                "expected only with what the chat template writes, not with %s",
+                row->shape == ROW_IDS ? "ids" : "text");
+    return 0;
 }
 
 /* Which shape do the fields make? */
@@ -626,12 +687,12 @@ static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
         if (row_shapes[i].prompts == 0 || one_prompt ||
             (prompts == 0 && row_shapes[i].prompt_optional)) {
             row->shape = row_shapes[i].shape;
-            return 0;
+            return check_company(row, seen, e);
         }
     }
     return err_field(e, ASSAY_EBADREQ, "",
-        "expected ids; text; messages; prompt and response, completion or responses; chosen and "
-        "rejected; or prompt, problem or question and steps; found %s",
+        "expected ids; text; messages; prompt (or problem, question) and response, completion, "
+        "responses or steps; or chosen and rejected; found %s",
         found == 0 ? "none of them" : "another mixture of these fields");
 }
 

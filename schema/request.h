@@ -82,8 +82,8 @@ struct row_pooling {
 enum row_shape {
     ROW_IDS,
     ROW_TEXT,      /* body[0]: a text */
-    ROW_MESSAGES,  /* body[0]: messages */
-    ROW_RESPONSE,  /* prompt; body[0]: a text */
+    ROW_MESSAGES,  /* body[0]: messages; prompt or none */
+    ROW_RESPONSE,  /* prompt; body[0]: a text or messages */
     ROW_RESPONSES, /* prompt; body[0]: an array of texts */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
@@ -95,6 +95,8 @@ struct row_request {
     struct slice prompt;                      /* raw msgpack: a text or messages; absent: none */
     struct slice body[2];                     /* raw msgpack, by shape */
     const char *prompt_field, *body_field[2]; /* their names in the message */
+    struct slice system;                      /* raw msgpack of a text; absent: none */
+    int has_tools;                            /* tools that are not nothing */
     struct slice
         ids; /* bin: little-endian int32s. array: raw msgpack array of integers. absent unless ROW_IDS */
     int ids_is_bin;
@@ -122,9 +124,13 @@ void row_request_positions(const struct row_request *row, int32_t *out);
 
 /* Texts and messages of a checked row. A reader is put on the slice with msg_reader_init; one that
  * is an array begins with msg_read_array; its texts come with msg_read_text. */
+struct row_message {
+    struct slice role, content;
+    struct slice reasoning; /* reasoning_content; absent: at == NULL */
+    int has_tool_calls;     /* tool_calls that are not nothing */
+};
 int request_is_messages(struct slice prompt_or_body);
-int request_read_message(
-    struct msg_reader *r, struct slice *role, struct slice *content, struct err *e);
+int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e);
 
 const char *request_op_name(enum request_op op);
 

@@ -52,6 +52,15 @@ static void put_content(struct writer *w, uint32_t i, struct slice part)
     put_slice(w, part);
 }
 
+/* What is not in a message's content. */
+static void put_reasoning(struct writer *w, struct slice part)
+{
+    struct chat_text *out = w->out;
+    out->copies = list_grow(out->copies, out->n_copies, &out->copies_room, sizeof *out->copies);
+    out->copies[out->n_copies++] = (struct chat_copy){CHAT_NO_MESSAGE, 0, part.len, out->text.len};
+    put_slice(w, part);
+}
+
 static int is(struct slice s, const char *text)
 {
     return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
@@ -186,14 +195,20 @@ static void split_thoughts(struct slice content, struct slice *thoughts, struct 
     *body = skip_newlines(between(find_last(content, end) + strlen(end), content.at + content.len));
 }
 
+/* A message that has its thoughts in reasoning_content keeps what stands in its content. */
 static void put_answer(struct writer *w, uint32_t i, int after_question)
 {
-    struct slice thoughts, body;
-    split_thoughts(w->messages[i].content, &thoughts, &body);
+    const struct chat_message *m = &w->messages[i];
+    struct slice thoughts = m->reasoning, body = m->content;
+    if (!m->reasoning.at)
+        split_thoughts(m->content, &thoughts, &body);
     put(w, "<|im_start|>assistant\n");
     if (after_question && (i == w->n - 1 || thoughts.len > 0)) {
         put(w, "<think>\n");
-        put_content(w, i, drop_newlines(thoughts));
+        if (m->reasoning.at)
+            put_reasoning(w, drop_newlines(skip_newlines(thoughts)));
+        else
+            put_content(w, i, drop_newlines(thoughts));
         put(w, "\n</think>\n\n");
         body = skip_newlines(body);
     }
@@ -299,26 +314,34 @@ static int fail_none(struct writer *w)
 
 /* ---- which is which ---- */
 
+#define READS_BOTH (CHAT_READS_TOOLS | CHAT_READS_TOOL_CALLS)
+
 static const struct {
     const char *name;
     int (*write)(struct writer *w);
     const char *system_prompt; /* written where a conversation has none; NULL: nothing */
+    unsigned reads;            /* CHAT_READS_ .. of the published template */
 } templates[CHAT_COUNT] = {
-    [CHAT_NONE] = {"none", fail_none, NULL},
-    [CHAT_CHATML] = {"chatml", write_chatml, NULL},
-    [CHAT_QWEN15] = {"qwen1.5", write_chatml, "You are a helpful assistant"},
-    [CHAT_QWEN2] = {"qwen2", write_chatml, "You are a helpful assistant."},
+    [CHAT_NONE] = {"none", fail_none, NULL, 0},
+    [CHAT_CHATML] = {"chatml", write_chatml, NULL, 0},
+    [CHAT_QWEN15] = {"qwen1.5", write_chatml, "You are a helpful assistant", 0},
+    [CHAT_QWEN2] = {"qwen2", write_chatml, "You are a helpful assistant.", 0},
     [CHAT_QWEN25] = {"qwen2.5", write_qwen25,
-        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
-    [CHAT_QWEN25_BASE] = {"qwen2.5-base", write_qwen25, "You are a helpful assistant."},
+        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", READS_BOTH},
+    [CHAT_QWEN25_BASE] = {"qwen2.5-base", write_qwen25, "You are a helpful assistant.", READS_BOTH},
     [CHAT_QWEN25_MATH] = {"qwen2.5-math", write_qwen25,
-        "Please reason step by step, and put your final answer within \\boxed{}."},
-    [CHAT_QWEN3] = {"qwen3", write_qwen3, NULL},
-    [CHAT_QWEN3_INSTRUCT_2507] = {"qwen3-instruct-2507", write_qwen25, NULL},
-    [CHAT_LLAMA3] = {"llama3", write_llama3, NULL},
-    [CHAT_LLAMA3_FIRST] = {"llama3-first", write_llama3_first, NULL},
-    [CHAT_LLAMA31] = {"llama3.1", write_llama31, NULL},
+        "Please reason step by step, and put your final answer within \\boxed{}.", READS_BOTH},
+    [CHAT_QWEN3] = {"qwen3", write_qwen3, NULL, READS_BOTH},
+    [CHAT_QWEN3_INSTRUCT_2507] = {"qwen3-instruct-2507", write_qwen25, NULL, READS_BOTH},
+    [CHAT_LLAMA3] = {"llama3", write_llama3, NULL, 0},
+    [CHAT_LLAMA3_FIRST] = {"llama3-first", write_llama3_first, NULL, 0},
+    [CHAT_LLAMA31] = {"llama3.1", write_llama31, NULL, READS_BOTH},
 };
+
+unsigned chat_reads(enum chat_template t)
+{
+    return templates[t].reads;
+}
 
 enum chat_template chat_from_name(const char *name)
 {

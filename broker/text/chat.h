@@ -59,9 +59,19 @@ enum chat_template chat_from_source(const char *source, size_t len, char hash[CH
 
 struct chat_message {
     struct slice role, content; /* valid UTF-8 */
+    struct slice reasoning;     /* the message's own reasoning_content; absent: at == NULL */
+    int has_tool_calls;
 };
 
-/* A stretch of a message's content in the text that was written. */
+/* What a template writes beside role and content. Reasoning is written by those that read it; tools
+ * and tool calls are not: who has a conversation with them asks first. */
+enum { CHAT_READS_TOOLS = 1, CHAT_READS_TOOL_CALLS = 2 };
+unsigned chat_reads(enum chat_template t);
+
+#define CHAT_NO_MESSAGE UINT32_MAX
+
+/* A stretch of a message's content in the text that was written, or of its reasoning
+ * (CHAT_NO_MESSAGE). */
 struct chat_copy {
     uint32_t message;
     size_t from, len; /* in the content */

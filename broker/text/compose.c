@@ -6,15 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/turns.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
 struct composer {
     const struct text_model *model;
     struct encoder *encoder;
-    struct chat_message *messages;
-    uint32_t n_messages;
-    size_t messages_room;
+    struct turns turns;
     struct chat_text chat;
     struct buffer steps; /* the assistant's message made of steps */
     struct span *marks;  /* the step tokens in it */
@@ -83,7 +82,7 @@ void composer_free(struct composer **out)
     encoder_free(&c->encoder);
     chat_text_release(&c->chat);
     buffer_release(&c->steps);
-    free(c->messages);
+    turns_release(&c->turns);
     free(c->marks);
     free(c->closed);
     free(c->ends);
@@ -92,12 +91,6 @@ void composer_free(struct composer **out)
 }
 
 /* ---- lists ---- */
-
-static void add_message(struct composer *c, struct slice role, struct slice content)
-{
-    c->messages = list_grow(c->messages, c->n_messages, &c->messages_room, sizeof *c->messages);
-    c->messages[c->n_messages++] = (struct chat_message){role, content};
-}
 
 static void add_span(struct span **list, size_t *n, size_t *room, size_t begin, size_t end)
 {
@@ -112,11 +105,6 @@ static void end_sequence(struct composer *c)
     c->ends[c->n++] = (uint32_t)encoder_ids(c->encoder)->len;
 }
 
-static struct slice literal(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, strlen(text)};
-}
-
 static int bad_text(const char *field, struct err *e)
 {
     struct err why = *e;
@@ -125,35 +113,6 @@ static int bad_text(const char *field, struct err *e)
 
 /* ---- conversations ---- */
 
-static struct slice read_text(struct slice raw)
-{
-    struct slice text = {0};
-    struct msg_reader r;
-    msg_reader_init(&r, raw.at, raw.len);
-    msg_read_text(&r, "", &text, NULL);
-    return text;
-}
-
-static void add_messages(struct composer *c, struct slice raw)
-{
-    struct msg_reader r;
-    struct slice role, content;
-    uint32_t n = 0;
-    msg_reader_init(&r, raw.at, raw.len);
-    msg_read_array(&r, "", &n, NULL);
-    for (uint32_t i = 0; i < n && request_read_message(&r, &role, &content, NULL) == 0; i++)
-        add_message(c, role, content);
-}
-
-/* Messages as they are; a text as a message of this role. */
-static void add_turns(struct composer *c, struct slice raw, const char *role)
-{
-    if (request_is_messages(raw))
-        add_messages(c, raw);
-    else
-        add_message(c, literal(role), read_text(raw));
-}
-
 /* What the client wrote of the text that the template made. Step tokens stand in the last message,
  * and are not the client's. */
 static void close_contents(struct composer *c)
@@ -161,7 +120,7 @@ static void close_contents(struct composer *c)
     c->n_closed = 0;
     for (size_t k = 0; k < c->chat.n_copies; k++) {
         const struct chat_copy *copy = &c->chat.copies[k];
-        size_t from = copy->to, n_marks = copy->message == c->n_messages - 1 ? c->n_marks : 0;
+        size_t from = copy->to, n_marks = copy->message == c->turns.n - 1 ? c->n_marks : 0;
         for (size_t i = 0; i < n_marks; i++) {
             const struct span *mark = &c->marks[i];
             if (mark->begin < copy->from || mark->end > copy->from + copy->len)
@@ -174,22 +133,51 @@ static void close_contents(struct composer *c)
     }
 }
 
+static int check_utf8(struct slice s, uint32_t i, const char *name, struct err *e)
+{
+    size_t valid = utf8_valid(s.at, s.len);
+    char field[48];
+    if (valid == s.len)
+        return 0;
+    snprintf(field, sizeof field, "messages[%u].%s", i, name);
+    return err_field(
+        e, ASSAY_EBADTEXT, field, "byte %zu: expected UTF-8, found 0x%02x", valid, s.at[valid]);
+}
+
 static int check_contents(const struct composer *c, struct err *e)
 {
-    for (uint32_t i = 0; i < c->n_messages; i++) {
-        struct slice s = c->messages[i].content;
-        size_t valid = utf8_valid(s.at, s.len);
-        char field[40];
-        snprintf(field, sizeof field, "messages[%u].content", i);
-        if (valid < s.len)
-            return err_field(e, ASSAY_EBADTEXT, field, "byte %zu: expected UTF-8, found 0x%02x",
-                valid, s.at[valid]);
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < c->turns.n; i++) {
+        const struct chat_message *m = &c->turns.at[i];
+        rc = check_utf8(m->content, i, "content", e);
+        if (rc == 0 && m->reasoning.at)
+            rc = check_utf8(m->reasoning, i, "reasoning_content", e);
     }
-    return 0;
+    return rc;
+}
+
+/* What the checkpoint's template would write, and no template here does, is not left out in silence. */
+static int check_tools(const struct composer *c, const struct row_request *q, struct err *e)
+{
+    enum chat_template t = c->model->chat.template;
+    char field[48] = "tools";
+    uint32_t i = 0;
+    while (i < c->turns.n && !c->turns.at[i].has_tool_calls)
+        i++;
+    int calls = i < c->turns.n && (chat_reads(t) & CHAT_READS_TOOL_CALLS);
+    if (!calls && !(q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)))
+        return 0;
+    if (calls)
+        snprintf(field, sizeof field, "messages[%u].tool_calls", i);
+    return err_field(e, ASSAY_EBADTEXT, field,
+        "the chat template %s writes these, and this version does not; send the conversation as "
+        "text",
+        chat_name(t));
 }
 
 /* The messages so far, as the template writes them, tokenized. */
-static int encode_chat(struct composer *c, int safe_text, const char *field, struct err *e)
+static int encode_chat(
+    struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
     const struct chat *chat = &c->model->chat;
     if (chat->template == CHAT_NONE)
@@ -197,12 +185,14 @@ static int encode_chat(struct composer *c, int safe_text, const char *field, str
     chat_text_clear(&c->chat);
     int rc = check_contents(c, e);
     if (rc == 0)
-        rc = chat_write(chat->template, c->messages, c->n_messages, &c->chat, e);
+        rc = check_tools(c, q, e);
+    if (rc == 0)
+        rc = chat_write(chat->template, c->turns.at, c->turns.n, &c->chat, e);
     if (rc != 0)
         return bad_text(field, e);
     close_contents(c);
     struct slice text = {c->chat.text.at, c->chat.text.len};
-    rc = encoder_text(c->encoder, text, c->closed, safe_text ? c->n_closed : 0, e);
+    rc = encoder_text(c->encoder, text, c->closed, q->safe_text ? c->n_closed : 0, e);
     return rc == 0 ? 0 : bad_text(field, e);
 }
 
@@ -230,11 +220,9 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
 static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {
-    c->n_messages = 0;
-    if (q->prompt.at)
-        add_turns(c, q->prompt, "user");
-    add_turns(c, raw, "assistant");
-    int rc = encode_chat(c, q->safe_text, field, e);
+    int rc = turns_of_answer(&c->turns, q, raw, field, e);
+    if (rc == 0)
+        rc = encode_chat(c, q, field, e);
     end_sequence(c);
     return rc;
 }
@@ -260,13 +248,39 @@ static int compose_responses(struct composer *c, const struct row_request *q, st
     return rc;
 }
 
+static int begins_with(struct slice raw, struct slice prompt)
+{
+    struct slice text = {0};
+    if (!request_is_messages(raw))
+        text = turns_text(raw);
+    return prompt.len > 0 && text.len >= prompt.len && memcmp(text.at, prompt.at, prompt.len) == 0;
+}
+
+/* Two texts that both begin with the prompt may be whole texts or answers that say it again. */
+static int check_pair(const struct row_request *q, struct err *e)
+{
+    struct slice prompt = {0};
+    int plain = !request_is_messages(q->body[0]) && !request_is_messages(q->body[1]);
+    if (!q->prompt.at && plain && (q->has_tools || (q->system.at && turns_text(q->system).len > 0)))
+        return err_field(e, ASSAY_EBADTEXT, q->system.at ? "system" : "tools",
+            "expected only with what the chat template writes; chosen and rejected without a "
+            "prompt are texts as they are");
+    if (q->prompt.at && !request_is_messages(q->prompt))
+        prompt = turns_text(q->prompt);
+    if (!begins_with(q->body[0], prompt) || !begins_with(q->body[1], prompt))
+        return 0;
+    return err_field(e, ASSAY_EBADTEXT, "chosen",
+        "both texts begin with the prompt: where they are whole texts, leave out the prompt; where "
+        "they are answers that repeat it, send them as messages of the assistant");
+}
+
 static int compose_pair(struct composer *c, const struct row_request *q, struct err *e)
 {
     static const char *const fields[] = {"chosen", "rejected"};
-    int rc = 0;
+    int rc = check_pair(q, e);
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!q->prompt.at && !request_is_messages(q->body[i]))
-            rc = compose_text(c, q, read_text(q->body[i]), fields[i], e);
+            rc = compose_text(c, q, turns_text(q->body[i]), fields[i], e);
         else
             rc = compose_answer(c, q, q->body[i], fields[i], e);
     return rc;
@@ -304,10 +318,11 @@ static int steps_in_chat(struct composer *c, const struct row_request *q, struct
     uint32_t n, int32_t step_token, struct err *e)
 {
     join_steps(c, r, n, tokenizer_piece(c->model->tokenizer, step_token));
-    c->n_messages = 0;
-    add_turns(c, q->prompt, "user");
-    add_message(c, literal("assistant"), (struct slice){c->steps.at, c->steps.len});
-    return encode_chat(c, q->safe_text, "steps", e);
+    turns_clear(&c->turns);
+    turns_add(&c->turns, q->prompt, "user");
+    turns_add_text(&c->turns, "assistant", (struct slice){c->steps.at, c->steps.len});
+    int rc = turns_put_system(&c->turns, q, e);
+    return rc == 0 ? encode_chat(c, q, "steps", e) : rc;
 }
 
 static int steps_plain(struct composer *c, const struct row_request *q, struct msg_reader *r,
@@ -316,13 +331,18 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
     struct slice text;
     char field[48];
     int rc;
-    c->n_messages = 0;
+    turns_clear(&c->turns);
     if (request_is_messages(q->prompt)) {
-        add_messages(c, q->prompt);
-        rc = encode_chat(c, q->safe_text, "prompt", e);
+        turns_add(&c->turns, q->prompt, "user");
+        rc = turns_put_system(&c->turns, q, e);
+        rc = rc == 0 ? encode_chat(c, q, "prompt", e) : rc;
+    } else if (q->has_tools || (q->system.at && turns_text(q->system).len > 0)) {
+        rc = err_field(e, ASSAY_EBADTEXT, q->system.at ? "system" : "tools",
+            "the steps of this architecture are written without a chat template; send the prompt "
+            "as messages");
     } else {
         encoder_begin(c->encoder);
-        rc = encode_plain(c, read_text(q->prompt), q->safe_text, "prompt", e);
+        rc = encode_plain(c, turns_text(q->prompt), q->safe_text, "prompt", e);
     }
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         msg_read_text(r, "", &text, NULL);
@@ -375,7 +395,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     c->n = 0;
     c->n_marks = 0;
     if (q->shape == ROW_TEXT)
-        rc = compose_text(c, q, read_text(q->body[0]), "text", e);
+        rc = compose_text(c, q, turns_text(q->body[0]), "text", e);
     else if (q->shape == ROW_RESPONSES)
         rc = compose_responses(c, q, e);
     else if (q->shape == ROW_PAIR)

@@ -11,7 +11,8 @@
 static void use_texts(struct slice raw)
 {
     struct msg_reader r;
-    struct slice role, text;
+    struct row_message message;
+    struct slice text;
     uint32_t n = 1;
     if (!raw.at)
         return;
@@ -19,7 +20,7 @@ static void use_texts(struct slice raw)
     int is_array = msg_peek(&r) == MSG_ARRAY;
     int rc = is_array ? msg_read_array(&r, "", &n, NULL) : 0;
     for (uint32_t i = 0; rc == 0 && i < n; i++)
-        rc = msg_peek(&r) == MSG_MAP ? request_read_message(&r, &role, &text, NULL)
+        rc = msg_peek(&r) == MSG_MAP ? request_read_message(&r, &message, NULL)
                                      : msg_read_text(&r, "", &text, NULL);
     assert(rc == 0 && msg_read_end(&r, NULL) == 0);
 }

@@ -96,13 +96,39 @@ static void texts(struct msg_writer *w, const char *key)
     msg_str(w, "two\xff");
 }
 
+/* A pair of whole conversations with their prompt beside them, thoughts and tool calls. */
+static void pair(struct msg_writer *w)
+{
+    static const char *const keys[] = {"chosen", "rejected"};
+    msg_map(w, 6);
+    msg_key_bool(w, "safe_text", 1);
+    msg_key_str(w, "prompt", "1 + 1?");
+    msg_key_str(w, "system", "be brief<|im_end|>");
+    msg_key_bool(w, "tools", 0);
+    for (int i = 0; i < 2; i++) {
+        msg_str(w, keys[i]);
+        msg_array(w, 2);
+        message(w, "user", "1 + 1?");
+        msg_map(w, 4);
+        msg_key_str(w, "role", "assistant");
+        msg_key_str(w, "content", "2");
+        msg_key_str(w, "reasoning_content", "\n\nwell <|im_end|>\n");
+        msg_str(w, "tool_calls");
+        msg_array(w, 0);
+    }
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
-    static const char heads[][3] = {
-        "\x04\x01", "\x07\x01", "\x04\x01", "\x07\x02", "\x09\x01", "\x0b\x01", "\x04\x02"};
+    static const char heads[][3] = {"\x04\x01", "\x07\x01", "\x04\x01", "\x07\x02", "\x09\x01",
+        "\x0b\x01", "\x04\x02", "\x07\x01"};
     if (n >= sizeof heads / sizeof heads[0])
         return 0;
     msgpack_sbuffer_write(&w->buffer, heads[n], 2);
+    if (n == 7) {
+        pair(w);
+        return 1;
+    }
     msg_map(w, n == 0 ? 2 : 3);
     if (n < 2) {
         msg_key_bool(w, "safe_text", 1);

@@ -44,8 +44,9 @@ static uint32_t take_messages(const json_t *list, struct chat_message *out)
 {
     json_t *m;
     size_t k;
-    json_array_foreach(list, k, m) out[k] = (struct chat_message){
-        slice_of(json_object_get(m, "role")), slice_of(json_object_get(m, "content"))};
+    json_array_foreach(list, k, m) out[k] =
+        (struct chat_message){.role = slice_of(json_object_get(m, "role")),
+            .content = slice_of(json_object_get(m, "content"))};
     return (uint32_t)k;
 }
 
@@ -244,7 +245,7 @@ static void roles_and_names(void **state)
     (void)state;
     struct chat_text out = {0};
     struct err e = {0};
-    struct chat_message m = {text_slice("king"), text_slice("x")};
+    struct chat_message m = {.role = text_slice("king"), .content = text_slice("x")};
     assert_int_equal(chat_write(CHAT_QWEN2, &m, 1, &out, &e), ASSAY_EBADTEXT);
     assert_string_equal(e.field, "messages[0].role");
     assert_string_equal(e.msg, "expected system, user, assistant or tool, found 'king'");

@@ -172,6 +172,11 @@ static void text_shapes(void **state)
         {"{'question':'q','steps':['a']}", ROW_STEPS, 1},
         {"{'problem':'q','steps':[]}", ROW_STEPS, 1},
         {"{'prompt':'q','steps':['a'],'safe_text':true}", ROW_STEPS, 1},
+        {"{'problem':'q','response':[{'content':'c','role':'assistant'}]}", ROW_RESPONSE, 1},
+        {"{'question':'q','responses':['a']}", ROW_RESPONSES, 1},
+        {"{'question':'q','chosen':'a','rejected':'b','system':'s'}", ROW_PAIR, 1},
+        {"{'messages':[],'prompt':'p','tools':[{'a':[{'b':[{'c':[{'d':[1,1.5]}]}]}]}]}",
+            ROW_MESSAGES, 1},
         {"{'ids':[1]}", ROW_IDS, 0},
     };
     struct msg_writer w;
@@ -191,7 +196,8 @@ static void texts_of_a_row_can_be_read(void **state)
     (void)state;
     struct msg_writer w;
     struct msg_reader r;
-    struct slice role, content, text;
+    struct row_message message;
+    struct slice text;
     uint32_t n;
     msg_writer_init(&w);
     struct row_request row =
@@ -199,10 +205,10 @@ static void texts_of_a_row_can_be_read(void **state)
     assert_true(request_is_messages(row.prompt));
     msg_reader_init(&r, row.prompt.at, row.prompt.len);
     assert_int_equal(msg_read_array(&r, "", &n, NULL), 0);
-    assert_int_equal(request_read_message(&r, &role, &content, NULL), 0);
-    assert_int_equal(role.len, 4);
-    assert_memory_equal(role.at, "user", 4);
-    assert_memory_equal(content.at, "c", 1);
+    assert_int_equal(request_read_message(&r, &message, NULL), 0);
+    assert_int_equal(message.role.len, 4);
+    assert_memory_equal(message.role.at, "user", 4);
+    assert_memory_equal(message.content.at, "c", 1);
     msg_reader_init(&r, row.body[0].at, row.body[0].len);
     assert_int_equal(msg_read_array(&r, "", &n, NULL), 0);
     assert_int_equal(n, 2);
@@ -218,7 +224,8 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
     static const char *const mixtures[] = {"{}", "{'prompt':'x'}", "{'text':'x','ids':[1]}",
         "{'text':'x','prompt':'x'}", "{'response':'x'}", "{'chosen':'x','prompt':'x'}",
         "{'steps':['x']}", "{'prompt':'x','problem':'x','steps':['x']}",
-        "{'prompt':'x','response':'x','completion':'x'}", "{'problem':'x','response':'x'}"};
+        "{'prompt':'x','response':'x','completion':'x'}",
+        "{'problem':'x','question':'x','response':'x'}", "{'prompt':'x','system':'x'}"};
     static const struct {
         const char *row, *field;
     } fields[] = {
@@ -233,7 +240,12 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
         {"{'prompt':'p','responses':'x'}", "rows[0].responses"},
         {"{'prompt':'p','responses':['x',1]}", "rows[0].responses[1]"},
         {"{'prompt':1,'response':'x'}", "rows[0].prompt"},
-        {"{'prompt':'p','response':['x']}", "rows[0].response"},
+        {"{'prompt':'p','response':['x']}", "rows[0].response[0]"},
+        {"{'prompt':'p','response':'x','system':nil}", "rows[0].system"},
+        {"{'text':'x','system':'x'}", "rows[0].system"},
+        {"{'ids':[1],'tools':[]}", "rows[0].tools"},
+        {"{'messages':[{'content':'c','role':'user','reasoning_content':1}]}",
+            "rows[0].messages[0].reasoning_content"},
         {"{'prompt':'p','steps':[['x']]}", "rows[0].steps[0]"},
     };
     char text[200];
@@ -247,6 +259,40 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
     }
 }
 
+/* What a message has beside role and content: read, however deep, and told from nothing. */
+static void tools_and_thoughts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        int something;
+    } cases[] = {{"nil", 0}, {"[]", 0}, {"{}", 0}, {"''", 0}, {"false", 0}, {"true", 1}, {"0", 1},
+        {"-1", 1}, {"[0]", 1}, {"[[]]", 1}, {"{'a':1}", 1}, {"'a'", 1}, {"1.5", 1},
+        {"[{'f':{'a':{'b':{'c':{'d':[[]]}}}}}]", 1}};
+    struct msg_writer w;
+    msg_writer_init(&w);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct row_message message;
+        struct msg_reader r;
+        char text[300];
+        uint32_t n;
+        snprintf(text, sizeof text,
+            "{'messages':[{'tool_calls':%s,'role':'user','reasoning_content':%s,'content':'c'}],"
+            "'tools':%s}",
+            cases[i].value, i % 2 ? "nil" : "'x'", cases[i].value);
+        struct row_request row = first_row(text, &w);
+        assert_int_equal(row.has_tools, cases[i].something);
+        msg_reader_init(&r, row.body[0].at, row.body[0].len);
+        assert_int_equal(msg_read_array(&r, "", &n, NULL), 0);
+        assert_int_equal(request_read_message(&r, &message, NULL), 0);
+        assert_int_equal(message.has_tool_calls, cases[i].something);
+        assert_int_equal(message.reasoning.at != NULL, i % 2 == 0);
+        assert_memory_equal(message.content.at, "c", 1);
+        assert_int_equal(msg_read_end(&r, NULL), 0);
+    }
+    msg_writer_release(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +301,7 @@ int main(void)
         cmocka_unit_test(text_shapes),
         cmocka_unit_test(texts_of_a_row_can_be_read),
         cmocka_unit_test(wrong_text_shapes_are_refused_by_name),
+        cmocka_unit_test(tools_and_thoughts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
