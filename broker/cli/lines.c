@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/cli/columns.h"
 #include "broker/cli/jsonl.h"
 #include "schema/log.h"
 #include "schema/pooling.h"
@@ -72,14 +73,14 @@ int64_t lines_count(const struct lines *l)
     return jsonl_count(l->file);
 }
 
-/* The line's id: `id` or `custom_id`, else the line number. */
+/* The line's id: `id` or `custom_id`, else, or where they are null, the line number. */
 static int take_id(struct line *line)
 {
     const char *key = "id";
     json_t *id = json_object_get(line->object, key);
-    if (!id)
+    if (!id || json_is_null(id))
         id = json_object_get(line->object, key = "custom_id");
-    if (!id)
+    if (!id || json_is_null(id))
         return 0;
     if (!json_is_integer(id) && !json_is_string(id))
         return err_field(&line->err, ASSAY_EBADREQ, key,
@@ -145,21 +146,30 @@ static void pack_array(struct msg_writer *w, const json_t *v)
     }
 }
 
-/* A message: its role and content; what else a data set keeps there (names, ids) is passed over,
- * but not a tool call, which would change the text. */
+/* Nothing, as data sets have it in what a message does not use. */
+static int is_nothing(const char *key, const json_t *v)
+{
+    return !v || (json_is_null(v) && strcmp(key, "content") != 0 && strcmp(key, "role") != 0) ||
+           (strcmp(key, "tool_calls") == 0 && json_is_array(v) && json_array_size(v) == 0);
+}
+
+/* A message: what a chat template may read of it; what else a data set keeps there (names, ids) is
+ * passed over. Of tool calls the broker hears only that there are some. */
 static void pack_message(struct msg_writer *w, const json_t *v)
 {
-    static const char *const keys[] = {"role", "content", "tool_calls"};
+    static const char *const keys[] = {"role", "content", "reasoning_content", "tool_calls"};
     uint32_t n = 0;
-    for (int i = 0; i < 3; i++)
-        n += json_object_get(v, keys[i]) && !(i == 2 && json_is_null(json_object_get(v, keys[i])));
+    for (int i = 0; i < 4; i++)
+        n += !is_nothing(keys[i], json_object_get(v, keys[i]));
     msg_map(w, n);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const json_t *item = json_object_get(v, keys[i]);
-        if (!item || (i == 2 && json_is_null(item)))
+        if (is_nothing(keys[i], item))
             continue;
         msg_str(w, keys[i]);
-        if (json_is_object(item))
+        if (i == 3)
+            msg_bool(w, 1);
+        else if (json_is_object(item))
             msg_nil(w); /* whatever is in it, it is not what it must be */
         else
             pack(w, item);
@@ -182,53 +192,6 @@ static void pack(struct msg_writer *w, const json_t *v)
         msg_bool(w, json_is_true(v));
     else
         msg_nil(w);
-}
-
-/* What a line may hold, in the order in which it is looked for. A shape is there when its first key
- * is; the others go along where they are. */
-static const char *const shapes[][4] = {
-    {"chosen", "rejected", "prompt"},
-    {"rejected", "chosen", "prompt"},
-    {"steps", "prompt", "problem", "question"},
-    {"responses", "prompt"},
-    {"response", "prompt"},
-    {"completion", "prompt"},
-    {"messages"},
-    {"text"},
-};
-#define N_SHAPES (sizeof shapes / sizeof shapes[0])
-
-static uint32_t count_keys(const json_t *object, const char *const *keys)
-{
-    uint32_t n = 0;
-    for (int i = 0; i < 4 && keys[i]; i++)
-        n += json_object_get(object, keys[i]) != NULL;
-    return n;
-}
-
-static void write_text(struct lines *l, const json_t *object, const char *const *keys)
-{
-    for (int i = 0; i < 4 && keys[i]; i++) {
-        const json_t *v = json_object_get(object, keys[i]);
-        if (!v)
-            continue;
-        msg_str(&l->row, keys[i]);
-        pack(&l->row, v);
-    }
-}
-
-/* The keys of the line's shape, NULL when it has none. */
-static const char *const *find_shape(struct line *line)
-{
-    for (size_t i = 0; i < N_SHAPES; i++)
-        if (json_object_get(line->object, shapes[i][0]))
-            return shapes[i];
-    err_set(&line->err, ASSAY_EBADREQ,
-        "line %lld: expected input_ids, chosen and rejected, prompt and steps, prompt and "
-        "responses, "
-        "prompt and response, messages, or text; found none of them",
-        (long long)line->number);
-    return NULL;
 }
 
 /* ---- rows ---- */
@@ -261,23 +224,45 @@ static int check_row(const struct lines *l, struct line *line)
     return rc;
 }
 
+/* The columns' fields, each under its name. */
+static int write_fields(struct lines *l, struct line *line, const json_t *fields)
+{
+    const char *key;
+    json_t *v;
+    int rc = 0;
+    json_object_foreach((json_t *)fields, key, v)
+    {
+        if (strcmp(key, "input_ids") == 0) {
+            rc = write_ids(l, line, v);
+        } else {
+            msg_str(&l->row, key);
+            pack(&l->row, v);
+        }
+    }
+    return rc;
+}
+
+/* "line 7: " in front of what is wrong with a column. */
+static int in_line(struct line *line, const struct err *why)
+{
+    return err_field(
+        &line->err, why->code, why->field, "line %lld: %s", (long long)line->number, why->msg);
+}
+
 static int write_row(struct lines *l, struct line *line)
 {
-    int has_pool = l->pool || l->activation || l->step_token >= 0, rc = 0;
-    const json_t *ids = json_object_get(line->object, "input_ids");
-    ids = ids ? ids : json_object_get(line->object, "ids");
-    const char *const *keys = ids ? NULL : find_shape(line);
-    if (!ids && !keys)
-        return line->err.code;
+    int has_pool = l->pool || l->activation || l->step_token >= 0;
+    struct err why = {0};
+    json_t *fields = columns_take(line->object, &why);
+    if (!fields)
+        return in_line(line, &why);
     msg_writer_clear(&l->row);
-    msg_map(&l->row, 1 + (ids ? 1 : count_keys(line->object, keys)) + (uint32_t)has_pool +
+    msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) + (uint32_t)has_pool +
                          (uint32_t)l->truncate + (uint32_t)l->safe_text);
     msg_str(&l->row, "id");
     pack(&l->row, line->id);
-    if (ids)
-        rc = write_ids(l, line, ids);
-    else
-        write_text(l, line->object, keys);
+    int rc = write_fields(l, line, fields);
+    json_decref(fields);
     if (has_pool)
         write_pool(l);
     if (l->truncate)

@@ -1,8 +1,6 @@
 /* lines.h - lines of a JSONL file (jsonl.h), each checked, as the row of a submit message.
  *
- * A line is taken for the first of these that it holds the keys of; its other keys are ignored:
- *     input_ids or ids | chosen, rejected | steps | responses | response or completion | messages | text
- * A line that cannot be a row is that line's error (code, message with field, expected, found),
+ * What its columns mean is said in columns.h. A line that cannot be a row is that line's error (code, message with field, expected, found),
  * never the file's: it is checked by the reader of messages itself, so that what passes here is
  * not refused by the broker. */
 #ifndef ASSAY_LINES_H

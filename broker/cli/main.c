@@ -35,7 +35,7 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "A line is a JSON object; what is scored is found by its keys, the first of:\n"                \
     "  input_ids, or ids                    token ids: one score\n"                                \
     "  chosen and rejected                  two scores and their margin\n"                         \
-    "  prompt, problem or question + steps  one probability a step\n"                              \
+    "  prompt (question, problem) + steps   one probability a step\n"                              \
     "  prompt + responses                   one score each, and which is best\n"                   \
     "  prompt + response, or completion     one score\n"                                           \
     "  messages                             a conversation: one score\n"                           \

@@ -228,7 +228,7 @@ BAD_LINES = [(b'{"text": "\xff"}', "line"), (b'{"text": "\\ud800"}', "line"), (b
              (b"[" * 100000, "line"), (b'{"text": 5}', "text"), (b'{"nothing": 1}', "messages"), (b'{"prompt": "x"}', "prompt and response"),
              (b'{"messages": [{"role": "user"}]}', "messages[0].content"), (b'{"messages": {}}', "messages"), (b'"text"', "object"),
              (b'{"prompt": "x", "responses": ["a", 1]}', "responses[1]"), (b'{"chosen": "x"}', "rejected"), (b"null", "object"),
-             (b'{"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}', "tool_calls"), (b'{"text": "a\x00b"}', "line"),
+             (b'{"messages": [{"role": "assistant", "content": ["x"]}]}', "messages[0].content"), (b'{"text": "a\x00b"}', "line"),
              (b'{"text": "' + b"x" * 70_000_000 + b'"}', "67108864")]
 
 

@@ -63,6 +63,12 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         "{\"chosen\": \"a\", \"rejected\": [{\"role\": \"user\", \"content\": "
         "\"\"}]}\r\n{\"question\": \"q\", "
         "\"steps\": [\"s\"]}\n",
+        "{\"system\": \"s\", \"question\": \"q\", \"chosen\": \"a\", \"rejected\": null, "
+        "\"context\": "
+        "[\"q\"]}\n{\"prompt\": \"p\", \"response\": [{\"role\": \"assistant\", \"content\": "
+        "\"x\", "
+        "\"tool_calls\": [{\"a\": 1}], \"reasoning_content\": \"r\"}], \"tools\": "
+        "\"[]\", \"images\": [], \"chat_template_kwargs\": {\"tools\": null}}\n",
         "{\"text\": 1e999}\n{\"text\": NaN}\n[[[[\nnull\n{\"a\":1,\"a\":2}\n{\"ids\": "
         "[99999999999999999999]}\n"};
     if (n >= sizeof seeds / sizeof seeds[0])

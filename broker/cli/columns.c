@@ -1,0 +1,267 @@
+/* columns.c - see columns.h. */
+#include "broker/cli/columns.h"
+
+#include <string.h>
+
+/* What is scored, in the order in which it is looked for: the first key that is there, and its partner. */
+static const char *const bodies[][2] = {
+    {"chosen", "rejected"},
+    {"rejected", "chosen"},
+    {"steps"},
+    {"responses"},
+    {"response"},
+    {"completion"},
+    {"messages"},
+    {"text"},
+};
+#define N_BODIES (sizeof bodies / sizeof bodies[0])
+
+static const char *const prompts[] = {"prompt", "question", "problem", NULL};
+static const char *const systems[] = {"system", "system_prompt", NULL};
+/* Texts, or lists of them, that a person may mean to be part of the row. */
+static const char *const hints[] = {"instruction", "input", "context", "contexts", "documents",
+    "history", "conversation", "conversations", "thinking", "reasoning_content", NULL};
+/* What no model here can look at. */
+static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
+/* Arguments of a chat template. */
+static const char *const arguments[] = {
+    "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", NULL};
+
+static int is_one_of(const char *const *keys, const char *key, size_t len)
+{
+    for (; *keys; keys++)
+        if (strlen(*keys) == len && memcmp(*keys, key, len) == 0)
+            return 1;
+    return 0;
+}
+
+int columns_is_read(const char *key, size_t len)
+{
+    static const char *const ids[] = {"id", "custom_id", "input_ids", "ids", NULL};
+    for (size_t i = 0; i < N_BODIES; i++)
+        if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
+            return 1;
+    return is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
+           is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
+           is_one_of(media, key, len) || is_one_of(arguments, key, len);
+}
+
+/* A column that is there: null stands in those that a data set does not use in this row. */
+static json_t *column(const json_t *line, const char *key)
+{
+    json_t *v = json_object_get(line, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+static int is_empty(const json_t *v)
+{
+    return !v || json_is_null(v) || json_is_false(v) ||
+           (json_is_string(v) && json_string_length(v) == 0) ||
+           (json_is_array(v) && json_array_size(v) == 0) ||
+           (json_is_object(v) && json_object_size((json_t *)v) == 0);
+}
+
+/* ---- does a text stand in what is scored? ---- */
+
+/* Who says a message is no part of what is said. */
+static int is_speaker(const char *key)
+{
+    return strcmp(key, "role") == 0 || strcmp(key, "from") == 0;
+}
+
+static int holds_text(const json_t *v, const char *text, size_t len)
+{
+    const char *key;
+    json_t *item;
+    size_t k;
+    if (json_is_string(v))
+        return memmem(json_string_value(v), json_string_length(v), text, len) != NULL;
+    json_array_foreach((json_t *)v, k, item) if (holds_text(item, text, len)) return 1;
+    json_object_foreach(
+        (json_t *)v, key, item) if (!is_speaker(key) && holds_text(item, text, len)) return 1;
+    return 0;
+}
+
+/* Each text of v, without the white space around it. */
+static int is_held(const json_t *row, const json_t *v)
+{
+    const char *key;
+    json_t *item;
+    size_t k;
+    if (json_is_string(v)) {
+        const char *text = json_string_value(v);
+        size_t len = json_string_length(v);
+        while (len > 0 && strchr(" \t\r\n", text[len - 1]))
+            len--;
+        for (; len > 0 && strchr(" \t\r\n", *text); text++)
+            len--;
+        return len == 0 || holds_text(row, text, len);
+    }
+    json_array_foreach((json_t *)v, k, item) if (!is_held(row, item)) return 0;
+    json_object_foreach(
+        (json_t *)v, key, item) if (!is_speaker(key) && !is_held(row, item)) return 0;
+    return 1;
+}
+
+static int check_held(const json_t *row, const json_t *line, const char *key, struct err *e)
+{
+    const json_t *v = column(line, key);
+    if (!v || v == json_object_get(row, key) || is_held(row, v))
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, key,
+        "expected nothing that is not in what is scored; write it into the prompt, or leave it "
+        "out");
+}
+
+/* ---- what is scored ---- */
+
+static void put(json_t *row, const char *key, const json_t *v)
+{
+    json_object_set(row, key, (json_t *)v);
+}
+
+/* One value under several names: the first that is there. */
+static const char *first_of(const json_t *line, const char *const *keys)
+{
+    while (*keys && !column(line, *keys))
+        keys++;
+    return *keys;
+}
+
+static int take_ids(json_t *row, const json_t *line, struct err *e)
+{
+    const json_t *a = column(line, "input_ids"), *b = column(line, "ids");
+    if (a && b && !json_equal(a, b))
+        return err_field(e, ASSAY_EBADREQ, "ids", "expected one of input_ids and ids, found both");
+    put(row, "input_ids", a ? a : b);
+    return 0;
+}
+
+static int take_body(json_t *row, const json_t *line, struct err *e)
+{
+    size_t i = 0;
+    while (i < N_BODIES && !column(line, bodies[i][0]))
+        i++;
+    if (i == N_BODIES)
+        return err_set(e, ASSAY_EBADREQ,
+            "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
+            "prompt and response (or completion), messages, or text; found none of them%s",
+            column(line, "answer") || column(line, "output")
+                ? "; an answer is read under the name response"
+                : "");
+    for (int k = 0; k < 2 && bodies[i][k]; k++)
+        if (column(line, bodies[i][k]))
+            put(row, bodies[i][k], column(line, bodies[i][k]));
+    const json_t *other = json_object_get(row, "response") ? column(line, "completion") : NULL;
+    if (other && !json_equal(other, json_object_get(row, "response")))
+        return err_field(e, ASSAY_EBADREQ, "completion",
+            "expected one of response and completion, found two that differ");
+    return 0;
+}
+
+/* Texts that are scored as they are, without a chat template? */
+static int is_plain(const json_t *row)
+{
+    return json_object_get(row, "text") ||
+           (!first_of(row, prompts) && json_is_string(json_object_get(row, "chosen")) &&
+               json_is_string(json_object_get(row, "rejected")));
+}
+
+static int take_prompt(json_t *row, const json_t *line, struct err *e)
+{
+    const char *key = first_of(line, prompts);
+    int rc = 0;
+    if (key && !json_object_get(row, "text"))
+        put(row, key, column(line, key));
+    for (int i = 0; rc == 0 && prompts[i]; i++)
+        rc = check_held(row, line, prompts[i], e);
+    return rc;
+}
+
+static int take_system(json_t *row, const json_t *line, struct err *e)
+{
+    const json_t *a = column(line, "system"), *b = column(line, "system_prompt");
+    const json_t *system = is_empty(a) ? b : a;
+    const char *key = system == a ? "system" : "system_prompt";
+    if (!is_empty(a) && !is_empty(b) && !json_equal(a, b))
+        return err_field(e, ASSAY_EBADREQ, "system_prompt",
+            "expected one of system and system_prompt, found two that differ");
+    if (system && is_plain(row))
+        return check_held(row, line, key, e);
+    if (system)
+        put(row, "system", system);
+    return 0;
+}
+
+/* ---- a chat template's arguments ---- */
+
+/* Lists of tools are also kept as JSON in a text. */
+static int has_tools(const json_t *v)
+{
+    return !is_empty(v) && !(json_is_string(v) && strcmp(json_string_value(v), "[]") == 0);
+}
+
+static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
+{
+    static const char *const harmless[] = {"enable_thinking", "thinking", "documents", NULL};
+    if (is_empty(v) || is_one_of(harmless, key, strlen(key)))
+        return 0;
+    if (strcmp(key, "tools") == 0) {
+        if (has_tools(v))
+            json_object_set_new(row, "tools", json_true());
+        return 0;
+    }
+    return err_field(
+        e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
+}
+
+static int take_arguments(json_t *row, const json_t *line, struct err *e)
+{
+    const json_t *more = column(line, "chat_template_kwargs");
+    const char *key;
+    json_t *v;
+    int rc = 0;
+    if (is_plain(row))
+        return 0;
+    for (int i = 0; rc == 0 && arguments[i]; i++)
+        if (strcmp(arguments[i], "chat_template_kwargs") != 0)
+            rc = take_argument(row, arguments[i], column(line, arguments[i]), e);
+    json_object_foreach((json_t *)more, key, v) if (rc == 0) rc = take_argument(row, key, v, e);
+    return rc;
+}
+
+static int check_media(const json_t *line, struct err *e)
+{
+    for (int i = 0; media[i]; i++)
+        if (!is_empty(column(line, media[i])))
+            return err_field(e, ASSAY_EBADREQ, media[i],
+                "expected nothing: these models read text alone; leave it out to have the text "
+                "scored without it");
+    return 0;
+}
+
+static int take_text(json_t *row, const json_t *line, struct err *e)
+{
+    int rc = take_body(row, line, e);
+    if (rc == 0)
+        rc = take_prompt(row, line, e);
+    if (rc == 0)
+        rc = take_system(row, line, e);
+    for (int i = 0; rc == 0 && hints[i]; i++)
+        rc = check_held(row, line, hints[i], e);
+    if (rc == 0)
+        rc = take_arguments(row, line, e);
+    return rc == 0 ? check_media(line, e) : rc;
+}
+
+json_t *columns_take(const json_t *line, struct err *e)
+{
+    json_t *row = json_object();
+    int ids = column(line, "input_ids") || column(line, "ids");
+    int rc = ids ? take_ids(row, line, e) : take_text(row, line, e);
+    if (rc != 0) {
+        json_decref(row);
+        return NULL;
+    }
+    return row;
+}

@@ -1,0 +1,235 @@
+"""What a row means: each column of a data set's row, and each field of a message's, is used as the references use it, or is the
+row's error by name. Expected scores are those of the text that the row stands for."""
+import json
+import struct
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, PATIENCE, Broker, random_key
+
+REWARD = MODELS / "demo-reward"
+Q, OTHER = "What is 37 + 48 - 12?", "What is 5 + 6?"
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def answer(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+def chatml(*messages):
+    return "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with Broker(tmp_path_factory.mktemp("t"), model=REWARD) as b:
+        yield b
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory):
+    with Broker(tmp_path_factory.mktemp("q"), model=REWARD, options=["--chat-template", "qwen3"]) as b:
+        yield b
+
+
+def by_socket(broker, *rows):
+    with broker.client() as client:
+        return client.call("score", rows=list(rows))["rows"]
+
+
+def float32s(row):
+    """Nine digits of a line as the float32 that they are."""
+    return {key: struct.unpack("f", struct.pack("f", v))[0] if isinstance(v, float) else v for key, v in row.items()}
+
+
+def by_lines(broker, *lines):
+    """Through `assay score`: a result for each line, in order."""
+    data = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    done = subprocess.run([BIN / "assay", "score", "-", "--connect", broker.endpoint, "--key", random_key()], input=data,
+                          capture_output=True, timeout=200 * PATIENCE)
+    results = [float32s(json.loads(line)) for line in done.stdout.splitlines()]
+    assert len(results) == len(lines), done.stderr
+    return results
+
+
+def plain(broker, *texts):
+    return [row["score"] for row in by_socket(broker, *({"text": text} for text in texts))]
+
+
+A, B = answer("73"), answer("74")
+TALK = [user(OTHER), answer("11")]
+# (row, chosen's conversation, rejected's)
+PAIRS = [
+    ({"prompt": Q, "chosen": "73", "rejected": "74"}, [user(Q), A], [user(Q), B]),
+    ({"prompt": Q, "chosen": [A], "rejected": [B]}, [user(Q), A], [user(Q), B]),
+    ({"prompt": [user(Q)], "chosen": [A], "rejected": [B]}, [user(Q), A], [user(Q), B]),
+    # whole conversations, and a prompt that is their beginning: not written twice
+    ({"prompt": Q, "chosen": [user(Q), A], "rejected": [user(Q), B]}, [user(Q), A], [user(Q), B]),
+    ({"prompt": [user(Q)], "chosen": [user(Q), A], "rejected": [user(Q), B]}, [user(Q), A], [user(Q), B]),
+    ({"prompt": Q, "chosen": [system("s"), user(Q), A], "rejected": [system("s"), user(Q), B]},
+     [system("s"), user(Q), A], [system("s"), user(Q), B]),
+    ({"prompt": [user(Q)], "chosen": [system("s"), user(Q), A], "rejected": [user(Q), B]},
+     [system("s"), user(Q), A], [user(Q), B]),
+    ({"prompt": Q, "chosen": [*TALK, user(Q), A], "rejected": [*TALK, user(Q), B]}, [*TALK, user(Q), A], [*TALK, user(Q), B]),
+    ({"prompt": [*TALK, user(Q)], "chosen": [*TALK, user(Q), A], "rejected": [B]}, [*TALK, user(Q), A], [*TALK, user(Q), B]),
+    # what follows the prompt may begin with a question where the prompt ends in an answer or is a system message
+    ({"prompt": TALK, "chosen": [user(Q), A], "rejected": [user(Q), B]}, [*TALK, user(Q), A], [*TALK, user(Q), B]),
+    ({"prompt": [system("s")], "chosen": [user(Q), A], "rejected": [user(Q), B]},
+     [system("s"), user(Q), A], [system("s"), user(Q), B]),
+    # question and problem are prompts; system is a system message, once
+    ({"question": Q, "chosen": "73", "rejected": "74"}, [user(Q), A], [user(Q), B]),
+    ({"problem": Q, "chosen": [user(Q), A], "rejected": [B]}, [user(Q), A], [user(Q), B]),
+    ({"system": "Be brief.", "question": Q, "chosen": "73", "rejected": "74"},
+     [system("Be brief."), user(Q), A], [system("Be brief."), user(Q), B]),
+    ({"system": "s", "chosen": [user(Q), A], "rejected": [system("s"), user(Q), B]},
+     [system("s"), user(Q), A], [system("s"), user(Q), B]),
+    ({"system": "", "prompt": Q, "chosen": "73", "rejected": "74"}, [user(Q), A], [user(Q), B]),
+    # an answer may say the question again, where only one does
+    ({"prompt": "37 + 36", "chosen": "37 + 36 = 73", "rejected": "74"},
+     [user("37 + 36"), answer("37 + 36 = 73")], [user("37 + 36"), B]),
+]
+
+
+@pytest.mark.parametrize("ask", [by_socket, by_lines])
+def test_pairs(running, ask):
+    found = ask(running, *(row for row, _, _ in PAIRS))
+    expected = plain(running, *(chatml(*talk) for _, *talks in PAIRS for talk in talks))
+    for k, (row, *_) in enumerate(PAIRS):
+        assert found[k]["error"] is None, (row, found[k])
+        assert [found[k]["chosen"], found[k]["rejected"]] == expected[2 * k:2 * k + 2], row
+
+
+ONE = [  # (row, the conversation that it stands for)
+    ({"prompt": Q, "response": [A]}, [user(Q), A]),
+    ({"prompt": [user(Q)], "completion": [A]}, [user(Q), A]),
+    ({"prompt": Q, "completion": [user(Q), A]}, [user(Q), A]),
+    ({"question": Q, "response": "73"}, [user(Q), A]),
+    ({"problem": Q, "completion": "73"}, [user(Q), A]),
+    ({"system": "s", "prompt": Q, "response": "73"}, [system("s"), user(Q), A]),
+    ({"system": "s", "messages": [user(Q), A]}, [system("s"), user(Q), A]),
+    ({"prompt": Q, "messages": [user(Q), A]}, [user(Q), A]),
+    ({"prompt": Q, "messages": [system("s"), user(Q), A]}, [system("s"), user(Q), A]),
+    ({"messages": [user(Q), answer("73", tool_calls=[], reasoning_content=None)]}, [user(Q), A]),
+    ({"messages": [user(Q), answer("73", tool_calls=None)], "tools": []}, [user(Q), A]),
+    ({"messages": [user(Q), answer("73", reasoning_content="not read by ChatML", tool_calls=[{"f": {"a": [[1]]}}])],
+      "tools": [{"type": "function", "function": {"parameters": {"properties": {"x": {"enum": ["a", "b"]}}}}}]}, [user(Q), A]),
+    ({"prompt": Q, "response": Q + " 73"}, [user(Q), answer(Q + " 73")]),
+]
+ONE_LINE = [  # what only lines have
+    ({"system_prompt": "s", "question": Q, "response": "73"}, [system("s"), user(Q), A]),
+    ({"prompt": f"Solve: {Q}", "question": f" {Q}\n", "response": "73", "answer": "73"}, [user(f"Solve: {Q}"), A]),
+    ({"prompt": Q, "response": "73", "completion": "73"}, [user(Q), A]),
+    ({"prompt": Q, "response": "73", "instruction": Q, "input": "", "context": None, "images": [], "documents": []}, [user(Q), A]),
+    ({"prompt": Q, "response": "<think>\nx\n</think>\n\n73", "thinking": "x"}, [user(Q), answer("<think>\nx\n</think>\n\n73")]),
+    ({"prompt": Q, "response": "73", "score": 1.5, "label": True, "source": "x", "meta": {"a": [1]}, "split": "t"}, [user(Q), A]),
+    ({"prompt": Q, "response": "73", "enable_thinking": False, "chat_template_kwargs": {"enable_thinking": True},
+      "add_generation_prompt": False, "continue_final_message": None}, [user(Q), A]),
+    ({"prompt": Q, "response": "73", "chosen": None, "rejected": None, "messages": None, "text": None, "ids": None,
+      "input_ids": None, "steps": None, "id": None, "system": None, "tools": None}, [user(Q), A]),
+    ({"prompt": None, "messages": [user(Q), {**A, "name": None, "tool_call_id": "x", "weight": 1}], "chosen": None}, [user(Q), A]),
+]
+
+
+@pytest.mark.parametrize("ask,cases", [(by_socket, ONE), (by_lines, ONE + ONE_LINE)], ids=["socket", "lines"])
+def test_one(running, ask, cases):
+    found = ask(running, *(row for row, _ in cases))
+    expected = plain(running, *(chatml(*talk) for _, talk in cases))
+    for (row, _), result, score in zip(cases, found, expected):
+        assert result["error"] is None and result["score"] == score, (row, result)
+
+
+BAD = [  # (row, the field that its error begins with, a word of it)
+    ({"prompt": Q, "chosen": [user(OTHER), A], "rejected": [user(Q), B]}, "chosen", "the prompt"),
+    ({"prompt": [user(Q)], "chosen": [A], "rejected": [user(OTHER), B]}, "rejected", "the prompt"),
+    ({"prompt": [user(Q)], "chosen": [system("s"), A], "rejected": [B]}, "chosen", "system message"),
+    ({"prompt": [system("s"), user(Q)], "chosen": [user(Q), A], "rejected": [user(Q), B]}, "chosen", "user message"),
+    ({"prompt": "Human: 1 + 1?", "chosen": "Human: 1 + 1? Assistant: 2", "rejected": "Human: 1 + 1? Assistant: 3"},
+     "chosen", "both texts begin with the prompt"),
+    ({"prompt": Q, "messages": [user(OTHER), A]}, "messages", "the prompt"),
+    ({"system": "s", "messages": [system("t"), user(Q), A]}, "system", "another one"),
+    ({"system": "s", "prompt": [system("t"), user(Q)], "response": "73"}, "system", "another one"),
+    ({"system": "s", "prompt": Q, "steps": ["a"], "pool": {"step_token": 0}}, "system", "as messages"),
+]
+BAD_LINES = [
+    ({"prompt": Q, "question": OTHER, "response": "73"}, "question", "in what is scored"),
+    ({"question": Q, "problem": OTHER, "response": "73"}, "problem", "in what is scored"),
+    ({"question": Q, "text": "73"}, "question", "in what is scored"),
+    ({"prompt": Q, "text": "73"}, "prompt", "in what is scored"),
+    ({"system": "s", "chosen": "73", "rejected": "74"}, "system", "in what is scored"),
+    ({"system": "u", "system_prompt": "s", "prompt": Q, "response": "7"}, "system_prompt", "differ"),
+    ({"prompt": Q, "response": "73", "completion": "74"}, "completion", "differ"),
+    ({"input_ids": [1], "ids": [2]}, "ids", "found both"),
+    ({"prompt": Q, "response": "73", "context": "The moon."}, "context", "in what is scored"),
+    ({"prompt": Q, "response": "73", "documents": [{"title": "t", "text": "The moon."}]}, "documents", "in what is scored"),
+    ({"instruction": "Add.", "prompt": Q, "response": "73"}, "instruction", "in what is scored"),
+    ({"input": Q, "chosen": "73", "rejected": "74"}, "input", "in what is scored"),
+    ({"conversations": [{"from": "human", "value": Q}], "chosen": "73", "rejected": "74"}, "conversations", "in what is scored"),
+    ({"prompt": Q, "response": "73", "thinking": "well"}, "thinking", "in what is scored"),
+    ({"prompt": Q, "response": "73", "images": ["x.png"]}, "images", "text alone"),
+    ({"messages": [user(Q)], "add_generation_prompt": True}, "add_generation_prompt", "argument"),
+    ({"messages": [user(Q)], "continue_final_message": True}, "continue_final_message", "argument"),
+    ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan"}}, "date_string", "argument"),
+    ({"instruction": Q, "output": "73"}, "", "under the name response"),
+    ({"messages": [user(Q), answer([{"type": "text", "text": "73"}])]}, "messages[1].content", "expected a string"),
+    ({"messages": [user(Q), answer(None)]}, "messages[1].content", "expected a string"),
+]
+
+
+@pytest.mark.parametrize("ask,cases", [(by_socket, BAD), (by_lines, BAD[:-1] + BAD_LINES)], ids=["socket", "lines"])
+def test_two_readings_are_the_rows_error(running, ask, cases):
+    """By the name of what is in the way; the rows beside them are scored."""
+    found = ask(running, {"text": "fine"}, *(row for row, _, _ in cases), {"text": "fine"})
+    assert found[0]["error"] is None and found[-1]["score"] == found[0]["score"]
+    for (row, field, words), result in zip(cases, found[1:]):
+        assert result["error"] is not None, (row, result)
+        message = result["error"]["message"]
+        assert message.startswith(f"{field}: " if field else "line") and words in message, (row, message)
+
+
+# Rendered by transformers 4.57 with Qwen3's template (sha256 a55ee1b1..): what stands behind "<|im_start|>user\nq<|im_end|>\n".
+THINK, END = "<|im_start|>assistant\n<think>\n", "\n</think>\n\n"
+THOUGHTS = [
+    ([answer("7", reasoning_content="3 + 4")], f"{THINK}3 + 4{END}7<|im_end|>\n"),
+    ([answer("\n7", reasoning_content="\n\nwell\n")], f"{THINK}well{END}7<|im_end|>\n"),
+    ([answer("<think>x</think>7", reasoning_content="")], f"{THINK}{END}<think>x</think>7<|im_end|>\n"),
+    ([answer("<think>x</think>7", reasoning_content="y")], f"{THINK}y{END}<think>x</think>7<|im_end|>\n"),
+    ([answer("<think>x</think>7", reasoning_content=None)], f"{THINK}x{END}7<|im_end|>\n"),
+    ([answer("a", reasoning_content="one"), answer("b")], f"{THINK}one{END}a<|im_end|>\n{THINK}{END}b<|im_end|>\n"),
+    ([answer("a", reasoning_content="\n"), answer("b", reasoning_content="two")],
+     f"{THINK}{END}a<|im_end|>\n{THINK}two{END}b<|im_end|>\n"),
+    ([answer("\na", reasoning_content=""), answer("b", reasoning_content="two")],
+     f"<|im_start|>assistant\n\na<|im_end|>\n{THINK}two{END}b<|im_end|>\n"),
+    ([answer("a", reasoning_content="old"), user("r"), answer("b", reasoning_content="new")],
+     f"<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n{THINK}new{END}b<|im_end|>\n"),
+]
+
+
+@pytest.mark.parametrize("ask", [by_socket, by_lines])
+def test_reasoning_content(qwen3, ask):
+    """Where the template reads it, it is written; safe_text holds for it too."""
+    found = ask(qwen3, *({"messages": [user("q"), *talk]} for talk, _ in THOUGHTS))
+    expected = plain(qwen3, *("<|im_start|>user\nq<|im_end|>\n" + text for _, text in THOUGHTS))
+    assert [row["error"] for row in found] == [None] * len(THOUGHTS)
+    assert [row["score"] for row in found] == expected
+    evil = {"messages": [user("q"), answer("7", reasoning_content="<|im_end|>")]}
+    loose, safe = by_socket(qwen3, evil, {**evil, "safe_text": True})
+    assert safe["n_tokens"] > loose["n_tokens"] and safe["error"] is None
+
+
+@pytest.mark.parametrize("ask", [by_socket, by_lines])
+def test_what_the_template_would_write_is_not_left_out(qwen3, ask):
+    """Tools and tool calls, with a template that writes them."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    found = ask(qwen3, {"messages": [user(Q), A], "tools": [call]}, {"messages": [user(Q), answer("", tool_calls=[call]), A]},
+                {"prompt": Q, "response": "73", "tools": [call]}, {"messages": [user(Q), answer("73", tool_calls=[])], "tools": []})
+    for row, field in zip(found, ("tools", "messages[1].tool_calls", "tools")):
+        assert row["error"]["code"] == "bad_text" and row["error"]["message"].startswith(field), row
+        assert "qwen3" in row["error"]["message"]
+    assert found[3]["error"] is None
