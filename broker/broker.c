@@ -19,7 +19,6 @@
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
-#define MAX_BAD_STARTS 3
 #define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
 #define PURGE_PAUSE_MS 16
 
@@ -275,17 +274,20 @@ static int write_workers(struct broker *b, long long now_ms, struct err *e)
     return write_all_workers(b, e);
 }
 
-/* A checkpoint that no worker can read, or ranks that compute otherwise than was described, will not
- * get better by themselves. But while there is a group that may serve, the others try on. */
-static int check_groups(const struct broker *b, struct err *e)
+/* While there is a group that may serve, the others try on; when there is none, whoever waits hears
+ * why, and the broker ends. */
+static int check_groups(struct broker *b, struct err *e)
 {
     int exit_code, n = b->options->replicas, hopeless = 0;
-    while (hopeless < n && group_bad_starts(b->groups[hopeless]) >= MAX_BAD_STARTS)
+    while (hopeless < n && group_is_hopeless(b->groups[hopeless]))
         hopeless++;
     if (n == 0 || hopeless < n)
         return 0;
-    return err_set(e, ASSAY_EFORMAT, "the workers cannot serve %s: %s", b->options->model,
+    int rc = err_set(e, group_failure_stays(b->groups[0]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
+        "the workers cannot serve %.100s: %s", b->options->model,
         group_last_failure(b->groups[0], &exit_code));
+    waiters_end(b, e->msg);
+    return rc;
 }
 
 static void look_at_connections(struct broker *b)
@@ -450,7 +452,7 @@ int broker_run(struct broker *b, struct err *e)
     if (signal_fd >= 0)
         close(signal_fd);
     if (rc == 0) {
-        waiters_end(b);
+        waiters_end(b, NULL);
         if (broker_commit(b, e) != 0) /* an open transaction would keep the last checkpoint out */
             broker_forgo(b, e);
         if (store_wait_synced(b->store, e) != 0)

@@ -95,6 +95,9 @@ int broker_request(
 
 /* reads.c - replies made from the store alone */
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
+/* Why no row is computed: what the last start of a group failed of, of those that are not ready; with
+ * `none_serves` only when no group is. NULL: nothing failed. */
+const char *broker_failure(const struct broker *b, int none_serves);
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q);
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e);
@@ -130,7 +133,8 @@ void waiters_job_changed(
 /* Answers who can be answered; returns the earliest deadline (monotonic ms). No row's result may be
  * uncommitted. */
 long long waiters_tick(struct broker *b, long long now_ms);
-void waiters_end(struct broker *b); /* the broker stops: not_ready for all that are left */
+/* The broker stops: not_ready for all that are left. why: it cannot go on; NULL: it was told to. */
+void waiters_end(struct broker *b, const char *why);
 struct waiters *waiters_new(void);
 void waiters_free(struct waiters **w);
 

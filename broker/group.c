@@ -16,10 +16,14 @@
 
 #include "broker/ranks.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
 #define FOREVER (1ll << 60)
+#define MAX_BAD_STARTS 3
+#define MAX_FAILED_STARTS 6
+#define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
 
 /* A batch that was handed over, and what the ranks have said of it. */
 struct flight {
@@ -53,8 +57,9 @@ struct group {
     uint64_t progress;
     char failure[512];
     int failure_exit;
-    int said_exit;  /* the code that a rank said it ends with, 0: none did */
-    int bad_starts; /* in a row that ended because of what the ranks were asked for */
+    int said_exit;     /* the code that a rank said it ends with, 0: none did */
+    int failed_starts; /* in a row that ended before all ranks were ready */
+    int bad_starts;    /* of them the last that ended by what does not pass */
 };
 
 int group_new(struct group **out, const struct group_options *options, struct err *e)
@@ -107,27 +112,51 @@ static void lose_batches(struct group *g, int exit_code, int signal)
     stage_revoke_all(g->stage);
 }
 
-static void fail(struct group *g, long long now_ms, const char *reason)
+/* What a rank's exit code means, for ranks that had no time to say it. */
+static const char *meaning(int exit_code)
 {
-    int exit_code = -1, signal = 0;
-    int draining = g->state == GROUP_DRAINING;
-    end_ranks(g, &exit_code, &signal);
-    if (exit_code < 0 && g->said_exit)
-        exit_code = g->said_exit;
-    g->failure_exit = exit_code;
-    g->bad_starts = exit_code == EX_CONFIG ? g->bad_starts + 1 : 0;
+    switch (exit_code) {
+    case EX_USAGE:
+        return ": is it of this version?";
+    case EX_OSERR:
+        return ": no memory or thread";
+    case EX_CANTCREAT: /* as comm.h has it */
+        return ": a rank beside it is missing";
+    case EX_IOERR:
+        return ": the GPU or its libraries failed";
+    case EX_CANNOT_RUN:
+        return ": it cannot be run; is a library missing?";
+    default:
+        return "";
+    }
+}
+
+static void name_failure(struct group *g, const char *reason, int exit_code, int signal)
+{
     if (signal)
-        snprintf(g->failure, sizeof g->failure, "%.440s (signal %d)", reason, signal);
+        snprintf(g->failure, sizeof g->failure, "%.420s (signal %d)", reason, signal);
     else if (exit_code >= 0)
-        snprintf(g->failure, sizeof g->failure, "%.440s (exit code %d)", reason, exit_code);
+        snprintf(g->failure, sizeof g->failure, "%.420s (exit code %d%s)", reason, exit_code,
+            g->said_exit ? "" : meaning(exit_code));
     else
-        snprintf(g->failure, sizeof g->failure, "%.440s", reason);
-    log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
-             "restart_in_ms=%lld",
-        g->options.number, (unsigned long long)g->incarnation, g->n_flights,
-        g->n_flights ? g->flights[0].batch->n_rows : 0, g->failure, g->backoff_ms);
-    lose_batches(g, exit_code, signal);
-    g->state = draining ? GROUP_STOPPED : GROUP_DEAD;
+        snprintf(g->failure, sizeof g->failure, "%.420s", reason);
+    utf8_make_printable(g->failure);
+    g->failure_exit = exit_code;
+}
+
+static int stays(int exit_code)
+{
+    return exit_code == EX_CONFIG || exit_code == EX_USAGE || exit_code == EX_CANNOT_RUN;
+}
+
+static void count_failure(struct group *g, int was_starting)
+{
+    g->failed_starts = was_starting ? g->failed_starts + 1 : 0;
+    g->bad_starts = was_starting && stays(g->failure_exit) ? g->bad_starts + 1 : 0;
+}
+
+static void set_back_off(struct group *g, long long now_ms)
+{
     g->start_at_ms = now_ms + g->backoff_ms;
     g->backoff_ms = g->backoff_ms == 0 ? BACKOFF_FIRST_MS : 2 * g->backoff_ms;
     if (g->backoff_ms > BACKOFF_MAX_MS)
@@ -135,15 +164,29 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     g->restarts++;
 }
 
+static void fail(struct group *g, long long now_ms, const char *reason)
+{
+    int exit_code = -1, signal = 0, state = (int)g->state;
+    end_ranks(g, &exit_code, &signal);
+    if (exit_code < 0 && g->said_exit)
+        exit_code = g->said_exit;
+    name_failure(g, reason, exit_code, signal);
+    count_failure(g, state == GROUP_STARTING);
+    log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
+             "restart_in_ms=%lld",
+        g->options.number, (unsigned long long)g->incarnation, g->n_flights,
+        g->n_flights ? g->flights[0].batch->n_rows : 0, g->failure, g->backoff_ms);
+    lose_batches(g, exit_code, signal);
+    g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
+    set_back_off(g, now_ms);
+}
+
 /* A rank that is not what was described fails as one that refuses its options. */
 static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
 {
-    int before = g->bad_starts;
+    if (rc == ASSAY_EUNSUPPORTED)
+        g->said_exit = EX_CONFIG;
     fail(g, now_ms, reason);
-    if (rc != ASSAY_EUNSUPPORTED)
-        return;
-    g->failure_exit = EX_CONFIG;
-    g->bad_starts = before + 1;
 }
 
 void group_free(struct group **out)
@@ -199,7 +242,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     if (g->state != GROUP_STARTING)
         return 0;
     g->state = GROUP_READY;
-    g->bad_starts = 0;
+    g->failed_starts = g->bad_starts = 0;
     g->progressed_ms = now_ms;
     log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
@@ -483,9 +526,19 @@ int64_t group_restarts(const struct group *g)
     return g->restarts;
 }
 
-int group_bad_starts(const struct group *g)
+int group_failed_starts(const struct group *g)
 {
-    return g->bad_starts;
+    return g->failed_starts;
+}
+
+int group_is_hopeless(const struct group *g)
+{
+    return g->bad_starts >= MAX_BAD_STARTS || g->failed_starts >= MAX_FAILED_STARTS;
+}
+
+int group_failure_stays(const struct group *g)
+{
+    return g->bad_starts > 0;
 }
 
 const char *group_last_failure(const struct group *g, int *exit_code)

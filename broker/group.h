@@ -70,11 +70,15 @@ uint32_t group_in_flight(const struct group *g);
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);
 int64_t group_restarts(const struct group *g);
-/* How often in a row a start ended since ranks refuse what they were asked for (exit code 78: a
- * checkpoint that cannot be read, a device that is not there), or compute otherwise than was described. */
-int group_bad_starts(const struct group *g);
-/* Why the last incarnation ended, "" when none did. A start-up that failed with exit code 78 (the
- * checkpoint is bad) says so. */
+/* How many starts in a row ended before the ranks were ready. */
+int group_failed_starts(const struct group *g);
+/* Starts will go on to fail: three in a row ended with what does not pass (exit codes 78, the
+ * checkpoint or a device; 64 and 127, the program), or six with whatever else (a signal, no memory, a
+ * GPU that fails, a start that takes too long). They are tried all the same. */
+int group_is_hopeless(const struct group *g);
+/* Does it not pass, as far as the last start tells? */
+int group_failure_stays(const struct group *g);
+/* Why the last incarnation ended, "" when none did: in the rank's own words, if it had any. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
 /* Stage the batch and hand it over: 1 taken (*b NULL), 0 no slot free or not READY, negative: the

@@ -274,6 +274,8 @@ static int exit_code_of(const struct err *e)
     case ASSAY_EFORMAT:
     case ASSAY_EUNSUPPORTED:
         return EX_CONFIG;
+    case ASSAY_ENOTREADY:
+        return EX_UNAVAILABLE;
     case ASSAY_EBUSY:
         return EX_TEMPFAIL;
     case ASSAY_EIO:

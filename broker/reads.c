@@ -106,12 +106,28 @@ static const char *broker_state(const struct broker *b)
     return "starting";
 }
 
+const char *broker_failure(const struct broker *b, int none_serves)
+{
+    const char *why = NULL;
+    int exit_code;
+    for (int g = 0; g < b->options->replicas; g++) {
+        if (none_serves && group_state(b->groups[g]) == GROUP_READY)
+            return NULL;
+        if (!why && group_failed_starts(b->groups[g]) > 0)
+            why = group_last_failure(b->groups[g], &exit_code);
+    }
+    return why;
+}
+
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
 {
     const struct counters *c = &b->counters;
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 14);
+    const char *failure = broker_failure(b, 0);
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 14 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
+    if (failure)
+        msg_key_str(w, "failure", failure);
     msg_key_int(w, "pid", getpid());
     msg_key_int(w, "epoch", (int64_t)store_epoch(b->store));
     msg_key_int(w, "started_ms", b->started_ms);
@@ -179,14 +195,25 @@ static uint32_t job_fields(const struct store_job *j)
     return JOB_FIELDS + 1 + (uint32_t)(j->held != 0);
 }
 
+static int is_waiting(const struct store_job *j)
+{
+    return j->state == JOB_OPEN || j->state == JOB_QUEUED || j->state == JOB_RUNNING;
+}
+
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(b->store, job, &j, e);
-    if (rc == 1)
-        write_job(outbox_ok(b->outbox, env, q->id, job_fields(&j)), &j);
-    return rc < 0 ? rc : 0;
+    if (rc != 1)
+        return rc;
+    const char *failure = is_waiting(&j) ? broker_failure(b, 1) : NULL;
+    struct msg_writer *w =
+        outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure != NULL));
+    write_job(w, &j);
+    if (failure)
+        msg_key_str(w, "failure", failure);
+    return 0;
 }
 
 struct job_list {

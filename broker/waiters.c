@@ -170,13 +170,13 @@ long long waiters_tick(struct broker *b, long long now_ms)
     return all->next_ms;
 }
 
-void waiters_end(struct broker *b)
+void waiters_end(struct broker *b, const char *why)
 {
     struct err e = {0};
     while (b->waiters->first) {
         struct waiter *w = b->waiters->first;
-        err_set(&e, ASSAY_ENOTREADY, "the broker is shutting down; job %lld lives on",
-            (long long)w->job);
+        err_set(&e, ASSAY_ENOTREADY, "the broker %s%.400s; job %lld lives on",
+            why ? "ends: " : "is shutting down", why ? why : "", (long long)w->job);
         e.retry_after_ms = 1000;
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
         drop(b->waiters, &b->waiters->first);

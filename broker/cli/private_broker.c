@@ -129,7 +129,16 @@ static int refused(const struct private_broker *b, int exit_code, struct err *e)
     int code = exit_code == EX_CONFIG || exit_code == EX_USAGE ? ASSAY_EFORMAT
                : exit_code == EX_TEMPFAIL                      ? ASSAY_EBUSY
                                                                : ASSAY_EIO;
-    return err_set(e, code, "the broker did not start: %s", words);
+    return err_set(e, code, "the broker cannot serve: %s", words);
+}
+
+static int died_too_often(const struct private_broker *b, struct err *e)
+{
+    char words[400];
+    last_words(b, words, sizeof words);
+    return err_set(e, ASSAY_EIO,
+        "the broker ended %d times, at last with: %.300s; its log is %.100s", b->restarts, words,
+        b->log);
 }
 
 int private_broker_watch(void *arg, struct err *e)
@@ -146,8 +155,7 @@ int private_broker_watch(void *arg, struct err *e)
     if (exit_code > 0 && exit_code != EX_IOERR && !busy)
         return refused(b, exit_code, e);
     if (!busy && ++b->restarts > MAX_RESTARTS)
-        return err_set(
-            e, ASSAY_EIO, "the broker died %d times; its log is %s", b->restarts, b->log);
+        return died_too_often(b, e);
     return spawn(b, e);
 }
 

@@ -168,6 +168,22 @@ static int take_row(struct score *s, json_t *row, struct err *e)
     return rc == 0 ? output_result(&s->output, i, row, e) : rc;
 }
 
+/* No row came: are there workers that could make one? */
+static int tell_of_workers(struct score *s, struct err *e)
+{
+    json_t *reply = NULL;
+    cli_write_job(client_begin(s->client, "status", 1), s->key);
+    int rc = client_call_patiently(s->client, 0, &reply, e);
+    const char *why = json_string_value(json_object_get(reply, "failure"));
+    if (why)
+        waiting_tell(
+            &s->waiting, "waiting: the workers do not start, they are tried again: %s", why);
+    else
+        waiting_over(&s->waiting);
+    json_decref(reply);
+    return rc;
+}
+
 /* One page of results; *ended when the broker says that no more will come. */
 static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
 {
@@ -185,7 +201,10 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
         take_row(s, row, e);
     s->after = json_integer_value(json_object_get(reply, "next"));
     *ended = json_is_true(json_object_get(reply, "done"));
+    int came = json_array_size(json_object_get(reply, "rows")) > 0;
     json_decref(reply);
+    if (rc == 0 && !came && !*ended && wait_ms > 0 && !s->busy)
+        rc = tell_of_workers(s, e);
     if (rc == 0)
         rc = output_flush(&s->output, e);
     progress_show(&s->progress, s->got + s->feeder.n_bad, s->output.n_failed, 0);

@@ -198,6 +198,10 @@ static void draw_broker(struct top *t, struct frame *f)
     frame_end_line(f);
     if (!t->info)
         return;
+    if (text(t->info, "failure")[0]) {
+        frame_text(f, STYLE_RED, "workers do not start: %s", text(t->info, "failure"));
+        frame_end_line(f);
+    }
     speeds(t, &rows, &tokens);
     frame_text(f, STYLE_PLAIN, "%s, %s", text(model, "architecture"), text(t->info, "mode"));
     frame_end_line(f);

@@ -70,6 +70,10 @@ static void print_status(const json_t *r)
     if (integer(r, "copied") + integer(r, "cached") > 0)
         printf("\n  of them copied %" PRId64 ", from the cache %" PRId64, integer(r, "copied"),
             integer(r, "cached"));
+    if (text(r, "failure")[0]) {
+        printf("\n  the workers do not start: ");
+        print_safely(stdout, text(r, "failure"));
+    }
     printf("\n  %.1f rows/s, time left ", json_number_value(json_object_get(r, "rate")));
     print_time_left(r);
     printf("\n");
@@ -268,6 +272,9 @@ static void tell_what_blocks(struct waiting *w, const json_t *r, long long idle_
             key, reason);
     else if (strcmp(text(r, "state"), "paused") == 0)
         waiting_tell(w, "waiting: job '%s' is paused; `assay resume JOB` lets it go on", key);
+    else if (text(r, "failure")[0])
+        waiting_tell(
+            w, "waiting: the workers do not start, they are tried again: %s", text(r, "failure"));
     else if (strcmp(text(r, "state"), "open") == 0 && idle_ms > OPEN_MS)
         waiting_tell(w, "waiting: job '%s' is open: its last rows are not submitted yet", key);
     else

@@ -625,6 +625,37 @@ static void test_back_off(void **state)
     assert_int_equal(group_state(s->group), GROUP_STOPPED);
 }
 
+/* What does not pass is given up after three starts, all else after six. */
+static void test_starts_that_are_hopeless(void **state)
+{
+    static const struct {
+        const char *worker, *words;
+        int starts, stays;
+    } cases[] = {{"/nonexistent/assay-worker", "is a library missing?", 3, 1},
+        {"/bin/false", "ended (exit code 1)", 6, 0}};
+    struct scene *s = *state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct group_options options = options_for(s, cases[i].worker, DEMO, 1);
+        zmq_pollitem_t items[GROUP_MAX_RANKS + 1];
+        long long now_ms = 1000; /* a clock of our own */
+        int exit_code, n;
+        make_group(s, &options);
+        while (!group_is_hopeless(s->group)) {
+            now_ms = group_tick(s->group, now_ms);
+            while (group_state(s->group) == GROUP_STARTING) {
+                n = group_poll_items(s->group, items, GROUP_MAX_RANKS + 1);
+                assert_true(zmq_poll(items, n, PATIENCE_MS) > 0);
+                now_ms = group_tick(s->group, now_ms);
+            }
+            assert_true(group_failed_starts(s->group) <= cases[i].starts);
+        }
+        assert_int_equal(group_failed_starts(s->group), cases[i].starts);
+        assert_int_equal(group_failure_stays(s->group), cases[i].stays);
+        assert_text_has(group_last_failure(s->group, &exit_code), cases[i].words);
+        group_free(&s->group);
+    }
+}
+
 static void test_bad_checkpoints(void **state)
 {
     static const char *const models[] = {"/nonexistent", "tests/unit", "tests/models/demo.jsonl"};
@@ -633,7 +664,7 @@ static void test_bad_checkpoints(void **state)
         struct group_options options = options_for(s, program(s, "bin/assay-worker"), models[i], 2);
         int exit_code;
         make_group(s, &options);
-        wait_for_failure(s, &exit_code);
+        assert_text_has(wait_for_failure(s, &exit_code), models[i]); /* the rank's own words */
         assert_int_equal(exit_code, 78);
         group_free(&s->group);
     }
@@ -699,7 +730,8 @@ int main(int argc, char **argv)
         TEST(test_an_owner_that_stood_still_blames_nobody), TEST(test_a_hang_while_draining),
         TEST(test_a_rank_that_does_not_stop), TEST(test_broken_agreements),
         TEST(test_messages_that_do_not_count), TEST(test_ready_is_every_rank), TEST(test_back_off),
-        TEST(test_bad_checkpoints), TEST(test_paths_too_long_for_a_socket),
-        TEST(test_another_mode_is_not_ready), TEST(test_options_out_of_range)};
+        TEST(test_starts_that_are_hopeless), TEST(test_bad_checkpoints),
+        TEST(test_paths_too_long_for_a_socket), TEST(test_another_mode_is_not_ready),
+        TEST(test_options_out_of_range)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

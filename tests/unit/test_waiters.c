@@ -317,12 +317,12 @@ static void test_a_stopping_broker_answers_all(void **state)
     waiters_tick(&s->b, 1);
     assert_heard(s, 2, "", 0); /* nothing more will come from this broker */
     assert_silence(s);
-    waiters_end(&s->b);
+    waiters_end(&s->b, NULL);
     assert_int_equal(hear(s, &a), 1);
     assert_int_equal(a.id, 1);
     assert_string_equal(a.code, "not_ready");
     assert_int_equal(a.retry, 1);
-    waiters_end(&s->b);
+    waiters_end(&s->b, NULL);
     assert_silence(s);
 }
 
