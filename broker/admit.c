@@ -246,6 +246,18 @@ static void check_values(struct admit *a, const struct row_request *q, struct st
     out->n_values = out->error_code ? 0 : (uint32_t)values;
 }
 
+/* What comes back for steps is read as probabilities: raw values are given to who asks for them. */
+static void check_steps(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    if (q->shape == ROW_STEPS && out->activation == ACTIVATION_NONE &&
+        q->pool.activation == ACTIVATION_DEFAULT)
+        refuse(a, out, ASSAY_EBADREQ,
+            "pool.activation: %s has none for steps; expected sigmoid for probabilities%s, or none "
+            "for the raw values",
+            a->model->architecture,
+            a->model->n_labels > 1 ? " (with several labels softmax or class1)" : "");
+}
+
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     const struct model_info *m = a->model;
@@ -257,7 +269,9 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
         .step_token = q->pool.step_token >= 0 ? q->pool.step_token : m->step_token};
     if (out->activation == ACTIVATION_DEFAULT)
         out->activation = m->default_activation;
-    take_ids(a, q, out);
+    check_steps(a, q, out);
+    if (!out->error_code)
+        take_ids(a, q, out);
     if (!out->error_code)
         check_ids(a, q, out);
     if (!out->error_code && q->adapter.at)

@@ -30,7 +30,7 @@ static int check_names(const struct lines *l)
         return cli_usage("--pool: POSITIONS differ from row to row; send them in a submit message");
     if (l->activation && activation_from_name(l->activation, strlen(l->activation)) < 0)
         return cli_usage(
-            "--activation: expected none, softmax or sigmoid, found '%s'", l->activation);
+            "--activation: expected none, softmax, sigmoid or class1, found '%s'", l->activation);
     return 0;
 }
 

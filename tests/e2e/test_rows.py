@@ -155,7 +155,7 @@ BAD = [  # (row, the field that its error begins with, a word of it)
     ({"prompt": Q, "messages": [user(OTHER), A]}, "messages", "the prompt"),
     ({"system": "s", "messages": [system("t"), user(Q), A]}, "system", "another one"),
     ({"system": "s", "prompt": [system("t"), user(Q)], "response": "73"}, "system", "another one"),
-    ({"system": "s", "prompt": Q, "steps": ["a"], "pool": {"step_token": 0}}, "system", "as messages"),
+    ({"system": "s", "prompt": Q, "steps": ["a"], "pool": {"step_token": 0, "activation": "none"}}, "system", "as messages"),
 ]
 BAD_LINES = [
     ({"prompt": Q, "question": OTHER, "response": "73"}, "question", "in what is scored"),

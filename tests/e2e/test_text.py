@@ -131,9 +131,13 @@ def test_steps_without_a_chat_template(directory):
     for step in (" 1 + 1", " = 2"):
         ids += tokenizer.encode(step).ids + [newline]
     with Broker(directory, model=REWARD) as b:
-        pool = {"type": "STEP", "step_token": newline}
-        got = score(b, {"prompt": "Add: ", "steps": [" 1 + 1", " = 2"], "pool": pool})[0]
-        assert got["steps"] == by_ids(b, ids, pool=pool)["steps"] and len(got["steps"]) == 2
+        pool, row = {"type": "STEP", "step_token": newline}, {"prompt": "Add: ", "steps": [" 1 + 1", " = 2"]}
+        for activation in ("none", "sigmoid"):
+            got = score(b, {**row, "pool": {**pool, "activation": activation}})[0]
+            assert got["steps"] == by_ids(b, ids, pool={**pool, "activation": activation})["steps"] and len(got["steps"]) == 2
+        fine, unsaid = score(b, {"text": "fine"}, {**row, "pool": pool})
+        assert fine["error"] is None and unsaid["score"] is None
+        assert unsaid["error"]["code"] == "bad_request" and "pool.activation" in unsaid["error"]["message"]
 
 
 def test_safe_text(running, tokenizer):
