@@ -35,13 +35,19 @@ static int is_one_of(const char *const *keys, const char *key, size_t len)
     return 0;
 }
 
+int columns_is_id(const char *key, size_t len)
+{
+    static const char *const ids[] = {"id", "custom_id", NULL};
+    return is_one_of(ids, key, len);
+}
+
 int columns_is_read(const char *key, size_t len)
 {
-    static const char *const ids[] = {"id", "custom_id", "input_ids", "ids", NULL};
+    static const char *const ids[] = {"input_ids", "ids", NULL};
     for (size_t i = 0; i < N_BODIES; i++)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
-    return is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
+    return columns_is_id(key, len) || is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
            is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
            is_one_of(media, key, len) || is_one_of(arguments, key, len);
 }

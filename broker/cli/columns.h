@@ -22,5 +22,7 @@ json_t *columns_take(const json_t *line, struct err *e);
 
 /* Does any of this depend on the column? */
 int columns_is_read(const char *key, size_t len);
+/* Is it the name of the row? */
+int columns_is_id(const char *key, size_t len);
 
 #endif

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/cli/forgive.h"
 #include "broker/cli/inflate.h"
 #include "schema/log.h"
 
@@ -18,6 +19,8 @@ struct jsonl {
     int64_t number, total;
     char *text;
     size_t text_bytes, text_len;
+    int (*is_read)(const char *key, size_t len);
+    int (*is_id)(const char *key, size_t len);
 };
 
 static int64_t count_lines(const char *path)
@@ -67,6 +70,13 @@ void jsonl_close(struct jsonl **out)
     *out = NULL;
 }
 
+void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len))
+{
+    j->is_read = is_read;
+    j->is_id = is_id;
+}
+
 int64_t jsonl_count(const struct jsonl *j)
 {
     return j->total;
@@ -100,6 +110,14 @@ static int read_line(struct jsonl *j)
     return byte != EOF || j->text_len > 0;
 }
 
+static void drop_mark(struct jsonl *j)
+{
+    if (j->text_len < 3 || memcmp(j->text, "\xef\xbb\xbf", 3) != 0)
+        return;
+    j->text_len -= 3;
+    memmove(j->text, j->text + 3, j->text_len);
+}
+
 static int is_blank(const struct jsonl *j)
 {
     for (size_t i = 0; i < j->text_len; i++)
@@ -115,12 +133,50 @@ const char *json_kind(const json_t *value)
     return value ? names[json_typeof(value)] : "nothing";
 }
 
+/* A value is a comma, a colon or a bracket; those in strings are none. */
+static int has_too_many_values(const struct jsonl *j)
+{
+    uint64_t n = 0;
+    int in_string = 0;
+    for (size_t i = 0; i < j->text_len; i++) {
+        char c = j->text[i];
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string)
+            i += c == '\\';
+        else
+            n += c == '{' || c == '[' ? 16 : c == ',' || c == ':';
+    }
+    return n > JSONL_MAX_VALUES;
+}
+
+static json_t *load(const char *text, size_t len, json_error_t *why)
+{
+    return json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, why);
+}
+
+static json_t *load_line(const struct jsonl *j, json_error_t *why)
+{
+    struct buffer mended = {0};
+    json_error_t ignored;
+    json_t *value = load(j->text, j->text_len, why);
+    if (value || !j->is_read)
+        return value;
+    forgive_line(j->text, j->text_len, j->is_read, j->is_id, &mended);
+    value = load((const char *)mended.at, mended.len, &ignored);
+    buffer_release(&mended);
+    return value;
+}
+
 static void parse(struct jsonl *j, struct jsonl_line *line)
 {
     json_error_t why;
-    json_t *value = json_loadb(
-        j->text, j->text_len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
-    if (!value) {
+    json_t *value = NULL;
+    if (has_too_many_values(j)) {
+        err_set(&line->err, ASSAY_ETOOLARGE,
+            "line %lld: expected at most %u values (an object or array counts as 16), found more",
+            (long long)line->number, JSONL_MAX_VALUES);
+    } else if (!(value = load_line(j, &why))) {
         err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %d",
             (long long)line->number, why.text, why.position);
     } else if (!json_is_object(value)) {
@@ -138,7 +194,8 @@ int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
     errno = 0;
     do {
         got = read_line(j);
-        j->number++;
+        if (j->number++ == 0)
+            drop_mark(j);
     } while (got == 1 && is_blank(j));
     if (ferror(j->file) && errno == EBADMSG)
         return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",

@@ -1,7 +1,8 @@
 /* jsonl.h - a file of JSON lines in: plain, or compressed as its suffix says (.gz, .zst), or stdin.
  *
- * Lines are read one at a time with a bound; a longer one is skipped to its end and is that line's
- * error, as is one that is no JSON object. Blank lines are passed over but counted. */
+ * Lines are read one at a time with a bound, of bytes and of values, as a few bytes of JSON are many of
+ * memory; one beyond it is skipped to its end and is that line's error, as is one that is no JSON object. Blank
+ * lines are passed over but counted, as is the mark (BOM) that a file may begin with. */
 #ifndef ASSAY_JSONL_H
 #define ASSAY_JSONL_H
 
@@ -11,6 +12,7 @@
 #include "schema/err.h"
 
 #define JSONL_MAX_BYTES (64u << 20)
+#define JSONL_MAX_VALUES (4u << 20) /* texts, numbers ..; an object or array counts as 16 */
 
 struct jsonl;
 
@@ -23,6 +25,9 @@ struct jsonl_line {
 /* "-" or NULL: stdin. ASSAY_EIO with the reason. */
 int jsonl_open(struct jsonl **j, const char *path, struct err *e);
 void jsonl_close(struct jsonl **j);
+/* From now on what JSON's reader cannot hold is no error where it cannot matter (forgive.h). */
+void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len));
 /* 1 and *line, 0 at the end, negative when reading failed. */
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e);
 /* How many lines there are, -1 when that is not known before the end: a pipe, a compressed file. */

@@ -50,6 +50,8 @@ int lines_open(struct lines **out, const struct cli *c)
         cli_fail(&e);
         rc = EX_NOINPUT;
     }
+    if (rc == 0)
+        jsonl_forgive(l->file, columns_is_read, columns_is_id);
     *out = l;
     if (rc != 0)
         lines_close(out);

@@ -233,3 +233,45 @@ def test_what_the_template_would_write_is_not_left_out(qwen3, ask):
         assert row["error"]["code"] == "bad_text" and row["error"]["message"].startswith(field), row
         assert "qwen3" in row["error"]["message"]
     assert found[3]["error"] is None
+
+
+# ---- lines that JSON's readers differ about ----
+
+FORGIVEN = [  # (line, its id; None: its number)
+    (b'{"id": null, "prompt": "q", "response": "7", "chosen": null, "rejected": null}', None),
+    (b'{"id": null, "custom_id": "c", "prompt": "q", "response": "7"}', "c"),
+    (b'{"id": 18446744073709551615, "prompt": "q", "response": "7"}', "18446744073709551615"),
+    (b'{"custom_id": -99999999999999999999999, "prompt": "q", "response": "7"}', "-99999999999999999999999"),
+    (b'{"prompt": "q", "response": "7", "hash": 18446744073709551615, "x": [1e999, {"y": -1e999}]}', None),
+    (b'{"meta": {"cut": "\\ud83d and \\ude00 \\ud83d\\ude00", "k": "\\\\ud800"}, "prompt": "q", "response": "7"}', None),
+    (b'{"score": NaN, "w": [Infinity, -Infinity], "prompt": "q", "response": "7"}', None),
+    (b'{"chosen": NaN, "rejected": NaN, "prompt": "q", "response": "7", "text": NaN}', None),
+]
+
+
+def test_what_cannot_matter_is_no_error(running):
+    """Numbers beyond 64 bits, NaN and halves of characters in columns that are not read; a mark at the file's beginning."""
+    found = by_lines(running, b"\xef\xbb\xbf" + FORGIVEN[0][0], *(line for line, _ in FORGIVEN[1:]))
+    score = plain(running, chatml(user("q"), answer("7")))[0]
+    for k, ((line, id), row) in enumerate(zip(FORGIVEN, found)):
+        assert row["error"] is None and row["score"] == score and row["id"] == (id or k + 1), (line, row)
+    bad = [b'{"prompt": "q", "response": "\\ud800"}', b'{"text": NaN}', b'{"input_ids": [99999999999999999999]}', b'{"id": 1e999, "text": "x"}',
+           b'{"input_ids": [1, NaN]}', b'{"text": "x", "score": 1e}', b'{"text": "x", "score": nan}', b'\xef\xbb\xbf{"text": "x"}']
+    assert all(row["error"]["code"] == "bad_request" and "line" in row["error"]["message"] for row in by_lines(running, {"text": "x"}, *bad)[1:])
+
+
+def test_numbers_come_back_with_the_input(running, directory):
+    (directory / "in.jsonl").write_text('{"text": "x", "hash": 18446744073709551615, "n": 9223372036854775807, "a": [1e999, NaN]}\n')
+    done = subprocess.run([BIN / "assay", "score", directory / "in.jsonl", "--keep-input", "--connect", running.endpoint, "--key", random_key()],
+                          capture_output=True, timeout=200 * PATIENCE)
+    row = json.loads(done.stdout)
+    assert row["input"] == {"text": "x", "hash": "18446744073709551615", "n": 2**63 - 1, "a": ["1e999", None]} and row["error"] is None
+
+
+def test_a_line_of_many_values_is_its_own_error(running):
+    """A few bytes of JSON are many of memory: 4 Mi values, where an object counts as 16."""
+    many = [b'{"text": "x", "a": [' + b"{}," * 300_000 + b"1]}", b'{"text": "x", "a": [' + b"0," * 5_000_000 + b"1]}",
+            b'{"text": "' + b"[," * 3_000_000 + b'"}']
+    found = by_lines(running, {"text": "x"}, *many, {"text": "x"})
+    assert [row["error"] and row["error"]["code"] for row in found] == [None, "too_large", "too_large", "too_long", None]
+    assert "4194304 values" in found[1]["error"]["message"] and "line 2" in found[1]["error"]["message"]

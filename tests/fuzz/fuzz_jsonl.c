@@ -69,6 +69,9 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         "\"x\", "
         "\"tool_calls\": [{\"a\": 1}], \"reasoning_content\": \"r\"}], \"tools\": "
         "\"[]\", \"images\": [], \"chat_template_kwargs\": {\"tools\": null}}\n",
+        "\xef\xbb\xbf{\"id\": 18446744073709551615, \"text\": \"a\", \"x\": [1e999, -Infinity, "
+        "NaN, "
+        "{\"y\": \"\\ud800 \\udc00\"}, 99999999999999999999], \"chosen\": NaN}\n",
         "{\"text\": 1e999}\n{\"text\": NaN}\n[[[[\nnull\n{\"a\":1,\"a\":2}\n{\"ids\": "
         "[99999999999999999999]}\n"};
     if (n >= sizeof seeds / sizeof seeds[0])

@@ -1,0 +1,162 @@
+/* forgive.c - see forgive.h. A line is walked once, token by token, with no regard for whether it is JSON: what
+ * is not looks the same afterwards. */
+#include "broker/cli/forgive.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct walk {
+    const char *at, *end;
+    int depth, key_is_next;
+    int ignored; /* of the member that is walked: nobody reads it */
+    int is_id;
+    struct buffer *out;
+};
+
+static void copy_to(struct walk *w, const char *to)
+{
+    buffer_append(w->out, w->at, (size_t)(to - w->at));
+    w->at = to;
+}
+
+/* ---- strings ---- */
+
+static const char *end_of_string(const struct walk *w)
+{
+    const char *p = w->at + 1;
+    while (p < w->end && *p != '"')
+        p += *p == '\\' && p + 1 < w->end ? 2 : 1;
+    return p < w->end ? p + 1 : w->end;
+}
+
+/* The code of a \uXXXX at p, -1 when it is none. */
+static int escaped_unit(const char *p, const char *end)
+{
+    int code = 0;
+    if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
+        return -1;
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdefABCDEF", *d = strchr(digits, p[i]);
+        if (!d || !*d)
+            return -1;
+        code = code * 16 + (int)(d - digits < 16 ? d - digits : d - digits - 6);
+    }
+    return code;
+}
+
+static int is_high(int unit)
+{
+    return unit >= 0xd800 && unit <= 0xdbff;
+}
+
+static int is_low(int unit)
+{
+    return unit >= 0xdc00 && unit <= 0xdfff;
+}
+
+/* A string up to its end; halves of characters become whole ones. */
+static void mend_string(struct walk *w, const char *to)
+{
+    while (w->at < to) {
+        int unit = escaped_unit(w->at, to);
+        if (is_high(unit) && is_low(escaped_unit(w->at + 6, to))) {
+            copy_to(w, w->at + 12);
+        } else if (is_high(unit) || is_low(unit)) {
+            buffer_text(w->out, "\\ufffd");
+            w->at += 6;
+        } else {
+            copy_to(w, w->at + (*w->at == '\\' && w->at + 1 < to ? 2 : 1));
+        }
+    }
+}
+
+/* ---- numbers and words ---- */
+
+static int is_word(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '+' || c == '.';
+}
+
+/* A number that JSON's reader cannot hold. */
+static int is_too_large(const char *text, size_t len)
+{
+    char number[512], *rest;
+    if (*text != '-' && (*text < '0' || *text > '9'))
+        return 0;
+    for (size_t i = 0; i < len; i++)
+        if (!strchr("-+.0123456789eE", text[i]))
+            return 0;
+    if (len >= sizeof number)
+        return 1;
+    memcpy(number, text, len);
+    number[len] = '\0';
+    errno = 0;
+    if (strpbrk(number, ".eE"))
+        return isinf(strtod(number, &rest)) && *rest == '\0';
+    return strtoll(number, &rest, 10) != 0 && errno == ERANGE && *rest == '\0';
+}
+
+static int is(const char *text, size_t len, const char *word)
+{
+    return strlen(word) == len && memcmp(text, word, len) == 0;
+}
+
+static void walk_word(struct walk *w)
+{
+    const char *from = w->at, *to = from;
+    while (to < w->end && is_word(*to))
+        to++;
+    size_t len = (size_t)(to - from);
+    int infinite = is(from, len, "Infinity") || is(from, len, "-Infinity");
+    int integer = !memchr(from, '.', len) && !memchr(from, 'e', len) && !memchr(from, 'E', len);
+    if ((is(from, len, "NaN") && (w->ignored || w->depth == 1)) || (infinite && w->ignored)) {
+        buffer_text(w->out, "null");
+        w->at = to;
+    } else if ((w->ignored || (w->is_id && w->depth == 1 && integer)) && is_too_large(from, len)) {
+        buffer_text(w->out, "\"");
+        copy_to(w, to);
+        buffer_text(w->out, "\"");
+    } else {
+        copy_to(w, to);
+    }
+}
+
+/* ---- the line ---- */
+
+static void walk_mark(struct walk *w)
+{
+    char c = *w->at;
+    w->depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    if (w->depth == 1 && (c == '{' || c == ','))
+        w->key_is_next = 1;
+    copy_to(w, w->at + 1);
+}
+
+void forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len), struct buffer *out)
+{
+    struct walk w = {.at = text, .end = text + len, .out = out};
+    while (w.at < w.end) {
+        if (*w.at == '"') {
+            const char *to = end_of_string(&w);
+            size_t key_len = (size_t)(to - w.at) > 2 ? (size_t)(to - w.at) - 2 : 0;
+            if (w.key_is_next) {
+                w.ignored = !is_read(w.at + 1, key_len);
+                w.is_id = is_id(w.at + 1, key_len);
+                w.key_is_next = 0;
+                copy_to(&w, to);
+            } else if (w.ignored) {
+                mend_string(&w, to);
+            } else {
+                copy_to(&w, to);
+            }
+        } else if (is_word(*w.at)) {
+            walk_word(&w);
+        } else {
+            walk_mark(&w);
+        }
+    }
+}
