@@ -39,7 +39,7 @@ static void check_scored(const char *change, const json_t *values)
     float expected[8], found[8];
     uint32_t order[] = {0};
     struct scorer s;
-    struct vector_row row = {.ids = ids, .expected = expected};
+    struct vector_row row = {.ids = ids, .positions = ids, .expected = expected};
     struct vector v = {.rows = &row, .n_rows = 1};
     for (int i = 0; i < N_IDS; i++)
         ids[i] = 5 + i;
