@@ -1,10 +1,12 @@
 /* json.c - see json.h. */
 #include "schema/json.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include "schema/regular.h"
 
 static const char *kind(const json_t *v)
 {
@@ -13,31 +15,49 @@ static const char *kind(const json_t *v)
     return names[json_typeof(v)];
 }
 
+/* Integers beyond 64 bits (a tokenizer's model_max_length of 1e30) make all integers of the file real
+ * numbers, which whoever wants an integer refuses. */
+static json_t *parse(FILE *f, const char *path, struct err *e)
+{
+    json_error_t why;
+    char first[REGULAR_POINTER_BYTES];
+    json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &why);
+    if (!root && json_error_code(&why) == json_error_numeric_overflow) {
+        rewind(f);
+        root = json_loadf(f, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+    }
+    if (root)
+        return root;
+    rewind(f);
+    if (regular_is_pointer(first, fread(first, 1, sizeof first, f)))
+        regular_refuse_pointer(path, e);
+    else
+        err_set(e, ASSAY_EFORMAT, "%s: not JSON: line %d: %s", path, why.line, why.text);
+    return NULL;
+}
+
 json_t *json_read_file(const char *dir, const char *name, size_t max_bytes, struct err *e)
 {
     char path[4096];
     struct stat st;
-    json_error_t why;
     if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) {
         err_set(e, ASSAY_EFORMAT, "%s: path too long", name);
         return NULL;
     }
-    FILE *f = fopen(path, "re");
-    if (!f || fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode)) {
-        if (f) {
-            errno = EINVAL;
-            fclose(f);
+    int fd = regular_open(path, &st, e);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+    json_t *root = NULL;
+    if (!f) {
+        if (fd >= 0) {
+            err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+            close(fd);
         }
-        err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
         return NULL;
     }
-    json_t *root = NULL;
     if ((uint64_t)st.st_size > max_bytes)
         err_set(e, ASSAY_EFORMAT, "%s: expected at most %zu bytes, found %lld", path, max_bytes,
             (long long)st.st_size);
-    else if (!(root = json_loadf(f, JSON_REJECT_DUPLICATES, &why)))
-        err_set(e, ASSAY_EFORMAT, "%s: not JSON: line %d: %s", path, why.line, why.text);
-    else if (!json_is_object(root)) {
+    else if ((root = parse(f, path, e)) && !json_is_object(root)) {
         err_set(e, ASSAY_EFORMAT, "%s: expected an object, found %s", path, kind(root));
         json_decref(root);
         root = NULL;

@@ -3,8 +3,6 @@
  * The files are those of schema/identity.h. The cache file holds one line: their identity, a space,
  * the digest of their contents. A digest is of the identity that it comes with: the files were the
  * same before they were read and after, and one that is written later has another. */
-#include <errno.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +11,7 @@
 #include <unistd.h>
 
 #include "schema/log.h"
+#include "schema/regular.h"
 #include "worker/weights.h"
 
 #define DIGEST_BYTES 32
@@ -43,13 +42,13 @@ static int digest_file(
     char path[4096];
     struct stat st;
     snprintf(path, sizeof path, "%s/%s", dir, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc =
-        fd < 0 || fstat(fd, &st) != 0 || add_contents(hash, name, fd, (uint64_t)st.st_size) != 0
-            ? err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path)
-            : 0;
-    if (fd >= 0)
-        close(fd);
+    int fd = regular_open(path, &st, e);
+    if (fd < 0)
+        return fd;
+    int rc = add_contents(hash, name, fd, (uint64_t)st.st_size) != 0
+                 ? err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path)
+                 : 0;
+    close(fd);
     return rc;
 }
 

@@ -13,6 +13,7 @@
 
 #include "schema/log.h"
 #include "schema/json.h"
+#include "schema/regular.h"
 
 #define HEADER_MAX_BYTES (100u << 20)
 #define INDEX_MAX_BYTES (100u << 20)
@@ -169,6 +170,8 @@ static int parse_file(struct weight_file *f, struct err *e)
     if (f->bytes < 8)
         return err_set(e, ASSAY_EFORMAT, "%s: expected a safetensors file, found %llu bytes",
             f->path, (unsigned long long)f->bytes);
+    if (regular_is_pointer(f->map, f->bytes))
+        return regular_refuse_pointer(f->path, e);
     memcpy(&header_bytes, f->map, sizeof header_bytes);
     if (header_bytes > HEADER_MAX_BYTES || header_bytes > f->bytes - 8)
         return err_set(e, ASSAY_EFORMAT, "%s: header: expected at most %llu bytes, found %llu",
@@ -188,9 +191,9 @@ static int open_file(struct weights *w, const char *dir, const char *name, struc
     size_t bytes = strlen(dir) + strlen(name) + 2;
     f->path = xcalloc(1, bytes);
     snprintf(f->path, bytes, "%s/%s", dir, name);
-    f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
-    if (f->fd < 0 || fstat(f->fd, &f->st) != 0)
-        return err_errno(e, ASSAY_EFORMAT, "%s: cannot open it", f->path);
+    f->fd = regular_open(f->path, &f->st, e);
+    if (f->fd < 0)
+        return f->fd;
     f->bytes = (uint64_t)f->st.st_size;
     f->map = f->bytes > 0 ? mmap(NULL, f->bytes, PROT_READ, MAP_SHARED, f->fd, 0) : NULL;
     if (f->map == MAP_FAILED) {

@@ -13,6 +13,7 @@
 
 #include "schema/json.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 #define TEMPLATE_MAX_BYTES (4u << 20)
 #define CONFIG_MAX_BYTES (64u << 20)
@@ -82,9 +83,15 @@ static int load_jinja(struct chat *c, const char *dir, struct err *e)
     char path[4096];
     if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
         return err_set(e, ASSAY_EFORMAT, "chat_template.jinja: path too long");
-    FILE *f = fopen(path, "rbe");
-    if (!f)
-        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+    struct err why = {0};
+    int fd = regular_open(path, NULL, &why);
+    if (fd < 0 && errno == ENOENT)
+        return 0;
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!f) {
+        *e = why;
+        return fd < 0 ? fd : err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+    }
     char *text = xcalloc(TEMPLATE_MAX_BYTES, 1);
     size_t len = fread(text, 1, TEMPLATE_MAX_BYTES, f);
     int rc = ferror(f) ? err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path) : 1;

@@ -1,5 +1,6 @@
 """Checkpoints that are not what they must be: refused at the start with exit code 78, by file, tensor or field, expected and found."""
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -223,3 +224,83 @@ def test_digest_follows_the_contents(model, directory):
     (model / "model.safetensors").write_bytes(data)
     assert digest() != first
     assert describe(DEMO)[0] == 0
+
+
+FILES = ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"]
+TEMPLATES = ["tokenizer_config.json", "chat_template.jinja"]
+KINDS = [(os.mkfifo, "a pipe"), (os.mkdir, "a directory"), (lambda path: path.symlink_to("/dev/zero"), "a device")]
+
+
+@pytest.fixture
+def text_model(directory):
+    shutil.copytree(MODELS / "demo-reward", directory / "m")
+    return directory / "m"
+
+
+def start(model, directory):
+    """A broker that has to give up; it is never waited for long."""
+    return subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "d"], capture_output=True, text=True,
+                          timeout=30 * PATIENCE)
+
+
+def score(model, directory):
+    """One row that needs the chat template: what is said of it."""
+    (directory / "rows.jsonl").write_text('{"id": "a", "prompt": "3 + 4", "response": "7"}\n')
+    done = subprocess.run([BIN / "assay", "score", directory / "rows.jsonl", "-o", directory / "out.jsonl", "--model", model],
+                          capture_output=True, text=True, timeout=60 * PATIENCE)
+    return json.loads((directory / "out.jsonl").read_text()), done
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("make, word", KINDS)
+def test_a_template_that_is_no_file_is_its_rows_error(text_model, directory, name, make, word):
+    (text_model / name).unlink(missing_ok=True)
+    make(text_model / name)
+    row, _ = score(text_model, directory)
+    assert name in row["error"]["message"] and f"found {word}" in row["error"]["message"], row
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("make, word", KINDS)
+def test_what_is_no_file_is_refused_at_once(text_model, directory, name, make, word):
+    (text_model / name).unlink(missing_ok=True)
+    make(text_model / name)
+    done = start(text_model, directory)
+    assert done.returncode == 78 and name in done.stderr and f"found {word}" in done.stderr, done.stderr
+
+
+def test_a_shard_that_nobody_needs_is_no_device_either(text_model, directory):
+    """The digest is over every *.safetensors."""
+    (text_model / "other.safetensors").symlink_to("/dev/zero")
+    done = start(text_model, directory)
+    assert done.returncode == 78 and "other.safetensors" in done.stderr and "a device" in done.stderr
+
+
+def test_links_to_files_are_files(text_model, directory):
+    """As a snapshot of the hub's cache has them."""
+    for path in list(text_model.iterdir()):
+        path.rename(directory / path.name)
+        path.symlink_to(f"../{path.name}")
+    assert describe(text_model)[0] == 0
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 988097824\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_is_called_one(text_model, directory, name):
+    (text_model / name).write_text(POINTER)
+    done = start(text_model, directory)
+    assert done.returncode == 78 and name in done.stderr and "Git LFS pointer" in done.stderr, done.stderr
+
+
+def test_an_integer_too_long_for_64_bits(text_model, directory):
+    """transformers writes int(1e30) where a tokenizer has no limit."""
+    path = text_model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": int(1e30)}))
+    row, done = score(text_model, directory)
+    assert done.returncode == 0 and row["error"] is None and row["score"] is not None, (row, done.stderr)
+    path = text_model / "config.json"
+    path.write_text(path.read_text().replace('"hidden_size": 128', '"hidden_size": 1' + "0" * 30))
+    code, said = describe(text_model)
+    assert code == 78 and "hidden_size" in said
