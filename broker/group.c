@@ -4,6 +4,9 @@
  * the batches back as lost, revokes the slots, and sets the time of the next start. Nothing is
  * repaired in place.
  *
+ * A rank that a signal has stopped is seen in whatever state the group is, as the kernel says so: no
+ * sign of life is asked of ranks that have nothing to do, and none that is only slow is blamed.
+ *
  * A hang is seen by the progress counters that ranks bump after each block of work: all unchanged
  * for hang_ms while a batch is in flight. The clock starts anew when this function was not called
  * for a while, so that a broker that was itself stopped does not blame the ranks. */
@@ -21,6 +24,7 @@
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
 #define FOREVER (1ll << 60)
+#define LOOK_MS 1000 /* between two looks for ranks that are stopped */
 #define MAX_BAD_STARTS 3
 #define MAX_FAILED_STARTS 6
 #define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
@@ -55,6 +59,7 @@ struct group {
     long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
     uint64_t progress;
+    long long looked_ms; /* when ranks that are stopped were last looked for */
     char failure[512];
     int failure_exit;
     int said_exit;     /* the code that a rank said it ends with, 0: none did */
@@ -374,11 +379,32 @@ static long long tick_stopping(struct group *g, long long now_ms)
     return FOREVER;
 }
 
+static long long look_interval(const struct group *g)
+{
+    return g->options.hang_ms / 2 < LOOK_MS ? g->options.hang_ms / 2 : LOOK_MS;
+}
+
+/* A rank that has been stopped for hang_ms, -1: none. After a pause of this process it may be that it
+ * was stopped with it, and goes on as soon. */
+static int find_stopped(struct group *g, long long now_ms)
+{
+    long long since_ms = now_ms - g->looked_ms, interval = look_interval(g);
+    if (since_ms < interval)
+        return -1;
+    g->looked_ms = now_ms;
+    return ranks_find_stopped(&g->ranks, now_ms, g->options.hang_ms, since_ms > 2 * interval + 500);
+}
+
+static long long earliest(long long a, long long b)
+{
+    return a < b ? a : b;
+}
+
 static long long tick_alive(struct group *g, long long now_ms)
 {
     struct err e = {0};
     char reason[64];
-    int rc, dead;
+    int rc, dead, stopped;
     while ((rc = receive(g, now_ms, &e)) == 1)
         ;
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
@@ -390,7 +416,10 @@ static long long tick_alive(struct group *g, long long now_ms)
         fail(g, now_ms, reason);
     } else if (now_ms >= deadline)
         fail(g, now_ms, "no progress: hung");
-    else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
+    else if ((stopped = find_stopped(g, now_ms)) >= 0) {
+        snprintf(reason, sizeof reason, "rank %d is stopped by a signal", stopped);
+        fail(g, now_ms, reason);
+    } else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
         fail(g, now_ms, "not ready in time");
     else if (g->state == GROUP_DRAINING && g->n_flights == 0)
         return tick_stopping(g, now_ms);
@@ -398,8 +427,8 @@ static long long tick_alive(struct group *g, long long now_ms)
         return g->start_at_ms;
     if (g->state == GROUP_STOPPED)
         return FOREVER;
-    return deadline == FOREVER ? (g->state == GROUP_STARTING ? now_ms + 1000 : FOREVER)
-                               : (half < deadline ? half : deadline);
+    long long look = g->looked_ms + look_interval(g);
+    return earliest(look, deadline == FOREVER ? FOREVER : earliest(half, deadline));
 }
 
 long long group_tick(struct group *g, long long now_ms)

@@ -3,7 +3,7 @@
  *     STARTING -> READY -> DEAD -> (back-off 0, 0.5, 1, 2 .. 30 s) -> STARTING, incarnation + 1
  *              stop ->  DRAINING -> STOPPED
  * A rank that exits, reports an error, disagrees with the others about a batch's scores, or makes
- * no progress for hang_ms while it has work: the whole group is SIGKILLed and reaped, its batches
+ * no progress for hang_ms while it has work, or has been stopped by a signal for so long: the whole group is SIGKILLed and reaped, its batches
  * come back through group_take, and new ranks are started. Death is a readable pidfd; a hang is all
  * progress counters unchanged.
  *

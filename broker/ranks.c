@@ -87,6 +87,7 @@ int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage
     char endpoint[512];
     int ends[2];
     r->incarnation = incarnation;
+    memset(r->stopped_ms, 0, sizeof r->stopped_ms);
     int rc = bind_socket(r, endpoint, sizeof endpoint, e);
     if (rc == 0 && (r->comm_fd = stage_segment_new(stage_comm_bytes(r->options->tp), e)) < 0)
         rc = r->comm_fd;
@@ -194,6 +195,22 @@ int ranks_find_dead(const struct ranks *r)
         if (r->children[k].pidfd >= 0 && has_ended(&r->children[k]))
             return (int)k;
     return -1;
+}
+
+int ranks_find_stopped(struct ranks *r, long long now_ms, long long stopped_for_ms, int anew)
+{
+    int found = -1;
+    for (uint32_t k = 0; k < r->options->tp; k++) {
+        long long *since_ms = &r->stopped_ms[k];
+        int event = child_was_stopped(&r->children[k]);
+        if (event < 0)
+            *since_ms = 0;
+        else if (event > 0 || (*since_ms && anew))
+            *since_ms = now_ms;
+        if (*since_ms && now_ms - *since_ms >= stopped_for_ms)
+            found = (int)k;
+    }
+    return found;
 }
 
 int ranks_all_ended(const struct ranks *r)

@@ -19,6 +19,8 @@ struct ranks {
     char socket_path[256];
     int comm_fd, pipe_fd; /* the segment that they sum in; that ends when this process does */
     struct child children[GROUP_MAX_RANKS];
+    long long stopped_ms
+        [GROUP_MAX_RANKS]; /* since when it is stopped by a signal, as far as was seen; 0 */
     struct msg_writer writer;
 };
 
@@ -39,6 +41,9 @@ int ranks_receive(struct ranks *r, uint32_t *rank, zmq_msg_t *body);
 
 /* One that has ended by itself, -1: none has. */
 int ranks_find_dead(const struct ranks *r);
+/* One that a signal has stopped, for stopped_for_ms without a break; -1: none. With `anew`, what was seen
+ * before does not count. */
+int ranks_find_stopped(struct ranks *r, long long now_ms, long long stopped_for_ms, int anew);
 int ranks_all_ended(const struct ranks *r);
 /* Descriptors that are readable when there is something to receive, or a rank has ended: how many. */
 int ranks_poll_items(const struct ranks *r, zmq_pollitem_t *items, int max);

@@ -114,6 +114,19 @@ int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal)
     return 1;
 }
 
+int child_was_stopped(const struct child *c)
+{
+    siginfo_t info = {0};
+    int last = 0;
+    while (c->pidfd >= 0 &&
+           waitid((idtype_t)P_PIDFD, (id_t)c->pidfd, &info, WSTOPPED | WCONTINUED | WNOHANG) == 0 &&
+           info.si_pid != 0) {
+        last = info.si_code == CLD_CONTINUED ? -1 : 1;
+        info.si_pid = 0;
+    }
+    return last;
+}
+
 void child_end(struct child *c, long long until_mono_ms, int *exit_code, int *signal)
 {
     long long left_ms = until_mono_ms - now_mono_ms();

@@ -22,6 +22,9 @@ void child_kill(const struct child *c); /* SIGKILL */
 /* Reap: 1 and the wait status' parts when it has ended, or ends within wait_ms (pidfd closed); 0 when
  * it still runs. */
 int child_reap(struct child *c, int wait_ms, int *exit_code, int *signal);
+/* What a child that lives was made to do by a signal since this was last asked: 1 it was stopped (and is
+ * still, or again), -1 it goes on, 0 neither. What a debugger does to it does not count. */
+int child_was_stopped(const struct child *c);
 /* Kill and reap. One that even SIGKILL does not end by then, as it waits inside the kernel for a device,
  * is let go, with a line in the log. */
 #define CHILD_END_MS 10000

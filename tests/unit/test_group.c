@@ -501,6 +501,76 @@ static void test_a_stopped_rank_is_a_hang(void **state)
     wait_for(s, GROUP_READY);
 }
 
+static void test_a_rank_stopped_while_idle_or_starting(void **state)
+{
+    static const char *const habits[] = {"idle", "half-ready"}; /* the second never gets ready */
+    struct scene *s = *state;
+    for (int i = 0; i < 2; i++) {
+        int exit_code;
+        make_fakes(s, habits[i], 2);
+        long long until_ms = now_mono_ms() + PATIENCE_MS, next_ms;
+        uint32_t n;
+        while (next_ms = group_tick(s->group, now_mono_ms()),
+            !group_ranks(s->group, &n)[0].ready && now_mono_ms() < until_ms)
+            sleep_until(s, next_ms, until_ms);
+        if (i == 0)
+            wait_for(s, GROUP_READY);
+        assert_int_equal(kill(pid_of(s, 0), SIGSTOP), 0);
+        assert_text_has(wait_for_failure(s, &exit_code), "rank 0 is stopped by a signal");
+        group_free(&s->group);
+    }
+}
+
+static void wait_until_stopped(int pid)
+{
+    char path[64], line[512] = "";
+    long long until_ms = now_mono_ms() + PATIENCE_MS;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    while (!strstr(line, ") T ") && now_mono_ms() < until_ms) {
+        FILE *f = fopen(path, "re");
+        assert_non_null(f);
+        assert_non_null(fgets(line, sizeof line, f));
+        fclose(f);
+    }
+}
+
+/* Stopped and let go again and again, as a tool does that keeps a process slow: it is alive. */
+static void test_a_rank_that_is_stopped_at_times(void **state)
+{
+    struct scene *s = *state;
+    make_fakes(s, "idle", 1);
+    wait_for(s, GROUP_READY);
+    long long now_ms = now_mono_ms(); /* then a clock of our own */
+    for (int i = 0; i < 12; i++) {    /* six times hang_ms */
+        kill(pid_of(s, 0), SIGSTOP);
+        wait_until_stopped(pid_of(s, 0));
+        group_tick(s->group, now_ms += 200);
+        kill(pid_of(s, 0), SIGCONT);
+    }
+    assert_int_equal(group_restarts(s->group), 0);
+    assert_int_equal(group_state(s->group), GROUP_READY);
+    kill(pid_of(s, 0), SIGSTOP);
+    wait_until_stopped(pid_of(s, 0));
+    long long until_ms = now_mono_ms() + PATIENCE_MS; /* its last thread may stop a little later */
+    while (group_restarts(s->group) == 0 && now_mono_ms() < until_ms)
+        group_tick(s->group, now_ms += 200);
+    assert_int_equal(group_restarts(s->group), 1);
+}
+
+/* As after a suspend of all of them: the clock begins when it is seen again. */
+static void test_an_owner_that_stood_still_with_its_rank(void **state)
+{
+    struct scene *s = *state;
+    make_fakes(s, "idle", 1);
+    wait_for(s, GROUP_READY);
+    kill(pid_of(s, 0), SIGSTOP);
+    long long now_ms = now_mono_ms();
+    for (int i = 0; i < 10; i++)
+        now_ms = group_tick(s->group, now_ms + 100 * i) + 100000; /* a clock of our own */
+    assert_int_equal(group_state(s->group), GROUP_READY);
+    kill(pid_of(s, 0), SIGCONT);
+}
+
 static void test_an_owner_that_stood_still_blames_nobody(void **state)
 {
     struct scene *s = *state;
@@ -727,6 +797,9 @@ int main(int argc, char **argv)
         TEST(test_slots_and_capacities), TEST(test_stop_waits_for_batches),
         TEST(test_freed_with_work_in_flight), TEST(test_a_killed_rank_ends_the_incarnation),
         TEST(test_a_rank_killed_while_idle), TEST(test_a_stopped_rank_is_a_hang),
+        TEST(test_a_rank_stopped_while_idle_or_starting),
+        TEST(test_a_rank_that_is_stopped_at_times),
+        TEST(test_an_owner_that_stood_still_with_its_rank),
         TEST(test_an_owner_that_stood_still_blames_nobody), TEST(test_a_hang_while_draining),
         TEST(test_a_rank_that_does_not_stop), TEST(test_broken_agreements),
         TEST(test_messages_that_do_not_count), TEST(test_ready_is_every_rank), TEST(test_back_off),
