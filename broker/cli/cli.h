@@ -57,6 +57,8 @@ enum cli_option {
     CLI_OLDER_THAN,
     CLI_NO_WAIT,
     CLI_MAX_WAIT,
+    CLI_KEEP_DATA,
+    CLI_FORCE,
     CLI_OPTION_COUNT
 };
 

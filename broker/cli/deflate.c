@@ -2,6 +2,7 @@
 #include "broker/cli/deflate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -107,7 +108,7 @@ FILE *deflate_open(int fd, const char *name)
 {
     cookie_io_functions_t gzip = {.write = write_gzip, .close = close_gzip};
     cookie_io_functions_t zstd = {.write = write_zstd, .close = close_zstd};
-    int is_gzip = ends_in(name, ".gz"), own = dup(fd);
+    int is_gzip = ends_in(name, ".gz"), own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (own < 0)
         return NULL;
     if (!is_gzip && !ends_in(name, ".zst"))

@@ -16,7 +16,7 @@ static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, 
     CLI_ORDER, CLI_POOL, CLI_ACTIVATION, CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT,
     CLI_CHAT_TEMPLATE, CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_THREADS,
     CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER, CLI_SCORE_CACHE, CLI_NO_DEDUPE,
-    CLI_NO_WAIT, CLI_OPTION_COUNT};
+    CLI_NO_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_NO_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {
@@ -45,12 +45,26 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "is bad is its own error: the others are scored, and the exit code is 1. INPUT may end "       \
     "in .gz or .zst, and be - for stdin."
 
+#define SCORE_RUNS                                                                                 \
+    "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole; .gz and .zst are "         \
+    "compressed. A "                                                                               \
+    "device or a pipe is written as it is. With --model a private broker keeps its work in "       \
+    "OUTPUT.assay. It is removed once every row has its score; after an interruption, or when "    \
+    "rows "                                                                                        \
+    "failed, it stays, and the same command goes on with it. Where input, options or checkpoint "  \
+    "have "                                                                                        \
+    "changed since, that begins anew, and takes what is the same from the scores that are there. " \
+    "An "                                                                                          \
+    "output that is whole, and was made from the same files with the same options, is left as it " \
+    "is; --force scores it again."
+
 static const struct cli_verb verbs[] = {
     {"score", "[INPUT.jsonl|-]",
-        "Score a JSONL file. Killed and run again, it goes on where it stopped.", INPUT_LINES,
+        "Score a JSONL file. Killed and run again, it goes on where it stopped.",
+        INPUT_LINES SCORE_RUNS,
         "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
         "  assay score rows.jsonl.gz -o scores.jsonl --data /var/lib/assay\n"
-        "  cat rows.jsonl | assay score - --data /tmp/assay --model ./my-reward-model\n",
+        "  cat rows.jsonl | assay score - -o scores.jsonl.gz --model ./my-reward-model\n",
         0, score_options, verb_score},
     {"submit", "[INPUT.jsonl|-]", "Hand a JSONL file to a running broker as a job, and return.",
         INPUT_LINES,

@@ -75,6 +75,9 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "where the broker has no room for more rows now, say why and exit with 75", NULL},
     [CLI_MAX_WAIT] = {"max-wait", 0, "S",
         "exit with 75 when the job is not over after S seconds (default: wait on)", NULL},
+    [CLI_KEEP_DATA] = {"keep-data", 0, NULL,
+        "keep the private broker's directory, OUTPUT.assay, after success as well", NULL},
+    [CLI_FORCE] = {"force", 0, NULL, "score again what is there already, whole", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page, each into its own file there", NULL},
 };
 

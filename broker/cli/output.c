@@ -22,10 +22,24 @@ static void clear_entry(struct output_entry *entry)
     json_decref(entry->result);
 }
 
-void output_release(struct output *o)
+static void clear_entries(struct output *o)
 {
     for (size_t k = o->head; k < o->end; k++)
         clear_entry(&o->entries[k]);
+    o->head = o->end = 0;
+}
+
+int output_begin_anew(struct output *o, struct err *e)
+{
+    int rc = o->n_written > 0 ? target_begin_anew(&o->target, e) : 0;
+    clear_entries(o);
+    o->next_i = o->n_written = o->n_failed = 0;
+    return rc;
+}
+
+void output_release(struct output *o)
+{
+    clear_entries(o);
     free(o->entries);
     target_release(&o->target);
     *o = (struct output){.target.fd = -1};

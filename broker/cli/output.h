@@ -33,6 +33,8 @@ void output_expect(struct output *o, struct line *line, int64_t i);
 int output_result(struct output *o, int64_t i, json_t *row, struct err *e);
 int output_flush(struct output *o, struct err *e); /* writes what can be written */
 size_t output_waiting(const struct output *o);
+/* The lines so far are void: nothing is waited for, and the file is empty again. */
+int output_begin_anew(struct output *o, struct err *e);
 int output_finish(struct output *o, struct err *e);
 
 /* The output line of one result row: without `i`, with the line's own id; new reference. */

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,7 +17,8 @@
 #define MAX_ARGUMENTS 32
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* to finish what is in flight; when all results are there, nothing is */
-#define BUSY_MS 20000 /* how long an earlier broker may take to leave the directory */
+#define DEFAULT_CACHE "256M" /* for the run after this one, when the input was mended */
+#define BUSY_MS 20000        /* how long an earlier broker may take to leave the directory */
 
 extern char **environ;
 
@@ -56,7 +56,8 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--max-len", c->value[CLI_MAX_LEN]);
     add(b, &n, "--chat-template", c->value[CLI_CHAT_TEMPLATE]);
     add(b, &n, "--worker", c->value[CLI_WORKER]);
-    add(b, &n, "--score-cache", c->value[CLI_SCORE_CACHE]);
+    add(b, &n, "--score-cache",
+        c->value[CLI_SCORE_CACHE] ? c->value[CLI_SCORE_CACHE] : DEFAULT_CACHE);
     if (c->value[CLI_NO_DEDUPE])
         b->arguments[n++] = "--no-dedupe";
 }
@@ -87,11 +88,7 @@ int private_broker_start(
     snprintf(b->log, sizeof b->log, "%s/assayd.log", data_dir);
     set_arguments(b, c);
     b->first_try_ms = now_mono_ms();
-    int rc = 0;
-    if (mkdir(data_dir, 0700) != 0 && errno != EEXIST)
-        rc = err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", data_dir);
-    if (rc == 0)
-        rc = spawn(b, e);
+    int rc = spawn(b, e);
     if (rc != 0) {
         free(b);
         return rc;

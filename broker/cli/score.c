@@ -1,21 +1,24 @@
 /* score.c - `assay score`: lines in, a job, lines out, in one command that can be killed and run
  * again.
  *
- * The job lives in a broker: a private one with --model (its data directory is OUTPUT.assay), or
- * the one named by --connect or --data. Its key follows from the paths, so the same command finds
- * the same job: chunks that are there already are acknowledged again, finished rows come back from
- * the database, the rest is scored. The output is written anew each time, each line once.
+ * The job lives in a broker: a private one with --model, or the one named by --connect or --data. The
+ * same command finds the same job (run.h): chunks that are there already are acknowledged again,
+ * finished rows come back from the database, the rest is scored. The output is written anew each
+ * time, each line once.
  *
  * Reading and scoring overlap: at most WINDOW lines are read ahead of what is written. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/feeder.h"
 #include "broker/cli/output.h"
 #include "broker/cli/private_broker.h"
 #include "broker/cli/progress.h"
+#include "broker/cli/run.h"
+#include "broker/cli/stamp.h"
 
 #define WINDOW 50000
 #define PAGE_ROWS 1000
@@ -31,7 +34,11 @@ struct score {
     struct progress progress;
     struct waiting waiting;
     int busy; /* the broker takes no rows for now */
-    char key[256], data[4096];
+    struct run run;
+    enum run_end end;
+    int is_kept; /* the private broker's directory */
+    int another; /* the job is of an earlier run with another input, checkpoint or mode */
+    char stamp[STAMP_BYTES];
     int64_t after;
     int64_t got; /* results so far */
 };
@@ -45,64 +52,68 @@ static int watch(void *arg, struct err *e)
 {
     struct score *s = arg;
     if (cli_interrupted())
-        return err_set(e, ASSAY_EIO, "stopped; the same command again goes on from here");
+        return err_set(e, ASSAY_EIO,
+            s->run.from_pipe ? "stopped" : "stopped; the same command again goes on from here");
     return s->broker ? private_broker_watch(s->broker, e) : 0;
-}
-
-/* Where the private broker keeps its data: beside the output, or beside the input when that goes to
- * stdout. */
-static int choose_data(struct score *s)
-{
-    const struct cli *c = s->cli;
-    const char *output = c->value[CLI_OUTPUT];
-    if (c->value[CLI_DATA])
-        return cli_path(s->data, sizeof s->data, "%s", c->value[CLI_DATA]);
-    if (output && strcmp(output, "-") != 0)
-        return cli_path(s->data, sizeof s->data, "%s.assay", output);
-    if (c->operand && strcmp(c->operand, "-") != 0)
-        return cli_path(s->data, sizeof s->data, "%s.assay", c->operand);
-    return cli_usage("score: with stdin and stdout, --data DIR must say where the private broker "
-                     "keeps its data");
 }
 
 static int start_broker(struct score *s)
 {
     struct err e = {0};
     struct cli with_data = *s->cli;
-    int rc = choose_data(s);
-    if (rc != 0)
-        return rc;
-    if (private_broker_start(&s->broker, s->cli, s->data, &e) != 0)
+    if (private_broker_start(&s->broker, s->cli, s->run.data, &e) != 0)
         return cli_fail(&e);
-    with_data.value[CLI_DATA] = s->data;
+    with_data.value[CLI_DATA] = s->run.data;
     with_data.value[CLI_TIMEOUT] = s->cli->value[CLI_TIMEOUT] ? s->cli->value[CLI_TIMEOUT] : "3600";
     return cli_connect(&with_data, &s->client);
 }
 
-static int score_open(struct score *s)
+/* Input and output; whether the output is there already, made from the same (*whole). */
+static int open_files(struct score *s, int *whole)
 {
     struct err e = {0};
     const struct cli *c = s->cli;
-    if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
-        return cli_usage("score: expected --model or --connect, found both");
+    struct stat st;
     int rc = lines_open(&s->lines, c);
-    if (rc == 0)
-        rc = cli_default_key(c, s->key, sizeof s->key);
     if (rc != 0)
         return rc;
     if (output_open(&s->output, c, &e) != 0)
         return e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
+    if (!c->value[CLI_MODEL] || !c->operand || stat(c->operand, &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    stamp_make(c, s->stamp);
+    *whole = !c->value[CLI_FORCE] && s->output.target.part[0] &&
+             stamp_is_on(s->output.target.place, s->stamp);
+    return 0;
+}
+
+static void begin(struct score *s)
+{
+    feeder_init(&s->feeder, s->client, s->lines, s->run.key);
+    s->feeder.on_line = expect_line;
+    s->feeder.on_line_arg = &s->output;
+    s->after = s->got = 0;
+}
+
+static int score_open(struct score *s, int *whole)
+{
+    const struct cli *c = s->cli;
+    if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
+        return cli_usage("score: expected --model or --connect, found both");
+    int rc = open_files(s, whole);
+    if (rc != 0 || *whole)
+        return rc;
+    if ((rc = run_open(&s->run, c)) != 0)
+        return rc;
+    progress_init(&s->progress, c->stderr_tty, lines_count(s->lines));
+    s->waiting =
+        (struct waiting){.progress = &s->progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
     rc = c->value[CLI_MODEL] ? start_broker(s) : cli_connect(c, &s->client);
     if (rc != 0)
         return rc;
     client_set_watch(s->client, watch, s);
     client_set_waiting(s->client, &s->waiting);
-    feeder_init(&s->feeder, s->client, s->lines, s->key);
-    s->feeder.on_line = expect_line;
-    s->feeder.on_line_arg = &s->output;
-    progress_init(&s->progress, c->stderr_tty, lines_count(s->lines));
-    s->waiting =
-        (struct waiting){.progress = &s->progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
+    begin(s);
     return 0;
 }
 
@@ -113,6 +124,14 @@ static void score_close(struct score *s)
     private_broker_stop(&s->broker);
     output_release(&s->output);
     lines_close(&s->lines);
+    s->is_kept = run_close(&s->run, s->end, s->cli->value[CLI_KEEP_DATA] != NULL);
+}
+
+/* It is the job of a run before, and of something else: *e says of what. The caller may begin anew. */
+static int is_another(struct score *s, int rc)
+{
+    s->another = run_may_begin_anew(&s->run);
+    return rc;
 }
 
 /* A paused job gives no results: go on if that was asked for, else say why. */
@@ -121,20 +140,21 @@ static int unpause(struct score *s, struct err *e)
     int accept = s->cli->value[CLI_ACCEPT_MODE] != NULL;
     json_t *reply = NULL;
     struct msg_writer *w = client_begin(s->client, accept ? "resume" : "status", accept ? 2 : 1);
-    cli_write_job(w, s->key);
+    cli_write_job(w, s->run.key);
     if (accept)
         msg_key_bool(w, "accept_mode", 1);
-    int rc = client_call(s->client, 0, &reply, e);
+    int rc = client_call_patiently(s->client, 0, &reply, e);
     if (rc != 0)
         return rc;
     const char *reason = json_string_value(json_object_get(reply, "reason"));
-    if (!accept)
-        rc = err_set(e, ASSAY_ESTATE, "job '%s' is paused: %s", s->key,
-            reason ? reason : "`assay resume` lets it go on");
+    if (!accept && !reason)
+        rc = err_set(
+            e, ASSAY_ESTATE, "job '%s' is paused; `assay resume` lets it go on", s->run.key);
     if (!accept && reason)
-        rc = err_set(e, ASSAY_ESTATE,
-            "job '%s' is held: %s; --accept-mode goes on all the same, another output begins anew",
-            s->key, reason);
+        rc = is_another(s,
+            err_set(e, ASSAY_ESTATE,
+                "job '%s' is held: %s; --accept-mode goes on all the same, another key begins anew",
+                s->run.key, reason));
     json_decref(reply);
     s->feeder.paused = 0;
     return rc;
@@ -146,6 +166,8 @@ static int feed(struct score *s, struct err *e)
     s->busy = rc == FEEDER_BUSY;
     if (s->busy && s->waiting.refuse)
         return e->code;
+    if (rc == ASSAY_EKEYREUSED)
+        return is_another(s, rc);
     if (s->busy)
         waiting_tell(&s->waiting, "waiting: %s", e->msg);
     else
@@ -172,7 +194,7 @@ static int take_row(struct score *s, json_t *row, struct err *e)
 static int tell_of_workers(struct score *s, struct err *e)
 {
     json_t *reply = NULL;
-    cli_write_job(client_begin(s->client, "status", 1), s->key);
+    cli_write_job(client_begin(s->client, "status", 1), s->run.key);
     int rc = client_call_patiently(s->client, 0, &reply, e);
     const char *why = json_string_value(json_object_get(reply, "failure"));
     if (why)
@@ -190,7 +212,7 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     json_t *reply = NULL, *row;
     size_t k;
     struct msg_writer *w = client_begin(s->client, "results", 4);
-    cli_write_job(w, s->key);
+    cli_write_job(w, s->run.key);
     msg_key_int(w, "after", s->after);
     msg_key_int(w, "limit", PAGE_ROWS);
     msg_key_int(w, "wait_ms", wait_ms);
@@ -211,21 +233,53 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     return rc;
 }
 
+/* Leave what an earlier run began: nothing of it is in this run's output. */
+static int begin_anew(struct score *s, struct err *e)
+{
+    struct err why = *e;
+    progress_end(&s->progress);
+    fprintf(stderr,
+        "assay: input, options or checkpoint are not those of the run that was begun before "
+        "(%s%s%s); "
+        "scoring anew\n",
+        why.field, why.field[0] ? ": " : "", why.msg);
+    s->another = 0;
+    lines_close(&s->lines);
+    if (lines_open(&s->lines, s->cli) != 0)
+        return err_set(e, ASSAY_EIO, "cannot read the input again");
+    int rc = run_begin_anew(&s->run, s->client, e);
+    if (rc == 0)
+        rc = output_begin_anew(&s->output, e);
+    feeder_release(&s->feeder);
+    begin(s);
+    return rc;
+}
+
+static int step(struct score *s, int *ended, struct err *e)
+{
+    int room = output_waiting(&s->output) < WINDOW;
+    int rc = watch(s, e); /* the client asks only while an answer is out */
+    if (rc == 0 && !s->feeder.sealed && room)
+        rc = feed(s, e);
+    if (rc == 0)
+        rc = fetch(s, s->feeder.sealed || !room || s->busy ? WAIT_MS : 0, ended, e);
+    return rc;
+}
+
 static int transfer(struct score *s, struct err *e)
 {
-    int ended = 0, rc = 0;
+    int ended = 0, rc = run_choose_job(&s->run, s->client, e);
+    if (rc == 0)
+        s->end = RUN_FAILED; /* there is something to go on with */
     while (rc == 0 && !(ended && s->feeder.sealed)) {
-        int room = output_waiting(&s->output) < WINDOW;
-        rc = watch(s, e); /* the client asks only while an answer is out */
-        if (rc == 0 && !s->feeder.sealed && room)
-            rc = feed(s, e);
-        if (rc == 0)
-            rc = fetch(s, s->feeder.sealed || !room || s->busy ? WAIT_MS : 0, &ended, e);
+        rc = step(s, &ended, e);
+        if (rc != 0 && s->another)
+            rc = begin_anew(s, e);
     }
     if (rc == 0)
         rc = output_flush(&s->output, e);
     if (rc == 0 && output_waiting(&s->output) > 0)
-        rc = err_set(e, ASSAY_ESTATE, "job '%s' was cancelled with %zu rows unfinished", s->key,
+        rc = err_set(e, ASSAY_ESTATE, "job '%s' was cancelled with %zu rows unfinished", s->run.key,
             output_waiting(&s->output));
     return rc;
 }
@@ -236,7 +290,7 @@ static void name_copies(struct score *s, char *text, size_t size)
     struct err e = {0};
     json_t *reply = NULL;
     text[0] = '\0';
-    cli_write_job(client_begin(s->client, "status", 1), s->key);
+    cli_write_job(client_begin(s->client, "status", 1), s->run.key);
     if (client_call(s->client, 0, &reply, &e) != 0)
         return;
     long long copied = json_integer_value(json_object_get(reply, "copied"));
@@ -253,28 +307,63 @@ static int report(struct score *s)
     char copies[80];
     if (s->cli->stderr_tty || o->n_failed > 0) {
         name_copies(s, copies, sizeof copies);
-        fprintf(stderr, "assay: %lld rows, %lld failed%s%s%s\n", (long long)o->n_written,
-            (long long)o->n_failed, copies, s->broker ? "; job kept in " : "",
-            s->broker ? s->data : "");
+        fprintf(stderr, "assay: %lld rows, %lld failed%s\n", (long long)o->n_written,
+            (long long)o->n_failed, copies);
     }
+    s->end = o->n_failed > 0 ? RUN_FAILED : RUN_WHOLE;
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
+}
+
+static int run_all(struct score *s)
+{
+    struct err e = {0};
+    int failed = transfer(s, &e) != 0;
+    progress_end(&s->progress);
+    if (!failed && s->output.n_failed == 0)
+        memcpy(s->output.target.stamp, s->stamp, sizeof s->stamp);
+    if (!failed)
+        failed = output_finish(&s->output, &e) != 0;
+    if (!failed)
+        return report(s);
+    int rc = cli_fail(&e);
+    if (s->got == 0 && !cli_interrupted())
+        s->end = RUN_NOTHING; /* workers that do not start, for one */
+    return s->waiting.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
+}
+
+/* What is left, and what it is good for. */
+static void tell_what_is_kept(const struct score *s, int rc)
+{
+    int asked_for = s->cli->value[CLI_KEEP_DATA] != NULL;
+    if (!s->is_kept || s->end == RUN_NOTHING || (s->end == RUN_WHOLE && !asked_for))
+        return;
+    if (s->end == RUN_WHOLE || s->run.from_pipe)
+        fprintf(stderr, "assay: job kept in %s\n", s->run.data);
+    else if (rc == EX_ROWS_FAILED)
+        fprintf(stderr,
+            "assay: job kept in %s: with the input mended, the same command scores only what is "
+            "new\n",
+            s->run.data);
+    else
+        fprintf(stderr,
+            "assay: what is done is kept in %s; the same command again goes on from there\n",
+            s->run.data);
 }
 
 int verb_score(const struct cli *c)
 {
-    struct score s = {.cli = c};
-    struct err e = {0};
-    int rc;
+    struct score s = {.cli = c, .end = RUN_NOTHING, .run.lock = -1, .output.target.fd = -1};
+    int whole = 0;
     cli_catch_signals();
-    if ((rc = score_open(&s)) == 0) {
-        int failed = transfer(&s, &e) != 0;
-        progress_end(&s.progress);
-        if (!failed)
-            failed = output_finish(&s.output, &e) != 0;
-        rc = failed ? cli_fail(&e) : report(&s);
-        if (failed && s.waiting.refuse && waiting_is_worth(&e))
-            rc = EX_TEMPFAIL;
-    }
+    int rc = score_open(&s, &whole);
+    if (rc == 0 && whole)
+        fprintf(stderr,
+            "assay: '%s' is there and whole, made by this command from the same input and model; "
+            "--force scores again\n",
+            c->value[CLI_OUTPUT]);
+    else if (rc == 0)
+        rc = run_all(&s);
     score_close(&s);
+    tell_what_is_kept(&s, rc);
     return rc;
 }

@@ -193,6 +193,17 @@ static void sync_folder(const char *path)
     close(fd);
 }
 
+int target_begin_anew(struct target *t, struct err *e)
+{
+    if (t->fd < 0)
+        return err_set(e, ASSAY_ESTATE, "what went to '%s' cannot be taken back", t->path);
+    fclose(t->file);
+    t->file = NULL;
+    if (ftruncate(t->fd, 0) != 0 || lseek(t->fd, 0, SEEK_SET) < 0)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    return open_stream(t, t->fd, e);
+}
+
 int target_finish(struct target *t, struct err *e)
 {
     int failed = fflush(t->file) != 0;
@@ -200,6 +211,8 @@ int target_finish(struct target *t, struct err *e)
         failed |= fclose(t->file) != 0;
         t->file = NULL;
     }
+    if (!failed && t->fd >= 0)
+        stamp_put(t->fd, t->stamp);
     if (!failed && t->fd >= 0)
         failed = fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
     if (failed)

@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "broker/cli/stamp.h"
 #include "schema/err.h"
 
 struct target {
@@ -19,12 +20,15 @@ struct target {
     char path[PATH_MAX];                      /* as it was named; "stdout" */
     char place[PATH_MAX], part[PATH_MAX + 8]; /* empty: written through */
     int fd;                                   /* of part; -1: none */
+    char stamp[STAMP_BYTES];                  /* kept with the file (stamp.h); empty: none */
 };
 
 /* path NULL or "-": stdout. input: the file that is read meanwhile, NULL or "-": stdin; it is an error
  * to name it as the output (ASSAY_EBADREQ, as is a directory). ASSAY_EBUSY when another process writes
  * it. */
 int target_open(struct target *t, const char *path, const char *input, struct err *e);
+/* What was written is void: 0, or ASSAY_ESTATE where it cannot be taken back. */
+int target_begin_anew(struct target *t, struct err *e);
 /* All is written: sync, and put it into its place. Compressed where the name ends in .gz or .zst. */
 int target_finish(struct target *t, struct err *e);
 /* Leaves FILE.part where target_finish was not reached, but not an empty one. */

@@ -218,6 +218,7 @@ class SilentBroker(threading.Thread):
 
 
 FULL = {"ok": False, "err": {"code": "queue_full", "message": "disk of /d: expected 9 bytes free, found 1", "retry_after_ms": 60000}}
+UNKNOWN = {"ok": False, "err": {"code": "unknown_job", "message": "no job 'k'"}}
 NOTHING = {"ok": True, "rows": [], "next": 0, "done": False}
 PAUSED = {"ok": True, "job": 1, "key": "k\x1b", "state": "paused", "total": 5, "accepted": 5, "done": 1, "failed": 0, "queued": 4,
           "running": 0, "rate": 1.0, "eta_s": None}
@@ -227,7 +228,7 @@ PAUSED = {"ok": True, "job": 1, "key": "k\x1b", "state": "paused", "total": 5, "
 @pytest.mark.parametrize("verb", ["score", "submit"])
 def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
     arguments = ["--key", "k"] if verb == "submit" else ["-o", directory / "out"]
-    with SilentBroker(directory, submit=FULL, results=NOTHING):
+    with SilentBroker(directory, submit=FULL, results=NOTHING, status=UNKNOWN):
         process = start(verb, rows, *arguments, "--data", directory)
         assert "expected 9 bytes free, found 1" in process.stderr.readline()
         process.send_signal(how)
@@ -306,7 +307,7 @@ def test_wait_says_what_blocks_a_job(directory):
 
 def test_a_paused_job_has_no_time_left(directory):
     with Broker(directory / "d", options=["--max-batch-tokens", 64]) as broker, broker.client() as client:
-        client.submit("k", [{"ids": [1, 2, k % 500]} for k in range(4000)])
+        client.submit("k", [{"ids": [k % 500, k // 500] * 40} for k in range(4000)])
         wait_until(lambda: client.call("status", job="k")["eta_s"] is not None)
         client.call("pause", job="k")
         status = client.call("status", job="k")

@@ -1,0 +1,120 @@
+/* stamp.c - see stamp.h. */
+#include "broker/cli/stamp.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#define NAME "user.assay.made"
+
+static void add_text(crypto_generichash_state *hash, const char *text)
+{
+    crypto_generichash_update(hash, (const unsigned char *)text, strlen(text) + 1);
+}
+
+static int64_t changed_ns(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+/* Which file this is, and as it was when. 0 or -1. */
+static int add_file(crypto_generichash_state *hash, const char *path)
+{
+    struct stat st;
+    char text[160];
+    if (stat(path, &st) != 0)
+        return -1;
+    snprintf(text, sizeof text, "%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64, (uint64_t)st.st_dev,
+        (uint64_t)st.st_ino, (int64_t)st.st_size, changed_ns(&st));
+    add_text(hash, text);
+    return 0;
+}
+
+static int add_folder(crypto_generichash_state *hash, const char *dir)
+{
+    struct dirent **entries = NULL;
+    char path[PATH_MAX + 300];
+    int n = scandir(dir, &entries, NULL, alphasort), rc = n < 0 ? -1 : 0;
+    for (int i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, entries[i]->d_name);
+        add_text(hash, entries[i]->d_name);
+        if (entries[i]->d_name[0] != '.')
+            rc |= add_file(hash, path);
+        free(entries[i]);
+    }
+    free(entries);
+    return rc;
+}
+
+static void add_options(crypto_generichash_state *hash, const struct cli *c)
+{
+    static const enum cli_option options[] = {CLI_KEEP_INPUT, CLI_ORDER, CLI_POOL, CLI_ACTIVATION,
+        CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_CHAT_TEMPLATE, CLI_DEVICE, CLI_DEVICES,
+        CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_MAX_LEN, CLI_WORKER, CLI_KEY};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        add_text(hash, c->value[options[i]] ? "given" : "");
+        add_text(hash, c->value[options[i]] ? c->value[options[i]] : "");
+    }
+}
+
+static int add_programs(crypto_generichash_state *hash, const struct cli *c)
+{
+    static const char *const names[] = {"assay", "assayd", "assay-worker"};
+    char path[PATH_MAX + 20];
+    int rc = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", c->bin_dir, names[i]);
+        rc |= add_file(hash, path);
+    }
+    return rc;
+}
+
+void stamp_make(const struct cli *c, char stamp[STAMP_BYTES])
+{
+    crypto_generichash_state hash;
+    unsigned char digest[16];
+    stamp[0] = '\0';
+    if (sodium_init() < 0)
+        return;
+    crypto_generichash_init(&hash, NULL, 0, sizeof digest);
+    add_text(&hash, ASSAY_VERSION);
+    add_options(&hash, c);
+    int rc = add_programs(&hash, c) | add_file(&hash, c->operand) |
+             add_folder(&hash, c->value[CLI_MODEL]);
+    crypto_generichash_final(&hash, digest, sizeof digest);
+    if (rc == 0)
+        sodium_bin2hex(stamp, STAMP_BYTES, digest, sizeof digest);
+}
+
+/* The stamp, and the file as it is now. */
+static void seal(char whole[STAMP_BYTES + 64], const char *stamp, const struct stat *st)
+{
+    snprintf(whole, STAMP_BYTES + 64, "%s %" PRId64 " %" PRId64, stamp, (int64_t)st->st_size,
+        changed_ns(st));
+}
+
+int stamp_is_on(const char *path, const char *stamp)
+{
+    struct stat st;
+    char expected[STAMP_BYTES + 64], found[STAMP_BYTES + 64];
+    if (!stamp[0] || stat(path, &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    ssize_t n = getxattr(path, NAME, found, sizeof found - 1);
+    seal(expected, stamp, &st);
+    return n == (ssize_t)strlen(expected) && memcmp(found, expected, (size_t)n) == 0;
+}
+
+void stamp_put(int fd, const char *stamp)
+{
+    struct stat st;
+    char whole[STAMP_BYTES + 64];
+    if (!stamp[0] || fstat(fd, &st) != 0)
+        return;
+    seal(whole, stamp, &st);
+    fsetxattr(fd, NAME, whole, strlen(whole), 0); /* not on every file system */
+}

@@ -1,0 +1,211 @@
+"""The same command again: what it goes on with, what begins anew, what is left behind."""
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+from harness import DEMO, MODELS, PATIENCE, Broker, wait_until
+from test_cli import ASSAY, read_lines, rows_done, run, write_rows
+
+
+def score(rows, output, *more, model=DEMO, **options):
+    return run("score", rows, "-o", output, "--model", model, "--threads", "1", *more, **options)
+
+
+def names(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def sql(directory, query):
+    done = subprocess.run(["sqlite3", "-readonly", directory / "assay.db", query], capture_output=True, text=True, check=True)
+    return [line.split("|") for line in done.stdout.splitlines()]
+
+
+def interrupt(directory, rows, *more, done=1):
+    """A run that is stopped once some rows are done; those."""
+    process = subprocess.Popen([ASSAY, "score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1", *more],
+                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") >= done, 60)
+    process.send_signal(signal.SIGINT)
+    words = process.communicate(timeout=60 * PATIENCE)[1]
+    assert process.returncode == 130 and "goes on from there" in words, words
+    return rows_done(directory / "out.assay/assay.db")
+
+
+@pytest.fixture(scope="module")
+def marks():
+    """Does this file system keep what an output was made from?"""
+    import tempfile
+    with tempfile.NamedTemporaryFile() as f:
+        try:
+            os.setxattr(f.name, "user.assay.test", b"1")
+            return True
+        except OSError:
+            return False
+
+
+def test_nothing_is_left_after_success(directory):
+    rows = write_rows(directory / "in.jsonl", 20)
+    done = score(rows, directory / "out")
+    assert done.returncode == 0 and done.stderr == ""
+    assert names(directory) == {"in.jsonl", "out"}
+
+
+def test_a_whole_output_is_left_as_it_is(directory, marks):
+    if not marks:
+        pytest.skip("no extended attributes here")
+    rows, out = write_rows(directory / "in.jsonl", 20), directory / "out"
+    assert score(rows, out).returncode == 0
+
+    def is_scored_again(*more, **how):
+        before = out.stat()
+        done = score(how.pop("rows", rows), out, *more, **how)
+        assert done.returncode == 0 and names(directory) >= {"in.jsonl", "out"}
+        again = out.stat().st_ino != before.st_ino or out.stat().st_mtime_ns != before.st_mtime_ns
+        assert again == ("--force" not in done.stderr), done.stderr
+        return again
+
+    assert not is_scored_again()
+    assert is_scored_again("--force")
+    assert is_scored_again("--keep-input")  # other options
+    assert is_scored_again()
+    assert not is_scored_again()
+    with open(out, "a") as f:
+        f.write("touched\n")
+    assert is_scored_again() and len(read_lines(out)) == 20  # another output
+    write_rows(directory / "in.jsonl", 20, seed=2)
+    assert is_scored_again()  # another input
+    shutil.copytree(DEMO, directory / "model")
+    assert is_scored_again(model=directory / "model")  # another model
+    os.utime(directory / "model/config.json")
+    assert is_scored_again(model=directory / "model")
+    assert len(read_lines(out)) == 20
+
+
+def test_a_failed_start_leaves_nothing(directory):
+    rows = write_rows(directory / "in.jsonl", 5)
+    assert score(rows, directory / "out", model=directory).returncode == 78
+    assert score(rows, directory / "out", "--threads", "1", "--worker", "/nonexistent").returncode != 0
+    assert score(directory / "missing", directory / "out").returncode == 66
+    assert names(directory) == {"in.jsonl"}
+
+
+def test_a_directory_that_was_there_stays(directory):
+    rows = write_rows(directory / "in.jsonl", 5)
+    (directory / "out.assay").mkdir(mode=0o700)
+    (directory / "out.assay/precious").write_text("kept")
+    assert score(rows, directory / "out").returncode == 0
+    assert (directory / "out.assay/precious").read_text() == "kept"
+    assert score(rows, directory / "out2", "--data", directory / "d").returncode == 0
+    assert (directory / "d/assay.db").exists()
+
+
+def test_mended_input_is_scored_anew_and_the_rest_reused(directory):
+    """A line is bad, the run ends with 1, the line is mended: no key to know of, one row computed."""
+    rows, out = write_rows(directory / "in.jsonl", 2000), directory / "out"
+    good = rows.read_text().splitlines()
+    rows.write_text("\n".join([*good[:1500], '{"id":"bad"}', *good[1500:]]) + "\n")
+    done = score(rows, out)
+    assert done.returncode == 1 and "1 failed" in done.stderr and "mended" in done.stderr
+    first = {line["id"]: line for line in read_lines(out)}
+    rows.write_text("\n".join([*good[:1500], '{"id":"bad","input_ids":[1,2,3]}', *good[1500:]]) + "\n")
+    done = score(rows, out, "--keep-data")
+    assert done.returncode == 0 and "scoring anew" in done.stderr, done.stderr
+    lines = read_lines(out)
+    assert [line["id"] for line in lines] == [f"row-{k}" for k in range(1500)] + ["bad"] + [f"row-{k}" for k in range(1500, 2000)]
+    assert all(line == first[line["id"]] for line in lines if line["id"] != "bad")
+    jobs = sql(directory / "out.assay", "select state, done, copied + cached from jobs order by job")
+    assert jobs[0][:2] == ["done", "2000"] and jobs[1] == ["done", "2001", "2000"]
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "other", "pool", "mode"])
+def test_an_interrupted_run_of_something_else(directory, change):
+    """Whatever differs, the output is that of the second command alone, and the old job no longer runs."""
+    rows = write_rows(directory / "in.jsonl", 2000, low=50, high=100)
+    interrupt(directory, rows, "--max-batch-tokens", "1024", done=300)
+    more = {"pool": ["--pool", "MEAN"], "mode": ["--quant", "int8"]}.get(change, [])
+    n = {"shorter": 512, "longer": 2100}.get(change, 300)
+    if change != "mode" and change != "pool":
+        write_rows(rows, n, seed=2 if change == "other" else 1, low=50, high=100)
+    else:
+        n = 2000
+    done = score(rows, directory / "out", "--keep-data", *more)
+    assert done.returncode == 0 and "scoring anew" in done.stderr, done.stderr
+    fresh = score(rows, directory / "fresh", *more)
+    assert fresh.returncode == 0
+    assert (directory / "out").read_bytes() == (directory / "fresh").read_bytes() and len(read_lines(directory / "out")) == n
+    states = [state for state, in sql(directory / "out.assay", "select state from jobs order by job")]
+    assert states == ["cancelled", "done"]
+
+
+def test_the_same_command_goes_on(directory):
+    """In the middle of a job, and with a file that was only touched."""
+    rows = write_rows(directory / "in.jsonl", 2000, low=50, high=100)
+    before = interrupt(directory, rows, "--max-batch-tokens", "1024", done=300)
+    os.utime(rows)
+    done = score(rows, directory / "out", "--keep-data")
+    assert done.returncode == 0 and "anew" not in done.stderr
+    assert sql(directory / "out.assay", "select count(*), sum(done) from jobs") == [["1", "2000"]]
+    assert before >= 300
+
+
+def test_a_chat_template_that_no_row_shows(directory):
+    """The rows as they are sent are the same; the scores are not."""
+    rows, out = directory / "in.jsonl", directory / "out"
+    rows.write_text('{"prompt":"What is 3 + 4?","response":"7"}\n')
+    found = []
+    for template in ("chatml", "qwen1.5"):
+        done = score(rows, out, "--chat-template", template, "--keep-data", model=MODELS / "demo-reward")
+        assert done.returncode == 0, done.stderr
+        found.append(read_lines(out)[0]["n_tokens"])
+    assert found[0] != found[1]
+
+
+def test_a_broker_of_many_keeps_what_others_began(directory):
+    """--data of a running broker: the changed input is a job of its own, the one before is left alone."""
+    rows, out = write_rows(directory / "in.jsonl", 20), directory / "out"
+    with Broker(directory / "d") as broker:
+        for seed, expected in ((1, 1), (2, 2), (2, 2), (1, 3)):
+            write_rows(rows, 20, seed=seed)
+            done = run("score", rows, "-o", out, "--data", broker.data)
+            assert done.returncode == 0, done.stderr
+            assert broker.sql("select count(*), sum(state = 'done') from jobs") == [(expected, expected)]
+        keys = [key for key, in broker.sql("select key from jobs order by job")]
+        assert keys[1:] == [f"{keys[0]}.2", f"{keys[0]}.3"]
+        write_rows(rows, 20, seed=3)
+        done = run("score", rows, "-o", out, "--data", broker.data, "--key", keys[0])
+        assert done.returncode == 65 and "key_reused" in done.stderr  # a key that was chosen
+        run("cancel", keys[0], "--data", broker.data)
+
+
+@pytest.mark.parametrize("how", ["pipe", "named pipe"])
+def test_input_from_a_pipe(directory, how):
+    """No --data is needed; twice with other rows, and nothing is left, not even when it is stopped."""
+    for seed in (1, 2):
+        rows = write_rows(directory / "in.jsonl", 20, seed=seed)
+        if how == "pipe":
+            with open(rows) as stdin:
+                done = score("-", directory / "out", stdin=stdin)
+        else:
+            os.mkfifo(pipe := directory / f"pipe-{seed}")
+            process = subprocess.Popen(["sh", "-c", f"cat {rows} > {pipe}"])
+            done = score(pipe, directory / "out")
+            process.kill()
+            process.wait()
+            pipe.unlink()
+        assert done.returncode == 0 and len(read_lines(directory / "out")) == 20, done.stderr
+        assert names(directory) == {"in.jsonl", "out"}
+
+
+def test_a_pipe_that_is_stopped(directory):
+    reader, writer = os.pipe()
+    process = subprocess.Popen([ASSAY, "score", "-", "-o", directory / "out", "--model", DEMO], stdin=reader, stderr=subprocess.PIPE,
+                               text=True)
+    wait_until(lambda: (directory / "out.assay/broker.sock").exists())
+    process.terminate()
+    words = process.communicate(timeout=30 * PATIENCE)[1]
+    os.close(reader)
+    os.close(writer)
+    assert process.returncode == 143 and "again" not in words
+    assert names(directory) == set()
