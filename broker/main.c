@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
+#include "broker/data_dir.h"
 #include "broker/twin_table.h"
 #include "schema/identity.h"
 #include "schema/log.h"
@@ -29,28 +30,14 @@
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
 
-/* The data directory: as given, else under the user's state directory. Made with its parents, for
- * the owner alone, and locked. */
-static int open_data(struct broker *b, char *path, size_t size, struct err *e)
+/* Found or made, checked, and locked. */
+static int open_data(struct broker *b, char *path, size_t size, int *made, struct err *e)
 {
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    if (!b->options->data && !(state && state[0] == '/') && !(home && home[0] == '/'))
-        return err_set(e, ASSAY_EIO,
-            "data directory: expected --data, or XDG_STATE_HOME or HOME with an absolute path");
-    int n = b->options->data           ? snprintf(path, size, "%s", b->options->data)
-            : state && state[0] == '/' ? snprintf(path, size, "%s/assay", state)
-                                       : snprintf(path, size, "%s/.local/state/assay", home);
-    if (n >= (int)size)
-        return err_set(e, ASSAY_EIO, "data directory: path too long");
-    for (char *slash = path + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
-        *slash = '\0';
-        int failed = mkdir(path, 0700) != 0 && errno != EEXIST;
-        *slash = '/';
-        if (failed)
-            return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
-    }
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
+    int rc = data_dir_find(path, size, b->options->data, e);
+    if (rc == 0)
+        rc = data_dir_open(path, made, e);
+    if (rc != 0)
+        return rc;
     b->data = path;
     b->lock_fd = store_lock(path, e);
     return b->lock_fd < 0 ? b->lock_fd : 0;
@@ -274,6 +261,8 @@ static int exit_code_of(const struct err *e)
     case ASSAY_EFORMAT:
     case ASSAY_EUNSUPPORTED:
         return EX_CONFIG;
+    case ASSAY_EUNAUTHORIZED:
+        return EX_NOPERM;
     case ASSAY_ENOTREADY:
         return EX_UNAVAILABLE;
     case ASSAY_EBUSY:
@@ -316,7 +305,7 @@ int main(int argc, char **argv)
     struct broker b = {.options = &options, .lock_fd = -1, .started_ms = now_wall_ms()};
     struct err e = {0};
     char data[4096];
-    int rc = options_parse(&options, argc, argv);
+    int made = 0, rc = options_parse(&options, argc, argv);
     if (rc != 0)
         return rc;
     if (options.help || options.version) {
@@ -336,7 +325,7 @@ int main(int argc, char **argv)
     if (sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
     if (rc == 0)
-        rc = open_data(&b, data, sizeof data, &e);
+        rc = open_data(&b, data, sizeof data, &made, &e);
     if (rc == 0)
         rc = devices_choose(&b.devices, &options, &e);
     if (rc == 0)
@@ -347,10 +336,13 @@ int main(int argc, char **argv)
         rc = open_sockets(&b, &e);
     if (rc == 0)
         rc = open_groups(&b, &e);
-    if (rc == 0)
+    int started = rc == 0;
+    if (started)
         rc = broker_run(&b, &e);
     if (rc != 0)
         log_error("event=failed error=\"%s\"", e.msg);
     close_broker(&b);
+    if (made && !started)
+        data_dir_undo(data);
     return rc == 0 ? EX_OK : exit_code_of(&e);
 }

@@ -96,7 +96,7 @@ int store_lock(const char *data_dir, struct err *e)
 {
     char path[4200];
     snprintf(path, sizeof path, "%s/lock", data_dir);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(e, ASSAY_EIO, "%s: cannot open it", path);
     int rc = hold(fd, data_dir, path, e);
@@ -460,7 +460,7 @@ static void make_reserve(struct store *s)
         (stat(path, &st) == 0 && (uint64_t)st.st_size >= s->options.reserve_bytes) ||
         free_bytes(s) < s->options.min_free_bytes + 2 * s->options.reserve_bytes)
         return;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return;
     if (posix_fallocate(fd, 0, (off_t)s->options.reserve_bytes) != 0)

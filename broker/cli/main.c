@@ -100,7 +100,7 @@ static const struct cli_verb verbs[] = {
         "q quits. The speeds are those of the last seconds. Where stdout is no terminal, and with "
         "--json, it prints what there is once, with the speeds since the broker's start.",
         "  assay top\n"
-        "  assay top --interval 5 --data /tmp/assay\n"
+        "  assay top --interval 5 --data assay-data\n"
         "  assay top --json\n",
         0, top_options, verb_top},
     {"verify", "JOB", "Score a sample of a job's rows again, and compare every bit.",
@@ -108,7 +108,7 @@ static const struct cli_verb verbs[] = {
         "database in the data directory, so that must be the broker's. Exit code 1 when a row "
         "differs.",
         "  assay verify monday\n"
-        "  assay verify monday --sample 10000 --data /tmp/assay\n",
+        "  assay verify monday --sample 10000 --data assay-data\n",
         1, verify_options, verb_verify},
     {"purge", "[JOB]", "Delete jobs that are done or cancelled, and give their space back.",
         "The jobs are gone at once and their keys free. The broker deletes their rows bit by bit "

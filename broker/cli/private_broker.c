@@ -125,6 +125,7 @@ static int refused(const struct private_broker *b, int exit_code, struct err *e)
     last_words(b, words, sizeof words);
     int code = exit_code == EX_CONFIG || exit_code == EX_USAGE ? ASSAY_EFORMAT
                : exit_code == EX_TEMPFAIL                      ? ASSAY_EBUSY
+               : exit_code == EX_NOPERM                        ? ASSAY_EUNAUTHORIZED
                                                                : ASSAY_EIO;
     return err_set(e, code, "the broker cannot serve: %s", words);
 }

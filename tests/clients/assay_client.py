@@ -1,7 +1,7 @@
 """A client of assayd in one file: copy it into a project. It needs pyzmq and msgpack (Python 3.9 or later).
 
     from assay_client import AssayClient
-    client = AssayClient("ipc:///tmp/assay/broker.sock")
+    client = AssayClient("ipc://assay-data/broker.sock")
     client.score([{"text": "The sky is blue."}])[0]["score"]
 
     job = client.submit(({"id": n, "ids": ids} for n, ids in enumerate(corpus)), key="monday")

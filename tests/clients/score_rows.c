@@ -2,7 +2,7 @@
  * line each. It needs libzmq and msgpack-c and nothing of Assay's:
  *
  *     cc -o score_rows score_rows.c -lzmq -lmsgpackc      (-lmsgpack-c, where it is called that)
- *     score_rows ipc:///tmp/assay/broker.sock "The sky is blue." ids:9707,11,1879
+ *     score_rows ipc://assay-data/broker.sock "The sky is blue." ids:9707,11,1879
  *
  * A row is a text, or `ids:` and token ids. Output: the row's index, and its score with the nine digits
  * that give the float32 back, or the code and message of its error. Exit codes: 0, 1 if a row failed,

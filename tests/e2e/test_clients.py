@@ -595,8 +595,8 @@ def test_c_program_needs_nothing_of_assay(directory):
 
 def test_readme_as_printed(served):
     example = re.search(r"```python\n(.*?)```", (CLIENTS / "README.md").read_text(), re.S).group(1)
-    assert "ipc:///tmp/assay/broker.sock" in example
-    done = subprocess.run([sys.executable, "-c", example.replace("ipc:///tmp/assay/broker.sock", served.endpoint)], cwd=CLIENTS,
+    assert "ipc://assay-data/broker.sock" in example
+    done = subprocess.run([sys.executable, "-c", example.replace("ipc://assay-data/broker.sock", served.endpoint)], cwd=CLIENTS,
                           capture_output=True, text=True, timeout=60 * PATIENCE)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3, done.stdout

@@ -13,8 +13,8 @@ def test_python_example_as_printed(directory):
     example = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
     with Broker(directory / "d", model=MODELS / "demo-reward") as broker:
-        assert "ipc:///tmp/assay/broker.sock" in example
-        example = example.replace("ipc:///tmp/assay/broker.sock", broker.endpoint)
+        assert "ipc://assay-data/broker.sock" in example
+        example = example.replace("ipc://assay-data/broker.sock", broker.endpoint)
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"a -?\d+\.\d+\nb -?\d+\.\d+\n", done.stdout), done.stdout

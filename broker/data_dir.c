@@ -1,0 +1,224 @@
+/* data_dir.c - see data_dir.h. */
+#include "broker/data_dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+#define OTHERS 077
+#define MAY_WRITE 022
+
+/* ---- where ---- */
+
+int data_dir_find(char *path, size_t size, const char *given, struct err *e)
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    if (given && !*given)
+        return err_set(e, ASSAY_EIO, "data directory: expected a path, found ''");
+    if (!given && !(state && state[0] == '/') && !(home && home[0] == '/'))
+        return err_set(e, ASSAY_EIO,
+            "data directory: expected --data, or XDG_STATE_HOME or HOME with an absolute path");
+    int n = given                      ? snprintf(path, size, "%s", given)
+            : state && state[0] == '/' ? snprintf(path, size, "%s/assay", state)
+                                       : snprintf(path, size, "%s/.local/state/assay", home);
+    return n < (int)size ? 0 : err_set(e, ASSAY_EIO, "data directory: path too long");
+}
+
+/* 1 when it was made, 0 when it was there. */
+static int make(const char *path, struct err *e)
+{
+    if (mkdir(path, 0700) == 0)
+        return 1;
+    int error =
+        errno; /* of a directory that is there, on a file system that is read-only, it is EROFS */
+    struct stat st;
+    if (error == EEXIST || stat(path, &st) == 0)
+        return 0;
+    errno = error;
+    return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
+}
+
+static int make_with_parents(const char *path, struct err *e)
+{
+    char part[4096];
+    int rc = 0;
+    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
+        return err_set(e, ASSAY_EIO, "data directory: path too long");
+    for (char *slash = part + 1; rc >= 0 && (slash = strchr(slash, '/')) != NULL; slash++) {
+        *slash = '\0';
+        rc = make(part, e);
+        *slash = '/';
+    }
+    return rc < 0 ? rc : make(path, e);
+}
+
+/* ---- whose ---- */
+
+static int refuse(struct err *e, const char *path, const char *found, const char *advice)
+{
+    return err_set(e, ASSAY_EUNAUTHORIZED,
+        "data directory: '%.200s' %s; expected a directory that is yours alone: %s", path, found,
+        advice);
+}
+
+/* A directory above it that anybody may rename entries in. */
+static int check_parents(const char *path, struct err *e)
+{
+    char real[PATH_MAX];
+    if (!realpath(path, real))
+        return err_errno(e, ASSAY_EIO, "data directory '%s'", path);
+    for (char *slash; (slash = strrchr(real, '/')) != NULL && slash != real;) {
+        struct stat st;
+        *slash = '\0';
+        if (stat(real, &st) == 0 && (st.st_mode & S_IWOTH) && !(st.st_mode & S_ISVTX))
+            return refuse(e, real, "is above it, and everybody may write there",
+                "take away that right (chmod o-w), or choose another --data");
+    }
+    return 0;
+}
+
+/* What others could have put there to be written through. */
+static int check_entry(int dir, const char *path, const char *name, struct err *e)
+{
+    char whole[4400];
+    struct stat st;
+    snprintf(whole, sizeof whole, "%.4000s/%.255s", path, name);
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", whole);
+    if (S_ISLNK(st.st_mode))
+        return refuse(e, whole, "is a symbolic link", "move it away");
+    if (st.st_uid != geteuid())
+        return refuse(e, whole, "is another user's", "move it away");
+    if (S_ISREG(st.st_mode) && st.st_nlink > 1)
+        return refuse(e, whole, "is another file as well (a hard link)", "move it away");
+    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !S_ISSOCK(st.st_mode))
+        return refuse(e, whole, "is no file", "move it away");
+    return 0;
+}
+
+static int is_ours(const char *name)
+{
+    return strcmp(name, "assay.db") == 0 || strcmp(name, "lock") == 0 ||
+           strcmp(name, "assayd.log") == 0;
+}
+
+struct contents {
+    int n, n_ours; /* entries; those that only a data directory has */
+};
+
+static int look_into(int fd, const char *path, struct contents *found, struct err *e)
+{
+    int rc = 0, own = dup(fd);
+    DIR *dir = own >= 0 ? fdopendir(own) : NULL;
+    *found = (struct contents){0};
+    if (!dir) {
+        rc = err_errno(e, ASSAY_EIO, "data directory '%s'", path);
+        if (own >= 0)
+            close(own);
+        return rc;
+    }
+    for (struct dirent *d; rc == 0 && (d = readdir(dir)) != NULL;) {
+        if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0)
+            continue;
+        found->n++;
+        found->n_ours += is_ours(d->d_name);
+        rc = check_entry(fd, path, d->d_name, e);
+    }
+    closedir(dir);
+    return rc;
+}
+
+static int check_owner(int fd, const char *path, struct stat *st, struct err *e)
+{
+    char found[96];
+    if (fstat(fd, st) != 0)
+        return err_errno(e, ASSAY_EIO, "data directory '%s'", path);
+    snprintf(found, sizeof found, "belongs to user %u, and this is user %u", (unsigned)st->st_uid,
+        (unsigned)geteuid());
+    if (st->st_uid != geteuid())
+        return refuse(e, path, found, "choose another --data");
+    snprintf(found, sizeof found, "may be written to by others (mode %04o)",
+        (unsigned)st->st_mode & 07777);
+    if (st->st_mode & MAY_WRITE)
+        return refuse(e, path, found,
+            "look that what lies in it is yours and close it (chmod 700), or choose another "
+            "--data");
+    return 0;
+}
+
+/* Others may look into it: a data directory is closed to them, another one is not ours to close. */
+static int close_to_others(
+    int fd, const char *path, const struct stat *st, const struct contents *found, struct err *e)
+{
+    char mode[64];
+    if ((st->st_mode & OTHERS) == 0)
+        return 0;
+    snprintf(mode, sizeof mode, "has mode %04o and is not empty", (unsigned)st->st_mode & 07777);
+    if (found->n > 0 && found->n_ours == 0)
+        return refuse(e, path, mode, "choose another --data, or close it (chmod 700)");
+    if (fchmod(fd, 0700) != 0)
+        return err_errno(e, ASSAY_EIO, "data directory '%s': cannot close it to others", path);
+    log_info(
+        "event=data_directory_closed path=%s mode_was=%04o", path, (unsigned)st->st_mode & 07777);
+    return 0;
+}
+
+static int check(int fd, const char *path, struct err *e)
+{
+    struct stat st;
+    struct contents found;
+    int rc = check_owner(fd, path, &st, e);
+    if (rc == 0)
+        rc = check_parents(path, e);
+    if (rc == 0)
+        rc = look_into(fd, path, &found, e);
+    return rc == 0 ? close_to_others(fd, path, &st, &found, e) : rc;
+}
+
+/* A link of somebody else's may be turned after this. */
+static int check_link(const char *path, struct err *e)
+{
+    char bare[4096];
+    struct stat st;
+    snprintf(bare, sizeof bare, "%s", path);
+    for (size_t n = strlen(bare); n > 1 && bare[n - 1] == '/'; n--)
+        bare[n - 1] = '\0';
+    if (lstat(bare, &st) == 0 && S_ISLNK(st.st_mode) && st.st_uid != geteuid() && st.st_uid != 0)
+        return refuse(e, bare, "is another user's symbolic link", "choose another --data");
+    return 0;
+}
+
+int data_dir_open(const char *path, int *made, struct err *e)
+{
+    int rc = make_with_parents(path, e);
+    *made = rc == 1;
+    if (rc < 0 || (rc = check_link(path, e)) != 0)
+        return rc;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOTDIR
+                   ? err_set(e, ASSAY_EIO, "data directory: '%s' is no directory", path)
+                   : err_errno(e, ASSAY_EIO, "data directory '%s'", path);
+    rc = check(fd, path, e);
+    close(fd);
+    return rc;
+}
+
+void data_dir_undo(const char *path)
+{
+    DIR *dir = opendir(path);
+    if (!dir)
+        return;
+    for (struct dirent *d; (d = readdir(dir)) != NULL;)
+        unlinkat(dirfd(dir), d->d_name, 0); /* leaves directories */
+    closedir(dir);
+    rmdir(path);
+}
