@@ -17,6 +17,7 @@
 
 #include "broker/broker.h"
 #include "broker/data_dir.h"
+#include "broker/listen.h"
 #include "broker/twin_table.h"
 #include "schema/identity.h"
 #include "schema/log.h"
@@ -112,15 +113,10 @@ static int open_store(struct broker *b, struct err *e)
 
 static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
 {
-    struct sockaddr_un address;
-    if (strncmp(endpoint, "ipc://", 6) == 0 && strlen(endpoint) - 6 >= sizeof address.sun_path)
-        return err_set(e, ASSAY_EFORMAT,
-            "endpoint '%s': expected a path below %zu bytes; use a shorter --data or --listen",
-            endpoint, sizeof address.sun_path);
-    if (zmq_bind(b->clients, endpoint) != 0)
-        return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
-    log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data, b->model.name);
-    return 0;
+    int rc = listen_bind(b->clients, endpoint, e);
+    if (rc == 0)
+        log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data, b->model.name);
+    return rc;
 }
 
 static void set_option(void *socket, int option, int value)

@@ -11,6 +11,7 @@
 #include <sysexits.h>
 
 #include "broker/store_cache.h"
+#include "schema/endpoint.h"
 #include "schema/log.h"
 
 enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT, SIZE };
@@ -26,8 +27,9 @@ static const struct {
     {"data", "DIR", "database and sockets (default $XDG_STATE_HOME/assay)", TEXT,
         offsetof(struct options, data), 0, 0},
     {"listen", "ENDPOINT",
-        "where clients connect, may be repeated (default ipc://<data>/broker.sock)", LISTEN, 0, 0,
-        0},
+        "where clients connect: ipc:///PATH or tcp://127.0.0.1:PORT, may be repeated (default "
+        "ipc://<data>/broker.sock)",
+        LISTEN, 0, 0, 0},
     {"device", "auto|cpu|cuda", "where the model runs (default auto: GPUs where there are any)",
         DEVICE, 0, 0, 0},
     {"devices", "0,1,..", "the GPUs to use, tp of them for each copy (default: the first)", GPUS, 0,
@@ -68,7 +70,8 @@ static const struct {
         offsetof(struct options, score_cache), STORE_CACHE_LEAST, 1ll << 50},
     {"no-dedupe", NULL, "compute each row, also one that is the same as another of its job", FLAG,
         offsetof(struct options, no_dedupe), 0, 0},
-    {"insecure-loopback", NULL, "allow tcp://127.0.0.1 endpoints without keys", FLAG,
+    {"insecure-loopback", NULL,
+        "allow tcp endpoints without keys: any user of this machine may connect", FLAG,
         offsetof(struct options, insecure_loopback), 0, 0},
     {"no-prefix-sharing", NULL,
         "compute the tokens that rows begin with for each of them: same scores", FLAG,
@@ -163,24 +166,18 @@ static int take_size(struct options *o, int i, const char *text)
     return 0;
 }
 
-static int take_listen(struct options *o, const char *endpoint)
+static int take_listen(struct options *o, const char *text)
 {
-    int loopback = strncmp(endpoint, "tcp://127.", 10) == 0 ||
-                   strncmp(endpoint, "tcp://localhost:", 16) == 0 ||
-                   strncmp(endpoint, "tcp://[::1]:", 12) == 0;
-    if (strncmp(endpoint, "ipc://", 6) != 0 && strncmp(endpoint, "tcp://", 6) != 0)
-        return complain("listen", "ipc://PATH or tcp://127.0.0.1:PORT", endpoint);
-    if (strncmp(endpoint, "tcp://", 6) == 0 && !loopback) {
-        fprintf(stderr,
-            "assayd: --listen: tcp beyond this machine needs keys, which this version does not "
-            "have; expected "
-            "ipc://PATH or a loopback address, found '%s'\n",
-            endpoint);
-        return EX_CONFIG;
+    struct endpoint endpoint;
+    struct err e;
+    int rc = endpoint_parse(&endpoint, text, ENDPOINT_LISTEN, &e);
+    if (rc != 0) {
+        fprintf(stderr, "assayd: --listen: %s\n", e.msg);
+        return rc == ASSAY_EUNSUPPORTED ? EX_CONFIG : EX_USAGE;
     }
     if (o->n_listen == OPTIONS_MAX_ENDPOINTS)
-        return complain("listen", "at most 8 endpoints", endpoint);
-    o->listen[o->n_listen++] = endpoint;
+        return complain("listen", "at most 8 endpoints", text);
+    o->listen[o->n_listen++] = text;
     return 0;
 }
 

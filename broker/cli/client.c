@@ -29,7 +29,7 @@ struct client {
 int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
 {
     struct client *c = xcalloc(1, sizeof *c);
-    int zero = 0;
+    int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
     c->timeout_ms = timeout_ms;
     c->next_id = 1;
     c->waiting = &c->own_waiting;
@@ -38,6 +38,7 @@ int client_new(struct client **out, const char *endpoint, int timeout_ms, struct
     c->context = zmq_ctx_new();
     c->socket = c->context ? zmq_socket(c->context, ZMQ_DEALER) : NULL;
     if (!c->socket || zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
+        zmq_setsockopt(c->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) != 0 ||
         zmq_connect(c->socket, endpoint) != 0) {
         err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", endpoint, zmq_strerror(zmq_errno()));
         client_free(&c);

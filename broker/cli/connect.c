@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/endpoint.h"
+
 int cli_connect(const struct cli *c, struct client **client)
 {
     char endpoint[4200];
     long timeout_s;
+    struct endpoint parsed;
     struct err e = {0};
     cli_catch_signals();
     int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
@@ -20,6 +23,9 @@ int cli_connect(const struct cli *c, struct client **client)
     else if (rc == 0)
         rc = cli_path(endpoint, sizeof endpoint, "ipc://%s/broker.sock",
             c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir);
+    if (rc == 0 && c->value[CLI_CONNECT] &&
+        endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
+        return cli_usage("--connect: %s", e.msg);
     if (rc != 0)
         return rc;
     return client_new(client, endpoint, (int)timeout_s * 1000, &e) == 0 ? 0 : cli_fail(&e);

@@ -32,6 +32,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import struct
 import time
 import uuid
@@ -40,6 +41,8 @@ import msgpack
 import zmq
 
 LONGEST_TRY_S = 60.0  # a request is sent again after resend_s, then twice that .. but not later than this
+# What the broker listens at. ZeroMQ reads more into such a text: abstract sockets, wildcards, an address to come from before a ';'.
+ENDPOINT = re.compile(r"ipc://(?![@*])[^\0]*[^\0/]|tcp://([\w.-]+|\[[0-9a-fA-F:.]+\]):[1-9][0-9]{0,4}")
 POLL_S = 2.0          # how long the broker may hold a `results` that has no row yet
 
 
@@ -123,13 +126,15 @@ class AssayClient:
 
     def __init__(self, endpoint: str | None = None, timeout_s: float = 60.0, resend_s: float = 5.0):
         self.endpoint, self.timeout_s, self.resend_s = endpoint or default_endpoint(), timeout_s, resend_s
+        if not ENDPOINT.fullmatch(self.endpoint):
+            raise ValueError(f"endpoint: expected ipc:///PATH or tcp://HOST:PORT, found {self.endpoint!r}")
 
     # ---- requests ----
 
     def _try(self, body: bytes, wait_s: float):
         """Send once; the reply's map, or None."""
         with zmq.Context.instance().socket(self.socket_type) as socket:
-            socket.linger = 0
+            socket.linger, socket.ipv6 = 0, self.endpoint.startswith("tcp://[")
             socket.connect(self.endpoint)
             socket.send(body)
             if socket.poll(math.ceil(wait_s * 1000)):

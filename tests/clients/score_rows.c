@@ -208,6 +208,18 @@ static int score(const char *endpoint, const msgpack_sbuffer *body)
     return rc;
 }
 
+/* ipc://PATH or tcp://HOST:PORT. ZeroMQ reads more into such a text: abstract sockets, wildcards, an address to come
+ * from before a ';'. */
+static int is_endpoint(const char *text)
+{
+    size_t n = strlen(text);
+    const char *colon = strrchr(text, ':');
+    if (strncmp(text, "ipc://", 6) == 0)
+        return n > 6 && text[6] != '@' && text[6] != '*' && text[n - 1] != '/';
+    return n > 6 && strncmp(text, "tcp://", 6) == 0 && !strpbrk(text + 6, ";*@") &&
+           colon > text + 6 && colon[1] >= '1' && colon[1] <= '9';
+}
+
 int main(int argc, char **argv)
 {
     msgpack_sbuffer body;
@@ -215,6 +227,11 @@ int main(int argc, char **argv)
     int rc = EX_USAGE;
     if (argc < 3) {
         fprintf(stderr, "score_rows: expected ENDPOINT and rows: a text, or ids:N,N,..\n");
+        return EX_USAGE;
+    }
+    if (!is_endpoint(argv[1])) {
+        fprintf(
+            stderr, "score_rows: expected ipc:///PATH or tcp://HOST:PORT, found '%s'\n", argv[1]);
         return EX_USAGE;
     }
     msgpack_sbuffer_init(&body);

@@ -157,6 +157,15 @@ def test_default_endpoint(monkeypatch):
     assert default_endpoint() == AssayClient().endpoint == "tcp://127.0.0.1:5555"
 
 
+@pytest.mark.parametrize("endpoint", ["ipc://@name", "ipc://*", "ipc://", "inproc://a", "tcp://127.0.0.1", "tcp://*:5555",
+                                      "tcp://127.0.0.1:0", "tcp://127.0.0.1:1;127.0.0.1:2", "/tmp/assay/broker.sock"])
+def test_endpoint_that_is_none(endpoint):
+    with pytest.raises(ValueError, match=re.escape(repr(endpoint))):
+        AssayClient(endpoint)
+    done = score_rows(endpoint, "ids:1")
+    assert done.returncode == 64 and endpoint in done.stderr, done.stderr
+
+
 # ---- jobs ----
 
 def test_job_from_submit_to_done(broker, kind):

@@ -1,0 +1,96 @@
+/* test_endpoint.c - which texts are an endpoint, and that nothing else is. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "schema/endpoint.h"
+
+static int parse(const char *text, enum endpoint_use use)
+{
+    struct endpoint endpoint;
+    struct err e = {0};
+    int rc = endpoint_parse(&endpoint, text, use, &e);
+    if (rc != 0)
+        assert_int_equal(strncmp(e.msg, "endpoint '", 10), 0); /* says which */
+    return rc;
+}
+
+static void local_ones_are_for_both(void **state)
+{
+    static const char *const good[] = {"ipc:///tmp/a.sock", "ipc://a.sock", "ipc://./@a",
+        "ipc:///tmp/a;b", "ipc:///tmp/\xc3\xa4 b", "tcp://127.0.0.1:1", "tcp://127.0.0.1:65535",
+        "tcp://127.1.2.3:5555", "tcp://[::1]:5555", "tcp://[0:0:0:0:0:0:0:1]:5555"};
+    (void)state;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        assert_int_equal(parse(good[i], ENDPOINT_LISTEN), 0);
+        assert_int_equal(parse(good[i], ENDPOINT_CONNECT), 0);
+    }
+}
+
+static void parts_are_told(void **state)
+{
+    struct endpoint endpoint;
+    struct err e;
+    (void)state;
+    assert_int_equal(endpoint_parse(&endpoint, "ipc:///tmp/a", ENDPOINT_LISTEN, &e), 0);
+    assert_string_equal(endpoint.path, "/tmp/a");
+    assert_int_equal(endpoint_parse(&endpoint, "tcp://[::1]:5", ENDPOINT_LISTEN, &e), 0);
+    assert_true(endpoint.is_ipv6 && !endpoint.path);
+    assert_int_equal(endpoint_parse(&endpoint, "tcp://127.0.0.1:5", ENDPOINT_LISTEN, &e), 0);
+    assert_true(!endpoint.is_ipv6 && !endpoint.path);
+}
+
+static void others_are_to_connect_only(void **state)
+{
+    static const char *const far[] = {"tcp://10.0.0.1:5555", "tcp://0.0.0.0:5555",
+        "tcp://[fd00::1]:5555", "tcp://[::]:5555", "tcp://[::ffff:127.0.0.1]:5555",
+        "tcp://localhost:5555", "tcp://box-1.example.org:5555", "tcp://eth0:5555"};
+    (void)state;
+    for (size_t i = 0; i < sizeof far / sizeof far[0]; i++) {
+        assert_true(parse(far[i], ENDPOINT_LISTEN) < 0);
+        assert_int_equal(parse(far[i], ENDPOINT_CONNECT), 0);
+    }
+}
+
+static void all_else_is_refused(void **state)
+{
+    static const char *const bad[] = {"", "ipc", "ipc://", "ipc://@name", "ipc://@", "ipc://*",
+        "ipc:///tmp/", "ipc:///tmp/a\nb", "IPC:///tmp/a", " ipc:///tmp/a", "tcp://",
+        "tcp://:", "tcp://127.0.0.1", "tcp://127.0.0.1:", "tcp://127.0.0.1:0", "tcp://127.0.0.1:*",
+        "tcp://127.0.0.1:!", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:05555",
+        "tcp://127.0.0.1:+5555", "tcp://127.0.0.1:-1", "tcp://127.0.0.1:5555 ",
+        "tcp://127.0.0.1:5555/", "tcp://127.0.0.1:5555,tcp://127.0.0.1:5556", "tcp://*:5555",
+        "tcp://:5555", "tcp://127.1:5555", "tcp://0x7f.0.0.1:5555", "tcp://127.0.0.1.5:5555",
+        "tcp://127.0.0.1:1;0.0.0.0:5574", "tcp://127.0.0.1:0;0.0.0.0:5574",
+        "tcp://eth0;127.0.0.1:5574", "tcp://127.0.0.1;127.0.0.1:5574", "tcp://::1:5555",
+        "tcp://[::1]", "tcp://[::1:5555", "tcp://[]:5555", "tcp://[127.0.0.1]:5555",
+        "tcp://[::1%lo]:5555", "tcp://a b:5555", "tcp://-a:5555", "tcp://user@127.0.0.1:5555",
+        "inproc://a", "pgm://127.0.0.1;239.0.0.1:5", "epgm://eth0;239.0.0.1:5", "vmci://1:2",
+        "tipc://{1,2,3}", "ws://127.0.0.1:80", "wss://127.0.0.1:80", "udp://127.0.0.1:5",
+        "norm://a:5", "http://127.0.0.1:80", "/tmp/a.sock"};
+    char longest[6 + 108 + 1] = "ipc:///";
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_true(parse(bad[i], ENDPOINT_LISTEN) < 0);
+        assert_true(parse(bad[i], ENDPOINT_CONNECT) < 0);
+    }
+    memset(longest + 7, 'a', sizeof longest - 8);
+    assert_true(parse(longest, ENDPOINT_LISTEN) < 0);
+    longest[sizeof longest - 2] = '\0';
+    assert_int_equal(parse(longest, ENDPOINT_LISTEN), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(local_ones_are_for_both),
+        cmocka_unit_test(parts_are_told),
+        cmocka_unit_test(others_are_to_connect_only),
+        cmocka_unit_test(all_else_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
