@@ -48,8 +48,10 @@
  * counts must be the descriptor's counts, every position must lie in its row, and what a row shares
  * in its leader.
  *
- * The ranks' input descriptor is read-only, so that no stray write in a rank can reach it. Ranks
- * run as the broker's user: this guards against faults, not against a rank that means harm.
+ * The segments are memory without a name (memfd_create), sealed: nobody can change their size, so no
+ * access can fail, and but for the broker's own mapping nobody can write to the input, so no stray
+ * write in a rank can reach it. They are taken in full at the start, from memory (or swap), whatever
+ * /dev/shm may hold; nothing is left of them whenever the processes end.
  *
  * What it does not do: decide which slot is used when, keep results, survive the broker. A change
  * of the format is a new FORMAT_VERSION; broker and ranks are installed together, so there is no
@@ -64,7 +66,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -148,34 +149,72 @@ static int allocate_in_full(int fd, uint64_t bytes)
     return rc;
 }
 
-/* An unlinked segment; *read_only (may be NULL) gets a second descriptor that cannot be written
- * through. */
-static int make_segment(uint64_t bytes, int *read_only, struct err *e)
+/* What could be had of the machine's memory, swap included; 0: not known. */
+static uint64_t memory_left(void)
 {
-    uint64_t random[2];
-    char name[64];
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        return err_errno(e, ASSAY_EIO, "getrandom");
-    snprintf(name, sizeof name, "/assay-%016llx%016llx", (unsigned long long)random[0],
-        (unsigned long long)random[1]);
-    int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    char line[128];
+    unsigned long long kib, left = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1 ||
+            sscanf(line, "SwapFree: %llu", &kib) == 1)
+            left += kib << 10;
+    if (f)
+        fclose(f);
+    return left;
+}
+
+static int no_memory(uint64_t bytes, struct err *e)
+{
+    return err_set(e, ASSAY_ENOMEM,
+        "shared memory: wanted %llu bytes, the machine has %llu left; smaller --max-batch-tokens "
+        "or "
+        "--max-len take less",
+        (unsigned long long)bytes, (unsigned long long)memory_left());
+}
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+/* A segment without a name, all of it there. Taking more than there is would end a process that is not
+ * to blame, so that is asked first. */
+static int make_segment(uint64_t bytes, struct err *e)
+{
+    uint64_t left = memory_left();
+    if (left > 0 && bytes > left)
+        return no_memory(bytes, e);
+    int fd = memfd_create("assay", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) /* a kernel before 6.3 */
+        fd = memfd_create("assay", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return err_errno(e, ASSAY_EIO, "shared memory: cannot make a segment");
+    fchmod(fd, 0600);
     int rc = allocate_in_full(fd, bytes);
-    if (rc == 0 && read_only && (*read_only = shm_open(name, O_RDONLY | O_CLOEXEC, 0)) < 0)
-        rc = errno;
-    shm_unlink(name);
     if (rc == 0)
         return fd;
     close(fd);
     errno = rc;
-    return err_errno(e, ASSAY_EIO, "shared memory: wanted %llu bytes; see `df -h /dev/shm`",
-        (unsigned long long)bytes);
+    return rc == ENOMEM || rc == ENOSPC
+               ? no_memory(bytes, e)
+               : err_errno(
+                     e, ASSAY_EIO, "shared memory: wanted %llu bytes", (unsigned long long)bytes);
+}
+
+/* From now on nobody can make it smaller or larger, or do what `also` forbids. */
+static int seal(int fd, int also, struct err *e)
+{
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | also) == 0)
+        return 0;
+    return err_errno(e, ASSAY_EIO, "shared memory: cannot seal a segment");
 }
 
 int stage_segment_new(uint64_t bytes, struct err *e)
 {
-    return make_segment(bytes, NULL, e);
+    int fd = make_segment(bytes, e), rc = fd < 0 ? fd : seal(fd, 0, e);
+    if (fd >= 0 && rc != 0)
+        close(fd);
+    return rc != 0 ? rc : fd;
 }
 
 /* ---- broker side ---- */
@@ -189,7 +228,7 @@ struct slot {
 struct stage {
     struct stage_config config;
     struct layout layout;
-    int input_fd, output_fd; /* for the ranks; input_fd is read-only */
+    int input_fd, output_fd; /* for the ranks; what is mapped from input_fd now is read-only */
     uint8_t *input, *output;
     uint64_t sequence;
     struct slot slots[STAGE_MAX_SLOTS];
@@ -202,18 +241,27 @@ static void write_head(uint8_t *segment, const struct stage_config *config)
     memcpy(segment, &head, sizeof head);
 }
 
-static int map_segments(struct stage *s, int writable_input, struct err *e)
+static int map_segment(uint8_t **at, int fd, uint64_t bytes, struct err *e)
 {
-    s->input =
-        mmap(NULL, s->layout.input_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, writable_input, 0);
-    if (s->input == MAP_FAILED)
-        return s->input = NULL,
-               err_errno(e, ASSAY_EIO, "shared memory: cannot map the input segment");
-    s->output =
-        mmap(NULL, s->layout.output_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->output_fd, 0);
-    if (s->output == MAP_FAILED)
-        return s->output = NULL,
-               err_errno(e, ASSAY_EIO, "shared memory: cannot map the output segment");
+    *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (*at != MAP_FAILED)
+        return 0;
+    *at = NULL;
+    return err_errno(e, ASSAY_EIO, "shared memory: cannot map a segment");
+}
+
+/* The broker's mapping of the input is the last that can be written through. */
+static int map_segments(struct stage *s, struct err *e)
+{
+    int rc = map_segment(&s->input, s->input_fd, s->layout.input_bytes, e);
+    if (rc == 0)
+        rc = map_segment(&s->output, s->output_fd, s->layout.output_bytes, e);
+    if (rc == 0)
+        rc = seal(s->input_fd, F_SEAL_FUTURE_WRITE, e);
+    if (rc == 0)
+        rc = seal(s->output_fd, 0, e);
+    if (rc != 0)
+        return rc;
     write_head(s->input, &s->config);
     write_head(s->output, &s->config);
     return 0;
@@ -233,15 +281,12 @@ int stage_new(struct stage **out, const struct stage_config *config, struct err 
     int rc = s->values
                  ? 0
                  : err_set(e, ASSAY_ENOMEM, "staging: no memory for %u values", config->max_values);
-    int writable = rc == 0 ? make_segment(s->layout.input_bytes, &s->input_fd, e) : rc;
-    if (writable >= 0)
-        rc = s->output_fd = make_segment(s->layout.output_bytes, NULL, e);
-    else
-        rc = writable;
+    if (rc == 0)
+        rc = s->input_fd = make_segment(s->layout.input_bytes, e);
     if (rc >= 0)
-        rc = map_segments(s, writable, e);
-    if (writable >= 0)
-        close(writable);
+        rc = s->output_fd = make_segment(s->layout.output_bytes, e);
+    if (rc >= 0)
+        rc = map_segments(s, e);
     *out = s;
     if (rc < 0)
         stage_free(out);

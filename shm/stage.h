@@ -1,10 +1,10 @@
-/* stage.h - token staging between the broker and one worker group, in POSIX shared memory.
+/* stage.h - token staging between the broker and one worker group, in shared memory.
  *
  * Two segments. The input segment holds token batches, written by the broker and mapped read-only
  * by the ranks. The output segment holds scores, written by rank 0, and one progress counter a
- * rank. Both are made by the broker with a random name, posix_fallocate'd in full, the input opened
- * a second time read-only for the ranks, passed to the ranks as inherited descriptors and unlinked
- * at once: there is no name to guess, nothing is left after kill -9.
+ * rank. Both are made by the broker in memory without a name (memfd_create), allocated in full, sealed
+ * in their size, the input also against all writing but the broker's, and passed to the ranks as
+ * inherited descriptors: there is no name to guess, nothing is left after kill -9.
  *
  * A segment is a fixed array of slots. The broker alone decides who owns a slot, in its own memory:
  *     FREE -> FILLING -> PUBLISHED(token) -> FREE, generation + 1
@@ -83,7 +83,7 @@ int stage_new(struct stage **s, const struct stage_config *config, struct err *e
 void stage_free(struct stage **s); /* unmaps and closes; ranks keep their own mappings */
 /* Descriptors for the ranks, owned by the stage, close-on-exec: the spawner clears the flag in the
  * child. */
-int stage_input_fd(const struct stage *s);  /* read-only */
+int stage_input_fd(const struct stage *s);  /* nobody can write through it */
 int stage_output_fd(const struct stage *s); /* read-write */
 
 /* Copy a batch into a free slot and hand it over. Returns 1 and fills *token (epoch and incarnation
@@ -129,7 +129,7 @@ static inline uint64_t stage_comm_bytes(uint32_t n_ranks)
     return 4096u + (uint64_t)n_ranks * 2 * STAGE_COMM_FLOATS * sizeof(float);
 }
 
-/* A plain shared segment of `bytes` (zeroed, allocated, unlinked), for the ranks' communicator.
+/* A plain shared segment of `bytes` (zeroed, allocated, sealed in its size), for the ranks' communicator.
  * Returns its descriptor. */
 int stage_segment_new(uint64_t bytes, struct err *e);
 
