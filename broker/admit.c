@@ -270,6 +270,11 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
     if (out->activation == ACTIVATION_DEFAULT)
         out->activation = m->default_activation;
     check_steps(a, q, out);
+    if (q->shape == ROW_REFUSED) {
+        out->shape = ROW_IDS;
+        refuse(a, out, q->error_code, "%.*s", (int)q->error_message.len,
+            (const char *)q->error_message.at);
+    }
     if (!out->error_code)
         take_ids(a, q, out);
     if (!out->error_code)

@@ -339,17 +339,18 @@ enum row_field {
     R_STEPS,
     R_SYSTEM,
     R_TOOLS,
+    R_ERROR,
     R_COUNT
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
     "hf_pad_rule", "safe_text", "text", "messages", "prompt", "problem", "question", "response",
-    "completion", "responses", "chosen", "rejected", "steps", "system", "tools"};
+    "completion", "responses", "chosen", "rejected", "steps", "system", "tools", "error"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
     (BIT(R_IDS) | BIT(R_TEXT) | BIT(R_MESSAGES) | PROMPTS | BIT(R_RESPONSE) | BIT(R_COMPLETION) |  \
-        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS))
+        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS) | BIT(R_ERROR))
 
 /* The shapes of a row: the fields that make each, one of `prompts` beside them where there are any,
  * and whether that one may be left out. */
@@ -366,6 +367,7 @@ static const struct {
     {BIT(R_RESPONSES), PROMPTS, ROW_RESPONSES, 0},
     {BIT(R_CHOSEN) | BIT(R_REJECTED), PROMPTS, ROW_PAIR, 1},
     {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
+    {BIT(R_ERROR), 0, ROW_REFUSED, 0},
 };
 
 /* Fields of a row are read under their own names, which costs nothing; only an error puts where it
@@ -631,6 +633,34 @@ static int read_system(struct msg_reader *r, struct slice *system, struct err *e
     return rc;
 }
 
+/* What a client that could not read a row says of it, in its place. */
+static int read_error(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    static const char *const names[] = {"code", "message"};
+    static const int codes[] = {ASSAY_EBADREQ, ASSAY_EBADTOKEN, ASSAY_ETOOLARGE};
+    struct slice name = {0};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    int rc = msg_read_map(r, "error", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, "error", names, 2, &seen, e);
+        rc = key < 0    ? key
+             : key == 0 ? msg_read_str(r, "error.code", &name, e)
+                        : msg_read_str(r, "error.message", &row->error_message, e);
+    }
+    for (int i = 0; i < 3; i++)
+        if (strlen(err_name(codes[i])) == name.len &&
+            memcmp(err_name(codes[i]), name.at, name.len) == 0)
+            row->error_code = codes[i];
+    if (rc == 0 && seen != 3)
+        rc = err_field(e, ASSAY_EBADREQ, "error", "expected a code and a message");
+    if (rc == 0 && row->error_code == 0)
+        rc = err_field(e, ASSAY_EBADREQ, "error.code",
+            "expected bad_request, bad_token or too_large, found '%.*s'", shown(name),
+            (const char *)name.at);
+    return rc;
+}
+
 static int read_row_field(
     struct msg_reader *r, enum row_field field, struct row_request *row, struct err *e)
 {
@@ -653,6 +683,8 @@ static int read_row_field(
         return read_system(r, &row->system, e);
     case R_TOOLS:
         return skip_value(r, "tools", &row->has_tools, e);
+    case R_ERROR:
+        return read_error(r, row, e);
     case R_PROMPT:
     case R_PROBLEM:
     case R_QUESTION:
@@ -668,10 +700,13 @@ static int read_row_field(
 static int check_company(const struct row_request *row, uint64_t seen, struct err *e)
 {
     for (int f = R_SYSTEM; f <= R_TOOLS; f++)
-        if ((seen >> f & 1) && (row->shape == ROW_IDS || row->shape == ROW_TEXT))
+        if ((seen >> f & 1) &&
+            (row->shape == ROW_IDS || row->shape == ROW_TEXT || row->shape == ROW_REFUSED))
             return err_field(e, ASSAY_EBADREQ, row_fields[f],
                 "expected only with what the chat template writes, not with %s",
-                row->shape == ROW_IDS ? "ids" : "text");
+                row->shape == ROW_IDS    ? "ids"
+                : row->shape == ROW_TEXT ? "text"
+                                         : "error");
     return 0;
 }
 

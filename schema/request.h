@@ -87,6 +87,7 @@ enum row_shape {
     ROW_RESPONSES, /* prompt; body[0]: an array of texts */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
+    ROW_REFUSED,   /* error: the client could not make a row of it */
 };
 
 struct row_request {
@@ -97,6 +98,8 @@ struct row_request {
     const char *prompt_field, *body_field[2]; /* their names in the message */
     struct slice system;                      /* raw msgpack of a text; absent: none */
     int has_tools;                            /* tools that are not nothing */
+    int error_code;                           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
+    struct slice error_message;
     struct slice
         ids; /* bin: little-endian int32s. array: raw msgpack array of integers. absent unless ROW_IDS */
     int ids_is_bin;

@@ -7,7 +7,7 @@
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key)
 {
-    *f = (struct feeder){.client = client, .lines = lines, .key = key, .n = -1};
+    *f = (struct feeder){.client = client, .lines = lines, .key = key};
     msg_writer_init(&f->rows);
 }
 
@@ -16,27 +16,33 @@ void feeder_release(struct feeder *f)
     msg_writer_release(&f->rows);
 }
 
-/* Lines into f->rows until the chunk is full: how many rows, or negative; *end when the input is at
- * its end. */
-static int gather(struct feeder *f, int *end, struct err *e)
+/* One line into f->rows, where it is a row. */
+static void take_line(struct feeder *f, struct line *line)
 {
-    int n = 0, got = 1;
+    int good = line->row.at != NULL, is_row = good || f->keeps_bad;
+    if (is_row)
+        msg_raw(&f->rows, good ? line->row : lines_refused(f->lines, line));
+    if (f->on_line)
+        f->on_line(f->on_line_arg, line, good ? f->n_rows + f->n : -1);
+    f->n += is_row;
+    f->n_bad += !good;
+}
+
+/* Lines into f->rows, f->n of them, until the chunk is full: 1, 0 at the end of the input, 2 when there are
+ * lines more to be read first, or negative. */
+static int gather(struct feeder *f, struct err *e)
+{
+    int n_lines = 0, got = 1;
     struct line line;
-    msg_writer_clear(&f->rows);
-    while (n < FEEDER_ROWS && f->rows.buffer.size < FEEDER_BYTES &&
-           (got = lines_next(f->lines, &line, e)) == 1) {
-        int good = line.row.at != NULL;
-        if (good) {
-            msg_raw(&f->rows, line.row);
-            n++;
-        }
-        f->n_bad += !good;
-        if (f->on_line)
-            f->on_line(f->on_line_arg, &line, good ? f->n_rows + n - 1 : -1);
+    while (f->n < FEEDER_ROWS && f->rows.buffer.size < FEEDER_BYTES) {
+        if (n_lines++ == FEEDER_LINES)
+            return 2;
+        if ((got = lines_next(f->lines, &line, e)) != 1)
+            return got;
+        take_line(f, &line);
         line_release(&line);
     }
-    *end = got == 0;
-    return got < 0 ? got : n;
+    return 1;
 }
 
 static void write_submit(struct feeder *f, int n, int end)
@@ -70,19 +76,19 @@ static int send_chunk(struct feeder *f, struct err *e)
     f->n_rows += f->n;
     f->sealed = f->end;
     f->chunk++;
-    f->n = -1;
+    f->n = f->is_full = 0;
+    msg_writer_clear(&f->rows);
     return 0;
 }
 
 int feeder_step(struct feeder *f, struct err *e)
 {
-    if (f->n < 0)
-        f->n = gather(f, &f->end, e);
-    if (f->n < 0)
-        return e->code;
-    if (f->n == 0 && !f->end) {
-        f->n = -1;
-        return 0;
+    if (!f->is_full) {
+        int got = gather(f, e);
+        if (got < 0 || got == 2)
+            return got < 0 ? got : 0;
+        f->end = got == 0;
+        f->is_full = 1;
     }
     return send_chunk(f, e);
 }

@@ -274,6 +274,22 @@ static int write_row(struct lines *l, struct line *line)
     return rc == 0 ? check_row(l, line) : rc;
 }
 
+struct slice lines_refused(struct lines *l, const struct line *line)
+{
+    char message[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 4];
+    snprintf(message, sizeof message, "%s%s%s", line->err.field, line->err.field[0] ? ": " : "",
+        line->err.msg);
+    msg_writer_clear(&l->row);
+    msg_map(&l->row, 2);
+    msg_str(&l->row, "id");
+    pack(&l->row, line->id);
+    msg_str(&l->row, "error");
+    msg_map(&l->row, 2);
+    msg_key_str(&l->row, "code", err_name(line->err.code));
+    msg_key_str(&l->row, "message", message);
+    return (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
+}
+
 int lines_next(struct lines *l, struct line *line, struct err *e)
 {
     struct jsonl_line raw;

@@ -29,6 +29,8 @@ void lines_close(struct lines **l);
 /* 1 and *line (release it), 0 at the end, negative when reading failed. */
 int lines_next(struct lines *l, struct line *line, struct err *e);
 void line_release(struct line *line);
+/* A bad line as a row that fails with the line's error; valid until the next call. */
+struct slice lines_refused(struct lines *l, const struct line *line);
 /* How many lines there are, -1 when that is not known. */
 int64_t lines_count(const struct lines *l);
 

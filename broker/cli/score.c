@@ -261,7 +261,10 @@ static int step(struct score *s, int *ended, struct err *e)
     int rc = watch(s, e); /* the client asks only while an answer is out */
     if (rc == 0 && !s->feeder.sealed && room)
         rc = feed(s, e);
-    if (rc == 0)
+    int has_job = s->feeder.chunk > 0; /* else bad lines so far, or no room for the first chunk */
+    if (rc == 0 && !has_job)
+        rc = s->busy ? waiting_pause(&s->waiting, e) : output_flush(&s->output, e);
+    if (rc == 0 && has_job)
         rc = fetch(s, s->feeder.sealed || !room || s->busy ? WAIT_MS : 0, ended, e);
     return rc;
 }

@@ -373,7 +373,7 @@ static int feed_all(struct feeder *f, struct progress *progress, struct waiting 
             rc = waiting_pause(w, e);
         else if (rc == 0)
             waiting_over(w);
-        progress_show(progress, f->n_rows + f->n_bad, f->n_bad, 0);
+        progress_show(progress, f->n_rows, f->n_bad, 0);
     }
     progress_end(progress);
     if (rc == 0 && !f->sealed)
@@ -427,6 +427,7 @@ int verb_submit(const struct cli *c)
     if (rc == 0) {
         feeder_init(&feeder, client, lines, c->value[CLI_KEY]);
         feeder.priority = (int)priority;
+        feeder.keeps_bad = 1;
         feeder.on_line = tell_bad_line;
         progress_init(&progress, c->stderr_tty, lines_count(lines));
         rc = send_all(c, &feeder, &progress);

@@ -3,6 +3,7 @@ row's error by name. Expected scores are those of the text that the row stands f
 import json
 import struct
 import subprocess
+import sys
 
 import pytest
 from harness import BIN, MODELS, PATIENCE, Broker, random_key
@@ -275,3 +276,45 @@ def test_a_line_of_many_values_is_its_own_error(running):
     found = by_lines(running, {"text": "x"}, *many, {"text": "x"})
     assert [row["error"] and row["error"]["code"] for row in found] == [None, "too_large", "too_large", "too_long", None]
     assert "4194304 values" in found[1]["error"]["message"] and "line 2" in found[1]["error"]["message"]
+
+
+def test_submit_keeps_bad_lines_as_score_does(running, directory):
+    """The same lines by both: the same ids, scores and errors, each in its place."""
+    lines = [b'{"id": "a", "text": "x"}', b"not json", b'{"id": "b", "prompt": "q"}', b'{"id": 18446744073709551616, "input_ids": [4294967296]}', b"",
+             b'{"text": "y"}', b"[1]"]
+    (directory / "in.jsonl").write_bytes(b"\n".join(lines))
+    scored = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", "by-score")
+    submitted = run("submit", directory / "in.jsonl", "--connect", running.endpoint, "--key", "by-submit")
+    assert submitted.returncode == 1 and "6 rows accepted, 4 bad lines" in submitted.stdout, submitted
+    assert all(f"line {k}" in submitted.stderr for k in (2, 3, 4, 7))
+    assert run("submit", directory / "in.jsonl", "--connect", running.endpoint, "--key", "by-submit").returncode == 1  # the same job
+    assert run("wait", "by-submit", "--connect", running.endpoint).returncode == 1
+    found = run("results", "by-submit", "--connect", running.endpoint)
+    order = ["a", 2, "b", "18446744073709551616", 6, 7]
+    by_id = {row["id"]: row for row in map(json.loads, found.stdout.splitlines())}
+    assert [by_id[id] for id in order] == [json.loads(line) for line in scored.stdout.splitlines()]
+    assert [by_id[id]["error"] and by_id[id]["error"]["code"] for id in order] == [
+        None, "bad_request", "bad_request", "bad_token", None, "bad_request"]
+
+
+def run(*args, **options):
+    return subprocess.run([BIN / "assay", *map(str, args)], capture_output=True, text=True, timeout=200 * PATIENCE, **options)
+
+
+# A child counts its parent's memory until it is another program: so a small parent, and what its child took, in kB.
+MEASURE = """import resource, subprocess, sys
+rc = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(rc)"""
+
+
+def test_many_bad_lines_take_little_memory(running, directory):
+    """Also where the first good one comes late: no line waits for the end. (They took 130 MB when they did.)"""
+    (directory / "in.jsonl").write_bytes(b'{"bad": 1}\n' * 100_000 + b'{"text": "x"}\n' + b"bad\n" * 10)
+    with open(directory / "out", "wb") as out:
+        done = subprocess.run([sys.executable, "-c", MEASURE, BIN / "assay", "score", directory / "in.jsonl", "--connect", running.endpoint, "--key",
+                               random_key()], stdout=out, stderr=subprocess.PIPE, timeout=200 * PATIENCE)
+    rows = [json.loads(line) for line in open(directory / "out")]
+    assert done.returncode == 1 and len(rows) == 100_011
+    assert rows[100_000]["error"] is None and rows[-1]["error"]["code"] == "bad_request"
+    assert int(done.stderr.split()[-1]) < 70_000 or PATIENCE > 1  # sanitizers have their own

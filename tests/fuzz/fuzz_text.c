@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
         return 0;
     struct text_model m = model(bytes[0], bytes[1] & 1);
     msg_reader_init(&r, bytes + 2, len - 2);
-    if (request_next_row(&r, 0, &q, &e) != 0 || q.shape == ROW_IDS)
+    if (request_next_row(&r, 0, &q, &e) != 0 || q.shape == ROW_IDS || q.shape == ROW_REFUSED)
         return 0;
     struct composer *c = composer_new(&m);
     int32_t step = q.pool.step_token >= 0 ? q.pool.step_token : TINY_STEP;

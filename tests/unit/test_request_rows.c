@@ -191,6 +191,19 @@ static void text_shapes(void **state)
     msg_writer_release(&w);
 }
 
+static void what_a_client_could_not_read(void **state)
+{
+    (void)state;
+    struct msg_writer w;
+    msg_writer_init(&w);
+    struct row_request row =
+        first_row("{'id':7,'error':{'message':'line 7: no','code':'too_large'}}", &w);
+    assert_int_equal(row.shape, ROW_REFUSED);
+    assert_int_equal(row.error_code, ASSAY_ETOOLARGE);
+    assert_slice(row.error_message, "line 7: no");
+    msg_writer_release(&w);
+}
+
 static void texts_of_a_row_can_be_read(void **state)
 {
     (void)state;
@@ -225,6 +238,7 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
         "{'text':'x','prompt':'x'}", "{'response':'x'}", "{'chosen':'x','prompt':'x'}",
         "{'steps':['x']}", "{'prompt':'x','problem':'x','steps':['x']}",
         "{'prompt':'x','response':'x','completion':'x'}",
+        "{'text':'x','error':{'code':'bad_token','message':'x'}}",
         "{'problem':'x','question':'x','response':'x'}", "{'prompt':'x','system':'x'}"};
     static const struct {
         const char *row, *field;
@@ -244,6 +258,11 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
         {"{'prompt':'p','response':'x','system':nil}", "rows[0].system"},
         {"{'text':'x','system':'x'}", "rows[0].system"},
         {"{'ids':[1],'tools':[]}", "rows[0].tools"},
+        {"{'error':'x'}", "rows[0].error"},
+        {"{'error':{'code':'bad_request'}}", "rows[0].error"},
+        {"{'error':{'code':'internal','message':'x'}}", "rows[0].error.code"},
+        {"{'error':{'code':'','message':'x'}}", "rows[0].error.code"},
+        {"{'error':{'code':'bad_request','message':'x'},'system':'s'}", "rows[0].system"},
         {"{'messages':[{'content':'c','role':'user','reasoning_content':1}]}",
             "rows[0].messages[0].reasoning_content"},
         {"{'prompt':'p','steps':[['x']]}", "rows[0].steps[0]"},
@@ -299,6 +318,7 @@ int main(void)
         cmocka_unit_test(rows_are_read_one_after_the_other),
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(text_shapes),
+        cmocka_unit_test(what_a_client_could_not_read),
         cmocka_unit_test(texts_of_a_row_can_be_read),
         cmocka_unit_test(wrong_text_shapes_are_refused_by_name),
         cmocka_unit_test(tools_and_thoughts),
