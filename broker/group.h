@@ -32,10 +32,11 @@ struct group_options {
     uint32_t tp;
     uint32_t threads; /* of the whole group, shared among ranks, at least one each */
     const char *isa;
-    const char *quant; /* "none", "fp8", "int8" */
-    const char *dtype; /* "auto", "f32", "bf16" */
-    const int *gpus;   /* [tp] a rank's device; NULL: the CPU */
-    const char *mode;  /* that a rank must have to be ready (control.h); NULL: any */
+    const char *quant;   /* "none", "fp8", "int8" */
+    const char *dtype;   /* "auto", "f32", "bf16" */
+    const char *weights; /* "auto", "single", "index" */
+    const int *gpus;     /* [tp] a rank's device; NULL: the CPU */
+    const char *mode;    /* that a rank must have to be ready (control.h); NULL: any */
     const char *digest,
         *identity; /* likewise of the checkpoint, and the files that it was taken of */
     uint32_t max_len;

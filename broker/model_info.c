@@ -81,7 +81,7 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
     const char *argv[] = {q->worker_path, "--describe", "--model", q->model_dir, "--tp", tp_text,
         "--max-len", len_text, "--gpu", gpu_text, "--cache-dir", q->cache_dir, "--digest-cache",
-        cache, "--quant", q->quant, "--dtype", q->dtype, NULL};
+        cache, "--quant", q->quant, "--dtype", q->dtype, "--weights", q->weights, NULL};
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};

@@ -27,6 +27,7 @@ struct model_question {
     const char *name_of;  /* path whose last part is the model's name; NULL: model_dir */
     const char *quant;    /* "none", "fp8", "int8" */
     const char *dtype;    /* "auto", "f32", "bf16" */
+    const char *weights;  /* "auto", "single", "index" */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
     int limit_ms;          /* longest wait for the answer */

@@ -91,6 +91,10 @@ static const struct {
         "there, "
         "on GPUs the checkpoint's type)",
         TEXT, offsetof(struct options, dtype), 0, 0},
+    {"weights", "auto|single|index",
+        "which weights, where a directory has model.safetensors and an index of others (default "
+        "auto: refuse to guess)",
+        TEXT, offsetof(struct options, weights), 0, 0},
     {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
@@ -277,6 +281,8 @@ static int check_words(const struct options *o)
         return complain("quant", "none, fp8 or int8", o->quant);
     if (!is_one_of(o->dtype, "auto f32 bf16"))
         return complain("dtype", "auto, f32 or bf16", o->dtype);
+    if (!is_one_of(o->weights, "auto single index"))
+        return complain("weights", "auto, single or index", o->weights);
     return 0;
 }
 
@@ -316,6 +322,7 @@ int options_parse(struct options *o, int argc, char **argv)
     *o = (struct options){.isa = "auto",
         .quant = "none",
         .dtype = "auto",
+        .weights = "auto",
         .tp = 1,
         .hang_ms = 2000,
         .start_ms = 600000,

@@ -2,13 +2,16 @@
  * either an error or, where the reference has a default for it, that default. */
 #include "worker/config.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "worker/config_keys.h"
 #include "worker/cpu/fmath.h"
+#include "worker/directory.h"
 #include "schema/json.h"
+#include "schema/model_path.h"
 
 #define CONFIG_MAX_BYTES (8u << 20)
 #define TOKENIZER_MAX_BYTES (256u << 20)
@@ -400,15 +403,18 @@ int model_config_load(struct model_config *c, const char *dir, struct err *e)
 {
     int64_t pad = -1;
     *c = (struct model_config){.step_token = POOL_NO_STEP_TOKEN};
-    json_t *root = json_read_file(dir, "config.json", CONFIG_MAX_BYTES, e);
-    if (!root)
-        return ASSAY_EFORMAT;
     char name[4096];
     snprintf(name, sizeof name, "%.4000s/config.json", dir);
+    int rc = model_path_check(dir, e);
+    if (rc == 0 && access(name, F_OK) != 0 && errno == ENOENT)
+        rc = directory_no_config(dir, e);
+    json_t *root = rc == 0 ? json_read_file(dir, "config.json", CONFIG_MAX_BYTES, e) : NULL;
+    if (!root)
+        return ASSAY_EFORMAT;
     struct json_file f = {name, "", root};
     int (*const readers[])(struct model_config *, const struct json_file *, struct err *) = {
         read_architecture, read_sizes, read_flags, read_rope, read_window, read_head};
-    int rc = read_quantization(&f, e);
+    rc = read_quantization(&f, e);
     for (size_t i = 0; rc == 0 && i < sizeof readers / sizeof readers[0]; i++)
         rc = readers[i](c, &f, e);
     if (rc == 0)

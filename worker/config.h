@@ -57,6 +57,7 @@ struct model_config {
     /* Of what goes into the layers' products, and where ops.typed of what comes out of them too; set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;
+    const char *weights_decided; /* weights.h; NULL: nothing was to be decided */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */

@@ -137,7 +137,9 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
             "--max-len: expected at most max_position_embeddings (%u), found %u", c->max_position,
             o->max_len);
     if (rc == 0)
-        rc = weights_open(&w, o->dir, e);
+        rc = weights_open_chosen(&w, o->dir, o->weights, e);
+    if (rc == 0)
+        about.config.weights_decided = weights_decided(w);
     if (rc == 0)
         rc = check_weights(&about, o, w, e);
     if (rc == 0) {

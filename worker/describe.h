@@ -19,6 +19,7 @@ struct describe_options {
     const char *digest_cache; /* may be NULL */
     const char *quant;        /* method: "none", "fp8", "int8" */
     const char *dtype;        /* "auto", "f32", "bf16" */
+    const char *weights;      /* "auto", "single", "index" */
     const struct ops *ops;    /* what will compute: the mode is of this */
     int gpu;                  /* as in device_options */
     const char *cache_dir;

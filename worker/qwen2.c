@@ -213,8 +213,10 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
 {
     char device[160];
     m->ops->identity(m->device, device, sizeof device);
-    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1", device,
-        dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks);
+    const char *weights = m->config.weights_decided;
+    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s", device,
+        dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks,
+        weights ? " weights=" : "", weights ? weights : "");
 }
 
 /* ---- forward ---- */

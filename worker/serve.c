@@ -46,7 +46,8 @@
 #define LAST_WORDS_MS 2000 /* how long a rank that gave up waits for the broker to end it */
 
 struct options {
-    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype;
+    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
+        *weights;
     const char *digest, *identity; /* that the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
@@ -89,6 +90,7 @@ static const char help_text[] =
     "  --tp N                  ranks of the group (default 1)\n"
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --dtype TYPE            auto, or on the CPU f32 or bf16: of the layers' products\n"
+    "  --weights WHICH         auto, or where a directory has both: single or index\n"
     "  --max-len N             longest row (default: the model's)\n"
     "  --digest-cache FILE     remember the checkpoint's digest here\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
@@ -117,6 +119,9 @@ static int check_options(const struct options *o)
     if (log_level_from_name(o->log_level) < 0)
         return usage(
             "--%s: expected error, warn, info or debug, found '%s'", "log-level", o->log_level);
+    if (strcmp(o->weights, "auto") != 0 && strcmp(o->weights, "single") != 0 &&
+        strcmp(o->weights, "index") != 0)
+        return usage("--%s: expected auto, single or index, found '%s'", "weights", o->weights);
     if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
                             (o->tp > 1 && o->comm_fd < 0)))
         return usage("expected --control and the descriptors that assayd hands over; "
@@ -141,7 +146,8 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
         {"deadline-ms", NUMBER, &o->deadline_ms}, {"start-ms", NUMBER, &o->start_ms},
         {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant},
-        {"dtype", TEXT, &o->dtype}, {"digest", TEXT, &o->digest}, {"identity", TEXT, &o->identity}};
+        {"dtype", TEXT, &o->dtype}, {"weights", TEXT, &o->weights}, {"digest", TEXT, &o->digest},
+        {"identity", TEXT, &o->identity}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)
@@ -319,7 +325,9 @@ static int open_model(struct worker *w, struct err *e)
     if (rc == 0)
         rc = model_config_load(&config, o->model, e);
     if (rc == 0)
-        rc = weights_open(&w->weights, o->model, e);
+        rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
+    if (rc == 0)
+        config.weights_decided = weights_decided(w->weights);
     if (rc == 0)
         rc = model_choose_type(&config, o->dtype, &quant, w->weights, w->ops, e);
     if (rc != 0)
@@ -527,6 +535,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         .log_level = "info",
         .quant = "none",
         .dtype = "auto",
+        .weights = "auto",
         .tp = 1,
         .threads = 1,
         .input_fd = -1,
@@ -553,6 +562,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
             .ops = ops,
             .quant = o->quant,
             .dtype = o->dtype,
+            .weights = o->weights,
             .gpu = (int)o->gpu,
             .cache_dir = o->cache_dir};
         if (describe_model(&describe, stdout, &e) == 0)

@@ -14,6 +14,7 @@
 #include "schema/log.h"
 #include "schema/json.h"
 #include "schema/regular.h"
+#include "worker/directory.h"
 
 #define HEADER_MAX_BYTES (100u << 20)
 #define INDEX_MAX_BYTES (100u << 20)
@@ -34,6 +35,7 @@ struct weights {
     struct weight_file *files;
     size_t n_files;
     size_t file, tensor; /* the iterator */
+    const char *decided;
 };
 
 static const struct {
@@ -251,25 +253,34 @@ static int open_shards(struct weights *w, const char *dir, const json_t *map, st
     return 0;
 }
 
-int weights_open(struct weights **out, const char *dir, struct err *e)
+int weights_open_chosen(struct weights **out, const char *dir, const char *choice, struct err *e)
 {
     struct weights *w = xcalloc(1, sizeof *w);
-    char path[4096];
-    int rc;
+    enum weights_from from;
+    int decided, rc = directory_choose(dir, choice, &from, &decided, e);
     w->files = xcalloc(MAX_FILES, sizeof *w->files);
     *out = w;
-    if (snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir) >= (int)sizeof path) {
-        rc = err_set(e, ASSAY_EFORMAT, "%.200s: path too long", dir);
-    } else if (access(path, F_OK) != 0) {
-        rc = open_file(w, dir, "model.safetensors", e);
-    } else {
-        json_t *index = json_read_file(dir, "model.safetensors.index.json", INDEX_MAX_BYTES, e);
+    if (rc == 0 && from == FROM_SINGLE) {
+        rc = open_file(w, dir, WEIGHTS_SINGLE_FILE, e);
+    } else if (rc == 0) {
+        json_t *index = json_read_file(dir, WEIGHTS_INDEX_FILE, INDEX_MAX_BYTES, e);
         rc = index ? open_shards(w, dir, json_object_get(index, "weight_map"), e) : ASSAY_EFORMAT;
         json_decref(index);
     }
+    w->decided = decided ? from == FROM_SINGLE ? "single" : "index" : NULL;
     if (rc != 0)
         weights_close(out);
     return rc;
+}
+
+int weights_open(struct weights **out, const char *dir, struct err *e)
+{
+    return weights_open_chosen(out, dir, "auto", e);
+}
+
+const char *weights_decided(const struct weights *w)
+{
+    return w->decided;
 }
 
 void weights_close(struct weights **out)

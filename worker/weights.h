@@ -30,6 +30,10 @@ struct weight_tensor {
 struct weights;
 
 int weights_open(struct weights **w, const char *dir, struct err *e);
+/* `choice`: "auto" as above, "single" or "index" where a directory has both (directory.h). */
+int weights_open_chosen(struct weights **w, const char *dir, const char *choice, struct err *e);
+/* "single" or "index" where the choice decided between two, else NULL. Part of a score's mode. */
+const char *weights_decided(const struct weights *w);
 void weights_close(struct weights **w);
 /* Next tensor, by its place in the file, file after file: 1, or 0 at the end. */
 int weights_next(struct weights *w, struct weight_tensor *t);

@@ -39,6 +39,7 @@ enum cli_option {
     CLI_DEVICES,
     CLI_QUANT,
     CLI_DTYPE,
+    CLI_WEIGHTS,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

@@ -50,6 +50,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "what the private broker's products are of; f32 and bf16 on the CPU only (default auto: "
         "float32 there, on GPUs the checkpoint's type)",
         "auto f32 bf16"},
+    [CLI_WEIGHTS] = {"weights", 0, "WHICH",
+        "which weights, where a directory has model.safetensors and an index of others (default "
+        "auto: refuse to guess)",
+        "auto single index"},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N", "threads of the private broker's ranks (default all cores)",
         NULL},

@@ -14,7 +14,7 @@
 
 #include "schema/log.h"
 
-#define MAX_ARGUMENTS 32
+#define MAX_ARGUMENTS 40
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* to finish what is in flight; when all results are there, nothing is */
 #define DEFAULT_CACHE "256M" /* for the run after this one, when the input was mended */
@@ -50,6 +50,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--devices", c->value[CLI_DEVICES]);
     add(b, &n, "--quant", c->value[CLI_QUANT]);
     add(b, &n, "--dtype", c->value[CLI_DTYPE]);
+    add(b, &n, "--weights", c->value[CLI_WEIGHTS]);
     add(b, &n, "--tp", c->value[CLI_TP]);
     add(b, &n, "--threads", c->value[CLI_THREADS]);
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);

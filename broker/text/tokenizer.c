@@ -10,6 +10,7 @@
 #include "broker/text/tokenizer_private.h"
 #include "broker/text/unicode.h"
 #include "schema/json.h"
+#include "schema/model_path.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
@@ -36,7 +37,9 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
 int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct err why = {0};
-    json_t *root = json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why);
+    json_t *root = model_path_check(dir, &why) == 0
+                       ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
+                       : NULL;
     *out = NULL;
     if (root && tokenizer_new(out, root, &why) == 0)
         why.code = 0;

@@ -6,7 +6,7 @@ import struct
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, MODELS, PATIENCE
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker
 
 
 def describe(directory, *options):
@@ -155,7 +155,7 @@ def test_duplicate_tensor_name(model):
     ({"a": 5}, "file name"), ({"no.such.tensor": "model.safetensors"}, "no.such.tensor")])
 def test_bad_index(model, map_, word):
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": map_}))
-    code, said = describe(model)
+    code, said = describe(model, "--weights", "index")
     assert code == 78 and word in said, said
 
 
@@ -304,3 +304,119 @@ def test_an_integer_too_long_for_64_bits(text_model, directory):
     path.write_text(path.read_text().replace('"hidden_size": 128', '"hidden_size": 1' + "0" * 30))
     code, said = describe(text_model)
     assert code == 78 and "hidden_size" in said
+
+
+def shift(path, by):
+    """The same checkpoint with another head: scores differ by this factor."""
+    header, body = read(path)
+    begin, end = header["score.weight"]["data_offsets"]
+    values = struct.unpack(f"<{(end - begin) // 4}f", body[begin:end])
+    write(path, header, body[:begin] + struct.pack(f"<{len(values)}f", *(v * by for v in values)) + body[end:])
+
+
+@pytest.fixture
+def two_sets(model):
+    """model.safetensors, and an index of another file, whose scores are twice those."""
+    shutil.copy(model / "model.safetensors", model / "model-00001-of-00001.safetensors")
+    shift(model / "model-00001-of-00001.safetensors", 2.0)
+    names = [name for name in read(model / "model.safetensors")[0] if name != "__metadata__"]
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {name: "model-00001-of-00001.safetensors" for name in names}}))
+    return model
+
+
+def score_ids(model, directory, *options):
+    (directory / "ids.jsonl").write_text(json.dumps({"id": "a", "input_ids": list(range(5, 45))}) + "\n")
+    shutil.rmtree(directory / "scores.jsonl.assay", ignore_errors=True)
+    done = subprocess.run([BIN / "assay", "score", directory / "ids.jsonl", "-o", directory / "scores.jsonl", "--model", model,
+                           *options], capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return json.loads((directory / "scores.jsonl").read_text())["score"]
+
+
+def test_two_sets_of_weights_are_not_guessed_between(two_sets, directory):
+    """transformers 5.24 takes the single file: 1.70059."""
+    code, said = describe(two_sets)
+    assert code == 78 and "two sets of weights" in said and "model.safetensors.index.json (of 20" in said
+    assert "--weights single" in said and "--weights index" in said
+    assert abs(score_ids(two_sets, directory, "--weights", "single") - 1.70059) < 1e-4
+    assert abs(score_ids(two_sets, directory, "--weights", "index") - 2 * 1.70059) < 1e-4
+
+
+def test_the_choice_is_part_of_the_mode(two_sets, directory):
+    modes = {}
+    for which in ("single", "index"):
+        with Broker(directory / which, model=two_sets, options=["--weights", which, "--tp", 2]) as broker:
+            with broker.client() as client:
+                modes[which] = client.call("hello")["mode"]
+                assert client.call("score", rows=[{"ids": [1, 2, 3]}])["rows"][0]["error"] is None
+    assert modes["single"].endswith(" weights=single") and modes["index"].endswith(" weights=index")
+
+
+@pytest.mark.parametrize("which, missing", [("single", "model.safetensors"), ("index", "model.safetensors.index.json")])
+def test_a_choice_of_what_is_not_there(model, which, missing):
+    if which == "single":
+        (model / "model.safetensors").rename(model / "other.safetensors")
+    code, said = describe(model, "--weights", which)
+    assert code == 78 and f"expected {missing}, found none" in said
+
+
+def test_a_choice_where_nothing_is_to_be_chosen(model, directory):
+    """Allowed, and not a mode of its own: the weights are the same either way."""
+    with Broker(directory / "d", model=model, options=["--weights", "single"]) as broker, broker.client() as client:
+        assert "weights" not in client.call("hello")["mode"]
+
+
+def test_an_index_that_names_the_single_file_alone(model):
+    names = [name for name in read(model / "model.safetensors")[0] if name != "__metadata__"]
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")}))
+    assert describe(model)[0] == 0
+
+
+def test_an_adapter_beside_the_model(model):
+    (model / "adapter_config.json").write_text("{}")
+    assert describe(model)[0] == 0  # nothing to add: left over from a merge
+    (model / "adapter_model.safetensors").write_bytes(b"")
+    code, said = describe(model)
+    assert code == 78 and "adapter" in said and "merge" in said
+
+
+def test_a_distributed_checkpoint_beside_the_model(model):
+    shutil.copy(model / "model.safetensors", model / "shard-00000-model-00001-of-00001.safetensors")
+    code, said = describe(model)
+    assert code == 78 and "shard-00000" in said and "distributed" in said
+
+
+@pytest.mark.parametrize("name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "optimizer.pt"])
+def test_what_may_lie_beside_a_model(model, name):
+    shutil.copy(model / "model.safetensors", model / name)
+    assert describe(model)[0] == 0
+
+
+@pytest.mark.parametrize("name, words", [
+    ("adapter_model.safetensors", "an adapter alone"), ("model-00001-of-00002.safetensors", "without its index"),
+    ("model.fp16.safetensors", "variant"), ("ggml-model-q4_k.gguf", "GGUF"), ("pytorch_model.bin", "PyTorch"),
+    ("consolidated.00.pth", "PyTorch"), ("consolidated.safetensors", "own format"), ("notes.txt", "expected a checkpoint")])
+def test_weights_that_are_none(model, name, words):
+    (model / "model.safetensors").rename(model / name)
+    code, said = describe(model)
+    assert code == 78 and "model.safetensors: not found" in said and words in said, said
+    (model / "config.json").unlink()
+    code, said = describe(model)
+    assert code == 78 and "config.json: not found" in said and words in said, said
+
+
+@pytest.mark.parametrize("path, words", [
+    ("Qwen/Some-Name", "hf download Qwen/Some-Name --local-dir ./Some-Name"), ("./Qwen/Some-Name", "expected a checkpoint's directory"),
+    ("/nowhere", "/nowhere: expected a checkpoint's directory"), (MODELS / "seqcls/model.safetensors", "a file; expected the directory")])
+def test_a_path_that_is_no_directory(path, words):
+    code, said = describe(path)
+    assert code == 78 and words in said, said
+    done = subprocess.run([BIN / "assay", "tokenize", "x", "--model", path], capture_output=True, text=True, timeout=30 * PATIENCE)
+    assert done.returncode != 0 and words in done.stderr, done.stderr
+
+
+def test_a_gguf_file(directory):
+    (directory / "a.gguf").write_bytes(b"GGUF")
+    code, said = describe(directory / "a.gguf")
+    assert code == 78 and "a GGUF file" in said

@@ -239,6 +239,7 @@ static struct group_options options_for(
         .isa = "auto",
         .quant = "none",
         .dtype = "auto",
+        .weights = "auto",
         .max_len = 256,
         .stage =
             {.n_slots = 2, .max_rows = 8, .max_tokens = 512, .max_positions = 8, .max_values = 64},
