@@ -174,7 +174,7 @@ def test_a_failing_call_restarts_the_group_and_the_rows_run_again(installed, cal
             assert [flat(row) for row in before] == [flat(row) for row in after]
             assert all(row["error"] is None for row in after)
             wait_until(lambda: broker.sql("select max(restarts) from workers") == [(turn + 1,)])
-        assert "(exit code 74)" in broker.words() and "event=gpu_error" in broker.words()
+        assert "(exit code 74: the GPU" in broker.words() and "event=gpu_error" in broker.words()
 
 
 def test_a_driver_that_hangs_is_not_waited_for_for_ever(installed):
