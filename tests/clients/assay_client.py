@@ -12,10 +12,11 @@ A ROW is a dict of one of these shapes (schema/PROTOCOL.md has all of it):
 
     ids: token ids (list, tuple, numpy array, tensor, or bytes of little-endian int32)
     text: str                                       messages: [{role, content}, ..]
-    prompt (str or messages) + response             prompt + responses [str, ..]
+    prompt + response (each str or messages)        prompt + responses [str, ..]
     chosen + rejected (str or messages), prompt     prompt (or problem, question) + steps [str, ..]
+    error: {code, message}, which fails with it
 
-and may also have id (int or str, comes back), pool, truncate, safe_text, hf_pad_rule, adapter.
+and may also have id (int or str, comes back), pool, system, tools, truncate, safe_text, hf_pad_rule, adapter.
 
 A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score (float), or scores and,
 for responses, best (index), or chosen, rejected and margin, or steps [one probability each]. `i` is the row's index in its job.
@@ -95,6 +96,29 @@ def _pack_row(row) -> bytes:
     if not isinstance(row, dict):
         raise TypeError(f"expected a row as a dict, found {type(row).__name__}: {row!r:.100}")
     return _pack({**row, "ids": pack_ids(row["ids"])} if "ids" in row else row)
+
+
+def _flaw(row):
+    """What is wrong with the form of a row's text or messages, None when nothing is. The broker refuses a whole request for it."""
+    for key in ("text", "messages", "prompt", "response", "completion"):
+        value = row.get(key, "")
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(value, str) and key != "messages" or key not in row:
+            continue
+        if not isinstance(value, (list, tuple)) or key == "text":
+            return f"{key}: expected a text{'' if key == 'text' else ' or messages'}, found {type(value).__name__}"
+        for n, message in enumerate(value):
+            if not isinstance(message, dict):
+                return f"{key}[{n}]: expected a message, found {type(message).__name__}"
+            for part in ("role", "content", "reasoning_content"):
+                if not isinstance(message.get(part), (str, type(None)) if part == "reasoning_content" else str):
+                    return f"{key}[{n}].{part}: expected a text, found {type(message.get(part)).__name__}"
+    return None
+
+
+def _row_or_error(row):
+    flaw = _flaw(row)
+    return row if flaw is None else {"error": {"code": "bad_request", "message": flaw}}
 
 
 def _chunks(rows, chunk_rows, chunk_bytes):
@@ -215,8 +239,9 @@ class AssayClient:
         return [found[i] for i in range(len(rows))]
 
     def rewards(self, rows, timeout_s: float = 600.0) -> list:
-        """score() for training loops: one float a row, None for a row that failed (a warning in the log says why)."""
-        found = self.score(rows, timeout_s)
+        """score() for training loops: one float a row, None for a row that failed (a warning in the log says why). So is one whose
+        text or messages are not what they must be, where score() would raise for all."""
+        found = self.score([_row_or_error(row) for row in rows], timeout_s)
         failed = [row for row in found if row["error"] is not None]
         if failed:
             error = failed[0]["error"]

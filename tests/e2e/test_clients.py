@@ -496,6 +496,22 @@ def test_trl_standard(served, endpoint):
     assert all(isinstance(reward, float) for reward in cut(prompts=["", ""], completions=["3 + 4?", too_long]))
 
 
+def test_trl_one_bad_completion(served, endpoint, caplog):
+    """None for it, as the trainer allows; the others are scored, whatever shape the columns have."""
+    ask, good = [{"role": "user", "content": "3 + 4?"}], [{"role": "assistant", "content": "7"}]
+    bad = [None, 7, [], ["7"], [{"role": "assistant"}], [{"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}],
+           [{"role": "assistant", "content": [{"type": "text", "text": "7"}]}], [{"role": "king", "content": "7"}], [{"content": "7"}],
+           [{"role": "assistant", "content": "\ud800"}], [{"role": "assistant", "content": "7", "reasoning_content": 5}]]
+    rewards = assay_reward(prompts=[ask] * (len(bad) + 2), completions=[good, *bad, good], completion_ids=None, answer=[1] * 13)
+    (expected,) = AssayClient(endpoint).score([{"messages": ask + good}])
+    prompt_alone = AssayClient(endpoint).score([{"messages": ask}])[0]["score"]
+    assert rewards == [expected["score"], None, None, prompt_alone, *[None] * (len(bad) - 3), expected["score"]]
+    assert "10 of 13 rows failed" in caplog.text and "expected a text" in caplog.text
+    mixed = assay_reward(prompts=["3 + 4?", ask, "3 + 4?", None, "3"], completions=[good, "7", "7", "7", 7])
+    assert mixed[:2] == [expected["score"]] * 2 and mixed[2] is not None and mixed[3:] == [None, None]
+    assert assay_reward(prompts=[], completions=[]) == []
+
+
 def test_openrlhf(served, endpoint, monkeypatch):
     """As its executor does: the file by its path, the function by position, in a thread, with lists of one."""
     module, found = load_by_path("openrlhf_reward"), {}
@@ -553,6 +569,8 @@ def test_verl(served, endpoint):
         module.compute_score(data_source="s", solution_str=too_long, ground_truth=None, extra_info=extras[0])
     assert module.compute_score(data_source="s", solution_str=too_long, ground_truth=None, extra_info=extras[0],
                                 failed_score=-1.0) == -1.0
+    odd = module.compute_score_batch(["s"] * 3, ["9", None, "9"], [None] * 3, [extras[0], extras[0], {"question": 5}], failed_score=-1.0)
+    assert odd == [expected[0], -1.0, -1.0]
 
 
 # ---- the C program ----
