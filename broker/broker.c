@@ -67,6 +67,8 @@ void broker_rollback(struct broker *b)
 
 static _Noreturn void die_of(const struct err *e)
 {
+    if (e->code == ASSAY_EGONE)
+        die(EX_OSFILE, "event=database_gone error=\"%s\"", e->msg);
     die(EX_IOERR, "event=%s error=\"%s\"",
         e->code == ASSAY_EFULL ? "disk_full what=results" : "database_failed outcome=unknown",
         e->msg);

@@ -249,11 +249,21 @@ static void checkpoint(struct store *s, int mode, int wait_ms)
  * closing it again must not drop SQLite's locks. */
 static int sync_wal(const struct store *s, struct err *e)
 {
-    char path[4200];
+    char path[4200], db[4200];
+    struct stat st, wal;
     snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    snprintf(db, sizeof db, "%s/assay.db", s->dir);
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
+    if ((stat(db, &st) != 0 || st.st_size == 0) && fstat(fd, &wal) == 0 && wal.st_size > 0) {
+        close(fd); /* SQLite would delete it */
+        return err_set(e, ASSAY_EFORMAT,
+            "%s is missing or empty, and %s holds what was last written to it: put assay.db back, "
+            "or "
+            "remove assay.db-wal too to begin anew",
+            db, path);
+    }
     int rc = fsync(fd) == 0 ? 0 : err_errno(e, ASSAY_EIO, "%s: cannot sync", path);
     close(fd);
     return rc;
@@ -322,6 +332,8 @@ int store_open(
         checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, BUSY_MS);
         rc = store_sync_start(s, e);
     }
+    if (rc == 0)
+        rc = store_guard_begin(s, e);
     if (rc == 0)
         rc = begin_epoch(s, e);
     if (rc == ASSAY_EFULL && store_free_reserve(s))

@@ -4,12 +4,14 @@
 #define ASSAY_STORE_PRIVATE_H
 
 #include <sqlite3.h>
+#include <sys/types.h>
 
 #include "broker/store.h"
 #include "schema/bundle.h"
 
 #define STORE_MAX_STATEMENTS 96
 #define STORE_BLOCKS 64
+#define STORE_GUARDED 4 /* files (store_guard.c) */
 
 struct store_sync; /* store_sync.c */
 
@@ -49,6 +51,10 @@ struct store {
     int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
+    struct {
+        dev_t device;
+        ino_t inode;
+    } guarded[STORE_GUARDED];
     struct store_options options;
     uint64_t epoch;
     int64_t mode;                 /* the broker's present one */
@@ -94,6 +100,10 @@ int store_row_runs(struct store *s, int64_t row, int runs, struct err *e);
 /* 1, or 0 when it was not queued. */
 int store_row_is_over(struct store *s, int64_t row, int failed, struct err *e);
 int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
+
+/* store_guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
+int store_guard_begin(struct store *s, struct err *e); /* once all are there */
+int store_guard_check(const struct store *s, struct err *e);
 
 /* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);

@@ -154,7 +154,7 @@ int store_sync_fd(const struct store *s)
 
 static int result(const struct store *s, struct err *e)
 {
-    return s->sync->error == 0 ? 0
+    return s->sync->error == 0 ? store_guard_check(s, e)
                                : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir,
                                      strerror(s->sync->error));
 }

@@ -49,6 +49,7 @@ enum assay_code {
     ASSAY_ENOMEM = -42, /* an allocation whose size a client or file chose failed */
     ASSAY_EFULL = -43,  /* the disk is full */
     ASSAY_EBUSY = -44,  /* another broker holds the data directory */
+    ASSAY_EGONE = -45,  /* a file was taken away while it was in use */
 };
 
 #define ERR_MESSAGE_BYTES 480

@@ -1,5 +1,6 @@
 """The data directory as it lies on the disk: whose it is, what was put into it, and what a start leaves behind."""
 import os
+import shutil
 import stat
 import subprocess
 
@@ -128,3 +129,57 @@ def test_a_file_in_its_place(directory):
     (directory / "d").write_text("x")
     code, said = start(directory / "d")
     assert code == 74 and "no directory" in said and (directory / "d").read_text() == "x"
+
+
+def remove(path):
+    path.unlink()
+
+
+def replace(path):
+    shutil.copy(path, path.with_suffix(".copy"))
+    os.rename(path.with_suffix(".copy"), path)
+
+
+def move_folder(path):
+    os.rename(path.parent, path.parent.with_suffix(".moved"))
+
+
+@pytest.mark.parametrize("name, change", [("assay.db", remove), ("assay.db", replace), ("assay.db-wal", remove),
+                                          ("assay.db-wal", replace), ("assay.db-shm", remove), ("lock", remove),
+                                          ("assay.db", move_folder)])
+def test_nothing_is_acknowledged_that_is_not_in_the_file_of_that_name(directory, name, change):
+    broker = Broker(directory / "d")
+    try:
+        with broker.start().client() as client:
+            client.submit("before", ROWS)
+            client.results("before")
+            log = open(broker.data / "assayd.log", "rb")
+            change(broker.data / name)
+            with pytest.raises(TimeoutError):
+                client.submit("after", ROWS, timeout=3)
+            assert broker.process.wait(30 * PATIENCE) == 72
+        words = log.read().decode()
+        assert "event=database_gone" in words and name in words, words
+        assert ("replaced" if change is replace else "removed") in words
+    finally:
+        broker.__exit__()
+
+
+def test_an_idle_broker_notices_too(directory):
+    broker = Broker(directory / "d").start()
+    (broker.data / "assay.db").unlink()
+    assert broker.process.wait(30 * PATIENCE) == 72
+
+
+def test_a_log_without_its_database_is_not_thrown_away(directory):
+    broker = Broker(directory / "d").start()
+    with broker.client() as client:
+        client.submit("a", ROWS)
+    broker.kill9()
+    database, aside = broker.data / "assay.db", directory / "aside"
+    os.rename(database, aside)
+    code, said = start(broker.data)
+    assert code == 78 and "put assay.db back" in said, said
+    os.rename(aside, database)
+    with broker, broker.client() as client:
+        assert len(client.results("a")) == len(ROWS)
