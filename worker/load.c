@@ -26,7 +26,8 @@ struct place {
                      when shared by parts, written at `offset` */
     enum dtype vector_type;
     int64_t offset, vector_elements;
-    int filled;
+    int is_labels;                /* rows are as many as the config's labels */
+    const char *from, *from_file; /* the tensor that fills it; NULL: none yet */
 };
 
 struct loader {
@@ -146,6 +147,7 @@ static void add_head(struct loader *l)
     head->second.n_parts = 1;
     if (!c->mlp_head) {
         add_matrix(l, -1, "score.weight", n, h, CUT_NONE, &head->second.parts[0]);
+        l->places[l->n - 1].is_labels = 1;
         if (c->score_bias)
             add_vector(l, -1, "score.bias", n, CUT_NONE, &head->second.bias, 0, n);
         return;
@@ -208,13 +210,15 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
 {
     int n_dims = p->cols > 0 ? 2 : 1;
     char expected[64], found[128];
-    if (p->filled)
+    if (p->from)
         return err_set(e, ASSAY_EFORMAT,
-            "%s: tensor '%.120s': found twice (with and without \"model.\")", t->file, t->name);
+            "%s: tensor '%.80s': found twice, the other time as '%.80s' in %s", t->file, t->name,
+            p->from, p->from_file);
     if (t->dtype < 0)
         return err_set(e, ASSAY_EFORMAT,
-            "%s: tensor '%.120s': dtype: expected F32, F16 or BF16, found %s", t->file, t->name,
-            t->dtype_name);
+            "%s: tensor '%.120s': dtype: expected F32, F16 or BF16, found %s; a quantized "
+            "checkpoint is not built: take the one that it was made from",
+            t->file, t->name, t->dtype_name);
     if (t->n_dims == n_dims && t->shape[0] == p->rows && (n_dims == 1 || t->shape[1] == p->cols))
         return 0;
     shape_text(found, sizeof found, t);
@@ -222,8 +226,11 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
         snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)p->rows, (long long)p->cols);
     else
         snprintf(expected, sizeof expected, "[%lld]", (long long)p->rows);
-    return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': shape: expected %s, found %s", t->file,
-        t->name, expected, found);
+    return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': shape: expected %s, found %s%s", t->file,
+        t->name, expected, found,
+        p->is_labels ? " (config.json's num_labels or id2label says how many labels, 2 where it "
+                       "has neither)"
+                     : "");
 }
 
 /* First row (or column) of this rank's part, and how many. */
@@ -275,18 +282,47 @@ static int set_vector(
     return 0;
 }
 
+/* What names like this come from, as ": ..", or "". */
+static const char *why_unknown(const char *name)
+{
+    static const struct {
+        const char *part, *why;
+    } known[] = {
+        {".lora_", ": of an adapter; merge it into its base (peft: merge_and_unload)"},
+        {"base_model.model.", ": of an adapter's wrapping; merge it (peft: merge_and_unload)"},
+        {"module.", ": saved from inside a wrapper; save the model itself"},
+        {"_orig_mod.", ": saved from a compiled model; save the model itself"},
+        {"_fsdp_wrapped_module.", ": saved from inside FSDP; save the model itself"},
+        {".qweight", ": of a quantized checkpoint, which is not built"},
+        {".qzeros", ": of a quantized checkpoint, which is not built"},
+        {".g_idx", ": of a quantized checkpoint, which is not built"},
+        {".scales", ": of a quantized checkpoint, which is not built"},
+        {"_scale", ": of a quantized checkpoint, which is not built"},
+        {".absmax", ": of a quantized checkpoint, which is not built"},
+        {"v_head.", ": a head of TRL's; expected the architecture's own, score"},
+        {"value_head.", ": another library's head; expected the architecture's own, score"},
+        {"classifier.", ": another architecture's head; expected score"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strstr(name, known[i].part))
+            return known[i].why;
+    return "";
+}
+
 static int take_tensor(struct loader *l, const struct weight_tensor *t, struct err *e)
 {
     if (is_ignored(t->name))
         return 0;
     struct place *p = find_place(l, t->name);
     if (!p)
-        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers",
-            t->file, t->name, architecture_name(l->m->config.architecture), l->m->config.n_layers);
+        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers%s",
+            t->file, t->name, architecture_name(l->m->config.architecture), l->m->config.n_layers,
+            why_unknown(t->name));
     int rc = check_tensor(p, t, e);
     if (rc != 0)
         return rc;
-    p->filled = 1;
+    p->from = t->name;
+    p->from_file = t->file;
     if (p->vector)
         return set_vector(l, p, t, e);
     set_view(l, p, t);
@@ -297,12 +333,16 @@ static int check_filled(const struct loader *l, struct err *e)
 {
     for (size_t i = 0; i < l->n; i++) {
         const struct place *p = &l->places[i];
-        if (p->filled)
+        if (p->from)
             continue;
         return err_set(e, ASSAY_EFORMAT,
-            "%s: tensor '%s': expected shape [%lld%s%.0lld], found missing",
+            "%s: tensor '%s': expected shape [%lld%s%.0lld], found missing%s",
             l->file ? l->file : "checkpoint", p->name, (long long)p->rows, p->cols ? ", " : "",
-            (long long)p->cols);
+            (long long)p->cols,
+            strncmp(p->name, "score.", 6) == 0
+                ? ": a checkpoint without the head that its architecture names, which transformers "
+                  "would make up at random"
+                : "");
     }
     return 0;
 }

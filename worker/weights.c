@@ -44,7 +44,8 @@ static const struct {
     uint64_t bytes;
 } dtypes[] = {{"F32", DTYPE_F32, 4}, {"F16", DTYPE_F16, 2}, {"BF16", DTYPE_BF16, 2}, {"F64", -1, 8},
     {"I64", -1, 8}, {"I32", -1, 4}, {"I16", -1, 2}, {"I8", -1, 1}, {"U8", -1, 1}, {"BOOL", -1, 1},
-    {"F8_E4M3", -1, 1}, {"F8_E5M2", -1, 1}};
+    {"F8_E4M3", -1, 1}, {"F8_E5M2", -1, 1}, {"F8_E8M0", -1, 1}, {"U16", -1, 2}, {"U32", -1, 4},
+    {"U64", -1, 8}, {"C64", -1, 8}};
 
 static int bad(const struct weight_file *f, const char *name, struct err *e, const char *what)
 {
@@ -63,8 +64,8 @@ static int read_dtype(const struct weight_file *f, const char *name, const json_
             return 0;
         }
     return err_set(e, ASSAY_EFORMAT,
-        "%s: tensor '%.120s': dtype: expected one of safetensors' names, found '%.40s'", f->path,
-        name, dtype ? dtype : "no string");
+        "%s: tensor '%.120s': dtype: expected F32, F16 or BF16, found '%.40s'", f->path, name,
+        dtype ? dtype : "no string");
 }
 
 /* Fills n_dims, shape and bytes = element_bytes * product, overflow-checked. */

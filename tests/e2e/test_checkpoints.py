@@ -420,3 +420,73 @@ def test_a_gguf_file(directory):
     (directory / "a.gguf").write_bytes(b"GGUF")
     code, said = describe(directory / "a.gguf")
     assert code == 78 and "a GGUF file" in said
+
+
+def shard(model, twice=()):
+    """model.safetensors as two shards; the names in `twice` lie in both, the index names the first."""
+    header, body = read(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    names = [name for name in header if name != "__metadata__"]
+    weight_map = {}
+    for n, part in ((1, names[:10]), (2, names[10:] + list(twice))):
+        shard_header, data = {}, b""
+        for name in part:
+            begin, end = header[name]["data_offsets"]
+            shard_header[name] = {**header[name], "data_offsets": [len(data), len(data) + end - begin]}
+            data += body[begin:end]
+            weight_map.setdefault(name, f"model-{n:05}-of-00002.safetensors")
+        write(model / f"model-{n:05}-of-00002.safetensors", shard_header, data)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return names[0]
+
+
+def test_a_tensor_in_two_shards(model):
+    """transformers takes the last file's, whatever the index says."""
+    shutil.copytree(model, model.parent / "twice")
+    first = shard(model)
+    assert describe(model)[0] == 0
+    shard(model.parent / "twice", twice=[first])
+    code, said = describe(model.parent / "twice")
+    assert code == 78 and first in said and "found twice" in said and all(f"model-0000{n}-of" in said for n in (1, 2))
+
+
+def rename_tensor(model, old, new, **entry):
+    header, body = read(model / "model.safetensors")
+    header[new] = {**header.pop(old), **entry}
+    write(model / "model.safetensors", header, body)
+
+
+@pytest.mark.parametrize("old, new, words", [
+    (NAME, "base_model.model." + NAME, "adapter"), (NAME, "module." + NAME, "wrapper"), (NAME, NAME[:-6] + "qweight", "quantized"),
+    (NAME, NAME + "_scale", "quantized"), (NAME, NAME[:-6] + "lora_A.weight", "merge"), ("score.weight", "classifier.weight", "head"),
+    ("score.weight", "v_head.summary.weight", "TRL"), ("score.weight", "lm_head.weight", "found missing: a checkpoint without the head")])
+def test_names_that_say_where_they_come_from(model, old, new, words):
+    rename_tensor(model, old, new)
+    code, said = describe(model)
+    assert code == 78 and words in said, said
+
+
+@pytest.mark.parametrize("dtype, size", [("U32", 4), ("F64", 8), ("F8_E4M3", 1), ("U8", 1), ("F4", 4)])
+def test_dtypes_that_are_not_computed_in(model, dtype, size):
+    header, body = read(model / "model.safetensors")
+    header["score.weight"] = {**header["score.weight"], "dtype": dtype}
+    begin, end = header["score.weight"]["data_offsets"]
+    header["score.weight"]["shape"] = [1, (end - begin) // size]
+    write(model / "model.safetensors", header, body)
+    code, said = describe(model)
+    assert code == 78 and "score.weight" in said and "expected F32, F16 or BF16" in said and dtype in said, said
+
+
+@pytest.mark.parametrize("changes", [{"id2label": None}, {"id2label": {"0": "a", "1": "b", "2": "c"}}, {"num_labels": 3, "id2label": None}])
+def test_labels_that_the_head_has_not(model, changes):
+    config = {**json.loads((model / "config.json").read_text()), **changes}
+    (model / "config.json").write_text(json.dumps(config))
+    code, said = describe(model)
+    assert code == 78 and "score.weight" in said and "num_labels or id2label" in said and "found [1, 64]" in said, said
+
+
+def test_a_language_models_head_beside_the_score_is_left(model):
+    header, body = read(model / "model.safetensors")
+    header["lm_head.weight"] = {"dtype": "F8_E8M0", "shape": [2, 4], "data_offsets": [len(body), len(body) + 8]}
+    write(model / "model.safetensors", header, body + b"\0" * 8)
+    assert describe(model)[0] == 0
