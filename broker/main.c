@@ -20,6 +20,7 @@
 #include "broker/listen.h"
 #include "broker/twin_table.h"
 #include "schema/identity.h"
+#include "schema/cores.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
@@ -188,8 +189,7 @@ static void open_twins(struct broker *b)
 static int open_groups(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int threads = o->threads ? o->threads : (int)(cores > 0 ? cores : 1);
+    int threads = o->threads ? o->threads : cores_usable("");
     struct stage_config capacity = stage_capacity(b);
     int shares = b->model.shares_prefixes && !o->no_prefix_sharing;
     struct planner_limits limits = {.max_tokens = (uint32_t)o->max_batch_tokens,

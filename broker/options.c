@@ -13,6 +13,8 @@
 #include "broker/store_cache.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
+#include "schema/suggest.h"
+#include "schema/utf8.h"
 
 enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT, SIZE };
 
@@ -38,7 +40,7 @@ static const struct {
         offsetof(struct options, tp), 1, 16},
     {"replicas", "N", "copies of the model (default 1, or what --devices has room for)", INT,
         offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},
-    {"threads", "N", "threads of all ranks together (default: all cores)", INT,
+    {"threads", "N", "threads of all ranks together (default: the cores that it may use)", INT,
         offsetof(struct options, threads), 1, 1024},
     {"max-batch-tokens", "N", "tokens of one batch (default 4096, on GPUs 8192)", INT,
         offsetof(struct options, max_batch_tokens), 1, 1 << 24},
@@ -272,6 +274,20 @@ static int is_one_of(const char *value, const char *words)
     return 0;
 }
 
+/* Names go into logs and onto terminals. */
+static int check_name(const char *name)
+{
+    char *shown = name ? strdup(name) : NULL;
+    int rc = 0;
+    if (!shown)
+        return 0;
+    utf8_make_printable(shown);
+    if (strcmp(shown, name) != 0)
+        rc = complain("served-name", "a name in UTF-8 without control characters", shown);
+    free(shown);
+    return rc;
+}
+
 /* Options that are one word of a few. */
 static int check_words(const struct options *o)
 {
@@ -305,7 +321,8 @@ static int check_together(const struct options *o)
         return complain("no-dedupe", "no --score-cache with it", "one");
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
-    return check_words(o);
+    int rc = check_name(o->served_name);
+    return rc == 0 ? check_words(o) : rc;
 }
 
 static int argument_of(int i)
@@ -333,13 +350,17 @@ int options_parse(struct options *o, int argc, char **argv)
         .max_queued_bytes = 64ll << 30};
     for (int i = 0; i < N_OPTIONS; i++)
         list[i] = (struct option){table[i].name, argument_of(i), NULL, i + 256};
-    while ((found = getopt_long(argc, argv, "h", list, NULL)) != -1) {
+    opterr = 0;
+    while ((found = getopt_long(argc, argv, ":h", list, NULL)) != -1) {
         if (found == 'h') {
             o->help = 1;
             continue;
         }
-        if (found < 256)
-            return fprintf(stderr, "assayd: see `assayd --help`\n"), EX_USAGE;
+        if (found < 256) {
+            char wrong[256];
+            suggest_explain(list, found, argv, wrong, sizeof wrong);
+            return fprintf(stderr, "assayd: %s; see `assayd --help`\n", wrong), EX_USAGE;
+        }
         if ((rc = take_option(o, found - 256, optarg)) != 0)
             return rc;
     }

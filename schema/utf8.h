@@ -11,8 +11,12 @@ int utf8_length(const uint8_t *p, size_t n);
 /* Where in the n bytes the first one stands that is not UTF-8; n when all is. */
 size_t utf8_valid(const uint8_t *p, size_t n);
 
+/* Is the character at p, of len bytes (utf8_length), one that a terminal does something with, or that
+ * turns what is beside it around? Control characters (C0, DEL, C1), marks of direction, line separators. */
+int utf8_is_control(const uint8_t *p, int len);
+
 /* Makes text fit for a terminal, a log line and a msgpack string: each byte that is not UTF-8 (what
- * a peer sent, what a cut left of a character) and each control character becomes '?'. */
+ * a peer sent, what a cut left of a character) and each control character (utf8_is_control) becomes '?'. */
 void utf8_make_printable(char *s);
 
 #endif

@@ -100,7 +100,9 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
 int cli_number(
     const struct cli *c, enum cli_option option, long min, long max, long fallback, long *value);
 
-/* One line "assay: <message>" on stderr; returns the exit code that fits e->code. */
+/* One line "assay: <message>" on stderr, fit for a terminal whatever is in it. */
+void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same of an error; returns the exit code that fits e->code. */
 int cli_fail(const struct err *e);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

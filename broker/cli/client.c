@@ -10,6 +10,7 @@
 
 #include "broker/cli/signals.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 #define RESEND_MS 3000
 #define POLL_MS 200
@@ -174,10 +175,40 @@ int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e)
     }
 }
 
+/* The character at p as an escape: those that count as control are all of the basic plane. */
+static void put_escaped(FILE *f, const uint8_t *p, int len)
+{
+    unsigned code = len == 1 ? p[0] : p[0] & (0x7fu >> len);
+    for (int i = 1; i < len; i++)
+        code = code << 6 | (p[i] & 0x3fu);
+    fprintf(f, "\\u%04x", code);
+}
+
+int json_print(FILE *f, const json_t *value, size_t flags)
+{
+    char *text = json_dumps(value, flags | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
+    if (!text)
+        return -1;
+    const uint8_t *from = (const uint8_t *)text, *at = from;
+    for (size_t left = strlen(text); left > 0;) {
+        int len = *at < 0x7f ? 1 : utf8_length(at, left);
+        len = len > 0 ? len : 1;
+        if (*at >= 0x7f && utf8_is_control(at, len)) { /* those below are escaped by jansson */
+            fwrite(from, 1, (size_t)(at - from), f);
+            put_escaped(f, at, len);
+            from = at + len;
+        }
+        at += len;
+        left -= (size_t)len;
+    }
+    fwrite(from, 1, (size_t)(at - from), f);
+    free(text);
+    return ferror(f) ? -1 : 0;
+}
+
 int json_print_line(FILE *f, const json_t *value, struct err *e)
 {
-    if (json_dumpf(value, f, JSON_COMPACT | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY) != 0 ||
-        fputc('\n', f) == EOF)
+    if (json_print(f, value, JSON_COMPACT) != 0 || fputc('\n', f) == EOF)
         return err_errno(e, ASSAY_EIO, "cannot write the output");
     return 0;
 }

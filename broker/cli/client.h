@@ -38,7 +38,10 @@ void client_set_waiting(struct client *c, struct waiting *w);
  * the same float32. bin is refused. */
 int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e);
 
-/* One line of JSON, scores with at most 9 digits. 0, or ASSAY_EIO. */
+/* JSON in which what a terminal would act on (utf8_is_control) stands as \u....; `flags` are jansson's
+ * beside those for scores, which have at most 9 digits. 0, or -1. */
+int json_print(FILE *f, const json_t *value, size_t flags);
+/* One line of it. 0, or ASSAY_EIO. */
 int json_print_line(FILE *f, const json_t *value, struct err *e);
 
 #endif

@@ -8,6 +8,7 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
+#include "schema/suggest.h"
 
 #define SIGNAL_EXIT 128 /* and the signal's number, as a shell has it */
 
@@ -143,6 +144,17 @@ static const struct cli_verb *find_verb(const char *name)
     return NULL;
 }
 
+static int unknown_verb(const char *typed)
+{
+    struct suggestion s;
+    char text[80];
+    suggestion_begin(&s, typed);
+    for (const struct cli_verb *verb = verbs; verb->name; verb++)
+        suggestion_try(&s, verb->name);
+    return cli_usage("expected a verb, found '%s'%s; `assay --help` lists them", typed,
+        suggestion_text(&s, "", text, sizeof text));
+}
+
 /* Default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay. */
 static void find_state_dir(char *out, size_t size)
 {
@@ -181,7 +193,7 @@ int main(int argc, char **argv)
     }
     const struct cli_verb *verb = find_verb(argv[1]);
     if (!verb)
-        return cli_usage("expected a verb, found '%s'; `assay --help` lists them", argv[1]);
+        return unknown_verb(argv[1]);
     find_state_dir(state_dir, sizeof state_dir);
     find_bin_dir(bin_dir, sizeof bin_dir);
     int colour = getenv("NO_COLOR") == NULL;

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/suggest.h"
+#include "schema/utf8.h"
+
 #define CHAT_TEMPLATES                                                                             \
     "chatml qwen1.5 qwen2 qwen2.5 qwen2.5-base qwen2.5-math qwen3 qwen3-instruct-2507 llama3 "     \
     "llama3-first llama3.1"
@@ -55,8 +58,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "auto: refuse to guess)",
         "auto single index"},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
-    [CLI_THREADS] = {"threads", 0, "N", "threads of the private broker's ranks (default all cores)",
-        NULL},
+    [CLI_THREADS] = {"threads", 0, "N",
+        "threads of the private broker's ranks (default: the cores it may use)", NULL},
     [CLI_MAX_BATCH_TOKENS] = {"max-batch-tokens", 0, "N",
         "tokens of one batch (default 4096, on GPUs 8192)", NULL},
     [CLI_MAX_LEN] = {"max-len", 0, "N", "longest row in tokens (default the model's)", NULL},
@@ -143,14 +146,17 @@ static int check_value(enum cli_option option, const char *value)
 int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
 {
     struct option list[CLI_OPTION_COUNT + 1] = {{0}};
-    char letters[2 * CLI_OPTION_COUNT + 1] = "";
+    char letters[2 * CLI_OPTION_COUNT + 2] = ":", wrong[256];
+    opterr = 0;
     int n = add_options(list, 0, verb->options), found, rc;
     add_options(list, n, cli_common_options);
     list_letters(verb->options, letters);
     list_letters(cli_common_options, letters);
     while ((found = getopt_long(argc, argv, letters, list, NULL)) != -1) {
-        if (found == '?')
-            return cli_usage("see `assay %s --help`", verb->name);
+        if (found == '?' || found == ':') {
+            suggest_explain(list, found, argv, wrong, sizeof wrong);
+            return cli_usage("%s: %s; see `assay %s --help`", verb->name, wrong, verb->name);
+        }
         enum cli_option option = option_of(found);
         c->value[option] = optarg ? optarg : "";
         if ((rc = check_value(option, c->value[option])) != 0)
@@ -185,13 +191,27 @@ int cli_number(
     return 0;
 }
 
+static void say(const char *fmt, va_list args)
+{
+    char text[2048];
+    vsnprintf(text, sizeof text, fmt, args);
+    utf8_make_printable(text);
+    fprintf(stderr, "assay: %s\n", text);
+}
+
+void cli_say(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    say(fmt, args);
+    va_end(args);
+}
+
 int cli_usage(const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    fputs("assay: ", stderr);
-    vfprintf(stderr, fmt, args);
-    fputc('\n', stderr);
+    say(fmt, args);
     va_end(args);
     return EX_USAGE;
 }

@@ -105,8 +105,9 @@ static void last_words(const struct private_broker *b, char *text, size_t size)
     FILE *f = fopen(b->log, "re");
     snprintf(text, size, "it left no word in its log, assayd.log");
     while (f && fgets(line, sizeof line, f)) {
+        int of_usage = strncmp(line, "assayd: ", 8) == 0; /* no line of the log */
         char *at = line;
-        for (int i = 0; i < 4 && strchr(at, ' '); i++)
+        for (int i = 0; i < (of_usage ? 1 : 4) && strchr(at, ' '); i++)
             at = strchr(at, ' ') + 1;
         line[strcspn(line, "\n")] = '\0';
         char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');

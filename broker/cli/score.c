@@ -95,12 +95,29 @@ static void begin(struct score *s)
     s->after = s->got = 0;
 }
 
+/* What the private broker would refuse is refused before anything is begun. */
+static int check_numbers(const struct cli *c)
+{
+    static const struct {
+        enum cli_option option;
+        long max;
+    } numbers[] = {
+        {CLI_TP, 16}, {CLI_THREADS, 1024}, {CLI_MAX_BATCH_TOKENS, 1 << 24}, {CLI_MAX_LEN, 1 << 24}};
+    int rc = 0;
+    long value;
+    for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof numbers[0]; i++)
+        rc = cli_number(c, numbers[i].option, 1, numbers[i].max, 1, &value);
+    return rc;
+}
+
 static int score_open(struct score *s, int *whole)
 {
     const struct cli *c = s->cli;
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");
-    int rc = open_files(s, whole);
+    int rc = check_numbers(c);
+    if (rc == 0)
+        rc = open_files(s, whole);
     if (rc != 0 || *whole)
         return rc;
     if ((rc = run_open(&s->run, c)) != 0)
@@ -238,10 +255,9 @@ static int begin_anew(struct score *s, struct err *e)
 {
     struct err why = *e;
     progress_end(&s->progress);
-    fprintf(stderr,
-        "assay: input, options or checkpoint are not those of the run that was begun before "
-        "(%s%s%s); "
-        "scoring anew\n",
+    cli_say("input, options or checkpoint are not those of the run that was begun before "
+            "(%s%s%s); "
+            "scoring anew",
         why.field, why.field[0] ? ": " : "", why.msg);
     s->another = 0;
     lines_close(&s->lines);
@@ -310,8 +326,8 @@ static int report(struct score *s)
     char copies[80];
     if (s->cli->stderr_tty || o->n_failed > 0) {
         name_copies(s, copies, sizeof copies);
-        fprintf(stderr, "assay: %lld rows, %lld failed%s\n", (long long)o->n_written,
-            (long long)o->n_failed, copies);
+        cli_say(
+            "%lld rows, %lld failed%s", (long long)o->n_written, (long long)o->n_failed, copies);
     }
     s->end = o->n_failed > 0 ? RUN_FAILED : RUN_WHOLE;
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
@@ -341,16 +357,14 @@ static void tell_what_is_kept(const struct score *s, int rc)
     if (!s->is_kept || s->end == RUN_NOTHING || (s->end == RUN_WHOLE && !asked_for))
         return;
     if (s->end == RUN_WHOLE || s->run.from_pipe)
-        fprintf(stderr, "assay: job kept in %s\n", s->run.data);
+        cli_say("job kept in %s", s->run.data);
     else if (rc == EX_ROWS_FAILED)
-        fprintf(stderr,
-            "assay: job kept in %s: with the input mended, the same command scores only what is "
-            "new\n",
+        cli_say("job kept in %s: with the input mended, the same command scores only what is "
+                "new",
             s->run.data);
     else
-        fprintf(stderr,
-            "assay: what is done is kept in %s; the same command again goes on from there\n",
-            s->run.data);
+        cli_say(
+            "what is done is kept in %s; the same command again goes on from there", s->run.data);
 }
 
 int verb_score(const struct cli *c)
@@ -360,9 +374,8 @@ int verb_score(const struct cli *c)
     cli_catch_signals();
     int rc = score_open(&s, &whole);
     if (rc == 0 && whole)
-        fprintf(stderr,
-            "assay: '%s' is there and whole, made by this command from the same input and model; "
-            "--force scores again\n",
+        cli_say("'%s' is there and whole, made by this command from the same input and model; "
+                "--force scores again",
             c->value[CLI_OUTPUT]);
     else if (rc == 0)
         rc = run_all(&s);

@@ -11,6 +11,7 @@
 #include <utf8proc.h>
 
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 #define ENTER "\033[?1049h\033[?25l"
 #define ERASE_LINE "\033[K" /* before the text: behind a full line it would take its end */
@@ -99,7 +100,8 @@ static int put_cut(FILE *out, const char *text, int room)
     utf8proc_int32_t c;
     while (*at) {
         utf8proc_ssize_t n = utf8proc_iterate(at, -1, &c);
-        int shown = n > 0 && utf8proc_category(c) != UTF8PROC_CATEGORY_CC &&
+        int shown = n > 0 && !utf8_is_control(at, (int)n) &&
+                    utf8proc_category(c) != UTF8PROC_CATEGORY_CC &&
                     utf8proc_category(c) != UTF8PROC_CATEGORY_CF;
         int width = shown ? utf8proc_charwidth(c) : 1;
         if (taken + width > room)

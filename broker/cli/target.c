@@ -104,8 +104,10 @@ static int open_pipe(const struct target *t, struct err *e)
             return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
         if (cli_nap(POLL_MS))
             return err_set(e, ASSAY_EIO, "stopped");
-        if (!told && now_mono_ms() - since > SILENT_MS)
-            told = fprintf(stderr, "assay: waiting for somebody to read the pipe '%s'\n", t->path);
+        if (told || now_mono_ms() - since <= SILENT_MS)
+            continue;
+        cli_say("waiting for somebody to read the pipe '%s'", t->path);
+        told = 1;
     }
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
     return fd;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/cli/cli.h"
+#include "broker/cli/client.h"
 #include "broker/cli/jsonl.h"
 #include "broker/text/buffer.h"
 #include "broker/text/tokenizer.h"
@@ -39,8 +40,7 @@ static void print_error(const struct err *e)
 {
     json_t *line = json_pack(
         "{s:n, s:{s:s, s:s}}", "ids", "error", "code", err_name(e->code), "message", e->msg);
-    json_dumpf(line, stdout, JSON_COMPACT);
-    putchar('\n');
+    json_print_line(stdout, line, NULL);
     json_decref(line);
 }
 
@@ -50,11 +50,12 @@ static void print_piece(struct slice piece)
 {
     for (size_t i = 0; i < piece.len;) {
         int len = utf8_length(piece.at + i, piece.len - i);
-        if (len == 0 || piece.at[i] < 0x20 || piece.at[i] == 0x7f)
-            printf("\\x%02x", piece.at[i++]);
-        else
-            for (; len > 0; len--)
-                putchar(piece.at[i++]);
+        int shown = len > 0 && !utf8_is_control(piece.at + i, len);
+        for (len = len > 0 ? len : 1; len > 0; len--, i++)
+            if (shown)
+                putchar(piece.at[i]);
+            else
+                printf("\\x%02x", piece.at[i]);
     }
 }
 

@@ -180,7 +180,7 @@ static void print_pretty(const json_t *r)
     json_object_del(shown, "v");
     json_object_del(shown, "id");
     json_object_del(shown, "ok");
-    json_dumpf(shown, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    json_print(stdout, shown, JSON_INDENT(2));
     printf("\n");
     json_decref(shown);
 }
@@ -331,8 +331,8 @@ static int wait_until_over(const struct cli *c, struct wait *w)
     if (over)
         return print_end(c, w->reply);
     if (!cli_interrupted())
-        fprintf(stderr, "assay: job '%s' is not over after %s s: it is %s\n", c->operand,
-            c->value[CLI_MAX_WAIT], text(w->reply, "state"));
+        cli_say("job '%s' is not over after %s s: it is %s", c->operand, c->value[CLI_MAX_WAIT],
+            text(w->reply, "state"));
     return EX_TEMPFAIL;
 }
 
@@ -359,8 +359,7 @@ static void tell_bad_line(void *arg, struct line *line, int64_t i)
 {
     (void)arg;
     if (i < 0)
-        fprintf(stderr, "assay: %s%s%s\n", line->err.field, line->err.field[0] ? ": " : "",
-            line->err.msg);
+        cli_say("%s%s%s", line->err.field, line->err.field[0] ? ": " : "", line->err.msg);
 }
 
 /* Every chunk of the input. */
@@ -391,9 +390,8 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     if (failed) {
         int rc = cli_fail(&e);
         if (f->n_rows > 0)
-            fprintf(stderr,
-                "assay: %" PRId64 " rows are accepted already; the same command again goes on "
-                "from there\n",
+            cli_say("%" PRId64 " rows are accepted already; the same command again goes on "
+                    "from there",
                 f->n_rows);
         return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
     }

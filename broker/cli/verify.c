@@ -422,9 +422,9 @@ static json_t *difference(const struct check *c)
 
 static void print_difference(const struct check *c)
 {
-    char *id = json_dumps(c->id, JSON_ENCODE_ANY);
-    printf("row %u, id %s: ", c->i, id);
-    free(id);
+    printf("row %u, id ", c->i);
+    json_print(stdout, c->id, 0);
+    printf(": ");
     if (c->error) {
         printf("stored a score, now %s\n", json_string_value(json_object_get(c->error, "code")));
         return;

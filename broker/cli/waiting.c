@@ -4,9 +4,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
-#include "schema/utf8.h"
 
 #define AGAIN_MS 60000
 #define PAUSE_MS 500
@@ -20,14 +20,13 @@ void waiting_tell(struct waiting *w, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    utf8_make_printable(text);
     if (w->progress && w->progress->on) {
         progress_note(w->progress, text);
         return;
     }
     if (now < w->again_ms)
         return;
-    fprintf(stderr, "assay: %s\n", text);
+    cli_say("%s", text);
     w->again_ms = now + AGAIN_MS;
 }
 

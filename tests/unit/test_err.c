@@ -129,9 +129,19 @@ static void names_on_the_wire(void **state)
         assert_string_equal(err_name(names[i].code), names[i].name);
 }
 
+static void what_a_terminal_acts_on_is_not_shown(void **state)
+{
+    (void)state;
+    char text[] = "a\x1b\x7f\xc2\x9b|\xe2\x80\xae|\xe2\x81\xa6|\xd8\x9c|\xe2\x80\xa8|"
+                  "\xe2\x80\x8b\xc3\xa9\xe2\x80\xaf\xff";
+    utf8_make_printable(text);
+    assert_string_equal(text, "a???|?|?|?|?|\xe2\x80\x8b\xc3\xa9\xe2\x80\xaf?");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_terminal_acts_on_is_not_shown),
         cmocka_unit_test(set_fills_code_and_text),
         cmocka_unit_test(no_err_is_allowed),
         cmocka_unit_test(errno_is_named_and_a_full_disk_is_full),

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
+#include "schema/cores.h"
 #include "schema/log.h"
 #include "schema/pooling.h"
 #include "worker/cpu/device.h"
@@ -32,7 +32,7 @@ void *scratch_take(struct scratch *s, size_t bytes)
 static int may_spin(const struct device_options *o)
 {
     long ranks = o->comm ? comm_size(o->comm) : 1;
-    return ranks * o->n_threads <= sysconf(_SC_NPROCESSORS_ONLN);
+    return ranks * o->n_threads <= cores_usable("");
 }
 
 static int op_open(struct device **out, const struct device_options *o, struct err *e)
