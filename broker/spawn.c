@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,10 +21,36 @@
 #define P_PIDFD 3
 #endif
 
+/* Does a child need this variable ("NAME=value")? A broker's environment may hold what is nobody's
+ * business: tokens, keys, a proxy's password. */
+static int is_passed_on(const char *variable)
+{
+    static const char *const names[] = {"PATH=", "HOME=", "LANG=", "LC_",
+        "TMPDIR=", "TZ=", "LD_LIBRARY_PATH=", "CUDA_", "NCCL_", "NVIDIA_",
+        "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=", "TSAN_OPTIONS=", "ASSAY_"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strncmp(variable, names[i], strlen(names[i])) == 0)
+            return 1;
+    return 0;
+}
+
+/* The list is the caller's to free, what is in it is not. */
+static char **short_environment(void)
+{
+    size_t n = 0, kept = 0;
+    while (environ[n])
+        n++;
+    char **list = xcalloc(n + 1, sizeof *list);
+    for (size_t i = 0; i < n; i++)
+        if (is_passed_on(environ[i]))
+            list[kept++] = environ[i];
+    return list;
+}
+
 /* In the child: whatever is inherited here was made close-on-exec, so only what is kept must be
  * cleared of it. */
-static void enter(
-    char *const argv[], pid_t parent, const int *keep, int n_keep, int stdout_fd, int stderr_fd)
+static void enter(char *const argv[], char *const environment[], pid_t parent, const int *keep,
+    int n_keep, int stdout_fd, int stderr_fd)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
         _exit(126); /* nobody would end it */
@@ -43,7 +70,7 @@ static void enter(
     syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
     for (int i = 0; i < n_keep; i++)
         fcntl(keep[i], F_SETFD, 0);
-    execv(argv[0], argv);
+    execve(argv[0], argv, environment);
     dprintf(STDERR_FILENO, "cannot run %s: %s\n", argv[0], strerror(errno));
     _exit(127);
 }
@@ -53,11 +80,14 @@ int child_start(struct child *c, char *const argv[], const int *keep, int n_keep
 {
     *c = (struct child){.pidfd = -1};
     pid_t parent = getpid();
+    char **environment = short_environment(); /* no memory is taken between fork and exec */
     c->pid = fork();
-    if (c->pid < 0)
-        return err_errno(e, ASSAY_EIO, "cannot start %s", argv[0]);
     if (c->pid == 0)
-        enter(argv, parent, keep, n_keep, stdout_fd, stderr_fd);
+        enter(argv, environment, parent, keep, n_keep, stdout_fd, stderr_fd);
+    int failed = c->pid < 0 ? err_errno(e, ASSAY_EIO, "cannot start %s", argv[0]) : 0;
+    free(environment);
+    if (failed)
+        return failed;
     c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0u);
     if (c->pidfd >= 0)
         return 0;

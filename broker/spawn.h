@@ -14,7 +14,8 @@ struct child {
 
 /* Start argv[0] with exactly the descriptors 0, 1, 2 and keep[0..n_keep-1] (same numbers) open;
  * stdin is /dev/null, stdout and stderr are this process's (or stdout_fd, stderr_fd where not -1).
- * The child is killed when this process ends, can be killed before it when memory is short (oom_score_adj), and leaves no
+ * Of the environment it gets PATH, HOME, LANG, LC_*, TMPDIR, TZ, LD_LIBRARY_PATH, CUDA_*, NCCL_*, NVIDIA_*, the
+ * sanitizers' options and ASSAY_*, nothing else. The child is killed when this process ends, can be killed before it when memory is short (oom_score_adj), and leaves no
  * core file. */
 int child_start(struct child *c, char *const argv[], const int *keep, int n_keep, int stdout_fd,
     int stderr_fd, struct err *e);

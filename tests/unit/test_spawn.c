@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -99,12 +101,48 @@ static void test_only_silence_is_too_long(void **unused)
     assert_int_equal(say("exec sleep 100 >&- 2>&-", 300, words, sizeof words, &e), ASSAY_EFORMAT);
 }
 
+/* Of what is in the broker's environment, ranks get what they may need, and nothing else. */
+static void test_the_environment_is_a_short_list(void **unused)
+{
+    static const char *const passed[] = {"LC_ALL", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG",
+        "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TMPDIR", "ASAN_OPTIONS", "PATH"};
+    static const char *const kept_back[] = {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "http_proxy",
+        "LD_PRELOAD", "PATHOLOGY", "XCUDA_X", "LC"};
+    enum {
+        N_PASSED = sizeof passed / sizeof passed[0],
+        N_KEPT = sizeof kept_back / sizeof passed[0]
+    };
+    const char *argv[] = {"/usr/bin/env", NULL};
+    char out[8192], words[256], line[64], *path = strdup(getenv("PATH"));
+    struct err e = {0};
+    (void)unused;
+    for (int i = 0; i < N_PASSED; i++)
+        setenv(passed[i], "7", 1);
+    for (int i = 0; i < N_KEPT; i++)
+        setenv(kept_back[i], "7", 1);
+    int rc = child_output((char *const *)argv, 20000, (struct child_text){out + 1, sizeof out - 1},
+        (struct child_text){words, sizeof words}, &e);
+    out[0] = '\n';
+    for (int i = 0; i < N_KEPT; i++)
+        unsetenv(kept_back[i]);
+    setenv("PATH", path, 1);
+    free(path);
+    assert_int_equal(rc, 0);
+    for (int i = 0; i < N_PASSED + N_KEPT; i++) {
+        const char *name = i < N_PASSED ? passed[i] : kept_back[i - N_PASSED];
+        snprintf(line, sizeof line, "\n%s=7\n", name);
+        if ((strstr(out, line) != NULL) != (i < N_PASSED))
+            fail_msg("%s: %s", name, i < N_PASSED ? "not passed on" : "passed on");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reaping_waits_as_long_as_it_is_told_to),
         cmocka_unit_test(test_a_watched_child_is_reaped),
         cmocka_unit_test(test_only_silence_is_too_long),
+        cmocka_unit_test(test_the_environment_is_a_short_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
