@@ -15,6 +15,7 @@
 
 struct jsonl {
     FILE *file;
+    int is_begun; /* it is known whether it is compressed */
     const char *name;
     int64_t number, total;
     char *text;
@@ -23,11 +24,20 @@ struct jsonl {
     int (*is_id)(const char *key, size_t len);
 };
 
-static int64_t count_lines(const char *path)
+static int is_plain_file(int fd)
 {
     struct stat st;
+    char first[4];
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    ssize_t n = pread(fd, first, sizeof first, 0);
+    return n >= 0 && !inflate_is_compressed(first, (size_t)n);
+}
+
+static int64_t count_lines(const char *path)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+    if (fd < 0 || !is_plain_file(fd)) {
         if (fd >= 0)
             close(fd);
         return -1;
@@ -48,8 +58,8 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     struct jsonl *j = xcalloc(1, sizeof *j);
     int is_file = path && strcmp(path, "-") != 0;
     j->name = is_file ? path : "stdin";
-    j->total = is_file && !inflate_is_compressed(path) ? count_lines(path) : -1;
-    j->file = is_file ? inflate_open(path) : stdin;
+    j->total = is_file ? count_lines(path) : -1;
+    j->file = is_file ? fopen(path, "rbe") : stdin;
     *out = j;
     if (j->file)
         return 0;
@@ -188,9 +198,22 @@ static void parse(struct jsonl *j, struct jsonl_line *line)
     }
 }
 
+/* What the file begins with is looked at when it is read, as a pipe may have nothing yet. */
+static int begin(struct jsonl *j, struct err *e)
+{
+    FILE *stream = j->is_begun ? j->file : inflate_stream(j->file, j->name);
+    if (!stream)
+        return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
+    j->file = stream;
+    j->is_begun = 1;
+    return 0;
+}
+
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
 {
     int got;
+    if (begin(j, e) != 0)
+        return e->code;
     errno = 0;
     do {
         got = read_line(j);
@@ -200,6 +223,11 @@ int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
     if (ferror(j->file) && errno == EBADMSG)
         return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",
             j->name, (long long)j->number);
+    if (ferror(j->file) && errno == EOVERFLOW)
+        return err_set(e, ASSAY_EIO,
+            "cannot read '%s': expected zstd with a window of at most %u MiB, found a larger one; "
+            "compress it again without --long, or with --long=%d",
+            j->name, 1u << (INFLATE_MAX_WINDOW_LOG - 20), INFLATE_MAX_WINDOW_LOG);
     if (ferror(j->file))
         return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
     if (got == 0)

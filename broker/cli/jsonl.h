@@ -1,4 +1,5 @@
-/* jsonl.h - a file of JSON lines in: plain, or compressed as its suffix says (.gz, .zst), or stdin.
+/* jsonl.h - a file of JSON lines in: plain, or compressed with gzip or zstd, as its first bytes
+ * say; stdin too.
  *
  * Lines are read one at a time with a bound, of bytes and of values, as a few bytes of JSON are many of
  * memory; one beyond it is skipped to its end and is that line's error, as is one that is no JSON object. Blank

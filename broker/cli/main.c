@@ -43,8 +43,8 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "  text                                 one score\n"                                           \
     "\n"                                                                                           \
     "An id or custom_id comes back with the result, else the line's number does. A line that "     \
-    "is bad is its own error: the others are scored, and the exit code is 1. INPUT may end "       \
-    "in .gz or .zst, and be - for stdin."
+    "is bad is its own error: the others are scored, and the exit code is 1. INPUT may be "        \
+    "compressed with gzip or zstd, and be - for stdin."
 
 #define SCORE_RUNS                                                                                 \
     "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole; .gz and .zst are "         \

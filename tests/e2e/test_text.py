@@ -287,6 +287,37 @@ def test_damaged_archives(running, directory):
             assert not (directory / "out.jsonl").exists()
 
 
+def test_compressed_by_its_first_bytes(running, directory):
+    """Whatever it is called, and through a pipe; several members or frames, one after the other, are one input."""
+    half = [b"".join(json.dumps({"id": f"{k}-{n}", "text": str(n), "pad": "x" * 30000}).encode() + b"\n" for n in range(40)) for k in "ab"]
+    (directory / "plain").write_bytes(b"".join(half))
+
+    def zstd(data, *options):
+        return subprocess.run(["zstd", "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
+
+    inputs = [b"".join(half), gzip.compress(half[0]) + gzip.compress(half[1]), gzip.compress(b"".join(half)) + b"\0" * 1000,
+              zstd(half[0]) + zstd(half[1], "--no-check"), bytes([0x53, 0x2A, 0x4D, 0x18, 3, 0, 0, 0, 1, 2, 3]) + zstd(b"".join(half), "--no-check")]
+    expected = run("score", directory / "plain", "--connect", running.endpoint, "--key", random_key()).stdout
+    assert len(expected.splitlines()) == 80
+    for data in inputs:
+        (directory / "named").write_bytes(data)
+        assert run("score", directory / "named", "--connect", running.endpoint, "--key", random_key()).stdout == expected
+        assert run("score", "-", "--connect", running.endpoint, "--key", random_key(), stdin=data).stdout == expected
+    for name in ("plain.gz", "empty.gz", "empty.zst"):  # a name alone makes nothing compressed
+        (directory / name).write_bytes(b"" if "empty" in name else half[0])
+        done = run("score", directory / name, "--connect", running.endpoint, "--key", random_key())
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == (0 if "empty" in name else 40), done
+    for cut in (inputs[1] + b"{}\n", inputs[2][:1000], inputs[3][:-100], zstd(b"".join(half))[:-3]):
+        done = run("score", "-", "--connect", running.endpoint, "--key", random_key(), stdin=cut)
+        assert done.returncode == 74 and b"stdin" in done.stderr and b"damaged" in done.stderr, done
+
+
+def test_a_window_that_is_too_large_is_named(running, directory):
+    done = run("score", "-", "--connect", running.endpoint, "--key", random_key(),
+               stdin=subprocess.run(["zstd", "-q", "-c", "--ultra", "--long=28"], input=b'{"text": "x"}\n', capture_output=True).stdout)
+    assert done.returncode == 74 and b"128 MiB" in done.stderr and b"--long=27" in done.stderr, done
+
+
 def test_options_for_text(running, directory):
     (directory / "in.jsonl").write_text(json.dumps({"prompt": PROMPT, "response": "a<|im_end|>"}) + "\n")
     plain, safe = (json.loads(run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key(), *o).stdout)
