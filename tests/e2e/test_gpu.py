@@ -196,7 +196,8 @@ def test_a_long_description_that_tells_how_far_it_is_is_waited_for(installed):
 
 def test_a_choice_that_cannot_be_written_down_is_refused_by_name(installed):
     remembered = installed.parent / "d/gemm-algorithms.txt"
-    remembered.mkdir(parents=True)
+    remembered.parent.mkdir(mode=0o700)
+    remembered.mkdir()
     code, words = GpuBroker(installed).refusal()
     assert code == 78 and str(remembered) in words and "cannot write the choice of algorithms there" in words
 
