@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "schema/regular.h"
 
 #define IDENTITY_BYTES 32
 /* A file's times have the step of the kernel's tick, of some file systems that of two seconds. */
@@ -48,6 +51,16 @@ static void add_file(
         id->changed = *c;
 }
 
+/* What was listed and cannot be looked at, in the words of whoever would open it. */
+static int refuse_file(const char *path, struct err *e)
+{
+    int fd = regular_open(path, NULL, e);
+    if (fd < 0)
+        return fd;
+    close(fd);
+    return err_set(e, ASSAY_EFORMAT, "%s: replaced while it was read", path);
+}
+
 int checkpoint_identity(struct identity *id, const char *dir, struct err *e)
 {
     crypto_generichash_state hash;
@@ -65,7 +78,7 @@ int checkpoint_identity(struct identity *id, const char *dir, struct err *e)
         if (stat(path, &st) == 0)
             add_file(id, &hash, names[i]->d_name, &st);
         else
-            rc = err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);
+            rc = refuse_file(path, e);
     }
     checkpoint_free_names(names, n);
     crypto_generichash_final(&hash, bytes, sizeof bytes);

@@ -22,12 +22,29 @@ static int refuse_kind(const char *path, mode_t mode, struct err *e)
     return rc;
 }
 
+/* A snapshot of the hub's cache is of links: one that leads nowhere is no file that was left out. */
+static int refuse_dangling(const char *path, struct err *e)
+{
+    int rc = err_set(e, ASSAY_EFORMAT,
+        "%s: a link to a file that is not there; is the download complete?", path);
+    errno = EINVAL;
+    return rc;
+}
+
+int regular_exists(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
 int regular_open(const char *path, struct stat *st, struct err *e)
 {
     struct stat found;
     /* Looked at first: opening a device can do something. And again, as it may have been replaced. */
     if (stat(path, &found) == 0 && !S_ISREG(found.st_mode))
         return refuse_kind(path, found.st_mode, e);
+    if (stat(path, &found) != 0 && errno == ENOENT && regular_exists(path))
+        return refuse_dangling(path, e);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0 || fstat(fd, &found) != 0) {
         int saved = errno, rc = err_errno(e, ASSAY_EFORMAT, "%s: cannot read it", path);

@@ -9,8 +9,12 @@
 #include "schema/err.h"
 
 /* A descriptor to read from, close-on-exec, and *st of it (may be NULL); it never waits. Else
- * ASSAY_EFORMAT, saying what lies there, with errno ENOENT where nothing does. */
+ * ASSAY_EFORMAT, saying what lies there, with errno ENOENT where nothing does
+ * (a link to nothing is something). */
 int regular_open(const char *path, struct stat *st, struct err *e);
+
+/* Is there anything of that name, if only a link to nothing? */
+int regular_exists(const char *path);
 
 #define REGULAR_POINTER_BYTES 256
 /* Do these first bytes of a file say that it only stands for one that Git LFS was to fetch? */

@@ -2,16 +2,15 @@
  * either an error or, where the reference has a default for it, that default. */
 #include "worker/config.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "worker/config_keys.h"
 #include "worker/cpu/fmath.h"
 #include "worker/directory.h"
 #include "schema/json.h"
 #include "schema/model_path.h"
+#include "schema/regular.h"
 
 #define CONFIG_MAX_BYTES (8u << 20)
 #define TOKENIZER_MAX_BYTES (256u << 20)
@@ -382,7 +381,7 @@ static int read_step_token(struct model_config *c, const char *dir, struct err *
     json_t *added;
     size_t i;
     if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path ||
-        access(path, F_OK) != 0)
+        !regular_exists(path))
         return 0;
     json_t *root = json_read_file(dir, "tokenizer.json", TOKENIZER_MAX_BYTES, e);
     if (!root)
@@ -406,7 +405,7 @@ int model_config_load(struct model_config *c, const char *dir, struct err *e)
     char name[4096];
     snprintf(name, sizeof name, "%.4000s/config.json", dir);
     int rc = model_path_check(dir, e);
-    if (rc == 0 && access(name, F_OK) != 0 && errno == ENOENT)
+    if (rc == 0 && !regular_exists(name))
         rc = directory_no_config(dir, e);
     json_t *root = rc == 0 ? json_read_file(dir, "config.json", CONFIG_MAX_BYTES, e) : NULL;
     if (!root)

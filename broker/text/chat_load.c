@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "schema/json.h"
 #include "schema/log.h"
@@ -126,7 +125,7 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
     char path[4096];
     if (snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= (int)sizeof path)
         return err_set(e, ASSAY_EFORMAT, "tokenizer_config.json: path too long");
-    if (access(path, F_OK) != 0)
+    if (!regular_exists(path))
         return 0;
     struct err why = {0};
     json_t *config = json_read_file(dir, "tokenizer_config.json", CONFIG_MAX_BYTES, &why);
