@@ -115,7 +115,11 @@ FILE *deflate_open(int fd, const char *name)
         return fdopen(own, "w");
     void *cookie = is_gzip ? (void *)gzdopen(own, "wb") : (void *)open_zstd(own);
     FILE *file = cookie ? fopencookie(cookie, "w", is_gzip ? gzip : zstd) : NULL;
-    if (!file && !cookie)
+    if (!cookie)
         close(own);
+    else if (!file && is_gzip)
+        close_gzip(cookie);
+    else if (!file)
+        close_zstd(cookie);
     return file;
 }

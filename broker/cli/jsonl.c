@@ -36,7 +36,8 @@ static int is_plain_file(int fd)
 
 static int64_t count_lines(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st; /* a pipe that is opened and closed again is at its end for who writes it */
+    int fd = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0 || !is_plain_file(fd)) {
         if (fd >= 0)
             close(fd);

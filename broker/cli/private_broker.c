@@ -57,8 +57,9 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--max-len", c->value[CLI_MAX_LEN]);
     add(b, &n, "--chat-template", c->value[CLI_CHAT_TEMPLATE]);
     add(b, &n, "--worker", c->value[CLI_WORKER]);
-    add(b, &n, "--score-cache",
-        c->value[CLI_SCORE_CACHE] ? c->value[CLI_SCORE_CACHE] : DEFAULT_CACHE);
+    const char *cache =
+        c->value[CLI_NO_DEDUPE] ? NULL : DEFAULT_CACHE; /* they exclude each other */
+    add(b, &n, "--score-cache", c->value[CLI_SCORE_CACHE] ? c->value[CLI_SCORE_CACHE] : cache);
     if (c->value[CLI_NO_DEDUPE])
         b->arguments[n++] = "--no-dedupe";
 }

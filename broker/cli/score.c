@@ -51,9 +51,12 @@ static void expect_line(void *arg, struct line *line, int64_t i)
 static int watch(void *arg, struct err *e)
 {
     struct score *s = arg;
+    if (cli_interrupted() && (s->broker || s->run.from_pipe))
+        return err_set(e, ASSAY_EIO, "stopped"); /* tell_what_is_kept has the rest */
     if (cli_interrupted())
         return err_set(e, ASSAY_EIO,
-            s->run.from_pipe ? "stopped" : "stopped; the same command again goes on from here");
+            "stopped; the broker goes on with what it has, and the same command again goes on from "
+            "here");
     return s->broker ? private_broker_watch(s->broker, e) : 0;
 }
 

@@ -52,6 +52,16 @@ def test_nothing_is_left_after_success(directory):
     assert names(directory) == {"in.jsonl", "out"}
 
 
+def test_without_dedupe_nothing_is_reused(directory):
+    """No cache then, either: the two exclude each other."""
+    rows = write_rows(directory / "in.jsonl", 20)
+    rows.write_text(rows.read_text() * 2)
+    done = score(rows, directory / "out", "--no-dedupe", "--keep-data")
+    assert done.returncode == 0, done.stderr
+    assert sql(directory / "out.assay", "select done, copied + cached from jobs") == [["40", "0"]]
+    assert not list((directory / "out.assay").glob("score-cache*"))
+
+
 def test_a_whole_output_is_left_as_it_is(directory, marks):
     if not marks:
         pytest.skip("no extended attributes here")
