@@ -1,12 +1,13 @@
 """What a rank has mapped is what the digest says: checkpoints that are replaced, overwritten, touched or switched while a
 broker runs. Whatever happens, no row of a job has the score of another model."""
+import contextlib
 import os
 import random
 import shutil
 import signal
 
 import pytest
-from harness import DEMO, PATIENCE, Broker, random_key, wait_until
+from harness import BIN, DEMO, PATIENCE, Broker, random_key, wait_until
 
 ROWS = [{"id": k, "ids": [k % 500, k // 500] + [20 + k % 7] * 20} for k in range(2000)]
 
@@ -62,6 +63,12 @@ def begin(broker, client, key):
     wait_until(lambda: client.call("status", job=key)["done"] > 100, 60)
 
 
+def kill_ranks(broker):
+    for pid in broker.worker_pids():
+        with contextlib.suppress(ProcessLookupError):  # with the first of a group go the others
+            os.kill(pid, signal.SIGKILL)
+
+
 def shown(broker):
     return {i: score for i, score in broker.sql("select i, score from results where error_code is null")}
 
@@ -89,9 +96,8 @@ def test_replaced_while_a_job_runs(directory, truth, options, change):
     with broker, broker.client() as client:
         begin(broker, client, key)
         change(model / "model.safetensors", other_weights(1))
-        for pid in broker.worker_pids():
-            if change is replace:
-                os.kill(pid, signal.SIGKILL)
+        if change is replace:
+            kill_ranks(broker)
         assert_ended(broker, "digest")
         found = shown(broker)
         assert 0 < len(found) < len(ROWS)
@@ -132,8 +138,7 @@ def test_a_link_that_is_turned_changes_nothing(directory, truth):
         begin(broker, client, key)
         (directory / "new").symlink_to(other)
         os.rename(directory / "new", link)
-        for pid in broker.worker_pids():
-            os.kill(pid, signal.SIGKILL)
+        kill_ranks(broker)
         found = client.results(key, timeout=90)
         assert len(found) == len(ROWS)
         assert_true_scores({row["i"]: row["score"] for row in found}, right)
@@ -175,3 +180,32 @@ def test_the_cache_keeps_no_score_of_another_model(directory, truth):
         found = client.results(again, timeout=90)
         assert len(found) == len(ROWS) and client.call("status", job=again)["cached"] > 0
         assert_true_scores({row["i"]: row["score"] for row in found}, right)
+
+
+def test_a_file_cut_short_under_a_running_job(directory, truth):
+    """The rank dies of reading what is not there (SIGBUS); no row is to blame, and none is wrong."""
+    right = truth([])
+    model, key = copy_model(directory / "m"), random_key()
+    broker = Broker(directory / "d", model, SLOW)
+    with broker, broker.client() as client:
+        begin(broker, client, key)
+        os.truncate(model / "model.safetensors", 4096)
+        assert_ended(broker, "digest")
+        assert broker.sql("select count(*) from results where error_code is not null") == [(0,)]
+        assert_true_scores(shown(broker), right)
+
+
+WHEN = {"first start": ("", 'case "$*" in *--describe*) ;; *) {change};; esac; exec {worker} "$@"'),
+        "description": ("started", '{worker} "$@"; code=$?; {change}; exit $code')}
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_changed_between_the_digest_and_what_is_read(directory, when):
+    model, (word, script) = copy_model(directory / "m"), WHEN[when]
+    (model / "tokenizer.json").write_text("{}")
+    worker = directory / "worker.sh"
+    worker.write_text("#!/bin/sh\n" + script.format(worker=BIN / "assay-worker", change=f"echo >> {model}/tokenizer.json") + "\n")
+    worker.chmod(0o755)
+    broker = Broker(directory / "d", model, worker=worker)
+    broker.start(wait=False)
+    assert_ended(broker, word)
