@@ -16,6 +16,47 @@ void feeder_release(struct feeder *f)
     msg_writer_release(&f->rows);
 }
 
+#define SMALL_BYTES 16384   /* a quarter of the least limit that a broker can have */
+#define ENVELOPE_BYTES 1024 /* of a message, beside its rows */
+
+static int ask_limit(struct feeder *f, struct err *e)
+{
+    json_t *reply = NULL;
+    client_begin(f->client, "hello", 0);
+    int rc = client_call_patiently(f->client, 0, &reply, e);
+    if (rc != 0)
+        return rc;
+    json_int_t n =
+        json_integer_value(json_object_get(json_object_get(reply, "limits"), "max_message_bytes"));
+    json_decref(reply);
+    if (n < 4 * SMALL_BYTES)
+        return err_set(e, ASSAY_EINTERNAL, "the broker takes messages of %lld bytes", (long long)n);
+    f->max_bytes = (uint64_t)n;
+    return 0;
+}
+
+static uint64_t chunk_bytes(const struct feeder *f)
+{
+    return f->max_bytes && f->max_bytes / 4 < FEEDER_BYTES ? f->max_bytes / 4 : FEEDER_BYTES;
+}
+
+/* A row that is too large for a message even behind a chunk that is nearly full is none. */
+static int check_size(struct feeder *f, struct line *line, struct err *e)
+{
+    if (line->row.len + f->rows.buffer.size <= SMALL_BYTES)
+        return 0;
+    if (f->max_bytes == 0 && ask_limit(f, e) != 0)
+        return e->code;
+    uint64_t most = f->max_bytes - chunk_bytes(f) - ENVELOPE_BYTES;
+    if (line->row.len > most) {
+        err_set(&line->err, ASSAY_ETOOLARGE,
+            "line %lld: expected a row of at most %llu bytes in the broker's messages, found %zu",
+            (long long)line->number, (unsigned long long)most, line->row.len);
+        line->row = (struct slice){0};
+    }
+    return 0;
+}
+
 /* One line into f->rows, where it is a row. */
 static void take_line(struct feeder *f, struct line *line)
 {
@@ -34,13 +75,17 @@ static int gather(struct feeder *f, struct err *e)
 {
     int n_lines = 0, got = 1;
     struct line line;
-    while (f->n < FEEDER_ROWS && f->rows.buffer.size < FEEDER_BYTES) {
+    while (f->n < FEEDER_ROWS && f->rows.buffer.size < chunk_bytes(f)) {
         if (n_lines++ == FEEDER_LINES)
             return 2;
         if ((got = lines_next(f->lines, &line, e)) != 1)
             return got;
-        take_line(f, &line);
+        int rc = check_size(f, &line, e);
+        if (rc == 0)
+            take_line(f, &line);
         line_release(&line);
+        if (rc != 0)
+            return rc;
     }
     return 1;
 }

@@ -1,8 +1,9 @@
 /* feeder.h - JSONL lines into a job, chunk by chunk.
  *
  * Chunk borders depend on the input alone (FEEDER_ROWS rows or FEEDER_BYTES bytes, whichever comes
- * first), so that the same input sent again under the same key is the same chunks: the broker
- * answers each as it did before and stores nothing twice. */
+ * first; a quarter of what the broker takes in a message, where that is less), so that the same input sent again under the same key is the same chunks: the broker
+ * answers each as it did before and stores nothing twice. A row that no message can hold is its line's
+ * error. */
 #ifndef ASSAY_FEEDER_H
 #define ASSAY_FEEDER_H
 
@@ -26,13 +27,14 @@ struct feeder {
     feeder_line *on_line;
     void *on_line_arg;
     uint32_t chunk;
-    int64_t n_rows; /* sent so far */
-    int64_t n_bad;  /* read so far */
-    int sealed;     /* the end was sent */
-    int paused;     /* the broker said that the job is paused or held */
-    int n;          /* rows of the chunk that is gathered and not taken yet */
-    int is_full;    /* it is to be sent */
-    int end;        /* it is the last */
+    int64_t n_rows;     /* sent so far */
+    int64_t n_bad;      /* read so far */
+    int sealed;         /* the end was sent */
+    int paused;         /* the broker said that the job is paused or held */
+    int n;              /* rows of the chunk that is gathered and not taken yet */
+    int is_full;        /* it is to be sent */
+    int end;            /* it is the last */
+    uint64_t max_bytes; /* of a message; 0: the broker was not asked, as all is small so far */
     struct msg_writer rows;
 };
 
@@ -40,8 +42,7 @@ void feeder_init(struct feeder *f, struct client *client, struct lines *lines, c
 void feeder_release(struct feeder *f);
 #define FEEDER_BUSY 1
 /* Read and submit one chunk (with the seal at the end of the input); or only read, where so many lines are
- * bad that there is none yet. FEEDER_BUSY when the broker cannot take
- * it for now, for the reason in *e (waiting.h): the next call tries the same chunk again. */
+ * bad that there is none yet. FEEDER_BUSY when the broker cannot take it for now, for the reason in *e (waiting.h): the next call tries the same chunk again. */
 int feeder_step(struct feeder *f, struct err *e);
 
 #endif

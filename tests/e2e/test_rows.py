@@ -318,3 +318,21 @@ def test_many_bad_lines_take_little_memory(running, directory):
     assert done.returncode == 1 and len(rows) == 100_011
     assert rows[100_000]["error"] is None and rows[-1]["error"]["code"] == "bad_request"
     assert int(done.stderr.split()[-1]) < 70_000 or PATIENCE > 1  # sanitizers have their own
+
+
+@pytest.mark.parametrize("verb", ["score", "submit"])
+def test_a_row_that_no_message_holds(directory, verb):
+    """Its line's error, where it ended the job; the others go in smaller chunks."""
+    rows = [{"id": k, "text": f"{k} ", "truncate": 1} for k in range(2000)]
+    rows[1000]["text"], rows[1500]["text"] = "x" * 40_000, "y" * 100_000
+    (directory / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Broker(directory / "d", model=REWARD, options=["--max-message-bytes", 65536]) as broker:
+        done = run(verb, directory / "in.jsonl", "--key", "k", "--truncate", "--data", broker.data)
+        assert done.returncode == 1, done.stderr
+        with broker.client() as client:
+            results = {row["id"]: row for row in client.results("k")}
+    if verb == "score":
+        results = {row["id"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert sorted(results) == list(range(2000))
+    assert [k for k in range(2000) if results[k]["error"]] == [1500]
+    assert results[1500]["error"]["code"] == "too_large" and "line 1501" in results[1500]["error"]["message"]
