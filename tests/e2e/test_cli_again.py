@@ -132,14 +132,14 @@ def test_mended_input_is_scored_anew_and_the_rest_reused(directory):
 @pytest.mark.parametrize("change", ["shorter", "longer", "other", "pool", "mode"])
 def test_an_interrupted_run_of_something_else(directory, change):
     """Whatever differs, the output is that of the second command alone, and the old job no longer runs."""
-    rows = write_rows(directory / "in.jsonl", 2000, low=50, high=100)
-    interrupt(directory, rows, "--max-batch-tokens", "1024", done=300)
+    rows = write_rows(directory / "in.jsonl", 1200, low=50, high=100)
+    interrupt(directory, rows, "--max-batch-tokens", "1024", done=150)
     more = {"pool": ["--pool", "MEAN"], "mode": ["--quant", "int8"]}.get(change, [])
-    n = {"shorter": 512, "longer": 2100}.get(change, 300)
+    n = {"shorter": 512, "longer": 1300}.get(change, 300)
     if change != "mode" and change != "pool":
         write_rows(rows, n, seed=2 if change == "other" else 1, low=50, high=100)
     else:
-        n = 2000
+        n = 1200
     done = score(rows, directory / "out", "--keep-data", *more)
     assert done.returncode == 0 and "scoring anew" in done.stderr, done.stderr
     fresh = score(rows, directory / "fresh", *more)
@@ -151,13 +151,13 @@ def test_an_interrupted_run_of_something_else(directory, change):
 
 def test_the_same_command_goes_on(directory):
     """In the middle of a job, and with a file that was only touched."""
-    rows = write_rows(directory / "in.jsonl", 2000, low=50, high=100)
-    before = interrupt(directory, rows, "--max-batch-tokens", "1024", done=300)
+    rows = write_rows(directory / "in.jsonl", 1200, low=50, high=100)
+    before = interrupt(directory, rows, "--max-batch-tokens", "1024", done=150)
     os.utime(rows)
     done = score(rows, directory / "out", "--keep-data")
     assert done.returncode == 0 and "anew" not in done.stderr
-    assert sql(directory / "out.assay", "select count(*), sum(done) from jobs") == [["1", "2000"]]
-    assert before >= 300
+    assert sql(directory / "out.assay", "select count(*), sum(done) from jobs") == [["1", "1200"]]
+    assert before >= 150
 
 
 def test_a_chat_template_that_no_row_shows(directory):
