@@ -301,6 +301,12 @@ static void look_at_connections(struct broker *b)
                  "files (ulimit -n, LimitNOFILE=)\"",
             connections_end());
     b->connections_are_full = full;
+    unsigned ended = connections_ended();
+    if (ended != b->connections_ended)
+        log_warn("event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, below "
+                 "--max-message-bytes in all their frames\"",
+            ended - b->connections_ended);
+    b->connections_ended = ended;
 }
 
 static long long housekeep(struct broker *b, long long now_ms, long long due_ms)

@@ -64,7 +64,8 @@ struct broker {
     int n_touched;
     int disk_is_full;         /* as it was last logged */
     int connections_are_full; /* likewise */
-    long long purge_due_ms;   /* when purged jobs are looked at next; 0: a purge was asked for */
+    unsigned connections_ended;
+    long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
     uint64_t workers_sum; /* of what the workers table says, and when it is written all the same */
     long long workers_due_ms;
     int wake; /* something was done that the next turn must look at without waiting */

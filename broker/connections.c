@@ -4,10 +4,47 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#include "broker/frames.h"
+
+struct connection {
+    int is_client;
+    struct frames frames;
+};
+
+static struct {
+    char paths[CONNECTIONS_MAX_PATHS][sizeof((struct sockaddr_un *)0)->sun_path];
+    int n_paths;
+    uint64_t max_bytes;
+    struct connection *all; /* by descriptor */
+    int room;
+    atomic_uint ended;
+} watched;
+
+void connections_limit_messages(uint64_t max_bytes)
+{
+    watched.max_bytes = max_bytes;
+}
+
+void connections_expect_clients(const char *path)
+{
+    if (watched.n_paths < CONNECTIONS_MAX_PATHS)
+        snprintf(watched.paths[watched.n_paths++], sizeof watched.paths[0], "%s", path);
+}
+
+unsigned connections_ended(void)
+{
+    return atomic_load(&watched.ended);
+}
 
 int connections_end(void)
 {
@@ -26,11 +63,45 @@ int connections_are_full(void)
     return fd < 0 ? errno == EMFILE : fd >= connections_end();
 }
 
+static int is_for_clients(int listener)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_un un;
+    } address = {.un = {.sun_family = AF_UNSPEC}};
+    socklen_t len = sizeof address - 1; /* a path that fills it has no end of its own */
+    if (getsockname(listener, &address.any, &len) != 0)
+        return 0;
+    if (address.any.sa_family != AF_UNIX)
+        return address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6;
+    for (int i = 0; i < watched.n_paths; i++)
+        if (strcmp(watched.paths[i], address.un.sun_path) == 0)
+            return 1;
+    return 0;
+}
+
+/* 0, or -1 when there is no memory. */
+static int begin_connection(int fd, int is_client)
+{
+    if (fd >= watched.room && is_client) {
+        int room = fd < 1024 ? 1024 : 2 * fd;
+        struct connection *all = realloc(watched.all, (size_t)room * sizeof *all);
+        if (!all)
+            return -1;
+        memset(all + watched.room, 0, (size_t)(room - watched.room) * sizeof *all);
+        watched.all = all;
+        watched.room = room;
+    }
+    if (fd < watched.room)
+        watched.all[fd] = (struct connection){.is_client = is_client};
+    return 0;
+}
+
 /* In place of the C library's, for libzmq too. */
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 {
     int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
-    if (fd < connections_end())
+    if (fd < 0 || (fd < connections_end() && begin_connection(fd, is_for_clients(listener)) == 0))
         return fd;
     close(fd);
     errno = ECONNABORTED; /* as of a client that has gone again */
@@ -40,4 +111,21 @@ int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 int accept(int listener, struct sockaddr *address, socklen_t *len)
 {
     return accept4(listener, address, len, 0);
+}
+
+ssize_t recv(int fd, void *bytes, size_t size, int flags)
+{
+    for (;;) {
+        ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
+        if (n <= 0 || fd >= watched.room || !watched.all[fd].is_client)
+            return n;
+        n = frames_pass(&watched.all[fd].frames, bytes, (size_t)n, watched.max_bytes);
+        if (n > 0)
+            return n;
+        if (n < 0) {
+            atomic_fetch_add(&watched.ended, 1);
+            errno = ECONNRESET;
+            return -1;
+        }
+    } /* all of it was taken away: is there more? */
 }

@@ -1,14 +1,31 @@
-/* connections.h - how many clients may be connected: as many as there are descriptors, less some.
+/* connections.h - how many clients may be connected, and what each may send.
  *
+ * As many as there are descriptors, less some.
  * libzmq 4.3 ends the process when accept() finds no free descriptor. So this program has an accept() of its
  * own, which libzmq calls: it closes a connection whose descriptor is among the last CONNECTIONS_SPARE that
  * the process may have. Its client's libzmq tries again by itself until there is room, and the broker can still
  * open files and start workers. Numbers of descriptors are given from the lowest, so the number tells how many
- * there are. */
+ * there are.
+ *
+ * In the same way it has a recv(): what comes over a client's connection goes through frames.h before libzmq sees it. One
+ * that sends what is refused there is ended, as if it had broken. libzmq's thread alone (a context of the default single
+ * one) accepts and receives, so what these functions keep needs no lock. They are the C library's, and have no other place
+ * to keep it than static memory. */
 #ifndef ASSAY_CONNECTIONS_H
 #define ASSAY_CONNECTIONS_H
 
+#include <stdint.h>
+
 #define CONNECTIONS_SPARE 64
+#define CONNECTIONS_MAX_PATHS 16
+
+/* Before anything is bound: what a message of a client may take, over all of its frames. */
+void connections_limit_messages(uint64_t max_bytes);
+/* Clients will come to this socket file; connections to others (workers') are left alone. Those over tcp are always
+ * clients'. */
+void connections_expect_clients(const char *path);
+/* How many connections were ended for what they sent, so far. */
+unsigned connections_ended(void);
 
 /* Descriptors from this number on are not for connections. */
 int connections_end(void);

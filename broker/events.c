@@ -14,6 +14,7 @@
 #include "schema/log.h"
 
 #define TICK_MS 200
+#define MAX_SUBSCRIPTION_BYTES 4096 /* a key has 200 */
 #define RATE_MS 1000
 #define FOREVER (1ll << 60)
 
@@ -39,11 +40,13 @@ struct progress_table *progress_new(void *zmq, const char *endpoint, struct err 
 {
     struct progress_table *p = xcalloc(1, sizeof *p);
     int zero = 0;
+    int64_t max_bytes = MAX_SUBSCRIPTION_BYTES;
     p->room = 64;
     p->entries = xcalloc(p->room, sizeof *p->entries);
     p->socket = zmq_socket(zmq, ZMQ_PUB);
     p->outbox = outbox_new(p->socket);
     if (p->socket && zmq_setsockopt(p->socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
+        zmq_setsockopt(p->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes) == 0 &&
         zmq_bind(p->socket, endpoint) == 0)
         return p;
     err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "broker/connections.h"
 #include "schema/endpoint.h"
 
 /* Whoever may replace the socket hears what is meant for the broker. In a folder such as /tmp (sticky) nobody can
@@ -72,6 +73,8 @@ int listen_bind(void *socket, const char *endpoint, struct err *e)
         rc = check_file(parsed.path, e);
     if (rc != 0)
         return rc == ASSAY_EBADREQ ? e->code = ASSAY_EFORMAT : rc;
+    if (parsed.path)
+        connections_expect_clients(parsed.path);
     if (zmq_setsockopt(socket, ZMQ_IPV6, &parsed.is_ipv6, sizeof parsed.is_ipv6) != 0 ||
         zmq_bind(socket, endpoint) != 0)
         return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));

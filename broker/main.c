@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
+#include "broker/connections.h"
 #include "broker/data_dir.h"
 #include "broker/listen.h"
 #include "broker/twin_table.h"
@@ -29,6 +30,7 @@
 #define RESERVE_BYTES (8u << 20)
 #define HIGH_WATER_MARK 1000
 #define HEARTBEAT_MS 10000
+#define ENVELOPE_ROOM (1 << 16) /* of a message beside its body */
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
 
@@ -143,8 +145,10 @@ static int open_sockets(struct broker *b, struct err *e)
     set_option(b->clients, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
     set_option(b->clients, ZMQ_HEARTBEAT_TIMEOUT, 6 * HEARTBEAT_MS);
     zmq_setsockopt(b->clients, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
+    connections_limit_messages((uint64_t)max_bytes + ENVELOPE_ROOM);
     b->outbox = outbox_new(b->clients);
     snprintf(endpoint, sizeof endpoint, "ipc://%s/events.sock", b->data);
+    connections_expect_clients(endpoint + strlen("ipc://"));
     if (strlen(endpoint) < sizeof(struct sockaddr_un) &&
         !(b->progress = progress_new(b->zmq, endpoint, e)))
         return e->code;

@@ -1,0 +1,177 @@
+"""What a peer does to the broker, or to another peer: messages without end, routing ids of its choosing, ZMTP that no library sends."""
+import pathlib
+import time
+
+import msgpack
+import pytest
+import zmq
+import zmtp
+from harness import DEMO, PATIENCE, Broker, random_key, wait_until
+
+HELLO = msgpack.packb({"v": 1, "op": "hello"})
+LIMIT = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A broker that takes messages of a megabyte."""
+    with Broker(tmp_path_factory.mktemp("p") / "d", options=["--max-message-bytes", LIMIT]) as broker:
+        yield broker
+
+
+def memory_kb(broker):
+    status = pathlib.Path(f"/proc/{broker.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0])
+
+
+def flood(peer, data, megabytes):
+    """Send until the connection ends; True when it does within so many megabytes."""
+    try:
+        for _ in range(megabytes * (1 << 20) // len(data)):
+            peer.socket.sendall(data)
+    except ConnectionError:
+        return True
+    return peer.is_closed()
+
+
+FLOODS = {
+    "large frames": zmtp.frame(bytes(1 << 16), zmtp.MORE),
+    "small frames": zmtp.frame(b"x", zmtp.MORE) * 10000,
+    "empty frames": zmtp.frame(b"", zmtp.MORE) * 10000,
+    "heartbeats between": (zmtp.frame(bytes(1000), zmtp.MORE) + zmtp.frame(b"\x04PING\0\0", zmtp.COMMAND)) * 100,
+    "commands with more": zmtp.frame(b"\x09SUBSCRIBE" + bytes(1000), zmtp.COMMAND | zmtp.MORE) * 100,
+    "subscriptions between": (zmtp.frame(bytes(1000), zmtp.MORE) + zmtp.frame(b"\x09SUBSCRIBEx", zmtp.COMMAND | zmtp.MORE)) * 100,
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_message_without_end(small, kind):
+    """The connection is ended and its memory given back; others are served meanwhile and after."""
+    before = memory_kb(small)
+    with small.client() as client, zmtp.Peer(small.endpoint) as peer:
+        assert flood(peer, FLOODS[kind], megabytes=64), "the broker took all of it"
+        assert client.call("hello")["ok"]
+    assert memory_kb(small) - before < 20_000 or "asan" in DEMO.parts
+    assert small.process.poll() is None
+
+
+def test_a_subscription_without_end(small):
+    events = f"ipc://{small.data}/events.sock"
+    for data in (zmtp.frame(b"\x01" + bytes(1000), zmtp.MORE), zmtp.frame(b"\x01" + bytes(1 << 20))):
+        with zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
+            assert flood(peer, data, megabytes=64)
+
+
+def test_it_is_logged(small):
+    with zmtp.Peer(small.endpoint) as peer:
+        assert flood(peer, FLOODS["large frames"], megabytes=64)
+    wait_until(lambda: "event=connections_ended" in (small.data / "assayd.log").read_text())
+
+
+def test_many_messages_are_no_flood(small):
+    """Ten times the limit on one connection, in messages that end."""
+    padded = zmtp.frame(bytes(200), zmtp.MORE) * 2 + zmtp.frame(b"", zmtp.MORE) + zmtp.frame(b"\xc0" * (LIMIT // 2))
+    with zmtp.Peer(small.endpoint) as peer:
+        for _ in range(20):
+            peer.socket.sendall(padded)
+            bodies = [next(peer.frames)[1] for _ in range(4)]
+            assert bodies[:3] == [bytes(200), bytes(200), b""] and not msgpack.unpackb(bodies[3])["ok"]
+        assert msgpack.unpackb(peer.ask(HELLO))["ok"]
+
+
+def test_the_largest_message_is_taken(small):
+    key, row = random_key(), {"ids": bytes(4 * 100)}
+    rows = [row] * ((LIMIT - 200) // len(msgpack.packb(row)))
+    body = msgpack.packb({"v": 1, "op": "submit", "key": key, "chunk": 0, "rows": rows, "seal": True})
+    assert LIMIT - 1000 < len(body) <= LIMIT
+    context = zmq.Context()
+    with context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(small.endpoint)
+        socket.send_multipart([b"a" * 200, b"b" * 200, b"", body])
+        assert socket.poll(30000 * PATIENCE)
+        *envelope, reply = socket.recv_multipart()
+        assert envelope == [b"a" * 200, b"b" * 200, b""] and msgpack.unpackb(reply)["ok"]
+    context.term()
+
+
+def dealer(context, endpoint, name):
+    socket = context.socket(zmq.DEALER)
+    socket.linger, socket.routing_id = 0, name
+    socket.connect(endpoint)
+    return socket
+
+
+def test_a_reply_goes_to_who_asked(small):
+    """Whoever takes a departed client's routing id does not hear the reply to its request."""
+    context = zmq.Context()
+    with small.client() as client:
+        client.submit("secret", [{"id": "mine", "ids": [1, 2, 3]}], seal=False)
+        client.results_of_one = client.call("results", job="secret", wait_ms=10000)
+        first = dealer(context, small.endpoint, b"me")
+        # answered when the next row is there
+        first.send(msgpack.packb({"v": 1, "op": "results", "job": "secret", "after": client.results_of_one["next"], "wait_ms": 60000}))
+        first.send(HELLO)
+        assert first.poll(30000 * PATIENCE) and msgpack.unpackb(first.recv())["ok"]
+        first.close()
+        second = dealer(context, small.endpoint, b"me")
+        deadline = time.monotonic() + 30 * PATIENCE
+        second.send(HELLO)
+        while not second.poll(200):  # its name is the first one's as long as that has not gone
+            assert time.monotonic() < deadline
+            second.close()
+            second = dealer(context, small.endpoint, b"me")
+            second.send(HELLO)
+        assert "version" in msgpack.unpackb(second.recv())
+        client.submit("secret", [{"id": "mine", "ids": [4, 5, 6]}], chunk=1)
+        assert [row["i"] for row in client.results("secret")] == [0, 1]
+        second.send(HELLO)
+        heard = []
+        while not heard or "version" not in heard[-1]:
+            assert second.poll(30000 * PATIENCE)
+            heard.append(msgpack.unpackb(second.recv()))
+        assert len(heard) == 1, heard
+        second.close()
+    context.term()
+
+
+def test_two_clients_of_one_name_are_both_served(small):
+    context = zmq.Context()
+    sockets = [dealer(context, small.endpoint, b"twice") for _ in range(2)]
+    for turn in range(3):
+        for number, socket in enumerate(sockets):
+            socket.send(msgpack.packb({"v": 1, "op": "hello", "id": 10 * turn + number}))
+        for number, socket in enumerate(sockets):
+            assert socket.poll(30000 * PATIENCE)
+            assert msgpack.unpackb(socket.recv())["id"] == 10 * turn + number
+    for socket in sockets:
+        socket.close()
+    context.term()
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7])
+def test_a_name_in_pieces(small, pieces):
+    """However the bytes of the handshake come."""
+    hello = zmtp.greeting() + zmtp.ready(Identity=b"a name", **{"X-More": b"y" * 300})
+    with zmtp.Peer(small.endpoint, hello, pieces) as one, zmtp.Peer(small.endpoint, hello, pieces) as two:
+        for peer in (one, two, one):
+            assert msgpack.unpackb(peer.ask(HELLO, pieces))["ok"]
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_zmtp_2(small, pieces):
+    """libzmq 3.2, whose routing id is a frame of its own."""
+    hello = zmtp.SIGNATURE + b"\x01\x05" + zmtp.frame(b"a name")
+    with zmtp.Peer(small.endpoint, hello, pieces, 12) as one, zmtp.Peer(small.endpoint, hello, pieces, 12) as two:
+        for peer in (one, two, one):
+            assert msgpack.unpackb(peer.ask(HELLO, pieces))["ok"]
+
+
+@pytest.mark.parametrize("hello", [b"\x01\x00" * 100, b"\x06\x00hello" * 100, zmtp.SIGNATURE + b"\x00\x05" * 20,
+                                   b"GET / HTTP/1.1\r\n\r\n" * 4, zmtp.greeting() + zmtp.frame(bytes(1 << 17), zmtp.COMMAND)],
+                         ids=["ZMTP 1", "ZMTP 1 with a name", "revision 0", "HTTP", "a large handshake"])
+def test_what_is_not_spoken_here(small, hello):
+    with zmtp.Peer(small.endpoint, hello, answer=0) as peer:
+        assert peer.is_closed()
+    with small.client() as client:
+        assert client.call("hello")["ok"]
