@@ -13,6 +13,7 @@
 #include "broker/store_cache.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
@@ -288,11 +289,26 @@ static int check_name(const char *name)
     return rc;
 }
 
-/* Options that are one word of a few. */
+/* One that is sent, logged and shown as it is. */
+static int is_name(const char *text)
+{
+    char shown[128]; /* as model_info keeps it */
+    size_t n = strlen(text);
+    if (n == 0 || n >= sizeof shown || utf8_valid((const uint8_t *)text, n) < n)
+        return 0;
+    memcpy(shown, text, n + 1);
+    utf8_make_printable(shown);
+    return strcmp(shown, text) == 0;
+}
+
+/* Options that are one word of a few, and names. */
 static int check_words(const struct options *o)
 {
     if (!is_one_of(o->isa, "auto avx512bf16 avx512vnni avx512 avx2 portable"))
         return complain("isa", "auto, avx512bf16, avx512vnni, avx512, avx2 or portable", o->isa);
+    if (o->served_name && !is_name(o->served_name))
+        return complain(
+            "served-name", "1 to 127 bytes of text without control characters", "something else");
     if (!is_one_of(o->quant, "none fp8 int8"))
         return complain("quant", "none, fp8 or int8", o->quant);
     if (!is_one_of(o->dtype, "auto f32 bf16"))

@@ -102,3 +102,9 @@ def test_a_folder_of_others(directory):
     broker.endpoint = f"ipc://{open_folder}/a.sock"
     with broker:
         assert os.stat(open_folder / "a.sock").st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "a\x7f", "a\u009b2J", "a\u202eb", "n" * 128, b"\xff"])
+def test_a_name_that_cannot_be_shown(directory, name):
+    code, words = refused(directory, "--served-name", name)
+    assert code == 64 and "--served-name" in words and "\x1b" not in words, (code, words)

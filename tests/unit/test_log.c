@@ -1,0 +1,75 @@
+/* test_log.c - one event is one line that a terminal only shows, whatever is in it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+/* What log_warn writes for this text, without its head. */
+static void logged(const char *text, char *out, size_t size)
+{
+    char line[4096] = "";
+    int ends[2], saved = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    log_warn("event=test text=%s", text);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(ends[1]);
+    assert_true(read(ends[0], line, sizeof line - 1) > 0);
+    close(ends[0]);
+    const char *at = strstr(line, "event=test text=");
+    assert_non_null(at);
+    snprintf(out, size, "%s", at + strlen("event=test text="));
+}
+
+static void control_characters_are_not_logged(void **state)
+{
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {{"plain \xc3\xa4 \xe4\xb8\xad", "plain \xc3\xa4 \xe4\xb8\xad\n"},
+        {"a\nevent=forged", "a?event=forged\n"}, {"\x1b[2J\r\t", "?[2J??\n"}, {"\x7f", "?\n"},
+        {"\xc2\x9b"
+         "2J",
+            "?2J\n"},
+        {"a\xe2\x80\xae"
+         "b",
+            "a?b\n"},
+        {"\xff\xc3", "??\n"}};
+    char out[4096];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        logged(cases[i].text, out, sizeof out);
+        assert_string_equal(out, cases[i].shown);
+    }
+}
+
+static void a_long_line_is_cut_between_characters(void **state)
+{
+    char text[4096], out[4096];
+    (void)state;
+    for (size_t i = 0; i + 2 < sizeof text; i += 2)
+        memcpy(text + i, "\xc3\xa4", 3);
+    for (int shift = 0; shift < 2; shift++) {
+        logged(text + shift, out, sizeof out); /* half a character first */
+        size_t n = strlen(out);
+        assert_in_range(n, 1000, 2048);
+        assert_int_equal(out[n - 1], '\n');
+        assert_true(out[n - 2] == '?' || memcmp(out + n - 3, "\xc3\xa4", 2) == 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(control_characters_are_not_logged),
+        cmocka_unit_test(a_long_line_is_cut_between_characters),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
