@@ -371,6 +371,22 @@ void store_cache_add(struct store_cache **c, const uint8_t *key, const float *va
         (*c)->added_pages += pages;
 }
 
+/* A file that was removed or replaced gets no more: what is put into it would be gone with the broker. */
+static int is_gone(const struct generation *g)
+{
+    int gone = 0;
+    return sqlite3_file_control(g->db, "main", SQLITE_FCNTL_HAS_MOVED, &gone) == SQLITE_OK && gone;
+}
+
+static int renew(struct store_cache *c, struct generation *g)
+{
+    if (!is_gone(g))
+        return 1;
+    log_warn("event=score_cache_gone file=%s action=\"begun anew\"", g->path);
+    close_generation(g);
+    return get_generation(g, g->number) && count_pages(c);
+}
+
 void store_cache_flush(struct store_cache **c)
 {
     if (!*c || !(*c)->in_transaction)
@@ -378,4 +394,6 @@ void store_cache_flush(struct store_cache **c)
     (*c)->in_transaction = 0;
     if (!run(&(*c)->young, "commit") || !count_pages(*c))
         take_trouble(c, &(*c)->young);
+    else if (!renew(*c, &(*c)->young) || !renew(*c, &(*c)->old))
+        turn_off(c, "a file that was removed cannot be made anew");
 }

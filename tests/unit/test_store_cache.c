@@ -177,6 +177,24 @@ static void test_a_smaller_bound(void **state)
     assert_true(has(t, 1, 1));
 }
 
+/* Its files are removed under it, or others put there: what is added afterwards is kept. */
+static void test_files_that_are_removed(void **state)
+{
+    struct cached *t = *state;
+    char path[128], other[128];
+    for (uint32_t k = 0; k < 4; k++) {
+        snprintf(path, sizeof path, "%s/score-cache-%u.db", t->dir, k / 2);
+        snprintf(other, sizeof other, "%s/other", t->dir);
+        assert_int_equal(k % 2 ? rename(path, other) : unlink(path), 0);
+        add(t, 2 * k, 1);
+        store_cache_flush(&t->c);
+        assert_non_null(t->c);
+        add(t, 2 * k + 1, 1);
+        open_once_more(t);
+        assert_true(has(t, 2 * k + 1, 1));
+    }
+}
+
 static void test_too_large_is_not_kept(void **state)
 {
     struct cached *t = *state;
@@ -271,6 +289,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bound, begin, end),
         cmocka_unit_test_setup_teardown(test_bound_of_vectors, begin, end),
         cmocka_unit_test_setup_teardown(test_a_smaller_bound, begin, end),
+        cmocka_unit_test_setup_teardown(test_files_that_are_removed, begin, end),
         cmocka_unit_test_setup_teardown(test_too_large_is_not_kept, begin, end),
         cmocka_unit_test_setup_teardown(test_an_entry_proves_itself, begin, end),
         cmocka_unit_test_setup_teardown(test_damage_while_it_runs, begin, end),
