@@ -2,13 +2,18 @@
  *
  * A file that is removed or replaced lives on for who has it open: the broker would go on, acknowledge
  * rows, sync them, and lose them all when it closes it. So before anybody is told that something is on
- * the disk, the names are looked at. */
+ * the disk, the names are looked at.
+ *
+ * What the connection has open is whole even then. Where the database has its name and its log has none, a
+ * checkpoint brings into it what the log held. (Where another log has taken the name, that would be
+ * read on top of it.) */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "broker/store_private.h"
+#include "schema/log.h"
 
 static const char *const names[STORE_GUARDED] = {
     "assay.db", "assay.db-wal", "assay.db-shm", "lock"};
@@ -30,6 +35,25 @@ int store_guard_begin(struct store *s, struct err *e)
         s->guarded[i].inode = st.st_ino;
     }
     return 0;
+}
+
+static int is_there(const struct store *s, int i)
+{
+    struct stat st;
+    return look(s, i, &st) == 0 && s->guarded[i].device == st.st_dev &&
+           s->guarded[i].inode == st.st_ino;
+}
+
+void store_guard_rescue(const struct store *s)
+{
+    struct stat st;
+    if (!is_there(s, 0) || look(s, 1, &st) == 0 || errno != ENOENT)
+        return;
+    if (!sqlite3_get_autocommit(s->db))
+        sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);
+    log_warn(
+        "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
 }
 
 int store_guard_check(const struct store *s, struct err *e)

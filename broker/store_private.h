@@ -104,6 +104,8 @@ int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 /* store_guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
 int store_guard_begin(struct store *s, struct err *e); /* once all are there */
 int store_guard_check(const struct store *s, struct err *e);
+/* After that: what is in a log without a name goes into the database, if that has its own; what was open is undone. */
+void store_guard_rescue(const struct store *s);
 
 /* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);

@@ -154,9 +154,13 @@ int store_sync_fd(const struct store *s)
 
 static int result(const struct store *s, struct err *e)
 {
-    return s->sync->error == 0 ? store_guard_check(s, e)
-                               : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir,
-                                     strerror(s->sync->error));
+    if (s->sync->error != 0)
+        return err_set(
+            e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir, strerror(s->sync->error));
+    int rc = store_guard_check(s, e);
+    if (rc == ASSAY_EGONE)
+        store_guard_rescue(s);
+    return rc;
 }
 
 int store_synced(struct store *s, uint64_t *number, struct err *e)
