@@ -1,7 +1,8 @@
 /* waiters.c - requests that wait for rows (broker.h).
  *
  * A waiter keeps all that its reply needs. It is looked at when its job changed in this turn, and
- * when its time is over. Their number is bounded; the next one is refused.
+ * when its time is over. Their number is bounded; the next one is refused. Of many that are due at once a tick
+ * looks at some, so that everybody else's requests are not held up; who was left over comes before who is due later.
  *
  * A request that waits has no reply in the outbox that could be replaced when its turn is undone:
  * waiters of the present turn are known as such until it is settled. */
@@ -13,6 +14,12 @@
 
 #define MAX_WAITERS 100000
 #define FOREVER (1ll << 60)
+/* Looked at in one tick: so many, and beyond FEW no longer than this. */
+#define MOST 64
+#define FEW 16
+#define TICK_US 20000
+
+enum due { NOT_DUE, DUE, LEFT_OVER };
 
 struct waiter {
     enum waiter_kind kind;
@@ -23,15 +30,17 @@ struct waiter {
     uint64_t after;
     uint32_t limit;
     long long deadline_ms;
-    int changed;
+    enum due due;
     struct waiter *next;
 };
 
 /* The newest come first, so those of the present turn are the first n_new. */
 struct waiters {
     struct waiter *first;
-    int n, n_new;
+    int n, n_new, n_left_over;
     int any_changed;
+    int64_t *changed; /* jobs, since the last tick */
+    size_t n_changed, changed_room;
     long long next_ms; /* earliest deadline, as of the last tick */
 };
 
@@ -48,6 +57,7 @@ void waiters_free(struct waiters **out)
         next = w->next;
         free(w);
     }
+    free((*out)->changed);
     free(*out);
     *out = NULL;
 }
@@ -72,7 +82,7 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
         .after = q->after,
         .limit = q->limit,
         .deadline_ms = deadline_ms,
-        .changed = 1,
+        .due = DUE,
         .next = b->waiters->first};
     if (w->id_len > 0)
         memcpy(w->id, q->id.at, w->id_len);
@@ -88,6 +98,7 @@ static void drop(struct waiters *all, struct waiter **at)
     struct waiter *w = *at;
     *at = w->next;
     all->n--;
+    all->n_left_over -= w->due == LEFT_OVER;
     free(w);
 }
 
@@ -107,9 +118,32 @@ void waiters_settle(struct broker *b, const struct err *why)
 
 void waiters_job_changed(struct broker *b, int64_t job)
 {
-    for (struct waiter *w = b->waiters->first; w; w = w->next)
-        if (w->job == job)
-            w->changed = b->waiters->any_changed = 1;
+    struct waiters *all = b->waiters;
+    if (all->n == 0 || (all->n_changed > 0 && all->changed[all->n_changed - 1] == job))
+        return;
+    if (all->n_changed == all->changed_room) {
+        size_t room = all->changed_room ? 2 * all->changed_room : 256;
+        int64_t *more = xcalloc(room, sizeof *more);
+        if (all->n_changed > 0)
+            memcpy(more, all->changed, all->n_changed * sizeof *more);
+        free(all->changed);
+        all->changed = more;
+        all->changed_room = room;
+    }
+    all->changed[all->n_changed++] = job;
+    all->any_changed = 1;
+}
+
+static int compare_jobs(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int has_changed(const struct waiters *all, int64_t job)
+{
+    return all->n_changed > 0 &&
+           bsearch(&job, all->changed, all->n_changed, sizeof job, compare_jobs) != NULL;
 }
 
 /* The reply to `score` when its job is over or its time is: 1 when it was given. */
@@ -147,27 +181,59 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
     return rc != 0;
 }
 
+/* Marks who is due. 1 when it is this waiter's turn in a tick that has room: those left over come first. */
+static int is_next(
+    struct waiters *all, struct waiter *w, int is_due, int left_over_first, int has_room)
+{
+    if (w->due == NOT_DUE && (is_due || has_changed(all, w->job)))
+        w->due = DUE;
+    if (w->due == NOT_DUE)
+        return 0;
+    if (has_room && (!left_over_first || w->due == LEFT_OVER))
+        return 1;
+    if (!left_over_first && w->due == DUE) {
+        w->due = LEFT_OVER;
+        all->n_left_over++;
+    }
+    all->any_changed = 1;
+    return 0;
+}
+
+static int has_room(int looked_at, long long start_us)
+{
+    return looked_at < FEW || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
+}
+
 long long waiters_tick(struct broker *b, long long now_ms)
 {
     struct waiters *all = b->waiters;
     struct waiter **at = &all->first;
+    int left_over_first = all->n_left_over > 0, looked_at = 0;
+    long long start_us = now_mono_us();
     if (!all->any_changed && now_ms < all->next_ms && !b->draining)
         return all->next_ms;
+    if (all->n_changed > 1)
+        qsort(all->changed, all->n_changed, sizeof *all->changed, compare_jobs);
     all->any_changed = 0;
     all->next_ms = FOREVER;
     while (*at) {
         struct waiter *w = *at;
-        int due = w->changed || now_ms >= w->deadline_ms || b->draining;
-        if (due && try_answer(b, w, now_ms)) {
-            drop(all, at);
-            continue;
+        int is_due = now_ms >= w->deadline_ms || b->draining;
+        if (is_next(all, w, is_due, left_over_first, has_room(looked_at, start_us))) {
+            looked_at++;
+            if (try_answer(b, w, now_ms)) {
+                drop(all, at);
+                continue;
+            }
+            all->n_left_over -= w->due == LEFT_OVER;
+            w->due = NOT_DUE;
         }
-        w->changed = 0;
         if (w->deadline_ms < all->next_ms)
             all->next_ms = w->deadline_ms;
         at = &w->next;
     }
-    return all->next_ms;
+    all->n_changed = 0;
+    return all->any_changed ? now_ms : all->next_ms;
 }
 
 void waiters_end(struct broker *b, const char *why)

@@ -353,6 +353,37 @@ static void test_waiters_are_bounded(void **state)
     assert_true(e.retry_after_ms > 0);
 }
 
+/* A thousand that are due at once: some a tick, each once, and who came first is not behind who comes later. */
+static void test_many_are_answered_bit_by_bit(void **state)
+{
+    enum { N = 1000, LATER = 500 };
+    struct scene *s = *state;
+    struct answer a;
+    int64_t job = put_job(s->b.store, "k", 0, 3, 5);
+    int heard[2] = {0}, ticks = 0, most = 0;
+    finish_some(s->b.store, job, 1, 0);
+    for (int i = 0; i < N; i++)
+        wait_for(s, WAIT_RESULTS, job, 1, FAR);
+    waiters_settle(&s->b, NULL);
+    for (int n; heard[0] + heard[1] < N + LATER; ticks++) {
+        assert_in_range(ticks, 0, N);
+        long long next = waiters_tick(&s->b, 1);
+        for (n = 0; heard[0] + heard[1] + n < N + LATER && hear(s, &a) == 1; n++)
+            if (heard[0] + n < N)
+                assert_int_equal(a.id, 1); /* the first ones */
+        for (int i = 0; i < n; i++)
+            heard[heard[0] == N]++;
+        most = n > most ? n : most;
+        assert_true(heard[0] + heard[1] == N + LATER ? next > FOREVER : next == 1);
+        if (ticks < 5)
+            for (int i = 0; i < LATER / 5; i++)
+                wait_for(s, WAIT_RESULTS, job, 2, FAR);
+        waiters_settle(&s->b, NULL);
+    }
+    assert_in_range(most, 1, 100);
+    assert_silence(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -375,6 +406,7 @@ int main(void)
             test_a_stopping_broker_answers_all, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_client_that_has_gone_harms_nobody, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_many_are_answered_bit_by_bit, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_waiters_are_bounded, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
