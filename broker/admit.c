@@ -162,16 +162,21 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
 /* ---- pooling ---- */
 
 /* Hugging Face's rule for LAST: the last token that is not the pad token (the first token when all
- * are), in each sequence. */
+ * are), in each sequence. Where that is each one's last token the row is as without the rule: rows that
+ * are scored alike are stored alike. */
 static void apply_pad_rule(struct admit *a, struct store_row *out)
 {
+    int padded = 0;
     a->positions = make_room(a->positions, &a->positions_room, out->n_parts);
     for (uint32_t part = 0, from = 0; part < out->n_parts; from = out->ends[part++]) {
         uint32_t last = out->ends[part] - from - 1;
+        padded |= out->ids[from + last] == a->model->pad_token;
         while (last > 0 && out->ids[from + last] == a->model->pad_token)
             last--;
         a->positions[part] = (int32_t)last;
     }
+    if (!padded)
+        return;
     out->positions = a->positions;
     out->n_positions = out->n_parts;
 }
@@ -211,6 +216,11 @@ static uint32_t count_steps(struct admit *a, struct store_row *out)
     return n;
 }
 
+static int asks_pad_rule(const struct model_info *m, const struct row_request *q)
+{
+    return q->hf_pad_rule == REQUEST_PAD_RULE_UNSAID ? m->pad_rule : q->hf_pad_rule;
+}
+
 /* How many positions are pooled, in all sequences; an error where there is none. */
 static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struct store_row *out)
 {
@@ -223,7 +233,7 @@ static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struc
     case POOL_STEP:
         return count_steps(a, out);
     case POOL_LAST:
-        if (q->hf_pad_rule && a->model->pad_token >= 0)
+        if (asks_pad_rule(a->model, q) && a->model->pad_token >= 0)
             apply_pad_rule(a, out);
         return out->n_parts;
     default:

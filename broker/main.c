@@ -72,6 +72,26 @@ static int check_identity(const struct model_info *m, const char *dir, struct er
     return rc;
 }
 
+/* Two readings of LAST that both have their users must not pass for one. */
+static void log_pad_rule(const struct broker *b)
+{
+    const struct model_info *m = &b->model;
+    const char *what = m->pad_token >= 0 ? text_model_ends_in(&b->text, m->pad_token) : NULL;
+    if (!what)
+        return;
+    if (m->pad_rule)
+        log_warn(
+            "event=pad_token_ends_texts token=%d what=\"%s\" reason=\"LAST scores the token "
+            "before it, as transformers' %s does; hf_pad_rule false (--hf-pad-rule off) scores "
+            "the last token\"",
+            (int)m->pad_token, what, m->architecture);
+    else
+        log_warn("event=pad_token_ends_texts token=%d what=\"%s\" reason=\"LAST scores it; "
+                 "hf_pad_rule true (--hf-pad-rule on) scores the last token that is not "
+                 "pad_token_id\"",
+            (int)m->pad_token, what);
+}
+
 static int open_model(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
@@ -93,6 +113,7 @@ static int open_model(struct broker *b, struct err *e)
         return rc;
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
+    model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir, o->chat_template,
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
@@ -102,6 +123,7 @@ static int open_model(struct broker *b, struct err *e)
         return rc;
     b->admit.composer = composer_new(&b->text);
     log_text(b);
+    log_pad_rule(b);
     b->limits = (struct request_limits){
         (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, b->model.max_len};
     return 0;
@@ -182,7 +204,7 @@ static void open_twins(struct broker *b)
     if (o->score_cache > 0)
         b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
     struct twins_options options = {.digest = b->model.digest,
-        .mode = b->model.mode,
+        .mode = b->model.rank_mode, /* a row holds its position */
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
@@ -221,7 +243,7 @@ static int open_groups(struct broker *b, struct err *e)
             .dtype = o->dtype,
             .weights = o->weights,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
-            .mode = b->model.mode,
+            .mode = b->model.rank_mode,
             .digest = b->model.digest,
             .identity = b->model.identity,
             .max_len = b->model.max_len,

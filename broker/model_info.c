@@ -40,7 +40,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
               text_field(o, "digest", m->digest, sizeof m->digest) ||
               text_field(o, "identity", m->identity, sizeof m->identity) ||
               text_field(o, "dtype", m->dtype, sizeof m->dtype) ||
-              text_field(o, "mode", m->mode, sizeof m->mode) ||
+              text_field(o, "mode", m->rank_mode, sizeof m->rank_mode) ||
               text_field(o, "default_pool", pool, sizeof pool) ||
               text_field(o, "default_activation", activation, sizeof activation);
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
@@ -48,6 +48,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
     m->step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
     m->pad_token = (int32_t)json_integer_value(json_object_get(o, "pad_token"));
+    m->pad_rule = json_is_true(json_object_get(o, "pad_rule"));
     m->shares_prefixes = json_is_true(json_object_get(o, "shares_prefixes"));
     m->default_pool = bad ? -1 : pool_type_from_name(pool, strlen(pool));
     m->default_activation = bad ? -1 : activation_from_name(activation, strlen(activation));
@@ -56,6 +57,13 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
         return err_set(e, ASSAY_EINTERNAL,
             "the worker's description of the model is not what this broker expects");
     return 0;
+}
+
+void model_info_set_pad_rule(struct model_info *m, const char *word)
+{
+    int asked = strcmp(word, "auto") == 0 ? m->pad_rule : strcmp(word, "on") == 0;
+    m->pad_rule = asked && m->pad_token >= 0;
+    snprintf(m->mode, sizeof m->mode, "%s%s", m->rank_mode, m->pad_rule ? " pad_rule=on" : "");
 }
 
 static void name_model(struct model_info *m, const char *dir)

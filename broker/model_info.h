@@ -14,10 +14,12 @@ struct model_info {
     char identity[65]; /* of the files that it was taken of (schema/identity.h) */
     char name[128];    /* served name: the directory's last part unless given */
     char dtype[8];
-    char mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
+    char rank_mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
+    char mode[256];      /* of jobs: rank_mode, and how LAST reads a row that does not say */
     uint32_t vocab_size, max_len, n_labels;
     int default_pool, default_activation;
     int32_t step_token, pad_token;
+    int pad_rule;        /* LAST passes over pad tokens, unless a row says otherwise */
     int shares_prefixes; /* the worker takes batches whose rows share tokens */
     char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */
 };
@@ -37,6 +39,10 @@ struct model_question {
 /* Runs `worker_path --describe ..` and reads its line. A bad checkpoint, or a device that cannot run
  * it: ASSAY_EFORMAT with the worker's own words. */
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e);
+/* Whether LAST passes over pad tokens: `word` is auto (as the reference's class of this architecture does
+ * it), on or off. It is part of the mode where there is a pad token: a job that was begun under another
+ * reading is held. */
+void model_info_set_pad_rule(struct model_info *m, const char *word);
 void model_info_release(struct model_info *m);
 
 #endif

@@ -98,6 +98,10 @@ static const struct {
         "which weights, where a directory has model.safetensors and an index of others (default "
         "auto: refuse to guess)",
         TEXT, offsetof(struct options, weights), 0, 0},
+    {"hf-pad-rule", "auto|on|off",
+        "LAST is the last token that is not the pad token, where a row does not say (default auto: "
+        "as the architecture's class in transformers does it)",
+        TEXT, offsetof(struct options, pad_rule), 0, 0},
     {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
@@ -315,6 +319,8 @@ static int check_words(const struct options *o)
         return complain("dtype", "auto, f32 or bf16", o->dtype);
     if (!is_one_of(o->weights, "auto single index"))
         return complain("weights", "auto, single or index", o->weights);
+    if (!is_one_of(o->pad_rule, "auto on off"))
+        return complain("hf-pad-rule", "auto, on or off", o->pad_rule);
     return 0;
 }
 
@@ -356,6 +362,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .pad_rule = "auto",
         .tp = 1,
         .hang_ms = 2000,
         .start_ms = 600000,

@@ -44,12 +44,18 @@ static void write_model(const struct broker *b, struct msg_writer *w)
     msg_str(w, "labels");
     write_labels(w, m);
     msg_str(w, "pooling");
-    msg_map(w, 3);
+    msg_map(w, 5);
     msg_key_str(w, "type", pool_type_name(m->default_pool));
     msg_key_str(w, "activation", activation_name(m->default_activation));
     msg_str(w, "step_token");
     if (m->step_token >= 0)
         msg_int(w, m->step_token);
+    else
+        msg_nil(w);
+    msg_key_bool(w, "hf_pad_rule", m->pad_rule);
+    msg_str(w, "pad_token");
+    if (m->pad_token >= 0)
+        msg_int(w, m->pad_token);
     else
         msg_nil(w);
 }

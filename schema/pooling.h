@@ -5,7 +5,8 @@
  * Positions count from 0 at the row's first token. With n tokens:
  *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}
  *     POSITIONS as given     MEAN the mean over ALL
- * A LAST row may carry one position, which then stands for n-1: padding behind it is passed over.
+ * A LAST row may carry one position, which then stands for n-1: pad tokens behind it are passed over
+ * (hf_pad_rule). Whether they are is settled when the row is taken: a stored row keeps its position.
  * MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
  *
  * How many numbers a row gives: activation_values() for each pooled position; MEAN counts as one.

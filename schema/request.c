@@ -735,7 +735,8 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
 {
     uint64_t seen = 0;
     uint32_t n = 0;
-    *row = (struct row_request){.pool.step_token = POOL_NO_STEP_TOKEN};
+    *row = (struct row_request){
+        .pool.step_token = POOL_NO_STEP_TOKEN, .hf_pad_rule = REQUEST_PAD_RULE_UNSAID};
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         int field = msg_read_key(r, "", row_fields, R_COUNT, &seen, e);

@@ -90,6 +90,8 @@ enum row_shape {
     ROW_REFUSED,   /* error: the client could not make a row of it */
 };
 
+#define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
+
 struct row_request {
     struct slice id; /* raw msgpack (an int64, or a string); absent: at == NULL */
     enum row_shape shape;
@@ -107,7 +109,7 @@ struct row_request {
     struct row_pooling pool;
     struct slice adapter;
     int truncate;
-    int hf_pad_rule;
+    int hf_pad_rule; /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
     int safe_text;
 };
 

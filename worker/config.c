@@ -354,6 +354,7 @@ static int read_head(struct model_config *c, const struct json_file *f, struct e
             return ASSAY_EFORMAT;
         break;
     default:
+        c->pad_rule = 1; /* GenericForSequenceClassification */
         break;
     }
     int rc = read_labels(c, f, e);

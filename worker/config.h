@@ -54,6 +54,7 @@ struct model_config {
     int default_activation; /* enum activation */
     int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
     int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
+    int pad_rule;       /* the reference's class pools the last token that is not the pad token */
     /* Of what goes into the layers' products, and where ops.typed of what comes out of them too; set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;

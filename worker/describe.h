@@ -1,7 +1,7 @@
 /* describe.h - what a checkpoint is, in one line of JSON, after everything about it was checked.
  * The broker learns from it all that it knows of the model. Fields: architecture, digest (64 hex
  * digits), dtype, vocab_size, max_len, max_position, n_labels, labels (names, or null),
- * default_pool, default_activation, step_token, pad_token (-1: none), hidden_size, n_layers,
+ * default_pool, default_activation, step_token, pad_token (-1: none), pad_rule, hidden_size, n_layers,
  * n_heads, n_kv_heads, head_dim, weight_bytes, mode (what else makes a score's bits,
  * qwen2_reward_model_mode), identity (64 hex digits: of which files all this is, schema/identity.h). */
 #ifndef ASSAY_DESCRIBE_H

@@ -33,6 +33,7 @@ enum cli_option {
     CLI_ACTIVATION,
     CLI_TRUNCATE,
     CLI_SAFE_TEXT,
+    CLI_PAD_RULE,
     CLI_CHAT_TEMPLATE,
     CLI_JSONL,
     CLI_DEVICE,

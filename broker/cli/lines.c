@@ -20,6 +20,7 @@ struct lines {
     const char *pool, *activation;
     long step_token;
     int truncate, safe_text;
+    const char *pad_rule; /* on or off, NULL: the broker's */
 };
 
 static int check_names(const struct lines *l)
@@ -43,6 +44,7 @@ int lines_open(struct lines **out, const struct cli *c)
     l->activation = c->value[CLI_ACTIVATION];
     l->truncate = c->value[CLI_TRUNCATE] != NULL;
     l->safe_text = c->value[CLI_SAFE_TEXT] != NULL;
+    l->pad_rule = c->value[CLI_PAD_RULE];
     int rc = check_names(l);
     if (rc == 0)
         rc = cli_number(c, CLI_STEP_TOKEN, 0, INT32_MAX, POOL_NO_STEP_TOKEN, &l->step_token);
@@ -260,7 +262,7 @@ static int write_row(struct lines *l, struct line *line)
         return in_line(line, &why);
     msg_writer_clear(&l->row);
     msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) + (uint32_t)has_pool +
-                         (uint32_t)l->truncate + (uint32_t)l->safe_text);
+                         (uint32_t)l->truncate + (uint32_t)l->safe_text + (l->pad_rule != NULL));
     msg_str(&l->row, "id");
     pack(&l->row, line->id);
     int rc = write_fields(l, line, fields);
@@ -271,6 +273,8 @@ static int write_row(struct lines *l, struct line *line)
         msg_key_bool(&l->row, "truncate", 1);
     if (l->safe_text)
         msg_key_bool(&l->row, "safe_text", 1);
+    if (l->pad_rule)
+        msg_key_bool(&l->row, "hf_pad_rule", strcmp(l->pad_rule, "on") == 0);
     return rc == 0 ? check_row(l, line) : rc;
 }
 

@@ -54,8 +54,8 @@ static int add_folder(crypto_generichash_state *hash, const char *dir)
 static void add_options(crypto_generichash_state *hash, const struct cli *c)
 {
     static const enum cli_option options[] = {CLI_KEEP_INPUT, CLI_ORDER, CLI_POOL, CLI_ACTIVATION,
-        CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_CHAT_TEMPLATE, CLI_DEVICE, CLI_DEVICES,
-        CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_MAX_LEN, CLI_WORKER, CLI_KEY};
+        CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_PAD_RULE, CLI_CHAT_TEMPLATE, CLI_DEVICE,
+        CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_MAX_LEN, CLI_WORKER, CLI_KEY};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         add_text(hash, c->value[options[i]] ? "given" : "");
         add_text(hash, c->value[options[i]] ? c->value[options[i]] : "");

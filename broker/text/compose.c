@@ -66,6 +66,35 @@ void text_model_release(struct text_model *m)
     tokenizer_free(&m->tokenizer);
 }
 
+static int ends_in(const struct encoder *n, int32_t id)
+{
+    const struct id_list *ids = encoder_ids(n);
+    return ids->len > 0 && ids->at[ids->len - 1] == id;
+}
+
+const char *text_model_ends_in(const struct text_model *m, int32_t id)
+{
+    static const char *const names[] = {NULL, "conversations", "texts", "conversations and texts"};
+    static const struct chat_message talk[] = {
+        {{(const uint8_t *)"user", 4}, {(const uint8_t *)"a", 1}, {0}, 0},
+        {{(const uint8_t *)"assistant", 9}, {(const uint8_t *)"b", 1}, {0}, 0}};
+    struct chat_text said = {0};
+    struct err e = {0};
+    int found = 0;
+    if (!m->tokenizer)
+        return NULL;
+    struct encoder *n = encoder_new(m->tokenizer);
+    if (m->chat.template != CHAT_NONE && chat_write(m->chat.template, talk, 2, &said, &e) == 0 &&
+        encoder_text(n, (struct slice){said.text.at, said.text.len}, NULL, 0, &e) == 0)
+        found = ends_in(n, id);
+    encoder_clear(n);
+    encoder_end(n);
+    found |= ends_in(n, id) << 1;
+    encoder_free(&n);
+    chat_text_release(&said);
+    return names[found];
+}
+
 struct composer *composer_new(const struct text_model *m)
 {
     struct composer *c = xcalloc(1, sizeof *c);

@@ -36,6 +36,9 @@ struct text_model {
 int text_model_load(struct text_model *m, const char *dir, const char *template_name,
     int steps_in_chat, struct err *e);
 void text_model_release(struct text_model *m);
+/* What ends with this token whoever wrote it: "conversations" (the template's last token), "texts"
+ * (what the tokenizer puts behind one), both; NULL: neither. Static storage. */
+const char *text_model_ends_in(const struct text_model *m, int32_t id);
 
 /* The ids of one row: those of sequence k are ids[ends[k-1] .. ends[k]), ends[-1] being 0. */
 struct composer;

@@ -15,6 +15,7 @@
 #define MAX_LEN 8
 #define PAD 0
 #define STEP 42
+#define UNSAID (-1)
 
 /* A reward model's facts: one label, LAST. */
 static const struct model_info reward = {.architecture = "Qwen2ForRewardModel",
@@ -43,7 +44,7 @@ struct draft {
     int64_t step_token; /* 0: not given */
     const int64_t *positions;
     uint32_t n_positions;
-    int truncate, hf_pad_rule;
+    int truncate, hf_pad_rule; /* UNSAID: not written, as a client that does not know it */
 };
 
 struct fixture {
@@ -99,11 +100,12 @@ static void decode(struct fixture *f, const struct draft *d)
     struct err e = {0};
     struct msg_writer *w = &f->bytes;
     msg_writer_clear(w);
-    msg_map(w, 4 + (d->adapter != NULL));
+    msg_map(w, 3 + (d->hf_pad_rule != UNSAID) + (d->adapter != NULL));
     write_numbers(w, "ids", d->ids, d->n_ids);
     write_pool(w, d);
     msg_key_bool(w, "truncate", d->truncate);
-    msg_key_bool(w, "hf_pad_rule", d->hf_pad_rule);
+    if (d->hf_pad_rule != UNSAID)
+        msg_key_bool(w, "hf_pad_rule", d->hf_pad_rule);
     if (d->adapter)
         msg_key_str(w, "adapter", d->adapter);
     msg_reader_init(&r, (const uint8_t *)w->buffer.data, w->buffer.size);
@@ -272,8 +274,8 @@ static void test_pad_rule_passes_over_padding(void **state)
     assert_int_equal(row->n_values, 1);
     struct draft all = {IDS(PAD, PAD), .hf_pad_rule = 1};
     assert_int_equal(judge(f, &reward, &all)->positions[0], 0);
-    struct draft none = {IDS(5, 6), .hf_pad_rule = 1};
-    assert_int_equal(judge(f, &reward, &none)->positions[0], 1);
+    struct draft none = {IDS(5, 6), .hf_pad_rule = 1}; /* the same row as without the rule */
+    assert_int_equal(judge(f, &reward, &none)->n_positions, 0);
 }
 
 static void test_pad_rule_is_for_last_with_a_pad_token(void **state)
@@ -282,8 +284,33 @@ static void test_pad_rule_is_for_last_with_a_pad_token(void **state)
     assert_int_equal(judge(*state, &reward, &cls)->n_positions, 0);
     struct draft no_pad_token = {IDS(5, PAD), .hf_pad_rule = 1, .pool = "LAST"};
     assert_int_equal(judge(*state, &process, &no_pad_token)->n_positions, 0);
-    struct draft not_asked = {IDS(5, PAD)};
+    struct draft not_asked = {IDS(5, PAD), .hf_pad_rule = UNSAID};
     assert_int_equal(judge(*state, &reward, &not_asked)->n_positions, 0);
+}
+
+/* Sequence classification in transformers: what is not said is the class's way, and what is said wins. */
+static void test_the_models_own_pad_rule(void **state)
+{
+    struct fixture *f = *state;
+    struct model_info classes = reward;
+    snprintf(classes.rank_mode, sizeof classes.rank_mode, "device=cpu");
+    classes.pad_rule = 1;
+    model_info_set_pad_rule(&classes, "auto");
+    assert_string_equal(classes.mode, "device=cpu pad_rule=on");
+    struct draft unsaid = {IDS(5, 7, PAD), .hf_pad_rule = UNSAID};
+    assert_int_equal(judge(f, &classes, &unsaid)->n_positions, 1);
+    assert_int_equal(f->row.positions[0], 1);
+    struct draft refused = {IDS(5, 7, PAD), .hf_pad_rule = 0};
+    assert_int_equal(judge(f, &classes, &refused)->n_positions, 0);
+    model_info_set_pad_rule(&classes, "off");
+    assert_string_equal(classes.mode, "device=cpu");
+    assert_int_equal(judge(f, &classes, &unsaid)->n_positions, 0);
+    model_info_set_pad_rule(&classes, "on");
+    assert_int_equal(judge(f, &classes, &unsaid)->n_positions, 1);
+    classes.pad_token = -1;
+    model_info_set_pad_rule(&classes, "on");
+    assert_string_equal(classes.mode, "device=cpu");
+    assert_int_equal(judge(f, &classes, &unsaid)->n_positions, 0);
 }
 
 static void test_rows_with_too_many_values_fail_by_themselves(void **state)
@@ -348,6 +375,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pad_rule_passes_over_padding, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_pad_rule_is_for_last_with_a_pad_token, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_models_own_pad_rule, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_rows_with_too_many_values_fail_by_themselves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rows_do_not_leak_into_each_other, setup, teardown),
