@@ -41,6 +41,7 @@ struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
     const char *data;
+    int data_fd;     /* of it, where sockets are reached that way (endpoint_in_dir); -1 */
     char *model_dir; /* as it was found at the start: a symbolic link may be turned later */
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */

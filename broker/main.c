@@ -11,7 +11,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -20,6 +19,7 @@
 #include "broker/data_dir.h"
 #include "broker/listen.h"
 #include "broker/twin_table.h"
+#include "schema/endpoint.h"
 #include "schema/identity.h"
 #include "schema/cores.h"
 #include "schema/log.h"
@@ -145,6 +145,22 @@ static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
     return rc;
 }
 
+/* Its own sockets, in the data directory. */
+static int bind_in_data(struct broker *b, struct err *e)
+{
+    char endpoint[ENDPOINT_BYTES];
+    int rc = endpoint_in_dir(endpoint, b->data, "events.sock", &b->data_fd, e);
+    if (rc != 0)
+        return rc;
+    connections_expect_clients(endpoint + strlen("ipc://"));
+    if (!(b->progress = progress_new(b->zmq, endpoint, e)))
+        return e->code;
+    if (b->options->n_listen > 0)
+        return 0;
+    rc = endpoint_in_dir(endpoint, b->data, "broker.sock", &b->data_fd, e);
+    return rc == 0 ? bind_endpoint(b, endpoint, e) : rc;
+}
+
 static void set_option(void *socket, int option, int value)
 {
     zmq_setsockopt(socket, option, &value, sizeof value);
@@ -152,7 +168,6 @@ static void set_option(void *socket, int option, int value)
 
 static int open_sockets(struct broker *b, struct err *e)
 {
-    char endpoint[4300];
     int64_t max_bytes =
         b->options->max_message_bytes + 4096; /* a little over is answered, far over is cut off */
     int rc = 0;
@@ -169,14 +184,7 @@ static int open_sockets(struct broker *b, struct err *e)
     zmq_setsockopt(b->clients, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
     connections_limit_messages((uint64_t)max_bytes + ENVELOPE_ROOM);
     b->outbox = outbox_new(b->clients);
-    snprintf(endpoint, sizeof endpoint, "ipc://%s/events.sock", b->data);
-    connections_expect_clients(endpoint + strlen("ipc://"));
-    if (strlen(endpoint) < sizeof(struct sockaddr_un) &&
-        !(b->progress = progress_new(b->zmq, endpoint, e)))
-        return e->code;
-    snprintf(endpoint, sizeof endpoint, "ipc://%s/broker.sock", b->data);
-    if (b->options->n_listen == 0 || !b->progress)
-        rc = bind_endpoint(b, endpoint, e);
+    rc = bind_in_data(b, e);
     for (int i = 0; rc == 0 && i < b->options->n_listen; i++)
         rc = bind_endpoint(b, b->options->listen[i], e);
     return rc;
@@ -273,6 +281,8 @@ static void close_broker(struct broker *b)
     store_close(&b->store);
     if (b->lock_fd >= 0)
         close(b->lock_fd);
+    if (b->data_fd >= 0)
+        close(b->data_fd);
     admit_release(&b->admit);
     text_model_release(&b->text);
     model_info_release(&b->model);
@@ -326,7 +336,8 @@ static int follow_parent(pid_t parent)
 int main(int argc, char **argv)
 {
     struct options options;
-    struct broker b = {.options = &options, .lock_fd = -1, .started_ms = now_wall_ms()};
+    struct broker b = {
+        .options = &options, .lock_fd = -1, .data_fd = -1, .started_ms = now_wall_ms()};
     struct err e = {0};
     char data[4096];
     int made = 0, rc = options_parse(&options, argc, argv);

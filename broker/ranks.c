@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "schema/log.h"
@@ -15,30 +14,38 @@
 
 void ranks_init(struct ranks *r, const struct group_options *options)
 {
-    *r = (struct ranks){.options = options, .comm_fd = -1, .pipe_fd = -1};
+    *r = (struct ranks){.options = options, .dir_fd = -1, .comm_fd = -1, .pipe_fd = -1};
     for (int k = 0; k < GROUP_MAX_RANKS; k++)
         r->children[k].pidfd = -1;
     msg_writer_init(&r->writer);
 }
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 void ranks_release(struct ranks *r)
 {
+    close_fd(&r->dir_fd);
     msg_writer_release(&r->writer);
 }
 
 /* ---- start and end ---- */
 
-static int bind_socket(struct ranks *r, char *endpoint, size_t size, struct err *e)
+/* By the same words in this process and in the ranks, which inherit dir_fd. */
+static int bind_socket(struct ranks *r, char endpoint[ENDPOINT_BYTES], struct err *e)
 {
     int zero = 0, mandatory = 1;
-    struct sockaddr_un address;
-    int n = snprintf(r->socket_path, sizeof r->socket_path, "%s/group-%d-%llu.sock",
-        r->options->run_dir, r->options->number, (unsigned long long)r->incarnation);
-    if (n >= (int)sizeof address.sun_path)
-        return err_set(e, ASSAY_EIO,
-            "socket path: expected below %zu bytes, found %d; use a shorter data directory than %s",
-            sizeof address.sun_path, n, r->options->run_dir);
-    snprintf(endpoint, size, "ipc://%s", r->socket_path);
+    char name[64];
+    snprintf(name, sizeof name, "group-%d-%llu.sock", r->options->number,
+        (unsigned long long)r->incarnation);
+    int rc = endpoint_in_dir(endpoint, r->options->run_dir, name, &r->dir_fd, e);
+    if (rc != 0)
+        return rc;
+    snprintf(r->socket_path, sizeof r->socket_path, "%s", endpoint + strlen("ipc://"));
     r->socket = zmq_socket(r->options->zmq_context, ZMQ_ROUTER);
     if (!r->socket || zmq_setsockopt(r->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
         zmq_setsockopt(r->socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof mandatory) != 0 ||
@@ -67,7 +74,8 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
         endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant, "--dtype",
         o->dtype, "--weights", o->weights};
-    int n = 15, keep[] = {stage_input_fd(stage), stage_output_fd(stage), r->comm_fd, parent_fd};
+    int n = 15,
+        keep[] = {stage_input_fd(stage), stage_output_fd(stage), r->comm_fd, parent_fd, r->dir_fd};
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);
         argv[n++] = numbers[i].name;
@@ -79,16 +87,17 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--identity";
         argv[n++] = o->identity;
     }
-    return child_start(&r->children[rank], (char *const *)argv, keep, 4, -1, -1, e);
+    return child_start(
+        &r->children[rank], (char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1, e);
 }
 
 int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage, struct err *e)
 {
-    char endpoint[512];
+    char endpoint[ENDPOINT_BYTES];
     int ends[2];
     r->incarnation = incarnation;
     memset(r->stopped_ms, 0, sizeof r->stopped_ms);
-    int rc = bind_socket(r, endpoint, sizeof endpoint, e);
+    int rc = bind_socket(r, endpoint, e);
     if (rc == 0 && (r->comm_fd = stage_segment_new(stage_comm_bytes(r->options->tp), e)) < 0)
         rc = r->comm_fd;
     if (rc == 0 && pipe2(ends, O_CLOEXEC) != 0)
@@ -100,13 +109,6 @@ int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage
         rc = start_rank(r, k, stage, endpoint, ends[0], e);
     close(ends[0]);
     return rc;
-}
-
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
 }
 
 void ranks_end(struct ranks *r, int *exit_code, int *signal)

@@ -9,6 +9,7 @@
 #include "broker/group.h"
 #include "broker/spawn.h"
 #include "schema/control.h"
+#include "schema/endpoint.h"
 #include "schema/msg.h"
 #include "shm/stage.h"
 
@@ -16,7 +17,8 @@ struct ranks {
     const struct group_options *options; /* borrowed */
     uint64_t incarnation;
     void *socket; /* ROUTER; NULL: no ranks */
-    char socket_path[256];
+    char socket_path[ENDPOINT_BYTES];
+    int dir_fd;           /* of run_dir, where its path is too long for a socket; -1 */
     int comm_fd, pipe_fd; /* the segment that they sum in; that ends when this process does */
     struct child children[GROUP_MAX_RANKS];
     long long stopped_ms

@@ -3,10 +3,13 @@
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define FORMS_LISTEN "ipc:///PATH, tcp://127.0.0.1:PORT or tcp://[::1]:PORT"
 #define FORMS_CONNECT "ipc:///PATH or tcp://HOST:PORT"
@@ -25,9 +28,8 @@ static int is_path(struct endpoint *out, const char *text, const char *path, str
             e, ASSAY_EBADREQ, "endpoint '%s': expected ipc:///PATH with the socket's path", text);
     if (strlen(path) >= sizeof address.sun_path)
         return err_set(e, ASSAY_EBADREQ,
-            "endpoint '%s': expected a path below %zu bytes, found %zu; use a shorter --data or "
-            "--listen",
-            text, sizeof address.sun_path, strlen(path));
+            "endpoint '%s': expected a path below %zu bytes, found %zu; use a shorter one", text,
+            sizeof address.sun_path, strlen(path));
     out->path = path;
     return 0;
 }
@@ -114,4 +116,24 @@ int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use
         return is_tcp(out, text, text + 6, use, e);
     return err_set(e, ASSAY_EBADREQ, "endpoint '%s': expected %s", text,
         use == ENDPOINT_LISTEN ? FORMS_LISTEN : FORMS_CONNECT);
+}
+
+int endpoint_in_dir(
+    char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e)
+{
+    struct sockaddr_un address;
+    int n = snprintf(out, ENDPOINT_BYTES, "ipc://%s/%s", dir, name);
+    if (n < (int)(strlen("ipc://") + sizeof address.sun_path))
+        return 0;
+    if (*dir_fd < 0)
+        *dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (*dir_fd < 0)
+        return err_errno(e, ASSAY_EIO, "directory '%s'", dir);
+    n = snprintf(out, ENDPOINT_BYTES, "ipc:///proc/self/fd/%d", *dir_fd);
+    if (access(out + strlen("ipc://"), F_OK) != 0)
+        return err_errno(e, ASSAY_EIO,
+            "directory '%s': a socket's path there has %zu bytes; expected below %zu, or /proc",
+            dir, strlen(dir) + 1 + strlen(name), sizeof address.sun_path);
+    snprintf(out + n, ENDPOINT_BYTES - (size_t)n, "/%s", name);
+    return 0;
 }

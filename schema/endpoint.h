@@ -22,4 +22,11 @@ struct endpoint {
 /* 0; ASSAY_EBADREQ: not such a text; ASSAY_EUNSUPPORTED: one that is not built, as to listen beyond this machine. */
 int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use, struct err *e);
 
+#define ENDPOINT_BYTES 128
+/* The socket `name` in a directory whose path may be longer than a socket's may be: ipc://DIR/NAME where that fits,
+ * else by way of a descriptor of the directory, ipc:///proc/self/fd/N/NAME, which holds in this process, and in one
+ * that inherits it. *dir_fd: -1, or from an earlier call; the caller closes it when the socket is closed. */
+int endpoint_in_dir(
+    char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e);
+
 #endif

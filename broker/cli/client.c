@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "broker/cli/signals.h"
+#include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
@@ -18,7 +20,8 @@
 
 struct client {
     void *context, *socket;
-    char endpoint[512];
+    char endpoint[512]; /* in the user's words */
+    int dir_fd;         /* that the socket is reached by, -1 */
     int timeout_ms;
     int64_t next_id, id; /* id: of the request being built or waited for */
     struct msg_writer request;
@@ -27,26 +30,50 @@ struct client {
     struct waiting own_waiting, *waiting; /* where a silence is told */
 };
 
-int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
+static struct client *make(const char *shown, int timeout_ms)
 {
     struct client *c = xcalloc(1, sizeof *c);
-    int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
     c->timeout_ms = timeout_ms;
     c->next_id = 1;
     c->waiting = &c->own_waiting;
+    c->dir_fd = -1;
     msg_writer_init(&c->request);
-    snprintf(c->endpoint, sizeof c->endpoint, "%s", endpoint);
+    snprintf(c->endpoint, sizeof c->endpoint, "%s", shown);
+    return c;
+}
+
+/* Frees it when that fails. */
+static int connect_to(struct client **out, struct client *c, const char *endpoint, struct err *e)
+{
+    int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
     c->context = zmq_ctx_new();
     c->socket = c->context ? zmq_socket(c->context, ZMQ_DEALER) : NULL;
     if (!c->socket || zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
         zmq_setsockopt(c->socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) != 0 ||
         zmq_connect(c->socket, endpoint) != 0) {
-        err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", endpoint, zmq_strerror(zmq_errno()));
+        err_set(e, ASSAY_EIO, "cannot connect to '%s': %s", c->endpoint, zmq_strerror(zmq_errno()));
         client_free(&c);
         return ASSAY_EIO;
     }
     *out = c;
     return 0;
+}
+
+int client_new(struct client **out, const char *endpoint, int timeout_ms, struct err *e)
+{
+    return connect_to(out, make(endpoint, timeout_ms), endpoint, e);
+}
+
+int client_new_in(struct client **out, const char *data_dir, int timeout_ms, struct err *e)
+{
+    char shown[512], endpoint[ENDPOINT_BYTES];
+    snprintf(shown, sizeof shown, "ipc://%s/broker.sock", data_dir);
+    struct client *c = make(shown, timeout_ms);
+    int rc = endpoint_in_dir(endpoint, data_dir, "broker.sock", &c->dir_fd, e);
+    if (rc == 0)
+        return connect_to(out, c, endpoint, e);
+    client_free(&c);
+    return rc;
 }
 
 void client_free(struct client **out)
@@ -58,6 +85,8 @@ void client_free(struct client **out)
         zmq_close(c->socket);
     if (c->context)
         zmq_ctx_term(c->context);
+    if (c->dir_fd >= 0)
+        close(c->dir_fd);
     msg_writer_release(&c->request);
     free(c);
     *out = NULL;

@@ -15,6 +15,8 @@
 struct client;
 
 int client_new(struct client **c, const char *endpoint, int timeout_ms, struct err *e);
+/* Of the broker whose data directory this is, however long its path. */
+int client_new_in(struct client **c, const char *data_dir, int timeout_ms, struct err *e);
 void client_free(struct client **c);
 const char *client_endpoint(const struct client *c);
 

@@ -12,23 +12,20 @@
 
 int cli_connect(const struct cli *c, struct client **client)
 {
-    char endpoint[4200];
     long timeout_s;
     struct endpoint parsed;
     struct err e = {0};
+    const char *endpoint = c->value[CLI_CONNECT], *data = c->value[CLI_DATA];
     cli_catch_signals();
     int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
-    if (rc == 0 && c->value[CLI_CONNECT])
-        rc = cli_path(endpoint, sizeof endpoint, "%s", c->value[CLI_CONNECT]);
-    else if (rc == 0)
-        rc = cli_path(endpoint, sizeof endpoint, "ipc://%s/broker.sock",
-            c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir);
-    if (rc == 0 && c->value[CLI_CONNECT] &&
-        endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
-        return cli_usage("--connect: %s", e.msg);
     if (rc != 0)
         return rc;
-    return client_new(client, endpoint, (int)timeout_s * 1000, &e) == 0 ? 0 : cli_fail(&e);
+    if (endpoint && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
+        return cli_usage("--connect: %s", e.msg);
+    int timeout_ms = (int)timeout_s * 1000;
+    rc = endpoint ? client_new(client, endpoint, timeout_ms, &e)
+                  : client_new_in(client, data ? data : c->state_dir, timeout_ms, &e);
+    return rc == 0 ? 0 : cli_fail(&e);
 }
 
 void cli_write_job(struct msg_writer *w, const char *text)

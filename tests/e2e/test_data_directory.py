@@ -186,3 +186,43 @@ def test_a_log_without_its_database_is_not_thrown_away(directory):
     os.rename(aside, database)
     with broker, broker.client() as client:
         assert len(client.results("a")) == len(ROWS)
+
+
+def deep(directory, length):
+    """A path of that length in the directory, whose last part is not there yet."""
+    path = str(directory) + "/"
+    while length - len(path) > 60:
+        path += "x" * 49 + "/"
+    path += "d" * (length - len(path))
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return path
+
+
+def assay(*arguments):
+    done = subprocess.run([BIN / "assay", *arguments], capture_output=True, text=True, timeout=120 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("length", [80, 90, 92, 95, 96, 108, 250])
+def test_its_path_may_be_long(directory, length):
+    """A socket's path has at most 107 bytes: of events.sock, broker.sock and the ranks' here, each passes that at another length."""
+    data, rows = deep(directory, length), directory / "rows.jsonl"
+    rows.write_text('{"input_ids": [1, 2, 3]}\n' * 3)
+    broker = Broker(data)
+    try:
+        broker.start(wait=False)
+        assay("submit", rows, "--key", "k", "--data", data, "--timeout", "60")
+        assay("wait", "k", "--data", data)
+        assert len(assay("results", "k", "--data", data).splitlines()) == 3
+        for pid in broker.worker_pids():
+            os.kill(pid, 9)  # and the next ones find it too
+        assay("submit", rows, "--key", "again", "--data", data)
+        assay("wait", "again", "--data", data)
+        assert broker.stop() == 0, broker.words()
+        assert [name for name in os.listdir(data) if name.startswith("group-")] == []
+    finally:
+        broker.__exit__()
+    out = deep(directory, length + 2)
+    assay("score", rows, "-o", out, "--model", DEMO)
+    assert len(open(out).read().splitlines()) == 3

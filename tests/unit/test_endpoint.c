@@ -5,7 +5,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zmq.h>
 
 #include "schema/endpoint.h"
 
@@ -84,6 +90,77 @@ static void all_else_is_refused(void **state)
     assert_int_equal(parse(longest, ENDPOINT_LISTEN), 0);
 }
 
+/* ---- sockets in directories of any length ---- */
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+/* A directory in `root` whose path has so many bytes, made with those above it. */
+static void make_deep(const char *root, char *path, size_t bytes)
+{
+    size_t n = (size_t)sprintf(path, "%s/", root);
+    for (size_t k = 1; n < bytes; k++, n++)
+        path[n] = k % 50 == 0 && n + 1 < bytes ? '/' : 'x';
+    path[n] = '\0';
+    for (char *slash = path + strlen(root); (slash = strchr(slash + 1, '/')) != NULL;) {
+        *slash = '\0';
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    mkdir(path, 0700);
+}
+
+/* Bound in this process by its own descriptor, reached by another one. */
+static void reach(void *context, const char *dir, const char *name)
+{
+    char here[ENDPOINT_BYTES], there[ENDPOINT_BYTES], heard[8] = "", path[400];
+    int fds[2] = {-1, -1}, timeout_ms = 30000;
+    struct err e = {0};
+    void *pull = zmq_socket(context, ZMQ_PULL), *push = zmq_socket(context, ZMQ_PUSH);
+    zmq_setsockopt(pull, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
+    assert_int_equal(endpoint_in_dir(here, dir, name, &fds[0], &e), 0);
+    assert_int_equal(endpoint_in_dir(there, dir, name, &fds[1], &e), 0);
+    assert_int_equal(fds[0] >= 0, strlen(dir) + 1 + strlen(name) > 107);
+    assert_int_equal(zmq_bind(pull, here), 0);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    assert_int_equal(access(path, F_OK), 0); /* it lies there */
+    assert_int_equal(zmq_connect(push, there), 0);
+    assert_int_equal(zmq_send(push, "hear", 4, 0), 4);
+    assert_int_equal(zmq_recv(pull, heard, sizeof heard, 0), 4);
+    zmq_close(push);
+    zmq_close(pull);
+    for (int k = 0; k < 2; k++)
+        if (fds[k] >= 0)
+            close(fds[k]);
+}
+
+static void a_directory_of_any_length_has_sockets(void **state)
+{
+    char root[] = "/tmp/assay-endpoint-XXXXXX", path[400];
+    (void)state;
+    assert_non_null(mkdtemp(root));
+    for (size_t bytes = 60; bytes <= 350; bytes += bytes >= 80 && bytes < 112 ? 1 : 17) {
+        void *context = zmq_ctx_new();
+        make_deep(root, path, bytes);
+        assert_int_equal(strlen(path), bytes);
+        reach(context, path, "broker.sock");
+        reach(context, path, "group-0-18446744073709551615.sock");
+        zmq_ctx_term(context);
+    }
+    struct err e = {0};
+    int fd = -1;
+    char endpoint[ENDPOINT_BYTES];
+    strcpy(path + 200, "y");
+    assert_int_equal(endpoint_in_dir(endpoint, path, "broker.sock", &fd, &e), ASSAY_EIO);
+    assert_non_null(strstr(e.msg, path));
+    nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -91,6 +168,7 @@ int main(void)
         cmocka_unit_test(parts_are_told),
         cmocka_unit_test(others_are_to_connect_only),
         cmocka_unit_test(all_else_is_refused),
+        cmocka_unit_test(a_directory_of_any_length_has_sockets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
