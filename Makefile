@@ -3,6 +3,7 @@
 #   make [BUILD=cpu]          build/cpu/bin/{assayd,assay-worker,assay}
 #   make SANITIZE=1           the same under ASan and UBSan, in build/asan
 #   make CC=clang BUILD=clang another compiler, in a tree of its own
+#   make CC=aarch64-linux-gnu-gcc PKG_CONFIG=aarch64-linux-gnu-pkg-config BUILD=arm   for another machine
 #   make CUDA=1               the same and assay-worker-cuda, in build/cuda (CUDA_HOME, CUDA_ARCH="sm_80 sm_90")
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -23,28 +24,30 @@ PREFIX   ?= /usr/local
 VENV     := build/venv
 PYTHON   := $(VENV)/bin/python
 
+PKG_CONFIG ?= pkg-config
 LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc zlib libzstd
-MSGPACK   := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
-CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
+MSGPACK   := $(shell $(PKG_CONFIG) --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
+override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 CFLAGS   ?= -O2 -g
 # -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
 override CFLAGS += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
             -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
 CXXFLAGS ?= -O2 -g
 override CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
-LDLIBS   += $(shell pkg-config --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
+LDLIBS   += $(shell $(PKG_CONFIG) --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
 ifdef SANITIZE
 override CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 override CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-LDFLAGS += -fsanitize=address,undefined
+override LDFLAGS += -fsanitize=address,undefined
 endif
 
 # A file named *_avx2.c holds what runs only on a CPU with AVX2 and FMA, *_avx512.c with AVX-512, *_avx512vnni.c with its VNNI too, *_avx512bf16.c
 # with its BF16 as well; all else runs on any CPU.
+X86       := $(findstring x86_64,$(shell $(CC) -dumpmachine))
 AVX512    := -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl
-ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),$(AVX512)) \
+ISA_FLAGS = $(if $(X86),$(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %_avx512.c,$<),$(AVX512)) \
             $(if $(filter %_avx512vnni.c,$<),$(AVX512) -mavx512vnni) \
-            $(if $(filter %_avx512bf16.c,$<),$(AVX512) -mavx512vnni -mavx512bf16) \
+            $(if $(filter %_avx512bf16.c,$<),$(AVX512) -mavx512vnni -mavx512bf16)) \
             $(if $(filter worker/cpu/% schema/ids.c,$<),-O3)
 
 # One short line a step; V=1 shows the commands.
@@ -86,7 +89,7 @@ $(B)/obj/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
 $(DOUBLES): CXXFLAGS += -O3
-$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): CPPFLAGS += -Itests/kernels/include
+$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): override CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
@@ -123,7 +126,7 @@ KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
 KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
              $(call objects,schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
              $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
-$(B)/nvcc/tests/kernels/test_gpu_model.o: CPPFLAGS += -DASSAY_ON_DEVICE
+$(B)/nvcc/tests/kernels/test_gpu_model.o: override CPPFLAGS += -DASSAY_ON_DEVICE
 $(B)/nvcc/%.o: %.cc
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)$(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
@@ -151,7 +154,7 @@ $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 $(B)/lib/assay.a: $(COMMON) $(MODEL) $(BROKER) $(CLI)
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(call say,AR,$@)ar rcs $@ $^
+	$(call say,AR,$@)$(AR) rcs $@ $^
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
@@ -164,11 +167,11 @@ $(B)/gen/jobs_sql.h: schema/jobs.sql
 	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
 
 # Targets that install first start a make of their own: what is installed changes what this file finds.
-deps: ## install what building and testing need (apt, and a virtual environment for the tests' Python)
-	@.ci/deps
+deps: ## install what building and the demo need (apt); the targets that test install what they need themselves
+	@.ci/deps build
 
 demo: ## install, build, score a small model, show the job with SQL
-	@.ci/deps
+	@.ci/deps build
 	@$(MAKE) --no-print-directory all
 	@BIN=$(B)/bin .ci/demo
 
@@ -235,10 +238,14 @@ bench-text: ## measure the tokenizer alone
 	@$(MAKE) --no-print-directory -j2 all tests
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/bench.py --out $(OUT) t1
 
-man: $(B)/bin/assay ## man pages and shell completion, made by the program itself, in build/cpu/{man,completion}
+# Built for another machine, the program cannot run here: HOST_ASSAY is one that can, of the same version.
+HOST_ASSAY ?= $(B)/bin/assay
+man: $(HOST_ASSAY) ## man pages and shell completion, made by the program itself, in build/cpu/{man,completion}
 	@mkdir -p $(B)/man $(B)/completion
-	@$(B)/bin/assay man --dir $(B)/man
-	@for shell in bash zsh fish; do $(B)/bin/assay completion $$shell > $(B)/completion/$$shell || exit 1; done
+	@$(HOST_ASSAY) --version > /dev/null 2>&1 || \
+	  { echo 'make man: $(HOST_ASSAY) does not run here; expected HOST_ASSAY=PATH of a build that does' >&2; exit 69; }
+	@$(HOST_ASSAY) man --dir $(B)/man
+	@for shell in bash zsh fish; do $(HOST_ASSAY) completion $$shell > $(B)/completion/$$shell || exit 1; done
 
 SHARE = $(DESTDIR)$(PREFIX)/share
 install: all man ## programs, man pages and completion into PREFIX (default /usr/local)

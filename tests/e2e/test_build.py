@@ -1,6 +1,7 @@
-"""The Makefile with a builder's own flags."""
+"""The Makefile with a builder's own flags, for another machine, and without Python's packages."""
 import os
 import platform
+import shutil
 import subprocess
 
 import pytest
@@ -18,3 +19,52 @@ def test_flags_for_one_cpu(directory):
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("-march=sapphirerapids") == done.stdout.count("-ffp-contract=off") == 2
+
+
+def make(*arguments, path=None):
+    """Its exit code, and what it says."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    if path:
+        env["PATH"] = f"{path}:{env['PATH']}"
+    done = subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def program(path, script):
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("machine,flags", [("aarch64-linux-gnu", 0), ("x86_64-linux-gnu", 4)])
+def test_flags_are_those_of_the_machine_built_for(directory, machine, flags):
+    compiler = program(directory / "cc", f'[ "$1" = -dumpmachine ] && echo {machine}\n')
+    objects = [f"build/none/obj/worker/cpu/kernels_{isa}.o" for isa in ("avx2", "avx512", "avx512vnni", "avx512bf16")]
+    code, said = make("-n", "V=1", "BUILD=none", f"CC={compiler}", "CPPFLAGS=-DOWN", *objects)
+    assert code == 0, said
+    assert said.count("-mavx2") == flags and said.count("-DOWN") == said.count("-D_GNU_SOURCE") == 4, said
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-gcc"), reason="no compiler for aarch64")
+def test_another_machine(directory):
+    """What needs no library compiles for it, free of warnings."""
+    build = os.path.relpath(directory, ROOT / "build")
+    sources = [*ROOT.glob("worker/cpu/*.c"), ROOT / "worker/comm.c", ROOT / "schema/log.c", ROOT / "shm/stage.c"]
+    objects = [f"build/{build}/obj/{source.relative_to(ROOT).with_suffix('.o')}" for source in sources]
+    code, said = make("-s", "-j2", "WERROR=1", f"BUILD={build}", "CC=aarch64-linux-gnu-gcc", "PKG_CONFIG=true", "CFLAGS=-O1", *objects)
+    assert code == 0, said
+
+
+def test_man_pages_of_a_program_that_does_not_run(directory):
+    broken = program(directory / "assay", "exit 126\n")
+    code, said = make("man", "BUILD=" + os.path.relpath(directory, ROOT / "build"), f"HOST_ASSAY={broken}")
+    assert code != 0 and "HOST_ASSAY=PATH" in said, said
+
+
+def test_building_needs_no_python(directory):
+    """`make deps` and what `make demo` installs."""
+    for name in ("python3", "pip", "pip3"):
+        program(directory / name, f"touch {directory}/called\nexit 1\n")
+    assert "build" in subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.split("\n")[0]
+    code, said = make("-s", "deps", path=directory)
+    assert code == 0 and not (directory / "called").exists(), said
