@@ -322,8 +322,10 @@ static void raise_descriptor_limit(void)
  * one and take new ones, which costs more than to copy them. */
 static void keep_memory(void)
 {
+#ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
     mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY);
+#endif
 }
 
 /* 0 when the parent has gone already. Only with its process id is that certain: a parent of number

@@ -20,6 +20,9 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* on every machine */
+#endif
 
 /* Does a child need this variable ("NAME=value")? A broker's environment may hold what is nobody's
  * business: tokens, keys, a proxy's password. */

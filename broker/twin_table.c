@@ -31,6 +31,10 @@
 
 #include "schema/log.h"
 
+#ifndef MADV_POPULATE_WRITE /* C libraries older than Linux 5.14: an older kernel refuses it, and nothing is lost */
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define MAGIC 0x3170616d6e697774ull /* "twinmap1" */
 #define FIRST_BITS 5
 #define MAX_BITS 33

@@ -173,6 +173,9 @@ static int no_memory(uint64_t bytes, struct err *e)
         (unsigned long long)bytes, (unsigned long long)memory_left());
 }
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 16
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8u
 #endif
