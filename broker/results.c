@@ -53,8 +53,8 @@ static int join_line(
     int32_t *pooled = row_pooled_at(r, &n_pooled);
     if (!result->values && !l->error_code) {
         l->error_code = result->error_code;
-        snprintf(l->error_message, sizeof l->error_message, "%s",
-            result->error_message ? result->error_message : "");
+        snprintf(l->error_message, sizeof l->error_message, "%.*s",
+            (int)sizeof l->error_message - 1, result->error_message ? result->error_message : "");
         utf8_make_printable(l->error_message);
     }
     if (result->values)

@@ -11,8 +11,6 @@
 
 #include "schema/utf8.h"
 
-#include "schema/utf8.h"
-
 static const char *log_role = "assay";
 static int log_rank = -1;
 static enum log_level log_level = LOG_LEVEL_INFO;
@@ -58,9 +56,6 @@ static void put_line(enum log_level level, const char *fmt, va_list args)
     size_t len = head + (n > 0 ? (size_t)n : 0);
     if (len > sizeof line - 2)
         len = sizeof line - 2;
-    line[len] = '\0';
-    utf8_make_printable(line + head); /* paths, names and errors of others: one event, one line */
-    len = head + strlen(line + head);
     line[len] = '\0';
     utf8_make_printable(line + head); /* names and messages may be strangers' */
     len = strlen(line);
