@@ -72,6 +72,17 @@ static int check_identity(const struct model_info *m, const char *dir, struct er
     return rc;
 }
 
+/* The tokenizer knows more tokens than tokenizer.json, which is all that the worker reads. */
+static void take_step_token(struct broker *b)
+{
+    int32_t id = b->text.tokenizer ? tokenizer_find_added(b->text.tokenizer, "<extra_0>") : -1;
+    if (id >= 0 && (uint32_t)id < b->model.vocab_size)
+        b->model.step_token = id;
+    else if (id >= 0)
+        log_warn(
+            "event=step_token_too_large token=%d embedding_rows=%u", (int)id, b->model.vocab_size);
+}
+
 /* Two readings of LAST that both have their users must not pass for one. */
 static void log_pad_rule(const struct broker *b)
 {
@@ -122,6 +133,7 @@ static int open_model(struct broker *b, struct err *e)
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);
+    take_step_token(b);
     log_text(b);
     log_pad_rule(b);
     b->limits = (struct request_limits){

@@ -1,6 +1,6 @@
 /* model_info.h - what the broker knows of the model, as `assay-worker --describe` prints it. The
- * broker itself never reads a checkpoint: config.json and the weights are untrusted, and parsing
- * them is the worker's job. */
+ * broker itself reads of a checkpoint only what makes its tokenizer (broker/text/): config.json and the
+ * weights are untrusted, and parsing them is the worker's job. */
 #ifndef ASSAY_MODEL_INFO_H
 #define ASSAY_MODEL_INFO_H
 

@@ -6,6 +6,7 @@
 
 #include "broker/text/buffer.h"
 #include "broker/text/nfc.h"
+#include "broker/text/side_files.h"
 #include "broker/text/split.h"
 #include "broker/text/tokenizer_private.h"
 #include "broker/text/unicode.h"
@@ -41,7 +42,7 @@ int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
-    if (root && tokenizer_new(out, root, &why) == 0)
+    if (root && side_files_apply(root, dir, &why) == 0 && tokenizer_new(out, root, &why) == 0)
         why.code = 0;
     json_decref(root);
     if (e && why.code != 0)
@@ -78,10 +79,14 @@ struct slice tokenizer_piece(const struct tokenizer *t, int32_t id)
 
 int32_t tokenizer_find_added(const struct tokenizer *t, const char *content)
 {
+    const struct added_set *const sets[] = {&t->added, &t->added_normalized};
     size_t len = strlen(content);
-    for (size_t i = 0; i < t->added.n; i++)
-        if (t->added.tokens[i].len == len && memcmp(t->added.tokens[i].content, content, len) == 0)
-            return t->added.tokens[i].id;
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < sets[k]->n; i++) {
+            const struct added_token *token = &sets[k]->tokens[i];
+            if (token->len == len && memcmp(token->content, content, len) == 0)
+                return token->id;
+        }
     return -1;
 }
 

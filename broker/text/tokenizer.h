@@ -1,5 +1,5 @@
-/* tokenizer.h - text to token ids, as the checkpoint's tokenizer.json says: byte-level BPE in the form of
- * Qwen2, Qwen3 and Llama 3. Identical, token for token, to Hugging Face's tokenizers.
+/* tokenizer.h - text to token ids, as the checkpoint's tokenizer.json and the files beside it say: byte-level
+ * BPE in the form of Qwen2, Qwen3 and Llama 3. Identical, token for token, to Hugging Face's tokenizers.
  *
  * The way of a text: added tokens are cut out of it; each piece between is normalized (NFC, where
  * the file says so); added tokens marked `normalized` are cut out of that; the split pattern cuts
@@ -23,7 +23,7 @@
 
 struct tokenizer;
 
-/* Reads DIR/tokenizer.json. ASSAY_EFORMAT naming file, field, expected and found. */
+/* Reads DIR/tokenizer.json, and what the files beside it change (side_files.h). ASSAY_EFORMAT naming file, field, expected and found. */
 int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e);
 /* The same from what such a file holds. */
 int tokenizer_new(struct tokenizer **t, const json_t *root, struct err *e);

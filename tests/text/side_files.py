@@ -1,0 +1,111 @@
+"""Side files of a tokenizer in many variants: what tests/e2e/test_side_files.py tries, and tests/reference/make_side_vectors.py asks
+transformers about. A variant: tc (tokenizer_config.json, None: no such file), and perhaps stm (special_tokens_map.json), aj
+(added_tokens.json), tj (another tokenizer.json than demo-reward's)."""
+import copy
+import json
+import pathlib
+
+MODELS = pathlib.Path(__file__).resolve().parents[1] / "models"
+BASE = json.loads((MODELS / "demo-reward/tokenizer.json").read_text())
+TYPES = ["qwen2", "qwen3", "llama"]
+TEXTS = ["Hello<x>world <y> z<|endoftext|>a<|im_end|> b", " <x> a<extra_0>  b<z>1234 <|pad|><unk> e\u0301 <s>q", "<y><x>ab",
+         "123456 <|im_start|> tail "]
+
+
+def at(content,**k): return {"content":content,"lstrip":False,"rstrip":False,"single_word":False,"normalized":False,"special":True,**k}
+def AT(content,**k): return {"__type":"AddedToken",**at(content,**k)}
+VARIANTS = {}
+VARIANTS['none']=dict(tc=None)
+VARIANTS['empty']=dict(tc={})
+VARIANTS['cls']=dict(tc={"tokenizer_class":"Qwen2Tokenizer"})
+VARIANTS['fastcls']=dict(tc={"tokenizer_class":"PreTrainedTokenizerFast"})
+VARIANTS['llamacls']=dict(tc={"tokenizer_class":"LlamaTokenizerFast"})
+VARIANTS['tbcls']=dict(tc={"tokenizer_class":"TokenizersBackend"})
+VARIANTS['extra-list']=dict(tc={"extra_special_tokens":["<x>","<y>"]})
+VARIANTS['extra-dict']=dict(tc={"extra_special_tokens":{"a_token":"<x>","b":"<y>"}})
+VARIANTS['addl']=dict(tc={"additional_special_tokens":["<x>","<y>"]})
+VARIANTS['addl-known']=dict(tc={"additional_special_tokens":["<|im_start|>","<|im_end|>"]})
+VARIANTS['addl-dicts']=dict(tc={"additional_special_tokens":[AT("<x>",lstrip=True),AT("<y>",rstrip=True)]})
+VARIANTS['extra-objs']=dict(tc={"extra_special_tokens":[AT("<x>",lstrip=True)]})
+VARIANTS['decoder']=dict(tc={"added_tokens_decoder":{"299":at("<x>"),"300":at("<y>")}})
+VARIANTS['decoder-far']=dict(tc={"added_tokens_decoder":{"305":at("<x>"),"310":at("<y>")}})
+VARIANTS['decoder-order']=dict(tc={"added_tokens_decoder":{"300":at("<x>"),"299":at("<y>")}})
+VARIANTS['decoder-same']=dict(tc={"added_tokens_decoder":{str(t["id"]):{k:v for k,v in t.items() if k!='id'} for t in BASE["added_tokens"]}})
+VARIANTS['decoder-flags']=dict(tc={"added_tokens_decoder":{"297":at("<|im_end|>",lstrip=True,rstrip=True)}})
+VARIANTS['decoder-plain']=dict(tc={"added_tokens_decoder":{"299":at("<x>",special=False,normalized=True)}})
+VARIANTS['bos']=dict(tc={"bos_token":"<s>"})
+VARIANTS['eos-known']=dict(tc={"eos_token":"<|im_end|>","pad_token":"<|endoftext|>"})
+VARIANTS['pad-new']=dict(tc={"pad_token":"<|pad|>"})
+VARIANTS['unk-new']=dict(tc={"unk_token":"<unk>"})
+VARIANTS['all-new']=dict(tc={"pad_token":"<|pad|>","unk_token":"<unk>","bos_token":"<s>","extra_special_tokens":["<x>"],"added_tokens_decoder":{"299":at("<y>")}})
+VARIANTS['pad-obj']=dict(tc={"pad_token":AT("<x>",lstrip=True)})
+VARIANTS['eos-obj-known']=dict(tc={"eos_token":AT("<|im_end|>",rstrip=True)})
+VARIANTS['x_token']=dict(tc={"x_token":"<x>","image_token":"<y>"})
+VARIANTS['stm']=dict(tc={}, stm={"pad_token":"<x>","additional_special_tokens":["<y>"]})
+VARIANTS['stm-dec']=dict(tc={"added_tokens_decoder":{"299":at("<z>")}}, stm={"pad_token":"<x>","additional_special_tokens":["<y>"]})
+VARIANTS['stm-objs']=dict(tc={}, stm={"eos_token":at("<|im_end|>",rstrip=True),"pad_token":at("<x>",lstrip=True)})
+VARIANTS['stm-none']=dict(tc=None, stm={"pad_token":"<x>","additional_special_tokens":["<y>"]})
+VARIANTS['addedjson']=dict(tc={}, aj={"<x>":299,"<y>":300})
+VARIANTS['addedjson-special']=dict(tc={"pad_token":"<x>"}, aj={"<x>":299,"<y>":300})
+VARIANTS['split']=dict(tc={"split_special_tokens":True})
+VARIANTS['split-extra']=dict(tc={"split_special_tokens":True,"extra_special_tokens":["<x>"]})
+VARIANTS['prefix']=dict(tc={"add_prefix_space":True})
+VARIANTS['bosflag']=dict(tc={"add_bos_token":True,"bos_token":"<|im_start|>","add_eos_token":True,"eos_token":"<|im_end|>"})
+VARIANTS['bosnull']=dict(tc={"bos_token":None,"unk_token":None,"eos_token":"<|im_end|>","pad_token":"<|endoftext|>","errors":"replace","clean_up_tokenization_spaces":False,"model_max_length":4,"split_special_tokens":False,"add_prefix_space":False,"tokenizer_class":"Qwen2Tokenizer"})
+VARIANTS['padnull']=dict(tc={"pad_token":None,"eos_token":None})
+VARIANTS['maxlen']=dict(tc={"model_max_length":4,"truncation_side":"left","padding_side":"left","max_length":4})
+VARIANTS['legacy']=dict(tc={"legacy":False,"from_slow":True,"use_fast":False})
+def tj(f):
+    t=copy.deepcopy(BASE); f(t); return t
+def drop(t,*names): t["added_tokens"]=[a for a in t["added_tokens"] if a["content"] not in names]
+VARIANTS['tj-trunc']=dict(tc={}, tj=tj(lambda t:t.update(truncation={"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0})))
+VARIANTS['tj-pad']=dict(tc={}, tj=tj(lambda t:t.update(padding={"strategy":{"Fixed":64},"direction":"Right","pad_to_multiple_of":None,"pad_id":295,"pad_type_id":0,"pad_token":"<|endoftext|>"})))
+VARIANTS['tj-padnew']=dict(tc={}, tj=tj(lambda t:t.update(padding={"strategy":"BatchLongest","direction":"Right","pad_to_multiple_of":None,"pad_id":295,"pad_type_id":0,"pad_token":"<x>"})))
+VARIANTS['no-eot']=dict(tc={}, tj=tj(lambda t:drop(t,"<|endoftext|>")))
+VARIANTS['no-eot-named']=dict(tc={"eos_token":"<|im_end|>","pad_token":"<|im_end|>","unk_token":"<|im_end|>"}, tj=tj(lambda t:drop(t,"<|endoftext|>")))
+VARIANTS['no-added']=dict(tc={}, tj=tj(lambda t:drop(t,"<|endoftext|>","<|im_start|>","<|im_end|>","<extra_0>")))
+VARIANTS['no-extra']=dict(tc={}, tj=tj(lambda t:drop(t,"<extra_0>")))
+VARIANTS['no-extra-dec']=dict(tc={"added_tokens_decoder":{"298":at("<extra_0>")}}, tj=tj(lambda t:drop(t,"<extra_0>")))
+VARIANTS['no-extra-list']=dict(tc={"extra_special_tokens":["<extra_0>"]}, tj=tj(lambda t:drop(t,"<extra_0>")))
+VARIANTS['no-mid-dec']=dict(tc={"added_tokens_decoder":{"295":at("<|endoftext|>"),"296":at("<|im_start|>"),"297":at("<|im_end|>"),"298":at("<extra_0>")}}, tj=tj(lambda t:drop(t,"<extra_0>","<|im_start|>")))
+VARIANTS['no-nfc']=dict(tc={}, tj=tj(lambda t:t.update(normalizer=None)))
+def digits(t): t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]=t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"].replace("\\p{N}|","\\p{N}{1,3}|",1)
+VARIANTS['digits3']=dict(tc={}, tj=tj(digits))
+VARIANTS['ignore']=dict(tc={}, tj=tj(lambda t:t["model"].update(ignore_merges=True)))
+def prep(t,*a,**k):
+    o=[{"SpecialToken":{"id":"B","type_id":0}},{"Sequence":{"id":"A","type_id":0}}]
+    t["post_processor"]={"type":"TemplateProcessing","single":o,"pair":o+[{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{"B":{"id":"B","ids":[296],"tokens":["<|im_start|>"]}}}
+VARIANTS['tmpl']=dict(tc={}, tj=tj(prep))
+VARIANTS['tmpl-bos']=dict(tc={"bos_token":"<|im_end|>","add_bos_token":True}, tj=tj(prep))
+def flags(**k):
+    def f(t): t["added_tokens"][2].update(k)
+    return f
+for k in ('lstrip','rstrip','normalized','single_word'):
+    VARIANTS['tj-'+k]=dict(tc={}, tj=tj(flags(**{k:True})))
+    VARIANTS['tj-plain-'+k]=dict(tc={}, tj=tj(flags(**{k:True,'special':False})))
+    VARIANTS['tj-'+k+'-named']=dict(tc={"eos_token":"<|im_end|>"}, tj=tj(flags(**{k:True})))
+VARIANTS['tj-plain']=dict(tc={}, tj=tj(flags(special=False)))
+VARIANTS['tj-plain-named']=dict(tc={"eos_token":"<|im_end|>"}, tj=tj(flags(special=False,normalized=True)))
+VARIANTS['tj-normalizednew-tc']=dict(tc={"extra_special_tokens":["<|im_end|>"]}, tj=tj(flags(normalized=True,lstrip=True,special=False)))
+VARIANTS['post-none']=dict(tc={"bos_token":"<|im_start|>"}, tj=tj(lambda t:t.update(post_processor=None)))
+VARIANTS['post-none-bos']=dict(tc={"bos_token":"<|im_start|>","add_bos_token":True}, tj=tj(lambda t:t.update(post_processor=None)))
+VARIANTS['prefix-tj']=dict(tc={}, tj=tj(lambda t:t["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True)))
+VARIANTS['fuse']=dict(tc={}, tj=tj(lambda t:t["model"].update(fuse_unk=True)))
+VARIANTS['unk']=dict(tc={}, tj=tj(lambda t:t["model"].update(unk_token="<|endoftext|>")))
+VARIANTS['dropout0']=dict(tc={}, tj=tj(lambda t:t["model"].update(dropout=0.0)))
+VARIANTS['vocabtok']=dict(tc={"pad_token":"Ġ"}, )
+def vadd(t): t["model"]["vocab"]["<x>"]=299
+VARIANTS['in-vocab-not-added']=dict(tc={}, tj=tj(vadd))
+VARIANTS['in-vocab-named']=dict(tc={"pad_token":"<x>","extra_special_tokens":["<y>"]}, tj=tj(vadd))
+VARIANTS['unk-str-noise']=dict(tc={"extra_special_tokens":[],"additional_special_tokens":["<x>"]})
+VARIANTS['both']=dict(tc={"extra_special_tokens":["<y>"],"additional_special_tokens":["<x>"]})
+
+
+def write(directory, variant, model_type):
+    directory.mkdir(parents=True)
+    files = {"tokenizer.json": variant.get("tj", BASE), "tokenizer_config.json": variant["tc"],
+             "special_tokens_map.json": variant.get("stm"), "added_tokens.json": variant.get("aj"),
+             "config.json": {"model_type": model_type}}
+    for name, content in files.items():
+        if content is not None:
+            (directory / name).write_text(json.dumps(content))
