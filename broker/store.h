@@ -44,7 +44,8 @@ struct store_job {
     int64_t running; /* advisory */
     int held;        /* made under another mode than the broker's: not dispatched until resumed with
                         accept_mode */
-    char reason[256];                /* of held, else "" */
+    int made_otherwise;              /* finished, under another mode than the broker's */
+    char reason[256];                /* of held or made_otherwise, else "" */
     double rate;                     /* rows/s lately, as last told by store_set_rate */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
