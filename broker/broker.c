@@ -17,8 +17,6 @@
 #define REPLIES_HELD 512
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define READING_US 20000 /* of one turn; then it is the workers' turn again */
-#define REQUESTS_US                                                                                \
-    200000 /* of one turn in all: replies go out at its end, large submits take long */
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
@@ -197,9 +195,9 @@ static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
+    long long reading_us = 0;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0 && reading_us < READING_US; i++) {
-        if (replies_are_full(b) || now_mono_us() >= end_us)
+        if (replies_are_full(b))
             break;
         struct envelope env;
         zmq_msg_t body;
@@ -318,9 +316,21 @@ static void look_at_connections(struct broker *b)
     unsigned ended = connections_ended();
     if (ended != b->connections_ended)
         log_warn("event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, below "
-                 "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions\"",
+                 "--max-message-bytes in all their frames\"",
             ended - b->connections_ended);
     b->connections_ended = ended;
+}
+
+/* Jobs that were found to be damaged when they were read. */
+static void look_at_damage(struct broker *b)
+{
+    struct err e = {0};
+    int64_t job;
+    int rc = store_mend_suspect(b->store, &job, &e);
+    if (rc == ASSAY_EIO || (rc == 1 && planner_job_changed(b->planner, job, &e) < 0))
+        die_of(&e);
+    if (rc == 1)
+        waiters_job_changed(b, job);
 }
 
 static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
@@ -332,6 +342,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
         broker_forgo(b, &e);
     if (b->twins && twins_idle(b->twins, &e) < 0)
         die_of(&e);
+    look_at_damage(b);
     store_idle(b->store);
     look_at_connections(b);
     return now_ms + HOUSEKEEPING_MS;

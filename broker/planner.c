@@ -339,9 +339,12 @@ static void look_ahead(struct planner *p, struct queue *q)
  * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
-    struct row *leader, *r = q->first;
-    look_ahead(p, q);
-    int found = twins_find(p->twins, r, &leader, e);
+    struct row *leader = NULL, *r = q->first;
+    int found = TWINS_KNOWN; /* of a damaged row: that it is */
+    if (p->twins)
+        look_ahead(p, q);
+    if (r->known_error == 0)
+        found = p->twins ? twins_find(p->twins, r, &leader, e) : TWINS_NONE;
     *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
             (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
@@ -361,7 +364,7 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
 {
     int rc = 1, full = 0, taken = 0;
     while (rc == 1 && (rc = fill_window(p, q, e)) == 0 && q->first) {
-        rc = p->twins ? take_known(p, q, &full, e) : 0;
+        rc = take_known(p, q, &full, e);
         taken |= rc == 1;
     }
     /* What it did not need is not owed. */

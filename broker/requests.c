@@ -199,7 +199,7 @@ static int on_score(
     if (rc == 0)
         rc = check_room(b, q, e);
     if (rc == 0)
-        rc = waiters_check_room(b, env, e);
+        rc = waiters_check_room(b, e);
     if (rc == 0)
         rc = add_chunk(b, name, q->has_priority ? q->priority : SCORE_PRIORITY, &whole, &job, e);
     if (rc != 0)
@@ -240,14 +240,14 @@ static int on_results(struct broker *b, const struct envelope *env, const struct
         rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
         return rc < 0 ? rc : 0;
     }
-    rc = waiters_check_room(b, env, e);
+    rc = waiters_check_room(b, e);
     if (rc == 0)
         waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms);
     return rc;
 }
 
 static int change_job(struct broker *b, const struct request *q, const struct store_job *j,
-    int64_t *retried, struct err *e)
+    struct store_retried *retried, struct err *e)
 {
     int rc = broker_begin(b, e);
     if (rc != 0)
@@ -273,17 +273,19 @@ static int on_change(struct broker *b, const struct envelope *env, const struct 
     const struct store_job *j, struct err *e)
 {
     struct store_job after;
-    int64_t retried = 0;
+    struct store_retried retried = {0};
     int rc = change_job(b, q, j, &retried, e);
     if (rc == 0)
         rc = store_get_job(b->store, j->job, &after, e);
     if (rc != 1)
         return rc;
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2 + (uint32_t)(q->op == OP_RETRY));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, q->op == OP_RETRY ? 4 : 2);
     msg_key_int(w, "job", j->job);
     msg_key_str(w, "state", job_state_name(after.state));
-    if (q->op == OP_RETRY)
-        msg_key_int(w, "retried", retried);
+    if (q->op == OP_RETRY) {
+        msg_key_int(w, "retried", retried.rows);
+        msg_key_int(w, "kept", retried.kept);
+    }
     return 0;
 }
 

@@ -13,6 +13,11 @@ static inline int64_t row_number(int64_t job, uint32_t i)
 {
     return job << 32 | i;
 }
+/* The highest that a row of the job may have. */
+static inline int64_t row_last(int64_t job)
+{
+    return row_number(job, UINT32_MAX);
+}
 static inline int64_t row_job(int64_t row)
 {
     return row >> 32;

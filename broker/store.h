@@ -44,8 +44,8 @@ struct store_job {
     int64_t running; /* advisory */
     int held;        /* made under another mode than the broker's: not dispatched until resumed with
                         accept_mode */
-    int made_otherwise;              /* finished, under another mode than the broker's */
-    char reason[256];                /* of held or made_otherwise, else "" */
+    int damaged; /* held because its record is not what was written, whether or not it is over */
+    char reason[256];                /* of held, else "" */
     double rate;                     /* rows/s lately, as last told by store_set_rate */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
@@ -114,11 +114,19 @@ int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinishe
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
-/* Failed rows are queued again, their results forgotten (they come back at a later cursor). *n: how
- * many. */
-int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e);
+/* Failed rows are queued again, their results forgotten (they come back at a later cursor); and rows whose
+ * results were found to be damaged. */
+struct store_retried {
+    int64_t rows; /* that are queued again */
+    int64_t kept; /* that failed for their content, or have no content any more, and would again */
+};
+int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e);
 int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before it has rows */
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
+
+/* A job that was found to be damaged while it was read is mended, as all that are unfinished are by store_open
+ * (store_mend.c): 1 and *job, which may have queued rows again; 0 there is none. In a transaction of its own. */
+int store_mend_suspect(struct store *s, int64_t *job, struct err *e);
 
 /* ---- chunks ----
  * A chunk in order is placed at once: its rows get their index. A chunk past a gap is kept as its

@@ -16,11 +16,14 @@ static int keep(struct store *s, struct store_block *b, struct err *e)
         return 0;
     b->changed = 0;
     b->is_kept = 1;
+    int64_t sum = store_sum_block(b->number, b->queued, b->failed);
     if (!was_kept)
-        return store_run(s, e, "insert into block values (?, ?, ?, ?)", "iiii", b->number,
-            (int64_t)b->queued, (int64_t)b->running, (int64_t)b->failed);
-    return store_run(s, e, "update block set queued = ?, running = ?, failed = ? where block = ?",
-        "iiii", (int64_t)b->queued, (int64_t)b->running, (int64_t)b->failed, b->number);
+        return store_run(s, e,
+            "insert into block(block, queued, running, failed, sum) values (?, ?, ?, ?, ?)",
+            "iiiii", b->number, (int64_t)b->queued, (int64_t)b->running, (int64_t)b->failed, sum);
+    return store_run(s, e,
+        "update block set queued = ?, running = ?, failed = ?, sum = ? where block = ?", "iiiii",
+        (int64_t)b->queued, (int64_t)b->running, (int64_t)b->failed, sum, b->number);
 }
 
 int store_keep_blocks(struct store *s, struct err *e)
@@ -42,19 +45,33 @@ static struct store_block *place_of(struct store *s, int64_t row)
     return &s->blocks[(block_number(row) + row_job(row)) % STORE_BLOCKS];
 }
 
+int store_block_is_sound(struct store *s, sqlite3_stmt *q, struct err *e)
+{
+    int64_t block = sqlite3_column_int64(q, 0);
+    int64_t sum = store_sum_block(
+        block, (uint64_t)sqlite3_column_int64(q, 1), (uint64_t)sqlite3_column_int64(q, 2));
+    if (store_sum_fits(s, row_job(block << 6), q, 3, sum))
+        return 0;
+    return err_set(e, ASSAY_EIO,
+        "%s/assay.db: states of the rows from %u on of job %lld are damaged; the next start makes "
+        "them anew",
+        s->dir, row_index(block << 6), (long long)row_job(block << 6));
+}
+
 static int read_block(struct store *s, struct store_block *b, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(
-        s, "select queued, running, failed from block where block = ?", "i", b->number);
+        s, STORE_BLOCK_COLUMNS ", running from block where block = ?", "i", b->number);
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc;
+    rc = store_block_is_sound(s, q, e);
     b->is_kept = 1;
-    b->queued = (uint64_t)sqlite3_column_int64(q, 0);
-    b->running = (uint64_t)sqlite3_column_int64(q, 1);
+    b->queued = (uint64_t)sqlite3_column_int64(q, 1);
     b->failed = (uint64_t)sqlite3_column_int64(q, 2);
+    b->running = (uint64_t)sqlite3_column_int64(q, 4);
     sqlite3_reset(q);
-    return 0;
+    return rc;
 }
 
 /* The row's block, which may not be in the table yet: 0 and *out. */

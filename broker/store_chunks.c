@@ -13,7 +13,7 @@
 /* A job is finished when it is sealed and every row is; told after anything that can make it so. */
 static int set_finished(struct store *s, int64_t job, struct err *e)
 {
-    return store_run(s, e,
+    return store_run_job(s, job, JOB_COUNTED, e,
         "update job set finished_ms = ?, running = 0 where job = ? and finished_ms is null and "
         "seal_chunk is not null and next_chunk > seal_chunk and done = placed",
         "ii", (int64_t)now_wall_ms(), job);
@@ -95,8 +95,8 @@ static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, str
 {
     int64_t tokens = sign * (int64_t)(bytes / sizeof(int32_t));
     s->queued_tokens += tokens;
-    return store_run(
-        s, e, "update job set tokens_left = tokens_left + ? where job = ?", "ii", tokens, job);
+    return store_run_job(s, job, JOB_COUNTED, e,
+        "update job set tokens_left = tokens_left + ? where job = ?", "ii", tokens, job);
 }
 
 static int insert_chunk(
@@ -109,10 +109,10 @@ static int insert_chunk(
     int rc = store_run(s, e, "insert into chunk values (?, ?, ?, ?, ?, ?)", "iibiib", c->job,
         (int64_t)c->chunk, digest, (int64_t)c->n_rows, (int64_t)c->seal, pending);
     if (rc == 0 && c->seal)
-        rc = store_run(
-            s, e, "update job set seal_chunk = ? where job = ?", "ii", (int64_t)c->chunk, c->job);
+        rc = store_run_job(s, c->job, JOB_SAID, e, "update job set seal_chunk = ? where job = ?",
+            "ii", (int64_t)c->chunk, c->job);
     if (rc == 0)
-        rc = store_run(s, e,
+        rc = store_run_job(s, c->job, JOB_COUNTED, e,
             "update job set accepted = accepted + ?, next_chunk = next_chunk + ? where job = ?",
             "iii", (int64_t)c->n_rows, (int64_t)in_order, c->job);
     if (rc == 0 && !in_order)
@@ -153,57 +153,44 @@ int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struc
     return rc != 0 ? rc : owed == 1;
 }
 
-int store_next_pending(
-    struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e)
-{
-    /* The chunk that the last call lent has its rows now. */
-    int rc = store_run(s, e,
-        "update chunk set pending = null where job = ?1 and pending is not null and "
-        "chunk = (select next_chunk - 1 from job where job = ?1)",
-        "i", job);
-    if (rc != 0)
-        return rc;
-    sqlite3_stmt *q = store_prepare(s,
-        "select pending, n_rows from chunk where job = ?1 and "
-        "chunk = (select next_chunk from job where job = ?1) and pending is not null",
-        "i", job);
-    rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    *rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
-    *n_rows = (uint32_t)sqlite3_column_int64(q, 1);
-    /* q stays on its row, and the blob with it; it is reset when it is used next. */
-    rc = store_run(s, e, "update job set next_chunk = next_chunk + 1 where job = ?", "i", job);
-    if (rc == 0)
-        rc = add_pending(s, job, rows->len, -1, e);
-    if (rc == 0 && *n_rows == 0)
-        rc = set_finished(s, job, e);
-    return rc == 0 ? 1 : rc;
-}
-
 /* ---- rows ---- */
 
+#define DIGITS 24
+
 /* An integer or a text, from the msgpack of the client's id. An integer that SQLite has no room for
- * is kept as a blob of its digits. */
-static void bind_client_id(sqlite3_stmt *q, int at, struct slice id)
+ * is kept as a blob of its digits, which are written into `digits`. */
+static struct client_id decode_id(struct slice id, char digits[DIGITS])
 {
     struct msg_reader r;
-    struct slice text;
-    int64_t number;
+    struct client_id out = {.type = SQLITE_NULL};
     uint64_t large;
-    char digits[24];
-    sqlite3_bind_null(q, at); /* and not what the row before had */
     msg_reader_init(&r, id.at, id.len);
     struct msg_reader again = r;
     if (!id.at)
-        return;
-    if (msg_peek(&r) == MSG_INT && msg_read_int(&r, "id", INT64_MIN, INT64_MAX, &number, NULL) == 0)
-        sqlite3_bind_int64(q, at, number);
-    else if (msg_peek(&again) == MSG_INT && msg_read_uint64(&again, "id", &large, NULL) == 0)
-        sqlite3_bind_blob(q, at, digits,
-            snprintf(digits, sizeof digits, "%llu", (unsigned long long)large), SQLITE_TRANSIENT);
-    else if (msg_peek(&r) == MSG_STR && msg_read_str(&r, "id", &text, NULL) == 0)
-        sqlite3_bind_text64(q, at, (const char *)text.at, text.len, SQLITE_STATIC, SQLITE_UTF8);
+        return out;
+    if (msg_peek(&r) == MSG_INT &&
+        msg_read_int(&r, "id", INT64_MIN, INT64_MAX, &out.number, NULL) == 0) {
+        out.type = SQLITE_INTEGER;
+    } else if (msg_peek(&again) == MSG_INT && msg_read_uint64(&again, "id", &large, NULL) == 0) {
+        int n = snprintf(digits, DIGITS, "%llu", (unsigned long long)large);
+        out = (struct client_id){SQLITE_BLOB, 0, {(const uint8_t *)digits, (size_t)n}};
+    } else if (msg_peek(&r) == MSG_STR && msg_read_str(&r, "id", &out.text, NULL) == 0) {
+        out.type = SQLITE_TEXT;
+    }
+    return out;
+}
+
+static void bind_id(sqlite3_stmt *q, int at, const struct client_id *id)
+{
+    if (id->type == SQLITE_INTEGER)
+        sqlite3_bind_int64(q, at, id->number);
+    else if (id->type == SQLITE_BLOB)
+        sqlite3_bind_blob64(q, at, id->text.at, id->text.len, SQLITE_STATIC);
+    else if (id->type == SQLITE_TEXT)
+        sqlite3_bind_text64(
+            q, at, (const char *)id->text.at, id->text.len, SQLITE_STATIC, SQLITE_UTF8);
+    else
+        sqlite3_bind_null(q, at); /* and not what the row before had */
 }
 
 /* Rows on their way into a job: what the job's counters will be told once they are all there. */
@@ -218,11 +205,14 @@ struct placing {
 static int add_failed(
     struct store *s, const struct placing *p, const struct store_row *r, struct err *e)
 {
-    return store_run(s, e,
-        "insert into result(job, seq, row, error_code, error_message, mode, finished_ms) "
-        "values (?, ?, ?, ?, ?, ?, ?)",
-        "iiissii", p->job, p->next_seq, p->next_row, err_name(r->error_code), r->error_message,
-        s->mode, (int64_t)now_wall_ms());
+    struct result_record record = {.job = p->job,
+        .seq = p->next_seq,
+        .row = p->next_row,
+        .mode = s->mode,
+        .finished_ms = now_wall_ms(),
+        .error_code = store_text(err_name(r->error_code)),
+        .error_message = store_text(r->error_message)};
+    return store_insert_result(s, &record, NULL, e);
 }
 
 /* Do rows of this shape have sequences, be it one? */
@@ -237,10 +227,11 @@ static int end_bundle(struct store *s, const struct placing *p, struct err *e)
     if (s->input.n_rows == 0)
         return 0;
     struct bundle_columns c = bundle_encode(&s->input);
+    struct slice sums = {(const uint8_t *)s->input_sums, s->input.n_rows * sizeof s->input_sums[0]};
     bundle_clear(&s->input);
     return store_run(s, e,
-        "insert into row_input(row, rows, ids, positions, ends) values (?, ?, ?, ?, ?)", "ibbbb",
-        p->first_row, c.rows, c.ids, c.positions, c.ends);
+        "insert into row_input(row, rows, ids, positions, ends, sums) values (?, ?, ?, ?, ?, ?)",
+        "ibbbbb", p->first_row, c.rows, c.ids, c.positions, c.ends, sums);
 }
 
 /* A row that was born failed has no input: none among others', and no bundle begins with it. */
@@ -248,28 +239,38 @@ static int add_input(struct store *s, struct placing *p, const struct store_row 
 {
     int failed = r->error_code != 0;
     uint32_t n_ends = !failed && (r->n_parts > 1 || is_list_shape(r->shape)) ? r->n_parts : 0;
-    uint32_t n_tokens = failed ? 0 : r->n_tokens;
+    uint32_t n_tokens = failed ? 0 : r->n_tokens, n_positions = failed ? 0 : r->n_positions;
     int rc = bundle_has_room(&s->input, n_tokens) ? 0 : end_bundle(s, p, e);
     if (failed && s->input.n_rows == 0)
         return rc;
     if (s->input.n_rows == 0)
         p->first_row = p->next_row;
-    if (rc == 0)
-        bundle_add(&s->input, r->ids, n_tokens, r->positions, failed ? 0 : r->n_positions, r->ends,
-            n_ends);
-    return rc;
+    if (rc != 0)
+        return rc;
+    s->input_sums[s->input.n_rows] =
+        store_sum_input(p->next_row, r->ids, n_tokens, r->positions, n_positions, r->ends, n_ends);
+    bundle_add(&s->input, r->ids, n_tokens, r->positions, n_positions, r->ends, n_ends);
+    return 0;
+}
+
+static int insert_row(struct store *s, int64_t row, const struct store_row *r, struct err *e)
+{
+    char digits[DIGITS];
+    struct row_record c = {r->shape, r->n_tokens, r->pool_type, r->activation, r->step_token,
+        r->error_code ? 0 : r->n_values, decode_id(r->client_id, digits)};
+    sqlite3_stmt *q = store_prepare(s,
+        "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, sum, "
+        "client_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
+        "iiiiiiii", row, c.shape, c.n_tokens, c.pool_type, c.activation, c.step_token, c.n_values,
+        store_sum_row(row, &c));
+    bind_id(q, 9, &c.id);
+    return store_step(s, q, e);
 }
 
 static int add_row(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
-    sqlite3_stmt *q = store_prepare(s,
-        "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, "
-        "client_id) values (?, ?, ?, ?, ?, ?, ?, ?8)",
-        "iiiiiii", p->next_row, (int64_t)r->shape, (int64_t)r->n_tokens, (int64_t)r->pool_type,
-        (int64_t)r->activation, (int64_t)r->step_token, (int64_t)(failed ? 0 : r->n_values));
-    bind_client_id(q, 8, r->client_id);
-    int rc = store_step(s, q, e);
+    int rc = insert_row(s, p->next_row, r, e);
     if (rc == 0 && failed)
         rc = add_failed(s, p, r, e);
     if (rc == 0)
@@ -304,7 +305,7 @@ static int end_placing(struct store *s, const struct placing *p, struct err *e)
     int rc = end_bundle(s, p, e);
     if (rc != 0)
         return rc;
-    rc = store_run(s, e,
+    rc = store_run_job(s, p->job, JOB_COUNTED, e,
         "update job set placed = placed + ?1, tokens_left = tokens_left + ?2, "
         "next_seq = next_seq + ?3, done = done + ?3, failed = failed + ?3 where job = ?4",
         "iiii", p->placed, p->tokens, p->failed, p->job);
@@ -322,4 +323,87 @@ int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *a
         if ((rc = add_row(s, &p, &row, e)) != 0)
             return rc;
     return rc == 0 ? end_placing(s, &p, e) : rc;
+}
+
+/* ---- chunks that were past a gap ---- */
+
+/* Rows of a chunk that is damaged, each born failed. */
+static int next_damaged(void *arg, struct store_row *row, struct err *e)
+{
+    uint32_t *left = arg;
+    (void)e;
+    *row = (struct store_row){.pool_type = POOL_LAST,
+        .activation = ACTIVATION_NONE,
+        .step_token = POOL_NO_STEP_TOKEN,
+        .error_code = ASSAY_EDAMAGED,
+        .error_message = STORE_ROW_DAMAGED};
+    return *left > 0 ? (--*left, 1) : 0;
+}
+
+/* The chunk that is next in order: its bytes, whether they are those that came, and how many rows it has. */
+struct pending {
+    struct slice rows;
+    int64_t n_rows;
+    int sound;
+};
+
+static int read_pending(struct store *s, int64_t job, struct pending *p, struct err *e)
+{
+    struct store_chunk c = {.job = job};
+    XXH128_canonical_t bytes;
+    sqlite3_stmt *q = store_prepare(s,
+        "select pending, n_rows, digest from chunk where job = ?1 and "
+        "chunk = (select next_chunk from job where job = ?1) and pending is not null",
+        "i", job);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    c.rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
+    struct slice kept = {sqlite3_column_blob(q, 2), (size_t)sqlite3_column_bytes(q, 2)};
+    p->rows = c.rows;
+    p->n_rows = sqlite3_column_int64(q, 1);
+    p->sound = kept.at && has_digest(&c, kept, digest_chunk(&c, &bytes));
+    /* q stays on its row, and the blob with it; it is reset when it is used next. */
+    return 1;
+}
+
+/* As many rows as the job has accepted and not placed, at most. */
+static int place_damaged(struct store *s, int64_t job, int64_t n_rows, struct err *e)
+{
+    int64_t left;
+    int rc =
+        store_integer(s, 0, &left, e, "select accepted - placed from job where job = ?", "i", job);
+    uint32_t n = n_rows < 0 || left < 0 ? 0 : (uint32_t)(n_rows < left ? n_rows : left);
+    return rc == 0 ? store_add_rows(s, job, next_damaged, &n, e) : rc;
+}
+
+/* The chunk that the last call lent has its rows now. */
+static int end_pending(struct store *s, int64_t job, struct err *e)
+{
+    return store_run(s, e,
+        "update chunk set pending = null where job = ?1 and pending is not null and "
+        "chunk = (select next_chunk - 1 from job where job = ?1)",
+        "i", job);
+}
+
+int store_next_pending(
+    struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e)
+{
+    struct pending p;
+    int rc;
+    while ((rc = end_pending(s, job, e)) == 0 && (rc = read_pending(s, job, &p, e)) == 1) {
+        *rows = p.rows;
+        *n_rows = (uint32_t)p.n_rows;
+        rc = store_run_job(s, job, JOB_COUNTED, e,
+            "update job set next_chunk = next_chunk + 1 where job = ?", "i", job);
+        if (rc == 0)
+            rc = add_pending(s, job, rows->len, -1, e);
+        if (rc == 0 && !p.sound)
+            rc = place_damaged(s, job, p.n_rows, e);
+        if (rc == 0 && (p.n_rows == 0 || !p.sound))
+            rc = set_finished(s, job, e);
+        if (rc != 0 || p.sound)
+            return rc == 0 ? 1 : rc;
+    }
+    return rc;
 }

@@ -4,30 +4,43 @@
 
 #include "broker/store_private.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e)
 {
-    int rc = store_integer(s, -1, job, e, "select job from job where key = ?", "t", key);
-    return rc != 0 ? rc : *job >= 0;
+    int rc = store_integer(s, 0, job, e, "select job from job where key = ?", "t", key);
+    if (rc != 0 || (*job >= 0 && *job <= STORE_LAST_JOB))
+        return rc != 0 ? rc : *job > 0;
+    return err_set(e, ASSAY_EINTERNAL,
+        "%s/assay.db: job '%.*s': expected a number from 1 to %d, found %lld: its record is "
+        "damaged",
+        s->dir, (int)key.len, (const char *)key.at, STORE_LAST_JOB, (long long)*job);
+}
+
+/* Above every number that was given. */
+static int next_number(struct store *s, int64_t *job, struct err *e)
+{
+    int rc = store_integer(s, 0, job, e,
+        "select 1 + max(ifnull((select max(job) from job where job <= ?1), 0), "
+        "ifnull((select value from meta where name = 'last_job' and typeof(value) = 'integer' "
+        "and value between 1 and ?1), 0))",
+        "i", (int64_t)STORE_LAST_JOB);
+    if (rc == 0 && *job > STORE_LAST_JOB)
+        rc =
+            err_set(e, ASSAY_EINTERNAL, "job numbers are used up: %d was the last", STORE_LAST_JOB);
+    return rc;
 }
 
 int store_new_job(
     struct store *s, struct slice key, int priority, struct slice meta, int64_t *job, struct err *e)
 {
-    int rc = store_run(s, e,
-        "insert into job(job, key, priority, meta, mode, created_ms) select 1 + max("
-        "ifnull((select max(job) from job), 0), "
-        "ifnull((select value from meta where name = 'last_job'), 0)), ?, ?, ?, ?, ?",
-        "tibii", key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
-    *job = sqlite3_last_insert_rowid(s->db);
-    if (rc == 0 && *job > INT32_MAX)
-        rc = err_set(e, ASSAY_EIO, "job numbers are used up");
-    return rc;
+    int rc = next_number(s, job, e);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "insert into job(job, key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?, ?)",
+            "itibii", *job, key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
+    return rc == 0 ? store_touch_job(s, *job, JOB_SAID | JOB_COUNTED, e) : rc;
 }
-
-#define JOB_COLUMNS                                                                                \
-    "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
-    "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh from job "
 
 static enum job_state state_of(const struct store_job *j)
 {
@@ -44,6 +57,7 @@ static enum job_state state_of(const struct store_job *j)
 
 static void read_reason(struct store *s, int64_t mode, struct store_job *j)
 {
+    snprintf(j->reason, sizeof j->reason, "made under a mode that the database does not know");
     sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
     if (store_step(s, q, NULL) != 1)
         return;
@@ -51,46 +65,81 @@ static void read_reason(struct store *s, int64_t mode, struct store_job *j)
         "made with checkpoint %.12s (%.80s), the broker runs %.12s (%.80s)",
         (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
         s->options.digest, s->options.mode);
+    utf8_make_printable(j->reason);
     sqlite3_reset(q);
+}
+
+/* Nobody is told that it goes well with a record that is not what was written. */
+static void note_damage(struct store *s, int damage, struct store_job *j)
+{
+    j->damaged = j->held = 1;
+    if (damage & JOB_COUNTED)
+        s->suspect = j->job;
+    snprintf(j->reason, sizeof j->reason, "%s",
+        damage & JOB_SAID
+            ? "its record in the database is damaged: key, priority, seal or mode may "
+              "be wrong (`assay scrub`); resume with accept_mode takes it as it is"
+            : "its record in the database is damaged; its rows are counted again");
+}
+
+static int64_t clamp(int64_t v, int64_t min, int64_t max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
+static int64_t rows_at(sqlite3_stmt *q, int i)
+{
+    return clamp(sqlite3_column_int64(q, i), 0, UINT32_MAX);
+}
+
+static int64_t ms_at(sqlite3_stmt *q, int i)
+{
+    return clamp(sqlite3_column_int64(q, i), 0, INT64_MAX >> 10);
 }
 
 static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
 {
+    const char *key = (const char *)sqlite3_column_text(q, 1);
+    int damage = store_job_damage(s, q);
     memset(j, 0, sizeof *j);
     j->job = sqlite3_column_int64(q, 0);
-    snprintf(j->key, sizeof j->key, "%s", (const char *)sqlite3_column_text(q, 1));
-    j->priority = sqlite3_column_int(q, 2);
+    snprintf(j->key, sizeof j->key, "%s", key ? key : "");
+    utf8_make_printable(j->key + utf8_valid((const uint8_t *)j->key, strlen(j->key)));
+    j->priority = (int)clamp(sqlite3_column_int64(q, 2), -100, 100);
     j->paused = sqlite3_column_int(q, 3);
     j->cancelled = sqlite3_column_int(q, 4);
     j->sealed = sqlite3_column_type(q, 5) != SQLITE_NULL &&
                 sqlite3_column_int64(q, 6) > sqlite3_column_int64(q, 5);
-    j->accepted = sqlite3_column_int64(q, 7);
-    j->placed = sqlite3_column_int64(q, 8);
+    j->accepted = rows_at(q, 7);
+    j->placed = rows_at(q, 8);
     j->total = j->sealed ? j->placed : -1;
-    j->done = sqlite3_column_int64(q, 9);
-    j->failed = sqlite3_column_int64(q, 10);
-    j->running = sqlite3_column_int64(q, 11);
+    j->done = rows_at(q, 9);
+    j->failed = rows_at(q, 10);
+    j->running = rows_at(q, 11);
     j->rate = sqlite3_column_double(q, 12);
-    j->created_ms = sqlite3_column_int64(q, 13);
-    j->finished_ms = sqlite3_column_int64(q, 14);
+    j->created_ms = ms_at(q, 13);
+    j->finished_ms = ms_at(q, 14);
     if (j->finished_ms > j->created_ms) /* over: the rate of its whole life */
         j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
     int64_t mode = sqlite3_column_int64(q, 15);
-    j->copied = sqlite3_column_int64(q, 16);
-    j->cached = sqlite3_column_int64(q, 17);
+    j->copied = rows_at(q, 16);
+    j->cached = rows_at(q, 17);
     j->fresh = sqlite3_column_int(q, 18);
     sqlite3_reset(q);
     /* What is finished is not held: there is nothing left to score under another mode. */
     j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
-    j->made_otherwise = mode != s->mode && !j->held;
-    if (mode != s->mode)
+    if (j->held)
         read_reason(s, mode, j);
+    if (damage)
+        note_damage(s, damage, j);
     j->state = state_of(j);
 }
 
 int store_get_job(struct store *s, int64_t job, struct store_job *out, struct err *e)
 {
-    sqlite3_stmt *q = store_prepare(s, JOB_COLUMNS "where job = ?", "i", job);
+    if (job < 1 || job > STORE_LAST_JOB)
+        return 0;
+    sqlite3_stmt *q = store_prepare(s, STORE_JOB_COLUMNS "where job = ?", "i", job);
     int rc = store_step(s, q, e);
     if (rc == 1)
         read_job(s, q, out);
@@ -105,10 +154,13 @@ int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinishe
         sqlite3_stmt *q =
             unfinished
                 ? store_prepare(s,
-                      JOB_COLUMNS "indexed by job_unfinished where job > ? and finished_ms is "
-                                  "null order by job limit 1", /* a cancelled one is finished */
-                      "i", after)
-                : store_prepare(s, JOB_COLUMNS "where job > ? order by job limit 1", "i", after);
+                      STORE_JOB_COLUMNS
+                      "indexed by job_unfinished where job > ? and job <= ? and "
+                      "finished_ms is null order by job limit 1", /* a cancelled one is finished */
+                      "ii", after, (int64_t)STORE_LAST_JOB)
+                : store_prepare(s,
+                      STORE_JOB_COLUMNS "where job > ? and job <= ? order by job limit 1", "ii",
+                      after, (int64_t)STORE_LAST_JOB);
         int rc = store_step(s, q, e);
         if (rc != 1)
             return rc;
@@ -128,7 +180,7 @@ int store_cancel(struct store *s, int64_t job, struct err *e)
     if (rc != 0)
         return rc;
     s->queued_tokens -= left;
-    return store_run(s, e,
+    return store_run_job(s, job, JOB_SAID | JOB_COUNTED, e,
         "update job set cancelled = 1, running = 0, finished_ms = ? where job = ? and finished_ms "
         "is null",
         "ii", (int64_t)now_wall_ms(), job);
@@ -136,17 +188,20 @@ int store_cancel(struct store *s, int64_t job, struct err *e)
 
 int store_pause(struct store *s, int64_t job, int paused, struct err *e)
 {
-    return store_run(s, e, "update job set paused = ? where job = ?", "ii", (int64_t)paused, job);
+    return store_run_job(
+        s, job, JOB_SAID, e, "update job set paused = ? where job = ?", "ii", (int64_t)paused, job);
 }
 
 int store_accept_mode(struct store *s, int64_t job, struct err *e)
 {
-    return store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
+    int rc = store_touch_job(s, job, JOB_SAID, e); /* whatever it says otherwise */
+    return rc != 0 ? rc
+                   : store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
 }
 
 int store_set_fresh(struct store *s, int64_t job, struct err *e)
 {
-    return store_run(s, e, "update job set fresh = 1 where job = ?", "i", job);
+    return store_run_job(s, job, JOB_SAID, e, "update job set fresh = 1 where job = ?", "i", job);
 }
 
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e)
@@ -154,22 +209,29 @@ int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *
     return store_run(s, e, "update job set rate = ? where job = ?", "di", rows_per_s, job);
 }
 
-/* Rows that were refused when they came (n_values 0) stay failed: their content will not change. */
-static int retry_row(struct store *s, int64_t row, int64_t *n, int64_t *tokens, struct err *e)
+/* Rows that were refused when they came (n_values 0) stay failed, for their content will not change; so do those
+ * that are damaged. 1 queued again, 0 not. */
+static int retry_row(struct store *s, int64_t row, int64_t *tokens, struct err *e)
 {
     int64_t n_tokens;
-    int rc = store_integer(
-        s, -1, &n_tokens, e, "select n_tokens from row where row = ? and n_values > 0", "i", row);
+    int rc = store_integer(s, -1, &n_tokens, e,
+        "select n_tokens from row where row = ?1 and n_values > 0 and not exists (select 1 from "
+        "result indexed by result_row where result.row = ?1 and error_code = 'damaged')",
+        "i", row);
     if (rc != 0 || n_tokens < 0)
         return rc;
-    rc = store_run(s, e, "delete from result indexed by result_row where row = ?", "i", row);
+    rc = store_run(s, e,
+        "insert or ignore into gone select job, seq from result indexed by result_row where row = "
+        "?",
+        "i", row);
+    if (rc == 0)
+        rc = store_run(s, e, "delete from result indexed by result_row where row = ?", "i", row);
     if (rc == 0)
         rc = store_run(s, e, "update row set attempts = 0 where row = ?", "i", row);
     if (rc == 0)
         rc = store_row_is_queued_again(s, row, e);
-    *n += 1;
     *tokens += n_tokens;
-    return rc;
+    return rc < 0 ? rc : 1;
 }
 
 /* The first block from *block on, and before `end`, with a failed row: 1 and which are, or 0. */
@@ -178,7 +240,7 @@ static int next_failed(
 {
     sqlite3_stmt *q = store_prepare(s,
         "select block, failed from block indexed by block_failed "
-        "where failed <> 0 and block >= ? and block < ? order by block limit 1",
+        "where failed <> 0 and block >= ? and block <= ? order by block limit 1",
         "ii", *block, end);
     int rc = store_step(s, q, e);
     if (rc != 1)
@@ -189,20 +251,48 @@ static int next_failed(
     return 1;
 }
 
-int store_retry(struct store *s, int64_t job, int64_t *n, struct err *e)
+/* Rows whose results are damaged are queued by making all of the job's states anew. */
+static int retry_damaged(struct store *s, int64_t job, struct store_retried *out, struct err *e)
 {
-    int64_t block = block_number(row_number(job, 0)), end = block_number(row_number(job + 1, 0));
-    int64_t tokens = *n = 0;
+    struct store_job before, after;
+    int agree = store_states_agree(s, job, e);
+    for (int i = 0; i < STORE_DAMAGED; i++)
+        if (s->damaged[i] == job)
+            agree = s->damaged[i] = 0;
+    if (agree != 0)
+        return agree < 0 ? agree : 0;
+    int rc = store_get_job(s, job, &before, e);
+    if (rc == 1)
+        rc = store_mend_job(s, job, 1, e);
+    if (rc == 0)
+        rc = store_get_job(s, job, &after, e);
+    if (rc == 1 && before.done > after.done)
+        out->rows += before.done - after.done;
+    return rc < 0 ? rc : 0;
+}
+
+int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e)
+{
+    int64_t block = block_number(row_number(job, 0)), end = block_number(row_last(job));
+    int64_t tokens = 0, n = 0;
     uint64_t failed;
+    *out = (struct store_retried){0};
     int rc = store_keep_blocks(s, e);
+    if (rc == 0)
+        rc = retry_damaged(s, job, out, e);
     for (; rc == 0 && (rc = next_failed(s, &block, end, &failed, e)) == 1; block++)
-        for (rc = 0; rc == 0 && failed != 0; failed &= failed - 1)
-            rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), n, &tokens, e);
-    if (rc != 0 || *n == 0)
+        for (rc = 0; rc >= 0 && failed != 0; failed &= failed - 1) {
+            rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), &tokens, e);
+            n += rc == 1;
+            out->kept += rc == 0;
+            rc = rc < 0 ? rc : 0;
+        }
+    out->rows += n;
+    if (rc != 0 || n == 0)
         return rc;
     s->queued_tokens += tokens;
-    return store_run(s, e,
+    return store_run_job(s, job, JOB_COUNTED, e,
         "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + ?2, "
         "finished_ms = null where job = ?3",
-        "iii", *n, tokens, job);
+        "iii", n, tokens, job);
 }

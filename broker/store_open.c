@@ -23,7 +23,7 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
-#define SCHEMA_VERSION 5
+#define SCHEMA_VERSION 6
 /* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
@@ -73,6 +73,22 @@ static const char *const upgrades[SCHEMA_VERSION] = {
                    "create index block_failed on block (block) where failed <> 0;"
                    "drop index if exists row_queued; drop index if exists row_failed; drop table "
                    "lease;",
+    /* Records have checksums from here on, those that are there already none (store_sums.c). Cursors that a
+     * retry has left without a result are told from those that damage did. */
+    [5] = "alter table job add column sum integer;"
+          "alter table row add column sum integer;"
+          "alter table row_input add column sums blob;"
+          "alter table block add column sum integer;"
+          "alter table result add column sum integer;"
+          "create table gone (job integer not null, seq integer not null, primary key (job, seq)) "
+          "without rowid;"
+          "with recursive n(job, seq, next) as (select job, 1, next_seq from job "
+          "where next_seq > done + 1 union all select job, seq + 1, next from n "
+          "where seq + 1 < next) insert into gone select job, seq from n where not exists "
+          "(select 1 from result where result.job = n.job and result.seq = n.seq);"
+          "insert or replace into meta select 'sums_from', 1 + max("
+          "ifnull((select max(job) from job), 0), "
+          "ifnull((select value from meta where name = 'last_job'), 0));",
 };
 
 /* ---- opening ---- */
@@ -275,11 +291,12 @@ static int begin_epoch(struct store *s, struct err *e)
     int64_t epoch;
     int rc = store_begin(s, e);
     if (rc == 0)
-        rc = store_integer(s, 0, &epoch, e, "select value from meta where name = 'epoch'", "");
+        rc = store_integer(s, 0, &epoch, e,
+            "select value from meta where name = 'epoch' and value between 0 and 1 << 48", "");
     if (rc != 0)
         return rc;
     s->epoch = (uint64_t)epoch + 1;
-    rc = store_run(s, e, "insert or replace into meta values ('epoch', ?)", "i", epoch + 1);
+    rc = store_run(s, e, "insert or replace into meta values ('epoch', ?)", "i", (int64_t)s->epoch);
     if (rc == 0)
         rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
             s->options.digest, s->options.mode);
@@ -299,11 +316,10 @@ static int begin_epoch(struct store *s, struct err *e)
         rc = store_run(
             s, e, "update batch indexed by batch_running set ms = 0, ok = 0 where ms is null", "");
     if (rc == 0)
-        rc = store_integer(s, 0, &s->next_batch, e, "select max(batch) from batch", "");
+        rc = store_integer(
+            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
     if (rc == 0)
-        rc = store_integer(s, 0, &s->queued_tokens, e,
-            "select sum(tokens_left) from job indexed by job_unfinished where finished_ms is null",
-            "");
+        rc = store_count_tokens(s, e);
     s->next_batch++;
     if (rc != 0)
         store_rollback(s);
@@ -334,6 +350,11 @@ int store_open(
     }
     if (rc == 0)
         rc = store_guard_begin(s, e);
+    if (rc == 0)
+        rc = store_integer(s, 0, &s->sums_from, e,
+            "select value from meta where name = 'sums_from' and typeof(value) = 'integer'", "");
+    if (rc == 0)
+        rc = store_mend_all(s, e);
     if (rc == 0)
         rc = begin_epoch(s, e);
     if (rc == ASSAY_EFULL && store_free_reserve(s))
@@ -400,6 +421,8 @@ int store_commit(struct store *s, struct err *e)
     int rc = store_end_tally(s, e);
     if (rc == 0)
         rc = store_keep_blocks(s, e);
+    if (rc == 0)
+        rc = store_seal_jobs(s, e);
     s->wrote = 0;
     if (rc == 0)
         rc = store_run(s, e, "commit", "");
@@ -415,6 +438,7 @@ void store_rollback(struct store *s)
 {
     s->queued_tokens = s->queued_tokens_before;
     s->tally = (struct store_tally){0};
+    s->n_touched = 0;
     store_drop_blocks(s);
     if (!sqlite3_get_autocommit(s->db))
         execute(s, "rollback", NULL);

@@ -15,6 +15,9 @@
 #include "broker/store_private.h"
 #include "schema/log.h"
 
+/* A number that a job has is not one that was purged, whatever the record says. */
+#define NEXT                                                                                       \
+    "select min(job) from purge where job between 1 and ? and job not in (select job from job)"
 #define ROWS 16 /* deleted at once: each may have megabytes of tokens */
 
 int store_purge(
@@ -50,7 +53,7 @@ int store_purge_waits(struct store *s, struct err *e)
     int64_t job;
     if (s->free_pages)
         return 1;
-    int rc = store_integer(s, 0, &job, e, "select min(job) from purge", "");
+    int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
     return rc == 0 ? job > 0 : rc;
 }
 
@@ -59,9 +62,9 @@ static int delete_rows(struct store *s, int64_t job, struct err *e)
 {
     int64_t low = row_number(job, 0), last;
     int rc = store_integer(s, 0, &last, e,
-        "select max(row) from (select row from row where row >= ? and row < ? order by row limit "
+        "select max(row) from (select row from row where row >= ? and row <= ? order by row limit "
         "?)",
-        "iii", low, row_number(job + 1, 0), (int64_t)ROWS);
+        "iii", low, row_last(job), (int64_t)ROWS);
     if (rc != 0 || last == 0)
         return rc;
     rc = store_run(s, e, "delete from result where row between ? and ?", "ii", low, last);
@@ -82,7 +85,9 @@ static int delete_chunks(struct store *s, int64_t job, struct err *e)
         "delete from chunk where job = ?1 and chunk in "
         "(select chunk from chunk where job = ?1 order by chunk limit ?2)",
         "ii", job, (int64_t)ROWS);
-    return rc == 0 ? sqlite3_changes(s->db) > 0 : rc;
+    if (rc != 0 || sqlite3_changes(s->db) > 0)
+        return rc == 0 ? 1 : rc;
+    return store_run(s, e, "delete from gone where job = ?", "i", job);
 }
 
 /* Pages from the free list off the end of the file, until there is none or the time is over. */
@@ -110,7 +115,7 @@ int store_purge_step(struct store *s, long long budget_ms, struct err *e)
     long long deadline_ms = now_mono_ms() + budget_ms;
     int64_t job;
     do {
-        int rc = store_integer(s, 0, &job, e, "select min(job) from purge", "");
+        int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
         if (rc == 0 && job == 0)
             return give_back(s, deadline_ms, e);
         if (rc == 0)

@@ -9,9 +9,10 @@
 int store_failed(struct store *s, struct err *e, const char *what)
 {
     int code = sqlite3_extended_errcode(s->db), primary = code & 0xff;
-    int rc = err_set(e, primary == SQLITE_FULL ? ASSAY_EFULL : ASSAY_EIO,
-        "%s/assay.db: %s: %s (%d)", s->dir, what, sqlite3_errmsg(s->db), code);
-    return rc;
+    int damaged = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB;
+    return err_set(e, primary == SQLITE_FULL ? ASSAY_EFULL : ASSAY_EIO,
+        "%s/assay.db: %.200s: %s (%d)%s", s->dir, what, sqlite3_errmsg(s->db), code,
+        damaged ? "; the file is damaged: `assay scrub` says where; put back a copy of it" : "");
 }
 
 static void bind_all(sqlite3_stmt *statement, const char *types, va_list args)
@@ -51,7 +52,10 @@ static sqlite3_stmt *find_statement(struct store *s, const char *sql)
     sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v3(s->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, NULL) !=
         SQLITE_OK)
-        die(70, "event=bad_sql sql=\"%s\" error=%s", sql, sqlite3_errmsg(s->db));
+        die(70,
+            "event=bad_sql sql=\"%s\" error=\"%s/assay.db: %s: its schema is not what this version "
+            "made; look with assay scrub, and put a copy in its place\"",
+            sql, s->dir, sqlite3_errmsg(s->db));
     if (s->n_cached == STORE_MAX_STATEMENTS)
         die(70, "event=too_many_statements limit=%d", STORE_MAX_STATEMENTS);
     s->cache[s->n_cached].sql = sql;
@@ -94,6 +98,24 @@ int store_run(struct store *s, struct err *e, const char *sql, const char *types
     va_end(args);
     s->changes = 1;
     int rc = store_step(s, statement, e);
+    sqlite3_reset(statement);
+    return rc < 0 ? rc : 0;
+}
+
+int store_run_job(
+    struct store *s, int64_t job, int what, struct err *e, const char *sql, const char *types, ...)
+{
+    va_list args;
+    int rc = what & JOB_SAID ? store_touch_sound(s, job, e) : 0;
+    if (rc == 0)
+        rc = store_touch_job(s, job, what & JOB_COUNTED, e);
+    if (rc != 0)
+        return rc;
+    va_start(args, types);
+    sqlite3_stmt *statement = prepare(s, sql, types, args);
+    va_end(args);
+    s->changes = 1;
+    rc = store_step(s, statement, e);
     sqlite3_reset(statement);
     return rc < 0 ? rc : 0;
 }

@@ -13,9 +13,6 @@
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
-/* Of one connection, so that none has all, also not after it has gone: what it asked for waits on until its time is over. */
-#define MAX_OF_ONE 20000
-#define CONNECTIONS 4096 /* that are told apart: of more, some share a count */
 #define FOREVER (1ll << 60)
 /* Looked at in one tick: so many, and beyond FEW no longer than this. */
 #define MOST 64
@@ -41,7 +38,6 @@ struct waiter {
 struct waiters {
     struct waiter *first;
     int n, n_new, n_left_over;
-    int of_connection[CONNECTIONS];
     int any_changed;
     int64_t *changed; /* jobs, since the last tick */
     size_t n_changed, changed_room;
@@ -66,22 +62,11 @@ void waiters_free(struct waiters **out)
     *out = NULL;
 }
 
-/* How many wait of its connection. libzmq numbers them, the lowest digits last in the routing id, which is the first frame. */
-static int *count_of(struct waiters *all, const struct envelope *env)
+int waiters_check_room(const struct broker *b, struct err *e)
 {
-    unsigned n = env->n_frames > 0 ? env->sizes[0] : 0, number = 0;
-    for (unsigned i = n > 2 ? n - 2 : 0; i < n; i++)
-        number = number << 8 | env->bytes[i];
-    return &all->of_connection[number % CONNECTIONS];
-}
-
-int waiters_check_room(const struct broker *b, const struct envelope *env, struct err *e)
-{
-    int is_one = *count_of(b->waiters, env) >= MAX_OF_ONE;
-    if (b->waiters->n < MAX_WAITERS && !is_one)
+    if (b->waiters->n < MAX_WAITERS)
         return 0;
-    err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests%s",
-        is_one ? MAX_OF_ONE : MAX_WAITERS, is_one ? " of one connection" : "");
+    err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests", MAX_WAITERS);
     e->retry_after_ms = 1000;
     return ASSAY_EQUEUEFULL;
 }
@@ -103,7 +88,6 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
         memcpy(w->id, q->id.at, w->id_len);
     b->waiters->first = w;
     b->waiters->n++;
-    ++*count_of(b->waiters, env);
     b->waiters->n_new++;
     b->waiters->any_changed = 1;
 }
@@ -114,7 +98,6 @@ static void drop(struct waiters *all, struct waiter **at)
     struct waiter *w = *at;
     *at = w->next;
     all->n--;
-    --*count_of(all, &w->envelope);
     all->n_left_over -= w->due == LEFT_OVER;
     free(w);
 }

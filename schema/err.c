@@ -102,6 +102,8 @@ const char *err_name(int code)
         return "bad_position";
     case ASSAY_EMANY:
         return "many_values";
+    case ASSAY_EDAMAGED:
+        return "damaged";
     default:
         return "internal";
     }

@@ -42,6 +42,7 @@ enum assay_code {
     ASSAY_EKILLED = -26,    /* worker_killed: the row killed a worker group alone, three times */
     ASSAY_EPOSITION = -27,  /* bad_position: an explicit pooling position outside the row */
     ASSAY_EMANY = -28,      /* many_values: responses and pairs compare one number each */
+    ASSAY_EDAMAGED = -29,   /* damaged: the database does not hold any more what was written */
     /* local codes, never on the wire */
     ASSAY_EIO = -40, /* a file, socket or system call failed */
     ASSAY_EFORMAT =

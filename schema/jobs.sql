@@ -1,6 +1,8 @@
 -- jobs.sql - the database of one broker: private tables (singular), public views (plural, documented in SCHEMA.md).
 -- Times are unix milliseconds in tables. A row's number is job * 2^32 + its index in the job.
 -- The version is `pragma user_version`; store_open.c holds the steps from one to the next.
+-- sum, sums: checksums of what the record says (store_sums.c); null in records from before version 6. Jobs from meta's sums_from on have
+-- all of them.
 
 create table meta (name text primary key, value) without rowid;
 
@@ -28,7 +30,8 @@ create table job (
   meta        blob,                        -- the client's, msgpack
   rate        real not null default 0,
   created_ms  integer not null,
-  finished_ms integer
+  finished_ms integer,
+  sum         integer
 );
 
 create index job_unfinished on job (job) where finished_ms is null;
@@ -55,19 +58,21 @@ create table row (
   activation  integer not null,
   step_token  integer not null,
   n_values    integer not null,
-  attempts    integer not null default 0   -- groups that it killed alone
+  attempts    integer not null default 0,  -- groups that it killed alone
+  sum         integer                      -- of all but attempts
 );
 
 -- Up to 64 rows' input in one record, which has the number of the first of them (bundle.h). ids: packed or plain (ids.h). ends: of a row's
--- sequences in its ids, where it is responses or a pair; positions are one for each then.
-create table row_input (row integer primary key, ids blob not null, positions blob, ends blob, rows blob);
+-- sequences in its ids, where it is responses or a pair; positions are one for each then. sums: 8 bytes for each row, of its input.
+create table row_input (row integer primary key, ids blob not null, positions blob, ends blob, rows blob, sums blob);
 
 -- States of the rows block * 64 to block * 64 + 63, a bit each, the lowest the first's. Neither queued nor failed: done.
 create table block (
   block   integer primary key,
   queued  integer not null,
   running integer not null,                -- a group holds it now; advisory, 0 at every start
-  failed  integer not null
+  failed  integer not null,
+  sum     integer                          -- of all but running
 );
 create index block_queued on block (block) where queued <> 0;
 create index block_running on block (block) where running <> 0;
@@ -85,9 +90,13 @@ create table result (
   error_message text,
   mode          integer not null,
   finished_ms   integer not null,
+  sum           integer,                   -- of all but vector_json
   primary key (job, seq)
 ) without rowid;
 create index result_row on result (row);
+
+-- Cursors whose results are not there any more: their rows were queued again. Any other gap is damage.
+create table gone (job integer not null, seq integer not null, primary key (job, seq)) without rowid;
 
 create table batch (
   batch       integer primary key,
@@ -135,7 +144,7 @@ create view jobs as
     case when cancelled then 0 else max(accepted - done - running, 0) end as queued,
     case when cancelled then accepted - done else 0 end as cancelled,
     round(case when finished_ms > created_ms then done * 1000.0 / (finished_ms - created_ms) else rate end, 3) as rate,
-    case when rate > 0 and not cancelled and finished_ms is null then cast((accepted - done) / rate as integer) end as eta_s,
+    case when rate > 0 and not cancelled and not paused and not held and finished_ms is null then cast((accepted - done) / rate as integer) end as eta_s,
     created_ms / 1000.0 as created_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', created_ms / 1000.0, 'unixepoch') as created_at,
     finished_ms / 1000.0 as finished_ts,
@@ -172,7 +181,7 @@ create view results as
     row.n_tokens, error_code, seq as cursor,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
-  from result join row on row.row = result.row
+  from result left join row on row.row = result.row
   where result.job not in (select job from purge);
 
 create view errors as
@@ -180,7 +189,7 @@ create view errors as
     row.attempts,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
-  from result join row on row.row = result.row
+  from result left join row on row.row = result.row
   where error_code is not null and result.job not in (select job from purge);
 
 create view workers as

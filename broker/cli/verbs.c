@@ -122,6 +122,9 @@ static void print_retried(const json_t *r)
 {
     printf("job %" PRId64 ": %s, %" PRId64 " rows queued again\n", integer(r, "job"),
         text(r, "state"), integer(r, "retried"));
+    if (integer(r, "kept") > 0)
+        printf("%" PRId64 " failed rows stay as they are: they failed for what is in them\n",
+            integer(r, "kept"));
 }
 
 #define BESIDE_KEY                                                                                 \

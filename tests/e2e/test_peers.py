@@ -1,8 +1,5 @@
 """What a peer does to the broker, or to another peer: messages without end, routing ids of its choosing, ZMTP that no library sends."""
-import os
 import pathlib
-import signal
-import struct
 import time
 
 import msgpack
@@ -63,15 +60,6 @@ def test_a_subscription_without_end(small):
     for data in (zmtp.frame(b"\x01" + bytes(1000), zmtp.MORE), zmtp.frame(b"\x01" + bytes(1 << 20))):
         with zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
             assert flood(peer, data, megabytes=64)
-
-
-def test_subscriptions_without_number(small):
-    """libzmq keeps topics as long as their connection, and whatever it is that asks for the next one."""
-    events = f"ipc://{small.data}/events.sock"
-    topics = [bytes([1]) + struct.pack(">I", i) * 700 for i in range(400)]
-    for data in (b"".join(zmtp.frame(t) for t in topics), b"".join(zmtp.frame(b"\x09SUBSCRIBE" + t, zmtp.COMMAND) for t in topics)):
-        with zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
-            assert flood(peer, data, megabytes=4)
 
 
 def test_it_is_logged(small):
@@ -187,40 +175,3 @@ def test_what_is_not_spoken_here(small, hello):
         assert peer.is_closed()
     with small.client() as client:
         assert client.call("hello")["ok"]
-
-
-def test_one_connection_has_not_all_the_waiting(small):
-    """100,000 requests may wait. Those of a connection that has gone wait on, and others' all the same."""
-    key = random_key()
-    with small.client() as client:
-        client.submit(key, [{"ids": [1]}], seal=False)
-        client.call("pause", job=key)
-        ask = zmtp.frame(msgpack.packb({"v": 1, "op": "results", "job": key, "wait_ms": 60000, "after": 1}))
-        with zmtp.Peer(small.endpoint) as peer:
-            peer.socket.sendall(ask * 20000)
-            full = msgpack.unpackb(peer.ask(msgpack.packb({"v": 1, "op": "results", "job": key, "wait_ms": 60000, "after": 1})))
-            assert full["err"]["code"] == "queue_full" and "of one connection" in full["err"]["message"]
-            assert msgpack.unpackb(peer.ask(HELLO))["ok"]
-        assert client.call("score", rows=[{"ids": [1, 2, 3]}])["rows"][0]["error"] is None
-        client.call("cancel", job=key)
-
-
-def test_ranks_start_anew_where_clients_have_all_connections(directory):
-    """And more wait to be let in: they take each descriptor that a rank leaves."""
-    broker = Broker(directory)
-    broker.command = ["prlimit", "--nofile=200:200", *broker.command]
-    context = zmq.Context()
-    with broker, broker.client() as client:
-        assert len(client.submit("a", [{"ids": [1, 2]}])) and len(client.results("a")) == 1
-        crowd = [context.socket(zmq.DEALER) for _ in range(300)]
-        for socket in crowd:
-            socket.linger = 0
-            socket.connect(broker.endpoint)
-        wait_until(lambda: "event=connections_full" in broker.words())
-        for pid in broker.worker_pids():
-            os.kill(pid, signal.SIGKILL)
-        client.submit("b", [{"ids": [3, 4]}])
-        assert len(client.results("b", timeout=30)) == 1
-        for socket in crowd:
-            socket.close()
-    context.term()

@@ -272,6 +272,15 @@ static inline uint32_t finish_some(struct store *s, int64_t job, uint32_t n, int
     return n_rows;
 }
 
+/* How many rows a retry queued again; in the open transaction. */
+static inline int64_t retry_rows(struct store *s, int64_t job)
+{
+    struct err err;
+    struct store_retried retried;
+    must(store_retry(s, job, &retried, &err));
+    return retried.rows;
+}
+
 /* What `sqlite3 -readonly` prints for a query, in a buffer of the caller's. */
 static inline const char *shell(const struct fixture *f, const char *sql, char *out, size_t room)
 {
@@ -285,17 +294,25 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     return out;
 }
 
+/* SQL that makes a database of version 5 of one of now. */
+#define TO_VERSION_5                                                                               \
+    "drop view jobs; drop view rows; drop view results; drop view errors; drop table gone; "       \
+    "alter table job drop column sum; alter table row drop column sum; "                           \
+    "alter table row_input drop column sums; alter table block drop column sum; "                  \
+    "alter table result drop column sum; pragma user_version = 5; "
+
 /* SQL that makes a database of version 4 of one of now, whose rows came one at a time. */
 #define TO_VERSION_4                                                                               \
-    "drop view rows; create table lease (row integer primary key, batch integer not null); "       \
-    "alter table row add column state integer not null default 0; "                                \
-    "update row set state = (select case when queued >> (row.row & 63) & 1 then 0 "                \
-    "when failed >> (row.row & 63) & 1 then 2 else 1 end from block where block = row.row >> 6); " \
-    "insert into lease select row, 7 from row join block on block = row >> 6 "                     \
-    "where running >> (row & 63) & 1; "                                                            \
-    "drop table block; alter table row_input drop column rows; "                                   \
-    "create index row_queued on row (row) where state = 0; "                                       \
-    "create index row_failed on row (row) where state = 2; pragma user_version = 4; "
+    TO_VERSION_5 "create table lease (row integer primary key, batch integer not null); "          \
+                 "alter table row add column state integer not null default 0; "                   \
+                 "update row set state = (select case when queued >> (row.row & 63) & 1 then 0 "   \
+                 "when failed >> (row.row & 63) & 1 then 2 else 1 end from block where block = "   \
+                 "row.row >> 6); "                                                                 \
+                 "insert into lease select row, 7 from row join block on block = row >> 6 "        \
+                 "where running >> (row & 63) & 1; "                                               \
+                 "drop table block; alter table row_input drop column rows; "                      \
+                 "create index row_queued on row (row) where state = 0; "                          \
+                 "create index row_failed on row (row) where state = 2; pragma user_version = 4; "
 
 static inline void run_sql(const struct fixture *f, const char *sql)
 {

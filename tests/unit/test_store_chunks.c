@@ -100,7 +100,7 @@ static void test_old_chunk_again(void **state)
     snprintf(sql, sizeof sql,
         TO_VERSION_4
         "update chunk set digest = x'%s'; drop view workers; alter table worker drop column "
-        "busy_us; alter table worker drop column up_us; drop view jobs; alter table job drop "
+        "busy_us; alter table worker drop column up_us; alter table job drop "
         "column copied; alter table job drop column cached; alter table job drop column fresh; "
         "pragma user_version = 3",
         sodium_bin2hex(hex, sizeof hex, digest, sizeof digest));
