@@ -218,7 +218,7 @@ static void open_twins(struct broker *b)
 {
     const struct options *o = b->options;
     if (o->no_dedupe) {
-        twin_table_sweep(b->data, NULL, NULL); /* they would lack what is done now */
+        twin_table_sweep(b->data);
         return;
     }
     if (o->score_cache > 0)

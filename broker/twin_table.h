@@ -4,8 +4,8 @@
  * no harm, and one too few costs a row computed twice.
  *
  * A small table lies in memory. A larger one is a file of the data directory, mapped: as much of it is in
- * memory as the system has room for, and when the broker is killed, what was added stays. The system's own
- * end is another matter: of a file from before it nothing is taken. */
+ * memory as the system has room for. The file has no name, so nobody can damage it or cut it short, and it goes
+ * with the broker however that ends: each start makes its tables again, from the database. */
 #ifndef ASSAY_TWIN_TABLE_H
 #define ASSAY_TWIN_TABLE_H
 
@@ -21,21 +21,18 @@ struct twin_table;
 
 struct twin_table_options {
     const char *dir; /* NULL: no files; borrowed until the table is closed */
-    int64_t job, created_ms;
-    uint64_t seed;           /* of the hashes, for a new table; nobody outside can know it */
+    int64_t job;
+    uint64_t seed;           /* of the hashes; nobody outside can know it */
     uint64_t min_free_bytes; /* of the disk, that a file is to leave: results need them */
 };
-/* The job's file where there is one that can be trusted, of this job and not one of another database, else an
- * empty table. */
-struct twin_table *twin_table_open(const struct twin_table_options *options);
-void twin_table_close(struct twin_table **t);  /* a file stays; NULL-safe */
-void twin_table_delete(struct twin_table **t); /* and the file too */
+struct twin_table *twin_table_open(const struct twin_table_options *options); /* an empty one */
+void twin_table_close(struct twin_table **t);                                 /* NULL-safe */
 
 int64_t twin_table_job(const struct twin_table *t);
 uint64_t twin_table_seed(const struct twin_table *t);
 /* Memory that it takes; 0 of one that is not small. */
 size_t twin_table_small_bytes(const struct twin_table *t);
-/* The table has the job's rows of before it was made up to this number; kept with the file. 0 in a new one. */
+/* The table has the job's rows of before it was made up to this number. 0 in a new one. */
 int64_t twin_table_scanned(const struct twin_table *t);
 void twin_table_set_scanned(struct twin_table *t, int64_t row);
 
@@ -43,12 +40,19 @@ void twin_table_set_scanned(struct twin_table *t, int64_t row);
 void twin_table_add(struct twin_table *t, uint64_t hash, uint32_t i);
 /* Which rows were added under this hash, or one that is hardly to be told from it: their number, at most
  * TWIN_TABLE_SAME. */
-uint32_t twin_table_find(const struct twin_table *t, uint64_t hash, uint32_t *found);
+uint32_t twin_table_find(struct twin_table *t, uint64_t hash, uint32_t *found);
 /* It will be looked for soon. */
 void twin_table_expect(const struct twin_table *t, uint64_t hash);
 
-/* Of all jobs: deletes the files of those for which keep says 0; with keep NULL, all. */
-typedef int twin_table_keeper(void *arg, int64_t job);
-void twin_table_sweep(const char *dir, twin_table_keeper *keep, void *arg);
+/* Was a row of this hash one that twin_table_find names for that hash? */
+int twin_table_is_same(uint64_t hash, uint64_t other);
+/* 1: its file was read and did not have what was written there, so it may lack any row; to be closed, and made
+ * again without files (which never lies, so that this has an end). The caller knows it of a row that was
+ * found, the table of slots that do not end. */
+int twin_table_lies(const struct twin_table *t);
+void twin_table_distrust(struct twin_table *t);
+
+/* Deletes files that have a name still: of a broker that was killed as it made one, or of version before. */
+void twin_table_sweep(const char *dir);
 
 #endif

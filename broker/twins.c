@@ -12,9 +12,9 @@
  * that nobody can steer: a client that could make two rows collide could give another's row its score.
  *
  * Rows under way are found through a hash table of pointers that holds just those. A row is in its job's table from
- * when it goes to be computed, so before it can be finished: whenever the broker is killed, no finished
- * row is missing. A table that begins empty though its job has finished rows (a small one after a restart,
- * any after the system's) is filled first, some milliseconds' worth at a time, and its job waits for that.
+ * when it goes to be computed, so before it can be finished. A table begins empty; where its job has finished
+ * rows (after a restart, or when the table was closed) it is filled first, some milliseconds' worth at a time,
+ * and its job waits for that.
  *
  * Rows are compared within one job, for a queue that is scored twice on purpose (to compare, to measure) has to be;
  * across jobs there is the score cache. */
@@ -35,7 +35,6 @@
 #define SCAN_ROWS 64
 #define SCANNED INT64_MAX
 #define IDLE_TABLES 512
-#define IDLE_SWEEP 60
 
 struct twins {
     struct twins_options options;
@@ -43,7 +42,7 @@ struct twins {
     struct row **leaders; /* open addressing, NULL is free, removal by moving back */
     size_t n_leaders, room;
     struct twin_table **tables; /* by job, ascending; [max_tables] of room */
-    uint32_t n_tables, idle_at, n_idle;
+    uint32_t n_tables, idle_at;
     size_t
         small_bytes; /* of the small ones, when they were last counted, and of those that came since */
     struct twin_table *current; /* the one that was last used; NULL: none */
@@ -74,13 +73,25 @@ static void count_bytes(struct twins *t)
         t->small_bytes += twin_table_small_bytes(t->tables[i]);
 }
 
-/* With too many of them some are closed, whichever: jobs take turns, and of any order that is followed the next
- * one would be the one that is needed next. Files are mapped again, small ones filled again. */
+/* Any one, as jobs take turns, and of any order that is followed the next one would be the one that is needed
+ * next; but a small one where there is one, for it will be filled again. */
+static uint32_t one_to_close(const struct twins *t)
+{
+    uint32_t first = randombytes_uniform(t->n_tables);
+    for (uint32_t k = 0; k < t->n_tables; k++) {
+        uint32_t at = (first + k) % t->n_tables;
+        if (twin_table_small_bytes(t->tables[at]) > 0)
+            return at;
+    }
+    return first;
+}
+
+/* With too many of them some are closed. */
 static void limit_tables(struct twins *t)
 {
     while (
         t->n_tables == t->options.max_tables || (t->n_tables > 0 && t->small_bytes > TWINS_BYTES)) {
-        uint32_t at = randombytes_uniform(t->n_tables);
+        uint32_t at = one_to_close(t);
         size_t bytes = twin_table_small_bytes(t->tables[at]); /* it may have grown since */
         t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
         twin_table_close(&t->tables[at]);
@@ -89,19 +100,11 @@ static void limit_tables(struct twins *t)
 }
 
 /* Is this job still to be worked on? Negative: the store failed. */
-static int is_unfinished(struct twins *t, int64_t job, int64_t *created_ms, struct err *e)
+static int is_unfinished(struct twins *t, int64_t job, struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(t->options.store, job, &j, e);
-    *created_ms = rc == 1 ? j.created_ms : 0;
     return rc != 1 ? rc : !j.cancelled && j.finished_ms == 0;
-}
-
-static int needs_table(void *arg, int64_t job)
-{
-    struct err e;
-    int64_t created_ms;
-    return is_unfinished(arg, job, &created_ms, &e) != 0;
 }
 
 /* Where the job's table is among the others, or would be. */
@@ -127,52 +130,56 @@ static struct twin_table *table_of(const struct twins *t, int64_t job)
     return at < t->n_tables && twin_table_job(t->tables[at]) == job ? t->tables[at] : NULL;
 }
 
-static int open_table(struct twins *t, int64_t job, struct err *e)
+static void open_table(struct twins *t, int64_t job, const char *dir)
 {
-    int64_t created_ms;
-    int rc = is_unfinished(t, job, &created_ms, e);
-    if (rc < 0)
-        return rc;
     limit_tables(t);
     uint32_t at = place_of(t, job);
     memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
-    t->tables[at] = twin_table_open(&(struct twin_table_options){
-        t->options.data_dir, job, created_ms, t->seed, t->options.min_free_bytes});
+    t->tables[at] =
+        twin_table_open(&(struct twin_table_options){dir, job, t->seed, t->options.min_free_bytes});
     t->n_tables++;
     t->small_bytes += twin_table_small_bytes(t->tables[at]);
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
         if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
             twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
-    return 0;
+}
+
+static void close_lying(struct twins *t, int64_t job)
+{
+    uint32_t at = place_of(t, job);
+    log_warn("event=twins_damaged job=%lld action=\"made again in memory\"", (long long)job);
+    twin_table_close(&t->tables[at]);
+    remove_table(t, at);
 }
 
 /* The row's job's becomes the current one: 1, or 0 when this turn has no time left to fill one more. */
-static int choose_table(struct twins *t, int64_t job, struct err *e)
+static int choose_table(struct twins *t, int64_t job)
 {
     struct twin_table *table = table_of(t, job);
-    if (!table && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
+    int lies = table && twin_table_lies(table);
+    if ((!table || lies) && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
         return 0;
-    int rc = table ? 0 : open_table(t, job, e);
-    t->current = rc == 0 ? table_of(t, job) : NULL;
-    return rc < 0 ? rc : 1;
+    if (lies)
+        close_lying(t, job);
+    if (!table || lies)
+        open_table(t, job, lies ? NULL : t->options.data_dir);
+    t->current = table_of(t, job);
+    return 1;
 }
 
 int twins_idle(struct twins *t, struct err *e)
 {
     count_bytes(t);
     limit_tables(t);
-    if (t->options.data_dir && ++t->n_idle % IDLE_SWEEP == 0) /* of those that are not open */
-        twin_table_sweep(t->options.data_dir, needs_table, t);
     for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
-        int64_t created_ms;
-        int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), &created_ms, e);
+        int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), e);
         if (rc < 0)
             return rc;
         if (rc == 1) {
             t->idle_at++;
             continue;
         }
-        twin_table_delete(&t->tables[t->idle_at]);
+        twin_table_close(&t->tables[t->idle_at]);
         remove_table(t, t->idle_at);
     }
     if (t->idle_at >= t->n_tables)
@@ -364,6 +371,22 @@ static int take_answer(struct twins *t, const struct row *same, struct row *r, s
     return !r->line || same->line || r->known[0] != 0;
 }
 
+/* The row that the table names for r has been read: 1 when it is the same and has an answer. */
+static int take_from_read(struct twins *t, int64_t row, struct row *r, struct err *e)
+{
+    int rc = 0, is_so = 0;
+    for (struct row *same = t->read; rc == 0 && same; same = same->next) {
+        if (is_same(same, r) && (row != r->row || same->part != r->part))
+            rc = take_answer(t, same, r, e);
+        else if (!is_so)
+            hash_row(t->current, same);
+        is_so |= is_same(same, r) || twin_table_is_same(same->hash, r->hash);
+    }
+    if (rc == 0 && !is_so) /* the content of a row never changes */
+        twin_table_distrust(t->current);
+    return rc;
+}
+
 /* 1 known, 0 not, or negative. */
 static int find_answered(struct twins *t, struct row *r, struct err *e)
 {
@@ -374,9 +397,8 @@ static int find_answered(struct twins *t, struct row *r, struct err *e)
         if (row == r->row && !r->line)
             continue;
         rc = read_row(t, row, e);
-        for (const struct row *same = t->read; rc == 0 && same; same = same->next)
-            if (is_same(same, r) && (row != r->row || same->part != r->part))
-                rc = take_answer(t, same, r, e);
+        if (rc == 0)
+            rc = take_from_read(t, row, r, e);
     }
     return rc;
 }
@@ -456,7 +478,7 @@ struct twins *twins_new(const struct twins_options *options)
         crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
     crypto_generichash_final(&h, t->model, MODEL_BYTES);
     if (options->data_dir)
-        twin_table_sweep(options->data_dir, needs_table, t);
+        twin_table_sweep(options->data_dir);
     return t;
 }
 
@@ -527,7 +549,7 @@ void twins_begin(struct twins *t)
 int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *e)
 {
     *leader = NULL;
-    int rc = choose_table(t, row_job(r->row), e);
+    int rc = choose_table(t, row_job(r->row));
     if (rc == 1)
         rc = fill_table(t, e);
     if (rc != 1) {
@@ -540,6 +562,10 @@ int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *
     if (*leader)
         return TWINS_UNDER_WAY;
     rc = find_answered(t, r, e);
+    if (rc == 0 && twin_table_lies(t->current)) {
+        t->later = 1;
+        return TWINS_LATER;
+    }
     if (rc == 0)
         rc = find_cached(t, r);
     if (rc == 1)
