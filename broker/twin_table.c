@@ -13,7 +13,8 @@
  * Disk space is taken before it is mapped, for a page without any would kill with SIGBUS. Where there is
  * none to be had, the table goes on in memory.
  *
- * LIMITS: tags have 32 bits, so of n rows one in 2^32 / n looks in vain into another; at 10^7, one in 430. */
+ * LIMITS: tags have 32 bits, so of n rows one in 2^32 / n looks in vain into another; at 10^7, one in 430.
+ * A disk that cannot give back a page at all (EIO) still ends the broker with SIGBUS. */
 #include "broker/twin_table.h"
 
 #include <dirent.h>
