@@ -1,4 +1,5 @@
 /* main.c - `assay`, the command line client: which verbs there are, and the way to each. */
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -174,9 +175,22 @@ static void find_bin_dir(char *out, size_t size)
         *slash = '\0';
 }
 
+/* What the caller closed stays unreadable and unwritable, but no file that is opened later takes its number:
+ * messages would be written into it. */
+static void hold_standard_files(void)
+{
+    int fd;
+    do
+        fd = open("/", O_PATH);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
     char state_dir[PATH_MAX], bin_dir[PATH_MAX];
+    hold_standard_files();
     log_init("assay", -1, LOG_LEVEL_WARN);
     if (argc < 2) {
         cli_print_overview(stderr, verbs);

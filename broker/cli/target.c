@@ -86,6 +86,18 @@ static int check_input(const struct target *t, const struct stat *st, const char
         t->path, path);
 }
 
+/* The shell has opened it, as `> FILE` has emptied it and `>> FILE` would have it read its own lines. */
+static int check_stdout(const char *input, struct err *e)
+{
+    struct stat in, out;
+    int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
+    if (found != 0 || fstat(STDOUT_FILENO, &out) != 0 || !S_ISREG(in.st_mode) ||
+        !is_same(&in, &out))
+        return 0;
+    return err_set(e, ASSAY_EBADREQ, "stdout is the input itself, '%s'; expected another file",
+        input ? input : "-");
+}
+
 /* ---- opening ---- */
 
 static int open_stream(struct target *t, int fd, struct err *e)
@@ -171,7 +183,7 @@ int target_open(struct target *t, const char *path, const char *input, struct er
     *t = (struct target){.path = "stdout", .fd = -1};
     if (!path || strcmp(path, "-") == 0) {
         t->file = stdout;
-        return 0;
+        return check_stdout(input, e);
     }
     if (strlen(path) >= sizeof t->path - sizeof ".part")
         return err_set(e, ASSAY_EBADREQ, "--output: expected a path below %zu bytes",

@@ -114,6 +114,26 @@ def test_the_input_is_no_output(directory, rows, how):
     assert rows.read_bytes() == before and not list(directory.glob("*.assay"))
 
 
+@pytest.mark.parametrize("by", ["name", "stdin"])
+def test_stdout_is_not_the_input(directory, rows, by):
+    """`>> FILE`: its own results would be rows."""
+    before = rows.read_bytes()
+    with open(rows, "ab") as out, open(rows, "rb") as stdin:
+        done = subprocess.run([ASSAY, "score", rows if by == "name" else "-", "--model", DEMO], stdin=stdin, stdout=out,
+                              stderr=subprocess.PIPE, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 64 and "is the input itself" in done.stderr, done.stderr
+    assert rows.read_bytes() == before and not list(directory.glob("*.assay"))
+
+
+def test_a_closed_stdin_is_no_other_file(directory):
+    """The number of what is closed goes to no file that is opened later."""
+    out = directory / "out"
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", ASSAY, "score", "-", "-o", out, "--model", DEMO],
+                          capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 74 and "cannot read 'stdin': Bad file descriptor" in done.stderr, done.stderr
+    assert not list(directory.iterdir())
+
+
 def test_a_directory_is_no_output(directory, rows):
     (directory / "out").mkdir()
     done = score(rows, directory / "out")
