@@ -37,7 +37,7 @@ int broker_begin(struct broker *b, struct err *e)
 int broker_begin_synced(struct broker *b, struct err *e)
 {
     int rc = broker_commit(b, e);
-    if (rc == ASSAY_EFULL) /* that was for show */
+    if (store_may_pass(rc)) /* that was for show */
         broker_forgo(b, e);
     else if (rc != 0)
         return rc;
@@ -52,9 +52,10 @@ int broker_commit(struct broker *b, struct err *e)
         return 0;
     b->in_transaction = 0;
     int rc = store_commit(b->store, e);
-    if (rc == 0 && b->disk_is_full) {
-        b->disk_is_full = 0;
-        log_info("event=disk_has_room");
+    if (rc == 0 && b->cannot_write != 0) {
+        log_info(
+            "event=%s", b->cannot_write == ASSAY_EFULL ? "disk_has_room" : "database_unlocked");
+        b->cannot_write = 0;
     }
     return rc;
 }
@@ -70,24 +71,23 @@ static _Noreturn void die_of(const struct err *e)
 {
     if (e->code == ASSAY_EGONE)
         die(EX_OSFILE, "event=database_gone error=\"%s\"", e->msg);
-    die(EX_IOERR, "event=%s error=\"%s\"",
-        e->code == ASSAY_EFULL ? "disk_full what=results" : "database_failed outcome=unknown",
-        e->msg);
+    die(EX_IOERR, "event=database_failed outcome=unknown error=\"%s\"", e->msg);
 }
 
-static void note_full_disk(struct broker *b, const struct err *e)
+void broker_cannot_write(struct broker *b, const struct err *e)
 {
-    if (e->code != ASSAY_EFULL)
+    if (!store_may_pass(e->code))
         die_of(e);
-    if (!b->disk_is_full)
-        log_warn("event=disk_full error=\"%s\"", e->msg);
-    b->disk_is_full = 1;
+    if (b->cannot_write != e->code)
+        log_warn("event=%s error=\"%s\" action=\"work waits until it can be written\"",
+            e->code == ASSAY_EFULL ? "disk_full" : "database_locked", e->msg);
+    b->cannot_write = e->code;
 }
 
 void broker_forgo(struct broker *b, const struct err *e)
 {
     broker_rollback(b);
-    note_full_disk(b, e);
+    broker_cannot_write(b, e);
 }
 
 void broker_send_replies(struct broker *b)
@@ -139,9 +139,9 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
 static void refuse_turn(struct broker *b, struct err *e)
 {
     broker_rollback(b);
-    note_full_disk(b, e);
+    broker_cannot_write(b, e);
+    e->retry_after_ms = e->code == ASSAY_EFULL ? 5000 : 1000;
     e->code = ASSAY_EQUEUEFULL;
-    e->retry_after_ms = 5000;
     outbox_fail(b->outbox, e);
     waiters_settle(b, e);
 }
@@ -350,7 +350,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
 
 /* A slice of what purged jobs left. A full disk is the best reason to delete: the reserve makes room
  * for it. */
-static void purge_slice(struct broker *b)
+static int purge_slice(struct broker *b, int has_rows)
 {
     struct err e = {0};
     int rc = broker_begin(b, &e);
@@ -358,11 +358,12 @@ static void purge_slice(struct broker *b)
         rc = store_purge_step(b->store, PURGE_SLICE_MS, &e);
     if (rc == 0)
         rc = broker_commit(b, &e);
-    if (rc == ASSAY_EFULL)
-        store_free_reserve(b->store);
+    if (rc == ASSAY_EFULL && has_rows)
+        store_free_room_to_purge(b->store);
     if (rc != 0)
         broker_forgo(b, &e);
     store_idle(b->store); /* at once: what many slices wrote would hold up the loop for long */
+    return rc;
 }
 
 /* Returns when it wants to be called again. */
@@ -374,9 +375,8 @@ static long long purge(struct broker *b, long long now_ms)
     int waits = store_purge_waits(b->store, &e);
     if (waits < 0)
         die_of(&e);
-    if (waits)
-        purge_slice(b);
-    b->purge_due_ms = now_mono_ms() + (waits ? PURGE_PAUSE_MS : HOUSEKEEPING_MS);
+    int goes_on = waits && purge_slice(b, waits == 2) == 0;
+    b->purge_due_ms = now_mono_ms() + (goes_on ? PURGE_PAUSE_MS : HOUSEKEEPING_MS);
     return b->purge_due_ms;
 }
 

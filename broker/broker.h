@@ -63,7 +63,8 @@ struct broker {
     int in_transaction;                        /* one is open; nothing in it was told to anyone */
     int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
     int n_touched;
-    int disk_is_full;         /* as it was last logged */
+    int cannot_write;         /* why, as it was last logged: ASSAY_EFULL, ASSAY_ELOCKED; 0 */
+    struct held *held;        /* outcomes that could not be written (results.c); NULL: none */
     int connections_are_full; /* likewise */
     unsigned connections_ended;
     long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
@@ -78,19 +79,21 @@ int broker_begin(struct broker *b, struct err *e); /* opens a transaction if non
 /* A transaction that is on the disk when its commit returns, and nobody sees it before; what was open is
  * committed. */
 int broker_begin_synced(struct broker *b, struct err *e);
-/* Commits what is open, if anything. When that fails nothing of it was kept (ASSAY_EFULL), or nobody
+/* Commits what is open, if anything. When that fails nothing of it was kept (store_may_pass), or nobody
  * knows (the broker must exit). */
 int broker_commit(struct broker *b, struct err *e);
 /* Replies and events whose commits are on the disk go out; those made since the last call must wait for all that is
  * written now. */
 void broker_send_replies(struct broker *b);
 void broker_rollback(struct broker *b);
-/* Writing something that is only for show failed: goes on without it where the disk is full, dies
- * of anything else. */
+/* Writing something that is only for show failed: goes on without it where the disk is full or the
+ * database locked, dies of anything else. */
 void broker_forgo(struct broker *b, const struct err *e);
+/* Nothing is written for now: says so, once; dies of anything that does not pass. */
+void broker_cannot_write(struct broker *b, const struct err *e);
 
 /* requests.c - one message: its reply goes to the outbox, the job that it wrote to into `touched`.
- * Returns 0, or ASSAY_EFULL or ASSAY_EIO when the database failed: then nothing of this turn's
+ * Returns 0, or ASSAY_EFULL, ASSAY_ELOCKED or ASSAY_EIO when the database failed: then nothing of this turn's
  * requests may be kept. */
 int broker_request(
     struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e);
@@ -119,6 +122,8 @@ const char *job_state_name(enum job_state state);
 int broker_take_outcomes(struct broker *b, struct err *e);
 /* Results of rows that are the same as others, of which results are known. */
 int broker_copy_results(struct broker *b, struct err *e);
+/* Outcomes that are held when the broker stops: their rows are queued, as the database has them. */
+void broker_drop_outcomes(struct broker *b);
 /* Fill the groups' free slots. */
 int broker_dispatch(struct broker *b, struct err *e);
 

@@ -280,6 +280,7 @@ static void close_broker(struct broker *b)
 {
     for (int g = 0; g < b->options->replicas; g++)
         group_free(&b->groups[g]);
+    broker_drop_outcomes(b);
     planner_free(&b->planner);
     twins_free(&b->twins);
     store_cache_close(&b->cache);
@@ -312,6 +313,7 @@ static int exit_code_of(const struct err *e)
     case ASSAY_ENOTREADY:
         return EX_UNAVAILABLE;
     case ASSAY_EBUSY:
+    case ASSAY_ELOCKED:
         return EX_TEMPFAIL;
     case ASSAY_EIO:
     case ASSAY_EFULL:

@@ -331,6 +331,8 @@ static int on_purge(
     int rc = find_purged(b, q, &job, e);
     if (q->older_than_s >= 0)
         before_ms = now_wall_ms() - q->older_than_s * 1000;
+    if (b->cannot_write == ASSAY_EFULL || store_is_out_of_room(b->store))
+        store_free_room_to_purge(b->store);
     if (rc == 0)
         rc = broker_begin(b, e);
     if (rc != 0)
@@ -385,5 +387,5 @@ int broker_request(
         b->counters.refused++;
         outbox_error(b->outbox, env, q.id, e);
     }
-    return rc == ASSAY_EFULL || rc == ASSAY_EIO ? rc : 0;
+    return store_may_pass(rc) || rc == ASSAY_EIO ? rc : 0;
 }

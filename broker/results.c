@@ -5,7 +5,8 @@
  * kept.
  *
  * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
- * that is full gets the space of the reserve file back. */
+ * that is full gets the space of the reserve file back. When that does not do, or somebody else has the
+ * database locked, outcomes are held and written again and again, and until then nothing more goes out. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,15 @@ struct outcome {
     struct batch *batch;
     enum batch_outcome kind;
     const struct err *refused; /* no group can take it; else NULL */
+};
+
+#define AGAIN_MS 200
+
+struct held {
+    struct outcome list[MAX_OUTCOMES];
+    int n;
+    struct err why; /* of the one that is refused */
+    long long again_ms;
 };
 
 /* ---- one row ---- */
@@ -261,19 +271,76 @@ static int settle_all(struct broker *b, struct outcome *list, int n, struct err 
         b->counters = before;
         rc = write_outcomes(b, list, n, e);
     }
+    b->counters = rc == 0 ? b->counters : before;
     for (int i = 0; rc == 0 && i < n; i++)
         settle(b, &list[i]);
     return rc;
+}
+
+static void hold(struct broker *b, const struct outcome *list, int n, const struct err *e)
+{
+    broker_cannot_write(b, e);
+    b->held = xcalloc(1, sizeof *b->held);
+    memcpy(b->held->list, list, (size_t)n * sizeof *list);
+    b->held->n = n;
+    b->held->again_ms = now_mono_ms() + AGAIN_MS;
+    if (list[0].refused) {
+        b->held->why = *list[0].refused;
+        b->held->list[0].refused = &b->held->why;
+    }
+}
+
+/* 0 settled, or held until they can be. */
+static int settle_or_hold(struct broker *b, struct outcome *list, int n, struct err *e)
+{
+    int rc = settle_all(b, list, n, e);
+    if (!store_may_pass(rc))
+        return rc;
+    hold(b, list, n, e);
+    return 0;
+}
+
+static int settle_held(struct broker *b, struct err *e)
+{
+    if (now_mono_ms() < b->held->again_ms)
+        return 0;
+    int rc = settle_all(b, b->held->list, b->held->n, e);
+    b->held->again_ms = now_mono_ms() + AGAIN_MS;
+    if (store_may_pass(rc)) {
+        broker_cannot_write(b, e);
+        return 0;
+    }
+    if (rc == 0) {
+        free(b->held);
+        b->held = NULL;
+    }
+    return rc;
+}
+
+void broker_drop_outcomes(struct broker *b)
+{
+    for (int i = 0; b->held && i < b->held->n; i++)
+        batch_free(&b->held->list[i].batch);
+    free(b->held);
+    b->held = NULL;
+}
+
+/* Nothing new is begun. */
+static int waits(const struct broker *b)
+{
+    return b->draining || b->held || store_is_late(b->store);
 }
 
 int broker_take_outcomes(struct broker *b, struct err *e)
 {
     struct outcome list[MAX_OUTCOMES];
     int n = 0;
+    if (b->held)
+        return settle_held(b, e);
     for (int g = 0; g < b->options->replicas; g++)
         while (n < MAX_OUTCOMES && group_take(b->groups[g], &list[n].batch, &list[n].kind))
             list[n++].refused = NULL;
-    return n > 0 ? settle_all(b, list, n, e) : 0;
+    return n > 0 ? settle_or_hold(b, list, n, e) : 0;
 }
 
 /* ---- results that are known ---- */
@@ -281,8 +348,8 @@ int broker_take_outcomes(struct broker *b, struct err *e)
 int broker_copy_results(struct broker *b, struct err *e)
 {
     struct outcome known = {.kind = BATCH_DONE};
-    int rc = b->draining ? 0 : planner_known(b->planner, &known.batch, e);
-    return rc == 1 ? settle_all(b, &known, 1, e) : rc;
+    int rc = waits(b) ? 0 : planner_known(b->planner, &known.batch, e);
+    return rc == 1 ? settle_or_hold(b, &known, 1, e) : rc;
 }
 
 /* ---- going out ---- */
@@ -317,20 +384,18 @@ static int send_out(struct broker *b, int g, struct batch **batch, struct err *e
     log_error("event=batch_refused error=\"%s\"", why.msg);
     struct outcome refused = {*batch, BATCH_DONE, &why};
     *batch = NULL;
-    rc = settle_all(b, &refused, 1, e);
+    rc = settle_or_hold(b, &refused, 1, e);
     return rc < 0 ? rc : 1;
 }
 
 int broker_dispatch(struct broker *b, struct err *e)
 {
     int rc = 0, sent = 1;
-    if (b->draining)
-        return 0;
-    while (rc >= 0 && sent) { /* round by round, so that groups share the work */
+    while (rc >= 0 && sent && !waits(b)) { /* round by round, so that groups share the work */
         sent = 0;
         for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
             struct batch *batch = NULL;
-            if (group_free_slots(b->groups[g]) == 0)
+            if (group_free_slots(b->groups[g]) == 0 || b->held)
                 continue;
             rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
             if (rc == 1)

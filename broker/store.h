@@ -13,7 +13,8 @@
  * result is committed, so a restart re-queues by construction.
  *
  * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk
- * is full (the transaction is rolled back and nothing was kept), ASSAY_EIO otherwise. */
+ * is full, or ASSAY_ELOCKED when another process writes to the database (the transaction is rolled back and
+ * nothing was kept: it may be tried again later), ASSAY_EIO otherwise. */
 #ifndef ASSAY_STORE_H
 #define ASSAY_STORE_H
 
@@ -24,6 +25,12 @@
 #include "schema/msg.h"
 
 struct store;
+
+/* Nothing was kept, and later it may go. */
+static inline int store_may_pass(int code)
+{
+    return code == ASSAY_EFULL || code == ASSAY_ELOCKED;
+}
 
 enum job_state { JOB_OPEN, JOB_QUEUED, JOB_RUNNING, JOB_PAUSED, JOB_DONE, JOB_CANCELLED };
 
@@ -87,9 +94,15 @@ int store_wait_synced(
 void store_rollback(struct store *s);
 /* Disk has room for `bytes` more above min_free_bytes: 0, or ASSAY_EQUEUEFULL with the numbers. */
 int store_check_room(struct store *s, uint64_t bytes, struct err *e);
+/* Nothing can be written since the start, for one of these reasons: what is there can be read. Each transaction
+ * tries again, and store_idle does. */
+int store_is_late(const struct store *s);
 /* Give the reserve file's space back to the file system, so that a result can be written. 1 if
  * there was one. */
 int store_free_reserve(struct store *s);
+/* The same, and a part that results do not get: for a purge, which needs room before it makes any. */
+void store_free_room_to_purge(struct store *s);
+int store_is_out_of_room(const struct store *s);
 uint64_t store_queued_bytes(
     const struct store *s); /* token bytes of unfinished rows, kept as a counter */
 /* A passive checkpoint where much has been written since the last one. Call it between transactions, when
@@ -253,7 +266,7 @@ struct store_purged {
  * them when job is 0. Their rows follow in store_purge_step, also after a restart. */
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e);
-/* Is there anything for store_purge_step? 1 or 0. */
+/* Is there anything for store_purge_step? 2 rows of purged jobs, 1 only free pages, 0 nothing. */
 int store_purge_waits(struct store *s, struct err *e);
 /* Delete rows of purged jobs, or give free pages back to the file system, for about budget_ms. In a
  * transaction. */

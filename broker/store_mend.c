@@ -349,7 +349,9 @@ int store_mend_all(struct store *s, struct err *e)
         rc = mend_unfinished(s, &why);
     else if (rc == 0)
         rc = err_set(&why, ASSAY_EIO, "an index does not have every job");
-    if (rc == 0 || rc == ASSAY_EFULL)
+    if (store_may_pass(rc) && e)
+        *e = why;
+    if (rc == 0 || store_may_pass(rc))
         return rc;
     log_warn("event=indices_made_anew error=\"%s\"", why.msg);
     rc = store_run(s, e, "reindex", "");
@@ -369,5 +371,7 @@ int store_mend_suspect(struct store *s, int64_t *job, struct err *e)
         rc = store_commit(s, e);
     if (rc != 0)
         store_rollback(s);
+    if (store_may_pass(rc))
+        s->suspect = *job; /* later */
     return rc == 0 ? 1 : rc;
 }

@@ -32,7 +32,10 @@
 /* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
  * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
 #define WAL_PAGES 6144
-#define BUSY_MS 2000 /* for what else holds a lock: readers at start, a stranger who writes */
+/* For what else holds a lock: at the start, a stranger who writes, and the same one once more. */
+#define START_BUSY_MS 30000
+#define BUSY_MS 500
+#define LOCKED_MS 10
 
 /* The bits of a block's rows whose state is this. */
 #define ROWS_IN_STATE(state)                                                                       \
@@ -102,8 +105,10 @@ static int hold(int fd, const char *dir, const char *path, struct err *e)
         return err_set(
             e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %s", dir, holder);
     }
+    /* Over what is there: on a full disk that has room. */
     int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, holder, (size_t)n, 0) != n)
+    if ((pwrite(fd, holder, (size_t)n, 0) != n || ftruncate(fd, n) != 0) && errno != ENOSPC &&
+        errno != EDQUOT)
         return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
     return 0;
 }
@@ -150,23 +155,29 @@ static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
 
 static int open_file(struct store *s, struct err *e)
 {
+    struct stat st;
     char path[4200];
     int on = 1;
     snprintf(path, sizeof path, "%s/assay.db", s->dir);
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock and is counted */
     int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
+    int is_new = stat(path, &st) != 0 || st.st_size == 0;
     if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
         return store_failed(s, e, "cannot open");
     sqlite3_extended_result_codes(s->db, 1);
-    sqlite3_busy_timeout(s->db, BUSY_MS);
+    sqlite3_busy_timeout(s->db, START_BUSY_MS);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
-    int rc = execute(s,
-        "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental; pragma journal_mode=wal;"
-        "pragma synchronous=full; pragma wal_autocheckpoint=0; pragma temp_store=memory;"
-        "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
-        "pragma trusted_schema=off;",
-        e);
+    int rc = 0;
+    if (is_new) /* one that is there would be written to, where that can be */
+        rc = execute(s, "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental", e);
+    if (rc == 0)
+        rc = execute(s,
+            "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
+            "temp_store=memory;"
+            "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
+            "pragma trusted_schema=off;",
+            e);
     sqlite3_wal_hook(s->db, note_frames, s); /* wal_autocheckpoint has set it */
     return rc;
 }
@@ -251,13 +262,66 @@ static int make_schema(struct store *s, struct err *e)
     return rc == 0 ? write_schema(s, version, e) : rc;
 }
 
+/* For results of accepted work; for a purge. */
+static const char *const reserves[] = {"reserve", "reserve-purge"};
+enum { N_RESERVES = sizeof reserves / sizeof reserves[0] };
+
+static void reserve_path(const struct store *s, int which, char *path, size_t size)
+{
+    snprintf(path, size, "%s/%s", s->dir, reserves[which]);
+}
+
+static int free_reserve(struct store *s, int which)
+{
+    char path[4200];
+    reserve_path(s, which, path, sizeof path);
+    return unlink(path) == 0;
+}
+
+static uint64_t free_bytes(const struct store *s)
+{
+    struct statvfs v;
+    return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
+}
+
+/* Where so much is free. */
+static void make_reserve(struct store *s, int which, uint64_t least)
+{
+    char path[4200];
+    struct stat st;
+    uint64_t bytes = s->options.reserve_bytes;
+    reserve_path(s, which, path, sizeof path);
+    if (bytes == 0 || (stat(path, &st) == 0 && (uint64_t)st.st_size >= bytes) ||
+        free_bytes(s) < least)
+        return;
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    if (posix_fallocate(fd, 0, (off_t)bytes) != 0)
+        unlink(path);
+    close(fd);
+}
+
 /* What a checkpoint cannot do (a reader is in the way, the disk is full) stays in the WAL for the
  * next one; nothing is lost by it. */
-static void checkpoint(struct store *s, int mode, int wait_ms)
+static int checkpoint(struct store *s, int mode, int wait_ms)
 {
     sqlite3_busy_timeout(s->db, wait_ms);
-    sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
-    sqlite3_busy_timeout(s->db, BUSY_MS);
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
+    sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
+    return rc;
+}
+
+/* On a full disk the database may lack room for what is in the WAL, which then only grows. What was held back
+ * lends it some, until the WAL has given back as much. */
+static void checkpoint_whole(struct store *s, int wait_ms)
+{
+    int rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+    for (int which = 0; which < N_RESERVES && rc == SQLITE_FULL; which++)
+        if (free_reserve(s, which)) {
+            rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+            make_reserve(s, which, 0);
+        }
 }
 
 /* A broker that was killed may have left frames in the WAL that were written and never synced. The
@@ -326,6 +390,47 @@ static int begin_epoch(struct store *s, struct err *e)
     return rc == 0 ? store_commit(s, e) : rc;
 }
 
+/* What a start that cannot write knows of the database all the same. */
+static int read_state(struct store *s, struct err *e)
+{
+    int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
+        "ss", s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
+    if (rc == 0)
+        rc = store_count_tokens(s, e);
+    s->next_batch++;
+    return rc;
+}
+
+static int write_first(struct store *s, struct err *e)
+{
+    int rc = store_mend_all(s, e);
+    return rc == 0 ? begin_epoch(s, e) : rc;
+}
+
+/* On a full disk by the space that was held back. Where nothing can be written even so, what is there
+ * can be read, and purged. */
+static int start(struct store *s, struct err *e)
+{
+    int rc = write_first(s, e);
+    if (rc == ASSAY_EFULL && store_free_reserve(s))
+        rc = write_first(s, e);
+    if (!store_may_pass(rc))
+        return rc;
+    s->late = 1;
+    log_warn(
+        "event=nothing_can_be_written error=\"%s\" action=\"what is there is served; work waits\"",
+        e ? e->msg : "");
+    return read_state(s, e);
+}
+
+int store_is_late(const struct store *s)
+{
+    return s->late;
+}
+
 int store_open(
     struct store **out, const char *data_dir, const struct store_options *options, struct err *e)
 {
@@ -345,7 +450,7 @@ int store_open(
     if (rc == 0)
         rc = make_schema(s, e);
     if (rc == 0) {
-        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, BUSY_MS);
+        checkpoint_whole(s, 4 * BUSY_MS);
         rc = store_sync_start(s, e);
     }
     if (rc == 0)
@@ -354,11 +459,7 @@ int store_open(
         rc = store_integer(s, 0, &s->sums_from, e,
             "select value from meta where name = 'sums_from' and typeof(value) = 'integer'", "");
     if (rc == 0)
-        rc = store_mend_all(s, e);
-    if (rc == 0)
-        rc = begin_epoch(s, e);
-    if (rc == ASSAY_EFULL && store_free_reserve(s))
-        rc = begin_epoch(s, e);
+        rc = start(s, e);
     if (rc == 0)
         store_idle(s);
     else
@@ -393,17 +494,43 @@ uint64_t store_epoch(const struct store *s)
 
 /* ---- transactions ---- */
 
+/* Once it can. */
+static int begin_late(struct store *s, struct err *e)
+{
+    s->late = 0;
+    int rc = write_first(s, e);
+    s->late = rc != 0;
+    if (rc != 0 && !store_may_pass(rc))
+        return rc;
+    if (rc == 0)
+        log_info("event=database_can_be_written epoch=%llu", (unsigned long long)s->epoch);
+    else
+        read_state(s, NULL);
+    return rc;
+}
+
+/* Who waits for a lock in vain waits no more until it was had. */
+static int begin_immediate(struct store *s, struct err *e)
+{
+    int rc = store_run(s, e, "begin immediate", "");
+    int locked = rc == ASSAY_ELOCKED;
+    if (locked != s->locked)
+        sqlite3_busy_timeout(s->db, locked ? LOCKED_MS : BUSY_MS);
+    s->locked = locked;
+    return rc;
+}
+
 /* SQLite takes another setting between transactions only, and when the statement is prepared. */
 static int begin(struct store *s, int later, struct err *e)
 {
-    int rc = 0;
-    if (later != s->later)
+    int rc = s->late ? begin_late(s, e) : 0;
+    if (rc == 0 && later != s->later)
         rc = execute(s, later ? "pragma synchronous=normal" : "pragma synchronous=full", e);
     if (rc != 0)
         return rc;
     s->later = later;
     s->queued_tokens_before = s->queued_tokens;
-    return store_run(s, e, "begin immediate", "");
+    return begin_immediate(s, e);
 }
 
 int store_begin(struct store *s, struct err *e)
@@ -446,17 +573,6 @@ void store_rollback(struct store *s)
 
 /* ---- room ---- */
 
-static void reserve_path(const struct store *s, char *path, size_t size)
-{
-    snprintf(path, size, "%s/reserve", s->dir);
-}
-
-static uint64_t free_bytes(const struct store *s)
-{
-    struct statvfs v;
-    return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
-}
-
 int store_check_room(struct store *s, uint64_t bytes, struct err *e)
 {
     long long now_ms = now_mono_ms();
@@ -482,26 +598,18 @@ int store_check_room(struct store *s, uint64_t bytes, struct err *e)
 
 int store_free_reserve(struct store *s)
 {
-    char path[4200];
-    reserve_path(s, path, sizeof path);
-    return unlink(path) == 0;
+    return free_reserve(s, 0);
 }
 
-static void make_reserve(struct store *s)
+void store_free_room_to_purge(struct store *s)
 {
-    char path[4200];
-    struct stat st;
-    reserve_path(s, path, sizeof path);
-    if (s->options.reserve_bytes == 0 ||
-        (stat(path, &st) == 0 && (uint64_t)st.st_size >= s->options.reserve_bytes) ||
-        free_bytes(s) < s->options.min_free_bytes + 2 * s->options.reserve_bytes)
-        return;
-    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return;
-    if (posix_fallocate(fd, 0, (off_t)s->options.reserve_bytes) != 0)
-        unlink(path);
-    close(fd);
+    free_reserve(s, 0);
+    free_reserve(s, 1);
+}
+
+int store_is_out_of_room(const struct store *s)
+{
+    return s->late || free_bytes(s) < s->options.reserve_bytes;
 }
 
 uint64_t store_queued_bytes(const struct store *s)
@@ -527,10 +635,13 @@ void store_tend(struct store *s)
 
 void store_idle(struct store *s)
 {
-    make_reserve(s);
-    if (s->changes)
-        checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    else if (store_wal_bytes(s) > 0)
-        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
+    if (s->late && begin_late(s, NULL) != 0)
+        return;
+    uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
+    make_reserve(s, 1, least);
+    make_reserve(s, 0, least);
+    int full = s->changes && checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0) == SQLITE_FULL;
+    if (full || (!s->changes && store_wal_bytes(s) > 0))
+        checkpoint_whole(s, 0);
     s->changes = 0;
 }

@@ -85,6 +85,8 @@ struct store {
     int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
+    int late; /* this start has written nothing yet, for it could not */
+    int locked; /* by another process, as of the last transaction: the next one does not wait for it */
     struct {
         dev_t device;
         ino_t inode;

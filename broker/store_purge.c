@@ -50,11 +50,15 @@ static int count_free_pages(struct store *s, int64_t *n, struct err *e)
 
 int store_purge_waits(struct store *s, struct err *e)
 {
-    int64_t job;
-    if (s->free_pages)
-        return 1;
+    int64_t job, n = 0;
     int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
-    return rc == 0 ? job > 0 : rc;
+    if (rc == 0 && job > 0)
+        return 2;
+    if (rc == 0 && s->free_pages)
+        rc = count_free_pages(s, &n, e);
+    if (rc == 0)
+        s->free_pages = n > 0;
+    return rc == 0 ? s->free_pages : rc;
 }
 
 /* The first rows of the job: 1, or 0 when there is none any more. */

@@ -1,5 +1,6 @@
 /* store_sql.c - statements of the store: prepared once each, found again by their text's address, their values bound
  * by a word of types. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
@@ -10,9 +11,16 @@ int store_failed(struct store *s, struct err *e, const char *what)
 {
     int code = sqlite3_extended_errcode(s->db), primary = code & 0xff;
     int damaged = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB;
-    return err_set(e, primary == SQLITE_FULL ? ASSAY_EFULL : ASSAY_EIO,
+    int no_quota = code == SQLITE_IOERR_WRITE && sqlite3_system_errno(s->db) == EDQUOT;
+    if (primary == SQLITE_BUSY)
+        return err_set(e, ASSAY_ELOCKED,
+            "%s/assay.db: another process has the database locked (a sqlite3 that writes to it?)",
+            s->dir);
+    return err_set(e, primary == SQLITE_FULL || no_quota ? ASSAY_EFULL : ASSAY_EIO,
         "%s/assay.db: %.200s: %s (%d)%s", s->dir, what, sqlite3_errmsg(s->db), code,
-        damaged ? "; the file is damaged: `assay scrub` says where; put back a copy of it" : "");
+        no_quota  ? ": the user's quota is used up"
+        : damaged ? "; the file is damaged: `assay scrub` says where; put back a copy of it"
+                  : "");
 }
 
 static void bind_all(sqlite3_stmt *statement, const char *types, va_list args)

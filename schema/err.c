@@ -75,6 +75,7 @@ const char *err_name(int code)
         return "too_large";
     case ASSAY_EQUEUEFULL:
     case ASSAY_EFULL:
+    case ASSAY_ELOCKED:
         return "queue_full";
     case ASSAY_ENOTREADY:
         return "not_ready";

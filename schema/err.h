@@ -47,10 +47,11 @@ enum assay_code {
     ASSAY_EIO = -40, /* a file, socket or system call failed */
     ASSAY_EFORMAT =
         -41, /* a file's contents are not what they must be: config.json, safetensors, JSONL */
-    ASSAY_ENOMEM = -42, /* an allocation whose size a client or file chose failed */
-    ASSAY_EFULL = -43,  /* the disk is full */
-    ASSAY_EBUSY = -44,  /* another broker holds the data directory */
-    ASSAY_EGONE = -45,  /* a file was taken away while it was in use */
+    ASSAY_ENOMEM = -42,  /* an allocation whose size a client or file chose failed */
+    ASSAY_EFULL = -43,   /* the disk is full */
+    ASSAY_EBUSY = -44,   /* another broker holds the data directory */
+    ASSAY_EGONE = -45,   /* a file was taken away while it was in use */
+    ASSAY_ELOCKED = -46, /* another process has the database locked */
 };
 
 #define ERR_MESSAGE_BYTES 480

@@ -104,6 +104,7 @@ class Broker:
         self.data = pathlib.Path(directory)
         self.data.mkdir(mode=0o700, exist_ok=True)
         self.endpoint = f"ipc://{self.data}/broker.sock"
+        self.log_path = self.data / "assayd.log"
         self.command = [str(BIN / "assayd"), "--model", str(model), "--data", str(self.data), "--exit-with-parent",
                         *map(str, options)]
         if worker:
@@ -115,7 +116,7 @@ class Broker:
 
     def start(self, wait=True):
         """Start; with wait, until it answers hello."""
-        self.log = open(self.data / "assayd.log", "ab")
+        self.log = open(self.log_path, "ab")
         self.process = subprocess.Popen(self.command, stderr=self.log, stdout=self.log, env=self.env)
         if wait:
             with self.client() as client:
@@ -130,7 +131,7 @@ class Broker:
         return self
 
     def words(self):
-        return (self.data / "assayd.log").read_text(errors="replace")[-4000:]
+        return self.log_path.read_text(errors="replace")[-4000:]
 
     def client(self, kind="DEALER", **options):
         return Client(self.endpoint, kind, **options)

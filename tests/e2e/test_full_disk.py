@@ -1,0 +1,199 @@
+"""A disk that is full, and a database that somebody else has locked: what is there is served, work waits, and goes on by itself."""
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+
+import pytest
+from harness import Broker, Refused, random_key, wait_until
+
+ROWS = [{"id": k, "ids": [k, 5, 6]} for k in range(20)]
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_disk(directory):
+    """A file system of 64 MiB, with a folder for a broker's data."""
+    disk = directory / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", disk]).returncode != 0:
+        pytest.skip("SKIPPED: a tmpfs cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk):
+    """Takes what room there is."""
+    with open(disk / "filler", "ab", buffering=0) as file:
+        block = bytes(MIB)
+        while block:
+            try:
+                file.write(block)
+            except OSError:
+                block = block[:len(block) // 2]
+
+
+def start(disk, **options):
+    broker = Broker(disk / "d", options=["--min-free-bytes", "0", "--max-batch-tokens", "64"], **options)
+    broker.log_path = disk.parent / "log"
+    return broker
+
+
+def submit_large(client, key, n_rows=8000):
+    """Rows that take some megabytes and are never computed."""
+    client.submit(key, ROWS[:1], seal=False)
+    client.call("pause", job=key)
+    for chunk in range(1, 9):
+        rows = [{"id": k, "ids": [(chunk * 7919 + k * 31 + i * i) % 400 for i in range(500)]} for k in range(n_rows // 8)]
+        client.submit(key, rows, chunk=chunk, seal=chunk == 8)
+    client.call("cancel", job=key)
+
+
+def refused(client, *arguments, **fields):
+    with pytest.raises(Refused) as caught:
+        client.call(*arguments, **fields)
+    return caught.value
+
+
+def accepts(client, key):
+    try:
+        return client.submit(key, ROWS)
+    except Refused as error:
+        assert error.code == "queue_full"
+        return None
+
+
+def test_reads_and_a_purge_on_a_full_disk(small_disk):
+    broker = start(small_disk)
+    try:
+        with broker.start().client() as client:
+            client.submit("done", ROWS)
+            assert len(client.results("done")) == len(ROWS)
+            submit_large(client, "large")
+            client.submit("waits", ROWS)
+            client.call("pause", job="waits")
+        broker.kill9()
+        fill(small_disk)
+        (broker.data / "reserve").unlink(missing_ok=True)  # results had it
+        fill(small_disk)
+        for _ in range(2):  # each start finds its way
+            with broker.start().client() as client:
+                assert len(client.results("done")) == len(ROWS)
+                assert client.call("status", job="large")["state"] == "cancelled"
+                fill(small_disk)  # also what the log gave back
+                error = refused(client, "submit", key="new", chunk=0, rows=ROWS, seal=True).err
+                assert error["code"] == "queue_full" and "disk" in error["message"], error
+                assert broker.process.poll() is None
+            broker.kill9()
+        with broker.start().client() as client:
+            assert client.call("purge", job="large")["jobs"] == 1
+            wait_until(lambda: not broker.sql("select 1 from purge") and os.statvfs(small_disk).f_bavail > 100, timeout=60)
+            client.call("resume", job="waits")
+            assert len(client.results("waits")) == len(ROWS)
+            wait_until(lambda: accepts(client, "new"))  # once the log is cut
+            assert len(client.results("new")) == len(ROWS)
+        assert broker.stop() == 0, broker.words()
+    finally:
+        broker.__exit__()
+
+
+def test_results_wait_for_room(small_disk):
+    """Neither a row nor the broker is lost when results of accepted work find no room, even in what was held back."""
+    broker = start(small_disk)
+    key = random_key()
+    n = 12000
+    try:
+        with broker.start().client() as client:
+            client.submit(key, [{"id": k, "ids": [k % 400, k // 400, 5, 6, 7]} for k in range(n // 2)], seal=False)
+            client.submit(key, [{"id": k, "ids": [k % 400, k // 400, 8]} for k in range(n // 2)], chunk=1)
+
+            def is_full():
+                fill(small_disk)
+                (broker.data / "reserve").unlink(missing_ok=True)
+                return "event=disk_full error" in broker.words()
+            wait_until(is_full)
+            time.sleep(1)
+            fill(small_disk)
+            done = client.call("status", job=key)["done"]
+            assert broker.process.poll() is None and done < n
+            assert client.call("results", job=key, after=0)["rows"] or done == 0
+            (small_disk / "filler").unlink()
+            assert sorted(row["i"] for row in client.results(key, timeout=120)) == list(range(n))
+        assert "event=disk_has_room" in broker.words()
+        assert broker.stop() == 0
+    finally:
+        broker.__exit__()
+
+
+def test_a_start_with_no_room_at_all(small_disk):
+    """Not even for the start itself: what is there is served, and all goes on once there is room."""
+    broker = start(small_disk)
+    try:
+        with broker.start().client() as client:
+            client.submit("done", ROWS)
+            assert len(client.results("done")) == len(ROWS)
+            client.submit("waits", [{"id": k, "ids": [k % 400, k // 400, 9]} for k in range(5000)])
+        assert broker.stop() == 0  # nothing in the log
+        for _ in range(2):
+            for name in ("reserve", "reserve-purge"):
+                (broker.data / name).unlink(missing_ok=True)
+            fill(small_disk)
+            with broker.start().client() as client:
+                assert len(client.results("done")) == len(ROWS)
+                assert "event=nothing_can_be_written" in broker.words()
+                assert refused(client, "purge", older_than_s=0).code == "queue_full"
+                assert refused(client, "submit", key="done", chunk=0, rows=ROWS, seal=True).code == "queue_full"
+                done = client.call("status", job="waits")["done"]
+            broker.kill9()
+        with broker.start().client() as client:
+            assert client.call("status", job="waits")["done"] == done
+            (small_disk / "filler").unlink()
+            assert sorted(row["i"] for row in client.results("waits")) == list(range(5000))
+        assert "event=database_can_be_written" in broker.words() and broker.stop() == 0
+    finally:
+        broker.__exit__()
+
+
+def locked(broker):
+    """Somebody who writes to the database, for long."""
+    connection = sqlite3.connect(broker.data / "assay.db", isolation_level=None, timeout=30)
+    connection.execute("begin immediate")
+    return connection
+
+
+def test_a_database_that_is_locked(directory):
+    with Broker(directory / "d", options=["--max-batch-tokens", "64"]) as broker, broker.client() as client:
+        client.submit("done", ROWS)
+        assert len(client.results("done")) == len(ROWS)
+        client.submit("runs", [{"id": k, "ids": [k % 400, k // 400, 9]} for k in range(4000)])
+        other = locked(broker)
+        error = refused(client, "submit", key="new", chunk=0, rows=ROWS, seal=True).err
+        assert error["code"] == "queue_full" and "another process has the database locked" in error["message"], error
+        until = time.monotonic() + 3  # longer than it was waited before the broker ended
+        while time.monotonic() < until:
+            assert len(client.call("results", job="done")["rows"]) == len(ROWS)
+            time.sleep(0.1)
+        other.rollback()
+        assert sorted(row["i"] for row in client.results("runs")) == list(range(4000))
+        wait_until(lambda: accepts(client, "new"))
+        assert len(client.results("new")) == len(ROWS)
+        words = broker.words()
+        assert "event=database_locked" in words and "event=database_unlocked" in words, words
+        other.close()
+
+
+def test_a_start_while_it_is_locked(directory):
+    broker = Broker(directory / "d")
+    with broker, broker.client() as client:
+        client.submit("waits", ROWS)
+        client.call("pause", job="waits")
+    other = locked(broker)
+    with broker, broker.client() as client:
+        assert client.call("status", job="waits")["state"] == "paused"
+        assert refused(client, "resume", job="waits").code == "queue_full"
+        other.rollback()
+        wait_until(lambda: "event=database_can_be_written" in broker.words())
+        client.call("resume", job="waits")
+        assert len(client.results("waits")) == len(ROWS)
+    other.close()
