@@ -46,9 +46,13 @@ struct chat {
     char reason[ERR_MESSAGE_BYTES]; /* of CHAT_NONE */
 };
 
-/* Reads DIR/chat_template.jinja, or `chat_template` of DIR/tokenizer_config.json. A file that cannot be
+/* Reads DIR/additional_chat_templates/default.jinja, or DIR/chat_template.jinja, or, where that folder has no
+ * other template, `chat_template` of DIR/tokenizer_config.json: transformers' order. A file that cannot be
  * read or is no JSON: ASSAY_EFORMAT. No template, or an unknown one, is no failure: CHAT_NONE. */
 int chat_load(struct chat *c, const char *dir, struct err *e);
+/* chat_load's last step for Llama 3's templates: they write the tokenizer's bos_token, which here is written as
+ * theirs is, <|begin_of_text|>. Another one makes them CHAT_NONE. */
+void chat_check_bos(struct chat *c, const char *dir);
 /* CHAT_COUNT for an unknown name. */
 enum chat_template chat_from_name(const char *name);
 const char *chat_name(enum chat_template t);

@@ -3,6 +3,7 @@
 #include "broker/text/chat.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
 #include <sodium.h>
@@ -49,16 +50,43 @@ enum chat_template chat_from_hash(const char *hash)
     return CHAT_NONE;
 }
 
+/* Jinja's newlines: CR LF and CR are LF, and one at the end is not there. */
+static size_t plain_newlines(const char *source, size_t len, char *text)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++)
+        if (source[i] != '\r')
+            text[n++] = source[i];
+        else if (i + 1 == len || source[i + 1] != '\n')
+            text[n++] = '\n';
+    return n > 0 && text[n - 1] == '\n' ? n - 1 : n;
+}
+
+static int ends_with(const char *text, size_t n, const char *end)
+{
+    size_t len = strlen(end);
+    return n >= len && memcmp(text + n - len, end, len) == 0;
+}
+
+/* The white space at the end is passed over where the template does not write it: behind a tag that
+ * strips, and one newline behind a block or a comment (transformers' trim_blocks). */
+static size_t drop_end(const char *text, size_t n)
+{
+    size_t end = n;
+    while (end > 0 && isspace((unsigned char)text[end - 1]))
+        end--;
+    int strips =
+        ends_with(text, end, "-%}") || ends_with(text, end, "-}}") || ends_with(text, end, "-#}");
+    int trims = (ends_with(text, end, "%}") && !ends_with(text, end, "+%}")) ||
+                (ends_with(text, end, "#}") && !ends_with(text, end, "+#}"));
+    return strips || (trims && n == end + 1 && text[end] == '\n') ? end : n;
+}
+
 enum chat_template chat_from_source(const char *source, size_t len, char hash[CHAT_HASH_HEX])
 {
     uint8_t digest[crypto_hash_sha256_BYTES];
     char *text = xcalloc(len + 1, 1);
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++)
-        if (source[i] != '\r' || i + 1 == len || source[i + 1] != '\n')
-            text[n++] = source[i];
-    while (n > 0 && isspace((unsigned char)text[n - 1]))
-        n--;
+    size_t n = drop_end(text, plain_newlines(source, len, text));
     crypto_hash_sha256(digest, (const uint8_t *)text, n);
     sodium_bin2hex(hash, CHAT_HASH_HEX, digest, sizeof digest);
     free(text);
@@ -77,11 +105,11 @@ static void set_template(struct chat *c, const char *source, size_t len)
 }
 
 /* 1 when the file is there. */
-static int load_jinja(struct chat *c, const char *dir, struct err *e)
+static int load_jinja(struct chat *c, const char *dir, const char *name, struct err *e)
 {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
-        return err_set(e, ASSAY_EFORMAT, "chat_template.jinja: path too long");
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return err_set(e, ASSAY_EFORMAT, "%s: path too long", name);
     struct err why = {0};
     int fd = regular_open(path, NULL, &why);
     if (fd < 0 && errno == ENOENT)
@@ -103,21 +131,38 @@ static int load_jinja(struct chat *c, const char *dir, struct err *e)
     return rc;
 }
 
-/* `chat_template`: a string, or a list of named ones, of which "default" counts. */
+/* Are there templates in `additional_chat_templates`? Then tokenizer_config.json's is not looked at. */
+static int has_additional(const char *dir)
+{
+    char path[4096];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/additional_chat_templates", dir);
+    DIR *d = opendir(path);
+    for (struct dirent *entry; d && (entry = readdir(d)) != NULL;)
+        n += ends_with(entry->d_name, strlen(entry->d_name), ".jinja");
+    if (d)
+        closedir(d);
+    return n > 0;
+}
+
+/* `chat_template`: a string, or a list or an object of named ones, of which "default" counts; of two in
+ * a list the last. */
 static const json_t *find_template(const json_t *config)
 {
-    const json_t *v = json_object_get(config, "chat_template");
+    const json_t *v = json_object_get(config, "chat_template"), *found = NULL;
     json_t *item;
     size_t k;
+    if (json_is_object(v))
+        return json_object_get(v, "default");
     if (!json_is_array(v))
         return v;
     json_array_foreach(v, k, item)
     {
         const char *name = json_string_value(json_object_get(item, "name"));
         if (name && strcmp(name, "default") == 0)
-            return json_object_get(item, "template");
+            found = json_object_get(item, "template");
     }
-    return NULL;
+    return found;
 }
 
 static int load_config(struct chat *c, const char *dir, struct err *e)
@@ -140,13 +185,56 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
     return 0;
 }
 
+/* bos_token in the file: 1 and its text (absent or null: "") when the key is there. */
+static int read_bos(const json_t *file, char *text, size_t size)
+{
+    const json_t *v = json_object_get(file, "bos_token");
+    const char *s = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    if (v)
+        snprintf(text, size, "%s", s ? s : "");
+    return v != NULL;
+}
+
+/* Which file names it is said in side_files.h; one that cannot be read is the tokenizer's business. */
+void chat_check_bos(struct chat *c, const char *dir)
+{
+    char found[80] = "";
+    struct err e = {0};
+    json_t *config = json_read_file(dir, "tokenizer_config.json", CONFIG_MAX_BYTES, &e);
+    json_t *map = json_object_get(config, "added_tokens_decoder")
+                      ? NULL
+                      : json_read_file(dir, "special_tokens_map.json", CONFIG_MAX_BYTES, &e);
+    if (!read_bos(map, found, sizeof found))
+        read_bos(config, found, sizeof found);
+    json_decref(config);
+    json_decref(map);
+    if (strcmp(found, "<|begin_of_text|>") == 0)
+        return;
+    c->template = CHAT_NONE;
+    snprintf(c->reason, sizeof c->reason,
+        "the chat template writes the tokenizer's bos_token: expected <|begin_of_text|>, found "
+        "%s%s%s; send text "
+        "or ids, or name a template with --chat-template",
+        found[0] ? "'" : "", found[0] ? found : "none", found[0] ? "'" : "");
+}
+
 int chat_load(struct chat *c, const char *dir, struct err *e)
 {
     *c = (struct chat){.template = CHAT_NONE};
     snprintf(c->reason, sizeof c->reason,
         "the checkpoint has no chat template; send text or ids, or name one with --chat-template");
-    int rc = load_jinja(c, dir, e);
+    int rc = load_jinja(c, dir, "additional_chat_templates/default.jinja", e);
     if (rc == 0)
+        rc = load_jinja(c, dir, "chat_template.jinja", e);
+    if (rc == 0 && has_additional(dir))
+        snprintf(c->reason, sizeof c->reason,
+            "additional_chat_templates has no default.jinja, and there is no chat_template.jinja; "
+            "send "
+            "text or ids, or name a template with --chat-template");
+    else if (rc == 0)
         rc = load_config(c, dir, e);
+    if (c->template == CHAT_LLAMA3 || c->template == CHAT_LLAMA3_FIRST ||
+        c->template == CHAT_LLAMA31)
+        chat_check_bos(c, dir);
     return rc < 0 ? rc : 0;
 }

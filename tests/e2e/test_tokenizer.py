@@ -140,4 +140,4 @@ def test_pieces(qwen):
     stdin = subprocess.run([ASSAY, "tokenize", "-", "--json", "--model", qwen[0]], input="two words", capture_output=True, text=True)
     assert json.loads(stdin.stdout)["ids"] == qwen[1].encode("two words").ids
     nothing = subprocess.run([ASSAY, "tokenize", "x", "--model", "/nowhere"], capture_output=True, text=True)
-    assert nothing.returncode == 78 and "/nowhere/tokenizer.json" in nothing.stderr
+    assert nothing.returncode == 78 and "/nowhere" in nothing.stderr

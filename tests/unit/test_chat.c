@@ -158,14 +158,39 @@ static void a_hash_does_not_depend_on_line_ends(void **state)
     (void)state;
     char hash[CHAT_HASH_HEX], other[CHAT_HASH_HEX], text[400];
     assert_int_equal(chat_from_source(ours, strlen(ours), hash), CHAT_CHATML);
-    snprintf(text, sizeof text, "%s\r\n \n", ours);
+    snprintf(text, sizeof text, "%s\r\n", ours);
     assert_int_equal(chat_from_source(text, strlen(text), other), CHAT_CHATML);
     assert_string_equal(hash, other);
     snprintf(text, sizeof text, " %s", ours);
     assert_int_equal(chat_from_source(text, strlen(text), other), CHAT_NONE);
     chat_from_source("a\r\nb\rc", 6, hash);
-    chat_from_source("a\nb\rc", 5, other);
+    chat_from_source("a\nb\nc", 5, other);
     assert_string_equal(hash, other);
+}
+
+/* What stands behind a template's last tag, and whether Jinja as transformers sets it up (3.1, trim_blocks and
+ * lstrip_blocks, keep_trailing_newline off) writes any of it. */
+static void white_space_at_the_end_counts_where_it_is_written(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *tag, *end;
+        int written;
+    } cases[] = {{"%}", "", 0}, {"%}", "\n", 0}, {"%}", "\n\n", 0}, {"%}", "\n\n\n", 1},
+        {"%}", " ", 1}, {"%}", " \n", 1}, {"%}", "\n ", 1}, {"%}", "\r\n", 0},
+        {"%}", "\r\n\r\n", 0}, {"%}", "\r", 0}, {"%}", "\t\n", 1}, {"%}", "\v", 1},
+        {"%}", "\n\v\n", 1}, {"-%}", "\n\n\n", 0}, {"-%}", " \v\n ", 0}, {"+%}", "\n", 0},
+        {"+%}", "\n\n", 1}, {"+%}", " ", 1}, {"}}", "\n", 0}, {"}}", "\n\n", 1}, {"}}", " ", 1},
+        {"-}}", " \n\n", 0}, {"x", "\n", 0}, {"x", "\n\n", 1}, {"#}", "\n\n", 0}, {"#}", " ", 1},
+        {"-#}", " \n\n", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char bare[CHAT_HASH_HEX], hash[CHAT_HASH_HEX], text[40];
+        chat_from_source(cases[i].tag, strlen(cases[i].tag), bare);
+        snprintf(text, sizeof text, "%s%s", cases[i].tag, cases[i].end);
+        chat_from_source(text, strlen(text), hash);
+        if ((strcmp(bare, hash) != 0) != cases[i].written)
+            fail_msg("case %zu: '%s'", i, text);
+    }
 }
 
 /* ---- checkpoints ---- */
@@ -183,6 +208,13 @@ static void put_file(const char *name, const char *text)
     assert_non_null(f);
     fputs(text, f);
     fclose(f);
+}
+
+static void make_folder(void)
+{
+    char path[100];
+    snprintf(path, sizeof path, "%s/additional_chat_templates", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
 }
 
 static struct chat load_with(const char *config, const char *jinja)
@@ -208,6 +240,7 @@ static char *config_with(const char *before, const char *after)
 static void templates_are_found_where_checkpoints_have_them(void **state)
 {
     (void)state;
+    make_folder();
     char *
         plain = config_with("", ""),
        *named = config_with(
@@ -217,6 +250,25 @@ static void templates_are_found_where_checkpoints_have_them(void **state)
     assert_int_equal(load_with(named, NULL).template, CHAT_CHATML);
     assert_int_equal(load_with(NULL, ours).template, CHAT_CHATML);
     assert_int_equal(load_with(plain, "another").template, CHAT_NONE);
+    /* As transformers: of two named alike the last; a folder's default before the file, and any template in
+     * it before tokenizer_config.json. */
+    char *twice = config_with(
+        "[{\"name\": \"default\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": ",
+        "}]");
+    char *object = config_with("{\"default\": ", "}");
+    assert_int_equal(load_with(twice, NULL).template, CHAT_CHATML);
+    assert_int_equal(load_with(object, NULL).template, CHAT_CHATML);
+    free(twice);
+    free(object);
+    put_file("additional_chat_templates/tool_use.jinja", "x");
+    assert_non_null(strstr(load_with(plain, NULL).reason, "no default.jinja"));
+    assert_int_equal(load_with(plain, ours).template, CHAT_CHATML);
+    put_file("additional_chat_templates/default.jinja", "another");
+    assert_int_equal(load_with(plain, ours).template, CHAT_NONE);
+    put_file("additional_chat_templates/default.jinja", ours);
+    assert_int_equal(load_with(NULL, "another").template, CHAT_CHATML);
+    put_file("additional_chat_templates/default.jinja", NULL);
+    put_file("additional_chat_templates/tool_use.jinja", NULL);
     struct chat c = load_with("{\"chat_template\": \"{{ messages }}\"}", NULL);
     assert_int_equal(c.template, CHAT_NONE);
     assert_non_null(strstr(c.reason, "sha256 "));
@@ -227,6 +279,30 @@ static void templates_are_found_where_checkpoints_have_them(void **state)
     assert_non_null(strstr(c.reason, "no chat template"));
     free(plain);
     free(named);
+}
+
+static void llama_templates_need_their_bos_token(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config, *map, *reason;
+    } cases[] = {{"{\"bos_token\": \"<|begin_of_text|>\"}", NULL, ""},
+        {"{\"bos_token\": {\"content\": \"<|begin_of_text|>\"}}", NULL, ""},
+        {"{\"bos_token\": \"<s>\"}", NULL, "found '<s>'"}, {"{}", NULL, "found none"},
+        {NULL, NULL, "found none"}, {"{\"bos_token\": null}", NULL, "found none"},
+        {"{}", "{\"bos_token\": \"<|begin_of_text|>\"}", ""},
+        {"{\"bos_token\": \"<|begin_of_text|>\"}", "{\"bos_token\": \"<s>\"}", "found '<s>'"},
+        {"{\"bos_token\": \"<|begin_of_text|>\", \"added_tokens_decoder\": {}}",
+            "{\"bos_token\": \"<s>\"}", ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct chat c = {.template = CHAT_LLAMA3};
+        put_file("tokenizer_config.json", cases[i].config);
+        put_file("special_tokens_map.json", cases[i].map);
+        chat_check_bos(&c, dir);
+        assert_int_equal(c.template, cases[i].reason[0] ? CHAT_NONE : CHAT_LLAMA3);
+        assert_non_null(strstr(c.reason, cases[i].reason));
+    }
+    put_file("special_tokens_map.json", NULL);
 }
 
 static void broken_files_are_named(void **state)
@@ -265,7 +341,9 @@ int main(void)
         cmocka_unit_test(texts_are_the_templates),
         cmocka_unit_test(published_templates_are_known),
         cmocka_unit_test(a_hash_does_not_depend_on_line_ends),
+        cmocka_unit_test(white_space_at_the_end_counts_where_it_is_written),
         cmocka_unit_test(templates_are_found_where_checkpoints_have_them),
+        cmocka_unit_test(llama_templates_need_their_bos_token),
         cmocka_unit_test(broken_files_are_named),
         cmocka_unit_test(roles_and_names),
     };
@@ -274,6 +352,9 @@ int main(void)
     int failed = cmocka_run_group_tests(tests, load, drop);
     put_file("tokenizer_config.json", NULL);
     put_file("chat_template.jinja", NULL);
+    char path[100];
+    snprintf(path, sizeof path, "%s/additional_chat_templates", dir);
+    rmdir(path);
     rmdir(dir);
     return failed;
 }
