@@ -180,7 +180,10 @@ static void merge_map(struct side *s, const json_t *map)
             json_t *old = json_object_get(s->settings, key), *all = json_array();
             if (json_is_array(old))
                 json_array_extend(all, old);
-            json_array_foreach(v, k, item) json_array_append_new(all, token_or_bad(item));
+            json_array_foreach(v, k, item)
+            {
+                json_array_append_new(all, token_or_bad(item));
+            }
             json_object_set_new(s->settings, key, all);
         } else if (json_is_object(v) && strcmp(key, "extra_special_tokens") != 0) {
             json_object_set_new(s->settings, key, token_or_bad(v));
@@ -459,9 +462,11 @@ static int add_all(struct side *s)
 {
     json_t *token;
     size_t k;
-    if (!s->is_qwen2)
-        json_array_foreach(json_object_get(s->root, "added_tokens"), k, token)
-            side_tokens_add(&s->tokens, token);
+    const json_t *own = s->is_qwen2 ? NULL : json_object_get(s->root, "added_tokens");
+    json_array_foreach((json_t *)own, k, token)
+    {
+        side_tokens_add(&s->tokens, token);
+    }
     add_decoder(s);
     add_named(s);
     if (s->is_qwen2)
