@@ -252,7 +252,7 @@ def test_a_cache_that_cannot_be_had_is_done_without(directory):
 def test_a_full_disk_costs_the_cache_alone(directory):
     data = directory / "d"
     data.mkdir(mode=0o700)
-    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", data], capture_output=True).returncode != 0:
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "none", data], capture_output=True).returncode != 0:
         pytest.skip("needs a file system of its own (root)")
     try:
         options = ["--score-cache", "64M", "--min-free-bytes", 16 << 20]
@@ -404,7 +404,7 @@ def test_score_passes_the_options_on(directory):
     lines.write_text("".join('{"input_ids": [%d, 2, 3]}\n' % (k % 10) for k in range(50)))
     for options, batches in ((["--score-cache", "4M"], 10), (["--no-dedupe"], 50)):
         data = directory / options[0][2:]
-        done = subprocess.run([BIN / "assay", "score", lines, "-o", directory / "out", "--model", MODELS / "demo", "--data", data, *options],
+        done = subprocess.run([BIN / "assay", "score", lines, "-o", directory / "out", "--model", MODELS / "demo", "--data", data, "--keep-data", "--force", *options],
                               capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         db = sqlite3.connect(data / "assay.db")
