@@ -17,12 +17,13 @@
 #include "broker/frames.h"
 
 struct connection {
-    int is_client;
+    int is_watched;
     struct frames frames;
 };
 
 static struct {
     char paths[CONNECTIONS_MAX_PATHS][sizeof((struct sockaddr_un *)0)->sun_path];
+    int are_subscribers[CONNECTIONS_MAX_PATHS];
     int n_paths;
     uint64_t max_bytes;
     struct connection *all; /* by descriptor */
@@ -35,10 +36,22 @@ void connections_limit_messages(uint64_t max_bytes)
     watched.max_bytes = max_bytes;
 }
 
+static void expect(const char *path, int are_subscribers)
+{
+    if (watched.n_paths == CONNECTIONS_MAX_PATHS)
+        return;
+    watched.are_subscribers[watched.n_paths] = are_subscribers;
+    snprintf(watched.paths[watched.n_paths++], sizeof watched.paths[0], "%s", path);
+}
+
 void connections_expect_clients(const char *path)
 {
-    if (watched.n_paths < CONNECTIONS_MAX_PATHS)
-        snprintf(watched.paths[watched.n_paths++], sizeof watched.paths[0], "%s", path);
+    expect(path, 0);
+}
+
+void connections_expect_subscribers(const char *path)
+{
+    expect(path, 1);
 }
 
 unsigned connections_ended(void)
@@ -63,7 +76,9 @@ int connections_are_full(void)
     return fd < 0 ? errno == EMFILE : fd >= connections_end();
 }
 
-static int is_for_clients(int listener)
+enum kind { OTHER, CLIENT, SUBSCRIBER };
+
+static enum kind kind_of(int listener)
 {
     union {
         struct sockaddr any;
@@ -71,19 +86,20 @@ static int is_for_clients(int listener)
     } address = {.un = {.sun_family = AF_UNSPEC}};
     socklen_t len = sizeof address - 1; /* a path that fills it has no end of its own */
     if (getsockname(listener, &address.any, &len) != 0)
-        return 0;
+        return OTHER;
     if (address.any.sa_family != AF_UNIX)
-        return address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6;
+        return address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6 ? CLIENT
+                                                                                     : OTHER;
     for (int i = 0; i < watched.n_paths; i++)
         if (strcmp(watched.paths[i], address.un.sun_path) == 0)
-            return 1;
-    return 0;
+            return watched.are_subscribers[i] ? SUBSCRIBER : CLIENT;
+    return OTHER;
 }
 
 /* 0, or -1 when there is no memory. */
-static int begin_connection(int fd, int is_client)
+static int begin_connection(int fd, enum kind kind)
 {
-    if (fd >= watched.room && is_client) {
+    if (fd >= watched.room && kind != OTHER) {
         int room = fd < 1024 ? 1024 : 2 * fd;
         struct connection *all = realloc(watched.all, (size_t)room * sizeof *all);
         if (!all)
@@ -93,7 +109,8 @@ static int begin_connection(int fd, int is_client)
         watched.room = room;
     }
     if (fd < watched.room)
-        watched.all[fd] = (struct connection){.is_client = is_client};
+        watched.all[fd] = (struct connection){
+            .is_watched = kind != OTHER, .frames.is_subscriber = kind == SUBSCRIBER};
     return 0;
 }
 
@@ -101,7 +118,7 @@ static int begin_connection(int fd, int is_client)
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 {
     int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
-    if (fd < 0 || (fd < connections_end() && begin_connection(fd, is_for_clients(listener)) == 0))
+    if (fd < 0 || (fd < connections_end() && begin_connection(fd, kind_of(listener)) == 0))
         return fd;
     close(fd);
     errno = ECONNABORTED; /* as of a client that has gone again */
@@ -117,7 +134,7 @@ ssize_t recv(int fd, void *bytes, size_t size, int flags)
 {
     for (;;) {
         ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
-        if (n <= 0 || fd >= watched.room || !watched.all[fd].is_client)
+        if (n <= 0 || fd >= watched.room || !watched.all[fd].is_watched)
             return n;
         n = frames_pass(&watched.all[fd].frames, bytes, (size_t)n, watched.max_bytes);
         if (n > 0)

@@ -24,6 +24,8 @@ void connections_limit_messages(uint64_t max_bytes);
 /* Clients will come to this socket file; connections to others (workers') are left alone. Those over tcp are always
  * clients'. */
 void connections_expect_clients(const char *path);
+/* The same of those who hear events. */
+void connections_expect_subscribers(const char *path);
 /* How many connections were ended for what they sent, so far. */
 unsigned connections_ended(void);
 

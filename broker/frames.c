@@ -36,6 +36,8 @@ static int begin_body(struct frames *f, uint64_t max_bytes)
     f->left = f->number;
     if (!f->is_ready)
         return f->left > MAX_HANDSHAKE_BYTES ? -1 : 0;
+    if (f->is_subscriber) /* see count_topic */
+        return 0;
     if (f->flags & FLAG_MORE) {
         if (f->left > max_bytes || f->held + f->left + FRAME_BYTES > max_bytes)
             return -1;
@@ -67,6 +69,21 @@ static int read_head(struct frames *f, uint8_t *byte, uint64_t max_bytes)
     if (hides_routing_id(f))
         *byte = 0;
     return ++f->n == (f->flags & FLAG_LONG ? 8 : 1) ? begin_body(f, max_bytes) : 0;
+}
+
+/* At the first byte of a frame's body: a topic comes or goes, in a message or (ZMTP 3.1) in a command. PING and PONG are
+ * no topics. What goes counts too, or to let go of what was never asked for would make room. */
+static int count_topic(struct frames *f, uint8_t first)
+{
+    int is_first = f->is_ready && f->left == f->number;
+    int is_heartbeat = f->flags & FLAG_COMMAND && first == strlen("PING");
+    if (!f->is_subscriber || !is_first || is_heartbeat)
+        return 0;
+    f->held += FRAME_BYTES;
+    if (f->left > FRAMES_SUBSCRIPTION_BYTES || f->held + f->left > FRAMES_SUBSCRIPTION_BYTES)
+        return -1;
+    f->held += f->left;
+    return 0;
 }
 
 static void begin_part(struct frames *f, enum part part, uint64_t bytes)
@@ -130,9 +147,9 @@ long frames_pass(struct frames *f, uint8_t *bytes, size_t n, uint64_t max_bytes)
         passed = 1;
         if (f->place == GREETING)
             rc = greet(f, bytes[i]);
-        else if (f->place == BODY)
+        else if (f->place == BODY && (rc = count_topic(f, bytes[i])) == 0)
             passed = read_body(f, bytes + i, n - i, &dropped);
-        else
+        else if (f->place != BODY)
             rc = read_head(f, bytes + i, max_bytes);
         if (rc != 0)
             return -1;

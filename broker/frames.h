@@ -1,8 +1,11 @@
 /* frames.h - what a client's connection brings, byte by byte, before libzmq sees it: ZMTP's frames, bounded.
  *
- * Two things that libzmq leaves to its peers are taken from them here.
+ * Three things that libzmq leaves to its peers are taken from them here.
  *   - A message may have frames without end, and libzmq keeps all of them until the last: memory without bound,
  *     whatever ZMQ_MAXMSGSIZE and the high water marks say. More than max_bytes of one message ends the connection.
+ *   - A subscriber may ask for topics without end, which libzmq keeps as long as the connection, some 30 bytes for each
+ *     byte of them. More than FRAMES_SUBSCRIPTION_BYTES in all end it; a ZeroMQ library then connects again, with what
+ *     it has not given up since.
  *   - A peer may choose its routing id. Once its connection is gone another may take the same one, and hears the reply
  *     to the first one's request. So the choice is hidden from libzmq, which then gives each connection a number of
  *     its own: a reply goes to the connection that asked, or nowhere.
@@ -16,17 +19,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One connection. Plain data, all zero at its beginning. */
+#define FRAMES_SUBSCRIPTION_BYTES (1 << 20)
+
+/* One connection. Plain data, all zero at its beginning but for is_subscriber. */
 struct frames {
-    uint8_t place, part; /* within the stream, and within the READY command */
-    uint8_t version;     /* 2 or 3, once the greeting says it */
-    uint8_t is_ready;    /* the handshake is over */
-    uint8_t flags;       /* of the present frame */
-    uint8_t n;           /* bytes so far of the greeting or of a number */
-    uint64_t number;     /* as far as it was read */
-    uint64_t left;       /* bytes of the frame's body to come */
-    uint64_t part_left;  /* bytes of the READY command's part to come */
-    uint64_t held;       /* what the present message takes in memory, about */
+    uint8_t place, part;   /* within the stream, and within the READY command */
+    uint8_t version;       /* 2 or 3, once the greeting says it */
+    uint8_t is_ready;      /* the handshake is over */
+    uint8_t is_subscriber; /* of events: what comes is topics */
+    uint8_t flags;         /* of the present frame */
+    uint8_t n;             /* bytes so far of the greeting or of a number */
+    uint64_t number;       /* as far as it was read */
+    uint64_t left;         /* bytes of the frame's body to come */
+    uint64_t part_left;    /* bytes of the READY command's part to come */
+    uint64_t held; /* what the present message takes in memory, about; a subscriber's topics */
 };
 
 /* n bytes as they came; what libzmq may see of them is left in `bytes`. Returns how many that is, or -1: the

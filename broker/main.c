@@ -164,7 +164,7 @@ static int bind_in_data(struct broker *b, struct err *e)
     int rc = endpoint_in_dir(endpoint, b->data, "events.sock", &b->data_fd, e);
     if (rc != 0)
         return rc;
-    connections_expect_clients(endpoint + strlen("ipc://"));
+    connections_expect_subscribers(endpoint + strlen("ipc://"));
     if (!(b->progress = progress_new(b->zmq, endpoint, e)))
         return e->code;
     if (b->options->n_listen > 0)

@@ -1,5 +1,6 @@
 """What a peer does to the broker, or to another peer: messages without end, routing ids of its choosing, ZMTP that no library sends."""
 import pathlib
+import struct
 import time
 
 import msgpack
@@ -60,6 +61,15 @@ def test_a_subscription_without_end(small):
     for data in (zmtp.frame(b"\x01" + bytes(1000), zmtp.MORE), zmtp.frame(b"\x01" + bytes(1 << 20))):
         with zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
             assert flood(peer, data, megabytes=64)
+
+
+def test_subscriptions_without_number(small):
+    """libzmq keeps topics as long as their connection, and whatever it is that asks for the next one."""
+    events = f"ipc://{small.data}/events.sock"
+    topics = [bytes([1]) + struct.pack(">I", i) * 700 for i in range(400)]
+    for data in (b"".join(zmtp.frame(t) for t in topics), b"".join(zmtp.frame(b"\x09SUBSCRIBE" + t, zmtp.COMMAND) for t in topics)):
+        with zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
+            assert flood(peer, data, megabytes=4)
 
 
 def test_it_is_logged(small):

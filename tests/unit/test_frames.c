@@ -136,10 +136,9 @@ static void a_frame_of_name_is_emptied(void **state)
 }
 
 /* How many of these frames of n bytes are taken. */
-static int taken(uint8_t flags, size_t n, uint8_t between)
+static int taken_of(struct frames f, uint8_t flags, size_t n, uint8_t between)
 {
     static const uint8_t body[60000];
-    struct frames f = {0};
     struct stream *s = calloc(1, sizeof *s);
     int count = 0;
     put_greeting(s, 3);
@@ -153,6 +152,31 @@ static int taken(uint8_t flags, size_t n, uint8_t between)
     }
     free(s);
     return count - 1;
+}
+
+static int taken(uint8_t flags, size_t n, uint8_t between)
+{
+    return taken_of((struct frames){0}, flags, n, between);
+}
+
+static void topics_without_end_end(void **state)
+{
+    static const uint8_t ping[] = "\4PING\0";
+    struct frames f = {.is_subscriber = 1};
+    struct stream *s = calloc(1, sizeof *s);
+    int limit = FRAMES_SUBSCRIPTION_BYTES / 1000;
+    (void)state;
+    assert_int_equal(taken_of(f, 0, 936, 0xff), limit);
+    assert_int_equal(taken_of(f, 1, 936, 0xff), limit);
+    assert_int_equal(taken_of(f, 4, 936, 0xff), limit); /* in commands, as of ZMTP 3.1 */
+    put_greeting(s, 3);
+    put_ready(s, "Identity");
+    for (int i = 0; i < FRAMES_SUBSCRIPTION_BYTES; i++, s->n = 0) {
+        if (i > 0)
+            put_frame(s, 4, ping, sizeof ping);
+        assert_int_equal(frames_pass(&f, s->bytes, s->n, LIMIT), (long)s->n);
+    }
+    free(s);
 }
 
 static void a_message_without_end_ends(void **state)
@@ -195,6 +219,7 @@ int main(void)
         cmocka_unit_test(others_stay),
         cmocka_unit_test(a_frame_of_name_is_emptied),
         cmocka_unit_test(a_message_without_end_ends),
+        cmocka_unit_test(topics_without_end_end),
         cmocka_unit_test(what_is_not_spoken_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
