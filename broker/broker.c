@@ -17,6 +17,8 @@
 #define REPLIES_HELD 512
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define READING_US 20000 /* of one turn; then it is the workers' turn again */
+#define REQUESTS_US                                                                                \
+    200000 /* of all that one turn takes: replies go out at its end, and large submits take long */
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
@@ -195,9 +197,9 @@ static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    long long reading_us = 0;
+    long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0 && reading_us < READING_US; i++) {
-        if (replies_are_full(b))
+        if (replies_are_full(b) || now_mono_us() >= end_us)
             break;
         struct envelope env;
         zmq_msg_t body;
@@ -316,7 +318,7 @@ static void look_at_connections(struct broker *b)
     unsigned ended = connections_ended();
     if (ended != b->connections_ended)
         log_warn("event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, below "
-                 "--max-message-bytes in all their frames\"",
+                 "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions\"",
             ended - b->connections_ended);
     b->connections_ended = ended;
 }
