@@ -18,7 +18,7 @@
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define READING_US 20000 /* of one turn; then it is the workers' turn again */
 #define REQUESTS_US                                                                                \
-    200000 /* of all that one turn takes: replies go out at its end, and large submits take long */
+    200000 /* of one turn in all: replies go out at its end, large submits take long */
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000

@@ -129,7 +129,8 @@ int broker_dispatch(struct broker *b, struct err *e);
 
 /* waiters.c - requests whose reply must wait for rows: results with wait_ms, score */
 enum waiter_kind { WAIT_RESULTS, WAIT_SCORE };
-int waiters_check_room(const struct broker *b, struct err *e); /* 0, or ASSAY_EQUEUEFULL */
+int waiters_check_room(
+    const struct broker *b, const struct envelope *env, struct err *e); /* 0, or ASSAY_EQUEUEFULL */
 void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
     const struct request *q, int64_t job, long long deadline_ms);
 /* The turn that the newest waiters came in is over. why: it was undone, they all hear that; NULL:

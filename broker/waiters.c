@@ -13,6 +13,9 @@
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
+/* Of one connection, so that none has all, also not after it has gone: what it asked for waits on until its time is over. */
+#define MAX_OF_ONE 20000
+#define CONNECTIONS 4096 /* that are told apart: of more, some share a count */
 #define FOREVER (1ll << 60)
 /* Looked at in one tick: so many, and beyond FEW no longer than this. */
 #define MOST 64
@@ -38,6 +41,7 @@ struct waiter {
 struct waiters {
     struct waiter *first;
     int n, n_new, n_left_over;
+    int of_connection[CONNECTIONS];
     int any_changed;
     int64_t *changed; /* jobs, since the last tick */
     size_t n_changed, changed_room;
@@ -62,11 +66,22 @@ void waiters_free(struct waiters **out)
     *out = NULL;
 }
 
-int waiters_check_room(const struct broker *b, struct err *e)
+/* How many wait of its connection. libzmq numbers them, the lowest digits last in the routing id, which is the first frame. */
+static int *count_of(struct waiters *all, const struct envelope *env)
 {
-    if (b->waiters->n < MAX_WAITERS)
+    unsigned n = env->n_frames > 0 ? env->sizes[0] : 0, number = 0;
+    for (unsigned i = n > 2 ? n - 2 : 0; i < n; i++)
+        number = number << 8 | env->bytes[i];
+    return &all->of_connection[number % CONNECTIONS];
+}
+
+int waiters_check_room(const struct broker *b, const struct envelope *env, struct err *e)
+{
+    int is_one = *count_of(b->waiters, env) >= MAX_OF_ONE;
+    if (b->waiters->n < MAX_WAITERS && !is_one)
         return 0;
-    err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests", MAX_WAITERS);
+    err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests%s",
+        is_one ? MAX_OF_ONE : MAX_WAITERS, is_one ? " of one connection" : "");
     e->retry_after_ms = 1000;
     return ASSAY_EQUEUEFULL;
 }
@@ -88,6 +103,7 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
         memcpy(w->id, q->id.at, w->id_len);
     b->waiters->first = w;
     b->waiters->n++;
+    ++*count_of(b->waiters, env);
     b->waiters->n_new++;
     b->waiters->any_changed = 1;
 }
@@ -98,6 +114,7 @@ static void drop(struct waiters *all, struct waiter **at)
     struct waiter *w = *at;
     *at = w->next;
     all->n--;
+    --*count_of(all, &w->envelope);
     all->n_left_over -= w->due == LEFT_OVER;
     free(w);
 }

@@ -185,3 +185,19 @@ def test_what_is_not_spoken_here(small, hello):
         assert peer.is_closed()
     with small.client() as client:
         assert client.call("hello")["ok"]
+
+
+def test_one_connection_has_not_all_the_waiting(small):
+    """100,000 requests may wait. Those of a connection that has gone wait on, and others' all the same."""
+    key = random_key()
+    with small.client() as client:
+        client.submit(key, [{"ids": [1]}], seal=False)
+        client.call("pause", job=key)
+        ask = zmtp.frame(msgpack.packb({"v": 1, "op": "results", "job": key, "wait_ms": 60000, "after": 1}))
+        with zmtp.Peer(small.endpoint) as peer:
+            peer.socket.sendall(ask * 20000)
+            full = msgpack.unpackb(peer.ask(msgpack.packb({"v": 1, "op": "results", "job": key, "wait_ms": 60000, "after": 1})))
+            assert full["err"]["code"] == "queue_full" and "of one connection" in full["err"]["message"]
+            assert msgpack.unpackb(peer.ask(HELLO))["ok"]
+        assert client.call("score", rows=[{"ids": [1, 2, 3]}])["rows"][0]["error"] is None
+        client.call("cancel", job=key)
