@@ -178,6 +178,8 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_str(w, "state", job_state_name(j->state));
     if (j->held)
         msg_key_str(w, "reason", j->reason);
+    if (j->made_otherwise)
+        msg_key_str(w, "made_otherwise", j->reason);
     write_optional(w, "total", j->total >= 0, j->total);
     msg_key_int(w, "accepted", j->accepted);
     msg_key_int(w, "done", j->done);
@@ -198,7 +200,7 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
 
 static uint32_t job_fields(const struct store_job *j)
 {
-    return JOB_FIELDS + 1 + (uint32_t)(j->held != 0);
+    return JOB_FIELDS + 1 + (uint32_t)(j->held != 0) + (uint32_t)(j->made_otherwise != 0);
 }
 
 static int is_waiting(const struct store_job *j)

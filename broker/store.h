@@ -52,7 +52,8 @@ struct store_job {
     int held;        /* made under another mode than the broker's: not dispatched until resumed with
                         accept_mode */
     int damaged; /* held because its record is not what was written, whether or not it is over */
-    char reason[256];                /* of held, else "" */
+    int made_otherwise;              /* finished, under another mode than the broker's */
+    char reason[256];                /* of held or made_otherwise, else "" */
     double rate;                     /* rows/s lately, as last told by store_set_rate */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;

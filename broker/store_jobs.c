@@ -128,7 +128,8 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     sqlite3_reset(q);
     /* What is finished is not held: there is nothing left to score under another mode. */
     j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
-    if (j->held)
+    j->made_otherwise = mode != s->mode && !j->held;
+    if (mode != s->mode)
         read_reason(s, mode, j);
     if (damage)
         note_damage(s, damage, j);

@@ -180,6 +180,25 @@ static int unpause(struct score *s, struct err *e)
     return rc;
 }
 
+/* A finished job is not held: its scores would be taken for this checkpoint's. */
+static int check_finished(struct score *s, struct err *e)
+{
+    json_t *reply = NULL;
+    if (s->cli->value[CLI_ACCEPT_MODE])
+        return 0;
+    cli_write_job(client_begin(s->client, "status", 1), s->run.key);
+    int rc = client_call_patiently(s->client, 0, &reply, e);
+    const char *why = json_string_value(json_object_get(reply, "made_otherwise"));
+    if (rc == 0 && why)
+        rc = is_another(
+            s, err_set(e, ASSAY_ESTATE,
+                   "job '%s' is finished and was %s; --accept-mode takes its scores all the same, "
+                   "another key begins anew",
+                   s->run.key, why));
+    json_decref(reply);
+    return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
+}
+
 static int feed(struct score *s, struct err *e)
 {
     int rc = feeder_step(&s->feeder, e);
@@ -293,6 +312,8 @@ static int transfer(struct score *s, struct err *e)
     int ended = 0, rc = run_choose_job(&s->run, s->client, e);
     if (rc == 0)
         s->end = RUN_FAILED; /* there is something to go on with */
+    if (rc == 0 && (rc = check_finished(s, e)) != 0 && s->another)
+        rc = begin_anew(s, e);
     while (rc == 0 && !(ended && s->feeder.sealed)) {
         rc = step(s, &ended, e);
         if (rc != 0 && s->another)

@@ -1,4 +1,5 @@
 """The same command again: what it goes on with, what begins anew, what is left behind."""
+import json
 import os
 import shutil
 import signal
@@ -127,6 +128,28 @@ def test_mended_input_is_scored_anew_and_the_rest_reused(directory):
     assert all(line == first[line["id"]] for line in lines if line["id"] != "bad")
     jobs = sql(directory / "out.assay", "select state, done, copied + cached from jobs order by job")
     assert jobs[0][:2] == ["done", "2000"] and jobs[1] == ["done", "2001", "2000"]
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "mode"])
+def test_a_finished_job_of_another_checkpoint_or_mode(directory, change):
+    """Its scores are not this run's, though its rows are the same and the directory was kept."""
+    rows, out, model = write_rows(directory / "in.jsonl", 20), directory / "out", directory / "model"
+    shutil.copytree(DEMO, model)
+    assert score(rows, out, "--keep-data", model=model).returncode == 0
+    before, more = out.read_bytes(), ["--quant", "int8"] if change == "mode" else []
+    if change == "checkpoint":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.25}))
+    done = score(rows, out, "--keep-data", "--key", "mine", *more, model=model)
+    assert done.returncode == 0, done.stderr
+    fresh = out.read_bytes()
+    done = score(rows, out, "--keep-data", "--force", *more, model=model)
+    assert done.returncode == 0 and "scoring anew" in done.stderr, done.stderr
+    assert out.read_bytes() == fresh != before
+    if change == "mode":  # a key of the user's own is not changed in silence
+        done = score(rows, out, "--keep-data", "--force", "--key", "mine", model=model)
+        assert done.returncode != 0 and "--accept-mode" in done.stderr and out.read_bytes() == fresh
+        assert score(rows, out, "--keep-data", "--force", "--key", "mine", "--accept-mode", model=model).returncode == 0
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "other", "pool", "mode"])
