@@ -118,7 +118,10 @@ static int begin_connection(int fd, enum kind kind)
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 {
     int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
-    if (fd < 0 || (fd < connections_end() && begin_connection(fd, kind_of(listener)) == 0))
+    if (fd < 0)
+        return fd;
+    enum kind kind = kind_of(listener); /* a rank's may have what is spared */
+    if ((kind == OTHER || fd < connections_end()) && begin_connection(fd, kind) == 0)
         return fd;
     close(fd);
     errno = ECONNABORTED; /* as of a client that has gone again */

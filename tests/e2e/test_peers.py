@@ -1,5 +1,7 @@
 """What a peer does to the broker, or to another peer: messages without end, routing ids of its choosing, ZMTP that no library sends."""
+import os
 import pathlib
+import signal
 import struct
 import time
 
@@ -201,3 +203,24 @@ def test_one_connection_has_not_all_the_waiting(small):
             assert msgpack.unpackb(peer.ask(HELLO))["ok"]
         assert client.call("score", rows=[{"ids": [1, 2, 3]}])["rows"][0]["error"] is None
         client.call("cancel", job=key)
+
+
+def test_ranks_start_anew_where_clients_have_all_connections(directory):
+    """And more wait to be let in: they take each descriptor that a rank leaves."""
+    broker = Broker(directory)
+    broker.command = ["prlimit", "--nofile=200:200", *broker.command]
+    context = zmq.Context()
+    with broker, broker.client() as client:
+        assert len(client.submit("a", [{"ids": [1, 2]}])) and len(client.results("a")) == 1
+        crowd = [context.socket(zmq.DEALER) for _ in range(300)]
+        for socket in crowd:
+            socket.linger = 0
+            socket.connect(broker.endpoint)
+        wait_until(lambda: "event=connections_full" in broker.words())
+        for pid in broker.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        client.submit("b", [{"ids": [3, 4]}])
+        assert len(client.results("b", timeout=30)) == 1
+        for socket in crowd:
+            socket.close()
+    context.term()
