@@ -18,6 +18,7 @@
 #include "broker/connections.h"
 #include "broker/data_dir.h"
 #include "broker/listen.h"
+#include "broker/text/text_digest.h"
 #include "broker/twin_table.h"
 #include "schema/endpoint.h"
 #include "schema/identity.h"
@@ -124,6 +125,7 @@ static int open_model(struct broker *b, struct err *e)
         return rc;
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
+    text_digest(b->model.text, dir, o->chat_template);
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir, o->chat_template,

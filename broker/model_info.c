@@ -63,7 +63,8 @@ void model_info_set_pad_rule(struct model_info *m, const char *word)
 {
     int asked = strcmp(word, "auto") == 0 ? m->pad_rule : strcmp(word, "on") == 0;
     m->pad_rule = asked && m->pad_token >= 0;
-    snprintf(m->mode, sizeof m->mode, "%s%s", m->rank_mode, m->pad_rule ? " pad_rule=on" : "");
+    snprintf(m->mode, sizeof m->mode, "%s%s%s%s", m->rank_mode, m->text[0] ? " text=" : "", m->text,
+        m->pad_rule ? " pad_rule=on" : "");
 }
 
 static void name_model(struct model_info *m, const char *dir)

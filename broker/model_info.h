@@ -15,7 +15,8 @@ struct model_info {
     char name[128];    /* served name: the directory's last part unless given */
     char dtype[8];
     char rank_mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
-    char mode[256];      /* of jobs: rank_mode, and how LAST reads a row that does not say */
+    char text[9];   /* how text becomes tokens (text/text_digest.h), "": as tokenizer.json says */
+    char mode[256]; /* of jobs: rank_mode, text, and how LAST reads a row that does not say */
     uint32_t vocab_size, max_len, n_labels;
     int default_pool, default_activation;
     int32_t step_token, pad_token;

@@ -191,7 +191,7 @@ static int note_gone(struct census *c, int64_t next_seq, struct err *e)
 static int count_rows(struct store *s, int64_t job, const struct counters *was, int64_t *n,
     int64_t *accepted, struct err *e)
 {
-    int64_t chunks, rows;
+    int64_t chunks = 0, rows = 0;
     int rc = store_integer(s, 0, &chunks, e,
         "select sum(n_rows) from chunk where job = ? and pending is null and n_rows >= 0", "i",
         job);

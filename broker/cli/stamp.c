@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 
 #define NAME "user.assay.made"
+#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
 
 static void add_text(crypto_generichash_state *hash, const char *text)
 {
@@ -45,6 +46,8 @@ static int add_folder(crypto_generichash_state *hash, const char *dir)
         add_text(hash, entries[i]->d_name);
         if (entries[i]->d_name[0] != '.')
             rc |= add_file(hash, path);
+        if (strcmp(entries[i]->d_name, TEMPLATES) == 0)
+            rc |= add_folder(hash, path);
         free(entries[i]);
     }
     free(entries);

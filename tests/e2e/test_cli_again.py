@@ -242,3 +242,22 @@ def test_a_pipe_that_is_stopped(directory):
     os.close(writer)
     assert process.returncode == 143 and "again" not in words
     assert names(directory) == set()
+
+
+SIDE_FILES = {"added_tokens.json": '{"<|x|>": 299}', "special_tokens_map.json": '{"additional_special_tokens": ["<|x|>"]}',
+              "additional_chat_templates/other.jinja": "{{ messages }}"}
+
+
+@pytest.mark.parametrize("name", SIDE_FILES)
+@pytest.mark.parametrize("more", [["--keep-data"], []], ids=["kept", "after a failed row"])
+def test_how_text_becomes_tokens_has_changed(directory, name, more):
+    shutil.copytree(MODELS / "demo-reward", directory / "m")
+    (directory / "m/additional_chat_templates").mkdir()
+    rows = directory / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "a<|x|> b"}\n' + ("" if more else '{"id": "bad"}\n'))
+    score(rows, directory / "out", *more, model=directory / "m")
+    (directory / "m" / name).write_text(SIDE_FILES[name])
+    again = score(rows, directory / "out", *more, model=directory / "m")
+    fresh = score(rows, directory / "fresh", model=directory / "m")
+    assert again.returncode == fresh.returncode == (0 if more else 1), again.stderr
+    assert read_lines(directory / "out") == read_lines(directory / "fresh")

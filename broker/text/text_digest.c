@@ -1,0 +1,88 @@
+/* text_digest.c - see text_digest.h. A file that cannot be read counts as one that is not there: whoever needs it
+ * says so. */
+#include "broker/text/text_digest.h"
+
+#include <dirent.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+#include "schema/regular.h"
+
+#define MAX_BYTES (64u << 20)
+#define BLOCK_BYTES 65536
+#define FOLDER "additional_chat_templates"
+
+struct sum {
+    crypto_generichash_state hash;
+    int n; /* of what is in it */
+};
+
+static void add_bytes(struct sum *s, const void *bytes, size_t n)
+{
+    crypto_generichash_update(&s->hash, bytes, n);
+}
+
+static void add_file(struct sum *s, const char *dir, const char *name)
+{
+    char path[4096], block[BLOCK_BYTES];
+    struct stat st;
+    ssize_t n;
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return;
+    int fd = regular_open(path, &st, NULL);
+    if (fd < 0)
+        return;
+    add_bytes(s, name, strlen(name) + 1);
+    for (size_t done = 0; done < MAX_BYTES && (n = read(fd, block, sizeof block)) > 0;) {
+        add_bytes(s, block, (size_t)n);
+        done += (size_t)n;
+    }
+    add_bytes(s, "", 1);
+    close(fd);
+    s->n++;
+}
+
+static void add_folder(struct sum *s, const char *dir)
+{
+    char path[4096];
+    struct dirent **entries = NULL;
+    if (snprintf(path, sizeof path, "%s/" FOLDER, dir) >= (int)sizeof path)
+        return;
+    int n = scandir(path, &entries, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        if (entries[i]->d_name[0] != '.')
+            add_file(s, path, entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
+}
+
+void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *template_name)
+{
+    static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
+        "added_tokens.json", "chat_template.jinja"};
+    char path[4096];
+    uint8_t digest[16];
+    char whole[2 * sizeof digest + 1];
+    struct sum s = {.n = 0};
+    hex[0] = '\0';
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path ||
+        access(path, F_OK) != 0 || sodium_init() < 0)
+        return;
+    crypto_generichash_init(&s.hash, NULL, 0, sizeof digest);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        add_file(&s, dir, names[i]);
+    add_folder(&s, dir);
+    if (template_name) {
+        add_bytes(&s, template_name, strlen(template_name) + 1);
+        s.n++;
+    }
+    crypto_generichash_final(&s.hash, digest, sizeof digest);
+    sodium_bin2hex(whole, sizeof whole, digest, sizeof digest);
+    if (s.n > 0)
+        snprintf(hex, TEXT_DIGEST_HEX, "%.8s", whole);
+}
