@@ -27,11 +27,14 @@ static int64_t changed_ns(const struct stat *st)
 static int add_file(crypto_generichash_state *hash, const char *path)
 {
     struct stat st;
-    char text[160];
+    char text[200];
     if (stat(path, &st) != 0)
         return -1;
-    snprintf(text, sizeof text, "%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64, (uint64_t)st.st_dev,
-        (uint64_t)st.st_ino, (int64_t)st.st_size, changed_ns(&st));
+    /* ctime too: a copy may bring the old mtime along. */
+    snprintf(text, sizeof text,
+        "%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " %" PRId64 ".%09" PRId64,
+        (uint64_t)st.st_dev, (uint64_t)st.st_ino, (int64_t)st.st_size, changed_ns(&st),
+        (int64_t)st.st_ctim.tv_sec, (int64_t)st.st_ctim.tv_nsec);
     add_text(hash, text);
     return 0;
 }

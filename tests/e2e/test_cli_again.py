@@ -261,3 +261,15 @@ def test_how_text_becomes_tokens_has_changed(directory, name, more):
     fresh = score(rows, directory / "fresh", model=directory / "m")
     assert again.returncode == fresh.returncode == (0 if more else 1), again.stderr
     assert read_lines(directory / "out") == read_lines(directory / "fresh")
+
+
+def test_an_input_that_kept_its_time(directory, marks):
+    if not marks:
+        pytest.skip("no extended attributes here")
+    rows, seen = directory / "rows.jsonl", []
+    for text in ("7", "8"):
+        rows.write_text('{"text": "%s"}\n' % text)
+        os.utime(rows, (1.5e9, 1.5e9))
+        assert score(rows, directory / "out").returncode == 0
+        seen.append(read_lines(directory / "out")[0]["score"])
+    assert seen[0] != seen[1]
