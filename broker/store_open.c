@@ -32,6 +32,7 @@
 /* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
  * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
 #define WAL_PAGES 6144
+#define WAL_WARN_BYTES (128u << 20) /* twice what it has without a reader in its way */
 /* For what else holds a lock: at the start, a stranger who writes, and the same one once more. */
 #define START_BUSY_MS 30000
 #define BUSY_MS 500
@@ -633,8 +634,26 @@ void store_tend(struct store *s)
     s->wal_pages_due = s->wal_pages + WAL_PAGES; /* if a reader keeps it from being begun anew */
 }
 
+/* Twice as much each time: at most a few lines, however long it lasts. */
+static void look_at_wal(struct store *s)
+{
+    uint64_t bytes = store_wal_bytes(s);
+    if (bytes >= WAL_WARN_BYTES && bytes >= 2 * s->wal_told_bytes) {
+        log_warn(
+            "event=log_grows file=%s/assay.db-wal bytes=%llu reason=\"it cannot be begun anew: "
+            "somebody who reads the database does not end a transaction, or the disk is "
+            "full\" action=\"end the reader\"",
+            s->dir, (unsigned long long)bytes);
+        s->wal_told_bytes = bytes;
+    } else if (bytes < WAL_WARN_BYTES / 2 && s->wal_told_bytes > 0) {
+        log_info("event=log_is_small_again bytes=%llu", (unsigned long long)bytes);
+        s->wal_told_bytes = 0;
+    }
+}
+
 void store_idle(struct store *s)
 {
+    look_at_wal(s);
     if (s->late && begin_late(s, NULL) != 0)
         return;
     uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;

@@ -82,6 +82,7 @@ struct store {
     uint64_t room;                /* bytes that may be asked for until the disk is asked again */
     long long room_ms;            /* and when it is at the latest */
     int wal_pages, wal_pages_due; /* in the WAL; when it is time for a checkpoint */
+    uint64_t wal_told_bytes;      /* that were warned of; 0: none since it was small */
     int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;

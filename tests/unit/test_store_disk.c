@@ -2,6 +2,7 @@
 #include "tests/unit/seen_results.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -84,6 +85,21 @@ static void test_room_is_used_up(void **state)
     assert_int_equal(asked, 257); /* four times, as it is written twice and more */
 }
 
+/* What the second's work says in the log. */
+static void warned(struct fixture *f, const char *words, int wanted)
+{
+    char path[128], said[4096] = "";
+    snprintf(path, sizeof path, "%s/said", f->dir);
+    int before = dup(STDERR_FILENO), to = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    dup2(to, STDERR_FILENO);
+    store_idle(f->s);
+    dup2(before, STDERR_FILENO);
+    assert_true(pread(to, said, sizeof said - 1, 0) >= 0);
+    close(before);
+    close(to);
+    assert_int_equal(strstr(said, words) != NULL, wanted);
+}
+
 /* A busy broker does not wait for the second to be over: the log is checkpointed and begun anew, and does
  * not grow but where a reader holds it. */
 static void test_the_log_stays_small(void **state)
@@ -105,12 +121,17 @@ static void test_the_log_stays_small(void **state)
     }
     assert_in_range(largest[0], 40 << 20, 64 << 20);
     assert_in_range(largest[1], 160 << 20, 260 << 20);
+    warned(f, "event=log_grows", 1);
+    warned(f, "event=log_grows", 0); /* once, not each second */
     sqlite3_close(reader);
     put_chunk(f->s, job, 160, 1, 4, 0);
     store_idle(f->s);
     put_chunk(f->s, job, 161, 1, 4, 0);
     assert_in_range(store_wal_bytes(f->s), 0, 64 << 20);
     assert_in_range(f->s->wal_pages, 1, 100);
+    store_idle(f->s);
+    store_idle(f->s);
+    warned(f, "event=log_is_small_again", 1);
 }
 
 /* ---- kill -9 ---- */
