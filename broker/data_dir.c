@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/store.h"
 #include "schema/log.h"
 
 #define OTHERS 077
@@ -46,18 +47,24 @@ static int make(const char *path, struct err *e)
     return err_errno(e, ASSAY_EIO, "cannot make the data directory '%s'", path);
 }
 
-static int make_with_parents(const char *path, struct err *e)
+static int make_with_parents(const char *path, int *n_made, struct err *e)
 {
     char part[4096];
     int rc = 0;
+    *n_made = 0;
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
         return err_set(e, ASSAY_EIO, "data directory: path too long");
-    for (char *slash = part + 1; rc >= 0 && (slash = strchr(slash, '/')) != NULL; slash++) {
+    for (char *slash = part + 1; rc >= 0 && *slash; slash++) {
+        slash += strcspn(slash, "/");
+        char was = *slash;
         *slash = '\0';
         rc = make(part, e);
-        *slash = '/';
+        *n_made += rc == 1;
+        *slash = was;
+        if (!was)
+            break;
     }
-    return rc < 0 ? rc : make(path, e);
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- whose ---- */
@@ -171,15 +178,16 @@ static int close_to_others(
     return 0;
 }
 
-static int check(int fd, const char *path, struct err *e)
+static int check(int fd, const char *path, int *is_empty, struct err *e)
 {
     struct stat st;
-    struct contents found;
+    struct contents found = {0};
     int rc = check_owner(fd, path, &st, e);
     if (rc == 0)
         rc = check_parents(path, e);
     if (rc == 0)
         rc = look_into(fd, path, &found, e);
+    *is_empty = rc == 0 && found.n == 0;
     return rc == 0 ? close_to_others(fd, path, &st, &found, e) : rc;
 }
 
@@ -196,10 +204,10 @@ static int check_link(const char *path, struct err *e)
     return 0;
 }
 
-int data_dir_open(const char *path, int *made, struct err *e)
+int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
 {
-    int rc = make_with_parents(path, e);
-    *made = rc == 1;
+    *start = (struct data_dir_start){0};
+    int rc = make_with_parents(path, &start->n_made, e);
     if (rc < 0 || (rc = check_link(path, e)) != 0)
         return rc;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -207,18 +215,49 @@ int data_dir_open(const char *path, int *made, struct err *e)
         return errno == ENOTDIR
                    ? err_set(e, ASSAY_EIO, "data directory: '%s' is no directory", path)
                    : err_errno(e, ASSAY_EIO, "data directory '%s'", path);
-    rc = check(fd, path, e);
+    rc = check(fd, path, &start->was_empty, e);
     close(fd);
     return rc;
 }
 
-void data_dir_undo(const char *path)
+/* A name that a start gives. */
+static int is_a_start_s(const char *name)
+{
+    static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
+        "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+    for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
+        if (strncmp(name, begin[i], strlen(begin[i])) == 0)
+            return 1;
+    return 0;
+}
+
+static void empty(const char *path)
 {
     DIR *dir = opendir(path);
-    if (!dir)
-        return;
-    for (struct dirent *d; (d = readdir(dir)) != NULL;)
-        unlinkat(dirfd(dir), d->d_name, 0); /* leaves directories */
-    closedir(dir);
-    rmdir(path);
+    for (struct dirent *d; dir && (d = readdir(dir)) != NULL;)
+        if (is_a_start_s(d->d_name))
+            unlinkat(dirfd(dir), d->d_name, 0); /* leaves directories */
+    if (dir)
+        closedir(dir);
+}
+
+void data_dir_undo(const char *path, const struct data_dir_start *start)
+{
+    char part[4096];
+    int fd = start->was_empty ? store_lock(path, NULL) : -1;
+    if (fd >= 0)
+        empty(path);
+    snprintf(part, sizeof part, "%s", path);
+    for (int n = start->n_made; n > 0 && rmdir(part) == 0; n--) {
+        char *slash = strrchr(part, '/');
+        while (slash && slash > part && slash[1] == '\0') { /* ends in slashes */
+            *slash = '\0';
+            slash = strrchr(part, '/');
+        }
+        if (!slash || slash == part)
+            break;
+        *slash = '\0';
+    }
+    if (fd >= 0)
+        close(fd);
 }

@@ -16,12 +16,18 @@
 /* The path: `given`, else $XDG_STATE_HOME/assay, else $HOME/.local/state/assay. */
 int data_dir_find(char *path, size_t size, const char *given, struct err *e);
 
-/* Make it where it is not there, with its parents, 0700; check it and all that lies in it. *made: 1 where
- * it was not there. One of ours that others may look into is closed to them where it is empty or a data
- * directory already. ASSAY_EUNAUTHORIZED names what is not as expected, and what to do. */
-int data_dir_open(const char *path, int *made, struct err *e);
+/* What a start that fails has to undo. */
+struct data_dir_start {
+    int n_made;    /* directories: the last one of the path, and those above it */
+    int was_empty; /* nothing lay in it */
+};
 
-/* The start that made the directory failed: it goes, with what that start put in it. */
-void data_dir_undo(const char *path);
+/* Make it where it is not there, with its parents, 0700; check it and all that lies in it. One of ours that others may look into is closed to them where it is empty or a data
+ * directory already. ASSAY_EUNAUTHORIZED names what is not as expected, and what to do. */
+int data_dir_open(const char *path, struct data_dir_start *start, struct err *e);
+
+/* The start failed: what it put into a directory that was empty goes, and the directories that it made. Not so
+ * where another broker has begun there meanwhile. */
+void data_dir_undo(const char *path, const struct data_dir_start *start);
 
 #endif

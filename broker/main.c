@@ -36,11 +36,12 @@
 #define KEPT_MEMORY (64 << 20)
 
 /* Found or made, checked, and locked. */
-static int open_data(struct broker *b, char *path, size_t size, int *made, struct err *e)
+static int open_data(
+    struct broker *b, char *path, size_t size, struct data_dir_start *start, struct err *e)
 {
     int rc = data_dir_find(path, size, b->options->data, e);
     if (rc == 0)
-        rc = data_dir_open(path, made, e);
+        rc = data_dir_open(path, start, e);
     if (rc != 0)
         return rc;
     b->data = path;
@@ -357,8 +358,9 @@ int main(int argc, char **argv)
     struct broker b = {
         .options = &options, .lock_fd = -1, .data_fd = -1, .started_ms = now_wall_ms()};
     struct err e = {0};
-    char data[4096];
-    int made = 0, rc = options_parse(&options, argc, argv);
+    char data[4096] = "";
+    struct data_dir_start start = {0};
+    int rc = options_parse(&options, argc, argv);
     if (rc != 0)
         return rc;
     if (options.help || options.version) {
@@ -378,7 +380,7 @@ int main(int argc, char **argv)
     if (sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
     if (rc == 0)
-        rc = open_data(&b, data, sizeof data, &made, &e);
+        rc = open_data(&b, data, sizeof data, &start, &e);
     if (rc == 0)
         rc = devices_choose(&b.devices, &options, &e);
     if (rc == 0)
@@ -395,7 +397,7 @@ int main(int argc, char **argv)
     if (rc != 0)
         log_error("event=failed error=\"%s\"", e.msg);
     close_broker(&b);
-    if (made && !started)
-        data_dir_undo(data);
+    if (!started)
+        data_dir_undo(data, &start);
     return rc == 0 ? EX_OK : exit_code_of(&e);
 }

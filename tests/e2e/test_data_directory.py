@@ -117,12 +117,24 @@ def test_what_is_another_user_s(directory):
 def test_a_start_that_fails_leaves_nothing(directory):
     data = directory / "a/d"
     code, said = start(data, model=directory / "nothing")
-    assert code == 78 and not data.exists(), said
+    assert code == 78 and not data.parent.exists(), said
     code, said = start(data, "--listen", "ipc:///proc/nowhere/broker.sock")
     assert code != 0 and not data.exists(), said
-    data.mkdir(mode=0o700)  # what was there before stays
+    data.mkdir(mode=0o700, parents=True)  # what was there before stays
     code, said = start(data, model=directory / "nothing")
-    assert code == 78 and data.exists(), said
+    assert code == 78 and list(data.iterdir()) == [], said
+    (data / "mine").write_text("x")
+    code, said = start(data, model=directory / "nothing")
+    assert code == 78 and (data / "mine").exists(), said
+
+
+def test_a_start_that_fails_takes_nothing_from_another_broker(directory):
+    data = directory / "d"
+    with Broker(data) as broker, broker.client() as client:
+        client.submit("a", ROWS)
+        code, said = start(data)
+        assert code == 75 and "held by another" in said, said
+        assert len(client.results("a")) == len(ROWS)
 
 
 def test_a_file_in_its_place(directory):
