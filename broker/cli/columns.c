@@ -43,7 +43,7 @@ int columns_is_id(const char *key, size_t len)
 
 int columns_is_read(const char *key, size_t len)
 {
-    static const char *const ids[] = {"input_ids", "ids", NULL};
+    static const char *const ids[] = {"input_ids", "ids", "attention_mask", "position_ids", NULL};
     for (size_t i = 0; i < N_BODIES; i++)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
@@ -134,8 +134,33 @@ static const char *first_of(const json_t *line, const char *const *keys)
     return *keys;
 }
 
+/* What a model's forward takes beside the ids, as tokenizers write it: a score is of every id, at its place. */
+static int check_beside_ids(const json_t *line, const char *key, int is_range, struct err *e)
+{
+    const json_t *v = column(line, key), *item;
+    const json_t *ids = column(line, "input_ids") ? column(line, "input_ids") : column(line, "ids");
+    size_t i = 0;
+    if (!v)
+        return 0;
+    int fits = json_is_array(v) && json_array_size(v) == json_array_size(ids);
+    for (; fits && i < json_array_size(v); i++) {
+        item = json_array_get(v, i);
+        fits = json_is_integer(item) && json_integer_value(item) == (is_range ? (json_int_t)i : 1);
+    }
+    return fits ? 0
+                : err_field(e, ASSAY_EBADREQ, key,
+                      "expected %s for each of input_ids, found another; leave ids that are not to "
+                      "be scored (padding) out, and this column too",
+                      is_range ? "0, 1, 2 .." : "1");
+}
+
 static int take_ids(json_t *row, const json_t *line, struct err *e)
 {
+    int rc = check_beside_ids(line, "attention_mask", 0, e);
+    if (rc == 0)
+        rc = check_beside_ids(line, "position_ids", 1, e);
+    if (rc != 0)
+        return rc;
     const json_t *a = column(line, "input_ids"), *b = column(line, "ids");
     if (a && b && !json_equal(a, b))
         return err_field(e, ASSAY_EBADREQ, "ids", "expected one of input_ids and ids, found both");

@@ -267,8 +267,8 @@ def test_an_input_that_kept_its_time(directory, marks):
     if not marks:
         pytest.skip("no extended attributes here")
     rows, seen = directory / "rows.jsonl", []
-    for text in ("7", "8"):
-        rows.write_text('{"text": "%s"}\n' % text)
+    for token in (7, 8):
+        rows.write_text('{"input_ids": [1, %d]}\n' % token)
         os.utime(rows, (1.5e9, 1.5e9))
         assert score(rows, directory / "out").returncode == 0
         seen.append(read_lines(directory / "out")[0]["score"])
