@@ -347,10 +347,17 @@ struct pending {
     int sound;
 };
 
+int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest)
+{
+    struct store_chunk c = {.rows = {sqlite3_column_blob(q, pending), 0}};
+    XXH128_canonical_t bytes;
+    c.rows.len = (size_t)sqlite3_column_bytes(q, pending);
+    struct slice kept = {sqlite3_column_blob(q, digest), (size_t)sqlite3_column_bytes(q, digest)};
+    return kept.at && has_digest(&c, kept, digest_chunk(&c, &bytes));
+}
+
 static int read_pending(struct store *s, int64_t job, struct pending *p, struct err *e)
 {
-    struct store_chunk c = {.job = job};
-    XXH128_canonical_t bytes;
     sqlite3_stmt *q = store_prepare(s,
         "select pending, n_rows, digest from chunk where job = ?1 and "
         "chunk = (select next_chunk from job where job = ?1) and pending is not null",
@@ -358,11 +365,9 @@ static int read_pending(struct store *s, int64_t job, struct pending *p, struct 
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc;
-    c.rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
-    struct slice kept = {sqlite3_column_blob(q, 2), (size_t)sqlite3_column_bytes(q, 2)};
-    p->rows = c.rows;
+    p->rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
     p->n_rows = sqlite3_column_int64(q, 1);
-    p->sound = kept.at && has_digest(&c, kept, digest_chunk(&c, &bytes));
+    p->sound = store_pending_is_sound(q, 0, 2);
     /* q stays on its row, and the blob with it; it is reset when it is used next. */
     return 1;
 }

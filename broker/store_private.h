@@ -194,6 +194,14 @@ static inline struct slice store_text(const char *text)
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 
+/* The numbers as JSON, for people; the caller frees it. */
+char *store_vector_json(const float *values, uint32_t n);
+/* Rows from `first` to `last`, of one job, whatever their state; those that were born failed are passed over. */
+int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
+    void *arg, struct err *e);
+/* q stands on a chunk that is past a gap: are these columns its bytes, and their digest? */
+int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);
+
 /* store_mend.c: what can be made again from what is there. */
 /* The states of the job's rows and its counters: 1 they agree, 0 they do not. */
 int store_states_agree(struct store *s, int64_t job, struct err *e);

@@ -22,9 +22,10 @@ struct reading {
     struct slice sums; /* of its rows' input; absent: it has none */
     store_row_visitor *visit;
     void *arg;
-    uint32_t left; /* rows that are still wanted */
-    int is_over;   /* rows in any state, among which are some that were born failed */
-    int64_t last;  /* that was read, or was born failed */
+    uint32_t left;     /* rows that are still wanted */
+    int skips_refused; /* rows that were born failed */
+    int is_over;       /* rows in any state, among which are some that were born failed */
+    int64_t last;      /* that was read, or was born failed */
 };
 
 /* The row that the reading stands on. */
@@ -190,8 +191,8 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
     rd->left--;
     rd->last = f.row;
     int sound = store_read_record(rd->s, f.row, q, 2, &f.record);
-    if (rd->is_over && f.record.n_values == 0) /* born failed */
-        return 0;
+    if ((rd->is_over || (rd->skips_refused && sound)) && f.record.n_values == 0)
+        return 0; /* born failed */
     f.n_tokens = sound ? (uint32_t)f.record.n_tokens : 0;
     f.attempts = attempts > 0 && attempts < MOST_ATTEMPTS ? (uint32_t)attempts : 0;
     int rc = sound && f.record.n_values > 0 ? read_bundle(rd, f.row, f.n_tokens, e) : 0;
@@ -297,6 +298,26 @@ int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *
 {
     struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = 1, .is_over = 1};
     int rc = read_block(&rd, block_number(row), row_bit(row), e);
+    end_reading(&rd);
+    return rc;
+}
+
+/* ---- all rows ---- */
+
+int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
+    void *arg, struct err *e)
+{
+    struct reading rd = {
+        .s = s, .visit = visit, .arg = arg, .left = UINT32_MAX, .skips_refused = 1};
+    int rc = 0;
+    for (int64_t k = block_number(first); rc == 0 && k <= block_number(last); k++) {
+        uint64_t bits = UINT64_MAX;
+        if (k == block_number(first))
+            bits &= ~(row_bit(first) - 1);
+        if (k == block_number(last))
+            bits &= row_bit(last) | (row_bit(last) - 1);
+        rc = read_block(&rd, k, bits, e);
+    }
     end_reading(&rd);
     return rc;
 }

@@ -60,10 +60,7 @@ static sqlite3_stmt *find_statement(struct store *s, const char *sql)
     sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v3(s->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, NULL) !=
         SQLITE_OK)
-        die(70,
-            "event=bad_sql sql=\"%s\" error=\"%s/assay.db: %s: its schema is not what this version "
-            "made; look with assay scrub, and put a copy in its place\"",
-            sql, s->dir, sqlite3_errmsg(s->db));
+        return NULL; /* store_step says why */
     if (s->n_cached == STORE_MAX_STATEMENTS)
         die(70, "event=too_many_statements limit=%d", STORE_MAX_STATEMENTS);
     s->cache[s->n_cached].sql = sql;
@@ -74,6 +71,8 @@ static sqlite3_stmt *find_statement(struct store *s, const char *sql)
 static sqlite3_stmt *prepare(struct store *s, const char *sql, const char *types, va_list args)
 {
     sqlite3_stmt *statement = find_statement(s, sql);
+    if (!statement)
+        return NULL;
     sqlite3_reset(statement);
     bind_all(statement, types, args);
     return statement;
@@ -88,8 +87,19 @@ sqlite3_stmt *store_prepare(struct store *s, const char *sql, const char *types,
     return statement;
 }
 
+static int no_statement(struct store *s, struct err *e)
+{
+    return err_set(e, ASSAY_EIO,
+        "%s/assay.db: %s: its schema is not what this version made, or cannot be read; `assay "
+        "scrub` "
+        "says more; put a copy in its place",
+        s->dir, sqlite3_errmsg(s->db));
+}
+
 int store_step(struct store *s, sqlite3_stmt *statement, struct err *e)
 {
+    if (!statement)
+        return no_statement(s, e);
     int rc = sqlite3_step(statement);
     if (rc == SQLITE_ROW)
         return 1;

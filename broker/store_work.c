@@ -64,7 +64,7 @@ int store_set_attempts(struct store *s, const struct row *r, struct err *e)
 
 /* ---- results ---- */
 
-static char *vector_json(const float *values, uint32_t n)
+char *store_vector_json(const float *values, uint32_t n)
 {
     size_t room = (size_t)n * 18 + 3, at = 1;
     char *text = xcalloc(1, room);
@@ -88,7 +88,7 @@ static int insert_result(
     uint32_t n_pooled = 0;
     int list = is_list(r, result);
     int32_t *pairs = result->values && !r->line ? row_pooled_at(r, &n_pooled) : NULL;
-    char *json = list ? vector_json(result->values, result->n_values) : NULL;
+    char *json = list ? store_vector_json(result->values, result->n_values) : NULL;
     struct slice vector = {
         list ? (const uint8_t *)result->values : NULL, list ? result->n_values * sizeof(float) : 0};
     struct slice pooled = {n_pooled ? (const uint8_t *)pairs : NULL, n_pooled * 2 * sizeof *pairs};

@@ -135,6 +135,7 @@ int verb_tokenize(const struct cli *c);
 int verb_top(const struct cli *c);
 int verb_purge(const struct cli *c);
 int verb_verify(const struct cli *c);
+int verb_scrub(const struct cli *c);
 int verb_man(const struct cli *c);
 int verb_completion(const struct cli *c);
 

@@ -112,6 +112,15 @@ static const struct cli_verb verbs[] = {
         "  assay verify monday\n"
         "  assay verify monday --sample 10000 --data assay-data\n",
         1, verify_options, verb_verify},
+    {"scrub", NULL, "Read all that the database holds, and say what is not as it was written.",
+        "Every page, index, row and result is read and held against its checksum. It needs no "
+        "broker, and one may work meanwhile (its log grows until this ends). Nothing is changed. "
+        "Exit code 65 when something is damaged: results can be computed again (assay retry, after "
+        "assay results has met them), rows sent again; states and counters are made anew at the "
+        "next start of assayd. A file whose pages SQLite cannot read is best replaced by a copy.",
+        "  assay scrub\n"
+        "  assay scrub --data /var/lib/assay --json\n",
+        0, no_options, verb_scrub},
     {"purge", "[JOB]", "Delete jobs that are done or cancelled, and give their space back.",
         "The jobs are gone at once and their keys free. The broker deletes their rows bit by bit "
         "beside its work; then the database's file shrinks.",

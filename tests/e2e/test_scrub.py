@@ -1,0 +1,79 @@
+"""`assay scrub`: says what in a database is not as it was written; beside a broker and without one."""
+import json
+import sqlite3
+import struct
+import subprocess
+
+from harness import BIN, Broker
+
+
+def scrub(data, *options):
+    return subprocess.run([BIN / "assay", "scrub", "--data", data, *options], capture_output=True, text=True, timeout=60)
+
+
+def fill(client):
+    rows = [{"ids": [k + 1] * (3 + k % 9)} for k in range(150)]
+    client.submit("sound", rows, priority=1)
+    client.submit("steps", [{"ids": [k + 1, 5, 6], "pool": {"type": "ALL"}, "id": k} for k in range(20)])
+    client.submit("refused", [{"ids": [1]}, {"ids": [-1]}])
+    for key in ("sound", "steps", "refused"):
+        client.results(key)
+    client.call("submit", key="gap", chunk=1, rows=[{"ids": [7, 8]}] * 3, seal=True)
+
+
+def test_a_whole_database_is_as_written(directory):
+    with Broker(directory / "d") as broker, broker.client() as client:
+        fill(client)
+        beside = scrub(broker.data)
+        assert (beside.returncode, beside.stdout) == (0, "4 jobs, 172 rows, 172 results: all as written\n"), beside
+    done = scrub(directory / "d", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"jobs": 4, "rows": 172, "results": 172, "without_checksum": 0, "damaged": []}
+
+
+def test_each_damage_is_named(directory):
+    """One record of each kind, changed behind the broker's back."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        fill(client)
+    row, steps = 1 << 32, 2 << 32
+    db = sqlite3.connect(directory / "d" / "assay.db")
+    for sql in (f"update row set n_tokens = n_tokens + 1 where row = {row + 3}",
+                f"delete from row where row = {row + 5}",
+                "update row_input set ids = zeroblob(length(ids)) where row = (select max(row) from row_input where row < 2 << 32)",
+                f"update result set score = score + 1 where row = {row + 9}",
+                f"delete from result where row = {row + 11}",
+                f"update result set vector_json = '[1,2]' where row = {steps + 2}",
+                f"update result set vector = x'{struct.pack('<3f', 1, 2, 3).hex()}' where row = {steps + 4}",
+                f"update block set failed = 1 where block = {steps >> 6}",
+                "update job set priority = 7 where job = 1", "update job set done = 1 where job = 3",
+                "update chunk set pending = zeroblob(length(pending)) where job = 4",
+                "update chunk set n_rows = 9 where job = 3", f"update row set row = row + {8 << 32} where row = {steps + 7}"):
+        db.execute(sql)
+    db.commit()
+    db.close()
+    done = scrub(directory / "d", "--json")
+    assert done.returncode == 65, done
+    found = {(f["key"], f["i"], f["what"].split(" at ")[0].split(":")[0]) for f in json.loads(done.stdout)["damaged"]}
+    wanted = {("sound", 3, "the row"), ("sound", 5, "the row"), ("sound", 9, "the result"), ("sound", None, "results"),
+              ("steps", 2, "what SQL shows of its values"), ("steps", 4, "the result"), ("sound", None, "its record"),
+              ("steps", None, "states of its rows and its counters do not agree, or are damaged"),
+              ("refused", None, "its record"), ("gap", None, "rows of chunk 1, which waits for those before it"),
+              ("steps", 7, "the row"), (None, None, "rows of job 10, which is not there"),
+              ("refused", None, "expected 2 rows in its chunks, found 9")}
+    assert wanted <= found, wanted - found
+    assert {i for key, i, what in found if key == "sound" and what == "the row"} >= set(range(128, 150))
+    text = scrub(directory / "d")
+    assert text.returncode == 65 and "job 1 (sound), row 3: the row\n" in text.stdout and text.stdout.endswith(" damaged\n")
+
+
+def test_what_cannot_be_read_is_said(directory):
+    missing = scrub(directory / "none")
+    assert missing.returncode == 66 and "assay.db" in missing.stderr
+    with Broker(directory / "d") as broker, broker.client() as client:
+        fill(client)
+    path = directory / "d" / "assay.db"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    assert scrub(directory / "d").returncode in (65, 74)
+    path.write_bytes(b"no database" * 1000)
+    assert scrub(directory / "d").returncode == 74
