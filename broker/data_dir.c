@@ -76,7 +76,8 @@ static int refuse(struct err *e, const char *path, const char *found, const char
         advice);
 }
 
-/* A directory above it that anybody may rename entries in. */
+/* A directory above it that anybody may rename entries in. One of another user's is refused; where it is
+ * ours or the system's, as volumes of containers are, whoever opened it to all is told. */
 static int check_parents(const char *path, struct err *e)
 {
     char real[PATH_MAX];
@@ -85,9 +86,14 @@ static int check_parents(const char *path, struct err *e)
     for (char *slash; (slash = strrchr(real, '/')) != NULL && slash != real;) {
         struct stat st;
         *slash = '\0';
-        if (stat(real, &st) == 0 && (st.st_mode & S_IWOTH) && !(st.st_mode & S_ISVTX))
-            return refuse(e, real, "is above it, and everybody may write there",
-                "take away that right (chmod o-w), or choose another --data");
+        if (stat(real, &st) != 0 || !(st.st_mode & S_IWOTH) || (st.st_mode & S_ISVTX))
+            continue;
+        if (st.st_uid != 0 && st.st_uid != geteuid())
+            return refuse(e, real, "is above it, another user's, and everybody may write there",
+                "choose another --data");
+        log_warn("event=open_directory path=\"%s\" reason=\"everybody may write there, and so put "
+                 "another data directory in this one's place\" action=\"chmod o-w, or +t\"",
+            real);
     }
     return 0;
 }

@@ -4,8 +4,9 @@
  * What lies in it is written to and renamed over without another look, perhaps by root. So it must be
  * ours alone: owned by us, closed to everybody else, and with nothing in it that leads somewhere else
  * (a symbolic or a second hard link, another user's file). From then on nobody else can put such a
- * thing there, unless they can replace the directory itself: a directory above it that everybody may
- * write to is refused too, but for those with the sticky bit, as /tmp. */
+ * thing there, unless they can replace the directory itself: a directory above it that is
+ * another user's and that everybody may write to is refused too, and of one of ours or root's a warning is
+ * logged, but for those with the sticky bit, as /tmp. */
 #ifndef ASSAY_DATA_DIR_H
 #define ASSAY_DATA_DIR_H
 
