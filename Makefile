@@ -161,7 +161,7 @@ $(B)/obj/%.o: %.c
 	$(call say,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
 
 # The SQL schema as a C string.
-$(call objects,broker/store_open.c): | $(B)/gen/jobs_sql.h
+$(call objects,broker/store_schema.c): | $(B)/gen/jobs_sql.h
 $(B)/gen/jobs_sql.h: schema/jobs.sql
 	@mkdir -p $(@D)
 	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@

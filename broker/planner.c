@@ -216,7 +216,7 @@ int planner_new(
     p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
     leases_init(&p->leases);
     *out = p;
-    int rc = store_each_job(store, 0, UINT32_MAX, 1, note_job, p, e);
+    int rc = store_each_job(store, 0, UINT32_MAX, JOBS_UNFINISHED, note_job, p, e);
     if (rc != 0)
         planner_free(out);
     return rc;

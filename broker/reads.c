@@ -245,16 +245,21 @@ static int add_job(void *arg, const struct store_job *j)
     return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
 }
 
-/* States that no finished job is in: those that are need not be looked at. */
-static int is_unfinished(struct slice state)
+/* Where jobs of this state are: no others need be looked at. */
+static enum store_jobs set_of(struct slice state)
 {
-    static const enum job_state states[] = {JOB_OPEN, JOB_QUEUED, JOB_RUNNING};
-    for (size_t i = 0; state.at && i < sizeof states / sizeof states[0]; i++) {
-        const char *name = job_state_name(states[i]);
+    static const enum store_jobs sets[] = {[JOB_OPEN] = JOBS_OPEN,
+        [JOB_QUEUED] = JOBS_SEALED,
+        [JOB_RUNNING] = JOBS_RUNNING,
+        [JOB_PAUSED] = JOBS_PAUSED,
+        [JOB_DONE] = JOBS_DONE,
+        [JOB_CANCELLED] = JOBS_CANCELLED};
+    for (size_t i = 0; state.at && i < sizeof sets / sizeof sets[0]; i++) {
+        const char *name = job_state_name((enum job_state)i);
         if (strlen(name) == state.len && memcmp(name, state.at, state.len) == 0)
-            return 1;
+            return sets[i];
     }
-    return 0;
+    return JOBS_ALL;
 }
 
 int reply_jobs(struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
@@ -264,7 +269,7 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
         .state = q->state, .limit = q->limit ? q->limit : DEFAULT_LIMIT, .next = after};
     l.max_bytes = b->limits.max_message_bytes / 2;
     msg_writer_init(&l.jobs);
-    int rc = store_each_job(b->store, after, UINT32_MAX, is_unfinished(q->state), add_job, &l, e);
+    int rc = store_each_job(b->store, after, UINT32_MAX, set_of(q->state), add_job, &l, e);
     if (rc == 0) {
         struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
         msg_str(w, "jobs");

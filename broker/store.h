@@ -121,9 +121,22 @@ int store_get_job(struct store *s, int64_t job, struct store_job *out, struct er
 int store_new_job(struct store *s, struct slice key, int priority, struct slice meta, int64_t *job,
     struct err *e);
 typedef int store_job_visitor(void *arg, const struct store_job *job); /* non-zero ends the walk */
-/* Jobs numbered above `after`, ascending, at most limit. unfinished: only those not done or
- * cancelled. */
-int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinished,
+/* SEALED: unfinished, and all rows are there. HELD: unfinished ones that are, but for those that are damaged. PAUSED has
+ * those too. */
+enum store_jobs {
+    JOBS_ALL,
+    JOBS_UNFINISHED,
+    JOBS_OPEN,
+    JOBS_SEALED,
+    JOBS_RUNNING,
+    JOBS_HELD,
+    JOBS_PAUSED,
+    JOBS_DONE,
+    JOBS_CANCELLED
+};
+/* Jobs of the set numbered above `after`, ascending, at most limit. What it costs does not grow with the jobs that
+ * are over and not in the set. */
+int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
     store_job_visitor *visit, void *arg, struct err *e);
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);

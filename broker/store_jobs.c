@@ -147,25 +147,56 @@ int store_get_job(struct store *s, int64_t job, struct store_job *out, struct er
     return rc;
 }
 
-int store_each_job(struct store *s, int64_t after, uint32_t limit, int unfinished,
+/* The first job of a set above ?1, by an index that has no others; of those that are unfinished more are looked at,
+ * but within one statement. */
+#define FIRST(index, where)                                                                        \
+    STORE_JOB_COLUMNS "indexed by " index " where " where " and job > ?1 and job <= ?2 "           \
+                      "order by job limit 1"
+#define IS_SEALED "seal_chunk is not null and next_chunk > seal_chunk"
+static const char *const sets[] = {
+    [JOBS_ALL] = STORE_JOB_COLUMNS "where job > ?1 and job <= ?2 order by job limit 1",
+    [JOBS_UNFINISHED] = FIRST("job_unfinished", "finished_ms is null"),
+    [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
+    [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
+    [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
+    [JOBS_HELD] = FIRST("job_unfinished", "finished_ms is null and mode <> ?3"),
+    [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
+    [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
+    [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
+};
+
+#define UNKNOWN 2
+
+/* The first of the set above `after`: 1, 0 there is none. */
+static int first_of(
+    struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
+{
+    sqlite3_stmt *q =
+        set == JOBS_HELD
+            ? store_prepare(s, sets[set], "iii", after, (int64_t)STORE_LAST_JOB, s->mode)
+            : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        read_job(s, q, j);
+    return rc;
+}
+
+int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
     store_job_visitor *visit, void *arg, struct err *e)
 {
-    struct store_job j;
+    struct store_job j, held;
+    int has_held = set == JOBS_PAUSED ? UNKNOWN : 0; /* those come between the others */
     while (limit-- > 0) {
-        sqlite3_stmt *q =
-            unfinished
-                ? store_prepare(s,
-                      STORE_JOB_COLUMNS
-                      "indexed by job_unfinished where job > ? and job <= ? and "
-                      "finished_ms is null order by job limit 1", /* a cancelled one is finished */
-                      "ii", after, (int64_t)STORE_LAST_JOB)
-                : store_prepare(s,
-                      STORE_JOB_COLUMNS "where job > ? and job <= ? order by job limit 1", "ii",
-                      after, (int64_t)STORE_LAST_JOB);
-        int rc = store_step(s, q, e);
+        if (has_held == UNKNOWN && (has_held = first_of(s, JOBS_HELD, after, &held, e)) < 0)
+            return has_held;
+        int rc = first_of(s, set, after, &j, e);
+        if (rc >= 0 && has_held && (rc == 0 || held.job <= j.job)) {
+            j = held;
+            rc = 1;
+            has_held = UNKNOWN;
+        }
         if (rc != 1)
             return rc;
-        read_job(s, q, &j);
         after = j.job;
         if (visit(arg, &j) != 0)
             break;

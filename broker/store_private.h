@@ -11,6 +11,7 @@
 #include "schema/bundle.h"
 
 #define STORE_MAX_STATEMENTS 128
+#define STORE_SCHEMA_VERSION 7
 #define STORE_LAST_JOB INT32_MAX /* rows' numbers have 31 bits for it */
 #define STORE_BLOCKS 64
 #define STORE_GUARDED 4 /* files (store_guard.c) */
@@ -138,6 +139,10 @@ void *store_scratch(struct store *s, size_t bytes);
 int store_failed(struct store *s, struct err *e, const char *what);
 
 int store_end_tally(struct store *s, struct err *e);
+
+/* store_open.c, store_schema.c */
+int store_execute(struct store *s, const char *sql, struct err *e);
+int store_make_schema(struct store *s, struct err *e);
 
 /* store_blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"

@@ -16,7 +16,6 @@
 #include "schema/log.h"
 #include "schema/utf8.h"
 
-#define SCHEMA_VERSION 6 /* from which on there are checksums */
 #define PAGE_STEPS 100000
 #define PAGE_ROWS 1000
 
@@ -279,11 +278,11 @@ static int open_to_read(struct store *s, const char *dir, struct err *e)
     int rc = store_run(s, e, "begin", "");
     if (rc == 0)
         rc = store_integer(s, 0, &version, e, "pragma user_version", "");
-    if (rc == 0 && version != SCHEMA_VERSION)
+    if (rc == 0 && version != STORE_SCHEMA_VERSION)
         rc = err_set(e, ASSAY_EFORMAT,
             "%s: schema version: expected %d, found %lld; a start of this version's assayd "
             "upgrades it",
-            path, SCHEMA_VERSION, (long long)version);
+            path, STORE_SCHEMA_VERSION, (long long)version);
     return rc != 0 ? rc
                    : store_integer(s, 0, &s->sums_from, e,
                          "select value from meta where name = 'sums_from' and typeof(value) = "

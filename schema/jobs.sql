@@ -1,6 +1,6 @@
 -- jobs.sql - the database of one broker: private tables (singular), public views (plural, documented in SCHEMA.md).
 -- Times are unix milliseconds in tables. A row's number is job * 2^32 + its index in the job.
--- The version is `pragma user_version`; store_open.c holds the steps from one to the next.
+-- The version is `pragma user_version`; store_schema.c holds the steps from one to the next.
 -- sum, sums: checksums of what the record says (store_sums.c); null in records from before version 6. Jobs from meta's sums_from on have
 -- all of them.
 
@@ -35,6 +35,9 @@ create table job (
 );
 
 create index job_unfinished on job (job) where finished_ms is null;
+create index job_done on job (job) where finished_ms is not null and cancelled = 0 and paused = 0;
+create index job_paused on job (job) where paused <> 0;
+create index job_cancelled on job (job) where cancelled <> 0;
 
 -- Jobs that were purged, while their rows are being deleted. meta's last_job keeps their numbers from being given again.
 create table purge (job integer primary key);

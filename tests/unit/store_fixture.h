@@ -296,6 +296,7 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 
 /* SQL that makes a database of version 5 of one of now. */
 #define TO_VERSION_5                                                                               \
+    "drop index job_done; drop index job_paused; drop index job_cancelled; "                       \
     "drop view jobs; drop view rows; drop view results; drop view errors; drop table gone; "       \
     "alter table job drop column sum; alter table row drop column sum; "                           \
     "alter table row_input drop column sums; alter table block drop column sum; "                  \

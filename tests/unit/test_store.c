@@ -189,10 +189,10 @@ static void test_each_job(void **state)
     int64_t done = put_job(f->s, "a", 0, 1, 4), open = put_job(f->s, "b", 0, 1, 4);
     finish_some(f->s, done, 1, 0);
     int all = 0, unfinished = 0, after = 0, limited = 0;
-    must(store_each_job(f->s, 0, 100, 0, count_job, &all, &err));
-    must(store_each_job(f->s, 0, 100, 1, count_job, &unfinished, &err));
-    must(store_each_job(f->s, open, 100, 0, count_job, &after, &err));
-    must(store_each_job(f->s, 0, 1, 0, count_job, &limited, &err));
+    must(store_each_job(f->s, 0, 100, JOBS_ALL, count_job, &all, &err));
+    must(store_each_job(f->s, 0, 100, JOBS_UNFINISHED, count_job, &unfinished, &err));
+    must(store_each_job(f->s, open, 100, JOBS_ALL, count_job, &after, &err));
+    must(store_each_job(f->s, 0, 1, JOBS_ALL, count_job, &limited, &err));
     assert_int_equal(all, 2);
     assert_int_equal(unfinished, 1);
     assert_int_equal(after, 0);
@@ -299,11 +299,99 @@ static void test_unfinished_among_many(void **state)
     }
     int64_t last = put_job(f->s, "last", 0, 1, 4);
     begin_counting(f, &hundreds);
-    must(store_each_job(f->s, 0, 1000, 1, see_job, seen, &err));
+    must(store_each_job(f->s, 0, 1000, JOBS_UNFINISHED, see_job, seen, &err));
     assert_in_range(end_counting(f, &hundreds), 0, 1000);
     assert_int_equal(seen[0], 2);
     assert_int_equal(seen[1], first);
     assert_int_equal(seen[2], last);
+}
+
+struct jobs_in_state {
+    enum job_state state;
+    uint32_t n;
+    int64_t jobs[300];
+};
+
+static int list_job(void *arg, const struct store_job *j)
+{
+    struct jobs_in_state *list = arg;
+    if (j->state == list->state)
+        list->jobs[list->n++] = j->job;
+    return 0;
+}
+
+/* Job k of 240, in one of eight ways. */
+static void put_in_state(struct fixture *f, int k)
+{
+    struct err err;
+    struct batch batch = {.number = 0};
+    char key[16];
+    snprintf(key, sizeof key, "k%d", k);
+    int64_t job = new_job(f->s, key, 0);
+    put_chunk(f->s, job, 0, 2, 4, k % 8 != 0);
+    struct row_list list = queued(f->s, job, 0, 2);
+    batch.rows = list.at;
+    batch.n_rows = 2;
+    must(store_begin(f->s, &err));
+    if (k % 8 == 2 || k % 8 == 3)
+        must(store_pause(f->s, job, 1, &err));
+    if (k % 8 == 4 || k % 8 == 5)
+        must(store_cancel(f->s, job, &err));
+    if (k % 8 == 6)
+        must(store_batch_started(f->s, &batch, 0, 1, &err));
+    must(store_commit(f->s, &err));
+    free_rows(&list);
+    if (k % 8 == 3 || k % 8 == 5 ||
+        k % 8 == 7) /* paused ones too; of cancelled ones it is dropped */
+        finish_some(f->s, job, k % 8 == 5 ? 0 : 2, 0);
+}
+
+/* By its set a state has the jobs that it has among all. */
+static void test_jobs_of_a_state(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    static const enum store_jobs sets[] = {[JOB_OPEN] = JOBS_OPEN,
+        [JOB_QUEUED] = JOBS_SEALED,
+        [JOB_RUNNING] = JOBS_RUNNING,
+        [JOB_PAUSED] = JOBS_PAUSED,
+        [JOB_DONE] = JOBS_DONE,
+        [JOB_CANCELLED] = JOBS_CANCELLED};
+    static const uint32_t wanted[][6] = {{30, 30, 30, 60, 30, 60}, {0, 0, 0, 150, 30, 60}};
+    for (int k = 0; k < 240; k++)
+        put_in_state(f, k);
+    for (int other = 0; other < 2; other++) {
+        for (int i = JOB_OPEN; i <= JOB_CANCELLED; i++) {
+            struct jobs_in_state all = {.state = (enum job_state)i}, set = all;
+            must(store_each_job(f->s, 0, 1000, JOBS_ALL, list_job, &all, &err));
+            must(store_each_job(f->s, 0, 1000, sets[i], list_job, &set, &err));
+            assert_int_equal(all.n, wanted[other][i]);
+            assert_memory_equal(&all, &set, sizeof all);
+        }
+        store_close(&f->s);
+        open_mode(f, "another mode"); /* in which those that are unfinished are held */
+    }
+}
+
+/* A few of a state among many others are found without a look at those. */
+static void test_a_few_of_a_state_among_many(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    static const enum store_jobs sets[] = {JOBS_PAUSED, JOBS_CANCELLED, JOBS_HELD};
+    char key[16];
+    int hundreds;
+    for (int k = 0; k < 400; k++) {
+        snprintf(key, sizeof key, "k%d", k);
+        put_chunk(f->s, new_job(f->s, key, 0), 0, 0, 0, 1);
+    }
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        int64_t seen[8] = {0};
+        begin_counting(f, &hundreds);
+        must(store_each_job(f->s, 0, 1000, sets[i], see_job, seen, &err));
+        assert_in_range(end_counting(f, &hundreds), 0, 500);
+        assert_int_equal(seen[0], 0);
+    }
 }
 
 int main(void)
@@ -318,6 +406,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_other_mode_is_held, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_of_a_few_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unfinished_among_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_jobs_of_a_state, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_few_of_a_state_among_many, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
