@@ -4,7 +4,9 @@ import sqlite3
 import struct
 import subprocess
 
-from harness import BIN, Broker
+import pytest
+
+from harness import BIN, Broker, Refused, wait_until
 
 
 def scrub(data, *options):
@@ -19,6 +21,13 @@ def fill(client):
     for key in ("sound", "steps", "refused"):
         client.results(key)
     client.call("submit", key="gap", chunk=1, rows=[{"ids": [7, 8]}] * 3, seal=True)
+
+
+def served(client, key):
+    try:
+        return client.results(key)
+    except Refused:
+        return None
 
 
 def test_a_whole_database_is_as_written(directory):
@@ -77,3 +86,41 @@ def test_what_cannot_be_read_is_said(directory):
     assert scrub(directory / "d").returncode in (65, 74)
     path.write_bytes(b"no database" * 1000)
     assert scrub(directory / "d").returncode == 74
+
+
+@pytest.mark.parametrize("options", [[], ["--no-dedupe"]])
+def test_a_broker_serves_the_rest(directory, options):
+    """Damaged rows that are queued, and damaged results: errors of theirs, the others as ever; what can be computed again is."""
+    rows = [{"ids": [k % 97 + 1] * (3 + k % 9), "id": k} for k in range(300)]
+    with Broker(directory / "d", options=options) as broker, broker.client() as client:
+        client.submit("first", rows[:100])
+        whole = {row["i"]: row for row in client.results("first")}
+        client.call("submit", key="held-back", chunk=1, rows=rows[:5], seal=True)
+        client.call("submit", key="queued", chunk=0, rows=rows, seal=True, priority=-5)
+    with sqlite3.connect(directory / "d" / "assay.db") as db:
+        job = db.execute("select job from job where key = 'queued'").fetchone()[0] << 32
+        db.execute(f"delete from result where row between {job} and {job + 299}")
+        db.execute(f"update job set done = 0, finished_ms = null where job = {job >> 32}")
+        db.execute(f"delete from result where row = {(1 << 32) + 30}")
+        db.execute(f"update row set n_values = 3 where row = {job + 7}")
+        db.execute(f"delete from row where row = {job + 8}")
+        db.execute(f"update row_input set ids = zeroblob(length(ids)) where row = {job + 256}")
+        db.execute(f"update result set score = score + 1 where row = {(1 << 32) + 20}")
+        db.execute("update chunk set pending = zeroblob(length(pending)) where pending is not null")
+    db.close()
+    with Broker(directory / "d", options=options) as broker, broker.client() as client:
+        got = {row["i"]: row for row in client.results("queued")}
+        damaged = {i for i, row in got.items() if row["error"] and row["error"]["code"] == "damaged"}
+        assert len(got) == 300 and {7, 8} <= damaged <= {7, 8} | set(range(256, 300)) and len(damaged) > 2
+        assert all(got[i]["score"] == whole[i]["score"] for i in range(100) if i not in damaged)
+        with pytest.raises(Refused, match="internal: .* missing"):  # and is computed again
+            client.results("first")
+        first = wait_until(lambda: served(client, "first"))
+        assert [(row["i"], row["error"]["code"]) for row in first if row["error"]] == [(20, "damaged")]
+        assert sorted(row["i"] for row in first) == list(range(100))
+        assert client.call("retry", job="queued")["kept"] == len(damaged)
+        assert client.call("retry", job="first")["retried"] == 1
+        assert {row["i"]: row["score"] for row in client.results("first")} == {i: row["score"] for i, row in whole.items()}
+        client.submit("held-back", rows[:4], chunk=0, seal=False)
+        codes = [row["error"] and row["error"]["code"] for row in client.results("held-back")]
+        assert codes.count("damaged") == 5 and codes.count(None) == 4
