@@ -146,6 +146,12 @@ static void make_database(struct fixture *f)
     store_close(&f->s);
 }
 
+struct lengths {
+    struct msg_reader reader;
+    int32_t chunk;
+    uint32_t i, n;
+};
+
 /* ---- what is read ---- */
 
 /* Of each row of each job: a hash of its result; 0 none, 1 damaged. */
@@ -178,6 +184,54 @@ static int see_result(void *arg, const struct store_result_row *r)
     return 0;
 }
 
+/* Rows of an encoded chunk, which has their lengths. */
+static int source_of_lengths(void *arg, struct store_row *row, struct err *e)
+{
+    static int32_t ids[64];
+    struct lengths *l = arg;
+    int64_t len;
+    if (l->i == l->n)
+        return 0;
+    int rc = msg_read_int(&l->reader, "row", 1, 64, &len, e);
+    for (int64_t k = 0; rc == 0 && k < len; k++)
+        ids[k] = k == 0 ? l->chunk : k == 1 ? (int32_t)l->i : 7;
+    l->i++;
+    *row = (struct store_row){.ids = ids,
+        .n_tokens = (uint32_t)len,
+        .n_parts = 1,
+        .pool_type = POOL_LAST,
+        .activation = ACTIVATION_NONE,
+        .step_token = POOL_NO_STEP_TOKEN,
+        .n_values = 1};
+    return rc == 0 ? 1 : rc;
+}
+
+static int place_lengths(
+    struct store *s, int64_t job, int32_t chunk, struct slice rows, struct err *e)
+{
+    struct lengths l = {.chunk = chunk};
+    msg_reader_init(&l.reader, rows.at, rows.len);
+    int rc = msg_read_array(&l.reader, "rows", &l.n, e);
+    return rc == 0 ? store_add_rows(s, job, source_of_lengths, &l, e) : rc;
+}
+
+/* Chunk 0 of the job whose chunk 1 waits for it. */
+static int fill_gap(struct store *s, int64_t job, struct err *e)
+{
+    struct msg_writer w;
+    struct slice rows;
+    uint32_t n;
+    encode_rows(&w, 80, 5);
+    struct store_chunk c = {job, 0, {(const uint8_t *)w.buffer.data, w.buffer.size}, 80, 0};
+    int rc = store_add_chunk(s, &c, e);
+    if (rc == CHUNK_IN_ORDER)
+        rc = place_lengths(s, job, 0, c.rows, e);
+    while (rc == 0 && (rc = store_next_pending(s, job, &rows, &n, e)) == 1)
+        rc = place_lengths(s, job, 1, rows, e);
+    msg_writer_release(&w);
+    return rc;
+}
+
 /* Finishes and reads one job: 0, LOUD when something said that it is damaged. */
 static int read_job(struct store *s, int k, struct reading *reading)
 {
@@ -188,8 +242,9 @@ static int read_job(struct store *s, int k, struct reading *reading)
     if (rc != 1 || store_get_job(s, job, &j, &err) != 1 || j.held)
         return LOUD; /* a client would hear unknown_job, or the reason */
     if (k == 4 && j.placed == 0) {
-        must(store_begin(s, &err));
-        rc = add_chunk(s, job, 0, 80, 5, 0);
+        rc = store_begin(s, &err);
+        if (rc == 0)
+            rc = fill_gap(s, job, &err);
         if (rc < 0 || store_commit(s, &err) != 0) {
             store_rollback(s);
             return LOUD;
