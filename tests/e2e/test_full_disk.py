@@ -186,8 +186,9 @@ def test_a_database_that_is_locked(directory):
 def test_a_start_while_it_is_locked(directory):
     broker = Broker(directory / "d")
     with broker, broker.client() as client:
-        client.submit("waits", ROWS)
+        client.submit("waits", ROWS[:1], seal=False)
         client.call("pause", job="waits")
+        client.submit("waits", ROWS[1:], chunk=1)
     other = locked(broker)
     with broker, broker.client() as client:
         assert client.call("status", job="waits")["state"] == "paused"
