@@ -61,19 +61,6 @@ static void log_text(const struct broker *b)
             tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
 }
 
-/* The tokenizer that was loaded is of the files that the digest was taken of. */
-static int check_identity(const struct model_info *m, const char *dir, struct err *e)
-{
-    struct identity now;
-    int rc = checkpoint_identity(&now, dir, e);
-    if (rc == 0 && strcmp(now.hex, m->identity) != 0)
-        rc = err_set(e, ASSAY_EFORMAT,
-            "%s: the checkpoint's files changed while the broker started; restart it when they are "
-            "complete",
-            dir);
-    return rc;
-}
-
 /* The tokenizer knows more tokens than tokenizer.json, which is all that the worker reads. */
 static void take_step_token(struct broker *b)
 {
@@ -131,8 +118,8 @@ static int open_model(struct broker *b, struct err *e)
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir, o->chat_template,
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
-    if (rc == 0)
-        rc = check_identity(&b->model, dir, e);
+    if (rc == 0) /* the tokenizer that was loaded is of the files that the digest was taken of */
+        rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);

@@ -86,6 +86,17 @@ int checkpoint_identity(struct identity *id, const char *dir, struct err *e)
     return rc;
 }
 
+int checkpoint_check_identity(const char *dir, const char *hex, const char *during, struct err *e)
+{
+    struct identity now;
+    int rc = checkpoint_identity(&now, dir, e);
+    if (rc == 0 && strcmp(now.hex, hex) != 0)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "%s: the checkpoint's files changed while %s; restart when they are complete", dir,
+            during);
+    return rc;
+}
+
 int checkpoint_settle(const struct identity *id)
 {
     struct timespec now;

@@ -28,6 +28,8 @@ struct identity {
 int checkpoint_names(struct dirent ***names, const char *dir, struct err *e);
 void checkpoint_free_names(struct dirent **names, int n);
 int checkpoint_identity(struct identity *id, const char *dir, struct err *e);
+/* 0 when the files still have that identity, else ASSAY_EFORMAT, that they changed `during` ("they were read"). */
+int checkpoint_check_identity(const char *dir, const char *hex, const char *during, struct err *e);
 /* Waits until a later change must show in the times; at most some seconds. 0 when that cannot be waited
  * for, as the files are from the future. */
 int checkpoint_settle(const struct identity *id);

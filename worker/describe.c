@@ -115,7 +115,7 @@ static int digest_all(struct description *about, const struct describe_options *
     int rc = checkpoint_digest(about->digest, &about->identity, o->dir, o->digest_cache, e);
     if (rc == 0)
         rc = weights_check_names(w, e);
-    return rc == 0 ? checkpoint_check_identity(o->dir, first->hex, e) : rc;
+    return rc == 0 ? checkpoint_check_identity(o->dir, first->hex, "they were read", e) : rc;
 }
 
 int describe_model(const struct describe_options *o, FILE *out, struct err *e)

@@ -96,20 +96,6 @@ static void write_cache(const char *cache_file, const char *stat_hex, const char
         unlink(part);
 }
 
-static int changed(const char *dir, struct err *e)
-{
-    return err_set(e, ASSAY_EFORMAT,
-        "%s: the checkpoint's files changed while they were read; restart when they are complete",
-        dir);
-}
-
-int checkpoint_check_identity(const char *dir, const char *hex, struct err *e)
-{
-    struct identity now;
-    int rc = checkpoint_identity(&now, dir, e);
-    return rc == 0 && strcmp(now.hex, hex) != 0 ? changed(dir, e) : rc;
-}
-
 int checkpoint_digest(
     char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e)
 {
@@ -119,7 +105,7 @@ int checkpoint_digest(
     rc = digest_files(hex, dir, e);
     int settled = rc == 0 && checkpoint_settle(id);
     if (rc == 0)
-        rc = checkpoint_check_identity(dir, id->hex, e);
+        rc = checkpoint_check_identity(dir, id->hex, "they were read", e);
     if (rc == 0 && settled)
         write_cache(cache_file, id->hex, hex);
     return rc;

@@ -355,7 +355,7 @@ static int open_model(struct worker *w, struct err *e)
         rc = qwen2_reward_model_load_weights(&w->model, w->weights, e);
     if (rc == 0)
         rc = weights_check_names(w->weights, e);
-    return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, e) : rc;
+    return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, "they were read", e) : rc;
 }
 
 /* Ranks may need very different times to load their part: until all have scored the canary row they

@@ -55,7 +55,5 @@ int weights_check_names(const struct weights *w, struct err *e);
  * and the identity that they had all the while. `cache_file` (may be NULL) remembers it by that. */
 int checkpoint_digest(
     char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e);
-/* 0 when the files still have that identity, else ASSAY_EFORMAT, that they changed while they were read. */
-int checkpoint_check_identity(const char *dir, const char *hex, struct err *e);
 
 #endif

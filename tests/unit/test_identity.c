@@ -65,7 +65,8 @@ static int is_another(struct scene *s)
     struct err e = {0};
     assert_int_equal(checkpoint_identity(&s->id, s->dir, &e), 0);
     int differs = strcmp(before.hex, s->id.hex) != 0;
-    assert_int_equal(checkpoint_check_identity(s->dir, before.hex, &e) != 0, differs);
+    assert_int_equal(
+        checkpoint_check_identity(s->dir, before.hex, "they were read", &e) != 0, differs);
     return differs;
 }
 
@@ -130,7 +131,8 @@ static void test_a_digest_is_of_its_identity(void **state)
     assert_string_equal(first, again);
     assert_int_equal(checkpoint_digest(again, &id, s->dir, s->cache, &e), 0); /* remembered */
     assert_string_equal(first, again);
-    assert_int_equal(checkpoint_check_identity(s->dir, "another", &e), ASSAY_EFORMAT);
+    assert_int_equal(
+        checkpoint_check_identity(s->dir, "another", "they were read", &e), ASSAY_EFORMAT);
     assert_non_null(strstr(e.msg, "changed while they were read"));
 }
 
