@@ -248,16 +248,10 @@ static int add_job(void *arg, const struct store_job *j)
 /* Where jobs of this state are: no others need be looked at. */
 static enum store_jobs set_of(struct slice state)
 {
-    static const enum store_jobs sets[] = {[JOB_OPEN] = JOBS_OPEN,
-        [JOB_QUEUED] = JOBS_SEALED,
-        [JOB_RUNNING] = JOBS_RUNNING,
-        [JOB_PAUSED] = JOBS_PAUSED,
-        [JOB_DONE] = JOBS_DONE,
-        [JOB_CANCELLED] = JOBS_CANCELLED};
-    for (size_t i = 0; state.at && i < sizeof sets / sizeof sets[0]; i++) {
+    for (int i = JOB_OPEN; state.at && i <= JOB_CANCELLED; i++) {
         const char *name = job_state_name((enum job_state)i);
         if (strlen(name) == state.len && memcmp(name, state.at, state.len) == 0)
-            return sets[i];
+            return store_jobs_of((enum job_state)i);
     }
     return JOBS_ALL;
 }

@@ -134,6 +134,8 @@ enum store_jobs {
     JOBS_DONE,
     JOBS_CANCELLED
 };
+/* The set that has all jobs of this state. */
+enum store_jobs store_jobs_of(enum job_state state);
 /* Jobs of the set numbered above `after`, ascending, at most limit. What it costs does not grow with the jobs that
  * are over and not in the set. */
 int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,

@@ -181,6 +181,17 @@ static int first_of(
     return rc;
 }
 
+enum store_jobs store_jobs_of(enum job_state state)
+{
+    static const enum store_jobs set_of[] = {[JOB_OPEN] = JOBS_OPEN,
+        [JOB_QUEUED] = JOBS_SEALED,
+        [JOB_RUNNING] = JOBS_RUNNING,
+        [JOB_PAUSED] = JOBS_PAUSED,
+        [JOB_DONE] = JOBS_DONE,
+        [JOB_CANCELLED] = JOBS_CANCELLED};
+    return set_of[state];
+}
+
 int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
     store_job_visitor *visit, void *arg, struct err *e)
 {

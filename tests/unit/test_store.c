@@ -351,12 +351,6 @@ static void test_jobs_of_a_state(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    static const enum store_jobs sets[] = {[JOB_OPEN] = JOBS_OPEN,
-        [JOB_QUEUED] = JOBS_SEALED,
-        [JOB_RUNNING] = JOBS_RUNNING,
-        [JOB_PAUSED] = JOBS_PAUSED,
-        [JOB_DONE] = JOBS_DONE,
-        [JOB_CANCELLED] = JOBS_CANCELLED};
     static const uint32_t wanted[][6] = {{30, 30, 30, 60, 30, 60}, {0, 0, 0, 150, 30, 60}};
     for (int k = 0; k < 240; k++)
         put_in_state(f, k);
@@ -364,7 +358,8 @@ static void test_jobs_of_a_state(void **state)
         for (int i = JOB_OPEN; i <= JOB_CANCELLED; i++) {
             struct jobs_in_state all = {.state = (enum job_state)i}, set = all;
             must(store_each_job(f->s, 0, 1000, JOBS_ALL, list_job, &all, &err));
-            must(store_each_job(f->s, 0, 1000, sets[i], list_job, &set, &err));
+            must(store_each_job(
+                f->s, 0, 1000, store_jobs_of((enum job_state)i), list_job, &set, &err));
             assert_int_equal(all.n, wanted[other][i]);
             assert_memory_equal(&all, &set, sizeof all);
         }
