@@ -212,14 +212,26 @@ static int sync_wal(const struct store *s, struct err *e)
     return rc;
 }
 
+/* What is known of the database before anything is written; of the mode, where it has been used before. */
+static int read_state(struct store *s, struct err *e)
+{
+    int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
+        "ss", s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
+    if (rc == 0)
+        rc = store_count_tokens(s, e);
+    s->next_batch++;
+    return rc;
+}
+
 /* This start's epoch and mode; what was only true of the last run is forgotten. */
-static int begin_epoch(struct store *s, struct err *e)
+static int write_state(struct store *s, struct err *e)
 {
     int64_t epoch;
-    int rc = store_begin(s, e);
-    if (rc == 0)
-        rc = store_integer(s, 0, &epoch, e,
-            "select value from meta where name = 'epoch' and value between 0 and 1 << 48", "");
+    int rc = store_integer(s, 0, &epoch, e,
+        "select value from meta where name = 'epoch' and value between 0 and 1 << 48", "");
     if (rc != 0)
         return rc;
     s->epoch = (uint64_t)epoch + 1;
@@ -228,8 +240,7 @@ static int begin_epoch(struct store *s, struct err *e)
         rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
             s->options.digest, s->options.mode);
     if (rc == 0)
-        rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
-            "ss", s->options.digest, s->options.mode);
+        rc = read_state(s, e);
     if (rc == 0)
         rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
     if (rc == 0)
@@ -242,28 +253,17 @@ static int begin_epoch(struct store *s, struct err *e)
     if (rc == 0)
         rc = store_run(
             s, e, "update batch indexed by batch_running set ms = 0, ok = 0 where ms is null", "");
-    if (rc == 0)
-        rc = store_integer(
-            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
-    if (rc == 0)
-        rc = store_count_tokens(s, e);
-    s->next_batch++;
-    if (rc != 0)
-        store_rollback(s);
-    return rc == 0 ? store_commit(s, e) : rc;
+    return rc;
 }
 
-/* What a start that cannot write knows of the database all the same. */
-static int read_state(struct store *s, struct err *e)
+static int begin_epoch(struct store *s, struct err *e)
 {
-    int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
-        "ss", s->options.digest, s->options.mode);
+    int rc = store_begin(s, e);
     if (rc == 0)
-        rc = store_integer(
-            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
+        rc = write_state(s, e);
     if (rc == 0)
-        rc = store_count_tokens(s, e);
-    s->next_batch++;
+        return store_commit(s, e);
+    store_rollback(s);
     return rc;
 }
 
