@@ -2,9 +2,9 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "broker/store_private.h"
+#include "broker/xxh.h"
 #include "schema/log.h"
 #include "schema/request.h"
 

@@ -13,9 +13,9 @@
  *
  * Records of before version 6 of the schema have none; they are in jobs below meta's sums_from. */
 #include <string.h>
-#include <xxhash.h>
 
 #include "broker/store_private.h"
+#include "broker/xxh.h"
 #include "schema/request.h"
 #include "schema/utf8.h"
 

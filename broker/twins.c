@@ -24,9 +24,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "broker/twin_table.h"
+#include "broker/xxh.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
