@@ -37,17 +37,18 @@ int store_guard_begin(struct store *s, struct err *e)
     return 0;
 }
 
-static int is_there(const struct store *s, int i)
+/* 1 the name leads to the file that was opened; 0 not; negative: no telling, errno says why. */
+static int is_there(const struct store *s, int i, struct stat *st)
 {
-    struct stat st;
-    return look(s, i, &st) == 0 && s->guarded[i].device == st.st_dev &&
-           s->guarded[i].inode == st.st_ino;
+    if (look(s, i, st) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
+    return s->guarded[i].device == st->st_dev && s->guarded[i].inode == st->st_ino;
 }
 
 void store_guard_rescue(const struct store *s)
 {
     struct stat st;
-    if (!is_there(s, 0) || look(s, 1, &st) == 0 || errno != ENOENT)
+    if (is_there(s, 0, &st) != 1 || look(s, 1, &st) == 0 || errno != ENOENT)
         return;
     if (!sqlite3_get_autocommit(s->db))
         sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
@@ -58,18 +59,17 @@ void store_guard_rescue(const struct store *s)
 
 int store_guard_check(const struct store *s, struct err *e)
 {
-    struct stat st;
     for (int i = 0; i < STORE_GUARDED; i++) {
-        int rc = look(s, i, &st);
-        if (rc != 0 && errno != ENOENT && errno != ENOTDIR)
+        struct stat st = {.st_nlink = 0};
+        int there = is_there(s, i, &st);
+        if (there < 0)
             return err_errno(e, ASSAY_EIO, "%s/%s", s->dir, names[i]);
-        if (rc == 0 && s->guarded[i].device == st.st_dev && s->guarded[i].inode == st.st_ino)
-            continue;
-        return err_set(e, ASSAY_EGONE,
-            "%s/%s was %s while the broker had it open; nothing is acknowledged any more. If it "
-            "was moved, "
-            "put all of assay.db, assay.db-wal and assay.db-shm back together, then start again",
-            s->dir, names[i], rc == 0 ? "replaced" : "removed");
+        if (!there)
+            return err_set(e, ASSAY_EGONE,
+                "%s/%s was %s while the broker had it open; nothing is acknowledged any more. If "
+                "it was moved, put all of assay.db, assay.db-wal and assay.db-shm back together, "
+                "then start again",
+                s->dir, names[i], st.st_nlink > 0 ? "replaced" : "removed");
     }
     return 0;
 }
