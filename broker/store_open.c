@@ -319,8 +319,7 @@ int store_open(
     if (rc == 0)
         rc = store_guard_begin(s, e);
     if (rc == 0)
-        rc = store_integer(s, 0, &s->sums_from, e,
-            "select value from meta where name = 'sums_from' and typeof(value) = 'integer'", "");
+        rc = store_read_sums_from(s, e);
     if (rc == 0)
         rc = start(s, e);
     if (rc == 0)

@@ -163,6 +163,7 @@ int store_guard_check(const struct store *s, struct err *e);
 void store_guard_rescue(const struct store *s);
 
 /* store_sums.c: checksums. Readers say 1 when the record is as it was written, and can be. */
+int store_read_sums_from(struct store *s, struct err *e); /* before a record is read */
 int64_t store_sum_row(int64_t row, const struct row_record *r);
 int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,
     uint32_t n_positions, const void *ends, uint32_t n_ends);

@@ -283,11 +283,7 @@ static int open_to_read(struct store *s, const char *dir, struct err *e)
             "%s: schema version: expected %d, found %lld; a start of this version's assayd "
             "upgrades it",
             path, STORE_SCHEMA_VERSION, (long long)version);
-    return rc != 0 ? rc
-                   : store_integer(s, 0, &s->sums_from, e,
-                         "select value from meta where name = 'sums_from' and typeof(value) = "
-                         "'integer'",
-                         "");
+    return rc == 0 ? store_read_sums_from(s, e) : rc;
 }
 
 static void count_unchecked(struct scrub *c)

@@ -19,6 +19,12 @@
 #include "schema/request.h"
 #include "schema/utf8.h"
 
+int store_read_sums_from(struct store *s, struct err *e)
+{
+    return store_integer(s, 0, &s->sums_from, e,
+        "select value from meta where name = 'sums_from' and typeof(value) = 'integer'", "");
+}
+
 /* ---- rows ---- */
 
 static uint64_t add_text(uint64_t h, struct slice text)
