@@ -1,9 +1,12 @@
 /* test_store_file.c - the database as others see it: who may open it, what is refused, readers, documentation. */
 #include "tests/unit/store_fixture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <sys/file.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <time.h>
 
 #include "schema/log.h"
@@ -30,6 +33,30 @@ static void test_second_opener_is_refused(void **state)
     assert_non_null(strstr(err.msg, pid));
     assert_non_null(strstr(err.msg, f->dir));
     put_job(f->s, "still works", 0, 1, 4);
+}
+
+/* A broker that was killed while it started a rank: the child has the lock until its program runs. */
+static void test_an_orphan_s_lock_is_waited_for(void **state)
+{
+    struct fixture *f = *state;
+    char path[128];
+    store_close(&f->s);
+    snprintf(path, sizeof path, "%s/lock", f->dir);
+    pid_t broker = fork();
+    if (broker == 0) {
+        struct timespec t = {0, 300000000};
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        if (flock(fd, LOCK_EX) != 0 || ftruncate(fd, 0) != 0)
+            _exit(1);
+        dprintf(fd, "%d\n", (int)getpid());
+        if (fork() == 0)
+            nanosleep(&t, NULL);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(broker, &status, 0), broker);
+    assert_int_equal(status, 0);
+    open_mode(f, MODE);
 }
 
 /* A database that was made with other pages keeps them. */
@@ -171,6 +198,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_second_opener_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_an_orphan_s_lock_is_waited_for, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_pages_stay, setup, teardown),
         cmocka_unit_test_setup_teardown(test_strange_files_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
