@@ -1,7 +1,7 @@
-/* store_open.c - the database file: lock, connection, schema, transactions, room on the disk. The
+/* store_open.c - the database file: connection, schema, transactions, room on the disk. The
  * rules it keeps:
  *
- *   - A lock file first: two connections that write and checkpoint one WAL database can corrupt it,
+ *   - A lock file first (store_lock.c): two connections that write and checkpoint one WAL database can corrupt it,
  *     and an ipc bind takes the endpoint from its owner without a word.
  *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
  *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
@@ -12,14 +12,11 @@
  *   - A reserve file holds back space for results of accepted work. */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "broker/store_private.h"
@@ -29,8 +26,6 @@
  * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
  * whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
-#define ORPHAN_TRIES 100
-#define ORPHAN_NAP_NS 20000000
 #define ROOM_MS 100 /* how old an answer about the disk's room may be */
 /* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
  * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
@@ -42,55 +37,6 @@
 #define LOCKED_MS 10
 
 /* ---- opening ---- */
-
-/* Who has the lock, as it says itself; 0: it does not say. */
-static pid_t holder_of(int fd)
-{
-    char text[32] = "";
-    return pread(fd, text, sizeof text - 1, 0) > 0 ? (pid_t)atoi(text) : 0;
-}
-
-/* 0, or -1 when a broker has it. One that was killed may have left a process that is about to be a rank: that
- * has the lock until its program runs, a moment later. */
-static int take_flock(int fd)
-{
-    for (int tries = ORPHAN_TRIES; flock(fd, LOCK_EX | LOCK_NB) != 0; tries--) {
-        struct timespec t = {0, ORPHAN_NAP_NS};
-        pid_t holder = holder_of(fd);
-        if (tries == 0 || holder <= 0 || kill(holder, 0) == 0 || errno != ESRCH)
-            return -1;
-        nanosleep(&t, NULL);
-    }
-    return 0;
-}
-
-static int hold(int fd, const char *dir, const char *path, struct err *e)
-{
-    char holder[32];
-    if (take_flock(fd) != 0)
-        return err_set(e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %d", dir,
-            (int)holder_of(fd));
-    /* Over what is there: on a full disk that has room. */
-    int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
-    if ((pwrite(fd, holder, (size_t)n, 0) != n || ftruncate(fd, n) != 0) && errno != ENOSPC &&
-        errno != EDQUOT)
-        return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
-    return 0;
-}
-
-int store_lock(const char *data_dir, struct err *e)
-{
-    char path[4200];
-    snprintf(path, sizeof path, "%s/lock", data_dir);
-    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return err_errno(e, ASSAY_EIO, "%s: cannot open it", path);
-    int rc = hold(fd, data_dir, path, e);
-    if (rc == 0)
-        return fd;
-    close(fd);
-    return rc;
-}
 
 static int take_lock(struct store *s, struct err *e)
 {
