@@ -578,8 +578,9 @@ static void test_many_that_are_filled_at_once(void **state)
             told[j] |= must(twins_find(t, rows[j].at[0], &leader, &err)) == TWINS_NONE;
             left -= !was && told[j];
         }
-        assert_true(turns < 20 * JOBS);
-        assert_true(told[JOBS] || turns < 2 * JOBS);
+        assert_true(
+            turns < 2000 * JOBS); /* a turn is of milliseconds: how many depends on the machine */
+        assert_true(told[JOBS] || turns < 20 * JOBS);
     }
     for (int j = 0; j <= JOBS; j++)
         free_rows(&rows[j]);
