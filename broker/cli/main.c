@@ -51,7 +51,8 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole; .gz and .zst are "         \
     "compressed. A "                                                                               \
     "device or a pipe is written as it is. With --model a private broker keeps its work in "       \
-    "OUTPUT.assay. It is removed once every row has its score; after an interruption, or when "    \
+    "OUTPUT.assay, or in INPUT.assay where OUTPUT is stdout or a device. It is removed once "      \
+    "every row has its score; after an interruption, or when "                                     \
     "rows "                                                                                        \
     "failed, it stays, and the same command goes on with it. Where input, options or checkpoint "  \
     "have "                                                                                        \

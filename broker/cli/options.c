@@ -221,9 +221,8 @@ int cli_usage(const char *fmt, ...)
 
 const char cli_exit_codes[] =
     "0 ok, 1 some rows failed, 64 usage, 65 bad data, 66 no input, 69 broker unavailable, 70 bug, "
-    "74 I/O, 75 try again later, 77 permission, 78 configuration, 130 and 143 stopped by SIGINT "
-    "and "
-    "SIGTERM.";
+    "74 I/O, 75 try again later, 77 permission, 78 configuration, 128 + its number stopped by a "
+    "signal (130 SIGINT, 143 SIGTERM, 141 a closed pipe).";
 
 static int exit_code_of(int code)
 {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/cli/lock.h"
+#include "broker/cli/target.h"
 #include "schema/log.h"
 
 #define MARK "score.lock" /* in a directory that `assay score` made */
@@ -72,11 +73,19 @@ static int generation_of(const struct run *r, const char *key)
 
 /* ---- the directory ---- */
 
+/* No place for a directory beside it: stdout by any of its names, a device. */
+static int has_no_folder(const char *output)
+{
+    struct stat st;
+    return !output || strcmp(output, "-") == 0 || target_names_descriptor(output) ||
+           (stat(output, &st) == 0 && S_ISCHR(st.st_mode));
+}
+
 static int choose_data(struct run *r)
 {
     const struct cli *c = r->cli;
     const char *output = c->value[CLI_OUTPUT], *tmp = getenv("TMPDIR");
-    int to_stdout = !output || strcmp(output, "-") == 0;
+    int to_stdout = has_no_folder(output);
     if (c->value[CLI_DATA])
         return cli_path(r->data, sizeof r->data, "%s", c->value[CLI_DATA]);
     if (!to_stdout || !r->from_pipe)

@@ -5,7 +5,7 @@
  * checkpoint or mode, the run begins anew under the next key: KEY, KEY.2, KEY.3 ..; a key that was chosen
  * (--key) is kept, and that is an error.
  *
- * A private broker's directory is OUTPUT.assay (INPUT.assay when the output is stdout, one under TMPDIR
+ * A private broker's directory is OUTPUT.assay (INPUT.assay when the output is stdout or a device, one under TMPDIR
  * when the input is a pipe as well), held by one process at a time. It is removed when all went well, or
  * when nothing came of it; never one that was there before without our mark in it, and not that of --data. */
 #ifndef ASSAY_RUN_H

@@ -7,6 +7,7 @@
  * time, each line once.
  *
  * Reading and scoring overlap: at most WINDOW lines are read ahead of what is written. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,12 +52,15 @@ static void expect_line(void *arg, struct line *line, int64_t i)
 static int watch(void *arg, struct err *e)
 {
     struct score *s = arg;
+    const char *why = cli_interrupted() == SIGPIPE   ? "nobody reads the output any more"
+                      : cli_interrupted() == SIGXFSZ ? "a file would grow beyond `ulimit -f`"
+                                                     : "stopped";
     if (cli_interrupted() && (s->broker || s->run.from_pipe))
-        return err_set(e, ASSAY_EIO, "stopped"); /* tell_what_is_kept has the rest */
+        return err_set(e, ASSAY_EIO, "%s", why); /* tell_what_is_kept has the rest */
     if (cli_interrupted())
         return err_set(e, ASSAY_EIO,
-            "stopped; the broker goes on with what it has, and the same command again goes on from "
-            "here");
+            "%s; the broker goes on with what it has, and the same command again goes on from here",
+            why);
     return s->broker ? private_broker_watch(s->broker, e) : 0;
 }
 
@@ -361,6 +365,8 @@ static int run_all(struct score *s)
 {
     struct err e = {0};
     int failed = transfer(s, &e) != 0;
+    if (failed && cli_interrupted())
+        watch(s, &e); /* a write that a signal ended is told as the signal */
     progress_end(&s->progress);
     if (!failed && s->output.n_failed == 0)
         memcpy(s->output.target.stamp, s->stamp, sizeof s->stamp);
@@ -396,6 +402,7 @@ int verb_score(const struct cli *c)
     struct score s = {.cli = c, .end = RUN_NOTHING, .run.lock = -1, .output.target.fd = -1};
     int whole = 0;
     cli_catch_signals();
+    cli_catch_failed_writes();
     int rc = score_open(&s, &whole);
     if (rc == 0 && whole)
         cli_say("'%s' is there and whole, made by this command from the same input and model; "

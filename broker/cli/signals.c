@@ -13,11 +13,26 @@ static volatile sig_atomic_t interrupted;
 
 static void on_signal(int number)
 {
-    if (number != SIGALRM && interrupted)
+    if (number != SIGALRM && interrupted && interrupted != SIGPIPE && interrupted != SIGXFSZ)
         _exit(SIGNAL_EXIT + number);
     if (number != SIGALRM)
         interrupted = number;
     alarm(1); /* a call that blocked just before this is woken by the next */
+}
+
+/* A write that cannot be is no hurry: what is left in the buffers makes another such signal at the end. */
+static void on_failed_write(int number)
+{
+    if (!interrupted)
+        interrupted = number;
+}
+
+/* As `nohup` wants it, one that is ignored stays so. */
+static void catch_unless_ignored(int number, void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler}, old;
+    if (sigaction(number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+        sigaction(number, &action, NULL);
 }
 
 void cli_catch_signals(void)
@@ -26,6 +41,14 @@ void cli_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGALRM, &action, NULL);
+    catch_unless_ignored(SIGHUP, on_signal);
+    catch_unless_ignored(SIGXCPU, on_signal);
+}
+
+void cli_catch_failed_writes(void)
+{
+    catch_unless_ignored(SIGPIPE, on_failed_write);
+    catch_unless_ignored(SIGXFSZ, on_failed_write);
 }
 
 int cli_interrupted(void)

@@ -1,4 +1,4 @@
-/* signals.h - SIGINT and SIGTERM, which work at any moment.
+/* signals.h - SIGINT, SIGTERM, SIGHUP and SIGXCPU, which work at any moment.
  *
  * The first asks for an orderly end: whoever waits looks at cli_interrupted, and what blocks in a system
  * call is woken (EINTR), again every second, so that none is missed. The second ends the process
@@ -7,6 +7,9 @@
 #define ASSAY_SIGNALS_H
 
 void cli_catch_signals(void);
+/* SIGPIPE and SIGXFSZ too, for who has something to put in order and to say: the write fails, and any number of
+ * them is one. */
+void cli_catch_failed_writes(void);
 /* The signal's number, 0: none came. */
 int cli_interrupted(void);
 /* Sleep, but not through a signal: 0, or the signal's number. */

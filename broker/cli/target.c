@@ -64,8 +64,7 @@ static int find_place(const char *path, char place[PATH_MAX])
     return -1;
 }
 
-/* A name of something that this process has open. */
-static int names_descriptor(const char *path)
+int target_names_descriptor(const char *path)
 {
     static const char *const beginnings[] = {
         "/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/self/fd/"};
@@ -171,7 +170,7 @@ static int open_file(struct target *t, const char *input, struct err *e)
         t->fd = -1;
         return open_stream(t, STDOUT_FILENO, e); /* as `> FILE` opened it */
     }
-    if (there && (!S_ISREG(st.st_mode) || names_descriptor(t->path)))
+    if (there && (!S_ISREG(st.st_mode) || target_names_descriptor(t->path)))
         return open_through(t, &st, e);
     if (find_place(t->path, t->place) != 0)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);

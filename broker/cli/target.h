@@ -31,6 +31,8 @@ int target_open(struct target *t, const char *path, const char *input, struct er
 int target_begin_anew(struct target *t, struct err *e);
 /* All is written: sync, and put it into its place. Compressed where the name ends in .gz or .zst. */
 int target_finish(struct target *t, struct err *e);
+/* Is this a name of something that this process has open? */
+int target_names_descriptor(const char *path);
 /* Leaves FILE.part where target_finish was not reached, but not an empty one. */
 void target_release(struct target *t);
 

@@ -2,6 +2,7 @@
 import gzip
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -48,6 +49,8 @@ def test_a_device_stays_a_device(directory, rows):
     assert done.returncode == 0, done.stderr
     assert stat.S_ISCHR(node.stat().st_mode) and node.stat().st_rdev == os.makedev(1, 3)
     assert not (directory / "null.part").exists()
+    assert score(rows, node, "--keep-data").returncode == 0  # and no folder stands beside it
+    assert (directory / "in.jsonl.assay").exists() and not (directory / "null.assay").exists()
 
 
 def test_a_pipe_is_written_through(directory, rows):
@@ -358,3 +361,70 @@ def test_interrupted_work_is_kept(directory):
     words = process.communicate(timeout=60 * PATIENCE)[1]
     assert process.returncode == 130 and "same command again goes on" in words
     assert rows_done(directory / "out.assay/assay.db") > 0 and not (directory / "out").exists()
+
+
+def test_a_terminal_that_hangs_up(directory):
+    rows = write_rows(directory / "in.jsonl", 4000, low=200, high=300)
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1")
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") > 0, 60)
+    process.send_signal(signal.SIGHUP)
+    words = process.communicate(timeout=60 * PATIENCE)[1]
+    assert process.returncode == 128 + signal.SIGHUP and f"kept in {directory}/out.assay; the same command again goes on" in words
+
+
+def test_without_a_terminal_to_hang_up(directory, rows):
+    """What `nohup` has ignored stays so."""
+    with SilentBroker(directory, status=PAUSED) as broker:
+        process = start("wait", "k", "--data", directory, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        wait_until(lambda: broker.heard)
+        process.send_signal(signal.SIGHUP)
+        process.terminate()
+        process.communicate(timeout=20 * PATIENCE)
+        assert process.returncode == 143
+
+
+@pytest.mark.parametrize("output", [(), ("-o", "/dev/stdout")])
+def test_a_reader_that_has_seen_enough(directory, output):
+    """As in `assay score .. | head -1`: the status of who wrote into the closed pipe, and a word of what is left."""
+    rows = write_rows(directory / "in.jsonl", 4000, low=200, high=300)
+    process = start("score", rows, *output, "--model", DEMO, "--threads", "1")
+    assert json.loads(process.stdout.readline())["id"] == "row-0"
+    process.stdout.close()
+    words = process.stderr.read()
+    assert process.wait(timeout=60 * PATIENCE) == 128 + signal.SIGPIPE, words
+    kept = [name for name in os.listdir(directory) if name.endswith(".assay")]
+    assert words.count("nobody reads the output") == 1
+    assert [f"kept in {line.split('kept in ')[1]}" for line in words.splitlines() if "kept in" in line] == [
+        f"kept in {rows}.assay; the same command again goes on from there"] and kept == ["in.jsonl.assay"]
+
+
+def test_a_reader_of_a_pipe_that_has_seen_enough(directory):
+    rows = write_rows(directory / "in.jsonl", 4000, low=200, high=300)
+    pipe = directory / "pipe"
+    os.mkfifo(pipe)
+    process = start("score", rows, "-o", pipe, "--model", DEMO, "--threads", "1")
+    with open(pipe) as reader:
+        reader.readline()
+    words = process.communicate(timeout=60 * PATIENCE)[1]
+    assert process.returncode == 128 + signal.SIGPIPE and f"kept in {pipe}.assay" in words
+
+
+def test_a_broker_goes_on_without_a_reader(directory):
+    rows = write_rows(directory / "in.jsonl", 3000, low=200, high=300)
+    with Broker(directory / "d", options=["--threads", "1"]):
+        process = start("score", rows, "--data", directory / "d")
+        process.stdout.readline()
+        process.stdout.close()
+        words = process.stderr.read()
+        assert process.wait(timeout=60 * PATIENCE) == 128 + signal.SIGPIPE
+        assert "the broker goes on with what it has" in words
+
+
+def test_a_file_that_may_not_grow(directory):
+    """`ulimit -f`: the signal that comes of it ends nothing without a word."""
+    rows = write_rows(directory / "in.jsonl", 12000, low=4, high=9)
+    with Broker(directory / "d"):
+        process = start("score", rows, "-o", directory / "out", "--data", directory / "d",
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
+        words = process.communicate(timeout=60 * PATIENCE)[1]
+        assert process.returncode == 128 + signal.SIGXFSZ and "ulimit -f" in words and "goes on" in words
