@@ -9,14 +9,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/cli/foreign.h"
 #include "broker/cli/forgive.h"
 #include "broker/cli/inflate.h"
 #include "schema/log.h"
 
 struct jsonl {
     FILE *file;
-    int is_begun; /* it is known whether it is compressed */
-    const char *name;
+    int is_begun;            /* it is known what it begins with */
+    const char *name, *path; /* NULL: stdin */
     int64_t number, total;
     char *text;
     size_t text_bytes, text_len;
@@ -59,12 +60,16 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     struct jsonl *j = xcalloc(1, sizeof *j);
     int is_file = path && strcmp(path, "-") != 0;
     j->name = is_file ? path : "stdin";
-    j->total = is_file ? count_lines(path) : -1;
+    j->path = is_file ? path : NULL;
+    j->total = -1;
     j->file = is_file ? fopen(path, "rbe") : stdin;
     *out = j;
-    if (j->file)
+    struct stat st;
+    int is_there = j->file && fstat(fileno(j->file), &st) == 0;
+    if (j->file && !(is_there && S_ISDIR(st.st_mode)))
         return 0;
-    int rc = err_errno(e, ASSAY_EIO, "cannot read '%s'", path);
+    int rc = j->file ? err_set(e, ASSAY_EIO, "'%s': expected a file, found a directory", j->name)
+                     : err_errno(e, ASSAY_EIO, "cannot read '%s'", path);
     jsonl_close(out);
     return rc;
 }
@@ -199,15 +204,48 @@ static void parse(struct jsonl *j, struct jsonl_line *line)
     }
 }
 
-/* What the file begins with is looked at when it is read, as a pipe may have nothing yet. */
+static int tell_read_error(const struct jsonl *j, struct err *e)
+{
+    if (errno == EBADMSG)
+        return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",
+            j->name, (long long)j->number);
+    if (errno == EOVERFLOW)
+        return err_set(e, ASSAY_EIO,
+            "cannot read '%s': expected zstd with a window of at most %u MiB, found a larger one; "
+            "compress it again without --long, or with --long=%d",
+            j->name, 1u << (INFLATE_MAX_WINDOW_LOG - 20), INFLATE_MAX_WINDOW_LOG);
+    return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
+}
+
+/* What the file begins with. */
 static int begin(struct jsonl *j, struct err *e)
 {
-    FILE *stream = j->is_begun ? j->file : inflate_stream(j->file, j->name);
+    if (j->is_begun)
+        return 0;
+    FILE *stream = inflate_stream(j->file, j->name);
     if (!stream)
         return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
     j->file = stream;
     j->is_begun = 1;
-    return 0;
+    errno = 0;
+    const struct foreign *found = foreign_look(j->file);
+    if (found)
+        return err_set(e, ASSAY_EBADREQ,
+            "'%s': expected JSON lines in UTF-8, plain or compressed with gzip or zstd, found %s; "
+            "%s",
+            j->name, found->name, found->remedy);
+    return ferror(j->file) ? tell_read_error(j, e) : 0;
+}
+
+int jsonl_look(struct jsonl *j, struct err *e)
+{
+    struct stat st; /* a pipe may have nothing yet: it is looked at when it is read */
+    if (fstat(fileno(j->file), &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    int rc = begin(j, e);
+    if (rc == 0 && j->path)
+        j->total = count_lines(j->path);
+    return rc;
 }
 
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
@@ -221,16 +259,8 @@ int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
         if (j->number++ == 0)
             drop_mark(j);
     } while (got == 1 && is_blank(j));
-    if (ferror(j->file) && errno == EBADMSG)
-        return err_set(e, ASSAY_EIO, "cannot read '%s': near line %lld: it is damaged or cut off",
-            j->name, (long long)j->number);
-    if (ferror(j->file) && errno == EOVERFLOW)
-        return err_set(e, ASSAY_EIO,
-            "cannot read '%s': expected zstd with a window of at most %u MiB, found a larger one; "
-            "compress it again without --long, or with --long=%d",
-            j->name, 1u << (INFLATE_MAX_WINDOW_LOG - 20), INFLATE_MAX_WINDOW_LOG);
     if (ferror(j->file))
-        return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
+        return tell_read_error(j, e);
     if (got == 0)
         return 0;
     *line = (struct jsonl_line){.number = j->number};

@@ -25,6 +25,9 @@ struct jsonl_line {
 
 /* "-" or NULL: stdin. ASSAY_EIO with the reason. */
 int jsonl_open(struct jsonl **j, const char *path, struct err *e);
+/* What is in it, as far as that can be told at once: 0, or what is wrong with the file as a whole (foreign.h). A
+ * pipe is looked at when it is read. */
+int jsonl_look(struct jsonl *j, struct err *e);
 void jsonl_close(struct jsonl **j);
 /* From now on what JSON's reader cannot hold is no error where it cannot matter (forgive.h). */
 void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),

@@ -52,6 +52,8 @@ int lines_open(struct lines **out, const struct cli *c)
         cli_fail(&e);
         rc = EX_NOINPUT;
     }
+    if (rc == 0 && jsonl_look(l->file, &e) != 0)
+        rc = cli_fail(&e);
     if (rc == 0)
         jsonl_forgive(l->file, columns_is_read, columns_is_id);
     *out = l;

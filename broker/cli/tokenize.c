@@ -125,12 +125,14 @@ static int tokenize_file(struct job *j, const char *path)
     struct jsonl *file = NULL;
     struct jsonl_line line;
     struct err e = {0};
-    int got;
+    int got = 1;
     if (jsonl_open(&file, path, &e) != 0) {
         cli_fail(&e);
         return EX_NOINPUT;
     }
-    while ((got = jsonl_next(file, &line, &e)) == 1) {
+    if (jsonl_look(file, &e) != 0)
+        got = -1;
+    while (got == 1 && (got = jsonl_next(file, &line, &e)) == 1) {
         tokenize_line(j, &line);
         json_decref(line.object);
     }

@@ -1,7 +1,13 @@
 """Text rows: every shape, in messages and in JSONL, against the ids that the reference's tokenizer makes of the template's text."""
+import bz2
 import gzip
 import json
+import lzma
+import os
+import pathlib
+import shutil
 import subprocess
+import tempfile
 
 import pytest
 import tokenizers
@@ -310,6 +316,55 @@ def test_compressed_by_its_first_bytes(running, directory):
     for cut in (inputs[1] + b"{}\n", inputs[2][:1000], inputs[3][:-100], zstd(b"".join(half))[:-3]):
         done = run("score", "-", "--connect", running.endpoint, "--key", random_key(), stdin=cut)
         assert done.returncode == 74 and b"stdin" in done.stderr and b"damaged" in done.stderr, done
+
+
+def an_archive(format, text):
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "rows.jsonl").write_bytes(text)
+        return pathlib.Path(shutil.make_archive(f"{folder}/a", format, folder, "rows.jsonl")).read_bytes()
+
+
+SOME = b"".join(json.dumps({"id": k, "text": "so"}).encode() + b"\n" for k in range(300))
+FOREIGN = {
+    **{f"{code}{mark}": ((("\ufeff" if mark else "") + SOME.decode()).encode(code),
+                         f"found {code[:6].upper()} ({'little' if 'le' in code else 'big'} endian); convert it: iconv -f {code.upper()}")
+       for code in ("utf-16le", "utf-16be", "utf-32le", "utf-32be") for mark in ("", "-bom")},
+    "xz": (lzma.compress(SOME), "found xz; decompress it first, with `xz -d`"), "lzma": (lzma.compress(SOME, lzma.FORMAT_ALONE), "found lzma"),
+    "bz2": (bz2.compress(SOME), "found bzip2"), "zip": (an_archive("zip", SOME), "found a zip archive"), "tar": (an_archive("tar", SOME), "found a tar"),
+    "tar.gz": (an_archive("gztar", SOME), "found a tar"), "gz of utf-16": (gzip.compress(SOME.decode().encode("utf-16")), "found UTF-16"),
+    "gz twice": (gzip.compress(gzip.compress(SOME)), "decompress it once"), "parquet": (b"PAR1\x15\4\n\x15" * 99, "found Parquet; write it out as JSON lines"),
+    "arrow": (b"ARROW1\0\0\xff\xff\xff\xff\x10\n" * 99, "found Arrow"), "sqlite": (b"SQLite format 3\0\x10\0\n" * 99, "found a SQLite"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_jsonl_is_one_error(directory, name):
+    """Before anything is scored or sent, with what it is and what to do; in a pipe as in a file, for every verb that reads lines."""
+    data, words = FOREIGN[name]
+    (directory / "in.jsonl").write_bytes(data)
+    of_file = [run("score", directory / "in.jsonl", "-o", directory / "out", "--model", "/nowhere"),
+               run("submit", directory / "in.jsonl", "--key", "k", "--data", directory / "nobody"),
+               run("tokenize", "--jsonl", directory / "in.jsonl", "--model", MODELS / "demo-reward")]
+    for done in of_file:
+        message = done.stderr.decode()
+        assert done.returncode == 65 and done.stdout == b"" and message.count("\n") == 1, done
+        assert message.startswith(f"assay: '{directory}/in.jsonl': expected JSON lines in UTF-8") and words in message
+    with open(directory / "in.jsonl", "rb") as f:
+        done = subprocess.run([ASSAY, "score", "-", "-o", directory / "out", "--model", "/nowhere"], stdin=f, capture_output=True)
+        assert done.returncode == 65 and words in done.stderr.decode()
+    assert sorted(os.listdir(directory)) == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["utf-16le-bom", "xz", "tar.gz"])
+def test_what_is_no_jsonl_in_a_pipe(running, name):
+    done = run("score", "-", "--connect", running.endpoint, "--key", random_key(), stdin=FOREIGN[name][0])
+    assert done.returncode == 65 and done.stdout == b"" and done.stderr.decode().count("\n") == 1 and FOREIGN[name][1] in done.stderr.decode(), done
+
+
+def test_a_directory_is_no_input(directory):
+    for verb in (("score", "-o", directory / "out", "--model", "/nowhere"), ("submit", "--key", "k", "--data", directory / "nobody")):
+        done = run(verb[0], directory, *verb[1:])
+        assert done.returncode == 66 and done.stderr.decode() == f"assay: '{directory}': expected a file, found a directory\n"
 
 
 def test_a_window_that_is_too_large_is_named(running, directory):

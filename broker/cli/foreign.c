@@ -1,0 +1,101 @@
+/* foreign.c - see foreign.h. */
+#include "broker/cli/foreign.h"
+
+#include <string.h>
+
+#define SEEN_BYTES 264 /* a tar says what it is at its byte 257 */
+#define TAR_AT 257
+
+static const char as_lines[] =
+    "write it out as JSON lines first (pandas: DataFrame.to_json(orient='records', lines=True))";
+
+struct beginning {
+    struct foreign what;
+    unsigned char n;
+    char bytes[16];
+};
+
+/* What has been decompressed may be compressed once more. */
+static const struct beginning beginnings[] = {
+    {{"xz", "decompress it first, with `xz -d`"}, 6, "\xfd\x37zXZ"},
+    {{"bzip2", "decompress it first, with `bzip2 -d`"}, 3, "BZh"},
+    {{"a zip archive", "unpack it first, with `unzip`"}, 4, "PK\3\4"},
+    {{"an empty zip archive", "expected rows in it"}, 4, "PK\5\6"},
+    {{"a 7z archive", "unpack it first, with `7z x`"}, 6, "7z\xbc\xaf\x27\x1c"},
+    {{"lz4", "decompress it first, with `lz4 -d`"}, 4, "\4\x22\x4d\x18"},
+    {{"lzip", "decompress it first, with `lzip -d`"}, 5, "LZIP\1"},
+    {{"lzma", "decompress it first, with `xz -d --format=lzma`"}, 3, "\x5d\0\0"},
+    {{"compress (.Z)", "decompress it first, with `gzip -d`"}, 2, "\x1f\x9d"},
+    {{"gzip within the compression", "decompress it once"}, 2, "\x1f\x8b"},
+    {{"zstd within the compression", "decompress it once"}, 4, "\x28\xb5\x2f\xfd"},
+    {{"Parquet", as_lines}, 4, "PAR1"},
+    {{"Arrow", as_lines}, 6, "ARROW1"},
+    {{"an Arrow stream", as_lines}, 4, "\xff\xff\xff\xff"},
+    {{"Feather", as_lines}, 4, "FEA1"},
+    {{"Avro", as_lines}, 4, "Obj\1"},
+    {{"HDF5", as_lines}, 5, "\x89HDF\r"},
+    {{"NumPy", as_lines}, 6, "\x93NUMPY"},
+    {{"a Python pickle", as_lines}, 3, "\x80\4\x95"},
+    {{"a SQLite database", as_lines}, 15, "SQLite format 3"},
+    {{"UTF-32 (little endian)", "convert it: iconv -f UTF-32LE -t UTF-8"}, 4, "\xff\xfe\0\0"},
+    {{"UTF-32 (big endian)", "convert it: iconv -f UTF-32BE -t UTF-8"}, 4, "\0\0\xfe\xff"},
+    {{"UTF-16 (little endian)", "convert it: iconv -f UTF-16LE -t UTF-8"}, 2, "\xff\xfe"},
+    {{"UTF-16 (big endian)", "convert it: iconv -f UTF-16BE -t UTF-8"}, 2, "\xfe\xff"},
+};
+
+static const struct foreign tar = {"a tar archive", "unpack it first, with `tar -x`"};
+
+static int is_text(unsigned char byte)
+{
+    return (byte >= ' ' && byte < 0x7f) || byte == '\n' || byte == '\r' || byte == '\t';
+}
+
+static const struct foreign *named(const char *name)
+{
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++)
+        if (strcmp(beginnings[i].what.name, name) == 0)
+            return &beginnings[i].what;
+    return NULL;
+}
+
+/* JSON begins with characters of ASCII: where the zeros between them are says the rest, without a mark. */
+static const struct foreign *wide_text(const unsigned char *b, size_t n)
+{
+    if (n < 4)
+        return NULL;
+    if (is_text(b[0]) && !b[1] && !b[2] && !b[3])
+        return named("UTF-32 (little endian)");
+    if (!b[0] && !b[1] && !b[2] && is_text(b[3]))
+        return named("UTF-32 (big endian)");
+    if (is_text(b[0]) && !b[1] && is_text(b[2]) && !b[3])
+        return named("UTF-16 (little endian)");
+    if (!b[0] && is_text(b[1]) && !b[2] && is_text(b[3]))
+        return named("UTF-16 (big endian)");
+    return NULL;
+}
+
+static const struct foreign *foreign_of(const unsigned char *b, size_t n)
+{
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++)
+        if (n >= beginnings[i].n && memcmp(b, beginnings[i].bytes, beginnings[i].n) == 0)
+            return &beginnings[i].what;
+    if (n >= TAR_AT + 5 && memcmp(b + TAR_AT, "ustar", 5) == 0)
+        return &tar;
+    return wide_text(b, n);
+}
+
+/* A pipe may have no more for now than its first line; four bytes are less than any row. */
+const struct foreign *foreign_look(FILE *file)
+{
+    unsigned char seen[SEEN_BYTES];
+    size_t n = 0;
+    int byte = 0;
+    while (n < sizeof seen && !(n >= 4 && byte == '\n') && (byte = getc(file)) != EOF)
+        seen[n++] = (unsigned char)byte;
+    const struct foreign *found = foreign_of(seen, n);
+    if (byte == EOF && !ferror(file))
+        clearerr(file);
+    while (n > 0) /* glibc takes back what it gave */
+        ungetc(seen[--n], file);
+    return found;
+}
