@@ -318,7 +318,8 @@ static void look_at_connections(struct broker *b)
     unsigned ended = connections_ended();
     if (ended != b->connections_ended)
         log_warn("event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, below "
-                 "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions\"",
+                 "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions (8 "
+                 "MiB of all)\"",
             ended - b->connections_ended);
     b->connections_ended = ended;
 }

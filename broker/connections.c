@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,7 +19,9 @@
 #include "broker/frames.h"
 
 struct connection {
-    int is_watched;
+    uint32_t number; /* 0: never a client's */
+    int is_there;    /* libzmq has it */
+    int is_ended;    /* by this program: it brings nothing more */
     struct frames frames;
 };
 
@@ -28,8 +32,11 @@ static struct {
     uint64_t max_bytes;
     struct connection *all; /* by descriptor */
     int room;
+    uint32_t last_number;
+    uint64_t subscribed; /* bytes of topics in all */
     atomic_uint ended;
-} watched;
+    pthread_mutex_t lock; /* held to change connections, and by other threads to look at them */
+} watched = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void connections_limit_messages(uint64_t max_bytes)
 {
@@ -96,22 +103,74 @@ static enum kind kind_of(int listener)
     return OTHER;
 }
 
+static struct connection *find(int fd)
+{
+    return fd >= 0 && fd < watched.room && watched.all[fd].is_there ? &watched.all[fd] : NULL;
+}
+
+static void forget_topics(struct connection *c)
+{
+    if (c->frames.is_subscriber)
+        watched.subscribed -= c->frames.held;
+    c->frames.held = 0;
+}
+
+static void end_connection(int fd)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find(fd);
+    if (c) {
+        forget_topics(c);
+        c->is_there = 0;
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+static int make_room(int fd)
+{
+    int room = fd < 1024 ? 1024 : fd < INT_MAX / 2 ? 2 * fd : INT_MAX;
+    struct connection *all = realloc(watched.all, (size_t)room * sizeof *all);
+    if (!all)
+        return -1;
+    memset(all + watched.room, 0, (size_t)(room - watched.room) * sizeof *all);
+    watched.all = all;
+    watched.room = room;
+    return 0;
+}
+
 /* 0, or -1 when there is no memory. */
 static int begin_connection(int fd, enum kind kind)
 {
-    if (fd >= watched.room && kind != OTHER) {
-        int room = fd < 1024 ? 1024 : 2 * fd;
-        struct connection *all = realloc(watched.all, (size_t)room * sizeof *all);
-        if (!all)
-            return -1;
-        memset(all + watched.room, 0, (size_t)(room - watched.room) * sizeof *all);
-        watched.all = all;
-        watched.room = room;
-    }
-    if (fd < watched.room)
-        watched.all[fd] = (struct connection){
-            .is_watched = kind != OTHER, .frames.is_subscriber = kind == SUBSCRIBER};
-    return 0;
+    end_connection(fd); /* libzmq has said so already */
+    if (kind == OTHER)
+        return 0;
+    pthread_mutex_lock(&watched.lock);
+    int rc = fd < watched.room ? 0 : make_room(fd);
+    if (rc == 0)
+        watched.all[fd] = (struct connection){.number = ++watched.last_number,
+            .is_there = 1,
+            .frames.is_subscriber = kind == SUBSCRIBER};
+    pthread_mutex_unlock(&watched.lock);
+    return rc;
+}
+
+uint64_t connections_of(int fd)
+{
+    uint64_t number = 0;
+    pthread_mutex_lock(&watched.lock);
+    if (fd >= 0 && fd < watched.room)
+        number = watched.all[fd].number;
+    pthread_mutex_unlock(&watched.lock);
+    return number ? number << 32 | (uint32_t)fd : 0;
+}
+
+int connections_is_there(uint64_t connection)
+{
+    pthread_mutex_lock(&watched.lock);
+    const struct connection *c = find((int)(connection & INT_MAX));
+    int is_there = c && c->number == connection >> 32;
+    pthread_mutex_unlock(&watched.lock);
+    return is_there;
 }
 
 /* In place of the C library's, for libzmq too. */
@@ -133,17 +192,62 @@ int accept(int listener, struct sockaddr *address, socklen_t *len)
     return accept4(listener, address, len, 0);
 }
 
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    if (operation == EPOLL_CTL_DEL)
+        end_connection(fd);
+    return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+}
+
+/* It hears of that as of a connection that has broken. */
+static int end(int fd, struct connection *c)
+{
+    c->is_ended = 1;
+    shutdown(fd, SHUT_RDWR);
+    atomic_fetch_add(&watched.ended, 1);
+    return -1;
+}
+
+/* So that no subscriber with few topics is ended for what others keep here. */
+static void end_largest_subscriber(void)
+{
+    int largest = -1;
+    for (int fd = 0; fd < watched.room; fd++)
+        if (watched.all[fd].frames.is_subscriber && find(fd) &&
+            (largest < 0 || watched.all[fd].frames.held > watched.all[largest].frames.held))
+            largest = fd;
+    if (largest >= 0) {
+        forget_topics(&watched.all[largest]);
+        end(largest, &watched.all[largest]);
+    }
+}
+
+/* What libzmq may see of n bytes that have come; -1: the connection is to end. */
+static ssize_t pass(int fd, uint8_t *bytes, size_t n)
+{
+    struct connection *c = &watched.all[fd];
+    uint64_t before = c->frames.held;
+    ssize_t kept = frames_pass(&c->frames, bytes, n, watched.max_bytes);
+    if (c->frames.is_subscriber)
+        watched.subscribed += c->frames.held - before;
+    if (kept < 0)
+        return end(fd, c);
+    if (watched.subscribed > CONNECTIONS_SUBSCRIPTION_BYTES)
+        end_largest_subscriber();
+    return c->is_ended ? -1 : kept;
+}
+
 ssize_t recv(int fd, void *bytes, size_t size, int flags)
 {
     for (;;) {
         ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
-        if (n <= 0 || fd >= watched.room || !watched.all[fd].is_watched)
+        struct connection *c = find(fd);
+        if (n <= 0 || !c)
             return n;
-        n = frames_pass(&watched.all[fd].frames, bytes, (size_t)n, watched.max_bytes);
+        n = c->is_ended ? -1 : pass(fd, bytes, (size_t)n);
         if (n > 0)
             return n;
         if (n < 0) {
-            atomic_fetch_add(&watched.ended, 1);
             errno = ECONNRESET;
             return -1;
         }

@@ -8,9 +8,9 @@
  * there are.
  *
  * In the same way it has a recv(): what comes over a client's connection goes through frames.h before libzmq sees it. One
- * that sends what is refused there is ended, as if it had broken. libzmq's thread alone (a context of the default single
- * one) accepts and receives, so what these functions keep needs no lock. They are the C library's, and have no other place
- * to keep it than static memory. */
+ * that sends what is refused there is ended, as if it had broken. And an epoll_ctl(), which tells when libzmq is done with
+ * a connection. libzmq's thread alone (a context of the default single one) accepts and receives; the broker's asks. These
+ * functions are the C library's, and what they keep has no other place than static memory. */
 #ifndef ASSAY_CONNECTIONS_H
 #define ASSAY_CONNECTIONS_H
 
@@ -18,6 +18,8 @@
 
 #define CONNECTIONS_SPARE 64
 #define CONNECTIONS_MAX_PATHS 16
+/* Of topics in all, which libzmq keeps at some 30 bytes for each. Beyond, the connection that has the most is ended. */
+#define CONNECTIONS_SUBSCRIPTION_BYTES (8 << 20)
 
 /* Before anything is bound: what a message of a client may take, over all of its frames. */
 void connections_limit_messages(uint64_t max_bytes);
@@ -26,6 +28,10 @@ void connections_limit_messages(uint64_t max_bytes);
 void connections_expect_clients(const char *path);
 /* The same of those who hear events. */
 void connections_expect_subscribers(const char *path);
+/* The connection that has this descriptor, or had it last: never the same number again. 0: no client's. */
+uint64_t connections_of(int fd);
+/* Is it there yet? Nobody hears a reply to one that has gone. */
+int connections_is_there(uint64_t connection);
 /* How many connections were ended for what they sent, so far. */
 unsigned connections_ended(void);
 

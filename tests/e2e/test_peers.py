@@ -74,6 +74,30 @@ def test_subscriptions_without_number(small):
             assert flood(peer, data, megabytes=4)
 
 
+def test_subscriptions_of_many(small):
+    """Of those who are each below the limit, some that have the most are ended; who has few topics hears its events."""
+    events, key = f"ipc://{small.data}/events.sock", random_key()
+    topics = b"".join(zmtp.frame(b"\x01" + struct.pack(">I", i) * 234) for i in range(1000))
+    context, many = zmq.Context(), []
+    with context.socket(zmq.SUB) as few, small.client() as client:
+        few.linger = 0
+        few.subscribe(key)
+        few.connect(events)
+        for _ in range(12):
+            many.append(zmtp.Peer(events, zmtp.greeting() + zmtp.ready(b"SUB")))
+            try:
+                many[-1].socket.sendall(topics)
+            except ConnectionError:  # of several that have as much, any one is ended
+                pass
+        wait_until(lambda: len([peer for peer in many if peer.has_ended()]) >= 4)
+        assert len([peer for peer in many if peer.has_ended()]) < 8
+        client.submit(key, [{"ids": [1]}])
+        assert few.poll(30000 * PATIENCE) and few.recv_multipart()[0] == key.encode()
+    context.term()
+    for peer in many:
+        peer.socket.close()
+
+
 def test_it_is_logged(small):
     with zmtp.Peer(small.endpoint) as peer:
         assert flood(peer, FLOODS["large frames"], megabytes=64)

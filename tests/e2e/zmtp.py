@@ -67,6 +67,20 @@ class Peer:
             self.socket.sendall(data[at:at + (pieces or len(data))])
         return next(body for flags, body in self.frames if not flags & COMMAND)
 
+    def has_ended(self):
+        """Has the broker ended it by now? What it sends meanwhile is thrown away."""
+        self.socket.setblocking(False)
+        try:
+            while self.socket.recv(1 << 16):
+                pass
+            return True
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        finally:
+            self.socket.settimeout(30)
+
     def is_closed(self):
         """Has the broker ended it? Waits for that."""
         try:
