@@ -125,6 +125,7 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
          * body is the one frame after it, or the only frame there is. */
         if (n > 0 && (delimited || (is_last && n == 1))) {
             zmq_msg_move(body, &frame);
+            env->connection = connections_of(zmq_msg_get(body, ZMQ_SRCFD));
             bodies++;
         } else if (envelope_add(env, zmq_msg_data(&frame), zmq_msg_size(&frame)) != 0) {
             bad = 1;
@@ -348,6 +349,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     look_at_damage(b);
     store_idle(b->store);
     look_at_connections(b);
+    waiters_let_go(b);
     return now_ms + HOUSEKEEPING_MS;
 }
 

@@ -112,6 +112,9 @@ int reply_jobs(
  * nothing was written. */
 int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
     uint64_t after, uint32_t limit, int wait, struct err *e);
+/* The page that has no row, of a job that goes on. */
+void reply_no_results(
+    struct broker *b, const struct envelope *env, struct slice id, uint64_t after);
 /* All rows of a job in order; too_large when they do not fit into one message. */
 int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e);
@@ -129,8 +132,9 @@ int broker_dispatch(struct broker *b, struct err *e);
 
 /* waiters.c - requests whose reply must wait for rows: results with wait_ms, score */
 enum waiter_kind { WAIT_RESULTS, WAIT_SCORE };
-int waiters_check_room(
-    const struct broker *b, const struct envelope *env, struct err *e); /* 0, or ASSAY_EQUEUEFULL */
+/* 0, or ASSAY_EQUEUEFULL. When all places are taken, a waiter of the connection that has the most is answered to make
+ * room, unless that is this one. */
+int waiters_make_room(struct broker *b, const struct envelope *env, struct err *e);
 void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
     const struct request *q, int64_t job, long long deadline_ms);
 /* The turn that the newest waiters came in is over. why: it was undone, they all hear that; NULL:
@@ -141,6 +145,9 @@ void waiters_job_changed(
 /* Answers who can be answered; returns the earliest deadline (monotonic ms). No row's result may be
  * uncommitted. */
 long long waiters_tick(struct broker *b, long long now_ms);
+/* Those whose connection has gone: nobody would hear the reply. */
+void waiters_let_go(struct broker *b);
+int waiters_count(const struct broker *b);
 /* The broker stops: not_ready for all that are left. why: it cannot go on; NULL: it was told to. */
 void waiters_end(struct broker *b, const char *why);
 struct waiters *waiters_new(void);

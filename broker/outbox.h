@@ -16,6 +16,7 @@ struct envelope {
     int n_frames;
     uint16_t sizes[ENVELOPE_MAX_FRAMES];
     uint8_t bytes[ENVELOPE_MAX_BYTES]; /* frames, one after the other */
+    uint64_t connection;               /* that it came by (connections.h); 0: not known */
 };
 
 /* 0, or -1 when there are too many or too long frames. */

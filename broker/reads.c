@@ -129,7 +129,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = broker_failure(b, 0);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 14 + (failure != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 15 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -140,6 +140,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "now_ms", now_wall_ms());
     msg_key_int(w, "queued_bytes", (int64_t)store_queued_bytes(b->store));
     msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
+    msg_key_int(w, "waiting", waiters_count(b));
     msg_str(w, "counters");
     msg_map(w, 10);
     msg_key_int(w, "requests", c->requests);
@@ -423,6 +424,24 @@ static int is_over(const struct store_job *j)
            (j->paused && j->sealed && j->done == j->placed);
 }
 
+static void write_page(
+    struct broker *b, const struct envelope *env, struct slice id, const struct page *p, int done)
+{
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
+    write_rows(w, p);
+    msg_str(w, "next");
+    msg_uint(w, p->next);
+    msg_key_bool(w, "done", done);
+}
+
+void reply_no_results(struct broker *b, const struct envelope *env, struct slice id, uint64_t after)
+{
+    struct page p = {.next = after};
+    msg_writer_init(&p.rows);
+    write_page(b, env, id, &p, 0);
+    msg_writer_release(&p.rows);
+}
+
 int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
     uint64_t after, uint32_t limit, int wait, struct err *e)
 {
@@ -439,11 +458,7 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     rc = store_each_result(b->store, job, after, rows, add_result, &p, e);
     int cut = p.n == rows || p.rows.buffer.size > p.max_bytes;
     if (rc == 0 && (p.n > 0 || is_over(&j) || !wait)) {
-        struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
-        write_rows(w, &p);
-        msg_str(w, "next");
-        msg_uint(w, p.next);
-        msg_key_bool(w, "done", is_over(&j) && !cut);
+        write_page(b, env, id, &p, is_over(&j) && !cut);
         rc = 1;
     }
     msg_writer_release(&p.rows);

@@ -199,7 +199,7 @@ static int on_score(
     if (rc == 0)
         rc = check_room(b, q, e);
     if (rc == 0)
-        rc = waiters_check_room(b, env, e);
+        rc = waiters_make_room(b, env, e);
     if (rc == 0)
         rc = add_chunk(b, name, q->has_priority ? q->priority : SCORE_PRIORITY, &whole, &job, e);
     if (rc != 0)
@@ -240,7 +240,7 @@ static int on_results(struct broker *b, const struct envelope *env, const struct
         rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
         return rc < 0 ? rc : 0;
     }
-    rc = waiters_check_room(b, env, e);
+    rc = waiters_make_room(b, env, e);
     if (rc == 0)
         waiters_add(b, WAIT_RESULTS, env, q, job, now_mono_ms() + q->wait_ms);
     return rc;

@@ -1,8 +1,11 @@
 /* waiters.c - requests that wait for rows (broker.h).
  *
  * A waiter keeps all that its reply needs. It is looked at when its job changed in this turn, and
- * when its time is over. Their number is bounded; the next one is refused. Of many that are due at once a tick
- * looks at some, so that everybody else's requests are not held up; who was left over comes before who is due later.
+ * when its time is over; when its connection has gone, it goes. Of many that are due at once a tick looks at some, so
+ * that everybody else's requests are not held up; who was left over comes before who is due later.
+ *
+ * Their number is bounded. When all places are taken, the connection that has the most gives one to a connection that
+ * has fewer: that waiter is answered as if its time were over. So n connections have an n-th of the places each, for certain.
  *
  * A request that waits has no reply in the outbox that could be replaced when its turn is undone:
  * waiters of the present turn are known as such until it is settled. */
@@ -10,11 +13,11 @@
 #include <string.h>
 
 #include "broker/broker.h"
+#include "broker/connections.h"
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
-/* Of one connection, so that none has all, also not after it has gone: what it asked for waits on until its time is over. */
-#define MAX_OF_ONE 20000
+#define MAX_OF_ONE 20000 /* of one connection */
 #define CONNECTIONS 4096 /* that are told apart: of more, some share a count */
 #define FOREVER (1ll << 60)
 /* Looked at in one tick: so many, and beyond FEW no longer than this. */
@@ -34,14 +37,21 @@ struct waiter {
     uint32_t limit;
     long long deadline_ms;
     enum due due;
-    struct waiter *next;
+    int is_new;                   /* of the present turn */
+    struct waiter *next, **place; /* place: what points to it */
+    struct waiter *next_of_one, **place_of_one;
 };
 
-/* The newest come first, so those of the present turn are the first n_new. */
+struct of_one {
+    struct waiter *first;
+    int n;
+};
+
+/* The newest come first, in both lists. */
 struct waiters {
     struct waiter *first;
     int n, n_new, n_left_over;
-    int of_connection[CONNECTIONS];
+    struct of_one of_connection[CONNECTIONS];
     int any_changed;
     int64_t *changed; /* jobs, since the last tick */
     size_t n_changed, changed_room;
@@ -66,24 +76,90 @@ void waiters_free(struct waiters **out)
     *out = NULL;
 }
 
-/* How many wait of its connection. libzmq numbers them, the lowest digits last in the routing id, which is the first frame. */
-static int *count_of(struct waiters *all, const struct envelope *env)
+/* What waits of its connection. Those that are there have each a descriptor of its own. */
+static struct of_one *of_one(struct waiters *all, const struct envelope *env)
 {
-    unsigned n = env->n_frames > 0 ? env->sizes[0] : 0, number = 0;
-    for (unsigned i = n > 2 ? n - 2 : 0; i < n; i++)
-        number = number << 8 | env->bytes[i];
-    return &all->of_connection[number % CONNECTIONS];
+    return &all->of_connection[env->connection % CONNECTIONS];
 }
 
-int waiters_check_room(const struct broker *b, const struct envelope *env, struct err *e)
+/* The waiter is answered: it goes. */
+static void drop(struct waiters *all, struct waiter *w)
 {
-    int is_one = *count_of(b->waiters, env) >= MAX_OF_ONE;
-    if (b->waiters->n < MAX_WAITERS && !is_one)
+    *w->place = w->next;
+    if (w->next)
+        w->next->place = w->place;
+    *w->place_of_one = w->next_of_one;
+    if (w->next_of_one)
+        w->next_of_one->place_of_one = w->place_of_one;
+    all->n--;
+    of_one(all, &w->envelope)->n--;
+    all->n_new -= w->is_new;
+    all->n_left_over -= w->due == LEFT_OVER;
+    free(w);
+}
+
+static struct slice id_of(const struct waiter *w)
+{
+    return (struct slice){w->id_len ? w->id : NULL, w->id_len};
+}
+
+/* A reply before its time, from within a turn: nothing is read for `results`, which may ask again. */
+static void give_way(struct broker *b, struct waiter *w)
+{
+    struct err e = {0};
+    struct store_job j = {0};
+    if (w->kind == WAIT_RESULTS) {
+        reply_no_results(b, &w->envelope, id_of(w), w->after);
+    } else {
+        int rc = store_get_job(b->store, w->job, &j, &e);
+        if (rc == 1)
+            err_set(&e, ASSAY_ETIMEOUT,
+                "too many requests wait; job '%s' lives on, `results` will have its rows", j.key);
+        else if (rc == 0)
+            err_set(&e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)w->job);
+        outbox_error(b->outbox, &w->envelope, id_of(w), &e);
+    }
+    drop(b->waiters, w);
+}
+
+static struct of_one *with_most(struct waiters *all)
+{
+    struct of_one *most = all->of_connection;
+    for (int i = 1; i < CONNECTIONS; i++)
+        if (all->of_connection[i].n > most->n)
+            most = &all->of_connection[i];
+    return most;
+}
+
+int waiters_make_room(struct broker *b, const struct envelope *env, struct err *e)
+{
+    struct waiters *all = b->waiters;
+    int n = of_one(all, env)->n, is_one = n >= MAX_OF_ONE;
+    struct of_one *most = all->n < MAX_WAITERS || is_one ? NULL : with_most(all);
+    if (most && most->n > n + 1)
+        give_way(b, most->first);
+    if (all->n < MAX_WAITERS && !is_one)
         return 0;
     err_set(e, ASSAY_EQUEUEFULL, "expected at most %d waiting requests%s",
         is_one ? MAX_OF_ONE : MAX_WAITERS, is_one ? " of one connection" : "");
     e->retry_after_ms = 1000;
     return ASSAY_EQUEUEFULL;
+}
+
+static void insert(struct waiters *all, struct waiter *w)
+{
+    struct of_one *one = of_one(all, &w->envelope);
+    w->next = all->first;
+    w->place = &all->first;
+    w->next_of_one = one->first;
+    w->place_of_one = &one->first;
+    if (w->next)
+        w->next->place = &w->next;
+    if (w->next_of_one)
+        w->next_of_one->place_of_one = &w->next_of_one;
+    all->first = one->first = w;
+    all->n++;
+    one->n++;
 }
 
 void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
@@ -98,39 +174,38 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
         .limit = q->limit,
         .deadline_ms = deadline_ms,
         .due = DUE,
-        .next = b->waiters->first};
+        .is_new = 1};
     if (w->id_len > 0)
         memcpy(w->id, q->id.at, w->id_len);
-    b->waiters->first = w;
-    b->waiters->n++;
-    ++*count_of(b->waiters, env);
+    insert(b->waiters, w);
     b->waiters->n_new++;
     b->waiters->any_changed = 1;
 }
 
-/* The waiter at *at is answered: it goes. */
-static void drop(struct waiters *all, struct waiter **at)
-{
-    struct waiter *w = *at;
-    *at = w->next;
-    all->n--;
-    --*count_of(all, &w->envelope);
-    all->n_left_over -= w->due == LEFT_OVER;
-    free(w);
-}
-
-static struct slice id_of(const struct waiter *w)
-{
-    return (struct slice){w->id_len ? w->id : NULL, w->id_len};
-}
-
 void waiters_settle(struct broker *b, const struct err *why)
 {
-    for (; why && b->waiters->n_new > 0; b->waiters->n_new--) {
-        outbox_error(b->outbox, &b->waiters->first->envelope, id_of(b->waiters->first), why);
-        drop(b->waiters, &b->waiters->first);
+    while (why && b->waiters->n_new > 0) {
+        struct waiter *w = b->waiters->first;
+        outbox_error(b->outbox, &w->envelope, id_of(w), why);
+        drop(b->waiters, w);
     }
+    for (struct waiter *w = b->waiters->first; w && w->is_new; w = w->next)
+        w->is_new = 0;
     b->waiters->n_new = 0;
+}
+
+void waiters_let_go(struct broker *b)
+{
+    for (struct waiter *w = b->waiters->first, *next; w; w = next) {
+        next = w->next;
+        if (w->envelope.connection != 0 && !connections_is_there(w->envelope.connection))
+            drop(b->waiters, w);
+    }
+}
+
+int waiters_count(const struct broker *b)
+{
+    return b->waiters->n;
 }
 
 void waiters_job_changed(struct broker *b, int64_t job)
@@ -224,7 +299,6 @@ static int has_room(int looked_at, long long start_us)
 long long waiters_tick(struct broker *b, long long now_ms)
 {
     struct waiters *all = b->waiters;
-    struct waiter **at = &all->first;
     int left_over_first = all->n_left_over > 0, looked_at = 0;
     long long start_us = now_mono_us();
     if (!all->any_changed && now_ms < all->next_ms && !b->draining)
@@ -233,13 +307,13 @@ long long waiters_tick(struct broker *b, long long now_ms)
         qsort(all->changed, all->n_changed, sizeof *all->changed, compare_jobs);
     all->any_changed = 0;
     all->next_ms = FOREVER;
-    while (*at) {
-        struct waiter *w = *at;
+    for (struct waiter *w = all->first, *next; w; w = next) {
         int is_due = now_ms >= w->deadline_ms || b->draining;
+        next = w->next;
         if (is_next(all, w, is_due, left_over_first, has_room(looked_at, start_us))) {
             looked_at++;
             if (try_answer(b, w, now_ms)) {
-                drop(all, at);
+                drop(all, w);
                 continue;
             }
             all->n_left_over -= w->due == LEFT_OVER;
@@ -247,7 +321,6 @@ long long waiters_tick(struct broker *b, long long now_ms)
         }
         if (w->deadline_ms < all->next_ms)
             all->next_ms = w->deadline_ms;
-        at = &w->next;
     }
     all->n_changed = 0;
     return all->any_changed ? now_ms : all->next_ms;
@@ -262,7 +335,7 @@ void waiters_end(struct broker *b, const char *why)
             why ? "ends: " : "is shutting down", why ? why : "", (long long)w->job);
         e.retry_after_ms = 1000;
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
-        drop(b->waiters, &b->waiters->first);
+        drop(b->waiters, w);
     }
     broker_send_replies(b);
 }

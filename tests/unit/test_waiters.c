@@ -341,25 +341,65 @@ static void test_a_client_that_has_gone_harms_nobody(void **state)
     assert_silence(s);
 }
 
+/* As many as this connection gets places for; returns how many. */
+static int fill(struct scene *s, uint64_t connection, enum waiter_kind kind, int most)
+{
+    struct err e = {0};
+    int n = 0;
+    s->envelope.connection = connection;
+    for (; n < most && waiters_make_room(&s->b, &s->envelope, &e) == 0; n++) {
+        wait_for(s, kind, 1, (uint8_t)connection, FAR);
+        waiters_settle(&s->b, NULL);
+    }
+    broker_send_replies(&s->b);
+    assert_true(n == most || (e.code == ASSAY_EQUEUEFULL && e.retry_after_ms > 0));
+    return n;
+}
+
 static void test_waiters_are_bounded(void **state)
 {
     struct scene *s = *state;
-    struct err e = {0};
-    uint8_t *last = s->envelope.bytes + s->envelope.sizes[0] - 1;
-    int n = 0, of_first = 0;
-    for (; n < 1000000 && waiters_check_room(&s->b, &s->envelope, &e) == 0; n++)
-        wait_for(s, WAIT_RESULTS, 1, 1, FAR);
-    assert_in_range(n, 1000, 50000);
-    assert_int_equal(e.code, ASSAY_EQUEUEFULL);
-    of_first = n;
-    for (int other = 1; other < 20; other++) {
-        *last ^= (uint8_t)other;
-        for (; n < 1000000 && waiters_check_room(&s->b, &s->envelope, &e) == 0; n++)
-            wait_for(s, WAIT_RESULTS, 1, 1, FAR);
-        *last ^= (uint8_t)other;
+    int of_first = fill(s, 1, WAIT_RESULTS, 1000000);
+    assert_in_range(of_first, 1000, 50000);
+    for (uint64_t other = 2; other < 30; other++)
+        fill(s, other, WAIT_RESULTS, 1000);
+    assert_in_range(waiters_count(&s->b), of_first + 1000, 50000);
+    for (uint64_t other = 30; other < 37; other++)
+        fill(s, other, WAIT_RESULTS, of_first);
+    assert_int_equal(waiters_count(&s->b), 100000);
+}
+
+/* When all places are taken, who has few gets one of who has most, and that is answered: `results` as if its time were
+ * over, `score` that the job lives on. */
+static void test_nobody_is_kept_out_by_others(void **state)
+{
+    struct scene *s = *state;
+    struct answer a;
+    int of_first = fill(s, 1, WAIT_RESULTS, 1000000), all = 5 * of_first;
+    assert_int_equal(put_job(s->b.store, "k", 0, 3, 5), 1);
+    for (uint64_t other = 2; other <= 5; other++)
+        assert_int_equal(fill(s, other, WAIT_SCORE, of_first), of_first);
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(fill(s, 99, WAIT_RESULTS, 1), 1);
+        assert_int_equal(waiters_count(&s->b), all);
+        assert_int_equal(hear(s, &a), 1);
+        assert_true(a.id >= 1 && a.id < 99);
+        assert_true(a.ok ? a.n_rows == 0 && !a.done : strcmp(a.code, "timeout") == 0);
     }
-    assert_in_range(n, 2 * of_first, 200000);
-    assert_true(e.retry_after_ms > 0);
+    assert_silence(s);
+}
+
+static void test_waiters_of_a_connection_that_has_gone_go(void **state)
+{
+    struct scene *s = *state;
+    fill(s, 0, WAIT_RESULTS, 10); /* not known: it may be there */
+    fill(s, (uint64_t)7 << 32 | 7, WAIT_RESULTS, 1000);
+    waiters_let_go(&s->b);
+    assert_int_equal(waiters_count(&s->b), 10);
+    assert_int_equal(fill(s, 1, WAIT_RESULTS, 1000), 1000); /* the lists are whole */
+    waiters_let_go(&s->b);
+    assert_int_equal(waiters_count(&s->b), 10);
+    assert_silence(s);
 }
 
 /* A thousand that are due at once: some a tick, each once, and who came first is not behind who comes later. */
@@ -417,6 +457,9 @@ int main(void)
             test_a_client_that_has_gone_harms_nobody, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_many_are_answered_bit_by_bit, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_waiters_are_bounded, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_nobody_is_kept_out_by_others, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_waiters_of_a_connection_that_has_gone_go, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
