@@ -1,5 +1,6 @@
 /* store_jobs.c - jobs: made, found, read, and what is done to one as a whole. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/store_private.h"
@@ -69,10 +70,40 @@ static void read_reason(struct store *s, int64_t mode, struct store_job *j)
     sqlite3_reset(q);
 }
 
+static void note_unsound(struct store *s, int64_t job)
+{
+    size_t at = s->n_unsound;
+    while (at > 0 && s->unsound[at - 1] > job)
+        at--;
+    if (at > 0 && s->unsound[at - 1] == job)
+        return;
+    if ((s->n_unsound & (s->n_unsound - 1)) == 0) { /* the room is used up: 0, 1, 2, 4 .. */
+        int64_t *more = xcalloc(s->n_unsound ? 2 * s->n_unsound : 1, sizeof *more);
+        if (s->n_unsound > 0)
+            memcpy(more, s->unsound, s->n_unsound * sizeof *more);
+        free(s->unsound);
+        s->unsound = more;
+    }
+    memmove(s->unsound + at + 1, s->unsound + at, (s->n_unsound++ - at) * sizeof *s->unsound);
+    s->unsound[at] = job;
+}
+
+int store_find_unsound(struct store *s, struct err *e)
+{
+    int rc;
+    sqlite3_stmt *q = store_prepare(s, STORE_JOB_COLUMNS "where job between 1 and ? order by job",
+        "i", (int64_t)STORE_LAST_JOB);
+    while ((rc = store_step(s, q, e)) == 1)
+        if (store_job_damage(s, q))
+            note_unsound(s, sqlite3_column_int64(q, 0));
+    return rc;
+}
+
 /* Nobody is told that it goes well with a record that is not what was written. */
 static void note_damage(struct store *s, int damage, struct store_job *j)
 {
     j->damaged = j->held = 1;
+    note_unsound(s, j->job);
     if (damage & JOB_COUNTED)
         s->suspect = j->job;
     snprintf(j->reason, sizeof j->reason, "%s",
@@ -165,7 +196,13 @@ static const char *const sets[] = {
     [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
 };
 
-#define UNKNOWN 2
+enum { PAUSED_SAID, PAUSED_HELD, PAUSED_DAMAGED, PAUSED_KINDS };
+
+struct paused {
+    struct store_job
+        next[PAUSED_KINDS]; /* of each kind; one that is not above the last given is void */
+    int has[PAUSED_KINDS];
+};
 
 /* The first of the set above `after`: 1, 0 there is none. */
 static int first_of(
@@ -192,20 +229,47 @@ enum store_jobs store_jobs_of(enum job_state state)
     return set_of[state];
 }
 
+/* The first above `after` that is neither paused nor cancelled, and whose record is damaged: 1, 0 there is none. */
+static int first_damaged(struct store *s, int64_t after, struct store_job *j, struct err *e)
+{
+    for (size_t i = 0; i < s->n_unsound; i++) {
+        int rc = s->unsound[i] > after ? store_get_job(s, s->unsound[i], j, e) : 0;
+        if (rc < 0 || (rc == 1 && j->damaged && !j->paused && !j->cancelled))
+            return rc;
+    }
+    return 0;
+}
+
+/* Jobs that are shown as paused: they were paused, are held for another mode, or are damaged. */
+static int first_paused(
+    struct store *s, struct paused *p, int64_t after, struct store_job *j, struct err *e)
+{
+    int least = -1;
+    for (int k = 0; k < PAUSED_KINDS; k++) {
+        if (p->has[k] && p->next[k].job <= after)
+            p->has[k] = k == PAUSED_DAMAGED
+                            ? first_damaged(s, after, &p->next[k], e)
+                            : first_of(s, k == PAUSED_HELD ? JOBS_HELD : JOBS_PAUSED, after,
+                                  &p->next[k], e);
+        if (p->has[k] < 0)
+            return p->has[k];
+        if (p->has[k] && (least < 0 || p->next[k].job < p->next[least].job))
+            least = k;
+    }
+    if (least < 0)
+        return 0;
+    *j = p->next[least];
+    return 1;
+}
+
 int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
     store_job_visitor *visit, void *arg, struct err *e)
 {
-    struct store_job j, held;
-    int has_held = set == JOBS_PAUSED ? UNKNOWN : 0; /* those come between the others */
+    struct store_job j;
+    struct paused paused = {.has = {1, 1, 1}};
     while (limit-- > 0) {
-        if (has_held == UNKNOWN && (has_held = first_of(s, JOBS_HELD, after, &held, e)) < 0)
-            return has_held;
-        int rc = first_of(s, set, after, &j, e);
-        if (rc >= 0 && has_held && (rc == 0 || held.job <= j.job)) {
-            j = held;
-            rc = 1;
-            has_held = UNKNOWN;
-        }
+        int rc = set == JOBS_PAUSED ? first_paused(s, &paused, after, &j, e)
+                                    : first_of(s, set, after, &j, e);
         if (rc != 1)
             return rc;
         after = j.job;

@@ -291,6 +291,8 @@ int store_open(
     if (rc == 0)
         rc = start(s, e);
     if (rc == 0)
+        rc = store_find_unsound(s, e);
+    if (rc == 0)
         store_idle(s);
     else
         store_close(out);
@@ -313,6 +315,7 @@ void store_close(struct store **out)
         close(s->lock_fd);
     bundle_writer_release(&s->input);
     free(s->scratch);
+    free(s->unsound);
     free(s);
     *out = NULL;
 }

@@ -110,6 +110,9 @@ struct store {
     size_t scratch_bytes;
     int64_t damaged[STORE_DAMAGED]; /* jobs among whose results a damaged one was found */
     unsigned n_damaged;
+    int64_t *
+        unsound; /* jobs whose records were found to be damaged, ascending; some may be sound again, or gone */
+    size_t n_unsound;
     int64_t suspect; /* a job to look after when there is time (store_mend.c); 0: none */
     int changes;     /* since the last idle checkpoint */
     int free_pages;  /* some were left by purged rows, and are to be given back */
@@ -215,6 +218,8 @@ int store_states_agree(struct store *s, int64_t job, struct err *e);
  * damaged are deleted. In a transaction. */
 int store_mend_job(struct store *s, int64_t job, int drop, struct err *e);
 int store_count_tokens(struct store *s, struct err *e); /* into s->queued_tokens */
+/* Looks at the record of every job, so that those that are damaged are listed by the state that they show. */
+int store_find_unsound(struct store *s, struct err *e);
 int store_mend_all(struct store *s, struct err *e); /* at the start: unfinished jobs that need it */
 
 /* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */

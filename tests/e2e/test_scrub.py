@@ -124,3 +124,28 @@ def test_a_broker_serves_the_rest(directory, options):
         client.submit("held-back", rows[:4], chunk=0, seal=False)
         codes = [row["error"] and row["error"]["code"] for row in client.results("held-back")]
         assert codes.count("damaged") == 5 and codes.count(None) == 4
+
+
+def test_a_damaged_job_is_listed_by_the_state_that_it_shows(directory):
+    """Finished or not, beside jobs that were paused by somebody: each list of a state, read in pages, has those that `jobs` shows in it."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        for key in "abcdefg":
+            client.submit(key, [{"ids": [1, 2, 3]}], seal=key not in "cf")
+        for key in "abdeg":
+            client.results(key)
+        for key in "bc":
+            client.call("pause", job=key)
+    with sqlite3.connect(directory / "d" / "assay.db") as db:
+        db.execute("update job set priority = 7 where key in ('b', 'd', 'e', 'f')")
+    db.close()
+    with Broker(directory / "d") as broker, broker.client() as client:
+        shown = {job["key"]: job["state"] for job in client.call("jobs")["jobs"]}
+        assert shown == {"a": "done", "b": "paused", "c": "paused", "d": "paused", "e": "paused", "f": "paused", "g": "done"}
+        for state in ("open", "queued", "running", "paused", "done", "cancelled"):
+            keys, after = [], 0
+            while page := client.call("jobs", state=state, after=after, limit=2):
+                keys += [job["key"] for job in page["jobs"]]
+                after = page["next"]
+                if not page["jobs"]:
+                    break
+            assert keys == [key for key in shown if shown[key] == state], state
