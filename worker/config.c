@@ -54,6 +54,27 @@ static int read_u32(
     return rc;
 }
 
+/* Null is as many as there are heads. Absent is too for Llama; Qwen's classes then have 32. */
+static int read_kv_heads(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    static const char key[] = "num_key_value_heads";
+    int64_t n = c->n_heads;
+    if (json_get_int(f, key, 1, c->n_heads, &n, e) < 0)
+        return ASSAY_EFORMAT;
+    if (!json_object_get(f->object, key) && c->architecture != LLAMA_FOR_SEQUENCE_CLASSIFICATION) {
+        if (c->n_heads < 32)
+            return err_set(
+                e, ASSAY_EFORMAT, "%s: %s: expected an integer, found nothing", f->file, key);
+        n = 32;
+    }
+    c->n_kv_heads = (uint32_t)n;
+    if (c->n_heads % c->n_kv_heads != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: expected num_attention_heads (%u) to be a multiple of num_key_value_heads (%u)",
+            f->file, c->n_heads, c->n_kv_heads);
+    return 0;
+}
+
 static int read_head_dim(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int64_t dim = 0;
@@ -78,7 +99,7 @@ static int read_head_dim(struct model_config *c, const struct json_file *f, stru
 
 static int read_sizes(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int64_t kv_heads;
+    int64_t positions = c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION ? 2048 : 32768;
     int rc = read_u32(f, "hidden_size", 65536, &c->hidden_size, e);
     if (rc == 0)
         rc = read_u32(f, "intermediate_size", 1 << 20, &c->intermediate_size, e);
@@ -89,34 +110,21 @@ static int read_sizes(struct model_config *c, const struct json_file *f, struct 
     if (rc == 0)
         rc = read_u32(f, "vocab_size", 1 << 24, &c->vocab_size, e);
     if (rc == 0)
-        rc = read_u32(f, "max_position_embeddings", 1 << 24, &c->max_position, e);
-    if (rc != 0)
-        return rc;
-    kv_heads = c->n_heads;
-    if ((rc = json_get_int(f, "num_key_value_heads", 1, c->n_heads, &kv_heads, e)) < 0)
-        return rc;
-    if (rc == 0 && c->architecture != LLAMA_FOR_SEQUENCE_CLASSIFICATION)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: num_key_value_heads: expected an integer, found nothing", f->file);
-    c->n_kv_heads = (uint32_t)kv_heads;
-    if (c->n_heads % c->n_kv_heads != 0)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: expected num_attention_heads (%u) to be a multiple of num_key_value_heads (%u)",
-            f->file, c->n_heads, c->n_kv_heads);
-    return read_head_dim(c, f, e);
+        rc = json_get_int(f, "max_position_embeddings", 1, 1 << 24, &positions, e);
+    c->max_position = (uint32_t)positions;
+    if (rc >= 0)
+        rc = read_kv_heads(c, f, e);
+    return rc == 0 ? read_head_dim(c, f, e) : rc;
 }
 
 static int read_flags(struct model_config *c, const struct json_file *f, struct err *e)
 {
     const char *activation = "silu";
-    double eps = 0;
+    double eps = 1e-6; /* the default of all of the reference's classes */
     int bias = 0, mlp_bias = 0, rc;
     int is_qwen2 = c->architecture <= QWEN2_FOR_TOKEN_CLASSIFICATION;
     if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
         return rc;
-    if (rc == 0)
-        return err_set(
-            e, ASSAY_EFORMAT, "%s: rms_norm_eps: expected a number, found nothing", f->file);
     c->rms_norm_eps = (float)eps;
     if (json_get_bool(f, "tie_word_embeddings", &c->tie_word_embeddings, e) < 0 ||
         json_get_bool(f, "attention_bias", &bias, e) < 0 ||
@@ -228,16 +236,16 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
         .factor = 1, .attention_factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = 1};
     struct json_file inner;
     const char *type = "default";
-    double beside = 0;
+    double beside = 10000; /* the default of all of the reference's classes */
     int has_inner = config_rope_object(f, &inner, e), rc = has_inner, given;
     if (rc > 0)
         rc = json_get_real(&inner, "rope_theta", 1, 1e12, &r->theta, e);
     given = rc < 0 ? rc : json_get_real(f, "rope_theta", 1, 1e12, &beside, e);
     if (given < 0)
         return given;
-    if (rc == 0 && given == 0)
-        return err_set(
-            e, ASSAY_EFORMAT, "%s: rope_theta: expected a number, found nothing", f->file);
+    if ((has_inner && config_check_null(&inner, "rope_theta", e) != 0) ||
+        (rc == 0 && config_check_null(f, "rope_theta", e) != 0))
+        return ASSAY_EFORMAT;
     if (rc > 0 && given && r->theta != beside)
         return err_set(e, ASSAY_EFORMAT,
             "%s: rope_theta (%g) contradicts %srope_theta (%g); keep one", f->file, beside,
@@ -279,22 +287,21 @@ static int read_layer_types(
                 i,
                 c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION
                     ? "is not built for Llama; expected full_attention"
-                    : "contradicts use_sliding_window: expected true, found false or nothing");
+                    : "contradicts use_sliding_window and sliding_window: expected true and a "
+                      "size");
     }
     return 0;
 }
 
+/* A window of null is none, asked for or not. */
 static int read_window_size(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int use = 0;
-    int64_t window = 0;
+    int64_t window = json_object_get(f->object, "sliding_window") ? 0 : 4096; /* the default */
     int rc = json_get_bool(f, "use_sliding_window", &use, e);
     if (rc < 0 || !use)
         return rc < 0 ? rc : 0;
     rc = json_get_int(f, "sliding_window", 1, 1 << 24, &window, e);
-    if (rc == 0)
-        return err_set(
-            e, ASSAY_EFORMAT, "%s: sliding_window: expected an integer, found nothing", f->file);
     c->sliding_window = (uint32_t)window;
     return rc < 0 ? rc : 0;
 }
@@ -306,7 +313,8 @@ static int read_window(struct model_config *c, const struct json_file *f, struct
     const json_t *types = json_object_get(f->object, "layer_types");
     if (rc == 0 && types && !json_is_null(types))
         return read_layer_types(c, f, types, e);
-    if (rc == 0 && c->sliding_window > 0)
+    if (rc == 0 && c->sliding_window > 0 &&
+        (rc = config_check_null(f, "max_window_layers", e)) == 0)
         rc = json_get_int(f, "max_window_layers", 0, 1 << 20, &full_layers, e);
     for (uint32_t i = 0; i < c->n_layers; i++)
         c->layer_slides[i] = c->sliding_window > 0 && i >= full_layers;

@@ -1,6 +1,7 @@
 /* config.h - what a checkpoint's config.json and the command line say, parsed once and passed in:
  * the four structs of the constructor. config.json is untrusted: every number is range-checked, and
- * a field that the forward needs and the file lacks is an error, never a guess. What a struct asks
+ * a field that the forward needs and the file lacks is an error, or the reference's default where its
+ * class has one that fits any checkpoint; never a guess. What a struct asks
  * for that is not built is refused by name. */
 #ifndef ASSAY_CONFIG_H
 #define ASSAY_CONFIG_H

@@ -48,6 +48,9 @@ static const struct {
     {"compression_config", EMPTY},
 };
 
+/* What the reference's classes fill in where the key is absent only. */
+static const char *const never_null[] = {"rms_norm_eps", "max_position_embeddings", "hidden_act"};
+
 static int is_neutral(const json_t *v, enum neutral neutral)
 {
     if (!v || (json_is_null(v) && neutral != TRUE))
@@ -145,11 +148,21 @@ static int check_weights_file(const struct json_file *f, struct err *e)
         name);
 }
 
+int config_check_null(const struct json_file *f, const char *key, struct err *e)
+{
+    if (!json_is_null(json_object_get(f->object, key)))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected a value or no such key, found null",
+        f->file, f->where, key);
+}
+
 int config_check_keys(const struct model_config *c, const struct json_file *f, struct err *e)
 {
     int rc = check_one_architecture(f, e);
     for (size_t i = 0; rc == 0 && i < sizeof refused / sizeof refused[0]; i++)
         rc = check_key(f, refused[i].key, refused[i].neutral, e);
+    for (size_t i = 0; rc == 0 && i < sizeof never_null / sizeof never_null[0]; i++)
+        rc = config_check_null(f, never_null[i], e);
     if (rc == 0)
         rc = check_model_type(c, f, e);
     if (rc == 0)

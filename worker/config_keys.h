@@ -12,6 +12,10 @@
  * that contradict each other. c->architecture is set. */
 int config_check_keys(const struct model_config *c, const struct json_file *f, struct err *e);
 
+/* 0, or ASSAY_EFORMAT where the key is there and null: the reference has a default for the absent key,
+ * and fails at the null. */
+int config_check_null(const struct json_file *f, const char *key, struct err *e);
+
 /* The object that says how rope is scaled: rope_parameters or rope_scaling, whichever says
  * something. 1 and *inner, which borrows from f; 0 where neither does; else negative: both do, and
  * not the same; parameters for each layer type; two types; a scale that the reference leaves out. */

@@ -3,7 +3,7 @@ of them are refused.
 
     build/venv-reference/bin/python tests/reference/make_config_vectors.py
 
-Each case is a model of tests/models, keys to set (null in `without`: to leave out), and the logits of one row of the ids 5 to 44
+Each case is a model of tests/models, keys to set (and to leave out, `without`), and the logits of one row of the ids 5 to 44
 in float32, at its last token; or what transformers says where it fails. A case with `refused` is one that must be refused with
 these words: because what it asks for is not built, because two keys contradict each other, or because transformers and vLLM
 read it differently. The script stops where a case that is not refused has no logits.
@@ -29,6 +29,49 @@ LLAMA3_BARE = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_f
 LLAMA3 = {**LLAMA3_BARE, "original_max_position_embeddings": 64}
 FULL, MIXED = ["full_attention"] * 2, ["full_attention", "sliding_attention"]
 SLIDES = {"use_sliding_window": True, "sliding_window": 8}
+ALL_SLIDE = {"use_sliding_window": True, "max_window_layers": 0}
+NO_NULL = "expected a value or no such key, found null"
+
+# Of each kind: what its class fills in where the file has nothing, and where it has null.
+LEFT_OUT = [
+    ({}, None, ["rope_theta"]),
+    ({}, None, ["rope_theta", "rope_scaling"]),
+    ({"rope_parameters": {"rope_type": "default"}}, None, ["rope_theta"]),
+    ({"rope_parameters": {}}, None, ["rope_theta"]),
+    ({"rope_parameters": None}, None, ["rope_theta"]),
+    ({"rope_scaling": {"type": "linear", "factor": 4}}, None, ["rope_theta"]),
+    ({"rope_parameters": YARN}, None, ["rope_theta"]),
+    ({"rope_parameters": YARN}, None),
+    ({"rope_parameters": {"rope_theta": 700.0}}, None, ["rope_theta"]),
+    ({"rope_parameters": {"rope_theta": 700.0}, "rope_theta": None}, None),
+    ({"rope_theta": None}, "rope_theta: " + NO_NULL),
+    ({"rope_theta": None, "rope_parameters": YARN}, "rope_theta: " + NO_NULL),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": None}}, "rope_parameters.rope_theta: " + NO_NULL),
+    ({}, None, ["rms_norm_eps"]),
+    ({"rms_norm_eps": None}, "rms_norm_eps: " + NO_NULL),
+    ({}, None, ["max_position_embeddings"]),
+    ({"rope_scaling": {"type": "yarn", "factor": 4}}, None, ["max_position_embeddings"]),
+    ({"max_position_embeddings": None}, "max_position_embeddings: " + NO_NULL),
+    ({}, None, ["hidden_act"]),
+    ({"hidden_act": None}, "hidden_act: " + NO_NULL),
+    ({}, None, ["tie_word_embeddings"]),
+    ({}, None, ["pad_token_id"]),
+    ({}, "vocab_size: expected", ["vocab_size"]),
+    ({}, "hidden_size: expected", ["hidden_size"]),
+    ({}, "intermediate_size: expected", ["intermediate_size"]),
+    ({}, "num_hidden_layers: expected", ["num_hidden_layers"]),
+    ({}, "num_attention_heads: expected", ["num_attention_heads"]),
+]
+QWEN_LEFT_OUT = LEFT_OUT + [
+    ({}, "num_key_value_heads: expected", ["num_key_value_heads"]),
+    ({}, None, ["use_sliding_window", "sliding_window"]),
+    ({**ALL_SLIDE, "sliding_window": None}, None),
+    (ALL_SLIDE, None, ["sliding_window"]),
+    ({**ALL_SLIDE, "sliding_window": None, "layer_types": FULL}, None),
+    ({**ALL_SLIDE, "sliding_window": None, "layer_types": MIXED}, "layer_types[1]: sliding_attention contradicts"),
+    ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": None}, "max_window_layers: " + NO_NULL),
+    ({**ALL_SLIDE, "sliding_window": 0}, "sliding_window: expected 1"),
+]
 
 
 def yarn(**changes):
@@ -137,6 +180,7 @@ CASES = {
         ({"torch_dtype": "bfloat16", "use_cache": False, "attention_dropout": 0.5, "hidden_dropout": 0.5, "pretraining_tp": 2,
           "eos_token_id": [1, 2], "bos_token_id": 3, "initializer_range": 0.5, "tie_word_embeddings": True,
           "problem_type": "regression", "gradient_checkpointing": True, "chunk_size_feed_forward": 2}, None),
+        *QWEN_LEFT_OUT,
     ],
     "llama": [
         ({}, None),
@@ -150,6 +194,13 @@ CASES = {
         ({"pretraining_tp": 2, "head_dim": 16}, None),
         ({"rope_scaling": LLAMA3}, None),
         (yarn(), None),
+        ({}, None, ["attention_bias"]),
+        ({"head_dim": None}, None),
+        *LEFT_OUT,
+    ],
+    "llama-mha": [
+        ({}, None),
+        ({"num_key_value_heads": None}, None),
     ],
     "qwen3": [
         ({}, None),
@@ -159,11 +210,14 @@ CASES = {
         ({"layer_types": MIXED}, "layer_types[1]"),
         (yarn(), None),
         ({"model_type": "qwen2"}, "model_type 'qwen2'"),
+        ({}, None, ["attention_bias"]),
+        *QWEN_LEFT_OUT,
     ],
     "token": [
         ({}, None),
         ({"token_classification_bias": True, "classifier_dropout": 0.5}, None),
         ({"num_labels": 2}, None),
+        *QWEN_LEFT_OUT,
     ],
 }
 
@@ -178,8 +232,10 @@ def logits(directory, architecture):
     return [float(f"{x:.9g}") for x in (out[0, -1] if kind == "Token" else out[0]).tolist()]
 
 
-def run(model, change):
+def run(model, change, without):
     config = {**json.loads((ROOT / f"tests/models/{model}/config.json").read_text()), **change}
+    for key in without:
+        del config[key]
     with tempfile.TemporaryDirectory() as directory:
         for path in (ROOT / f"tests/models/{model}").iterdir():
             if path.name != "config.json":
@@ -193,12 +249,14 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     lines = []
     for model, cases in CASES.items():
-        for change, refused in cases:
-            case = {"model": model, "change": change, **({"refused": refused} if refused else {})}
+        for change, refused, *rest in cases:
+            without = rest[0] if rest else []
+            case = {"model": model, "change": change, **({"without": without} if without else {}),
+                    **({"refused": refused} if refused else {})}
             try:
-                case["values"] = run(model, change)
+                case["values"] = run(model, change, without)
             except Exception as why:
-                assert refused, (model, change, why)
+                assert refused, (model, change, without, why)
                 words = re.sub(r"\S*/tmp\S*", "DIR", " ".join(str(why).split()))
                 case["says"] = f"{type(why).__name__}: {words}"[:80]
             lines.append(json.dumps(case))
