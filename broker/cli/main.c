@@ -95,8 +95,12 @@ static const struct cli_verb verbs[] = {
     {"resume", "JOB", "Let a paused or held job go on.", NULL,
         "  assay resume monday\n  assay resume monday --accept-mode\n", 1, resume_options,
         verb_resume},
-    {"retry", "JOB", "Queue a job's failed rows again.", NULL, "  assay retry monday --failed\n", 1,
-        retry_options, verb_retry},
+    {"retry", "JOB", "Queue a job's failed rows again.",
+        "Rows that failed for what is in them would fail again and stay as they are. Rows whose "
+        "result is damaged are queued too, once the broker has met the damage since its start: "
+        "`assay results JOB` reads every result of the job, `assay scrub` tells the broker "
+        "nothing.",
+        "  assay retry monday --failed\n", 1, retry_options, verb_retry},
     {"info", NULL, "Show the broker, its model and its counters.", NULL, "  assay info\n", 0,
         no_options, verb_info},
     {"top", NULL, "Watch broker, workers and jobs, live.",
@@ -116,9 +120,12 @@ static const struct cli_verb verbs[] = {
     {"scrub", NULL, "Read all that the database holds, and say what is not as it was written.",
         "Every page, index, row and result is read and held against its checksum. It needs no "
         "broker, and one may work meanwhile (its log grows until this ends). Nothing is changed. "
-        "Exit code 65 when something is damaged: results can be computed again (assay retry, after "
-        "assay results has met them), rows sent again; states and counters are made anew at the "
-        "next start of assayd. A file whose pages SQLite cannot read is best replaced by a copy.",
+        "Exit code 65 when something is damaged: results can be computed again (assay results, so "
+        "that the broker meets them, then assay retry), rows sent again; states and counters are "
+        "made anew at the "
+        "next start of assayd. A file whose pages SQLite cannot read is best replaced by a copy. "
+        "The score cache is not read, and need not be: each of its entries has a checksum that is "
+        "looked at whenever the entry is taken, and what is damaged there is computed.",
         "  assay scrub\n"
         "  assay scrub --data /var/lib/assay --json\n",
         0, no_options, verb_scrub},
