@@ -37,8 +37,9 @@ static int is_one_of(const char *const *keys, const char *key, size_t len)
 
 int columns_is_id(const char *key, size_t len)
 {
-    static const char *const ids[] = {"id", "custom_id", NULL};
-    return is_one_of(ids, key, len);
+    if (len == 2 && memcmp(key, "id", 2) == 0)
+        return COLUMNS_ID;
+    return len == 9 && memcmp(key, "custom_id", 9) == 0 ? COLUMNS_CUSTOM_ID : 0;
 }
 
 int columns_is_read(const char *key, size_t len)

@@ -22,7 +22,8 @@ json_t *columns_take(const json_t *line, struct err *e);
 
 /* Does any of this depend on the column? */
 int columns_is_read(const char *key, size_t len);
-/* Is it the name of the row? */
+/* Is it the name of the row? 0, or which: the first of them that is there and not null counts. */
+enum { COLUMNS_ID = 1, COLUMNS_CUSTOM_ID = 2 };
 int columns_is_id(const char *key, size_t len);
 
 #endif

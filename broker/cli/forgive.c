@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@ struct walk {
     const char *at, *end;
     int depth, key_is_next;
     int ignored; /* of the member that is walked: nobody reads it */
-    int is_id;
+    int is_id, large_ids;
     struct buffer *out;
 };
 
@@ -116,6 +117,7 @@ static void walk_word(struct walk *w)
         buffer_text(w->out, "null");
         w->at = to;
     } else if ((w->ignored || (w->is_id && w->depth == 1 && integer)) && is_too_large(from, len)) {
+        w->large_ids |= w->ignored ? 0 : w->is_id;
         buffer_text(w->out, "\"");
         copy_to(w, to);
         buffer_text(w->out, "\"");
@@ -135,28 +137,51 @@ static void walk_mark(struct walk *w)
     copy_to(w, w->at + 1);
 }
 
-void forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
+/* A key that is written with escapes may be any. */
+static void walk_key(struct walk *w, const char *to, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len))
+{
+    size_t len = (size_t)(to - w->at) > 2 ? (size_t)(to - w->at) - 2 : 0;
+    w->ignored = !memchr(w->at, '\\', len + 1) && !is_read(w->at + 1, len);
+    w->is_id = is_id(w->at + 1, len);
+    w->key_is_next = 0;
+    copy_to(w, to);
+}
+
+/* Until the line's end, or until there are `most` bytes in out. */
+static void walk(struct walk *w, size_t most, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len))
+{
+    while (w->at < w->end && w->out->len < most) {
+        const char *to = *w->at == '"' ? end_of_string(w) : NULL;
+        if (to && w->key_is_next)
+            walk_key(w, to, is_read, is_id);
+        else if (to && w->ignored)
+            mend_string(w, to);
+        else if (to)
+            copy_to(w, to);
+        else if (is_word(*w->at))
+            walk_word(w);
+        else
+            walk_mark(w);
+    }
+}
+
+int forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len), struct buffer *out)
 {
     struct walk w = {.at = text, .end = text + len, .out = out};
-    while (w.at < w.end) {
-        if (*w.at == '"') {
-            const char *to = end_of_string(&w);
-            size_t key_len = (size_t)(to - w.at) > 2 ? (size_t)(to - w.at) - 2 : 0;
-            if (w.key_is_next) {
-                w.ignored = !is_read(w.at + 1, key_len);
-                w.is_id = is_id(w.at + 1, key_len);
-                w.key_is_next = 0;
-                copy_to(&w, to);
-            } else if (w.ignored) {
-                mend_string(&w, to);
-            } else {
-                copy_to(&w, to);
-            }
-        } else if (is_word(*w.at)) {
-            walk_word(&w);
-        } else {
-            walk_mark(&w);
-        }
-    }
+    walk(&w, SIZE_MAX, is_read, is_id);
+    return w.large_ids;
+}
+
+size_t forgive_origin(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
+    int (*is_id)(const char *key, size_t len), size_t place)
+{
+    struct buffer out = {0};
+    struct walk w = {.at = text, .end = text + len, .out = &out};
+    walk(&w, place, is_read, is_id);
+    size_t at = (size_t)(w.at - text), beyond = out.len > place ? out.len - place : 0;
+    buffer_release(&out);
+    return beyond < at ? at - beyond : 0;
 }

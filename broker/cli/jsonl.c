@@ -9,10 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/cli/beginning.h"
 #include "broker/cli/foreign.h"
 #include "broker/cli/forgive.h"
 #include "broker/cli/inflate.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 struct jsonl {
     FILE *file;
@@ -171,30 +173,104 @@ static json_t *load(const char *text, size_t len, json_error_t *why)
     return json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, why);
 }
 
-static json_t *load_line(const struct jsonl *j, json_error_t *why)
+/* What is wrong with a line. */
+struct fault {
+    json_error_t why;
+    size_t at;    /* byte of the line */
+    char key[64]; /* that is there twice, as it is written; cut */
+};
+
+/* The string that ends at `end`. */
+static void copy_key(const char *text, size_t end, char *key, size_t size)
+{
+    size_t from = 0;
+    int in_string = 0;
+    for (size_t i = 0; i < end; i++) {
+        if (text[i] == '"' && !in_string)
+            from = i + 1;
+        if (text[i] == '"')
+            in_string = !in_string;
+        else if (in_string)
+            i += text[i] == '\\';
+    }
+    int len = from < end ? (int)(end - 1 - from < size ? end - 1 - from : size - 1) : 0;
+    snprintf(key, size, "%.*s", len, text + from);
+    key[utf8_valid((const uint8_t *)key, strlen(key))] = '\0';
+}
+
+static json_t *load_or_tell(const char *text, size_t len, struct fault *f)
+{
+    json_t *value = load(text, len, &f->why);
+    f->at = f->why.position > 0 && (size_t)f->why.position < len ? (size_t)f->why.position : len;
+    if (!value && json_error_code(&f->why) == json_error_duplicate_key)
+        copy_key(text, f->at, f->key, sizeof f->key);
+    return value;
+}
+
+static json_t *load_line(
+    const struct jsonl *j, const char *text, size_t len, int *large_ids, struct fault *f)
 {
     struct buffer mended = {0};
-    json_error_t ignored;
-    json_t *value = load(j->text, j->text_len, why);
+    json_t *value = load_or_tell(text, len, f);
     if (value || !j->is_read)
         return value;
-    forgive_line(j->text, j->text_len, j->is_read, j->is_id, &mended);
-    value = load((const char *)mended.at, mended.len, &ignored);
+    *large_ids = forgive_line(text, len, j->is_read, j->is_id, &mended);
+    value = load_or_tell((const char *)mended.at, mended.len, f);
     buffer_release(&mended);
+    if (!value)
+        f->at = forgive_origin(text, len, j->is_read, j->is_id, f->at);
     return value;
+}
+
+static void tell_fault(const struct jsonl *j, const struct fault *f, struct jsonl_line *line)
+{
+    long long number = (long long)line->number;
+    int has_more = json_error_code(&f->why) == json_error_end_of_input_expected;
+    int has_mark = has_more && memmem(j->text, j->text_len, "\xef\xbb\xbf", 3) != NULL;
+    if (f->key[0])
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: key \"%s\" twice in an object at byte %zu",
+            number, f->key, f->at);
+    else if (has_more)
+        err_set(&line->err, ASSAY_EBADREQ,
+            "line %lld: not JSON: expected one object, found more behind it at byte %zu%s", number,
+            f->at,
+            has_mark ? "; a byte order mark stands within the line: expected a newline before it"
+                     : "");
+    else
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %zu", number,
+            f->why.text, f->at);
+}
+
+/* Whose the error is. */
+static void take_beginning(const struct jsonl *j, size_t fault, struct jsonl_line *line)
+{
+    struct buffer text = {0};
+    struct fault ignored = {0};
+    int large_ids = 0;
+    if (!j->is_id)
+        return;
+    beginning_of(j->text, j->text_len, fault, j->is_id, &text);
+    if (text.len > 0)
+        line->beginning = load_line(j, (const char *)text.at, text.len, &large_ids, &ignored);
+    buffer_release(&text);
+    if (!large_ids)
+        return;
+    json_decref(line->beginning);
+    line->beginning = NULL;
 }
 
 static void parse(struct jsonl *j, struct jsonl_line *line)
 {
-    json_error_t why;
+    struct fault fault = {0};
     json_t *value = NULL;
     if (has_too_many_values(j)) {
         err_set(&line->err, ASSAY_ETOOLARGE,
             "line %lld: expected at most %u values (an object or array counts as 16), found more",
             (long long)line->number, JSONL_MAX_VALUES);
-    } else if (!(value = load_line(j, &why))) {
-        err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %d",
-            (long long)line->number, why.text, why.position);
+        take_beginning(j, j->text_len, line);
+    } else if (!(value = load_line(j, j->text, j->text_len, &line->large_ids, &fault))) {
+        tell_fault(j, &fault, line);
+        take_beginning(j, fault.at, line);
     } else if (!json_is_object(value)) {
         err_set(&line->err, ASSAY_EBADREQ, "line %lld: expected an object, found %s",
             (long long)line->number, json_kind(value));
@@ -256,18 +332,20 @@ int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e)
     errno = 0;
     do {
         got = read_line(j);
-        if (j->number++ == 0)
-            drop_mark(j);
+        j->number++;
+        drop_mark(j);
     } while (got == 1 && is_blank(j));
     if (ferror(j->file))
         return tell_read_error(j, e);
     if (got == 0)
         return 0;
-    *line = (struct jsonl_line){.number = j->number};
-    if (got == 2)
+    *line = (struct jsonl_line){.number = j->number, .is_cut = got == 2};
+    if (got == 2) {
         err_set(&line->err, ASSAY_ETOOLARGE, "line %lld: expected at most %u bytes, found more",
             (long long)j->number, JSONL_MAX_BYTES);
-    else
+        take_beginning(j, j->text_len, line);
+    } else {
         parse(j, line);
+    }
     return 1;
 }

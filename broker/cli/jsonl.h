@@ -3,7 +3,8 @@
  *
  * Lines are read one at a time with a bound, of bytes and of values, as a few bytes of JSON are many of
  * memory; one beyond it is skipped to its end and is that line's error, as is one that is no JSON object. Blank
- * lines are passed over but counted, as is the mark (BOM) that a file may begin with. */
+ * lines are passed over but counted. A mark (BOM) that a line begins with is passed over: files have it at their
+ * beginning, and may have been put behind one another. */
 #ifndef ASSAY_JSONL_H
 #define ASSAY_JSONL_H
 
@@ -20,6 +21,11 @@ struct jsonl;
 struct jsonl_line {
     int64_t number; /* from 1 */
     json_t *object; /* NULL when the line is bad; owned by the caller */
+    json_t *
+        beginning; /* of one that is bad: its members before the fault, as far as they are certain (beginning.h); NULL:
+                          none; owned by the caller */
+    int is_cut; /* it is longer than what was looked at */
+    int large_ids; /* bits of keys (forgive.h) whose number is beyond 64 bits, and stands in the object as a text */
     struct err err; /* why it is bad */
 };
 

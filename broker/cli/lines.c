@@ -79,15 +79,24 @@ int64_t lines_count(const struct lines *l)
     return jsonl_count(l->file);
 }
 
-/* The line's id: `id` or `custom_id`, else, or where they are null, the line number. */
-static int take_id(struct line *line)
+/* `id` or `custom_id`, whichever is there and not null; NULL: neither. */
+static json_t *find_id(const json_t *object, const char **key)
 {
-    const char *key = "id";
-    json_t *id = json_object_get(line->object, key);
+    json_t *id = json_object_get(object, *key = "id");
     if (!id || json_is_null(id))
-        id = json_object_get(line->object, key = "custom_id");
-    if (!id || json_is_null(id))
-        return 0;
+        id = json_object_get(object, *key = "custom_id");
+    return !id || json_is_null(id) ? NULL : id;
+}
+
+static int check_id(struct line *line, const char *key, const json_t *id, int large_ids)
+{
+    const char *text = json_string_value(id);
+    if (large_ids & columns_is_id(key, strlen(key)))
+        return err_field(&line->err, ASSAY_EBADREQ, key,
+            "line %lld: expected an integer of at most 64 bits or a string, found %.40s%s; write "
+            "it "
+            "in quotes",
+            (long long)line->number, text, strlen(text) > 40 ? ".." : "");
     if (!json_is_integer(id) && !json_is_string(id))
         return err_field(&line->err, ASSAY_EBADREQ, key,
             "line %lld: expected an integer or a string, found %s", (long long)line->number,
@@ -96,9 +105,36 @@ static int take_id(struct line *line)
         return err_field(&line->err, ASSAY_EBADREQ, key,
             "line %lld: expected at most 250 bytes, found %zu", (long long)line->number,
             json_string_length(id));
+    return 0;
+}
+
+static void set_id(struct line *line, json_t *id)
+{
     json_decref(line->id);
     line->id = json_incref(id);
+}
+
+/* The line's id, else its number stays. */
+static int take_id(struct line *line, int large_ids)
+{
+    const char *key;
+    json_t *id = find_id(line->object, &key);
+    if (id && check_id(line, key, id, large_ids) != 0)
+        return line->err.code;
+    if (id)
+        set_id(line, id);
     return 0;
+}
+
+/* That of a line which is no JSON, where it stands before the fault. Of a line that was not read to its end `id` alone counts:
+ * one may come behind a `custom_id`. */
+static void take_early_id(struct line *line, const struct jsonl_line *raw)
+{
+    struct line ignored = {.number = raw->number};
+    const char *key;
+    json_t *id = find_id(raw->beginning, &key);
+    if (id && check_id(&ignored, key, id, 0) == 0 && !(raw->is_cut && strcmp(key, "id") != 0))
+        set_id(line, id);
 }
 
 /* ---- token ids ---- */
@@ -304,7 +340,9 @@ int lines_next(struct lines *l, struct line *line, struct err *e)
         return got;
     *line = (struct line){
         .number = raw.number, .id = json_integer(raw.number), .object = raw.object, .err = raw.err};
-    if (line->object && take_id(line) == 0 && write_row(l, line) == 0)
+    take_early_id(line, &raw);
+    json_decref(raw.beginning);
+    if (line->object && take_id(line, raw.large_ids) == 0 && write_row(l, line) == 0)
         line->row = (struct slice){(const uint8_t *)l->row.buffer.data, l->row.buffer.size};
     return 1;
 }

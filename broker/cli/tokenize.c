@@ -135,6 +135,7 @@ static int tokenize_file(struct job *j, const char *path)
     while (got == 1 && (got = jsonl_next(file, &line, &e)) == 1) {
         tokenize_line(j, &line);
         json_decref(line.object);
+        json_decref(line.beginning);
     }
     jsonl_close(&file);
     if (got < 0)

@@ -245,8 +245,9 @@ def test_what_the_template_would_write_is_not_left_out(qwen3, ask):
 FORGIVEN = [  # (line, its id; None: its number)
     (b'{"id": null, "prompt": "q", "response": "7", "chosen": null, "rejected": null}', None),
     (b'{"id": null, "custom_id": "c", "prompt": "q", "response": "7"}', "c"),
-    (b'{"id": 18446744073709551615, "prompt": "q", "response": "7"}', "18446744073709551615"),
-    (b'{"custom_id": -99999999999999999999999, "prompt": "q", "response": "7"}', "-99999999999999999999999"),
+    (b'{"custom_id": 18446744073709551615, "id": -9223372036854775808, "prompt": "q", "response": "7"}', -2**63),
+    (b'{"id": "18446744073709551615", "prompt": "q", "response": "7"}', "18446744073709551615"),
+    (b'\xef\xbb\xbf{"id": "mark", "prompt": "q", "response": "7"}', "mark"),
     (b'{"prompt": "q", "response": "7", "hash": 18446744073709551615, "x": [1e999, {"y": -1e999}]}', None),
     (b'{"meta": {"cut": "\\ud83d and \\ude00 \\ud83d\\ude00", "k": "\\\\ud800"}, "prompt": "q", "response": "7"}', None),
     (b'{"score": NaN, "w": [Infinity, -Infinity], "prompt": "q", "response": "7"}', None),
@@ -255,14 +256,47 @@ FORGIVEN = [  # (line, its id; None: its number)
 
 
 def test_what_cannot_matter_is_no_error(running):
-    """Numbers beyond 64 bits, NaN and halves of characters in columns that are not read; a mark at the file's beginning."""
+    """Numbers beyond 64 bits, NaN and halves of characters in columns that are not read; a mark where a file, or one of several, begins."""
     found = by_lines(running, b"\xef\xbb\xbf" + FORGIVEN[0][0], *(line for line, _ in FORGIVEN[1:]))
     score = plain(running, chatml(user("q"), answer("7")))[0]
     for k, ((line, id), row) in enumerate(zip(FORGIVEN, found)):
         assert row["error"] is None and row["score"] == score and row["id"] == (id or k + 1), (line, row)
     bad = [b'{"prompt": "q", "response": "\\ud800"}', b'{"text": NaN}', b'{"input_ids": [99999999999999999999]}', b'{"id": 1e999, "text": "x"}',
-           b'{"input_ids": [1, NaN]}', b'{"text": "x", "score": 1e}', b'{"text": "x", "score": nan}', b'\xef\xbb\xbf{"text": "x"}']
+           b'{"input_ids": [1, NaN]}', b'{"text": "x", "score": 1e}', b'{"text": "x", "score": nan}', b'{"te\\u0078t": "\\ud800"}', b'{"\\u0069d": 99999999999999999999, "text": "x"}']
     assert all(row["error"]["code"] == "bad_request" and "line" in row["error"]["message"] for row in by_lines(running, {"text": "x"}, *bad)[1:])
+
+
+BROKEN = [  # (line, its id; None: its number, words of the error)
+    (b'{"score": NaN, "id": "a", "text": tru}', "a", "invalid token near 'tru' at byte 37"),
+    (b'{"h": 99999999999999999999, "k": NaN, "t": "\\ud800", "id": 5, "text": "\\ud800"}', 5, "at byte 78"),
+    (b'{"id": "a", "text": "x", "text": "y"}', "a", 'key "text" twice in an object at byte 31'),
+    (b'{"text": "x", "w": NaN, "meta": {"k\\"": 1, "l": {}, "k\\"": 2}}', None, 'key "k\\"" twice in an object at byte 57'),
+    (b'{"id": 1, "text": "x", "id": 2}', None, 'key "id" twice'), (b'{"custom_id": "c", "text": [}, "id": "a"}', None, "byte 29"),
+    (b'{"custom_id": "c", "text": [}, "x": 1}', "c", "byte 29"), (b'{"id": null, "custom_id": "c", "text": "cut', "c", "premature end"),
+    (b'{"id": "a", "text": "x"},', "a", "expected one object, found more behind it at byte 25"), (b'{"id": "a"} {"id": "b"}', None, "found more behind"),
+    (b'{"id": "a", "text": "x"}\xef\xbb\xbf{"text": "y"}', "a", "byte order mark"), (b'{"id": [1], "text": x}', None, "'x'"),
+    (b'{"id": "' + b"i" * 300 + b'", "text": x}', None, "'x'"), (b'{"id": 99999999999999999999, "text": x}', None, "'x'"),
+    (b'{"id": "cut', None, "premature end"), (b'["id", "a", x]', None, "'x'"), (b'{"a": "\\", \\"id", "id": "a", "text": "\xff"}', "a", "decode byte 0xff"),
+    (b'{"id": "a", "x": [' + b"{}," * 300_000 + b"1]}", "a", "4194304 values"), (b'{"id": "a", "text": "' + b"x" * 70_000_000 + b'"}', "a", "67108864"),
+    (b'{"custom_id": "c", "text": "' + b"x" * 70_000_000 + b'"}', None, "67108864"),
+    (b'{"id": 18446744073709551615, "text": "x"}', None, "id: line 21: expected an integer of at most 64 bits or a string, found 18446744073709551615"),
+    (b'{"custom_id": -99999999999999999999999, "text": "x"}', None, "custom_id: line 22: expected an integer of at most 64 bits"),
+]
+
+
+def test_a_broken_line_says_what_is_wrong_and_whose_it_is(running, directory):
+    """The fault that is left once what cannot matter is forgiven, at its place in the line; with the id that stands before it, if it is certain.
+    The same from submit and results."""
+    (directory / "in.jsonl").write_bytes(b"".join(line + b"\n" for line, *_ in BROKEN))
+    scored = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key())
+    found = [json.loads(line) for line in scored.stdout.splitlines()]
+    assert scored.returncode == 1 and len(found) == len(BROKEN)
+    for k, ((line, id, words), row) in enumerate(zip(BROKEN, found)):
+        assert row["id"] == (k + 1 if id is None else id) and words in row["error"]["message"], (line[:100], row)
+        assert f"line {k + 1}: " in row["error"]["message"]
+    assert run("submit", directory / "in.jsonl", "--connect", running.endpoint, "--key", "broken").returncode == 1
+    results = run("results", "broken", "--connect", running.endpoint).stdout.splitlines()
+    assert sorted(results) == sorted(scored.stdout.splitlines())
 
 
 def test_numbers_come_back_with_the_input(running, directory):
@@ -284,7 +318,7 @@ def test_a_line_of_many_values_is_its_own_error(running):
 
 def test_submit_keeps_bad_lines_as_score_does(running, directory):
     """The same lines by both: the same ids, scores and errors, each in its place."""
-    lines = [b'{"id": "a", "text": "x"}', b"not json", b'{"id": "b", "prompt": "q"}', b'{"id": 18446744073709551616, "input_ids": [4294967296]}', b"",
+    lines = [b'{"id": "a", "text": "x"}', b"not json", b'{"id": "b", "prompt": "q"}', b'{"id": 9223372036854775807, "input_ids": [4294967296]}', b"",
              b'{"text": "y"}', b"[1]"]
     (directory / "in.jsonl").write_bytes(b"\n".join(lines))
     scored = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", "by-score")
@@ -294,7 +328,7 @@ def test_submit_keeps_bad_lines_as_score_does(running, directory):
     assert run("submit", directory / "in.jsonl", "--connect", running.endpoint, "--key", "by-submit").returncode == 1  # the same job
     assert run("wait", "by-submit", "--connect", running.endpoint).returncode == 1
     found = run("results", "by-submit", "--connect", running.endpoint)
-    order = ["a", 2, "b", "18446744073709551616", 6, 7]
+    order = ["a", 2, "b", 2**63 - 1, 6, 7]
     by_id = {row["id"]: row for row in map(json.loads, found.stdout.splitlines())}
     assert [by_id[id] for id in order] == [json.loads(line) for line in scored.stdout.splitlines()]
     assert [by_id[id]["error"] and by_id[id]["error"]["code"] for id in order] == [

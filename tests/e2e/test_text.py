@@ -234,7 +234,7 @@ LINES = [
     {"prompt": PROMPT, "response": "73", "other": {"deep": [1]}}, {"prompt": PROMPT, "responses": ["73", "74"], "response": "not this"},
     {"prompt": PROMPT, "chosen": "73", "rejected": "74", "messages": "not this"}, {"question": PROMPT, "steps": ["37 + 48 = 85"]},
 ]
-BAD_LINES = [(b'{"text": "\xff"}', "line"), (b'{"text": "\\ud800"}', "line"), (b'{"text": NaN}', "line"), (b'{"text": "a", "text": "b"}', "duplicate"),
+BAD_LINES = [(b'{"text": "\xff"}', "line"), (b'{"text": "\\ud800"}', "line"), (b'{"text": NaN}', "line"), (b'{"text": "a", "text": "b"}', 'key "text" twice'),
              (b"[" * 100000, "line"), (b'{"text": 5}', "text"), (b'{"nothing": 1}', "messages"), (b'{"prompt": "x"}', "prompt and response"),
              (b'{"messages": [{"role": "user"}]}', "messages[0].content"), (b'{"messages": {}}', "messages"), (b'"text"', "object"),
              (b'{"prompt": "x", "responses": ["a", 1]}', "responses[1]"), (b'{"chosen": "x"}', "rejected"), (b"null", "object"),

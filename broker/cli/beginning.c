@@ -1,0 +1,56 @@
+/* beginning.c - see beginning.h. */
+#include "broker/cli/beginning.h"
+
+#include <string.h>
+
+#define LONGEST_ID 16 /* of keys that are looked for */
+
+/* Where the last member that is whole ends, in what is before `fault`: at a comma of the object, or behind its end. 0: none. */
+static size_t end_of_members(const char *text, size_t fault)
+{
+    size_t end = 0;
+    int depth = 0, in_string = 0;
+    for (size_t i = 0; i < fault; i++) {
+        char c = text[i];
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string)
+            i += c == '\\';
+        else if (depth == 1 && c == ',')
+            end = i;
+        else if (depth == 1 && c == '}')
+            return i;
+        else
+            depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    }
+    return end;
+}
+
+static int has_id(const char *text, size_t len, int (*is_id)(const char *key, size_t len))
+{
+    const char *end = text + len;
+    for (const char *at = text; (at = memchr(at, '"', (size_t)(end - at))) != NULL;) {
+        size_t left = (size_t)(end - ++at);
+        const char *quote = memchr(at, '"', left < LONGEST_ID ? left : LONGEST_ID);
+        if (quote && is_id(at, (size_t)(quote - at)))
+            return 1;
+    }
+    return 0;
+}
+
+void beginning_of(const char *text, size_t len, size_t fault,
+    int (*is_id)(const char *key, size_t len), struct buffer *out)
+{
+    size_t first = 0;
+    fault = fault < len ? fault : len;
+    fault = fault < BEGINNING_BYTES ? fault : BEGINNING_BYTES;
+    while (first < fault && strchr(" \t\r", text[first]) && text[first])
+        first++;
+    if (first == fault || text[first] != '{')
+        return;
+    size_t end = end_of_members(text, fault);
+    if (end == 0 || has_id(text + end, len - end, is_id))
+        return;
+    buffer_append(out, text, end);
+    buffer_text(out, "}");
+}
