@@ -117,8 +117,11 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
         zmq_msg_init(&frame);
         if (zmq_msg_recv(&frame, b->clients, ZMQ_DONTWAIT) < 0) {
             zmq_msg_close(&frame);
+            connections_none_left(now_mono_ms());
             return n == 0 ? -1 : 0;
         }
+        if (n > 0)
+            connections_taken(zmq_msg_size(&frame));
         more = zmq_msg_more(&frame);
         int is_last = !more, is_empty = zmq_msg_size(&frame) == 0;
         /* The first frame is the routing id. Then all up to the first empty frame is envelope; the
@@ -212,6 +215,7 @@ static void take_requests(struct broker *b)
         if (got < 0)
             break;
     }
+    connections_go_on();
     end_requests(b, rc, &e);
 }
 
@@ -316,11 +320,14 @@ static void look_at_connections(struct broker *b)
                  "files (ulimit -n, LimitNOFILE=)\"",
             connections_end());
     b->connections_are_full = full;
+    connections_end_slow(now_mono_ms());
     unsigned ended = connections_ended();
     if (ended != b->connections_ended)
-        log_warn("event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, below "
-                 "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions (8 "
-                 "MiB of all)\"",
+        log_warn(
+            "event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, whole within "
+            "5 s while others wait for room, below "
+            "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions (8 "
+            "MiB of all)\"",
             ended - b->connections_ended);
     b->connections_ended = ended;
 }

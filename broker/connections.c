@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,12 +18,20 @@
 #include <unistd.h>
 
 #include "broker/frames.h"
+#include "schema/log.h"
+
+enum { NOBODY = -1, SMALL_BYTES = 2 * FRAMES_EACH_BYTES, CERTAIN_MS = 1000 };
 
 struct connection {
     uint32_t number; /* 0: never a client's */
     int is_there;    /* libzmq has it */
     int is_ended;    /* by this program: it brings nothing more */
     struct frames frames;
+    uint64_t promised;  /* of its present message, as far as that was let in */
+    long long since_ms; /* when that was */
+    int epoll;          /* where libzmq waits for it, or NOBODY */
+    struct epoll_event event;
+    int is_paused, next; /* next: who was paused after it, a descriptor or NOBODY */
 };
 
 static struct {
@@ -33,10 +42,15 @@ static struct {
     struct connection *all; /* by descriptor */
     int room;
     uint32_t last_number;
-    uint64_t subscribed; /* bytes of topics in all */
+    uint64_t subscribed;      /* bytes of topics in all */
+    uint64_t ready;           /* bytes of messages that are there whole, not taken yet */
+    uint64_t promised;        /* of those that are not, and were let in */
+    uint64_t least_ready;     /* of the times when the broker found none, .. */
+    long long least_since_ms; /* .. since then */
+    int first_paused, last_paused;
     atomic_uint ended;
     pthread_mutex_t lock; /* held to change connections, and by other threads to look at them */
-} watched = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} watched = {.first_paused = NOBODY, .last_paused = NOBODY, .lock = PTHREAD_MUTEX_INITIALIZER};
 
 void connections_limit_messages(uint64_t max_bytes)
 {
@@ -115,13 +129,113 @@ static void forget_topics(struct connection *c)
     c->frames.held = 0;
 }
 
+/* ---- room for messages; with the lock ---- */
+
+/* What its present message needs beyond what was let in. */
+static uint64_t wanted(const struct connection *c)
+{
+    return c->frames.held > c->promised ? c->frames.held - c->promised : 0;
+}
+
+static int is_large(const struct connection *c)
+{
+    return c->frames.held > SMALL_BYTES;
+}
+
+static int has_room(const struct connection *c)
+{
+    uint64_t room = CONNECTIONS_MESSAGES * watched.max_bytes;
+    if (!is_large(c))
+        room += CONNECTIONS_SMALL_BYTES;
+    return watched.ready + watched.promised + wanted(c) <= room;
+}
+
+static void let_in(struct connection *c)
+{
+    if (c->promised == 0)
+        c->since_ms = now_mono_ms();
+    watched.promised += wanted(c);
+    c->promised += wanted(c);
+}
+
+static void forget_promise(struct connection *c)
+{
+    watched.promised -= c->promised;
+    c->promised = 0;
+}
+
+static void pause_connection(int fd, struct connection *c)
+{
+    c->is_paused = 1;
+    c->next = NOBODY;
+    if (watched.last_paused != NOBODY)
+        watched.all[watched.last_paused].next = fd;
+    else
+        watched.first_paused = fd;
+    watched.last_paused = fd;
+    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_DEL, fd, &c->event);
+}
+
+/* before: who was paused before it, or NOBODY. */
+static void unpause(int fd, int before)
+{
+    struct connection *c = &watched.all[fd];
+    if (before != NOBODY)
+        watched.all[before].next = c->next;
+    else
+        watched.first_paused = c->next;
+    if (watched.last_paused == fd)
+        watched.last_paused = before;
+    c->is_paused = 0;
+    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
+}
+
+static void unpause_if_paused(int fd)
+{
+    int before = NOBODY, at = watched.all[fd].is_paused ? watched.first_paused : NOBODY;
+    for (; at != NOBODY && at != fd; at = watched.all[at].next)
+        before = at;
+    if (at != NOBODY)
+        unpause(fd, before);
+}
+
+static void go_on(void)
+{
+    int large_waits = 0;
+    for (int fd = watched.first_paused, before = NOBODY, next; fd != NOBODY; fd = next) {
+        struct connection *c = &watched.all[fd];
+        next = c->next;
+        if (has_room(c) && !(large_waits && is_large(c))) {
+            unpause(fd, before);
+            let_in(c);
+        } else {
+            large_waits |= is_large(c);
+            before = fd;
+        }
+    }
+}
+
+/* libzmq hears of that as of a connection that has broken. */
+static void end(int fd)
+{
+    watched.all[fd].is_ended = 1;
+    unpause_if_paused(fd);
+    shutdown(fd, SHUT_RDWR);
+    atomic_fetch_add(&watched.ended, 1);
+}
+
+/* ---- connections come and go ---- */
+
 static void end_connection(int fd)
 {
     pthread_mutex_lock(&watched.lock);
     struct connection *c = find(fd);
     if (c) {
+        unpause_if_paused(fd);
         forget_topics(c);
+        forget_promise(c);
         c->is_there = 0;
+        go_on();
     }
     pthread_mutex_unlock(&watched.lock);
 }
@@ -149,6 +263,7 @@ static int begin_connection(int fd, enum kind kind)
     if (rc == 0)
         watched.all[fd] = (struct connection){.number = ++watched.last_number,
             .is_there = 1,
+            .epoll = NOBODY,
             .frames.is_subscriber = kind == SUBSCRIBER};
     pthread_mutex_unlock(&watched.lock);
     return rc;
@@ -173,7 +288,60 @@ int connections_is_there(uint64_t connection)
     return is_there;
 }
 
-/* In place of the C library's, for libzmq too. */
+/* ---- what the broker's thread asks for ---- */
+
+void connections_taken(size_t bytes)
+{
+    uint64_t all = bytes + FRAMES_EACH_BYTES;
+    pthread_mutex_lock(&watched.lock);
+    watched.ready -= all < watched.ready ? all : watched.ready;
+    pthread_mutex_unlock(&watched.lock);
+}
+
+/* What is just on its way to the broker is not the same each time; the least of a while never came. */
+void connections_none_left(long long now_ms)
+{
+    pthread_mutex_lock(&watched.lock);
+    if (watched.ready < watched.least_ready)
+        watched.least_ready = watched.ready;
+    if (now_ms >= watched.least_since_ms + CERTAIN_MS) {
+        watched.ready -= watched.least_ready;
+        watched.least_ready = watched.ready;
+        watched.least_since_ms = now_ms;
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_go_on(void)
+{
+    pthread_mutex_lock(&watched.lock);
+    go_on();
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_end_slow(long long now_ms)
+{
+    pthread_mutex_lock(&watched.lock);
+    for (int fd = 0; watched.first_paused != NOBODY && fd < watched.room; fd++) {
+        struct connection *c = find(fd);
+        int there = 0;
+        if (c && c->promised > 0 && !c->is_ended && now_ms > c->since_ms + CONNECTIONS_SLOW_MS &&
+            ioctl(fd, FIONREAD, &there) == 0 && there == 0)
+            end(fd);
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+uint64_t connections_received(void)
+{
+    pthread_mutex_lock(&watched.lock);
+    uint64_t n = watched.ready + watched.promised;
+    pthread_mutex_unlock(&watched.lock);
+    return n;
+}
+
+/* ---- in place of the C library's, for libzmq too ---- */
+
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 {
     int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
@@ -192,20 +360,20 @@ int accept(int listener, struct sockaddr *address, socklen_t *len)
     return accept4(listener, address, len, 0);
 }
 
+/* Of a paused connection only what it will be told is kept. */
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     if (operation == EPOLL_CTL_DEL)
         end_connection(fd);
-    return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
-}
-
-/* It hears of that as of a connection that has broken. */
-static int end(int fd, struct connection *c)
-{
-    c->is_ended = 1;
-    shutdown(fd, SHUT_RDWR);
-    atomic_fetch_add(&watched.ended, 1);
-    return -1;
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find(fd);
+    if (c) {
+        c->epoll = epoll;
+        c->event = *event;
+    }
+    int rc = c && c->is_paused ? 0 : (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+    pthread_mutex_unlock(&watched.lock);
+    return rc;
 }
 
 /* So that no subscriber with few topics is ended for what others keep here. */
@@ -218,38 +386,73 @@ static void end_largest_subscriber(void)
             largest = fd;
     if (largest >= 0) {
         forget_topics(&watched.all[largest]);
-        end(largest, &watched.all[largest]);
+        end(largest);
     }
+}
+
+static void count(struct connection *c, const struct frames *before)
+{
+    if (c->frames.is_subscriber)
+        watched.subscribed += c->frames.held - before->held;
+    if (c->frames.done == before->done)
+        return;
+    watched.ready += c->frames.done - before->done;
+    forget_promise(c);
 }
 
 /* What libzmq may see of n bytes that have come; -1: the connection is to end. */
 static ssize_t pass(int fd, uint8_t *bytes, size_t n)
 {
     struct connection *c = &watched.all[fd];
-    uint64_t before = c->frames.held;
+    struct frames before = c->frames;
     ssize_t kept = frames_pass(&c->frames, bytes, n, watched.max_bytes);
-    if (c->frames.is_subscriber)
-        watched.subscribed += c->frames.held - before;
+    pthread_mutex_lock(&watched.lock);
+    count(c, &before);
     if (kept < 0)
-        return end(fd, c);
-    if (watched.subscribed > CONNECTIONS_SUBSCRIPTION_BYTES)
+        end(fd);
+    else if (watched.subscribed > CONNECTIONS_SUBSCRIPTION_BYTES)
         end_largest_subscriber();
-    return c->is_ended ? -1 : kept;
+    if (c->is_ended)
+        kept = -1;
+    pthread_mutex_unlock(&watched.lock);
+    return kept;
+}
+
+/* Is there room for what comes next? If not, the connection is paused. */
+static int may_read(int fd, struct connection *c)
+{
+    if (c->frames.is_subscriber)
+        return 1;
+    pthread_mutex_lock(&watched.lock);
+    int is_let_in = c->promised > 0 && wanted(c) == 0;
+    int is_behind = is_large(c) && watched.first_paused != NOBODY;
+    int goes_on = !c->is_paused &&
+                  (c->epoll == NOBODY || c->is_ended || is_let_in || (has_room(c) && !is_behind));
+    if (goes_on)
+        let_in(c);
+    else if (!c->is_paused)
+        pause_connection(fd, c);
+    pthread_mutex_unlock(&watched.lock);
+    return goes_on;
+}
+
+static ssize_t fail(int error)
+{
+    errno = error;
+    return -1;
 }
 
 ssize_t recv(int fd, void *bytes, size_t size, int flags)
 {
     for (;;) {
-        ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
         struct connection *c = find(fd);
+        if (c && !may_read(fd, c))
+            return fail(EAGAIN);
+        ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
         if (n <= 0 || !c)
             return n;
-        n = c->is_ended ? -1 : pass(fd, bytes, (size_t)n);
-        if (n > 0)
-            return n;
-        if (n < 0) {
-            errno = ECONNRESET;
-            return -1;
-        }
+        n = pass(fd, bytes, (size_t)n);
+        if (n != 0)
+            return n < 0 ? fail(ECONNRESET) : n;
     } /* all of it was taken away: is there more? */
 }

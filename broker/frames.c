@@ -9,8 +9,9 @@ enum part { COMMAND_SIZE, COMMAND, NAME_SIZE, NAME, VALUE_SIZE, VALUE };
 enum { SIGNATURE_BYTES = 10, GREETING_2_BYTES = 12, GREETING_3_BYTES = 64 };
 enum { FLAG_MORE = 1, FLAG_LONG = 2, FLAG_COMMAND = 4 };
 
-#define FRAME_BYTES 64                /* what libzmq takes for a frame, whatever its length */
-#define MAX_HANDSHAKE_BYTES (1 << 16) /* libzmq keeps the properties as long as the connection */
+#define TOPIC_BYTES 64                /* what libzmq takes for a topic, whatever its length */
+#define MAX_HANDSHAKE_BYTES (8 << 10) /* libzmq keeps the properties as long as the connection */
+#define MAX_COMMAND_BYTES (4 << 10)   /* a heartbeat has 20 at most */
 
 static int greet(struct frames *f, uint8_t byte)
 {
@@ -38,13 +39,11 @@ static int begin_body(struct frames *f, uint64_t max_bytes)
         return f->left > MAX_HANDSHAKE_BYTES ? -1 : 0;
     if (f->is_subscriber) /* see count_topic */
         return 0;
-    if (f->flags & FLAG_MORE) {
-        if (f->left > max_bytes || f->held + f->left + FRAME_BYTES > max_bytes)
-            return -1;
-        f->held += f->left + FRAME_BYTES;
-    } else if (!(f->flags & FLAG_COMMAND)) {
-        f->held = 0;
-    }
+    if (f->flags & FLAG_COMMAND)
+        return f->flags & FLAG_MORE || f->left > MAX_COMMAND_BYTES ? -1 : 0;
+    if (f->left > max_bytes || f->held + f->left + FRAMES_EACH_BYTES > max_bytes)
+        return -1;
+    f->held += f->left + FRAMES_EACH_BYTES;
     return 0;
 }
 
@@ -72,14 +71,17 @@ static int read_head(struct frames *f, uint8_t *byte, uint64_t max_bytes)
 }
 
 /* At the first byte of a frame's body: a topic comes or goes, in a message or (ZMTP 3.1) in a command. PING and PONG are
- * no topics. What goes counts too, or to let go of what was never asked for would make room. */
+ * no topics, and all the commands that a client has. What goes counts too, or to let go of what was never asked for would
+ * make room. */
 static int count_topic(struct frames *f, uint8_t first)
 {
     int is_first = f->is_ready && f->left == f->number;
     int is_heartbeat = f->flags & FLAG_COMMAND && first == strlen("PING");
-    if (!f->is_subscriber || !is_first || is_heartbeat)
+    if (!is_first || is_heartbeat)
         return 0;
-    f->held += FRAME_BYTES;
+    if (!f->is_subscriber)
+        return f->flags & FLAG_COMMAND ? -1 : 0; /* libzmq would take it for a message */
+    f->held += TOPIC_BYTES;
     if (f->left > FRAMES_SUBSCRIPTION_BYTES || f->held + f->left > FRAMES_SUBSCRIPTION_BYTES)
         return -1;
     f->held += f->left;
@@ -135,6 +137,10 @@ static size_t read_body(struct frames *f, uint8_t *bytes, size_t n, int *dropped
 
 static void end_body(struct frames *f)
 {
+    if (f->is_ready && !f->is_subscriber && !(f->flags & (FLAG_MORE | FLAG_COMMAND))) {
+        f->done += f->held;
+        f->held = 0;
+    }
     f->is_ready = 1;
     f->place = FLAGS;
 }

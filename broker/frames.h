@@ -2,7 +2,8 @@
  *
  * Three things that libzmq leaves to its peers are taken from them here.
  *   - A message may have frames without end, and libzmq keeps all of them until the last: memory without bound,
- *     whatever ZMQ_MAXMSGSIZE and the high water marks say. More than max_bytes of one message ends the connection.
+ *     whatever ZMQ_MAXMSGSIZE and the high water marks say. More than max_bytes of one message ends the connection. What
+ *     the messages take is counted, for connections.c to bound it.
  *   - A subscriber may ask for topics without end, which libzmq keeps as long as the connection, some 30 bytes for each
  *     byte of them. More than FRAMES_SUBSCRIPTION_BYTES in all end it; a ZeroMQ library then connects again, with what
  *     it has not given up since.
@@ -20,6 +21,8 @@
 #include <stdint.h>
 
 #define FRAMES_SUBSCRIPTION_BYTES (1 << 20)
+/* What libzmq takes at most for a frame, whatever its length: a short one may keep the 8 kB with which it came. */
+#define FRAMES_EACH_BYTES ((8 << 10) + 64)
 
 /* One connection. Plain data, all zero at its beginning but for is_subscriber. */
 struct frames {
@@ -32,7 +35,9 @@ struct frames {
     uint64_t number;       /* as far as it was read */
     uint64_t left;         /* bytes of the frame's body to come */
     uint64_t part_left;    /* bytes of the READY command's part to come */
-    uint64_t held; /* what the present message takes in memory, about; a subscriber's topics */
+    uint64_t
+        held; /* what the present message takes in memory, also what it has promised; a subscriber's topics */
+    uint64_t done; /* what the messages before took, all of them */
 };
 
 /* n bytes as they came; what libzmq may see of them is left in `bytes`. Returns how many that is, or -1: the

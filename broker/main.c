@@ -31,7 +31,7 @@
 #define RESERVE_BYTES (8u << 20)
 #define HIGH_WATER_MARK 1000
 #define HEARTBEAT_MS 10000
-#define ENVELOPE_ROOM (1 << 16) /* of a message beside its body */
+#define ENVELOPE_ROOM (1 << 17) /* of a message beside its body */
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
+#include "broker/connections.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
@@ -129,7 +130,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = broker_failure(b, 0);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 15 + (failure != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 16 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -140,6 +141,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "now_ms", now_wall_ms());
     msg_key_int(w, "queued_bytes", (int64_t)store_queued_bytes(b->store));
     msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
+    msg_key_int(w, "received_bytes", (int64_t)connections_received());
     msg_key_int(w, "waiting", waiters_count(b));
     msg_str(w, "counters");
     msg_map(w, 10);

@@ -1,4 +1,6 @@
 """What a peer does to the broker, or to another peer: messages without end, routing ids of its choosing, ZMTP that no library sends."""
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import signal
@@ -22,9 +24,9 @@ def small(tmp_path_factory):
         yield broker
 
 
-def memory_kb(broker):
+def memory_kb(broker, which="VmRSS"):
     status = pathlib.Path(f"/proc/{broker.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0])
+    return int(status.split(which + ":")[1].split()[0])
 
 
 def flood(peer, data, megabytes):
@@ -56,6 +58,81 @@ def test_a_message_without_end(small, kind):
         assert client.call("hello")["ok"]
     assert memory_kb(small) - before < 20_000 or "asan" in DEMO.parts
     assert small.process.poll() is None
+
+
+def begin_message(small, sent=LIMIT - 1000):
+    """A peer that promises a megabyte, sends so much of it if that is read, and no more."""
+    peer = zmtp.Peer(small.endpoint)
+    peer.socket.setblocking(False)
+    peer.socket.send(zmtp.frame(bytes(LIMIT))[:9])
+    deadline = time.monotonic() + 0.2
+    while sent > 0 and time.monotonic() < deadline:
+        try:
+            sent -= peer.socket.send(bytes(min(sent, 1 << 16)))
+        except BlockingIOError:
+            time.sleep(0.01)
+    return peer
+
+
+def test_many_messages_at_once_wait_for_room(tmp_path):
+    """Of messages that come faster than they are taken some are let in; all are answered."""
+    limit, peers, each = 8 << 20, 3, 12
+    rows = [{"text": "as long as the rows of one message are " * 30}] * 6800
+    with Broker(tmp_path / "d", options=["--max-message-bytes", limit]) as broker, contextlib.ExitStack() as stack:
+        before = memory_kb(broker)
+        many = [stack.enter_context(zmtp.Peer(broker.endpoint)) for _ in range(peers)]
+        body = msgpack.packb({"v": 1, "op": "submit", "key": "k", "chunk": -1, "rows": rows})
+        assert limit * 0.9 < len(body) <= limit
+
+        def send(peer):
+            peer.socket.settimeout(60 * PATIENCE)
+            for _ in range(each):
+                peer.socket.sendall(zmtp.frame(body))
+
+        with concurrent.futures.ThreadPoolExecutor(peers) as pool, broker.client() as client:
+            sent = [pool.submit(send, peer) for peer in many]
+            assert client.call("info")["received_bytes"] < 5 * limit + (20 << 20)
+            for peer in many:
+                for _ in range(each):
+                    assert "chunk" in next(msgpack.unpackb(body)["err"]["field"] for flags, body in peer.frames if not flags & zmtp.COMMAND)
+            for future in sent:
+                future.result()
+            wait_until(lambda: client.call("info")["received_bytes"] == 0)
+        assert memory_kb(broker, "VmHWM") - before < 120_000 or "asan" in DEMO.parts
+
+
+def test_messages_that_do_not_come_whole(small):
+    """Those that promise much have no more memory than there is room; small requests go on beside them."""
+    before = memory_kb(small)
+    with small.client() as client, contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.callback(begin_message(small).socket.close)
+        assert 3 * LIMIT < client.call("info")["received_bytes"] < 6 * LIMIT
+        assert memory_kb(small) - before < 20_000 or "asan" in DEMO.parts
+        assert client.call("hello")["ok"]
+    with small.client() as client:
+        wait_until(lambda: client.call("info")["received_bytes"] == 0)
+
+
+def test_who_keeps_room_from_others_is_ended(small):
+    """A large message waits for room no longer than others are given to send theirs."""
+    key, row = random_key(), {"ids": bytes(4 * 100)}
+    with small.client() as client, contextlib.ExitStack() as stack:
+        peers = [begin_message(small) for _ in range(4)]
+        for peer in peers:
+            stack.callback(peer.socket.close)
+        assert not any(peer.has_ended() for peer in peers)
+        client.submit(key, [row] * (LIMIT * 9 // 10 // len(msgpack.packb(row))))
+        assert any(peer.has_ended() for peer in peers)
+
+
+def test_what_libzmq_refuses_takes_no_room(small):
+    """Messages behind a handshake that fails were counted when they came, and nobody will take them."""
+    for _ in range(5):
+        with zmtp.Peer(small.endpoint, zmtp.greeting() + zmtp.ready(b"PUB") + zmtp.frame(b"x") * 2000, answer=0) as peer:
+            assert peer.is_closed()
+    with small.client() as client:
+        wait_until(lambda: client.call("info")["received_bytes"] == 0)
 
 
 def test_a_subscription_without_end(small):

@@ -183,13 +183,36 @@ static void a_message_without_end_ends(void **state)
 {
     (void)state;
     assert_int_equal(taken(1, 60000, 0xff), 1);
-    assert_int_equal(taken(1, 936, 0xff), LIMIT / 1000);
-    assert_int_equal(taken(1, 0, 0xff), LIMIT / 64);
-    assert_int_equal(taken(1, 936, 4), LIMIT / 1000); /* a heartbeat ends nothing */
-    assert_int_equal(taken(5, 936, 0xff), LIMIT / 1000);
+    assert_int_equal(taken(1, 936, 0xff), LIMIT / (FRAMES_EACH_BYTES + 936));
+    assert_int_equal(taken(1, 0, 0xff), LIMIT / FRAMES_EACH_BYTES);
+    assert_int_equal(taken(5, 936, 0xff), 0); /* a command has no more */
     assert_int_equal(taken(1, 936, 0), 9999); /* messages that end */
     assert_int_equal(taken(0, 60000, 0xff), 9999);
-    assert_int_equal(taken(4, 936, 0xff), 9999);
+    assert_int_equal(taken(4, 936, 0xff), 0); /* no heartbeat */
+}
+
+/* What a message takes is counted from its frame's head on, and is done with its last frame; heartbeats are no part. */
+static void messages_are_counted(void **state)
+{
+    static const uint8_t body[3000], ping[] = "\4PING\0";
+    struct frames f = {0};
+    struct stream *s = calloc(1, sizeof *s);
+    (void)state;
+    put_greeting(s, 3);
+    put_ready(s, "Identity");
+    put_frame(s, 1, body, 100);
+    put_frame(s, 4, ping, sizeof ping);
+    assert_int_equal(frames_pass(&f, s->bytes, s->n, LIMIT), (long)s->n);
+    assert_int_equal(f.held, FRAMES_EACH_BYTES + 100);
+    s->n = 0;
+    put_frame(s, 0, body, sizeof body);
+    assert_int_equal(frames_pass(&f, s->bytes, 20, LIMIT), 20);
+    assert_int_equal(f.held, 2 * FRAMES_EACH_BYTES + 3100);
+    assert_int_equal(f.done, 0);
+    assert_int_equal(frames_pass(&f, s->bytes + 20, s->n - 20, LIMIT), (long)s->n - 20);
+    assert_int_equal(f.held, 0);
+    assert_int_equal(f.done, 2 * FRAMES_EACH_BYTES + 3100);
+    free(s);
 }
 
 static void what_is_not_spoken_ends(void **state)
@@ -219,6 +242,7 @@ int main(void)
         cmocka_unit_test(others_stay),
         cmocka_unit_test(a_frame_of_name_is_emptied),
         cmocka_unit_test(a_message_without_end_ends),
+        cmocka_unit_test(messages_are_counted),
         cmocka_unit_test(topics_without_end_end),
         cmocka_unit_test(what_is_not_spoken_ends),
     };
