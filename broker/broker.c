@@ -179,7 +179,7 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     store_tend(b->store); /* while the thread brings this turn's commit to the disk */
 }
 
-static int replies_are_full(const struct broker *b)
+int broker_replies_are_full(const struct broker *b)
 {
     return outbox_bytes(b->outbox) > REPLY_BYTES || outbox_held(b->outbox) > REPLIES_HELD;
 }
@@ -203,7 +203,7 @@ static void take_requests(struct broker *b)
     int rc = 0;
     long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0 && reading_us < READING_US; i++) {
-        if (replies_are_full(b) || now_mono_us() >= end_us)
+        if (broker_replies_are_full(b) || now_mono_us() >= end_us)
             break;
         struct envelope env;
         zmq_msg_t body;
@@ -325,7 +325,7 @@ static void look_at_connections(struct broker *b)
     if (ended != b->connections_ended)
         log_warn(
             "event=connections_ended n=%u reason=\"expected messages of ZMTP 2 or 3, whole within "
-            "5 s while others wait for room, below "
+            "5 s while others wait for room, replies that are read, below "
             "--max-message-bytes in all their frames, and at most 1 MiB of subscriptions (8 "
             "MiB of all)\"",
             ended - b->connections_ended);
@@ -397,7 +397,7 @@ static long long purge(struct broker *b, long long now_ms)
 static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
 {
     int n = 0;
-    int full = replies_are_full(b); /* until the disk has caught up */
+    int full = broker_replies_are_full(b); /* until the disk has caught up */
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = full ? 0 : ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};

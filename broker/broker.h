@@ -82,6 +82,8 @@ int broker_begin_synced(struct broker *b, struct err *e);
 /* Commits what is open, if anything. When that fails nothing of it was kept (store_may_pass), or nobody
  * knows (the broker must exit). */
 int broker_commit(struct broker *b, struct err *e);
+/* So many replies wait for the disk that no more are to be made. */
+int broker_replies_are_full(const struct broker *b);
 /* Replies and events whose commits are on the disk go out; those made since the last call must wait for all that is
  * written now. */
 void broker_send_replies(struct broker *b);

@@ -29,6 +29,7 @@ struct connection {
     struct frames frames;
     uint64_t promised;  /* of its present message, as far as that was let in */
     long long since_ms; /* when that was */
+    uint64_t unread;    /* replies to it */
     int epoll;          /* where libzmq waits for it, or NOBODY */
     struct epoll_event event;
     int is_paused, next; /* next: who was paused after it, a descriptor or NOBODY */
@@ -47,6 +48,7 @@ static struct {
     uint64_t promised;        /* of those that are not, and were let in */
     uint64_t least_ready;     /* of the times when the broker found none, .. */
     long long least_since_ms; /* .. since then */
+    uint64_t unread;          /* of all that are not ended */
     int first_paused, last_paused;
     atomic_uint ended;
     pthread_mutex_t lock; /* held to change connections, and by other threads to look at them */
@@ -215,11 +217,18 @@ static void go_on(void)
     }
 }
 
+static void forget_replies(struct connection *c)
+{
+    watched.unread -= c->unread;
+    c->unread = 0;
+}
+
 /* libzmq hears of that as of a connection that has broken. */
 static void end(int fd)
 {
     watched.all[fd].is_ended = 1;
     unpause_if_paused(fd);
+    forget_replies(&watched.all[fd]);
     shutdown(fd, SHUT_RDWR);
     atomic_fetch_add(&watched.ended, 1);
 }
@@ -234,6 +243,7 @@ static void end_connection(int fd)
         unpause_if_paused(fd);
         forget_topics(c);
         forget_promise(c);
+        forget_replies(c);
         c->is_there = 0;
         go_on();
     }
@@ -289,6 +299,45 @@ int connections_is_there(uint64_t connection)
 }
 
 /* ---- what the broker's thread asks for ---- */
+
+static struct connection *find_living(uint64_t connection)
+{
+    struct connection *c = find((int)(connection & INT_MAX));
+    return c && c->number == connection >> 32 && !c->is_ended ? c : NULL;
+}
+
+static void end_who_reads_least(void)
+{
+    int most = 0;
+    for (int fd = 1; fd < watched.room; fd++)
+        if (watched.all[fd].unread > watched.all[most].unread)
+            most = fd;
+    end(most);
+}
+
+void connections_replied(uint64_t connection, size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find_living(connection);
+    if (c) {
+        c->unread += bytes;
+        watched.unread += bytes;
+        if (watched.unread > CONNECTIONS_UNREAD * watched.max_bytes)
+            end_who_reads_least();
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_reply_gone(uint64_t connection, size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find_living(connection);
+    if (c) {
+        c->unread -= bytes;
+        watched.unread -= bytes;
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
 
 void connections_taken(size_t bytes)
 {

@@ -29,6 +29,7 @@
 #define CONNECTIONS_MAX_PATHS 16
 #define CONNECTIONS_MESSAGES 4             /* of the largest size, that there is room for */
 #define CONNECTIONS_SMALL_BYTES (16 << 20) /* for small ones beside them */
+#define CONNECTIONS_UNREAD 8
 #define CONNECTIONS_SLOW_MS 5000
 /* Of topics in all, which libzmq keeps at some 30 bytes for each. Beyond, the connection that has the most is ended. */
 #define CONNECTIONS_SUBSCRIPTION_BYTES (8 << 20)
@@ -47,6 +48,10 @@ int connections_is_there(uint64_t connection);
 /* How many connections were ended for what they sent, so far. */
 unsigned connections_ended(void);
 
+/* A reply to that connection took so many bytes; and libzmq has let go of it, sent or not. Beyond CONNECTIONS_UNREAD
+ * messages of the largest size in all, the connection that has the most is ended: its client does not read. */
+void connections_replied(uint64_t connection, size_t bytes);
+void connections_reply_gone(uint64_t connection, size_t bytes);
 /* The broker took a frame of that many bytes. */
 void connections_taken(size_t bytes);
 /* There is no message left to take. What was counted a while ago and did not come never will: libzmq refused it. */

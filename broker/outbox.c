@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 #include <zmq.h>
 
+#include "broker/connections.h"
 #include "schema/log.h"
 #include "schema/request.h"
 
@@ -133,14 +135,45 @@ void outbox_fail(struct outbox *o, const struct err *e)
         write_error(l, e);
 }
 
-static void send_letter(struct outbox *o, const struct letter *l)
+/* A body that libzmq has; it is counted until then. */
+struct sent {
+    uint64_t connection;
+    size_t bytes;
+};
+
+/* By any of libzmq's threads. */
+static void let_go(void *data, void *arg)
+{
+    struct sent *sent = arg;
+    connections_reply_gone(sent->connection, sent->bytes);
+    free(sent);
+    free(data);
+}
+
+/* Hands the body over; 0, or -1. */
+static int send_body(struct outbox *o, struct letter *l)
+{
+    zmq_msg_t body;
+    struct sent *sent = xcalloc(1, sizeof *sent);
+    size_t size = l->body.buffer.size;
+    *sent = (struct sent){l->envelope.connection, sizeof *l + l->body.buffer.alloc};
+    connections_replied(sent->connection, sent->bytes);
+    if (zmq_msg_init_data(&body, msgpack_sbuffer_release(&l->body.buffer), size, let_go, sent) != 0)
+        die(EX_OSERR, "event=no_memory bytes=%zu", size);
+    if (zmq_msg_send(&body, o->socket, ZMQ_DONTWAIT) >= 0)
+        return 0;
+    zmq_msg_close(&body);
+    return -1;
+}
+
+static void send_letter(struct outbox *o, struct letter *l)
 {
     const uint8_t *at = l->envelope.bytes;
     int rc = 0;
     for (int i = 0; rc >= 0 && i < l->envelope.n_frames; at += l->envelope.sizes[i++])
         rc = zmq_send(o->socket, at, l->envelope.sizes[i], ZMQ_SNDMORE | ZMQ_DONTWAIT);
     if (rc >= 0)
-        rc = zmq_send(o->socket, l->body.buffer.data, l->body.buffer.size, ZMQ_DONTWAIT);
+        rc = send_body(o, l);
     if (rc < 0)
         log_debug("event=reply_dropped error=%s",
             zmq_strerror(errno)); /* the client is gone or does not read */
@@ -173,7 +206,7 @@ int outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
 {
     hold(o, written);
     for (; o->first && o->first->needs <= synced; drop_first(o)) {
-        o->held_bytes -= o->first->body.buffer.size;
+        o->held_bytes -= o->first->body.buffer.size; /* which goes with it */
         o->n_held--;
         send_letter(o, o->first);
     }

@@ -291,8 +291,10 @@ static int is_next(
     return 0;
 }
 
-static int has_room(int looked_at, long long start_us)
+static int has_room(const struct broker *b, int looked_at, long long start_us)
 {
+    if (broker_replies_are_full(b))
+        return 0;
     return looked_at < FEW || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
 }
 
@@ -303,6 +305,8 @@ long long waiters_tick(struct broker *b, long long now_ms)
     long long start_us = now_mono_us();
     if (!all->any_changed && now_ms < all->next_ms && !b->draining)
         return all->next_ms;
+    if (broker_replies_are_full(b))
+        return now_ms + 1; /* until the disk has caught up */
     if (all->n_changed > 1)
         qsort(all->changed, all->n_changed, sizeof *all->changed, compare_jobs);
     all->any_changed = 0;
@@ -310,7 +314,7 @@ long long waiters_tick(struct broker *b, long long now_ms)
     for (struct waiter *w = all->first, *next; w; w = next) {
         int is_due = now_ms >= w->deadline_ms || b->draining;
         next = w->next;
-        if (is_next(all, w, is_due, left_over_first, has_room(looked_at, start_us))) {
+        if (is_next(all, w, is_due, left_over_first, has_room(b, looked_at, start_us))) {
             looked_at++;
             if (try_answer(b, w, now_ms)) {
                 drop(all, w);
