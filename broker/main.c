@@ -24,6 +24,7 @@
 #include "schema/identity.h"
 #include "schema/cores.h"
 #include "schema/log.h"
+#include "schema/stdout.h"
 #include "schema/version.h"
 
 #define SLOTS 3
@@ -355,7 +356,7 @@ int main(int argc, char **argv)
             options_print_help();
         else
             printf("assayd %s\n", ASSAY_VERSION);
-        return EX_OK;
+        return stdout_end("assayd");
     }
     log_init("assayd", -1, (enum log_level)options.log_level);
     umask(077); /* database and sockets are for the owner alone, whatever directory they are in */

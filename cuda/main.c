@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cuda/gpu.h"
+#include "schema/stdout.h"
 #include "worker/serve.h"
 
 /* They make the library compute float32 products otherwise, which no score's mode would tell. */
@@ -17,7 +18,9 @@ static void forget_overrides(void)
 int main(int argc, char **argv)
 {
     forget_overrides();
-    if (argc == 2 && strcmp(argv[1], "--devices") == 0)
-        return gpu_list(stdout);
+    if (argc == 2 && strcmp(argv[1], "--devices") == 0) {
+        int rc = gpu_list(stdout);
+        return rc != 0 ? rc : stdout_end("assay-worker-cuda");
+    }
     return worker_main(argc, argv, &gpu_ops);
 }

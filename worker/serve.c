@@ -34,6 +34,7 @@
 #include "schema/control.h"
 #include "schema/msg.h"
 #include "schema/log.h"
+#include "schema/stdout.h"
 #include "schema/utf8.h"
 #include "shm/stage.h"
 #include "worker/comm.h"
@@ -551,7 +552,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
         return rc;
     if (o->help) {
         fputs(help_text, stdout);
-        return EX_OK;
+        return stdout_end("assay-worker");
     }
     log_init("assay-worker", (int)o->rank, (enum log_level)log_level_from_name(o->log_level));
     if (o->describe) {
@@ -566,7 +567,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
             .gpu = (int)o->gpu,
             .cache_dir = o->cache_dir};
         if (describe_model(&describe, stdout, &e) == 0)
-            return EX_OK;
+            return stdout_end("assay-worker");
         fprintf(stderr, "%s\n", e.msg);
         return exit_code_of(&e);
     }

@@ -67,10 +67,11 @@ enum cli_option {
 struct cli {
     const char *value[CLI_OPTION_COUNT]; /* argument as given, "" for a flag; NULL: not given */
     const char *operand;                 /* INPUT or JOB, NULL: not given */
-    const char *state_dir;               /* default data directory, from the environment */
-    const char *bin_dir;                 /* where this program and assayd lie */
-    int colour;                          /* NO_COLOR is not set */
-    int stderr_tty; /* a terminal that progress may be drawn on (NO_COLOR respected) */
+    const char
+        *state_dir; /* default data directory, from the environment; "" where that names none */
+    const char *bin_dir; /* where this program and assayd lie */
+    int colour;          /* NO_COLOR is not set */
+    int stderr_tty;      /* a terminal that progress may be drawn on (NO_COLOR respected) */
     const struct cli_verb *verbs; /* all of them, ended by one without a name */
 };
 
@@ -110,6 +111,9 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* A file beside the others: snprintf that says when it does not fit. 0 or EX_USAGE told on stderr.
  */
 int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* --data, or the default. 0, or EX_USAGE told on stderr. */
+int cli_data_dir(const struct cli *c, const char **dir);
 
 /* help.c */
 #define CLI_ABOUT "score text with reward models, through a queue that loses nothing"

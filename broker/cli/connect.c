@@ -15,16 +15,18 @@ int cli_connect(const struct cli *c, struct client **client)
     long timeout_s;
     struct endpoint parsed;
     struct err e = {0};
-    const char *endpoint = c->value[CLI_CONNECT], *data = c->value[CLI_DATA];
+    const char *endpoint = c->value[CLI_CONNECT], *data = NULL;
     cli_catch_signals();
     int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
     if (rc != 0)
         return rc;
     if (endpoint && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
         return cli_usage("--connect: %s", e.msg);
+    if (!endpoint && (rc = cli_data_dir(c, &data)) != 0)
+        return rc;
     int timeout_ms = (int)timeout_s * 1000;
     rc = endpoint ? client_new(client, endpoint, timeout_ms, &e)
-                  : client_new_in(client, data ? data : c->state_dir, timeout_ms, &e);
+                  : client_new_in(client, data, timeout_ms, &e);
     return rc == 0 ? 0 : cli_fail(&e);
 }
 

@@ -9,6 +9,7 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
+#include "schema/stdout.h"
 #include "schema/suggest.h"
 
 #define SIGNAL_EXIT 128 /* and the signal's number, as a shell has it */
@@ -175,14 +176,15 @@ static int unknown_verb(const char *typed)
         suggestion_text(&s, "", text, sizeof text));
 }
 
-/* Default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay. */
+/* Default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay; empty where neither is an absolute path. */
 static void find_state_dir(char *out, size_t size)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    out[0] = '\0';
     if (state && state[0] == '/')
         snprintf(out, size, "%s/assay", state);
-    else
-        snprintf(out, size, "%s/.local/state/assay", home ? home : "");
+    else if (home && home[0] == '/')
+        snprintf(out, size, "%s/.local/state/assay", home);
 }
 
 static void find_bin_dir(char *out, size_t size)
@@ -206,6 +208,14 @@ static void hold_standard_files(void)
         close(fd);
 }
 
+/* Output that did not arrive is no success; an error of output is told already. */
+static int end_output(int rc)
+{
+    if (rc != EX_IOERR && stdout_end("assay") != 0 && (rc == EX_OK || rc == EX_ROWS_FAILED))
+        return EX_IOERR;
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     char state_dir[PATH_MAX], bin_dir[PATH_MAX];
@@ -218,11 +228,11 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {
         cli_print_overview(stdout, verbs);
-        return EX_OK;
+        return stdout_end("assay");
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("assay %s\n", ASSAY_VERSION);
-        return EX_OK;
+        return stdout_end("assay");
     }
     const struct cli_verb *verb = find_verb(argv[1]);
     if (!verb)
@@ -237,7 +247,7 @@ int main(int argc, char **argv)
         .stderr_tty = colour && isatty(STDERR_FILENO)};
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
     if (rc != 0)
-        return rc == 1 ? EX_OK : rc;
-    rc = verb->run(&c);
+        return rc == 1 ? stdout_end("assay") : rc;
+    rc = end_output(verb->run(&c));
     return rc != EX_OK && cli_interrupted() ? SIGNAL_EXIT + cli_interrupted() : rc;
 }

@@ -232,5 +232,5 @@ int verb_man(const struct cli *c)
     if (!verb->name)
         return cli_usage("man: expected a verb or %s, found '%s'", BROKER, c->operand);
     put_page(stdout, c, c->operand ? c->operand : "assay", is_whole ? NULL : verb);
-    return fflush(stdout) == 0 ? EX_OK : EX_IOERR;
+    return EX_OK;
 }

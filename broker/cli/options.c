@@ -219,6 +219,17 @@ int cli_usage(const char *fmt, ...)
     return EX_USAGE;
 }
 
+int cli_data_dir(const struct cli *c, const char **dir)
+{
+    *dir = c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir;
+    if (**dir)
+        return 0;
+    return c->value[CLI_DATA]
+               ? cli_usage("--data: expected a directory, found ''")
+               : cli_usage("data directory: expected --data, or XDG_STATE_HOME or HOME with an "
+                           "absolute path");
+}
+
 const char cli_exit_codes[] =
     "0 ok, 1 some rows failed, 64 usage, 65 bad data, 66 no input, 69 broker unavailable, 70 bug, "
     "74 I/O, 75 try again later, 77 permission, 78 configuration, 128 + its number stopped by a "

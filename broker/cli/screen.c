@@ -1,6 +1,7 @@
 /* screen.c - see screen.h. Escape sequences are those that every terminal since the VT100 and xterm knows. */
 #include "broker/cli/screen.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -21,6 +22,8 @@ static void put(const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t written = write(STDOUT_FILENO, bytes, n);
+        if (written < 0 && errno == EINTR)
+            continue;
         if (written <= 0)
             return; /* a terminal that has gone away; who draws will hear of it by its signals */
         bytes += written;
@@ -191,7 +194,10 @@ void frame_show(struct frame *f, int on_screen)
     fclose(f->out);
     if (on_screen)
         put("\033[H", 3);
-    put(f->bytes, f->size);
+    if (on_screen)
+        put(f->bytes, f->size);
+    else
+        fwrite(f->bytes, 1, f->size, stdout);
     if (on_screen && f->line < f->height)
         put("\033[J", 3);
     free(f->bytes);

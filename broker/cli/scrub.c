@@ -81,13 +81,15 @@ static void print_totals(const struct scrub_run *run, const struct scrub_totals 
 
 int verb_scrub(const struct cli *c)
 {
-    const char *dir = c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir;
+    const char *dir;
     char path[4200];
     struct scrub_run run = {0};
     struct scrub_caller caller = {found, show_progress, &run};
     struct scrub_totals totals;
     struct err e = {0};
-    int rc = cli_path(path, sizeof path, "%s/assay.db", dir);
+    int rc = cli_data_dir(c, &dir);
+    if (rc == 0)
+        rc = cli_path(path, sizeof path, "%s/assay.db", dir);
     if (rc != 0)
         return rc;
     if (access(path, R_OK) != 0) {

@@ -219,7 +219,8 @@ int target_begin_anew(struct target *t, struct err *e)
 
 int target_finish(struct target *t, struct err *e)
 {
-    int failed = fflush(t->file) != 0;
+    errno = EIO; /* what an earlier write failed of is told where it was seen */
+    int failed = ferror(t->file) || fflush(t->file) != 0;
     if (t->file != stdout) {
         failed |= fclose(t->file) != 0;
         t->file = NULL;

@@ -156,8 +156,6 @@ int verb_tokenize(const struct cli *c)
         return cli_fail(&e);
     j.encoder = encoder_new(j.tokenizer);
     int rc = path ? tokenize_file(&j, path) : tokenize_text(&j);
-    if (fflush(stdout) != 0 && rc == EX_OK)
-        rc = EX_IOERR;
     encoder_free(&j.encoder);
     tokenizer_free(&j.tokenizer);
     return rc;

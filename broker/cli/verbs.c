@@ -256,7 +256,7 @@ int verb_status(const struct cli *c)
             rc = print_json(reply);
         else
             print_status(reply);
-        over = !c->value[CLI_WATCH] || is_over(reply) || cli_interrupted();
+        over = !c->value[CLI_WATCH] || is_over(reply) || cli_interrupted() || fflush(stdout) != 0;
         json_decref(reply);
         if (!over)
             cli_nap(1000);
@@ -483,8 +483,6 @@ int verb_results(const struct cli *c)
         if (print_page(client, c->operand, &after, follow ? 500 : 0, &n, &done, &failed, &e) != 0)
             rc = cli_fail(&e);
     client_free(&client);
-    if (fflush(stdout) != 0 && rc == 0)
-        rc = EX_IOERR;
     if (rc == 0 && cli_interrupted())
         rc = EX_TEMPFAIL;
     return rc == 0 && failed ? EX_ROWS_FAILED : rc;

@@ -71,8 +71,10 @@ static sqlite3_stmt *query(struct verify *v, const char *sql, struct err *e)
 static int open_database(struct verify *v, struct err *e)
 {
     const struct cli *c = v->cli;
-    int rc = cli_path(v->path, sizeof v->path, "%s/assay.db",
-        c->value[CLI_DATA] ? c->value[CLI_DATA] : c->state_dir);
+    const char *dir;
+    int rc = cli_data_dir(c, &dir);
+    if (rc == 0)
+        rc = cli_path(v->path, sizeof v->path, "%s/assay.db", dir);
     if (rc != 0)
         return rc;
     if (sqlite3_open_v2(v->path, &v->db, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK) {

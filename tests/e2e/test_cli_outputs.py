@@ -10,7 +10,7 @@ import threading
 
 import pytest
 import zmq
-from harness import BIN, DEMO, PATIENCE, Broker, wait_until
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker, wait_until
 from test_cli import ASSAY, read_lines, rows_done, run, write_rows
 
 
@@ -428,3 +428,66 @@ def test_a_file_that_may_not_grow(directory):
                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)))
         words = process.communicate(timeout=60 * PATIENCE)[1]
         assert process.returncode == 128 + signal.SIGXFSZ and "ulimit -f" in words and "goes on" in words
+
+
+# ---- stdout that takes nothing ----
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with Broker(tmp_path_factory.mktemp("t"), model=MODELS / "demo-reward") as broker, broker.client() as client:
+        client.submit("k", [{"text": "so"}])
+        client.results("k")
+        yield broker
+
+
+@pytest.fixture
+def full(directory):
+    """A full device of its own."""
+    node = directory / "full"
+    try:
+        os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+        open(node, "wb").close()
+    except PermissionError:
+        pytest.skip("device nodes need root")
+    return node
+
+
+PRINTED = [("assay", "--version"), ("assay", "--help"), ("assay", "score", "--help"), ("assay", "man"), ("assay", "man", "score"),
+           ("assay", "completion", "bash"), ("assayd", "--version"), ("assayd", "--help"), ("assay-worker", "--help"),
+           ("assay", "tokenize", "so", "--model", MODELS / "demo-reward"), ("assay", "tokenize", "so", "--json", "--model", MODELS / "demo-reward")]
+ASKED = ["results k", "jobs", "jobs --json", "status", "status k", "status k --watch", "wait k", "wait k --json", "info", "info --json", "top",
+         "top --json", "scrub", "scrub --json", "verify k", "verify k --json", "pause k", "resume k", "retry k", "cancel k", "purge --older-than 9d"]
+
+
+@pytest.mark.parametrize("command", PRINTED, ids=lambda command: " ".join(map(str, command[:2])))
+def test_what_could_not_be_printed_is_no_success(full, command):
+    with open(full, "wb") as out:
+        done = subprocess.run([BIN / command[0], *command[1:]], stdout=out, stderr=subprocess.PIPE, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 74 and done.stderr == f"{command[0]}: cannot write the output: No space left on device\n"
+    closed = subprocess.run([BIN / command[0], *command[1:]], stderr=subprocess.PIPE, text=True, timeout=60 * PATIENCE, preexec_fn=lambda: os.close(1))
+    assert closed.returncode == 74 and closed.stderr.startswith(f"{command[0]}: cannot write the output")
+
+
+@pytest.mark.parametrize("command", ASKED)
+def test_what_could_not_be_told_is_no_success(served, full, command):
+    with open(full, "wb") as out:
+        done = subprocess.run([ASSAY, *command.split(), "--data", served.data], stdout=out, stderr=subprocess.PIPE, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 74 and done.stderr.count("cannot write the output") == 1, done
+
+
+# ---- where there is no home ----
+
+@pytest.mark.parametrize("home", [None, "", "here"])
+@pytest.mark.parametrize("command", [("status",), ("jobs",), ("scrub",), ("verify", "k"), ("submit", "in.jsonl", "--key", "k"), ("score", "in.jsonl")])
+def test_no_home_is_named(directory, rows, home, command):
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    done = run(*command, env=env if home is None else {**env, "HOME": home}, cwd=directory)
+    assert done.returncode == 64 and done.stderr == "assay: data directory: expected --data, or XDG_STATE_HOME or HOME with an absolute path\n"
+    assert os.listdir(directory) == ["in.jsonl"]
+
+
+def test_a_home_or_state_home_is_enough(directory):
+    env = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    for more, place in (({"HOME": "", "XDG_STATE_HOME": "/x"}, "/x/assay"), ({"HOME": "/x", "XDG_STATE_HOME": "x"}, "/x/.local/state/assay")):
+        done = run("scrub", env={**env, **more}, cwd=directory)
+        assert done.returncode == 66 and f"{place}/assay.db" in done.stderr
