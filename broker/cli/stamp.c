@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #define NAME "user.assay.made"
 #define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
@@ -77,6 +78,13 @@ static int add_programs(crypto_generichash_state *hash, const struct cli *c)
         snprintf(path, sizeof path, "%s/%s", c->bin_dir, names[i]);
         rc |= add_file(hash, path);
     }
+    /* The broker looks whether there is one, and takes it where it finds a GPU. */
+    snprintf(path, sizeof path, "%s/assay-worker-cuda", c->bin_dir);
+    add_text(hash, access(path, F_OK) == 0 ? "cuda" : "");
+    if (access(path, F_OK) == 0)
+        rc |= add_file(hash, path);
+    if (c->value[CLI_WORKER])
+        rc |= add_file(hash, c->value[CLI_WORKER]);
     return rc;
 }
 

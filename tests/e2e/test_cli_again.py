@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import DEMO, MODELS, PATIENCE, Broker, wait_until
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker, wait_until
 from test_cli import ASSAY, read_lines, rows_done, run, write_rows
 
 
@@ -92,6 +92,35 @@ def test_a_whole_output_is_left_as_it_is(directory, marks):
     os.utime(directory / "model/config.json")
     assert is_scored_again(model=directory / "model")
     assert len(read_lines(out)) == 20
+
+
+def test_another_worker_scores_again(directory, marks):
+    """The programs are part of what an output was made by: each that may run, where it lies beside the others and where --worker names it."""
+    if not marks:
+        pytest.skip("no extended attributes here")
+    rows, bin = write_rows(directory / "in.jsonl", 5), directory / "bin"
+    bin.mkdir()
+    for name in ("assay", "assayd", "assay-worker"):
+        shutil.copy(BIN / name, bin)
+    shutil.copy(BIN / "assay-worker", directory / "mine")
+
+    def is_scored_again(*more):
+        done = subprocess.run([bin / "assay", "score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1", *more],
+                              capture_output=True, text=True, timeout=120 * PATIENCE)
+        assert done.returncode == 0, done.stderr
+        return "--force" not in done.stderr
+
+    assert [is_scored_again(), is_scored_again()] == [True, False]
+    for body in ("exit 1", "exit 1 # built anew"):  # it finds no GPU
+        (bin / "assay-worker-cuda").write_text(f"#!/bin/sh\n{body}\n")
+        (bin / "assay-worker-cuda").chmod(0o755)
+        assert [is_scored_again(), is_scored_again()] == [True, False], body
+    (bin / "assay-worker-cuda").unlink()
+    assert is_scored_again()
+    named = ("--worker", directory / "mine")
+    assert [is_scored_again(*named), is_scored_again(*named)] == [True, False]
+    os.utime(directory / "mine")
+    assert is_scored_again(*named)
 
 
 def test_a_failed_start_leaves_nothing(directory):
