@@ -9,6 +9,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "broker/cli/signals.h"
 #include "schema/log.h"
 
 #define BUFFER_BYTES (1u << 17)
@@ -47,6 +48,8 @@ static int write_all(int fd, const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t written = write(fd, bytes, n);
+        if (written < 0 && errno == EINTR && !cli_interrupted())
+            continue; /* else that is what the signal is for: a reader may never come */
         if (written < 0)
             return -1;
         bytes += written;

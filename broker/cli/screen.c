@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <utf8proc.h>
 
+#include "broker/cli/signals.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
@@ -22,7 +23,7 @@ static void put(const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t written = write(STDOUT_FILENO, bytes, n);
-        if (written < 0 && errno == EINTR)
+        if (written < 0 && errno == EINTR && !cli_interrupted())
             continue;
         if (written <= 0)
             return; /* a terminal that has gone away; who draws will hear of it by its signals */
