@@ -186,8 +186,9 @@ PATIENCE ?= $(if $(SANITIZE),4,1)
 PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider
 run-tests:
 	@$(PYTHON) tests/run.py $(foreach t,$(sort $(KERNELS)),--beside "$(notdir $(t))=$(t)") \
-	  $(foreach f,$(FUZZ),--beside "$(notdir $(f))=$(f) $(SECONDS)") $(foreach t,$(UNIT),"$(notdir $(t))=$(t)") \
-	  $(foreach t,$(sort $(wildcard tests/e2e/test_*.py tests/chaos/test_*.py)),"$(t)=env $(PYTEST) $(t)")
+	  $(foreach f,$(FUZZ),--beside "$(notdir $(f))=$(f) $(SECONDS)") \
+	  $(foreach t,$(sort $(wildcard tests/e2e/test_*.py tests/chaos/test_*.py)),--beside "$(t)=env $(PYTEST) $(t)") \
+	  $(foreach t,$(UNIT),"$(notdir $(t))=$(t)")
 
 check: ## the tests under ASan and UBSan
 	@$(MAKE) --no-print-directory test SANITIZE=1
