@@ -34,7 +34,7 @@ override CFLAGS += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing
             -fno-math-errno -Wno-psabi -fstack-protector-strong -pthread $(if $(WERROR),-Werror)
 CXXFLAGS ?= -O2 -g
 override CXXFLAGS += -std=c++17 -Wall -Wextra -Wshadow -ffp-contract=off -fno-math-errno -pthread $(if $(WERROR),-Werror)
-LDLIBS   += $(shell $(PKG_CONFIG) --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -pthread
+LDLIBS   += $(shell $(PKG_CONFIG) --libs $(LIB_NAMES) $(MSGPACK) 2>/dev/null) -lm -lrt -pthread
 ifdef SANITIZE
 override CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 override CXXFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -75,6 +75,7 @@ $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
+$(B)/tests/bench/bench_blas: LDLIBS += -ldl
 
 # The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
 # test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries; so has an assay-worker-cuda for the tests end to end.

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "tests/kernels/bench/bench.h"
+#include "worker/dtype.h"
 
 #define __global__ static
 #define __device__
@@ -162,6 +163,8 @@ inline float exp2_approx(float x)
     return exp2f(x);
 }
 
+/* Not every C++ has the type: GCC's has from 12 on, for aarch64 from 13 on. */
+#if defined(__FLT16_MANT_DIG__) && defined(__x86_64__)
 inline float to_float(f16_t x)
 {
     _Float16 h;
@@ -176,6 +179,21 @@ inline uint16_t narrow_f16(float x)
     memcpy(&bits, &h, sizeof bits);
     return bits;
 }
+#else
+inline float to_float(f16_t x)
+{
+    float f;
+    dtype_convert(&f, DTYPE_F32, &x, DTYPE_F16, 1);
+    return f;
+}
+
+inline uint16_t narrow_f16(float x)
+{
+    uint16_t bits;
+    dtype_convert(&bits, DTYPE_F16, &x, DTYPE_F32, 1);
+    return bits;
+}
+#endif
 
 inline uint16_t narrow_bf16(float x)
 {
