@@ -33,6 +33,7 @@ struct connection {
     int epoll;          /* where libzmq waits for it, or NOBODY */
     struct epoll_event event;
     int is_paused, next; /* next: who was paused after it, a descriptor or NOBODY */
+    int has_left; /* its client, while libzmq wanted no input; it is out of its epoll until libzmq does */
 };
 
 static struct {
@@ -241,6 +242,8 @@ static void end_connection(int fd)
     struct connection *c = find(fd);
     if (c) {
         unpause_if_paused(fd);
+        if (c->has_left) /* libzmq takes it out itself */
+            syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
         forget_topics(c);
         forget_promise(c);
         forget_replies(c);
@@ -289,21 +292,21 @@ uint64_t connections_of(int fd)
     return number ? number << 32 | (uint32_t)fd : 0;
 }
 
-int connections_is_there(uint64_t connection)
-{
-    pthread_mutex_lock(&watched.lock);
-    const struct connection *c = find((int)(connection & INT_MAX));
-    int is_there = c && c->number == connection >> 32;
-    pthread_mutex_unlock(&watched.lock);
-    return is_there;
-}
-
 /* ---- what the broker's thread asks for ---- */
 
 static struct connection *find_living(uint64_t connection)
 {
     struct connection *c = find((int)(connection & INT_MAX));
     return c && c->number == connection >> 32 && !c->is_ended ? c : NULL;
+}
+
+int connections_is_there(uint64_t connection)
+{
+    pthread_mutex_lock(&watched.lock);
+    const struct connection *c = find_living(connection);
+    int is_there = c && !c->has_left;
+    pthread_mutex_unlock(&watched.lock);
+    return is_there;
 }
 
 static void end_who_reads_least(void)
@@ -409,7 +412,7 @@ int accept(int listener, struct sockaddr *address, socklen_t *len)
     return accept4(listener, address, len, 0);
 }
 
-/* Of a paused connection only what it will be told is kept. */
+/* Of a connection that is out of libzmq's epoll only what it will be told is kept. */
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     if (operation == EPOLL_CTL_DEL)
@@ -420,9 +423,52 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
         c->epoll = epoll;
         c->event = *event;
     }
-    int rc = c && c->is_paused ? 0 : (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+    if (c && c->has_left && event->events & EPOLLIN) {
+        c->has_left = 0;
+        operation = EPOLL_CTL_ADD;
+    }
+    int is_out = c && (c->is_paused || c->has_left);
+    int rc = is_out ? 0 : (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
     pthread_mutex_unlock(&watched.lock);
     return rc;
+}
+
+static int find_by_event(int epoll, const struct epoll_event *event)
+{
+    for (int fd = 0; fd < watched.room; fd++) {
+        const struct connection *c = find(fd);
+        if (c && c->epoll == epoll && c->event.data.u64 == event->data.u64)
+            return fd;
+    }
+    return NOBODY;
+}
+
+/* A connection has broken: 1 when libzmq is to hear it now, as of something to read. */
+static int tell_of_end(int epoll, struct epoll_event *event)
+{
+    int hears = 1, fd = NOBODY;
+    pthread_mutex_lock(&watched.lock);
+    if (!(event->events & EPOLLIN))
+        fd = find_by_event(epoll, event);
+    struct connection *c = fd == NOBODY ? NULL : &watched.all[fd];
+    if (c && !(c->event.events & EPOLLIN)) {
+        c->has_left = 1;
+        hears = 0;
+        syscall(SYS_epoll_ctl, epoll, EPOLL_CTL_DEL, fd, event);
+    } else if (c || event->events & EPOLLIN) {
+        event->events = (event->events & EPOLLOUT) | EPOLLIN;
+    }
+    pthread_mutex_unlock(&watched.lock);
+    return hears;
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int room, int timeout_ms)
+{
+    int n = (int)syscall(SYS_epoll_pwait, epoll, events, room, timeout_ms, NULL, 0), kept = 0;
+    for (int i = 0; i < n; i++)
+        if (!(events[i].events & (EPOLLERR | EPOLLHUP)) || tell_of_end(epoll, &events[i]))
+            events[kept++] = events[i];
+    return n < 0 ? n : kept;
 }
 
 /* So that no subscriber with few topics is ended for what others keep here. */

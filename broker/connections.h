@@ -9,7 +9,9 @@
  *
  * In the same way it has a recv(): what comes over a client's connection goes through frames.h before libzmq sees it. One
  * that sends what is refused there is ended, as if it had broken. And an epoll_ctl(), which tells when libzmq is done with
- * a connection. libzmq's thread alone (a context of the default single one) accepts and receives; the broker's asks. These
+ * a connection, and an epoll_wait(): when a client leaves while libzmq wants nothing more of it (its messages are at the
+ * high water mark), libzmq hears of that once it wants to read again. libzmq 4.3 would mistake it for something to read,
+ * give the descriptor up, and end the process at the connection's next heartbeat. libzmq's thread alone (a context of the default single one) accepts and receives; the broker's asks. These
  * functions are the C library's, and what they keep has no other place than static memory.
  *
  * WHAT HAS COME AND IS NOT TAKEN. libzmq keeps a number of messages for each connection, of any size. Here the bytes of
@@ -43,7 +45,7 @@ void connections_expect_clients(const char *path);
 void connections_expect_subscribers(const char *path);
 /* The connection that has this descriptor, or had it last: never the same number again. 0: no client's. */
 uint64_t connections_of(int fd);
-/* Is it there yet? Nobody hears a reply to one that has gone. */
+/* Is it there yet, and not ended? Nobody hears a reply to one that has gone. */
 int connections_is_there(uint64_t connection);
 /* How many connections were ended for what they sent, so far. */
 unsigned connections_ended(void);

@@ -198,6 +198,33 @@ def test_it_is_logged(small):
     wait_until(lambda: "event=connections_ended" in (small.data / "assayd.log").read_text())
 
 
+PING = zmtp.frame(b"\x04PING\0\0", zmtp.COMMAND)
+
+
+def test_who_leaves_before_all_is_taken(small):
+    """More requests than libzmq keeps of one connection, which goes at once: all are taken, and nothing breaks."""
+    rows = [{"id": "x" * 100, "ids": [i + 1]} for i in range(200)]
+    with small.client() as client:
+        client.call("score", key="leaves", rows=rows)
+        before = client.call("info")["counters"]["requests"]
+        request = zmtp.frame(msgpack.packb({"v": 1, "op": "results", "job": "leaves"}))
+        with zmtp.Peer(small.endpoint) as peer:
+            peer.socket.sendall((request + PING) * 2000)
+        wait_until(lambda: client.call("info")["counters"]["requests"] >= before + 2000, 30)
+        wait_until(lambda: client.call("info")["received_bytes"] < 100_000, 30)
+
+
+def test_who_leaves_before_all_topics_are_taken(small):
+    """The same of subscriptions, which are taken when there is an event."""
+    topics = b"".join(zmtp.frame(b"\x01%d" % i) + PING for i in range(4000))
+    with small.client() as client:
+        with zmtp.Peer(small.endpoint.replace("broker", "events"), zmtp.greeting() + zmtp.ready(b"SUB")) as peer:
+            peer.socket.sendall(topics)
+        for i in range(20):
+            client.call("score", rows=[{"ids": [i]}])
+        assert client.call("hello")["ok"]
+
+
 def test_many_messages_are_no_flood(small):
     """Ten times the limit on one connection, in messages that end."""
     padded = zmtp.frame(bytes(200), zmtp.MORE) * 2 + zmtp.frame(b"", zmtp.MORE) + zmtp.frame(b"\xc0" * (LIMIT // 2))
