@@ -53,7 +53,9 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 #define SCORE_RUNS                                                                                 \
     "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole; .gz and .zst are "         \
     "compressed. A "                                                                               \
-    "device or a pipe is written as it is. With --model a private broker keeps its work in "       \
+    "device or a pipe is written as it is. Refused as OUTPUT is what the run reads (input, "       \
+    "checkpoint, programs), whatever lies in a broker's data directory, and a file that you may "  \
+    "not write to. With --model a private broker keeps its work in "                               \
     "OUTPUT.assay, or in INPUT.assay where OUTPUT is stdout or a device. It is removed once "      \
     "every row has its score; after an interruption, or when "                                     \
     "rows "                                                                                        \

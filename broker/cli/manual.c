@@ -203,8 +203,8 @@ static int write_page(const struct cli *c, const char *name, const struct cli_ve
         verb ? verb->name : "");
     if (rc != 0)
         return rc;
-    if (target_open(&target, path, NULL, &e) != 0)
-        return cli_fail(&e);
+    if (target_open(&target, path, NULL, c, &e) != 0)
+        return e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
     put_page(target.file, c, name, verb);
     rc = target_finish(&target, &e) == 0 ? EX_OK : cli_fail(&e);
     target_release(&target);

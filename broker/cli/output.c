@@ -12,7 +12,7 @@ int output_open(struct output *o, const struct cli *c, struct err *e)
     *o = (struct output){.keep_input = c->value[CLI_KEEP_INPUT] != NULL};
     const char *order = c->value[CLI_ORDER];
     o->by_completion = order && strcmp(order, "completion") == 0;
-    return target_open(&o->target, c->value[CLI_OUTPUT], c->operand, e);
+    return target_open(&o->target, c->value[CLI_OUTPUT], c->operand, c, e);
 }
 
 static void clear_entry(struct output_entry *entry)

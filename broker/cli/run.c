@@ -11,12 +11,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/cli/guard.h"
 #include "broker/cli/lock.h"
 #include "broker/cli/target.h"
 #include "schema/log.h"
 
-#define MARK "score.lock" /* in a directory that `assay score` made */
-#define LOCK "client.lock"
 #define MAX_GENERATIONS 10000
 
 /* ---- the key ---- */
@@ -114,10 +113,10 @@ static int lock_directory(struct run *r, struct err *e)
     char path[4200];
     struct stat st;
     int is_own = r->cli->value[CLI_DATA] == NULL;
-    snprintf(path, sizeof path, "%s/%s", r->data, MARK);
+    snprintf(path, sizeof path, "%s/%s", r->data, GUARD_MARK);
     r->is_marked = is_own && (r->was_made || lstat(path, &st) == 0);
     if (!r->is_marked)
-        snprintf(path, sizeof path, "%s/%s", r->data, LOCK);
+        snprintf(path, sizeof path, "%s/%s", r->data, GUARD_LOCK);
     return lock_open(path, &r->lock, e);
 }
 
@@ -133,9 +132,11 @@ int run_open(struct run *r, const struct cli *c)
         return rc;
     if ((rc = choose_data(r)) != 0)
         return rc;
-    if (make_directory(r, &e) == 0 && lock_directory(r, &e) == 0)
+    int is_own = !c->value[CLI_DATA] && !r->was_made;
+    if (guard_work(c, r->data, is_own, &e) == 0 && make_directory(r, &e) == 0 &&
+        lock_directory(r, &e) == 0)
         return 0;
-    rc = cli_fail(&e);
+    rc = e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
     run_close(r, RUN_NOTHING, 0);
     return rc;
 }

@@ -7,7 +7,8 @@
  *
  * A private broker's directory is OUTPUT.assay (INPUT.assay when the output is stdout or a device, one under TMPDIR
  * when the input is a pipe as well), held by one process at a time. It is removed when all went well, or
- * when nothing came of it; never one that was there before without our mark in it, and not that of --data. */
+ * when nothing came of it; never one that was there before without our mark in it, and not that of --data. One that
+ * was there with other files in it, or is a symbolic link, is refused (guard.h). */
 #ifndef ASSAY_RUN_H
 #define ASSAY_RUN_H
 

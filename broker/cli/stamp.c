@@ -2,6 +2,7 @@
 #include "broker/cli/stamp.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <sodium.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #define NAME "user.assay.made"
+#define UNFINISHED "unfinished"
 #define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
 
 static void add_text(crypto_generichash_state *hash, const char *text)
@@ -127,8 +129,24 @@ void stamp_put(int fd, const char *stamp)
 {
     struct stat st;
     char whole[STAMP_BYTES + 64];
-    if (!stamp[0] || fstat(fd, &st) != 0)
+    if (!stamp[0] || fstat(fd, &st) != 0) {
+        fremovexattr(fd, NAME);
         return;
+    }
     seal(whole, stamp, &st);
     fsetxattr(fd, NAME, whole, strlen(whole), 0); /* not on every file system */
+}
+
+void stamp_begin(int fd)
+{
+    fsetxattr(fd, NAME, UNFINISHED, strlen(UNFINISHED), 0);
+}
+
+int stamp_is_begun(const char *path)
+{
+    char found[sizeof UNFINISHED];
+    ssize_t n = lgetxattr(path, NAME, found, sizeof found);
+    if (n < 0 && errno == ENOTSUP)
+        return -1;
+    return n == (ssize_t)strlen(UNFINISHED) && memcmp(found, UNFINISHED, (size_t)n) == 0;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "broker/cli/deflate.h"
+#include "broker/cli/guard.h"
 #include "broker/cli/lock.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
@@ -135,12 +136,60 @@ static int open_through(struct target *t, const struct stat *st, struct err *e)
     return rc;
 }
 
+/* To replace it takes the right to its directory alone; `> FILE` takes that to the file. */
+static int check_may_write(const struct target *t, struct err *e)
+{
+    if (faccessat(AT_FDCWD, t->place, W_OK, AT_EACCESS) == 0)
+        return 0;
+    return err_errno(e, errno == EACCES ? ASSAY_EUNAUTHORIZED : ASSAY_EIO,
+        "--output: cannot write '%s'", t->path);
+}
+
+/* How what this program writes begins: results, a manual, gzip, zstd. */
+static int begins_like_ours(int fd)
+{
+    static const char *const beginnings[] = {"{\"id\":", ".TH ", "\x1f\x8b", "\x28\xb5\x2f\xfd"};
+    char seen[8] = "";
+    ssize_t n = pread(fd, seen, sizeof seen - 1, 0);
+    for (size_t i = 0; n > 0 && i < sizeof beginnings / sizeof beginnings[0]; i++)
+        if (strncmp(seen, beginnings[i], strlen(beginnings[i])) == 0)
+            return 1;
+    return 0;
+}
+
+/* Is the FILE.part that is there of a run before? Something else may have that name too. */
+static int check_part(const struct target *t, const char *input, struct err *e)
+{
+    struct stat st;
+    int begun = stamp_is_begun(t->part), fd;
+    if (lstat(t->part, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink > 1 ||
+        st.st_uid != geteuid())
+        return 0; /* what lock_open has words for */
+    if (check_input(t, &st, input, t->part, e) != 0)
+        return e->code;
+    if (begun == 1 || st.st_size == 0)
+        return 0;
+    if (begun < 0 && (fd = open(t->part, O_RDONLY | O_NOFOLLOW | O_CLOEXEC)) >= 0) {
+        int ours = begins_like_ours(fd);
+        close(fd);
+        if (ours)
+            return 0;
+    }
+    return err_set(e, ASSAY_EBADREQ,
+        "--output %.150s: it is written as '%.200s', and that is there and not of an earlier run; "
+        "move it away",
+        t->path, t->part);
+}
+
 /* FILE.part: locked before it is emptied, and with the permissions of what it will replace. */
 static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
 {
     struct stat st;
     snprintf(t->part, sizeof t->part, "%s.part", t->place);
-    int rc = lock_open(t->part, &t->fd, e);
+    int rc = check_part(t, input, e);
+    if (rc != 0)
+        return rc;
+    rc = lock_open(t->part, &t->fd, e);
     if (rc == 0 && fstat(t->fd, &st) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     if (rc == 0 && check_input(t, &st, input, t->part, e) != 0) {
@@ -150,12 +199,14 @@ static int open_part(struct target *t, const struct stat *old, const char *input
     }
     if (rc == 0 && ftruncate(t->fd, 0) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    if (rc == 0)
+        stamp_begin(t->fd);
     if (rc == 0 && old && fchmod(t->fd, old->st_mode & 0777) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     return rc == 0 ? open_stream(t, t->fd, e) : rc;
 }
 
-static int open_file(struct target *t, const char *input, struct err *e)
+static int open_file(struct target *t, const char *input, const struct cli *c, struct err *e)
 {
     struct stat st, out;
     int there = stat(t->path, &st) == 0;
@@ -174,10 +225,13 @@ static int open_file(struct target *t, const char *input, struct err *e)
         return open_through(t, &st, e);
     if (find_place(t->path, t->place) != 0)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    if (guard_output(c, t->place, e) != 0 || (there && check_may_write(t, e) != 0))
+        return e->code;
     return open_part(t, there ? &st : NULL, input, e);
 }
 
-int target_open(struct target *t, const char *path, const char *input, struct err *e)
+int target_open(
+    struct target *t, const char *path, const char *input, const struct cli *c, struct err *e)
 {
     *t = (struct target){.path = "stdout", .fd = -1};
     if (!path || strcmp(path, "-") == 0) {
@@ -188,7 +242,7 @@ int target_open(struct target *t, const char *path, const char *input, struct er
         return err_set(e, ASSAY_EBADREQ, "--output: expected a path below %zu bytes",
             sizeof t->path - sizeof ".part");
     snprintf(t->path, sizeof t->path, "%s", path);
-    int rc = open_file(t, input, e);
+    int rc = open_file(t, input, c, e);
     if (rc != 0)
         target_release(t);
     return rc;
@@ -226,12 +280,12 @@ int target_finish(struct target *t, struct err *e)
         t->file = NULL;
     }
     if (!failed && t->fd >= 0)
-        stamp_put(t->fd, t->stamp);
-    if (!failed && t->fd >= 0)
         failed = fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
     if (failed)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
     if (t->fd >= 0) {
+        stamp_put(
+            t->fd, t->stamp); /* until here its name was FILE.part, and its mark that of one */
         sync_folder(t->place);
         close(t->fd);
         t->fd = -1;

@@ -5,7 +5,8 @@
  * is replaced. What is there and is no regular file (a pipe, a terminal, /dev/null), and what is
  * open already (/dev/stdout, /dev/fd/3), is written through as it is and never renamed over.
  *
- * Refused before anything is written: a directory, a disk, the input. */
+ * Refused before anything is written: a directory, a disk, the input, what guard.h keeps, a file that one
+ * may not write to, and a FILE.part that is not of such a run. */
 #ifndef ASSAY_TARGET_H
 #define ASSAY_TARGET_H
 
@@ -26,7 +27,8 @@ struct target {
 /* path NULL or "-": stdout. input: the file that is read meanwhile, NULL or "-": stdin; it is an error
  * to name it as the output (ASSAY_EBADREQ, as is a directory). ASSAY_EBUSY when another process writes
  * it. */
-int target_open(struct target *t, const char *path, const char *input, struct err *e);
+int target_open(
+    struct target *t, const char *path, const char *input, const struct cli *c, struct err *e);
 /* What was written is void: 0, or ASSAY_ESTATE where it cannot be taken back. */
 int target_begin_anew(struct target *t, struct err *e);
 /* All is written: sync, and put it into its place. Compressed where the name ends in .gz or .zst. */

@@ -250,7 +250,8 @@ PAUSED = {"ok": True, "job": 1, "key": "k\x1b", "state": "paused", "total": 5, "
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("verb", ["score", "submit"])
 def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
-    arguments = ["--key", "k"] if verb == "submit" else ["-o", directory / "out"]
+    (directory / "o").mkdir()
+    arguments = ["--key", "k"] if verb == "submit" else ["-o", directory / "o/out"]
     with SilentBroker(directory, submit=FULL, results=NOTHING, status=UNKNOWN):
         process = start(verb, rows, *arguments, "--data", directory)
         assert "expected 9 bytes free, found 1" in process.stderr.readline()
@@ -259,7 +260,7 @@ def test_a_full_queue_is_told_and_can_be_left(directory, rows, verb, how):
         assert process.returncode == 128 + how and "expected 9" not in words
         done = run(verb, rows, *arguments, "--data", directory, "--no-wait")
         assert done.returncode == 75 and "expected 9 bytes free, found 1" in done.stderr
-    assert not (directory / "out").exists()
+    assert not (directory / "o/out").exists()
 
 
 def test_a_queue_that_has_room_again(directory, rows):

@@ -1,0 +1,224 @@
+/* guard.c - see guard.h. Files are the same when device and inode are, whatever leads to them. */
+#include "broker/cli/guard.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
+
+static int is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+static int leads_to(const char *path, const struct stat *st)
+{
+    struct stat other;
+    return path && stat(path, &other) == 0 && is_same(&other, st);
+}
+
+/* ---- directories ---- */
+
+static int has(const char *dir, const char *name)
+{
+    char path[PATH_MAX + 64];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* A broker's lock is its process id and nothing else. */
+static int has_pid(const char *dir)
+{
+    char path[PATH_MAX + 64], text[32] = "";
+    snprintf(path, sizeof path, "%s/lock", dir);
+    FILE *f = has(dir, "lock") ? fopen(path, "re") : NULL;
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0, digits = strspn(text, "0123456789");
+    if (f)
+        fclose(f);
+    return digits > 0 && text[digits] == '\n' && digits + 1 == n;
+}
+
+/* What a broker keeps everything in. NULL: it is not; else what says so. */
+static const char *sign_of_broker(const char *dir)
+{
+    return has(dir, "assay.db") ? "assay.db" : has(dir, GUARD_MARK) ? GUARD_MARK : NULL;
+}
+
+/* What a broker that starts, or a run, has made before its database. */
+static const char *sign_of_start(const char *dir)
+{
+    return has(dir, GUARD_LOCK) ? GUARD_LOCK : has_pid(dir) ? "lock" : NULL;
+}
+
+/* path becomes the directory that it is in: 0 at the root. */
+static int go_up(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (!slash || strcmp(path, "/") == 0)
+        return 0;
+    slash[slash == path] = '\0';
+    return 1;
+}
+
+/* Is `path`, or a directory that it is in, this one? */
+static int is_within(const char *path, const struct stat *dir)
+{
+    char at[PATH_MAX];
+    if (!path || strcmp(path, "-") == 0 || !realpath(path, at))
+        return 0;
+    do
+        if (leads_to(at, dir))
+            return 1;
+    while (go_up(at));
+    return 0;
+}
+
+/* ---- outputs ---- */
+
+/* A name that a broker, or a run, writes to. */
+static int is_written(const char *path)
+{
+    static const char *const names[] = {
+        "assay.db", "lock", "assayd.log", "digest.cache", "reserve", GUARD_LOCK, NULL};
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    int i = 0;
+    while (names[i] && strcmp(names[i], name) != 0)
+        i++;
+    return names[i] != NULL;
+}
+
+static int refuse_place(const char *place, const char *dir, const char *why, struct err *e)
+{
+    return err_set(e, ASSAY_EBADREQ,
+        "--output: '%.150s' is in '%.150s', %s; expected a file elsewhere", place, dir, why);
+}
+
+/* Beside a broker's own files, or anywhere below what is removed as a whole. */
+static int check_folders(const struct cli *c, const char *place, struct err *e)
+{
+    char at[PATH_MAX], why[64];
+    struct stat st;
+    snprintf(at, sizeof at, "%s", place);
+    for (int depth = 0; go_up(at); depth++) {
+        const char *sign = depth == 0            ? sign_of_broker(at)
+                           : has(at, GUARD_MARK) ? GUARD_MARK
+                                                 : NULL;
+        if (depth == 0 && !sign && is_written(place))
+            sign = sign_of_start(at);
+        snprintf(why, sizeof why, "a broker's data directory (it has '%s')", sign ? sign : "");
+        if (sign)
+            return refuse_place(place, at, why, e);
+        if (depth == 0 && c->value[CLI_DATA] && stat(at, &st) == 0 &&
+            leads_to(c->value[CLI_DATA], &st))
+            return refuse_place(place, at, "the directory of --data", e);
+    }
+    return 0;
+}
+
+/* A file in the checkpoint's directory, or what a link there leads to. */
+static int is_in_checkpoint(const char *dir, const struct stat *st)
+{
+    char path[PATH_MAX + 300];
+    DIR *entries = opendir(dir);
+    int found = 0;
+    for (struct dirent *d; !found && entries && (d = readdir(entries)) != NULL;) {
+        snprintf(path, sizeof path, "%s/%s", dir, d->d_name);
+        found =
+            leads_to(path, st) || (strcmp(d->d_name, TEMPLATES) == 0 && is_in_checkpoint(path, st));
+    }
+    if (entries)
+        closedir(entries);
+    return found;
+}
+
+static int is_program(const struct cli *c, const struct stat *st)
+{
+    static const char *const names[] = {"assay", "assayd", "assay-worker", "assay-worker-cuda"};
+    char path[PATH_MAX + 20];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", c->bin_dir, names[i]);
+        if (leads_to(path, st))
+            return 1;
+    }
+    return leads_to(c->value[CLI_WORKER], st);
+}
+
+int guard_output(const struct cli *c, const char *place, struct err *e)
+{
+    struct stat st;
+    int rc = check_folders(c, place, e);
+    if (rc != 0 || stat(place, &st) != 0)
+        return rc;
+    if (c->value[CLI_MODEL] && is_in_checkpoint(c->value[CLI_MODEL], &st))
+        return err_set(e, ASSAY_EBADREQ,
+            "--output: '%.200s' is a file of the checkpoint; expected another file", place);
+    if (is_program(c, &st))
+        return err_set(e, ASSAY_EBADREQ,
+            "--output: '%.200s' is a program that this run needs; expected another file", place);
+    return 0;
+}
+
+/* ---- a private broker's directory ---- */
+
+static int is_empty(const char *dir)
+{
+    DIR *entries = opendir(dir);
+    int n = 0;
+    for (struct dirent *d; entries && n == 0 && (d = readdir(entries)) != NULL;)
+        n += strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0;
+    if (entries)
+        closedir(entries);
+    return entries && n == 0;
+}
+
+/* One that nobody named: made by a run before, or there for it. */
+static int check_whose(const char *data, struct err *e)
+{
+    struct stat st;
+    if (lstat(data, &st) != 0)
+        return 0;
+    const char *found = S_ISLNK(st.st_mode)    ? "a symbolic link"
+                        : !S_ISDIR(st.st_mode) ? "a file"
+                        : !is_empty(data) && !sign_of_broker(data) && !sign_of_start(data)
+                            ? "a directory with other files in it"
+                            : NULL;
+    if (!found)
+        return 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "'%.200s': expected a place for this run's work, found %s; move it away, or name a "
+        "directory with --data",
+        data, found);
+}
+
+/* Does the broker write to the input itself? */
+static int is_broker_file(const char *input, const struct stat *dir)
+{
+    char at[PATH_MAX];
+    return input && strcmp(input, "-") != 0 && realpath(input, at) && is_written(at) && go_up(at) &&
+           leads_to(at, dir);
+}
+
+int guard_work(const struct cli *c, const char *data, int is_own, struct err *e)
+{
+    const struct {
+        const char *what, *path;
+    } read[] = {{"the input", c->operand}, {"the checkpoint", c->value[CLI_MODEL]},
+        {"the worker", c->value[CLI_WORKER]}};
+    struct stat st;
+    int rc = is_own ? check_whose(data, e) : 0;
+    if (rc != 0 || stat(data, &st) != 0)
+        return rc;
+    for (size_t i = 0; i < sizeof read / sizeof read[0]; i++)
+        if (is_own ? is_within(read[i].path, &st) : i == 0 && is_broker_file(read[i].path, &st))
+            return err_set(e, ASSAY_EBADREQ,
+                "%s '%.150s' is in '%.150s', where this run keeps its work; expected it elsewhere",
+                read[i].what, read[i].path, data);
+    return 0;
+}

@@ -1,0 +1,190 @@
+"""What a command must not destroy: a broker's directory, the model, programs, files that are somebody else's."""
+import ctypes
+import os
+import shutil
+import signal
+import stat
+
+import pytest
+from harness import BIN, DEMO, Broker, wait_until
+from test_cli import read_lines, rows_done, run, write_rows
+from test_cli_outputs import EXPECTED, ids, start
+
+
+def score(rows, output, *more, model=DEMO, **options):
+    return run("score", rows, "-o", output, "--model", model, "--threads", "1", *more, **options)
+
+
+def contents(directory):
+    """Of every file, by its path; a data directory's change while a broker lives."""
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink()}
+
+
+@pytest.fixture
+def rows(directory):
+    return write_rows(directory / "in.jsonl", 20)
+
+
+# ---- brokers' directories ----
+
+def test_a_brokers_directory_is_no_place_for_an_output(directory, rows):
+    """Of the broker that is asked, and of another that is not."""
+    with Broker(directory / "d") as broker:
+        (directory / "link").symlink_to(broker.data / "assay.db")
+        for name in ("d/assay.db", "d/lock", "d/new", "d/assay.db-wal", "d/../d/assayd.log", "link"):
+            for more in (["--data", broker.data], ["--connect", broker.endpoint], ["--model", DEMO]):
+                done = run("score", rows, "-o", directory / name, *more)
+                assert done.returncode == 64 and "data directory" in done.stderr and str(directory / "d") in done.stderr, done.stderr
+        done = run("man", "--dir", broker.data)
+        assert done.returncode == 64 and "data directory" in done.stderr
+        assert broker.sql("pragma integrity_check") == [("ok",)]
+        assert run("score", rows, "-o", directory / "out", "--data", broker.data).returncode == 0
+    assert not list(directory.rglob("*.1")) and not list(directory.glob("*.assay"))
+    done = score(rows, directory / "d/assay.db", "--data", directory / "d")  # nor after it has ended
+    assert done.returncode == 64 and (directory / "d/assay.db").read_bytes()[:6] == b"SQLite"
+
+
+def test_a_directory_of_this_run_is_none_either(directory, rows):
+    (directory / "d").mkdir(mode=0o700)
+    done = score(rows, directory / "d/out", "--data", directory / "d")
+    assert done.returncode == 64 and "--data" in done.stderr and not list((directory / "d").iterdir())
+    (directory / "l").mkdir()
+    (directory / "l/lock").write_text("17\n")  # of a broker that starts
+    assert score(rows, directory / "l/lock").returncode == 64 and (directory / "l/lock").read_text() == "17\n"
+    assert score(rows, directory / "l/out").returncode == 0  # many programs have such a file
+
+
+@pytest.mark.parametrize("what", ["input", "model", "worker"])
+def test_what_is_read_is_not_in_the_directory_that_is_removed(directory, rows, what):
+    work = directory / "out.assay"
+    work.mkdir()
+    (work / "score.lock").touch()
+    model, more = DEMO, []
+    if what == "input":
+        rows = rows.rename(work / "lock")
+    elif what == "model":
+        shutil.copytree(DEMO, model := work / "model")
+    else:
+        shutil.copy(BIN / "assay-worker", work / "w")
+        more = ["--worker", work / "w"]
+    before = contents(directory)
+    done = score(rows, directory / "out", *more, model=model)
+    assert done.returncode == 64 and "where this run keeps its work" in done.stderr, done.stderr
+    assert contents(directory) == before
+
+
+def test_an_input_that_the_broker_would_write_to(directory, rows):
+    (directory / "d").mkdir(mode=0o700)
+    rows = rows.rename(directory / "d/lock")
+    before = rows.read_bytes()
+    assert score(rows, directory / "out", "--data", directory / "d").returncode == 64
+    assert rows.read_bytes() == before
+
+
+# ---- what a run reads ----
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "link", "blob"])
+def test_the_checkpoint_is_no_output(directory, rows, name):
+    shutil.copytree(DEMO, model := directory / "mm")
+    (model / "config.json").rename(directory / "blob")
+    (model / "config.json").symlink_to(directory / "blob")
+    (directory / "link").symlink_to(model / "model.safetensors")
+    before = contents(directory)
+    done = score(rows, directory / name if name in ("link", "blob") else model / name, model=model)
+    assert done.returncode == 64 and "checkpoint" in done.stderr, done.stderr
+    assert contents(directory) == before
+
+
+def test_a_new_name_beside_the_checkpoint_is_an_output(directory, rows):
+    shutil.copytree(DEMO, model := directory / "mm")
+    assert score(rows, model / "out.jsonl", model=model).returncode == 0
+    assert ids(model / "out.jsonl") == EXPECTED
+
+
+def test_a_program_is_no_output(directory, rows):
+    shutil.copy(BIN / "assay-worker", directory / "w")
+    before = contents(directory)
+    done = score(rows, directory / "w", "--worker", directory / "w")
+    assert done.returncode == 64 and "program" in done.stderr, done.stderr
+    assert contents(directory) == before
+
+
+# ---- what is somebody's ----
+
+def without_override():
+    """As other users, root may no longer write where permissions forbid it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        assert libc.prctl(24, 1, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+
+def test_a_protected_output_is_kept(directory, rows):
+    out = directory / "out"
+    out.write_text("precious\n")
+    out.chmod(0o444)
+    done = score(rows, out, preexec_fn=without_override)
+    assert done.returncode == 77 and "Permission denied" in done.stderr and str(out) in done.stderr, done.stderr
+    assert out.read_text() == "precious\n" and stat.S_IMODE(out.stat().st_mode) == 0o444
+    assert {path.name for path in directory.iterdir()} == {"in.jsonl", "out"}
+
+
+def has_attributes(directory):
+    try:
+        os.setxattr(directory, "user.assay.test", b"1")
+    except OSError:
+        return False
+    os.removexattr(directory, "user.assay.test")
+    return True
+
+
+@pytest.mark.parametrize("text", ["precious\n", '{"id":1}\n'])
+def test_a_part_that_is_no_run_s(directory, rows, text):
+    if text[0] == "{" and not has_attributes(directory):
+        pytest.skip("no extended attributes here")
+    part = directory / "out.part"
+    part.write_text(text)
+    done = score(rows, directory / "out")
+    assert done.returncode == 64 and str(part) in done.stderr, done.stderr
+    assert part.read_text() == text and not (directory / "out.assay").exists()
+    part.write_text("")  # there is nothing to lose
+    assert score(rows, directory / "out").returncode == 0 and ids(directory / "out") == EXPECTED
+
+
+def test_the_part_of_a_killed_run_is_taken(directory):
+    rows = write_rows(directory / "in.jsonl", 6000, low=200, high=300)
+    out = directory / "out"
+    process = start("score", rows, "-o", out, "--model", DEMO, "--threads", "1", "--max-batch-tokens", "1024")
+    wait_until(lambda: (directory / "out.part").exists() and (directory / "out.part").stat().st_size > 0, 60)
+    process.kill()
+    process.communicate()
+    assert (directory / "out.part").stat().st_size > 0
+    write_rows(rows, 20)
+    assert score(rows, out).returncode == 0 and ids(out) == EXPECTED
+    assert not (directory / "out.part").exists()
+    if has_attributes(directory):
+        assert b"unfinished" not in [os.getxattr(out, name) for name in os.listxattr(out)]
+
+
+@pytest.mark.parametrize("how", ["files", "link", "file"])
+def test_a_directory_that_is_no_run_s(directory, rows, how):
+    work = directory / "out.assay"
+    if how == "files":
+        work.mkdir(mode=0o755)
+        (work / "notes.txt").write_text("mine")
+    elif how == "link":
+        (directory / "far").mkdir(mode=0o755)
+        work.symlink_to("far")
+    else:
+        work.write_text("mine")
+    before, mode = contents(directory), work.stat().st_mode
+    done = score(rows, directory / "out")
+    assert done.returncode == 64 and str(work) in done.stderr, done.stderr
+    assert contents(directory) == before and work.stat().st_mode == mode and work.is_symlink() == (how == "link")
+    assert score(rows, directory / "out", "--data", directory / "d").returncode == 0
+
+
+def test_an_empty_directory_is_taken(directory, rows):
+    (directory / "out.assay").mkdir()
+    for _ in range(2):
+        assert score(rows, directory / "out", "--force").returncode == 0
+    assert ids(directory / "out") == EXPECTED
