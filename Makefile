@@ -56,7 +56,8 @@ objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
 COMMON    := $(call objects,$(wildcard schema/*.c shm/*.c))
 MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
 TEXT      := $(call objects,$(wildcard broker/text/*.c))
-BROKER    := $(call objects,$(filter-out broker/main.c,$(wildcard broker/*.c))) $(TEXT)
+STORE     := $(call objects,broker/row.c broker/share.c $(wildcard broker/store/*.c))
+BROKER    := $(sort $(STORE) $(call objects,$(filter-out broker/main.c,$(wildcard $(addprefix broker/,*.c api/*.c sched/*.c workers/*.c))))) $(TEXT)
 CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli/*.c)))
 BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
 CUDA_BINS := $(if $(CUDA),$(B)/bin/assay-worker-cuda)
@@ -70,7 +71,7 @@ all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker fo
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(COMMON)
-$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/row.c broker/share.c $(wildcard broker/store_*.c)) $(CLI) $(TEXT) $(COMMON)
+$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
@@ -162,7 +163,7 @@ $(B)/obj/%.o: %.c
 	$(call say,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
 
 # The SQL schema as a C string.
-$(call objects,broker/store_schema.c): | $(B)/gen/jobs_sql.h
+$(call objects,broker/store/schema.c): | $(B)/gen/jobs_sql.h
 $(B)/gen/jobs_sql.h: schema/jobs.sql
 	@mkdir -p $(@D)
 	@sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@

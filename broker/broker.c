@@ -8,7 +8,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "broker/connections.h"
+#include "broker/api/connections.h"
 #include "schema/log.h"
 
 #define REPLY_BYTES (64u << 20) /* that wait; then no more requests are taken */

@@ -17,14 +17,14 @@
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 
-#include "broker/admit.h"
-#include "broker/devices.h"
-#include "broker/group.h"
-#include "broker/model_info.h"
+#include "broker/api/admit.h"
+#include "broker/workers/devices.h"
+#include "broker/workers/group.h"
+#include "broker/workers/model_info.h"
 #include "broker/options.h"
-#include "broker/outbox.h"
-#include "broker/planner.h"
-#include "broker/store.h"
+#include "broker/api/outbox.h"
+#include "broker/sched/planner.h"
+#include "broker/store/store.h"
 #include "schema/request.h"
 
 struct waiters;

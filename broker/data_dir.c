@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "broker/store.h"
+#include "broker/store/store.h"
 #include "schema/log.h"
 
 #define OTHERS 077

@@ -15,11 +15,11 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
-#include "broker/connections.h"
+#include "broker/api/connections.h"
 #include "broker/data_dir.h"
-#include "broker/listen.h"
+#include "broker/api/listen.h"
 #include "broker/text/text_digest.h"
-#include "broker/twin_table.h"
+#include "broker/sched/twin_table.h"
 #include "schema/endpoint.h"
 #include "schema/identity.h"
 #include "schema/cores.h"

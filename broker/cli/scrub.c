@@ -8,7 +8,7 @@
 #include "broker/cli/progress.h"
 #include "broker/cli/screen.h"
 #include "broker/cli/signals.h"
-#include "broker/store_scrub.h"
+#include "broker/store/scrub.h"
 
 struct scrub_run {
     struct progress progress;

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "broker/planner.h"
+#include "broker/sched/planner.h"
 #include "schema/log.h"
 
 enum { TOKENS = 16, BATCH = 64, FILL = 1000, PAGE = 1000, MAX_DEPTHS = 8, SLICE_MS = 250 };

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "broker/store.h"
+#include "broker/store/store.h"
 #include "schema/log.h"
 
 #define ROWS 64

@@ -18,7 +18,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include "broker/store.h"
+#include "broker/store/store.h"
 
 #define MODE "device=cpu dtype=f32 tp=1"
 #define DIGEST "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/admit.h"
+#include "broker/api/admit.h"
 
 #define VOCAB 100
 #define MAX_LEN 8

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/frames.h"
+#include "broker/api/frames.h"
 
 #define LIMIT 100000
 

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "broker/group.h"
+#include "broker/workers/group.h"
 #include "schema/control.h"
 #include "schema/msg.h"
 #include "schema/log.h"

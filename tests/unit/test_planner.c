@@ -1,7 +1,7 @@
 /* test_planner.c - order, fairness, packing, leases, and the search for a row that kills. */
 #include "tests/unit/store_fixture.h"
 
-#include "broker/planner.h"
+#include "broker/sched/planner.h"
 
 struct planned {
     struct fixture *f;

@@ -3,7 +3,7 @@
 
 #include <sodium.h>
 
-#include "broker/planner.h"
+#include "broker/sched/planner.h"
 #include "schema/request.h"
 
 struct planned {

@@ -2,7 +2,7 @@
  * twice when their job is paused in the middle; and a database of the version before them. */
 #include "tests/unit/store_fixture.h"
 
-#include "broker/planner.h"
+#include "broker/sched/planner.h"
 #include "schema/request.h"
 
 #define PARTS 5

@@ -2,7 +2,7 @@
  * such rows. */
 #include "tests/unit/store_fixture.h"
 
-#include "broker/planner.h"
+#include "broker/sched/planner.h"
 #include "schema/request.h"
 
 enum { MIN = PLANNER_MIN_SHARED };

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "broker/spawn.h"
+#include "broker/workers/spawn.h"
 #include "schema/log.h"
 
 static struct child start(const char *script)

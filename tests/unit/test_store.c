@@ -3,7 +3,7 @@
 
 #include <sqlite3.h>
 
-#include "broker/store_private.h"
+#include "broker/store/private.h"
 
 static void test_states(void **state)
 {

@@ -6,7 +6,7 @@
 #include <sodium.h>
 #include <sys/wait.h>
 
-#include "broker/store_cache.h"
+#include "broker/store/cache.h"
 
 #define SIZE STORE_CACHE_LEAST
 

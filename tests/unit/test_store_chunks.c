@@ -3,7 +3,7 @@
 
 #include <sodium.h>
 
-#include "broker/store_private.h"
+#include "broker/store/private.h"
 
 static void check_order(struct store *s, int64_t job, const uint32_t *n_rows, uint32_t n_chunks)
 {

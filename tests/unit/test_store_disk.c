@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "broker/store_private.h"
+#include "broker/store/private.h"
 #include "schema/log.h"
 
 /* What is committed to be synced later is numbered and waited for; the next commit that is synced at once

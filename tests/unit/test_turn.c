@@ -19,7 +19,7 @@
 #include <zmq.h>
 
 #include "broker/broker.h"
-#include "broker/store_private.h"
+#include "broker/store/private.h"
 #include "schema/log.h"
 
 #define PATIENCE_MS 20000

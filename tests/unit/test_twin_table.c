@@ -4,7 +4,7 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
-#include "broker/twin_table.h"
+#include "broker/sched/twin_table.h"
 #include "schema/log.h"
 #include "tests/unit/twin_file.h"
 

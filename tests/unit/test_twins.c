@@ -4,7 +4,7 @@
 #include <sodium.h>
 #include <sys/wait.h>
 
-#include "broker/twins.h"
+#include "broker/sched/twins.h"
 #include "schema/log.h"
 #include "schema/request.h"
 #include "tests/unit/twin_file.h"

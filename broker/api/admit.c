@@ -1,0 +1,299 @@
+/* admit.c - see admit.h. */
+#include "broker/api/admit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/ids.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+void admit_release(struct admit *a)
+{
+    composer_free(&a->composer);
+    free(a->ids);
+    free(a->positions);
+    free(a->ends);
+    *a = (struct admit){0};
+}
+
+/* "rows[7].pool.type": only a refused row has its field written out. */
+static const char *pool_field(uint32_t row, const char *name, char *text, size_t size)
+{
+    snprintf(text, size, "rows[%u].pool.%s", row, name);
+    return text;
+}
+
+static int check_activation(
+    const struct model_info *m, const struct row_request *q, uint32_t row, struct err *e)
+{
+    char field[48];
+    int activation = q->pool.activation;
+    if (m->n_labels >= 2 || (activation != ACTIVATION_SOFTMAX && activation != ACTIVATION_CLASS1))
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, pool_field(row, "activation", field, sizeof field),
+        "%s needs a head of 2 labels or more, %s has %u", activation_name(activation),
+        m->architecture, m->n_labels);
+}
+
+static int check_shape(const struct row_request *q, uint32_t row, struct err *e)
+{
+    char field[48];
+    int type = q->pool.type;
+    if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
+        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
+            "steps are pooled by STEP, found %s", pool_type_name(type));
+    if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
+        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
+            "POSITIONS cannot be meant for several sequences; expected one row for each");
+    return 0;
+}
+
+int admit_check(
+    const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e)
+{
+    int rc = check_activation(m, q, index, e);
+    return rc == 0 ? check_shape(q, index, e) : rc;
+}
+
+static void *make_room(void *buffer, uint32_t *room, uint32_t n)
+{
+    if (n <= *room)
+        return buffer;
+    free(buffer);
+    *room = n;
+    return xcalloc(n, sizeof(int32_t));
+}
+
+static void refuse(struct admit *a, struct store_row *out, int code, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+static void refuse(struct admit *a, struct store_row *out, int code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(a->message, sizeof a->message, fmt, args);
+    va_end(args);
+    utf8_make_printable(a->message);
+    out->error_code = code;
+    out->error_message = a->message;
+}
+
+/* ---- ids ---- */
+
+/* The row's sequences, end to end, as they were given. */
+static void take_ids(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    struct err e = {0};
+    const int32_t *ids = NULL;
+    const uint32_t *ends = &q->n_ids;
+    out->n_parts = 1;
+    if (q->shape != ROW_IDS &&
+        compose_row(a->composer, q, out->step_token, &ids, &ends, &out->n_parts, &e) != 0) {
+        refuse(a, out, e.code, "%s%s%s", e.field, e.field[0] ? ": " : "", e.msg);
+        return;
+    }
+    uint32_t n = ends[out->n_parts - 1];
+    a->ids = make_room(a->ids, &a->ids_room, n);
+    a->ends = make_room(a->ends, &a->ends_room, out->n_parts);
+    memcpy(a->ends, ends, out->n_parts * sizeof *ends);
+    if (q->shape == ROW_IDS)
+        row_request_ids(q, a->ids);
+    else if (n > 0)
+        memcpy(a->ids, ids, n * sizeof *ids);
+    out->ids = a->ids;
+    out->ends = a->ends;
+    out->n_tokens = n;
+}
+
+/* "responses[3]: ", "chosen: ", or nothing: which sequence an error is about. */
+static const char *name_part(const struct store_row *out, uint32_t part, char *text, size_t size)
+{
+    if (out->shape != ROW_RESPONSES)
+        return out->shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
+    snprintf(text, size, "responses[%u]: ", part);
+    return text;
+}
+
+static void check_tokens(
+    struct admit *a, struct store_row *out, const char *name, const int32_t *ids, uint32_t n)
+{
+    uint32_t i = 0, vocab_size = a->model->vocab_size;
+    if (ids_are_below(ids, n, vocab_size))
+        return;
+    while (ids_are_below(&ids[i], 1, vocab_size))
+        i++;
+    refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d", name, i,
+        vocab_size - 1, ids[i]);
+}
+
+/* One sequence, n tokens at `from`. Returns how many of them stay. */
+static uint32_t check_part(struct admit *a, const struct row_request *q, struct store_row *out,
+    uint32_t part, uint32_t from, uint32_t n)
+{
+    char text[40];
+    const char *name = name_part(out, part, text, sizeof text);
+    uint32_t max_len = a->model->max_len, kept = q->truncate && n > max_len ? max_len : n;
+    if (n == 0)
+        refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);
+    else if (kept > max_len)
+        refuse(a, out, ASSAY_ETOOLONG,
+            "%sexpected at most %u tokens, found %u; truncate keeps the first", name, max_len, n);
+    else
+        check_tokens(a, out, name, a->ids + from, kept);
+    return kept;
+}
+
+/* Checks each sequence; what is cut off is taken out. */
+static void check_ids(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    uint32_t from = 0, to = 0;
+    for (uint32_t part = 0; !out->error_code && part < out->n_parts; part++) {
+        uint32_t end = a->ends[part], kept = check_part(a, q, out, part, from, end - from);
+        if (kept > 0 && to != from)
+            memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
+        from = end;
+        a->ends[part] = to += kept;
+    }
+    out->n_tokens = out->error_code ? from : to;
+}
+
+/* ---- pooling ---- */
+
+/* Hugging Face's rule for LAST: the last token that is not the pad token (the first token when all
+ * are), in each sequence. Where that is each one's last token the row is as without the rule: rows that
+ * are scored alike are stored alike. */
+static void apply_pad_rule(struct admit *a, struct store_row *out)
+{
+    int padded = 0;
+    a->positions = make_room(a->positions, &a->positions_room, out->n_parts);
+    for (uint32_t part = 0, from = 0; part < out->n_parts; from = out->ends[part++]) {
+        uint32_t last = out->ends[part] - from - 1;
+        padded |= out->ids[from + last] == a->model->pad_token;
+        while (last > 0 && out->ids[from + last] == a->model->pad_token)
+            last--;
+        a->positions[part] = (int32_t)last;
+    }
+    if (!padded)
+        return;
+    out->positions = a->positions;
+    out->n_positions = out->n_parts;
+}
+
+static void check_positions(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    out->n_positions = q->pool.n_positions;
+    if (out->n_positions > out->n_tokens) {
+        refuse(a, out, ASSAY_EPOSITION,
+            "expected at most as many positions as tokens, %u, found %u", out->n_tokens,
+            out->n_positions);
+        return;
+    }
+    out->positions = a->positions = make_room(a->positions, &a->positions_room, out->n_positions);
+    row_request_positions(q, a->positions);
+    for (uint32_t i = 0; i < out->n_positions; i++)
+        if (out->positions[i] < 0 || (uint32_t)out->positions[i] >= out->n_tokens) {
+            refuse(a, out, ASSAY_EPOSITION, "positions[%u]: expected 0 to %u, found %d", i,
+                out->n_tokens - 1, out->positions[i]);
+            return;
+        }
+}
+
+static uint32_t count_steps(struct admit *a, struct store_row *out)
+{
+    uint32_t n = 0;
+    if (out->step_token < 0) {
+        refuse(a, out, ASSAY_ENOSTEP,
+            "the checkpoint's tokenizer names no step token; expected pool.step_token");
+        return 0;
+    }
+    for (uint32_t i = 0; i < out->n_tokens; i++)
+        n += out->ids[i] == out->step_token;
+    if (n == 0)
+        refuse(a, out, ASSAY_ENOSTEP, "expected the step token %d in the row, found none",
+            out->step_token);
+    return n;
+}
+
+static int asks_pad_rule(const struct model_info *m, const struct row_request *q)
+{
+    return q->hf_pad_rule == REQUEST_PAD_RULE_UNSAID ? m->pad_rule : q->hf_pad_rule;
+}
+
+/* How many positions are pooled, in all sequences; an error where there is none. */
+static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    switch (out->pool_type) {
+    case POOL_ALL:
+        return out->n_tokens;
+    case POOL_POSITIONS:
+        check_positions(a, q, out);
+        return out->n_positions;
+    case POOL_STEP:
+        return count_steps(a, out);
+    case POOL_LAST:
+        if (asks_pad_rule(a->model, q) && a->model->pad_token >= 0)
+            apply_pad_rule(a, out);
+        return out->n_parts;
+    default:
+        return out->n_parts;
+    }
+}
+
+static void check_values(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    uint64_t each = activation_values(out->activation, a->model->n_labels);
+    uint64_t values = resolve_pool(a, q, out) * each;
+    int many = each > 1 || out->pool_type == POOL_ALL || out->pool_type == POOL_STEP;
+    if (!out->error_code && many && (out->shape == ROW_RESPONSES || out->shape == ROW_PAIR))
+        refuse(a, out, ASSAY_EMANY,
+            "responses and pairs are compared by one number each; this pooling and head give "
+            "more: send each as a row of its own, or name another pool");
+    if (!out->error_code && values > ADMIT_MAX_VALUES)
+        refuse(a, out, ASSAY_ETOOLONG, "expected a row of at most %u values, found %llu",
+            ADMIT_MAX_VALUES, (unsigned long long)values);
+    out->n_values = out->error_code ? 0 : (uint32_t)values;
+}
+
+/* What comes back for steps is read as probabilities: raw values are given to who asks for them. */
+static void check_steps(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    if (q->shape == ROW_STEPS && out->activation == ACTIVATION_NONE &&
+        q->pool.activation == ACTIVATION_DEFAULT)
+        refuse(a, out, ASSAY_EBADREQ,
+            "pool.activation: %s has none for steps; expected sigmoid for probabilities%s, or none "
+            "for the raw values",
+            a->model->architecture,
+            a->model->n_labels > 1 ? " (with several labels softmax or class1)" : "");
+}
+
+void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct model_info *m = a->model;
+    int type = q->shape == ROW_STEPS ? POOL_STEP : q->pool.type;
+    *out = (struct store_row){.client_id = q->id,
+        .shape = q->shape,
+        .pool_type = type == POOL_DEFAULT ? m->default_pool : type,
+        .activation = q->pool.activation,
+        .step_token = q->pool.step_token >= 0 ? q->pool.step_token : m->step_token};
+    if (out->activation == ACTIVATION_DEFAULT)
+        out->activation = m->default_activation;
+    check_steps(a, q, out);
+    if (q->shape == ROW_REFUSED) {
+        out->shape = ROW_IDS;
+        refuse(a, out, q->error_code, "%.*s", (int)q->error_message.len,
+            (const char *)q->error_message.at);
+    }
+    if (!out->error_code)
+        take_ids(a, q, out);
+    if (!out->error_code)
+        check_ids(a, q, out);
+    if (!out->error_code && q->adapter.at)
+        refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'",
+            (int)(q->adapter.len < 80 ? q->adapter.len : 80), (const char *)q->adapter.at);
+    if (!out->error_code)
+        check_values(a, q, out);
+    if (out->error_code)
+        out->n_positions = 0;
+}

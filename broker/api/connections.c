@@ -1,0 +1,553 @@
+/* connections.c - see connections.h. */
+#include "broker/api/connections.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "broker/api/frames.h"
+#include "schema/log.h"
+
+enum { NOBODY = -1, SMALL_BYTES = 2 * FRAMES_EACH_BYTES, CERTAIN_MS = 1000 };
+
+struct connection {
+    uint32_t number; /* 0: never a client's */
+    int is_there;    /* libzmq has it */
+    int is_ended;    /* by this program: it brings nothing more */
+    struct frames frames;
+    uint64_t promised;  /* of its present message, as far as that was let in */
+    long long since_ms; /* when that was */
+    uint64_t unread;    /* replies to it */
+    int epoll;          /* where libzmq waits for it, or NOBODY */
+    struct epoll_event event;
+    int is_paused, next; /* next: who was paused after it, a descriptor or NOBODY */
+    int has_left; /* its client, while libzmq wanted no input; it is out of its epoll until libzmq does */
+};
+
+static struct {
+    char paths[CONNECTIONS_MAX_PATHS][sizeof((struct sockaddr_un *)0)->sun_path];
+    int are_subscribers[CONNECTIONS_MAX_PATHS];
+    int n_paths;
+    uint64_t max_bytes;
+    struct connection *all; /* by descriptor */
+    int room;
+    uint32_t last_number;
+    uint64_t subscribed;      /* bytes of topics in all */
+    uint64_t ready;           /* bytes of messages that are there whole, not taken yet */
+    uint64_t promised;        /* of those that are not, and were let in */
+    uint64_t least_ready;     /* of the times when the broker found none, .. */
+    long long least_since_ms; /* .. since then */
+    uint64_t unread;          /* of all that are not ended */
+    int first_paused, last_paused;
+    atomic_uint ended;
+    pthread_mutex_t lock; /* held to change connections, and by other threads to look at them */
+} watched = {.first_paused = NOBODY, .last_paused = NOBODY, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+void connections_limit_messages(uint64_t max_bytes)
+{
+    watched.max_bytes = max_bytes;
+}
+
+static void expect(const char *path, int are_subscribers)
+{
+    if (watched.n_paths == CONNECTIONS_MAX_PATHS)
+        return;
+    watched.are_subscribers[watched.n_paths] = are_subscribers;
+    snprintf(watched.paths[watched.n_paths++], sizeof watched.paths[0], "%s", path);
+}
+
+void connections_expect_clients(const char *path)
+{
+    expect(path, 0);
+}
+
+void connections_expect_subscribers(const char *path)
+{
+    expect(path, 1);
+}
+
+unsigned connections_ended(void)
+{
+    return atomic_load(&watched.ended);
+}
+
+int connections_end(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > INT_MAX)
+        return INT_MAX;
+    return limit.rlim_cur > 2 * CONNECTIONS_SPARE ? (int)limit.rlim_cur - CONNECTIONS_SPARE
+                                                  : (int)limit.rlim_cur / 2;
+}
+
+int connections_are_full(void)
+{
+    int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 ? errno == EMFILE : fd >= connections_end();
+}
+
+enum kind { OTHER, CLIENT, SUBSCRIBER };
+
+static enum kind kind_of(int listener)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_un un;
+    } address = {.un = {.sun_family = AF_UNSPEC}};
+    socklen_t len = sizeof address - 1; /* a path that fills it has no end of its own */
+    if (getsockname(listener, &address.any, &len) != 0)
+        return OTHER;
+    if (address.any.sa_family != AF_UNIX)
+        return address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6 ? CLIENT
+                                                                                     : OTHER;
+    for (int i = 0; i < watched.n_paths; i++)
+        if (strcmp(watched.paths[i], address.un.sun_path) == 0)
+            return watched.are_subscribers[i] ? SUBSCRIBER : CLIENT;
+    return OTHER;
+}
+
+static struct connection *find(int fd)
+{
+    return fd >= 0 && fd < watched.room && watched.all[fd].is_there ? &watched.all[fd] : NULL;
+}
+
+static void forget_topics(struct connection *c)
+{
+    if (c->frames.is_subscriber)
+        watched.subscribed -= c->frames.held;
+    c->frames.held = 0;
+}
+
+/* ---- room for messages; with the lock ---- */
+
+/* What its present message needs beyond what was let in. */
+static uint64_t wanted(const struct connection *c)
+{
+    return c->frames.held > c->promised ? c->frames.held - c->promised : 0;
+}
+
+static int is_large(const struct connection *c)
+{
+    return c->frames.held > SMALL_BYTES;
+}
+
+static int has_room(const struct connection *c)
+{
+    uint64_t room = CONNECTIONS_MESSAGES * watched.max_bytes;
+    if (!is_large(c))
+        room += CONNECTIONS_SMALL_BYTES;
+    return watched.ready + watched.promised + wanted(c) <= room;
+}
+
+static void let_in(struct connection *c)
+{
+    if (c->promised == 0)
+        c->since_ms = now_mono_ms();
+    watched.promised += wanted(c);
+    c->promised += wanted(c);
+}
+
+static void forget_promise(struct connection *c)
+{
+    watched.promised -= c->promised;
+    c->promised = 0;
+}
+
+static void pause_connection(int fd, struct connection *c)
+{
+    c->is_paused = 1;
+    c->next = NOBODY;
+    if (watched.last_paused != NOBODY)
+        watched.all[watched.last_paused].next = fd;
+    else
+        watched.first_paused = fd;
+    watched.last_paused = fd;
+    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_DEL, fd, &c->event);
+}
+
+/* before: who was paused before it, or NOBODY. */
+static void unpause(int fd, int before)
+{
+    struct connection *c = &watched.all[fd];
+    if (before != NOBODY)
+        watched.all[before].next = c->next;
+    else
+        watched.first_paused = c->next;
+    if (watched.last_paused == fd)
+        watched.last_paused = before;
+    c->is_paused = 0;
+    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
+}
+
+static void unpause_if_paused(int fd)
+{
+    int before = NOBODY, at = watched.all[fd].is_paused ? watched.first_paused : NOBODY;
+    for (; at != NOBODY && at != fd; at = watched.all[at].next)
+        before = at;
+    if (at != NOBODY)
+        unpause(fd, before);
+}
+
+static void go_on(void)
+{
+    int large_waits = 0;
+    for (int fd = watched.first_paused, before = NOBODY, next; fd != NOBODY; fd = next) {
+        struct connection *c = &watched.all[fd];
+        next = c->next;
+        if (has_room(c) && !(large_waits && is_large(c))) {
+            unpause(fd, before);
+            let_in(c);
+        } else {
+            large_waits |= is_large(c);
+            before = fd;
+        }
+    }
+}
+
+static void forget_replies(struct connection *c)
+{
+    watched.unread -= c->unread;
+    c->unread = 0;
+}
+
+/* libzmq hears of that as of a connection that has broken. */
+static void end(int fd)
+{
+    watched.all[fd].is_ended = 1;
+    unpause_if_paused(fd);
+    forget_replies(&watched.all[fd]);
+    shutdown(fd, SHUT_RDWR);
+    atomic_fetch_add(&watched.ended, 1);
+}
+
+/* ---- connections come and go ---- */
+
+static void end_connection(int fd)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find(fd);
+    if (c) {
+        unpause_if_paused(fd);
+        if (c->has_left) /* libzmq takes it out itself */
+            syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
+        forget_topics(c);
+        forget_promise(c);
+        forget_replies(c);
+        c->is_there = 0;
+        go_on();
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+static int make_room(int fd)
+{
+    int room = fd < 1024 ? 1024 : fd < INT_MAX / 2 ? 2 * fd : INT_MAX;
+    struct connection *all = realloc(watched.all, (size_t)room * sizeof *all);
+    if (!all)
+        return -1;
+    memset(all + watched.room, 0, (size_t)(room - watched.room) * sizeof *all);
+    watched.all = all;
+    watched.room = room;
+    return 0;
+}
+
+/* 0, or -1 when there is no memory. */
+static int begin_connection(int fd, enum kind kind)
+{
+    end_connection(fd); /* libzmq has said so already */
+    if (kind == OTHER)
+        return 0;
+    pthread_mutex_lock(&watched.lock);
+    int rc = fd < watched.room ? 0 : make_room(fd);
+    if (rc == 0)
+        watched.all[fd] = (struct connection){.number = ++watched.last_number,
+            .is_there = 1,
+            .epoll = NOBODY,
+            .frames.is_subscriber = kind == SUBSCRIBER};
+    pthread_mutex_unlock(&watched.lock);
+    return rc;
+}
+
+uint64_t connections_of(int fd)
+{
+    uint64_t number = 0;
+    pthread_mutex_lock(&watched.lock);
+    if (fd >= 0 && fd < watched.room)
+        number = watched.all[fd].number;
+    pthread_mutex_unlock(&watched.lock);
+    return number ? number << 32 | (uint32_t)fd : 0;
+}
+
+/* ---- what the broker's thread asks for ---- */
+
+static struct connection *find_living(uint64_t connection)
+{
+    struct connection *c = find((int)(connection & INT_MAX));
+    return c && c->number == connection >> 32 && !c->is_ended ? c : NULL;
+}
+
+int connections_is_there(uint64_t connection)
+{
+    pthread_mutex_lock(&watched.lock);
+    const struct connection *c = find_living(connection);
+    int is_there = c && !c->has_left;
+    pthread_mutex_unlock(&watched.lock);
+    return is_there;
+}
+
+static void end_who_reads_least(void)
+{
+    int most = 0;
+    for (int fd = 1; fd < watched.room; fd++)
+        if (watched.all[fd].unread > watched.all[most].unread)
+            most = fd;
+    end(most);
+}
+
+void connections_replied(uint64_t connection, size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find_living(connection);
+    if (c) {
+        c->unread += bytes;
+        watched.unread += bytes;
+        if (watched.unread > CONNECTIONS_UNREAD * watched.max_bytes)
+            end_who_reads_least();
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_reply_gone(uint64_t connection, size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find_living(connection);
+    if (c) {
+        c->unread -= bytes;
+        watched.unread -= bytes;
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_taken(size_t bytes)
+{
+    uint64_t all = bytes + FRAMES_EACH_BYTES;
+    pthread_mutex_lock(&watched.lock);
+    watched.ready -= all < watched.ready ? all : watched.ready;
+    pthread_mutex_unlock(&watched.lock);
+}
+
+/* What is just on its way to the broker is not the same each time; the least of a while never came. */
+void connections_none_left(long long now_ms)
+{
+    pthread_mutex_lock(&watched.lock);
+    if (watched.ready < watched.least_ready)
+        watched.least_ready = watched.ready;
+    if (now_ms >= watched.least_since_ms + CERTAIN_MS) {
+        watched.ready -= watched.least_ready;
+        watched.least_ready = watched.ready;
+        watched.least_since_ms = now_ms;
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_go_on(void)
+{
+    pthread_mutex_lock(&watched.lock);
+    go_on();
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_end_slow(long long now_ms)
+{
+    pthread_mutex_lock(&watched.lock);
+    for (int fd = 0; watched.first_paused != NOBODY && fd < watched.room; fd++) {
+        struct connection *c = find(fd);
+        int there = 0;
+        if (c && c->promised > 0 && !c->is_ended && now_ms > c->since_ms + CONNECTIONS_SLOW_MS &&
+            ioctl(fd, FIONREAD, &there) == 0 && there == 0)
+            end(fd);
+    }
+    pthread_mutex_unlock(&watched.lock);
+}
+
+uint64_t connections_received(void)
+{
+    pthread_mutex_lock(&watched.lock);
+    uint64_t n = watched.ready + watched.promised;
+    pthread_mutex_unlock(&watched.lock);
+    return n;
+}
+
+/* ---- in place of the C library's, for libzmq too ---- */
+
+int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
+{
+    int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
+    if (fd < 0)
+        return fd;
+    enum kind kind = kind_of(listener); /* a rank's may have what is spared */
+    if ((kind == OTHER || fd < connections_end()) && begin_connection(fd, kind) == 0)
+        return fd;
+    close(fd);
+    errno = ECONNABORTED; /* as of a client that has gone again */
+    return -1;
+}
+
+int accept(int listener, struct sockaddr *address, socklen_t *len)
+{
+    return accept4(listener, address, len, 0);
+}
+
+/* Of a connection that is out of libzmq's epoll only what it will be told is kept. */
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    if (operation == EPOLL_CTL_DEL)
+        end_connection(fd);
+    pthread_mutex_lock(&watched.lock);
+    struct connection *c = find(fd);
+    if (c) {
+        c->epoll = epoll;
+        c->event = *event;
+    }
+    if (c && c->has_left && event->events & EPOLLIN) {
+        c->has_left = 0;
+        operation = EPOLL_CTL_ADD;
+    }
+    int is_out = c && (c->is_paused || c->has_left);
+    int rc = is_out ? 0 : (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+    pthread_mutex_unlock(&watched.lock);
+    return rc;
+}
+
+static int find_by_event(int epoll, const struct epoll_event *event)
+{
+    for (int fd = 0; fd < watched.room; fd++) {
+        const struct connection *c = find(fd);
+        if (c && c->epoll == epoll && c->event.data.u64 == event->data.u64)
+            return fd;
+    }
+    return NOBODY;
+}
+
+/* A connection has broken: 1 when libzmq is to hear it now, as of something to read. */
+static int tell_of_end(int epoll, struct epoll_event *event)
+{
+    int hears = 1, fd = NOBODY;
+    pthread_mutex_lock(&watched.lock);
+    if (!(event->events & EPOLLIN))
+        fd = find_by_event(epoll, event);
+    struct connection *c = fd == NOBODY ? NULL : &watched.all[fd];
+    if (c && !(c->event.events & EPOLLIN)) {
+        c->has_left = 1;
+        hears = 0;
+        syscall(SYS_epoll_ctl, epoll, EPOLL_CTL_DEL, fd, event);
+    } else if (c || event->events & EPOLLIN) {
+        event->events = (event->events & EPOLLOUT) | EPOLLIN;
+    }
+    pthread_mutex_unlock(&watched.lock);
+    return hears;
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int room, int timeout_ms)
+{
+    int n = (int)syscall(SYS_epoll_pwait, epoll, events, room, timeout_ms, NULL, 0), kept = 0;
+    for (int i = 0; i < n; i++)
+        if (!(events[i].events & (EPOLLERR | EPOLLHUP)) || tell_of_end(epoll, &events[i]))
+            events[kept++] = events[i];
+    return n < 0 ? n : kept;
+}
+
+/* So that no subscriber with few topics is ended for what others keep here. */
+static void end_largest_subscriber(void)
+{
+    int largest = -1;
+    for (int fd = 0; fd < watched.room; fd++)
+        if (watched.all[fd].frames.is_subscriber && find(fd) &&
+            (largest < 0 || watched.all[fd].frames.held > watched.all[largest].frames.held))
+            largest = fd;
+    if (largest >= 0) {
+        forget_topics(&watched.all[largest]);
+        end(largest);
+    }
+}
+
+static void count(struct connection *c, const struct frames *before)
+{
+    if (c->frames.is_subscriber)
+        watched.subscribed += c->frames.held - before->held;
+    if (c->frames.done == before->done)
+        return;
+    watched.ready += c->frames.done - before->done;
+    forget_promise(c);
+}
+
+/* What libzmq may see of n bytes that have come; -1: the connection is to end. */
+static ssize_t pass(int fd, uint8_t *bytes, size_t n)
+{
+    struct connection *c = &watched.all[fd];
+    struct frames before = c->frames;
+    ssize_t kept = frames_pass(&c->frames, bytes, n, watched.max_bytes);
+    pthread_mutex_lock(&watched.lock);
+    count(c, &before);
+    if (kept < 0)
+        end(fd);
+    else if (watched.subscribed > CONNECTIONS_SUBSCRIPTION_BYTES)
+        end_largest_subscriber();
+    if (c->is_ended)
+        kept = -1;
+    pthread_mutex_unlock(&watched.lock);
+    return kept;
+}
+
+/* Is there room for what comes next? If not, the connection is paused. */
+static int may_read(int fd, struct connection *c)
+{
+    if (c->frames.is_subscriber)
+        return 1;
+    pthread_mutex_lock(&watched.lock);
+    int is_let_in = c->promised > 0 && wanted(c) == 0;
+    int is_behind = is_large(c) && watched.first_paused != NOBODY;
+    int goes_on = !c->is_paused &&
+                  (c->epoll == NOBODY || c->is_ended || is_let_in || (has_room(c) && !is_behind));
+    if (goes_on)
+        let_in(c);
+    else if (!c->is_paused)
+        pause_connection(fd, c);
+    pthread_mutex_unlock(&watched.lock);
+    return goes_on;
+}
+
+static ssize_t fail(int error)
+{
+    errno = error;
+    return -1;
+}
+
+ssize_t recv(int fd, void *bytes, size_t size, int flags)
+{
+    for (;;) {
+        struct connection *c = find(fd);
+        if (c && !may_read(fd, c))
+            return fail(EAGAIN);
+        ssize_t n = syscall(SYS_recvfrom, fd, bytes, size, flags, NULL, NULL);
+        if (n <= 0 || !c)
+            return n;
+        n = pass(fd, bytes, (size_t)n);
+        if (n != 0)
+            return n < 0 ? fail(ECONNRESET) : n;
+    } /* all of it was taken away: is there more? */
+}

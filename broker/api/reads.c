@@ -1,0 +1,492 @@
+/* reads.c - replies that only read: hello, info, status, jobs, pages of results (broker.h;
+ * PROTOCOL.md has the fields). */
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/broker.h"
+#include "broker/api/connections.h"
+#include "schema/log.h"
+#include "schema/version.h"
+
+#define DEFAULT_LIMIT 1000
+#define PAGE_BYTES (8u << 20) /* of a reply to `results`, about */
+
+const char *job_state_name(enum job_state state)
+{
+    static const char *const names[] = {"open", "queued", "running", "paused", "done", "cancelled"};
+    return names[state];
+}
+
+/* ---- hello, info ---- */
+
+static void write_labels(struct msg_writer *w, const struct model_info *m)
+{
+    if (!m->labels) {
+        msg_nil(w);
+        return;
+    }
+    msg_array(w, m->n_labels);
+    for (uint32_t i = 0; i < m->n_labels; i++)
+        msg_str(w, m->labels[i]);
+}
+
+static void write_model(const struct broker *b, struct msg_writer *w)
+{
+    const struct model_info *m = &b->model;
+    msg_str(w, "model");
+    msg_map(w, 9);
+    msg_key_str(w, "name", m->name);
+    msg_key_str(w, "architecture", m->architecture);
+    msg_key_str(w, "digest", m->digest);
+    msg_key_str(w, "dtype", m->dtype);
+    msg_key_int(w, "max_len", m->max_len);
+    msg_key_int(w, "vocab_size", m->vocab_size);
+    msg_key_int(w, "n_labels", m->n_labels);
+    msg_str(w, "labels");
+    write_labels(w, m);
+    msg_str(w, "pooling");
+    msg_map(w, 5);
+    msg_key_str(w, "type", pool_type_name(m->default_pool));
+    msg_key_str(w, "activation", activation_name(m->default_activation));
+    msg_str(w, "step_token");
+    if (m->step_token >= 0)
+        msg_int(w, m->step_token);
+    else
+        msg_nil(w);
+    msg_key_bool(w, "hf_pad_rule", m->pad_rule);
+    msg_str(w, "pad_token");
+    if (m->pad_token >= 0)
+        msg_int(w, m->pad_token);
+    else
+        msg_nil(w);
+}
+
+/* version, protocol, mode, model, limits: five fields */
+static void write_about(const struct broker *b, struct msg_writer *w)
+{
+    msg_key_str(w, "version", ASSAY_VERSION);
+    msg_key_int(w, "protocol", REQUEST_VERSION);
+    msg_key_str(w, "mode", b->model.mode);
+    write_model(b, w);
+    msg_str(w, "limits");
+    msg_map(w, 4);
+    msg_key_int(w, "max_message_bytes", (int64_t)b->limits.max_message_bytes);
+    msg_key_int(w, "max_rows_per_message", b->limits.max_rows_per_message);
+    msg_key_int(w, "max_tokens_per_row", b->model.max_len);
+    msg_key_int(w, "max_queued_bytes", b->options->max_queued_bytes);
+}
+
+void reply_hello(struct broker *b, const struct envelope *env, const struct request *q)
+{
+    write_about(b, outbox_ok(b->outbox, env, q->id, 5));
+}
+
+static void write_workers(const struct broker *b, struct msg_writer *w)
+{
+    msg_str(w, "workers");
+    msg_array(w, (uint32_t)(b->options->replicas * b->options->tp));
+    for (int g = 0; g < b->options->replicas; g++) {
+        uint32_t n;
+        const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
+        for (uint32_t r = 0; r < n; r++) {
+            msg_map(w, 9);
+            msg_key_int(w, "group", g);
+            msg_key_int(w, "rank", r);
+            msg_key_int(w, "incarnation", (int64_t)group_incarnation(b->groups[g]));
+            msg_key_int(w, "pid", ranks[r].pid);
+            msg_key_int(w, "restarts", group_restarts(b->groups[g]));
+            msg_key_int(w, "busy_us", (int64_t)ranks[r].busy_us);
+            msg_key_int(w, "up_us", (int64_t)ranks[r].up_us);
+            msg_key_str(w, "device", ranks[r].device);
+            msg_key_str(w, "state", group_state_name(group_state(b->groups[g])));
+        }
+    }
+}
+
+static const char *broker_state(const struct broker *b)
+{
+    if (b->draining)
+        return "draining";
+    for (int g = 0; g < b->options->replicas; g++)
+        if (group_state(b->groups[g]) == GROUP_READY)
+            return "ready";
+    return "starting";
+}
+
+const char *broker_failure(const struct broker *b, int none_serves)
+{
+    const char *why = NULL;
+    int exit_code;
+    for (int g = 0; g < b->options->replicas; g++) {
+        if (none_serves && group_state(b->groups[g]) == GROUP_READY)
+            return NULL;
+        if (!why && group_failed_starts(b->groups[g]) > 0)
+            why = group_last_failure(b->groups[g], &exit_code);
+    }
+    return why;
+}
+
+void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
+{
+    const struct counters *c = &b->counters;
+    const char *failure = broker_failure(b, 0);
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 16 + (failure != NULL));
+    write_about(b, w);
+    msg_key_str(w, "state", broker_state(b));
+    if (failure)
+        msg_key_str(w, "failure", failure);
+    msg_key_int(w, "pid", getpid());
+    msg_key_int(w, "epoch", (int64_t)store_epoch(b->store));
+    msg_key_int(w, "started_ms", b->started_ms);
+    msg_key_int(w, "now_ms", now_wall_ms());
+    msg_key_int(w, "queued_bytes", (int64_t)store_queued_bytes(b->store));
+    msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
+    msg_key_int(w, "received_bytes", (int64_t)connections_received());
+    msg_key_int(w, "waiting", waiters_count(b));
+    msg_str(w, "counters");
+    msg_map(w, 10);
+    msg_key_int(w, "requests", c->requests);
+    msg_key_int(w, "refused", c->refused);
+    msg_key_int(w, "rows_accepted", c->rows_accepted);
+    msg_key_int(w, "rows_done", c->rows_done);
+    msg_key_int(w, "rows_failed", c->rows_failed);
+    msg_key_int(w, "rows_copied", c->rows_copied);
+    msg_key_int(w, "rows_cached", c->rows_cached);
+    msg_key_int(w, "tokens", c->tokens);
+    msg_key_int(w, "batches", c->batches);
+    msg_key_int(w, "batches_lost", c->batches_lost);
+    write_workers(b, w);
+}
+
+/* ---- status, jobs ---- */
+
+static void write_optional(struct msg_writer *w, const char *key, int known, int64_t v)
+{
+    msg_str(w, key);
+    if (known)
+        msg_int(w, v);
+    else
+        msg_nil(w);
+}
+
+#define JOB_FIELDS 16
+
+static void write_job(struct msg_writer *w, const struct store_job *j)
+{
+    int64_t left = j->accepted - j->done, running = j->cancelled ? 0 : j->running;
+    if (running > left)
+        running = left;
+    msg_key_int(w, "job", j->job);
+    msg_key_str(w, "key", j->key);
+    msg_key_str(w, "state", job_state_name(j->state));
+    if (j->held)
+        msg_key_str(w, "reason", j->reason);
+    if (j->made_otherwise)
+        msg_key_str(w, "made_otherwise", j->reason);
+    write_optional(w, "total", j->total >= 0, j->total);
+    msg_key_int(w, "accepted", j->accepted);
+    msg_key_int(w, "done", j->done);
+    msg_key_int(w, "queued", j->cancelled ? 0 : left - running);
+    msg_key_int(w, "running", running);
+    msg_key_int(w, "failed", j->failed);
+    msg_key_int(w, "copied", j->copied);
+    msg_key_int(w, "cached", j->cached);
+    msg_key_int(w, "cancelled", j->cancelled ? left : 0);
+    msg_key_float(w, "rate", (float)j->rate);
+    int goes_on = !j->paused && !j->held && !j->cancelled && j->finished_ms == 0;
+    write_optional(
+        w, "eta_s", j->rate > 0 && goes_on, j->rate > 0 ? (int64_t)((double)left / j->rate) : 0);
+    msg_key_int(w, "priority", j->priority);
+    msg_key_int(w, "created_ms", j->created_ms);
+    write_optional(w, "finished_ms", j->finished_ms > 0, j->finished_ms);
+}
+
+static uint32_t job_fields(const struct store_job *j)
+{
+    return JOB_FIELDS + 1 + (uint32_t)(j->held != 0) + (uint32_t)(j->made_otherwise != 0);
+}
+
+static int is_waiting(const struct store_job *j)
+{
+    return j->state == JOB_OPEN || j->state == JOB_QUEUED || j->state == JOB_RUNNING;
+}
+
+int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
+    struct err *e)
+{
+    struct store_job j;
+    int rc = store_get_job(b->store, job, &j, e);
+    if (rc != 1)
+        return rc;
+    const char *failure = is_waiting(&j) ? broker_failure(b, 1) : NULL;
+    struct msg_writer *w =
+        outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure != NULL));
+    write_job(w, &j);
+    if (failure)
+        msg_key_str(w, "failure", failure);
+    return 0;
+}
+
+struct job_list {
+    struct msg_writer jobs;
+    struct slice state;
+    uint32_t n, limit;
+    int64_t next;
+    size_t max_bytes;
+};
+
+static int add_job(void *arg, const struct store_job *j)
+{
+    struct job_list *l = arg;
+    const char *state = job_state_name(j->state);
+    l->next = j->job;
+    if (l->state.at &&
+        (strlen(state) != l->state.len || memcmp(state, l->state.at, l->state.len) != 0))
+        return 0;
+    msg_map(&l->jobs, job_fields(j));
+    write_job(&l->jobs, j);
+    return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
+}
+
+/* Where jobs of this state are: no others need be looked at. */
+static enum store_jobs set_of(struct slice state)
+{
+    for (int i = JOB_OPEN; state.at && i <= JOB_CANCELLED; i++) {
+        const char *name = job_state_name((enum job_state)i);
+        if (strlen(name) == state.len && memcmp(name, state.at, state.len) == 0)
+            return store_jobs_of((enum job_state)i);
+    }
+    return JOBS_ALL;
+}
+
+int reply_jobs(struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    int64_t after = q->after > INT32_MAX ? INT32_MAX : (int64_t)q->after;
+    struct job_list l = {
+        .state = q->state, .limit = q->limit ? q->limit : DEFAULT_LIMIT, .next = after};
+    l.max_bytes = b->limits.max_message_bytes / 2;
+    msg_writer_init(&l.jobs);
+    int rc = store_each_job(b->store, after, UINT32_MAX, set_of(q->state), add_job, &l, e);
+    if (rc == 0) {
+        struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
+        msg_str(w, "jobs");
+        msg_array(w, l.n);
+        msg_raw(w, (struct slice){(const uint8_t *)l.jobs.buffer.data, l.jobs.buffer.size});
+        msg_key_int(w, "next", l.next);
+    }
+    msg_writer_release(&l.jobs);
+    return rc;
+}
+
+/* ---- results ---- */
+
+static int per_position(int pool_type)
+{
+    return pool_type == POOL_ALL || pool_type == POOL_STEP || pool_type == POOL_POSITIONS;
+}
+
+static void write_floats(struct msg_writer *w, const float *values, uint32_t n)
+{
+    msg_array(w, n);
+    for (uint32_t i = 0; i < n; i++)
+        msg_float(w, values[i]);
+}
+
+static void write_steps(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
+{
+    uint32_t n = each > 0 ? r->n_values / each : 0;
+    msg_str(w, "steps");
+    msg_array(w, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (each == 1)
+            msg_float(w, r->values[i]);
+        else
+            write_floats(w, r->values + i * each, each);
+}
+
+/* Responses: every score, and which is the highest (the first of them). */
+static void write_responses(struct msg_writer *w, const struct store_result_row *r)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < r->n_values; i++)
+        if (r->values[i] > r->values[best])
+            best = i;
+    msg_str(w, "scores");
+    write_floats(w, r->values, r->n_values);
+    msg_key_int(w, "best", best);
+}
+
+static void write_pair(struct msg_writer *w, const struct store_result_row *r)
+{
+    msg_key_float(w, "chosen", r->values[0]);
+    msg_key_float(w, "rejected", r->values[1]);
+    msg_key_float(w, "margin", r->values[0] - r->values[1]);
+}
+
+/* The values, by the row's shape and pooling. */
+static void write_values(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
+{
+    if (r->error_code) {
+        msg_str(w, "score");
+        msg_nil(w);
+    } else if (r->shape == ROW_RESPONSES) {
+        write_responses(w, r);
+    } else if (r->shape == ROW_PAIR && r->n_values == 2) {
+        write_pair(w, r);
+    } else if (per_position(r->pool_type)) {
+        write_steps(w, r, each);
+    } else if (each == 1) {
+        msg_key_float(w, "score", r->values[0]);
+    } else {
+        msg_str(w, "scores");
+        write_floats(w, r->values, r->n_values);
+    }
+}
+
+static uint32_t value_fields(const struct store_result_row *r)
+{
+    return r->error_code ? 1 : r->shape == ROW_RESPONSES ? 2 : r->shape == ROW_PAIR ? 3 : 1;
+}
+
+static void write_pooled(struct msg_writer *w, const struct store_result_row *r)
+{
+    msg_str(w, "pooled_at");
+    msg_array(w, r->n_pooled);
+    for (uint32_t i = 0; i < r->n_pooled; i++) {
+        msg_map(w, 2);
+        msg_key_int(w, "i", r->pooled_at[2 * i]);
+        msg_key_int(w, "id", r->pooled_at[2 * i + 1]);
+    }
+}
+
+static void write_error(struct msg_writer *w, const struct store_result_row *r)
+{
+    msg_str(w, "error");
+    if (!r->error_code) {
+        msg_nil(w);
+        return;
+    }
+    msg_map(w, 2);
+    msg_key_str(w, "code", r->error_code);
+    msg_key_str(w, "message", r->error_message ? r->error_message : "");
+}
+
+static void write_result(
+    struct msg_writer *w, const struct store_result_row *r, const struct model_info *m)
+{
+    uint32_t each = activation_values(r->activation, m->n_labels);
+    int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
+    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
+    msg_key_int(w, "i", r->i);
+    msg_str(w, "id");
+    if (r->client_id.at)
+        msg_raw(w, r->client_id);
+    else
+        msg_nil(w);
+    write_values(w, r, each);
+    if (has_labels) {
+        msg_str(w, "labels");
+        write_labels(w, m);
+    }
+    msg_key_int(w, "n_tokens", r->n_tokens);
+    if (r->n_pooled > 0)
+        write_pooled(w, r);
+    write_error(w, r);
+}
+
+struct page {
+    const struct model_info *model;
+    struct msg_writer rows;
+    uint32_t n;
+    uint64_t next;
+    size_t max_bytes;
+};
+
+static int add_result(void *arg, const struct store_result_row *r)
+{
+    struct page *p = arg;
+    write_result(&p->rows, r, p->model);
+    p->n++;
+    p->next = r->cursor;
+    return p->rows.buffer.size > p->max_bytes;
+}
+
+static void write_rows(struct msg_writer *w, const struct page *p)
+{
+    msg_str(w, "rows");
+    msg_array(w, p->n);
+    msg_raw(w, (struct slice){(const uint8_t *)p->rows.buffer.data, p->rows.buffer.size});
+}
+
+/* Every row of a job that is over has been given when as many results lie before `next` as there
+ * are: then the page was not cut. */
+static int is_over(const struct store_job *j)
+{
+    return j->state == JOB_DONE || j->state == JOB_CANCELLED ||
+           (j->paused && j->sealed && j->done == j->placed);
+}
+
+static void write_page(
+    struct broker *b, const struct envelope *env, struct slice id, const struct page *p, int done)
+{
+    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
+    write_rows(w, p);
+    msg_str(w, "next");
+    msg_uint(w, p->next);
+    msg_key_bool(w, "done", done);
+}
+
+void reply_no_results(struct broker *b, const struct envelope *env, struct slice id, uint64_t after)
+{
+    struct page p = {.next = after};
+    msg_writer_init(&p.rows);
+    write_page(b, env, id, &p, 0);
+    msg_writer_release(&p.rows);
+}
+
+int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
+    uint64_t after, uint32_t limit, int wait, struct err *e)
+{
+    struct store_job j;
+    struct page p = {
+        .model = &b->model, .next = after, .max_bytes = b->limits.max_message_bytes / 4};
+    if (p.max_bytes > PAGE_BYTES)
+        p.max_bytes = PAGE_BYTES;
+    uint32_t rows = limit ? limit : DEFAULT_LIMIT;
+    int rc = store_get_job(b->store, job, &j, e);
+    if (rc != 1)
+        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
+    msg_writer_init(&p.rows);
+    rc = store_each_result(b->store, job, after, rows, add_result, &p, e);
+    int cut = p.n == rows || p.rows.buffer.size > p.max_bytes;
+    if (rc == 0 && (p.n > 0 || is_over(&j) || !wait)) {
+        write_page(b, env, id, &p, is_over(&j) && !cut);
+        rc = 1;
+    }
+    msg_writer_release(&p.rows);
+    return rc;
+}
+
+int reply_score(
+    struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
+{
+    struct store_job j;
+    struct page p = {.model = &b->model, .max_bytes = b->limits.max_message_bytes};
+    int rc = store_get_job(b->store, job, &j, e);
+    if (rc != 1)
+        return rc;
+    msg_writer_init(&p.rows);
+    rc = store_each_result_by_index(b->store, job, add_result, &p, e);
+    if (rc == 0 && p.rows.buffer.size > p.max_bytes)
+        rc = err_set(e, ASSAY_ETOOLARGE,
+            "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
+            p.max_bytes, j.key);
+    if (rc == 0) {
+        struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
+        msg_key_int(w, "job", job);
+        msg_key_str(w, "key", j.key);
+        write_rows(w, &p);
+    }
+    msg_writer_release(&p.rows);
+    return rc;
+}

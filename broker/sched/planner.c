@@ -1,0 +1,564 @@
+/* planner.c - see planner.h.
+ *
+ * A queue is a job with rows to run: a window of them read from the store, and a cursor behind
+ * which the next window begins. The row that goes next is the first of the queue that comes first
+ * by (priority, tokens served, job). Rows on lease are in a set, so that a window read again after
+ * a retry does not give them out twice.
+ *
+ * Batches that came back from a dead group wait in `again`, the suspects before all. While a
+ * suspect waits or runs, nothing else does: only so is it clear whom to blame. */
+#include "broker/sched/planner.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/sched/leases.h"
+#include "broker/sched/queues.h"
+#include "schema/log.h"
+
+#define LOOK_AHEAD 16
+
+struct planner {
+    struct store *store;
+    struct planner_limits limits;
+    struct queues queues;
+    uint64_t given_out; /* tokens of the batches so far, as far as it matters */
+    struct leases leases;
+    struct batch *suspects, *again; /* lists */
+    uint32_t suspects_running;
+    struct twins *twins;                /* NULL: rows are not compared */
+    struct batch *known;                /* being filled; NULL: empty */
+    uint32_t n_waiting, waiting_tokens; /* rows on the lists of their twins */
+    uint64_t round;                     /* of planner_known: where it begins */
+    uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
+    int clock_priority;                 /* priority */
+};
+
+/* ---- queues ---- */
+
+/* Tokens of a batch: few at first, then as many as went out so far. */
+static uint32_t present_tokens(const struct planner *p)
+{
+    uint64_t tokens = p->given_out > p->limits.first_tokens ? p->given_out : p->limits.first_tokens;
+    return tokens < p->limits.max_tokens ? (uint32_t)tokens : p->limits.max_tokens;
+}
+
+/* Tokens of a batch whose last rows share so many. */
+static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
+{
+    uint32_t most = present_tokens(p);
+    int is_first = most < p->limits.max_tokens;
+    uint64_t budget =
+        (uint64_t)(is_first ? PLANNER_FIRST_SHARED_TIMES : PLANNER_SHARED_TIMES) * n_shared;
+    if (budget > p->limits.slot_tokens)
+        budget = p->limits.slot_tokens;
+    return budget > most ? budget : most;
+}
+
+static int fits(const struct planner *p, const struct batch *b, const struct row *r)
+{
+    if (b->n_rows == p->limits.max_rows ||
+        (uint64_t)b->n_pooled + row_pooled(r) > p->limits.slot_tokens ||
+        (uint64_t)b->n_positions + r->n_positions > p->limits.max_positions ||
+        (uint64_t)b->n_values + r->n_values > p->limits.max_values)
+        return 0;
+    struct joining j = batch_try(b, r);
+    return j.n_tokens <= token_budget(p, j.n_shared);
+}
+
+/* A row that was leased runs with the batches that come again, whatever was found of it before. */
+static void run_again(struct planner *p, struct row *r)
+{
+    r->origin = ROW_COMPUTED;
+    r->known_error = 0;
+    if (p->twins)
+        twins_note(p->twins, r);
+    if (!p->again || !fits(p, p->again, r)) {
+        struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
+        b->next = p->again;
+        p->again = b;
+    }
+    batch_add(p->again, &r);
+}
+
+/* The window's rows go. Of one that has begun, the sequences that are left run all the same: a row
+ * is done whole or not at all. */
+static void clear_window(struct planner *p, struct queue *q)
+{
+    for (struct row *r = q->first, *next; r; r = next) {
+        next = r->next;
+        r->next = NULL;
+        if (!r->line || !r->line->leased) {
+            row_free(&r);
+            continue;
+        }
+        run_again(p, r);
+    }
+    q->first = NULL;
+    q->end = &q->first;
+    q->looked = 0;
+}
+
+static void remove_queue(struct planner *p, struct queue *q)
+{
+    clear_window(p, q);
+    queues_remove(&p->queues, &q);
+}
+
+static void add_queue(struct planner *p, const struct store_job *j)
+{
+    queues_add(&p->queues, j->job, j->priority)->fresh = j->fresh;
+}
+
+static int may_run(const struct store_job *j)
+{
+    return !j->cancelled && !j->paused && !j->held && j->done < j->placed;
+}
+
+int planner_job_changed(struct planner *p, int64_t job, struct err *e)
+{
+    struct store_job j;
+    struct queue *q = queues_find(&p->queues, job);
+    int rc = store_get_job(p->store, job, &j, e);
+    if (rc < 0)
+        return rc;
+    if (rc == 0 || !may_run(&j)) {
+        if (q)
+            remove_queue(p, q);
+        return 0;
+    }
+    if (!q)
+        add_queue(p, &j);
+    else
+        q->rescan = 1;
+    return 0;
+}
+
+struct window {
+    struct planner *p;
+    struct queue *q;
+    uint32_t n;
+};
+
+static void take_row(void *arg, struct row *r)
+{
+    struct window *w = arg;
+    w->n++;
+    w->q->after = r->row;
+    w->q->row_tokens = r->n_tokens;
+    r->fresh = w->q->fresh;
+    if (leases_have(&w->p->leases, r->row)) {
+        row_free(&r);
+        return;
+    }
+    *w->q->end = r;
+    w->q->end = &r->next;
+}
+
+/* Rows of the next window: some batches' worth of rows as long as the last one read. */
+static uint32_t window_rows(const struct planner *p, const struct queue *q)
+{
+    uint64_t rows = q->row_tokens ? 8ull * p->limits.max_tokens / q->row_tokens : 64;
+    return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
+}
+
+/* Read windows until there is a row or no more. */
+static int fill_window(struct planner *p, struct queue *q, struct err *e)
+{
+    while (!q->first && (!q->exhausted || q->rescan)) {
+        if (q->exhausted) {
+            q->after = 0;
+            q->rescan = 0;
+        }
+        struct window w = {p, q, 0};
+        uint32_t limit = window_rows(p, q);
+        int rc = store_queued_rows(p->store, q->job, q->after, limit, take_row, &w, e);
+        if (rc != 0)
+            return rc;
+        q->exhausted = w.n < limit;
+    }
+    return 0;
+}
+
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken. Queues
+ * without rows go when their turn comes: one that waits for more must not be the yardstick of those that
+ * come. */
+static int choose_queue(struct planner *p, struct queue **out, struct err *e)
+{
+    while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
+        *out = p->queues.heap[0];
+        int rc = fill_window(p, *out, e);
+        if (rc != 0)
+            return rc;
+        if ((*out)->first)
+            return 1;
+        remove_queue(p, *out);
+    }
+    return 0;
+}
+
+/* ---- batches ---- */
+
+/* A job that was unfinished when the broker started. */
+static int note_job(void *arg, const struct store_job *j)
+{
+    if (may_run(j))
+        add_queue(arg, j);
+    return 0;
+}
+
+int planner_new(
+    struct planner **out, struct store *store, const struct planner_limits *limits, struct err *e)
+{
+    struct planner *p = xcalloc(1, sizeof *p);
+    p->store = store;
+    p->limits = *limits;
+    p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
+    leases_init(&p->leases);
+    *out = p;
+    int rc = store_each_job(store, 0, UINT32_MAX, JOBS_UNFINISHED, note_job, p, e);
+    if (rc != 0)
+        planner_free(out);
+    return rc;
+}
+
+static void free_list(struct batch **list)
+{
+    for (struct batch *b = *list, *next; b; b = next) {
+        next = b->next;
+        batch_free(&b);
+    }
+    *list = NULL;
+}
+
+void planner_free(struct planner **out)
+{
+    struct planner *p = *out;
+    if (!p)
+        return;
+    while (p->queues.n > 0)
+        remove_queue(p, p->queues.heap[p->queues.n - 1]);
+    queues_release(&p->queues);
+    free_list(&p->suspects);
+    free_list(&p->again);
+    batch_free(&p->known);
+    leases_release(&p->leases);
+    free(p);
+    *out = NULL;
+}
+
+/* A row is leased from its first sequence given out to its last one that is back. */
+static void lease(struct planner *p, const struct row *r)
+{
+    if (!r->line || !r->line->leased)
+        leases_add(&p->leases, r->row, r->line);
+    if (r->line)
+        r->line->leased = 1;
+}
+
+static void end_lease(struct planner *p, const struct row *r)
+{
+    if (!r->line || ++r->line->n_back == r->line->n_parts)
+        leases_remove(&p->leases, r->row);
+}
+
+static struct row *take_first(struct queue *q)
+{
+    struct row *r = q->first;
+    q->first = r->next;
+    if (!q->first)
+        q->end = &q->first;
+    r->next = NULL;
+    return r;
+}
+
+/* ---- rows that are the same ---- */
+
+static struct line *find_line(void *arg, int64_t row)
+{
+    const struct planner *p = arg;
+    return leases_line(&p->leases, row);
+}
+
+void planner_use_twins(struct planner *p, struct twins *twins)
+{
+    p->twins = twins;
+    if (twins)
+        twins_use_lines(twins, find_line, p);
+}
+
+static int has_room_for_known(const struct planner *p, const struct row *r)
+{
+    const struct batch *b = p->known;
+    return !b || (b->n_rows < PLANNER_KNOWN_ROWS &&
+                     b->n_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS &&
+                     (uint64_t)b->n_values + r->n_values <= p->limits.max_values);
+}
+
+static int has_room_to_wait(const struct planner *p, const struct row *r)
+{
+    return p->n_waiting == 0 ||
+           (p->n_waiting < PLANNER_KNOWN_ROWS &&
+               p->waiting_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS);
+}
+
+static void wait_for(struct planner *p, struct row *leader, struct row *r)
+{
+    p->n_waiting++;
+    p->waiting_tokens += r->n_tokens;
+    r->next = leader->twins;
+    leader->twins = r;
+}
+
+static void stop_waiting(struct planner *p, const struct row *r)
+{
+    p->n_waiting--;
+    p->waiting_tokens -= r->n_tokens;
+}
+
+static void add_known(struct planner *p, struct row *r)
+{
+    if (!p->known)
+        p->known = batch_new(PLANNER_KNOWN_ROWS, 0);
+    p->known->known = 1;
+    batch_add(p->known, &r);
+}
+
+/* The table is large: what the next rows will ask of it is on its way meanwhile. */
+static void look_ahead(struct planner *p, struct queue *q)
+{
+    uint32_t n = 0;
+    if (q->looked-- > 0)
+        return;
+    for (struct row *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
+        twins_expect(p->twins, r);
+    q->looked = n;
+}
+
+/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room or
+ * no telling (*full) for now. */
+static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
+{
+    struct row *leader = NULL, *r = q->first;
+    int found = TWINS_KNOWN; /* of a damaged row: that it is */
+    if (p->twins)
+        look_ahead(p, q);
+    if (r->known_error == 0)
+        found = p->twins ? twins_find(p->twins, r, &leader, e) : TWINS_NONE;
+    *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
+            (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
+    if (found <= 0 || *full)
+        return found < 0 ? found : 0;
+    take_first(q);
+    lease(p, r);
+    if (found == TWINS_UNDER_WAY)
+        wait_for(p, leader, r);
+    else
+        add_known(p, r);
+    return 1;
+}
+
+/* All rows off the queue's front that need not be computed: then 1 when its first row is one that must,
+ * 0 when it has none now. */
+static int skip_known(struct planner *p, struct queue *q, struct err *e)
+{
+    int rc = 1, full = 0, taken = 0;
+    while (rc == 1 && (rc = fill_window(p, q, e)) == 0 && q->first) {
+        rc = take_known(p, q, &full, e);
+        taken |= rc == 1;
+    }
+    /* What it did not need is not owed. */
+    if (taken)
+        q->copies = 1;
+    if (taken && q->priority == p->clock_priority && q->served < p->clock)
+        queues_serve(&p->queues, q, p->clock);
+    if (full)
+        queues_stall(&p->queues, q);
+    return rc < 0 ? rc : q->first && !full;
+}
+
+static void pack_values(struct batch *b)
+{
+    float *to = b->values = xcalloc(b->n_values + 1, sizeof *b->values);
+    for (uint32_t i = 0; i < b->n_rows; to += b->rows[i++]->n_values)
+        memcpy(to, b->rows[i]->known, b->rows[i]->n_values * sizeof *to);
+}
+
+int planner_known(struct planner *p, struct batch **b, struct err *e)
+{
+    int rc = 0;
+    p->round++;
+    queues_begin_round(&p->queues);
+    if (p->twins)
+        twins_begin(p->twins);
+    for (size_t k = 0; p->twins && rc >= 0 && k < p->queues.n; k++) {
+        struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
+        if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
+            rc = skip_known(p, q, e);
+    }
+    if (rc < 0 || !p->known)
+        return rc < 0 ? rc : 0;
+    *b = p->known;
+    p->known = NULL;
+    pack_values(*b);
+    return 1;
+}
+
+/* A row has come back. Its twins have what it was answered; without an answer they run themselves. */
+static void end_row(struct planner *p, struct row *r, const float *values)
+{
+    struct row *twin = r->twins, *next;
+    int answered = r->answer != ROW_NO_ANSWER;
+    r->twins = NULL;
+    for (; twin; twin = next) {
+        next = twin->next;
+        twin->next = NULL;
+        stop_waiting(p, twin);
+        if (!answered) {
+            run_again(p, twin);
+            continue;
+        }
+        end_lease(p, twin);
+        row_free(&twin);
+    }
+    if (p->twins)
+        twins_end(p->twins, r, r->answer == ROW_VALUES ? values : NULL);
+    end_lease(p, r);
+}
+
+/* The queue's first row, which must be computed, into the batch. */
+static void take_computed(struct planner *p, struct queue *q, struct batch *b)
+{
+    struct row *r = take_first(q);
+    uint32_t before = b->n_tokens;
+    q->copies = 0;
+    p->clock = q->served;
+    p->clock_priority = q->priority;
+    lease(p, r);
+    if (p->twins)
+        twins_lead(p->twins, r);
+    batch_add(b, &r);
+    queues_serve(&p->queues, q, q->served + b->n_tokens - before);
+}
+
+/* What comes next in the queue, as long as it shares with what went before it. */
+static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
+{
+    int rc = 0;
+    while (b->min_shared > 0 && (rc = skip_known(p, q, e)) == 1 &&
+           batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
+        take_computed(p, q, b);
+    return rc < 0 ? rc : 0;
+}
+
+/* Fill a new batch from the queues; NULL when no row is ready. */
+static int fill_batch(struct planner *p, struct batch **out, struct err *e)
+{
+    struct batch *b = NULL;
+    struct queue *q;
+    int rc;
+    queues_begin_round(&p->queues);
+    while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
+        if (rc == 0)
+            continue;
+        if (!b)
+            b = batch_new(p->limits.max_rows, p->limits.min_shared);
+        else if (!fits(p, b, q->first))
+            break;
+        take_computed(p, q, b);
+        if ((rc = take_sharing(p, q, b, e)) < 0)
+            break;
+    }
+    *out = b;
+    if (b && p->given_out < p->limits.max_tokens)
+        p->given_out += b->n_tokens;
+    return rc < 0 ? rc : b != NULL;
+}
+
+static struct batch *pop(struct batch **list)
+{
+    struct batch *b = *list;
+    *list = b->next;
+    b->next = NULL;
+    return b;
+}
+
+int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e)
+{
+    *b = NULL;
+    if (planner_isolating(p)) {
+        if (!alone_ok || p->suspects_running > 0 || !p->suspects)
+            return 0;
+        *b = pop(&p->suspects);
+        p->suspects_running++;
+        return 1;
+    }
+    if (p->again) {
+        *b = pop(&p->again);
+        return 1;
+    }
+    if (p->twins)
+        twins_begin(p->twins);
+    return fill_batch(p, b, e);
+}
+
+void planner_finished(struct planner *p, struct batch **b)
+{
+    const float *values = (*b)->values;
+    if ((*b)->suspect)
+        p->suspects_running--;
+    for (uint32_t i = 0; i < (*b)->n_rows; i++) {
+        uint32_t n_values = (*b)->rows[i]->n_values;
+        end_row(p, (*b)->rows[i], values);
+        values = values ? values + n_values : NULL;
+    }
+    batch_free(b);
+    if (p->twins)
+        twins_flush(p->twins);
+}
+
+static void push(struct batch **list, struct batch *b)
+{
+    b->next = *list;
+    *list = b;
+}
+
+/* Rows [from, to) of b as a suspect batch of their own; b loses them. */
+static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
+{
+    struct batch *part = batch_new(to - from, b->min_shared);
+    part->suspect = 1;
+    for (uint32_t i = from; i < to; i++)
+        batch_move(part, &b->rows[i]);
+    push(&p->suspects, part);
+}
+
+int planner_lost(struct planner *p, struct batch **out, int was_running)
+{
+    struct batch *b = *out;
+    free(b->values);
+    b->values = NULL;
+    if (b->suspect)
+        p->suspects_running--;
+    if (!was_running) {
+        push(b->suspect ? &p->suspects : &p->again, b);
+        *out = NULL;
+        return 0;
+    }
+    if (b->n_rows == 1 && b->suspect && ++b->rows[0]->attempts >= PLANNER_ATTEMPTS) {
+        p->suspects_running++; /* until planner_finished */
+        return 1;
+    }
+    uint32_t half = (b->n_rows + 1) / 2;
+    if (half < b->n_rows)
+        push_part(p, b, half, b->n_rows);
+    push_part(p, b, 0, half);
+    b->n_rows = 0; /* its rows have moved */
+    batch_free(out);
+    return 0;
+}
+
+int planner_isolating(const struct planner *p)
+{
+    return p->suspects != NULL || p->suspects_running > 0;
+}

@@ -1,0 +1,156 @@
+/* queues.c - see queues.h. */
+#include "broker/sched/queues.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/log.h"
+
+/* ---- the heap ---- */
+
+static int goes_before(const struct queue *a, const struct queue *b)
+{
+    if (a->stalled != b->stalled)
+        return b->stalled;
+    if (a->priority != b->priority)
+        return a->priority > b->priority;
+    return a->served != b->served ? a->served < b->served : a->job < b->job;
+}
+
+static void put(struct queues *all, size_t at, struct queue *q)
+{
+    all->heap[at] = q;
+    q->at = at;
+}
+
+static void move_up(struct queues *all, struct queue *q)
+{
+    size_t at = q->at;
+    for (; at > 0 && goes_before(q, all->heap[(at - 1) / 2]); at = (at - 1) / 2)
+        put(all, at, all->heap[(at - 1) / 2]);
+    put(all, at, q);
+}
+
+static void move_down(struct queues *all, struct queue *q)
+{
+    size_t at = q->at;
+    for (size_t next; (next = 2 * at + 1) < all->n; at = next) {
+        if (next + 1 < all->n && goes_before(all->heap[next + 1], all->heap[next]))
+            next++;
+        if (!goes_before(all->heap[next], q))
+            break;
+        put(all, at, all->heap[next]);
+    }
+    put(all, at, q);
+}
+
+/* ---- by job ---- */
+
+/* Where the job's queue is, or would be. */
+static size_t place_of(const struct queues *all, int64_t job)
+{
+    size_t low = 0, high = all->n;
+    if (all->n > 0 && all->by_job[all->n - 1]->job < job) /* most are new */
+        return all->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (all->by_job[middle]->job < job)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+struct queue *queues_find(const struct queues *all, int64_t job)
+{
+    size_t at = place_of(all, job);
+    return at < all->n && all->by_job[at]->job == job ? all->by_job[at] : NULL;
+}
+
+/* ---- both ---- */
+
+/* Served tokens of the queue of this priority that has had the fewest; 0 when there is none. */
+static uint64_t floor_of(const struct queues *all, int priority)
+{
+    uint64_t least = UINT64_MAX;
+    if (all->n > 0 && all->heap[0]->priority == priority && !all->any_stalled)
+        return all->heap[0]->served;
+    for (size_t i = 0; i < all->n; i++)
+        if (all->heap[i]->priority == priority && all->heap[i]->served < least)
+            least = all->heap[i]->served;
+    return least == UINT64_MAX ? 0 : least;
+}
+
+static struct queue **more_room(struct queue **old, size_t n, size_t room)
+{
+    struct queue **list = xcalloc(room, sizeof(struct queue *));
+    if (n > 0)
+        memcpy(list, old, n * sizeof(struct queue *));
+    free(old);
+    return list;
+}
+
+struct queue *queues_add(struct queues *all, int64_t job, int priority)
+{
+    size_t at = place_of(all, job);
+    struct queue *q = xcalloc(1, sizeof *q);
+    if (all->n == all->room) {
+        all->room = all->room ? 2 * all->room : 16;
+        all->heap = more_room(all->heap, all->n, all->room);
+        all->by_job = more_room(all->by_job, all->n, all->room);
+    }
+    *q = (struct queue){
+        .job = job, .priority = priority, .served = floor_of(all, priority), .at = all->n};
+    q->end = &q->first;
+    memmove(all->by_job + at + 1, all->by_job + at, (all->n - at) * sizeof(struct queue *));
+    all->by_job[at] = q;
+    all->n++;
+    move_up(all, q);
+    return q;
+}
+
+void queues_remove(struct queues *all, struct queue **out)
+{
+    struct queue *q = *out, *last = all->heap[all->n - 1];
+    size_t at = place_of(all, q->job);
+    all->n--;
+    memmove(all->by_job + at, all->by_job + at + 1, (all->n - at) * sizeof(struct queue *));
+    if (last != q) {
+        put(all, q->at, last);
+        move_up(all, last);
+        move_down(all, last);
+    }
+    free(q);
+    *out = NULL;
+}
+
+void queues_serve(struct queues *all, struct queue *q, uint64_t served)
+{
+    q->served = served;
+    move_down(all, q);
+}
+
+void queues_stall(struct queues *all, struct queue *q)
+{
+    q->stalled = all->any_stalled = 1;
+    move_down(all, q);
+}
+
+void queues_begin_round(struct queues *all)
+{
+    if (!all->any_stalled)
+        return;
+    all->any_stalled = 0;
+    for (size_t i = 0; i < all->n; i++)
+        all->heap[i]->stalled = 0;
+    for (size_t i = all->n / 2; i-- > 0;)
+        move_down(all, all->heap[i]);
+}
+
+void queues_release(struct queues *all)
+{
+    free(all->heap);
+    free(all->by_job);
+    *all = (struct queues){0};
+}

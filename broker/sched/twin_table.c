@@ -1,0 +1,314 @@
+/* twin_table.c - see twin_table.h.
+ *
+ *     slots     2^bits of 8 bytes: tag (32 bits of the hash, not 0) << 32 | number of the row in its job; 0 is free
+ * A row's slot is the first free one from the start of the cache line on that its tag's upper bits name, so
+ * most are found or missed with one access to memory. Nothing is ever taken out. At three quarters full
+ * (11 to 21 bytes a row) a table of twice the size is made, which takes its place.
+ *
+ * A file loses its name as soon as it is there: cut short while it is mapped it would end the broker with
+ * SIGBUS, and written to by somebody else it would hold anything. What remains is a disk that gives back other
+ * bytes than it was given. So a search ends after REACH slots: at three quarters full the longest run is some
+ * hundreds. All else that is kept of a table lies in memory.
+ *
+ * Disk space is taken before it is mapped, for a page without any would kill with SIGBUS. Where there is
+ * none to be had, the table goes on in memory.
+ *
+ * LIMITS: tags have 32 bits, so of n rows one in 2^32 / n looks in vain into another; at 10^7, one in 430.
+ * A disk that cannot give back a page at all (EIO) still ends the broker with SIGBUS. */
+#include "broker/sched/twin_table.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/statvfs.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+
+#define FIRST_BITS 5
+#define MAX_BITS 33
+#define LINE_SLOTS 8
+#define REACH 4096
+
+struct twin_table {
+    struct twin_table_options options; /* dir NULL: no files, or none any more */
+    int64_t scanned;
+    uint64_t *slots;
+    uint64_t n, bits;
+    int in_file, is_full, lies;
+};
+
+static size_t bytes_of(uint64_t bits)
+{
+    return sizeof(uint64_t) << bits;
+}
+
+/* ---- memory ---- */
+
+static void release(struct twin_table *t)
+{
+    if (t->in_file)
+        munmap(t->slots, bytes_of(t->bits));
+    else
+        free(t->slots);
+}
+
+/* NULL: there is none. */
+static void *take_memory(uint64_t bits)
+{
+    void *memory = aligned_alloc(LINE_SLOTS * sizeof(uint64_t), bytes_of(bits));
+    if (memory)
+        memset(memory, 0, bytes_of(bits));
+    return memory;
+}
+
+static int has_room(const struct twin_table *t, uint64_t bits)
+{
+    struct statvfs v;
+    return statvfs(t->options.dir, &v) != 0 ||
+           (uint64_t)v.f_bavail * v.f_frsize >= t->options.min_free_bytes + bytes_of(bits);
+}
+
+/* A new file of that size, full of zeros, mapped, without a name; NULL with the reason in errno. */
+static void *take_file(const struct twin_table *t, uint64_t bits)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/twins-%lld.new", t->options.dir, (long long)t->options.job);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return NULL;
+    void *memory = MAP_FAILED;
+    errno = unlink(path) == 0 ? posix_fallocate(fd, 0, (off_t)bytes_of(bits)) : errno;
+    if (errno == 0)
+        memory = mmap(NULL, bytes_of(bits), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    int why = errno;
+    close(fd);
+    errno = why;
+    return memory != MAP_FAILED ? memory : NULL;
+}
+
+/* ---- slots ---- */
+
+static uint32_t tag_of(uint64_t hash)
+{
+    uint32_t tag = (uint32_t)(hash >> 32);
+    return tag ? tag : 1;
+}
+
+static uint64_t first_slot(const struct twin_table *t, uint32_t tag)
+{
+    uint64_t bits = t->bits;
+    uint64_t at = bits <= 32 ? tag >> (32 - bits) : (uint64_t)tag << (bits - 32);
+    return at & ~(uint64_t)(LINE_SLOTS - 1);
+}
+
+static uint64_t next_slot(const struct twin_table *t, uint64_t at)
+{
+    return (at + 1) & ((1ull << t->bits) - 1);
+}
+
+/* Up to where a row of this tag would be: its free slot, and *n rows that have the tag. NULL: those are enough,
+ * or there is no end. */
+static uint64_t *walk(struct twin_table *t, uint32_t tag, uint32_t *found, uint32_t *n)
+{
+    uint64_t at = first_slot(t, tag);
+    *n = 0;
+    for (uint32_t k = 0; k < REACH; k++, at = next_slot(t, at)) {
+        if (t->slots[at] == 0)
+            return &t->slots[at];
+        if (t->slots[at] >> 32 != tag)
+            continue;
+        found[(*n)++] = (uint32_t)t->slots[at];
+        if (*n == TWIN_TABLE_SAME)
+            return NULL;
+    }
+    twin_table_distrust(t);
+    return NULL;
+}
+
+/* 0: there is no free slot within reach. */
+static int put(struct twin_table *t, uint64_t slot)
+{
+    uint64_t at = first_slot(t, (uint32_t)(slot >> 32));
+    for (uint32_t k = 0; k < REACH; k++, at = next_slot(t, at))
+        if (t->slots[at] == 0) {
+            t->slots[at] = slot;
+            return 1;
+        }
+    return 0;
+}
+
+/* The old table's rows into the new memory, which it is from then on. */
+static void move_into(struct twin_table *t, void *memory, uint64_t bits, int in_file)
+{
+    struct twin_table old = *t;
+    uint64_t n = 0;
+    t->slots = memory;
+    t->bits = bits;
+    t->in_file = in_file;
+    for (uint64_t i = 0; i < 1ull << old.bits; i++) {
+        if (old.slots[i] != 0 && !put(t, old.slots[i]))
+            break;
+        n += old.slots[i] != 0;
+    }
+    t->lies |= old.in_file && n != t->n;
+    release(&old);
+}
+
+static void grow_in_memory(struct twin_table *t, uint64_t bits)
+{
+    void *memory = bits <= MAX_BITS ? take_memory(bits) : NULL;
+    if (!memory) {
+        log_warn(
+            "event=twins_full job=%lld rows=%llu action=\"rows that are the same as later ones "
+            "are computed again\"",
+            (long long)t->options.job, (unsigned long long)t->n);
+        t->is_full = 1;
+        return;
+    }
+    move_into(t, memory, bits, 0);
+}
+
+static void grow(struct twin_table *t)
+{
+    uint64_t bits = t->bits + 1;
+    if (bits <= TWIN_TABLE_MEMORY_BITS || !t->options.dir) {
+        grow_in_memory(t, bits);
+        return;
+    }
+    errno = ENOSPC;
+    void *memory = has_room(t, bits) ? take_file(t, bits) : NULL;
+    if (memory) {
+        move_into(t, memory, bits, 1);
+        return;
+    }
+    log_warn("event=twins_in_memory job=%lld bytes=%zu error=\"%s\"", (long long)t->options.job,
+        bytes_of(bits), strerror(errno));
+    grow_in_memory(t, bits);
+    t->options.dir = NULL; /* it stays there */
+}
+
+/* ---- a job's table ---- */
+
+struct twin_table *twin_table_open(const struct twin_table_options *o)
+{
+    struct twin_table *t = xcalloc(1, sizeof *t);
+    t->options = *o;
+    t->bits = FIRST_BITS;
+    t->slots = take_memory(FIRST_BITS);
+    if (!t->slots)
+        die(EX_OSERR, "event=no_memory");
+    return t;
+}
+
+void twin_table_close(struct twin_table **t)
+{
+    if (*t)
+        release(*t);
+    free(*t);
+    *t = NULL;
+}
+
+int64_t twin_table_job(const struct twin_table *t)
+{
+    return t->options.job;
+}
+
+uint64_t twin_table_seed(const struct twin_table *t)
+{
+    return t->options.seed;
+}
+
+size_t twin_table_small_bytes(const struct twin_table *t)
+{
+    return t->bits <= TWIN_TABLE_MEMORY_BITS ? bytes_of(t->bits) : 0;
+}
+
+int64_t twin_table_scanned(const struct twin_table *t)
+{
+    return t->scanned;
+}
+
+void twin_table_set_scanned(struct twin_table *t, int64_t row)
+{
+    t->scanned = row;
+}
+
+/* ---- rows ---- */
+
+void twin_table_add(struct twin_table *t, uint64_t hash, uint32_t i)
+{
+    uint32_t found[TWIN_TABLE_SAME], n, tag = tag_of(hash);
+    uint64_t slot = (uint64_t)tag << 32 | i, *place = walk(t, tag, found, &n);
+    while (place && n > 0)
+        if (found[--n] == i)
+            return;
+    if (!place)
+        return;
+    if (4 * (t->n + 1) <= 3ull << t->bits) {
+        *place = slot;
+        t->n++;
+        return;
+    }
+    if (!t->is_full)
+        grow(t);
+    if (t->is_full)
+        return;
+    if (put(t, slot))
+        t->n++;
+    else
+        twin_table_distrust(t);
+}
+
+uint32_t twin_table_find(struct twin_table *t, uint64_t hash, uint32_t *found)
+{
+    uint32_t n;
+    walk(t, tag_of(hash), found, &n);
+    return n;
+}
+
+int twin_table_is_same(uint64_t hash, uint64_t other)
+{
+    return tag_of(hash) == tag_of(other);
+}
+
+int twin_table_lies(const struct twin_table *t)
+{
+    return t->lies;
+}
+
+void twin_table_distrust(struct twin_table *t)
+{
+    t->lies |= t->in_file;
+}
+
+void twin_table_expect(const struct twin_table *t, uint64_t hash)
+{
+    __builtin_prefetch(&t->slots[first_slot(t, tag_of(hash))]);
+}
+
+/* ---- files that have a name ---- */
+
+static int is_ours(const char *name)
+{
+    long long job;
+    int end = 0;
+    return sscanf(name, "twins-%lld.%n", &job, &end) == 1 && end > 0 &&
+           (strcmp(name + end, "new") == 0 || strcmp(name + end, "map") == 0);
+}
+
+void twin_table_sweep(const char *dir)
+{
+    DIR *d = opendir(dir);
+    struct dirent *entry;
+    while (d && (entry = readdir(d)))
+        if (is_ours(entry->d_name))
+            unlinkat(dirfd(d), entry->d_name, 0);
+    if (d)
+        closedir(d);
+}

@@ -1,0 +1,602 @@
+/* twins.c - see twins.h.
+ *
+ * The hash is XXH3-64 with a seed that nobody outside knows: only hints depend on it. What the score cache keeps
+ * has to be proven by its key, the first 128 bits of BLAKE2b over, in this order, each number as little-endian
+ * int32:
+ *     model      32 bytes: BLAKE2b-256 of version of the program, checkpoint digest, mode, each ended by 0;
+ *                an adapter's digest would follow
+ *     numbers    n_tokens, n_positions, n_values, pooling, activation, step token (-1 unless STEP)
+ *     ids        [n_tokens]
+ *     positions  [n_positions]
+ * All lengths come before what they measure, so no two rows have the same encoding. 128 bits, and a hash
+ * that nobody can steer: a client that could make two rows collide could give another's row its score.
+ *
+ * Rows under way are found through a hash table of pointers that holds just those. A row is in its job's table from
+ * when it goes to be computed, so before it can be finished. A table begins empty; where its job has finished
+ * rows (after a restart, or when the table was closed) it is filled first, some milliseconds' worth at a time,
+ * and its job waits for that.
+ *
+ * Rows are compared within one job, for a queue that is scored twice on purpose (to compare, to measure) has to be;
+ * across jobs there is the score cache. */
+#include "broker/sched/twins.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/sched/twin_table.h"
+#include "broker/xxh.h"
+#include "schema/log.h"
+#include "schema/version.h"
+
+#define MODEL_BYTES 32
+#define SCAN_MS 10
+#define SCAN_ROWS 64
+#define SCANNED INT64_MAX
+#define IDLE_TABLES 512
+
+struct twins {
+    struct twins_options options;
+    uint8_t model[MODEL_BYTES];
+    struct row **leaders; /* open addressing, NULL is free, removal by moving back */
+    size_t n_leaders, room;
+    struct twin_table **tables; /* by job, ascending; [max_tables] of room */
+    uint32_t n_tables, idle_at;
+    size_t
+        small_bytes; /* of the small ones, when they were last counted, and of those that came since */
+    struct twin_table *current; /* the one that was last used; NULL: none */
+    struct row *read;           /* the row that was last looked into: its sequences, a list */
+    int64_t read_row;
+    uint64_t seed; /* of new tables */
+    twins_line_finder *find_line;
+    void *line_arg;
+    long long scan_end_ms; /* of this turn; 0: none has begun */
+    int later;
+    int added; /* to the cache, since the last flush */
+};
+
+/* ---- tables of jobs ---- */
+
+/* It is gone already. */
+static void remove_table(struct twins *t, uint32_t at)
+{
+    t->n_tables--;
+    memmove(t->tables + at, t->tables + at + 1, (t->n_tables - at) * sizeof(struct twin_table *));
+    t->current = NULL;
+}
+
+static void count_bytes(struct twins *t)
+{
+    t->small_bytes = 0;
+    for (uint32_t i = 0; i < t->n_tables; i++)
+        t->small_bytes += twin_table_small_bytes(t->tables[i]);
+}
+
+/* Any one, as jobs take turns, and of any order that is followed the next one would be the one that is needed
+ * next; but a small one where there is one, for it will be filled again. */
+static uint32_t one_to_close(const struct twins *t)
+{
+    uint32_t first = randombytes_uniform(t->n_tables);
+    for (uint32_t k = 0; k < t->n_tables; k++) {
+        uint32_t at = (first + k) % t->n_tables;
+        if (twin_table_small_bytes(t->tables[at]) > 0)
+            return at;
+    }
+    return first;
+}
+
+/* With too many of them some are closed. */
+static void limit_tables(struct twins *t)
+{
+    while (
+        t->n_tables == t->options.max_tables || (t->n_tables > 0 && t->small_bytes > TWINS_BYTES)) {
+        uint32_t at = one_to_close(t);
+        size_t bytes = twin_table_small_bytes(t->tables[at]); /* it may have grown since */
+        t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
+        twin_table_close(&t->tables[at]);
+        remove_table(t, at);
+    }
+}
+
+/* Is this job still to be worked on? Negative: the store failed. */
+static int is_unfinished(struct twins *t, int64_t job, struct err *e)
+{
+    struct store_job j;
+    int rc = store_get_job(t->options.store, job, &j, e);
+    return rc != 1 ? rc : !j.cancelled && j.finished_ms == 0;
+}
+
+/* Where the job's table is among the others, or would be. */
+static uint32_t place_of(const struct twins *t, int64_t job)
+{
+    uint32_t low = 0, high = t->n_tables;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (twin_table_job(t->tables[middle]) < job)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* NULL: it is not open. */
+static struct twin_table *table_of(const struct twins *t, int64_t job)
+{
+    if (t->current && twin_table_job(t->current) == job)
+        return t->current;
+    uint32_t at = place_of(t, job);
+    return at < t->n_tables && twin_table_job(t->tables[at]) == job ? t->tables[at] : NULL;
+}
+
+static void open_table(struct twins *t, int64_t job, const char *dir)
+{
+    limit_tables(t);
+    uint32_t at = place_of(t, job);
+    memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
+    t->tables[at] =
+        twin_table_open(&(struct twin_table_options){dir, job, t->seed, t->options.min_free_bytes});
+    t->n_tables++;
+    t->small_bytes += twin_table_small_bytes(t->tables[at]);
+    for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
+        if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
+            twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
+}
+
+static void close_lying(struct twins *t, int64_t job)
+{
+    uint32_t at = place_of(t, job);
+    log_warn("event=twins_damaged job=%lld action=\"made again in memory\"", (long long)job);
+    twin_table_close(&t->tables[at]);
+    remove_table(t, at);
+}
+
+/* The row's job's becomes the current one: 1, or 0 when this turn has no time left to fill one more. */
+static int choose_table(struct twins *t, int64_t job)
+{
+    struct twin_table *table = table_of(t, job);
+    int lies = table && twin_table_lies(table);
+    if ((!table || lies) && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
+        return 0;
+    if (lies)
+        close_lying(t, job);
+    if (!table || lies)
+        open_table(t, job, lies ? NULL : t->options.data_dir);
+    t->current = table_of(t, job);
+    return 1;
+}
+
+int twins_idle(struct twins *t, struct err *e)
+{
+    count_bytes(t);
+    limit_tables(t);
+    for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
+        int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), e);
+        if (rc < 0)
+            return rc;
+        if (rc == 1) {
+            t->idle_at++;
+            continue;
+        }
+        twin_table_close(&t->tables[t->idle_at]);
+        remove_table(t, t->idle_at);
+    }
+    if (t->idle_at >= t->n_tables)
+        t->idle_at = 0;
+    return 0;
+}
+
+/* ---- content ---- */
+
+static void make_key(const struct twins *t, struct row *r)
+{
+    struct {
+        uint8_t model[MODEL_BYTES];
+        int32_t n_tokens, n_positions, n_values, pool_type, activation, step_token;
+    } head = {.n_tokens = (int32_t)r->n_tokens,
+        .n_positions = (int32_t)r->n_positions,
+        .n_values = (int32_t)r->n_values,
+        .pool_type = r->pool_type,
+        .activation = r->activation,
+        .step_token = r->pool_type == POOL_STEP ? r->step_token : -1};
+    crypto_generichash_state h;
+    memcpy(head.model, t->model, sizeof head.model);
+    crypto_generichash_init(&h, NULL, 0, ROW_KEY_BYTES);
+    crypto_generichash_update(&h, (const uint8_t *)&head, sizeof head);
+    crypto_generichash_update(&h, (const uint8_t *)r->ids, r->n_tokens * sizeof *r->ids);
+    crypto_generichash_update(
+        &h, (const uint8_t *)r->positions, r->n_positions * sizeof *r->positions);
+    crypto_generichash_final(&h, r->key, sizeof r->key);
+    r->has_key = 1;
+}
+
+static void hash_row(const struct twin_table *table, struct row *r)
+{
+    int32_t numbers[] = {(int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values,
+        r->pool_type, r->activation, r->pool_type == POOL_STEP ? r->step_token : -1};
+    uint64_t h = XXH3_64bits_withSeed(numbers, sizeof numbers, twin_table_seed(table));
+    h = XXH3_64bits_withSeed(r->ids, r->n_tokens * sizeof *r->ids, h);
+    if (r->n_positions > 0)
+        h = XXH3_64bits_withSeed(r->positions, r->n_positions * sizeof *r->positions, h);
+    r->hash = h;
+    r->hash_seed = twin_table_seed(table);
+}
+
+static int is_same(const struct row *a, const struct row *b)
+{
+    return a->n_tokens == b->n_tokens && a->n_positions == b->n_positions &&
+           a->n_values == b->n_values && a->pool_type == b->pool_type &&
+           a->activation == b->activation &&
+           (a->pool_type != POOL_STEP || a->step_token == b->step_token) &&
+           memcmp(a->ids, b->ids, a->n_tokens * sizeof *a->ids) == 0 &&
+           memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0;
+}
+
+/* ---- rows under way ---- */
+
+static int leads_for(const struct row *leader, const struct row *r)
+{
+    return leader->hash == r->hash && row_job(leader->row) == row_job(r->row) && is_same(leader, r);
+}
+
+/* Where the row's leader is, or would be. */
+static size_t leader_slot(const struct twins *t, const struct row *r)
+{
+    size_t at = r->hash & (t->room - 1);
+    while (t->leaders[at] && !leads_for(t->leaders[at], r))
+        at = (at + 1) & (t->room - 1);
+    return at;
+}
+
+static void grow(struct twins *t)
+{
+    struct row **old = t->leaders;
+    size_t n = t->room;
+    t->room *= 2;
+    t->leaders = xcalloc(t->room, sizeof(struct row *));
+    for (size_t i = 0; i < n; i++)
+        if (old[i])
+            t->leaders[leader_slot(t, old[i])] = old[i];
+    free(old);
+}
+
+void twins_note(struct twins *t, struct row *r)
+{
+    struct twin_table *table = table_of(t, row_job(r->row));
+    if (!table)
+        return;
+    if (r->hash_seed != twin_table_seed(table))
+        hash_row(table, r);
+    twin_table_add(table, r->hash, row_index(r->row));
+}
+
+void twins_lead(struct twins *t, struct row *r)
+{
+    if (2 * (t->n_leaders + 1) > t->room)
+        grow(t);
+    t->leaders[leader_slot(t, r)] = r;
+    t->n_leaders++;
+    r->leads = 1;
+    twins_note(t, r);
+}
+
+static void stop_leading(struct twins *t, struct row *r)
+{
+    size_t hole = leader_slot(t, r);
+    t->leaders[hole] = NULL;
+    t->n_leaders--;
+    r->leads = 0;
+    for (size_t at = (hole + 1) & (t->room - 1); t->leaders[at]; at = (at + 1) & (t->room - 1)) {
+        struct row *moved = t->leaders[at];
+        t->leaders[at] = NULL;
+        t->leaders[leader_slot(t, moved)] = moved;
+    }
+}
+
+/* ---- rows that were answered ---- */
+
+static void forget_read(struct twins *t)
+{
+    for (struct row *r = t->read, *next; r; r = next) {
+        next = r->next;
+        row_free(&r);
+    }
+    t->read = NULL;
+    t->read_row = 0;
+}
+
+static void keep_read(void *arg, struct row *r)
+{
+    struct twins *t = arg;
+    r->next = t->read;
+    t->read = r;
+}
+
+/* t->read becomes this row's; its content never changes. */
+static int read_row(struct twins *t, int64_t row, struct err *e)
+{
+    if (t->read_row == row)
+        return 0;
+    forget_read(t);
+    int rc = store_one_row(t->options.store, row, keep_read, t, e);
+    t->read_row = rc == 0 ? row : 0;
+    return rc;
+}
+
+/* For a result of this origin. */
+static void make_room(struct row *r, enum row_origin origin)
+{
+    free(r->known);
+    r->known = xcalloc(r->n_values + 1, sizeof *r->known);
+    r->origin = origin;
+    free(r->known_message);
+    r->known_message = NULL;
+    r->known_error = 0;
+}
+
+/* Errors that are the same content's too. */
+static int take_error(struct row *r, const struct store_answer *answer)
+{
+    static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
+    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
+        if (strcmp(answer->error_code, err_name(codes[i])) == 0) {
+            r->known_error = codes[i];
+            r->known_message = strdup(answer->error_message);
+            return 1;
+        }
+    return 0;
+}
+
+/* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
+static int take_answer(struct twins *t, const struct row *same, struct row *r, struct err *e)
+{
+    const struct line *line =
+        same->line && t->find_line ? t->find_line(t->line_arg, same->row) : NULL;
+    if (line && line->done[same->part] && line->error_code == 0) {
+        make_room(r, ROW_COPIED);
+        r->known[0] = line->values[same->part];
+        return 1;
+    }
+    make_room(r, ROW_COPIED);
+    struct store_answer answer = {.from = same->part, .n = r->n_values, .values = r->known};
+    int rc = store_read_answer(t->options.store, same->row, &answer, e);
+    if (rc != 1)
+        return rc;
+    if (answer.error_code[0])
+        return same->line ? 0 : take_error(r, &answer);
+    if (answer.n_values != (same->line ? same->line->n_parts : same->n_values))
+        return 0;
+    /* SQLite keeps -0.0 as 0, which in a list would be seen. */
+    return !r->line || same->line || r->known[0] != 0;
+}
+
+/* The row that the table names for r has been read: 1 when it is the same and has an answer. */
+static int take_from_read(struct twins *t, int64_t row, struct row *r, struct err *e)
+{
+    int rc = 0, is_so = 0;
+    for (struct row *same = t->read; rc == 0 && same; same = same->next) {
+        if (is_same(same, r) && (row != r->row || same->part != r->part))
+            rc = take_answer(t, same, r, e);
+        else if (!is_so)
+            hash_row(t->current, same);
+        is_so |= is_same(same, r) || twin_table_is_same(same->hash, r->hash);
+    }
+    if (rc == 0 && !is_so) /* the content of a row never changes */
+        twin_table_distrust(t->current);
+    return rc;
+}
+
+/* 1 known, 0 not, or negative. */
+static int find_answered(struct twins *t, struct row *r, struct err *e)
+{
+    uint32_t found[TWIN_TABLE_SAME], n = twin_table_find(t->current, r->hash, found);
+    int rc = 0;
+    for (uint32_t k = 0; rc == 0 && k < n; k++) {
+        int64_t row = row_number(row_job(r->row), found[k]);
+        if (row == r->row && !r->line)
+            continue;
+        rc = read_row(t, row, e);
+        if (rc == 0)
+            rc = take_from_read(t, row, r, e);
+    }
+    return rc;
+}
+
+/* ---- rows that were answered before the table was made ---- */
+
+struct scan {
+    struct row *first, **end;
+};
+
+static void note_finished(void *arg, struct row *r)
+{
+    struct scan *scan = arg;
+    *scan->end = r;
+    scan->end = &r->next;
+}
+
+/* Of many that are the same the table has one. */
+static int add_finished(struct twins *t, struct row *r, struct err *e)
+{
+    hash_row(t->current, r);
+    int rc = find_answered(t, r, e);
+    if (rc == 0)
+        twin_table_add(t->current, r->hash, row_index(r->row));
+    return rc < 0 ? rc : 0;
+}
+
+/* The next few: 1 when those were the last. */
+static int scan_some(struct twins *t, struct err *e)
+{
+    int64_t job = twin_table_job(t->current);
+    int64_t after = row_number(job, 0) + twin_table_scanned(t->current) - 1;
+    struct scan scan = {.end = &scan.first};
+    int rc = store_finished_rows(t->options.store, job, &after, SCAN_ROWS, note_finished, &scan, e);
+    int more = rc == 1;
+    for (struct row *r = scan.first, *next; r; r = next) {
+        next = r->next;
+        if (rc >= 0)
+            rc = add_finished(t, r, e);
+        row_free(&r);
+    }
+    if (rc < 0)
+        return rc;
+    twin_table_set_scanned(t->current, more ? (int64_t)row_index(after) + 1 : SCANNED);
+    return !more;
+}
+
+/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this turn
+ * has left. The other half is for other jobs: most have little to read. */
+static int fill_table(struct twins *t, struct err *e)
+{
+    int rc = twin_table_scanned(t->current) == SCANNED;
+    if (rc == 0 && t->scan_end_ms == 0)
+        t->scan_end_ms = now_mono_ms() + SCAN_MS;
+    long long end_ms = rc == 0 ? (now_mono_ms() + t->scan_end_ms + 1) / 2 : 0;
+    while (rc == 0 && now_mono_ms() < end_ms)
+        rc = scan_some(t, e);
+    return rc;
+}
+
+/* ---- beginning and end ---- */
+
+struct twins *twins_new(const struct twins_options *options)
+{
+    struct twins *t = xcalloc(1, sizeof *t);
+    const char *parts[] = {ASSAY_VERSION, options->digest, options->mode};
+    crypto_generichash_state h;
+    t->options = *options;
+    if (t->options.max_tables == 0)
+        t->options.max_tables = TWINS_TABLES;
+    t->tables = xcalloc(t->options.max_tables, sizeof(struct twin_table *));
+    randombytes_buf(&t->seed, sizeof t->seed);
+    t->room = 1024;
+    t->leaders = xcalloc(t->room, sizeof(struct row *));
+    crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
+    for (int i = 0; i < 3; i++)
+        crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
+    crypto_generichash_final(&h, t->model, MODEL_BYTES);
+    if (options->data_dir)
+        twin_table_sweep(options->data_dir);
+    return t;
+}
+
+void twins_free(struct twins **t)
+{
+    if (!*t)
+        return;
+    while ((*t)->n_tables > 0)
+        twin_table_close(&(*t)->tables[--(*t)->n_tables]);
+    free((*t)->tables);
+    forget_read(*t);
+    free((*t)->leaders);
+    free(*t);
+    *t = NULL;
+}
+
+void twins_use_lines(struct twins *t, twins_line_finder *find, void *arg)
+{
+    t->find_line = find;
+    t->line_arg = arg;
+}
+
+/* ---- all of it ---- */
+
+static struct store_cache *cache_of(const struct twins *t)
+{
+    return t->options.cache ? *t->options.cache : NULL;
+}
+
+static int find_cached(struct twins *t, struct row *r)
+{
+    if (!cache_of(t) || r->fresh || r->not_cached)
+        return 0;
+    if (!r->has_key)
+        make_key(t, r);
+    make_room(r, ROW_CACHED);
+    int found = store_cache_find(t->options.cache, r->key, r->known, r->n_values);
+    r->not_cached = !found;
+    if (found)
+        twin_table_add(t->current, r->hash, row_index(r->row));
+    return found;
+}
+
+/* Its result has to be computed. */
+static void know_nothing(struct row *r)
+{
+    free(r->known);
+    r->known = NULL;
+    r->known_error = 0;
+    r->origin = ROW_COMPUTED;
+}
+
+void twins_expect(struct twins *t, struct row *r)
+{
+    const struct twin_table *table = table_of(t, row_job(r->row));
+    if (!table)
+        return;
+    if (r->hash_seed != twin_table_seed(table))
+        hash_row(table, r);
+    twin_table_expect(table, r->hash);
+}
+
+void twins_begin(struct twins *t)
+{
+    t->scan_end_ms = 0;
+}
+
+int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *e)
+{
+    *leader = NULL;
+    int rc = choose_table(t, row_job(r->row));
+    if (rc == 1)
+        rc = fill_table(t, e);
+    if (rc != 1) {
+        t->later |= rc == 0;
+        return rc < 0 ? rc : TWINS_LATER;
+    }
+    if (r->hash_seed != twin_table_seed(t->current))
+        hash_row(t->current, r);
+    *leader = t->leaders[leader_slot(t, r)];
+    if (*leader)
+        return TWINS_UNDER_WAY;
+    rc = find_answered(t, r, e);
+    if (rc == 0 && twin_table_lies(t->current)) {
+        t->later = 1;
+        return TWINS_LATER;
+    }
+    if (rc == 0)
+        rc = find_cached(t, r);
+    if (rc == 1)
+        return TWINS_KNOWN;
+    know_nothing(r);
+    return rc;
+}
+
+int twins_said_later(struct twins *t)
+{
+    int later = t->later;
+    t->later = 0;
+    return later;
+}
+
+void twins_end(struct twins *t, struct row *r, const float *values)
+{
+    int led = r->leads;
+    if (led)
+        stop_leading(t, r);
+    if (!led || !values || !cache_of(t))
+        return;
+    if (!r->has_key)
+        make_key(t, r);
+    store_cache_add(t->options.cache, r->key, values, r->n_values);
+    t->added = 1;
+}
+
+void twins_flush(struct twins *t)
+{
+    if (t->added && cache_of(t))
+        store_cache_flush(t->options.cache);
+    t->added = 0;
+}

@@ -1,0 +1,75 @@
+/* store_guard.c - that the database is still where its name says.
+ *
+ * A file that is removed or replaced lives on for who has it open: the broker would go on, acknowledge
+ * rows, sync them, and lose them all when it closes it. So before anybody is told that something is on
+ * the disk, the names are looked at.
+ *
+ * What the connection has open is whole even then. Where the database has its name and its log has none, a
+ * checkpoint brings into it what the log held. (Where another log has taken the name, that would be
+ * read on top of it.) */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+static const char *const names[STORE_GUARDED] = {
+    "assay.db", "assay.db-wal", "assay.db-shm", "lock"};
+
+static int look(const struct store *s, int i, struct stat *st)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/%s", s->dir, names[i]);
+    return stat(path, st);
+}
+
+int store_guard_begin(struct store *s, struct err *e)
+{
+    struct stat st;
+    for (int i = 0; i < STORE_GUARDED; i++) {
+        if (look(s, i, &st) != 0)
+            return err_errno(e, ASSAY_EIO, "%s/%s", s->dir, names[i]);
+        s->guarded[i].device = st.st_dev;
+        s->guarded[i].inode = st.st_ino;
+    }
+    return 0;
+}
+
+/* 1 the name leads to the file that was opened; 0 not; negative: no telling, errno says why. */
+static int is_there(const struct store *s, int i, struct stat *st)
+{
+    if (look(s, i, st) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
+    return s->guarded[i].device == st->st_dev && s->guarded[i].inode == st->st_ino;
+}
+
+void store_guard_rescue(const struct store *s)
+{
+    struct stat st;
+    if (is_there(s, 0, &st) != 1 || look(s, 1, &st) == 0 || errno != ENOENT)
+        return;
+    if (!sqlite3_get_autocommit(s->db))
+        sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);
+    log_warn(
+        "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
+}
+
+int store_guard_check(const struct store *s, struct err *e)
+{
+    for (int i = 0; i < STORE_GUARDED; i++) {
+        struct stat st = {.st_nlink = 0};
+        int there = is_there(s, i, &st);
+        if (there < 0)
+            return err_errno(e, ASSAY_EIO, "%s/%s", s->dir, names[i]);
+        if (!there)
+            return err_set(e, ASSAY_EGONE,
+                "%s/%s was %s while the broker had it open; nothing is acknowledged any more. If "
+                "it was moved, put all of assay.db, assay.db-wal and assay.db-shm back together, "
+                "then start again",
+                s->dir, names[i], st.st_nlink > 0 ? "replaced" : "removed");
+    }
+    return 0;
+}

@@ -1,0 +1,405 @@
+/* store_jobs.c - jobs: made, found, read, and what is done to one as a whole. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e)
+{
+    int rc = store_integer(s, 0, job, e, "select job from job where key = ?", "t", key);
+    if (rc != 0 || (*job >= 0 && *job <= STORE_LAST_JOB))
+        return rc != 0 ? rc : *job > 0;
+    return err_set(e, ASSAY_EINTERNAL,
+        "%s/assay.db: job '%.*s': expected a number from 1 to %d, found %lld: its record is "
+        "damaged",
+        s->dir, (int)key.len, (const char *)key.at, STORE_LAST_JOB, (long long)*job);
+}
+
+/* Above every number that was given. */
+static int next_number(struct store *s, int64_t *job, struct err *e)
+{
+    int rc = store_integer(s, 0, job, e,
+        "select 1 + max(ifnull((select max(job) from job where job <= ?1), 0), "
+        "ifnull((select value from meta where name = 'last_job' and typeof(value) = 'integer' "
+        "and value between 1 and ?1), 0))",
+        "i", (int64_t)STORE_LAST_JOB);
+    if (rc == 0 && *job > STORE_LAST_JOB)
+        rc =
+            err_set(e, ASSAY_EINTERNAL, "job numbers are used up: %d was the last", STORE_LAST_JOB);
+    return rc;
+}
+
+int store_new_job(
+    struct store *s, struct slice key, int priority, struct slice meta, int64_t *job, struct err *e)
+{
+    int rc = next_number(s, job, e);
+    if (rc == 0)
+        rc = store_run(s, e,
+            "insert into job(job, key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?, ?)",
+            "itibii", *job, key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
+    return rc == 0 ? store_touch_job(s, *job, JOB_SAID | JOB_COUNTED, e) : rc;
+}
+
+static enum job_state state_of(const struct store_job *j)
+{
+    if (j->cancelled)
+        return JOB_CANCELLED;
+    if (j->paused || j->held)
+        return JOB_PAUSED;
+    if (j->sealed && j->done == j->placed)
+        return JOB_DONE;
+    if (!j->sealed)
+        return JOB_OPEN;
+    return j->running > 0 ? JOB_RUNNING : JOB_QUEUED;
+}
+
+static void read_reason(struct store *s, int64_t mode, struct store_job *j)
+{
+    snprintf(j->reason, sizeof j->reason, "made under a mode that the database does not know");
+    sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
+    if (store_step(s, q, NULL) != 1)
+        return;
+    snprintf(j->reason, sizeof j->reason,
+        "made with checkpoint %.12s (%.80s), the broker runs %.12s (%.80s)",
+        (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
+        s->options.digest, s->options.mode);
+    utf8_make_printable(j->reason);
+    sqlite3_reset(q);
+}
+
+static void note_unsound(struct store *s, int64_t job)
+{
+    size_t at = s->n_unsound;
+    while (at > 0 && s->unsound[at - 1] > job)
+        at--;
+    if (at > 0 && s->unsound[at - 1] == job)
+        return;
+    if ((s->n_unsound & (s->n_unsound - 1)) == 0) { /* the room is used up: 0, 1, 2, 4 .. */
+        int64_t *more = xcalloc(s->n_unsound ? 2 * s->n_unsound : 1, sizeof *more);
+        if (s->n_unsound > 0)
+            memcpy(more, s->unsound, s->n_unsound * sizeof *more);
+        free(s->unsound);
+        s->unsound = more;
+    }
+    memmove(s->unsound + at + 1, s->unsound + at, (s->n_unsound++ - at) * sizeof *s->unsound);
+    s->unsound[at] = job;
+}
+
+int store_find_unsound(struct store *s, struct err *e)
+{
+    int rc;
+    sqlite3_stmt *q = store_prepare(s, STORE_JOB_COLUMNS "where job between 1 and ? order by job",
+        "i", (int64_t)STORE_LAST_JOB);
+    while ((rc = store_step(s, q, e)) == 1)
+        if (store_job_damage(s, q))
+            note_unsound(s, sqlite3_column_int64(q, 0));
+    return rc;
+}
+
+/* Nobody is told that it goes well with a record that is not what was written. */
+static void note_damage(struct store *s, int damage, struct store_job *j)
+{
+    j->damaged = j->held = 1;
+    note_unsound(s, j->job);
+    if (damage & JOB_COUNTED)
+        s->suspect = j->job;
+    snprintf(j->reason, sizeof j->reason, "%s",
+        damage & JOB_SAID
+            ? "its record in the database is damaged: key, priority, seal or mode may "
+              "be wrong (`assay scrub`); resume with accept_mode takes it as it is"
+            : "its record in the database is damaged; its rows are counted again");
+}
+
+static int64_t clamp(int64_t v, int64_t min, int64_t max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
+static int64_t rows_at(sqlite3_stmt *q, int i)
+{
+    return clamp(sqlite3_column_int64(q, i), 0, UINT32_MAX);
+}
+
+static int64_t ms_at(sqlite3_stmt *q, int i)
+{
+    return clamp(sqlite3_column_int64(q, i), 0, INT64_MAX >> 10);
+}
+
+static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
+{
+    const char *key = (const char *)sqlite3_column_text(q, 1);
+    int damage = store_job_damage(s, q);
+    memset(j, 0, sizeof *j);
+    j->job = sqlite3_column_int64(q, 0);
+    snprintf(j->key, sizeof j->key, "%s", key ? key : "");
+    utf8_make_printable(j->key + utf8_valid((const uint8_t *)j->key, strlen(j->key)));
+    j->priority = (int)clamp(sqlite3_column_int64(q, 2), -100, 100);
+    j->paused = sqlite3_column_int(q, 3);
+    j->cancelled = sqlite3_column_int(q, 4);
+    j->sealed = sqlite3_column_type(q, 5) != SQLITE_NULL &&
+                sqlite3_column_int64(q, 6) > sqlite3_column_int64(q, 5);
+    j->accepted = rows_at(q, 7);
+    j->placed = rows_at(q, 8);
+    j->total = j->sealed ? j->placed : -1;
+    j->done = rows_at(q, 9);
+    j->failed = rows_at(q, 10);
+    j->running = rows_at(q, 11);
+    j->rate = sqlite3_column_double(q, 12);
+    j->created_ms = ms_at(q, 13);
+    j->finished_ms = ms_at(q, 14);
+    if (j->finished_ms > j->created_ms) /* over: the rate of its whole life */
+        j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
+    int64_t mode = sqlite3_column_int64(q, 15);
+    j->copied = rows_at(q, 16);
+    j->cached = rows_at(q, 17);
+    j->fresh = sqlite3_column_int(q, 18);
+    sqlite3_reset(q);
+    /* What is finished is not held: there is nothing left to score under another mode. */
+    j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
+    j->made_otherwise = mode != s->mode && !j->held;
+    if (mode != s->mode)
+        read_reason(s, mode, j);
+    if (damage)
+        note_damage(s, damage, j);
+    j->state = state_of(j);
+}
+
+int store_get_job(struct store *s, int64_t job, struct store_job *out, struct err *e)
+{
+    if (job < 1 || job > STORE_LAST_JOB)
+        return 0;
+    sqlite3_stmt *q = store_prepare(s, STORE_JOB_COLUMNS "where job = ?", "i", job);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        read_job(s, q, out);
+    return rc;
+}
+
+/* The first job of a set above ?1, by an index that has no others; of those that are unfinished more are looked at,
+ * but within one statement. */
+#define FIRST(index, where)                                                                        \
+    STORE_JOB_COLUMNS "indexed by " index " where " where " and job > ?1 and job <= ?2 "           \
+                      "order by job limit 1"
+#define IS_SEALED "seal_chunk is not null and next_chunk > seal_chunk"
+static const char *const sets[] = {
+    [JOBS_ALL] = STORE_JOB_COLUMNS "where job > ?1 and job <= ?2 order by job limit 1",
+    [JOBS_UNFINISHED] = FIRST("job_unfinished", "finished_ms is null"),
+    [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
+    [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
+    [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
+    [JOBS_HELD] = FIRST("job_unfinished", "finished_ms is null and mode <> ?3"),
+    [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
+    [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
+    [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
+};
+
+enum { PAUSED_SAID, PAUSED_HELD, PAUSED_DAMAGED, PAUSED_KINDS };
+
+struct paused {
+    struct store_job
+        next[PAUSED_KINDS]; /* of each kind; one that is not above the last given is void */
+    int has[PAUSED_KINDS];
+};
+
+/* The first of the set above `after`: 1, 0 there is none. */
+static int first_of(
+    struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
+{
+    sqlite3_stmt *q =
+        set == JOBS_HELD
+            ? store_prepare(s, sets[set], "iii", after, (int64_t)STORE_LAST_JOB, s->mode)
+            : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        read_job(s, q, j);
+    return rc;
+}
+
+enum store_jobs store_jobs_of(enum job_state state)
+{
+    static const enum store_jobs set_of[] = {[JOB_OPEN] = JOBS_OPEN,
+        [JOB_QUEUED] = JOBS_SEALED,
+        [JOB_RUNNING] = JOBS_RUNNING,
+        [JOB_PAUSED] = JOBS_PAUSED,
+        [JOB_DONE] = JOBS_DONE,
+        [JOB_CANCELLED] = JOBS_CANCELLED};
+    return set_of[state];
+}
+
+/* The first above `after` that is neither paused nor cancelled, and whose record is damaged: 1, 0 there is none. */
+static int first_damaged(struct store *s, int64_t after, struct store_job *j, struct err *e)
+{
+    for (size_t i = 0; i < s->n_unsound; i++) {
+        int rc = s->unsound[i] > after ? store_get_job(s, s->unsound[i], j, e) : 0;
+        if (rc < 0 || (rc == 1 && j->damaged && !j->paused && !j->cancelled))
+            return rc;
+    }
+    return 0;
+}
+
+/* Jobs that are shown as paused: they were paused, are held for another mode, or are damaged. */
+static int first_paused(
+    struct store *s, struct paused *p, int64_t after, struct store_job *j, struct err *e)
+{
+    int least = -1;
+    for (int k = 0; k < PAUSED_KINDS; k++) {
+        if (p->has[k] && p->next[k].job <= after)
+            p->has[k] = k == PAUSED_DAMAGED
+                            ? first_damaged(s, after, &p->next[k], e)
+                            : first_of(s, k == PAUSED_HELD ? JOBS_HELD : JOBS_PAUSED, after,
+                                  &p->next[k], e);
+        if (p->has[k] < 0)
+            return p->has[k];
+        if (p->has[k] && (least < 0 || p->next[k].job < p->next[least].job))
+            least = k;
+    }
+    if (least < 0)
+        return 0;
+    *j = p->next[least];
+    return 1;
+}
+
+int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
+    store_job_visitor *visit, void *arg, struct err *e)
+{
+    struct store_job j;
+    struct paused paused = {.has = {1, 1, 1}};
+    while (limit-- > 0) {
+        int rc = set == JOBS_PAUSED ? first_paused(s, &paused, after, &j, e)
+                                    : first_of(s, set, after, &j, e);
+        if (rc != 1)
+            return rc;
+        after = j.job;
+        if (visit(arg, &j) != 0)
+            break;
+    }
+    return 0;
+}
+
+int store_cancel(struct store *s, int64_t job, struct err *e)
+{
+    int64_t left;
+    int rc = store_integer(
+        s, 0, &left, e, "select tokens_left from job where job = ? and not cancelled", "i", job);
+    if (rc != 0)
+        return rc;
+    s->queued_tokens -= left;
+    return store_run_job(s, job, JOB_SAID | JOB_COUNTED, e,
+        "update job set cancelled = 1, running = 0, finished_ms = ? where job = ? and finished_ms "
+        "is null",
+        "ii", (int64_t)now_wall_ms(), job);
+}
+
+int store_pause(struct store *s, int64_t job, int paused, struct err *e)
+{
+    return store_run_job(
+        s, job, JOB_SAID, e, "update job set paused = ? where job = ?", "ii", (int64_t)paused, job);
+}
+
+int store_accept_mode(struct store *s, int64_t job, struct err *e)
+{
+    int rc = store_touch_job(s, job, JOB_SAID, e); /* whatever it says otherwise */
+    return rc != 0 ? rc
+                   : store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
+}
+
+int store_set_fresh(struct store *s, int64_t job, struct err *e)
+{
+    return store_run_job(s, job, JOB_SAID, e, "update job set fresh = 1 where job = ?", "i", job);
+}
+
+int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e)
+{
+    return store_run(s, e, "update job set rate = ? where job = ?", "di", rows_per_s, job);
+}
+
+/* Rows that were refused when they came (n_values 0) stay failed, for their content will not change; so do those
+ * that are damaged. 1 queued again, 0 not. */
+static int retry_row(struct store *s, int64_t row, int64_t *tokens, struct err *e)
+{
+    int64_t n_tokens;
+    int rc = store_integer(s, -1, &n_tokens, e,
+        "select n_tokens from row where row = ?1 and n_values > 0 and not exists (select 1 from "
+        "result indexed by result_row where result.row = ?1 and error_code = 'damaged')",
+        "i", row);
+    if (rc != 0 || n_tokens < 0)
+        return rc;
+    rc = store_run(s, e,
+        "insert or ignore into gone select job, seq from result indexed by result_row where row = "
+        "?",
+        "i", row);
+    if (rc == 0)
+        rc = store_run(s, e, "delete from result indexed by result_row where row = ?", "i", row);
+    if (rc == 0)
+        rc = store_run(s, e, "update row set attempts = 0 where row = ?", "i", row);
+    if (rc == 0)
+        rc = store_row_is_queued_again(s, row, e);
+    *tokens += n_tokens;
+    return rc < 0 ? rc : 1;
+}
+
+/* The first block from *block on, and before `end`, with a failed row: 1 and which are, or 0. */
+static int next_failed(
+    struct store *s, int64_t *block, int64_t end, uint64_t *failed, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select block, failed from block indexed by block_failed "
+        "where failed <> 0 and block >= ? and block <= ? order by block limit 1",
+        "ii", *block, end);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    *block = sqlite3_column_int64(q, 0);
+    *failed = (uint64_t)sqlite3_column_int64(q, 1);
+    sqlite3_reset(q);
+    return 1;
+}
+
+/* Rows whose results are damaged are queued by making all of the job's states anew. */
+static int retry_damaged(struct store *s, int64_t job, struct store_retried *out, struct err *e)
+{
+    struct store_job before, after;
+    int agree = store_states_agree(s, job, e);
+    for (int i = 0; i < STORE_DAMAGED; i++)
+        if (s->damaged[i] == job)
+            agree = s->damaged[i] = 0;
+    if (agree != 0)
+        return agree < 0 ? agree : 0;
+    int rc = store_get_job(s, job, &before, e);
+    if (rc == 1)
+        rc = store_mend_job(s, job, 1, e);
+    if (rc == 0)
+        rc = store_get_job(s, job, &after, e);
+    if (rc == 1 && before.done > after.done)
+        out->rows += before.done - after.done;
+    return rc < 0 ? rc : 0;
+}
+
+int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e)
+{
+    int64_t block = block_number(row_number(job, 0)), end = block_number(row_last(job));
+    int64_t tokens = 0, n = 0;
+    uint64_t failed;
+    *out = (struct store_retried){0};
+    int rc = store_keep_blocks(s, e);
+    if (rc == 0)
+        rc = retry_damaged(s, job, out, e);
+    for (; rc == 0 && (rc = next_failed(s, &block, end, &failed, e)) == 1; block++)
+        for (rc = 0; rc >= 0 && failed != 0; failed &= failed - 1) {
+            rc = retry_row(s, (block << 6) + __builtin_ctzll(failed), &tokens, e);
+            n += rc == 1;
+            out->kept += rc == 0;
+            rc = rc < 0 ? rc : 0;
+        }
+    out->rows += n;
+    if (rc != 0 || n == 0)
+        return rc;
+    s->queued_tokens += tokens;
+    return store_run_job(s, job, JOB_COUNTED, e,
+        "update job set done = done - ?1, failed = failed - ?1, tokens_left = tokens_left + ?2, "
+        "finished_ms = null where job = ?3",
+        "iii", n, tokens, job);
+}

@@ -1,0 +1,498 @@
+/* store_open.c - the database file: connection, schema, transactions, room on the disk. The
+ * rules it keeps:
+ *
+ *   - A lock file first (store_lock.c): two connections that write and checkpoint one WAL database can corrupt it,
+ *     and an ipc bind takes the endpoint from its owner without a word.
+ *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
+ *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
+ *     must be synced before a client is told that it is a duplicate.
+ *   - synchronous=FULL: a commit is on the disk when it returns; NORMAL for those that a thread syncs
+ *     after them (store_sync.c). A commit that fails has an unknown outcome.
+ *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
+ *   - A reserve file holds back space for results of accepted work. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+/* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
+ * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
+ * whole pages, and 32 jobs that get a row each touch a hundred of them. */
+#define PAGE_BYTES "8192"
+#define ROOM_MS 100 /* how old an answer about the disk's room may be */
+/* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
+ * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
+#define WAL_PAGES 6144
+#define WAL_WARN_BYTES (128u << 20) /* twice what it has without a reader in its way */
+/* For what else holds a lock: at the start, a stranger who writes, and the same one once more. */
+#define START_BUSY_MS 30000
+#define BUSY_MS 500
+#define LOCKED_MS 10
+
+/* ---- opening ---- */
+
+static int take_lock(struct store *s, struct err *e)
+{
+    s->lock_fd = s->options.lock_fd ? s->options.lock_fd : store_lock(s->dir, e);
+    return s->lock_fd < 0 ? s->lock_fd : 0;
+}
+
+int store_execute(struct store *s, const char *sql, struct err *e)
+{
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK
+               ? 0
+               : store_failed(s, e, "cannot set up");
+}
+
+/* A commit has written frames; the WAL has n_pages now, fewer than before where it was begun anew. */
+static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
+{
+    struct store *s = arg;
+    (void)db;
+    (void)name;
+    s->wrote = 1;
+    if (n_pages < s->wal_pages)
+        s->wal_pages_due = WAL_PAGES;
+    s->wal_pages = n_pages;
+    return SQLITE_OK;
+}
+
+static int open_file(struct store *s, struct err *e)
+{
+    struct stat st;
+    char path[4200];
+    int on = 1;
+    snprintf(path, sizeof path, "%s/assay.db", s->dir);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock and is counted */
+    int flags =
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
+    int is_new = stat(path, &st) != 0 || st.st_size == 0;
+    if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
+        return store_failed(s, e, "cannot open");
+    sqlite3_extended_result_codes(s->db, 1);
+    sqlite3_busy_timeout(s->db, START_BUSY_MS);
+    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
+    int rc = 0;
+    if (is_new) /* one that is there would be written to, where that can be */
+        rc = store_execute(s, "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental", e);
+    if (rc == 0)
+        rc = store_execute(s,
+            "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
+            "temp_store=memory;"
+            "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
+            "pragma trusted_schema=off;",
+            e);
+    sqlite3_wal_hook(s->db, note_frames, s); /* wal_autocheckpoint has set it */
+    return rc;
+}
+
+/* For results of accepted work; for a purge. */
+static const char *const reserves[] = {"reserve", "reserve-purge"};
+enum { N_RESERVES = sizeof reserves / sizeof reserves[0] };
+
+static void reserve_path(const struct store *s, int which, char *path, size_t size)
+{
+    snprintf(path, size, "%s/%s", s->dir, reserves[which]);
+}
+
+static int free_reserve(struct store *s, int which)
+{
+    char path[4200];
+    reserve_path(s, which, path, sizeof path);
+    return unlink(path) == 0;
+}
+
+static uint64_t free_bytes(const struct store *s)
+{
+    struct statvfs v;
+    return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
+}
+
+/* Where so much is free. */
+static void make_reserve(struct store *s, int which, uint64_t least)
+{
+    char path[4200];
+    struct stat st;
+    uint64_t bytes = s->options.reserve_bytes;
+    reserve_path(s, which, path, sizeof path);
+    if (bytes == 0 || (stat(path, &st) == 0 && (uint64_t)st.st_size >= bytes) ||
+        free_bytes(s) < least)
+        return;
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return;
+    if (posix_fallocate(fd, 0, (off_t)bytes) != 0)
+        unlink(path);
+    close(fd);
+}
+
+/* What a checkpoint cannot do (a reader is in the way, the disk is full) stays in the WAL for the
+ * next one; nothing is lost by it. */
+static int checkpoint(struct store *s, int mode, int wait_ms)
+{
+    sqlite3_busy_timeout(s->db, wait_ms);
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
+    sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
+    return rc;
+}
+
+/* On a full disk the database may lack room for what is in the WAL, which then only grows. What was held back
+ * lends it some, until the WAL has given back as much. */
+static void checkpoint_whole(struct store *s, int wait_ms)
+{
+    int rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+    for (int which = 0; which < N_RESERVES && rc == SQLITE_FULL; which++)
+        if (free_reserve(s, which)) {
+            rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+            make_reserve(s, which, 0);
+        }
+}
+
+/* A broker that was killed may have left frames in the WAL that were written and never synced. The
+ * first checkpoint syncs them, but a reader can keep it from running. Before SQLite opens the file:
+ * closing it again must not drop SQLite's locks. */
+static int sync_wal(const struct store *s, struct err *e)
+{
+    char path[4200], db[4200];
+    struct stat st, wal;
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    snprintf(db, sizeof db, "%s/assay.db", s->dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
+    if ((stat(db, &st) != 0 || st.st_size == 0) && fstat(fd, &wal) == 0 && wal.st_size > 0) {
+        close(fd); /* SQLite would delete it */
+        return err_set(e, ASSAY_EFORMAT,
+            "%s is missing or empty, and %s holds what was last written to it: put assay.db back, "
+            "or "
+            "remove assay.db-wal too to begin anew",
+            db, path);
+    }
+    int rc = fsync(fd) == 0 ? 0 : err_errno(e, ASSAY_EIO, "%s: cannot sync", path);
+    close(fd);
+    return rc;
+}
+
+/* What is known of the database before anything is written; of the mode, where it has been used before. */
+static int read_state(struct store *s, struct err *e)
+{
+    int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
+        "ss", s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
+    if (rc == 0)
+        rc = store_count_tokens(s, e);
+    s->next_batch++;
+    return rc;
+}
+
+/* This start's epoch and mode; what was only true of the last run is forgotten. */
+static int write_state(struct store *s, struct err *e)
+{
+    int64_t epoch;
+    int rc = store_integer(s, 0, &epoch, e,
+        "select value from meta where name = 'epoch' and value between 0 and 1 << 48", "");
+    if (rc != 0)
+        return rc;
+    s->epoch = (uint64_t)epoch + 1;
+    rc = store_run(s, e, "insert or replace into meta values ('epoch', ?)", "i", (int64_t)s->epoch);
+    if (rc == 0)
+        rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
+            s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = read_state(s, e);
+    if (rc == 0)
+        rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
+    if (rc == 0)
+        rc = store_run(
+            s, e, "update block indexed by block_running set running = 0 where running <> 0", "");
+    if (rc == 0)
+        rc = store_run(s, e, "delete from worker", "");
+    if (rc == 0)
+        rc = store_run(s, e, "update job set running = 0 where running <> 0", "");
+    if (rc == 0)
+        rc = store_run(
+            s, e, "update batch indexed by batch_running set ms = 0, ok = 0 where ms is null", "");
+    return rc;
+}
+
+static int begin_epoch(struct store *s, struct err *e)
+{
+    int rc = store_begin(s, e);
+    if (rc == 0)
+        rc = write_state(s, e);
+    if (rc == 0)
+        return store_commit(s, e);
+    store_rollback(s);
+    return rc;
+}
+
+static int write_first(struct store *s, struct err *e)
+{
+    int rc = store_mend_all(s, e);
+    return rc == 0 ? begin_epoch(s, e) : rc;
+}
+
+/* On a full disk by the space that was held back. Where nothing can be written even so, what is there
+ * can be read, and purged. */
+static int start(struct store *s, struct err *e)
+{
+    int rc = write_first(s, e);
+    if (rc == ASSAY_EFULL && store_free_reserve(s))
+        rc = write_first(s, e);
+    if (!store_may_pass(rc))
+        return rc;
+    s->late = 1;
+    log_warn(
+        "event=nothing_can_be_written error=\"%s\" action=\"what is there is served; work waits\"",
+        e ? e->msg : "");
+    return read_state(s, e);
+}
+
+int store_is_late(const struct store *s)
+{
+    return s->late;
+}
+
+int store_open(
+    struct store **out, const char *data_dir, const struct store_options *options, struct err *e)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    s->lock_fd = -1;
+    s->wal_pages_due = WAL_PAGES;
+    s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
+    s->options = *options;
+    *out = s;
+    int rc = snprintf(s->dir, sizeof s->dir, "%s", data_dir) < (int)sizeof s->dir
+                 ? take_lock(s, e)
+                 : err_set(e, ASSAY_EIO, "data directory: path too long");
+    if (rc == 0)
+        rc = sync_wal(s, e);
+    if (rc == 0)
+        rc = open_file(s, e);
+    if (rc == 0)
+        rc = store_make_schema(s, e);
+    if (rc == 0) {
+        checkpoint_whole(s, 4 * BUSY_MS);
+        rc = store_sync_start(s, e);
+    }
+    if (rc == 0)
+        rc = store_guard_begin(s, e);
+    if (rc == 0)
+        rc = store_read_sums_from(s, e);
+    if (rc == 0)
+        rc = start(s, e);
+    if (rc == 0)
+        rc = store_find_unsound(s, e);
+    if (rc == 0)
+        store_idle(s);
+    else
+        store_close(out);
+    return rc;
+}
+
+void store_close(struct store **out)
+{
+    struct store *s = *out;
+    if (!s)
+        return;
+    store_sync_stop(s);
+    for (int i = 0; i < s->n_cached; i++)
+        sqlite3_finalize(s->cache[i].statement);
+    if (s->db) {
+        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
+        sqlite3_close(s->db);
+    }
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
+    bundle_writer_release(&s->input);
+    free(s->scratch);
+    free(s->unsound);
+    free(s);
+    *out = NULL;
+}
+
+uint64_t store_epoch(const struct store *s)
+{
+    return s->epoch;
+}
+
+/* ---- transactions ---- */
+
+/* Once it can. */
+static int begin_late(struct store *s, struct err *e)
+{
+    s->late = 0;
+    int rc = write_first(s, e);
+    s->late = rc != 0;
+    if (rc != 0 && !store_may_pass(rc))
+        return rc;
+    if (rc == 0)
+        log_info("event=database_can_be_written epoch=%llu", (unsigned long long)s->epoch);
+    else
+        read_state(s, NULL);
+    return rc;
+}
+
+/* Who waits for a lock in vain waits no more until it was had. */
+static int begin_immediate(struct store *s, struct err *e)
+{
+    int rc = store_run(s, e, "begin immediate", "");
+    int locked = rc == ASSAY_ELOCKED;
+    if (locked != s->locked)
+        sqlite3_busy_timeout(s->db, locked ? LOCKED_MS : BUSY_MS);
+    s->locked = locked;
+    return rc;
+}
+
+/* SQLite takes another setting between transactions only, and when the statement is prepared. */
+static int begin(struct store *s, int later, struct err *e)
+{
+    int rc = s->late ? begin_late(s, e) : 0;
+    if (rc == 0 && later != s->later)
+        rc = store_execute(s, later ? "pragma synchronous=normal" : "pragma synchronous=full", e);
+    if (rc != 0)
+        return rc;
+    s->later = later;
+    s->queued_tokens_before = s->queued_tokens;
+    return begin_immediate(s, e);
+}
+
+int store_begin(struct store *s, struct err *e)
+{
+    return begin(s, 0, e);
+}
+
+int store_begin_later(struct store *s, struct err *e)
+{
+    return begin(s, 1, e);
+}
+
+int store_commit(struct store *s, struct err *e)
+{
+    int rc = store_end_tally(s, e);
+    if (rc == 0)
+        rc = store_keep_blocks(s, e);
+    if (rc == 0)
+        rc = store_seal_jobs(s, e);
+    s->wrote = 0;
+    if (rc == 0)
+        rc = store_run(s, e, "commit", "");
+    if (rc != 0)
+        store_rollback(s);
+    store_drop_blocks(s); /* what is read between transactions is the table's */
+    if (rc == 0 && s->wrote)
+        store_sync_wrote(s, !s->later);
+    return rc;
+}
+
+void store_rollback(struct store *s)
+{
+    s->queued_tokens = s->queued_tokens_before;
+    s->tally = (struct store_tally){0};
+    s->n_touched = 0;
+    store_drop_blocks(s);
+    if (!sqlite3_get_autocommit(s->db))
+        store_execute(s, "rollback", NULL);
+}
+
+/* ---- room ---- */
+
+int store_check_room(struct store *s, uint64_t bytes, struct err *e)
+{
+    long long now_ms = now_mono_ms();
+    if (bytes <= s->room / 4 && now_ms < s->room_ms) {
+        s->room -= 4 * bytes;
+        return 0;
+    }
+    /* What is in the WAL will need its place in the database as well. */
+    uint64_t left = free_bytes(s);
+    uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
+    /* Asked for once in a while where there is plenty: of what is over, half. */
+    s->room = left > wanted ? (left - wanted) / 2 : 0;
+    s->room_ms = now_ms + ROOM_MS;
+    if (left >= wanted)
+        return 0;
+    err_set(e, ASSAY_EQUEUEFULL,
+        "disk of %s: expected %llu bytes free, found %llu; accepted work goes on", s->dir,
+        (unsigned long long)wanted, (unsigned long long)left);
+    if (e)
+        e->retry_after_ms = 5000;
+    return ASSAY_EQUEUEFULL;
+}
+
+int store_free_reserve(struct store *s)
+{
+    return free_reserve(s, 0);
+}
+
+void store_free_room_to_purge(struct store *s)
+{
+    free_reserve(s, 0);
+    free_reserve(s, 1);
+}
+
+int store_is_out_of_room(const struct store *s)
+{
+    return s->late || free_bytes(s) < s->options.reserve_bytes;
+}
+
+uint64_t store_queued_bytes(const struct store *s)
+{
+    return (uint64_t)s->queued_tokens * sizeof(int32_t);
+}
+
+uint64_t store_wal_bytes(const struct store *s)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+void store_tend(struct store *s)
+{
+    if (s->wal_pages < s->wal_pages_due || !sqlite3_get_autocommit(s->db))
+        return;
+    checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* if a reader keeps it from being begun anew */
+}
+
+/* Twice as much each time: at most a few lines, however long it lasts. */
+static void look_at_wal(struct store *s)
+{
+    uint64_t bytes = store_wal_bytes(s);
+    if (bytes >= WAL_WARN_BYTES && bytes >= 2 * s->wal_told_bytes) {
+        log_warn(
+            "event=log_grows file=%s/assay.db-wal bytes=%llu reason=\"it cannot be begun anew: "
+            "somebody who reads the database does not end a transaction, or the disk is "
+            "full\" action=\"end the reader\"",
+            s->dir, (unsigned long long)bytes);
+        s->wal_told_bytes = bytes;
+    } else if (bytes < WAL_WARN_BYTES / 2 && s->wal_told_bytes > 0) {
+        log_info("event=log_is_small_again bytes=%llu", (unsigned long long)bytes);
+        s->wal_told_bytes = 0;
+    }
+}
+
+void store_idle(struct store *s)
+{
+    look_at_wal(s);
+    if (s->late && begin_late(s, NULL) != 0)
+        return;
+    uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
+    make_reserve(s, 1, least);
+    make_reserve(s, 0, least);
+    int full = s->changes && checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0) == SQLITE_FULL;
+    if (full || (!s->changes && store_wal_bytes(s) > 0))
+        checkpoint_whole(s, 0);
+    s->changes = 0;
+}

@@ -1,0 +1,136 @@
+/* store_purge.c - jobs that are over and not wanted any more: gone at once, their space given back bit by bit.
+ *
+ * Purging a job deletes its row of table job and writes its number into table purge, in one transaction. From then on
+ * no view, no message and no part of the broker knows it, and its key is free. The rows, inputs and results are
+ * deleted in small steps between the broker's turns, a few rows at a time in the order of their numbers, so
+ * that where to go on is always the first row that is left: a broker that was killed in the middle goes on after
+ * its restart. When none is left, the free pages are given back to the file system in the same small steps
+ * (pragma auto_vacuum=incremental); the file shrinks with the next checkpoint.
+ *
+ * A job's number is never given again, or new rows would lie among those that are being deleted: meta keeps
+ * the highest number that was purged.
+ *
+ * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages are
+ * used again, the file stays as large as it was. */
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+/* A number that a job has is not one that was purged, whatever the record says. */
+#define NEXT                                                                                       \
+    "select min(job) from purge where job between 1 and ? and job not in (select job from job)"
+#define ROWS 16 /* deleted at once: each may have megabytes of tokens */
+
+int store_purge(
+    struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e)
+{
+    int64_t one = job != 0;
+    int rc = store_run(s, e,
+        "insert into purge select job from job where finished_ms <= ?1 and (not ?2 or job = ?3) "
+        "order by job limit ?4",
+        "iiii", before_ms, one, job, (int64_t)STORE_PURGE_JOBS);
+    out->jobs = sqlite3_changes(s->db);
+    out->more = out->jobs == STORE_PURGE_JOBS;
+    if (rc == 0)
+        rc = store_integer(s, 0, &out->rows, e,
+            "select sum(accepted) from job where job in (select job from purge)", "");
+    if (rc == 0)
+        rc = store_run(s, e,
+            "insert or replace into meta select 'last_job', "
+            "max(ifnull((select value from meta where name = 'last_job'), 0), "
+            "ifnull((select max(job) from purge), 0))",
+            "");
+    return rc == 0 ? store_run(s, e, "delete from job where job in (select job from purge)", "")
+                   : rc;
+}
+
+static int count_free_pages(struct store *s, int64_t *n, struct err *e)
+{
+    return store_integer(s, 0, n, e, "pragma freelist_count", "");
+}
+
+int store_purge_waits(struct store *s, struct err *e)
+{
+    int64_t job, n = 0;
+    int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
+    if (rc == 0 && job > 0)
+        return 2;
+    if (rc == 0 && s->free_pages)
+        rc = count_free_pages(s, &n, e);
+    if (rc == 0)
+        s->free_pages = n > 0;
+    return rc == 0 ? s->free_pages : rc;
+}
+
+/* The first rows of the job: 1, or 0 when there is none any more. */
+static int delete_rows(struct store *s, int64_t job, struct err *e)
+{
+    int64_t low = row_number(job, 0), last;
+    int rc = store_integer(s, 0, &last, e,
+        "select max(row) from (select row from row where row >= ? and row <= ? order by row limit "
+        "?)",
+        "iii", low, row_last(job), (int64_t)ROWS);
+    if (rc != 0 || last == 0)
+        return rc;
+    rc = store_run(s, e, "delete from result where row between ? and ?", "ii", low, last);
+    if (rc == 0)
+        rc = store_run(s, e, "delete from row_input where row between ? and ?", "ii", low, last);
+    if (rc == 0)
+        rc = store_run(
+            s, e, "delete from block where block between ? and ?", "ii", low >> 6, last >> 6);
+    if (rc == 0)
+        rc = store_run(s, e, "delete from row where row between ? and ?", "ii", low, last);
+    return rc == 0 ? 1 : rc;
+}
+
+/* The same for its chunks. */
+static int delete_chunks(struct store *s, int64_t job, struct err *e)
+{
+    int rc = store_run(s, e,
+        "delete from chunk where job = ?1 and chunk in "
+        "(select chunk from chunk where job = ?1 order by chunk limit ?2)",
+        "ii", job, (int64_t)ROWS);
+    if (rc != 0 || sqlite3_changes(s->db) > 0)
+        return rc == 0 ? 1 : rc;
+    return store_run(s, e, "delete from gone where job = ?", "i", job);
+}
+
+/* Pages from the free list off the end of the file, until there is none or the time is over. */
+static int give_back(struct store *s, long long deadline_ms, struct err *e)
+{
+    int64_t before, left;
+    int rc = count_free_pages(s, &before, e), got;
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q = store_prepare(s, "pragma incremental_vacuum", ""); /* a step frees a page */
+    do
+        got = store_step(s, q, e);
+    while (got == 1 && now_mono_ms() < deadline_ms);
+    sqlite3_reset(q);
+    if (got < 0)
+        return got;
+    s->changes = 1;
+    rc = count_free_pages(s, &left, e);
+    s->free_pages = left > 0 && left < before;
+    return rc;
+}
+
+int store_purge_step(struct store *s, long long budget_ms, struct err *e)
+{
+    long long deadline_ms = now_mono_ms() + budget_ms;
+    int64_t job;
+    do {
+        int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
+        if (rc == 0 && job == 0)
+            return give_back(s, deadline_ms, e);
+        if (rc == 0)
+            rc = delete_rows(s, job, e);
+        if (rc == 0)
+            rc = delete_chunks(s, job, e);
+        if (rc == 0)
+            rc = store_run(s, e, "delete from purge where job = ?", "i", job);
+        if (rc < 0)
+            return rc;
+        s->free_pages = 1;
+    } while (now_mono_ms() < deadline_ms);
+    return 0;
+}

@@ -1,0 +1,275 @@
+/* store_results.c - results: kept, and read by cursor and in order of index.
+ *
+ * What is read is checked: a result that is not what was written, or whose row is not, is an error in its place.
+ * Cursors have no gaps but those that a retry made (table gone): another one is a result that was lost. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+#include "schema/request.h"
+#include "schema/utf8.h"
+
+#define RESULTS                                                                                    \
+    "select " STORE_RESULT_COLUMNS ", row.row, " STORE_ROW_COLUMNS                                 \
+    "from result left join row on row.row = result.row "
+
+/* ---- writing ---- */
+
+int store_insert_result(
+    struct store *s, const struct result_record *r, const char *vector_json, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "insert into result(job, seq, row, mode, finished_ms, vector, pooled, error_code, "
+        "error_message, vector_json, sum, score) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?12)",
+        "iiiiibbttsi", r->job, r->seq, r->row, r->mode, r->finished_ms, r->vector, r->pooled,
+        r->error_code, r->error_message, vector_json, store_sum_result(r));
+    if (r->has_score)
+        sqlite3_bind_double(q, 12, r->score);
+    else
+        sqlite3_bind_null(q, 12);
+    return store_step(s, q, e);
+}
+
+/* ---- reading ---- */
+
+/* The id as msgpack again, in *w. */
+static struct slice encode_id(const struct client_id *id, struct msg_writer *w)
+{
+    char digits[24];
+    msg_writer_clear(w);
+    if (id->type == SQLITE_INTEGER) {
+        msg_int(w, id->number);
+    } else if (id->type == SQLITE_BLOB) {
+        snprintf(digits, sizeof digits, "%.*s", (int)id->text.len, (const char *)id->text.at);
+        msg_uint(w, strtoull(digits, NULL, 10));
+    } else if (id->type == SQLITE_TEXT) {
+        msg_str_len(w, (const char *)id->text.at, id->text.len);
+    } else {
+        return (struct slice){0};
+    }
+    return (struct slice){(const uint8_t *)w->buffer.data, w->buffer.size};
+}
+
+/* A walk over results. */
+struct walk {
+    struct store *s;
+    int64_t job;
+    int64_t next; /* cursor or row that is expected */
+    struct msg_writer id;
+    store_result_visitor *visit;
+    void *arg;
+};
+
+/* A copy of len bytes, for blobs of a row need not be aligned; NULL where there are none. */
+static void *copy_of(struct slice bytes)
+{
+    void *copy = bytes.len > 0 ? xcalloc(1, bytes.len) : NULL;
+    if (copy)
+        memcpy(copy, bytes.at, bytes.len);
+    return copy;
+}
+
+/* Has it as many values as its row gives? */
+static int has_its_values(const struct result_record *r, const struct row_record *row)
+{
+    size_t n = r->has_score ? 1 : r->vector.len / sizeof(float);
+    if (r->error_code.at)
+        return 1;
+    if (row->shape == ROW_RESPONSES || row->shape == ROW_PAIR)
+        return row->shape == ROW_RESPONSES || n == 2;
+    return n == (size_t)row->n_values;
+}
+
+static int give_result(struct walk *w, const struct result_record *r, const struct row_record *row)
+{
+    char code[32], message[ERR_MESSAGE_BYTES];
+    float score = (float)r->score, *values = copy_of(r->vector);
+    struct store_result_row out = {.cursor = (uint64_t)r->seq,
+        .i = row_index(r->row),
+        .client_id = encode_id(&row->id, &w->id),
+        .n_tokens = (uint32_t)row->n_tokens,
+        .shape = (int)row->shape,
+        .pool_type = (int)row->pool_type,
+        .activation = (int)row->activation,
+        .values = r->has_score ? &score : values,
+        .n_values = r->has_score ? 1 : (uint32_t)(r->vector.len / sizeof(float)),
+        .pooled_at = copy_of(r->pooled),
+        .n_pooled = (uint32_t)(r->pooled.len / (2 * sizeof(int32_t)))};
+    if (r->error_code.at) {
+        snprintf(code, sizeof code, "%s", (const char *)r->error_code.at);
+        snprintf(message, sizeof message, "%s",
+            r->error_message.at ? (const char *)r->error_message.at : "");
+        utf8_make_printable(code);
+        utf8_make_printable(message);
+        out.error_code = code;
+        out.error_message = message;
+    }
+    int end = w->visit(w->arg, &out);
+    free(values);
+    free((void *)(uintptr_t)out.pooled_at);
+    return end;
+}
+
+static const struct row_record no_row = {.id = {.type = SQLITE_NULL}};
+
+/* `retry` is to look at this job's results. */
+static void note_damaged(struct store *s, int64_t job)
+{
+    for (int i = 0; i < STORE_DAMAGED; i++)
+        if (s->damaged[i] == job)
+            return;
+    s->damaged[s->n_damaged++ % STORE_DAMAGED] = job;
+}
+
+/* A result that is not what was written, or whose row is not: an error in its place. */
+static int give_damaged(
+    struct walk *w, const struct result_record *r, const struct row_record *row, const char *what)
+{
+    char message[160];
+    snprintf(message, sizeof message,
+        "expected the %s as it was kept, found a record in the database that is damaged; `retry` "
+        "computes it again",
+        what);
+    struct result_record error = {.seq = r->seq,
+        .row = r->row,
+        .error_code = store_text(err_name(ASSAY_EDAMAGED)),
+        .error_message = store_text(message)};
+    note_damaged(w->s, w->job);
+    return give_result(w, &error, row);
+}
+
+/* Does the index say too that this result is this row's? */
+static int is_of_row(const struct walk *w, const struct result_record *r)
+{
+    int64_t n;
+    int rc = store_integer(w->s, 0, &n, NULL,
+        "select count(*) from result indexed by result_row where row = ? and job = ? and seq = ?",
+        "iii", r->row, r->job, r->seq);
+    return rc == 0 && n == 1;
+}
+
+/* The result that q stands on. */
+static int visit_row(struct walk *w, sqlite3_stmt *q)
+{
+    struct result_record r;
+    struct row_record row;
+    int sound = store_read_result(w->s, q, 0, &r);
+    if (r.job != w->job)
+        return 0; /* nobody's */
+    int whole = sqlite3_column_type(q, 11) != SQLITE_NULL &&
+                store_read_record(w->s, sqlite3_column_int64(q, 11), q, 12, &row);
+    if (!sound)
+        return give_damaged(w, &r, whole && is_of_row(w, &r) ? &row : &no_row, "result");
+    if (!whole || !has_its_values(&r, &row))
+        return give_damaged(w, &r, &no_row, "row");
+    return give_result(w, &r, &row);
+}
+
+/* Some cursor from `from` to `to`: has it had a result that is gone by intent? All of them: 0, else an error. */
+static int check_gap(struct walk *w, int64_t from, int64_t to, struct err *e)
+{
+    int64_t gone;
+    if (from > to)
+        return 0;
+    int rc = store_integer(w->s, 0, &gone, e,
+        "select count(*) from gone where job = ? and seq between ? and ?", "iii", w->job, from, to);
+    if (rc != 0 || gone == to - from + 1)
+        return rc;
+    w->s->suspect = w->job;
+    return err_set(e, ASSAY_EINTERNAL,
+        "%s/assay.db: job %lld: expected results at the cursors from %lld to %lld, found %lld of "
+        "them missing: the database is damaged; their rows are computed again, ask again",
+        w->s->dir, (long long)w->job, (long long)from, (long long)to,
+        (long long)(to - from + 1 - gone));
+}
+
+/* No result behind the last one: all are there that were ever told. */
+static int check_end(struct walk *w, struct err *e)
+{
+    int64_t next = w->s->tally.next_seq;
+    int rc = 0;
+    if (w->s->tally.job != w->job)
+        rc =
+            store_integer(w->s, 0, &next, e, "select next_seq from job where job = ?", "i", w->job);
+    return rc == 0 ? check_gap(w, w->next, next - 1, e) : rc;
+}
+
+/* A page that cannot be read is the end of the request, not of the broker. */
+static int failed(struct walk *w, int rc, struct err *e)
+{
+    if (rc == ASSAY_EIO && (sqlite3_errcode(w->s->db) & 0xff) == SQLITE_CORRUPT && e)
+        rc = e->code = ASSAY_EINTERNAL;
+    return rc;
+}
+
+static void end_walk(struct walk *w, sqlite3_stmt *q)
+{
+    sqlite3_reset(q);
+    msg_writer_release(&w->id);
+}
+
+int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
+    store_result_visitor *visit, void *arg, struct err *e)
+{
+    int64_t from = after >= INT64_MAX ? INT64_MAX - 1 : (int64_t)after;
+    struct walk w = {.s = s, .job = job, .next = from + 1, .visit = visit, .arg = arg};
+    sqlite3_stmt *q = store_prepare(s,
+        RESULTS "where result.job = ? and seq > ? order by result.job, seq limit ?", "iii", job,
+        from, (int64_t)limit);
+    int rc, end = 0;
+    msg_writer_init(&w.id);
+    while (!end && (rc = store_step(s, q, e)) == 1) {
+        int64_t seq = sqlite3_column_int64(q, 1);
+        rc = check_gap(&w, w.next, seq - 1, e);
+        if (rc != 0)
+            break;
+        w.next = seq + 1;
+        limit--;
+        end = visit_row(&w, q);
+    }
+    if (!end && rc == 0 && limit > 0)
+        rc = check_end(&w, e);
+    end_walk(&w, q);
+    return rc < 0 ? failed(&w, rc, e) : 0;
+}
+
+/* Rows below `to` that are over and have no result. */
+static int give_missing(struct walk *w, int64_t to)
+{
+    int end = 0;
+    for (; !end && w->next < to; w->next++) {
+        struct result_record r = {.row = w->next};
+        end = give_damaged(w, &r, &no_row, "result");
+    }
+    return end;
+}
+
+int store_each_result_by_index(
+    struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e)
+{
+    struct walk w = {.s = s, .job = job, .next = row_number(job, 0), .visit = visit, .arg = arg};
+    struct store_job j;
+    int rc = store_get_job(s, job, &j, e), end = 0;
+    if (rc != 1)
+        return rc;
+    int is_over = j.done >= j.placed;
+    sqlite3_stmt *q =
+        store_prepare(s, RESULTS "where result.row between ? and ? order by result.row", "ii",
+            w.next, row_last(job));
+    msg_writer_init(&w.id);
+    while (!end && (rc = store_step(s, q, e)) == 1) {
+        int64_t row = sqlite3_column_int64(q, 2);
+        if (row < w.next || row_index(row) >= j.placed)
+            continue; /* no row's; the one that lacks it is found missing */
+        end = is_over && give_missing(&w, row);
+        w.next = row + 1;
+        if (!end)
+            end = visit_row(&w, q);
+    }
+    if (!end && rc == 0 && is_over)
+        give_missing(&w, row_number(job, (uint32_t)j.placed));
+    end_walk(&w, q);
+    return rc < 0 ? failed(&w, rc, e) : 0;
+}

@@ -1,0 +1,323 @@
+/* store_rows.c - rows out of the database: those that are queued, and those that are over, for their twins.
+ *
+ * What is read is checked: the row's checksum and its input's, that a length is that of what is there, that
+ * positions and ends lie in the row. A queued row that does not hold goes the way of one whose answer is known:
+ * its answer is that it is damaged. One that is over is passed over: its result is checked where it is read. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+#define MOST_ATTEMPTS 16 /* more than a row is tried */
+
+/* ---- queued rows ---- */
+
+/* Rows on their way out: the bundle that holds the last one. */
+struct reading {
+    struct store *s;
+    sqlite3_stmt *input; /* whose row has the bundle's columns */
+    int64_t first;       /* number of the bundle's first row; 0: none yet */
+    struct bundle bundle;
+    struct slice sums; /* of its rows' input; absent: it has none */
+    store_row_visitor *visit;
+    void *arg;
+    uint32_t left;     /* rows that are still wanted */
+    int skips_refused; /* rows that were born failed */
+    int is_over;       /* rows in any state, among which are some that were born failed */
+    int64_t last;      /* that was read, or was born failed */
+};
+
+/* The row that the reading stands on. */
+struct found {
+    int64_t row;
+    struct row_record record;
+    uint32_t n_tokens, attempts;
+    struct bundle_input in;
+};
+
+/* Sequence `part` of it: n tokens from `from` on. */
+static struct row *read_part(const struct reading *rd, const struct found *f, struct line *line,
+    uint32_t part, uint32_t from, uint32_t n)
+{
+    uint32_t n_positions = f->in.n_positions;
+    const uint8_t *positions = f->in.positions;
+    struct bundle_input ids = {.from = f->in.from + from, .n_tokens = n};
+    if (line && n_positions > 0) { /* one for each */
+        n_positions = 1;
+        positions += part * sizeof(int32_t);
+    }
+    struct row *r = row_new(n, n_positions);
+    r->row = f->row;
+    r->pool_type = (int)f->record.pool_type;
+    r->activation = (int)f->record.activation;
+    r->step_token = (int32_t)f->record.step_token;
+    r->n_values = line ? 1 : (uint32_t)f->record.n_values;
+    r->attempts = f->attempts;
+    r->line = line;
+    r->part = part;
+    if (line)
+        line->refs++;
+    bundle_ids(&rd->bundle, &ids, r->ids);
+    if (n_positions > 0)
+        memcpy(r->positions, positions, n_positions * sizeof *r->positions);
+    return r;
+}
+
+/* What was checked when the row came still holds: it has tokens, and positions among them. */
+static int is_sound(const struct row *r)
+{
+    int sound = r->n_tokens > 0;
+    for (uint32_t i = 0; i < r->n_positions; i++)
+        sound &= (uint32_t)r->positions[i] < r->n_tokens;
+    return sound;
+}
+
+static struct slice column(sqlite3_stmt *q, int i)
+{
+    return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
+}
+
+/* Is the row, which has n_tokens, in the bundle? 1, and that is read; 0, or negative. */
+static int read_bundle(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
+{
+    if (rd->first != 0 && row - rd->first < rd->bundle.n_rows)
+        return 1;
+    rd->first = 0;
+    rd->input = store_prepare(rd->s,
+        "select rows, ids, positions, ends, row, sums from row_input where row between ? and ? "
+        "order by row desc limit 1",
+        "ii", row - (BUNDLE_ROWS - 1), row);
+    int rc = store_step(rd->s, rd->input, e);
+    if (rc != 1)
+        return rc;
+    struct bundle_columns c = {
+        column(rd->input, 0), column(rd->input, 1), column(rd->input, 2), column(rd->input, 3)};
+    int64_t first = sqlite3_column_int64(rd->input, 4);
+    rd->sums = column(rd->input, 5);
+    if (bundle_open(&rd->bundle, &c, n_tokens) != 0 || first > row ||
+        row - first >= rd->bundle.n_rows ||
+        (rd->sums.at && rd->sums.len != rd->bundle.n_rows * sizeof(int64_t)))
+        return 0;
+    rd->first = first;
+    return 1;
+}
+
+/* Is the row's input what was kept? `ids` are all of its tokens. */
+static int has_sum(const struct reading *rd, const struct found *f, const int32_t *ids)
+{
+    int64_t sum = store_sum_input(
+        f->row, ids, f->n_tokens, f->in.positions, f->in.n_positions, f->in.ends, f->in.n_ends);
+    if (!rd->sums.at)
+        return row_job(f->row) < rd->s->sums_from;
+    return memcmp(rd->sums.at + (size_t)(f->row - rd->first) * sizeof sum, &sum, sizeof sum) == 0;
+}
+
+/* Its only sequence to who asked for it: 1, or 0 when it is damaged. */
+static int give_whole(struct reading *rd, const struct found *f)
+{
+    struct row *r = read_part(rd, f, NULL, 0, 0, f->n_tokens);
+    if (has_sum(rd, f, r->ids) && is_sound(r)) {
+        rd->visit(rd->arg, r);
+        return 1;
+    }
+    row_free(&r);
+    return 0;
+}
+
+/* Where its sequences end: each has a token or more, and all of them are all of its tokens. */
+static int has_ends(const struct found *f)
+{
+    uint32_t from = 0, end;
+    for (uint32_t part = 0; part < f->in.n_ends; part++, from = end) {
+        memcpy(&end, f->in.ends + part * sizeof end, sizeof end);
+        if (end <= from || end > f->n_tokens)
+            return 0;
+    }
+    return from == f->n_tokens && (f->in.n_positions == 0 || f->in.n_positions == f->in.n_ends);
+}
+
+/* Its sequences, as many as `ends` says: 1, or 0 when one is damaged, and then none. */
+static int give_parts(struct reading *rd, const struct found *f)
+{
+    if (!has_ends(f))
+        return 0;
+    int32_t *ids = xcalloc(f->n_tokens, sizeof *ids);
+    struct row **parts = xcalloc(f->in.n_ends, sizeof(struct row *));
+    struct line *line = line_new(f->in.n_ends, f->n_tokens);
+    uint32_t from = 0, end, n = f->in.n_ends;
+    bundle_ids(&rd->bundle, &f->in, ids);
+    int sound = has_sum(rd, f, ids);
+    line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
+    for (uint32_t part = 0; part < n; part++, from = end) {
+        memcpy(&end, f->in.ends + part * sizeof end, sizeof end);
+        parts[part] = read_part(rd, f, line, part, from, end - from);
+        sound &= is_sound(parts[part]);
+    }
+    for (uint32_t part = 0; part < n; part++)
+        if (sound)
+            rd->visit(rd->arg, parts[part]);
+        else
+            row_free(&parts[part]);
+    line_unref(line);
+    free(parts);
+    free(ids);
+    return sound;
+}
+
+/* A queued row that the database does not hold any more: it goes the way of one whose answer is known. */
+static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
+{
+    if (rd->is_over)
+        return 0;
+    struct row *r = row_new(n_tokens, 0);
+    r->row = row;
+    r->pool_type = POOL_LAST;
+    r->activation = ACTIVATION_NONE;
+    r->step_token = POOL_NO_STEP_TOKEN;
+    r->known_error = ASSAY_EDAMAGED;
+    r->known = xcalloc(1, sizeof *r->known);
+    r->known_message = strdup(STORE_ROW_DAMAGED);
+    rd->visit(rd->arg, r);
+    return 0;
+}
+
+/* The row that q stands on: one sequence, or more. */
+static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
+{
+    struct found f = {.row = sqlite3_column_int64(q, 0)};
+    int64_t attempts = sqlite3_column_int64(q, 1);
+    int given = 0;
+    rd->left--;
+    rd->last = f.row;
+    int sound = store_read_record(rd->s, f.row, q, 2, &f.record);
+    if ((rd->is_over || (rd->skips_refused && sound)) && f.record.n_values == 0)
+        return 0; /* born failed */
+    f.n_tokens = sound ? (uint32_t)f.record.n_tokens : 0;
+    f.attempts = attempts > 0 && attempts < MOST_ATTEMPTS ? (uint32_t)attempts : 0;
+    int rc = sound && f.record.n_values > 0 ? read_bundle(rd, f.row, f.n_tokens, e) : 0;
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        f.in = bundle_input(&rd->bundle, (uint32_t)(f.row - rd->first));
+    if (rc == 1 && f.in.n_tokens == f.n_tokens)
+        given = f.in.n_ends > 0 ? give_parts(rd, &f) : give_whole(rd, &f);
+    return given ? 0 : give_damaged(rd, f.row, f.n_tokens <= BUNDLE_TOKENS ? f.n_tokens : 0);
+}
+
+/* Of these queued rows there is no record. */
+static void read_missing(struct reading *rd, int64_t block, uint64_t bits)
+{
+    for (; bits != 0 && rd->left > 0 && !rd->is_over; bits &= bits - 1) {
+        rd->left--;
+        rd->last = (block << 6) + __builtin_ctzll(bits);
+        give_damaged(rd, rd->last, 0);
+    }
+}
+
+/* Rows of one block: those whose bits are set. */
+static int read_block(struct reading *rd, int64_t block, uint64_t bits, struct err *e)
+{
+    int64_t low = (block << 6) + __builtin_ctzll(bits);
+    int64_t high = (block << 6) + 63 - __builtin_clzll(bits);
+    sqlite3_stmt *q = store_prepare(rd->s,
+        "select row, attempts, " STORE_ROW_COLUMNS
+        "from row where row between ? and ? order by row",
+        "ii", low, high);
+    int rc = 1;
+    while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1) {
+        uint64_t bit = row_bit(sqlite3_column_int64(q, 0)), wanted = bits & bit;
+        read_missing(rd, block, bits & (bit - 1));
+        bits &= ~(bit | (bit - 1));
+        if (wanted && rd->left > 0 && (rc = read_row(rd, q, e)) != 0)
+            break;
+    }
+    sqlite3_reset(q);
+    if (rc == 0)
+        read_missing(rd, block, bits);
+    return rc < 0 ? rc : 0;
+}
+
+static void end_reading(struct reading *rd)
+{
+    if (rd->input)
+        sqlite3_reset(rd->input);
+}
+
+/* The job's rows behind `after` that are queued, or those that are not, in the blocks that `sql` selects. */
+static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t after, struct err *e)
+{
+    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int rc = store_keep_blocks(rd->s, e);
+    if (rc != 0)
+        return rc;
+    sqlite3_stmt *q =
+        store_prepare(rd->s, sql, "ii", block_number(first), block_number(row_last(job)));
+    while (rd->left > 0 && (rc = store_step(rd->s, q, e)) == 1) {
+        if ((rc = store_block_is_sound(rd->s, q, e)) != 0)
+            break;
+        int64_t block = sqlite3_column_int64(q, 0);
+        uint64_t queued = (uint64_t)sqlite3_column_int64(q, 1);
+        uint64_t bits = rd->is_over ? ~queued : queued;
+        if (block == block_number(first))
+            bits &= ~(row_bit(first) - 1);
+        if (bits != 0 && (rc = read_block(rd, block, bits, e)) != 0)
+            break;
+    }
+    sqlite3_reset(q);
+    end_reading(rd);
+    return rc < 0 ? rc : 0;
+}
+
+int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit};
+    return read_job(&rd,
+        STORE_BLOCK_COLUMNS " from block indexed by block_queued "
+                            "where queued <> 0 and block >= ? and block <= ? order by block",
+        job, after, e);
+}
+
+/* ---- rows that are over ---- */
+
+int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
+    store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {
+        .s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1, .last = *after};
+    int rc = read_job(&rd,
+        STORE_BLOCK_COLUMNS " from block where queued <> -1 and block >= ? and block <= ? "
+                            "order by block",
+        job, *after, e);
+    *after = rd.last;
+    return rc == 0 ? rd.left == 0 : rc;
+}
+
+int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)
+{
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = 1, .is_over = 1};
+    int rc = read_block(&rd, block_number(row), row_bit(row), e);
+    end_reading(&rd);
+    return rc;
+}
+
+/* ---- all rows ---- */
+
+int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
+    void *arg, struct err *e)
+{
+    struct reading rd = {
+        .s = s, .visit = visit, .arg = arg, .left = UINT32_MAX, .skips_refused = 1};
+    int rc = 0;
+    for (int64_t k = block_number(first); rc == 0 && k <= block_number(last); k++) {
+        uint64_t bits = UINT64_MAX;
+        if (k == block_number(first))
+            bits &= ~(row_bit(first) - 1);
+        if (k == block_number(last))
+            bits &= row_bit(last) | (row_bit(last) - 1);
+        rc = read_block(&rd, k, bits, e);
+    }
+    end_reading(&rd);
+    return rc;
+}

@@ -1,0 +1,152 @@
+/* store_schema.c - the tables: made anew, or of a database of before, which is copied first. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+/* The bits of a block's rows whose state is this. */
+#define ROWS_IN_STATE(state)                                                                       \
+    "(select coalesce(sum(1 << (row & 63)), 0) from row "                                          \
+    "where row between block << 6 and (block << 6) + 63 and state = " state ")"
+
+static const char schema_sql[] =
+#include "jobs_sql.h"
+    ;
+
+/* The steps from each version to the next. They run on databases of any size: no step rewrites a
+ * table. What is not used any more stays: row.state, of version 5 on. */
+static const char *const upgrades[STORE_SCHEMA_VERSION] = {
+    [1] = "alter table row add column shape integer not null default 0;"
+          "alter table row_input add column ends blob;"
+          "create table purge (job integer primary key);",
+    /* And ids may be packed from here on (ids.h): a broker of before would not know them. */
+    [2] = "create index job_unfinished on job (job) where finished_ms is null;"
+          "create index row_failed on row (row) where state = 2;"
+          "create index batch_running on batch (batch) where ms is null;",
+    /* And new chunks have another digest, which a broker of before would not know (store_chunks.c). */
+    [3] = "alter table job add column copied integer not null default 0;"
+          "alter table job add column cached integer not null default 0;"
+          "alter table job add column fresh integer not null default 0;"
+          "alter table worker add column busy_us integer not null default 0;"
+          "alter table worker add column up_us integer not null default 0;",
+    /* Rows' states go into blocks (store_blocks.c), read in the order of their numbers. */
+    [4] = "alter table row_input add column rows blob;"
+          "create table block (block integer primary key, queued integer not null, "
+          "running integer not null, failed integer not null);"
+          "with recursive n(block) as (select min(row) >> 6 from row union all "
+          "select (select min(row) from row where row >= (block + 1) << 6) >> 6 from n "
+          "where block is not null) "
+          "insert into block select block, " ROWS_IN_STATE("0") ", 0, " ROWS_IN_STATE(
+              "2") " from n where block is not null;"
+                   "create index block_queued on block (block) where queued <> 0;"
+                   "create index block_running on block (block) where running <> 0;"
+                   "create index block_failed on block (block) where failed <> 0;"
+                   "drop index if exists row_queued; drop index if exists row_failed; drop table "
+                   "lease;",
+    /* Records have checksums from here on, those that are there already none (store_sums.c). Cursors that a
+     * retry has left without a result are told from those that damage did. */
+    [5] = "alter table job add column sum integer;"
+          "alter table row add column sum integer;"
+          "alter table row_input add column sums blob;"
+          "alter table block add column sum integer;"
+          "alter table result add column sum integer;"
+          "create table gone (job integer not null, seq integer not null, primary key (job, seq)) "
+          "without rowid;"
+          "with recursive n(job, seq, next) as (select job, 1, next_seq from job "
+          "where next_seq > done + 1 and next_seq <= done + 10000000 union all select job, seq + "
+          "1, next from n "
+          "where seq + 1 < next) insert into gone select job, seq from n where not exists "
+          "(select 1 from result where result.job = n.job and result.seq = n.seq);"
+          "insert or replace into meta select 'sums_from', 1 + max("
+          "ifnull((select max(job) from job), 0), "
+          "ifnull((select value from meta where name = 'last_job'), 0));",
+    /* Jobs of a state are found without a look at all others (store_jobs.c). */
+    [6] = "create index job_done on job (job) "
+          "where finished_ms is not null and cancelled = 0 and paused = 0;"
+          "create index job_paused on job (job) where paused <> 0;"
+          "create index job_cancelled on job (job) where cancelled <> 0;",
+};
+
+/* ---- from one version to the next ---- */
+
+/* A copy of the database as it was, beside it: assay.db.v1. It has its name when it is whole; one that is there
+ * already stays: it is from an upgrade that was interrupted. */
+static int back_up(struct store *s, int64_t version, struct err *e)
+{
+    char path[4200], new[4200];
+    snprintf(path, sizeof path, "%s/assay.db.v%lld", s->dir, (long long)version);
+    snprintf(new, sizeof new, "%s/assay.db.new", s->dir);
+    if (access(path, F_OK) == 0)
+        return 0;
+    unlink(new);
+    char *sql = sqlite3_mprintf("vacuum into %Q", new);
+    int rc = sql ? store_execute(s, sql, e) : err_set(e, ASSAY_ENOMEM, "out of memory");
+    sqlite3_free(sql);
+    if (rc == 0 && rename(new, path) != 0)
+        rc = err_errno(e, ASSAY_EIO, "%s: cannot make it", path);
+    if (rc != 0)
+        unlink(new);
+    else
+        log_info("event=schema_upgrade from=%lld to=%d copy=%s", (long long)version,
+            STORE_SCHEMA_VERSION, path);
+    return rc;
+}
+
+/* Views hold nothing: an upgrade makes all of them anew, as they stand at the end of schema_sql. */
+static int make_views(struct store *s, struct err *e)
+{
+    char drop[128];
+    sqlite3_stmt *q = NULL;
+    int rc = 0;
+    while (rc == 0 &&
+           sqlite3_prepare_v2(s->db, "select name from sqlite_master where type = 'view' limit 1",
+               -1, &q, NULL) == SQLITE_OK &&
+           sqlite3_step(q) == SQLITE_ROW) {
+        snprintf(drop, sizeof drop, "drop view \"%s\"", (const char *)sqlite3_column_text(q, 0));
+        sqlite3_finalize(q);
+        q = NULL;
+        rc = store_execute(s, drop, e);
+    }
+    sqlite3_finalize(q);
+    return rc == 0 ? store_execute(s, strstr(schema_sql, "create view"), e) : rc;
+}
+
+/* The schema as of now, made new or from an older one, in one transaction. */
+static int write_schema(struct store *s, int64_t version, struct err *e)
+{
+    char set_version[64];
+    snprintf(set_version, sizeof set_version, "pragma user_version=%d", STORE_SCHEMA_VERSION);
+    int rc = store_execute(s, "begin immediate", e);
+    if (rc == 0 && version == 0)
+        rc = store_execute(s, schema_sql, e);
+    for (int64_t v = version; rc == 0 && v > 0 && v < STORE_SCHEMA_VERSION; v++)
+        rc = store_execute(s, upgrades[v], e);
+    if (rc == 0 && version > 0)
+        rc = make_views(s, e);
+    if (rc == 0)
+        rc = store_execute(s, set_version, e);
+    if (rc == 0)
+        rc = store_execute(s, "commit", e);
+    if (rc != 0)
+        store_execute(s, "rollback", NULL);
+    return rc;
+}
+
+int store_make_schema(struct store *s, struct err *e)
+{
+    int64_t version;
+    int rc = store_integer(s, 0, &version, e, "pragma user_version", "");
+    if (rc != 0)
+        return rc;
+    if (version > STORE_SCHEMA_VERSION)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s/assay.db: schema version: expected at most %d, found %lld", s->dir,
+            STORE_SCHEMA_VERSION, (long long)version);
+    if (version == STORE_SCHEMA_VERSION)
+        return 0;
+    if (version > 0)
+        rc = back_up(s, version, e);
+    return rc == 0 ? write_schema(s, version, e) : rc;
+}

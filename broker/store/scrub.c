@@ -1,0 +1,326 @@
+/* store_scrub.c - see store_scrub.h.
+ *
+ * First the file as SQLite sees it: pragma integrity_check reads every page, and holds every index against its
+ * table. Then each job by the same eyes as the broker's: its record, its rows with their input, the states of its
+ * rows and its counters, its chunks, its results. All of it in one read transaction, so that a broker at work does
+ * not change what is being held against something else. */
+#include "broker/store/scrub.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+#define PAGE_STEPS 100000
+#define PAGE_ROWS 1000
+
+struct scrub {
+    struct store *s;
+    const struct scrub_caller *caller;
+    struct scrub_totals *totals;
+    int64_t job, done, total;
+    char key[201];
+    int ended;
+    uint64_t cursor; /* of the last result */
+};
+
+static void find(struct scrub *c, int64_t i, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void find(struct scrub *c, int64_t i, const char *fmt, ...)
+{
+    char what[400];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(what, sizeof what, fmt, args);
+    va_end(args);
+    utf8_make_printable(what);
+    c->totals->damaged++;
+    c->caller->found(c->caller->arg, &(struct scrub_finding){c->job, c->key, i, what});
+}
+
+static void go_on(struct scrub *c, int64_t n)
+{
+    c->done += n;
+    c->ended |= c->caller->progress(c->caller->arg, c->done, c->total);
+}
+
+/* A query that SQLite cannot answer is a finding; the next one may go. */
+static void note_failure(struct scrub *c, const char *what, int rc, const struct err *e)
+{
+    if (rc < 0)
+        find(c, -1, "%s cannot be read: %s", what, e->msg);
+}
+
+/* ---- the file ---- */
+
+static int tick(void *arg)
+{
+    struct scrub *c = arg;
+    return c->caller->progress(c->caller->arg, -1, c->total);
+}
+
+static void check_file(struct scrub *c)
+{
+    struct err e;
+    int rc;
+    sqlite3_progress_handler(c->s->db, PAGE_STEPS, tick, c);
+    sqlite3_stmt *q = store_prepare(c->s, "pragma integrity_check(1000)", "");
+    while ((rc = store_step(c->s, q, &e)) == 1) {
+        const char *text = (const char *)sqlite3_column_text(q, 0);
+        if (text && strcmp(text, "ok") != 0)
+            find(c, -1, "the file: %.300s", text);
+    }
+    sqlite3_reset(q);
+    sqlite3_progress_handler(c->s->db, 0, NULL, NULL);
+    if (rc < 0 && (sqlite3_errcode(c->s->db) & 0xff) == SQLITE_INTERRUPT)
+        c->ended = 1;
+    else
+        note_failure(c, "the file", rc, &e);
+}
+
+/* ---- a job ---- */
+
+static void check_counters(struct scrub *c)
+{
+    struct err e;
+    int rc = store_states_agree(c->s, c->job, &e);
+    note_failure(c, "states of the rows", rc, &e);
+    if (rc == 0)
+        find(c, -1, "states of its rows and its counters do not agree, or are damaged");
+}
+
+static void check_chunks(struct scrub *c, int64_t accepted)
+{
+    struct err e;
+    int64_t n_rows = 0;
+    int rc;
+    sqlite3_stmt *q = store_prepare(
+        c->s, "select n_rows, pending, digest, chunk from chunk where job = ?", "i", c->job);
+    while ((rc = store_step(c->s, q, &e)) == 1) {
+        int64_t n = sqlite3_column_int64(q, 0);
+        n_rows += n >= 0 && n <= UINT32_MAX ? n : 0;
+        if (sqlite3_column_type(q, 1) != SQLITE_NULL && !store_pending_is_sound(q, 1, 2))
+            find(c, -1, "rows of chunk %" PRId64 ", which waits for those before it",
+                (int64_t)sqlite3_column_int64(q, 3));
+    }
+    note_failure(c, "chunks", rc, &e);
+    if (rc == 0 && n_rows != accepted)
+        find(c, -1, "expected %" PRId64 " rows in its chunks, found %" PRId64, accepted, n_rows);
+}
+
+static void see_row(void *arg, struct row *r)
+{
+    struct scrub *c = arg;
+    if (r->known_error)
+        find(c, row_index(r->row), "the row");
+    row_free(&r);
+}
+
+static void check_rows(struct scrub *c, int64_t placed)
+{
+    struct err e;
+    for (int64_t i = 0; i < placed && !c->ended; i += PAGE_ROWS) {
+        int64_t end = i + PAGE_ROWS < placed ? i + PAGE_ROWS : placed;
+        int rc = store_rows_between(c->s, row_number(c->job, (uint32_t)i),
+            row_number(c->job, (uint32_t)(end - 1)), see_row, c, &e);
+        note_failure(c, "rows", rc, &e);
+        c->totals->rows += end - i;
+        go_on(c, end - i);
+    }
+}
+
+static int see_result(void *arg, const struct store_result_row *r)
+{
+    struct scrub *c = arg;
+    if (r->error_code && strcmp(r->error_code, "damaged") == 0)
+        find(c, r->i, "the result at cursor %" PRIu64 ": %s", r->cursor, r->error_message);
+    c->cursor = r->cursor;
+    c->totals->results++;
+    return 0;
+}
+
+/* Behind results that are missing: 1 and c->cursor is before the next that is there; 0 there is none. */
+static int pass_gap(struct scrub *c)
+{
+    int64_t next;
+    int rc = store_integer(c->s, 0, &next, NULL,
+        "select min(seq) from result where job = ? and seq > ?", "ii", c->job, (int64_t)c->cursor);
+    int64_t first = (int64_t)c->cursor + 1;
+    if (rc != 0 || next <= first)
+        find(c, -1, "results from cursor %" PRId64 " on are missing", first);
+    else
+        find(c, -1, "results at the cursors %" PRId64 " to %" PRId64 " are missing", first,
+            next - 1);
+    c->cursor = (uint64_t)next - 1;
+    return rc == 0 && next > first;
+}
+
+static void check_results(struct scrub *c)
+{
+    struct err e;
+    int goes_on = 1;
+    c->cursor = 0;
+    while (goes_on && !c->ended) {
+        int64_t before = c->totals->results;
+        int rc = store_each_result(c->s, c->job, c->cursor, PAGE_ROWS, see_result, c, &e);
+        go_on(c, c->totals->results - before);
+        goes_on = rc == 0 ? c->totals->results > before : rc == ASSAY_EINTERNAL && pass_gap(c);
+        if (rc != ASSAY_EINTERNAL)
+            note_failure(c, "results", rc, &e);
+    }
+}
+
+/* What the view shows of results of several numbers is made of the same numbers. */
+static void check_shown(struct scrub *c)
+{
+    struct err e;
+    int rc;
+    sqlite3_stmt *q = store_prepare(c->s,
+        "select row, vector, vector_json from result where job = ? and vector is not null", "i",
+        c->job);
+    while ((rc = store_step(c->s, q, &e)) == 1) {
+        struct slice vector = {sqlite3_column_blob(q, 1), (size_t)sqlite3_column_bytes(q, 1)};
+        const char *shown = (const char *)sqlite3_column_text(q, 2);
+        float *values = xcalloc(1, vector.len + sizeof *values);
+        memcpy(values, vector.at, vector.len);
+        char *json = store_vector_json(values, (uint32_t)(vector.len / sizeof *values));
+        if (!shown || strcmp(shown, json) != 0)
+            find(c, row_index(sqlite3_column_int64(q, 0)), "what SQL shows of its values");
+        free(json);
+        free(values);
+    }
+    note_failure(c, "results", rc, &e);
+}
+
+/* Rows between the last job and row `end` belong to none, unless they are being purged. */
+static void check_between(struct scrub *c, int64_t before, int64_t end)
+{
+    int64_t row;
+    int rc = store_integer(c->s, 0, &row, NULL,
+        "select min(row) from row where row > ? and row < ? "
+        "and (row >> 32) not in (select job from purge)",
+        "ii", row_last(before), end);
+    c->job = 0;
+    c->key[0] = '\0';
+    if (rc == 0 && row != 0)
+        find(c, -1, "rows of job %" PRId64 ", which is not there", row_job(row));
+}
+
+static void check_job(struct scrub *c, int64_t placed, int64_t accepted, int damage)
+{
+    c->totals->jobs++;
+    if (damage & JOB_SAID)
+        find(c, -1, "its record: key, priority, seal or mode");
+    if (damage & JOB_COUNTED)
+        find(c, -1, "its record: counters");
+    check_counters(c);
+    check_chunks(c, accepted);
+    check_rows(c, placed);
+    check_results(c);
+    check_shown(c);
+}
+
+/* The job above `after`: 1, 0 there is none, or negative. */
+static int next_job(struct scrub *c, int64_t after, struct err *e)
+{
+    sqlite3_stmt *q =
+        store_prepare(c->s, STORE_JOB_COLUMNS "where job > ? and job <= ? order by job limit 1",
+            "ii", after, (int64_t)STORE_LAST_JOB);
+    int rc = store_step(c->s, q, e);
+    if (rc != 1)
+        return rc;
+    int64_t accepted = sqlite3_column_int64(q, 7), placed = sqlite3_column_int64(q, 8);
+    int damage = store_job_damage(c->s, q);
+    int64_t job = sqlite3_column_int64(q, 0);
+    const char *key = (const char *)sqlite3_column_text(q, 1);
+    check_between(c, after, row_number(job, 0));
+    c->job = job;
+    snprintf(c->key, sizeof c->key, "%s", key ? key : "");
+    utf8_make_printable(c->key);
+    sqlite3_reset(q);
+    check_job(c, placed < 0 || placed > UINT32_MAX ? 0 : placed, accepted, damage);
+    return 1;
+}
+
+static void check_jobs(struct scrub *c)
+{
+    struct err e;
+    int64_t after = 0;
+    int rc = 1;
+    while (!c->ended && (rc = next_job(c, after, &e)) == 1)
+        after = c->job;
+    if (rc == 0)
+        check_between(c, after, INT64_MAX);
+    c->job = 0;
+    c->key[0] = '\0';
+    note_failure(c, "the next job", rc, &e);
+}
+
+/* ---- opening ---- */
+
+static int open_to_read(struct store *s, const char *dir, struct err *e)
+{
+    char path[4200];
+    int64_t version;
+    snprintf(s->dir, sizeof s->dir, "%s", dir);
+    if (snprintf(path, sizeof path, "%s/assay.db", dir) >= (int)sizeof path)
+        return err_set(e, ASSAY_EIO, "data directory: path too long");
+    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK)
+        return err_set(e, ASSAY_EIO, "%s: %s", path, sqlite3_errmsg(s->db));
+    sqlite3_extended_result_codes(s->db, 1);
+    sqlite3_busy_timeout(s->db, 10000);
+    int rc = store_run(s, e, "begin", "");
+    if (rc == 0)
+        rc = store_integer(s, 0, &version, e, "pragma user_version", "");
+    if (rc == 0 && version != STORE_SCHEMA_VERSION)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "%s: schema version: expected %d, found %lld; a start of this version's assayd "
+            "upgrades it",
+            path, STORE_SCHEMA_VERSION, (long long)version);
+    return rc == 0 ? store_read_sums_from(s, e) : rc;
+}
+
+static void count_unchecked(struct scrub *c)
+{
+    int64_t below = c->s->sums_from > 0 && c->s->sums_from <= STORE_LAST_JOB
+                        ? row_number(c->s->sums_from, 0)
+                    : c->s->sums_from > 0 ? INT64_MAX
+                                          : 0;
+    int64_t rows = 0, results = 0;
+    if (below > 0 && !c->ended) {
+        store_integer(c->s, 0, &rows, NULL,
+            "select count(*) from row where row < ? and sum is null", "i", below);
+        store_integer(c->s, 0, &results, NULL,
+            "select count(*) from result where job < ? and sum is null", "i", c->s->sums_from);
+    }
+    c->totals->unchecked = rows + results;
+}
+
+int store_scrub(const char *data_dir, const struct scrub_caller *caller,
+    struct scrub_totals *totals, struct err *e)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    struct scrub c = {.s = s, .caller = caller, .totals = totals};
+    s->options.mode = s->options.digest = "";
+    *totals = (struct scrub_totals){0};
+    int rc = open_to_read(s, data_dir, e);
+    if (rc == 0) {
+        store_integer(s, 0, &c.total, NULL,
+            "select sum(min(max(placed, 0), 1 << 32) + min(max(done, 0), 1 << 32)) from job", "");
+        check_file(&c);
+        if (!c.ended)
+            check_jobs(&c);
+        count_unchecked(&c);
+    }
+    for (int i = 0; i < s->n_cached; i++)
+        sqlite3_finalize(s->cache[i].statement);
+    sqlite3_close(s->db);
+    free(s);
+    return rc == 0 ? c.ended : rc;
+}

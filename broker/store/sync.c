@@ -1,0 +1,189 @@
+/* store_sync.c - the thread that brings the WAL to the disk while the broker goes on (store.h,
+ * store_begin_later).
+ *
+ * A sync takes as long as all else that a busy broker does. So a transaction of requests is committed
+ * with synchronous=NORMAL, which writes its frames and waits for nothing; the thread then syncs the WAL,
+ * and what is written meanwhile is what its next sync is for. WAL frames are a chain: what one sync
+ * has brought to the disk holds with all that was written before it. Commits have numbers, so that who
+ * waits knows when its own is down; what nobody waits for is not synced.
+ *
+ * SQLite itself does not hear of these syncs and needs none of them: with NORMAL it syncs the WAL before
+ * a checkpoint and when a new one begins, and so never breaks a database. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+struct store_sync {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wanted_more, synced_more;
+    int wal_fd, event_fd;
+    uint64_t written, wanted, synced; /* numbers of commits */
+    int error;                        /* of the sync that failed: nothing after it is certain */
+    int stop;
+};
+
+static void tell(const struct store_sync *y)
+{
+    uint64_t one = 1;
+    if (write(y->event_fd, &one, sizeof one) != (ssize_t)sizeof one)
+        return; /* it is full, so it is readable */
+}
+
+static void *sync_for_ever(void *arg)
+{
+    struct store_sync *y = arg;
+    pthread_mutex_lock(&y->lock);
+    while (!y->stop && y->error == 0) {
+        uint64_t number = y->written;
+        if (y->wanted <= y->synced) {
+            pthread_cond_wait(&y->wanted_more, &y->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&y->lock);
+        int error = fdatasync(y->wal_fd) == 0 ? 0 : errno;
+        pthread_mutex_lock(&y->lock);
+        y->error = error;
+        if (error == 0 && number > y->synced)
+            y->synced = number;
+        pthread_cond_broadcast(&y->synced_more);
+        tell(y);
+    }
+    pthread_mutex_unlock(&y->lock);
+    return NULL;
+}
+
+/* Signals are the broker's. */
+static int start_thread(struct store_sync *y)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&y->thread, NULL, sync_for_ever, y);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+static void free_sync(struct store_sync *y)
+{
+    if (y->wal_fd >= 0)
+        close(y->wal_fd);
+    if (y->event_fd >= 0)
+        close(y->event_fd);
+    pthread_mutex_destroy(&y->lock);
+    pthread_cond_destroy(&y->wanted_more);
+    pthread_cond_destroy(&y->synced_more);
+    free(y);
+}
+
+/* The WAL is there, and stays the same file, as long as the connection is open. */
+int store_sync_start(struct store *s, struct err *e)
+{
+    char path[4200];
+    struct store_sync *y = xcalloc(1, sizeof *y);
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    pthread_mutex_init(&y->lock, NULL);
+    pthread_cond_init(&y->wanted_more, NULL);
+    pthread_cond_init(&y->synced_more, NULL);
+    y->wal_fd = open(path, O_RDWR | O_CLOEXEC);
+    y->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (y->wal_fd < 0 || y->event_fd < 0 || (errno = start_thread(y)) != 0) {
+        int rc = err_errno(e, ASSAY_EIO, "%s: cannot sync it in a thread", path);
+        free_sync(y);
+        return rc;
+    }
+    s->sync = y;
+    return 0;
+}
+
+void store_sync_stop(struct store *s)
+{
+    struct store_sync *y = s->sync;
+    if (!y)
+        return;
+    pthread_mutex_lock(&y->lock);
+    y->stop = 1;
+    pthread_cond_signal(&y->wanted_more);
+    pthread_mutex_unlock(&y->lock);
+    pthread_join(y->thread, NULL);
+    free_sync(y);
+    s->sync = NULL;
+}
+
+void store_sync_wrote(struct store *s, int synced)
+{
+    struct store_sync *y = s->sync;
+    pthread_mutex_lock(&y->lock);
+    y->written++;
+    if (synced)
+        y->synced = y->written;
+    pthread_mutex_unlock(&y->lock);
+}
+
+static void want_all(struct store_sync *y)
+{
+    y->wanted = y->written;
+    pthread_cond_signal(&y->wanted_more);
+}
+
+void store_want_synced(struct store *s)
+{
+    pthread_mutex_lock(&s->sync->lock);
+    want_all(s->sync);
+    pthread_mutex_unlock(&s->sync->lock);
+}
+
+uint64_t store_written(const struct store *s)
+{
+    return s->sync->written; /* only this thread writes it */
+}
+
+int store_sync_fd(const struct store *s)
+{
+    return s->sync->event_fd;
+}
+
+static int result(const struct store *s, struct err *e)
+{
+    if (s->sync->error != 0)
+        return err_set(
+            e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir, strerror(s->sync->error));
+    int rc = store_guard_check(s, e);
+    if (rc == ASSAY_EGONE)
+        store_guard_rescue(s);
+    return rc;
+}
+
+int store_synced(struct store *s, uint64_t *number, struct err *e)
+{
+    struct store_sync *y = s->sync;
+    uint64_t count;
+    if (read(y->event_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+        return err_errno(e, ASSAY_EIO, "eventfd");
+    pthread_mutex_lock(&y->lock);
+    *number = y->synced;
+    int rc = result(s, e);
+    pthread_mutex_unlock(&y->lock);
+    return rc;
+}
+
+int store_wait_synced(struct store *s, struct err *e)
+{
+    struct store_sync *y = s->sync;
+    pthread_mutex_lock(&y->lock);
+    want_all(y);
+    while (y->synced < y->written && y->error == 0)
+        pthread_cond_wait(&y->synced_more, &y->lock);
+    int rc = result(s, e);
+    pthread_mutex_unlock(&y->lock);
+    return rc;
+}

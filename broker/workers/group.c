@@ -1,0 +1,577 @@
+/* group.c - see group.h.
+ *
+ * Whatever goes wrong with one rank ends the incarnation: fail() kills and reaps every rank, hands
+ * the batches back as lost, revokes the slots, and sets the time of the next start. Nothing is
+ * repaired in place.
+ *
+ * A rank that a signal has stopped is seen in whatever state the group is, as the kernel says so: no
+ * sign of life is asked of ranks that have nothing to do, and none that is only slow is blamed.
+ *
+ * A hang is seen by the progress counters that ranks bump after each block of work: all unchanged
+ * for hang_ms while a batch is in flight. The clock starts anew when this function was not called
+ * for a while, so that a broker that was itself stopped does not blame the ranks. */
+#include "broker/workers/group.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "broker/workers/ranks.h"
+#include "schema/log.h"
+#include "schema/utf8.h"
+
+#define BACKOFF_FIRST_MS 500
+#define BACKOFF_MAX_MS 30000
+#define FOREVER (1ll << 60)
+#define LOOK_MS 1000 /* between two looks for ranks that are stopped */
+#define MAX_BAD_STARTS 3
+#define MAX_FAILED_STARTS 6
+#define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
+
+/* A batch that was handed over, and what the ranks have said of it. */
+struct flight {
+    struct batch *batch; /* NULL: this entry is free */
+    struct stage_token token;
+    uint32_t done; /* bit per rank */
+    uint64_t digest;
+};
+
+/* A batch on its way back to the owner. */
+struct homecoming {
+    struct batch *batch;
+    enum batch_outcome outcome;
+    struct homecoming *next;
+};
+
+struct group {
+    struct group_options options;
+    enum group_state state;
+    struct stage *stage;
+    struct ranks ranks; /* of this incarnation */
+    struct group_rank_info infos[GROUP_MAX_RANKS];
+    uint64_t incarnation;
+    int64_t restarts;
+    struct flight flights[STAGE_MAX_SLOTS]; /* in order of hand-over */
+    uint32_t n_flights;
+    struct homecoming *home, **home_end;
+    long long start_at_ms, started_ms, backoff_ms;
+    long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
+    long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
+    uint64_t progress;
+    long long looked_ms; /* when ranks that are stopped were last looked for */
+    char failure[512];
+    int failure_exit;
+    int said_exit;     /* the code that a rank said it ends with, 0: none did */
+    int failed_starts; /* in a row that ended before all ranks were ready */
+    int bad_starts;    /* of them the last that ended by what does not pass */
+};
+
+int group_new(struct group **out, const struct group_options *options, struct err *e)
+{
+    *out = NULL;
+    if (options->tp < 1 || options->tp > GROUP_MAX_RANKS)
+        return err_set(
+            e, ASSAY_EBADREQ, "tp: expected 1 to %d, found %u", GROUP_MAX_RANKS, options->tp);
+    struct group *g = xcalloc(1, sizeof *g);
+    g->options = *options;
+    g->state = GROUP_DEAD;
+    g->home_end = &g->home;
+    ranks_init(&g->ranks, &g->options);
+    int rc = stage_new(&g->stage, &options->stage, e);
+    *out = g;
+    if (rc != 0)
+        group_free(out);
+    return rc;
+}
+
+/* ---- ends ---- */
+
+/* No rank is left, and nothing that they said. */
+static void end_ranks(struct group *g, int *exit_code, int *signal)
+{
+    ranks_end(&g->ranks, exit_code, signal);
+    memset(g->infos, 0, sizeof g->infos);
+}
+
+static void send_home(struct group *g, struct batch *b, enum batch_outcome outcome)
+{
+    struct homecoming *h = xcalloc(1, sizeof *h);
+    h->batch = b;
+    h->outcome = outcome;
+    *g->home_end = h;
+    g->home_end = &h->next;
+}
+
+/* A rank that sees that the checkpoint was changed does not blame the batch for it. */
+static void lose_batches(struct group *g, int exit_code, int signal)
+{
+    int blame = g->said_exit != EX_CONFIG;
+    for (uint32_t i = 0; i < g->n_flights; i++) {
+        struct batch *b = g->flights[i].batch;
+        b->lost_exit = exit_code;
+        b->lost_signal = signal;
+        send_home(g, b, i == 0 && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
+    }
+    g->n_flights = 0;
+    stage_revoke_all(g->stage);
+}
+
+/* What a rank's exit code means, for ranks that had no time to say it. */
+static const char *meaning(int exit_code)
+{
+    switch (exit_code) {
+    case EX_USAGE:
+        return ": is it of this version?";
+    case EX_OSERR:
+        return ": no memory or thread";
+    case EX_CANTCREAT: /* as comm.h has it */
+        return ": a rank beside it is missing";
+    case EX_IOERR:
+        return ": the GPU or its libraries failed";
+    case EX_CANNOT_RUN:
+        return ": it cannot be run; is a library missing?";
+    default:
+        return "";
+    }
+}
+
+static void name_failure(struct group *g, const char *reason, int exit_code, int signal)
+{
+    if (signal)
+        snprintf(g->failure, sizeof g->failure, "%.420s (signal %d)", reason, signal);
+    else if (exit_code >= 0)
+        snprintf(g->failure, sizeof g->failure, "%.420s (exit code %d%s)", reason, exit_code,
+            g->said_exit ? "" : meaning(exit_code));
+    else
+        snprintf(g->failure, sizeof g->failure, "%.420s", reason);
+    utf8_make_printable(g->failure);
+    g->failure_exit = exit_code;
+}
+
+static int stays(int exit_code)
+{
+    return exit_code == EX_CONFIG || exit_code == EX_USAGE || exit_code == EX_CANNOT_RUN;
+}
+
+static void count_failure(struct group *g, int was_starting)
+{
+    g->failed_starts = was_starting ? g->failed_starts + 1 : 0;
+    g->bad_starts = was_starting && stays(g->failure_exit) ? g->bad_starts + 1 : 0;
+}
+
+static void set_back_off(struct group *g, long long now_ms)
+{
+    g->start_at_ms = now_ms + g->backoff_ms;
+    g->backoff_ms = g->backoff_ms == 0 ? BACKOFF_FIRST_MS : 2 * g->backoff_ms;
+    if (g->backoff_ms > BACKOFF_MAX_MS)
+        g->backoff_ms = BACKOFF_MAX_MS;
+    g->restarts++;
+}
+
+static void fail(struct group *g, long long now_ms, const char *reason)
+{
+    int exit_code = -1, signal = 0, state = (int)g->state;
+    end_ranks(g, &exit_code, &signal);
+    if (exit_code < 0 && g->said_exit)
+        exit_code = g->said_exit;
+    name_failure(g, reason, exit_code, signal);
+    count_failure(g, state == GROUP_STARTING);
+    log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
+             "restart_in_ms=%lld",
+        g->options.number, (unsigned long long)g->incarnation, g->n_flights,
+        g->n_flights ? g->flights[0].batch->n_rows : 0, g->failure, g->backoff_ms);
+    lose_batches(g, exit_code, signal);
+    g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
+    set_back_off(g, now_ms);
+}
+
+/* A rank that is not what was described fails as one that refuses its options. */
+static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
+{
+    if (rc == ASSAY_EUNSUPPORTED)
+        g->said_exit = EX_CONFIG;
+    fail(g, now_ms, reason);
+}
+
+void group_free(struct group **out)
+{
+    struct group *g = *out;
+    int exit_code, signal;
+    if (!g)
+        return;
+    end_ranks(g, &exit_code, &signal);
+    if (g->stage) /* else group_new failed */
+        lose_batches(g, -1, 0);
+    for (struct homecoming *h = g->home, *next; h; h = next) {
+        next = h->next;
+        batch_free(&h->batch);
+        free(h);
+    }
+    stage_free(&g->stage);
+    ranks_release(&g->ranks);
+    free(g);
+    *out = NULL;
+}
+
+/* ---- start ---- */
+
+static void start(struct group *g, long long now_ms)
+{
+    struct err e = {0};
+    g->incarnation++;
+    g->state = GROUP_STARTING;
+    g->said_exit = 0;
+    g->started_ms = g->progressed_ms = now_ms;
+    if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
+        fail(g, now_ms, e.msg);
+}
+
+/* ---- messages ---- */
+
+static int on_ready(struct group *g, const struct control *c, long long now_ms, struct err *e)
+{
+    struct group_rank_info *info = &g->infos[c->rank];
+    if (g->options.mode && strcmp(g->options.mode, c->mode) != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED, "rank %d computes otherwise than expected (%s): %s",
+            c->rank, g->options.mode, c->mode);
+    if (g->options.digest && strcmp(g->options.digest, c->checkpoint) != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED, "rank %d: expected the checkpoint %s, found '%s'",
+            c->rank, g->options.digest, c->checkpoint);
+    info->ready = 1;
+    info->pid = c->pid;
+    snprintf(info->device, sizeof info->device, "%s", c->device);
+    for (uint32_t r = 0; r < g->options.tp; r++)
+        if (!g->infos[r].ready)
+            return 0;
+    if (g->state != GROUP_STARTING)
+        return 0;
+    g->state = GROUP_READY;
+    g->failed_starts = g->bad_starts = 0;
+    g->progressed_ms = now_ms;
+    log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
+        g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
+        now_ms - g->started_ms);
+    return 0;
+}
+
+static struct flight *find_flight(struct group *g, const struct stage_token *token)
+{
+    for (uint32_t i = 0; i < g->n_flights; i++)
+        if (stage_token_equal(&g->flights[i].token, token))
+            return &g->flights[i];
+    return NULL;
+}
+
+/* All ranks are done with it: copy the results, free the slot. */
+static int finish(struct group *g, struct flight *f, uint32_t ms, struct err *e)
+{
+    const float *values;
+    uint32_t n;
+    struct batch *b = f->batch;
+    int rc = stage_collect(g->stage, &f->token, &values, &n, e);
+    if (rc != 0)
+        return rc;
+    b->values = malloc((n + 1) * sizeof *b->values);
+    if (!b->values)
+        return err_set(e, ASSAY_ENOMEM, "no memory for %u values", n);
+    memcpy(b->values, values, n * sizeof *b->values);
+    b->ms = ms;
+    stage_release(g->stage, &f->token);
+    send_home(g, b, BATCH_DONE);
+    memmove(f, f + 1, (size_t)(g->flights + g->n_flights - (f + 1)) * sizeof *f);
+    g->n_flights--;
+    g->backoff_ms = 0;
+    return 0;
+}
+
+static int on_done(struct group *g, const struct control *c, struct err *e)
+{
+    struct flight *f = find_flight(g, &c->token);
+    uint32_t all = (uint32_t)((1ull << g->options.tp) - 1);
+    if (!f) {
+        log_warn("event=stale_done rank=%d slot=%u", c->rank, c->token.slot);
+        return 0;
+    }
+    if (f->done && f->digest != c->digest)
+        return err_set(
+            e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
+    g->infos[c->rank].busy_us = c->busy_us;
+    g->infos[c->rank].up_us = c->up_us;
+    f->digest = c->digest;
+    f->done |= 1u << c->rank;
+    return f->done == all ? finish(g, f, c->ms, e) : 0;
+}
+
+/* 0, or negative with *e: the group must end. */
+static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_t rank,
+    long long now_ms, struct err *e)
+{
+    struct control c;
+    int rc = control_decode(&c, bytes, len, e);
+    if (rc == 0 && (c.rank != (int32_t)rank || c.incarnation != g->incarnation))
+        rc = err_set(e, ASSAY_EBADMSG, "it is of rank %d, incarnation %llu", c.rank,
+            (unsigned long long)c.incarnation);
+    if (rc != 0) {
+        log_warn("event=bad_control rank=%u error=\"%s\"", rank, e->msg);
+        return 0;
+    }
+    switch (c.type) {
+    case CONTROL_READY:
+        return on_ready(g, &c, now_ms, e);
+    case CONTROL_DONE:
+        return on_done(g, &c, e);
+    case CONTROL_FAILED:
+        g->said_exit = c.code > 0 && c.code < 256 ? (int)c.code : 0;
+        return err_set(e, ASSAY_EINTERNAL, "rank %u: %s", rank, c.message);
+    default:
+        log_warn("event=bad_control rank=%u type=%d", rank, (int)c.type);
+        return 0;
+    }
+}
+
+/* One message: 1 handled, 0 none, negative: the group must end. */
+static int receive(struct group *g, long long now_ms, struct err *e)
+{
+    uint32_t rank;
+    zmq_msg_t body;
+    if (!ranks_receive(&g->ranks, &rank, &body))
+        return 0;
+    int rc = on_message(g, zmq_msg_data(&body), zmq_msg_size(&body), rank, now_ms, e);
+    zmq_msg_close(&body);
+    return rc < 0 ? rc : 1;
+}
+
+/* ---- tick ---- */
+
+static uint64_t total_progress(const struct group *g)
+{
+    uint64_t sum = 0;
+    for (uint32_t r = 0; r < g->options.tp; r++)
+        sum += stage_progress(g->stage, r);
+    return sum;
+}
+
+/* The time at which silence becomes a hang. */
+static long long hang_deadline(struct group *g, long long now_ms)
+{
+    uint64_t progress = total_progress(g);
+    if (progress != g->progress || now_ms - g->ticked_ms > g->options.hang_ms / 2)
+        g->progressed_ms = now_ms;
+    g->progress = progress;
+    g->ticked_ms = now_ms;
+    return g->n_flights > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
+}
+
+/* Nothing is in flight: the ranks are told to end, and killed if they do not. */
+static long long tick_stopping(struct group *g, long long now_ms)
+{
+    int exit_code, signal;
+    if (g->stop_by_ms == 0) {
+        ranks_send_all(
+            &g->ranks, &(struct control){.type = CONTROL_STOP, .incarnation = g->incarnation});
+        g->stop_by_ms = now_ms + g->options.hang_ms;
+    }
+    if (!ranks_all_ended(&g->ranks) && now_ms < g->stop_by_ms)
+        return g->stop_by_ms;
+    end_ranks(g, &exit_code, &signal);
+    g->state = GROUP_STOPPED;
+    return FOREVER;
+}
+
+static long long look_interval(const struct group *g)
+{
+    return g->options.hang_ms / 2 < LOOK_MS ? g->options.hang_ms / 2 : LOOK_MS;
+}
+
+/* A rank that has been stopped for hang_ms, -1: none. After a pause of this process it may be that it
+ * was stopped with it, and goes on as soon. */
+static int find_stopped(struct group *g, long long now_ms)
+{
+    long long since_ms = now_ms - g->looked_ms, interval = look_interval(g);
+    if (since_ms < interval)
+        return -1;
+    g->looked_ms = now_ms;
+    return ranks_find_stopped(&g->ranks, now_ms, g->options.hang_ms, since_ms > 2 * interval + 500);
+}
+
+static long long earliest(long long a, long long b)
+{
+    return a < b ? a : b;
+}
+
+static long long tick_alive(struct group *g, long long now_ms)
+{
+    struct err e = {0};
+    char reason[64];
+    int rc, dead, stopped;
+    while ((rc = receive(g, now_ms, &e)) == 1)
+        ;
+    long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
+    if (rc < 0)
+        fail_with(g, now_ms, rc, e.msg);
+    else if ((g->state != GROUP_DRAINING || g->n_flights > 0) &&
+             (dead = ranks_find_dead(&g->ranks)) >= 0) {
+        snprintf(reason, sizeof reason, "rank %d ended", dead);
+        fail(g, now_ms, reason);
+    } else if (now_ms >= deadline)
+        fail(g, now_ms, "no progress: hung");
+    else if ((stopped = find_stopped(g, now_ms)) >= 0) {
+        snprintf(reason, sizeof reason, "rank %d is stopped by a signal", stopped);
+        fail(g, now_ms, reason);
+    } else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
+        fail(g, now_ms, "not ready in time");
+    else if (g->state == GROUP_DRAINING && g->n_flights == 0)
+        return tick_stopping(g, now_ms);
+    if (g->state == GROUP_DEAD)
+        return g->start_at_ms;
+    if (g->state == GROUP_STOPPED)
+        return FOREVER;
+    long long look = g->looked_ms + look_interval(g);
+    return earliest(look, deadline == FOREVER ? FOREVER : earliest(half, deadline));
+}
+
+long long group_tick(struct group *g, long long now_ms)
+{
+    if (g->state == GROUP_DEAD && now_ms >= g->start_at_ms)
+        start(g, now_ms);
+    if (g->state == GROUP_STOPPED)
+        return FOREVER;
+    if (g->state == GROUP_DEAD)
+        return g->start_at_ms;
+    return tick_alive(g, now_ms);
+}
+
+int group_poll_items(const struct group *g, zmq_pollitem_t *items, int max)
+{
+    return ranks_poll_items(&g->ranks, items, max);
+}
+
+/* ---- batches ---- */
+
+static void fill_rows(
+    const struct batch *b, struct stage_row *rows, const int32_t **ids, const int32_t **positions)
+{
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        const struct row *r = b->rows[i];
+        rows[i] = (struct stage_row){.n_tokens = r->n_tokens,
+            .pool_type = (uint32_t)r->pool_type,
+            .activation = (uint32_t)r->activation,
+            .step_token = r->step_token,
+            .n_positions = r->n_positions,
+            .n_values = r->n_values,
+            .n_shared = r->n_shared};
+        ids[i] = r->ids;
+        positions[i] = r->positions;
+    }
+}
+
+int group_run(struct group *g, struct batch **b, struct err *e)
+{
+    if (group_free_slots(g) == 0)
+        return 0;
+    uint32_t n = (*b)->n_rows;
+    struct stage_row *rows = xcalloc(n, sizeof *rows);
+    const int32_t **ids = xcalloc(2 * (size_t)n, sizeof *ids), **positions = ids + n;
+    struct flight *f = &g->flights[g->n_flights];
+    fill_rows(*b, rows, ids, positions);
+    *f = (struct flight){.batch = *b};
+    struct stage_fill fill = {n, rows, ids, positions};
+    int rc = stage_publish(g->stage, g->options.epoch, g->incarnation, &fill, &f->token, e);
+    free(rows);
+    free(ids);
+    if (rc != 1)
+        return rc;
+    if (g->n_flights++ == 0)
+        g->progressed_ms = g->ticked_ms = now_mono_ms();
+    *b = NULL;
+    ranks_send_all(&g->ranks,
+        &(struct control){.type = CONTROL_RUN, .incarnation = g->incarnation, .token = f->token});
+    return 1;
+}
+
+int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome)
+{
+    struct homecoming *h = g->home;
+    if (!h)
+        return 0;
+    *b = h->batch;
+    *outcome = h->outcome;
+    g->home = h->next;
+    if (!g->home)
+        g->home_end = &g->home;
+    free(h);
+    return 1;
+}
+
+void group_stop(struct group *g)
+{
+    if (g->state == GROUP_READY)
+        g->state = GROUP_DRAINING;
+    else if (g->state != GROUP_STOPPED) {
+        int exit_code, signal;
+        end_ranks(g, &exit_code, &signal);
+        lose_batches(g, -1, 0);
+        g->state = GROUP_STOPPED;
+    }
+}
+
+/* ---- facts ---- */
+
+const char *group_state_name(enum group_state state)
+{
+    static const char *const names[] = {"starting", "ready", "dead", "draining", "dead"};
+    return names[state];
+}
+
+enum group_state group_state(const struct group *g)
+{
+    return g->state;
+}
+
+uint64_t group_incarnation(const struct group *g)
+{
+    return g->incarnation;
+}
+
+uint32_t group_in_flight(const struct group *g)
+{
+    return g->n_flights;
+}
+
+uint32_t group_free_slots(const struct group *g)
+{
+    return g->state == GROUP_READY ? stage_free_slots(g->stage) : 0;
+}
+
+const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)
+{
+    *n = g->options.tp;
+    return g->infos;
+}
+
+int64_t group_restarts(const struct group *g)
+{
+    return g->restarts;
+}
+
+int group_failed_starts(const struct group *g)
+{
+    return g->failed_starts;
+}
+
+int group_is_hopeless(const struct group *g)
+{
+    return g->bad_starts >= MAX_BAD_STARTS || g->failed_starts >= MAX_FAILED_STARTS;
+}
+
+int group_failure_stays(const struct group *g)
+{
+    return g->bad_starts > 0;
+}
+
+const char *group_last_failure(const struct group *g, int *exit_code)
+{
+    *exit_code = g->failure_exit;
+    return g->failure;
+}
