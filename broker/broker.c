@@ -231,7 +231,7 @@ static void take_work(struct broker *b)
         rc = broker_copy_results(b, &e);
     if (rc < 0)
         die_of(&e);
-    b->wake |= b->twins && twins_said_later(b->twins);
+    b->wake |= b->dedupe && dedupe_is_behind(b->dedupe);
 }
 
 /* ---- the workers table ---- */
@@ -351,7 +351,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
         return due_ms;
     if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
         broker_forgo(b, &e);
-    if (b->twins && twins_idle(b->twins, &e) < 0)
+    if (b->dedupe && dedupe_idle(b->dedupe, &e) < 0)
         die_of(&e);
     look_at_damage(b);
     store_idle(b->store);

@@ -49,7 +49,7 @@ struct broker {
     int lock_fd; /* of the data directory, until the store has it; -1 */
     struct store *store;
     struct store_cache *cache; /* NULL: none, or none any more */
-    struct twins *twins;       /* NULL: --no-dedupe */
+    struct dedupe *dedupe;     /* NULL: --no-dedupe */
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];
     void *zmq, *clients; /* context; ROUTER */

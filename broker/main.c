@@ -19,7 +19,7 @@
 #include "broker/data_dir.h"
 #include "broker/api/listen.h"
 #include "broker/text/text_digest.h"
-#include "broker/sched/twin_table.h"
+#include "broker/sched/dedupe_index.h"
 #include "schema/endpoint.h"
 #include "schema/identity.h"
 #include "schema/cores.h"
@@ -205,22 +205,22 @@ static struct stage_config stage_capacity(const struct broker *b)
 }
 
 /* What finds rows that are the same. */
-static void open_twins(struct broker *b)
+static void open_dedupe(struct broker *b)
 {
     const struct options *o = b->options;
     if (o->no_dedupe) {
-        twin_table_sweep(b->data);
+        dedupe_index_sweep(b->data);
         return;
     }
     if (o->score_cache > 0)
         b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
-    struct twins_options options = {.digest = b->model.digest,
+    struct dedupe_options options = {.digest = b->model.digest,
         .mode = b->model.rank_mode, /* a row holds its position */
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
         .min_free_bytes = (uint64_t)o->min_free_bytes};
-    b->twins = twins_new(&options);
+    b->dedupe = dedupe_new(&options);
 }
 
 static int open_groups(struct broker *b, struct err *e)
@@ -237,9 +237,9 @@ static int open_groups(struct broker *b, struct err *e)
         .min_shared = shares ? PLANNER_MIN_SHARED : 0,
         .first_tokens = PLANNER_FIRST_TOKENS};
     int rc = planner_new(&b->planner, b->store, &limits, e);
-    open_twins(b);
+    open_dedupe(b);
     if (rc == 0)
-        planner_use_twins(b->planner, b->twins);
+        planner_use_dedupe(b->planner, b->dedupe);
     for (int g = 0; rc == 0 && g < o->replicas; g++) {
         int share = threads / o->replicas;
         struct group_options options = {.worker_path = b->devices.worker,
@@ -273,7 +273,7 @@ static void close_broker(struct broker *b)
         group_free(&b->groups[g]);
     broker_drop_outcomes(b);
     planner_free(&b->planner);
-    twins_free(&b->twins);
+    dedupe_free(&b->dedupe);
     store_cache_close(&b->cache);
     waiters_free(&b->waiters);
     progress_free(&b->progress);

@@ -104,15 +104,16 @@ static int keep(
 
 /* ---- one batch ---- */
 
-/* A row's answer, for it and for its twins. */
+/* A row's answer, for it and for its duplicates. */
 static int keep_answer(
     struct broker *b, struct row *r, const struct store_result *result, struct err *e)
 {
     struct store_result copy = *result;
     int rc = keep(b, r, result, e);
     copy.origin = ROW_COPIED;
-    for (const struct row *twin = r->twins; rc == 0 && twin; twin = twin->next)
-        rc = keep(b, twin, &copy, e);
+    for (const struct row *duplicate = r->duplicates; rc == 0 && duplicate;
+         duplicate = duplicate->next)
+        rc = keep(b, duplicate, &copy, e);
     r->answer = result->values ? ROW_VALUES : ROW_ERROR;
     return rc;
 }

@@ -39,9 +39,9 @@ void line_unref(struct line *l)
 
 void row_free(struct row **r)
 {
-    for (struct row *twin = *r ? (*r)->twins : NULL, *next; twin; twin = next) {
-        next = twin->next;
-        row_free(&twin);
+    for (struct row *duplicate = *r ? (*r)->duplicates : NULL, *next; duplicate; duplicate = next) {
+        next = duplicate->next;
+        row_free(&duplicate);
     }
     if (*r) {
         line_unref((*r)->line);

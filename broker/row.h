@@ -69,18 +69,18 @@ struct row {
     uint32_t part;     /* which one */
     struct row *next;  /* for lists of whoever owns it */
 
-    /* Rows that are the same (twins.h). */
+    /* Rows that are the same (dedupe.h). */
     uint64_t hash, hash_seed;   /* of its content; 0, 0: none yet */
     uint8_t key[ROW_KEY_BYTES]; /* in the score cache, when has_key */
     int has_key, not_cached;    /* not_cached: the score cache was asked in vain */
     int fresh;                  /* of a job that takes nothing from the score cache */
-    int leads;                  /* it is being computed, and its twins wait for it */
+    int is_primary;             /* it is being computed, and its duplicates wait for it */
     int answer;                 /* enum row_answer */
     int origin;                 /* enum row_origin */
     float *known;               /* [n_values] its result, when that was found; owned */
     int known_error;            /* or the error that was found, an ASSAY_ code; else 0 */
     char *known_message;        /* with known_error; owned */
-    struct row *twins;          /* the same rows, which wait for this one; owned */
+    struct row *duplicates;     /* the same rows, which wait for this one; owned */
 };
 
 struct row *row_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */

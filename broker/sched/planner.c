@@ -26,9 +26,9 @@ struct planner {
     struct leases leases;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
-    struct twins *twins;                /* NULL: rows are not compared */
+    struct dedupe *dedupe;              /* NULL: rows are not compared */
     struct batch *known;                /* being filled; NULL: empty */
-    uint32_t n_waiting, waiting_tokens; /* rows on the lists of their twins */
+    uint32_t n_waiting, waiting_tokens; /* rows on the lists of their duplicates */
     uint64_t round;                     /* of planner_known: where it begins */
     uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
     int clock_priority;                 /* priority */
@@ -71,8 +71,8 @@ static void run_again(struct planner *p, struct row *r)
 {
     r->origin = ROW_COMPUTED;
     r->known_error = 0;
-    if (p->twins)
-        twins_note(p->twins, r);
+    if (p->dedupe)
+        dedupe_add_queued(p->dedupe, r);
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
@@ -280,11 +280,11 @@ static struct line *find_line(void *arg, int64_t row)
     return leases_line(&p->leases, row);
 }
 
-void planner_use_twins(struct planner *p, struct twins *twins)
+void planner_use_dedupe(struct planner *p, struct dedupe *dedupe)
 {
-    p->twins = twins;
-    if (twins)
-        twins_use_lines(twins, find_line, p);
+    p->dedupe = dedupe;
+    if (dedupe)
+        dedupe_use_lines(dedupe, find_line, p);
 }
 
 static int has_room_for_known(const struct planner *p, const struct row *r)
@@ -302,12 +302,12 @@ static int has_room_to_wait(const struct planner *p, const struct row *r)
                p->waiting_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS);
 }
 
-static void wait_for(struct planner *p, struct row *leader, struct row *r)
+static void wait_for(struct planner *p, struct row *primary, struct row *r)
 {
     p->n_waiting++;
     p->waiting_tokens += r->n_tokens;
-    r->next = leader->twins;
-    leader->twins = r;
+    r->next = primary->duplicates;
+    primary->duplicates = r;
 }
 
 static void stop_waiting(struct planner *p, const struct row *r)
@@ -331,7 +331,7 @@ static void look_ahead(struct planner *p, struct queue *q)
     if (q->looked-- > 0)
         return;
     for (struct row *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
-        twins_expect(p->twins, r);
+        dedupe_prefetch(p->dedupe, r);
     q->looked = n;
 }
 
@@ -339,20 +339,20 @@ static void look_ahead(struct planner *p, struct queue *q)
  * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
-    struct row *leader = NULL, *r = q->first;
-    int found = TWINS_KNOWN; /* of a damaged row: that it is */
-    if (p->twins)
+    struct row *primary = NULL, *r = q->first;
+    int found = DEDUPE_KNOWN; /* of a damaged row: that it is */
+    if (p->dedupe)
         look_ahead(p, q);
     if (r->known_error == 0)
-        found = p->twins ? twins_find(p->twins, r, &leader, e) : TWINS_NONE;
-    *full = found == TWINS_LATER || (found == TWINS_KNOWN && !has_room_for_known(p, r)) ||
-            (found == TWINS_UNDER_WAY && !has_room_to_wait(p, r));
+        found = p->dedupe ? dedupe_find(p->dedupe, r, &primary, e) : DEDUPE_NONE;
+    *full = found == DEDUPE_LATER || (found == DEDUPE_KNOWN && !has_room_for_known(p, r)) ||
+            (found == DEDUPE_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
     take_first(q);
     lease(p, r);
-    if (found == TWINS_UNDER_WAY)
-        wait_for(p, leader, r);
+    if (found == DEDUPE_UNDER_WAY)
+        wait_for(p, primary, r);
     else
         add_known(p, r);
     return 1;
@@ -389,9 +389,9 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
     int rc = 0;
     p->round++;
     queues_begin_round(&p->queues);
-    if (p->twins)
-        twins_begin(p->twins);
-    for (size_t k = 0; p->twins && rc >= 0 && k < p->queues.n; k++) {
+    if (p->dedupe)
+        dedupe_reset_budget(p->dedupe);
+    for (size_t k = 0; p->dedupe && rc >= 0 && k < p->queues.n; k++) {
         struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
         if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
             rc = skip_known(p, q, e);
@@ -404,25 +404,25 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
     return 1;
 }
 
-/* A row has come back. Its twins have what it was answered; without an answer they run themselves. */
+/* A row has come back. Its duplicates have what it was answered; without an answer they run themselves. */
 static void end_row(struct planner *p, struct row *r, const float *values)
 {
-    struct row *twin = r->twins, *next;
+    struct row *duplicate = r->duplicates, *next;
     int answered = r->answer != ROW_NO_ANSWER;
-    r->twins = NULL;
-    for (; twin; twin = next) {
-        next = twin->next;
-        twin->next = NULL;
-        stop_waiting(p, twin);
+    r->duplicates = NULL;
+    for (; duplicate; duplicate = next) {
+        next = duplicate->next;
+        duplicate->next = NULL;
+        stop_waiting(p, duplicate);
         if (!answered) {
-            run_again(p, twin);
+            run_again(p, duplicate);
             continue;
         }
-        end_lease(p, twin);
-        row_free(&twin);
+        end_lease(p, duplicate);
+        row_free(&duplicate);
     }
-    if (p->twins)
-        twins_end(p->twins, r, r->answer == ROW_VALUES ? values : NULL);
+    if (p->dedupe)
+        dedupe_remove_primary(p->dedupe, r, r->answer == ROW_VALUES ? values : NULL);
     end_lease(p, r);
 }
 
@@ -435,8 +435,8 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
     p->clock = q->served;
     p->clock_priority = q->priority;
     lease(p, r);
-    if (p->twins)
-        twins_lead(p->twins, r);
+    if (p->dedupe)
+        dedupe_add_primary(p->dedupe, r);
     batch_add(b, &r);
     queues_serve(&p->queues, q, q->served + b->n_tokens - before);
 }
@@ -497,8 +497,8 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
         *b = pop(&p->again);
         return 1;
     }
-    if (p->twins)
-        twins_begin(p->twins);
+    if (p->dedupe)
+        dedupe_reset_budget(p->dedupe);
     return fill_batch(p, b, e);
 }
 
@@ -513,8 +513,8 @@ void planner_finished(struct planner *p, struct batch **b)
         values = values ? values + n_values : NULL;
     }
     batch_free(b);
-    if (p->twins)
-        twins_flush(p->twins);
+    if (p->dedupe)
+        dedupe_flush(p->dedupe);
 }
 
 static void push(struct batch **list, struct batch *b)

@@ -30,7 +30,7 @@
 
 #include "broker/row.h"
 #include "broker/store/store.h"
-#include "broker/sched/twins.h"
+#include "broker/sched/dedupe.h"
 
 #define PLANNER_WINDOW 1024
 #define PLANNER_ATTEMPTS 3
@@ -41,7 +41,7 @@
 /* The first batch of a broker: a small one is soon back, and shows that it works. */
 #define PLANNER_FIRST_TOKENS 512
 #define PLANNER_FIRST_SHARED_TIMES 2
-/* Of rows whose result is known or under way: in a batch of known ones, and waiting for their twins. */
+/* Of rows whose result is known or under way: in a batch of known ones, and waiting for their duplicates. */
 #define PLANNER_KNOWN_ROWS 1024
 #define PLANNER_KNOWN_TOKENS (1u << 20)
 
@@ -58,9 +58,9 @@ int planner_new(
     struct planner **p, struct store *store, const struct planner_limits *limits, struct err *e);
 void planner_free(struct planner **p);
 
-/* From now on rows that are the same are found (twins.h). Borrowed, NULL: none are; to be freed after the
+/* From now on rows that are the same are found (dedupe.h). Borrowed, NULL: none are; to be freed after the
  * planner. */
-void planner_use_twins(struct planner *p, struct twins *twins);
+void planner_use_dedupe(struct planner *p, struct dedupe *dedupe);
 
 /* Look at this job again: it got rows, changed state or priority, rows were retried. Jobs without
  * work are forgotten. */
@@ -76,7 +76,7 @@ int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *
  * all jobs in turn that have had a first turn of planner_next. */
 int planner_known(struct planner *p, struct batch **b, struct err *e);
 
-/* Its rows have results (committed): leases end, batch freed. The twins of rows that were answered have
+/* Its rows have results (committed): leases end, batch freed. The duplicates of rows that were answered have
  * theirs too; those of others run like any row. */
 void planner_finished(struct planner *p, struct batch **b);
 

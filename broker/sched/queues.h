@@ -19,7 +19,7 @@ struct queue {
     int fresh;
     int stalled;     /* its first row cannot be taken this round */
     int copies;      /* the row that was last taken was known */
-    uint32_t looked; /* of its first rows, so many were announced to the twins */
+    uint32_t looked; /* of its first rows, so many were announced to the duplicates */
     size_t at;       /* in the heap */
 };
 

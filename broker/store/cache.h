@@ -2,7 +2,7 @@
  *
  * Losing it loses nothing, so nothing here fails: what cannot be read is not found, and a cache that
  * cannot go on is closed, with one line in the log, its pointer set to NULL. Keys say which checkpoint and
- * mode they are of (twins.c), so models share a file without ever meeting. */
+ * mode they are of (dedupe.c), so models share a file without ever meeting. */
 #ifndef ASSAY_STORE_CACHE_H
 #define ASSAY_STORE_CACHE_H
 

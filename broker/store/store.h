@@ -231,7 +231,7 @@ int store_finish_row(
     struct store *s, const struct row *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct row *r, struct err *e);
 
-/* ---- rows that are the same (twins.h) ---- */
+/* ---- rows that are the same (dedupe.h) ---- */
 /* The job's finished rows, as store_queued_rows gives those that are queued, but for those that were born
  * failed, which are passed over and count. 1 when there may be more, after *after. */
 int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,

@@ -35,8 +35,8 @@ struct queue {
     char dir[300];
     struct store *s;
     struct planner *p;
-    struct twins *twins;
-    int dedupe;
+    struct dedupe *dedupe;
+    int with_dedupe;
     int64_t job, depth;
     uint32_t chunk;
     int64_t given, rows; /* submitted; worked on */
@@ -64,16 +64,16 @@ static void open_queue(struct queue *q, uint32_t batch_rows)
     struct err e;
     must(store_open(&q->s, q->dir, &options, &e), &e);
     must(planner_new(&q->p, q->s, &limits, &e), &e);
-    if (q->dedupe)
-        q->twins = twins_new(
-            &(struct twins_options){"bench", "bench", q->s, NULL, q->dir, .min_free_bytes = 0});
-    planner_use_twins(q->p, q->twins);
+    if (q->with_dedupe)
+        q->dedupe = dedupe_new(
+            &(struct dedupe_options){"bench", "bench", q->s, NULL, q->dir, .min_free_bytes = 0});
+    planner_use_dedupe(q->p, q->dedupe);
 }
 
 static void close_queue(struct queue *q)
 {
     planner_free(&q->p);
-    twins_free(&q->twins);
+    dedupe_free(&q->dedupe);
     store_close(&q->s);
 }
 
@@ -260,7 +260,7 @@ static void restart(struct queue *q)
     open_queue(q, BATCH);
     do /* a table of hints is made again in pieces, and its job waits for that */
         must(planner_next(q->p, 1, &b, &e), &e);
-    while (!b && q->twins && twins_said_later(q->twins));
+    while (!b && q->dedupe && dedupe_is_behind(q->dedupe));
     q->restart_ms = (seconds(CLOCK_MONOTONIC) - begin) * 1e3;
     if (!b)
         die(EX_SOFTWARE, "event=bench_failed error=\"nothing to dispatch\"");
@@ -303,7 +303,7 @@ int main(int argc, char **argv)
     if (!mkdtemp(dir))
         die(EX_CANTCREAT, "event=bench_failed error=\"cannot make %s\"", dir);
     for (int k = 0; k < MAX_DEPTHS; k++)
-        queues[k].dedupe = argc <= 4 || strcmp(argv[4], "no-dedupe") != 0;
+        queues[k].with_dedupe = argc <= 4 || strcmp(argv[4], "no-dedupe") != 0;
     for (int64_t depth = 1000; depth <= atoll(argv[2]) && n < MAX_DEPTHS; depth *= 10)
         fill(&queues[n++], dir, depth);
     for (int k = 0; k < n; k++)

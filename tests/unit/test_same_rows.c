@@ -9,7 +9,7 @@
 struct planned {
     struct fixture *f;
     struct planner *p;
-    struct twins *twins;
+    struct dedupe *dedupe;
 };
 
 static struct planned start(void **state, uint32_t max_tokens)
@@ -17,17 +17,17 @@ static struct planned start(void **state, uint32_t max_tokens)
     struct err err;
     struct planned t = {.f = *state};
     struct planner_limits limits = {max_tokens, 64, 1 << 20, 1 << 20, max_tokens, 0, 0};
-    struct twins_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0};
+    struct dedupe_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0};
     must(planner_new(&t.p, t.f->s, &limits, &err));
-    t.twins = twins_new(&options);
-    planner_use_twins(t.p, t.twins);
+    t.dedupe = dedupe_new(&options);
+    planner_use_dedupe(t.p, t.dedupe);
     return t;
 }
 
 static void stop(struct planned *t)
 {
     planner_free(&t->p);
-    twins_free(&t->twins);
+    dedupe_free(&t->dedupe);
 }
 
 /* A job of n rows of 4 tokens, of which `distinct` differ: row i is the same as row i + distinct. */
@@ -59,10 +59,10 @@ static struct batch *known(struct planned *t)
     return b;
 }
 
-static uint32_t n_twins(const struct row *r)
+static uint32_t n_duplicates(const struct row *r)
 {
     uint32_t n = 0;
-    for (const struct row *twin = r->twins; twin; twin = twin->next)
+    for (const struct row *duplicate = r->duplicates; duplicate; duplicate = duplicate->next)
         n++;
     return n;
 }
@@ -79,17 +79,17 @@ static uint32_t answer(struct planned *t, struct batch **b, enum row_answer kind
         struct row *r = (*b)->rows[i];
         (*b)->values[i] = (float)r->ids[1];
         r->answer = kind;
-        n += 1 + (kind ? n_twins(r) : 0);
+        n += 1 + (kind ? n_duplicates(r) : 0);
         finish(t->f->s, r, kind == ROW_VALUES ? 0 : ASSAY_ENONFINITE);
-        for (struct row *twin = r->twins; kind && twin; twin = twin->next)
-            finish(t->f->s, twin, kind == ROW_VALUES ? 0 : ASSAY_ENONFINITE);
+        for (struct row *duplicate = r->duplicates; kind && duplicate; duplicate = duplicate->next)
+            finish(t->f->s, duplicate, kind == ROW_VALUES ? 0 : ASSAY_ENONFINITE);
     }
     must(store_commit(t->f->s, &err));
     planner_finished(t->p, b);
     return n;
 }
 
-static void test_twins_in_one_batch_wait(void **state)
+static void test_duplicates_in_one_batch_wait(void **state)
 {
     struct planned t = start(state, 1000);
     int64_t job = plan_job(&t, "job", 30, 3);
@@ -97,7 +97,7 @@ static void test_twins_in_one_batch_wait(void **state)
     assert_int_equal(b->n_rows, 3);
     for (uint32_t i = 0; i < 3; i++) {
         assert_int_equal(b->rows[i]->row, row_number(job, i));
-        assert_int_equal(n_twins(b->rows[i]), 9);
+        assert_int_equal(n_duplicates(b->rows[i]), 9);
     }
     assert_null(next(&t));
     assert_null(known(&t));
@@ -139,7 +139,7 @@ static void test_finished_ones_are_known(void **state)
     stop(&t);
 }
 
-/* Without an answer the twins run for themselves: all at once, not one after the other. */
+/* Without an answer the duplicates run for themselves: all at once, not one after the other. */
 static void test_no_answer(void **state)
 {
     struct planned t = start(state, 1000);
@@ -154,7 +154,7 @@ static void test_no_answer(void **state)
     stop(&t);
 }
 
-/* An error that follows from the content is the twins' too, and forgotten then. */
+/* An error that follows from the content is the duplicates' too, and forgotten then. */
 static void test_an_error_is_answered_but_not_remembered(void **state)
 {
     struct planned t = start(state, 1000);
@@ -174,8 +174,8 @@ static void test_an_error_is_answered_but_not_remembered(void **state)
     stop(&t);
 }
 
-/* A group dies under the row: its twins wait on, and have its result in the end. */
-static void test_a_leader_is_lost(void **state)
+/* A group dies under the row: its duplicates wait on, and have its result in the end. */
+static void test_a_primary_is_lost(void **state)
 {
     struct planned t = start(state, 1000);
     int64_t job = plan_job(&t, "job", 40, 4);
@@ -199,7 +199,7 @@ static void test_who_waits_is_bounded(void **state)
     struct batch *first = next(&t), *b;
     uint32_t others = 0, done, turns = 0;
     assert_int_equal(first->rows[0]->row, row_number(job, 0));
-    assert_int_equal(n_twins(first->rows[0]), PLANNER_KNOWN_ROWS);
+    assert_int_equal(n_duplicates(first->rows[0]), PLANNER_KNOWN_ROWS);
     others += first->n_rows - 1;
     while ((b = next(&t))) {
         others += b->n_rows;
@@ -252,7 +252,7 @@ static void test_known_rows_of_one_job_do_not_hold_up_others(void **state)
     stop(&t);
 }
 
-static void test_cancelled_and_paused_while_twins_wait(void **state)
+static void test_cancelled_and_paused_while_duplicates_wait(void **state)
 {
     struct err err;
     struct planned t = start(state, 1000);
@@ -338,17 +338,17 @@ static void test_freed_with_the_planner(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_twins_in_one_batch_wait, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_duplicates_in_one_batch_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_finished_ones_are_known, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_an_error_is_answered_but_not_remembered, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_leader_is_lost, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_primary_is_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_waits_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_known_rows_of_one_job_do_not_hold_up_others, setup, teardown),
         cmocka_unit_test_setup_teardown(
-            test_cancelled_and_paused_while_twins_wait, setup, teardown),
+            test_cancelled_and_paused_while_duplicates_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_known_but_computed_after_all, setup, teardown),
         cmocka_unit_test_setup_teardown(test_freed_with_the_planner, setup, teardown),
     };

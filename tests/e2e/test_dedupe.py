@@ -280,7 +280,7 @@ def test_a_full_disk_costs_the_cache_alone(directory):
 
 
 def test_errors(directory):
-    """Errors are the twins' too, that of a row that kills its group as well: no other is tried. Retried, they are forgotten."""
+    """Errors are the duplicates' too, that of a row that kills its group as well: no other is tried. Retried, they are forgotten."""
     bad, killer = [30, NOT_A_NUMBER], [31, KILLS]
     rows = [{"ids": [20, 21]}] * 3 + [{"ids": bad}] * 40 + [{"ids": [22, 23]}] * 3
     with Broker(directory / "d", worker=FAULTY_WORKER, options=["--score-cache", "4M"]) as broker, broker.client() as client:
@@ -365,7 +365,7 @@ def test_a_start_without_dedupe(directory):
         assert computed(broker) == 5000 and copies(client, "job") == (5000, 0)
 
 
-def test_cancel_pause_purge_while_twins_wait(directory):
+def test_cancel_pause_purge_while_duplicates_wait(directory):
     slow = [{"ids": [40 + k] + [SLOW] * 5} for k in range(30)]
     with Broker(directory / "d", worker=FAULTY_WORKER, options=["--max-batch-tokens", 12]) as broker, broker.client() as client:
         client.submit("cancelled", [row for row in slow for _ in range(50)])

@@ -1,4 +1,4 @@
-/* twin_table.c - see twin_table.h.
+/* dedupe_index.c - see dedupe_index.h.
  *
  *     slots     2^bits of 8 bytes: tag (32 bits of the hash, not 0) << 32 | number of the row in its job; 0 is free
  * A row's slot is the first free one from the start of the cache line on that its tag's upper bits name, so
@@ -15,7 +15,7 @@
  *
  * LIMITS: tags have 32 bits, so of n rows one in 2^32 / n looks in vain into another; at 10^7, one in 430.
  * A disk that cannot give back a page at all (EIO) still ends the broker with SIGBUS. */
-#include "broker/sched/twin_table.h"
+#include "broker/sched/dedupe_index.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -35,8 +35,8 @@
 #define LINE_SLOTS 8
 #define REACH 4096
 
-struct twin_table {
-    struct twin_table_options options; /* dir NULL: no files, or none any more */
+struct dedupe_index {
+    struct dedupe_index_options options; /* dir NULL: no files, or none any more */
     int64_t scanned;
     uint64_t *slots;
     uint64_t n, bits;
@@ -50,7 +50,7 @@ static size_t bytes_of(uint64_t bits)
 
 /* ---- memory ---- */
 
-static void release(struct twin_table *t)
+static void release(struct dedupe_index *t)
 {
     if (t->in_file)
         munmap(t->slots, bytes_of(t->bits));
@@ -67,7 +67,7 @@ static void *take_memory(uint64_t bits)
     return memory;
 }
 
-static int has_room(const struct twin_table *t, uint64_t bits)
+static int has_room(const struct dedupe_index *t, uint64_t bits)
 {
     struct statvfs v;
     return statvfs(t->options.dir, &v) != 0 ||
@@ -75,7 +75,7 @@ static int has_room(const struct twin_table *t, uint64_t bits)
 }
 
 /* A new file of that size, full of zeros, mapped, without a name; NULL with the reason in errno. */
-static void *take_file(const struct twin_table *t, uint64_t bits)
+static void *take_file(const struct dedupe_index *t, uint64_t bits)
 {
     char path[4200];
     snprintf(path, sizeof path, "%s/twins-%lld.new", t->options.dir, (long long)t->options.job);
@@ -100,21 +100,21 @@ static uint32_t tag_of(uint64_t hash)
     return tag ? tag : 1;
 }
 
-static uint64_t first_slot(const struct twin_table *t, uint32_t tag)
+static uint64_t first_slot(const struct dedupe_index *t, uint32_t tag)
 {
     uint64_t bits = t->bits;
     uint64_t at = bits <= 32 ? tag >> (32 - bits) : (uint64_t)tag << (bits - 32);
     return at & ~(uint64_t)(LINE_SLOTS - 1);
 }
 
-static uint64_t next_slot(const struct twin_table *t, uint64_t at)
+static uint64_t next_slot(const struct dedupe_index *t, uint64_t at)
 {
     return (at + 1) & ((1ull << t->bits) - 1);
 }
 
 /* Up to where a row of this tag would be: its free slot, and *n rows that have the tag. NULL: those are enough,
  * or there is no end. */
-static uint64_t *walk(struct twin_table *t, uint32_t tag, uint32_t *found, uint32_t *n)
+static uint64_t *walk(struct dedupe_index *t, uint32_t tag, uint32_t *found, uint32_t *n)
 {
     uint64_t at = first_slot(t, tag);
     *n = 0;
@@ -124,15 +124,15 @@ static uint64_t *walk(struct twin_table *t, uint32_t tag, uint32_t *found, uint3
         if (t->slots[at] >> 32 != tag)
             continue;
         found[(*n)++] = (uint32_t)t->slots[at];
-        if (*n == TWIN_TABLE_SAME)
+        if (*n == DEDUPE_INDEX_SAME)
             return NULL;
     }
-    twin_table_distrust(t);
+    dedupe_index_distrust(t);
     return NULL;
 }
 
 /* 0: there is no free slot within reach. */
-static int put(struct twin_table *t, uint64_t slot)
+static int put(struct dedupe_index *t, uint64_t slot)
 {
     uint64_t at = first_slot(t, (uint32_t)(slot >> 32));
     for (uint32_t k = 0; k < REACH; k++, at = next_slot(t, at))
@@ -144,9 +144,9 @@ static int put(struct twin_table *t, uint64_t slot)
 }
 
 /* The old table's rows into the new memory, which it is from then on. */
-static void move_into(struct twin_table *t, void *memory, uint64_t bits, int in_file)
+static void move_into(struct dedupe_index *t, void *memory, uint64_t bits, int in_file)
 {
-    struct twin_table old = *t;
+    struct dedupe_index old = *t;
     uint64_t n = 0;
     t->slots = memory;
     t->bits = bits;
@@ -160,12 +160,12 @@ static void move_into(struct twin_table *t, void *memory, uint64_t bits, int in_
     release(&old);
 }
 
-static void grow_in_memory(struct twin_table *t, uint64_t bits)
+static void grow_in_memory(struct dedupe_index *t, uint64_t bits)
 {
     void *memory = bits <= MAX_BITS ? take_memory(bits) : NULL;
     if (!memory) {
         log_warn(
-            "event=twins_full job=%lld rows=%llu action=\"rows that are the same as later ones "
+            "event=dedupe_full job=%lld rows=%llu action=\"rows that are the same as later ones "
             "are computed again\"",
             (long long)t->options.job, (unsigned long long)t->n);
         t->is_full = 1;
@@ -174,10 +174,10 @@ static void grow_in_memory(struct twin_table *t, uint64_t bits)
     move_into(t, memory, bits, 0);
 }
 
-static void grow(struct twin_table *t)
+static void grow(struct dedupe_index *t)
 {
     uint64_t bits = t->bits + 1;
-    if (bits <= TWIN_TABLE_MEMORY_BITS || !t->options.dir) {
+    if (bits <= DEDUPE_INDEX_MEMORY_BITS || !t->options.dir) {
         grow_in_memory(t, bits);
         return;
     }
@@ -187,7 +187,7 @@ static void grow(struct twin_table *t)
         move_into(t, memory, bits, 1);
         return;
     }
-    log_warn("event=twins_in_memory job=%lld bytes=%zu error=\"%s\"", (long long)t->options.job,
+    log_warn("event=dedupe_in_memory job=%lld bytes=%zu error=\"%s\"", (long long)t->options.job,
         bytes_of(bits), strerror(errno));
     grow_in_memory(t, bits);
     t->options.dir = NULL; /* it stays there */
@@ -195,9 +195,9 @@ static void grow(struct twin_table *t)
 
 /* ---- a job's table ---- */
 
-struct twin_table *twin_table_open(const struct twin_table_options *o)
+struct dedupe_index *dedupe_index_open(const struct dedupe_index_options *o)
 {
-    struct twin_table *t = xcalloc(1, sizeof *t);
+    struct dedupe_index *t = xcalloc(1, sizeof *t);
     t->options = *o;
     t->bits = FIRST_BITS;
     t->slots = take_memory(FIRST_BITS);
@@ -206,7 +206,7 @@ struct twin_table *twin_table_open(const struct twin_table_options *o)
     return t;
 }
 
-void twin_table_close(struct twin_table **t)
+void dedupe_index_close(struct dedupe_index **t)
 {
     if (*t)
         release(*t);
@@ -214,36 +214,36 @@ void twin_table_close(struct twin_table **t)
     *t = NULL;
 }
 
-int64_t twin_table_job(const struct twin_table *t)
+int64_t dedupe_index_job(const struct dedupe_index *t)
 {
     return t->options.job;
 }
 
-uint64_t twin_table_seed(const struct twin_table *t)
+uint64_t dedupe_index_seed(const struct dedupe_index *t)
 {
     return t->options.seed;
 }
 
-size_t twin_table_small_bytes(const struct twin_table *t)
+size_t dedupe_index_small_bytes(const struct dedupe_index *t)
 {
-    return t->bits <= TWIN_TABLE_MEMORY_BITS ? bytes_of(t->bits) : 0;
+    return t->bits <= DEDUPE_INDEX_MEMORY_BITS ? bytes_of(t->bits) : 0;
 }
 
-int64_t twin_table_scanned(const struct twin_table *t)
+int64_t dedupe_index_scanned(const struct dedupe_index *t)
 {
     return t->scanned;
 }
 
-void twin_table_set_scanned(struct twin_table *t, int64_t row)
+void dedupe_index_set_scanned(struct dedupe_index *t, int64_t row)
 {
     t->scanned = row;
 }
 
 /* ---- rows ---- */
 
-void twin_table_add(struct twin_table *t, uint64_t hash, uint32_t i)
+void dedupe_index_add(struct dedupe_index *t, uint64_t hash, uint32_t i)
 {
-    uint32_t found[TWIN_TABLE_SAME], n, tag = tag_of(hash);
+    uint32_t found[DEDUPE_INDEX_SAME], n, tag = tag_of(hash);
     uint64_t slot = (uint64_t)tag << 32 | i, *place = walk(t, tag, found, &n);
     while (place && n > 0)
         if (found[--n] == i)
@@ -262,32 +262,32 @@ void twin_table_add(struct twin_table *t, uint64_t hash, uint32_t i)
     if (put(t, slot))
         t->n++;
     else
-        twin_table_distrust(t);
+        dedupe_index_distrust(t);
 }
 
-uint32_t twin_table_find(struct twin_table *t, uint64_t hash, uint32_t *found)
+uint32_t dedupe_index_find(struct dedupe_index *t, uint64_t hash, uint32_t *found)
 {
     uint32_t n;
     walk(t, tag_of(hash), found, &n);
     return n;
 }
 
-int twin_table_is_same(uint64_t hash, uint64_t other)
+int dedupe_index_is_same(uint64_t hash, uint64_t other)
 {
     return tag_of(hash) == tag_of(other);
 }
 
-int twin_table_lies(const struct twin_table *t)
+int dedupe_index_lies(const struct dedupe_index *t)
 {
     return t->lies;
 }
 
-void twin_table_distrust(struct twin_table *t)
+void dedupe_index_distrust(struct dedupe_index *t)
 {
     t->lies |= t->in_file;
 }
 
-void twin_table_expect(const struct twin_table *t, uint64_t hash)
+void dedupe_index_expect(const struct dedupe_index *t, uint64_t hash)
 {
     __builtin_prefetch(&t->slots[first_slot(t, tag_of(hash))]);
 }
@@ -302,7 +302,7 @@ static int is_ours(const char *name)
            (strcmp(name + end, "new") == 0 || strcmp(name + end, "map") == 0);
 }
 
-void twin_table_sweep(const char *dir)
+void dedupe_index_sweep(const char *dir)
 {
     DIR *d = opendir(dir);
     struct dirent *entry;

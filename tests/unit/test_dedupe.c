@@ -1,29 +1,29 @@
-/* test_twins.c - which rows are the same, and what is known of them: now, after a restart, under another mode. */
+/* test_dedupe.c - which rows are the same, and what is known of them: now, after a restart, under another mode. */
 #include "tests/unit/store_fixture.h"
 
 #include <sodium.h>
 #include <sys/wait.h>
 
-#include "broker/sched/twins.h"
+#include "broker/sched/dedupe.h"
 #include "schema/log.h"
 #include "schema/request.h"
-#include "tests/unit/twin_file.h"
+#include "tests/unit/dedupe_file.h"
 
 #define TABLES 64 /* that are open at one time */
 
-static struct twins *open_twins(struct fixture *f)
+static struct dedupe *open_dedupe(struct fixture *f)
 {
-    struct twins_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES};
-    return twins_new(&options);
+    struct dedupe_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES};
+    return dedupe_new(&options);
 }
 
 /* As a restart does it. */
-static void open_all_again(struct fixture *f, struct twins **t, const char *mode)
+static void open_all_again(struct fixture *f, struct dedupe **t, const char *mode)
 {
-    twins_free(t);
+    dedupe_free(t);
     store_close(&f->s);
     open_mode(f, mode);
-    *t = open_twins(f);
+    *t = open_dedupe(f);
 }
 
 static struct store_row plain(const int32_t *ids, uint32_t n)
@@ -48,14 +48,14 @@ static struct row_list put(struct fixture *f, int64_t job, const struct store_ro
     return queued(f->s, job, last, 1);
 }
 
-static int find(struct twins *t, struct row *r)
+static int find(struct dedupe *t, struct row *r)
 {
     struct err err;
-    struct row *leader;
-    int found = TWINS_LATER;
-    while (found == TWINS_LATER) {
-        twins_begin(t);
-        found = must(twins_find(t, r, &leader, &err));
+    struct row *primary;
+    int found = DEDUPE_LATER;
+    while (found == DEDUPE_LATER) {
+        dedupe_reset_budget(t);
+        found = must(dedupe_find(t, r, &primary, &err));
     }
     return found;
 }
@@ -69,15 +69,15 @@ static void record(struct fixture *f, const struct row *r, const struct store_re
 }
 
 /* It is new, and is answered so. */
-static void answer(struct fixture *f, struct twins *t, struct row *r, const struct store_result *a)
+static void answer(struct fixture *f, struct dedupe *t, struct row *r, const struct store_result *a)
 {
-    assert_int_equal(find(t, r), TWINS_NONE);
-    twins_lead(t, r);
+    assert_int_equal(find(t, r), DEDUPE_NONE);
+    dedupe_add_primary(t, r);
     record(f, r, a);
-    twins_end(t, r, a->values);
+    dedupe_remove_primary(t, r, a->values);
 }
 
-static void compute(struct fixture *f, struct twins *t, int64_t job, const struct store_row *row,
+static void compute(struct fixture *f, struct dedupe *t, int64_t job, const struct store_row *row,
     const float *values)
 {
     struct row_list list = put(f, job, row);
@@ -87,7 +87,7 @@ static void compute(struct fixture *f, struct twins *t, int64_t job, const struc
 }
 
 static void fail_with(
-    struct fixture *f, struct twins *t, int64_t job, const struct store_row *row, int code)
+    struct fixture *f, struct dedupe *t, int64_t job, const struct store_row *row, int code)
 {
     struct row_list list = put(f, job, row);
     struct store_result result = {.error_code = code, .error_message = "why"};
@@ -95,10 +95,10 @@ static void fail_with(
     free_rows(&list);
 }
 
-static int is_known(struct fixture *f, struct twins *t, int64_t job, const struct store_row *row)
+static int is_known(struct fixture *f, struct dedupe *t, int64_t job, const struct store_row *row)
 {
     struct row_list list = put(f, job, row);
-    int known = find(t, list.at[0]) == TWINS_KNOWN;
+    int known = find(t, list.at[0]) == DEDUPE_KNOWN;
     free_rows(&list);
     return known;
 }
@@ -108,7 +108,7 @@ static void test_whatever_makes_a_score_is_compared(void **state)
     struct fixture *f = *state;
     const float value = 1.5f;
     static const int32_t ids[] = {5, 0, 3}, other_ids[] = {6, 0, 3}, two[] = {2}, one[] = {1};
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0), other = new_job(f->s, "other", 0);
     struct store_row row = plain(ids, 3), r;
     compute(f, t, job, &row, &value);
@@ -136,7 +136,7 @@ static void test_whatever_makes_a_score_is_compared(void **state)
     assert_true(is_known(f, t, job, &r));
     r.positions = one;
     assert_false(is_known(f, t, job, &r));
-    twins_free(&t);
+    dedupe_free(&t);
     assert_null(t);
 }
 
@@ -144,36 +144,36 @@ static void test_under_way(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    struct twins *t = open_twins(f);
-    struct row *leader;
+    struct dedupe *t = open_dedupe(f);
+    struct row *primary;
     enum { N = 3000 };
     int64_t job = put_job(f->s, "job", 0, N, 5);
     struct row_list all = queued(f->s, job, 0, N), again = queued(f->s, job, 0, N);
     for (uint32_t i = 0; i < N; i++) {
         again.at[i]->row = row_number(job, N + i);
-        assert_int_equal(find(t, all.at[i]), TWINS_NONE);
-        twins_lead(t, all.at[i]);
+        assert_int_equal(find(t, all.at[i]), DEDUPE_NONE);
+        dedupe_add_primary(t, all.at[i]);
     }
     for (uint32_t i = 0; i < N; i++) {
-        assert_int_equal(must(twins_find(t, again.at[i], &leader, &err)), TWINS_UNDER_WAY);
-        assert_ptr_equal(leader, all.at[i]);
+        assert_int_equal(must(dedupe_find(t, again.at[i], &primary, &err)), DEDUPE_UNDER_WAY);
+        assert_ptr_equal(primary, all.at[i]);
     }
     for (uint32_t i = 0; i < N; i += 2) /* those come back without an answer */
-        twins_end(t, all.at[i], NULL);
+        dedupe_remove_primary(t, all.at[i], NULL);
     for (uint32_t i = 0; i < N; i++)
-        assert_int_equal(find(t, again.at[i]), i % 2 ? TWINS_UNDER_WAY : TWINS_NONE);
+        assert_int_equal(find(t, again.at[i]), i % 2 ? DEDUPE_UNDER_WAY : DEDUPE_NONE);
     for (uint32_t i = 1; i < N; i += 2)
-        twins_end(t, all.at[i], NULL);
+        dedupe_remove_primary(t, all.at[i], NULL);
     free_rows(&all);
     free_rows(&again);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
-static void check_bits(
-    struct fixture *f, struct twins *t, int64_t job, const struct store_row *row, const float *bits)
+static void check_bits(struct fixture *f, struct dedupe *t, int64_t job,
+    const struct store_row *row, const float *bits)
 {
     struct row_list list = put(f, job, row);
-    assert_int_equal(find(t, list.at[0]), TWINS_KNOWN);
+    assert_int_equal(find(t, list.at[0]), DEDUPE_KNOWN);
     assert_int_equal(list.at[0]->origin, ROW_COPIED);
     assert_int_equal(list.at[0]->known_error, 0);
     assert_memory_equal(list.at[0]->known, bits, row->n_values * sizeof *bits);
@@ -185,7 +185,7 @@ static void test_the_bits_are_the_same(void **state)
     static const float zero = 0; /* what SQLite makes of -0.0 */
     static const float values[] = {1e-42f, -0.0f, 3.4e38f, 0.1f, -1.0f / 3};
     struct fixture *f = *state;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     for (int32_t i = 0; i < 5; i++) {
         int32_t ids[2] = {i, 9};
@@ -197,7 +197,7 @@ static void test_the_bits_are_the_same(void **state)
         check_bits(f, t, job, &row, values[i] == 0 ? &zero : &values[i]);
         check_bits(f, t, job, &all, values);
     }
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* Rows of several sequences: each is a row of its own, in both directions; of one that is not done yet those
@@ -218,18 +218,18 @@ static void test_sequences(void **state)
     list_row.shape = ROW_RESPONSES;
     list_row.ends = ends;
     list_row.n_parts = list_row.n_values = 2;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     struct row_list list = put(f, job, &list_row);
     assert_int_equal(list.n, 2);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(find(t, list.at[i]), TWINS_NONE);
-        twins_lead(t, list.at[i]);
+        assert_int_equal(find(t, list.at[i]), DEDUPE_NONE);
+        dedupe_add_primary(t, list.at[i]);
     }
-    twins_use_lines(t, the_line, list.at[0]);
+    dedupe_use_lines(t, the_line, list.at[0]);
     list.at[0]->line->values[0] = values[0];
     list.at[0]->line->done[0] = 1;
-    twins_end(t, list.at[0], values);
+    dedupe_remove_primary(t, list.at[0], values);
     check_bits(f, t, job, &first, &values[0]);
     assert_false(is_known(f, t, job, &second));
     list.at[0]->line->error_code =
@@ -238,18 +238,18 @@ static void test_sequences(void **state)
     list.at[0]->line->error_code = 0;
     struct store_result result = {.values = values, .n_values = 2};
     record(f, list.at[1], &result);
-    twins_end(t, list.at[1], values + 1);
-    twins_use_lines(t, NULL, NULL);
+    dedupe_remove_primary(t, list.at[1], values + 1);
+    dedupe_use_lines(t, NULL, NULL);
     free_rows(&list);
     check_bits(f, t, job, &first, &values[0]);
     check_bits(f, t, job, &second, &values[1]);
     list = put(f, job, &list_row);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(find(t, list.at[i]), TWINS_KNOWN);
+        assert_int_equal(find(t, list.at[i]), DEDUPE_KNOWN);
         assert_memory_equal(list.at[i]->known, &values[i], sizeof values[i]);
     }
     free_rows(&list);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* A single score of zero has lost its sign, which a list would show: there it is no answer. */
@@ -260,14 +260,14 @@ static void test_the_sign_of_zero(void **state)
     static const uint32_t end = 3;
     struct fixture *f = *state;
     struct store_row row = plain(ids, 3), list_row = row;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     list_row.shape = ROW_RESPONSES;
     list_row.ends = &end;
     compute(f, t, job, &row, &zero);
     assert_true(is_known(f, t, job, &row));
     assert_false(is_known(f, t, job, &list_row));
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* An error of the content is known, another is not: it may have gone. And retried, it is forgotten. */
@@ -276,7 +276,7 @@ static void test_errors(void **state)
     static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED, ASSAY_ETOOLONG, ASSAY_EINTERNAL};
     struct fixture *f = *state;
     struct err err;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     for (int32_t i = 0; i < 4; i++) {
         int32_t ids[2] = {i, 9};
@@ -298,28 +298,28 @@ static void test_errors(void **state)
         struct store_row row = plain(ids, 2);
         assert_false(is_known(f, t, job, &row));
     }
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
-static void compute_many(struct fixture *f, struct twins *t, int64_t job, uint32_t n)
+static void compute_many(struct fixture *f, struct dedupe *t, int64_t job, uint32_t n)
 {
     struct err err;
     struct row_list list = queued(f->s, job, 0, n);
     assert_int_equal(list.n, n);
     must(store_begin(f->s, &err));
     for (uint32_t i = 0; i < n; i++) {
-        assert_int_equal(find(t, list.at[i]), TWINS_NONE);
-        twins_lead(t, list.at[i]);
+        assert_int_equal(find(t, list.at[i]), DEDUPE_NONE);
+        dedupe_add_primary(t, list.at[i]);
         assert_int_equal(finish(f->s, list.at[i], 0), 1);
     }
     must(store_commit(f->s, &err));
     for (uint32_t i = 0; i < n; i++)
-        twins_end(t, list.at[i], NULL);
+        dedupe_remove_primary(t, list.at[i], NULL);
     free_rows(&list);
 }
 
 /* Row k of the chunk that is put now is row k of the first one again. */
-static uint32_t count_known(struct fixture *f, struct twins *t, int64_t job, uint32_t n)
+static uint32_t count_known(struct fixture *f, struct dedupe *t, int64_t job, uint32_t n)
 {
     struct err err;
     uint32_t known = 0;
@@ -330,7 +330,7 @@ static uint32_t count_known(struct fixture *f, struct twins *t, int64_t job, uin
     must(store_commit(f->s, &err));
     struct row_list list = queued(f->s, job, last, n);
     for (uint32_t k = 0; k < n; k++)
-        known += find(t, list.at[k]) == TWINS_KNOWN && list.at[k]->known[0] == (float)k + 0.5f;
+        known += find(t, list.at[k]) == DEDUPE_KNOWN && list.at[k]->known[0] == (float)k + 0.5f;
     assert_int_equal(list.n, n);
     free_rows(&list);
     return known;
@@ -341,18 +341,18 @@ static void test_after_a_restart(void **state)
 {
     struct fixture *f = *state;
     for (uint32_t n = 0; n <= 4000; n = n ? 4 * n : 1000) {
-        struct twins *t = open_twins(f);
+        struct dedupe *t = open_dedupe(f);
         int64_t job = new_job(f->s, n == 0 ? "none" : n == 1000 ? "some" : "many", 0);
         if (n > 0)
             put_chunk(f->s, job, 0, n, 5, 0);
         compute_many(f, t, job, n);
         for (int k = 0; k < 2; k++) {
-            assert_int_equal(twin_file(f->dir, job).bytes > 0, n == 4000);
+            assert_int_equal(dedupe_file(f->dir, job).bytes > 0, n == 4000);
             open_all_again(f, &t, MODE);
             assert_int_equal(count_known(f, t, job, n), n);
         }
-        twins_free(&t);
-        assert_int_equal(twin_file(f->dir, job).bytes, 0);
+        dedupe_free(&t);
+        assert_int_equal(dedupe_file(f->dir, job).bytes, 0);
     }
 }
 
@@ -368,19 +368,19 @@ static void test_files_of_before(void **state)
     for (int i = 0; i < 100000; i++)
         fputc(i * 7 % 251, file);
     fclose(file);
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     assert_int_equal(access(path, F_OK), -1);
     put_chunk(f->s, job, 0, 4000, 5, 0);
     compute_many(f, t, job, 4000);
     assert_int_equal(count_known(f, t, job, 4000), 4000);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 enum damage { OTHER_ROWS, RANDOM_SLOTS, DAMAGES };
 
 /* Row numbers of the slots are exchanged for their neighbours', and for some that no row has; or slots are bits
  * that nobody wrote. */
-static void damage_file(struct twin_file file, enum damage damage)
+static void damage_file(struct dedupe_file file, enum damage damage)
 {
     uint64_t *slots = file.slots;
     assert_true(file.bytes > 0);
@@ -395,18 +395,18 @@ static void damage_file(struct twin_file file, enum damage damage)
 static void test_a_table_that_lies(void **state)
 {
     struct fixture *f = *state;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     for (int damage = 0; damage < DAMAGES; damage++) {
         int64_t job = new_job(f->s, damage == OTHER_ROWS ? "other" : "random", 0);
         put_chunk(f->s, job, 0, 4000, 5, 0);
         compute_many(f, t, job, 4000);
-        damage_file(twin_file(f->dir, job), damage);
+        damage_file(dedupe_file(f->dir, job), damage);
         assert_int_equal(count_known(f, t, job, 4000), 4000);
-        assert_int_equal(twin_file(f->dir, job).bytes, 0); /* in memory from now on */
+        assert_int_equal(dedupe_file(f->dir, job).bytes, 0); /* in memory from now on */
         open_all_again(f, &t, MODE);
         assert_int_equal(count_known(f, t, job, 4000), 4000);
     }
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* And it has those again that were under way meanwhile. */
@@ -414,8 +414,8 @@ static void test_a_table_that_lies_while_rows_are_under_way(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    struct row *leader;
-    struct twins *t = open_twins(f);
+    struct row *primary;
+    struct dedupe *t = open_dedupe(f);
     const int32_t ids[] = {3, 4}, other[] = {5, 6};
     struct store_row row = plain(ids, 2), new = plain(other, 2);
     const float value = 2;
@@ -424,20 +424,20 @@ static void test_a_table_that_lies_while_rows_are_under_way(void **state)
     put_chunk(f->s, job, 0, 4000, 5, 0);
     compute_many(f, t, job, 4000);
     struct row_list list = put(f, job, &row), again = put(f, job, &row), more = put(f, job, &new);
-    assert_int_equal(find(t, list.at[0]), TWINS_NONE);
-    twins_lead(t, list.at[0]);
-    damage_file(twin_file(f->dir, job), RANDOM_SLOTS);
-    assert_int_equal(find(t, more.at[0]), TWINS_NONE);
-    assert_int_equal(twin_file(f->dir, job).bytes, 0);
-    assert_int_equal(must(twins_find(t, again.at[0], &leader, &err)), TWINS_UNDER_WAY);
-    assert_ptr_equal(leader, list.at[0]);
+    assert_int_equal(find(t, list.at[0]), DEDUPE_NONE);
+    dedupe_add_primary(t, list.at[0]);
+    damage_file(dedupe_file(f->dir, job), RANDOM_SLOTS);
+    assert_int_equal(find(t, more.at[0]), DEDUPE_NONE);
+    assert_int_equal(dedupe_file(f->dir, job).bytes, 0);
+    assert_int_equal(must(dedupe_find(t, again.at[0], &primary, &err)), DEDUPE_UNDER_WAY);
+    assert_ptr_equal(primary, list.at[0]);
     record(f, list.at[0], &result);
-    twins_end(t, list.at[0], &value);
-    assert_int_equal(find(t, again.at[0]), TWINS_KNOWN);
+    dedupe_remove_primary(t, list.at[0], &value);
+    assert_int_equal(find(t, again.at[0]), DEDUPE_KNOWN);
     free_rows(&list);
     free_rows(&again);
     free_rows(&more);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* All with one hash, under way and answered: only what is the same is found. */
@@ -446,8 +446,8 @@ static void test_equal_hashes(void **state)
     enum { N = 12 };
     struct fixture *f = *state;
     struct err err;
-    struct row *leader;
-    struct twins *t = open_twins(f);
+    struct row *primary;
+    struct dedupe *t = open_dedupe(f);
     int64_t job = put_job(f->s, "job", 0, N, 5);
     struct row_list all = queued(f->s, job, 0, N), again = queued(f->s, job, 0, N);
     for (uint32_t i = 0; i < N; i++) {
@@ -457,26 +457,26 @@ static void test_equal_hashes(void **state)
         all.at[i]->hash = again.at[i]->hash = 0x1234567890;
     }
     for (uint32_t i = 0; i < N; i++) {
-        assert_int_equal(find(t, all.at[i]), TWINS_NONE);
-        twins_lead(t, all.at[i]);
+        assert_int_equal(find(t, all.at[i]), DEDUPE_NONE);
+        dedupe_add_primary(t, all.at[i]);
     }
     for (uint32_t i = 0; i < N; i++) {
-        assert_int_equal(must(twins_find(t, again.at[i], &leader, &err)), TWINS_UNDER_WAY);
-        assert_ptr_equal(leader, all.at[i]);
+        assert_int_equal(must(dedupe_find(t, again.at[i], &primary, &err)), DEDUPE_UNDER_WAY);
+        assert_ptr_equal(primary, all.at[i]);
     }
     must(store_begin(f->s, &err));
     for (uint32_t i = 0; i < N; i += 2)
         assert_int_equal(finish(f->s, all.at[i], 0), 1);
     must(store_commit(f->s, &err));
     for (uint32_t i = 0; i < N; i++)
-        twins_end(t, all.at[i], NULL);
+        dedupe_remove_primary(t, all.at[i], NULL);
     for (uint32_t i = 0; i < N; i++) {
-        assert_int_equal(find(t, again.at[i]), i % 2 ? TWINS_NONE : TWINS_KNOWN);
+        assert_int_equal(find(t, again.at[i]), i % 2 ? DEDUPE_NONE : DEDUPE_KNOWN);
         assert_true(i % 2 || again.at[i]->known[0] == (float)i + 0.5f);
     }
     free_rows(&all);
     free_rows(&again);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* Far from each other, with the broker killed between them: ASSAY_FAR rows. */
@@ -485,7 +485,7 @@ static void compute_and_be_killed(struct fixture *f, int64_t job, uint32_t n_chu
     pid_t child = fork();
     if (child == 0) {
         open_mode(f, MODE);
-        struct twins *t = open_twins(f);
+        struct dedupe *t = open_dedupe(f);
         for (uint32_t c = 0; c < n_chunks; c++) {
             put_chunk(f->s, job, c, 4000, 5, 0);
             compute_many(f, t, job, 4000);
@@ -506,14 +506,14 @@ static void test_far_apart_and_killed_in_between(void **state)
     store_close(&f->s);
     compute_and_be_killed(f, job, n_chunks);
     open_mode(f, MODE);
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int32_t ids[5] = {0, 0, 7, 7, 7};
     struct store_row row = plain(ids, 5);
     struct row_list list = put(f, job, &row);
-    assert_int_equal(find(t, list.at[0]), TWINS_KNOWN);
+    assert_int_equal(find(t, list.at[0]), DEDUPE_KNOWN);
     free_rows(&list);
     assert_int_equal(count_known(f, t, job, 4000), 4000);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* The rows of before, read in slices, do not hold up their job for ever, nor are they in the table twice. */
@@ -521,32 +521,32 @@ static void test_filled_in_slices(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    struct row *leader;
-    struct twins *t = open_twins(f);
+    struct row *primary;
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     put_chunk(f->s, job, 0, 4000, 5, 0);
     compute_many(f, t, job, 4000);
     for (int k = 0; k < 10; k++) /* 40,000 that are the same as those */
         for (uint32_t left = count_known(f, t, job, 4000); left == 4000; left = 0)
             finish_some(f->s, job, 4000, 0);
-    uint64_t before = twin_file(f->dir, job).bytes;
+    uint64_t before = dedupe_file(f->dir, job).bytes;
     assert_true(before > 0);
     open_all_again(f, &t, MODE);
-    assert_int_equal(twins_said_later(t), 0);
+    assert_int_equal(dedupe_is_behind(t), 0);
     int32_t ids[5] = {0, 17, 7, 7, 7};
     struct store_row row = plain(ids, 5);
     struct row_list list = put(f, job, &row);
     int turns = 0, found;
-    while ((found = must(twins_find(t, list.at[0], &leader, &err))) == TWINS_LATER) {
-        assert_int_equal(twins_said_later(t), 1);
+    while ((found = must(dedupe_find(t, list.at[0], &primary, &err))) == DEDUPE_LATER) {
+        assert_int_equal(dedupe_is_behind(t), 1);
         turns++;
-        twins_begin(t);
+        dedupe_reset_budget(t);
     }
-    assert_int_equal(found, TWINS_KNOWN);
+    assert_int_equal(found, DEDUPE_KNOWN);
     assert_true(turns > 0);
-    assert_int_equal(twin_file(f->dir, job).bytes, before);
+    assert_int_equal(dedupe_file(f->dir, job).bytes, before);
     free_rows(&list);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* More jobs than tables that may be open, all with much to read: each gets on, and one that has nothing is not
@@ -556,7 +556,7 @@ static void test_many_that_are_filled_at_once(void **state)
     enum { JOBS = TABLES + 10, ROWS = 3000 };
     struct fixture *f = *state;
     struct err err;
-    struct row *leader;
+    struct row *primary;
     struct row_list rows[JOBS + 1];
     const int32_t ids[] = {3, 4};
     struct store_row row = plain(ids, 2);
@@ -570,12 +570,12 @@ static void test_many_that_are_filled_at_once(void **state)
         rows[j] = put(f, job, &row);
     }
     rows[JOBS] = put(f, new_job(f->s, "new", 0), &row);
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     for (int turns = 0; left > 0; turns++) {
-        twins_begin(t);
+        dedupe_reset_budget(t);
         for (int k = 0; k <= JOBS; k++) { /* as the planner does it, in order and in turn */
             int j = (turns % 2 * turns + k) % (JOBS + 1), was = told[j];
-            told[j] |= must(twins_find(t, rows[j].at[0], &leader, &err)) == TWINS_NONE;
+            told[j] |= must(dedupe_find(t, rows[j].at[0], &primary, &err)) == DEDUPE_NONE;
             left -= !was && told[j];
         }
         assert_true(
@@ -584,14 +584,14 @@ static void test_many_that_are_filled_at_once(void **state)
     }
     for (int j = 0; j <= JOBS; j++)
         free_rows(&rows[j]);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* What was made by another checkpoint or in another way is no answer; and is one again when that is back. */
 static void test_under_another_mode(void **state)
 {
     struct fixture *f = *state;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     put_chunk(f->s, job, 0, 1500, 5, 0);
     compute_many(f, t, job, 1500);
@@ -599,14 +599,14 @@ static void test_under_another_mode(void **state)
     assert_int_equal(count_known(f, t, job, 1500), 0);
     open_all_again(f, &t, MODE);
     assert_int_equal(count_known(f, t, job, 1500), 1500);
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* A table that was closed and is filled again has the rows that were under way meanwhile. */
 static void test_closed_while_a_row_is_under_way(void **state)
 {
     struct fixture *f = *state;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     const float value = 2;
     const int32_t ids[] = {3, 4}, other[] = {5, 6};
     struct store_row row = plain(ids, 2), new = plain(other, 2);
@@ -614,18 +614,18 @@ static void test_closed_while_a_row_is_under_way(void **state)
     int64_t job = new_job(f->s, "job", 0);
     char key[16];
     struct row_list list = put(f, job, &row);
-    assert_int_equal(find(t, list.at[0]), TWINS_NONE);
-    twins_lead(t, list.at[0]);
+    assert_int_equal(find(t, list.at[0]), DEDUPE_NONE);
+    dedupe_add_primary(t, list.at[0]);
     for (int k = 0; k < 10 * TABLES; k++) {
         snprintf(key, sizeof key, "j%d", k);
         compute(f, t, new_job(f->s, key, 0), &new, &value);
     }
     compute(f, t, job, &new, &value);
     record(f, list.at[0], &result);
-    twins_end(t, list.at[0], &value);
+    dedupe_remove_primary(t, list.at[0], &value);
     free_rows(&list);
     assert_true(is_known(f, t, job, &row));
-    twins_free(&t);
+    dedupe_free(&t);
 }
 
 /* Tables of very many jobs are not open at one time; none forgets for that. A large one stays, for filling it
@@ -635,7 +635,7 @@ static void test_many_jobs(void **state)
     enum { JOBS = TABLES + 50 };
     struct fixture *f = *state;
     struct err err;
-    struct twins *t = open_twins(f);
+    struct dedupe *t = open_dedupe(f);
     int64_t jobs[JOBS];
     char key[16];
     const float value = 2;
@@ -651,10 +651,10 @@ static void test_many_jobs(void **state)
     }
     for (int k = 0; k < JOBS; k++)
         assert_true(is_known(f, t, jobs[k], &row));
-    assert_true(twin_file(f->dir, large).bytes > 0);
-    must(twins_idle(t, &err)); /* that is sealed, and all of its rows are done */
-    assert_int_equal(twin_file(f->dir, large).bytes, 0);
-    twins_free(&t);
+    assert_true(dedupe_file(f->dir, large).bytes > 0);
+    must(dedupe_idle(t, &err)); /* that is sealed, and all of its rows are done */
+    assert_int_equal(dedupe_file(f->dir, large).bytes, 0);
+    dedupe_free(&t);
 }
 
 int main(void)

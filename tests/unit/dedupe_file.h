@@ -1,19 +1,19 @@
-/* twin_file.h - where this process has a job's table of rows that are the same mapped: its file has no name. */
-#ifndef ASSAY_TWIN_FILE_H
-#define ASSAY_TWIN_FILE_H
+/* dedupe_file.h - where this process has a job's table of rows that are the same mapped: its file has no name. */
+#ifndef ASSAY_DEDUPE_FILE_H
+#define ASSAY_DEDUPE_FILE_H
 
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-struct twin_file {
+struct dedupe_file {
     uint64_t *slots; /* NULL: it has none */
     uint64_t bytes;
 };
 
-static inline struct twin_file twin_file(const char *dir, int64_t job)
+static inline struct dedupe_file dedupe_file(const char *dir, int64_t job)
 {
-    struct twin_file file = {0};
+    struct dedupe_file file = {0};
     char line[8192], name[4400];
     snprintf(name, sizeof name, "%s/twins-%lld.", dir, (long long)job);
     FILE *maps = fopen("/proc/self/maps", "r");

@@ -1,4 +1,4 @@
-/* twins.c - see twins.h.
+/* dedupe.c - see dedupe.h.
  *
  * The hash is XXH3-64 with a seed that nobody outside knows: only hints depend on it. What the score cache keeps
  * has to be proven by its key, the first 128 bits of BLAKE2b over, in this order, each number as little-endian
@@ -18,14 +18,14 @@
  *
  * Rows are compared within one job, for a queue that is scored twice on purpose (to compare, to measure) has to be;
  * across jobs there is the score cache. */
-#include "broker/sched/twins.h"
+#include "broker/sched/dedupe.h"
 
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/sched/twin_table.h"
+#include "broker/sched/dedupe_index.h"
 #include "broker/xxh.h"
 #include "schema/log.h"
 #include "schema/version.h"
@@ -36,20 +36,20 @@
 #define SCANNED INT64_MAX
 #define IDLE_TABLES 512
 
-struct twins {
-    struct twins_options options;
+struct dedupe {
+    struct dedupe_options options;
     uint8_t model[MODEL_BYTES];
-    struct row **leaders; /* open addressing, NULL is free, removal by moving back */
-    size_t n_leaders, room;
-    struct twin_table **tables; /* by job, ascending; [max_tables] of room */
+    struct row **primaries; /* open addressing, NULL is free, removal by moving back */
+    size_t n_primaries, room;
+    struct dedupe_index **tables; /* by job, ascending; [max_tables] of room */
     uint32_t n_tables, idle_at;
     size_t
         small_bytes; /* of the small ones, when they were last counted, and of those that came since */
-    struct twin_table *current; /* the one that was last used; NULL: none */
-    struct row *read;           /* the row that was last looked into: its sequences, a list */
+    struct dedupe_index *current; /* the one that was last used; NULL: none */
+    struct row *read;             /* the row that was last looked into: its sequences, a list */
     int64_t read_row;
     uint64_t seed; /* of new tables */
-    twins_line_finder *find_line;
+    dedupe_line_finder *find_line;
     void *line_arg;
     long long scan_end_ms; /* of this turn; 0: none has begun */
     int later;
@@ -59,48 +59,48 @@ struct twins {
 /* ---- tables of jobs ---- */
 
 /* It is gone already. */
-static void remove_table(struct twins *t, uint32_t at)
+static void remove_table(struct dedupe *t, uint32_t at)
 {
     t->n_tables--;
-    memmove(t->tables + at, t->tables + at + 1, (t->n_tables - at) * sizeof(struct twin_table *));
+    memmove(t->tables + at, t->tables + at + 1, (t->n_tables - at) * sizeof(struct dedupe_index *));
     t->current = NULL;
 }
 
-static void count_bytes(struct twins *t)
+static void count_bytes(struct dedupe *t)
 {
     t->small_bytes = 0;
     for (uint32_t i = 0; i < t->n_tables; i++)
-        t->small_bytes += twin_table_small_bytes(t->tables[i]);
+        t->small_bytes += dedupe_index_small_bytes(t->tables[i]);
 }
 
 /* Any one, as jobs take turns, and of any order that is followed the next one would be the one that is needed
  * next; but a small one where there is one, for it will be filled again. */
-static uint32_t one_to_close(const struct twins *t)
+static uint32_t one_to_close(const struct dedupe *t)
 {
     uint32_t first = randombytes_uniform(t->n_tables);
     for (uint32_t k = 0; k < t->n_tables; k++) {
         uint32_t at = (first + k) % t->n_tables;
-        if (twin_table_small_bytes(t->tables[at]) > 0)
+        if (dedupe_index_small_bytes(t->tables[at]) > 0)
             return at;
     }
     return first;
 }
 
 /* With too many of them some are closed. */
-static void limit_tables(struct twins *t)
+static void limit_tables(struct dedupe *t)
 {
-    while (
-        t->n_tables == t->options.max_tables || (t->n_tables > 0 && t->small_bytes > TWINS_BYTES)) {
+    while (t->n_tables == t->options.max_tables ||
+           (t->n_tables > 0 && t->small_bytes > DEDUPE_BYTES)) {
         uint32_t at = one_to_close(t);
-        size_t bytes = twin_table_small_bytes(t->tables[at]); /* it may have grown since */
+        size_t bytes = dedupe_index_small_bytes(t->tables[at]); /* it may have grown since */
         t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
-        twin_table_close(&t->tables[at]);
+        dedupe_index_close(&t->tables[at]);
         remove_table(t, at);
     }
 }
 
 /* Is this job still to be worked on? Negative: the store failed. */
-static int is_unfinished(struct twins *t, int64_t job, struct err *e)
+static int is_unfinished(struct dedupe *t, int64_t job, struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(t->options.store, job, &j, e);
@@ -108,12 +108,12 @@ static int is_unfinished(struct twins *t, int64_t job, struct err *e)
 }
 
 /* Where the job's table is among the others, or would be. */
-static uint32_t place_of(const struct twins *t, int64_t job)
+static uint32_t place_of(const struct dedupe *t, int64_t job)
 {
     uint32_t low = 0, high = t->n_tables;
     while (low < high) {
         uint32_t middle = (low + high) / 2;
-        if (twin_table_job(t->tables[middle]) < job)
+        if (dedupe_index_job(t->tables[middle]) < job)
             low = middle + 1;
         else
             high = middle;
@@ -122,41 +122,41 @@ static uint32_t place_of(const struct twins *t, int64_t job)
 }
 
 /* NULL: it is not open. */
-static struct twin_table *table_of(const struct twins *t, int64_t job)
+static struct dedupe_index *table_of(const struct dedupe *t, int64_t job)
 {
-    if (t->current && twin_table_job(t->current) == job)
+    if (t->current && dedupe_index_job(t->current) == job)
         return t->current;
     uint32_t at = place_of(t, job);
-    return at < t->n_tables && twin_table_job(t->tables[at]) == job ? t->tables[at] : NULL;
+    return at < t->n_tables && dedupe_index_job(t->tables[at]) == job ? t->tables[at] : NULL;
 }
 
-static void open_table(struct twins *t, int64_t job, const char *dir)
+static void open_table(struct dedupe *t, int64_t job, const char *dir)
 {
     limit_tables(t);
     uint32_t at = place_of(t, job);
-    memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct twin_table *));
-    t->tables[at] =
-        twin_table_open(&(struct twin_table_options){dir, job, t->seed, t->options.min_free_bytes});
+    memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct dedupe_index *));
+    t->tables[at] = dedupe_index_open(
+        &(struct dedupe_index_options){dir, job, t->seed, t->options.min_free_bytes});
     t->n_tables++;
-    t->small_bytes += twin_table_small_bytes(t->tables[at]);
+    t->small_bytes += dedupe_index_small_bytes(t->tables[at]);
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
-        if (t->leaders[i] && row_job(t->leaders[i]->row) == job)
-            twin_table_add(t->tables[at], t->leaders[i]->hash, row_index(t->leaders[i]->row));
+        if (t->primaries[i] && row_job(t->primaries[i]->row) == job)
+            dedupe_index_add(t->tables[at], t->primaries[i]->hash, row_index(t->primaries[i]->row));
 }
 
-static void close_lying(struct twins *t, int64_t job)
+static void close_lying(struct dedupe *t, int64_t job)
 {
     uint32_t at = place_of(t, job);
-    log_warn("event=twins_damaged job=%lld action=\"made again in memory\"", (long long)job);
-    twin_table_close(&t->tables[at]);
+    log_warn("event=dedupe_damaged job=%lld action=\"made again in memory\"", (long long)job);
+    dedupe_index_close(&t->tables[at]);
     remove_table(t, at);
 }
 
 /* The row's job's becomes the current one: 1, or 0 when this turn has no time left to fill one more. */
-static int choose_table(struct twins *t, int64_t job)
+static int choose_table(struct dedupe *t, int64_t job)
 {
-    struct twin_table *table = table_of(t, job);
-    int lies = table && twin_table_lies(table);
+    struct dedupe_index *table = table_of(t, job);
+    int lies = table && dedupe_index_lies(table);
     if ((!table || lies) && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
         return 0;
     if (lies)
@@ -167,19 +167,19 @@ static int choose_table(struct twins *t, int64_t job)
     return 1;
 }
 
-int twins_idle(struct twins *t, struct err *e)
+int dedupe_idle(struct dedupe *t, struct err *e)
 {
     count_bytes(t);
     limit_tables(t);
     for (int k = 0; k < IDLE_TABLES && t->idle_at < t->n_tables; k++) {
-        int rc = is_unfinished(t, twin_table_job(t->tables[t->idle_at]), e);
+        int rc = is_unfinished(t, dedupe_index_job(t->tables[t->idle_at]), e);
         if (rc < 0)
             return rc;
         if (rc == 1) {
             t->idle_at++;
             continue;
         }
-        twin_table_close(&t->tables[t->idle_at]);
+        dedupe_index_close(&t->tables[t->idle_at]);
         remove_table(t, t->idle_at);
     }
     if (t->idle_at >= t->n_tables)
@@ -189,7 +189,7 @@ int twins_idle(struct twins *t, struct err *e)
 
 /* ---- content ---- */
 
-static void make_key(const struct twins *t, struct row *r)
+static void make_key(const struct dedupe *t, struct row *r)
 {
     struct {
         uint8_t model[MODEL_BYTES];
@@ -211,16 +211,16 @@ static void make_key(const struct twins *t, struct row *r)
     r->has_key = 1;
 }
 
-static void hash_row(const struct twin_table *table, struct row *r)
+static void hash_row(const struct dedupe_index *table, struct row *r)
 {
     int32_t numbers[] = {(int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values,
         r->pool_type, r->activation, r->pool_type == POOL_STEP ? r->step_token : -1};
-    uint64_t h = XXH3_64bits_withSeed(numbers, sizeof numbers, twin_table_seed(table));
+    uint64_t h = XXH3_64bits_withSeed(numbers, sizeof numbers, dedupe_index_seed(table));
     h = XXH3_64bits_withSeed(r->ids, r->n_tokens * sizeof *r->ids, h);
     if (r->n_positions > 0)
         h = XXH3_64bits_withSeed(r->positions, r->n_positions * sizeof *r->positions, h);
     r->hash = h;
-    r->hash_seed = twin_table_seed(table);
+    r->hash_seed = dedupe_index_seed(table);
 }
 
 static int is_same(const struct row *a, const struct row *b)
@@ -235,68 +235,69 @@ static int is_same(const struct row *a, const struct row *b)
 
 /* ---- rows under way ---- */
 
-static int leads_for(const struct row *leader, const struct row *r)
+static int is_primary_of(const struct row *primary, const struct row *r)
 {
-    return leader->hash == r->hash && row_job(leader->row) == row_job(r->row) && is_same(leader, r);
+    return primary->hash == r->hash && row_job(primary->row) == row_job(r->row) &&
+           is_same(primary, r);
 }
 
-/* Where the row's leader is, or would be. */
-static size_t leader_slot(const struct twins *t, const struct row *r)
+/* Where the row's primary is, or would be. */
+static size_t primary_slot(const struct dedupe *t, const struct row *r)
 {
     size_t at = r->hash & (t->room - 1);
-    while (t->leaders[at] && !leads_for(t->leaders[at], r))
+    while (t->primaries[at] && !is_primary_of(t->primaries[at], r))
         at = (at + 1) & (t->room - 1);
     return at;
 }
 
-static void grow(struct twins *t)
+static void grow(struct dedupe *t)
 {
-    struct row **old = t->leaders;
+    struct row **old = t->primaries;
     size_t n = t->room;
     t->room *= 2;
-    t->leaders = xcalloc(t->room, sizeof(struct row *));
+    t->primaries = xcalloc(t->room, sizeof(struct row *));
     for (size_t i = 0; i < n; i++)
         if (old[i])
-            t->leaders[leader_slot(t, old[i])] = old[i];
+            t->primaries[primary_slot(t, old[i])] = old[i];
     free(old);
 }
 
-void twins_note(struct twins *t, struct row *r)
+void dedupe_add_queued(struct dedupe *t, struct row *r)
 {
-    struct twin_table *table = table_of(t, row_job(r->row));
+    struct dedupe_index *table = table_of(t, row_job(r->row));
     if (!table)
         return;
-    if (r->hash_seed != twin_table_seed(table))
+    if (r->hash_seed != dedupe_index_seed(table))
         hash_row(table, r);
-    twin_table_add(table, r->hash, row_index(r->row));
+    dedupe_index_add(table, r->hash, row_index(r->row));
 }
 
-void twins_lead(struct twins *t, struct row *r)
+void dedupe_add_primary(struct dedupe *t, struct row *r)
 {
-    if (2 * (t->n_leaders + 1) > t->room)
+    if (2 * (t->n_primaries + 1) > t->room)
         grow(t);
-    t->leaders[leader_slot(t, r)] = r;
-    t->n_leaders++;
-    r->leads = 1;
-    twins_note(t, r);
+    t->primaries[primary_slot(t, r)] = r;
+    t->n_primaries++;
+    r->is_primary = 1;
+    dedupe_add_queued(t, r);
 }
 
-static void stop_leading(struct twins *t, struct row *r)
+static void stop_leading(struct dedupe *t, struct row *r)
 {
-    size_t hole = leader_slot(t, r);
-    t->leaders[hole] = NULL;
-    t->n_leaders--;
-    r->leads = 0;
-    for (size_t at = (hole + 1) & (t->room - 1); t->leaders[at]; at = (at + 1) & (t->room - 1)) {
-        struct row *moved = t->leaders[at];
-        t->leaders[at] = NULL;
-        t->leaders[leader_slot(t, moved)] = moved;
+    size_t hole = primary_slot(t, r);
+    t->primaries[hole] = NULL;
+    t->n_primaries--;
+    r->is_primary = 0;
+    for (size_t at = (hole + 1) & (t->room - 1); t->primaries[at]; at = (at + 1) & (t->room - 1)) {
+        struct row *moved = t->primaries[at];
+        t->primaries[at] = NULL;
+        t->primaries[primary_slot(t, moved)] = moved;
     }
 }
 
 /* ---- rows that were answered ---- */
 
-static void forget_read(struct twins *t)
+static void forget_read(struct dedupe *t)
 {
     for (struct row *r = t->read, *next; r; r = next) {
         next = r->next;
@@ -308,13 +309,13 @@ static void forget_read(struct twins *t)
 
 static void keep_read(void *arg, struct row *r)
 {
-    struct twins *t = arg;
+    struct dedupe *t = arg;
     r->next = t->read;
     t->read = r;
 }
 
 /* t->read becomes this row's; its content never changes. */
-static int read_row(struct twins *t, int64_t row, struct err *e)
+static int read_row(struct dedupe *t, int64_t row, struct err *e)
 {
     if (t->read_row == row)
         return 0;
@@ -349,7 +350,7 @@ static int take_error(struct row *r, const struct store_answer *answer)
 }
 
 /* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
-static int take_answer(struct twins *t, const struct row *same, struct row *r, struct err *e)
+static int take_answer(struct dedupe *t, const struct row *same, struct row *r, struct err *e)
 {
     const struct line *line =
         same->line && t->find_line ? t->find_line(t->line_arg, same->row) : NULL;
@@ -372,7 +373,7 @@ static int take_answer(struct twins *t, const struct row *same, struct row *r, s
 }
 
 /* The row that the table names for r has been read: 1 when it is the same and has an answer. */
-static int take_from_read(struct twins *t, int64_t row, struct row *r, struct err *e)
+static int take_from_read(struct dedupe *t, int64_t row, struct row *r, struct err *e)
 {
     int rc = 0, is_so = 0;
     for (struct row *same = t->read; rc == 0 && same; same = same->next) {
@@ -380,17 +381,17 @@ static int take_from_read(struct twins *t, int64_t row, struct row *r, struct er
             rc = take_answer(t, same, r, e);
         else if (!is_so)
             hash_row(t->current, same);
-        is_so |= is_same(same, r) || twin_table_is_same(same->hash, r->hash);
+        is_so |= is_same(same, r) || dedupe_index_is_same(same->hash, r->hash);
     }
     if (rc == 0 && !is_so) /* the content of a row never changes */
-        twin_table_distrust(t->current);
+        dedupe_index_distrust(t->current);
     return rc;
 }
 
 /* 1 known, 0 not, or negative. */
-static int find_answered(struct twins *t, struct row *r, struct err *e)
+static int find_answered(struct dedupe *t, struct row *r, struct err *e)
 {
-    uint32_t found[TWIN_TABLE_SAME], n = twin_table_find(t->current, r->hash, found);
+    uint32_t found[DEDUPE_INDEX_SAME], n = dedupe_index_find(t->current, r->hash, found);
     int rc = 0;
     for (uint32_t k = 0; rc == 0 && k < n; k++) {
         int64_t row = row_number(row_job(r->row), found[k]);
@@ -417,20 +418,20 @@ static void note_finished(void *arg, struct row *r)
 }
 
 /* Of many that are the same the table has one. */
-static int add_finished(struct twins *t, struct row *r, struct err *e)
+static int add_finished(struct dedupe *t, struct row *r, struct err *e)
 {
     hash_row(t->current, r);
     int rc = find_answered(t, r, e);
     if (rc == 0)
-        twin_table_add(t->current, r->hash, row_index(r->row));
+        dedupe_index_add(t->current, r->hash, row_index(r->row));
     return rc < 0 ? rc : 0;
 }
 
 /* The next few: 1 when those were the last. */
-static int scan_some(struct twins *t, struct err *e)
+static int scan_some(struct dedupe *t, struct err *e)
 {
-    int64_t job = twin_table_job(t->current);
-    int64_t after = row_number(job, 0) + twin_table_scanned(t->current) - 1;
+    int64_t job = dedupe_index_job(t->current);
+    int64_t after = row_number(job, 0) + dedupe_index_scanned(t->current) - 1;
     struct scan scan = {.end = &scan.first};
     int rc = store_finished_rows(t->options.store, job, &after, SCAN_ROWS, note_finished, &scan, e);
     int more = rc == 1;
@@ -442,15 +443,15 @@ static int scan_some(struct twins *t, struct err *e)
     }
     if (rc < 0)
         return rc;
-    twin_table_set_scanned(t->current, more ? (int64_t)row_index(after) + 1 : SCANNED);
+    dedupe_index_set_scanned(t->current, more ? (int64_t)row_index(after) + 1 : SCANNED);
     return !more;
 }
 
 /* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this turn
  * has left. The other half is for other jobs: most have little to read. */
-static int fill_table(struct twins *t, struct err *e)
+static int fill_table(struct dedupe *t, struct err *e)
 {
-    int rc = twin_table_scanned(t->current) == SCANNED;
+    int rc = dedupe_index_scanned(t->current) == SCANNED;
     if (rc == 0 && t->scan_end_ms == 0)
         t->scan_end_ms = now_mono_ms() + SCAN_MS;
     long long end_ms = rc == 0 ? (now_mono_ms() + t->scan_end_ms + 1) / 2 : 0;
@@ -461,41 +462,41 @@ static int fill_table(struct twins *t, struct err *e)
 
 /* ---- beginning and end ---- */
 
-struct twins *twins_new(const struct twins_options *options)
+struct dedupe *dedupe_new(const struct dedupe_options *options)
 {
-    struct twins *t = xcalloc(1, sizeof *t);
+    struct dedupe *t = xcalloc(1, sizeof *t);
     const char *parts[] = {ASSAY_VERSION, options->digest, options->mode};
     crypto_generichash_state h;
     t->options = *options;
     if (t->options.max_tables == 0)
-        t->options.max_tables = TWINS_TABLES;
-    t->tables = xcalloc(t->options.max_tables, sizeof(struct twin_table *));
+        t->options.max_tables = DEDUPE_TABLES;
+    t->tables = xcalloc(t->options.max_tables, sizeof(struct dedupe_index *));
     randombytes_buf(&t->seed, sizeof t->seed);
     t->room = 1024;
-    t->leaders = xcalloc(t->room, sizeof(struct row *));
+    t->primaries = xcalloc(t->room, sizeof(struct row *));
     crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
     for (int i = 0; i < 3; i++)
         crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
     crypto_generichash_final(&h, t->model, MODEL_BYTES);
     if (options->data_dir)
-        twin_table_sweep(options->data_dir);
+        dedupe_index_sweep(options->data_dir);
     return t;
 }
 
-void twins_free(struct twins **t)
+void dedupe_free(struct dedupe **t)
 {
     if (!*t)
         return;
     while ((*t)->n_tables > 0)
-        twin_table_close(&(*t)->tables[--(*t)->n_tables]);
+        dedupe_index_close(&(*t)->tables[--(*t)->n_tables]);
     free((*t)->tables);
     forget_read(*t);
-    free((*t)->leaders);
+    free((*t)->primaries);
     free(*t);
     *t = NULL;
 }
 
-void twins_use_lines(struct twins *t, twins_line_finder *find, void *arg)
+void dedupe_use_lines(struct dedupe *t, dedupe_line_finder *find, void *arg)
 {
     t->find_line = find;
     t->line_arg = arg;
@@ -503,12 +504,12 @@ void twins_use_lines(struct twins *t, twins_line_finder *find, void *arg)
 
 /* ---- all of it ---- */
 
-static struct store_cache *cache_of(const struct twins *t)
+static struct store_cache *cache_of(const struct dedupe *t)
 {
     return t->options.cache ? *t->options.cache : NULL;
 }
 
-static int find_cached(struct twins *t, struct row *r)
+static int find_cached(struct dedupe *t, struct row *r)
 {
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
@@ -518,7 +519,7 @@ static int find_cached(struct twins *t, struct row *r)
     int found = store_cache_find(t->options.cache, r->key, r->known, r->n_values);
     r->not_cached = !found;
     if (found)
-        twin_table_add(t->current, r->hash, row_index(r->row));
+        dedupe_index_add(t->current, r->hash, row_index(r->row));
     return found;
 }
 
@@ -531,59 +532,59 @@ static void know_nothing(struct row *r)
     r->origin = ROW_COMPUTED;
 }
 
-void twins_expect(struct twins *t, struct row *r)
+void dedupe_prefetch(struct dedupe *t, struct row *r)
 {
-    const struct twin_table *table = table_of(t, row_job(r->row));
+    const struct dedupe_index *table = table_of(t, row_job(r->row));
     if (!table)
         return;
-    if (r->hash_seed != twin_table_seed(table))
+    if (r->hash_seed != dedupe_index_seed(table))
         hash_row(table, r);
-    twin_table_expect(table, r->hash);
+    dedupe_index_expect(table, r->hash);
 }
 
-void twins_begin(struct twins *t)
+void dedupe_reset_budget(struct dedupe *t)
 {
     t->scan_end_ms = 0;
 }
 
-int twins_find(struct twins *t, struct row *r, struct row **leader, struct err *e)
+int dedupe_find(struct dedupe *t, struct row *r, struct row **primary, struct err *e)
 {
-    *leader = NULL;
+    *primary = NULL;
     int rc = choose_table(t, row_job(r->row));
     if (rc == 1)
         rc = fill_table(t, e);
     if (rc != 1) {
         t->later |= rc == 0;
-        return rc < 0 ? rc : TWINS_LATER;
+        return rc < 0 ? rc : DEDUPE_LATER;
     }
-    if (r->hash_seed != twin_table_seed(t->current))
+    if (r->hash_seed != dedupe_index_seed(t->current))
         hash_row(t->current, r);
-    *leader = t->leaders[leader_slot(t, r)];
-    if (*leader)
-        return TWINS_UNDER_WAY;
+    *primary = t->primaries[primary_slot(t, r)];
+    if (*primary)
+        return DEDUPE_UNDER_WAY;
     rc = find_answered(t, r, e);
-    if (rc == 0 && twin_table_lies(t->current)) {
+    if (rc == 0 && dedupe_index_lies(t->current)) {
         t->later = 1;
-        return TWINS_LATER;
+        return DEDUPE_LATER;
     }
     if (rc == 0)
         rc = find_cached(t, r);
     if (rc == 1)
-        return TWINS_KNOWN;
+        return DEDUPE_KNOWN;
     know_nothing(r);
     return rc;
 }
 
-int twins_said_later(struct twins *t)
+int dedupe_is_behind(struct dedupe *t)
 {
     int later = t->later;
     t->later = 0;
     return later;
 }
 
-void twins_end(struct twins *t, struct row *r, const float *values)
+void dedupe_remove_primary(struct dedupe *t, struct row *r, const float *values)
 {
-    int led = r->leads;
+    int led = r->is_primary;
     if (led)
         stop_leading(t, r);
     if (!led || !values || !cache_of(t))
@@ -594,7 +595,7 @@ void twins_end(struct twins *t, struct row *r, const float *values)
     t->added = 1;
 }
 
-void twins_flush(struct twins *t)
+void dedupe_flush(struct dedupe *t)
 {
     if (t->added && cache_of(t))
         store_cache_flush(t->options.cache);
