@@ -48,7 +48,7 @@ struct broker {
     struct request_limits limits;
     int lock_fd; /* of the data directory, until the store has it; -1 */
     struct store *store;
-    struct store_cache *cache; /* NULL: none, or none any more */
+    struct score_cache *cache; /* NULL: none, or none any more */
     struct dedupe *dedupe;     /* NULL: --no-dedupe */
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];

@@ -213,7 +213,7 @@ static void open_dedupe(struct broker *b)
         return;
     }
     if (o->score_cache > 0)
-        b->cache = store_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
+        b->cache = score_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
     struct dedupe_options options = {.digest = b->model.digest,
         .mode = b->model.rank_mode, /* a row holds its position */
         .store = b->store,
@@ -274,7 +274,7 @@ static void close_broker(struct broker *b)
     broker_drop_outcomes(b);
     planner_free(&b->planner);
     dedupe_free(&b->dedupe);
-    store_cache_close(&b->cache);
+    score_cache_close(&b->cache);
     waiters_free(&b->waiters);
     progress_free(&b->progress);
     outbox_free(&b->outbox);

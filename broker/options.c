@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sysexits.h>
 
-#include "broker/store/cache.h"
+#include "broker/store/score_cache.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/utf8.h"

@@ -504,7 +504,7 @@ void dedupe_use_lines(struct dedupe *t, dedupe_line_finder *find, void *arg)
 
 /* ---- all of it ---- */
 
-static struct store_cache *cache_of(const struct dedupe *t)
+static struct score_cache *cache_of(const struct dedupe *t)
 {
     return t->options.cache ? *t->options.cache : NULL;
 }
@@ -516,7 +516,7 @@ static int find_cached(struct dedupe *t, struct row *r)
     if (!r->has_key)
         make_key(t, r);
     make_room(r, ROW_CACHED);
-    int found = store_cache_find(t->options.cache, r->key, r->known, r->n_values);
+    int found = score_cache_find(t->options.cache, r->key, r->known, r->n_values);
     r->not_cached = !found;
     if (found)
         dedupe_index_add(t->current, r->hash, row_index(r->row));
@@ -591,13 +591,13 @@ void dedupe_remove_primary(struct dedupe *t, struct row *r, const float *values)
         return;
     if (!r->has_key)
         make_key(t, r);
-    store_cache_add(t->options.cache, r->key, values, r->n_values);
+    score_cache_add(t->options.cache, r->key, values, r->n_values);
     t->added = 1;
 }
 
 void dedupe_flush(struct dedupe *t)
 {
     if (t->added && cache_of(t))
-        store_cache_flush(t->options.cache);
+        score_cache_flush(t->options.cache);
     t->added = 0;
 }

@@ -5,7 +5,7 @@
  *
  *     under way     a row of its job with this content is being computed: it waits for that one
  *     answered      one was answered at any time, in this run or before: its answer is copied
- *     score cache   one was computed by any job (store_cache.h; only where there is one)
+ *     score cache   one was computed by any job (score_cache.h; only where there is one)
  *
  * Those answered are found by a hash, in a table of the job (dedupe_index.h); then the row that it names is read
  * from the database, all of its content compared, and its answer taken if it was given under the present mode. So
@@ -18,7 +18,7 @@
 
 #include "broker/row.h"
 #include "broker/store/store.h"
-#include "broker/store/cache.h"
+#include "broker/store/score_cache.h"
 
 /* Tables that are open, of which each may be a mapped file; and memory of those that are small. */
 #define DEDUPE_TABLES 16384
@@ -30,7 +30,7 @@ struct dedupe_options {
     const char *digest,
         *mode; /* of the model and how it is computed: part of every key of the score cache */
     struct store *store;        /* borrowed */
-    struct store_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
+    struct score_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
     const char *data_dir;       /* for the tables of large jobs; NULL: all in memory */
     uint64_t min_free_bytes;    /* of the disk, that their files are to leave */
     uint32_t max_tables;        /* 0: DEDUPE_TABLES */

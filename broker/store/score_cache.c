@@ -1,4 +1,4 @@
-/* store_cache.c - see store_cache.h.
+/* score_cache.c - see score_cache.h.
  *
  * Two SQLite files, score-cache-0.db and score-cache-1.db, are two generations. What is added goes to the
  * younger one; what is found in the older one is added to the younger. When the younger is full, the older
@@ -18,7 +18,7 @@
  * A file that is not one of ours, or damaged, is moved aside (.bad, one of each) and made anew.
  *
  * LIMITS: a result larger than 1/64 of the size is not kept. */
-#include "broker/store/cache.h"
+#include "broker/store/score_cache.h"
 
 #include <sodium.h>
 #include <sqlite3.h>
@@ -44,7 +44,7 @@ struct generation {
     int64_t number;
 };
 
-struct store_cache {
+struct score_cache {
     char dir[4096];
     uint64_t max_pages, max_value, min_free_bytes;
     struct generation young, old;
@@ -158,28 +158,28 @@ static int keep_in_bounds(struct generation *g, uint64_t max_pages)
     return open_generation(g, number);
 }
 
-static void turn_off(struct store_cache **c, const char *why)
+static void turn_off(struct score_cache **c, const char *why)
 {
     log_warn("event=score_cache_off reason=\"%s\" action=\"scores are computed\"", why);
-    store_cache_close(c);
+    score_cache_close(c);
 }
 
-static int count_pages(struct store_cache *c)
+static int count_pages(struct score_cache *c)
 {
     c->added_pages = 0;
     return integer_of(c->young.db, "pragma page_count", &c->pages);
 }
 
-static void swap(struct store_cache *c)
+static void swap(struct score_cache *c)
 {
     struct generation young = c->old;
     c->old = c->young;
     c->young = young;
 }
 
-struct store_cache *store_cache_open(const char *data_dir, uint64_t bytes, uint64_t min_free_bytes)
+struct score_cache *score_cache_open(const char *data_dir, uint64_t bytes, uint64_t min_free_bytes)
 {
-    struct store_cache *c = xcalloc(1, sizeof *c);
+    struct score_cache *c = xcalloc(1, sizeof *c);
     snprintf(c->dir, sizeof c->dir, "%s", data_dir);
     /* Two files; a quarter, of large ones less, is for the log. */
     uint64_t log_bytes = (WAL_PAGES + FLUSH_PAGES) * (uint64_t)PAGE * 3 / 2;
@@ -202,9 +202,9 @@ struct store_cache *store_cache_open(const char *data_dir, uint64_t bytes, uint6
     return c;
 }
 
-void store_cache_close(struct store_cache **out)
+void score_cache_close(struct score_cache **out)
 {
-    struct store_cache *c = *out;
+    struct score_cache *c = *out;
     if (!c)
         return;
     if (c->in_transaction)
@@ -219,9 +219,9 @@ void store_cache_close(struct store_cache **out)
 /* ---- trouble ---- */
 
 /* The generation gave an error. A damaged one is made anew; of anything else the cache is closed. */
-static void take_trouble(struct store_cache **out, struct generation *g)
+static void take_trouble(struct score_cache **out, struct generation *g)
 {
-    struct store_cache *c = *out;
+    struct score_cache *c = *out;
     int code = sqlite3_errcode(g->db);
     char why[4500];
     snprintf(why, sizeof why, "%s: %.200s", g->path, sqlite3_errmsg(g->db));
@@ -273,7 +273,7 @@ static int look(struct generation *g, const uint8_t *key, float *values, size_t 
     return rc == SQLITE_ROW || rc == SQLITE_DONE ? found : -1;
 }
 
-int store_cache_find(struct store_cache **c, const uint8_t *key, float *values, uint32_t n)
+int score_cache_find(struct score_cache **c, const uint8_t *key, float *values, uint32_t n)
 {
     if (!*c)
         return 0;
@@ -283,7 +283,7 @@ int store_cache_find(struct store_cache **c, const uint8_t *key, float *values, 
         g = &(*c)->old;
         found = look(g, key, values, n * sizeof *values);
         if (found == 1)
-            store_cache_add(c, key, values, n);
+            score_cache_add(c, key, values, n);
     }
     if (found < 0)
         take_trouble(c, g);
@@ -291,9 +291,9 @@ int store_cache_find(struct store_cache **c, const uint8_t *key, float *values, 
 }
 
 /* The young one is full: the old one goes, and a new one is the young. */
-static void turn_over(struct store_cache **out)
+static void turn_over(struct score_cache **out)
 {
-    struct store_cache *c = *out;
+    struct score_cache *c = *out;
     int64_t number = c->young.number + 1;
     close_generation(&c->old);
     clear_away(&c->old, NULL);
@@ -304,7 +304,7 @@ static void turn_over(struct store_cache **out)
 }
 
 /* Says once when it begins and ends that the disk has too little room. */
-static int has_room(struct store_cache *c)
+static int has_room(struct score_cache *c)
 {
     struct statvfs v;
     int no_room = statvfs(c->dir, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < c->min_free_bytes;
@@ -315,18 +315,18 @@ static int has_room(struct store_cache *c)
     return !no_room;
 }
 
-static int is_full(const struct store_cache *c, int64_t pages)
+static int is_full(const struct score_cache *c, int64_t pages)
 {
     return c && (uint64_t)(c->pages + c->added_pages + pages) > c->max_pages;
 }
 
 /* A transaction on the young one, which has room for so many pages more: 1, or 0. */
-static int begin_adding(struct store_cache **c, int64_t pages)
+static int begin_adding(struct score_cache **c, int64_t pages)
 {
     if ((*c)->added_pages + pages > FLUSH_PAGES)
-        store_cache_flush(c);
+        score_cache_flush(c);
     if (is_full(*c, pages))
-        store_cache_flush(c); /* and counted: added_pages is the most that it can be */
+        score_cache_flush(c); /* and counted: added_pages is the most that it can be */
     if (is_full(*c, pages))
         turn_over(c);
     if (!*c || (*c)->in_transaction)
@@ -340,7 +340,7 @@ static int begin_adding(struct store_cache **c, int64_t pages)
 }
 
 static uint8_t *make_value(
-    struct store_cache *c, const uint8_t *key, const float *values, size_t bytes)
+    struct score_cache *c, const uint8_t *key, const float *values, size_t bytes)
 {
     if (bytes + CHECK_BYTES > c->scratch_bytes) {
         free(c->scratch);
@@ -352,7 +352,7 @@ static uint8_t *make_value(
     return c->scratch;
 }
 
-void store_cache_add(struct store_cache **c, const uint8_t *key, const float *values, uint32_t n)
+void score_cache_add(struct score_cache **c, const uint8_t *key, const float *values, uint32_t n)
 {
     size_t bytes = n * sizeof *values;
     int64_t pages = 1 + (int64_t)(bytes / PAGE);
@@ -378,7 +378,7 @@ static int is_gone(const struct generation *g)
     return sqlite3_file_control(g->db, "main", SQLITE_FCNTL_HAS_MOVED, &gone) == SQLITE_OK && gone;
 }
 
-static int renew(struct store_cache *c, struct generation *g)
+static int renew(struct score_cache *c, struct generation *g)
 {
     if (!is_gone(g))
         return 1;
@@ -387,7 +387,7 @@ static int renew(struct store_cache *c, struct generation *g)
     return get_generation(g, g->number) && count_pages(c);
 }
 
-void store_cache_flush(struct store_cache **c)
+void score_cache_flush(struct score_cache **c)
 {
     if (!*c || !(*c)->in_transaction)
         return;

@@ -1,4 +1,4 @@
-/* test_store_cache.c - the score cache: what is found, for how long, in how many bytes, and after what. */
+/* test_score_cache.c - the score cache: what is found, for how long, in how many bytes, and after what. */
 #include "tests/unit/store_fixture.h"
 
 #include <dirent.h>
@@ -6,20 +6,20 @@
 #include <sodium.h>
 #include <sys/wait.h>
 
-#include "broker/store/cache.h"
+#include "broker/store/score_cache.h"
 
 #define SIZE STORE_CACHE_LEAST
 
 struct cached {
     char dir[64];
-    struct store_cache *c;
+    struct score_cache *c;
 };
 
 static int begin(void **state)
 {
     struct cached *t = calloc(1, sizeof *t);
     make_dir(t->dir);
-    t->c = store_cache_open(t->dir, SIZE, 0);
+    t->c = score_cache_open(t->dir, SIZE, 0);
     assert_non_null(t->c);
     *state = t;
     return 0;
@@ -28,7 +28,7 @@ static int begin(void **state)
 static int end(void **state)
 {
     struct cached *t = *state;
-    store_cache_close(&t->c);
+    score_cache_close(&t->c);
     remove_dir(t->dir);
     free(t);
     return 0;
@@ -36,8 +36,8 @@ static int end(void **state)
 
 static void open_once_more(struct cached *t)
 {
-    store_cache_close(&t->c);
-    t->c = store_cache_open(t->dir, SIZE, 0);
+    score_cache_close(&t->c);
+    t->c = score_cache_open(t->dir, SIZE, 0);
     assert_non_null(t->c);
 }
 
@@ -59,14 +59,14 @@ static const float *values_of(uint32_t k, uint32_t n)
 
 static void add(struct cached *t, uint32_t k, uint32_t n)
 {
-    store_cache_add(&t->c, key_of(k), values_of(k, n), n);
+    score_cache_add(&t->c, key_of(k), values_of(k, n), n);
 }
 
 /* Is it found? What is found must be right. */
 static int has(struct cached *t, uint32_t k, uint32_t n)
 {
     float found[10000];
-    if (!store_cache_find(&t->c, key_of(k), found, n))
+    if (!score_cache_find(&t->c, key_of(k), found, n))
         return 0;
     assert_memory_equal(found, values_of(k, n), n * sizeof *found);
     return 1;
@@ -98,7 +98,7 @@ static void test_comes_back(void **state)
         assert_true(has(t, 1, 1) && has(t, 2, 500) && has(t, 3, 9000));
         assert_false(has(t, 4, 1));
         assert_false(has(t, 1, 2)); /* as many values as were asked for, or none */
-        store_cache_flush(&t->c);
+        score_cache_flush(&t->c);
         if (turn == 1)
             open_once_more(t);
     }
@@ -107,19 +107,19 @@ static void test_comes_back(void **state)
 static void test_a_kill_loses_at_most_what_was_not_flushed(void **state)
 {
     struct cached *t = *state;
-    store_cache_close(&t->c);
+    score_cache_close(&t->c);
     pid_t child = fork();
     if (child == 0) {
-        t->c = store_cache_open(t->dir, SIZE, 0);
+        t->c = score_cache_open(t->dir, SIZE, 0);
         for (uint32_t k = 0; k < 3000; k++) {
             add(t, k, 3);
             if (k % 50 == 49 && k < 2950)
-                store_cache_flush(&t->c);
+                score_cache_flush(&t->c);
         }
         _exit(0);
     }
     waitpid(child, NULL, 0);
-    t->c = store_cache_open(t->dir, SIZE, 0);
+    t->c = score_cache_open(t->dir, SIZE, 0);
     assert_non_null(t->c);
     for (uint32_t k = 0; k < 2950; k++)
         assert_true(has(t, k, 3));
@@ -135,7 +135,7 @@ static void bound(struct cached *t, uint32_t n_entries, uint32_t n)
         add(t, k, n);
         if (k % 100 == 0) {
             assert_true(has(t, 1000000, n));
-            store_cache_flush(&t->c);
+            score_cache_flush(&t->c);
             assert_true(bytes_in(t->dir) <= SIZE);
         }
     }
@@ -164,11 +164,11 @@ static void test_bound_of_vectors(void **state)
 static void test_a_smaller_bound(void **state)
 {
     struct cached *t = *state;
-    store_cache_close(&t->c);
-    t->c = store_cache_open(t->dir, 8 * SIZE, 0);
+    score_cache_close(&t->c);
+    t->c = score_cache_open(t->dir, 8 * SIZE, 0);
     for (uint32_t k = 0; k < 4000; k++)
         add(t, k, 1000);
-    store_cache_flush(&t->c);
+    score_cache_flush(&t->c);
     assert_true(bytes_in(t->dir) > 2 * SIZE);
     open_once_more(t);
     assert_true(bytes_in(t->dir) <= SIZE);
@@ -187,7 +187,7 @@ static void test_files_that_are_removed(void **state)
         snprintf(other, sizeof other, "%s/other", t->dir);
         assert_int_equal(k % 2 ? rename(path, other) : unlink(path), 0);
         add(t, 2 * k, 1);
-        store_cache_flush(&t->c);
+        score_cache_flush(&t->c);
         assert_non_null(t->c);
         add(t, 2 * k + 1, 1);
         open_once_more(t);
@@ -199,8 +199,8 @@ static void test_too_large_is_not_kept(void **state)
 {
     struct cached *t = *state;
     static float values[SIZE / 64 / 4 + 1];
-    store_cache_add(&t->c, key_of(1), values, SIZE / 64 / 4 + 1);
-    assert_false(store_cache_find(&t->c, key_of(1), values, SIZE / 64 / 4 + 1));
+    score_cache_add(&t->c, key_of(1), values, SIZE / 64 / 4 + 1);
+    assert_false(score_cache_find(&t->c, key_of(1), values, SIZE / 64 / 4 + 1));
     assert_non_null(t->c);
 }
 
@@ -211,7 +211,7 @@ static void test_an_entry_proves_itself(void **state)
     char command[600];
     add(t, 1, 1);
     add(t, 2, 1);
-    store_cache_close(&t->c);
+    score_cache_close(&t->c);
     for (int g = 0; g < 2; g++) {
         snprintf(command, sizeof command,
             "sqlite3 %s/score-cache-%d.db 'update score set value = "
@@ -252,7 +252,7 @@ static void test_damage_while_it_runs(void **state)
     print_message("%d left\n", n);
     for (uint32_t k = 0; t->c && k < 100; k++)
         add(t, k, 1);
-    store_cache_flush(&t->c);
+    score_cache_flush(&t->c);
     assert_non_null(t->c);
     for (uint32_t k = 0; k < 100; k++)
         assert_true(has(t, k, 1));
@@ -261,24 +261,24 @@ static void test_damage_while_it_runs(void **state)
 static void test_full_disk(void **state)
 {
     struct cached *t = *state;
-    store_cache_close(&t->c);
+    score_cache_close(&t->c);
     if (mount("tmpfs", t->dir, "tmpfs", 0, "size=1m") != 0) {
         print_error("SKIPPED: a tmpfs cannot be mounted here: %s\n", strerror(errno));
         skip();
     }
-    t->c = store_cache_open(t->dir, SIZE, 0);
+    t->c = score_cache_open(t->dir, SIZE, 0);
     assert_non_null(t->c);
     uint32_t k = 0;
     for (; t->c && k < 100000; k++) {
         add(t, k, 1);
         if (k % 100 == 0)
-            store_cache_flush(&t->c);
+            score_cache_flush(&t->c);
     }
     assert_null(t->c); /* given up, and everything can still be called */
     assert_true(k > 1000);
     add(t, 1, 1);
     assert_false(has(t, 1, 1));
-    store_cache_flush(&t->c);
+    score_cache_flush(&t->c);
 }
 
 int main(void)
