@@ -38,7 +38,7 @@ enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
  * Shared by them, freed with the last. */
 struct line {
     uint32_t n_parts, n_tokens, n_done, n_back, refs;
-    int leased;        /* by the planner, since the first of them was given out */
+    int is_in_flight;  /* by the planner, since the first of them was given out */
     float *values;     /* [n_parts] one each */
     int32_t *pooled;   /* [n_parts] pairs (position, token id) */
     uint32_t n_pooled; /* n_parts, or 0 for MEAN */

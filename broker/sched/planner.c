@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/sched/leases.h"
+#include "broker/sched/in_flight.h"
 #include "broker/sched/queues.h"
 #include "schema/log.h"
 
@@ -23,7 +23,7 @@ struct planner {
     struct planner_limits limits;
     struct queues queues;
     uint64_t given_out; /* tokens of the batches so far, as far as it matters */
-    struct leases leases;
+    struct in_flight in_flight;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct dedupe *dedupe;              /* NULL: rows are not compared */
@@ -88,7 +88,7 @@ static void clear_window(struct planner *p, struct queue *q)
     for (struct row *r = q->first, *next; r; r = next) {
         next = r->next;
         r->next = NULL;
-        if (!r->line || !r->line->leased) {
+        if (!r->line || !r->line->is_in_flight) {
             row_free(&r);
             continue;
         }
@@ -147,7 +147,7 @@ static void take_row(void *arg, struct row *r)
     w->q->after = r->row;
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
-    if (leases_have(&w->p->leases, r->row)) {
+    if (in_flight_have(&w->p->in_flight, r->row)) {
         row_free(&r);
         return;
     }
@@ -214,7 +214,7 @@ int planner_new(
     p->store = store;
     p->limits = *limits;
     p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
-    leases_init(&p->leases);
+    in_flight_init(&p->in_flight);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, JOBS_UNFINISHED, note_job, p, e);
     if (rc != 0)
@@ -242,24 +242,24 @@ void planner_free(struct planner **out)
     free_list(&p->suspects);
     free_list(&p->again);
     batch_free(&p->known);
-    leases_release(&p->leases);
+    in_flight_release(&p->in_flight);
     free(p);
     *out = NULL;
 }
 
 /* A row is leased from its first sequence given out to its last one that is back. */
-static void lease(struct planner *p, const struct row *r)
+static void mark_in_flight(struct planner *p, const struct row *r)
 {
-    if (!r->line || !r->line->leased)
-        leases_add(&p->leases, r->row, r->line);
+    if (!r->line || !r->line->is_in_flight)
+        in_flight_add(&p->in_flight, r->row, r->line);
     if (r->line)
-        r->line->leased = 1;
+        r->line->is_in_flight = 1;
 }
 
-static void end_lease(struct planner *p, const struct row *r)
+static void clear_in_flight(struct planner *p, const struct row *r)
 {
     if (!r->line || ++r->line->n_back == r->line->n_parts)
-        leases_remove(&p->leases, r->row);
+        in_flight_remove(&p->in_flight, r->row);
 }
 
 static struct row *take_first(struct queue *q)
@@ -277,7 +277,7 @@ static struct row *take_first(struct queue *q)
 static struct line *find_line(void *arg, int64_t row)
 {
     const struct planner *p = arg;
-    return leases_line(&p->leases, row);
+    return in_flight_line(&p->in_flight, row);
 }
 
 void planner_use_dedupe(struct planner *p, struct dedupe *dedupe)
@@ -350,7 +350,7 @@ static int take_known(struct planner *p, struct queue *q, int *full, struct err 
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
     take_first(q);
-    lease(p, r);
+    mark_in_flight(p, r);
     if (found == DEDUPE_UNDER_WAY)
         wait_for(p, primary, r);
     else
@@ -418,12 +418,12 @@ static void end_row(struct planner *p, struct row *r, const float *values)
             run_again(p, duplicate);
             continue;
         }
-        end_lease(p, duplicate);
+        clear_in_flight(p, duplicate);
         row_free(&duplicate);
     }
     if (p->dedupe)
         dedupe_remove_primary(p->dedupe, r, r->answer == ROW_VALUES ? values : NULL);
-    end_lease(p, r);
+    clear_in_flight(p, r);
 }
 
 /* The queue's first row, which must be computed, into the batch. */
@@ -434,7 +434,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
     q->copies = 0;
     p->clock = q->served;
     p->clock_priority = q->priority;
-    lease(p, r);
+    mark_in_flight(p, r);
     if (p->dedupe)
         dedupe_add_primary(p->dedupe, r);
     batch_add(b, &r);

@@ -209,11 +209,11 @@ static void test_idle_time_is_not_owed(void **state)
 }
 
 /* Every row is given out once while it is leased, whatever is said about its job. */
-static void test_leases(void **state)
+static void test_in_flight(void **state)
 {
     struct err err;
     struct planned t = start(state, 100, 64);
-    int64_t job = plan_job(&t, "leases", 0, 95, 10);
+    int64_t job = plan_job(&t, "in_flight", 0, 95, 10);
     static struct batch *out[16];
     uint32_t n = 0, rows = 0;
     for (struct batch *b; (b = next(&t)); out[n++] = b) {
@@ -417,7 +417,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_priority_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small_job_beside_a_big_one, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_time_is_not_owed, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_leases, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_in_flight, setup, teardown),
         cmocka_unit_test_setup_teardown(test_retry_while_the_job_runs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_culprit_is_found, setup, teardown),
