@@ -52,55 +52,6 @@ void row_free(struct row **r)
     *r = NULL;
 }
 
-struct batch *batch_new(uint32_t max_rows, uint32_t min_shared)
-{
-    struct batch *b = xcalloc(1, sizeof *b);
-    b->min_shared = min_shared;
-    b->rows = xcalloc(max_rows, sizeof(struct row *));
-    return b;
-}
-
-void batch_move(struct batch *b, struct row **r)
-{
-    if (b->n_rows == 0)
-        (*r)->n_shared = 0;
-    if ((*r)->n_shared == 0)
-        b->leader = b->n_rows;
-    b->n_tokens += (*r)->n_tokens - (*r)->n_shared;
-    b->n_pooled += row_pooled(*r);
-    b->n_positions += (*r)->n_positions;
-    b->n_values += (*r)->n_values;
-    b->rows[b->n_rows++] = *r;
-    *r = NULL;
-}
-
-void batch_add(struct batch *b, struct row **r)
-{
-    struct joining j = batch_try(b, *r);
-    if (j.detaches) {
-        b->leader = b->n_rows - 1;
-        b->rows[b->leader]->n_shared = 0;
-    }
-    for (uint32_t i = b->leader + 1; j.n_shared > 0 && i < b->n_rows; i++)
-        b->rows[i]->n_shared = j.n_shared;
-    (*r)->n_shared = j.n_shared;
-    batch_move(b, r);
-    b->n_tokens = j.n_tokens;
-}
-
-void batch_free(struct batch **out)
-{
-    struct batch *b = *out;
-    if (!b)
-        return;
-    for (uint32_t i = 0; i < b->n_rows; i++)
-        row_free(&b->rows[i]);
-    free(b->rows);
-    free(b->values);
-    free(b);
-    *out = NULL;
-}
-
 uint32_t row_pooled(const struct row *r)
 {
     uint32_t steps = 0;

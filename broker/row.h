@@ -1,4 +1,4 @@
-/* row.h - a row and a batch while they are in the broker's memory. The database keeps the truth;
+/* row.h - a row while it is in the broker's memory. The database keeps the truth;
  * these are leases. */
 #ifndef ASSAY_ROW_H
 #define ASSAY_ROW_H
@@ -61,7 +61,7 @@ struct row {
     int pool_type, activation; /* resolved: never DEFAULT */
     int32_t step_token;
     uint32_t n_values; /* floats that its result has */
-    uint32_t n_shared; /* first tokens that its batch has once, in its leader (stage.h) */
+    uint32_t n_shared; /* first tokens that its batch has once, in its owner (stage.h) */
     uint32_t attempts; /* groups that it killed alone */
     int32_t *ids;
     int32_t *positions;
@@ -89,38 +89,5 @@ void row_free(struct row **r);
  */
 int32_t *row_pooled_at(const struct row *r, uint32_t *n);
 uint32_t row_pooled(const struct row *r); /* tokens that it pools, for ALL and MEAN all */
-
-/* Rows that run together. Owned by planner, group or broker, one at a time. */
-struct batch {
-    int64_t number; /* in the database, 0 before it is recorded */
-    uint32_t n_rows, n_positions, n_values;
-    uint32_t n_tokens;   /* that are computed: shared ones once */
-    uint32_t n_pooled;   /* tokens that its rows pool, each row's own count */
-    uint32_t min_shared; /* rows that have fewer first tokens in common share none; 0: none do */
-    uint32_t leader;     /* index of the last row that is there whole */
-    struct row **rows;   /* [n_rows], owned */
-    int known;           /* of rows whose results were found: no group computes it */
-    int suspect;         /* was running when a group died: runs alone, to find the row to blame */
-    int64_t started_wall_ms, ms;
-    int lost_signal, lost_exit; /* how the group ended, when it was lost */
-    float *values; /* [n_values] results, rows packed; owned, NULL until there are any */
-    struct batch *next;
-};
-
-/* How a row would join a batch (share.c). */
-struct joining {
-    uint32_t n_shared; /* with the leader; 0: it is there whole */
-    int detaches;      /* the row before it no longer shares with its leader, but leads this one */
-    uint32_t n_tokens; /* of the batch then */
-};
-struct joining batch_try(const struct batch *b, const struct row *r);
-
-struct batch *batch_new(uint32_t max_rows, uint32_t min_shared);
-/* Takes the row, adds up the counts; the row shares what batch_try says. */
-void batch_add(struct batch *b, struct row **r);
-/* The same, but the row goes on sharing what it shared in the batch that it comes from, as do those
- * that come from there after it. The first row of a batch shares nothing. */
-void batch_move(struct batch *b, struct row **r);
-void batch_free(struct batch **b); /* rows too */
 
 #endif

@@ -46,7 +46,7 @@
  * Reader: the sequence, with acquire order; copy the descriptor once; compare the token; check the
  * counts of the copy; copy rows, ids and positions; check these copies: the sums of the rows'
  * counts must be the descriptor's counts, every position must lie in its row, and what a row shares
- * in its leader.
+ * in its owner.
  *
  * The segments are memory without a name (memfd_create), sealed: nobody can change their size, so no
  * access can fail, and but for the broker's own mapping nobody can write to the input, so no stray
@@ -560,18 +560,18 @@ static int positions_fit(const struct stage_row *row)
     return row->n_positions <= (row->pool_type == POOL_LAST);
 }
 
-/* What a row leaves out must be there: at the beginning of its leader, as for the leader's other
+/* What a row leaves out must be there: at the beginning of its owner, as for the owner's other
  * rows. before: the row before it, NULL for the first. */
 static int check_shared(const struct stage_row *row, const struct stage_row *before,
-    const struct stage_row *leader, struct err *e)
+    const struct stage_row *owner, struct err *e)
 {
     if (row->n_shared == 0)
         return 0;
-    if (!leader || row->n_shared > leader->n_tokens)
-        return off(e, "shared tokens, at most", leader ? leader->n_tokens : 0, row->n_shared);
+    if (!owner || row->n_shared > owner->n_tokens)
+        return off(e, "shared tokens, at most", owner ? owner->n_tokens : 0, row->n_shared);
     if (row->n_shared >= row->n_tokens)
         return off(e, "shared tokens of a row, at most", row->n_tokens - 1, row->n_shared);
-    if (before != leader && row->n_shared != before->n_shared)
+    if (before != owner && row->n_shared != before->n_shared)
         return off(e, "shared tokens, as of the row before", before->n_shared, row->n_shared);
     return 0;
 }
@@ -593,17 +593,17 @@ static int check_row(const struct stage_row *row, struct err *e)
 static int check_rows(struct stage_view *v, const struct input_descriptor *d, struct err *e)
 {
     uint64_t tokens = 0, positions = 0, values = 0;
-    const struct stage_row *leader = NULL;
+    const struct stage_row *owner = NULL;
     v->cu_seqlens[0] = 0;
     for (uint32_t i = 0; i < d->n_rows; i++) {
         const struct stage_row *row = &v->rows[i];
         int rc = check_row(row, e);
         if (rc == 0)
-            rc = check_shared(row, i > 0 ? row - 1 : NULL, leader, e);
+            rc = check_shared(row, i > 0 ? row - 1 : NULL, owner, e);
         if (rc != 0)
             return rc;
         if (row->n_shared == 0)
-            leader = row;
+            owner = row;
         tokens += row->n_tokens - row->n_shared;
         values += row->n_values;
         for (uint32_t k = 0; k < row->n_positions; k++, positions++) {

@@ -40,8 +40,8 @@ struct stage_config {
 /* One row of a batch, in row order; its tokens, positions and values follow those of the row
  * before.
  *
- * Rows that begin alike may share: the first of them, the leader, is there whole (n_shared 0), and
- * each row after it leaves out its first n_shared tokens, which are the leader's first n_shared. */
+ * Rows that begin alike may share: the first of them, the owner, is there whole (n_shared 0), and
+ * each row after it leaves out its first n_shared tokens, which are the owner's first n_shared. */
 struct stage_row {
     uint32_t n_tokens;   /* the whole row's */
     uint32_t pool_type;  /* enum pool_type, never POOL_DEFAULT */
@@ -50,8 +50,8 @@ struct stage_row {
     uint32_t n_positions; /* explicit ones: of POOL_POSITIONS at least 1; of POOL_LAST 0, or 1 where
                              "last" is not the row's end (hf_pad_rule); else 0 */
     uint32_t n_values;    /* floats expected in the result */
-    uint32_t n_shared;    /* below n_tokens, at most the leader's n_tokens, the same for all rows of
-                             one leader: the nearest row before that has 0 here */
+    uint32_t n_shared;    /* below n_tokens, at most the owner's n_tokens, the same for all rows of
+                             one owner: the nearest row before that has 0 here */
 };
 
 /* A batch as the broker hands it in: borrowed arrays, ids[i] (the whole row's) and positions[i] per

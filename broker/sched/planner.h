@@ -6,7 +6,7 @@
  * batch is filled up to a token budget without padding; a row longer than the budget is a batch of
  * its own.
  *
- * Rows of a batch that begin alike are computed from there on (share.c), and what counts, for the
+ * Rows of a batch that begin alike are computed from there on (batch.c), and what counts, for the
  * budget and for the job, are the tokens that are computed. After a row come those that share with
  * it, before another job has its turn. They may go beyond the budget, within the slot, up to
  * PLANNER_SHARED_TIMES the tokens that they share: the fewer times those are computed the better, but
@@ -28,7 +28,7 @@
 #ifndef ASSAY_PLANNER_H
 #define ASSAY_PLANNER_H
 
-#include "broker/row.h"
+#include "broker/batch.h"
 #include "broker/store/store.h"
 #include "broker/sched/dedupe.h"
 

@@ -20,7 +20,7 @@
 
 #include <stdint.h>
 
-#include "broker/row.h"
+#include "broker/batch.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 

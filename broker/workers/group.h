@@ -15,7 +15,7 @@
 
 #include <zmq.h>
 
-#include "broker/row.h"
+#include "broker/batch.h"
 #include "schema/err.h"
 #include "shm/stage.h"
 

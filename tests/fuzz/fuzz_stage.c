@@ -90,14 +90,14 @@ static struct rig *rig(void)
 static void check_batch(const struct stage_batch *b, const struct stage_config *c)
 {
     uint64_t tokens = 0, positions = 0, values = 0;
-    const struct stage_row *leader = NULL;
+    const struct stage_row *owner = NULL;
     assert(b->n_rows >= 1 && b->n_rows <= c->max_rows && b->n_tokens <= c->max_tokens);
     assert(b->n_positions <= c->max_positions && b->n_values <= c->max_values);
     for (uint32_t r = 0; r < b->n_rows; r++) {
         const struct stage_row *row = &b->rows[r];
         assert(row->n_tokens > row->n_shared && b->cu_seqlens[r] == tokens);
-        leader = row->n_shared == 0 ? row : leader;
-        assert(leader && row->n_shared <= leader->n_tokens);
+        owner = row->n_shared == 0 ? row : owner;
+        assert(owner && row->n_shared <= owner->n_tokens);
         assert(row->pool_type >= POOL_LAST && row->pool_type <= POOL_POSITIONS);
         assert(row->activation >= ACTIVATION_NONE && row->activation <= ACTIVATION_CLASS1);
         for (uint32_t k = 0; k < row->n_positions; k++, positions++)

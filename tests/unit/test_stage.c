@@ -300,7 +300,7 @@ static void test_last_with_a_position(void **unused)
     close_pair(&p);
 }
 
-/* Rows that leave out what their leader has: their own ids alone are in the slot, the tokens that are
+/* Rows that leave out what their owner has: their own ids alone are in the slot, the tokens that are
  * there are counted, and what is said of the shared ones is checked. */
 static void test_shared_tokens(void **unused)
 {

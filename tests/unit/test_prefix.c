@@ -1,4 +1,4 @@
-/* test_share.c - which rows of a batch share their first tokens, and how the planner makes batches of
+/* test_prefix.c - which rows of a batch share their first tokens, and how the planner makes batches of
  * such rows. */
 #include "tests/unit/store_fixture.h"
 
@@ -38,21 +38,21 @@ static struct row *make_row(const struct stretch *parts, int n_parts)
 /* What stage.h says of rows that share, and that the counts are right. */
 static void check_batch(const struct batch *b)
 {
-    uint32_t tokens = 0, leader = 0;
+    uint32_t tokens = 0, owner = 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const struct row *r = b->rows[i], *before = i ? b->rows[i - 1] : NULL;
         tokens += r->n_tokens - r->n_shared;
         if (r->n_shared == 0) {
-            leader = i;
+            owner = i;
             continue;
         }
         assert_true(i > 0 && r->n_shared < r->n_tokens && r->n_shared >= b->min_shared);
-        assert_true(i == leader + 1 || before->n_shared == r->n_shared);
-        assert_true(r->n_shared <= b->rows[leader]->n_tokens);
-        assert_memory_equal(r->ids, b->rows[leader]->ids, r->n_shared * sizeof *r->ids);
+        assert_true(i == owner + 1 || before->n_shared == r->n_shared);
+        assert_true(r->n_shared <= b->rows[owner]->n_tokens);
+        assert_memory_equal(r->ids, b->rows[owner]->ids, r->n_shared * sizeof *r->ids);
     }
     assert_int_equal(b->n_tokens, tokens);
-    assert_int_equal(b->leader, leader);
+    assert_int_equal(b->prefix_owner, owner);
 }
 
 static void add(struct batch *b, const struct stretch *parts, int n_parts)
@@ -105,7 +105,7 @@ static void edges_of_sharing(void **unused)
     add_two(b, 4, 1, 12, 1);
     add(b, (struct stretch[]){{4, 1}}, 1);
     add(b, (struct stretch[]){{5, MIN}}, 1);
-    add(b, (struct stretch[]){{5, MIN + 1}}, 1); /* all of the leader */
+    add(b, (struct stretch[]){{5, MIN + 1}}, 1); /* all of the owner */
     expect_shared(&b, (uint32_t[]){0, 0, 0, MIN, 0, 60, 0, 0, 0, MIN}, 10);
 }
 
