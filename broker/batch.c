@@ -17,7 +17,7 @@
 #include "schema/log.h"
 
 /* First tokens that two rows have in common, up to `most`. */
-static uint32_t common(const struct row *a, const struct row *b, uint32_t most)
+static uint32_t common(const struct sequence *a, const struct sequence *b, uint32_t most)
 {
     uint32_t n = 0;
     while (n < most && a->ids[n] == b->ids[n])
@@ -32,20 +32,20 @@ static uint32_t least(uint32_t a, uint32_t b)
 
 /* What r could share with this owner: all of it, but at least one token must be r's own. */
 static uint32_t shareable(
-    const struct batch *b, const struct row *owner, const struct row *r, uint32_t most)
+    const struct batch *b, const struct sequence *owner, const struct sequence *r, uint32_t most)
 {
     most = least(most, least(owner->n_tokens, r->n_tokens - 1));
     uint32_t n = most < b->min_shared ? 0 : common(owner, r, most);
     return n < b->min_shared ? 0 : n;
 }
 
-struct joining batch_try(const struct batch *b, const struct row *r)
+struct joining batch_try(const struct batch *b, const struct sequence *r)
 {
     uint64_t least_tokens = (uint64_t)b->n_tokens + r->n_tokens, tokens;
     struct joining best = {0, 0, (uint32_t)least_tokens};
     if (b->min_shared == 0 || b->n_rows == 0)
         return best;
-    const struct row *owner = b->rows[b->prefix_owner], *last = b->rows[b->n_rows - 1];
+    const struct sequence *owner = b->rows[b->prefix_owner], *last = b->rows[b->n_rows - 1];
     uint32_t followers = b->n_rows - 1 - b->prefix_owner,
              now = followers ? last->n_shared : UINT32_MAX;
     uint32_t n = shareable(b, owner, r, now);
@@ -65,25 +65,25 @@ struct batch *batch_new(uint32_t max_rows, uint32_t min_shared)
 {
     struct batch *b = xcalloc(1, sizeof *b);
     b->min_shared = min_shared;
-    b->rows = xcalloc(max_rows, sizeof(struct row *));
+    b->rows = xcalloc(max_rows, sizeof(struct sequence *));
     return b;
 }
 
-void batch_move(struct batch *b, struct row **r)
+void batch_move(struct batch *b, struct sequence **r)
 {
     if (b->n_rows == 0)
         (*r)->n_shared = 0;
     if ((*r)->n_shared == 0)
         b->prefix_owner = b->n_rows;
     b->n_tokens += (*r)->n_tokens - (*r)->n_shared;
-    b->n_pooled += row_pooled(*r);
+    b->n_pooled += sequence_pooled(*r);
     b->n_positions += (*r)->n_positions;
     b->n_values += (*r)->n_values;
     b->rows[b->n_rows++] = *r;
     *r = NULL;
 }
 
-void batch_add(struct batch *b, struct row **r)
+void batch_add(struct batch *b, struct sequence **r)
 {
     struct joining j = batch_try(b, *r);
     if (j.detaches) {
@@ -103,7 +103,7 @@ void batch_free(struct batch **out)
     if (!b)
         return;
     for (uint32_t i = 0; i < b->n_rows; i++)
-        row_free(&b->rows[i]);
+        sequence_free(&b->rows[i]);
     free(b->rows);
     free(b->values);
     free(b);

@@ -42,7 +42,7 @@ static int is_finite(float v)
 
 /* The row's result: its values, or the error that they are. */
 static struct store_result judge(
-    const struct row *r, const float *values, char *message, size_t size)
+    const struct sequence *r, const float *values, char *message, size_t size)
 {
     for (uint32_t k = 0; k < r->n_values; k++)
         if (!is_finite(values[k])) {
@@ -55,12 +55,12 @@ static struct store_result judge(
 
 /* A sequence's result into its row's. Doing it again changes nothing. 1 when the row has all: then
  * *whole is its result. */
-static int join_line(
-    const struct row *r, const struct store_result *result, struct store_result *whole)
+static int join_sequence(
+    const struct sequence *r, const struct store_result *result, struct store_result *whole)
 {
-    struct line *l = r->line;
+    struct row *l = r->of;
     uint32_t n_pooled = 0;
-    int32_t *pooled = row_pooled_at(r, &n_pooled);
+    int32_t *pooled = sequence_pooled_at(r, &n_pooled);
     if (!result->values && !l->error_code) {
         l->error_code = result->error_code;
         snprintf(l->error_message, sizeof l->error_message, "%.*s",
@@ -86,11 +86,11 @@ static int join_line(
 }
 
 static int keep(
-    struct broker *b, const struct row *r, const struct store_result *result, struct err *e)
+    struct broker *b, const struct sequence *r, const struct store_result *result, struct err *e)
 {
     struct store_result whole = *result;
     b->counters.tokens += result->origin == ROW_COMPUTED ? r->n_tokens : 0;
-    if (r->line && !join_line(r, result, &whole))
+    if (r->of && !join_sequence(r, result, &whole))
         return 0;
     int rc = store_finish_row(b->store, r, &whole, e);
     if (rc == 1) {
@@ -106,39 +106,40 @@ static int keep(
 
 /* A row's answer, for it and for its duplicates. */
 static int keep_answer(
-    struct broker *b, struct row *r, const struct store_result *result, struct err *e)
+    struct broker *b, struct sequence *r, const struct store_result *result, struct err *e)
 {
     struct store_result copy = *result;
     int rc = keep(b, r, result, e);
     copy.origin = ROW_COPIED;
-    for (const struct row *duplicate = r->duplicates; rc == 0 && duplicate;
+    for (const struct sequence *duplicate = r->duplicates; rc == 0 && duplicate;
          duplicate = duplicate->next)
         rc = keep(b, duplicate, &copy, e);
     r->answer = result->values ? ROW_VALUES : ROW_ERROR;
     return rc;
 }
 
-static int keep_row(struct broker *b, struct row *r, const float *values, struct err *e)
+static int keep_row(struct broker *b, struct sequence *r, const float *values, struct err *e)
 {
     char message[128];
     struct store_result result = judge(r, values, message, sizeof message);
-    if (r->known_error)
+    if (r->found_error)
         result =
-            (struct store_result){.error_code = r->known_error, .error_message = r->known_message};
+            (struct store_result){.error_code = r->found_error, .error_message = r->found_message};
     result.origin = (enum row_origin)r->origin;
     return keep_answer(b, r, &result, e);
 }
 
 struct computed {
-    struct row *row;
+    struct sequence *row;
     const float *values;
 };
 
 static int compare_rows(const void *a, const void *b)
 {
-    const struct row *x = ((const struct computed *)a)->row, *y = ((const struct computed *)b)->row;
-    if (x->row != y->row)
-        return x->row < y->row ? -1 : 1;
+    const struct sequence *x = ((const struct computed *)a)->row,
+                          *y = ((const struct computed *)b)->row;
+    if (x->row_id != y->row_id)
+        return x->row_id < y->row_id ? -1 : 1;
     return x->part < y->part ? -1 : x->part > y->part;
 }
 
@@ -178,7 +179,7 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
 {
     char how[64], message[192];
     struct store_result result = {.error_code = ASSAY_EKILLED, .error_message = message};
-    struct row *r = batch->rows[0];
+    struct sequence *r = batch->rows[0];
     if (batch->lost_signal)
         snprintf(how, sizeof how, "signal %d", batch->lost_signal);
     else if (batch->lost_exit >= 0)
@@ -187,8 +188,8 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
         snprintf(how, sizeof how, "it hung or failed");
     snprintf(message, sizeof message, "the row alone ended a worker group %u times; %s, batch %lld",
         r->attempts + 1, how, (long long)batch->number);
-    log_warn("event=row_set_aside job=%lld i=%u reason=\"%s\"", (long long)row_job(r->row),
-        row_index(r->row), message);
+    log_warn("event=row_set_aside job=%lld i=%u reason=\"%s\"", (long long)row_job(r->row_id),
+        row_index(r->row_id), message);
     return keep_answer(b, r, &result, e);
 }
 
@@ -196,7 +197,7 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
  * synced; the database, for who wants to see, has the count that will be. */
 static int keep_blame(struct broker *b, const struct batch *batch, struct err *e)
 {
-    struct row copy = *batch->rows[0];
+    struct sequence copy = *batch->rows[0];
     copy.attempts++;
     int rc = store_set_attempts(b->store, &copy, e);
     if (rc == 0 && copy.attempts >= PLANNER_ATTEMPTS)
@@ -237,7 +238,7 @@ static void tell_jobs(struct broker *b, const struct batch *batch)
 {
     int64_t last = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
-        int64_t job = row_job(batch->rows[i]->row);
+        int64_t job = row_job(batch->rows[i]->row_id);
         if (job == last)
             continue;
         waiters_job_changed(b, job);

@@ -5,9 +5,9 @@
 
 #include "schema/log.h"
 
-struct row *row_new(uint32_t n_tokens, uint32_t n_positions)
+struct sequence *sequence_new(uint32_t n_tokens, uint32_t n_positions)
 {
-    struct row *r = xcalloc(1, sizeof *r + ((size_t)n_tokens + n_positions) * sizeof(int32_t));
+    struct sequence *r = xcalloc(1, sizeof *r + ((size_t)n_tokens + n_positions) * sizeof(int32_t));
     r->n_tokens = n_tokens;
     r->n_positions = n_positions;
     r->ids = (int32_t *)(r + 1);
@@ -15,9 +15,9 @@ struct row *row_new(uint32_t n_tokens, uint32_t n_positions)
     return r;
 }
 
-struct line *line_new(uint32_t n_parts, uint32_t n_tokens)
+struct row *row_new(uint32_t n_parts, uint32_t n_tokens)
 {
-    struct line *l = xcalloc(1, sizeof *l);
+    struct row *l = xcalloc(1, sizeof *l);
     l->n_parts = n_parts;
     l->n_tokens = n_tokens;
     l->values = xcalloc(n_parts, sizeof *l->values);
@@ -27,7 +27,7 @@ struct line *line_new(uint32_t n_parts, uint32_t n_tokens)
     return l;
 }
 
-void line_unref(struct line *l)
+void row_unref(struct row *l)
 {
     if (!l || --l->refs > 0)
         return;
@@ -37,22 +37,23 @@ void line_unref(struct line *l)
     free(l);
 }
 
-void row_free(struct row **r)
+void sequence_free(struct sequence **r)
 {
-    for (struct row *duplicate = *r ? (*r)->duplicates : NULL, *next; duplicate; duplicate = next) {
+    for (struct sequence *duplicate = *r ? (*r)->duplicates : NULL, *next; duplicate;
+         duplicate = next) {
         next = duplicate->next;
-        row_free(&duplicate);
+        sequence_free(&duplicate);
     }
     if (*r) {
-        line_unref((*r)->line);
-        free((*r)->known);
-        free((*r)->known_message);
+        row_unref((*r)->of);
+        free((*r)->found_values);
+        free((*r)->found_message);
     }
     free(*r);
     *r = NULL;
 }
 
-uint32_t row_pooled(const struct row *r)
+uint32_t sequence_pooled(const struct sequence *r)
 {
     uint32_t steps = 0;
     switch (r->pool_type) {
@@ -70,7 +71,7 @@ uint32_t row_pooled(const struct row *r)
     }
 }
 
-int32_t *row_pooled_at(const struct row *r, uint32_t *n)
+int32_t *sequence_pooled_at(const struct sequence *r, uint32_t *n)
 {
     int32_t *pairs = xcalloc((size_t)r->n_tokens + r->n_positions + 1, 2 * sizeof *pairs);
     *n = 0;

@@ -9,14 +9,14 @@
 #include "schema/pooling.h"
 
 /* Row number in the database: job in the upper 32 bits, index in the job in the lower. */
-static inline int64_t row_number(int64_t job, uint32_t i)
+static inline int64_t row_id_of(int64_t job, uint32_t i)
 {
     return job << 32 | i;
 }
 /* The highest that a row of the job may have. */
 static inline int64_t row_last(int64_t job)
 {
-    return row_number(job, UINT32_MAX);
+    return row_id_of(job, UINT32_MAX);
 }
 static inline int64_t row_job(int64_t row)
 {
@@ -34,9 +34,9 @@ enum row_origin { ROW_COMPUTED, ROW_COPIED, ROW_CACHED };
 enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
 
 /* A row of several sequences (responses to a prompt, the two of a pair) while they are on their way:
- * each runs as a struct row of its own, in whatever batch, and the row is finished when all are.
+ * each runs as a struct sequence of its own, in whatever batch, and the row is finished when all are.
  * Shared by them, freed with the last. */
-struct line {
+struct row {
     uint32_t n_parts, n_tokens, n_done, n_back, refs;
     int is_in_flight;  /* by the planner, since the first of them was given out */
     float *values;     /* [n_parts] one each */
@@ -48,15 +48,15 @@ struct line {
     char error_message[200];
 };
 
-struct line *line_new(uint32_t n_parts, uint32_t n_tokens);
-void line_unref(struct line *l); /* NULL-safe */
+struct row *row_new(uint32_t n_parts, uint32_t n_tokens);
+void row_unref(struct row *l); /* NULL-safe */
 
 #define ROW_KEY_BYTES 16
 
 /* One leased row, in one allocation: ids and positions follow the struct. Positions lie inside the
  * row: admission saw to it. */
-struct row {
-    int64_t row;
+struct sequence {
+    int64_t row_id;
     uint32_t n_tokens, n_positions;
     int pool_type, activation; /* resolved: never DEFAULT */
     int32_t step_token;
@@ -65,29 +65,29 @@ struct row {
     uint32_t attempts; /* groups that it killed alone */
     int32_t *ids;
     int32_t *positions;
-    struct line *line; /* the row that this is a sequence of; NULL: the whole row */
-    uint32_t part;     /* which one */
-    struct row *next;  /* for lists of whoever owns it */
+    struct row *of;        /* the row that this is a sequence of; NULL: the whole row */
+    uint32_t part;         /* which one */
+    struct sequence *next; /* for lists of whoever owns it */
 
     /* Rows that are the same (dedupe.h). */
-    uint64_t hash, hash_seed;   /* of its content; 0, 0: none yet */
-    uint8_t key[ROW_KEY_BYTES]; /* in the score cache, when has_key */
-    int has_key, not_cached;    /* not_cached: the score cache was asked in vain */
-    int fresh;                  /* of a job that takes nothing from the score cache */
-    int is_primary;             /* it is being computed, and its duplicates wait for it */
-    int answer;                 /* enum row_answer */
-    int origin;                 /* enum row_origin */
-    float *known;               /* [n_values] its result, when that was found; owned */
-    int known_error;            /* or the error that was found, an ASSAY_ code; else 0 */
-    char *known_message;        /* with known_error; owned */
-    struct row *duplicates;     /* the same rows, which wait for this one; owned */
+    uint64_t hash, hash_seed;    /* of its content; 0, 0: none yet */
+    uint8_t key[ROW_KEY_BYTES];  /* in the score cache, when has_key */
+    int has_key, not_cached;     /* not_cached: the score cache was asked in vain */
+    int fresh;                   /* of a job that takes nothing from the score cache */
+    int is_primary;              /* it is being computed, and its duplicates wait for it */
+    int answer;                  /* enum row_answer */
+    int origin;                  /* enum row_origin */
+    float *found_values;         /* [n_values] its result, when that was found; owned */
+    int found_error;             /* or the error that was found, an ASSAY_ code; else 0 */
+    char *found_message;         /* with known_error; owned */
+    struct sequence *duplicates; /* the same rows, which wait for this one; owned */
 };
 
-struct row *row_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
-void row_free(struct row **r);
+struct sequence *sequence_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
+void sequence_free(struct sequence **r);
 /* Position and id of each pooled token, as int32 pairs; none for ALL and MEAN. The caller frees it.
  */
-int32_t *row_pooled_at(const struct row *r, uint32_t *n);
-uint32_t row_pooled(const struct row *r); /* tokens that it pools, for ALL and MEAN all */
+int32_t *sequence_pooled_at(const struct sequence *r, uint32_t *n);
+uint32_t sequence_pooled(const struct sequence *r); /* tokens that it pools, for ALL and MEAN all */
 
 #endif

@@ -39,17 +39,17 @@
 struct dedupe {
     struct dedupe_options options;
     uint8_t model[MODEL_BYTES];
-    struct row **primaries; /* open addressing, NULL is free, removal by moving back */
+    struct sequence **primaries; /* open addressing, NULL is free, removal by moving back */
     size_t n_primaries, room;
     struct dedupe_index **tables; /* by job, ascending; [max_tables] of room */
     uint32_t n_tables, idle_at;
     size_t
         small_bytes; /* of the small ones, when they were last counted, and of those that came since */
     struct dedupe_index *current; /* the one that was last used; NULL: none */
-    struct row *read;             /* the row that was last looked into: its sequences, a list */
+    struct sequence *read;        /* the row that was last looked into: its sequences, a list */
     int64_t read_row;
     uint64_t seed; /* of new tables */
-    dedupe_line_finder *find_line;
+    dedupe_row_finder *find_row;
     void *line_arg;
     long long scan_end_ms; /* of this turn; 0: none has begun */
     int later;
@@ -140,8 +140,9 @@ static void open_table(struct dedupe *t, int64_t job, const char *dir)
     t->n_tables++;
     t->small_bytes += dedupe_index_small_bytes(t->tables[at]);
     for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
-        if (t->primaries[i] && row_job(t->primaries[i]->row) == job)
-            dedupe_index_add(t->tables[at], t->primaries[i]->hash, row_index(t->primaries[i]->row));
+        if (t->primaries[i] && row_job(t->primaries[i]->row_id) == job)
+            dedupe_index_add(
+                t->tables[at], t->primaries[i]->hash, row_index(t->primaries[i]->row_id));
 }
 
 static void close_lying(struct dedupe *t, int64_t job)
@@ -189,7 +190,7 @@ int dedupe_idle(struct dedupe *t, struct err *e)
 
 /* ---- content ---- */
 
-static void make_key(const struct dedupe *t, struct row *r)
+static void make_key(const struct dedupe *t, struct sequence *r)
 {
     struct {
         uint8_t model[MODEL_BYTES];
@@ -211,7 +212,7 @@ static void make_key(const struct dedupe *t, struct row *r)
     r->has_key = 1;
 }
 
-static void hash_row(const struct dedupe_index *table, struct row *r)
+static void hash_row(const struct dedupe_index *table, struct sequence *r)
 {
     int32_t numbers[] = {(int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values,
         r->pool_type, r->activation, r->pool_type == POOL_STEP ? r->step_token : -1};
@@ -223,7 +224,7 @@ static void hash_row(const struct dedupe_index *table, struct row *r)
     r->hash_seed = dedupe_index_seed(table);
 }
 
-static int is_same(const struct row *a, const struct row *b)
+static int is_same(const struct sequence *a, const struct sequence *b)
 {
     return a->n_tokens == b->n_tokens && a->n_positions == b->n_positions &&
            a->n_values == b->n_values && a->pool_type == b->pool_type &&
@@ -235,14 +236,14 @@ static int is_same(const struct row *a, const struct row *b)
 
 /* ---- rows under way ---- */
 
-static int is_primary_of(const struct row *primary, const struct row *r)
+static int is_primary_of(const struct sequence *primary, const struct sequence *r)
 {
-    return primary->hash == r->hash && row_job(primary->row) == row_job(r->row) &&
+    return primary->hash == r->hash && row_job(primary->row_id) == row_job(r->row_id) &&
            is_same(primary, r);
 }
 
 /* Where the row's primary is, or would be. */
-static size_t primary_slot(const struct dedupe *t, const struct row *r)
+static size_t primary_slot(const struct dedupe *t, const struct sequence *r)
 {
     size_t at = r->hash & (t->room - 1);
     while (t->primaries[at] && !is_primary_of(t->primaries[at], r))
@@ -252,27 +253,27 @@ static size_t primary_slot(const struct dedupe *t, const struct row *r)
 
 static void grow(struct dedupe *t)
 {
-    struct row **old = t->primaries;
+    struct sequence **old = t->primaries;
     size_t n = t->room;
     t->room *= 2;
-    t->primaries = xcalloc(t->room, sizeof(struct row *));
+    t->primaries = xcalloc(t->room, sizeof(struct sequence *));
     for (size_t i = 0; i < n; i++)
         if (old[i])
             t->primaries[primary_slot(t, old[i])] = old[i];
     free(old);
 }
 
-void dedupe_add_queued(struct dedupe *t, struct row *r)
+void dedupe_add_queued(struct dedupe *t, struct sequence *r)
 {
-    struct dedupe_index *table = table_of(t, row_job(r->row));
+    struct dedupe_index *table = table_of(t, row_job(r->row_id));
     if (!table)
         return;
     if (r->hash_seed != dedupe_index_seed(table))
         hash_row(table, r);
-    dedupe_index_add(table, r->hash, row_index(r->row));
+    dedupe_index_add(table, r->hash, row_index(r->row_id));
 }
 
-void dedupe_add_primary(struct dedupe *t, struct row *r)
+void dedupe_add_primary(struct dedupe *t, struct sequence *r)
 {
     if (2 * (t->n_primaries + 1) > t->room)
         grow(t);
@@ -282,14 +283,14 @@ void dedupe_add_primary(struct dedupe *t, struct row *r)
     dedupe_add_queued(t, r);
 }
 
-static void stop_leading(struct dedupe *t, struct row *r)
+static void stop_leading(struct dedupe *t, struct sequence *r)
 {
     size_t hole = primary_slot(t, r);
     t->primaries[hole] = NULL;
     t->n_primaries--;
     r->is_primary = 0;
     for (size_t at = (hole + 1) & (t->room - 1); t->primaries[at]; at = (at + 1) & (t->room - 1)) {
-        struct row *moved = t->primaries[at];
+        struct sequence *moved = t->primaries[at];
         t->primaries[at] = NULL;
         t->primaries[primary_slot(t, moved)] = moved;
     }
@@ -299,15 +300,15 @@ static void stop_leading(struct dedupe *t, struct row *r)
 
 static void forget_read(struct dedupe *t)
 {
-    for (struct row *r = t->read, *next; r; r = next) {
+    for (struct sequence *r = t->read, *next; r; r = next) {
         next = r->next;
-        row_free(&r);
+        sequence_free(&r);
     }
     t->read = NULL;
     t->read_row = 0;
 }
 
-static void keep_read(void *arg, struct row *r)
+static void keep_read(void *arg, struct sequence *r)
 {
     struct dedupe *t = arg;
     r->next = t->read;
@@ -326,58 +327,59 @@ static int read_row(struct dedupe *t, int64_t row, struct err *e)
 }
 
 /* For a result of this origin. */
-static void make_room(struct row *r, enum row_origin origin)
+static void make_room(struct sequence *r, enum row_origin origin)
 {
-    free(r->known);
-    r->known = xcalloc(r->n_values + 1, sizeof *r->known);
+    free(r->found_values);
+    r->found_values = xcalloc(r->n_values + 1, sizeof *r->found_values);
     r->origin = origin;
-    free(r->known_message);
-    r->known_message = NULL;
-    r->known_error = 0;
+    free(r->found_message);
+    r->found_message = NULL;
+    r->found_error = 0;
 }
 
 /* Errors that are the same content's too. */
-static int take_error(struct row *r, const struct store_answer *answer)
+static int take_error(struct sequence *r, const struct store_answer *answer)
 {
     static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
         if (strcmp(answer->error_code, err_name(codes[i])) == 0) {
-            r->known_error = codes[i];
-            r->known_message = strdup(answer->error_message);
+            r->found_error = codes[i];
+            r->found_message = strdup(answer->error_message);
             return 1;
         }
     return 0;
 }
 
 /* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
-static int take_answer(struct dedupe *t, const struct row *same, struct row *r, struct err *e)
+static int take_answer(
+    struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
 {
-    const struct line *line =
-        same->line && t->find_line ? t->find_line(t->line_arg, same->row) : NULL;
+    const struct row *line =
+        same->of && t->find_row ? t->find_row(t->line_arg, same->row_id) : NULL;
     if (line && line->done[same->part] && line->error_code == 0) {
         make_room(r, ROW_COPIED);
-        r->known[0] = line->values[same->part];
+        r->found_values[0] = line->values[same->part];
         return 1;
     }
     make_room(r, ROW_COPIED);
-    struct store_answer answer = {.from = same->part, .n = r->n_values, .values = r->known};
-    int rc = store_read_answer(t->options.store, same->row, &answer, e);
+    struct store_answer answer = {.from = same->part, .n = r->n_values, .values = r->found_values};
+    int rc = store_read_answer(t->options.store, same->row_id, &answer, e);
     if (rc != 1)
         return rc;
     if (answer.error_code[0])
-        return same->line ? 0 : take_error(r, &answer);
-    if (answer.n_values != (same->line ? same->line->n_parts : same->n_values))
+        return same->of ? 0 : take_error(r, &answer);
+    if (answer.n_values != (same->of ? same->of->n_parts : same->n_values))
         return 0;
     /* SQLite keeps -0.0 as 0, which in a list would be seen. */
-    return !r->line || same->line || r->known[0] != 0;
+    return !r->of || same->of || r->found_values[0] != 0;
 }
 
 /* The row that the table names for r has been read: 1 when it is the same and has an answer. */
-static int take_from_read(struct dedupe *t, int64_t row, struct row *r, struct err *e)
+static int take_from_read(struct dedupe *t, int64_t row, struct sequence *r, struct err *e)
 {
     int rc = 0, is_so = 0;
-    for (struct row *same = t->read; rc == 0 && same; same = same->next) {
-        if (is_same(same, r) && (row != r->row || same->part != r->part))
+    for (struct sequence *same = t->read; rc == 0 && same; same = same->next) {
+        if (is_same(same, r) && (row != r->row_id || same->part != r->part))
             rc = take_answer(t, same, r, e);
         else if (!is_so)
             hash_row(t->current, same);
@@ -389,13 +391,13 @@ static int take_from_read(struct dedupe *t, int64_t row, struct row *r, struct e
 }
 
 /* 1 known, 0 not, or negative. */
-static int find_answered(struct dedupe *t, struct row *r, struct err *e)
+static int find_answered(struct dedupe *t, struct sequence *r, struct err *e)
 {
     uint32_t found[DEDUPE_INDEX_SAME], n = dedupe_index_find(t->current, r->hash, found);
     int rc = 0;
     for (uint32_t k = 0; rc == 0 && k < n; k++) {
-        int64_t row = row_number(row_job(r->row), found[k]);
-        if (row == r->row && !r->line)
+        int64_t row = row_id_of(row_job(r->row_id), found[k]);
+        if (row == r->row_id && !r->of)
             continue;
         rc = read_row(t, row, e);
         if (rc == 0)
@@ -407,10 +409,10 @@ static int find_answered(struct dedupe *t, struct row *r, struct err *e)
 /* ---- rows that were answered before the table was made ---- */
 
 struct scan {
-    struct row *first, **end;
+    struct sequence *first, **end;
 };
 
-static void note_finished(void *arg, struct row *r)
+static void note_finished(void *arg, struct sequence *r)
 {
     struct scan *scan = arg;
     *scan->end = r;
@@ -418,12 +420,12 @@ static void note_finished(void *arg, struct row *r)
 }
 
 /* Of many that are the same the table has one. */
-static int add_finished(struct dedupe *t, struct row *r, struct err *e)
+static int add_finished(struct dedupe *t, struct sequence *r, struct err *e)
 {
     hash_row(t->current, r);
     int rc = find_answered(t, r, e);
     if (rc == 0)
-        dedupe_index_add(t->current, r->hash, row_index(r->row));
+        dedupe_index_add(t->current, r->hash, row_index(r->row_id));
     return rc < 0 ? rc : 0;
 }
 
@@ -431,15 +433,15 @@ static int add_finished(struct dedupe *t, struct row *r, struct err *e)
 static int scan_some(struct dedupe *t, struct err *e)
 {
     int64_t job = dedupe_index_job(t->current);
-    int64_t after = row_number(job, 0) + dedupe_index_scanned(t->current) - 1;
+    int64_t after = row_id_of(job, 0) + dedupe_index_scanned(t->current) - 1;
     struct scan scan = {.end = &scan.first};
     int rc = store_finished_rows(t->options.store, job, &after, SCAN_ROWS, note_finished, &scan, e);
     int more = rc == 1;
-    for (struct row *r = scan.first, *next; r; r = next) {
+    for (struct sequence *r = scan.first, *next; r; r = next) {
         next = r->next;
         if (rc >= 0)
             rc = add_finished(t, r, e);
-        row_free(&r);
+        sequence_free(&r);
     }
     if (rc < 0)
         return rc;
@@ -473,7 +475,7 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
     t->tables = xcalloc(t->options.max_tables, sizeof(struct dedupe_index *));
     randombytes_buf(&t->seed, sizeof t->seed);
     t->room = 1024;
-    t->primaries = xcalloc(t->room, sizeof(struct row *));
+    t->primaries = xcalloc(t->room, sizeof(struct sequence *));
     crypto_generichash_init(&h, NULL, 0, MODEL_BYTES);
     for (int i = 0; i < 3; i++)
         crypto_generichash_update(&h, (const uint8_t *)parts[i], strlen(parts[i]) + 1);
@@ -496,9 +498,9 @@ void dedupe_free(struct dedupe **t)
     *t = NULL;
 }
 
-void dedupe_use_lines(struct dedupe *t, dedupe_line_finder *find, void *arg)
+void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg)
 {
-    t->find_line = find;
+    t->find_row = find;
     t->line_arg = arg;
 }
 
@@ -509,32 +511,32 @@ static struct score_cache *cache_of(const struct dedupe *t)
     return t->options.cache ? *t->options.cache : NULL;
 }
 
-static int find_cached(struct dedupe *t, struct row *r)
+static int find_cached(struct dedupe *t, struct sequence *r)
 {
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
     if (!r->has_key)
         make_key(t, r);
     make_room(r, ROW_CACHED);
-    int found = score_cache_find(t->options.cache, r->key, r->known, r->n_values);
+    int found = score_cache_find(t->options.cache, r->key, r->found_values, r->n_values);
     r->not_cached = !found;
     if (found)
-        dedupe_index_add(t->current, r->hash, row_index(r->row));
+        dedupe_index_add(t->current, r->hash, row_index(r->row_id));
     return found;
 }
 
 /* Its result has to be computed. */
-static void know_nothing(struct row *r)
+static void know_nothing(struct sequence *r)
 {
-    free(r->known);
-    r->known = NULL;
-    r->known_error = 0;
+    free(r->found_values);
+    r->found_values = NULL;
+    r->found_error = 0;
     r->origin = ROW_COMPUTED;
 }
 
-void dedupe_prefetch(struct dedupe *t, struct row *r)
+void dedupe_prefetch(struct dedupe *t, struct sequence *r)
 {
-    const struct dedupe_index *table = table_of(t, row_job(r->row));
+    const struct dedupe_index *table = table_of(t, row_job(r->row_id));
     if (!table)
         return;
     if (r->hash_seed != dedupe_index_seed(table))
@@ -547,10 +549,10 @@ void dedupe_reset_budget(struct dedupe *t)
     t->scan_end_ms = 0;
 }
 
-int dedupe_find(struct dedupe *t, struct row *r, struct row **primary, struct err *e)
+int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary, struct err *e)
 {
     *primary = NULL;
-    int rc = choose_table(t, row_job(r->row));
+    int rc = choose_table(t, row_job(r->row_id));
     if (rc == 1)
         rc = fill_table(t, e);
     if (rc != 1) {
@@ -582,7 +584,7 @@ int dedupe_is_behind(struct dedupe *t)
     return later;
 }
 
-void dedupe_remove_primary(struct dedupe *t, struct row *r, const float *values)
+void dedupe_remove_primary(struct dedupe *t, struct sequence *r, const float *values)
 {
     int led = r->is_primary;
     if (led)

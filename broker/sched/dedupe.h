@@ -41,11 +41,11 @@ void dedupe_free(struct dedupe **t); /* NULL-safe; no row may lead any more, or 
 
 /* Who knows the row of several sequences that is not done yet, though some of them may be; NULL: it is not on
  * its way. */
-typedef struct line *dedupe_line_finder(void *arg, int64_t row);
-void dedupe_use_lines(struct dedupe *t, dedupe_line_finder *find, void *arg);
+typedef struct row *dedupe_row_finder(void *arg, int64_t row);
+void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg);
 
 /* This row will be asked for soon. */
-void dedupe_prefetch(struct dedupe *t, struct row *r);
+void dedupe_prefetch(struct dedupe *t, struct sequence *r);
 
 /* A turn of the planner begins: as many milliseconds again for reading rows of before. */
 void dedupe_reset_budget(struct dedupe *t);
@@ -54,18 +54,18 @@ void dedupe_reset_budget(struct dedupe *t);
  * the row may be put on its list. DEDUPE_KNOWN: r->origin is set, and r->known or r->known_error. DEDUPE_LATER: the
  * job's rows of before are still being read; ask again. Negative: the store failed. */
 enum dedupe_found { DEDUPE_NONE, DEDUPE_UNDER_WAY, DEDUPE_KNOWN, DEDUPE_LATER };
-int dedupe_find(struct dedupe *t, struct row *r, struct row **primary, struct err *e);
+int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary, struct err *e);
 int dedupe_is_behind(struct dedupe *t); /* 1 when it did since the last call of this */
 
 /* This row, for which dedupe_find said NONE, goes to be computed. */
-void dedupe_add_primary(struct dedupe *t, struct row *r);
+void dedupe_add_primary(struct dedupe *t, struct sequence *r);
 
 /* This one goes to be computed whatever is known, and none waits for it. */
-void dedupe_add_queued(struct dedupe *t, struct row *r);
+void dedupe_add_queued(struct dedupe *t, struct sequence *r);
 
 /* It has come back; with its values (committed), or with NULL. The rows that waited for it stay on its list, the
  * caller's. */
-void dedupe_remove_primary(struct dedupe *t, struct row *r, const float *values);
+void dedupe_remove_primary(struct dedupe *t, struct sequence *r, const float *values);
 
 /* All of a batch's results were given to dedupe_remove_primary: the score cache is brought up to date. */
 void dedupe_flush(struct dedupe *t);

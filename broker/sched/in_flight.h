@@ -8,8 +8,8 @@
 #include "broker/row.h"
 
 struct in_flight_row {
-    int64_t row;
-    struct line *line; /* borrowed; NULL: a row of one sequence */
+    int64_t row_id;
+    struct row *row; /* borrowed; NULL: a row of one sequence */
 };
 struct in_flight {
     struct in_flight_row *at; /* [room] */
@@ -18,10 +18,10 @@ struct in_flight {
 
 void in_flight_init(struct in_flight *s);
 void in_flight_release(struct in_flight *s);
-void in_flight_add(struct in_flight *s, int64_t row, struct line *line); /* not there yet */
-void in_flight_remove(struct in_flight *s, int64_t row);                 /* there, or not */
+void in_flight_add(struct in_flight *s, int64_t row, struct row *line); /* not there yet */
+void in_flight_remove(struct in_flight *s, int64_t row);                /* there, or not */
 int in_flight_have(const struct in_flight *s, int64_t row);
-struct line *in_flight_line(
+struct row *in_flight_find_row(
     const struct in_flight *s, int64_t row); /* NULL too when it is not there */
 
 #endif

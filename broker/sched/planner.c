@@ -55,10 +55,10 @@ static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
     return budget > most ? budget : most;
 }
 
-static int fits(const struct planner *p, const struct batch *b, const struct row *r)
+static int fits(const struct planner *p, const struct batch *b, const struct sequence *r)
 {
     if (b->n_rows == p->limits.max_rows ||
-        (uint64_t)b->n_pooled + row_pooled(r) > p->limits.slot_tokens ||
+        (uint64_t)b->n_pooled + sequence_pooled(r) > p->limits.slot_tokens ||
         (uint64_t)b->n_positions + r->n_positions > p->limits.max_positions ||
         (uint64_t)b->n_values + r->n_values > p->limits.max_values)
         return 0;
@@ -67,10 +67,10 @@ static int fits(const struct planner *p, const struct batch *b, const struct row
 }
 
 /* A row that was leased runs with the batches that come again, whatever was found of it before. */
-static void run_again(struct planner *p, struct row *r)
+static void run_again(struct planner *p, struct sequence *r)
 {
     r->origin = ROW_COMPUTED;
-    r->known_error = 0;
+    r->found_error = 0;
     if (p->dedupe)
         dedupe_add_queued(p->dedupe, r);
     if (!p->again || !fits(p, p->again, r)) {
@@ -85,11 +85,11 @@ static void run_again(struct planner *p, struct row *r)
  * is done whole or not at all. */
 static void clear_window(struct planner *p, struct queue *q)
 {
-    for (struct row *r = q->first, *next; r; r = next) {
+    for (struct sequence *r = q->first, *next; r; r = next) {
         next = r->next;
         r->next = NULL;
-        if (!r->line || !r->line->is_in_flight) {
-            row_free(&r);
+        if (!r->of || !r->of->is_in_flight) {
+            sequence_free(&r);
             continue;
         }
         run_again(p, r);
@@ -140,15 +140,15 @@ struct window {
     uint32_t n;
 };
 
-static void take_row(void *arg, struct row *r)
+static void take_row(void *arg, struct sequence *r)
 {
     struct window *w = arg;
     w->n++;
-    w->q->after = r->row;
+    w->q->after = r->row_id;
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
-    if (in_flight_have(&w->p->in_flight, r->row)) {
-        row_free(&r);
+    if (in_flight_have(&w->p->in_flight, r->row_id)) {
+        sequence_free(&r);
         return;
     }
     *w->q->end = r;
@@ -248,23 +248,23 @@ void planner_free(struct planner **out)
 }
 
 /* A row is leased from its first sequence given out to its last one that is back. */
-static void mark_in_flight(struct planner *p, const struct row *r)
+static void mark_in_flight(struct planner *p, const struct sequence *r)
 {
-    if (!r->line || !r->line->is_in_flight)
-        in_flight_add(&p->in_flight, r->row, r->line);
-    if (r->line)
-        r->line->is_in_flight = 1;
+    if (!r->of || !r->of->is_in_flight)
+        in_flight_add(&p->in_flight, r->row_id, r->of);
+    if (r->of)
+        r->of->is_in_flight = 1;
 }
 
-static void clear_in_flight(struct planner *p, const struct row *r)
+static void clear_in_flight(struct planner *p, const struct sequence *r)
 {
-    if (!r->line || ++r->line->n_back == r->line->n_parts)
-        in_flight_remove(&p->in_flight, r->row);
+    if (!r->of || ++r->of->n_back == r->of->n_parts)
+        in_flight_remove(&p->in_flight, r->row_id);
 }
 
-static struct row *take_first(struct queue *q)
+static struct sequence *take_first(struct queue *q)
 {
-    struct row *r = q->first;
+    struct sequence *r = q->first;
     q->first = r->next;
     if (!q->first)
         q->end = &q->first;
@@ -274,20 +274,20 @@ static struct row *take_first(struct queue *q)
 
 /* ---- rows that are the same ---- */
 
-static struct line *find_line(void *arg, int64_t row)
+static struct row *find_row(void *arg, int64_t row)
 {
     const struct planner *p = arg;
-    return in_flight_line(&p->in_flight, row);
+    return in_flight_find_row(&p->in_flight, row);
 }
 
 void planner_use_dedupe(struct planner *p, struct dedupe *dedupe)
 {
     p->dedupe = dedupe;
     if (dedupe)
-        dedupe_use_lines(dedupe, find_line, p);
+        dedupe_use_rows(dedupe, find_row, p);
 }
 
-static int has_room_for_known(const struct planner *p, const struct row *r)
+static int has_room_for_known(const struct planner *p, const struct sequence *r)
 {
     const struct batch *b = p->known;
     return !b || (b->n_rows < PLANNER_KNOWN_ROWS &&
@@ -295,14 +295,14 @@ static int has_room_for_known(const struct planner *p, const struct row *r)
                      (uint64_t)b->n_values + r->n_values <= p->limits.max_values);
 }
 
-static int has_room_to_wait(const struct planner *p, const struct row *r)
+static int has_room_to_wait(const struct planner *p, const struct sequence *r)
 {
     return p->n_waiting == 0 ||
            (p->n_waiting < PLANNER_KNOWN_ROWS &&
                p->waiting_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS);
 }
 
-static void wait_for(struct planner *p, struct row *primary, struct row *r)
+static void wait_for(struct planner *p, struct sequence *primary, struct sequence *r)
 {
     p->n_waiting++;
     p->waiting_tokens += r->n_tokens;
@@ -310,13 +310,13 @@ static void wait_for(struct planner *p, struct row *primary, struct row *r)
     primary->duplicates = r;
 }
 
-static void stop_waiting(struct planner *p, const struct row *r)
+static void stop_waiting(struct planner *p, const struct sequence *r)
 {
     p->n_waiting--;
     p->waiting_tokens -= r->n_tokens;
 }
 
-static void add_known(struct planner *p, struct row *r)
+static void add_known(struct planner *p, struct sequence *r)
 {
     if (!p->known)
         p->known = batch_new(PLANNER_KNOWN_ROWS, 0);
@@ -330,7 +330,7 @@ static void look_ahead(struct planner *p, struct queue *q)
     uint32_t n = 0;
     if (q->looked-- > 0)
         return;
-    for (struct row *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
+    for (struct sequence *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
         dedupe_prefetch(p->dedupe, r);
     q->looked = n;
 }
@@ -339,11 +339,11 @@ static void look_ahead(struct planner *p, struct queue *q)
  * no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
-    struct row *primary = NULL, *r = q->first;
+    struct sequence *primary = NULL, *r = q->first;
     int found = DEDUPE_KNOWN; /* of a damaged row: that it is */
     if (p->dedupe)
         look_ahead(p, q);
-    if (r->known_error == 0)
+    if (r->found_error == 0)
         found = p->dedupe ? dedupe_find(p->dedupe, r, &primary, e) : DEDUPE_NONE;
     *full = found == DEDUPE_LATER || (found == DEDUPE_KNOWN && !has_room_for_known(p, r)) ||
             (found == DEDUPE_UNDER_WAY && !has_room_to_wait(p, r));
@@ -381,7 +381,7 @@ static void pack_values(struct batch *b)
 {
     float *to = b->values = xcalloc(b->n_values + 1, sizeof *b->values);
     for (uint32_t i = 0; i < b->n_rows; to += b->rows[i++]->n_values)
-        memcpy(to, b->rows[i]->known, b->rows[i]->n_values * sizeof *to);
+        memcpy(to, b->rows[i]->found_values, b->rows[i]->n_values * sizeof *to);
 }
 
 int planner_known(struct planner *p, struct batch **b, struct err *e)
@@ -405,9 +405,9 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
 }
 
 /* A row has come back. Its duplicates have what it was answered; without an answer they run themselves. */
-static void end_row(struct planner *p, struct row *r, const float *values)
+static void end_row(struct planner *p, struct sequence *r, const float *values)
 {
-    struct row *duplicate = r->duplicates, *next;
+    struct sequence *duplicate = r->duplicates, *next;
     int answered = r->answer != ROW_NO_ANSWER;
     r->duplicates = NULL;
     for (; duplicate; duplicate = next) {
@@ -419,7 +419,7 @@ static void end_row(struct planner *p, struct row *r, const float *values)
             continue;
         }
         clear_in_flight(p, duplicate);
-        row_free(&duplicate);
+        sequence_free(&duplicate);
     }
     if (p->dedupe)
         dedupe_remove_primary(p->dedupe, r, r->answer == ROW_VALUES ? values : NULL);
@@ -429,7 +429,7 @@ static void end_row(struct planner *p, struct row *r, const float *values)
 /* The queue's first row, which must be computed, into the batch. */
 static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
-    struct row *r = take_first(q);
+    struct sequence *r = take_first(q);
     uint32_t before = b->n_tokens;
     q->copies = 0;
     p->clock = q->served;

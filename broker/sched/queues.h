@@ -11,7 +11,7 @@ struct queue {
     int priority;
     uint64_t served; /* tokens given out, from the floor at which it came */
     int64_t after;   /* row number behind which the next window begins */
-    struct row *first, **end;
+    struct sequence *first, **end;
     uint32_t row_tokens; /* of the last row read; 0: none yet */
     int exhausted;       /* the store has no row behind `after` now */
     int rescan; /* the job changed since its first row was read: rows before `after` may be queued

@@ -293,7 +293,7 @@ static int begin_placing(struct store *s, int64_t job, struct placing *p, struct
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
-    p->next_row = row_number(job, (uint32_t)sqlite3_column_int64(q, 0));
+    p->next_row = row_id_of(job, (uint32_t)sqlite3_column_int64(q, 0));
     p->next_seq = sqlite3_column_int64(q, 1);
     sqlite3_reset(q);
     return 0;

@@ -380,7 +380,7 @@ static int retry_damaged(struct store *s, int64_t job, struct store_retried *out
 
 int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e)
 {
-    int64_t block = block_number(row_number(job, 0)), end = block_number(row_last(job));
+    int64_t block = block_number(row_id_of(job, 0)), end = block_number(row_last(job));
     int64_t tokens = 0, n = 0;
     uint64_t failed;
     *out = (struct store_retried){0};

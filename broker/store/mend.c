@@ -23,7 +23,7 @@ static int count_states(
 {
     *t = (struct tally_of_states){.sound = 1};
     sqlite3_stmt *q =
-        store_prepare(s, sql, "ii", block_number(row_number(job, 0)), block_number(row_last(job)));
+        store_prepare(s, sql, "ii", block_number(row_id_of(job, 0)), block_number(row_last(job)));
     int rc;
     while ((rc = store_step(s, q, e)) == 1) {
         t->queued += __builtin_popcountll((uint64_t)sqlite3_column_int64(q, 1));
@@ -142,7 +142,7 @@ static int count_results(struct census *c, int drop, struct err *e)
 
 static int write_states(struct census *c, struct err *e)
 {
-    int64_t first = block_number(row_number(c->job, 0)), n = (c->n_rows + 63) / 64;
+    int64_t first = block_number(row_id_of(c->job, 0)), n = (c->n_rows + 63) / 64;
     int rc = store_run(c->s, e, "delete from block where block between ? and ?", "ii", first,
         block_number(row_last(c->job)));
     for (int64_t k = 0; rc == 0 && k < n; k++) {
@@ -161,7 +161,7 @@ static int count_tokens(struct census *c, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(c->s,
         "select row, n_tokens from row where row between ? and ? and n_tokens between 0 and ?",
-        "iii", row_number(c->job, 0), row_last(c->job), (int64_t)INT32_MAX);
+        "iii", row_id_of(c->job, 0), row_last(c->job), (int64_t)INT32_MAX);
     int rc;
     while ((rc = store_step(c->s, q, e)) == 1) {
         int64_t i = row_index(sqlite3_column_int64(q, 0));
@@ -197,7 +197,7 @@ static int count_rows(struct store *s, int64_t job, const struct counters *was, 
         job);
     if (rc == 0)
         rc = store_integer(s, 0, &rows, e, "select count(*) from row where row between ? and ?",
-            "ii", row_number(job, 0), row_last(job));
+            "ii", row_id_of(job, 0), row_last(job));
     if (rc == 0)
         rc = store_integer(s, 0, accepted, e,
             "select sum(n_rows) from chunk where job = ? and pending is not null and n_rows >= 0",

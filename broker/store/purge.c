@@ -64,7 +64,7 @@ int store_purge_waits(struct store *s, struct err *e)
 /* The first rows of the job: 1, or 0 when there is none any more. */
 static int delete_rows(struct store *s, int64_t job, struct err *e)
 {
-    int64_t low = row_number(job, 0), last;
+    int64_t low = row_id_of(job, 0), last;
     int rc = store_integer(s, 0, &last, e,
         "select max(row) from (select row from row where row >= ? and row <= ? order by row limit "
         "?)",

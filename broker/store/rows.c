@@ -37,7 +37,7 @@ struct found {
 };
 
 /* Sequence `part` of it: n tokens from `from` on. */
-static struct row *read_part(const struct reading *rd, const struct found *f, struct line *line,
+static struct sequence *read_part(const struct reading *rd, const struct found *f, struct row *line,
     uint32_t part, uint32_t from, uint32_t n)
 {
     uint32_t n_positions = f->in.n_positions;
@@ -47,14 +47,14 @@ static struct row *read_part(const struct reading *rd, const struct found *f, st
         n_positions = 1;
         positions += part * sizeof(int32_t);
     }
-    struct row *r = row_new(n, n_positions);
-    r->row = f->row;
+    struct sequence *r = sequence_new(n, n_positions);
+    r->row_id = f->row;
     r->pool_type = (int)f->record.pool_type;
     r->activation = (int)f->record.activation;
     r->step_token = (int32_t)f->record.step_token;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
-    r->line = line;
+    r->of = line;
     r->part = part;
     if (line)
         line->refs++;
@@ -65,7 +65,7 @@ static struct row *read_part(const struct reading *rd, const struct found *f, st
 }
 
 /* What was checked when the row came still holds: it has tokens, and positions among them. */
-static int is_sound(const struct row *r)
+static int is_sound(const struct sequence *r)
 {
     int sound = r->n_tokens > 0;
     for (uint32_t i = 0; i < r->n_positions; i++)
@@ -116,12 +116,12 @@ static int has_sum(const struct reading *rd, const struct found *f, const int32_
 /* Its only sequence to who asked for it: 1, or 0 when it is damaged. */
 static int give_whole(struct reading *rd, const struct found *f)
 {
-    struct row *r = read_part(rd, f, NULL, 0, 0, f->n_tokens);
+    struct sequence *r = read_part(rd, f, NULL, 0, 0, f->n_tokens);
     if (has_sum(rd, f, r->ids) && is_sound(r)) {
         rd->visit(rd->arg, r);
         return 1;
     }
-    row_free(&r);
+    sequence_free(&r);
     return 0;
 }
 
@@ -143,8 +143,8 @@ static int give_parts(struct reading *rd, const struct found *f)
     if (!has_ends(f))
         return 0;
     int32_t *ids = xcalloc(f->n_tokens, sizeof *ids);
-    struct row **parts = xcalloc(f->in.n_ends, sizeof(struct row *));
-    struct line *line = line_new(f->in.n_ends, f->n_tokens);
+    struct sequence **parts = xcalloc(f->in.n_ends, sizeof(struct sequence *));
+    struct row *line = row_new(f->in.n_ends, f->n_tokens);
     uint32_t from = 0, end, n = f->in.n_ends;
     bundle_ids(&rd->bundle, &f->in, ids);
     int sound = has_sum(rd, f, ids);
@@ -158,8 +158,8 @@ static int give_parts(struct reading *rd, const struct found *f)
         if (sound)
             rd->visit(rd->arg, parts[part]);
         else
-            row_free(&parts[part]);
-    line_unref(line);
+            sequence_free(&parts[part]);
+    row_unref(line);
     free(parts);
     free(ids);
     return sound;
@@ -170,14 +170,14 @@ static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
 {
     if (rd->is_over)
         return 0;
-    struct row *r = row_new(n_tokens, 0);
-    r->row = row;
+    struct sequence *r = sequence_new(n_tokens, 0);
+    r->row_id = row;
     r->pool_type = POOL_LAST;
     r->activation = ACTIVATION_NONE;
     r->step_token = POOL_NO_STEP_TOKEN;
-    r->known_error = ASSAY_EDAMAGED;
-    r->known = xcalloc(1, sizeof *r->known);
-    r->known_message = strdup(STORE_ROW_DAMAGED);
+    r->found_error = ASSAY_EDAMAGED;
+    r->found_values = xcalloc(1, sizeof *r->found_values);
+    r->found_message = strdup(STORE_ROW_DAMAGED);
     rd->visit(rd->arg, r);
     return 0;
 }
@@ -247,7 +247,7 @@ static void end_reading(struct reading *rd)
 /* The job's rows behind `after` that are queued, or those that are not, in the blocks that `sql` selects. */
 static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t after, struct err *e)
 {
-    int64_t first = after < row_number(job, 0) ? row_number(job, 0) : after + 1;
+    int64_t first = after < row_id_of(job, 0) ? row_id_of(job, 0) : after + 1;
     int rc = store_keep_blocks(rd->s, e);
     if (rc != 0)
         return rc;

@@ -113,12 +113,12 @@ static void check_chunks(struct scrub *c, int64_t accepted)
         find(c, -1, "expected %" PRId64 " rows in its chunks, found %" PRId64, accepted, n_rows);
 }
 
-static void see_row(void *arg, struct row *r)
+static void see_row(void *arg, struct sequence *r)
 {
     struct scrub *c = arg;
-    if (r->known_error)
-        find(c, row_index(r->row), "the row");
-    row_free(&r);
+    if (r->found_error)
+        find(c, row_index(r->row_id), "the row");
+    sequence_free(&r);
 }
 
 static void check_rows(struct scrub *c, int64_t placed)
@@ -126,8 +126,8 @@ static void check_rows(struct scrub *c, int64_t placed)
     struct err e;
     for (int64_t i = 0; i < placed && !c->ended; i += PAGE_ROWS) {
         int64_t end = i + PAGE_ROWS < placed ? i + PAGE_ROWS : placed;
-        int rc = store_rows_between(c->s, row_number(c->job, (uint32_t)i),
-            row_number(c->job, (uint32_t)(end - 1)), see_row, c, &e);
+        int rc = store_rows_between(c->s, row_id_of(c->job, (uint32_t)i),
+            row_id_of(c->job, (uint32_t)(end - 1)), see_row, c, &e);
         note_failure(c, "rows", rc, &e);
         c->totals->rows += end - i;
         go_on(c, end - i);
@@ -238,7 +238,7 @@ static int next_job(struct scrub *c, int64_t after, struct err *e)
     int damage = store_job_damage(c->s, q);
     int64_t job = sqlite3_column_int64(q, 0);
     const char *key = (const char *)sqlite3_column_text(q, 1);
-    check_between(c, after, row_number(job, 0));
+    check_between(c, after, row_id_of(job, 0));
     c->job = job;
     snprintf(c->key, sizeof c->key, "%s", key ? key : "");
     utf8_make_printable(c->key);
@@ -289,7 +289,7 @@ static int open_to_read(struct store *s, const char *dir, struct err *e)
 static void count_unchecked(struct scrub *c)
 {
     int64_t below = c->s->sums_from > 0 && c->s->sums_from <= STORE_LAST_JOB
-                        ? row_number(c->s->sums_from, 0)
+                        ? row_id_of(c->s->sums_from, 0)
                     : c->s->sums_from > 0 ? INT64_MAX
                                           : 0;
     int64_t rows = 0, results = 0;

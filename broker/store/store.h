@@ -205,9 +205,9 @@ int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *a
 
 /* ---- work ---- */
 /* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new
- * struct row given to visit, which owns it, or one for each of its sequences (struct line). Not for paused, held or cancelled jobs: the caller
+ * struct sequence given to visit, which owns it, or one for each of its sequences (struct row). Not for paused, held or cancelled jobs: the caller
  * knows. */
-typedef void store_row_visitor(void *arg, struct row *row);
+typedef void store_row_visitor(void *arg, struct sequence *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
 /* The batch has gone to a group: batch record, its rows running (advisory). Sets b->number. */
@@ -228,8 +228,8 @@ struct store_result {
  * second result is dropped).
  */
 int store_finish_row(
-    struct store *s, const struct row *r, const struct store_result *result, struct err *e);
-int store_set_attempts(struct store *s, const struct row *r, struct err *e);
+    struct store *s, const struct sequence *r, const struct store_result *result, struct err *e);
+int store_set_attempts(struct store *s, const struct sequence *r, struct err *e);
 
 /* ---- rows that are the same (dedupe.h) ---- */
 /* The job's finished rows, as store_queued_rows gives those that are queued, but for those that were born

@@ -12,7 +12,8 @@
 static uint32_t run_of_job(const struct batch *b, uint32_t from)
 {
     uint32_t n = 1;
-    while (from + n < b->n_rows && row_job(b->rows[from + n]->row) == row_job(b->rows[from]->row))
+    while (from + n < b->n_rows &&
+           row_job(b->rows[from + n]->row_id) == row_job(b->rows[from]->row_id))
         n++;
     return n;
 }
@@ -26,7 +27,7 @@ static int add_running(struct store *s, const struct batch *b, int sign, struct 
         for (uint32_t k = i; k < i + n; k++)
             rows += b->rows[k]->part == 0;
         rc = store_run(s, e, "update job set running = max(running + ?, 0) where job = ?", "ii",
-            sign * rows, row_job(b->rows[i]->row));
+            sign * rows, row_job(b->rows[i]->row_id));
     }
     return rc;
 }
@@ -41,7 +42,7 @@ int store_batch_started(
         "iiiiii", b->number, (int64_t)group, (int64_t)incarnation, (int64_t)b->n_rows,
         (int64_t)b->n_tokens, b->started_wall_ms);
     for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_row_runs(s, b->rows[i]->row, 1, e);
+        rc = store_row_runs(s, b->rows[i]->row_id, 1, e);
     return rc == 0 ? add_running(s, b, 1, e) : rc;
 }
 
@@ -50,16 +51,16 @@ int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err
     int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
         (int64_t)ok, b->number);
     for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_row_runs(s, b->rows[i]->row, 0, e);
+        rc = store_row_runs(s, b->rows[i]->row_id, 0, e);
     if (rc == 0)
         rc = add_running(s, b, -1, e);
     return rc;
 }
 
-int store_set_attempts(struct store *s, const struct row *r, struct err *e)
+int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
 {
     return store_run(
-        s, e, "update row set attempts = ? where row = ?", "ii", (int64_t)r->attempts, r->row);
+        s, e, "update row set attempts = ? where row = ?", "ii", (int64_t)r->attempts, r->row_id);
 }
 
 /* ---- results ---- */
@@ -76,27 +77,27 @@ char *store_vector_json(const float *values, uint32_t n)
 }
 
 /* Is this row's result a list, even where it has one element? */
-static int is_list(const struct row *r, const struct store_result *result)
+static int is_list(const struct sequence *r, const struct store_result *result)
 {
-    return result->values && (result->n_values != 1 || r->line || r->pool_type == POOL_ALL ||
+    return result->values && (result->n_values != 1 || r->of || r->pool_type == POOL_ALL ||
                                  r->pool_type == POOL_STEP || r->pool_type == POOL_POSITIONS);
 }
 
 static int insert_result(
-    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
+    struct store *s, const struct sequence *r, const struct store_result *result, struct err *e)
 {
     uint32_t n_pooled = 0;
     int list = is_list(r, result);
-    int32_t *pairs = result->values && !r->line ? row_pooled_at(r, &n_pooled) : NULL;
+    int32_t *pairs = result->values && !r->of ? sequence_pooled_at(r, &n_pooled) : NULL;
     char *json = list ? store_vector_json(result->values, result->n_values) : NULL;
     struct slice vector = {
         list ? (const uint8_t *)result->values : NULL, list ? result->n_values * sizeof(float) : 0};
     struct slice pooled = {n_pooled ? (const uint8_t *)pairs : NULL, n_pooled * 2 * sizeof *pairs};
-    if (result->values && r->line && r->line->n_pooled > 0)
+    if (result->values && r->of && r->of->n_pooled > 0)
         pooled = (struct slice){
-            (const uint8_t *)r->line->pooled, r->line->n_pooled * 2 * sizeof *r->line->pooled};
-    struct result_record record = {s->tally.job, s->tally.next_seq, r->row, s->mode, now_wall_ms(),
-        .has_score = result->values && !list,
+            (const uint8_t *)r->of->pooled, r->of->n_pooled * 2 * sizeof *r->of->pooled};
+    struct result_record record = {s->tally.job, s->tally.next_seq, r->row_id, s->mode,
+        now_wall_ms(), .has_score = result->values && !list,
         .score = result->values && !list ? (double)result->values[0] : 0, .vector = vector,
         .pooled = pooled};
     if (!result->values) {
@@ -149,10 +150,11 @@ int store_end_tally(struct store *s, struct err *e)
                          "iii", now_ms / 60000, t.done, t.tokens);
 }
 
-static void count_result(struct store *s, const struct row *r, const struct store_result *result)
+static void count_result(
+    struct store *s, const struct sequence *r, const struct store_result *result)
 {
     int failed = result->values == NULL;
-    int64_t n_tokens = r->line ? r->line->n_tokens : r->n_tokens;
+    int64_t n_tokens = r->of ? r->of->n_tokens : r->n_tokens;
     s->tally.next_seq++;
     s->tally.done++;
     s->tally.failed += failed;
@@ -163,13 +165,13 @@ static void count_result(struct store *s, const struct row *r, const struct stor
 }
 
 int store_finish_row(
-    struct store *s, const struct row *r, const struct store_result *result, struct err *e)
+    struct store *s, const struct sequence *r, const struct store_result *result, struct err *e)
 {
     int failed = result->values == NULL;
-    int rc = begin_tally(s, row_job(r->row), e);
+    int rc = begin_tally(s, row_job(r->row_id), e);
     if (rc != 0 || s->tally.cancelled)
         return rc;
-    rc = store_row_is_over(s, r->row, failed, e);
+    rc = store_row_is_over(s, r->row_id, failed, e);
     if (rc != 1)
         return rc;
     rc = insert_result(s, r, result, e);

@@ -453,7 +453,7 @@ static void fill_rows(
     const struct batch *b, struct stage_row *rows, const int32_t **ids, const int32_t **positions)
 {
     for (uint32_t i = 0; i < b->n_rows; i++) {
-        const struct row *r = b->rows[i];
+        const struct sequence *r = b->rows[i];
         rows[i] = (struct stage_row){.n_tokens = r->n_tokens,
             .pool_type = (uint32_t)r->pool_type,
             .activation = (uint32_t)r->activation,

@@ -75,7 +75,7 @@ static double submit(struct bench *b)
     return chunk * (double)ROWS * 1000 / (double)(now_mono_ms() - begin_ms);
 }
 
-static void add_to_batch(void *arg, struct row *r)
+static void add_to_batch(void *arg, struct sequence *r)
 {
     batch_add(arg, &r);
 }
@@ -90,7 +90,7 @@ static int finish_batch(struct bench *b, int64_t *after)
     must(store_queued_rows(b->s, b->job, *after, ROWS, add_to_batch, batch, &e), &e);
     int n = (int)batch->n_rows;
     if (n > 0)
-        *after = batch->rows[n - 1]->row;
+        *after = batch->rows[n - 1]->row_id;
     must(store_begin(b->s, &e), &e);
     must(store_batch_started(b->s, batch, 0, 1, &e), &e);
     for (int i = 0; i < n; i++)

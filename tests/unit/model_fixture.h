@@ -152,7 +152,7 @@ struct vector {
 /* Rows of more tokens are left out: for tests that compute slowly. */
 static uint32_t longest_row = UINT32_MAX;
 
-static void row_free(struct vector_row *r)
+static void sequence_free(struct vector_row *r)
 {
     free(r->ids);
     free(r->positions);
@@ -180,7 +180,7 @@ static struct vector vector_open(const char *file)
     for (size_t i = 0; i < json_array_size(rows); i++) {
         v.rows[v.n_rows] = read_row(json_array_get(rows, i), &config);
         if (v.rows[v.n_rows].stage.n_tokens > longest_row)
-            row_free(&v.rows[v.n_rows]);
+            sequence_free(&v.rows[v.n_rows]);
         else
             v.n_rows++;
     }
@@ -191,7 +191,7 @@ static struct vector vector_open(const char *file)
 static void vector_close(struct vector *v)
 {
     for (uint32_t i = 0; i < v->n_rows; i++)
-        row_free(&v->rows[i]);
+        sequence_free(&v->rows[i]);
     free(v->rows);
 }
 

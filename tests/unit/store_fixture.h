@@ -223,21 +223,21 @@ static inline int64_t put_job(
 }
 
 /* The score of a row is its index and a half; code 0: none. */
-static inline int finish(struct store *s, const struct row *r, int code)
+static inline int finish(struct store *s, const struct sequence *r, int code)
 {
     struct err err;
-    float value = (float)row_index(r->row) + 0.5f;
+    float value = (float)row_index(r->row_id) + 0.5f;
     struct store_result ok = {.values = &value, .n_values = 1};
     struct store_result bad = {.error_code = code, .error_message = "as the test wished"};
     return must(store_finish_row(s, r, code ? &bad : &ok, &err));
 }
 
 struct row_list {
-    struct row *at[4096];
+    struct sequence *at[4096];
     uint32_t n;
 };
 
-static inline void list_row(void *arg, struct row *r)
+static inline void list_row(void *arg, struct sequence *r)
 {
     struct row_list *list = arg;
     assert_true(list->n < 4096);
@@ -247,7 +247,7 @@ static inline void list_row(void *arg, struct row *r)
 static inline void free_rows(struct row_list *list)
 {
     while (list->n > 0)
-        row_free(&list->at[--list->n]);
+        sequence_free(&list->at[--list->n]);
 }
 
 static inline struct row_list queued(struct store *s, int64_t job, int64_t after, uint32_t limit)

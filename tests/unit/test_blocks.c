@@ -74,12 +74,12 @@ static int64_t put_lot(struct store *s, const char *key, uint32_t n, uint32_t ch
     return job;
 }
 
-static void expect_of_lot(const struct row *r)
+static void expect_of_lot(const struct sequence *r)
 {
-    uint32_t k = row_index(r->row), n = k % 9 + 2, from = 0;
+    uint32_t k = row_index(r->row_id), n = k % 9 + 2, from = 0;
     assert_false(born_failed(k));
-    if (r->line) {
-        assert_int_equal(r->line->n_parts, 2);
+    if (r->of) {
+        assert_int_equal(r->of->n_parts, 2);
         from = r->part;
         n = r->part ? n - 1 : 1;
     }
@@ -94,14 +94,14 @@ static void expect_of_lot(const struct row *r)
 /* Rows after `after`, at most limit, are the queued ones in order. */
 static void expect_queued(struct store *s, int64_t job, uint32_t after, uint32_t limit)
 {
-    struct row_list list = queued(s, job, row_number(job, 0) + after, limit);
+    struct row_list list = queued(s, job, row_id_of(job, 0) + after, limit);
     uint32_t k = after + 1, rows = 0;
     for (uint32_t i = 0; i < list.n; i++) {
-        if (list.at[i]->line && list.at[i]->part > 0)
+        if (list.at[i]->of && list.at[i]->part > 0)
             continue;
         while (born_failed(k))
             k++;
-        assert_int_equal(row_index(list.at[i]->row), k++);
+        assert_int_equal(row_index(list.at[i]->row_id), k++);
         rows++;
     }
     for (uint32_t i = 0; i < list.n; i++)
@@ -126,14 +126,14 @@ static void any_row_can_be_read(void **state)
     }
 }
 
-static void fail_or_finish(struct store *s, struct row *r)
+static void fail_or_finish(struct store *s, struct sequence *r)
 {
     struct err err;
-    float values[2] = {row_index(r->row), 0.5f};
-    struct store_result ok = {.values = values, .n_values = r->line ? 2 : 1};
+    float values[2] = {row_index(r->row_id), 0.5f};
+    struct store_result ok = {.values = values, .n_values = r->of ? 2 : 1};
     struct store_result bad = {.error_code = ASSAY_ENONFINITE, .error_message = "not a number"};
-    if (!r->line || r->part == 1)
-        must(store_finish_row(s, r, row_index(r->row) % 4 == 1 ? &bad : &ok, &err));
+    if (!r->of || r->part == 1)
+        must(store_finish_row(s, r, row_index(r->row_id) % 4 == 1 ? &bad : &ok, &err));
 }
 
 /* Rows whose index leaves one of 0 to n - 1 when divided by 6 are finished, or fail. */
@@ -143,7 +143,7 @@ static void work(struct store *s, int64_t job, uint32_t n)
     struct row_list list = queued(s, job, 0, 4000);
     must(store_begin(s, &err));
     for (uint32_t i = 0; i < list.n; i++)
-        if (row_index(list.at[i]->row) % 6 < n)
+        if (row_index(list.at[i]->row_id) % 6 < n)
             fail_or_finish(s, list.at[i]);
     must(store_commit(s, &err));
     free_rows(&list);
@@ -181,7 +181,7 @@ static void rows_that_are_over_can_be_read(void **state)
         int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]), after = 0;
         work(f->s, job, 4);
         for (uint32_t k = 0; k < MANY; k++) {
-            must(store_one_row(f->s, row_number(job, k), list_row, &list, &err));
+            must(store_one_row(f->s, row_id_of(job, k), list_row, &list, &err));
             assert_int_equal(list.n, born_failed(k) ? 0 : k % 11 == 0 && k % 10 != 0 ? 2 : 1);
             for (uint32_t i = 0; i < list.n; i++)
                 expect_of_lot(list.at[i]);
@@ -195,7 +195,7 @@ static void rows_that_are_over_can_be_read(void **state)
             assert_int_equal(row_index(after), k);
             assert_int_equal(list.n > 0, !born_failed(k));
             for (uint32_t i = 0; i < list.n; i++) {
-                assert_int_equal(list.at[i]->row, after);
+                assert_int_equal(list.at[i]->row_id, after);
                 expect_of_lot(list.at[i]);
             }
             free_rows(&list);
@@ -239,8 +239,8 @@ static uint32_t numbers_of(const struct row_list *list, int64_t *rows)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < list->n; i++)
-        if (n == 0 || rows[n - 1] != list->at[i]->row)
-            rows[n++] = list->at[i]->row;
+        if (n == 0 || rows[n - 1] != list->at[i]->row_id)
+            rows[n++] = list->at[i]->row_id;
     return n;
 }
 
@@ -253,11 +253,11 @@ static int check_damaged(struct store *s, int64_t job, const int64_t *rows, uint
     assert_int_equal(numbers_of(&list, now), n);
     assert_memory_equal(now, rows, n * sizeof *rows);
     for (uint32_t i = 0; i < list.n; i++) {
-        if (list.at[i]->known_error == 0)
+        if (list.at[i]->found_error == 0)
             expect_of_lot(list.at[i]);
         else
-            assert_int_equal(list.at[i]->known_error, ASSAY_EDAMAGED);
-        damaged += list.at[i]->known_error != 0;
+            assert_int_equal(list.at[i]->found_error, ASSAY_EDAMAGED);
+        damaged += list.at[i]->found_error != 0;
     }
     free_rows(&list);
     return damaged;

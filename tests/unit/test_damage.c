@@ -87,7 +87,7 @@ static void fill(struct store *s, int64_t job, int64_t seed, uint32_t chunk, uin
 
 /* ---- scores ---- */
 
-static void score_of(const struct row *r, float *values)
+static void score_of(const struct sequence *r, float *values)
 {
     uint64_t h = XXH3_64bits(r->ids, r->n_tokens * sizeof *r->ids);
     h += XXH3_64bits(r->positions, r->n_positions * sizeof *r->positions) * 3;
@@ -97,19 +97,20 @@ static void score_of(const struct row *r, float *values)
 }
 
 /* The row that starts at list[i]: all of its sequences. */
-static int finish_one(struct store *s, struct row **list, uint32_t *i, int fails, struct err *e)
+static int finish_one(
+    struct store *s, struct sequence **list, uint32_t *i, int fails, struct err *e)
 {
-    struct row *r = list[*i];
-    uint32_t n = r->line ? r->line->n_parts : 1;
+    struct sequence *r = list[*i];
+    uint32_t n = r->of ? r->of->n_parts : 1;
     float values[64];
-    struct store_result result = {.values = values, .n_values = r->line ? n : r->n_values};
+    struct store_result result = {.values = values, .n_values = r->of ? n : r->n_values};
     for (uint32_t k = 0; k < n; k++)
-        if (!r->known_error)
+        if (!r->found_error)
             score_of(list[*i + k], values + k);
     *i += n;
-    if (r->known_error || fails)
+    if (r->found_error || fails)
         result =
-            (struct store_result){.error_code = r->known_error ? r->known_error : ASSAY_ENONFINITE,
+            (struct store_result){.error_code = r->found_error ? r->found_error : ASSAY_ENONFINITE,
                 .error_message = "why"};
     return store_finish_row(s, r, &result, e);
 }

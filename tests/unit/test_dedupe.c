@@ -41,17 +41,17 @@ static struct store_row plain(const int32_t *ids, uint32_t n)
 static struct row_list put(struct fixture *f, int64_t job, const struct store_row *row)
 {
     struct err err;
-    int64_t last = row_number(job, (uint32_t)job_now(f->s, job).placed) - 1;
+    int64_t last = row_id_of(job, (uint32_t)job_now(f->s, job).placed) - 1;
     must(store_begin(f->s, &err));
     must(add_rows(f->s, job, row, 1, &err));
     must(store_commit(f->s, &err));
     return queued(f->s, job, last, 1);
 }
 
-static int find(struct dedupe *t, struct row *r)
+static int find(struct dedupe *t, struct sequence *r)
 {
     struct err err;
-    struct row *primary;
+    struct sequence *primary;
     int found = DEDUPE_LATER;
     while (found == DEDUPE_LATER) {
         dedupe_reset_budget(t);
@@ -60,7 +60,7 @@ static int find(struct dedupe *t, struct row *r)
     return found;
 }
 
-static void record(struct fixture *f, const struct row *r, const struct store_result *result)
+static void record(struct fixture *f, const struct sequence *r, const struct store_result *result)
 {
     struct err err;
     must(store_begin(f->s, &err));
@@ -69,7 +69,8 @@ static void record(struct fixture *f, const struct row *r, const struct store_re
 }
 
 /* It is new, and is answered so. */
-static void answer(struct fixture *f, struct dedupe *t, struct row *r, const struct store_result *a)
+static void answer(
+    struct fixture *f, struct dedupe *t, struct sequence *r, const struct store_result *a)
 {
     assert_int_equal(find(t, r), DEDUPE_NONE);
     dedupe_add_primary(t, r);
@@ -145,12 +146,12 @@ static void test_under_way(void **state)
     struct fixture *f = *state;
     struct err err;
     struct dedupe *t = open_dedupe(f);
-    struct row *primary;
+    struct sequence *primary;
     enum { N = 3000 };
     int64_t job = put_job(f->s, "job", 0, N, 5);
     struct row_list all = queued(f->s, job, 0, N), again = queued(f->s, job, 0, N);
     for (uint32_t i = 0; i < N; i++) {
-        again.at[i]->row = row_number(job, N + i);
+        again.at[i]->row_id = row_id_of(job, N + i);
         assert_int_equal(find(t, all.at[i]), DEDUPE_NONE);
         dedupe_add_primary(t, all.at[i]);
     }
@@ -175,8 +176,8 @@ static void check_bits(struct fixture *f, struct dedupe *t, int64_t job,
     struct row_list list = put(f, job, row);
     assert_int_equal(find(t, list.at[0]), DEDUPE_KNOWN);
     assert_int_equal(list.at[0]->origin, ROW_COPIED);
-    assert_int_equal(list.at[0]->known_error, 0);
-    assert_memory_equal(list.at[0]->known, bits, row->n_values * sizeof *bits);
+    assert_int_equal(list.at[0]->found_error, 0);
+    assert_memory_equal(list.at[0]->found_values, bits, row->n_values * sizeof *bits);
     free_rows(&list);
 }
 
@@ -202,10 +203,10 @@ static void test_the_bits_are_the_same(void **state)
 
 /* Rows of several sequences: each is a row of its own, in both directions; of one that is not done yet those
  * sequences are known that are. */
-static struct line *the_line(void *arg, int64_t row)
+static struct row *the_line(void *arg, int64_t row)
 {
-    struct row *r = arg;
-    return r->row == row ? r->line : NULL;
+    struct sequence *r = arg;
+    return r->row_id == row ? r->of : NULL;
 }
 
 static void test_sequences(void **state)
@@ -226,27 +227,26 @@ static void test_sequences(void **state)
         assert_int_equal(find(t, list.at[i]), DEDUPE_NONE);
         dedupe_add_primary(t, list.at[i]);
     }
-    dedupe_use_lines(t, the_line, list.at[0]);
-    list.at[0]->line->values[0] = values[0];
-    list.at[0]->line->done[0] = 1;
+    dedupe_use_rows(t, the_line, list.at[0]);
+    list.at[0]->of->values[0] = values[0];
+    list.at[0]->of->done[0] = 1;
     dedupe_remove_primary(t, list.at[0], values);
     check_bits(f, t, job, &first, &values[0]);
     assert_false(is_known(f, t, job, &second));
-    list.at[0]->line->error_code =
-        ASSAY_ENONFINITE; /* the second has failed, and with it the row */
+    list.at[0]->of->error_code = ASSAY_ENONFINITE; /* the second has failed, and with it the row */
     assert_false(is_known(f, t, job, &first));
-    list.at[0]->line->error_code = 0;
+    list.at[0]->of->error_code = 0;
     struct store_result result = {.values = values, .n_values = 2};
     record(f, list.at[1], &result);
     dedupe_remove_primary(t, list.at[1], values + 1);
-    dedupe_use_lines(t, NULL, NULL);
+    dedupe_use_rows(t, NULL, NULL);
     free_rows(&list);
     check_bits(f, t, job, &first, &values[0]);
     check_bits(f, t, job, &second, &values[1]);
     list = put(f, job, &list_row);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(find(t, list.at[i]), DEDUPE_KNOWN);
-        assert_memory_equal(list.at[i]->known, &values[i], sizeof values[i]);
+        assert_memory_equal(list.at[i]->found_values, &values[i], sizeof values[i]);
     }
     free_rows(&list);
     dedupe_free(&t);
@@ -285,9 +285,9 @@ static void test_errors(void **state)
         assert_int_equal(is_known(f, t, job, &row), i < 2);
         struct row_list list = put(f, job, &row);
         find(t, list.at[0]);
-        assert_int_equal(list.at[0]->known_error, i < 2 ? codes[i] : 0);
+        assert_int_equal(list.at[0]->found_error, i < 2 ? codes[i] : 0);
         if (i < 2)
-            assert_string_equal(list.at[0]->known_message, "why");
+            assert_string_equal(list.at[0]->found_message, "why");
         free_rows(&list);
     }
     must(store_begin(f->s, &err));
@@ -323,14 +323,15 @@ static uint32_t count_known(struct fixture *f, struct dedupe *t, int64_t job, ui
 {
     struct err err;
     uint32_t known = 0;
-    int64_t last = row_number(job, (uint32_t)job_now(f->s, job).placed) - 1;
+    int64_t last = row_id_of(job, (uint32_t)job_now(f->s, job).placed) - 1;
     must(store_begin(f->s, &err));
     for (uint32_t k = 0; k < n; k++)
         add_row(f->s, job, 0, k, 5);
     must(store_commit(f->s, &err));
     struct row_list list = queued(f->s, job, last, n);
     for (uint32_t k = 0; k < n; k++)
-        known += find(t, list.at[k]) == DEDUPE_KNOWN && list.at[k]->known[0] == (float)k + 0.5f;
+        known +=
+            find(t, list.at[k]) == DEDUPE_KNOWN && list.at[k]->found_values[0] == (float)k + 0.5f;
     assert_int_equal(list.n, n);
     free_rows(&list);
     return known;
@@ -414,7 +415,7 @@ static void test_a_table_that_lies_while_rows_are_under_way(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    struct row *primary;
+    struct sequence *primary;
     struct dedupe *t = open_dedupe(f);
     const int32_t ids[] = {3, 4}, other[] = {5, 6};
     struct store_row row = plain(ids, 2), new = plain(other, 2);
@@ -446,12 +447,12 @@ static void test_equal_hashes(void **state)
     enum { N = 12 };
     struct fixture *f = *state;
     struct err err;
-    struct row *primary;
+    struct sequence *primary;
     struct dedupe *t = open_dedupe(f);
     int64_t job = put_job(f->s, "job", 0, N, 5);
     struct row_list all = queued(f->s, job, 0, N), again = queued(f->s, job, 0, N);
     for (uint32_t i = 0; i < N; i++) {
-        again.at[i]->row = row_number(job, N + i);
+        again.at[i]->row_id = row_id_of(job, N + i);
         find(t, all.at[i]); /* gives it the table's seed */
         find(t, again.at[i]);
         all.at[i]->hash = again.at[i]->hash = 0x1234567890;
@@ -472,7 +473,7 @@ static void test_equal_hashes(void **state)
         dedupe_remove_primary(t, all.at[i], NULL);
     for (uint32_t i = 0; i < N; i++) {
         assert_int_equal(find(t, again.at[i]), i % 2 ? DEDUPE_NONE : DEDUPE_KNOWN);
-        assert_true(i % 2 || again.at[i]->known[0] == (float)i + 0.5f);
+        assert_true(i % 2 || again.at[i]->found_values[0] == (float)i + 0.5f);
     }
     free_rows(&all);
     free_rows(&again);
@@ -521,7 +522,7 @@ static void test_filled_in_slices(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    struct row *primary;
+    struct sequence *primary;
     struct dedupe *t = open_dedupe(f);
     int64_t job = new_job(f->s, "job", 0);
     put_chunk(f->s, job, 0, 4000, 5, 0);
@@ -556,7 +557,7 @@ static void test_many_that_are_filled_at_once(void **state)
     enum { JOBS = TABLES + 10, ROWS = 3000 };
     struct fixture *f = *state;
     struct err err;
-    struct row *primary;
+    struct sequence *primary;
     struct row_list rows[JOBS + 1];
     const int32_t ids[] = {3, 4};
     struct store_row row = plain(ids, 2);

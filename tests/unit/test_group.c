@@ -313,7 +313,7 @@ static struct batch *make_batch(uint32_t n_rows, uint32_t n_tokens, int32_t firs
 {
     struct batch *b = batch_new(n_rows, 0);
     for (uint32_t i = 0; i < n_rows; i++) {
-        struct row *r = row_new(n_tokens, 0);
+        struct sequence *r = sequence_new(n_tokens, 0);
         r->pool_type = POOL_LAST;
         r->activation = ACTIVATION_NONE;
         r->n_values = 1;

@@ -62,7 +62,7 @@ static uint32_t rows_of(const struct batch *b, int64_t job)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < b->n_rows; i++)
-        n += row_job(b->rows[i]->row) == job;
+        n += row_job(b->rows[i]->row_id) == job;
     return n;
 }
 
@@ -75,7 +75,7 @@ static void test_fills_batches_in_order(void **state)
         assert_int_equal(b->n_rows, 10);
         assert_int_equal(b->n_tokens, 100);
         for (uint32_t k = 0; k < b->n_rows; k++, i++)
-            assert_int_equal(b->rows[k]->row, row_number(job, i));
+            assert_int_equal(b->rows[k]->row_id, row_id_of(job, i));
     }
     assert_int_equal(i, 3000);
     assert_int_equal(job_now(t.f->s, job).state, JOB_DONE);
@@ -225,7 +225,7 @@ static void test_in_flight(void **state)
     int seen[95] = {0};
     while (n > 0) {
         for (uint32_t i = 0; i < out[n - 1]->n_rows; i++)
-            assert_int_equal(seen[row_index(out[n - 1]->rows[i]->row)]++, 0);
+            assert_int_equal(seen[row_index(out[n - 1]->rows[i]->row_id)]++, 0);
         end_batch(&t, &out[--n], 0);
     }
     must(planner_job_changed(t.p, job, &err));
@@ -286,7 +286,7 @@ static void test_pause_and_cancel(void **state)
 static int kills(const struct batch *b, uint32_t culprit)
 {
     for (uint32_t i = 0; i < b->n_rows; i++)
-        if (row_index(b->rows[i]->row) == culprit)
+        if (row_index(b->rows[i]->row_id) == culprit)
             return 1;
     return 0;
 }
@@ -346,7 +346,7 @@ static void test_innocent_batches_come_again(void **state)
     struct planned t = start(state, 100, 64);
     int64_t job = plan_job(&t, "innocent", 0, 40, 10);
     struct batch *running = next(&t), *waiting = next(&t), *b;
-    int64_t first_waiting = waiting->rows[0]->row;
+    int64_t first_waiting = waiting->rows[0]->row_id;
     assert_int_equal(planner_lost(t.p, &running, 1), 0);
     assert_int_equal(planner_lost(t.p, &waiting, 0), 0);
     uint32_t order = 0, waiting_rows = 0;
@@ -356,7 +356,7 @@ static void test_innocent_batches_come_again(void **state)
             assert_int_equal(b->n_rows, 5);
         } else if (order == 2) {
             assert_false(b->suspect);
-            assert_int_equal(b->rows[0]->row, first_waiting);
+            assert_int_equal(b->rows[0]->row_id, first_waiting);
             waiting_rows = b->n_rows;
         }
         end_batch(&t, &b, 0);
@@ -395,7 +395,7 @@ static void test_more_rows_while_others_run(void **state)
     put_chunk(t.f->s, open, 0, 16, 16, 0);
     must(planner_job_changed(t.p, open, &err));
     struct batch *b = next(&t); /* 16 rows of each */
-    assert_int_equal(row_job(b->rows[31]->row), open);
+    assert_int_equal(row_job(b->rows[31]->row_id), open);
     end_batch(&t, &b, 0);
     put_chunk(t.f->s, open, 1, 16, 16, 1);
     must(planner_job_changed(t.p, open, &err));

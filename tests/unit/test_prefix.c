@@ -23,12 +23,12 @@ static uint32_t write_ids(int32_t *ids, const struct stretch *parts, int n_parts
     return n;
 }
 
-static struct row *make_row(const struct stretch *parts, int n_parts)
+static struct sequence *make_row(const struct stretch *parts, int n_parts)
 {
     uint32_t n = 0;
     for (int i = 0; i < n_parts; i++)
         n += parts[i].n;
-    struct row *r = row_new(n, 0);
+    struct sequence *r = sequence_new(n, 0);
     r->pool_type = POOL_LAST;
     r->n_values = 1;
     write_ids(r->ids, parts, n_parts);
@@ -40,7 +40,7 @@ static void check_batch(const struct batch *b)
 {
     uint32_t tokens = 0, owner = 0;
     for (uint32_t i = 0; i < b->n_rows; i++) {
-        const struct row *r = b->rows[i], *before = i ? b->rows[i - 1] : NULL;
+        const struct sequence *r = b->rows[i], *before = i ? b->rows[i - 1] : NULL;
         tokens += r->n_tokens - r->n_shared;
         if (r->n_shared == 0) {
             owner = i;
@@ -57,7 +57,7 @@ static void check_batch(const struct batch *b)
 
 static void add(struct batch *b, const struct stretch *parts, int n_parts)
 {
-    struct row *r = make_row(parts, n_parts);
+    struct sequence *r = make_row(parts, n_parts);
     struct joining j = batch_try(b, r);
     batch_add(b, &r);
     assert_int_equal(b->n_tokens, j.n_tokens);
@@ -303,7 +303,7 @@ static void jobs_take_turns_by_groups(void **state)
         struct batch *b = next(p);
         tokens += b->n_tokens;
         for (uint32_t k = 0; k < b->n_rows; k++)
-            seen[row_job(b->rows[k]->row) != a]++;
+            seen[row_job(b->rows[k]->row_id) != a]++;
         planner_finished(p, &b);
     }
     assert_true(seen[0] - seen[1] <= 32 && seen[1] - seen[0] <= 32);
@@ -321,9 +321,9 @@ static void a_culprit_among_rows_that_share(void **state)
     for (struct batch *b; (b = next(p)) != NULL;) {
         int kills = 0;
         for (uint32_t i = 0; i < b->n_rows; i++)
-            kills |= row_index(b->rows[i]->row) == 13;
+            kills |= row_index(b->rows[i]->row_id) == 13;
         for (uint32_t i = 0; !kills && i < b->n_rows; i++)
-            times[row_index(b->rows[i]->row)]++;
+            times[row_index(b->rows[i]->row_id)]++;
         if (kills && planner_lost(p, &b, 1) == 0)
             continue;
         blamed += kills;

@@ -59,10 +59,10 @@ static struct batch *known(struct planned *t)
     return b;
 }
 
-static uint32_t n_duplicates(const struct row *r)
+static uint32_t n_duplicates(const struct sequence *r)
 {
     uint32_t n = 0;
-    for (const struct row *duplicate = r->duplicates; duplicate; duplicate = duplicate->next)
+    for (const struct sequence *duplicate = r->duplicates; duplicate; duplicate = duplicate->next)
         n++;
     return n;
 }
@@ -76,12 +76,13 @@ static uint32_t answer(struct planned *t, struct batch **b, enum row_answer kind
     (*b)->values = calloc((*b)->n_rows, sizeof(float));
     must(store_begin(t->f->s, &err));
     for (uint32_t i = 0; i < (*b)->n_rows; i++) {
-        struct row *r = (*b)->rows[i];
+        struct sequence *r = (*b)->rows[i];
         (*b)->values[i] = (float)r->ids[1];
         r->answer = kind;
         n += 1 + (kind ? n_duplicates(r) : 0);
         finish(t->f->s, r, kind == ROW_VALUES ? 0 : ASSAY_ENONFINITE);
-        for (struct row *duplicate = r->duplicates; kind && duplicate; duplicate = duplicate->next)
+        for (struct sequence *duplicate = r->duplicates; kind && duplicate;
+             duplicate = duplicate->next)
             finish(t->f->s, duplicate, kind == ROW_VALUES ? 0 : ASSAY_ENONFINITE);
     }
     must(store_commit(t->f->s, &err));
@@ -96,7 +97,7 @@ static void test_duplicates_in_one_batch_wait(void **state)
     struct batch *b = next(&t);
     assert_int_equal(b->n_rows, 3);
     for (uint32_t i = 0; i < 3; i++) {
-        assert_int_equal(b->rows[i]->row, row_number(job, i));
+        assert_int_equal(b->rows[i]->row_id, row_id_of(job, i));
         assert_int_equal(n_duplicates(b->rows[i]), 9);
     }
     assert_null(next(&t));
@@ -198,7 +199,7 @@ static void test_who_waits_is_bounded(void **state)
     int64_t job = plan_job(&t, "same", N, 1), other = plan_job(&t, "other", 300, 300);
     struct batch *first = next(&t), *b;
     uint32_t others = 0, done, turns = 0;
-    assert_int_equal(first->rows[0]->row, row_number(job, 0));
+    assert_int_equal(first->rows[0]->row_id, row_id_of(job, 0));
     assert_int_equal(n_duplicates(first->rows[0]), PLANNER_KNOWN_ROWS);
     others += first->n_rows - 1;
     while ((b = next(&t))) {
@@ -238,7 +239,7 @@ static void test_known_rows_of_one_job_do_not_hold_up_others(void **state)
     b = next(&t); /* nobody has taken what is known: it is full, and `same` stands still */
     assert_int_equal(b->n_rows, 16);
     for (uint32_t i = 0; i < b->n_rows; i++)
-        assert_int_equal(row_job(b->rows[i]->row), other);
+        assert_int_equal(row_job(b->rows[i]->row_id), other);
     answer(&t, &b, ROW_VALUES);
     for (int turn = 0; turn < 3; turn++) {
         b = known(&t);
@@ -247,7 +248,7 @@ static void test_known_rows_of_one_job_do_not_hold_up_others(void **state)
     }
     assert_null(known(&t));
     b = next(&t);
-    assert_int_equal(row_index(b->rows[0]->row), 3001); /* its turn: it has had little */
+    assert_int_equal(row_index(b->rows[0]->row_id), 3001); /* its turn: it has had little */
     answer(&t, &b, ROW_VALUES);
     stop(&t);
 }

@@ -49,18 +49,18 @@ static void parts_come_one_by_one(void **state)
     struct row_list list = queued(f->s, job, 0, 10);
     assert_int_equal(list.n, PARTS + 1);
     for (uint32_t k = 0; k < PARTS; k++) {
-        const struct row *r = list.at[k];
-        assert_int_equal(r->row, row_number(job, 0));
+        const struct sequence *r = list.at[k];
+        assert_int_equal(r->row_id, row_id_of(job, 0));
         assert_int_equal(r->part, k);
-        assert_ptr_equal(r->line, list.at[0]->line);
+        assert_ptr_equal(r->of, list.at[0]->of);
         assert_int_equal(r->n_tokens, LEN);
         assert_int_equal(r->ids[0], k * LEN);
         assert_int_equal(r->n_positions, 1);
         assert_int_equal(r->positions[0], k % LEN);
         assert_int_equal(r->n_values, 1);
     }
-    assert_null(list.at[PARTS]->line);
-    assert_int_equal(list.at[0]->line->n_tokens, PARTS * LEN);
+    assert_null(list.at[PARTS]->of);
+    assert_int_equal(list.at[0]->of->n_tokens, PARTS * LEN);
     free_rows(&list);
 }
 
@@ -89,7 +89,7 @@ static void a_result_is_the_rows(void **state)
     int seen = 0;
     int64_t job = put_parts(f->s, "result", 0);
     struct row_list list = queued(f->s, job, 0, 10);
-    struct line *line = list.at[0]->line;
+    struct row *line = list.at[0]->of;
     for (int k = 0; k < PARTS; k++) {
         line->values[k] = (float)k * 0.5f;
         line->pooled[2 * k + 1] = 100 + k;
@@ -134,8 +134,8 @@ static void parts_fill_batches(void **state)
     for (struct batch *b; (b = next(p)) != NULL; planner_finished(p, &b))
         for (uint32_t i = 0; i < b->n_rows; i++) {
             assert_true(b->n_rows <= 2);
-            parts += b->rows[i]->line != NULL;
-            rows += b->rows[i]->line == NULL;
+            parts += b->rows[i]->of != NULL;
+            rows += b->rows[i]->of == NULL;
         }
     assert_int_equal(parts, PARTS);
     assert_int_equal(rows, 2);

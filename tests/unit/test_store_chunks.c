@@ -12,8 +12,8 @@ static void check_order(struct store *s, int64_t job, const uint32_t *n_rows, ui
     for (uint32_t c = 0; c < n_chunks; c++)
         for (uint32_t k = 0; k < n_rows[c]; k++, i++) {
             assert_true(i < list.n);
-            assert_int_equal(row_index(list.at[i]->row), i);
-            assert_int_equal(row_job(list.at[i]->row), job);
+            assert_int_equal(row_index(list.at[i]->row_id), i);
+            assert_int_equal(row_job(list.at[i]->row_id), job);
             assert_int_equal(list.at[i]->ids[0], c);
             assert_int_equal(list.at[i]->ids[1], k);
         }

@@ -180,7 +180,8 @@ static void check_promise(struct fixture *f, int64_t job, const struct promise *
     assert_int_equal(list.n, now.accepted - now.done);
     assert_int_equal(store_queued_bytes(f->s), list.n * 40 * 4);
     for (uint32_t i = 0; i < list.n; i++)
-        assert_int_equal(3 * list.at[i]->ids[0] + list.at[i]->ids[1], row_index(list.at[i]->row));
+        assert_int_equal(
+            3 * list.at[i]->ids[0] + list.at[i]->ids[1], row_index(list.at[i]->row_id));
     free_rows(&list);
     free(seen);
     store_close(&f->s);

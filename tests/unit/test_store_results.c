@@ -12,7 +12,7 @@ static void test_cursor_gives_each_row_once(void **state)
     srand(1);
     for (uint32_t i = list.n - 1; i > 0; i--) { /* completion in another order than i */
         uint32_t k = (uint32_t)rand() % (i + 1);
-        struct row *swap = list.at[i];
+        struct sequence *swap = list.at[i];
         list.at[i] = list.at[k];
         list.at[k] = swap;
     }
@@ -32,7 +32,7 @@ static void test_cursor_gives_each_row_once(void **state)
     assert_int_equal(seen.n, 500);
     assert_int_equal(seen.failed, 10);
     for (uint32_t i = 0; i < 500; i++)
-        assert_int_equal(seen.i[i], row_index(list.at[i]->row)); /* the order of completion */
+        assert_int_equal(seen.i[i], row_index(list.at[i]->row_id)); /* the order of completion */
     assert_int_equal(job_now(f->s, job).state, JOB_DONE);
     free_rows(&list);
 }
