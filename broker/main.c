@@ -14,12 +14,16 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "broker/broker.h"
 #include "broker/api/connections.h"
-#include "broker/data_dir.h"
 #include "broker/api/listen.h"
-#include "broker/text/text_digest.h"
+#include "broker/api/progress.h"
+#include "broker/api/waiters.h"
+#include "broker/broker.h"
+#include "broker/data_dir.h"
+#include "broker/loop.h"
+#include "broker/outcomes.h"
 #include "broker/sched/dedupe_index.h"
+#include "broker/text/text_digest.h"
 #include "schema/endpoint.h"
 #include "schema/identity.h"
 #include "schema/cores.h"
@@ -271,7 +275,7 @@ static void close_broker(struct broker *b)
 {
     for (int g = 0; g < b->options->replicas; g++)
         group_free(&b->groups[g]);
-    broker_drop_outcomes(b);
+    outcomes_drop(b);
     planner_free(&b->planner);
     dedupe_free(&b->dedupe);
     score_cache_close(&b->cache);
@@ -381,7 +385,7 @@ int main(int argc, char **argv)
         rc = open_groups(&b, &e);
     int started = rc == 0;
     if (started)
-        rc = broker_run(&b, &e);
+        rc = loop_run(&b, &e);
     if (rc != 0)
         log_error("event=failed error=\"%s\"", e.msg);
     close_broker(&b);

@@ -2,13 +2,17 @@
  *
  * A request that is refused has changed nothing: what can refuse it is looked at before the first
  * write. What fails after that is the database, and then the whole turn is undone. */
+#include "broker/api/requests.h"
+
 #include <assert.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/broker.h"
+#include "broker/api/replies.h"
+#include "broker/api/waiters.h"
+#include "broker/transaction.h"
 #include "schema/log.h"
 
 #define SCORE_PRIORITY 50
@@ -134,7 +138,7 @@ static int new_job(struct broker *b, struct slice key, int priority, const struc
 static int add_chunk(struct broker *b, struct slice key, int priority, const struct request *q,
     int64_t *job, struct err *e)
 {
-    int rc = broker_begin(b, e);
+    int rc = transaction_begin(b, e);
     if (rc == 0)
         rc = store_find_job(b->store, key, job, e);
     if (rc == 0)
@@ -249,7 +253,7 @@ static int on_results(struct broker *b, const struct envelope *env, const struct
 static int change_job(struct broker *b, const struct request *q, const struct store_job *j,
     struct store_retried *retried, struct err *e)
 {
-    int rc = broker_begin(b, e);
+    int rc = transaction_begin(b, e);
     if (rc != 0)
         return rc;
     touch(b, j->job);
@@ -334,7 +338,7 @@ static int on_purge(
     if (b->cannot_write == ASSAY_EFULL || store_is_out_of_room(b->store))
         store_free_room_to_purge(b->store);
     if (rc == 0)
-        rc = broker_begin(b, e);
+        rc = transaction_begin(b, e);
     if (rc != 0)
         return rc;
     if (job != 0)
@@ -375,7 +379,7 @@ static int serve(
     }
 }
 
-int broker_request(
+int request_handle(
     struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e)
 {
     struct request q;

@@ -9,11 +9,14 @@
  *
  * A request that waits has no reply in the outbox that could be replaced when its turn is undone:
  * waiters of the present turn are known as such until it is settled. */
+#include "broker/api/waiters.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/broker.h"
 #include "broker/api/connections.h"
+#include "broker/api/replies.h"
+#include "broker/api/send.h"
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
@@ -269,7 +272,7 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
                                          w->limit, !timed_out && !b->draining, &e);
     if (rc < 0)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
-    broker_send_replies(b);
+    send_replies(b);
     return rc != 0;
 }
 
@@ -293,7 +296,7 @@ static int is_next(
 
 static int has_room(const struct broker *b, int looked_at, long long start_us)
 {
-    if (broker_replies_are_full(b))
+    if (replies_are_full(b))
         return 0;
     return looked_at < FEW || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
 }
@@ -305,7 +308,7 @@ long long waiters_tick(struct broker *b, long long now_ms)
     long long start_us = now_mono_us();
     if (!all->any_changed && now_ms < all->next_ms && !b->draining)
         return all->next_ms;
-    if (broker_replies_are_full(b))
+    if (replies_are_full(b))
         return now_ms + 1; /* until the disk has caught up */
     if (all->n_changed > 1)
         qsort(all->changed, all->n_changed, sizeof *all->changed, compare_jobs);
@@ -341,5 +344,5 @@ void waiters_end(struct broker *b, const char *why)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
         drop(b->waiters, w);
     }
-    broker_send_replies(b);
+    send_replies(b);
 }

@@ -1,11 +1,12 @@
 /* test_waiters.c - requests that wait: answered when their rows are there, when their time is over,
  * when their turn is undone, and when the broker stops; each once. The store and the sockets are
  * real, time is the test's own. */
+#include "broker/api/send.h"
+#include "broker/api/waiters.h"
+#include "broker/broker.h"
 #include "tests/unit/store_fixture.h"
 
 #include <zmq.h>
-
-#include "broker/broker.h"
 
 #define FAR 1000000
 #define FOREVER (1ll << 59) /* later than any deadline here */
@@ -291,7 +292,7 @@ static void test_an_undone_turn_is_told_to_its_waiters_only(void **state)
     wait_for(s, WAIT_RESULTS, job, 3, FAR);
     waiters_settle(&s->b, &why);
     waiters_settle(&s->b, &why); /* they are gone: nothing more to tell */
-    broker_send_replies(&s->b);
+    send_replies(&s->b);
     for (int64_t id = 3; id >= 2; id--) {
         assert_int_equal(hear(s, &a), 1);
         assert_int_equal(a.id, id);
@@ -351,7 +352,7 @@ static int fill(struct scene *s, uint64_t connection, enum waiter_kind kind, int
         wait_for(s, kind, 1, (uint8_t)connection, FAR);
         waiters_settle(&s->b, NULL);
     }
-    broker_send_replies(&s->b);
+    send_replies(&s->b);
     assert_true(n == most || (e.code == ASSAY_EQUEUEFULL && e.retry_after_ms > 0));
     return n;
 }

@@ -1,10 +1,12 @@
-/* reads.c - replies that only read: hello, info, status, jobs, pages of results (broker.h;
+/* replies.c - replies that only read: hello, info, status, jobs, pages of results (broker.h;
  * PROTOCOL.md has the fields). */
+#include "broker/api/replies.h"
+
 #include <string.h>
 #include <unistd.h>
 
-#include "broker/broker.h"
 #include "broker/api/connections.h"
+#include "broker/api/waiters.h"
 #include "schema/log.h"
 #include "schema/version.h"
 
@@ -113,7 +115,7 @@ static const char *broker_state(const struct broker *b)
     return "starting";
 }
 
-const char *broker_failure(const struct broker *b, int none_serves)
+const char *reply_failure(const struct broker *b, int none_serves)
 {
     const char *why = NULL;
     int exit_code;
@@ -129,7 +131,7 @@ const char *broker_failure(const struct broker *b, int none_serves)
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
 {
     const struct counters *c = &b->counters;
-    const char *failure = broker_failure(b, 0);
+    const char *failure = reply_failure(b, 0);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 16 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
@@ -218,7 +220,7 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;
-    const char *failure = is_waiting(&j) ? broker_failure(b, 1) : NULL;
+    const char *failure = is_waiting(&j) ? reply_failure(b, 1) : NULL;
     struct msg_writer *w =
         outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure != NULL));
     write_job(w, &j);

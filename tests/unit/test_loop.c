@@ -1,10 +1,15 @@
-/* test_turn.c - the broker's loop and the disk. When it fills up in the middle of a turn, every request
+/* test_loop.c - the broker's loop and the disk. When it fills up in the middle of a turn, every request
  * of the turn is answered, none of them was kept, and what was accepted before is still there. When it is
  * slow, nobody hears of anything before it is synced, and when it fails, never.
  *
  * The loop runs in a child, without worker groups, on a database that may not grow beyond a number
  * of pages: SQLite then fails as on a full disk. The test is its client. Syncs of the child go through
  * here: they can be made to wait, or to fail. */
+#include "broker/api/progress.h"
+#include "broker/api/waiters.h"
+#include "broker/broker.h"
+#include "broker/loop.h"
+#include "broker/store/private.h"
 #include "tests/unit/store_fixture.h"
 
 #include <errno.h>
@@ -18,8 +23,6 @@
 #include <sys/wait.h>
 #include <zmq.h>
 
-#include "broker/broker.h"
-#include "broker/store/private.h"
 #include "schema/log.h"
 
 #define PATIENCE_MS 20000
@@ -88,7 +91,7 @@ static int run_broker(const struct scene *s, int kbytes)
     b.progress = progress_new(b.zmq, s->events, &err);
     if (!b.progress || zmq_bind(b.clients, s->endpoint) != 0)
         return 1;
-    int rc = broker_run(&b, &err);
+    int rc = loop_run(&b, &err);
     planner_free(&b.planner);
     waiters_free(&b.waiters);
     progress_free(&b.progress);

@@ -1,4 +1,4 @@
-/* results.c - what comes back from workers, into the store; what goes out to them (broker.h).
+/* outcomes.c - see outcomes.h.
  *
  * Results of a batch are checked here: the group has seen that the slot's token is right and that
  * all ranks agree; a row with a NaN or an infinity becomes that row's error, its neighbours are
@@ -7,11 +7,15 @@
  * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
  * that is full gets the space of the reserve file back. When that does not do, or somebody else has the
  * database locked, outcomes are held and written again and again, and until then nothing more goes out. */
+#include "broker/outcomes.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/broker.h"
+#include "broker/api/progress.h"
+#include "broker/api/waiters.h"
+#include "broker/transaction.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 
@@ -224,13 +228,13 @@ static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e
 
 static int write_outcomes(struct broker *b, const struct outcome *list, int n, struct err *e)
 {
-    int rc = broker_begin_synced(b, e);
+    int rc = transaction_begin_synced(b, e);
     for (int i = 0; rc == 0 && i < n; i++)
         rc = keep_outcome(b, &list[i], e);
     if (rc == 0)
-        rc = broker_commit(b, e);
+        rc = transaction_commit(b, e);
     if (rc != 0)
-        broker_rollback(b);
+        transaction_rollback(b);
     return rc;
 }
 
@@ -281,7 +285,7 @@ static int settle_all(struct broker *b, struct outcome *list, int n, struct err 
 
 static void hold(struct broker *b, const struct outcome *list, int n, const struct err *e)
 {
-    broker_cannot_write(b, e);
+    transaction_cannot_write(b, e);
     b->held = xcalloc(1, sizeof *b->held);
     memcpy(b->held->list, list, (size_t)n * sizeof *list);
     b->held->n = n;
@@ -309,7 +313,7 @@ static int settle_held(struct broker *b, struct err *e)
     int rc = settle_all(b, b->held->list, b->held->n, e);
     b->held->again_ms = now_mono_ms() + AGAIN_MS;
     if (store_may_pass(rc)) {
-        broker_cannot_write(b, e);
+        transaction_cannot_write(b, e);
         return 0;
     }
     if (rc == 0) {
@@ -319,7 +323,7 @@ static int settle_held(struct broker *b, struct err *e)
     return rc;
 }
 
-void broker_drop_outcomes(struct broker *b)
+void outcomes_drop(struct broker *b)
 {
     for (int i = 0; b->held && i < b->held->n; i++)
         batch_free(&b->held->list[i].batch);
@@ -327,13 +331,12 @@ void broker_drop_outcomes(struct broker *b)
     b->held = NULL;
 }
 
-/* Nothing new is begun. */
-static int waits(const struct broker *b)
+int outcomes_block(const struct broker *b)
 {
     return b->draining || b->held || store_is_late(b->store);
 }
 
-int broker_take_outcomes(struct broker *b, struct err *e)
+int outcomes_take(struct broker *b, struct err *e)
 {
     struct outcome list[MAX_OUTCOMES];
     int n = 0;
@@ -345,65 +348,18 @@ int broker_take_outcomes(struct broker *b, struct err *e)
     return n > 0 ? settle_or_hold(b, list, n, e) : 0;
 }
 
+int outcomes_refuse(struct broker *b, struct batch **batch, const struct err *why, struct err *e)
+{
+    struct outcome refused = {*batch, BATCH_DONE, why};
+    *batch = NULL;
+    return settle_or_hold(b, &refused, 1, e);
+}
+
 /* ---- results that are known ---- */
 
-int broker_copy_results(struct broker *b, struct err *e)
+int outcomes_take_known(struct broker *b, struct err *e)
 {
     struct outcome known = {.kind = BATCH_DONE};
-    int rc = waits(b) ? 0 : planner_known(b->planner, &known.batch, e);
+    int rc = outcomes_block(b) ? 0 : planner_known(b->planner, &known.batch, e);
     return rc == 1 ? settle_or_hold(b, &known, 1, e) : rc;
-}
-
-/* ---- going out ---- */
-
-static uint32_t in_flight(const struct broker *b)
-{
-    uint32_t n = 0;
-    for (int g = 0; g < b->options->replicas; g++)
-        n += group_in_flight(b->groups[g]);
-    return n;
-}
-
-static void write_start(struct broker *b, int g, struct batch *batch)
-{
-    struct err e = {0};
-    batch->started_wall_ms = now_wall_ms();
-    if (broker_begin(b, &e) != 0 ||
-        store_batch_started(b->store, batch, g, group_incarnation(b->groups[g]), &e) != 0)
-        broker_forgo(b, &e);
-}
-
-/* 1 gone, 0 it will come again, negative: the database failed. */
-static int send_out(struct broker *b, int g, struct batch **batch, struct err *e)
-{
-    struct err why = {0};
-    write_start(b, g, *batch);
-    int rc = group_run(b->groups[g], batch, &why);
-    if (rc == 0)
-        planner_lost(b->planner, batch, 0); /* not taken after all */
-    if (rc >= 0)
-        return rc;
-    log_error("event=batch_refused error=\"%s\"", why.msg);
-    struct outcome refused = {*batch, BATCH_DONE, &why};
-    *batch = NULL;
-    rc = settle_or_hold(b, &refused, 1, e);
-    return rc < 0 ? rc : 1;
-}
-
-int broker_dispatch(struct broker *b, struct err *e)
-{
-    int rc = 0, sent = 1;
-    while (rc >= 0 && sent && !waits(b)) { /* round by round, so that groups share the work */
-        sent = 0;
-        for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
-            struct batch *batch = NULL;
-            if (group_free_slots(b->groups[g]) == 0 || b->held)
-                continue;
-            rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
-            if (rc == 1)
-                rc = send_out(b, g, &batch, e);
-            sent |= rc == 1;
-        }
-    }
-    return rc < 0 ? rc : 0;
 }

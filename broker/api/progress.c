@@ -1,4 +1,4 @@
-/* events.c - how jobs get on, told to those who watch (broker.h): events on a PUB socket, rates in
+/* progress.c - how jobs get on, told to those who watch (broker.h): events on a PUB socket, rates in
  * the jobs view.
  *
  * One entry for each job that changed since the start and is not over, in a hash table by job
@@ -6,11 +6,15 @@
  * an average over about ten seconds of how fast `done` grows.
  *
  * An event tells what was read from the store, so it waits for the disk as a reply does. */
+#include "broker/api/progress.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/broker.h"
+#include "broker/api/replies.h"
+#include "broker/api/send.h"
+#include "broker/transaction.h"
 #include "schema/log.h"
 
 #define TICK_MS 200
@@ -173,14 +177,14 @@ static int tell(struct broker *b, struct entry *entry)
     int rc = store_get_job(b->store, entry->job, &j, &e);
     entry->changed = 0;
     if (rc < 0)
-        broker_forgo(b, &e);
+        transaction_forgo(b, &e);
     if (rc != 1)
         return rc == 0;
     publish(b->progress, entry, &j);
     double rate = take_rate(entry, &j, b->started_ms);
     if (rate >= 0 &&
-        (broker_begin(b, &e) != 0 || store_set_rate(b->store, entry->job, rate, &e) != 0))
-        broker_forgo(b, &e);
+        (transaction_begin(b, &e) != 0 || store_set_rate(b->store, entry->job, rate, &e) != 0))
+        transaction_forgo(b, &e);
     return is_over(&j);
 }
 
@@ -198,6 +202,6 @@ long long progress_tick(struct broker *b, long long now_ms)
             remove_entry(p, &p->entries[i]); /* another may lie here now */
         else
             i++;
-    broker_send_replies(b);
+    send_replies(b);
     return p->next_ms;
 }

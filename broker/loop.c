@@ -1,5 +1,5 @@
-/* broker.c - the event loop (broker.h has the turn). */
-#include "broker/broker.h"
+/* loop.c - see loop.h. */
+#include "broker/loop.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -9,12 +9,15 @@
 #include <unistd.h>
 
 #include "broker/api/connections.h"
+#include "broker/api/progress.h"
+#include "broker/api/requests.h"
+#include "broker/api/send.h"
+#include "broker/api/waiters.h"
+#include "broker/dispatch.h"
+#include "broker/outcomes.h"
+#include "broker/transaction.h"
 #include "schema/log.h"
 
-#define REPLY_BYTES (64u << 20) /* that wait; then no more requests are taken */
-/* The same, in number. They go out at once, perhaps to one client, for which libzmq keeps a thousand: what
- * is beyond would be lost to it, however fast it reads. */
-#define REPLIES_HELD 512
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define READING_US 20000 /* of one turn; then it is the workers' turn again */
 #define REQUESTS_US                                                                                \
@@ -24,85 +27,6 @@
 #define DRAIN_MS 30000
 #define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
 #define PURGE_PAUSE_MS 16
-
-/* ---- transactions ---- */
-
-int broker_begin(struct broker *b, struct err *e)
-{
-    if (b->in_transaction)
-        return 0;
-    int rc = store_begin_later(b->store, e);
-    b->in_transaction = rc == 0;
-    return rc;
-}
-
-int broker_begin_synced(struct broker *b, struct err *e)
-{
-    int rc = broker_commit(b, e);
-    if (store_may_pass(rc)) /* that was for show */
-        broker_forgo(b, e);
-    else if (rc != 0)
-        return rc;
-    rc = store_begin(b->store, e);
-    b->in_transaction = rc == 0;
-    return rc;
-}
-
-int broker_commit(struct broker *b, struct err *e)
-{
-    if (!b->in_transaction)
-        return 0;
-    b->in_transaction = 0;
-    int rc = store_commit(b->store, e);
-    if (rc == 0 && b->cannot_write != 0) {
-        log_info(
-            "event=%s", b->cannot_write == ASSAY_EFULL ? "disk_has_room" : "database_unlocked");
-        b->cannot_write = 0;
-    }
-    return rc;
-}
-
-void broker_rollback(struct broker *b)
-{
-    if (b->in_transaction)
-        store_rollback(b->store);
-    b->in_transaction = 0;
-}
-
-static _Noreturn void die_of(const struct err *e)
-{
-    if (e->code == ASSAY_EGONE)
-        die(EX_OSFILE, "event=database_gone error=\"%s\"", e->msg);
-    die(EX_IOERR, "event=database_failed outcome=unknown error=\"%s\"", e->msg);
-}
-
-void broker_cannot_write(struct broker *b, const struct err *e)
-{
-    if (!store_may_pass(e->code))
-        die_of(e);
-    if (b->cannot_write != e->code)
-        log_warn("event=%s error=\"%s\" action=\"work waits until it can be written\"",
-            e->code == ASSAY_EFULL ? "disk_full" : "database_locked", e->msg);
-    b->cannot_write = e->code;
-}
-
-void broker_forgo(struct broker *b, const struct err *e)
-{
-    broker_rollback(b);
-    broker_cannot_write(b, e);
-}
-
-void broker_send_replies(struct broker *b)
-{
-    struct err e = {0};
-    uint64_t synced;
-    if (store_synced(b->store, &synced, &e) != 0)
-        die_of(&e);
-    int waiting = outbox_send(b->outbox, store_written(b->store), synced);
-    waiting |= progress_send(b, store_written(b->store), synced);
-    if (waiting)
-        store_want_synced(b->store);
-}
 
 /* ---- requests ---- */
 
@@ -144,8 +68,8 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
  * same now. */
 static void refuse_turn(struct broker *b, struct err *e)
 {
-    broker_rollback(b);
-    broker_cannot_write(b, e);
+    transaction_rollback(b);
+    transaction_cannot_write(b, e);
     e->retry_after_ms = e->code == ASSAY_EFULL ? 5000 : 1000;
     e->code = ASSAY_EQUEUEFULL;
     outbox_fail(b->outbox, e);
@@ -161,7 +85,7 @@ static void tell_of_touched(struct broker *b)
         waiters_job_changed(b, b->touched[i]);
         progress_job_changed(b, b->touched[i]);
         if (planner_job_changed(b->planner, b->touched[i], &e) < 0)
-            die_of(&e);
+            transaction_die(&e);
     }
     b->n_touched = 0;
 }
@@ -169,19 +93,14 @@ static void tell_of_touched(struct broker *b)
 static void end_requests(struct broker *b, int rc, struct err *e)
 {
     if (rc == 0 && (b->n_touched > 0 || b->purge_due_ms == 0))
-        rc = broker_commit(b, e);
+        rc = transaction_commit(b, e);
     if (rc == 0)
         waiters_settle(b, NULL);
     else
         refuse_turn(b, e);
-    broker_send_replies(b);
+    send_replies(b);
     tell_of_touched(b);
     store_tend(b->store); /* while the thread brings this turn's commit to the disk */
-}
-
-int broker_replies_are_full(const struct broker *b)
-{
-    return outbox_bytes(b->outbox) > REPLY_BYTES || outbox_held(b->outbox) > REPLIES_HELD;
 }
 
 /* One request; returns how long it took, unless it wrote to a job: that is cheap by the row, and the more of it
@@ -191,7 +110,7 @@ static long long take_request(
 {
     long long start_us = now_mono_us();
     int touched = b->n_touched;
-    *rc = broker_request(b, env, zmq_msg_data(body), zmq_msg_size(body), e);
+    *rc = request_handle(b, env, zmq_msg_data(body), zmq_msg_size(body), e);
     b->wake = 1;
     return b->n_touched == touched ? now_mono_us() - start_us : 0;
 }
@@ -203,7 +122,7 @@ static void take_requests(struct broker *b)
     int rc = 0;
     long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0 && reading_us < READING_US; i++) {
-        if (broker_replies_are_full(b) || now_mono_us() >= end_us)
+        if (replies_are_full(b) || now_mono_us() >= end_us)
             break;
         struct envelope env;
         zmq_msg_t body;
@@ -224,13 +143,13 @@ static void take_requests(struct broker *b)
 static void take_work(struct broker *b)
 {
     struct err e = {0};
-    int rc = broker_take_outcomes(b, &e);
+    int rc = outcomes_take(b, &e);
     if (rc == 0)
-        rc = broker_dispatch(b, &e);
+        rc = dispatch_batches(b, &e);
     if (rc == 0)
-        rc = broker_copy_results(b, &e);
+        rc = outcomes_take_known(b, &e);
     if (rc < 0)
-        die_of(&e);
+        transaction_die(&e);
     b->wake |= b->dedupe && dedupe_is_behind(b->dedupe);
 }
 
@@ -273,7 +192,7 @@ static uint64_t sum_of_workers(const struct broker *b)
 
 static int write_all_workers(struct broker *b, struct err *e)
 {
-    int rc = broker_begin(b, e);
+    int rc = transaction_begin(b, e);
     uint32_t n = 0;
     for (int g = 0; g < b->options->replicas; g++)
         for (uint32_t r = (group_ranks(b->groups[g], &n), 0); rc == 0 && r < n; r++) {
@@ -339,7 +258,7 @@ static void look_at_damage(struct broker *b)
     int64_t job;
     int rc = store_mend_suspect(b->store, &job, &e);
     if (rc == ASSAY_EIO || (rc == 1 && planner_job_changed(b->planner, job, &e) < 0))
-        die_of(&e);
+        transaction_die(&e);
     if (rc == 1)
         waiters_job_changed(b, job);
 }
@@ -349,10 +268,10 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     struct err e = {0};
     if (now_ms < due_ms)
         return due_ms;
-    if (write_workers(b, now_ms, &e) != 0 || broker_commit(b, &e) != 0)
-        broker_forgo(b, &e);
+    if (write_workers(b, now_ms, &e) != 0 || transaction_commit(b, &e) != 0)
+        transaction_forgo(b, &e);
     if (b->dedupe && dedupe_idle(b->dedupe, &e) < 0)
-        die_of(&e);
+        transaction_die(&e);
     look_at_damage(b);
     store_idle(b->store);
     look_at_connections(b);
@@ -365,15 +284,15 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
 static int purge_slice(struct broker *b, int has_rows)
 {
     struct err e = {0};
-    int rc = broker_begin(b, &e);
+    int rc = transaction_begin(b, &e);
     if (rc == 0)
         rc = store_purge_step(b->store, PURGE_SLICE_MS, &e);
     if (rc == 0)
-        rc = broker_commit(b, &e);
+        rc = transaction_commit(b, &e);
     if (rc == ASSAY_EFULL && has_rows)
         store_free_room_to_purge(b->store);
     if (rc != 0)
-        broker_forgo(b, &e);
+        transaction_forgo(b, &e);
     store_idle(b->store); /* at once: what many slices wrote would hold up the loop for long */
     return rc;
 }
@@ -386,7 +305,7 @@ static long long purge(struct broker *b, long long now_ms)
         return b->purge_due_ms;
     int waits = store_purge_waits(b->store, &e);
     if (waits < 0)
-        die_of(&e);
+        transaction_die(&e);
     int goes_on = waits && purge_slice(b, waits == 2) == 0;
     b->purge_due_ms = now_mono_ms() + (goes_on ? PURGE_PAUSE_MS : HOUSEKEEPING_MS);
     return b->purge_due_ms;
@@ -397,7 +316,7 @@ static long long purge(struct broker *b, long long now_ms)
 static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
 {
     int n = 0;
-    int full = broker_replies_are_full(b); /* until the disk has caught up */
+    int full = replies_are_full(b); /* until the disk has caught up */
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = full ? 0 : ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
@@ -471,7 +390,7 @@ static long long turn(struct broker *b, long long *housekeeping_ms)
     return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);
 }
 
-int broker_run(struct broker *b, struct err *e)
+int loop_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
     long long housekeeping_ms = 0, drained_by_ms = 0;
@@ -498,11 +417,12 @@ int broker_run(struct broker *b, struct err *e)
         close(signal_fd);
     if (rc == 0) {
         waiters_end(b, NULL);
-        if (broker_commit(b, e) != 0) /* an open transaction would keep the last checkpoint out */
-            broker_forgo(b, e);
+        if (transaction_commit(b, e) !=
+            0) /* an open transaction would keep the last checkpoint out */
+            transaction_forgo(b, e);
         if (store_wait_synced(b->store, e) != 0)
-            die_of(e);
-        broker_send_replies(b);
+            transaction_die(e);
+        send_replies(b);
     }
     return rc;
 }

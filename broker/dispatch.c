@@ -1,0 +1,57 @@
+/* dispatch.c - see dispatch.h. */
+#include "broker/dispatch.h"
+
+#include "broker/outcomes.h"
+#include "broker/transaction.h"
+#include "schema/log.h"
+
+static uint32_t in_flight(const struct broker *b)
+{
+    uint32_t n = 0;
+    for (int g = 0; g < b->options->replicas; g++)
+        n += group_in_flight(b->groups[g]);
+    return n;
+}
+
+static void write_start(struct broker *b, int g, struct batch *batch)
+{
+    struct err e = {0};
+    batch->started_wall_ms = now_wall_ms();
+    if (transaction_begin(b, &e) != 0 ||
+        store_batch_started(b->store, batch, g, group_incarnation(b->groups[g]), &e) != 0)
+        transaction_forgo(b, &e);
+}
+
+/* 1 gone, 0 it will come again, negative: the database failed. */
+static int send_out(struct broker *b, int g, struct batch **batch, struct err *e)
+{
+    struct err why = {0};
+    write_start(b, g, *batch);
+    int rc = group_run(b->groups[g], batch, &why);
+    if (rc == 0)
+        planner_lost(b->planner, batch, 0); /* not taken after all */
+    if (rc >= 0)
+        return rc;
+    log_error("event=batch_refused error=\"%s\"", why.msg);
+    rc = outcomes_refuse(b, batch, &why, e);
+    return rc < 0 ? rc : 1;
+}
+
+int dispatch_batches(struct broker *b, struct err *e)
+{
+    int rc = 0, sent = 1;
+    while (
+        rc >= 0 && sent && !outcomes_block(b)) { /* round by round, so that groups share the work */
+        sent = 0;
+        for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
+            struct batch *batch = NULL;
+            if (group_free_slots(b->groups[g]) == 0 || b->held)
+                continue;
+            rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
+            if (rc == 1)
+                rc = send_out(b, g, &batch, e);
+            sent |= rc == 1;
+        }
+    }
+    return rc < 0 ? rc : 0;
+}
