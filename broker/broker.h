@@ -1,4 +1,4 @@
-/* broker.h - the broker's one context, and the parts that its event loop (broker.c) is made of.
+/* broker.h - the broker's one context, and the parts that its event loop (loop.c) is made of.
  *
  * One thread. A turn of the loop:
  *     outcomes  results of the batches that came back, one transaction, synced
@@ -12,8 +12,8 @@
  * transaction is next and never synced for its own sake: it may be lost, and with a full disk it
  * is.
  *
- * A row's way: requests.c decodes, admit.c judges, store_chunks.c keeps, planner.c plans, group.c
- * stages, (the worker computes,) results.c checks and keeps, reads.c and waiters.c reply. */
+ * A row's way: requests.c decodes, admit.c judges, store/chunks.c keeps, planner.c plans, group.c
+ * stages, (the worker computes,) outcomes.c checks and keeps, replies.c and waiters.c reply. */
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 
@@ -64,7 +64,7 @@ struct broker {
     int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
     int n_touched;
     int cannot_write;         /* why, as it was last logged: ASSAY_EFULL, ASSAY_ELOCKED; 0 */
-    struct held *held;        /* outcomes that could not be written (results.c); NULL: none */
+    struct held *held;        /* outcomes that could not be written (outcomes.c); NULL: none */
     int connections_are_full; /* likewise */
     unsigned connections_ended;
     long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */

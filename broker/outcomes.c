@@ -148,7 +148,7 @@ static int compare_rows(const void *a, const void *b)
 }
 
 /* In the order of their numbers: jobs take turns in a batch, and what rows of one have in common is
- * written once for those that are next to each other (store_work.c). */
+ * written once for those that are next to each other (store/work.c). */
 static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
     struct computed *list = xcalloc(batch->n_rows + 1, sizeof *list);

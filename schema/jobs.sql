@@ -1,7 +1,7 @@
 -- jobs.sql - the database of one broker: private tables (singular), public views (plural, documented in SCHEMA.md).
 -- Times are unix milliseconds in tables. A row's number is job * 2^32 + its index in the job.
--- The version is `pragma user_version`; store_schema.c holds the steps from one to the next.
--- sum, sums: checksums of what the record says (store_sums.c); null in records from before version 6. Jobs from meta's sums_from on have
+-- The version is `pragma user_version`; store/schema.c holds the steps from one to the next.
+-- sum, sums: checksums of what the record says (store/sums.c); null in records from before version 6. Jobs from meta's sums_from on have
 -- all of them.
 
 create table meta (name text primary key, value) without rowid;

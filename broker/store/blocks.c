@@ -1,4 +1,4 @@
-/* store_blocks.c - which rows are queued, which run, which failed: bits of 64 rows at a time.
+/* blocks.c - which rows are queued, which run, which failed: bits of 64 rows at a time.
  *
  * A block is the rows whose numbers have the same upper 58 bits (table block). Rows come and finish by the
  * batch, next to each other: their states are one record, where an index over each row's own state would

@@ -1,4 +1,4 @@
-/* store_chunks.c - what comes in: chunks, and the rows of those that have no gap before them. */
+/* chunks.c - what comes in: chunks, and the rows of those that have no gap before them. */
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* store_guard.c - that the database is still where its name says.
+/* guard.c - that the database is still where its name says.
  *
  * A file that is removed or replaced lives on for who has it open: the broker would go on, acknowledge
  * rows, sync them, and lose them all when it closes it. So before anybody is told that something is on

@@ -1,4 +1,4 @@
-/* store_jobs.c - jobs: made, found, read, and what is done to one as a whole. */
+/* jobs.c - jobs: made, found, read, and what is done to one as a whole. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* store_lock.c - the lock of a data directory: one broker at a time (store.h). */
+/* lock.c - the lock of a data directory: one broker at a time (store.h). */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

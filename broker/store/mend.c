@@ -1,4 +1,4 @@
-/* store_mend.c - what a damaged database can still say for certain, made good.
+/* mend.c - what a damaged database can still say for certain, made good.
  *
  * Rows and results are the truth; the states of rows (table block) and a job's counters are made from them, to be
  * read at once. At the start each unfinished job's are held against each other: checksums, as many queued rows as

@@ -1,13 +1,13 @@
-/* store_open.c - the database file: connection, schema, transactions, room on the disk. The
+/* open.c - the database file: connection, schema, transactions, room on the disk. The
  * rules it keeps:
  *
- *   - A lock file first (store_lock.c): two connections that write and checkpoint one WAL database can corrupt it,
+ *   - A lock file first (store/lock.c): two connections that write and checkpoint one WAL database can corrupt it,
  *     and an ipc bind takes the endpoint from its owner without a word.
  *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
  *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
  *     must be synced before a client is told that it is a duplicate.
  *   - synchronous=FULL: a commit is on the disk when it returns; NORMAL for those that a thread syncs
- *     after them (store_sync.c). A commit that fails has an unknown outcome.
+ *     after them (store/sync.c). A commit that fails has an unknown outcome.
  *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
  *   - A reserve file holds back space for results of accepted work. */
 #include <errno.h>

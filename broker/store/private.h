@@ -1,4 +1,4 @@
-/* store_private.h - what the files of the store share: the connection, its prepared statements, and
+/* private.h - what the files of the store share: the connection, its prepared statements, and
  * how one is run. */
 #ifndef ASSAY_STORE_PRIVATE_H
 #define ASSAY_STORE_PRIVATE_H
@@ -14,9 +14,9 @@
 #define STORE_SCHEMA_VERSION 7
 #define STORE_LAST_JOB INT32_MAX /* rows' numbers have 31 bits for it */
 #define STORE_BLOCKS 64
-#define STORE_GUARDED 4 /* files (store_guard.c) */
+#define STORE_GUARDED 4 /* files (store/guard.c) */
 
-struct store_sync; /* store_sync.c */
+struct store_sync; /* store/sync.c */
 
 /* What decides a row, in its record; and its client's id, as SQLite keeps it. */
 struct client_id {
@@ -51,7 +51,7 @@ struct touched_job {
     "tokens_left, next_seq, sum from job "
 
 /* Rows of one job that the open transaction has finished: what the job is told of them once, when another
- * job's come or at the commit (store_work.c). */
+ * job's come or at the commit (store/work.c). */
 struct store_tally {
     int64_t job; /* 0: none */
     int64_t next_seq;
@@ -59,7 +59,7 @@ struct store_tally {
     int cancelled;
 };
 
-/* States of 64 rows, as the open transaction has them (store_blocks.c). */
+/* States of 64 rows, as the open transaction has them (store/blocks.c). */
 struct store_block {
     int64_t number; /* 0: none */
     uint64_t queued, running, failed;
@@ -113,7 +113,7 @@ struct store {
     int64_t *
         unsound; /* jobs whose records were found to be damaged, ascending; some may be sound again, or gone */
     size_t n_unsound;
-    int64_t suspect; /* a job to look after when there is time (store_mend.c); 0: none */
+    int64_t suspect; /* a job to look after when there is time (store/mend.c); 0: none */
     int changes;     /* since the last idle checkpoint */
     int free_pages;  /* some were left by purged rows, and are to be given back */
     struct {
@@ -143,11 +143,11 @@ int store_failed(struct store *s, struct err *e, const char *what);
 
 int store_end_tally(struct store *s, struct err *e);
 
-/* store_open.c, store_schema.c */
+/* store/open.c, store/schema.c */
 int store_execute(struct store *s, const char *sql, struct err *e);
 int store_make_schema(struct store *s, struct err *e);
 
-/* store_blocks.c: the states of rows. */
+/* store/blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"
 /* q stands on STORE_BLOCK_COLUMNS: 0, or ASSAY_EIO when they are not what was written. */
 int store_block_is_sound(struct store *s, sqlite3_stmt *q, struct err *e);
@@ -159,13 +159,13 @@ int store_row_runs(struct store *s, int64_t row, int runs, struct err *e);
 int store_row_is_over(struct store *s, int64_t row, int failed, struct err *e);
 int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 
-/* store_guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
+/* store/guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
 int store_guard_begin(struct store *s, struct err *e); /* once all are there */
 int store_guard_check(const struct store *s, struct err *e);
 /* After that: what is in a log without a name goes into the database, if that has its own; what was open is undone. */
 void store_guard_rescue(const struct store *s);
 
-/* store_sums.c: checksums. Readers say 1 when the record is as it was written, and can be. */
+/* store/sums.c: checksums. Readers say 1 when the record is as it was written, and can be. */
 int store_read_sums_from(struct store *s, struct err *e); /* before a record is read */
 int64_t store_sum_row(int64_t row, const struct row_record *r);
 int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,
@@ -199,7 +199,7 @@ static inline struct slice store_text(const char *text)
 {
     return (struct slice){(const uint8_t *)text, text ? strlen(text) : 0};
 }
-/* store_results.c */
+/* store/results.c */
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 
@@ -211,7 +211,7 @@ int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_v
 /* q stands on a chunk that is past a gap: are these columns its bytes, and their digest? */
 int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);
 
-/* store_mend.c: what can be made again from what is there. */
+/* store/mend.c: what can be made again from what is there. */
 /* The states of the job's rows and its counters: 1 they agree, 0 they do not. */
 int store_states_agree(struct store *s, int64_t job, struct err *e);
 /* They are made anew from rows and results; a row without a result is queued. With `drop`, results that are
@@ -222,7 +222,7 @@ int store_count_tokens(struct store *s, struct err *e); /* into s->queued_tokens
 int store_find_unsound(struct store *s, struct err *e);
 int store_mend_all(struct store *s, struct err *e); /* at the start: unfinished jobs that need it */
 
-/* store_sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
+/* store/sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);
 void store_sync_stop(struct store *s); /* NULL-safe */
 void store_sync_wrote(struct store *s, int synced);

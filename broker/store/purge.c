@@ -1,4 +1,4 @@
-/* store_purge.c - jobs that are over and not wanted any more: gone at once, their space given back bit by bit.
+/* purge.c - jobs that are over and not wanted any more: gone at once, their space given back bit by bit.
  *
  * Purging a job deletes its row of table job and writes its number into table purge, in one transaction. From then on
  * no view, no message and no part of the broker knows it, and its key is free. The rows, inputs and results are

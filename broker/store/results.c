@@ -1,4 +1,4 @@
-/* store_results.c - results: kept, and read by cursor and in order of index.
+/* results.c - results: kept, and read by cursor and in order of index.
  *
  * What is read is checked: a result that is not what was written, or whose row is not, is an error in its place.
  * Cursors have no gaps but those that a retry made (table gone): another one is a result that was lost. */

@@ -1,4 +1,4 @@
-/* store_rows.c - rows out of the database: those that are queued, and those that are over, for their duplicates.
+/* rows.c - rows out of the database: those that are queued, and those that are over, for their duplicates.
  *
  * What is read is checked: the row's checksum and its input's, that a length is that of what is there, that
  * positions and ends lie in the row. A queued row that does not hold goes the way of one whose answer is known:

@@ -1,4 +1,4 @@
-/* store_schema.c - the tables: made anew, or of a database of before, which is copied first. */
+/* schema.c - the tables: made anew, or of a database of before, which is copied first. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,13 +25,13 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     [2] = "create index job_unfinished on job (job) where finished_ms is null;"
           "create index row_failed on row (row) where state = 2;"
           "create index batch_running on batch (batch) where ms is null;",
-    /* And new chunks have another digest, which a broker of before would not know (store_chunks.c). */
+    /* And new chunks have another digest, which a broker of before would not know (store/chunks.c). */
     [3] = "alter table job add column copied integer not null default 0;"
           "alter table job add column cached integer not null default 0;"
           "alter table job add column fresh integer not null default 0;"
           "alter table worker add column busy_us integer not null default 0;"
           "alter table worker add column up_us integer not null default 0;",
-    /* Rows' states go into blocks (store_blocks.c), read in the order of their numbers. */
+    /* Rows' states go into blocks (store/blocks.c), read in the order of their numbers. */
     [4] = "alter table row_input add column rows blob;"
           "create table block (block integer primary key, queued integer not null, "
           "running integer not null, failed integer not null);"
@@ -45,7 +45,7 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
                    "create index block_failed on block (block) where failed <> 0;"
                    "drop index if exists row_queued; drop index if exists row_failed; drop table "
                    "lease;",
-    /* Records have checksums from here on, those that are there already none (store_sums.c). Cursors that a
+    /* Records have checksums from here on, those that are there already none (store/sums.c). Cursors that a
      * retry has left without a result are told from those that damage did. */
     [5] = "alter table job add column sum integer;"
           "alter table row add column sum integer;"
@@ -62,7 +62,7 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "insert or replace into meta select 'sums_from', 1 + max("
           "ifnull((select max(job) from job), 0), "
           "ifnull((select value from meta where name = 'last_job'), 0));",
-    /* Jobs of a state are found without a look at all others (store_jobs.c). */
+    /* Jobs of a state are found without a look at all others (store/jobs.c). */
     [6] = "create index job_done on job (job) "
           "where finished_ms is not null and cancelled = 0 and paused = 0;"
           "create index job_paused on job (job) where paused <> 0;"

@@ -1,4 +1,4 @@
-/* store_scrub.c - see store_scrub.h.
+/* scrub.c - see scrub.h.
  *
  * First the file as SQLite sees it: pragma integrity_check reads every page, and holds every index against its
  * table. Then each job by the same eyes as the broker's: its record, its rows with their input, the states of its

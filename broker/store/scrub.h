@@ -1,4 +1,4 @@
-/* store_scrub.h - everything that a database holds, read and checked (`assay scrub`). Changes nothing; a broker may
+/* scrub.h - everything that a database holds, read and checked (`assay scrub`). Changes nothing; a broker may
  * work on it meanwhile. */
 #ifndef ASSAY_STORE_SCRUB_H
 #define ASSAY_STORE_SCRUB_H

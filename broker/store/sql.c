@@ -1,4 +1,4 @@
-/* store_sql.c - statements of the store: prepared once each, found again by their text's address, their values bound
+/* sql.c - statements of the store: prepared once each, found again by their text's address, their values bound
  * by a word of types. */
 #include <errno.h>
 #include <stdarg.h>

@@ -9,7 +9,7 @@
  * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
  * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
  * counted. Rows that come together are kept together: one record has their input (schema/bundle.h), one the
- * states of 64 neighbours (store_blocks.c). `running` is advisory, forgotten at every start: a row is queued until its
+ * states of 64 neighbours (store/blocks.c). `running` is advisory, forgotten at every start: a row is queued until its
  * result is committed, so a restart re-queues by construction.
  *
  * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk
@@ -80,7 +80,7 @@ uint64_t store_epoch(const struct store *s);
 
 int store_begin(struct store *s, struct err *e);
 /* The same, for a transaction that store_commit only writes: a thread brings it to the disk when it is
- * wanted there (store_sync.c).
+ * wanted there (store/sync.c).
  * Readers see it before. A later commit of the other kind brings it there too. */
 int store_begin_later(struct store *s, struct err *e);
 int store_commit(struct store *s, struct err *e);
@@ -154,7 +154,7 @@ int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before it h
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
 
 /* A job that was found to be damaged while it was read is mended, as all that are unfinished are by store_open
- * (store_mend.c): 1 and *job, which may have queued rows again; 0 there is none. In a transaction of its own. */
+ * (store/mend.c): 1 and *job, which may have queued rows again; 0 there is none. In a transaction of its own. */
 int store_mend_suspect(struct store *s, int64_t *job, struct err *e);
 
 /* ---- chunks ----
@@ -272,7 +272,7 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
 int store_each_result_by_index(
     struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
 
-/* ---- purging (store_purge.c) ---- */
+/* ---- purging (store/purge.c) ---- */
 #define STORE_PURGE_JOBS 1000
 struct store_purged {
     int64_t jobs, rows;

@@ -1,4 +1,4 @@
-/* store_sums.c - checksums of records: what was kept is what comes back, or it is known that it is not.
+/* sums.c - checksums of records: what was kept is what comes back, or it is known that it is not.
  *
  * A disk forgets, a copy is cut, a bit flips: SQLite takes what its pages say. So each record that decides what a
  * row is, or what it was answered, carries XXH3-64 over everything in it, its own number too, so that a record
@@ -9,7 +9,7 @@
  *     result        everything; but vector_json, which is for people
  *     block         the bits that are queued and failed; those that run are forgotten at every start
  *     job           two halves of 32 bits: what the client and the operator said; and what was counted, which can
- *                   be counted again (store_mend.c)
+ *                   be counted again (store/mend.c)
  *
  * Records of before version 6 of the schema have none; they are in jobs below meta's sums_from. */
 #include <string.h>

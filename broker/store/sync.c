@@ -1,4 +1,4 @@
-/* store_sync.c - the thread that brings the WAL to the disk while the broker goes on (store.h,
+/* sync.c - the thread that brings the WAL to the disk while the broker goes on (store.h,
  * store_begin_later).
  *
  * A sync takes as long as all else that a busy broker does. So a transaction of requests is committed

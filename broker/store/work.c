@@ -1,4 +1,4 @@
-/* store_work.c - rows on their way: batches, results in, answers for rows that are the same. */
+/* work.c - rows on their way: batches, results in, answers for rows that are the same. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
