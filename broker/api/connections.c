@@ -309,6 +309,15 @@ int connections_is_there(uint64_t connection)
     return is_there;
 }
 
+int connections_is_over(uint64_t connection)
+{
+    pthread_mutex_lock(&watched.lock);
+    const struct connection *c = find((int)(connection & INT_MAX));
+    int is_over = c && c->number == connection >> 32 && (c->is_ended || c->has_left);
+    pthread_mutex_unlock(&watched.lock);
+    return is_over;
+}
+
 static void end_who_reads_least(void)
 {
     int most = 0;

@@ -47,6 +47,8 @@ void connections_expect_subscribers(const char *path);
 uint64_t connections_of(int fd);
 /* Is it there yet, and not ended? Nobody hears a reply to one that has gone. */
 int connections_is_there(uint64_t connection);
+/* Libzmq has it still, and would keep what is sent to it, but nobody will read that. */
+int connections_is_over(uint64_t connection);
 /* How many connections were ended for what they sent, so far. */
 unsigned connections_ended(void);
 

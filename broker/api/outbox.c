@@ -170,8 +170,8 @@ static void send_letter(struct outbox *o, struct letter *l)
 {
     const uint8_t *at = l->envelope.bytes;
     int rc = 0;
-    if (l->envelope.connection != 0 && !connections_is_there(l->envelope.connection))
-        return; /* libzmq may not know it yet, and would keep the reply */
+    if (connections_is_over(l->envelope.connection))
+        return;
     for (int i = 0; rc >= 0 && i < l->envelope.n_frames; at += l->envelope.sizes[i++])
         rc = zmq_send(o->socket, at, l->envelope.sizes[i], ZMQ_SNDMORE | ZMQ_DONTWAIT);
     if (rc >= 0)

@@ -188,9 +188,9 @@ def test_a_driver_that_hangs_is_not_waited_for_for_ever(installed):
 def test_a_long_description_that_tells_how_far_it_is_is_waited_for(installed):
     (installed / "assay-worker-cuda").unlink()
     (installed / "assay-worker-cuda").write_text(
-        f"#!/bin/sh\n[ $1 = --describe ] && for i in $(seq {8 * PATIENCE}); do echo digest >&2; sleep 0.5; done\nexec {WORKER} \"$@\"\n")
+        f"#!/bin/sh\n[ $1 = --describe ] && for i in $(seq {int(8 * PATIENCE)}); do echo digest >&2; sleep 0.5; done\nexec {WORKER} \"$@\"\n")
     (installed / "assay-worker-cuda").chmod(0o755)
-    with GpuBroker(installed, options=["--start-ms", 3000 * PATIENCE]) as broker, broker.client() as client:
+    with GpuBroker(installed, options=["--start-ms", int(3000 * PATIENCE)]) as broker, broker.client() as client:
         assert client.call("hello")["mode"].startswith("device=cuda ")
 
 
