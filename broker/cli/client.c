@@ -17,6 +17,7 @@
 #define RESEND_MS 3000
 #define POLL_MS 200
 #define SILENT_MS 4000
+#define LONGEST_LOOK_MS 1000 /* beyond that it was us that did not run: stopped, as by Ctrl-Z */
 
 struct client {
     void *context, *socket;
@@ -95,6 +96,11 @@ void client_free(struct client **out)
 const char *client_endpoint(const struct client *c)
 {
     return c->endpoint;
+}
+
+int client_timeout_s(const struct client *c)
+{
+    return c->timeout_ms / 1000;
 }
 
 void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), void *arg)
@@ -290,16 +296,17 @@ static int receive(struct client *c, json_t **body, struct err *e)
     return found;
 }
 
-/* What is done while no reply is there: 0, or negative to give up. */
+/* What is done while no reply is there: 0, CLIENT_STARTING, or negative to give up. */
 static int pass_time(struct client *c, long long silent_ms, struct err *e)
 {
-    if (c->alive && c->alive(c->alive_arg, e) != 0)
+    int rc = c->alive ? c->alive(c->alive_arg, e) : 0;
+    if (rc < 0)
         return ASSAY_EIO;
     if (cli_interrupted())
         return err_set(e, ASSAY_EIO, "stopped");
     if (silent_ms > SILENT_MS)
         waiting_tell(c->waiting, "waiting for an answer from %s", c->endpoint);
-    return 0;
+    return rc;
 }
 
 static int send_request(struct client *c)
@@ -307,33 +314,49 @@ static int send_request(struct client *c)
     return zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT);
 }
 
+static int nobody_answers(const struct client *c, int extra_ms, struct err *e)
+{
+    return err_set(e, ASSAY_ENOTREADY,
+        "no broker answers at %s (waited %d s); start one with `assayd --model DIR`, or name it "
+        "with --connect or --data",
+        c->endpoint, (c->timeout_ms + extra_ms) / 1000);
+}
+
+/* The time since *last, as far as it was spent looking; *last is now. */
+static long long time_spent(long long *last)
+{
+    long long now = now_mono_ms(), ms = now - *last;
+    *last = now;
+    return ms < LONGEST_LOOK_MS ? ms : LONGEST_LOOK_MS;
+}
+
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
 {
-    long long start = now_mono_ms();
-    long long deadline = start + c->timeout_ms + extra_ms, resend = start + extra_ms + RESEND_MS;
+    long long last = now_mono_ms(), waited = 0, resend = extra_ms + RESEND_MS;
+    long long silent = 0; /* of waited, what counts */
+    int rc;
     send_request(c);
-    for (long long now = start; now < deadline; now = now_mono_ms()) {
+    while (silent < c->timeout_ms + extra_ms) {
         zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
         json_t *body;
         if (zmq_poll(&item, 1, POLL_MS) < 0 && errno != EINTR)
             return err_set(e, ASSAY_EIO, "poll: %s", zmq_strerror(errno));
+        long long ms = time_spent(&last);
+        waited += ms;
         if (item.revents && receive(c, &body, e)) {
-            if (now - start - extra_ms > SILENT_MS)
+            if (waited - extra_ms > SILENT_MS)
                 waiting_over(c->waiting);
             return judge(body, reply, e);
         }
-        if (pass_time(c, now - start - extra_ms, e) != 0)
-            return ASSAY_EIO;
-        if (now >= resend) {
+        if ((rc = pass_time(c, waited - extra_ms, e)) < 0)
+            return rc;
+        silent = rc == CLIENT_STARTING ? 0 : silent + ms;
+        if (waited >= resend) {
             send_request(c);
-            resend = now + RESEND_MS;
+            resend = waited + RESEND_MS;
         }
     }
-    return err_set(e, ASSAY_ENOTREADY,
-        "no broker answers at %s (waited %d s); start one with `assayd --model DIR`, or name it "
-        "with "
-        "--connect or --data",
-        c->endpoint, (c->timeout_ms + extra_ms) / 1000);
+    return nobody_answers(c, extra_ms, e);
 }
 
 int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e)

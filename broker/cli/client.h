@@ -19,6 +19,7 @@ int client_new(struct client **c, const char *endpoint, int timeout_ms, struct e
 int client_new_in(struct client **c, const char *data_dir, int timeout_ms, struct err *e);
 void client_free(struct client **c);
 const char *client_endpoint(const struct client *c);
+int client_timeout_s(const struct client *c);
 
 /* Start a request with n_fields fields beside v, op and id; write these with msg_* to the writer it
  * returns. */
@@ -26,8 +27,10 @@ struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fie
 
 /* Send it, wait at most the client's timeout + extra_ms for the reply. On ok:true, 0 and *reply
  * (caller's). On ok:false the broker's code, message and field in *e. ASSAY_ENOTREADY when nobody
- * answers. `alive` (may be NULL) is asked every now and then; non-zero ends the wait with
- * ASSAY_EIO, as does a signal. A long silence is told in words. */
+ * answers. `alive` (may be NULL) is asked every now and then; a negative code ends the wait with
+ * ASSAY_EIO, as does a signal; CLIENT_STARTING: no answer is expected yet, the time begins anew. A long
+ * silence is told in words. */
+#define CLIENT_STARTING 1
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e);
 /* The same, and while the broker says that it cannot answer for now, that is told and it is asked again. */
 int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,14 +20,19 @@
 #define DRAIN_MS 2000 /* to finish what is in flight; when all results are there, nothing is */
 #define DEFAULT_CACHE "256M" /* for the run after this one, when the input was mended */
 #define BUSY_MS 20000        /* how long an earlier broker may take to leave the directory */
+#define LAST_MS 3000         /* from the second signal to the one that nobody can put off */
 
 extern char **environ;
 
 struct private_broker {
     char program[4200], log[4200], data[4096], parent[40];
     char *arguments[MAX_ARGUMENTS];
-    pid_t pid; /* 0: not running */
-    int restarts;
+    pid_t pid;              /* 0: not running */
+    int status, restarts;   /* how it ended last, and how often */
+    int names_log;          /* in an error */
+    long log_from;          /* what is before it in the log is of others */
+    struct stat old_socket; /* that was there before it */
+    int is_listening;
     long long first_try_ms;
 };
 
@@ -64,9 +70,49 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
         b->arguments[n++] = "--no-dedupe";
 }
 
+static void find_socket(const struct private_broker *b, struct stat *st)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/broker.sock", b->data);
+    if (lstat(path, st) != 0)
+        *st = (struct stat){0};
+}
+
+/* Has it made a socket of its own? */
+static int listens(struct private_broker *b)
+{
+    struct stat st;
+    const struct stat *old = &b->old_socket;
+    if (b->is_listening)
+        return 1;
+    find_socket(b, &st);
+    b->is_listening =
+        st.st_ino != 0 && (st.st_ino != old->st_ino || st.st_ctim.tv_sec != old->st_ctim.tv_sec ||
+                              st.st_ctim.tv_nsec != old->st_ctim.tv_nsec);
+    return b->is_listening;
+}
+
+/* As by SIGSTOP: it lives, and does nothing. */
+static int is_stopped(const struct private_broker *b)
+{
+    char path[40], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)b->pid);
+    FILE *f = b->pid != 0 ? fopen(path, "re") : NULL;
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    text[n] = '\0';
+    if (f)
+        fclose(f);
+    const char *name_end = strrchr(text, ')');
+    return name_end && (name_end[1] == ' ') && (name_end[2] == 'T' || name_end[2] == 't');
+}
+
 static int spawn(struct private_broker *b, struct err *e)
 {
     posix_spawn_file_actions_t actions;
+    struct stat log;
+    b->log_from = stat(b->log, &log) == 0 ? (long)log.st_size : 0;
+    b->is_listening = 0;
+    find_socket(b, &b->old_socket);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(
@@ -99,27 +145,64 @@ int private_broker_start(
     return 0;
 }
 
-/* The last line of the broker's log, without its head (time, level, role, rank). */
-static void last_words(const struct private_broker *b, char *text, size_t size)
+enum weight { NOTHING, UNFORMED, WARNING, ERROR }; /* how much a line of the log matters */
+
+/* What a line of the log says, without its head (time, level, role, rank). */
+static enum weight read_words(char *line, char *text, size_t size)
 {
-    char line[1024];
+    int of_usage = strncmp(line, "assayd: ", 8) == 0; /* no line of the log */
+    const char *level = strchr(line, ' ');
+    enum weight weight = of_usage || (level && strncmp(level, " error ", 7) == 0) ? ERROR
+                         : level && strncmp(level, " warn ", 6) == 0              ? WARNING
+                         : level && strncmp(level, " info ", 6) == 0              ? NOTHING
+                                                                                  : UNFORMED;
+    char *at = line;
+    for (int i = 0; i < (of_usage ? 1 : 4) && strchr(at, ' '); i++)
+        at = strchr(at, ' ') + 1;
+    char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');
+    if (quoted && end > quoted + 8) { /* what went wrong, without its name in the log */
+        at = quoted + 8;
+        *end = '\0';
+    }
+    snprintf(text, size, "%.390s", at);
+    return weight;
+}
+
+/* The last line of the broker's log that is a warning or an error, or else in none of its forms. */
+static enum weight last_words(const struct private_broker *b, char *text, size_t size)
+{
+    char line[1024], words[400];
+    enum weight most = NOTHING;
     FILE *f = fopen(b->log, "re");
     snprintf(text, size, "it left no word in its log, assayd.log");
+    if (f)
+        fseek(f, b->log_from, SEEK_SET);
     while (f && fgets(line, sizeof line, f)) {
-        int of_usage = strncmp(line, "assayd: ", 8) == 0; /* no line of the log */
-        char *at = line;
-        for (int i = 0; i < (of_usage ? 1 : 4) && strchr(at, ' '); i++)
-            at = strchr(at, ' ') + 1;
         line[strcspn(line, "\n")] = '\0';
-        char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');
-        if (quoted && end > quoted + 8) { /* what went wrong, without its name in the log */
-            at = quoted + 8;
-            *end = '\0';
+        enum weight weight = read_words(line, words, sizeof words);
+        if (weight != NOTHING && (weight >= WARNING || most < WARNING)) {
+            snprintf(text, size, "%s", words);
+            most = weight;
         }
-        snprintf(text, size, "%.390s", at);
     }
     if (f)
         fclose(f);
+    return most;
+}
+
+static const char *signal_name(int number)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {{SIGHUP, "SIGHUP"}, {SIGINT, "SIGINT"}, {SIGQUIT, "SIGQUIT"}, {SIGILL, "SIGILL"},
+        {SIGABRT, "SIGABRT"}, {SIGBUS, "SIGBUS"}, {SIGFPE, "SIGFPE"}, {SIGKILL, "SIGKILL"},
+        {SIGSEGV, "SIGSEGV"}, {SIGPIPE, "SIGPIPE"}, {SIGTERM, "SIGTERM"}, {SIGXCPU, "SIGXCPU"},
+        {SIGXFSZ, "SIGXFSZ, a file would grow beyond `ulimit -f`"}, {SIGSYS, "SIGSYS"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (names[i].number == number)
+            return names[i].name;
+    return strsignal(number);
 }
 
 static int refused(const struct private_broker *b, int exit_code, struct err *e)
@@ -133,31 +216,55 @@ static int refused(const struct private_broker *b, int exit_code, struct err *e)
     return err_set(e, code, "the broker cannot serve: %s", words);
 }
 
-static int died_too_often(const struct private_broker *b, struct err *e)
+static int died_too_often(struct private_broker *b, struct err *e)
+{
+    char words[400], how[80] = "";
+    enum weight weight = last_words(b, words, sizeof words);
+    int is_signal = WIFSIGNALED(b->status);
+    if (is_signal)
+        snprintf(how, sizeof how, "by %s", signal_name(WTERMSIG(b->status)));
+    else
+        snprintf(how, sizeof how, "with exit code %d", WEXITSTATUS(b->status));
+    int tells =
+        is_signal ? weight == ERROR : weight > NOTHING; /* a warning has nothing to do with it */
+    b->names_log = 1;
+    return err_set(e, ASSAY_EIO, "the broker ended %d times, at last %s%s%.200s; its log is %.100s",
+        b->restarts, how, tells ? ": " : "", tells ? words : "", b->log);
+}
+
+int private_broker_is_silent(struct private_broker *b, int waited_s, struct err *e)
 {
     char words[400];
-    last_words(b, words, sizeof words);
-    return err_set(e, ASSAY_EIO,
-        "the broker ended %d times, at last with: %.300s; its log is %.100s", b->restarts, words,
-        b->log);
+    int has_words = last_words(b, words, sizeof words) > NOTHING;
+    b->names_log = 1;
+    return err_set(e, ASSAY_ENOTREADY,
+        "the private broker (process %d) does not answer: nothing heard for %d s%s%s%.200s; its "
+        "log is %.100s",
+        (int)b->pid, waited_s, is_stopped(b) ? "; it is stopped, as by SIGSTOP" : "",
+        has_words ? "; it says: " : "", has_words ? words : "", b->log);
+}
+
+int private_broker_names_log(const struct private_broker *b)
+{
+    return b && b->names_log;
 }
 
 int private_broker_watch(void *arg, struct err *e)
 {
     struct private_broker *b = arg;
-    int status = 0;
-    if (b->pid != 0 && waitpid(b->pid, &status, WNOHANG) != b->pid)
-        return 0;
+    if (b->pid != 0 && waitpid(b->pid, &b->status, WNOHANG) != b->pid)
+        return listens(b) || is_stopped(b) ? 0 : PRIVATE_BROKER_STARTING;
     b->pid = 0;
-    if (status == 0)
-        return spawn(b, e);
-    int exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    int busy = exit_code == EX_TEMPFAIL && now_mono_ms() - b->first_try_ms < BUSY_MS;
-    if (exit_code > 0 && exit_code != EX_IOERR && !busy)
-        return refused(b, exit_code, e);
-    if (!busy && ++b->restarts > MAX_RESTARTS)
-        return died_too_often(b, e);
-    return spawn(b, e);
+    if (b->status != 0) {
+        int exit_code = WIFEXITED(b->status) ? WEXITSTATUS(b->status) : -1;
+        int busy = exit_code == EX_TEMPFAIL && now_mono_ms() - b->first_try_ms < BUSY_MS;
+        if (exit_code > 0 && exit_code != EX_IOERR && !busy)
+            return refused(b, exit_code, e);
+        if (!busy && ++b->restarts > MAX_RESTARTS)
+            return died_too_often(b, e);
+    }
+    int rc = spawn(b, e);
+    return rc == 0 ? PRIVATE_BROKER_STARTING : rc;
 }
 
 /* Did it end within ms? */
@@ -172,7 +279,8 @@ static int ended(struct private_broker *b, long long ms)
     return 0;
 }
 
-/* SIGTERM: it keeps what is done and finishes what is in flight. The second: it ends at once. */
+/* SIGTERM: it keeps what is done and finishes what is in flight. The second: it ends at once. One that cannot hear
+ * them is killed, and its workers end with it. */
 void private_broker_stop(struct private_broker **out)
 {
     struct private_broker *b = *out;
@@ -180,8 +288,10 @@ void private_broker_stop(struct private_broker **out)
         return;
     if (b->pid != 0) {
         kill(b->pid, SIGTERM);
-        if (!ended(b, DRAIN_MS)) {
+        if (is_stopped(b) || !ended(b, DRAIN_MS)) {
             kill(b->pid, SIGTERM);
+            if (is_stopped(b) || !ended(b, LAST_MS))
+                kill(b->pid, SIGKILL); /* stopped, or stuck; what it acknowledged is on disk */
             while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR)
                 ;
         }

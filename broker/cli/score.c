@@ -71,7 +71,6 @@ static int start_broker(struct score *s)
     if (private_broker_start(&s->broker, s->cli, s->run.data, &e) != 0)
         return cli_fail(&e);
     with_data.value[CLI_DATA] = s->run.data;
-    with_data.value[CLI_TIMEOUT] = s->cli->value[CLI_TIMEOUT] ? s->cli->value[CLI_TIMEOUT] : "3600";
     return cli_connect(&with_data, &s->client);
 }
 
@@ -301,6 +300,7 @@ static int step(struct score *s, int *ended, struct err *e)
 {
     int room = output_waiting(&s->output) < WINDOW;
     int rc = watch(s, e); /* the client asks only while an answer is out */
+    rc = rc < 0 ? rc : 0;
     if (rc == 0 && !s->feeder.sealed && room)
         rc = feed(s, e);
     int has_job = s->feeder.chunk > 0; /* else bad lines so far, or no room for the first chunk */
@@ -374,8 +374,12 @@ static int run_all(struct score *s)
         failed = output_finish(&s->output, &e) != 0;
     if (!failed)
         return report(s);
+    if (s->broker && e.code == ASSAY_ENOTREADY && !waiting_is_worth(&e))
+        private_broker_is_silent(s->broker, client_timeout_s(s->client), &e);
     int rc = cli_fail(&e);
-    if (s->got == 0 && !cli_interrupted())
+    if (private_broker_names_log(s->broker))
+        s->end = RUN_FAILED;
+    else if (s->got == 0 && !cli_interrupted())
         s->end = RUN_NOTHING; /* workers that do not start, for one */
     return s->waiting.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
 }

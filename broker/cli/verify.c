@@ -46,7 +46,7 @@ struct verify {
     struct msg_writer sequences; /* of the chunk that is being made: rows of a request */
     struct check *whose[CHUNK_SEQUENCES];
     uint32_t n_sequences;
-    int chunk;
+    int chunk, score_ms;
     size_t n_equal;
     struct progress progress;
     struct waiting waiting;
@@ -181,12 +181,12 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
     snprintf(key, sizeof key, "%s-%d", v->prefix, v->chunk);
     struct msg_writer *w = client_begin(v->client, "score", 4);
     msg_key_str(w, "key", key);
-    msg_key_int(w, "timeout_ms", SCORE_MS);
+    msg_key_int(w, "timeout_ms", v->score_ms);
     msg_key_bool(w, "fresh", 1); /* out of the score cache would be no proof */
     msg_str(w, "rows");
     msg_array(w, v->n_sequences);
     msg_raw(w, (struct slice){(const uint8_t *)v->sequences.buffer.data, v->sequences.buffer.size});
-    return client_call_patiently(v->client, SCORE_MS, reply, e);
+    return client_call_patiently(v->client, v->score_ms, reply, e);
 }
 
 /* The chunk's job has served. That it stays where this fails is no failure of the verification. */
@@ -494,6 +494,16 @@ static int verify_open(struct verify *v, long n, struct err *e)
     return cli_connect(v->cli, &v->client);
 }
 
+/* Is there a broker at all? The time that it has for the rows comes on top of --timeout. */
+static int greet(struct verify *v, struct err *e)
+{
+    json_t *reply = NULL;
+    client_begin(v->client, "hello", 0);
+    int rc = client_call_patiently(v->client, 0, &reply, e);
+    json_decref(reply);
+    return rc;
+}
+
 static void verify_close(struct verify *v)
 {
     for (size_t k = 0; k < v->n_checks; k++) {
@@ -514,19 +524,23 @@ int verb_verify(const struct cli *c)
 {
     struct verify v = {.cli = c};
     struct err e = {0};
-    long n;
+    long n, timeout_s;
     if (c->value[CLI_CONNECT] && !c->value[CLI_DATA])
         return cli_usage(
             "verify: expected --data DIR beside --connect: it reads the stored results "
             "from the broker's database");
     int rc = cli_number(c, CLI_SAMPLE, 1, INT_MAX, 100, &n);
     if (rc == 0)
+        rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
+    if (rc == 0)
+        v.score_ms = timeout_s * 1000 < SCORE_MS ? (int)timeout_s * 1000 : SCORE_MS;
+    if (rc == 0)
         rc = verify_open(&v, n, &e);
     if (rc == 0) {
         progress_init(&v.progress, c->stderr_tty, (int64_t)v.n_rows);
         v.waiting.progress = &v.progress;
         client_set_waiting(v.client, &v.waiting);
-        int failed = check_all(&v, &e) != 0;
+        int failed = greet(&v, &e) != 0 || check_all(&v, &e) != 0;
         progress_end(&v.progress);
         rc = cli_interrupted() ? EX_TEMPFAIL : failed ? cli_fail(&e) : report(&v);
     }
