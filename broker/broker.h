@@ -60,6 +60,8 @@ struct broker {
     struct counters counters;
     int64_t started_ms;
     int draining;
+    /* The database failed for good, `why` says how: tells all who wait. NULL: nobody can wait yet, or all were told. */
+    void (*at_end)(struct broker *b, const char *why);
     int in_transaction;                        /* one is open; nothing in it was told to anyone */
     int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
     int n_touched;

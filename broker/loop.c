@@ -25,7 +25,8 @@
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
-#define PURGE_SLICE_MS 2 /* of deleting; writing it to the disk takes several times that */
+#define MOST_REFUSED 4096 /* of the messages that are left at the end */
+#define PURGE_SLICE_MS 2  /* of deleting; writing it to the disk takes several times that */
 #define PURGE_PAUSE_MS 16
 
 /* ---- requests ---- */
@@ -85,7 +86,7 @@ static void tell_of_touched(struct broker *b)
         waiters_job_changed(b, b->touched[i]);
         progress_job_changed(b, b->touched[i]);
         if (planner_job_changed(b->planner, b->touched[i], &e) < 0)
-            transaction_die(&e);
+            transaction_die(b, &e);
     }
     b->n_touched = 0;
 }
@@ -149,7 +150,7 @@ static void take_work(struct broker *b)
     if (rc == 0)
         rc = outcomes_take_known(b, &e);
     if (rc < 0)
-        transaction_die(&e);
+        transaction_die(b, &e);
     b->wake |= b->dedupe && dedupe_is_behind(b->dedupe);
 }
 
@@ -214,8 +215,7 @@ static int write_workers(struct broker *b, long long now_ms, struct err *e)
     return write_all_workers(b, e);
 }
 
-/* While there is a group that may serve, the others try on; when there is none, whoever waits hears
- * why, and the broker ends. */
+/* While there is a group that may serve, the others try on; when there is none, the broker ends. */
 static int check_groups(struct broker *b, struct err *e)
 {
     int exit_code, n = b->options->replicas, hopeless = 0;
@@ -226,7 +226,6 @@ static int check_groups(struct broker *b, struct err *e)
     int rc = err_set(e, group_failure_stays(b->groups[0]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
         "the workers cannot serve %.100s: %s", b->options->model,
         group_last_failure(b->groups[0], &exit_code));
-    waiters_end(b, e->msg);
     return rc;
 }
 
@@ -258,7 +257,7 @@ static void look_at_damage(struct broker *b)
     int64_t job;
     int rc = store_mend_suspect(b->store, &job, &e);
     if (rc == ASSAY_EIO || (rc == 1 && planner_job_changed(b->planner, job, &e) < 0))
-        transaction_die(&e);
+        transaction_die(b, &e);
     if (rc == 1)
         waiters_job_changed(b, job);
 }
@@ -271,7 +270,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     if (write_workers(b, now_ms, &e) != 0 || transaction_commit(b, &e) != 0)
         transaction_forgo(b, &e);
     if (b->dedupe && dedupe_idle(b->dedupe, &e) < 0)
-        transaction_die(&e);
+        transaction_die(b, &e);
     look_at_damage(b);
     store_idle(b->store);
     look_at_connections(b);
@@ -305,7 +304,7 @@ static long long purge(struct broker *b, long long now_ms)
         return b->purge_due_ms;
     int waits = store_purge_waits(b->store, &e);
     if (waits < 0)
-        transaction_die(&e);
+        transaction_die(b, &e);
     int goes_on = waits && purge_slice(b, waits == 2) == 0;
     b->purge_due_ms = now_mono_ms() + (goes_on ? PURGE_PAUSE_MS : HOUSEKEEPING_MS);
     return b->purge_due_ms;
@@ -390,11 +389,67 @@ static long long turn(struct broker *b, long long *housekeeping_ms)
     return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);
 }
 
+/* What has come and was not taken, of some thousand messages. */
+static void refuse_rest(struct broker *b, const char *why)
+{
+    struct err e = {0}, ignored;
+    err_set(&e, ASSAY_ENOTREADY, "the broker %s%.400s", why ? "ends: " : "is shutting down",
+        why ? why : "");
+    e.retry_after_ms = 1000;
+    for (int got = 0, n = 0; got >= 0 && n < MOST_REFUSED; n++) {
+        struct envelope env;
+        struct request q;
+        zmq_msg_t body;
+        zmq_msg_init(&body);
+        got = receive(b, &env, &body);
+        if (got > 0) {
+            (void)request_decode(
+                &q, zmq_msg_data(&body), zmq_msg_size(&body), &b->limits, &ignored);
+            outbox_error(b->outbox, &env, q.id, &e);
+        }
+        zmq_msg_close(&body);
+    }
+}
+
+/* The database cannot be relied on any more: what is not known to be on the disk is not acknowledged. All have heard it
+ * when the context has ended, as far as they read within the linger time. */
+static void tell_of_failure(struct broker *b, const char *why)
+{
+    struct err e = {0};
+    b->at_end = NULL;
+    err_set(&e, ASSAY_ENOTREADY,
+        "the broker ends: %.300s; whether this request was taken is not known, send it again", why);
+    e.retry_after_ms = 1000;
+    outbox_fail_all(b->outbox, &e);
+    waiters_end(b, why);
+    refuse_rest(b, why);
+    outbox_send(b->outbox, 0, UINT64_MAX);
+    zmq_close(b->clients);
+    for (int g = 0; g < b->options->replicas; g++)
+        group_free(&b->groups[g]);
+    progress_free(&b->progress);
+    zmq_ctx_term(b->zmq);
+}
+
+/* why: it cannot go on; NULL: it was told to stop. All replies that there are leave. */
+static void end(struct broker *b, const char *why)
+{
+    struct err e = {0};
+    waiters_end(b, why);
+    refuse_rest(b, why);
+    if (transaction_commit(b, &e) != 0) /* an open transaction would keep the last checkpoint out */
+        transaction_forgo(b, &e);
+    if (store_wait_synced(b->store, &e) != 0)
+        transaction_die(b, &e);
+    send_replies(b);
+}
+
 int loop_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
     long long housekeeping_ms = 0, drained_by_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
+    b->at_end = tell_of_failure;
     while (rc == 0) {
         long long next_ms = turn(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
         if ((rc = check_groups(b, e)) != 0 || (b->draining && all_stopped(b)))
@@ -415,14 +470,6 @@ int loop_run(struct broker *b, struct err *e)
     }
     if (signal_fd >= 0)
         close(signal_fd);
-    if (rc == 0) {
-        waiters_end(b, NULL);
-        if (transaction_commit(b, e) !=
-            0) /* an open transaction would keep the last checkpoint out */
-            transaction_forgo(b, e);
-        if (store_wait_synced(b->store, e) != 0)
-            transaction_die(e);
-        send_replies(b);
-    }
+    end(b, rc == 0 ? NULL : e->msg);
     return rc;
 }

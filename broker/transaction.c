@@ -47,8 +47,10 @@ void transaction_rollback(struct broker *b)
     b->in_transaction = 0;
 }
 
-_Noreturn void transaction_die(const struct err *e)
+_Noreturn void transaction_die(struct broker *b, const struct err *e)
 {
+    if (b->at_end)
+        b->at_end(b, e->msg);
     if (e->code == ASSAY_EGONE)
         die(EX_OSFILE, "event=database_gone error=\"%s\"", e->msg);
     die(EX_IOERR, "event=database_failed outcome=unknown error=\"%s\"", e->msg);
@@ -57,7 +59,7 @@ _Noreturn void transaction_die(const struct err *e)
 void transaction_cannot_write(struct broker *b, const struct err *e)
 {
     if (!store_may_pass(e->code))
-        transaction_die(e);
+        transaction_die(b, e);
     if (b->cannot_write != e->code)
         log_warn("event=%s error=\"%s\" action=\"work waits until it can be written\"",
             e->code == ASSAY_EFULL ? "disk_full" : "database_locked", e->msg);

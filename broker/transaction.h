@@ -18,7 +18,8 @@ void transaction_forgo(struct broker *b, const struct err *e);
 /* Nothing is written for now: says so, once; dies of anything that does not pass. */
 void transaction_cannot_write(struct broker *b, const struct err *e);
 
-/* The database failed for good: ends the process, with the error in its log and in its exit code. */
-_Noreturn void transaction_die(const struct err *e);
+/* The database failed for good: who waits hears so (broker.h, at_end), then the process ends, with the error in its
+ * log and in its exit code. */
+_Noreturn void transaction_die(struct broker *b, const struct err *e);
 
 #endif

@@ -135,6 +135,13 @@ void outbox_fail(struct outbox *o, const struct err *e)
         write_error(l, e);
 }
 
+void outbox_fail_all(struct outbox *o, const struct err *e)
+{
+    o->fresh = &o->first;
+    o->held_bytes = o->n_held = 0;
+    outbox_fail(o, e);
+}
+
 /* A body that libzmq has; it is counted until then. */
 struct sent {
     uint64_t connection;

@@ -37,6 +37,8 @@ void outbox_error(
     struct outbox *o, const struct envelope *env, struct slice id, const struct err *e);
 /* Replace every reply that was made since outbox_send by this error. */
 void outbox_fail(struct outbox *o, const struct err *e);
+/* Replace every reply that has not left by this error, whatever it waits for. */
+void outbox_fail_all(struct outbox *o, const struct err *e);
 size_t outbox_bytes(const struct outbox *o);  /* of the kept replies */
 uint32_t outbox_held(const struct outbox *o); /* how many wait for the disk */
 /* Replies made since the last call rest on commits up to number `written`, those before on what was written

@@ -19,7 +19,7 @@ void send_replies(struct broker *b)
     struct err e = {0};
     uint64_t synced;
     if (store_synced(b->store, &synced, &e) != 0)
-        transaction_die(&e);
+        transaction_die(b, &e);
     int waiting = outbox_send(b->outbox, store_written(b->store), synced);
     waiting |= progress_send(b, store_written(b->store), synced);
     if (waiting)

@@ -272,7 +272,6 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
                                          w->limit, !timed_out && !b->draining, &e);
     if (rc < 0)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
-    send_replies(b);
     return rc != 0;
 }
 
@@ -320,7 +319,9 @@ long long waiters_tick(struct broker *b, long long now_ms)
         if (is_next(all, w, is_due, left_over_first, has_room(b, looked_at, start_us))) {
             looked_at++;
             if (try_answer(b, w, now_ms)) {
-                drop(all, w);
+                drop(
+                    all, w); /* first: when the database fails now, who is in the list is told so */
+                send_replies(b);
                 continue;
             }
             all->n_left_over -= w->due == LEFT_OVER;
@@ -344,5 +345,4 @@ void waiters_end(struct broker *b, const char *why)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
         drop(b->waiters, w);
     }
-    send_replies(b);
 }

@@ -21,7 +21,7 @@ long long waiters_tick(struct broker *b, long long now_ms);
 /* Those whose connection has gone: nobody would hear the reply. */
 void waiters_let_go(struct broker *b);
 int waiters_count(const struct broker *b);
-/* The broker stops: not_ready for all that are left. why: it cannot go on; NULL: it was told to. */
+/* The broker stops: not_ready for all that are left, into the outbox. why: it cannot go on; NULL: it was told to. */
 void waiters_end(struct broker *b, const char *why);
 struct waiters *waiters_new(void);
 void waiters_free(struct waiters **w);

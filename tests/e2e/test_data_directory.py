@@ -4,8 +4,9 @@ import shutil
 import stat
 import subprocess
 
+import msgpack
 import pytest
-from harness import BIN, DEMO, PATIENCE, Broker, random_key
+from harness import BIN, DEMO, PATIENCE, Broker, Refused, random_key
 
 ROWS = [{"id": k, "ids": [k, 5, 6]} for k in range(20)]
 
@@ -170,9 +171,15 @@ def test_nothing_is_acknowledged_that_is_not_in_the_file_of_that_name(directory,
             client.submit("before", ROWS)
             client.results("before")
             log = open(broker.data / "assayd.log", "rb")
+            client.submit("open", None, chunk=1)  # chunk 0 is missing
+            client.socket.send(msgpack.packb({"v": 1, "op": "results", "id": 1000, "job": "open", "wait_ms": 60000}))
+            client.call("status", job="open")  # so the one before waits
             change(broker.data / name)
-            with pytest.raises(TimeoutError):
-                client.submit("after", ROWS, timeout=3)
+            with broker.client() as other, pytest.raises((Refused, TimeoutError)) as refused:
+                other.submit("after", ROWS, timeout=3)  # nobody hears it when the broker has noticed before
+            assert refused.type is TimeoutError or refused.value.code == "not_ready" and name in str(refused.value)
+            reply = client.receive()
+            assert reply["id"] == 1000 and reply["err"]["code"] == "not_ready" and name in reply["err"]["message"]
             assert broker.process.wait(30 * PATIENCE) == 72
         words = log.read().decode()
         assert "event=database_gone" in words and name in words, words

@@ -1,10 +1,13 @@
 """Starts that cannot succeed: they end, and everyone who waits hears why."""
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
 
+import msgpack
 import pytest
 from harness import BIN, DEMO, PATIENCE, Broker, Refused, random_key, wait_until
 
@@ -68,6 +71,26 @@ def test_everyone_who_waits_hears_it(directory, does, words, code):
         assert "event=failed" in last and words in last
         heard = waits.communicate(timeout=30 * PATIENCE)[1]
         assert waits.returncode != 0 and words in heard, heard
+
+
+def test_who_waits_hears_that_the_checkpoint_is_gone(directory):
+    """Also while what the broker has just written is not on the disk yet."""
+    model = directory / "m"
+    shutil.copytree(DEMO, model)
+    broker = Broker(directory / "d", model=model, options=["--threads", 1])
+    with broker, broker.client() as client, broker.client() as other:
+        wait_until(lambda: client.call("info")["state"] == "ready")
+        client.submit("open", None, chunk=1)  # chunk 0 is missing
+        client.socket.send(msgpack.packb({"v": 1, "op": "results", "id": 1000, "job": "open", "wait_ms": 60000}))
+        client.call("status", job="open")  # so the one before waits
+        shutil.rmtree(model)
+        os.kill(client.call("info")["workers"][0]["pid"], signal.SIGKILL)
+        with pytest.raises(Refused) as refused:
+            other.call("score", rows=[{"ids": [4]}], timeout_ms=60000)
+        assert refused.value.code == "not_ready" and str(model) in str(refused.value)
+        reply = client.receive()
+        assert reply["id"] == 1000 and reply["err"]["code"] == "not_ready" and str(model) in reply["err"]["message"]
+        assert broker.process.wait(30 * PATIENCE) == 78
 
 
 def test_a_score_hears_it_while_it_waits_and_at_the_end(directory):

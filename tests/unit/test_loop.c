@@ -493,16 +493,21 @@ static void test_a_transaction_of_nothing_syncs_nothing(void **state)
     store_close(&store);
 }
 
-/* Whether rows are there after a failed sync, nobody knows: nothing is said, and the broker ends. What
- * was acknowledged before is there. */
+/* Whether rows are there after a failed sync, nobody knows: no more is said than that, also to who waits, and the broker
+ * ends. What was acknowledged before is there. */
 static void test_a_sync_that_fails_ends_the_broker(void **state)
 {
     struct scene *s = *state;
     char word[32];
     int status = 0;
     start_with_disk(s);
+    send_score(s, 5, 1, 60000);
+    send_on_job(s, "status", 6, "before");
+    assert_int_equal(hear(s, word, sizeof word), 6); /* so the score was taken */
     *disk = DISK_FAILS;
     send_submit(s, 1, "lost", 1);
+    for (int heard = 0; heard != 6; assert_string_equal(word, "not_ready"))
+        heard += (int)hear(s, word, sizeof word);
     assert_int_equal(waitpid(s->child, &status, 0), s->child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 74);
     assert_silence(s);

@@ -319,11 +319,13 @@ static void test_a_stopping_broker_answers_all(void **state)
     assert_heard(s, 2, "", 0); /* nothing more will come from this broker */
     assert_silence(s);
     waiters_end(&s->b, NULL);
+    send_replies(&s->b);
     assert_int_equal(hear(s, &a), 1);
     assert_int_equal(a.id, 1);
     assert_string_equal(a.code, "not_ready");
     assert_int_equal(a.retry, 1);
     waiters_end(&s->b, NULL);
+    send_replies(&s->b);
     assert_silence(s);
 }
 
