@@ -9,7 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "cuda/collective.h"
+#include "cuda/comm_nccl.h"
 #include "cuda/gemm.h"
 #include "schema/log.h"
 
@@ -165,7 +165,7 @@ int gpu_open(struct device **out, const struct device_options *o, struct err *e)
     if (rc == 0)
         rc = gemm_new(&d->gemm, d, o, e);
     if (rc == 0 && d->comm)
-        rc = collective_new(&d->collective, d, o, e);
+        rc = comm_nccl_new(&d->comm_nccl, d, o, e);
     return rc;
 }
 
@@ -184,7 +184,7 @@ void gpu_close(struct device **out)
     struct device *d = *out;
     if (!d)
         return;
-    collective_free(&d->collective); /* first: what waits for another rank ends only so */
+    comm_nccl_free(&d->comm_nccl); /* first: what waits for another rank ends only so */
     if (d->compute)
         cudaStreamSynchronize(d->compute);
     if (d->pinned)

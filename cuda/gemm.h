@@ -14,7 +14,7 @@
 int gemm_new(struct gemm **g, struct device *d, const struct device_options *o, struct err *e);
 void gemm_free(struct gemm **g);
 
-/* As ops.linear. The parts of w follow each other in memory (adopt.c). */
+/* As ops.linear. The parts of w follow each other in memory (prepare_weights.c). */
 void gemm_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);
 

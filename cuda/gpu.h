@@ -31,7 +31,7 @@ struct lane {
 };
 
 struct gemm;
-struct collective;
+struct comm_nccl;
 
 struct device {
     int index;
@@ -50,9 +50,9 @@ struct device {
     uint32_t *progress, *progress_device; /* one counter, as the host and the device see it */
     int done_fd;
     struct gemm *gemm;
-    struct collective *collective; /* NULL: alone */
-    struct comm *comm;             /* borrowed; NULL: alone */
-    int shapes_only;               /* device_options.shapes_only */
+    struct comm_nccl *comm_nccl; /* NULL: alone */
+    struct comm *comm;           /* borrowed; NULL: alone */
+    int shapes_only;             /* device_options.shapes_only */
 };
 
 /* Prints one line of JSON: {"devices": [{index, name, uuid, capability, memory_bytes}], "error":
@@ -86,7 +86,7 @@ void gpu_describe(const struct device *d, char *text, size_t bytes);
 void gpu_identity(const struct device *d, char *text, size_t bytes);
 void *gpu_alloc(struct device *d, size_t bytes);
 void gpu_upload(struct device *d, void *to, const void *from, size_t bytes);
-int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
+int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 int gpu_pin(struct device *d, const void *from, size_t bytes);
 void gpu_begin(struct device *d);
 const void *gpu_push(struct device *d, const void *host, size_t bytes);

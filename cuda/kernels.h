@@ -58,7 +58,7 @@ cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads, 
 cudaError_t kernel_silu_mul(
     cudaStream_t stream, struct tensor out, struct tensor gate, struct tensor up);
 
-/* ---- pool.cu ---- */
+/* ---- pooling.cu ---- */
 
 cudaError_t kernel_relu(cudaStream_t stream, struct tensor x); /* float types */
 cudaError_t kernel_add_bias(cudaStream_t stream, struct tensor x, const void *bias); /* x's dtype */

@@ -5,7 +5,7 @@
 
 #include <nvtx3/nvToolsExt.h>
 
-#include "cuda/collective.h"
+#include "cuda/comm_nccl.h"
 #include "cuda/gemm.h"
 #include "cuda/gpu.h"
 #include "schema/log.h"
@@ -163,7 +163,7 @@ static void op_linear(struct device *d, struct tensor out, struct tensor x,
 static void op_all_reduce(struct device *d, struct tensor x)
 {
     nvtxRangePushA("all_reduce");
-    collective_all_reduce(d, x);
+    comm_nccl_all_reduce(d, x);
     nvtxRangePop();
 }
 
@@ -179,7 +179,7 @@ const struct ops gpu_ops = {
     .identity = gpu_identity,
     .alloc = gpu_alloc,
     .upload = gpu_upload,
-    .adopt = gpu_adopt,
+    .prepare_weights = gpu_prepare_weights,
     .pin = gpu_pin,
     .begin = gpu_begin,
     .push = gpu_push,

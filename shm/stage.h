@@ -120,7 +120,7 @@ const struct stage_config *stage_view_config(const struct stage_view *v);
 /* The mapped input segment, for a device that reads from it by itself. */
 const void *stage_view_input(const struct stage_view *v, uint64_t *bytes);
 
-/* The ranks' communicator (worker/comm.c) has a segment of its own, made by the broker anew at each
+/* The ranks' communicator (worker/comm_shm.c) has a segment of its own, made by the broker anew at each
  * group start. Its size for n_ranks: one page of counters, then for each rank two areas of
  * STAGE_COMM_FLOATS floats. */
 #define STAGE_COMM_FLOATS 65536u

@@ -4,7 +4,7 @@
  * A place says what must be there (shape), how it is cut for this rank, and where it goes: a matrix
  * becomes a view into the mapped file, a vector is converted into device memory. The list of places
  * is made from the config; each tensor is looked up in it, and in the end each place must have been
- * filled. Then the device is offered all matrices at once (ops.adopt), so that it can size its
+ * filled. Then the device is offered all matrices at once (ops.prepare_weights), so that it can size its
  * memory for them before it takes any. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -358,7 +358,7 @@ static void add_stack(
 
 /* The embedding as it is stored, the layers in the activations' type or quantized, the head in
  * float32. */
-static int adopt_matrices(struct qwen2_reward_model *m, struct err *e)
+static int prepare_matrices(struct qwen2_reward_model *m, struct err *e)
 {
     enum dtype quant = quant_config_type(&m->quant_config),
                type = quant == DTYPE_F32 ? m->config.activation_type : quant;
@@ -374,7 +374,7 @@ static int adopt_matrices(struct qwen2_reward_model *m, struct err *e)
     }
     add_stack(stacks, &n, &m->score.first, DTYPE_F32);
     add_stack(stacks, &n, &m->score.second, DTYPE_F32);
-    int rc = m->ops->adopt(m->device, stacks, n, e);
+    int rc = m->ops->prepare_weights(m->device, stacks, n, e);
     free(stacks);
     return rc;
 }
@@ -395,7 +395,7 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
         rc = check_filled(&l, e);
     free(l.places);
     if (rc == 0)
-        rc = adopt_matrices(m, e);
+        rc = prepare_matrices(m, e);
     weights_drop(w);
     return rc;
 }

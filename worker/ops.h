@@ -34,14 +34,15 @@ struct tensor {
     float *scale; /* [rows] of quantized types: value = stored * scale; else NULL */
 };
 
-/* A stored matrix [rows = out, cols = in]. Borrowed: from the mapped checkpoint, and after `adopt`
+/* A stored matrix [rows = out, cols = in]. Borrowed: from the mapped checkpoint, and after `prepare_weights`
  * from the device. */
 struct weight {
     const void *data;
     enum dtype dtype;
     int64_t rows, cols, stride;
     const float *scale; /* [rows] of quantized types, else NULL */
-    enum dtype factors; /* the CPU's: of both sides of its products; F32, or as adopt says */
+    enum dtype
+        factors; /* the CPU's: of both sides of its products; F32, or as prepare_weights says */
 };
 
 /* Matrices that are stacked along their output, to be brought to the device as one, in `dtype`:
@@ -154,7 +155,7 @@ struct device_options {
                              does not have it refuses to open. */
     int64_t quant_rows, quant_in, quant_out; /* largest input of their products, and longest output
                                                 row */
-    int shapes_only; /* adopt takes shapes alone: noise stands for the matrices on CUDA, those of the
+    int shapes_only; /* prepare_weights takes shapes alone: noise stands for the matrices on CUDA, those of the
                         file on the CPU. For a run that makes the device choose its algorithms, or
                         none at all, not for scores. */
     /* the CPU's */
@@ -191,8 +192,8 @@ struct ops {
     void (*upload)(struct device *d, void *to, const void *from, size_t bytes); /* host to device */
     /* Every matrix of the model, once: where a device has memory of its own, the stacks are copied
      * to it, each contiguous, and their parts then point there. The CPU leaves them in the file, but
-     * for those that are quantized (worker/cpu/adopt.c). */
-    int (*adopt)(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
+     * for those that are quantized (worker/cpu/prepare_weights.c). */
+    int (*prepare_weights)(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
     /* Host memory that `push` will be given parts of, and that must then stay as it is until the
      * batch was polled: 1 when the device copies straight from it, 0 when that gains nothing. */
     int (*pin)(struct device *d, const void *from, size_t bytes);

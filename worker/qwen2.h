@@ -89,7 +89,7 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
 /* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT
  * naming file, tensor, expected and found. Names with and without "model."; lm_head.* and
  * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model,
- * unless the device adopts them. */
+ * unless the device prepares copies of them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
 /* Begins a batch; pooler ends it. input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused

@@ -55,7 +55,7 @@ struct options {
 };
 
 /* A batch that was handed to the device. */
-struct job {
+struct inflight_batch {
     struct stage_token token;
     uint32_t n_values;
     float *values; /* [max_values] */
@@ -73,12 +73,12 @@ struct worker {
     void *context, *socket;
     struct msg_writer writer;
     int32_t *positions; /* [max_tokens] of the batch */
-    struct job jobs[MAX_IN_FLIGHT];
-    uint32_t first_job, n_jobs;  /* in flight: jobs[(first_job + i) % MAX_IN_FLIGHT] */
-    long long busy_since_us;     /* when the oldest of them began to run, or could have */
-    long long busy_us, ready_us; /* computing until now; when this rank was ready */
-    uint32_t progress;           /* as last seen */
-    int pinned;                  /* the device reads the input segment by itself */
+    struct inflight_batch batches[MAX_IN_FLIGHT];
+    uint32_t first_batch, n_batches; /* in flight: batches[(first_batch + i) % MAX_IN_FLIGHT] */
+    long long busy_since_us;         /* when the oldest of them began to run, or could have */
+    long long busy_us, ready_us;     /* computing until now; when this rank was ready */
+    uint32_t progress;               /* as last seen */
+    int pinned;                      /* the device reads the input segment by itself */
 };
 
 static const char help_text[] =
@@ -215,21 +215,21 @@ static int check_mapping(const struct worker *w, struct err *e)
     return w->ops->typed ? 0 : weights_check(w->weights, e);
 }
 
-static void reply_done(struct worker *w, const struct job *job)
+static void reply_done(struct worker *w, const struct inflight_batch *batch)
 {
-    struct control reply = {.type = CONTROL_DONE, .token = job->token};
+    struct control reply = {.type = CONTROL_DONE, .token = batch->token};
     struct err e = {0};
     if (check_mapping(w, &e) != 0) {
-        reply_failed(w, &job->token, EX_CONFIG, &e);
+        reply_failed(w, &batch->token, EX_CONFIG, &e);
         return;
     }
     if (w->options.rank == 0 &&
-        stage_write(w->stage, &job->token, job->values, job->n_values, &e) != 0) {
-        reply_failed(w, &job->token, 0, &e);
+        stage_write(w->stage, &batch->token, batch->values, batch->n_values, &e) != 0) {
+        reply_failed(w, &batch->token, 0, &e);
         return;
     }
     long long now = now_mono_us();
-    reply.digest = digest_values(job->values, job->n_values);
+    reply.digest = digest_values(batch->values, batch->n_values);
     reply.ms = (uint32_t)((now - w->busy_since_us) / 1000);
     w->busy_us += now - w->busy_since_us;
     w->busy_since_us = now;
@@ -241,10 +241,10 @@ static void reply_done(struct worker *w, const struct job *job)
 /* Answer for every batch that is done, oldest first; with `wait`, until none is in flight. */
 static void finish_jobs(struct worker *w, int wait)
 {
-    while (w->n_jobs > 0 && w->ops->poll(w->device, wait)) {
-        reply_done(w, &w->jobs[w->first_job]);
-        w->first_job = (w->first_job + 1) % MAX_IN_FLIGHT;
-        w->n_jobs--;
+    while (w->n_batches > 0 && w->ops->poll(w->device, wait)) {
+        reply_done(w, &w->batches[w->first_batch]);
+        w->first_batch = (w->first_batch + 1) % MAX_IN_FLIGHT;
+        w->n_batches--;
     }
     uint32_t progress = w->ops->progress(w->device);
     if (progress != w->progress)
@@ -254,22 +254,22 @@ static void finish_jobs(struct worker *w, int wait)
 
 static void run_batch(struct worker *w, const struct stage_token *token)
 {
-    struct job *job = &w->jobs[(w->first_job + w->n_jobs) % MAX_IN_FLIGHT];
+    struct inflight_batch *batch = &w->batches[(w->first_batch + w->n_batches) % MAX_IN_FLIGHT];
     struct stage_batch b;
     struct err e = {0};
-    if (w->n_jobs == 0)
+    if (w->n_batches == 0)
         w->busy_since_us = now_mono_us();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
         rc = score_batch(&w->model, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
-            w->positions, job->values, &e);
+            w->positions, batch->values, &e);
     if (rc != 0) {
         reply_failed(w, token, 0, &e);
         return;
     }
-    job->token = *token;
-    job->n_values = b.n_values;
-    w->n_jobs++;
+    batch->token = *token;
+    batch->n_values = b.n_values;
+    w->n_batches++;
     finish_jobs(w, 0);
 }
 
@@ -279,7 +279,7 @@ static int sing(struct worker *w, struct err *e)
 {
     const struct stage_config *c = stage_view_config(w->stage);
     uint32_t n_labels = w->model.config.n_labels;
-    float *values = w->jobs[0].values;
+    float *values = w->batches[0].values;
     if (n_labels > c->max_values)
         return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
             n_labels, c->max_values);
@@ -373,8 +373,8 @@ static int open_worker(struct worker *w, struct err *e)
     const struct stage_config *c = stage_view_config(w->stage);
     w->positions = malloc(c->max_tokens * sizeof *w->positions);
     for (int i = 0; i < MAX_IN_FLIGHT; i++)
-        w->jobs[i].values = malloc(c->max_values * sizeof(float));
-    if (!w->positions || !w->jobs[0].values || !w->jobs[MAX_IN_FLIGHT - 1].values)
+        w->batches[i].values = malloc(c->max_values * sizeof(float));
+    if (!w->positions || !w->batches[0].values || !w->batches[MAX_IN_FLIGHT - 1].values)
         return err_set(e, ASSAY_ENOMEM, "no memory for batches of %u tokens", c->max_tokens);
     rc = open_model(w, e);
     if (rc != 0)
@@ -402,7 +402,7 @@ static void close_worker(struct worker *w)
     stage_detach(&w->stage);
     free(w->positions);
     for (int i = 0; i < MAX_IN_FLIGHT; i++)
-        free(w->jobs[i].values);
+        free(w->batches[i].values);
 }
 
 static void open_socket(struct worker *w)
@@ -458,7 +458,7 @@ static int take_message(struct worker *w)
 static int take_messages(struct worker *w)
 {
     int got = 1;
-    while (got > 0 && w->n_jobs < (uint32_t)w->ops->in_flight)
+    while (got > 0 && w->n_batches < (uint32_t)w->ops->in_flight)
         got = take_message(w);
     return got;
 }
@@ -467,11 +467,11 @@ static int serve(struct worker *w)
 {
     int done_fd = w->ops->poll_fd(w->device);
     for (;;) {
-        int room = w->n_jobs < (uint32_t)w->ops->in_flight;
+        int room = w->n_batches < (uint32_t)w->ops->in_flight;
         zmq_pollitem_t items[] = {{.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN},
             {.socket = w->socket, .events = room ? ZMQ_POLLIN : 0},
             {.fd = done_fd, .events = ZMQ_POLLIN}};
-        if (zmq_poll(items, done_fd < 0 ? 2 : 3, w->n_jobs > 0 ? PROGRESS_MS : -1) < 0 &&
+        if (zmq_poll(items, done_fd < 0 ? 2 : 3, w->n_batches > 0 ? PROGRESS_MS : -1) < 0 &&
             errno != EINTR)
             die(EX_SOFTWARE, "event=poll_failed error=%s", zmq_strerror(errno));
         if (items[0].revents) {

@@ -58,8 +58,8 @@ static double softmax_cost(struct device *d)
     double costs[TURNS];
     for (int turn = 0; turn < TURNS; turn++) {
         double peak = measure_peak(d), start = seconds();
-        pool_run(d->pool, weigh_panels, (void *)d->kernels, pool_threads(d->pool));
-        double scores = (double)PANELS * PANEL_KEYS * d->kernels->nr * pool_threads(d->pool);
+        thread_pool_run(d->pool, weigh_panels, (void *)d->kernels, thread_pool_threads(d->pool));
+        double scores = (double)PANELS * PANEL_KEYS * d->kernels->nr * thread_pool_threads(d->pool);
         costs[turn] = (seconds() - start) / scores * peak * 1e9 / 2;
     }
     qsort(costs, TURNS, sizeof *costs, by_value);

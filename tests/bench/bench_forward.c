@@ -164,7 +164,7 @@ static void take_peak(struct peaks *p, struct device *d)
 {
     double start = seconds(), cpu = cpu_seconds(), peak = measure_peak(d);
     p->sum += peak;
-    p->cpu_sum += peak * (seconds() - start) * pool_threads(d->pool) / (cpu_seconds() - cpu);
+    p->cpu_sum += peak * (seconds() - start) * thread_pool_threads(d->pool) / (cpu_seconds() - cpu);
     p->n++;
     p->last = seconds();
 }

@@ -66,7 +66,7 @@ static void run_tiles(void *arg, int64_t task, int thread)
 static void run_all_tiles(void *arg)
 {
     struct tile_run *r = arg;
-    pool_run(r->d->pool, run_tiles, r, pool_threads(r->d->pool));
+    thread_pool_run(r->d->pool, run_tiles, r, thread_pool_threads(r->d->pool));
 }
 
 /* Zeroed, in large pages where the system gives them. */
@@ -84,11 +84,12 @@ static struct rate measure_tile(struct device *d, int64_t in)
 {
     int64_t pieces = (in + TILE_K - 1) / TILE_K;
     struct tile_run r = {d, NULL, (in + pieces - 1) / pieces, TILE_COLUMNS * 2};
-    int64_t n = pool_threads(d->pool) * tile_floats(&r);
+    int64_t n = thread_pool_threads(d->pool) * tile_floats(&r);
     r.memory = take_pages((size_t)n * sizeof *r.memory);
     fill(r.memory, n, DTYPE_F32);
     double flop = 2.0 * TILE_TURNS * TILE_PANELS * (double)(d->kernels->mr * r.columns * r.k);
-    struct rate rate = measure_rate(d, flop * pool_threads(d->pool) * 1e-9, 0, run_all_tiles, &r);
+    struct rate rate =
+        measure_rate(d, flop * thread_pool_threads(d->pool) * 1e-9, 0, run_all_tiles, &r);
     munmap(r.memory, (size_t)n * sizeof *r.memory);
     return rate;
 }

@@ -79,7 +79,7 @@ static inline void peak_portable(void *arg, int64_t task, int thread)
 }
 
 struct peak {
-    pool_task *task;
+    thread_pool_task *task;
     int lanes;
 };
 
@@ -98,11 +98,11 @@ static inline struct peak peak_of(const struct cpu_kernels *kernels)
 /* GFLOP/s of all threads of the device, once. */
 static inline double measure_peak(struct device *d)
 {
-    int n = pool_threads(d->pool);
+    int n = thread_pool_threads(d->pool);
     float *sink = xcalloc((size_t)n, sizeof *sink);
     struct peak peak = peak_of(d->kernels);
     double start = seconds();
-    pool_run(d->pool, peak.task, sink, n);
+    thread_pool_run(d->pool, peak.task, sink, n);
     double took = seconds() - start;
     free(sink);
     return 2.0 * peak.lanes * 12 * PEAK_STEPS * n / took * 1e-9;

@@ -1,5 +1,5 @@
 /* test_gpu_linear.cc - the large products on the GPU's table of operations: matrices brought to the
- * device (adopt.c), in their own type or quantized there, times inputs of several types, with and
+ * device (prepare_weights.c), in their own type or quantized there, times inputs of several types, with and
  * without bias, against double precision from the very numbers that the device multiplied. CUDA's
  * libraries are checking doubles, or with make gpu-check the real ones. */
 #include <setjmp.h>
@@ -73,7 +73,7 @@ struct model {
         o.quant_out = out;
         assert_int_equal(gpu_ops.open(&d, &o, &e), 0);
         struct weight_stack stack = {parts, n_parts, s.held};
-        assert_int_equal(gpu_ops.adopt(d, &stack, 1, &e), 0);
+        assert_int_equal(gpu_ops.prepare_weights(d, &stack, 1, &e), 0);
         for (int p = 0; p < n_parts; p++)
             fetch_part(parts[p]);
         device_bias = s.bias ? add_bias(s, r) : nullptr;
@@ -128,8 +128,8 @@ double scale_of(double largest, enum dtype t)
     return largest > 0 ? largest / (t == DTYPE_F8 ? 448 : 127) : 1;
 }
 
-/* The adopted matrix is the file's, within half a step of its type. */
-void check_adopted(const model &m, const setup &s)
+/* The prepared matrix is the file's, within half a step of its type. */
+void check_prepared(const model &m, const setup &s)
 {
     int64_t j = 0;
     for (size_t p = 0; p < m.files.size(); p++)
@@ -220,7 +220,7 @@ void check_setup(const setup &s)
 {
     random_numbers r = {static_cast<uint64_t>(s.in) * 31 + static_cast<uint64_t>(s.held)};
     model m(s, r, 40);
-    check_adopted(m, s);
+    check_prepared(m, s);
     for (int64_t tokens : {1, 2, 37})
         check_product(m, s, tokens, r);
 }
@@ -270,7 +270,7 @@ void test_a_matrix_in_several_chunks(void **)
         setup s = {DTYPE_F32, held, DTYPE_BF16, 8192, {530, 0, 0}, false};
         random_numbers r = {11};
         model m(s, r, 1);
-        check_adopted(m, s);
+        check_prepared(m, s);
     }
 }
 

@@ -27,7 +27,7 @@ static void multiply(int way, float *out, const float *x, int64_t rows, const st
     memcpy(taken, parts, (size_t)n_parts * sizeof *parts);
     for (int i = 0; i < n_parts; i++)
         out_cols += parts[i].rows;
-    assert_int_equal(cpu_ops.adopt(d, &stack, 1, &e), 0);
+    assert_int_equal(cpu_ops.prepare_weights(d, &stack, 1, &e), 0);
     assert_ptr_equal(taken->data, parts->data);
     cpu_ops.linear(d, tensor_of(out, DTYPE_F32, rows, out_cols, out_cols),
         tensor_of((void *)x, DTYPE_F32, rows, in, in), taken, n_parts, bias);

@@ -353,7 +353,7 @@ static void run_task(void *arg, int64_t task, int thread)
 static int64_t share_out(struct attention *a)
 {
     int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim);
-    int64_t wanted = TASKS_PER_THREAD * (pool_threads(a->d->pool) - 1);
+    int64_t wanted = TASKS_PER_THREAD * (thread_pool_threads(a->d->pool) - 1);
     for (a->tile_tokens = most > 0 ? most : 1;; a->tile_tokens = (a->tile_tokens + 1) / 2) {
         int64_t tasks = number_tiles(a) * a->shape->n_kv_heads;
         if (tasks >= wanted || a->tile_tokens == 1 ||
@@ -379,5 +379,5 @@ void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct 
         .sum_rows = round_up(dim, COLUMN_ROWS),
         .value_step = round_up(dim, ROW_ELEMENTS) + ROW_ELEMENTS,
         .q_scale = shape->scale * 1.44269504088896341f};
-    pool_run(d->pool, run_task, &a, share_out(&a));
+    thread_pool_run(d->pool, run_task, &a, share_out(&a));
 }

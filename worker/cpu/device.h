@@ -4,7 +4,7 @@
 
 #include "worker/comm.h"
 #include "worker/cpu/kernels.h"
-#include "worker/cpu/pool.h"
+#include "worker/cpu/thread_pool.h"
 #include "worker/ops.h"
 
 /* Scratch memory that grows to the largest size asked for and stays. Contents do not survive a
@@ -20,12 +20,12 @@ struct scratch {
 
 struct device {
     const struct cpu_kernels *kernels;
-    struct pool *pool;
+    struct thread_pool *pool;
     struct comm *comm; /* borrowed, may be NULL */
     uint8_t *arena;
     size_t arena_bytes, arena_used;
     int shapes_only;
-    void *quantized; /* the weights that adopt made, NULL: none */
+    void *quantized; /* the weights that prepare_weights made, NULL: none */
     size_t quantized_bytes;
     int unpolled;               /* batches finished and not yet polled */
     struct scratch packed_x;    /* shared */
@@ -51,8 +51,8 @@ static inline int64_t int8_words(int64_t n)
 
 void *scratch_take(struct scratch *s, size_t bytes);
 
-/* ops.adopt: see adopt.c. */
-int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
+/* ops.prepare_weights: see prepare_weights.c. */
+int cpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);

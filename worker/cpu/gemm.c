@@ -2,7 +2,7 @@
  *
  * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words: a word is a float,
  * or a pair of bfloat16 (which x is rounded to, and other float weights), or a pair of int16 where
- * the weights are int8 (adopt.c), which are widened to that. A piece of the rows is
+ * the weights are int8 (prepare_weights.c), which are widened to that. A piece of the rows is
  * packed once, into panels of MR rows that all threads share. A task is then a block of
  * BLOCK_COLUMNS output columns of one part: it packs (and widens) the block's weights of this piece
  * into panels of NR columns, of its thread's own, and runs the tile kernel over all rows. The next
@@ -138,7 +138,7 @@ struct ahead {
 static struct ahead look_ahead(const struct gemm *g, int64_t task)
 {
     int64_t n_tasks = g->n_blocks * g->row_groups, k0 = g->k0;
-    int64_t next = task + pool_threads(g->d->pool) * g->row_groups;
+    int64_t next = task + thread_pool_threads(g->d->pool) * g->row_groups;
     if (next >= n_tasks) {
         next %= n_tasks;
         k0 += g->kc;
@@ -231,7 +231,7 @@ static void multiply_or_pack(void *arg, int64_t task, int thread)
 /* With fewer column blocks than threads could use, the rows are split too. */
 static void split_rows(struct gemm *g)
 {
-    int64_t wanted = 2 * pool_threads(g->d->pool) / (g->n_blocks > 0 ? g->n_blocks : 1);
+    int64_t wanted = 2 * thread_pool_threads(g->d->pool) / (g->n_blocks > 0 ? g->n_blocks : 1);
     g->row_groups = wanted < 1 ? 1 : min64(wanted, g->n_panels);
     g->panels_per_group = (g->n_panels + g->row_groups - 1) / g->row_groups;
     g->row_groups = (g->n_panels + g->panels_per_group - 1) / g->panels_per_group;
@@ -246,7 +246,7 @@ static void split_k(struct gemm *g)
 /* One chunk of rows, piece after piece of K. */
 static void multiply_chunk(struct gemm *g)
 {
-    struct pool *pool = g->d->pool;
+    struct thread_pool *pool = g->d->pool;
     g->n_panels = (g->x.rows + g->mr - 1) / g->mr;
     split_rows(g);
     split_k(g);
@@ -254,10 +254,10 @@ static void multiply_chunk(struct gemm *g)
     g->panels[0] = scratch_take(&g->d->packed_x, (size_t)((buffers * piece + rows) * WORD_BYTES));
     g->panels[1] = g->panels[0] + piece * WORD_BYTES;
     g->x_scale = (void *)(g->panels[0] + buffers * piece * WORD_BYTES);
-    pool_run(pool, pack_first, g, g->n_panels);
+    thread_pool_run(pool, pack_first, g, g->n_panels);
     for (; g->k0 < g->words; g->k0 += g->kc) {
         int64_t to_pack = g->k0 + g->kc < g->words ? g->n_panels : 0;
-        pool_run(pool, multiply_or_pack, g, g->n_blocks * g->row_groups + to_pack);
+        thread_pool_run(pool, multiply_or_pack, g, g->n_blocks * g->row_groups + to_pack);
         char *done = g->panels[0];
         g->panels[0] = g->panels[1];
         g->panels[1] = done;

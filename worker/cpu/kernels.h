@@ -62,7 +62,7 @@ struct panel_kernels {
     void (*pack_rows)(
         void *a, const float *x, int64_t stride, const float *scale, int mr, int64_t n_k);
     /* Word k*NR+j of b has the elements of w[j*stride] in the same way, for j < nr. Of int8, w is a
-     * panel as adopt.c stores it. */
+     * panel as prepare_weights.c stores it. */
     void (*pack_weight)(
         void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
 };

@@ -62,8 +62,8 @@ static int op_open(struct device **out, const struct device_options *o, struct e
     d->shapes_only = o->shapes_only;
     d->arena = arena;
     d->arena_bytes = o->arena_bytes + ALIGNMENT;
-    d->pool = pool_new(o->n_threads, may_spin(o));
-    pool_set_bump(d->pool, o->bump, o->bump_arg);
+    d->pool = thread_pool_new(o->n_threads, may_spin(o));
+    thread_pool_set_bump(d->pool, o->bump, o->bump_arg);
     d->per_thread = xcalloc((size_t)o->n_threads, sizeof *d->per_thread);
     *out = d;
     return 0;
@@ -74,9 +74,9 @@ static void op_close(struct device **out)
     struct device *d = *out;
     if (!d)
         return;
-    for (int i = 0; i < pool_threads(d->pool); i++)
+    for (int i = 0; i < thread_pool_threads(d->pool); i++)
         free(d->per_thread[i].data);
-    pool_free(&d->pool);
+    thread_pool_free(&d->pool);
     free(d->per_thread);
     free(d->packed_x.data);
     munmap(d->arena, d->arena_bytes);
@@ -183,7 +183,7 @@ static void run_rows(void *arg, int64_t task, int thread)
 
 static void each_row(struct rows *a)
 {
-    pool_run(a->d->pool, run_rows, a, (a->out.rows + RUN_ROWS - 1) / RUN_ROWS);
+    thread_pool_run(a->d->pool, run_rows, a, (a->out.rows + RUN_ROWS - 1) / RUN_ROWS);
 }
 
 static void row_embed(const struct rows *a, int64_t row)
@@ -381,7 +381,7 @@ const struct ops cpu_ops = {
     .identity = op_identity,
     .alloc = op_alloc,
     .upload = op_upload,
-    .adopt = cpu_adopt,
+    .prepare_weights = cpu_prepare_weights,
     .pin = op_pin,
     .begin = op_begin,
     .push = op_push,

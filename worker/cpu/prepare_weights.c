@@ -1,4 +1,4 @@
-/* adopt.c - adopt: which products are of bfloat16, where --dtype bf16 asks for it (the matrices stay
+/* prepare_weights.c - which products are of bfloat16, where --dtype bf16 asks for it (the matrices stay
  * in the file); and the layers' matrices as int8, where --quant int8 does.
  *
  * A row w of a matrix (an output channel) becomes integers of -127..127 and its scale, its largest
@@ -72,7 +72,7 @@ static void quantize_part(struct device *d, struct weight *w, uint8_t *to)
 {
     struct quantizing q = {
         .d = d, .from = w, .panels = (void *)to, .scale = (void *)(to + panels_bytes(d, w))};
-    pool_run(d->pool, quantize_panel, &q, padded_rows(d, w) / d->kernels->nr);
+    thread_pool_run(d->pool, quantize_panel, &q, padded_rows(d, w) / d->kernels->nr);
     *w = (struct weight){q.panels, DTYPE_I8, w->rows, w->cols, w->cols, q.scale, DTYPE_I8};
 }
 
@@ -83,7 +83,7 @@ static void set_factors(struct weight_stack *stacks, size_t n)
             stacks[i].parts[p].factors = DTYPE_BF16;
 }
 
-int cpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+int cpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     size_t bytes = 0;
     set_factors(stacks, n);

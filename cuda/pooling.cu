@@ -1,4 +1,4 @@
-/* pool.cu - the head's small operations, and what the pooler makes of the logits: the mean over
+/* pooling.cu - the head's small operations, and what the pooler makes of the logits: the mean over
  * rows in order, softmax over labels, sigmoid, class 1 (struct pool_span). */
 #include "cuda/rows.h"
 #include "schema/pooling.h"

@@ -1,6 +1,6 @@
-/* pool.c - see pool.h. A job is published by a new generation number; helpers that find it take
+/* thread_pool.c - see thread_pool.h. A job is published by a new generation number; helpers that find it take
  * task numbers from one counter until there are none, then count themselves out. */
-#include "worker/cpu/pool.h"
+#include "worker/cpu/thread_pool.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -11,17 +11,17 @@
 #define SPINS 4000
 
 struct helper {
-    struct pool *pool;
+    struct thread_pool *pool;
     pthread_t thread;
     int number;
 };
 
-struct pool {
+struct thread_pool {
     int n_threads, spins, stop;
     uint64_t generation; /* of the present job */
     int busy;            /* helpers that have not counted themselves out */
     int64_t next, n_tasks;
-    pool_task *task;
+    thread_pool_task *task;
     void *arg;
     void (*bump)(void *);
     void *bump_arg;
@@ -37,7 +37,7 @@ static inline void relax(void)
 #endif
 }
 
-static void take_tasks(struct pool *p, int number)
+static void take_tasks(struct thread_pool *p, int number)
 {
     int64_t k;
     while ((k = __atomic_fetch_add(&p->next, 1, __ATOMIC_RELAXED)) < p->n_tasks) {
@@ -48,7 +48,7 @@ static void take_tasks(struct pool *p, int number)
 }
 
 /* Wait for a generation other than `seen`; returns it. */
-static uint64_t await_job(struct pool *p, uint64_t seen)
+static uint64_t await_job(struct thread_pool *p, uint64_t seen)
 {
     uint64_t now = seen;
     for (int i = 0; i < p->spins && now == seen; i++, relax())
@@ -66,7 +66,7 @@ static uint64_t await_job(struct pool *p, uint64_t seen)
 static void *help(void *arg)
 {
     struct helper *h = arg;
-    struct pool *p = h->pool;
+    struct thread_pool *p = h->pool;
     uint64_t seen = 0;
     for (;;) {
         seen = await_job(p, seen);
@@ -81,7 +81,7 @@ static void *help(void *arg)
     }
 }
 
-static void publish(struct pool *p)
+static void publish(struct thread_pool *p)
 {
     __atomic_store_n(&p->busy, p->n_threads - 1, __ATOMIC_RELAXED);
     pthread_mutex_lock(&p->lock);
@@ -90,9 +90,9 @@ static void publish(struct pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-struct pool *pool_new(int n_threads, int spin)
+struct thread_pool *thread_pool_new(int n_threads, int spin)
 {
-    struct pool *p = xcalloc(1, sizeof *p);
+    struct thread_pool *p = xcalloc(1, sizeof *p);
     p->n_threads = n_threads;
     p->spins = spin ? SPINS : 0;
     pthread_mutex_init(&p->lock, NULL);
@@ -107,9 +107,9 @@ struct pool *pool_new(int n_threads, int spin)
     return p;
 }
 
-void pool_free(struct pool **out)
+void thread_pool_free(struct thread_pool **out)
 {
-    struct pool *p = *out;
+    struct thread_pool *p = *out;
     if (!p)
         return;
     p->stop = 1;
@@ -124,18 +124,18 @@ void pool_free(struct pool **out)
     *out = NULL;
 }
 
-int pool_threads(const struct pool *p)
+int thread_pool_threads(const struct thread_pool *p)
 {
     return p->n_threads;
 }
 
-void pool_set_bump(struct pool *p, void (*bump)(void *), void *arg)
+void thread_pool_set_bump(struct thread_pool *p, void (*bump)(void *), void *arg)
 {
     p->bump = bump;
     p->bump_arg = arg;
 }
 
-static void await_end(struct pool *p)
+static void await_end(struct thread_pool *p)
 {
     for (int i = 0; i < p->spins; i++, relax())
         if (__atomic_load_n(&p->busy, __ATOMIC_ACQUIRE) == 0)
@@ -146,7 +146,7 @@ static void await_end(struct pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-void pool_run(struct pool *p, pool_task *task, void *arg, int64_t n_tasks)
+void thread_pool_run(struct thread_pool *p, thread_pool_task *task, void *arg, int64_t n_tasks)
 {
     p->task = task;
     p->arg = arg;

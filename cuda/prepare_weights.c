@@ -1,4 +1,4 @@
-/* adopt.c - the matrices to the device: one arena for all of them, filled from the mapped file
+/* prepare_weights.c - the matrices to the device: one arena for all of them, filled from the mapped file
  * through two pinned chunks, so that the host never holds more of the checkpoint than these.
  *
  * The parts of a stack follow each other, rows of one length: what was a list of views becomes one
@@ -223,7 +223,7 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
     return rc;
 }
 
-int gpu_adopt(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
+int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     return d->shapes_only ? place_shapes(d, stacks, n, e) : send_stacks(d, stacks, n, e);
 }

@@ -1,10 +1,10 @@
-/* collective.c - see collective.h. The communicator is made without blocking and looked at until
+/* comm_nccl.c - see comm_nccl.h. The communicator is made without blocking and looked at until
  * the deadline: a rank that never comes ends this one, and the broker starts the group anew. A
  * communicator is never repaired.
  *
  * Nor does the end of a group of sends and receives block: only when the communicator says that
  * nothing is in progress are they in the stream, and only then may anything be put behind them. */
-#include "cuda/collective.h"
+#include "cuda/comm_nccl.h"
 
 #include <nccl.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@
 
 #define MAX_RANKS 64
 
-struct collective {
+struct comm_nccl {
     ncclComm_t comm;
     uint32_t rank, n_ranks;
     uint8_t *parts; /* [n_ranks][share] of the largest x */
@@ -67,7 +67,7 @@ static int meet_peers(struct device *d, struct err *e)
 }
 
 /* What the communicator says once nothing is in progress. */
-static ncclResult_t settle(struct collective *c, long nap_ns)
+static ncclResult_t settle(struct comm_nccl *c, long nap_ns)
 {
     long long deadline = now_mono_ms() + c->deadline_ms;
     ncclResult_t state = ncclInProgress, rc = ncclSuccess;
@@ -82,7 +82,7 @@ static ncclResult_t settle(struct collective *c, long nap_ns)
     return rc == ncclSuccess ? state : rc;
 }
 
-static int wait_ready(struct collective *c, struct err *e)
+static int wait_ready(struct comm_nccl *c, struct err *e)
 {
     ncclResult_t state = settle(c, 1000000);
     if (state == ncclSuccess)
@@ -91,7 +91,7 @@ static int wait_ready(struct collective *c, struct err *e)
         ncclGetLastError(c->comm));
 }
 
-static int connect_ranks(struct collective *c, struct device *d, struct err *e)
+static int connect_ranks(struct comm_nccl *c, struct device *d, struct err *e)
 {
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -108,10 +108,10 @@ static int connect_ranks(struct collective *c, struct device *d, struct err *e)
     return wait_ready(c, e);
 }
 
-int collective_new(
-    struct collective **out, struct device *d, const struct device_options *o, struct err *e)
+int comm_nccl_new(
+    struct comm_nccl **out, struct device *d, const struct device_options *o, struct err *e)
 {
-    struct collective *c = xcalloc(1, sizeof *c);
+    struct comm_nccl *c = xcalloc(1, sizeof *c);
     *out = c;
     c->rank = comm_rank(d->comm);
     c->n_ranks = comm_size(d->comm);
@@ -127,9 +127,9 @@ int collective_new(
     return rc;
 }
 
-void collective_free(struct collective **out)
+void comm_nccl_free(struct comm_nccl **out)
 {
-    struct collective *c = *out;
+    struct comm_nccl *c = *out;
     if (!c)
         return;
     if (c->comm)
@@ -157,7 +157,7 @@ static size_t bytes_of(const struct shares *s, uint32_t r)
 }
 
 /* Until the group is in its stream. */
-static void end_group(struct collective *c)
+static void end_group(struct comm_nccl *c)
 {
     ncclResult_t rc = ncclGroupEnd();
     nccl_must(rc == ncclInProgress ? settle(c, 0) : rc, "ncclGroupEnd");
@@ -165,7 +165,7 @@ static void end_group(struct collective *c)
 
 /* Everyone's part of this rank's share, in rank order; the own one too. */
 static void gather_parts(
-    struct collective *c, const struct shares *s, const uint8_t *x, cudaStream_t stream)
+    struct comm_nccl *c, const struct shares *s, const uint8_t *x, cudaStream_t stream)
 {
     size_t mine = bytes_of(s, c->rank);
     NCCL_MUST(ncclGroupStart());
@@ -183,7 +183,7 @@ static void gather_parts(
 }
 
 static void spread_sums(
-    struct collective *c, const struct shares *s, uint8_t *x, cudaStream_t stream)
+    struct comm_nccl *c, const struct shares *s, uint8_t *x, cudaStream_t stream)
 {
     NCCL_MUST(ncclGroupStart());
     for (uint32_t r = 0; r < c->n_ranks; r++) {
@@ -199,7 +199,7 @@ static void spread_sums(
 
 static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
 {
-    struct collective *c = d->collective;
+    struct comm_nccl *c = d->comm_nccl;
     struct shares s = {n, 0, dtype_bytes(dtype)};
     int64_t unit = 16 / s.size, ranks = c->n_ranks;
     s.share = ((n + ranks - 1) / ranks + unit - 1) / unit * unit;
@@ -219,15 +219,15 @@ static void copy_rows(struct device *d, struct tensor to, struct tensor from)
             (size_t)to.cols * size, (size_t)to.rows, cudaMemcpyDeviceToDevice, gpu_stream(d)));
 }
 
-void collective_all_reduce(struct device *d, struct tensor x)
+void comm_nccl_all_reduce(struct device *d, struct tensor x)
 {
-    if (!d->collective || x.rows == 0)
+    if (!d->comm_nccl || x.rows == 0)
         return;
     if (x.stride == x.cols) {
         reduce_flat(d, x.data, x.dtype, x.rows * x.cols);
         return;
     }
-    struct tensor flat = tensor_of(d->collective->flat, x.dtype, x.rows, x.cols, x.cols);
+    struct tensor flat = tensor_of(d->comm_nccl->flat, x.dtype, x.rows, x.cols, x.cols);
     copy_rows(d, flat, x);
     reduce_flat(d, flat.data, x.dtype, x.rows * x.cols);
     copy_rows(d, x, flat);

@@ -1,4 +1,4 @@
-/* choose.c - which kernels: the fastest that the CPU has and that, tried at start on a small
+/* isa.c - which kernels: the fastest that the CPU has and that, tried at start on a small
  * problem, give the portable ones' bits. A CPU, a hypervisor or a compiler that gets one of them
  * wrong costs speed then, not scores. */
 #include <string.h>

@@ -1,4 +1,4 @@
-/* comm.c - see comm.h. The segment, which never outlives its group:
+/* comm_shm.c - see comm.h. The segment, which never outlives its group:
  *
  *        0  u32  arrived   how many ranks have come to the present meeting
  *        4  u32  meeting   number of meetings held, modulo 2^32; a futex word
