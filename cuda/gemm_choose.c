@@ -105,7 +105,7 @@ static int same_in_a_part(
 
 /* The same bits for a row in the largest batch and in smaller ones: parts of these sizes, one after
  * the other, to the end. */
-static int ignores_company(struct trial *t, const cublasLtMatmulAlgo_t *algo)
+static int is_batch_invariant(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     static const int64_t sizes[] = {1, 2, 17, 33, 128, 200, 643, PART_ROWS};
     if (t->p->in == DTYPE_I8)
@@ -215,7 +215,7 @@ static void choose_fastest(struct trial *t)
     struct candidate timed[GEMM_MAX_CANDIDATES];
     int n = gemm_candidates(t->device, t->p, rows, t->p->in == DTYPE_I8 ? 2 : 5, found);
     int n_timed = time_all(t, found, n, timed), at = 0;
-    while (at < n_timed && !ignores_company(t, &timed[at].algo))
+    while (at < n_timed && !is_batch_invariant(t, &timed[at].algo))
         at++;
     if (n == 0)
         die(GPU_EXIT_ERROR,

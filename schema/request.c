@@ -697,7 +697,7 @@ static int read_row_field(
 }
 
 /* What a chat template is given beside the messages has no place where there is no template. */
-static int check_company(const struct row_request *row, uint64_t seen, struct err *e)
+static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
 {
     for (int f = R_SYSTEM; f <= R_TOOLS; f++)
         if ((seen >> f & 1) &&
@@ -722,7 +722,7 @@ static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
         if (row_shapes[i].prompts == 0 || one_prompt ||
             (prompts == 0 && row_shapes[i].prompt_optional)) {
             row->shape = row_shapes[i].shape;
-            return check_company(row, seen, e);
+            return check_combination(row, seen, e);
         }
     }
     return err_field(e, ASSAY_EBADREQ, "",

@@ -30,7 +30,7 @@
 #define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
 
 /* A batch that was handed over, and what the ranks have said of it. */
-struct flight {
+struct in_flight_batch {
     struct batch *batch; /* NULL: this entry is free */
     struct stage_token token;
     uint32_t done; /* bit per rank */
@@ -38,10 +38,10 @@ struct flight {
 };
 
 /* A batch on its way back to the owner. */
-struct homecoming {
+struct completion {
     struct batch *batch;
     enum batch_outcome outcome;
-    struct homecoming *next;
+    struct completion *next;
 };
 
 struct group {
@@ -52,9 +52,9 @@ struct group {
     struct group_rank_info infos[GROUP_MAX_RANKS];
     uint64_t incarnation;
     int64_t restarts;
-    struct flight flights[STAGE_MAX_SLOTS]; /* in order of hand-over */
-    uint32_t n_flights;
-    struct homecoming *home, **home_end;
+    struct in_flight_batch in_flight[STAGE_MAX_SLOTS]; /* in order of hand-over */
+    uint32_t n_in_flight;
+    struct completion *completions, **completions_end;
     long long start_at_ms, started_ms, backoff_ms;
     long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
@@ -76,7 +76,7 @@ int group_new(struct group **out, const struct group_options *options, struct er
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
-    g->home_end = &g->home;
+    g->completions_end = &g->completions;
     ranks_init(&g->ranks, &g->options);
     int rc = stage_new(&g->stage, &options->stage, e);
     *out = g;
@@ -96,24 +96,24 @@ static void end_ranks(struct group *g, int *exit_code, int *signal)
 
 static void send_home(struct group *g, struct batch *b, enum batch_outcome outcome)
 {
-    struct homecoming *h = xcalloc(1, sizeof *h);
+    struct completion *h = xcalloc(1, sizeof *h);
     h->batch = b;
     h->outcome = outcome;
-    *g->home_end = h;
-    g->home_end = &h->next;
+    *g->completions_end = h;
+    g->completions_end = &h->next;
 }
 
 /* A rank that sees that the checkpoint was changed does not blame the batch for it. */
 static void lose_batches(struct group *g, int exit_code, int signal)
 {
     int blame = g->said_exit != EX_CONFIG;
-    for (uint32_t i = 0; i < g->n_flights; i++) {
-        struct batch *b = g->flights[i].batch;
+    for (uint32_t i = 0; i < g->n_in_flight; i++) {
+        struct batch *b = g->in_flight[i].batch;
         b->lost_exit = exit_code;
         b->lost_signal = signal;
         send_home(g, b, i == 0 && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
     }
-    g->n_flights = 0;
+    g->n_in_flight = 0;
     stage_revoke_all(g->stage);
 }
 
@@ -179,8 +179,8 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     count_failure(g, state == GROUP_STARTING);
     log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
              "restart_in_ms=%lld",
-        g->options.number, (unsigned long long)g->incarnation, g->n_flights,
-        g->n_flights ? g->flights[0].batch->n_rows : 0, g->failure, g->backoff_ms);
+        g->options.number, (unsigned long long)g->incarnation, g->n_in_flight,
+        g->n_in_flight ? g->in_flight[0].batch->n_rows : 0, g->failure, g->backoff_ms);
     lose_batches(g, exit_code, signal);
     g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
     set_back_off(g, now_ms);
@@ -203,7 +203,7 @@ void group_free(struct group **out)
     end_ranks(g, &exit_code, &signal);
     if (g->stage) /* else group_new failed */
         lose_batches(g, -1, 0);
-    for (struct homecoming *h = g->home, *next; h; h = next) {
+    for (struct completion *h = g->completions, *next; h; h = next) {
         next = h->next;
         batch_free(&h->batch);
         free(h);
@@ -255,16 +255,16 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     return 0;
 }
 
-static struct flight *find_flight(struct group *g, const struct stage_token *token)
+static struct in_flight_batch *find_flight(struct group *g, const struct stage_token *token)
 {
-    for (uint32_t i = 0; i < g->n_flights; i++)
-        if (stage_token_equal(&g->flights[i].token, token))
-            return &g->flights[i];
+    for (uint32_t i = 0; i < g->n_in_flight; i++)
+        if (stage_token_equal(&g->in_flight[i].token, token))
+            return &g->in_flight[i];
     return NULL;
 }
 
 /* All ranks are done with it: copy the results, free the slot. */
-static int finish(struct group *g, struct flight *f, uint32_t ms, struct err *e)
+static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struct err *e)
 {
     const float *values;
     uint32_t n;
@@ -279,15 +279,15 @@ static int finish(struct group *g, struct flight *f, uint32_t ms, struct err *e)
     b->ms = ms;
     stage_release(g->stage, &f->token);
     send_home(g, b, BATCH_DONE);
-    memmove(f, f + 1, (size_t)(g->flights + g->n_flights - (f + 1)) * sizeof *f);
-    g->n_flights--;
+    memmove(f, f + 1, (size_t)(g->in_flight + g->n_in_flight - (f + 1)) * sizeof *f);
+    g->n_in_flight--;
     g->backoff_ms = 0;
     return 0;
 }
 
 static int on_done(struct group *g, const struct control *c, struct err *e)
 {
-    struct flight *f = find_flight(g, &c->token);
+    struct in_flight_batch *f = find_flight(g, &c->token);
     uint32_t all = (uint32_t)((1ull << g->options.tp) - 1);
     if (!f) {
         log_warn("event=stale_done rank=%d slot=%u", c->rank, c->token.slot);
@@ -360,7 +360,7 @@ static long long hang_deadline(struct group *g, long long now_ms)
         g->progressed_ms = now_ms;
     g->progress = progress;
     g->ticked_ms = now_ms;
-    return g->n_flights > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
+    return g->n_in_flight > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
 }
 
 /* Nothing is in flight: the ranks are told to end, and killed if they do not. */
@@ -410,7 +410,7 @@ static long long tick_alive(struct group *g, long long now_ms)
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
     if (rc < 0)
         fail_with(g, now_ms, rc, e.msg);
-    else if ((g->state != GROUP_DRAINING || g->n_flights > 0) &&
+    else if ((g->state != GROUP_DRAINING || g->n_in_flight > 0) &&
              (dead = ranks_find_dead(&g->ranks)) >= 0) {
         snprintf(reason, sizeof reason, "rank %d ended", dead);
         fail(g, now_ms, reason);
@@ -421,7 +421,7 @@ static long long tick_alive(struct group *g, long long now_ms)
         fail(g, now_ms, reason);
     } else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
         fail(g, now_ms, "not ready in time");
-    else if (g->state == GROUP_DRAINING && g->n_flights == 0)
+    else if (g->state == GROUP_DRAINING && g->n_in_flight == 0)
         return tick_stopping(g, now_ms);
     if (g->state == GROUP_DEAD)
         return g->start_at_ms;
@@ -473,16 +473,16 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     uint32_t n = (*b)->n_rows;
     struct stage_row *rows = xcalloc(n, sizeof *rows);
     const int32_t **ids = xcalloc(2 * (size_t)n, sizeof *ids), **positions = ids + n;
-    struct flight *f = &g->flights[g->n_flights];
+    struct in_flight_batch *f = &g->in_flight[g->n_in_flight];
     fill_rows(*b, rows, ids, positions);
-    *f = (struct flight){.batch = *b};
+    *f = (struct in_flight_batch){.batch = *b};
     struct stage_fill fill = {n, rows, ids, positions};
     int rc = stage_publish(g->stage, g->options.epoch, g->incarnation, &fill, &f->token, e);
     free(rows);
     free(ids);
     if (rc != 1)
         return rc;
-    if (g->n_flights++ == 0)
+    if (g->n_in_flight++ == 0)
         g->progressed_ms = g->ticked_ms = now_mono_ms();
     *b = NULL;
     ranks_send_all(&g->ranks,
@@ -492,14 +492,14 @@ int group_run(struct group *g, struct batch **b, struct err *e)
 
 int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome)
 {
-    struct homecoming *h = g->home;
+    struct completion *h = g->completions;
     if (!h)
         return 0;
     *b = h->batch;
     *outcome = h->outcome;
-    g->home = h->next;
-    if (!g->home)
-        g->home_end = &g->home;
+    g->completions = h->next;
+    if (!g->completions)
+        g->completions_end = &g->completions;
     free(h);
     return 1;
 }
@@ -536,7 +536,7 @@ uint64_t group_incarnation(const struct group *g)
 
 uint32_t group_in_flight(const struct group *g)
 {
-    return g->n_flights;
+    return g->n_in_flight;
 }
 
 uint32_t group_free_slots(const struct group *g)

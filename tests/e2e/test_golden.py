@@ -1,4 +1,4 @@
-"""Scores through the whole service against the oracle's, and the bits of a row against its company, its ranks and its ISA."""
+"""Scores through the whole service against the oracle's, and the bits of a row whatever its batch, its ranks and its ISA."""
 import json
 import random
 import subprocess
@@ -61,7 +61,7 @@ def test_ranks_agree(directory, name, tp):
             assert abs(a - b) <= 1e-5 * max(1.0, abs(a))
 
 
-def test_same_bits_in_any_company(directory):
+def test_same_bits_in_any_batch(directory):
     """Rows alone, all together, shuffled in other batch sizes, on the portable path: one answer."""
     rng = random.Random(3)
     rows = [{"ids": ids_bytes([rng.randrange(500) for _ in range(rng.randint(1, 120))])} for _ in range(60)]

@@ -1,4 +1,4 @@
-"""The checks of a machine with a GPU: kernels against their formulas, products, golden scores, a row's bits in any company, tensor
+"""The checks of a machine with a GPU: kernels against their formulas, products, golden scores, a row's bits in any batch, tensor
 parallelism on as many devices as there are, and the kernels under compute-sanitizer.
 
     check.py --bin DIR [--only WORD] [--no-sanitizer]
@@ -16,7 +16,7 @@ import sys
 import time
 
 MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "test_quantized_scores",
-               "test_quantized_rows_ignore_their_company", "test_two_in_flight")
+               "test_quantized_rows_are_batch_invariant", "test_two_in_flight")
 # What is looked at under each tool of compute-sanitizer: own kernels; memcheck also the host code around them.
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),
              ("racecheck", "test_elementwise"), ("racecheck", "test_attention test_mma_every_size_and_type"),

@@ -1,6 +1,6 @@
 /* test_attention.cc - both attention kernels against the formula in double precision: every head
  * size and type, grouped heads, windows, lengths around the tiles' edges, several sequences in a
- * batch; the same bits under every order of threads and in every company. */
+ * batch; the same bits under every order of threads and in every batch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* test_elementwise.cc - every kernel over rows against the formula in double precision: odd shapes,
  * every type, unaligned columns, memory of exact size, the same bits under every order of threads,
- * and a row's bits in and without company. */
+ * and a row's bits alone and in a batch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

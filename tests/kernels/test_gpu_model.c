@@ -1,6 +1,6 @@
 /* test_gpu_model.c - the whole forward and pooler on the GPU's table of operations, its kernels run
  * by the bench and CUDA's libraries replaced by checking doubles: every golden vector, on one rank
- * and several, a row's bits against its company, two batches in flight, and failing calls. Run from
+ * and several, a row's bits whatever else is in its batch, two batches in flight, and failing calls. Run from
  * the repository root.
  *
  * make gpu-check runs it on a device with the real libraries (ASSAY_ON_DEVICE), each test by itself:
@@ -200,7 +200,7 @@ static void test_quantized_scores(void **unused)
     longest_row = longest;
 }
 
-static void test_quantized_rows_ignore_their_company(void **unused)
+static void test_quantized_rows_are_batch_invariant(void **unused)
 {
     static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     uint32_t longest = longest_row;
@@ -458,7 +458,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_tensor_parallel),
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_quantized_scores),
-        cmocka_unit_test(test_quantized_rows_ignore_their_company),
+        cmocka_unit_test(test_quantized_rows_are_batch_invariant),
         cmocka_unit_test(test_two_in_flight),
 #ifndef ASSAY_ON_DEVICE
         cmocka_unit_test(test_a_failing_call_ends_the_process),

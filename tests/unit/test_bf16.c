@@ -1,9 +1,9 @@
 /* test_bf16.c - --dtype bf16 on the CPU: products bit for bit against a plain chain of fused
  * multiply-adds, at every magnitude, with the same bits from every set of kernels (one that this CPU
- * lacks is skipped, and said so), number of threads and company of rows; what is rounded to bfloat16
+ * lacks is skipped, and said so), number of threads and the rest of the batch; what is rounded to bfloat16
  * and how; what becomes of infinities and NaN; and the test models' scores. Run from the repository
  * root. */
-#include "tests/unit/company.h"
+#include "tests/unit/batch_invariance.h"
 
 static struct device *make_device(int way)
 {
@@ -351,14 +351,14 @@ static void test_scores_are_near(void **unused)
     assert_true(all_theirs > 0 && all_ours <= all_theirs);
 }
 
-static void test_rows_ignore_their_company_and_the_cpu(void **unused)
+static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
 {
     static const char *const names[] = {
         "seqcls.json", "odd-sizes.json", "reward.json", "bf16.json", "f16.json"};
     (void)unused;
     dtype = "bf16";
     for (int f = 0; f < 5; f++)
-        check_company(names[f], "portable", 2 * WAYS);
+        check_batch_invariance(names[f], "portable", 2 * WAYS);
     dtype = "auto";
 }
 
@@ -401,7 +401,7 @@ int main(void)
         cmocka_unit_test(test_rounding), cmocka_unit_test(test_odd_numbers),
         cmocka_unit_test(test_subnormal_numbers_are_flushed_in_products_alone),
         cmocka_unit_test(test_scores_are_near),
-        cmocka_unit_test(test_rows_ignore_their_company_and_the_cpu),
+        cmocka_unit_test(test_rows_are_invariant_of_batch_and_cpu),
         cmocka_unit_test(test_mode_and_refusals)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,9 @@
 /* test_int8.c - --quant int8 on the CPU: products against plain sums of integers, at shapes with
  * remainders and at magnitudes where an int32 that is not drained would overflow, with the same bits
  * from every set of kernels (one that this CPU lacks is skipped, and said so), number of threads and
- * company of rows; what becomes of zeros, tiny numbers, infinities and NaN; and the test models'
+ * the rest of the batch; what becomes of zeros, tiny numbers, infinities and NaN; and the test models'
  * scores, near those of float32. Run from the repository root. */
-#include "tests/unit/company.h"
+#include "tests/unit/batch_invariance.h"
 
 static int64_t between(int64_t low, int64_t high)
 {
@@ -249,13 +249,13 @@ static void test_scores_are_near(void **unused)
     each_vector(check_drift);
 }
 
-static void test_rows_ignore_their_company_and_the_cpu(void **unused)
+static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
 {
     static const char *const names[] = {"seqcls.json", "odd-sizes.json", "reward.json"};
     (void)unused;
     quant_method = "int8";
     for (int f = 0; f < 3; f++)
-        check_company(names[f], "portable", 2 * WAYS);
+        check_batch_invariance(names[f], "portable", 2 * WAYS);
     quant_method = "none";
 }
 
@@ -312,7 +312,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_products),
         cmocka_unit_test(test_largest_magnitudes), cmocka_unit_test(test_rounding),
         cmocka_unit_test(test_odd_numbers), cmocka_unit_test(test_scores_are_near),
-        cmocka_unit_test(test_rows_ignore_their_company_and_the_cpu),
+        cmocka_unit_test(test_rows_are_invariant_of_batch_and_cpu),
         cmocka_unit_test(test_the_file_is_let_go), cmocka_unit_test(test_mode_and_refusal)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* test_model.c - the model in process, without a broker: every golden vector, at every
- * tensor-parallel size that its shape allows; a row's bits against its company, sharing with it or
+ * tensor-parallel size that its shape allows; a row's bits whatever else is in its batch, sharing with it or
  * not. Run from the repository root. */
-#include "tests/unit/company.h"
+#include "tests/unit/batch_invariance.h"
 
 #include "worker/cpu/device.h"
 #include "worker/score.h"
@@ -57,7 +57,7 @@ static void test_batch_invariance(void **unused)
         "seqcls.json", "reward.json", "window.json", "tp-12-4.json", "token.json"};
     (void)unused;
     for (int f = 0; f < 5; f++)
-        check_company(names[f], "auto", 20);
+        check_batch_invariance(names[f], "auto", 20);
 }
 
 /* ---- rows that share their beginning: each row's values bit for bit those of a batch that shares

@@ -1,7 +1,7 @@
-/* company.h - a row's bits against its company: each of a file's rows alone, then in random batches, other
+/* batch_invariance.h - a row's bits whatever else is in its batch: each of a file's rows alone, then in random batches, other
  * rows, other order, pruned or not, in every way of the CPU to compute. */
-#ifndef ASSAY_TEST_COMPANY_H
-#define ASSAY_TEST_COMPANY_H
+#ifndef ASSAY_TEST_BATCH_INVARIANCE_H
+#define ASSAY_TEST_BATCH_INVARIANCE_H
 
 #include "tests/unit/model_fixture.h"
 #include "tests/unit/ways.h"
@@ -19,7 +19,7 @@ static uint32_t draw_rows(const struct vector *v, uint32_t *order)
     return n;
 }
 
-static void check_company(const char *file, const char *isa_alone, int turns)
+static void check_batch_invariance(const char *file, const char *isa_alone, int turns)
 {
     static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     struct vector v = vector_open(file);
