@@ -54,15 +54,15 @@ static int make_with_parents(const char *path, int *n_made, struct err *e)
     *n_made = 0;
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
         return err_set(e, ASSAY_EIO, "data directory: path too long");
-    for (char *slash = part + 1; rc >= 0 && *slash; slash++) {
+    char *slash = part, was = *part;
+    while (rc >= 0 && was) {
+        slash++; /* a name has at least one byte; so does the root */
         slash += strcspn(slash, "/");
-        char was = *slash;
+        was = *slash;
         *slash = '\0';
         rc = make(part, e);
         *n_made += rc == 1;
         *slash = was;
-        if (!was)
-            break;
     }
     return rc < 0 ? rc : 0;
 }

@@ -25,6 +25,17 @@ def assert_refused(data, *words):
     assert "event=failed" in last and all(word in last for word in words), said
 
 
+@pytest.mark.parametrize("name", ["b", "b/", "b//c", "./b"])
+def test_a_relative_name(directory, name):
+    """However short: where it is not there, it is made."""
+    process = subprocess.Popen([BIN / "assayd", "--model", DEMO, "--data", name, "--exit-with-parent"], cwd=directory,
+                               stderr=subprocess.PIPE, text=True)
+    assert any("event=group_ready" in line for line in process.stderr)
+    process.terminate()
+    process.communicate(timeout=30 * PATIENCE)
+    assert process.returncode == 0 and mode(directory / name) == 0o700 and (directory / name / "assay.db").exists()
+
+
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
