@@ -28,6 +28,7 @@
 #include "schema/identity.h"
 #include "schema/cores.h"
 #include "schema/log.h"
+#include "schema/resources.h"
 #include "schema/stdout.h"
 #include "schema/version.h"
 
@@ -39,6 +40,8 @@
 #define ENVELOPE_ROOM (1 << 17) /* of a message beside its body */
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
+#define ZMQ_FILES 16  /* of the context and its sockets, before any client */
+#define ZMQ_THREADS 2 /* that libzmq starts */
 
 /* Found or made, checked, and locked. */
 static int open_data(
@@ -177,7 +180,9 @@ static int open_sockets(struct broker *b, struct err *e)
 {
     int64_t max_bytes =
         b->options->max_message_bytes + 4096; /* a little over is answered, far over is cut off */
-    int rc = 0;
+    int rc = resources_check("connections", ZMQ_FILES, ZMQ_THREADS, e);
+    if (rc != 0)
+        return rc;
     b->zmq = zmq_ctx_new();
     b->clients = b->zmq ? zmq_socket(b->zmq, ZMQ_ROUTER) : NULL;
     if (!b->clients)

@@ -12,10 +12,13 @@
 #include "broker/cli/signals.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
+#include "schema/resources.h"
 #include "schema/utf8.h"
 
 #define RESEND_MS 3000
 #define POLL_MS 200
+#define ZMQ_FILES 8   /* of a context with one connection */
+#define ZMQ_THREADS 2 /* that libzmq starts */
 #define SILENT_MS 4000
 #define LONGEST_LOOK_MS 1000 /* beyond that it was us that did not run: stopped, as by Ctrl-Z */
 
@@ -47,6 +50,10 @@ static struct client *make(const char *shown, int timeout_ms)
 static int connect_to(struct client **out, struct client *c, const char *endpoint, struct err *e)
 {
     int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
+    if (resources_check("connection to the broker", ZMQ_FILES, ZMQ_THREADS, e) != 0) {
+        client_free(&c);
+        return e->code;
+    }
     c->context = zmq_ctx_new();
     c->socket = c->context ? zmq_socket(c->context, ZMQ_DEALER) : NULL;
     if (!c->socket || zmq_setsockopt(c->socket, ZMQ_LINGER, &zero, sizeof zero) != 0 ||
