@@ -2,18 +2,40 @@
 #include "broker/cli/connect.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "schema/endpoint.h"
+
+int cli_check_access(const char *path, int mode)
+{
+    struct err e = {0};
+    if (faccessat(AT_FDCWD, path, mode, AT_EACCESS) == 0 || errno != EACCES)
+        return 0;
+    err_errno(&e, ASSAY_EUNAUTHORIZED, "'%s'", path);
+    return cli_fail(&e);
+}
+
+/* A socket that is not ours to talk to would be tried again and again. */
+static int check_socket(const struct endpoint *named, const char *data)
+{
+    char path[4200];
+    if (data)
+        snprintf(path, sizeof path, "%s/broker.sock", data);
+    return data          ? cli_check_access(path, W_OK)
+           : named->path ? cli_check_access(named->path, W_OK)
+                         : 0;
+}
 
 int cli_connect(const struct cli *c, struct client **client)
 {
     long timeout_s;
-    struct endpoint parsed;
+    struct endpoint parsed = {0};
     struct err e = {0};
     const char *endpoint = c->value[CLI_CONNECT], *data = NULL;
     cli_catch_signals();
@@ -23,6 +45,8 @@ int cli_connect(const struct cli *c, struct client **client)
     if (endpoint && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
         return cli_usage("--connect: %s", e.msg);
     if (!endpoint && (rc = cli_data_dir(c, &data)) != 0)
+        return rc;
+    if ((rc = check_socket(&parsed, data)) != 0)
         return rc;
     int timeout_ms = (int)timeout_s * 1000;
     rc = endpoint ? client_new(client, endpoint, timeout_ms, &e)

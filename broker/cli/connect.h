@@ -10,6 +10,10 @@
  * here on signals are caught (signals.h). */
 int cli_connect(const struct cli *c, struct client **client);
 
+/* May this be read from or written to (R_OK, W_OK)? Where that is forbidden, EX_NOPERM told on stderr; 0 also where it
+ * fails otherwise. */
+int cli_check_access(const char *path, int mode);
+
 /* Write the field `job`: a number when text is all digits, else a key. */
 void cli_write_job(struct msg_writer *w, const char *text);
 

@@ -31,6 +31,7 @@ struct feeder {
     int64_t n_bad;      /* read so far */
     int sealed;         /* the end was sent */
     int paused;         /* the broker said that the job is paused or held */
+    int cancelled;      /* it said that of the job: no row of it will be scored */
     int n;              /* rows of the chunk that is gathered and not taken yet */
     int is_full;        /* it is to be sent */
     int end;            /* it is the last */

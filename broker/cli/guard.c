@@ -205,6 +205,22 @@ static int is_broker_file(const char *input, const struct stat *dir)
            leads_to(at, dir);
 }
 
+/* The broker's socket is in it, and an endpoint has no such characters. */
+static int check_name(const struct cli *c, const char *data, struct err *e)
+{
+    const char *at = data;
+    while (*at && (unsigned char)*at >= ' ' && *at != 127)
+        at++;
+    if (!*at)
+        return 0;
+    const char *output = c->value[CLI_OUTPUT];
+    int of_output = output && strncmp(data, output, strlen(output)) == 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "%s '%.150s' has a control character in its name, and this run keeps its work in '%.150s'; "
+        "expected another name, or --data with a directory for that",
+        of_output ? "--output" : "the input", of_output ? output : c->operand, data);
+}
+
 int guard_work(const struct cli *c, const char *data, int is_own, struct err *e)
 {
     const struct {
@@ -213,6 +229,8 @@ int guard_work(const struct cli *c, const char *data, int is_own, struct err *e)
         {"the worker", c->value[CLI_WORKER]}};
     struct stat st;
     int rc = is_own ? check_whose(data, e) : 0;
+    if (rc == 0 && is_own)
+        rc = check_name(c, data, e);
     if (rc != 0 || stat(data, &st) != 0)
         return rc;
     for (size_t i = 0; i < sizeof read / sizeof read[0]; i++)

@@ -1,6 +1,7 @@
 /* options.c - every option of `assay`, once, and the parsing that is made from the table (getopt_long). */
 #include "broker/cli/cli.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -186,8 +187,9 @@ int cli_number(
     if (!text)
         return 0;
     char *end;
+    errno = 0;
     long v = strtol(text, &end, 10);
-    if (*text == '\0' || *end != '\0' || v < min || v > max)
+    if (*text == '\0' || *end != '\0' || errno == ERANGE || v < min || v > max)
         return cli_usage("--%s: expected an integer from %ld to %ld, found '%s'",
             option_table[option].name, min, max, text);
     *value = v;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "broker/cli/cli.h"
+#include "broker/cli/connect.h"
 #include "broker/cli/progress.h"
 #include "broker/cli/screen.h"
 #include "broker/cli/signals.h"
@@ -91,6 +91,8 @@ int verb_scrub(const struct cli *c)
     if (rc == 0)
         rc = cli_path(path, sizeof path, "%s/assay.db", dir);
     if (rc != 0)
+        return rc;
+    if ((rc = cli_check_access(path, R_OK)) != 0)
         return rc;
     if (access(path, R_OK) != 0) {
         err_errno(&e, ASSAY_EIO, "%s", path);

@@ -375,12 +375,33 @@ static int feed_all(struct feeder *f, struct progress *progress, struct waiting 
             rc = waiting_pause(w, e);
         else if (rc == 0)
             waiting_over(w);
+        if (rc == 0 && f->cancelled)
+            rc = err_set(e, ASSAY_ESTATE,
+                "job '%s' is cancelled: rows that are not finished are never scored; take another "
+                "key, or `assay purge` this one first",
+                f->key);
         progress_show(progress, f->n_rows, f->n_bad, 0);
     }
     progress_end(progress);
     if (rc == 0 && !f->sealed)
         rc = err_set(e, ASSAY_EIO, "stopped");
     return rc;
+}
+
+/* That of the message that made the job counts. */
+static void check_priority(const struct cli *c, struct feeder *f)
+{
+    struct err e = {0};
+    json_t *reply = NULL;
+    if (!c->value[CLI_PRIORITY])
+        return;
+    msg_key_str(client_begin(f->client, "status", 1), "job", f->key);
+    if (client_call_patiently(f->client, 0, &reply, &e) != 0)
+        return;
+    if (integer(reply, "priority") != f->priority)
+        cli_say("--priority %d is not applied: job '%s' was there already, with priority %" PRId64,
+            f->priority, f->key, integer(reply, "priority"));
+    json_decref(reply);
 }
 
 static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
@@ -392,12 +413,13 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     client_set_waiting(f->client, NULL);
     if (failed) {
         int rc = cli_fail(&e);
-        if (f->n_rows > 0)
+        if (f->n_rows > 0 && !f->cancelled)
             cli_say("%" PRId64 " rows are accepted already; the same command again goes on "
                     "from there",
                 f->n_rows);
         return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
     }
+    check_priority(c, f);
     if (c->value[CLI_JSON]) {
         json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,
             "bad_lines", (json_int_t)f->n_bad);

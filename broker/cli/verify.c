@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/progress.h"
@@ -76,6 +77,8 @@ static int open_database(struct verify *v, struct err *e)
     if (rc == 0)
         rc = cli_path(v->path, sizeof v->path, "%s/assay.db", dir);
     if (rc != 0)
+        return rc;
+    if ((rc = cli_check_access(v->path, R_OK)) != 0)
         return rc;
     if (sqlite3_open_v2(v->path, &v->db, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK) {
         db_failed(v, e);
