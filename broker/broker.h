@@ -18,6 +18,7 @@
 #define ASSAY_BROKER_H
 
 #include "broker/api/admit.h"
+#include "broker/api/listen.h"
 #include "broker/workers/devices.h"
 #include "broker/workers/group.h"
 #include "broker/workers/model_info.h"
@@ -53,6 +54,7 @@ struct broker {
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];
     void *zmq, *clients; /* context; ROUTER */
+    struct listeners listeners;
     struct outbox *outbox;
     struct waiters *waiters;
     struct progress_table *progress;

@@ -373,6 +373,16 @@ static long long earlier(long long a, long long b)
     return a < b ? a : b;
 }
 
+/* What ends the broker by itself: 0 while nothing does. */
+static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, struct err *e)
+{
+    int rc = check_groups(b, e);
+    if (rc != 0 || now_ms < *sockets_due_ms)
+        return rc;
+    *sockets_due_ms = now_ms + HOUSEKEEPING_MS;
+    return listen_check(&b->listeners, e);
+}
+
 /* One turn; returns when the next is due at the latest. */
 static long long turn(struct broker *b, long long *housekeeping_ms)
 {
@@ -424,6 +434,7 @@ static void tell_of_failure(struct broker *b, const char *why)
     waiters_end(b, why);
     refuse_rest(b, why);
     outbox_send(b->outbox, 0, UINT64_MAX);
+    listen_end(&b->listeners);
     zmq_close(b->clients);
     for (int g = 0; g < b->options->replicas; g++)
         group_free(&b->groups[g]);
@@ -447,12 +458,12 @@ static void end(struct broker *b, const char *why)
 int loop_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
-    long long housekeeping_ms = 0, drained_by_ms = 0;
+    long long housekeeping_ms = 0, drained_by_ms = 0, sockets_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     b->at_end = tell_of_failure;
     while (rc == 0) {
         long long next_ms = turn(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
-        if ((rc = check_groups(b, e)) != 0 || (b->draining && all_stopped(b)))
+        if ((rc = check(b, now_mono_ms(), &sockets_ms, e)) != 0 || (b->draining && all_stopped(b)))
             break;
         if (b->draining && drained_by_ms == 0)
             drained_by_ms = now_mono_ms() + DRAIN_MS;

@@ -149,7 +149,7 @@ static int open_store(struct broker *b, struct err *e)
 
 static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
 {
-    int rc = listen_bind(b->clients, endpoint, e);
+    int rc = listen_bind(&b->listeners, b->clients, endpoint, e);
     if (rc == 0)
         log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data, b->model.name);
     return rc;
@@ -165,8 +165,9 @@ static int bind_in_data(struct broker *b, struct err *e)
     connections_expect_subscribers(endpoint + strlen("ipc://"));
     if (!(b->progress = progress_new(b->zmq, endpoint, e)))
         return e->code;
-    if (b->options->n_listen > 0)
-        return 0;
+    rc = listen_watch(&b->listeners, progress_socket(b->progress), endpoint, e);
+    if (rc != 0 || b->options->n_listen > 0)
+        return rc;
     rc = endpoint_in_dir(endpoint, b->data, "broker.sock", &b->data_fd, e);
     return rc == 0 ? bind_endpoint(b, endpoint, e) : rc;
 }
@@ -278,6 +279,7 @@ static int open_groups(struct broker *b, struct err *e)
 
 static void close_broker(struct broker *b)
 {
+    listen_end(&b->listeners);
     for (int g = 0; g < b->options->replicas; g++)
         group_free(&b->groups[g]);
     outcomes_drop(b);

@@ -11,7 +11,7 @@
 #include <zmq.h>
 
 #include "broker/api/connections.h"
-#include "schema/endpoint.h"
+#include "schema/log.h"
 
 /* Whoever may replace the socket hears what is meant for the broker. In a folder such as /tmp (sticky) nobody can
  * replace another's files; in one that only the group of this process may write to, its members are trusted. */
@@ -63,20 +63,96 @@ static int check_file(const char *path, struct err *e)
     return 0;
 }
 
-int listen_bind(void *socket, const char *endpoint, struct err *e)
+static int bind_at(void *socket, const char *endpoint, struct endpoint *parsed, struct err *e)
+{
+    int rc = endpoint_parse(parsed, endpoint, ENDPOINT_LISTEN, e);
+    if (rc == 0 && parsed->path)
+        rc = check_folder(parsed->path, e);
+    if (rc == 0 && parsed->path)
+        rc = check_file(parsed->path, e);
+    if (rc != 0)
+        return rc == ASSAY_EBADREQ ? e->code = ASSAY_EFORMAT : rc;
+    if (zmq_setsockopt(socket, ZMQ_IPV6, &parsed->is_ipv6, sizeof parsed->is_ipv6) != 0 ||
+        zmq_bind(socket, endpoint) != 0)
+        return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
+    return 0;
+}
+
+static const char *path_of(const struct listener *one)
+{
+    return one->endpoint + strlen("ipc://");
+}
+
+/* 1 the file is the socket's own; 0 it is another, or none; negative: no telling. */
+static int has_file(const struct listener *one, struct stat *s)
+{
+    *s = (struct stat){.st_nlink = 0};
+    if (lstat(path_of(one), s) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
+    return one->device == s->st_dev && one->inode == s->st_ino;
+}
+
+/* From now on its file is the one that is there. */
+static int take_file(struct listener *one, struct err *e)
+{
+    struct stat s;
+    if (lstat(path_of(one), &s) != 0)
+        return err_errno(e, ASSAY_EIO, "endpoint '%s'", one->endpoint);
+    one->device = s.st_dev;
+    one->inode = s.st_ino;
+    return 0;
+}
+
+int listen_watch(struct listeners *l, void *socket, const char *endpoint, struct err *e)
+{
+    if (l->n == LISTEN_MAX)
+        return err_set(e, ASSAY_EINTERNAL, "endpoint '%s': one of more than %d", endpoint, l->n);
+    struct listener *one = &l->all[l->n++];
+    one->socket = socket;
+    snprintf(one->endpoint, sizeof one->endpoint, "%s", endpoint);
+    return take_file(one, e);
+}
+
+int listen_bind(struct listeners *l, void *socket, const char *endpoint, struct err *e)
 {
     struct endpoint parsed;
     int rc = endpoint_parse(&parsed, endpoint, ENDPOINT_LISTEN, e);
     if (rc == 0 && parsed.path)
-        rc = check_folder(parsed.path, e);
-    if (rc == 0 && parsed.path)
-        rc = check_file(parsed.path, e);
-    if (rc != 0)
-        return rc == ASSAY_EBADREQ ? e->code = ASSAY_EFORMAT : rc;
-    if (parsed.path)
         connections_expect_clients(parsed.path);
-    if (zmq_setsockopt(socket, ZMQ_IPV6, &parsed.is_ipv6, sizeof parsed.is_ipv6) != 0 ||
-        zmq_bind(socket, endpoint) != 0)
-        return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
+    if ((rc = bind_at(socket, endpoint, &parsed, e)) != 0 || !parsed.path)
+        return rc;
+    return listen_watch(l, socket, endpoint, e);
+}
+
+int listen_check(struct listeners *l, struct err *e)
+{
+    struct endpoint parsed;
+    struct stat s;
+    for (int i = 0; i < l->n; i++) {
+        struct listener *one = &l->all[i];
+        if (has_file(one, &s) != 0)
+            continue;
+        const char *how = s.st_nlink > 0 ? "replaced" : "removed";
+        int rc = bind_at(one->socket, one->endpoint, &parsed, e);
+        if (rc == 0)
+            rc = take_file(one, e);
+        if (rc != 0) {
+            struct err why = *e;
+            return err_set(e, rc,
+                "%s was %s while the broker listened there, and cannot be bound "
+                "again: %.400s",
+                path_of(one), how, why.msg);
+        }
+        log_warn(
+            "event=listening_again endpoint=%s reason=\"its socket was %s\"", one->endpoint, how);
+    }
     return 0;
+}
+
+void listen_end(struct listeners *l)
+{
+    struct stat s;
+    for (; l->n > 0; l->n--)
+        if (has_file(&l->all[l->n - 1], &s) == 1)
+            unlink(path_of(&l->all[l->n - 1]));
 }

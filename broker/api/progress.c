@@ -58,6 +58,11 @@ struct progress_table *progress_new(void *zmq, const char *endpoint, struct err 
     return NULL;
 }
 
+void *progress_socket(const struct progress_table *p)
+{
+    return p->socket;
+}
+
 void progress_free(struct progress_table **out)
 {
     struct progress_table *p = *out;

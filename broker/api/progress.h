@@ -5,6 +5,7 @@
 #include "broker/broker.h"
 
 struct progress_table *progress_new(void *zmq, const char *endpoint, struct err *e);
+void *progress_socket(const struct progress_table *p); /* PUB, borrowed */
 void progress_free(struct progress_table **p);
 void progress_job_changed(struct broker *b, int64_t job);
 /* Publishes what changed, a few times a second at most; returns when it wants to be called again.

@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 
+import msgpack
 import pytest
-from harness import BIN, DEMO, PATIENCE, Broker
+import zmq
+from harness import BIN, DEMO, PATIENCE, Broker, random_key, wait_until
 
 INSECURE = ["--insecure-loopback"]
 BAD = [
@@ -88,6 +90,67 @@ def test_no_socket_is_taken(directory):
             assert client.call("info")["pid"] == first.process.pid
         first.kill9()
         first.start()  # what it left is nobody's
+
+
+def hears_events(path, client):
+    """A new subscriber, once it is known to hear them."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as events:
+        events.linger = 0
+        events.subscribe("")
+        events.connect(f"ipc://{path}")
+        return wait_until(lambda: client.submit(random_key(), [{"ids": [1]}]) and events.poll(500))
+
+
+@pytest.mark.parametrize("name", ["broker.sock", "events.sock"])
+def test_a_socket_that_is_removed_is_made_again(directory, name):
+    """New clients find it, who is connected stays so, and the log says it."""
+    with Broker(directory / "d") as broker, broker.client() as before:
+        path = broker.data / name
+        before.submit("open", None, chunk=1)  # chunk 0 is missing
+        before.socket.send(msgpack.packb({"v": 1, "op": "results", "id": 1000, "job": "open", "wait_ms": 60000}))
+        before.call("status", job="open")  # so the one before waits
+        path.unlink()
+        wait_until(path.exists)
+        with broker.client() as after:
+            assert after.call("cancel", job="open")["state"] == "cancelled"
+            assert hears_events(broker.data / "events.sock", after)
+        assert before.receive()["id"] == 1000
+        wait_until(lambda: "event=listening_again" in broker.words() and name in broker.words())
+        os.rename(path, path.with_suffix(".moved"))
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        with broker.client() as after:
+            assert wait_until(lambda: after.call("hello")) and hears_events(broker.data / "events.sock", after)
+    assert broker.process.returncode == 0 and not path.exists()
+
+
+def test_a_socket_that_another_takes_ends_the_broker(directory):
+    path = directory / "shared.sock"
+    broker = Broker(directory / "d", options=["--listen", f"ipc://{path}"])
+    broker.endpoint = f"ipc://{path}"
+    try:
+        with broker.start().client() as client, socket.socket(socket.AF_UNIX) as other:
+            client.submit("open", None, chunk=1)
+            client.socket.send(msgpack.packb({"v": 1, "op": "results", "id": 1000, "job": "open", "wait_ms": 60000}))
+            client.call("status", job="open")
+            other.bind(str(directory / "other.sock"))
+            other.listen()
+            os.rename(directory / "other.sock", path)
+            reply = client.receive()
+            assert reply["id"] == 1000 and reply["err"]["code"] == "not_ready" and str(path) in reply["err"]["message"]
+            assert broker.process.wait(30 * PATIENCE) == 75
+            assert path.exists() and "replaced" in broker.words(), broker.words()
+    finally:
+        broker.__exit__()
+
+
+def test_no_socket_is_left_behind(directory):
+    path = directory / "a.sock"
+    broker = Broker(directory / "d", options=["--listen", f"ipc://{path}"])
+    broker.endpoint = f"ipc://{path}"
+    with broker:
+        assert path.exists() and (broker.data / "events.sock").exists()
+    assert broker.process.returncode == 0 and not path.exists() and not list(broker.data.glob("*.sock"))
 
 
 def test_a_folder_of_others(directory):
