@@ -1,10 +1,14 @@
 /* foreign.c - see foreign.h. */
 #include "broker/cli/foreign.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "schema/log.h"
 
 #define SEEN_BYTES 264 /* a tar says what it is at its byte 257 */
 #define TAR_AT 257
+#define TEXT_BYTES 65536 /* where the first line is no row */
 
 static const char as_lines[] =
     "write it out as JSON lines first (pandas: DataFrame.to_json(orient='records', lines=True))";
@@ -84,18 +88,40 @@ static const struct foreign *foreign_of(const unsigned char *b, size_t n)
     return wide_text(b, n);
 }
 
+/* Bytes of `file` up to `room`, and of them no more than the first line, unless that has only `least`. */
+static size_t read_more(FILE *file, char *seen, size_t n, size_t room, size_t least, int *at_end)
+{
+    int byte = n > 0 ? (unsigned char)seen[n - 1] : 0;
+    while (n < room && !(n >= least && byte == '\n') && (byte = getc(file)) != EOF)
+        seen[n++] = (char)byte;
+    *at_end = byte == EOF;
+    return n;
+}
+
+static const struct foreign *look_at_text(FILE *file, char *seen, size_t *n, int *at_end)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    size_t skipped = *n >= 3 && memcmp(seen, mark, 3) == 0 ? 3 : 0;
+    if (foreign_is_plain(seen + skipped, *n - skipped))
+        return NULL;
+    if (!*at_end)
+        *n = read_more(file, seen, *n, TEXT_BYTES, TEXT_BYTES, at_end);
+    return foreign_text(seen + skipped, *n - skipped, *at_end);
+}
+
 /* A pipe may have no more for now than its first line; four bytes are less than any row. */
 const struct foreign *foreign_look(FILE *file)
 {
-    unsigned char seen[SEEN_BYTES];
-    size_t n = 0;
-    int byte = 0;
-    while (n < sizeof seen && !(n >= 4 && byte == '\n') && (byte = getc(file)) != EOF)
-        seen[n++] = (unsigned char)byte;
-    const struct foreign *found = foreign_of(seen, n);
-    if (byte == EOF && !ferror(file))
+    char *seen = xcalloc(1, TEXT_BYTES);
+    int at_end;
+    size_t n = read_more(file, seen, 0, SEEN_BYTES, 4, &at_end);
+    const struct foreign *found = foreign_of((const unsigned char *)seen, n);
+    if (!found && !ferror(file))
+        found = look_at_text(file, seen, &n, &at_end);
+    if (at_end && !ferror(file))
         clearerr(file);
     while (n > 0) /* glibc takes back what it gave */
-        ungetc(seen[--n], file);
+        ungetc((unsigned char)seen[--n], file);
+    free(seen);
     return found;
 }

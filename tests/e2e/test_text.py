@@ -334,7 +334,19 @@ FOREIGN = {
     "tar.gz": (an_archive("gztar", SOME), "found a tar"), "gz of utf-16": (gzip.compress(SOME.decode().encode("utf-16")), "found UTF-16"),
     "gz twice": (gzip.compress(gzip.compress(SOME)), "decompress it once"), "parquet": (b"PAR1\x15\4\n\x15" * 99, "found Parquet; write it out as JSON lines"),
     "arrow": (b"ARROW1\0\0\xff\xff\xff\xff\x10\n" * 99, "found Arrow"), "sqlite": (b"SQLite format 3\0\x10\0\n" * 99, "found a SQLite"),
+    **{f"array, {how}": (json.dumps([{"id": k, "text": "[\n" + "so" * size} for k in range(30)], **more).encode(), "found a JSON array; write each")
+       for how, size, more in (("one line", 1, {}), ("long", 5000, {}), ("indented", 1, {"indent": 2}), ("long and indented", 5000, {"indent": 1}))},
+    "array, rows": (b"[\n" + SOME.replace(b"}\n", b"},\n")[:-2] + b"\n]\n", "found a JSON array"),
+    "array, mark": ("\ufeff \r\n[{\"text\": 1}]\r\n".encode(), "found a JSON array"),
+    **{f"object, {indent}": (json.dumps({"id": 1, "text": "so", "messages": [{"role": "user"}]}, indent=indent).encode() * n, "found JSON that is spread over lines")
+       for indent, n in ((0, 1), (4, 1), ("\t", 1), (2, 3))},
+    "csv": (b"id,prompt,response\n1,a,b\n2,c,d\n", "found a table of comma-separated values (CSV); write it out"),
+    "csv, quoted": (b'"id","question, or so"\r\n"1","a ""b"", c"\r\n', "(CSV)"), "csv, no names": (b"1,so\n2,so\n", "(CSV)"),
+    "csv, head": (b"prompt,response\n", "(CSV)"), "csv, one": (b"text\nso\nso on\n", "(CSV)"), "csv, german": (b"nr;prompt\n1;so\n", "(CSV)"),
+    "tsv": (b"id\tprompt\n1\ta\n", "found a table of tab-separated values (TSV)"), "csv, gz": (gzip.compress(b"id,text\n1,a\n"), "(CSV)"),
 }
+# The first line is bad, and it alone.
+BAD_BEGINNINGS = [b"[1, 2]", b"[1, 2", b"[", b"{", b'{"text": "cut', b'{"text": ["cut",', b"id,text", b"# rows, of today", b'"so"', b"text"]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -359,6 +371,17 @@ def test_what_is_no_jsonl_is_one_error(directory, name):
 def test_what_is_no_jsonl_in_a_pipe(running, name):
     done = run("score", "-", "--connect", running.endpoint, "--key", random_key(), stdin=FOREIGN[name][0])
     assert done.returncode == 65 and done.stdout == b"" and done.stderr.decode().count("\n") == 1 and FOREIGN[name][1] in done.stderr.decode(), done
+
+
+def test_a_bad_beginning_is_a_bad_line(running, directory):
+    """Also before rows that stand in the file's first line for long."""
+    for rows in (SOME[:200].rsplit(b"\n", 1)[0] + b"\n", b'{"text": "so"}'):
+        for beginning in BAD_BEGINNINGS:
+            (directory / "in.jsonl").write_bytes(beginning + b"\n" + rows)
+            done = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key())
+            lines = [json.loads(line) for line in done.stdout.splitlines()]
+            assert done.returncode == 1 and len(lines) == 1 + len(rows.splitlines()), (beginning, done)
+            assert "line 1" in lines[0]["error"]["message"] and not any(line["error"] for line in lines[1:])
 
 
 def test_a_directory_is_no_input(directory):
