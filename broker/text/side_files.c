@@ -8,22 +8,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/side_names.h"
 #include "broker/text/side_tokens.h"
 #include "schema/json.h"
 #include "schema/log.h"
 
 #define MAX_BYTES (64u << 20)
 #define CONFIG "tokenizer_config.json"
-#define N_NAMED 7 /* the first so many of a list of named tokens are the standard ones */
-
-static const char *const named_keys[N_NAMED] = {
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
 struct side {
     json_t *root, *settings; /* tokenizer.json; tokenizer_config.json, and what is merged into it */
     json_t *decoder;         /* array of tokens with their ids, ascending */
-    json_t *named, *extra;   /* arrays: a token or null; a token */
-    json_t *special;         /* set of the texts of both */
+    json_t *known;           /* object: texts of such tokens, and the token that has each */
+    struct side_names names; /* what the settings name */
     struct side_tokens tokens; /* what there is so far */
     int is_qwen2;              /* transformers' class is Qwen2Tokenizer */
     struct err *e;
@@ -53,17 +50,6 @@ static json_t *read_optional(const char *dir, const char *name, struct err *e)
 static json_t *plain_token(const char *content, int special)
 {
     return json_pack("{s:s, s:b}", "content", content, "special", special);
-}
-
-/* A string or an AddedToken; NULL for what is neither. */
-static json_t *token_from(const json_t *v, int special)
-{
-    if (json_is_string(v))
-        return plain_token(json_string_value(v), 1);
-    json_t *token = side_content(v) ? json_copy((json_t *)v) : NULL;
-    if (token && special)
-        json_object_set_new(token, "special", json_true());
-    return token;
 }
 
 /* ---- which class ---- */
@@ -116,6 +102,11 @@ static int check_settings(const struct side *s)
     if (json_array_size(json_object_get(s->settings, "fast_tokenizer_files")) > 0)
         return err_set(
             s->e, ASSAY_EFORMAT, CONFIG ": fast_tokenizer_files: expected none, found some");
+    const json_t *add = json_object_get(s->settings, "add_special_tokens");
+    if (add && !json_is_true(add))
+        return err_set(s->e, ASSAY_EFORMAT,
+            CONFIG ": add_special_tokens: expected no such key, at which transformers fails, found "
+                   "another value than true");
     if (s->is_qwen2 && json_is_true(json_object_get(s->settings, "add_prefix_space")))
         return err_set(
             s->e, ASSAY_EFORMAT, CONFIG ": add_prefix_space: expected false, found true");
@@ -155,122 +146,24 @@ static int check_form(const struct side *s)
 
 /* ---- what the files name ---- */
 
-static int bad_token(const struct side *s, const char *key)
+/* Standard tokens where the settings have no such key. */
+static json_t *default_tokens(const struct side *s)
 {
-    return err_set(
-        s->e, ASSAY_EFORMAT, CONFIG ": %.80s: expected a string, or an object with content", key);
-}
-
-/* What is no token is left to be refused where the settings are read. */
-static json_t *token_or_bad(const json_t *v)
-{
-    json_t *token = token_from(v, 1);
-    return token ? token : json_false();
-}
-
-/* special_tokens_map.json into the settings. */
-static void merge_map(struct side *s, const json_t *map)
-{
-    const char *key;
-    json_t *v, *item;
-    size_t k;
-    json_object_foreach((json_t *)map, key, v)
-    {
-        if (strcmp(key, "extra_special_tokens") == 0 && json_is_array(v)) {
-            json_t *old = json_object_get(s->settings, key), *all = json_array();
-            if (json_is_array(old))
-                json_array_extend(all, old);
-            json_array_foreach(v, k, item)
-            {
-                json_array_append_new(all, token_or_bad(item));
-            }
-            json_object_set_new(s->settings, key, all);
-        } else if (json_is_object(v) && strcmp(key, "extra_special_tokens") != 0) {
-            json_object_set_new(s->settings, key, token_or_bad(v));
-        } else {
-            json_object_set(s->settings, key, v);
-        }
-    }
-}
-
-/* Takes the token over; NULL: none of this name. */
-static void append(struct side *s, json_t *list, json_t *token)
-{
-    if (!token)
-        return;
-    json_array_append_new(list, token);
-    json_object_set_new(s->special, side_content(token), json_true());
+    static const char token[] = "<|endoftext|>"; /* of Qwen2Tokenizer */
+    const json_t *padding = json_object_get(s->root, "padding");
+    if (s->is_qwen2)
+        return json_pack(
+            "{s:s, s:s, s:s}", "eos_token", token, "unk_token", token, "pad_token", token);
+    const char *pad = json_string_value(json_object_get(padding, "pad_token"));
+    return pad ? json_pack("{s:s}", "pad_token", pad) : json_object();
 }
 
 static int name_tokens(struct side *s)
 {
-    static const char default_token[] = "<|endoftext|>"; /* of Qwen2Tokenizer */
-    const json_t *padding = json_object_get(s->root, "padding");
-    for (int i = 0; i < N_NAMED; i++) {
-        const char *key = named_keys[i];
-        const json_t *v = json_object_get(s->settings, key);
-        json_t *token = NULL;
-        int is_pad = strcmp(key, "pad_token") == 0;
-        if (v && !json_is_null(v) && !(token = token_from(v, 0)))
-            return bad_token(s, key);
-        if (!v && s->is_qwen2 &&
-            (is_pad || strcmp(key, "eos_token") == 0 || strcmp(key, "unk_token") == 0))
-            token = plain_token(default_token, 1);
-        else if (!v && !s->is_qwen2 && is_pad && json_is_object(padding))
-            token = token_from(json_object_get(padding, "pad_token"), 0);
-        append(s, s->named, token);
-    }
-    return 0;
-}
-
-static int is_standard(const char *key)
-{
-    for (int i = 0; i < N_NAMED; i++)
-        if (strcmp(key, named_keys[i]) == 0)
-            return 1;
-    return 0;
-}
-
-/* image_token and the like, and extra_special_tokens as an object: named too. */
-static int name_others(struct side *s)
-{
-    const char *key;
-    json_t *v;
-    for (int objects = 1; objects >= 0; objects--) /* in the order of transformers */
-        json_object_foreach(s->settings, key, v)
-        {
-            size_t n = strlen(key);
-            if (n > 6 && strcmp(key + n - 6, "_token") == 0 && !is_standard(key) &&
-                (objects ? side_content(v) != NULL : json_is_string(v)))
-                append(s, s->named, token_from(v, 0));
-        }
-    json_object_foreach(json_object_get(s->settings, "extra_special_tokens"), key, v)
-    {
-        json_t *token = token_from(v, 0);
-        if (!token)
-            return bad_token(s, "extra_special_tokens");
-        append(s, s->named, token);
-    }
-    return 0;
-}
-
-static int list_extra(struct side *s)
-{
-    const json_t *list = json_object_get(s->settings, "extra_special_tokens");
-    json_t *v;
-    size_t k;
-    if (list && !json_is_null(list) && !json_is_array(list) && !json_is_object(list))
-        return bad_token(s, "extra_special_tokens");
-    if (json_array_size(list) == 0 && json_object_size(list) == 0)
-        list = json_object_get(s->settings, "additional_special_tokens");
-    json_array_foreach((json_t *)list, k, v)
-    {
-        json_t *token = token_from(v, !json_object_get(v, "__type"));
-        if (!token)
-            return bad_token(s, "extra_special_tokens");
-        append(s, s->extra, token);
-    }
-    return 0;
+    json_t *defaults = default_tokens(s);
+    int rc = side_names_end(s->settings, s->known, defaults, &s->names, s->e);
+    json_decref(defaults);
+    return rc;
 }
 
 /* ---- added_tokens_decoder, or what stands for it ---- */
@@ -299,6 +192,14 @@ static void list_by_id(struct side *s, json_t *map)
     free(list);
 }
 
+/* Takes the token over: under its id in the map, under its text among the known. */
+static void keep(struct side *s, json_t *map, const char *id, json_t *token)
+{
+    if (side_content(token))
+        json_object_set(s->known, side_content(token), token);
+    json_object_set_new(map, id, token);
+}
+
 static int read_decoder(struct side *s, const json_t *decoder, json_t *map)
 {
     const char *key;
@@ -313,14 +214,9 @@ static int read_decoder(struct side *s, const json_t *decoder, json_t *map)
             return err_set(s->e, ASSAY_EFORMAT,
                 CONFIG ": added_tokens_decoder: expected ids and tokens, found '%.80s'", key);
         }
-        json_object_set_new(map, key, token);
+        keep(s, map, key, token);
     }
     return 0;
-}
-
-static int is_special(const struct side *s, const char *content)
-{
-    return json_object_get(s->special, content) != NULL;
 }
 
 /* Of checkpoints without added_tokens_decoder. */
@@ -332,64 +228,114 @@ static void read_old_files(struct side *s, const json_t *added, json_t *map)
     size_t k;
     json_object_foreach((json_t *)added, content, v)
     {
+        int special = side_names_is_special(s->settings, content);
+        json_t *token = plain_token(content, special);
         snprintf(key, sizeof key, "%lld", (long long)json_integer_value(v));
-        json_object_set_new(map, key, plain_token(content, is_special(s, content)));
+        json_object_set_new(token, "normalized", json_boolean(!special)); /* whatever it becomes */
+        keep(s, map, key, token);
     }
     json_array_foreach(json_object_get(s->root, "added_tokens"), k, v)
     {
         snprintf(key, sizeof key, "%lld", (long long)json_integer_value(json_object_get(v, "id")));
-        json_object_set_new(map, key, json_copy(v));
+        keep(s, map, key, json_copy(v));
     }
 }
 
 /* ---- adding ---- */
 
-static void add_decoder(struct side *s)
+static int is_same(const json_t *a, const json_t *b)
 {
-    json_t *token;
+    const char *x = side_text(a), *y = side_text(b);
+    return json_typeof(a) == json_typeof(b) && x && y && strcmp(x, y) == 0 &&
+           (json_is_string(a) || side_same(a, b));
+}
+
+/* Unless the text is a token without it. One that is named twice is added twice where its flags differ,
+ * and has the later ones. */
+static void list_new(const struct side *s, json_t *list, const json_t *texts, json_t *token)
+{
+    const json_t *other;
+    size_t k;
+    const char *text = side_text(token);
+    if (!text || side_tokens_find(&s->tokens, text) || json_object_get(texts, text))
+        return;
+    json_array_foreach(list, k, other) if (is_same(other, token)) return;
+    json_array_append(list, token);
+}
+
+/* The decoder's tokens, and those named that are new. */
+static json_t *list_all(const struct side *s)
+{
+    json_t *list = json_array(), *texts = json_object(), *token;
+    const char *key;
     size_t k;
     json_array_foreach(s->decoder, k, token)
     {
-        const json_t *own =
-            side_content(token) ? side_tokens_find(&s->tokens, side_content(token)) : NULL;
-        if (own && side_same(own, token))
+        json_array_append(list, token);
+        if (side_content(token))
+            json_object_set_new(texts, side_content(token), json_true());
+    }
+    json_object_foreach(s->names.named, key, token)
+    {
+        list_new(s, list, texts, token);
+    }
+    json_array_foreach(s->names.extra, k, token)
+    {
+        list_new(s, list, texts, token);
+    }
+    json_decref(texts);
+    return list;
+}
+
+static int is_named(const struct side *s, const char *text)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach(
+        s->names.named, key, v) if (side_text(v) && strcmp(side_text(v), text) == 0) return 1;
+    return 0;
+}
+
+static void add_plain(struct side *s, const json_t *token)
+{
+    json_t *plain = side_text(token) ? plain_token(side_text(token), 1) : NULL;
+    side_tokens_add(&s->tokens, plain);
+    json_decref(plain);
+}
+
+static void add_listed(struct side *s)
+{
+    json_t *list = list_all(s), *token;
+    size_t k;
+    side_tokens_begin(&s->tokens);
+    json_array_foreach(list, k, token)
+    {
+        if (json_is_string(token)) {
+            add_plain(s, token);
             continue;
-        if (side_content(token) && is_special(s, side_content(token)) &&
-            !side_flag(token, "special"))
+        }
+        if (side_content(token) && is_named(s, side_content(token)))
             json_object_set_new(token, "special", json_true());
         side_tokens_add(&s->tokens, token);
     }
-}
-
-static void add_named(struct side *s)
-{
-    const json_t *lists[] = {s->named, s->extra};
-    json_t *token;
-    size_t k;
-    for (int i = 0; i < 2; i++)
-        json_array_foreach((json_t *)lists[i], k, token)
-        {
-            if (!side_content(token) || side_tokens_find(&s->tokens, side_content(token)))
-                continue;
-            if (i == 0)
-                json_object_set_new(token, "special", json_true());
-            side_tokens_add(&s->tokens, token);
-        }
+    json_decref(list);
 }
 
 /* Qwen2Tokenizer adds what is named once more, without flags. */
-static void add_plain(struct side *s)
+static void add_named_plain(struct side *s)
 {
-    const json_t *lists[] = {s->named, s->extra};
+    const char *key;
     json_t *token;
     size_t k;
-    for (int i = 0; i < 2; i++)
-        json_array_foreach((json_t *)lists[i], k, token)
-        {
-            json_t *plain = side_content(token) ? plain_token(side_content(token), 1) : NULL;
-            side_tokens_add(&s->tokens, plain);
-            json_decref(plain);
-        }
+    side_tokens_begin(&s->tokens);
+    json_object_foreach(s->names.named, key, token)
+    {
+        add_plain(s, token);
+    }
+    json_array_foreach(s->names.extra, k, token)
+    {
+        add_plain(s, token);
+    }
 }
 
 /* A token of tokenizer.json is there, under its id. What has no id is the reader's business. */
@@ -438,20 +384,20 @@ static int list_tokens(struct side *s, const char *dir)
     json_t *added = is_old ? read_optional(dir, "added_tokens.json", s->e) : json_object();
     if (!names || !added)
         rc = s->e->code;
+    else if (!is_old && !json_is_object(decoder))
+        rc = err_set(
+            s->e, ASSAY_EFORMAT, CONFIG ": added_tokens_decoder: expected an object or null");
+    side_names_begin(s->settings);
     if (rc == 0)
-        merge_map(s, names);
-    if (rc == 0)
-        rc = name_tokens(s);
-    if (rc == 0)
-        rc = name_others(s);
-    if (rc == 0)
-        rc = list_extra(s);
+        rc = side_names_merge(s->settings, names, s->e);
     if (rc == 0 && is_old)
         read_old_files(s, added, map);
     else if (rc == 0)
         rc = read_decoder(s, decoder, map);
     if (rc == 0)
         list_by_id(s, map);
+    if (rc == 0)
+        rc = name_tokens(s);
     json_decref(names);
     json_decref(added);
     json_decref(map);
@@ -463,14 +409,14 @@ static int add_all(struct side *s)
     json_t *token;
     size_t k;
     const json_t *own = s->is_qwen2 ? NULL : json_object_get(s->root, "added_tokens");
+    side_tokens_begin(&s->tokens);
     json_array_foreach((json_t *)own, k, token)
     {
         side_tokens_add(&s->tokens, token);
     }
-    add_decoder(s);
-    add_named(s);
+    add_listed(s);
     if (s->is_qwen2)
-        add_plain(s);
+        add_named_plain(s);
     int rc = check_kept(s);
     if (rc == 0)
         json_object_set(s->root, "added_tokens", s->tokens.list);
@@ -482,9 +428,8 @@ int side_files_apply(json_t *root, const char *dir, struct err *e)
     struct err why = {0};
     struct side s = {.root = root,
         .decoder = json_array(),
-        .named = json_array(),
-        .extra = json_array(),
-        .special = json_object(),
+        .known = json_object(),
+        .names = {json_object(), json_array()},
         .e = &why};
     side_tokens_init(&s.tokens, json_object_get(json_object_get(root, "model"), "vocab"));
     json_t *config = read_optional(dir, "config.json", &why);
@@ -498,7 +443,7 @@ int side_files_apply(json_t *root, const char *dir, struct err *e)
         rc = list_tokens(&s, dir);
     if (rc == 0)
         rc = add_all(&s);
-    json_t *const parts[] = {config, s.settings, s.decoder, s.named, s.extra, s.special};
+    json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);
     side_tokens_release(&s.tokens);

@@ -8,7 +8,7 @@ static const char *const flags[] = {"lstrip", "rstrip", "single_word", "normaliz
 
 void side_tokens_init(struct side_tokens *t, const json_t *vocab)
 {
-    *t = (struct side_tokens){vocab, json_array(), json_object(), -1};
+    *t = (struct side_tokens){vocab, json_array(), json_object(), -1, 0};
 }
 
 void side_tokens_release(struct side_tokens *t)
@@ -44,13 +44,10 @@ json_t *side_tokens_find(const struct side_tokens *t, const char *content)
 }
 
 /* A vocabulary with holes has its size as the next id all the same, as there. */
-static json_int_t next_id(const struct side_tokens *t, const char *content)
+void side_tokens_begin(struct side_tokens *t)
 {
-    const json_t *known = json_object_get(t->vocab, content);
     json_int_t size = (json_int_t)json_object_size(t->vocab);
-    if (json_is_integer(known))
-        return json_integer_value(known);
-    return t->highest >= size ? t->highest + 1 : size;
+    t->next = t->highest >= size ? t->highest + 1 : size;
 }
 
 void side_tokens_add(struct side_tokens *t, const json_t *token)
@@ -60,7 +57,8 @@ void side_tokens_add(struct side_tokens *t, const json_t *token)
         return;
     json_t *own = side_tokens_find(t, content);
     if (!own) {
-        json_int_t id = next_id(t, content);
+        const json_t *known = json_object_get(t->vocab, content);
+        json_int_t id = json_is_integer(known) ? json_integer_value(known) : t->next++;
         own = json_pack("{s:I, s:s}", "id", id, "content", content);
         json_array_append_new(t->list, own);
         json_object_set(t->by_content, content, own);

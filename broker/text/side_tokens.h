@@ -13,10 +13,13 @@ struct side_tokens {
     json_t *list;        /* array, with ids and all flags */
     json_t *by_content;  /* text to the list's element */
     json_int_t highest;  /* id in the list, -1: none */
+    json_int_t next;     /* id of a text that is no token yet */
 };
 
 void side_tokens_init(struct side_tokens *t, const json_t *vocab);
 void side_tokens_release(struct side_tokens *t);
+/* Tokens are added in calls of several, and the first free id is looked for at the beginning of each. */
+void side_tokens_begin(struct side_tokens *t);
 /* Copies what it needs of the token. Without content, or with an empty one: nothing. */
 void side_tokens_add(struct side_tokens *t, const json_t *token);
 json_t *side_tokens_find(const struct side_tokens *t, const char *content); /* NULL: none */

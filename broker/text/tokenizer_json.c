@@ -224,9 +224,13 @@ static int read_merge(struct reader *r, size_t rank, const json_t *v, struct bpe
 
 static int check_model(const struct reader *r, const json_t *model)
 {
-    if (!is_type(model, "BPE"))
+    /* Old files have no type; what else could be there has no object of a vocabulary with merges. */
+    if (!json_is_object(model) || (json_object_get(model, "type") && !is_type(model, "BPE")))
         return wrong(r, "model.type: expected BPE, found %.80s", type_of(model));
-    static const char *const off[] = {"dropout", "unk_token", "byte_fallback"};
+    const json_t *dropout = json_object_get(model, "dropout");
+    if (!is_off(model, "dropout") && !(json_is_number(dropout) && json_number_value(dropout) == 0))
+        return wrong(r, "model.dropout: expected none or 0, found another");
+    static const char *const off[] = {"unk_token", "byte_fallback"};
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
         if (!is_off(model, off[i]))
             return wrong(r, "model.%s: expected none, found one", off[i]);

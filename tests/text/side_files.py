@@ -100,6 +100,42 @@ VARIANTS['in-vocab-named']=dict(tc={"pad_token":"<x>","extra_special_tokens":["<
 VARIANTS['unk-str-noise']=dict(tc={"extra_special_tokens":[],"additional_special_tokens":["<x>"]})
 VARIANTS['both']=dict(tc={"extra_special_tokens":["<y>"],"additional_special_tokens":["<x>"]})
 
+# Which place counts where several name tokens, and with which flags.
+def OBJ(content,**k): return {"content":content,"lstrip":False,"rstrip":False,"single_word":False,"normalized":False,**k}
+VARIANTS['specific']=dict(tc={"model_specific_special_tokens":{"image_token":"<x>","b":AT("<y>",rstrip=True)}})
+VARIANTS['specific-lost']=dict(tc={"model_specific_special_tokens":{"image_token":"<x>"},"foo_token":"<y>"})
+VARIANTS['specific-stays']=dict(tc={"model_specific_special_tokens":{"image_token":"<x>"},"foo_token":AT("<y>",lstrip=True)})
+VARIANTS['specific-standard']=dict(tc={"bos_token":"<x>","extra_special_tokens":{"bos_token":"<y>"}})
+VARIANTS['specific-list']=dict(tc={"model_specific_special_tokens":["<x>"]})
+VARIANTS['specific-stm']=dict(tc={"model_specific_special_tokens":{"a":"<x>"}}, stm={"extra_special_tokens":{"b":"<y>"}})
+VARIANTS['untyped-other']=dict(tc={"image_token":OBJ("<x>"),"foo_token":AT("<y>",lstrip=True)})
+VARIANTS['untyped-bos']=dict(tc={"bos_token":OBJ("<x>")})
+VARIANTS['untyped-bos-stm']=dict(tc={"bos_token":OBJ("<x>")}, stm={"bos_token":OBJ("<x>",rstrip=True)})
+VARIANTS['untyped-list']=dict(tc={"additional_special_tokens":[OBJ("<x>")]})
+VARIANTS['untyped-stm-list']=dict(tc={}, stm={"additional_special_tokens":[OBJ("<x>")]})
+VARIANTS['stm-extra-objs']=dict(tc={"extra_special_tokens":["<x>"]}, stm={"extra_special_tokens":[OBJ("<y>",rstrip=True),"<x>"]})
+VARIANTS['stm-extra-special']=dict(tc={}, stm={"extra_special_tokens":[at("<y>",special=False)]})
+for name, lists in {"addl-empty":{"additional_special_tokens":[]},"addl-null":{"additional_special_tokens":None},
+                    "addl":{"additional_special_tokens":["<y>"]},"extra-null":{"extra_special_tokens":None},
+                    "extra-empty":{"extra_special_tokens":[]},"extra-none":{"extra_special_tokens":{}},"extra":{"extra_special_tokens":["<y>"]},
+                    "extra-dict":{"extra_special_tokens":{"a":"<y>"}}}.items():
+    VARIANTS['stm-addl-'+name]=dict(tc=lists, stm={"additional_special_tokens":["<x>"]})
+VARIANTS['dict-and-addl']=dict(tc={"extra_special_tokens":{"a":"<x>"},"additional_special_tokens":["<y>"]})
+VARIANTS['addl-string']=dict(tc={"additional_special_tokens":"<x>"})
+VARIANTS['addl-obj']=dict(tc={"additional_special_tokens":AT("<x>")})
+for name, pair in {"plain-later":[AT("<x>",lstrip=True),AT("<x>")],"plain-first":[AT("<x>"),AT("<x>",rstrip=True)],
+                   "string-later":[AT("<x>",lstrip=True),"<x>"],"string-first":["<x>",AT("<x>",lstrip=True)],
+                   "again":[AT("<x>",lstrip=True),AT("<x>",rstrip=True),AT("<x>",lstrip=True)]}.items():
+    VARIANTS['twice-'+name]=dict(tc=dict(zip(["sep_token","cls_token","mask_token"],pair)))
+    VARIANTS['twice-list-'+name]=dict(tc={"extra_special_tokens":pair})
+VARIANTS['twice-both']=dict(tc={"pad_token":AT("<x>",rstrip=True),"extra_special_tokens":[AT("<x>",lstrip=True,special=False,normalized=True),"<y>"]})
+VARIANTS['add-special-off']=dict(tc={"add_special_tokens":False})
+VARIANTS['dec-list']=dict(tc={"added_tokens_decoder":[]})
+VARIANTS['dec-extra-plain']=dict(tc={"extra_special_tokens":["<|im_end|>"],"added_tokens_decoder":{"297":{"content":"<|im_end|>","rstrip":True,"special":False}}})
+VARIANTS['aj-typed']=dict(tc={"pad_token":AT("<x>",rstrip=True)}, aj={"<x>":299})
+VARIANTS['no-type']=dict(tc={}, tj=tj(lambda t:t["model"].pop("type")))
+VARIANTS['dropout']=dict(tc={}, tj=tj(lambda t:t["model"].update(dropout=0.1)))
+
 
 def write(directory, variant, model_type):
     directory.mkdir(parents=True)
