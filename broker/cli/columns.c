@@ -1,6 +1,7 @@
 /* columns.c - see columns.h. */
 #include "broker/cli/columns.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* What is scored, in the order in which it is looked for: the first key that is there, and its partner. */
@@ -169,18 +170,63 @@ static int take_ids(json_t *row, const json_t *line, struct err *e)
     return 0;
 }
 
+/* A list is of messages, but where several answers or steps have a name of their own; and a message's content is a
+ * text: the references' templates for text take no parts. */
+static int check_list(const char *key, const json_t *v, struct err *e)
+{
+    const json_t *item;
+    size_t k;
+    char field[ERR_FIELD_BYTES];
+    json_array_foreach((json_t *)v, k, item)
+    {
+        if (json_is_string(item))
+            return err_field(e, ASSAY_EBADREQ, key,
+                "expected a text, or messages, found a list of texts; several answers to one "
+                "prompt "
+                "are read under the name responses, and one text without the brackets");
+        snprintf(field, sizeof field, "%s[%zu].content", key, k);
+        if (json_is_array(json_object_get(item, "content")))
+            return err_field(e, ASSAY_EBADREQ, field,
+                "expected a string, found a list of parts; write their text as one");
+    }
+    return 0;
+}
+
+static int check_lists(const json_t *row, struct err *e)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)row, key, v)
+    {
+        if (strcmp(key, "steps") != 0 && strcmp(key, "responses") != 0 &&
+            check_list(key, v, e) != 0)
+            return e->code;
+    }
+    return 0;
+}
+
+/* TRL has steps under this name where `labels` are beside it, others have answers: nobody guesses. */
+static int has_no_body(const json_t *line, struct err *e)
+{
+    if (column(line, "completions"))
+        return err_field(e, ASSAY_EBADREQ, "completions",
+            "expected the name steps, for the steps of one solution, or responses, for several "
+            "answers; this one is used for both");
+    return err_set(e, ASSAY_EBADREQ,
+        "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
+        "prompt and response (or completion), messages, or text; found none of them%s",
+        column(line, "answer") || column(line, "output")
+            ? "; an answer is read under the name response"
+            : "");
+}
+
 static int take_body(json_t *row, const json_t *line, struct err *e)
 {
     size_t i = 0;
     while (i < N_BODIES && !column(line, bodies[i][0]))
         i++;
     if (i == N_BODIES)
-        return err_set(e, ASSAY_EBADREQ,
-            "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
-            "prompt and response (or completion), messages, or text; found none of them%s",
-            column(line, "answer") || column(line, "output")
-                ? "; an answer is read under the name response"
-                : "");
+        return has_no_body(line, e);
     for (int k = 0; k < 2 && bodies[i][k]; k++)
         if (column(line, bodies[i][k]))
             put(row, bodies[i][k], column(line, bodies[i][k]));
@@ -277,6 +323,8 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
     int rc = take_body(row, line, e);
     if (rc == 0)
         rc = take_prompt(row, line, e);
+    if (rc == 0)
+        rc = check_lists(row, e);
     if (rc == 0)
         rc = take_system(row, line, e);
     for (int i = 0; rc == 0 && hints[i]; i++)

@@ -88,6 +88,13 @@ static json_t *find_id(const json_t *object, const char **key)
     return !id || json_is_null(id) ? NULL : id;
 }
 
+/* A number that data frames have made a real one (7.0), and that is certain: from 2^53 on neighbours are the same. */
+static int is_whole(const json_t *id)
+{
+    double v = json_real_value(id);
+    return json_is_real(id) && v > -0x1p53 && v < 0x1p53 && v == (double)(json_int_t)v;
+}
+
 static int check_id(struct line *line, const char *key, const json_t *id, int large_ids)
 {
     const char *text = json_string_value(id);
@@ -97,10 +104,11 @@ static int check_id(struct line *line, const char *key, const json_t *id, int la
             "it "
             "in quotes",
             (long long)line->number, text, strlen(text) > 40 ? ".." : "");
-    if (!json_is_integer(id) && !json_is_string(id))
+    if (!json_is_integer(id) && !json_is_string(id) && !is_whole(id))
         return err_field(&line->err, ASSAY_EBADREQ, key,
-            "line %lld: expected an integer or a string, found %s", (long long)line->number,
-            json_kind(id));
+            "line %lld: expected an integer or a string, found %s%s", (long long)line->number,
+            json_kind(id),
+            json_is_real(id) ? "; one is taken where it is an integer below 2^53, as in 7.0" : "");
     if (json_is_string(id) && json_string_length(id) > 250)
         return err_field(&line->err, ASSAY_EBADREQ, key,
             "line %lld: expected at most 250 bytes, found %zu", (long long)line->number,
@@ -111,7 +119,7 @@ static int check_id(struct line *line, const char *key, const json_t *id, int la
 static void set_id(struct line *line, json_t *id)
 {
     json_decref(line->id);
-    line->id = json_incref(id);
+    line->id = is_whole(id) ? json_integer((json_int_t)json_real_value(id)) : json_incref(id);
 }
 
 /* The line's id, else its number stays. */

@@ -44,7 +44,8 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "  messages                             a conversation: one score\n"                           \
     "  text                                 one score\n"                                           \
     "\n"                                                                                           \
-    "An id or custom_id, a string or an integer of 64 bits, comes back with the result, else the " \
+    "An id or custom_id, a string or an integer of 64 bits (7.0 is 7), comes back with the "       \
+    "result, else the "                                                                            \
     "line's number does. A line that is no JSON has the id that stands before the fault, unless "  \
     "another may follow; each error's message has the line's number. A line that "                 \
     "is bad is its own error: the others are scored, and the exit code is 1. INPUT may be "        \

@@ -401,3 +401,34 @@ def test_options_for_text(running, directory):
     plain, safe = (json.loads(run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key(), *o).stdout)
                    for o in ([], ["--safe-text"]))
     assert plain["n_tokens"] < safe["n_tokens"]
+
+
+def test_ids_of_data_frames(running, directory):
+    """An integer that was made a real number on its way is still known to the last digit, or it is no id."""
+    ids = ["7.0", "-3.0", "0.0", "1e3", "9007199254740991.0", '"7.0"', "9007199254740993", "12.50e1"]
+    bad = ["1.5", "9007199254740992.0", "1e300", "-9007199254740993.0"]
+    (directory / "in.jsonl").write_text("".join(f'{{"id": {text}, "text": "so"}}\n' for text in ids + bad))
+    key = random_key()
+    done = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", key)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = [7, -3, 0, 1000, 9007199254740991, "7.0", 9007199254740993, 125]
+    assert [line["id"] for line in lines] == expected + [9, 10, 11, 12]
+    assert [type(line["id"]) for line in lines[:8]] == [type(one) for one in expected]
+    assert [line["error"] is None for line in lines] == [True] * 8 + [False] * 4
+    assert all("id: line" in line["error"]["message"] and "below 2^53" in line["error"]["message"] for line in lines[8:])
+    stored = run("results", key, "--connect", running.endpoint).stdout.splitlines()
+    assert {json.loads(line)["id"] for line in stored} == set(expected)
+
+
+@pytest.mark.parametrize("line,words", [
+    ({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}, "completions: line 1: expected the name steps"),
+    ({"prompt": "p", "chosen": ["x"], "rejected": ["y", "z", "w"]}, "chosen: line 1: expected a text, or messages, found a list of texts; several answers"),
+    ({"prompt": "p", "response": ["x"]}, "response: line 1: expected a text"), ({"prompt": ["p"], "response": "x"}, "prompt: line 1: expected a text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "messages[0].content: line 1: expected a string, found a list of parts"),
+    ({"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}], "response": "x"}, "prompt[1].content"),
+])
+def test_forms_of_other_tools(running, directory, line, words):
+    """Refused by name with what to write: a guess would score something else."""
+    (directory / "in.jsonl").write_text(json.dumps(line) + "\n")
+    done = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key())
+    assert done.returncode == 1 and words in json.loads(done.stdout)["error"]["message"], done.stdout
