@@ -230,7 +230,7 @@ int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
 static int is_a_start_s(const char *name)
 {
     static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
-        "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+        "synced", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
     for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
         if (strncmp(name, begin[i], strlen(begin[i])) == 0)
             return 1;

@@ -120,8 +120,8 @@ const char options_signals[] =
     "lost either way.";
 const char options_exit_codes[] =
     "0 ok, 64 usage, 69 the workers do not start, 70 bug, 71 no memory, 72 the database was taken "
-    "away, 74 I/O, 75 data directory or socket in use, 77 permission, 78 checkpoint or "
-    "configuration.";
+    "away, 74 I/O, 75 data directory or socket in use, 77 permission, 78 checkpoint, "
+    "configuration, or a database that lacks something.";
 
 int options_describe(int k, struct option_help *out)
 {

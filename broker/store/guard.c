@@ -45,7 +45,7 @@ static int is_there(const struct store *s, int i, struct stat *st)
     return s->guarded[i].device == st->st_dev && s->guarded[i].inode == st->st_ino;
 }
 
-void store_guard_rescue(const struct store *s)
+void store_guard_rescue(struct store *s)
 {
     struct stat st;
     if (is_there(s, 0, &st) != 1 || look(s, 1, &st) == 0 || errno != ENOENT)
@@ -53,6 +53,8 @@ void store_guard_rescue(const struct store *s)
     if (!sqlite3_get_autocommit(s->db))
         sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        store_wal_forget(s);
     log_warn(
         "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
 }

@@ -137,9 +137,14 @@ static void make_reserve(struct store *s, int which, uint64_t least)
  * next one; nothing is lost by it. */
 static int checkpoint(struct store *s, int mode, int wait_ms)
 {
+    store_sync_hold(s);
+    if (mode == SQLITE_CHECKPOINT_TRUNCATE)
+        store_wal_forget(s);
     sqlite3_busy_timeout(s->db, wait_ms);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
     sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
+    store_wal_recall(s); /* also after others: it is younger than the database (store/wal.c) */
+    store_sync_let(s);
     return rc;
 }
 
@@ -178,6 +183,18 @@ static int sync_wal(const struct store *s, struct err *e)
     int rc = fsync(fd) == 0 ? 0 : err_errno(e, ASSAY_EIO, "%s: cannot sync", path);
     close(fd);
     return rc;
+}
+
+/* The log has all that was ever said to be in it. */
+static int check_wal(struct store *s, struct err *e)
+{
+    struct wal_point p;
+    int rc = store_wal_check(s->dir, &p, e);
+    if (rc == ASSAY_EDAMAGED) {
+        log_warn("event=record_of_syncs_damaged error=\"%s\"", e ? e->msg : "");
+        rc = 0;
+    }
+    return rc == 0 ? store_wal_begin(s, &p, e) : rc;
 }
 
 /* What is known of the database before anything is written; of the mode, where it has been used before. */
@@ -266,7 +283,7 @@ int store_open(
     struct store **out, const char *data_dir, const struct store_options *options, struct err *e)
 {
     struct store *s = xcalloc(1, sizeof *s);
-    s->lock_fd = -1;
+    s->lock_fd = s->wal.fd = s->wal.log_fd = -1;
     s->wal_pages_due = WAL_PAGES;
     s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
@@ -277,9 +294,13 @@ int store_open(
     if (rc == 0)
         rc = sync_wal(s, e);
     if (rc == 0)
+        rc = check_wal(s, e);
+    if (rc == 0)
         rc = open_file(s, e);
     if (rc == 0)
         rc = store_make_schema(s, e);
+    if (rc == 0)
+        rc = store_wal_open(s, e);
     if (rc == 0) {
         checkpoint_whole(s, 4 * BUSY_MS);
         rc = store_sync_start(s, e);
@@ -309,8 +330,11 @@ void store_close(struct store **out)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
         checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
+        store_wal_forget(s); /* closing it may empty the log as well */
         sqlite3_close(s->db);
+        store_wal_recall(s);
     }
+    store_wal_close(s);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     bundle_writer_release(&s->input);
@@ -491,6 +515,11 @@ void store_idle(struct store *s)
     uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
     make_reserve(s, 1, least);
     make_reserve(s, 0, least);
+    if (!s->changes && store_wal_bytes(s) == 0) { /* somebody else may have emptied it */
+        store_sync_hold(s);
+        store_wal_recall(s);
+        store_sync_let(s);
+    }
     int full = s->changes && checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0) == SQLITE_FULL;
     if (full || (!s->changes && store_wal_bytes(s) > 0))
         checkpoint_whole(s, 0);

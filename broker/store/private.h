@@ -76,9 +76,23 @@ static inline uint64_t row_bit(int64_t row)
     return 1ull << (row & 63);
 }
 
+/* How far the log has been synced (store/wal.c). */
+struct wal_point {
+    uint32_t salt[2];
+    uint64_t frames; /* 0: nothing is known */
+};
+struct store_wal {
+    int fd;      /* of the record, or -1 */
+    int log_fd;  /* of the log, or -1 */
+    int is_kept; /* the record says something */
+    uint32_t page_bytes;
+    struct wal_point synced; /* as last recorded */
+};
+
 struct store {
     sqlite3 *db;
     struct store_sync *sync;
+    struct store_wal wal;
     int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
     uint64_t room;                /* bytes that may be asked for until the disk is asked again */
     long long room_ms;            /* and when it is at the latest */
@@ -163,7 +177,7 @@ int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 int store_guard_begin(struct store *s, struct err *e); /* once all are there */
 int store_guard_check(const struct store *s, struct err *e);
 /* After that: what is in a log without a name goes into the database, if that has its own; what was open is undone. */
-void store_guard_rescue(const struct store *s);
+void store_guard_rescue(struct store *s);
 
 /* store/sums.c: checksums. Readers say 1 when the record is as it was written, and can be. */
 int store_read_sums_from(struct store *s, struct err *e); /* before a record is read */
@@ -222,9 +236,25 @@ int store_count_tokens(struct store *s, struct err *e); /* into s->queued_tokens
 int store_find_unsound(struct store *s, struct err *e);
 int store_mend_all(struct store *s, struct err *e); /* at the start: unfinished jobs that need it */
 
+/* store/wal.c: the record of how far the log is on the disk. */
+/* Before SQLite opens the log. *p: the record; ASSAY_EFORMAT: the log has less; ASSAY_EDAMAGED: the record is
+ * damaged, and nothing known. */
+int store_wal_check(const char *dir, struct wal_point *p, struct err *e);
+int store_wal_begin(struct store *s, const struct wal_point *p, struct err *e);
+int store_wal_open(struct store *s, struct err *e); /* once the log is there */
+void store_wal_close(struct store *s);
+void store_wal_point(const struct store *s, struct wal_point *p); /* of the commit just made */
+/* While nobody else is at the record (store_sync_hold): so far it is synced; and before and after a checkpoint that
+ * may empty the log. */
+void store_wal_synced(struct store *s, const struct wal_point *p);
+void store_wal_forget(struct store *s);
+void store_wal_recall(struct store *s);
+
 /* store/sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
 int store_sync_start(struct store *s, struct err *e);
 void store_sync_stop(struct store *s); /* NULL-safe */
 void store_sync_wrote(struct store *s, int synced);
+void store_sync_hold(struct store *s); /* the thread does not touch the record meanwhile */
+void store_sync_let(struct store *s);
 
 #endif

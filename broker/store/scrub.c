@@ -1,16 +1,19 @@
 /* scrub.c - see scrub.h.
  *
- * First the file as SQLite sees it: pragma integrity_check reads every page, and holds every index against its
+ * First that the log has all that was synced to it (store/wal.c); then the file as SQLite sees it: pragma integrity_check reads every page, and holds every index against its
  * table. Then each job by the same eyes as the broker's: its record, its rows with their input, the states of its
  * rows and its counters, its chunks, its results. All of it in one read transaction, so that a broker at work does
  * not change what is being held against something else. */
 #include "broker/store/scrub.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "broker/store/private.h"
 #include "schema/log.h"
@@ -81,6 +84,26 @@ static void check_file(struct scrub *c)
         c->ended = 1;
     else
         note_failure(c, "the file", rc, &e);
+}
+
+/* Of a broker that works, the log grows and is begun anew meanwhile; it was checked when that started. The lock is
+ * taken for as long as it takes: one that starts waits for it, or this was no broker's directory. */
+static void check_log(struct scrub *c)
+{
+    struct err e;
+    char path[4200];
+    struct wal_point p;
+    snprintf(path, sizeof path, "%s/lock", c->s->dir);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) == 0) {
+        int rc = store_wal_check(c->s->dir, &p, &e);
+        if (rc == ASSAY_EFORMAT || rc == ASSAY_EDAMAGED)
+            find(c, -1, "%s", e.msg);
+        else
+            note_failure(c, "the log", rc, &e);
+    }
+    if (fd >= 0)
+        close(fd);
 }
 
 /* ---- a job ---- */
@@ -267,7 +290,6 @@ static int open_to_read(struct store *s, const char *dir, struct err *e)
 {
     char path[4200];
     int64_t version;
-    snprintf(s->dir, sizeof s->dir, "%s", dir);
     if (snprintf(path, sizeof path, "%s/assay.db", dir) >= (int)sizeof path)
         return err_set(e, ASSAY_EIO, "data directory: path too long");
     if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
@@ -309,6 +331,8 @@ int store_scrub(const char *data_dir, const struct scrub_caller *caller,
     struct scrub c = {.s = s, .caller = caller, .totals = totals};
     s->options.mode = s->options.digest = "";
     *totals = (struct scrub_totals){0};
+    snprintf(s->dir, sizeof s->dir, "%s", data_dir);
+    check_log(&c); /* before SQLite makes one that is missing */
     int rc = open_to_read(s, data_dir, e);
     if (rc == 0) {
         store_integer(s, 0, &c.total, NULL,

@@ -7,13 +7,14 @@
  * has brought to the disk holds with all that was written before it. Commits have numbers, so that who
  * waits knows when its own is down; what nobody waits for is not synced.
  *
+ * How far it has synced, the thread notes before anybody hears of it, as a commit that is synced at once does
+ * (store/wal.c).
+ *
  * SQLite itself does not hear of these syncs and needs none of them: with NORMAL it syncs the WAL before
  * a checkpoint and when a new one begins, and so never breaks a database. */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -26,8 +27,10 @@ struct store_sync {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wanted_more, synced_more;
-    int wal_fd, event_fd;
+    struct store *store;
+    int event_fd;
     uint64_t written, wanted, synced; /* numbers of commits */
+    struct wal_point point;           /* where the last one ends that was written */
     int error;                        /* of the sync that failed: nothing after it is certain */
     int stop;
 };
@@ -45,16 +48,19 @@ static void *sync_for_ever(void *arg)
     pthread_mutex_lock(&y->lock);
     while (!y->stop && y->error == 0) {
         uint64_t number = y->written;
+        struct wal_point point = y->point;
         if (y->wanted <= y->synced) {
             pthread_cond_wait(&y->wanted_more, &y->lock);
             continue;
         }
         pthread_mutex_unlock(&y->lock);
-        int error = fdatasync(y->wal_fd) == 0 ? 0 : errno;
+        int error = fdatasync(y->store->wal.log_fd) == 0 ? 0 : errno;
         pthread_mutex_lock(&y->lock);
         y->error = error;
-        if (error == 0 && number > y->synced)
+        if (error == 0 && number > y->synced) {
+            store_wal_synced(y->store, &point);
             y->synced = number;
+        }
         pthread_cond_broadcast(&y->synced_more);
         tell(y);
     }
@@ -75,8 +81,6 @@ static int start_thread(struct store_sync *y)
 
 static void free_sync(struct store_sync *y)
 {
-    if (y->wal_fd >= 0)
-        close(y->wal_fd);
     if (y->event_fd >= 0)
         close(y->event_fd);
     pthread_mutex_destroy(&y->lock);
@@ -88,16 +92,14 @@ static void free_sync(struct store_sync *y)
 /* The WAL is there, and stays the same file, as long as the connection is open. */
 int store_sync_start(struct store *s, struct err *e)
 {
-    char path[4200];
     struct store_sync *y = xcalloc(1, sizeof *y);
-    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    y->store = s;
     pthread_mutex_init(&y->lock, NULL);
     pthread_cond_init(&y->wanted_more, NULL);
     pthread_cond_init(&y->synced_more, NULL);
-    y->wal_fd = open(path, O_RDWR | O_CLOEXEC);
     y->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (y->wal_fd < 0 || y->event_fd < 0 || (errno = start_thread(y)) != 0) {
-        int rc = err_errno(e, ASSAY_EIO, "%s: cannot sync it in a thread", path);
+    if (y->event_fd < 0 || (errno = start_thread(y)) != 0) {
+        int rc = err_errno(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync it in a thread", s->dir);
         free_sync(y);
         return rc;
     }
@@ -122,11 +124,28 @@ void store_sync_stop(struct store *s)
 void store_sync_wrote(struct store *s, int synced)
 {
     struct store_sync *y = s->sync;
+    struct wal_point point;
+    store_wal_point(s, &point);
     pthread_mutex_lock(&y->lock);
     y->written++;
-    if (synced)
+    y->point = point;
+    if (synced) {
+        store_wal_synced(s, &point);
         y->synced = y->written;
+    }
     pthread_mutex_unlock(&y->lock);
+}
+
+void store_sync_hold(struct store *s)
+{
+    if (s->sync)
+        pthread_mutex_lock(&s->sync->lock);
+}
+
+void store_sync_let(struct store *s)
+{
+    if (s->sync)
+        pthread_mutex_unlock(&s->sync->lock);
 }
 
 static void want_all(struct store_sync *y)
@@ -152,7 +171,7 @@ int store_sync_fd(const struct store *s)
     return s->sync->event_fd;
 }
 
-static int result(const struct store *s, struct err *e)
+static int result(struct store *s, struct err *e)
 {
     if (s->sync->error != 0)
         return err_set(

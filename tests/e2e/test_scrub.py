@@ -1,12 +1,14 @@
 """`assay scrub`: says what in a database is not as it was written; beside a broker and without one."""
 import json
+import os
+import shutil
 import sqlite3
 import struct
 import subprocess
 
 import pytest
 
-from harness import BIN, Broker, Refused, wait_until
+from harness import BIN, PATIENCE, Broker, Refused, wait_until
 
 
 def scrub(data, *options):
@@ -149,3 +151,35 @@ def test_a_damaged_job_is_listed_by_the_state_that_it_shows(directory):
                 if not page["jobs"]:
                     break
             assert keys == [key for key in shown if shown[key] == state], state
+
+
+def flip_a_bit(wal):
+    with open(wal, "r+b") as file:
+        file.seek(wal.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 16]))
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda wal: os.truncate(wal, wal.stat().st_size // 2), lambda wal: wal.unlink()])
+def test_acknowledged_work_is_not_missing_in_silence(directory, damage):
+    """Of a log that was synced, SQLite takes what is before the damage."""
+    rows = [{"ids": [k + 1] * 40} for k in range(100)]
+    broker = Broker(directory / "d").start()
+    with broker.client() as client:
+        client.submit("k", rows[:1], seal=False)
+        client.call("pause", job="k")
+        for chunk in range(1, 21):
+            client.submit("k", rows, chunk=chunk, seal=False)
+    broker.kill9()
+    wal, whole = broker.data / "assay.db-wal", directory / "whole"
+    shutil.copy(wal, whole)
+    damage(wal)
+    for _ in range(2):
+        done = subprocess.run(broker.command, capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == 78 and "assay.db-wal: expected the " in done.stderr and "`synced`" in done.stderr, done
+        done = scrub(broker.data)
+        assert done.returncode == 65 and "assay.db-wal: expected the " in done.stdout, done
+    shutil.copy(whole, wal)
+    with broker.start(), broker.client() as client:
+        assert client.call("status", job="k")["accepted"] == 2001

@@ -1,0 +1,326 @@
+/* wal.c - how much of SQLite's log is on the disk, so that a log with less is noticed.
+ *
+ * After a crash SQLite reads assay.db-wal up to the first frame whose checksum is wrong, and takes that for the end:
+ * frames that a crash left half written look the same. What was synced and acknowledged behind a flipped bit, or in a
+ * log that was cut, removed or is an older copy, would be gone without a word. So the file `synced` says how far the
+ * log has been synced. One record, overwritten in place, in this machine's byte order:
+ *
+ *      0  8 bytes  "assaywal"
+ *      8  2 x 4    salts of the log's frames: which log it is
+ *     16  8 bytes  its frames that were synced; the last of them ends a commit; 0: nothing is known
+ *     24  8 bytes  XXH3-64 of the bytes before
+ *
+ * It is written after the log was synced and before anybody is told so, and need not be synced itself: after a
+ * kill it is exact, after a power cut it says less than there is, never more. What may not be outlived by an older
+ * record is a log that is emptied: the record is cleared, and that synced, before a checkpoint that may do it, and
+ * written again where the log stayed (store_wal_forget, store_wal_recall).
+ *
+ * A log that is begun anew has salt 1 one higher, and all of the one before is in the database: such a log may be
+ * of any length. A log that is missing or empty is right where somebody has brought it into the database: whoever
+ * opens that to write, and closes it last, does. Then the database was written to after the record was. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/store/private.h"
+#include "broker/xxh.h"
+#include "schema/log.h"
+
+/* The log, as sqlite.org/fileformat2.html (4.1, WAL File Format) has it. All numbers are big-endian. */
+enum { HEADER_BYTES = 32, FRAME_HEADER_BYTES = 24 };
+#define MAGIC 0x377f0682u     /* sums over little-endian words; one more: big-endian */
+#define MAX_RESTARTS 0x10000u /* that may lie between the record and the log */
+
+struct record {
+    char magic[8];
+    uint32_t salt[2];
+    uint64_t frames;
+    uint64_t sum;
+};
+_Static_assert(sizeof(struct record) == 32, "the record's form");
+
+static uint32_t get_u32(const uint8_t *at)
+{
+    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+/* ---- the log, before SQLite opens it ---- */
+
+struct reader {
+    int fd, big_endian;
+    uint32_t page_bytes, salt[2], sum[2];
+    uint8_t *frame; /* header and page */
+};
+
+/* SQLite's checksum, of a multiple of 8 bytes. */
+static void add_to_sum(struct reader *r, const uint8_t *at, size_t bytes)
+{
+    uint32_t a = r->sum[0], b = r->sum[1];
+    for (const uint8_t *end = at + bytes; at < end; at += 8) {
+        uint32_t x = get_u32(at), y = get_u32(at + 4);
+        a += (r->big_endian ? x : __builtin_bswap32(x)) + b;
+        b += (r->big_endian ? y : __builtin_bswap32(y)) + a;
+    }
+    r->sum[0] = a;
+    r->sum[1] = b;
+}
+
+static int sum_is(const struct reader *r, const uint8_t *at)
+{
+    return r->sum[0] == get_u32(at) && r->sum[1] == get_u32(at + 4);
+}
+
+/* 1 when it is the header of a log. */
+static int read_header(struct reader *r)
+{
+    uint8_t h[HEADER_BYTES];
+    if (pread(r->fd, h, sizeof h, 0) != (ssize_t)sizeof h || (get_u32(h) & ~1u) != MAGIC)
+        return 0;
+    r->big_endian = get_u32(h) & 1;
+    r->page_bytes = get_u32(h + 8);
+    r->salt[0] = get_u32(h + 16);
+    r->salt[1] = get_u32(h + 20);
+    r->sum[0] = r->sum[1] = 0;
+    add_to_sum(r, h, 24);
+    return sum_is(r, h + 24) && r->page_bytes >= 512 && r->page_bytes <= 65536 &&
+           (r->page_bytes & (r->page_bytes - 1)) == 0;
+}
+
+static off_t frame_at(uint32_t page_bytes, uint64_t i)
+{
+    return HEADER_BYTES + (off_t)(i * (FRAME_HEADER_BYTES + page_bytes));
+}
+
+static int is_of_log(const uint8_t *frame, const uint32_t salt[2])
+{
+    return get_u32(frame + 8) == salt[0] && get_u32(frame + 12) == salt[1];
+}
+
+/* How many of the first `limit` frames are whole, one behind the other. */
+static uint64_t count_frames(struct reader *r, uint64_t limit)
+{
+    uint64_t n = 0;
+    size_t bytes = FRAME_HEADER_BYTES + r->page_bytes;
+    r->frame = xcalloc(1, bytes);
+    for (; n < limit; n++) {
+        if (pread(r->fd, r->frame, bytes, frame_at(r->page_bytes, n)) != (ssize_t)bytes ||
+            !is_of_log(r->frame, r->salt))
+            break;
+        add_to_sum(r, r->frame, 8);
+        add_to_sum(r, r->frame + FRAME_HEADER_BYTES, r->page_bytes);
+        if (!sum_is(r, r->frame + 16))
+            break;
+    }
+    free(r->frame);
+    return n;
+}
+
+/* What is found instead of p's frames, into found; "" when they are there, or the log was begun anew since. */
+static void compare(struct reader *r, const struct wal_point *p, char *found, size_t size)
+{
+    found[0] = '\0';
+    if (!read_header(r)) {
+        snprintf(found, size, "one whose beginning is damaged");
+    } else if (r->salt[0] == p->salt[0] && r->salt[1] == p->salt[1]) {
+        uint64_t n = count_frames(r, p->frames);
+        if (n < p->frames)
+            snprintf(found, size, "%llu that are whole, and damage or the end behind them",
+                (unsigned long long)n);
+    } else if (r->salt[0] - p->salt[0] - 1 >= MAX_RESTARTS) {
+        snprintf(found, size, "%s log",
+            p->salt[0] - r->salt[0] - 1 < MAX_RESTARTS ? "an older" : "another");
+    }
+}
+
+static int is_after(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
+}
+
+/* Was the database written to after the record? */
+static int has_been_brought_over(const char *dir)
+{
+    char db[4200], record[4200];
+    struct stat a, b;
+    snprintf(db, sizeof db, "%s/assay.db", dir);
+    snprintf(record, sizeof record, "%s/synced", dir);
+    return stat(db, &a) == 0 && stat(record, &b) == 0 && is_after(&a.st_mtim, &b.st_mtim);
+}
+
+static int find_fault(
+    const char *dir, const struct wal_point *p, char *found, size_t size, struct err *e)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/assay.db-wal", dir);
+    struct reader r = {.fd = open(path, O_RDONLY | O_CLOEXEC)};
+    found[0] = '\0';
+    if ((r.fd < 0 && errno != ENOENT) || (r.fd >= 0 && fstat(r.fd, &st) != 0)) {
+        int rc = err_errno(e, ASSAY_EIO, "%s", path);
+        if (r.fd >= 0)
+            close(r.fd);
+        return rc;
+    }
+    if (r.fd >= 0 && st.st_size > 0)
+        compare(&r, p, found, size);
+    else if (!has_been_brought_over(dir))
+        snprintf(found, size, "%s", r.fd < 0 ? "no such file" : "an empty file");
+    if (r.fd >= 0)
+        close(r.fd);
+    return 0;
+}
+
+/* ---- the record ---- */
+
+static int is_empty(const struct record *r)
+{
+    static const struct record zeros;
+    return memcmp(r, &zeros, sizeof zeros) == 0; /* it was made as the power failed */
+}
+
+static int read_record(const char *dir, struct wal_point *p, struct err *e)
+{
+    char path[4200];
+    struct record r;
+    snprintf(path, sizeof path, "%s/synced", dir);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    *p = (struct wal_point){.frames = 0};
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
+    ssize_t n = pread(fd, &r, sizeof r, 0);
+    close(fd);
+    if (n < 0)
+        return err_errno(e, ASSAY_EIO, "%s", path);
+    if (n == 0 || (n == (ssize_t)sizeof r && is_empty(&r)))
+        return 0;
+    if (n != (ssize_t)sizeof r || memcmp(r.magic, "assaywal", 8) != 0 ||
+        r.sum != XXH3_64bits(&r, offsetof(struct record, sum)))
+        return err_set(e, ASSAY_EDAMAGED,
+            "%s: expected how much of assay.db-wal was synced, found a record that is damaged; "
+            "whether that is whole is not known",
+            path);
+    *p = (struct wal_point){{r.salt[0], r.salt[1]}, r.frames};
+    return 0;
+}
+
+int store_wal_check(const char *dir, struct wal_point *p, struct err *e)
+{
+    char found[96];
+    int rc = read_record(dir, p, e);
+    if (rc != 0 || p->frames == 0)
+        return rc;
+    rc = find_fault(dir, p, found, sizeof found, e);
+    if (rc != 0 || !found[0])
+        return rc;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s/assay.db-wal: expected the %llu pages that were synced to it, found %s: work that was "
+        "acknowledged is missing. Put back the file that was there; or remove the file `synced` "
+        "beside it to go on without that work",
+        dir, (unsigned long long)p->frames, found);
+}
+
+/* What cannot be written leaves an older record, which says less. */
+static void write_record(struct store_wal *w, const struct wal_point *p)
+{
+    struct record r = {.salt = {p->salt[0], p->salt[1]}, .frames = p->frames};
+    memcpy(r.magic, "assaywal", 8);
+    r.sum = XXH3_64bits(&r, offsetof(struct record, sum));
+    w->is_kept = pwrite(w->fd, &r, sizeof r, 0) == (ssize_t)sizeof r ? p->frames > 0 : w->is_kept;
+}
+
+int store_wal_begin(struct store *s, const struct wal_point *p, struct err *e)
+{
+    char path[4200];
+    struct store_wal *w = &s->wal;
+    snprintf(path, sizeof path, "%s/synced", s->dir);
+    w->fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (w->fd < 0 && errno != ENOSPC && errno != EDQUOT)
+        return err_errno(e, ASSAY_EIO, "%s", path);
+    w->synced = *p;
+    w->is_kept = p->frames > 0;
+    if (w->fd < 0)
+        log_warn("event=no_record_of_syncs file=%s error=\"%s\"", path, strerror(errno));
+    else if (!w->is_kept)
+        write_record(w, p); /* it has its place on the disk from now on */
+    return 0;
+}
+
+int store_wal_open(struct store *s, struct err *e)
+{
+    char path[4200];
+    int64_t page_bytes;
+    snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
+    s->wal.log_fd = open(path, O_RDWR | O_CLOEXEC);
+    if (s->wal.log_fd < 0)
+        return err_errno(e, ASSAY_EIO, "%s", path);
+    int rc = store_integer(s, 0, &page_bytes, e, "pragma page_size", "");
+    s->wal.page_bytes = (uint32_t)page_bytes;
+    return rc;
+}
+
+void store_wal_close(struct store *s)
+{
+    if (s->wal.fd >= 0)
+        close(s->wal.fd);
+    if (s->wal.log_fd >= 0)
+        close(s->wal.log_fd);
+    s->wal.fd = s->wal.log_fd = -1;
+}
+
+void store_wal_point(const struct store *s, struct wal_point *p)
+{
+    uint8_t h[FRAME_HEADER_BYTES];
+    *p = (struct wal_point){.frames = 0};
+    if (s->wal.fd < 0 || s->wal_pages <= 0)
+        return;
+    uint64_t last = (uint64_t)s->wal_pages - 1;
+    if (pread(s->wal.log_fd, h, sizeof h, frame_at(s->wal.page_bytes, last)) != (ssize_t)sizeof h ||
+        get_u32(h + 4) == 0) /* no commit ends there: somebody else has begun the log anew */
+        return;
+    *p = (struct wal_point){{get_u32(h + 8), get_u32(h + 12)}, last + 1};
+}
+
+/* Is the log, with all of p's frames, the file of that name? What is written to one that was removed or replaced is
+ * acknowledged to nobody. */
+static int is_the_log(const struct store_wal *w, const struct wal_point *p)
+{
+    struct stat st;
+    return fstat(w->log_fd, &st) == 0 && st.st_nlink > 0 &&
+           st.st_size >= frame_at(w->page_bytes, p->frames);
+}
+
+void store_wal_synced(struct store *s, const struct wal_point *p)
+{
+    if (p->frames == 0 || !is_the_log(&s->wal, p))
+        return;
+    s->wal.synced = *p;
+    write_record(&s->wal, p);
+}
+
+void store_wal_forget(struct store *s)
+{
+    static const struct wal_point nothing;
+    if (!s->wal.is_kept || s->wal.fd < 0)
+        return;
+    write_record(&s->wal, &nothing);
+    if (s->wal.is_kept) /* it could not be written */
+        s->wal.is_kept = ftruncate(s->wal.fd, 0) != 0;
+    if (fdatasync(s->wal.fd) != 0)
+        log_warn("event=cannot_sync file=%s/synced error=\"%s\"", s->dir, strerror(errno));
+}
+
+void store_wal_recall(struct store *s)
+{
+    if (s->wal.fd < 0 || s->wal.synced.frames == 0)
+        return;
+    if (store_wal_bytes(s) > 0) {
+        write_record(&s->wal, &s->wal.synced);
+        return;
+    }
+    store_wal_forget(s);
+    s->wal.synced.frames = 0;
+}
