@@ -407,9 +407,22 @@ static int read_step_token(struct model_config *c, const char *dir, struct err *
     return 0;
 }
 
-int model_config_load(struct model_config *c, const char *dir, struct err *e)
+/* The reference makes the token's row of the embedding the padding, and fails where there is none. */
+static int read_pad_token(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int64_t pad = -1;
+    if (json_get_int(f, "pad_token_id", -1, 1 << 24, &pad, e) < 0)
+        return ASSAY_EFORMAT;
+    if (pad >= (int64_t)c->vocab_size)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: pad_token_id: expected a token below vocab_size (%u), -1 or null, found %lld",
+            f->file, c->vocab_size, (long long)pad);
+    c->pad_token = (int32_t)pad;
+    return 0;
+}
+
+int model_config_load(struct model_config *c, const char *dir, struct err *e)
+{
     *c = (struct model_config){.step_token = POOL_NO_STEP_TOKEN};
     char name[4096];
     snprintf(name, sizeof name, "%.4000s/config.json", dir);
@@ -421,13 +434,11 @@ int model_config_load(struct model_config *c, const char *dir, struct err *e)
         return ASSAY_EFORMAT;
     struct json_file f = {name, "", root};
     int (*const readers[])(struct model_config *, const struct json_file *, struct err *) = {
-        read_architecture, read_sizes, read_flags, read_rope, read_window, read_head};
+        read_architecture, read_sizes, read_flags, read_rope, read_window, read_head,
+        read_pad_token};
     rc = read_quantization(&f, e);
     for (size_t i = 0; rc == 0 && i < sizeof readers / sizeof readers[0]; i++)
         rc = readers[i](c, &f, e);
-    if (rc == 0)
-        rc = json_get_int(&f, "pad_token_id", -1, 1 << 24, &pad, e) < 0 ? ASSAY_EFORMAT : 0;
-    c->pad_token = (int32_t)pad;
     if (rc == 0)
         rc = read_step_token(c, dir, e);
     json_decref(root);

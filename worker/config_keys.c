@@ -229,6 +229,45 @@ static int check_rope_keys(const struct json_file *inner, struct err *e)
     return check_rope_types(inner, e);
 }
 
+static const char *rope_type(const json_t *object)
+{
+    const json_t *type = json_object_get(object, "rope_type");
+    return json_string_value(type ? type : json_object_get(object, "type"));
+}
+
+static int is_same(const json_t *a, const json_t *b)
+{
+    if (json_is_number(a) && json_is_number(b))
+        return json_number_value(a) == json_number_value(b);
+    return a && b && json_equal(a, b);
+}
+
+/* Has b what a has, theta and the two names of the type apart? */
+static int holds(const json_t *b, const json_t *a)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)a, key, v)
+    {
+        if (strcmp(key, "rope_theta") != 0 && strcmp(key, "rope_type") != 0 &&
+            strcmp(key, "type") != 0 && !is_same(v, json_object_get(b, key)))
+            return 0;
+    }
+    return 1;
+}
+
+/* The reference takes rope_scaling where both say something, so a theta that one of them has alone must
+ * be the one that stands beside them. */
+static int agree(const json_t *root, const json_t *fresh, const json_t *old)
+{
+    const char *a = rope_type(fresh), *b = rope_type(old);
+    const json_t *x = json_object_get(fresh, "rope_theta"), *y = json_object_get(old, "rope_theta");
+    if (!x != !y && !is_same(x ? x : y, json_object_get(root, "rope_theta")))
+        return 0;
+    return (!a || !b ? a == b : strcmp(a, b) == 0) && (!x || !y || is_same(x, y)) &&
+           holds(old, fresh) && holds(fresh, old);
+}
+
 int config_rope_object(const struct json_file *f, struct json_file *inner, struct err *e)
 {
     const json_t *fresh, *old;
@@ -237,13 +276,16 @@ int config_rope_object(const struct json_file *f, struct json_file *inner, struc
         rc = find_rope(f, "rope_scaling", &old, e);
     if (rc != 0)
         return rc;
-    if (fresh && old && !json_equal(fresh, old))
+    *inner = (struct json_file){f->file, "rope_scaling.", old};
+    if (fresh && old && (rc = check_rope_keys(inner, e)) != 0)
+        return rc;
+    if (fresh && old && !agree(f->object, fresh, old))
         return err_set(e, ASSAY_EFORMAT,
             "%s: rope_parameters contradicts rope_scaling: expected one of them, or the same in "
             "both; keep the one that the model was trained with",
             f->file);
-    *inner = (struct json_file){
-        f->file, fresh ? "rope_parameters." : "rope_scaling.", fresh ? fresh : old};
+    if (fresh)
+        *inner = (struct json_file){f->file, "rope_parameters.", fresh};
     if (!inner->object)
         return 0;
     rc = check_rope_keys(inner, e);

@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 OUT = ROOT / "tests/vectors/config/scores.json"
 IDS = list(range(5, 45))
 YARN = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 16}
+OLD_YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 16}
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 LLAMA3_BARE = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
 LLAMA3 = {**LLAMA3_BARE, "original_max_position_embeddings": 64}
@@ -84,6 +85,14 @@ CASES = {
         # rope: two places, two spellings
         ({"rope_parameters": PLAIN, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling"),
         ({"rope_parameters": {**YARN, "rope_theta": 10000}, "rope_scaling": {**YARN, "rope_theta": 10000}}, None),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000.0}, "rope_scaling": YARN}, None),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000, "factor": 4.0}, "rope_scaling": OLD_YARN}, None),
+        ({"rope_parameters": YARN, "rope_scaling": {**YARN, "rope_theta": 10000}}, None),
+        ({"rope_parameters": {**YARN, "rope_theta": 700}, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling"),
+        ({"rope_parameters": {**YARN, "rope_theta": 700}, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling", ["rope_theta"]),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000, "factor": 2}, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling"),
+        ({"rope_parameters": {**YARN, "rope_theta": 10000, "beta_fast": 8}, "rope_scaling": YARN}, "rope_parameters contradicts rope_scaling"),
+        ({"rope_parameters": YARN, "rope_scaling": {**YARN, "type": "linear"}}, "rope_type 'yarn' contradicts"),
         ({"rope_parameters": {}, "rope_scaling": YARN}, None),
         ({"rope_parameters": {**YARN, "rope_theta": 10000}, "rope_scaling": {}}, None),
         ({"rope_parameters": 5}, "rope_parameters: expected an object"),
@@ -175,6 +184,11 @@ CASES = {
         ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files"),
         ({"quantization_config": {}}, "quantization_config"),
         ({"compression_config": {"quant_method": "x"}}, "compression_config"),
+        # the padding
+        ({"pad_token_id": 255}, None),
+        ({"pad_token_id": -1}, None),
+        ({"pad_token_id": 256}, "pad_token_id: expected a token below vocab_size (256)"),
+        ({"pad_token_id": 100000}, "pad_token_id: expected a token below vocab_size"),
         # what nobody reads
         ({"logit_scale": 0.5, "attn_logit_softcapping": 1.0, "embedding_multiplier": 3, "num_experts": 4}, None),
         ({"torch_dtype": "bfloat16", "use_cache": False, "attention_dropout": 0.5, "hidden_dropout": 0.5, "pretraining_tp": 2,
