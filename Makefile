@@ -83,7 +83,7 @@ $(B)/tests/bench/bench_blas: LDLIBS += -ldl
 BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
 DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
 GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
-BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH -Itests/kernels/include
+BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
 $(B)/obj/%.o: %.cc
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<

@@ -13,34 +13,6 @@
 #include "cuda/gemm.h"
 #include "schema/log.h"
 
-#define NOISE_BYTES ((size_t)16 << 20)
-
-void gpu_must(cudaError_t rc, const char *call)
-{
-    if (rc != cudaSuccess)
-        die(GPU_EXIT_ERROR, "event=gpu_error error=%s call=%.100s text=%s", cudaGetErrorName(rc),
-            call, cudaGetErrorString(rc));
-}
-
-int gpu_try(cudaError_t rc, const char *call, struct err *e)
-{
-    if (rc == cudaSuccess)
-        return 0;
-    int code = rc == cudaErrorMemoryAllocation ? ASSAY_ENOMEM : ASSAY_EUNSUPPORTED;
-    return err_set(
-        e, code, "GPU: %s (%s, from %.100s)", cudaGetErrorString(rc), cudaGetErrorName(rc), call);
-}
-
-cudaStream_t gpu_stream(struct device *d)
-{
-    if (d->copies_pending) {
-        GPU_MUST(cudaEventRecord(d->copied, d->copy));
-        GPU_MUST(cudaStreamWaitEvent(d->compute, d->copied, 0));
-        d->copies_pending = 0;
-    }
-    return d->compute;
-}
-
 /* ---- open, close ---- */
 
 static int choose_device(struct device *d, int index, struct err *e)
@@ -242,30 +214,6 @@ void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
             cudaMemcpyAsync((char *)to + at, l->host_input, n, cudaMemcpyHostToDevice, d->compute));
         GPU_MUST(cudaStreamSynchronize(d->compute));
     }
-}
-
-/* One piece of noise, in pinned memory of its own: a batch's inputs may be waiting in the lanes'. */
-cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size)
-{
-    size_t piece = bytes < NOISE_BYTES ? bytes : NOISE_BYTES, one = (size_t)dtype_bytes(type);
-    uint32_t state = 1;
-    uint8_t *noise = NULL;
-    cudaError_t rc = cudaHostAlloc((void **)&noise, piece, cudaHostAllocDefault);
-    for (size_t at = 0; rc == cudaSuccess && at + one <= piece; at += one) {
-        state = state * 1664525u + 1013904223u;
-        float x = (float)(int32_t)state * 0x1p-31f * size;
-        if (one == 1)
-            noise[at] = (uint8_t)(state >> 24 & 0xbf);
-        else
-            dtype_convert(noise + at, type, &x, DTYPE_F32, 1);
-    }
-    for (size_t at = 0; rc == cudaSuccess && at < bytes; at += piece)
-        rc = cudaMemcpyAsync((char *)to + at, noise, bytes - at < piece ? bytes - at : piece,
-            cudaMemcpyHostToDevice, d->compute);
-    if (rc == cudaSuccess)
-        rc = cudaStreamSynchronize(d->compute);
-    cudaFreeHost(noise);
-    return rc;
 }
 
 int gpu_pin(struct device *d, const void *from, size_t bytes)

@@ -1,4 +1,4 @@
-/* gemm_private.h - what gemm.c and gemm_choose.c share: a shape of product, and its call. */
+/* gemm_private.h - what gemm.c, gemm_choose.c and gemm_product.c share: a shape of product, and its call. */
 #ifndef ASSAY_CUDA_GEMM_PRIVATE_H
 #define ASSAY_CUDA_GEMM_PRIVATE_H
 
@@ -49,6 +49,8 @@ struct operands {
 #define LT_MUST(call) gemm_must(call, #call)
 void gemm_must(cublasStatus_t rc, const char *call);
 
+/* p has its types and shape; dies when there is no memory. */
+void gemm_make_descriptors(struct product *p, const struct weight *w, const void *bias);
 void gemm_set_rows(struct product *p, int64_t rows, int64_t x_stride, int64_t out_stride);
 cublasStatus_t gemm_multiply(struct device *d, struct product *p, const cublasLtMatmulAlgo_t *algo,
     const struct operands *o);

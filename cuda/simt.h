@@ -1,5 +1,5 @@
 /* simt.h - the one header of intrinsics that every .cu file includes. Under nvcc it maps to CUDA
- * and PTX; with ASSAY_SIMT_BENCH defined, to the test bench (tests/kernels/bench/simt.h), which runs
+ * and PTX; with ASSAY_SIMT_BENCH defined, to the header that it names, of the test bench, which runs
  * the same kernels on the CPU. A kernel uses nothing else of the device.
  *
  * What is here in both:
@@ -61,7 +61,7 @@ SIMT_BOTH float float_from_bits(uint32_t bits)
 }
 
 #ifdef ASSAY_SIMT_BENCH
-#include "tests/kernels/bench/simt.h"
+#include ASSAY_SIMT_BENCH
 #else
 
 #define SIMT_DEVICE __device__ __forceinline__
