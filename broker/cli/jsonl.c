@@ -57,6 +57,13 @@ static int64_t count_lines(const char *path)
     return n + (last != '\n');
 }
 
+/* A stdin that was closed is held by a directory that cannot be read (main.c): its reader says so. */
+static int is_directory(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) && !(fcntl(fd, F_GETFL) & O_PATH);
+}
+
 int jsonl_open(struct jsonl **out, const char *path, struct err *e)
 {
     struct jsonl *j = xcalloc(1, sizeof *j);
@@ -66,9 +73,7 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     j->total = -1;
     j->file = is_file ? fopen(path, "rbe") : stdin;
     *out = j;
-    struct stat st;
-    int is_there = j->file && fstat(fileno(j->file), &st) == 0;
-    if (j->file && !(is_there && S_ISDIR(st.st_mode)))
+    if (j->file && !is_directory(fileno(j->file)))
         return 0;
     int rc = j->file ? err_set(e, ASSAY_EIO, "'%s': expected a file, found a directory", j->name)
                      : err_errno(e, ASSAY_EIO, "cannot read '%s'", path);

@@ -125,7 +125,8 @@ def test_the_brokers_own_reason_reaches_the_score(directory):
     """A broker that ends at each start with an I/O error: here its database is a folder."""
     rows = directory / "rows.jsonl"
     rows.write_text(ROW)
-    (directory / "out.assay/assay.db").mkdir(parents=True)
+    (directory / "work").mkdir(mode=0o700)
+    (directory / "work/assay.db").mkdir()
     started = time.monotonic()
-    done = assay("score", rows, "-o", directory / "out", "--model", DEMO)
+    done = assay("score", rows, "-o", directory / "out", "--data", directory / "work", "--model", DEMO)
     assert done.returncode not in (0, 1) and "assay.db" in done.stderr, (done, time.monotonic() - started)
