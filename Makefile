@@ -5,16 +5,11 @@
 #   make CC=clang BUILD=clang another compiler, in a tree of its own
 #   make CC=aarch64-linux-gnu-gcc PKG_CONFIG=aarch64-linux-gnu-pkg-config BUILD=arm   for another machine
 #   make CUDA=1               the same and assay-worker-cuda, in build/cuda (CUDA_HOME, CUDA_ARCH="sm_80 sm_90")
-.DELETE_ON_ERROR:
-.SECONDARY:
+.DELETE_ON_ERROR .SECONDARY:
 .DEFAULT_GOAL := all
 
-ifeq ($(origin CC),default)
-CC       := gcc
-endif
-ifeq ($(origin CXX),default)
-CXX      := g++
-endif
+CC       := $(if $(filter default,$(origin CC)),gcc,$(CC))
+CXX      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
 SANITIZE ?=
 WERROR   ?=
 CUDA     ?=
@@ -28,6 +23,12 @@ PKG_CONFIG ?= pkg-config
 LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc zlib libzstd
 MSGPACK   := $(shell $(PKG_CONFIG) --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
+# What builds needs them; what installs them, cleans or only tells does not. The GPU's kit takes fewer.
+WITHOUT_LIBS := deps demo test check test-long reference evidence format help clean gpu-%
+ifneq ($(filter-out $(WITHOUT_LIBS),$(or $(MAKECMDGOALS),all)),)
+$(if $(shell $(PKG_CONFIG) --exists --print-errors $(LIB_NAMES) $(MSGPACK) && echo there),,\
+  $(error libraries are missing: run `make deps` (Debian, Ubuntu), or install what .ci/deps names))
+endif
 CFLAGS   ?= -O2 -g
 # -ffp-contract=off: a multiply and an add are fused only where the code says so, or scores would depend on the compiler.
 override CFLAGS += -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -ffp-contract=off \
@@ -78,76 +79,7 @@ $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
 
-# The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
-# test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries; so has an assay-worker-cuda for the tests end to end.
-BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
-DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
-GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
-BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
-$(B)/obj/%.o: %.cc
-	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
-$(B)/obj/%.cu.o: %.cu
-	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
-$(DOUBLES): CXXFLAGS += -O3
-$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): override CPPFLAGS += -Itests/kernels/include
-$(KERNELS): LDLIBS += -lcmocka
-$(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
-$(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
-$(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
-	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
-	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib/assay.a $(LDLIBS)
-
-# The GPU's worker, by the toolkit: code for these architectures, and for newer ones what their driver compiles. -fmad=false: a multiply and an add are fused only where the code says so.
-CUDA_HOME ?= /usr/local/cuda
-CUDA_ARCH ?= sm_80 sm_90
-NVCC      ?= $(CUDA_HOME)/bin/nvcc
-NVCCFLAGS ?= -O3 -lineinfo
-NVCCFLAGS += -std=c++17 -fmad=false -I. $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
-             $(foreach a,$(lastword $(CUDA_ARCH)),-gencode arch=$(a:sm_%=compute_%),code=$(a:sm_%=compute_%)) \
-             -Xcompiler -Wall,-Wextra,-Wshadow $(if $(WERROR),-Werror all-warnings)
-$(B)/nvcc/%.o: %.cu
-	@mkdir -p $(@D)
-	$(call say,NVCC,$<)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
-$(B)/nvcc/%.o: %.c
-	@mkdir -p $(@D)
-	$(call say,CC,$<)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -MMD -MP -c -o $@ $<
-$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(COMMON) \
-                             | $(B)/nvcc/tests/kernels/check_headers.o
-	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
-
-# For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
-# the same programs on the doubles, so that the tests see them work.
-KIT_TESTS := test_elementwise test_attention test_gpu_linear test_gpu_model
-KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
-KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
-             $(call objects,schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
-             $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
-$(B)/nvcc/tests/kernels/test_gpu_model.o: override CPPFLAGS += -DASSAY_ON_DEVICE
-$(B)/nvcc/%.o: %.cc
-	@mkdir -p $(@D)
-	$(call say,NVCC,$<)$(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
-$(addprefix $(B)/gpu/,$(KIT_TESTS)): $(B)/gpu/%: $(B)/nvcc/tests/kernels/%.o $(B)/nvcc/tests/kernels/on_device.o $(KIT_LIB)
-$(addprefix $(B)/gpu/,$(KIT_TOOLS)): $(B)/gpu/%: $(B)/nvcc/tests/gpu/%.o $(KIT_LIB)
-$(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS)):
-	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
-KIT := $(addprefix $(B)/kit/,$(KIT_TOOLS))
-$(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
-	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-gpu-programs: $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS))
-gpu-check: ## on a machine with a GPU: kernels, products and the model on it, compute-sanitizer (tests/gpu/check.py)
-	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
-	@python3 tests/gpu/check.py --bin build/cuda/gpu
-gpu-bench: ## on a machine with a GPU: a table of ratios (tests/gpu/bench.py)
-	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
-	@python3 tests/gpu/bench.py --bin build/cuda/gpu
+include tests/gpu/rules.mk
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
@@ -262,6 +194,6 @@ clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk | expand -t 20
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

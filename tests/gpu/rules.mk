@@ -1,0 +1,74 @@
+# Included by the Makefile: the kernels on the CPU's bench, the GPU's worker by the toolkit, and the programs that check and time
+# it on a machine with a GPU.
+
+# The kernels for the CPU: the same .cu files, read by the host's compiler, run by the bench (tests/kernels/README.md).
+# test_gpu_* have the GPU's host code too, on doubles of CUDA's libraries; so has an assay-worker-cuda for the tests end to end.
+BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
+DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
+GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
+BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
+$(B)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+$(DOUBLES): CXXFLAGS += -O3
+$(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): override CPPFLAGS += -Itests/kernels/include
+$(KERNELS): LDLIBS += -lcmocka
+$(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
+$(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
+$(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib/assay.a $(LDLIBS)
+
+# The GPU's worker, by the toolkit: code for these architectures, and for newer ones what their driver compiles.
+# -fmad=false: a multiply and an add are fused only where the code says so.
+CUDA_HOME ?= /usr/local/cuda
+CUDA_ARCH ?= sm_80 sm_90
+NVCC      ?= $(CUDA_HOME)/bin/nvcc
+NVCCFLAGS ?= -O3 -lineinfo
+NVCCFLAGS += -std=c++17 -fmad=false -I. $(foreach a,$(CUDA_ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+             $(foreach a,$(lastword $(CUDA_ARCH)),-gencode arch=$(a:sm_%=compute_%),code=$(a:sm_%=compute_%)) \
+             -Xcompiler -Wall,-Wextra,-Wshadow $(if $(WERROR),-Werror all-warnings)
+$(B)/nvcc/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(B)/nvcc/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(CPPFLAGS) -isystem $(CUDA_HOME)/include $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cuda/*.cu cuda/*.c))) $(MODEL) $(COMMON) \
+                             | $(B)/nvcc/tests/kernels/check_headers.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(LDLIBS)
+
+# For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
+# the same programs on the doubles, so that the tests see them work.
+KIT_TESTS := test_elementwise test_attention test_gpu_linear test_gpu_model
+KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
+KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
+             $(call objects,schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
+             $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
+$(B)/nvcc/tests/kernels/test_gpu_model.o: override CPPFLAGS += -DASSAY_ON_DEVICE
+$(B)/nvcc/%.o: %.cc
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)$(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(addprefix $(B)/gpu/,$(KIT_TESTS)): $(B)/gpu/%: $(B)/nvcc/tests/kernels/%.o $(B)/nvcc/tests/kernels/on_device.o $(KIT_LIB)
+$(addprefix $(B)/gpu/,$(KIT_TOOLS)): $(B)/gpu/%: $(B)/nvcc/tests/gpu/%.o $(KIT_LIB)
+$(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS)):
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
+KIT := $(addprefix $(B)/kit/,$(KIT_TOOLS))
+$(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+gpu-programs: $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS))
+gpu-check: ## on a machine with a GPU: kernels, products and the model on it, compute-sanitizer (tests/gpu/check.py)
+	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
+	@python3 tests/gpu/check.py --bin build/cuda/gpu
+gpu-bench: ## on a machine with a GPU: a table of ratios (tests/gpu/bench.py)
+	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
+	@python3 tests/gpu/bench.py --bin build/cuda/gpu
