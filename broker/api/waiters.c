@@ -1,8 +1,9 @@
 /* waiters.c - requests that wait for rows (broker.h).
  *
- * A waiter keeps all that its reply needs. It is looked at when its job changed in this turn, and
- * when its time is over; when its connection has gone, it goes. Of many that are due at once a tick looks at some, so
- * that everybody else's requests are not held up; who was left over comes before who is due later.
+ * A waiter keeps all that its reply needs. It waits in a list of its job until there is a reason to look at it: it is new, its
+ * job has changed, or its time is over. Then it is due, behind the others of its connection. A tick looks at some of those that
+ * are due, of each connection one in turn, so that neither everybody's requests nor a reply whose time has come are held
+ * up by who waits for much. When a connection has gone, its waiters go.
  *
  * Their number is bounded. When all places are taken, the connection that has the most gives one to a connection that
  * has fewer: that waiter is answered as if its time were over. So n connections have an n-th of the places each, for certain.
@@ -22,13 +23,21 @@
 #define MAX_WAITERS 100000
 #define MAX_OF_ONE 20000 /* of one connection */
 #define CONNECTIONS 4096 /* that are told apart: of more, some share a count */
+#define JOBS 4096        /* lists of jobs */
 #define FOREVER (1ll << 60)
 /* Looked at in one tick: so many, and beyond FEW no longer than this. */
 #define MOST 64
 #define FEW 16
 #define TICK_US 20000
 
-enum due { NOT_DUE, DUE, LEFT_OVER };
+enum { NOWHERE = -1 };
+
+struct of_job {
+    int64_t job;
+    int n;                /* waiters, also those that are due */
+    struct waiter *first; /* those that are not */
+    struct of_job *next;
+};
 
 struct waiter {
     enum waiter_kind kind;
@@ -39,50 +48,199 @@ struct waiter {
     uint64_t after;
     uint32_t limit;
     long long deadline_ms;
-    enum due due;
+    int at;                       /* among the deadlines; NOWHERE: over */
     int is_new;                   /* of the present turn */
     struct waiter *next, **place; /* place: what points to it */
     struct waiter *next_of_one, **place_of_one;
+    int is_due;
+    struct waiter *next_alike, **place_alike; /* of its job, or those due of its connection */
+    struct of_job *of_job;
 };
 
 struct of_one {
     struct waiter *first;
     int n;
+    struct waiter *due, **due_end; /* from the oldest */
+    int is_in_turn;
+    struct of_one *next_in_turn;
 };
 
-/* The newest come first, in both lists. */
+/* The newest come first, in the lists of all and of a connection. */
 struct waiters {
     struct waiter *first;
-    int n, n_new, n_left_over;
+    int n, n_new, n_due;
     struct of_one of_connection[CONNECTIONS];
-    int any_changed;
-    int64_t *changed; /* jobs, since the last tick */
-    size_t n_changed, changed_room;
-    long long next_ms; /* earliest deadline, as of the last tick */
+    struct of_one *turn, **turn_end; /* connections that have some due */
+    struct of_job *jobs[JOBS];
+    struct waiter **deadlines; /* a heap, the earliest on top */
+    int n_deadlines, room;
+    int is_draining; /* that was seen */
 };
 
 struct waiters *waiters_new(void)
 {
-    return xcalloc(1, sizeof(struct waiters));
-}
-
-void waiters_free(struct waiters **out)
-{
-    if (!*out)
-        return;
-    for (struct waiter *w = (*out)->first, *next; w; w = next) {
-        next = w->next;
-        free(w);
-    }
-    free((*out)->changed);
-    free(*out);
-    *out = NULL;
+    struct waiters *all = xcalloc(1, sizeof *all);
+    all->turn_end = &all->turn;
+    return all;
 }
 
 /* What waits of its connection. Those that are there have each a descriptor of its own. */
 static struct of_one *of_one(struct waiters *all, const struct envelope *env)
 {
     return &all->of_connection[env->connection % CONNECTIONS];
+}
+
+/* ---- deadlines ---- */
+
+static void put_at(struct waiters *all, int at, struct waiter *w)
+{
+    all->deadlines[at] = w;
+    w->at = at;
+}
+
+/* What is at `at` goes where its deadline belongs. */
+static void sift(struct waiters *all, int at)
+{
+    struct waiter *w = all->deadlines[at];
+    for (; at > 0 && all->deadlines[(at - 1) / 2]->deadline_ms > w->deadline_ms; at = (at - 1) / 2)
+        put_at(all, at, all->deadlines[(at - 1) / 2]);
+    for (int child; (child = 2 * at + 1) < all->n_deadlines; at = child) {
+        if (child + 1 < all->n_deadlines &&
+            all->deadlines[child + 1]->deadline_ms < all->deadlines[child]->deadline_ms)
+            child++;
+        if (all->deadlines[child]->deadline_ms >= w->deadline_ms)
+            break;
+        put_at(all, at, all->deadlines[child]);
+    }
+    put_at(all, at, w);
+}
+
+static void add_deadline(struct waiters *all, struct waiter *w)
+{
+    if (all->n_deadlines == all->room) {
+        int room = all->room ? 2 * all->room : 256;
+        struct waiter **more = xcalloc((size_t)room, sizeof(struct waiter *));
+        if (all->n_deadlines > 0)
+            memcpy(more, all->deadlines, (size_t)all->n_deadlines * sizeof(struct waiter *));
+        free(all->deadlines);
+        all->deadlines = more;
+        all->room = room;
+    }
+    put_at(all, all->n_deadlines++, w);
+    sift(all, w->at);
+}
+
+static void remove_deadline(struct waiters *all, struct waiter *w)
+{
+    int at = w->at;
+    if (at == NOWHERE)
+        return;
+    w->at = NOWHERE;
+    struct waiter *last = all->deadlines[--all->n_deadlines];
+    if (last == w)
+        return;
+    put_at(all, at, last);
+    sift(all, at);
+}
+
+/* ---- of a job, or due ---- */
+
+static struct of_job **job_place(struct waiters *all, int64_t job)
+{
+    struct of_job **place = &all->jobs[(uint64_t)job * 0x9e3779b97f4a7c15ull >> 32 & (JOBS - 1)];
+    while (*place && (*place)->job != job)
+        place = &(*place)->next;
+    return place;
+}
+
+static void join_job(struct waiters *all, struct waiter *w)
+{
+    struct of_job **place = job_place(all, w->job);
+    if (!*place) {
+        *place = xcalloc(1, sizeof **place);
+        (*place)->job = w->job;
+    }
+    w->of_job = *place;
+    w->of_job->n++;
+}
+
+static void leave_job(struct waiters *all, struct waiter *w)
+{
+    if (--w->of_job->n > 0)
+        return;
+    struct of_job **place = job_place(all, w->job);
+    *place = w->of_job->next;
+    free(w->of_job);
+}
+
+/* Out of the list of its job, or of those that are due. */
+static void unlink_alike(struct waiters *all, struct waiter *w)
+{
+    struct of_one *one = of_one(all, &w->envelope);
+    if (!w->place_alike)
+        return;
+    *w->place_alike = w->next_alike;
+    if (w->next_alike)
+        w->next_alike->place_alike = w->place_alike;
+    else if (w->is_due)
+        one->due_end = w->place_alike;
+    all->n_due -= w->is_due;
+    w->is_due = 0;
+    w->place_alike = NULL;
+    w->next_alike = NULL;
+}
+
+static void wait_on(struct waiters *all, struct waiter *w)
+{
+    unlink_alike(all, w);
+    w->next_alike = w->of_job->first;
+    w->place_alike = &w->of_job->first;
+    if (w->next_alike)
+        w->next_alike->place_alike = &w->next_alike;
+    w->of_job->first = w;
+}
+
+static void take_turn(struct waiters *all, struct of_one *one)
+{
+    if (one->is_in_turn)
+        return;
+    one->is_in_turn = 1;
+    one->next_in_turn = NULL;
+    *all->turn_end = one;
+    all->turn_end = &one->next_in_turn;
+}
+
+static void make_due(struct waiters *all, struct waiter *w)
+{
+    struct of_one *one = of_one(all, &w->envelope);
+    if (w->is_due)
+        return;
+    unlink_alike(all, w);
+    if (!one->due)
+        one->due_end = &one->due;
+    w->place_alike = one->due_end;
+    *one->due_end = w;
+    one->due_end = &w->next_alike;
+    w->is_due = 1;
+    all->n_due++;
+    take_turn(all, one);
+}
+
+/* The oldest of the connection whose turn it is; there must be one. It stays where it is. */
+static struct waiter *next_due(struct waiters *all)
+{
+    for (;;) {
+        struct of_one *one = all->turn;
+        all->turn = one->next_in_turn;
+        if (!all->turn)
+            all->turn_end = &all->turn;
+        one->is_in_turn = 0;
+        if (!one->due)
+            continue; /* those that were due have gone since */
+        if (one->due->next_alike)
+            take_turn(all, one);
+        return one->due;
+    }
 }
 
 /* The waiter is answered: it goes. */
@@ -94,11 +252,24 @@ static void drop(struct waiters *all, struct waiter *w)
     *w->place_of_one = w->next_of_one;
     if (w->next_of_one)
         w->next_of_one->place_of_one = w->place_of_one;
+    unlink_alike(all, w);
+    leave_job(all, w);
+    remove_deadline(all, w);
     all->n--;
     of_one(all, &w->envelope)->n--;
     all->n_new -= w->is_new;
-    all->n_left_over -= w->due == LEFT_OVER;
     free(w);
+}
+
+void waiters_free(struct waiters **out)
+{
+    if (!*out)
+        return;
+    while ((*out)->first)
+        drop(*out, (*out)->first);
+    free((*out)->deadlines);
+    free(*out);
+    *out = NULL;
 }
 
 static struct slice id_of(const struct waiter *w)
@@ -163,6 +334,9 @@ static void insert(struct waiters *all, struct waiter *w)
     all->first = one->first = w;
     all->n++;
     one->n++;
+    join_job(all, w);
+    add_deadline(all, w);
+    make_due(all, w);
 }
 
 void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
@@ -176,13 +350,11 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
         .after = q->after,
         .limit = q->limit,
         .deadline_ms = deadline_ms,
-        .due = DUE,
         .is_new = 1};
     if (w->id_len > 0)
         memcpy(w->id, q->id.at, w->id_len);
     insert(b->waiters, w);
     b->waiters->n_new++;
-    b->waiters->any_changed = 1;
 }
 
 void waiters_settle(struct broker *b, const struct err *why)
@@ -213,32 +385,9 @@ int waiters_count(const struct broker *b)
 
 void waiters_job_changed(struct broker *b, int64_t job)
 {
-    struct waiters *all = b->waiters;
-    if (all->n == 0 || (all->n_changed > 0 && all->changed[all->n_changed - 1] == job))
-        return;
-    if (all->n_changed == all->changed_room) {
-        size_t room = all->changed_room ? 2 * all->changed_room : 256;
-        int64_t *more = xcalloc(room, sizeof *more);
-        if (all->n_changed > 0)
-            memcpy(more, all->changed, all->n_changed * sizeof *more);
-        free(all->changed);
-        all->changed = more;
-        all->changed_room = room;
-    }
-    all->changed[all->n_changed++] = job;
-    all->any_changed = 1;
-}
-
-static int compare_jobs(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static int has_changed(const struct waiters *all, int64_t job)
-{
-    return all->n_changed > 0 &&
-           bsearch(&job, all->changed, all->n_changed, sizeof job, compare_jobs) != NULL;
+    struct of_job *of_job = *job_place(b->waiters, job);
+    while (of_job && of_job->first)
+        make_due(b->waiters, of_job->first);
 }
 
 /* The reply to `score` when its job is over or its time is: 1 when it was given. */
@@ -275,24 +424,6 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
     return rc != 0;
 }
 
-/* Marks who is due. 1 when it is this waiter's turn in a tick that has room: those left over come first. */
-static int is_next(
-    struct waiters *all, struct waiter *w, int is_due, int left_over_first, int has_room)
-{
-    if (w->due == NOT_DUE && (is_due || has_changed(all, w->job)))
-        w->due = DUE;
-    if (w->due == NOT_DUE)
-        return 0;
-    if (has_room && (!left_over_first || w->due == LEFT_OVER))
-        return 1;
-    if (!left_over_first && w->due == DUE) {
-        w->due = LEFT_OVER;
-        all->n_left_over++;
-    }
-    all->any_changed = 1;
-    return 0;
-}
-
 static int has_room(const struct broker *b, int looked_at, long long start_us)
 {
     if (replies_are_full(b))
@@ -300,38 +431,41 @@ static int has_room(const struct broker *b, int looked_at, long long start_us)
     return looked_at < FEW || (looked_at < MOST && now_mono_us() - start_us < TICK_US);
 }
 
+static void find_due(struct waiters *all, long long now_ms, int draining)
+{
+    while (all->n_deadlines > 0 && all->deadlines[0]->deadline_ms <= now_ms) {
+        make_due(all, all->deadlines[0]);
+        remove_deadline(all, all->deadlines[0]);
+    }
+    for (struct waiter *w = draining && !all->is_draining ? all->first : NULL; w; w = w->next)
+        make_due(all, w);
+    all->is_draining = draining;
+}
+
+/* 1 when it was answered. */
+static int look_at(struct broker *b, struct waiter *w, long long now_ms)
+{
+    int is_answered = try_answer(b, w, now_ms);
+    if (is_answered)
+        drop(b->waiters, w);
+    else
+        wait_on(b->waiters, w);
+    return is_answered;
+}
+
 long long waiters_tick(struct broker *b, long long now_ms)
 {
     struct waiters *all = b->waiters;
-    int left_over_first = all->n_left_over > 0, looked_at = 0;
+    int looked_at = 0, answered = 0;
     long long start_us = now_mono_us();
-    if (!all->any_changed && now_ms < all->next_ms && !b->draining)
-        return all->next_ms;
-    if (replies_are_full(b))
-        return now_ms + 1; /* until the disk has caught up */
-    if (all->n_changed > 1)
-        qsort(all->changed, all->n_changed, sizeof *all->changed, compare_jobs);
-    all->any_changed = 0;
-    all->next_ms = FOREVER;
-    for (struct waiter *w = all->first, *next; w; w = next) {
-        int is_due = now_ms >= w->deadline_ms || b->draining;
-        next = w->next;
-        if (is_next(all, w, is_due, left_over_first, has_room(b, looked_at, start_us))) {
-            looked_at++;
-            if (try_answer(b, w, now_ms)) {
-                drop(
-                    all, w); /* first: when the database fails now, who is in the list is told so */
-                send_replies(b);
-                continue;
-            }
-            all->n_left_over -= w->due == LEFT_OVER;
-            w->due = NOT_DUE;
-        }
-        if (w->deadline_ms < all->next_ms)
-            all->next_ms = w->deadline_ms;
-    }
-    all->n_changed = 0;
-    return all->any_changed ? now_ms : all->next_ms;
+    find_due(all, now_ms, b->draining);
+    for (; all->n_due > 0 && has_room(b, looked_at, start_us); looked_at++)
+        answered += look_at(b, next_due(all), now_ms);
+    if (answered > 0) /* who is in the list yet has no reply in the outbox */
+        send_replies(b);
+    if (all->n_due > 0)
+        return looked_at > 0 ? now_ms : now_ms + 1; /* until the disk has caught up */
+    return all->n_deadlines > 0 ? all->deadlines[0]->deadline_ms : FOREVER;
 }
 
 void waiters_end(struct broker *b, const char *why)

@@ -13,8 +13,7 @@ void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope 
 /* The turn that the newest waiters came in is over. why: it was undone, they all hear that; NULL:
  * it is on the disk. */
 void waiters_settle(struct broker *b, const struct err *why);
-void waiters_job_changed(
-    struct broker *b, int64_t job); /* look at its waiters at the end of the turn */
+void waiters_job_changed(struct broker *b, int64_t job); /* its waiters are looked at in a tick */
 /* Answers who can be answered; returns the earliest deadline (monotonic ms). No row's result may be
  * uncommitted. */
 long long waiters_tick(struct broker *b, long long now_ms);

@@ -436,6 +436,35 @@ static void test_many_are_answered_bit_by_bit(void **state)
     assert_silence(s);
 }
 
+/* However many of other connections are due, one whose time is over is answered within some ticks. */
+static void test_a_deadline_is_kept_whatever_others_do(void **state)
+{
+    struct scene *s = *state;
+    struct answer a;
+    int ticks = 0;
+    assert_int_equal(put_job(s->b.store, "k", 0, 3, 5), 1);
+    for (uint64_t other = 1; other <= 5; other++)
+        fill(s, other, WAIT_RESULTS, 2000);
+    s->envelope.connection = 99;
+    wait_for(s, WAIT_RESULTS, 1, 99, 500);
+    waiters_settle(&s->b, NULL);
+    for (; waiters_count(&s->b) == 5 * 2000 + 1; ticks++)
+        waiters_tick(&s->b, 500 + ticks);
+    assert_in_range(ticks, 1, 5);
+    assert_int_equal(hear(s, &a), 1);
+    assert_int_equal(a.id, 99);
+    for (ticks = 0; waiters_tick(&s->b, 600) == 600; ticks++) /* the others are looked at once */
+        assert_in_range(ticks, 0, 5 * 2000);
+    wait_for(s, WAIT_RESULTS, 1, 98, 700);
+    waiters_settle(&s->b, NULL);
+    assert_int_equal(waiters_tick(&s->b, 699), 700);
+    waiters_job_changed(&s->b, 1); /* all of them are due again */
+    waiters_tick(&s->b, 700);
+    assert_int_equal(hear(s, &a), 1);
+    assert_int_equal(a.id, 98);
+    assert_silence(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -459,6 +488,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             test_a_client_that_has_gone_harms_nobody, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_many_are_answered_bit_by_bit, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_a_deadline_is_kept_whatever_others_do, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_waiters_are_bounded, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_nobody_is_kept_out_by_others, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
