@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "broker/cli/reals.h"
 #include "broker/cli/signals.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
@@ -226,13 +227,11 @@ static void put_escaped(FILE *f, const uint8_t *p, int len)
     fprintf(f, "\\u%04x", code);
 }
 
-int json_print(FILE *f, const json_t *value, size_t flags)
+/* JSON text as it is, but for what a terminal would act on. */
+static void print_quietly(FILE *f, const char *text, size_t left)
 {
-    char *text = json_dumps(value, flags | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
-    if (!text)
-        return -1;
     const uint8_t *from = (const uint8_t *)text, *at = from;
-    for (size_t left = strlen(text); left > 0;) {
+    while (left > 0) {
         int len = *at < 0x7f ? 1 : utf8_length(at, left);
         len = len > 0 ? len : 1;
         if (*at >= 0x7f && utf8_is_control(at, len)) { /* those below are escaped by jansson */
@@ -244,15 +243,45 @@ int json_print(FILE *f, const json_t *value, size_t flags)
         left -= (size_t)len;
     }
     fwrite(from, 1, (size_t)(at - from), f);
+}
+
+int json_print(FILE *f, const json_t *value, size_t flags)
+{
+    char *text = json_dumps(value, flags | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
+    if (!text)
+        return -1;
+    print_quietly(f, text, strlen(text));
     free(text);
     return ferror(f) ? -1 : 0;
 }
 
-int json_print_line(FILE *f, const json_t *value, struct err *e)
+static int end_line(FILE *f, int rc, struct err *e)
 {
-    if (json_print(f, value, JSON_COMPACT) != 0 || fputc('\n', f) == EOF)
+    if (rc != 0 || fputc('\n', f) == EOF)
         return err_errno(e, ASSAY_EIO, "cannot write the output");
     return 0;
+}
+
+int json_print_line(FILE *f, const json_t *value, struct err *e)
+{
+    return end_line(f, json_print(f, value, JSON_COMPACT), e);
+}
+
+int json_print_with_input(FILE *f, const json_t *value, const json_t *input, struct err *e)
+{
+    char *line = json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *text = json_dumps(input, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    int rc = line && text ? 0 : -1;
+    if (rc == 0) {
+        reals_shorten(text);
+        print_quietly(f, line, strlen(line) - 1); /* but its last bracket */
+        fputs(",\"input\":", f);
+        print_quietly(f, text, strlen(text));
+        rc = fputc('}', f) == EOF ? -1 : 0;
+    }
+    free(line);
+    free(text);
+    return end_line(f, rc, e);
 }
 
 static int code_of(const char *name)

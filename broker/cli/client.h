@@ -48,5 +48,7 @@ int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e);
 int json_print(FILE *f, const json_t *value, size_t flags);
 /* One line of it. 0, or ASSAY_EIO. */
 int json_print_line(FILE *f, const json_t *value, struct err *e);
+/* The same of an object that is not empty, with `input` as its last member: a person's numbers, whole. */
+int json_print_with_input(FILE *f, const json_t *value, const json_t *input, struct err *e);
 
 #endif

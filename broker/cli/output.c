@@ -122,9 +122,9 @@ static struct output_entry *find(struct output *o, int64_t i)
 
 static int write_entry(struct output *o, struct output_entry *entry, struct err *e)
 {
-    if (entry->object) /* whole, as `input`: steps and pairs are named alike in both */
-        json_object_set(entry->result, "input", entry->object);
-    int rc = json_print_line(o->target.file, entry->result, e);
+    /* whole, as `input`: steps and pairs are named alike in both */
+    int rc = entry->object ? json_print_with_input(o->target.file, entry->result, entry->object, e)
+                           : json_print_line(o->target.file, entry->result, e);
     o->n_written++;
     o->n_failed += !json_is_null(json_object_get(entry->result, "error"));
     entry->written = 1;

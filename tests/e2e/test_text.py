@@ -432,3 +432,16 @@ def test_forms_of_other_tools(running, directory, line, words):
     (directory / "in.jsonl").write_text(json.dumps(line) + "\n")
     done = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key())
     assert done.returncode == 1 and words in json.loads(done.stdout)["error"]["message"], done.stdout
+
+
+def test_numbers_of_the_input_are_kept(running, directory):
+    """To the last bit, and no longer than they need be; those of texts are texts."""
+    numbers = ["0.12345678901234567", "1234567891.0", "0.1", "1e22", "123456.5", "-0.0", "5e-324", "1.7976931348623157e308", "100000.0", "3.0",
+               "9007199254740993.0", "-2.5E-7", "4", "-9223372036854775808"]
+    line = '{"text": "so 0.10000000000000001 \\" 1.0000000000000000", "x": [%s], "1.50000000000000000": {"y": 0.30000000000000004}}' % ", ".join(numbers)
+    (directory / "in.jsonl").write_text(line + "\n")
+    done = run("score", directory / "in.jsonl", "--keep-input", "--connect", running.endpoint, "--key", random_key())
+    kept = json.loads(done.stdout)["input"]
+    assert done.returncode == 0 and kept == json.loads(line) and repr(kept["x"]) == repr(json.loads(line)["x"])
+    text = done.stdout.decode()
+    assert "[0.12345678901234566,1234567891.0,0.1," in text and "100000.0,3.0," in text and "0.30000000000000004}" in text

@@ -1,0 +1,68 @@
+/* reals.c - see reals.h. */
+#include "broker/cli/reals.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALL_DIGITS 17
+
+/* The shortest form of v; with ".0" where nothing else says that it is a real number. */
+static void write_shortest(double v, char *out, size_t size)
+{
+    int digits = 1, exponent;
+    do
+        snprintf(out, size, "%.*e", digits - 1, v);
+    while (strtod(out, NULL) != v && digits++ < ALL_DIGITS);
+    exponent = atoi(strchr(out, 'e') + 1);
+    if (exponent >= digits && exponent < ALL_DIGITS) /* 100000.0 rather than 1e+05 */
+        digits = exponent + 1;
+    snprintf(out, size, "%.*g", digits, v);
+    if (!strpbrk(out, ".e"))
+        strcat(out, ".0");
+}
+
+static int is_number(char c)
+{
+    return c != '\0' && strchr("0123456789+-.eE", c) != NULL;
+}
+
+/* One number at `from`, written to `to`, which is not behind it. */
+static size_t copy_number(char *to, const char *from, size_t len)
+{
+    char number[64], shortest[64];
+    snprintf(number, sizeof number, "%.*s", (int)len, from);
+    if (len < sizeof number && strpbrk(number, ".eE"))
+        write_shortest(strtod(number, NULL), shortest, sizeof shortest);
+    else
+        shortest[0] = '\0';
+    size_t n = strlen(shortest);
+    if (n == 0 || n > len) {
+        memmove(to, from, len);
+        return len;
+    }
+    memcpy(to, shortest, n);
+    return n;
+}
+
+void reals_shorten(char *json)
+{
+    char *to = json;
+    int in_string = 0;
+    for (const char *at = json; *at;) {
+        size_t n = 0;
+        while (!in_string && is_number(at[n]) && (n > 0 || strchr("-0123456789", *at)))
+            n++;
+        if (n > 0) {
+            to += copy_number(to, at, n);
+            at += n;
+            continue;
+        }
+        if (*at == '"')
+            in_string = !in_string;
+        if (in_string && *at == '\\')
+            *to++ = *at++;
+        *to++ = *at++;
+    }
+    *to = '\0';
+}
