@@ -24,6 +24,11 @@ static const char *const hints[] = {"instruction", "input", "context", "contexts
     "history", "conversation", "conversations", "thinking", "reasoning_content", NULL};
 /* What no model here can look at. */
 static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
+/* How a row is scored: fields of a message's row, taken under their names. */
+static const char *const settings[] = {
+    "pool", "truncate", "hf_pad_rule", "safe_text", "adapter", NULL};
+/* Fields of `pool`, which mean nothing beside it. */
+static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */
 static const char *const arguments[] = {
     "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", NULL};
@@ -51,7 +56,8 @@ int columns_is_read(const char *key, size_t len)
             return 1;
     return columns_is_id(key, len) || is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
            is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
-           is_one_of(media, key, len) || is_one_of(arguments, key, len);
+           is_one_of(media, key, len) || is_one_of(arguments, key, len) ||
+           is_one_of(settings, key, len) || is_one_of(pool_fields, key, len);
 }
 
 /* A column that is there: null stands in those that a data set does not use in this row. */
@@ -308,14 +314,84 @@ static int take_arguments(json_t *row, const json_t *line, struct err *e)
     return rc;
 }
 
-static int check_media(const json_t *line, struct err *e)
+/* ---- what cannot be read ---- */
+
+static int check_media(const json_t *object, const char *where, struct err *e)
 {
-    for (int i = 0; media[i]; i++)
-        if (!is_empty(column(line, media[i])))
-            return err_field(e, ASSAY_EBADREQ, media[i],
+    char field[64];
+    for (int i = 0; media[i]; i++) {
+        snprintf(field, sizeof field, "%s%s", where, media[i]);
+        if (!is_empty(column(object, media[i])))
+            return err_field(e, ASSAY_EBADREQ, field,
                 "expected nothing: these models read text alone; leave it out to have the text "
                 "scored without it");
+    }
     return 0;
+}
+
+/* Beside the texts of messages, as beside those of the line. */
+static int check_messages(const json_t *row, struct err *e)
+{
+    const char *key;
+    json_t *list, *message;
+    size_t k;
+    char where[48];
+    json_object_foreach((json_t *)row, key, list)
+    {
+        json_array_foreach(list, k, message)
+        {
+            snprintf(where, sizeof where, "%s[%zu].", key, k);
+            int rc = check_media(message, where, e);
+            if (rc != 0)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+/* ---- how it is scored ---- */
+
+/* Null stands in fields of an object, too, where a data set does not use them. */
+static json_t *without_nulls(const json_t *pool)
+{
+    json_t *own = json_object(), *v;
+    const char *key;
+    json_object_foreach((json_t *)pool, key, v)
+    {
+        if (!json_is_null(v))
+            json_object_set(own, key, v);
+    }
+    return own;
+}
+
+static int take_setting(json_t *row, const char *key, const json_t *v, struct err *e)
+{
+    int is_pool = strcmp(key, "pool") == 0, is_adapter = strcmp(key, "adapter") == 0;
+    if (!v)
+        return 0;
+    if (!(is_pool ? json_is_object(v) : is_adapter ? json_is_string(v) : json_is_boolean(v)))
+        return err_field(e, ASSAY_EBADREQ, key,
+            "expected %s, as in the row of a message, found another; leave the column out where it "
+            "is something else",
+            is_pool      ? "an object with type, step_token, positions or activation"
+            : is_adapter ? "a string"
+                         : "true or false");
+    json_object_set_new(row, key, is_pool ? without_nulls(v) : json_incref((json_t *)v));
+    return 0;
+}
+
+static int take_settings(json_t *row, const json_t *line, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; rc == 0 && settings[i]; i++)
+        rc = take_setting(row, settings[i], column(line, settings[i]), e);
+    for (int i = 0; rc == 0 && pool_fields[i]; i++)
+        if (column(line, pool_fields[i]))
+            rc = err_field(e, ASSAY_EBADREQ, pool_fields[i],
+                "expected in pool, as in {\"pool\": {\"%s\": ..}}, found beside it; leave the "
+                "column out where it is something else",
+                pool_fields[i]);
+    return rc;
 }
 
 static int take_text(json_t *row, const json_t *line, struct err *e)
@@ -331,7 +407,9 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
         rc = check_held(row, line, hints[i], e);
     if (rc == 0)
         rc = take_arguments(row, line, e);
-    return rc == 0 ? check_media(line, e) : rc;
+    if (rc == 0)
+        rc = check_media(line, "", e);
+    return rc == 0 ? check_messages(row, e) : rc;
 }
 
 json_t *columns_take(const json_t *line, struct err *e)
@@ -339,6 +417,8 @@ json_t *columns_take(const json_t *line, struct err *e)
     json_t *row = json_object();
     int ids = column(line, "input_ids") || column(line, "ids");
     int rc = ids ? take_ids(row, line, e) : take_text(row, line, e);
+    if (rc == 0)
+        rc = take_settings(row, line, e);
     if (rc != 0) {
         json_decref(row);
         return NULL;

@@ -28,7 +28,9 @@ static int check_names(const struct lines *l)
     if (l->pool && pool_type_from_name(l->pool, strlen(l->pool)) < 0)
         return cli_usage("--pool: expected LAST, ALL, STEP, MEAN or CLS, found '%s'", l->pool);
     if (l->pool && strcmp(l->pool, "POSITIONS") == 0)
-        return cli_usage("--pool: POSITIONS differ from row to row; send them in a submit message");
+        return cli_usage(
+            "--pool: POSITIONS differ from row to row; write them into each: \"pool\": "
+            "{\"type\": \"POSITIONS\", \"positions\": [..]}");
     if (l->activation && activation_from_name(l->activation, strlen(l->activation)) < 0)
         return cli_usage(
             "--activation: expected none, softmax, sigmoid or class1, found '%s'", l->activation);
@@ -92,7 +94,8 @@ static json_t *find_id(const json_t *object, const char **key)
 static int is_whole(const json_t *id)
 {
     double v = json_real_value(id);
-    return json_is_real(id) && v > -0x1p53 && v < 0x1p53 && v == (double)(json_int_t)v;
+    return json_is_real(id) && v > -9007199254740992.0 && v < 9007199254740992.0 &&
+           v == (double)(json_int_t)v;
 }
 
 static int check_id(struct line *line, const char *key, const json_t *id, int large_ids)
@@ -274,6 +277,18 @@ static int check_row(const struct lines *l, struct line *line)
     return rc;
 }
 
+static void pack_pool(struct msg_writer *w, const json_t *pool)
+{
+    const char *key;
+    json_t *v;
+    msg_map(w, (uint32_t)json_object_size(pool));
+    json_object_foreach((json_t *)pool, key, v)
+    {
+        msg_str(w, key);
+        pack(w, v);
+    }
+}
+
 /* The columns' fields, each under its name. */
 static int write_fields(struct lines *l, struct line *line, const json_t *fields)
 {
@@ -284,6 +299,9 @@ static int write_fields(struct lines *l, struct line *line, const json_t *fields
     {
         if (strcmp(key, "input_ids") == 0) {
             rc = write_ids(l, line, v);
+        } else if (strcmp(key, "pool") == 0) {
+            msg_str(&l->row, key);
+            pack_pool(&l->row, v);
         } else {
             msg_str(&l->row, key);
             pack(&l->row, v);
@@ -299,28 +317,69 @@ static int in_line(struct line *line, const struct err *why)
         &line->err, why->code, why->field, "line %lld: %s", (long long)line->number, why->msg);
 }
 
+/* Is what an option says to be written, 1 or 0? Not where the line says the same; where it says another
+ * thing, that is the line's error. */
+static int take_option(
+    struct line *line, const json_t *fields, const char *key, int is_given, int on)
+{
+    const json_t *v = json_object_get(fields, key);
+    if (!is_given || !v)
+        return is_given;
+    if (json_is_boolean(v) && json_is_true(v) == on)
+        return 0;
+    return err_field(&line->err, ASSAY_EBADREQ, key,
+        "line %lld: found one in the line and another by an option; expected one of them",
+        (long long)line->number);
+}
+
+/* Which options are written into the row: less than 0 for one that the line contradicts. */
+struct written {
+    int pool, truncate, safe_text, pad_rule;
+};
+
+static int take_options(
+    const struct lines *l, struct line *line, const json_t *fields, struct written *w)
+{
+    int rule = l->pad_rule && strcmp(l->pad_rule, "on") == 0;
+    w->pool = take_option(line, fields, "pool", l->pool || l->activation || l->step_token >= 0, 0);
+    w->truncate = take_option(line, fields, "truncate", l->truncate, 1);
+    w->safe_text = take_option(line, fields, "safe_text", l->safe_text, 1);
+    w->pad_rule = take_option(line, fields, "hf_pad_rule", l->pad_rule != NULL, rule);
+    return w->pool < 0 || w->truncate < 0 || w->safe_text < 0 || w->pad_rule < 0 ? line->err.code
+                                                                                 : 0;
+}
+
+static int write_all(struct lines *l, struct line *line, const json_t *fields)
+{
+    struct written w;
+    int rc = take_options(l, line, fields, &w);
+    if (rc != 0)
+        return rc;
+    msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) +
+                         (uint32_t)(w.pool + w.truncate + w.safe_text + w.pad_rule));
+    msg_str(&l->row, "id");
+    pack(&l->row, line->id);
+    rc = write_fields(l, line, fields);
+    if (w.pool)
+        write_pool(l);
+    if (w.truncate)
+        msg_key_bool(&l->row, "truncate", 1);
+    if (w.safe_text)
+        msg_key_bool(&l->row, "safe_text", 1);
+    if (w.pad_rule)
+        msg_key_bool(&l->row, "hf_pad_rule", strcmp(l->pad_rule, "on") == 0);
+    return rc;
+}
+
 static int write_row(struct lines *l, struct line *line)
 {
-    int has_pool = l->pool || l->activation || l->step_token >= 0;
     struct err why = {0};
     json_t *fields = columns_take(line->object, &why);
     if (!fields)
         return in_line(line, &why);
     msg_writer_clear(&l->row);
-    msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) + (uint32_t)has_pool +
-                         (uint32_t)l->truncate + (uint32_t)l->safe_text + (l->pad_rule != NULL));
-    msg_str(&l->row, "id");
-    pack(&l->row, line->id);
-    int rc = write_fields(l, line, fields);
+    int rc = write_all(l, line, fields);
     json_decref(fields);
-    if (has_pool)
-        write_pool(l);
-    if (l->truncate)
-        msg_key_bool(&l->row, "truncate", 1);
-    if (l->safe_text)
-        msg_key_bool(&l->row, "safe_text", 1);
-    if (l->pad_rule)
-        msg_key_bool(&l->row, "hf_pad_rule", strcmp(l->pad_rule, "on") == 0);
     return rc == 0 ? check_row(l, line) : rc;
 }
 

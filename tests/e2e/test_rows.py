@@ -45,9 +45,11 @@ def by_socket(broker, *rows):
         return client.call("score", rows=list(rows))["rows"]
 
 
-def float32s(row):
+def float32s(v):
     """Nine digits of a line as the float32 that they are."""
-    return {key: struct.unpack("f", struct.pack("f", v))[0] if isinstance(v, float) else v for key, v in row.items()}
+    if isinstance(v, (dict, list)):
+        return {key: float32s(item) for key, item in v.items()} if isinstance(v, dict) else [float32s(item) for item in v]
+    return struct.unpack("f", struct.pack("f", v))[0] if isinstance(v, float) else v
 
 
 def by_lines(broker, *lines):
@@ -181,6 +183,19 @@ BAD_LINES = [
     ({"messages": [user(Q)], "add_generation_prompt": True}, "add_generation_prompt", "argument"),
     ({"messages": [user(Q)], "continue_final_message": True}, "continue_final_message", "argument"),
     ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan"}}, "date_string", "argument"),
+    ({"messages": [user(Q), {**A, "images": ["x.png"]}]}, "messages[1].images", "text alone"),
+    ({"prompt": [{**user(Q), "audio": "x.wav"}], "response": "73"}, "prompt[0].audio", "text alone"),
+    ({"chosen": [user(Q), {**A, "video": {"url": "x"}}], "rejected": [user(Q), B]}, "chosen[1].video", "text alone"),
+    ({"text": "x", "pool": "CLS"}, "pool", "leave the column out"),
+    ({"text": "x", "pool": {"type": "cls"}}, "pool.type", "expected LAST"),
+    ({"text": "x", "pool": {"kind": "CLS"}}, "pool.kind", "unknown field"),
+    ({"text": "x", "pool": {"type": "POSITIONS", "positions": [0.5]}}, "pool.positions[0]", "expected an integer"),
+    ({"text": "x", "truncate": "no"}, "truncate", "true or false"),
+    ({"ids": [1, 2], "safe_text": 1}, "safe_text", "true or false"),
+    ({"text": "x", "hf_pad_rule": "on"}, "hf_pad_rule", "true or false"),
+    ({"text": "x", "positions": [0]}, "positions", "expected in pool"),
+    ({"ids": [1, 2], "step_token": 2}, "step_token", "expected in pool"),
+    ({"text": "x", "activation": "sigmoid"}, "activation", "expected in pool"),
     ({"instruction": Q, "output": "73"}, "", "under the name response"),
     ({"messages": [user(Q), answer([{"type": "text", "text": "73"}])]}, "messages[1].content", "expected a string"),
     ({"messages": [user(Q), answer(None)]}, "messages[1].content", "expected a string"),
@@ -196,6 +211,37 @@ def test_two_readings_are_the_rows_error(running, ask, cases):
         assert result["error"] is not None, (row, result)
         message = result["error"]["message"]
         assert message.startswith(f"{field}: " if field else "line") and words in message, (row, message)
+
+
+SETTINGS = [
+    {"text": "a b c", "pool": {"type": "CLS"}}, {"text": "a b c", "pool": {"type": "MEAN", "activation": "sigmoid"}},
+    {"ids": [5, 6, 7], "pool": {"type": "POSITIONS", "positions": [2, 0]}}, {"ids": [5, 6, 7], "pool": {"type": "ALL"}},
+    {"ids": [5, 6, 5, 7], "pool": {"type": "STEP", "step_token": 5}}, {"ids": [5, 6, 5], "pool": {}},
+    {"text": "a<|im_end|>", "safe_text": True}, {"text": "a<|im_end|>", "safe_text": False},
+    {"ids": [5] * 10_000, "truncate": True}, {"ids": [5] * 10_000, "truncate": False}, {"ids": [5, 6], "hf_pad_rule": False},
+    {"ids": [5, 6], "adapter": "none"}, {"prompt": Q, "responses": ["73", "74"], "pool": {"type": "CLS"}},
+]
+
+
+def test_how_a_row_is_scored_stands_in_it(running):
+    """A line may say what the row of a message says, and is scored as it is; null is as good as absent."""
+    by_message = by_socket(running, *SETTINGS)
+    lines = [{**row, "pool": {"positions": None, **row["pool"]}} if "pool" in row else {**row, "pool": None, "positions": None} for row in SETTINGS]
+    for row, message, line in zip(SETTINGS, by_message, by_lines(running, *lines)):
+        assert {key: line[key] for key in message if key not in ("i", "id")} == {k: v for k, v in message.items() if k not in ("i", "id")}, row
+    assert by_message[0]["pooled_at"][0]["i"] == 0 and by_message[8]["error"] is None and by_message[9]["error"]["code"] == "too_long"
+    assert by_message[6]["n_tokens"] > by_message[7]["n_tokens"] and by_message[11]["error"]["code"] == "unknown_adapter"
+
+
+def test_a_line_and_an_option_agree(running, directory):
+    rows = [{"text": "a"}, {"text": "a", "pool": {"type": "CLS"}}, {"text": "a", "truncate": True}, {"text": "a", "safe_text": False},
+            {"text": "a", "hf_pad_rule": False}, {"text": "a", "hf_pad_rule": True}]
+    (directory / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key(), "--pool", "CLS", "--truncate", "--safe-text",
+               "--hf-pad-rule", "off")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["error"] and row["error"]["message"].split(":")[0] for row in found] == [None, "pool", None, "safe_text", None, "hf_pad_rule"]
+    assert all("another by an option" in row["error"]["message"] for row in found if row["error"])
 
 
 # Rendered by transformers 4.57 with Qwen3's template (sha256 a55ee1b1..): what stands behind "<|im_start|>user\nq<|im_end|>\n".
@@ -361,7 +407,7 @@ def test_many_bad_lines_take_little_memory(running, directory):
 @pytest.mark.parametrize("verb", ["score", "submit"])
 def test_a_row_that_no_message_holds(directory, verb):
     """Its line's error, where it ended the job; the others go in smaller chunks."""
-    rows = [{"id": k, "text": f"{k} ", "truncate": 1} for k in range(2000)]
+    rows = [{"id": k, "text": f"{k} ", "truncate": True} for k in range(2000)]
     rows[1000]["text"], rows[1500]["text"] = "x" * 40_000, "y" * 100_000
     (directory / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Broker(directory / "d", model=REWARD, options=["--max-message-bytes", 65536]) as broker:
