@@ -158,7 +158,7 @@ static int choose_table(struct dedupe *t, int64_t job)
 {
     struct dedupe_index *table = table_of(t, job);
     int lies = table && dedupe_index_lies(table);
-    if ((!table || lies) && t->scan_end_ms != 0 && now_mono_ms() >= t->scan_end_ms)
+    if ((!table || lies) && t->scan_end_ms != 0 && t->options.now_ms() >= t->scan_end_ms)
         return 0;
     if (lies)
         close_lying(t, job);
@@ -450,14 +450,17 @@ static int scan_some(struct dedupe *t, struct err *e)
 }
 
 /* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this turn
- * has left. The other half is for other jobs: most have little to read. */
+ * has left. The other half is for other jobs: most have little to read. The first of a turn gets some in any case,
+ * or where this process is held up between two looks at the clock no turn would get on. */
 static int fill_table(struct dedupe *t, struct err *e)
 {
     int rc = dedupe_index_scanned(t->current) == SCANNED;
-    if (rc == 0 && t->scan_end_ms == 0)
-        t->scan_end_ms = now_mono_ms() + SCAN_MS;
-    long long end_ms = rc == 0 ? (now_mono_ms() + t->scan_end_ms + 1) / 2 : 0;
-    while (rc == 0 && now_mono_ms() < end_ms)
+    if (rc == 0 && t->scan_end_ms == 0) {
+        t->scan_end_ms = t->options.now_ms() + SCAN_MS;
+        rc = scan_some(t, e);
+    }
+    long long end_ms = rc == 0 ? (t->options.now_ms() + t->scan_end_ms + 1) / 2 : 0;
+    while (rc == 0 && t->options.now_ms() < end_ms)
         rc = scan_some(t, e);
     return rc;
 }
@@ -472,6 +475,8 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
     t->options = *options;
     if (t->options.max_tables == 0)
         t->options.max_tables = DEDUPE_TABLES;
+    if (!t->options.now_ms)
+        t->options.now_ms = now_mono_ms;
     t->tables = xcalloc(t->options.max_tables, sizeof(struct dedupe_index *));
     randombytes_buf(&t->seed, sizeof t->seed);
     t->room = 1024;

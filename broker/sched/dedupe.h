@@ -34,6 +34,7 @@ struct dedupe_options {
     const char *data_dir;       /* for the tables of large jobs; NULL: all in memory */
     uint64_t min_free_bytes;    /* of the disk, that their files are to leave */
     uint32_t max_tables;        /* 0: DEDUPE_TABLES */
+    long long (*now_ms)(void);  /* NULL: now_mono_ms */
 };
 
 struct dedupe *dedupe_new(const struct dedupe_options *options);
@@ -47,7 +48,8 @@ void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg);
 /* This row will be asked for soon. */
 void dedupe_prefetch(struct dedupe *t, struct sequence *r);
 
-/* A turn of the planner begins: as many milliseconds again for reading rows of before. */
+/* A turn of the planner begins: as many milliseconds again for reading rows of before, and some are read however
+ * slow the machine is. */
 void dedupe_reset_budget(struct dedupe *t);
 
 /* Has this row's result to be computed? DEDUPE_NONE: yes. DEDUPE_UNDER_WAY: *primary is being computed and

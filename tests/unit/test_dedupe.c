@@ -13,7 +13,7 @@
 
 static struct dedupe *open_dedupe(struct fixture *f)
 {
-    struct dedupe_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES};
+    struct dedupe_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES, NULL};
     return dedupe_new(&options);
 }
 
@@ -550,6 +550,39 @@ static void test_filled_in_slices(void **state)
     dedupe_free(&t);
 }
 
+/* A process that is held up for longer than a turn whenever it looks at the clock. */
+static long long held_up(void)
+{
+    static long long now = 1;
+    return now += 100;
+}
+
+/* Each turn reads some rows of before, so that a machine that is slow, or busy with other things, gets on. */
+static void test_filled_however_slowly(void **state)
+{
+    enum { ROWS = 3000, AT_LEAST_A_TURN = 50 };
+    struct fixture *f = *state;
+    struct err err;
+    struct sequence *primary;
+    int32_t ids[5] = {0, 17, 7, 7, 7};
+    struct store_row row = plain(ids, 5);
+    int64_t job = new_job(f->s, "job", 0);
+    put_chunk(f->s, job, 0, ROWS, 5, 0);
+    finish_some(f->s, job, ROWS, 0);
+    struct row_list list = put(f, job, &row);
+    struct dedupe *t = dedupe_new(
+        &(struct dedupe_options){.digest = "d", .mode = "m", .store = f->s, .now_ms = held_up});
+    int turns = 0, found = DEDUPE_LATER;
+    for (; found == DEDUPE_LATER && turns < ROWS / AT_LEAST_A_TURN; turns++) {
+        dedupe_reset_budget(t);
+        found = must(dedupe_find(t, list.at[0], &primary, &err));
+    }
+    assert_int_equal(found, DEDUPE_KNOWN);
+    assert_true(turns > 1);
+    free_rows(&list);
+    dedupe_free(&t);
+}
+
 /* More jobs than tables that may be open, all with much to read: each gets on, and one that has nothing is not
  * kept waiting. */
 static void test_many_that_are_filled_at_once(void **state)
@@ -675,6 +708,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_equal_hashes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_far_apart_and_killed_in_between, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_in_slices, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_filled_however_slowly, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_that_are_filled_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_under_another_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_closed_while_a_row_is_under_way, setup, teardown),

@@ -12,12 +12,18 @@ struct planned {
     struct dedupe *dedupe;
 };
 
+/* It stands still: no row is left for a later turn because the machine is slow. */
+static long long no_time(void)
+{
+    return 1;
+}
+
 static struct planned start(void **state, uint32_t max_tokens)
 {
     struct err err;
     struct planned t = {.f = *state};
     struct planner_limits limits = {max_tokens, 64, 1 << 20, 1 << 20, max_tokens, 0, 0};
-    struct dedupe_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0};
+    struct dedupe_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0, no_time};
     must(planner_new(&t.p, t.f->s, &limits, &err));
     t.dedupe = dedupe_new(&options);
     planner_use_dedupe(t.p, t.dedupe);
