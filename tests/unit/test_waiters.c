@@ -9,6 +9,7 @@
 #include <zmq.h>
 
 #define FAR 1000000
+#define PATIENCE_MS 60000
 #define FOREVER (1ll << 59) /* later than any deadline here */
 
 struct scene {
@@ -68,7 +69,7 @@ static void read_field(struct msg_reader *r, struct slice key, struct answer *a)
 }
 
 /* 1 and *a, or 0 when no answer comes. */
-static int hear(struct scene *s, struct answer *a)
+static int hear_within(struct scene *s, struct answer *a, long ms)
 {
     struct msg_reader r;
     struct slice key;
@@ -77,7 +78,7 @@ static int hear(struct scene *s, struct answer *a)
     static uint8_t bytes[1 << 16];
     zmq_pollitem_t item = {.socket = s->client, .events = ZMQ_POLLIN};
     memset(a, 0, sizeof *a);
-    if (zmq_poll(&item, 1, 50) == 0)
+    if (zmq_poll(&item, 1, ms) == 0)
         return 0;
     int len = zmq_recv(s->client, bytes, sizeof bytes, 0);
     assert_in_range(len, 1, sizeof bytes);
@@ -91,10 +92,15 @@ static int hear(struct scene *s, struct answer *a)
     return 1;
 }
 
+static int hear(struct scene *s, struct answer *a)
+{
+    return hear_within(s, a, PATIENCE_MS);
+}
+
 static void assert_silence(struct scene *s)
 {
     struct answer a;
-    assert_int_equal(hear(s, &a), 0);
+    assert_int_equal(hear_within(s, &a, 50), 0);
 }
 
 static void assert_heard(struct scene *s, int64_t id, const char *code, uint32_t n_rows)
@@ -420,7 +426,7 @@ static void test_many_are_answered_bit_by_bit(void **state)
     for (int n; heard[0] + heard[1] < N + LATER; ticks++) {
         assert_in_range(ticks, 0, N);
         long long next = waiters_tick(&s->b, 1);
-        for (n = 0; heard[0] + heard[1] + n < N + LATER && hear(s, &a) == 1; n++)
+        for (n = 0; heard[0] + heard[1] + n < N + LATER && hear_within(s, &a, 50) == 1; n++)
             if (heard[0] + n < N)
                 assert_int_equal(a.id, 1); /* the first ones */
         for (int i = 0; i < n; i++)
