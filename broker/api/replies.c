@@ -420,8 +420,7 @@ static void write_rows(struct msg_writer *w, const struct page *p)
     msg_raw(w, (struct slice){(const uint8_t *)p->rows.buffer.data, p->rows.buffer.size});
 }
 
-/* Every row of a job that is over has been given when as many results lie before `next` as there
- * are: then the page was not cut. */
+/* Every row of a job that is over has been given when the page was not cut. */
 static int is_over(const struct store_job *j)
 {
     return j->state == JOB_DONE || j->state == JOB_CANCELLED ||
@@ -460,10 +459,11 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
     msg_writer_init(&p.rows);
     rc = store_each_result(b->store, job, after, rows, add_result, &p, e);
-    int cut = p.n == rows || p.rows.buffer.size > p.max_bytes;
-    if (rc == 0 && (p.n > 0 || is_over(&j) || !wait)) {
-        write_page(b, env, id, &p, is_over(&j) && !cut);
-        rc = 1;
+    if (rc >= 0) {
+        int replies = p.n > 0 || is_over(&j) || !wait;
+        if (replies)
+            write_page(b, env, id, &p, is_over(&j) && rc == 0);
+        rc = replies;
     }
     msg_writer_release(&p.rows);
     return rc;

@@ -95,9 +95,15 @@ static int has_bit(const uint64_t *bits, int64_t i)
     return bits[i >> 6] >> (i & 63) & 1;
 }
 
+/* Where its index has it under another row, SQLite deletes it once that was made anew. */
 static int forget_result(struct store *s, int64_t job, int64_t seq, struct err *e)
 {
-    return store_run(s, e, "delete from result where job = ? and seq = ?", "ii", job, seq);
+    static const char *const sql = "delete from result where job = ? and seq = ?";
+    int rc = store_run(s, e, sql, "ii", job, seq);
+    if (rc == 0 || sqlite3_extended_errcode(s->db) != SQLITE_CORRUPT_INDEX)
+        return rc;
+    rc = store_run(s, e, "reindex result_row", "");
+    return rc == 0 ? store_run(s, e, sql, "ii", job, seq) : rc;
 }
 
 /* A result: it counts where it is a row's, and the first of that row. 1: it is to go. */
@@ -129,8 +135,12 @@ static int count_results(struct census *c, int drop, struct err *e)
             "ii", c->job, after);
         while ((rc = store_step(c->s, q, e)) == 1) {
             int sound = store_read_result(c->s, q, 0, &r);
+            if (r.job != c->job || r.seq <= after)
+                continue; /* not in its place */
             after = r.seq;
-            if (r.job == c->job && count_result(c, &r, sound, drop))
+            if (!sound)
+                r.row = store_row_of_result(c->s, &r);
+            if (count_result(c, &r, sound, drop))
                 break; /* and again from there */
         }
         sqlite3_reset(q);

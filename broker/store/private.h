@@ -217,6 +217,8 @@ static inline struct slice store_text(const char *text)
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 
+/* Of which row a result is that is damaged: what the index says, or itself. */
+int64_t store_row_of_result(struct store *s, const struct result_record *r);
 /* The numbers as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
 /* Rows from `first` to `last`, of one job, whatever their state; those that were born failed are passed over. */

@@ -150,14 +150,24 @@ static int is_of_row(const struct walk *w, const struct result_record *r)
     return rc == 0 && n == 1;
 }
 
-/* The result that q stands on. */
+int64_t store_row_of_result(struct store *s, const struct result_record *r)
+{
+    int64_t row;
+    int rc = store_integer(s, 0, &row, NULL,
+        "select row from result indexed by result_row where row between ? and ? and job = ? and "
+        "seq = ?",
+        "iiii", row_id_of(r->job, 0), row_last(r->job), r->job, r->seq);
+    return rc == 0 && row != 0 ? row : r->row;
+}
+
+/* The result that q stands on. Of which row it is when it is damaged, the index says. */
 static int visit_row(struct walk *w, sqlite3_stmt *q)
 {
     struct result_record r;
     struct row_record row;
     int sound = store_read_result(w->s, q, 0, &r);
-    if (r.job != w->job)
-        return 0; /* nobody's */
+    if (!sound)
+        r.row = store_row_of_result(w->s, &r);
     int whole = sqlite3_column_type(q, 11) != SQLITE_NULL &&
                 store_read_record(w->s, sqlite3_column_int64(q, 11), q, 12, &row);
     if (!sound)
@@ -185,15 +195,36 @@ static int check_gap(struct walk *w, int64_t from, int64_t to, struct err *e)
         (long long)(to - from + 1 - gone));
 }
 
+/* As many as there are cursors that have not gone: no more rows are over than have a result, and no fewer. */
+static int check_count(struct walk *w, int64_t next, int64_t done, struct err *e)
+{
+    int64_t gone;
+    int rc =
+        store_integer(w->s, 0, &gone, e, "select count(*) from gone where job = ?", "i", w->job);
+    if (rc != 0 || next - 1 - gone == done)
+        return rc;
+    w->s->suspect = w->job;
+    return err_set(e, ASSAY_EINTERNAL,
+        "%s/assay.db: job %lld: expected results of the %lld rows that are over, found %lld: the "
+        "database is damaged; it is mended, ask again",
+        w->s->dir, (long long)w->job, (long long)done, (long long)(next - 1 - gone));
+}
+
 /* No result behind the last one: all are there that were ever told. */
 static int check_end(struct walk *w, struct err *e)
 {
-    int64_t next = w->s->tally.next_seq;
-    int rc = 0;
-    if (w->s->tally.job != w->job)
-        rc =
-            store_integer(w->s, 0, &next, e, "select next_seq from job where job = ?", "i", w->job);
-    return rc == 0 ? check_gap(w, w->next, next - 1, e) : rc;
+    const struct store_tally *t = &w->s->tally;
+    int64_t next, done;
+    sqlite3_stmt *q =
+        store_prepare(w->s, "select next_seq, done from job where job = ?", "i", w->job);
+    int rc = store_step(w->s, q, e);
+    if (rc != 1)
+        return rc;
+    next = t->job == w->job ? t->next_seq : sqlite3_column_int64(q, 0);
+    done = sqlite3_column_int64(q, 1) + (t->job == w->job ? t->done : 0);
+    sqlite3_reset(q);
+    rc = check_gap(w, w->next, next - 1, e);
+    return rc == 0 ? check_count(w, next, done, e) : rc;
 }
 
 /* A page that cannot be read is the end of the request, not of the broker. */
@@ -215,24 +246,26 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
 {
     int64_t from = after >= INT64_MAX ? INT64_MAX - 1 : (int64_t)after;
     struct walk w = {.s = s, .job = job, .next = from + 1, .visit = visit, .arg = arg};
-    sqlite3_stmt *q = store_prepare(s,
-        RESULTS "where result.job = ? and seq > ? order by result.job, seq limit ?", "iii", job,
-        from, (int64_t)limit);
-    int rc, end = 0;
+    sqlite3_stmt *q = store_prepare(
+        s, RESULTS "where result.job = ? and seq > ? order by result.job, seq", "ii", job, from);
+    int rc = 1, end = 0;
     msg_writer_init(&w.id);
-    while (!end && (rc = store_step(s, q, e)) == 1) {
+    while (!end && limit > 0 && (rc = store_step(s, q, e)) == 1) {
         int64_t seq = sqlite3_column_int64(q, 1);
+        if (sqlite3_column_int64(q, 0) != job || seq < w.next)
+            continue; /* not in its place: the one that has it is missing there */
         rc = check_gap(&w, w.next, seq - 1, e);
         if (rc != 0)
             break;
+        rc = 1;
         w.next = seq + 1;
         limit--;
         end = visit_row(&w, q);
     }
-    if (!end && rc == 0 && limit > 0)
+    if (rc == 0)
         rc = check_end(&w, e);
     end_walk(&w, q);
-    return rc < 0 ? failed(&w, rc, e) : 0;
+    return rc < 0 ? failed(&w, rc, e) : rc;
 }
 
 /* Rows below `to` that are over and have no result. */

@@ -192,7 +192,7 @@ static void check_results(struct scrub *c)
         int64_t before = c->totals->results;
         int rc = store_each_result(c->s, c->job, c->cursor, PAGE_ROWS, see_result, c, &e);
         go_on(c, c->totals->results - before);
-        goes_on = rc == 0 ? c->totals->results > before : rc == ASSAY_EINTERNAL && pass_gap(c);
+        goes_on = rc >= 0 ? rc : rc == ASSAY_EINTERNAL && pass_gap(c);
         if (rc != ASSAY_EINTERNAL)
             note_failure(c, "results", rc, &e);
     }

@@ -265,7 +265,8 @@ struct store_result_row {
 };
 typedef int store_result_visitor(
     void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next */
-/* In order of completion, cursors above `after`. Slices are valid during the call of visit. */
+/* In order of completion, cursors above `after`. 1: there may be more, 0: the last one that there is was given, and
+ * none is missing. Slices are valid during the call of visit. */
 int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
     store_result_visitor *visit, void *arg, struct err *e);
 /* The same in order of i (for `score`). */

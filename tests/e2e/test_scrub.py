@@ -183,3 +183,55 @@ def test_acknowledged_work_is_not_missing_in_silence(directory, damage):
     shutil.copy(whole, wal)
     with broker.start(), broker.client() as client:
         assert client.call("status", job="k")["accepted"] == 2001
+
+
+def varint(data, at):
+    value = 0
+    while True:
+        value = value << 7 | data[at] & 127
+        at += 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def result_cells(data):
+    """Where in the file the results of job 1 are: of each the byte that says its job is 1, and where its row's number ends."""
+    for page in range(0, len(data), 8192):
+        if data[page] != 10:  # a leaf of what has a key
+            continue
+        for k in range(int.from_bytes(data[page + 3:page + 5], "big")):
+            cell = page + int.from_bytes(data[page + 8 + 2 * k:page + 10 + 2 * k], "big")
+            _, head = varint(data, cell)
+            size, at = varint(data, head)
+            types = []
+            while at < head + size:
+                kind, at = varint(data, at)
+                types.append(kind)
+            if len(types) == 12 and types[0] == 9 and types[2] in (5, 6):  # 9: the number 1; 5, 6: six and eight bytes
+                yield head + 1, head + size + {9: 0, 1: 1, 2: 2}[types[1]] + {5: 6, 6: 8}[types[2]] - 1
+
+
+@pytest.mark.parametrize("what", ["job", "row"])
+def test_done_means_that_each_row_was_given(directory, what):
+    """A bit flips in a result's job, and it would be nobody's; or in its row, and another one would come twice."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("k", [{"ids": [k % 300 + 1] * (3 + k % 9)} for k in range(189)])
+        whole = {row["i"]: row["score"] for row in client.results("k")}
+    path = directory / "d" / "assay.db"
+    data = bytearray(path.read_bytes())
+    cells = list(result_cells(data))
+    assert len(cells) > 100
+    job, row = cells[len(cells) // 2]
+    data[job if what == "job" else row] ^= 1 if what == "job" else 8
+    path.write_bytes(data)
+    assert scrub(directory / "d").returncode == 65
+    with Broker(directory / "d") as broker, broker.client() as client:
+        rows = wait_until(lambda: served(client, "k"))
+        assert sorted(row["i"] for row in rows) == list(range(189))
+        damaged = [row["i"] for row in rows if row["error"]]
+        assert len(damaged) == (0 if what == "job" else 1)
+        assert all(row["score"] == whole[row["i"]] for row in rows if row["i"] not in damaged)
+        if damaged:
+            client.call("retry", job="k")
+            rows = wait_until(lambda: served(client, "k"))
+            assert {row["i"]: row["score"] for row in rows} == whole and len(rows) == 189

@@ -158,6 +158,8 @@ struct lengths {
 /* Of each row of each job: a hash of its result; 0 none, 1 damaged. */
 struct reading {
     uint64_t seen[JOBS][ROWS];
+    int times[JOBS][ROWS]; /* that it was given, by the cursor */
+    uint64_t cursor;
     int job;
     int is_wrong;
 };
@@ -183,6 +185,29 @@ static int see_result(void *arg, const struct store_result_row *r)
     h = XXH3_64bits_withSeed(r->error_code, r->error_code ? strlen(r->error_code) : 0, h);
     *seen = h;
     return 0;
+}
+
+/* In order of completion: cursors ascend, and each row comes once. */
+static int see_next_result(void *arg, const struct store_result_row *r)
+{
+    struct reading *reading = arg;
+    reading->is_wrong |= r->cursor <= reading->cursor;
+    reading->cursor = r->cursor;
+    if (r->i < ROWS)
+        reading->times[reading->job][r->i]++;
+    else
+        reading->is_wrong = 1;
+    return see_result(arg, r);
+}
+
+/* As a client does, in pages. */
+static int read_pages(struct store *s, int64_t job, struct reading *reading, struct err *e)
+{
+    int rc = 1;
+    memset(reading->times[reading->job], 0, sizeof reading->times[0]);
+    for (reading->cursor = 0; rc == 1;)
+        rc = store_each_result(s, job, reading->cursor, 37, see_next_result, reading, e);
+    return rc;
 }
 
 /* Rows of an encoded chunk, which has their lengths. */
@@ -256,7 +281,7 @@ static int read_job(struct store *s, int k, struct reading *reading)
             ;
         reading->job = k;
         if (rc == 0)
-            rc = store_each_result(s, job, 0, 10000, see_result, reading, &err);
+            rc = read_pages(s, job, reading, &err);
         if (rc == 0)
             rc = store_each_result_by_index(s, job, see_result, reading, &err);
         if (store_mend_suspect(s, &mended, &err) != 1)
@@ -326,9 +351,16 @@ static int read_apart(struct fixture *f, struct finding *found)
 
 static int compare(const struct reading *now, const struct reading *whole, const int *loud)
 {
-    int bad = 0;
+    int bad = now->is_wrong;
+    if (now->is_wrong)
+        print_error("cursors that do not ascend, or a row that there is not\n");
     for (int k = 0; k < JOBS; k++)
         for (int i = 0; i < ROWS; i++) {
+            if (now->times[k][i] != 1 && loud[k] != LOUD) {
+                print_error(
+                    "%d times by the cursor: job %s, row %d\n", now->times[k][i], keys[k], i);
+                bad++;
+            }
             uint64_t seen = now->seen[k][i];
             int wrong = seen > 1 && seen != whole->seen[k][i];
             int lost = seen == 0 && loud[k] != LOUD;
@@ -337,6 +369,25 @@ static int compare(const struct reading *now, const struct reading *whole, const
             bad += wrong || lost;
         }
     return bad;
+}
+
+/* Two of three bits in pages of what has a key: results, chunks, indices (SQLite's leaves and nodes of those). */
+static uint64_t choose_bit(const char *kept, uint64_t k, uint64_t n_bytes)
+{
+    enum { PAGE = 8192 };
+    int fd = open(kept, O_RDONLY);
+    uint64_t bit = XXH3_64bits(&k, sizeof k) % (n_bytes * 8);
+    for (uint64_t page = bit / 8 / PAGE, tries = 0; k % 3 != 0 && tries < n_bytes / PAGE; tries++) {
+        uint8_t kind;
+        assert_int_equal(pread(fd, &kind, 1, (off_t)(page * PAGE)), 1);
+        if (kind == 10 || kind == 2) {
+            bit = page * PAGE * 8 + bit % (PAGE * 8);
+            break;
+        }
+        page = (page + 1) % (n_bytes / PAGE);
+    }
+    close(fd);
+    return bit;
 }
 
 static void a_flipped_bit_changes_nothing_in_silence(void **state)
@@ -365,7 +416,7 @@ static void a_flipped_bit_changes_nothing_in_silence(void **state)
             assert_true(whole.seen[k][i] > 1);
     }
     for (uint64_t k = seed; k < seed + n; k++) {
-        uint64_t bit = XXH3_64bits(&k, sizeof k) % ((uint64_t)st.st_size * 8);
+        uint64_t bit = choose_bit(kept, k, (uint64_t)st.st_size);
         copy_file(kept, path);
         flip(path, bit);
         if (read_apart(f, now)) {
