@@ -4,6 +4,9 @@
  * rows, sync them, and lose them all when it closes it. So before anybody is told that something is on
  * the disk, the names are looked at.
  *
+ * A database that is cut keeps its name: its size is looked at too. It shrinks by itself where a checkpoint has given
+ * pages back, and then says so on its first page.
+ *
  * What the connection has open is whole even then. Where the database has its name and its log has none, a
  * checkpoint brings into it what the log held. (Where another log has taken the name, that would be
  * read on top of it.) */
@@ -59,7 +62,39 @@ void store_guard_rescue(struct store *s)
         "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
 }
 
-int store_guard_check(const struct store *s, struct err *e)
+/* Read through SQLite's own file: to open it once more and close it would drop SQLite's locks. */
+static int is_cut_database(struct store *s, off_t size)
+{
+    uint8_t head[32];
+    sqlite3_file *f = NULL;
+    if (size < s->guarded_bytes) {
+        sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
+        if (!f || !f->pMethods || f->pMethods->xRead(f, head, sizeof head, 0) != SQLITE_OK)
+            return 1;
+        off_t page = head[16] << 8 | head[17], pages = 0;
+        for (int i = 28; i < 32; i++)
+            pages = pages << 8 | head[i];
+        if (size < pages * (page == 1 ? 65536 : page))
+            return 1;
+    }
+    s->guarded_bytes = size;
+    return 0;
+}
+
+static int check_size(struct store *s, struct err *e)
+{
+    struct stat st;
+    off_t before = s->guarded_bytes;
+    if (is_there(s, 0, &st) != 1 || !is_cut_database(s, st.st_size))
+        return 0;
+    return err_set(e, ASSAY_EGONE,
+        "%s/assay.db was cut from %lld to %lld bytes while the broker had it open; nothing is "
+        "acknowledged any more. Put a copy of it in its place, without assay.db-wal and synced, "
+        "then start again",
+        s->dir, (long long)before, (long long)st.st_size);
+}
+
+int store_guard_check(struct store *s, struct err *e)
 {
     for (int i = 0; i < STORE_GUARDED; i++) {
         struct stat st = {.st_nlink = 0};
@@ -73,5 +108,5 @@ int store_guard_check(const struct store *s, struct err *e)
                 "then start again",
                 s->dir, names[i], st.st_nlink > 0 ? "replaced" : "removed");
     }
-    return 0;
+    return check_size(s, e);
 }

@@ -137,6 +137,8 @@ static void make_reserve(struct store *s, int which, uint64_t least)
  * next one; nothing is lost by it. */
 static int checkpoint(struct store *s, int mode, int wait_ms)
 {
+    if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
+        return SQLITE_IOERR; /* it would only hide it */
     store_sync_hold(s);
     if (mode == SQLITE_CHECKPOINT_TRUNCATE)
         store_wal_forget(s);

@@ -107,6 +107,7 @@ struct store {
         dev_t device;
         ino_t inode;
     } guarded[STORE_GUARDED];
+    off_t guarded_bytes; /* of assay.db, as last seen */
     struct store_options options;
     uint64_t epoch;
     int64_t mode;                 /* the broker's present one */
@@ -175,7 +176,7 @@ int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 
 /* store/guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
 int store_guard_begin(struct store *s, struct err *e); /* once all are there */
-int store_guard_check(const struct store *s, struct err *e);
+int store_guard_check(struct store *s, struct err *e);
 /* After that: what is in a log without a name goes into the database, if that has its own; what was open is undone. */
 void store_guard_rescue(struct store *s);
 

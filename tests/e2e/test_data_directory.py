@@ -202,6 +202,23 @@ def test_nothing_is_acknowledged_that_is_not_in_the_file_of_that_name(directory,
             assert len(client.results("before")) == len(ROWS)
 
 
+@pytest.mark.parametrize("keep", [0, 3])
+def test_nothing_is_acknowledged_in_a_database_that_was_cut(directory, keep):
+    broker = Broker(directory / "d")
+    try:
+        with broker.start().client() as client:
+            client.submit("before", ROWS)
+            client.results("before")
+            size = (broker.data / "assay.db").stat().st_size
+            os.truncate(broker.data / "assay.db", size * keep // 4)
+            with pytest.raises((TimeoutError, Refused), match="no reply|not_ready: .*the broker ends"):
+                client.submit("after", ROWS, timeout=3)
+            assert broker.process.wait(30 * PATIENCE) == 72
+        assert "event=database_gone" in broker.words() and "was cut from" in broker.words()
+    finally:
+        broker.__exit__()
+
+
 def test_an_idle_broker_notices_too(directory):
     broker = Broker(directory / "d").start()
     (broker.data / "assay.db").unlink()
