@@ -160,11 +160,13 @@ static void cut_added(struct encoder *n, const struct added_search *s, encode_pi
     struct added_cut cut;
     size_t done = 0, from = 0;
     while (added_find(s, from, done, &cut)) {
+        from = cut.next;
+        if (cut.span.begin >= cut.span.end)
+            continue; /* white space that the token before took along, and this one would too */
         if (cut.span.begin > done)
             encode(n, s, (struct span){done, cut.span.begin});
         id_list_add(&n->ids, cut.token->id);
         done = cut.span.end;
-        from = cut.next;
     }
     if (done < s->len)
         encode(n, s, (struct span){done, s->len});

@@ -99,6 +99,32 @@ static void control_tokens_are_found_but_not_in_closed_spans(void **state)
     tokenizer_free(&t);
 }
 
+/* As `tokenizers` 0.23.3 has it: a token of white space behind one that takes white space along is there
+ * all the same, unless it takes some from before it, too: then nothing is left of it. */
+static void white_space_that_two_tokens_take(void **state)
+{
+    (void)state;
+    for (int lstrip = 0; lstrip < 2; lstrip++) {
+        json_t *root = tiny_json(), *v, *added = json_object_get(root, "added_tokens");
+        size_t k;
+        json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b}", "id", TINY_STEP + 1,
+                                         "content", "\n\n", "lstrip", lstrip, "rstrip", 1));
+        json_array_foreach(added, k, v)
+        {
+            if (json_integer_value(json_object_get(v, "id")) == TINY_END)
+                json_object_set_new(v, "rstrip", json_true());
+        }
+        struct tokenizer *t = load(root);
+        if (lstrip)
+            expect_ids(t, "a<|im_end|> \n\n <|im_end|>b", NULL, 0, 4, 'a', TINY_END, TINY_END, 'b');
+        else
+            expect_ids(t, "a<|im_end|> \n\n <|im_end|>b", NULL, 0, 5, 'a', TINY_END, TINY_STEP + 1,
+                TINY_END, 'b');
+        expect_ids(t, "a\n\n b", NULL, 0, 3, 'a', TINY_STEP + 1, 'b');
+        tokenizer_free(&t);
+    }
+}
+
 static void text_that_is_not_utf8_is_refused(void **state)
 {
     (void)state;
@@ -275,6 +301,7 @@ int main(void)
         cmocka_unit_test(ignore_merges_takes_whole_words),
         cmocka_unit_test(the_last_of_equal_merges_counts),
         cmocka_unit_test(control_tokens_are_found_but_not_in_closed_spans),
+        cmocka_unit_test(white_space_that_two_tokens_take),
         cmocka_unit_test(text_that_is_not_utf8_is_refused),
         cmocka_unit_test(unknown_shapes_are_named),
         cmocka_unit_test(wrong_vocabularies_are_named),
