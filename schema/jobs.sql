@@ -65,7 +65,7 @@ create table row (
   sum         integer                      -- of all but attempts
 );
 
--- Up to 64 rows' input in one record, which has the number of the first of them (bundle.h). ids: packed or plain (ids.h). ends: of a row's
+-- Up to 64 rows' input in one record, which has the number of the first of them (packed_rows.h). ids: packed or plain (ids.h). ends: of a row's
 -- sequences in its ids, where it is responses or a pair; positions are one for each then. sums: 8 bytes for each row, of its input.
 create table row_input (row integer primary key, ids blob not null, positions blob, ends blob, rows blob, sums blob);
 

@@ -16,7 +16,7 @@
 #include "broker/cli/progress.h"
 #include "broker/row.h"
 #include "schema/log.h"
-#include "schema/bundle.h"
+#include "schema/packed_rows.h"
 
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)
@@ -323,7 +323,7 @@ static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint
 
 /* The sequences of the row that q stands on; each has a position of its own where there are several. */
 static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q,
-    const struct bundle_input *in, struct err *e)
+    const struct packed_input *in, struct err *e)
 {
     uint32_t from = 0, to, each = in->n_positions > 0;
     if (in->n_ends == 0)
@@ -347,22 +347,22 @@ static struct slice column(sqlite3_stmt *q, int i)
 
 /* The row's input, and its ids into c, as long as its sequences are being written. */
 static int read_input(
-    struct verify *v, struct check *c, sqlite3_stmt *q, struct bundle_input *in, struct err *e)
+    struct verify *v, struct check *c, sqlite3_stmt *q, struct packed_input *in, struct err *e)
 {
-    struct bundle_columns columns = {
+    struct packed_columns columns = {
         column(q, ROWS), column(q, IDS), column(q, POSITIONS), column(q, ENDS)};
-    struct bundle bundle;
+    struct packed_rows pack;
     uint32_t n = (uint32_t)sqlite3_column_int64(q, N_TOKENS);
     int64_t k = (int64_t)c->i - row_index(sqlite3_column_int64(q, FIRST));
-    int sound = bundle_open(&bundle, &columns, n) == 0 && k >= 0 && k < bundle.n_rows;
+    int sound = packed_open(&pack, &columns, n) == 0 && k >= 0 && k < pack.n_rows;
     if (sound)
-        *in = bundle_input(&bundle, (uint32_t)k);
+        *in = packed_input(&pack, (uint32_t)k);
     if (!sound || in->n_tokens != n)
         return err_set(e, ASSAY_EFORMAT,
             "%s: row %u of job %lld: expected the ids of %u tokens, found a record without them",
             v->path, c->i, (long long)v->job, n);
     c->ids = xcalloc(n + 1, sizeof *c->ids);
-    bundle_ids(&bundle, in, c->ids);
+    packed_ids(&pack, in, c->ids);
     return 0;
 }
 
@@ -370,7 +370,7 @@ static int check_row(struct verify *v, sqlite3_stmt *q, int64_t row, struct err 
 {
     sqlite3_bind_int64(q, 1, row);
     int got = sqlite3_step(q), rc = 0;
-    struct bundle_input in;
+    struct packed_input in;
     if (got == SQLITE_ROW) {
         struct check *c = &v->checks[v->n_checks++];
         c->i = row_index(row);

@@ -197,7 +197,7 @@ static void bind_id(sqlite3_stmt *q, int at, const struct client_id *id)
 struct placing {
     int64_t job;
     int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
-    int64_t first_row;          /* of the bundle in s->input */
+    int64_t first_row;          /* of the pack in s->input */
     int64_t placed, failed, tokens;
 };
 
@@ -221,26 +221,26 @@ static int is_list_shape(int shape)
     return shape == ROW_RESPONSES || shape == ROW_PAIR;
 }
 
-/* The bundle of rows so far into the database. */
-static int end_bundle(struct store *s, const struct placing *p, struct err *e)
+/* The pack of rows so far into the database. */
+static int end_packed(struct store *s, const struct placing *p, struct err *e)
 {
     if (s->input.n_rows == 0)
         return 0;
-    struct bundle_columns c = bundle_encode(&s->input);
+    struct packed_columns c = packed_encode(&s->input);
     struct slice sums = {(const uint8_t *)s->input_sums, s->input.n_rows * sizeof s->input_sums[0]};
-    bundle_clear(&s->input);
+    packed_clear(&s->input);
     return store_run(s, e,
         "insert into row_input(row, rows, ids, positions, ends, sums) values (?, ?, ?, ?, ?, ?)",
         "ibbbbb", p->first_row, c.rows, c.ids, c.positions, c.ends, sums);
 }
 
-/* A row that was born failed has no input: none among others', and no bundle begins with it. */
+/* A row that was born failed has no input: none among others', and no pack begins with it. */
 static int add_input(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
     uint32_t n_ends = !failed && (r->n_parts > 1 || is_list_shape(r->shape)) ? r->n_parts : 0;
     uint32_t n_tokens = failed ? 0 : r->n_tokens, n_positions = failed ? 0 : r->n_positions;
-    int rc = bundle_has_room(&s->input, n_tokens) ? 0 : end_bundle(s, p, e);
+    int rc = packed_has_room(&s->input, n_tokens) ? 0 : end_packed(s, p, e);
     if (failed && s->input.n_rows == 0)
         return rc;
     if (s->input.n_rows == 0)
@@ -249,7 +249,7 @@ static int add_input(struct store *s, struct placing *p, const struct store_row 
         return rc;
     s->input_sums[s->input.n_rows] =
         store_sum_input(p->next_row, r->ids, n_tokens, r->positions, n_positions, r->ends, n_ends);
-    bundle_add(&s->input, r->ids, n_tokens, r->positions, n_positions, r->ends, n_ends);
+    packed_add(&s->input, r->ids, n_tokens, r->positions, n_positions, r->ends, n_ends);
     return 0;
 }
 
@@ -288,7 +288,7 @@ static int add_row(struct store *s, struct placing *p, const struct store_row *r
 static int begin_placing(struct store *s, int64_t job, struct placing *p, struct err *e)
 {
     *p = (struct placing){.job = job};
-    bundle_clear(&s->input);
+    packed_clear(&s->input);
     sqlite3_stmt *q = store_prepare(s, "select placed, next_seq from job where job = ?", "i", job);
     int rc = store_step(s, q, e);
     if (rc != 1)
@@ -302,7 +302,7 @@ static int begin_placing(struct store *s, int64_t job, struct placing *p, struct
 static int end_placing(struct store *s, const struct placing *p, struct err *e)
 {
     s->queued_tokens += p->tokens;
-    int rc = end_bundle(s, p, e);
+    int rc = end_packed(s, p, e);
     if (rc != 0)
         return rc;
     rc = store_run_job(s, p->job, JOB_COUNTED, e,

@@ -8,7 +8,7 @@
 #include <sys/types.h>
 
 #include "broker/store/store.h"
-#include "schema/bundle.h"
+#include "schema/packed_rows.h"
 
 #define STORE_MAX_STATEMENTS 128
 #define STORE_SCHEMA_VERSION 7
@@ -119,8 +119,8 @@ struct store {
     int n_touched;
     struct store_tally tally;
     struct store_block blocks[STORE_BLOCKS];
-    struct bundle_writer input; /* of rows that are being placed */
-    int64_t input_sums[BUNDLE_ROWS];
+    struct packed_writer input; /* of rows that are being placed */
+    int64_t input_sums[PACKED_ROWS];
     void *scratch; /* for an answer's values */
     size_t scratch_bytes;
     int64_t damaged[STORE_DAMAGED]; /* jobs among whose results a damaged one was found */

@@ -13,12 +13,12 @@
 
 /* ---- queued rows ---- */
 
-/* Rows on their way out: the bundle that holds the last one. */
+/* Rows on their way out: the pack that holds the last one. */
 struct reading {
     struct store *s;
-    sqlite3_stmt *input; /* whose row has the bundle's columns */
-    int64_t first;       /* number of the bundle's first row; 0: none yet */
-    struct bundle bundle;
+    sqlite3_stmt *input; /* whose row has the pack's columns */
+    int64_t first;       /* number of the pack's first row; 0: none yet */
+    struct packed_rows pack;
     struct slice sums; /* of its rows' input; absent: it has none */
     store_row_visitor *visit;
     void *arg;
@@ -33,7 +33,7 @@ struct found {
     int64_t row;
     struct row_record record;
     uint32_t n_tokens, attempts;
-    struct bundle_input in;
+    struct packed_input in;
 };
 
 /* Sequence `part` of it: n tokens from `from` on. */
@@ -42,7 +42,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
 {
     uint32_t n_positions = f->in.n_positions;
     const uint8_t *positions = f->in.positions;
-    struct bundle_input ids = {.from = f->in.from + from, .n_tokens = n};
+    struct packed_input ids = {.from = f->in.from + from, .n_tokens = n};
     if (line && n_positions > 0) { /* one for each */
         n_positions = 1;
         positions += part * sizeof(int32_t);
@@ -58,7 +58,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     r->part = part;
     if (line)
         line->refs++;
-    bundle_ids(&rd->bundle, &ids, r->ids);
+    packed_ids(&rd->pack, &ids, r->ids);
     if (n_positions > 0)
         memcpy(r->positions, positions, n_positions * sizeof *r->positions);
     return r;
@@ -78,26 +78,26 @@ static struct slice column(sqlite3_stmt *q, int i)
     return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
 }
 
-/* Is the row, which has n_tokens, in the bundle? 1, and that is read; 0, or negative. */
-static int read_bundle(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
+/* Is the row, which has n_tokens, in the pack? 1, and that is read; 0, or negative. */
+static int read_packed(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
 {
-    if (rd->first != 0 && row - rd->first < rd->bundle.n_rows)
+    if (rd->first != 0 && row - rd->first < rd->pack.n_rows)
         return 1;
     rd->first = 0;
     rd->input = store_prepare(rd->s,
         "select rows, ids, positions, ends, row, sums from row_input where row between ? and ? "
         "order by row desc limit 1",
-        "ii", row - (BUNDLE_ROWS - 1), row);
+        "ii", row - (PACKED_ROWS - 1), row);
     int rc = store_step(rd->s, rd->input, e);
     if (rc != 1)
         return rc;
-    struct bundle_columns c = {
+    struct packed_columns c = {
         column(rd->input, 0), column(rd->input, 1), column(rd->input, 2), column(rd->input, 3)};
     int64_t first = sqlite3_column_int64(rd->input, 4);
     rd->sums = column(rd->input, 5);
-    if (bundle_open(&rd->bundle, &c, n_tokens) != 0 || first > row ||
-        row - first >= rd->bundle.n_rows ||
-        (rd->sums.at && rd->sums.len != rd->bundle.n_rows * sizeof(int64_t)))
+    if (packed_open(&rd->pack, &c, n_tokens) != 0 || first > row ||
+        row - first >= rd->pack.n_rows ||
+        (rd->sums.at && rd->sums.len != rd->pack.n_rows * sizeof(int64_t)))
         return 0;
     rd->first = first;
     return 1;
@@ -146,7 +146,7 @@ static int give_parts(struct reading *rd, const struct found *f)
     struct sequence **parts = xcalloc(f->in.n_ends, sizeof(struct sequence *));
     struct row *line = row_new(f->in.n_ends, f->n_tokens);
     uint32_t from = 0, end, n = f->in.n_ends;
-    bundle_ids(&rd->bundle, &f->in, ids);
+    packed_ids(&rd->pack, &f->in, ids);
     int sound = has_sum(rd, f, ids);
     line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
     for (uint32_t part = 0; part < n; part++, from = end) {
@@ -195,14 +195,14 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
         return 0; /* born failed */
     f.n_tokens = sound ? (uint32_t)f.record.n_tokens : 0;
     f.attempts = attempts > 0 && attempts < MOST_ATTEMPTS ? (uint32_t)attempts : 0;
-    int rc = sound && f.record.n_values > 0 ? read_bundle(rd, f.row, f.n_tokens, e) : 0;
+    int rc = sound && f.record.n_values > 0 ? read_packed(rd, f.row, f.n_tokens, e) : 0;
     if (rc < 0)
         return rc;
     if (rc == 1)
-        f.in = bundle_input(&rd->bundle, (uint32_t)(f.row - rd->first));
+        f.in = packed_input(&rd->pack, (uint32_t)(f.row - rd->first));
     if (rc == 1 && f.in.n_tokens == f.n_tokens)
         given = f.in.n_ends > 0 ? give_parts(rd, &f) : give_whole(rd, &f);
-    return given ? 0 : give_damaged(rd, f.row, f.n_tokens <= BUNDLE_TOKENS ? f.n_tokens : 0);
+    return given ? 0 : give_damaged(rd, f.row, f.n_tokens <= PACKED_TOKENS ? f.n_tokens : 0);
 }
 
 /* Of these queued rows there is no record. */

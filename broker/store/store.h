@@ -8,7 +8,7 @@
  *
  * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
  * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
- * counted. Rows that come together are kept together: one record has their input (schema/bundle.h), one the
+ * counted. Rows that come together are kept together: one record has their input (schema/packed_rows.h), one the
  * states of 64 neighbours (store/blocks.c). `running` is advisory, forgotten at every start: a row is queued until its
  * result is committed, so a restart re-queues by construction.
  *

@@ -1,5 +1,5 @@
-/* bundle.c - see bundle.h. */
-#include "schema/bundle.h"
+/* packed_rows.c - see packed_rows.h. */
+#include "schema/packed_rows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +28,7 @@ static int check_ends(const uint8_t *ends, uint32_t n, uint32_t *last)
     return 0;
 }
 
-/* Positions or ends of a bundle of more than one row. */
+/* Positions or ends of a pack of more than one row. */
 static int check_list(struct slice list, uint32_t n_rows)
 {
     uint32_t n;
@@ -39,11 +39,11 @@ static int check_list(struct slice list, uint32_t n_rows)
     return list.len == 4 * ((size_t)n_rows + n) ? 0 : -1;
 }
 
-int bundle_open(struct bundle *s, const struct bundle_columns *c, uint32_t n_tokens)
+int packed_open(struct packed_rows *s, const struct packed_columns *c, uint32_t n_tokens)
 {
-    *s = (struct bundle){*c, 1, n_tokens};
+    *s = (struct packed_rows){*c, 1, n_tokens};
     if (c->rows.at) {
-        if (c->rows.len == 0 || c->rows.len % 4 != 0 || c->rows.len > 4 * BUNDLE_ROWS)
+        if (c->rows.len == 0 || c->rows.len % 4 != 0 || c->rows.len > 4 * PACKED_ROWS)
             return -1;
         s->n_rows = (uint32_t)(c->rows.len / 4);
         if (check_ends(c->rows.at, s->n_rows, &s->n_tokens) != 0 ||
@@ -54,7 +54,8 @@ int bundle_open(struct bundle *s, const struct bundle_columns *c, uint32_t n_tok
 }
 
 /* Row k's part of a list: *n numbers. */
-static const uint8_t *part_of(const struct bundle *s, struct slice list, uint32_t k, uint32_t *n)
+static const uint8_t *part_of(
+    const struct packed_rows *s, struct slice list, uint32_t k, uint32_t *n)
 {
     *n = (uint32_t)(list.len / 4);
     if (!list.at || !s->columns.rows.at)
@@ -64,9 +65,9 @@ static const uint8_t *part_of(const struct bundle *s, struct slice list, uint32_
     return list.at + 4 * ((size_t)s->n_rows + from);
 }
 
-struct bundle_input bundle_input(const struct bundle *s, uint32_t k)
+struct packed_input packed_input(const struct packed_rows *s, uint32_t k)
 {
-    struct bundle_input in = {.n_tokens = s->n_tokens};
+    struct packed_input in = {.n_tokens = s->n_tokens};
     if (s->columns.rows.at) {
         in.from = k > 0 ? number_at(s->columns.rows.at, k - 1) : 0;
         in.n_tokens = number_at(s->columns.rows.at, k) - in.from;
@@ -76,7 +77,7 @@ struct bundle_input bundle_input(const struct bundle *s, uint32_t k)
     return in;
 }
 
-void bundle_ids(const struct bundle *s, const struct bundle_input *in, int32_t *ids)
+void packed_ids(const struct packed_rows *s, const struct packed_input *in, int32_t *ids)
 {
     ids_unpack_part(
         s->columns.ids.at, s->columns.ids.len, s->n_tokens, in->from, in->n_tokens, ids);
@@ -84,30 +85,30 @@ void bundle_ids(const struct bundle *s, const struct bundle_input *in, int32_t *
 
 /* ---- writing ---- */
 
-int bundle_has_room(const struct bundle_writer *w, uint32_t n_tokens)
+int packed_has_room(const struct packed_writer *w, uint32_t n_tokens)
 {
-    return w->n_rows == 0 || (w->n_rows < BUNDLE_ROWS && n_tokens <= BUNDLE_TOKENS &&
-                                 w->ids.n <= BUNDLE_TOKENS - n_tokens);
+    return w->n_rows == 0 || (w->n_rows < PACKED_ROWS && n_tokens <= PACKED_TOKENS &&
+                                 w->ids.n <= PACKED_TOKENS - n_tokens);
 }
 
-static void append(struct bundle_list *l, uint32_t row, const void *numbers, uint32_t n)
+static void append(struct packed_list *l, uint32_t row, const void *numbers, uint32_t n)
 {
     if (l->n + (size_t)n > l->room || !l->numbers) {
         uint32_t room = 2 * (l->n + n);
-        uint32_t *more = xcalloc(BUNDLE_ROWS + (size_t)room, sizeof *more);
+        uint32_t *more = xcalloc(PACKED_ROWS + (size_t)room, sizeof *more);
         if (l->n > 0)
-            memcpy(more + BUNDLE_ROWS, l->numbers + BUNDLE_ROWS, l->n * sizeof *more);
+            memcpy(more + PACKED_ROWS, l->numbers + PACKED_ROWS, l->n * sizeof *more);
         free(l->numbers);
         l->numbers = more;
         l->room = room;
     }
     if (n > 0)
-        memcpy(l->numbers + BUNDLE_ROWS + l->n, numbers, n * sizeof *l->numbers);
+        memcpy(l->numbers + PACKED_ROWS + l->n, numbers, n * sizeof *l->numbers);
     l->n += n;
     l->ends[row] = l->n;
 }
 
-void bundle_add(struct bundle_writer *w, const int32_t *ids, uint32_t n_tokens,
+void packed_add(struct packed_writer *w, const int32_t *ids, uint32_t n_tokens,
     const int32_t *positions, uint32_t n_positions, const uint32_t *ends, uint32_t n_ends)
 {
     append(&w->ids, w->n_rows, ids, n_tokens);
@@ -116,9 +117,9 @@ void bundle_add(struct bundle_writer *w, const int32_t *ids, uint32_t n_tokens,
     w->n_rows++;
 }
 
-static struct slice encode_list(struct bundle_list *l, uint32_t n_rows)
+static struct slice encode_list(struct packed_list *l, uint32_t n_rows)
 {
-    uint32_t *from = l->numbers + BUNDLE_ROWS;
+    uint32_t *from = l->numbers + PACKED_ROWS;
     if (l->n == 0)
         return (struct slice){0};
     if (n_rows > 1) {
@@ -126,23 +127,23 @@ static struct slice encode_list(struct bundle_list *l, uint32_t n_rows)
         memcpy(from, l->ends, n_rows * sizeof *from);
     }
     return (struct slice){
-        (const uint8_t *)from, (size_t)(l->numbers + BUNDLE_ROWS + l->n - from) * sizeof *from};
+        (const uint8_t *)from, (size_t)(l->numbers + PACKED_ROWS + l->n - from) * sizeof *from};
 }
 
-static struct slice pack(struct bundle_writer *w)
+static struct slice pack(struct packed_writer *w)
 {
     if (w->ids.n > w->packed_room || !w->packed) {
         free(w->packed);
         w->packed_room = 2 * w->ids.n;
         w->packed = xcalloc(1, ids_room(w->packed_room) + 1);
     }
-    const int32_t *ids = (const int32_t *)(w->ids.numbers + BUNDLE_ROWS);
+    const int32_t *ids = (const int32_t *)(w->ids.numbers + PACKED_ROWS);
     return (struct slice){w->packed, ids_pack(ids, w->ids.n, w->packed)};
 }
 
-struct bundle_columns bundle_encode(struct bundle_writer *w)
+struct packed_columns packed_encode(struct packed_writer *w)
 {
-    struct bundle_columns c = {.ids = pack(w)};
+    struct packed_columns c = {.ids = pack(w)};
     if (w->n_rows > 1)
         c.rows = (struct slice){(const uint8_t *)w->ids.ends, w->n_rows * sizeof *w->ids.ends};
     c.positions = encode_list(&w->positions, w->n_rows);
@@ -150,16 +151,16 @@ struct bundle_columns bundle_encode(struct bundle_writer *w)
     return c;
 }
 
-void bundle_clear(struct bundle_writer *w)
+void packed_clear(struct packed_writer *w)
 {
     w->n_rows = w->ids.n = w->positions.n = w->ends.n = 0;
 }
 
-void bundle_writer_release(struct bundle_writer *w)
+void packed_writer_release(struct packed_writer *w)
 {
     free(w->ids.numbers);
     free(w->positions.numbers);
     free(w->ends.numbers);
     free(w->packed);
-    *w = (struct bundle_writer){0};
+    *w = (struct packed_writer){0};
 }

@@ -1,4 +1,4 @@
-/* test_bundle.c - rows' input as the database keeps it: what goes in comes out, and what does not fit
+/* test_packed_rows.c - rows' input as the database keeps it: what goes in comes out, and what does not fit
  * together is refused, whatever its bytes. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "schema/bundle.h"
+#include "schema/packed_rows.h"
 
 #define LEN 100
 
@@ -33,9 +33,9 @@ static struct sample make_row(uint32_t k, uint32_t largest)
     return r;
 }
 
-static void add(struct bundle_writer *w, const struct sample *r)
+static void add(struct packed_writer *w, const struct sample *r)
 {
-    bundle_add(w, r->ids, r->n_tokens, r->positions, r->n_positions, r->ends, r->n_ends);
+    packed_add(w, r->ids, r->n_tokens, r->positions, r->n_positions, r->ends, r->n_ends);
 }
 
 /* A copy that ends where its memory ends. */
@@ -47,12 +47,12 @@ static struct slice copy(struct slice s)
     return (struct slice){bytes, s.len};
 }
 
-static struct bundle_columns copy_all(const struct bundle_columns *c)
+static struct packed_columns copy_all(const struct packed_columns *c)
 {
-    return (struct bundle_columns){copy(c->rows), copy(c->ids), copy(c->positions), copy(c->ends)};
+    return (struct packed_columns){copy(c->rows), copy(c->ids), copy(c->positions), copy(c->ends)};
 }
 
-static void free_all(struct bundle_columns *c)
+static void free_all(struct packed_columns *c)
 {
     free((void *)c->rows.at);
     free((void *)c->ids.at);
@@ -60,14 +60,14 @@ static void free_all(struct bundle_columns *c)
     free((void *)c->ends.at);
 }
 
-static void expect_row(const struct bundle *b, uint32_t k, const struct sample *r)
+static void expect_row(const struct packed_rows *b, uint32_t k, const struct sample *r)
 {
     int32_t ids[LEN];
-    struct bundle_input in = bundle_input(b, k);
+    struct packed_input in = packed_input(b, k);
     assert_int_equal(in.n_tokens, r->n_tokens);
     assert_int_equal(in.n_positions, r->n_positions);
     assert_int_equal(in.n_ends, r->n_ends);
-    bundle_ids(b, &in, ids);
+    packed_ids(b, &in, ids);
     assert_memory_equal(ids, r->ids, r->n_tokens * sizeof *ids);
     if (r->n_positions > 0)
         assert_memory_equal(in.positions, r->positions, r->n_positions * sizeof *r->positions);
@@ -76,17 +76,17 @@ static void expect_row(const struct bundle *b, uint32_t k, const struct sample *
 }
 
 /* Rows [from, from + n) with ids below `largest`: packed, or plain where that is beyond 2^18. */
-static void round_trip(struct bundle_writer *w, uint32_t from, uint32_t n, uint32_t largest)
+static void round_trip(struct packed_writer *w, uint32_t from, uint32_t n, uint32_t largest)
 {
-    struct bundle b;
-    bundle_clear(w);
+    struct packed_rows b;
+    packed_clear(w);
     for (uint32_t k = 0; k < n; k++) {
         struct sample r = make_row(from + k, largest);
-        assert_true(bundle_has_room(w, r.n_tokens));
+        assert_true(packed_has_room(w, r.n_tokens));
         add(w, &r);
     }
-    struct bundle_columns c = bundle_encode(w), exact = copy_all(&c);
-    assert_int_equal(bundle_open(&b, &exact, from % LEN), 0);
+    struct packed_columns c = packed_encode(w), exact = copy_all(&c);
+    assert_int_equal(packed_open(&b, &exact, from % LEN), 0);
     assert_int_equal(b.n_rows, n);
     for (uint32_t k = 0; k < n; k++) {
         struct sample r = make_row(from + k, largest);
@@ -98,45 +98,45 @@ static void round_trip(struct bundle_writer *w, uint32_t from, uint32_t n, uint3
 static void test_round_trip(void **state)
 {
     (void)state;
-    struct bundle_writer w = {0};
-    for (uint32_t n = 1; n <= BUNDLE_ROWS; n++) /* one writer, as a broker has it */
+    struct packed_writer w = {0};
+    for (uint32_t n = 1; n <= PACKED_ROWS; n++) /* one writer, as a broker has it */
         for (uint32_t from = 0; from < 12; from++) {
             round_trip(&w, from, n, 1 << 18);
             round_trip(&w, from, n, 1u << 31);
         }
-    bundle_writer_release(&w);
+    packed_writer_release(&w);
 }
 
 static void test_room(void **state)
 {
     (void)state;
-    struct bundle_writer w = {0};
-    int32_t *ids = calloc(3 * BUNDLE_TOKENS, sizeof *ids);
-    assert_true(bundle_has_room(&w, 3 * BUNDLE_TOKENS));
-    bundle_add(&w, ids, 3 * BUNDLE_TOKENS, NULL, 0, NULL, 0);
-    assert_false(bundle_has_room(&w, 0));
-    bundle_clear(&w);
-    bundle_add(&w, ids, BUNDLE_TOKENS - 1, NULL, 0, NULL, 0);
-    assert_true(bundle_has_room(&w, 1));
-    assert_false(bundle_has_room(&w, 2));
-    assert_false(bundle_has_room(&w, UINT32_MAX));
-    bundle_clear(&w);
-    for (int k = 0; k < BUNDLE_ROWS; k++) {
-        assert_true(bundle_has_room(&w, 0));
-        bundle_add(&w, ids, 1, NULL, 0, NULL, 0);
+    struct packed_writer w = {0};
+    int32_t *ids = calloc(3 * PACKED_TOKENS, sizeof *ids);
+    assert_true(packed_has_room(&w, 3 * PACKED_TOKENS));
+    packed_add(&w, ids, 3 * PACKED_TOKENS, NULL, 0, NULL, 0);
+    assert_false(packed_has_room(&w, 0));
+    packed_clear(&w);
+    packed_add(&w, ids, PACKED_TOKENS - 1, NULL, 0, NULL, 0);
+    assert_true(packed_has_room(&w, 1));
+    assert_false(packed_has_room(&w, 2));
+    assert_false(packed_has_room(&w, UINT32_MAX));
+    packed_clear(&w);
+    for (int k = 0; k < PACKED_ROWS; k++) {
+        assert_true(packed_has_room(&w, 0));
+        packed_add(&w, ids, 1, NULL, 0, NULL, 0);
     }
-    assert_false(bundle_has_room(&w, 0));
-    bundle_writer_release(&w);
+    assert_false(packed_has_room(&w, 0));
+    packed_writer_release(&w);
     free(ids);
 }
 
-static void read_everything(const struct bundle *b)
+static void read_everything(const struct packed_rows *b)
 {
     uint32_t sum = 0;
     for (uint32_t k = 0; k < b->n_rows; k++) {
-        struct bundle_input in = bundle_input(b, k);
+        struct packed_input in = packed_input(b, k);
         int32_t *ids = malloc((in.n_tokens + 1) * sizeof *ids);
-        bundle_ids(b, &in, ids);
+        packed_ids(b, &in, ids);
         for (uint32_t i = 0; i < 4 * in.n_positions; i++)
             sum += in.positions[i];
         for (uint32_t i = 0; i < 4 * in.n_ends; i++)
@@ -151,17 +151,17 @@ static void read_everything(const struct bundle *b)
 static void test_damaged(void **state)
 {
     (void)state;
-    struct bundle_writer w = {0};
-    struct bundle b;
+    struct packed_writer w = {0};
+    struct packed_rows b;
     int refused = 0;
     srand(5);
     for (uint32_t k = 0; k < 9; k++) {
         struct sample r = make_row(10 + k, 1 << 18);
         add(&w, &r);
     }
-    struct bundle_columns c = bundle_encode(&w);
+    struct packed_columns c = packed_encode(&w);
     for (int round = 0; round < 20000; round++) {
-        struct bundle_columns damaged = copy_all(&c);
+        struct packed_columns damaged = copy_all(&c);
         struct slice *columns[] = {&damaged.rows, &damaged.ids, &damaged.positions, &damaged.ends};
         struct slice *one = columns[rand() % 4];
         if (rand() % 2)
@@ -169,8 +169,8 @@ static void test_damaged(void **state)
                 (uint8_t)rand();
         else
             one->len = (size_t)rand() % one->len;
-        struct bundle_columns exact = copy_all(&damaged);
-        if (bundle_open(&b, &exact, 10) == 0)
+        struct packed_columns exact = copy_all(&damaged);
+        if (packed_open(&b, &exact, 10) == 0)
             read_everything(&b);
         else
             refused++;
@@ -178,7 +178,7 @@ static void test_damaged(void **state)
         free_all(&exact);
     }
     assert_true(refused > 10000);
-    bundle_writer_release(&w);
+    packed_writer_release(&w);
 }
 
 int main(void)

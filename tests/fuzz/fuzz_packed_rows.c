@@ -1,4 +1,4 @@
-/* fuzz_bundle.c - any bytes in a record of rows' input, as a damaged database may have them (bundle.h, ids.h).
+/* fuzz_packed_rows.c - any bytes in a record of rows' input, as a damaged database may have them (packed_rows.h, ids.h).
  *
  * An input is a head of five little-endian 32-bit numbers, then the columns' bytes: tokens of the first row; length of
  * rows, ids, positions, ends, 2^32 - 1 for one that is absent. Copies are of the exact size, so sanitizers see what
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "schema/bundle.h"
+#include "schema/packed_rows.h"
 #include "schema/ids.h"
 
 #define ABSENT UINT32_MAX
@@ -37,14 +37,14 @@ static uint32_t sum_of(const uint8_t *numbers, uint32_t n)
 }
 
 /* All that a reader does with row k: *tokens up to it. */
-static void read_row(const struct bundle *s, uint32_t k, uint64_t *tokens)
+static void read_row(const struct packed_rows *s, uint32_t k, uint64_t *tokens)
 {
-    struct bundle_input in = bundle_input(s, k);
+    struct packed_input in = packed_input(s, k);
     int32_t *ids = malloc(in.n_tokens ? in.n_tokens * sizeof *ids : 1);
     assert(in.from == *tokens);
     *tokens += in.n_tokens;
     assert(*tokens <= s->n_tokens);
-    bundle_ids(s, &in, ids);
+    packed_ids(s, &in, ids);
     volatile uint32_t seen = sum_of((const uint8_t *)ids, in.n_tokens);
     seen += sum_of(in.positions, in.n_positions) + sum_of(in.ends, in.n_ends);
     (void)seen;
@@ -52,14 +52,14 @@ static void read_row(const struct bundle *s, uint32_t k, uint64_t *tokens)
 }
 
 /* The ids of all rows at once are those of the rows. */
-static void check_whole(const struct bundle *s)
+static void check_whole(const struct packed_rows *s)
 {
     int32_t *all = malloc(s->n_tokens ? s->n_tokens * sizeof *all : 1);
     int32_t *part = malloc(s->n_tokens ? s->n_tokens * sizeof *part : 1);
     assert(ids_unpack(s->columns.ids.at, s->columns.ids.len, s->n_tokens, all) == 0);
     for (uint32_t k = 0; k < s->n_rows; k++) {
-        struct bundle_input in = bundle_input(s, k);
-        bundle_ids(s, &in, part + in.from);
+        struct packed_input in = packed_input(s, k);
+        packed_ids(s, &in, part + in.from);
     }
     assert(s->n_tokens == 0 || memcmp(all, part, s->n_tokens * sizeof *all) == 0);
     free(all);
@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     uint32_t head[1 + N_COLUMNS];
     struct slice columns[N_COLUMNS];
-    struct bundle s;
+    struct packed_rows s;
     uint64_t tokens = 0;
     if (len < sizeof head)
         return 0;
@@ -79,8 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     len -= sizeof head;
     for (int i = 0; i < N_COLUMNS; i++)
         columns[i] = take_column(&bytes, &len, head[1 + i]);
-    struct bundle_columns c = {columns[0], columns[1], columns[2], columns[3]};
-    if (c.ids.at && bundle_open(&s, &c, head[0]) == 0) {
+    struct packed_columns c = {columns[0], columns[1], columns[2], columns[3]};
+    if (c.ids.at && packed_open(&s, &c, head[0]) == 0) {
         for (uint32_t k = 0; k < s.n_rows; k++)
             read_row(&s, k, &tokens);
         assert(tokens == s.n_tokens);
@@ -97,15 +97,15 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     static const int32_t ids[] = {1, 2, 3, 70000, 5, 6, 7}, large[] = {1 << 20, 2};
     static const int32_t positions[] = {0, 2};
     static const uint32_t ends[] = {3, 7};
-    struct bundle_writer b = {0};
+    struct packed_writer b = {0};
     if (n > 3)
         return 0;
-    bundle_add(&b, ids, 7, positions, n % 2 ? 2 : 0, ends, n % 2 ? 2 : 0);
+    packed_add(&b, ids, 7, positions, n % 2 ? 2 : 0, ends, n % 2 ? 2 : 0);
     if (n > 1)
-        bundle_add(&b, n == 2 ? large : ids, 2, NULL, 0, NULL, 0);
+        packed_add(&b, n == 2 ? large : ids, 2, NULL, 0, NULL, 0);
     if (n > 1)
-        bundle_add(&b, ids, 5, positions, 1, NULL, 0);
-    struct bundle_columns c = bundle_encode(&b);
+        packed_add(&b, ids, 5, positions, 1, NULL, 0);
+    struct packed_columns c = packed_encode(&b);
     const struct slice columns[N_COLUMNS] = {c.rows, c.ids, c.positions, c.ends};
     uint32_t head[1 + N_COLUMNS] = {7};
     for (int i = 0; i < N_COLUMNS; i++)
@@ -114,6 +114,6 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     for (int i = 0; i < N_COLUMNS; i++)
         if (columns[i].at)
             msgpack_sbuffer_write(&w->buffer, (const char *)columns[i].at, columns[i].len);
-    bundle_writer_release(&b);
+    packed_writer_release(&b);
     return 1;
 }
