@@ -1,11 +1,11 @@
 /* broker.h - the broker's one context, and the parts that its event loop (loop.c) is made of.
  *
- * One thread. A turn of the loop:
+ * One thread. A tick of the loop:
  *     outcomes  results of the batches that came back, one transaction, synced
  *     dispatch  the next batches to groups with free slots
  *     copies    results of rows that are known, a bounded number, as outcomes are
  *     requests  whatever clients sent, one transaction; replies are held until it is on the disk, which
- *               another thread sees to while the next turn runs
+ *               another thread sees to while the next tick runs
  *     waiters   those whose rows are there now, or whose time is over
  *
  * What is only for show (running rows, batch records, rates, workers) is written into whatever
@@ -31,7 +31,7 @@
 struct waiters;
 struct progress_table;
 
-#define BROKER_MESSAGES_PER_TURN 256
+#define BROKER_MESSAGES_PER_TICK 256
 
 struct counters {
     int64_t requests, refused, rows_accepted, rows_done, rows_failed, rows_copied, rows_cached;
@@ -65,7 +65,7 @@ struct broker {
     /* The database failed for good, `why` says how: tells all who wait. NULL: nobody can wait yet, or all were told. */
     void (*at_end)(struct broker *b, const char *why);
     int in_transaction;                        /* one is open; nothing in it was told to anyone */
-    int64_t touched[BROKER_MESSAGES_PER_TURN]; /* jobs that this turn's requests wrote to */
+    int64_t touched[BROKER_MESSAGES_PER_TICK]; /* jobs that this tick's requests wrote to */
     int n_touched;
     int cannot_write;         /* why, as it was last logged: ASSAY_EFULL, ASSAY_ELOCKED; 0 */
     struct held *held;        /* outcomes that could not be written (outcomes.c); NULL: none */
@@ -74,7 +74,7 @@ struct broker {
     long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
     uint64_t workers_sum; /* of what the workers table says, and when it is written all the same */
     long long workers_due_ms;
-    int wake; /* something was done that the next turn must look at without waiting */
+    int wake; /* something was done that the next tick must look at without waiting */
 };
 
 #endif

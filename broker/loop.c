@@ -19,9 +19,9 @@
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
-#define READING_US 20000 /* of one turn; then it is the workers' turn again */
+#define READING_US 20000 /* of one tick; then it is the workers' turn again */
 #define REQUESTS_US                                                                                \
-    200000 /* of one turn in all: replies go out at its end, large submits take long */
+    200000 /* of one tick in all: replies go out at its end, large submits take long */
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two entries that say nothing new */
 #define DRAIN_MS 30000
@@ -65,9 +65,9 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
     return !bad && bodies == 1;
 }
 
-/* The transaction of this turn's requests failed: nobody was told anything yet, and all hear the
+/* The transaction of this tick's requests failed: nobody was told anything yet, and all hear the
  * same now. */
-static void refuse_turn(struct broker *b, struct err *e)
+static void refuse_tick(struct broker *b, struct err *e)
 {
     transaction_rollback(b);
     transaction_cannot_write(b, e);
@@ -98,10 +98,10 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     if (rc == 0)
         waiters_settle(b, NULL);
     else
-        refuse_turn(b, e);
+        refuse_tick(b, e);
     send_replies(b);
     tell_of_touched(b);
-    store_tend(b->store); /* while the thread brings this turn's commit to the disk */
+    store_tend(b->store); /* while the thread brings this tick's commit to the disk */
 }
 
 /* One request; returns how long it took, unless it wrote to a job: that is cheap by the row, and the more of it
@@ -122,7 +122,7 @@ static void take_requests(struct broker *b)
     struct err e = {0};
     int rc = 0;
     long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
-    for (int i = 0; i < BROKER_MESSAGES_PER_TURN && rc == 0 && reading_us < READING_US; i++) {
+    for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0 && reading_us < READING_US; i++) {
         if (replies_are_full(b) || now_mono_us() >= end_us)
             break;
         struct envelope env;
@@ -383,8 +383,8 @@ static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, 
     return listen_check(&b->listeners, e);
 }
 
-/* One turn; returns when the next is due at the latest. */
-static long long turn(struct broker *b, long long *housekeeping_ms)
+/* One tick; returns when the next is due at the latest. */
+static long long tick(struct broker *b, long long *housekeeping_ms)
 {
     long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
     b->wake = 0;
@@ -462,7 +462,7 @@ int loop_run(struct broker *b, struct err *e)
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     b->at_end = tell_of_failure;
     while (rc == 0) {
-        long long next_ms = turn(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
+        long long next_ms = tick(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
         if ((rc = check(b, now_mono_ms(), &sockets_ms, e)) != 0 || (b->draining && all_stopped(b)))
             break;
         if (b->draining && drained_by_ms == 0)

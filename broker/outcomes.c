@@ -224,7 +224,7 @@ static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e
     return 0;
 }
 
-/* ---- all of a turn ---- */
+/* ---- all of a tick ---- */
 
 static int write_outcomes(struct broker *b, const struct outcome *list, int n, struct err *e)
 {

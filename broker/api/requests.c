@@ -1,7 +1,7 @@
 /* requests.c - what clients ask for, op by op (broker.h).
  *
  * A request that is refused has changed nothing: what can refuse it is looked at before the first
- * write. What fails after that is the database, and then the whole turn is undone. */
+ * write. What fails after that is the database, and then the whole tick is undone. */
 #include "broker/api/requests.h"
 
 #include <assert.h>
@@ -21,7 +21,7 @@
 /* From here on the request writes to this job. */
 static void touch(struct broker *b, int64_t job)
 {
-    assert(b->n_touched < BROKER_MESSAGES_PER_TURN);
+    assert(b->n_touched < BROKER_MESSAGES_PER_TICK);
     b->touched[b->n_touched++] = job;
 }
 

@@ -8,8 +8,8 @@
  * Their number is bounded. When all places are taken, the connection that has the most gives one to a connection that
  * has fewer: that waiter is answered as if its time were over. So n connections have an n-th of the places each, for certain.
  *
- * A request that waits has no reply in the outbox that could be replaced when its turn is undone:
- * waiters of the present turn are known as such until it is settled. */
+ * A request that waits has no reply in the outbox that could be replaced when its tick is undone:
+ * waiters of the present tick are known as such until it is settled. */
 #include "broker/api/waiters.h"
 
 #include <stdlib.h>
@@ -49,7 +49,7 @@ struct waiter {
     uint32_t limit;
     long long deadline_ms;
     int at;                       /* among the deadlines; NOWHERE: over */
-    int is_new;                   /* of the present turn */
+    int is_new;                   /* of the present tick */
     struct waiter *next, **place; /* place: what points to it */
     struct waiter *next_of_one, **place_of_one;
     int is_due;
@@ -277,7 +277,7 @@ static struct slice id_of(const struct waiter *w)
     return (struct slice){w->id_len ? w->id : NULL, w->id_len};
 }
 
-/* A reply before its time, from within a turn: nothing is read for `results`, which may ask again. */
+/* A reply before its time, from within a tick: nothing is read for `results`, which may ask again. */
 static void give_way(struct broker *b, struct waiter *w)
 {
     struct err e = {0};

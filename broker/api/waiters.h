@@ -10,7 +10,7 @@ enum waiter_kind { WAIT_RESULTS, WAIT_SCORE };
 int waiters_make_room(struct broker *b, const struct envelope *env, struct err *e);
 void waiters_add(struct broker *b, enum waiter_kind kind, const struct envelope *env,
     const struct request *q, int64_t job, long long deadline_ms);
-/* The turn that the newest waiters came in is over. why: it was undone, they all hear that; NULL:
+/* The tick that the newest waiters came in is over. why: it was undone, they all hear that; NULL:
  * it is on the disk. */
 void waiters_settle(struct broker *b, const struct err *why);
 void waiters_job_changed(struct broker *b, int64_t job); /* its waiters are looked at in a tick */

@@ -51,7 +51,7 @@ struct dedupe {
     uint64_t seed; /* of new tables */
     dedupe_row_finder *find_row;
     void *line_arg;
-    long long scan_end_ms; /* of this turn; 0: none has begun */
+    long long scan_end_ms; /* of this pass; 0: none has begun */
     int later;
     int added; /* to the cache, since the last flush */
 };
@@ -153,7 +153,7 @@ static void close_lying(struct dedupe *t, int64_t job)
     remove_table(t, at);
 }
 
-/* The row's job's becomes the current one: 1, or 0 when this turn has no time left to fill one more. */
+/* The row's job's becomes the current one: 1, or 0 when this pass has no time left to fill one more. */
 static int choose_table(struct dedupe *t, int64_t job)
 {
     struct dedupe_index *table = table_of(t, job);
@@ -449,9 +449,9 @@ static int scan_some(struct dedupe *t, struct err *e)
     return !more;
 }
 
-/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this turn
- * has left. The other half is for other jobs: most have little to read. The first of a turn gets some in any case,
- * or where this process is held up between two looks at the clock no turn would get on. */
+/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this pass
+ * has left. The other half is for other jobs: most have little to read. The first of a pass gets some in any case,
+ * or where this process is held up between two looks at the clock no pass would get on. */
 static int fill_table(struct dedupe *t, struct err *e)
 {
     int rc = dedupe_index_scanned(t->current) == SCANNED;

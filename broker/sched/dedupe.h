@@ -48,8 +48,8 @@ void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg);
 /* This row will be asked for soon. */
 void dedupe_prefetch(struct dedupe *t, struct sequence *r);
 
-/* A turn of the planner begins: as many milliseconds again for reading rows of before, and some are read however
- * slow the machine is. */
+/* Resets the budget for reading rows of before, at the beginning of the planner's pass. However slow the machine
+ * is, each pass reads some. */
 void dedupe_reset_budget(struct dedupe *t);
 
 /* Has this row's result to be computed? DEDUPE_NONE: yes. DEDUPE_UNDER_WAY: *primary is being computed and

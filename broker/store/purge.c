@@ -2,7 +2,7 @@
  *
  * Purging a job deletes its row of table job and writes its number into table purge, in one transaction. From then on
  * no view, no message and no part of the broker knows it, and its key is free. The rows, inputs and results are
- * deleted in small steps between the broker's turns, a few rows at a time in the order of their numbers, so
+ * deleted in small steps between the broker's ticks, a few rows at a time in the order of their numbers, so
  * that where to go on is always the first row that is left: a broker that was killed in the middle goes on after
  * its restart. When none is left, the free pages are given back to the file system in the same small steps
  * (pragma auto_vacuum=incremental); the file shrinks with the next checkpoint.

@@ -537,30 +537,30 @@ static void test_filled_in_slices(void **state)
     int32_t ids[5] = {0, 17, 7, 7, 7};
     struct store_row row = plain(ids, 5);
     struct row_list list = put(f, job, &row);
-    int turns = 0, found;
+    int passes = 0, found;
     while ((found = must(dedupe_find(t, list.at[0], &primary, &err))) == DEDUPE_LATER) {
         assert_int_equal(dedupe_is_behind(t), 1);
-        turns++;
+        passes++;
         dedupe_reset_budget(t);
     }
     assert_int_equal(found, DEDUPE_KNOWN);
-    assert_true(turns > 0);
+    assert_true(passes > 0);
     assert_int_equal(dedupe_file(f->dir, job).bytes, before);
     free_rows(&list);
     dedupe_free(&t);
 }
 
-/* A process that is held up for longer than a turn whenever it looks at the clock. */
+/* A process that is held up for longer than a pass whenever it looks at the clock. */
 static long long held_up(void)
 {
     static long long now = 1;
     return now += 100;
 }
 
-/* Each turn reads some rows of before, so that a machine that is slow, or busy with other things, gets on. */
+/* Each pass reads some rows of before, so that a machine that is slow, or busy with other things, gets on. */
 static void test_filled_however_slowly(void **state)
 {
-    enum { ROWS = 3000, AT_LEAST_A_TURN = 50 };
+    enum { ROWS = 3000, AT_LEAST_A_PASS = 50 };
     struct fixture *f = *state;
     struct err err;
     struct sequence *primary;
@@ -572,13 +572,13 @@ static void test_filled_however_slowly(void **state)
     struct row_list list = put(f, job, &row);
     struct dedupe *t = dedupe_new(
         &(struct dedupe_options){.digest = "d", .mode = "m", .store = f->s, .now_ms = held_up});
-    int turns = 0, found = DEDUPE_LATER;
-    for (; found == DEDUPE_LATER && turns < ROWS / AT_LEAST_A_TURN; turns++) {
+    int passes = 0, found = DEDUPE_LATER;
+    for (; found == DEDUPE_LATER && passes < ROWS / AT_LEAST_A_PASS; passes++) {
         dedupe_reset_budget(t);
         found = must(dedupe_find(t, list.at[0], &primary, &err));
     }
     assert_int_equal(found, DEDUPE_KNOWN);
-    assert_true(turns > 1);
+    assert_true(passes > 1);
     free_rows(&list);
     dedupe_free(&t);
 }
@@ -605,16 +605,16 @@ static void test_many_that_are_filled_at_once(void **state)
     }
     rows[JOBS] = put(f, new_job(f->s, "new", 0), &row);
     struct dedupe *t = open_dedupe(f);
-    for (int turns = 0; left > 0; turns++) {
+    for (int passes = 0; left > 0; passes++) {
         dedupe_reset_budget(t);
         for (int k = 0; k <= JOBS; k++) { /* as the planner does it, in order and in turn */
-            int j = (turns % 2 * turns + k) % (JOBS + 1), was = told[j];
+            int j = (passes % 2 * passes + k) % (JOBS + 1), was = told[j];
             told[j] |= must(dedupe_find(t, rows[j].at[0], &primary, &err)) == DEDUPE_NONE;
             left -= !was && told[j];
         }
         assert_true(
-            turns < 2000 * JOBS); /* a turn is of milliseconds: how many depends on the machine */
-        assert_true(told[JOBS] || turns < 20 * JOBS);
+            passes < 2000 * JOBS); /* a pass is of milliseconds: how many depends on the machine */
+        assert_true(told[JOBS] || passes < 20 * JOBS);
     }
     for (int j = 0; j <= JOBS; j++)
         free_rows(&rows[j]);

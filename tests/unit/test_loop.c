@@ -1,5 +1,5 @@
-/* test_loop.c - the broker's loop and the disk. When it fills up in the middle of a turn, every request
- * of the turn is answered, none of them was kept, and what was accepted before is still there. When it is
+/* test_loop.c - the broker's loop and the disk. When it fills up in the middle of a tick, every request
+ * of the tick is answered, none of them was kept, and what was accepted before is still there. When it is
  * slow, nobody hears of anything before it is synced, and when it fails, never.
  *
  * The loop runs in a child, without worker groups, on a database that may not grow beyond a number
@@ -278,7 +278,7 @@ static uint64_t cpu_ms(pid_t pid)
     return (user + system) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
 }
 
-static void test_every_request_of_a_full_turn_is_answered(void **state)
+static void test_every_request_of_a_full_tick_is_answered(void **state)
 {
     struct scene *s = *state;
     char words[12][32], word[32];
@@ -286,7 +286,7 @@ static void test_every_request_of_a_full_turn_is_answered(void **state)
     send_submit(s, 1, "small", 2);
     assert_int_equal(hear(s, word, sizeof word), 1);
     assert_string_equal(word, "queued");
-    /* Sent at once, so that some of them share a turn. */
+    /* Sent at once, so that some of them share a tick. */
     send_submit(s, 1, "large", 200);
     send_score(s, 2, 1, 300);
     send_submit(s, 3, "large again", 200);
@@ -327,7 +327,7 @@ static void test_a_cancel_that_was_undone_did_not_happen(void **state)
     send_submit(s, 2, "large", 200);
     hear_all(s, 2, words);
     assert_string_equal(words[2], "queue_full");
-    int kept = strcmp(words[1], "cancelled") == 0; /* it had a turn of its own */
+    int kept = strcmp(words[1], "cancelled") == 0; /* it had a tick of its own */
     if (!kept)
         assert_string_equal(words[1], "queue_full");
     assert_string_equal(
@@ -581,7 +581,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
-            test_every_request_of_a_full_turn_is_answered, open_scene, close_scene),
+            test_every_request_of_a_full_tick_is_answered, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),

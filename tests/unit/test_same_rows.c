@@ -12,7 +12,7 @@ struct planned {
     struct dedupe *dedupe;
 };
 
-/* It stands still: no row is left for a later turn because the machine is slow. */
+/* It stands still: no row is left for a later pass because the machine is slow. */
 static long long no_time(void)
 {
     return 1;
@@ -204,7 +204,7 @@ static void test_who_waits_is_bounded(void **state)
     struct planned t = start(state, 64);
     int64_t job = plan_job(&t, "same", N, 1), other = plan_job(&t, "other", 300, 300);
     struct batch *first = next(&t), *b;
-    uint32_t others = 0, done, turns = 0;
+    uint32_t others = 0, done, passes = 0;
     assert_int_equal(first->rows[0]->row_id, row_id_of(job, 0));
     assert_int_equal(n_duplicates(first->rows[0]), PLANNER_KNOWN_ROWS);
     others += first->n_rows - 1;
@@ -214,12 +214,12 @@ static void test_who_waits_is_bounded(void **state)
     }
     assert_int_equal(others, 300);
     done = answer(&t, &first, ROW_VALUES);
-    for (; (b = known(&t)); turns++) {
+    for (; (b = known(&t)); passes++) {
         assert_true(b->n_rows <= PLANNER_KNOWN_ROWS);
         done += answer(&t, &b, ROW_VALUES);
     }
     assert_int_equal(done, N + 15);
-    assert_int_equal(turns, 2);
+    assert_int_equal(passes, 2);
     assert_null(next(&t));
     assert_int_equal(job_now(t.f->s, job).done, N);
     assert_int_equal(job_now(t.f->s, other).done, 300);

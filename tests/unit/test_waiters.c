@@ -1,5 +1,5 @@
 /* test_waiters.c - requests that wait: answered when their rows are there, when their time is over,
- * when their turn is undone, and when the broker stops; each once. The store and the sockets are
+ * when their tick is undone, and when the broker stops; each once. The store and the sockets are
  * real, time is the test's own. */
 #include "broker/api/send.h"
 #include "broker/api/waiters.h"
@@ -286,7 +286,7 @@ static void test_score_of_a_job_that_is_not_there(void **state)
     assert_heard(s, 9, "unknown_job", 0);
 }
 
-static void test_an_undone_turn_is_told_to_its_waiters_only(void **state)
+static void test_an_undone_tick_is_told_to_its_waiters_only(void **state)
 {
     struct scene *s = *state;
     struct err why = {.code = ASSAY_EQUEUEFULL, .retry_after_ms = 5000};
@@ -496,7 +496,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             test_score_of_a_job_that_is_not_there, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
-            test_an_undone_turn_is_told_to_its_waiters_only, open_scene, close_scene),
+            test_an_undone_tick_is_told_to_its_waiters_only, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_stopping_broker_answers_all, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
