@@ -1,5 +1,4 @@
-/* row.h - a row while it is in the broker's memory. The database keeps the truth;
- * these are leases. */
+/* row.h - rows and their sequences while they are in the broker's memory. The database decides; these are copies. */
 #ifndef ASSAY_ROW_H
 #define ASSAY_ROW_H
 
@@ -27,24 +26,23 @@ static inline uint32_t row_index(int64_t row)
     return (uint32_t)(row & 0xffffffff);
 }
 
-/* Where a result came from. */
+/* Where a result comes from. */
 enum row_origin { ROW_COMPUTED, ROW_COPIED, ROW_CACHED };
 
-/* What a row that was computed gave holds for all rows that are the same. */
+/* What a computed sequence gave, for its duplicates. */
 enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
 
-/* A row of several sequences (responses to a prompt, the two of a pair) while they are on their way:
- * each runs as a struct sequence of its own, in whatever batch, and the row is finished when all are.
- * Shared by them, freed with the last. */
+/* A row of several sequences (responses to a prompt, a pair) while they are in flight. Each sequence runs on its own,
+ * in any batch; the row is finished when all are. Shared by its sequences, freed with the last. */
 struct row {
     uint32_t n_parts, n_tokens, n_done, n_back, refs;
-    int is_in_flight;  /* by the planner, since the first of them was given out */
+    int is_in_flight;  /* in the planner's set, since its first sequence was sent out */
     float *values;     /* [n_parts] one each */
     int32_t *pooled;   /* [n_parts] pairs (position, token id) */
     uint32_t n_pooled; /* n_parts, or 0 for MEAN */
     uint8_t *done;     /* [n_parts] */
-    int origin;        /* enum row_origin: COMPUTED when one of them was, CACHED when one was */
-    int error_code;    /* of the first that failed */
+    int origin; /* enum row_origin: COMPUTED if any sequence was, else CACHED if any was, else COPIED */
+    int error_code; /* of the first that failed */
     char error_message[200];
 };
 
@@ -53,8 +51,8 @@ void row_unref(struct row *l); /* NULL-safe */
 
 #define ROW_KEY_BYTES 16
 
-/* One leased row, in one allocation: ids and positions follow the struct. Positions lie inside the
- * row: admission saw to it. */
+/* One sequence, in one allocation: ids and positions follow the struct. Positions lie inside the sequence: admission
+ * checks them. */
 struct sequence {
     int64_t row_id;
     uint32_t n_tokens, n_positions;
@@ -79,7 +77,7 @@ struct sequence {
     int origin;                  /* enum row_origin */
     float *found_values;         /* [n_values] its result, when that was found; owned */
     int found_error;             /* or the error that was found, an ASSAY_ code; else 0 */
-    char *found_message;         /* with known_error; owned */
+    char *found_message;         /* with found_error; owned */
     struct sequence *duplicates; /* the same rows, which wait for this one; owned */
 };
 

@@ -1,23 +1,21 @@
 /* dedupe.c - see dedupe.h.
  *
- * The hash is XXH3-64 with a seed that nobody outside knows: only hints depend on it. What the score cache keeps
- * has to be proven by its key, the first 128 bits of BLAKE2b over, in this order, each number as little-endian
- * int32:
+ * The index uses XXH3-64 with a secret seed; only hints depend on it. An entry of the score cache is proven by its
+ * key: the first 128 bits of BLAKE2b over the following, in this order, each number as little-endian int32:
  *     model      32 bytes: BLAKE2b-256 of version of the program, checkpoint digest, mode, each ended by 0;
  *                an adapter's digest would follow
  *     numbers    n_tokens, n_positions, n_values, pooling, activation, step token (-1 unless STEP)
  *     ids        [n_tokens]
  *     positions  [n_positions]
- * All lengths come before what they measure, so no two rows have the same encoding. 128 bits, and a hash
- * that nobody can steer: a client that could make two rows collide could give another's row its score.
+ * Each length precedes what it measures, so no two rows have the same encoding. The hash is cryptographic, because a
+ * client that could make two rows collide could give its score to another client's row.
  *
- * Rows under way are found through a hash table of pointers that holds just those. A row is in its job's table from
- * when it goes to be computed, so before it can be finished. A table begins empty; where its job has finished
- * rows (after a restart, or when the table was closed) it is filled first, some milliseconds' worth at a time,
- * and its job waits for that.
+ * Primaries are kept in a hash table of pointers. A row enters its job's index when it is sent to a worker, so before
+ * it can finish. A new index is empty; if the job has finished rows (after a restart, or because the index was
+ * closed), it is first filled from the database, some milliseconds at a time, and the job waits for that.
  *
- * Rows are compared within one job, for a queue that is scored twice on purpose (to compare, to measure) has to be;
- * across jobs there is the score cache. */
+ * Only rows of one job are compared, so that a job submitted twice on purpose is computed twice; the score cache
+ * works across jobs. */
 #include "broker/sched/dedupe.h"
 
 #include <sodium.h>
@@ -50,7 +48,7 @@ struct dedupe {
     int64_t read_row;
     uint64_t seed; /* of new tables */
     dedupe_row_finder *find_row;
-    void *line_arg;
+    void *find_arg;
     long long scan_end_ms; /* of this pass; 0: none has begun */
     int later;
     int added; /* to the cache, since the last flush */
@@ -58,7 +56,7 @@ struct dedupe {
 
 /* ---- tables of jobs ---- */
 
-/* It is gone already. */
+/* The index is closed already. */
 static void remove_table(struct dedupe *t, uint32_t at)
 {
     t->n_tables--;
@@ -263,7 +261,7 @@ static void grow(struct dedupe *t)
     free(old);
 }
 
-void dedupe_add_queued(struct dedupe *t, struct sequence *r)
+void dedupe_add_lone(struct dedupe *t, struct sequence *r)
 {
     struct dedupe_index *table = table_of(t, row_job(r->row_id));
     if (!table)
@@ -280,7 +278,7 @@ void dedupe_add_primary(struct dedupe *t, struct sequence *r)
     t->primaries[primary_slot(t, r)] = r;
     t->n_primaries++;
     r->is_primary = 1;
-    dedupe_add_queued(t, r);
+    dedupe_add_lone(t, r);
 }
 
 static void stop_leading(struct dedupe *t, struct sequence *r)
@@ -355,7 +353,7 @@ static int take_answer(
     struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
 {
     const struct row *line =
-        same->of && t->find_row ? t->find_row(t->line_arg, same->row_id) : NULL;
+        same->of && t->find_row ? t->find_row(t->find_arg, same->row_id) : NULL;
     if (line && line->done[same->part] && line->error_code == 0) {
         make_room(r, ROW_COPIED);
         r->found_values[0] = line->values[same->part];
@@ -506,7 +504,7 @@ void dedupe_free(struct dedupe **t)
 void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg)
 {
     t->find_row = find;
-    t->line_arg = arg;
+    t->find_arg = arg;
 }
 
 /* ---- all of it ---- */

@@ -1,11 +1,11 @@
-/* dedupe_index.h - where the rows of one job with this hash may be: a table of hints.
+/* dedupe_index.h - which rows of one job may have a given hash.
  *
- * It says nothing of what is in a row: whoever finds a number looks into the row. So a number too many does
- * no harm, and one too few costs a row computed twice.
+ * The index holds hints: the caller reads each row that it names and compares the content. A wrong hint does no
+ * harm; a missing one costs a row computed twice.
  *
- * A small table lies in memory. A larger one is a file of the data directory, mapped: as much of it is in
- * memory as the system has room for. The file has no name, so nobody can damage it or cut it short, and it goes
- * with the broker however that ends: each start makes its tables again, from the database. */
+ * A small index lies in memory, a larger one in a mapped file of the data directory. The file has no name, so nobody
+ * can damage it or cut it short, and it disappears with the broker, however that ends: each start fills its indexes
+ * again from the database. */
 #ifndef ASSAY_DEDUPE_INDEX_H
 #define ASSAY_DEDUPE_INDEX_H
 
@@ -14,16 +14,16 @@
 
 /* Up to 3,072 rows, 32 kB. */
 #define DEDUPE_INDEX_MEMORY_BITS 12
-/* Of so many rows with one hash no more are told, nor kept: more than a few are somebody's malice. */
+/* At most so many rows of one hash are kept and found: more only occur in an attack on the hash. */
 #define DEDUPE_INDEX_SAME 16
 
 struct dedupe_index;
 
 struct dedupe_index_options {
-    const char *dir; /* NULL: no files; borrowed until the table is closed */
+    const char *dir; /* NULL: no files; borrowed until the index is closed */
     int64_t job;
-    uint64_t seed;           /* of the hashes; nobody outside can know it */
-    uint64_t min_free_bytes; /* of the disk, that a file is to leave: results need them */
+    uint64_t seed;           /* of the hashes; secret */
+    uint64_t min_free_bytes; /* disk space that a file must leave free for results */
 };
 struct dedupe_index *dedupe_index_open(
     const struct dedupe_index_options *options);  /* an empty one */
@@ -31,29 +31,29 @@ void dedupe_index_close(struct dedupe_index **t); /* NULL-safe */
 
 int64_t dedupe_index_job(const struct dedupe_index *t);
 uint64_t dedupe_index_seed(const struct dedupe_index *t);
-/* Memory that it takes; 0 of one that is not small. */
+/* Bytes of memory that a small index takes; 0 for one in a file. */
 size_t dedupe_index_small_bytes(const struct dedupe_index *t);
-/* The table has the job's rows of before it was made up to this number. 0 in a new one. */
+/* How far the job's earlier rows have been read into the index: up to this row. 0 in a new index. */
 int64_t dedupe_index_scanned(const struct dedupe_index *t);
 void dedupe_index_set_scanned(struct dedupe_index *t, int64_t row);
 
-/* Once is enough: it is not there twice. Grows; where there is no room for that, forgets, and says so once. */
+/* Adds row i, unless it is there. Grows the index; where it cannot grow, drops the row and logs that once. */
 void dedupe_index_add(struct dedupe_index *t, uint64_t hash, uint32_t i);
-/* Which rows were added under this hash, or one that is hardly to be told from it: their number, at most
- * DEDUPE_INDEX_SAME. */
+/* The rows that were added under this hash, or under one with the same tag, into found [DEDUPE_INDEX_SAME]. Returns
+ * how many. */
 uint32_t dedupe_index_find(struct dedupe_index *t, uint64_t hash, uint32_t *found);
-/* It will be looked for soon. */
+/* Loads into the cache what dedupe_index_find will read. */
 void dedupe_index_expect(const struct dedupe_index *t, uint64_t hash);
 
-/* Was a row of this hash one that dedupe_index_find names for that hash? */
+/* Would dedupe_index_find name a row of one hash for the other? */
 int dedupe_index_is_same(uint64_t hash, uint64_t other);
-/* 1: its file was read and did not have what was written there, so it may lack any row; to be closed, and made
- * again without files (which never lies, so that this has an end). The caller knows it of a row that was
- * found, the table of slots that do not end. */
+/* 1: the index's file does not hold what was written to it, so it may lack any row. The caller closes it and opens
+ * another without files. The index notices a search that does not end; the caller reports a row that is not as
+ * found (dedupe_index_distrust). */
 int dedupe_index_lies(const struct dedupe_index *t);
 void dedupe_index_distrust(struct dedupe_index *t);
 
-/* Deletes files that have a name still: of a broker that was killed as it made one, or of version before. */
+/* Deletes files that still have a name: of a broker that was killed while it made one, or of an older version. */
 void dedupe_index_sweep(const char *dir);
 
 #endif

@@ -72,7 +72,7 @@ static void run_again(struct planner *p, struct sequence *r)
     r->origin = ROW_COMPUTED;
     r->found_error = 0;
     if (p->dedupe)
-        dedupe_add_queued(p->dedupe, r);
+        dedupe_add_lone(p->dedupe, r);
     if (!p->again || !fits(p, p->again, r)) {
         struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
         b->next = p->again;
