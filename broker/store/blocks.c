@@ -1,10 +1,11 @@
-/* blocks.c - which rows are queued, which run, which failed: bits of 64 rows at a time.
+/* blocks.c - which rows are queued, running or failed, as bits for 64 rows at a time.
  *
- * A block is the rows whose numbers have the same upper 58 bits (table block). Rows come and finish by the
- * batch, next to each other: their states are one record, where an index over each row's own state would
- * be written twice a row. The connection holds a few blocks, those whose rows are being dealt with, and
- * writes one when another takes its place, and all before the commit; what reads the table asks for that
- * first (store_keep_blocks). A row that is neither queued nor failed is done. */
+ * A block (table block) covers the rows whose numbers have the same upper 58 bits. Rows arrive and
+ * finish in batches of neighbours, so one record holds their states; an index over each row's own
+ * state would be written twice per row. The connection holds a few blocks, those of the rows in
+ * use. It writes one when another takes its place, and all of them before the commit; code that
+ * reads the table calls store_keep_blocks first. A row that is neither queued nor failed is
+ * done. */
 #include <string.h>
 
 #include "broker/store/private.h"
@@ -39,7 +40,8 @@ void store_drop_blocks(struct store *s)
     memset(s->blocks, 0, sizeof s->blocks);
 }
 
-/* Where the row's block is held: neighbours, and blocks of jobs that take turns, lie beside each other. */
+/* Where the row's block is held. Neighbours, and blocks of jobs that take turns, get different
+ * places. */
 static struct store_block *place_of(struct store *s, int64_t row)
 {
     return &s->blocks[(block_number(row) + row_job(row)) % STORE_BLOCKS];
@@ -74,7 +76,7 @@ static int read_block(struct store *s, struct store_block *b, struct err *e)
     return rc;
 }
 
-/* The row's block, which may not be in the table yet: 0 and *out. */
+/* Loads the row's block, which may not be in the table yet: 0 and *out. */
 static int use_block(struct store *s, int64_t row, struct store_block **out, struct err *e)
 {
     struct store_block *b = *out = place_of(s, row);

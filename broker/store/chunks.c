@@ -1,4 +1,4 @@
-/* chunks.c - what comes in: chunks, and the rows of those that have no gap before them. */
+/* chunks.c - takes in chunks, and the rows of those with no gap before them. */
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,7 +10,8 @@
 
 #define OLD_DIGEST_BYTES 32
 
-/* A job is finished when it is sealed and every row is; told after anything that can make it so. */
+/* A job is finished when it is sealed and all its rows are. Called after any change that can make
+ * it so. */
 static int set_finished(struct store *s, int64_t job, struct err *e)
 {
     return store_run_job(s, job, JOB_COUNTED, e,
@@ -19,15 +20,16 @@ static int set_finished(struct store *s, int64_t job, struct err *e)
         "ii", (int64_t)now_wall_ms(), job);
 }
 
-/* What tells whether a chunk that comes again is the same: XXH3-128. It is no guard against anyone: who
- * makes two chunks of one digest, under one key and number of his own choosing, loses his own rows. */
+/* The digest, XXH3-128, that shows whether a chunk that is sent again is the same. It guards
+ * against no attacker: a client that makes two chunks with one digest under its own key and number
+ * loses only its own rows. */
 static struct slice digest_chunk(const struct store_chunk *c, XXH128_canonical_t *digest)
 {
     XXH128_canonicalFromHash(digest, XXH3_128bits(c->rows.at, c->rows.len));
     return (struct slice){digest->digest, sizeof digest->digest};
 }
 
-/* Chunks that were kept before version 4 of the schema have BLAKE2b-256, told by its length. */
+/* Chunks kept before version 4 of the schema have BLAKE2b-256, which its length shows. */
 static int has_digest(const struct store_chunk *c, struct slice kept, struct slice digest)
 {
     uint8_t old[OLD_DIGEST_BYTES];
@@ -38,7 +40,7 @@ static int has_digest(const struct store_chunk *c, struct slice kept, struct sli
     return kept.len == digest.len && memcmp(kept.at, digest.at, kept.len) == 0;
 }
 
-/* The chunk is there already: the same, or not. */
+/* The chunk is there already: compares digest and seal. */
 static int compare_chunk(
     sqlite3_stmt *q, const struct store_chunk *c, struct slice digest, struct err *e)
 {
@@ -57,7 +59,7 @@ static int compare_chunk(
 /* The job's chunks so far. */
 struct extent {
     int64_t seal, last,
-        next; /* sealed chunk (-1: none), highest chunk (-1: none), first that is not placed */
+        next; /* sealing chunk (-1: none), highest chunk (-1: none), first not placed */
 };
 
 static int read_extent(struct store *s, int64_t job, struct extent *x, struct err *e)
@@ -72,7 +74,7 @@ static int read_extent(struct store *s, int64_t job, struct extent *x, struct er
     return rc;
 }
 
-/* May this new chunk be added to the job as it is? */
+/* Whether this new chunk may be added to the job as it is. */
 static int check_chunk(
     const struct store_chunk *c, const struct store_job *j, const struct extent *x, struct err *e)
 {
@@ -90,7 +92,7 @@ static int check_chunk(
     return 0;
 }
 
-/* Bytes kept past a gap count as queued, as if they were tokens, until their rows are placed. */
+/* Bytes kept past a gap count as queued tokens until their rows are placed. */
 static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, struct err *e)
 {
     int64_t tokens = sign * (int64_t)(bytes / sizeof(int32_t));
@@ -157,8 +159,8 @@ int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struc
 
 #define DIGITS 24
 
-/* An integer or a text, from the msgpack of the client's id. An integer that SQLite has no room for
- * is kept as a blob of its digits, which are written into `digits`. */
+/* Decodes the client's id, an integer or a text, from msgpack. An integer too large for SQLite
+ * becomes a blob of its digits, written into `digits`. */
 static struct client_id decode_id(struct slice id, char digits[DIGITS])
 {
     struct msg_reader r;
@@ -190,10 +192,10 @@ static void bind_id(sqlite3_stmt *q, int at, const struct client_id *id)
         sqlite3_bind_text64(
             q, at, (const char *)id->text.at, id->text.len, SQLITE_STATIC, SQLITE_UTF8);
     else
-        sqlite3_bind_null(q, at); /* and not what the row before had */
+        sqlite3_bind_null(q, at); /* not the previous row's value */
 }
 
-/* Rows on their way into a job: what the job's counters will be told once they are all there. */
+/* Rows being placed into a job, and what to add to its counters once all are there. */
 struct placing {
     int64_t job;
     int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
@@ -201,7 +203,7 @@ struct placing {
     int64_t placed, failed, tokens;
 };
 
-/* A row that was born failed has its result at once. */
+/* A row that is born failed gets its result at once. */
 static int add_failed(
     struct store *s, const struct placing *p, const struct store_row *r, struct err *e)
 {
@@ -215,13 +217,13 @@ static int add_failed(
     return store_insert_result(s, &record, NULL, e);
 }
 
-/* Do rows of this shape have sequences, be it one? */
+/* Whether rows of this shape have a list of sequences, even if only one. */
 static int is_list_shape(int shape)
 {
     return shape == ROW_RESPONSES || shape == ROW_PAIR;
 }
 
-/* The pack of rows so far into the database. */
+/* Writes the pack of rows so far. */
 static int end_packed(struct store *s, const struct placing *p, struct err *e)
 {
     if (s->input.n_rows == 0)
@@ -234,7 +236,7 @@ static int end_packed(struct store *s, const struct placing *p, struct err *e)
         "ibbbbb", p->first_row, c.rows, c.ids, c.positions, c.ends, sums);
 }
 
-/* A row that was born failed has no input: none among others', and no pack begins with it. */
+/* A row that is born failed has no input: it is empty within a pack, and no pack begins with it. */
 static int add_input(struct store *s, struct placing *p, const struct store_row *r, struct err *e)
 {
     int failed = r->error_code != 0;
@@ -327,7 +329,7 @@ int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *a
 
 /* ---- chunks that were past a gap ---- */
 
-/* Rows of a chunk that is damaged, each born failed. */
+/* Gives the rows of a damaged chunk, each born failed. */
 static int next_damaged(void *arg, struct store_row *row, struct err *e)
 {
     uint32_t *left = arg;
@@ -340,7 +342,8 @@ static int next_damaged(void *arg, struct store_row *row, struct err *e)
     return *left > 0 ? (--*left, 1) : 0;
 }
 
-/* The chunk that is next in order: its bytes, whether they are those that came, and how many rows it has. */
+/* The next chunk in order: its bytes, its number of rows, and whether the bytes are what
+ * arrived. */
 struct pending {
     struct slice rows;
     int64_t n_rows;
@@ -368,11 +371,11 @@ static int read_pending(struct store *s, int64_t job, struct pending *p, struct 
     p->rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
     p->n_rows = sqlite3_column_int64(q, 1);
     p->sound = store_pending_is_sound(q, 0, 2);
-    /* q stays on its row, and the blob with it; it is reset when it is used next. */
+    /* q stays on its row, so the blob stays valid; it is reset at its next use. */
     return 1;
 }
 
-/* As many rows as the job has accepted and not placed, at most. */
+/* At most as many rows as the job has accepted and not placed. */
 static int place_damaged(struct store *s, int64_t job, int64_t n_rows, struct err *e)
 {
     int64_t left;
@@ -382,7 +385,7 @@ static int place_damaged(struct store *s, int64_t job, int64_t n_rows, struct er
     return rc == 0 ? store_add_rows(s, job, next_damaged, &n, e) : rc;
 }
 
-/* The chunk that the last call lent has its rows now. */
+/* The rows of the chunk that the last call lent are placed now. */
 static int end_pending(struct store *s, int64_t job, struct err *e)
 {
     return store_run(s, e,

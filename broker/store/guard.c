@@ -1,15 +1,15 @@
-/* guard.c - that the database is still where its name says.
+/* guard.c - checks that the database files are still where their names say.
  *
- * A file that is removed or replaced lives on for who has it open: the broker would go on, acknowledge
- * rows, sync them, and lose them all when it closes it. So before anybody is told that something is on
- * the disk, the names are looked at.
+ * A file that is removed or replaced lives on while a process has it open: the broker would go on,
+ * acknowledge rows, sync them, and lose them all on close. So the names are checked before anyone
+ * is told that something is on disk.
  *
- * A database that is cut keeps its name: its size is looked at too. It shrinks by itself where a checkpoint has given
- * pages back, and then says so on its first page.
+ * A database that is cut keeps its name, so its size is checked too. It shrinks by itself when a
+ * checkpoint gives pages back; its first page then says so.
  *
- * What the connection has open is whole even then. Where the database has its name and its log has none, a
- * checkpoint brings into it what the log held. (Where another log has taken the name, that would be
- * read on top of it.) */
+ * The files that the connection has open are whole even then. If the database still has its name
+ * and the log's name is gone, a checkpoint copies the log into it. (If another log has taken the
+ * name, it would be read on top of the database.) */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,7 +40,8 @@ int store_guard_begin(struct store *s, struct err *e)
     return 0;
 }
 
-/* 1 the name leads to the file that was opened; 0 not; negative: no telling, errno says why. */
+/* 1 the name leads to the file that was opened, 0 it does not; negative: unknown, errno says
+ * why. */
 static int is_there(const struct store *s, int i, struct stat *st)
 {
     if (look(s, i, st) != 0)
@@ -62,7 +63,7 @@ void store_guard_rescue(struct store *s)
         "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
 }
 
-/* Read through SQLite's own file: to open it once more and close it would drop SQLite's locks. */
+/* Reads through SQLite's own file: opening and closing it again would drop SQLite's locks. */
 static int is_cut_database(struct store *s, off_t size)
 {
     uint8_t head[32];

@@ -1,4 +1,4 @@
-/* jobs.c - jobs: made, found, read, and what is done to one as a whole. */
+/* jobs.c - creates, finds, reads and lists jobs, and does what concerns a job as a whole. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *
         s->dir, (int)key.len, (const char *)key.at, STORE_LAST_JOB, (long long)*job);
 }
 
-/* Above every number that was given. */
+/* The new job's number: above every number ever given. */
 static int next_number(struct store *s, int64_t *job, struct err *e)
 {
     int rc = store_integer(s, 0, job, e,
@@ -77,7 +77,7 @@ static void note_unsound(struct store *s, int64_t job)
         at--;
     if (at > 0 && s->unsound[at - 1] == job)
         return;
-    if ((s->n_unsound & (s->n_unsound - 1)) == 0) { /* the room is used up: 0, 1, 2, 4 .. */
+    if ((s->n_unsound & (s->n_unsound - 1)) == 0) { /* the array is full: 0, 1, 2, 4 .. */
         int64_t *more = xcalloc(s->n_unsound ? 2 * s->n_unsound : 1, sizeof *more);
         if (s->n_unsound > 0)
             memcpy(more, s->unsound, s->n_unsound * sizeof *more);
@@ -99,7 +99,7 @@ int store_find_unsound(struct store *s, struct err *e)
     return rc;
 }
 
-/* Nobody is told that it goes well with a record that is not what was written. */
+/* A damaged record is shown as held, so that nobody takes the job to be fine. */
 static void note_damage(struct store *s, int damage, struct store_job *j)
 {
     j->damaged = j->held = 1;
@@ -150,14 +150,14 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     j->rate = sqlite3_column_double(q, 12);
     j->created_ms = ms_at(q, 13);
     j->finished_ms = ms_at(q, 14);
-    if (j->finished_ms > j->created_ms) /* over: the rate of its whole life */
+    if (j->finished_ms > j->created_ms) /* finished: the rate over its whole life */
         j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
     int64_t mode = sqlite3_column_int64(q, 15);
     j->copied = rows_at(q, 16);
     j->cached = rows_at(q, 17);
     j->fresh = sqlite3_column_int(q, 18);
     sqlite3_reset(q);
-    /* What is finished is not held: there is nothing left to score under another mode. */
+    /* A finished job is not held: nothing is left to score under another mode. */
     j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
     j->made_otherwise = mode != s->mode && !j->held;
     if (mode != s->mode)
@@ -178,8 +178,8 @@ int store_get_job(struct store *s, int64_t job, struct store_job *out, struct er
     return rc;
 }
 
-/* The first job of a set above ?1, by an index that has no others; of those that are unfinished more are looked at,
- * but within one statement. */
+/* The first job of a set above ?1, found with a partial index. Some sets of unfinished jobs look at
+ * other unfinished jobs too, but within one statement. */
 #define FIRST(index, where)                                                                        \
     STORE_JOB_COLUMNS "indexed by " index " where " where " and job > ?1 and job <= ?2 "           \
                       "order by job limit 1"
@@ -199,12 +199,12 @@ static const char *const sets[] = {
 enum { PAUSED_SAID, PAUSED_HELD, PAUSED_DAMAGED, PAUSED_KINDS };
 
 struct paused {
-    struct store_job
-        next[PAUSED_KINDS]; /* of each kind; one that is not above the last given is void */
+    /* the next job of each kind; one not above the last given is stale */
+    struct store_job next[PAUSED_KINDS];
     int has[PAUSED_KINDS];
 };
 
-/* The first of the set above `after`: 1, 0 there is none. */
+/* The first job of the set above `after`: 1, or 0 when there is none. */
 static int first_of(
     struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
 {
@@ -229,7 +229,8 @@ enum store_jobs store_jobs_of(enum job_state state)
     return set_of[state];
 }
 
-/* The first above `after` that is neither paused nor cancelled, and whose record is damaged: 1, 0 there is none. */
+/* The first damaged job above `after` that is neither paused nor cancelled: 1, or 0 when there is
+ * none. */
 static int first_damaged(struct store *s, int64_t after, struct store_job *j, struct err *e)
 {
     for (size_t i = 0; i < s->n_unsound; i++) {
@@ -240,7 +241,7 @@ static int first_damaged(struct store *s, int64_t after, struct store_job *j, st
     return 0;
 }
 
-/* Jobs that are shown as paused: they were paused, are held for another mode, or are damaged. */
+/* The next job shown as paused: it was paused, is held for another mode, or is damaged. */
 static int first_paused(
     struct store *s, struct paused *p, int64_t after, struct store_job *j, struct err *e)
 {
@@ -301,7 +302,7 @@ int store_pause(struct store *s, int64_t job, int paused, struct err *e)
 
 int store_accept_mode(struct store *s, int64_t job, struct err *e)
 {
-    int rc = store_touch_job(s, job, JOB_SAID, e); /* whatever it says otherwise */
+    int rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
     return rc != 0 ? rc
                    : store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
 }
@@ -316,8 +317,8 @@ int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *
     return store_run(s, e, "update job set rate = ? where job = ?", "di", rows_per_s, job);
 }
 
-/* Rows that were refused when they came (n_values 0) stay failed, for their content will not change; so do those
- * that are damaged. 1 queued again, 0 not. */
+/* Queues a failed row again: 1, or 0 when it stays failed. A row that was refused on arrival
+ * (n_values 0) does, as its content will not change; so does a damaged one. */
 static int retry_row(struct store *s, int64_t row, int64_t *tokens, struct err *e)
 {
     int64_t n_tokens;
@@ -341,7 +342,8 @@ static int retry_row(struct store *s, int64_t row, int64_t *tokens, struct err *
     return rc < 0 ? rc : 1;
 }
 
-/* The first block from *block on, and before `end`, with a failed row: 1 and which are, or 0. */
+/* The first block from *block to `end` with a failed row: 1 with *block and the bits in *failed, or
+ * 0. */
 static int next_failed(
     struct store *s, int64_t *block, int64_t end, uint64_t *failed, struct err *e)
 {
@@ -358,7 +360,7 @@ static int next_failed(
     return 1;
 }
 
-/* Rows whose results are damaged are queued by making all of the job's states anew. */
+/* Queues rows whose results are damaged, by rebuilding all of the job's states. */
 static int retry_damaged(struct store *s, int64_t job, struct store_retried *out, struct err *e)
 {
     struct store_job before, after;

@@ -13,15 +13,15 @@
 #define ORPHAN_TRIES 100
 #define ORPHAN_NAP_NS 20000000
 
-/* Who has the lock, as it says itself; 0: it does not say. */
+/* The holder's pid, as the lock file says; 0 when it does not. */
 static pid_t holder_of(int fd)
 {
     char text[32] = "";
     return pread(fd, text, sizeof text - 1, 0) > 0 ? (pid_t)atoi(text) : 0;
 }
 
-/* 0, or -1 when a broker has it. One that was killed may have left a process that is about to be a rank: that
- * has the lock until its program runs, a moment later. */
+/* 0, or -1 when a broker has the lock. A broker that was killed may leave a child, forked to become
+ * a rank, which keeps the lock for a moment, until it runs its program. */
 static int take_flock(int fd)
 {
     for (int tries = ORPHAN_TRIES; flock(fd, LOCK_EX | LOCK_NB) != 0; tries--) {
@@ -40,7 +40,7 @@ static int hold(int fd, const char *dir, const char *path, struct err *e)
     if (take_flock(fd) != 0)
         return err_set(e, ASSAY_EBUSY, "data directory %s is held by another broker, pid %d", dir,
             (int)holder_of(fd));
-    /* Over what is there: on a full disk that has room. */
+    /* Overwrite in place: that has room on a full disk. */
     int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
     if ((pwrite(fd, holder, (size_t)n, 0) != n || ftruncate(fd, n) != 0) && errno != ENOSPC &&
         errno != EDQUOT)

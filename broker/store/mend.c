@@ -1,9 +1,10 @@
-/* mend.c - what a damaged database can still say for certain, made good.
+/* mend.c - repairs what can be derived from the rest of a damaged database.
  *
- * Rows and results are the truth; the states of rows (table block) and a job's counters are made from them, to be
- * read at once. At the start each unfinished job's are held against each other: checksums, as many queued rows as
- * are not done, as many failed ones as were counted, and as many by the index. Where they do not agree they are
- * made anew: a row without a result is queued, and computed if it was before; that gives the same bits. */
+ * Rows and results are the truth; the states of rows (table block) and a job's counters are derived
+ * from them, for quick reading. At the start each unfinished job is checked: the checksums fit, as
+ * many rows are queued as are not done, as many failed as were counted, and the index on queued
+ * blocks gives the same number. If not, states and counters are rebuilt: a row without a result is
+ * queued, and computed again if it was before, which gives the same bits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@
 
 /* ---- do they agree? ---- */
 
-/* What the states of a job's rows say. */
+/* The totals of a job's row states. */
 struct tally_of_states {
     int64_t queued, failed;
     int sound;
@@ -82,10 +83,10 @@ int store_states_agree(struct store *s, int64_t job, struct err *e)
 
 /* ---- made anew ---- */
 
-/* A job's rows as their records tell. */
+/* A job's rows as rows and results show them. */
 struct census {
     struct store *s;
-    int64_t job, n_rows; /* rows that have an index */
+    int64_t job, n_rows; /* rows with an index */
     uint64_t *over, *failed;
     int64_t n_over, n_failed, last_seq, tokens;
 };
@@ -95,7 +96,8 @@ static int has_bit(const uint64_t *bits, int64_t i)
     return bits[i >> 6] >> (i & 63) & 1;
 }
 
-/* Where its index has it under another row, SQLite deletes it once that was made anew. */
+/* Deletes a result. If the index has it under another row, SQLite deletes it only after a
+ * reindex. */
 static int forget_result(struct store *s, int64_t job, int64_t seq, struct err *e)
 {
     static const char *const sql = "delete from result where job = ? and seq = ?";
@@ -106,7 +108,8 @@ static int forget_result(struct store *s, int64_t job, int64_t seq, struct err *
     return rc == 0 ? store_run(s, e, sql, "ii", job, seq) : rc;
 }
 
-/* A result: it counts where it is a row's, and the first of that row. 1: it is to go. */
+/* Counts a result if it belongs to a row of the job and is that row's first. Returns 1 when it must
+ * be deleted. */
 static int count_result(struct census *c, const struct result_record *r, int sound, int drop)
 {
     int64_t i = row_index(r->row);
@@ -136,12 +139,12 @@ static int count_results(struct census *c, int drop, struct err *e)
         while ((rc = store_step(c->s, q, e)) == 1) {
             int sound = store_read_result(c->s, q, 0, &r);
             if (r.job != c->job || r.seq <= after)
-                continue; /* not in its place */
+                continue; /* out of place */
             after = r.seq;
             if (!sound)
                 r.row = store_row_of_result(c->s, &r);
             if (count_result(c, &r, sound, drop))
-                break; /* and again from there */
+                break; /* delete it, and go on behind it */
         }
         sqlite3_reset(q);
         if (rc == 1)
@@ -166,7 +169,7 @@ static int write_states(struct census *c, struct err *e)
     return rc;
 }
 
-/* Tokens of rows that are queued, as far as their records can be believed. */
+/* Tokens of queued rows, as far as their records are plausible. */
 static int count_tokens(struct census *c, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(c->s,
@@ -181,7 +184,7 @@ static int count_tokens(struct census *c, struct err *e)
     return rc;
 }
 
-/* Cursors without a result are so by intent from now on: their rows come again. */
+/* Lists cursors without a result as gone by intent: their rows are computed again. */
 static int note_gone(struct census *c, int64_t next_seq, struct err *e)
 {
     int64_t known;
@@ -197,7 +200,8 @@ static int note_gone(struct census *c, int64_t next_seq, struct err *e)
         "ii", c->job, next_seq);
 }
 
-/* How many rows have an index: what the chunks say, or the rows themselves. */
+/* How many rows have an index: what the counter or the chunks say, or else the number of
+ * records. */
 static int count_rows(struct store *s, int64_t job, const struct counters *was, int64_t *n,
     int64_t *accepted, struct err *e)
 {
@@ -213,7 +217,7 @@ static int count_rows(struct store *s, int64_t job, const struct counters *was, 
             "select sum(n_rows) from chunk where job = ? and pending is not null and n_rows >= 0",
             "i", job);
     *n = was->placed == rows || was->placed == chunks ? was->placed : chunks;
-    if (*n < 0 || *n > UINT32_MAX || *n > 4 * rows + 4096) /* a page of rows may be lost, not all */
+    if (*n < 0 || *n > UINT32_MAX || *n > 4 * rows + 4096) /* some rows may be lost, not most */
         *n = rows;
     *accepted += *n;
     return rc;
@@ -300,7 +304,7 @@ int store_mend_job(struct store *s, int64_t job, int drop, struct err *e)
 
 /* ---- when ---- */
 
-/* Is the job found by its key? */
+/* Whether the job is found by its key. */
 static int has_its_key(struct store *s, int64_t job, struct err *e)
 {
     int64_t found;
@@ -310,7 +314,7 @@ static int has_its_key(struct store *s, int64_t job, struct err *e)
     return rc != 0 ? rc : found == 1;
 }
 
-/* Do the indices of the table of jobs lead to all that it has? */
+/* Whether the indices of table job lead to all of its records. */
 static int has_indices(struct store *s, struct err *e)
 {
     int64_t by_index, all, job = 0;

@@ -1,13 +1,14 @@
-/* open.c - the database file: connection, schema, transactions, room on the disk. The
- * rules it keeps:
+/* open.c - the database file: opening, transactions, checkpoints, room on the disk.
  *
- *   - A lock file first (store/lock.c): two connections that write and checkpoint one WAL database can corrupt it,
- *     and an ipc bind takes the endpoint from its owner without a word.
- *   - The WAL synced and wal_checkpoint(TRUNCATE) before anything is acknowledged: frames that were
- *     written but never synced may be in the WAL of a broker that was killed; a row recovered from them
- *     must be synced before a client is told that it is a duplicate.
- *   - synchronous=FULL: a commit is on the disk when it returns; NORMAL for those that a thread syncs
- *     after them (store/sync.c). A commit that fails has an unknown outcome.
+ * Its rules:
+ *
+ *   - The lock file comes first (store/lock.c): two connections that write and checkpoint one WAL
+ *     database can corrupt it, and an ipc bind silently takes the endpoint from its owner.
+ *   - The WAL is synced and wal_checkpoint(TRUNCATE) runs before anything is acknowledged: the WAL
+ *     of a broker that was killed may hold frames that were written but never synced; a row
+ *     recovered from them must be synced before a client is told that it is a duplicate.
+ *   - synchronous=FULL: a commit is on disk when it returns. NORMAL for commits that a thread syncs
+ *     later (store/sync.c). The outcome of a commit that fails is unknown.
  *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
  *   - A reserve file holds back space for results of accepted work. */
 #include <errno.h>
@@ -22,16 +23,16 @@
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-/* Of a new database; one that is there keeps its own. Seven rows of 512 tokens fill one (ids.h); of 4 kB
- * three would, with a quarter left over. Larger ones cost small commits more than they save: a commit writes
- * whole pages, and 32 jobs that get a row each touch a hundred of them. */
+/* For a new database; an existing one keeps its own. Seven rows of 512 tokens fill a page (ids.h);
+ * three would fill 4 kB, with a quarter left over. Larger pages cost small commits more than they
+ * save: a commit writes whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
 #define ROOM_MS 100 /* how old an answer about the disk's room may be */
-/* Pages of WAL that are enough for a checkpoint: a busy broker writes several times as many in a second. A
- * WAL that stays below journal_size_limit is written over and over in place, in memory and on the disk. */
+/* The WAL's size at which to checkpoint: a busy broker writes several times as many pages a second.
+ * A WAL that stays below journal_size_limit is overwritten in place, in memory and on disk. */
 #define WAL_PAGES 6144
-#define WAL_WARN_BYTES (128u << 20) /* twice what it has without a reader in its way */
-/* For what else holds a lock: at the start, a stranger who writes, and the same one once more. */
+#define WAL_WARN_BYTES (128u << 20) /* twice its size without a reader in the way */
+/* How long to wait for another process's lock: at the start, usually, and while it stays locked. */
 #define START_BUSY_MS 30000
 #define BUSY_MS 500
 #define LOCKED_MS 10
@@ -51,7 +52,7 @@ int store_execute(struct store *s, const char *sql, struct err *e)
                : store_failed(s, e, "cannot set up");
 }
 
-/* A commit has written frames; the WAL has n_pages now, fewer than before where it was begun anew. */
+/* A commit wrote frames; the WAL now has n_pages, fewer than before if it was restarted. */
 static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
 {
     struct store *s = arg;
@@ -70,7 +71,7 @@ static int open_file(struct store *s, struct err *e)
     char path[4200];
     int on = 1;
     snprintf(path, sizeof path, "%s/assay.db", s->dir);
-    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock and is counted */
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* or each allocation takes a lock to be counted */
     int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
     int is_new = stat(path, &st) != 0 || st.st_size == 0;
@@ -80,7 +81,7 @@ static int open_file(struct store *s, struct err *e)
     sqlite3_busy_timeout(s->db, START_BUSY_MS);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
     int rc = 0;
-    if (is_new) /* one that is there would be written to, where that can be */
+    if (is_new) /* an existing file would be written to, even if it need not be */
         rc = store_execute(s, "pragma page_size=" PAGE_BYTES "; pragma auto_vacuum=incremental", e);
     if (rc == 0)
         rc = store_execute(s,
@@ -89,11 +90,11 @@ static int open_file(struct store *s, struct err *e)
             "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
             "pragma trusted_schema=off;",
             e);
-    sqlite3_wal_hook(s->db, note_frames, s); /* wal_autocheckpoint has set it */
+    sqlite3_wal_hook(s->db, note_frames, s); /* after wal_autocheckpoint, which sets it too */
     return rc;
 }
 
-/* For results of accepted work; for a purge. */
+/* For results of accepted work, and for a purge. */
 static const char *const reserves[] = {"reserve", "reserve-purge"};
 enum { N_RESERVES = sizeof reserves / sizeof reserves[0] };
 
@@ -115,7 +116,7 @@ static uint64_t free_bytes(const struct store *s)
     return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
 }
 
-/* Where so much is free. */
+/* Makes the reserve file if at least this much is free. */
 static void make_reserve(struct store *s, int which, uint64_t least)
 {
     char path[4200];
@@ -133,25 +134,25 @@ static void make_reserve(struct store *s, int which, uint64_t least)
     close(fd);
 }
 
-/* What a checkpoint cannot do (a reader is in the way, the disk is full) stays in the WAL for the
- * next one; nothing is lost by it. */
+/* What a checkpoint cannot copy (a reader is in the way, the disk is full) stays in the WAL for the
+ * next one; nothing is lost. */
 static int checkpoint(struct store *s, int mode, int wait_ms)
 {
     if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
-        return SQLITE_IOERR; /* it would only hide it */
+        return SQLITE_IOERR; /* a checkpoint would only hide it */
     store_sync_hold(s);
     if (mode == SQLITE_CHECKPOINT_TRUNCATE)
         store_wal_forget(s);
     sqlite3_busy_timeout(s->db, wait_ms);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
     sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
-    store_wal_recall(s); /* also after others: it is younger than the database (store/wal.c) */
+    store_wal_recall(s); /* in other modes too: it must be newer than the database (store/wal.c) */
     store_sync_let(s);
     return rc;
 }
 
-/* On a full disk the database may lack room for what is in the WAL, which then only grows. What was held back
- * lends it some, until the WAL has given back as much. */
+/* On a full disk the database may lack room for the contents of the WAL, which then only grows. A
+ * reserve lends it space until the WAL has given back as much. */
 static void checkpoint_whole(struct store *s, int wait_ms)
 {
     int rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
@@ -162,9 +163,9 @@ static void checkpoint_whole(struct store *s, int wait_ms)
         }
 }
 
-/* A broker that was killed may have left frames in the WAL that were written and never synced. The
- * first checkpoint syncs them, but a reader can keep it from running. Before SQLite opens the file:
- * closing it again must not drop SQLite's locks. */
+/* A broker that was killed may have left frames in the WAL that were written but never synced. The
+ * first checkpoint syncs them, but a reader can prevent it. Runs before SQLite opens the file:
+ * closing the file later would drop SQLite's locks. */
 static int sync_wal(const struct store *s, struct err *e)
 {
     char path[4200], db[4200];
@@ -175,7 +176,7 @@ static int sync_wal(const struct store *s, struct err *e)
     if (fd < 0)
         return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
     if ((stat(db, &st) != 0 || st.st_size == 0) && fstat(fd, &wal) == 0 && wal.st_size > 0) {
-        close(fd); /* SQLite would delete it */
+        close(fd); /* SQLite would delete the WAL */
         return err_set(e, ASSAY_EFORMAT,
             "%s is missing or empty, and %s holds what was last written to it: put assay.db back, "
             "or "
@@ -187,7 +188,7 @@ static int sync_wal(const struct store *s, struct err *e)
     return rc;
 }
 
-/* The log has all that was ever said to be in it. */
+/* Checks that the log holds all that was ever recorded as synced. */
 static int check_wal(struct store *s, struct err *e)
 {
     struct wal_point p;
@@ -199,7 +200,7 @@ static int check_wal(struct store *s, struct err *e)
     return rc == 0 ? store_wal_begin(s, &p, e) : rc;
 }
 
-/* What is known of the database before anything is written; of the mode, where it has been used before. */
+/* Reads what is known before anything is written; the mode's number only if it was used before. */
 static int read_state(struct store *s, struct err *e)
 {
     int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
@@ -213,7 +214,7 @@ static int read_state(struct store *s, struct err *e)
     return rc;
 }
 
-/* This start's epoch and mode; what was only true of the last run is forgotten. */
+/* Writes this start's epoch and mode, and resets what was only true of the last run. */
 static int write_state(struct store *s, struct err *e)
 {
     int64_t epoch;
@@ -260,8 +261,8 @@ static int write_first(struct store *s, struct err *e)
     return rc == 0 ? begin_epoch(s, e) : rc;
 }
 
-/* On a full disk by the space that was held back. Where nothing can be written even so, what is there
- * can be read, and purged. */
+/* Writes the start's state, on a full disk by giving up the reserve. If nothing can be written even
+ * so, the database can still be read and purged. */
 static int start(struct store *s, struct err *e)
 {
     int rc = write_first(s, e);
@@ -332,7 +333,7 @@ void store_close(struct store **out)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
         checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
-        store_wal_forget(s); /* closing it may empty the log as well */
+        store_wal_forget(s); /* closing may empty the log as well */
         sqlite3_close(s->db);
         store_wal_recall(s);
     }
@@ -353,7 +354,7 @@ uint64_t store_epoch(const struct store *s)
 
 /* ---- transactions ---- */
 
-/* Once it can. */
+/* Writes the start's state once that is possible. */
 static int begin_late(struct store *s, struct err *e)
 {
     s->late = 0;
@@ -368,7 +369,7 @@ static int begin_late(struct store *s, struct err *e)
     return rc;
 }
 
-/* Who waits for a lock in vain waits no more until it was had. */
+/* After a wait for the lock that failed, later ones hardly wait until the lock is taken again. */
 static int begin_immediate(struct store *s, struct err *e)
 {
     int rc = store_run(s, e, "begin immediate", "");
@@ -379,7 +380,7 @@ static int begin_immediate(struct store *s, struct err *e)
     return rc;
 }
 
-/* SQLite takes another setting between transactions only, and when the statement is prepared. */
+/* SQLite changes the setting only between transactions, and when the statement is prepared. */
 static int begin(struct store *s, int later, struct err *e)
 {
     int rc = s->late ? begin_late(s, e) : 0;
@@ -414,7 +415,7 @@ int store_commit(struct store *s, struct err *e)
         rc = store_run(s, e, "commit", "");
     if (rc != 0)
         store_rollback(s);
-    store_drop_blocks(s); /* what is read between transactions is the table's */
+    store_drop_blocks(s); /* between transactions, reads see the table */
     if (rc == 0 && s->wrote)
         store_sync_wrote(s, !s->later);
     return rc;
@@ -439,10 +440,11 @@ int store_check_room(struct store *s, uint64_t bytes, struct err *e)
         s->room -= 4 * bytes;
         return 0;
     }
-    /* What is in the WAL will need its place in the database as well. */
+    /* What is in the WAL will need room in the database as well. */
     uint64_t left = free_bytes(s);
     uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
-    /* Asked for once in a while where there is plenty: of what is over, half. */
+    /* With room to spare the file system is asked only now and then: half of the excess is
+     * granted. */
     s->room = left > wanted ? (left - wanted) / 2 : 0;
     s->room_ms = now_ms + ROOM_MS;
     if (left >= wanted)
@@ -489,10 +491,10 @@ void store_tend(struct store *s)
     if (s->wal_pages < s->wal_pages_due || !sqlite3_get_autocommit(s->db))
         return;
     checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* if a reader keeps it from being begun anew */
+    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* in case a reader blocks its restart */
 }
 
-/* Twice as much each time: at most a few lines, however long it lasts. */
+/* Warns at twice the size each time: a few lines at most, however long it lasts. */
 static void look_at_wal(struct store *s)
 {
     uint64_t bytes = store_wal_bytes(s);
@@ -517,7 +519,7 @@ void store_idle(struct store *s)
     uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
     make_reserve(s, 1, least);
     make_reserve(s, 0, least);
-    if (!s->changes && store_wal_bytes(s) == 0) { /* somebody else may have emptied it */
+    if (!s->changes && store_wal_bytes(s) == 0) { /* another process may have emptied it */
         store_sync_hold(s);
         store_wal_recall(s);
         store_sync_let(s);

@@ -1,5 +1,5 @@
-/* private.h - what the files of the store share: the connection, its prepared statements, and
- * how one is run. */
+/* private.h - what the files of the store share: the connection, its prepared statements, and how
+ * to run one. */
 #ifndef ASSAY_STORE_PRIVATE_H
 #define ASSAY_STORE_PRIVATE_H
 
@@ -12,15 +12,15 @@
 
 #define STORE_MAX_STATEMENTS 128
 #define STORE_SCHEMA_VERSION 7
-#define STORE_LAST_JOB INT32_MAX /* rows' numbers have 31 bits for it */
+#define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
-#define STORE_GUARDED 4 /* files (store/guard.c) */
+#define STORE_GUARDED 4 /* files that store/guard.c watches */
 
 struct store_sync; /* store/sync.c */
 
-/* What decides a row, in its record; and its client's id, as SQLite keeps it. */
+/* The part of a row's record that decides its result, and the client's id as SQLite stores it. */
 struct client_id {
-    int type; /* SQLITE_NULL, _INTEGER, _TEXT, or _BLOB: digits of what SQLite has no integer for */
+    int type; /* SQLITE_NULL, _INTEGER, _TEXT, or _BLOB: digits of an integer too large for it */
     int64_t number;
     struct slice text;
 };
@@ -29,15 +29,15 @@ struct row_record {
     struct client_id id;
 };
 
-/* A result's record: a score, a vector, or an error. */
+/* A result's record: it has a score, a vector or an error. */
 struct result_record {
     int64_t job, seq, row, mode, finished_ms;
     int has_score;
     double score;
-    struct slice vector, pooled, error_code, error_message; /* absent: at is NULL */
+    struct slice vector, pooled, error_code, error_message; /* `at` is NULL when absent */
 };
 
-/* Halves of a job's record: what client and operator said, and what was counted. */
+/* Halves of a job's record: what client and operator set, and what is counted. */
 enum { JOB_SAID = 1, JOB_COUNTED = 2 };
 #define STORE_TOUCHED 64
 #define STORE_DAMAGED 32
@@ -50,8 +50,8 @@ struct touched_job {
     "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh, "          \
     "tokens_left, next_seq, sum from job "
 
-/* Rows of one job that the open transaction has finished: what the job is told of them once, when another
- * job's come or at the commit (store/work.c). */
+/* What the open transaction has finished of one job. Its counters are updated once: when rows of
+ * another job follow, or at the commit (store/work.c). */
 struct store_tally {
     int64_t job; /* 0: none */
     int64_t next_seq;
@@ -59,12 +59,12 @@ struct store_tally {
     int cancelled;
 };
 
-/* States of 64 rows, as the open transaction has them (store/blocks.c). */
+/* States of 64 rows as the open transaction sees them (store/blocks.c). */
 struct store_block {
     int64_t number; /* 0: none */
     uint64_t queued, running, failed;
-    int is_kept; /* the table has it */
-    int changed; /* since it was read or written */
+    int is_kept; /* it is in the table */
+    int changed; /* since it was last read or written */
 };
 
 static inline int64_t block_number(int64_t row)
@@ -76,15 +76,15 @@ static inline uint64_t row_bit(int64_t row)
     return 1ull << (row & 63);
 }
 
-/* How far the log has been synced (store/wal.c). */
+/* How far the log is synced (store/wal.c). */
 struct wal_point {
     uint32_t salt[2];
     uint64_t frames; /* 0: nothing is known */
 };
 struct store_wal {
-    int fd;      /* of the record, or -1 */
-    int log_fd;  /* of the log, or -1 */
-    int is_kept; /* the record says something */
+    int fd;      /* the record's, or -1 */
+    int log_fd;  /* the log's, or -1 */
+    int is_kept; /* the record on disk is not empty */
     uint32_t page_bytes;
     struct wal_point synced; /* as last recorded */
 };
@@ -93,69 +93,74 @@ struct store {
     sqlite3 *db;
     struct store_sync *sync;
     struct store_wal wal;
-    int later; /* the open transaction is one of store_begin_later; and so is SQLite's setting */
-    uint64_t room;                /* bytes that may be asked for until the disk is asked again */
-    long long room_ms;            /* and when it is at the latest */
-    int wal_pages, wal_pages_due; /* in the WAL; when it is time for a checkpoint */
-    uint64_t wal_told_bytes;      /* that were warned of; 0: none since it was small */
-    int wrote;                    /* its commit wrote frames: without any, SQLite syncs nothing */
+    /* the open transaction (and SQLite's setting) is store_begin_later's */
+    int later;
+    uint64_t room;     /* bytes that may be granted before asking the file system again */
+    long long room_ms; /* and when to ask at the latest */
+    int wal_pages, wal_pages_due; /* pages in the WAL; at how many to checkpoint */
+    uint64_t wal_told_bytes;      /* size last warned of; 0: none since it was small */
+    int wrote; /* the last commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
     int lock_fd;
-    int late; /* this start has written nothing yet, for it could not */
-    int locked; /* by another process, as of the last transaction: the next one does not wait for it */
+    int late; /* this start could not write anything yet */
+    /* another process had the database locked at the last transaction: the next one hardly waits */
+    int locked;
     struct {
         dev_t device;
         ino_t inode;
     } guarded[STORE_GUARDED];
-    off_t guarded_bytes; /* of assay.db, as last seen */
+    off_t guarded_bytes; /* size of assay.db, as last seen */
     struct store_options options;
     uint64_t epoch;
     int64_t mode;                 /* the broker's present one */
-    int64_t queued_tokens;        /* of unfinished rows, as committed and in the open transaction */
+    int64_t queued_tokens;        /* of unfinished rows, including the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
-    int64_t sums_from; /* the first job all of whose records have checksums */
-    struct touched_job touched[STORE_TOUCHED]; /* whose checksum the commit is to write */
+    int64_t sums_from;                         /* the first job whose records all have checksums */
+    struct touched_job touched[STORE_TOUCHED]; /* whose checksums the commit must write */
     int n_touched;
     struct store_tally tally;
     struct store_block blocks[STORE_BLOCKS];
-    struct packed_writer input; /* of rows that are being placed */
+    struct packed_writer input; /* of rows being placed */
     int64_t input_sums[PACKED_ROWS];
     void *scratch; /* for an answer's values */
     size_t scratch_bytes;
-    int64_t damaged[STORE_DAMAGED]; /* jobs among whose results a damaged one was found */
+    int64_t damaged[STORE_DAMAGED]; /* jobs with a damaged result */
     unsigned n_damaged;
-    int64_t *
-        unsound; /* jobs whose records were found to be damaged, ascending; some may be sound again, or gone */
+    /* jobs whose records were found damaged, ascending; some may be sound again, or gone */
+    int64_t *unsound;
     size_t n_unsound;
-    int64_t suspect; /* a job to look after when there is time (store/mend.c); 0: none */
+    int64_t suspect; /* a job to mend when there is time (store/mend.c); 0: none */
     int changes;     /* since the last idle checkpoint */
-    int free_pages;  /* some were left by purged rows, and are to be given back */
+    int free_pages;  /* purged rows may have left some to give back */
     struct {
         const char *sql;
         sqlite3_stmt *statement;
-    } cache[STORE_MAX_STATEMENTS]; /* by the address of the SQL literal */
+    } cache[STORE_MAX_STATEMENTS]; /* keyed by the address of the SQL literal */
     int n_cached;
 };
 
-/* The prepared statement of this string literal, reset, arguments bound. types: one letter an
- * argument: i int64_t, d double, t struct slice as text (absent: null), b struct slice as blob
- * (absent: null), s const char * (NULL: null). */
+/* Returns the prepared statement of this string literal, reset and with its arguments bound; NULL
+ * when it cannot be prepared, which store_step reports. types has one letter per argument: i
+ * int64_t, d double, t struct slice as text (absent: null), b struct slice as blob (absent: null),
+ * s const char * (NULL: null). The store owns the statement. */
 sqlite3_stmt *store_prepare(struct store *s, const char *sql, const char *types, ...);
-/* Run a statement that gives no rows. 0 or negative. */
+/* Runs a statement that gives no rows: 0 or negative. */
 int store_run(struct store *s, struct err *e, const char *sql, const char *types, ...);
-/* One that changes these halves of this job's record (JOB_SAID, JOB_COUNTED). */
+/* The same for one that changes these halves of this job's record (JOB_SAID, JOB_COUNTED). */
 int store_run_job(
     struct store *s, int64_t job, int what, struct err *e, const char *sql, const char *types, ...);
-/* Step: 1 a row, 0 done, negative with *e. The statement is reset unless a row was given. */
+/* Steps the statement: 1 a row, 0 done, negative with *e. Resets it unless there is a row. */
 int store_step(struct store *s, sqlite3_stmt *statement, struct err *e);
-/* First column of the first row as an integer; `fallback` when there is no row. */
+/* Reads the first column of the first row as an integer; `fallback` when there is no row. */
 int store_integer(struct store *s, int64_t fallback, int64_t *value, struct err *e, const char *sql,
     const char *types, ...);
-/* s->scratch, at least so large; what was in it is gone. */
+/* Returns s->scratch with at least this size; its old contents are lost. */
 void *store_scratch(struct store *s, size_t bytes);
+/* Sets *e from SQLite's last error while doing `what`, and returns the code. */
 int store_failed(struct store *s, struct err *e, const char *what);
 
+/* Adds s->tally to its job's counters, and clears it. */
 int store_end_tally(struct store *s, struct err *e);
 
 /* store/open.c, store/schema.c */
@@ -164,48 +169,51 @@ int store_make_schema(struct store *s, struct err *e);
 
 /* store/blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"
-/* q stands on STORE_BLOCK_COLUMNS: 0, or ASSAY_EIO when they are not what was written. */
+/* q is at STORE_BLOCK_COLUMNS. Returns 0, or ASSAY_EIO when they are not what was written. */
 int store_block_is_sound(struct store *s, sqlite3_stmt *q, struct err *e);
-int store_keep_blocks(struct store *s, struct err *e); /* writes those that have changed */
-void store_drop_blocks(struct store *s);               /* the transaction is over */
+int store_keep_blocks(struct store *s, struct err *e); /* writes the changed ones */
+void store_drop_blocks(struct store *s);               /* forgets all: the transaction is over */
 int store_row_is_placed(struct store *s, int64_t row, int failed, struct err *e); /* a new row */
 int store_row_runs(struct store *s, int64_t row, int runs, struct err *e);
-/* 1, or 0 when it was not queued. */
+/* Returns 1, or 0 when the row was not queued. */
 int store_row_is_over(struct store *s, int64_t row, int failed, struct err *e);
 int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
 
-/* store/guard.c: that the files are still where their names say; ASSAY_EGONE names the one that is not. */
-int store_guard_begin(struct store *s, struct err *e); /* once all are there */
+/* store/guard.c: checks that the files are still where their names say; ASSAY_EGONE names the one
+ * that is not. */
+int store_guard_begin(struct store *s, struct err *e); /* call it once all are there */
 int store_guard_check(struct store *s, struct err *e);
-/* After that: what is in a log without a name goes into the database, if that has its own; what was open is undone. */
+/* Call it after that. Rolls back what is open, and copies a log that has lost its name into the
+ * database if that still has its own. */
 void store_guard_rescue(struct store *s);
 
-/* store/sums.c: checksums. Readers say 1 when the record is as it was written, and can be. */
-int store_read_sums_from(struct store *s, struct err *e); /* before a record is read */
+/* store/sums.c: checksums. Readers return 1 when the record is possible and as it was written. */
+int store_read_sums_from(struct store *s, struct err *e); /* call it before any record is read */
 int64_t store_sum_row(int64_t row, const struct row_record *r);
 int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,
     uint32_t n_positions, const void *ends, uint32_t n_ends);
 int64_t store_sum_result(const struct result_record *r);
 int64_t store_sum_block(int64_t block, uint64_t queued, uint64_t failed);
-/* Column `at` of a record of this job is its checksum: is it this one? */
+/* Whether column `at`, the checksum in a record of this job, is this one. */
 int store_sum_fits(const struct store *s, int64_t job, sqlite3_stmt *q, int at, int64_t sum);
-/* STORE_ROW_COLUMNS, from column `at` on. */
+/* Reads STORE_ROW_COLUMNS from column `at` on. */
 #define STORE_ROW_COLUMNS                                                                          \
     "shape, n_tokens, pool_type, activation, step_token, n_values, client_id, row.sum "
 int store_read_record(
     const struct store *s, int64_t row, sqlite3_stmt *q, int at, struct row_record *r);
-/* STORE_RESULT_COLUMNS, from column `at` on. */
+/* Reads STORE_RESULT_COLUMNS from column `at` on. */
 #define STORE_RESULT_COLUMNS                                                                       \
     "result.job, seq, result.row, mode, finished_ms, score, vector, pooled, error_code, "          \
     "error_message, result.sum "
 int store_read_result(const struct store *s, sqlite3_stmt *q, int at, struct result_record *r);
-/* q stands on STORE_JOB_COLUMNS: which halves are not what was written. */
+/* q is at STORE_JOB_COLUMNS. Returns the halves that are not what was written. */
 int store_job_damage(const struct store *s, sqlite3_stmt *q);
-/* These halves of the job's record are changed: the commit writes their checksum. The first may come after
- * the change, the second, for what was said, comes before it. */
+/* Notes that these halves of the job's record change, so the commit writes their checksums.
+ * store_touch_job may come after the change; store_touch_sound, for JOB_SAID, must come before it,
+ * and leaves that half alone if it is damaged. */
 int store_touch_job(struct store *s, int64_t job, int what, struct err *e);
 int store_touch_sound(struct store *s, int64_t job, struct err *e);
-int store_seal_jobs(struct store *s, struct err *e); /* for the commit */
+int store_seal_jobs(struct store *s, struct err *e); /* call it before a commit */
 
 #define STORE_ROW_DAMAGED                                                                          \
     "expected the row as it was kept, found a record in the database that is damaged; send it "    \
@@ -218,46 +226,50 @@ static inline struct slice store_text(const char *text)
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 
-/* Of which row a result is that is damaged: what the index says, or itself. */
+/* Returns the row of a damaged result: the one that the index gives, else the one in the record. */
 int64_t store_row_of_result(struct store *s, const struct result_record *r);
-/* The numbers as JSON, for people; the caller frees it. */
+/* Writes the values as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
-/* Rows from `first` to `last`, of one job, whatever their state; those that were born failed are passed over. */
+/* Visits rows `first` to `last` of one job, whatever their state, except those that were born
+ * failed. */
 int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
     void *arg, struct err *e);
-/* q stands on a chunk that is past a gap: are these columns its bytes, and their digest? */
+/* q is at a chunk past a gap. Whether column `pending` holds the bytes that column `digest` is
+ * of. */
 int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);
 
-/* store/mend.c: what can be made again from what is there. */
-/* The states of the job's rows and its counters: 1 they agree, 0 they do not. */
+/* store/mend.c: makes again what can be derived from the rest. */
+/* Compares the states of the job's rows with its counters: 1 they agree, 0 they do not. */
 int store_states_agree(struct store *s, int64_t job, struct err *e);
-/* They are made anew from rows and results; a row without a result is queued. With `drop`, results that are
- * damaged are deleted. In a transaction. */
+/* Rebuilds both from rows and results, and queues each row without a result. With `drop`, deletes
+ * damaged results. Call it in a transaction. */
 int store_mend_job(struct store *s, int64_t job, int drop, struct err *e);
 int store_count_tokens(struct store *s, struct err *e); /* into s->queued_tokens */
-/* Looks at the record of every job, so that those that are damaged are listed by the state that they show. */
+/* Checks the record of every job, so that damaged ones are listed under the state that they
+ * show. */
 int store_find_unsound(struct store *s, struct err *e);
-int store_mend_all(struct store *s, struct err *e); /* at the start: unfinished jobs that need it */
+int store_mend_all(struct store *s, struct err *e); /* at the start: unfinished jobs */
 
-/* store/wal.c: the record of how far the log is on the disk. */
-/* Before SQLite opens the log. *p: the record; ASSAY_EFORMAT: the log has less; ASSAY_EDAMAGED: the record is
- * damaged, and nothing known. */
+/* store/wal.c: the record of how far the log is on disk. */
+/* Reads the record into *p and checks the log against it; call it before SQLite opens the log.
+ * ASSAY_EFORMAT: the log has less. ASSAY_EDAMAGED: the record is damaged, and nothing is known. */
 int store_wal_check(const char *dir, struct wal_point *p, struct err *e);
 int store_wal_begin(struct store *s, const struct wal_point *p, struct err *e);
-int store_wal_open(struct store *s, struct err *e); /* once the log is there */
+int store_wal_open(struct store *s, struct err *e); /* call it once the log is there */
 void store_wal_close(struct store *s);
-void store_wal_point(const struct store *s, struct wal_point *p); /* of the commit just made */
-/* While nobody else is at the record (store_sync_hold): so far it is synced; and before and after a checkpoint that
- * may empty the log. */
+void store_wal_point(const struct store *s, struct wal_point *p); /* the end of the last commit */
+/* For these hold the record (store_sync_hold). The first records that the log is synced up to *p;
+ * the others go before and after a checkpoint that may empty the log. */
 void store_wal_synced(struct store *s, const struct wal_point *p);
 void store_wal_forget(struct store *s);
 void store_wal_recall(struct store *s);
 
-/* store/sync.c: the thread, and that a commit is written (synced: with all before it, on the disk). */
+/* store/sync.c: the thread that syncs. store_sync_wrote tells it of a commit; `synced` says that
+ * the commit is on disk with all before it. */
 int store_sync_start(struct store *s, struct err *e);
 void store_sync_stop(struct store *s); /* NULL-safe */
 void store_sync_wrote(struct store *s, int synced);
-void store_sync_hold(struct store *s); /* the thread does not touch the record meanwhile */
+void store_sync_hold(struct store *s); /* keeps the thread off the record */
 void store_sync_let(struct store *s);
 
 #endif

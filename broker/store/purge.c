@@ -1,24 +1,26 @@
-/* purge.c - jobs that are over and not wanted any more: gone at once, their space given back bit by bit.
+/* purge.c - removes finished jobs: the job at once, its space bit by bit.
  *
- * Purging a job deletes its row of table job and writes its number into table purge, in one transaction. From then on
- * no view, no message and no part of the broker knows it, and its key is free. The rows, inputs and results are
- * deleted in small steps between the broker's ticks, a few rows at a time in the order of their numbers, so
- * that where to go on is always the first row that is left: a broker that was killed in the middle goes on after
- * its restart. When none is left, the free pages are given back to the file system in the same small steps
- * (pragma auto_vacuum=incremental); the file shrinks with the next checkpoint.
+ * Purging deletes the job's record and writes its number into table purge, in one transaction. From
+ * then on no view, no message and no part of the broker knows the job, and its key is free. Rows,
+ * inputs and results are deleted in small steps between the broker's ticks, a few rows at a time in
+ * the order of their numbers, so the next step always starts at the first row left: a broker that
+ * was killed midway goes on after its restart. When none is left, the free pages go back to the
+ * file system in the same small steps (pragma auto_vacuum=incremental); the file shrinks with the
+ * next checkpoint.
  *
- * A job's number is never given again, or new rows would lie among those that are being deleted: meta keeps
- * the highest number that was purged.
+ * A job's number is never reused, or new rows would lie among those being deleted: meta keeps the
+ * highest number purged.
  *
- * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages are
- * used again, the file stays as large as it was. */
+ * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages
+ * are reused, and the file does not shrink. */
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-/* A number that a job has is not one that was purged, whatever the record says. */
+/* The next purged job. A number that a job has is not taken for a purged one, whatever table purge
+ * says. */
 #define NEXT                                                                                       \
     "select min(job) from purge where job between 1 and ? and job not in (select job from job)"
-#define ROWS 16 /* deleted at once: each may have megabytes of tokens */
+#define ROWS 16 /* rows per step: each may have megabytes of tokens */
 
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e)
@@ -61,7 +63,7 @@ int store_purge_waits(struct store *s, struct err *e)
     return rc == 0 ? s->free_pages : rc;
 }
 
-/* The first rows of the job: 1, or 0 when there is none any more. */
+/* Deletes the first rows of the job: 1, or 0 when none are left. */
 static int delete_rows(struct store *s, int64_t job, struct err *e)
 {
     int64_t low = row_id_of(job, 0), last;
@@ -94,7 +96,7 @@ static int delete_chunks(struct store *s, int64_t job, struct err *e)
     return store_run(s, e, "delete from gone where job = ?", "i", job);
 }
 
-/* Pages from the free list off the end of the file, until there is none or the time is over. */
+/* Cuts free pages off the end of the file until none is left or the time is up. */
 static int give_back(struct store *s, long long deadline_ms, struct err *e)
 {
     int64_t before, left;

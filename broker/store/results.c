@@ -1,7 +1,8 @@
-/* results.c - results: kept, and read by cursor and in order of index.
+/* results.c - writes results, and reads them by cursor or in order of index.
  *
- * What is read is checked: a result that is not what was written, or whose row is not, is an error in its place.
- * Cursors have no gaps but those that a retry made (table gone): another one is a result that was lost. */
+ * Every record read is checked: a damaged result, or one whose row is damaged, is given as an error
+ * in its place. Cursors have no gaps but those that a retry made (table gone): any other gap is a
+ * lost result. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,13 +57,13 @@ static struct slice encode_id(const struct client_id *id, struct msg_writer *w)
 struct walk {
     struct store *s;
     int64_t job;
-    int64_t next; /* cursor or row that is expected */
+    int64_t next; /* the cursor or row expected next */
     struct msg_writer id;
     store_result_visitor *visit;
     void *arg;
 };
 
-/* A copy of len bytes, for blobs of a row need not be aligned; NULL where there are none. */
+/* A copy, because blobs may be unaligned; NULL when empty. */
 static void *copy_of(struct slice bytes)
 {
     void *copy = bytes.len > 0 ? xcalloc(1, bytes.len) : NULL;
@@ -71,7 +72,7 @@ static void *copy_of(struct slice bytes)
     return copy;
 }
 
-/* Has it as many values as its row gives? */
+/* Whether the result has as many values as its row gives. */
 static int has_its_values(const struct result_record *r, const struct row_record *row)
 {
     size_t n = r->has_score ? 1 : r->vector.len / sizeof(float);
@@ -114,7 +115,7 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
 
 static const struct row_record no_row = {.id = {.type = SQLITE_NULL}};
 
-/* `retry` is to look at this job's results. */
+/* Makes `retry` look at this job's results. */
 static void note_damaged(struct store *s, int64_t job)
 {
     for (int i = 0; i < STORE_DAMAGED; i++)
@@ -123,7 +124,7 @@ static void note_damaged(struct store *s, int64_t job)
     s->damaged[s->n_damaged++ % STORE_DAMAGED] = job;
 }
 
-/* A result that is not what was written, or whose row is not: an error in its place. */
+/* Gives an error in place of a result that is damaged, or whose row is. */
 static int give_damaged(
     struct walk *w, const struct result_record *r, const struct row_record *row, const char *what)
 {
@@ -140,7 +141,7 @@ static int give_damaged(
     return give_result(w, &error, row);
 }
 
-/* Does the index say too that this result is this row's? */
+/* Whether the index, too, says that this result is this row's. */
 static int is_of_row(const struct walk *w, const struct result_record *r)
 {
     int64_t n;
@@ -160,7 +161,7 @@ int64_t store_row_of_result(struct store *s, const struct result_record *r)
     return rc == 0 && row != 0 ? row : r->row;
 }
 
-/* The result that q stands on. Of which row it is when it is damaged, the index says. */
+/* Gives the result that q is at. When it is damaged, the index says which row it belongs to. */
 static int visit_row(struct walk *w, sqlite3_stmt *q)
 {
     struct result_record r;
@@ -177,7 +178,7 @@ static int visit_row(struct walk *w, sqlite3_stmt *q)
     return give_result(w, &r, &row);
 }
 
-/* Some cursor from `from` to `to`: has it had a result that is gone by intent? All of them: 0, else an error. */
+/* Whether all results at the cursors from `from` to `to` are gone by intent: 0, else an error. */
 static int check_gap(struct walk *w, int64_t from, int64_t to, struct err *e)
 {
     int64_t gone;
@@ -195,7 +196,7 @@ static int check_gap(struct walk *w, int64_t from, int64_t to, struct err *e)
         (long long)(to - from + 1 - gone));
 }
 
-/* As many as there are cursors that have not gone: no more rows are over than have a result, and no fewer. */
+/* Checks that there are as many results as finished rows. */
 static int check_count(struct walk *w, int64_t next, int64_t done, struct err *e)
 {
     int64_t gone;
@@ -210,7 +211,7 @@ static int check_count(struct walk *w, int64_t next, int64_t done, struct err *e
         w->s->dir, (long long)w->job, (long long)done, (long long)(next - 1 - gone));
 }
 
-/* No result behind the last one: all are there that were ever told. */
+/* Called after the last result: checks that no result that was ever counted is missing. */
 static int check_end(struct walk *w, struct err *e)
 {
     const struct store_tally *t = &w->s->tally;
@@ -227,7 +228,7 @@ static int check_end(struct walk *w, struct err *e)
     return rc == 0 ? check_count(w, next, done, e) : rc;
 }
 
-/* A page that cannot be read is the end of the request, not of the broker. */
+/* An unreadable page fails the request, not the broker. */
 static int failed(struct walk *w, int rc, struct err *e)
 {
     if (rc == ASSAY_EIO && (sqlite3_errcode(w->s->db) & 0xff) == SQLITE_CORRUPT && e)
@@ -253,7 +254,7 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
     while (!end && limit > 0 && (rc = store_step(s, q, e)) == 1) {
         int64_t seq = sqlite3_column_int64(q, 1);
         if (sqlite3_column_int64(q, 0) != job || seq < w.next)
-            continue; /* not in its place: the one that has it is missing there */
+            continue; /* out of place: it is found missing where it belongs */
         rc = check_gap(&w, w.next, seq - 1, e);
         if (rc != 0)
             break;
@@ -268,7 +269,7 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
     return rc < 0 ? failed(&w, rc, e) : rc;
 }
 
-/* Rows below `to` that are over and have no result. */
+/* Gives an error for each finished row below `to` that has no result. */
 static int give_missing(struct walk *w, int64_t to)
 {
     int end = 0;
@@ -295,7 +296,7 @@ int store_each_result_by_index(
     while (!end && (rc = store_step(s, q, e)) == 1) {
         int64_t row = sqlite3_column_int64(q, 2);
         if (row < w.next || row_index(row) >= j.placed)
-            continue; /* no row's; the one that lacks it is found missing */
+            continue; /* no row's result; the row that lacks one is found missing */
         end = is_over && give_missing(&w, row);
         w.next = row + 1;
         if (!end)

@@ -1,34 +1,35 @@
-/* rows.c - rows out of the database: those that are queued, and those that are over, for their duplicates.
+/* rows.c - reads rows: the queued ones, and finished ones for their duplicates.
  *
- * What is read is checked: the row's checksum and its input's, that a length is that of what is there, that
- * positions and ends lie in the row. A queued row that does not hold goes the way of one whose answer is known:
- * its answer is that it is damaged. One that is over is passed over: its result is checked where it is read. */
+ * Every record read is checked: the checksums of the row and its input, lengths against what is
+ * there, and that positions and ends lie within the row. A damaged queued row is given as one whose
+ * answer is known, namely that it is damaged. A damaged finished row is skipped: its result is
+ * checked where that is read. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-#define MOST_ATTEMPTS 16 /* more than a row is tried */
+#define MOST_ATTEMPTS 16 /* more than a row is ever tried */
 
 /* ---- queued rows ---- */
 
-/* Rows on their way out: the pack that holds the last one. */
+/* A walk over rows, with the pack that holds the last one. */
 struct reading {
     struct store *s;
-    sqlite3_stmt *input; /* whose row has the pack's columns */
+    sqlite3_stmt *input; /* its current row holds the pack's columns */
     int64_t first;       /* number of the pack's first row; 0: none yet */
     struct packed_rows pack;
-    struct slice sums; /* of its rows' input; absent: it has none */
+    struct slice sums; /* checksums of its rows' input; absent: none */
     store_row_visitor *visit;
     void *arg;
-    uint32_t left;     /* rows that are still wanted */
-    int skips_refused; /* rows that were born failed */
-    int is_over;       /* rows in any state, among which are some that were born failed */
-    int64_t last;      /* that was read, or was born failed */
+    uint32_t left;     /* rows still wanted */
+    int skips_refused; /* skip rows that were born failed */
+    int is_over;       /* rows in any state; skips those born failed or damaged */
+    int64_t last;      /* the last row read or skipped */
 };
 
-/* The row that the reading stands on. */
+/* The row that is being read. */
 struct found {
     int64_t row;
     struct row_record record;
@@ -36,14 +37,14 @@ struct found {
     struct packed_input in;
 };
 
-/* Sequence `part` of it: n tokens from `from` on. */
+/* Makes sequence `part` of the row: n tokens starting at `from`. */
 static struct sequence *read_part(const struct reading *rd, const struct found *f, struct row *line,
     uint32_t part, uint32_t from, uint32_t n)
 {
     uint32_t n_positions = f->in.n_positions;
     const uint8_t *positions = f->in.positions;
     struct packed_input ids = {.from = f->in.from + from, .n_tokens = n};
-    if (line && n_positions > 0) { /* one for each */
+    if (line && n_positions > 0) { /* one for each sequence */
         n_positions = 1;
         positions += part * sizeof(int32_t);
     }
@@ -64,7 +65,8 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     return r;
 }
 
-/* What was checked when the row came still holds: it has tokens, and positions among them. */
+/* Whether what was checked on arrival still holds: the sequence has tokens, and its positions lie
+ * among them. */
 static int is_sound(const struct sequence *r)
 {
     int sound = r->n_tokens > 0;
@@ -78,7 +80,8 @@ static struct slice column(sqlite3_stmt *q, int i)
     return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
 }
 
-/* Is the row, which has n_tokens, in the pack? 1, and that is read; 0, or negative. */
+/* Loads the pack of the row, which has n_tokens: 1, 0 when it is not there or is damaged, or
+ * negative. */
 static int read_packed(struct reading *rd, int64_t row, uint32_t n_tokens, struct err *e)
 {
     if (rd->first != 0 && row - rd->first < rd->pack.n_rows)
@@ -103,7 +106,7 @@ static int read_packed(struct reading *rd, int64_t row, uint32_t n_tokens, struc
     return 1;
 }
 
-/* Is the row's input what was kept? `ids` are all of its tokens. */
+/* Whether the row's input is what was written. `ids` are all its tokens. */
 static int has_sum(const struct reading *rd, const struct found *f, const int32_t *ids)
 {
     int64_t sum = store_sum_input(
@@ -113,7 +116,7 @@ static int has_sum(const struct reading *rd, const struct found *f, const int32_
     return memcmp(rd->sums.at + (size_t)(f->row - rd->first) * sizeof sum, &sum, sizeof sum) == 0;
 }
 
-/* Its only sequence to who asked for it: 1, or 0 when it is damaged. */
+/* Gives the row's only sequence: 1, or 0 when it is damaged. */
 static int give_whole(struct reading *rd, const struct found *f)
 {
     struct sequence *r = read_part(rd, f, NULL, 0, 0, f->n_tokens);
@@ -125,7 +128,8 @@ static int give_whole(struct reading *rd, const struct found *f)
     return 0;
 }
 
-/* Where its sequences end: each has a token or more, and all of them are all of its tokens. */
+/* Whether the ends are valid: each sequence has at least a token, and together they have all
+ * tokens. */
 static int has_ends(const struct found *f)
 {
     uint32_t from = 0, end;
@@ -137,7 +141,7 @@ static int has_ends(const struct found *f)
     return from == f->n_tokens && (f->in.n_positions == 0 || f->in.n_positions == f->in.n_ends);
 }
 
-/* Its sequences, as many as `ends` says: 1, or 0 when one is damaged, and then none. */
+/* Gives the row's sequences, split by `ends`: 1, or 0 and none of them when one is damaged. */
 static int give_parts(struct reading *rd, const struct found *f)
 {
     if (!has_ends(f))
@@ -148,7 +152,7 @@ static int give_parts(struct reading *rd, const struct found *f)
     uint32_t from = 0, end, n = f->in.n_ends;
     packed_ids(&rd->pack, &f->in, ids);
     int sound = has_sum(rd, f, ids);
-    line->refs = 1; /* ours, while they are made: one that is visited may be freed at once */
+    line->refs = 1; /* ours, until all are made: a sequence that is visited may be freed at once */
     for (uint32_t part = 0; part < n; part++, from = end) {
         memcpy(&end, f->in.ends + part * sizeof end, sizeof end);
         parts[part] = read_part(rd, f, line, part, from, end - from);
@@ -165,7 +169,7 @@ static int give_parts(struct reading *rd, const struct found *f)
     return sound;
 }
 
-/* A queued row that the database does not hold any more: it goes the way of one whose answer is known. */
+/* Gives a queued row that the database no longer holds as one whose answer is known. */
 static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
 {
     if (rd->is_over)
@@ -182,7 +186,7 @@ static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
     return 0;
 }
 
-/* The row that q stands on: one sequence, or more. */
+/* Reads the row that q is at: one sequence, or more. */
 static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
 {
     struct found f = {.row = sqlite3_column_int64(q, 0)};
@@ -205,7 +209,7 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
     return given ? 0 : give_damaged(rd, f.row, f.n_tokens <= PACKED_TOKENS ? f.n_tokens : 0);
 }
 
-/* Of these queued rows there is no record. */
+/* Gives as damaged the queued rows that have no record. */
 static void read_missing(struct reading *rd, int64_t block, uint64_t bits)
 {
     for (; bits != 0 && rd->left > 0 && !rd->is_over; bits &= bits - 1) {
@@ -215,7 +219,7 @@ static void read_missing(struct reading *rd, int64_t block, uint64_t bits)
     }
 }
 
-/* Rows of one block: those whose bits are set. */
+/* Reads the rows of one block whose bits are set. */
 static int read_block(struct reading *rd, int64_t block, uint64_t bits, struct err *e)
 {
     int64_t low = (block << 6) + __builtin_ctzll(bits);
@@ -244,7 +248,8 @@ static void end_reading(struct reading *rd)
         sqlite3_reset(rd->input);
 }
 
-/* The job's rows behind `after` that are queued, or those that are not, in the blocks that `sql` selects. */
+/* Reads the job's rows after `after` that are queued, or those that are not, in the blocks that
+ * `sql` selects. */
 static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t after, struct err *e)
 {
     int64_t first = after < row_id_of(job, 0) ? row_id_of(job, 0) : after + 1;

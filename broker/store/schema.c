@@ -1,4 +1,4 @@
-/* schema.c - the tables: made anew, or of a database of before, which is copied first. */
+/* schema.c - creates the tables, or upgrades those of an older version, which are copied first. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-/* The bits of a block's rows whose state is this. */
+/* The bits of a block's rows in this state. */
 #define ROWS_IN_STATE(state)                                                                       \
     "(select coalesce(sum(1 << (row & 63)), 0) from row "                                          \
     "where row between block << 6 and (block << 6) + 63 and state = " state ")"
@@ -16,22 +16,23 @@ static const char schema_sql[] =
     ;
 
 /* The steps from each version to the next. They run on databases of any size: no step rewrites a
- * table. What is not used any more stays: row.state, of version 5 on. */
+ * table. What is no longer used stays: row.state, from version 5 on. */
 static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     [1] = "alter table row add column shape integer not null default 0;"
           "alter table row_input add column ends blob;"
           "create table purge (job integer primary key);",
-    /* And ids may be packed from here on (ids.h): a broker of before would not know them. */
+    /* Also, ids may be packed from here on (ids.h), which an older broker would not know. */
     [2] = "create index job_unfinished on job (job) where finished_ms is null;"
           "create index row_failed on row (row) where state = 2;"
           "create index batch_running on batch (batch) where ms is null;",
-    /* And new chunks have another digest, which a broker of before would not know (store/chunks.c). */
+    /* Also, new chunks have another digest, which an older broker would not know
+     * (store/chunks.c). */
     [3] = "alter table job add column copied integer not null default 0;"
           "alter table job add column cached integer not null default 0;"
           "alter table job add column fresh integer not null default 0;"
           "alter table worker add column busy_us integer not null default 0;"
           "alter table worker add column up_us integer not null default 0;",
-    /* Rows' states go into blocks (store/blocks.c), read in the order of their numbers. */
+    /* Row states move into blocks (store/blocks.c), in the order of row numbers. */
     [4] = "alter table row_input add column rows blob;"
           "create table block (block integer primary key, queued integer not null, "
           "running integer not null, failed integer not null);"
@@ -45,8 +46,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
                    "create index block_failed on block (block) where failed <> 0;"
                    "drop index if exists row_queued; drop index if exists row_failed; drop table "
                    "lease;",
-    /* Records have checksums from here on, those that are there already none (store/sums.c). Cursors that a
-     * retry has left without a result are told from those that damage did. */
+    /* New records have checksums from here on (store/sums.c). Table gone tells cursors that a retry
+     * left without a result from those that damage did. */
     [5] = "alter table job add column sum integer;"
           "alter table row add column sum integer;"
           "alter table row_input add column sums blob;"
@@ -62,7 +63,7 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "insert or replace into meta select 'sums_from', 1 + max("
           "ifnull((select max(job) from job), 0), "
           "ifnull((select value from meta where name = 'last_job'), 0));",
-    /* Jobs of a state are found without a look at all others (store/jobs.c). */
+    /* Finds the jobs in a state without looking at all others (store/jobs.c). */
     [6] = "create index job_done on job (job) "
           "where finished_ms is not null and cancelled = 0 and paused = 0;"
           "create index job_paused on job (job) where paused <> 0;"
@@ -71,8 +72,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
 
 /* ---- from one version to the next ---- */
 
-/* A copy of the database as it was, beside it: assay.db.v1. It has its name when it is whole; one that is there
- * already stays: it is from an upgrade that was interrupted. */
+/* Copies the database beside itself as it was: assay.db.v1. The copy gets its name only once it is
+ * whole; one that is there already is from an interrupted upgrade, and stays. */
 static int back_up(struct store *s, int64_t version, struct err *e)
 {
     char path[4200], new[4200];
@@ -94,7 +95,7 @@ static int back_up(struct store *s, int64_t version, struct err *e)
     return rc;
 }
 
-/* Views hold nothing: an upgrade makes all of them anew, as they stand at the end of schema_sql. */
+/* Views hold no data: an upgrade makes all of them again from the end of schema_sql. */
 static int make_views(struct store *s, struct err *e)
 {
     char drop[128];
@@ -113,7 +114,7 @@ static int make_views(struct store *s, struct err *e)
     return rc == 0 ? store_execute(s, strstr(schema_sql, "create view"), e) : rc;
 }
 
-/* The schema as of now, made new or from an older one, in one transaction. */
+/* Writes the present schema, new or from an older one, in one transaction. */
 static int write_schema(struct store *s, int64_t version, struct err *e)
 {
     char set_version[64];

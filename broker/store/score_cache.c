@@ -1,21 +1,22 @@
 /* score_cache.c - see score_cache.h.
  *
- * Two SQLite files, score-cache-0.db and score-cache-1.db, are two generations. What is added goes to the
- * younger one; what is found in the older one is added to the younger. When the younger is full, the older
- * is deleted and made anew as the youngest. So what was neither added nor found for half of the size goes,
- * and it goes at once: deleting entries one by one would write a page for each, and leave the file as large
- * as it was.
+ * Two SQLite files, score-cache-0.db and score-cache-1.db, hold two generations. New entries go to
+ * the younger one; an entry found in the older one is added to the younger. When the younger is
+ * full, the older is deleted and created again as the youngest. So an entry that was neither added
+ * nor found while half of the size was filled goes, and all such entries go at once: deleting them
+ * one by one would write a page for each and leave the file as large as it was.
  *
- *     pragma application_id = 0x41534331, user_version = n: the generation, the younger has the larger
+ *     pragma application_id = 0x41534331, user_version = n: the generation, larger in the younger
  *     score(key blob, value blob): value is the float32s and 8 bytes of BLAKE2b over key and floats
  *
- * The check makes every entry prove itself: of a page that a power cut tore, a disk that forgot, or a
- * file that somebody else wrote, nothing is taken that was not put there for this key. So nothing is
- * synced (synchronous=off): a kill leaves a whole file (WAL), a power cut may cost the cache. Pages are
- * small, 1 kB: keys are random, and each entry writes a page. Nobody else reads the files (locking_mode=
- * exclusive): a look-up asks the system for no locks.
+ * The check makes every entry prove itself: a page torn by a power cut, lost by a disk or written
+ * by another program yields nothing that was not stored for this key. So nothing is synced
+ * (synchronous=off): a kill leaves a whole file (WAL), a power cut may cost the cache. Pages are
+ * small, 1 kB: keys are random, and each entry writes a page. No other process reads the files
+ * (locking_mode=exclusive), so a look-up needs no locks from the system.
  *
- * A file that is not one of ours, or damaged, is moved aside (.bad, one of each) and made anew.
+ * A file that is damaged or not a score cache is moved aside (.bad, one for each) and created
+ * again.
  *
  * LIMITS: a result larger than 1/64 of the size is not kept. */
 #include "broker/store/score_cache.h"
@@ -34,8 +35,8 @@
 #define PAGE 1024
 #define CHECK_BYTES 8
 #define WAL_PAGES 256   /* checkpointed beyond that */
-#define FLUSH_PAGES 512 /* of one transaction, at most about */
-#define MAX_TROUBLES 3  /* files made anew in one run; then it is given up */
+#define FLUSH_PAGES 512 /* about the most in one transaction */
+#define MAX_TROUBLES 3  /* files recreated in one run; then the cache is closed */
 
 struct generation {
     char path[4200];
@@ -48,7 +49,7 @@ struct score_cache {
     char dir[4096];
     uint64_t max_pages, max_value, min_free_bytes;
     struct generation young, old;
-    int64_t pages, added_pages; /* of the young one: as of its last commit, and about since */
+    int64_t pages, added_pages; /* the young one's at its last commit; added since (at most) */
     int in_transaction, no_room, troubles;
     uint8_t *scratch;
     size_t scratch_bytes;
@@ -65,7 +66,7 @@ static void close_generation(struct generation *g)
     g->db = NULL;
 }
 
-/* The file with what belongs to it: deleted, or the file itself moved to `aside`. */
+/* Deletes the file with its log, or moves the file itself to `aside`. */
 static int clear_away(const struct generation *g, const char *aside)
 {
     char path[4300];
@@ -103,7 +104,7 @@ static int make_tables(struct generation *g, int64_t number)
     return run(g, sql);
 }
 
-/* 1 open; 0 it is not ours, or damaged, or cannot be opened. number: of one that is made. */
+/* 1 when open; 0 when it is not ours, is damaged or cannot be opened. number is for a new file. */
 static int open_generation(struct generation *g, int64_t number)
 {
     int64_t application = 0, version = 0, pages = 0;
@@ -131,7 +132,7 @@ static int open_generation(struct generation *g, int64_t number)
     return ok;
 }
 
-/* Opens it; a file in the way is moved aside, once. */
+/* Opens the file; one that is not ours is moved aside, once. */
 static int get_generation(struct generation *g, int64_t number)
 {
     char aside[4300];
@@ -147,7 +148,7 @@ static int get_generation(struct generation *g, int64_t number)
     return clear_away(g, aside) == 0 && open_generation(g, number);
 }
 
-/* From a time when it might be larger, it goes. */
+/* Deletes and recreates a file larger than the present limit. */
 static int keep_in_bounds(struct generation *g, uint64_t max_pages)
 {
     int64_t pages = 0, number = g->number;
@@ -181,7 +182,7 @@ struct score_cache *score_cache_open(const char *data_dir, uint64_t bytes, uint6
 {
     struct score_cache *c = xcalloc(1, sizeof *c);
     snprintf(c->dir, sizeof c->dir, "%s", data_dir);
-    /* Two files; a quarter, of large ones less, is for the log. */
+    /* Two files; a quarter of the size, less for large ones, is for the log. */
     uint64_t log_bytes = (WAL_PAGES + FLUSH_PAGES) * (uint64_t)PAGE * 3 / 2;
     c->max_pages = (bytes - log_bytes) / 2 / PAGE;
     c->max_value = bytes / 64;
@@ -218,7 +219,7 @@ void score_cache_close(struct score_cache **out)
 
 /* ---- trouble ---- */
 
-/* The generation gave an error. A damaged one is made anew; of anything else the cache is closed. */
+/* The generation failed. A damaged one is recreated; any other error closes the cache. */
 static void take_trouble(struct score_cache **out, struct generation *g)
 {
     struct score_cache *c = *out;
@@ -256,7 +257,7 @@ static void make_check(const uint8_t *key, const void *values, size_t bytes, uin
     memcpy(check, digest, CHECK_BYTES);
 }
 
-/* 1 found, 0 not, -1 trouble. */
+/* 1 found, 0 not, -1 error. */
 static int look(struct generation *g, const uint8_t *key, float *values, size_t bytes)
 {
     uint8_t check[CHECK_BYTES];
@@ -290,7 +291,7 @@ int score_cache_find(struct score_cache **c, const uint8_t *key, float *values, 
     return found == 1;
 }
 
-/* The young one is full: the old one goes, and a new one is the young. */
+/* The young one is full: deletes the old one and starts a new young one. */
 static void turn_over(struct score_cache **out)
 {
     struct score_cache *c = *out;
@@ -303,7 +304,7 @@ static void turn_over(struct score_cache **out)
         turn_off(out, "a new file cannot be made");
 }
 
-/* Says once when it begins and ends that the disk has too little room. */
+/* Whether the disk has room to add; logs only changes. */
 static int has_room(struct score_cache *c)
 {
     struct statvfs v;
@@ -320,13 +321,14 @@ static int is_full(const struct score_cache *c, int64_t pages)
     return c && (uint64_t)(c->pages + c->added_pages + pages) > c->max_pages;
 }
 
-/* A transaction on the young one, which has room for so many pages more: 1, or 0. */
+/* Starts a transaction on the young one, if none is open, with room for this many more pages: 1 or
+ * 0. */
 static int begin_adding(struct score_cache **c, int64_t pages)
 {
     if ((*c)->added_pages + pages > FLUSH_PAGES)
         score_cache_flush(c);
     if (is_full(*c, pages))
-        score_cache_flush(c); /* and counted: added_pages is the most that it can be */
+        score_cache_flush(c); /* this recounts: added_pages is an upper bound */
     if (is_full(*c, pages))
         turn_over(c);
     if (!*c || (*c)->in_transaction)
@@ -371,7 +373,7 @@ void score_cache_add(struct score_cache **c, const uint8_t *key, const float *va
         (*c)->added_pages += pages;
 }
 
-/* A file that was removed or replaced gets no more: what is put into it would be gone with the broker. */
+/* A file that was removed or replaced gets no more entries: they would be lost with the broker. */
 static int is_gone(const struct generation *g)
 {
     int gone = 0;

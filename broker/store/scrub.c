@@ -1,9 +1,10 @@
 /* scrub.c - see scrub.h.
  *
- * First that the log has all that was synced to it (store/wal.c); then the file as SQLite sees it: pragma integrity_check reads every page, and holds every index against its
- * table. Then each job by the same eyes as the broker's: its record, its rows with their input, the states of its
- * rows and its counters, its chunks, its results. All of it in one read transaction, so that a broker at work does
- * not change what is being held against something else. */
+ * First it checks that the log has all that was synced to it (store/wal.c). Then pragma
+ * integrity_check reads every page and compares every index with its table. Then each job is read
+ * as the broker reads it: its record, its rows with their input, the states of its rows and its
+ * counters, its chunks, its results. One read transaction spans it all, so that a running broker
+ * does not change the data under comparison. */
 #include "broker/store/scrub.h"
 
 #include <fcntl.h>
@@ -29,7 +30,7 @@ struct scrub {
     int64_t job, done, total;
     char key[201];
     int ended;
-    uint64_t cursor; /* of the last result */
+    uint64_t cursor; /* the last result's */
 };
 
 static void find(struct scrub *c, int64_t i, const char *fmt, ...)
@@ -52,7 +53,7 @@ static void go_on(struct scrub *c, int64_t n)
     c->ended |= c->caller->progress(c->caller->arg, c->done, c->total);
 }
 
-/* A query that SQLite cannot answer is a finding; the next one may go. */
+/* A query that SQLite cannot answer is a finding; the next one may work. */
 static void note_failure(struct scrub *c, const char *what, int rc, const struct err *e)
 {
     if (rc < 0)
@@ -86,8 +87,9 @@ static void check_file(struct scrub *c)
         note_failure(c, "the file", rc, &e);
 }
 
-/* Of a broker that works, the log grows and is begun anew meanwhile; it was checked when that started. The lock is
- * taken for as long as it takes: one that starts waits for it, or this was no broker's directory. */
+/* Checks the log unless a broker is running: its log grows and restarts meanwhile, and was checked
+ * when the broker started. The lock is held during the check; a broker that starts then waits for
+ * it briefly, if the lock file names an earlier broker (store/lock.c). */
 static void check_log(struct scrub *c)
 {
     struct err e;
@@ -167,7 +169,7 @@ static int see_result(void *arg, const struct store_result_row *r)
     return 0;
 }
 
-/* Behind results that are missing: 1 and c->cursor is before the next that is there; 0 there is none. */
+/* Moves c->cursor to just before the next result after a gap: 1, or 0 when there is none. */
 static int pass_gap(struct scrub *c)
 {
     int64_t next;
@@ -198,7 +200,7 @@ static void check_results(struct scrub *c)
     }
 }
 
-/* What the view shows of results of several numbers is made of the same numbers. */
+/* Checks that the JSON that views show of a vector matches its numbers. */
 static void check_shown(struct scrub *c)
 {
     struct err e;
@@ -220,7 +222,7 @@ static void check_shown(struct scrub *c)
     note_failure(c, "results", rc, &e);
 }
 
-/* Rows between the last job and row `end` belong to none, unless they are being purged. */
+/* Rows between the last job and row `end` belong to no job, unless they are being purged. */
 static void check_between(struct scrub *c, int64_t before, int64_t end)
 {
     int64_t row;
@@ -248,7 +250,7 @@ static void check_job(struct scrub *c, int64_t placed, int64_t accepted, int dam
     check_shown(c);
 }
 
-/* The job above `after`: 1, 0 there is none, or negative. */
+/* Checks the next job above `after`: 1, 0 when there is none, or negative. */
 static int next_job(struct scrub *c, int64_t after, struct err *e)
 {
     sqlite3_stmt *q =
@@ -332,7 +334,7 @@ int store_scrub(const char *data_dir, const struct scrub_caller *caller,
     s->options.mode = s->options.digest = "";
     *totals = (struct scrub_totals){0};
     snprintf(s->dir, sizeof s->dir, "%s", data_dir);
-    check_log(&c); /* before SQLite makes one that is missing */
+    check_log(&c); /* before SQLite creates a missing log */
     int rc = open_to_read(s, data_dir, e);
     if (rc == 0) {
         store_integer(s, 0, &c.total, NULL,

@@ -1,5 +1,4 @@
-/* sql.c - statements of the store: prepared once each, found again by their text's address, their values bound
- * by a word of types. */
+/* sql.c - prepares each statement once, finds it again by its text's address, binds its values. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>

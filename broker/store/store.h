@@ -1,20 +1,22 @@
-/* store.h - the database: everything that must outlive the broker. All SQLite lives in
- * broker/store*.c.
+/* store.h - the database: everything that must outlive the broker. All of the broker's SQL is in
+ * broker/store/.
  *
- * WAL, one connection in one process (lock file); readers open read-only. Nothing may be told to a
- * client before what holds it is on the disk: when store_commit has returned, or, after
- * store_begin_later, when store_synced says so. A commit or a sync that fails has an unknown
- * outcome: the broker must exit.
+ * One process opens the database, with one connection in WAL mode and under a lock file; others
+ * open it read-only. A client may be told of something only once it is on disk: when store_commit
+ * returns, or, after store_begin_later, when store_synced says so. When a commit fails with
+ * ASSAY_EIO, or a sync fails, the outcome is unknown and the broker must exit.
  *
- * Tables are private, the plural views are public (SCHEMA.md). A row's input is written once and
- * its small state apart, so that a result does not rewrite the tokens. Counters are kept, never
- * counted. Rows that come together are kept together: one record has their input (schema/packed_rows.h), one the
- * states of 64 neighbours (store/blocks.c). `running` is advisory, forgotten at every start: a row is queued until its
- * result is committed, so a restart re-queues by construction.
+ * The tables are private; the plural views are public (SCHEMA.md). A row's input is written once,
+ * apart from its small state, so a result does not rewrite the tokens. Counters are maintained, not
+ * computed by queries. Rows that arrive together are stored together: one record holds their input
+ * (schema/packed_rows.h), another the states of 64 neighbours (store/blocks.c). `running` is
+ * advisory and reset at every start: a row stays queued until its result is committed, so a restart
+ * requeues it by construction.
  *
- * Every function returns 0 (or 1 where said) or a negative code with *e: ASSAY_EFULL when the disk
- * is full, or ASSAY_ELOCKED when another process writes to the database (the transaction is rolled back and
- * nothing was kept: it may be tried again later), ASSAY_EIO otherwise. */
+ * Every function returns 0 (or 1 where noted), or a negative code with *e set: ASSAY_EFULL when the
+ * disk is full, ASSAY_ELOCKED when another process is writing to the database, ASSAY_EIO otherwise.
+ * After the first two nothing is kept once the transaction is rolled back, and it may be
+ * retried. */
 #ifndef ASSAY_STORE_H
 #define ASSAY_STORE_H
 
@@ -26,7 +28,7 @@
 
 struct store;
 
-/* Nothing was kept, and later it may go. */
+/* Whether the code means that nothing was kept and a retry may succeed. */
 static inline int store_may_pass(int code)
 {
     return code == ASSAY_EFULL || code == ASSAY_ELOCKED;
@@ -39,90 +41,101 @@ struct store_job {
     char key[201];
     int priority;
     int paused, cancelled,
-        sealed;       /* sealed: every chunk up to the sealed one is there, so `total` is known */
+        sealed;       /* every chunk up to the sealing one is there, so `total` is known */
     int64_t total;    /* -1 until known */
-    int64_t accepted; /* rows stored, those past a gap too */
-    int64_t placed;   /* rows with an index: chunks without a gap before them */
-    int64_t done;     /* finished, failed ones included */
+    int64_t accepted; /* rows stored, including those past a gap */
+    int64_t placed;   /* rows with an index: their chunks have no gap before them */
+    int64_t done;     /* finished rows, failed ones included */
     int64_t failed;
-    int64_t copied;  /* done with the result of a row that is the same */
-    int64_t cached;  /* done with a result out of the score cache */
-    int fresh;       /* takes nothing from the score cache */
+    int64_t copied;  /* rows done with the result of an equal row */
+    int64_t cached;  /* rows done with a result from the score cache */
+    int fresh;       /* the job takes nothing from the score cache */
     int64_t running; /* advisory */
-    int held;        /* made under another mode than the broker's: not dispatched until resumed with
-                        accept_mode */
-    int damaged; /* held because its record is not what was written, whether or not it is over */
-    int made_otherwise;              /* finished, under another mode than the broker's */
-    char reason[256];                /* of held or made_otherwise, else "" */
-    double rate;                     /* rows/s lately, as last told by store_set_rate */
+    /* made under another mode than the broker's: not run until resumed with accept_mode */
+    int held;
+    /* held because its record is not what was written, finished or not */
+    int damaged;
+    int made_otherwise; /* finished under a mode other than the broker's */
+    char reason[256];   /* why it is held or made_otherwise, else "" */
+    double rate;        /* recent rows/s, from store_set_rate; over the whole run once finished */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
 };
 
 struct store_options {
-    uint64_t reserve_bytes;  /* size of the reserve file, given up so that results of accepted work
-                                can be written */
-    uint64_t min_free_bytes; /* below this much free disk new work is refused */
+    /* size of each reserve file, which is given up so that results of accepted work can be
+     * written */
+    uint64_t reserve_bytes;
+    uint64_t min_free_bytes; /* with less free disk than this, new work is refused */
     const char *mode;        /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
     const char *digest;      /* checkpoint digest */
-    int lock_fd;             /* of store_lock, taken over; 0: store_open locks for itself */
+    int lock_fd;             /* from store_lock, taken over; 0: store_open takes the lock itself */
 };
 
-/* The data directory's lock: its descriptor (never 0), or negative; ASSAY_EBUSY names directory and holder. */
+/* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
+ * negative: ASSAY_EBUSY names the directory and the holder. */
 int store_lock(const char *data_dir, struct err *e);
 
-/* Opens or makes <data_dir>/assay.db: lock file first (ASSAY_EBUSY naming directory and holder's
- * pid), schema, wal_checkpoint(TRUNCATE), no row running, epoch + 1. data_dir exists, 0700. */
+/* Opens or creates <data_dir>/assay.db; data_dir must exist, mode 0700. Takes the lock file first
+ * (ASSAY_EBUSY names the directory and the holder's pid), brings the schema up to date, runs
+ * wal_checkpoint(TRUNCATE), marks no row as running, and adds 1 to the epoch. On success the caller
+ * owns *s and ends it with store_close. */
 int store_open(
     struct store **s, const char *data_dir, const struct store_options *options, struct err *e);
-void store_close(struct store **s); /* checkpoints; NULL-safe */
+void store_close(struct store **s); /* checkpoints, then frees *s; NULL-safe */
 uint64_t store_epoch(const struct store *s);
 
+/* Begins a transaction that is on disk once store_commit returns. */
 int store_begin(struct store *s, struct err *e);
-/* The same, for a transaction that store_commit only writes: a thread brings it to the disk when it is
- * wanted there (store/sync.c).
- * Readers see it before. A later commit of the other kind brings it there too. */
+/* The same, but store_commit only writes the transaction: a thread syncs it once somebody wants it
+ * on disk (store/sync.c). Readers see it before that. A later commit of the other kind syncs it
+ * too. */
 int store_begin_later(struct store *s, struct err *e);
+/* Commits the transaction, or rolls it back on failure. */
 int store_commit(struct store *s, struct err *e);
 uint64_t store_written(
     const struct store *s); /* the number of the last commit that changed anything */
-/* *number: of the last commit that is on the disk with all before it. ASSAY_EIO: a sync failed. */
+/* Sets *number to the last commit that is on disk with all before it. ASSAY_EIO: a sync failed;
+ * ASSAY_EGONE: a database file was removed, replaced or cut. */
 int store_synced(struct store *s, uint64_t *number, struct err *e);
-void store_want_synced(struct store *s);  /* somebody waits for what is written now */
-int store_sync_fd(const struct store *s); /* readable when store_synced has news */
-int store_wait_synced(
-    struct store *s, struct err *e); /* until all that is written is on the disk */
+void store_want_synced(struct store *s);               /* asks for a sync of all that is written */
+int store_sync_fd(const struct store *s);              /* readable when store_synced has news */
+int store_wait_synced(struct store *s, struct err *e); /* until all that is written is on disk */
 void store_rollback(struct store *s);
-/* Disk has room for `bytes` more above min_free_bytes: 0, or ASSAY_EQUEUEFULL with the numbers. */
+/* Checks that the disk has room for `bytes` more above min_free_bytes. Returns 0, or
+ * ASSAY_EQUEUEFULL with the numbers. */
 int store_check_room(struct store *s, uint64_t bytes, struct err *e);
-/* Nothing can be written since the start, for one of these reasons: what is there can be read. Each transaction
- * tries again, and store_idle does. */
+/* Whether nothing could be written since the start, for a reason that store_may_pass accepts. What
+ * is there can still be read. Each transaction tries again, and so does store_idle. */
 int store_is_late(const struct store *s);
-/* Give the reserve file's space back to the file system, so that a result can be written. 1 if
- * there was one. */
+/* Gives the reserve file's space back to the file system, so that a result can be written. Returns
+ * 1 if there was such a file. */
 int store_free_reserve(struct store *s);
-/* The same, and a part that results do not get: for a purge, which needs room before it makes any. */
+/* The same, and also the reserve that results do not use: a purge needs room before it frees
+ * any. */
 void store_free_room_to_purge(struct store *s);
 int store_is_out_of_room(const struct store *s);
 uint64_t store_queued_bytes(
     const struct store *s); /* token bytes of unfinished rows, kept as a counter */
-/* A passive checkpoint where much has been written since the last one. Call it between transactions, when
- * nobody waits. */
+/* Runs a passive checkpoint when much has been written since the last one. Call it between
+ * transactions, when nobody waits. */
 void store_tend(struct store *s);
-/* Idle work: passive checkpoint, TRUNCATE when nothing happened, reserve file made again. Call
- * about once a second. */
+/* Does idle work: a passive checkpoint, or TRUNCATE when nothing happened, and makes the reserve
+ * files again. Call it about once a second. */
 void store_idle(struct store *s);
 uint64_t store_wal_bytes(const struct store *s);
 
 /* ---- jobs ---- */
-/* 1 found, 0 not. */
+/* Finds the job by its key: 1 with *job set, or 0 when there is none. */
 int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e);
+/* Reads the job: 1 with *out, or 0 when there is none. */
 int store_get_job(struct store *s, int64_t job, struct store_job *out, struct err *e);
+/* Creates a job under this key and sets *job. */
 int store_new_job(struct store *s, struct slice key, int priority, struct slice meta, int64_t *job,
     struct err *e);
 typedef int store_job_visitor(void *arg, const struct store_job *job); /* non-zero ends the walk */
-/* SEALED: unfinished, and all rows are there. HELD: unfinished ones that are, but for those that are damaged. PAUSED has
- * those too. */
+/* JOBS_SEALED: unfinished jobs with all rows there. JOBS_HELD: unfinished jobs made under another
+ * mode. JOBS_PAUSED: these, paused jobs and damaged ones. */
 enum store_jobs {
     JOBS_ALL,
     JOBS_UNFINISHED,
@@ -134,50 +147,53 @@ enum store_jobs {
     JOBS_DONE,
     JOBS_CANCELLED
 };
-/* The set that has all jobs of this state. */
+/* Returns the set that contains all jobs in this state. */
 enum store_jobs store_jobs_of(enum job_state state);
-/* Jobs of the set numbered above `after`, ascending, at most limit. What it costs does not grow with the jobs that
- * are over and not in the set. */
+/* Visits the jobs of the set numbered above `after`, ascending, at most `limit`. The cost does not
+ * grow with the number of finished jobs outside the set. */
 int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
     store_job_visitor *visit, void *arg, struct err *e);
+/* Cancels the job if it is unfinished. */
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);
+/* Moves the job to the broker's present mode, and accepts a damaged record as it is. */
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
-/* Failed rows are queued again, their results forgotten (they come back at a later cursor); and rows whose
- * results were found to be damaged. */
+/* Queues failed rows again, and rows whose results were found damaged. Their old results are
+ * deleted; the new ones get later cursors. */
 struct store_retried {
-    int64_t rows; /* that are queued again */
-    int64_t kept; /* that failed for their content, or have no content any more, and would again */
+    int64_t rows; /* queued again */
+    int64_t kept; /* would fail again: they failed for their content, or their content is lost */
 };
 int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e);
-int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before it has rows */
+int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before the job has rows */
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
 
-/* A job that was found to be damaged while it was read is mended, as all that are unfinished are by store_open
- * (store/mend.c): 1 and *job, which may have queued rows again; 0 there is none. In a transaction of its own. */
+/* Mends one job that was found damaged while it was read, as store_open mends all unfinished ones
+ * (store/mend.c). Returns 1 and *job, some of whose rows may be queued again, or 0 when there is
+ * none. Runs its own transaction. */
 int store_mend_suspect(struct store *s, int64_t *job, struct err *e);
 
 /* ---- chunks ----
  * A chunk in order is placed at once: its rows get their index. A chunk past a gap is kept as its
- * encoded bytes and placed when the gap fills. */
+ * encoded bytes and placed once the gap is filled. */
 struct store_chunk {
     int64_t job;
     uint32_t chunk;
-    struct slice rows; /* encoded msgpack array (may be absent: seal only) */
+    struct slice rows; /* encoded msgpack array (absent for a seal alone) */
     uint32_t n_rows;
     int seal;
 };
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
-/* Records the chunk with a digest of its encoded rows. Positive: an outcome. CHUNK_SAME: was
- * there with the same contents, do nothing. CHUNK_IN_ORDER: now give its rows to store_add_rows,
- * then ask store_next_pending. ASSAY_EKEYREUSED: other contents, or another seal. ASSAY_ESTATE: the
- * job is cancelled, or the chunk is past the sealed one. */
+/* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
+ * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
+ * then call store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
+ * ASSAY_ESTATE: the job is cancelled, or the chunk is past the sealing one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
-/* 1 when this chunk is to be taken even by a full queue: it is there already, so that nothing is
- * added, or it fills the gap that other chunks wait behind. 0 otherwise. */
+/* Returns 1 when a full queue must still take this chunk: either it is there already and adds
+ * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */
 int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e);
-/* The kept chunk that is next in order, if any: 1 and *rows (borrowed until the next store call
- * that is not store_add_rows), now counted as placed. */
+/* Takes the next chunk in order, if it was kept: 1 and *rows, borrowed until the next store call
+ * other than store_add_rows. The chunk then counts as placed. */
 int store_next_pending(
     struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e);
 
@@ -194,26 +210,27 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
-    int error_code; /* a row whose content is wrong is born failed: ASSAY_ code, else 0 */
+    int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
 };
-/* The next row: 1, 0 when there is none any more, or negative. What it points to stays until the next call. */
+/* Gives the next row: 1, 0 when there are no more, or negative. Its pointers stay valid until the
+ * next call. */
 typedef int store_row_source(void *arg, struct store_row *row, struct err *e);
-/* Give the job's next indices to these rows, as many as the source has. When it fails, the transaction is to be
- * undone. */
+/* Adds every row that the source gives, under the job's next indices. On failure the caller must
+ * roll the transaction back. */
 int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *arg, struct err *e);
 
 /* ---- work ---- */
-/* Queued rows of the job with a number above `after`, ascending, at most limit; each is a new
- * struct sequence given to visit, which owns it, or one for each of its sequences (struct row). Not for paused, held or cancelled jobs: the caller
- * knows. */
+/* Visits the job's queued rows numbered above `after`, ascending, at most `limit`. A row is given
+ * as a new struct sequence, which `visit` then owns, or as one for each of its sequences (struct
+ * row). Does not check whether the job is paused, held or cancelled: that is up to the caller. */
 typedef void store_row_visitor(void *arg, struct sequence *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
-/* The batch has gone to a group: batch record, its rows running (advisory). Sets b->number. */
+/* Records that the batch went to a group, with its rows running (advisory). Sets b->number. */
 int store_batch_started(
     struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
-/* ok 0: the group died under it. */
+/* ok 0: the group died while computing it. */
 int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e);
 struct store_result {
     const float *values; /* NULL for a failure */
@@ -222,37 +239,39 @@ struct store_result {
     const char *error_message;
     enum row_origin origin;
 };
-/* r is the whole row, or the last of its sequences to be finished: the result is the row's. Where
- * the row is still queued (and its job not cancelled): state, result with the job's next
- * cursor; the job's counters and throughput with the commit. 1 recorded, 0 was not queued any more (a
- * second result is dropped).
- */
+/* Records the row's result; r is the row's only sequence, or the last of them to finish. If the row
+ * is still queued and its job not cancelled, writes its state and the result with the job's next
+ * cursor; the job's counters and throughput follow with the commit. Returns 1 when recorded, 0 when
+ * the row was no longer queued (a second result is dropped). */
 int store_finish_row(
     struct store *s, const struct sequence *r, const struct store_result *result, struct err *e);
 int store_set_attempts(struct store *s, const struct sequence *r, struct err *e);
 
-/* ---- rows that are the same (dedupe.h) ---- */
-/* The job's finished rows, as store_queued_rows gives those that are queued, but for those that were born
- * failed, which are passed over and count. 1 when there may be more, after *after. */
+/* ---- equal rows (dedupe.h) ---- */
+/* Visits the job's finished rows as store_queued_rows does the queued ones. Rows that were born
+ * failed are skipped but count towards `limit`. Returns 1 when there may be more after *after,
+ * which it advances. */
 int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);
-/* This row, in whatever state: not visited when there is none, or it was born failed. */
+/* Visits this row, whatever its state. Does not visit a row that was born failed or is not
+ * there. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
 struct store_answer {
-    uint32_t from, n; /* asked for: these of its values, when it has them */
+    uint32_t from, n; /* the caller's request: n of the row's values, starting at `from` */
     float *values;    /* [n] */
     uint32_t n_values;
-    char error_code[32]; /* wire name, "" when it has values */
+    char error_code[32]; /* wire name, "" when the row has values */
     char error_message[256];
 };
-/* What a row has been answered under the broker's present mode: 1, or 0 when nothing. */
+/* Reads the row's result under the broker's present mode: 1, or 0 when it has none, or a damaged
+ * one. */
 int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e);
 
 /* ---- reading results ---- */
 struct store_result_row {
-    uint64_t cursor; /* of this row: pass as `after` to go on */
+    uint64_t cursor; /* pass it as `after` to continue behind this row */
     uint32_t i;
-    struct slice client_id; /* raw msgpack, absent: none */
+    struct slice client_id; /* raw msgpack; absent: none */
     uint32_t n_tokens;
     int shape, pool_type, activation;
     const float *values;
@@ -260,16 +279,17 @@ struct store_result_row {
     const int32_t
         *pooled_at; /* pairs (position, token id), [2 * n_pooled]; n_pooled 0 for ALL and MEAN */
     uint32_t n_pooled;
-    const char *error_code; /* wire name, NULL when fine */
+    const char *error_code; /* wire name, NULL without an error */
     const char *error_message;
 };
 typedef int store_result_visitor(
-    void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next */
-/* In order of completion, cursors above `after`. 1: there may be more, 0: the last one that there is was given, and
- * none is missing. Slices are valid during the call of visit. */
+    void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next row */
+/* Visits results in order of completion, cursors above `after`, at most `limit`. Returns 1 when
+ * there may be more, 0 when the last one was given and none is missing; ASSAY_EINTERNAL when
+ * results are missing or cannot be read. Slices are valid while `visit` runs. */
 int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
     store_result_visitor *visit, void *arg, struct err *e);
-/* The same in order of i (for `score`). */
+/* The same, in order of i (for `score`); returns 0 or negative. */
 int store_each_result_by_index(
     struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
 
@@ -277,16 +297,18 @@ int store_each_result_by_index(
 #define STORE_PURGE_JOBS 1000
 struct store_purged {
     int64_t jobs, rows;
-    int more; /* STORE_PURGE_JOBS were taken: there may be others */
+    int more; /* STORE_PURGE_JOBS were purged: there may be others */
 };
-/* Jobs that were done or cancelled at before_ms are gone, their keys free; one of them, or any of
- * them when job is 0. Their rows follow in store_purge_step, also after a restart. */
+/* Purges jobs that were done or cancelled by before_ms: only this one, or all of them when job is
+ * 0. They are gone and their keys free at once. store_purge_step deletes their rows later, also
+ * after a restart. */
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e);
-/* Is there anything for store_purge_step? 2 rows of purged jobs, 1 only free pages, 0 nothing. */
+/* Returns what is left for store_purge_step: 2 rows of purged jobs, 1 only free pages, 0
+ * nothing. */
 int store_purge_waits(struct store *s, struct err *e);
-/* Delete rows of purged jobs, or give free pages back to the file system, for about budget_ms. In a
- * transaction. */
+/* Deletes rows of purged jobs, or gives free pages back to the file system, for about budget_ms.
+ * Call it in a transaction. */
 int store_purge_step(struct store *s, long long budget_ms, struct err *e);
 
 /* ---- for the views ---- */
@@ -296,7 +318,7 @@ struct store_worker {
     int pid;
     const char *device, *state; /* "starting", "ready", "dead" */
     int64_t batches, restarts;
-    int64_t busy_us, up_us; /* computing, of the time since it was ready */
+    int64_t busy_us, up_us; /* computing time, and time since it was ready */
 };
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e);
 

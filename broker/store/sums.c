@@ -1,17 +1,19 @@
-/* sums.c - checksums of records: what was kept is what comes back, or it is known that it is not.
+/* sums.c - checksums of records, so that what is read back is what was written, or known not to be.
  *
- * A disk forgets, a copy is cut, a bit flips: SQLite takes what its pages say. So each record that decides what a
- * row is, or what it was answered, carries XXH3-64 over everything in it, its own number too, so that a record
- * in another's place is noticed as well. They are no guard against anyone who can write the file.
+ * A disk loses writes, a copy is cut, a bit flips, and SQLite believes its pages. So each record
+ * that decides what a row is, or what its answer was, carries XXH3-64 over its contents and its own
+ * number, which also reveals a record in another's place. Checksums are no guard against anyone who
+ * can write the file.
  *
- *     row           its columns but attempts, which count and decide no score
- *     input         a row's ids, positions and ends: of each row of a record apart, so that its neighbours are whole
- *     result        everything; but vector_json, which is for people
- *     block         the bits that are queued and failed; those that run are forgotten at every start
- *     job           two halves of 32 bits: what the client and the operator said; and what was counted, which can
- *                   be counted again (store/mend.c)
+ *     row           its columns except attempts, which counts tries and decides no score
+ *     input         a row's ids, positions and ends: one checksum for each row of a record, so that
+ *                   damage spares its neighbours
+ *     result        everything except vector_json, which is for people
+ *     block         the queued and failed bits; the running ones are reset at every start
+ *     job           two halves of 32 bits: what client and operator set, and what is counted, which
+ *                   can be counted again (store/mend.c)
  *
- * Records of before version 6 of the schema have none; they are in jobs below meta's sums_from. */
+ * Records older than version 6 of the schema have none; they are in jobs below meta's sums_from. */
 #include <string.h>
 
 #include "broker/store/private.h"
@@ -45,7 +47,7 @@ static struct client_id read_id(sqlite3_stmt *q, int at)
     struct client_id id = {.type = sqlite3_column_type(q, at)};
     if (id.type == SQLITE_INTEGER)
         id.number = sqlite3_column_int64(q, at);
-    else if (id.type != SQLITE_NULL) /* a text's pointer first: it decides what its bytes are */
+    else if (id.type != SQLITE_NULL) /* text pointer first: it decides the bytes */
         id.text.at =
             id.type == SQLITE_BLOB ? sqlite3_column_blob(q, at) : sqlite3_column_text(q, at);
     if (id.text.at)
@@ -58,7 +60,7 @@ static int in_range(int64_t v, int64_t min, int64_t max)
     return v >= min && v <= max;
 }
 
-/* What every row keeps to, also one that has no checksum. */
+/* Limits that every row keeps, also one without a checksum. */
 static int is_possible(const struct row_record *r)
 {
     return in_range(r->shape, ROW_IDS, ROW_STEPS) && in_range(r->n_tokens, 0, INT32_MAX) &&
@@ -100,7 +102,7 @@ int64_t store_sum_result(const struct result_record *r)
     int64_t head[] = {r->job, r->seq, r->row, r->mode, r->finished_ms, r->has_score, 0,
         (int64_t)r->vector.len, (int64_t)r->pooled.len, (int64_t)r->error_code.len,
         (int64_t)r->error_message.len};
-    double score = r->has_score && r->score != 0 ? r->score : 0; /* -0 is kept as 0 */
+    double score = r->has_score && r->score != 0 ? r->score : 0; /* SQLite keeps -0 as 0 */
     memcpy(&head[6], &score, sizeof score);
     uint64_t h = XXH3_64bits(head, sizeof head);
     h = add_text(add_text(h, r->vector), r->pooled);
@@ -172,7 +174,7 @@ static int64_t sum_counted(sqlite3_stmt *q)
     return (int64_t)(uint32_t)XXH3_64bits(numbers, sizeof numbers);
 }
 
-/* What of the job's record the open transaction has changed. */
+/* The halves of the job's record that the open transaction has changed. */
 static int touched(const struct store *s, int64_t job)
 {
     for (int i = 0; i < s->n_touched; i++)
@@ -232,7 +234,7 @@ int store_touch_job(struct store *s, int64_t job, int what, struct err *e)
     return rc;
 }
 
-/* What is damaged stays so until somebody says that it is to be taken as it is. */
+/* A damaged half stays damaged until somebody accepts it as it is. */
 int store_touch_sound(struct store *s, int64_t job, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s, STORE_JOB_COLUMNS "where job = ?", "i", job);

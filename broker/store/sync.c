@@ -1,17 +1,16 @@
-/* sync.c - the thread that brings the WAL to the disk while the broker goes on (store.h,
- * store_begin_later).
+/* sync.c - the thread that syncs the WAL while the broker goes on (store.h, store_begin_later).
  *
- * A sync takes as long as all else that a busy broker does. So a transaction of requests is committed
- * with synchronous=NORMAL, which writes its frames and waits for nothing; the thread then syncs the WAL,
- * and what is written meanwhile is what its next sync is for. WAL frames are a chain: what one sync
- * has brought to the disk holds with all that was written before it. Commits have numbers, so that who
- * waits knows when its own is down; what nobody waits for is not synced.
+ * A sync takes as long as everything else a busy broker does. So a transaction of requests is
+ * committed with synchronous=NORMAL, which writes its frames and waits for nothing; the thread then
+ * syncs the WAL, and its next sync takes what was written meanwhile. WAL frames form a chain: one
+ * sync covers all that was written before it. Commits are numbered, so a waiter knows when its own
+ * is on disk; a commit that nobody waits for is not synced.
  *
- * How far it has synced, the thread notes before anybody hears of it, as a commit that is synced at once does
- * (store/wal.c).
+ * The thread records how far it has synced before it announces it; so does a commit that is synced
+ * at once (store/wal.c).
  *
- * SQLite itself does not hear of these syncs and needs none of them: with NORMAL it syncs the WAL before
- * a checkpoint and when a new one begins, and so never breaks a database. */
+ * SQLite does not know of these syncs and needs none of them: with NORMAL it syncs the WAL before a
+ * checkpoint and when a new WAL begins, so the database never breaks. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -30,8 +29,8 @@ struct store_sync {
     struct store *store;
     int event_fd;
     uint64_t written, wanted, synced; /* numbers of commits */
-    struct wal_point point;           /* where the last one ends that was written */
-    int error;                        /* of the sync that failed: nothing after it is certain */
+    struct wal_point point;           /* where the last written commit ends */
+    int error;                        /* errno of a sync that failed: nothing after it is certain */
     int stop;
 };
 
@@ -39,7 +38,7 @@ static void tell(const struct store_sync *y)
 {
     uint64_t one = 1;
     if (write(y->event_fd, &one, sizeof one) != (ssize_t)sizeof one)
-        return; /* it is full, so it is readable */
+        return; /* the counter is full, so the descriptor is readable */
 }
 
 static void *sync_for_ever(void *arg)
@@ -68,7 +67,7 @@ static void *sync_for_ever(void *arg)
     return NULL;
 }
 
-/* Signals are the broker's. */
+/* Starts the thread with all signals blocked: they are the broker's. */
 static int start_thread(struct store_sync *y)
 {
     sigset_t all, before;
@@ -89,7 +88,7 @@ static void free_sync(struct store_sync *y)
     free(y);
 }
 
-/* The WAL is there, and stays the same file, as long as the connection is open. */
+/* The WAL exists, and stays the same file, while the connection is open. */
 int store_sync_start(struct store *s, struct err *e)
 {
     struct store_sync *y = xcalloc(1, sizeof *y);

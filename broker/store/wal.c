@@ -1,23 +1,26 @@
-/* wal.c - how much of SQLite's log is on the disk, so that a log with less is noticed.
+/* wal.c - records how much of SQLite's log is on disk, so that a log with less is noticed.
  *
- * After a crash SQLite reads assay.db-wal up to the first frame whose checksum is wrong, and takes that for the end:
- * frames that a crash left half written look the same. What was synced and acknowledged behind a flipped bit, or in a
- * log that was cut, removed or is an older copy, would be gone without a word. So the file `synced` says how far the
- * log has been synced. One record, overwritten in place, in this machine's byte order:
+ * After a crash SQLite reads assay.db-wal up to the first frame whose checksum is wrong and takes
+ * that for the end: frames that a crash left half written look the same. Acknowledged work would
+ * silently be lost behind a flipped bit, or with a log that was cut, removed or replaced by an
+ * older copy. So the file `synced` says how far the log was synced. It is one record, overwritten
+ * in place, in this machine's byte order:
  *
  *      0  8 bytes  "assaywal"
  *      8  2 x 4    salts of the log's frames: which log it is
- *     16  8 bytes  its frames that were synced; the last of them ends a commit; 0: nothing is known
+ *     16  8 bytes  its synced frames, the last of which ends a commit; 0: nothing is known
  *     24  8 bytes  XXH3-64 of the bytes before
  *
- * It is written after the log was synced and before anybody is told so, and need not be synced itself: after a
- * kill it is exact, after a power cut it says less than there is, never more. What may not be outlived by an older
- * record is a log that is emptied: the record is cleared, and that synced, before a checkpoint that may do it, and
- * written again where the log stayed (store_wal_forget, store_wal_recall).
+ * The record is written after the log is synced and before anyone is told so, and need not be
+ * synced itself: after a kill it is exact, after a power cut it may say less than the log has,
+ * never more. But an older record must not outlive a log that is emptied: before a checkpoint that
+ * may empty it, the record is cleared and synced; afterwards it is written again if the log stayed
+ * (store_wal_forget, store_wal_recall).
  *
- * A log that is begun anew has salt 1 one higher, and all of the one before is in the database: such a log may be
- * of any length. A log that is missing or empty is right where somebody has brought it into the database: whoever
- * opens that to write, and closes it last, does. Then the database was written to after the record was. */
+ * When a log is restarted its salt 1 grows by one, and all of the previous log is in the database:
+ * such a log may have any length. A missing or empty log is fine if its contents were copied into the
+ * database, as happens when another process opens that for writing and closes it last. The database
+ * was then modified later than the record. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -30,10 +33,11 @@
 #include "broker/xxh.h"
 #include "schema/log.h"
 
-/* The log, as sqlite.org/fileformat2.html (4.1, WAL File Format) has it. All numbers are big-endian. */
+/* The log's format, from sqlite.org/fileformat2.html (4.1, WAL File Format). Numbers are
+ * big-endian. */
 enum { HEADER_BYTES = 32, FRAME_HEADER_BYTES = 24 };
-#define MAGIC 0x377f0682u     /* sums over little-endian words; one more: big-endian */
-#define MAX_RESTARTS 0x10000u /* that may lie between the record and the log */
+#define MAGIC 0x377f0682u     /* checksums over little-endian words; plus one: big-endian */
+#define MAX_RESTARTS 0x10000u /* at most this many between the record and the log */
 
 struct record {
     char magic[8];
@@ -56,7 +60,7 @@ struct reader {
     uint8_t *frame; /* header and page */
 };
 
-/* SQLite's checksum, of a multiple of 8 bytes. */
+/* SQLite's checksum, over a multiple of 8 bytes. */
 static void add_to_sum(struct reader *r, const uint8_t *at, size_t bytes)
 {
     uint32_t a = r->sum[0], b = r->sum[1];
@@ -74,7 +78,7 @@ static int sum_is(const struct reader *r, const uint8_t *at)
     return r->sum[0] == get_u32(at) && r->sum[1] == get_u32(at + 4);
 }
 
-/* 1 when it is the header of a log. */
+/* 1 when the file begins with a valid header. */
 static int read_header(struct reader *r)
 {
     uint8_t h[HEADER_BYTES];
@@ -100,7 +104,7 @@ static int is_of_log(const uint8_t *frame, const uint32_t salt[2])
     return get_u32(frame + 8) == salt[0] && get_u32(frame + 12) == salt[1];
 }
 
-/* How many of the first `limit` frames are whole, one behind the other. */
+/* How many of the first `limit` frames are whole, counted from the start. */
 static uint64_t count_frames(struct reader *r, uint64_t limit)
 {
     uint64_t n = 0;
@@ -119,7 +123,8 @@ static uint64_t count_frames(struct reader *r, uint64_t limit)
     return n;
 }
 
-/* What is found instead of p's frames, into found; "" when they are there, or the log was begun anew since. */
+/* Describes in `found` what there is instead of p's frames; "" when they are there, or the log was
+ * restarted since. */
 static void compare(struct reader *r, const struct wal_point *p, char *found, size_t size)
 {
     found[0] = '\0';
@@ -141,7 +146,7 @@ static int is_after(const struct timespec *a, const struct timespec *b)
     return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
-/* Was the database written to after the record? */
+/* Whether the database was modified later than the record. */
 static int has_been_brought_over(const char *dir)
 {
     char db[4200], record[4200];
@@ -179,7 +184,7 @@ static int find_fault(
 static int is_empty(const struct record *r)
 {
     static const struct record zeros;
-    return memcmp(r, &zeros, sizeof zeros) == 0; /* it was made as the power failed */
+    return memcmp(r, &zeros, sizeof zeros) == 0; /* it was created as the power failed */
 }
 
 static int read_record(const char *dir, struct wal_point *p, struct err *e)
@@ -223,7 +228,7 @@ int store_wal_check(const char *dir, struct wal_point *p, struct err *e)
         dir, (unsigned long long)p->frames, found);
 }
 
-/* What cannot be written leaves an older record, which says less. */
+/* A write that fails leaves an older record, which says less. */
 static void write_record(struct store_wal *w, const struct wal_point *p)
 {
     struct record r = {.salt = {p->salt[0], p->salt[1]}, .frames = p->frames};
@@ -279,13 +284,13 @@ void store_wal_point(const struct store *s, struct wal_point *p)
         return;
     uint64_t last = (uint64_t)s->wal_pages - 1;
     if (pread(s->wal.log_fd, h, sizeof h, frame_at(s->wal.page_bytes, last)) != (ssize_t)sizeof h ||
-        get_u32(h + 4) == 0) /* no commit ends there: somebody else has begun the log anew */
+        get_u32(h + 4) == 0) /* no commit ends there: another process restarted the log */
         return;
     *p = (struct wal_point){{get_u32(h + 8), get_u32(h + 12)}, last + 1};
 }
 
-/* Is the log, with all of p's frames, the file of that name? What is written to one that was removed or replaced is
- * acknowledged to nobody. */
+/* Whether the open log, with all of p's frames, still has its name. Nothing written to one that was
+ * removed or replaced is acknowledged. */
 static int is_the_log(const struct store_wal *w, const struct wal_point *p)
 {
     struct stat st;

@@ -1,4 +1,4 @@
-/* work.c - rows on their way: batches, results in, answers for rows that are the same. */
+/* work.c - records batches and results, and reads the results of rows for their duplicates. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 
 /* ---- batches ---- */
 
-/* Sequences of one job in the batch, from `from` on: how many are next to each other. */
+/* How many adjacent sequences of the batch, starting at `from`, belong to one job. */
 static uint32_t run_of_job(const struct batch *b, uint32_t from)
 {
     uint32_t n = 1;
@@ -22,7 +22,7 @@ static int add_running(struct store *s, const struct batch *b, int sign, struct 
 {
     int rc = 0;
     for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
-        int64_t rows = 0; /* each row once, with its first sequence */
+        int64_t rows = 0; /* counts each row once, by its first sequence */
         n = run_of_job(b, i);
         for (uint32_t k = i; k < i + n; k++)
             rows += b->rows[k]->part == 0;
@@ -76,7 +76,7 @@ char *store_vector_json(const float *values, uint32_t n)
     return text;
 }
 
-/* Is this row's result a list, even where it has one element? */
+/* Whether this row's result is a list, even with one element. */
 static int is_list(const struct sequence *r, const struct store_result *result)
 {
     return result->values && (result->n_values != 1 || r->of || r->pool_type == POOL_ALL ||
@@ -110,13 +110,13 @@ static int insert_result(
     return rc;
 }
 
-/* One job's rows are finished many at a time: what they have in common is read and written once. */
+/* A job's rows finish many at a time: what they have in common is read and written once. */
 static int begin_tally(struct store *s, int64_t job, struct err *e)
 {
     int rc = s->tally.job == job ? 0 : store_end_tally(s, e);
     if (rc != 0 || s->tally.job == job)
         return rc;
-    s->tally = (struct store_tally){.job = job, .cancelled = 1}; /* as is one that is not there */
+    s->tally = (struct store_tally){.job = job, .cancelled = 1}; /* missing: as if cancelled */
     sqlite3_stmt *q =
         store_prepare(s, "select next_seq, cancelled from job where job = ?", "i", job);
     rc = store_step(s, q, e);
