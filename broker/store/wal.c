@@ -17,10 +17,10 @@
  * may empty it, the record is cleared and synced; afterwards it is written again if the log stayed
  * (store_wal_forget, store_wal_recall).
  *
- * When a log is restarted its salt 1 grows by one, and all of the previous log is in the database:
- * such a log may have any length. A missing or empty log is fine if its contents were copied into the
- * database, as happens when another process opens that for writing and closes it last. The database
- * was then modified later than the record. */
+ * When a log is restarted its salt 1 grows by one, and all of the previous log is in the
+ * database: such a log may have any length. A missing or empty log is fine if its contents were
+ * copied into the database, as happens when another process opens that for writing and closes it
+ * last. The database was then modified later than the record. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
