@@ -1,22 +1,22 @@
-/* batch.c - see batch.h. Which rows share their first tokens (shm/stage.h):
+/* batch.c - see batch.h. Decides which rows share their first tokens (shm/stage.h).
  *
- * Responses to one prompt come next to each other, so a row is only compared with the group that the
- * batch ends in: rows that all share the same n first tokens with the first of them, their owner.
- * A row that comes has four ways, and takes the one with the fewest tokens to compute:
- *     join        it shares the n tokens, or all share fewer: as many as it has in common with the
- *                 owner
- *     detach      the last row of the group leaves it and leads a new one with this row: a prompt's
- *                 first response joins the prompt before by what both begin with (a system prompt,
- *                 say); with its second response it is seen that there is more to share
- *     begin       it shares nothing, and is there whole: a owner, should others come
- * One level only: what a group has in common with the next is computed in both. */
+ * Responses to one prompt come next to each other, so a new row is compared only with the last
+ * sharers of the batch: the rows that share n first tokens with their prefix owner, the first of
+ * them. A new row has three choices, and takes the one with the fewest tokens to compute:
+ *     join        it shares with the owner; if it has fewer than n tokens in common with the owner,
+ *                 all rows of this owner share that many
+ *     detach      the batch's last row leaves its owner and becomes the owner of the new row. A
+ *                 prompt's first response shares only a system prompt, say, with the prompt before;
+ *                 the second response shows that the two have more in common
+ *     begin       it shares nothing, and is the owner of rows that come after it
+ * There is one level only: tokens that two owners have in common are computed for both. */
 #include "broker/batch.h"
 
 #include <stdlib.h>
 
 #include "schema/log.h"
 
-/* First tokens that two rows have in common, up to `most`. */
+/* Counts the first tokens that two rows have in common, up to `most`. */
 static uint32_t common(const struct sequence *a, const struct sequence *b, uint32_t most)
 {
     uint32_t n = 0;

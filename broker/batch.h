@@ -1,4 +1,5 @@
-/* batch.h - rows that run together, and which of them share their first tokens. */
+/* batch.h - a batch: rows that run together. Rows that begin with the same tokens share them
+ * (batch.c). */
 #ifndef ASSAY_BATCH_H
 #define ASSAY_BATCH_H
 
@@ -6,37 +7,38 @@
 
 #include "broker/row.h"
 
-/* Rows that run together. Owned by planner, group or broker, one at a time. */
+/* A batch has one owner at a time: the planner, a group or the broker. */
 struct batch {
     int64_t number; /* in the database, 0 before it is recorded */
     uint32_t n_rows, n_positions, n_values;
-    uint32_t n_tokens;      /* that are computed: shared ones once */
-    uint32_t n_pooled;      /* tokens that its rows pool, each row's own count */
-    uint32_t min_shared;    /* rows that have fewer first tokens in common share none; 0: none do */
-    uint32_t prefix_owner;  /* index of the last row that is there whole */
+    uint32_t n_tokens;     /* tokens to compute: shared ones count once */
+    uint32_t n_pooled;     /* tokens that its rows pool; shared ones count in each row */
+    uint32_t min_shared;   /* rows with fewer first tokens in common share none; 0: no row shares */
+    uint32_t prefix_owner; /* index of the last row that shares nothing */
     struct sequence **rows; /* [n_rows], owned */
-    int known;              /* of rows whose results were found: no group computes it */
-    int suspect; /* was running when a group died: runs alone, to find the row to blame */
+    int known;              /* its results were found (dedupe.h): no group computes it */
+    int suspect; /* was running when its group died: runs alone, to find the row to blame */
     int64_t started_wall_ms, ms;
-    int lost_signal, lost_exit; /* how the group ended, when it was lost */
-    float *values; /* [n_values] results, rows packed; owned, NULL until there are any */
+    int lost_signal, lost_exit; /* how the group ended, if it died with the batch */
+    float *values; /* [n_values] results, row after row; owned, NULL before there are any */
     struct batch *next;
 };
 
-/* How a row would join a batch (batch.c). */
+/* How a row would join a batch, and the batch's tokens to compute after that (batch.c). */
 struct joining {
-    uint32_t n_shared; /* with the owner; 0: it is there whole */
-    int detaches;      /* the row before it no longer shares with its owner, but leads this one */
-    uint32_t n_tokens; /* of the batch then */
+    uint32_t n_shared; /* tokens that it shares with the owner; 0: none */
+    int detaches;      /* the row before it leaves its owner and becomes this row's */
+    uint32_t n_tokens; /* of the whole batch */
 };
 struct joining batch_try(const struct batch *b, const struct sequence *r);
 
 struct batch *batch_new(uint32_t max_rows, uint32_t min_shared);
-/* Takes the row, adds up the counts; the row shares what batch_try says. */
+/* Moves *r to the end of the batch and sets it to NULL; it shares what batch_try says. The batch
+ * must have room for it. */
 void batch_add(struct batch *b, struct sequence **r);
-/* The same, but the row goes on sharing what it shared in the batch that it comes from, as do those
- * that come from there after it. The first row of a batch shares nothing. */
+/* Like batch_add, but the row keeps the n_shared that it has in the batch it comes from; move the
+ * rows after it in that batch too, in order. The first row of a batch shares nothing. */
 void batch_move(struct batch *b, struct sequence **r);
-void batch_free(struct batch **b); /* rows too */
+void batch_free(struct batch **b); /* and its rows; sets *b to NULL */
 
 #endif

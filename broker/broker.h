@@ -1,19 +1,19 @@
-/* broker.h - the broker's one context, and the parts that its event loop (loop.c) is made of.
+/* broker.h - the broker's context. The parts of its event loop (loop.c) all work on it.
  *
- * One thread. A tick of the loop:
- *     outcomes  results of the batches that came back, one transaction, synced
- *     dispatch  the next batches to groups with free slots
- *     copies    results of rows that are known, a bounded number, as outcomes are
- *     requests  whatever clients sent, one transaction; replies are held until it is on the disk, which
- *               another thread sees to while the next tick runs
- *     waiters   those whose rows are there now, or whose time is over
+ * One thread runs the loop. A tick takes, in this order:
+ *     outcomes  writes the results of finished batches, in one transaction, synced
+ *     dispatch  gives the next batches to groups with free slots
+ *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
+ *     requests  handles client messages in one transaction; replies are held until another thread
+ *               has synced it, while the next tick runs
+ *     waiters   answers requests whose rows are done, or whose time is over
  *
- * What is only for show (running rows, batch records, rates, workers) is written into whatever
- * transaction is next and never synced for its own sake: it may be lost, and with a full disk it
- * is.
+ * Data for display only (running rows, batch records, rates, workers) joins the next transaction of
+ * any kind and is never synced for its own sake. It may be lost, and is lost when the disk is full.
  *
- * A row's way: requests.c decodes, admit.c judges, store/chunks.c keeps, planner.c plans, group.c
- * stages, (the worker computes,) outcomes.c checks and keeps, replies.c and waiters.c reply. */
+ * A row's route: requests.c decodes it, admit.c checks it, store/chunks.c stores it, planner.c
+ * plans it, group.c stages it, (the worker computes it,) outcomes.c checks and stores its result,
+ * replies.c and waiters.c reply. */
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 
@@ -35,21 +35,21 @@ struct progress_table;
 
 struct counters {
     int64_t requests, refused, rows_accepted, rows_done, rows_failed, rows_copied, rows_cached;
-    int64_t tokens, batches, batches_lost; /* of what was computed */
+    int64_t tokens, batches, batches_lost; /* only of rows that were computed */
 };
 
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
     const char *data;
-    int data_fd;     /* of it, where sockets are reached that way (endpoint_in_dir); -1 */
-    char *model_dir; /* as it was found at the start: a symbolic link may be turned later */
+    int data_fd;     /* descriptor of `data`, if its path is too long for a socket; else -1 */
+    char *model_dir; /* resolved at the start: a symbolic link may change later */
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */
     struct request_limits limits;
-    int lock_fd; /* of the data directory, until the store has it; -1 */
+    int lock_fd; /* lock of the data directory, until the store takes it over; -1 */
     struct store *store;
-    struct score_cache *cache; /* NULL: none, or none any more */
+    struct score_cache *cache; /* NULL: not used, or given up */
     struct dedupe *dedupe;     /* NULL: --no-dedupe */
     struct planner *planner;
     struct group *groups[OPTIONS_MAX_REPLICAS];
@@ -62,19 +62,20 @@ struct broker {
     struct counters counters;
     int64_t started_ms;
     int draining;
-    /* The database failed for good, `why` says how: tells all who wait. NULL: nobody can wait yet, or all were told. */
+    /* Called once when the database has failed for good: sends the error `why` to all clients that
+     * wait. NULL: before the loop runs, or already called. */
     void (*at_end)(struct broker *b, const char *why);
-    int in_transaction;                        /* one is open; nothing in it was told to anyone */
+    int in_transaction; /* a transaction is open; no reply has left for anything in it */
     int64_t touched[BROKER_MESSAGES_PER_TICK]; /* jobs that this tick's requests wrote to */
     int n_touched;
-    int cannot_write;         /* why, as it was last logged: ASSAY_EFULL, ASSAY_ELOCKED; 0 */
-    struct held *held;        /* outcomes that could not be written (outcomes.c); NULL: none */
-    int connections_are_full; /* likewise */
+    int cannot_write;         /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
+    struct held *held;        /* outcomes not written yet (outcomes.c); NULL: none */
+    int connections_are_full; /* as last logged */
     unsigned connections_ended;
-    long long purge_due_ms; /* when purged jobs are looked at next; 0: a purge was asked for */
-    uint64_t workers_sum; /* of what the workers table says, and when it is written all the same */
-    long long workers_due_ms;
-    int wake; /* something was done that the next tick must look at without waiting */
+    long long purge_due_ms;   /* next look at purged jobs; 0: a purge was requested */
+    uint64_t workers_sum;     /* of the workers table's content */
+    long long workers_due_ms; /* next write of the table even if it has not changed */
+    int wake;                 /* the next tick must not wait: this one left something to look at */
 };
 
 #endif

@@ -76,8 +76,8 @@ static int refuse(struct err *e, const char *path, const char *found, const char
         advice);
 }
 
-/* A directory above it that anybody may rename entries in. One of another user's is refused; where it is
- * ours or the system's, as volumes of containers are, whoever opened it to all is told. */
+/* A directory above it that anybody may rename entries in. One of another user's is refused; where
+ * it is ours or the system's, as volumes of containers are, whoever opened it to all is told. */
 static int check_parents(const char *path, struct err *e)
 {
     char real[PATH_MAX];

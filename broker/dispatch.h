@@ -1,10 +1,10 @@
-/* dispatch.h - batches from the planner to the groups. */
+/* dispatch.h - sends batches from the planner to the groups. */
 #ifndef ASSAY_DISPATCH_H
 #define ASSAY_DISPATCH_H
 
 #include "broker/broker.h"
 
-/* Fill the groups' free slots. */
+/* Fills the groups' free slots. 0, or negative: the database failed. */
 int dispatch_batches(struct broker *b, struct err *e);
 
 #endif

@@ -104,8 +104,8 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     store_tend(b->store); /* while the thread brings this tick's commit to the disk */
 }
 
-/* One request; returns how long it took, unless it wrote to a job: that is cheap by the row, and the more of it
- * there is in one transaction the better. */
+/* One request; returns how long it took, unless it wrote to a job: that is cheap by the row, and
+ * the more of it there is in one transaction the better. */
 static long long take_request(
     struct broker *b, const struct envelope *env, zmq_msg_t *body, int *rc, struct err *e)
 {
@@ -116,7 +116,8 @@ static long long take_request(
     return b->n_touched == touched ? now_mono_us() - start_us : 0;
 }
 
-/* Whatever clients sent, up to a bound of their number and of the time that reading takes, in one transaction. */
+/* Whatever clients sent, up to a bound of their number and of the time that reading takes, in one
+ * transaction. */
 static void take_requests(struct broker *b)
 {
     struct err e = {0};
@@ -278,8 +279,8 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     return now_ms + HOUSEKEEPING_MS;
 }
 
-/* A slice of what purged jobs left. A full disk is the best reason to delete: the reserve makes room
- * for it. */
+/* A slice of what purged jobs left. A full disk is the best reason to delete: the reserve makes
+ * room for it. */
 static int purge_slice(struct broker *b, int has_rows)
 {
     struct err e = {0};
@@ -352,7 +353,8 @@ static int all_stopped(const struct broker *b)
     return 1;
 }
 
-/* The Ctrl-C of a terminal reaches a private broker too: when that ends is for who started it to say. */
+/* The Ctrl-C of a terminal reaches a private broker too: when that ends is for who started it to
+ * say. */
 static int open_signals(const struct broker *b, struct err *e)
 {
     sigset_t set;
@@ -421,8 +423,9 @@ static void refuse_rest(struct broker *b, const char *why)
     }
 }
 
-/* The database cannot be relied on any more: what is not known to be on the disk is not acknowledged. All have heard it
- * when the context has ended, as far as they read within the linger time. */
+/* The database cannot be relied on any more: what is not known to be on the disk is not
+ * acknowledged. All have heard it when the context has ended, as far as they read within the linger
+ * time. */
 static void tell_of_failure(struct broker *b, const char *why)
 {
     struct err e = {0};

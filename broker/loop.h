@@ -1,10 +1,11 @@
-/* loop.h - the event loop: passes over what workers, clients and the clock bring (broker.h has the order). */
+/* loop.h - the event loop: handles workers, clients and the clock (broker.h has the order). */
 #ifndef ASSAY_LOOP_H
 #define ASSAY_LOOP_H
 
 #include "broker/broker.h"
 
-/* Until stopped by a signal: 0; or negative. */
+/* Runs until a signal stops it. The first signal drains the groups, a second one stops at once. 0,
+ * or negative with *e when the broker cannot go on. */
 int loop_run(struct broker *b, struct err *e);
 
 #endif

@@ -1,6 +1,6 @@
 /* main.c - assayd: put the broker together, run it, take it apart. In order: options, data
- * directory, its lock, devices, model, store, sockets, groups. Whatever is written there or bound comes
- * after the lock, so a second broker never takes the first one's files or endpoints. */
+ * directory, its lock, devices, model, store, sockets, groups. Whatever is written there or bound
+ * comes after the lock, so a second broker never takes the first one's files or endpoints. */
 #include <errno.h>
 #include <malloc.h>
 #include <signal.h>
@@ -334,8 +334,8 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Requests of a hundred kilobytes come and go: glibc would give their pages back to the system after each
- * one and take new ones, which costs more than to copy them. */
+/* Requests of a hundred kilobytes come and go: glibc would give their pages back to the system
+ * after each one and take new ones, which costs more than to copy them. */
 static void keep_memory(void)
 {
 #ifdef __GLIBC__

@@ -1,4 +1,5 @@
-/* options.h - assayd's command line, parsed once. What is not built is refused by name. */
+/* options.h - parses assayd's command line, once. Options that are not built in are refused by
+ * name. */
 #ifndef ASSAY_OPTIONS_H
 #define ASSAY_OPTIONS_H
 
@@ -16,25 +17,25 @@ struct options {
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
     enum options_device device;
-    int gpus[OPTIONS_MAX_GPUS], n_gpus; /* none: not given */
+    int gpus[OPTIONS_MAX_GPUS], n_gpus; /* n_gpus 0: not given */
     int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;
     int64_t min_free_bytes, max_message_bytes, max_rows_per_message, max_queued_bytes;
-    int exit_with_parent; /* 0 no; the parent's process id, or -1: whoever it is */
+    int exit_with_parent; /* 0: no; the parent's process id; -1: whichever parent it has */
     int64_t score_cache;  /* bytes; 0: none */
     int insecure_loopback, no_prefix_sharing, no_dedupe, help, version;
 };
 
-/* 0; or an exit code, told on stderr. Defaults that depend on the machine (data, worker, threads,
- * replicas, max_batch_tokens) are left NULL or 0. */
+/* Returns 0, or an exit code after printing the error to stderr. Defaults that depend on the
+ * machine (data, worker, threads, replicas, max_batch_tokens) stay NULL or 0. */
 int options_parse(struct options *o, int argc, char **argv);
 void options_print_help(void);
 
-/* What help says, piece by piece, for the man page: the text is that of the terminal. */
+/* The parts of the help text, for the man page: the same text as on the terminal. */
 extern const char options_about[], options_examples[], options_signals[], options_exit_codes[];
 struct option_help {
     const char *name, *argument, *help; /* argument NULL: none */
-    int may_lack;                       /* the argument, which follows '=' */
+    int may_lack;                       /* the argument is optional, and follows '=' */
 };
-int options_describe(int k, struct option_help *out); /* the k-th: 1, or 0 when they are fewer */
+int options_describe(int k, struct option_help *out); /* the k-th: 1, or 0: there are fewer */
 
 #endif

@@ -5,8 +5,9 @@
  * kept.
  *
  * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
- * that is full gets the space of the reserve file back. When that does not do, or somebody else has the
- * database locked, outcomes are held and written again and again, and until then nothing more goes out. */
+ * that is full gets the space of the reserve file back. When that does not do, or somebody else has
+ * the database locked, outcomes are held and written again and again, and until then nothing more
+ * goes out. */
 #include "broker/outcomes.h"
 
 #include <stdio.h>
@@ -177,8 +178,8 @@ static int keep_refused(
     return rc;
 }
 
-/* The one row of this batch has killed its group for the last time. Those that are the same are not tried: each
- * would kill it as often. */
+/* The one row of this batch has killed its group for the last time. Those that are the same are not
+ * tried: each would kill it as often. */
 static int keep_killer(struct broker *b, const struct batch *batch, struct err *e)
 {
     char how[64], message[192];

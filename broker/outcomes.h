@@ -1,18 +1,23 @@
-/* outcomes.h - what comes back from the groups, into the store. */
+/* outcomes.h - writes what comes back from the groups to the store.
+ *
+ * Each function that returns int with *e: 0, or negative when the database has failed. A full disk
+ * or a locked database is no failure: the outcomes are held and written later. */
 #ifndef ASSAY_OUTCOMES_H
 #define ASSAY_OUTCOMES_H
 
 #include "broker/broker.h"
 
-/* Outcomes of batches into the store, synced: values checked for NaN and infinity, lost batches planned again. */
+/* Takes the groups' outcomes and writes them, synced. Values that are NaN or infinite become
+ * errors; lost batches are planned again. */
 int outcomes_take(struct broker *b, struct err *e);
-/* Results of rows that are the same as others, of which results are known. */
+/* Writes results that need no computing: of rows equal to others that have one (dedupe.h). */
 int outcomes_take_known(struct broker *b, struct err *e);
-/* Outcomes that are held when the broker stops: their rows are queued, as the database has them. */
+/* Frees held outcomes when the broker stops. In the database their rows are still queued. */
 void outcomes_drop(struct broker *b);
-/* A batch that no group can take, and why: its rows fail. 0 when that is written or held; the batch is taken over. */
+/* Fails the rows of a batch that no group can take, because of `why`. Takes over *batch. 0: written
+ * or held. */
 int outcomes_refuse(struct broker *b, struct batch **batch, const struct err *why, struct err *e);
-/* Nothing new is to begin: the broker stops, or what came back must be written first. */
+/* 1: no new work may start, as the broker stops or earlier outcomes must be written first. */
 int outcomes_block(const struct broker *b);
 
 #endif

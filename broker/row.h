@@ -1,4 +1,5 @@
-/* row.h - rows and their sequences while they are in the broker's memory. The database decides; these are copies. */
+/* row.h - rows and their sequences in the broker's memory. These are copies: the database is the
+ * truth. */
 #ifndef ASSAY_ROW_H
 #define ASSAY_ROW_H
 
@@ -7,12 +8,12 @@
 #include "schema/err.h"
 #include "schema/pooling.h"
 
-/* Row number in the database: job in the upper 32 bits, index in the job in the lower. */
+/* A row's number in the database: job in the upper 32 bits, index in the job in the lower 32. */
 static inline int64_t row_id_of(int64_t job, uint32_t i)
 {
     return job << 32 | i;
 }
-/* The highest that a row of the job may have. */
+/* The highest row number that the job may have. */
 static inline int64_t row_last(int64_t job)
 {
     return row_id_of(job, UINT32_MAX);
@@ -29,20 +30,21 @@ static inline uint32_t row_index(int64_t row)
 /* Where a result comes from. */
 enum row_origin { ROW_COMPUTED, ROW_COPIED, ROW_CACHED };
 
-/* What a computed sequence gave, for its duplicates. */
+/* What a sequence got, and its duplicates get with it. */
 enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
 
-/* A row of several sequences (responses to a prompt, a pair) while they are in flight. Each sequence runs on its own,
- * in any batch; the row is finished when all are. Shared by its sequences, freed with the last. */
+/* A row of several sequences (responses to a prompt, a pair) while they are in flight. Each
+ * sequence runs on its own, in any batch; the row is finished when all are. Shared by its
+ * sequences, freed with the last. */
 struct row {
     uint32_t n_parts, n_tokens, n_done, n_back, refs;
-    int is_in_flight;  /* in the planner's set, since its first sequence was sent out */
-    float *values;     /* [n_parts] one each */
+    int is_in_flight;  /* in the planner's set: its first sequence was given out */
+    float *values;     /* [n_parts] one a sequence */
     int32_t *pooled;   /* [n_parts] pairs (position, token id) */
     uint32_t n_pooled; /* n_parts, or 0 for MEAN */
     uint8_t *done;     /* [n_parts] */
-    int origin; /* enum row_origin: COMPUTED if any sequence was, else CACHED if any was, else COPIED */
-    int error_code; /* of the first that failed */
+    int origin; /* enum row_origin: COMPUTED if any sequence was, else CACHED if any, else COPIED */
+    int error_code; /* of the first sequence that failed; 0: none */
     char error_message[200];
 };
 
@@ -51,41 +53,41 @@ void row_unref(struct row *l); /* NULL-safe */
 
 #define ROW_KEY_BYTES 16
 
-/* One sequence, in one allocation: ids and positions follow the struct. Positions lie inside the sequence: admission
- * checks them. */
+/* One sequence, in one allocation: ids and positions follow the struct. Positions lie inside the
+ * sequence: admission checks them. */
 struct sequence {
     int64_t row_id;
     uint32_t n_tokens, n_positions;
     int pool_type, activation; /* resolved: never DEFAULT */
     int32_t step_token;
-    uint32_t n_values; /* floats that its result has */
-    uint32_t n_shared; /* first tokens that its batch has once, in its owner (stage.h) */
-    uint32_t attempts; /* groups that it killed alone */
+    uint32_t n_values; /* floats in its result */
+    uint32_t n_shared; /* first tokens that it shares with its prefix owner (stage.h) */
+    uint32_t attempts; /* times that it killed a group while alone */
     int32_t *ids;
     int32_t *positions;
-    struct row *of;        /* the row that this is a sequence of; NULL: the whole row */
-    uint32_t part;         /* which one */
+    struct row *of;        /* its row; NULL: this is the row's only sequence */
+    uint32_t part;         /* its index in the row */
     struct sequence *next; /* for lists of whoever owns it */
 
-    /* Rows that are the same (dedupe.h). */
+    /* For equal rows (dedupe.h). */
     uint64_t hash, hash_seed;    /* of its content; 0, 0: none yet */
     uint8_t key[ROW_KEY_BYTES];  /* in the score cache, when has_key */
-    int has_key, not_cached;     /* not_cached: the score cache was asked in vain */
-    int fresh;                   /* of a job that takes nothing from the score cache */
-    int is_primary;              /* it is being computed, and its duplicates wait for it */
+    int has_key, not_cached;     /* not_cached: the score cache was searched and does not have it */
+    int fresh;                   /* its job takes nothing from the score cache */
+    int is_primary;              /* being computed; duplicates may wait for it */
     int answer;                  /* enum row_answer */
     int origin;                  /* enum row_origin */
-    float *found_values;         /* [n_values] its result, when that was found; owned */
-    int found_error;             /* or the error that was found, an ASSAY_ code; else 0 */
+    float *found_values;         /* [n_values] the result that was found; owned */
+    int found_error;             /* or the error that was found, an ASSAY_ code; 0: none */
     char *found_message;         /* with found_error; owned */
-    struct sequence *duplicates; /* the same rows, which wait for this one; owned */
+    struct sequence *duplicates; /* equal sequences that wait for this one; owned */
 };
 
 struct sequence *sequence_new(uint32_t n_tokens, uint32_t n_positions); /* NULL: no memory */
 void sequence_free(struct sequence **r);
-/* Position and id of each pooled token, as int32 pairs; none for ALL and MEAN. The caller frees it.
- */
+/* Returns the position and id of each pooled token as int32 pairs, *n of them; none for ALL and
+ * MEAN. The caller frees it. */
 int32_t *sequence_pooled_at(const struct sequence *r, uint32_t *n);
-uint32_t sequence_pooled(const struct sequence *r); /* tokens that it pools, for ALL and MEAN all */
+uint32_t sequence_pooled(const struct sequence *r); /* tokens that it pools; all for ALL and MEAN */
 
 #endif

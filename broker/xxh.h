@@ -1,5 +1,6 @@
-/* xxh.h - xxHash, by the widest instructions of the CPU that it runs on where the library has them: each row's
- * tokens are hashed when it comes and when it is read. The hashes are the same either way. */
+/* xxh.h - xxHash with the CPU's widest instructions, where the library can choose them at run time.
+ * Each row's tokens are hashed when they arrive and when they are read. The hashes are the same
+ * either way. */
 #ifndef ASSAY_XXH_H
 #define ASSAY_XXH_H
 

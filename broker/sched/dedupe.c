@@ -1,21 +1,24 @@
 /* dedupe.c - see dedupe.h.
  *
- * The index uses XXH3-64 with a secret seed; only hints depend on it. An entry of the score cache is proven by its
- * key: the first 128 bits of BLAKE2b over the following, in this order, each number as little-endian int32:
- *     model      32 bytes: BLAKE2b-256 of version of the program, checkpoint digest, mode, each ended by 0;
- *                an adapter's digest would follow
+ * The index uses XXH3-64 with a secret seed; only hints depend on it. An entry of the score cache
+ * is proven by its key: the first 128 bits of BLAKE2b over the following, in this order, each
+ * number as little-endian int32:
+ *     model      32 bytes: BLAKE2b-256 of program version, checkpoint digest and mode, each ended by
+ *                0; an adapter's digest would follow
  *     numbers    n_tokens, n_positions, n_values, pooling, activation, step token (-1 unless STEP)
  *     ids        [n_tokens]
  *     positions  [n_positions]
- * Each length precedes what it measures, so no two rows have the same encoding. The hash is cryptographic, because a
- * client that could make two rows collide could give its score to another client's row.
+ * Each length precedes what it measures, so no two rows have the same encoding. The hash is
+ * cryptographic, because a client that could make two rows collide could give its score to another
+ * client's row.
  *
- * Primaries are kept in a hash table of pointers. A row enters its job's index when it is sent to a worker, so before
- * it can finish. A new index is empty; if the job has finished rows (after a restart, or because the index was
- * closed), it is first filled from the database, some milliseconds at a time, and the job waits for that.
+ * Primaries are kept in a hash table of pointers. A row enters its job's index when it is sent to a
+ * worker, so before it can finish. A new index is empty; if the job has finished rows (after a
+ * restart, or because the index was closed), it is first filled from the database, some
+ * milliseconds at a time, and the job waits for that.
  *
- * Only rows of one job are compared, so that a job submitted twice on purpose is computed twice; the score cache
- * works across jobs. */
+ * Only rows of one job are compared, so that a job submitted twice on purpose is computed twice;
+ * the score cache works across jobs. */
 #include "broker/sched/dedupe.h"
 
 #include <sodium.h>
@@ -37,26 +40,26 @@
 struct dedupe {
     struct dedupe_options options;
     uint8_t model[MODEL_BYTES];
-    struct sequence **primaries; /* open addressing, NULL is free, removal by moving back */
+    struct sequence **primaries; /* open addressing; NULL is free; a removal moves entries back */
     size_t n_primaries, room;
-    struct dedupe_index **tables; /* by job, ascending; [max_tables] of room */
+    struct dedupe_index **tables; /* sorted by job; room for max_tables */
     uint32_t n_tables, idle_at;
     size_t
-        small_bytes; /* of the small ones, when they were last counted, and of those that came since */
-    struct dedupe_index *current; /* the one that was last used; NULL: none */
-    struct sequence *read;        /* the row that was last looked into: its sequences, a list */
+        small_bytes; /* memory of the small ones: when last counted, plus those added since then */
+    struct dedupe_index *current; /* the last one used; NULL: none */
+    struct sequence *read;        /* the last row read from the database: a list of its sequences */
     int64_t read_row;
-    uint64_t seed; /* of new tables */
+    uint64_t seed; /* hash seed of new tables */
     dedupe_row_finder *find_row;
     void *find_arg;
-    long long scan_end_ms; /* of this pass; 0: none has begun */
+    long long scan_end_ms; /* end of this pass's time for scanning; 0: it has not begun */
     int later;
-    int added; /* to the cache, since the last flush */
+    int added; /* added to the score cache since the last flush */
 };
 
 /* ---- tables of jobs ---- */
 
-/* The index is closed already. */
+/* Removes a table whose index is already closed. */
 static void remove_table(struct dedupe *t, uint32_t at)
 {
     t->n_tables--;
@@ -71,8 +74,8 @@ static void count_bytes(struct dedupe *t)
         t->small_bytes += dedupe_index_small_bytes(t->tables[i]);
 }
 
-/* Any one, as jobs take turns, and of any order that is followed the next one would be the one that is needed
- * next; but a small one where there is one, for it will be filled again. */
+/* Picks a table to close at random: jobs take turns, so with any fixed order the next one to close
+ * would be the next one needed. Prefers a small one, which is quickly filled again. */
 static uint32_t one_to_close(const struct dedupe *t)
 {
     uint32_t first = randombytes_uniform(t->n_tables);
@@ -84,20 +87,21 @@ static uint32_t one_to_close(const struct dedupe *t)
     return first;
 }
 
-/* With too many of them some are closed. */
+/* Closes tables while there are too many, or the small ones take too much memory. */
 static void limit_tables(struct dedupe *t)
 {
     while (t->n_tables == t->options.max_tables ||
            (t->n_tables > 0 && t->small_bytes > DEDUPE_BYTES)) {
         uint32_t at = one_to_close(t);
-        size_t bytes = dedupe_index_small_bytes(t->tables[at]); /* it may have grown since */
+        size_t bytes =
+            dedupe_index_small_bytes(t->tables[at]); /* it may have grown since it was counted */
         t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
         dedupe_index_close(&t->tables[at]);
         remove_table(t, at);
     }
 }
 
-/* Is this job still to be worked on? Negative: the store failed. */
+/* 1: this job still has work. Negative: the store failed. */
 static int is_unfinished(struct dedupe *t, int64_t job, struct err *e)
 {
     struct store_job j;
@@ -105,7 +109,7 @@ static int is_unfinished(struct dedupe *t, int64_t job, struct err *e)
     return rc != 1 ? rc : !j.cancelled && j.finished_ms == 0;
 }
 
-/* Where the job's table is among the others, or would be. */
+/* Returns where the job's table is in the list, or would be. */
 static uint32_t place_of(const struct dedupe *t, int64_t job)
 {
     uint32_t low = 0, high = t->n_tables;
@@ -119,7 +123,7 @@ static uint32_t place_of(const struct dedupe *t, int64_t job)
     return low;
 }
 
-/* NULL: it is not open. */
+/* Returns the job's table; NULL: it is not open. */
 static struct dedupe_index *table_of(const struct dedupe *t, int64_t job)
 {
     if (t->current && dedupe_index_job(t->current) == job)
@@ -137,7 +141,8 @@ static void open_table(struct dedupe *t, int64_t job, const char *dir)
         &(struct dedupe_index_options){dir, job, t->seed, t->options.min_free_bytes});
     t->n_tables++;
     t->small_bytes += dedupe_index_small_bytes(t->tables[at]);
-    for (size_t i = 0; i < t->room; i++) /* under way, so not to be found in the database yet */
+    for (size_t i = 0; i < t->room;
+         i++) /* under way: the database does not have their results yet */
         if (t->primaries[i] && row_job(t->primaries[i]->row_id) == job)
             dedupe_index_add(
                 t->tables[at], t->primaries[i]->hash, row_index(t->primaries[i]->row_id));
@@ -151,7 +156,8 @@ static void close_lying(struct dedupe *t, int64_t job)
     remove_table(t, at);
 }
 
-/* The row's job's becomes the current one: 1, or 0 when this pass has no time left to fill one more. */
+/* Makes the job's table the current one: 1, or 0 when this pass has no time left to fill one
+ * more. */
 static int choose_table(struct dedupe *t, int64_t job)
 {
     struct dedupe_index *table = table_of(t, job);
@@ -240,7 +246,7 @@ static int is_primary_of(const struct sequence *primary, const struct sequence *
            is_same(primary, r);
 }
 
-/* Where the row's primary is, or would be. */
+/* Returns the slot where the row's primary is, or would be. */
 static size_t primary_slot(const struct dedupe *t, const struct sequence *r)
 {
     size_t at = r->hash & (t->room - 1);
@@ -313,7 +319,7 @@ static void keep_read(void *arg, struct sequence *r)
     t->read = r;
 }
 
-/* t->read becomes this row's; its content never changes. */
+/* Reads this row into t->read. A row's content never changes, so one read is enough. */
 static int read_row(struct dedupe *t, int64_t row, struct err *e)
 {
     if (t->read_row == row)
@@ -324,7 +330,7 @@ static int read_row(struct dedupe *t, int64_t row, struct err *e)
     return rc;
 }
 
-/* For a result of this origin. */
+/* Allocates room for a result of this origin. */
 static void make_room(struct sequence *r, enum row_origin origin)
 {
     free(r->found_values);
@@ -335,7 +341,7 @@ static void make_room(struct sequence *r, enum row_origin origin)
     r->found_error = 0;
 }
 
-/* Errors that are the same content's too. */
+/* Takes an error that any equal row would get too. */
 static int take_error(struct sequence *r, const struct store_answer *answer)
 {
     static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
@@ -348,7 +354,7 @@ static int take_error(struct sequence *r, const struct store_answer *answer)
     return 0;
 }
 
-/* r is the same as this sequence, whose row has been read: 1 when that has an answer. */
+/* Takes the answer of `same`, a sequence of the row in t->read that equals r: 1 if it has one. */
 static int take_answer(
     struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
 {
@@ -368,11 +374,12 @@ static int take_answer(
         return same->of ? 0 : take_error(r, &answer);
     if (answer.n_values != (same->of ? same->of->n_parts : same->n_values))
         return 0;
-    /* SQLite keeps -0.0 as 0, which in a list would be seen. */
+    /* SQLite stores -0.0 as 0, which would show in a list. */
     return !r->of || same->of || r->found_values[0] != 0;
 }
 
-/* The row that the table names for r has been read: 1 when it is the same and has an answer. */
+/* Takes the answer from t->read, the row that the table names for r: 1 when it equals r and has an
+ * answer. */
 static int take_from_read(struct dedupe *t, int64_t row, struct sequence *r, struct err *e)
 {
     int rc = 0, is_so = 0;
@@ -383,12 +390,12 @@ static int take_from_read(struct dedupe *t, int64_t row, struct sequence *r, str
             hash_row(t->current, same);
         is_so |= is_same(same, r) || dedupe_index_is_same(same->hash, r->hash);
     }
-    if (rc == 0 && !is_so) /* the content of a row never changes */
+    if (rc == 0 && !is_so) /* the table is wrong: a row's content never changes */
         dedupe_index_distrust(t->current);
     return rc;
 }
 
-/* 1 known, 0 not, or negative. */
+/* Looks for an answer in the current table's rows: 1: found; 0: not; or negative. */
 static int find_answered(struct dedupe *t, struct sequence *r, struct err *e)
 {
     uint32_t found[DEDUPE_INDEX_SAME], n = dedupe_index_find(t->current, r->hash, found);
@@ -417,7 +424,7 @@ static void note_finished(void *arg, struct sequence *r)
     scan->end = &r->next;
 }
 
-/* Of many that are the same the table has one. */
+/* Adds a finished row to the table, unless an equal one is there. */
 static int add_finished(struct dedupe *t, struct sequence *r, struct err *e)
 {
     hash_row(t->current, r);
@@ -427,7 +434,7 @@ static int add_finished(struct dedupe *t, struct sequence *r, struct err *e)
     return rc < 0 ? rc : 0;
 }
 
-/* The next few: 1 when those were the last. */
+/* Scans the next few finished rows: 1 when those were the last. */
 static int scan_some(struct dedupe *t, struct err *e)
 {
     int64_t job = dedupe_index_job(t->current);
@@ -447,9 +454,10 @@ static int scan_some(struct dedupe *t, struct err *e)
     return !more;
 }
 
-/* The current table gets what it lacks: 1 when it has all, 0 when that takes longer than half of what this pass
- * has left. The other half is for other jobs: most have little to read. The first of a pass gets some in any case,
- * or where this process is held up between two looks at the clock no pass would get on. */
+/* Fills the current table: 1 when it is complete, 0 when that takes longer than half of the time
+ * that this pass has left. The other half is for other jobs: most have little to read. The first
+ * table of a pass always gets some rows; if this process is held up between two readings of the
+ * clock, no pass would make progress otherwise. */
 static int fill_table(struct dedupe *t, struct err *e)
 {
     int rc = dedupe_index_scanned(t->current) == SCANNED;
@@ -528,7 +536,7 @@ static int find_cached(struct dedupe *t, struct sequence *r)
     return found;
 }
 
-/* Its result has to be computed. */
+/* Clears what was found: the result has to be computed. */
 static void know_nothing(struct sequence *r)
 {
     free(r->found_values);

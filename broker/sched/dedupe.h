@@ -1,15 +1,17 @@
 /* dedupe.h - computes one of several equal rows; the others take its result.
  *
- * A score depends only on the row's content (token ids, positions, pooling, number of values), the checkpoint and
- * the mode. Before a row goes into a batch, dedupe_find looks for an equal one in three places:
+ * A score depends only on the row's content (token ids, positions, pooling, number of values), the
+ * checkpoint and the mode. Before a row goes into a batch, dedupe_find looks for an equal one in
+ * three places:
  *
  *     under way     an equal row of the job, the primary, is being computed: this row waits for it
- *     answered      an equal row of the job has a result, from this run or an earlier one: it is copied
+ *     answered      an equal row of the job has a result, from this run or before: it is copied
  *     score cache   any job computed an equal row (score_cache.h; only with --score-cache)
  *
- * An index for each job finds answered rows by hash (dedupe_index.h). dedupe_find then reads the row that the index
- * names from the database, compares the whole content, and takes the answer if it was given under the present mode.
- * The database alone decides. Every equal row is found, at any distance and after a restart.
+ * An index for each job finds answered rows by hash (dedupe_index.h). dedupe_find then reads the
+ * row that the index names from the database, compares the whole content, and takes the answer if
+ * it was given under the present mode. The database alone decides. Every equal row is found, at any
+ * distance and after a restart.
  *
  * An answer may be an error: non_finite, or worker_killed. */
 #ifndef ASSAY_DEDUPE_H
@@ -19,7 +21,8 @@
 #include "broker/store/store.h"
 #include "broker/store/score_cache.h"
 
-/* How many indexes may be open (each may be a mapped file), and how much memory the small ones may take. */
+/* How many indexes may be open (each may be a mapped file), and how much memory the small ones may
+ * take. */
 #define DEDUPE_TABLES 16384
 #define DEDUPE_BYTES (64u << 20)
 
@@ -27,7 +30,7 @@ struct dedupe;
 
 struct dedupe_options {
     const char *digest,
-        *mode; /* of the model and how it is computed: part of every key of the score cache */
+        *mode; /* of the model and how it is computed; both are part of every score cache key */
     struct store *store;        /* borrowed */
     struct score_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
     const char *data_dir;       /* for the indexes of large jobs; NULL: all in memory */
@@ -40,32 +43,34 @@ struct dedupe *dedupe_new(const struct dedupe_options *options);
 void dedupe_free(
     struct dedupe **t); /* NULL-safe; no primary may be left, and no row be used afterwards */
 
-/* Finds a row of several sequences that is in flight, so that those of its sequences that are done can be copied;
- * NULL: it is not in flight. */
+/* Finds a row of several sequences that is in flight, so that those of its sequences that are done
+ * can be copied; NULL: it is not in flight. */
 typedef struct row *dedupe_row_finder(void *arg, int64_t row);
 void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg);
 
 /* Loads into the cache what dedupe_find(r) will read. */
 void dedupe_prefetch(struct dedupe *t, struct sequence *r);
 
-/* Resets the budget for reading rows of before, at the beginning of the planner's pass. However slow the machine
- * is, each pass reads some. */
+/* Resets the time budget for reading finished rows, at the beginning of the planner's pass. However
+ * slow the machine is, each pass reads some. */
 void dedupe_reset_budget(struct dedupe *t);
 
-/* Says whether r must be computed. DEDUPE_NONE: yes. DEDUPE_UNDER_WAY: *primary is being computed, and r may join
- * its duplicates. DEDUPE_KNOWN: r->origin is set, and r->found_values or r->found_error. DEDUPE_LATER: the job's
- * index is still being filled from the database; ask again. Negative: the store failed. */
+/* Says whether r must be computed. DEDUPE_NONE: yes. DEDUPE_UNDER_WAY: *primary is being computed,
+ * and r may join its duplicates. DEDUPE_KNOWN: r->origin is set, and r->found_values or
+ * r->found_error. DEDUPE_LATER: the job's index is still being filled from the database; ask again.
+ * Negative: the store failed. */
 enum dedupe_found { DEDUPE_NONE, DEDUPE_UNDER_WAY, DEDUPE_KNOWN, DEDUPE_LATER };
 int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary, struct err *e);
 int dedupe_is_behind(struct dedupe *t); /* 1: dedupe_find said DEDUPE_LATER since the last call */
 
-/* r, for which dedupe_find said DEDUPE_NONE, is sent to a worker: it is a primary from now on. */
+/* Makes r, for which dedupe_find said DEDUPE_NONE, a primary when it is sent to a worker. */
 void dedupe_add_primary(struct dedupe *t, struct sequence *r);
 
-/* r is sent to a worker without being looked for, and no duplicate may wait for it. */
+/* Notes that r is sent to a worker without a search, so that no duplicate may wait for it. */
 void dedupe_add_lone(struct dedupe *t, struct sequence *r);
 
-/* r has come back, with its committed values or with NULL. Its duplicates stay on its list, which the caller owns. */
+/* Ends r as a primary when it has come back, with its committed values or NULL. Its duplicates stay
+ * on its list, which the caller owns. */
 void dedupe_remove_primary(struct dedupe *t, struct sequence *r, const float *values);
 
 /* Writes what was computed to the score cache; call it once all results of a batch are given. */

@@ -1,20 +1,22 @@
 /* dedupe_index.c - see dedupe_index.h.
  *
- *     slots     2^bits of 8 bytes: tag (32 bits of the hash, not 0) << 32 | number of the row in its job; 0 is free
- * A row's slot is the first free one from the start of the cache line on that its tag's upper bits name, so
- * most are found or missed with one access to memory. Nothing is ever taken out. At three quarters full
- * (11 to 21 bytes a row) a table of twice the size is made, which takes its place.
+ *     slots     2^bits of 8 bytes: tag (32 bits of the hash, not 0) << 32 | row's index in its job;
+ *               0 is free
+ * The upper bits of a row's tag name a cache line; its slot is the first free one from the start of
+ * that line, so most rows are found or missed with one memory access. Nothing is ever removed. At
+ * three quarters full (11 to 21 bytes a row) a table of twice the size replaces this one.
  *
- * A file loses its name as soon as it is there: cut short while it is mapped it would end the broker with
- * SIGBUS, and written to by somebody else it would hold anything. What remains is a disk that gives back other
- * bytes than it was given. So a search ends after REACH slots: at three quarters full the longest run is some
- * hundreds. All else that is kept of a table lies in memory.
+ * A file loses its name as soon as it exists: if it were cut short while mapped, SIGBUS would end
+ * the broker, and another writer could put anything into it. A disk that returns other bytes than
+ * it was given remains possible. So a search ends after REACH slots: at three quarters full, the
+ * longest run is a few hundred. All other data of a table is in memory.
  *
- * Disk space is taken before it is mapped, for a page without any would kill with SIGBUS. Where there is
- * none to be had, the table goes on in memory.
+ * Disk space is allocated before it is mapped, since a page without any would kill with SIGBUS.
+ * Without disk space, the table goes on in memory.
  *
- * LIMITS: tags have 32 bits, so of n rows one in 2^32 / n looks in vain into another; at 10^7, one in 430.
- * A disk that cannot give back a page at all (EIO) still ends the broker with SIGBUS. */
+ * LIMITS: tags have 32 bits, so with n rows one search in 2^32 / n reads another row in vain; at
+ * 10^7, one in 430. A disk that cannot return a page at all (EIO) still ends the broker with
+ * SIGBUS. */
 #include "broker/sched/dedupe_index.h"
 
 #include <dirent.h>
@@ -36,7 +38,7 @@
 #define REACH 4096
 
 struct dedupe_index {
-    struct dedupe_index_options options; /* dir NULL: no files, or none any more */
+    struct dedupe_index_options options; /* dir NULL: no files, or no longer */
     int64_t scanned;
     uint64_t *slots;
     uint64_t n, bits;
@@ -58,7 +60,7 @@ static void release(struct dedupe_index *t)
         free(t->slots);
 }
 
-/* NULL: there is none. */
+/* Allocates zeroed memory, aligned to cache lines; NULL: there is none. */
 static void *take_memory(uint64_t bits)
 {
     void *memory = aligned_alloc(LINE_SLOTS * sizeof(uint64_t), bytes_of(bits));
@@ -74,7 +76,7 @@ static int has_room(const struct dedupe_index *t, uint64_t bits)
            (uint64_t)v.f_bavail * v.f_frsize >= t->options.min_free_bytes + bytes_of(bits);
 }
 
-/* A new file of that size, full of zeros, mapped, without a name; NULL with the reason in errno. */
+/* Maps a new file of that size, zeroed and without a name; NULL, with the reason in errno. */
 static void *take_file(const struct dedupe_index *t, uint64_t bits)
 {
     char path[4200];
@@ -112,8 +114,9 @@ static uint64_t next_slot(const struct dedupe_index *t, uint64_t at)
     return (at + 1) & ((1ull << t->bits) - 1);
 }
 
-/* Up to where a row of this tag would be: its free slot, and *n rows that have the tag. NULL: those are enough,
- * or there is no end. */
+/* Searches for a row of this tag: returns the free slot where it would be, and the *n rows found
+ * with the tag. NULL: DEDUPE_INDEX_SAME rows were found, or the search did not end within REACH
+ * slots. */
 static uint64_t *walk(struct dedupe_index *t, uint32_t tag, uint32_t *found, uint32_t *n)
 {
     uint64_t at = first_slot(t, tag);
@@ -131,7 +134,7 @@ static uint64_t *walk(struct dedupe_index *t, uint32_t tag, uint32_t *found, uin
     return NULL;
 }
 
-/* 0: there is no free slot within reach. */
+/* Puts a slot's content into its place: 1, or 0: there is no free slot within reach. */
 static int put(struct dedupe_index *t, uint64_t slot)
 {
     uint64_t at = first_slot(t, (uint32_t)(slot >> 32));
@@ -143,7 +146,7 @@ static int put(struct dedupe_index *t, uint64_t slot)
     return 0;
 }
 
-/* The old table's rows into the new memory, which it is from then on. */
+/* Moves the table's rows into new memory, which replaces the old one. */
 static void move_into(struct dedupe_index *t, void *memory, uint64_t bits, int in_file)
 {
     struct dedupe_index old = *t;
@@ -190,7 +193,7 @@ static void grow(struct dedupe_index *t)
     log_warn("event=dedupe_in_memory job=%lld bytes=%zu error=\"%s\"", (long long)t->options.job,
         bytes_of(bits), strerror(errno));
     grow_in_memory(t, bits);
-    t->options.dir = NULL; /* it stays there */
+    t->options.dir = NULL; /* the table stays in memory */
 }
 
 /* ---- a job's table ---- */

@@ -1,5 +1,5 @@
-/* in_flight.h - the rows that were given out and are not back: a set, and for rows of several sequences what those
- * have in common. Rows have numbers other than 0. */
+/* in_flight.h - the set of rows in flight: given out and not back. For a row of several sequences
+ * it also keeps their struct row. Row numbers are not 0. */
 #ifndef ASSAY_IN_FLIGHT_H
 #define ASSAY_IN_FLIGHT_H
 
@@ -18,10 +18,10 @@ struct in_flight {
 
 void in_flight_init(struct in_flight *s);
 void in_flight_release(struct in_flight *s);
-void in_flight_add(struct in_flight *s, int64_t row, struct row *line); /* not there yet */
-void in_flight_remove(struct in_flight *s, int64_t row);                /* there, or not */
+void in_flight_add(struct in_flight *s, int64_t row, struct row *line); /* not in the set yet */
+void in_flight_remove(struct in_flight *s, int64_t row);                /* in the set or not */
 int in_flight_have(const struct in_flight *s, int64_t row);
 struct row *in_flight_find_row(
-    const struct in_flight *s, int64_t row); /* NULL too when it is not there */
+    const struct in_flight *s, int64_t row); /* NULL: a row of one sequence, or not in flight */
 
 #endif

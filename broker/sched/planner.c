@@ -180,9 +180,9 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
     return 0;
 }
 
-/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken. Queues
- * without rows go when their turn comes: one that waits for more must not be the yardstick of those that
- * come. */
+/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken.
+ * Queues without rows go when their turn comes: one that waits for more must not be the yardstick
+ * of those that come. */
 static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
@@ -335,8 +335,8 @@ static void look_ahead(struct planner *p, struct queue *q)
     q->looked = n;
 }
 
-/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no room or
- * no telling (*full) for now. */
+/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no
+ * room or no telling (*full) for now. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct sequence *primary = NULL, *r = q->first;
@@ -358,8 +358,8 @@ static int take_known(struct planner *p, struct queue *q, int *full, struct err 
     return 1;
 }
 
-/* All rows off the queue's front that need not be computed: then 1 when its first row is one that must,
- * 0 when it has none now. */
+/* All rows off the queue's front that need not be computed: then 1 when its first row is one that
+ * must, 0 when it has none now. */
 static int skip_known(struct planner *p, struct queue *q, struct err *e)
 {
     int rc = 1, full = 0, taken = 0;
@@ -404,7 +404,8 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
     return 1;
 }
 
-/* A row has come back. Its duplicates have what it was answered; without an answer they run themselves. */
+/* A row has come back. Its duplicates have what it was answered; without an answer they run
+ * themselves. */
 static void end_row(struct planner *p, struct sequence *r, const float *values)
 {
     struct sequence *duplicate = r->duplicates, *next;

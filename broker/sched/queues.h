@@ -1,5 +1,6 @@
-/* queues.h - jobs with rows to run, and whose turn it is: a heap by (stalled, priority, tokens served, job), and the
- * same queues by their jobs. Both hold however many jobs there are; a turn costs the logarithm of that. */
+/* queues.h - the queues of jobs with rows to run: a heap by (stalled, priority, tokens served, job)
+ * says whose turn it is, an array by job finds them. The number of jobs is not limited; a turn
+ * costs its logarithm. */
 #ifndef ASSAY_QUEUES_H
 #define ASSAY_QUEUES_H
 
@@ -9,35 +10,35 @@
 struct queue {
     int64_t job;
     int priority;
-    uint64_t served; /* tokens given out, from the floor at which it came */
-    int64_t after;   /* row number behind which the next window begins */
+    uint64_t served; /* tokens given out, plus those it started at (queues_add) */
+    int64_t after;   /* the next window begins after this row number */
     struct sequence *first, **end;
     uint32_t row_tokens; /* of the last row read; 0: none yet */
-    int exhausted;       /* the store has no row behind `after` now */
-    int rescan; /* the job changed since its first row was read: rows before `after` may be queued
-                   again */
+    int exhausted;       /* the store has no row after `after` now */
+    int rescan;          /* rows before `after` may be queued again: the job changed */
     int fresh;
     int stalled;     /* its first row cannot be taken this round */
-    int copies;      /* the row that was last taken was known */
-    uint32_t looked; /* of its first rows, so many were announced to the duplicates */
-    size_t at;       /* in the heap */
+    int copies;      /* its last row taken needed no computing */
+    uint32_t looked; /* how many of its first rows were prefetched for dedupe */
+    size_t at;       /* index in the heap */
 };
 
-/* All 0: none. */
+/* All queues; zeroed, it holds none. */
 struct queues {
-    struct queue **heap;   /* [n] the first is the one whose turn it is */
+    struct queue **heap;   /* [n] the first one's turn is next */
     struct queue **by_job; /* [n] ascending */
     size_t n, room;
     int any_stalled;
 };
 
 struct queue *queues_find(const struct queues *all, int64_t job); /* NULL: none */
-/* A new one, of a job that has none, no worse served than others of its priority. */
+/* Adds a queue for a job that has none. It starts at the fewest tokens served of its priority.
+ * `all` owns it. */
 struct queue *queues_add(struct queues *all, int64_t job, int priority);
 void queues_remove(struct queues *all, struct queue **q);                /* frees it */
-void queues_serve(struct queues *all, struct queue *q, uint64_t served); /* not fewer than before */
+void queues_serve(struct queues *all, struct queue *q, uint64_t served); /* `served` never falls */
 void queues_stall(struct queues *all, struct queue *q);
-void queues_begin_round(struct queues *all); /* none is stalled any more */
-void queues_release(struct queues *all);     /* of none: frees the arrays */
+void queues_begin_round(struct queues *all); /* no queue is stalled any more */
+void queues_release(struct queues *all);     /* frees the arrays; no queue may be left */
 
 #endif

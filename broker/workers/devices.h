@@ -1,11 +1,11 @@
-/* devices.h - what the groups run on, decided once before anything starts: which worker program,
- * and a GPU for each rank. The broker has no CUDA in it: assay-worker-cuda, where it is installed,
- * says which GPUs there are (`--devices`).
+/* devices.h - decides, before anything starts, which worker program the groups run and which GPU
+ * each rank uses. The broker contains no CUDA: assay-worker-cuda, if installed, lists the GPUs
+ * (`--devices`).
  *
  *     --device cpu    assay-worker
  *     --device cuda   assay-worker-cuda, or an error in the driver's words
- *     --device auto   assay-worker-cuda where it is installed and finds a GPU, else assay-worker and
- *                     one line in the log that says why; with --worker, the CPU */
+ *     --device auto   assay-worker-cuda if it is installed and finds a GPU, else assay-worker, and
+ *                     one line in the log says why; with --worker and no --devices, the CPU */
 #ifndef ASSAY_DEVICES_H
 #define ASSAY_DEVICES_H
 
@@ -15,11 +15,12 @@
 struct devices {
     char worker[4096]; /* program */
     int cuda;
-    int gpus[OPTIONS_MAX_GPUS]; /* rank r of group g has gpus[g * tp + r] */
+    int gpus[OPTIONS_MAX_GPUS]; /* rank r of group g uses gpus[g * tp + r] */
 };
 
-/* Decides, and sets o->replicas and o->max_batch_tokens where they were not given. ASSAY_EUNSUPPORTED when the GPUs asked for
- * are not there, too few, or of different kinds (scores depend on the kind): with what was found. */
+/* Fills *d, and sets o->replicas and o->max_batch_tokens where they were not given.
+ * ASSAY_EUNSUPPORTED names what was found when the requested GPUs are missing, too few, too old, or
+ * of different kinds (scores depend on the kind). */
 int devices_choose(struct devices *d, struct options *o, struct err *e);
 
 #endif

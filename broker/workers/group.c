@@ -4,8 +4,8 @@
  * the batches back as lost, revokes the slots, and sets the time of the next start. Nothing is
  * repaired in place.
  *
- * A rank that a signal has stopped is seen in whatever state the group is, as the kernel says so: no
- * sign of life is asked of ranks that have nothing to do, and none that is only slow is blamed.
+ * A rank that a signal has stopped is seen in whatever state the group is, as the kernel says so:
+ * no sign of life is asked of ranks that have nothing to do, and none that is only slow is blamed.
  *
  * A hang is seen by the progress counters that ranks bump after each block of work: all unchanged
  * for hang_ms while a batch is in flight. The clock starts anew when this function was not called
@@ -384,8 +384,8 @@ static long long look_interval(const struct group *g)
     return g->options.hang_ms / 2 < LOOK_MS ? g->options.hang_ms / 2 : LOOK_MS;
 }
 
-/* A rank that has been stopped for hang_ms, -1: none. After a pause of this process it may be that it
- * was stopped with it, and goes on as soon. */
+/* A rank that has been stopped for hang_ms, -1: none. After a pause of this process it may be that
+ * it was stopped with it, and goes on as soon. */
 static int find_stopped(struct group *g, long long now_ms)
 {
     long long since_ms = now_ms - g->looked_ms, interval = look_interval(g);

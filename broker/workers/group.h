@@ -1,15 +1,16 @@
-/* group.h - one worker group: the ranks that together hold a copy of the model, from spawn to reap.
+/* group.h - one worker group: ranks that together hold a copy of the model, from spawn to reap.
  *
  *     STARTING -> READY -> DEAD -> (back-off 0, 0.5, 1, 2 .. 30 s) -> STARTING, incarnation + 1
  *              stop ->  DRAINING -> STOPPED
- * A rank that exits, reports an error, disagrees with the others about a batch's scores, or makes
- * no progress for hang_ms while it has work, or has been stopped by a signal for so long: the whole group is SIGKILLed and reaped, its batches
- * come back through group_take, and new ranks are started. Death is a readable pidfd; a hang is all
- * progress counters unchanged.
+ * The group dies when a rank exits, reports an error, disagrees with the others about a batch's
+ * scores, or stays stopped by a signal for hang_ms, or when no rank makes progress for hang_ms
+ * while there is work. The whole group is then SIGKILLed and reaped, its batches come back through
+ * group_take, and new ranks start. A death shows as a readable pidfd, a hang as progress counters
+ * that all stand still.
  *
- * The group owns batches between group_run and group_take. One thread; every call returns at once.
- * The owner polls the descriptors of group_poll_items, calls group_tick when one is readable or the
- * deadline that it returned has passed, then takes what is finished. */
+ * The group owns batches between group_run and group_take. It has one thread, and every call
+ * returns at once. The owner polls the descriptors of group_poll_items, calls group_tick when one
+ * is readable or the deadline that it returned has passed, then takes what is finished. */
 #ifndef ASSAY_GROUP_H
 #define ASSAY_GROUP_H
 
@@ -26,19 +27,19 @@ enum group_state { GROUP_STARTING, GROUP_READY, GROUP_DEAD, GROUP_DRAINING, GROU
 struct group_options {
     const char *worker_path; /* assay-worker */
     const char *model_dir;
-    const char *run_dir; /* private directory for the control socket, and what ranks remember */
+    const char *run_dir; /* private directory: control socket, the ranks' caches */
     void *zmq_context;
-    int number; /* of the group, from 0 */
+    int number; /* the group's number, from 0 */
     uint32_t tp;
-    uint32_t threads; /* of the whole group, shared among ranks, at least one each */
+    uint32_t threads; /* of the whole group, divided among its ranks, at least one each */
     const char *isa;
     const char *quant;   /* "none", "fp8", "int8" */
     const char *dtype;   /* "auto", "f32", "bf16" */
     const char *weights; /* "auto", "single", "index" */
-    const int *gpus;     /* [tp] a rank's device; NULL: the CPU */
-    const char *mode;    /* that a rank must have to be ready (control.h); NULL: any */
+    const int *gpus;     /* [tp] each rank's device; NULL: the CPU */
+    const char *mode;    /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,
-        *identity; /* likewise of the checkpoint, and the files that it was taken of */
+        *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;
@@ -50,17 +51,19 @@ struct group_rank_info {
     int pid;
     char device[64];
     int ready;
-    uint64_t busy_us, up_us; /* as the rank last said: computing, of the time since it was ready */
+    uint64_t busy_us, up_us; /* from its last message: time computing, time since ready */
 };
 
 struct group;
 
-/* Makes the segments and the control socket; the first start happens in the first tick. */
+/* Makes the staging segments; the first start, with its control socket, happens in the first tick.
+ * ASSAY_EBADREQ if tp is out of range, or negative from stage_new; *g is NULL then. The strings and
+ * arrays of `options` must outlive the group. */
 int group_new(struct group **g, const struct group_options *options, struct err *e);
-void group_free(struct group **g); /* kills and reaps what still lives */
+void group_free(struct group **g); /* kills and reaps its ranks */
 
 int group_poll_items(
-    const struct group *g, zmq_pollitem_t *items, int max); /* fills, returns how many */
+    const struct group *g, zmq_pollitem_t *items, int max); /* fills items, returns how many */
 long long group_tick(struct group *g,
     long long now_ms); /* does all due work; returns the next deadline (monotonic ms) */
 
@@ -71,28 +74,29 @@ uint32_t group_in_flight(const struct group *g);
 uint32_t group_free_slots(const struct group *g); /* 0 unless READY */
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n);
 int64_t group_restarts(const struct group *g);
-/* How many starts in a row ended before the ranks were ready. */
+/* Counts the latest starts in a row that ended before all ranks were ready. */
 int group_failed_starts(const struct group *g);
-/* Starts will go on to fail: three in a row ended with what does not pass (exit codes 78, the
- * checkpoint or a device; 64 and 127, the program), or six with whatever else (a signal, no memory, a
- * GPU that fails, a start that takes too long). They are tried all the same. */
+/* 1: starts are likely to go on failing. Three in a row ended with an error that does not pass
+ * (exit code 78: checkpoint or device; 64 or 127: program), or six with any error (a signal, no
+ * memory, a failing GPU, a start that takes too long). The group still tries. */
 int group_is_hopeless(const struct group *g);
-/* Does it not pass, as far as the last start tells? */
+/* 1: the last start ended with an error that does not pass. */
 int group_failure_stays(const struct group *g);
-/* Why the last incarnation ended, "" when none did: in the rank's own words, if it had any. */
+/* Returns why the last incarnation ended, in the rank's own words if it sent any; "": none has
+ * ended. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
-/* Stage the batch and hand it over: 1 taken (*b NULL), 0 no slot free or not READY, negative: the
- * batch can never run (too large). */
+/* Stages the batch and hands it to the ranks. 1: taken, *b is NULL; 0: no free slot, or not READY;
+ * negative: the batch is too large and can never run. */
 int group_run(struct group *g, struct batch **b, struct err *e);
 
-/* What became of batches: 1 and *b (now the caller's), 0 nothing. BATCH_DONE: b->values is valid
- * until group_release(g, b). BATCH_LOST_RUNNING: it was the one being computed (the oldest);
- * BATCH_LOST_WAITING: handed over, not begun. */
+/* Gives back the next batch that ended: 1, and *b is the caller's; or 0: none. BATCH_DONE:
+ * b->values is set, and owned by the batch. BATCH_LOST_RUNNING: the group died while it ran this
+ * batch (its oldest). BATCH_LOST_WAITING: the batch was handed over, not begun. */
 enum batch_outcome { BATCH_DONE, BATCH_LOST_RUNNING, BATCH_LOST_WAITING };
 int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome);
-/* DRAINING: no new batches; `stop` is sent when nothing is in flight, and ranks that have not ended
- * hang_ms later are killed. Of a group that is not READY, at once. */
+/* Takes no new batches (DRAINING), sends `stop` when nothing is in flight, and kills ranks that
+ * have not ended hang_ms later. A group that is not READY ends at once. */
 void group_stop(struct group *g);
 
 #endif

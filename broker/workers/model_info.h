@@ -1,6 +1,6 @@
-/* model_info.h - what the broker knows of the model, as `assay-worker --describe` prints it. The
- * broker itself reads of a checkpoint only what makes its tokenizer (broker/text/): config.json and the
- * weights are untrusted, and parsing them is the worker's job. */
+/* model_info.h - the model's properties, as `assay-worker --describe` prints them. The broker reads
+ * only a checkpoint's tokenizer files (broker/text/): config.json and the weights are untrusted,
+ * and the worker parses them. */
 #ifndef ASSAY_MODEL_INFO_H
 #define ASSAY_MODEL_INFO_H
 
@@ -11,38 +11,39 @@
 struct model_info {
     char architecture[64];
     char digest[65];
-    char identity[65]; /* of the files that it was taken of (schema/identity.h) */
-    char name[128];    /* served name: the directory's last part unless given */
+    char identity[65]; /* of the files that were digested (schema/identity.h) */
+    char name[128];    /* served name; if not given, the directory's last part */
     char dtype[8];
-    char rank_mode[224]; /* what beside checkpoint, ids and pooling makes a score's bits */
-    char text[9];   /* how text becomes tokens (text/text_digest.h), "": as tokenizer.json says */
-    char mode[256]; /* of jobs: rank_mode, text, and how LAST reads a row that does not say */
+    char rank_mode[224]; /* what decides a score's bits beside checkpoint, ids and pooling */
+    char text[9];   /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
+    char mode[256]; /* a job's mode: rank_mode, text, and the pad rule */
     uint32_t vocab_size, max_len, n_labels;
     int default_pool, default_activation;
     int32_t step_token, pad_token;
-    int pad_rule;        /* LAST passes over pad tokens, unless a row says otherwise */
-    int shares_prefixes; /* the worker takes batches whose rows share tokens */
+    int pad_rule;        /* LAST skips pad tokens, unless a row says otherwise */
+    int shares_prefixes; /* the worker accepts batches with shared tokens */
     char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */
 };
 
 struct model_question {
     const char *worker_path, *model_dir;
-    const char *name_of;  /* path whose last part is the model's name; NULL: model_dir */
+    const char *name_of;  /* the model's name is this path's last part; NULL: model_dir */
     const char *quant;    /* "none", "fp8", "int8" */
     const char *dtype;    /* "auto", "f32", "bf16" */
     const char *weights;  /* "auto", "single", "index" */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
     int limit_ms;          /* longest wait for the answer */
-    const char *cache_dir; /* the worker remembers the digest and the device's algorithms there */
+    const char *cache_dir; /* the worker caches the digest and the device's algorithms there */
 };
 
-/* Runs `worker_path --describe ..` and reads its line. A bad checkpoint, or a device that cannot run
- * it: ASSAY_EFORMAT with the worker's own words. */
+/* Runs `worker_path --describe ..` and parses its output. ASSAY_EFORMAT, with the worker's own
+ * words: a bad checkpoint, or a device that cannot run it. ASSAY_EINTERNAL: the output is not as
+ * expected. */
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e);
-/* Whether LAST passes over pad tokens: `word` is auto (as the reference's class of this architecture does
- * it), on or off. It is part of the mode where there is a pad token: a job that was begun under another
- * reading is held. */
+/* Sets whether LAST skips pad tokens: `word` is on, off, or auto (as the reference's class for this
+ * architecture does). If there is a pad token, the rule is part of the mode: a job that began under
+ * another rule is held. */
 void model_info_set_pad_rule(struct model_info *m, const char *word);
 void model_info_release(struct model_info *m);
 

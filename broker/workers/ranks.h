@@ -1,6 +1,5 @@
-/* ranks.h - the processes of a group's incarnation, one a rank, and the socket over which they and the
- * group speak: started, spoken to, killed and reaped together. What they say, and what follows from it,
- * is group.c's. */
+/* ranks.h - the processes of a group's incarnation, one a rank, and their control socket. They are
+ * started, messaged, killed and reaped together. group.c decides what messages mean. */
 #ifndef ASSAY_RANKS_H
 #define ASSAY_RANKS_H
 
@@ -18,36 +17,38 @@ struct ranks {
     uint64_t incarnation;
     void *socket; /* ROUTER; NULL: no ranks */
     char socket_path[ENDPOINT_BYTES];
-    int dir_fd;           /* of run_dir, where its path is too long for a socket; -1 */
-    int comm_fd, pipe_fd; /* the segment that they sum in; that ends when this process does */
+    int dir_fd;           /* descriptor of run_dir, if its path is too long for a socket; else -1 */
+    int comm_fd, pipe_fd; /* segment in which ranks sum; pipe that closes when this process ends */
     struct child children[GROUP_MAX_RANKS];
     long long stopped_ms
-        [GROUP_MAX_RANKS]; /* since when it is stopped by a signal, as far as was seen; 0 */
+        [GROUP_MAX_RANKS]; /* when each was first seen stopped by a signal; 0: not stopped */
     struct msg_writer writer;
 };
 
 /* No ranks yet. `options` must outlive r. */
 void ranks_init(struct ranks *r, const struct group_options *options);
-/* Starts a new incarnation. When it fails, what was started is there to be ended. */
+/* Starts a new incarnation. After a failure, call ranks_end: some ranks may have started. */
 int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage, struct err *e);
-/* Kills and reaps every rank. The first that ended by itself gives *exit_code and *signal, which else
- * stay as they are. */
+/* Kills and reaps every rank. *exit_code and *signal are those of the first rank that ended by
+ * itself; if none did, they are unchanged. */
 void ranks_end(struct ranks *r, int *exit_code, int *signal);
-void ranks_release(struct ranks *r); /* of ranks that were ended */
+void ranks_release(struct ranks *r); /* call ranks_end first */
 
-/* A rank that cannot be reached is not waited for: its death will be seen. */
+/* Sends without waiting. A rank that cannot be reached misses the message: its death will be
+ * noticed. */
 void ranks_send(struct ranks *r, uint32_t rank, const struct control *c);
 void ranks_send_all(struct ranks *r, const struct control *c);
-/* A message that came: 1, its rank, and *body, which the caller closes; 0: none. */
+/* Receives one message: 1, its rank, and *body, which the caller closes; 0: none. */
 int ranks_receive(struct ranks *r, uint32_t *rank, zmq_msg_t *body);
 
-/* One that has ended by itself, -1: none has. */
+/* Returns a rank that has ended by itself; -1: none. */
 int ranks_find_dead(const struct ranks *r);
-/* One that a signal has stopped, for stopped_for_ms without a break; -1: none. With `anew`, what was seen
- * before does not count. */
+/* Returns a rank that a signal has stopped for stopped_for_ms without a break; -1: none. `anew`
+ * restarts the clock of ranks that were seen stopped before. */
 int ranks_find_stopped(struct ranks *r, long long now_ms, long long stopped_for_ms, int anew);
 int ranks_all_ended(const struct ranks *r);
-/* Descriptors that are readable when there is something to receive, or a rank has ended: how many. */
+/* Fills items, at most max, that become readable when a message arrives or a rank ends; returns how
+ * many. */
 int ranks_poll_items(const struct ranks *r, zmq_pollitem_t *items, int max);
 
 #endif

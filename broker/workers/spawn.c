@@ -119,8 +119,8 @@ static int wait_readable(int fd, int wait_ms)
     return rc > 0;
 }
 
-/* The end of a child that is watched by another process (a debugger, a leak checker) can be seen before it can
- * be taken: the watcher is asked first. */
+/* The end of a child that is watched by another process (a debugger, a leak checker) can be seen
+ * before it can be taken: the watcher is asked first. */
 static int take_end(const struct child *c, long long until_ms, siginfo_t *info)
 {
     struct timespec nap = {.tv_nsec = 1000000};
