@@ -71,7 +71,7 @@ int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err
     for (size_t n = 1; n > 0;) {
         json_t *reply = NULL;
         msg_key_int(client_begin(client, "jobs", 1), "after", after);
-        int rc = client_call(client, 0, &reply, e);
+        int rc = client_call_patiently(client, 0, &reply, e);
         if (rc != 0)
             return rc;
         n = json_array_size(json_object_get(reply, "jobs"));
