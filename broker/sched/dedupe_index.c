@@ -72,7 +72,7 @@ static void *take_memory(uint64_t bits)
 static int has_room(const struct dedupe_index *t, uint64_t bits)
 {
     struct statvfs v;
-    return statvfs(t->options.dir, &v) != 0 ||
+    return statvfs(t->options.dir, &v) != 0 || v.f_blocks == 0 ||
            (uint64_t)v.f_bavail * v.f_frsize >= t->options.min_free_bytes + bytes_of(bits);
 }
 

@@ -113,7 +113,9 @@ static int free_reserve(struct store *s, int which)
 static uint64_t free_bytes(const struct store *s)
 {
     struct statvfs v;
-    return statvfs(s->dir, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
+    /* A file system that has no blocks at all does not say. */
+    return statvfs(s->dir, &v) == 0 && v.f_blocks > 0 ? (uint64_t)v.f_bavail * v.f_frsize
+                                                      : UINT64_MAX;
 }
 
 /* Makes the reserve file if at least this much is free. */

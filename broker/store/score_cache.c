@@ -308,7 +308,8 @@ static void turn_over(struct score_cache **out)
 static int has_room(struct score_cache *c)
 {
     struct statvfs v;
-    int no_room = statvfs(c->dir, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < c->min_free_bytes;
+    int no_room = statvfs(c->dir, &v) == 0 && v.f_blocks > 0 &&
+                  (uint64_t)v.f_bavail * v.f_frsize < c->min_free_bytes;
     if (no_room != c->no_room)
         log_warn("event=score_cache_%s",
             no_room ? "disk_full action=\"nothing more is added\"" : "disk_has_room");
