@@ -122,7 +122,51 @@ static int check_folders(const struct cli *c, const char *place, struct err *e)
     return 0;
 }
 
-/* A file in the checkpoint's directory, or what a link there leads to. */
+/* Names that a checkpoint's files have: also one that is not there yet would be read with it. */
+static int is_checkpoint_name(const char *name)
+{
+    static const char *const ends[] = {".safetensors", ".json", ".jinja", ".model", ".bin", ".pt",
+        ".pth", ".gguf", ".py", ".md", "merges.txt", "vocab.txt", NULL};
+    size_t len = strlen(name);
+    int i = 0;
+    while (ends[i] && (len < strlen(ends[i]) || strcmp(name + len - strlen(ends[i]), ends[i]) != 0))
+        i++;
+    return ends[i] != NULL;
+}
+
+/* Does a directory hold a checkpoint, whoever uses it? */
+static int is_checkpoint(const char *dir)
+{
+    char path[PATH_MAX + 64];
+    struct stat st;
+    int found = 0;
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    DIR *entries = stat(path, &st) == 0 ? opendir(dir) : NULL;
+    for (struct dirent *d; !found && entries && (d = readdir(entries)) != NULL;)
+        found = strstr(d->d_name, ".safetensors") != NULL;
+    if (entries)
+        closedir(entries);
+    return found;
+}
+
+/* path: of the output, as it was given or as it is. */
+static int check_name_beside(const struct cli *c, const char *path, struct err *e)
+{
+    char dir[PATH_MAX];
+    struct stat st;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    if (!is_checkpoint_name(name) || stat(dir, &st) != 0 ||
+        !(is_checkpoint(dir) || leads_to(c->value[CLI_MODEL], &st)))
+        return 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "--output: '%.200s' is in a checkpoint's directory, and is a file of the checkpoint or "
+        "would "
+        "be read as one; expected another place, or a name that ends in .jsonl",
+        path);
+}
+
+/* A file of the checkpoint, or what a link there leads to. */
 static int is_in_checkpoint(const char *dir, const struct stat *st)
 {
     char path[PATH_MAX + 300];
@@ -130,8 +174,8 @@ static int is_in_checkpoint(const char *dir, const struct stat *st)
     int found = 0;
     for (struct dirent *d; !found && entries && (d = readdir(entries)) != NULL;) {
         snprintf(path, sizeof path, "%s/%s", dir, d->d_name);
-        found =
-            leads_to(path, st) || (strcmp(d->d_name, TEMPLATES) == 0 && is_in_checkpoint(path, st));
+        found = (is_checkpoint_name(d->d_name) && leads_to(path, st)) ||
+                (strcmp(d->d_name, TEMPLATES) == 0 && is_in_checkpoint(path, st));
     }
     if (entries)
         closedir(entries);
@@ -154,6 +198,10 @@ int guard_output(const struct cli *c, const char *place, struct err *e)
 {
     struct stat st;
     int rc = check_folders(c, place, e);
+    if (rc == 0)
+        rc = check_name_beside(c, place, e);
+    if (rc == 0 && c->value[CLI_OUTPUT])
+        rc = check_name_beside(c, c->value[CLI_OUTPUT], e);
     if (rc != 0 || stat(place, &st) != 0)
         return rc;
     if (c->value[CLI_MODEL] && is_in_checkpoint(c->value[CLI_MODEL], &st))

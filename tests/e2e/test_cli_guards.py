@@ -97,8 +97,24 @@ def test_the_checkpoint_is_no_output(directory, rows, name):
 
 def test_a_new_name_beside_the_checkpoint_is_an_output(directory, rows):
     shutil.copytree(DEMO, model := directory / "mm")
-    assert score(rows, model / "out.jsonl", model=model).returncode == 0
-    assert ids(model / "out.jsonl") == EXPECTED
+    for _ in range(2):  # also where it is there already
+        done = score(rows, model / "out.jsonl", model=model)
+        assert done.returncode == 0, done.stderr
+        assert ids(model / "out.jsonl") == EXPECTED
+    for name in ("special_tokens_map.json", "chat_template.jinja"):
+        done = score(rows, model / name, model=model)
+        assert done.returncode == 64 and "would be read" in done.stderr and not (model / name).exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "added_tokens.json"])
+def test_the_checkpoint_of_a_broker_is_no_output(directory, rows, name):
+    shutil.copytree(DEMO, model := directory / "mm")
+    before = contents(model)
+    with Broker(directory / "d", model=model) as broker:
+        done = run("score", rows, "-o", model / name, "--data", broker.data)
+        assert done.returncode == 64 and "checkpoint" in done.stderr, done.stderr
+        assert contents(model) == before
+        assert run("score", rows, "-o", model / "out.jsonl", "--data", broker.data).returncode == 0
 
 
 def test_a_program_is_no_output(directory, rows):
