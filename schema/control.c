@@ -75,7 +75,7 @@ static int read_token(struct msg_reader *r, struct stage_token *t, struct err *e
     return rc == 0 ? read_u32(r, "token", &t->generation, e) : rc;
 }
 
-/* Text as long as control_encode can have written, with nothing hidden behind a NUL. */
+/* Reads a text no longer than control_encode writes, with no NUL inside. */
 static int read_text(struct msg_reader *r, const char *field, char *out, size_t size, struct err *e)
 {
     struct slice s = {0};

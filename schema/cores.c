@@ -1,8 +1,8 @@
 /* cores.c - see cores.h.
  *
- * A quota may be set at any level, so the group's folder and all above it are looked at. In a container the
- * group's path may be the host's, of which only the end is mounted: what is not there is passed
- * over, and the mount's own root always comes last. */
+ * A quota may be set at any level, so the group's folder and all above it are checked. In a
+ * container the group's path may be the host's, of which only the end is mounted: missing folders
+ * are skipped, and the mount's own root always comes last. */
 #include "schema/cores.h"
 
 #include <limits.h>
@@ -28,7 +28,7 @@ static long affinity(void)
     return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* The file's first words; "" when it is not there. */
+/* Reads the file's first line; "" when it cannot be read. */
 static void read_words(const char *folder, const char *name, char *text, int text_bytes)
 {
     char path[PATH_MAX];
@@ -40,7 +40,7 @@ static void read_words(const char *folder, const char *name, char *text, int tex
         fclose(f);
 }
 
-/* Processors of one group, 0: no limit there. */
+/* Processors that one group's quota allows; 0: no limit there. */
 static long quota_of(const char *folder, int is_v2)
 {
     char quota[64], period[64];
@@ -48,7 +48,7 @@ static long quota_of(const char *folder, int is_v2)
     read_words(folder, "cpu.cfs_period_us", period, sizeof period);
     char *end;
     long long q = strtoll(quota, &end, 10), p = strtoll(is_v2 ? end : period, NULL, 10);
-    return q > 0 && p > 0 ? (long)((q + p - 1) / p) : 0; /* "max" and -1 are none */
+    return q > 0 && p > 0 ? (long)((q + p - 1) / p) : 0; /* "max" and -1 mean no limit */
 }
 
 static void lower(long *least, long found)
@@ -57,7 +57,7 @@ static void lower(long *least, long found)
         *least = found;
 }
 
-/* The group's folder under a mount, and those above it. */
+/* Checks the group's folder under a mount, and those above it. */
 static void look_up(const char *root, const char *mount, const char *group, int is_v2, long *least)
 {
     char path[PATH_MAX];
@@ -70,7 +70,7 @@ static void look_up(const char *root, const char *mount, const char *group, int 
     lower(least, quota_of(path, is_v2));
 }
 
-/* One line of /proc/self/cgroup: "0::/group", or "4:cpu,cpuacct:/group". */
+/* Checks one line of /proc/self/cgroup: "0::/group", or "4:cpu,cpuacct:/group". */
 static void look_at(const char *root, char *line, long *least)
 {
     char *names = strchr(line, ':'), *group = names ? strchr(names + 1, ':') : NULL;

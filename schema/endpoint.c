@@ -34,14 +34,14 @@ static int is_path(struct endpoint *out, const char *text, const char *path, str
     return 0;
 }
 
-/* All of the text: a number from 1 to 65535, as one writes it. */
+/* The whole text is a number from 1 to 65535, in its usual form. */
 static int is_port(const char *text)
 {
     size_t n = strspn(text, "0123456789");
     return n > 0 && n < 6 && text[n] == '\0' && text[0] != '0' && atoi(text) < 65536;
 }
 
-/* Its last part is not a number: that would be an address, in a form that is not one here. */
+/* Its last part is not a number: that would be an address in a form not accepted here. */
 static int is_host_name(const char *host)
 {
     size_t n = strlen(host);

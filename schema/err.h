@@ -1,9 +1,9 @@
-/* err.h - how a failure travels inside one process, and its name on the wire.
+/* err.h - how an error travels inside one process, and its name on the wire.
  *
  * A function that can fail because of the world (a peer, a file, SQL, a size) returns 0 or a
  * negative ASSAY_ code and fills the caller's struct err. Polling calls may also return 1 = got
- * one, 0 = none. Whoever handles an error logs it; whoever returns it does not. A process that
- * cannot go on calls die() (log.h). A bug is an assert.
+ * one, 0 = none. The caller that handles an error logs it; one that returns it does not. A process
+ * that cannot go on calls die() (log.h). A bug is an assert.
  *
  * The names (err_name) are part of the protocol and of the database's error_code column: add, never
  * rename. */
@@ -18,17 +18,17 @@ enum assay_code {
     /* codes of requests */
     ASSAY_EBADMSG = -1, /* bad_message: not well-formed msgpack, or not a map with an op */
     ASSAY_EBADREQ =
-        -2, /* bad_request: a field is missing, unknown, twice, of a wrong type or out of range */
+        -2, /* bad_request: a field is missing, unknown, duplicate, of wrong type or out of range */
     ASSAY_EUNSUPPORTED = -3, /* unsupported: known, but not built in this version */
     ASSAY_EUNKNOWNJOB = -4,  /* unknown_job */
     ASSAY_EKEYREUSED = -5,   /* key_reused: same key and chunk, other contents */
     ASSAY_ETOOLONG = -6,     /* too_long: a row has more tokens than max_len (also a row's code) */
-    ASSAY_ETOOLARGE = -7,    /* too_large: a message or row count over a limit */
+    ASSAY_ETOOLARGE = -7,    /* too_large: a message or a number of rows over a limit */
     ASSAY_EQUEUEFULL = -8,   /* queue_full: try again later */
     ASSAY_ENOTREADY = -9,    /* not_ready: starting or draining */
     ASSAY_EUNAUTHORIZED = -10,
     ASSAY_EINTERNAL = -11, /* internal (also a row's code) */
-    ASSAY_ETIMEOUT = -12,  /* timeout: of `score`; the job lives on */
+    ASSAY_ETIMEOUT = -12,  /* timeout: `score` took too long; the job lives on */
     ASSAY_ESTATE =
         -13, /* wrong_state: the job is sealed, cancelled or held, so this cannot be done to it */
     /* codes of rows */
@@ -42,22 +42,22 @@ enum assay_code {
     ASSAY_EKILLED = -26,    /* worker_killed: the row killed a worker group alone, three times */
     ASSAY_EPOSITION = -27,  /* bad_position: an explicit pooling position outside the row */
     ASSAY_EMANY = -28,      /* many_values: responses and pairs compare one number each */
-    ASSAY_EDAMAGED = -29,   /* damaged: the database does not hold any more what was written */
+    ASSAY_EDAMAGED = -29,   /* damaged: the database no longer holds what was written */
     /* local codes, never on the wire */
     ASSAY_EIO = -40, /* a file, socket or system call failed */
     ASSAY_EFORMAT =
-        -41, /* a file's contents are not what they must be: config.json, safetensors, JSONL */
+        -41, /* config.json, safetensors, JSONL: the contents are not what they must be */
     ASSAY_ENOMEM = -42,  /* an allocation whose size a client or file chose failed */
     ASSAY_EFULL = -43,   /* the disk is full */
     ASSAY_EBUSY = -44,   /* another broker holds the data directory */
-    ASSAY_EGONE = -45,   /* a file was taken away while it was in use */
+    ASSAY_EGONE = -45,   /* a file was removed while it was in use */
     ASSAY_ELOCKED = -46, /* another process has the database locked */
 };
 
 #define ERR_MESSAGE_BYTES 480
 #define ERR_FIELD_BYTES 96
 
-/* One error. `field` names the field of a request, empty when none. Plain data: copy freely. */
+/* One error. `field` names the request's field, empty when none. Plain data: copy freely. */
 struct err {
     int code;
     uint32_t retry_after_ms; /* 0: no advice */
@@ -65,20 +65,20 @@ struct err {
     char msg[ERR_MESSAGE_BYTES];
 };
 
-/* Fill *e (which may be NULL) and return `code`, so that a caller can write: return err_set(e,
- * CODE, "..."). The message says what was expected and what was found. It is cut at
- * ERR_MESSAGE_BYTES - 1; what is not UTF-8 and control characters in it become '?'. */
+/* Fills *e (which may be NULL) and returns `code`, so a caller can write: return err_set(e, CODE,
+ * "..."). The message says what was expected and what was found. It is cut at ERR_MESSAGE_BYTES -
+ * 1; invalid UTF-8 and control characters become '?'. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same with the name of the request's field, for example "rows[3].ids". */
 int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* As err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes
+/* Like err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes
  * ASSAY_EFULL. */
 int err_errno(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* The name on the wire, "bad_message" and so on; "internal" for a code that has none. Static
+/* Returns the name on the wire, such as "bad_message"; "internal" for a code without one. Static
  * storage. */
 const char *err_name(int code);
 

@@ -12,7 +12,7 @@
 #include "schema/regular.h"
 
 #define IDENTITY_BYTES 32
-/* A file's times have the step of the kernel's tick, of some file systems that of two seconds. */
+/* File times step with the kernel's tick, on some file systems every two seconds. */
 #define TICK_NS 20000000ll
 #define COARSE_NS 2000000000ll
 #define SECOND_NS 1000000000ll
@@ -51,7 +51,7 @@ static void add_file(
         id->changed = *c;
 }
 
-/* What was listed and cannot be looked at, in the words of whoever would open it. */
+/* Refuses a file that was listed but cannot be examined, with the error of opening it. */
 static int refuse_file(const char *path, struct err *e)
 {
     int fd = regular_open(path, NULL, e);

@@ -1,12 +1,12 @@
-/* identity.h - which files on the disk a checkpoint is: not what is in them (checkpoint_digest in
- * worker/weights.h says that), but which they are, so that a change is seen without reading them.
+/* identity.h - identifies a checkpoint's files on disk, so that a change shows without reading
+ * them. (checkpoint_digest in worker/weights.h identifies their contents.)
  *
  * The files are those that decide scores: config.json, tokenizer.json, the index and every
- * *.safetensors of the directory, in order of name; of each the identity has name, device, inode, size
- * and the times of its last change (mtime_ns, ctime_ns), all through symbolic links. Two equal
- * identities are the same bytes, but for what the times cannot tell: a write within the clock's step of
- * the one before (checkpoint_settle waits that long), and a program that writes through a mapping of
- * its own, which changes the times late, and on tmpfs never. */
+ * *.safetensors of the directory, in order of name. An identity covers each file's name, device,
+ * inode, size and times of last change (mtime_ns, ctime_ns), all through symbolic links. Equal
+ * identities mean equal bytes, except for what the times miss: a write within one clock step of the
+ * write before (checkpoint_settle waits that long), and writes through another program's mapping,
+ * which change the times late, and on tmpfs never. */
 #ifndef ASSAY_IDENTITY_H
 #define ASSAY_IDENTITY_H
 
@@ -20,18 +20,19 @@
 
 struct identity {
     char hex[IDENTITY_HEX];
-    struct timespec changed; /* the latest ctime of a file */
+    struct timespec changed; /* latest ctime of the files */
 };
 
-/* The files' names, in order: how many, or negative. Each entry and the list are the caller's, for
- * checkpoint_free_names. */
+/* Lists the files' names, in order. Returns how many, or a negative code. The caller frees the list
+ * and its entries with checkpoint_free_names. */
 int checkpoint_names(struct dirent ***names, const char *dir, struct err *e);
 void checkpoint_free_names(struct dirent **names, int n);
 int checkpoint_identity(struct identity *id, const char *dir, struct err *e);
-/* 0 when the files still have that identity, else ASSAY_EFORMAT, that they changed `during` ("they were read"). */
+/* Returns 0 when the files still have that identity, else ASSAY_EFORMAT, saying that they changed
+ * `during` ("they were read"). */
 int checkpoint_check_identity(const char *dir, const char *hex, const char *during, struct err *e);
-/* Waits until a later change must show in the times; at most some seconds. 0 when that cannot be waited
- * for, as the files are from the future. */
+/* Waits, at most some seconds, until any later change must show in the times. Returns 1, or 0 when
+ * it cannot wait because the files' times lie in the future. */
 int checkpoint_settle(const struct identity *id);
 
 #endif

@@ -42,7 +42,8 @@ static void put_low(int32_t id, uint8_t *out)
     memcpy(out, &low, sizeof low);
 }
 
-/* The low bits in one pass, four ids' high bits to a byte in the other: so the compiler has both in vectors. */
+/* Low bits in one pass, high bits of four ids a byte in another, so the compiler vectorizes
+ * both. */
 static void put_planes(const int32_t *ids, uint32_t n, uint8_t *out)
 {
     uint8_t *high = out + 2 * (size_t)n;
@@ -74,7 +75,7 @@ int ids_are_sound(size_t len, uint32_t n)
     return len == planes_bytes(n) || len == 4 * (size_t)n;
 }
 
-/* Ids whose first is the first of a byte of high bits. */
+/* Unpacks n ids; the first id's high bits must be the lowest of their byte. */
 static void get_planes(const uint8_t *low, const uint8_t *high, uint32_t n, int32_t *ids)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -114,7 +115,7 @@ void ids_from_wire(const uint8_t *bytes, uint32_t n, int32_t *ids)
         ids[i] = (int32_t)le32toh((uint32_t)ids[i]);
 }
 
-/* An id that is negative has the upper bit, and so has the difference where it is too large. */
+/* A negative id has the top bit set; so has the difference for an id that is too large. */
 int ids_are_below(const int32_t *ids, uint32_t n, uint32_t vocab_size)
 {
     uint32_t upper = 0;

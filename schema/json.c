@@ -15,8 +15,8 @@ static const char *kind(const json_t *v)
     return names[json_typeof(v)];
 }
 
-/* Integers beyond 64 bits (a tokenizer's model_max_length of 1e30) make all integers of the file real
- * numbers, which whoever wants an integer refuses. */
+/* When an integer exceeds 64 bits (a tokenizer's model_max_length of 1e30), all integers of the
+ * file are parsed as reals; json_get_int refuses those. */
 static json_t *parse(FILE *f, const char *path, struct err *e)
 {
     json_error_t why;

@@ -1,5 +1,5 @@
-/* json.h - reading fields of untrusted JSON files: presence, type and range in one call, with
- * errors that name file and field. */
+/* json.h - reads fields of untrusted JSON files: presence, type and range in one call, with errors
+ * that name file and field. */
 #ifndef ASSAY_JSON_H
 #define ASSAY_JSON_H
 
@@ -10,21 +10,23 @@
 /* A JSON object being read. `file` names it in errors. */
 struct json_file {
     const char *file;
-    const char *where; /* "" or "rope_scaling." .. */
+    const char *where; /* "" or a prefix such as "rope_scaling." */
     const json_t *object;
 };
 
-/* Parse a file (at most max_bytes). NULL with *e. */
+/* Parses a file of at most max_bytes. Returns an object that the caller releases, or NULL with
+ * *e. */
 json_t *json_read_file(const char *dir, const char *name, size_t max_bytes, struct err *e);
 
-/* Absent or null: 0 returned and *value untouched. Present and good: 1. Else negative. */
+/* Each reads a field. Returns 0 with *value untouched when it is absent or null, 1 when it is
+ * valid, else a negative code. */
 int json_get_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
     int64_t *value, struct err *e);
 int json_get_real(const struct json_file *f, const char *key, double min, double max, double *value,
     struct err *e);
 int json_get_bool(const struct json_file *f, const char *key, int *value, struct err *e);
 int json_get_string(const struct json_file *f, const char *key, const char **value, struct err *e);
-/* The same, absence being an error. 0 or negative. */
+/* The same for a field that must be there. Returns 0 or a negative code. */
 int json_need_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
     int64_t *value, struct err *e);
 

@@ -1,5 +1,5 @@
-/* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of several
- * processes that share a stderr do not mix. */
+/* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of processes
+ * that share a stderr do not mix. */
 #include "schema/log.h"
 
 #include <stdarg.h>
@@ -57,7 +57,7 @@ static void put_line(enum log_level level, const char *fmt, va_list args)
     if (len > sizeof line - 2)
         len = sizeof line - 2;
     line[len] = '\0';
-    utf8_make_printable(line + head); /* names and messages may be strangers' */
+    utf8_make_printable(line + head); /* names and messages may come from outside */
     len = strlen(line);
     line[len++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, len);

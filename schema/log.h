@@ -1,10 +1,10 @@
-/* log.h - the log line: one event, one line on stderr, the same form in every process.
+/* log.h - log lines: one event, one line on stderr, in the same form in every process.
  *
  *     2026-01-31T12:00:00.123Z info assayd - event=listening endpoint=ipc:///...
  *     <UTC time> <level> <role> <rank or -> <text: key=value pairs, free text last>
  *
- * Level and role are the only process-wide state; they are set once in main. No log in a per-token
- * or per-layer path. */
+ * Level and role are the only process-wide state, set once in main. Nothing logs per token or per
+ * layer. */
 #ifndef ASSAY_LOG_H
 #define ASSAY_LOG_H
 
@@ -14,7 +14,7 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
  */
 void log_init(const char *role, int rank, enum log_level level);
 
-/* "error", "warn", "info", "debug" to a level; -1 for anything else. */
+/* Returns the level of "error", "warn", "info" or "debug"; -1 for anything else. */
 int log_level_from_name(const char *name);
 
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -22,15 +22,14 @@ void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* The process cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). Never
- * returns. */
+/* Ends a process that cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). */
 void die(int exit_code, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
-/* Allocation that dies, for sizes this program chose. Sizes from outside use malloc and return
- * ASSAY_ENOMEM. */
+/* Allocates zeroed memory or dies, for sizes that this program chose. For sizes from outside use
+ * malloc and return ASSAY_ENOMEM. */
 void *xcalloc(unsigned long n, unsigned long bytes) __attribute__((returns_nonnull));
 
-/* Milliseconds: CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */
+/* Milliseconds (_us: microseconds). CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */
 long long now_mono_ms(void);
 long long now_mono_us(void);
 long long now_wall_ms(void);

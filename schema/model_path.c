@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* "owner/name", as models are called on the hub, and not "./name" or "/name". */
+/* Is it "owner/name", the form of names on the hub, and not "./name" or "/name"? */
 static int is_hub_name(const char *path)
 {
     const char *slash = strchr(path, '/');

@@ -1,5 +1,5 @@
-/* msg.c - see msg.h. The first byte of a value says type and, for small ones, size; what is larger
- * has its size in the next 1, 2, 4 or 8 bytes, big-endian. */
+/* msg.c - see msg.h. A value's first byte gives its type and, for small values, its size; larger
+ * ones have their size in the next 1, 2, 4 or 8 bytes, big-endian. */
 #include "schema/msg.h"
 
 #include <stdio.h>
@@ -78,7 +78,7 @@ static uint64_t big_endian(const uint8_t *at, int n)
     return v;
 }
 
-/* Skip the first byte and n bytes of size or value after it, which go to *v. */
+/* Skips the first byte and the n bytes of size or value after it, which go to *v. */
 static int take(struct msg_reader *r, int n, const char *field, uint64_t *v, struct err *e)
 {
     if (left(r) < (size_t)n + 1)
@@ -88,7 +88,7 @@ static int take(struct msg_reader *r, int n, const char *field, uint64_t *v, str
     return 0;
 }
 
-/* The size of the str, bin, array or map that is next, its head skipped. */
+/* Reads the head of the next str, bin, array or map: its size. */
 static int take_size(struct msg_reader *r, const char *field, uint64_t *n, struct err *e)
 {
     uint8_t b = *r->at;
@@ -184,7 +184,7 @@ int msg_read_bool(struct msg_reader *r, const char *field, int *value, struct er
     return rc;
 }
 
-/* The integer that is next: its 64 bits, and whether they are to be read as negative. */
+/* Reads the next integer: its 64 bits, and whether to read them as negative. */
 static int take_integer(
     struct msg_reader *r, const char *field, uint64_t *bits, int *negative, struct err *e)
 {

@@ -1,19 +1,17 @@
-/* msg.h - msgpack, both ways.
+/* msg.h - reads and writes msgpack.
  *
  * Reading untrusted bytes: struct msg_reader is a pull decoder. It allocates nothing, recurses only
- * in msg_read_raw (to MSG_MAX_DEPTH), and believes no length whose bytes it has not seen: a string,
- * bin, array or map whose promised size cannot fit in the bytes that are left is refused. The
- * caller knows the schema and pulls what must come next; anything else is an error that names the
- * field, what was expected and what was found. Slices point into the message and are valid as long
- * as it is.
+ * in msg_read_raw (to MSG_MAX_DEPTH), and trusts no length: a string, bin, array or map that cannot
+ * fit in the bytes left is refused. The caller knows the schema and pulls what must come next;
+ * anything else is an error that names the field, what was expected and what was found. Slices
+ * point into the message and are valid as long as it is. The work is linear in the message's bytes:
+ * a value has at least one byte.
  *
  * Writing: struct msg_writer is msgpack-c's packer on a growing buffer, with helpers for maps with
- * string keys. It dies when memory runs out (reply sizes are bounded by us).
+ * string keys. It dies when memory runs out; the broker bounds the sizes of its replies.
  *
- * The work is linear in the bytes of the message: a value has at least one byte.
- *
- * What it does not do: floats from integers, extension types (refused), non-string map keys
- * (refused). */
+ * LIMITS: integers are not read as floats; extension types and map keys other than strings are
+ * refused. */
 #ifndef ASSAY_MSG_H
 #define ASSAY_MSG_H
 
@@ -64,7 +62,7 @@ int msg_unexpected(
 int msg_read_map(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_array(struct msg_reader *r, const char *field, uint32_t *n, struct err *e);
 int msg_read_str(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
-/* A string whose bytes may be anything: a text that is judged later. */
+/* A string of any bytes: a text that is judged later. */
 int msg_read_text(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
 int msg_read_bin(struct msg_reader *r, const char *field, struct slice *s, struct err *e);
 int msg_read_bool(struct msg_reader *r, const char *field, int *value, struct err *e);
@@ -75,18 +73,18 @@ int msg_read_int_saturated(struct msg_reader *r, const char *field, int64_t *val
 int msg_read_uint64(struct msg_reader *r, const char *field, uint64_t *value, struct err *e);
 int msg_read_float(struct msg_reader *r, const char *field, double *value, struct err *e);
 
-/* One whole value of any type, unread, as its bytes; checks form, depth (at most `depth`, itself at
+/* Reads one whole value of any type as its bytes; checks form, depth (at most `depth`, itself at
  * most MSG_MAX_DEPTH) and UTF-8 inside. */
 int msg_read_raw(
     struct msg_reader *r, const char *field, int depth, struct slice *raw, struct err *e);
 
-/* One map key out of names[0..n_names-1] (n_names <= 64). Returns its index, or negative: unknown
- * key, or one whose bit is set in *seen already. `where` is the path of the map, "" at the top
- * ("rows[3]"), and is used to name the key. */
+/* Reads one map key out of names[0..n_names-1] (n_names <= 64). Returns its index, or a negative
+ * code for an unknown key or one whose bit is set in *seen already. `where` is the path of the map
+ * ("rows[3]", "" at the top), used to name the key. */
 int msg_read_key(struct msg_reader *r, const char *where, const char *const *names, int n_names,
     uint64_t *seen, struct err *e);
 
-/* 0 when every byte was read, else ASSAY_EBADMSG with the number of trailing bytes. */
+/* Returns 0 when every byte was read, else ASSAY_EBADMSG with the number of trailing bytes. */
 int msg_read_end(const struct msg_reader *r, struct err *e);
 
 struct msg_writer {
@@ -108,7 +106,7 @@ void msg_bool(struct msg_writer *w, int v);
 void msg_float(struct msg_writer *w, float v); /* always float 32 */
 void msg_nil(struct msg_writer *w);
 void msg_raw(struct msg_writer *w, struct slice raw); /* bytes that are msgpack already */
-/* key and value in one */
+/* A key and its value in one call. */
 void msg_key_str(struct msg_writer *w, const char *key, const char *s);
 void msg_key_int(struct msg_writer *w, const char *key, int64_t v);
 void msg_key_bool(struct msg_writer *w, const char *key, int v);

@@ -15,7 +15,7 @@ static uint32_t number_at(const uint8_t *numbers, uint32_t k)
     return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* Ends of n rows: they do not go back. *last: the last of them. */
+/* Checks that the ends of n rows never decrease. *last: the last of them. */
 static int check_ends(const uint8_t *ends, uint32_t n, uint32_t *last)
 {
     *last = 0;
@@ -28,7 +28,7 @@ static int check_ends(const uint8_t *ends, uint32_t n, uint32_t *last)
     return 0;
 }
 
-/* Positions or ends of a pack of more than one row. */
+/* Checks the positions or ends of a pack of more than one row. */
 static int check_list(struct slice list, uint32_t n_rows)
 {
     uint32_t n;

@@ -1,13 +1,15 @@
-/* packed_rows.h - the input of rows that came together, as the database keeps it (table row_input).
+/* packed_rows.h - reads and writes packs: the database's records of row input (table row_input).
  *
- * Packed rows are up to PACKED_ROWS rows with successive numbers: one record for all of them costs a queue a
- * fraction of one for each. Its record has the first row's number and four columns:
- *     rows       absent in a pack of one row; else for each row the end of its ids among the ids of all
- *     ids        of all rows, one after another, in one of ids.h's forms
- *     positions  absent where no row has any. Of one row: its positions. Of more: for each row the end of
- *                its positions, then the positions of all
- *     ends       likewise: where each of a row's sequences ends among its ids
- * Ends and positions are little-endian 32-bit numbers. Before version 5 of the schema each row was a pack. */
+ * A pack holds up to PACKED_ROWS rows with successive numbers that were sent together. One record
+ * for all of them costs a queue a fraction of one record each. A record has the first row's number
+ * and four columns:
+ *     rows       for each row, the end of its ids among all ids; absent in a pack of one row
+ *     ids        the ids of all rows, end to end, in one of the forms of ids.h
+ *     positions  one row: its positions. More: for each row the end of its positions, then the
+ *                positions of all rows. Absent when no row has any
+ *     ends       in the same form: the end of each of a row's sequences among the row's ids
+ * Ends and positions are little-endian 32-bit numbers. Before version 5 of the schema each row was
+ * a pack of its own. */
 #ifndef ASSAY_PACKED_ROWS_H
 #define ASSAY_PACKED_ROWS_H
 
@@ -16,15 +18,15 @@
 #include "schema/msg.h"
 
 #define PACKED_ROWS 64
-#define PACKED_TOKENS 65536 /* a row that has more is a pack of its own */
+#define PACKED_TOKENS 65536 /* a longer row is a pack of its own */
 
 struct packed_columns {
-    struct slice rows, ids, positions, ends; /* absent: at is NULL */
+    struct slice rows, ids, positions, ends; /* at == NULL: absent */
 };
 
-/* One row's input. Numbers in the database need not be aligned. */
+/* One row's input. Positions and ends may be unaligned. */
 struct packed_input {
-    uint32_t from, n_tokens; /* of the pack's ids */
+    uint32_t from, n_tokens; /* its part of the pack's ids */
     uint32_t n_positions, n_ends;
     const uint8_t *positions, *ends;
 };
@@ -36,37 +38,37 @@ struct packed_rows {
     uint32_t n_rows, n_tokens;
 };
 
-/* 0, or -1 when the columns do not fit each other. n_tokens: of the first row, which a pack of one row
- * does not say itself. */
+/* Opens a pack on borrowed columns. n_tokens is the first row's, which a pack of one row does not
+ * hold itself. Returns 0, or -1 when the columns do not fit each other. */
 int packed_open(struct packed_rows *s, const struct packed_columns *columns, uint32_t n_tokens)
     __attribute__((warn_unused_result));
-/* Row k of it, k < n_rows. */
+/* Returns the input of row k, k < n_rows. Its pointers are into the columns. */
 struct packed_input packed_input(const struct packed_rows *s, uint32_t k);
 void packed_ids(const struct packed_rows *s, const struct packed_input *input, int32_t *ids);
 
 /* ---- writing ---- */
 
-/* Numbers of all rows, one after another, and where each row's end. */
+/* The numbers of all rows, end to end, and where each row's end. */
 struct packed_list {
-    uint32_t *numbers; /* PACKED_ROWS of room before them, for the ends */
+    uint32_t *numbers; /* room for PACKED_ROWS ends comes first */
     uint32_t n, room;
     uint32_t ends[PACKED_ROWS];
 };
 
-/* All 0: an empty one. */
+/* An empty writer is all 0. */
 struct packed_writer {
     uint32_t n_rows;
     struct packed_list ids, positions, ends;
     uint8_t *packed;
-    uint32_t packed_room; /* ids that it has room for */
+    uint32_t packed_room; /* ids that `packed` has room for */
 };
 
-/* May a row of n_tokens be added? Always to an empty one. */
+/* Does a row of n_tokens fit? An empty writer takes any row. */
 int packed_has_room(const struct packed_writer *w, uint32_t n_tokens);
-/* Copies them; absent ones have n 0. */
+/* Adds a copy of a row's input. n is 0 for an array that is absent. */
 void packed_add(struct packed_writer *w, const int32_t *ids, uint32_t n_tokens,
     const int32_t *positions, uint32_t n_positions, const uint32_t *ends, uint32_t n_ends);
-/* Valid until the writer is changed. */
+/* Returns the pack's columns, valid until the writer is changed. */
 struct packed_columns packed_encode(struct packed_writer *w);
 void packed_clear(struct packed_writer *w); /* keeps the memory */
 void packed_writer_release(struct packed_writer *w);

@@ -1,15 +1,15 @@
-/* pooling.h - which tokens of a row are scored, and what is done to the logits: the words that
- * request, store, slot and worker share. The numbers are stored in the database and in shared
- * memory: add, never renumber.
+/* pooling.h - which tokens of a row are scored, and what is done to the logits: shared by request,
+ * store, slot and worker. The numbers are stored in the database and in shared memory: add, never
+ * renumber.
  *
  * Positions count from 0 at the row's first token. With n tokens:
  *     LAST {n-1}   CLS {0}   ALL {0..n-1}   STEP {p : ids[p] == step_token}
  *     POSITIONS as given     MEAN the mean over ALL
- * A LAST row may carry one position, which then stands for n-1: pad tokens behind it are passed over
- * (hf_pad_rule). Whether they are is settled when the row is taken: a stored row keeps its position.
- * MEAN is the mean of the per-token logits, mean(score(h)), not score(mean(h)).
+ * A LAST row may carry one position, which replaces n-1, so that trailing pad tokens are skipped
+ * (hf_pad_rule). That is decided when the row is accepted: a stored row keeps its position. MEAN is
+ * the mean of the per-token logits, mean(score(h)), not score(mean(h)).
  *
- * How many numbers a row gives: activation_values() for each pooled position; MEAN counts as one.
+ * A row gives activation_values() numbers for each pooled position; MEAN counts as one position.
  * That is n_labels, except for class1, which keeps one of the labels' probabilities. */
 #ifndef ASSAY_POOLING_H
 #define ASSAY_POOLING_H
@@ -45,7 +45,7 @@ const char *pool_type_name(int type);
 int activation_from_name(const char *name, unsigned long len);
 const char *activation_name(int activation);
 
-/* Values one position (or the mean) of this activation gives for a head of n_labels. */
+/* Returns how many values one position (or the mean) gives with this activation and n_labels. */
 uint32_t activation_values(int activation, uint32_t n_labels);
 
 #endif

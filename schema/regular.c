@@ -22,7 +22,8 @@ static int refuse_kind(const char *path, mode_t mode, struct err *e)
     return rc;
 }
 
-/* A snapshot of the hub's cache is of links: one that leads nowhere is no file that was left out. */
+/* Snapshots in the hub's cache consist of links; a dangling one is not an optional file left
+ * out. */
 static int refuse_dangling(const char *path, struct err *e)
 {
     int rc = err_set(e, ASSAY_EFORMAT,
@@ -40,7 +41,7 @@ int regular_exists(const char *path)
 int regular_open(const char *path, struct stat *st, struct err *e)
 {
     struct stat found;
-    /* Looked at first: opening a device can do something. And again, as it may have been replaced. */
+    /* Checked before opening, which may act on a device, and after, as it may be replaced. */
     if (stat(path, &found) == 0 && !S_ISREG(found.st_mode))
         return refuse_kind(path, found.st_mode, e);
     if (stat(path, &found) != 0 && errno == ENOENT && regular_exists(path))

@@ -1,6 +1,6 @@
-/* regular.h - opening what somebody else's directory holds. A checkpoint is copied and downloaded
- * from anywhere, and a name in it may be a pipe, on which opening or reading waits for ever, or a
- * device without an end. Only regular files are opened, through symbolic links too. */
+/* regular.h - opens files in a directory that is not ours. A checkpoint may come from anywhere, and
+ * a name in it may be a pipe, on which opening or reading waits forever, or an endless device. Only
+ * regular files are opened, also through symbolic links. */
 #ifndef ASSAY_REGULAR_H
 #define ASSAY_REGULAR_H
 
@@ -8,18 +8,18 @@
 
 #include "schema/err.h"
 
-/* A descriptor to read from, close-on-exec, and *st of it (may be NULL); it never waits. Else
- * ASSAY_EFORMAT, saying what lies there, with errno ENOENT where nothing does
- * (a link to nothing is something). */
+/* Returns a descriptor to read from, close-on-exec, and its *st (may be NULL). Never waits. Else
+ * ASSAY_EFORMAT, saying what is there, with errno ENOENT where nothing is (a dangling link is
+ * something). */
 int regular_open(const char *path, struct stat *st, struct err *e);
 
-/* Is there anything of that name, if only a link to nothing? */
+/* Does anything have that name, even a dangling link? */
 int regular_exists(const char *path);
 
 #define REGULAR_POINTER_BYTES 256
-/* Do these first bytes of a file say that it only stands for one that Git LFS was to fetch? */
+/* Do the file's first bytes say that it is only a Git LFS pointer to the file? */
 int regular_is_pointer(const void *bytes, unsigned long n);
-/* Says so. */
+/* Returns the error for such a file. */
 int regular_refuse_pointer(const char *path, struct err *e);
 
 #endif

@@ -1,5 +1,5 @@
-/* request.c - see request.h. One table says which fields each op takes; each field is read by its
- * own case. */
+/* request.c - see request.h. One table says which fields each op takes; each field has a case that
+ * reads it. */
 #include "schema/request.h"
 
 #include <stdio.h>
@@ -36,7 +36,7 @@ static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk"
 #define BIT(field) (1u << (field))
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
 
-/* Fields of each op beside v, op and id: all that it takes, and those that it needs. */
+/* The fields of each op besides v, op and id: those it takes, and those it needs. */
 static const struct {
     const char *name;
     unsigned takes, needs;
@@ -90,7 +90,7 @@ static int read_job_key(struct msg_reader *r, const char *field, struct slice *k
     return 0;
 }
 
-/* An integer or a short string, kept as its bytes. */
+/* Reads an integer or a short string as its bytes. */
 static int read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e)
 {
     const uint8_t *from = r->at;
@@ -109,7 +109,7 @@ static int read_id(struct msg_reader *r, const char *field, struct slice *id, st
     return rc;
 }
 
-/* The found text of a message, cut to what a person needs. */
+/* How much of a text found in a message an error shows. */
 static int shown(struct slice s)
 {
     return s.len < 40 ? (int)s.len : 40;
@@ -184,7 +184,7 @@ static int read_job(struct msg_reader *r, struct request *q, struct err *e)
     return msg_unexpected(r, "job", "a number or a key", e);
 }
 
-/* No rows and an empty array of rows are the same: absent. */
+/* Reads the rows. No rows and an empty array are the same: absent. */
 static int read_rows(
     struct msg_reader *r, struct request *q, const struct request_limits *limits, struct err *e)
 {
@@ -266,8 +266,8 @@ static int check_fields(const struct request *q, uint64_t seen, struct err *e)
     return 0;
 }
 
-/* A refused request's id may stand behind the field at fault: look for it, so that the reply can
- * carry it. */
+/* The id of a refused request may follow the field at fault: finds it, so that the reply can carry
+ * it. */
 static void find_id(struct request *q, const uint8_t *bytes, size_t len)
 {
     struct msg_reader r;
@@ -352,8 +352,8 @@ static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", 
     (BIT(R_IDS) | BIT(R_TEXT) | BIT(R_MESSAGES) | PROMPTS | BIT(R_RESPONSE) | BIT(R_COMPLETION) |  \
         BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS) | BIT(R_ERROR))
 
-/* The shapes of a row: the fields that make each, one of `prompts` beside them where there are any,
- * and whether that one may be left out. */
+/* The shapes of a row: the fields that make each, which one of `prompts` goes with them, if any,
+ * and whether that one is optional. */
 static const struct {
     unsigned fields, prompts;
     enum row_shape shape;
@@ -370,8 +370,8 @@ static const struct {
     {BIT(R_ERROR), 0, ROW_REFUSED, 0},
 };
 
-/* Fields of a row are read under their own names, which costs nothing; only an error puts where it
- * was in front: "[17]" of an array's element, "rows[3]." of a row. */
+/* A row's fields are read under their own names, which costs nothing. Only an error puts the place
+ * in front: "[17]" for an element of an array, "rows[3]." for a row. */
 static int in_element(const char *field, uint32_t i, int rc, struct err *e)
 {
     if (e)
@@ -510,7 +510,7 @@ int request_is_messages(struct slice s)
     return msg_peek(&r) == MSG_ARRAY;
 }
 
-/* Any value, however deep, passed over: is it something, or nil, false or empty? */
+/* Skips any value of any depth. *something: it is not nil, false or empty. */
 static int skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
 {
     struct slice raw;
@@ -535,7 +535,7 @@ static int skip_value(struct msg_reader *r, const char *field, int *something, s
     return rc;
 }
 
-/* nil, as data sets have it in columns that a message does not use, is none. */
+/* nil counts as absent: data sets have it in columns that a message does not use. */
 static int read_reasoning(struct msg_reader *r, struct slice *reasoning, struct err *e)
 {
     struct slice raw;
@@ -598,7 +598,7 @@ static int check_texts(struct msg_reader *r, const char *field, struct err *e)
     return rc;
 }
 
-/* A text, an array of texts, or messages, whichever the field takes; kept as its bytes. */
+/* Reads a text, an array of texts, or messages, whichever the field takes, as its bytes. */
 static int read_body(struct msg_reader *r, enum row_field field, struct slice *body, struct err *e)
 {
     const char *name = row_fields[field];
@@ -633,7 +633,7 @@ static int read_system(struct msg_reader *r, struct slice *system, struct err *e
     return rc;
 }
 
-/* What a client that could not read a row says of it, in its place. */
+/* Reads the error that a client sends in place of a row it could not read. */
 static int read_error(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     static const char *const names[] = {"code", "message"};
@@ -696,7 +696,7 @@ static int read_row_field(
     }
 }
 
-/* What a chat template is given beside the messages has no place where there is no template. */
+/* Refuses fields for a chat template where there is none. */
 static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
 {
     for (int f = R_SYSTEM; f <= R_TOOLS; f++)
@@ -710,7 +710,7 @@ static int check_combination(const struct row_request *row, uint64_t seen, struc
     return 0;
 }
 
-/* Which shape do the fields make? */
+/* Finds the shape that the fields make. */
 static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
 {
     unsigned found = (unsigned)seen & SHAPES;

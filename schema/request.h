@@ -1,10 +1,10 @@
-/* request.h - a client's request, decoded. PROTOCOL.md is the specification; this is its reader.
+/* request.h - decodes a client's request. PROTOCOL.md is the specification.
  *
- * request_decode checks the whole structure of a message, rows included, so that what follows can
- * count on it: either every row can be read with request_next_row or the request is refused whole.
- * Nothing is allocated; all slices point into the message. What is judged here is structure (types,
- * unknown and duplicate keys, ranges, limits). A row's content (ids outside the vocabulary, too
- * long ..) is judged by the broker, row by row (see admit.h). */
+ * request_decode checks the whole structure of a message, rows included: afterwards
+ * request_next_row can read every row, or the request is refused whole. Nothing is allocated; all
+ * slices point into the message. Structure means types, unknown and duplicate keys, ranges, limits.
+ * The broker judges a row's content (ids outside the vocabulary, too long ..) row by row
+ * (admit.h). */
 #ifndef ASSAY_REQUEST_H
 #define ASSAY_REQUEST_H
 
@@ -17,7 +17,7 @@
 #define REQUEST_WAIT_MS_MAX 60000
 #define REQUEST_TIMEOUT_MS_MAX 86400000
 #define REQUEST_LIMIT_MAX 10000
-#define REQUEST_ID_BYTES 256 /* of a string, the request's or a row's */
+#define REQUEST_ID_BYTES 256 /* for the string id of a request or a row */
 #define REQUEST_ID_RAW_BYTES                                                                       \
     (REQUEST_ID_BYTES +                                                                            \
         5) /* with its msgpack head, whatever its width                            \
@@ -42,7 +42,7 @@ enum request_op {
 struct request_limits {
     uint64_t max_message_bytes;
     uint32_t max_rows_per_message;
-    uint32_t max_tokens_per_row; /* longer `ids` are still structure: refused only above
+    uint32_t max_tokens_per_row; /* longer `ids` are still well-formed: refused only above
                                     max_message_bytes */
 };
 
@@ -53,7 +53,7 @@ struct request {
     struct slice job_key; /* `job` given as a key */
     int64_t job;          /* `job` given as a number, else -1 */
     uint32_t chunk;
-    struct slice rows; /* raw msgpack array; absent when there are none, n_rows 0 */
+    struct slice rows; /* raw msgpack array; absent when n_rows is 0 */
     uint32_t n_rows;
     int seal;
     int priority; /* -100..100; has_priority says whether it was given */
@@ -77,8 +77,7 @@ struct row_pooling {
     uint32_t n_positions;
 };
 
-/* What a row holds. The texts are slices of the message, their bytes not checked to be UTF-8: that
- * is content, judged row by row. */
+/* What a row holds. Texts are slices of the message, not checked to be UTF-8: that is content. */
 enum row_shape {
     ROW_IDS,
     ROW_TEXT,      /* body[0]: a text */
@@ -87,7 +86,7 @@ enum row_shape {
     ROW_RESPONSES, /* prompt; body[0]: an array of texts */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
-    ROW_REFUSED,   /* error: the client could not make a row of it */
+    ROW_REFUSED,   /* error: the client could not make the row */
 };
 
 #define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
@@ -99,11 +98,10 @@ struct row_request {
     struct slice body[2];                     /* raw msgpack, by shape */
     const char *prompt_field, *body_field[2]; /* their names in the message */
     struct slice system;                      /* raw msgpack of a text; absent: none */
-    int has_tools;                            /* tools that are not nothing */
+    int has_tools;                            /* there are tools (not nil, false or empty) */
     int error_code;                           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
     struct slice error_message;
-    struct slice
-        ids; /* bin: little-endian int32s. array: raw msgpack array of integers. absent unless ROW_IDS */
+    struct slice ids; /* of ROW_IDS: a bin of little-endian int32s, or a raw msgpack array */
     int ids_is_bin;
     uint32_t n_ids;
     struct row_pooling pool;
@@ -113,26 +111,26 @@ struct row_request {
     int safe_text;
 };
 
-/* 0, or a code with *e saying why; q->id is filled even then where it could be read, so that the
- * reply can carry it. */
+/* Decodes a request. Returns 0, or a code with *e. Fills q->id even then, where it can be read, so
+ * that the reply can carry it. */
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e);
 
-/* Iterate rows: msg_reader_init on q->rows, msg_read_array once, then this once for each of n_rows.
+/* Reads the next row: msg_reader_init on q->rows, msg_read_array once, then this n_rows times.
  * `index` names the row in errors. */
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e);
 
-/* Copy a checked row's ids (n_ids of them) or positions to `out`. An integer outside int32 becomes
- * INT32_MIN, which no vocabulary holds, so that it ends as that row's bad_token. */
+/* Copy a checked row's n_ids ids, or its n_positions positions, to `out`. An integer outside int32
+ * becomes INT32_MIN, which no vocabulary holds, so the row ends as bad_token. */
 void row_request_ids(const struct row_request *row, int32_t *out);
 void row_request_positions(const struct row_request *row, int32_t *out);
 
-/* Texts and messages of a checked row. A reader is put on the slice with msg_reader_init; one that
- * is an array begins with msg_read_array; its texts come with msg_read_text. */
+/* Texts and messages of a checked row. Call msg_reader_init on the slice, then msg_read_array if it
+ * is an array; msg_read_text reads its texts. */
 struct row_message {
     struct slice role, content;
     struct slice reasoning; /* reasoning_content; absent: at == NULL */
-    int has_tool_calls;     /* tool_calls that are not nothing */
+    int has_tool_calls;     /* there are tool_calls (not nil, false or empty) */
 };
 int request_is_messages(struct slice prompt_or_body);
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e);

@@ -1,4 +1,4 @@
-/* resources.c - see resources.h. What is asked for is taken, and given back. */
+/* resources.c - see resources.h. It takes the resources and gives them back. */
 #include "schema/resources.h"
 
 #include <fcntl.h>
@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #define MAX_FILES 64
-#define USUAL_STACK (2u << 20)   /* where there is no limit */
-#define BESIDE_STACKS (8u << 20) /* what else the threads take */
+#define USUAL_STACK (2u << 20)   /* assumed when the stack has no limit */
+#define BESIDE_STACKS (8u << 20) /* what the threads need besides stacks */
 
-/* How many can be opened, up to n. */
+/* Returns how many files can be opened, up to n. */
 static int try_files(int n)
 {
     int fds[MAX_FILES], got = 0;

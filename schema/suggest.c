@@ -1,5 +1,5 @@
-/* suggest.c - see suggest.h. Words are near when few letters must be put in, left out, changed or
- * swapped with the next to make one of the other. */
+/* suggest.c - see suggest.h. The distance of two words is the least number of letters to insert,
+ * delete, change or swap with the next to turn one into the other. */
 #include "schema/suggest.h"
 
 #include <stdio.h>
@@ -33,7 +33,7 @@ static size_t distance(const char *a, const char *b)
 
 void suggestion_begin(struct suggestion *s, const char *typed)
 {
-    /* every third letter may be wrong, of a short word one */
+    /* every third letter may be wrong, in a short word one */
     *s = (struct suggestion){.typed = typed, .distance = strlen(typed) / 3 + 1};
     if (s->distance < 2)
         s->distance = 2;

@@ -1,4 +1,4 @@
-/* suggest.h - the word that was meant, where one was mistyped: options and verbs of every program. */
+/* suggest.h - suggests the intended word for a mistyped one: options and verbs of every program. */
 #ifndef ASSAY_SUGGEST_H
 #define ASSAY_SUGGEST_H
 
@@ -6,19 +6,20 @@
 #include <stddef.h>
 
 struct suggestion {
-    const char *typed, *best; /* best: NULL, none is near */
+    const char *typed, *best; /* best: NULL when none is near */
     size_t distance;
 };
 
 void suggestion_begin(struct suggestion *s, const char *typed);
-/* A word that there is; borrowed as long as the suggestion is used. */
+/* Tries an existing word, borrowed as long as the suggestion is used. */
 void suggestion_try(struct suggestion *s, const char *word);
-/* "; did you mean --WORD?", or "". Returns text. */
+/* Writes "; did you mean --WORD?", or ""; `before` is the "--". Returns text. */
 const char *suggestion_text(
     const struct suggestion *s, const char *before, char *text, size_t text_bytes);
 
-/* What getopt_long found wrong, in words that name the option. It was called with opterr 0 and letters
- * that begin with ':'; `found` is what it returned (':' or '?'), optopt and optind as it left them. */
+/* Writes to `text` what getopt_long found wrong, naming the option. Call getopt_long with opterr 0
+ * and letters that begin with ':'. `found` is its result (':' or '?'); optopt and optind must be as
+ * it left them. */
 void suggest_explain(
     const struct option *list, int found, char *const *argv, char *text, size_t text_bytes);
 

@@ -29,33 +29,33 @@
  *                                          20  u32  n_values
  *                                          24  u32  n_shared
  *
- *     Of a row's n_tokens ids the first n_shared are left out (stage.h): the slot's n_tokens is the
- *     sum of what is there.
+ *     The first n_shared of a row's n_tokens ids are left out (stage.h); the slot's n_tokens
+ *     counts the ids that are there.
  *
  * Every array begins at a multiple of 64 bytes, every slot at a multiple of 4096. The offsets
  * follow from the capacities in the head alone (make_layout), which is checked against the
- * segment's size when a rank attaches and never read again; nothing else in the segment says where
- * anything is.
+ * segment's size when a rank attaches and never read again; nothing else in the segment gives an
+ * offset.
  *
- * A slot is valid when its descriptor's token, and the sequence after it, are those of the
- * hand-over, and its counts are within the capacities.
+ * A slot is valid when its descriptor has the hand-over's token, with the same sequence after it,
+ * and counts within the capacities.
  *
- * Writer: the arrays, then the descriptor with sequence 0, then the sequence, with release order;
- * then the message that carries the token.
+ * The writer writes the arrays, the descriptor with sequence 0, and then the sequence with release
+ * order. Then it sends the message that carries the token.
  *
- * Reader: the sequence, with acquire order; copy the descriptor once; compare the token; check the
- * counts of the copy; copy rows, ids and positions; check these copies: the sums of the rows'
- * counts must be the descriptor's counts, every position must lie in its row, and what a row shares
- * in its owner.
+ * The reader loads the sequence with acquire order, copies the descriptor once, compares the token
+ * and checks the copy's counts. It copies rows, ids and positions and checks these copies: the
+ * rows' counts must add up to the descriptor's, every position must lie in its row, and the tokens
+ * that a row shares must lie in its owner.
  *
- * The segments are memory without a name (memfd_create), sealed: nobody can change their size, so no
- * access can fail, and but for the broker's own mapping nobody can write to the input, so no stray
- * write in a rank can reach it. They are taken in full at the start, from memory (or swap), whatever
- * /dev/shm may hold; nothing is left of them whenever the processes end.
+ * The segments are sealed memory without a name (memfd_create). Their size cannot change, so no
+ * access can fail; only the broker's own mapping can write to the input, so no stray write in a
+ * rank can reach it. They are allocated in full at the start, from memory (or swap), whatever the
+ * size of /dev/shm, and vanish when the processes end.
  *
- * What it does not do: decide which slot is used when, keep results, survive the broker. A change
- * of the format is a new FORMAT_VERSION; broker and ranks are installed together, so there is no
- * reading of old ones. */
+ * LIMITS: this file does not decide which slot is used when, keep results, or survive the broker. A
+ * change of the format needs a new FORMAT_VERSION; broker and ranks are installed together, so old
+ * formats are never read. */
 #include "shm/stage.h"
 
 #include <assert.h>
@@ -95,7 +95,7 @@ struct output_descriptor {
     uint64_t sequence;
 };
 
-/* The format above is what these structs are in memory. */
+/* These structs in memory are the format above. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 _Static_assert(sizeof(struct segment_head) == 32 && sizeof(struct stage_token) == 32 &&
                    sizeof(struct stage_row) == 28,
@@ -104,7 +104,7 @@ _Static_assert(offsetof(struct input_descriptor, sequence) == 48 &&
                    offsetof(struct output_descriptor, sequence) == 40,
     "offsets are part of the format");
 
-/* Offsets inside a slot and sizes, from the capacities. */
+/* Offsets inside a slot, and sizes, from the capacities. */
 struct layout {
     uint64_t rows_at, ids_at, positions_at, input_slot_bytes, input_bytes;
     uint64_t values_at, output_slot_bytes, output_bytes;
@@ -145,11 +145,11 @@ static int allocate_in_full(int fd, uint64_t bytes)
     int rc;
     do
         rc = posix_fallocate(fd, 0, (off_t)bytes);
-    while (rc == EINTR); /* of a large segment, by any signal that has a handler */
+    while (rc == EINTR); /* a signal with a handler can interrupt a large allocation */
     return rc;
 }
 
-/* What could be had of the machine's memory, swap included; 0: not known. */
+/* Returns how much memory the machine could give, swap included; 0: unknown. */
 static uint64_t memory_left(void)
 {
     char line[128];
@@ -180,8 +180,8 @@ static int no_memory(uint64_t bytes, struct err *e)
 #define MFD_NOEXEC_SEAL 8u
 #endif
 
-/* A segment without a name, all of it there. Taking more than there is would end a process that is not
- * to blame, so that is asked first. */
+/* Makes a segment without a name, allocated in full. Allocating more than there is would get some
+ * other process killed, so the size is checked first. */
 static int make_segment(uint64_t bytes, struct err *e)
 {
     uint64_t left = memory_left();
@@ -204,7 +204,7 @@ static int make_segment(uint64_t bytes, struct err *e)
                      e, ASSAY_EIO, "shared memory: wanted %llu bytes", (unsigned long long)bytes);
 }
 
-/* From now on nobody can make it smaller or larger, or do what `also` forbids. */
+/* Forbids any change of the size, and what `also` forbids. */
 static int seal(int fd, int also, struct err *e)
 {
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | also) == 0)
@@ -224,14 +224,14 @@ int stage_segment_new(uint64_t bytes, struct err *e)
 
 struct slot {
     int taken;
-    struct stage_token token; /* of the present or last hand-over */
+    struct stage_token token; /* the present or last hand-over's */
     uint32_t n_values;
 };
 
 struct stage {
     struct stage_config config;
     struct layout layout;
-    int input_fd, output_fd; /* for the ranks; what is mapped from input_fd now is read-only */
+    int input_fd, output_fd; /* for the ranks; a new mapping of input_fd is read-only */
     uint8_t *input, *output;
     uint64_t sequence;
     struct slot slots[STAGE_MAX_SLOTS];
@@ -253,7 +253,7 @@ static int map_segment(uint8_t **at, int fd, uint64_t bytes, struct err *e)
     return err_errno(e, ASSAY_EIO, "shared memory: cannot map a segment");
 }
 
-/* The broker's mapping of the input is the last that can be written through. */
+/* Maps both segments, then seals them: no later mapping of the input is writable. */
 static int map_segments(struct stage *s, struct err *e)
 {
     int rc = map_segment(&s->input, s->input_fd, s->layout.input_bytes, e);
@@ -390,7 +390,7 @@ int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation,
     return 1;
 }
 
-/* The slot that this token holds now, or NULL. */
+/* Returns the slot that this token holds now, or NULL. */
 static struct slot *find_slot(struct stage *s, const struct stage_token *token)
 {
     if (token->slot >= s->config.n_slots)
@@ -465,7 +465,7 @@ struct stage_view {
     uint32_t *cu_seqlens;
 };
 
-/* Map a segment and check its head; *config is filled by the first, compared by the second. */
+/* Maps a segment and checks its head. The first segment fills *config, the second must equal it. */
 static void *attach_segment(
     int fd, int protection, struct stage_config *config, int is_output, struct err *e)
 {
@@ -552,7 +552,7 @@ static int off(struct err *e, const char *what, uint64_t expected, uint64_t foun
         (unsigned long long)expected, (unsigned long long)found);
 }
 
-/* How many explicit positions a row of this pool type may have (stage.h, struct stage_row). */
+/* Checks how many explicit positions a row has for its pool type (stage.h, struct stage_row). */
 static int positions_fit(const struct stage_row *row)
 {
     if (row->pool_type == POOL_POSITIONS)
@@ -560,7 +560,7 @@ static int positions_fit(const struct stage_row *row)
     return row->n_positions <= (row->pool_type == POOL_LAST);
 }
 
-/* What a row leaves out must be there: at the beginning of its owner, as for the owner's other
+/* Checks that the tokens a row leaves out begin its owner, and are as many as for the owner's other
  * rows. before: the row before it, NULL for the first. */
 static int check_shared(const struct stage_row *row, const struct stage_row *before,
     const struct stage_row *owner, struct err *e)
@@ -589,7 +589,7 @@ static int check_row(const struct stage_row *row, struct err *e)
     return 0;
 }
 
-/* The copied rows against the copied descriptor; fills cu_seqlens. */
+/* Checks the copied rows against the copied descriptor; fills cu_seqlens. */
 static int check_rows(struct stage_view *v, const struct input_descriptor *d, struct err *e)
 {
     uint64_t tokens = 0, positions = 0, values = 0;

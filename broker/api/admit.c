@@ -18,7 +18,7 @@ void admit_release(struct admit *a)
     *a = (struct admit){0};
 }
 
-/* "rows[7].pool.type": only a refused row has its field written out. */
+/* "rows[7].pool.type": written only for a row that is refused. */
 static const char *pool_field(uint32_t row, const char *name, char *text, size_t size)
 {
     snprintf(text, size, "rows[%u].pool.%s", row, name);
@@ -82,7 +82,7 @@ static void refuse(struct admit *a, struct store_row *out, int code, const char 
 
 /* ---- ids ---- */
 
-/* The row's sequences, end to end, as they were given. */
+/* Takes the row's sequences, end to end, as they were given. */
 static void take_ids(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     struct err e = {0};
@@ -107,7 +107,7 @@ static void take_ids(struct admit *a, const struct row_request *q, struct store_
     out->n_tokens = n;
 }
 
-/* "responses[3]: ", "chosen: ", or nothing: which sequence an error is about. */
+/* Names the sequence that an error is about: "responses[3]: ", "chosen: ", or "". */
 static const char *name_part(const struct store_row *out, uint32_t part, char *text, size_t size)
 {
     if (out->shape != ROW_RESPONSES)
@@ -128,7 +128,7 @@ static void check_tokens(
         vocab_size - 1, ids[i]);
 }
 
-/* One sequence, n tokens at `from`. Returns how many of them stay. */
+/* Checks one sequence, n tokens at `from`. Returns how many of them stay. */
 static uint32_t check_part(struct admit *a, const struct row_request *q, struct store_row *out,
     uint32_t part, uint32_t from, uint32_t n)
 {
@@ -145,7 +145,7 @@ static uint32_t check_part(struct admit *a, const struct row_request *q, struct 
     return kept;
 }
 
-/* Checks each sequence; what is cut off is taken out. */
+/* Checks each sequence and closes the gaps that truncation leaves. */
 static void check_ids(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     uint32_t from = 0, to = 0;
@@ -161,9 +161,9 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
 
 /* ---- pooling ---- */
 
-/* Hugging Face's rule for LAST: the last token that is not the pad token (the first token when all
- * are), in each sequence. Where that is each one's last token the row is as without the rule: rows that
- * are scored alike are stored alike. */
+/* Applies Hugging Face's rule for LAST: the last token that is not the pad token, in each sequence
+ * (the first token when all are pad tokens). Where that is each sequence's last token, the row is
+ * stored as without the rule: rows that are scored alike are stored alike. */
 static void apply_pad_rule(struct admit *a, struct store_row *out)
 {
     int padded = 0;
@@ -221,7 +221,7 @@ static int asks_pad_rule(const struct model_info *m, const struct row_request *q
     return q->hf_pad_rule == REQUEST_PAD_RULE_UNSAID ? m->pad_rule : q->hf_pad_rule;
 }
 
-/* How many positions are pooled, in all sequences; an error where there is none. */
+/* Returns how many positions are pooled, over all sequences; refuses the row when there is none. */
 static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     switch (out->pool_type) {
@@ -256,7 +256,7 @@ static void check_values(struct admit *a, const struct row_request *q, struct st
     out->n_values = out->error_code ? 0 : (uint32_t)values;
 }
 
-/* What comes back for steps is read as probabilities: raw values are given to who asks for them. */
+/* Results for steps are read as probabilities, so raw values must be asked for by name. */
 static void check_steps(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     if (q->shape == ROW_STEPS && out->activation == ACTIVATION_NONE &&

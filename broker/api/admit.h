@@ -1,8 +1,8 @@
-/* admit.h - one row's content, judged and resolved: what a request asks for, made into what the
- * store keeps.
+/* admit.h - judges one row's content and resolves its defaults: turns a requested row into one for
+ * the store.
  *
- * Wrong content is not a failure of the request: the row is stored with its error and no work is
- * done for it. */
+ * Wrong content does not fail the request: the row is stored with its error and no work is done for
+ * it. */
 #ifndef ASSAY_ADMIT_H
 #define ASSAY_ADMIT_H
 
@@ -11,29 +11,29 @@
 #include "broker/text/compose.h"
 #include "schema/request.h"
 
-/* Numbers that one row may give: the size of a slot's output has to end somewhere. */
+/* Most values that one row may give, so that a slot's output has a bound. */
 #define ADMIT_MAX_VALUES (1u << 26)
 
-/* Buffers that grow and are used again from row to row. Zero-initialize; release at the end. */
+/* Buffers that grow and are reused from row to row. Zero-initialize; release at the end. */
 struct admit {
     const struct model_info *model;
     struct composer *composer; /* text to ids */
     int32_t *ids, *positions;
-    uint32_t *ends; /* of the row's sequences in ids */
+    uint32_t *ends; /* where each of the row's sequences ends in ids */
     uint32_t ids_room, positions_room, ends_room;
     char message[ERR_MESSAGE_BYTES];
 };
 
 void admit_release(struct admit *a);
 
-/* What refuses a whole request although each row is well-formed: a pooling that the model's labels
- * or the row's shape do not allow. 0 or ASSAY_EBADREQ naming rows[index].pool.activation or .type.
- */
+/* Refuses a whole request for a well-formed row: its pooling does not suit the model's labels or
+ * the row's shape. Returns 0, or ASSAY_EBADREQ naming rows[index].pool.activation or .type. */
 int admit_check(
     const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e);
 
-/* Fills *out; its pointers are into q's message and the buffers of `a`, valid until the next call.
- * With truncate the first max_len tokens of each sequence are kept. */
+/* Fills *out with q's row, or with its error. The pointers in *out are into q's message and the
+ * buffers of `a`, valid until the next call. With truncate the first max_len tokens of each
+ * sequence are kept. */
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out);
 
 #endif

@@ -23,17 +23,17 @@
 enum { NOBODY = -1, SMALL_BYTES = 2 * FRAMES_EACH_BYTES, CERTAIN_MS = 1000 };
 
 struct connection {
-    uint32_t number; /* 0: never a client's */
+    uint32_t number; /* 0: never a client's connection */
     int is_there;    /* libzmq has it */
-    int is_ended;    /* by this program: it brings nothing more */
+    int is_ended;    /* by this program; it brings nothing more */
     struct frames frames;
-    uint64_t promised;  /* of its present message, as far as that was let in */
-    long long since_ms; /* when that was */
-    uint64_t unread;    /* replies to it */
-    int epoll;          /* where libzmq waits for it, or NOBODY */
+    uint64_t promised;  /* bytes of its present message that were let in */
+    long long since_ms; /* when its message was let in */
+    uint64_t unread;    /* bytes of replies to it */
+    int epoll;          /* libzmq's epoll, or NOBODY */
     struct epoll_event event;
-    int is_paused, next; /* next: who was paused after it, a descriptor or NOBODY */
-    int has_left; /* its client, while libzmq wanted no input; it is out of its epoll until libzmq does */
+    int is_paused, next; /* next: the descriptor paused after it, or NOBODY */
+    int has_left;        /* the client left while libzmq did not read; it is out of the epoll */
 };
 
 static struct {
@@ -44,15 +44,15 @@ static struct {
     struct connection *all; /* by descriptor */
     int room;
     uint32_t last_number;
-    uint64_t subscribed;      /* bytes of topics in all */
-    uint64_t ready;           /* bytes of messages that are there whole, not taken yet */
-    uint64_t promised;        /* of those that are not, and were let in */
-    uint64_t least_ready;     /* of the times when the broker found none, .. */
-    long long least_since_ms; /* .. since then */
-    uint64_t unread;          /* of all that are not ended */
+    uint64_t subscribed;      /* bytes of all topics */
+    uint64_t ready;           /* bytes of complete messages not taken yet */
+    uint64_t promised;        /* bytes of incomplete messages that were let in */
+    uint64_t least_ready;     /* the least `ready` while the broker found no message .. */
+    long long least_since_ms; /* .. since this time */
+    uint64_t unread;          /* bytes of replies on connections that have not ended */
     int first_paused, last_paused;
     atomic_uint ended;
-    pthread_mutex_t lock; /* held to change connections, and by other threads to look at them */
+    pthread_mutex_t lock; /* held to change connections, and by other threads to read them */
 } watched = {.first_paused = NOBODY, .last_paused = NOBODY, .lock = PTHREAD_MUTEX_INITIALIZER};
 
 void connections_limit_messages(uint64_t max_bytes)
@@ -108,7 +108,7 @@ static enum kind kind_of(int listener)
         struct sockaddr any;
         struct sockaddr_un un;
     } address = {.un = {.sun_family = AF_UNSPEC}};
-    socklen_t len = sizeof address - 1; /* a path that fills it has no end of its own */
+    socklen_t len = sizeof address - 1; /* a path that fills it has no terminator */
     if (getsockname(listener, &address.any, &len) != 0)
         return OTHER;
     if (address.any.sa_family != AF_UNIX)
@@ -132,9 +132,9 @@ static void forget_topics(struct connection *c)
     c->frames.held = 0;
 }
 
-/* ---- room for messages; with the lock ---- */
+/* ---- room for messages; call with the lock held ---- */
 
-/* What its present message needs beyond what was let in. */
+/* Bytes that the present message needs beyond those let in. */
 static uint64_t wanted(const struct connection *c)
 {
     return c->frames.held > c->promised ? c->frames.held - c->promised : 0;
@@ -179,7 +179,7 @@ static void pause_connection(int fd, struct connection *c)
     syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_DEL, fd, &c->event);
 }
 
-/* before: who was paused before it, or NOBODY. */
+/* before: the descriptor paused before it, or NOBODY. */
 static void unpause(int fd, int before)
 {
     struct connection *c = &watched.all[fd];
@@ -224,7 +224,7 @@ static void forget_replies(struct connection *c)
     c->unread = 0;
 }
 
-/* libzmq hears of that as of a connection that has broken. */
+/* libzmq sees a connection that has broken. */
 static void end(int fd)
 {
     watched.all[fd].is_ended = 1;
@@ -234,7 +234,7 @@ static void end(int fd)
     atomic_fetch_add(&watched.ended, 1);
 }
 
-/* ---- connections come and go ---- */
+/* ---- connections begin and end ---- */
 
 static void end_connection(int fd)
 {
@@ -242,7 +242,7 @@ static void end_connection(int fd)
     struct connection *c = find(fd);
     if (c) {
         unpause_if_paused(fd);
-        if (c->has_left) /* libzmq takes it out itself */
+        if (c->has_left) /* libzmq removes it itself */
             syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
         forget_topics(c);
         forget_promise(c);
@@ -265,10 +265,10 @@ static int make_room(int fd)
     return 0;
 }
 
-/* 0, or -1 when there is no memory. */
+/* Returns 0, or -1 when there is no memory. */
 static int begin_connection(int fd, enum kind kind)
 {
-    end_connection(fd); /* libzmq has said so already */
+    end_connection(fd); /* epoll_ctl has ended it already */
     if (kind == OTHER)
         return 0;
     pthread_mutex_lock(&watched.lock);
@@ -292,7 +292,7 @@ uint64_t connections_of(int fd)
     return number ? number << 32 | (uint32_t)fd : 0;
 }
 
-/* ---- what the broker's thread asks for ---- */
+/* ---- calls from the broker's thread ---- */
 
 static struct connection *find_living(uint64_t connection)
 {
@@ -359,7 +359,8 @@ void connections_taken(size_t bytes)
     pthread_mutex_unlock(&watched.lock);
 }
 
-/* What is just on its way to the broker is not the same each time; the least of a while never came. */
+/* The bytes on their way to the broker vary; the least over a while belong to messages that never
+ * arrive. */
 void connections_none_left(long long now_ms)
 {
     pthread_mutex_lock(&watched.lock);
@@ -401,18 +402,18 @@ uint64_t connections_received(void)
     return n;
 }
 
-/* ---- in place of the C library's, for libzmq too ---- */
+/* ---- in place of the C library's functions, for libzmq too ---- */
 
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)
 {
     int fd = (int)syscall(SYS_accept4, listener, address, len, flags);
     if (fd < 0)
         return fd;
-    enum kind kind = kind_of(listener); /* a rank's may have what is spared */
+    enum kind kind = kind_of(listener); /* a rank may use the spare descriptors */
     if ((kind == OTHER || fd < connections_end()) && begin_connection(fd, kind) == 0)
         return fd;
     close(fd);
-    errno = ECONNABORTED; /* as of a client that has gone again */
+    errno = ECONNABORTED; /* as if the client had left */
     return -1;
 }
 
@@ -421,7 +422,7 @@ int accept(int listener, struct sockaddr *address, socklen_t *len)
     return accept4(listener, address, len, 0);
 }
 
-/* Of a connection that is out of libzmq's epoll only what it will be told is kept. */
+/* While a connection is out of libzmq's epoll, the event is only remembered. */
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     if (operation == EPOLL_CTL_DEL)
@@ -452,7 +453,7 @@ static int find_by_event(int epoll, const struct epoll_event *event)
     return NOBODY;
 }
 
-/* A connection has broken: 1 when libzmq is to hear it now, as of something to read. */
+/* A connection has broken. Returns 1 when libzmq is to see that now, as input to read. */
 static int tell_of_end(int epoll, struct epoll_event *event)
 {
     int hears = 1, fd = NOBODY;
@@ -480,7 +481,7 @@ int epoll_wait(int epoll, struct epoll_event *events, int room, int timeout_ms)
     return n < 0 ? n : kept;
 }
 
-/* So that no subscriber with few topics is ended for what others keep here. */
+/* Spares subscribers with few topics: only the largest ends. */
 static void end_largest_subscriber(void)
 {
     int largest = -1;
@@ -504,7 +505,7 @@ static void count(struct connection *c, const struct frames *before)
     forget_promise(c);
 }
 
-/* What libzmq may see of n bytes that have come; -1: the connection is to end. */
+/* Returns how many of n received bytes libzmq may see, or -1: the connection is to end. */
 static ssize_t pass(int fd, uint8_t *bytes, size_t n)
 {
     struct connection *c = &watched.all[fd];
@@ -522,7 +523,7 @@ static ssize_t pass(int fd, uint8_t *bytes, size_t n)
     return kept;
 }
 
-/* Is there room for what comes next? If not, the connection is paused. */
+/* Is there room for what comes next? If not, pauses the connection. */
 static int may_read(int fd, struct connection *c)
 {
     if (c->frames.is_subscriber)
@@ -558,5 +559,5 @@ ssize_t recv(int fd, void *bytes, size_t size, int flags)
         n = pass(fd, bytes, (size_t)n);
         if (n != 0)
             return n < 0 ? fail(ECONNRESET) : n;
-    } /* all of it was taken away: is there more? */
+    } /* libzmq may see none of it: read more */
 }

@@ -9,7 +9,7 @@ enum part { COMMAND_SIZE, COMMAND, NAME_SIZE, NAME, VALUE_SIZE, VALUE };
 enum { SIGNATURE_BYTES = 10, GREETING_2_BYTES = 12, GREETING_3_BYTES = 64 };
 enum { FLAG_MORE = 1, FLAG_LONG = 2, FLAG_COMMAND = 4 };
 
-#define TOPIC_BYTES 64                /* what libzmq takes for a topic, whatever its length */
+#define TOPIC_BYTES 64                /* libzmq's memory for a topic of any length */
 #define MAX_HANDSHAKE_BYTES (8 << 10) /* libzmq keeps the properties as long as the connection */
 #define MAX_COMMAND_BYTES (4 << 10)   /* a heartbeat has 20 at most */
 
@@ -28,8 +28,8 @@ static int greet(struct frames *f, uint8_t byte)
     return 0;
 }
 
-/* The head of a frame is complete. What has more to come is kept until the last frame has come; a command (a
- * heartbeat) may lie between and is no message's end. */
+/* The head of a frame is complete. libzmq keeps the frames of a message until the last one; a
+ * command (a heartbeat) may come between them and does not end the message. */
 static int begin_body(struct frames *f, uint64_t max_bytes)
 {
     f->place = BODY;
@@ -52,7 +52,7 @@ static int hides_routing_id(const struct frames *f)
     return f->version == 2 && !f->is_ready;
 }
 
-/* Flags and length; what libzmq is to see of this byte is left in it. */
+/* Reads a byte of flags or length, and leaves in it what libzmq is to see. */
 static int read_head(struct frames *f, uint8_t *byte, uint64_t max_bytes)
 {
     if (f->place == FLAGS) {
@@ -70,9 +70,9 @@ static int read_head(struct frames *f, uint8_t *byte, uint64_t max_bytes)
     return ++f->n == (f->flags & FLAG_LONG ? 8 : 1) ? begin_body(f, max_bytes) : 0;
 }
 
-/* At the first byte of a frame's body: a topic comes or goes, in a message or (ZMTP 3.1) in a command. PING and PONG are
- * no topics, and all the commands that a client has. What goes counts too, or to let go of what was never asked for would
- * make room. */
+/* At the first byte of a frame's body, counts a topic that is added or removed, by a message or
+ * (ZMTP 3.1) by a command. PING and PONG name no topic; clients that do not subscribe send no other
+ * commands. Removals count too, or removing topics never asked for would make room. */
 static int count_topic(struct frames *f, uint8_t first)
 {
     int is_first = f->is_ready && f->left == f->number;
@@ -95,7 +95,7 @@ static void begin_part(struct frames *f, enum part part, uint64_t bytes)
     f->number = f->n = 0;
 }
 
-/* The body of READY: its name, then names and values, each behind its length. */
+/* Reads a byte of READY's body: its name, then names and values, each after its length. */
 static void read_ready(struct frames *f, uint8_t *byte)
 {
     switch ((enum part)f->part) {
@@ -124,7 +124,7 @@ static void read_ready(struct frames *f, uint8_t *byte)
     }
 }
 
-/* Returns how many of the body's bytes were passed; *dropped: libzmq is not to see them. */
+/* Returns how many of the body's bytes were read; *dropped: libzmq is not to see them. */
 static size_t read_body(struct frames *f, uint8_t *bytes, size_t n, int *dropped)
 {
     size_t passed = f->left < n ? (size_t)f->left : n;

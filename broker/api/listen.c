@@ -13,8 +13,9 @@
 #include "broker/api/connections.h"
 #include "schema/log.h"
 
-/* Whoever may replace the socket hears what is meant for the broker. In a folder such as /tmp (sticky) nobody can
- * replace another's files; in one that only the group of this process may write to, its members are trusted. */
+/* A user who can replace the socket gets what is meant for the broker. In a sticky folder such as
+ * /tmp users cannot replace each other's files; a folder that only this process's group may write
+ * to is trusted. */
 static int check_folder(const char *path, struct err *e)
 {
     char folder[sizeof((struct sockaddr_un *)0)->sun_path] = ".";
@@ -33,7 +34,7 @@ static int check_folder(const char *path, struct err *e)
     return 0;
 }
 
-/* Does somebody listen there? */
+/* Does a program listen there? */
 static int is_in_use(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -45,7 +46,7 @@ static int is_in_use(const char *path)
     return !failed;
 }
 
-/* libzmq deletes what it finds at the path. */
+/* Refuses what must not be replaced: libzmq deletes any file at the path. */
 static int check_file(const char *path, struct err *e)
 {
     struct stat s;
@@ -83,7 +84,7 @@ static const char *path_of(const struct listener *one)
     return one->endpoint + strlen("ipc://");
 }
 
-/* 1 the file is the socket's own; 0 it is another, or none; negative: no telling. */
+/* Returns 1 when the file is the socket's own, 0 when it is another or none, -1 when unknown. */
 static int has_file(const struct listener *one, struct stat *s)
 {
     *s = (struct stat){.st_nlink = 0};
@@ -92,7 +93,7 @@ static int has_file(const struct listener *one, struct stat *s)
     return one->device == s->st_dev && one->inode == s->st_ino;
 }
 
-/* From now on its file is the one that is there. */
+/* Takes the file that is there now as its own. */
 static int take_file(struct listener *one, struct err *e)
 {
     struct stat s;

@@ -1,8 +1,10 @@
-/* listen.h - a broker's sockets at their endpoints: bound where that takes nothing from anybody, and looked after.
+/* listen.h - binds the broker's sockets to their endpoints, never taking one from another program,
+ * and watches their files.
  *
- * A socket whose file is removed or replaced lives on for those who are connected, and nobody else finds it. So the files
- * are looked at now and then, and bound again where that takes nothing from anybody. The listener of before stays open
- * beside the new one, since its connections are of it. */
+ * A socket whose file is removed or replaced lives on for connected clients, but no new client
+ * finds it. So the files are checked now and then, and a lost one is bound again where that takes
+ * nothing from another program. The old listener stays open beside the new one, because its
+ * connections belong to it. */
 #ifndef ASSAY_LISTEN_H
 #define ASSAY_LISTEN_H
 
@@ -12,24 +14,27 @@
 
 #define LISTEN_MAX 16
 
-/* Plain data, all zero at its beginning. */
+/* Plain data, all zero at the beginning. */
 struct listeners {
     struct listener {
         void *socket; /* ZeroMQ's, borrowed */
         char endpoint[ENDPOINT_BYTES];
-        uint64_t device, inode; /* of its file */
-    } all[LISTEN_MAX];          /* those in the file system alone */
+        uint64_t device, inode; /* of its socket file */
+    } all[LISTEN_MAX];          /* sockets in the file system only */
     int n;
 };
 
-/* socket: ZeroMQ's. A socket file that nobody listens on is replaced, for a broker that was killed leaves one. Refused
- * is one that another program listens on, anything else at that path, and a folder in which others can replace it. */
+/* Binds a ZeroMQ socket. A socket file on which no program listens is replaced, because a killed
+ * broker leaves one. Refuses a file on which another program listens, any other kind of file, and a
+ * folder in which other users can replace files. */
 int listen_bind(struct listeners *l, void *socket, const char *endpoint, struct err *e);
-/* One that was bound just now, in another way. */
+/* Watches a socket that was bound by other means. */
 int listen_watch(struct listeners *l, void *socket, const char *endpoint, struct err *e);
-/* Binds again what has lost its file, and logs that. Negative when it cannot: new clients would not find the broker. */
+/* Binds sockets again that have lost their file, and logs that. Returns a negative code when it
+ * cannot: new clients would not find the broker. */
 int listen_check(struct listeners *l, struct err *e);
-/* Removes the files, so that nobody connects any more; before the sockets are closed, while they are certainly ours. */
+/* Removes the files, so that no client connects any more. Call it before the sockets are closed,
+ * while the files are certainly ours. */
 void listen_end(struct listeners *l);
 
 #endif

@@ -23,9 +23,9 @@ struct letter {
 struct outbox {
     void *socket;
     struct letter *first, **end;
-    struct letter **fresh; /* from here on, letters that were made since outbox_send */
-    size_t held_bytes;     /* of those before */
-    uint32_t n_held;       /* and how many they are */
+    struct letter **fresh; /* the first letter made since outbox_send */
+    size_t held_bytes;     /* bytes of the letters before `fresh` */
+    uint32_t n_held;       /* number of the letters before `fresh` */
 };
 
 int envelope_add(struct envelope *env, const void *frame, size_t len)
@@ -142,13 +142,13 @@ void outbox_fail_all(struct outbox *o, const struct err *e)
     outbox_fail(o, e);
 }
 
-/* A body that libzmq has; it is counted until then. */
+/* A body that libzmq holds; it counts as unread until libzmq lets go. */
 struct sent {
     uint64_t connection;
     size_t bytes;
 };
 
-/* By any of libzmq's threads. */
+/* Called on any of libzmq's threads. */
 static void let_go(void *data, void *arg)
 {
     struct sent *sent = arg;
@@ -157,7 +157,7 @@ static void let_go(void *data, void *arg)
     free(data);
 }
 
-/* Hands the body over; 0, or -1. */
+/* Hands the body to libzmq. Returns 0 or -1. */
 static int send_body(struct outbox *o, struct letter *l)
 {
     zmq_msg_t body;
@@ -215,7 +215,7 @@ int outbox_send(struct outbox *o, uint64_t written, uint64_t synced)
 {
     hold(o, written);
     for (; o->first && o->first->needs <= synced; drop_first(o)) {
-        o->held_bytes -= o->first->body.buffer.size; /* which goes with it */
+        o->held_bytes -= o->first->body.buffer.size; /* before send_letter gives the body away */
         o->n_held--;
         send_letter(o, o->first);
     }

@@ -1,11 +1,10 @@
-/* progress.c - how jobs get on, told to those who watch (broker.h): events on a PUB socket, rates in
- * the jobs view.
+/* progress.c - reports the progress of jobs: events on a PUB socket, rates in the jobs view.
  *
- * One entry for each job that changed since the start and is not over, in a hash table by job
- * number. An entry that changed is published at the next tick, ticks are TICK_MS apart. The rate is
- * an average over about ten seconds of how fast `done` grows.
+ * A hash table by job number has an entry for each job that changed since the start and is not
+ * over. A changed entry is published at the next tick; ticks are TICK_MS apart. The rate is an
+ * average over about ten seconds of how fast `done` grows.
  *
- * An event tells what was read from the store, so it waits for the disk as a reply does. */
+ * An event reports what was read from the store, so it waits for the disk as a reply does. */
 #include "broker/api/progress.h"
 
 #include <errno.h>
@@ -18,7 +17,7 @@
 #include "schema/log.h"
 
 #define TICK_MS 200
-#define MAX_SUBSCRIPTION_BYTES 4096 /* a key has 200 */
+#define MAX_SUBSCRIPTION_BYTES 4096 /* a key has 200 at most */
 #define RATE_MS 1000
 #define FOREVER (1ll << 60)
 
@@ -26,8 +25,8 @@ struct entry {
     int64_t job; /* 0: free */
     uint64_t seq;
     int changed;
-    int64_t done;       /* when the rate was last taken */
-    long long rated_ms; /* wall time, as the times of a job are: a rate is for show */
+    int64_t done;       /* `done` when the rate was last taken */
+    long long rated_ms; /* wall time, like a job's times: a rate is for show */
     double rate;
 };
 
@@ -84,7 +83,7 @@ static struct entry *find(struct progress_table *p, int64_t job)
     return &p->entries[at];
 }
 
-/* The entries behind it move up, so that find() does not stop at the hole. */
+/* Removes an entry and moves up those behind it, so that find() does not stop at the hole. */
 static void remove_entry(struct progress_table *p, struct entry *entry)
 {
     size_t hole = (size_t)(entry - p->entries);
@@ -154,11 +153,11 @@ static int is_over(const struct store_job *j)
     return j->state == JOB_DONE || j->state == JOB_CANCELLED;
 }
 
-/* A new rate to be written, or -1 when it is not time. */
+/* Returns a new rate to write, or -1 when it is not time. */
 static double take_rate(struct entry *entry, const struct store_job *j, int64_t started_ms)
 {
     long long now_ms = j->finished_ms > 0 ? j->finished_ms : now_wall_ms();
-    if (entry->done < 0) { /* a job of this start is rated from its first moment, others from now */
+    if (entry->done < 0) { /* jobs made since the start are rated from their creation */
         int is_new = j->created_ms >= started_ms;
         entry->done = is_new ? 0 : j->done;
         entry->rated_ms = is_new ? j->created_ms : now_ms;
@@ -174,7 +173,7 @@ static double take_rate(struct entry *entry, const struct store_job *j, int64_t 
     return entry->rate > 0 ? entry->rate : 0;
 }
 
-/* 1 when nothing more will come of this job. */
+/* Publishes an entry. Returns 1 when the job will not change any more. */
 static int tell(struct broker *b, struct entry *entry)
 {
     struct err e = {0};
@@ -204,7 +203,7 @@ long long progress_tick(struct broker *b, long long now_ms)
     p->next_ms = now_ms + TICK_MS;
     for (size_t i = 0; i < p->room;)
         if (p->entries[i].changed && tell(b, &p->entries[i]))
-            remove_entry(p, &p->entries[i]); /* another may lie here now */
+            remove_entry(p, &p->entries[i]); /* another entry may be here now */
         else
             i++;
     send_replies(b);

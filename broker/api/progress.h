@@ -1,4 +1,4 @@
-/* progress.h - how jobs get on: rates for the views, events for the PUB socket. */
+/* progress.h - jobs' progress: rates for the views, events for the PUB socket. */
 #ifndef ASSAY_PROGRESS_H
 #define ASSAY_PROGRESS_H
 
@@ -8,10 +8,9 @@ struct progress_table *progress_new(void *zmq, const char *endpoint, struct err 
 void *progress_socket(const struct progress_table *p); /* PUB, borrowed */
 void progress_free(struct progress_table **p);
 void progress_job_changed(struct broker *b, int64_t job);
-/* Publishes what changed, a few times a second at most; returns when it wants to be called again.
- */
+/* Publishes changes, at most a few times a second. Returns when to call it again (monotonic ms). */
 long long progress_tick(struct broker *b, long long now_ms);
-/* As outbox_send, for events: part of send_replies. */
+/* outbox_send for events; send_replies calls it. */
 int progress_send(struct broker *b, uint64_t written, uint64_t synced);
 
 #endif

@@ -1,5 +1,5 @@
-/* replies.c - replies that only read: hello, info, status, jobs, pages of results (broker.h;
- * PROTOCOL.md has the fields). */
+/* replies.c - replies that only read: hello, info, status, jobs, pages of results. PROTOCOL.md has
+ * the fields. */
 #include "broker/api/replies.h"
 
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "schema/version.h"
 
 #define DEFAULT_LIMIT 1000
-#define PAGE_BYTES (8u << 20) /* of a reply to `results`, about */
+#define PAGE_BYTES (8u << 20) /* approximate size of a page of results */
 
 const char *job_state_name(enum job_state state)
 {
@@ -63,7 +63,7 @@ static void write_model(const struct broker *b, struct msg_writer *w)
         msg_nil(w);
 }
 
-/* version, protocol, mode, model, limits: five fields */
+/* Five fields: version, protocol, mode, model, limits. */
 static void write_about(const struct broker *b, struct msg_writer *w)
 {
     msg_key_str(w, "version", ASSAY_VERSION);
@@ -250,7 +250,7 @@ static int add_job(void *arg, const struct store_job *j)
     return ++l->n == l->limit || l->jobs.buffer.size > l->max_bytes;
 }
 
-/* Where jobs of this state are: no others need be looked at. */
+/* The set of jobs to search for this state. */
 static enum store_jobs set_of(struct slice state)
 {
     for (int i = JOB_OPEN; state.at && i <= JOB_CANCELLED; i++) {
@@ -306,7 +306,7 @@ static void write_steps(struct msg_writer *w, const struct store_result_row *r, 
             write_floats(w, r->values + i * each, each);
 }
 
-/* Responses: every score, and which is the highest (the first of them). */
+/* Writes every response's score, and which is the highest (the first if several are). */
 static void write_responses(struct msg_writer *w, const struct store_result_row *r)
 {
     uint32_t best = 0;
@@ -325,7 +325,7 @@ static void write_pair(struct msg_writer *w, const struct store_result_row *r)
     msg_key_float(w, "margin", r->values[0] - r->values[1]);
 }
 
-/* The values, by the row's shape and pooling. */
+/* Writes the values, by the row's shape and pooling. */
 static void write_values(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
 {
     if (r->error_code) {
@@ -420,7 +420,7 @@ static void write_rows(struct msg_writer *w, const struct page *p)
     msg_raw(w, (struct slice){(const uint8_t *)p->rows.buffer.data, p->rows.buffer.size});
 }
 
-/* Every row of a job that is over has been given when the page was not cut. */
+/* Is the job over? Then a page that was not cut ends with its last row. */
 static int is_over(const struct store_job *j)
 {
     return j->state == JOB_DONE || j->state == JOB_CANCELLED ||

@@ -1,26 +1,26 @@
-/* replies.h - replies made from the store alone. */
+/* replies.h - replies that only read the store. */
 #ifndef ASSAY_REPLIES_H
 #define ASSAY_REPLIES_H
 
 #include "broker/broker.h"
 
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
-/* Why no row is computed: what the last start of a group failed of, of those that are not ready; with
- * `none_serves` only when no group is. NULL: nothing failed. */
+/* Returns why no row is computed: the failure of the last start of a group that is not ready; with
+ * `none_serves` only when no group is ready. NULL: nothing failed. */
 const char *reply_failure(const struct broker *b, int none_serves);
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q);
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e);
 int reply_jobs(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
-/* One page. 1 when it was written; 0 when there is no row, more may come and `wait` is set: then
- * nothing was written. */
+/* Writes one page. Returns 1 when it was written, or 0 with nothing written when there is no row,
+ * more may come and `wait` is set. */
 int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
     uint64_t after, uint32_t limit, int wait, struct err *e);
-/* The page that has no row, of a job that goes on. */
+/* Writes the page without rows of a job that goes on. */
 void reply_no_results(
     struct broker *b, const struct envelope *env, struct slice id, uint64_t after);
-/* All rows of a job in order; too_large when they do not fit into one message. */
+/* Writes all rows of a job in order; too_large when they do not fit into one message. */
 int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e);
 const char *job_state_name(enum job_state state);

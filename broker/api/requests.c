@@ -1,7 +1,7 @@
-/* requests.c - what clients ask for, op by op (broker.h).
+/* requests.c - handles what clients ask for, op by op.
  *
- * A request that is refused has changed nothing: what can refuse it is looked at before the first
- * write. What fails after that is the database, and then the whole tick is undone. */
+ * A refused request changes nothing: all that can refuse it is checked before the first write.
+ * After that only the database can fail, and then the whole tick is undone. */
 #include "broker/api/requests.h"
 
 #include <assert.h>
@@ -45,8 +45,8 @@ static int check_rows(struct broker *b, const struct request *q, struct err *e)
     return rc;
 }
 
-/* Room in the queue for this request's rows. A full queue still takes what adds nothing or sets
- * others free. */
+/* Checks that the queue has room for this request's rows. A full queue still takes a chunk that
+ * adds nothing or lets other chunks go on. */
 static int check_queue(struct broker *b, const struct request *q, struct err *e)
 {
     uint64_t queued = store_queued_bytes(b->store), limit = (uint64_t)b->options->max_queued_bytes;
@@ -77,14 +77,14 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
-/* Encoded rows, judged one after another. */
+/* Encoded rows, to be judged one after another. */
 struct row_list {
     struct admit *admit;
     struct msg_reader reader;
     uint32_t at, n;
 };
 
-/* They were decoded before, so decoding cannot fail. */
+/* The rows were decoded before, so decoding cannot fail. */
 static int next_row(void *arg, struct store_row *row, struct err *e)
 {
     struct row_list *l = arg;
@@ -98,7 +98,7 @@ static int next_row(void *arg, struct store_row *row, struct err *e)
     return 1;
 }
 
-/* Encoded rows into the job, in order. */
+/* Adds encoded rows to the job, in order. */
 static int place_rows(struct broker *b, int64_t job, struct slice rows, struct err *e)
 {
     struct row_list l = {.admit = &b->admit};
@@ -109,7 +109,7 @@ static int place_rows(struct broker *b, int64_t job, struct slice rows, struct e
     return rc == 0 ? store_add_rows(b->store, job, next_row, &l, e) : rc;
 }
 
-/* Chunks that were past a gap and are not any more. */
+/* Places the chunks that waited behind a gap which is now closed. */
 static int place_pending(struct broker *b, int64_t job, struct err *e)
 {
     struct slice rows;
@@ -134,7 +134,7 @@ static int new_job(struct broker *b, struct slice key, int priority, const struc
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
-/* The chunk into its job, which is made where there is none. 0 and *job. */
+/* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job. */
 static int add_chunk(struct broker *b, struct slice key, int priority, const struct request *q,
     int64_t *job, struct err *e)
 {
@@ -215,7 +215,7 @@ static int on_score(
 
 /* ---- on jobs ---- */
 
-/* 0 and *job, or unknown_job. */
+/* Returns 0 and *job, or unknown_job. */
 static int find_job(
     struct broker *b, const struct request *q, int64_t *job, struct store_job *j, struct err *e)
 {
@@ -310,7 +310,8 @@ static int on_job(
 
 /* ---- purge ---- */
 
-/* The one job that the request names, if any: it must be over, unless only its age is to decide. */
+/* Finds the one job that the request names, if any: it must be over, unless only its age
+ * decides. */
 static int find_purged(struct broker *b, const struct request *q, int64_t *job, struct err *e)
 {
     struct store_job j;

@@ -4,9 +4,9 @@
 #include "broker/api/progress.h"
 #include "broker/transaction.h"
 
-#define REPLY_BYTES (64u << 20) /* that wait; then no more requests are taken */
-/* The same, in number. They go out at once, perhaps to one client, for which libzmq keeps a thousand: what
- * is beyond would be lost to it, however fast it reads. */
+#define REPLY_BYTES (64u << 20) /* of waiting replies; beyond, no more requests are taken */
+/* The same as a count. They all leave at once, perhaps to one client, for which libzmq keeps a
+ * thousand: it would drop the rest, however fast the client reads. */
 #define REPLIES_HELD 512
 
 int replies_are_full(const struct broker *b)

@@ -1,15 +1,17 @@
-/* waiters.c - requests that wait for rows (broker.h).
+/* waiters.c - see waiters.h.
  *
- * A waiter keeps all that its reply needs. It waits in a list of its job until there is a reason to look at it: it is new, its
- * job has changed, or its time is over. Then it is due, behind the others of its connection. A tick looks at some of those that
- * are due, of each connection one in turn, so that neither everybody's requests nor a reply whose time has come are held
- * up by who waits for much. When a connection has gone, its waiters go.
+ * A waiter keeps all that its reply needs. It waits in its job's list until there is a reason to
+ * look at it: it is new, its job has changed, or its deadline has passed. Then it is due, and
+ * queues behind the other due waiters of its connection. A tick looks at some of the due waiters,
+ * one connection after another, so a client that waits for much holds up neither other requests nor
+ * replies whose time has come. When a connection has gone, its waiters go too.
  *
- * Their number is bounded. When all places are taken, the connection that has the most gives one to a connection that
- * has fewer: that waiter is answered as if its time were over. So n connections have an n-th of the places each, for certain.
+ * The number of waiters is bounded. When all places are taken, the connection with the most gives
+ * one to a connection with fewer: that waiter is answered as if its deadline had passed. So n
+ * connections are sure of an n-th of the places each.
  *
- * A request that waits has no reply in the outbox that could be replaced when its tick is undone:
- * waiters of the present tick are known as such until it is settled. */
+ * A waiting request has no reply in the outbox that could be replaced when its tick is undone, so
+ * the waiters of the present tick are marked until it is settled. */
 #include "broker/api/waiters.h"
 
 #include <stdlib.h>
@@ -21,11 +23,11 @@
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
-#define MAX_OF_ONE 20000 /* of one connection */
-#define CONNECTIONS 4096 /* that are told apart: of more, some share a count */
-#define JOBS 4096        /* lists of jobs */
+#define MAX_OF_ONE 20000 /* waiters of one connection */
+#define CONNECTIONS 4096 /* buckets; more connections than this share them */
+#define JOBS 4096        /* buckets of the hash table of jobs */
 #define FOREVER (1ll << 60)
-/* Looked at in one tick: so many, and beyond FEW no longer than this. */
+/* A tick looks at no more than MOST waiters, and after FEW only until TICK_US are over. */
 #define MOST 64
 #define FEW 16
 #define TICK_US 20000
@@ -34,8 +36,8 @@ enum { NOWHERE = -1 };
 
 struct of_job {
     int64_t job;
-    int n;                /* waiters, also those that are due */
-    struct waiter *first; /* those that are not */
+    int n;                /* waiters, due ones included */
+    struct waiter *first; /* those that are not due */
     struct of_job *next;
 };
 
@@ -48,33 +50,33 @@ struct waiter {
     uint64_t after;
     uint32_t limit;
     long long deadline_ms;
-    int at;                       /* among the deadlines; NOWHERE: over */
-    int is_new;                   /* of the present tick */
-    struct waiter *next, **place; /* place: what points to it */
+    int at;                       /* index in the heap of deadlines; NOWHERE: passed */
+    int is_new;                   /* added in the present tick */
+    struct waiter *next, **place; /* place: the pointer that points to it */
     struct waiter *next_of_one, **place_of_one;
     int is_due;
-    struct waiter *next_alike, **place_alike; /* of its job, or those due of its connection */
+    struct waiter *next_alike, **place_alike; /* in its job's or the due list */
     struct of_job *of_job;
 };
 
 struct of_one {
     struct waiter *first;
     int n;
-    struct waiter *due, **due_end; /* from the oldest */
+    struct waiter *due, **due_end; /* oldest first */
     int is_in_turn;
     struct of_one *next_in_turn;
 };
 
-/* The newest come first, in the lists of all and of a connection. */
+/* The lists of all waiters and of each connection have the newest first. */
 struct waiters {
     struct waiter *first;
     int n, n_new, n_due;
     struct of_one of_connection[CONNECTIONS];
-    struct of_one *turn, **turn_end; /* connections that have some due */
+    struct of_one *turn, **turn_end; /* connections with due waiters */
     struct of_job *jobs[JOBS];
-    struct waiter **deadlines; /* a heap, the earliest on top */
+    struct waiter **deadlines; /* a heap, earliest on top */
     int n_deadlines, room;
-    int is_draining; /* that was seen */
+    int is_draining; /* find_due has seen that the broker drains */
 };
 
 struct waiters *waiters_new(void)
@@ -84,7 +86,7 @@ struct waiters *waiters_new(void)
     return all;
 }
 
-/* What waits of its connection. Those that are there have each a descriptor of its own. */
+/* The waiters of env's connection. Connections that exist at once have different descriptors. */
 static struct of_one *of_one(struct waiters *all, const struct envelope *env)
 {
     return &all->of_connection[env->connection % CONNECTIONS];
@@ -98,7 +100,7 @@ static void put_at(struct waiters *all, int at, struct waiter *w)
     w->at = at;
 }
 
-/* What is at `at` goes where its deadline belongs. */
+/* Moves the waiter at `at` to where its deadline belongs in the heap. */
 static void sift(struct waiters *all, int at)
 {
     struct waiter *w = all->deadlines[at];
@@ -143,7 +145,7 @@ static void remove_deadline(struct waiters *all, struct waiter *w)
     sift(all, at);
 }
 
-/* ---- of a job, or due ---- */
+/* ---- lists: of a job, or due ---- */
 
 static struct of_job **job_place(struct waiters *all, int64_t job)
 {
@@ -173,7 +175,7 @@ static void leave_job(struct waiters *all, struct waiter *w)
     free(w->of_job);
 }
 
-/* Out of the list of its job, or of those that are due. */
+/* Unlinks it from its job's list, or from the due ones. */
 static void unlink_alike(struct waiters *all, struct waiter *w)
 {
     struct of_one *one = of_one(all, &w->envelope);
@@ -226,7 +228,8 @@ static void make_due(struct waiters *all, struct waiter *w)
     take_turn(all, one);
 }
 
-/* The oldest of the connection whose turn it is; there must be one. It stays where it is. */
+/* Returns the oldest due waiter of the connection whose turn it is, and leaves it in its list.
+ * There must be one. */
 static struct waiter *next_due(struct waiters *all)
 {
     for (;;) {
@@ -236,14 +239,14 @@ static struct waiter *next_due(struct waiters *all)
             all->turn_end = &all->turn;
         one->is_in_turn = 0;
         if (!one->due)
-            continue; /* those that were due have gone since */
+            continue; /* its due waiters have gone since */
         if (one->due->next_alike)
             take_turn(all, one);
         return one->due;
     }
 }
 
-/* The waiter is answered: it goes. */
+/* Removes a waiter that was answered. */
 static void drop(struct waiters *all, struct waiter *w)
 {
     *w->place = w->next;
@@ -277,7 +280,8 @@ static struct slice id_of(const struct waiter *w)
     return (struct slice){w->id_len ? w->id : NULL, w->id_len};
 }
 
-/* A reply before its time, from within a tick: nothing is read for `results`, which may ask again. */
+/* Answers a waiter early, from within a tick. For `results` nothing is read: the client may ask
+ * again. */
 static void give_way(struct broker *b, struct waiter *w)
 {
     struct err e = {0};
@@ -390,7 +394,8 @@ void waiters_job_changed(struct broker *b, int64_t job)
         make_due(b->waiters, of_job->first);
 }
 
-/* The reply to `score` when its job is over or its time is: 1 when it was given. */
+/* Answers `score` when its job is over or its deadline has passed. Returns 1 when it was
+ * answered. */
 static int try_score(struct broker *b, const struct waiter *w, int timed_out, struct err *e)
 {
     struct store_job j;
@@ -411,7 +416,7 @@ static int try_score(struct broker *b, const struct waiter *w, int timed_out, st
         "not finished in time; job '%s' lives on, `results` will have its rows", j.key);
 }
 
-/* 1 when the waiter was answered. */
+/* Returns 1 when the waiter was answered. */
 static int try_answer(struct broker *b, const struct waiter *w, long long now_ms)
 {
     struct err e = {0};
@@ -442,7 +447,7 @@ static void find_due(struct waiters *all, long long now_ms, int draining)
     all->is_draining = draining;
 }
 
-/* 1 when it was answered. */
+/* Returns 1 when it was answered. */
 static int look_at(struct broker *b, struct waiter *w, long long now_ms)
 {
     int is_answered = try_answer(b, w, now_ms);
@@ -461,7 +466,7 @@ long long waiters_tick(struct broker *b, long long now_ms)
     find_due(all, now_ms, b->draining);
     for (; all->n_due > 0 && has_room(b, looked_at, start_us); looked_at++)
         answered += look_at(b, next_due(all), now_ms);
-    if (answered > 0) /* who is in the list yet has no reply in the outbox */
+    if (answered > 0) /* waiters still in a list have no reply in the outbox */
         send_replies(b);
     if (all->n_due > 0)
         return looked_at > 0 ? now_ms : now_ms + 1; /* until the disk has caught up */
