@@ -1,6 +1,6 @@
-/* gemm_cache.h - a small file of chosen algorithms: one line each, "<bytes in hex> <key>". A file
- * that is missing, unreadable or damaged is as good as an empty one: the trials are made again, and
- * may choose otherwise, which is another mode to the jobs begun before. */
+/* gemm_cache.h - a small file of chosen algorithms, one per line: "<bytes in hex> <key>". A
+ * missing, unreadable or damaged file counts as empty: the trials run again and may choose
+ * differently, which changes the mode for jobs begun before. */
 #ifndef ASSAY_CUDA_GEMM_CACHE_H
 #define ASSAY_CUDA_GEMM_CACHE_H
 
@@ -8,10 +8,12 @@
 
 #include "schema/err.h"
 
-/* 1 and *value filled when the file has more than `skip` lines of this key with this many bytes, else
- * 0. The first that can be used counts, so that of two who chose at the same time both use the same. */
+/* Returns 1 and fills *value if the file has more than `skip` lines with this key and this many
+ * bytes, else 0. The first usable line counts, so two processes that chose at the same time use the
+ * same one. */
 int gemm_cache_find(const char *file, const char *key, int skip, void *value, size_t bytes);
-/* Append. One write of one line: writers do not mix. 0, or ASSAY_EIO naming the file. */
+/* Appends a line with one write, so that concurrent writers do not mix. Returns 0, or ASSAY_EIO
+ * naming the file. */
 int gemm_cache_add(
     const char *file, const char *key, const void *value, size_t bytes, struct err *e);
 

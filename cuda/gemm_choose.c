@@ -1,19 +1,19 @@
-/* gemm_choose.c - which of cuBLASLt's algorithms a shape gets (gemm.h).
+/* gemm_choose.c - chooses cuBLASLt's algorithm for a shape (gemm.h).
  *
- * Candidates that cannot do what is asked, by the library's word or when tried, are passed over. The
- * others are timed on the largest batch that products are ever given, and looked at from the fastest
- * on: the first that gives the rows of that batch the same bits in smaller batches, cut from all over
- * it, is taken. */
+ * Candidates that the library rejects, in advance or when tried, are dropped. The others are timed
+ * on the largest batch that products are given, then tested from the fastest on: the first one that
+ * gives the rows of that batch the same bits in smaller batches, cut from all over it, is chosen.
+ * */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/gemm_private.h"
 #include "schema/log.h"
 
-#define HEURISTICS 12 /* asked for at each number of rows */
+#define HEURISTICS 12 /* requested for each number of rows */
 #define PART_ROWS 1024
 #define TIMED_TURNS 3
-#define SCALE_ROWS 4 /* rows of F8 begin where their scales lie at 16 bytes */
+#define SCALE_ROWS 4 /* F8 rows start where their scales are 16-byte aligned */
 
 struct candidate {
     cublasLtMatmulAlgo_t algo;
@@ -21,7 +21,7 @@ struct candidate {
     int number; /* in the library's order */
 };
 
-/* Memory for the trial of one product: random rows, and results. */
+/* Memory to try one product: random rows, and results. */
 struct trial {
     struct device *device;
     struct product *p;
@@ -31,7 +31,7 @@ struct trial {
     cudaEvent_t start, end;
 };
 
-/* Or may it have? */
+/* Also true if the library does not say. */
 static int has_split_k(const cublasLtMatmulAlgo_t *algo)
 {
     int32_t split = 1;
@@ -44,7 +44,7 @@ static int has_split_k(const cublasLtMatmulAlgo_t *algo)
            split > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
-/* Does it take this number of rows, within the workspace? */
+/* Whether the algorithm takes this number of rows, within the workspace. */
 static int takes_rows(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t rows)
 {
     cublasLtMatmulHeuristicResult_t result;
@@ -65,7 +65,7 @@ static int takes_all(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     return !has_split_k(algo);
 }
 
-/* 0 when the library does not do it after all; a device that fails ends the process. */
+/* Returns 0 if the library refuses after all; a device failure ends the process. */
 static int multiplies(
     struct trial *t, const cublasLtMatmulAlgo_t *algo, const struct operands *what)
 {
@@ -86,7 +86,7 @@ static void fetch_rows(struct trial *t, uint8_t *to, struct tensor out, int64_t 
         to, rows.data, tensor_bytes(rows), cudaMemcpyDeviceToHost, t->device->compute));
 }
 
-/* Have rows [from, from + n), as a batch of their own, the bits that all.out has? */
+/* Whether rows [from, from + n), as a batch of their own, get the same bits as in all.out. */
 static int same_in_a_part(
     struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t from, int64_t n)
 {
@@ -103,13 +103,13 @@ static int same_in_a_part(
     return memcmp(t->some, t->whole, bytes) == 0;
 }
 
-/* The same bits for a row in the largest batch and in smaller ones: parts of these sizes, one after
- * the other, to the end. */
+/* Whether rows get the same bits in the largest batch and in smaller ones, which cut it from start
+ * to end into parts of these sizes. */
 static int is_batch_invariant(struct trial *t, const cublasLtMatmulAlgo_t *algo)
 {
     static const int64_t sizes[] = {1, 2, 17, 33, 128, 200, 643, PART_ROWS};
     if (t->p->in == DTYPE_I8)
-        return 1; /* whole sums are exact */
+        return 1; /* integer sums are exact */
     GPU_MUST(cudaMemsetAsync(t->all.out.data, 0, tensor_bytes(t->all.out), t->device->compute));
     if (!multiplies(t, algo, &t->all))
         return 0;
@@ -124,8 +124,8 @@ static int is_batch_invariant(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     return 1;
 }
 
-/* Of the largest batch; negative when the library does not do it. One that is far behind `fastest` is
- * not timed again after its first warm turn. */
+/* The time of the largest batch; negative if the library refuses. An algorithm far behind `fastest`
+ * is not timed again after its first warm turn. */
 static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo, float fastest)
 {
     float best = 1e30f;
@@ -192,7 +192,7 @@ static int faster(const void *a, const void *b)
     return x->number - y->number;
 }
 
-/* Those that do what is asked, the fastest first. */
+/* Keeps the usable algorithms, fastest first. */
 static int time_all(struct trial *t, const cublasLtMatmulAlgo_t *found, int n, struct candidate *to)
 {
     int kept = 0;

@@ -14,7 +14,7 @@
 #include "worker/comm.h"
 #include "worker/ops.h"
 
-/* Exit code after a CUDA, cuBLAS or NCCL error: the broker starts the group anew and runs the rows
+/* Exit code after a CUDA, cuBLAS or NCCL error: the broker restarts the group and runs the rows
  * again. */
 #define GPU_EXIT_ERROR 74
 

@@ -1,8 +1,7 @@
-/* config.h - what a checkpoint's config.json and the command line say, parsed once and passed in:
- * the four structs of the constructor. config.json is untrusted: every number is range-checked, and
- * a field that the forward needs and the file lacks is an error, or the reference's default where its
- * class has one that fits any checkpoint; never a guess. What a struct asks
- * for that is not built is refused by name. */
+/* config.h - the four configuration structs of the model's constructor, parsed once from a
+ * checkpoint's config.json and the command line. config.json is untrusted: every number is
+ * range-checked. A missing field is an error unless the reference's class has a default that fits
+ * any checkpoint; nothing is guessed. Options that are not built are refused by name. */
 #ifndef ASSAY_CONFIG_H
 #define ASSAY_CONFIG_H
 
@@ -53,13 +52,13 @@ struct model_config {
     uint8_t layer_slides[MODEL_MAX_LAYERS];
     int default_pool;       /* enum pool_type */
     int default_activation; /* enum activation */
-    int32_t step_token; /* the tokenizer's own step token, POOL_NO_STEP_TOKEN when there is none */
-    int32_t pad_token;  /* pad_token_id, -1 when there is none (for hf_pad_rule) */
-    int pad_rule;       /* the reference's class pools the last token that is not the pad token */
-    /* Of what goes into the layers' products, and where ops.typed of what comes out of them too; set by
+    int32_t step_token;     /* the tokenizer's own step token; POOL_NO_STEP_TOKEN if it has none */
+    int32_t pad_token;      /* pad_token_id; -1 if there is none (for hf_pad_rule) */
+    int pad_rule; /* the reference's class pools the last token that is not the pad token */
+    /* The type of the inputs of the layers' products, and of their outputs too if ops.typed. Set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;
-    const char *weights_decided; /* weights.h; NULL: nothing was to be decided */
+    const char *weights_decided; /* weights.h; NULL: there was no choice to make */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
@@ -82,24 +81,24 @@ struct lora_config {
     const char *const *dirs;
 };
 
-/* Read DIR/config.json (and DIR/tokenizer.json's added tokens for the step token, where there is
- * one). A quantization_config in the file is refused by its method's name. */
+/* Reads DIR/config.json, and the step token from the added tokens in DIR/tokenizer.json if that
+ * exists. A quantization_config is refused by its method's name. */
 int model_config_load(struct model_config *c, const char *dir, struct err *e);
 
-/* The three checks of "asked for but not built": ASSAY_EUNSUPPORTED naming the option and what is
- * built. */
+/* Each refuses options that are not built: ASSAY_EUNSUPPORTED, naming the option and what is built.
+ * */
 int cache_config_check(const struct cache_config *c, struct err *e);
 int quant_config_check(const struct quant_config *c, struct err *e);
 int lora_config_check(const struct lora_config *c, struct err *e);
 
 /* ASSAY_EFORMAT with the numbers unless tp divides heads, mlp and (for an MLP head) hidden, and
- * divides or is a multiple of kv heads. */
+ * divides the kv heads or is a multiple of them. */
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
 
 /* F8, I8, or F32 for "none". */
 enum dtype quant_config_type(const struct quant_config *c);
-/* ASSAY_EFORMAT with the numbers unless the quantized products' sizes on a rank are multiples of 16: a
- * GPU's are; the CPU's may have any size. */
+/* ASSAY_EFORMAT with the numbers unless each rank's quantized products have sizes that are
+ * multiples of 16. Only GPUs need this; the CPU takes any size. */
 int model_config_check_quant(
     const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e);
 

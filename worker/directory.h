@@ -1,6 +1,6 @@
-/* directory.h - which of a directory's files are the checkpoint. transformers, vLLM and whoever saved
- * into a directory that was not empty do not always mean the same ones: what has two readings is
- * refused, by name and date, and --weights decides. */
+/* directory.h - decides which files of a directory are the checkpoint. A directory may hold several
+ * sets of weights, and transformers and vLLM do not always pick the same one. An ambiguous
+ * directory is refused, with the files' names and dates, unless --weights decides. */
 #ifndef ASSAY_DIRECTORY_H
 #define ASSAY_DIRECTORY_H
 
@@ -11,13 +11,14 @@
 
 enum weights_from { FROM_SINGLE, FROM_INDEX };
 
-/* Where the weights are. `choice` is --weights: "auto", "single" or "index". *decided is 1 where both
- * were there, not the same, and it decided. Else ASSAY_EFORMAT: two sets of weights and nothing that
- * decides, an adapter beside the model, or no weights that can be read, and what is there instead. */
+/* Finds the weights. `choice` is --weights: "auto", "single" or "index". *decided is 1 if both sets
+ * exist, differ, and `choice` decided. ASSAY_EFORMAT if nothing decides between two sets, if an
+ * adapter lies beside the model, or if there are no readable weights; the message says what is
+ * there. */
 int directory_choose(
     const char *dir, const char *choice, enum weights_from *from, int *decided, struct err *e);
 
-/* For a directory without config.json: what it seems to be. Always ASSAY_EFORMAT. */
+/* Says what a directory without config.json seems to be. Always returns ASSAY_EFORMAT. */
 int directory_no_config(const char *dir, struct err *e);
 
 #endif

@@ -1,7 +1,7 @@
 /* dtype.h - the element types of tensors: their sizes, names, and conversion on the host.
  *
  * F16 is IEEE binary16, BF16 the upper half of a float32. F8 is e4m3 (finite only, largest 448) and
- * I8 a signed byte; both are made by quantization, with a float32 scale a row beside them. */
+ * I8 a signed byte; quantization produces both, with one float32 scale per row. */
 #ifndef ASSAY_DTYPE_H
 #define ASSAY_DTYPE_H
 
@@ -22,8 +22,8 @@ static inline int64_t dtype_bytes(enum dtype t)
 
 const char *dtype_name(enum dtype t); /* "f32", "f16", "bf16", "fp8", "int8" */
 
-/* n elements of one of the three float types to another, rounded to nearest even. NaN stays NaN;
- * what is too large becomes infinite. */
+/* Converts n elements between the three float types, rounding to nearest even. NaN stays NaN;
+ * values that are too large become infinite. */
 void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, int64_t n);
 
 #ifdef __cplusplus

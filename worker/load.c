@@ -1,11 +1,11 @@
-/* load.c - qwen2_reward_model_load_weights: every tensor of the checkpoint to its place in the
- * model, sharded by rank on the way.
+/* load.c - qwen2_reward_model_load_weights: puts every tensor of the checkpoint in its place in the
+ * model, cut for this rank.
  *
- * A place says what must be there (shape), how it is cut for this rank, and where it goes: a matrix
- * becomes a view into the mapped file, a vector is converted into device memory. The list of places
- * is made from the config; each tensor is looked up in it, and in the end each place must have been
- * filled. Then the device is offered all matrices at once (ops.prepare_weights), so that it can size its
- * memory for them before it takes any. */
+ * A place has the expected shape, the cut for this rank, and the destination: a matrix becomes a
+ * view into the mapped file, a vector is converted into device memory. The config determines the
+ * list of places; each tensor is looked up in it, and at the end every place must be filled. Then
+ * the device gets all matrices at once (ops.prepare_weights), so that it can size its memory before
+ * it copies any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,19 +22,19 @@ struct place {
     int64_t rows, cols;    /* whole, before the cut; cols 0: a vector of rows */
     enum cut cut;
     struct weight *view; /* a matrix goes here */
-    void *vector; /* a pointer to device memory, as void **: a vector goes there, allocated, or
-                     when shared by parts, written at `offset` */
+    void *vector; /* pointer to a device pointer: a vector goes there; allocated on first use and,
+                     if several vectors share it, written at `offset` */
     enum dtype vector_type;
     int64_t offset, vector_elements;
-    int is_labels;                /* rows are as many as the config's labels */
-    const char *from, *from_file; /* the tensor that fills it; NULL: none yet */
+    int is_labels;                /* the number of rows is the config's number of labels */
+    const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
 };
 
 struct loader {
     struct qwen2_reward_model *m;
     struct place *places;
     size_t n, room;
-    const char *file; /* one of the checkpoint's, to name it by */
+    const char *file; /* one of the checkpoint's files, for messages */
 };
 
 static struct place *add_place(struct loader *l, int64_t rows, int64_t cols, enum cut cut)
@@ -68,7 +68,7 @@ static void add_matrix(struct loader *l, int layer, const char *name, int64_t ro
     p->view = view;
 }
 
-/* `elements` of float32 of *vector (of type float * or void *) in all, this one at `offset`. */
+/* *vector (float * or void *) has `elements` elements in all; this vector starts at `offset`. */
 static struct place *add_vector(struct loader *l, int layer, const char *name, int64_t n,
     enum cut cut, void *vector, int64_t offset, int64_t elements)
 {
@@ -80,7 +80,7 @@ static struct place *add_vector(struct loader *l, int layer, const char *name, i
     return p;
 }
 
-/* A bias has the type of what it is added to. */
+/* A bias has the type of the tensor it is added to. */
 static void add_qkv_bias(struct loader *l, int layer, const char *name, int64_t n, enum cut cut,
     int64_t offset, int64_t elements)
 {
@@ -89,7 +89,7 @@ static void add_qkv_bias(struct loader *l, int layer, const char *name, int64_t 
         ops_activations(l->m->ops, l->m->config.activation_type);
 }
 
-/* kv heads of one rank: its part, or one of them where ranks are more. */
+/* One rank's kv heads: its part, or one if there are more ranks than kv heads. */
 static int64_t local_kv_heads(const struct qwen2_reward_model *m)
 {
     return m->config.n_kv_heads >= m->n_ranks ? m->config.n_kv_heads / m->n_ranks : 1;
@@ -233,7 +233,7 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
                      : "");
 }
 
-/* First row (or column) of this rank's part, and how many. */
+/* The first row (or column) of this rank's part, and their number. */
 static void cut_range(
     const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
 {
@@ -282,7 +282,7 @@ static int set_vector(
     return 0;
 }
 
-/* What names like this come from, as ": ..", or "". */
+/* Explains where names like this come from, as ": ..", or "". */
 static const char *why_unknown(const char *name)
 {
     static const struct {
@@ -356,8 +356,8 @@ static void add_stack(
         stacks[(*n)++] = (struct weight_stack){l->parts, l->n_parts, dtype};
 }
 
-/* The embedding as it is stored, the layers in the activations' type or quantized, the head in
- * float32. */
+/* The embedding keeps its stored type; the layers get the activations' type or are quantized; the
+ * head is float32. */
 static int prepare_matrices(struct qwen2_reward_model *m, struct err *e)
 {
     enum dtype quant = quant_config_type(&m->quant_config),

@@ -1,11 +1,11 @@
-/* parallel_linear.h - linear layers split over the ranks of a group, and relu on what they return.
+/* parallel_linear.h - linear layers split over the ranks of a group, and the relu that takes their
+ * output.
  *
- * column_parallel_linear: each rank holds some of the output features (rows of the weight, and of
- * the bias). row_parallel_linear: each rank holds some of the input features (columns); the ranks'
- * partial products are summed by one all-reduce, and the bias enters once, after it. Both return
- * the pair (output, bias): a layer made with skip_bias_add leaves its bias in the pair for whoever
- * comes next (relu adds it before it acts); otherwise the bias is added and the pair's bias is
- * NULL. */
+ * column_parallel_linear: each rank holds some of the output features (rows of the weight and of
+ * the bias). row_parallel_linear: each rank holds some of the input features (columns); one
+ * all-reduce sums the ranks' partial products, and the bias is added once, after it. Both return
+ * (output, bias). A layer with skip_bias_add returns its bias for the next operation to add (relu
+ * does); otherwise the bias is already added and the returned bias is NULL. */
 #ifndef ASSAY_PARALLEL_LINEAR_H
 #define ASSAY_PARALLEL_LINEAR_H
 
@@ -23,8 +23,8 @@ struct linear_pair {
 struct parallel_linear {
     struct weight parts[LINEAR_MAX_PARTS];
     int n_parts;
-    /* Device memory in the dtype of the product, this rank's part (column) or whole (row); NULL when
-     * there is none. */
+    /* Device memory in the product's dtype: this rank's part (column) or the whole bias (row); NULL
+     * if there is none. */
     void *bias;
     int skip_bias_add;
 };

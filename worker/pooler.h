@@ -1,10 +1,10 @@
-/* pooler.h - which hidden states become scores, and how: pooler(hidden_states, pooling_metadata).
+/* pooler.h - turns hidden states into scores: pooler(hidden_states, pooling_metadata).
  *
- * pooling_metadata_init resolves each row's pool type to positions (schema/pooling.h has the table)
- * before the forward, so that the forward's last layer computes only those
- * (attn_metadata.out_rows). pooler then takes the hidden states of just these tokens, in the same
- * order, applies the head, the activation, and MEAN, and writes floats row after row: all on the
- * device, so that a batch comes back as its scores alone. */
+ * Before the forward pass, pooling_metadata_init resolves each row's pool type to positions
+ * (schema/pooling.h has the table), so that the last layer computes only those
+ * (attn_metadata.out_rows). pooler takes the hidden states of these tokens, in the same order, and
+ * applies the head, the activation and MEAN. All of this runs on the device, so that only scores
+ * are copied back. */
 #ifndef ASSAY_POOLER_H
 #define ASSAY_POOLER_H
 
@@ -21,16 +21,16 @@ struct pooling_metadata {
     struct pool_span *spans; /* [n_rows] */
 };
 
-/* Explicit positions are scored in the order given, twice if given twice. A token that several rows
- * share is there for each that pools it, so that a row's are next to each other. ASSAY_ENOSTEP when a
- * STEP row has no step token, ASSAY_EFORMAT when n_values does not fit, ASSAY_ETOOLARGE for more than
- * max_out_rows tokens in all. */
+/* Explicit positions are scored in the given order, duplicates included. A token that several rows
+ * share appears once for each row that pools it, so that each row's tokens are adjacent.
+ * ASSAY_ENOSTEP if a STEP row has no step token, ASSAY_EFORMAT if n_values does not match,
+ * ASSAY_ETOOLARGE for more than max_out_rows tokens in all. */
 int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *batch,
     uint32_t n_labels, uint32_t max_out_rows, struct err *e);
 void pooling_metadata_release(struct pooling_metadata *p);
 
-/* Ends the batch that forward began: p->n_values floats are in `values` (host) once ops.poll says
- * that the batch is done. Same bits for a row in any batch. */
+/* Ends the batch that forward began: once ops.poll reports the batch done, `values` (host) holds
+ * p->n_values floats. A row's bits are the same in any batch. */
 void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pooling_metadata *p, float *values);
 

@@ -1,22 +1,22 @@
-/* qwen2.c - the forward, written once over the table of operations (qwen2.h).
+/* qwen2.c - the forward pass, written once over the table of operations (qwen2.h).
  *
- * Activations of the arena, T tokens of the batch, sizes of this rank; in float32 on the CPU and
- * where it says so, else in the activation type:
+ * Activations in the arena, with T tokens in the batch and this rank's sizes; float32 on the CPU
+ * and where marked f32, else of the activation type:
  *     residual  [T, hidden] f32           the stream that every block adds to
  *     pruned    [wanted, hidden] f32      the same, in the last layer after attention
- *     normed    [T, hidden]               norm1 or norm2 of it; then what o_proj or down_proj gives
+ *     normed    [T, hidden]               its norm1 or norm2; then what o_proj or down_proj gives
  *     qkv       [T, (heads + 2 kv) dim]
- *     context   [T, heads dim]            what attention gives
- *     gate_up   [mlp_rows, 2 mlp]         a stretch of rows at a time: a long row needs no more
- *     quantized [T, hidden]               a norm of the residual, where the layers' matrices are
+ *     context   [T, heads dim]            the output of attention
+ *     gate_up   [mlp_rows, 2 mlp]         some rows at a time: a long row needs no more
+ *     quantized [T, hidden]               a norm of the residual, if the layers' matrices are
  *     gated     [mlp_rows, mlp]           quantized; else these two lie in normed and gate_up
  *     score     [T, hidden / ranks] and [T, n_labels] f32
  *
- * What a block gives is added to the residual by the norm that follows it: one pass over both. So
- * `normed` holds a block's output until the next norm reads it and writes its own in its place.
+ * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
+ * holds a block's output until the next norm reads it and overwrites it.
  *
- * In the last layer only the wanted tokens (attn_metadata.out_rows) go on after attention: from
- * there each token goes its own way, so the others need not be computed, and no bit changes. */
+ * In the last layer only the wanted tokens (attn_metadata.out_rows) continue after attention: from
+ * there tokens are independent, so the others need not be computed, and no bit changes. */
 #include "worker/qwen2.h"
 
 #include <stdio.h>
@@ -26,7 +26,7 @@
 #include "schema/log.h"
 #include "worker/rope.h"
 
-#define ALLOC_BYTES 256 /* what an allocation may be rounded up by */
+#define ALLOC_BYTES 256 /* room for an allocation's rounding */
 
 struct activations {
     int64_t max_tokens;
@@ -221,7 +221,7 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
 
 /* ---- forward ---- */
 
-/* The arena's tensor `t` for fewer rows, and perhaps fewer columns. */
+/* A view of the arena's tensor `t` with fewer rows, and perhaps fewer columns. */
 static struct tensor rows_for(struct tensor t, int64_t rows, int64_t cols)
 {
     t.rows = rows;
@@ -229,8 +229,8 @@ static struct tensor rows_for(struct tensor t, int64_t rows, int64_t cols)
     return t;
 }
 
-/* A residual stream, what the last block gave, which is still to be added to it, and the norm of the
- * sum, which may lie in block's place. */
+/* A residual stream, the last block's output, which is still to be added to it, and the norm of the
+ * sum, which may overwrite block. */
 struct stream {
     struct tensor x, block, normed;
     int has_block;
@@ -291,8 +291,8 @@ static void mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, s
     }
 }
 
-/* Only the wanted rows of x and context from here on; x moves to `pruned`, context to `qkv`, which
- * is free by now. */
+/* Keeps only the wanted rows of x and context; x moves to `pruned`, context to `qkv`, which is free
+ * by now. */
 static void prune(struct qwen2_reward_model *m, struct tensor *x, struct tensor *context,
     const uint32_t *out_rows, int64_t n)
 {
@@ -315,7 +315,7 @@ static uint32_t row_with(const struct attn_metadata *meta, uint32_t token)
     return low;
 }
 
-/* Each prefix lies in one row before its own, which has none itself. */
+/* Checks that each prefix lies in one earlier row, which has no prefix itself. */
 static int check_prefixes(
     const struct qwen2_reward_model *m, const struct attn_metadata *meta, struct err *e)
 {
@@ -358,7 +358,7 @@ static int check_arguments(const struct qwen2_reward_model *m, const int32_t *id
     return 0;
 }
 
-/* One block; what it gives stays in s->block. */
+/* Runs one block; its output stays in s->block. */
 static void run_layer(struct qwen2_reward_model *m, uint32_t i, struct stream *s,
     const int32_t *positions, const struct attn_metadata *meta, const uint32_t *out_rows)
 {

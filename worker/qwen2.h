@@ -61,41 +61,42 @@ struct qwen2_reward_model {
     struct activations *activations;
 };
 
-/* Sets config->activation_type to what --dtype says: "auto", where ops.typed the matrices' own type
- * (bfloat16 where float32 ones are quantized), else float32; on the CPU also "f32", and "bf16" unless
- * quantized. Anything else is ASSAY_EUNSUPPORTED, and names what would do. */
+/* Sets config->activation_type according to --dtype. "auto": the matrices' own type if ops.typed
+ * (bfloat16 if float32 matrices are quantized), else float32. The CPU also takes "f32", and "bf16"
+ * unless quantized. Anything else is ASSAY_EUNSUPPORTED, naming the alternatives. */
 int model_choose_type(struct model_config *config, const char *dtype,
     const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
     struct err *e);
 
-/* What a model of this shape needs on one rank: the sizes in the device's options. config->activation_type is set. */
+/* Fills in the sizes in the device's options that one rank of this model needs.
+ * config->activation_type must be set. */
 void qwen2_device_needs(struct device_options *options, const struct model_config *config,
     const struct cache_config *cache_config, const struct quant_config *quant_config,
     const struct ops *ops, uint32_t n_ranks);
 
-/* Checks the four structs, lays out the activations. No weights yet. */
+/* Checks the four structs and lays out the activations. Loads no weights. */
 int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,
     const struct cache_config *cache_config, const struct quant_config *quant_config,
     const struct lora_config *lora_config, const struct ops *ops, struct device *device,
     uint32_t rank, uint32_t n_ranks, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
-/* What besides checkpoint, token ids and pooling makes a score's bits, as text: "device=cpu
- * arithmetic=3 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, complete once every product
- * has run (score_canary). */
+/* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
+ * "device=cpu arithmetic=3 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, it
+ * is complete only after every product has run (score_canary). */
 #define MODEL_MODE_BYTES 224
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
-/* Take every tensor from the iterator, strict: a missing, unknown or misshapen one is ASSAY_EFORMAT
- * naming file, tensor, expected and found. Names with and without "model."; lm_head.* and
- * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model,
- * unless the device prepares copies of them. */
+/* Takes every tensor from the iterator. A missing, unknown or misshapen one is ASSAY_EFORMAT,
+ * naming file, tensor, expected and found. Names may begin with "model."; lm_head.* and
+ * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model
+ * unless the device copies them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
-/* Begins a batch; pooler ends it. input_ids, positions: host, [n_tokens]. kv_caches and intermediate_tensors must be NULL (refused
- * by name). On success *hidden_states is [n_out_rows, hidden] (or [n_tokens, hidden] without
- * out_rows), after the final norm, in the arena, valid until the next forward. ASSAY_EBADTOKEN for
- * an id outside the vocabulary. */
+/* Begins a batch; pooler ends it. input_ids, positions: host, [n_tokens]. kv_caches and
+ * intermediate_tensors must be NULL (refused by name). On success *hidden_states is [n_out_rows,
+ * hidden] (or [n_tokens, hidden] without out_rows), after the final norm, in the arena, valid until
+ * the next forward. ASSAY_EBADTOKEN for an id outside the vocabulary. */
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *input_ids,
     const int32_t *positions, const void *kv_caches, const struct attn_metadata *attn_metadata,
     const void *intermediate_tensors, struct tensor *hidden_states, struct err *e);

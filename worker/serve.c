@@ -1,22 +1,22 @@
 /* serve.c - one rank (serve.h): options, model, canary, READY, then batches until stop.
  *
- * A batch's way: RUN names a slot -> stage_read copies and checks it -> the pooling says which
- * tokens are wanted -> forward -> pooler -> rank 0 writes the values into the output segment ->
- * DONE with a digest of the values' bits (FNV-1a, 64 bits), so that the broker sees that all ranks
- * agree. On the CPU a batch is done when it is handed in, and the next RUN waits in the socket. A
- * GPU works by itself: the next batch is handed in while one runs (ops.in_flight), so that it is
- * never idle between two; a descriptor says when one is done, and replies go out in order.
+ * A batch: RUN names a slot -> stage_read copies and checks it -> the pooling says which tokens are
+ * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
+ * digest of the values' bits (FNV-1a, 64 bits), by which the broker checks that all ranks agree. On
+ * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
+ * asynchronous: the next batch is submitted while one runs (ops.in_flight), so that it is never
+ * idle between two; a descriptor signals completion, and replies go out in order.
  *
- * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and its end (of the pipe
- * parent-fd, of the process) is the rank's. Exit codes: 0 after stop, 64 usage, 69 the broker is
- * gone, 70 a bug, 71 no memory or thread, 73 a peer is missing (comm.h), 74 the GPU or its libraries
- * failed, 78 the checkpoint (also one that is not the broker's any more, or whose canary row has no
- * finite score), or a device that cannot hold or run it. A rank that cannot start, or go on, says why
- * before it ends (FAILED).
+ * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and a rank exits when the
+ * broker does (the pipe parent-fd, or the process). Exit codes: 0 after stop, 64 usage, 69 the
+ * broker is gone, 70 a bug, 71 no memory or thread, 73 a peer is missing (comm.h), 74 the GPU or
+ * its libraries failed, 78 the checkpoint (also if it is no longer the broker's, or its canary row
+ * has no finite score), or a device that cannot hold or run it. A rank that cannot start, or
+ * continue, says why before it exits (FAILED).
  *
- * What a rank has loaded is what the broker's digest says: the files are those that the digest was taken
- * of (--identity, schema/identity.h), or have the digest all the same (--digest), before they are read
- * and after; and where the device goes on reading from the mapped files, they are unchanged after each
+ * A rank loads exactly the checkpoint that the broker's digest names: before and after reading, the
+ * files have the same identity (--identity, schema/identity.h) or at least the same digest
+ * (--digest). If the device keeps reading from the mapped files, they are checked again after each
  * batch. */
 #include "worker/serve.h"
 
@@ -43,18 +43,18 @@
 #include "worker/score.h"
 
 #define MAX_IN_FLIGHT 2
-#define PROGRESS_MS 200    /* how often a working device is asked for its progress */
-#define LAST_WORDS_MS 2000 /* how long a rank that gave up waits for the broker to end it */
+#define PROGRESS_MS 200    /* how often a working device's progress is polled */
+#define LAST_WORDS_MS 2000 /* how long a failed rank waits for the broker to end it */
 
 struct options {
     const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
         *weights;
-    const char *digest, *identity; /* that the broker knows of the checkpoint; NULL: nothing */
+    const char *digest, *identity; /* the broker's, of the checkpoint; NULL: none */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
 };
 
-/* A batch that was handed to the device. */
+/* A batch in flight on the device. */
 struct inflight_batch {
     struct stage_token token;
     uint32_t n_values;
@@ -68,17 +68,17 @@ struct worker {
     struct comm *comm;
     struct device *device;
     struct weights *weights;
-    struct identity identity; /* of the files that are loaded */
+    struct identity identity; /* of the loaded files */
     struct qwen2_reward_model model;
     void *context, *socket;
     struct msg_writer writer;
     int32_t *positions; /* [max_tokens] of the batch */
     struct inflight_batch batches[MAX_IN_FLIGHT];
     uint32_t first_batch, n_batches; /* in flight: batches[(first_batch + i) % MAX_IN_FLIGHT] */
-    long long busy_since_us;         /* when the oldest of them began to run, or could have */
-    long long busy_us, ready_us;     /* computing until now; when this rank was ready */
+    long long busy_since_us;         /* when the oldest of them started, or could have */
+    long long busy_us, ready_us;     /* time spent computing; when this rank was ready */
     uint32_t progress;               /* as last seen */
-    int pinned;                      /* the device reads the input segment by itself */
+    int pinned;                      /* the device reads the input segment directly */
 };
 
 static const char help_text[] =
@@ -205,11 +205,11 @@ static void reply_failed(
 {
     struct control reply = {.type = CONTROL_FAILED, .token = *token, .code = (uint32_t)code};
     snprintf(reply.message, sizeof reply.message, "%.440s", e->msg);
-    utf8_make_printable(reply.message); /* it may have been cut inside a letter */
+    utf8_make_printable(reply.message); /* the cut may have split a character */
     send_control(w, &reply);
 }
 
-/* Is what was computed of the checkpoint that it is taken for? A GPU has a copy of it. */
+/* Checks that the checkpoint did not change while it was in use. A GPU has its own copy. */
 static int check_mapping(const struct worker *w, struct err *e)
 {
     return w->ops->typed ? 0 : weights_check(w->weights, e);
@@ -238,7 +238,7 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
     send_control(w, &reply);
 }
 
-/* Answer for every batch that is done, oldest first; with `wait`, until none is in flight. */
+/* Replies for every batch that is done, oldest first; with `wait`, until none is in flight. */
 static void finish_jobs(struct worker *w, int wait)
 {
     while (w->n_batches > 0 && w->ops->poll(w->device, wait)) {
@@ -273,8 +273,7 @@ static void run_batch(struct worker *w, const struct stage_token *token)
     finish_jobs(w, 0);
 }
 
-/* Score one short row for real before saying READY. Every rank does, so the communicator is tried
- * too. */
+/* Scores one short row before READY. Every rank does, so the communicator is tested too. */
 static int sing(struct worker *w, struct err *e)
 {
     const struct stage_config *c = stage_view_config(w->stage);
@@ -295,8 +294,8 @@ static int sing(struct worker *w, struct err *e)
 
 /* ---- start ---- */
 
-/* The files are those that the broker's digest is of, or, copied or touched since, have the same
- * contents. */
+/* Checks that the files are those of the broker's digest, or, if copied or touched since, that they
+ * have the same contents. */
 static int check_checkpoint(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
@@ -359,8 +358,8 @@ static int open_model(struct worker *w, struct err *e)
     return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, "they were read", e) : rc;
 }
 
-/* Ranks may need very different times to load their part: until all have scored the canary row they
- * wait for each other as long as the broker waits for them. */
+/* Ranks may take very different times to load their parts: until all have scored the canary row,
+ * they wait for each other as long as the broker waits for them. */
 static int open_worker(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
@@ -432,7 +431,7 @@ static void connect_broker(struct worker *w)
     send_control(w, &ready);
 }
 
-/* One message: 1, 0 when there is none, -1 for stop. */
+/* Handles one message. Returns 1; 0 if there is none; -1 for stop. */
 static int take_message(struct worker *w)
 {
     zmq_msg_t message;
@@ -454,7 +453,7 @@ static int take_message(struct worker *w)
     return 1;
 }
 
-/* Messages as long as the device can take a batch more; -1 after stop. */
+/* Handles messages while the device can take another batch; -1 after stop. */
 static int take_messages(struct worker *w)
 {
     int got = 1;
@@ -486,8 +485,8 @@ static int serve(struct worker *w)
     }
 }
 
-/* End with the broker: its death kills this process, and if it died before that was asked for, the
- * pipe says so. */
+/* Ties this process to the broker: the broker's death kills it, and the pipe shows if the broker
+ * died before that was set up. */
 static void bind_to_parent(const struct options *o)
 {
     signal(SIGINT, SIG_IGN);
@@ -514,7 +513,7 @@ static int exit_code_of(const struct err *e)
     }
 }
 
-/* Why this rank does not start: for the log, and for the broker, which ends it when it has heard. */
+/* Reports why this rank cannot start, to the log and to the broker, which then ends it. */
 static int give_up(struct worker *w, const struct err *e)
 {
     struct stage_token none = {0};

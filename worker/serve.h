@@ -1,12 +1,12 @@
-/* serve.h - one rank's life: options, model, READY, then slots until stop. main.c calls worker_main
- * with the CPU table; tests call it with a table of their own wrapped around it. The code under
- * this (model, ops) builds without ZeroMQ. */
+/* serve.h - the main loop of one rank: options, model, READY, then slots until stop. main.c calls
+ * worker_main with the CPU table; tests wrap a table of their own around it. The code below this
+ * (model, ops) builds without ZeroMQ. */
 #ifndef ASSAY_SERVE_H
 #define ASSAY_SERVE_H
 
 #include "worker/ops.h"
 
-/* Runs the process; returns its exit code (serve.c lists them). argv as documented by --help:
+/* Runs the process and returns its exit code (serve.c lists them). --help documents argv:
  *
  *     assay-worker --describe --model DIR [--tp N] [--max-len N] [--digest-cache FILE]
  *
@@ -15,8 +15,8 @@
  *
  *     assay-worker --model DIR --rank R --tp N --control ENDPOINT --incarnation N --input-fd N
  *                  --output-fd N --comm-fd N --parent-fd N [--threads N] [--max-batch-tokens N]
- *                  [--max-len N] [--max-rows N] [--isa auto|avx512|avx2|portable] [--deadline-ms N]
- *                  [--digest HEX] [--identity HEX]
+ *                  [--max-len N] [--max-rows N] [--isa NAME] [--deadline-ms N] [--digest HEX]
+ *                  [--identity HEX]
  *
  * serves slots. */
 int worker_main(int argc, char **argv, const struct ops *ops);

@@ -30,29 +30,30 @@ struct weight_tensor {
 struct weights;
 
 int weights_open(struct weights **w, const char *dir, struct err *e);
-/* `choice`: "auto" as above, "single" or "index" where a directory has both (directory.h). */
+/* `choice`: "auto" as above; "single" or "index" if a directory has both (directory.h). */
 int weights_open_chosen(struct weights **w, const char *dir, const char *choice, struct err *e);
-/* "single" or "index" where the choice decided between two, else NULL. Part of a score's mode. */
+/* "single" or "index" if the choice decided between two sets, else NULL. Part of a score's mode. */
 const char *weights_decided(const struct weights *w);
 void weights_close(struct weights **w);
-/* Next tensor, by its place in the file, file after file: 1, or 0 at the end. */
+/* Takes the next tensor, in file order: returns 1, or 0 at the end. */
 int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
-/* The dtype of the layers' matrices where they all have one, else DTYPE_F32. Rewinds. */
+/* The dtype of the layers' matrices if they all have the same, else DTYPE_F32. Rewinds. */
 enum dtype weights_dtype(struct weights *w);
-/* The file's pages leave this process; what is read again comes back from the page cache. For when
- * most of it has been copied or quantized. */
+/* Drops the files' pages from this process; later reads come from the page cache. For use once most
+ * of the data has been copied or quantized. */
 void weights_drop(const struct weights *w);
 uint64_t weights_bytes(const struct weights *w); /* sum of the tensors' bytes */
 
-/* Are the mapped files as they were when they were opened? ASSAY_EFORMAT when one was written to, or
- * replaced or deleted, meanwhile. */
+/* Returns 0 if the mapped files are unchanged since they were opened; ASSAY_EFORMAT if one was
+ * written to, replaced or deleted. */
 int weights_check(const struct weights *w, struct err *e);
-/* And are they those that the names lead to now? */
+/* Also checks that the names still lead to the same files. */
 int weights_check_names(const struct weights *w, struct err *e);
 
-/* BLAKE2b-256 over names and contents of the checkpoint's files (schema/identity.h), as 64 hex digits,
- * and the identity that they had all the while. `cache_file` (may be NULL) remembers it by that. */
+/* Computes the BLAKE2b-256 over names and contents of the checkpoint's files (schema/identity.h),
+ * as 64 hex digits, and the identity that the files had throughout. `cache_file` (may be NULL)
+ * remembers the digest by identity. */
 int checkpoint_digest(
     char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e);
 

@@ -1,4 +1,4 @@
-/* device.h - the CPU's struct device, and the products that are more than a loop over rows. */
+/* device.h - the CPU's struct device, and the operations that are more than a loop over rows. */
 #ifndef ASSAY_CPU_DEVICE_H
 #define ASSAY_CPU_DEVICE_H
 
@@ -7,15 +7,16 @@
 #include "worker/cpu/thread_pool.h"
 #include "worker/ops.h"
 
-/* Scratch memory that grows to the largest size asked for and stays. Contents do not survive a
- * call. */
+/* Scratch memory that grows to the largest size requested and never shrinks. Contents do not
+ * survive a call. */
 struct scratch {
     void *data;
     size_t bytes;
 };
 
-/* Raised with every change that gives a score other bits: it is part of the mode, so that a job begun
- * by an older build is held, not finished in other bits. test_model knows the bits of each. */
+/* Increase it with every change that alters a score's bits. It is part of the mode, so a job begun
+ * by an older build is held instead of finished with other bits. test_model knows the bits of each
+ * value. */
 #define CPU_ARITHMETIC 3
 
 struct device {
@@ -25,7 +26,7 @@ struct device {
     uint8_t *arena;
     size_t arena_bytes, arena_used;
     int shapes_only;
-    void *quantized; /* the weights that prepare_weights made, NULL: none */
+    void *quantized; /* the weights that prepare_weights made; NULL: none */
     size_t quantized_bytes;
     int unpolled;               /* batches finished and not yet polled */
     struct scratch packed_x;    /* shared */
@@ -37,13 +38,13 @@ static inline int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* All of the CPU's tensors are float32. */
+/* All tensors on the CPU are float32. */
 static inline float *row_of(struct tensor t, int64_t row)
 {
     return (float *)t.data + row * t.stride;
 }
 
-/* Words of a row of n elements in int8: pairs. */
+/* The words of an int8 row of n elements: a word is a pair. */
 static inline int64_t int8_words(int64_t n)
 {
     return (n + 1) / 2;

@@ -1,25 +1,23 @@
 /* gemm.c - linear: out = x * [parts]^T + bias, in float32, bfloat16 or int8.
  *
- * Rows go by in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words: a word is a float,
- * or a pair of bfloat16 (which x is rounded to, and other float weights), or a pair of int16 where
- * the weights are int8 (prepare_weights.c), which are widened to that. A piece of the rows is
- * packed once, into panels of MR rows that all threads share. A task is then a block of
- * BLOCK_COLUMNS output columns of one part: it packs (and widens) the block's weights of this piece
- * into panels of NR columns, of its thread's own, and runs the tile kernel over all rows. The next
- * piece of the rows is packed by the last tasks of the same job, into a second buffer, so that
- * threads that find no block any more have something to do. So
+ * Rows are processed in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words. A word is
+ * a float, a pair of bfloat16 (x and float weights are rounded to it), or a pair of int16, to which
+ * int8 weights are widened (prepare_weights.c). Each piece of the rows is packed once, into panels
+ * of MR rows that all threads share. A task is one block of BLOCK_COLUMNS output columns of one
+ * part: it packs (and widens) the block's weights of this piece into its thread's own panels of NR
+ * columns and runs the tile kernel over the rows. The last tasks of a job pack the next piece of
+ * the rows into a second buffer, so that threads without a block have work. So
  *     the block of weights, BLOCK_COLUMNS x KC words (256 KiB), stays in the second-level cache,
- *     the piece of the rows, CHUNK_ROWS x KC words (6 MiB), in the third; of it and of the weights
- *     to come, what is next is fetched while tiles are computed.
+ *     the piece of the rows, CHUNK_ROWS x KC words (6 MiB), in the third; while tiles are computed,
+ *     what comes next of it and of the weights is prefetched.
  *
- * Between two pieces of K the sums wait in `out` as float32, which loses nothing: each output
- * element is one chain of fused multiply-adds over k in one order, whatever the blocks, the threads and
- * the other rows are. Of int8 a piece's sums are exact int32, those of the pieces are added as
- * float32 in order, and the last piece multiplies by the scales: where pieces begin is a function
- * of K alone.
+ * Between pieces of K the sums wait in `out` as float32, which loses nothing: each output element
+ * is one chain of fused multiply-adds over k in one order, independent of blocks, threads and other
+ * rows. In int8 a piece's sums are exact int32; the pieces' sums are added as float32 in order, and
+ * the last piece multiplies by the scales. The pieces' bounds depend on K alone.
  *
- * LIMITS: float weights are packed anew for each call and each chunk of rows; few rows make this bound by
- * memory, not arithmetic. */
+ * LIMITS: each call packs float weights again for each chunk of rows; with few rows, memory is the
+ * bound, not arithmetic. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,15 +38,15 @@ struct gemm {
     const struct weight *parts;
     int n_parts;
     const float *bias;
-    const struct panel_kernels *kernels; /* of the panels' kind */
-    int int8;                            /* that kind */
+    const struct panel_kernels *kernels; /* for this kind of panel */
+    int int8;                            /* whether it is int8 */
     int64_t words;                       /* K in words */
     int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
-    int64_t kc;      /* the length of a piece of K, but perhaps the last */
+    int64_t kc;      /* length of a piece of K; the last may be shorter */
     int64_t k0;      /* where this piece begins */
-    char *panels[2]; /* of this piece, panel p at word p * MR * piece_at(g, k0); of the next */
-    float *x_scale;  /* int8: of each row of this chunk, in panels of MR */
+    char *panels[2]; /* this piece's, panel p at word p * MR * piece_at(g, k0); the next's */
+    float *x_scale;  /* int8: scale of each row of this chunk, in panels of MR */
 };
 
 /* Columns [column, column + n) of out are rows [n0, n0 + n) of w. */
@@ -58,7 +56,7 @@ struct block {
     int64_t first_panel, n_panels; /* of x */
 };
 
-/* How long the piece of K at word k0 is. */
+/* The length of the piece of K at word k0. */
 static int64_t piece_at(const struct gemm *g, int64_t k0)
 {
     return min64(g->kc, g->words - k0);
@@ -86,7 +84,7 @@ static void find_scales(const struct gemm *g, int64_t p)
                                           : 0;
 }
 
-/* Of int8 ones, the row that a panel begins with. */
+/* In int8, `row` must be the first of a panel. */
 static const char *weights_at(const struct gemm *g, const struct weight *w, int64_t row, int64_t k)
 {
     int64_t per_word = g->kernels->per_word;
@@ -95,7 +93,7 @@ static const char *weights_at(const struct gemm *g, const struct weight *w, int6
     return (const char *)w->data + at;
 }
 
-/* The block's weights of this piece of K, as panels. */
+/* Packs the block's weights of this piece of K into panels. */
 static void pack_block(const struct gemm *g, const struct block *b, char *to)
 {
     int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word;
@@ -128,8 +126,8 @@ static struct block find_block(const struct gemm *g, int64_t task)
     return b;
 }
 
-/* The weights that this thread will probably want next: a row of them (of int8 a panel) is fetched
- * with each tile that does not fetch the next panel. */
+/* The weights that this thread will probably need next: each tile that does not prefetch the next
+ * panel prefetches one row of them (in int8 one panel). */
 struct ahead {
     const char *row; /* NULL: none (left) */
     int64_t n_rows, stride_bytes, step;
@@ -161,7 +159,7 @@ static const char *next_row(struct ahead *a)
     return row;
 }
 
-/* The sums so far of a tile to come, so that they are near when it begins. */
+/* Prefetches the sums so far of a coming tile. */
 static void fetch_sums(const struct gemm *g, int64_t row, int64_t column)
 {
     int64_t end = g->k0 > 0 ? min64(row + g->mr, g->x.rows) : 0;
@@ -228,7 +226,7 @@ static void multiply_or_pack(void *arg, int64_t task, int thread)
         pack_panel(g, task - n_multiply, g->k0 + g->kc, g->panels[1]);
 }
 
-/* With fewer column blocks than threads could use, the rows are split too. */
+/* Splits the rows too if there are fewer column blocks than threads could use. */
 static void split_rows(struct gemm *g)
 {
     int64_t wanted = 2 * thread_pool_threads(g->d->pool) / (g->n_blocks > 0 ? g->n_blocks : 1);
@@ -243,7 +241,7 @@ static void split_k(struct gemm *g)
     g->kc = round_up((g->words + pieces - 1) / pieces, 16);
 }
 
-/* One chunk of rows, piece after piece of K. */
+/* Multiplies one chunk of rows, piece after piece of K. */
 static void multiply_chunk(struct gemm *g)
 {
     struct thread_pool *pool = g->d->pool;

@@ -1,5 +1,5 @@
-/* thread_pool.h - a fixed set of threads that run the tasks 0..n-1 of one job at a time, the caller among
- * them. Which thread runs which task is left open; tasks must not care. */
+/* thread_pool.h - a fixed set of threads, the caller included, that run tasks 0..n-1 of one job at
+ * a time. Any thread may run any task, so results must not depend on it. */
 #ifndef ASSAY_THREAD_POOL_H
 #define ASSAY_THREAD_POOL_H
 
@@ -10,8 +10,8 @@ struct thread_pool;
 /* One task; `thread` is 0..n_threads-1, for scratch memory. */
 typedef void thread_pool_task(void *arg, int64_t task, int thread);
 
-/* spin: threads look for the next job a few microseconds before they sleep; for when no more
- * threads run than there are cores. */
+/* spin: threads look for the next job for a few microseconds before they sleep; for use when there
+ * are no more threads than cores. */
 struct thread_pool *thread_pool_new(int n_threads, int spin);
 void thread_pool_free(struct thread_pool **p);
 int thread_pool_threads(const struct thread_pool *p);
