@@ -1,8 +1,8 @@
-/* cli.h - the pieces of `assay` that its verbs share: options, exit codes, and what a verb is.
+/* cli.h - what the verbs of `assay` share: options, exit codes, and the description of a verb.
  *
- * Options are one table (options.c), verbs another (main.c), which names the options that each
- * takes. Parsing, errors, help (help.c), man pages (manual.c) and completion (completion.c) are all
- * made from these two. */
+ * One table holds the options (options.c), another the verbs (main.c), each with the options that
+ * it takes. Parsing, errors, help (help.c), man pages (manual.c) and completion (completion.c) are
+ * all derived from these two. */
 #ifndef ASSAY_CLI_H
 #define ASSAY_CLI_H
 
@@ -65,54 +65,55 @@ enum cli_option {
 };
 
 struct cli {
-    const char *value[CLI_OPTION_COUNT]; /* argument as given, "" for a flag; NULL: not given */
-    const char *operand;                 /* INPUT or JOB, NULL: not given */
-    const char
-        *state_dir; /* default data directory, from the environment; "" where that names none */
-    const char *bin_dir; /* where this program and assayd lie */
+    const char *value[CLI_OPTION_COUNT]; /* the argument as given, "" for a flag; NULL: not given */
+    const char *operand;                 /* INPUT or JOB; NULL: not given */
+    /* default data directory, from the environment; "" if the environment names none */
+    const char *state_dir;
+    const char *bin_dir; /* where this program and assayd are installed */
     int colour;          /* NO_COLOR is not set */
-    int stderr_tty;      /* a terminal that progress may be drawn on (NO_COLOR respected) */
-    const struct cli_verb *verbs; /* all of them, ended by one without a name */
+    int stderr_tty;      /* stderr is a terminal that may show progress (NO_COLOR respected) */
+    const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 
 struct cli_verb {
     const char *name, *operand, *summary;
-    const char *details; /* paragraphs with an empty line between them; NULL: none */
+    const char *details; /* paragraphs separated by an empty line; NULL: none */
     const char *examples;
     int operand_needed;
-    const enum cli_option *options; /* ended by CLI_OPTION_COUNT; the common ones are added */
+    const enum cli_option *options; /* ended by CLI_OPTION_COUNT; common options are added */
     int (*run)(const struct cli *c);
 };
 
 struct cli_option_info {
     const char *name;
-    char letter;          /* of the short form; 0: none */
+    char letter;          /* the short form; 0: none */
     const char *argument; /* FILE and PATH are files, DIR is a directory; NULL: a flag */
     const char *help;
-    const char *values; /* what the argument may be, words; NULL: anything */
+    const char *values; /* the words that the argument may be; NULL: anything */
 };
 const struct cli_option_info *cli_option_info(enum cli_option option);
-extern const enum cli_option cli_common_options[]; /* that every verb takes */
+extern const enum cli_option cli_common_options[]; /* taken by every verb */
 extern const char cli_exit_codes[];
 
-/* Parse argv after the verb. 0; 1 when help was printed; else EX_USAGE, told on stderr. */
+/* Parses the arguments after the verb. Returns 0, 1 after printing help, or EX_USAGE after printing
+ * an error to stderr. */
 int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv);
 
-/* An option's number in [min, max], or `fallback` when not given. 0, or EX_USAGE told on stderr. */
+/* Sets *value to an option's number in [min, max], or to `fallback` if the option is not given.
+ * Returns 0, or EX_USAGE after printing an error to stderr. */
 int cli_number(
     const struct cli *c, enum cli_option option, long min, long max, long fallback, long *value);
 
-/* One line "assay: <message>" on stderr, fit for a terminal whatever is in it. */
+/* Prints one line "assay: <message>" to stderr; control characters in it are made harmless. */
 void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* The same of an error; returns the exit code that fits e->code. */
+/* Prints the error in the same way and returns the exit code for e->code. */
 int cli_fail(const struct err *e);
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* A file beside the others: snprintf that says when it does not fit. 0 or EX_USAGE told on stderr.
- */
+/* snprintf for a path. Returns 0, or EX_USAGE after printing to stderr that it does not fit. */
 int cli_path(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* --data, or the default. 0, or EX_USAGE told on stderr. */
+/* Sets *dir to --data or its default. Returns 0, or EX_USAGE after printing an error to stderr. */
 int cli_data_dir(const struct cli *c, const char **dir);
 
 /* help.c */
@@ -120,7 +121,7 @@ int cli_data_dir(const struct cli *c, const char **dir);
 extern const char cli_examples[];
 void cli_print_overview(FILE *f, const struct cli_verb *verbs);
 void cli_print_help(const struct cli_verb *verb);
-/* What the option is for, and what its argument may be. */
+/* Writes the option's help text and the values that its argument may have. */
 #define CLI_HELP_BYTES 400
 void cli_option_help(enum cli_option option, char *text, size_t size);
 

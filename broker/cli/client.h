@@ -1,8 +1,8 @@
-/* client.h - one connection to a broker: a request out, its reply back as JSON.
+/* client.h - one connection to a broker: sends a request and returns the reply as JSON.
  *
- * A reply that does not come is asked for again with the same bytes (every request that the verbs
- * make is idempotent), so a broker that restarts in between is not noticed. Replies to earlier
- * attempts are told by their id and dropped. */
+ * If no reply comes, the client sends the same bytes again, so a broker may restart in between:
+ * every request that the verbs make is idempotent. A reply to an earlier attempt is recognised by
+ * its id and dropped. */
 #ifndef ASSAY_CLIENT_H
 #define ASSAY_CLIENT_H
 
@@ -15,40 +15,43 @@
 struct client;
 
 int client_new(struct client **c, const char *endpoint, int timeout_ms, struct err *e);
-/* Of the broker whose data directory this is, however long its path. */
+/* Connects to the broker with this data directory, however long its path. */
 int client_new_in(struct client **c, const char *data_dir, int timeout_ms, struct err *e);
 void client_free(struct client **c);
 const char *client_endpoint(const struct client *c);
 int client_timeout_s(const struct client *c);
 
-/* Start a request with n_fields fields beside v, op and id; write these with msg_* to the writer it
- * returns. */
+/* Starts a request with n_fields fields beside v, op and id; the caller writes them with msg_* to
+ * the returned writer. */
 struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fields);
 
-/* Send it, wait at most the client's timeout + extra_ms for the reply. On ok:true, 0 and *reply
- * (caller's). On ok:false the broker's code, message and field in *e. ASSAY_ENOTREADY when nobody
- * answers. `alive` (may be NULL) is asked every now and then; a negative code ends the wait with
- * ASSAY_EIO, as does a signal; CLIENT_STARTING: no answer is expected yet, the time begins anew. A long
- * silence is told in words. */
+/* Sends the request and waits for its reply, at most the client's timeout + extra_ms. Returns 0
+ * with *reply (owned by the caller) on ok:true; on ok:false *e has the broker's code, message and
+ * field. ASSAY_ENOTREADY when nobody answers, ASSAY_EIO after a signal. A long silence is reported
+ * to the user.
+ *
+ * Meanwhile it calls `alive` (may be NULL) repeatedly: a negative code ends the wait with
+ * ASSAY_EIO; CLIENT_STARTING means that no answer is expected yet and restarts the timeout. */
 #define CLIENT_STARTING 1
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e);
-/* The same, and while the broker says that it cannot answer for now, that is told and it is asked again. */
+/* Like client_call, but reports that the broker is temporarily unable to answer, and asks again. */
 int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e);
 void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), void *arg);
 
-/* Where a long silence is told (borrowed); NULL: on stderr. */
+/* Sets where a long silence is reported (borrowed); NULL: stderr. */
 void client_set_waiting(struct client *c, struct waiting *w);
 
-/* msgpack to JSON. float32 becomes the double whose shortest form in at most 9 digits reads back as
- * the same float32. bin is refused. */
+/* Converts msgpack to JSON. A float32 becomes the double whose shortest form, in at most 9 digits,
+ * reads back as the same float32. Refuses bin. */
 int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e);
 
-/* JSON in which what a terminal would act on (utf8_is_control) stands as \u....; `flags` are jansson's
- * beside those for scores, which have at most 9 digits. 0, or -1. */
+/* Prints JSON with every terminal control character (utf8_is_control) as \u.... . `flags` are
+ * jansson's, beside those for scores, which get at most 9 digits. Returns 0 or -1. */
 int json_print(FILE *f, const json_t *value, size_t flags);
-/* One line of it. 0, or ASSAY_EIO. */
+/* Prints it as one line. Returns 0 or ASSAY_EIO. */
 int json_print_line(FILE *f, const json_t *value, struct err *e);
-/* The same of an object that is not empty, with `input` as its last member: a person's numbers, whole. */
+/* Prints a non-empty object as one line, with `input` as its last member; the numbers of `input`,
+ * which are the user's, keep all their digits. */
 int json_print_with_input(FILE *f, const json_t *value, const json_t *input, struct err *e);
 
 #endif

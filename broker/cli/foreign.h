@@ -1,5 +1,7 @@
-/* foreign.h - files that are no JSON lines at all, told by their first bytes: another encoding of text, another compression,
- * another format for tables; or text of another form, a table or JSON over several lines. Each line of such a file would be an error, and none would say what is wrong. */
+/* foreign.h - recognises files that are not JSON lines: by their first bytes another text encoding,
+ * compression or table format, and by their text a table or JSON over several lines.
+ *
+ * Without this, every line would be an error, and none would say what is wrong. */
 #ifndef ASSAY_FOREIGN_H
 #define ASSAY_FOREIGN_H
 
@@ -11,14 +13,15 @@ struct foreign {
     const char *remedy; /* "decompress it first, with `xz -d`" */
 };
 
-/* What `file` begins with, NULL: perhaps JSON lines. Reads no further than the first line does, at most a few hundred
- * bytes, where that may be a row, else 64 KiB, and puts them back; errors stay in the stream (ferror, errno). */
+/* Returns what `file` begins with, NULL if it may be JSON lines. Reads and puts back at most the
+ * first line, no more than a few hundred bytes, if that may be a row, else up to 64 KiB. Read
+ * errors stay in the stream (ferror, errno). */
 const struct foreign *foreign_look(FILE *file);
 
-/* Of text, by its first bytes (is_all: there are no more), NULL: perhaps JSON lines. No reader is asked: any bytes
- * will do. */
+/* The same for text in memory, by its first bytes; is_all: there are no more. Accepts any bytes and
+ * does not parse them. */
 const struct foreign *foreign_text(const char *text, size_t len, int is_all);
-/* Its first line begins as a row does: no more need be seen. */
+/* Does the first line begin like a row, so that no more needs to be seen? */
 int foreign_is_plain(const char *text, size_t len);
 
 #endif

@@ -1,10 +1,10 @@
-/* forgive.h - a line that JSON's reader refuses for the sake of columns that nobody reads.
+/* forgive.h - rewrites a line that the JSON reader refuses because of columns that nobody reads.
  *
- * Data sets hold hashes beyond 64 bits, NaN, 1e999, and halves of characters that were cut. Where such a thing
- * stands in a column that the row does not depend on, it is no reason to refuse the row: the line is
- * written anew with a number beyond what can be held as a text of its digits, NaN and the infinities as
- * null, and half a character as U+FFFD. In the columns that are read only NaN, which exporters write for
- * null, and a number too large for an id, so that it can be named, are mended; the rest stays, and stays an error. */
+ * Data sets hold hashes beyond 64 bits, NaN, 1e999, and halves of surrogate pairs. In a column that
+ * the row does not depend on, that is no reason to refuse the row: a number out of range becomes a
+ * string of its digits, NaN and the infinities become null, and half a pair becomes U+FFFD. In
+ * columns that are read, only two things are rewritten: NaN, which exporters write for null, and an
+ * id that is too large a number, so that the error can name it. Anything else stays an error. */
 #ifndef ASSAY_FORGIVE_H
 #define ASSAY_FORGIVE_H
 
@@ -12,12 +12,13 @@
 
 #include "broker/text/buffer.h"
 
-/* Appends the line as it should have been to `out`. Any bytes will do; what is no JSON object comes out as
- * it is. is_read: does the row depend on this key? is_id: 0, or a bit that stands for this key of an id. Returns the bits
- * of those whose number is too large: it is a text now, and the caller has to say so. */
+/* Appends the repaired line to `out`. Accepts any bytes; what is not a JSON object is copied as it
+ * is. is_read: does the row depend on this key? is_id: 0, or a bit for this id key. Returns the
+ * bits of the id keys whose number was too large and is now a string; the caller must report
+ * those. */
 int forgive_line(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len), struct buffer *out);
-/* Where in the line that is which is at `place` in what was appended. */
+/* Returns the position in the line that corresponds to `place` in the appended text. */
 size_t forgive_origin(const char *text, size_t len, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len), size_t place);
 

@@ -1,20 +1,22 @@
-/* guard.h - what must not be replaced, and where a run must not keep its work.
+/* guard.h - protects files that an output must not replace and directories that a run must not use.
  *
- * An output takes the place of the file that it is named like, and a private broker's directory goes with all that is
- * in it. So neither may be what this run reads (the checkpoint, the worker, the programs), nor anything of a broker's. */
+ * An output replaces the file of its name, and a private broker's directory is deleted with
+ * everything in it. So neither may be what this run reads (the checkpoint, the worker, the
+ * programs) or belong to a broker. */
 #ifndef ASSAY_GUARD_H
 #define ASSAY_GUARD_H
 
 #include "broker/cli/cli.h"
 
 /* Files that only `assay score` puts into a private broker's directory. */
-#define GUARD_MARK "score.lock"  /* it made the directory, and may remove it */
-#define GUARD_LOCK "client.lock" /* it was there before */
+#define GUARD_MARK "score.lock"  /* `assay score` made the directory and may remove it */
+#define GUARD_LOCK "client.lock" /* the directory existed before */
 
-/* place: where the output is to be, as realpath has it. ASSAY_EBADREQ names what it would have destroyed. */
+/* Checks `place`, the realpath of an output. ASSAY_EBADREQ names what it would destroy. */
 int guard_output(const struct cli *c, const char *place, struct err *e);
-/* data: of the private broker; is_own: it was not named by --data, and is removed at the end. ASSAY_EBADREQ where it
- * is a directory of somebody else's, or where this run reads what is in it. */
+/* Checks `data`, the private broker's directory; is_own: it was not named by --data and is removed
+ * at the end. ASSAY_EBADREQ if the directory is somebody else's, or if this run reads something in
+ * it. */
 int guard_work(const struct cli *c, const char *data, int is_own, struct err *e);
 
 #endif

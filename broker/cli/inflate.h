@@ -1,5 +1,5 @@
-/* inflate.h - compressed files as streams: gzip and zstd, told by their first bytes, so that a pipe may be
- * either as well as a file. */
+/* inflate.h - reads gzip and zstd files as streams. Formats are recognised by their first bytes, so
+ * pipes work too. */
 #ifndef ASSAY_INFLATE_H
 #define ASSAY_INFLATE_H
 
@@ -7,15 +7,16 @@
 #include <stdio.h>
 
 #define INFLATE_MAX_WINDOW_LOG                                                                     \
-    27 /* of zstd: memory for 128 MiB, what `zstd --long` takes by itself */
+    27 /* log2 of zstd's window: 128 MiB, which `zstd --long` uses by default */
 
-/* The stream that is in `file`: file itself when it is not compressed, else a new one that closes it (but for
- * stdin). Reads up to four bytes, as long as they may be those of a compressed file. name: a name in .zst is
- * zstd whatever it begins with. A damaged or cut file ends in a read error (ferror), errno EBADMSG; one of
- * zstd with a larger window, errno EOVERFLOW. */
+/* Returns a stream of the contents of `file`: file itself if it is not compressed, else a new
+ * stream that closes it (except stdin). Reads up to four bytes while they may be those of a
+ * compressed file. A name that ends in .zst means zstd whatever the first bytes are. A damaged or
+ * truncated file ends in a read error (ferror) with errno EBADMSG; a zstd window that is too large,
+ * with EOVERFLOW. */
 FILE *inflate_stream(FILE *file, const char *name);
 
-/* Are these, at least four where there are so many, the first bytes of a compressed file? */
+/* Are these the first bytes of a compressed file? n is at least 4, unless the file is shorter. */
 int inflate_is_compressed(const char *bytes, size_t n);
 
 #endif

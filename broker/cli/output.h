@@ -1,6 +1,8 @@
-/* output.h - result lines out: in input order or as they come, each line of the input once.
+/* output.h - writes the result lines, in input order or as they come, one for each line of the
+ * input.
  *
- * target.h says how a file is written. Lines wait in memory from being read to being written. */
+ * target.h says how a file is written. A line stays in memory from when it is read until it is
+ * written. */
 #ifndef ASSAY_OUTPUT_H
 #define ASSAY_OUTPUT_H
 
@@ -19,7 +21,7 @@ struct output_entry {
 struct output {
     struct target target;
     int keep_input, by_completion;
-    struct output_entry *entries; /* [head .. end) are waiting */
+    struct output_entry *entries; /* entries [head, end) are waiting */
     size_t head, end, room;
     int64_t next_i;
     int64_t n_written, n_failed;
@@ -27,17 +29,19 @@ struct output {
 
 int output_open(struct output *o, const struct cli *c, struct err *e);
 void output_release(struct output *o);
-/* A line was read (takes its id and object). i: row index, -1 for a bad line. */
+/* Records a line that was read (takes its id and object). i: row index, -1 for a bad line. */
 void output_expect(struct output *o, struct line *line, int64_t i);
-/* The broker's result for row i (borrowed). The row must be expected. */
+/* Takes the broker's result for row i (borrowed). The row must have been passed to
+ * output_expect. */
 int output_result(struct output *o, int64_t i, json_t *row, struct err *e);
 int output_flush(struct output *o, struct err *e); /* writes what can be written */
 size_t output_waiting(const struct output *o);
-/* The lines so far are void: nothing is waited for, and the file is empty again. */
+/* Discards all lines so far: none is waiting, and the file is empty again. */
 int output_begin_anew(struct output *o, struct err *e);
 int output_finish(struct output *o, struct err *e);
 
-/* The output line of one result row: without `i`, with the line's own id; new reference. */
+/* Returns the output line for a result row, without `i` and with the line's own id; new
+ * reference. */
 json_t *output_line(const json_t *row, json_t *id);
 
 #endif

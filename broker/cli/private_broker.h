@@ -1,5 +1,5 @@
-/* private_broker.h - an assayd of one's own: started for one `assay score`, watched, restarted when
- * it dies, stopped at the end. It ends with its parent even when that is killed. Its log is
+/* private_broker.h - an assayd for one `assay score`: started, watched, restarted when it dies,
+ * stopped at the end. It ends with its parent even if the parent is killed. Its log is
  * DATA/assayd.log. */
 #ifndef ASSAY_PRIVATE_BROKER_H
 #define ASSAY_PRIVATE_BROKER_H
@@ -11,15 +11,15 @@ struct private_broker;
 
 int private_broker_start(
     struct private_broker **b, const struct cli *c, const char *data_dir, struct err *e);
-/* Is it there? A broker that was killed is started again; one that refuses to start gives its own
- * words. 0, PRIVATE_BROKER_STARTING as long as it works and cannot answer yet, or negative. */
+/* Checks the broker and restarts one that was killed. Returns 0; PRIVATE_BROKER_STARTING while it
+ * cannot answer yet; or negative, with the broker's own words if it refuses to start. */
 #define PRIVATE_BROKER_STARTING CLIENT_STARTING
 int private_broker_watch(void *b, struct err *e);
-/* It has not answered for so long: ASSAY_ENOTREADY, with what its log says. */
+/* Returns ASSAY_ENOTREADY with what the log says, after waited_s seconds without an answer. */
 int private_broker_is_silent(struct private_broker *b, int waited_s, struct err *e);
-/* Did an error say where its log is? Then it should stay there. NULL-safe. */
+/* Did an error name the log file? Then the log should be kept. NULL-safe. */
 int private_broker_names_log(const struct private_broker *b);
-/* SIGTERM, wait; within seconds it has ended whatever it does. NULL-safe. */
+/* Sends SIGTERM and waits; the broker ends within seconds whatever it is doing. NULL-safe. */
 void private_broker_stop(struct private_broker **b);
 
 #endif

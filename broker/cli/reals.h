@@ -1,9 +1,9 @@
-/* reals.h - real numbers in JSON as short as they may be without being others. */
+/* reals.h - shortens real numbers in JSON without changing their values. */
 #ifndef ASSAY_REALS_H
 #define ASSAY_REALS_H
 
-/* JSON text in which real numbers stand with 17 digits, enough for any: each becomes the shortest that reads back as the
- * same double, in place. */
+/* Replaces each real number in the JSON text, which must be printed with 17 digits, by the shortest
+ * form that reads back as the same double. Works in place. */
 void reals_shorten(char *json);
 
 #endif

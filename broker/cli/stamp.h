@@ -1,6 +1,8 @@
-/* stamp.h - what an output was made from, kept with it: an extended attribute (user.assay.made), gone with the
- * file, and void once the file is written to. Where the file system keeps none, nobody knows. While it is being
- * written, the attribute says that. */
+/* stamp.h - records with an output what it was made from, in an extended attribute
+ * (user.assay.made). It disappears with the file and becomes invalid once the file is written to.
+ *
+ * While the file is being written, the attribute says so. Some file systems keep no attributes;
+ * then nothing is known of the output. */
 #ifndef ASSAY_STAMP_H
 #define ASSAY_STAMP_H
 
@@ -8,15 +10,15 @@
 
 #define STAMP_BYTES 128
 
-/* Of input, checkpoint (by their files' sizes and times), programs and options of `assay score`; "" when
- * one of the files cannot be told. */
+/* Makes a stamp of the input, the checkpoint (by its files' sizes and times), the programs and the
+ * options of `assay score`; "" if one of the files cannot be examined. */
 void stamp_make(const struct cli *c, char stamp[STAMP_BYTES]);
 int stamp_is_on(const char *path, const char *stamp);
-/* The file is open and all is written. "" takes the mark of stamp_begin away. */
+/* Stamps the open file after the last write. "" removes the mark of stamp_begin. */
 void stamp_put(int fd, const char *stamp);
-/* The file is open, and writing begins: it is of this program. */
+/* Marks the open file as being written by this program. */
 void stamp_begin(int fd);
-/* 1: it has such a mark. 0: none. -1: the file system keeps none. */
+/* Returns 1 if the file has such a mark, 0 if not, -1 if the file system keeps none. */
 int stamp_is_begun(const char *path);
 
 #endif

@@ -1,12 +1,12 @@
-/* target.h - a file that a verb writes: whole or not there, and by one process at a time.
+/* target.h - a file that a verb writes: complete or absent, and written by one process at a time.
  *
- * A file is written beside its place as FILE.part, locked, and renamed when it is whole, so FILE is
- * either absent, an older whole one, or whole. A symbolic link is followed: what it leads to is what
- * is replaced. What is there and is no regular file (a pipe, a terminal, /dev/null), and what is
- * open already (/dev/stdout, /dev/fd/3), is written through as it is and never renamed over.
+ * A file is written beside its place as FILE.part, locked, and renamed when complete, so FILE is
+ * absent, an older complete one, or complete. A symbolic link is followed: the file that it leads
+ * to is replaced. An existing file that is not regular (a pipe, a terminal, /dev/null), or that is
+ * open already (/dev/stdout, /dev/fd/3), is written through and never renamed over.
  *
- * Refused before anything is written: a directory, a disk, the input, what guard.h keeps, a file that one
- * may not write to, and a FILE.part that is not of such a run. */
+ * Refused before anything is written: a directory, a disk, the input, what guard.h protects, a file
+ * without write permission, and a FILE.part that such a run did not make. */
 #ifndef ASSAY_TARGET_H
 #define ASSAY_TARGET_H
 
@@ -18,24 +18,25 @@
 
 struct target {
     FILE *file;
-    char path[PATH_MAX];                      /* as it was named; "stdout" */
+    char path[PATH_MAX];                      /* as the user named it, or "stdout" */
     char place[PATH_MAX], part[PATH_MAX + 8]; /* empty: written through */
-    int fd;                                   /* of part; -1: none */
+    int fd;                                   /* the open part file; -1: none */
     char stamp[STAMP_BYTES];                  /* kept with the file (stamp.h); empty: none */
 };
 
-/* path NULL or "-": stdout. input: the file that is read meanwhile, NULL or "-": stdin; it is an error
- * to name it as the output (ASSAY_EBADREQ, as is a directory). ASSAY_EBUSY when another process writes
+/* Opens path for writing; NULL or "-": stdout. input: the file being read, NULL or "-": stdin.
+ * ASSAY_EBADREQ if the output is the input or a directory; ASSAY_EBUSY if another process writes
  * it. */
 int target_open(
     struct target *t, const char *path, const char *input, const struct cli *c, struct err *e);
-/* What was written is void: 0, or ASSAY_ESTATE where it cannot be taken back. */
+/* Discards what was written. Returns 0, or ASSAY_ESTATE if it cannot be taken back. */
 int target_begin_anew(struct target *t, struct err *e);
-/* All is written: sync, and put it into its place. Compressed where the name ends in .gz or .zst. */
+/* Syncs the file and moves it to its place. The file is compressed if its name ends in .gz or
+ * .zst. */
 int target_finish(struct target *t, struct err *e);
-/* Is this a name of something that this process has open? */
+/* Does the path name something that this process has open? */
 int target_names_descriptor(const char *path);
-/* Leaves FILE.part where target_finish was not reached, but not an empty one. */
+/* Releases the target. If target_finish was not reached, a FILE.part that is not empty stays. */
 void target_release(struct target *t);
 
 #endif

@@ -1,5 +1,5 @@
-/* waiting.h - what a verb waits for, in words: in the bar where there is one, else on stderr, once and
- * then rarely. */
+/* waiting.h - says what a verb is waiting for: in the progress bar if there is one, else on stderr,
+ * once and then rarely. */
 #ifndef ASSAY_WAITING_H
 #define ASSAY_WAITING_H
 
@@ -8,18 +8,18 @@
 
 struct waiting {
     struct progress *progress; /* NULL: there is no bar */
-    int refuse;                /* --no-wait: a reason to wait is an error */
-    long long again_ms;        /* when it may be said again */
+    int refuse;                /* --no-wait: having to wait is an error */
+    long long again_ms;        /* when the message may be repeated */
 };
 
-/* Say it. */
+/* Reports what is waited for. */
 void waiting_tell(struct waiting *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* No longer. */
+/* Ends the report. */
 void waiting_over(struct waiting *w);
-/* Is this what the broker says when it cannot take a request for now? */
+/* Is this an error with which the broker says that it cannot take a request now? */
 int waiting_is_worth(const struct err *e);
-/* Say the reason in *e and sleep as long as the broker advises: 0, try again; or negative: not to be
- * waited for, or a signal came. */
+/* Reports the reason in *e and sleeps as long as the broker advises. Returns 0 to try again, or
+ * negative if waiting is not worth it or a signal came. */
 int waiting_pause(struct waiting *w, struct err *e);
 
 #endif

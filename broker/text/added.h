@@ -1,8 +1,8 @@
-/* added.h - tokens that are found in the text itself, before it is cut into words: control tokens such as
+/* added.h - finds added tokens in a text before it is cut into words: control tokens such as
  * <|im_end|>, and whatever else a tokenizer.json adds.
  *
- * Leftmost first, of those that begin at one place the longest, without overlap. A token may take
- * the white space beside it along (lstrip, rstrip). */
+ * Matches are leftmost first, the longest where several begin at one place, and do not overlap. A
+ * token may include the white space beside it (lstrip, rstrip). */
 #ifndef ASSAY_ADDED_H
 #define ASSAY_ADDED_H
 
@@ -17,9 +17,9 @@ struct added_token {
 };
 
 struct added_set {
-    struct added_token *tokens; /* sorted by content once added_set_sort was called */
+    struct added_token *tokens; /* sorted by content after added_set_sort */
     size_t n, room;
-    uint8_t starts[256]; /* bytes that a token begins with */
+    uint8_t starts[256]; /* bytes that some token begins with */
 };
 
 void added_set_add(struct added_set *s, const struct added_token *t); /* copies the content */
@@ -33,13 +33,13 @@ struct span {
 
 struct added_cut {
     const struct added_token *token;
-    struct span span; /* with the white space that it takes along */
-    size_t next;      /* where to look for the next one */
+    struct span span; /* includes the white space that it takes */
+    size_t next;      /* where to search for the next token */
 };
 
-/* The next token from `from` on that touches none of the closed spans (ascending). `classes` as
- * made by unicode_classes. 1 and *cut, or 0. `done`: end of what is cut already; white space before
- * it is not taken. */
+/* Finds the next token from `from` on that touches none of the closed spans (ascending). `classes`
+ * comes from unicode_classes. Returns 1 and *cut, or 0. `done`: end of what is cut already; white
+ * space before it is not taken. */
 struct added_search {
     const struct added_set *set;
     const uint8_t *classes, *text;

@@ -1,12 +1,12 @@
-/* bpe.h - byte-level byte pair encoding: a vocabulary of byte strings, merges by rank, and the cutting
- * of one word into tokens.
+/* bpe.h - byte-level byte pair encoding: a vocabulary of byte strings and ranked merges that cut a
+ * word into tokens.
  *
- * The reference's algorithm: a word begins as its bytes; of all neighbours that may merge, those of
- * the lowest rank do, the leftmost first, until none may. Short words search the lowest rank anew
- * after each merge; long ones keep the candidates in a heap, O(n log n).
+ * This is the reference's algorithm: a word starts as its bytes; of all neighbours that may merge,
+ * those of the lowest rank merge, leftmost first, until none may. Short words search for the lowest
+ * rank after each merge; long ones keep the candidates in a heap, O(n log n).
  *
- * Speed comes from not doing that: a word that is a token and whose merges are known to lead there
- * is one lookup, and an encoder remembers the words that it cut lately. */
+ * Most words skip this for speed: a word that is a token which its merges are known to produce
+ * takes one lookup, and an encoder remembers the words that it cut recently. */
 #ifndef ASSAY_BPE_H
 #define ASSAY_BPE_H
 
@@ -17,15 +17,15 @@
 
 struct bpe;
 
-/* One token, for bpe_new. Bytes are borrowed. */
+/* One token, for bpe_new. Its bytes are borrowed. */
 struct bpe_token {
-    struct slice bytes; /* at least one */
+    struct slice bytes; /* at least one byte */
     int32_t id;
 };
 
 struct bpe_merge {
-    int32_t left, right,
-        whole; /* ids; rank is the place in the list, the last of equal pairs counts */
+    /* ids; the place in the list is the rank, and the last of equal pairs counts */
+    int32_t left, right, whole;
 };
 
 struct bpe_options {
@@ -33,21 +33,22 @@ struct bpe_options {
     uint32_t n_tokens;
     const struct bpe_merge *merges;
     uint32_t n_merges;
-    int ignore_merges; /* a word that is a token is that token, whatever the merges say */
+    int ignore_merges; /* a word that is a token becomes that token, whatever the merges */
 };
 
-/* ASSAY_EFORMAT when one of the 256 bytes is no token, or two tokens are the same. */
+/* Builds the vocabulary. ASSAY_EFORMAT if one of the 256 bytes is no token, or two tokens are the
+ * same. */
 int bpe_new(struct bpe **b, const struct bpe_options *o, struct err *e);
 void bpe_free(struct bpe **b);
 
-/* Growing list of ids. Zero-initialize; free(at). */
+/* A growing list of ids. Zero-initialize; free(at). */
 struct id_list {
     int32_t *at;
     size_t len, room;
 };
 void id_list_add(struct id_list *l, int32_t id);
 
-/* One thread's scratch and memory of words, for one bpe. */
+/* One thread's scratch space and cache of words, for one bpe. */
 struct bpe_encoder;
 struct bpe_encoder *bpe_encoder_new(const struct bpe *b);
 void bpe_encoder_free(struct bpe_encoder **n);

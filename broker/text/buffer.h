@@ -1,4 +1,5 @@
-/* buffer.h - bytes that grow, zero-initialized and given back by buffer_release; and lists that do. */
+/* buffer.h - growing byte buffers, zero-initialized and freed by buffer_release, and growing
+ * lists. */
 #ifndef ASSAY_BUFFER_H
 #define ASSAY_BUFFER_H
 
@@ -12,11 +13,13 @@ struct buffer {
 
 void buffer_append(struct buffer *b, const void *bytes, size_t len);
 void buffer_text(struct buffer *b, const char *text); /* without its NUL */
-/* Room for n more behind len; the caller writes there and adds to len itself. */
+/* Makes room for n more bytes after len and returns their place; the caller writes there and adds
+ * to len. */
 uint8_t *buffer_reserve(struct buffer *b, size_t n);
 void buffer_release(struct buffer *b);
 
-/* The list with room for one more behind its n items of `size` bytes; it may move. free it. */
+/* Returns the list with room for one more after its n items of `size` bytes. The list may move; the
+ * caller frees it. */
 void *list_grow(void *list, size_t n, size_t *room, size_t size);
 
 #endif

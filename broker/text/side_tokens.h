@@ -1,8 +1,9 @@
-/* side_tokens.h - a list of added tokens that grows as that of Hugging Face's tokenizers does: each token
- * gets the next free id unless its text is a token already, and one of a known text changes the flags.
+/* side_tokens.h - a list of added tokens that grows like that of Hugging Face's tokenizers: each
+ * token gets the next free id unless its text is a token already; a token with a known text changes
+ * the flags.
  *
- * Tokens are objects as in tokenizer.json's added_tokens; `normalized` may be absent: then it is what
- * `special` is not. */
+ * Tokens are objects as in tokenizer.json's added_tokens. If `normalized` is absent, it is the
+ * opposite of `special`. */
 #ifndef ASSAY_SIDE_TOKENS_H
 #define ASSAY_SIDE_TOKENS_H
 
@@ -11,21 +12,21 @@
 struct side_tokens {
     const json_t *vocab; /* borrowed */
     json_t *list;        /* array, with ids and all flags */
-    json_t *by_content;  /* text to the list's element */
-    json_int_t highest;  /* id in the list, -1: none */
-    json_int_t next;     /* id of a text that is no token yet */
+    json_t *by_content;  /* from text to the list's element */
+    json_int_t highest;  /* highest id in the list, -1: none */
+    json_int_t next;     /* id for the next new text */
 };
 
 void side_tokens_init(struct side_tokens *t, const json_t *vocab);
 void side_tokens_release(struct side_tokens *t);
-/* Tokens are added in calls of several, and the first free id is looked for at the beginning of each. */
+/* Starts one call of several tokens; the first free id is determined here, once for each call. */
 void side_tokens_begin(struct side_tokens *t);
-/* Copies what it needs of the token. Without content, or with an empty one: nothing. */
+/* Adds a token, copying what it needs. Does nothing if the content is absent or empty. */
 void side_tokens_add(struct side_tokens *t, const json_t *token);
 json_t *side_tokens_find(const struct side_tokens *t, const char *content); /* NULL: none */
 
 const char *side_content(const json_t *token); /* NULL: none */
 int side_flag(const json_t *token, const char *name);
-int side_same(const json_t *a, const json_t *b); /* flags alike */
+int side_same(const json_t *a, const json_t *b); /* are all flags equal? */
 
 #endif

@@ -1,13 +1,13 @@
-/* text_digest.h - what a checkpoint's text becomes tokens by, beside the files that its digest is of: part of a
- * score's mode, so that a job's rows are all of one reading. */
+/* text_digest.h - a digest of the files that turn text into tokens and that the checkpoint's digest
+ * leaves out. It is part of a score's mode, so that all rows of a job are tokenized alike. */
 #ifndef ASSAY_TEXT_DIGEST_H
 #define ASSAY_TEXT_DIGEST_H
 
 #define TEXT_DIGEST_HEX 9
 
-/* Eight hex digits over the contents of tokenizer_config.json, special_tokens_map.json, added_tokens.json and the
- * chat templates' files of DIR, and the template's name where one was asked for (else NULL). "" where there is
- * nothing of that, or no tokenizer. */
+/* Writes eight hex digits over tokenizer_config.json, special_tokens_map.json, added_tokens.json
+ * and the chat template files in DIR, and over the template's name if one was requested (else
+ * NULL). "" if there is none of these, or no tokenizer. */
 void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *template_name);
 
 #endif

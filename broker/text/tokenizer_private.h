@@ -1,4 +1,5 @@
-/* tokenizer_private.h - a tokenizer's parts: what tokenizer_json.c fills and tokenizer.c uses. */
+/* tokenizer_private.h - the parts of a tokenizer, which tokenizer_json.c fills and tokenizer.c
+ * uses. */
 #ifndef ASSAY_TOKENIZER_PRIVATE_H
 #define ASSAY_TOKENIZER_PRIVATE_H
 
@@ -10,12 +11,13 @@ struct tokenizer {
     struct added_set added, added_normalized;
     struct id_list before, behind; /* ids that the post-processor puts around a text */
     struct slice *pieces;          /* [n_ids] bytes of each id; absent: no such token */
-    uint8_t *piece_bytes;          /* what they point into */
+    uint8_t *piece_bytes;          /* the bytes that pieces point into */
     uint32_t n_ids;
-    int nfc, digits; /* normalize at all; the split pattern's (split.h) */
+    int nfc, digits; /* nfc: normalize; digits: the split pattern's (split.h) */
 };
 
-/* Fills a zeroed tokenizer whose classes are set. On failure the caller frees what is there. */
+/* Fills a zeroed tokenizer whose classes are set. On failure the caller frees what was
+ * allocated. */
 int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e);
 
 #endif

@@ -1,7 +1,7 @@
-/* unicode.h - what the tokenizer must know of a character, as its reference sees it.
+/* unicode.h - the properties of characters that the tokenizer needs, as its reference sees them.
  *
- * The reference's split patterns and its normalizer follow different versions of Unicode, so the
- * ranges (unicode_ranges.c) are what it was observed to do, character by character. */
+ * The reference's split patterns and normalizer follow different versions of Unicode, so the ranges
+ * (unicode_ranges.c) are its observed behaviour, character by character. */
 #ifndef ASSAY_UNICODE_H
 #define ASSAY_UNICODE_H
 
@@ -14,9 +14,10 @@ enum unicode_class {
     UNICODE_LETTER = 1, /* \p{L} */
     UNICODE_NUMBER = 2, /* \p{N} */
     UNICODE_SPACE = 4,  /* \s */
-    /* What is neither stands alone under NFC: it does not change, move or fuse. */
-    UNICODE_TAIL = 8,  /* NFC may change it, move it, or fuse it with what stands before */
-    UNICODE_HEAD = 16, /* NFC may fuse it with a tail behind it */
+    /* A character that is neither tail nor head stands alone under NFC: it does not change, move or
+     * fuse. */
+    UNICODE_TAIL = 8,  /* NFC may change it, move it, or fuse it with what precedes */
+    UNICODE_HEAD = 16, /* NFC may fuse it with a tail after it */
 };
 
 struct unicode_range {
@@ -28,11 +29,11 @@ extern const struct unicode_range unicode_letters[], unicode_numbers[], unicode_
 extern const unsigned unicode_n_letters, unicode_n_numbers, unicode_n_spaces, unicode_n_tails,
     unicode_n_heads;
 
-/* The classes of every character: UNICODE_END bytes of enum unicode_class, by code point. The
- * caller frees it. */
+/* Returns the classes of all characters: UNICODE_END bytes of enum unicode_class, by code point.
+ * The caller frees it. */
 uint8_t *unicode_classes(void);
 
-/* The character at p, which is the first byte of one in valid UTF-8; *len: its bytes. */
+/* Decodes the character at p, its first byte in valid UTF-8; *len: its length in bytes. */
 static inline uint32_t unicode_decode(const uint8_t *p, unsigned *len)
 {
     if (p[0] < 0x80) {
