@@ -3,13 +3,14 @@
  *
  * The key is derived from the paths of input, output and model, and from options that no row shows,
  * so the same command finds the same job. If that job has another input, checkpoint or mode, the
- * run starts over under the next key: KEY, KEY.2, KEY.3 ..; with --key, that is an error instead.
+ * run starts over under the next key: KEY, KEY.2, KEY.3 ..; with --key or a pipe as the input, that
+ * is an error instead.
  *
  * A private broker's directory is OUTPUT.assay (INPUT.assay if the output is stdout or a device;
- * one under TMPDIR if the input is a pipe too). One process at a time holds it. It is removed when
- * all rows were scored or nothing was done, but never if it is that of --data, or existed before
- * without our mark. A directory that held other files before, or that is a symbolic link, is
- * refused (guard.h). */
+ * one under TMPDIR if the input is a pipe too). One process at a time holds it. A directory with our
+ * mark is removed when all rows were scored; one that this run made also when the broker never
+ * answered, or, unless --data names it, when the input is a pipe. One that held other files before,
+ * or is a symbolic link, is refused unless --data names it (guard.h). */
 #ifndef ASSAY_RUN_H
 #define ASSAY_RUN_H
 
@@ -25,7 +26,7 @@ struct run {
     char key[256];
     int generation; /* 1: base, n: base.n */
     int from_pipe;  /* the input cannot be read again */
-    int is_marked;  /* the directory was made by this run or an earlier one */
+    int is_marked;  /* made by this run or an earlier one, and not that of --data */
     int was_made;   /* the directory was made by this run */
     int lock;
 };
