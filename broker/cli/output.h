@@ -29,7 +29,8 @@ struct output {
 
 int output_open(struct output *o, const struct cli *c, struct err *e);
 void output_release(struct output *o);
-/* Records a line that was read (takes its id and object). i: row index, -1 for a bad line. */
+/* Records a line that was read: takes its id, and with keep_input its object. i: row index, -1 for
+ * a bad line. */
 void output_expect(struct output *o, struct line *line, int64_t i);
 /* Takes the broker's result for row i (borrowed). The row must have been passed to
  * output_expect. */

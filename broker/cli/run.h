@@ -7,8 +7,8 @@
  * is an error instead.
  *
  * A private broker's directory is OUTPUT.assay (INPUT.assay if the output is stdout or a device;
- * one under TMPDIR if the input is a pipe too). One process at a time holds it. A directory with our
- * mark is removed when all rows were scored; one that this run made also when the broker never
+ * one under TMPDIR if the input is a pipe too). One process at a time holds it. A directory with
+ * our mark is removed when all rows were scored; one that this run made also when the broker never
  * answered, or, unless --data names it, when the input is a pipe. One that held other files before,
  * or is a symbolic link, is refused unless --data names it (guard.h). */
 #ifndef ASSAY_RUN_H
@@ -47,8 +47,8 @@ enum run_end {
     RUN_FAILED,  /* some rows have none, or the run was cut short: it can be continued */
     RUN_NOTHING, /* the broker never answered */
 };
-/* Removes the directory if `end` permits it and `keep` is not set; call it after the broker has
- * stopped. Returns whether the directory is still there. */
+/* Removes the directory under the conditions above, unless `keep` is set; call it after the broker
+ * has stopped. Returns whether the directory is still there. */
 int run_close(struct run *r, enum run_end end, int keep);
 
 #endif
