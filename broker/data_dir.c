@@ -33,7 +33,7 @@ int data_dir_find(char *path, size_t size, const char *given, struct err *e)
     return n < (int)size ? 0 : err_set(e, ASSAY_EIO, "data directory: path too long");
 }
 
-/* 1 when it was made, 0 when it was there. */
+/* 1: made; 0: it exists. */
 static int make(const char *path, struct err *e)
 {
     if (mkdir(path, 0700) == 0)
@@ -76,8 +76,8 @@ static int refuse(struct err *e, const char *path, const char *found, const char
         advice);
 }
 
-/* A directory above it that anybody may rename entries in. One of another user's is refused; where
- * it is ours or the system's, as volumes of containers are, whoever opened it to all is told. */
+/* Checks the parent directories for one in which anybody may rename entries. Another user's is
+ * refused; this user's or root's, as with container volumes, gets a warning. */
 static int check_parents(const char *path, struct err *e)
 {
     char real[PATH_MAX];
@@ -98,7 +98,7 @@ static int check_parents(const char *path, struct err *e)
     return 0;
 }
 
-/* What others could have put there to be written through. */
+/* Refuses an entry through which somebody else could redirect our writes. */
 static int check_entry(int dir, const char *path, const char *name, struct err *e)
 {
     char whole[4400];
@@ -167,7 +167,8 @@ static int check_owner(int fd, const char *path, struct stat *st, struct err *e)
     return 0;
 }
 
-/* Others may look into it: a data directory is closed to them, another one is not ours to close. */
+/* Closes the directory if others may look into it: a data directory gets mode 0700, any other is
+ * refused. */
 static int close_to_others(
     int fd, const char *path, const struct stat *st, const struct contents *found, struct err *e)
 {
@@ -197,7 +198,7 @@ static int check(int fd, const char *path, int *is_empty, struct err *e)
     return rc == 0 ? close_to_others(fd, path, &st, &found, e) : rc;
 }
 
-/* A link of somebody else's may be turned after this. */
+/* Refuses another user's symbolic link: its owner may change it after this check. */
 static int check_link(const char *path, struct err *e)
 {
     char bare[4096];
@@ -226,7 +227,7 @@ int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
     return rc;
 }
 
-/* A name that a start gives. */
+/* 1: a start creates files of this name. */
 static int is_a_start_s(const char *name)
 {
     static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
@@ -242,7 +243,7 @@ static void empty(const char *path)
     DIR *dir = opendir(path);
     for (struct dirent *d; dir && (d = readdir(dir)) != NULL;)
         if (is_a_start_s(d->d_name))
-            unlinkat(dirfd(dir), d->d_name, 0); /* leaves directories */
+            unlinkat(dirfd(dir), d->d_name, 0); /* fails for directories */
     if (dir)
         closedir(dir);
 }
@@ -256,7 +257,7 @@ void data_dir_undo(const char *path, const struct data_dir_start *start)
     snprintf(part, sizeof part, "%s", path);
     for (int n = start->n_made; n > 0 && rmdir(part) == 0; n--) {
         char *slash = strrchr(part, '/');
-        while (slash && slash > part && slash[1] == '\0') { /* ends in slashes */
+        while (slash && slash > part && slash[1] == '\0') { /* it ends in slashes */
             *slash = '\0';
             slash = strrchr(part, '/');
         }

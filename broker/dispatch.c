@@ -22,7 +22,8 @@ static void write_start(struct broker *b, int g, struct batch *batch)
         transaction_forgo(b, &e);
 }
 
-/* 1 gone, 0 it will come again, negative: the database failed. */
+/* Sends the batch to group g. 1: gone; 0: the planner has it again; negative: the database
+ * failed. */
 static int send_out(struct broker *b, int g, struct batch **batch, struct err *e)
 {
     struct err why = {0};

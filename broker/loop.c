@@ -19,20 +19,20 @@
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
-#define READING_US 20000 /* of one tick; then it is the workers' turn again */
+#define READING_US 20000 /* of a tick, for requests that write to no job; then workers come */
 #define REQUESTS_US                                                                                \
-    200000 /* of one tick in all: replies go out at its end, large submits take long */
+    200000 /* of a tick, for all requests: replies leave at its end, and large submits take long */
 #define HOUSEKEEPING_MS 1000
-#define WORKERS_MS 10000 /* between two entries that say nothing new */
+#define WORKERS_MS 10000 /* between two writes without a change */
 #define DRAIN_MS 30000
-#define MOST_REFUSED 4096 /* of the messages that are left at the end */
-#define PURGE_SLICE_MS 2  /* of deleting; writing it to the disk takes several times that */
+#define MOST_REFUSED 4096 /* messages refused at the end, at most */
+#define PURGE_SLICE_MS 2  /* time for deleting; writing it to disk takes several times that */
 #define PURGE_PAUSE_MS 16
 
 /* ---- requests ---- */
 
-/* One message: envelope and body. 1 when there was one with a body, 0 when it is to be dropped, -1
- * when there is none. */
+/* Receives one message, envelope and body. 1: a message with a body; 0: a bad one, to be dropped;
+ * -1: none. */
 static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
 {
     zmq_msg_t frame;
@@ -49,8 +49,8 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
             connections_taken(zmq_msg_size(&frame));
         more = zmq_msg_more(&frame);
         int is_last = !more, is_empty = zmq_msg_size(&frame) == 0;
-        /* The first frame is the routing id. Then all up to the first empty frame is envelope; the
-         * body is the one frame after it, or the only frame there is. */
+        /* The first frame is the routing id. The envelope is all frames up to the first empty one;
+         * the body is the single frame after it, or the only frame after the routing id. */
         if (n > 0 && (delimited || (is_last && n == 1))) {
             zmq_msg_move(body, &frame);
             env->connection = connections_of(zmq_msg_get(body, ZMQ_SRCFD));
@@ -65,8 +65,8 @@ static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
     return !bad && bodies == 1;
 }
 
-/* The transaction of this tick's requests failed: nobody was told anything yet, and all hear the
- * same now. */
+/* Fails all requests of this tick after their transaction failed: no reply has left yet, and all
+ * get the same error. */
 static void refuse_tick(struct broker *b, struct err *e)
 {
     transaction_rollback(b);
@@ -77,8 +77,8 @@ static void refuse_tick(struct broker *b, struct err *e)
     waiters_settle(b, e);
 }
 
-/* Who looks at jobs hears of those that were written to; after the transaction, so that it sees
- * them as they are now, also when it was undone. */
+/* Tells waiters, progress events and the planner which jobs were written to. It runs after the
+ * transaction, so that they see the jobs as they are, even if it was rolled back. */
 static void tell_of_touched(struct broker *b)
 {
     struct err e = {0};
@@ -101,11 +101,11 @@ static void end_requests(struct broker *b, int rc, struct err *e)
         refuse_tick(b, e);
     send_replies(b);
     tell_of_touched(b);
-    store_tend(b->store); /* while the thread brings this tick's commit to the disk */
+    store_tend(b->store); /* while the thread syncs this tick's commit */
 }
 
-/* One request; returns how long it took, unless it wrote to a job: that is cheap by the row, and
- * the more of it there is in one transaction the better. */
+/* Handles one request. Returns how long it took, or 0 if it wrote to a job: writes are cheap by the
+ * row, and cheaper the more of them one transaction has. */
 static long long take_request(
     struct broker *b, const struct envelope *env, zmq_msg_t *body, int *rc, struct err *e)
 {
@@ -116,8 +116,8 @@ static long long take_request(
     return b->n_touched == touched ? now_mono_us() - start_us : 0;
 }
 
-/* Whatever clients sent, up to a bound of their number and of the time that reading takes, in one
- * transaction. */
+/* Handles client messages in one transaction, up to a bound on their number and on the time for
+ * reading. */
 static void take_requests(struct broker *b)
 {
     struct err e = {0};
@@ -175,7 +175,7 @@ static uint64_t add_to_sum(uint64_t sum, const void *bytes, size_t n)
     return sum;
 }
 
-/* One number of all that the table says, but for the time. */
+/* Returns a hash of the whole table, except times. */
 static uint64_t sum_of_workers(const struct broker *b)
 {
     uint64_t sum = 0xcbf29ce484222325;
@@ -204,8 +204,8 @@ static int write_all_workers(struct broker *b, struct err *e)
     return rc;
 }
 
-/* What has changed, and now and then that nothing has: a broker with nothing to do must leave the
- * database alone, or the WAL is never cut. */
+/* Writes the workers table when it has changed, and every WORKERS_MS: an idle broker must leave the
+ * database alone, or the WAL is never truncated. */
 static int write_workers(struct broker *b, long long now_ms, struct err *e)
 {
     uint64_t sum = sum_of_workers(b);
@@ -216,7 +216,7 @@ static int write_workers(struct broker *b, long long now_ms, struct err *e)
     return write_all_workers(b, e);
 }
 
-/* While there is a group that may serve, the others try on; when there is none, the broker ends. */
+/* Fails when every group is hopeless. As long as one may still serve, the others go on trying. */
 static int check_groups(struct broker *b, struct err *e)
 {
     int exit_code, n = b->options->replicas, hopeless = 0;
@@ -251,7 +251,7 @@ static void look_at_connections(struct broker *b)
     b->connections_ended = ended;
 }
 
-/* Jobs that were found to be damaged when they were read. */
+/* Mends a job that was found damaged when it was read. */
 static void look_at_damage(struct broker *b)
 {
     struct err e = {0};
@@ -279,7 +279,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     return now_ms + HOUSEKEEPING_MS;
 }
 
-/* A slice of what purged jobs left. A full disk is the best reason to delete: the reserve makes
+/* Deletes a slice of the data of purged jobs. On a full disk, deleting is urgent: the reserve makes
  * room for it. */
 static int purge_slice(struct broker *b, int has_rows)
 {
@@ -293,11 +293,11 @@ static int purge_slice(struct broker *b, int has_rows)
         store_free_room_to_purge(b->store);
     if (rc != 0)
         transaction_forgo(b, &e);
-    store_idle(b->store); /* at once: what many slices wrote would hold up the loop for long */
+    store_idle(b->store); /* at once: after many slices it would block the loop for long */
     return rc;
 }
 
-/* Returns when it wants to be called again. */
+/* Deletes a slice when it is due. Returns when it is due next. */
 static long long purge(struct broker *b, long long now_ms)
 {
     struct err e = {0};
@@ -316,7 +316,7 @@ static long long purge(struct broker *b, long long now_ms)
 static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
 {
     int n = 0;
-    int full = replies_are_full(b); /* until the disk has caught up */
+    int full = replies_are_full(b); /* until syncing has caught up */
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = full ? 0 : ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
@@ -333,7 +333,7 @@ static void start_draining(struct broker *b)
         group_stop(b->groups[g]);
 }
 
-/* 1 when a signal says to stop at once. */
+/* Reads a signal: the first starts draining, a second returns 1: stop at once. */
 static int take_signal(struct broker *b, int signal_fd)
 {
     struct signalfd_siginfo info;
@@ -353,8 +353,8 @@ static int all_stopped(const struct broker *b)
     return 1;
 }
 
-/* The Ctrl-C of a terminal reaches a private broker too: when that ends is for who started it to
- * say. */
+/* Opens the signalfd. Ctrl-C in a terminal also reaches a private broker, which ignores it: the
+ * process that started the broker decides when it ends. */
 static int open_signals(const struct broker *b, struct err *e)
 {
     sigset_t set;
@@ -375,7 +375,7 @@ static long long earlier(long long a, long long b)
     return a < b ? a : b;
 }
 
-/* What ends the broker by itself: 0 while nothing does. */
+/* Checks for failures that end the broker: 0 while there are none. */
 static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, struct err *e)
 {
     int rc = check_groups(b, e);
@@ -385,7 +385,7 @@ static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, 
     return listen_check(&b->listeners, e);
 }
 
-/* One tick; returns when the next is due at the latest. */
+/* Runs one tick. Returns when the next is due at the latest. */
 static long long tick(struct broker *b, long long *housekeeping_ms)
 {
     long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
@@ -401,7 +401,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
     return b->wake ? now_ms : earlier(next_ms, *housekeeping_ms);
 }
 
-/* What has come and was not taken, of some thousand messages. */
+/* Refuses the messages that were not handled, up to MOST_REFUSED. */
 static void refuse_rest(struct broker *b, const char *why)
 {
     struct err e = {0}, ignored;
@@ -423,9 +423,9 @@ static void refuse_rest(struct broker *b, const char *why)
     }
 }
 
-/* The database cannot be relied on any more: what is not known to be on the disk is not
- * acknowledged. All have heard it when the context has ended, as far as they read within the linger
- * time. */
+/* Tells all clients that the database failed. Nothing is acknowledged that is not known to be on
+ * disk. When zmq_ctx_term returns, all clients that read within the linger time have their
+ * error. */
 static void tell_of_failure(struct broker *b, const char *why)
 {
     struct err e = {0};
@@ -445,13 +445,13 @@ static void tell_of_failure(struct broker *b, const char *why)
     zmq_ctx_term(b->zmq);
 }
 
-/* why: it cannot go on; NULL: it was told to stop. All replies that there are leave. */
+/* Ends the loop. `why`: it cannot go on; NULL: it was told to stop. All pending replies leave. */
 static void end(struct broker *b, const char *why)
 {
     struct err e = {0};
     waiters_end(b, why);
     refuse_rest(b, why);
-    if (transaction_commit(b, &e) != 0) /* an open transaction would keep the last checkpoint out */
+    if (transaction_commit(b, &e) != 0) /* an open transaction would block the last checkpoint */
         transaction_forgo(b, &e);
     if (store_wait_synced(b->store, &e) != 0)
         transaction_die(b, &e);

@@ -1,6 +1,7 @@
-/* main.c - assayd: put the broker together, run it, take it apart. In order: options, data
- * directory, its lock, devices, model, store, sockets, groups. Whatever is written there or bound
- * comes after the lock, so a second broker never takes the first one's files or endpoints. */
+/* main.c - assayd: builds the broker, runs it, tears it down. The order is: options, data
+ * directory, its lock, devices, model, store, sockets, groups. All files are written and sockets
+ * bound after the lock is taken, so a second broker never takes the first one's files or
+ * endpoints. */
 #include <errno.h>
 #include <malloc.h>
 #include <signal.h>
@@ -37,13 +38,13 @@
 #define RESERVE_BYTES (8u << 20)
 #define HIGH_WATER_MARK 1000
 #define HEARTBEAT_MS 10000
-#define ENVELOPE_ROOM (1 << 17) /* of a message beside its body */
+#define ENVELOPE_ROOM (1 << 17) /* of a message, beside its body */
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
-#define ZMQ_FILES 16  /* of the context and its sockets, before any client */
-#define ZMQ_THREADS 2 /* that libzmq starts */
+#define ZMQ_FILES 16  /* descriptors of the context and its sockets, before any client */
+#define ZMQ_THREADS 2 /* threads that libzmq starts */
 
-/* Found or made, checked, and locked. */
+/* Finds or makes the data directory, checks it, and locks it. */
 static int open_data(
     struct broker *b, char *path, size_t size, struct data_dir_start *start, struct err *e)
 {
@@ -69,7 +70,8 @@ static void log_text(const struct broker *b)
             tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
 }
 
-/* The tokenizer knows more tokens than tokenizer.json, which is all that the worker reads. */
+/* Takes the step token from the tokenizer, which knows more tokens than tokenizer.json; the worker
+ * reads only that file. */
 static void take_step_token(struct broker *b)
 {
     int32_t id = b->text.tokenizer ? tokenizer_find_added(b->text.tokenizer, "<extra_0>") : -1;
@@ -80,7 +82,8 @@ static void take_step_token(struct broker *b)
             "event=step_token_too_large token=%d embedding_rows=%u", (int)id, b->model.vocab_size);
 }
 
-/* Two readings of LAST that both have their users must not pass for one. */
+/* Warns how LAST treats a pad token that ends texts: both ways have their users, and must not be
+ * confused. */
 static void log_pad_rule(const struct broker *b)
 {
     const struct model_info *m = &b->model;
@@ -126,7 +129,7 @@ static int open_model(struct broker *b, struct err *e)
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir, o->chat_template,
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
-    if (rc == 0) /* the tokenizer that was loaded is of the files that the digest was taken of */
+    if (rc == 0) /* the tokenizer comes from the files that were digested */
         rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
     if (rc != 0)
         return rc;
@@ -143,7 +146,7 @@ static int open_store(struct broker *b, struct err *e)
 {
     struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes,
         b->model.mode, b->model.digest, b->lock_fd};
-    b->lock_fd = -1; /* the store's now */
+    b->lock_fd = -1; /* the store owns it now */
     return store_open(&b->store, b->data, &options, e);
 }
 
@@ -155,7 +158,7 @@ static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
     return rc;
 }
 
-/* Its own sockets, in the data directory. */
+/* Binds the broker's own sockets, in the data directory. */
 static int bind_in_data(struct broker *b, struct err *e)
 {
     char endpoint[ENDPOINT_BYTES];
@@ -180,7 +183,7 @@ static void set_option(void *socket, int option, int value)
 static int open_sockets(struct broker *b, struct err *e)
 {
     int64_t max_bytes =
-        b->options->max_message_bytes + 4096; /* a little over is answered, far over is cut off */
+        b->options->max_message_bytes + 4096; /* a little more gets an error, far more is cut off */
     int rc = resources_check("connections", ZMQ_FILES, ZMQ_THREADS, e);
     if (rc != 0)
         return rc;
@@ -203,8 +206,8 @@ static int open_sockets(struct broker *b, struct err *e)
     return rc;
 }
 
-/* A batch holds the budget, or one row of max_len. Values: a number for each label of each token,
- * for ALL. */
+/* A slot holds a batch of the token budget, or one row of max_len. Values: one for each label of
+ * each token, for ALL. */
 static struct stage_config stage_capacity(const struct broker *b)
 {
     uint32_t budget = (uint32_t)b->options->max_batch_tokens;
@@ -214,7 +217,7 @@ static struct stage_config stage_capacity(const struct broker *b)
         values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
 }
 
-/* What finds rows that are the same. */
+/* Opens dedupe, which finds equal rows, unless --no-dedupe is given. */
 static void open_dedupe(struct broker *b)
 {
     const struct options *o = b->options;
@@ -225,7 +228,7 @@ static void open_dedupe(struct broker *b)
     if (o->score_cache > 0)
         b->cache = score_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
     struct dedupe_options options = {.digest = b->model.digest,
-        .mode = b->model.rank_mode, /* a row holds its position */
+        .mode = b->model.rank_mode, /* a row holds ids and positions: no text, no pad rule */
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
@@ -334,8 +337,8 @@ static void raise_descriptor_limit(void)
     }
 }
 
-/* Requests of a hundred kilobytes come and go: glibc would give their pages back to the system
- * after each one and take new ones, which costs more than to copy them. */
+/* Keeps freed memory. Requests of a hundred kilobytes come and go, and glibc would return their
+ * pages to the system and fetch new ones each time, which costs more than copying the requests. */
 static void keep_memory(void)
 {
 #ifdef __GLIBC__
@@ -344,8 +347,9 @@ static void keep_memory(void)
 #endif
 }
 
-/* 0 when the parent has gone already. Only with its process id is that certain: a parent of number
- * 1 may be the adopter of orphans, or the first process of a container. */
+/* Asks for SIGTERM when the parent ends; 0 when it has ended already. That is certain only if its
+ * process id is given: a parent of number 1 may have adopted an orphan, or be a container's first
+ * process. */
 static int follow_parent(pid_t parent)
 {
     return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && (parent < 0 || getppid() == parent);
@@ -370,7 +374,7 @@ int main(int argc, char **argv)
         return stdout_end("assayd");
     }
     log_init("assayd", -1, (enum log_level)options.log_level);
-    umask(077); /* database and sockets are for the owner alone, whatever directory they are in */
+    umask(077); /* database and sockets are the owner's alone, in any directory */
     if (options.exit_with_parent && !follow_parent(options.exit_with_parent))
         return EX_UNAVAILABLE;
     raise_descriptor_limit();

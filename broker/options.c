@@ -1,4 +1,4 @@
-/* options.c - see options.h. One table: parsing and help. */
+/* options.c - see options.h. One table serves both parsing and help. */
 #include "broker/options.h"
 
 #include <ctype.h>
@@ -166,7 +166,7 @@ static int take_number(struct options *o, int i, const char *text)
     return 0;
 }
 
-/* Bytes, or with K, M, G or T so many times 1024. */
+/* Parses a size in bytes, or with K, M, G or T in powers of 1024. */
 static int take_size(struct options *o, int i, const char *text)
 {
     static const char units[] = "KMGT";
@@ -271,7 +271,7 @@ static int take_option(struct options *o, int i, const char *value)
     }
 }
 
-/* Is it one of these words, with blanks between them? */
+/* 1: value is one of these words, which blanks separate. */
 static int is_one_of(const char *value, const char *words)
 {
     size_t n = strcspn(value, " ");
@@ -281,7 +281,7 @@ static int is_one_of(const char *value, const char *words)
     return 0;
 }
 
-/* Names go into logs and onto terminals. */
+/* Checks a name, which goes into logs and onto terminals. */
 static int check_name(const char *name)
 {
     char *shown = name ? strdup(name) : NULL;
@@ -295,10 +295,10 @@ static int check_name(const char *name)
     return rc;
 }
 
-/* One that is sent, logged and shown as it is. */
+/* 1: the name can be sent, logged and shown as it is. */
 static int is_name(const char *text)
 {
-    char shown[128]; /* as model_info keeps it */
+    char shown[128]; /* the size in model_info */
     size_t n = strlen(text);
     if (n == 0 || n >= sizeof shown || utf8_valid((const uint8_t *)text, n) < n)
         return 0;
@@ -307,7 +307,7 @@ static int is_name(const char *text)
     return strcmp(shown, text) == 0;
 }
 
-/* Options that are one word of a few, and names. */
+/* Checks options that take one of a few words, and names. */
 static int check_words(const struct options *o)
 {
     if (!is_one_of(o->isa, "auto avx512bf16 avx512vnni avx512 avx2 portable"))

@@ -1,13 +1,13 @@
 /* outcomes.c - see outcomes.h.
  *
- * Results of a batch are checked here: the group has seen that the slot's token is right and that
- * all ranks agree; a row with a NaN or an infinity becomes that row's error, its neighbours are
- * kept.
+ * Results of a batch are checked here. The group has already checked the slot's token and that all
+ * ranks agree. A row with a NaN or an infinity gets an error; the other rows of its batch keep
+ * their results.
  *
- * A batch stays here until its outcome is synced, so that it can be written a second time: a disk
- * that is full gets the space of the reserve file back. When that does not do, or somebody else has
- * the database locked, outcomes are held and written again and again, and until then nothing more
- * goes out. */
+ * A batch stays here until its outcome is synced, so that it can be written again: when the disk is
+ * full, the reserve file's space is freed for results. If that is not enough, or another process
+ * has the database locked, outcomes are held and retried every AGAIN_MS, and no batch goes out
+ * until they are written. */
 #include "broker/outcomes.h"
 
 #include <stdio.h>
@@ -26,7 +26,7 @@
 struct outcome {
     struct batch *batch;
     enum batch_outcome kind;
-    const struct err *refused; /* no group can take it; else NULL */
+    const struct err *refused; /* why no group can take it; else NULL */
 };
 
 #define AGAIN_MS 200
@@ -34,7 +34,7 @@ struct outcome {
 struct held {
     struct outcome list[MAX_OUTCOMES];
     int n;
-    struct err why; /* of the one that is refused */
+    struct err why; /* why list[0] was refused */
     long long again_ms;
 };
 
@@ -45,7 +45,7 @@ static int is_finite(float v)
     return v - v == 0;
 }
 
-/* The row's result: its values, or the error that they are. */
+/* Returns the row's result: its values, or an error if they are not finite. */
 static struct store_result judge(
     const struct sequence *r, const float *values, char *message, size_t size)
 {
@@ -58,7 +58,7 @@ static struct store_result judge(
     return (struct store_result){.values = values, .n_values = r->n_values};
 }
 
-/* A sequence's result into its row's. Doing it again changes nothing. 1 when the row has all: then
+/* Adds a sequence's result to its row's. Idempotent. 1: all of the row's sequences are done, and
  * *whole is its result. */
 static int join_sequence(
     const struct sequence *r, const struct store_result *result, struct store_result *whole)
@@ -109,7 +109,7 @@ static int keep(
 
 /* ---- one batch ---- */
 
-/* A row's answer, for it and for its duplicates. */
+/* Writes a row's answer for the row and its duplicates. */
 static int keep_answer(
     struct broker *b, struct sequence *r, const struct store_result *result, struct err *e)
 {
@@ -148,8 +148,8 @@ static int compare_rows(const void *a, const void *b)
     return x->part < y->part ? -1 : x->part > y->part;
 }
 
-/* In the order of their numbers: jobs take turns in a batch, and what rows of one have in common is
- * written once for those that are next to each other (store/work.c). */
+/* Writes the rows in the order of their numbers: jobs take turns in a batch, and data that adjacent
+ * rows of one job have in common is written once (store/work.c). */
 static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
     struct computed *list = xcalloc(batch->n_rows + 1, sizeof *list);
@@ -164,8 +164,8 @@ static int keep_values(struct broker *b, const struct batch *batch, struct err *
     return rc;
 }
 
-/* A batch that no group can take, whatever its state, as after a start with a smaller --max-len:
- * its rows fail, it is no use to try again. */
+/* Fails the rows of a batch that no group can ever take, as after a start with a smaller
+ * --max-len. */
 static int keep_refused(
     struct broker *b, const struct batch *batch, const struct err *why, struct err *e)
 {
@@ -178,8 +178,8 @@ static int keep_refused(
     return rc;
 }
 
-/* The one row of this batch has killed its group for the last time. Those that are the same are not
- * tried: each would kill it as often. */
+/* Fails the only row of this batch, which has killed its group for the last time. Its duplicates
+ * fail untried: each would kill a group as often. */
 static int keep_killer(struct broker *b, const struct batch *batch, struct err *e)
 {
     char how[64], message[192];
@@ -198,8 +198,8 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
     return keep_answer(b, r, &result, e);
 }
 
-/* The row is alone, and its group died: it is to blame. The planner counts it when the outcome is
- * synced; the database, for who wants to see, has the count that will be. */
+/* Blames a row that was alone when its group died. The planner counts the attempt once the outcome
+ * is synced; the database shows the new count already. */
 static int keep_blame(struct broker *b, const struct batch *batch, struct err *e)
 {
     struct sequence copy = *batch->rows[0];
@@ -252,7 +252,7 @@ static void tell_jobs(struct broker *b, const struct batch *batch)
     }
 }
 
-/* Its outcome is synced: the batch goes back to the planner. */
+/* Gives a batch back to the planner once its outcome is synced. */
 static void settle(struct broker *b, struct outcome *o)
 {
     tell_jobs(b, o->batch);
@@ -267,8 +267,8 @@ static void settle(struct broker *b, struct outcome *o)
         planner_finished(b->planner, &o->batch);
 }
 
-/* Results of accepted work are written whatever it takes: on a full disk, into the space that was
- * held back. */
+/* Writes and settles outcomes. Results of accepted work are written at any cost: on a full disk,
+ * into the space of the reserve. */
 static int settle_all(struct broker *b, struct outcome *list, int n, struct err *e)
 {
     struct counters before = b->counters;
@@ -297,7 +297,7 @@ static void hold(struct broker *b, const struct outcome *list, int n, const stru
     }
 }
 
-/* 0 settled, or held until they can be. */
+/* 0: settled, or held until they can be. */
 static int settle_or_hold(struct broker *b, struct outcome *list, int n, struct err *e)
 {
     int rc = settle_all(b, list, n, e);

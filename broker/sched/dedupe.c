@@ -3,8 +3,8 @@
  * The index uses XXH3-64 with a secret seed; only hints depend on it. An entry of the score cache
  * is proven by its key: the first 128 bits of BLAKE2b over the following, in this order, each
  * number as little-endian int32:
- *     model      32 bytes: BLAKE2b-256 of program version, checkpoint digest and mode, each ended by
- *                0; an adapter's digest would follow
+ *     model      32 bytes: BLAKE2b-256 of program version, checkpoint digest and mode, each ended
+ *                by 0; an adapter's digest would follow
  *     numbers    n_tokens, n_positions, n_values, pooling, activation, step token (-1 unless STEP)
  *     ids        [n_tokens]
  *     positions  [n_positions]
@@ -93,8 +93,7 @@ static void limit_tables(struct dedupe *t)
     while (t->n_tables == t->options.max_tables ||
            (t->n_tables > 0 && t->small_bytes > DEDUPE_BYTES)) {
         uint32_t at = one_to_close(t);
-        size_t bytes =
-            dedupe_index_small_bytes(t->tables[at]); /* it may have grown since it was counted */
+        size_t bytes = dedupe_index_small_bytes(t->tables[at]); /* it may have grown since */
         t->small_bytes -= bytes < t->small_bytes ? bytes : t->small_bytes;
         dedupe_index_close(&t->tables[at]);
         remove_table(t, at);
@@ -141,8 +140,7 @@ static void open_table(struct dedupe *t, int64_t job, const char *dir)
         &(struct dedupe_index_options){dir, job, t->seed, t->options.min_free_bytes});
     t->n_tables++;
     t->small_bytes += dedupe_index_small_bytes(t->tables[at]);
-    for (size_t i = 0; i < t->room;
-         i++) /* under way: the database does not have their results yet */
+    for (size_t i = 0; i < t->room; i++) /* under way, so not in the database yet */
         if (t->primaries[i] && row_job(t->primaries[i]->row_id) == job)
             dedupe_index_add(
                 t->tables[at], t->primaries[i]->hash, row_index(t->primaries[i]->row_id));

@@ -1,4 +1,5 @@
-/* in_flight.c - see in_flight.h. Open addressing, row 0 is free, removal by moving back. */
+/* in_flight.c - see in_flight.h. A hash table with open addressing; row number 0 marks a free slot,
+ * and a removal moves the entries after it back. */
 #include "broker/sched/in_flight.h"
 
 #include <stdlib.h>

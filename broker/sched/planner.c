@@ -1,12 +1,13 @@
 /* planner.c - see planner.h.
  *
- * A queue is a job with rows to run: a window of them read from the store, and a cursor behind
- * which the next window begins. The row that goes next is the first of the queue that comes first
- * by (priority, tokens served, job). Rows on lease are in a set, so that a window read again after
- * a retry does not give them out twice.
+ * A queue is a job with rows to run: a window of them read from the store, and a cursor where the
+ * next window begins. The next row to run is the first row of the first queue by (priority, tokens
+ * served, job). Rows in flight are in a set, so that a window read again after a retry does not
+ * give them out twice.
  *
- * Batches that came back from a dead group wait in `again`, the suspects before all. While a
- * suspect waits or runs, nothing else does: only so is it clear whom to blame. */
+ * Batches that came back from a dead group wait in `again` or, if suspect, in `suspects`, which
+ * goes first. While a suspect waits or runs, nothing else does: otherwise it would not be clear
+ * which row to blame. */
 #include "broker/sched/planner.h"
 
 #include <stdlib.h>
@@ -22,28 +23,28 @@ struct planner {
     struct store *store;
     struct planner_limits limits;
     struct queues queues;
-    uint64_t given_out; /* tokens of the batches so far, as far as it matters */
+    uint64_t given_out; /* tokens given out so far, counted up to max_tokens */
     struct in_flight in_flight;
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct dedupe *dedupe;              /* NULL: rows are not compared */
-    struct batch *known;                /* being filled; NULL: empty */
-    uint32_t n_waiting, waiting_tokens; /* rows on the lists of their duplicates */
-    uint64_t round;                     /* of planner_known: where it begins */
-    uint64_t clock;                     /* `served` of the queue that was last chosen, and its */
-    int clock_priority;                 /* priority */
+    struct batch *known;                /* the batch of known rows being filled; NULL: empty */
+    uint32_t n_waiting, waiting_tokens; /* duplicates that wait for primaries */
+    uint64_t round;                     /* calls of planner_known: each begins at another queue */
+    uint64_t clock;                     /* `served` of the last queue chosen */
+    int clock_priority;                 /* its priority */
 };
 
 /* ---- queues ---- */
 
-/* Tokens of a batch: few at first, then as many as went out so far. */
+/* Returns the token budget of a batch: few at first, then as many as went out so far. */
 static uint32_t present_tokens(const struct planner *p)
 {
     uint64_t tokens = p->given_out > p->limits.first_tokens ? p->given_out : p->limits.first_tokens;
     return tokens < p->limits.max_tokens ? (uint32_t)tokens : p->limits.max_tokens;
 }
 
-/* Tokens of a batch whose last rows share so many. */
+/* Returns the token budget of a batch whose last rows share n_shared tokens. */
 static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
 {
     uint32_t most = present_tokens(p);
@@ -66,7 +67,8 @@ static int fits(const struct planner *p, const struct batch *b, const struct seq
     return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
-/* A row that was leased runs with the batches that come again, whatever was found of it before. */
+/* Puts a row that is in flight into the batches that run again; drops any result that was found for
+ * it. */
 static void run_again(struct planner *p, struct sequence *r)
 {
     r->origin = ROW_COMPUTED;
@@ -81,8 +83,8 @@ static void run_again(struct planner *p, struct sequence *r)
     batch_add(p->again, &r);
 }
 
-/* The window's rows go. Of one that has begun, the sequences that are left run all the same: a row
- * is done whole or not at all. */
+/* Empties the window. Sequences of a row in flight run all the same: a row is finished as a whole
+ * or not at all. */
 static void clear_window(struct planner *p, struct queue *q)
 {
     for (struct sequence *r = q->first, *next; r; r = next) {
@@ -155,14 +157,15 @@ static void take_row(void *arg, struct sequence *r)
     w->q->end = &r->next;
 }
 
-/* Rows of the next window: some batches' worth of rows as long as the last one read. */
+/* Returns the number of rows of the next window: some batches' worth, if they are as long as the
+ * last row read. */
 static uint32_t window_rows(const struct planner *p, const struct queue *q)
 {
     uint64_t rows = q->row_tokens ? 8ull * p->limits.max_tokens / q->row_tokens : 64;
     return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
 }
 
-/* Read windows until there is a row or no more. */
+/* Reads windows until there is a row or the store has no more. */
 static int fill_window(struct planner *p, struct queue *q, struct err *e)
 {
     while (!q->first && (!q->exhausted || q->rescan)) {
@@ -180,9 +183,9 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
     return 0;
 }
 
-/* The queue whose turn it is, its window filled: 1, or 0 when none has a row that can be taken.
- * Queues without rows go when their turn comes: one that waits for more must not be the yardstick
- * of those that come. */
+/* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row that can be
+ * taken. Queues without rows are removed at their turn: a queue that only waits for rows must not
+ * set the floor of tokens served for new ones. */
 static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
@@ -199,7 +202,7 @@ static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 
 /* ---- batches ---- */
 
-/* A job that was unfinished when the broker started. */
+/* Adds the queue of a job that was unfinished when the broker started. */
 static int note_job(void *arg, const struct store_job *j)
 {
     if (may_run(j))
@@ -247,7 +250,7 @@ void planner_free(struct planner **out)
     *out = NULL;
 }
 
-/* A row is leased from its first sequence given out to its last one that is back. */
+/* Marks a row in flight: from when its first sequence is given out until its last one is back. */
 static void mark_in_flight(struct planner *p, const struct sequence *r)
 {
     if (!r->of || !r->of->is_in_flight)
@@ -324,7 +327,7 @@ static void add_known(struct planner *p, struct sequence *r)
     batch_add(p->known, &r);
 }
 
-/* The table is large: what the next rows will ask of it is on its way meanwhile. */
+/* The dedupe table is large: prefetches the entries of the next rows. */
 static void look_ahead(struct planner *p, struct queue *q)
 {
     uint32_t n = 0;
@@ -335,12 +338,12 @@ static void look_ahead(struct planner *p, struct queue *q)
     q->looked = n;
 }
 
-/* The queue's first row, if it need not be computed: 1 taken, 0 not: it must be, or there is no
- * room or no telling (*full) for now. */
+/* Takes the queue's first row if it need not be computed: 1: taken; 0: not: it must be computed, or
+ * (*full) there is no room for it, or dedupe cannot tell yet. */
 static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
 {
     struct sequence *primary = NULL, *r = q->first;
-    int found = DEDUPE_KNOWN; /* of a damaged row: that it is */
+    int found = DEDUPE_KNOWN; /* a damaged row: its error is known */
     if (p->dedupe)
         look_ahead(p, q);
     if (r->found_error == 0)
@@ -358,8 +361,8 @@ static int take_known(struct planner *p, struct queue *q, int *full, struct err 
     return 1;
 }
 
-/* All rows off the queue's front that need not be computed: then 1 when its first row is one that
- * must, 0 when it has none now. */
+/* Takes all rows at the queue's front that need not be computed. 1: its first row now must be; 0:
+ * it has none for now. */
 static int skip_known(struct planner *p, struct queue *q, struct err *e)
 {
     int rc = 1, full = 0, taken = 0;
@@ -367,7 +370,7 @@ static int skip_known(struct planner *p, struct queue *q, struct err *e)
         rc = take_known(p, q, &full, e);
         taken |= rc == 1;
     }
-    /* What it did not need is not owed. */
+    /* Tokens that it did not need to compute give it no credit. */
     if (taken)
         q->copies = 1;
     if (taken && q->priority == p->clock_priority && q->served < p->clock)
@@ -393,7 +396,7 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
         dedupe_reset_budget(p->dedupe);
     for (size_t k = 0; p->dedupe && rc >= 0 && k < p->queues.n; k++) {
         struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
-        if (q->first || q->copies) /* not of jobs whose first turn is to come: there may be many */
+        if (q->first || q->copies) /* skips jobs before their first turn: there may be many */
             rc = skip_known(p, q, e);
     }
     if (rc < 0 || !p->known)
@@ -404,8 +407,8 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
     return 1;
 }
 
-/* A row has come back. Its duplicates have what it was answered; without an answer they run
- * themselves. */
+/* Ends a row that has come back. Its duplicates share its answer; without an answer, they are
+ * computed. */
 static void end_row(struct planner *p, struct sequence *r, const float *values)
 {
     struct sequence *duplicate = r->duplicates, *next;
@@ -427,7 +430,7 @@ static void end_row(struct planner *p, struct sequence *r, const float *values)
     clear_in_flight(p, r);
 }
 
-/* The queue's first row, which must be computed, into the batch. */
+/* Moves the queue's first row, which must be computed, into the batch. */
 static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
     struct sequence *r = take_first(q);
@@ -442,7 +445,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
     queues_serve(&p->queues, q, q->served + b->n_tokens - before);
 }
 
-/* What comes next in the queue, as long as it shares with what went before it. */
+/* Moves rows from the queue into the batch as long as they share tokens with those before them. */
 static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
 {
     int rc = 0;
@@ -452,7 +455,7 @@ static int take_sharing(struct planner *p, struct queue *q, struct batch *b, str
     return rc < 0 ? rc : 0;
 }
 
-/* Fill a new batch from the queues; NULL when no row is ready. */
+/* Fills a new batch from the queues: 1, or 0 and NULL when no row is ready. */
 static int fill_batch(struct planner *p, struct batch **out, struct err *e)
 {
     struct batch *b = NULL;
@@ -524,7 +527,7 @@ static void push(struct batch **list, struct batch *b)
     *list = b;
 }
 
-/* Rows [from, to) of b as a suspect batch of their own; b loses them. */
+/* Moves rows [from, to) of b into a suspect batch of their own. */
 static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
 {
     struct batch *part = batch_new(to - from, b->min_shared);

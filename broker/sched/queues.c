@@ -46,11 +46,11 @@ static void move_down(struct queues *all, struct queue *q)
 
 /* ---- by job ---- */
 
-/* Where the job's queue is, or would be. */
+/* Returns where the job's queue is in by_job, or would be. */
 static size_t place_of(const struct queues *all, int64_t job)
 {
     size_t low = 0, high = all->n;
-    if (all->n > 0 && all->by_job[all->n - 1]->job < job) /* most are new */
+    if (all->n > 0 && all->by_job[all->n - 1]->job < job) /* most jobs are new */
         return all->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -70,7 +70,7 @@ struct queue *queues_find(const struct queues *all, int64_t job)
 
 /* ---- both ---- */
 
-/* Served tokens of the queue of this priority that has had the fewest; 0 when there is none. */
+/* Returns the fewest tokens served among queues of this priority; 0 when there are none. */
 static uint64_t floor_of(const struct queues *all, int priority)
 {
     uint64_t least = UINT64_MAX;

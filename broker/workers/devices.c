@@ -12,19 +12,19 @@
 
 #define OUTPUT_BYTES (1u << 16)
 #define LIST_LIMIT_MS 60000
-#define CPU_BATCH_TOKENS 4096 /* where --max-batch-tokens is not given */
+#define CPU_BATCH_TOKENS 4096 /* if --max-batch-tokens is not given */
 #define GPU_BATCH_TOKENS 8192
 
 #define OLDEST_CAPABILITY 8
 
-/* The list that assay-worker-cuda gave, without those that are too old. */
+/* The GPUs that assay-worker-cuda listed, without those that are too old. */
 struct found {
     json_t *root, *devices;
     int n;
-    struct err too_old; /* of one that was passed over */
+    struct err too_old; /* why one was left out */
 };
 
-/* A program beside this one. */
+/* Writes the path of a program in this program's directory. */
 static int find_beside(char *path, size_t size, const char *name, struct err *e)
 {
     ssize_t n = readlink("/proc/self/exe", path, size - 1);
@@ -79,7 +79,7 @@ static int take_list(struct found *f, const char *worker, const char *text, stru
     return 0;
 }
 
-/* ASSAY_EUNSUPPORTED when there is none, in the driver's words. */
+/* Lists the GPUs. ASSAY_EUNSUPPORTED, in the driver's words, when there is none. */
 static int list_gpus(struct found *f, const char *worker, struct err *e)
 {
     char words[4096], *out = xcalloc(1, OUTPUT_BYTES);
@@ -104,7 +104,7 @@ static const json_t *find_gpu(const struct found *f, int gpu)
     return NULL;
 }
 
-/* "0 NVIDIA H100 80GB HBM3, 1 .." */
+/* Lists all as "0 NVIDIA H100 80GB HBM3, 1 .." */
 static void name_all(const struct found *f, char *text, size_t size)
 {
     size_t n = 0;
@@ -136,7 +136,7 @@ static int check_kind(const struct found *f, const int *gpus, int n, struct err 
     return 0;
 }
 
-/* A GPU for each rank: those listed, or the first. */
+/* Gives each rank a GPU: those of --devices, or the first ones found. */
 static int place(struct devices *d, struct options *o, const struct found *f, struct err *e)
 {
     char all[300];

@@ -1,15 +1,15 @@
 /* group.c - see group.h.
  *
- * Whatever goes wrong with one rank ends the incarnation: fail() kills and reaps every rank, hands
- * the batches back as lost, revokes the slots, and sets the time of the next start. Nothing is
- * repaired in place.
+ * Any error of one rank ends the incarnation: fail() kills and reaps every rank, gives the batches
+ * back as lost, revokes the slots, and sets the time of the next start. Nothing is repaired in
+ * place.
  *
- * A rank that a signal has stopped is seen in whatever state the group is, as the kernel says so:
- * no sign of life is asked of ranks that have nothing to do, and none that is only slow is blamed.
+ * A rank that a signal has stopped is noticed in any state of the group, because the kernel reports
+ * it: idle ranks need not send signs of life, and a slow rank is never blamed.
  *
- * A hang is seen by the progress counters that ranks bump after each block of work: all unchanged
- * for hang_ms while a batch is in flight. The clock starts anew when this function was not called
- * for a while, so that a broker that was itself stopped does not blame the ranks. */
+ * Ranks increase progress counters after each block of work. If none changes for hang_ms while a
+ * batch is in flight, the group hangs. The clock restarts if group_tick was not called for a while,
+ * so that a broker that was itself stopped does not blame the ranks. */
 #include "broker/workers/group.h"
 
 #include <stdio.h>
@@ -24,16 +24,16 @@
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
 #define FOREVER (1ll << 60)
-#define LOOK_MS 1000 /* between two looks for ranks that are stopped */
+#define LOOK_MS 1000 /* between two checks for stopped ranks */
 #define MAX_BAD_STARTS 3
 #define MAX_FAILED_STARTS 6
 #define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
 
-/* A batch that was handed over, and what the ranks have said of it. */
+/* A batch that was handed over, and what its ranks have reported. */
 struct in_flight_batch {
     struct batch *batch; /* NULL: this entry is free */
     struct stage_token token;
-    uint32_t done; /* bit per rank */
+    uint32_t done; /* a bit for each rank */
     uint64_t digest;
 };
 
@@ -56,15 +56,15 @@ struct group {
     uint32_t n_in_flight;
     struct completion *completions, **completions_end;
     long long start_at_ms, started_ms, backoff_ms;
-    long long stop_by_ms;               /* `stop` was sent, ranks are killed then; 0: not sent */
+    long long stop_by_ms;               /* when ranks are killed after `stop`; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
     uint64_t progress;
-    long long looked_ms; /* when ranks that are stopped were last looked for */
+    long long looked_ms; /* last check for stopped ranks */
     char failure[512];
     int failure_exit;
-    int said_exit;     /* the code that a rank said it ends with, 0: none did */
-    int failed_starts; /* in a row that ended before all ranks were ready */
-    int bad_starts;    /* of them the last that ended by what does not pass */
+    int said_exit;     /* exit code that a rank announced; 0: none */
+    int failed_starts; /* starts in a row that ended before all ranks were ready */
+    int bad_starts;    /* the latest of these in a row whose error does not pass */
 };
 
 int group_new(struct group **out, const struct group_options *options, struct err *e)
@@ -87,7 +87,7 @@ int group_new(struct group **out, const struct group_options *options, struct er
 
 /* ---- ends ---- */
 
-/* No rank is left, and nothing that they said. */
+/* Ends all ranks and forgets what they reported. */
 static void end_ranks(struct group *g, int *exit_code, int *signal)
 {
     ranks_end(&g->ranks, exit_code, signal);
@@ -103,7 +103,8 @@ static void send_home(struct group *g, struct batch *b, enum batch_outcome outco
     g->completions_end = &h->next;
 }
 
-/* A rank that sees that the checkpoint was changed does not blame the batch for it. */
+/* Gives back all batches as lost. If a rank ended because the checkpoint was changed, no batch is
+ * to blame. */
 static void lose_batches(struct group *g, int exit_code, int signal)
 {
     int blame = g->said_exit != EX_CONFIG;
@@ -117,7 +118,7 @@ static void lose_batches(struct group *g, int exit_code, int signal)
     stage_revoke_all(g->stage);
 }
 
-/* What a rank's exit code means, for ranks that had no time to say it. */
+/* Explains a rank's exit code, for ranks that could not report a reason. */
 static const char *meaning(int exit_code)
 {
     switch (exit_code) {
@@ -125,7 +126,7 @@ static const char *meaning(int exit_code)
         return ": is it of this version?";
     case EX_OSERR:
         return ": no memory or thread";
-    case EX_CANTCREAT: /* as comm.h has it */
+    case EX_CANTCREAT: /* as in comm.h */
         return ": a rank beside it is missing";
     case EX_IOERR:
         return ": the GPU or its libraries failed";
@@ -186,7 +187,7 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     set_back_off(g, now_ms);
 }
 
-/* A rank that is not what was described fails as one that refuses its options. */
+/* Fails the group. A rank of another mode or checkpoint counts as one that refuses its options. */
 static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
 {
     if (rc == ASSAY_EUNSUPPORTED)
@@ -201,7 +202,7 @@ void group_free(struct group **out)
     if (!g)
         return;
     end_ranks(g, &exit_code, &signal);
-    if (g->stage) /* else group_new failed */
+    if (g->stage) /* NULL when group_new failed */
         lose_batches(g, -1, 0);
     for (struct completion *h = g->completions, *next; h; h = next) {
         next = h->next;
@@ -263,7 +264,7 @@ static struct in_flight_batch *find_flight(struct group *g, const struct stage_t
     return NULL;
 }
 
-/* All ranks are done with it: copy the results, free the slot. */
+/* Copies the results when all ranks are done, and frees the slot. */
 static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struct err *e)
 {
     const float *values;
@@ -303,7 +304,7 @@ static int on_done(struct group *g, const struct control *c, struct err *e)
     return f->done == all ? finish(g, f, c->ms, e) : 0;
 }
 
-/* 0, or negative with *e: the group must end. */
+/* Handles one message: 0, or negative with *e: the group must end. */
 static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_t rank,
     long long now_ms, struct err *e)
 {
@@ -330,7 +331,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     }
 }
 
-/* One message: 1 handled, 0 none, negative: the group must end. */
+/* Receives one message: 1: handled; 0: none; negative: the group must end. */
 static int receive(struct group *g, long long now_ms, struct err *e)
 {
     uint32_t rank;
@@ -352,7 +353,7 @@ static uint64_t total_progress(const struct group *g)
     return sum;
 }
 
-/* The time at which silence becomes a hang. */
+/* Returns the time at which a lack of progress counts as a hang. */
 static long long hang_deadline(struct group *g, long long now_ms)
 {
     uint64_t progress = total_progress(g);
@@ -363,7 +364,7 @@ static long long hang_deadline(struct group *g, long long now_ms)
     return g->n_in_flight > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
 }
 
-/* Nothing is in flight: the ranks are told to end, and killed if they do not. */
+/* Stops the ranks when nothing is in flight, and kills those that have not ended in time. */
 static long long tick_stopping(struct group *g, long long now_ms)
 {
     int exit_code, signal;
@@ -384,8 +385,8 @@ static long long look_interval(const struct group *g)
     return g->options.hang_ms / 2 < LOOK_MS ? g->options.hang_ms / 2 : LOOK_MS;
 }
 
-/* A rank that has been stopped for hang_ms, -1: none. After a pause of this process it may be that
- * it was stopped with it, and goes on as soon. */
+/* Returns a rank that has been stopped for hang_ms; -1: none. After a pause of this process the
+ * clock restarts: the rank may have been stopped with it, and will go on with it. */
 static int find_stopped(struct group *g, long long now_ms)
 {
     long long since_ms = now_ms - g->looked_ms, interval = look_interval(g);

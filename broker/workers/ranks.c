@@ -35,7 +35,8 @@ void ranks_release(struct ranks *r)
 
 /* ---- start and end ---- */
 
-/* By the same words in this process and in the ranks, which inherit dir_fd. */
+/* Binds the control socket. The endpoint is the same text here and in the ranks, which inherit
+ * dir_fd. */
 static int bind_socket(struct ranks *r, char endpoint[ENDPOINT_BYTES], struct err *e)
 {
     int zero = 0, mandatory = 1;
@@ -127,7 +128,7 @@ void ranks_end(struct ranks *r, int *exit_code, int *signal)
         child_end(&r->children[k], until_ms, &code, &number);
     if (r->socket) {
         zmq_close(r->socket);
-        unlink(r->socket_path); /* ZeroMQ leaves it */
+        unlink(r->socket_path); /* ZeroMQ does not remove it */
     }
     r->socket = NULL;
     close_fd(&r->comm_fd);
@@ -152,7 +153,7 @@ void ranks_send_all(struct ranks *r, const struct control *c)
         ranks_send(r, k, c);
 }
 
-/* "r3": rank 3. */
+/* Parses a rank's routing id: "r3" is rank 3. */
 static int rank_of(const struct ranks *r, const char *name, uint32_t *rank)
 {
     char *end;
@@ -161,7 +162,7 @@ static int rank_of(const struct ranks *r, const char *name, uint32_t *rank)
     return name[0] == 'r' && end != name + 1 && *end == '\0' && k < r->options->tp;
 }
 
-/* Frames are the rank's name and the body. */
+/* A message has two frames: the rank's routing id and the body. */
 int ranks_receive(struct ranks *r, uint32_t *rank, zmq_msg_t *body)
 {
     char name[16];

@@ -21,11 +21,11 @@
 #define P_PIDFD 3
 #endif
 #ifndef SYS_close_range
-#define SYS_close_range 436 /* on every machine */
+#define SYS_close_range 436 /* the same on every architecture */
 #endif
 
-/* Does a child need this variable ("NAME=value")? A broker's environment may hold what is nobody's
- * business: tokens, keys, a proxy's password. */
+/* 1: a child needs this variable ("NAME=value"). A broker's environment may hold secrets: tokens,
+ * keys, a proxy's password. */
 static int is_passed_on(const char *variable)
 {
     static const char *const names[] = {"PATH=", "HOME=", "LANG=", "LC_",
@@ -37,7 +37,7 @@ static int is_passed_on(const char *variable)
     return 0;
 }
 
-/* The list is the caller's to free, what is in it is not. */
+/* Returns the variables that a child needs. The caller frees the list, not the strings. */
 static char **short_environment(void)
 {
     size_t n = 0, kept = 0;
@@ -50,13 +50,13 @@ static char **short_environment(void)
     return list;
 }
 
-/* In the child: whatever is inherited here was made close-on-exec, so only what is kept must be
- * cleared of it. */
+/* Runs in the child. Every descriptor above 2 becomes close-on-exec, then the kept ones are cleared
+ * of it. */
 static void enter(char *const argv[], char *const environment[], pid_t parent, const int *keep,
     int n_keep, int stdout_fd, int stderr_fd)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
-        _exit(126); /* nobody would end it */
+        _exit(126); /* nothing would end this child */
     struct rlimit no_core = {0, 0};
     sigset_t none;
     int null = open("/dev/null", O_RDONLY), adj = open("/proc/self/oom_score_adj", O_WRONLY);
@@ -83,7 +83,7 @@ int child_start(struct child *c, char *const argv[], const int *keep, int n_keep
 {
     *c = (struct child){.pidfd = -1};
     pid_t parent = getpid();
-    char **environment = short_environment(); /* no memory is taken between fork and exec */
+    char **environment = short_environment(); /* no allocation between fork and exec */
     c->pid = fork();
     if (c->pid == 0)
         enter(argv, environment, parent, keep, n_keep, stdout_fd, stderr_fd);
@@ -106,7 +106,7 @@ void child_kill(const struct child *c)
         syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0u);
 }
 
-/* Readable within wait_ms? */
+/* 1: fd is readable within wait_ms. */
 static int wait_readable(int fd, int wait_ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -119,8 +119,8 @@ static int wait_readable(int fd, int wait_ms)
     return rc > 0;
 }
 
-/* The end of a child that is watched by another process (a debugger, a leak checker) can be seen
- * before it can be taken: the watcher is asked first. */
+/* Waits for the end of a child whose pidfd is readable. If another process traces the child (a
+ * debugger, a leak checker), its end shows before it can be reaped: the tracer reaps first. */
 static int take_end(const struct child *c, long long until_ms, siginfo_t *info)
 {
     struct timespec nap = {.tv_nsec = 1000000};
@@ -174,12 +174,12 @@ void child_end(struct child *c, long long until_mono_ms, int *exit_code, int *si
 /* ---- what a child says ---- */
 
 struct output {
-    int fd; /* -1 at its end */
+    int fd; /* -1 at end of file */
     size_t n;
     struct child_text to;
 };
 
-/* What has no room pushes out the older half. */
+/* Reads once. When there is no room, drops the older half. */
 static void read_some(struct output *o)
 {
     char *text = o->to.text;
@@ -195,8 +195,8 @@ static void read_some(struct output *o)
     text[o->n] = '\0';
 }
 
-/* Both at once: a writer that fills one of the pipes must not wait for the other. 0 at the end of
- * both, -1 when nothing came for too long. */
+/* Reads both pipes at once: a child that fills one must not wait for the other. 0: both have ended;
+ * -1: nothing came for silence_ms. */
 static int read_both(struct output *a, struct output *b, int silence_ms)
 {
     long long until_ms = now_mono_ms() + silence_ms;
@@ -215,7 +215,8 @@ static int read_both(struct output *a, struct output *b, int silence_ms)
     return 0;
 }
 
-/* What both ends of the pipes said, until the child ended or was killed for its silence. */
+/* Reads both pipes until the child ends, or kills it after too long a silence. Returns its exit
+ * code, or negative. */
 static int take_words(struct child *c, const char *name, struct output *out, struct output *words,
     int limit_ms, struct err *e)
 {
