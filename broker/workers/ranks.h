@@ -20,8 +20,8 @@ struct ranks {
     int dir_fd;           /* descriptor of run_dir, if its path is too long for a socket; else -1 */
     int comm_fd, pipe_fd; /* segment in which ranks sum; pipe that closes when this process ends */
     struct child children[GROUP_MAX_RANKS];
-    long long
-        stopped_ms[GROUP_MAX_RANKS]; /* when each rank was seen to stop by a signal; 0: it runs */
+    long long stopped_ms
+        [GROUP_MAX_RANKS]; /* when a signal was seen to stop each rank; 0: it is not stopped */
     struct msg_writer writer;
 };
 
