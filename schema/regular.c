@@ -32,6 +32,11 @@ static int refuse_dangling(const char *path, struct err *e)
     return rc;
 }
 
+int regular_is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
 int regular_exists(const char *path)
 {
     struct stat st;

@@ -16,6 +16,9 @@ int regular_open(const char *path, struct stat *st, struct err *e);
 /* Does anything have that name, even a dangling link? */
 int regular_exists(const char *path);
 
+/* Do both describe one file (device and inode), whatever names lead to it? */
+int regular_is_same(const struct stat *a, const struct stat *b);
+
 #define REGULAR_POINTER_BYTES 256
 /* Do the file's first bytes say that it is only a Git LFS pointer to the file? */
 int regular_is_pointer(const void *bytes, unsigned long n);

@@ -12,6 +12,7 @@
 
 #include "broker/api/connections.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 /* A user who can replace the socket gets what is meant for the broker. In a sticky folder such as
  * /tmp users cannot replace each other's files; a folder that only this process's group may write
@@ -90,18 +91,15 @@ static int has_file(const struct listener *one, struct stat *s)
     *s = (struct stat){.st_nlink = 0};
     if (lstat(path_of(one), s) != 0)
         return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
-    return one->device == s->st_dev && one->inode == s->st_ino;
+    return regular_is_same(&one->file, s);
 }
 
 /* Takes the file that is there now as its own. */
 static int take_file(struct listener *one, struct err *e)
 {
-    struct stat s;
-    if (lstat(path_of(one), &s) != 0)
-        return err_errno(e, ASSAY_EIO, "endpoint '%s'", one->endpoint);
-    one->device = s.st_dev;
-    one->inode = s.st_ino;
-    return 0;
+    return lstat(path_of(one), &one->file) == 0
+               ? 0
+               : err_errno(e, ASSAY_EIO, "endpoint '%s'", one->endpoint);
 }
 
 int listen_watch(struct listeners *l, void *socket, const char *endpoint, struct err *e)

@@ -8,7 +8,7 @@
 #ifndef ASSAY_LISTEN_H
 #define ASSAY_LISTEN_H
 
-#include <stdint.h>
+#include <sys/stat.h>
 
 #include "schema/endpoint.h"
 
@@ -19,8 +19,8 @@ struct listeners {
     struct listener {
         void *socket; /* ZeroMQ's, borrowed */
         char endpoint[ENDPOINT_BYTES];
-        uint64_t device, inode; /* of its socket file */
-    } all[LISTEN_MAX];          /* sockets in the file system only */
+        struct stat file; /* its socket file */
+    } all[LISTEN_MAX];    /* sockets in the file system only */
     int n;
 };
 

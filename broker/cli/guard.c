@@ -1,4 +1,4 @@
-/* guard.c - see guard.h. Files are the same when device and inode are, whatever leads to them. */
+/* guard.c - see guard.h. */
 #include "broker/cli/guard.h"
 
 #include <ctype.h>
@@ -10,17 +10,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
+#include "schema/regular.h"
 
-static int is_same(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
+#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
 
 static int leads_to(const char *path, const struct stat *st)
 {
     struct stat other;
-    return path && stat(path, &other) == 0 && is_same(&other, st);
+    return path && stat(path, &other) == 0 && regular_is_same(&other, st);
 }
 
 /* ---- directories ---- */

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "schema/regular.h"
+
 static int name_holder(int fd, const char *path, struct err *e)
 {
     struct flock record = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -35,8 +37,7 @@ static int check(int fd, const char *path, struct err *e)
 static int is_current(int fd, const char *path)
 {
     struct stat here, there;
-    return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && here.st_ino == there.st_ino &&
-           here.st_dev == there.st_dev;
+    return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && regular_is_same(&here, &there);
 }
 
 static int take(int fd, const char *path, struct err *e)

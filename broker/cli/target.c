@@ -13,17 +13,13 @@
 #include "broker/cli/lock.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 #define MAX_LINKS 40
 #define POLL_MS 100
 #define SILENT_MS 2000 /* then it is said that a pipe waits for its reader */
 
 /* ---- where it goes ---- */
-
-static int is_same(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
 
 /* dir/name, dir being that of `path`. */
 static int beside(const char *path, const char *name, char out[PATH_MAX])
@@ -80,7 +76,7 @@ static int check_input(const struct target *t, const struct stat *st, const char
 {
     struct stat in;
     int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
-    if (found != 0 || !S_ISREG(in.st_mode) || !is_same(st, &in))
+    if (found != 0 || !S_ISREG(in.st_mode) || !regular_is_same(st, &in))
         return 0;
     return err_set(e, ASSAY_EBADREQ, "--output %s: '%s' is the input itself; expected another file",
         t->path, path);
@@ -92,7 +88,7 @@ static int check_stdout(const char *input, struct err *e)
     struct stat in, out;
     int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
     if (found != 0 || fstat(STDOUT_FILENO, &out) != 0 || !S_ISREG(in.st_mode) ||
-        !is_same(&in, &out))
+        !regular_is_same(&in, &out))
         return 0;
     return err_set(e, ASSAY_EBADREQ, "stdout is the input itself, '%s'; expected another file",
         input ? input : "-");
@@ -217,7 +213,8 @@ static int open_file(struct target *t, const char *input, const struct cli *c, s
         return err_set(e, ASSAY_EBADREQ, "--output %s: expected a file, found a disk", t->path);
     if (there && check_input(t, &st, input, t->path, e) != 0)
         return e->code;
-    if (there && S_ISREG(st.st_mode) && fstat(STDOUT_FILENO, &out) == 0 && is_same(&st, &out)) {
+    if (there && S_ISREG(st.st_mode) && fstat(STDOUT_FILENO, &out) == 0 &&
+        regular_is_same(&st, &out)) {
         t->fd = -1;
         return open_stream(t, STDOUT_FILENO, e); /* as `> FILE` opened it */
     }

@@ -17,6 +17,7 @@
 
 #include "broker/store/private.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 static const char *const names[STORE_GUARDED] = {
     "assay.db", "assay.db-wal", "assay.db-shm", "lock"};
@@ -30,13 +31,9 @@ static int look(const struct store *s, int i, struct stat *st)
 
 int store_guard_begin(struct store *s, struct err *e)
 {
-    struct stat st;
-    for (int i = 0; i < STORE_GUARDED; i++) {
-        if (look(s, i, &st) != 0)
+    for (int i = 0; i < STORE_GUARDED; i++)
+        if (look(s, i, &s->guarded[i]) != 0)
             return err_errno(e, ASSAY_EIO, "%s/%s", s->dir, names[i]);
-        s->guarded[i].device = st.st_dev;
-        s->guarded[i].inode = st.st_ino;
-    }
     return 0;
 }
 
@@ -46,7 +43,7 @@ static int is_there(const struct store *s, int i, struct stat *st)
 {
     if (look(s, i, st) != 0)
         return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
-    return s->guarded[i].device == st->st_dev && s->guarded[i].inode == st->st_ino;
+    return regular_is_same(&s->guarded[i], st);
 }
 
 void store_guard_rescue(struct store *s)

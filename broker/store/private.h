@@ -5,6 +5,7 @@
 
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "broker/store/store.h"
@@ -105,11 +106,8 @@ struct store {
     int late; /* this start could not write anything yet */
     /* another process had the database locked at the last transaction: the next one hardly waits */
     int locked;
-    struct {
-        dev_t device;
-        ino_t inode;
-    } guarded[STORE_GUARDED];
-    off_t guarded_bytes; /* size of assay.db, as last seen */
+    struct stat guarded[STORE_GUARDED]; /* as they were opened */
+    off_t guarded_bytes;                /* size of assay.db, as last seen */
     struct store_options options;
     uint64_t epoch;
     int64_t mode;                 /* the broker's present one */
