@@ -141,3 +141,11 @@ int json_need_int(const struct json_file *f, const char *key, int64_t min, int64
             f->where, key);
     return found < 0 ? found : 0;
 }
+
+const char *json_string_end(const char *at, const char *end)
+{
+    for (const char *p = at + 1; p < end; p += *p == '\\' ? 2 : 1)
+        if (*p == '"')
+            return p + 1;
+    return NULL;
+}

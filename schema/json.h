@@ -30,4 +30,8 @@ int json_get_string(const struct json_file *f, const char *key, const char **val
 int json_need_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
     int64_t *value, struct err *e);
 
+/* `at`: the quote that begins a string in JSON text. Returns where the text behind the string begins, or NULL when it
+ * does not end before `end`. The text need not be JSON. */
+const char *json_string_end(const char *at, const char *end);
+
 #endif

@@ -3,25 +3,22 @@
 
 #include <string.h>
 
+#include "schema/json.h"
+
 #define LONGEST_ID 16 /* of keys that are looked for */
 
 /* Where the last member that is whole ends, in what is before `fault`: at a comma of the object, or behind its end. 0: none. */
 static size_t end_of_members(const char *text, size_t fault)
 {
     size_t end = 0;
-    int depth = 0, in_string = 0;
-    for (size_t i = 0; i < fault; i++) {
-        char c = text[i];
-        if (c == '"')
-            in_string = !in_string;
-        else if (in_string)
-            i += c == '\\';
-        else if (depth == 1 && c == ',')
-            end = i;
-        else if (depth == 1 && c == '}')
-            return i;
-        else
-            depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    int depth = 0;
+    for (const char *at = text, *stop = text + fault; at && at < stop;) {
+        if (depth == 1 && *at == ',')
+            end = (size_t)(at - text);
+        if (depth == 1 && *at == '}')
+            return (size_t)(at - text);
+        depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+        at = *at == '"' ? json_string_end(at, stop) : at + 1;
     }
     return end;
 }

@@ -6,6 +6,7 @@
 
 #include "broker/cli/columns.h"
 #include "broker/cli/foreign.h"
+#include "schema/json.h"
 
 static const struct foreign array = {
     "a JSON array", "write each of its objects into a line of its own: jq -c '.[]'"};
@@ -23,9 +24,9 @@ struct line {
     const char *at;
     size_t len;
     int is_indented;
-    int is_whole; /* its end was seen */
-    int depth;    /* of brackets that are open at its end */
-    int in_string;
+    int is_whole;  /* its end was seen */
+    int depth;     /* of brackets that are open at its end */
+    int in_string; /* one does not end in it */
 };
 
 static int is_blank(char c)
@@ -35,15 +36,12 @@ static int is_blank(char c)
 
 static void measure(struct line *line)
 {
-    for (size_t i = 0; i < line->len; i++) {
-        char c = line->at[i];
-        if (c == '"')
-            line->in_string = !line->in_string;
-        else if (line->in_string)
-            i += c == '\\';
-        else
-            line->depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    const char *at = line->at, *end = at + line->len;
+    while (at && at < end) {
+        line->depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+        at = *at == '"' ? json_string_end(at, end) : at + 1;
     }
+    line->in_string = !at;
 }
 
 /* The next line, and *from behind it: 1; 0 where there is none. */

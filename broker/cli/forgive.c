@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/json.h"
+
 struct walk {
     const char *at, *end;
     int depth, key_is_next;
@@ -26,10 +28,8 @@ static void copy_to(struct walk *w, const char *to)
 
 static const char *end_of_string(const struct walk *w)
 {
-    const char *p = w->at + 1;
-    while (p < w->end && *p != '"')
-        p += *p == '\\' && p + 1 < w->end ? 2 : 1;
-    return p < w->end ? p + 1 : w->end;
+    const char *end = json_string_end(w->at, w->end);
+    return end ? end : w->end;
 }
 
 /* The code of a \uXXXX at p, -1 when it is none. */

@@ -14,6 +14,7 @@
 #include "broker/cli/forgive.h"
 #include "broker/cli/inflate.h"
 #include "schema/log.h"
+#include "schema/json.h"
 #include "schema/utf8.h"
 
 struct jsonl {
@@ -188,18 +189,13 @@ struct fault {
 /* The string that ends at `end`. */
 static void copy_key(const char *text, size_t end, char *key, size_t size)
 {
-    size_t from = 0;
-    int in_string = 0;
-    for (size_t i = 0; i < end; i++) {
-        if (text[i] == '"' && !in_string)
-            from = i + 1;
-        if (text[i] == '"')
-            in_string = !in_string;
-        else if (in_string)
-            i += text[i] == '\\';
+    const char *from = text, *stop = text + end;
+    for (const char *at = text; at && at < stop;) {
+        from = *at == '"' ? at + 1 : from;
+        at = *at == '"' ? json_string_end(at, stop) : at + 1;
     }
-    int len = from < end ? (int)(end - 1 - from < size ? end - 1 - from : size - 1) : 0;
-    snprintf(key, size, "%.*s", len, text + from);
+    size_t len = from < stop ? (size_t)(stop - 1 - from) : 0;
+    snprintf(key, size, "%.*s", (int)(len < size ? len : size - 1), from);
     key[utf8_valid((const uint8_t *)key, strlen(key))] = '\0';
 }
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/json.h"
+
 #define ALL_DIGITS 17
 
 /* The shortest form of v; with ".0" where nothing else says that it is a real number. */
@@ -48,21 +50,17 @@ static size_t copy_number(char *to, const char *from, size_t len)
 void reals_shorten(char *json)
 {
     char *to = json;
-    int in_string = 0;
-    for (const char *at = json; *at;) {
-        size_t n = 0;
-        while (!in_string && is_number(at[n]) && (n > 0 || strchr("-0123456789", *at)))
-            n++;
-        if (n > 0) {
-            to += copy_number(to, at, n);
-            at += n;
-            continue;
+    for (const char *at = json, *end = json + strlen(json), *stop; at < end; at = stop) {
+        stop = *at == '"' ? json_string_end(at, end) : at + 1;
+        size_t n = (size_t)(stop - at);
+        if (strchr("-0123456789", *at)) {
+            while (is_number(*stop))
+                stop++;
+            n = copy_number(to, at, (size_t)(stop - at));
+        } else {
+            memmove(to, at, n);
         }
-        if (*at == '"')
-            in_string = !in_string;
-        if (in_string && *at == '\\')
-            *to++ = *at++;
-        *to++ = *at++;
+        to += n;
     }
     *to = '\0';
 }
