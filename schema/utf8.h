@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define UTF8_BOM "\xef\xbb\xbf" /* a byte order mark */
+
 /* Returns the length of the character at p, of which n >= 1 bytes can be read: 1 to 4, or 0 when it
  * is not UTF-8. */
 int utf8_length(const uint8_t *p, size_t n);

@@ -115,7 +115,9 @@ static const char *broker_state(const struct broker *b)
     return "starting";
 }
 
-const char *reply_failure(const struct broker *b, int none_serves)
+/* Returns why no row is computed: the failure of the last start of a group that is not ready; with
+ * `none_serves` only when no group is ready. NULL: nothing failed. */
+static const char *failure_of(const struct broker *b, int none_serves)
 {
     const char *why = NULL;
     int exit_code;
@@ -131,7 +133,7 @@ const char *reply_failure(const struct broker *b, int none_serves)
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
 {
     const struct counters *c = &b->counters;
-    const char *failure = reply_failure(b, 0);
+    const char *failure = failure_of(b, 0);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 16 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
@@ -220,7 +222,7 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;
-    const char *failure = is_waiting(&j) ? reply_failure(b, 1) : NULL;
+    const char *failure = is_waiting(&j) ? failure_of(b, 1) : NULL;
     struct msg_writer *w =
         outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure != NULL));
     write_job(w, &j);

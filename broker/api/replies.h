@@ -5,9 +5,6 @@
 #include "broker/broker.h"
 
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
-/* Returns why no row is computed: the failure of the last start of a group that is not ready; with
- * `none_serves` only when no group is ready. NULL: nothing failed. */
-const char *reply_failure(const struct broker *b, int none_serves);
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q);
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e);

@@ -101,11 +101,6 @@ void client_free(struct client **out)
     *out = NULL;
 }
 
-const char *client_endpoint(const struct client *c)
-{
-    return c->endpoint;
-}
-
 int client_timeout_s(const struct client *c)
 {
     return c->timeout_ms / 1000;

@@ -18,7 +18,6 @@ int client_new(struct client **c, const char *endpoint, int timeout_ms, struct e
 /* Connects to the broker with this data directory, however long its path. */
 int client_new_in(struct client **c, const char *data_dir, int timeout_ms, struct err *e);
 void client_free(struct client **c);
-const char *client_endpoint(const struct client *c);
 int client_timeout_s(const struct client *c);
 
 /* Starts a request with n_fields fields beside v, op and id; the caller writes them with msg_* to

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 #define SEEN_BYTES 264 /* a tar says what it is at its byte 257 */
 #define TAR_AT 257
@@ -100,8 +101,7 @@ static size_t read_more(FILE *file, char *seen, size_t n, size_t room, size_t le
 
 static const struct foreign *look_at_text(FILE *file, char *seen, size_t *n, int *at_end)
 {
-    static const char mark[] = "\xef\xbb\xbf";
-    size_t skipped = *n >= 3 && memcmp(seen, mark, 3) == 0 ? 3 : 0;
+    size_t skipped = *n >= 3 && memcmp(seen, UTF8_BOM, 3) == 0 ? 3 : 0;
     if (foreign_is_plain(seen + skipped, *n - skipped))
         return NULL;
     if (!*at_end)

@@ -136,7 +136,7 @@ static int read_line(struct jsonl *j)
 
 static void drop_mark(struct jsonl *j)
 {
-    if (j->text_len < 3 || memcmp(j->text, "\xef\xbb\xbf", 3) != 0)
+    if (j->text_len < 3 || memcmp(j->text, UTF8_BOM, 3) != 0)
         return;
     j->text_len -= 3;
     memmove(j->text, j->text + 3, j->text_len);
@@ -227,7 +227,7 @@ static void tell_fault(const struct jsonl *j, const struct fault *f, struct json
 {
     long long number = (long long)line->number;
     int has_more = json_error_code(&f->why) == json_error_end_of_input_expected;
-    int has_mark = has_more && memmem(j->text, j->text_len, "\xef\xbb\xbf", 3) != NULL;
+    int has_mark = has_more && memmem(j->text, j->text_len, UTF8_BOM, 3) != NULL;
     if (f->key[0])
         err_set(&line->err, ASSAY_EBADREQ, "line %lld: key \"%s\" twice in an object at byte %zu",
             number, f->key, f->at);
