@@ -83,7 +83,7 @@ static int is_within(const char *path, const struct stat *dir)
 static int is_written(const char *path)
 {
     static const char *const names[] = {
-        "assay.db", "lock", "assayd.log", "digest.cache", "reserve", GUARD_LOCK, NULL};
+        "assay.db", "lock", "assayd.log", "digest.cache", "reserve", "synced", GUARD_LOCK, NULL};
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     int i = 0;
     while (names[i] && strcmp(names[i], name) != 0)

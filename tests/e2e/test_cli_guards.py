@@ -73,9 +73,10 @@ def test_what_is_read_is_not_in_the_directory_that_is_removed(directory, rows, w
     assert contents(directory) == before
 
 
-def test_an_input_that_the_broker_would_write_to(directory, rows):
+@pytest.mark.parametrize("name", ["lock", "synced"])
+def test_an_input_that_the_broker_would_write_to(directory, rows, name):
     (directory / "d").mkdir(mode=0o700)
-    rows = rows.rename(directory / "d/lock")
+    rows = rows.rename(directory / "d" / name)
     before = rows.read_bytes()
     assert score(rows, directory / "out", "--data", directory / "d").returncode == 64
     assert rows.read_bytes() == before
