@@ -65,16 +65,15 @@ static int check_file(const char *path, struct err *e)
     return 0;
 }
 
-static int bind_at(void *socket, const char *endpoint, struct endpoint *parsed, struct err *e)
+/* path: of the endpoint's socket file; NULL: it has none. */
+static int bind_at(void *socket, const char *endpoint, const char *path, int is_ipv6, struct err *e)
 {
-    int rc = endpoint_parse(parsed, endpoint, ENDPOINT_LISTEN, e);
-    if (rc == 0 && parsed->path)
-        rc = check_folder(parsed->path, e);
-    if (rc == 0 && parsed->path)
-        rc = check_file(parsed->path, e);
+    int rc = path ? check_folder(path, e) : 0;
+    if (rc == 0 && path)
+        rc = check_file(path, e);
     if (rc != 0)
-        return rc == ASSAY_EBADREQ ? e->code = ASSAY_EFORMAT : rc;
-    if (zmq_setsockopt(socket, ZMQ_IPV6, &parsed->is_ipv6, sizeof parsed->is_ipv6) != 0 ||
+        return rc;
+    if (zmq_setsockopt(socket, ZMQ_IPV6, &is_ipv6, sizeof is_ipv6) != 0 ||
         zmq_bind(socket, endpoint) != 0)
         return err_set(e, ASSAY_EIO, "cannot bind '%s': %s", endpoint, zmq_strerror(errno));
     return 0;
@@ -116,23 +115,23 @@ int listen_bind(struct listeners *l, void *socket, const char *endpoint, struct 
 {
     struct endpoint parsed;
     int rc = endpoint_parse(&parsed, endpoint, ENDPOINT_LISTEN, e);
-    if (rc == 0 && parsed.path)
+    if (rc != 0)
+        return rc == ASSAY_EBADREQ ? e->code = ASSAY_EFORMAT : rc;
+    if (parsed.path)
         connections_expect_clients(parsed.path);
-    if ((rc = bind_at(socket, endpoint, &parsed, e)) != 0 || !parsed.path)
-        return rc;
-    return listen_watch(l, socket, endpoint, e);
+    rc = bind_at(socket, endpoint, parsed.path, parsed.is_ipv6, e);
+    return rc == 0 && parsed.path ? listen_watch(l, socket, endpoint, e) : rc;
 }
 
 int listen_check(struct listeners *l, struct err *e)
 {
-    struct endpoint parsed;
     struct stat s;
     for (int i = 0; i < l->n; i++) {
         struct listener *one = &l->all[i];
         if (has_file(one, &s) != 0)
             continue;
         const char *how = s.st_nlink > 0 ? "replaced" : "removed";
-        int rc = bind_at(one->socket, one->endpoint, &parsed, e);
+        int rc = bind_at(one->socket, one->endpoint, path_of(one), 0, e);
         if (rc == 0)
             rc = take_file(one, e);
         if (rc != 0) {
