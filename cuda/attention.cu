@@ -1,21 +1,21 @@
 /* attention.cu - causal attention over packed sequences on tensor cores, in bfloat16 or float16
  * with sums in float32.
  *
- * A block takes 64 query tokens of one sequence and one query head; each of its 4 warps has 16 of
- * the rows. Keys and values come in tiles of 64, counted from position 0 of the sequence, the next
- * pair copied (cp.async) while one is used. For a tile:
- *     S = Q K^T                       [16, 64] a warp, in mma accumulators
+ * A block computes 64 query tokens of one sequence and one query head; each of its 4 warps has 16
+ * of the rows. Keys and values come in tiles of 64, counted from position 0 of the sequence; the
+ * next pair is copied (cp.async) while one is used. For each tile:
+ *     S = Q K^T                       [16, 64] per warp, in mma accumulators
  *     m' = max(m, max S), P = exp2((S - m') c), c = scale log2(e)
  *     l = l exp2((m - m') c) + sum P,  O = O exp2((m - m') c) + P V
  * and at the end O / l. This is the online softmax of Milakov and Gimelshein (2018), in the form of
- * FlashAttention-2 (Dao, 2023): P stays in registers, where the accumulators of S have just the
+ * FlashAttention-2 (Dao, 2023): P stays in registers, since the accumulators of S already have the
  * layout of the A operand of P V.
  *
- * A row's result depends on its sequence alone: tiles of queries and of keys begin at fixed
- * positions, so a row meets the same tiles wherever the sequence lies and whether it has its first
- * tokens to itself or as a prefix (attention_tile.h). Rows of shared memory are padded by 8 elements:
- * their length in 16-byte units is odd for every head_dim here, so that ldmatrix meets no bank
- * twice. Q lies in the second buffer of K until it is in registers. */
+ * A row's result depends on its sequence alone. Tiles of queries and of keys begin at fixed
+ * positions, so a row meets the same tiles wherever the sequence lies, and whether its first tokens
+ * are its own or a prefix (attention_tile.h). Rows of shared memory are padded by 8 elements: their
+ * length in 16-byte units is then odd for every head_dim here, so ldmatrix has no bank conflicts. Q
+ * lies in the second buffer of K until it is in registers. */
 #include "cuda/attention_tile.h"
 #include "cuda/simt.h"
 
@@ -32,7 +32,7 @@ struct attention_arguments {
     uint32_t *progress;
 };
 
-/* What a block works on. q, k, v, out: the batch's first row, this head's first column. */
+/* A block's work. q, k, v, out: the batch's first row, this head's first column. */
 template <typename T> struct attention_block {
     const T *q, *k, *v;
     T *out;
@@ -46,8 +46,8 @@ template <int DIM> struct row_state {
     float m[2], l[2];
 };
 
-/* Positions [from, from + 64) of a sequence, columns [0, DIM), to shared memory; zeros beyond its end.
- */
+/* Copies positions [from, from + 64) of a sequence, columns [0, DIM), to shared memory; zeros
+ * beyond its end. */
 template <typename T, int DIM>
 SIMT_DEVICE void copy_tile(
     T *to, const T *base, int64_t stride, int32_t from, const attention_block<T> &b)
@@ -84,8 +84,8 @@ SIMT_DEVICE void multiply_keys(float s[8][4], const uint32_t q[DIM / 16][4], con
         }
 }
 
-/* -infinity where key > query, or where the window has passed. first_key: the tile's; row: position
- * of this thread's first row. */
+/* Sets s to -infinity if key > query or the key is outside the window. first_key: the tile's; row:
+ * position of this thread's first row. */
 SIMT_DEVICE void mask_tile(float s[8][4], int32_t first_key, int32_t row, uint32_t window)
 {
     int32_t column = first_key + static_cast<int32_t>(threadIdx.x % 4) * 2;
@@ -100,7 +100,7 @@ SIMT_DEVICE void mask_tile(float s[8][4], int32_t first_key, int32_t row, uint32
         }
 }
 
-/* s becomes the weights; the state's sums are brought to the new maximum. */
+/* Turns s into weights and rescales the state's sums to the new maximum. */
 template <int DIM> SIMT_DEVICE void softmax_step(float s[8][4], row_state<DIM> &r, float scale_log2)
 {
 #pragma unroll
@@ -151,8 +151,8 @@ SIMT_DEVICE void multiply_values(row_state<DIM> &r, const float s[8][4], const T
     }
 }
 
-/* O / l of this warp's rows, through its own rows of shared memory so that whole 16 bytes are
- * stored. first_row: the warp's, in the sequence. */
+/* Writes O / l of this warp's rows, through its own rows of shared memory so that stores are of 16
+ * bytes. first_row: the warp's, in the sequence. */
 template <typename T, int DIM>
 SIMT_DEVICE void write_rows(
     const attention_block<T> &b, int64_t stride, row_state<DIM> &r, T *rows, int32_t first_row)
@@ -188,7 +188,7 @@ SIMT_DEVICE attention_block<T> block_of(
         static_cast<int32_t>(tile.length), static_cast<int32_t>(tile.from)};
 }
 
-/* One tile of keys for one warp. row: position of this thread's first row. */
+/* Processes a tile of keys for one warp. row: position of this thread's first row. */
 template <typename T, int DIM>
 SIMT_DEVICE void take_tile(row_state<DIM> &r, const uint32_t q[DIM / 16][4], const T *keys,
     const T *values, int32_t first_key, int32_t row, const attention_arguments &a)

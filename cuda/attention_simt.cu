@@ -1,11 +1,11 @@
-/* attention_simt.cu - causal attention without tensor cores: for float32, and for what the other
- * kernel (attention.cu) does not take: other head sizes, other alignments. The same tiles, the same
- * online softmax, all of it in float32.
+/* attention_simt.cu - causal attention without tensor cores: for float32, and for the head sizes
+ * and alignments that the other kernel (attention.cu) does not take. The same tiles and the same
+ * online softmax, all in float32.
  *
- * A block of 256 threads has 64 query tokens of one sequence and one query head. In shared memory,
- * as float32: the queries, one tile of 64 keys and later of their values, and the scores. Scores:
- * thread (y, x) of 16 x 16 has rows y + 16 i and keys x + 16 j. Softmax and output: four threads a
- * row; each has every fourth column of the output in registers. */
+ * A block of 256 threads computes 64 query tokens of one sequence and one query head. Shared memory
+ * holds, as float32, the queries, one tile of 64 keys and later of their values, and the scores.
+ * Scores: thread (y, x) of 16 x 16 has rows y + 16 i and keys x + 16 j. Softmax and output: each
+ * row has four threads, each with every fourth column of the output in registers. */
 #include "cuda/attention_tile.h"
 #include "cuda/simt.h"
 
@@ -22,8 +22,8 @@ struct simt_attention_arguments {
     uint32_t *progress;
 };
 
-/* Positions [from, from + 64) of a sequence widened to shared memory, row length dim + 1; zeros beyond
- * its end. */
+/* Widens positions [from, from + 64) of a sequence into shared memory, with rows of dim + 1; zeros
+ * beyond its end. */
 template <typename T>
 SIMT_DEVICE void load_tile(
     float *to, const T *base, int64_t stride, int32_t from, const struct attention_tile &t, int dim)
@@ -36,7 +36,7 @@ SIMT_DEVICE void load_tile(
     }
 }
 
-/* scores[query][key] = q k scale, -infinity where the key is not seen */
+/* scores[query][key] = q k scale, or -infinity if the key is not seen */
 SIMT_DEVICE void multiply_keys(float *scores, const float *q, const float *k, int32_t from,
     int32_t first_key, const simt_attention_arguments &a)
 {
@@ -68,8 +68,7 @@ SIMT_DEVICE void multiply_keys(float *scores, const float *q, const float *k, in
         }
 }
 
-/* This thread's quarter of a row becomes weights; returns what the sums so far are multiplied by.
- */
+/* Turns this thread's quarter of a row into weights; returns the factor for the sums so far. */
 SIMT_DEVICE float softmax_step(float *row, float &m, float &l)
 {
     float *mine = row + threadIdx.x % 4 * 16, largest = m, sum = 0;
@@ -108,7 +107,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
     float o[MAX_DIM / 4] = {}, m = float_from_bits(0xff800000), l = 0;
     load_tile(q, q_all + head * a.head_dim, a.q_stride, from, t, dim);
     for (; tile <= last_query / TILE; tile++) {
-        __syncthreads(); /* the values before are used up */
+        __syncthreads(); /* the previous values are no longer needed */
         load_tile(kv, k, a.k_stride, tile * TILE, t, dim);
         __syncthreads();
         multiply_keys(scores, q, kv, from, tile * TILE, a);

@@ -1,9 +1,9 @@
-/* comm_nccl.c - see comm_nccl.h. The communicator is made without blocking and looked at until
- * the deadline: a rank that never comes ends this one, and the broker starts the group anew. A
+/* comm_nccl.c - see comm_nccl.h. The communicator is made without blocking and polled until the
+ * deadline: if a rank never comes, this process ends, and the broker restarts the group. A
  * communicator is never repaired.
  *
- * Nor does the end of a group of sends and receives block: only when the communicator says that
- * nothing is in progress are they in the stream, and only then may anything be put behind them. */
+ * Ending a group of sends and receives does not block either. They are in the stream only once the
+ * communicator says that nothing is in progress; until then nothing may be queued after them. */
 #include "cuda/comm_nccl.h"
 
 #include <nccl.h>
@@ -20,7 +20,7 @@ struct comm_nccl {
     ncclComm_t comm;
     uint32_t rank, n_ranks;
     uint8_t *parts; /* [n_ranks][share] of the largest x */
-    uint8_t *flat;  /* rows of x without gaps, when it has some */
+    uint8_t *flat;  /* rows of x without gaps, if it has some */
     size_t bytes;
     uint32_t deadline_ms;
 };
@@ -33,7 +33,7 @@ static void nccl_must(ncclResult_t rc, const char *call)
             ncclGetErrorString(rc));
 }
 
-/* What each rank says of its device. */
+/* What each rank tells the others about its device. */
 struct peer {
     char uuid[16];
     char name[64];
@@ -66,7 +66,7 @@ static int meet_peers(struct device *d, struct err *e)
     return check_peers(d, peers, comm_size(d->comm), e);
 }
 
-/* What the communicator says once nothing is in progress. */
+/* Waits until nothing is in progress and returns the communicator's state. */
 static ncclResult_t settle(struct comm_nccl *c, long nap_ns)
 {
     long long deadline = now_mono_ms() + c->deadline_ms;
@@ -140,7 +140,8 @@ void comm_nccl_free(struct comm_nccl **out)
     *out = NULL;
 }
 
-/* Share r of n elements: [r * share, ..), of whole 16 bytes, the last ones shorter or empty. */
+/* Share r of n elements starts at r * share. Shares are whole 16 bytes; the last ones may be
+ * shorter or empty. */
 struct shares {
     int64_t n, share, size;
 };
@@ -156,14 +157,14 @@ static size_t bytes_of(const struct shares *s, uint32_t r)
     return (size_t)((first_of(s, r + 1) - first_of(s, r)) * s->size);
 }
 
-/* Until the group is in its stream. */
+/* Ends the group and waits until it is in its stream. */
 static void end_group(struct comm_nccl *c)
 {
     ncclResult_t rc = ncclGroupEnd();
     nccl_must(rc == ncclInProgress ? settle(c, 0) : rc, "ncclGroupEnd");
 }
 
-/* Everyone's part of this rank's share, in rank order; the own one too. */
+/* Gathers every rank's part of this rank's share, its own too, in rank order. */
 static void gather_parts(
     struct comm_nccl *c, const struct shares *s, const uint8_t *x, cudaStream_t stream)
 {
@@ -210,7 +211,7 @@ static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
     spread_sums(c, &s, x, stream);
 }
 
-/* One copy of the rows without the gaps between them, and back. */
+/* Copies rows of different strides: to memory without gaps, and back. */
 static void copy_rows(struct device *d, struct tensor to, struct tensor from)
 {
     size_t size = (size_t)dtype_bytes(to.dtype);

@@ -1,4 +1,5 @@
-/* device.c - the GPU as a struct device: memory taken once, and batches in flight (gpu.h). */
+/* device.c - the GPU as a struct device: memory, all taken at the start, and batches in flight
+ * (gpu.h). */
 #include "cuda/gpu.h"
 
 #include <assert.h>
@@ -34,7 +35,7 @@ static int choose_device(struct device *d, int index, struct err *e)
     return rc;
 }
 
-/* cuBLASLt multiplies F8 with a scale a row on this generation alone. */
+/* cuBLASLt multiplies F8 with a scale per row only on this generation. */
 static int check_quant(const struct device *d, enum dtype quant, struct err *e)
 {
     const struct cudaDeviceProp *p = &d->properties;
@@ -46,8 +47,8 @@ static int check_quant(const struct device *d, enum dtype quant, struct err *e)
         d->index, p->name, p->major, p->minor);
 }
 
-/* The attention that takes any type and size of head has to fit, as rows may lie so that the other one
- * does not take them. */
+/* The attention kernel that takes any type and head size must fit, since rows may be laid out in a
+ * way that the other one does not take. */
 static int check_heads(const struct device *d, uint32_t head_dim, struct err *e)
 {
     int found = 0;
@@ -150,13 +151,13 @@ static void free_lane(struct lane *l)
         cudaEventDestroy(l->done);
 }
 
-/* Also of a device that was only half made. */
+/* Also closes a device that was only partly opened. */
 void gpu_close(struct device **out)
 {
     struct device *d = *out;
     if (!d)
         return;
-    comm_nccl_free(&d->comm_nccl); /* first: what waits for another rank ends only so */
+    comm_nccl_free(&d->comm_nccl); /* first: only this ends what waits for another rank */
     if (d->compute)
         cudaStreamSynchronize(d->compute);
     if (d->pinned)
@@ -202,7 +203,7 @@ void *gpu_alloc(struct device *d, size_t bytes)
     return at;
 }
 
-/* Through pinned memory, piece by piece; only while the model is built. */
+/* Copies through pinned memory, piece by piece; only while the model is built. */
 void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct lane *l = &d->lanes[0];
@@ -268,7 +269,7 @@ const void *gpu_push(struct device *d, const void *host, size_t bytes)
     return l->input + at;
 }
 
-/* On a thread of the driver. */
+/* Runs on one of the driver's threads. */
 static void wake(void *arg)
 {
     struct device *d = arg;
@@ -277,8 +278,8 @@ static void wake(void *arg)
         die(GPU_EXIT_ERROR, "event=wake_failed errno=%d", errno);
 }
 
-/* The event comes after the wake-up call, so that poll, once it saw the event, finds the descriptor
- * readable and leaves it empty. */
+/* The event is recorded after the wake-up call, so that when poll sees the event, the descriptor is
+ * readable and poll can empty it. */
 void gpu_finish(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct lane *l = open_lane(d);
@@ -301,7 +302,7 @@ int gpu_poll(struct device *d, int wait)
         return 0;
     cudaError_t rc = wait ? cudaEventSynchronize(l->done) : cudaEventQuery(l->done);
     if (rc == cudaErrorNotReady) {
-        (void)cudaGetLastError(); /* it would be taken for the next launch's */
+        (void)cudaGetLastError(); /* the next launch would report it */
         return 0;
     }
     gpu_must(rc, "cudaEventQuery(batch)");

@@ -1,5 +1,5 @@
-/* embed.cu - rows picked by number: of the embedding table, widened; of activations, as they are.
- * One block a row. */
+/* embed.cu - gathers rows by index: of the embedding table, widened; of activations, unchanged. One
+ * block per row. */
 #include "cuda/rows.h"
 
 namespace
@@ -34,7 +34,7 @@ struct gather_arguments {
     const uint32_t *rows;
 };
 
-/* Unit: what is moved at a time. */
+/* Unit: the type of one access. */
 template <typename Unit> __global__ void gather_kernel(gather_arguments a)
 {
     const Unit *from = reinterpret_cast<const Unit *>(a.x + a.rows[blockIdx.x] * a.x_step);

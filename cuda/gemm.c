@@ -1,13 +1,13 @@
 /* gemm.c - see gemm.h.
  *
- * Row-major out [T, N] = x [T, K] W [N, K]^T is, to a library that counts columns first,
- * D [N, T] = A^T B with A = W as [K, N] and B = x as [K, T]. Sums are float32 (cuBLASLt's
- * CUBLAS_COMPUTE_32F without TF32), D is rounded once, the bias is added before that.
+ * cuBLASLt is column-major, so row-major out [T, N] = x [T, K] W [N, K]^T is D [N, T] = A^T B
+ * there, with A = W as [K, N] and B = x as [K, T]. Sums are float32 (CUBLAS_COMPUTE_32F, without
+ * TF32). The bias is added before D is rounded, once.
  *
- * F8 matrices have a scale for each row of W and of x, which the library multiplies the sums by
- * (OUTER_VEC). Products of I8 are exact int32 sums of a stretch of rows, which an own kernel turns
- * into floats; the library takes them only from some rows on, so rows are rounded up, and what the
- * rows beyond give is not looked at. */
+ * F8 matrices have a scale for each row of W and of x, by which the library multiplies the sums
+ * (OUTER_VEC). I8 products are exact int32 sums of some rows at a time, which our own kernel turns
+ * into floats. The library takes them only from a number of rows on, so rows are rounded up, and
+ * the extra rows' results are ignored. */
 #include "cuda/gemm.h"
 
 #include <stdio.h>
@@ -26,7 +26,7 @@ static int take_tensor(struct tensor *t, struct err *e)
     return GPU_TRY(cudaMalloc(&t->data, tensor_bytes(*t)), e);
 }
 
-/* Room for inputs to be quantized, and for sums. */
+/* Takes memory for quantized inputs and for sums. */
 static int take_scratch(struct gemm *g, const struct device_options *o, struct err *e)
 {
     if (o->quant == DTYPE_F32)
@@ -102,7 +102,7 @@ static int is_usable(struct gemm *g, struct product *p, const cublasLtMatmulAlgo
            result.workspaceSize <= GEMM_WORKSPACE_BYTES;
 }
 
-/* What the file says first that the library still takes. */
+/* Recalls the file's first algorithm that the library still takes. */
 static int recall(struct device *d, struct product *p)
 {
     char key[512];
@@ -119,8 +119,8 @@ static int recall(struct device *d, struct product *p)
     return 0;
 }
 
-/* What a process that only describes the model chose must be found by the ranks, or they would choose
- * for themselves. Another process may have been first: then its choice is everyone's. */
+/* Remembers the choice of a process that only describes the model: its ranks must find it, or they
+ * would choose for themselves. If another process was first, its choice holds for all. */
 static void remember(struct device *d, struct product *p)
 {
     char key[512];
@@ -188,7 +188,7 @@ static void run(struct device *d, const struct operands *o)
     }
 }
 
-/* int32 sums of some rows, then what they stand for. */
+/* Computes int32 sums for some rows at a time and turns them into floats. */
 static void run_sums(struct device *d, const struct operands *o)
 {
     struct tensor sums = d->gemm->sums;
@@ -233,7 +233,7 @@ void gemm_linear(struct device *d, struct tensor out, struct tensor x, const str
         run(d, &o);
 }
 
-/* A sum, so that the order in which shapes were first needed does not count. */
+/* A sum of hashes, so that the order in which shapes were first needed does not matter. */
 uint64_t gemm_table_hash(const struct gemm *g)
 {
     uint64_t sum = 0;

@@ -16,7 +16,7 @@ static int hex_digit(char c)
     return at ? (int)(at - digits) : -1;
 }
 
-/* `bytes` bytes in hex, then a space, then the key and the line's end. */
+/* Writes `bytes` bytes in hex, a space, the key and the end of the line. */
 static int read_line(const char *line, const char *key, uint8_t *value, size_t bytes)
 {
     size_t n = strlen(key);

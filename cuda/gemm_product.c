@@ -1,4 +1,4 @@
-/* gemm_product.c - one product as cuBLASLt has it: its descriptors, and the call (gemm_private.h). */
+/* gemm_product.c - a product in cuBLASLt's terms: its descriptors and the call (gemm_private.h). */
 #include "cuda/gemm_private.h"
 
 #include "schema/log.h"
@@ -21,7 +21,8 @@ static cudaDataType_t data_type(enum dtype t)
     return types[t];
 }
 
-/* w and bias: any of this shape. The library is asked for algorithms with their pointers in place. */
+/* w and bias: any of this shape. The library needs their pointers set when it is asked for
+ * algorithms. */
 void gemm_make_descriptors(struct product *p, const struct weight *w, const void *bias)
 {
     int whole = p->in == DTYPE_I8;

@@ -1,9 +1,9 @@
-/* gpu.h - inside of cuda/: the device, and how a failed call ends the process.
+/* gpu.h - internal to cuda/: the device, and how a failed call ends the process.
  *
- * Two streams. Everything is computed on `compute`, in order; a batch's small inputs are copied on
- * `copy`, so that those of the next batch arrive while one is computed. Two lanes, used by turns,
- * hold a batch's inputs (pinned host memory and the device's copy) and its results. Activations
- * are one arena, used by all batches in the compute stream's order. */
+ * There are two streams. Everything is computed on `compute`, in order. A batch's small inputs are
+ * copied on `copy`, so that the next batch's inputs arrive while one is computed. Two lanes, used
+ * in turn, hold a batch's inputs (pinned host memory and the device's copy) and its results. All
+ * batches share one arena of activations, in the compute stream's order. */
 #ifndef ASSAY_CUDA_GPU_H
 #define ASSAY_CUDA_GPU_H
 
@@ -25,7 +25,7 @@ struct lane {
     uint8_t *host_input, *input; /* pinned; the device's */
     size_t used;
     uint8_t *host_output; /* pinned */
-    void *to;             /* where the results go */
+    void *to;             /* destination of the results */
     size_t output_bytes;
     cudaEvent_t done;
 };
@@ -56,17 +56,18 @@ struct device {
 };
 
 /* Prints one line of JSON: {"devices": [{index, name, uuid, capability, memory_bytes}], "error":
- * null, or why there are none, in the driver's words}. Returns the exit code. */
+ * null, or the driver's reason why there are none}. Returns the exit code. */
 int gpu_list(FILE *out);
 
-/* A call that must not fail once the device is open. */
+/* For a call that must not fail once the device is open. */
 #define GPU_MUST(call) gpu_must(call, #call)
 void gpu_must(cudaError_t rc, const char *call);
-/* A call while the device is made: 0, or ASSAY_EUNSUPPORTED (ENOMEM) with the driver's words. */
+/* For a call while the device is opened: 0, or ASSAY_EUNSUPPORTED (ENOMEM) with the driver's
+ * message. */
 #define GPU_TRY(call, e) gpu_try(call, #call, e)
 int gpu_try(cudaError_t rc, const char *call, struct err *e);
 
-/* The compute stream, after it was told to wait for what has been pushed. */
+/* Returns the compute stream, after making it wait for everything that was pushed. */
 cudaStream_t gpu_stream(struct device *d);
 
 static inline size_t gpu_aligned(size_t bytes)
@@ -74,12 +75,12 @@ static inline size_t gpu_aligned(size_t bytes)
     return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
 }
 
-/* Numbers from -size to size (random bytes that are no F8 NaN, for one-byte types) all over [to, to
- * + bytes), the same in every process, so that what is tried on them costs the power and time that
- * real numbers cost. Waits until they are there. */
+/* Fills [to, to + bytes) with numbers from -size to size (for one-byte types: random bytes that are
+ * not F8's NaN), the same in every process, so that trials cost the power and time that real
+ * numbers cost. Waits until they are there. */
 cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size);
 
-/* What the table holds; each is described at ops.h. */
+/* The table's functions; ops.h describes each. */
 int gpu_open(struct device **d, const struct device_options *options, struct err *e);
 void gpu_close(struct device **d);
 void gpu_describe(const struct device *d, char *text, size_t bytes);

@@ -1,14 +1,14 @@
-/* kernels.h - the kernels' launchers: what cuda/ops.c (C) calls, one or more in each .cu file.
+/* kernels.h - the kernels' launchers, which cuda/ops.c (C) calls; each .cu file has one or more.
  *
  * Each launches on `stream` and returns at once: cudaSuccess, or the launch's error. Tensors,
  * vectors, tables and indices are device memory; tensors are row-major with `stride` elements from
  * row to row. The arena gives bases aligned to 256 bytes and strides of whole 16 bytes, but columns
- * taken out of a wider tensor (k, v, up) may start anywhere: a kernel uses 16-byte accesses where
- * base and stride allow, single elements elsewhere, with the same bits.
+ * taken out of a wider tensor (k, v, up) may start anywhere: a kernel uses 16-byte accesses if base
+ * and stride allow, else single elements, with the same bits.
  *
  * Float types here are F32, F16, BF16 (worker/dtype.h); all arithmetic is float32, in an order that
  * depends on the row alone. No kernel uses atomics on results, and none depends on the grid's size.
- * rows may be 0: then nothing is launched. */
+ * If rows is 0, nothing is launched. */
 #ifndef ASSAY_CUDA_KERNELS_H
 #define ASSAY_CUDA_KERNELS_H
 
@@ -38,7 +38,7 @@ cudaError_t kernel_gather(
  * place). progress: a counter in memory that the host sees; the first block adds 1; may be NULL. */
 cudaError_t kernel_rms_norm(cudaStream_t stream, struct tensor out, struct tensor x,
     const struct tensor *y, const float *weight, float eps, uint32_t *progress);
-/* Adds 1 to such a counter: between products that take long. */
+/* Adds 1 to such a counter; for use between products that take long. */
 cudaError_t kernel_tick(cudaStream_t stream, uint32_t *progress);
 /* each of n_heads stretches of x.cols / n_heads in a row, in place; x of a float type */
 cudaError_t kernel_head_norm(
@@ -62,7 +62,8 @@ cudaError_t kernel_silu_mul(
 
 cudaError_t kernel_relu(cudaStream_t stream, struct tensor x); /* float types */
 cudaError_t kernel_add_bias(cudaStream_t stream, struct tensor x, const void *bias); /* x's dtype */
-/* struct pool_span (worker/ops.h): mean over rows in order, softmax, sigmoid, class 1. logits F32. */
+/* Pools by struct pool_span (worker/ops.h): mean over rows in order, softmax, sigmoid, class 1.
+ * logits F32. */
 cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits,
     const struct pool_span *spans, uint32_t n_spans);
 
@@ -84,16 +85,16 @@ cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int3
 
 /* ---- attention.cu (mma), attention_simt.cu ---- */
 
-/* One block's share: query tokens at positions [from, from + ATTENTION_TILE_TOKENS) of a sequence of
- * `length` tokens, from a multiple of ATTENTION_TILE_TOKENS. The token at position p is token
- * first + p of the batch; of a sequence with a prefix (ops.h) the first `prefix` are tokens
- * prefix_first + p instead, and only those behind them are written. */
+/* One block's work: query tokens at positions [from, from + ATTENTION_TILE_TOKENS) of a sequence of
+ * `length` tokens; `from` is a multiple of ATTENTION_TILE_TOKENS. The token at position p is token
+ * first + p of the batch. If the sequence has a prefix (ops.h), its first `prefix` tokens are
+ * tokens prefix_first + p instead, and only the tokens after them are written. */
 struct attention_tile {
     uint32_t first, length, from;
     uint32_t prefix_first, prefix;
 };
 #define ATTENTION_TILE_TOKENS 64
-#define ATTENTION_BLOCKS_PER_SIGN 64 /* one block of so many shows progress */
+#define ATTENTION_BLOCKS_PER_SIGN 64 /* one of this many blocks shows progress */
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
  * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
@@ -109,7 +110,7 @@ cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct 
 cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
     struct tensor k, struct tensor v, const struct attention_shape *shape,
     const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);
-/* Shared memory that a block needs, for checking what a device has. */
+/* Returns the shared memory that a block needs, to be compared with what a device has. */
 size_t kernel_attention_simt_shared_bytes(uint32_t head_dim);
 int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
     const struct attention_shape *shape);

@@ -1,4 +1,4 @@
-/* list.c - which devices there are: what assayd asks before it starts anything. */
+/* list.c - lists the devices; assayd asks for them before it starts anything. */
 #include <jansson.h>
 #include <stdio.h>
 

@@ -1,4 +1,4 @@
-/* main.c - assay-worker-cuda: one rank on a GPU; or with --devices alone, which GPUs there are. */
+/* main.c - assay-worker-cuda: one rank on a GPU, or, with --devices alone, the list of GPUs. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,7 +6,7 @@
 #include "schema/stdout.h"
 #include "worker/serve.h"
 
-/* They make the library compute float32 products otherwise, which no score's mode would tell. */
+/* They change how the library computes float32 products, which no score's mode would show. */
 static void forget_overrides(void)
 {
     static const char *const names[] = {

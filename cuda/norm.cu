@@ -1,10 +1,10 @@
-/* norm.cu - RMSNorm of rows, with the addition that precedes it and the quantization that follows,
- * and of heads.
+/* norm.cu - RMSNorm of rows, with the addition before it and the quantization after it, and of
+ * heads.
  *
  *     x += y;  out = x * (1 / sqrt(mean(x^2) + eps)) * weight
  *
- * One block a row. Each thread keeps its first group of eight in registers between the passes; a
- * row of up to 8192 columns is read once. */
+ * One block per row. Each thread keeps its first group of eight in registers between the passes, so
+ * a row of up to 8192 columns is read once. */
 #include "cuda/rows.h"
 
 namespace
@@ -23,7 +23,7 @@ template <typename Y, typename Out> struct norm_arguments {
     uint32_t *progress;
 };
 
-/* Group `at` of row `row` after the addition. */
+/* Loads group `at` of row `row` after the addition. */
 template <typename Y, typename Out>
 SIMT_DEVICE void add_group(float v[GROUP], const norm_arguments<Y, Out> &a, int64_t row, int64_t at)
 {
@@ -48,7 +48,7 @@ SIMT_DEVICE void scale_group(float v[GROUP], const norm_arguments<Y, Out> &a, in
         v[i] = v[i] * by * w[i];
 }
 
-/* Normalized group `at`: of the kept one, or of x as it stands in memory now. */
+/* Normalizes group `at`: the kept one, or x as it is in memory now. */
 template <typename Y, typename Out>
 SIMT_DEVICE void norm_group(float v[GROUP], const float kept[GROUP],
     const norm_arguments<Y, Out> &a, int64_t row, int64_t at, float by)
@@ -107,7 +107,7 @@ struct head_arguments {
     float eps;
 };
 
-/* A warp for each head of each row. */
+/* One warp per head of each row. */
 template <typename T> __global__ void head_norm_kernel(rows_of<T> x, head_arguments a)
 {
     int64_t head = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;

@@ -1,5 +1,5 @@
-/* ops.c - the table of operations on a GPU: each is a product (gemm.c), a kernel (kernels.h) or a
- * collective, put into the compute stream. */
+/* ops.c - the GPU's table of operations. Each is a product (gemm.c), a kernel (kernels.h) or a
+ * collective, queued in the compute stream. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@
 #include "cuda/gpu.h"
 #include "schema/log.h"
 
-/* A launch, as a range that profilers show. */
+/* Launches a kernel inside a range that profilers show. */
 #define LAUNCH(name, launch)                                                                       \
     do {                                                                                           \
         nvtxRangePushA(name);                                                                      \
@@ -50,7 +50,7 @@ static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_
 
 /* ---- attention ---- */
 
-/* As in attention_tile (kernels.h). */
+/* The fields mean what they mean in attention_tile (kernels.h). */
 struct sequence {
     uint32_t first, length, prefix_first, prefix;
 };
@@ -63,8 +63,8 @@ static int longest_first(const void *a, const void *b)
     return x->first > y->first ? 1 : x->first < y->first ? -1 : 0;
 }
 
-/* Where the tokens behind a prefix would be if they had it before them: there is room, since the
- * prefix lies before them. */
+/* `first` is where the sequence would begin if its prefix lay just before its own tokens. It is not
+ * negative, since the prefix lies somewhere before them. */
 static struct sequence sequence_of(const struct attn_metadata *meta, uint32_t r)
 {
     const uint32_t *cu = meta->cu_seqlens;
@@ -74,7 +74,7 @@ static struct sequence sequence_of(const struct attn_metadata *meta, uint32_t r)
     return (struct sequence){cu[r] - p.n, cu[r + 1] - cu[r] + p.n, p.first, p.n};
 }
 
-/* Tiles begin at multiples of their size, also where the prefix ends between two. */
+/* Tiles begin at multiples of their size, even if the prefix ends inside one. */
 static uint32_t first_tile(const struct sequence *s)
 {
     return s->prefix / ATTENTION_TILE_TOKENS;
@@ -95,8 +95,8 @@ static uint32_t count_tiles(const struct attn_metadata *meta)
     return n;
 }
 
-/* The tiles of every sequence: those with the most keys first, so that the device is not left
- * waiting for a long one in the end. */
+/* Makes the tiles of every sequence, those with the most keys first, so that the device does not
+ * end up waiting for a long one. */
 static void op_plan_attention(struct device *d, const struct attn_metadata *meta)
 {
     struct sequence *order = xcalloc(meta->n_rows + 1u, sizeof *order);

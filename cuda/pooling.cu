@@ -1,5 +1,5 @@
-/* pooling.cu - the head's small operations, and what the pooler makes of the logits: the mean over
- * rows in order, softmax over labels, sigmoid, class 1 (struct pool_span). */
+/* pooling.cu - the head's small operations, and the pooler's on logits: the mean over rows in
+ * order, softmax over labels, sigmoid, class 1 (struct pool_span). */
 #include "cuda/rows.h"
 #include "schema/pooling.h"
 
@@ -32,7 +32,7 @@ struct pool_arguments {
     const struct pool_span *spans;
 };
 
-/* Row `row` of the span's logits, or the mean of all of them, into shared memory. */
+/* Copies row `row` of the span's logits, or the mean of all its rows, into shared memory. */
 SIMT_DEVICE void take_logits(
     float *to, const pool_arguments &a, const struct pool_span &span, uint32_t row)
 {
@@ -72,7 +72,7 @@ __global__ void pool_kernel(pool_arguments a)
     uint32_t rows = span.mean ? 1 : span.n;
     uint32_t each = span.activation == ACTIVATION_CLASS1 ? 1 : a.n_labels;
     for (uint32_t row = blockIdx.y; row < rows; row += gridDim.y) {
-        __syncthreads(); /* the row before is written */
+        __syncthreads(); /* the previous row is written */
         take_logits(logits, a, span, row);
         if (span.activation == ACTIVATION_SOFTMAX || span.activation == ACTIVATION_CLASS1)
             softmax(logits, a.n_labels, scratch);

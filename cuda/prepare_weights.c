@@ -1,16 +1,16 @@
-/* prepare_weights.c - the matrices to the device: one arena for all of them, filled from the mapped file
+/* prepare_weights.c - copies the matrices to the device: into one arena, from the mapped file
  * through two pinned chunks, so that the host never holds more of the checkpoint than these.
  *
- * The parts of a stack follow each other, rows of one length: what was a list of views becomes one
- * matrix, and one product. A matrix that is quantized goes as it is stored to a chunk on the device,
- * and from there, row by row, to its place; its rows' scales lie behind it. */
+ * The parts of a stack follow each other, with rows of one length, so a list of views becomes one
+ * matrix and one product. A matrix to be quantized is first copied as stored to a chunk on the
+ * device, then quantized row by row into its place; its rows' scales follow it. */
 #include <string.h>
 
 #include "cuda/gpu.h"
 #include "schema/log.h"
 
 #define CHUNK_BYTES (16u << 20)
-#define ROW_BYTES 16 /* rows begin at multiples of it */
+#define ROW_BYTES 16 /* rows begin at multiples of this */
 
 static int64_t stride_of(const struct weight_stack *s)
 {
@@ -60,7 +60,7 @@ struct chunks {
     cudaEvent_t copied[2];
     int next;
     size_t bytes;
-    uint8_t *device; /* as large: what is to be quantized; NULL: nothing is */
+    uint8_t *device; /* the same size, for rows to be quantized; NULL: none are */
 };
 
 static int chunks_new(struct chunks *c, int quantized, struct err *e)
@@ -86,8 +86,8 @@ static void chunks_free(struct chunks *c)
     }
 }
 
-/* Rows [row, row + n) of a stored matrix, as the device will hold them, in the next chunk, and on
- * their way to `to`. */
+/* Converts rows [row, row + n) of a stored matrix to the device's form in the next chunk and starts
+ * their copy to `to`. */
 static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const struct weight *w,
     int64_t row, int64_t n, enum dtype dtype, int64_t stride)
 {
@@ -106,13 +106,13 @@ static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const str
     GPU_MUST(cudaEventRecord(c->copied[i], d->copy));
 }
 
-/* From row to row of a matrix in its stored type, on the device's chunk. */
+/* Elements from row to row of a matrix in its stored type, in the device's chunk. */
 static int64_t chunk_stride(const struct weight *w)
 {
     return round_up(w->cols, ROW_BYTES);
 }
 
-/* A part of a quantized stack: its rows [row, row + n) through the chunk on the device. */
+/* Quantizes rows [row, row + n) of a stack's part through the device's chunk. */
 static void quantize_rows(struct device *d, struct chunks *c, struct tensor to,
     const struct weight *w, int64_t row, int64_t n)
 {
@@ -148,7 +148,7 @@ static uint8_t *send_stack(
     return end;
 }
 
-/* A chunk holds a row of any matrix, as stored and as it will be. */
+/* A chunk must hold a row of any matrix, both as stored and as sent. */
 static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
 {
     int64_t bytes = CHUNK_BYTES;
@@ -190,8 +190,8 @@ static void grow(size_t *largest, size_t bytes)
     *largest = bytes > *largest ? bytes : *largest;
 }
 
-/* All stacks of a type at one place, which holds the largest of them; scales are numbers of the
- * float32 place. */
+/* Puts all stacks of one type in the same place, which is as large as the largest of them. Scales
+ * are taken from the float32 place. */
 static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     size_t largest[N_DTYPES] = {0}, first[N_DTYPES] = {0}, bytes = 0;

@@ -1,5 +1,5 @@
-/* quant.cu - matrices to eight bits with a scale a row, and int32 sums of products back to floats.
- */
+/* quant.cu - quantizes matrices to eight bits with a scale per row, and turns products' int32 sums
+ * back into floats. */
 #include "cuda/rows.h"
 
 namespace
@@ -14,7 +14,7 @@ template <typename T, typename Out> struct quantize_arguments {
     int64_t cols;
 };
 
-/* One block a row. */
+/* One block per row. */
 template <typename T, typename Out>
 __global__ void __launch_bounds__(MAX_BLOCK) quantize_kernel(quantize_arguments<T, Out> a)
 {

@@ -1,5 +1,5 @@
-/* reduce.cu - the sum over ranks of one share, in rank order: what makes a tensor-parallel score
- * the same in every run (comm_nccl.c gathers the parts). */
+/* reduce.cu - sums one share over the ranks, in rank order, so that a tensor-parallel score is the
+ * same in every run (comm_nccl.c gathers the parts). */
 #include "cuda/rows.h"
 
 namespace

@@ -1,7 +1,7 @@
 /* rope.cu - rotary positions, in place: in each head, with half = head_dim / 2,
  *     (x[i], x[i + half]) -> (x[i] cos - x[i + half] sin, x[i + half] cos + x[i] sin)
- * for i < half, cos and sin from the tables' row of the token's position. One block a token; a
- * thread takes eight pairs of one head at a time. */
+ * for i < half, with cos and sin from the tables' row for the token's position. One block per
+ * token; a thread takes eight pairs of one head at a time. */
 #include "cuda/rows.h"
 
 namespace

@@ -1,10 +1,10 @@
-/* rows.h - what the kernels over rows share: rows as groups of eight elements, sums and maxima over
+/* rows.h - shared by the kernels over rows: rows as groups of eight elements, sums and maxima over
  * a block in a fixed order, choice of a kernel by type.
  *
- * Thread t of a row's block takes the groups t, t + threads, t + 2 threads, .. in order, and within
- * a group the elements in order; then the lanes of a warp are added up in a butterfly, then the
- * warps in order. The block's size follows from the number of columns alone, so a sum's order does
- * too. Whether a group is moved by 16-byte accesses or one by one changes no value. */
+ * Thread t of a row's block takes the groups t, t + threads, t + 2 threads, .. in order, and the
+ * elements of a group in order. Then the lanes of a warp are summed in a butterfly, then the warps
+ * in order. The block's size depends on the number of columns alone, so a sum's order does too.
+ * Whether a group is moved by 16-byte accesses or one by one changes no value. */
 #ifndef ASSAY_CUDA_ROWS_H
 #define ASSAY_CUDA_ROWS_H
 
@@ -39,7 +39,7 @@ static inline unsigned block_for(int64_t cols)
     return static_cast<unsigned>(warps * 32 < MAX_BLOCK ? warps * 32 : MAX_BLOCK);
 }
 
-/* f(a value of the type) for the float types; for the others the launch is refused. */
+/* Calls f with a value of the type, for float types; refuses the launch for others. */
 template <typename F> static cudaError_t with_float_type(enum dtype t, F f)
 {
     switch (t) {
@@ -88,7 +88,7 @@ template <> SIMT_DEVICE void unpack_16<f16_t>(float *v, simt_vec16 packed)
         v[i] = to_float(f16_t{static_cast<uint16_t>(packed.w[i / 2] >> i % 2 * 16)});
 }
 
-/* Eight elements from p on, zeros from the n-th. vectors: p is at a multiple of 16 bytes. */
+/* Loads eight elements from p on, with zeros from the n-th. vectors: p is 16-byte aligned. */
 template <typename T>
 SIMT_DEVICE void load_group(float v[GROUP], const T *p, int64_t n, bool vectors)
 {
@@ -142,7 +142,8 @@ template <> SIMT_DEVICE void store_packed<i8_t>(i8_t *p, const float v[GROUP])
     store_bytes(p, v);
 }
 
-/* The first n of eight elements to p. vectors: p is at a multiple of 16 bytes (of 8 for bytes). */
+/* Stores the first n of eight elements at p. vectors: p is 16-byte aligned (8 for one-byte
+ * types). */
 template <typename T>
 SIMT_DEVICE void store_group(T *p, const float v[GROUP], int64_t n, bool vectors)
 {
@@ -181,12 +182,12 @@ template <typename How> SIMT_DEVICE float over_warp(float v)
     return v;
 }
 
-/* For all threads of a one-dimensional block of whole warps. scratch: 32 floats of shared memory.
- */
+/* Reduces over a one-dimensional block of whole warps; all threads get the result. scratch: 32
+ * floats of shared memory. */
 template <typename How> SIMT_DEVICE float over_block(float v, float *scratch)
 {
     v = over_warp<How>(v);
-    __syncthreads(); /* whoever used scratch before is done */
+    __syncthreads(); /* earlier uses of scratch are done */
     if (threadIdx.x % 32 == 0)
         scratch[threadIdx.x / 32] = v;
     __syncthreads();

@@ -1,10 +1,10 @@
-/* simt.h - the one header of intrinsics that every .cu file includes. Under nvcc it maps to CUDA
- * and PTX; with ASSAY_SIMT_BENCH defined, to the header that it names, of the test bench, which runs
- * the same kernels on the CPU. A kernel uses nothing else of the device.
+/* simt.h - the only header of intrinsics; every .cu file includes it. Under nvcc it maps to CUDA
+ * and PTX. If ASSAY_SIMT_BENCH is defined, it maps to the header named there: the test bench, which
+ * runs the same kernels on the CPU. Kernels use nothing else of the device.
  *
- * What is here in both:
+ * Both provide:
  *     threadIdx, blockIdx, blockDim, gridDim, __syncthreads(), __syncwarp()
- *     SIMT_SHARED(type, name)     the block's dynamic shared memory; one a kernel, no other kind
+ *     SIMT_SHARED(type, name)     the block's dynamic shared memory; one per kernel, no other kind
  *     SIMT_LAUNCH(stream, kernel, grid, block, shared_bytes, arguments...) -> cudaError_t
  *     bf16_t, f16_t, f8_t (e4m3), to_float, from_float<T>, pack_pair<T>
  *     load_16, store_16, cp_async_16, cp_async_commit, cp_async_wait<N>
@@ -71,7 +71,7 @@ SIMT_BOTH float float_from_bits(uint32_t bits)
     extern __shared__ __align__(16) unsigned char simt_shared_memory[];                            \
     type *name = reinterpret_cast<type *>(simt_shared_memory)
 
-/* More than 48 KiB of shared memory must be asked for. */
+/* A kernel must request more than 48 KiB of shared memory explicitly. */
 template <typename... Parameters, typename... Arguments>
 static cudaError_t simt_launch(void (*kernel)(Parameters...), cudaStream_t stream, dim3 grid,
     dim3 block, size_t shared_bytes, Arguments... arguments)
@@ -106,7 +106,8 @@ SIMT_DEVICE uint32_t shared_address(const void *p)
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/* 16 bytes from global to shared memory, later; zeros, and no read, when not valid. */
+/* Copies 16 bytes from global to shared memory, asynchronously; if not valid, reads nothing and
+ * stores zeros. */
 SIMT_DEVICE void cp_async_16(void *shared, const void *global, bool valid)
 {
     int bytes = valid ? 16 : 0;
@@ -120,7 +121,8 @@ SIMT_DEVICE void cp_async_commit()
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* Until at most N of this thread's groups are under way. Other threads' need a barrier too. */
+/* Waits until at most N of this thread's groups are in flight. For other threads' copies a barrier
+ * is needed too. */
 template <int N> SIMT_DEVICE void cp_async_wait()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
@@ -219,7 +221,8 @@ SIMT_BOTH uint16_t narrow_bf16(float x)
 
 /* ---- tensor cores ---- */
 
-/* Four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8. */
+/* Loads four 8 x 8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i /
+ * 8. */
 SIMT_DEVICE void ldmatrix_x4(uint32_t r[4], const void *row)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -295,15 +298,16 @@ template <typename T> SIMT_BOTH uint32_t pack_pair(float low, float high)
            static_cast<uint32_t>(from_float<T>(high).bits) << 16;
 }
 
-/* To the nearest integer, halves to even; above 127 in magnitude, 127; NaN gives 0. */
+/* Rounds to the nearest integer, halves to even; magnitudes above 127 become 127; NaN becomes 0. */
 template <> SIMT_BOTH i8_t from_float<i8_t>(float x)
 {
     float kept = x > 127 ? 127 : x < -127 ? -127 : x == x ? x : 0;
     return static_cast<i8_t>(rintf(kept));
 }
 
-/* To the nearest e4m3, halves to even; above 448 in magnitude, 448; NaN stays NaN. Normal values
- * drop 20 bits of mantissa; below 2^-6 they are multiples of 2^-9, which adding 2^14 rounds to. */
+/* Rounds to the nearest e4m3, halves to even; magnitudes above 448 become 448; NaN stays NaN.
+ * Normal values drop 20 bits of mantissa; values below 2^-6 become multiples of 2^-9, by adding
+ * 2^14. */
 template <> SIMT_BOTH f8_t from_float<f8_t>(float x)
 {
     uint32_t bits = float_bits(x), sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
@@ -338,8 +342,8 @@ SIMT_DEVICE float rsqrt_precise(float x)
     return div_rn(1.0f, sqrt_rn(x));
 }
 
-/* For one thread of some block: a counter that the host sees has moved. Several at a time may count as
- * one. progress may be NULL. */
+/* Moves a counter that the host sees; called by one thread of a block. Several calls at once may
+ * count as one. progress may be NULL. */
 SIMT_DEVICE void show_progress(uint32_t *progress)
 {
     if (progress)

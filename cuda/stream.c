@@ -1,4 +1,5 @@
-/* stream.c - calls of the driver that must succeed, the compute stream, and noise to try products on (gpu.h). */
+/* stream.c - driver calls that must succeed, the compute stream, and noise for trying products
+ * (gpu.h). */
 #include "cuda/gpu.h"
 
 #include "schema/log.h"
@@ -31,7 +32,7 @@ cudaStream_t gpu_stream(struct device *d)
     return d->compute;
 }
 
-/* One piece of noise, in pinned memory of its own: a batch's inputs may be waiting in the lanes'. */
+/* Makes one piece of noise, in pinned memory of its own: the lanes may hold a batch's inputs. */
 cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size)
 {
     size_t piece = bytes < NOISE_BYTES ? bytes : NOISE_BYTES, one = (size_t)dtype_bytes(type);

@@ -1,11 +1,11 @@
-/* swiglu.cu - out = silu(gate) * up, silu(x) = x / (1 + exp(-x)), in one pass; where out is
- * quantized a row's scale is found in a pass of its own first. */
+/* swiglu.cu - out = silu(gate) * up, silu(x) = x / (1 + exp(-x)), in one pass; if out is quantized,
+ * an earlier pass finds each row's scale. */
 #include "cuda/rows.h"
 
 namespace
 {
 
-const unsigned THREADS = 256; /* of a block that has no row to itself */
+const unsigned THREADS = 256; /* of a block without a row of its own */
 
 template <typename T, typename Out> struct swiglu_arguments {
     rows_of<Out> out;
@@ -26,7 +26,7 @@ SIMT_DEVICE void swiglu_group(
         v[i] = div_rn(v[i], 1.0f + exp_precise(-v[i])) * up[i];
 }
 
-/* Blocks side by side on a row. */
+/* Several blocks share a row. */
 template <typename T> __global__ void swiglu_kernel(swiglu_arguments<T, T> a)
 {
     int64_t at = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * GROUP;
@@ -37,7 +37,7 @@ template <typename T> __global__ void swiglu_kernel(swiglu_arguments<T, T> a)
     store_group(a.out.row(blockIdx.x) + at, v, a.cols - at, a.out.vectors);
 }
 
-/* One block a row. */
+/* One block per row. */
 template <typename T, typename Out>
 __global__ void __launch_bounds__(MAX_BLOCK) swiglu_quantized_kernel(swiglu_arguments<T, Out> a)
 {

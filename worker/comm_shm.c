@@ -1,18 +1,18 @@
 /* comm_shm.c - see comm.h. The segment, which never outlives its group:
  *
- *        0  u32  arrived   how many ranks have come to the present meeting
- *        4  u32  meeting   number of meetings held, modulo 2^32; a futex word
- *       64  u32  came [n_ranks], number of the meeting that each last came to, from 1
+ *        0  u32  arrived   ranks that have arrived at the present barrier
+ *        4  u32  meeting   barriers passed, modulo 2^32; a futex word
+ *       64  u32  came [n_ranks], number of the last barrier at which each arrived, from 1
  *     4096  f32  part [STAGE_COMM_FLOATS], share [STAGE_COMM_FLOATS], for each rank
  *
- * A rank that comes notes it in `came`, counts itself in `arrived`, and sleeps until `meeting`
- * changes. The last to come sets arrived to 0, adds 1 to meeting and wakes the others. `came` only
- * serves to name who is missing.
+ * A rank that arrives writes the barrier's number to `came`, counts itself in `arrived`, and sleeps
+ * until `meeting` changes. The last one sets arrived to 0, adds 1 to meeting and wakes the others.
+ * `came` serves only to name the missing ranks.
  *
- * One part and one share a rank are enough: a part is read between the two meetings of a piece and
- * rewritten after the second; a share is read after the second and rewritten after the first of the
- * next piece, to which its readers must have come. What is shared or gathered goes through the parts
- * and is read between two meetings as well. */
+ * One part and one share per rank are enough. A part is read between the two barriers of a piece
+ * and rewritten after the second. A share is read after the second barrier and rewritten after the
+ * first one of the next piece, which its readers must have reached by then. comm_share and
+ * comm_gather use the parts, which are read between two barriers there too. */
 #include "worker/comm.h"
 
 #include <assert.h>
@@ -76,7 +76,7 @@ static int map_segment(struct comm *c, int fd, struct err *e)
     return 0;
 }
 
-/* Spinning helps only where every rank has a core of its own. */
+/* Spinning helps only if every rank has a core of its own. */
 static int spins_for(uint32_t n_ranks)
 {
     cpu_set_t cores;
@@ -126,7 +126,7 @@ uint32_t comm_size(const struct comm *c)
     return c->n_ranks;
 }
 
-/* The deadline has passed: this process ends, naming the ranks that did not come. */
+/* The deadline has passed: ends this process and names the missing ranks. */
 static _Noreturn void give_up(const struct comm *c, uint32_t meeting)
 {
     char missing[STAGE_MAX_RANKS * 3 + 1] = "";
@@ -145,7 +145,7 @@ static inline void pause_core(void)
 #endif
 }
 
-/* Until meeting number `meeting` has ended; sleeps, at most until the deadline. */
+/* Waits until barrier `meeting` is passed: spins, then sleeps, at most until the deadline. */
 static void wait_for_end(const struct comm *c, uint32_t meeting)
 {
     uint32_t *word = &c->head->meeting;
@@ -175,7 +175,7 @@ static void meet(const struct comm *c)
     syscall(SYS_futex, &c->head->meeting, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* This rank's share [from, to) of a piece, added up in rank order. */
+/* Adds up this rank's share [from, to) of a piece in rank order. */
 static void add_share(const struct comm *c, uint64_t from, uint64_t to)
 {
     float *sum = share_of(c, c->rank);

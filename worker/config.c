@@ -1,5 +1,5 @@
-/* config.c - see config.h. Each group of fields has its reader; what the file does not say is
- * either an error or, where the reference has a default for it, that default. */
+/* config.c - see config.h. Each group of fields has its reader. A missing field is an error, or has
+ * the reference's default where the reference has one. */
 #include "worker/config.h"
 
 #include <stdio.h>
@@ -54,7 +54,8 @@ static int read_u32(
     return rc;
 }
 
-/* Null is as many as there are heads. Absent is too for Llama; Qwen's classes then have 32. */
+/* Null means as many as there are heads. So does a missing key for Llama; Qwen's classes then have
+ * 32. */
 static int read_kv_heads(struct model_config *c, const struct json_file *f, struct err *e)
 {
     static const char key[] = "num_key_value_heads";
@@ -120,7 +121,7 @@ static int read_sizes(struct model_config *c, const struct json_file *f, struct 
 static int read_flags(struct model_config *c, const struct json_file *f, struct err *e)
 {
     const char *activation = "silu";
-    double eps = 1e-6; /* the default of all of the reference's classes */
+    double eps = 1e-6; /* the default of all the reference's classes */
     int bias = 0, mlp_bias = 0, rc;
     int is_qwen2 = c->architecture <= QWEN2_FOR_TOKEN_CLASSIFICATION;
     if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
@@ -185,7 +186,7 @@ static int read_yarn(struct rope_config *r, const struct json_file *f, struct er
     return 0;
 }
 
-/* Among the scaling's parameters, or beside them as Phi's configs have it. */
+/* Looks among the scaling's parameters, or beside them, where Phi's configs have it. */
 static int read_original_position(
     struct model_config *c, const struct json_file *outer, const struct json_file *f, struct err *e)
 {
@@ -236,7 +237,7 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
         .factor = 1, .attention_factor = 1, .beta_fast = 32, .beta_slow = 1, .truncate = 1};
     struct json_file inner;
     const char *type = "default";
-    double beside = 10000; /* the default of all of the reference's classes */
+    double beside = 10000; /* the default of all the reference's classes */
     int has_inner = config_rope_object(f, &inner, e), rc = has_inner, given;
     if (rc > 0)
         rc = json_get_real(&inner, "rope_theta", 1, 1e12, &r->theta, e);
@@ -267,7 +268,8 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
 
 /* ---- sliding window ---- */
 
-/* layer_types, where the file has it: which layers slide. "attention" is an old name of full. */
+/* Reads layer_types, if the file has it: which layers slide. "attention" is an old name for
+ * full. */
 static int read_layer_types(
     struct model_config *c, const struct json_file *f, const json_t *types, struct err *e)
 {
@@ -293,7 +295,7 @@ static int read_layer_types(
     return 0;
 }
 
-/* A window of null is none, asked for or not. */
+/* A window of null means none, whatever use_sliding_window says. */
 static int read_window_size(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int use = 0;
@@ -383,7 +385,7 @@ static int read_quantization(const struct json_file *f, struct err *e)
         f->file, method ? method : "unknown");
 }
 
-/* The id of the step token among tokenizer.json's added tokens, where there is such a file. */
+/* Finds the step token's id among tokenizer.json's added tokens, if there is such a file. */
 static int read_step_token(struct model_config *c, const char *dir, struct err *e)
 {
     char path[4096];
@@ -407,7 +409,8 @@ static int read_step_token(struct model_config *c, const char *dir, struct err *
     return 0;
 }
 
-/* The reference makes the token's row of the embedding the padding, and fails where there is none. */
+/* The reference uses the token's row of the embedding as padding, and fails if there is no such
+ * row. */
 static int read_pad_token(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int64_t pad = -1;

@@ -1,8 +1,8 @@
 /* config_keys.c - see config_keys.h.
  *
- * The list was made from what transformers 5.24 reads of a config on the way from from_pretrained to
- * the scores of these architectures (every attribute, recorded), and from what vLLM reads of it where
- * the two would differ. tests/vectors/config has a score of the reference, or a refusal, for each. */
+ * The list comes from a record of every attribute that transformers 5.24 reads of a config between
+ * from_pretrained and the scores of these architectures, and from what vLLM reads where the two
+ * would differ. For each, tests/vectors/config has a score or a refusal by the reference. */
 #include "worker/config_keys.h"
 
 #include <stdlib.h>
@@ -13,7 +13,7 @@ enum neutral {
     EMPTY,   /* or an object, list or string with nothing in it */
     OFF,     /* absent, null or false */
     ON,      /* absent, null or true */
-    TRUE,    /* absent or true: null is read as false by some */
+    TRUE,    /* absent or true: some code reads null as false */
     ONE      /* absent, null or 1 */
 };
 
@@ -22,7 +22,7 @@ static const struct {
     enum neutral neutral;
 } refused[] = {
     {"is_causal", TRUE},
-    /* other models' names for the same */
+    /* other models' names for the same settings */
     {"use_bidirectional_attention", OFF},
     {"bidirectional_attention", OFF},
     {"bidirectional", OFF},
@@ -33,7 +33,7 @@ static const struct {
     {"add_cross_attention", OFF},
     {"partial_rotary_factor", ONE},
     {"rotary_pct", ONE},
-    /* a config inside this one, or in another file */
+    /* a config inside this one or in another file */
     {"text_config", NOTHING},
     {"text_encoder", NOTHING},
     {"decoder", NOTHING},
@@ -44,11 +44,11 @@ static const struct {
     {"per_layer_config", EMPTY},
     {"kv_sharing_modes", EMPTY},
     {"fusion_config", EMPTY},
-    /* weights that are not what they look like */
+    /* weights that are stored in another form */
     {"compression_config", EMPTY},
 };
 
-/* What the reference's classes fill in where the key is absent only. */
+/* The reference's classes have a default for these only if the key is absent. */
 static const char *const never_null[] = {"rms_norm_eps", "max_position_embeddings", "hidden_act"};
 
 static int is_neutral(const json_t *v, enum neutral neutral)
@@ -72,7 +72,8 @@ static int is_neutral(const json_t *v, enum neutral neutral)
     }
 }
 
-/* Neutral or refused: "config.json: is_causal: expected true or nothing, found false". */
+/* Refuses a key that is not neutral: "config.json: is_causal: expected true or nothing, found
+ * false". */
 static int check_key(
     const struct json_file *f, const char *key, enum neutral neutral, struct err *e)
 {
@@ -89,9 +90,9 @@ static int check_key(
     return rc;
 }
 
-/* The reference takes the class by model_type, so a checkpoint that says one thing there and another
- * in architectures has two readings. The two reward classes are not the library's own, and come with
- * model types of their own names. */
+/* The reference chooses the class by model_type, so a checkpoint whose model_type and architectures
+ * disagree has two readings. The two reward classes are not the library's own; their checkpoints
+ * have model types named after them. */
 static int check_model_type(const struct model_config *c, const struct json_file *f, struct err *e)
 {
     const char *type = NULL,
@@ -121,7 +122,7 @@ static int check_one_architecture(const struct json_file *f, struct err *e)
     return 0;
 }
 
-/* Where both are given the reference warns and goes by id2label. */
+/* If both are given, the reference warns and follows id2label. */
 static int check_label_counts(
     const struct model_config *c, const struct json_file *f, struct err *e)
 {
@@ -136,7 +137,7 @@ static int check_label_counts(
         f->file, (long long)json_integer_value(n), json_object_size(names));
 }
 
-/* The reference would take its weights from the file that this names. */
+/* The reference would read the weights from the file that this key names. */
 static int check_weights_file(const struct json_file *f, struct err *e)
 {
     const char *name = NULL;
@@ -172,7 +173,7 @@ int config_check_keys(const struct model_config *c, const struct json_file *f, s
 
 /* ---- rope ---- */
 
-/* *object: the value of key where it is an object with something in it, else NULL. */
+/* Sets *object to the key's value if that is an object with something in it, else to NULL. */
 static int find_rope(
     const struct json_file *f, const char *key, const json_t **object, struct err *e)
 {
@@ -203,7 +204,7 @@ static int check_rope_types(const struct json_file *inner, struct err *e)
 
 static int check_rope_keys(const struct json_file *inner, struct err *e)
 {
-    /* The first would leave dimensions unturned; the others are vLLM's, not the reference's. */
+    /* The first would leave dimensions unrotated; the other two are vLLM's, not the reference's. */
     static const char *const scales[] = {
         "partial_rotary_factor", "attn_factor", "extrapolation_factor"};
     const char *key;
@@ -223,7 +224,7 @@ static int check_rope_keys(const struct json_file *inner, struct err *e)
             return rc;
     }
     v = json_object_get(inner->object, "truncate");
-    if (json_is_null(v)) /* which the reference takes for false, not for its default */
+    if (json_is_null(v)) /* the reference reads null as false, not as its default */
         return err_set(e, ASSAY_EFORMAT, "%s: %struncate: expected true or false, found null",
             inner->file, inner->where);
     return check_rope_types(inner, e);
@@ -242,7 +243,7 @@ static int is_same(const json_t *a, const json_t *b)
     return a && b && json_equal(a, b);
 }
 
-/* Has b what a has, theta and the two names of the type apart? */
+/* Returns whether b has everything that a has, apart from theta and the type's two names. */
 static int holds(const json_t *b, const json_t *a)
 {
     const char *key;
@@ -256,8 +257,8 @@ static int holds(const json_t *b, const json_t *a)
     return 1;
 }
 
-/* The reference takes rope_scaling where both say something, so a theta that one of them has alone must
- * be the one that stands beside them. */
+/* The reference takes rope_scaling if both say something. So if only one of them has a theta, it
+ * must equal the rope_theta beside them. */
 static int agree(const json_t *root, const json_t *fresh, const json_t *old)
 {
     const char *a = rope_type(fresh), *b = rope_type(old);

@@ -1,7 +1,7 @@
-/* describe.c - see describe.h. The check of names, shapes and dtypes is the loader itself, run on
- * the CPU's device with room for one token. The mode is the CPU's then; for another device a model
- * of the same shape scores a row there, so that it chooses its algorithms now, and they are known
- * before the first job is taken. */
+/* describe.c - see describe.h. The loader itself checks names, shapes and dtypes: it runs on the
+ * CPU's device, with room for one token. On the CPU the mode is known then. On another device a
+ * model of the same shape scores a row, so that the device chooses its algorithms, which are part
+ * of the mode, before the first job is taken. */
 #include "worker/describe.h"
 
 #include <jansson.h>
@@ -12,7 +12,7 @@
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
-/* What was found out of a checkpoint. */
+/* What is known about a checkpoint. */
 struct description {
     struct model_config config;
     const char *dtype;
@@ -22,7 +22,7 @@ struct description {
     int shares_prefixes; /* ops.h */
 };
 
-/* A model with room for one token on this device. */
+/* Opens a model with room for one token on this device. */
 static int try_model(struct description *about, struct weights *w, const struct ops *ops,
     const struct device_options *with, const struct quant_config *quant, uint32_t tp, struct err *e)
 {
@@ -67,7 +67,7 @@ static int check_weights(
     return rc;
 }
 
-/* Names of the labels in order, null where config.json gives none. */
+/* The labels' names in order; null where config.json gives none. */
 static json_t *label_names(const char *dir, uint32_t n)
 {
     json_t *root = json_read_file(dir, "config.json", 8u << 20, NULL), *names = json_array();
@@ -108,7 +108,7 @@ static int print_description(const struct description *about, uint32_t max_len,
     return failed ? err_errno(e, ASSAY_EIO, "describe: cannot write") : 0;
 }
 
-/* All that was read is of the files that the digest is of. */
+/* Computes the digest and checks that everything read so far came from the files that it names. */
 static int digest_all(struct description *about, const struct describe_options *o,
     struct weights *w, const struct identity *first, struct err *e)
 {
@@ -127,7 +127,8 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     json_t *labels = NULL;
     struct err why = {0};
     checkpoint_identity(&first, o->dir, &why);
-    int rc = model_config_load(&about.config, o->dir, e); /* whose words on a bad path are better */
+    int rc = model_config_load(&about.config, o->dir,
+        e); /* its message for a bad path is better than checkpoint_identity's */
     if (rc == 0 && (rc = why.code) != 0)
         *e = why;
     if (rc == 0)

@@ -1,8 +1,8 @@
-/* digest.c - checkpoint_digest (weights.h): what the identity of a score calls "the checkpoint".
+/* digest.c - checkpoint_digest (weights.h): the hash that identifies a checkpoint.
  *
- * The files are those of schema/identity.h. The cache file holds one line: their identity, a space,
- * the digest of their contents. A digest is of the identity that it comes with: the files were the
- * same before they were read and after, and one that is written later has another. */
+ * schema/identity.h says which files count. The cache file holds one line: the files' identity, a
+ * space, the digest of their contents. A digest belongs to the identity stored with it: the files
+ * had that identity before and after they were read, and a later write changes it. */
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 
 #define DIGEST_BYTES 32
 #define BLOCK_BYTES (1u << 20)
-#define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes: whoever waits is told */
+#define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes, so progress is logged */
 
 static int add_contents(crypto_generichash_state *hash, const char *name, int fd, uint64_t size)
 {
@@ -80,8 +80,8 @@ static int read_cache(const char *cache_file, const char *stat_hex, char hex[65]
     return ok;
 }
 
-/* Written whole or not at all, by one of several processes; failing to is no error, the next start
- * reads the files again. */
+/* Writes the file whole or not at all, also if several processes do so at once. A failure is no
+ * error: the next start reads the checkpoint's files again. */
 static void write_cache(const char *cache_file, const char *stat_hex, const char *hex)
 {
     char part[4096];

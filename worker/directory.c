@@ -15,7 +15,7 @@
 #define INDEX_MAX_BYTES (100u << 20)
 #define DIGITS "[0-9][0-9][0-9][0-9][0-9]"
 
-/* The first name in the directory that matches, for what is said of it. */
+/* Finds the first name in the directory that matches, for messages. */
 static int find_name(const char *dir, const char *pattern, char name[256])
 {
     DIR *d = opendir(dir);
@@ -43,7 +43,7 @@ static int has_adapter(const char *dir)
            (has(dir, "adapter_model.safetensors") || has(dir, "adapter_model.bin"));
 }
 
-/* What there is instead of what was looked for, and what to do. */
+/* Says what was found instead of the missing file, and what to do. */
 static int refuse_instead(const char *dir, const char *missing, struct err *e)
 {
     static const struct {
@@ -78,7 +78,7 @@ int directory_no_config(const char *dir, struct err *e)
     return refuse_instead(dir, "config.json", e);
 }
 
-/* Does the index say nothing but that all is in model.safetensors? 1, 0 or negative. */
+/* Returns 1 if the index places every tensor in model.safetensors, 0 if not, or an error. */
 static int index_names_single(const char *dir, struct err *e)
 {
     json_t *index = json_read_file(dir, WEIGHTS_INDEX_FILE, INDEX_MAX_BYTES, e), *value;

@@ -1,5 +1,5 @@
-/* dtype.c - see dtype.h. Element by element through float32: for vectors and for what is converted
- * once when a model is loaded. */
+/* dtype.c - see dtype.h. Converts one element at a time through float32: meant for vectors and for
+ * conversions that happen once, when a model is loaded. */
 #include "worker/dtype.h"
 
 #include <string.h>
@@ -24,8 +24,8 @@ static uint32_t bits_of_float(float f)
     return bits;
 }
 
-/* binary16's exponent has a bias that is 112 less; scaling by 2^112 puts it right, subnormals too.
- */
+/* binary16's exponent bias is 112 less than float32's; multiplying by 2^112 corrects that, for
+ * subnormals too. */
 static float widen_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, special = (h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
@@ -33,7 +33,7 @@ static float widen_f16(uint16_t h)
     return float_of_bits(bits_of_float(f) | sign | special);
 }
 
-/* Drop the low `n` bits, to nearest even. */
+/* Drops the low `n` bits, rounding to nearest even. */
 static uint32_t round_bits(uint32_t bits, int n)
 {
     return (bits + (1u << (n - 1)) - 1 + (bits >> n & 1)) >> n;

@@ -6,7 +6,7 @@
 
 #include "schema/log.h"
 
-/* A row of a batch: its own arrays there, and where its leader's tokens begin. */
+/* A row of a batch, with its own arrays there, and where its prefix owner's tokens begin. */
 struct placed_row {
     const struct stage_row *row;
     const int32_t *ids; /* the batch's */
@@ -14,14 +14,14 @@ struct placed_row {
     uint32_t shared, own;
 };
 
-/* The token at this position of the row, in the batch. */
+/* The batch's index of the token at this position of the row. */
 static uint32_t token_at(const struct placed_row *p, uint32_t position)
 {
     uint32_t n = p->row->n_shared;
     return position < n ? p->shared + position : p->own + (position - n);
 }
 
-/* Tokens that the row pools, into out (NULL: only count them). */
+/* Writes the tokens that the row pools to out (NULL: only counts them) and returns their number. */
 static uint32_t resolve(const struct placed_row *p, uint32_t *out)
 {
     const struct stage_row *row = p->row;
@@ -53,7 +53,7 @@ static uint32_t resolve(const struct placed_row *p, uint32_t *out)
     }
 }
 
-/* Row r, whose predecessor p is; of row 0 p is empty. */
+/* Moves p from row r - 1 to row r; for row 0, p must be zeroed. */
 static void place_next(struct placed_row *p, const struct stage_batch *batch, uint32_t r)
 {
     p->positions = r == 0 ? batch->positions : p->positions + p->row->n_positions;
@@ -70,8 +70,8 @@ static uint32_t values_of(const struct stage_row *row, uint32_t n_positions, uin
     return row->pool_type == POOL_MEAN ? each : n_positions * each;
 }
 
-/* Every row's share of out_rows, counted before there is memory for it: rows that share tokens may
- * want more than the batch has. */
+/* Counts every row's part of out_rows before memory is taken for it: rows that share tokens may
+ * pool more of them than the batch has. */
 static int count_out_rows(struct pooling_metadata *p, const struct stage_batch *batch,
     uint32_t max_out_rows, struct err *e)
 {

@@ -33,7 +33,7 @@ static void scale_yarn(const struct rope_config *r, uint32_t head_dim, float *in
         low = fmath_floor(low);
         high = ceiling(high);
     }
-    /* Each is bounded on one side only, as in the reference: they may come out in either order. */
+    /* As in the reference, each is bounded on one side only, so either may be the larger. */
     low = low > 0 ? low : 0;
     high = high < head_dim - 1 ? high : head_dim - 1;
     if (low == high)

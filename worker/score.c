@@ -8,11 +8,11 @@
 
 #define CANARY_TOKENS 8
 
-/* The batch as the attention has it. The tokens that a leader shares are a sequence of their own, and
- * what follows them in each row, the leader too, is one that has them as its prefix: so nothing
- * that is computed of shared tokens depends on any one row's others. */
+/* The batch as attention takes it. Tokens that a prefix owner shares become a sequence of their
+ * own; the rest of each row, the owner's included, becomes a sequence that has the shared one as
+ * its prefix. So nothing computed for shared tokens depends on the rest of any row. */
 struct sequences {
-    uint32_t n, longest;          /* longest: of the whole rows */
+    uint32_t n, longest;          /* longest: the longest whole row */
     uint32_t *cu_seqlens;         /* [n + 1] */
     struct attn_prefix *prefixes; /* [n] */
 };

@@ -49,7 +49,7 @@
 struct options {
     const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
         *weights;
-    const char *digest, *identity; /* the broker's, of the checkpoint; NULL: none */
+    const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
 };
@@ -238,7 +238,7 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
     send_control(w, &reply);
 }
 
-/* Replies for every batch that is done, oldest first; with `wait`, until none is in flight. */
+/* Replies for every finished batch, oldest first; with `wait`, until none is in flight. */
 static void finish_jobs(struct worker *w, int wait)
 {
     while (w->n_batches > 0 && w->ops->poll(w->device, wait)) {
@@ -358,7 +358,7 @@ static int open_model(struct worker *w, struct err *e)
     return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, "they were read", e) : rc;
 }
 
-/* Ranks may take very different times to load their parts: until all have scored the canary row,
+/* Ranks may take very different times to load their parts, so until all have scored the canary row
  * they wait for each other as long as the broker waits for them. */
 static int open_worker(struct worker *w, struct err *e)
 {

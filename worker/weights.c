@@ -1,5 +1,5 @@
-/* weights.c - see weights.h. A checkpoint is a list of mapped files; each file's header is parsed
- * once, its tensors sorted by where they begin, which is also how holes and overlaps are found. */
+/* weights.c - see weights.h. A checkpoint is a list of mapped files. Each file's header is parsed
+ * once and its tensors are sorted by where they begin, which also finds holes and overlaps. */
 #include "worker/weights.h"
 
 #include <errno.h>
@@ -129,7 +129,7 @@ static int by_begin(const void *a, const void *b)
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
 }
 
-/* Tensors, sorted by begin, must cover the data area exactly. */
+/* Checks that the tensors, sorted by begin, cover the data area exactly. */
 static int check_cover(const struct weight_file *f, uint64_t data_at, struct err *e)
 {
     const uint8_t *expected = f->map + data_at;
@@ -223,7 +223,8 @@ static struct weight_file *find_file(struct weights *w, const char *dir, const c
     return NULL;
 }
 
-/* Open each shard that weight_map names, and see that each name is where the map says. */
+/* Opens each shard that weight_map names and checks that every tensor is in the shard named for
+ * it. */
 static int open_shards(struct weights *w, const char *dir, const json_t *map, struct err *e)
 {
     const char *tensor;

@@ -1,23 +1,24 @@
 /* attention.c - causal attention over packed rows, blocked, with an online softmax.
  *
- * A task is (sequence, kv head, tile of query tokens). A query is one token of one of the heads that
- * share the kv head, so that each key and value is brought near once for all of them; queries are
- * the columns of every matrix here, NR of them to a panel of the tile kernel. The keys go by in
- * tiles of TILE_KEYS counted from position 0 of the sequence, and for each tile and panel:
- *     S = K Q^T        [keys, NR]         one chain over head_dim, in powers of two
+ * A task is (sequence, kv head, tile of query tokens). A query is one token of one of the heads
+ * that share the kv head, so each key and value is loaded once for all of them. Queries are the
+ * columns of every matrix here, NR of them to a panel of the tile kernel. Keys are processed in
+ * tiles of TILE_KEYS, counted from position 0 of the sequence; for each tile and panel:
+ *     S = K Q^T        [keys, NR]         one chain over head_dim; exponents of 2
  *     the softmax step of every column    base and running sum, kept by column (kernels.h)
- *     O^T += V^T P     [head_dim, NR]     the chain over keys goes on
- * S lies just as the second product wants it and never leaves the first-level cache. At the end O / l.
- * A column's base is the first score that none so far exceeds by much: O is scaled only when it moves.
+ *     O^T += V^T P     [head_dim, NR]     the chain over keys continues
+ * S has the layout that the second product reads, and never leaves the first-level cache. At the
+ * end comes O / l. A column's base is the first score that none so far exceeds by much: O is
+ * scaled only when the base moves.
  *
- * Keys that no query of a group of columns sees are left out; of the others, those that a column does
- * not see weigh 0 there, and where a value is not finite they are left out too. All of it is a
- * function of the one sequence: neither the batch nor the threads can change a bit. Memory: a few
- * tiles a thread, whatever the length.
+ * Keys that no query of a group of columns sees are skipped. Of the others, a key that a column
+ * does not see weighs 0 there, and if a value is not finite it is skipped too. All this depends on
+ * the one sequence alone, so neither the batch nor the threads can change a bit. Memory: a few
+ * tiles per thread, whatever the length.
  *
- * A sequence with a prefix (ops.h) is the same computation for its own tokens alone: positions count
- * from the prefix's first token, so the tiles of keys are those of the whole sequence; only where in
- * the batch a key lies differs, and one tile may have keys of both. */
+ * For a sequence with a prefix (ops.h) the computation is the same, done for its own tokens only.
+ * Positions count from the prefix's first token, so the tiles of keys are those of the whole
+ * sequence. Only the keys' places in the batch differ, and one tile may hold keys from both. */
 #include <math.h>
 #include <string.h>
 
@@ -26,8 +27,8 @@
 #define TILE_KEYS 64
 #define CACHE_LINE 64
 #define KEY_STEP (TILE_KEYS + 16)
-#define TASK_FLOATS (64 << 10) /* of a task's queries, at most: they and the outputs stay near */
-#define TASKS_PER_THREAD 4     /* at least, beside the first, where there are tokens for it */
+#define TASK_FLOATS (64 << 10) /* most of a task's queries: they and the outputs stay cached */
+#define TASKS_PER_THREAD 4     /* at least, for each thread but the first, if tokens suffice */
 
 struct attention {
     struct device *d;
@@ -35,15 +36,15 @@ struct attention {
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
-    int64_t *first_tile; /* [n_rows + 1]: of each sequence */
+    int64_t *first_tile; /* [n_rows + 1]: number of each sequence's first tile */
     int64_t nr;          /* columns of a panel */
-    int64_t sum_rows;    /* of a panel of outputs: head_dim, whole COLUMN_ROWS */
-    int64_t value_step;  /* from a value to the next: lines of the cache, of all its sets */
-    float q_scale;       /* what queries are multiplied by: a score is then in powers of two */
+    int64_t sum_rows;    /* rows of a panel of outputs: head_dim, in whole COLUMN_ROWS */
+    int64_t value_step;  /* from one value to the next; uses every set of the cache */
+    float q_scale;       /* factor of the queries: scores are then exponents of 2 */
 };
 
-/* One task, and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
- * n_queries are as the last. */
+/* One task and its scratch memory. Columns are rounded up to whole TILE_COLUMNS; those beyond
+ * n_queries repeat the last one. */
 struct tile {
     const struct attention *a;
     struct attn_prefix prefix;
@@ -51,9 +52,9 @@ struct tile {
     int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
     int64_t n_queries, n_columns;
     int64_t next_key, next_float; /* see next_line */
-    int odd;           /* not all of this tile's values are numbers, and some are hidden */
+    int odd;           /* some of this tile's values are not finite, and some are hidden */
     float *queries;    /* panels over head_dim */
-    float *rows;       /* [NR][sum_rows]: queries or outputs, row after row */
+    float *rows;       /* [NR][sum_rows]: queries or outputs, one row after another */
     float *keys;       /* [head_dim][KEY_STEP] */
     float *values;     /* [TILE_KEYS][value_step] */
     float *scores;     /* [TILE_KEYS][NR] */
@@ -63,14 +64,14 @@ struct tile {
         *high; /* [n_columns]: the first key that a column sees, and the one after the last */
 };
 
-/* Where in the batch the token at this position is. */
+/* The batch's index of the token at this position. */
 static int64_t token_at(const struct tile *t, int64_t position)
 {
     int64_t own = position - t->prefix.n;
     return own < 0 ? t->prefix.first + position : t->first + own;
 }
 
-/* Where the queries of a panel, or their outputs, lie in x. */
+/* Finds where in x a panel's queries, or their outputs, lie. */
 static void find_queries(const struct tile *t, struct tensor x, int64_t column, float **at)
 {
     int64_t heads = t->a->heads_per_kv, dim = t->a->shape->head_dim, last = t->n_queries - 1;
@@ -111,13 +112,14 @@ static void set_limits(struct tile *t)
     }
 }
 
-/* How many of n keys lie one after the other in the batch: not those of a prefix and its sequence. */
+/* Returns how many of the n keys are contiguous in the batch: a prefix and its sequence are
+ * apart. */
 static int64_t run_of_keys(const struct tile *t, int64_t key, int64_t n)
 {
     return key < t->prefix.n ? min64(n, t->prefix.n - key) : n;
 }
 
-/* Is none of them NaN or infinity? */
+/* Returns whether none is NaN or infinite. */
 static int all_finite(const float *x, int64_t n)
 {
     uint32_t odd = 0, bits;
@@ -151,8 +153,8 @@ static void fetch_keys(struct tile *t, int64_t key, int64_t n)
     t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_values_finite(t, n);
 }
 
-/* A cache line of each of the keys, or values, of the tile to come, to be brought near while others
- * are multiplied: these rows lie too far apart for the CPU to see it coming. NULL: no more. */
+/* A cache line of each key, or value, of the next tile, for prefetching while others are
+ * multiplied: these rows are too far apart for the CPU to predict. NULL: none left. */
 static const void *next_line(struct tile *t)
 {
     const struct attention *a = t->a;
@@ -164,7 +166,7 @@ static const void *next_line(struct tile *t)
     return row + t->kv_head * dim + at % dim;
 }
 
-/* S of a panel of columns and n keys. */
+/* Computes S for a panel of columns and n keys. */
 static void multiply_keys(struct tile *t, int64_t column, int64_t n)
 {
     const struct attention *a = t->a;
@@ -184,7 +186,7 @@ static float *sums_of(const struct tile *t, int64_t column)
     return t->sums + column * t->a->sum_rows;
 }
 
-/* The softmax step; key is the first of the n. */
+/* Does the softmax step; `key` is the first of the n keys. */
 static void weigh(struct tile *t, int64_t column, int64_t key, int64_t n, int hides)
 {
     const struct attention *a = t->a;
@@ -198,7 +200,7 @@ static void weigh(struct tile *t, int64_t column, int64_t key, int64_t n, int hi
         a->d->kernels->scale_columns(sums_of(t, column), a->shape->head_dim, t->by);
 }
 
-/* A panel's sums += n values, of which `from` is the first. */
+/* Adds n values, starting at `from`, to a panel's sums. */
 static void add_values(const struct tile *t, float *sums, int64_t from, int64_t n)
 {
     const struct attention *a = t->a;
@@ -210,7 +212,8 @@ static void add_values(const struct tile *t, float *sums, int64_t from, int64_t 
         .mr = (int)a->shape->head_dim});
 }
 
-/* The same where 0 times a hidden value may not be 0: column by column, those that it sees. */
+/* The same if 0 times a hidden value may not be 0: adds to each column only the values that it
+ * sees. */
 static void add_seen_values(struct tile *t, int64_t column, int64_t key, int64_t n)
 {
     int64_t dim = t->a->shape->head_dim, nr = t->a->nr;
@@ -227,8 +230,8 @@ static void add_seen_values(struct tile *t, int64_t column, int64_t key, int64_t
     }
 }
 
-/* The columns of a group see keys alike but for the last few, and the group is of the same size
- * whatever NR is: so what is left out is too. */
+/* Processes n keys for a group of columns. Its columns see the same keys except for the last few.
+ * Its size does not depend on NR, so which keys are skipped does not either. */
 static void take_keys(struct tile *t, int64_t group, int64_t key, int64_t n)
 {
     int64_t end = group + TILE_COLUMNS;
@@ -293,7 +296,7 @@ static void run_tile(struct tile *t, int thread)
     take_scratch(t, thread);
     pack_queries(t);
     set_limits(t);
-    int64_t end = t->from + t->n; /* keys that the last query token sees */
+    int64_t end = t->from + t->n; /* the last query token sees the keys before this */
     for (int64_t key = t->low[0] / TILE_KEYS * TILE_KEYS; key < end; key += TILE_KEYS) {
         int64_t n = min64(TILE_KEYS, end - key);
         fetch_keys(t, key, n);
@@ -305,7 +308,7 @@ static void run_tile(struct tile *t, int thread)
     write_out(t);
 }
 
-/* The tiles of each sequence behind those of the ones before it; how many there are. */
+/* Numbers the tiles, sequence after sequence; returns how many there are. */
 static int64_t number_tiles(struct attention *a)
 {
     const uint32_t *cu = a->meta->cu_seqlens;
@@ -331,8 +334,8 @@ static uint32_t sequence_of(const struct attention *a, int64_t tile)
     return low;
 }
 
-/* Tasks are numbered by kv head, then sequence, then tile from the last (the longest) to the first.
- */
+/* The kv head varies fastest in a task's number, then the tile, from the sequence's last (the
+ * longest) to its first, then the sequence. */
 static void run_task(void *arg, int64_t task, int thread)
 {
     const struct attention *a = arg;
@@ -348,8 +351,8 @@ static void run_task(void *arg, int64_t task, int thread)
     run_tile(&t, thread);
 }
 
-/* Few large tasks, since each copies the keys and values that it needs, but some for each thread where
- * there are several. Their size changes no bit. Returns how many. */
+/* Makes few, large tasks, since each copies the keys and values that it needs, but several for each
+ * thread if there is more than one. Their size changes no bit. Returns how many. */
 static int64_t share_out(struct attention *a)
 {
     int64_t most = TASK_FLOATS / (a->heads_per_kv * a->shape->head_dim);

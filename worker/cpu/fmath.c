@@ -1,6 +1,6 @@
-/* fmath.c - see fmath.h. Taylor series after reduction of the argument to a small range; a table is
- * made once, so plain beats fast. Sources: exp(x) = 2^n exp(r), log(x) = 2 atanh((m-1)/(m+1)) + n
- * ln 2, sin and cos by quadrants of pi/2 in three parts (Cody and Waite). */
+/* fmath.c - see fmath.h. Taylor series after reduction of the argument to a small range. A table is
+ * computed once, so plain code matters more than speed. Formulas: exp(x) = 2^n exp(r), log(x) = 2
+ * atanh((m-1)/(m+1)) + n ln 2, sin and cos by quadrants of pi/2 in three parts (Cody and Waite). */
 #include "worker/cpu/fmath.h"
 
 #include <stdint.h>

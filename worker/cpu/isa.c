@@ -1,28 +1,28 @@
-/* isa.c - which kernels: the fastest that the CPU has and that, tried at start on a small
- * problem, give the portable ones' bits. A CPU, a hypervisor or a compiler that gets one of them
- * wrong costs speed then, not scores. */
+/* isa.c - chooses the kernels: the fastest set that the CPU has and that gives the portable set's
+ * bits on a small problem at start. So if a CPU, a hypervisor or a compiler gets a set wrong, that
+ * costs speed, not scores. */
 #include <string.h>
 
 #include "schema/log.h"
 #include "worker/cpu/kernels.h"
 
-/* The trial's sizes: more than one tile of any set each way, with remainders, and rows that are no
- * multiple of a vector. */
+/* The trial's sizes: more than one tile of any set in both directions, with remainders, and rows
+ * whose length is no multiple of a vector. */
 #define ROWS 17
 #define COLUMNS 37
 #define DEPTH 45
-#define SPLIT 24 /* of DEPTH: the second piece goes on from the first's sums */
+#define SPLIT 24 /* of DEPTH: the second piece continues the first's sums */
 
 struct trial {
-    float products[3][ROWS][COLUMNS]; /* of f32, f16 and bf16 weights */
-    float halves[4][ROWS][COLUMNS];   /* the same in bf16; of numbers whose products are tiny */
+    float products[3][ROWS][COLUMNS]; /* with f32, f16 and bf16 weights */
+    float halves[4][ROWS][COLUMNS];   /* the same in bf16; with tiny products */
     float quantized[ROWS][COLUMNS];
     float wide[2][DEPTH], rows[4][DEPTH];
     float attended[TILE_COLUMNS][ROWS], weights[TILE_COLUMNS][DEPTH],
-        sums[3][TILE_COLUMNS]; /* of a step of attention */
+        sums[3][TILE_COLUMNS]; /* from a step of attention */
 };
 
-/* Any bits, from a fixed seed: floats between -2 and 2. */
+/* Fills x with floats between -2 and 2, from a fixed seed. */
 static void fill(float *x, int64_t n)
 {
     uint32_t state = 1;
@@ -38,7 +38,7 @@ static void shrink(float *x, int64_t n, float by)
         x[i] *= by;
 }
 
-/* Halves out of the floats' bits: the upper ones make numbers in both formats. */
+/* Takes the upper halves of the floats' bits, which are numbers in both 16-bit formats. */
 static void fill_halves(uint16_t *to, const float *from, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -48,7 +48,7 @@ static void fill_halves(uint16_t *to, const float *from, int64_t n)
     }
 }
 
-/* Piece [k0, k0 + n) of K of out = x * w^T + bias, with the panels `p` of s. */
+/* Computes piece [k0, k0 + n) of K of out = x * w^T + bias, with the panels `p` of s. */
 static void multiply(const struct cpu_kernels *s, const struct panel_kernels *p,
     float out[ROWS][COLUMNS], float x[ROWS][DEPTH], const void *w, enum dtype dtype,
     const float *bias, int k0, int n)
@@ -82,8 +82,8 @@ static void multiply_pieces(const struct cpu_kernels *s, const struct panel_kern
     multiply(s, p, out, x, w, dtype, bias, SPLIT, DEPTH - SPLIT);
 }
 
-/* Numbers whose products are about the smallest that is not subnormal; of row 1 they are that one,
- * less parts of its last place: of which it is told whether it is rounded to or flushed. */
+/* Makes products that are about the smallest normal number. In row 1 the sum is that number less
+ * parts of its last place, which shows whether a set rounds up to it or flushes to zero. */
 static void fill_tiny(float x[ROWS][DEPTH], float w[COLUMNS][DEPTH])
 {
     fill(x[0], ROWS * DEPTH);
@@ -118,7 +118,7 @@ static void try_products(const struct cpu_kernels *s, struct trial *t)
     multiply_pieces(s, &s->bf16, t->halves[3], x, w, DTYPE_F32, NULL);
 }
 
-/* The same of int8. w: bytes, as they come: each set's panels hold others. */
+/* The same in int8. w: plain bytes, since each set stores its panels differently. */
 static void multiply_int8(const struct cpu_kernels *s, float out[ROWS][COLUMNS],
     float x[ROWS][DEPTH], const int8_t w[COLUMNS][DEPTH + 1], int k0, int n)
 {

@@ -1,5 +1,5 @@
-/* ops.c - the CPU's table of operations: the device, and what is a loop over rows. Rows are shared
- * out in runs of RUN_ROWS; a row is always computed whole by one thread. */
+/* ops.c - the CPU's table of operations, its device, and the operations that are loops over rows.
+ * Rows are distributed in runs of RUN_ROWS; one thread always computes a whole row. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,7 +158,7 @@ static uint32_t op_progress(struct device *d)
 
 /* ---- loops over rows ---- */
 
-/* What any of the loops below needs; each uses what it needs. */
+/* The arguments of all loops below; each uses those it needs. */
 struct rows {
     struct device *d;
     struct tensor out, x;
@@ -319,7 +319,7 @@ static void mean_rows(float *out, struct tensor x, int64_t first, int64_t n)
         out[i] /= (float)n;
 }
 
-/* The activation of one row of logits, in place; returns the first value that counts. */
+/* Applies the activation to a row of logits, in place; returns the first value to output. */
 static const float *activate(const struct cpu_kernels *k, float *logits, int64_t n, uint32_t how)
 {
     if (how == ACTIVATION_SOFTMAX || how == ACTIVATION_CLASS1)

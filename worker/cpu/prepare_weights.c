@@ -1,17 +1,19 @@
-/* prepare_weights.c - which products are of bfloat16, where --dtype bf16 asks for it (the matrices stay
- * in the file); and the layers' matrices as int8, where --quant int8 does.
+/* prepare_weights.c - marks the products that --dtype bf16 computes in bfloat16 (the matrices stay
+ * in the file), and makes the layers' matrices int8 for --quant int8.
  *
- * A row w of a matrix (an output channel) becomes integers of -127..127 and its scale, its largest
- * magnitude / 127: w[k] is about integer[k] * scale. A row that holds an infinity or NaN has NaN for
- * scale, so that whatever it gives is NaN too, as it was. Of a matrix that the ranks share, a rank
+ * A row w of a matrix (an output channel) becomes integers from -127 to 127 and a scale, its
+ * largest magnitude / 127: w[k] is about integer[k] * scale. A row with an infinity or NaN has the
+ * scale NaN, so that its outputs are NaN, as they were before. If ranks share a matrix, each
  * quantizes its own part.
  *
- * Stored are panels of NR rows, as the tile kernel wants them but for the width of a number: word k
- * of row j of a panel are the bytes 2*(k*NR+j) and the one after it. Rows that a panel lacks and the
- * second of the last pair of an odd number are 0. The scales lie behind, NR to a panel.
+ * Matrices are stored as panels of NR rows, in the tile kernel's layout but with bytes: word k of
+ * row j of a panel is the bytes 2*(k*NR+j) and the next one. Missing rows of a panel, and the
+ * second byte of the last pair if the row's length is odd, are 0. The scales follow the panels, NR
+ * for each.
  *
- * Memory: a byte a weight, in one mapping. Nothing reads these matrices in the checkpoint's file any
- * more (its pages leave the process when all is loaded: weights_drop). All else stays in the file. */
+ * Memory: one byte per weight, in one mapping. These matrices are no longer read from the
+ * checkpoint's file (its pages leave the process once everything is loaded: weights_drop). All
+ * others stay there. */
 #include <sys/mman.h>
 
 #include "worker/cpu/device.h"
@@ -42,7 +44,7 @@ static size_t part_bytes(const struct device *d, const struct weight *w)
            (size_t)round_up(padded_rows(d, w) * (int64_t)sizeof(float), ALIGNMENT);
 }
 
-/* Element k of the row goes to to[2 * nr * (k / 2) + k % 2]. */
+/* Writes element k of the row to to[2 * nr * (k / 2) + k % 2]. */
 static void quantize_row(int8_t *to, int64_t nr, const float *x, int64_t n, float scale)
 {
     float inverse = 1 / scale;

@@ -1,5 +1,5 @@
-/* thread_pool.c - see thread_pool.h. A job is published by a new generation number; helpers that find it take
- * task numbers from one counter until there are none, then count themselves out. */
+/* thread_pool.c - see thread_pool.h. A new generation number publishes a job. Helpers that see it
+ * take task numbers from one counter until none is left, then count themselves out. */
 #include "worker/cpu/thread_pool.h"
 
 #include <pthread.h>
@@ -47,7 +47,7 @@ static void take_tasks(struct thread_pool *p, int number)
     }
 }
 
-/* Wait for a generation other than `seen`; returns it. */
+/* Waits for a generation other than `seen` and returns it. */
 static uint64_t await_job(struct thread_pool *p, uint64_t seen)
 {
     uint64_t now = seen;
