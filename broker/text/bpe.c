@@ -9,7 +9,7 @@
 #include "schema/log.h"
 
 #define NO_RANK UINT32_MAX
-#define SHORT_WORD 48 /* bytes: up to here the lowest rank is searched anew after each merge */
+#define SHORT_WORD 48 /* bytes; a longer word keeps its candidates in a heap */
 #define CACHE_WORDS (1u << 15)
 #define CACHE_WORD_BYTES 24
 #define CACHE_WORD_IDS 9
@@ -21,7 +21,7 @@ struct slot {
 struct token {
     uint32_t from, len; /* in bytes */
     int32_t id;
-    int is_whole; /* its own bytes are cut into just this token */
+    int is_whole; /* the merges of its own bytes lead to this token alone */
 };
 
 struct merge {
@@ -39,7 +39,7 @@ struct bpe {
     int32_t byte_ids[256];
 };
 
-/* A part of the word while it is merged. */
+/* A part of a word during its merges. */
 struct part {
     int32_t id;
     uint32_t rank; /* of the merge with the next part */
@@ -188,7 +188,7 @@ static void rank_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
     p->whole = m->whole;
 }
 
-/* The part at `at` takes in its neighbour. */
+/* Merges the part at `at` with its right neighbour. */
 static void merge_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
 {
     struct part *p = &n->parts[at];
@@ -345,7 +345,7 @@ void bpe_encoder_free(struct bpe_encoder **out)
     *out = NULL;
 }
 
-/* Which tokens do the merges of their own bytes lead to? */
+/* Finds the tokens that the merges of their own bytes lead to. */
 static void find_whole_tokens(struct bpe *b, int ignore_merges)
 {
     struct bpe_encoder *n = bpe_encoder_new(b);

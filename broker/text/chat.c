@@ -1,5 +1,5 @@
-/* chat.c - see chat.h: what is common to all templates, and the ChatML family; chat_load.c finds out which
- * one a checkpoint has. */
+/* chat.c - see chat.h. Holds what all templates share, and the templates themselves; chat_load.c
+ * finds a checkpoint's template. */
 #include "broker/text/chat.h"
 
 #include <stdio.h>
@@ -42,7 +42,7 @@ static void put_slice(struct writer *w, struct slice s)
     buffer_append(&w->out->text, s.at, s.len);
 }
 
-/* Part of the content of message i. */
+/* Writes a part of message i's content. */
 static void put_content(struct writer *w, uint32_t i, struct slice part)
 {
     struct chat_text *out = w->out;
@@ -52,7 +52,7 @@ static void put_content(struct writer *w, uint32_t i, struct slice part)
     put_slice(w, part);
 }
 
-/* What is not in a message's content. */
+/* Writes text that is not in a message's content. */
 static void put_reasoning(struct writer *w, struct slice part)
 {
     struct chat_text *out = w->out;
@@ -109,7 +109,7 @@ static void put_system_prompt(struct writer *w)
     put(w, "<|im_end|>\n");
 }
 
-/* Tool messages next to each other make one user turn. */
+/* Writes consecutive tool messages as one user turn. */
 static void put_tool(struct writer *w, uint32_t i)
 {
     if (i == 0 || !role_is(w, i - 1, "tool"))
@@ -177,8 +177,8 @@ static struct slice drop_newlines(struct slice s)
     return s;
 }
 
-/* An answer's thoughts: before the first </think>, behind the last <think> there; its body: behind
- * the last </think>. */
+/* Splits an answer at its last </think>: the thoughts are what precedes the first </think>, from
+ * the last <think> in there on; the body follows the last </think>. */
 static void split_thoughts(struct slice content, struct slice *thoughts, struct slice *body)
 {
     static const char begin[] = "<think>", end[] = "</think>";
@@ -195,7 +195,7 @@ static void split_thoughts(struct slice content, struct slice *thoughts, struct 
     *body = skip_newlines(between(find_last(content, end) + strlen(end), content.at + content.len));
 }
 
-/* A message that has its thoughts in reasoning_content keeps what stands in its content. */
+/* If a message has reasoning_content, its content is written whole. */
 static void put_answer(struct writer *w, uint32_t i, int after_question)
 {
     const struct chat_message *m = &w->messages[i];
@@ -243,7 +243,7 @@ static int write_qwen3(struct writer *w)
 
 /* ---- Llama 3 ---- */
 
-/* What Python's strip() takes off: \s of the patterns, and the four separators of ASCII. */
+/* What Python's strip() removes: \s of the patterns, and ASCII's four separators. */
 static int is_python_space(uint32_t c)
 {
     return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
@@ -319,8 +319,8 @@ static int fail_none(struct writer *w)
 static const struct {
     const char *name;
     int (*write)(struct writer *w);
-    const char *system_prompt; /* written where a conversation has none; NULL: nothing */
-    unsigned reads;            /* CHAT_READS_ .. of the published template */
+    const char *system_prompt; /* written if a conversation has none; NULL: nothing */
+    unsigned reads;            /* CHAT_READS_ flags of the published template */
 } templates[CHAT_COUNT] = {
     [CHAT_NONE] = {"none", fail_none, NULL, 0},
     [CHAT_CHATML] = {"chatml", write_chatml, NULL, 0},

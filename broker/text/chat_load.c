@@ -1,5 +1,5 @@
-/* chat_load.c - which chat template a checkpoint has (chat.h). The hashes are of the published templates; how
- * they were checked is said in tests/reference/make_chat_vectors.py. */
+/* chat_load.c - finds a checkpoint's chat template (chat.h) by its hash. The hashes are those of
+ * the published templates; tests/reference/make_chat_vectors.py says how they were checked. */
 #include "broker/text/chat.h"
 
 #include <ctype.h>
@@ -26,7 +26,7 @@ static const struct {
     {"fcf7a096fe99a48fd9ad2b250bf9237e96e8f48bffec1c7ea4d3f225176cd40e", CHAT_CHATML},
     {"58c1a1f04baa7adaeaba1f90267c3d57d9396f0c1f0129bdde9e76d3c6784af7", CHAT_CHATML},
     {"d7b5b8c7b58f7a6bf868aa46a5f73ee976d7292f40fcb9c3e7a1defd8d235cfb", CHAT_CHATML},
-    {"e772b6ad1ea2a9b717ead97c3d9266a75e14489ec55a751b956003420d7b4981", CHAT_CHATML}, /* ours */
+    {"e772b6ad1ea2a9b717ead97c3d9266a75e14489ec55a751b956003420d7b4981", CHAT_CHATML}, /* our own */
     {"af9c0233881b083b52ff773580215222b5440ac3d0beeeca99b76329b048f8db", CHAT_QWEN15},
     {"793202280c0910ab26bc6eb57c8212c2417324c6d8c4efd0d10d59092ab3e3eb", CHAT_QWEN2},
     {"55b2f4a26ac9ee719330a61a0c39d9e538b0e9322212f048326318cff4f8674a", CHAT_QWEN25},
@@ -50,7 +50,8 @@ enum chat_template chat_from_hash(const char *hash)
     return CHAT_NONE;
 }
 
-/* Jinja's newlines: CR LF and CR are LF, and one at the end is not there. */
+/* Normalizes newlines as Jinja does: CR LF and CR become LF, and one newline at the end is
+ * dropped. */
 static size_t plain_newlines(const char *source, size_t len, char *text)
 {
     size_t n = 0;
@@ -68,8 +69,8 @@ static int ends_with(const char *text, size_t n, const char *end)
     return n >= len && memcmp(text + n - len, end, len) == 0;
 }
 
-/* The white space at the end is passed over where the template does not write it: behind a tag that
- * strips, and one newline behind a block or a comment (transformers' trim_blocks). */
+/* Drops white space at the end that the template does not write: after a tag that strips, and one
+ * newline after a block or a comment (transformers' trim_blocks). */
 static size_t drop_end(const char *text, size_t n)
 {
     size_t end = n;
@@ -104,7 +105,7 @@ static void set_template(struct chat *c, const char *source, size_t len)
             hash);
 }
 
-/* 1 when the file is there. */
+/* Returns 1 if the file exists, 0 if not. */
 static int load_jinja(struct chat *c, const char *dir, const char *name, struct err *e)
 {
     char path[4096];
@@ -131,7 +132,8 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     return rc;
 }
 
-/* Are there templates in `additional_chat_templates`? Then tokenizer_config.json's is not looked at. */
+/* Does `additional_chat_templates` hold any template? If so, the one in tokenizer_config.json is
+ * ignored. */
 static int has_additional(const char *dir)
 {
     char path[4096];
@@ -145,8 +147,8 @@ static int has_additional(const char *dir)
     return n > 0;
 }
 
-/* `chat_template`: a string, or a list or an object of named ones, of which "default" counts; of two in
- * a list the last. */
+/* `chat_template` is a string, or a list or an object of named templates. "default" is taken, the
+ * last one if a list has several. */
 static const json_t *find_template(const json_t *config)
 {
     const json_t *v = json_object_get(config, "chat_template"), *found = NULL;
@@ -185,7 +187,8 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
     return 0;
 }
 
-/* bos_token in the file: 1 and its text (absent or null: "") when the key is there. */
+/* Copies the file's bos_token to `text` ("" if it is null or not a string). Returns whether the
+ * file has the key. */
 static int read_bos(const json_t *file, char *text, size_t size)
 {
     const json_t *v = json_object_get(file, "bos_token");
@@ -195,7 +198,8 @@ static int read_bos(const json_t *file, char *text, size_t size)
     return v != NULL;
 }
 
-/* Which file names it is said in side_files.h; one that cannot be read is the tokenizer's business. */
+/* side_files.h says which file names the token. The tokenizer reports a file that cannot be
+ * read. */
 void chat_check_bos(struct chat *c, const char *dir)
 {
     char found[80] = "";

@@ -15,8 +15,8 @@ struct composer {
     struct encoder *encoder;
     struct turns turns;
     struct chat_text chat;
-    struct buffer steps; /* the assistant's message made of steps */
-    struct span *marks;  /* the step tokens in it */
+    struct buffer steps; /* the steps as one assistant message */
+    struct span *marks;  /* where the step tokens stand in it */
     size_t n_marks, marks_room;
     struct span *closed;
     size_t n_closed, closed_room;
@@ -25,7 +25,7 @@ struct composer {
     size_t ends_room;
 };
 
-/* ---- a checkpoint's way with text ---- */
+/* ---- the model ---- */
 
 static void load_tokenizer(struct text_model *m, const char *dir)
 {
@@ -127,7 +127,7 @@ static void add_span(struct span **list, size_t *n, size_t *room, size_t begin, 
     (*list)[(*n)++] = (struct span){begin, end};
 }
 
-/* The ids so far are a sequence. */
+/* Ends a sequence after the ids so far. */
 static void end_sequence(struct composer *c)
 {
     c->ends = list_grow(c->ends, c->n, &c->ends_room, sizeof *c->ends);
@@ -142,8 +142,8 @@ static int bad_text(const char *field, struct err *e)
 
 /* ---- conversations ---- */
 
-/* What the client wrote of the text that the template made. Step tokens stand in the last message,
- * and are not the client's. */
+/* Collects the parts of the template's text that the client wrote. The step tokens in the last
+ * message are not the client's. */
 static void close_contents(struct composer *c)
 {
     c->n_closed = 0;
@@ -185,7 +185,8 @@ static int check_contents(const struct composer *c, struct err *e)
     return rc;
 }
 
-/* What the checkpoint's template would write, and no template here does, is not left out in silence. */
+/* Refuses tools and tool calls that the checkpoint's template would write, because no template here
+ * writes them. */
 static int check_tools(const struct composer *c, const struct row_request *q, struct err *e)
 {
     enum chat_template t = c->model->chat.template;
@@ -204,7 +205,7 @@ static int check_tools(const struct composer *c, const struct row_request *q, st
         chat_name(t));
 }
 
-/* The messages so far, as the template writes them, tokenized. */
+/* Writes the messages so far with the template, and tokenizes the text. */
 static int encode_chat(
     struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
@@ -245,7 +246,7 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
     return rc;
 }
 
-/* The prompt, if any, and what follows it, in a conversation. */
+/* Composes a conversation: the prompt, if any, and its answer. */
 static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {
@@ -285,7 +286,8 @@ static int begins_with(struct slice raw, struct slice prompt)
     return prompt.len > 0 && text.len >= prompt.len && memcmp(text.at, prompt.at, prompt.len) == 0;
 }
 
-/* Two texts that both begin with the prompt may be whole texts or answers that say it again. */
+/* If both texts begin with the prompt, it is unclear whether they are whole texts or answers that
+ * repeat it. */
 static int check_pair(const struct row_request *q, struct err *e)
 {
     struct slice prompt = {0};
@@ -330,7 +332,7 @@ static int check_steps(const struct composer *c, int32_t step_token, uint32_t n,
     return 0;
 }
 
-/* All steps, the step token written behind each, as one text. */
+/* Joins all steps to one text, with the step token after each. */
 static void join_steps(struct composer *c, struct msg_reader *r, uint32_t n, struct slice piece)
 {
     struct slice text;
@@ -382,7 +384,8 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
     return rc;
 }
 
-/* A step token that the client wrote, or one that a template lost, would shift all probabilities. */
+/* Counts the step tokens: one that the client wrote, or one that a template dropped, would shift
+ * all probabilities. */
 static int count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
 {
     const struct id_list *ids = encoder_ids(c->encoder);

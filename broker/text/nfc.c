@@ -30,8 +30,8 @@ static int combining_class(utf8proc_int32_t c)
     return utf8proc_get_property(c)->combining_class;
 }
 
-/* Canonical order: runs of marks by their class. (utf8proc's own sort takes the square of a run's
- * length.) */
+/* Sorts each run of marks by class (canonical order). utf8proc's own sort is quadratic in the
+ * length of a run. */
 static void sort_marks(utf8proc_int32_t *codes, size_t n)
 {
     struct mark *marks = xcalloc(n, sizeof *marks);
@@ -48,7 +48,7 @@ static void sort_marks(utf8proc_int32_t *codes, size_t n)
     free(marks);
 }
 
-/* One stretch: decompose, order, compose. */
+/* Normalizes a stretch: decompose, sort, compose. */
 static void compose(struct buffer *out, const uint8_t *text, size_t len)
 {
     size_t room = len * LONGEST_DECOMPOSITION + LONGEST_DECOMPOSITION, n = 0;
@@ -72,8 +72,8 @@ static void compose(struct buffer *out, const uint8_t *text, size_t len)
     free(codes);
 }
 
-/* The first tail from `at` on, or len. *head: where the head before it begins, or the tail's own
- * place when there is none. */
+/* Returns the place of the first tail from `at` on, or len. *head: the head before that tail, or
+ * the tail's own place if there is none. */
 static size_t find_tail(
     const uint8_t *classes, const uint8_t *text, size_t len, size_t at, size_t *head)
 {

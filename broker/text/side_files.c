@@ -1,5 +1,5 @@
-/* side_files.c - see side_files.h. Tokens are objects as in tokenizer.json's added_tokens, `normalized`
- * perhaps absent: then it is what `special` is not. */
+/* side_files.c - see side_files.h. Tokens are objects as in tokenizer.json's added_tokens. If
+ * `normalized` is absent, it is the opposite of `special`. */
 #include "broker/text/side_files.h"
 
 #include <errno.h>
@@ -17,12 +17,12 @@
 #define CONFIG "tokenizer_config.json"
 
 struct side {
-    json_t *root, *settings; /* tokenizer.json; tokenizer_config.json, and what is merged into it */
-    json_t *decoder;         /* array of tokens with their ids, ascending */
-    json_t *known;           /* object: texts of such tokens, and the token that has each */
+    json_t *root, *settings; /* tokenizer.json; tokenizer_config.json and what is merged into it */
+    json_t *decoder;         /* array of tokens with ids, ascending */
+    json_t *known;           /* object: from the text of such a token to the token */
     struct side_names names; /* what the settings name */
-    struct side_tokens tokens; /* what there is so far */
-    int is_qwen2;              /* transformers' class is Qwen2Tokenizer */
+    struct side_tokens tokens; /* the tokens so far */
+    int is_qwen2;              /* transformers takes the class Qwen2Tokenizer */
     struct err *e;
 };
 
@@ -33,7 +33,7 @@ static int is_there(const char *dir, const char *name)
            access(path, F_OK) == 0 || errno != ENOENT;
 }
 
-/* An object, empty where there is no such file; NULL with *e. */
+/* Reads an object; an absent file gives an empty one. NULL and *e on failure. */
 static json_t *read_optional(const char *dir, const char *name, struct err *e)
 {
     if (!is_there(dir, name))
@@ -52,7 +52,7 @@ static json_t *plain_token(const char *content, int special)
     return json_pack("{s:s, s:b}", "content", content, "special", special);
 }
 
-/* ---- which class ---- */
+/* ---- the class ---- */
 
 static int strip_fast(const char *name)
 {
@@ -88,7 +88,7 @@ static int choose_class(struct side *s, const json_t *config)
     return 0;
 }
 
-/* ---- what is refused ---- */
+/* ---- refusals ---- */
 
 static int check_settings(const struct side *s)
 {
@@ -122,8 +122,8 @@ static int contradicts(const struct side *s, const char *field, const char *expe
         field, expected);
 }
 
-/* Qwen2Tokenizer takes of a tokenizer.json what it has no form of its own for. (What has none of the known
- * forms is refused by the reader.) */
+/* Qwen2Tokenizer has its own normalizer and pre_tokenizer, whatever tokenizer.json says, so a file
+ * that differs is refused. The reader refuses forms that it does not know. */
 static int check_form(const struct side *s)
 {
     const json_t *n = json_object_get(s->root, "normalizer");
@@ -144,12 +144,12 @@ static int check_form(const struct side *s)
     return 0;
 }
 
-/* ---- what the files name ---- */
+/* ---- named tokens ---- */
 
-/* Standard tokens where the settings have no such key. */
+/* Returns the standard tokens that count if the settings lack their key. */
 static json_t *default_tokens(const struct side *s)
 {
-    static const char token[] = "<|endoftext|>"; /* of Qwen2Tokenizer */
+    static const char token[] = "<|endoftext|>"; /* Qwen2Tokenizer's default */
     const json_t *padding = json_object_get(s->root, "padding");
     if (s->is_qwen2)
         return json_pack(
@@ -166,7 +166,7 @@ static int name_tokens(struct side *s)
     return rc;
 }
 
-/* ---- added_tokens_decoder, or what stands for it ---- */
+/* ---- added_tokens_decoder, or the older files ---- */
 
 static int by_id(const void *a, const void *b)
 {
@@ -175,7 +175,7 @@ static int by_id(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The map's values, each with its id, in the order of the ids. */
+/* Appends the map's values to the decoder, each with its id, ordered by id. */
 static void list_by_id(struct side *s, json_t *map)
 {
     size_t n = 0;
@@ -192,7 +192,7 @@ static void list_by_id(struct side *s, json_t *map)
     free(list);
 }
 
-/* Takes the token over: under its id in the map, under its text among the known. */
+/* Stores the token in the map by id, and among the known tokens by text. */
 static void keep(struct side *s, json_t *map, const char *id, json_t *token)
 {
     if (side_content(token))
@@ -219,7 +219,7 @@ static int read_decoder(struct side *s, const json_t *decoder, json_t *map)
     return 0;
 }
 
-/* Of checkpoints without added_tokens_decoder. */
+/* Reads the files of a checkpoint without added_tokens_decoder. */
 static void read_old_files(struct side *s, const json_t *added, json_t *map)
 {
     const char *content;
@@ -231,7 +231,7 @@ static void read_old_files(struct side *s, const json_t *added, json_t *map)
         int special = side_names_is_special(s->settings, content);
         json_t *token = plain_token(content, special);
         snprintf(key, sizeof key, "%lld", (long long)json_integer_value(v));
-        json_object_set_new(token, "normalized", json_boolean(!special)); /* whatever it becomes */
+        json_object_set_new(token, "normalized", json_boolean(!special)); /* special may change */
         keep(s, map, key, token);
     }
     json_array_foreach(json_object_get(s->root, "added_tokens"), k, v)
@@ -250,8 +250,8 @@ static int is_same(const json_t *a, const json_t *b)
            (json_is_string(a) || side_same(a, b));
 }
 
-/* Unless the text is a token without it. One that is named twice is added twice where its flags differ,
- * and has the later ones. */
+/* Appends the token unless its text exists already. A token that is named twice with different
+ * flags is appended twice, and the later flags count. */
 static void list_new(const struct side *s, json_t *list, const json_t *texts, json_t *token)
 {
     const json_t *other;
@@ -263,7 +263,7 @@ static void list_new(const struct side *s, json_t *list, const json_t *texts, js
     json_array_append(list, token);
 }
 
-/* The decoder's tokens, and those named that are new. */
+/* Returns the decoder's tokens, followed by the named ones that are new. */
 static json_t *list_all(const struct side *s)
 {
     json_t *list = json_array(), *texts = json_object(), *token;
@@ -321,7 +321,7 @@ static void add_listed(struct side *s)
     json_decref(list);
 }
 
-/* Qwen2Tokenizer adds what is named once more, without flags. */
+/* Qwen2Tokenizer adds the named tokens once more, without flags. */
 static void add_named_plain(struct side *s)
 {
     const char *key;
@@ -338,7 +338,8 @@ static void add_named_plain(struct side *s)
     }
 }
 
-/* A token of tokenizer.json is there, under its id. What has no id is the reader's business. */
+/* Checks that a token of tokenizer.json exists and has the same id. The reader reports tokens
+ * without an id. */
 static int check_token(const struct side *s, const json_t *token, int ids)
 {
     const char *content = side_content(token);
@@ -374,7 +375,7 @@ static int check_kept(const struct side *s)
     return 0;
 }
 
-/* ---- all of it ---- */
+/* ---- all ---- */
 
 static int list_tokens(struct side *s, const char *dir)
 {

@@ -11,7 +11,7 @@
 static const char extra_key[] = "extra_special_tokens",
                   additional_key[] = "additional_special_tokens",
                   specific_key[] = "model_specific_special_tokens";
-/* Under which name a list was given is forgotten by the time that it is looked at. */
+/* For errors: the steps do not keep which of the two names a list had. */
 static const char listed_key[] = "extra_special_tokens or additional_special_tokens";
 static const char *const standard[] = {
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
@@ -36,10 +36,10 @@ const char *side_text(const json_t *token)
     return json_is_string(token) ? json_string_value(token) : side_content(token);
 }
 
-/* Of the map, where each object is a token. */
-static const char from_map[] = " from the map"; /* no key that somebody writes */
+/* Marks a token as coming from the map, where every object is a token. */
+static const char from_map[] = " from the map"; /* not a key that anyone writes */
 
-/* An object that is made a token when the settings are read. */
+/* Does reading the settings make this object a token? */
 static int is_typed(const json_t *v)
 {
     const char *type = json_string_value(json_object_get(v, "__type"));
@@ -89,7 +89,7 @@ void side_names_begin(json_t *settings)
     const char *key;
     json_t *v, *specific = json_object();
     void *next;
-    json_object_del(settings, "add_bos_token"); /* what is put around a text, tokenizer.json says */
+    json_object_del(settings, "add_bos_token"); /* tokenizer.json decides what surrounds a text */
     json_object_del(settings, "add_eos_token");
     if (json_object_get(settings, additional_key) && is_empty(json_object_get(settings, extra_key)))
         move(settings, additional_key, extra_key);
@@ -108,7 +108,7 @@ void side_names_begin(json_t *settings)
 
 /* ---- merge ---- */
 
-/* A token's object as the map has it: special, and what is no token stays none. */
+/* Copies a value of the map as a special token. What has no content is still not a token. */
 static json_t *typed(const json_t *v)
 {
     json_t *token = json_copy((json_t *)v);
@@ -138,7 +138,7 @@ static int merge_list(json_t *settings, const json_t *list, struct err *e)
     return rc;
 }
 
-/* What is no token's name is read from the settings alone here. */
+/* These keys count in tokenizer_config.json only, so the map may not have them. */
 static int check_map_key(const char *key, struct err *e)
 {
     static const char *const elsewhere[] = {"split_special_tokens", "add_prefix_space",
@@ -244,7 +244,7 @@ static int list_extra(const json_t *settings, struct side_names *names, struct e
     return 0;
 }
 
-/* The objects under other *_token keys, and then those that have names already. */
+/* Names the objects under other *_token keys, then those that have names already. */
 static int name_others(const json_t *settings, struct side_names *names, struct err *e)
 {
     const json_t *specific = json_object_get(settings, specific_key);

@@ -43,7 +43,7 @@ json_t *side_tokens_find(const struct side_tokens *t, const char *content)
     return json_object_get(t->by_content, content);
 }
 
-/* A vocabulary with holes has its size as the next id all the same, as there. */
+/* The next id is the vocabulary's size even if the vocabulary has holes, as in the reference. */
 void side_tokens_begin(struct side_tokens *t)
 {
     json_int_t size = (json_int_t)json_object_size(t->vocab);

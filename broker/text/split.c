@@ -1,4 +1,4 @@
-/* split.c - see split.h. One function for each alternative of the pattern; each gives the length of
+/* split.c - see split.h. Each alternative of the pattern is a function that returns the length of
  * its match, or 0. */
 #include "broker/text/split.h"
 
@@ -33,7 +33,8 @@ static int is_newline(uint8_t c)
     return c == '\r' || c == '\n';
 }
 
-/* End of the run of characters from i on that have one of `wanted`, or none of them. */
+/* Returns the end of the run from i on whose characters all have one of `classes` (wanted), or all
+ * have none of them. */
 static size_t run(const struct text *t, size_t i, int classes, int wanted)
 {
     unsigned bytes;
@@ -64,7 +65,7 @@ static size_t contraction(const struct text *t)
     return 0;
 }
 
-/* Letters, with one character before them that is no newline and no number. */
+/* Letters, after at most one character that is neither newline, letter nor number. */
 static size_t letters(const struct text *t, int first, unsigned bytes)
 {
     unsigned next;
@@ -85,7 +86,7 @@ static size_t numbers(const struct text *t, int digits)
     return i;
 }
 
-/* Everything else that is seen, with a space before and newlines behind. */
+/* Any other visible characters, with a space before and newlines after them. */
 static size_t symbols(const struct text *t)
 {
     size_t from = t->at[0] == ' ';
@@ -97,8 +98,8 @@ static size_t symbols(const struct text *t)
     return i;
 }
 
-/* White space: to the last newline of the run; without one, all of it at the text's end, else all
- * but its last character, which goes with the word behind it. */
+/* White space up to the run's last newline. A run without newline is taken whole at the end of the
+ * text; before a word it leaves its last character to the word. */
 static size_t spaces(const struct text *t)
 {
     size_t end = run(t, 0, UNICODE_SPACE, 1), last = end;

@@ -1,5 +1,5 @@
-/* text_digest.c - see text_digest.h. A file that cannot be read counts as one that is not there: whoever needs it
- * says so. */
+/* text_digest.c - see text_digest.h. An unreadable file counts as absent here; the code that needs
+ * it reports the error. */
 #include "broker/text/text_digest.h"
 
 #include <dirent.h>
@@ -18,7 +18,7 @@
 
 struct sum {
     crypto_generichash_state hash;
-    int n; /* of what is in it */
+    int n; /* entries */
 };
 
 static void add_bytes(struct sum *s, const void *bytes, size_t n)

@@ -1,4 +1,4 @@
-/* tokenizer.c - see tokenizer.h. What a tokenizer is made of is read in tokenizer_json.c. */
+/* tokenizer.c - see tokenizer.h. tokenizer_json.c reads the file. */
 #include "broker/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -141,7 +141,7 @@ void encoder_end(struct encoder *n)
     add_all(n, &n->tokenizer->behind);
 }
 
-/* ---- the way of a text ---- */
+/* ---- encoding ---- */
 
 static void encode_words(struct encoder *n, const uint8_t *text, size_t len)
 {
@@ -154,7 +154,8 @@ static void encode_words(struct encoder *n, const uint8_t *text, size_t len)
 
 typedef void encode_piece(struct encoder *n, const struct added_search *s, struct span piece);
 
-/* Cuts the added tokens of s->set out of s->text; what lies between goes to `encode`. */
+/* Cuts the added tokens of s->set out of s->text, and passes the pieces between them to
+ * `encode`. */
 static void cut_added(struct encoder *n, const struct added_search *s, encode_piece *encode)
 {
     struct added_cut cut;
@@ -162,7 +163,7 @@ static void cut_added(struct encoder *n, const struct added_search *s, encode_pi
     while (added_find(s, from, done, &cut)) {
         from = cut.next;
         if (cut.span.begin >= cut.span.end)
-            continue; /* white space that the token before took along, and this one would too */
+            continue; /* white space that the previous token took already */
         if (cut.span.begin > done)
             encode(n, s, (struct span){done, cut.span.begin});
         id_list_add(&n->ids, cut.token->id);
@@ -188,7 +189,8 @@ static void encode_raw(struct encoder *n, const struct added_search *s, struct s
         inner.text = n->normalized.at;
         inner.len = n->normalized.len;
     }
-    /* Normalizing moves bytes, so where a span is closed is not known any more: then no token. */
+    /* Normalizing moves bytes, so the closed spans no longer fit: with any of them, no token is
+     * found here. */
     if (inner.set->n == 0 || s->n_closed > 0)
         encode_words(n, inner.text, inner.len);
     else

@@ -1,5 +1,5 @@
-/* tokenizer_json.c - reads a tokenizer.json (tokenizer.h). It is untrusted: every field is checked, and
- * whatever would change the ids and is not known here is refused by name. */
+/* tokenizer_json.c - reads a tokenizer.json (tokenizer.h). The file is untrusted: every field is
+ * checked, and anything unknown that would change the ids is refused by name. */
 #include "broker/text/tokenizer_private.h"
 
 #include <stdio.h>
@@ -16,7 +16,7 @@
 struct reader {
     struct tokenizer *t;
     const json_t *vocab;
-    int16_t byte_of[BYTE_CHARACTERS]; /* character to byte, -1: none */
+    int16_t byte_of[BYTE_CHARACTERS]; /* from character to byte, -1: none */
     size_t piece_bytes_used;
     struct err *e;
 };
@@ -34,7 +34,7 @@ static int wrong(const struct reader *r, const char *fmt, ...)
     return err_set(r->e, ASSAY_EFORMAT, "tokenizer.json: %s", text);
 }
 
-/* A string's text, or words for what is none. */
+/* Returns the text of a string, or words that stand for a missing one. */
 static const char *text_of(const json_t *v)
 {
     const char *s = json_string_value(v);
@@ -51,14 +51,14 @@ static int is_type(const json_t *object, const char *type)
     return strcmp(type_of(object), type) == 0;
 }
 
-/* Absent, null or false. */
+/* Is it absent, null or false? */
 static int is_off(const json_t *object, const char *key)
 {
     const json_t *v = json_object_get(object, key);
     return !v || json_is_null(v) || json_is_false(v);
 }
 
-/* Absent, null or "". */
+/* Is it absent, null or ""? */
 static int is_empty(const json_t *object, const char *key)
 {
     const json_t *v = json_object_get(object, key);
@@ -67,8 +67,8 @@ static int is_empty(const json_t *object, const char *key)
 
 /* ---- vocabulary ---- */
 
-/* The byte-level alphabet: printable Latin-1 characters stand for themselves, the other bytes in
- * order for the characters from U+0100 on. */
+/* Makes the byte-level alphabet: printable Latin-1 characters stand for themselves, and the
+ * characters from U+0100 on for the other bytes in order. */
 static void make_alphabet(int16_t *byte_of)
 {
     int next = 0x100;
@@ -79,7 +79,7 @@ static void make_alphabet(int16_t *byte_of)
     }
 }
 
-/* Characters to bytes. Length, or 0 when one of them stands for none. */
+/* Converts characters to bytes. Returns the length, or 0 if a character stands for no byte. */
 static size_t to_bytes(const struct reader *r, const char *text, uint8_t *out)
 {
     const uint8_t *p = (const uint8_t *)text;
@@ -115,7 +115,7 @@ static struct slice *new_piece(struct reader *r, int32_t id, const void *bytes, 
     return piece;
 }
 
-/* Room for every id and every byte that the file can name. */
+/* Allocates room for every id and byte that the file may name. */
 static int make_room(struct reader *r, const json_t *added)
 {
     const char *key;
@@ -144,7 +144,7 @@ static int make_room(struct reader *r, const json_t *added)
     return 0;
 }
 
-/* Tokens made of bytes go into `tokens`; any other can only be meant as an added token. */
+/* Collects the tokens made of bytes in `tokens`; any other can only be an added token. */
 static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
 {
     const char *key;
@@ -195,7 +195,7 @@ static int add_merge(
     return rc;
 }
 
-/* "left right" */
+/* Parses "left right". */
 static int read_merge_string(struct reader *r, size_t rank, const char *text, struct bpe_merge *m)
 {
     const char *space = strchr(text, ' ');
@@ -224,7 +224,8 @@ static int read_merge(struct reader *r, size_t rank, const json_t *v, struct bpe
 
 static int check_model(const struct reader *r, const json_t *model)
 {
-    /* Old files have no type; what else could be there has no object of a vocabulary with merges. */
+    /* Old files have no type, and no other type of model has both a vocabulary object and
+     * merges. */
     if (!json_is_object(model) || (json_object_get(model, "type") && !is_type(model, "BPE")))
         return wrong(r, "model.type: expected BPE, found %.80s", type_of(model));
     const json_t *dropout = json_object_get(model, "dropout");
@@ -284,7 +285,7 @@ static int check_added(const struct reader *r, const json_t *v, size_t k)
     return 0;
 }
 
-/* A token marked `normalized` is looked for in normalized text, so it is normalized itself. */
+/* A token marked `normalized` is searched in normalized text, so it is normalized too. */
 static void add_token(struct reader *r, const json_t *v, int normalized)
 {
     const json_t *content = json_object_get(v, "content");
@@ -320,7 +321,7 @@ static int read_added(struct reader *r, const json_t *added)
     return 0;
 }
 
-/* ---- what stands around the model ---- */
+/* ---- before and after the model ---- */
 
 static int read_normalizer(struct reader *r, const json_t *v)
 {

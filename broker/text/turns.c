@@ -71,9 +71,9 @@ static int is_role(const struct chat_message *m, const char *role)
     return is_same(m->role, literal(role));
 }
 
-/* Does the body (behind the n_prompt messages of the prompt) begin with the prompt, perhaps behind a
- * system message that the prompt lacks, and go on? A prompt that is a text is also one of the user's
- * turns anywhere in it. */
+/* Does the body (what follows the n_prompt messages of the prompt) begin with the prompt and go on?
+ * The body may have a system message in front that the prompt lacks. A prompt that is a text may be
+ * any user turn of the body. */
 static int holds_prompt(const struct turns *t, uint32_t n_prompt, int is_text)
 {
     const struct chat_message *prompt = t->at, *body = t->at + n_prompt;
@@ -96,8 +96,8 @@ static int holds_prompt(const struct turns *t, uint32_t n_prompt, int is_text)
     return i == n_prompt;
 }
 
-/* A prompt and messages: the messages are the whole conversation, and the prompt is not written
- * twice, or they go on where it ends. Where neither is plain, nothing is guessed. */
+/* Drops the prompt if the messages contain it, and keeps it if they clearly follow it. If neither
+ * is clear, the row is an error. */
 static int join_prompt(
     struct turns *t, uint32_t n_prompt, int is_text, const char *field, struct err *e)
 {
@@ -118,7 +118,6 @@ static int join_prompt(
         (int)first->role.len, (const char *)first->role.at);
 }
 
-/* The system message of the row's own, in front: once where the conversation has the same. */
 int turns_put_system(struct turns *t, const struct row_request *q, struct err *e)
 {
     struct slice text = {0};
@@ -137,7 +136,6 @@ int turns_put_system(struct turns *t, const struct row_request *q, struct err *e
     return 0;
 }
 
-/* The prompt, if there is one, and the row's answer. */
 int turns_of_answer(struct turns *t, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {

@@ -18,7 +18,7 @@ uint8_t *unicode_classes(void)
     mark(classes, unicode_spaces, unicode_n_spaces, UNICODE_SPACE);
     mark(classes, unicode_tails, unicode_n_tails, UNICODE_TAIL);
     mark(classes, unicode_heads, unicode_n_heads, UNICODE_HEAD);
-    /* Hangul syllables of two letters take a third: every 28th is one of these. */
+    /* A Hangul syllable of two letters fuses with a third; every 28th syllable is one. */
     for (uint32_t c = 0xac00; c <= 0xd7a3; c += 28)
         classes[c] |= UNICODE_HEAD;
     return classes;

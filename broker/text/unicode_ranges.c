@@ -1,5 +1,5 @@
-/* unicode_ranges.c - see unicode.h. Written by tests/reference/make_unicode.py, which asked the tokenizers
- * package 0.23.3; not to be edited by hand. */
+/* unicode_ranges.c - see unicode.h. Written by tests/reference/make_unicode.py from the
+ * behaviour of the tokenizers package 0.23.3; do not edit by hand. */
 /* clang-format off */
 #include "broker/text/unicode.h"
 

@@ -81,8 +81,8 @@ def array(name, characters):
 def main():
     tails, heads = normalization()
     sets = dict(letters=members(r"\p{L}"), numbers=members(r"\p{N}"), spaces=members(r"\s"), tails=tails, heads=heads)
-    head = (f"/* unicode_ranges.c - see unicode.h. Written by tests/reference/make_unicode.py, which asked the tokenizers\n"
-            f" * package {tokenizers.__version__}; not to be edited by hand. */\n"
+    head = ("/* unicode_ranges.c - see unicode.h. Written by tests/reference/make_unicode.py from the\n"
+            f" * behaviour of the tokenizers package {tokenizers.__version__}; do not edit by hand. */\n"
             "/* clang-format off */\n#include \"broker/text/unicode.h\"\n")
     OUT.write_text(head + "".join("\n" + array(name, s) for name, s in sets.items()))
     print({name: (len(s), len(ranges(s))) for name, s in sets.items()})
