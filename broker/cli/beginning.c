@@ -5,9 +5,10 @@
 
 #include "schema/json.h"
 
-#define LONGEST_ID 16 /* of keys that are looked for */
+#define LONGEST_ID 16 /* the longest id key is looked for within so many bytes */
 
-/* Where the last member that is whole ends, in what is before `fault`: at a comma of the object, or behind its end. 0: none. */
+/* Returns where the last complete member before `fault` ends: at a comma of the object, or at its
+ * closing brace. 0: none. */
 static size_t end_of_members(const char *text, size_t fault)
 {
     size_t end = 0;

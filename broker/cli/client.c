@@ -1,5 +1,5 @@
-/* client.c - see client.h. A DEALER socket without an empty delimiter frame: the broker answers in
- * kind. */
+/* client.c - see client.h. The DEALER socket sends no empty delimiter frame, and the broker replies
+ * the same way. */
 #include "broker/cli/client.h"
 
 #include <errno.h>
@@ -19,20 +19,20 @@
 #define RESEND_MS 3000
 #define POLL_MS 200
 #define ZMQ_FILES 8   /* of a context with one connection */
-#define ZMQ_THREADS 2 /* that libzmq starts */
+#define ZMQ_THREADS 2 /* started by libzmq */
 #define SILENT_MS 4000
-#define LONGEST_LOOK_MS 1000 /* beyond that it was us that did not run: stopped, as by Ctrl-Z */
+#define LONGEST_LOOK_MS 1000 /* a longer gap means that this process was stopped (Ctrl-Z) */
 
 struct client {
     void *context, *socket;
-    char endpoint[512]; /* in the user's words */
-    int dir_fd;         /* that the socket is reached by, -1 */
+    char endpoint[512]; /* as the user named it */
+    int dir_fd;         /* the socket is reached through this directory; -1: not needed */
     int timeout_ms;
     int64_t next_id, id; /* id: of the request being built or waited for */
     struct msg_writer request;
     int (*alive)(void *arg, struct err *e);
     void *alive_arg;
-    struct waiting own_waiting, *waiting; /* where a silence is told */
+    struct waiting own_waiting, *waiting; /* where a silence is reported */
 };
 
 static struct client *make(const char *shown, int timeout_ms)
@@ -47,7 +47,7 @@ static struct client *make(const char *shown, int timeout_ms)
     return c;
 }
 
-/* Frees it when that fails. */
+/* Frees c on failure. */
 static int connect_to(struct client **out, struct client *c, const char *endpoint, struct err *e)
 {
     int zero = 0, is_ipv6 = strncmp(endpoint, "tcp://[", 7) == 0;
@@ -128,7 +128,7 @@ struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fie
     return &c->request;
 }
 
-/* The double with the shortest decimal form that still reads back as f. */
+/* Returns the double with the shortest decimal form that reads back as f. */
 static double widen(float f)
 {
     char text[32];
@@ -213,7 +213,8 @@ int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e)
     }
 }
 
-/* The character at p as an escape: those that count as control are all of the basic plane. */
+/* Writes the character at p as an escape. All characters that count as control are in the basic
+ * plane. */
 static void put_escaped(FILE *f, const uint8_t *p, int len)
 {
     unsigned code = len == 1 ? p[0] : p[0] & (0x7fu >> len);
@@ -222,14 +223,14 @@ static void put_escaped(FILE *f, const uint8_t *p, int len)
     fprintf(f, "\\u%04x", code);
 }
 
-/* JSON text as it is, but for what a terminal would act on. */
+/* Writes JSON text, with escapes for characters that a terminal would act on. */
 static void print_quietly(FILE *f, const char *text, size_t left)
 {
     const uint8_t *from = (const uint8_t *)text, *at = from;
     while (left > 0) {
         int len = *at < 0x7f ? 1 : utf8_length(at, left);
         len = len > 0 ? len : 1;
-        if (*at >= 0x7f && utf8_is_control(at, len)) { /* those below are escaped by jansson */
+        if (*at >= 0x7f && utf8_is_control(at, len)) { /* jansson escapes those below */
             fwrite(from, 1, (size_t)(at - from), f);
             put_escaped(f, at, len);
             from = at + len;
@@ -269,7 +270,7 @@ int json_print_with_input(FILE *f, const json_t *value, const json_t *input, str
     int rc = line && text ? 0 : -1;
     if (rc == 0) {
         reals_shorten(text);
-        print_quietly(f, line, strlen(line) - 1); /* but its last bracket */
+        print_quietly(f, line, strlen(line) - 1); /* without its last bracket */
         fputs(",\"input\":", f);
         print_quietly(f, text, strlen(text));
         rc = fputc('}', f) == EOF ? -1 : 0;
@@ -287,7 +288,7 @@ static int code_of(const char *name)
     return ASSAY_EINTERNAL;
 }
 
-/* 0 and *reply, or the broker's error. Takes `body`. */
+/* Returns 0 and *reply, or the broker's error. Takes ownership of `body`. */
 static int judge(json_t *body, json_t **reply, struct err *e)
 {
     if (json_is_true(json_object_get(body, "ok"))) {
@@ -306,8 +307,8 @@ static int judge(json_t *body, json_t **reply, struct err *e)
     return rc;
 }
 
-/* One message from the socket: 1 and *body when it answers the current request, 0 when it does not
- * or none is there. */
+/* Receives one message. Returns 1 and *body if it answers the current request, 0 if it does not or
+ * there is none. */
 static int receive(struct client *c, json_t **body, struct err *e)
 {
     zmq_msg_t message;
@@ -327,7 +328,7 @@ static int receive(struct client *c, json_t **body, struct err *e)
     return found;
 }
 
-/* What is done while no reply is there: 0, CLIENT_STARTING, or negative to give up. */
+/* Called while no reply is there. Returns 0, CLIENT_STARTING, or negative to give up. */
 static int pass_time(struct client *c, long long silent_ms, struct err *e)
 {
     int rc = c->alive ? c->alive(c->alive_arg, e) : 0;
@@ -353,7 +354,8 @@ static int nobody_answers(const struct client *c, int extra_ms, struct err *e)
         c->endpoint, (c->timeout_ms + extra_ms) / 1000);
 }
 
-/* The time since *last, as far as it was spent looking; *last is now. */
+/* Returns the time since *last, bounded because this process may have been stopped meanwhile, and
+ * sets *last to now. */
 static long long time_spent(long long *last)
 {
     long long now = now_mono_ms(), ms = now - *last;
@@ -364,7 +366,7 @@ static long long time_spent(long long *last)
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
 {
     long long last = now_mono_ms(), waited = 0, resend = extra_ms + RESEND_MS;
-    long long silent = 0; /* of waited, what counts */
+    long long silent = 0; /* the part of `waited` that counts towards the timeout */
     int rc;
     send_request(c);
     while (silent < c->timeout_ms + extra_ms) {

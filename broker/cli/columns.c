@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What is scored, in the order in which it is looked for: the first key that is there, and its partner. */
+/* The keys that say what is scored, each with its partner. The first key that a line has counts. */
 static const char *const bodies[][2] = {
     {"chosen", "rejected"},
     {"rejected", "chosen"},
@@ -19,15 +19,15 @@ static const char *const bodies[][2] = {
 
 static const char *const prompts[] = {"prompt", "question", "problem", NULL};
 static const char *const systems[] = {"system", "system_prompt", NULL};
-/* Texts, or lists of them, that a person may mean to be part of the row. */
+/* Texts, or lists of texts, that people may mean to be part of the row. */
 static const char *const hints[] = {"instruction", "input", "context", "contexts", "documents",
     "history", "conversation", "conversations", "thinking", "reasoning_content", NULL};
-/* What no model here can look at. */
+/* Media, which no model here reads. */
 static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
-/* How a row is scored: fields of a message's row, taken under their names. */
+/* Fields that say how a row is scored, under the names that they have in a message. */
 static const char *const settings[] = {
     "pool", "truncate", "hf_pad_rule", "safe_text", "adapter", NULL};
-/* Fields of `pool`, which mean nothing beside it. */
+/* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */
 static const char *const arguments[] = {
@@ -60,7 +60,8 @@ int columns_is_read(const char *key, size_t len)
            is_one_of(settings, key, len) || is_one_of(pool_fields, key, len);
 }
 
-/* A column that is there: null stands in those that a data set does not use in this row. */
+/* Returns the column if it is present. Data sets write null into columns that a row does not
+ * use. */
 static json_t *column(const json_t *line, const char *key)
 {
     json_t *v = json_object_get(line, key);
@@ -75,9 +76,9 @@ static int is_empty(const json_t *v)
            (json_is_object(v) && json_object_size((json_t *)v) == 0);
 }
 
-/* ---- does a text stand in what is scored? ---- */
+/* ---- is a text part of what is scored? ---- */
 
-/* Who says a message is no part of what is said. */
+/* The speaker of a message is not part of its text. */
 static int is_speaker(const char *key)
 {
     return strcmp(key, "role") == 0 || strcmp(key, "from") == 0;
@@ -96,7 +97,7 @@ static int holds_text(const json_t *v, const char *text, size_t len)
     return 0;
 }
 
-/* Each text of v, without the white space around it. */
+/* Is every text of v, without surrounding white space, part of the row? */
 static int is_held(const json_t *row, const json_t *v)
 {
     const char *key;
@@ -134,7 +135,7 @@ static void put(json_t *row, const char *key, const json_t *v)
     json_object_set(row, key, (json_t *)v);
 }
 
-/* One value under several names: the first that is there. */
+/* Returns the first of several names that the line has. */
 static const char *first_of(const json_t *line, const char *const *keys)
 {
     while (*keys && !column(line, *keys))
@@ -142,7 +143,8 @@ static const char *first_of(const json_t *line, const char *const *keys)
     return *keys;
 }
 
-/* What a model's forward takes beside the ids, as tokenizers write it: a score is of every id, at its place. */
+/* Tokenizers write what a model's forward takes beside the ids. Every id is scored at its place, so
+ * anything but a mask of ones and positions 0, 1, 2 .. is an error. */
 static int check_beside_ids(const json_t *line, const char *key, int is_range, struct err *e)
 {
     const json_t *v = column(line, key), *item;
@@ -176,8 +178,8 @@ static int take_ids(json_t *row, const json_t *line, struct err *e)
     return 0;
 }
 
-/* A list is of messages, but where several answers or steps have a name of their own; and a message's content is a
- * text: the references' templates for text take no parts. */
+/* Lists are messages, except under names for several answers or steps. A message's content is a
+ * text, because the references' templates for text take no parts. */
 static int check_list(const char *key, const json_t *v, struct err *e)
 {
     const json_t *item;
@@ -211,7 +213,8 @@ static int check_lists(const json_t *row, struct err *e)
     return 0;
 }
 
-/* TRL has steps under this name where `labels` are beside it, others have answers: nobody guesses. */
+/* TRL uses `completions` for steps if `labels` stand beside it, others use it for answers. Nothing
+ * is guessed. */
 static int has_no_body(const json_t *line, struct err *e)
 {
     if (column(line, "completions"))
@@ -243,7 +246,7 @@ static int take_body(json_t *row, const json_t *line, struct err *e)
     return 0;
 }
 
-/* Texts that are scored as they are, without a chat template? */
+/* Are the texts scored as they are, without a chat template? */
 static int is_plain(const json_t *row)
 {
     return json_object_get(row, "text") ||
@@ -279,7 +282,7 @@ static int take_system(json_t *row, const json_t *line, struct err *e)
 
 /* ---- a chat template's arguments ---- */
 
-/* Lists of tools are also kept as JSON in a text. */
+/* Some data sets keep the list of tools as JSON in a string. */
 static int has_tools(const json_t *v)
 {
     return !is_empty(v) && !(json_is_string(v) && strcmp(json_string_value(v), "[]") == 0);
@@ -314,7 +317,7 @@ static int take_arguments(json_t *row, const json_t *line, struct err *e)
     return rc;
 }
 
-/* ---- what cannot be read ---- */
+/* ---- media ---- */
 
 static int check_media(const json_t *object, const char *where, struct err *e)
 {
@@ -329,7 +332,7 @@ static int check_media(const json_t *object, const char *where, struct err *e)
     return 0;
 }
 
-/* Beside the texts of messages, as beside those of the line. */
+/* Looks for media in the messages too. */
 static int check_messages(const json_t *row, struct err *e)
 {
     const char *key;
@@ -351,7 +354,7 @@ static int check_messages(const json_t *row, struct err *e)
 
 /* ---- how it is scored ---- */
 
-/* Null stands in fields of an object, too, where a data set does not use them. */
+/* Drops nulls, which data sets write into fields that a row does not use. */
 static json_t *without_nulls(const json_t *pool)
 {
     json_t *own = json_object(), *v;

@@ -1,10 +1,10 @@
-/* completion.c - `assay completion`: scripts that let a shell complete verbs, options and what their
- * arguments may be, made from the tables of verbs and options. */
+/* completion.c - `assay completion`: scripts with which a shell completes verbs, options and
+ * arguments, made from the tables of verbs and options. */
 #include <string.h>
 
 #include "broker/cli/cli.h"
 
-/* What an argument is completed with. */
+/* How an argument is completed. */
 enum what { NOTHING, WORDS, FILES, DIRECTORIES };
 
 static enum what what_of_option(const struct cli_option_info *info)
@@ -17,7 +17,7 @@ static enum what what_of_option(const struct cli_option_info *info)
                                                                                       : NOTHING;
 }
 
-/* The words of an operand such as "a|b", or all verbs. */
+/* Prints the words of an operand such as "a|b", or all verbs. */
 static void put_operand_words(const struct cli *c, const struct cli_verb *verb)
 {
     if (strcmp(verb->operand, "[VERB]") == 0)
@@ -48,7 +48,8 @@ static void each_option(const struct cli_verb *verb,
         put(verb, cli_option_info(*o));
 }
 
-/* Inside single quotes of a shell; characters of `special` get a backslash before them. */
+/* Prints text for the inside of a shell's single quotes, with a backslash before characters of
+ * `special`. */
 static void put_quoted(const char *text, const char *special)
 {
     for (; *text; text++) {
@@ -69,7 +70,7 @@ static void put_bash_option(const struct cli_verb *verb, const struct cli_option
     printf("--%s ", info->name);
 }
 
-/* After an option with an argument: what that may be. */
+/* Prints what completes the option's argument. */
 static void put_bash_argument(const struct cli_option_info *info)
 {
     enum what what = what_of_option(info);

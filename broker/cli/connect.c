@@ -21,7 +21,7 @@ int cli_check_access(const char *path, int mode)
     return cli_fail(&e);
 }
 
-/* A socket that is not ours to talk to would be tried again and again. */
+/* Checks permission first: libzmq would try a socket that is denied to us again and again. */
 static int check_socket(const struct endpoint *named, const char *data)
 {
     char path[4200];
@@ -82,7 +82,8 @@ int cli_list_jobs(struct client *client, int64_t after, json_t *jobs, struct err
     return 0;
 }
 
-/* Where a file that is not there yet will be; path itself where its folder is not there either. */
+/* Returns where a file that does not exist yet will be, or path itself if its folder does not exist
+ * either. */
 static const char *future_path(const char *path, char whole[PATH_MAX])
 {
     char folder[PATH_MAX], real[PATH_MAX];

@@ -28,7 +28,7 @@ static ssize_t write_gzip(void *cookie, const char *bytes, size_t n)
     int written = n > 0 ? gzwrite(cookie, bytes, (unsigned)n) : 0;
     if (written <= 0 && n > 0 && errno == 0)
         errno = EIO;
-    return written; /* 0 is how a cookie says that it failed */
+    return written; /* a cookie reports failure with 0 */
 }
 
 static int close_gzip(void *cookie)
@@ -49,7 +49,7 @@ static int write_all(int fd, const char *bytes, size_t n)
     while (n > 0) {
         ssize_t written = write(fd, bytes, n);
         if (written < 0 && errno == EINTR && !cli_interrupted())
-            continue; /* else that is what the signal is for: a reader may never come */
+            continue; /* after a signal this stops instead: a pipe's reader may never come */
         if (written < 0)
             return -1;
         bytes += written;
@@ -58,7 +58,7 @@ static int write_all(int fd, const char *bytes, size_t n)
     return 0;
 }
 
-/* What is left to do of this step, or -1. */
+/* Returns 1 if the step has more to do, 0 if it is done, -1 on failure. */
 static int step(struct zstd *z, ZSTD_inBuffer *in, ZSTD_EndDirective how)
 {
     ZSTD_outBuffer out = {z->bytes, sizeof z->bytes, 0};

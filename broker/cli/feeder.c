@@ -16,8 +16,8 @@ void feeder_release(struct feeder *f)
     msg_writer_release(&f->rows);
 }
 
-#define SMALL_BYTES 16384   /* a quarter of the least limit that a broker can have */
-#define ENVELOPE_BYTES 1024 /* of a message, beside its rows */
+#define SMALL_BYTES 16384   /* a quarter of the smallest message limit that a broker can have */
+#define ENVELOPE_BYTES 1024 /* of a message, besides its rows */
 
 static int ask_limit(struct feeder *f, struct err *e)
 {
@@ -40,7 +40,8 @@ static uint64_t chunk_bytes(const struct feeder *f)
     return f->max_bytes && f->max_bytes / 4 < FEEDER_BYTES ? f->max_bytes / 4 : FEEDER_BYTES;
 }
 
-/* A row that is too large for a message even behind a chunk that is nearly full is none. */
+/* Makes the row an error of its line if it does not fit in a message even after a nearly full
+ * chunk. */
 static int check_size(struct feeder *f, struct line *line, struct err *e)
 {
     if (line->row.len + f->rows.buffer.size <= SMALL_BYTES)
@@ -57,7 +58,7 @@ static int check_size(struct feeder *f, struct line *line, struct err *e)
     return 0;
 }
 
-/* One line into f->rows, where it is a row. */
+/* Appends the line to f->rows if it is a row. */
 static void take_line(struct feeder *f, struct line *line)
 {
     int good = line->row.at != NULL, is_row = good || f->keeps_bad;
@@ -69,8 +70,8 @@ static void take_line(struct feeder *f, struct line *line)
     f->n_bad += !good;
 }
 
-/* Lines into f->rows, f->n of them, until the chunk is full: 1, 0 at the end of the input, 2 when there are
- * lines more to be read first, or negative. */
+/* Gathers lines into f->rows until the chunk is full. Returns 1 if it is, 0 at the end of the
+ * input, 2 after FEEDER_LINES lines, or negative. */
 static int gather(struct feeder *f, struct err *e)
 {
     int n_lines = 0, got = 1;
@@ -107,7 +108,7 @@ static void write_submit(struct feeder *f, int n, int end)
     }
 }
 
-/* Send the chunk that is gathered. */
+/* Sends the gathered chunk. */
 static int send_chunk(struct feeder *f, struct err *e)
 {
     json_t *reply = NULL;

@@ -7,9 +7,9 @@
 #include "schema/log.h"
 #include "schema/utf8.h"
 
-#define SEEN_BYTES 264 /* a tar says what it is at its byte 257 */
+#define SEEN_BYTES 264 /* a tar is recognised at byte 257 */
 #define TAR_AT 257
-#define TEXT_BYTES 65536 /* where the first line is no row */
+#define TEXT_BYTES 65536 /* seen if the first line is not a row */
 
 static const char as_lines[] =
     "write it out as JSON lines first (pandas: DataFrame.to_json(orient='records', lines=True))";
@@ -20,7 +20,7 @@ struct beginning {
     char bytes[16];
 };
 
-/* What has been decompressed may be compressed once more. */
+/* Data that was decompressed may be compressed once more. */
 static const struct beginning beginnings[] = {
     {{"xz", "decompress it first, with `xz -d`"}, 6, "\xfd\x37zXZ"},
     {{"bzip2", "decompress it first, with `bzip2 -d`"}, 3, "BZh"},
@@ -63,7 +63,8 @@ static const struct foreign *named(const char *name)
     return NULL;
 }
 
-/* JSON begins with characters of ASCII: where the zeros between them are says the rest, without a mark. */
+/* JSON begins with ASCII characters, so the zeros between them tell the encoding even without a
+ * byte order mark. */
 static const struct foreign *wide_text(const unsigned char *b, size_t n)
 {
     if (n < 4)
@@ -89,7 +90,7 @@ static const struct foreign *foreign_of(const unsigned char *b, size_t n)
     return wide_text(b, n);
 }
 
-/* Bytes of `file` up to `room`, and of them no more than the first line, unless that has only `least`. */
+/* Reads up to `room` bytes of `file`, but stops at a newline once there are `least`. */
 static size_t read_more(FILE *file, char *seen, size_t n, size_t room, size_t least, int *at_end)
 {
     int byte = n > 0 ? (unsigned char)seen[n - 1] : 0;
@@ -109,7 +110,8 @@ static const struct foreign *look_at_text(FILE *file, char *seen, size_t *n, int
     return foreign_text(seen + skipped, *n - skipped, *at_end);
 }
 
-/* A pipe may have no more for now than its first line; four bytes are less than any row. */
+/* A pipe may offer only its first line for now, so no more is read at first; any row has more than
+ * four bytes. */
 const struct foreign *foreign_look(FILE *file)
 {
     char *seen = xcalloc(1, TEXT_BYTES);
@@ -120,7 +122,7 @@ const struct foreign *foreign_look(FILE *file)
         found = look_at_text(file, seen, &n, &at_end);
     if (at_end && !ferror(file))
         clearerr(file);
-    while (n > 0) /* glibc takes back what it gave */
+    while (n > 0) /* glibc takes back all that it gave */
         ungetc((unsigned char)seen[--n], file);
     free(seen);
     return found;

@@ -1,7 +1,8 @@
-/* foreign_text.c - text that is no JSON lines: JSON that goes over several lines, tables (foreign.h).
+/* foreign_text.c - recognises text that is not JSON lines: JSON over several lines, and tables
+ * (foreign.h).
  *
- * One bad line is no reason to refuse a file, so what follows is looked at as well: where lines begin with `{` as rows
- * do, it is the line that is bad. */
+ * One bad line is no reason to refuse a file, so the lines after it are examined as well: if lines
+ * begin with `{` as rows do, only that line is bad. */
 #include <string.h>
 
 #include "broker/cli/columns.h"
@@ -19,14 +20,14 @@ static const struct foreign tab_table = {"a table of tab-separated values (TSV)"
     "write it out as JSON lines first (pandas: read_csv(.., sep='\\t').to_json(orient='records', "
     "lines=True))"};
 
-/* A line that is not blank, without white space around it. */
+/* A line that is not blank, without surrounding white space. */
 struct line {
     const char *at;
     size_t len;
     int is_indented;
     int is_whole;  /* its end was seen */
     int depth;     /* of brackets that are open at its end */
-    int in_string; /* one does not end in it */
+    int in_string; /* it ends within a string */
 };
 
 static int is_blank(char c)
@@ -44,7 +45,7 @@ static void measure(struct line *line)
     line->in_string = !at;
 }
 
-/* The next line, and *from behind it: 1; 0 where there is none. */
+/* Returns 1 with the next line and *from set past it, 0 if there is none. */
 static int next_line(const char **from, const char *end, int is_all, struct line *line)
 {
     while (*from < end) {
@@ -73,7 +74,8 @@ static int is_row(const struct line *line)
            !line->in_string && !line->is_indented;
 }
 
-/* Is there a row, and behind it another or the end? In an array there would be a comma, or a bracket. */
+/* Is there a row that is followed by another row or by the end? In an array, a comma or a bracket
+ * would follow. */
 static int has_rows(const char *from, const char *end, int is_all)
 {
     struct line line;
@@ -97,7 +99,7 @@ static int begins_row(const char *from, const char *end)
 
 /* ---- tables ---- */
 
-/* How many of them stand outside quotes. */
+/* Counts the separators outside of quotes. */
 static int count(const struct line *line, char separator)
 {
     int n = 0, in_string = 0;
@@ -143,7 +145,7 @@ static int is_spread(const struct line *first, const char *from, const char *end
            (second.is_indented || strchr("\"]}", second.at[0]) != NULL);
 }
 
-/* Nothing behind it, or it does not end in its line. */
+/* True if nothing follows the array, or it does not end in its line and no rows follow. */
 static int is_array(const struct line *first, const char *from, const char *end, int is_all)
 {
     struct line second;
@@ -157,7 +159,7 @@ int foreign_is_plain(const char *text, size_t len)
     struct line first;
     const char *from = text;
     int is_line =
-        memchr(text, '\n', len) != NULL; /* else it is longer than what is spread out is */
+        memchr(text, '\n', len) != NULL; /* else it is longer than a line of spread JSON */
     return next_line(&from, text + len, 1, &first) && first.at[0] == '{' &&
            (!is_line || first.depth <= 0 || first.in_string);
 }

@@ -1,5 +1,5 @@
-/* forgive.c - see forgive.h. A line is walked once, token by token, with no regard for whether it is JSON: what
- * is not looks the same afterwards. */
+/* forgive.c - see forgive.h. The line is walked once, token by token, whether or not it is JSON;
+ * text that is not JSON comes out unchanged. */
 #include "broker/cli/forgive.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 struct walk {
     const char *at, *end;
     int depth, key_is_next;
-    int ignored; /* of the member that is walked: nobody reads it */
+    int ignored; /* the row does not depend on the current member */
     int is_id, large_ids;
     struct buffer *out;
 };
@@ -32,7 +32,7 @@ static const char *end_of_string(const struct walk *w)
     return end ? end : w->end;
 }
 
-/* The code of a \uXXXX at p, -1 when it is none. */
+/* Returns the code of a \uXXXX at p, -1 if there is none. */
 static int escaped_unit(const char *p, const char *end)
 {
     int code = 0;
@@ -57,7 +57,7 @@ static int is_low(int unit)
     return unit >= 0xdc00 && unit <= 0xdfff;
 }
 
-/* A string up to its end; halves of characters become whole ones. */
+/* Copies a string up to `to`, and replaces unpaired surrogates. */
 static void mend_string(struct walk *w, const char *to)
 {
     while (w->at < to) {
@@ -81,7 +81,7 @@ static int is_word(char c)
            c == '+' || c == '.';
 }
 
-/* A number that JSON's reader cannot hold. */
+/* Is it a number that the JSON reader cannot hold? */
 static int is_too_large(const char *text, size_t len)
 {
     char number[512], *rest;
@@ -137,7 +137,7 @@ static void walk_mark(struct walk *w)
     copy_to(w, w->at + 1);
 }
 
-/* A key that is written with escapes may be any. */
+/* A key with escapes may be any key, so it counts as read. */
 static void walk_key(struct walk *w, const char *to, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len))
 {
@@ -148,7 +148,7 @@ static void walk_key(struct walk *w, const char *to, int (*is_read)(const char *
     copy_to(w, to);
 }
 
-/* Until the line's end, or until there are `most` bytes in out. */
+/* Walks to the end of the line, or until `out` has `most` bytes. */
 static void walk(struct walk *w, size_t most, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len))
 {

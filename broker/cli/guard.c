@@ -12,7 +12,7 @@
 
 #include "schema/regular.h"
 
-#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
+#define TEMPLATES "additional_chat_templates" /* the only folder of a checkpoint that counts */
 
 static int leads_to(const char *path, const struct stat *st)
 {
@@ -30,7 +30,7 @@ static int has(const char *dir, const char *name)
     return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* A broker's lock is its process id and nothing else. */
+/* A broker's lock file holds a process id and nothing else. */
 static int has_pid(const char *dir)
 {
     char path[PATH_MAX + 64], text[32] = "";
@@ -42,19 +42,19 @@ static int has_pid(const char *dir)
     return digits > 0 && text[digits] == '\n' && digits + 1 == n;
 }
 
-/* What a broker keeps everything in. NULL: it is not; else what says so. */
+/* Returns the file that marks a broker's data directory, NULL if there is none. */
 static const char *sign_of_broker(const char *dir)
 {
     return has(dir, "assay.db") ? "assay.db" : has(dir, GUARD_MARK) ? GUARD_MARK : NULL;
 }
 
-/* What a broker that starts, or a run, has made before its database. */
+/* Returns the file that a starting broker, or a run, creates before the database; NULL: none. */
 static const char *sign_of_start(const char *dir)
 {
     return has(dir, GUARD_LOCK) ? GUARD_LOCK : has_pid(dir) ? "lock" : NULL;
 }
 
-/* path becomes the directory that it is in: 0 at the root. */
+/* Cuts path to its parent directory. Returns 0 at the root. */
 static int go_up(char *path)
 {
     char *slash = strrchr(path, '/');
@@ -64,7 +64,7 @@ static int go_up(char *path)
     return 1;
 }
 
-/* Is `path`, or a directory that it is in, this one? */
+/* Is `path` this directory, or in it at any depth? */
 static int is_within(const char *path, const struct stat *dir)
 {
     char at[PATH_MAX];
@@ -79,7 +79,7 @@ static int is_within(const char *path, const struct stat *dir)
 
 /* ---- outputs ---- */
 
-/* A name that a broker, or a run, writes to. */
+/* Is it a name that a broker or a run writes to? */
 static int is_written(const char *path)
 {
     static const char *const names[] = {
@@ -97,7 +97,8 @@ static int refuse_place(const char *place, const char *dir, const char *why, str
         "--output: '%.150s' is in '%.150s', %s; expected a file elsewhere", place, dir, why);
 }
 
-/* Beside a broker's own files, or anywhere below what is removed as a whole. */
+/* Refuses a place beside a broker's files, or anywhere in a directory that is removed as a
+ * whole. */
 static int check_folders(const struct cli *c, const char *place, struct err *e)
 {
     char at[PATH_MAX], why[64];
@@ -119,7 +120,8 @@ static int check_folders(const struct cli *c, const char *place, struct err *e)
     return 0;
 }
 
-/* Names that a checkpoint's files have: also one that is not there yet would be read with it. */
+/* Could a file with this name belong to a checkpoint? One that does not exist yet would be read
+ * with it. */
 static int is_checkpoint_name(const char *name)
 {
     static const char *const ends[] = {".safetensors", ".json", ".jinja", ".model", ".bin", ".pt",
@@ -131,7 +133,7 @@ static int is_checkpoint_name(const char *name)
     return ends[i] != NULL;
 }
 
-/* Does a directory hold a checkpoint, whoever uses it? */
+/* Does the directory hold a checkpoint, even if this run does not use it? */
 static int is_checkpoint(const char *dir)
 {
     char path[PATH_MAX + 64];
@@ -146,7 +148,7 @@ static int is_checkpoint(const char *dir)
     return found;
 }
 
-/* path: of the output, as it was given or as it is. */
+/* path: of the output, as given or as resolved. */
 static int check_name_beside(const struct cli *c, const char *path, struct err *e)
 {
     char dir[PATH_MAX];
@@ -163,7 +165,7 @@ static int check_name_beside(const struct cli *c, const char *path, struct err *
         path);
 }
 
-/* A file of the checkpoint, or what a link there leads to. */
+/* Is it a file of the checkpoint, or the target of a link there? */
 static int is_in_checkpoint(const char *dir, const struct stat *st)
 {
     char path[PATH_MAX + 300];
@@ -223,7 +225,7 @@ static int is_empty(const char *dir)
     return entries && n == 0;
 }
 
-/* One that nobody named: made by a run before, or there for it. */
+/* Checks a directory that nobody named: it must be of an earlier run, or empty. */
 static int check_whose(const char *data, struct err *e)
 {
     struct stat st;
@@ -242,7 +244,7 @@ static int check_whose(const char *data, struct err *e)
         data, found);
 }
 
-/* Does the broker write to the input itself? */
+/* Is the input a file that the broker writes? */
 static int is_broker_file(const char *input, const struct stat *dir)
 {
     char at[PATH_MAX];
@@ -250,7 +252,7 @@ static int is_broker_file(const char *input, const struct stat *dir)
            leads_to(at, dir);
 }
 
-/* The broker's socket is in it, and an endpoint has no such characters. */
+/* The broker's socket lies in the directory, and an endpoint may have no control characters. */
 static int check_name(const struct cli *c, const char *data, struct err *e)
 {
     const char *at = data;

@@ -1,4 +1,4 @@
-/* help.c - what --help prints, made from the tables of verbs and options, 79 columns wide. */
+/* help.c - prints --help from the tables of verbs and options, 79 columns wide. */
 #include "broker/cli/cli.h"
 
 #include <string.h>
@@ -11,7 +11,7 @@ const char cli_examples[] = "  assay score rows.jsonl -o scores.jsonl --model ./
                             "  assay submit rows.jsonl --key monday\n"
                             "  assay wait monday && assay results monday\n";
 
-/* One line of text, which begins at `column`; where it is too long it goes on at `indent`. */
+/* Writes a line of text that begins at `column`, and wraps it to `indent`. */
 static void put_line(FILE *f, const char *text, size_t len, int column, int indent)
 {
     int first = 1;
@@ -28,7 +28,7 @@ static void put_line(FILE *f, const char *text, size_t len, int column, int inde
     fputc('\n', f);
 }
 
-/* Lines of text, wrapped; those that begin with a space stay as they are. */
+/* Writes lines of text, wrapped, except those that begin with a space. */
 static void put_text(FILE *f, const char *text)
 {
     for (size_t len; *text; text += len + (text[len] == '\n')) {

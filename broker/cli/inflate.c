@@ -14,7 +14,7 @@
 
 enum format { PLAIN, GZIP, ZSTD, NOT_YET };
 
-/* What begins so? NOT_YET: more bytes must be seen. */
+/* Recognises a format by its first bytes. NOT_YET: more bytes are needed. */
 static enum format format_of(const unsigned char *b, size_t n)
 {
     static const unsigned char zstd[] = {0x28, 0xb5, 0x2f, 0xfd},
@@ -42,14 +42,14 @@ int inflate_is_compressed(const char *bytes, size_t n)
 
 /* ---- compressed bytes ---- */
 
-/* A file that is read a piece at a time. */
+/* A file that is read in pieces. */
 struct source {
     FILE *file;
     size_t at, n;
     unsigned char bytes[BUFFER_BYTES];
 };
 
-/* Bytes to take: 1, 0 at the end, -1. */
+/* Makes bytes available. Returns 1, 0 at the end, -1 on failure. */
 static int refill(struct source *s)
 {
     if (s->at < s->n)
@@ -74,11 +74,12 @@ static int close_source(struct source *s)
 
 struct gzip {
     z_stream z;
-    int in_member; /* begun and not ended */
+    int in_member; /* inside a member */
     struct source source;
 };
 
-/* Behind a member there may be another, and zeros that a tape left. 1 when one begins, 0, -1. */
+/* Begins the next member, if any, after zeros that a tape may have left. Returns 1, 0 at the end,
+ * -1. */
 static int begin_member(struct gzip *g)
 {
     int more;
@@ -136,7 +137,7 @@ static FILE *gzip_stream(FILE *file)
 
 struct zstd {
     ZSTD_DStream *stream;
-    size_t open_frame; /* of the last call: not 0 while a frame is not whole */
+    size_t open_frame; /* the last call's result: not 0 inside a frame */
     struct source source;
 };
 
@@ -153,7 +154,7 @@ static ssize_t read_zstd(void *cookie, char *to, size_t n)
         z->source.at = in.pos;
         if (ZSTD_getErrorCode(z->open_frame) == ZSTD_error_frameParameter_windowTooLarge)
             return damaged(EOVERFLOW);
-        /* At the end there may be bytes that it kept back; if not, the frame is cut off. */
+        /* At the end, zstd may still hold back bytes; if it does not, the frame is cut off. */
         if (ZSTD_isError(z->open_frame) || (more == 0 && out.pos == 0))
             return damaged(EBADMSG);
     }
@@ -185,7 +186,7 @@ static FILE *zstd_stream(FILE *file)
     return fopencookie(z, "r", how);
 }
 
-/* ---- which ---- */
+/* ---- both ---- */
 
 static int ends_in(const char *path, const char *suffix)
 {
@@ -207,7 +208,7 @@ FILE *inflate_stream(FILE *file, const char *name)
         format = ZSTD;
     if (byte == EOF)
         clearerr(file);
-    while (n > 0) /* glibc takes back what it gave */
+    while (n > 0) /* glibc takes back all that it gave */
         ungetc(seen[--n], file);
     return format == GZIP ? gzip_stream(file) : format == ZSTD ? zstd_stream(file) : file;
 }

@@ -19,7 +19,7 @@
 
 struct jsonl {
     FILE *file;
-    int is_begun;            /* it is known what it begins with */
+    int is_begun;            /* the first bytes were looked at */
     const char *name, *path; /* NULL: stdin */
     int64_t number, total;
     char *text;
@@ -40,7 +40,7 @@ static int is_plain_file(int fd)
 
 static int64_t count_lines(const char *path)
 {
-    struct stat st; /* a pipe that is opened and closed again is at its end for who writes it */
+    struct stat st; /* opening and closing a pipe would end it for its writer */
     int fd = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0 || !is_plain_file(fd)) {
         if (fd >= 0)
@@ -58,7 +58,8 @@ static int64_t count_lines(const char *path)
     return n + (last != '\n');
 }
 
-/* A stdin that was closed is held by a directory that cannot be read (main.c): its reader says so. */
+/* main.c holds a closed stdin with an O_PATH directory. Reading that fails with an error of its
+ * own, so it does not count here. */
 static int is_directory(int fd)
 {
     struct stat st;
@@ -117,8 +118,8 @@ static int grow_text(struct jsonl *j)
     return 0;
 }
 
-/* The next line without its newline into j->text: 1, 0 at the end of the file, 2 when it is beyond
- * JSONL_MAX_BYTES. */
+/* Reads the next line, without its newline, into j->text. Returns 1, 0 at the end of the file, 2 if
+ * the line is beyond JSONL_MAX_BYTES. */
 static int read_line(struct jsonl *j)
 {
     int byte, too_long = 0;
@@ -157,7 +158,7 @@ const char *json_kind(const json_t *value)
     return value ? names[json_typeof(value)] : "nothing";
 }
 
-/* A value is a comma, a colon or a bracket; those in strings are none. */
+/* Counts values by the commas, colons and brackets outside of strings. */
 static int has_too_many_values(const struct jsonl *j)
 {
     uint64_t n = 0;
@@ -179,14 +180,14 @@ static json_t *load(const char *text, size_t len, json_error_t *why)
     return json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, why);
 }
 
-/* What is wrong with a line. */
+/* Why a line is not valid. */
 struct fault {
     json_error_t why;
-    size_t at;    /* byte of the line */
-    char key[64]; /* that is there twice, as it is written; cut */
+    size_t at;    /* byte in the line */
+    char key[64]; /* a duplicate key as it is written, cut to size */
 };
 
-/* The string that ends at `end`. */
+/* Copies the string that ends at `end`. */
 static void copy_key(const char *text, size_t end, char *key, size_t size)
 {
     const char *from = text, *stop = text + end;
@@ -242,7 +243,7 @@ static void tell_fault(const struct jsonl *j, const struct fault *f, struct json
             f->why.text, f->at);
 }
 
-/* Whose the error is. */
+/* Parses the members before the fault, so that the error can carry the line's id. */
 static void take_beginning(const struct jsonl *j, size_t fault, struct jsonl_line *line)
 {
     struct buffer text = {0};
@@ -294,7 +295,7 @@ static int tell_read_error(const struct jsonl *j, struct err *e)
     return err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
 }
 
-/* What the file begins with. */
+/* Looks at the first bytes of the file. */
 static int begin(struct jsonl *j, struct err *e)
 {
     if (j->is_begun)
@@ -316,7 +317,7 @@ static int begin(struct jsonl *j, struct err *e)
 
 int jsonl_look(struct jsonl *j, struct err *e)
 {
-    struct stat st; /* a pipe may have nothing yet: it is looked at when it is read */
+    struct stat st; /* a pipe may have no bytes yet: it is looked at when it is read */
     if (fstat(fileno(j->file), &st) != 0 || !S_ISREG(st.st_mode))
         return 0;
     int rc = begin(j, e);

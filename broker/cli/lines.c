@@ -20,7 +20,7 @@ struct lines {
     const char *pool, *activation;
     long step_token;
     int truncate, safe_text;
-    const char *pad_rule; /* on or off, NULL: the broker's */
+    const char *pad_rule; /* on or off; NULL: the broker's default */
 };
 
 static int check_names(const struct lines *l)
@@ -81,7 +81,7 @@ int64_t lines_count(const struct lines *l)
     return jsonl_count(l->file);
 }
 
-/* `id` or `custom_id`, whichever is there and not null; NULL: neither. */
+/* Returns `id` or `custom_id`, whichever is present and not null, else NULL. */
 static json_t *find_id(const json_t *object, const char **key)
 {
     json_t *id = json_object_get(object, *key = "id");
@@ -90,7 +90,8 @@ static json_t *find_id(const json_t *object, const char **key)
     return !id || json_is_null(id) ? NULL : id;
 }
 
-/* A number that data frames have made a real one (7.0), and that is certain: from 2^53 on neighbours are the same. */
+/* Is it an integer that a data frame wrote as a real number (7.0)? From 2^53 on, that is
+ * ambiguous. */
 static int is_whole(const json_t *id)
 {
     double v = json_real_value(id);
@@ -125,7 +126,7 @@ static void set_id(struct line *line, json_t *id)
     line->id = is_whole(id) ? json_integer((json_int_t)json_real_value(id)) : json_incref(id);
 }
 
-/* The line's id, else its number stays. */
+/* Takes the line's id; without one, its number stays. */
 static int take_id(struct line *line, int large_ids)
 {
     const char *key;
@@ -137,8 +138,8 @@ static int take_id(struct line *line, int large_ids)
     return 0;
 }
 
-/* That of a line which is no JSON, where it stands before the fault. Of a line that was not read to its end `id` alone counts:
- * one may come behind a `custom_id`. */
+/* Takes the id of a line that is not JSON, if it stands before the fault. If the line was not read
+ * to its end, only `id` counts, because one may follow a `custom_id`. */
 static void take_early_id(struct line *line, const struct jsonl_line *raw)
 {
     struct line ignored = {.number = raw->number};
@@ -199,15 +200,16 @@ static void pack_array(struct msg_writer *w, const json_t *v)
     }
 }
 
-/* Nothing, as data sets have it in what a message does not use. */
+/* Is the field unused? Data sets write null or an empty list into fields that a message does not
+ * use. */
 static int is_nothing(const char *key, const json_t *v)
 {
     return !v || (json_is_null(v) && strcmp(key, "content") != 0 && strcmp(key, "role") != 0) ||
            (strcmp(key, "tool_calls") == 0 && json_is_array(v) && json_array_size(v) == 0);
 }
 
-/* A message: what a chat template may read of it; what else a data set keeps there (names, ids) is
- * passed over. Of tool calls the broker hears only that there are some. */
+/* Packs what a chat template may read of a message; other fields (names, ids) are ignored. The
+ * broker only hears whether there are tool calls. */
 static void pack_message(struct msg_writer *w, const json_t *v)
 {
     static const char *const keys[] = {"role", "content", "reasoning_content", "tool_calls"};
@@ -223,7 +225,7 @@ static void pack_message(struct msg_writer *w, const json_t *v)
         if (i == 3)
             msg_bool(w, 1);
         else if (json_is_object(item))
-            msg_nil(w); /* whatever is in it, it is not what it must be */
+            msg_nil(w); /* an object is never valid here; the broker refuses nil */
         else
             pack(w, item);
     }
@@ -262,7 +264,7 @@ static void write_pool(struct lines *l)
         msg_key_int(&l->row, "step_token", l->step_token);
 }
 
-/* The row as the broker will read it. What it would refuse is this line's error. */
+/* Reads the row as the broker will; what the broker would refuse is this line's error. */
 static int check_row(const struct lines *l, struct line *line)
 {
     struct msg_reader r;
@@ -289,7 +291,7 @@ static void pack_pool(struct msg_writer *w, const json_t *pool)
     }
 }
 
-/* The columns' fields, each under its name. */
+/* Writes each of the columns' fields under its name. */
 static int write_fields(struct lines *l, struct line *line, const json_t *fields)
 {
     const char *key;
@@ -310,15 +312,15 @@ static int write_fields(struct lines *l, struct line *line, const json_t *fields
     return rc;
 }
 
-/* "line 7: " in front of what is wrong with a column. */
+/* Puts "line 7: " in front of a column's error. */
 static int in_line(struct line *line, const struct err *why)
 {
     return err_field(
         &line->err, why->code, why->field, "line %lld: %s", (long long)line->number, why->msg);
 }
 
-/* Is what an option says to be written, 1 or 0? Not where the line says the same; where it says another
- * thing, that is the line's error. */
+/* Returns 1 if the option is to be written, 0 if it is not given or the line says the same,
+ * negative if the line contradicts it. */
 static int take_option(
     struct line *line, const json_t *fields, const char *key, int is_given, int on)
 {
@@ -332,7 +334,7 @@ static int take_option(
         (long long)line->number);
 }
 
-/* Which options are written into the row: less than 0 for one that the line contradicts. */
+/* Which options are written into the row; negative: the line contradicts the option. */
 struct written {
     int pool, truncate, safe_text, pad_rule;
 };

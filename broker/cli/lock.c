@@ -1,5 +1,6 @@
-/* lock.c - see lock.h. Two locks: flock(2), which lasts as long as the open file, is the one that counts; a record
- * lock is there for its process id alone, and where a file system gives none nobody is named. */
+/* lock.c - see lock.h. flock(2), which lasts as long as the open file, is the lock that counts. A
+ * record lock only tells the process id of the holder; on a file system without record locks the
+ * holder stays unnamed. */
 #include "broker/cli/lock.h"
 
 #include <errno.h>
@@ -32,8 +33,8 @@ static int check(int fd, const char *path, struct err *e)
     return 0;
 }
 
-/* Is what was locked still what the name leads to? It may have been renamed or removed by the
- * process that had it. */
+/* Does the name still lead to the locked file? The process that had it may have renamed or removed
+ * it. */
 static int is_current(int fd, const char *path)
 {
     struct stat here, there;
@@ -47,7 +48,7 @@ static int take(int fd, const char *path, struct err *e)
         if (errno == EWOULDBLOCK)
             return name_holder(fd, path, e);
         if (errno != EINTR)
-            return 0; /* a file system without locks: as it would be without this */
+            return 0; /* the file system has no locks: go on without */
     }
     fcntl(fd, F_SETLK, &record);
     return 0;

@@ -1,4 +1,4 @@
-/* main.c - `assay`, the command line client: which verbs there are, and the way to each. */
+/* main.c - `assay`, the command line client: the table of verbs, and the dispatch to them. */
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "schema/stdout.h"
 #include "schema/suggest.h"
 
-#define SIGNAL_EXIT 128 /* and the signal's number, as a shell has it */
+#define SIGNAL_EXIT 128 /* plus the signal's number, as in a shell */
 
 static const enum cli_option no_options[] = {CLI_OPTION_COUNT};
 static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, CLI_KEEP_INPUT,
@@ -179,7 +179,8 @@ static int unknown_verb(const char *typed)
         suggestion_text(&s, "", text, sizeof text));
 }
 
-/* Default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay; empty where neither is an absolute path. */
+/* Finds the default data directory: $XDG_STATE_HOME/assay, else ~/.local/state/assay; empty if
+ * neither is an absolute path. */
 static void find_state_dir(char *out, size_t size)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
@@ -199,8 +200,8 @@ static void find_bin_dir(char *out, size_t size)
         *slash = '\0';
 }
 
-/* What the caller closed stays unreadable and unwritable, but no file that is opened later takes its number:
- * messages would be written into it. */
+/* Occupies standard descriptors that the caller closed, so that no file opened later gets their
+ * number and receives messages. Reads and writes on them still fail. */
 static void hold_standard_files(void)
 {
     int fd;
@@ -211,7 +212,7 @@ static void hold_standard_files(void)
         close(fd);
 }
 
-/* Output that did not arrive is no success; an error of output is told already. */
+/* Output that was not written is no success. An output error was reported already. */
 static int end_output(int rc)
 {
     if (rc != EX_IOERR && stdout_end("assay") != 0 && (rc == EX_OK || rc == EX_ROWS_FAILED))

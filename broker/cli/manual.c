@@ -1,5 +1,5 @@
-/* manual.c - `assay man`: man pages in roff, made from the same tables as --help, those of assayd too.
- * `make install` lets it write all of them. */
+/* manual.c - `assay man`: man pages in roff, of assayd too, made from the same tables as --help.
+ * `make install` writes all of them. */
 #include <string.h>
 
 #include "broker/cli/cli.h"
@@ -8,7 +8,8 @@
 
 #define BROKER "assayd"
 
-/* Text as roff shows it: backslashes and hyphens stay what they are, and no line is a request. */
+/* Escapes text for roff, so that backslashes and hyphens are shown as they are and no line is a
+ * request. */
 static void put(FILE *f, const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
@@ -33,7 +34,7 @@ static void put_all(FILE *f, const char *text)
     put(f, text, strlen(text));
 }
 
-/* Lines that stay as they are, without the two spaces that help has before them. */
+/* Writes examples unfilled, without the leading spaces of --help. */
 static void put_examples(FILE *f, const char *text)
 {
     fputs(".SH EXAMPLES\n.nf\n", f);
@@ -46,7 +47,7 @@ static void put_examples(FILE *f, const char *text)
     fputs(".fi\n", f);
 }
 
-/* Paragraphs; lines that begin with a space stay as they are. */
+/* Writes paragraphs; lines that begin with a space stay unfilled. */
 static void put_paragraphs(FILE *f, const char *text)
 {
     int as_is = 0;
@@ -183,7 +184,7 @@ static void put_broker_page(FILE *f)
     fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
 }
 
-/* The page of this name: of all, of the broker, or of a verb. */
+/* Writes a page by name: the overview, the broker's, or a verb's. */
 static void put_page(FILE *f, const struct cli *c, const char *name, const struct cli_verb *verb)
 {
     if (verb)

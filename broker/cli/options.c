@@ -1,4 +1,4 @@
-/* options.c - every option of `assay`, once, and the parsing that is made from the table (getopt_long). */
+/* options.c - the table of all options of `assay`, and parsing with it (getopt_long). */
 #include "broker/cli/cli.h"
 
 #include <errno.h>
@@ -109,7 +109,7 @@ static int add_options(struct option *list, int n, const enum cli_option *option
     return n;
 }
 
-/* The short forms, as getopt wants them. */
+/* Appends the short forms in getopt's syntax. */
 static void list_letters(const enum cli_option *options, char *letters)
 {
     letters += strlen(letters);
@@ -119,7 +119,7 @@ static void list_letters(const enum cli_option *options, char *letters)
                 option_table[*options].argument ? ":" : "");
 }
 
-/* What getopt_long gave: a letter, or 256 + the option. */
+/* Translates getopt_long's result: a letter, or 256 + the option. */
 static enum cli_option option_of(int found)
 {
     if (found >= 256)

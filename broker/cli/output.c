@@ -45,8 +45,8 @@ void output_release(struct output *o)
     *o = (struct output){.target.fd = -1};
 }
 
-/* Room for one more entry: entries are moved to the front first, and the array grows only when it
- * is truly full. */
+/* Makes room for one more entry. Entries move to the front first; the array grows only when it is
+ * really full. */
 static void make_room(struct output *o)
 {
     if (o->end < o->room)
@@ -104,8 +104,8 @@ json_t *output_line(const json_t *row, json_t *id)
     return line;
 }
 
-/* The waiting entry of row i; entries are in order of i, a bad line just before the row after it.
- */
+/* Returns the waiting entry of row i. Entries are ordered by i, and a bad line comes just before
+ * the row after it. */
 static struct output_entry *find(struct output *o, int64_t i)
 {
     size_t low = o->head, high = o->end;
@@ -122,7 +122,7 @@ static struct output_entry *find(struct output *o, int64_t i)
 
 static int write_entry(struct output *o, struct output_entry *entry, struct err *e)
 {
-    /* whole, as `input`: steps and pairs are named alike in both */
+    /* nested under `input`, because both have keys such as steps and chosen */
     int rc = entry->object ? json_print_with_input(o->target.file, entry->result, entry->object, e)
                            : json_print_line(o->target.file, entry->result, e);
     o->n_written++;

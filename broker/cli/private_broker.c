@@ -17,10 +17,10 @@
 
 #define MAX_ARGUMENTS 40
 #define MAX_RESTARTS 10
-#define DRAIN_MS 2000 /* to finish what is in flight; when all results are there, nothing is */
-#define DEFAULT_CACHE "256M" /* for the run after this one, when the input was mended */
+#define DRAIN_MS 2000 /* time to finish what is in flight; nothing is, once all results are there */
+#define DEFAULT_CACHE "256M" /* helps the next run, after the input was mended */
 #define BUSY_MS 20000        /* how long an earlier broker may take to leave the directory */
-#define LAST_MS 3000         /* from the second signal to the one that nobody can put off */
+#define LAST_MS 3000         /* between the second SIGTERM and SIGKILL */
 
 extern char **environ;
 
@@ -29,9 +29,9 @@ struct private_broker {
     char *arguments[MAX_ARGUMENTS];
     pid_t pid;              /* 0: not running */
     int status, restarts;   /* how it ended last, and how often */
-    int names_log;          /* in an error */
-    long log_from;          /* what is before it in the log is of others */
-    struct stat old_socket; /* that was there before it */
+    int names_log;          /* an error named the log file */
+    long log_from;          /* earlier bytes of the log are of other brokers */
+    struct stat old_socket; /* the socket that was there before it started */
     int is_listening;
     long long first_try_ms;
 };
@@ -78,7 +78,7 @@ static void find_socket(const struct private_broker *b, struct stat *st)
         *st = (struct stat){0};
 }
 
-/* Has it made a socket of its own? */
+/* Has this broker made its socket? */
 static int listens(struct private_broker *b)
 {
     struct stat st;
@@ -92,7 +92,7 @@ static int listens(struct private_broker *b)
     return b->is_listening;
 }
 
-/* As by SIGSTOP: it lives, and does nothing. */
+/* Is it stopped, as by SIGSTOP: alive but idle? */
 static int is_stopped(const struct private_broker *b)
 {
     char path[40], text[256] = "";
@@ -147,10 +147,10 @@ int private_broker_start(
 
 enum weight { NOTHING, UNFORMED, WARNING, ERROR }; /* how much a line of the log matters */
 
-/* What a line of the log says, without its head (time, level, role, rank). */
+/* Extracts the message of a log line, without its head (time, level, role, rank). */
 static enum weight read_words(char *line, char *text, size_t size)
 {
-    int of_usage = strncmp(line, "assayd: ", 8) == 0; /* no line of the log */
+    int of_usage = strncmp(line, "assayd: ", 8) == 0; /* a usage error, not a log line */
     const char *level = strchr(line, ' ');
     enum weight weight = of_usage || (level && strncmp(level, " error ", 7) == 0) ? ERROR
                          : level && strncmp(level, " warn ", 6) == 0              ? WARNING
@@ -160,7 +160,7 @@ static enum weight read_words(char *line, char *text, size_t size)
     for (int i = 0; i < (of_usage ? 1 : 4) && strchr(at, ' '); i++)
         at = strchr(at, ' ') + 1;
     char *quoted = strstr(at, " error=\""), *end = strrchr(at, '"');
-    if (quoted && end > quoted + 8) { /* what went wrong, without its name in the log */
+    if (quoted && end > quoted + 8) { /* the reason, without its key in the log */
         at = quoted + 8;
         *end = '\0';
     }
@@ -168,7 +168,8 @@ static enum weight read_words(char *line, char *text, size_t size)
     return weight;
 }
 
-/* The last line of the broker's log that is a warning or an error, or else in none of its forms. */
+/* Finds the last warning or error in the broker's log; without any, the last line that has no log
+ * format. */
 static enum weight last_words(const struct private_broker *b, char *text, size_t size)
 {
     char line[1024], words[400];
@@ -226,7 +227,7 @@ static int died_too_often(struct private_broker *b, struct err *e)
     else
         snprintf(how, sizeof how, "with exit code %d", WEXITSTATUS(b->status));
     int tells =
-        is_signal ? weight == ERROR : weight > NOTHING; /* a warning has nothing to do with it */
+        is_signal ? weight == ERROR : weight > NOTHING; /* a warning does not explain a signal */
     b->names_log = 1;
     return err_set(e, ASSAY_EIO, "the broker ended %d times, at last %s%s%.200s; its log is %.100s",
         b->restarts, how, tells ? ": " : "", tells ? words : "", b->log);
@@ -279,8 +280,8 @@ static int ended(struct private_broker *b, long long ms)
     return 0;
 }
 
-/* SIGTERM: it keeps what is done and finishes what is in flight. The second: it ends at once. One that cannot hear
- * them is killed, and its workers end with it. */
+/* The first SIGTERM lets the broker finish what is in flight, the second ends it at once. A broker
+ * that does not react is killed, and its workers end with it. */
 void private_broker_stop(struct private_broker **out)
 {
     struct private_broker *b = *out;
@@ -291,7 +292,7 @@ void private_broker_stop(struct private_broker **out)
         if (is_stopped(b) || !ended(b, DRAIN_MS)) {
             kill(b->pid, SIGTERM);
             if (is_stopped(b) || !ended(b, LAST_MS))
-                kill(b->pid, SIGKILL); /* stopped, or stuck; what it acknowledged is on disk */
+                kill(b->pid, SIGKILL); /* stopped or stuck; what it acknowledged is on disk */
             while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR)
                 ;
         }

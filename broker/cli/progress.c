@@ -37,7 +37,7 @@ static void put_left(char *text, size_t size, int64_t rows, double rate)
         snprintf(text, size, "%lld:%02lld", (long long)s / 60, (long long)s % 60);
 }
 
-/* A longer line would wrap, and the next \r not reach its beginning. */
+/* Cuts the line, because one that wraps could not be overwritten. */
 static void draw(const char *line)
 {
     int width, height;

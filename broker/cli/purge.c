@@ -1,12 +1,13 @@
-/* purge.c - `assay purge`: delete finished and cancelled jobs. The broker takes so many of them in one request;
- * this asks until it says that there are no more. */
+/* purge.c - `assay purge`: deletes finished and cancelled jobs. The broker deletes a limited number
+ * for each request, so this asks until none is left. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "broker/cli/connect.h"
 
-/* "7d", "12h", "30m", "0s": seconds. 0, or EX_USAGE told on stderr. */
+/* Parses an age such as "7d", "12h", "30m" or "0s". Returns 0, or EX_USAGE after an error on
+ * stderr. */
 static int read_age(const char *text, int64_t *seconds)
 {
     static const struct {
@@ -25,7 +26,7 @@ static int read_age(const char *text, int64_t *seconds)
         "purge: --older-than: expected an age such as 7d, 12h, 30m or 0s, found '%s'", text);
 }
 
-/* One request; age_s -1: of any age. */
+/* Sends one request. age_s -1: of any age. */
 static int ask(
     const struct cli *c, struct client *client, int64_t age_s, json_t **reply, struct err *e)
 {

@@ -9,7 +9,7 @@
 
 #define ALL_DIGITS 17
 
-/* The shortest form of v; with ".0" where nothing else says that it is a real number. */
+/* Writes the shortest form of v, with ".0" if nothing else shows that it is a real number. */
 static void write_shortest(double v, char *out, size_t size)
 {
     int digits = 1, exponent;
@@ -29,7 +29,8 @@ static int is_number(char c)
     return c != '\0' && strchr("0123456789+-.eE", c) != NULL;
 }
 
-/* One number at `from`, written to `to`, which is not behind it. */
+/* Copies a number to `to`, which is at or before `from`, and shortens it. Returns the bytes
+ * written. */
 static size_t copy_number(char *to, const char *from, size_t len)
 {
     char number[64], shortest[64];

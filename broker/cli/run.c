@@ -20,7 +20,7 @@
 
 /* ---- the key ---- */
 
-/* Options that change results, and that the rows as they are sent do not show. */
+/* Options that change results but are not visible in the rows that are sent. */
 static const enum cli_option unseen[] = {CLI_CHAT_TEMPLATE, CLI_MAX_LEN};
 
 static int choose_key(struct run *r)
@@ -58,7 +58,7 @@ static void set_generation(struct run *r, int n)
         snprintf(r->key, sizeof r->key, "%s", r->base);
 }
 
-/* The generation that a key is of, 0: it is another job's. */
+/* Returns the key's generation; 0: another job's key. */
 static int generation_of(const struct run *r, const char *key)
 {
     size_t n = strlen(r->base);
@@ -72,7 +72,8 @@ static int generation_of(const struct run *r, const char *key)
 
 /* ---- the directory ---- */
 
-/* No place for a directory beside it: stdout by any of its names, a device. */
+/* Has the output no place for a directory beside it? True for stdout by any name, and for a
+ * device. */
 static int has_no_folder(const char *output)
 {
     struct stat st;
@@ -178,7 +179,8 @@ static int cancel(struct client *client, const char *key, struct err *e)
     return rc;
 }
 
-/* A cancelled job is not gone on with: the key after it is. */
+/* Moves to the job's generation if it is later than the current one. A cancelled job cannot
+ * continue, so its next key is taken. */
 static void see_job(struct run *r, const char *key, const char *state)
 {
     int generation = generation_of(r, key);
@@ -194,7 +196,7 @@ static int is_unfinished(const char *state)
     return strcmp(state, "done") != 0 && strcmp(state, "cancelled") != 0;
 }
 
-/* Jobs that were left here for this one would take its time. */
+/* Cancels jobs that earlier runs left here, since they would compete with this one. */
 static int end_others(struct run *r, struct client *client, struct err *e)
 {
     json_t *jobs = json_array(), *job;
@@ -217,8 +219,8 @@ static int end_others(struct run *r, struct client *client, struct err *e)
     return rc;
 }
 
-/* The last of the keys that a broker of many has a job under, or the one after it when that was
- * cancelled. */
+/* Finds the last key that has a job, with a broker that has many jobs; the key after it if that job
+ * was cancelled. */
 static int find_last(struct run *r, struct client *client, struct err *e)
 {
     int rc = 0, last = 1;

@@ -1,12 +1,12 @@
-/* score.c - `assay score`: lines in, a job, lines out, in one command that can be killed and run
- * again.
+/* score.c - `assay score`: one command that submits lines as a job, writes the results, and can be
+ * killed and run again.
  *
- * The job lives in a broker: a private one with --model, or the one named by --connect or --data. The
- * same command finds the same job (run.h): chunks that are there already are acknowledged again,
- * finished rows come back from the database, the rest is scored. The output is written anew each
- * time, each line once.
+ * The job lives in a broker: a private one with --model, or the one named by --connect or --data.
+ * The same command finds the same job (run.h): chunks that the broker has are acknowledged again,
+ * finished rows come back from the database, and the rest is scored. The output is written anew
+ * each time, each line once.
  *
- * Reading and scoring overlap: at most WINDOW lines are read ahead of what is written. */
+ * Reading and scoring overlap: at most WINDOW lines are read ahead of the output. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,8 +37,8 @@ struct score {
     int busy; /* the broker takes no rows for now */
     struct run run;
     enum run_end end;
-    int is_kept; /* the private broker's directory */
-    int another; /* the job is of an earlier run with another input, checkpoint or mode */
+    int is_kept; /* the private broker's directory is */
+    int another; /* the job belongs to an earlier run with another input, checkpoint or mode */
     char stamp[STAMP_BYTES];
     int64_t after;
     int64_t got; /* results so far */
@@ -56,7 +56,7 @@ static int watch(void *arg, struct err *e)
                       : cli_interrupted() == SIGXFSZ ? "a file would grow beyond `ulimit -f`"
                                                      : "stopped";
     if (cli_interrupted() && (s->broker || s->run.from_pipe))
-        return err_set(e, ASSAY_EIO, "%s", why); /* tell_what_is_kept has the rest */
+        return err_set(e, ASSAY_EIO, "%s", why); /* tell_what_is_kept says the rest */
     if (cli_interrupted())
         return err_set(e, ASSAY_EIO,
             "%s; the broker goes on with what it has, and the same command again goes on from here",
@@ -74,7 +74,7 @@ static int start_broker(struct score *s)
     return cli_connect(&with_data, &s->client);
 }
 
-/* Input and output; whether the output is there already, made from the same (*whole). */
+/* Opens input and output. *whole: the output exists already, made from the same files. */
 static int open_files(struct score *s, int *whole)
 {
     struct err e = {0};
@@ -101,7 +101,7 @@ static void begin(struct score *s)
     s->after = s->got = 0;
 }
 
-/* What the private broker would refuse is refused before anything is begun. */
+/* Checks here what the private broker would refuse, before anything is begun. */
 static int check_numbers(const struct cli *c)
 {
     static const struct {
@@ -150,14 +150,14 @@ static void score_close(struct score *s)
     s->is_kept = run_close(&s->run, s->end, s->cli->value[CLI_KEEP_DATA] != NULL);
 }
 
-/* It is the job of a run before, and of something else: *e says of what. The caller may begin anew. */
+/* Marks the job as another run's; *e says why. The caller may start over. */
 static int is_another(struct score *s, int rc)
 {
     s->another = run_may_begin_anew(&s->run);
     return rc;
 }
 
-/* A paused job gives no results: go on if that was asked for, else say why. */
+/* Resumes a paused job if --accept-mode is given, else says why it is paused. */
 static int unpause(struct score *s, struct err *e)
 {
     int accept = s->cli->value[CLI_ACCEPT_MODE] != NULL;
@@ -183,7 +183,7 @@ static int unpause(struct score *s, struct err *e)
     return rc;
 }
 
-/* A finished job is not held: its scores would be taken for this checkpoint's. */
+/* A finished job is never held, so its scores would pass for this checkpoint's. */
 static int check_finished(struct score *s, struct err *e)
 {
     json_t *reply = NULL;
@@ -224,7 +224,7 @@ static int take_row(struct score *s, json_t *row, struct err *e)
     int64_t i = json_integer_value(json_object_get(row, "i"));
     int rc = 0;
     while (rc == 0 && i >= s->feeder.n_rows && !s->feeder.sealed) {
-        rc = feed(s, e); /* finished in an earlier run: its line must be read first */
+        rc = feed(s, e); /* its result is of an earlier run: read its line first */
         if (rc == 0 && s->busy)
             rc = waiting_pause(&s->waiting, e);
     }
@@ -232,7 +232,7 @@ static int take_row(struct score *s, json_t *row, struct err *e)
     return rc == 0 ? output_result(&s->output, i, row, e) : rc;
 }
 
-/* No row came: are there workers that could make one? */
+/* No row came: report if the workers do not start. */
 static int tell_of_workers(struct score *s, struct err *e)
 {
     json_t *reply = NULL;
@@ -248,7 +248,7 @@ static int tell_of_workers(struct score *s, struct err *e)
     return rc;
 }
 
-/* One page of results; *ended when the broker says that no more will come. */
+/* Fetches one page of results. *ended: the broker says that no more will come. */
 static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
 {
     json_t *reply = NULL, *row;
@@ -275,7 +275,7 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     return rc;
 }
 
-/* Leave what an earlier run began: nothing of it is in this run's output. */
+/* Abandons the earlier run's job; none of its results are in this run's output. */
 static int begin_anew(struct score *s, struct err *e)
 {
     struct err why = *e;
@@ -299,11 +299,11 @@ static int begin_anew(struct score *s, struct err *e)
 static int step(struct score *s, int *ended, struct err *e)
 {
     int room = output_waiting(&s->output) < WINDOW;
-    int rc = watch(s, e); /* the client asks only while an answer is out */
+    int rc = watch(s, e); /* the client calls it only while it waits for a reply */
     rc = rc < 0 ? rc : 0;
     if (rc == 0 && !s->feeder.sealed && room)
         rc = feed(s, e);
-    int has_job = s->feeder.chunk > 0; /* else bad lines so far, or no room for the first chunk */
+    int has_job = s->feeder.chunk > 0; /* false: only bad lines so far, or no room */
     if (rc == 0 && !has_job)
         rc = s->busy ? waiting_pause(&s->waiting, e) : output_flush(&s->output, e);
     if (rc == 0 && has_job)
@@ -315,7 +315,7 @@ static int transfer(struct score *s, struct err *e)
 {
     int ended = 0, rc = run_choose_job(&s->run, s->client, e);
     if (rc == 0)
-        s->end = RUN_FAILED; /* there is something to go on with */
+        s->end = RUN_FAILED; /* from here on, the run can be continued */
     if (rc == 0 && (rc = check_finished(s, e)) != 0 && s->another)
         rc = begin_anew(s, e);
     while (rc == 0 && !(ended && s->feeder.sealed)) {
@@ -331,7 +331,7 @@ static int transfer(struct score *s, struct err *e)
     return rc;
 }
 
-/* ", 12 copied, 3 from the cache", as far as there are any. */
+/* Writes ", 12 copied, 3 from the cache", without counts that are 0. */
 static void name_copies(struct score *s, char *text, size_t size)
 {
     struct err e = {0};
@@ -366,7 +366,7 @@ static int run_all(struct score *s)
     struct err e = {0};
     int failed = transfer(s, &e) != 0;
     if (failed && cli_interrupted())
-        watch(s, &e); /* a write that a signal ended is told as the signal */
+        watch(s, &e); /* if a signal ended the write, report the signal */
     progress_end(&s->progress);
     if (!failed && s->output.n_failed == 0)
         memcpy(s->output.target.stamp, s->stamp, sizeof s->stamp);
@@ -380,11 +380,11 @@ static int run_all(struct score *s)
     if (private_broker_names_log(s->broker))
         s->end = RUN_FAILED;
     else if (s->got == 0 && !cli_interrupted())
-        s->end = RUN_NOTHING; /* workers that do not start, for one */
+        s->end = RUN_NOTHING; /* for example, the workers do not start */
     return s->waiting.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
 }
 
-/* What is left, and what it is good for. */
+/* Says what is kept and what it is good for. */
 static void tell_what_is_kept(const struct score *s, int rc)
 {
     int asked_for = s->cli->value[CLI_KEEP_DATA] != NULL;

@@ -1,4 +1,5 @@
-/* screen.c - see screen.h. Escape sequences are those that every terminal since the VT100 and xterm knows. */
+/* screen.c - see screen.h. The escape sequences are those that every terminal since the VT100 and
+ * xterm understands. */
 #include "broker/cli/screen.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
 #include "schema/utf8.h"
 
 #define ENTER "\033[?1049h\033[?25l"
-#define ERASE_LINE "\033[K" /* before the text: behind a full line it would take its end */
+#define ERASE_LINE "\033[K" /* before the text: after a full line it would erase its end */
 #define LEAVE "\033[?25h\033[?1049l"
 
 static void put(const char *bytes, size_t n)
@@ -26,7 +27,7 @@ static void put(const char *bytes, size_t n)
         if (written < 0 && errno == EINTR && !cli_interrupted())
             continue;
         if (written <= 0)
-            return; /* a terminal that has gone away; who draws will hear of it by its signals */
+            return; /* the terminal is gone; its signals will end the drawing */
         bytes += written;
         n -= (size_t)written;
     }
@@ -39,7 +40,7 @@ void screen_begin(struct screen *s)
     if (s->has_keys) {
         struct termios keys = s->before;
         keys.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-        keys.c_cc[VSUSP] = _POSIX_VDISABLE; /* stopped, it would leave the screen as it is */
+        keys.c_cc[VSUSP] = _POSIX_VDISABLE; /* stopping would leave the screen as it is */
         tcsetattr(STDIN_FILENO, TCSANOW, &keys);
     }
     put(ENTER, strlen(ENTER));
@@ -96,7 +97,7 @@ static void put_style(struct frame *f, enum style style)
         fprintf(f->out, "\033[%sm", codes[style]);
 }
 
-/* Characters of text up to `room` columns; returns the columns taken. */
+/* Writes text up to `room` columns. Returns the columns written. */
 static int put_cut(FILE *out, const char *text, int room)
 {
     const utf8proc_uint8_t *at = (const utf8proc_uint8_t *)text;
@@ -186,7 +187,7 @@ void frame_end_line(struct frame *f)
     f->column = f->gap = 0;
     if (f->height == 0)
         fputc('\n', f->out);
-    else if (f->line < f->height) /* a line behind the last would scroll the screen */
+    else if (f->line < f->height) /* after the last line, a newline would scroll the screen */
         fputs("\r\n" ERASE_LINE, f->out);
 }
 

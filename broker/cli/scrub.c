@@ -1,4 +1,4 @@
-/* scrub.c - `assay scrub`: what in the database is not what was written. */
+/* scrub.c - `assay scrub`: finds damage in the database. */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>

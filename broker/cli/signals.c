@@ -17,17 +17,18 @@ static void on_signal(int number)
         _exit(SIGNAL_EXIT + number);
     if (number != SIGALRM)
         interrupted = number;
-    alarm(1); /* a call that blocked just before this is woken by the next */
+    alarm(1); /* wakes a call that blocked just before the signal */
 }
 
-/* A write that cannot be is no hurry: what is left in the buffers makes another such signal at the end. */
+/* A failed write is not urgent: writing the remaining buffers at the end may raise the signal
+ * again. */
 static void on_failed_write(int number)
 {
     if (!interrupted)
         interrupted = number;
 }
 
-/* As `nohup` wants it, one that is ignored stays so. */
+/* An ignored signal stays ignored, as `nohup` needs it. */
 static void catch_unless_ignored(int number, void (*handler)(int))
 {
     struct sigaction action = {.sa_handler = handler}, old;

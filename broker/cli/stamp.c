@@ -14,7 +14,7 @@
 
 #define NAME "user.assay.made"
 #define UNFINISHED "unfinished"
-#define TEMPLATES "additional_chat_templates" /* the one folder in a checkpoint's that counts */
+#define TEMPLATES "additional_chat_templates" /* the only folder of a checkpoint that counts */
 
 static void add_text(crypto_generichash_state *hash, const char *text)
 {
@@ -26,14 +26,14 @@ static int64_t changed_ns(const struct stat *st)
     return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
-/* Which file this is, and as it was when. 0 or -1. */
+/* Adds the file's identity, size and times. Returns 0 or -1. */
 static int add_file(crypto_generichash_state *hash, const char *path)
 {
     struct stat st;
     char text[200];
     if (stat(path, &st) != 0)
         return -1;
-    /* ctime too: a copy may bring the old mtime along. */
+    /* with ctime, because a copy may keep the old mtime */
     snprintf(text, sizeof text,
         "%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " %" PRId64 ".%09" PRId64,
         (uint64_t)st.st_dev, (uint64_t)st.st_ino, (int64_t)st.st_size, changed_ns(&st),
@@ -80,7 +80,7 @@ static int add_programs(crypto_generichash_state *hash, const struct cli *c)
         snprintf(path, sizeof path, "%s/%s", c->bin_dir, names[i]);
         rc |= add_file(hash, path);
     }
-    /* The broker looks whether there is one, and takes it where it finds a GPU. */
+    /* The broker takes this worker if it exists and finds a GPU. */
     snprintf(path, sizeof path, "%s/assay-worker-cuda", c->bin_dir);
     add_text(hash, access(path, F_OK) == 0 ? "cuda" : "");
     if (access(path, F_OK) == 0)
@@ -107,7 +107,7 @@ void stamp_make(const struct cli *c, char stamp[STAMP_BYTES])
         sodium_bin2hex(stamp, STAMP_BYTES, digest, sizeof digest);
 }
 
-/* The stamp, and the file as it is now. */
+/* Formats the stamp with the file's current size and time. */
 static void seal(char whole[STAMP_BYTES + 64], const char *stamp, const struct stat *st)
 {
     snprintf(whole, STAMP_BYTES + 64, "%s %" PRId64 " %" PRId64, stamp, (int64_t)st->st_size,
@@ -134,7 +134,7 @@ void stamp_put(int fd, const char *stamp)
         return;
     }
     seal(whole, stamp, &st);
-    fsetxattr(fd, NAME, whole, strlen(whole), 0); /* not on every file system */
+    fsetxattr(fd, NAME, whole, strlen(whole), 0); /* some file systems keep no attributes */
 }
 
 void stamp_begin(int fd)

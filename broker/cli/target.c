@@ -17,11 +17,11 @@
 
 #define MAX_LINKS 40
 #define POLL_MS 100
-#define SILENT_MS 2000 /* then it is said that a pipe waits for its reader */
+#define SILENT_MS 2000 /* after that, say that the pipe has no reader */
 
-/* ---- where it goes ---- */
+/* ---- the place ---- */
 
-/* dir/name, dir being that of `path`. */
+/* Joins the directory of `path` and a name. */
 static int beside(const char *path, const char *name, char out[PATH_MAX])
 {
     const char *slash = strrchr(path, '/');
@@ -29,7 +29,7 @@ static int beside(const char *path, const char *name, char out[PATH_MAX])
     return n < PATH_MAX ? 0 : -1;
 }
 
-/* The real folder and the name of what is not there yet. */
+/* Resolves the folder of a file that does not exist yet. */
 static int find_future(const char *path, char place[PATH_MAX])
 {
     char folder[PATH_MAX], real[PATH_MAX];
@@ -40,7 +40,7 @@ static int find_future(const char *path, char place[PATH_MAX])
     return n < PATH_MAX && *name ? 0 : -1;
 }
 
-/* Where a name leads through symbolic links, also when nothing is there. */
+/* Follows symbolic links, also to a file that does not exist yet. */
 static int find_place(const char *path, char place[PATH_MAX])
 {
     char at[PATH_MAX], link[PATH_MAX];
@@ -82,7 +82,8 @@ static int check_input(const struct target *t, const struct stat *st, const char
         t->path, path);
 }
 
-/* The shell has opened it, as `> FILE` has emptied it and `>> FILE` would have it read its own lines. */
+/* The shell has opened stdout: `> FILE` emptied the input already, and after `>> FILE` the run
+ * would read its own output. */
 static int check_stdout(const char *input, struct err *e)
 {
     struct stat in, out;
@@ -102,7 +103,7 @@ static int open_stream(struct target *t, int fd, struct err *e)
     return t->file ? 0 : err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
 }
 
-/* A pipe opens when somebody reads it. */
+/* Opens a pipe, and waits for a reader. */
 static int open_pipe(const struct target *t, struct err *e)
 {
     int fd, told = 0;
@@ -132,7 +133,8 @@ static int open_through(struct target *t, const struct stat *st, struct err *e)
     return rc;
 }
 
-/* To replace it takes the right to its directory alone; `> FILE` takes that to the file. */
+/* Replacing a file needs permission for its directory only; `> FILE` needs it for the file, and so
+ * does this. */
 static int check_may_write(const struct target *t, struct err *e)
 {
     if (faccessat(AT_FDCWD, t->place, W_OK, AT_EACCESS) == 0)
@@ -141,7 +143,7 @@ static int check_may_write(const struct target *t, struct err *e)
         "--output: cannot write '%s'", t->path);
 }
 
-/* How what this program writes begins: results, a manual, gzip, zstd. */
+/* Does it begin like a file that this program writes: results, a manual, gzip, zstd? */
 static int begins_like_ours(int fd)
 {
     static const char *const beginnings[] = {"{\"id\":", ".TH ", "\x1f\x8b", "\x28\xb5\x2f\xfd"};
@@ -153,14 +155,14 @@ static int begins_like_ours(int fd)
     return 0;
 }
 
-/* Is the FILE.part that is there of a run before? Something else may have that name too. */
+/* Is an existing FILE.part of an earlier run? Another file may have that name. */
 static int check_part(const struct target *t, const char *input, struct err *e)
 {
     struct stat st;
     int begun = stamp_is_begun(t->part), fd;
     if (lstat(t->part, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink > 1 ||
         st.st_uid != geteuid())
-        return 0; /* what lock_open has words for */
+        return 0; /* lock_open reports these */
     if (check_input(t, &st, input, t->part, e) != 0)
         return e->code;
     if (begun == 1 || st.st_size == 0)
@@ -177,7 +179,8 @@ static int check_part(const struct target *t, const char *input, struct err *e)
         t->path, t->part);
 }
 
-/* FILE.part: locked before it is emptied, and with the permissions of what it will replace. */
+/* Opens FILE.part: locks it before emptying it, and gives it the permissions of the file that it
+ * will replace. */
 static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
 {
     struct stat st;
@@ -270,7 +273,7 @@ int target_begin_anew(struct target *t, struct err *e)
 
 int target_finish(struct target *t, struct err *e)
 {
-    errno = EIO; /* what an earlier write failed of is told where it was seen */
+    errno = EIO; /* an earlier failed write left no errno */
     int failed = ferror(t->file) || fflush(t->file) != 0;
     if (t->file != stdout) {
         failed |= fclose(t->file) != 0;
@@ -282,7 +285,7 @@ int target_finish(struct target *t, struct err *e)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
     if (t->fd >= 0) {
         stamp_put(
-            t->fd, t->stamp); /* until here its name was FILE.part, and its mark that of one */
+            t->fd, t->stamp); /* the file has just been renamed: replaces the mark of a part file */
         sync_folder(t->place);
         close(t->fd);
         t->fd = -1;

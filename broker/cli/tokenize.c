@@ -1,5 +1,5 @@
-/* tokenize.c - `assay tokenize`: text to token ids with nothing but a directory that has a tokenizer.json.
- * No broker, no weights. */
+/* tokenize.c - `assay tokenize`: text to token ids, with only a directory that has a
+ * tokenizer.json. Needs no broker and no weights. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,8 +44,7 @@ static void print_error(const struct err *e)
     json_decref(line);
 }
 
-/* A piece as one word: control characters and bytes that are no character as \x.., a space as it
- * is. */
+/* Prints a piece as one word: control characters and invalid bytes as \x.., a space as it is. */
 static void print_piece(struct slice piece)
 {
     for (size_t i = 0; i < piece.len;) {

@@ -1,10 +1,10 @@
-/* top.c - `assay top`: broker, workers and jobs, drawn anew every second from the ops `info` and `jobs`.
+/* top.c - `assay top`: broker, workers and jobs, drawn every second from the ops `info` and `jobs`.
  *
- * Speeds are differences of the broker's counters over the last samples, so that a view of a second is not
- * a lottery of when a batch ends. Of the jobs, those that are over are asked for only now and then: there may be
- * many, and they rarely change.
+ * Speeds are differences of the broker's counters over several samples, because over one second
+ * they would depend on when batches end. Finished jobs are asked for only now and then: there may
+ * be many, and they rarely change.
  *
- * Without a terminal on stdout, or with --json, it prints what there is once. */
+ * If stdout is not a terminal, or with --json, the state is printed once. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +16,8 @@
 #include "schema/log.h"
 
 #define SAMPLES 6
-#define KEEP_JOBS 100    /* that are over, in memory */
-#define FULL_EVERY 30    /* looks between two at all jobs */
+#define KEEP_JOBS 100    /* finished jobs in memory */
+#define FULL_EVERY 30    /* looks between two full listings of jobs */
 #define LIVE_TIMEOUT "1" /* seconds; then the view says that nobody answers */
 #define PLAIN_WIDTH 100
 
@@ -29,8 +29,8 @@ struct top {
     const struct cli *cli;
     struct client *client;
     struct screen screen;
-    json_t *info, *jobs; /* as they were last heard; NULL: never */
-    int64_t jobs_after;  /* jobs up to this number are over and not shown */
+    json_t *info, *jobs; /* the last replies; NULL: never */
+    int64_t jobs_after;  /* jobs up to this number are finished and not shown */
     int looks;
     struct sample samples[SAMPLES]; /* oldest first */
     int n_samples;
@@ -56,7 +56,8 @@ static int is_over(const json_t *job)
     return strcmp(text(job, "state"), "done") == 0 || strcmp(text(job, "state"), "cancelled") == 0;
 }
 
-/* From where on the jobs are looked at next time: those before are over, and enough are behind. */
+/* Sets where the next listing begins: all jobs before it are finished, and KEEP_JOBS are after
+ * it. */
 static void choose_after(struct top *t)
 {
     size_t n = json_array_size(t->jobs), first = n > KEEP_JOBS ? n - KEEP_JOBS : 0;
@@ -72,13 +73,13 @@ static void take_sample(struct top *t)
     struct sample now = {
         integer(t->info, "now_ms"), integer(counters, "rows_done"), integer(counters, "tokens")};
     if (t->n_samples > 0 && now.rows < t->samples[t->n_samples - 1].rows)
-        t->n_samples = 0; /* another broker */
+        t->n_samples = 0; /* the counters went back: another broker */
     if (t->n_samples == SAMPLES)
         memmove(t->samples, t->samples + 1, (size_t)--t->n_samples * sizeof *t->samples);
     t->samples[t->n_samples++] = now;
 }
 
-/* One look at the broker. 0, or negative and everything is as it was. */
+/* Asks the broker once. Returns 0, or negative with the state unchanged. */
 static int look(struct top *t, struct err *e)
 {
     json_t *info = NULL, *jobs = json_array();
@@ -105,7 +106,7 @@ static int look(struct top *t, struct err *e)
 
 #define NUMBER_BYTES 32
 
-/* At most six characters up to 10^15. */
+/* Formats a number in at most six characters, up to 10^15. */
 static const char *compact(char text_out[NUMBER_BYTES], double v)
 {
     static const char units[] = " kMGTP";
@@ -157,7 +158,8 @@ static enum style state_style(const char *state)
     return STYLE_PLAIN;
 }
 
-/* Rows and tokens a second: between the samples, or since the broker's start when there is one. */
+/* Rows and tokens a second: over the samples, or since the broker's start if there is one
+ * sample. */
 static void speeds(const struct top *t, double *rows, double *tokens)
 {
     struct sample first = {.at_ms = integer(t->info, "started_ms")};
@@ -242,7 +244,7 @@ static void draw_workers(const struct top *t, struct frame *f)
     }
 }
 
-/* Columns that share what is left of the width. */
+/* Widths of the columns that share the rest of the line. */
 struct job_columns {
     int key, bar;
 };
@@ -288,7 +290,7 @@ static void draw_job(struct frame *f, const struct job_columns *c, const json_t 
     frame_end_line(f);
 }
 
-/* What runs, what waits, what is held back, and then what is over, the newest first. */
+/* The order of jobs: running, waiting, paused, then finished. */
 static int place_of(const json_t *job)
 {
     static const char *const order[] = {"running", "open", "queued", "paused"};
@@ -365,7 +367,7 @@ static void take_key(struct top *t, int wait_ms)
         t->quit = 1;
 }
 
-/* A call that waits is ended by a key as well. */
+/* A key also ends a call that waits. */
 static int watch(void *arg, struct err *e)
 {
     struct top *t = arg;
@@ -373,7 +375,7 @@ static int watch(void *arg, struct err *e)
     return t->quit ? err_set(e, ASSAY_EIO, "stopped") : 0;
 }
 
-/* Until the next look: keys, and another size of the terminal. */
+/* Waits until the next look, and reacts to keys and to a new size of the terminal. */
 static void rest(struct top *t, long long until_ms)
 {
     int width, height, new_width, new_height;
@@ -414,8 +416,7 @@ static int run_live(struct top *t, long interval_s)
         else if (!t->quit) {
             if (t->silent_since_ms == 0)
                 t->silent_since_ms = now_wall_ms();
-            rc = connect_live(
-                t); /* what was asked of the old socket would all be answered at once */
+            rc = connect_live(t); /* else it would get the replies to all old requests at once */
         }
         redraw(t);
         rest(t, next_ms);

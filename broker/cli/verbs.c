@@ -1,5 +1,5 @@
-/* verbs.c - the short verbs: one request, its reply printed. For people as aligned text, with
- * --json as it came. */
+/* verbs.c - the short verbs: one request, and its reply as aligned text, or unchanged with
+ * --json. */
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@
 #include "schema/log.h"
 
 #define LOOK_MS 200
-#define OPEN_MS 5000 /* a job that is open, and to which nothing happens */
+#define OPEN_MS 5000 /* of an open job without progress; then that is reported */
 
 static int64_t integer(const json_t *reply, const char *key)
 {
@@ -79,7 +79,7 @@ static void print_status(const json_t *r)
     printf("\n");
 }
 
-/* A request with `job` and, when flag is not NULL, flag: true. *reply is the caller's. */
+/* Sends a request with `job` and, if flag is not NULL, flag: true. The caller owns *reply. */
 static int ask(struct client *client, const char *op, const char *job, const char *flag,
     json_t **reply, struct err *e)
 {
@@ -92,7 +92,7 @@ static int ask(struct client *client, const char *op, const char *job, const cha
     return client_call_patiently(client, 0, reply, e);
 }
 
-/* Connect, ask, print with `print` (or as JSON), disconnect. */
+/* Connects, asks, prints with `print` (or as JSON) and disconnects. */
 static int simple(
     const struct cli *c, const char *op, const char *flag, void (*print)(const json_t *))
 {
@@ -130,7 +130,7 @@ static void print_retried(const json_t *r)
 #define BESIDE_KEY                                                                                 \
     (5 + 9 + 10 + 10 + 7 + 8 + 6) /* the other columns, and the spaces between them */
 
-/* On a terminal keys are cut so that the table fits it, elsewhere they are whole. */
+/* On a terminal, keys are cut to fit the table; elsewhere they are whole. */
 static int key_column(const json_t *jobs, int *width)
 {
     const json_t *job;
@@ -265,7 +265,7 @@ int verb_status(const struct cli *c)
     return rc == 0 && cli_interrupted() ? EX_TEMPFAIL : rc;
 }
 
-/* What keeps the job from going on, if anything does. */
+/* Reports what blocks the job, if anything does. */
 static void tell_what_blocks(struct waiting *w, const json_t *r, long long idle_ms)
 {
     const char *reason = text(r, "reason"), *key = text(r, "key");
@@ -293,7 +293,7 @@ struct wait {
     int64_t done;
 };
 
-/* One look at the job: 1 when it is over. */
+/* Asks once for the job's state. Returns 1 if it is over, 0 if not, or negative. */
 static int look(struct wait *w, const char *job, struct err *e)
 {
     json_decref(w->reply);
@@ -365,7 +365,7 @@ static void tell_bad_line(void *arg, struct line *line, int64_t i)
         cli_say("%s%s%s", line->err.field, line->err.field[0] ? ": " : "", line->err.msg);
 }
 
-/* Every chunk of the input. */
+/* Submits the whole input. */
 static int feed_all(struct feeder *f, struct progress *progress, struct waiting *w, struct err *e)
 {
     int rc = 0;
@@ -388,7 +388,7 @@ static int feed_all(struct feeder *f, struct progress *progress, struct waiting 
     return rc;
 }
 
-/* That of the message that made the job counts. */
+/* The priority of the message that made the job counts. */
 static void check_priority(const struct cli *c, struct feeder *f)
 {
     struct err e = {0};
@@ -461,7 +461,7 @@ int verb_submit(const struct cli *c)
     return rc;
 }
 
-/* One page of results, printed; *after moves on. */
+/* Fetches and prints one page of results, and advances *after. */
 static int print_page(struct client *client, const char *job, int64_t *after, int wait_ms,
     size_t *n, int *done, int *failed, struct err *e)
 {

@@ -1,9 +1,9 @@
-/* verify.c - `assay verify`: a sample of a job's finished rows is scored again, and the float32 bits compared
- * with those that the database holds.
+/* verify.c - `assay verify`: scores a sample of a job's finished rows again, and compares the
+ * float32 bits with those in the database.
  *
- * Token ids, pooling and results are read from the data directory's database; the ids go back to the
- * broker through the op `score`, under keys of their own, with the pooling spelled out. A row of several
- * sequences (responses, a pair) is sent as that many rows, and what comes back is put together again. */
+ * Token ids, pooling and results are read from the database in the data directory. The ids go to
+ * the broker in the op `score`, under keys of their own, with explicit pooling. A row of several
+ * sequences (responses, a pair) is sent as several rows, and their values are joined again. */
 #include <limits.h>
 #include <sodium.h>
 #include <sqlite3.h>
@@ -20,16 +20,16 @@
 
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)
-#define SCORE_MS 10000 /* then the same is asked again: a broker may have been started anew */
+#define SCORE_MS 10000 /* then it is asked again, as the broker may have restarted */
 
-/* A row under test. */
+/* A row that is checked. */
 struct check {
     uint32_t i;
     json_t *id;
-    int32_t *ids;        /* while it is being asked for */
+    int32_t *ids;        /* only while it is being sent */
     float *stored, *now; /* [n_values] */
     uint32_t n_values, n_now;
-    json_t *error; /* the row's, when it failed this time; NULL: none */
+    json_t *error; /* the row's error if it failed this time; NULL: none */
 };
 
 struct verify {
@@ -41,10 +41,10 @@ struct verify {
     char key[256];
     int64_t *rows; /* the sample, ascending */
     size_t n_rows;
-    struct check *checks; /* [n_rows], those before n_checks are filled */
+    struct check *checks; /* [n_rows], of which n_checks are filled */
     size_t n_checks;
-    int64_t n_other_mode;        /* of them were scored under another checkpoint or mode */
-    struct msg_writer sequences; /* of the chunk that is being made: rows of a request */
+    int64_t n_other_mode;        /* scored under another checkpoint or mode */
+    struct msg_writer sequences; /* rows of the request that is being built */
     struct check *whose[CHUNK_SEQUENCES];
     uint32_t n_sequences;
     int chunk, score_ms;
@@ -114,7 +114,7 @@ static int find_job(struct verify *v, struct err *e)
     return rc;
 }
 
-/* At most n finished rows, chosen at random. */
+/* Chooses at most n finished rows at random. */
 static int choose_sample(struct verify *v, long n, struct err *e)
 {
     sqlite3_stmt *q = query(v,
@@ -146,8 +146,8 @@ static int choose_sample(struct verify *v, long n, struct err *e)
 
 /* ---- one chunk: out, and back ---- */
 
-/* The values of a result, whatever their shape, one after the other. The JSON has at most nine digits of
- * each, from which the float32 is found again. */
+/* Takes the values of a result one after the other, whatever their shape. The JSON has at most nine
+ * digits of each, which is enough to restore the float32. */
 static void take_values(struct check *c, const json_t *value)
 {
     json_t *each;
@@ -185,14 +185,14 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
     struct msg_writer *w = client_begin(v->client, "score", 4);
     msg_key_str(w, "key", key);
     msg_key_int(w, "timeout_ms", v->score_ms);
-    msg_key_bool(w, "fresh", 1); /* out of the score cache would be no proof */
+    msg_key_bool(w, "fresh", 1); /* a score from the cache would prove nothing */
     msg_str(w, "rows");
     msg_array(w, v->n_sequences);
     msg_raw(w, (struct slice){(const uint8_t *)v->sequences.buffer.data, v->sequences.buffer.size});
     return client_call_patiently(v->client, v->score_ms, reply, e);
 }
 
-/* The chunk's job has served. That it stays where this fails is no failure of the verification. */
+/* Purges the chunk's job. A failure does not matter to the verification. */
 static void forget_chunk(struct verify *v, const json_t *reply)
 {
     json_t *purged = NULL;
@@ -235,7 +235,7 @@ enum column {
     POOL,
     ACTIVATION,
     STEP_TOKEN,
-    FIRST, /* of the rows whose input the columns after it hold */
+    FIRST, /* the first row of the pack in the columns after it */
     ROWS,
     IDS,
     POSITIONS,
@@ -289,7 +289,7 @@ static void write_positions(struct msg_writer *w, const uint8_t *positions, uint
     }
 }
 
-/* One sequence as a row of the request: ids [from, to), n_positions from there on. */
+/* Writes a sequence as a row of the request: ids [from, to), and n_positions positions. */
 static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, const int32_t *ids, uint32_t from,
     uint32_t to, const uint8_t *positions, uint32_t n_positions)
 {
@@ -321,7 +321,8 @@ static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint
     return 0;
 }
 
-/* The sequences of the row that q stands on; each has a position of its own where there are several. */
+/* Adds the sequences of the current row. If there are several, each has one position of its own, or
+ * none. */
 static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q,
     const struct packed_input *in, struct err *e)
 {
@@ -345,7 +346,7 @@ static struct slice column(sqlite3_stmt *q, int i)
     return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
 }
 
-/* The row's input, and its ids into c, as long as its sequences are being written. */
+/* Reads the row's input. c->ids is allocated, and freed once the sequences are written. */
 static int read_input(
     struct verify *v, struct check *c, sqlite3_stmt *q, struct packed_input *in, struct err *e)
 {
@@ -401,7 +402,7 @@ static int check_all(struct verify *v, struct err *e)
     return rc;
 }
 
-/* ---- telling ---- */
+/* ---- the report ---- */
 
 static int is_equal(const struct check *c)
 {
@@ -497,7 +498,7 @@ static int verify_open(struct verify *v, long n, struct err *e)
     return cli_connect(v->cli, &v->client);
 }
 
-/* Is there a broker at all? The time that it has for the rows comes on top of --timeout. */
+/* Checks that a broker answers. The time for scoring the rows comes on top of --timeout. */
 static int greet(struct verify *v, struct err *e)
 {
     json_t *reply = NULL;

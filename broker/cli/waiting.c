@@ -38,7 +38,7 @@ void waiting_over(struct waiting *w)
 
 int waiting_is_worth(const struct err *e)
 {
-    /* without advice from the broker, there is none that answers */
+    /* without advice from the broker, no broker answered */
     return e->code == ASSAY_EQUEUEFULL || (e->code == ASSAY_ENOTREADY && e->retry_after_ms > 0);
 }
 
