@@ -4,14 +4,14 @@
  *     cc -o score_rows score_rows.c -lzmq -lmsgpackc      (-lmsgpack-c, where it is called that)
  *     score_rows ipc://assay-data/broker.sock "The sky is blue." ids:9707,11,1879
  *
- * A row is a text, or `ids:` and token ids. Output: the row's index, and its score with the nine digits
- * that give the float32 back, or the code and message of its error. Exit codes: 0, 1 if a row failed,
- * 64 usage, 69 no reply, 70 refused, 75 try again later, 76 not a reply.
+ * A row is a text, or `ids:` and token ids. Output: the row's index, and its score with the nine
+ * digits that give the float32 back, or the code and message of its error. Exit codes: 0, 1 if a
+ * row failed, 64 usage, 69 no reply, 70 refused, 75 try again later, 76 not a reply.
  *
- * One request: score, which submits, waits and gives the results in the order of the rows. Its key makes
- * it safe to repeat. When no reply comes, because the broker is killed and started again, say, or the
- * rows take longer than timeout_ms, the same bytes go out once more on a new socket; the rows are
- * computed once, and the request goes on waiting for them. */
+ * One request: score, which submits, waits and gives the results in the order of the rows. Its key
+ * makes it safe to repeat. When no reply comes, because the broker is killed and started again,
+ * say, or the rows take longer than timeout_ms, the same bytes go out once more on a new socket;
+ * the rows are computed once, and the request goes on waiting for them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <msgpack.h>
@@ -33,8 +33,8 @@ static void pack_text(msgpack_packer *p, const char *text)
     msgpack_pack_str_body(p, text, len);
 }
 
-/* Numbers between commas; an array of ints (bin of little-endian int32 is the faster form). 0, or -1 when
- * that is not what stands there. */
+/* Numbers between commas; an array of ints (bin of little-endian int32 is the faster form). 0, or
+ * -1 when that is not what stands there. */
 static int pack_ids(msgpack_packer *p, const char *list)
 {
     uint32_t n = *list != '\0';
@@ -208,8 +208,8 @@ static int score(const char *endpoint, const msgpack_sbuffer *body)
     return rc;
 }
 
-/* ipc://PATH or tcp://HOST:PORT. ZeroMQ reads more into such a text: abstract sockets, wildcards, an address to come
- * from before a ';'. */
+/* ipc://PATH or tcp://HOST:PORT. ZeroMQ reads more into such a text: abstract sockets, wildcards,
+ * an address to come from before a ';'. */
 static int is_endpoint(const char *text)
 {
     size_t n = strlen(text);

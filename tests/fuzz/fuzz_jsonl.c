@@ -1,5 +1,5 @@
-/* fuzz_jsonl.c - any bytes as a JSONL file: each line is a row that the broker takes, or an error with
- * words; lines are counted right. */
+/* fuzz_jsonl.c - any bytes as a JSONL file: each line is a row that the broker takes, or an error
+ * with words; lines are counted right. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>

@@ -1,8 +1,9 @@
-/* fuzz_packed_rows.c - any bytes in a record of rows' input, as a damaged database may have them (packed_rows.h, ids.h).
+/* fuzz_packed_rows.c - any bytes in a record of rows' input, as a damaged database may have them
+ * (packed_rows.h, ids.h).
  *
- * An input is a head of five little-endian 32-bit numbers, then the columns' bytes: tokens of the first row; length of
- * rows, ids, positions, ends, 2^32 - 1 for one that is absent. Copies are of the exact size, so sanitizers see what
- * goes beyond. */
+ * An input is a head of five little-endian 32-bit numbers, then the columns' bytes: tokens of the
+ * first row; length of rows, ids, positions, ends, 2^32 - 1 for one that is absent. Copies are of
+ * the exact size, so sanitizers see what goes beyond. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
@@ -91,7 +92,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     return 0;
 }
 
-/* Of one row and of more; small ids, and one that is too large for planes; with and without lists. */
+/* Of one row and of more; small ids, and one that is too large for planes; with and without
+ * lists. */
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
     static const int32_t ids[] = {1, 2, 3, 70000, 5, 6, 7}, large[] = {1 << 20, 2};

@@ -1,8 +1,8 @@
 /* fuzz_text.c - any row of text, through the chat writers to token ids.
  *
  * An input is one byte that chooses the template and one whose lowest bit says where steps go, then
- * a row as in a submit message. Whatever can be read as a row gives sequences or an error with words;
- * with safe_text the client's words never become a control token. */
+ * a row as in a submit message. Whatever can be read as a row gives sequences or an error with
+ * words; with safe_text the client's words never become a control token. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>

@@ -2,8 +2,8 @@
  *
  * An input is one byte and what follows it:
  *     'j'  a tokenizer.json: refused with words, or taken and used
- *     else a text for a small tokenizer: refused where it is no UTF-8; else its tokens stand, end to
- *          end, for its normal form, with control tokens or (by the byte's lowest bit) without */
+ *     else a text for a small tokenizer: refused if it is not UTF-8; else its tokens, end to end,
+ *          are its normal form, with control tokens or (by the byte's lowest bit) without */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>

@@ -1,5 +1,6 @@
-/* batch_invariance.h - a row's bits whatever else is in its batch: each of a file's rows alone, then in random batches, other
- * rows, other order, pruned or not, in every way of the CPU to compute. */
+/* batch_invariance.h - a row's bits whatever else is in its batch: each of a file's rows alone,
+ * then in random batches, other rows, other order, pruned or not, in every way of the CPU to
+ * compute. */
 #ifndef ASSAY_TEST_BATCH_INVARIANCE_H
 #define ASSAY_TEST_BATCH_INVARIANCE_H
 

@@ -1,4 +1,5 @@
-/* dedupe_file.h - where this process has a job's table of rows that are the same mapped: its file has no name. */
+/* dedupe_file.h - where this process has a job's table of rows that are the same mapped: its file
+ * has no name. */
 #ifndef ASSAY_DEDUPE_FILE_H
 #define ASSAY_DEDUPE_FILE_H
 

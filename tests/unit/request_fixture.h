@@ -1,4 +1,5 @@
-/* request_fixture.h - messages as the tests of request.h write them: small programs of words, see build(). */
+/* request_fixture.h - messages as the tests of request.h write them: small programs of words, see
+ * build(). */
 #ifndef ASSAY_REQUEST_FIXTURE_H
 #define ASSAY_REQUEST_FIXTURE_H
 

@@ -288,7 +288,8 @@ static void test_pad_rule_is_for_last_with_a_pad_token(void **state)
     assert_int_equal(judge(*state, &reward, &not_asked)->n_positions, 0);
 }
 
-/* Sequence classification in transformers: what is not said is the class's way, and what is said wins. */
+/* Sequence classification in transformers: what is not said is the class's way, and what is said
+ * wins. */
 static void test_the_models_own_pad_rule(void **state)
 {
     struct fixture *f = *state;

@@ -1,8 +1,8 @@
 /* test_bf16.c - --dtype bf16 on the CPU: products bit for bit against a plain chain of fused
- * multiply-adds, at every magnitude, with the same bits from every set of kernels (one that this CPU
- * lacks is skipped, and said so), number of threads and the rest of the batch; what is rounded to bfloat16
- * and how; what becomes of infinities and NaN; and the test models' scores. Run from the repository
- * root. */
+ * multiply-adds, at every magnitude, with the same bits from every set of kernels (one that this
+ * CPU lacks is skipped, and said so), number of threads and the rest of the batch; what is rounded
+ * to bfloat16 and how; what becomes of infinities and NaN; and the test models' scores. Run from
+ * the repository root. */
 #include "tests/unit/batch_invariance.h"
 
 static struct device *make_device(int way)
@@ -156,8 +156,8 @@ static void test_every_magnitude(void **unused)
     }
 }
 
-/* Sums a part of the last place below the smallest number that is not subnormal: those of half a place
- * and less are rounded to it, the others are zero; of either sign. */
+/* Sums a part of the last place below the smallest number that is not subnormal: those of half a
+ * place and less are rounded to it, the others are zero; of either sign. */
 static void test_where_flushing_begins(void **unused)
 {
     enum { COLUMNS = 256 };

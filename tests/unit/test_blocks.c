@@ -1,5 +1,6 @@
-/* test_blocks.c - rows that came together are kept together, their states as bits: any of them can be read,
- * finished, failed and queued again by itself; and databases in which each row stood alone go on. */
+/* test_blocks.c - rows that came together are kept together, their states as bits: any of them can
+ * be read, finished, failed and queued again by itself; and databases in which each row stood alone
+ * go on. */
 #include "tests/unit/store_fixture.h"
 
 #include <signal.h>
@@ -9,8 +10,8 @@
 
 #define MANY 200
 
-/* Row k of a mixed lot has k % 9 + 2 tokens, k and its successors. Every 7th was born failed, every 10th has
- * positions, every 11th is two responses. */
+/* Row k of a mixed lot has k % 9 + 2 tokens, k and its successors. Every 7th was born failed, every
+ * 10th has positions, every 11th is two responses. */
 struct lot {
     uint32_t at, n;
     int32_t ids[16], positions[2];
@@ -205,7 +206,8 @@ static void rows_that_are_over_can_be_read(void **state)
     }
 }
 
-/* Rows of more jobs than blocks are held at once, in turns, in one transaction; undone, and done. */
+/* Rows of more jobs than blocks are held at once, in turns, in one transaction; undone, and
+ * done. */
 static void many_blocks_in_turns(void **state)
 {
     enum { JOBS = 100 };
@@ -244,7 +246,8 @@ static uint32_t numbers_of(const struct row_list *list, int64_t *rows)
     return n;
 }
 
-/* Of every queued row something comes: itself as it was put, or that it is damaged. Returns how many are. */
+/* Of every queued row something comes: itself as it was put, or that it is damaged. Returns how
+ * many are. */
 static int check_damaged(struct store *s, int64_t job, const int64_t *rows, uint32_t n)
 {
     static int64_t now[4096];

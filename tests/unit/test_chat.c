@@ -168,8 +168,8 @@ static void a_hash_does_not_depend_on_line_ends(void **state)
     assert_string_equal(hash, other);
 }
 
-/* What stands behind a template's last tag, and whether Jinja as transformers sets it up (3.1, trim_blocks and
- * lstrip_blocks, keep_trailing_newline off) writes any of it. */
+/* What stands behind a template's last tag, and whether Jinja as transformers sets it up (3.1,
+ * trim_blocks and lstrip_blocks, keep_trailing_newline off) writes any of it. */
 static void white_space_at_the_end_counts_where_it_is_written(void **state)
 {
     (void)state;
@@ -250,8 +250,8 @@ static void templates_are_found_where_checkpoints_have_them(void **state)
     assert_int_equal(load_with(named, NULL).template, CHAT_CHATML);
     assert_int_equal(load_with(NULL, ours).template, CHAT_CHATML);
     assert_int_equal(load_with(plain, "another").template, CHAT_NONE);
-    /* As transformers: of two named alike the last; a folder's default before the file, and any template in
-     * it before tokenizer_config.json. */
+    /* As transformers: of two named alike the last; a folder's default before the file, and any
+     * template in it before tokenizer_config.json. */
     char *twice = config_with(
         "[{\"name\": \"default\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": ",
         "}]");

@@ -1,4 +1,5 @@
-/* test_cores.c - how many cores are used: by the affinity mask, and by the quotas of cgroups v1 and v2. */
+/* test_cores.c - how many cores are used: by the affinity mask, and by the quotas of cgroups v1 and
+ * v2. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

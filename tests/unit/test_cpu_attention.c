@@ -1,5 +1,5 @@
-/* test_cpu_attention.c - the CPU's attention against a plain loop in double precision, and bit for bit against
- * itself in every way to compute it (ways.h). */
+/* test_cpu_attention.c - the CPU's attention against a plain loop in double precision, and bit for
+ * bit against itself in every way to compute it (ways.h). */
 #include "tests/unit/ops_fixture.h"
 
 struct case_ {
@@ -169,8 +169,8 @@ static void test_attention_of_the_lowest_scores(void **unused)
         }
 }
 
-/* Scores that rise, or fall, from key to key by so much that the base of the softmax must follow now
- * and then: in every tile of keys, in some, never. */
+/* Scores that rise, or fall, from key to key by so much that the base of the softmax must follow
+ * now and then: in every tile of keys, in some, never. */
 static void test_attention_of_rising_scores(void **unused)
 {
     enum { N = 300, DIM = 16 };
@@ -191,8 +191,8 @@ static void test_attention_of_rising_scores(void **unused)
     }
 }
 
-/* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same tokens
- * once as a row of their own, which the others name. */
+/* Rows that begin alike: the whole rows, the shared tokens copied into each, against the same
+ * tokens once as a row of their own, which the others name. */
 struct shared_case {
     uint32_t heads, kv_heads, dim, window, prefix;
     uint32_t own[4]; /* tokens of each row behind the prefix */

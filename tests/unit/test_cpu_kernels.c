@@ -1,4 +1,5 @@
-/* test_cpu_kernels.c - which set of kernels is taken: by name, and only one that gives the portable set's bits. */
+/* test_cpu_kernels.c - which set of kernels is taken: by name, and only one that gives the portable
+ * set's bits. */
 #include "tests/unit/ops_fixture.h"
 
 static void test_unknown_isa(void **unused)

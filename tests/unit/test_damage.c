@@ -1,10 +1,11 @@
-/* test_damage.c - bits of a database flip: a result is the right one or an error, and no row is lost in silence.
+/* test_damage.c - bits of a database flip: a result is the right one or an error, and no row is
+ * lost in silence.
  *
- * A database with jobs in every state is copied, one of its bits flipped, and a store opened on the copy. Its
- * rows are then finished with scores that are a function of their content, and everything is read. Against the
- * same on a whole copy: each row has its result, or one that says that it is damaged; or an error is returned
- * (the broker would say it and stop, or refuse the request), or its job is held and says why. ASSAY_FLIPS: how
- * many bits, one after another. */
+ * A database with jobs in every state is copied, one of its bits flipped, and a store opened on the
+ * copy. Its rows are then finished with scores that are a function of their content, and everything
+ * is read. Against the same on a whole copy: each row has its result, or one that says that it is
+ * damaged; or an error is returned (the broker would say it and stop, or refuse the request), or
+ * its job is held and says why. ASSAY_FLIPS: how many bits, one after another. */
 #include "tests/unit/store_fixture.h"
 
 #include <fcntl.h>
@@ -329,7 +330,8 @@ static int read_all(struct fixture *f, struct reading *reading, int *loud)
     return 0;
 }
 
-/* What a process of its own found: one whose database has another schema ends with a word in its log. */
+/* What a process of its own found: one whose database has another schema ends with a word in its
+ * log. */
 struct finding {
     struct reading reading;
     int loud[JOBS];
@@ -371,7 +373,8 @@ static int compare(const struct reading *now, const struct reading *whole, const
     return bad;
 }
 
-/* Two of three bits in pages of what has a key: results, chunks, indices (SQLite's leaves and nodes of those). */
+/* Two of three bits in pages of what has a key: results, chunks, indices (SQLite's leaves and nodes
+ * of those). */
 static uint64_t choose_bit(const char *kept, uint64_t k, uint64_t n_bytes)
 {
     enum { PAGE = 8192 };

@@ -1,4 +1,5 @@
-/* test_dedupe.c - which rows are the same, and what is known of them: now, after a restart, under another mode. */
+/* test_dedupe.c - which rows are the same, and what is known of them: now, after a restart, under
+ * another mode. */
 #include "tests/unit/store_fixture.h"
 
 #include <sodium.h>
@@ -201,8 +202,8 @@ static void test_the_bits_are_the_same(void **state)
     dedupe_free(&t);
 }
 
-/* Rows of several sequences: each is a row of its own, in both directions; of one that is not done yet those
- * sequences are known that are. */
+/* Rows of several sequences: each is a row of its own, in both directions; of one that is not done
+ * yet those sequences are known that are. */
 static struct row *the_line(void *arg, int64_t row)
 {
     struct sequence *r = arg;
@@ -270,7 +271,8 @@ static void test_the_sign_of_zero(void **state)
     dedupe_free(&t);
 }
 
-/* An error of the content is known, another is not: it may have gone. And retried, it is forgotten. */
+/* An error of the content is known, another is not: it may have gone. And retried, it is
+ * forgotten. */
 static void test_errors(void **state)
 {
     static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED, ASSAY_ETOOLONG, ASSAY_EINTERNAL};
@@ -379,8 +381,8 @@ static void test_files_of_before(void **state)
 
 enum damage { OTHER_ROWS, RANDOM_SLOTS, DAMAGES };
 
-/* Row numbers of the slots are exchanged for their neighbours', and for some that no row has; or slots are bits
- * that nobody wrote. */
+/* Row numbers of the slots are exchanged for their neighbours', and for some that no row has; or
+ * slots are bits that nobody wrote. */
 static void damage_file(struct dedupe_file file, enum damage damage)
 {
     uint64_t *slots = file.slots;
@@ -392,7 +394,8 @@ static void damage_file(struct dedupe_file file, enum damage damage)
             slots[i] ^= slots[i] == 0 ? 0 : i % 5 == 0 ? 1u << 31 : 1;
 }
 
-/* A table that names other rows, or has no end, is no harm: what it names is compared, and it is made again. */
+/* A table that names other rows, or has no end, is no harm: what it names is compared, and it is
+ * made again. */
 static void test_a_table_that_lies(void **state)
 {
     struct fixture *f = *state;
@@ -517,7 +520,8 @@ static void test_far_apart_and_killed_in_between(void **state)
     dedupe_free(&t);
 }
 
-/* The rows of before, read in slices, do not hold up their job for ever, nor are they in the table twice. */
+/* The rows of before, read in slices, do not hold up their job for ever, nor are they in the table
+ * twice. */
 static void test_filled_in_slices(void **state)
 {
     struct fixture *f = *state;
@@ -557,7 +561,8 @@ static long long held_up(void)
     return now += 100;
 }
 
-/* Each pass reads some rows of before, so that a machine that is slow, or busy with other things, gets on. */
+/* Each pass reads some rows of before, so that a machine that is slow, or busy with other things,
+ * gets on. */
 static void test_filled_however_slowly(void **state)
 {
     enum { ROWS = 3000, AT_LEAST_A_PASS = 50 };
@@ -583,8 +588,8 @@ static void test_filled_however_slowly(void **state)
     dedupe_free(&t);
 }
 
-/* More jobs than tables that may be open, all with much to read: each gets on, and one that has nothing is not
- * kept waiting. */
+/* More jobs than tables that may be open, all with much to read: each gets on, and one that has
+ * nothing is not kept waiting. */
 static void test_many_that_are_filled_at_once(void **state)
 {
     enum { JOBS = TABLES + 10, ROWS = 3000 };
@@ -621,7 +626,8 @@ static void test_many_that_are_filled_at_once(void **state)
     dedupe_free(&t);
 }
 
-/* What was made by another checkpoint or in another way is no answer; and is one again when that is back. */
+/* What was made by another checkpoint or in another way is no answer; and is one again when that is
+ * back. */
 static void test_under_another_mode(void **state)
 {
     struct fixture *f = *state;
@@ -662,8 +668,8 @@ static void test_closed_while_a_row_is_under_way(void **state)
     dedupe_free(&t);
 }
 
-/* Tables of very many jobs are not open at one time; none forgets for that. A large one stays, for filling it
- * again takes longest. A finished job's goes. */
+/* Tables of very many jobs are not open at one time; none forgets for that. A large one stays, for
+ * filling it again takes longest. A finished job's goes. */
 static void test_many_jobs(void **state)
 {
     enum { JOBS = TABLES + 50 };

@@ -1,4 +1,5 @@
-/* test_dedupe_index.c - the table of hints: what was added is found, in memory and in a file that none can reach. */
+/* test_dedupe_index.c - the table of hints: what was added is found, in memory and in a file that
+ * none can reach. */
 #include "tests/unit/store_fixture.h"
 
 #include <dirent.h>
@@ -122,7 +123,8 @@ static void test_small_ones_have_no_file(void **state)
     assert_int_equal(file_bytes(f), 0);
 }
 
-/* A file that can be found can be cut short, and the next page that is looked at ends the broker by SIGBUS. */
+/* A file that can be found can be cut short, and the next page that is looked at ends the broker by
+ * SIGBUS. */
 static void test_none_can_be_cut_short(void **state)
 {
     struct fixture *f = *state;
@@ -135,7 +137,8 @@ static void test_none_can_be_cut_short(void **state)
     dedupe_index_close(&t);
 }
 
-/* Slots of random bits, of one tag, of bits that are all ones: each search ends, and the table is told to lie. */
+/* Slots of random bits, of one tag, of bits that are all ones: each search ends, and the table is
+ * told to lie. */
 static void test_damaged_slots(void **state)
 {
     struct fixture *f = *state;

@@ -1,5 +1,5 @@
-/* test_frames.c - a client's bytes: what libzmq sees of them is the same however they come in pieces, and nothing of
- * it is without end. */
+/* test_frames.c - a client's bytes: what libzmq sees of them is the same however they come in
+ * pieces, and nothing of it is without end. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -191,7 +191,8 @@ static void a_message_without_end_ends(void **state)
     assert_int_equal(taken(4, 936, 0xff), 0); /* no heartbeat */
 }
 
-/* What a message takes is counted from its frame's head on, and is done with its last frame; heartbeats are no part. */
+/* What a message takes is counted from its frame's head on, and is done with its last frame;
+ * heartbeats are no part. */
 static void messages_are_counted(void **state)
 {
     static const uint8_t body[3000], ping[] = "\4PING\0";

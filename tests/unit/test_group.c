@@ -1,5 +1,5 @@
-/* test_group.c - a worker group at work: ranks that do as agreed, that die or stand still, and that keep to no
- * agreement (group_fixture.h). */
+/* test_group.c - a worker group at work: ranks that do as agreed, that die or stand still, and that
+ * keep to no agreement (group_fixture.h). */
 #include "tests/unit/group_fixture.h"
 
 /* ---- ranks that do as agreed ---- */

@@ -1,5 +1,5 @@
-/* test_identity.c - a checkpoint's identity and digest: every change of a file shows, whatever is done
- * to hide it, and nothing else does. */
+/* test_identity.c - a checkpoint's identity and digest: every change of a file shows, whatever is
+ * done to hide it, and nothing else does. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

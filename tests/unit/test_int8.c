@@ -1,8 +1,8 @@
 /* test_int8.c - --quant int8 on the CPU: products against plain sums of integers, at shapes with
- * remainders and at magnitudes where an int32 that is not drained would overflow, with the same bits
- * from every set of kernels (one that this CPU lacks is skipped, and said so), number of threads and
- * the rest of the batch; what becomes of zeros, tiny numbers, infinities and NaN; and the test models'
- * scores, near those of float32. Run from the repository root. */
+ * remainders and at magnitudes where an int32 that is not drained would overflow, with the same
+ * bits from every set of kernels (one that this CPU lacks is skipped, and said so), number of
+ * threads and the rest of the batch; what becomes of zeros, tiny numbers, infinities and NaN; and
+ * the test models' scores, near those of float32. Run from the repository root. */
 #include "tests/unit/batch_invariance.h"
 
 static int64_t between(int64_t low, int64_t high)
@@ -38,8 +38,8 @@ static void multiply(int way, float *out, const float *x, int64_t rows, const st
     cpu_ops.close(&d);
 }
 
-/* Rows of integers, of which the first is the largest, times a power of two: what quantization makes
- * of them is themselves. */
+/* Rows of integers, of which the first is the largest, times a power of two: what quantization
+ * makes of them is themselves. */
 static float *whole_numbers(int64_t rows, int64_t cols, int largest, float unit)
 {
     float *x = malloc((size_t)(rows * cols) * sizeof *x);
@@ -156,8 +156,8 @@ static void test_rounding(void **unused)
     }
 }
 
-/* Rows of x: zeros, the least numbers, small and large ones, an infinity, NaN. Each is what it should
- * be, and none is any other's business. */
+/* Rows of x: zeros, the least numbers, small and large ones, an infinity, NaN. Each is what it
+ * should be, and none is any other's business. */
 static void test_odd_numbers(void **unused)
 {
     enum { ROWS = 9, IN = 37, OUT = 18 };

@@ -1,10 +1,10 @@
-/* test_loop.c - the broker's loop and the disk. When it fills up in the middle of a tick, every request
- * of the tick is answered, none of them was kept, and what was accepted before is still there. When it is
- * slow, nobody hears of anything before it is synced, and when it fails, never.
+/* test_loop.c - the broker's loop and the disk. When it fills up in the middle of a tick, every
+ * request of the tick is answered, none of them was kept, and what was accepted before is still
+ * there. When it is slow, nobody hears of anything before it is synced, and when it fails, never.
  *
  * The loop runs in a child, without worker groups, on a database that may not grow beyond a number
- * of pages: SQLite then fails as on a full disk. The test is its client. Syncs of the child go through
- * here: they can be made to wait, or to fail. */
+ * of pages: SQLite then fails as on a full disk. The test is its client. Syncs of the child go
+ * through here: they can be made to wait, or to fail. */
 #include "broker/api/progress.h"
 #include "broker/api/waiters.h"
 #include "broker/broker.h"
@@ -442,8 +442,8 @@ static int send_all_it_takes(struct scene *s, int most)
     return n;
 }
 
-/* While a sync takes its time, replies do not fill the memory: requests are left where they are, and the
- * loop sleeps. None is lost to a client that listens. */
+/* While a sync takes its time, replies do not fill the memory: requests are left where they are,
+ * and the loop sleeps. None is lost to a client that listens. */
 static void test_replies_that_wait_are_bounded(void **state)
 {
     struct scene *s = *state;
@@ -465,8 +465,8 @@ static void test_replies_that_wait_are_bounded(void **state)
     assert_int_equal(stop(s), 0);
 }
 
-/* A transaction that changes nothing, as one of results that nobody wants any more, writes no frames and
- * syncs none: what was written before it is still not on the disk. */
+/* A transaction that changes nothing, as one of results that nobody wants any more, writes no
+ * frames and syncs none: what was written before it is still not on the disk. */
 static void test_a_transaction_of_nothing_syncs_nothing(void **state)
 {
     struct scene *s = *state;
@@ -493,8 +493,8 @@ static void test_a_transaction_of_nothing_syncs_nothing(void **state)
     store_close(&store);
 }
 
-/* Whether rows are there after a failed sync, nobody knows: no more is said than that, also to who waits, and the broker
- * ends. What was acknowledged before is there. */
+/* Whether rows are there after a failed sync, nobody knows: no more is said than that, also to who
+ * waits, and the broker ends. What was acknowledged before is there. */
 static void test_a_sync_that_fails_ends_the_broker(void **state)
 {
     struct scene *s = *state;

@@ -1,6 +1,6 @@
 /* test_model.c - the model in process, without a broker: every golden vector, at every
- * tensor-parallel size that its shape allows; a row's bits whatever else is in its batch, sharing with it or
- * not. Run from the repository root. */
+ * tensor-parallel size that its shape allows; a row's bits whatever else is in its batch, sharing
+ * with it or not. Run from the repository root. */
 #include "tests/unit/batch_invariance.h"
 
 #include "worker/cpu/device.h"
@@ -65,7 +65,8 @@ static void test_batch_invariance(void **unused)
 
 enum { N_ROWS = 12, ROW_TOKENS = 320 };
 
-/* Rows of one vocabulary: three groups, each of rows that begin alike, and rows alone among them. */
+/* Rows of one vocabulary: three groups, each of rows that begin alike, and rows alone among
+ * them. */
 struct rows {
     struct stage_row rows[N_ROWS];
     int32_t ids[N_ROWS][ROW_TOKENS], positions[N_ROWS][4];
@@ -254,7 +255,8 @@ static void test_too_many_wanted_tokens(void **unused)
     scorer_close(&s);
 }
 
-/* Prefixes that lie nowhere, in their own row, behind it, in two rows, in one that has one itself. */
+/* Prefixes that lie nowhere, in their own row, behind it, in two rows, in one that has one
+ * itself. */
 static void check_bad_prefixes(struct scorer *s)
 {
     static const struct attn_prefix bad[][3] = {{{0, 1}, {0, 0}, {0, 0}}, {{0, 0}, {2, 1}, {0, 0}},
@@ -293,9 +295,9 @@ static void fold_bits(const struct vector *v)
         all_bits = (all_bits ^ ((const uint8_t *)values)[i]) * 0x100000001b3;
 }
 
-/* Scores of another build of the same CPU_ARITHMETIC go into the same job. If this fails, and the bits
- * changed on purpose: raise CPU_ARITHMETIC, and put the digests printed here in place. (They change too
- * with the vectors themselves; then raise nothing.) */
+/* Scores of another build of the same CPU_ARITHMETIC go into the same job. If this fails, and the
+ * bits changed on purpose: raise CPU_ARITHMETIC, and put the digests printed here in place. (They
+ * change too with the vectors themselves; then raise nothing.) */
 static void test_bits_are_those_of_this_arithmetic(void **unused)
 {
     static const struct {

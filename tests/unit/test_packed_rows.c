@@ -1,5 +1,5 @@
-/* test_packed_rows.c - rows' input as the database keeps it: what goes in comes out, and what does not fit
- * together is refused, whatever its bytes. */
+/* test_packed_rows.c - rows' input as the database keeps it: what goes in comes out, and what does
+ * not fit together is refused, whatever its bytes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

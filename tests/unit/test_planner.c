@@ -385,7 +385,8 @@ static void test_many_jobs(void **state)
     planner_free(&t.p);
 }
 
-/* More rows come to a job that had none left, while another's turn is before its own: they are planned. */
+/* More rows come to a job that had none left, while another's turn is before its own: they are
+ * planned. */
 static void test_more_rows_while_others_run(void **state)
 {
     struct planned t = start(state, 512, 64);

@@ -65,7 +65,8 @@ static void test_every_pooling_in_one_batch(void **unused)
     pooling_metadata_release(&m);
 }
 
-/* Rows that share: what they pool of the leader's tokens is named again for each of them, in order. */
+/* Rows that share: what they pool of the leader's tokens is named again for each of them, in
+ * order. */
 static void test_shared_tokens_are_pooled_for_each_row(void **unused)
 {
     static const int32_t leader[4] = {10, 9, 12, 9}, own[2] = {9, 14}, at[3] = {4, 0, 2};

@@ -1,5 +1,5 @@
-/* test_prefix.c - which rows of a batch share their first tokens, and how the planner makes batches of
- * such rows. */
+/* test_prefix.c - which rows of a batch share their first tokens, and how the planner makes batches
+ * of such rows. */
 #include "tests/unit/store_fixture.h"
 
 #include "broker/sched/planner.h"
@@ -7,8 +7,9 @@
 
 enum { MIN = PLANNER_MIN_SHARED };
 
-/* A row's ids: stretches of `n` tokens of a `kind`; stretches of one kind at one place are the same.
- */
+/* A row's ids: stretches of `n` tokens of a `kind`; stretches of one kind at one place are the
+ * same.
+ * */
 struct stretch {
     int kind;
     uint32_t n;
@@ -171,7 +172,8 @@ static struct planner *plan(struct store *s, uint32_t max_tokens, uint32_t slot_
     return p;
 }
 
-/* A sealed job, with prompts of its own, of `prompts` times `responses` rows; of one row each where `lines`. */
+/* A sealed job, with prompts of its own, of `prompts` times `responses` rows; of one row each where
+ * `lines`. */
 static int64_t put_responses(struct store *s, const char *key, uint32_t prompts, uint32_t responses,
     uint32_t prompt_tokens, uint32_t own, int pool_type, int lines)
 {
@@ -238,7 +240,8 @@ static void cancel(struct store *s, int64_t job)
     must(store_commit(s, &err));
 }
 
-/* Rows of their own, a row's sequences, and rows whose every token is pooled: those are counted for each row. */
+/* Rows of their own, a row's sequences, and rows whose every token is pooled: those are counted for
+ * each row. */
 static void batches_hold_more_rows_that_share(void **state)
 {
     static const struct {

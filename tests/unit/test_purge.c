@@ -1,5 +1,5 @@
-/* test_purge.c - jobs that are purged: gone at once, their rows bit by bit, over restarts, and the file smaller in
- * the end. */
+/* test_purge.c - jobs that are purged: gone at once, their rows bit by bit, over restarts, and the
+ * file smaller in the end. */
 #include "store_fixture.h"
 
 #define ALWAYS INT64_MAX

@@ -1,4 +1,5 @@
-/* test_request_bytes.c - messages that are too long, too deep, cut or changed: an error, never a crash. */
+/* test_request_bytes.c - messages that are too long, too deep, cut or changed: an error, never a
+ * crash. */
 #include "tests/unit/request_fixture.h"
 
 static void limits_are_checked_first(void **state)

@@ -1,5 +1,5 @@
-/* test_request_rows.c - the rows of a request: read one after the other, in every shape, and what is wrong with
- * them named. */
+/* test_request_rows.c - the rows of a request: read one after the other, in every shape, and what
+ * is wrong with them named. */
 #include "tests/unit/request_fixture.h"
 
 static void rows_are_read_one_after_the_other(void **state)

@@ -1,4 +1,5 @@
-/* test_same_rows.c - the planner and rows that are the same: who waits, who is answered, who comes again. */
+/* test_same_rows.c - the planner and rows that are the same: who waits, who is answered, who comes
+ * again. */
 #include "tests/unit/store_fixture.h"
 
 #include <sodium.h>
@@ -36,7 +37,8 @@ static void stop(struct planned *t)
     dedupe_free(&t->dedupe);
 }
 
-/* A job of n rows of 4 tokens, of which `distinct` differ: row i is the same as row i + distinct. */
+/* A job of n rows of 4 tokens, of which `distinct` differ: row i is the same as row i +
+ * distinct. */
 static int64_t plan_job(struct planned *t, const char *key, uint32_t n, uint32_t distinct)
 {
     struct err err;
@@ -73,7 +75,8 @@ static uint32_t n_duplicates(const struct sequence *r)
     return n;
 }
 
-/* As the broker does it; the value of a row is its second token. Returns how many rows got a result. */
+/* As the broker does it; the value of a row is its second token. Returns how many rows got a
+ * result. */
 static uint32_t answer(struct planned *t, struct batch **b, enum row_answer kind)
 {
     struct err err;
@@ -284,8 +287,8 @@ static void test_cancelled_and_paused_while_duplicates_wait(void **state)
     stop(&t);
 }
 
-/* The second of a pair is known, but there is no room for it, and then the job is paused: it runs with the
- * first, and is counted as what it is then. */
+/* The second of a pair is known, but there is no room for it, and then the job is paused: it runs
+ * with the first, and is counted as what it is then. */
 static void test_known_but_computed_after_all(void **state)
 {
     struct err err;

@@ -1,4 +1,5 @@
-/* test_score_cache.c - the score cache: what is found, for how long, in how many bytes, and after what. */
+/* test_score_cache.c - the score cache: what is found, for how long, in how many bytes, and after
+ * what. */
 #include "tests/unit/store_fixture.h"
 
 #include <dirent.h>
@@ -125,8 +126,8 @@ static void test_a_kill_loses_at_most_what_was_not_flushed(void **state)
         assert_true(has(t, k, 3));
 }
 
-/* Many times as much as fits: bytes stay bounded, the latest are there, and so is what was asked for
- * all the time. */
+/* Many times as much as fits: bytes stay bounded, the latest are there, and so is what was asked
+ * for all the time. */
 static void bound(struct cached *t, uint32_t n_entries, uint32_t n)
 {
     uint32_t latest = 0;

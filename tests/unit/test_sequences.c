@@ -1,5 +1,6 @@
-/* test_sequences.c - rows of several sequences: kept as one row, planned one by one, never lost or given out
- * twice when their job is paused in the middle; and a database of the version before them. */
+/* test_sequences.c - rows of several sequences: kept as one row, planned one by one, never lost or
+ * given out twice when their job is paused in the middle; and a database of the version before
+ * them. */
 #include "tests/unit/store_fixture.h"
 
 #include "broker/sched/planner.h"

@@ -42,7 +42,8 @@ static void test_reaping_waits_as_long_as_it_is_told_to(void **unused)
     child_end(&c, 0, &code, &number); /* nothing is left to do */
 }
 
-/* A process that watches another for half a second, as a debugger or a leak checker does; -1: it may not. */
+/* A process that watches another for half a second, as a debugger or a leak checker does; -1: it
+ * may not. */
 static pid_t watch(pid_t pid)
 {
     int fds[2];

@@ -162,7 +162,8 @@ enum {
     OUT_SEQUENCE = 40,
 };
 
-/* The input segment as the broker sees it: its own mapping, the only one that can be written through. */
+/* The input segment as the broker sees it: its own mapping, the only one that can be written
+ * through. */
 static uint8_t *find_writable(struct pair *p)
 {
     struct stat st;
@@ -300,8 +301,8 @@ static void test_last_with_a_position(void **unused)
     close_pair(&p);
 }
 
-/* Rows that leave out what their owner has: their own ids alone are in the slot, the tokens that are
- * there are counted, and what is said of the shared ones is checked. */
+/* Rows that leave out what their owner has: their own ids alone are in the slot, the tokens that
+ * are there are counted, and what is said of the shared ones is checked. */
 static void test_shared_tokens(void **unused)
 {
     static const struct stage_row shared[] = {{5, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0},

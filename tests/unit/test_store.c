@@ -1,4 +1,5 @@
-/* test_store.c - jobs and rows in the store: their states, and what must not grow with the queue. */
+/* test_store.c - jobs and rows in the store: their states, and what must not grow with the
+ * queue. */
 #include "tests/unit/seen_results.h"
 
 #include <sqlite3.h>
@@ -58,8 +59,8 @@ static void test_states(void **state)
         "2|8|12\n");
 }
 
-/* Rows 0 and 2 of one job and 0 of another in the one batch, rows 1 and 3 in the other: the end of the first
- * leaves the second's alone. */
+/* Rows 0 and 2 of one job and 0 of another in the one batch, rows 1 and 3 in the other: the end of
+ * the first leaves the second's alone. */
 static void test_batches_end_by_themselves(void **state)
 {
     struct fixture *f = *state;

@@ -11,8 +11,8 @@
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-/* What is committed to be synced later is numbered and waited for; the next commit that is synced at once
- * has all before it on the disk with it. */
+/* What is committed to be synced later is numbered and waited for; the next commit that is synced
+ * at once has all before it on the disk with it. */
 static void test_two_kinds_of_commit(void **state)
 {
     struct fixture *f = *state;
@@ -100,8 +100,8 @@ static void warned(struct fixture *f, const char *words, int wanted)
     assert_int_equal(strstr(said, words) != NULL, wanted);
 }
 
-/* A busy broker does not wait for the second to be over: the log is checkpointed and begun anew, and does
- * not grow but where a reader holds it. */
+/* A busy broker does not wait for the second to be over: the log is checkpointed and begun anew,
+ * and does not grow but where a reader holds it. */
 static void test_the_log_stays_small(void **state)
 {
     struct fixture *f = *state;
@@ -187,8 +187,8 @@ static void check_promise(struct fixture *f, int64_t job, const struct promise *
     store_close(&f->s);
 }
 
-/* Lets a child write until it has made some promises, and up to 3 ms longer, kills it; the last promise. So a kill
- * meets the child at work on a busy machine and on a quick one. */
+/* Lets a child write until it has made some promises, and up to 3 ms longer, kills it; the last
+ * promise. So a kill meets the child at work on a busy machine and on a quick one. */
 static struct promise killed_writer(struct fixture *f, int64_t job)
 {
     int fds[2], status;

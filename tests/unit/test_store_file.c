@@ -1,4 +1,5 @@
-/* test_store_file.c - the database as others see it: who may open it, what is refused, readers, documentation. */
+/* test_store_file.c - the database as others see it: who may open it, what is refused, readers,
+ * documentation. */
 #include "tests/unit/store_fixture.h"
 
 #include <fcntl.h>
@@ -35,7 +36,8 @@ static void test_second_opener_is_refused(void **state)
     put_job(f->s, "still works", 0, 1, 4);
 }
 
-/* A broker that was killed while it started a rank: the child has the lock until its program runs. */
+/* A broker that was killed while it started a rank: the child has the lock until its program
+ * runs. */
 static void test_an_orphan_s_lock_is_waited_for(void **state)
 {
     struct fixture *f = *state;

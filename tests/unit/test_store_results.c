@@ -1,4 +1,5 @@
-/* test_store_results.c - results as they are read: each once along the cursors, by index, in every shape. */
+/* test_store_results.c - results as they are read: each once along the cursors, by index, in every
+ * shape. */
 #include "tests/unit/seen_results.h"
 
 static void test_cursor_gives_each_row_once(void **state)
@@ -80,8 +81,8 @@ static int see_shape(void *arg, const struct store_result_row *row)
     return 0;
 }
 
-/* Every pooling of the row {10, 9, 12, 9}, step token 9, positions 2 and 0. The last shape is a LAST
- * row that carries the position to use. */
+/* Every pooling of the row {10, 9, 12, 9}, step token 9, positions 2 and 0. The last shape is a
+ * LAST row that carries the position to use. */
 static void test_pooled_at_and_shapes(void **state)
 {
     struct fixture *f = *state;

@@ -1,5 +1,6 @@
-/* test_tokenizer.c - the tokenizer's parts by themselves: what a tokenizer.json may not hold, merges by hand,
- * closed spans. (That ids are the reference's is shown in tests/e2e/test_tokenizer.py.) */
+/* test_tokenizer.c - the tokenizer's parts by themselves: what a tokenizer.json may not hold,
+ * merges by hand, closed spans. (That ids are the reference's is shown in
+ * tests/e2e/test_tokenizer.py.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -99,8 +100,8 @@ static void control_tokens_are_found_but_not_in_closed_spans(void **state)
     tokenizer_free(&t);
 }
 
-/* As `tokenizers` 0.23.3 has it: a token of white space behind one that takes white space along is there
- * all the same, unless it takes some from before it, too: then nothing is left of it. */
+/* As `tokenizers` 0.23.3 has it: a token of white space behind one that takes white space along is
+ * there all the same, unless it takes some from before it, too: then nothing is left of it. */
 static void white_space_that_two_tokens_take(void **state)
 {
     (void)state;

@@ -378,8 +378,8 @@ static void test_waiters_are_bounded(void **state)
     assert_int_equal(waiters_count(&s->b), 100000);
 }
 
-/* When all places are taken, who has few gets one of who has most, and that is answered: `results` as if its time were
- * over, `score` that the job lives on. */
+/* When all places are taken, who has few gets one of who has most, and that is answered: `results`
+ * as if its time were over, `score` that the job lives on. */
 static void test_nobody_is_kept_out_by_others(void **state)
 {
     struct scene *s = *state;
@@ -411,7 +411,8 @@ static void test_waiters_of_a_connection_that_has_gone_go(void **state)
     assert_silence(s);
 }
 
-/* A thousand that are due at once: some a tick, each once, and who came first is not behind who comes later. */
+/* A thousand that are due at once: some a tick, each once, and who came first is not behind who
+ * comes later. */
 static void test_many_are_answered_bit_by_bit(void **state)
 {
     enum { N = 1000, LATER = 500 };
@@ -454,7 +455,8 @@ static int ticks_until_heard(struct scene *s, int64_t id, long long now_ms)
     return ticks;
 }
 
-/* However many of other connections are due before it, one whose time is over is answered within some ticks. */
+/* However many of other connections are due before it, one whose time is over is answered within
+ * some ticks. */
 static void test_a_deadline_is_kept_whatever_others_do(void **state)
 {
     struct scene *s = *state;

@@ -1,4 +1,5 @@
-/* test_wal.c - a log that lacks what was synced to it is refused, and no other one is (store/wal.c). */
+/* test_wal.c - a log that lacks what was synced to it is refused, and no other one is
+ * (store/wal.c). */
 #include "tests/unit/store_fixture.h"
 
 #include <fcntl.h>
@@ -251,7 +252,8 @@ static void test_who_empties_the_log_says_so(void **state)
     opened(f, ROWS);
 }
 
-/* A reader keeps the log from being emptied as the store is closed: what is in it is still looked after. */
+/* A reader keeps the log from being emptied as the store is closed: what is in it is still looked
+ * after. */
 static void test_a_log_that_stays_is_looked_after(void **state)
 {
     struct fixture *f = *state;

@@ -1,5 +1,5 @@
-/* tiny_tokenizer.h - a tokenizer.json small enough to write here: the 256 bytes, a few merges, control
- * tokens. */
+/* tiny_tokenizer.h - a tokenizer.json small enough to write here: the 256 bytes, a few merges,
+ * control tokens. */
 #ifndef ASSAY_TESTS_TINY_TOKENIZER_H
 #define ASSAY_TESTS_TINY_TOKENIZER_H
 

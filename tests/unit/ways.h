@@ -1,5 +1,5 @@
-/* ways.h - every way of the CPU to compute that must give the same bits, and numbers to do it on: shared
- * by the tests of the CPU's operations. */
+/* ways.h - every way of the CPU to compute that must give the same bits, and numbers to do it on:
+ * shared by the tests of the CPU's operations. */
 #ifndef ASSAY_TEST_WAYS_H
 #define ASSAY_TEST_WAYS_H
 
