@@ -76,7 +76,7 @@ static void take_step_token(struct broker *b)
 {
     int32_t id = b->text.tokenizer ? tokenizer_find_added(b->text.tokenizer, "<extra_0>") : -1;
     if (id >= 0 && (uint32_t)id < b->model.vocab_size)
-        b->model.step_token = id;
+        b->model.pool.step_token = id;
     else if (id >= 0)
         log_warn(
             "event=step_token_too_large token=%d embedding_rows=%u", (int)id, b->model.vocab_size);

@@ -56,7 +56,7 @@ void sequence_free(struct sequence **r)
 uint32_t sequence_pooled(const struct sequence *r)
 {
     uint32_t steps = 0;
-    switch (r->pool_type) {
+    switch (r->pool.type) {
     case POOL_ALL:
     case POOL_MEAN:
         return r->n_tokens;
@@ -64,7 +64,7 @@ uint32_t sequence_pooled(const struct sequence *r)
         return r->n_positions;
     case POOL_STEP:
         for (uint32_t i = 0; i < r->n_tokens; i++)
-            steps += r->ids[i] == r->step_token;
+            steps += r->ids[i] == r->pool.step_token;
         return steps;
     default:
         return 1;
@@ -75,14 +75,14 @@ int32_t *sequence_pooled_at(const struct sequence *r, uint32_t *n)
 {
     int32_t *pairs = xcalloc((size_t)r->n_tokens + r->n_positions + 1, 2 * sizeof *pairs);
     *n = 0;
-    for (uint32_t i = 0; r->pool_type == POOL_STEP && i < r->n_tokens; i++)
-        if (r->ids[i] == r->step_token)
+    for (uint32_t i = 0; r->pool.type == POOL_STEP && i < r->n_tokens; i++)
+        if (r->ids[i] == r->pool.step_token)
             pairs[2 * (*n)++] = (int32_t)i;
-    if (r->pool_type == POOL_LAST || r->pool_type == POOL_CLS)
-        pairs[2 * (*n)++] = r->pool_type == POOL_CLS ? 0
+    if (r->pool.type == POOL_LAST || r->pool.type == POOL_CLS)
+        pairs[2 * (*n)++] = r->pool.type == POOL_CLS ? 0
                             : r->n_positions == 1    ? r->positions[0]
                                                      : (int32_t)r->n_tokens - 1;
-    for (uint32_t i = 0; r->pool_type == POOL_POSITIONS && i < r->n_positions; i++)
+    for (uint32_t i = 0; r->pool.type == POOL_POSITIONS && i < r->n_positions; i++)
         pairs[2 * (*n)++] = r->positions[i];
     for (uint32_t i = 0; i < *n; i++)
         pairs[2 * i + 1] = r->ids[pairs[2 * i]];

@@ -58,11 +58,10 @@ void row_unref(struct row *l); /* NULL-safe */
 struct sequence {
     int64_t row_id;
     uint32_t n_tokens, n_positions;
-    int pool_type, activation; /* resolved: never DEFAULT */
-    int32_t step_token;
-    uint32_t n_values; /* floats in its result */
-    uint32_t n_shared; /* first tokens that it shares with its prefix owner (stage.h) */
-    uint32_t attempts; /* times that it killed a group while alone */
+    struct pooling pool; /* resolved: never DEFAULT */
+    uint32_t n_values;   /* floats in its result */
+    uint32_t n_shared;   /* first tokens that it shares with its prefix owner (stage.h) */
+    uint32_t attempts;   /* times that it killed a group while alone */
     int32_t *ids;
     int32_t *positions;
     struct row *of;        /* its row; NULL: this is the row's only sequence */

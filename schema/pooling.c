@@ -39,3 +39,10 @@ uint32_t activation_values(int activation, uint32_t n_labels)
 {
     return activation == ACTIVATION_CLASS1 ? 1 : n_labels;
 }
+
+struct pooling pooling_resolve(struct pooling asked, struct pooling own)
+{
+    return (struct pooling){asked.type == POOL_DEFAULT ? own.type : asked.type,
+        asked.activation == ACTIVATION_DEFAULT ? own.activation : asked.activation,
+        asked.step_token < 0 ? own.step_token : asked.step_token};
+}

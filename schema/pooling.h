@@ -38,6 +38,14 @@ enum activation {
 
 #define POOL_NO_STEP_TOKEN (-1)
 
+/* How a row is scored, apart from the positions of POOL_POSITIONS. This layout is part of the
+ * format of a slot (shm/stage.c) and of a score cache's key (broker/sched/dedupe.c). */
+struct pooling {
+    int32_t type;       /* enum pool_type */
+    int32_t activation; /* enum activation */
+    int32_t step_token; /* for POOL_STEP; POOL_NO_STEP_TOKEN: none */
+};
+
 /* Names as in messages: "LAST", "softmax". from_name returns the number, or -1 for an unknown name
  * (len bytes, not terminated). name returns static storage. */
 int pool_type_from_name(const char *name, unsigned long len);
@@ -47,5 +55,8 @@ const char *activation_name(int activation);
 
 /* Returns how many values one position (or the mean) gives with this activation and n_labels. */
 uint32_t activation_values(int activation, uint32_t n_labels);
+
+/* Returns what was asked for, with the model's own in place of what was not. */
+struct pooling pooling_resolve(struct pooling asked, struct pooling own);
 
 #endif

@@ -443,41 +443,41 @@ static int read_name(struct msg_reader *r, const char *field,
     return 0;
 }
 
-static int read_positions(struct msg_reader *r, struct row_pooling *pool, struct err *e)
+static int read_positions(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     const uint8_t *from = r->at;
     int64_t v;
-    int rc = msg_read_array(r, "pool.positions", &pool->n_positions, e);
-    if (rc == 0 && pool->n_positions == 0)
+    int rc = msg_read_array(r, "pool.positions", &row->n_positions, e);
+    if (rc == 0 && row->n_positions == 0)
         rc = err_field(e, ASSAY_EBADREQ, "pool.positions", "expected a position, found none");
     if (rc != 0)
         return rc;
-    for (uint32_t i = 0; i < pool->n_positions; i++)
+    for (uint32_t i = 0; i < row->n_positions; i++)
         if ((rc = msg_read_int(r, "pool.positions", 0, INT32_MAX, &v, e)) != 0)
             return in_element("pool.positions", i, rc, e);
-    pool->positions = (struct slice){from, (size_t)(r->at - from)};
+    row->positions = (struct slice){from, (size_t)(r->at - from)};
     return 0;
 }
 
-static int read_step_token(struct msg_reader *r, struct row_pooling *pool, struct err *e)
+static int read_step_token(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     int64_t token = POOL_NO_STEP_TOKEN;
     int rc = msg_read_int(r, "pool.step_token", 0, INT32_MAX, &token, e);
-    pool->step_token = (int32_t)token;
+    row->pool.step_token = (int32_t)token;
     return rc;
 }
 
-static int check_pool(const struct row_pooling *pool, struct err *e)
+static int check_pool(const struct row_request *row, struct err *e)
 {
-    if (pool->type == POOL_POSITIONS && !pool->positions.at)
+    if (row->pool.type == POOL_POSITIONS && !row->positions.at)
         return err_field(
             e, ASSAY_EBADREQ, "pool.positions", "type POSITIONS needs this field, found none");
-    if (pool->type != POOL_POSITIONS && pool->positions.at)
+    if (row->pool.type != POOL_POSITIONS && row->positions.at)
         return err_field(e, ASSAY_EBADREQ, "pool.positions", "expected only with type POSITIONS");
     return 0;
 }
 
-static int read_pool(struct msg_reader *r, struct row_pooling *pool, struct err *e)
+static int read_pool(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     static const char *const names[] = {"type", "activation", "step_token", "positions"};
     uint64_t seen = 0;
@@ -489,16 +489,16 @@ static int read_pool(struct msg_reader *r, struct row_pooling *pool, struct err 
             rc = key;
         else if (key == 0)
             rc = read_name(r, "pool.type", pool_type_from_name,
-                "LAST, ALL, STEP, MEAN, CLS or POSITIONS", &pool->type, e);
+                "LAST, ALL, STEP, MEAN, CLS or POSITIONS", &row->pool.type, e);
         else if (key == 1)
             rc = read_name(r, "pool.activation", activation_from_name,
-                "none, softmax, sigmoid or class1", &pool->activation, e);
+                "none, softmax, sigmoid or class1", &row->pool.activation, e);
         else if (key == 2)
-            rc = read_step_token(r, pool, e);
+            rc = read_step_token(r, row, e);
         else
-            rc = read_positions(r, pool, e);
+            rc = read_positions(r, row, e);
     }
-    return rc == 0 ? check_pool(pool, e) : rc;
+    return rc == 0 ? check_pool(row, e) : rc;
 }
 
 /* ---- texts of a row ---- */
@@ -670,7 +670,7 @@ static int read_row_field(
     case R_IDS:
         return read_ids(r, row, e);
     case R_POOL:
-        return read_pool(r, &row->pool, e);
+        return read_pool(r, row, e);
     case R_ADAPTER:
         return msg_read_str(r, "adapter", &row->adapter, e);
     case R_TRUNCATE:
@@ -771,6 +771,6 @@ void row_request_ids(const struct row_request *row, int32_t *out)
 
 void row_request_positions(const struct row_request *row, int32_t *out)
 {
-    if (row->pool.positions.at)
-        copy_ints(row->pool.positions, out);
+    if (row->positions.at)
+        copy_ints(row->positions, out);
 }

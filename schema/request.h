@@ -69,14 +69,6 @@ struct request {
     struct slice state;   /* jobs: filter, a job state's name (checked); absent: all */
 };
 
-struct row_pooling {
-    int type;               /* enum pool_type, POOL_DEFAULT when not given */
-    int activation;         /* enum activation, ACTIVATION_DEFAULT when not given */
-    int32_t step_token;     /* POOL_NO_STEP_TOKEN when not given */
-    struct slice positions; /* raw msgpack array of integers 0..2^31-1, absent unless POSITIONS */
-    uint32_t n_positions;
-};
-
 /* What a row holds. Texts are slices of the message, not checked to be UTF-8: that is content. */
 enum row_shape {
     ROW_IDS,
@@ -104,7 +96,9 @@ struct row_request {
     struct slice ids; /* of ROW_IDS: a bin of little-endian int32s, or a raw msgpack array */
     int ids_is_bin;
     uint32_t n_ids;
-    struct row_pooling pool;
+    struct pooling pool;    /* what is not given: POOL_DEFAULT, ACTIVATION_DEFAULT, .. */
+    struct slice positions; /* raw msgpack array of integers 0..2^31-1, absent unless POSITIONS */
+    uint32_t n_positions;
     struct slice adapter;
     int truncate;
     int hf_pad_rule; /* 0, 1, or REQUEST_PAD_RULE_UNSAID */

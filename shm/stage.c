@@ -22,9 +22,9 @@
  *
  *     Token (32 bytes)                   Row (28 bytes)
  *        0  u64  epoch                      0  u32  n_tokens
- *        8  u64  incarnation                4  u32  pool_type
- *       16  u64  sequence                   8  u32  activation
- *       24  u32  slot                      12  i32  step_token
+ *        8  u64  incarnation                4  i32  pool type
+ *       16  u64  sequence                   8  i32  activation
+ *       24  u32  slot                      12  i32  step token
  *       28  u32  generation                16  u32  n_positions
  *                                          20  u32  n_values
  *                                          24  u32  n_shared
@@ -555,9 +555,9 @@ static int off(struct err *e, const char *what, uint64_t expected, uint64_t foun
 /* Checks how many explicit positions a row has for its pool type (stage.h, struct stage_row). */
 static int positions_fit(const struct stage_row *row)
 {
-    if (row->pool_type == POOL_POSITIONS)
+    if (row->pool.type == POOL_POSITIONS)
         return row->n_positions > 0;
-    return row->n_positions <= (row->pool_type == POOL_LAST);
+    return row->n_positions <= (row->pool.type == POOL_LAST);
 }
 
 /* Checks that the tokens a row leaves out begin its owner, and are as many as for the owner's other
@@ -580,12 +580,12 @@ static int check_row(const struct stage_row *row, struct err *e)
 {
     if (row->n_tokens == 0)
         return off(e, "tokens of a row", 1, 0);
-    if (row->pool_type < POOL_LAST || row->pool_type > POOL_POSITIONS)
-        return off(e, "pool type", POOL_LAST, row->pool_type);
-    if (row->activation < ACTIVATION_NONE || row->activation > ACTIVATION_CLASS1)
-        return off(e, "activation", ACTIVATION_NONE, row->activation);
+    if (row->pool.type < POOL_LAST || row->pool.type > POOL_POSITIONS)
+        return off(e, "pool type", POOL_LAST, (uint32_t)row->pool.type);
+    if (row->pool.activation < ACTIVATION_NONE || row->pool.activation > ACTIVATION_CLASS1)
+        return off(e, "activation", ACTIVATION_NONE, (uint32_t)row->pool.activation);
     if (!positions_fit(row))
-        return off(e, "positions of a row", row->pool_type == POOL_POSITIONS, row->n_positions);
+        return off(e, "positions of a row", row->pool.type == POOL_POSITIONS, row->n_positions);
     return 0;
 }
 

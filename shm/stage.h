@@ -44,10 +44,8 @@ struct stage_config {
  * (n_shared 0), and each row after it leaves out its first n_shared tokens, which equal the owner's
  * first n_shared. */
 struct stage_row {
-    uint32_t n_tokens;   /* of the whole row */
-    uint32_t pool_type;  /* enum pool_type, never POOL_DEFAULT */
-    uint32_t activation; /* enum activation, never ACTIVATION_DEFAULT */
-    int32_t step_token;
+    uint32_t n_tokens;    /* of the whole row */
+    struct pooling pool;  /* never POOL_DEFAULT, never ACTIVATION_DEFAULT */
     uint32_t n_positions; /* explicit ones: for POOL_POSITIONS at least 1; for POOL_LAST 0, or 1
                              where "last" is not the row's end (hf_pad_rule); else 0 */
     uint32_t n_values;    /* floats expected in the result */

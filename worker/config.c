@@ -343,8 +343,8 @@ static int read_labels(struct model_config *c, const struct json_file *f, struct
 
 static int read_head(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    c->default_pool = POOL_LAST;
-    c->default_activation = ACTIVATION_NONE;
+    c->pool.type = POOL_LAST;
+    c->pool.activation = ACTIVATION_NONE;
     switch (c->architecture) {
     case QWEN2_FOR_REWARD_MODEL:
         c->mlp_head = c->score_bias = 1;
@@ -353,13 +353,13 @@ static int read_head(struct model_config *c, const struct json_file *f, struct e
     case QWEN2_FOR_PROCESS_REWARD_MODEL:
         c->mlp_head = c->score_bias = 1;
         c->n_labels = 2;
-        c->default_pool = POOL_STEP;
-        c->default_activation = ACTIVATION_CLASS1;
+        c->pool.type = POOL_STEP;
+        c->pool.activation = ACTIVATION_CLASS1;
         return 0;
     case QWEN2_FOR_TOKEN_CLASSIFICATION:
         c->score_bias = 1;
-        c->default_pool = POOL_STEP;
-        c->default_activation = ACTIVATION_CLASS1;
+        c->pool.type = POOL_STEP;
+        c->pool.activation = ACTIVATION_CLASS1;
         if (json_get_bool(f, "token_classification_bias", &c->score_bias, e) < 0)
             return ASSAY_EFORMAT;
         break;
@@ -368,8 +368,8 @@ static int read_head(struct model_config *c, const struct json_file *f, struct e
         break;
     }
     int rc = read_labels(c, f, e);
-    if (rc == 0 && c->default_activation == ACTIVATION_CLASS1 && c->n_labels < 2)
-        c->default_activation = ACTIVATION_NONE;
+    if (rc == 0 && c->pool.activation == ACTIVATION_CLASS1 && c->n_labels < 2)
+        c->pool.activation = ACTIVATION_NONE;
     return rc;
 }
 
@@ -403,7 +403,7 @@ static int read_step_token(struct model_config *c, const char *dir, struct err *
         json_int_t id = json_integer_value(json_object_get(added, "id"));
         if (content && strcmp(content, STEP_TOKEN) == 0 && id >= 0 &&
             id < (json_int_t)c->vocab_size)
-            c->step_token = (int32_t)id;
+            c->pool.step_token = (int32_t)id;
     }
     json_decref(root);
     return 0;
@@ -426,7 +426,7 @@ static int read_pad_token(struct model_config *c, const struct json_file *f, str
 
 int model_config_load(struct model_config *c, const char *dir, struct err *e)
 {
-    *c = (struct model_config){.step_token = POOL_NO_STEP_TOKEN};
+    *c = (struct model_config){.pool.step_token = POOL_NO_STEP_TOKEN};
     char name[4096];
     snprintf(name, sizeof name, "%.4000s/config.json", dir);
     int rc = model_path_check(dir, e);

@@ -50,11 +50,9 @@ struct model_config {
     struct rope_config rope;
     uint32_t sliding_window; /* 0: no layer slides */
     uint8_t layer_slides[MODEL_MAX_LAYERS];
-    int default_pool;       /* enum pool_type */
-    int default_activation; /* enum activation */
-    int32_t step_token;     /* the tokenizer's own step token; POOL_NO_STEP_TOKEN if it has none */
-    int32_t pad_token;      /* pad_token_id; -1 if there is none (for hf_pad_rule) */
-    int pad_rule; /* the reference's class pools the last token that is not the pad token */
+    struct pooling pool; /* of a row that does not say; the tokenizer's own step token */
+    int32_t pad_token;   /* pad_token_id; -1 if there is none (for hf_pad_rule) */
+    int pad_rule;        /* the reference's class pools the last token that is not the pad token */
     /* The type of the inputs of the layers' products, and of their outputs too if ops.typed. Set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;

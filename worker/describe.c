@@ -96,12 +96,12 @@ static int print_description(const struct description *about, uint32_t max_len,
         "architecture", architecture_name(c->architecture), "digest", about->digest, "dtype",
         about->dtype, "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
-        pool_type_name(c->default_pool), "default_activation",
-        activation_name(c->default_activation), "step_token", (int)c->step_token, "pad_token",
-        (int)c->pad_token, "pad_rule", c->pad_rule, "hidden_size", (int)c->hidden_size, "n_layers",
-        (int)c->n_layers, "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim",
-        (int)c->head_dim, "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode,
-        "shares_prefixes", about->shares_prefixes, "identity", about->identity.hex);
+        pool_type_name(c->pool.type), "default_activation", activation_name(c->pool.activation),
+        "step_token", (int)c->pool.step_token, "pad_token", (int)c->pad_token, "pad_rule",
+        c->pad_rule, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers, "n_heads",
+        (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
+        "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
+        about->shares_prefixes, "identity", about->identity.hex);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);

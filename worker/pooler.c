@@ -26,7 +26,7 @@ static uint32_t resolve(const struct placed_row *p, uint32_t *out)
 {
     const struct stage_row *row = p->row;
     uint32_t n = 0;
-    switch (row->pool_type) {
+    switch (row->pool.type) {
     case POOL_LAST:
         if (out)
             out[0] =
@@ -43,7 +43,7 @@ static uint32_t resolve(const struct placed_row *p, uint32_t *out)
     default:
         for (uint32_t i = 0; i < row->n_tokens; i++) {
             uint32_t token = token_at(p, i);
-            if (row->pool_type == POOL_STEP && p->ids[token] != row->step_token)
+            if (row->pool.type == POOL_STEP && p->ids[token] != row->pool.step_token)
                 continue;
             if (out)
                 out[n] = token;
@@ -66,8 +66,8 @@ static void place_next(struct placed_row *p, const struct stage_batch *batch, ui
 
 static uint32_t values_of(const struct stage_row *row, uint32_t n_positions, uint32_t n_labels)
 {
-    uint32_t each = activation_values((int)row->activation, n_labels);
-    return row->pool_type == POOL_MEAN ? each : n_positions * each;
+    uint32_t each = activation_values(row->pool.activation, n_labels);
+    return row->pool.type == POOL_MEAN ? each : n_positions * each;
 }
 
 /* Counts every row's part of out_rows before memory is taken for it: rows that share tokens may
@@ -108,14 +108,14 @@ int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *
         const struct stage_row *row = &batch->rows[r];
         place_next(&placed, batch, r);
         uint32_t n = resolve(&placed, p->out_rows + p->first[r]);
-        if (row->activation == ACTIVATION_CLASS1 && n_labels < 2)
+        if (row->pool.activation == ACTIVATION_CLASS1 && n_labels < 2)
             return err_set(e, ASSAY_EFORMAT,
                 "row %u of the batch: class1 needs 2 labels, the model has %u", r, n_labels);
         if (row->n_values != values_of(row, n, n_labels))
             return err_set(e, ASSAY_EFORMAT, "row %u of the batch: expected %u values, found %u", r,
                 values_of(row, n, n_labels), row->n_values);
         p->spans[r] = (struct pool_span){
-            p->first[r], n, row->pool_type == POOL_MEAN, row->activation, p->n_values};
+            p->first[r], n, row->pool.type == POOL_MEAN, row->pool.activation, p->n_values};
         p->n_values += row->n_values;
     }
     return 0;

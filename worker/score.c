@@ -87,8 +87,8 @@ int score_canary(struct qwen2_reward_model *m, uint32_t max_tokens, float *value
     for (uint32_t i = 0; i < n; i++)
         ids[i] = (int32_t)(i % m->config.vocab_size);
     struct stage_row row = {.n_tokens = n,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
+        .pool.type = POOL_LAST,
+        .pool.activation = ACTIVATION_NONE,
         .n_values = m->config.n_labels};
     struct stage_batch b = {.n_rows = 1,
         .n_tokens = n,

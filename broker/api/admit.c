@@ -90,7 +90,7 @@ static void take_ids(struct admit *a, const struct row_request *q, struct store_
     const uint32_t *ends = &q->n_ids;
     out->n_parts = 1;
     if (q->shape != ROW_IDS &&
-        compose_row(a->composer, q, out->step_token, &ids, &ends, &out->n_parts, &e) != 0) {
+        compose_row(a->composer, q, out->pool.step_token, &ids, &ends, &out->n_parts, &e) != 0) {
         refuse(a, out, e.code, "%s%s%s", e.field, e.field[0] ? ": " : "", e.msg);
         return;
     }
@@ -183,7 +183,7 @@ static void apply_pad_rule(struct admit *a, struct store_row *out)
 
 static void check_positions(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    out->n_positions = q->pool.n_positions;
+    out->n_positions = q->n_positions;
     if (out->n_positions > out->n_tokens) {
         refuse(a, out, ASSAY_EPOSITION,
             "expected at most as many positions as tokens, %u, found %u", out->n_tokens,
@@ -203,16 +203,16 @@ static void check_positions(struct admit *a, const struct row_request *q, struct
 static uint32_t count_steps(struct admit *a, struct store_row *out)
 {
     uint32_t n = 0;
-    if (out->step_token < 0) {
+    if (out->pool.step_token < 0) {
         refuse(a, out, ASSAY_ENOSTEP,
             "the checkpoint's tokenizer names no step token; expected pool.step_token");
         return 0;
     }
     for (uint32_t i = 0; i < out->n_tokens; i++)
-        n += out->ids[i] == out->step_token;
+        n += out->ids[i] == out->pool.step_token;
     if (n == 0)
         refuse(a, out, ASSAY_ENOSTEP, "expected the step token %d in the row, found none",
-            out->step_token);
+            out->pool.step_token);
     return n;
 }
 
@@ -224,7 +224,7 @@ static int asks_pad_rule(const struct model_info *m, const struct row_request *q
 /* Returns how many positions are pooled, over all sequences; refuses the row when there is none. */
 static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    switch (out->pool_type) {
+    switch (out->pool.type) {
     case POOL_ALL:
         return out->n_tokens;
     case POOL_POSITIONS:
@@ -243,9 +243,9 @@ static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struc
 
 static void check_values(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    uint64_t each = activation_values(out->activation, a->model->n_labels);
+    uint64_t each = activation_values(out->pool.activation, a->model->n_labels);
     uint64_t values = resolve_pool(a, q, out) * each;
-    int many = each > 1 || out->pool_type == POOL_ALL || out->pool_type == POOL_STEP;
+    int many = each > 1 || out->pool.type == POOL_ALL || out->pool.type == POOL_STEP;
     if (!out->error_code && many && (out->shape == ROW_RESPONSES || out->shape == ROW_PAIR))
         refuse(a, out, ASSAY_EMANY,
             "responses and pairs are compared by one number each; this pooling and head give "
@@ -259,7 +259,7 @@ static void check_values(struct admit *a, const struct row_request *q, struct st
 /* Results for steps are read as probabilities, so raw values must be asked for by name. */
 static void check_steps(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    if (q->shape == ROW_STEPS && out->activation == ACTIVATION_NONE &&
+    if (q->shape == ROW_STEPS && out->pool.activation == ACTIVATION_NONE &&
         q->pool.activation == ACTIVATION_DEFAULT)
         refuse(a, out, ASSAY_EBADREQ,
             "pool.activation: %s has none for steps; expected sigmoid for probabilities%s, or none "
@@ -270,15 +270,10 @@ static void check_steps(struct admit *a, const struct row_request *q, struct sto
 
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    const struct model_info *m = a->model;
-    int type = q->shape == ROW_STEPS ? POOL_STEP : q->pool.type;
-    *out = (struct store_row){.client_id = q->id,
-        .shape = q->shape,
-        .pool_type = type == POOL_DEFAULT ? m->default_pool : type,
-        .activation = q->pool.activation,
-        .step_token = q->pool.step_token >= 0 ? q->pool.step_token : m->step_token};
-    if (out->activation == ACTIVATION_DEFAULT)
-        out->activation = m->default_activation;
+    *out = (struct store_row){
+        .client_id = q->id, .shape = q->shape, .pool = pooling_resolve(q->pool, a->model->pool)};
+    if (q->shape == ROW_STEPS)
+        out->pool.type = POOL_STEP;
     check_steps(a, q, out);
     if (q->shape == ROW_REFUSED) {
         out->shape = ROW_IDS;

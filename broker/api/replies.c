@@ -48,11 +48,11 @@ static void write_model(const struct broker *b, struct msg_writer *w)
     write_labels(w, m);
     msg_str(w, "pooling");
     msg_map(w, 5);
-    msg_key_str(w, "type", pool_type_name(m->default_pool));
-    msg_key_str(w, "activation", activation_name(m->default_activation));
+    msg_key_str(w, "type", pool_type_name(m->pool.type));
+    msg_key_str(w, "activation", activation_name(m->pool.activation));
     msg_str(w, "step_token");
-    if (m->step_token >= 0)
-        msg_int(w, m->step_token);
+    if (m->pool.step_token >= 0)
+        msg_int(w, m->pool.step_token);
     else
         msg_nil(w);
     msg_key_bool(w, "hf_pad_rule", m->pad_rule);
@@ -337,7 +337,7 @@ static void write_values(struct msg_writer *w, const struct store_result_row *r,
         write_responses(w, r);
     } else if (r->shape == ROW_PAIR && r->n_values == 2) {
         write_pair(w, r);
-    } else if (per_position(r->pool_type)) {
+    } else if (per_position(r->pool.type)) {
         write_steps(w, r, each);
     } else if (each == 1) {
         msg_key_float(w, "score", r->values[0]);
@@ -378,7 +378,7 @@ static void write_error(struct msg_writer *w, const struct store_result_row *r)
 static void write_result(
     struct msg_writer *w, const struct store_result_row *r, const struct model_info *m)
 {
-    uint32_t each = activation_values(r->activation, m->n_labels);
+    uint32_t each = activation_values(r->pool.activation, m->n_labels);
     int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
     msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
     msg_key_int(w, "i", r->i);

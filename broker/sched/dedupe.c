@@ -192,21 +192,28 @@ int dedupe_idle(struct dedupe *t, struct err *e)
 
 /* ---- content ---- */
 
+/* What equal sequences have in common apart from ids and positions. */
+struct numbers {
+    int32_t n_tokens, n_positions, n_values;
+    struct pooling pool; /* the step token only where it counts */
+};
+
+static struct numbers numbers_of(const struct sequence *r)
+{
+    struct numbers n = {
+        (int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values, r->pool};
+    if (r->pool.type != POOL_STEP)
+        n.pool.step_token = POOL_NO_STEP_TOKEN;
+    return n;
+}
+
 static void make_key(const struct dedupe *t, struct sequence *r)
 {
-    struct {
-        uint8_t model[MODEL_BYTES];
-        int32_t n_tokens, n_positions, n_values, pool_type, activation, step_token;
-    } head = {.n_tokens = (int32_t)r->n_tokens,
-        .n_positions = (int32_t)r->n_positions,
-        .n_values = (int32_t)r->n_values,
-        .pool_type = r->pool_type,
-        .activation = r->activation,
-        .step_token = r->pool_type == POOL_STEP ? r->step_token : -1};
+    struct numbers numbers = numbers_of(r);
     crypto_generichash_state h;
-    memcpy(head.model, t->model, sizeof head.model);
     crypto_generichash_init(&h, NULL, 0, ROW_KEY_BYTES);
-    crypto_generichash_update(&h, (const uint8_t *)&head, sizeof head);
+    crypto_generichash_update(&h, t->model, sizeof t->model);
+    crypto_generichash_update(&h, (const uint8_t *)&numbers, sizeof numbers);
     crypto_generichash_update(&h, (const uint8_t *)r->ids, r->n_tokens * sizeof *r->ids);
     crypto_generichash_update(
         &h, (const uint8_t *)r->positions, r->n_positions * sizeof *r->positions);
@@ -216,9 +223,8 @@ static void make_key(const struct dedupe *t, struct sequence *r)
 
 static void hash_row(const struct dedupe_index *table, struct sequence *r)
 {
-    int32_t numbers[] = {(int32_t)r->n_tokens, (int32_t)r->n_positions, (int32_t)r->n_values,
-        r->pool_type, r->activation, r->pool_type == POOL_STEP ? r->step_token : -1};
-    uint64_t h = XXH3_64bits_withSeed(numbers, sizeof numbers, dedupe_index_seed(table));
+    struct numbers numbers = numbers_of(r);
+    uint64_t h = XXH3_64bits_withSeed(&numbers, sizeof numbers, dedupe_index_seed(table));
     h = XXH3_64bits_withSeed(r->ids, r->n_tokens * sizeof *r->ids, h);
     if (r->n_positions > 0)
         h = XXH3_64bits_withSeed(r->positions, r->n_positions * sizeof *r->positions, h);
@@ -228,10 +234,8 @@ static void hash_row(const struct dedupe_index *table, struct sequence *r)
 
 static int is_same(const struct sequence *a, const struct sequence *b)
 {
-    return a->n_tokens == b->n_tokens && a->n_positions == b->n_positions &&
-           a->n_values == b->n_values && a->pool_type == b->pool_type &&
-           a->activation == b->activation &&
-           (a->pool_type != POOL_STEP || a->step_token == b->step_token) &&
+    struct numbers n = numbers_of(a), m = numbers_of(b);
+    return memcmp(&n, &m, sizeof n) == 0 &&
            memcmp(a->ids, b->ids, a->n_tokens * sizeof *a->ids) == 0 &&
            memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0;
 }

@@ -258,13 +258,13 @@ static int add_input(struct store *s, struct placing *p, const struct store_row 
 static int insert_row(struct store *s, int64_t row, const struct store_row *r, struct err *e)
 {
     char digits[DIGITS];
-    struct row_record c = {r->shape, r->n_tokens, r->pool_type, r->activation, r->step_token,
-        r->error_code ? 0 : r->n_values, decode_id(r->client_id, digits)};
+    struct row_record c = {r->shape, r->n_tokens, r->error_code ? 0 : r->n_values, r->pool,
+        decode_id(r->client_id, digits)};
     sqlite3_stmt *q = store_prepare(s,
         "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, sum, "
         "client_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
-        "iiiiiiii", row, c.shape, c.n_tokens, c.pool_type, c.activation, c.step_token, c.n_values,
-        store_sum_row(row, &c));
+        "iiiiiiii", row, c.shape, c.n_tokens, (int64_t)c.pool.type, (int64_t)c.pool.activation,
+        (int64_t)c.pool.step_token, c.n_values, store_sum_row(row, &c));
     bind_id(q, 9, &c.id);
     return store_step(s, q, e);
 }
@@ -334,9 +334,7 @@ static int next_damaged(void *arg, struct store_row *row, struct err *e)
 {
     uint32_t *left = arg;
     (void)e;
-    *row = (struct store_row){.pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+    *row = (struct store_row){.pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .error_code = ASSAY_EDAMAGED,
         .error_message = STORE_ROW_DAMAGED};
     return *left > 0 ? (--*left, 1) : 0;

@@ -26,7 +26,8 @@ struct client_id {
     struct slice text;
 };
 struct row_record {
-    int64_t shape, n_tokens, pool_type, activation, step_token, n_values;
+    int64_t shape, n_tokens, n_values;
+    struct pooling pool;
     struct client_id id;
 };
 

@@ -50,9 +50,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     }
     struct sequence *r = sequence_new(n, n_positions);
     r->row_id = f->row;
-    r->pool_type = (int)f->record.pool_type;
-    r->activation = (int)f->record.activation;
-    r->step_token = (int32_t)f->record.step_token;
+    r->pool = f->record.pool;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
     r->of = line;
@@ -176,9 +174,7 @@ static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
         return 0;
     struct sequence *r = sequence_new(n_tokens, 0);
     r->row_id = row;
-    r->pool_type = POOL_LAST;
-    r->activation = ACTIVATION_NONE;
-    r->step_token = POOL_NO_STEP_TOKEN;
+    r->pool = (struct pooling){POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN};
     r->found_error = ASSAY_EDAMAGED;
     r->found_values = xcalloc(1, sizeof *r->found_values);
     r->found_message = strdup(STORE_ROW_DAMAGED);

@@ -205,8 +205,7 @@ struct store_row {
     const uint32_t
         *ends; /* [n_parts] where each sequence ends in ids; may be NULL when n_parts is 1 */
     uint32_t n_parts;
-    int pool_type, activation;
-    int32_t step_token;
+    struct pooling pool;
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
@@ -273,7 +272,8 @@ struct store_result_row {
     uint32_t i;
     struct slice client_id; /* raw msgpack; absent: none */
     uint32_t n_tokens;
-    int shape, pool_type, activation;
+    int shape;
+    struct pooling pool;
     const float *values;
     uint32_t n_values;
     const int32_t

@@ -36,9 +36,9 @@ static uint64_t add_text(uint64_t h, struct slice text)
 
 int64_t store_sum_row(int64_t row, const struct row_record *r)
 {
-    int64_t head[] = {row, r->shape, r->n_tokens, r->pool_type, r->activation, r->step_token,
-        r->n_values, r->id.type, r->id.type == SQLITE_INTEGER ? r->id.number : 0,
-        (int64_t)r->id.text.len};
+    int64_t head[] = {row, r->shape, r->n_tokens, r->pool.type, r->pool.activation,
+        r->pool.step_token, r->n_values, r->id.type,
+        r->id.type == SQLITE_INTEGER ? r->id.number : 0, (int64_t)r->id.text.len};
     return (int64_t)add_text(XXH3_64bits(head, sizeof head), r->id.text);
 }
 
@@ -60,13 +60,21 @@ static int in_range(int64_t v, int64_t min, int64_t max)
     return v >= min && v <= max;
 }
 
+/* Reads three columns: 1, or 0 when they are not a pooling. */
+static int read_pooling(sqlite3_stmt *q, int at, struct pooling *p)
+{
+    int64_t type = sqlite3_column_int64(q, at), activation = sqlite3_column_int64(q, at + 1),
+            step_token = sqlite3_column_int64(q, at + 2);
+    *p = (struct pooling){(int32_t)type, (int32_t)activation, (int32_t)step_token};
+    return in_range(type, POOL_DEFAULT, POOL_POSITIONS) &&
+           in_range(activation, ACTIVATION_DEFAULT, ACTIVATION_CLASS1) &&
+           in_range(step_token, POOL_NO_STEP_TOKEN, INT32_MAX);
+}
+
 /* Limits that every row keeps, also one without a checksum. */
 static int is_possible(const struct row_record *r)
 {
     return in_range(r->shape, ROW_IDS, ROW_STEPS) && in_range(r->n_tokens, 0, INT32_MAX) &&
-           in_range(r->pool_type, POOL_DEFAULT, POOL_POSITIONS) &&
-           in_range(r->activation, ACTIVATION_DEFAULT, ACTIVATION_CLASS1) &&
-           in_range(r->step_token, POOL_NO_STEP_TOKEN, INT32_MAX) &&
            in_range(r->n_values, 0, UINT32_MAX / sizeof(float)) &&
            (r->id.type != SQLITE_TEXT ||
                utf8_valid(r->id.text.at, r->id.text.len) == r->id.text.len);
@@ -77,12 +85,10 @@ int store_read_record(
 {
     *r = (struct row_record){.shape = sqlite3_column_int64(q, at),
         .n_tokens = sqlite3_column_int64(q, at + 1),
-        .pool_type = sqlite3_column_int64(q, at + 2),
-        .activation = sqlite3_column_int64(q, at + 3),
-        .step_token = sqlite3_column_int64(q, at + 4),
         .n_values = sqlite3_column_int64(q, at + 5),
         .id = read_id(q, at + 6)};
-    return is_possible(r) && store_sum_fits(s, row_job(row), q, at + 7, store_sum_row(row, r));
+    return read_pooling(q, at + 2, &r->pool) && is_possible(r) &&
+           store_sum_fits(s, row_job(row), q, at + 7, store_sum_row(row, r));
 }
 
 int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,

@@ -79,8 +79,8 @@ char *store_vector_json(const float *values, uint32_t n)
 /* Whether this row's result is a list, even with one element. */
 static int is_list(const struct sequence *r, const struct store_result *result)
 {
-    return result->values && (result->n_values != 1 || r->of || r->pool_type == POOL_ALL ||
-                                 r->pool_type == POOL_STEP || r->pool_type == POOL_POSITIONS);
+    return result->values && (result->n_values != 1 || r->of || r->pool.type == POOL_ALL ||
+                                 r->pool.type == POOL_STEP || r->pool.type == POOL_POSITIONS);
 }
 
 static int insert_result(

@@ -456,9 +456,7 @@ static void fill_rows(
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const struct sequence *r = b->rows[i];
         rows[i] = (struct stage_row){.n_tokens = r->n_tokens,
-            .pool_type = (uint32_t)r->pool_type,
-            .activation = (uint32_t)r->activation,
-            .step_token = r->step_token,
+            .pool = r->pool,
             .n_positions = r->n_positions,
             .n_values = r->n_values,
             .n_shared = r->n_shared};

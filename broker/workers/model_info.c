@@ -46,14 +46,14 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
     m->max_len = (uint32_t)json_integer_value(json_object_get(o, "max_len"));
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
-    m->step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
+    m->pool.step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
     m->pad_token = (int32_t)json_integer_value(json_object_get(o, "pad_token"));
     m->pad_rule = json_is_true(json_object_get(o, "pad_rule"));
     m->shares_prefixes = json_is_true(json_object_get(o, "shares_prefixes"));
-    m->default_pool = bad ? -1 : pool_type_from_name(pool, strlen(pool));
-    m->default_activation = bad ? -1 : activation_from_name(activation, strlen(activation));
-    if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->default_pool < 0 ||
-        m->default_activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0)
+    m->pool.type = bad ? -1 : pool_type_from_name(pool, strlen(pool));
+    m->pool.activation = bad ? -1 : activation_from_name(activation, strlen(activation));
+    if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->pool.type < 0 ||
+        m->pool.activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0)
         return err_set(e, ASSAY_EINTERNAL,
             "the worker's description of the model is not what this broker expects");
     return 0;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "schema/err.h"
+#include "schema/pooling.h"
 
 struct model_info {
     char architecture[64];
@@ -18,8 +19,8 @@ struct model_info {
     char text[9];   /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     char mode[256]; /* a job's mode: rank_mode, text, and the pad rule */
     uint32_t vocab_size, max_len, n_labels;
-    int default_pool, default_activation;
-    int32_t step_token, pad_token;
+    struct pooling pool; /* of a row that does not say */
+    int32_t pad_token;
     int pad_rule;        /* LAST skips pad tokens, unless a row says otherwise */
     int shares_prefixes; /* the worker accepts batches with shared tokens */
     char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */

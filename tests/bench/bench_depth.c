@@ -97,8 +97,8 @@ static int next_row(void *arg, struct store_row *row, struct err *e)
     *row = (struct store_row){.ids = source->ids,
         .n_tokens = TOKENS,
         .n_parts = 1,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
+        .pool.type = POOL_LAST,
+        .pool.activation = ACTIVATION_NONE,
         .n_values = 1};
     return source->left-- > 0;
 }

@@ -74,8 +74,8 @@ static void set_tokens(struct bench *b, uint32_t tokens, uint32_t shared)
         uint32_t n_shared = r > 0 ? shared : 0;
         b->cu_seqlens[r + 1] = b->cu_seqlens[r] + tokens - n_shared;
         b->rows[r] = (struct stage_row){.n_tokens = tokens,
-            .pool_type = POOL_LAST,
-            .activation = ACTIVATION_NONE,
+            .pool.type = POOL_LAST,
+            .pool.activation = ACTIVATION_NONE,
             .n_values = b->model.config.n_labels,
             .n_shared = n_shared};
     }

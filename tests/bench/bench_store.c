@@ -50,8 +50,8 @@ static void submit_chunk(struct bench *b, uint32_t chunk)
         .job = b->job, .chunk = chunk, .n_rows = ROWS, .rows = {bytes, sizeof bytes}};
     struct store_row row = {.ids = b->ids,
         .n_tokens = TOKENS,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
+        .pool.type = POOL_LAST,
+        .pool.activation = ACTIVATION_NONE,
         .n_values = 1};
     struct err e;
     must(store_begin(b->s, &e), &e);

@@ -31,11 +31,11 @@ static void use_row(const struct row_request *row)
     use_texts(row->body[0]);
     use_texts(row->body[1]);
     int32_t *ids = malloc(4 * (size_t)row->n_ids + 1);
-    int32_t *positions = malloc(4 * (size_t)row->pool.n_positions + 1);
+    int32_t *positions = malloc(4 * (size_t)row->n_positions + 1);
     assert(ids && positions);
     row_request_ids(row, ids);
     row_request_positions(row, positions);
-    for (uint32_t i = 0; i < row->pool.n_positions; i++)
+    for (uint32_t i = 0; i < row->n_positions; i++)
         assert(positions[i] >= 0);
     free(ids);
     free(positions);

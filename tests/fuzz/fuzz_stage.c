@@ -46,8 +46,8 @@ static int publish(struct stage *s, struct stage_token *token)
 {
     static const int32_t a[] = {1, 2, 3}, b[] = {4, 5}, at[N_POSITIONS];
     static const int32_t *const ids[] = {a, b}, *const positions[] = {NULL, at};
-    static const struct stage_row rows[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 0, N_LABELS, 0},
-        {2, POOL_POSITIONS, ACTIVATION_NONE, -1, N_POSITIONS, N_POSITIONS * N_LABELS, 1}};
+    static const struct stage_row rows[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, N_LABELS, 0},
+        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, N_POSITIONS, N_POSITIONS * N_LABELS, 1}};
     struct err e = {0};
     return stage_publish(s, 7, 1, &(struct stage_fill){2, rows, ids, positions}, token, &e);
 }
@@ -98,8 +98,9 @@ static void check_batch(const struct stage_batch *b, const struct stage_config *
         assert(row->n_tokens > row->n_shared && b->cu_seqlens[r] == tokens);
         owner = row->n_shared == 0 ? row : owner;
         assert(owner && row->n_shared <= owner->n_tokens);
-        assert(row->pool_type >= POOL_LAST && row->pool_type <= POOL_POSITIONS);
-        assert(row->activation >= ACTIVATION_NONE && row->activation <= ACTIVATION_CLASS1);
+        assert(row->pool.type >= POOL_LAST && row->pool.type <= POOL_POSITIONS);
+        assert(
+            row->pool.activation >= ACTIVATION_NONE && row->pool.activation <= ACTIVATION_CLASS1);
         for (uint32_t k = 0; k < row->n_positions; k++, positions++)
             assert(
                 b->positions[positions] >= 0 && b->positions[positions] < (int64_t)row->n_tokens);

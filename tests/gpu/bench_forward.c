@@ -54,8 +54,8 @@ static void make_rows(struct bench *b, uint32_t max_tokens, const uint32_t *leng
         if (b->n_tokens + length > max_tokens)
             break;
         b->rows[b->n_rows++] = (struct stage_row){.n_tokens = length,
-            .pool_type = POOL_LAST,
-            .activation = ACTIVATION_NONE,
+            .pool.type = POOL_LAST,
+            .pool.activation = ACTIVATION_NONE,
             .n_values = b->model.config.n_labels};
         b->n_tokens += length;
         b->cu_seqlens[b->n_rows] = b->n_tokens;

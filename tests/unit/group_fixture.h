@@ -319,8 +319,8 @@ static UNUSED struct batch *make_batch(uint32_t n_rows, uint32_t n_tokens, int32
     struct batch *b = batch_new(n_rows, 0);
     for (uint32_t i = 0; i < n_rows; i++) {
         struct sequence *r = sequence_new(n_tokens, 0);
-        r->pool_type = POOL_LAST;
-        r->activation = ACTIVATION_NONE;
+        r->pool.type = POOL_LAST;
+        r->pool.activation = ACTIVATION_NONE;
         r->n_values = 1;
         for (uint32_t k = 0; k < n_tokens; k++)
             r->ids[k] = k == 0 ? first : (int32_t)(20 + 7 * i + k);

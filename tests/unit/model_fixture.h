@@ -125,10 +125,9 @@ static struct vector_row read_row(const json_t *o, const struct model_config *c)
     const json_t *step = json_object_get(pool, "step_token");
     r.ids = read_ints(json_object_get(o, "ids"), &r.stage.n_tokens);
     r.positions = read_ints(json_object_get(pool, "positions"), &r.stage.n_positions);
-    r.stage.pool_type = (uint32_t)named(pool, "type", pool_type_from_name, c->default_pool);
-    r.stage.activation =
-        (uint32_t)named(pool, "activation", activation_from_name, c->default_activation);
-    r.stage.step_token = step ? (int32_t)json_integer_value(step) : c->step_token;
+    r.stage.pool.type = named(pool, "type", pool_type_from_name, c->pool.type);
+    r.stage.pool.activation = named(pool, "activation", activation_from_name, c->pool.activation);
+    r.stage.pool.step_token = step ? (int32_t)json_integer_value(step) : c->pool.step_token;
     r.stage.n_values = (uint32_t)json_array_size(values);
     r.expected = calloc(r.stage.n_values, sizeof *r.expected);
     for (uint32_t i = 0; i < r.stage.n_values; i++)
@@ -138,7 +137,7 @@ static struct vector_row read_row(const json_t *o, const struct model_config *c)
         r.native = calloc(r.stage.n_values, sizeof *r.native);
     for (uint32_t i = 0; native && i < r.stage.n_values; i++)
         r.native[i] = (float)json_number_value(json_array_get(native, i));
-    r.is_probability = r.stage.activation != ACTIVATION_NONE;
+    r.is_probability = r.stage.pool.activation != ACTIVATION_NONE;
     return r;
 }
 

@@ -147,9 +147,7 @@ static inline void add_row(struct store *s, int64_t job, int32_t chunk, uint32_t
     ids[1] = (int32_t)k;
     struct store_row row = {.ids = ids,
         .n_tokens = len,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .n_values = 1};
     must(add_rows(s, job, &row, 1, &err));
     free(ids);

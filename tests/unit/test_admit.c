@@ -22,18 +22,14 @@ static const struct model_info reward = {.architecture = "Qwen2ForRewardModel",
     .vocab_size = VOCAB,
     .max_len = MAX_LEN,
     .n_labels = 1,
-    .default_pool = POOL_LAST,
-    .default_activation = ACTIVATION_NONE,
-    .step_token = POOL_NO_STEP_TOKEN,
+    .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
     .pad_token = PAD};
 
 static const struct model_info process = {.architecture = "Qwen2ForProcessRewardModel",
     .vocab_size = VOCAB,
     .max_len = MAX_LEN,
     .n_labels = 2,
-    .default_pool = POOL_STEP,
-    .default_activation = ACTIVATION_CLASS1,
-    .step_token = STEP,
+    .pool = {POOL_STEP, ACTIVATION_CLASS1, STEP},
     .pad_token = POOL_NO_STEP_TOKEN};
 
 /* A request's row while it is being made. */
@@ -144,14 +140,14 @@ static void test_defaults_are_the_models(void **state)
     assert_int_equal(row->error_code, 0);
     assert_int_equal(row->n_tokens, 3);
     assert_int_equal(row->ids[2], 7);
-    assert_int_equal(row->pool_type, POOL_LAST);
-    assert_int_equal(row->activation, ACTIVATION_NONE);
+    assert_int_equal(row->pool.type, POOL_LAST);
+    assert_int_equal(row->pool.activation, ACTIVATION_NONE);
     assert_int_equal(row->n_values, 1);
     assert_int_equal(row->n_positions, 0);
     row = judge(*state, &process, &(struct draft){IDS(5, STEP, 7, STEP)});
-    assert_int_equal(row->pool_type, POOL_STEP);
-    assert_int_equal(row->activation, ACTIVATION_CLASS1);
-    assert_int_equal(row->step_token, STEP);
+    assert_int_equal(row->pool.type, POOL_STEP);
+    assert_int_equal(row->pool.activation, ACTIVATION_CLASS1);
+    assert_int_equal(row->pool.step_token, STEP);
     assert_int_equal(row->n_values, 2);
 }
 
@@ -160,8 +156,8 @@ static void test_what_the_row_asks_for_wins(void **state)
     struct draft d = {IDS(9, STEP, 9), .pool = "STEP", .step_token = 9, .activation = "softmax"};
     const struct store_row *row = judge(*state, &process, &d);
     assert_int_equal(row->error_code, 0);
-    assert_int_equal(row->step_token, 9);
-    assert_int_equal(row->activation, ACTIVATION_SOFTMAX);
+    assert_int_equal(row->pool.step_token, 9);
+    assert_int_equal(row->pool.activation, ACTIVATION_SOFTMAX);
     assert_int_equal(row->n_values, 4); /* two steps, two labels */
 }
 
@@ -268,7 +264,7 @@ static void test_pad_rule_passes_over_padding(void **state)
     struct draft d = {IDS(5, PAD, 7, PAD, PAD), .hf_pad_rule = 1};
     const struct store_row *row = judge(f, &reward, &d);
     assert_int_equal(row->error_code, 0);
-    assert_int_equal(row->pool_type, POOL_LAST); /* so that one `score` comes back */
+    assert_int_equal(row->pool.type, POOL_LAST); /* so that one `score` comes back */
     assert_int_equal(row->n_positions, 1);
     assert_int_equal(row->positions[0], 2);
     assert_int_equal(row->n_values, 1);

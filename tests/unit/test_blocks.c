@@ -33,12 +33,12 @@ static int next_of_lot(void *arg, struct store_row *row, struct err *e)
     *row = (struct store_row){.ids = l->ids,
         .n_tokens = n,
         .n_parts = 1,
-        .pool_type = POOL_LAST,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool.type = POOL_LAST,
+        .pool.step_token = POOL_NO_STEP_TOKEN,
         .n_values = 1};
     if (k % 10 == 0) {
         l->positions[0] = (int32_t)(k % n); /* inside the row, as admission sees to it */
-        row->pool_type = POOL_POSITIONS;
+        row->pool.type = POOL_POSITIONS;
         row->positions = l->positions;
         row->n_positions = 1;
     } else if (k % 11 == 0) {

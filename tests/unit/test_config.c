@@ -61,7 +61,7 @@ static void check_scored(const char *change, const json_t *values)
     for (int i = 0; i < N_IDS; i++)
         ids[i] = 5 + i;
     row.stage = (struct stage_row){
-        .n_tokens = N_IDS, .pool_type = POOL_LAST, .n_values = (uint32_t)json_array_size(values)};
+        .n_tokens = N_IDS, .pool.type = POOL_LAST, .n_values = (uint32_t)json_array_size(values)};
     assert_in_range(row.stage.n_values, 1, 8);
     scorer_open(&s, &cpu_ops, dir, "auto", 1, -1, 0, 1);
     score(&s, &v, order, 1, 1, found);

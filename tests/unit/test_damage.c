@@ -48,9 +48,7 @@ static int source(void *arg, struct store_row *row, struct err *e)
         .ids = s->ids,
         .n_tokens = n_tokens,
         .n_parts = 1,
-        .pool_type = i % 5 == 4 ? POOL_POSITIONS : POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {i % 5 == 4 ? POOL_POSITIONS : POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .n_values = 1};
     if (i % 5 == 4) {
         s->positions[0] = (int32_t)(i % 8);
@@ -62,7 +60,7 @@ static int source(void *arg, struct store_row *row, struct err *e)
         s->ends[0] = 3;
         s->ends[1] = n_tokens;
         s->positions[0] %= 3;
-        row->pool_type = POOL_LAST;
+        row->pool.type = POOL_LAST;
         row->shape = ROW_RESPONSES;
         row->ends = s->ends;
         row->n_parts = row->n_values = 2;
@@ -92,7 +90,7 @@ static void score_of(const struct sequence *r, float *values)
 {
     uint64_t h = XXH3_64bits(r->ids, r->n_tokens * sizeof *r->ids);
     h += XXH3_64bits(r->positions, r->n_positions * sizeof *r->positions) * 3;
-    h += (uint64_t)r->pool_type * 5 + (uint64_t)r->activation * 7;
+    h += (uint64_t)r->pool.type * 5 + (uint64_t)r->pool.activation * 7;
     for (uint32_t k = 0; k < r->n_values; k++)
         values[k] = (float)((h >> 8 * (k % 4)) & 0xffff) / 16;
 }
@@ -177,8 +175,8 @@ static int see_result(void *arg, const struct store_result_row *r)
         *seen = *seen ? *seen : 1;
         return 0;
     }
-    uint64_t numbers[] = {r->n_tokens, (uint64_t)r->shape, (uint64_t)r->pool_type,
-        (uint64_t)r->activation, r->n_values, r->n_pooled};
+    uint64_t numbers[] = {r->n_tokens, (uint64_t)r->shape, (uint64_t)r->pool.type,
+        (uint64_t)r->pool.activation, r->n_values, r->n_pooled};
     uint64_t h = XXH3_64bits(numbers, sizeof numbers);
     h = XXH3_64bits_withSeed(r->client_id.at, r->client_id.len, h);
     h = XXH3_64bits_withSeed(r->values, r->n_values * sizeof(float), h);
@@ -226,9 +224,7 @@ static int source_of_lengths(void *arg, struct store_row *row, struct err *e)
     *row = (struct store_row){.ids = ids,
         .n_tokens = (uint32_t)len,
         .n_parts = 1,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .n_values = 1};
     return rc == 0 ? 1 : rc;
 }

@@ -32,9 +32,7 @@ static struct store_row plain(const int32_t *ids, uint32_t n)
     return (struct store_row){.ids = ids,
         .n_tokens = n,
         .n_parts = 1,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .n_values = 1};
 }
 
@@ -120,20 +118,20 @@ static void test_whatever_makes_a_score_is_compared(void **state)
     assert_false(is_known(f, t, job, &r));
     r = row, r.n_tokens = 2;
     assert_false(is_known(f, t, job, &r));
-    r = row, r.pool_type = POOL_MEAN;
+    r = row, r.pool.type = POOL_MEAN;
     assert_false(is_known(f, t, job, &r));
-    r = row, r.activation = ACTIVATION_SIGMOID;
+    r = row, r.pool.activation = ACTIVATION_SIGMOID;
     assert_false(is_known(f, t, job, &r));
     r = row, r.n_values = 2;
     assert_false(is_known(f, t, job, &r));
-    r = row, r.step_token = 7; /* which LAST does not look at */
+    r = row, r.pool.step_token = 7; /* which LAST does not look at */
     assert_true(is_known(f, t, job, &r));
-    r = row, r.pool_type = POOL_STEP, r.step_token = 7;
+    r = row, r.pool.type = POOL_STEP, r.pool.step_token = 7;
     compute(f, t, job, &r, &value);
     assert_true(is_known(f, t, job, &r));
-    r.step_token = 8;
+    r.pool.step_token = 8;
     assert_false(is_known(f, t, job, &r));
-    r = row, r.pool_type = POOL_POSITIONS, r.positions = two, r.n_positions = 1;
+    r = row, r.pool.type = POOL_POSITIONS, r.positions = two, r.n_positions = 1;
     compute(f, t, job, &r, &value);
     assert_true(is_known(f, t, job, &r));
     r.positions = one;
@@ -192,7 +190,7 @@ static void test_the_bits_are_the_same(void **state)
     for (int32_t i = 0; i < 5; i++) {
         int32_t ids[2] = {i, 9};
         struct store_row row = plain(ids, 2), all = row;
-        all.pool_type = POOL_ALL;
+        all.pool.type = POOL_ALL;
         all.n_values = 5;
         compute(f, t, job, &row, &values[i]);
         compute(f, t, job, &all, values);

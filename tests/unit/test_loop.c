@@ -72,8 +72,8 @@ static int run_broker(const struct scene *s, int kbytes)
     b.model = (struct model_info){.vocab_size = 1000,
         .max_len = 1000,
         .n_labels = 1,
-        .default_pool = POOL_LAST,
-        .default_activation = ACTIVATION_NONE};
+        .pool.type = POOL_LAST,
+        .pool.activation = ACTIVATION_NONE};
     b.admit.model = &b.model;
     b.limits = (struct request_limits){1 << 20, 10000, 1000};
     prctl(PR_SET_PDEATHSIG, SIGKILL);

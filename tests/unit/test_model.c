@@ -83,8 +83,8 @@ static uint32_t count_pooled(const struct stage_row *row, const int32_t *ids)
 {
     uint32_t steps = 0;
     for (uint32_t k = 0; k < row->n_tokens; k++)
-        steps += ids[k] == row->step_token;
-    switch (row->pool_type) {
+        steps += ids[k] == row->pool.step_token;
+    switch (row->pool.type) {
     case POOL_ALL:
         return row->n_tokens;
     case POOL_STEP:
@@ -99,16 +99,17 @@ static uint32_t count_pooled(const struct stage_row *row, const int32_t *ids)
 static void choose_pooling(const struct model_config *c, struct stage_row *row, const int32_t *ids,
     int32_t *at, uint32_t kind)
 {
-    row->pool_type = POOL_LAST + kind % (POOL_POSITIONS - POOL_LAST + 1);
-    row->activation = ACTIVATION_NONE + kind / 2 % (c->n_labels > 1 ? 4 : 3);
-    row->step_token = 3;
-    if (row->pool_type == POOL_POSITIONS) {
+    row->pool.type = POOL_LAST + kind % (POOL_POSITIONS - POOL_LAST + 1);
+    row->pool.activation = ACTIVATION_NONE + kind / 2 % (c->n_labels > 1 ? 4 : 3);
+    row->pool.step_token = 3;
+    if (row->pool.type == POOL_POSITIONS) {
         row->n_positions = 4;
         at[0] = (int32_t)row->n_tokens - 1;
         at[1] = 0;
         at[2] = at[3] = (int32_t)row->n_tokens / 2;
     }
-    row->n_values = count_pooled(row, ids) * activation_values((int)row->activation, c->n_labels);
+    row->n_values =
+        count_pooled(row, ids) * activation_values((int)row->pool.activation, c->n_labels);
 }
 
 /* Each group has a step among its shared tokens, each row one at its end. */
@@ -243,8 +244,8 @@ static void test_too_many_wanted_tokens(void **unused)
     (void)unused;
     for (uint32_t i = 0; i < ROWS; i++) {
         rows[i] = (struct stage_row){.n_tokens = LEN,
-            .pool_type = POOL_ALL,
-            .activation = ACTIVATION_NONE,
+            .pool.type = POOL_ALL,
+            .pool.activation = ACTIVATION_NONE,
             .n_values = LEN,
             .n_shared = i ? LEN - 1 : 0};
         cu[i + 1] = b.n_tokens += LEN - rows[i].n_shared;

@@ -9,7 +9,7 @@
 
 #include "worker/pooler.h"
 
-#define NONE .activation = ACTIVATION_NONE
+#define NONE .pool.activation = ACTIVATION_NONE
 
 /* Rows of a batch, packed, as a rank reads them from its slot. */
 struct packed {
@@ -42,21 +42,21 @@ static void test_every_pooling_in_one_batch(void **unused)
     struct packed p = {.batch = {.n_rows = 0}};
     struct pooling_metadata m;
     struct err e = {0};
-    struct stage_row row = {.n_tokens = 4, NONE, .step_token = 9};
+    struct stage_row row = {.n_tokens = 4, NONE, .pool.step_token = 9};
     (void)unused;
-    row.pool_type = POOL_LAST, row.n_values = 1;
+    row.pool.type = POOL_LAST, row.n_values = 1;
     add(&p, row, ids, NULL);
-    row.pool_type = POOL_CLS;
+    row.pool.type = POOL_CLS;
     add(&p, row, ids, NULL);
-    row.pool_type = POOL_ALL, row.n_values = 4;
+    row.pool.type = POOL_ALL, row.n_values = 4;
     add(&p, row, ids, NULL);
-    row.pool_type = POOL_STEP, row.n_values = 2;
+    row.pool.type = POOL_STEP, row.n_values = 2;
     add(&p, row, ids, NULL);
-    row.pool_type = POOL_POSITIONS, row.n_positions = 2;
+    row.pool.type = POOL_POSITIONS, row.n_positions = 2;
     add(&p, row, ids, two);
-    row.pool_type = POOL_LAST, row.n_positions = 1, row.n_values = 1; /* padding passed over */
+    row.pool.type = POOL_LAST, row.n_positions = 1, row.n_values = 1; /* padding passed over */
     add(&p, row, ids, padded);
-    row.pool_type = POOL_MEAN, row.n_positions = 0;
+    row.pool.type = POOL_MEAN, row.n_positions = 0;
     add(&p, row, ids, NULL);
     assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 64, &e), 0);
     assert_int_equal(m.n_out_rows, sizeof expected / sizeof *expected);
@@ -74,23 +74,23 @@ static void test_shared_tokens_are_pooled_for_each_row(void **unused)
     struct packed p = {.batch = {.n_rows = 0}};
     struct pooling_metadata m;
     struct err e = {0};
-    struct stage_row row = {.n_tokens = 4, NONE, .step_token = 9};
+    struct stage_row row = {.n_tokens = 4, NONE, .pool.step_token = 9};
     static const struct {
         uint32_t pool, n_values;
     } sharing[] = {
         {POOL_ALL, 5}, {POOL_STEP, 2}, {POOL_LAST, 1}, {POOL_CLS, 1}, {POOL_POSITIONS, 3}};
     (void)unused;
-    row.pool_type = POOL_ALL, row.n_values = 4;
+    row.pool.type = POOL_ALL, row.n_values = 4;
     add(&p, row, leader, NULL);
     for (int i = 0; i < 5; i++) { /* each its first 3 tokens and `own` */
-        row = (struct stage_row){.n_tokens = 2, NONE, .step_token = 9};
-        row.pool_type = sharing[i].pool, row.n_values = sharing[i].n_values;
-        row.n_positions = row.pool_type == POOL_POSITIONS ? 3 : 0;
+        row = (struct stage_row){.n_tokens = 2, NONE, .pool.step_token = 9};
+        row.pool.type = sharing[i].pool, row.n_values = sharing[i].n_values;
+        row.n_positions = row.pool.type == POOL_POSITIONS ? 3 : 0;
         add(&p, row, own, at);
         p.rows[p.batch.n_rows - 1].n_tokens = 5;
         p.rows[p.batch.n_rows - 1].n_shared = 3;
     }
-    row = (struct stage_row){.n_tokens = 1, NONE, .pool_type = POOL_CLS, .n_values = 1};
+    row = (struct stage_row){.n_tokens = 1, NONE, .pool.type = POOL_CLS, .n_values = 1};
     add(&p, row, own, NULL);
     assert_int_equal(pooling_metadata_init(&m, &p.batch, 1, 17, &e), 0);
     assert_int_equal(m.n_out_rows, sizeof expected / sizeof *expected);
@@ -108,10 +108,13 @@ static void test_counts_that_do_not_agree_are_refused(void **unused)
         struct stage_row row;
         int code;
     } cases[] = {
-        {{.n_tokens = 2, NONE, .pool_type = POOL_LAST, .n_values = 2}, ASSAY_EFORMAT},
-        {{.n_tokens = 2, NONE, .pool_type = POOL_STEP, .step_token = 7}, ASSAY_ENOSTEP},
-        {{.n_tokens = 2, NONE, .pool_type = POOL_POSITIONS}, ASSAY_ENOSTEP},
-        {{.n_tokens = 2, .activation = ACTIVATION_CLASS1, .pool_type = POOL_LAST, .n_values = 1},
+        {{.n_tokens = 2, NONE, .pool.type = POOL_LAST, .n_values = 2}, ASSAY_EFORMAT},
+        {{.n_tokens = 2, NONE, .pool.type = POOL_STEP, .pool.step_token = 7}, ASSAY_ENOSTEP},
+        {{.n_tokens = 2, NONE, .pool.type = POOL_POSITIONS}, ASSAY_ENOSTEP},
+        {{.n_tokens = 2,
+             .pool.activation = ACTIVATION_CLASS1,
+             .pool.type = POOL_LAST,
+             .n_values = 1},
             ASSAY_EFORMAT},
     };
     (void)unused;

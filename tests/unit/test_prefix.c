@@ -30,7 +30,7 @@ static struct sequence *make_row(const struct stretch *parts, int n_parts)
     for (int i = 0; i < n_parts; i++)
         n += parts[i].n;
     struct sequence *r = sequence_new(n, 0);
-    r->pool_type = POOL_LAST;
+    r->pool.type = POOL_LAST;
     r->n_values = 1;
     write_ids(r->ids, parts, n_parts);
     return r;
@@ -188,9 +188,7 @@ static int64_t put_responses(struct store *s, const char *key, uint32_t prompts,
         write_ids(ids + i * len, parts, 2);
         rows[i] = (struct store_row){.ids = ids + i * len,
             .n_tokens = len,
-            .pool_type = pool_type,
-            .activation = ACTIVATION_NONE,
-            .step_token = POOL_NO_STEP_TOKEN,
+            .pool = {pool_type, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
             .n_values = pool_type == POOL_ALL ? len : 1};
         ends[i % 64] = (i % responses + 1) * len;
     }

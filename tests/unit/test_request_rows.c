@@ -46,7 +46,7 @@ static void rows_are_read_one_after_the_other(void **state)
     assert_int_equal(row.n_ids, 0);
     assert_int_equal(row.pool.type, POOL_POSITIONS);
     assert_int_equal(row.pool.activation, ACTIVATION_CLASS1);
-    assert_int_equal(row.pool.n_positions, 3);
+    assert_int_equal(row.n_positions, 3);
     row_request_positions(&row, ids);
     assert_int_equal(ids[0], 4);
     assert_int_equal(ids[1], 0);

@@ -300,9 +300,7 @@ static void test_known_but_computed_after_all(void **state)
         .shape = ROW_PAIR,
         .n_parts = 2,
         .ends = ends,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .n_values = 2};
     int64_t job = plan_job(&t, "job", 1, 1);
     struct batch *b = next(&t);

@@ -27,9 +27,7 @@ static int64_t put_parts(struct store *s, const char *key, uint32_t n)
         .n_tokens = PARTS * LEN,
         .ends = ends,
         .n_parts = PARTS,
-        .pool_type = POOL_LAST,
-        .activation = ACTIVATION_NONE,
-        .step_token = POOL_NO_STEP_TOKEN,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
         .positions = positions,
         .n_positions = PARTS,
         .n_values = PARTS};

@@ -20,8 +20,8 @@ static const struct stage_config config = {2, 4, 100, 10, 50};
 
 static const int32_t ids_a[] = {1, 2, 3}, ids_b[] = {4, 5}, positions_b[] = {1, 0};
 static const int32_t *const ids[] = {ids_a, ids_b}, *const positions[] = {NULL, positions_b};
-static const struct stage_row rows[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0},
-    {2, POOL_POSITIONS, ACTIVATION_NONE, -1, 2, 2, 0}};
+static const struct stage_row rows[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0},
+    {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0}};
 static const struct stage_fill fill = {2, rows, ids, positions};
 
 struct pair {
@@ -113,24 +113,24 @@ static void test_slots_and_capacities(void **unused)
     struct pair p;
     struct stage_token token;
     struct err e = {0};
-    struct stage_row many[5], big = {101, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0};
+    struct stage_row many[5], big = {101, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0};
     static int32_t zeros[101];
     const int32_t *lists[] = {zeros, zeros, zeros, zeros, zeros}, *none[5] = {NULL};
     (void)unused;
     open_pair(&p);
     for (int i = 0; i < 5; i++)
-        many[i] = (struct stage_row){1, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0};
+        many[i] = (struct stage_row){1, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){5, many, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, POOL_ALL, ACTIVATION_NONE, -1, 0, 51, 0};
+    big = (struct stage_row){1, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 51, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, POOL_POSITIONS, ACTIVATION_NONE, -1, 11, 1, 0};
+    big = (struct stage_row){1, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 11, 1, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, lists}, &token, &e),
         ASSAY_ETOOLARGE);
@@ -187,7 +187,7 @@ static void read_many_positions(struct pair *p)
 {
     static const int32_t zeros[10];
     static const int32_t *const at[] = {zeros};
-    static const struct stage_row row[] = {{3, POOL_POSITIONS, ACTIVATION_NONE, -1, 10, 10, 0}};
+    static const struct stage_row row[] = {{3, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 10, 10, 0}};
     struct stage_token token;
     struct stage_batch b;
     struct err e = {0};
@@ -286,7 +286,7 @@ static void test_corrupted_fields_of_a_result(void **unused)
 /* "Last" may be a position of its own, for rows that end in padding. */
 static void test_last_with_a_position(void **unused)
 {
-    static const struct stage_row padded[] = {{3, POOL_LAST, ACTIVATION_NONE, -1, 1, 1, 0}};
+    static const struct stage_row padded[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 1, 1, 0}};
     static const int32_t *const at[] = {positions_b};
     struct pair p;
     struct stage_token token;
@@ -305,9 +305,10 @@ static void test_last_with_a_position(void **unused)
  * are there are counted, and what is said of the shared ones is checked. */
 static void test_shared_tokens(void **unused)
 {
-    static const struct stage_row shared[] = {{5, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 0},
-        {6, POOL_ALL, ACTIVATION_NONE, -1, 0, 6, 3}, {4, POOL_LAST, ACTIVATION_NONE, -1, 0, 1, 3},
-        {2, POOL_POSITIONS, ACTIVATION_NONE, -1, 2, 2, 0}};
+    static const struct stage_row shared[] = {{5, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0},
+        {6, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 6, 3},
+        {4, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 3},
+        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0}};
     static const int32_t a[] = {1, 2, 3, 4, 5}, b[] = {1, 2, 3, 6, 7, 8}, c[] = {1, 2, 3, 9},
                          d[] = {10, 11}, at[] = {1, 1},
                          packed[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};

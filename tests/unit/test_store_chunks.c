@@ -168,8 +168,8 @@ static void test_packed_and_plain_ids(void **state)
     struct fixture *f = *state;
     struct err err;
     const int32_t ids[5] = {1, 70000, 151935, 262143, 3}, large[3] = {1, 262144, INT32_MAX};
-    struct store_row rows[2] = {{.ids = ids, .n_tokens = 5, .pool_type = POOL_LAST, .n_values = 1},
-        {.ids = large, .n_tokens = 3, .pool_type = POOL_LAST, .n_values = 1}};
+    struct store_row rows[2] = {{.ids = ids, .n_tokens = 5, .pool.type = POOL_LAST, .n_values = 1},
+        {.ids = large, .n_tokens = 3, .pool.type = POOL_LAST, .n_values = 1}};
     int64_t job = new_job(f->s, "packed", 0);
     char out[200];
     must(store_begin(f->s, &err));

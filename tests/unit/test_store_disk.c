@@ -239,7 +239,7 @@ static uint32_t fill_disk(struct fixture *f, int64_t job, struct err *e)
         struct store_chunk c = {
             .job = job, .chunk = chunk, .n_rows = 8, .rows = slice_of("\x98 chunk")};
         int32_t ids[512] = {0};
-        struct store_row row = {.ids = ids, .n_tokens = 512, .pool_type = POOL_LAST, .n_values = 1};
+        struct store_row row = {.ids = ids, .n_tokens = 512, .pool.type = POOL_LAST, .n_values = 1};
         must(store_begin(f->s, &err));
         int rc = store_add_chunk(f->s, &c, e);
         for (int i = 0; rc >= 0 && i < 8; i++)

@@ -71,7 +71,7 @@ struct shape {
 static int see_shape(void *arg, const struct store_result_row *row)
 {
     const struct shape *shape = (const struct shape *)arg + row->i;
-    assert_int_equal(row->pool_type, shape->pool_type);
+    assert_int_equal(row->pool.type, shape->pool_type);
     assert_int_equal(row->n_values, shape->n_values);
     for (uint32_t k = 0; k < row->n_values; k++)
         assert_true(row->values[k] == 0.1f * (float)(k + 1));
@@ -109,9 +109,7 @@ static void test_pooled_at_and_shapes(void **state)
         uint32_t n_positions = shapes[i].pool_type == POOL_POSITIONS ? 2 : i == n - 1;
         struct store_row row = {.ids = ids,
             .n_tokens = 4,
-            .pool_type = shapes[i].pool_type,
-            .activation = ACTIVATION_NONE,
-            .step_token = 9,
+            .pool = {shapes[i].pool_type, ACTIVATION_NONE, 9},
             .positions = n_positions ? positions : NULL,
             .n_positions = n_positions,
             .n_values = shapes[i].n_values};
@@ -179,7 +177,7 @@ static void test_client_ids_come_back(void **state)
     assert_int_equal(store_add_chunk(f->s, &chunk, &err), CHUNK_IN_ORDER);
     for (int i = 0; i < 7; i++) {
         struct store_row row = {.client_id = ids.want[i],
-            .pool_type = POOL_LAST,
+            .pool.type = POOL_LAST,
             .error_code = ASSAY_ENOTOKENS,
             .error_message = "no tokens"};
         must(add_rows(f->s, job, &row, 1, &err));
