@@ -250,8 +250,12 @@ int main(int argc, char **argv)
         .colour = colour,
         .stderr_tty = colour && isatty(STDERR_FILENO)};
     int rc = cli_parse(&c, verb, argc - 1, argv + 1);
+    if (rc == 1) {
+        cli_print_help(verb);
+        return stdout_end("assay");
+    }
     if (rc != 0)
-        return rc == 1 ? stdout_end("assay") : rc;
+        return rc;
     rc = end_output(verb->run(&c));
     return rc != EX_OK && cli_interrupted() ? SIGNAL_EXIT + cli_interrupted() : rc;
 }

@@ -166,10 +166,8 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         if ((rc = check_value(option, c->value[option])) != 0)
             return rc;
     }
-    if (c->value[CLI_HELP]) {
-        cli_print_help(verb);
+    if (c->value[CLI_HELP])
         return 1;
-    }
     if (optind < argc && verb->operand)
         c->operand = argv[optind++];
     if (optind < argc)
