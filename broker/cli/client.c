@@ -9,12 +9,10 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#include "broker/cli/reals.h"
 #include "broker/cli/signals.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/resources.h"
-#include "schema/utf8.h"
 
 #define RESEND_MS 3000
 #define POLL_MS 200
@@ -140,6 +138,8 @@ static double widen(float f)
     return strtod(text, NULL);
 }
 
+static int read_value(struct msg_reader *r, json_t **out, struct err *e);
+
 static int read_container(struct msg_reader *r, enum msg_type type, json_t **out, struct err *e)
 {
     uint32_t n;
@@ -151,7 +151,7 @@ static int read_container(struct msg_reader *r, enum msg_type type, json_t **out
         if (type == MSG_MAP)
             rc = msg_read_str(r, "", &key, e);
         if (rc == 0)
-            rc = json_from_msgpack(r, &value, e);
+            rc = read_value(r, &value, e);
         if (rc != 0)
             break;
         if (type == MSG_MAP) {
@@ -179,7 +179,9 @@ static int read_integer(struct msg_reader *r, json_t **out, struct err *e)
     return rc;
 }
 
-int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e)
+/* Converts msgpack to JSON; refuses bin. A float32 becomes the double whose shortest form, in at most
+ * 9 digits, reads back as the same float32. */
+static int read_value(struct msg_reader *r, json_t **out, struct err *e)
 {
     enum msg_type type = msg_peek(r);
     struct slice s;
@@ -211,73 +213,6 @@ int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e)
         return err_set(
             e, ASSAY_EBADMSG, "reply: expected a JSON-like value, found %s", msg_type_name(type));
     }
-}
-
-/* Writes the character at p as an escape. All characters that count as control are in the basic
- * plane. */
-static void put_escaped(FILE *f, const uint8_t *p, int len)
-{
-    unsigned code = len == 1 ? p[0] : p[0] & (0x7fu >> len);
-    for (int i = 1; i < len; i++)
-        code = code << 6 | (p[i] & 0x3fu);
-    fprintf(f, "\\u%04x", code);
-}
-
-/* Writes JSON text, with escapes for characters that a terminal would act on. */
-static void print_quietly(FILE *f, const char *text, size_t left)
-{
-    const uint8_t *from = (const uint8_t *)text, *at = from;
-    while (left > 0) {
-        int len = *at < 0x7f ? 1 : utf8_length(at, left);
-        len = len > 0 ? len : 1;
-        if (*at >= 0x7f && utf8_is_control(at, len)) { /* jansson escapes those below */
-            fwrite(from, 1, (size_t)(at - from), f);
-            put_escaped(f, at, len);
-            from = at + len;
-        }
-        at += len;
-        left -= (size_t)len;
-    }
-    fwrite(from, 1, (size_t)(at - from), f);
-}
-
-int json_print(FILE *f, const json_t *value, size_t flags)
-{
-    char *text = json_dumps(value, flags | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
-    if (!text)
-        return -1;
-    print_quietly(f, text, strlen(text));
-    free(text);
-    return ferror(f) ? -1 : 0;
-}
-
-static int end_line(FILE *f, int rc, struct err *e)
-{
-    if (rc != 0 || fputc('\n', f) == EOF)
-        return err_errno(e, ASSAY_EIO, "cannot write the output");
-    return 0;
-}
-
-int json_print_line(FILE *f, const json_t *value, struct err *e)
-{
-    return end_line(f, json_print(f, value, JSON_COMPACT), e);
-}
-
-int json_print_with_input(FILE *f, const json_t *value, const json_t *input, struct err *e)
-{
-    char *line = json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    char *text = json_dumps(input, JSON_COMPACT | JSON_REAL_PRECISION(17));
-    int rc = line && text ? 0 : -1;
-    if (rc == 0) {
-        reals_shorten(text);
-        print_quietly(f, line, strlen(line) - 1); /* without its last bracket */
-        fputs(",\"input\":", f);
-        print_quietly(f, text, strlen(text));
-        rc = fputc('}', f) == EOF ? -1 : 0;
-    }
-    free(line);
-    free(text);
-    return end_line(f, rc, e);
 }
 
 static int code_of(const char *name)
@@ -318,7 +253,7 @@ static int receive(struct client *c, json_t **body, struct err *e)
     if (n >= 0) {
         struct msg_reader r;
         msg_reader_init(&r, zmq_msg_data(&message), zmq_msg_size(&message));
-        found = json_from_msgpack(&r, body, e) == 0;
+        found = read_value(&r, body, e) == 0;
         if (found && json_integer_value(json_object_get(*body, "id")) != c->id) {
             json_decref(*body);
             found = 0;

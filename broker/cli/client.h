@@ -40,17 +40,4 @@ void client_set_watch(struct client *c, int (*alive)(void *arg, struct err *e), 
 /* Sets where a long silence is reported (borrowed); NULL: stderr. */
 void client_set_waiting(struct client *c, struct waiting *w);
 
-/* Converts msgpack to JSON. A float32 becomes the double whose shortest form, in at most 9 digits,
- * reads back as the same float32. Refuses bin. */
-int json_from_msgpack(struct msg_reader *r, json_t **out, struct err *e);
-
-/* Prints JSON with every terminal control character (utf8_is_control) as \u.... . `flags` are
- * jansson's, beside those for scores, which get at most 9 digits. Returns 0 or -1. */
-int json_print(FILE *f, const json_t *value, size_t flags);
-/* Prints it as one line. Returns 0 or ASSAY_EIO. */
-int json_print_line(FILE *f, const json_t *value, struct err *e);
-/* Prints a non-empty object as one line, with `input` as its last member; the numbers of `input`,
- * which are the user's, keep all their digits. */
-int json_print_with_input(FILE *f, const json_t *value, const json_t *input, struct err *e);
-
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/cli/client.h"
+#include "broker/cli/json_print.h"
 #include "schema/log.h"
 
 int output_open(struct output *o, const struct cli *c, struct err *e)

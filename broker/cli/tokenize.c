@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "broker/cli/cli.h"
-#include "broker/cli/client.h"
+#include "broker/cli/json_print.h"
 #include "broker/cli/jsonl.h"
 #include "broker/text/buffer.h"
 #include "broker/text/tokenizer.h"

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/cli/connect.h"
+#include "broker/cli/json_print.h"
 #include "broker/cli/screen.h"
 #include "schema/log.h"
 

@@ -9,6 +9,7 @@
 
 #include "broker/cli/connect.h"
 #include "broker/cli/feeder.h"
+#include "broker/cli/json_print.h"
 #include "broker/cli/output.h"
 #include "broker/cli/progress.h"
 #include "broker/cli/screen.h"

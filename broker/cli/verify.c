@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "broker/cli/connect.h"
+#include "broker/cli/json_print.h"
 #include "broker/cli/progress.h"
 #include "broker/row.h"
 #include "schema/log.h"
