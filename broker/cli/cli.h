@@ -1,5 +1,8 @@
 /* cli.h - what the verbs of `assay` share: options, exit codes, and the description of a verb.
  *
+ * input/ reads files of JSON lines (input/jsonl.h), and lines.h makes rows of them; client.h is the
+ * connection to a broker; target.h is a file that a verb writes.
+ *
  * One table holds the options (options.c), another the verbs (main.c), each with the options that
  * it takes. Parsing, errors, help (help.c), man pages (manual.c) and completion (completion.c) are
  * all derived from these two. */

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/cli/columns.h"
-#include "broker/cli/jsonl.h"
+#include "broker/cli/input/columns.h"
+#include "broker/cli/input/jsonl.h"
 #include "schema/log.h"
 #include "schema/pooling.h"
 #include "schema/request.h"

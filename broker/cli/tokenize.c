@@ -6,7 +6,7 @@
 
 #include "broker/cli/cli.h"
 #include "broker/cli/json_print.h"
-#include "broker/cli/jsonl.h"
+#include "broker/cli/input/jsonl.h"
 #include "broker/text/buffer.h"
 #include "broker/text/tokenizer.h"
 #include "schema/utf8.h"

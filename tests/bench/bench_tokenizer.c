@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/cli/jsonl.h"
+#include "broker/cli/input/jsonl.h"
 #include "broker/text/tokenizer.h"
 #include "schema/log.h"
 

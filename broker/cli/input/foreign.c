@@ -1,5 +1,5 @@
 /* foreign.c - see foreign.h. */
-#include "broker/cli/foreign.h"
+#include "broker/cli/input/foreign.h"
 
 #include <stdlib.h>
 #include <string.h>

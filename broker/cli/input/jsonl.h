@@ -4,7 +4,11 @@
  * Each line is bounded in bytes and in values, as a few bytes of JSON can take much memory. A line
  * beyond a bound, or one that is not a JSON object, is that line's error, and reading goes on with
  * the next line. Blank lines are skipped but counted. A BOM at the beginning of any line is
- * skipped, because files may have been concatenated. */
+ * skipped, because files may have been concatenated.
+ *
+ * This is the way into the folder, which knows neither verbs nor options nor the broker:
+ * inflate.h decompresses, foreign.h recognises other files, forgive.h and beginning.h help with
+ * lines that the JSON reader refuses, and columns.h says what the columns of a line mean. */
 #ifndef ASSAY_JSONL_H
 #define ASSAY_JSONL_H
 

@@ -1,6 +1,6 @@
 /* forgive.c - see forgive.h. The line is walked once, token by token, whether or not it is JSON;
  * text that is not JSON comes out unchanged. */
-#include "broker/cli/forgive.h"
+#include "broker/cli/input/forgive.h"
 
 #include <errno.h>
 #include <math.h>

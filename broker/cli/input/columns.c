@@ -1,5 +1,5 @@
 /* columns.c - see columns.h. */
-#include "broker/cli/columns.h"
+#include "broker/cli/input/columns.h"
 
 #include <stdio.h>
 #include <string.h>

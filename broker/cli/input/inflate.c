@@ -1,5 +1,5 @@
 /* inflate.c - see inflate.h. */
-#include "broker/cli/inflate.h"
+#include "broker/cli/input/inflate.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -5,8 +5,8 @@
  * begin with `{` as rows do, only that line is bad. */
 #include <string.h>
 
-#include "broker/cli/columns.h"
-#include "broker/cli/foreign.h"
+#include "broker/cli/input/columns.h"
+#include "broker/cli/input/foreign.h"
 #include "schema/json.h"
 
 static const struct foreign array = {

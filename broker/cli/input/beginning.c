@@ -1,5 +1,5 @@
 /* beginning.c - see beginning.h. */
-#include "broker/cli/beginning.h"
+#include "broker/cli/input/beginning.h"
 
 #include <string.h>
 

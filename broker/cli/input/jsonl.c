@@ -1,5 +1,5 @@
 /* jsonl.c - see jsonl.h. */
-#include "broker/cli/jsonl.h"
+#include "broker/cli/input/jsonl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,10 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "broker/cli/beginning.h"
-#include "broker/cli/foreign.h"
-#include "broker/cli/forgive.h"
-#include "broker/cli/inflate.h"
+#include "broker/cli/input/beginning.h"
+#include "broker/cli/input/foreign.h"
+#include "broker/cli/input/forgive.h"
+#include "broker/cli/input/inflate.h"
 #include "schema/log.h"
 #include "schema/json.h"
 #include "schema/utf8.h"
