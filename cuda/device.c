@@ -116,7 +116,7 @@ static int take_memory(struct device *d, struct err *e)
     return rc == 0 ? take_arena(d, e) : rc;
 }
 
-int gpu_open(struct device **out, const struct device_options *o, struct err *e)
+static int device_open(struct device **out, const struct device_options *o, struct err *e)
 {
     struct device *d = xcalloc(1, sizeof *d);
     *out = d;
@@ -152,7 +152,7 @@ static void free_lane(struct lane *l)
 }
 
 /* Also closes a device that was only partly opened. */
-void gpu_close(struct device **out)
+static void device_close(struct device **out)
 {
     struct device *d = *out;
     if (!d)
@@ -180,12 +180,12 @@ void gpu_close(struct device **out)
     *out = NULL;
 }
 
-void gpu_describe(const struct device *d, char *text, size_t bytes)
+static void device_describe(const struct device *d, char *text, size_t bytes)
 {
     snprintf(text, bytes, "cuda:%d (%.40s)", d->index, d->properties.name);
 }
 
-void gpu_identity(const struct device *d, char *text, size_t bytes)
+static void device_identity(const struct device *d, char *text, size_t bytes)
 {
     snprintf(text, bytes, "cuda gpu=\"%.60s\" gemm=%016llx", d->properties.name,
         (unsigned long long)gemm_table_hash(d->gemm));
@@ -193,7 +193,7 @@ void gpu_identity(const struct device *d, char *text, size_t bytes)
 
 /* ---- memory ---- */
 
-void *gpu_alloc(struct device *d, size_t bytes)
+static void *device_alloc(struct device *d, size_t bytes)
 {
     size_t wanted = gpu_aligned(bytes);
     if (wanted < bytes || wanted > d->arena_bytes - d->arena_used)
@@ -204,7 +204,7 @@ void *gpu_alloc(struct device *d, size_t bytes)
 }
 
 /* Copies through pinned memory, piece by piece; only while the model is built. */
-void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
+static void device_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct lane *l = &d->lanes[0];
     assert(d->in_flight == 0);
@@ -217,7 +217,7 @@ void gpu_upload(struct device *d, void *to, const void *from, size_t bytes)
     }
 }
 
-int gpu_pin(struct device *d, const void *from, size_t bytes)
+static int device_pin(struct device *d, const void *from, size_t bytes)
 {
     int read_only = 0;
     GPU_MUST(
@@ -241,7 +241,7 @@ static struct lane *open_lane(struct device *d)
 }
 
 /* The lane's last batch was polled, so nothing reads its memory any more. */
-void gpu_begin(struct device *d)
+static void device_begin(struct device *d)
 {
     assert(d->in_flight < GPU_LANES);
     open_lane(d)->used = 0;
@@ -253,7 +253,7 @@ static int is_pinned(const struct device *d, const void *host, size_t bytes)
     return from && at >= from && at + bytes <= from + d->pinned_bytes;
 }
 
-const void *gpu_push(struct device *d, const void *host, size_t bytes)
+static const void *device_push(struct device *d, const void *host, size_t bytes)
 {
     struct lane *l = open_lane(d);
     size_t at = l->used;
@@ -280,7 +280,7 @@ static void wake(void *arg)
 
 /* The event is recorded after the wake-up call, so that when poll sees the event, the descriptor is
  * readable and poll can empty it. */
-void gpu_finish(struct device *d, void *to, const void *from, size_t bytes)
+static void device_finish(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct lane *l = open_lane(d);
     cudaStream_t stream = gpu_stream(d);
@@ -294,7 +294,7 @@ void gpu_finish(struct device *d, void *to, const void *from, size_t bytes)
     d->in_flight++;
 }
 
-int gpu_poll(struct device *d, int wait)
+static int device_poll(struct device *d, int wait)
 {
     struct lane *l = &d->lanes[d->first_lane];
     uint64_t one;
@@ -314,12 +314,30 @@ int gpu_poll(struct device *d, int wait)
     return 1;
 }
 
-int gpu_poll_fd(struct device *d)
+static int device_poll_fd(struct device *d)
 {
     return d->done_fd;
 }
 
-uint32_t gpu_progress(struct device *d)
+static uint32_t device_progress(struct device *d)
 {
     return __atomic_load_n(d->progress, __ATOMIC_RELAXED);
 }
+
+const struct device_ops gpu_device_ops = {
+    .in_flight = GPU_LANES,
+    .open = device_open,
+    .close = device_close,
+    .describe = device_describe,
+    .identity = device_identity,
+    .alloc = device_alloc,
+    .upload = device_upload,
+    .prepare_weights = gpu_prepare_weights,
+    .pin = device_pin,
+    .begin = device_begin,
+    .push = device_push,
+    .finish = device_finish,
+    .poll = device_poll,
+    .poll_fd = device_poll_fd,
+    .progress = device_progress,
+};

@@ -80,20 +80,8 @@ static inline size_t gpu_aligned(size_t bytes)
  * numbers cost. Waits until they are there. */
 cudaError_t gpu_fill_noise(struct device *d, void *to, size_t bytes, enum dtype type, float size);
 
-/* The table's functions; ops.h describes each. */
-int gpu_open(struct device **d, const struct device_options *options, struct err *e);
-void gpu_close(struct device **d);
-void gpu_describe(const struct device *d, char *text, size_t bytes);
-void gpu_identity(const struct device *d, char *text, size_t bytes);
-void *gpu_alloc(struct device *d, size_t bytes);
-void gpu_upload(struct device *d, void *to, const void *from, size_t bytes);
+extern const struct device_ops gpu_device_ops; /* worker/device.h */
+/* See prepare_weights.c. */
 int gpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
-int gpu_pin(struct device *d, const void *from, size_t bytes);
-void gpu_begin(struct device *d);
-const void *gpu_push(struct device *d, const void *host, size_t bytes);
-void gpu_finish(struct device *d, void *to, const void *from, size_t bytes);
-int gpu_poll(struct device *d, int wait);
-int gpu_poll_fd(struct device *d);
-uint32_t gpu_progress(struct device *d);
 
 #endif

@@ -112,7 +112,7 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
             tiles[at++] = (struct attention_tile){s->first, s->length,
                 (next - 1) * ATTENTION_TILE_TOKENS, s->prefix_first, s->prefix};
     }
-    d->tiles = gpu_push(d, tiles, at * sizeof *tiles);
+    d->tiles = gpu_device_ops.push(d, tiles, at * sizeof *tiles);
     free(order);
     free(tiles);
 }
@@ -169,24 +169,10 @@ static void op_all_reduce(struct device *d, struct tensor x)
 
 const struct ops gpu_ops = {
     .name = "cuda",
+    .device = &gpu_device_ops,
     .typed = 1,
     .mlp_rows = 8192,
-    .in_flight = GPU_LANES,
     .shares_prefixes = 1,
-    .open = gpu_open,
-    .close = gpu_close,
-    .describe = gpu_describe,
-    .identity = gpu_identity,
-    .alloc = gpu_alloc,
-    .upload = gpu_upload,
-    .prepare_weights = gpu_prepare_weights,
-    .pin = gpu_pin,
-    .begin = gpu_begin,
-    .push = gpu_push,
-    .finish = gpu_finish,
-    .poll = gpu_poll,
-    .poll_fd = gpu_poll_fd,
-    .progress = gpu_progress,
     .embed = op_embed,
     .linear = op_linear,
     .add_bias = op_add_bias,

@@ -33,7 +33,7 @@ static int try_model(struct description *about, struct weights *w, const struct 
     struct device_options options = *with;
     float *values = xcalloc(about->config.n_labels, sizeof *values);
     qwen2_device_needs(&options, &about->config, &cache, quant, ops, tp);
-    int rc = ops->open(&d, &options, e);
+    int rc = ops->device->open(&d, &options, e);
     if (rc == 0)
         rc = qwen2_reward_model_init(&m, &about->config, &cache, quant, &lora, ops, d, 0, tp, e);
     if (rc == 0)
@@ -44,7 +44,7 @@ static int try_model(struct description *about, struct weights *w, const struct 
         qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
     about->dtype = dtype_name(m.model.embed_tokens.dtype);
     qwen2_reward_model_release(&m);
-    ops->close(&d);
+    ops->device->close(&d);
     free(values);
     return rc;
 }

@@ -4,7 +4,7 @@
  * A place has the expected shape, the cut for this rank, and the destination: a matrix becomes a
  * view into the mapped file, a vector is converted into device memory. The config determines the
  * list of places; each tensor is looked up in it, and at the end every place must be filled. Then
- * the device gets all matrices at once (ops.prepare_weights), so that it can size its memory before
+ * the device gets all matrices at once (device_ops.prepare_weights), so that it can size its memory before
  * it copies any. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -270,14 +270,14 @@ static int set_vector(
     cut_range(l->m, p->cut, p->rows, &from, &n);
     memcpy(&at, p->vector, sizeof at);
     if (!at)
-        at = ops->alloc(l->m->device, (size_t)(p->vector_elements * bytes));
+        at = ops->device->alloc(l->m->device, (size_t)(p->vector_elements * bytes));
     if (!at)
         return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
     memcpy(p->vector, &at, sizeof at);
     void *host = xcalloc((size_t)n, (size_t)bytes);
     dtype_convert(host, p->vector_type,
         (const char *)t->data + from * dtype_bytes((enum dtype)t->dtype), (enum dtype)t->dtype, n);
-    ops->upload(l->m->device, at + p->offset * bytes, host, (size_t)(n * bytes));
+    ops->device->upload(l->m->device, at + p->offset * bytes, host, (size_t)(n * bytes));
     free(host);
     return 0;
 }
@@ -374,7 +374,7 @@ static int prepare_matrices(struct qwen2_reward_model *m, struct err *e)
     }
     add_stack(stacks, &n, &m->score.first, DTYPE_F32);
     add_stack(stacks, &n, &m->score.second, DTYPE_F32);
-    int rc = m->ops->prepare_weights(m->device, stacks, n, e);
+    int rc = m->ops->device->prepare_weights(m->device, stacks, n, e);
     free(stacks);
     return rc;
 }

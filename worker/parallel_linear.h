@@ -19,7 +19,7 @@ struct linear_pair {
 };
 
 /* One layer's shard: parts stacked along the output ({q,k,v}, {gate,up} or one), views into the
- * mapped file or, after ops.prepare_weights, the device's copy. */
+ * mapped file or, after device_ops.prepare_weights, the device's copy. */
 struct parallel_linear {
     struct weight parts[LINEAR_MAX_PARTS];
     int n_parts;

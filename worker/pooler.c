@@ -133,8 +133,9 @@ void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pooling_metadata *p, float *values)
 {
     const struct ops *ops = m->ops;
-    const struct pool_span *spans = ops->push(m->device, p->spans, p->n_rows * sizeof *spans);
+    const struct pool_span *spans =
+        ops->device->push(m->device, p->spans, p->n_rows * sizeof *spans);
     struct tensor logits = qwen2_reward_model_score(m, hidden_states);
     ops->pool(m->device, m->values, logits, spans, p->n_rows);
-    ops->finish(m->device, values, m->values, p->n_values * sizeof *values);
+    ops->device->finish(m->device, values, m->values, p->n_values * sizeof *values);
 }

@@ -133,7 +133,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
 
 static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct err *e)
 {
-    void *at = m->ops->alloc(m->device, bytes);
+    void *at = m->ops->device->alloc(m->device, bytes);
     memcpy(out, &at, sizeof at);
     return at ? 0 : err_set(e, ASSAY_ENOMEM, "activations: no memory for %zu bytes", bytes);
 }
@@ -164,8 +164,8 @@ static int take_rope(struct qwen2_reward_model *m, struct err *e)
         return ASSAY_ENOMEM;
     float *host = xcalloc(2, bytes);
     rope_fill(&m->config.rope, m->config.head_dim, (uint32_t)n, host, host + n * half);
-    m->ops->upload(m->device, m->cos_table, host, bytes);
-    m->ops->upload(m->device, m->sin_table, host + n * half, bytes);
+    m->ops->device->upload(m->device, m->cos_table, host, bytes);
+    m->ops->device->upload(m->device, m->sin_table, host + n * half, bytes);
     free(host);
     return 0;
 }
@@ -212,7 +212,7 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes)
 {
     char device[160];
-    m->ops->identity(m->device, device, sizeof device);
+    m->ops->device->identity(m->device, device, sizeof device);
     const char *weights = m->config.weights_decided;
     snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s", device,
         dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks,
@@ -390,12 +390,12 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *inpu
     s.normed = m->activations->quantized.rows > 0
                    ? rows_for(m->activations->quantized, (int64_t)n_tokens, hidden)
                    : s.block;
-    ops->begin(m->device);
-    const int32_t *ids = ops->push(m->device, input_ids, n_tokens * sizeof *ids);
-    positions = ops->push(m->device, positions, n_tokens * sizeof *positions);
-    const uint32_t *out_rows =
-        meta->out_rows ? ops->push(m->device, meta->out_rows, meta->n_out_rows * sizeof *out_rows)
-                       : NULL;
+    ops->device->begin(m->device);
+    const int32_t *ids = ops->device->push(m->device, input_ids, n_tokens * sizeof *ids);
+    positions = ops->device->push(m->device, positions, n_tokens * sizeof *positions);
+    const uint32_t *out_rows = meta->out_rows ? ops->device->push(m->device, meta->out_rows,
+                                                    meta->n_out_rows * sizeof *out_rows)
+                                              : NULL;
     ops->plan_attention(m->device, meta);
     ops->embed(m->device, s.x, &m->model.embed_tokens, ids);
     for (uint32_t i = 0; i < m->config.n_layers; i++)

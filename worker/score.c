@@ -99,6 +99,6 @@ int score_canary(struct qwen2_reward_model *m, uint32_t max_tokens, float *value
     b.cu_seqlens = cu_seqlens;
     int rc = score_batch(m, &b, ids, positions, values, e);
     if (rc == 0)
-        m->ops->poll(m->device, 1);
+        m->ops->device->poll(m->device, 1);
     return rc;
 }

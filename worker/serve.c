@@ -4,7 +4,7 @@
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
  * digest of the values' bits (FNV-1a, 64 bits), by which the broker checks that all ranks agree. On
  * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
- * asynchronous: the next batch is submitted while one runs (ops.in_flight), so that it is never
+ * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is never
  * idle between two; a descriptor signals completion, and replies go out in order.
  *
  * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and a rank exits when the
@@ -241,12 +241,12 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
 /* Replies for every finished batch, oldest first; with `wait`, until none is in flight. */
 static void finish_jobs(struct worker *w, int wait)
 {
-    while (w->n_batches > 0 && w->ops->poll(w->device, wait)) {
+    while (w->n_batches > 0 && w->ops->device->poll(w->device, wait)) {
         reply_done(w, &w->batches[w->first_batch]);
         w->first_batch = (w->first_batch + 1) % MAX_IN_FLIGHT;
         w->n_batches--;
     }
-    uint32_t progress = w->ops->progress(w->device);
+    uint32_t progress = w->ops->device->progress(w->device);
     if (progress != w->progress)
         stage_bump(w->stage);
     w->progress = progress;
@@ -347,7 +347,7 @@ static int open_model(struct worker *w, struct err *e)
     if (rc != 0)
         return rc;
     qwen2_device_needs(&options, &config, &cache, &quant, w->ops, tp);
-    rc = w->ops->open(&w->device, &options, e);
+    rc = w->ops->device->open(&w->device, &options, e);
     if (rc == 0)
         rc = qwen2_reward_model_init(
             &w->model, &config, &cache, &quant, &lora, w->ops, w->device, (uint32_t)o->rank, tp, e);
@@ -380,7 +380,7 @@ static int open_worker(struct worker *w, struct err *e)
         return rc;
     uint64_t bytes;
     const void *input = stage_view_input(w->stage, &bytes);
-    w->pinned = w->ops->pin(w->device, input, bytes);
+    w->pinned = w->ops->device->pin(w->device, input, bytes);
     rc = sing(w, e);
     comm_set_deadline(w->comm, (uint32_t)o->deadline_ms);
     return rc;
@@ -395,7 +395,7 @@ static void close_worker(struct worker *w)
     msg_writer_release(&w->writer);
     qwen2_reward_model_release(&w->model);
     if (w->device)
-        w->ops->close(&w->device);
+        w->ops->device->close(&w->device);
     weights_close(&w->weights);
     comm_free(&w->comm);
     stage_detach(&w->stage);
@@ -423,7 +423,7 @@ static void connect_broker(struct worker *w)
     open_socket(w);
     struct control ready = {
         .type = CONTROL_READY, .pid = (int32_t)getpid(), .threads = (uint32_t)w->options.threads};
-    w->ops->describe(w->device, ready.device, sizeof ready.device);
+    w->ops->device->describe(w->device, ready.device, sizeof ready.device);
     qwen2_reward_model_mode(&w->model, ready.mode, sizeof ready.mode);
     snprintf(ready.checkpoint, sizeof ready.checkpoint, "%s",
         w->options.digest ? w->options.digest : "");
@@ -457,16 +457,16 @@ static int take_message(struct worker *w)
 static int take_messages(struct worker *w)
 {
     int got = 1;
-    while (got > 0 && w->n_batches < (uint32_t)w->ops->in_flight)
+    while (got > 0 && w->n_batches < (uint32_t)w->ops->device->in_flight)
         got = take_message(w);
     return got;
 }
 
 static int serve(struct worker *w)
 {
-    int done_fd = w->ops->poll_fd(w->device);
+    int done_fd = w->ops->device->poll_fd(w->device);
     for (;;) {
-        int room = w->n_batches < (uint32_t)w->ops->in_flight;
+        int room = w->n_batches < (uint32_t)w->ops->device->in_flight;
         zmq_pollitem_t items[] = {{.fd = (int)w->options.parent_fd, .events = ZMQ_POLLIN},
             {.socket = w->socket, .events = room ? ZMQ_POLLIN : 0},
             {.fd = done_fd, .events = ZMQ_POLLIN}};

@@ -73,8 +73,8 @@ static void measure(struct device *d, const struct model_heads *h, uint32_t leng
     for (uint32_t i = 0; i <= n_rows; i++)
         cu[i] = i * length;
     int64_t tokens = cu[n_rows], q = h->heads * h->dim, kv = h->kv_heads * h->dim, all = q + 2 * kv;
-    float *qkv = cpu_ops.alloc(d, (size_t)(tokens * all) * 4);
-    float *out = cpu_ops.alloc(d, (size_t)(tokens * q) * 4);
+    float *qkv = cpu_ops.device->alloc(d, (size_t)(tokens * all) * 4);
+    float *out = cpu_ops.device->alloc(d, (size_t)(tokens * q) * 4);
     if (!qkv || !out)
         die(71, "arena: too small");
     fill(qkv, tokens * all, DTYPE_F32);
@@ -101,12 +101,12 @@ int main(int argc, char **argv)
     int threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     struct device_options options = {
         .n_threads = threads, .isa = argc > 2 ? argv[2] : "auto", .arena_bytes = ARENA};
-    if (cpu_ops.open(&d, &options, &e) != 0)
+    if (cpu_ops.device->open(&d, &options, &e) != 0)
         die(70, "%s", e.msg);
     double cost = softmax_cost(d);
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t k = 0; k < sizeof models / sizeof *models; k++)
             measure(d, &models[k], lengths[i], cost);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
     return 0;
 }

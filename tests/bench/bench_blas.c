@@ -35,7 +35,7 @@ static void open_blas(struct blas *b, int threads)
 {
     struct device_options options = {.n_threads = threads, .isa = "auto", .arena_bytes = 64};
     struct err e = {0};
-    if (cpu_ops.open(&b->device, &options, &e) != 0)
+    if (cpu_ops.device->open(&b->device, &options, &e) != 0)
         die(EX_SOFTWARE, "%s", e.msg);
     b->peak = median_peak(b->device);
     void *library = dlopen("libopenblas.so.0", RTLD_NOW);

@@ -58,7 +58,7 @@ static void open_model(
         &e);
     qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
     b->memory_bytes = options.arena_bytes + options.input_bytes + options.output_bytes;
-    die_on(cpu_ops.open(&b->device, &options, &e), &e);
+    die_on(cpu_ops.device->open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &b->model, &config, &cache, &quant, &lora, &cpu_ops, b->device, 0, 1, &e),
         &e);
@@ -111,7 +111,7 @@ static void run_batch(struct bench *b, uint32_t n_rows)
         .ids = b->ids,
         .cu_seqlens = b->cu_seqlens};
     die_on(score_batch(&b->model, &batch, b->ids, b->positions, b->values, &e), &e);
-    cpu_ops.poll(b->device, 1);
+    cpu_ops.device->poll(b->device, 1);
 }
 
 /* Pages and caches warm: some rows, of a long one its beginning; whole ones, as many as there is room
@@ -230,6 +230,6 @@ int main(int argc, char **argv)
     free_rows(&b);
     qwen2_reward_model_release(&b.model);
     weights_close(&b.weights);
-    cpu_ops.close(&b.device);
+    cpu_ops.device->close(&b.device);
     return 0;
 }

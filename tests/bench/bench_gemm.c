@@ -131,12 +131,12 @@ int main(int argc, char **argv)
     int threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     const char *isa = argc > 2 ? argv[2] : "auto";
     struct device_options options = {.n_threads = threads, .isa = isa, .arena_bytes = 64};
-    if (cpu_ops.open(&d, &options, &e) != 0)
+    if (cpu_ops.device->open(&d, &options, &e) != 0)
         die(70, "%s", e.msg);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int t = 0; t < 4; t++)
             measure(d, shapes[i].name, shapes[i].in, shapes[i].out, t < 3 ? 512 : 4096, dtypes[t]);
     measure(d, "0.5B gate_up", 896, 9728, 8, DTYPE_BF16);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
     return 0;
 }

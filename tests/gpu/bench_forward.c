@@ -34,7 +34,7 @@ static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, ui
     die_on(weights_open(&b->weights, dir, &e), &e);
     die_on(model_choose_type(&config, "auto", &quant, b->weights, &gpu_ops, &e), &e);
     qwen2_device_needs(&options, &config, &cache, &quant, &gpu_ops, 1);
-    die_on(gpu_ops.open(&b->d, &options, &e), &e);
+    die_on(gpu_ops.device->open(&b->d, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &b->model, &config, &cache, &quant, &lora, &gpu_ops, b->d, 0, 1, &e),
         &e);
@@ -88,12 +88,12 @@ static void run_batches(struct bench *b, int n, double *wall_ms, double *busy_ms
     float ms = 0;
     for (int i = 0; i < n; i++) {
         if (i >= 2)
-            gpu_ops.poll(b->d, 1);
+            gpu_ops.device->poll(b->d, 1);
         GPU_MUST(cudaEventRecord(at[2 * i], b->d->compute));
         submit(b, i);
         GPU_MUST(cudaEventRecord(at[2 * i + 1], b->d->compute));
     }
-    while (gpu_ops.poll(b->d, 1))
+    while (gpu_ops.device->poll(b->d, 1))
         ;
     *wall_ms = (double)(now_mono_ms() - start);
     GPU_MUST(cudaEventSynchronize(at[2 * n - 1]));

@@ -127,7 +127,7 @@ static const int32_t *counting(struct device *d, int64_t n)
     for (int64_t i = 0; i < n; i++)
         host[i] = (int32_t)i;
     GPU_MUST(cudaMalloc(&at, (size_t)n * sizeof *host));
-    gpu_upload(d, at, host, (size_t)n * sizeof *host);
+    gpu_device_ops.upload(d, at, host, (size_t)n * sizeof *host);
     free(host);
     return at;
 }
@@ -212,7 +212,7 @@ static void time_attention(struct device *d, const struct sizes *s, int64_t leng
         host[i] = (struct attention_tile){(uint32_t)(i / per * length), (uint32_t)length,
             (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS), 0, 0};
     GPU_MUST(cudaMalloc((void **)&c.tiles, c.n_tiles * sizeof *host));
-    gpu_upload(d, c.tiles, host, c.n_tiles * sizeof *host);
+    gpu_device_ops.upload(d, c.tiles, host, c.n_tiles * sizeof *host);
     snprintf(name, sizeof name, "attention, rows of %lld", (long long)length);
     print(name, time_of(d, run_attention, &c), "tflop_s",
         4.0 * (double)(n * q) * (double)length * (double)(length + 1) / 2);
@@ -236,7 +236,7 @@ int main(int argc, char **argv)
     struct sizes s = {n[0], n[1], n[2], n[3], n[4], n[5], n[6]};
     struct device_options o = {.arena_bytes = 1 << 20, .input_bytes = 1 << 20, .output_bytes = 64};
     log_init("bench_kernels", -1, LOG_LEVEL_ERROR);
-    die_on(gpu_open(&d, &o, &e), &e);
+    die_on(gpu_device_ops.open(&d, &o, &e), &e);
     time_copy(d, s.matmul >= 8192 ? (size_t)1 << 30 : (size_t)1 << 16);
     time_product(d, "matmul", s.matmul, s.matmul, s.matmul);
     time_product(d, "qkv_proj", s.tokens, (s.heads + 2 * s.kv_heads) * s.dim, s.hidden);

@@ -71,9 +71,9 @@ struct model {
         o.quant_rows = tokens;
         o.quant_in = s.in;
         o.quant_out = out;
-        assert_int_equal(gpu_ops.open(&d, &o, &e), 0);
+        assert_int_equal(gpu_ops.device->open(&d, &o, &e), 0);
         struct weight_stack stack = {parts, n_parts, s.held};
-        assert_int_equal(gpu_ops.prepare_weights(d, &stack, 1, &e), 0);
+        assert_int_equal(gpu_ops.device->prepare_weights(d, &stack, 1, &e), 0);
         for (int p = 0; p < n_parts; p++)
             fetch_part(parts[p]);
         device_bias = s.bias ? add_bias(s, r) : nullptr;
@@ -82,7 +82,7 @@ struct model {
     {
         for (owned_tensor *t : files)
             delete t;
-        gpu_ops.close(&d);
+        gpu_ops.device->close(&d);
     }
     void add_part(const setup &s, random_numbers &r)
     {
@@ -100,8 +100,8 @@ struct model {
         for (int64_t j = 0; j < out; j++)
             bias.push_back(host.at(0, j));
         size_t bytes = static_cast<size_t>(out * dtype_bytes(s.activation));
-        void *at = gpu_ops.alloc(d, bytes);
-        gpu_ops.upload(d, at, host.t.data, bytes);
+        void *at = gpu_ops.device->alloc(d, bytes);
+        gpu_ops.device->upload(d, at, host.t.data, bytes);
         return at;
     }
     void fetch_part(const struct weight &w)
@@ -156,11 +156,11 @@ struct device_tensor {
     device_tensor(model &m, enum dtype type, int64_t rows, int64_t cols)
     {
         t = tensor_shaped(nullptr, type, rows, cols);
-        t.data = gpu_ops.alloc(m.d, tensor_bytes(t));
+        t.data = gpu_ops.device->alloc(m.d, tensor_bytes(t));
         assert_non_null(t.data);
         if (dtype_bytes(type) == 1)
-            t.scale =
-                static_cast<float *>(gpu_ops.alloc(m.d, static_cast<size_t>(rows) * sizeof(float)));
+            t.scale = static_cast<float *>(
+                gpu_ops.device->alloc(m.d, static_cast<size_t>(rows) * sizeof(float)));
     }
 };
 
@@ -185,14 +185,14 @@ void check_product(model &m, const setup &s, int64_t tokens, random_numbers &r)
     owned_tensor host(s.activation, tokens, s.in, (16 - s.in % 16) % 16);
     device_tensor x(m, s.activation, tokens, s.in), out(m, s.activation, tokens, m.out);
     host.fill(r, 2);
-    gpu_ops.upload(m.d, x.t.data, host.t.data,
+    gpu_ops.device->upload(m.d, x.t.data, host.t.data,
         static_cast<size_t>(((tokens - 1) * x.t.stride + s.in) * dtype_bytes(s.activation)));
-    gpu_ops.begin(m.d);
+    gpu_ops.device->begin(m.d);
     gpu_ops.linear(m.d, out.t, x.t, m.parts, m.n_parts, m.device_bias);
     float unused;
-    void *last = gpu_ops.alloc(m.d, sizeof unused);
-    gpu_ops.finish(m.d, &unused, last, sizeof unused);
-    assert_int_equal(gpu_ops.poll(m.d, 1), 1);
+    void *last = gpu_ops.device->alloc(m.d, sizeof unused);
+    gpu_ops.device->finish(m.d, &unused, last, sizeof unused);
+    assert_int_equal(gpu_ops.device->poll(m.d, 1), 1);
     fetched result(m.d, out.t.data,
         static_cast<size_t>(((tokens - 1) * out.t.stride + m.out) * dtype_bytes(s.activation)));
     for (int64_t i = 0; i < tokens; i++) {

@@ -276,16 +276,17 @@ static void test_two_in_flight(void **unused)
         double_set_seed(turn);
         score(&s, &v, &a, 1, 1, expected[0]);
         score(&s, &v, &b, 1, 1, expected[1]);
-        assert_false(readable(gpu_ops.poll_fd(s.device)));
-        uint32_t progress = gpu_ops.progress(s.device);
+        assert_false(readable(gpu_ops.device->poll_fd(s.device)));
+        uint32_t progress = gpu_ops.device->progress(s.device);
         submit_row(&s, &v.rows[a], found[0]);
         submit_row(&s, &v.rows[b], found[1]);
         while (done < 2)
-            done += gpu_ops.poll(s.device, turn % 2 ? 1 : 0);
-        assert_false(readable(gpu_ops.poll_fd(s.device)));
-        assert_int_equal(gpu_ops.poll(s.device, 1), 0);
+            done += gpu_ops.device->poll(s.device, turn % 2 ? 1 : 0);
+        assert_false(readable(gpu_ops.device->poll_fd(s.device)));
+        assert_int_equal(gpu_ops.device->poll(s.device, 1), 0);
         /* each layer's norms and attention, and the last norm */
-        assert_true(gpu_ops.progress(s.device) - progress >= 2 * (3 * s.model.config.n_layers + 1));
+        assert_true(
+            gpu_ops.device->progress(s.device) - progress >= 2 * (3 * s.model.config.n_layers + 1));
         assert_memory_equal(found[0], expected[0], v.rows[a].stage.n_values * sizeof *found[0]);
         assert_memory_equal(found[1], expected[1], v.rows[b].stage.n_values * sizeof *found[1]);
     }
@@ -353,7 +354,7 @@ static void open_rank(int fd, uint32_t rank, int gpu, const char *words)
         .comm = comm,
         .deadline_ms = 500,
         .gpu = gpu};
-    int rc = gpu_ops.open(&d, &o, &e);
+    int rc = gpu_ops.device->open(&d, &o, &e);
     _exit(rc == ASSAY_EUNSUPPORTED && strstr(e.msg, words) ? 1 : rc == 0 ? 0 : 2);
 }
 
@@ -403,40 +404,40 @@ static void test_no_device_and_no_memory(void **unused)
     struct device_options o = {.arena_bytes = 4096, .input_bytes = 4096, .output_bytes = 64};
     (void)unused;
     setenv("ASSAY_DOUBLE_DEVICES", "0", 1);
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "no CUDA-capable device is detected"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     setenv("ASSAY_DOUBLE_DEVICES", "2", 1);
     o.gpu = 2;
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "this machine has 2"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     unsetenv("ASSAY_DOUBLE_DEVICES");
     setenv("ASSAY_DOUBLE_CAPABILITY", "75", 1);
     o.gpu = 0;
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "found 7.5"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     setenv("ASSAY_DOUBLE_CAPABILITY", "80", 1);
     o.quant = DTYPE_F8;
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "--quant fp8: expected a GPU of compute capability 9.0"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     setenv("ASSAY_DOUBLE_CAPABILITY", "100", 1);
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "found GPU 0 (Test Double) of 10.0"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     unsetenv("ASSAY_DOUBLE_CAPABILITY");
     setenv("ASSAY_DOUBLE_SHARED", "101376", 1); /* as 8.6 has */
     o.quant = DTYPE_F32;
     o.head_dim = 256;
-    assert_int_equal(gpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(
         strstr(e.msg, "head_dim 256: expected a GPU with 148224 bytes of shared memory"));
-    gpu_ops.close(&d);
+    gpu_ops.device->close(&d);
     o.head_dim = 128;
-    assert_int_equal(gpu_ops.open(&d, &o, &e), 0);
-    gpu_ops.close(&d);
+    assert_int_equal(gpu_ops.device->open(&d, &o, &e), 0);
+    gpu_ops.device->close(&d);
     unsetenv("ASSAY_DOUBLE_SHARED");
     assert_int_equal(double_live_allocations(), 0);
 }

@@ -78,7 +78,7 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
         .gpu = (int)rank,
         .cache_dir = cache_dir};
     qwen2_device_needs(&options, &config, &cache, &quant, ops, tp);
-    die_on(ops->open(&s->device, &options, &e), &e);
+    die_on(ops->device->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(
                &s->model, &config, &cache, &quant, &lora, ops, s->device, rank, tp, &e),
         &e);
@@ -89,7 +89,7 @@ static void scorer_close(struct scorer *s)
 {
     qwen2_reward_model_release(&s->model);
     weights_close(&s->weights);
-    s->ops->close(&s->device);
+    s->ops->device->close(&s->device);
     comm_free(&s->comm);
 }
 
@@ -234,7 +234,7 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     } else {
         pooler(&s->model, hidden, &pooling, values);
     }
-    assert_int_equal(s->ops->poll(s->device, 1), 1);
+    assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     pooling_metadata_release(&pooling);
 }
 

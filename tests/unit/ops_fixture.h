@@ -50,7 +50,7 @@ static UNUSED struct device *make_device(const char *isa, int threads)
     struct device *d = NULL;
     struct err e = {0};
     struct device_options o = {.n_threads = threads, .isa = isa, .arena_bytes = 1 << 20};
-    assert_int_equal(cpu_ops.open(&d, &o, &e), 0);
+    assert_int_equal(cpu_ops.device->open(&d, &o, &e), 0);
     return d;
 }
 

@@ -11,7 +11,7 @@ static struct device *make_device(int way)
     struct err e = {0};
     struct device_options o = {
         .n_threads = ways[way].threads, .isa = ways[way].isa, .arena_bytes = 64};
-    assert_int_equal(cpu_ops.open(&d, &o, &e), 0);
+    assert_int_equal(cpu_ops.device->open(&d, &o, &e), 0);
     return d;
 }
 
@@ -27,11 +27,11 @@ static void multiply(int way, float *out, const float *x, int64_t rows, const st
     memcpy(taken, parts, (size_t)n_parts * sizeof *parts);
     for (int i = 0; i < n_parts; i++)
         out_cols += parts[i].rows;
-    assert_int_equal(cpu_ops.prepare_weights(d, &stack, 1, &e), 0);
+    assert_int_equal(cpu_ops.device->prepare_weights(d, &stack, 1, &e), 0);
     assert_ptr_equal(taken->data, parts->data);
     cpu_ops.linear(d, tensor_of(out, DTYPE_F32, rows, out_cols, out_cols),
         tensor_of((void *)x, DTYPE_F32, rows, in, in), taken, n_parts, bias);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 /* ---- the chain ---- */

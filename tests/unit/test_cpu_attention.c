@@ -18,7 +18,7 @@ static void attend(const char *isa, int threads, const struct case_ *c, float *q
     int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
     cpu_ops.attention(d, tensor_f32(out, n, qd), tensor_f32(q, n, qd), tensor_f32(k, n, kd),
         tensor_f32(v, n, kd), &shape, &meta);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 static void check_token(const struct case_ *c, const float *q, const float *k, const float *v,
@@ -208,7 +208,7 @@ static void attend_shared(const char *isa, int threads, const struct shared_case
     int64_t n = cu[n_rows], qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
     cpu_ops.attention(d, tensor_f32(out, n, qd), tensor_f32(qkv[0], n, qd),
         tensor_f32(qkv[1], n, kd), tensor_f32(qkv[2], n, kd), &shape, &meta);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 /* Rows of width: `prefix` of them, then each sequence's own, as they are in a batch that shares;

@@ -8,7 +8,7 @@ static void test_unknown_isa(void **unused)
     struct err e = {0};
     struct device_options o = {.n_threads = 1, .isa = "avx9", .arena_bytes = 64};
     (void)unused;
-    assert_int_equal(cpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(cpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "avx9"));
 }
 

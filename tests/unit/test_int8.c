@@ -16,7 +16,7 @@ static struct device *make_device(int way)
     struct err e = {0};
     struct device_options o = {
         .n_threads = ways[way].threads, .isa = ways[way].isa, .arena_bytes = 64, .quant = DTYPE_I8};
-    assert_int_equal(cpu_ops.open(&d, &o, &e), 0);
+    assert_int_equal(cpu_ops.device->open(&d, &o, &e), 0);
     return d;
 }
 
@@ -32,10 +32,10 @@ static void multiply(int way, float *out, const float *x, int64_t rows, const st
     memcpy(taken, parts, (size_t)n_parts * sizeof *parts);
     for (int i = 0; i < n_parts; i++)
         out_cols += parts[i].rows;
-    assert_int_equal(cpu_ops.prepare_weights(d, &stack, 1, &e), 0);
+    assert_int_equal(cpu_ops.device->prepare_weights(d, &stack, 1, &e), 0);
     cpu_ops.linear(d, tensor_of(out, DTYPE_F32, rows, out_cols, out_cols),
         tensor_of((void *)x, DTYPE_F32, rows, in, in), taken, n_parts, bias);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 /* Rows of integers, of which the first is the largest, times a power of two: what quantization
@@ -303,7 +303,7 @@ static void test_mode_and_refusal(void **unused)
     qwen2_reward_model_mode(&s.model, mode, sizeof mode);
     assert_string_equal(mode, "device=cpu arithmetic=3 dtype=f32 quant=int8 tp=1 pp=1");
     scorer_close(&s);
-    assert_int_equal(cpu_ops.open(&d, &o, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(cpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "--quant fp8: the CPU does not have it; expected none or int8"));
 }
 

@@ -156,7 +156,7 @@ static uint32_t score_rows(struct scorer *s, struct rows *r, int share, float *v
     }
     assert_true(b.n_values <= MAX_VALUES && b.n_tokens <= MAX_TOKENS);
     die_on(score_batch(&s->model, &b, ids, positions, values, &e), &e);
-    assert_int_equal(s->ops->poll(s->device, 1), 1);
+    assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     return b.n_tokens;
 }
 

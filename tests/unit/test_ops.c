@@ -20,7 +20,7 @@ static void check_linear(int64_t rows, int64_t in, int64_t out, enum dtype dtype
             d, tensor_f32(alone, 1, out + 3), tensor_f32(x + r * in, 1, in), parts, 2, bias);
         assert_memory_equal(alone, y[0] + r * (out + 3), (size_t)(out + 3) * sizeof(float));
         free(alone);
-        cpu_ops.close(&d);
+        cpu_ops.device->close(&d);
     }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < out + 3; j++) {
@@ -74,7 +74,7 @@ static void test_linear_of_weights_that_are_not_aligned(void **unused)
             cpu_ops.linear(d, tensor_f32(expected, ROWS, OUT), xt, &m.w, 1, NULL);
             cpu_ops.linear(d, tensor_f32(y, ROWS, OUT), xt, &w, 1, NULL);
             assert_memory_equal(y, expected, sizeof y);
-            cpu_ops.close(&d);
+            cpu_ops.device->close(&d);
         }
         free_matrix(&m);
     }
@@ -109,7 +109,7 @@ static void test_norm(void **unused)
                 first = y;
             if (y != first)
                 free(y);
-            cpu_ops.close(&d);
+            cpu_ops.device->close(&d);
         }
         free(first);
         free(x);
@@ -132,7 +132,7 @@ static void test_silu_softmax_sigmoid(void **unused)
             cpu_ops.silu_mul(
                 d, tensor_f32(out[way], 1, n), tensor_f32(x, 1, n), tensor_f32(up, 1, n));
             activate(d, soft[way], n, ACTIVATION_SOFTMAX);
-            cpu_ops.close(&d);
+            cpu_ops.device->close(&d);
             assert_memory_equal(out[way], out[0], (size_t)n * sizeof(float));
             assert_memory_equal(soft[way], soft[0], (size_t)n * sizeof(float));
         }
@@ -166,7 +166,7 @@ static void test_exp_edges(void **unused)
     float with_nan[3] = {1, NAN, 2};
     activate(d, with_nan, 3, ACTIVATION_SOFTMAX);
     assert_true(isnan(with_nan[0]) && isnan(with_nan[1]) && isnan(with_nan[2]));
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 static void test_rope_gather_mean(void **unused)
@@ -188,7 +188,7 @@ static void test_rope_gather_mean(void **unused)
     assert_memory_equal(picked + 4, x, 16);
     cpu_ops.pool(d, mean, tensor_f32(x, 3, 4), spans, 2);
     assert_true(mean[0] == (1 + expected[0]) / 2 && mean[7] == 12);
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
 }
 
 static void test_embed(void **unused)
@@ -204,7 +204,7 @@ static void test_embed(void **unused)
             cpu_ops.embed(d, tensor_f32(out, 4, 21), &m.w, ids);
             for (int i = 0; i < 4 * 21; i++)
                 assert_true((double)out[i] == m.exact[ids[i / 21] * 21 + i % 21]);
-            cpu_ops.close(&d);
+            cpu_ops.device->close(&d);
             free_matrix(&m);
         }
 }
@@ -239,7 +239,7 @@ static void test_add_bias_relu_head_norm(void **unused)
             assert_close((double)x[i + k],
                 (double)sum[i + k] / sqrt(squares / 4 + 1e-5) * (double)bias[k], 4);
     }
-    cpu_ops.close(&d);
+    cpu_ops.device->close(&d);
     free(x);
     free(y);
     free(bias);

@@ -1,4 +1,4 @@
-/* device.h - the CPU's struct device, and the operations that are more than a loop over rows. */
+/* device.h - the CPU's struct device, and the functions of its tables that have files of their own. */
 #ifndef ASSAY_CPU_DEVICE_H
 #define ASSAY_CPU_DEVICE_H
 
@@ -52,7 +52,8 @@ static inline int64_t int8_words(int64_t n)
 
 void *scratch_take(struct scratch *s, size_t bytes);
 
-/* ops.prepare_weights: see prepare_weights.c. */
+extern const struct device_ops cpu_device_ops;
+/* See prepare_weights.c. */
 int cpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,

@@ -1,160 +1,11 @@
-/* ops.c - the CPU's table of operations, its device, and the operations that are loops over rows.
- * Rows are distributed in runs of RUN_ROWS; one thread always computes a whole row. */
-#include <stdio.h>
-#include <stdlib.h>
+/* ops.c - the CPU's table of operations, and the operations that are loops over rows. Rows are
+ * distributed in runs of RUN_ROWS; one thread always computes a whole row. */
 #include <string.h>
-#include <sys/mman.h>
 
-#include "schema/cores.h"
-#include "schema/log.h"
 #include "schema/pooling.h"
 #include "worker/cpu/device.h"
 
 #define RUN_ROWS 16
-#define ALIGNMENT 64
-#define HUGE_PAGE (2u << 20)
-
-void *scratch_take(struct scratch *s, size_t bytes)
-{
-    if (bytes > s->bytes) {
-        free(s->data);
-        size_t unit = bytes >= HUGE_PAGE / 2 ? HUGE_PAGE : ALIGNMENT;
-        s->bytes = (bytes + unit - 1) / unit * unit;
-        s->data = aligned_alloc(unit, s->bytes);
-        if (s->data && unit == HUGE_PAGE)
-            madvise(s->data, s->bytes, MADV_HUGEPAGE); /* a hint: fewer address translations */
-        if (!s->data)
-            die(71, "event=out_of_memory what=scratch bytes=%zu", bytes);
-    }
-    return s->data;
-}
-
-static int may_spin(const struct device_options *o)
-{
-    long ranks = o->comm ? comm_size(o->comm) : 1;
-    return ranks * o->n_threads <= cores_usable("");
-}
-
-static int op_open(struct device **out, const struct device_options *o, struct err *e)
-{
-    const struct cpu_kernels *kernels = kernels_choose(o->isa);
-    if (!kernels)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "isa: expected auto, portable or one that this CPU has (avx512bf16, avx512vnni, "
-            "avx512, avx2), "
-            "found '%s'",
-            o->isa);
-    if (o->quant != DTYPE_F32 && o->quant != DTYPE_I8)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "--quant %s: the CPU does not have it; expected none or int8, or a GPU",
-            dtype_name(o->quant));
-    if (o->n_threads < 1)
-        return err_set(e, ASSAY_EBADREQ, "threads: expected 1 or more, found %d", o->n_threads);
-    void *arena = mmap(NULL, o->arena_bytes + ALIGNMENT, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena == MAP_FAILED)
-        return err_errno(
-            e, ASSAY_ENOMEM, "activations: no address space for %zu bytes", o->arena_bytes);
-    madvise(arena, o->arena_bytes + ALIGNMENT, MADV_HUGEPAGE);
-    struct device *d = xcalloc(1, sizeof *d);
-    d->kernels = kernels;
-    d->comm = o->comm;
-    d->shapes_only = o->shapes_only;
-    d->arena = arena;
-    d->arena_bytes = o->arena_bytes + ALIGNMENT;
-    d->pool = thread_pool_new(o->n_threads, may_spin(o));
-    thread_pool_set_bump(d->pool, o->bump, o->bump_arg);
-    d->per_thread = xcalloc((size_t)o->n_threads, sizeof *d->per_thread);
-    *out = d;
-    return 0;
-}
-
-static void op_close(struct device **out)
-{
-    struct device *d = *out;
-    if (!d)
-        return;
-    for (int i = 0; i < thread_pool_threads(d->pool); i++)
-        free(d->per_thread[i].data);
-    thread_pool_free(&d->pool);
-    free(d->per_thread);
-    free(d->packed_x.data);
-    munmap(d->arena, d->arena_bytes);
-    if (d->quantized)
-        munmap(d->quantized, d->quantized_bytes);
-    free(d);
-    *out = NULL;
-}
-
-static void op_identity(const struct device *d, char *text, size_t bytes)
-{
-    (void)d; /* threads and instruction sets change no bit */
-    snprintf(text, bytes, "cpu arithmetic=%d", CPU_ARITHMETIC);
-}
-
-static void op_describe(const struct device *d, char *text, size_t bytes)
-{
-    snprintf(text, bytes, "cpu (%s)", d->kernels->isa);
-}
-
-static void *op_alloc(struct device *d, size_t bytes)
-{
-    size_t wanted = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (wanted < bytes || wanted > d->arena_bytes - d->arena_used)
-        return NULL;
-    void *at = d->arena + d->arena_used;
-    d->arena_used += wanted;
-    return at;
-}
-
-static void op_upload(struct device *d, void *to, const void *from, size_t bytes)
-{
-    (void)d;
-    memcpy(to, from, bytes);
-}
-
-/* ---- batches: done when finish returns ---- */
-
-static int op_pin(struct device *d, const void *from, size_t bytes)
-{
-    (void)d, (void)from, (void)bytes;
-    return 0;
-}
-
-static void op_begin(struct device *d)
-{
-    (void)d;
-}
-
-static const void *op_push(struct device *d, const void *host, size_t bytes)
-{
-    (void)d, (void)bytes;
-    return host;
-}
-
-static void op_finish(struct device *d, void *to, const void *from, size_t bytes)
-{
-    memcpy(to, from, bytes);
-    d->unpolled++;
-}
-
-static int op_poll(struct device *d, int wait)
-{
-    (void)wait;
-    return d->unpolled > 0 ? d->unpolled--, 1 : 0;
-}
-
-static int op_poll_fd(struct device *d)
-{
-    (void)d;
-    return -1;
-}
-
-static uint32_t op_progress(struct device *d)
-{
-    (void)d;
-    return 0;
-}
 
 /* ---- loops over rows ---- */
 
@@ -372,23 +223,9 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
 
 const struct ops cpu_ops = {
     .name = "cpu",
+    .device = &cpu_device_ops,
     .mlp_rows = 768,
-    .in_flight = 1,
     .shares_prefixes = 1,
-    .open = op_open,
-    .close = op_close,
-    .describe = op_describe,
-    .identity = op_identity,
-    .alloc = op_alloc,
-    .upload = op_upload,
-    .prepare_weights = cpu_prepare_weights,
-    .pin = op_pin,
-    .begin = op_begin,
-    .push = op_push,
-    .finish = op_finish,
-    .poll = op_poll,
-    .poll_fd = op_poll_fd,
-    .progress = op_progress,
     .embed = op_embed,
     .linear = cpu_linear,
     .add_bias = op_add_bias,

@@ -1,0 +1,84 @@
+/* tensor.h - tensors, and matrices as the checkpoint or the device stores them.
+ *
+ * Both are row-major: [rows, cols] with `stride` elements from row to row. C++ includes this header
+ * too: use only the common subset. */
+#ifndef ASSAY_TENSOR_H
+#define ASSAY_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "worker/dtype.h"
+
+/* Activations. The memory belongs to the device's arena. */
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    int64_t rows, cols, stride;
+    float *scale; /* [rows] of quantized types: value = stored * scale; else NULL */
+};
+
+/* A stored matrix [rows = out, cols = in]. Borrows its data from the mapped checkpoint, or from the
+ * device after `prepare_weights`. */
+struct weight {
+    const void *data;
+    enum dtype dtype;
+    int64_t rows, cols, stride;
+    const float *scale; /* [rows] of quantized types, else NULL */
+    /* CPU only: the type of its products' factors; F32, or set by prepare_weights */
+    enum dtype factors;
+};
+
+/* Matrices stacked along their output, which the device takes as one, in `dtype`. F8 and I8: the
+ * device quantizes each row by its largest magnitude. BF16 on the CPU: products are in bfloat16. */
+struct weight_stack {
+    struct weight *parts;
+    int n_parts;
+    enum dtype dtype;
+};
+
+/* A row's length in memory is a multiple of this many elements: 16 bytes or more. */
+#define ROW_ELEMENTS 16
+/* A quantized tensor's memory has room for its rows rounded up to a multiple of this. */
+#define QUANT_ROWS 32
+
+static inline int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static inline struct tensor tensor_of(
+    void *data, enum dtype dtype, int64_t rows, int64_t cols, int64_t stride)
+{
+    struct tensor t = {data, dtype, rows, cols, stride, NULL};
+    return t;
+}
+
+/* The same, with the arena's stride. */
+static inline struct tensor tensor_shaped(void *data, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    return tensor_of(data, dtype, rows, cols, round_up(cols, ROW_ELEMENTS));
+}
+
+static inline size_t tensor_bytes(struct tensor t)
+{
+    return (size_t)(t.rows * t.stride * dtype_bytes(t.dtype));
+}
+
+/* Views of columns, and of rows, [from, from + n) of a tensor. */
+static inline struct tensor tensor_columns(struct tensor t, int64_t from, int64_t n)
+{
+    t.data = (char *)t.data + from * dtype_bytes(t.dtype);
+    t.cols = n;
+    return t;
+}
+
+static inline struct tensor tensor_rows(struct tensor t, int64_t from, int64_t n)
+{
+    t.data = (char *)t.data + from * t.stride * dtype_bytes(t.dtype);
+    t.rows = n;
+    t.scale = t.scale ? t.scale + from : NULL;
+    return t;
+}
+
+#endif
