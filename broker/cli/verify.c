@@ -4,9 +4,9 @@
  * Token ids, pooling and results are read from the database in the data directory. The ids go to
  * the broker in the op `score`, under keys of their own, with explicit pooling. A row of several
  * sequences (responses, a pair) is sent as several rows, and their values are joined again. */
+#include <inttypes.h>
 #include <limits.h>
 #include <sodium.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +16,9 @@
 #include "broker/cli/json_print.h"
 #include "broker/cli/progress.h"
 #include "broker/row.h"
+#include "broker/store/store.h"
+#include "broker/text/buffer.h"
 #include "schema/log.h"
-#include "schema/packed_rows.h"
 
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)
@@ -27,7 +28,6 @@
 struct check {
     uint32_t i;
     json_t *id;
-    int32_t *ids;        /* only while it is being sent */
     float *stored, *now; /* [n_values] */
     uint32_t n_values, n_now;
     json_t *error; /* the row's error if it failed this time; NULL: none */
@@ -36,12 +36,12 @@ struct check {
 struct verify {
     const struct cli *cli;
     struct client *client;
-    sqlite3 *db;
+    struct store *store;
     char path[4200], prefix[40];
     int64_t job;
     char key[256];
     int64_t *rows; /* the sample, ascending */
-    size_t n_rows;
+    size_t n_rows, rows_room;
     struct check *checks; /* [n_rows], of which n_checks are filled */
     size_t n_checks;
     int64_t n_other_mode;        /* scored under another checkpoint or mode */
@@ -56,20 +56,6 @@ struct verify {
 
 /* ---- the database ---- */
 
-static int db_failed(struct verify *v, struct err *e)
-{
-    return err_set(
-        e, ASSAY_EIO, "%s: %s", v->path, v->db ? sqlite3_errmsg(v->db) : "out of memory");
-}
-
-static sqlite3_stmt *query(struct verify *v, const char *sql, struct err *e)
-{
-    sqlite3_stmt *q = NULL;
-    if (sqlite3_prepare_v2(v->db, sql, -1, &q, NULL) != SQLITE_OK)
-        db_failed(v, e);
-    return q;
-}
-
 static int open_database(struct verify *v, struct err *e)
 {
     const struct cli *c = v->cli;
@@ -81,68 +67,36 @@ static int open_database(struct verify *v, struct err *e)
         return rc;
     if ((rc = cli_check_access(v->path, R_OK)) != 0)
         return rc;
-    if (sqlite3_open_v2(v->path, &v->db, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK) {
-        db_failed(v, e);
-        cli_fail(e);
-        return EX_NOINPUT;
-    }
-    sqlite3_busy_timeout(v->db, 10000);
-    return 0;
+    if (store_open_reader(&v->store, dir, e) == 0)
+        return 0;
+    rc = cli_fail(e);
+    return e->code == ASSAY_EIO ? EX_NOINPUT : rc;
 }
 
 static int find_job(struct verify *v, struct err *e)
 {
     const char *name = v->cli->operand;
-    int is_number = name[strspn(name, "0123456789")] == '\0';
-    sqlite3_stmt *q = query(v,
-        is_number ? "select job, key from job where job = cast(? as integer)"
-                  : "select job, key from job where key = ?",
-        e);
-    if (!q)
-        return e->code;
-    sqlite3_bind_text(q, 1, name, -1, SQLITE_STATIC);
-    int found = sqlite3_step(q);
-    int rc = 0;
-    if (found == SQLITE_ROW) {
-        v->job = sqlite3_column_int64(q, 0);
-        snprintf(v->key, sizeof v->key, "%s", (const char *)sqlite3_column_text(q, 1));
-    } else {
-        rc = found == SQLITE_DONE
-                 ? err_set(e, ASSAY_EUNKNOWNJOB, "%s has no job '%s'", v->path, name)
-                 : db_failed(v, e);
-    }
-    sqlite3_finalize(q);
-    return rc;
+    struct store_job found;
+    int is_number = name[strspn(name, "0123456789")] == '\0', rc = 1;
+    if (is_number)
+        v->job = strtoll(name, NULL, 10);
+    else
+        rc = store_find_job(
+            v->store, (struct slice){(const uint8_t *)name, strlen(name)}, &v->job, e);
+    if (rc == 1)
+        rc = store_get_job(v->store, v->job, &found, e);
+    if (rc == 1)
+        snprintf(v->key, sizeof v->key, "%s", found.key);
+    if (rc == 0)
+        return err_set(e, ASSAY_EUNKNOWNJOB, "%s has no job '%s'", v->path, name);
+    return rc < 0 ? rc : 0;
 }
 
-/* Chooses at most n finished rows at random. */
-static int choose_sample(struct verify *v, long n, struct err *e)
+static void choose_row(void *arg, int64_t row)
 {
-    sqlite3_stmt *q = query(v,
-        "select row from (select row from result where job = ? and error_code is null "
-        "order by random() limit ?) order by row",
-        e);
-    size_t room = 0;
-    int got;
-    if (!q)
-        return e->code;
-    sqlite3_bind_int64(q, 1, v->job);
-    sqlite3_bind_int64(q, 2, n);
-    while ((got = sqlite3_step(q)) == SQLITE_ROW) {
-        if (v->n_rows == room) {
-            room = room ? 2 * room : 128;
-            int64_t *rows = xcalloc(room, sizeof *rows);
-            if (v->n_rows > 0)
-                memcpy(rows, v->rows, v->n_rows * sizeof *rows);
-            free(v->rows);
-            v->rows = rows;
-        }
-        v->rows[v->n_rows++] = sqlite3_column_int64(q, 0);
-    }
-    int rc = got == SQLITE_DONE ? 0 : db_failed(v, e);
-    sqlite3_finalize(q);
-    v->checks = xcalloc(v->n_rows + 1, sizeof *v->checks);
-    return rc;
+    struct verify *v = arg;
+    v->rows = list_grow(v->rows, v->n_rows, &v->rows_room, sizeof *v->rows);
+    v->rows[v->n_rows++] = row;
 }
 
 /* ---- one chunk: out, and back ---- */
@@ -231,176 +185,120 @@ static int score_chunk(struct verify *v, struct err *e)
 
 /* ---- rows ---- */
 
-enum column {
-    ID,
-    POOL,
-    ACTIVATION,
-    STEP_TOKEN,
-    FIRST, /* the first row of the pack in the columns after it */
-    ROWS,
-    IDS,
-    POSITIONS,
-    ENDS,
-    SCORE,
-    VECTOR,
-    OTHER_MODE,
-    N_TOKENS
-};
-
-#define ROW_SQL                                                                                    \
-    "select client_id, pool_type, activation, step_token, row_input.row, rows, ids, positions, "   \
-    "ends, score, vector, mode <> (select value from meta where name = 'mode'), n_tokens from "    \
-    "row "                                                                                         \
-    "join row_input on row_input.row = (select max(row) from row_input where row <= ?1) "          \
-    "join result on result.row = row.row where row.row = ?1 and error_code is null"
-
-static json_t *read_id(sqlite3_stmt *q)
+static json_t *read_id(struct slice id)
 {
-    switch (sqlite3_column_type(q, ID)) {
-    case SQLITE_NULL:
+    struct msg_reader r;
+    struct slice text = {0};
+    int64_t number;
+    uint64_t large = 0;
+    if (!id.at)
         return json_null();
-    case SQLITE_INTEGER:
-        return json_integer(sqlite3_column_int64(q, ID));
-    default:
-        return json_stringn(
-            (const char *)sqlite3_column_text(q, ID), (size_t)sqlite3_column_bytes(q, ID));
-    }
+    msg_reader_init(&r, id.at, id.len);
+    if (msg_read_str(&r, "", &text, NULL) == 0)
+        return json_stringn((const char *)text.at, text.len);
+    msg_reader_init(&r, id.at, id.len);
+    if (msg_read_int(&r, "", INT64_MIN, INT64_MAX, &number, NULL) == 0)
+        return json_integer(number);
+    msg_reader_init(&r, id.at, id.len);
+    msg_read_uint64(&r, "", &large, NULL);
+    return json_sprintf("%" PRIu64, large);
 }
 
-static void read_stored(struct check *c, sqlite3_stmt *q)
+/* The store's visitor of the result of v->checks[v->n_checks]. */
+static int take_stored(void *arg, const struct store_result_row *row)
 {
-    int is_list = sqlite3_column_type(q, SCORE) == SQLITE_NULL;
-    c->n_values = is_list ? (uint32_t)sqlite3_column_bytes(q, VECTOR) / sizeof(float) : 1;
+    struct verify *v = arg;
+    struct check *c = &v->checks[v->n_checks++];
+    c->i = row->i;
+    c->id = read_id(row->client_id);
+    c->n_values = row->n_values;
     c->stored = xcalloc(c->n_values + 1, sizeof *c->stored);
     c->now = xcalloc(c->n_values + 1, sizeof *c->now);
-    if (!is_list)
-        c->stored[0] = (float)sqlite3_column_double(q, SCORE);
-    else if (c->n_values > 0)
-        memcpy(c->stored, sqlite3_column_blob(q, VECTOR), c->n_values * sizeof(float));
+    if (c->n_values > 0)
+        memcpy(c->stored, row->values, c->n_values * sizeof *c->stored);
+    v->n_other_mode += row->is_other_mode;
+    return 0;
 }
 
-static void write_positions(struct msg_writer *w, const uint8_t *positions, uint32_t n)
+static void write_positions(struct msg_writer *w, const struct sequence *r)
 {
     msg_str(w, "positions");
-    msg_array(w, n);
-    for (uint32_t k = 0; k < n; k++) {
-        int32_t p;
-        memcpy(&p, positions + k * sizeof p, sizeof p);
-        msg_int(w, p);
-    }
+    msg_array(w, r->n_positions);
+    for (uint32_t k = 0; k < r->n_positions; k++)
+        msg_int(w, r->positions[k]);
 }
 
-/* Writes a sequence as a row of the request: ids [from, to), and n_positions positions. */
-static void write_sequence(struct msg_writer *w, sqlite3_stmt *q, const int32_t *ids, uint32_t from,
-    uint32_t to, const uint8_t *positions, uint32_t n_positions)
+static void write_sequence(struct msg_writer *w, const struct sequence *r)
 {
-    int type = n_positions > 0 ? POOL_POSITIONS : sqlite3_column_int(q, POOL);
+    int type = r->n_positions > 0 ? POOL_POSITIONS : r->pool.type;
     msg_map(w, 2);
     msg_str(w, "ids");
-    msg_bin(w, ids + from, (to - from) * sizeof *ids);
+    msg_bin(w, r->ids, r->n_tokens * sizeof *r->ids);
     msg_str(w, "pool");
-    msg_map(w, 2 + (uint32_t)(type == POOL_STEP) + (uint32_t)(n_positions > 0));
+    msg_map(w, 2 + (uint32_t)(type == POOL_STEP) + (uint32_t)(r->n_positions > 0));
     msg_key_str(w, "type", pool_type_name(type));
-    msg_key_str(w, "activation", activation_name(sqlite3_column_int(q, ACTIVATION)));
+    msg_key_str(w, "activation", activation_name(r->pool.activation));
     if (type == POOL_STEP)
-        msg_key_int(w, "step_token", sqlite3_column_int(q, STEP_TOKEN));
-    if (n_positions > 0)
-        write_positions(w, positions, n_positions);
+        msg_key_int(w, "step_token", r->pool.step_token);
+    if (r->n_positions > 0)
+        write_positions(w, r);
 }
 
-static int add_sequence(struct verify *v, struct check *c, sqlite3_stmt *q, uint32_t from,
-    uint32_t to, const uint8_t *positions, uint32_t n_positions, struct err *e)
+static int add_sequence(struct verify *v, struct check *c, const struct sequence *r, struct err *e)
 {
-    size_t bytes = v->sequences.buffer.size + (to - from) * sizeof(int32_t);
+    size_t bytes = v->sequences.buffer.size + r->n_tokens * sizeof *r->ids;
     int rc = 0;
     if (v->n_sequences == CHUNK_SEQUENCES || (v->n_sequences > 0 && bytes > CHUNK_BYTES))
         rc = score_chunk(v, e);
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, q, c->ids, from, to, positions, n_positions);
+    write_sequence(&v->sequences, r);
     return 0;
 }
 
-/* Adds the sequences of the current row. If there are several, each has one position of its own, or
- * none. */
-static int add_sequences(struct verify *v, struct check *c, sqlite3_stmt *q,
-    const struct packed_input *in, struct err *e)
+/* The sequences of a row, in order. */
+struct parts {
+    struct sequence *first, **end;
+};
+
+static void keep_part(void *arg, struct sequence *r)
 {
-    uint32_t from = 0, to, each = in->n_positions > 0;
-    if (in->n_ends == 0)
-        return add_sequence(v, c, q, 0, in->n_tokens, in->positions, in->n_positions, e);
-    int rc = 0;
-    for (uint32_t part = 0; rc == 0 && part < in->n_ends; part++, from = to) {
-        memcpy(&to, in->ends + part * sizeof to, sizeof to);
-        if (to > in->n_tokens || to < from || (each && in->n_positions != in->n_ends))
-            return err_set(e, ASSAY_EFORMAT, "%s: row %u of job %lld has no sound ends", v->path,
-                c->i, (long long)v->job);
-        const uint8_t *position = each ? in->positions + part * sizeof(int32_t) : NULL;
-        rc = add_sequence(v, c, q, from, to, position, each, e);
+    struct parts *parts = arg;
+    *parts->end = r;
+    parts->end = &r->next;
+}
+
+/* Adds the row to the checks, unless it was purged or queued again meanwhile. Its result is read after
+ * its input, so a row with a result but no input is damaged. */
+static int check_row(struct verify *v, int64_t row, struct err *e)
+{
+    struct parts parts = {.end = &parts.first};
+    struct check *c = &v->checks[v->n_checks];
+    int rc = store_one_row(v->store, row, keep_part, &parts, e), found = 0;
+    if (rc == 0)
+        rc = found = store_result_as_kept(v->store, row, take_stored, v, e);
+    if (found == 1)
+        rc = parts.first ? 0
+                         : err_set(e, ASSAY_EFORMAT,
+                               "%s: row %u of job %lld: expected its token ids as they were kept, "
+                               "found a record that is damaged",
+                               v->path, row_index(row), (long long)v->job);
+    for (struct sequence *r = parts.first, *next; r; r = next) {
+        next = r->next;
+        if (found == 1 && rc == 0)
+            rc = add_sequence(v, c, r, e);
+        sequence_free(&r);
     }
-    return rc;
-}
-
-static struct slice column(sqlite3_stmt *q, int i)
-{
-    return (struct slice){sqlite3_column_blob(q, i), (size_t)sqlite3_column_bytes(q, i)};
-}
-
-/* Reads the row's input. c->ids is allocated, and freed once the sequences are written. */
-static int read_input(
-    struct verify *v, struct check *c, sqlite3_stmt *q, struct packed_input *in, struct err *e)
-{
-    struct packed_columns columns = {
-        column(q, ROWS), column(q, IDS), column(q, POSITIONS), column(q, ENDS)};
-    struct packed_rows pack;
-    uint32_t n = (uint32_t)sqlite3_column_int64(q, N_TOKENS);
-    int64_t k = (int64_t)c->i - row_index(sqlite3_column_int64(q, FIRST));
-    int sound = packed_open(&pack, &columns, n) == 0 && k >= 0 && k < pack.n_rows;
-    if (sound)
-        *in = packed_input(&pack, (uint32_t)k);
-    if (!sound || in->n_tokens != n)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: row %u of job %lld: expected the ids of %u tokens, found a record without them",
-            v->path, c->i, (long long)v->job, n);
-    c->ids = xcalloc(n + 1, sizeof *c->ids);
-    packed_ids(&pack, in, c->ids);
-    return 0;
-}
-
-static int check_row(struct verify *v, sqlite3_stmt *q, int64_t row, struct err *e)
-{
-    sqlite3_bind_int64(q, 1, row);
-    int got = sqlite3_step(q), rc = 0;
-    struct packed_input in;
-    if (got == SQLITE_ROW) {
-        struct check *c = &v->checks[v->n_checks++];
-        c->i = row_index(row);
-        c->id = read_id(q);
-        read_stored(c, q);
-        v->n_other_mode += sqlite3_column_int(q, OTHER_MODE);
-        rc = read_input(v, c, q, &in, e);
-        if (rc == 0)
-            rc = add_sequences(v, c, q, &in, e);
-        free(c->ids);
-        c->ids = NULL;
-    } else if (got != SQLITE_DONE) {
-        rc = db_failed(v, e);
-    }
-    sqlite3_reset(q);
     return rc;
 }
 
 static int check_all(struct verify *v, struct err *e)
 {
-    sqlite3_stmt *q = query(v, ROW_SQL, e);
-    int rc = q ? 0 : e->code;
+    int rc = 0;
     for (size_t k = 0; rc == 0 && k < v->n_rows && !cli_interrupted(); k++)
-        rc = check_row(v, q, v->rows[k], e);
-    if (rc == 0)
-        rc = score_chunk(v, e);
-    sqlite3_finalize(q);
-    return rc;
+        rc = check_row(v, v->rows[k], e);
+    return rc == 0 ? score_chunk(v, e) : rc;
 }
 
 /* ---- the report ---- */
@@ -488,8 +386,10 @@ static int verify_open(struct verify *v, long n, struct err *e)
     int rc = open_database(v, e);
     if (rc != 0)
         return rc;
-    if (find_job(v, e) != 0 || choose_sample(v, n, e) != 0)
+    if (find_job(v, e) != 0 ||
+        store_sample_rows(v->store, v->job, (uint32_t)n, choose_row, v, e) != 0)
         return cli_fail(e);
+    v->checks = xcalloc(v->n_rows + 1, sizeof *v->checks);
     if (sodium_init() < 0)
         return cli_usage("libsodium cannot start");
     randombytes_buf(random, sizeof random);
@@ -522,7 +422,7 @@ static void verify_close(struct verify *v)
     if (v->prefix[0])
         msg_writer_release(&v->sequences);
     client_free(&v->client);
-    sqlite3_close(v->db);
+    store_close_reader(&v->store);
 }
 
 int verb_verify(const struct cli *c)

@@ -89,6 +89,7 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
     float score = (float)r->score, *values = copy_of(r->vector);
     struct store_result_row out = {.cursor = (uint64_t)r->seq,
         .i = row_index(r->row),
+        .is_other_mode = r->mode != w->s->mode,
         .client_id = encode_id(&row->id, &w->id),
         .n_tokens = (uint32_t)row->n_tokens,
         .shape = (int)row->shape,
@@ -110,6 +111,12 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
     free(values);
     free((void *)(uintptr_t)out.pooled_at);
     return end;
+}
+
+static void end_walk(struct walk *w, sqlite3_stmt *q)
+{
+    sqlite3_reset(q);
+    msg_writer_release(&w->id);
 }
 
 static const struct row_record no_row = {.id = {.type = SQLITE_NULL}};
@@ -177,6 +184,25 @@ static int visit_row(struct walk *w, sqlite3_stmt *q)
     return give_result(w, &r, &row);
 }
 
+int store_result_as_kept(
+    struct store *s, int64_t row, store_result_visitor *visit, void *arg, struct err *e)
+{
+    struct walk w = {.s = s, .job = row_job(row), .visit = visit, .arg = arg};
+    struct result_record r;
+    struct row_record of;
+    sqlite3_stmt *q =
+        store_prepare(s, RESULTS "where result.row = ? and error_code is null", "i", row);
+    int rc = store_step(s, q, e);
+    if (rc == 1) {
+        msg_writer_init(&w.id);
+        store_read_result(s, q, 0, &r);
+        store_read_record(s, row, q, 12, &of);
+        give_result(&w, &r, &of);
+        end_walk(&w, q);
+    }
+    return rc;
+}
+
 /* Whether all results at the cursors from `from` to `to` are gone by intent: 0, else an error. */
 static int check_gap(struct walk *w, int64_t from, int64_t to, struct err *e)
 {
@@ -233,12 +259,6 @@ static int failed(struct walk *w, int rc, struct err *e)
     if (rc == ASSAY_EIO && (sqlite3_errcode(w->s->db) & 0xff) == SQLITE_CORRUPT && e)
         rc = e->code = ASSAY_EINTERNAL;
     return rc;
-}
-
-static void end_walk(struct walk *w, sqlite3_stmt *q)
-{
-    sqlite3_reset(q);
-    msg_writer_release(&w->id);
 }
 
 int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,

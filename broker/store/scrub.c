@@ -90,15 +90,15 @@ static void check_file(struct scrub *c)
 /* Checks the log unless a broker is running: its log grows and restarts meanwhile, and was checked
  * when the broker started. The lock is held during the check; a broker that starts then waits for
  * it briefly, if the lock file names an earlier broker (store/lock.c). */
-static void check_log(struct scrub *c)
+static void check_log(struct scrub *c, const char *dir)
 {
     struct err e;
     char path[4200];
     struct wal_point p;
-    snprintf(path, sizeof path, "%s/lock", c->s->dir);
+    snprintf(path, sizeof path, "%s/lock", dir);
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 || flock(fd, LOCK_SH | LOCK_NB) == 0) {
-        int rc = store_wal_check(c->s->dir, &p, &e);
+        int rc = store_wal_check(dir, &p, &e);
         if (rc == ASSAY_EFORMAT || rc == ASSAY_EDAMAGED)
             find(c, -1, "%s", e.msg);
         else
@@ -286,29 +286,7 @@ static void check_jobs(struct scrub *c)
     note_failure(c, "the next job", rc, &e);
 }
 
-/* ---- opening ---- */
-
-static int open_to_read(struct store *s, const char *dir, struct err *e)
-{
-    char path[4200];
-    int64_t version;
-    if (snprintf(path, sizeof path, "%s/assay.db", dir) >= (int)sizeof path)
-        return err_set(e, ASSAY_EIO, "data directory: path too long");
-    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
-        return err_set(e, ASSAY_EIO, "%s: %s", path, sqlite3_errmsg(s->db));
-    sqlite3_extended_result_codes(s->db, 1);
-    sqlite3_busy_timeout(s->db, 10000);
-    int rc = store_run(s, e, "begin", "");
-    if (rc == 0)
-        rc = store_integer(s, 0, &version, e, "pragma user_version", "");
-    if (rc == 0 && version != STORE_SCHEMA_VERSION)
-        rc = err_set(e, ASSAY_EFORMAT,
-            "%s: schema version: expected %d, found %lld; a start of this version's assayd "
-            "upgrades it",
-            path, STORE_SCHEMA_VERSION, (long long)version);
-    return rc == 0 ? store_read_sums_from(s, e) : rc;
-}
+/* ---- all ---- */
 
 static void count_unchecked(struct scrub *c)
 {
@@ -329,24 +307,20 @@ static void count_unchecked(struct scrub *c)
 int store_scrub(const char *data_dir, const struct scrub_caller *caller,
     struct scrub_totals *totals, struct err *e)
 {
-    struct store *s = xcalloc(1, sizeof *s);
-    struct scrub c = {.s = s, .caller = caller, .totals = totals};
-    s->options.mode = s->options.digest = "";
+    struct scrub c = {.caller = caller, .totals = totals};
     *totals = (struct scrub_totals){0};
-    snprintf(s->dir, sizeof s->dir, "%s", data_dir);
-    check_log(&c); /* before SQLite creates a missing log */
-    int rc = open_to_read(s, data_dir, e);
+    check_log(&c, data_dir); /* before SQLite creates a missing log */
+    int rc = store_open_reader(&c.s, data_dir, e);
+    if (rc == 0)
+        rc = store_run(c.s, e, "begin", "");
     if (rc == 0) {
-        store_integer(s, 0, &c.total, NULL,
+        store_integer(c.s, 0, &c.total, NULL,
             "select sum(min(max(placed, 0), 1 << 32) + min(max(done, 0), 1 << 32)) from job", "");
         check_file(&c);
         if (!c.ended)
             check_jobs(&c);
         count_unchecked(&c);
     }
-    for (int i = 0; i < s->n_cached; i++)
-        sqlite3_finalize(s->cache[i].statement);
-    sqlite3_close(s->db);
-    free(s);
+    store_close_reader(&c.s);
     return rc == 0 ? c.ended : rc;
 }

@@ -270,6 +270,7 @@ int store_read_answer(struct store *s, int64_t row, struct store_answer *answer,
 struct store_result_row {
     uint64_t cursor; /* pass it as `after` to continue behind this row */
     uint32_t i;
+    int is_other_mode;      /* computed under another checkpoint or mode than the present one */
     struct slice client_id; /* raw msgpack; absent: none */
     uint32_t n_tokens;
     int shape;
@@ -292,6 +293,23 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
 /* The same, in order of i (for `score`); returns 0 or negative. */
 int store_each_result_by_index(
     struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);
+
+/* Visits the result of this row as the record has it, damaged or not. Returns 1, or 0 when the row
+ * has none, or an error. */
+int store_result_as_kept(
+    struct store *s, int64_t row, store_result_visitor *visit, void *arg, struct err *e);
+
+/* ---- reading beside a broker (store/reader.c) ---- */
+/* Opens the database in data_dir to read it only, whether or not a broker uses it. ASSAY_EIO when
+ * it cannot be opened, ASSAY_EFORMAT when its schema has another version. On success the caller
+ * owns *s and ends it with store_close_reader. Functions that read may be called. */
+int store_open_reader(struct store **s, const char *data_dir, struct err *e);
+void store_close_reader(struct store **s); /* NULL-safe */
+typedef void store_number_visitor(void *arg, int64_t row);
+/* Visits at most n of the job's rows that have a result without error: chosen at random,
+ * ascending. */
+int store_sample_rows(struct store *s, int64_t job, uint32_t n, store_number_visitor *visit,
+    void *arg, struct err *e);
 
 /* ---- purging (store/purge.c) ---- */
 #define STORE_PURGE_JOBS 1000

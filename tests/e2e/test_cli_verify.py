@@ -114,3 +114,16 @@ def test_one_bit_is_found(broker):
     differ = json.loads(verify(broker, "--sample", 1000, "--json").stdout)["differ"]
     assert [d["id"] for d in differ] == ["r33", "pair"] and differ[0]["stored"] != differ[0]["now"]
     assert differ[1]["stored"][0] == differ[1]["now"][0]
+
+
+def test_damaged_token_ids_are_named(broker):
+    broker.stop()
+    broker.log.close()
+    database = sqlite3.connect(broker.data / "assay.db")
+    (row, ids), = database.execute("select row_input.row, ids from row_input order by row limit 1")
+    database.execute("update row_input set ids = ? where row = ?", (bytes([ids[0] ^ 64]) + ids[1:], row))
+    database.commit()
+    database.close()
+    broker.start()
+    done = verify(broker, "--sample", 1000)
+    assert done.returncode == 78 and "its token ids" in done.stderr and "damaged" in done.stderr, done.stderr
