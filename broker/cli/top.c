@@ -13,6 +13,7 @@
 
 #include "broker/cli/connect.h"
 #include "broker/cli/json_print.h"
+#include "broker/cli/reply.h"
 #include "broker/cli/screen.h"
 #include "schema/log.h"
 
@@ -41,38 +42,22 @@ struct top {
 
 /* ---- asking ---- */
 
-static int64_t integer(const json_t *object, const char *key)
-{
-    return json_integer_value(json_object_get(object, key));
-}
-
-static const char *text(const json_t *object, const char *key)
-{
-    const char *s = json_string_value(json_object_get(object, key));
-    return s ? s : "";
-}
-
-static int is_over(const json_t *job)
-{
-    return strcmp(text(job, "state"), "done") == 0 || strcmp(text(job, "state"), "cancelled") == 0;
-}
-
 /* Sets where the next listing begins: all jobs before it are finished, and KEEP_JOBS are after
  * it. */
 static void choose_after(struct top *t)
 {
     size_t n = json_array_size(t->jobs), first = n > KEEP_JOBS ? n - KEEP_JOBS : 0;
     for (size_t k = 0; k < first; k++)
-        if (!is_over(json_array_get(t->jobs, k)))
+        if (!reply_is_over(json_array_get(t->jobs, k)))
             first = k;
-    t->jobs_after = n > 0 ? integer(json_array_get(t->jobs, first), "job") - 1 : 0;
+    t->jobs_after = n > 0 ? reply_int(json_array_get(t->jobs, first), "job") - 1 : 0;
 }
 
 static void take_sample(struct top *t)
 {
     const json_t *counters = json_object_get(t->info, "counters");
-    struct sample now = {
-        integer(t->info, "now_ms"), integer(counters, "rows_done"), integer(counters, "tokens")};
+    struct sample now = {reply_int(t->info, "now_ms"), reply_int(counters, "rows_done"),
+        reply_int(counters, "tokens")};
     if (t->n_samples > 0 && now.rows < t->samples[t->n_samples - 1].rows)
         t->n_samples = 0; /* the counters went back: another broker */
     if (t->n_samples == SAMPLES)
@@ -163,7 +148,7 @@ static enum style state_style(const char *state)
  * sample. */
 static void speeds(const struct top *t, double *rows, double *tokens)
 {
-    struct sample first = {.at_ms = integer(t->info, "started_ms")};
+    struct sample first = {.at_ms = reply_int(t->info, "started_ms")};
     const struct sample *last = &t->samples[t->n_samples - 1];
     if (t->n_samples > 1)
         first = t->samples[0];
@@ -175,8 +160,8 @@ static void speeds(const struct top *t, double *rows, double *tokens)
 static void draw_state(struct top *t, struct frame *f)
 {
     char up[NUMBER_BYTES], when[32];
-    const char *state = text(t->info, "state");
-    int64_t up_s = (integer(t->info, "now_ms") - integer(t->info, "started_ms")) / 1000;
+    const char *state = reply_text(t->info, "state");
+    int64_t up_s = (reply_int(t->info, "now_ms") - reply_int(t->info, "started_ms")) / 1000;
     if (t->silent_since_ms == 0) {
         frame_text(f, state_style(state), "%s", state);
         frame_text(f, STYLE_PLAIN, "  up %s", duration(up, up_s));
@@ -195,28 +180,29 @@ static void draw_broker(struct top *t, struct frame *f)
     double rows, tokens;
     const json_t *model = json_object_get(t->info, "model"),
                  *counters = json_object_get(t->info, "counters");
-    frame_text(f, STYLE_BOLD, "%s", t->info ? text(model, "name") : "assay top");
+    frame_text(f, STYLE_BOLD, "%s", t->info ? reply_text(model, "name") : "assay top");
     frame_text(f, STYLE_PLAIN, "  ");
     draw_state(t, f);
     frame_end_line(f);
     if (!t->info)
         return;
-    if (text(t->info, "failure")[0]) {
-        frame_text(f, STYLE_RED, "workers do not start: %s", text(t->info, "failure"));
+    if (reply_text(t->info, "failure")[0]) {
+        frame_text(f, STYLE_RED, "workers do not start: %s", reply_text(t->info, "failure"));
         frame_end_line(f);
     }
     speeds(t, &rows, &tokens);
-    frame_text(f, STYLE_PLAIN, "%s, %s", text(model, "architecture"), text(t->info, "mode"));
+    frame_text(
+        f, STYLE_PLAIN, "%s, %s", reply_text(model, "architecture"), reply_text(t->info, "mode"));
     frame_end_line(f);
     frame_text(f, STYLE_BOLD, "%s rows/s, %s tokens/s", compact(a, rows), compact(b, tokens));
     frame_text(f, STYLE_PLAIN, "  queued %s of %s",
-        bytes_text(c, (double)integer(t->info, "queued_bytes")),
-        bytes_text(d, (double)integer(json_object_get(t->info, "limits"), "max_queued_bytes")));
-    int64_t copied = integer(counters, "rows_copied") + integer(counters, "rows_cached");
+        bytes_text(c, (double)reply_int(t->info, "queued_bytes")),
+        bytes_text(d, (double)reply_int(json_object_get(t->info, "limits"), "max_queued_bytes")));
+    int64_t copied = reply_int(counters, "rows_copied") + reply_int(counters, "rows_cached");
     if (copied > 0)
         frame_text(f, STYLE_PLAIN, "  rows copied %s", compact(a, (double)copied));
-    if (integer(counters, "batches_lost") > 0)
-        frame_text(f, STYLE_RED, "  batches lost %" PRId64, integer(counters, "batches_lost"));
+    if (reply_int(counters, "batches_lost") > 0)
+        frame_text(f, STYLE_RED, "  batches lost %" PRId64, reply_int(counters, "batches_lost"));
     frame_end_line(f);
 }
 
@@ -235,12 +221,12 @@ static void draw_workers(const struct top *t, struct frame *f)
             frame_end_line(f);
             break;
         }
-        frame_cell(f, STYLE_PLAIN, 5, "%" PRId64, integer(w, "group"));
-        frame_cell(f, STYLE_PLAIN, 4, "%" PRId64, integer(w, "rank"));
-        frame_cell(f, state_style(text(w, "state")), -8, "%s", text(w, "state"));
-        frame_cell(f, STYLE_PLAIN, 7, "%" PRId64, integer(w, "pid"));
-        frame_cell(f, STYLE_PLAIN, 8, "%" PRId64, integer(w, "restarts"));
-        frame_text(f, STYLE_PLAIN, "%s", text(w, "device"));
+        frame_cell(f, STYLE_PLAIN, 5, "%" PRId64, reply_int(w, "group"));
+        frame_cell(f, STYLE_PLAIN, 4, "%" PRId64, reply_int(w, "rank"));
+        frame_cell(f, state_style(reply_text(w, "state")), -8, "%s", reply_text(w, "state"));
+        frame_cell(f, STYLE_PLAIN, 7, "%" PRId64, reply_int(w, "pid"));
+        frame_cell(f, STYLE_PLAIN, 8, "%" PRId64, reply_int(w, "restarts"));
+        frame_text(f, STYLE_PLAIN, "%s", reply_text(w, "device"));
         frame_end_line(f);
     }
 }
@@ -276,14 +262,14 @@ static void draw_job(struct frame *f, const struct job_columns *c, const json_t 
     char a[NUMBER_BYTES], b[NUMBER_BYTES];
     const json_t *total = json_object_get(job, "total"), *eta = json_object_get(job, "eta_s");
     int64_t n = json_is_integer(total) ? json_integer_value(total) : -1;
-    enum style style = state_style(text(job, "state"));
-    frame_cell(f, STYLE_PLAIN, -c->key, "%s", text(job, "key"));
-    frame_cell(f, style, -9, "%s", text(job, "state"));
-    draw_bar(f, c->bar, integer(job, "done"), n, style);
-    frame_cell(f, STYLE_PLAIN, 13, "%s/%s", compact(a, (double)integer(job, "done")),
+    enum style style = state_style(reply_text(job, "state"));
+    frame_cell(f, STYLE_PLAIN, -c->key, "%s", reply_text(job, "key"));
+    frame_cell(f, style, -9, "%s", reply_text(job, "state"));
+    draw_bar(f, c->bar, reply_int(job, "done"), n, style);
+    frame_cell(f, STYLE_PLAIN, 13, "%s/%s", compact(a, (double)reply_int(job, "done")),
         n >= 0 ? compact(b, (double)n) : "?");
-    frame_cell(f, integer(job, "failed") > 0 ? STYLE_RED : STYLE_PLAIN, 6, "%s",
-        compact(a, (double)integer(job, "failed")));
+    frame_cell(f, reply_int(job, "failed") > 0 ? STYLE_RED : STYLE_PLAIN, 6, "%s",
+        compact(a, (double)reply_int(job, "failed")));
     frame_cell(
         f, STYLE_PLAIN, 7, "%s", compact(a, json_number_value(json_object_get(job, "rate"))));
     frame_cell(
@@ -296,7 +282,7 @@ static int place_of(const json_t *job)
 {
     static const char *const order[] = {"running", "open", "queued", "paused"};
     int place = 0;
-    while (place < 4 && strcmp(order[place], text(job, "state")) != 0)
+    while (place < 4 && strcmp(order[place], reply_text(job, "state")) != 0)
         place++;
     return place;
 }
@@ -306,8 +292,8 @@ static int compare_jobs(const void *a, const void *b)
     const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
     if (place_of(x) != place_of(y))
         return place_of(x) - place_of(y);
-    int newer = integer(x, "job") > integer(y, "job");
-    return is_over(x) ? 1 - 2 * newer : 2 * newer - 1;
+    int newer = reply_int(x, "job") > reply_int(y, "job");
+    return reply_is_over(x) ? 1 - 2 * newer : 2 * newer - 1;
 }
 
 static void draw_jobs(const struct top *t, struct frame *f)

@@ -1,0 +1,114 @@
+/* submit.c - `assay submit`: hands a file to a running broker as a job. */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "broker/cli/connect.h"
+#include "broker/cli/feeder.h"
+#include "broker/cli/json_print.h"
+#include "broker/cli/progress.h"
+#include "broker/cli/reply.h"
+#include "broker/cli/screen.h"
+
+static void tell_bad_line(void *arg, struct line *line, int64_t i)
+{
+    (void)arg;
+    if (i < 0)
+        cli_say("%s%s%s", line->err.field, line->err.field[0] ? ": " : "", line->err.msg);
+}
+
+/* Submits the whole input. */
+static int feed_all(struct feeder *f, struct progress *progress, struct waiting *w, struct err *e)
+{
+    int rc = 0;
+    while (rc == 0 && !f->sealed && !cli_interrupted()) {
+        rc = feeder_step(f, e);
+        if (rc == FEEDER_BUSY)
+            rc = waiting_pause(w, e);
+        else if (rc == 0)
+            waiting_over(w);
+        if (rc == 0 && f->cancelled)
+            rc = err_set(e, ASSAY_ESTATE,
+                "job '%s' is cancelled: rows that are not finished are never scored; take another "
+                "key, or `assay purge` this one first",
+                f->key);
+        progress_show(progress, f->n_rows, f->n_bad, 0);
+    }
+    progress_end(progress);
+    if (rc == 0 && !f->sealed)
+        rc = err_set(e, ASSAY_EIO, "stopped");
+    return rc;
+}
+
+/* The priority of the message that made the job counts. */
+static void check_priority(const struct cli *c, struct feeder *f)
+{
+    struct err e = {0};
+    json_t *reply = NULL;
+    if (!c->value[CLI_PRIORITY])
+        return;
+    msg_key_str(client_begin(f->client, "status", 1), "job", f->key);
+    if (client_call_patiently(f->client, 0, &reply, &e) != 0)
+        return;
+    if (reply_int(reply, "priority") != f->priority)
+        cli_say("--priority %d is not applied: job '%s' was there already, with priority %" PRId64,
+            f->priority, f->key, reply_int(reply, "priority"));
+    json_decref(reply);
+}
+
+static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
+{
+    struct err e = {0};
+    struct waiting w = {.progress = progress, .refuse = c->value[CLI_NO_WAIT] != NULL};
+    client_set_waiting(f->client, &w);
+    int failed = feed_all(f, progress, &w, &e) != 0;
+    client_set_waiting(f->client, NULL);
+    if (failed) {
+        int rc = cli_fail(&e);
+        if (f->n_rows > 0 && !f->cancelled)
+            cli_say("%" PRId64 " rows are accepted already; the same command again goes on "
+                    "from there",
+                f->n_rows);
+        return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
+    }
+    check_priority(c, f);
+    if (c->value[CLI_JSON]) {
+        json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,
+            "bad_lines", (json_int_t)f->n_bad);
+        if (json_print_line(stdout, all, &e) != 0)
+            cli_fail(&e);
+        json_decref(all);
+    } else {
+        printf("job '");
+        print_safely(stdout, f->key);
+        printf("': %" PRId64 " rows accepted, %" PRId64 " bad lines\n", f->n_rows, f->n_bad);
+    }
+    return f->n_bad > 0 ? EX_ROWS_FAILED : EX_OK;
+}
+
+int verb_submit(const struct cli *c)
+{
+    struct client *client = NULL;
+    struct lines *lines = NULL;
+    struct feeder feeder;
+    struct progress progress;
+    long priority;
+    if (!c->value[CLI_KEY])
+        return cli_usage("submit: expected --key KEY, the job's name, found none");
+    int rc = cli_number(c, CLI_PRIORITY, -100, 100, 0, &priority);
+    if (rc == 0)
+        rc = lines_open(&lines, c);
+    if (rc == 0)
+        rc = cli_connect(c, &client);
+    if (rc == 0) {
+        feeder_init(&feeder, client, lines, c->value[CLI_KEY]);
+        feeder.priority = (int)priority;
+        feeder.keeps_bad = 1;
+        feeder.on_line = tell_bad_line;
+        progress_init(&progress, c->stderr_tty, lines_count(lines));
+        rc = send_all(c, &feeder, &progress);
+        feeder_release(&feeder);
+    }
+    client_free(&client);
+    lines_close(&lines);
+    return rc;
+}
