@@ -232,7 +232,8 @@ static void open_dedupe(struct broker *b)
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
-        .min_free_bytes = (uint64_t)o->min_free_bytes};
+        .min_free_bytes = (uint64_t)o->min_free_bytes,
+        .wait_ms = DEDUPE_WAIT_MS};
     b->dedupe = dedupe_new(&options);
 }
 

@@ -15,7 +15,7 @@
  * Primaries are kept in a hash table of pointers. A row enters its job's index when it is sent to a
  * worker, so before it can finish. A new index is empty; if the job has finished rows (after a
  * restart, or because the index was closed), it is first filled from the database, some
- * milliseconds at a time, and the job waits for that.
+ * milliseconds at a time, and the job waits for that, for at most wait_ms.
  *
  * Only rows of one job are compared, so that a job submitted twice on purpose is computed twice;
  * the score cache works across jobs. */
@@ -136,8 +136,8 @@ static void open_table(struct dedupe *t, int64_t job, const char *dir)
     limit_tables(t);
     uint32_t at = place_of(t, job);
     memmove(t->tables + at + 1, t->tables + at, (t->n_tables - at) * sizeof(struct dedupe_index *));
-    t->tables[at] = dedupe_index_open(
-        &(struct dedupe_index_options){dir, job, t->seed, t->options.min_free_bytes});
+    t->tables[at] = dedupe_index_open(&(struct dedupe_index_options){
+        dir, job, t->seed, t->options.min_free_bytes, t->options.now_ms()});
     t->n_tables++;
     t->small_bytes += dedupe_index_small_bytes(t->tables[at]);
     for (size_t i = 0; i < t->room; i++) /* under way, so not in the database yet */
@@ -473,6 +473,21 @@ static int fill_table(struct dedupe *t, struct err *e)
     return rc;
 }
 
+static int has_waited(const struct dedupe *t)
+{
+    return t->options.wait_ms > 0 &&
+           t->options.now_ms() - dedupe_index_opened_ms(t->current) >= t->options.wait_ms;
+}
+
+/* Makes the job's table the current one. 1: it may be searched, though it may lack rows after
+ * wait_ms; 0: not yet. */
+static int use_table(struct dedupe *t, int64_t job, struct err *e)
+{
+    int is_chosen = choose_table(t, job), rc = is_chosen ? fill_table(t, e) : 0;
+    t->later |= rc == 0;
+    return rc == 0 && is_chosen ? has_waited(t) : rc;
+}
+
 /* ---- beginning and end ---- */
 
 struct dedupe *dedupe_new(const struct dedupe_options *options)
@@ -565,13 +580,9 @@ void dedupe_reset_budget(struct dedupe *t)
 int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary, struct err *e)
 {
     *primary = NULL;
-    int rc = choose_table(t, row_job(r->row_id));
-    if (rc == 1)
-        rc = fill_table(t, e);
-    if (rc != 1) {
-        t->later |= rc == 0;
+    int rc = use_table(t, row_job(r->row_id), e);
+    if (rc != 1)
         return rc < 0 ? rc : DEDUPE_LATER;
-    }
     if (r->hash_seed != dedupe_index_seed(t->current))
         hash_row(t->current, r);
     *primary = t->primaries[primary_slot(t, r)];

@@ -11,7 +11,9 @@
  * An index for each job finds answered rows by hash (dedupe_index.h). dedupe_find then reads the
  * row that the index names from the database, compares the whole content, and takes the answer if
  * it was given under the present mode. The database alone decides. Every equal row is found, at any
- * distance and after a restart.
+ * distance and after a restart, with one exception: a large job waits for at most wait_ms until its
+ * index is filled from the database. Meanwhile a row whose equal is not in the index yet is
+ * computed again, which gives the same bits.
  *
  * An answer may be an error: non_finite, or worker_killed. */
 #ifndef ASSAY_DEDUPE_H
@@ -25,6 +27,8 @@
  * take. */
 #define DEDUPE_TABLES 16384
 #define DEDUPE_BYTES (64u << 20)
+/* What the broker takes for wait_ms: an index gets some hundred thousand rows in this time. */
+#define DEDUPE_WAIT_MS 500
 
 struct dedupe;
 
@@ -37,6 +41,7 @@ struct dedupe_options {
     uint64_t min_free_bytes;    /* disk space that these files must leave free */
     uint32_t max_tables;        /* 0: DEDUPE_TABLES */
     long long (*now_ms)(void);  /* NULL: now_mono_ms */
+    uint32_t wait_ms;           /* how long a job waits for its index; 0: until it is filled */
 };
 
 struct dedupe *dedupe_new(const struct dedupe_options *options);
@@ -61,7 +66,9 @@ void dedupe_reset_budget(struct dedupe *t);
  * Negative: the store failed. */
 enum dedupe_found { DEDUPE_NONE, DEDUPE_UNDER_WAY, DEDUPE_KNOWN, DEDUPE_LATER };
 int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary, struct err *e);
-int dedupe_is_behind(struct dedupe *t); /* 1: dedupe_find said DEDUPE_LATER since the last call */
+/* 1: since the last call dedupe_find saw an index that is still being filled, so the planner's next
+ * pass should come soon. */
+int dedupe_is_behind(struct dedupe *t);
 
 /* Makes r, for which dedupe_find said DEDUPE_NONE, a primary when it is sent to a worker. */
 void dedupe_add_primary(struct dedupe *t, struct sequence *r);

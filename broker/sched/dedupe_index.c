@@ -227,6 +227,11 @@ uint64_t dedupe_index_seed(const struct dedupe_index *t)
     return t->options.seed;
 }
 
+long long dedupe_index_opened_ms(const struct dedupe_index *t)
+{
+    return t->options.opened_ms;
+}
+
 size_t dedupe_index_small_bytes(const struct dedupe_index *t)
 {
     return t->bits <= DEDUPE_INDEX_MEMORY_BITS ? bytes_of(t->bits) : 0;

@@ -24,6 +24,7 @@ struct dedupe_index_options {
     int64_t job;
     uint64_t seed;           /* of the hashes; secret */
     uint64_t min_free_bytes; /* disk space that a file must leave free for results */
+    long long opened_ms;     /* by the caller's clock */
 };
 struct dedupe_index *dedupe_index_open(
     const struct dedupe_index_options *options);  /* an empty one */
@@ -31,6 +32,7 @@ void dedupe_index_close(struct dedupe_index **t); /* NULL-safe */
 
 int64_t dedupe_index_job(const struct dedupe_index *t);
 uint64_t dedupe_index_seed(const struct dedupe_index *t);
+long long dedupe_index_opened_ms(const struct dedupe_index *t);
 /* Bytes of memory that a small index takes; 0 for one in a file. */
 size_t dedupe_index_small_bytes(const struct dedupe_index *t);
 /* How far the job's earlier rows have been read into the index: up to this row. 0 in a new

@@ -14,7 +14,8 @@
 
 static struct dedupe *open_dedupe(struct fixture *f)
 {
-    struct dedupe_options options = {"d", "m", f->s, NULL, f->dir, 0, TABLES, NULL};
+    struct dedupe_options options = {
+        .digest = "d", .mode = "m", .store = f->s, .data_dir = f->dir, .max_tables = TABLES};
     return dedupe_new(&options);
 }
 
@@ -586,6 +587,41 @@ static void test_filled_however_slowly(void **state)
     dedupe_free(&t);
 }
 
+/* A job waits for its table no longer than wait_ms. A row whose equal is not in it yet is computed
+ * again; once the table is full, each is found. */
+static void test_filled_while_the_job_goes_on(void **state)
+{
+    enum { ROWS = 3000 };
+    struct fixture *f = *state;
+    struct err err;
+    struct sequence *primary;
+    int32_t ids[5] = {0, 17, 7, 7, 7}, last_ids[5] = {0, ROWS - 1, 7, 7, 7};
+    struct store_row row = plain(ids, 5), last_row = plain(last_ids, 5);
+    int64_t job = new_job(f->s, "job", 0);
+    put_chunk(f->s, job, 0, ROWS, 5, 0);
+    finish_some(f->s, job, ROWS, 0);
+    struct row_list first = put(f, job, &row), last = put(f, job, &last_row);
+    struct dedupe *t = dedupe_new(&(struct dedupe_options){
+        .digest = "d", .mode = "m", .store = f->s, .now_ms = held_up, .wait_ms = 1000});
+    int found = DEDUPE_LATER, passes = 0;
+    for (; found == DEDUPE_LATER; passes++, dedupe_reset_budget(t))
+        found = must(dedupe_find(t, last.at[0], &primary, &err));
+    assert_int_equal(found, DEDUPE_NONE);
+    assert_true(passes > 1);
+    assert_int_equal(dedupe_is_behind(t), 1);
+    dedupe_add_primary(t, last.at[0]);
+    assert_int_equal(must(dedupe_find(t, first.at[0], &primary, &err)), DEDUPE_KNOWN);
+    do {
+        dedupe_reset_budget(t);
+        must(dedupe_find(t, first.at[0], &primary, &err));
+    } while (dedupe_is_behind(t));
+    dedupe_remove_primary(t, last.at[0], NULL);
+    assert_int_equal(find(t, last.at[0]), DEDUPE_KNOWN);
+    free_rows(&first);
+    free_rows(&last);
+    dedupe_free(&t);
+}
+
 /* More jobs than tables that may be open, all with much to read: each gets on, and one that has
  * nothing is not kept waiting. */
 static void test_many_that_are_filled_at_once(void **state)
@@ -713,6 +749,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_far_apart_and_killed_in_between, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_in_slices, setup, teardown),
         cmocka_unit_test_setup_teardown(test_filled_however_slowly, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_filled_while_the_job_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_that_are_filled_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_under_another_mode, setup, teardown),
         cmocka_unit_test_setup_teardown(test_closed_while_a_row_is_under_way, setup, teardown),

@@ -13,7 +13,7 @@ enum { JOB = 7, SEED = 99 };
 
 static struct dedupe_index *open_at(const char *dir)
 {
-    return dedupe_index_open(&(struct dedupe_index_options){dir, JOB, SEED, 0});
+    return dedupe_index_open(&(struct dedupe_index_options){.dir = dir, .job = JOB, .seed = SEED});
 }
 
 /* Not one that anybody chose. */
@@ -219,8 +219,8 @@ static void test_no_file_to_be_had(void **state)
 static void test_room_for_results_is_left(void **state)
 {
     struct fixture *f = *state;
-    struct dedupe_index *t =
-        dedupe_index_open(&(struct dedupe_index_options){f->dir, JOB, SEED, 1ull << 60});
+    struct dedupe_index *t = dedupe_index_open(&(struct dedupe_index_options){
+        .dir = f->dir, .job = JOB, .seed = SEED, .min_free_bytes = 1ull << 60});
     add_many(t, 0, 20000);
     assert_int_equal(file_bytes(f), 0);
     assert_int_equal(count(t, 0, 20000), 20000);

@@ -24,7 +24,8 @@ static struct planned start(void **state, uint32_t max_tokens)
     struct err err;
     struct planned t = {.f = *state};
     struct planner_limits limits = {max_tokens, 64, 1 << 20, 1 << 20, max_tokens, 0, 0};
-    struct dedupe_options options = {"d", "m", t.f->s, NULL, t.f->dir, 0, 0, no_time};
+    struct dedupe_options options = {
+        .digest = "d", .mode = "m", .store = t.f->s, .data_dir = t.f->dir, .now_ms = no_time};
     must(planner_new(&t.p, t.f->s, &limits, &err));
     t.dedupe = dedupe_new(&options);
     planner_use_dedupe(t.p, t.dedupe);
