@@ -151,7 +151,7 @@ bench-compare: ## BASE=<commit>: this tree's speed to that commit's, in paired r
 	@$(if $(BASE),,echo 'make bench-compare: expected BASE=<commit>' >&2; exit 64;) \
 	  ASSAY_BIN=$(CURDIR)/build/cpu/bin $(PYTHON) tests/bench/compare.py --pairs $(or $(PAIRS),7) --fail-below $(or $(FAIL_BELOW),0.97) $(BASE) $(WHAT)
 
-quant-drift: ## how far --quant int8 and --dtype bf16 move scores (README)
+quant-drift: ## how far --quant int8 and --dtype bf16 move scores (worker/README.md)
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/quant_drift.py

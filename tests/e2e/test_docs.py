@@ -46,6 +46,26 @@ def test_names_of_the_table_exist():
         assert re.search(rf"\b(\w+_)?{name}\b", code), name
 
 
+def test_figures_are_those_that_were_measured():
+    """Every line of the README's table of speed is the page's of tests/bench."""
+    def figures(path):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in path.read_text().splitlines()]
+        return [cells[:5] for cells in lines if re.fullmatch(r"[a-z]+\d?", cells[0]) and len(cells) >= 5 and cells[0] != "id"]
+
+    ours, measured = figures(ROOT / "README.md"), figures(ROOT / "tests/bench/README.md")
+    assert len(ours) >= 10
+    assert [line for line in ours if line not in measured] == []
+
+
+def test_links_between_documents():
+    """Files that the documents link to exist."""
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/*.md"), *ROOT.glob("tests/*/*.md")]:
+        if "build" in path.parts:
+            continue
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path}: {link}"
+
+
 def test_help_of_every_program():
     for program in ("assayd", "assay-worker", "assay"):
         done = subprocess.run([BIN / program, "--help"], capture_output=True, text=True, timeout=20)
