@@ -235,7 +235,6 @@ struct stage {
     uint8_t *input, *output;
     uint64_t sequence;
     struct slot slots[STAGE_MAX_SLOTS];
-    float *values; /* [max_values] copy of a result */
 };
 
 static void write_head(uint8_t *segment, const struct stage_config *config)
@@ -280,12 +279,7 @@ int stage_new(struct stage **out, const struct stage_config *config, struct err 
     s->config = *config;
     s->layout = make_layout(config);
     s->input_fd = s->output_fd = -1;
-    s->values = malloc((size_t)config->max_values * sizeof *s->values);
-    int rc = s->values
-                 ? 0
-                 : err_set(e, ASSAY_ENOMEM, "staging: no memory for %u values", config->max_values);
-    if (rc == 0)
-        rc = s->input_fd = make_segment(s->layout.input_bytes, e);
+    int rc = s->input_fd = make_segment(s->layout.input_bytes, e);
     if (rc >= 0)
         rc = s->output_fd = make_segment(s->layout.output_bytes, e);
     if (rc >= 0)
@@ -309,7 +303,6 @@ void stage_free(struct stage **out)
         close(s->input_fd);
     if (s->output_fd >= 0)
         close(s->output_fd);
-    free(s->values);
     free(s);
     *out = NULL;
 }
@@ -399,7 +392,7 @@ static struct slot *find_slot(struct stage *s, const struct stage_token *token)
     return slot->taken && stage_token_equal(&slot->token, token) ? slot : NULL;
 }
 
-int stage_collect(struct stage *s, const struct stage_token *token, const float **values,
+int stage_collect(struct stage *s, const struct stage_token *token, float **values,
     uint32_t *n_values, struct err *e)
 {
     const struct slot *slot = find_slot(s, token);
@@ -417,8 +410,10 @@ int stage_collect(struct stage *s, const struct stage_token *token, const float 
     if (d.n_values != slot->n_values)
         return err_set(e, ASSAY_EFORMAT, "output slot %u: expected %u values, found %u",
             token->slot, slot->n_values, d.n_values);
-    memcpy(s->values, at + s->layout.values_at, (size_t)d.n_values * sizeof *s->values);
-    *values = s->values;
+    size_t bytes = (size_t)d.n_values * sizeof **values;
+    if (!(*values = malloc(bytes + 1)))
+        return err_set(e, ASSAY_ENOMEM, "no memory for %u values", d.n_values);
+    memcpy(*values, at + s->layout.values_at, bytes);
     *n_values = d.n_values;
     return 0;
 }

@@ -91,9 +91,9 @@ int stage_publish(struct stage *s, uint64_t epoch, uint64_t incarnation,
     const struct stage_fill *fill, struct stage_token *token, struct err *e);
 
 /* After `done`: checks the slot's output descriptor against the token and the counts handed over,
- * and points *values (n_values floats, rows packed) at a private copy valid until the next collect.
+ * and copies the values to *values (n_values floats, rows packed), which the caller frees.
  * ASSAY_EFORMAT when anything differs. */
-int stage_collect(struct stage *s, const struct stage_token *token, const float **values,
+int stage_collect(struct stage *s, const struct stage_token *token, float **values,
     uint32_t *n_values, struct err *e);
 
 void stage_release(struct stage *s, const struct stage_token *token); /* frees the slot */

@@ -264,19 +264,13 @@ static struct in_flight_batch *find_flight(struct group *g, const struct stage_t
     return NULL;
 }
 
-/* Copies the results when all ranks are done, and frees the slot. */
+/* Takes the results when all ranks are done, and frees the slot. */
 static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struct err *e)
 {
-    const float *values;
-    uint32_t n;
     struct batch *b = f->batch;
-    int rc = stage_collect(g->stage, &f->token, &values, &n, e);
+    int rc = stage_collect(g->stage, &f->token, &b->values, &b->n_values, e);
     if (rc != 0)
         return rc;
-    b->values = malloc((n + 1) * sizeof *b->values);
-    if (!b->values)
-        return err_set(e, ASSAY_ENOMEM, "no memory for %u values", n);
-    memcpy(b->values, values, n * sizeof *b->values);
     b->ms = ms;
     stage_release(g->stage, &f->token);
     send_home(g, b, BATCH_DONE);

@@ -9,6 +9,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -165,7 +166,7 @@ static void read_output(const struct rig *r, const uint8_t *p, size_t n)
 {
     struct stage_view *v = NULL;
     struct err e = {0};
-    const float *values;
+    float *values;
     uint32_t n_values;
     fill_segment(r->output, OUTPUT_SLOT_AT, p, n);
     if (memcmp(r->output, r->head, HEAD_BYTES) != 0) {
@@ -176,6 +177,7 @@ static void read_output(const struct rig *r, const uint8_t *p, size_t n)
     if (stage_collect(r->stage, &r->token, &values, &n_values, &e) == 0) {
         assert(n_values == N_VALUES);
         assert(memcmp(values, r->output + OUTPUT_SLOT_AT + VALUES_AT, sizeof scores) == 0);
+        free(values);
     }
 }
 

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -50,7 +51,8 @@ static void test_round_trip(void **unused)
     struct stage_token token;
     struct stage_batch b;
     struct err e = {0};
-    const float out[] = {0.5f, 1.5f, 2.5f}, *found;
+    const float out[] = {0.5f, 1.5f, 2.5f};
+    float *found;
     uint32_t n;
     (void)unused;
     open_pair(&p);
@@ -65,6 +67,7 @@ static void test_round_trip(void **unused)
     assert_int_equal(stage_collect(p.stage, &token, &found, &n, &e), 0);
     assert_int_equal(n, 3);
     assert_memory_equal(found, out, sizeof out);
+    free(found);
     stage_release(p.stage, &token);
     assert_int_equal(stage_free_slots(p.stage), 2);
     assert_true(stage_collect(p.stage, &token, &found, &n, &e) < 0); /* not handed over any more */
@@ -81,7 +84,7 @@ static void test_stale_tokens(void **unused)
     struct stage_token first, second, other;
     struct stage_batch b;
     struct err e = {0};
-    const float *found;
+    float *found;
     uint32_t n;
     (void)unused;
     open_pair(&p);
@@ -251,7 +254,8 @@ static void test_corrupted_fields_of_a_result(void **unused)
     struct pair p;
     struct stage_token token;
     struct err e = {0};
-    const float out[] = {1, 2, 3}, *found;
+    const float out[] = {1, 2, 3};
+    float *found;
     uint32_t n;
     (void)unused;
     open_pair(&p);
@@ -268,10 +272,13 @@ static void test_corrupted_fields_of_a_result(void **unused)
             fail_msg("offset %u, value %u: expected to be refused", bad[i].at, bad[i].value);
         *word = good;
         assert_int_equal(stage_collect(p.stage, &token, &found, &n, &e), 0);
+        free(found);
     }
     /* What is collected is a copy. */
+    assert_int_equal(stage_collect(p.stage, &token, &found, &n, &e), 0);
     memset(segment + OUTPUT_SLOT_0 + 64, 0xff, sizeof out);
     assert_memory_equal(found, out, sizeof out);
+    free(found);
     munmap(segment, 12288);
     /* A rank that would write too much, or elsewhere. */
     static const float many[51];
@@ -422,7 +429,7 @@ static void test_two_processes(void **unused)
     struct stage *stage;
     struct stage_token token, back;
     struct err e = {0};
-    const float *values;
+    float *values;
     uint32_t n;
     int status, told[2], done[2];
     (void)unused;
@@ -444,6 +451,7 @@ static void test_two_processes(void **unused)
         assert_int_equal(read(done[0], &back, sizeof back), sizeof back);
         assert_int_equal(stage_collect(stage, &back, &values, &n, &e), 0);
         assert_true(values[0] == 1 && values[1] == 5 && values[2] == (float)got);
+        free(values);
         stage_release(stage, &back);
     }
     close(told[1]);
