@@ -109,3 +109,35 @@ void batch_free(struct batch **out)
     free(b);
     *out = NULL;
 }
+
+/* ---- lists ---- */
+
+void batch_push(struct batch **list, struct batch *b)
+{
+    b->next = *list;
+    *list = b;
+}
+
+void batch_append(struct batch **list, struct batch *b)
+{
+    while (*list)
+        list = &(*list)->next;
+    batch_push(list, b);
+}
+
+struct batch *batch_pop(struct batch **list)
+{
+    struct batch *b = *list;
+    if (!b)
+        return NULL;
+    *list = b->next;
+    b->next = NULL;
+    return b;
+}
+
+void batch_free_all(struct batch **list)
+{
+    struct batch *b;
+    while ((b = batch_pop(list)))
+        batch_free(&b);
+}

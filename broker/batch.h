@@ -7,6 +7,14 @@
 
 #include "broker/row.h"
 
+/* What came of a batch. */
+enum batch_outcome {
+    BATCH_DONE,         /* its values are there */
+    BATCH_LOST_RUNNING, /* the group died while it ran this batch, its oldest */
+    BATCH_LOST_WAITING, /* the group died before it began this one */
+    BATCH_REFUSED,      /* no group can take it */
+};
+
 /* A batch has one owner at a time: the planner, a group or the broker. */
 struct batch {
     int64_t number; /* in the database, 0 before it is recorded */
@@ -19,6 +27,7 @@ struct batch {
     int known;              /* its results were found (dedupe.h): no group computes it */
     int suspect; /* was running when its group died: runs alone, to find the row to blame */
     int64_t started_wall_ms, ms;
+    enum batch_outcome outcome;
     int lost_signal, lost_exit; /* how the group ended, if it died with the batch */
     float *values; /* [n_values] results, row after row; owned, NULL before there are any */
     struct batch *next;
@@ -40,5 +49,11 @@ void batch_add(struct batch *b, struct sequence **r);
  * rows after it in that batch too, in order. The first row of a batch shares nothing. */
 void batch_move(struct batch *b, struct sequence **r);
 void batch_free(struct batch **b); /* and its rows; sets *b to NULL */
+
+/* Lists of batches; NULL is an empty one. */
+void batch_push(struct batch **list, struct batch *b);
+void batch_append(struct batch **list, struct batch *b);
+struct batch *batch_pop(struct batch **list); /* the first; NULL: there is none */
+void batch_free_all(struct batch **list);
 
 #endif

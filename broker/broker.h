@@ -38,6 +38,13 @@ struct counters {
     int64_t tokens, batches, batches_lost; /* only of rows that were computed */
 };
 
+/* Batches whose outcomes are not written yet (outcomes.c). */
+struct held {
+    struct batch *first; /* NULL: none */
+    struct err refused;  /* why no group can take the first, if that is its outcome */
+    long long again_ms;  /* when to write them again; 0: they are new */
+};
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -68,8 +75,8 @@ struct broker {
     int in_transaction; /* a transaction is open; no reply has left for anything in it */
     int64_t touched[BROKER_MESSAGES_PER_TICK]; /* jobs that this tick's requests wrote to */
     int n_touched;
-    int cannot_write;         /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
-    struct held *held;        /* outcomes not written yet (outcomes.c); NULL: none */
+    int cannot_write; /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
+    struct held held;
     int connections_are_full; /* as last logged */
     unsigned connections_ended;
     long long purge_due_ms;   /* next look at purged jobs; 0: a purge was requested */

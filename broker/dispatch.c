@@ -46,7 +46,7 @@ int dispatch_batches(struct broker *b, struct err *e)
         sent = 0;
         for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
             struct batch *batch = NULL;
-            if (group_free_slots(b->groups[g]) == 0 || b->held)
+            if (group_free_slots(b->groups[g]) == 0 || b->held.first)
                 continue;
             rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
             if (rc == 1)

@@ -20,23 +20,7 @@
 #include "schema/log.h"
 #include "schema/utf8.h"
 
-#define MAX_OUTCOMES (OPTIONS_MAX_REPLICAS * STAGE_MAX_SLOTS)
-
-/* A batch on its way from a group into the store. */
-struct outcome {
-    struct batch *batch;
-    enum batch_outcome kind;
-    const struct err *refused; /* why no group can take it; else NULL */
-};
-
 #define AGAIN_MS 200
-
-struct held {
-    struct outcome list[MAX_OUTCOMES];
-    int n;
-    struct err why; /* why list[0] was refused */
-    long long again_ms;
-};
 
 /* ---- one row ---- */
 
@@ -45,17 +29,26 @@ static int is_finite(float v)
     return v - v == 0;
 }
 
-/* Returns the row's result: its values, or an error if they are not finite. */
+/* Returns the row's result: its values, or the error that was found for it, or one if the values
+ * are not finite. */
 static struct store_result judge(
     const struct sequence *r, const float *values, char *message, size_t size)
 {
-    for (uint32_t k = 0; k < r->n_values; k++)
+    struct store_result result = {.origin = (enum row_origin)r->origin,
+        .error_code = r->found_error,
+        .error_message = r->found_message};
+    for (uint32_t k = 0; !result.error_code && k < r->n_values; k++)
         if (!is_finite(values[k])) {
             snprintf(message, size, "value %u of %u: expected a finite number, found %g", k,
                 r->n_values, (double)values[k]);
-            return (struct store_result){.error_code = ASSAY_ENONFINITE, .error_message = message};
+            result.error_code = ASSAY_ENONFINITE;
+            result.error_message = message;
         }
-    return (struct store_result){.values = values, .n_values = r->n_values};
+    if (!result.error_code) {
+        result.values = values;
+        result.n_values = r->n_values;
+    }
+    return result;
 }
 
 /* Adds a sequence's result to its row's. Idempotent. 1: all of the row's sequences are done, and
@@ -123,17 +116,6 @@ static int keep_answer(
     return rc;
 }
 
-static int keep_row(struct broker *b, struct sequence *r, const float *values, struct err *e)
-{
-    char message[128];
-    struct store_result result = judge(r, values, message, sizeof message);
-    if (r->found_error)
-        result =
-            (struct store_result){.error_code = r->found_error, .error_message = r->found_message};
-    result.origin = (enum row_origin)r->origin;
-    return keep_answer(b, r, &result, e);
-}
-
 struct computed {
     struct sequence *row;
     const float *values;
@@ -154,21 +136,24 @@ static int keep_values(struct broker *b, const struct batch *batch, struct err *
 {
     struct computed *list = xcalloc(batch->n_rows + 1, sizeof *list);
     const float *values = batch->values;
+    char message[128];
     int rc = 0;
     for (uint32_t i = 0; i < batch->n_rows; values += batch->rows[i++]->n_values)
         list[i] = (struct computed){batch->rows[i], values};
     qsort(list, batch->n_rows, sizeof *list, compare_rows);
-    for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++)
-        rc = keep_row(b, list[i].row, list[i].values, e);
+    for (uint32_t i = 0; rc == 0 && i < batch->n_rows; i++) {
+        struct store_result result = judge(list[i].row, list[i].values, message, sizeof message);
+        rc = keep_answer(b, list[i].row, &result, e);
+    }
     free(list);
     return rc;
 }
 
 /* Fails the rows of a batch that no group can ever take, as after a start with a smaller
  * --max-len. */
-static int keep_refused(
-    struct broker *b, const struct batch *batch, const struct err *why, struct err *e)
+static int keep_refused(struct broker *b, const struct batch *batch, struct err *e)
 {
+    const struct err *why = &b->held.refused;
     struct store_result result = {
         .error_code = why->code == ASSAY_ETOOLARGE ? ASSAY_ETOOLONG : ASSAY_EINTERNAL,
         .error_message = why->msg};
@@ -210,32 +195,36 @@ static int keep_blame(struct broker *b, const struct batch *batch, struct err *e
     return rc;
 }
 
-static int keep_outcome(struct broker *b, const struct outcome *o, struct err *e)
+static int keep_outcome(struct broker *b, const struct batch *batch, struct err *e)
 {
-    int done = o->kind == BATCH_DONE && !o->refused;
-    int rc = o->batch->known ? 0 : store_batch_ended(b->store, o->batch, done, e);
+    int done = batch->outcome == BATCH_DONE;
+    int rc = batch->known ? 0 : store_batch_ended(b->store, batch, done, e);
     if (rc != 0)
         return rc;
-    if (o->refused)
-        return keep_refused(b, o->batch, o->refused, e);
-    if (o->kind == BATCH_DONE)
-        return keep_values(b, o->batch, e);
-    if (o->kind == BATCH_LOST_RUNNING && o->batch->suspect && o->batch->n_rows == 1)
-        return keep_blame(b, o->batch, e);
+    if (done)
+        return keep_values(b, batch, e);
+    if (batch->outcome == BATCH_REFUSED)
+        return keep_refused(b, batch, e);
+    if (batch->outcome == BATCH_LOST_RUNNING && batch->suspect && batch->n_rows == 1)
+        return keep_blame(b, batch, e);
     return 0;
 }
 
 /* ---- all of a tick ---- */
 
-static int write_outcomes(struct broker *b, const struct outcome *list, int n, struct err *e)
+/* Writes all that is held, or nothing of it. */
+static int keep_held(struct broker *b, struct err *e)
 {
+    struct counters before = b->counters;
     int rc = transaction_begin_synced(b, e);
-    for (int i = 0; rc == 0 && i < n; i++)
-        rc = keep_outcome(b, &list[i], e);
+    for (const struct batch *batch = b->held.first; rc == 0 && batch; batch = batch->next)
+        rc = keep_outcome(b, batch, e);
     if (rc == 0)
         rc = transaction_commit(b, e);
-    if (rc != 0)
+    if (rc != 0) {
         transaction_rollback(b);
+        b->counters = before;
+    }
     return rc;
 }
 
@@ -253,114 +242,74 @@ static void tell_jobs(struct broker *b, const struct batch *batch)
 }
 
 /* Gives a batch back to the planner once its outcome is synced. */
-static void settle(struct broker *b, struct outcome *o)
+static void settle(struct broker *b, struct batch *batch)
 {
-    tell_jobs(b, o->batch);
+    enum batch_outcome outcome = batch->outcome;
+    int lost = outcome == BATCH_LOST_RUNNING || outcome == BATCH_LOST_WAITING;
+    tell_jobs(b, batch);
     b->wake = 1;
-    if (o->kind == BATCH_DONE) {
-        b->counters.batches += !o->refused && !o->batch->known;
-        planner_finished(b->planner, &o->batch);
-        return;
-    }
-    b->counters.batches_lost++;
-    if (planner_lost(b->planner, &o->batch, o->kind == BATCH_LOST_RUNNING) == 1)
-        planner_finished(b->planner, &o->batch);
+    b->counters.batches += outcome == BATCH_DONE && !batch->known;
+    b->counters.batches_lost += lost;
+    if (!lost || planner_lost(b->planner, &batch, outcome == BATCH_LOST_RUNNING) == 1)
+        planner_finished(b->planner, &batch);
 }
 
-/* Writes and settles outcomes. Results of accepted work are written at any cost: on a full disk,
- * into the space of the reserve. */
-static int settle_all(struct broker *b, struct outcome *list, int n, struct err *e)
+/* Writes and settles what is held; if it cannot be written now, leaves it to a later call. Results
+ * of accepted work are written at any cost: on a full disk, into the space of the reserve. */
+static int write_held(struct broker *b, struct err *e)
 {
-    struct counters before = b->counters;
-    int rc = write_outcomes(b, list, n, e);
+    struct held *h = &b->held;
+    if (!h->first || now_mono_ms() < h->again_ms)
+        return 0;
+    int rc = keep_held(b, e);
     if (rc == ASSAY_EFULL && store_free_reserve(b->store)) {
         log_warn("event=disk_full action=\"reserve freed for results\" error=\"%s\"", e->msg);
-        b->counters = before;
-        rc = write_outcomes(b, list, n, e);
+        rc = keep_held(b, e);
     }
-    b->counters = rc == 0 ? b->counters : before;
-    for (int i = 0; rc == 0 && i < n; i++)
-        settle(b, &list[i]);
-    return rc;
-}
-
-static void hold(struct broker *b, const struct outcome *list, int n, const struct err *e)
-{
-    transaction_cannot_write(b, e);
-    b->held = xcalloc(1, sizeof *b->held);
-    memcpy(b->held->list, list, (size_t)n * sizeof *list);
-    b->held->n = n;
-    b->held->again_ms = now_mono_ms() + AGAIN_MS;
-    if (list[0].refused) {
-        b->held->why = *list[0].refused;
-        b->held->list[0].refused = &b->held->why;
-    }
-}
-
-/* 0: settled, or held until they can be. */
-static int settle_or_hold(struct broker *b, struct outcome *list, int n, struct err *e)
-{
-    int rc = settle_all(b, list, n, e);
-    if (!store_may_pass(rc))
-        return rc;
-    hold(b, list, n, e);
-    return 0;
-}
-
-static int settle_held(struct broker *b, struct err *e)
-{
-    if (now_mono_ms() < b->held->again_ms)
-        return 0;
-    int rc = settle_all(b, b->held->list, b->held->n, e);
-    b->held->again_ms = now_mono_ms() + AGAIN_MS;
     if (store_may_pass(rc)) {
         transaction_cannot_write(b, e);
+        h->again_ms = now_mono_ms() + AGAIN_MS;
         return 0;
     }
-    if (rc == 0) {
-        free(b->held);
-        b->held = NULL;
-    }
+    while (rc == 0 && h->first)
+        settle(b, batch_pop(&h->first));
+    if (rc == 0)
+        *h = (struct held){0};
     return rc;
 }
 
 void outcomes_drop(struct broker *b)
 {
-    for (int i = 0; b->held && i < b->held->n; i++)
-        batch_free(&b->held->list[i].batch);
-    free(b->held);
-    b->held = NULL;
+    batch_free_all(&b->held.first);
 }
 
 int outcomes_block(const struct broker *b)
 {
-    return b->draining || b->held || store_is_late(b->store);
+    return b->draining || b->held.first || store_is_late(b->store);
 }
 
 int outcomes_take(struct broker *b, struct err *e)
 {
-    struct outcome list[MAX_OUTCOMES];
-    int n = 0;
-    if (b->held)
-        return settle_held(b, e);
-    for (int g = 0; g < b->options->replicas; g++)
-        while (n < MAX_OUTCOMES && group_take(b->groups[g], &list[n].batch, &list[n].kind))
-            list[n++].refused = NULL;
-    return n > 0 ? settle_or_hold(b, list, n, e) : 0;
+    struct batch *batch;
+    int all_written = !b->held.first;
+    for (int g = 0; all_written && g < b->options->replicas; g++)
+        while ((batch = group_take(b->groups[g])))
+            batch_append(&b->held.first, batch);
+    return write_held(b, e);
 }
 
 int outcomes_refuse(struct broker *b, struct batch **batch, const struct err *why, struct err *e)
 {
-    struct outcome refused = {*batch, BATCH_DONE, why};
+    (*batch)->outcome = BATCH_REFUSED;
+    b->held = (struct held){.first = *batch, .refused = *why};
     *batch = NULL;
-    return settle_or_hold(b, &refused, 1, e);
+    return write_held(b, e);
 }
 
 /* ---- results that are known ---- */
 
 int outcomes_take_known(struct broker *b, struct err *e)
 {
-    struct outcome known = {.kind = BATCH_DONE};
-    int rc = outcomes_block(b) ? 0 : planner_known(b->planner, &known.batch, e);
-    return rc == 1 ? settle_or_hold(b, &known, 1, e) : rc;
+    int rc = outcomes_block(b) ? 0 : planner_known(b->planner, &b->held.first, e);
+    return rc == 1 ? write_held(b, e) : rc;
 }

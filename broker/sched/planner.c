@@ -75,11 +75,8 @@ static void run_again(struct planner *p, struct sequence *r)
     r->found_error = 0;
     if (p->dedupe)
         dedupe_add_lone(p->dedupe, r);
-    if (!p->again || !fits(p, p->again, r)) {
-        struct batch *b = batch_new(p->limits.max_rows, p->limits.min_shared);
-        b->next = p->again;
-        p->again = b;
-    }
+    if (!p->again || !fits(p, p->again, r))
+        batch_push(&p->again, batch_new(p->limits.max_rows, p->limits.min_shared));
     batch_add(p->again, &r);
 }
 
@@ -225,15 +222,6 @@ int planner_new(
     return rc;
 }
 
-static void free_list(struct batch **list)
-{
-    for (struct batch *b = *list, *next; b; b = next) {
-        next = b->next;
-        batch_free(&b);
-    }
-    *list = NULL;
-}
-
 void planner_free(struct planner **out)
 {
     struct planner *p = *out;
@@ -242,8 +230,8 @@ void planner_free(struct planner **out)
     while (p->queues.n > 0)
         remove_queue(p, p->queues.heap[p->queues.n - 1]);
     queues_release(&p->queues);
-    free_list(&p->suspects);
-    free_list(&p->again);
+    batch_free_all(&p->suspects);
+    batch_free_all(&p->again);
     batch_free(&p->known);
     in_flight_release(&p->in_flight);
     free(p);
@@ -479,26 +467,18 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     return rc < 0 ? rc : b != NULL;
 }
 
-static struct batch *pop(struct batch **list)
-{
-    struct batch *b = *list;
-    *list = b->next;
-    b->next = NULL;
-    return b;
-}
-
 int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e)
 {
     *b = NULL;
     if (planner_isolating(p)) {
         if (!alone_ok || p->suspects_running > 0 || !p->suspects)
             return 0;
-        *b = pop(&p->suspects);
+        *b = batch_pop(&p->suspects);
         p->suspects_running++;
         return 1;
     }
     if (p->again) {
-        *b = pop(&p->again);
+        *b = batch_pop(&p->again);
         return 1;
     }
     if (p->dedupe)
@@ -521,12 +501,6 @@ void planner_finished(struct planner *p, struct batch **b)
         dedupe_flush(p->dedupe);
 }
 
-static void push(struct batch **list, struct batch *b)
-{
-    b->next = *list;
-    *list = b;
-}
-
 /* Moves rows [from, to) of b into a suspect batch of their own. */
 static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
 {
@@ -534,7 +508,7 @@ static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_
     part->suspect = 1;
     for (uint32_t i = from; i < to; i++)
         batch_move(part, &b->rows[i]);
-    push(&p->suspects, part);
+    batch_push(&p->suspects, part);
 }
 
 int planner_lost(struct planner *p, struct batch **out, int was_running)
@@ -545,7 +519,7 @@ int planner_lost(struct planner *p, struct batch **out, int was_running)
     if (b->suspect)
         p->suspects_running--;
     if (!was_running) {
-        push(b->suspect ? &p->suspects : &p->again, b);
+        batch_push(b->suspect ? &p->suspects : &p->again, b);
         *out = NULL;
         return 0;
     }

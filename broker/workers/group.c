@@ -37,13 +37,6 @@ struct in_flight_batch {
     uint64_t digest;
 };
 
-/* A batch on its way back to the owner. */
-struct completion {
-    struct batch *batch;
-    enum batch_outcome outcome;
-    struct completion *next;
-};
-
 struct group {
     struct group_options options;
     enum group_state state;
@@ -54,7 +47,7 @@ struct group {
     int64_t restarts;
     struct in_flight_batch in_flight[STAGE_MAX_SLOTS]; /* in order of hand-over */
     uint32_t n_in_flight;
-    struct completion *completions, **completions_end;
+    struct batch *ended; /* on their way back to the owner */
     long long start_at_ms, started_ms, backoff_ms;
     long long stop_by_ms;               /* when ranks are killed after `stop`; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
@@ -76,7 +69,6 @@ int group_new(struct group **out, const struct group_options *options, struct er
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
-    g->completions_end = &g->completions;
     ranks_init(&g->ranks, &g->options);
     int rc = stage_new(&g->stage, &options->stage, e);
     *out = g;
@@ -96,11 +88,8 @@ static void end_ranks(struct group *g, int *exit_code, int *signal)
 
 static void send_home(struct group *g, struct batch *b, enum batch_outcome outcome)
 {
-    struct completion *h = xcalloc(1, sizeof *h);
-    h->batch = b;
-    h->outcome = outcome;
-    *g->completions_end = h;
-    g->completions_end = &h->next;
+    b->outcome = outcome;
+    batch_append(&g->ended, b);
 }
 
 /* Gives back all batches as lost. If a rank ended because the checkpoint was changed, no batch is
@@ -204,11 +193,7 @@ void group_free(struct group **out)
     end_ranks(g, &exit_code, &signal);
     if (g->stage) /* NULL when group_new failed */
         lose_batches(g, -1, 0);
-    for (struct completion *h = g->completions, *next; h; h = next) {
-        next = h->next;
-        batch_free(&h->batch);
-        free(h);
-    }
+    batch_free_all(&g->ended);
     stage_free(&g->stage);
     ranks_release(&g->ranks);
     free(g);
@@ -483,18 +468,9 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     return 1;
 }
 
-int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome)
+struct batch *group_take(struct group *g)
 {
-    struct completion *h = g->completions;
-    if (!h)
-        return 0;
-    *b = h->batch;
-    *outcome = h->outcome;
-    g->completions = h->next;
-    if (!g->completions)
-        g->completions_end = &g->completions;
-    free(h);
-    return 1;
+    return batch_pop(&g->ended);
 }
 
 void group_stop(struct group *g)

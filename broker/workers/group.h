@@ -90,11 +90,8 @@ const char *group_last_failure(const struct group *g, int *exit_code);
  * negative: the batch is too large and can never run. */
 int group_run(struct group *g, struct batch **b, struct err *e);
 
-/* Gives back the next batch that ended: 1, and *b is the caller's; or 0: none. BATCH_DONE:
- * b->values is set, and owned by the batch. BATCH_LOST_RUNNING: the group died while it ran this
- * batch (its oldest). BATCH_LOST_WAITING: the batch was handed over, not begun. */
-enum batch_outcome { BATCH_DONE, BATCH_LOST_RUNNING, BATCH_LOST_WAITING };
-int group_take(struct group *g, struct batch **b, enum batch_outcome *outcome);
+/* Gives back the next batch that ended, with its outcome, to the caller; NULL: none. */
+struct batch *group_take(struct group *g);
 /* Takes no new batches (DRAINING), sends `stop` when nothing is in flight, and kills ranks that
  * have not ended hang_ms later. A group that is not READY ends at once. */
 void group_stop(struct group *g);

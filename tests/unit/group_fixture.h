@@ -303,13 +303,12 @@ static UNUSED const char *wait_for_failure(struct scene *s, int *exit_code)
 static UNUSED struct batch *take(struct scene *s, enum batch_outcome expected)
 {
     struct batch *b = NULL;
-    enum batch_outcome outcome;
     long long until_ms = now_mono_ms() + PATIENCE_MS, next_ms;
     while (next_ms = group_tick(s->group, now_mono_ms()),
-        !group_take(s->group, &b, &outcome) && now_mono_ms() < until_ms)
+        !(b = group_take(s->group)) && now_mono_ms() < until_ms)
         sleep_until(s, next_ms, until_ms);
     assert_non_null(b);
-    assert_int_equal(outcome, expected);
+    assert_int_equal(b->outcome, expected);
     return b;
 }
 
