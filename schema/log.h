@@ -30,6 +30,7 @@ void die(int exit_code, const char *fmt, ...) __attribute__((noreturn, format(pr
 void *xcalloc(unsigned long n, unsigned long bytes) __attribute__((returns_nonnull));
 
 /* Milliseconds (_us: microseconds). CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */
+#define FOREVER (1ll << 60) /* a deadline, in either unit, that never comes */
 long long now_mono_ms(void);
 long long now_mono_us(void);
 long long now_wall_ms(void);

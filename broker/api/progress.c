@@ -19,7 +19,6 @@
 #define TICK_MS 200
 #define MAX_SUBSCRIPTION_BYTES 4096 /* a key has 200 at most */
 #define RATE_MS 1000
-#define FOREVER (1ll << 60)
 
 struct entry {
     int64_t job; /* 0: free */

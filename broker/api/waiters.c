@@ -26,7 +26,6 @@
 #define MAX_OF_ONE 20000 /* waiters of one connection */
 #define CONNECTIONS 4096 /* buckets; more connections than this share them */
 #define JOBS 4096        /* buckets of the hash table of jobs */
-#define FOREVER (1ll << 60)
 /* A tick looks at no more than MOST waiters, and after FEW only until TICK_US are over. */
 #define MOST 64
 #define FEW 16

@@ -23,7 +23,6 @@
 
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_MAX_MS 30000
-#define FOREVER (1ll << 60)
 #define LOOK_MS 1000 /* between two checks for stopped ranks */
 #define MAX_BAD_STARTS 3
 #define MAX_FAILED_STARTS 6
