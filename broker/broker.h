@@ -45,6 +45,15 @@ struct held {
     long long again_ms;  /* when to write them again; 0: they are new */
 };
 
+/* How long ticks took, without waiting for events, in microseconds. */
+#define BROKER_RECENT_MS 10000
+struct tick_times {
+    long long longest_us; /* since the start */
+    long long recent_us,
+        before_us; /* the longest of this span of BROKER_RECENT_MS, and of the last */
+    long long recent_since_ms;
+};
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -67,6 +76,7 @@ struct broker {
     struct progress_table *progress;
     struct admit admit;
     struct counters counters;
+    struct tick_times ticks;
     int64_t started_ms;
     int draining;
     /* Called once when the database has failed for good: sends the error `why` to all clients that

@@ -458,6 +458,21 @@ static void end(struct broker *b, const char *why)
     send_replies(b);
 }
 
+/* Counts a tick that began at start_us. */
+static void count_tick(struct tick_times *t, long long start_us)
+{
+    long long now_us = now_mono_us(), took_us = now_us - start_us;
+    if (now_us / 1000 >= t->recent_since_ms + BROKER_RECENT_MS) {
+        t->recent_since_ms = now_us / 1000;
+        t->before_us = t->recent_us;
+        t->recent_us = 0;
+    }
+    if (took_us > t->recent_us)
+        t->recent_us = took_us;
+    if (took_us > t->longest_us)
+        t->longest_us = took_us;
+}
+
 int loop_run(struct broker *b, struct err *e)
 {
     zmq_pollitem_t items[MAX_POLL_ITEMS];
@@ -465,7 +480,9 @@ int loop_run(struct broker *b, struct err *e)
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     b->at_end = tell_of_failure;
     while (rc == 0) {
-        long long next_ms = tick(b, &housekeeping_ms), wait_ms = next_ms - now_mono_ms();
+        long long start_us = now_mono_us(), next_ms = tick(b, &housekeeping_ms);
+        long long wait_ms = next_ms - now_mono_ms();
+        count_tick(&b->ticks, start_us);
         if ((rc = check(b, now_mono_ms(), &sockets_ms, e)) != 0 || (b->draining && all_stopped(b)))
             break;
         if (b->draining && drained_by_ms == 0)

@@ -134,7 +134,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b, 0);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 16 + (failure != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 18 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -147,6 +147,9 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
     msg_key_int(w, "received_bytes", (int64_t)connections_received());
     msg_key_int(w, "waiting", waiters_count(b));
+    msg_key_int(w, "longest_tick_ms", b->ticks.longest_us / 1000);
+    msg_key_int(w, "recent_tick_ms",
+        (b->ticks.recent_us > b->ticks.before_us ? b->ticks.recent_us : b->ticks.before_us) / 1000);
     msg_str(w, "counters");
     msg_map(w, 10);
     msg_key_int(w, "requests", c->requests);
