@@ -77,36 +77,28 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
-/* Encoded rows, to be judged one after another. */
-struct row_list {
-    struct admit *admit;
-    struct msg_reader reader;
-    uint32_t at, n;
-};
-
-/* The rows were decoded before, so decoding cannot fail. */
-static int next_row(void *arg, struct store_row *row, struct err *e)
-{
-    struct row_list *l = arg;
-    struct row_request q;
-    if (l->at == l->n)
-        return 0;
-    int rc = request_next_row(&l->reader, l->at++, &q, e);
-    if (rc != 0)
-        return rc;
-    admit_row(l->admit, &q, row);
-    return 1;
-}
-
-/* Adds encoded rows to the job, in order. */
+/* Adds encoded rows, which were checked before, to the job, in order. */
 static int place_rows(struct broker *b, int64_t job, struct slice rows, struct err *e)
 {
-    struct row_list l = {.admit = &b->admit};
+    struct msg_reader r;
+    struct row_request q;
+    struct store_row row;
+    uint32_t n = 0;
     if (!rows.at || rows.len == 0)
         return 0;
-    msg_reader_init(&l.reader, rows.at, rows.len);
-    int rc = msg_read_array(&l.reader, "rows", &l.n, e);
-    return rc == 0 ? store_add_rows(b->store, job, next_row, &l, e) : rc;
+    msg_reader_init(&r, rows.at, rows.len);
+    int rc = msg_read_array(&r, "rows", &n, e);
+    struct store_rows *ready = store_rows_new();
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if ((rc = request_next_row(&r, i, &q, e)) == 0) {
+            admit_row(&b->admit, &q, &row);
+            store_rows_add(ready, &row);
+        }
+    store_rows_end(ready);
+    if (rc == 0)
+        rc = store_add_rows(b->store, job, ready, e);
+    store_rows_free(&ready);
+    return rc;
 }
 
 /* Places the chunks that waited behind a gap which is now closed. */
@@ -146,7 +138,7 @@ static int add_chunk(struct broker *b, struct slice key, int priority, const str
     if (rc < 0)
         return rc;
     touch(b, *job);
-    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal};
+    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal, NULL};
     rc = store_add_chunk(b->store, &chunk, e);
     if (rc < 0 || rc == CHUNK_SAME)
         return rc < 0 ? rc : 0;

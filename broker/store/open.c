@@ -342,7 +342,6 @@ void store_close(struct store **out)
     store_wal_close(s);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
-    packed_writer_release(&s->input);
     free(s->scratch);
     free(s->unsound);
     free(s);

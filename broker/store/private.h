@@ -120,8 +120,6 @@ struct store {
     int n_touched;
     struct store_tally tally;
     struct store_block blocks[STORE_BLOCKS];
-    struct packed_writer input; /* of rows being placed */
-    int64_t input_sums[PACKED_ROWS];
     void *scratch; /* for an answer's values */
     size_t scratch_bytes;
     int64_t damaged[STORE_DAMAGED]; /* jobs with a damaged result */
@@ -159,6 +157,10 @@ void *store_scratch(struct store *s, size_t bytes);
 /* Sets *e from SQLite's last error while doing `what`, and returns the code. */
 int store_failed(struct store *s, struct err *e, const char *what);
 
+/* store/chunks.c: a job is finished when it is sealed and all its rows are. Call it after any change
+ * that can make it so. */
+int store_set_finished(struct store *s, int64_t job, struct err *e);
+
 /* Adds s->tally to its job's counters, and clears it. */
 int store_end_tally(struct store *s, struct err *e);
 
@@ -189,8 +191,14 @@ void store_guard_rescue(struct store *s);
 /* store/sums.c: checksums. Readers return 1 when the record is possible and as it was written. */
 int store_read_sums_from(struct store *s, struct err *e); /* call it before any record is read */
 int64_t store_sum_row(int64_t row, const struct row_record *r);
-int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,
+/* A row's input: its lengths and hashes, which need no number. */
+struct input_hash {
+    uint32_t n_tokens, n_positions, n_ends;
+    uint64_t ids, positions, ends;
+};
+struct input_hash store_hash_input(const void *ids, uint32_t n_tokens, const void *positions,
     uint32_t n_positions, const void *ends, uint32_t n_ends);
+int64_t store_sum_input(int64_t row, const struct input_hash *h);
 int64_t store_sum_result(const struct result_record *r);
 int64_t store_sum_block(int64_t block, uint64_t queued, uint64_t failed);
 /* Whether column `at`, the checksum in a record of this job, is this one. */

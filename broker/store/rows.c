@@ -107,8 +107,9 @@ static int read_packed(struct reading *rd, int64_t row, uint32_t n_tokens, struc
 /* Whether the row's input is what was written. `ids` are all its tokens. */
 static int has_sum(const struct reading *rd, const struct found *f, const int32_t *ids)
 {
-    int64_t sum = store_sum_input(
-        f->row, ids, f->n_tokens, f->in.positions, f->in.n_positions, f->in.ends, f->in.n_ends);
+    struct input_hash h = store_hash_input(
+        ids, f->n_tokens, f->in.positions, f->in.n_positions, f->in.ends, f->in.n_ends);
+    int64_t sum = store_sum_input(f->row, &h);
     if (!rd->sums.at)
         return row_job(f->row) < rd->s->sums_from;
     return memcmp(rd->sums.at + (size_t)(f->row - rd->first) * sizeof sum, &sum, sizeof sum) == 0;

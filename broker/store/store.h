@@ -182,7 +182,10 @@ struct store_chunk {
     struct slice rows; /* encoded msgpack array (absent for a seal alone) */
     uint32_t n_rows;
     int seal;
+    const uint8_t *digest; /* of rows, by store_digest_rows; NULL: it is taken when needed */
 };
+#define STORE_DIGEST_BYTES 16
+void store_digest_rows(struct slice rows, uint8_t digest[STORE_DIGEST_BYTES]);
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
 /* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
  * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
@@ -192,10 +195,15 @@ int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err
 /* Returns 1 when a full queue must still take this chunk: either it is there already and adds
  * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */
 int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e);
-/* Takes the next chunk in order, if it was kept: 1 and *rows, borrowed until the next store call
- * other than store_add_rows. The chunk then counts as placed. */
+/* Takes the next chunk in order, if it was kept: 1, its number, and *rows, borrowed until the next
+ * store call other than store_add_rows. The chunk then counts as placed. */
 int store_next_pending(
-    struct store *s, int64_t job, struct slice *rows, uint32_t *n_rows, struct err *e);
+    struct store *s, int64_t job, struct slice *rows, uint32_t *chunk, struct err *e);
+/* Looks at the kept chunk c->chunk of the key's job while chunk `missing` is the first that the job
+ * lacks: 1 and *c, or 0. If it has at most max_bytes, c->rows is a copy that the caller frees;
+ * otherwise it is absent. */
+int store_find_pending(struct store *s, struct slice key, uint32_t missing, size_t max_bytes,
+    struct store_chunk *c, struct err *e);
 
 struct store_row {
     struct slice client_id; /* raw msgpack integer or string; absent: none */
@@ -212,12 +220,16 @@ struct store_row {
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
 };
-/* Gives the next row: 1, 0 when there are no more, or negative. Its pointers stay valid until the
- * next call. */
-typedef int store_row_source(void *arg, struct store_row *row, struct err *e);
-/* Adds every row that the source gives, under the job's next indices. On failure the caller must
- * roll the transaction back. */
-int store_add_rows(struct store *s, int64_t job, store_row_source *next, void *arg, struct err *e);
+/* Rows made ready to be stored: packed and hashed. That needs no store, so any thread may do it. */
+struct store_rows;
+struct store_rows *store_rows_new(void);
+void store_rows_free(struct store_rows **r); /* NULL-safe */
+/* Adds a copy of the row, all but client_id, which is borrowed until the rows are stored. */
+void store_rows_add(struct store_rows *r, const struct store_row *row);
+void store_rows_end(struct store_rows *r); /* call it after the last row */
+/* Adds all these rows to the job, under its next indices. On failure the caller must roll the
+ * transaction back. */
+int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e);
 
 /* ---- work ---- */
 /* Visits the job's queued rows numbered above `after`, ascending, at most `limit`. A row is given

@@ -91,13 +91,23 @@ int store_read_record(
            store_sum_fits(s, row_job(row), q, at + 7, store_sum_row(row, r));
 }
 
-int64_t store_sum_input(int64_t row, const void *ids, uint32_t n_tokens, const void *positions,
+static uint64_t hash_of(const void *numbers, uint32_t n)
+{
+    return n > 0 ? XXH3_64bits(numbers, (size_t)n * sizeof(uint32_t)) : 0;
+}
+
+struct input_hash store_hash_input(const void *ids, uint32_t n_tokens, const void *positions,
     uint32_t n_positions, const void *ends, uint32_t n_ends)
 {
-    uint64_t head[] = {(uint64_t)row, n_tokens, n_positions, n_ends,
-        XXH3_64bits(ids, n_tokens * sizeof(int32_t)),
-        n_positions > 0 ? XXH3_64bits(positions, n_positions * sizeof(int32_t)) : 0,
-        n_ends > 0 ? XXH3_64bits(ends, n_ends * sizeof(uint32_t)) : 0};
+    return (struct input_hash){n_tokens, n_positions, n_ends,
+        XXH3_64bits(ids, (size_t)n_tokens * sizeof(int32_t)), hash_of(positions, n_positions),
+        hash_of(ends, n_ends)};
+}
+
+int64_t store_sum_input(int64_t row, const struct input_hash *h)
+{
+    uint64_t head[] = {
+        (uint64_t)row, h->n_tokens, h->n_positions, h->n_ends, h->ids, h->positions, h->ends};
     return (int64_t)XXH3_64bits(head, sizeof head);
 }
 

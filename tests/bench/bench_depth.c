@@ -85,11 +85,9 @@ struct source {
     int left;
 };
 
-static int next_row(void *arg, struct store_row *row, struct err *e)
+static int next_row(struct source *source, struct store_row *row)
 {
-    struct source *source = arg;
     int64_t number = source->queue->given;
-    (void)e;
     /* No two rows are the same: those would be copied. */
     source->ids[0] = (int32_t)(number & 0xffff);
     source->ids[1] = (int32_t)(number >> 16);
@@ -112,7 +110,13 @@ static void submit(struct queue *q, int n)
     c.rows = (struct slice){bytes, (size_t)n * TOKENS};
     must(store_begin(q->s, &e), &e);
     must(store_add_chunk(q->s, &c, &e), &e);
-    must(store_add_rows(q->s, q->job, next_row, &source, &e), &e);
+    struct store_rows *rows = store_rows_new();
+    struct store_row row;
+    while (next_row(&source, &row) == 1)
+        store_rows_add(rows, &row);
+    store_rows_end(rows);
+    must(store_add_rows(q->s, q->job, rows, &e), &e);
+    store_rows_free(&rows);
     must(store_commit(q->s, &e), &e);
     must(planner_job_changed(q->p, q->job, &e), &e);
 }

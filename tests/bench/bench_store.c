@@ -30,19 +30,6 @@ static void must(int rc, const struct err *e)
         die(74, "event=bench_failed error=%s", e->msg);
 }
 
-struct chunk_rows {
-    const struct store_row *row; /* each of them */
-    int n;
-};
-
-static int next_row(void *arg, struct store_row *row, struct err *e)
-{
-    struct chunk_rows *rows = arg;
-    (void)e;
-    *row = *rows->row;
-    return rows->n-- > 0;
-}
-
 static void submit_chunk(struct bench *b, uint32_t chunk)
 {
     static const uint8_t bytes[ROWS * TOKENS * sizeof(int32_t)]; /* what a digest is made of */
@@ -56,8 +43,12 @@ static void submit_chunk(struct bench *b, uint32_t chunk)
     struct err e;
     must(store_begin(b->s, &e), &e);
     must(store_add_chunk(b->s, &c, &e), &e);
-    struct chunk_rows rows = {&row, ROWS};
-    must(store_add_rows(b->s, b->job, next_row, &rows, &e), &e);
+    struct store_rows *rows = store_rows_new();
+    for (int i = 0; i < ROWS; i++)
+        store_rows_add(rows, &row);
+    store_rows_end(rows);
+    must(store_add_rows(b->s, b->job, rows, &e), &e);
+    store_rows_free(&rows);
     must(store_commit(b->s, &e), &e);
 }
 

@@ -115,26 +115,34 @@ static inline int64_t new_job(struct store *s, const char *key, int priority)
     return job;
 }
 
-struct row_array {
-    const struct store_row *rows;
-    uint32_t at, n;
-};
+/* Gives the next row: 1, 0 when there are no more, or negative. Its pointers stay valid until the
+ * next call. */
+typedef int row_source(void *arg, struct store_row *row, struct err *e);
 
-static inline int next_of_array(void *arg, struct store_row *row, struct err *e)
+static inline int add_from(struct store *s, int64_t job, row_source *next, void *arg, struct err *e)
 {
-    struct row_array *a = arg;
-    (void)e;
-    if (a->at == a->n)
-        return 0;
-    *row = a->rows[a->at++];
-    return 1;
+    struct store_rows *rows = store_rows_new();
+    struct store_row row;
+    int rc;
+    while ((rc = next(arg, &row, e)) == 1)
+        store_rows_add(rows, &row);
+    store_rows_end(rows);
+    if (rc == 0)
+        rc = store_add_rows(s, job, rows, e);
+    store_rows_free(&rows);
+    return rc;
 }
 
 static inline int add_rows(
-    struct store *s, int64_t job, const struct store_row *rows, uint32_t n, struct err *e)
+    struct store *s, int64_t job, const struct store_row *list, uint32_t n, struct err *e)
 {
-    struct row_array a = {rows, 0, n};
-    return store_add_rows(s, job, next_of_array, &a, e);
+    struct store_rows *rows = store_rows_new();
+    for (uint32_t i = 0; i < n; i++)
+        store_rows_add(rows, &list[i]);
+    store_rows_end(rows);
+    int rc = store_add_rows(s, job, rows, e);
+    store_rows_free(&rows);
+    return rc;
 }
 
 static inline void add_row(struct store *s, int64_t job, int32_t chunk, uint32_t k, uint32_t len)

@@ -68,7 +68,7 @@ static int64_t put_lot(struct store *s, const char *key, uint32_t n, uint32_t ch
         lot.n = lot.at + rows;
         must(store_begin(s, &err));
         assert_int_equal(must(store_add_chunk(s, &chunk, &err)), CHUNK_IN_ORDER);
-        must(store_add_rows(s, job, next_of_lot, &lot, &err));
+        must(add_from(s, job, next_of_lot, &lot, &err));
         must(store_commit(s, &err));
         lot.at = lot.n; /* the source has counted the one that it did not give */
     }

@@ -77,10 +77,10 @@ static void fill(struct store *s, int64_t job, int64_t seed, uint32_t chunk, uin
     struct err err;
     struct maker maker = {.seed = seed, .n = n};
     uint8_t bytes[] = {(uint8_t)seed, (uint8_t)chunk};
-    struct store_chunk c = {job, chunk, {bytes, sizeof bytes}, n, seal};
+    struct store_chunk c = {job, chunk, {bytes, sizeof bytes}, n, seal, NULL};
     must(store_begin(s, &err));
     assert_int_equal(store_add_chunk(s, &c, &err), CHUNK_IN_ORDER);
-    must(store_add_rows(s, job, source, &maker, &err));
+    must(add_from(s, job, source, &maker, &err));
     must(store_commit(s, &err));
 }
 
@@ -235,7 +235,7 @@ static int place_lengths(
     struct lengths l = {.chunk = chunk};
     msg_reader_init(&l.reader, rows.at, rows.len);
     int rc = msg_read_array(&l.reader, "rows", &l.n, e);
-    return rc == 0 ? store_add_rows(s, job, source_of_lengths, &l, e) : rc;
+    return rc == 0 ? add_from(s, job, source_of_lengths, &l, e) : rc;
 }
 
 /* Chunk 0 of the job whose chunk 1 waits for it. */
@@ -245,7 +245,7 @@ static int fill_gap(struct store *s, int64_t job, struct err *e)
     struct slice rows;
     uint32_t n;
     encode_rows(&w, 80, 5);
-    struct store_chunk c = {job, 0, {(const uint8_t *)w.buffer.data, w.buffer.size}, 80, 0};
+    struct store_chunk c = {job, 0, {(const uint8_t *)w.buffer.data, w.buffer.size}, 80, 0, NULL};
     int rc = store_add_chunk(s, &c, e);
     if (rc == CHUNK_IN_ORDER)
         rc = place_lengths(s, job, 0, c.rows, e);
