@@ -16,6 +16,7 @@
 #include "broker/dispatch.h"
 #include "broker/outcomes.h"
 #include "broker/transaction.h"
+#include "schema/fnv.h"
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
@@ -167,27 +168,19 @@ static struct store_worker describe(const struct broker *b, int group, uint32_t 
         (int64_t)info->busy_us, (int64_t)info->up_us};
 }
 
-/* FNV-1a. */
-static uint64_t add_to_sum(uint64_t sum, const void *bytes, size_t n)
-{
-    for (const uint8_t *at = bytes, *end = at + n; at < end; at++)
-        sum = (sum ^ *at) * 0x100000001b3;
-    return sum;
-}
-
 /* Returns a hash of the whole table, except times. */
 static uint64_t sum_of_workers(const struct broker *b)
 {
-    uint64_t sum = 0xcbf29ce484222325;
+    uint64_t sum = FNV_NOTHING;
     uint32_t n = 0;
     for (int g = 0; g < b->options->replicas; g++)
         for (uint32_t r = (group_ranks(b->groups[g], &n), 0); r < n; r++) {
             struct store_worker w = describe(b, g, r);
             int64_t numbers[] = {
                 w.group, w.rank, (int64_t)w.incarnation, w.pid, w.batches, w.restarts};
-            sum = add_to_sum(sum, numbers, sizeof numbers);
-            sum = add_to_sum(sum, w.device, strlen(w.device) + 1);
-            sum = add_to_sum(sum, w.state, strlen(w.state) + 1);
+            sum = fnv_add(sum, numbers, sizeof numbers);
+            sum = fnv_add(sum, w.device, strlen(w.device) + 1);
+            sum = fnv_add(sum, w.state, strlen(w.state) + 1);
         }
     return sum;
 }

@@ -17,6 +17,7 @@
 
 #include "cuda/gemm_cache.h"
 #include "cuda/gemm_private.h"
+#include "schema/fnv.h"
 #include "schema/log.h"
 
 /* ---- made and freed ---- */
@@ -239,12 +240,9 @@ uint64_t gemm_table_hash(const struct gemm *g)
     uint64_t sum = 0;
     for (int i = 0; i < g->n_products; i++) {
         char text[512 + sizeof(cublasLtMatmulAlgo_t)] = "";
-        uint64_t hash = 14695981039346656037ull;
         key_of(g, &g->products[i], text, 512);
         memcpy(text + 512, &g->products[i].algo, sizeof(cublasLtMatmulAlgo_t));
-        for (size_t k = 0; k < sizeof text; k++)
-            hash = (hash ^ (uint8_t)text[k]) * 1099511628211ull;
-        sum += hash;
+        sum += fnv_add(FNV_NOTHING, text, sizeof text);
     }
     return sum;
 }

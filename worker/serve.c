@@ -2,7 +2,7 @@
  *
  * A batch: RUN names a slot -> stage_read copies and checks it -> the pooling says which tokens are
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
- * digest of the values' bits (FNV-1a, 64 bits), by which the broker checks that all ranks agree. On
+ * digest of the values' bits (schema/fnv.h), by which the broker checks that all ranks agree. On
  * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
  * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is never
  * idle between two; a descriptor signals completion, and replies go out in order.
@@ -32,6 +32,7 @@
 #include <zmq.h>
 
 #include "schema/control.h"
+#include "schema/fnv.h"
 #include "schema/msg.h"
 #include "schema/log.h"
 #include "schema/stdout.h"
@@ -191,15 +192,6 @@ static void send_control(struct worker *w, struct control *c)
         die(EX_UNAVAILABLE, "event=control_send_failed error=%s", zmq_strerror(errno));
 }
 
-static uint64_t digest_values(const float *values, uint32_t n)
-{
-    const uint8_t *p = (const uint8_t *)values;
-    uint64_t hash = 14695981039346656037ull;
-    for (size_t i = 0; i < n * sizeof *values; i++)
-        hash = (hash ^ p[i]) * 1099511628211ull;
-    return hash;
-}
-
 static void reply_failed(
     struct worker *w, const struct stage_token *token, int code, const struct err *e)
 {
@@ -229,7 +221,7 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
         return;
     }
     long long now = now_mono_us();
-    reply.digest = digest_values(batch->values, batch->n_values);
+    reply.digest = fnv_add(FNV_NOTHING, batch->values, batch->n_values * sizeof *batch->values);
     reply.ms = (uint32_t)((now - w->busy_since_us) / 1000);
     w->busy_us += now - w->busy_since_us;
     w->busy_since_us = now;
