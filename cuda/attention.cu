@@ -261,28 +261,28 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T, int DIM>
-cudaError_t launch(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, const attention_arguments &a, uint32_t n_tiles)
+cudaError_t launch(cudaStream_t stream, struct tensor out, const struct attention_input *in,
+    const attention_arguments &a, uint32_t n_tiles)
 {
     size_t bytes = static_cast<size_t>(4 * KEYS * (DIM + PAD)) * sizeof(T);
     return SIMT_LAUNCH(stream, (attention_kernel<T, DIM>), n_tiles * a.n_heads, THREADS, bytes, a,
-        static_cast<const T *>(q.data), static_cast<const T *>(k.data),
-        static_cast<const T *>(v.data), static_cast<T *>(out.data));
+        static_cast<const T *>(in->q.data), static_cast<const T *>(in->k.data),
+        static_cast<const T *>(in->v.data), static_cast<T *>(out.data));
 }
 
 template <typename T>
-cudaError_t launch_type(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, uint32_t head_dim, const attention_arguments &a, uint32_t n_tiles)
+cudaError_t launch_type(cudaStream_t stream, struct tensor out, const struct attention_input *in,
+    uint32_t head_dim, const attention_arguments &a, uint32_t n_tiles)
 {
     switch (head_dim) {
     case 64:
-        return launch<T, 64>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 64>(stream, out, in, a, n_tiles);
     case 80:
-        return launch<T, 80>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 80>(stream, out, in, a, n_tiles);
     case 96:
-        return launch<T, 96>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 96>(stream, out, in, a, n_tiles);
     case 128:
-        return launch<T, 128>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 128>(stream, out, in, a, n_tiles);
     default:
         return cudaErrorInvalidValue;
     }
@@ -295,25 +295,25 @@ bool rows_aligned(struct tensor t)
 
 } // namespace
 
-int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
-    const struct attention_shape *shape)
+int kernel_attention_mma_fits(
+    struct tensor out, const struct attention_input *in, const struct attention_shape *shape)
 {
     uint32_t d = shape->head_dim;
-    int type = q.dtype == DTYPE_BF16 || q.dtype == DTYPE_F16;
+    int type = in->q.dtype == DTYPE_BF16 || in->q.dtype == DTYPE_F16;
     return type && (d == 64 || d == 80 || d == 96 || d == 128) && rows_aligned(out) &&
-           rows_aligned(q) && rows_aligned(k) && rows_aligned(v);
+           rows_aligned(in->q) && rows_aligned(in->k) && rows_aligned(in->v);
 }
 
-cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
-    struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress)
+cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out,
+    const struct attention_input *in, const struct attention_shape *shape,
+    const struct attention_tiles *tiles, uint32_t *progress)
 {
-    if (n_tiles == 0)
+    if (tiles->n == 0)
         return cudaSuccess;
-    attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->window, shape->scale * 1.44269504f, out.stride, q.stride, k.stride, v.stride,
-        progress};
-    if (q.dtype == DTYPE_BF16)
-        return launch_type<bf16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);
-    return launch_type<f16_t>(stream, out, q, k, v, shape->head_dim, a, n_tiles);
+    attention_arguments a = {tiles->list, shape->n_heads, shape->n_heads / shape->n_kv_heads,
+        shape->window, shape->scale * 1.44269504f, out.stride, in->q.stride, in->k.stride,
+        in->v.stride, progress};
+    if (in->q.dtype == DTYPE_BF16)
+        return launch_type<bf16_t>(stream, out, in, shape->head_dim, a, tiles->n);
+    return launch_type<f16_t>(stream, out, in, shape->head_dim, a, tiles->n);
 }

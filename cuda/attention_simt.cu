@@ -137,24 +137,25 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
 }
 
 template <typename T, int MAX_DIM>
-cudaError_t launch(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, const simt_attention_arguments &a, uint32_t n_tiles)
+cudaError_t launch(cudaStream_t stream, struct tensor out, const struct attention_input *in,
+    const simt_attention_arguments &a, uint32_t n_tiles)
 {
     return SIMT_LAUNCH(stream, (attention_simt_kernel<T, MAX_DIM>), n_tiles * a.n_heads, THREADS,
-        kernel_attention_simt_shared_bytes(a.head_dim), a, static_cast<const T *>(q.data),
-        static_cast<const T *>(k.data), static_cast<const T *>(v.data), static_cast<T *>(out.data));
+        kernel_attention_simt_shared_bytes(a.head_dim), a, static_cast<const T *>(in->q.data),
+        static_cast<const T *>(in->k.data), static_cast<const T *>(in->v.data),
+        static_cast<T *>(out.data));
 }
 
 template <typename T>
-cudaError_t launch_type(cudaStream_t stream, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, const simt_attention_arguments &a, uint32_t n_tiles)
+cudaError_t launch_type(cudaStream_t stream, struct tensor out, const struct attention_input *in,
+    const simt_attention_arguments &a, uint32_t n_tiles)
 {
     if (a.head_dim <= 64)
-        return launch<T, 64>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 64>(stream, out, in, a, n_tiles);
     if (a.head_dim <= 128)
-        return launch<T, 128>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 128>(stream, out, in, a, n_tiles);
     if (a.head_dim <= 256)
-        return launch<T, 256>(stream, out, q, k, v, a, n_tiles);
+        return launch<T, 256>(stream, out, in, a, n_tiles);
     return cudaErrorInvalidValue;
 }
 
@@ -165,22 +166,22 @@ size_t kernel_attention_simt_shared_bytes(uint32_t head_dim)
     return (2 * TILE * (static_cast<size_t>(head_dim) + 1) + TILE * SCORE_STRIDE) * sizeof(float);
 }
 
-cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
-    struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress)
+cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out,
+    const struct attention_input *in, const struct attention_shape *shape,
+    const struct attention_tiles *tiles, uint32_t *progress)
 {
-    if (n_tiles == 0)
+    if (tiles->n == 0)
         return cudaSuccess;
-    simt_attention_arguments a = {tiles, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->head_dim, shape->window, shape->scale, out.stride, q.stride, k.stride, v.stride,
-        progress};
-    switch (q.dtype) {
+    simt_attention_arguments a = {tiles->list, shape->n_heads, shape->n_heads / shape->n_kv_heads,
+        shape->head_dim, shape->window, shape->scale, out.stride, in->q.stride, in->k.stride,
+        in->v.stride, progress};
+    switch (in->q.dtype) {
     case DTYPE_F32:
-        return launch_type<f32_t>(stream, out, q, k, v, a, n_tiles);
+        return launch_type<f32_t>(stream, out, in, a, tiles->n);
     case DTYPE_F16:
-        return launch_type<f16_t>(stream, out, q, k, v, a, n_tiles);
+        return launch_type<f16_t>(stream, out, in, a, tiles->n);
     case DTYPE_BF16:
-        return launch_type<bf16_t>(stream, out, q, k, v, a, n_tiles);
+        return launch_type<bf16_t>(stream, out, in, a, tiles->n);
     default:
         return cudaErrorInvalidValue;
     }

@@ -206,8 +206,9 @@ static void reduce_flat(struct device *d, void *x, enum dtype dtype, int64_t n)
     s.share = ((n + ranks - 1) / ranks + unit - 1) / unit * unit;
     cudaStream_t stream = gpu_stream(d);
     gather_parts(c, &s, x, stream);
-    GPU_MUST(kernel_sum_ranks(stream, (uint8_t *)x + first_of(&s, c->rank) * s.size, c->parts,
-        dtype, first_of(&s, c->rank + 1) - first_of(&s, c->rank), s.share, c->n_ranks));
+    int64_t first = first_of(&s, c->rank), mine = first_of(&s, c->rank + 1) - first;
+    GPU_MUST(kernel_sum_ranks(
+        stream, (uint8_t *)x + first * s.size, tensor_of(c->parts, dtype, ranks, mine, s.share)));
     spread_sums(c, &s, x, stream);
 }
 

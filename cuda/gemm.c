@@ -201,8 +201,9 @@ static void run_sums(struct device *d, const struct operands *o)
         part.out = tensor_of(sums.data, sums.dtype, rounded, o->w.rows, sums.stride);
         part.bias = NULL;
         run(d, &part);
-        GPU_MUST(kernel_dequantize(gpu_stream(d), tensor_rows(o->out, row, n), sums.data,
-            sums.stride, part.x.scale, o->w.scale, o->bias));
+        part.out.scale = part.x.scale;
+        GPU_MUST(kernel_dequantize(
+            gpu_stream(d), tensor_rows(o->out, row, n), part.out, o->w.scale, o->bias));
     }
 }
 

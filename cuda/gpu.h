@@ -45,8 +45,7 @@ struct device {
     int copies_pending; /* pushed since compute last waited for `copied` */
     const void *pinned; /* host memory that pushes read from directly */
     size_t pinned_bytes;
-    const struct attention_tile *tiles; /* of this batch, on the device */
-    uint32_t n_tiles;
+    struct attention_tiles tiles;         /* of this batch */
     uint32_t *progress, *progress_device; /* one counter, as the host and the device see it */
     int done_fd;
     struct gemm *gemm;

@@ -47,9 +47,9 @@ cudaError_t kernel_head_norm(
 /* ---- rope.cu ---- */
 
 /* (a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head, in place; x of a float
- * type; tables [max_position, head_dim / 2] F32 */
-cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads, uint32_t head_dim,
-    const int32_t *positions, const float *cos_table, const float *sin_table);
+ * type */
+cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads,
+    const struct rope_tables *tables, const int32_t *positions);
 
 /* ---- swiglu.cu ---- */
 
@@ -69,19 +69,18 @@ cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits
 
 /* ---- reduce.cu ---- */
 
-/* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32, for i < n; part r begins at
- * parts + r * stride elements. dtype F32, F16 or BF16 for all; out may be one of the parts. */
-cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, const void *parts, enum dtype dtype,
-    int64_t n, int64_t stride, uint32_t n_ranks);
+/* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32. parts: [n_ranks, n], F32, F16
+ * or BF16; out: n elements of that type, perhaps one of the parts. */
+cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, struct tensor parts);
 
 /* ---- quant.cu ---- */
 
 /* Matrix rows (output channels) to F8 or I8 with a scale each, as in kernel_rms_norm. */
 cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct tensor x);
-/* out[t][j] = sums[t][j] * x_scale[t] * w_scale[j] (+ bias[j] in out's dtype); sums int32 [rows,
- * cols] contiguous rows of `sums_stride`; out a float type */
-cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int32_t *sums,
-    int64_t sums_stride, const float *x_scale, const float *w_scale, const void *bias);
+/* out[t][j] = sums[t][j] * sums.scale[t] * w_scale[j] (+ bias[j] in out's dtype). sums holds int32,
+ * whatever its dtype says; out a float type. */
+cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, struct tensor sums,
+    const float *w_scale, const void *bias);
 
 /* ---- attention.cu (mma), attention_simt.cu ---- */
 
@@ -94,6 +93,10 @@ struct attention_tile {
     uint32_t prefix_first, prefix;
 };
 #define ATTENTION_TILE_TOKENS 64
+struct attention_tiles {
+    const struct attention_tile *list; /* device memory */
+    uint32_t n;
+};
 #define ATTENTION_BLOCKS_PER_SIGN 64 /* one of this many blocks shows progress */
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
@@ -104,16 +107,16 @@ struct attention_tile {
  * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference
  * that the other is tested against.
  * progress: as for the norm, but some of the blocks add to it, as a long row takes seconds. */
-cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out, struct tensor q,
-    struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);
-cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out, struct tensor q,
-    struct tensor k, struct tensor v, const struct attention_shape *shape,
-    const struct attention_tile *tiles, uint32_t n_tiles, uint32_t *progress);
+cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out,
+    const struct attention_input *in, const struct attention_shape *shape,
+    const struct attention_tiles *tiles, uint32_t *progress);
+cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out,
+    const struct attention_input *in, const struct attention_shape *shape,
+    const struct attention_tiles *tiles, uint32_t *progress);
 /* Returns the shared memory that a block needs, to be compared with what a device has. */
 size_t kernel_attention_simt_shared_bytes(uint32_t head_dim);
-int kernel_attention_mma_fits(struct tensor out, struct tensor q, struct tensor k, struct tensor v,
-    const struct attention_shape *shape);
+int kernel_attention_mma_fits(
+    struct tensor out, const struct attention_input *in, const struct attention_shape *shape);
 
 #ifdef __cplusplus
 }

@@ -41,11 +41,10 @@ static void op_head_norm(
     LAUNCH("head_norm", kernel_head_norm(gpu_stream(d), x, n_heads, weight, eps));
 }
 
-static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_t head_dim,
-    const int32_t *positions, const float *cos_table, const float *sin_table)
+static void op_rope(struct device *d, struct tensor x, uint32_t n_heads,
+    const struct rope_tables *tables, const int32_t *positions)
 {
-    LAUNCH(
-        "rope", kernel_rope(gpu_stream(d), x, n_heads, head_dim, positions, cos_table, sin_table));
+    LAUNCH("rope", kernel_rope(gpu_stream(d), x, n_heads, tables, positions));
 }
 
 /* ---- attention ---- */
@@ -101,8 +100,7 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
 {
     struct sequence *order = xcalloc(meta->n_rows + 1u, sizeof *order);
     uint32_t at = 0;
-    d->n_tiles = count_tiles(meta);
-    struct attention_tile *tiles = xcalloc(d->n_tiles + 1u, sizeof *tiles);
+    struct attention_tile *tiles = xcalloc(count_tiles(meta) + 1u, sizeof *tiles);
     for (uint32_t r = 0; r < meta->n_rows; r++)
         order[r] = sequence_of(meta, r);
     qsort(order, meta->n_rows, sizeof *order, longest_first);
@@ -112,21 +110,21 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
             tiles[at++] = (struct attention_tile){s->first, s->length,
                 (next - 1) * ATTENTION_TILE_TOKENS, s->prefix_first, s->prefix};
     }
-    d->tiles = gpu_device_ops.push(d, tiles, at * sizeof *tiles);
+    d->tiles = (struct attention_tiles){gpu_device_ops.push(d, tiles, at * sizeof *tiles), at};
     free(order);
     free(tiles);
 }
 
-static void op_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
+static void op_attention(struct device *d, struct tensor out, const struct attention_input *in,
+    const struct attention_shape *shape, const struct attn_metadata *meta)
 {
     (void)meta;
-    if (kernel_attention_mma_fits(out, q, k, v, shape))
-        LAUNCH("attention_mma", kernel_attention_mma(gpu_stream(d), out, q, k, v, shape, d->tiles,
-                                    d->n_tiles, d->progress_device));
+    if (kernel_attention_mma_fits(out, in, shape))
+        LAUNCH("attention_mma",
+            kernel_attention_mma(gpu_stream(d), out, in, shape, &d->tiles, d->progress_device));
     else
-        LAUNCH("attention_simt", kernel_attention_simt(gpu_stream(d), out, q, k, v, shape, d->tiles,
-                                     d->n_tiles, d->progress_device));
+        LAUNCH("attention_simt",
+            kernel_attention_simt(gpu_stream(d), out, in, shape, &d->tiles, d->progress_device));
 }
 
 /* ---- the rest ---- */

@@ -86,23 +86,23 @@ static void chunks_free(struct chunks *c)
     }
 }
 
-/* Converts rows [row, row + n) of a stored matrix to the device's form in the next chunk and starts
- * their copy to `to`. */
-static void send_rows(struct device *d, struct chunks *c, uint8_t *to, const struct weight *w,
-    int64_t row, int64_t n, enum dtype dtype, int64_t stride)
+/* Converts the rows of a stored matrix from `row` on to the form of `to`, in the next chunk, and
+ * starts their copy there. */
+static void send_rows(
+    struct device *d, struct chunks *c, struct tensor to, const struct weight *w, int64_t row)
 {
     int i = c->next;
-    int64_t size = dtype_bytes(dtype), stored = dtype_bytes(w->dtype);
+    int64_t size = dtype_bytes(to.dtype), stored = dtype_bytes(w->dtype);
     c->next ^= 1;
     GPU_MUST(cudaEventSynchronize(c->copied[i]));
-    for (int64_t r = 0; r < n; r++) {
-        uint8_t *at = c->memory[i] + r * stride * size;
-        dtype_convert(
-            at, dtype, (const char *)w->data + (row + r) * w->stride * stored, w->dtype, w->cols);
-        memset(at + w->cols * size, 0, (size_t)((stride - w->cols) * size));
+    for (int64_t r = 0; r < to.rows; r++) {
+        uint8_t *at = c->memory[i] + r * to.stride * size;
+        dtype_convert(at, to.dtype, (const char *)w->data + (row + r) * w->stride * stored,
+            w->dtype, w->cols);
+        memset(at + w->cols * size, 0, (size_t)((to.stride - w->cols) * size));
     }
-    GPU_MUST(cudaMemcpyAsync(
-        to, c->memory[i], (size_t)(n * stride * size), cudaMemcpyHostToDevice, d->copy));
+    GPU_MUST(
+        cudaMemcpyAsync(to.data, c->memory[i], tensor_bytes(to), cudaMemcpyHostToDevice, d->copy));
     GPU_MUST(cudaEventRecord(c->copied[i], d->copy));
 }
 
@@ -112,14 +112,13 @@ static int64_t chunk_stride(const struct weight *w)
     return round_up(w->cols, ROW_BYTES);
 }
 
-/* Quantizes rows [row, row + n) of a stack's part through the device's chunk. */
-static void quantize_rows(struct device *d, struct chunks *c, struct tensor to,
-    const struct weight *w, int64_t row, int64_t n)
+/* Quantizes the rows of a stack's part from `row` on into `to`, through the device's chunk. */
+static void quantize_rows(
+    struct device *d, struct chunks *c, struct tensor to, const struct weight *w, int64_t row)
 {
-    int64_t stride = chunk_stride(w);
-    send_rows(d, c, c->device, w, row, n, w->dtype, stride);
-    GPU_MUST(kernel_quantize_rows(
-        d->copy, tensor_rows(to, row, n), tensor_of(c->device, w->dtype, n, w->cols, stride)));
+    struct tensor stored = tensor_of(c->device, w->dtype, to.rows, w->cols, chunk_stride(w));
+    send_rows(d, c, stored, w, row);
+    GPU_MUST(kernel_quantize_rows(d->copy, to, stored));
 }
 
 static uint8_t *send_stack(
@@ -136,10 +135,7 @@ static uint8_t *send_stack(
         all.scale = scale;
         for (int64_t row = 0; row < w->rows; row += rows_at_once) {
             int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
-            if (scale)
-                quantize_rows(d, c, all, w, row, n);
-            else
-                send_rows(d, c, to + row * row_bytes, w, row, n, s->dtype, stride);
+            (scale ? quantize_rows : send_rows)(d, c, tensor_rows(all, row, n), w, row);
         }
         *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale, DTYPE_F32};
         to += w->rows * row_bytes;

@@ -79,8 +79,8 @@ cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct 
     });
 }
 
-cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int32_t *sums,
-    int64_t sums_stride, const float *x_scale, const float *w_scale, const void *bias)
+cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, struct tensor sums,
+    const float *w_scale, const void *bias)
 {
     if (out.rows == 0)
         return cudaSuccess;
@@ -88,8 +88,8 @@ cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, const int3
         static_cast<unsigned>(out.rows), static_cast<unsigned>((out.cols + THREADS - 1) / THREADS));
     return with_float_type(out.dtype, [&](auto tag) {
         using T = decltype(tag);
-        dequantize_arguments<T> a = {rows_view<T>(out), sums, sums_stride, out.cols, x_scale,
-            w_scale, static_cast<const T *>(bias)};
+        dequantize_arguments<T> a = {rows_view<T>(out), static_cast<const int32_t *>(sums.data),
+            sums.stride, out.cols, sums.scale, w_scale, static_cast<const T *>(bias)};
         return SIMT_LAUNCH(stream, dequantize_kernel<T>, grid, THREADS, 0, a);
     });
 }

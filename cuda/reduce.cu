@@ -33,19 +33,18 @@ template <typename T> __global__ void sum_ranks_kernel(sum_arguments<T> a)
 
 } // namespace
 
-cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, const void *parts, enum dtype dtype,
-    int64_t n, int64_t stride, uint32_t n_ranks)
+cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, struct tensor parts)
 {
-    if (n == 0)
+    if (parts.cols == 0)
         return cudaSuccess;
-    uintptr_t all = reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(parts) |
-                    static_cast<uintptr_t>(stride * dtype_bytes(dtype));
-    int64_t groups = (n + GROUP - 1) / GROUP;
+    uintptr_t all = reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(parts.data) |
+                    static_cast<uintptr_t>(parts.stride * dtype_bytes(parts.dtype));
+    int64_t groups = (parts.cols + GROUP - 1) / GROUP;
     unsigned blocks = static_cast<unsigned>((groups + THREADS - 1) / THREADS);
-    return with_float_type(dtype, [&](auto tag) {
+    return with_float_type(parts.dtype, [&](auto tag) {
         using T = decltype(tag);
-        sum_arguments<T> a = {static_cast<T *>(out), static_cast<const T *>(parts), n, stride,
-            n_ranks, all % 16 == 0};
+        sum_arguments<T> a = {static_cast<T *>(out), static_cast<const T *>(parts.data), parts.cols,
+            parts.stride, static_cast<uint32_t>(parts.rows), all % 16 == 0};
         return SIMT_LAUNCH(stream, sum_ranks_kernel<T>, blocks, THREADS, 0, a);
     });
 }

@@ -41,19 +41,19 @@ template <typename T> __global__ void rope_kernel(rows_of<T> x, rope_arguments a
 
 } // namespace
 
-cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads, uint32_t head_dim,
-    const int32_t *positions, const float *cos_table, const float *sin_table)
+cudaError_t kernel_rope(cudaStream_t stream, struct tensor x, uint32_t n_heads,
+    const struct rope_tables *tables, const int32_t *positions)
 {
-    uint32_t half = head_dim / 2;
+    uint32_t half = tables->head_dim / 2;
     if (x.rows == 0)
         return cudaSuccess;
-    uintptr_t tables =
-        reinterpret_cast<uintptr_t>(cos_table) | reinterpret_cast<uintptr_t>(sin_table);
+    uintptr_t bases =
+        reinterpret_cast<uintptr_t>(tables->cos) | reinterpret_cast<uintptr_t>(tables->sin);
     return with_float_type(x.dtype, [&](auto tag) {
         using T = decltype(tag);
         rows_of<T> rows = rows_view<T>(x);
-        rope_arguments a = {n_heads, half, positions, cos_table, sin_table,
-            rows.vectors && half % GROUP == 0, tables % 16 == 0 && half % 4 == 0};
+        rope_arguments a = {n_heads, half, positions, tables->cos, tables->sin,
+            rows.vectors && half % GROUP == 0, bases % 16 == 0 && half % 4 == 0};
         int64_t units = static_cast<int64_t>(n_heads) * ((half + GROUP - 1) / GROUP);
         unsigned threads = units > 256 ? 256 : static_cast<unsigned>((units + 31) / 32 * 32);
         return SIMT_LAUNCH(

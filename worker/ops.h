@@ -44,6 +44,17 @@ struct attn_metadata {
                                                   ops.shares_prefixes. */
 };
 
+/* In the device's memory: cos and sin of every position and frequency, [max_position, head_dim/2]. */
+struct rope_tables {
+    uint32_t head_dim;
+    float *cos, *sin;
+};
+
+struct attention_input {
+    struct tensor q;    /* [T, n_heads*head_dim] */
+    struct tensor k, v; /* [T, n_kv_heads*head_dim] */
+};
+
 struct attention_shape {
     uint32_t n_heads, n_kv_heads, head_dim; /* of this rank */
     float scale;                            /* head_dim^-0.5 */
@@ -84,16 +95,14 @@ struct ops {
      * [head_dim] */
     void (*head_norm)(
         struct device *d, struct tensor x, uint32_t n_heads, const float *weight, float eps);
-    /* rotate_half on each of n_heads stretches of head_dim, in place. cos, sin: [max_position,
-     * head_dim/2] tables */
-    void (*rope)(struct device *d, struct tensor x, uint32_t n_heads, uint32_t head_dim,
-        const int32_t *positions, const float *cos_table, const float *sin_table);
+    /* rotate_half on each of n_heads stretches of head_dim, in place */
+    void (*rope)(struct device *d, struct tensor x, uint32_t n_heads,
+        const struct rope_tables *tables, const int32_t *positions);
     /* Called once per batch, before the first attention: lets the device prepare for `meta`. */
     void (*plan_attention)(struct device *d, const struct attn_metadata *meta);
-    /* out [T, n_heads*head_dim] from q [T, n_heads*head_dim], k and v [T, n_kv_heads*head_dim],
-     * softmax in float */
-    void (*attention)(struct device *d, struct tensor out, struct tensor q, struct tensor k,
-        struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta);
+    /* out [T, n_heads*head_dim], softmax in float */
+    void (*attention)(struct device *d, struct tensor out, const struct attention_input *in,
+        const struct attention_shape *shape, const struct attn_metadata *meta);
     /* out = silu(gate) * up; out may be gate; a quantized out gets its scales */
     void (*silu_mul)(struct device *d, struct tensor out, struct tensor gate, struct tensor up);
     void (*relu)(struct device *d, struct tensor x);

@@ -160,12 +160,13 @@ static int take_rope(struct qwen2_reward_model *m, struct err *e)
 {
     int64_t n = m->cache_config.max_len, half = m->config.head_dim / 2;
     size_t bytes = (size_t)(n * half) * sizeof(float);
-    if (take(m, &m->cos_table, bytes, e) || take(m, &m->sin_table, bytes, e))
+    m->rope.head_dim = m->config.head_dim;
+    if (take(m, &m->rope.cos, bytes, e) || take(m, &m->rope.sin, bytes, e))
         return ASSAY_ENOMEM;
     float *host = xcalloc(2, bytes);
     rope_fill(&m->config.rope, m->config.head_dim, (uint32_t)n, host, host + n * half);
-    m->ops->device->upload(m->device, m->cos_table, host, bytes);
-    m->ops->device->upload(m->device, m->sin_table, host + n * half, bytes);
+    m->ops->device->upload(m->device, m->rope.cos, host, bytes);
+    m->ops->device->upload(m->device, m->rope.sin, host + n * half, bytes);
     free(host);
     return 0;
 }
@@ -254,20 +255,19 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     struct sizes s = sizes_of(c, &m->cache_config, m->n_ranks);
     uint32_t heads = (uint32_t)(s.q / c->head_dim), kv_heads = (uint32_t)(s.kv / c->head_dim);
     struct tensor qkv = rows_for(m->activations->qkv, stream->x.rows, s.q + 2 * s.kv);
-    struct tensor q = tensor_columns(qkv, 0, s.q), k = tensor_columns(qkv, s.q, s.kv),
-                  v = tensor_columns(qkv, s.q + s.kv, s.kv);
+    struct attention_input in = {tensor_columns(qkv, 0, s.q), tensor_columns(qkv, s.q, s.kv),
+        tensor_columns(qkv, s.q + s.kv, s.kv)};
     struct tensor context = rows_for(m->activations->context, stream->x.rows, s.q);
     struct attention_shape shape = {
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
     struct tensor normed = add_norm(m, stream, layer->input_layernorm);
     column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv);
     if (c->qk_norm) {
-        ops->head_norm(m->device, q, heads, layer->q_norm, c->rms_norm_eps);
-        ops->head_norm(m->device, k, kv_heads, layer->k_norm, c->rms_norm_eps);
+        ops->head_norm(m->device, in.q, heads, layer->q_norm, c->rms_norm_eps);
+        ops->head_norm(m->device, in.k, kv_heads, layer->k_norm, c->rms_norm_eps);
     }
-    ops->rope(m->device, tensor_columns(qkv, 0, s.q + s.kv), heads + kv_heads, c->head_dim,
-        positions, m->cos_table, m->sin_table);
-    ops->attention(m->device, context, q, k, v, &shape, meta);
+    ops->rope(m->device, tensor_columns(qkv, 0, s.q + s.kv), heads + kv_heads, &m->rope, positions);
+    ops->attention(m->device, context, &in, &shape, meta);
     return context;
 }
 

@@ -56,8 +56,8 @@ struct qwen2_reward_model {
     uint32_t rank, n_ranks;
     struct qwen2_model model;
     struct reward_head score;
-    float *cos_table, *sin_table; /* device, [max_len, head_dim/2] */
-    float *values;                /* device: what the pooler gives, before it is copied out */
+    struct rope_tables rope; /* of max_len positions */
+    float *values;           /* device: what the pooler gives, before it is copied out */
     struct activations *activations;
 };
 

@@ -23,7 +23,8 @@ struct model_heads {
 
 struct attention_run {
     struct device *d;
-    struct tensor out, q, k, v;
+    struct tensor out;
+    struct attention_input in;
     struct attention_shape shape;
     struct attn_metadata meta;
 };
@@ -31,7 +32,7 @@ struct attention_run {
 static void run_attention(void *arg)
 {
     struct attention_run *r = arg;
-    cpu_ops.attention(r->d, r->out, r->q, r->k, r->v, &r->shape, &r->meta);
+    cpu_ops.attention(r->d, r->out, &r->in, &r->shape, &r->meta);
 }
 
 #define PANEL_KEYS 64
@@ -79,8 +80,8 @@ static void measure(struct device *d, const struct model_heads *h, uint32_t leng
         die(71, "arena: too small");
     fill(qkv, tokens * all, DTYPE_F32);
     struct tensor t = tensor_of(qkv, DTYPE_F32, tokens, all, all);
-    struct attention_run run = {d, tensor_of(out, DTYPE_F32, tokens, q, q), tensor_columns(t, 0, q),
-        tensor_columns(t, q, kv), tensor_columns(t, q + kv, kv),
+    struct attention_run run = {d, tensor_of(out, DTYPE_F32, tokens, q, q),
+        {tensor_columns(t, 0, q), tensor_columns(t, q, kv), tensor_columns(t, q + kv, kv)},
         {h->heads, h->kv_heads, h->dim, 1.0f / __builtin_sqrtf((float)h->dim), 0},
         {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = length}};
     double pairs = n_rows * ((double)length * (length + 1) / 2) * h->heads;

@@ -72,8 +72,9 @@ struct rows_case {
     struct tensor out, x, y;
     struct weight table;
     const int32_t *ids;
-    float *weight, *cos_table, *sin_table;
-    uint32_t heads, dim;
+    float *weight;
+    struct rope_tables tables;
+    uint32_t heads;
 };
 
 static void run_embed(struct device *d, void *arg)
@@ -97,7 +98,7 @@ static void run_head_norm(struct device *d, void *arg)
 static void run_rope(struct device *d, void *arg)
 {
     struct rows_case *c = arg;
-    GPU_MUST(kernel_rope(d->compute, c->x, c->heads, c->dim, c->ids, c->cos_table, c->sin_table));
+    GPU_MUST(kernel_rope(d->compute, c->x, c->heads, &c->tables, c->ids));
 }
 
 static void run_silu(struct device *d, void *arg)
@@ -115,8 +116,7 @@ static void run_quantize(struct device *d, void *arg)
 static void run_sum(struct device *d, void *arg)
 {
     struct rows_case *c = arg;
-    GPU_MUST(kernel_sum_ranks(d->compute, c->out.data, c->x.data, c->x.dtype, c->x.cols,
-        c->x.stride, (uint32_t)c->x.rows));
+    GPU_MUST(kernel_sum_ranks(d->compute, c->out.data, c->x));
 }
 
 /* Token i has id, and position, i. */
@@ -147,9 +147,7 @@ static void time_rows(struct device *d, const struct sizes *s)
         .table = {table.data, table.dtype, t, s->hidden, table.stride, NULL, DTYPE_F32},
         .ids = counting(d, t),
         .weight = weight.data,
-        .cos_table = angles.data,
-        .sin_table = angles.data,
-        .dim = (uint32_t)s->dim};
+        .tables = {(uint32_t)s->dim, angles.data, angles.data}};
     c.out = f32;
     print("embed", time_of(d, run_embed, &c), "gb_s", hidden * 6);
     c.x = f32;
@@ -181,17 +179,16 @@ static void time_rows(struct device *d, const struct sizes *s)
 /* ---- attention ---- */
 
 struct attention_case {
-    struct tensor out, q, k, v;
+    struct tensor out;
+    struct attention_input in;
     struct attention_shape shape;
-    struct attention_tile *tiles;
-    uint32_t n_tiles;
+    struct attention_tiles tiles;
 };
 
 static void run_attention(struct device *d, void *arg)
 {
     struct attention_case *c = arg;
-    GPU_MUST(kernel_attention_mma(
-        d->compute, c->out, c->q, c->k, c->v, &c->shape, c->tiles, c->n_tiles, NULL));
+    GPU_MUST(kernel_attention_mma(d->compute, c->out, &c->in, &c->shape, &c->tiles, NULL));
 }
 
 static void time_attention(struct device *d, const struct sizes *s, int64_t length)
@@ -201,23 +198,24 @@ static void time_attention(struct device *d, const struct sizes *s, int64_t leng
             per = (length + ATTENTION_TILE_TOKENS - 1) / ATTENTION_TILE_TOKENS;
     struct tensor qkv = noise_tensor(d, DTYPE_BF16, n * length, q + 2 * kv, 1);
     struct attention_tile *host = xcalloc((size_t)(n * per), sizeof *host);
+    void *tiles;
     struct attention_case c = {.out = noise_tensor(d, DTYPE_BF16, n * length, q, 1),
-        .q = tensor_columns(qkv, 0, q),
-        .k = tensor_columns(qkv, q, kv),
-        .v = tensor_columns(qkv, q + kv, kv),
+        .in = {tensor_columns(qkv, 0, q), tensor_columns(qkv, q, kv),
+            tensor_columns(qkv, q + kv, kv)},
         .shape = {(uint32_t)s->heads, (uint32_t)s->kv_heads, (uint32_t)s->dim,
             1 / __builtin_sqrtf((float)s->dim), 0},
-        .n_tiles = (uint32_t)(n * per)};
-    for (uint32_t i = 0; i < c.n_tiles; i++)
+        .tiles.n = (uint32_t)(n * per)};
+    for (uint32_t i = 0; i < c.tiles.n; i++)
         host[i] = (struct attention_tile){(uint32_t)(i / per * length), (uint32_t)length,
             (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS), 0, 0};
-    GPU_MUST(cudaMalloc((void **)&c.tiles, c.n_tiles * sizeof *host));
-    gpu_device_ops.upload(d, c.tiles, host, c.n_tiles * sizeof *host);
+    GPU_MUST(cudaMalloc(&tiles, c.tiles.n * sizeof *host));
+    gpu_device_ops.upload(d, tiles, host, c.tiles.n * sizeof *host);
+    c.tiles.list = tiles;
     snprintf(name, sizeof name, "attention, rows of %lld", (long long)length);
     print(name, time_of(d, run_attention, &c), "tflop_s",
         4.0 * (double)(n * q) * (double)length * (double)(length + 1) / 2);
     free(host);
-    GPU_MUST(cudaFree(c.tiles));
+    GPU_MUST(cudaFree(tiles));
     GPU_MUST(cudaFree(qkv.data));
     GPU_MUST(cudaFree(c.out.data));
 }

@@ -19,9 +19,8 @@ struct problem {
     double size;        /* of q and k: how sharp the softmax is */
 };
 
-typedef cudaError_t attention_kernel(cudaStream_t, struct tensor, struct tensor, struct tensor,
-    struct tensor, const struct attention_shape *, const struct attention_tile *, uint32_t,
-    uint32_t *);
+typedef cudaError_t attention_kernel(cudaStream_t, struct tensor, const struct attention_input *,
+    const struct attention_shape *, const struct attention_tiles *, uint32_t *);
 
 static struct attention_shape shape_of(const problem &p)
 {
@@ -76,9 +75,9 @@ struct batch {
         owned_tensor counter(DTYPE_F32, 1, 1);
         auto *progress = static_cast<uint32_t *>(counter.t.data);
         *progress = 7;
-        assert_int_equal(kernel(nullptr, out.t, q(p), k(p), v(p), &shape, list.data,
-                             static_cast<uint32_t>(tiles.size()), progress),
-            cudaSuccess);
+        struct attention_input in = {q(p), k(p), v(p)};
+        struct attention_tiles all = {list.data, static_cast<uint32_t>(tiles.size())};
+        assert_int_equal(kernel(nullptr, out.t, &in, &shape, &all, progress), cudaSuccess);
         assert_true(*progress > 7);
     }
 };
@@ -288,10 +287,12 @@ static void test_what_fits(void **)
 {
     owned_tensor x(DTYPE_BF16, 4, 64), f(DTYPE_F32, 4, 64), askew(DTYPE_BF16, 4, 64, 3, 1);
     struct attention_shape shape = {1, 1, 64, 0.125f, 0}, odd = {1, 1, 72, 0.1f, 0};
-    assert_true(kernel_attention_mma_fits(x.t, x.t, x.t, x.t, &shape));
-    assert_false(kernel_attention_mma_fits(x.t, x.t, x.t, x.t, &odd));
-    assert_false(kernel_attention_mma_fits(f.t, f.t, f.t, f.t, &shape));
-    assert_false(kernel_attention_mma_fits(x.t, x.t, askew.t, x.t, &shape));
+    struct attention_input in = {x.t, x.t, x.t}, floats = {f.t, f.t, f.t},
+                           unaligned = {x.t, askew.t, x.t};
+    assert_true(kernel_attention_mma_fits(x.t, &in, &shape));
+    assert_false(kernel_attention_mma_fits(x.t, &in, &odd));
+    assert_false(kernel_attention_mma_fits(f.t, &floats, &shape));
+    assert_false(kernel_attention_mma_fits(x.t, &unaligned, &shape));
 }
 
 int main(int argc, char **argv)

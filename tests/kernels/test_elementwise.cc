@@ -242,10 +242,9 @@ static void test_rope(void **)
                 s.fill(r);
                 before.copy(x);
                 simt_set_seed(dim);
-                assert_int_equal(
-                    kernel_rope(nullptr, x.t, heads, dim, positions, static_cast<float *>(c.t.data),
-                        static_cast<float *>(s.t.data)),
-                    0);
+                struct rope_tables tables = {
+                    dim, static_cast<float *>(c.t.data), static_cast<float *>(s.t.data)};
+                assert_int_equal(kernel_rope(nullptr, x.t, heads, &tables, positions), 0);
                 for (int64_t i = 0; i < 4; i++)
                     for (uint32_t j = 0; j < heads * dim; j++) {
                         uint32_t k = j % half;
@@ -391,9 +390,7 @@ static void test_sum_ranks(void **)
             for (uint32_t ranks : {2u, 3u, 8u}) {
                 owned_tensor parts(t, ranks, n, n % 3 ? 3 : 0), out(t, 1, n);
                 parts.fill(r);
-                assert_int_equal(kernel_sum_ranks(nullptr, out.t.data, parts.t.data, t, n,
-                                     parts.t.stride, ranks),
-                    0);
+                assert_int_equal(kernel_sum_ranks(nullptr, out.t.data, parts.t), 0);
                 for (int64_t j = 0; j < n; j++) {
                     float sum = static_cast<float>(parts.at(0, j));
                     for (uint32_t k = 1; k < ranks; k++)
@@ -403,9 +400,7 @@ static void test_sum_ranks(void **)
                         out.at(0, j), want, fabs(want) * (t == DTYPE_F32 ? 0 : unit_of(t)), "sum");
                 }
                 /* into the first part's place */
-                assert_int_equal(kernel_sum_ranks(nullptr, parts.t.data, parts.t.data, t, n,
-                                     parts.t.stride, ranks),
-                    0);
+                assert_int_equal(kernel_sum_ranks(nullptr, parts.t.data, parts.t), 0);
                 for (int64_t j = 0; j < n; j++)
                     assert_true(parts.at(0, j) == out.at(0, j));
             }
@@ -441,8 +436,9 @@ static void test_quantize_and_back(void **)
         for (int with_bias = 0; with_bias < 2; with_bias++) {
             test_array<int32_t> given(sums);
             test_array<float> scale_x(by_row), scale_w(by_column);
-            assert_int_equal(kernel_dequantize(nullptr, out.t, given.data, 304, scale_x.data,
-                                 scale_w.data, with_bias ? bias.t.data : nullptr),
+            struct tensor held = {given.data, DTYPE_F32, 2, cols, 304, scale_x.data};
+            assert_int_equal(kernel_dequantize(nullptr, out.t, held, scale_w.data,
+                                 with_bias ? bias.t.data : nullptr),
                 0);
             for (int64_t i = 0; i < 2; i++)
                 for (int64_t j = 0; j < cols; j++) {

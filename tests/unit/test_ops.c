@@ -178,7 +178,8 @@ static void test_rope_gather_mean(void **unused)
     struct pool_span spans[2] = {{.n = 2, .mean = 1}, {.first = 2, .n = 1, .mean = 1, .at = 4}};
     struct device *d = make_device("auto", 1);
     (void)unused;
-    cpu_ops.rope(d, tensor_f32(x, 3, 4), 1, 4, positions, cos_table, sin_table);
+    struct rope_tables tables = {4, cos_table, sin_table};
+    cpu_ops.rope(d, tensor_f32(x, 3, 4), 1, &tables, positions);
     const float expected[4] = {
         5 * 0.5f - 7 * 2, 6 * 0.25f - 8 * 3, 7 * 0.5f + 5 * 2, 8 * 0.25f + 6 * 3};
     assert_memory_equal(x + 4, expected, sizeof expected);

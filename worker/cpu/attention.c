@@ -365,15 +365,15 @@ static int64_t share_out(struct attention *a)
     }
 }
 
-void cpu_attention(struct device *d, struct tensor out, struct tensor q, struct tensor k,
-    struct tensor v, const struct attention_shape *shape, const struct attn_metadata *meta)
+void cpu_attention(struct device *d, struct tensor out, const struct attention_input *in,
+    const struct attention_shape *shape, const struct attn_metadata *meta)
 {
     int64_t dim = shape->head_dim;
     struct attention a = {.d = d,
         .out = out,
-        .q = q,
-        .k = k,
-        .v = v,
+        .q = in->q,
+        .k = in->k,
+        .v = in->v,
         .shape = shape,
         .meta = meta,
         .first_tile = scratch_take(&d->packed_x, ((size_t)meta->n_rows + 1) * sizeof(int64_t)),

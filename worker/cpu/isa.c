@@ -48,24 +48,33 @@ static void fill_halves(uint16_t *to, const float *from, int64_t n)
     }
 }
 
-/* Computes piece [k0, k0 + n) of K of out = x * w^T + bias, with the panels `p` of s. */
-static void multiply(const struct cpu_kernels *s, const struct panel_kernels *p,
-    float out[ROWS][COLUMNS], float x[ROWS][DEPTH], const void *w, enum dtype dtype,
-    const float *bias, int k0, int n)
+/* out = x * w^T + bias, with the panels `p` of s. */
+struct trial_product {
+    const struct cpu_kernels *s;
+    const struct panel_kernels *p;
+    float (*out)[COLUMNS], (*x)[DEPTH];
+    const void *w;
+    enum dtype dtype;
+    const float *bias; /* NULL: none */
+};
+
+/* Computes piece [k0, k0 + n) of K. */
+static void multiply(const struct trial_product *t, int k0, int n)
 {
     float a[TILE_ROWS * DEPTH], b[TILE_COLUMNS * DEPTH];
-    for (int row = 0; row < ROWS; row += s->mr)
-        for (int column = 0; column < COLUMNS; column += s->nr) {
-            int mr = ROWS - row < s->mr ? ROWS - row : s->mr;
-            int nr = COLUMNS - column < s->nr ? COLUMNS - column : s->nr;
-            p->pack_rows(a, &x[row][k0], DEPTH, NULL, mr, n);
-            p->pack_weight(b, (const char *)w + (column * DEPTH + k0) * dtype_bytes(dtype), dtype,
-                DEPTH, nr, n);
-            p->tile(&(struct product){.a = a,
-                .a_step = s->mr,
+    const float *bias = k0 + n == DEPTH ? t->bias : NULL;
+    for (int row = 0; row < ROWS; row += t->s->mr)
+        for (int column = 0; column < COLUMNS; column += t->s->nr) {
+            int mr = ROWS - row < t->s->mr ? ROWS - row : t->s->mr;
+            int nr = COLUMNS - column < t->s->nr ? COLUMNS - column : t->s->nr;
+            t->p->pack_rows(a, &t->x[row][k0], DEPTH, NULL, mr, n);
+            t->p->pack_weight(b, (const char *)t->w + (column * DEPTH + k0) * dtype_bytes(t->dtype),
+                t->dtype, DEPTH, nr, n);
+            t->p->tile(&(struct product){.a = a,
+                .a_step = t->s->mr,
                 .b = b,
-                .k = (n + p->per_word - 1) / p->per_word,
-                .c = &out[row][column],
+                .k = (n + t->p->per_word - 1) / t->p->per_word,
+                .c = &t->out[row][column],
                 .ldc = COLUMNS,
                 .mr = mr,
                 .nr = nr,
@@ -74,12 +83,10 @@ static void multiply(const struct cpu_kernels *s, const struct panel_kernels *p,
         }
 }
 
-static void multiply_pieces(const struct cpu_kernels *s, const struct panel_kernels *p,
-    float out[ROWS][COLUMNS], float x[ROWS][DEPTH], const void *w, enum dtype dtype,
-    const float *bias)
+static void multiply_pieces(const struct trial_product *t)
 {
-    multiply(s, p, out, x, w, dtype, NULL, 0, SPLIT);
-    multiply(s, p, out, x, w, dtype, bias, SPLIT, DEPTH - SPLIT);
+    multiply(t, 0, SPLIT);
+    multiply(t, SPLIT, DEPTH - SPLIT);
 }
 
 /* Makes products that are about the smallest normal number. In row 1 the sum is that number less
@@ -109,13 +116,16 @@ static void try_products(const struct cpu_kernels *s, struct trial *t)
     static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
     for (int i = 0; i < 3; i++) {
         const void *weights = dtypes[i] == DTYPE_F32 ? (const void *)w : halves;
-        multiply_pieces(s, &s->f32, t->products[i], x, weights, dtypes[i], x[0]);
-        multiply_pieces(s, &s->bf16, t->halves[i], x, weights, dtypes[i], x[0]);
+        struct trial_product p = {s, &s->f32, t->products[i], x, weights, dtypes[i], x[0]};
+        multiply_pieces(&p);
+        p.p = &s->bf16;
+        p.out = t->halves[i];
+        multiply_pieces(&p);
     }
     s->widen(t->wide[0], halves, DTYPE_F16, DEPTH);
     s->widen(t->wide[1], halves, DTYPE_BF16, DEPTH);
     fill_tiny(x, w);
-    multiply_pieces(s, &s->bf16, t->halves[3], x, w, DTYPE_F32, NULL);
+    multiply_pieces(&(struct trial_product){s, &s->bf16, t->halves[3], x, w, DTYPE_F32, NULL});
 }
 
 /* The same in int8. w: plain bytes, since each set stores its panels differently. */

@@ -14,11 +14,12 @@ struct rows {
     struct device *d;
     struct tensor out, x;
     const struct tensor *y;
-    const float *vector, *cos_table, *sin_table;
+    const float *vector;
+    const struct rope_tables *tables;
     const struct weight *table;
     const int32_t *ids;
     const uint32_t *indices;
-    uint32_t n_heads, head_dim;
+    uint32_t n_heads;
     float eps;
     void (*row)(const struct rows *a, int64_t row);
 };
@@ -100,10 +101,10 @@ static void op_head_norm(
 /* (a, b) -> (a cos - b sin, b cos + a sin) for the two halves of each head */
 static void row_rope(const struct rows *a, int64_t row)
 {
-    int64_t half = a->head_dim / 2;
-    const float *c = a->cos_table + a->ids[row] * half, *s = a->sin_table + a->ids[row] * half;
+    int64_t dim = a->tables->head_dim, half = dim / 2;
+    const float *c = a->tables->cos + a->ids[row] * half, *s = a->tables->sin + a->ids[row] * half;
     for (uint32_t h = 0; h < a->n_heads; h++) {
-        float *low = row_of(a->out, row) + h * a->head_dim, *high = low + half;
+        float *low = row_of(a->out, row) + h * dim, *high = low + half;
         for (int64_t i = 0; i < half; i++) {
             float x = low[i], y = high[i];
             low[i] = x * c[i] - y * s[i];
@@ -112,17 +113,11 @@ static void row_rope(const struct rows *a, int64_t row)
     }
 }
 
-static void op_rope(struct device *d, struct tensor x, uint32_t n_heads, uint32_t head_dim,
-    const int32_t *positions, const float *cos_table, const float *sin_table)
+static void op_rope(struct device *d, struct tensor x, uint32_t n_heads,
+    const struct rope_tables *tables, const int32_t *positions)
 {
-    each_row(&(struct rows){.d = d,
-        .out = x,
-        .n_heads = n_heads,
-        .head_dim = head_dim,
-        .ids = positions,
-        .cos_table = cos_table,
-        .sin_table = sin_table,
-        .row = row_rope});
+    each_row(&(struct rows){
+        .d = d, .out = x, .n_heads = n_heads, .tables = tables, .ids = positions, .row = row_rope});
 }
 
 static void row_silu_mul(const struct rows *a, int64_t row)
