@@ -479,7 +479,7 @@ int model_config_check_quant(
     const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e)
 {
     uint32_t q = c->n_heads / tp * c->head_dim, mlp = c->intermediate_size / tp,
-             kv = (c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1) * c->head_dim;
+             kv = model_config_rank_kv_heads(c, tp) * c->head_dim;
     if (quant_config_type(quant) == DTYPE_F32 ||
         (c->hidden_size % 16 == 0 && q % 16 == 0 && (2 * kv) % 16 == 0 && mlp % 16 == 0))
         return 0;
@@ -495,6 +495,11 @@ int lora_config_check(const struct lora_config *c, struct err *e)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED,
         "lora_config: adapter '%.80s' is not built; expected none", c->names[0]);
+}
+
+uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
+{
+    return c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1;
 }
 
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e)

@@ -93,6 +93,9 @@ int lora_config_check(const struct lora_config *c, struct err *e);
  * divides the kv heads or is a multiple of them. */
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
 
+/* The kv heads of one of tp ranks: its share, or one if there are more ranks than kv heads. */
+uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp);
+
 /* F8, I8, or F32 for "none". */
 enum dtype quant_config_type(const struct quant_config *c);
 /* ASSAY_EFORMAT with the numbers unless each rank's quantized products have sizes that are

@@ -18,15 +18,13 @@
 enum cut { CUT_NONE, CUT_ROWS, CUT_COLUMNS, CUT_KV_ROWS };
 
 struct place {
-    char name[NAME_BYTES]; /* without "model." */
-    int64_t rows, cols;    /* whole, before the cut; cols 0: a vector of rows */
+    int64_t rows, cols; /* whole, before the cut; cols 0: a vector of rows */
     enum cut cut;
     struct weight *view; /* a matrix goes here */
-    void *vector; /* pointer to a device pointer: a vector goes there; allocated on first use and,
-                     if several vectors share it, written at `offset` */
+    void *vector;        /* or a vector, to this device memory */
     enum dtype vector_type;
-    int64_t offset, vector_elements;
     int is_labels;                /* the number of rows is the config's number of labels */
+    char name[NAME_BYTES];        /* without "model." */
     const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
 };
 
@@ -37,7 +35,8 @@ struct loader {
     const char *file; /* one of the checkpoint's files, for messages */
 };
 
-static struct place *add_place(struct loader *l, int64_t rows, int64_t cols, enum cut cut)
+/* Adds the place of a tensor: of this layer, or with -1 of none. */
+static void add_place(struct loader *l, int layer, const char *name, struct place place)
 {
     if (l->n == l->room) {
         l->room = l->room ? l->room * 2 : 64;
@@ -47,128 +46,123 @@ static struct place *add_place(struct loader *l, int64_t rows, int64_t cols, enu
         free(l->places);
         l->places = places;
     }
-    struct place *p = &l->places[l->n++];
-    *p = (struct place){.rows = rows, .cols = cols, .cut = cut};
-    return p;
-}
-
-static void name_place(struct place *p, int layer, const char *name)
-{
     if (layer >= 0)
-        snprintf(p->name, sizeof p->name, "layers.%d.%s", layer, name);
+        snprintf(place.name, sizeof place.name, "layers.%d.%s", layer, name);
     else
-        snprintf(p->name, sizeof p->name, "%s", name);
+        snprintf(place.name, sizeof place.name, "%s", name);
+    l->places[l->n++] = place;
 }
 
-static void add_matrix(struct loader *l, int layer, const char *name, int64_t rows, int64_t cols,
-    enum cut cut, struct weight *view)
+/* Takes device memory for a vector; NULL if there is none, which set_vector reports. */
+static void *new_vector(struct loader *l, int64_t n, enum dtype type)
 {
-    struct place *p = add_place(l, rows, cols, cut);
-    name_place(p, layer, name);
-    p->view = view;
+    return l->m->ops->device->alloc(l->m->device, (size_t)(n * dtype_bytes(type)));
 }
 
-/* *vector (float * or void *) has `elements` elements in all; this vector starts at `offset`. */
-static struct place *add_vector(struct loader *l, int layer, const char *name, int64_t n,
-    enum cut cut, void *vector, int64_t offset, int64_t elements)
+/* Adds the place of a float32 vector that every rank has whole; returns its device memory. */
+static float *add_vector(struct loader *l, int layer, const char *name, int64_t n)
 {
-    struct place *p = add_place(l, n, 0, cut);
-    name_place(p, layer, name);
-    p->vector = vector;
-    p->offset = offset;
-    p->vector_elements = elements;
-    return p;
+    float *vector = new_vector(l, n, DTYPE_F32);
+    add_place(l, layer, name, (struct place){.rows = n, .vector = vector});
+    return vector;
 }
 
-/* A bias has the type of the tensor it is added to. */
-static void add_qkv_bias(struct loader *l, int layer, const char *name, int64_t n, enum cut cut,
-    int64_t offset, int64_t elements)
+/* q's, k's and v's biases are one vector, in the type of the tensor that it is added to. */
+static void add_qkv_bias(struct loader *l, int i)
 {
-    void *bias = &l->m->model.layers[layer].qkv_proj.bias;
-    add_vector(l, layer, name, n, cut, bias, offset, elements)->vector_type =
-        ops_activations(l->m->ops, l->m->config.activation_type);
-}
-
-/* One rank's kv heads: its part, or one if there are more ranks than kv heads. */
-static int64_t local_kv_heads(const struct qwen2_reward_model *m)
-{
-    return m->config.n_kv_heads >= m->n_ranks ? m->config.n_kv_heads / m->n_ranks : 1;
+    const struct model_config *c = &l->m->config;
+    enum dtype type = ops_activations(l->m->ops, c->activation_type);
+    int64_t dim = c->head_dim, local_q = c->n_heads / l->m->n_ranks * dim,
+            local_kv = model_config_rank_kv_heads(c, l->m->n_ranks) * dim;
+    struct place q = {c->n_heads * dim, 0, CUT_ROWS, .vector_type = type},
+                 k = {c->n_kv_heads * dim, 0, CUT_KV_ROWS, .vector_type = type}, v = k;
+    char *bias = new_vector(l, local_q + 2 * local_kv, type);
+    if (bias) {
+        q.vector = bias;
+        k.vector = bias + local_q * dtype_bytes(type);
+        v.vector = bias + (local_q + local_kv) * dtype_bytes(type);
+    }
+    l->m->model.layers[i].qkv_proj.bias = bias;
+    add_place(l, i, "self_attn.q_proj.bias", q);
+    add_place(l, i, "self_attn.k_proj.bias", k);
+    add_place(l, i, "self_attn.v_proj.bias", v);
 }
 
 static void add_attention(struct loader *l, int i)
 {
     const struct model_config *c = &l->m->config;
     struct qwen2_layer *layer = &l->m->model.layers[i];
+    struct weight *qkv = layer->qkv_proj.parts, *o = layer->o_proj.parts;
     int64_t h = c->hidden_size, q = (int64_t)c->n_heads * c->head_dim,
             kv = (int64_t)c->n_kv_heads * c->head_dim;
-    int64_t local_q = q / l->m->n_ranks, local_kv = local_kv_heads(l->m) * c->head_dim,
-            all = local_q + 2 * local_kv;
     layer->qkv_proj.n_parts = 3;
     layer->o_proj.n_parts = 1;
-    add_matrix(l, i, "self_attn.q_proj.weight", q, h, CUT_ROWS, &layer->qkv_proj.parts[0]);
-    add_matrix(l, i, "self_attn.k_proj.weight", kv, h, CUT_KV_ROWS, &layer->qkv_proj.parts[1]);
-    add_matrix(l, i, "self_attn.v_proj.weight", kv, h, CUT_KV_ROWS, &layer->qkv_proj.parts[2]);
-    add_matrix(l, i, "self_attn.o_proj.weight", h, q, CUT_COLUMNS, &layer->o_proj.parts[0]);
-    if (c->qkv_bias) {
-        add_qkv_bias(l, i, "self_attn.q_proj.bias", q, CUT_ROWS, 0, all);
-        add_qkv_bias(l, i, "self_attn.k_proj.bias", kv, CUT_KV_ROWS, local_q, all);
-        add_qkv_bias(l, i, "self_attn.v_proj.bias", kv, CUT_KV_ROWS, local_q + local_kv, all);
-    }
+    add_place(l, i, "self_attn.q_proj.weight", (struct place){q, h, CUT_ROWS, .view = &qkv[0]});
+    add_place(l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
+    add_place(l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
+    add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
+    if (c->qkv_bias)
+        add_qkv_bias(l, i);
     if (c->qk_norm) {
-        add_vector(
-            l, i, "self_attn.q_norm.weight", c->head_dim, CUT_NONE, &layer->q_norm, 0, c->head_dim);
-        add_vector(
-            l, i, "self_attn.k_norm.weight", c->head_dim, CUT_NONE, &layer->k_norm, 0, c->head_dim);
+        layer->q_norm = add_vector(l, i, "self_attn.q_norm.weight", c->head_dim);
+        layer->k_norm = add_vector(l, i, "self_attn.k_norm.weight", c->head_dim);
     }
 }
 
 static void add_layer(struct loader *l, int i)
 {
-    const struct model_config *c = &l->m->config;
     struct qwen2_layer *layer = &l->m->model.layers[i];
-    int64_t h = c->hidden_size, mlp = c->intermediate_size;
+    struct weight *gate_up = layer->gate_up_proj.parts, *down = layer->down_proj.parts;
+    int64_t h = l->m->config.hidden_size, mlp = l->m->config.intermediate_size;
     layer->gate_up_proj.n_parts = 2;
     layer->down_proj.n_parts = 1;
-    add_vector(l, i, "input_layernorm.weight", h, CUT_NONE, &layer->input_layernorm, 0, h);
+    layer->input_layernorm = add_vector(l, i, "input_layernorm.weight", h);
     add_attention(l, i);
-    add_vector(l, i, "post_attention_layernorm.weight", h, CUT_NONE,
-        &layer->post_attention_layernorm, 0, h);
-    add_matrix(l, i, "mlp.gate_proj.weight", mlp, h, CUT_ROWS, &layer->gate_up_proj.parts[0]);
-    add_matrix(l, i, "mlp.up_proj.weight", mlp, h, CUT_ROWS, &layer->gate_up_proj.parts[1]);
-    add_matrix(l, i, "mlp.down_proj.weight", h, mlp, CUT_COLUMNS, &layer->down_proj.parts[0]);
+    layer->post_attention_layernorm = add_vector(l, i, "post_attention_layernorm.weight", h);
+    add_place(l, i, "mlp.gate_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
+    add_place(l, i, "mlp.up_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
+    add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
+}
+
+static void add_mlp_head(struct loader *l)
+{
+    struct parallel_linear *first = &l->m->score.first, *second = &l->m->score.second;
+    int64_t h = l->m->config.hidden_size, n = l->m->config.n_labels;
+    first->n_parts = 1;
+    first->skip_bias_add = 1; /* relu adds it */
+    first->bias = new_vector(l, h / l->m->n_ranks, DTYPE_F32);
+    add_place(l, -1, "score.0.weight", (struct place){h, h, CUT_ROWS, .view = first->parts});
+    add_place(l, -1, "score.0.bias", (struct place){h, 0, CUT_ROWS, .vector = first->bias});
+    add_place(l, -1, "score.2.weight", (struct place){n, h, CUT_COLUMNS, .view = second->parts});
+    second->bias = add_vector(l, -1, "score.2.bias", n);
 }
 
 static void add_head(struct loader *l)
 {
     const struct model_config *c = &l->m->config;
     struct reward_head *head = &l->m->score;
-    int64_t h = c->hidden_size, n = c->n_labels;
+    struct weight *second = head->second.parts;
     head->mlp = c->mlp_head;
     head->second.n_parts = 1;
-    if (!c->mlp_head) {
-        add_matrix(l, -1, "score.weight", n, h, CUT_NONE, &head->second.parts[0]);
-        l->places[l->n - 1].is_labels = 1;
-        if (c->score_bias)
-            add_vector(l, -1, "score.bias", n, CUT_NONE, &head->second.bias, 0, n);
+    if (c->mlp_head) {
+        add_mlp_head(l);
         return;
     }
-    head->first.n_parts = 1;
-    head->first.skip_bias_add = 1; /* relu adds it */
-    add_matrix(l, -1, "score.0.weight", h, h, CUT_ROWS, &head->first.parts[0]);
-    add_vector(l, -1, "score.0.bias", h, CUT_ROWS, &head->first.bias, 0, h / l->m->n_ranks);
-    add_matrix(l, -1, "score.2.weight", n, h, CUT_COLUMNS, &head->second.parts[0]);
-    add_vector(l, -1, "score.2.bias", n, CUT_NONE, &head->second.bias, 0, n);
+    add_place(l, -1, "score.weight",
+        (struct place){c->n_labels, c->hidden_size, CUT_NONE, .view = second, .is_labels = 1});
+    if (c->score_bias)
+        head->second.bias = add_vector(l, -1, "score.bias", c->n_labels);
 }
 
 static void add_places(struct loader *l)
 {
     const struct model_config *c = &l->m->config;
-    add_matrix(l, -1, "embed_tokens.weight", c->vocab_size, c->hidden_size, CUT_NONE,
-        &l->m->model.embed_tokens);
+    struct qwen2_model *model = &l->m->model;
+    add_place(l, -1, "embed_tokens.weight",
+        (struct place){c->vocab_size, c->hidden_size, CUT_NONE, .view = &model->embed_tokens});
     for (uint32_t i = 0; i < c->n_layers; i++)
         add_layer(l, (int)i);
-    add_vector(
-        l, -1, "norm.weight", c->hidden_size, CUT_NONE, &l->m->model.norm, 0, c->hidden_size);
+    model->norm = add_vector(l, -1, "norm.weight", c->hidden_size);
     add_head(l);
 }
 
@@ -206,6 +200,14 @@ static void shape_text(char *text, size_t size, const struct weight_tensor *t)
         snprintf(text + n, size - n, "]");
 }
 
+static void expected_text(char *text, size_t size, const struct place *p)
+{
+    if (p->cols > 0)
+        snprintf(text, size, "[%lld, %lld]", (long long)p->rows, (long long)p->cols);
+    else
+        snprintf(text, size, "[%lld]", (long long)p->rows);
+}
+
 static int check_tensor(const struct place *p, const struct weight_tensor *t, struct err *e)
 {
     int n_dims = p->cols > 0 ? 2 : 1;
@@ -222,10 +224,7 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
     if (t->n_dims == n_dims && t->shape[0] == p->rows && (n_dims == 1 || t->shape[1] == p->cols))
         return 0;
     shape_text(found, sizeof found, t);
-    if (n_dims == 2)
-        snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)p->rows, (long long)p->cols);
-    else
-        snprintf(expected, sizeof expected, "[%lld]", (long long)p->rows);
+    expected_text(expected, sizeof expected, p);
     return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': shape: expected %s, found %s%s", t->file,
         t->name, expected, found,
         p->is_labels ? " (config.json's num_labels or id2label says how many labels, 2 where it "
@@ -233,16 +232,17 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
                      : "");
 }
 
-/* The first row (or column) of this rank's part, and their number. */
+/* The first row (or column) of this rank's part, and their number. If there are more ranks than kv
+ * heads, several have the same head. */
 static void cut_range(
     const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
 {
-    int64_t ranks = m->n_ranks;
+    int64_t ranks = m->n_ranks, dim = m->config.head_dim;
     *from = 0;
     *n = whole;
-    if (cut == CUT_KV_ROWS && m->config.n_kv_heads < ranks) {
-        *n = m->config.head_dim;
-        *from = (int64_t)m->rank * m->config.n_kv_heads / ranks * *n;
+    if (cut == CUT_KV_ROWS) {
+        *n = model_config_rank_kv_heads(&m->config, m->n_ranks) * dim;
+        *from = (int64_t)m->rank * m->config.n_kv_heads / ranks * dim;
     } else if (cut != CUT_NONE) {
         *n = whole / ranks;
         *from = *n * m->rank;
@@ -264,20 +264,14 @@ static void set_view(const struct loader *l, const struct place *p, const struct
 static int set_vector(
     struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
-    const struct ops *ops = l->m->ops;
     int64_t from, n, bytes = dtype_bytes(p->vector_type);
-    char *at;
     cut_range(l->m, p->cut, p->rows, &from, &n);
-    memcpy(&at, p->vector, sizeof at);
-    if (!at)
-        at = ops->device->alloc(l->m->device, (size_t)(p->vector_elements * bytes));
-    if (!at)
+    if (!p->vector)
         return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
-    memcpy(p->vector, &at, sizeof at);
     void *host = xcalloc((size_t)n, (size_t)bytes);
     dtype_convert(host, p->vector_type,
         (const char *)t->data + from * dtype_bytes((enum dtype)t->dtype), (enum dtype)t->dtype, n);
-    ops->device->upload(l->m->device, at + p->offset * bytes, host, (size_t)(n * bytes));
+    l->m->ops->device->upload(l->m->device, p->vector, host, (size_t)(n * bytes));
     free(host);
     return 0;
 }
@@ -323,7 +317,7 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
         return rc;
     p->from = t->name;
     p->from_file = t->file;
-    if (p->vector)
+    if (!p->view)
         return set_vector(l, p, t, e);
     set_view(l, p, t);
     return 0;
@@ -331,14 +325,14 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
 
 static int check_filled(const struct loader *l, struct err *e)
 {
+    char expected[64];
     for (size_t i = 0; i < l->n; i++) {
         const struct place *p = &l->places[i];
         if (p->from)
             continue;
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: tensor '%s': expected shape [%lld%s%.0lld], found missing%s",
-            l->file ? l->file : "checkpoint", p->name, (long long)p->rows, p->cols ? ", " : "",
-            (long long)p->cols,
+        expected_text(expected, sizeof expected, p);
+        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%s': expected shape %s, found missing%s",
+            l->file ? l->file : "checkpoint", p->name, expected,
             strncmp(p->name, "score.", 6) == 0
                 ? ": a checkpoint without the head that its architecture names, which transformers "
                   "would make up at random"

@@ -41,13 +41,12 @@ struct sizes {
 static struct sizes sizes_of(
     const struct model_config *c, const struct cache_config *cache, uint32_t n_ranks)
 {
-    int64_t kv_heads = c->n_kv_heads >= n_ranks ? c->n_kv_heads / n_ranks : 1;
     return (struct sizes){
         .tokens =
             cache->max_batch_tokens > cache->max_len ? cache->max_batch_tokens : cache->max_len,
         .hidden = c->hidden_size,
         .q = (int64_t)c->n_heads / n_ranks * c->head_dim,
-        .kv = kv_heads * c->head_dim,
+        .kv = (int64_t)model_config_rank_kv_heads(c, n_ranks) * c->head_dim,
         .mlp = c->intermediate_size / n_ranks,
         .score_hidden = c->hidden_size / n_ranks,
         .labels = c->n_labels,
@@ -310,7 +309,10 @@ static uint32_t row_with(const struct attn_metadata *meta, uint32_t token)
     uint32_t low = 0, high = meta->n_rows;
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        *(meta->cu_seqlens[middle] <= token ? &low : &high) = middle;
+        if (meta->cu_seqlens[middle] <= token)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }

@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,29 +107,30 @@ static const char help_text[] =
 
 enum { TEXT, NUMBER, FLAG };
 
-static int usage(const char *fmt, const char *a, const char *b)
+__attribute__((format(printf, 1, 2))) static int usage(const char *fmt, ...)
 {
+    va_list args;
+    va_start(args, fmt);
     fprintf(stderr, "assay-worker: ");
-    fprintf(stderr, fmt, a, b);
+    vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
+    va_end(args);
     return EX_USAGE;
 }
 
 static int check_options(const struct options *o)
 {
     if (!o->model)
-        return usage("expected --model DIR, found none%s%s", "", "");
+        return usage("expected --model DIR, found none");
     if (log_level_from_name(o->log_level) < 0)
-        return usage(
-            "--%s: expected error, warn, info or debug, found '%s'", "log-level", o->log_level);
+        return usage("--log-level: expected error, warn, info or debug, found '%s'", o->log_level);
     if (strcmp(o->weights, "auto") != 0 && strcmp(o->weights, "single") != 0 &&
         strcmp(o->weights, "index") != 0)
-        return usage("--%s: expected auto, single or index, found '%s'", "weights", o->weights);
+        return usage("--weights: expected auto, single or index, found '%s'", o->weights);
     if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
                             (o->tp > 1 && o->comm_fd < 0)))
         return usage("expected --control and the descriptors that assayd hands over; "
-                     "see `assay-worker --help`%s%s",
-            "", "");
+                     "see `assay-worker --help`");
     return 0;
 }
 
@@ -159,7 +161,7 @@ static int parse_options(struct options *o, int argc, char **argv)
     while ((found = getopt_long(argc, argv, "", list, NULL)) != -1) {
         char *end;
         if (found < 0 || found >= N)
-            return usage("see `assay-worker --help`%s%s", "", "");
+            return usage("see `assay-worker --help`");
         if (table[found].kind == TEXT) {
             *(const char **)table[found].to = optarg;
         } else if (table[found].kind == FLAG) {
@@ -172,7 +174,7 @@ static int parse_options(struct options *o, int argc, char **argv)
         }
     }
     if (optind < argc)
-        return usage("unexpected argument '%s'%s", argv[optind], "");
+        return usage("unexpected argument '%s'", argv[optind]);
     return o->help ? 0 : check_options(o);
 }
 
