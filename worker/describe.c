@@ -22,20 +22,18 @@ struct description {
     int shares_prefixes; /* ops.h */
 };
 
-/* Opens a model with room for one token on this device. */
-static int try_model(struct description *about, struct weights *w, const struct ops *ops,
-    const struct device_options *with, const struct quant_config *quant, uint32_t tp, struct err *e)
+/* Opens a model with room for one token on a device with these options. */
+static int try_model(struct description *about, struct weights *w,
+    const struct qwen2_configs *configs, const struct ops *ops, struct device_options options,
+    struct err *e)
 {
-    struct cache_config cache = {1, 1, 1, "none"};
-    struct lora_config lora = {0, NULL, NULL};
     struct qwen2_reward_model m = {0};
     struct device *d = NULL;
-    struct device_options options = *with;
-    float *values = xcalloc(about->config.n_labels, sizeof *values);
-    qwen2_device_needs(&options, &about->config, &cache, quant, ops, tp);
+    float *values = xcalloc(configs->config.n_labels, sizeof *values);
+    qwen2_device_needs(&options, configs, ops);
     int rc = ops->device->open(&d, &options, e);
     if (rc == 0)
-        rc = qwen2_reward_model_init(&m, &about->config, &cache, quant, &lora, ops, d, 0, tp, e);
+        rc = qwen2_reward_model_init(&m, configs, ops, d, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
     if (rc == 0 && ops->typed)
@@ -54,15 +52,20 @@ static int check_weights(
 {
     struct device_options cpu = {.n_threads = 1, .isa = "portable", .shapes_only = 1};
     struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
-    struct quant_config quant = {o->quant}, none = {"none"};
+    struct quant_config quant = {o->quant};
+    struct qwen2_configs configs = {.config = about->config,
+        .cache_config = {1, 1, 1, "none"},
+        .quant_config = {"none"},
+        .n_ranks = o->tp};
     int rc = quant_config_check(&quant, e);
     if (rc == 0 && o->ops->typed)
-        rc = try_model(about, w, &cpu_ops, &cpu, &none, o->tp, e);
+        rc = try_model(about, w, &configs, &cpu_ops, cpu, e);
     const char *dtype = about->dtype;
+    configs.quant_config = quant;
     if (rc == 0)
-        rc = model_choose_type(&about->config, o->dtype, &quant, w, o->ops, e);
+        rc = model_choose_type(&configs.config, o->dtype, &quant, w, o->ops, e);
     if (rc == 0)
-        rc = try_model(about, w, o->ops, o->ops->typed ? &gpu : &cpu, &quant, o->tp, e);
+        rc = try_model(about, w, &configs, o->ops, o->ops->typed ? gpu : cpu, e);
     about->dtype = o->ops->typed ? dtype : about->dtype;
     return rc;
 }

@@ -104,12 +104,13 @@ int model_choose_type(struct model_config *c, const char *dtype, const struct qu
 }
 
 /* Activations, values, rope tables, and the vectors that load_weights takes. */
-void qwen2_device_needs(struct device_options *o, const struct model_config *c,
-    const struct cache_config *cache, const struct quant_config *quant, const struct ops *ops,
-    uint32_t n_ranks)
+void qwen2_device_needs(
+    struct device_options *o, const struct qwen2_configs *configs, const struct ops *ops)
 {
-    struct sizes s = sizes_of(c, cache, n_ranks);
-    struct activations a = shape_activations(c, &s, ops, quant);
+    const struct model_config *c = &configs->config;
+    const struct cache_config *cache = &configs->cache_config;
+    struct sizes s = sizes_of(c, cache, configs->n_ranks);
+    struct activations a = shape_activations(c, &s, ops, &configs->quant_config);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
         a.gated, a.score_hidden, a.logits, tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
@@ -123,7 +124,7 @@ void qwen2_device_needs(struct device_options *o, const struct model_config *c,
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
-    o->quant = quant_config_type(quant);
+    o->quant = quant_config_type(&configs->quant_config);
     o->quant_rows = s.tokens;
     o->quant_in = s.q;
     o->quant_out = 2 * s.mlp > s.q + 2 * s.kv ? 2 * s.mlp : s.q + 2 * s.kv;
@@ -170,33 +171,37 @@ static int take_rope(struct qwen2_reward_model *m, struct err *e)
     return 0;
 }
 
-int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,
-    const struct cache_config *cache_config, const struct quant_config *quant_config,
-    const struct lora_config *lora_config, const struct ops *ops, struct device *device,
-    uint32_t rank, uint32_t n_ranks, struct err *e)
+static int check_configs(const struct qwen2_configs *c, const struct ops *ops, struct err *e)
 {
-    *m = (struct qwen2_reward_model){.config = *config,
-        .cache_config = *cache_config,
-        .quant_config = *quant_config,
+    int rc = cache_config_check(&c->cache_config, e);
+    if (rc == 0)
+        rc = quant_config_check(&c->quant_config, e);
+    if (rc == 0)
+        rc = lora_config_check(&c->lora_config, e);
+    if (rc == 0)
+        rc = model_config_check_tp(&c->config, c->n_ranks, e);
+    if (rc == 0 && ops->typed)
+        rc = model_config_check_quant(&c->config, &c->quant_config, c->n_ranks, e);
+    return rc;
+}
+
+int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_configs *c,
+    const struct ops *ops, struct device *device, struct err *e)
+{
+    *m = (struct qwen2_reward_model){.config = c->config,
+        .cache_config = c->cache_config,
+        .quant_config = c->quant_config,
         .ops = ops,
         .device = device,
-        .rank = rank,
-        .n_ranks = n_ranks};
-    int rc = cache_config_check(cache_config, e);
-    if (rc == 0)
-        rc = quant_config_check(quant_config, e);
-    if (rc == 0)
-        rc = lora_config_check(lora_config, e);
-    if (rc == 0)
-        rc = model_config_check_tp(config, n_ranks, e);
-    if (rc == 0 && ops->typed)
-        rc = model_config_check_quant(config, quant_config, n_ranks, e);
+        .rank = c->rank,
+        .n_ranks = c->n_ranks};
+    int rc = check_configs(c, ops, e);
     if (rc != 0)
         return rc;
     m->activations = xcalloc(1, sizeof *m->activations);
-    m->model.layers = xcalloc(config->n_layers, sizeof *m->model.layers);
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        m->model.layers[i].window = config->layer_slides[i] ? config->sliding_window : 0;
+    m->model.layers = xcalloc(c->config.n_layers, sizeof *m->model.layers);
+    for (uint32_t i = 0; i < c->config.n_layers; i++)
+        m->model.layers[i].window = c->config.layer_slides[i] ? c->config.sliding_window : 0;
     rc = take_activations(m, e);
     return rc == 0 ? take_rope(m, e) : rc;
 }
@@ -338,14 +343,15 @@ static int check_prefixes(
     return 0;
 }
 
-static int check_arguments(const struct qwen2_reward_model *m, const int32_t *ids,
-    const void *kv_caches, const struct attn_metadata *meta, const void *intermediate_tensors,
-    struct err *e)
+static int check_inputs(
+    const struct qwen2_reward_model *m, const struct forward_inputs *in, struct err *e)
 {
+    const struct attn_metadata *meta = in->attn_metadata;
+    const int32_t *ids = in->input_ids;
     uint32_t n = meta->cu_seqlens[meta->n_rows];
-    if (kv_caches)
+    if (in->kv_caches)
         return err_set(e, ASSAY_EUNSUPPORTED, "kv_caches is not built: expected NULL");
-    if (intermediate_tensors)
+    if (in->intermediate_tensors)
         return err_set(e, ASSAY_EUNSUPPORTED, "intermediate_tensors is not built: expected NULL");
     if (check_prefixes(m, meta, e) != 0)
         return e->code;
@@ -376,13 +382,12 @@ static void run_layer(struct qwen2_reward_model *m, uint32_t i, struct stream *s
     s->has_block = 1;
 }
 
-int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *input_ids,
-    const int32_t *positions, const void *kv_caches, const struct attn_metadata *attn_metadata,
-    const void *intermediate_tensors, struct tensor *hidden_states, struct err *e)
+int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
+    struct tensor *hidden_states, struct err *e)
 {
     const struct ops *ops = m->ops;
-    const struct attn_metadata *meta = attn_metadata;
-    int rc = check_arguments(m, input_ids, kv_caches, meta, intermediate_tensors, e);
+    const struct attn_metadata *meta = in->attn_metadata;
+    int rc = check_inputs(m, in, e);
     if (rc != 0)
         return rc;
     size_t n_tokens = meta->cu_seqlens[meta->n_rows];
@@ -393,8 +398,9 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *inpu
                    ? rows_for(m->activations->quantized, (int64_t)n_tokens, hidden)
                    : s.block;
     ops->device->begin(m->device);
-    const int32_t *ids = ops->device->push(m->device, input_ids, n_tokens * sizeof *ids);
-    positions = ops->device->push(m->device, positions, n_tokens * sizeof *positions);
+    const int32_t *ids = ops->device->push(m->device, in->input_ids, n_tokens * sizeof *ids);
+    const int32_t *positions =
+        ops->device->push(m->device, in->positions, n_tokens * sizeof *positions);
     const uint32_t *out_rows = meta->out_rows ? ops->device->push(m->device, meta->out_rows,
                                                     meta->n_out_rows * sizeof *out_rows)
                                               : NULL;

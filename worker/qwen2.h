@@ -68,17 +68,23 @@ int model_choose_type(struct model_config *config, const char *dtype,
     const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
     struct err *e);
 
+/* What the constructor takes: the four structs, and which rank of how many this is. */
+struct qwen2_configs {
+    struct model_config config;
+    struct cache_config cache_config;
+    struct quant_config quant_config;
+    struct lora_config lora_config;
+    uint32_t rank, n_ranks;
+};
+
 /* Fills in the sizes in the device's options that one rank of this model needs.
- * config->activation_type must be set. */
-void qwen2_device_needs(struct device_options *options, const struct model_config *config,
-    const struct cache_config *cache_config, const struct quant_config *quant_config,
-    const struct ops *ops, uint32_t n_ranks);
+ * config.activation_type must be set. */
+void qwen2_device_needs(
+    struct device_options *options, const struct qwen2_configs *c, const struct ops *ops);
 
 /* Checks the four structs and lays out the activations. Loads no weights. */
-int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct model_config *config,
-    const struct cache_config *cache_config, const struct quant_config *quant_config,
-    const struct lora_config *lora_config, const struct ops *ops, struct device *device,
-    uint32_t rank, uint32_t n_ranks, struct err *e);
+int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_configs *c,
+    const struct ops *ops, struct device *device, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
@@ -93,13 +99,19 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
  * unless the device copies them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
-/* Begins a batch; pooler ends it. input_ids, positions: host, [n_tokens]. kv_caches and
- * intermediate_tensors must be NULL (refused by name). On success *hidden_states is [n_out_rows,
- * hidden] (or [n_tokens, hidden] without out_rows), after the final norm, in the arena, valid until
- * the next forward. ASSAY_EBADTOKEN for an id outside the vocabulary. */
-int qwen2_reward_model_forward(struct qwen2_reward_model *m, const int32_t *input_ids,
-    const int32_t *positions, const void *kv_caches, const struct attn_metadata *attn_metadata,
-    const void *intermediate_tensors, struct tensor *hidden_states, struct err *e);
+struct forward_inputs {
+    const int32_t *input_ids, *positions; /* host, [n_tokens] */
+    const void *kv_caches;                /* must be NULL */
+    const struct attn_metadata *attn_metadata;
+    const void *intermediate_tensors; /* must be NULL */
+};
+
+/* Begins a batch; pooler ends it. On success *hidden_states is [n_out_rows, hidden] (or [n_tokens,
+ * hidden] without out_rows), after the final norm, in the arena, valid until the next forward.
+ * ASSAY_EBADTOKEN for an id outside the vocabulary; kv_caches and intermediate_tensors are refused
+ * by name. */
+int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
+    struct tensor *hidden_states, struct err *e);
 
 /* score(h) for each row of h, fp32: [rows, n_labels] in the arena, valid until the next call.
  * h->rows at most cache_config.max_batch_tokens or max_len, whichever is larger. */

@@ -66,7 +66,10 @@ int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const
     struct attn_metadata meta = {s.n, s.cu_seqlens, s.longest, pooling.out_rows, pooling.n_out_rows,
         shares ? s.prefixes : NULL};
     if (rc == 0)
-        rc = qwen2_reward_model_forward(m, ids, positions, NULL, &meta, NULL, &hidden_states, e);
+        rc = qwen2_reward_model_forward(m,
+            &(struct forward_inputs){
+                .input_ids = ids, .positions = positions, .attn_metadata = &meta},
+            &hidden_states, e);
     if (rc == 0)
         pooler(m, hidden_states, &pooling, values);
     free(s.cu_seqlens);

@@ -309,26 +309,27 @@ static int check_checkpoint(struct worker *w, struct err *e)
     return rc;
 }
 
+static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e)
+{
+    const struct options *o = &w->options;
+    *c = (struct qwen2_configs){
+        .quant_config = {o->quant}, .rank = (uint32_t)o->rank, .n_ranks = (uint32_t)o->tp};
+    int rc = model_config_load(&c->config, o->model, e);
+    if (rc == 0)
+        rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
+    if (rc != 0)
+        return rc;
+    c->config.weights_decided = weights_decided(w->weights);
+    c->cache_config = (struct cache_config){(uint32_t)o->max_batch_tokens,
+        o->max_len ? (uint32_t)o->max_len : c->config.max_position, (uint32_t)o->max_rows, "none"};
+    rc = model_choose_type(&c->config, o->dtype, &c->quant_config, w->weights, w->ops, e);
+    return rc == 0 ? model_config_check_tp(&c->config, c->n_ranks, e) : rc;
+}
+
 static int open_model(struct worker *w, struct err *e)
 {
     const struct options *o = &w->options;
-    struct model_config config;
-    struct quant_config quant = {o->quant};
-    uint32_t tp = (uint32_t)o->tp;
-    int rc = check_checkpoint(w, e);
-    if (rc == 0)
-        rc = model_config_load(&config, o->model, e);
-    if (rc == 0)
-        rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
-    if (rc == 0)
-        config.weights_decided = weights_decided(w->weights);
-    if (rc == 0)
-        rc = model_choose_type(&config, o->dtype, &quant, w->weights, w->ops, e);
-    if (rc != 0)
-        return rc;
-    struct cache_config cache = {(uint32_t)o->max_batch_tokens,
-        o->max_len ? (uint32_t)o->max_len : config.max_position, (uint32_t)o->max_rows, "none"};
-    struct lora_config lora = {0, NULL, NULL};
+    struct qwen2_configs configs;
     struct device_options options = {.n_threads = (int)o->threads,
         .isa = o->isa,
         .comm = w->comm,
@@ -337,14 +338,15 @@ static int open_model(struct worker *w, struct err *e)
         .bump_arg = w->stage,
         .gpu = (int)o->gpu,
         .cache_dir = o->cache_dir};
-    rc = model_config_check_tp(&config, tp, e);
+    int rc = check_checkpoint(w, e);
+    if (rc == 0)
+        rc = read_configs(w, &configs, e);
     if (rc != 0)
         return rc;
-    qwen2_device_needs(&options, &config, &cache, &quant, w->ops, tp);
+    qwen2_device_needs(&options, &configs, w->ops);
     rc = w->ops->device->open(&w->device, &options, e);
     if (rc == 0)
-        rc = qwen2_reward_model_init(
-            &w->model, &config, &cache, &quant, &lora, w->ops, w->device, (uint32_t)o->rank, tp, e);
+        rc = qwen2_reward_model_init(&w->model, &configs, w->ops, w->device, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&w->model, w->weights, e);
     if (rc == 0)

@@ -46,22 +46,21 @@ static void open_model(
     struct bench *b, const char *dir, int threads, const char *type, const char *isa)
 {
     struct err e = {0};
-    struct model_config config;
     int is_bf16 = strcmp(type, "bf16") == 0;
-    struct quant_config quant = {is_bf16 ? "none" : type};
-    struct lora_config lora = {0, NULL, NULL};
-    die_on(model_config_load(&config, dir, &e), &e);
-    struct cache_config cache = {b->batch_tokens, b->tokens, b->rows_per_batch, "none"};
+    struct qwen2_configs c = {
+        .cache_config = {b->batch_tokens, b->tokens, b->rows_per_batch, "none"},
+        .quant_config = {is_bf16 ? "none" : type},
+        .n_ranks = 1};
     struct device_options options = {.n_threads = threads, .isa = isa};
+    die_on(model_config_load(&c.config, dir, &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
-    die_on(model_choose_type(&config, is_bf16 ? "bf16" : "auto", &quant, b->weights, &cpu_ops, &e),
+    die_on(model_choose_type(
+               &c.config, is_bf16 ? "bf16" : "auto", &c.quant_config, b->weights, &cpu_ops, &e),
         &e);
-    qwen2_device_needs(&options, &config, &cache, &quant, &cpu_ops, 1);
+    qwen2_device_needs(&options, &c, &cpu_ops);
     b->memory_bytes = options.arena_bytes + options.input_bytes + options.output_bytes;
     die_on(cpu_ops.device->open(&b->device, &options, &e), &e);
-    die_on(qwen2_reward_model_init(
-               &b->model, &config, &cache, &quant, &lora, &cpu_ops, b->device, 0, 1, &e),
-        &e);
+    die_on(qwen2_reward_model_init(&b->model, &c, &cpu_ops, b->device, &e), &e);
     die_on(qwen2_reward_model_load_weights(&b->model, b->weights, &e), &e);
 }
 

@@ -25,19 +25,16 @@ struct bench {
 static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, uint32_t max_len)
 {
     struct err e = {0};
-    struct model_config config;
-    struct cache_config cache = {max_tokens, max_len, max_tokens, "none"};
-    struct quant_config quant = {b->quant};
-    struct lora_config lora = {0, NULL, NULL};
+    struct qwen2_configs c = {.cache_config = {max_tokens, max_len, max_tokens, "none"},
+        .quant_config = {b->quant},
+        .n_ranks = 1};
     struct device_options options = {.shapes_only = 1};
-    die_on(model_config_load(&config, dir, &e), &e);
+    die_on(model_config_load(&c.config, dir, &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
-    die_on(model_choose_type(&config, "auto", &quant, b->weights, &gpu_ops, &e), &e);
-    qwen2_device_needs(&options, &config, &cache, &quant, &gpu_ops, 1);
+    die_on(model_choose_type(&c.config, "auto", &c.quant_config, b->weights, &gpu_ops, &e), &e);
+    qwen2_device_needs(&options, &c, &gpu_ops);
     die_on(gpu_ops.device->open(&b->d, &options, &e), &e);
-    die_on(qwen2_reward_model_init(
-               &b->model, &config, &cache, &quant, &lora, &gpu_ops, b->d, 0, 1, &e),
-        &e);
+    die_on(qwen2_reward_model_init(&b->model, &c, &gpu_ops, b->d, &e), &e);
     die_on(qwen2_reward_model_load_weights(&b->model, b->weights, &e), &e);
 }
 

@@ -248,9 +248,9 @@ static void submit_row(struct scorer *s, const struct vector_row *row, float *va
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, b.n_tokens, &e), &e);
     struct attn_metadata meta = {
         1, cu, row->stage.n_tokens, pooling.out_rows, pooling.n_out_rows, NULL};
-    die_on(
-        qwen2_reward_model_forward(&s->model, row->ids, positions, NULL, &meta, NULL, &hidden, &e),
-        &e);
+    struct forward_inputs in = {
+        .input_ids = row->ids, .positions = positions, .attn_metadata = &meta};
+    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
     pooler(&s->model, hidden, &pooling, values);
     pooling_metadata_release(&pooling);
     memset(positions, 0xff, row->stage.n_tokens * sizeof *positions); /* may be used again */

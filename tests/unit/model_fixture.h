@@ -60,28 +60,26 @@ static void scorer_open(struct scorer *s, const struct ops *ops, const char *nam
 {
     char dir[512];
     struct err e = {0};
-    struct model_config config;
-    struct cache_config cache = {MAX_TOKENS, 1024, MAX_ROWS, "none"};
-    struct quant_config quant = {quant_method};
-    struct lora_config lora = {0, NULL, NULL};
+    struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, "none"},
+        .quant_config = {quant_method},
+        .rank = rank,
+        .n_ranks = tp};
     memset(s, 0, sizeof *s);
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
-    die_on(model_config_load(&config, dir, &e), &e);
+    die_on(model_config_load(&c.config, dir, &e), &e);
     die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
-    die_on(model_choose_type(&config, dtype, &quant, s->weights, ops, &e), &e);
+    die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
     struct device_options options = {.n_threads = threads,
         .isa = isa,
         .comm = s->comm,
         .deadline_ms = 60000,
         .gpu = (int)rank,
         .cache_dir = cache_dir};
-    qwen2_device_needs(&options, &config, &cache, &quant, ops, tp);
+    qwen2_device_needs(&options, &c, ops);
     die_on(ops->device->open(&s->device, &options, &e), &e);
-    die_on(qwen2_reward_model_init(
-               &s->model, &config, &cache, &quant, &lora, ops, s->device, rank, tp, &e),
-        &e);
+    die_on(qwen2_reward_model_init(&s->model, &c, ops, s->device, &e), &e);
     die_on(qwen2_reward_model_load_weights(&s->model, s->weights, &e), &e);
 }
 
@@ -222,8 +220,8 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, MAX_TOKENS, &e), &e);
     struct attn_metadata meta = {
         n, cu, 0, prune ? pooling.out_rows : NULL, pooling.n_out_rows, NULL};
-    die_on(
-        qwen2_reward_model_forward(&s->model, ids, positions, NULL, &meta, NULL, &hidden, &e), &e);
+    struct forward_inputs in = {.input_ids = ids, .positions = positions, .attn_metadata = &meta};
+    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
     if (!prune) {
         struct tensor picked = hidden;
         picked.rows = pooling.n_out_rows;

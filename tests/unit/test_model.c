@@ -270,15 +270,13 @@ static void check_bad_prefixes(struct scorer *s)
     static const int32_t ids[6] = {1, 2, 3, 4, 5, 6}, positions[6] = {0, 1, 2, 3, 1, 2};
     static const uint32_t cu[] = {0, 2, 4, 6};
     struct attn_metadata meta = {3, cu, 4, NULL, 0, good};
+    struct forward_inputs in = {.input_ids = ids, .positions = positions, .attn_metadata = &meta};
     struct tensor hidden;
     struct err e = {0};
-    die_on(
-        qwen2_reward_model_forward(&s->model, ids, positions, NULL, &meta, NULL, &hidden, &e), &e);
+    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         meta.prefix_segments = bad[i];
-        assert_int_equal(
-            qwen2_reward_model_forward(&s->model, ids, positions, NULL, &meta, NULL, &hidden, &e),
-            ASSAY_EFORMAT);
+        assert_int_equal(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), ASSAY_EFORMAT);
         assert_non_null(strstr(e.msg, "prefix_segments"));
     }
 }
@@ -334,31 +332,27 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     int32_t ids[] = {1, 2, 100000}, positions[] = {0, 1, 2};
     uint32_t cu[] = {0, 2}, all[] = {0, 3};
     struct attn_metadata meta = {1, cu, 2, NULL, 0, NULL};
+    struct forward_inputs in = {ids, positions, &e, &meta, NULL};
     (void)unused;
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
-    assert_int_equal(
-        qwen2_reward_model_forward(&s.model, ids, positions, &e, &meta, NULL, &hidden, &e),
-        ASSAY_EUNSUPPORTED);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "kv_caches"));
-    assert_int_equal(
-        qwen2_reward_model_forward(&s.model, ids, positions, NULL, &meta, &e, &hidden, &e),
-        ASSAY_EUNSUPPORTED);
+    in.kv_caches = NULL;
+    in.intermediate_tensors = &e;
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "intermediate_tensors"));
+    in.intermediate_tensors = NULL;
     check_bad_prefixes(&s);
     struct ops without = cpu_ops;
     struct attn_prefix none = {0, 0};
     without.shares_prefixes = 0;
     s.model.ops = &without;
     meta.prefix_segments = &none;
-    assert_int_equal(
-        qwen2_reward_model_forward(&s.model, ids, positions, NULL, &meta, NULL, &hidden, &e),
-        ASSAY_EUNSUPPORTED);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "prefix_segments"));
     s.model.ops = &cpu_ops;
     meta = (struct attn_metadata){1, all, 3, NULL, 0, NULL};
-    assert_int_equal(
-        qwen2_reward_model_forward(&s.model, ids, positions, NULL, &meta, NULL, &hidden, &e),
-        ASSAY_EBADTOKEN);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EBADTOKEN);
     scorer_close(&s);
     struct cache_config cache = {1, 1, 1, "paged"};
     struct quant_config quant = {"fp4"};
