@@ -1,4 +1,4 @@
-/* serve.c - one rank (serve.h): options, model, canary, READY, then batches until stop.
+/* serve.c - one rank (serve.h): model, canary, READY, then batches until stop.
  *
  * A batch: RUN names a slot -> stage_read copies and checks it -> the pooling says which tokens are
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
@@ -21,9 +21,7 @@
 #include "worker/serve.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,20 +39,13 @@
 #include "shm/stage.h"
 #include "worker/comm.h"
 #include "worker/describe.h"
+#include "worker/options.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
 #define MAX_IN_FLIGHT 2
 #define PROGRESS_MS 200    /* how often a working device's progress is polled */
 #define LAST_WORDS_MS 2000 /* how long a failed rank waits for the broker to end it */
-
-struct options {
-    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
-        *weights;
-    const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
-    long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
-        max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
-};
 
 /* A batch in flight on the device. */
 struct inflight_batch {
@@ -64,7 +55,7 @@ struct inflight_batch {
 };
 
 struct worker {
-    struct options options;
+    struct worker_options options;
     const struct ops *ops;
     struct stage_view *stage;
     struct comm *comm;
@@ -82,101 +73,6 @@ struct worker {
     uint32_t progress;               /* as last seen */
     int pinned;                      /* the device reads the input segment directly */
 };
-
-static const char help_text[] =
-    "assay-worker - one rank of a worker group; started by assayd, seldom by hand\n\n"
-    "Examples:\n"
-    "  assay-worker --describe --model ./my-reward-model\n\n"
-    "Options:\n"
-    "  --describe              check the checkpoint, print what it is as JSON, exit\n"
-    "  --model DIR             checkpoint: config.json and safetensors\n"
-    "  --tp N                  ranks of the group (default 1)\n"
-    "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
-    "  --dtype TYPE            auto, or on the CPU f32 or bf16: of the layers' products\n"
-    "  --weights WHICH         auto, or where a directory has both: single or index\n"
-    "  --max-len N             longest row (default: the model's)\n"
-    "  --digest-cache FILE     remember the checkpoint's digest here\n"
-    "  --log-level LEVEL       error, warn, info or debug (default info)\n"
-    "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
-    "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
-    "  --start-ms N\n"
-    "  --gpu N --cache-dir DIR --digest HEX --identity HEX\n"
-    "                          what assayd hands over\n";
-
-/* ---- options ---- */
-
-enum { TEXT, NUMBER, FLAG };
-
-__attribute__((format(printf, 1, 2))) static int usage(const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    fprintf(stderr, "assay-worker: ");
-    vfprintf(stderr, fmt, args);
-    fputc('\n', stderr);
-    va_end(args);
-    return EX_USAGE;
-}
-
-static int check_options(const struct options *o)
-{
-    if (!o->model)
-        return usage("expected --model DIR, found none");
-    if (log_level_from_name(o->log_level) < 0)
-        return usage("--log-level: expected error, warn, info or debug, found '%s'", o->log_level);
-    if (strcmp(o->weights, "auto") != 0 && strcmp(o->weights, "single") != 0 &&
-        strcmp(o->weights, "index") != 0)
-        return usage("--weights: expected auto, single or index, found '%s'", o->weights);
-    if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
-                            (o->tp > 1 && o->comm_fd < 0)))
-        return usage("expected --control and the descriptors that assayd hands over; "
-                     "see `assay-worker --help`");
-    return 0;
-}
-
-static int parse_options(struct options *o, int argc, char **argv)
-{
-    const struct {
-        const char *name;
-        int kind;
-        void *to;
-    } table[] = {{"model", TEXT, &o->model}, {"control", TEXT, &o->control}, {"isa", TEXT, &o->isa},
-        {"digest-cache", TEXT, &o->digest_cache}, {"log-level", TEXT, &o->log_level},
-        {"describe", FLAG, &o->describe}, {"help", FLAG, &o->help}, {"rank", NUMBER, &o->rank},
-        {"tp", NUMBER, &o->tp}, {"incarnation", NUMBER, &o->incarnation},
-        {"input-fd", NUMBER, &o->input_fd}, {"output-fd", NUMBER, &o->output_fd},
-        {"comm-fd", NUMBER, &o->comm_fd}, {"parent-fd", NUMBER, &o->parent_fd},
-        {"threads", NUMBER, &o->threads}, {"max-batch-tokens", NUMBER, &o->max_batch_tokens},
-        {"max-len", NUMBER, &o->max_len}, {"max-rows", NUMBER, &o->max_rows},
-        {"deadline-ms", NUMBER, &o->deadline_ms}, {"start-ms", NUMBER, &o->start_ms},
-        {"gpu", NUMBER, &o->gpu}, {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant},
-        {"dtype", TEXT, &o->dtype}, {"weights", TEXT, &o->weights}, {"digest", TEXT, &o->digest},
-        {"identity", TEXT, &o->identity}};
-    enum { N = sizeof table / sizeof table[0] };
-    struct option list[N + 1] = {{0}};
-    for (int i = 0; i < N; i++)
-        list[i] = (struct option){
-            table[i].name, table[i].kind == FLAG ? no_argument : required_argument, NULL, i};
-    int found;
-    while ((found = getopt_long(argc, argv, "", list, NULL)) != -1) {
-        char *end;
-        if (found < 0 || found >= N)
-            return usage("see `assay-worker --help`");
-        if (table[found].kind == TEXT) {
-            *(const char **)table[found].to = optarg;
-        } else if (table[found].kind == FLAG) {
-            *(long *)table[found].to = 1;
-        } else {
-            long value = strtol(optarg, &end, 10);
-            if (*end != '\0' || end == optarg || value < 0 || value > INT32_MAX)
-                return usage("--%s: expected a number, found '%s'", table[found].name, optarg);
-            *(long *)table[found].to = value;
-        }
-    }
-    if (optind < argc)
-        return usage("unexpected argument '%s'", argv[optind]);
-    return o->help ? 0 : check_options(o);
-}
 
 /* ---- batches ---- */
 
@@ -292,7 +188,7 @@ static int sing(struct worker *w, struct err *e)
  * have the same contents. */
 static int check_checkpoint(struct worker *w, struct err *e)
 {
-    const struct options *o = &w->options;
+    const struct worker_options *o = &w->options;
     char cache[4200], digest[65];
     int rc = checkpoint_identity(&w->identity, o->model, e);
     if (rc != 0 || !o->digest || (o->identity && strcmp(w->identity.hex, o->identity) == 0))
@@ -311,7 +207,7 @@ static int check_checkpoint(struct worker *w, struct err *e)
 
 static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e)
 {
-    const struct options *o = &w->options;
+    const struct worker_options *o = &w->options;
     *c = (struct qwen2_configs){
         .quant_config = {o->quant}, .rank = (uint32_t)o->rank, .n_ranks = (uint32_t)o->tp};
     int rc = model_config_load(&c->config, o->model, e);
@@ -328,7 +224,7 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
 
 static int open_model(struct worker *w, struct err *e)
 {
-    const struct options *o = &w->options;
+    const struct worker_options *o = &w->options;
     struct qwen2_configs configs;
     struct device_options options = {.n_threads = (int)o->threads,
         .isa = o->isa,
@@ -358,7 +254,7 @@ static int open_model(struct worker *w, struct err *e)
  * they wait for each other as long as the broker waits for them. */
 static int open_worker(struct worker *w, struct err *e)
 {
-    const struct options *o = &w->options;
+    const struct worker_options *o = &w->options;
     int rc = stage_attach(&w->stage, (int)o->input_fd, (int)o->output_fd, (uint32_t)o->rank, e);
     if (rc == 0)
         rc = comm_new(&w->comm, (int)o->comm_fd, (uint32_t)o->rank, (uint32_t)o->tp,
@@ -483,7 +379,7 @@ static int serve(struct worker *w)
 
 /* Ties this process to the broker: the broker's death kills it, and the pipe shows if the broker
  * died before that was set up. */
-static void bind_to_parent(const struct options *o)
+static void bind_to_parent(const struct worker_options *o)
 {
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
@@ -522,50 +418,40 @@ static int give_up(struct worker *w, const struct err *e)
     return code;
 }
 
+static int describe(const struct worker_options *o, const struct ops *ops)
+{
+    struct err e = {0};
+    struct describe_options options = {.dir = o->model,
+        .tp = (uint32_t)o->tp,
+        .max_len = (uint32_t)o->max_len,
+        .digest_cache = o->digest_cache,
+        .ops = ops,
+        .quant = o->quant,
+        .dtype = o->dtype,
+        .weights = o->weights,
+        .gpu = (int)o->gpu,
+        .cache_dir = o->cache_dir};
+    if (describe_model(&options, stdout, &e) == 0)
+        return stdout_end("assay-worker");
+    fprintf(stderr, "%s\n", e.msg);
+    return exit_code_of(&e);
+}
+
 int worker_main(int argc, char **argv, const struct ops *ops)
 {
     struct worker w = {.ops = ops};
     struct err e = {0};
-    struct options *o = &w.options;
-    *o = (struct options){.isa = "auto",
-        .log_level = "info",
-        .quant = "none",
-        .dtype = "auto",
-        .weights = "auto",
-        .tp = 1,
-        .threads = 1,
-        .input_fd = -1,
-        .output_fd = -1,
-        .comm_fd = -1,
-        .parent_fd = -1,
-        .max_batch_tokens = 4096,
-        .max_rows = 4096,
-        .deadline_ms = 60000,
-        .start_ms = 600000};
-    int rc = parse_options(o, argc, argv);
+    struct worker_options *o = &w.options;
+    int rc = worker_options_parse(o, argc, argv);
     if (rc != 0)
         return rc;
     if (o->help) {
-        fputs(help_text, stdout);
+        fputs(worker_help, stdout);
         return stdout_end("assay-worker");
     }
     log_init("assay-worker", (int)o->rank, (enum log_level)log_level_from_name(o->log_level));
-    if (o->describe) {
-        struct describe_options describe = {.dir = o->model,
-            .tp = (uint32_t)o->tp,
-            .max_len = (uint32_t)o->max_len,
-            .digest_cache = o->digest_cache,
-            .ops = ops,
-            .quant = o->quant,
-            .dtype = o->dtype,
-            .weights = o->weights,
-            .gpu = (int)o->gpu,
-            .cache_dir = o->cache_dir};
-        if (describe_model(&describe, stdout, &e) == 0)
-            return stdout_end("assay-worker");
-        fprintf(stderr, "%s\n", e.msg);
-        return exit_code_of(&e);
-    }
+    if (o->describe)
+        return describe(o, ops);
     bind_to_parent(o);
     msg_writer_init(&w.writer);
     if (open_worker(&w, &e) != 0) {

@@ -1,0 +1,19 @@
+/* options.h - the command line of assay-worker. assayd writes it; people seldom do. */
+#ifndef ASSAY_WORKER_OPTIONS_H
+#define ASSAY_WORKER_OPTIONS_H
+
+struct worker_options {
+    const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
+        *weights;
+    const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
+    long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
+        max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
+};
+
+extern const char worker_help[];
+
+/* Fills in *o, with defaults for what argv leaves out; texts point into argv. Returns 0, or EX_USAGE
+ * after a message on stderr. With --help, the rest is not checked. */
+int worker_options_parse(struct worker_options *o, int argc, char **argv);
+
+#endif
