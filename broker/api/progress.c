@@ -1,7 +1,6 @@
 /* progress.c - reports the progress of jobs: events on a PUB socket, rates in the jobs view.
  *
- * A hash table by job number has an entry for each job that changed since the start and is not
- * over. A changed entry is published at the next tick; ticks are TICK_MS apart. The rate is an
+ * There is an entry for each job that changed since the start and is not over. A changed entry is published at the next tick; ticks are TICK_MS apart. The rate is an
  * average over about ten seconds of how fast `done` grows.
  *
  * An event reports what was read from the store, so it waits for the disk as a reply does. */
@@ -13,6 +12,7 @@
 
 #include "broker/api/replies.h"
 #include "broker/api/send.h"
+#include "broker/table.h"
 #include "broker/transaction.h"
 #include "schema/log.h"
 
@@ -21,7 +21,7 @@
 #define RATE_MS 1000
 
 struct entry {
-    int64_t job; /* 0: free */
+    int64_t job;
     uint64_t seq;
     int changed;
     int64_t done;       /* `done` when the rate was last taken */
@@ -30,9 +30,8 @@ struct entry {
 };
 
 struct progress_table {
-    void *socket; /* PUB */
-    struct entry *entries;
-    size_t n, room; /* room: a power of two */
+    void *socket;         /* PUB */
+    struct table entries; /* by job */
     long long next_ms;
     int any_changed;
     struct outbox *outbox; /* events that wait for the disk */
@@ -43,8 +42,6 @@ struct progress_table *progress_new(void *zmq, const char *endpoint, struct err 
     struct progress_table *p = xcalloc(1, sizeof *p);
     int zero = 0;
     int64_t max_bytes = MAX_SUBSCRIPTION_BYTES;
-    p->room = 64;
-    p->entries = xcalloc(p->room, sizeof *p->entries);
     p->socket = zmq_socket(zmq, ZMQ_PUB);
     p->outbox = outbox_new(p->socket);
     if (p->socket && zmq_setsockopt(p->socket, ZMQ_LINGER, &zero, sizeof zero) == 0 &&
@@ -69,55 +66,21 @@ void progress_free(struct progress_table **out)
     if (p->socket)
         zmq_close(p->socket);
     outbox_free(&p->outbox);
-    free(p->entries);
+    for (size_t i = 0; i < p->entries.room; i++)
+        free(p->entries.at[i].value);
+    table_release(&p->entries);
     free(p);
     *out = NULL;
-}
-
-static struct entry *find(struct progress_table *p, int64_t job)
-{
-    size_t at = (size_t)((uint64_t)job * 0x9e3779b97f4a7c15ull >> 20) & (p->room - 1);
-    while (p->entries[at].job != 0 && p->entries[at].job != job)
-        at = (at + 1) & (p->room - 1);
-    return &p->entries[at];
-}
-
-/* Removes an entry and moves up those behind it, so that find() does not stop at the hole. */
-static void remove_entry(struct progress_table *p, struct entry *entry)
-{
-    size_t hole = (size_t)(entry - p->entries);
-    *entry = (struct entry){0};
-    p->n--;
-    for (size_t at = (hole + 1) & (p->room - 1); p->entries[at].job != 0;
-         at = (at + 1) & (p->room - 1)) {
-        struct entry moved = p->entries[at];
-        p->entries[at] = (struct entry){0};
-        *find(p, moved.job) = moved;
-    }
-}
-
-static void grow(struct progress_table *p)
-{
-    struct entry *old = p->entries;
-    size_t room = p->room;
-    p->room *= 2;
-    p->entries = xcalloc(p->room, sizeof *p->entries);
-    for (size_t i = 0; i < room; i++)
-        if (old[i].job != 0)
-            *find(p, old[i].job) = old[i];
-    free(old);
 }
 
 void progress_job_changed(struct broker *b, int64_t job)
 {
     struct progress_table *p = b->progress;
-    struct entry *entry = find(p, job);
-    if (entry->job == 0) {
+    struct entry *entry = table_find(&p->entries, job);
+    if (!entry) {
+        entry = xcalloc(1, sizeof *entry);
         *entry = (struct entry){.job = job, .done = -1};
-        if (++p->n * 2 > p->room) {
-            grow(p);
-            entry = find(p, job);
-        }
+        table_set(&p->entries, job, entry);
     }
     entry->changed = 1;
     p->any_changed = 1;
@@ -200,11 +163,15 @@ long long progress_tick(struct broker *b, long long now_ms)
         return p->next_ms;
     p->any_changed = 0;
     p->next_ms = now_ms + TICK_MS;
-    for (size_t i = 0; i < p->room;)
-        if (p->entries[i].changed && tell(b, &p->entries[i]))
-            remove_entry(p, &p->entries[i]); /* another entry may be here now */
-        else
+    for (size_t i = 0; i < p->entries.room;) {
+        struct entry *entry = p->entries.at[i].value;
+        if (!entry || !entry->changed || !tell(b, entry)) {
             i++;
+            continue;
+        }
+        table_remove(&p->entries, entry->job); /* another entry may be at i now */
+        free(entry);
+    }
     send_replies(b);
     return p->next_ms;
 }

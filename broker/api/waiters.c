@@ -20,12 +20,12 @@
 #include "broker/api/connections.h"
 #include "broker/api/replies.h"
 #include "broker/api/send.h"
+#include "broker/table.h"
 #include "schema/log.h"
 
 #define MAX_WAITERS 100000
 #define MAX_OF_ONE 20000 /* waiters of one connection */
 #define CONNECTIONS 4096 /* buckets; more connections than this share them */
-#define JOBS 4096        /* buckets of the hash table of jobs */
 /* A tick looks at no more than MOST waiters, and after FEW only until TICK_US are over. */
 #define MOST 64
 #define FEW 16
@@ -34,10 +34,8 @@
 enum { NOWHERE = -1 };
 
 struct of_job {
-    int64_t job;
     int n;                /* waiters, due ones included */
     struct waiter *first; /* those that are not due */
-    struct of_job *next;
 };
 
 struct waiter {
@@ -72,8 +70,8 @@ struct waiters {
     int n, n_new, n_due;
     struct of_one of_connection[CONNECTIONS];
     struct of_one *turn, **turn_end; /* connections with due waiters */
-    struct of_job *jobs[JOBS];
-    struct waiter **deadlines; /* a heap, earliest on top */
+    struct table jobs;               /* struct of_job by job */
+    struct waiter **deadlines;       /* a heap, earliest on top */
     int n_deadlines, room;
     int is_draining; /* find_due has seen that the broker drains */
 };
@@ -146,22 +144,13 @@ static void remove_deadline(struct waiters *all, struct waiter *w)
 
 /* ---- lists: of a job, or due ---- */
 
-static struct of_job **job_place(struct waiters *all, int64_t job)
-{
-    struct of_job **place = &all->jobs[(uint64_t)job * 0x9e3779b97f4a7c15ull >> 32 & (JOBS - 1)];
-    while (*place && (*place)->job != job)
-        place = &(*place)->next;
-    return place;
-}
-
 static void join_job(struct waiters *all, struct waiter *w)
 {
-    struct of_job **place = job_place(all, w->job);
-    if (!*place) {
-        *place = xcalloc(1, sizeof **place);
-        (*place)->job = w->job;
+    w->of_job = table_find(&all->jobs, w->job);
+    if (!w->of_job) {
+        w->of_job = xcalloc(1, sizeof *w->of_job);
+        table_set(&all->jobs, w->job, w->of_job);
     }
-    w->of_job = *place;
     w->of_job->n++;
 }
 
@@ -169,8 +158,7 @@ static void leave_job(struct waiters *all, struct waiter *w)
 {
     if (--w->of_job->n > 0)
         return;
-    struct of_job **place = job_place(all, w->job);
-    *place = w->of_job->next;
+    table_remove(&all->jobs, w->job);
     free(w->of_job);
 }
 
@@ -269,6 +257,7 @@ void waiters_free(struct waiters **out)
         return;
     while ((*out)->first)
         drop(*out, (*out)->first);
+    table_release(&(*out)->jobs);
     free((*out)->deadlines);
     free(*out);
     *out = NULL;
@@ -388,7 +377,7 @@ int waiters_count(const struct broker *b)
 
 void waiters_job_changed(struct broker *b, int64_t job)
 {
-    struct of_job *of_job = *job_place(b->waiters, job);
+    struct of_job *of_job = table_find(&b->waiters->jobs, job);
     while (of_job && of_job->first)
         make_due(b->waiters, of_job->first);
 }

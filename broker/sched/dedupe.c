@@ -49,10 +49,9 @@ struct dedupe {
     struct dedupe_index *current; /* the last one used; NULL: none */
     struct sequence *read;        /* the last row read from the database: a list of its sequences */
     int64_t read_row;
-    uint64_t seed; /* hash seed of new tables */
-    dedupe_row_finder *find_row;
-    void *find_arg;
-    long long scan_end_ms; /* end of this pass's time for scanning; 0: it has not begun */
+    uint64_t seed;            /* hash seed of new tables */
+    const struct table *rows; /* in flight; NULL: none */
+    long long scan_end_ms;    /* end of this pass's time for scanning; 0: it has not begun */
     int later;
     int added; /* added to the score cache since the last flush */
 };
@@ -360,8 +359,7 @@ static int take_error(struct sequence *r, const struct store_answer *answer)
 static int take_answer(
     struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
 {
-    const struct row *line =
-        same->of && t->find_row ? t->find_row(t->find_arg, same->row_id) : NULL;
+    const struct row *line = same->of && t->rows ? table_find(t->rows, same->row_id) : NULL;
     if (line && line->done[same->part] && line->error_code == 0) {
         make_room(r, ROW_COPIED);
         r->found_values[0] = line->values[same->part];
@@ -526,10 +524,9 @@ void dedupe_free(struct dedupe **t)
     *t = NULL;
 }
 
-void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg)
+void dedupe_use_rows(struct dedupe *t, const struct table *rows)
 {
-    t->find_row = find;
-    t->find_arg = arg;
+    t->rows = rows;
 }
 
 /* ---- all of it ---- */

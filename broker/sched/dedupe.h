@@ -22,6 +22,7 @@
 #include "broker/row.h"
 #include "broker/store/store.h"
 #include "broker/store/score_cache.h"
+#include "broker/table.h"
 
 /* How many indexes may be open (each may be a mapped file), and how much memory the small ones may
  * take. */
@@ -48,10 +49,9 @@ struct dedupe *dedupe_new(const struct dedupe_options *options);
 void dedupe_free(
     struct dedupe **t); /* NULL-safe; no primary may be left, and no row be used afterwards */
 
-/* Finds a row of several sequences that is in flight, so that those of its sequences that are done
- * can be copied; NULL: it is not in flight. */
-typedef struct row *dedupe_row_finder(void *arg, int64_t row);
-void dedupe_use_rows(struct dedupe *t, dedupe_row_finder *find, void *arg);
+/* Shows it the rows in flight: struct row by row number, NULL for those of one sequence. So those
+ * sequences of a row that are done can be copied before the row is. Borrowed; NULL: none. */
+void dedupe_use_rows(struct dedupe *t, const struct table *rows);
 
 /* Loads into the cache what dedupe_find(r) will read. */
 void dedupe_prefetch(struct dedupe *t, struct sequence *r);

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/sched/in_flight.h"
 #include "broker/sched/queues.h"
+#include "broker/table.h"
 #include "schema/log.h"
 
 #define LOOK_AHEAD 16
@@ -23,8 +23,8 @@ struct planner {
     struct store *store;
     struct planner_limits limits;
     struct queues queues;
-    uint64_t given_out; /* tokens given out so far, counted up to max_tokens */
-    struct in_flight in_flight;
+    uint64_t given_out;             /* tokens given out so far, counted up to max_tokens */
+    struct table in_flight;         /* by row number; struct row, NULL for a row of one sequence */
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
     struct dedupe *dedupe;              /* NULL: rows are not compared */
@@ -146,7 +146,7 @@ static void take_row(void *arg, struct sequence *r)
     w->q->after = r->row_id;
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
-    if (in_flight_have(&w->p->in_flight, r->row_id)) {
+    if (table_has(&w->p->in_flight, r->row_id)) {
         sequence_free(&r);
         return;
     }
@@ -214,7 +214,6 @@ int planner_new(
     p->store = store;
     p->limits = *limits;
     p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
-    in_flight_init(&p->in_flight);
     *out = p;
     int rc = store_each_job(store, 0, UINT32_MAX, JOBS_UNFINISHED, note_job, p, e);
     if (rc != 0)
@@ -233,7 +232,7 @@ void planner_free(struct planner **out)
     batch_free_all(&p->suspects);
     batch_free_all(&p->again);
     batch_free(&p->known);
-    in_flight_release(&p->in_flight);
+    table_release(&p->in_flight);
     free(p);
     *out = NULL;
 }
@@ -242,7 +241,7 @@ void planner_free(struct planner **out)
 static void mark_in_flight(struct planner *p, const struct sequence *r)
 {
     if (!r->of || !r->of->is_in_flight)
-        in_flight_add(&p->in_flight, r->row_id, r->of);
+        table_set(&p->in_flight, r->row_id, r->of);
     if (r->of)
         r->of->is_in_flight = 1;
 }
@@ -250,7 +249,7 @@ static void mark_in_flight(struct planner *p, const struct sequence *r)
 static void clear_in_flight(struct planner *p, const struct sequence *r)
 {
     if (!r->of || ++r->of->n_back == r->of->n_parts)
-        in_flight_remove(&p->in_flight, r->row_id);
+        table_remove(&p->in_flight, r->row_id);
 }
 
 static struct sequence *take_first(struct queue *q)
@@ -265,17 +264,11 @@ static struct sequence *take_first(struct queue *q)
 
 /* ---- rows that are the same ---- */
 
-static struct row *find_row(void *arg, int64_t row)
-{
-    const struct planner *p = arg;
-    return in_flight_find_row(&p->in_flight, row);
-}
-
 void planner_use_dedupe(struct planner *p, struct dedupe *dedupe)
 {
     p->dedupe = dedupe;
     if (dedupe)
-        dedupe_use_rows(dedupe, find_row, p);
+        dedupe_use_rows(dedupe, &p->in_flight);
 }
 
 static int has_room_for_known(const struct planner *p, const struct sequence *r)
