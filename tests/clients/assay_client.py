@@ -1,11 +1,12 @@
-"""A client of assayd in one file: copy it into a project. It needs pyzmq and msgpack (Python 3.9 or later).
+"""A client of assayd in one file: copy it into a project. It needs pyzmq and msgpack (Python 3.9 or
+later).
 
     from assay_client import AssayClient
     client = AssayClient("ipc://assay-data/broker.sock")
     client.score([{"text": "The sky is blue."}])[0]["score"]
 
     job = client.submit(({"id": n, "ids": ids} for n, ids in enumerate(corpus)), key="monday")
-    for row in client.results(job):                 # in order of completion, from a broker that may be killed meanwhile
+    for row in client.results(job):   # in order of completion; the broker may be killed meanwhile
         print(row["id"], row["score"] if row["error"] is None else row["error"]["code"])
 
 A ROW is a dict of one of these shapes (schema/PROTOCOL.md has all of it):
@@ -16,17 +17,21 @@ A ROW is a dict of one of these shapes (schema/PROTOCOL.md has all of it):
     chosen + rejected (str or messages), prompt     prompt (or problem, question) + steps [str, ..]
     error: {code, message}, which fails with it
 
-and may also have id (int or str, comes back), pool, system, tools, truncate, safe_text, hf_pad_rule, adapter.
+and may also have id (int or str, comes back), pool, system, tools, truncate, safe_text,
+hf_pad_rule, adapter.
 
-A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score (float), or scores and,
-for responses, best (index), or chosen, rejected and margin, or steps [one probability each]. `i` is the row's index in its job.
-What is wrong with one row is that row's `error` {code, message} and its score is None; its neighbours are scored.
+A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score
+(float), or scores and, for responses, best (index), or chosen, rejected and margin, or steps [one
+probability each]. `i` is the row's index in its job. What is wrong with one row is that row's
+`error` {code, message} and its score is None; its neighbours are scored.
 
-NOTHING IS LOST OR DOUBLED. Each try of a request has a socket of its own, so a reply that comes late cannot be taken for
-another's. When none comes, because the broker was killed, say, the same bytes go out again under the same key, and the broker
-stores a chunk once. `queue_full` and `not_ready` are waited out as the broker asks. Only then comes an AssayError.
+NOTHING IS LOST OR DOUBLED. Each try of a request has a socket of its own, so a reply that comes
+late cannot be taken for another's. When none comes, because the broker was killed, say, the same
+bytes go out again under the same key, and the broker stores a chunk once. `queue_full` and
+`not_ready` are waited out as the broker asks. Only then comes an AssayError.
 
-THREADS, FORKS: a client holds its settings and nothing else. Share one among threads, use it in a forked child, pickle it.
+THREADS, FORKS: a client holds its settings and nothing else. Share one among threads, use it in a
+forked child, pickle it.
 """
 from __future__ import annotations
 
@@ -41,22 +46,26 @@ import uuid
 import msgpack
 import zmq
 
-LONGEST_TRY_S = 60.0  # a request is sent again after resend_s, then twice that .. but not later than this
-# What the broker listens at. ZeroMQ reads more into such a text: abstract sockets, wildcards, an address to come from before a ';'.
-ENDPOINT = re.compile(r"ipc://(?![@*])[^\0]*[^\0/]|tcp://([\w.-]+|\[[0-9a-fA-F:.]+\]):[1-9][0-9]{0,4}")
+LONGEST_TRY_S = 60.0  # a request is sent again after resend_s, then twice that .., at most this
+# What the broker listens at. ZeroMQ reads more into such a text: abstract sockets, wildcards, an
+# address to come from before a ';'.
+ENDPOINT = re.compile(r"ipc://(?![@*])[^\0]*[^\0/]|"
+                      r"tcp://([\w.-]+|\[[0-9a-fA-F:.]+\]):[1-9][0-9]{0,4}")
 POLL_S = 2.0          # how long the broker may hold a `results` that has no row yet
 
 
 class AssayError(Exception):
     """What the broker refused, or what it did not do.
 
-    code: one of PROTOCOL.md's (bad_request, unknown_job, key_reused, wrong_state, too_large ..), or one of the client's own:
-    `unavailable` (no reply at all) and `timeout` (the job is not finished; it lives on). message: for people. field: path of
-    the field in question, as "rows[3].pool.type", or None. retry_after_ms: with errors that pass with time, else None."""
+    code: one of PROTOCOL.md's (bad_request, unknown_job, key_reused, wrong_state, too_large ..), or
+    one of the client's own: `unavailable` (no reply at all) and `timeout` (the job is not finished;
+    it lives on). message: for people. field: path of the field in question, as "rows[3].pool.type",
+    or None. retry_after_ms: with errors that pass with time, else None."""
 
     def __init__(self, code, message, field=None, retry_after_ms=None):
         super().__init__(code, message, field, retry_after_ms)
-        self.code, self.message, self.field, self.retry_after_ms = code, message, field, retry_after_ms
+        self.code, self.message = code, message
+        self.field, self.retry_after_ms = field, retry_after_ms
 
     def __str__(self):
         return f"{self.code}: {self.field + ': ' if self.field else ''}{self.message}"
@@ -69,8 +78,8 @@ def default_endpoint() -> str:
 
 
 def pack_ids(ids):
-    """Token ids as bytes of little-endian int32, the fastest form. What does not fit is left as a list: then the broker
-    names the id that is wrong, in that row's result or in its error."""
+    """Token ids as bytes of little-endian int32, the fastest form. What does not fit is left as a
+    list: then the broker names the id that is wrong, in that row's result or in its error."""
     if isinstance(ids, (bytes, bytearray)):
         return bytes(ids)
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
@@ -88,7 +97,7 @@ def _plain(value):
 
 
 def _pack(value) -> bytes:
-    # A lone surrogate is no text; passed on, it is its row's bad_text and not an exception for all rows.
+    # A lone surrogate is no text; passed on, it is its row's bad_text, not an exception for all.
     return msgpack.packb(value, default=_plain, unicode_errors="surrogatepass")
 
 
@@ -99,20 +108,23 @@ def _pack_row(row) -> bytes:
 
 
 def _flaw(row):
-    """What is wrong with the form of a row's text or messages, None when nothing is. The broker refuses a whole request for it."""
+    """What is wrong with the form of a row's text or messages, None when nothing is. The broker
+    refuses a whole request for it."""
     for key in ("text", "messages", "prompt", "response", "completion"):
         value = row.get(key, "")
         value = value.tolist() if hasattr(value, "tolist") else value
         if isinstance(value, str) and key != "messages" or key not in row:
             continue
         if not isinstance(value, (list, tuple)) or key == "text":
-            return f"{key}: expected a text{'' if key == 'text' else ' or messages'}, found {type(value).__name__}"
+            expected = "a text" if key == "text" else "a text or messages"
+            return f"{key}: expected {expected}, found {type(value).__name__}"
         for n, message in enumerate(value):
             if not isinstance(message, dict):
                 return f"{key}[{n}]: expected a message, found {type(message).__name__}"
             for part in ("role", "content", "reasoning_content"):
-                if not isinstance(message.get(part), (str, type(None)) if part == "reasoning_content" else str):
-                    return f"{key}[{n}].{part}: expected a text, found {type(message.get(part)).__name__}"
+                found = message.get(part)
+                if not isinstance(found, (str, type(None)) if part == "reasoning_content" else str):
+                    return f"{key}[{n}].{part}: expected a text, found {type(found).__name__}"
     return None
 
 
@@ -136,22 +148,28 @@ def _chunks(rows, chunk_rows, chunk_bytes):
 def _body(fields: dict, packed_rows: list) -> bytes:
     """A request whose rows are packed already."""
     packer = msgpack.Packer()
-    head = packer.pack_map_header(len(fields) + 1) + b"".join(_pack(part) for item in fields.items() for part in item)
-    return head + _pack("rows") + packer.pack_array_header(len(packed_rows)) + b"".join(packed_rows)
+    head = packer.pack_map_header(len(fields) + 1)
+    parts = b"".join(_pack(part) for item in fields.items() for part in item)
+    rows = _pack("rows") + packer.pack_array_header(len(packed_rows)) + b"".join(packed_rows)
+    return head + parts + rows
 
 
 class AssayClient:
-    """endpoint: the broker's (default_endpoint() when None). timeout_s: how long the broker may give no reply at all, restarts
-    included, before AssayError `unavailable`. resend_s: how long the first try of a request waits for its reply.
+    """endpoint: the broker's (default_endpoint() when None). timeout_s: how long the broker may
+    give no reply at all, restarts included, before AssayError `unavailable`. resend_s: how long the
+    first try of a request waits for its reply.
 
-    A method's own timeout_s is another clock: how long a queue may be full, or a job unfinished, while the broker replies."""
+    A method's own timeout_s is another clock: how long a queue may be full, or a job unfinished,
+    while the broker replies."""
 
     socket_type = zmq.REQ  # zmq.DEALER does as well
 
     def __init__(self, endpoint: str | None = None, timeout_s: float = 60.0, resend_s: float = 5.0):
-        self.endpoint, self.timeout_s, self.resend_s = endpoint or default_endpoint(), timeout_s, resend_s
+        self.endpoint = endpoint or default_endpoint()
+        self.timeout_s, self.resend_s = timeout_s, resend_s
         if not ENDPOINT.fullmatch(self.endpoint):
-            raise ValueError(f"endpoint: expected ipc:///PATH or tcp://HOST:PORT, found {self.endpoint!r}")
+            raise ValueError("endpoint: expected ipc:///PATH or tcp://HOST:PORT, found "
+                             f"{self.endpoint!r}")
 
     # ---- requests ----
 
@@ -174,10 +192,12 @@ class AssayClient:
             if reply is not None:
                 return reply
             patience = min(2 * patience, LONGEST_TRY_S)
-        raise AssayError("unavailable", f"no reply from {self.endpoint} in {time.monotonic() - silent_since:.1f} s")
+        silent_s = time.monotonic() - silent_since
+        raise AssayError("unavailable", f"no reply from {self.endpoint} in {silent_s:.1f} s")
 
     def _send(self, body: bytes, held_s: float = 0.0, deadline: float = math.inf) -> dict:
-        """Send until it is taken or refused for good; what passes with time is waited out until the deadline."""
+        """Send until it is taken or refused for good; what passes with time is waited out until the
+        deadline."""
         while True:
             reply = self._reply(body, held_s)
             if reply["ok"]:
@@ -185,31 +205,37 @@ class AssayClient:
             error = reply["err"]
             pause = error.get("retry_after_ms", 0) / 1000
             if not pause or time.monotonic() + pause > deadline:
-                raise AssayError(error["code"], error["message"], error.get("field"), error.get("retry_after_ms"))
+                raise AssayError(error["code"], error["message"], error.get("field"),
+                                 error.get("retry_after_ms"))
             time.sleep(pause)
 
     def call(self, op: str, **fields) -> dict:
-        """Any operation of PROTOCOL.md: call("pause", job="monday"). The reply's map, or AssayError."""
+        """Any operation of PROTOCOL.md: call("pause", job="monday"). The reply's map, or
+        AssayError."""
         return self._send(_pack({"v": 1, "op": op, **fields}))
 
     # ---- jobs ----
 
-    def submit(self, rows, key: str | None = None, priority: int = 0, chunk_rows: int = 512, chunk_bytes: int = 8 << 20,
-               meta=None, timeout_s: float = math.inf) -> str:
-        """Make a job of the rows, any iterable, and seal it; returns its key. Returned means: all rows are synced to disk.
+    def submit(self, rows, key: str | None = None, priority: int = 0, chunk_rows: int = 512,
+               chunk_bytes: int = 8 << 20, meta=None, timeout_s: float = math.inf) -> str:
+        """Make a job of the rows, any iterable, and seal it; returns its key. Returned means: all
+        rows are synced to disk.
 
-        The rows go out in chunks of chunk_rows, or fewer when they are long. A full queue is waited out, until timeout_s are over
-        (then AssayError `queue_full`). Without a key it is random. With one, the same call with the same rows may be made again
-        at any time, also after an exception in the midst of it and by another process: each row is stored once. Other rows under
-        the key are `key_reused`."""
+        The rows go out in chunks of chunk_rows, or fewer when they are long. A full queue is waited
+        out, until timeout_s are over (then AssayError `queue_full`). Without a key it is random.
+        With one, the same call with the same rows may be made again at any time, also after an
+        exception in the midst of it and by another process: each row is stored once. Other rows
+        under the key are `key_reused`."""
         key, deadline = key or f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
-        fields = {"v": 1, "op": "submit", "key": key, "priority": priority, **({} if meta is None else {"meta": meta})}
+        fields = {"v": 1, "op": "submit", "key": key, "priority": priority,
+                  **({} if meta is None else {"meta": meta})}
         for number, (packed, last) in enumerate(_chunks(rows, chunk_rows, chunk_bytes)):
             self._send(_body({**fields, "chunk": number, "seal": last}, packed), deadline=deadline)
         return key
 
     def page(self, job: str | int, after: int = 0, limit: int = 1000, wait_s: float = 0.0) -> dict:
-        """One reply of `results`: {rows, next, done}. Keep `next` to go on from there, in another process too."""
+        """One reply of `results`: {rows, next, done}. Keep `next` to go on from there, in another
+        process too."""
         return self._page(job, after, limit, wait_s, math.inf)
 
     def _page(self, job, after, limit, wait_s, deadline):
@@ -217,39 +243,46 @@ class AssayClient:
         return self._send(_pack({"v": 1, "op": "results", **fields}), wait_s, deadline)
 
     def results(self, job: str | int, after: int = 0, timeout_s: float = math.inf):
-        """Iterate over a job's results in order of completion, each once, until nothing more can come. A job that is open or
-        paused is waited for; after timeout_s without its end, AssayError `timeout`."""
+        """Iterate over a job's results in order of completion, each once, until nothing more can
+        come. A job that is open or paused is waited for; after timeout_s without its end,
+        AssayError `timeout`."""
         deadline, done = time.monotonic() + timeout_s, False
         while not done:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise AssayError("timeout", f"job {job} is not finished after {timeout_s:g} s; it lives on")
+                raise AssayError("timeout",
+                                 f"job {job} is not finished after {timeout_s:g} s; it lives on")
             page = self._page(job, after, 1000, min(POLL_S, left), deadline)
             yield from page["rows"]
             after, done = page["next"], page["done"]
 
-    def score(self, rows, timeout_s: float = 600.0, key: str | None = None, priority: int = 50) -> list:
-        """Submit and wait: the results in the order of the rows. AssayError `timeout` when it takes longer than timeout_s: the
-        job lives on, under the key that the message names."""
+    def score(self, rows, timeout_s: float = 600.0, key: str | None = None,
+              priority: int = 50) -> list:
+        """Submit and wait: the results in the order of the rows. AssayError `timeout` when it takes
+        longer than timeout_s: the job lives on, under the key that the message names."""
         rows, deadline = list(rows), time.monotonic() + timeout_s
         job = self.submit(rows, key, priority, timeout_s=timeout_s)
         found = {row["i"]: row for row in self.results(job, timeout_s=deadline - time.monotonic())}
         if len(found) != len(rows):
-            raise AssayError("wrong_state", f"job {job} was cancelled: {len(found)} of {len(rows)} rows have a result")
+            raise AssayError("wrong_state", f"job {job} was cancelled: {len(found)} of {len(rows)} "
+                                            "rows have a result")
         return [found[i] for i in range(len(rows))]
 
     def rewards(self, rows, timeout_s: float = 600.0) -> list:
-        """score() for training loops: one float a row, None for a row that failed (a warning in the log says why). So is one whose
-        text or messages are not what they must be, where score() would raise for all."""
+        """score() for training loops: one float a row, None for a row that failed (a warning in the
+        log says why). So is one whose text or messages are not what they must be, where score()
+        would raise for all."""
         found = self.score([_row_or_error(row) for row in rows], timeout_s)
         failed = [row for row in found if row["error"] is not None]
         if failed:
             error = failed[0]["error"]
-            logging.getLogger(__name__).warning("%d of %d rows failed; the first is %d: %s: %s", len(failed), len(found),
-                                                failed[0]["i"], error["code"], error["message"])
+            logging.getLogger(__name__).warning(
+                "%d of %d rows failed; the first is %d: %s: %s", len(failed), len(found),
+                failed[0]["i"], error["code"], error["message"])
         for row in found:
             if "score" not in row:
-                raise ValueError(f"expected one score a row, found {sorted(row)}: rewards() is not for this model or shape")
+                raise ValueError(f"expected one score a row, found {sorted(row)}: rewards() is not "
+                                 "for this model or shape")
         return [row["score"] for row in found]
 
     def status(self, job: str | int) -> dict:
@@ -264,7 +297,8 @@ class AssayClient:
             if status["state"] in ("done", "cancelled"):
                 return status
             if time.monotonic() + pause > deadline:
-                raise AssayError("timeout", f"job {job} is {status['state']} after {timeout_s:g} s; it lives on")
+                raise AssayError("timeout", f"job {job} is {status['state']} after "
+                                            f"{timeout_s:g} s; it lives on")
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
 
