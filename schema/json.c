@@ -3,10 +3,12 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "schema/regular.h"
+#include "schema/utf8.h"
 
 static const char *kind(const json_t *v)
 {
@@ -20,7 +22,7 @@ static const char *kind(const json_t *v)
 static json_t *parse(FILE *f, const char *path, struct err *e)
 {
     json_error_t why;
-    char first[REGULAR_POINTER_BYTES];
+    char first[REGULAR_POINTER_BYTES] = "";
     json_t *root = json_loadf(f, JSON_REJECT_DUPLICATES, &why);
     if (!root && json_error_code(&why) == json_error_numeric_overflow) {
         rewind(f);
@@ -31,6 +33,9 @@ static json_t *parse(FILE *f, const char *path, struct err *e)
     rewind(f);
     if (regular_is_pointer(first, fread(first, 1, sizeof first, f)))
         regular_refuse_pointer(path, e);
+    else if (memcmp(first, UTF8_BOM, 3) == 0)
+        err_set(e, ASSAY_EFORMAT,
+            "%s: expected JSON without a byte order mark, found one at its beginning", path);
     else
         err_set(e, ASSAY_EFORMAT, "%s: not JSON: line %d: %s", path, why.line, why.text);
     return NULL;

@@ -424,6 +424,15 @@ def test_a_path_that_is_no_directory(path, words):
     assert done.returncode != 0 and words in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_byte_order_mark(text_model, name):
+    """transformers refuses it too."""
+    path = text_model / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    code, said = describe(text_model)
+    assert code == 78 and f"{path}: expected JSON without a byte order mark" in said, said
+
+
 def test_a_gguf_file(directory):
     (directory / "a.gguf").write_bytes(b"GGUF")
     code, said = describe(directory / "a.gguf")
