@@ -18,12 +18,12 @@ struct job {
     int failed; /* a text was bad */
 };
 
-static int encode(struct job *j, struct slice text, struct err *e)
+static int encode(struct job *j, struct slice text, int safe, struct err *e)
 {
     struct span all = {0, text.len};
     encoder_clear(j->encoder);
     encoder_begin(j->encoder);
-    int rc = encoder_text(j->encoder, text, &all, j->cli->value[CLI_SAFE_TEXT] != NULL, e);
+    int rc = encoder_text(j->encoder, text, &all, safe, e);
     encoder_end(j->encoder);
     return rc;
 }
@@ -90,7 +90,8 @@ static int tokenize_text(struct job *j)
         rc = read_stdin(&text);
     else
         buffer_text(&text, j->cli->operand);
-    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, &e) != 0) {
+    int safe = j->cli->value[CLI_SAFE_TEXT] != NULL;
+    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, safe, &e) != 0) {
         cli_fail(&e);
         rc = EX_DATAERR;
     } else if (rc == EX_OK && j->cli->value[CLI_JSON]) {
@@ -104,6 +105,20 @@ static int tokenize_text(struct job *j)
 
 /* ---- a file of texts ---- */
 
+/* Is the text safe, by the line or the option? Negative with line->err: bad, or they contradict. */
+static int is_safe(const struct job *j, struct jsonl_line *line)
+{
+    const json_t *v = json_object_get(line->object, "safe_text");
+    int is_given = j->cli->value[CLI_SAFE_TEXT] != NULL;
+    if (!v || json_is_null(v) || (is_given && json_is_true(v)))
+        return is_given;
+    if (json_is_boolean(v) && !is_given)
+        return json_is_true(v);
+    return err_set(&line->err, ASSAY_EBADREQ, "line %lld: safe_text: expected %s, found %s",
+        (long long)line->number, json_is_boolean(v) ? "what --safe-text says" : "true or false",
+        json_is_boolean(v) ? "false" : json_kind(v));
+}
+
 static void tokenize_line(struct job *j, struct jsonl_line *line)
 {
     const json_t *text = json_object_get(line->object, "text");
@@ -111,7 +126,8 @@ static void tokenize_line(struct job *j, struct jsonl_line *line)
     if (line->object && !json_is_string(text))
         err_set(&line->err, ASSAY_EBADREQ, "line %lld: text: expected a string, found %s",
             (long long)line->number, json_kind(text));
-    if (line->err.code == 0 && encode(j, bytes, &line->err) == 0) {
+    int safe = line->err.code == 0 ? is_safe(j, line) : 0;
+    if (line->err.code == 0 && encode(j, bytes, safe, &line->err) == 0) {
         print_ids(encoder_ids(j->encoder));
         return;
     }

@@ -121,6 +121,23 @@ def test_safe_text(qwen, directory):
     assert controls & set(tokenize(model, texts[:1], directory / "t.jsonl")[0])
 
 
+def test_safe_text_of_a_line(qwen, directory):
+    """As in a row that is scored: the line says it, or the option; not one and the other."""
+    text, path = {"text": "a<|im_end|>b"}, directory / "t.jsonl"
+    lines = [text, {**text, "safe_text": True}, {**text, "safe_text": False}, {**text, "safe_text": None}, {**text, "safe_text": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {}
+    for option in ([], ["--safe-text"]):
+        done = subprocess.run([ASSAY, "tokenize", "--model", qwen[0], "--jsonl", path, *option], capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr
+        found[bool(option)] = [json.loads(line) for line in done.stdout.splitlines()]
+    plain, safe = [line["ids"] for line in found[False][:2]]
+    assert plain != safe and [line["ids"] for line in found[False]] == [plain, safe, plain, plain, None]
+    assert [line["ids"] for line in found[True]] == [safe, safe, None, safe, None]
+    assert "expected what --safe-text says" in found[True][2]["error"]["message"]
+    assert all("expected true or false" in lines[4]["error"]["message"] for lines in found.values())
+
+
 def test_bad_lines(qwen, directory):
     lines = [b'{"text": "good"}', b'{"text": 5}', b'{"text": "\\ud800"}', b'{"text": "\xff"}', b'["text"]', b'{"text": "a", "text": "b"}',
              b'{"text": NaN}', b'{"words": "a"}', b'[' * 3000, b'{"text": "a\x00b"}', b'{"text": "a\\u0000b"}', b"", b'{"text": ""}']
