@@ -87,7 +87,7 @@ static int open_files(struct score *s, int *whole)
         return e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
     if (!c->value[CLI_MODEL] || !c->operand || stat(c->operand, &st) != 0 || !S_ISREG(st.st_mode))
         return 0;
-    stamp_make(c, s->stamp);
+    stamp_make(c, s->output.target.place, s->output.target.part, s->stamp);
     *whole = !c->value[CLI_FORCE] && s->output.target.part[0] &&
              stamp_is_on(s->output.target.place, s->stamp);
     return 0;

@@ -12,6 +12,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "schema/regular.h"
+
 #define NAME "user.assay.made"
 #define UNFINISHED "unfinished"
 #define TEMPLATES "additional_chat_templates" /* the only folder of a checkpoint that counts */
@@ -26,34 +28,68 @@ static int64_t changed_ns(const struct stat *st)
     return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
-/* Adds the file's identity, size and times. Returns 0 or -1. */
-static int add_file(crypto_generichash_state *hash, const char *path)
+/* Adds the file's identity, size and times. */
+static void add_stat(crypto_generichash_state *hash, const struct stat *st)
 {
-    struct stat st;
     char text[200];
-    if (stat(path, &st) != 0)
-        return -1;
     /* with ctime, because a copy may keep the old mtime */
     snprintf(text, sizeof text,
         "%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " %" PRId64 ".%09" PRId64,
-        (uint64_t)st.st_dev, (uint64_t)st.st_ino, (int64_t)st.st_size, changed_ns(&st),
-        (int64_t)st.st_ctim.tv_sec, (int64_t)st.st_ctim.tv_nsec);
+        (uint64_t)st->st_dev, (uint64_t)st->st_ino, (int64_t)st->st_size, changed_ns(st),
+        (int64_t)st->st_ctim.tv_sec, (int64_t)st->st_ctim.tv_nsec);
     add_text(hash, text);
+}
+
+/* Returns 0 or -1. */
+static int add_file(crypto_generichash_state *hash, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return -1;
+    add_stat(hash, &st);
     return 0;
 }
 
-static int add_folder(crypto_generichash_state *hash, const char *dir)
+/* A checkpoint's directory, and two files in it that are not the checkpoint's. */
+struct folder {
+    const char *dir, *place, *part;
+};
+
+static int is_file(const char *path, const struct stat *st)
+{
+    struct stat other;
+    return stat(path, &other) == 0 && regular_is_same(st, &other);
+}
+
+static int add_folder(crypto_generichash_state *hash, const struct folder *f);
+
+/* Folders do not count, but for one: a run's own may be there, and change. */
+static int add_entry(crypto_generichash_state *hash, const struct folder *f, const char *name)
+{
+    char path[PATH_MAX + 300];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", f->dir, name);
+    if (name[0] == '.')
+        return 0;
+    if (stat(path, &st) != 0)
+        return -1;
+    if (S_ISDIR(st.st_mode) && strcmp(name, TEMPLATES) != 0)
+        return 0;
+    if (is_file(f->place, &st) || is_file(f->part, &st))
+        return 0;
+    add_text(hash, name);
+    if (S_ISDIR(st.st_mode))
+        return add_folder(hash, &(struct folder){path, f->place, f->part});
+    add_stat(hash, &st);
+    return 0;
+}
+
+static int add_folder(crypto_generichash_state *hash, const struct folder *f)
 {
     struct dirent **entries = NULL;
-    char path[PATH_MAX + 300];
-    int n = scandir(dir, &entries, NULL, alphasort), rc = n < 0 ? -1 : 0;
+    int n = scandir(f->dir, &entries, NULL, alphasort), rc = n < 0 ? -1 : 0;
     for (int i = 0; i < n; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, entries[i]->d_name);
-        add_text(hash, entries[i]->d_name);
-        if (entries[i]->d_name[0] != '.')
-            rc |= add_file(hash, path);
-        if (strcmp(entries[i]->d_name, TEMPLATES) == 0)
-            rc |= add_folder(hash, path);
+        rc |= add_entry(hash, f, entries[i]->d_name);
         free(entries[i]);
     }
     free(entries);
@@ -90,8 +126,9 @@ static int add_programs(crypto_generichash_state *hash, const struct cli *c)
     return rc;
 }
 
-void stamp_make(const struct cli *c, char stamp[STAMP_BYTES])
+void stamp_make(const struct cli *c, const char *place, const char *part, char stamp[STAMP_BYTES])
 {
+    const struct folder checkpoint = {c->value[CLI_MODEL], place, part};
     crypto_generichash_state hash;
     unsigned char digest[16];
     stamp[0] = '\0';
@@ -100,8 +137,7 @@ void stamp_make(const struct cli *c, char stamp[STAMP_BYTES])
     crypto_generichash_init(&hash, NULL, 0, sizeof digest);
     add_text(&hash, ASSAY_VERSION);
     add_options(&hash, c);
-    int rc = add_programs(&hash, c) | add_file(&hash, c->operand) |
-             add_folder(&hash, c->value[CLI_MODEL]);
+    int rc = add_programs(&hash, c) | add_file(&hash, c->operand) | add_folder(&hash, &checkpoint);
     crypto_generichash_final(&hash, digest, sizeof digest);
     if (rc == 0)
         sodium_bin2hex(stamp, STAMP_BYTES, digest, sizeof digest);

@@ -94,6 +94,26 @@ def test_a_whole_output_is_left_as_it_is(directory, marks):
     assert len(read_lines(out)) == 20
 
 
+def test_an_output_in_the_model_s_directory(directory, marks):
+    """It is no file of the checkpoint, and neither is the folder that a run has beside it."""
+    if not marks:
+        pytest.skip("no extended attributes here")
+    model, rows = directory / "model", write_rows(directory / "in.jsonl", 5)
+    shutil.copytree(DEMO, model)
+
+    def is_scored_again(*more):
+        done = score(rows, model / "out.jsonl", *more, model=model)
+        assert done.returncode == 0 and len(read_lines(model / "out.jsonl")) == 5, done.stderr
+        return "there and whole" not in done.stderr
+
+    assert is_scored_again("--keep-data")
+    assert not is_scored_again()
+    os.utime(model / "model.safetensors")
+    assert [is_scored_again(), is_scored_again()] == [True, False]
+    (model / "added_tokens.json").write_text("{}")
+    assert is_scored_again()
+
+
 def test_another_worker_scores_again(directory, marks):
     """The programs are part of what an output was made by: each that may run, where it lies beside the others and where --worker names it."""
     if not marks:
