@@ -5,19 +5,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "schema/regular.h"
 
-static int name_holder(int fd, const char *path, struct err *e)
+static int name_holder(int fd, const char *what, struct err *e)
 {
     struct flock record = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char by[40] = "another process";
     if (fcntl(fd, F_GETLK, &record) == 0 && record.l_type != F_UNLCK && record.l_pid > 0)
-        return err_set(
-            e, ASSAY_EBUSY, "'%s' is being written by process %d", path, (int)record.l_pid);
-    return err_set(e, ASSAY_EBUSY, "'%s' is being written by another process", path);
+        snprintf(by, sizeof by, "process %d", (int)record.l_pid);
+    return err_set(e, ASSAY_EBUSY,
+        "%s is in use by %s, a run that has not ended; wait for it, or stop it", what, by);
 }
 
 static int check(int fd, const char *path, struct err *e)
@@ -41,12 +43,12 @@ static int is_current(int fd, const char *path)
     return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && regular_is_same(&here, &there);
 }
 
-static int take(int fd, const char *path, struct err *e)
+static int take(int fd, const char *what, struct err *e)
 {
     struct flock record = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         if (errno == EWOULDBLOCK)
-            return name_holder(fd, path, e);
+            return name_holder(fd, what, e);
         if (errno != EINTR)
             return 0; /* the file system has no locks: go on without */
     }
@@ -54,7 +56,7 @@ static int take(int fd, const char *path, struct err *e)
     return 0;
 }
 
-int lock_open(const char *path, int *fd, struct err *e)
+int lock_open(const char *path, const char *what, int *fd, struct err *e)
 {
     int rc = 0;
     do {
@@ -68,7 +70,7 @@ int lock_open(const char *path, int *fd, struct err *e)
             return err_errno(e, ASSAY_EIO, "cannot write '%s'", path);
         rc = check(*fd, path, e);
         if (rc == 0)
-            rc = take(*fd, path, e);
+            rc = take(*fd, what, e);
     } while (rc == 0 && !is_current(*fd, path));
     if (rc != 0) {
         close(*fd);

@@ -5,8 +5,9 @@
 #include "schema/err.h"
 
 /* Opens `path` for writing, creating it if needed and never through a symbolic link, and locks it
- * until *fd and all its copies are closed. The contents stay. ASSAY_EBUSY, naming the process that
- * holds the lock if that is known; ASSAY_EIO, also if path is not a regular file of this user. */
-int lock_open(const char *path, int *fd, struct err *e);
+ * until *fd and all its copies are closed. The contents stay. ASSAY_EBUSY, saying that `what` is in
+ * use, by which process if that is known; ASSAY_EIO, also if path is not a regular file of this
+ * user. */
+int lock_open(const char *path, const char *what, int *fd, struct err *e);
 
 #endif

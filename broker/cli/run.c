@@ -111,14 +111,15 @@ static int make_directory(struct run *r, struct err *e)
 
 static int lock_directory(struct run *r, struct err *e)
 {
-    char path[4200];
+    char path[4200], what[400];
     struct stat st;
     int is_own = r->cli->value[CLI_DATA] == NULL;
     snprintf(path, sizeof path, "%s/%s", r->data, GUARD_MARK);
     r->is_marked = is_own && (r->was_made || lstat(path, &st) == 0);
     if (!r->is_marked)
         snprintf(path, sizeof path, "%s/%s", r->data, GUARD_LOCK);
-    return lock_open(path, &r->lock, e);
+    snprintf(what, sizeof what, "the directory '%.300s', where this run keeps its work,", r->data);
+    return lock_open(path, what, &r->lock, e);
 }
 
 int run_open(struct run *r, const struct cli *c)

@@ -184,11 +184,13 @@ static int check_part(const struct target *t, const char *input, struct err *e)
 static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
 {
     struct stat st;
+    char what[400];
     snprintf(t->part, sizeof t->part, "%s.part", t->place);
     int rc = check_part(t, input, e);
     if (rc != 0)
         return rc;
-    rc = lock_open(t->part, &t->fd, e);
+    snprintf(what, sizeof what, "the output '%.300s'", t->path);
+    rc = lock_open(t->part, what, &t->fd, e);
     if (rc == 0 && fstat(t->fd, &st) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     if (rc == 0 && check_input(t, &st, input, t->part, e) != 0) {

@@ -201,9 +201,21 @@ def test_the_second_of_two_says_who_writes(directory):
     for name in ("out", "link"):
         second = score(rows, directory / name, "--keep-input")
         assert second.returncode == 75 and f"process {first.pid}" in second.stderr, second.stderr
+        assert f"the output '{directory / name}' is in use" in second.stderr
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60 * PATIENCE)
     assert first.returncode == 130
+
+
+def test_a_directory_of_two_runs_is_named(directory):
+    rows, data = write_rows(directory / "in.jsonl", 6000, low=200, high=300), directory / "d"
+    first = start("score", rows, "-o", directory / "a", "--model", DEMO, "--threads", "1", "--data", data)
+    wait_until(lambda: rows_done(data / "assay.db") > 0, 60)
+    second = score(rows, directory / "b", "--data", data)
+    assert second.returncode == 75 and f"process {first.pid}" in second.stderr, second.stderr
+    assert f"the directory '{data}', where this run keeps its work," in second.stderr and ".lock" not in second.stderr
+    first.kill()
+    first.communicate(timeout=60 * PATIENCE)
 
 
 # ---- waiting, and signals ----
