@@ -174,9 +174,10 @@ static int check_part(const struct target *t, const char *input, struct err *e)
             return 0;
     }
     return err_set(e, ASSAY_EBADREQ,
-        "--output %.150s: it is written as '%.200s', and that is there and not of an earlier run; "
-        "move it away",
-        t->path, t->part);
+        "--output: expected nothing at '%.200s', where the output is written first, or what an "
+        "earlier run left there; found a file that lacks such a run's mark (an extended attribute, "
+        "which a copy may lose): delete it if a run left it, else move it away",
+        t->part);
 }
 
 /* Opens FILE.part: locks it before emptying it, and gives it the permissions of the file that it

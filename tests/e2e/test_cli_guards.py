@@ -167,6 +167,25 @@ def test_a_part_that_is_no_run_s(directory, rows, text):
     assert score(rows, directory / "out").returncode == 0 and ids(directory / "out") == EXPECTED
 
 
+def test_the_part_in_a_copied_directory(directory):
+    """`cp -r` loses the mark: the file may be a run's, and what to do is said."""
+    if not has_attributes(directory):
+        pytest.skip("no extended attributes here")
+    (directory / "a").mkdir()
+    rows = write_rows(directory / "a/in.jsonl", 6000, low=200, high=300)
+    process = start("score", rows, "-o", directory / "a/out", "--model", DEMO, "--threads", "1", "--max-batch-tokens", "1024")
+    part = directory / "a/out.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 0, 60)
+    process.kill()
+    process.communicate()
+    shutil.copyfile(part, directory / "out.part")
+    write_rows(rows, 20)
+    done = score(rows, directory / "out")
+    assert done.returncode == 64 and "lacks such a run's mark" in done.stderr and "delete it if" in done.stderr, done.stderr
+    (directory / "out.part").unlink()
+    assert score(rows, directory / "out").returncode == 0 and ids(directory / "out") == EXPECTED
+
+
 def test_the_part_of_a_killed_run_is_taken(directory):
     rows = write_rows(directory / "in.jsonl", 6000, low=200, high=300)
     out = directory / "out"
