@@ -18,6 +18,8 @@ static const char *const bodies[][2] = {
 #define N_BODIES (sizeof bodies / sizeof bodies[0])
 
 static const char *const prompts[] = {"prompt", "question", "problem", NULL};
+/* Names that some data sets have for the prompt; they are read as hints. */
+static const char *const other_prompts[] = {"query", "instruction", "input", NULL};
 static const char *const systems[] = {"system", "system_prompt", NULL};
 /* Texts, or lists of texts, that people may mean to be part of the row. */
 static const char *const hints[] = {"instruction", "input", "context", "contexts", "documents",
@@ -55,9 +57,10 @@ int columns_is_read(const char *key, size_t len)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
     return columns_is_id(key, len) || is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
-           is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
-           is_one_of(media, key, len) || is_one_of(arguments, key, len) ||
-           is_one_of(settings, key, len) || is_one_of(pool_fields, key, len);
+           is_one_of(other_prompts, key, len) || is_one_of(systems, key, len) ||
+           is_one_of(hints, key, len) || is_one_of(media, key, len) ||
+           is_one_of(arguments, key, len) || is_one_of(settings, key, len) ||
+           is_one_of(pool_fields, key, len);
 }
 
 /* Returns the column if it is present. Data sets write null into columns that a row does not
@@ -221,12 +224,15 @@ static int has_no_body(const json_t *line, struct err *e)
         return err_field(e, ASSAY_EBADREQ, "completions",
             "expected the name steps, for the steps of one solution, or responses, for several "
             "answers; this one is used for both");
+    int answer = column(line, "answer") || column(line, "output");
+    int prompt = !first_of(line, prompts) && first_of(line, other_prompts);
+    int talk = column(line, "conversation") || column(line, "conversations");
     return err_set(e, ASSAY_EBADREQ,
         "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
-        "prompt and response (or completion), messages, or text; found none of them%s",
-        column(line, "answer") || column(line, "output")
-            ? "; an answer is read under the name response"
-            : "");
+        "prompt and response (or completion), messages, or text; found none of them%s%s%s",
+        answer ? "; an answer is read under the name response" : "",
+        prompt ? "; a prompt is read under the name prompt, question or problem" : "",
+        talk ? "; a conversation is read under the name messages, with role and content" : "");
 }
 
 static int take_body(json_t *row, const json_t *line, struct err *e)
@@ -263,6 +269,19 @@ static int take_prompt(json_t *row, const json_t *line, struct err *e)
     for (int i = 0; rc == 0 && prompts[i]; i++)
         rc = check_held(row, line, prompts[i], e);
     return rc;
+}
+
+/* Without a prompt, a column with one of its other names is likely to be meant as the prompt. */
+static int check_other_prompts(const json_t *row, const json_t *line, struct err *e)
+{
+    if (first_of(line, prompts) || json_object_get(row, "text") || json_object_get(row, "messages"))
+        return 0;
+    for (int i = 0; other_prompts[i]; i++)
+        if (column(line, other_prompts[i]) && !is_held(row, column(line, other_prompts[i])))
+            return err_field(e, ASSAY_EBADREQ, other_prompts[i],
+                "expected nothing that is not in what is scored; the prompt is read under the name "
+                "prompt, question or problem: rename this column, or leave it out");
+    return 0;
 }
 
 static int take_system(json_t *row, const json_t *line, struct err *e)
@@ -406,6 +425,8 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
         rc = check_lists(row, e);
     if (rc == 0)
         rc = take_system(row, line, e);
+    if (rc == 0)
+        rc = check_other_prompts(row, line, e);
     for (int i = 0; rc == 0 && hints[i]; i++)
         rc = check_held(row, line, hints[i], e);
     if (rc == 0)

@@ -5,8 +5,9 @@
  *     scored          the first of input_ids (ids) | chosen, rejected | steps | responses |
  *                     response | completion | messages | text; with prompt (question, problem),
  *                     system (system_prompt) and tools
- *     changes text    another prompt, instruction, input, context, thinking, documents, images ..:
- *                     accepted if the scored text contains it already, else an error that names it
+ *     changes text    another prompt, instruction, input, context, thinking, documents, images ..,
+ *                     and query where there is no prompt: accepted if the scored text contains it
+ *                     already, else an error that names it
  *     how to score    pool, truncate, hf_pad_rule, safe_text, adapter: as in a row of a submit
  *                     message. step_token, positions and activation belong in pool and are an error
  *                     elsewhere
