@@ -120,13 +120,25 @@ static struct output_entry *find(struct output *o, int64_t i)
     return low < o->end && o->entries[low].i == i ? &o->entries[low] : NULL;
 }
 
+static void note_failure(struct output *o, const struct output_entry *entry)
+{
+    const json_t *error = json_object_get(entry->result, "error");
+    if (json_is_null(error) || o->n_failed++ > 0)
+        return;
+    char *id = json_dumps(entry->id, JSON_ENCODE_ANY);
+    const char *message = json_string_value(json_object_get(error, "message"));
+    snprintf(o->first_failure, sizeof o->first_failure, "%.32s: %s", id ? id : "",
+        message ? message : "");
+    free(id);
+}
+
 static int write_entry(struct output *o, struct output_entry *entry, struct err *e)
 {
     /* nested under `input`, because both have keys such as steps and chosen */
     int rc = entry->object ? json_print_with_input(o->target.file, entry->result, entry->object, e)
                            : json_print_line(o->target.file, entry->result, e);
     o->n_written++;
-    o->n_failed += !json_is_null(json_object_get(entry->result, "error"));
+    note_failure(o, entry);
     entry->written = 1;
     return rc;
 }

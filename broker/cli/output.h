@@ -25,6 +25,7 @@ struct output {
     size_t head, end, room;
     int64_t next_i;
     int64_t n_written, n_failed;
+    char first_failure[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 40]; /* with the id */
 };
 
 int output_open(struct output *o, const struct cli *c, struct err *e);

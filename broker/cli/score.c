@@ -354,8 +354,8 @@ static int report(struct score *s)
     char copies[80];
     if (s->cli->stderr_tty || o->n_failed > 0) {
         name_copies(s, copies, sizeof copies);
-        cli_say(
-            "%lld rows, %lld failed%s", (long long)o->n_written, (long long)o->n_failed, copies);
+        cli_say("%lld rows, %lld failed%s%s%s", (long long)o->n_written, (long long)o->n_failed,
+            copies, o->n_failed > 0 ? "; the first is row " : "", o->first_failure);
     }
     s->end = o->n_failed > 0 ? RUN_FAILED : RUN_WHOLE;
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
@@ -393,8 +393,9 @@ static void tell_what_is_kept(const struct score *s, int rc)
     if (s->end == RUN_WHOLE || s->run.from_pipe)
         cli_say("job kept in %s", s->run.data);
     else if (rc == EX_ROWS_FAILED)
-        cli_say("job kept in %s: with the input mended, the same command scores only what is "
-                "new",
+        cli_say(
+            "job kept in %s: with that mended, in the input or the checkpoint, the same command "
+            "scores only what is new",
             s->run.data);
     else
         cli_say(

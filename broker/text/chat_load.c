@@ -15,6 +15,7 @@
 #include "schema/log.h"
 #include "schema/regular.h"
 
+#define CONFIG "tokenizer_config.json"
 #define TEMPLATE_MAX_BYTES (4u << 20)
 #define CONFIG_MAX_BYTES (64u << 20)
 
@@ -94,15 +95,15 @@ enum chat_template chat_from_source(const char *source, size_t len, char hash[CH
     return chat_from_hash(hash);
 }
 
-static void set_template(struct chat *c, const char *source, size_t len)
+static void set_template(struct chat *c, const char *source, size_t len, const char *file)
 {
     char hash[CHAT_HASH_HEX];
     c->template = chat_from_source(source, len, hash);
     if (c->template == CHAT_NONE)
         snprintf(c->reason, sizeof c->reason,
-            "the checkpoint's chat template is not known (sha256 %s); send text or ids, or name "
-            "one like it with --chat-template",
-            hash);
+            "the checkpoint's chat template, in %s, is not known (sha256 %s); send text or ids, or "
+            "name one like it with --chat-template",
+            file, hash);
 }
 
 /* Returns 1 if the file exists, 0 if not. */
@@ -126,7 +127,7 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     if (rc == 1 && len == TEMPLATE_MAX_BYTES)
         rc = err_set(e, ASSAY_EFORMAT, "%s: expected less than %u bytes", path, TEMPLATE_MAX_BYTES);
     if (rc == 1)
-        set_template(c, text, len);
+        set_template(c, text, len, name);
     free(text);
     fclose(f);
     return rc;
@@ -175,14 +176,14 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
     if (!regular_exists(path))
         return 0;
     struct err why = {0};
-    json_t *config = json_read_file(dir, "tokenizer_config.json", CONFIG_MAX_BYTES, &why);
+    json_t *config = json_read_file(dir, CONFIG, CONFIG_MAX_BYTES, &why);
     if (!config) {
         *e = why;
         return why.code;
     }
     const json_t *source = find_template(config);
     if (json_is_string(source))
-        set_template(c, json_string_value(source), json_string_length(source));
+        set_template(c, json_string_value(source), json_string_length(source), CONFIG);
     json_decref(config);
     return 0;
 }
@@ -204,7 +205,7 @@ void chat_check_bos(struct chat *c, const char *dir)
 {
     char found[80] = "";
     struct err e = {0};
-    json_t *config = json_read_file(dir, "tokenizer_config.json", CONFIG_MAX_BYTES, &e);
+    json_t *config = json_read_file(dir, CONFIG, CONFIG_MAX_BYTES, &e);
     json_t *map = json_object_get(config, "added_tokens_decoder")
                       ? NULL
                       : json_read_file(dir, "special_tokens_map.json", CONFIG_MAX_BYTES, &e);

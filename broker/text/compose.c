@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/side_files.h"
 #include "broker/text/turns.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
@@ -27,16 +28,19 @@ struct composer {
 
 /* ---- the model ---- */
 
-static void load_tokenizer(struct text_model *m, const char *dir)
+/* A tokenizer that is not supported leaves ids to be scored; files that are broken are an error. */
+static int load_tokenizer(struct text_model *m, const char *dir, struct err *e)
 {
     char path[4096];
-    struct err e = {0};
+    struct err why = {0};
+    int rc = 0;
     if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) < (int)sizeof path &&
         access(path, F_OK) != 0)
-        err_set(&e, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
-    else
-        tokenizer_load(&m->tokenizer, dir, &e);
-    snprintf(m->reason, sizeof m->reason, "%s", e.msg);
+        err_set(&why, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
+    else if (tokenizer_load(&m->tokenizer, dir, &why) != 0)
+        rc = side_files_check(dir, e);
+    snprintf(m->reason, sizeof m->reason, "%s", why.msg);
+    return rc;
 }
 
 int text_model_load(struct text_model *m, const char *dir, const char *template_name,
@@ -51,7 +55,8 @@ int text_model_load(struct text_model *m, const char *dir, const char *template_
             "qwen2.5-math, qwen3, qwen3-instruct-2507, llama3, llama3-first or llama3.1, found "
             "'%s'",
             template_name);
-    load_tokenizer(m, dir);
+    if (load_tokenizer(m, dir, e) != 0)
+        return e->code;
     if (chat_load(&m->chat, dir, &why) != 0)
         m->chat.template = CHAT_NONE;
     if (why.code != 0)

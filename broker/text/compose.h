@@ -31,8 +31,9 @@ struct text_model {
 };
 
 /* template_name: --chat-template, or NULL for the checkpoint's own; ASSAY_EFORMAT for an unknown
- * name. A checkpoint without a tokenizer or a usable template is no failure: ids can still be
- * scored, and each text row fails with the reason. */
+ * name, or for a file beside tokenizer.json that is not JSON. A checkpoint without a tokenizer or a
+ * usable template is no failure: ids can still be scored, and each text row fails with the
+ * reason. */
 int text_model_load(struct text_model *m, const char *dir, const char *template_name,
     int steps_in_chat, struct err *e);
 void text_model_release(struct text_model *m);

@@ -377,10 +377,17 @@ static int check_kept(const struct side *s)
 
 /* ---- all ---- */
 
+/* Without added_tokens_decoder, two older files name the tokens. */
+static int reads_old_files(const json_t *settings)
+{
+    const json_t *decoder = json_object_get(settings, "added_tokens_decoder");
+    return !decoder || json_is_null(decoder);
+}
+
 static int list_tokens(struct side *s, const char *dir)
 {
     json_t *decoder = json_object_get(s->settings, "added_tokens_decoder"), *map = json_object();
-    int is_old = !decoder || json_is_null(decoder), rc = 0;
+    int is_old = reads_old_files(s->settings), rc = 0;
     json_t *names = is_old ? read_optional(dir, "special_tokens_map.json", s->e) : json_object();
     json_t *added = is_old ? read_optional(dir, "added_tokens.json", s->e) : json_object();
     if (!names || !added)
@@ -450,5 +457,20 @@ int side_files_apply(json_t *root, const char *dir, struct err *e)
     side_tokens_release(&s.tokens);
     if (rc != 0)
         *e = why;
+    return rc;
+}
+
+int side_files_check(const char *dir, struct err *e)
+{
+    static const char *const names[] = {
+        "config.json", CONFIG, "special_tokens_map.json", "added_tokens.json"};
+    int rc = 0, n = 2;
+    for (int i = 0; rc == 0 && i < n; i++) {
+        json_t *v = read_optional(dir, names[i], e);
+        rc = v ? 0 : e->code;
+        if (i == 1 && reads_old_files(v))
+            n = 4;
+        json_decref(v);
+    }
     return rc;
 }

@@ -27,4 +27,8 @@
  * 0, or ASSAY_EFORMAT naming file, field, expected and found. */
 int side_files_apply(json_t *root, const char *dir, struct err *e);
 
+/* Checks that those of the files that side_files_apply would read are JSON objects or absent.
+ * Returns 0, or ASSAY_EFORMAT naming the file. */
+int side_files_check(const char *dir, struct err *e);
+
 #endif

@@ -1,9 +1,11 @@
 """What cannot be, said at once and by its name: a job that is over, no permission, no room, a number that is none."""
+import json
 import resource
+import shutil
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, PATIENCE, Broker
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker
 from test_cli import run, write_rows
 from test_cli_guards import without_override
 
@@ -56,6 +58,36 @@ def test_a_directory_that_one_may_not_enter(directory, rows, verb):
             assert done.returncode == 77 and "Permission denied" in done.stderr
     finally:
         (directory / "d").chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+def test_a_broken_file_beside_the_tokenizer_is_named_at_once(directory, name):
+    model, text = directory / "m", directory / "text.jsonl"
+    shutil.copytree(MODELS / "demo-reward", model)
+    text.write_text('{"text": "Hello"}\n')
+    (model / name).write_text("")
+    done = run("score", text, "-o", directory / "out", "--model", model)
+    assert done.returncode == 78 and f"{model / name}: not JSON" in done.stderr, done.stderr
+    assert {path.name for path in directory.iterdir()} == {"m", "text.jsonl"}
+    if name == "tokenizer_config.json":
+        return
+    settings = json.loads((MODELS / "demo-reward/tokenizer_config.json").read_text())
+    added = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
+    tokens = {str(token.pop("id")): token for token in added}
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": tokens}))
+    done = run("score", text, "-o", directory / "out", "--model", model)
+    assert done.returncode == 0, done.stderr  # then nobody reads it
+
+
+def test_a_template_that_is_not_known_is_named(directory):
+    """The rows are its errors, and so is what is said of them at the end."""
+    model, text = directory / "m", directory / "text.jsonl"
+    shutil.copytree(MODELS / "demo-reward", model)
+    text.write_text('{"text": "Hello"}\n{"id": "a", "prompt": "Hello", "response": "you"}\n')
+    (model / "chat_template.jinja").write_text("{% if %}")
+    done = run("score", text, "-o", directory / "out", "--model", model)
+    assert done.returncode == 1 and '1 failed; the first is row "a": response: ' in done.stderr, done.stderr
+    assert "chat template, in chat_template.jinja, is not known" in done.stderr and "input or the checkpoint" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["99999999999999999999", "-99999999999999999999", "9223372036854775808"])
