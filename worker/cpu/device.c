@@ -1,5 +1,5 @@
-/* device.c - the CPU as a device: its threads, arena and scratch memory (device.h). Batches are done
- * when finish returns. */
+/* device.c - the CPU as a device: its threads, arena and scratch memory (device.h). Batches are
+ * done when finish returns. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* device.h - the CPU's struct device, and the functions of its tables that have files of their own. */
+/* device.h - the CPU's struct device, and the functions of its tables that have files of their
+ * own. */
 #ifndef ASSAY_CPU_DEVICE_H
 #define ASSAY_CPU_DEVICE_H
 
