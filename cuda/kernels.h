@@ -69,8 +69,8 @@ cudaError_t kernel_pool(cudaStream_t stream, float *values, struct tensor logits
 
 /* ---- reduce.cu ---- */
 
-/* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32. parts: [n_ranks, n], F32, F16
- * or BF16; out: n elements of that type, perhaps one of the parts. */
+/* out[i] = parts[0][i] + parts[1][i] + ..., in rank order, in float32. parts: [n_ranks, n], F32,
+ * F16 or BF16; out: n elements of that type, perhaps one of the parts. */
 cudaError_t kernel_sum_ranks(cudaStream_t stream, void *out, struct tensor parts);
 
 /* ---- quant.cu ---- */

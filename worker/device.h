@@ -1,9 +1,9 @@
-/* device.h - a device: what it is opened with, its memory, and batches in flight. worker/cpu/device.c
- * and cuda/device.c implement it; ops.h has the arithmetic.
+/* device.h - a device: what it is opened with, its memory, and batches in flight.
+ * worker/cpu/device.c and cuda/device.c implement it; ops.h has the arithmetic.
  *
- * While the model is built: alloc, upload, prepare_weights, pin. Then for each batch: begin, push of
- * its small arrays, the operations (ops.h), finish. Calls may be asynchronous; only `poll` waits. A
- * device failure ends the process (die). */
+ * While the model is built: alloc, upload, prepare_weights, pin. Then for each batch: begin, push
+ * of its small arrays, the operations (ops.h), finish. Calls may be asynchronous; only `poll`
+ * waits. A device failure ends the process (die). */
 #ifndef ASSAY_DEVICE_H
 #define ASSAY_DEVICE_H
 

@@ -4,8 +4,8 @@
  * A place has the expected shape, the cut for this rank, and the destination: a matrix becomes a
  * view into the mapped file, a vector is converted into device memory. The config determines the
  * list of places; each tensor is looked up in it, and at the end every place must be filled. Then
- * the device gets all matrices at once (device_ops.prepare_weights), so that it can size its memory before
- * it copies any. */
+ * the device gets all matrices at once (device_ops.prepare_weights), so that it can size its memory
+ * before it copies any. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

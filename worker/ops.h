@@ -44,7 +44,8 @@ struct attn_metadata {
                                                   ops.shares_prefixes. */
 };
 
-/* In the device's memory: cos and sin of every position and frequency, [max_position, head_dim/2]. */
+/* In the device's memory: cos and sin of every position and frequency, [max_position,
+ * head_dim/2]. */
 struct rope_tables {
     uint32_t head_dim;
     float *cos, *sin;

@@ -12,8 +12,8 @@ struct worker_options {
 
 extern const char worker_help[];
 
-/* Fills in *o, with defaults for what argv leaves out; texts point into argv. Returns 0, or EX_USAGE
- * after a message on stderr. With --help, the rest is not checked. */
+/* Fills in *o, with defaults for what argv leaves out; texts point into argv. Returns 0, or
+ * EX_USAGE after a message on stderr. With --help, the rest is not checked. */
 int worker_options_parse(struct worker_options *o, int argc, char **argv);
 
 #endif

@@ -6,8 +6,8 @@
 #include "shm/stage.h"
 #include "worker/qwen2.h"
 
-/* Starts a batch on the device: `values` holds the b->n_values scores once device_ops.poll reports it
- * done. `ids` is b->ids, or a copy in pinned memory; `positions` has room for b->n_tokens.
+/* Starts a batch on the device: `values` holds the b->n_values scores once device_ops.poll reports
+ * it done. `ids` is b->ids, or a copy in pinned memory; `positions` has room for b->n_tokens.
  * ASSAY_ETOOLONG for a row longer than max_len; else the errors of pooling_metadata_init and
  * forward. */
 int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,

@@ -4,8 +4,8 @@
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
  * digest of the values' bits (schema/fnv.h), by which the broker checks that all ranks agree. On
  * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
- * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is never
- * idle between two; a descriptor signals completion, and replies go out in order.
+ * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is
+ * never idle between two; a descriptor signals completion, and replies go out in order.
  *
  * SIGINT and SIGTERM are ignored: the broker decides when a rank ends, and a rank exits when the
  * broker does (the pipe parent-fd, or the process). Exit codes: 0 after stop, 64 usage, 69 the

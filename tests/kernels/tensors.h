@@ -1,5 +1,5 @@
-/* tensors.h - tensors for the kernels' tests: memory of exactly the size that a kernel may touch, so
- * that AddressSanitizer sees any access beyond; what lies between rows is NaN and must stay.
+/* tensors.h - tensors for the kernels' tests: memory of exactly the size that a kernel may touch,
+ * so that AddressSanitizer sees any access beyond; what lies between rows is NaN and must stay.
  *
  * The same tests run on a device (make gpu-check). Memory is the host's then too, pinned so that
  * kernels reach it, and CUDA_LAUNCH_BLOCKING=1 makes a launch end before it returns. */

@@ -181,8 +181,8 @@ static void check_problem(const problem &p, attention_kernel *kernel, uint64_t s
     assert_true(same_bits(tail, turned.out));
 }
 
-/* Sequences with a prefix: the batch begins with the prefix alone, then has what follows it in each.
- * Each sequence's own tokens have the bits that they have where it is whole. */
+/* Sequences with a prefix: the batch begins with the prefix alone, then has what follows it in
+ * each. Each sequence's own tokens have the bits that they have where it is whole. */
 static void check_prefix(const problem &p, uint32_t prefix, attention_kernel *kernel)
 {
     random_numbers r = {p.dim * 17 + prefix};

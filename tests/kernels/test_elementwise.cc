@@ -70,7 +70,8 @@ static void test_gather(void **)
 
 /* ---- norms ---- */
 
-/* Quantized values are within half a step of the scaled ones; the step is largest / 448 .. / 127. */
+/* Quantized values are within half a step of the scaled ones; the step is largest / 448 .. /
+ * 127. */
 static void check_quantized(const owned_tensor &out, int64_t row, const std::vector<double> &want)
 {
     double largest = 0, limit = out.t.dtype == DTYPE_F8 ? 448 : 127,

@@ -1,7 +1,7 @@
 /* test_gpu_linear.cc - the large products on the GPU's table of operations: matrices brought to the
- * device (prepare_weights.c), in their own type or quantized there, times inputs of several types, with and
- * without bias, against double precision from the very numbers that the device multiplied. CUDA's
- * libraries are checking doubles, or with make gpu-check the real ones. */
+ * device (prepare_weights.c), in their own type or quantized there, times inputs of several types,
+ * with and without bias, against double precision from the very numbers that the device multiplied.
+ * CUDA's libraries are checking doubles, or with make gpu-check the real ones. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,11 +1,11 @@
 /* test_gpu_model.c - the whole forward and pooler on the GPU's table of operations, its kernels run
  * by the bench and CUDA's libraries replaced by checking doubles: every golden vector, on one rank
- * and several, a row's bits whatever else is in its batch, two batches in flight, and failing calls. Run from
- * the repository root.
+ * and several, a row's bits whatever else is in its batch, two batches in flight, and failing
+ * calls. Run from the repository root.
  *
- * make gpu-check runs it on a device with the real libraries (ASSAY_ON_DEVICE), each test by itself:
- * some fork, which a process that has used CUDA must not. ASSAY_DEVICES says how many there are,
- * ASSAY_NO_FP8 that they are older than that. */
+ * make gpu-check runs it on a device with the real libraries (ASSAY_ON_DEVICE), each test by
+ * itself: some fork, which a process that has used CUDA must not. ASSAY_DEVICES says how many there
+ * are, ASSAY_NO_FP8 that they are older than that. */
 #include "tests/unit/model_fixture.h"
 
 #include <fcntl.h>
@@ -20,12 +20,12 @@ static int is_half(const struct scorer *s)
     return s->model.config.activation_type != DTYPE_F32;
 }
 
-/* Squared distances from the float32 truth, of 16-bit checkpoints: of what is found, and of what the
- * reference gives in the same type. */
+/* Squared distances from the float32 truth, of 16-bit checkpoints: of what is found, and of what
+ * the reference gives in the same type. */
 static double all_ours, all_theirs;
 
-/* Float32 checkpoints: as on the CPU. Others: about as far from the float32 truth as the reference in
- * the same type is; a file has too few values to ask for more of each. */
+/* Float32 checkpoints: as on the CPU. Others: about as far from the float32 truth as the reference
+ * in the same type is; a file has too few values to ask for more of each. */
 static void check_scores(const struct vector *v, const float *values, int half)
 {
     double ours = 0, theirs = 0, n = 0;
@@ -158,7 +158,8 @@ static double spread(const float *values, const float *from, uint32_t n)
     return sqrt(sum / n);
 }
 
-/* Scores in a form that can be compared, on ranks of tp devices; those of the reference in `truth`. */
+/* Scores in a form that can be compared, on ranks of tp devices; those of the reference in
+ * `truth`. */
 static uint32_t score_quantized(
     const struct vector *v, const char *method, uint32_t tp, float *values, float *truth)
 {
@@ -340,7 +341,8 @@ static void test_a_failing_call_ends_the_process(void **unused)
     assert_int_equal(open_in_child(score_with_failing_product), GPU_EXIT_ERROR);
 }
 
-/* A rank of two on device `gpu`, as far as opening goes; exits with 1 when that fails as `words` say. */
+/* A rank of two on device `gpu`, as far as opening goes; exits with 1 when that fails as `words`
+ * say. */
 static void open_rank(int fd, uint32_t rank, int gpu, const char *words)
 {
     struct comm *comm = NULL;

@@ -1,12 +1,11 @@
 /* cublaslt.cc - the double of cuBLASLt (doubles.h). Matrices count columns first, as there. Every
  * description is checked when a product is asked for; the product is a plain chain over k.
  *
- * The heuristic offers eight algorithms. GOOD is what one wants. GREEDY is said to be faster, but with
- * more than 64 columns it adds in two parts and rounds between them; a caller that does not try it
- * falls for it. LATE does that to the last half of more than 4096 columns. SHY does not say whether it
- * splits K, BROKEN is said to do what it then refuses.
- * SPLIT has split K, LARGE needs more workspace than any caller gives, FUSSY takes only an even
- * number of columns. */
+ * The heuristic offers eight algorithms. GOOD is what one wants. GREEDY is said to be faster, but
+ * with more than 64 columns it adds in two parts and rounds between them; a caller that does not
+ * try it falls for it. LATE does that to the last half of more than 4096 columns. SHY does not say
+ * whether it splits K, BROKEN is said to do what it then refuses. SPLIT has split K, LARGE needs
+ * more workspace than any caller gives, FUSSY takes only an even number of columns. */
 #include <cublasLt.h>
 #include <stdlib.h>
 #include <string.h>

@@ -6,13 +6,14 @@
  * A whole process is steered by its environment:
  *     ASSAY_DOUBLE_DEVICES=N        how many devices there are (default 1, 0: none)
  *     ASSAY_DOUBLE_ODD=N            device N is of another kind than the others
- *     ASSAY_DOUBLE_CAPABILITY=N     of all devices, as 90 for 9.0 (the default); ASSAY_DOUBLE_OLD=N: the
- *                                   first N have 7.5
+ *     ASSAY_DOUBLE_CAPABILITY=N     of all devices, as 90 for 9.0 (the default)
+ *     ASSAY_DOUBLE_OLD=N            the first N have 7.5
  *     ASSAY_DOUBLE_SHARED=N         bytes of shared memory that a block may have
  *     ASSAY_DOUBLE_FAIL=NAME:K:CODE the K-th call of NAME returns CODE, and so does all after it
- *     ASSAY_DOUBLE_FAIL_ONCE=FILE   the same for the first call from the K-th on that finds FILE, and
- *                                   takes it away: one process fails, once
- *     ASSAY_DOUBLE_THREAD=1         a thread carries on with the work by itself, as a device does */
+ *     ASSAY_DOUBLE_FAIL_ONCE=FILE   the same for the first call from the K-th on that finds FILE,
+ *                                   and takes it away: one process fails, once
+ *     ASSAY_DOUBLE_THREAD=1         a thread carries on with the work by itself, as a device
+ *                                   does */
 #ifndef ASSAY_DOUBLES_H
 #define ASSAY_DOUBLES_H
 

@@ -3,8 +3,8 @@
  * group holds goes on together, piece by piece, as its turn in the stream comes; a peer that never
  * comes leaves the communicator in progress for ever.
  *
- * A group ends as in progress, and is put into its stream only when the communicator was asked often
- * enough how it gets on: whoever goes on at once has put his work in front of it. */
+ * A group ends as in progress, and is put into its stream only when the communicator was asked
+ * often enough how it gets on: whoever goes on at once has put his work in front of it. */
 #include <fcntl.h>
 #include <nccl.h>
 #include <stdio.h>
