@@ -1,12 +1,12 @@
-/* bench_attention.c - the rate of causal attention against the peak of fused multiply-adds, measured
- * in the same run.
+/* bench_attention.c - the rate of causal attention against the peak of fused multiply-adds,
+ * measured in the same run.
  *
  *     bench_attention [THREADS [ISA]]  one line of JSON a shape: shape, tokens (of one row),
  *                                      gflops, peak, ratio, limit, of_limit
  *
- * Counted are the multiply-adds of Q K^T and of P V over visible keys alone; the softmax is not, so
- * its time is part of the distance to 1. How far it goes says `limit`: the ratio if the products ran
- * at the peak and the softmax step as it does by itself, on scores in the first-level cache. */
+ * Only the multiply-adds of Q K^T and of P V over visible keys are counted. The softmax is not, so
+ * its time keeps the ratio below 1. `limit` is the ratio if the products ran at the peak and the
+ * softmax step took as long as it does alone, on scores in the first-level cache. */
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>

@@ -3,10 +3,10 @@
  *     bench_blas forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS]   its time for all products of it
  *     bench_blas shapes [THREADS]                                   its rate on bench_gemm's shapes
  *
- * Float32 times float32, x * w^T as the model has them; the products of one layer's weights again for
- * each layer. `forward` counts what bench_forward's forward has: o_proj and the MLP of the last layer
- * for pooled tokens only. The library is opened when this runs (libopenblas.so.0), nothing of Assay
- * needs it; exit code 69 where there is none. Output: JSON lines. */
+ * Float32 times float32, x * w^T as the model has them. One layer's weights serve all layers.
+ * `forward` counts what bench_forward's forward has: o_proj and the MLP of the last layer for
+ * pooled tokens only. The library is opened at run time (libopenblas.so.0), because nothing of
+ * Assay needs it; exit code 69 if there is none. Output: JSON lines. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>

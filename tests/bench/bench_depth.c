@@ -2,20 +2,21 @@
  *
  *     bench_depth DIRECTORY LARGEST [SECONDS [no-dedupe]]
  *
- * One database for each depth, 10^3 and ten times that and so on up to LARGEST: one job with as many rows
- * done as queued. A row has 16 tokens. The same is measured at each depth, through the functions that
- * the broker calls, in turns of a quarter of a second, so that all depths see the same machine:
+ * There is one database for each depth: 10^3, ten times that, and so on up to LARGEST. It has one
+ * job with as many rows done as queued; a row has 16 tokens. The same is measured at each depth,
+ * through the functions that the broker calls, in turns of a quarter of a second, so that all
+ * depths see the same machine:
  *
- *     work      a batch of 64 rows planned, recorded as begun, its results and its end written, synced.
- *               After it 64 new rows come, not timed, so that the depth stays
+ *     work      a batch of 64 rows planned, recorded as begun, its results and its end written and
+ *               synced. After it come 64 new rows, not timed, so that the depth stays
  *     cpu       processor time of the same: what is left when the disk is not asked
  *     status    a job found by its key and read
  *     page      1,000 results from the end of the job; the first 1,000 beside them
  *     restart   the process was killed: from opening the database to the first batch in hand
  *
- * Rows are compared, as the broker does it, but no two are the same; with no-dedupe they are not.
- *
- * The file system's cache is warm. Output: one JSON line a depth. The directory is left as it was. */
+ * Rows are compared, as the broker does it, but no two are the same; with no-dedupe they are not
+ * compared. The file system's cache is warm. Output: one JSON line a depth. The directory is left
+ * as it was. */
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,17 +1,19 @@
-/* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared memory.
+/* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared
+ * memory.
  *
  *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [TYPE [ISA]]]]
  *         one line of JSON
  *
- * TYPE: none or int8, as of --quant, or bf16, as of --dtype.
+ * TYPE: none or int8, as for --quant, or bf16, as for --dtype.
  *
- * SHARED: the first so many tokens are the same in all rows, and each batch has them once; then
- * BATCH_TOKENS are those that are computed. tokens_per_s counts rows' whole tokens.
+ * SHARED: the first so many tokens are the same in all rows, and each batch has them once. Then
+ * BATCH_TOKENS counts the tokens that are computed, and tokens_per_s counts rows' whole tokens.
  *
- * gflops counts what is executed: causal attention of every token in every layer; o_proj and the MLP
- * of the last layer for pooled tokens only. peak: peak.h, before and after, and between batches; share:
- * gflops in it. Those with cpu_ go by the time that threads had a processor: on a busy machine they
- * say more. memory_bytes: what activations, input and output take at most. */
+ * gflops counts what is executed: causal attention of every token in every layer; o_proj and the
+ * MLP of the last layer for pooled tokens only. peak is peak.h's, measured before and after and
+ * between batches; share is gflops / peak. The cpu_ figures go by the time that threads had a
+ * processor: on a busy machine they say more. memory_bytes is the most that activations, input and
+ * output take. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +66,7 @@ static void open_model(
     die_on(qwen2_reward_model_load_weights(&b->model, b->weights, &e), &e);
 }
 
-/* All rows get so many tokens, no more than there is room for, of which they share so many. */
+/* Gives all rows so many tokens, no more than there is room for, and lets them share so many. */
 static void set_tokens(struct bench *b, uint32_t tokens, uint32_t shared)
 {
     b->tokens = tokens;
@@ -113,8 +115,8 @@ static void run_batch(struct bench *b, uint32_t n_rows)
     cpu_ops.device->poll(b->device, 1);
 }
 
-/* Pages and caches warm: some rows, of a long one its beginning; whole ones, as many as there is room
- * for. All of the arena is touched: the system clears its pages once in a worker's life. */
+/* Warms pages and caches: runs some rows, the beginning of a long one, then whole rows while there
+ * is room. Touches all of the arena, whose pages the system clears once in a worker's life. */
 static void warm_up(struct bench *b)
 {
     uint32_t tokens = b->tokens, shared = b->shared;

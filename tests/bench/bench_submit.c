@@ -1,18 +1,19 @@
-/* bench_submit.c - rows that a queue has made durable, per second: the same client for Assay and for
- * the queues that it is compared with.
+/* bench_submit.c - rows that a queue has made durable, per second: the same client for Assay and
+ * for the queues that it is compared with.
  *
  *     bench_submit assay|redis|beanstalkd ENDPOINT CONNECTIONS WINDOW SECONDS [ROWS]
  *
- * A row is 2,048 bytes: 512 token ids. It is counted once its acknowledgement is here. What goes out
- * at once is a batch of ROWS rows, 64 by default; each connection has WINDOW batches under way, and sends the next one
- * when a whole batch has been acknowledged.
+ * A row is 2,048 bytes: 512 token ids. It is counted once its acknowledgement has come. A batch of
+ * ROWS rows, 64 by default, is sent at once. Each connection has WINDOW batches under way, and
+ * sends the next one when a whole batch has been acknowledged.
  *
- *     assay       a batch is one `submit` of ROWS rows, ids as bin; ENDPOINT as libzmq names it. The
- *                 jobs are paused, so that nobody takes rows off: the others have no consumer either
- *     redis       ROWS times XADD of one field, written at once; ENDPOINT is the path of its unix socket
+ *     assay       a batch is one `submit` of ROWS rows, ids as bin; ENDPOINT as libzmq names it.
+ *                 The jobs are paused, so that nobody takes rows off: the others have no
+ *                 consumer either
+ *     redis       ROWS times XADD of one field, written at once; ENDPOINT is its unix socket's path
  *     beanstalkd  ROWS times put, written at once; likewise
  *
- * How durable an acknowledgement is, is the server's affair: bench.py starts all three so that each one
+ * The server decides how durable an acknowledgement is: bench.py starts all three so that each one
  * is synced before it is sent. Output: one JSON line. */
 #include <errno.h>
 #include <poll.h>

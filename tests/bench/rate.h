@@ -1,5 +1,5 @@
-/* rate.h - the rate of a piece of work against the peak of multiply-adds (peak.h), and noise to work
- * on. For one program of tests/bench each. */
+/* rate.h - the rate of a piece of work against the peak of multiply-adds (peak.h), and noise to
+ * work on. Each program of tests/bench includes it in one file. */
 #ifndef ASSAY_BENCH_RATE_H
 #define ASSAY_BENCH_RATE_H
 
@@ -44,9 +44,9 @@ static inline double median_peak(struct device *d)
     return peaks[TURNS / 2];
 }
 
-/* What `run` reaches, all medians of TURNS. The clock of a shared machine wanders: each turn is set
- * against the peak just before and after it. A peak that is given stands for all: for work whose own
- * threads spin on after it. */
+/* What `run` reaches, all medians of TURNS. The clock of a shared machine wanders, so each turn is
+ * set against the peak just before and after it. A given peak stands for all turns: it is for work
+ * whose own threads spin on after it. */
 struct rate {
     double gflops, peak, ratio;
 };

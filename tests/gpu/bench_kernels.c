@@ -1,5 +1,5 @@
-/* bench_kernels.c - every kernel and product at the sizes of a model, against what the device copies
- * and multiplies in the same run.
+/* bench_kernels.c - the time of every kernel and product at the sizes of a model, against the rates
+ * at which the device copies and multiplies in the same run.
  *
  *     bench_kernels TOKENS HIDDEN MLP HEADS KV_HEADS HEAD_DIM MATMUL
  *
