@@ -74,6 +74,7 @@ struct sequence {
     int has_key, not_cached;     /* not_cached: the score cache was searched and does not have it */
     int fresh;                   /* its job takes nothing from the score cache */
     int is_primary;              /* being computed; duplicates may wait for it */
+    struct sequence *next_alike; /* another primary whose hash is the same */
     int answer;                  /* enum row_answer */
     int origin;                  /* enum row_origin */
     float *found_values;         /* [n_values] the result that was found; owned */

@@ -39,7 +39,7 @@ enum activation {
 #define POOL_NO_STEP_TOKEN (-1)
 
 /* How a row is scored, apart from the positions of POOL_POSITIONS. This layout is part of the
- * format of a slot (shm/stage.c) and of a score cache's key (broker/sched/dedupe.c). */
+ * format of a slot (shm/stage.c) and of a score cache's key (broker/sched/content.c). */
 struct pooling {
     int32_t type;       /* enum pool_type */
     int32_t activation; /* enum activation */

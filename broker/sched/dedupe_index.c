@@ -222,11 +222,6 @@ int64_t dedupe_index_job(const struct dedupe_index *t)
     return t->options.job;
 }
 
-uint64_t dedupe_index_seed(const struct dedupe_index *t)
-{
-    return t->options.seed;
-}
-
 long long dedupe_index_opened_ms(const struct dedupe_index *t)
 {
     return t->options.opened_ms;

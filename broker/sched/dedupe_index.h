@@ -22,7 +22,6 @@ struct dedupe_index;
 struct dedupe_index_options {
     const char *dir; /* NULL: no files; borrowed until the index is closed */
     int64_t job;
-    uint64_t seed;           /* of the hashes; secret */
     uint64_t min_free_bytes; /* disk space that a file must leave free for results */
     long long opened_ms;     /* by the caller's clock */
 };
@@ -31,7 +30,6 @@ struct dedupe_index *dedupe_index_open(
 void dedupe_index_close(struct dedupe_index **t); /* NULL-safe */
 
 int64_t dedupe_index_job(const struct dedupe_index *t);
-uint64_t dedupe_index_seed(const struct dedupe_index *t);
 long long dedupe_index_opened_ms(const struct dedupe_index *t);
 /* Bytes of memory that a small index takes; 0 for one in a file. */
 size_t dedupe_index_small_bytes(const struct dedupe_index *t);

@@ -9,11 +9,11 @@
 #include "schema/log.h"
 #include "tests/unit/dedupe_file.h"
 
-enum { JOB = 7, SEED = 99 };
+enum { JOB = 7 };
 
 static struct dedupe_index *open_at(const char *dir)
 {
-    return dedupe_index_open(&(struct dedupe_index_options){.dir = dir, .job = JOB, .seed = SEED});
+    return dedupe_index_open(&(struct dedupe_index_options){.dir = dir, .job = JOB});
 }
 
 /* Not one that anybody chose. */
@@ -219,8 +219,8 @@ static void test_no_file_to_be_had(void **state)
 static void test_room_for_results_is_left(void **state)
 {
     struct fixture *f = *state;
-    struct dedupe_index *t = dedupe_index_open(&(struct dedupe_index_options){
-        .dir = f->dir, .job = JOB, .seed = SEED, .min_free_bytes = 1ull << 60});
+    struct dedupe_index *t = dedupe_index_open(
+        &(struct dedupe_index_options){.dir = f->dir, .job = JOB, .min_free_bytes = 1ull << 60});
     add_many(t, 0, 20000);
     assert_int_equal(file_bytes(f), 0);
     assert_int_equal(count(t, 0, 20000), 20000);
