@@ -86,22 +86,20 @@ static void refuse(struct admit *a, struct store_row *out, int code, const char 
 static void take_ids(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     struct err e = {0};
-    const int32_t *ids = NULL;
-    const uint32_t *ends = &q->n_ids;
-    out->n_parts = 1;
-    if (q->shape != ROW_IDS &&
-        compose_row(a->composer, q, out->pool.step_token, &ids, &ends, &out->n_parts, &e) != 0) {
+    struct composed row = {.ends = &q->n_ids, .n = 1};
+    if (q->shape != ROW_IDS && compose_row(a->composer, q, out->pool.step_token, &row, &e) != 0) {
         refuse(a, out, e.code, "%s%s%s", e.field, e.field[0] ? ": " : "", e.msg);
         return;
     }
-    uint32_t n = ends[out->n_parts - 1];
+    uint32_t n = row.ends[row.n - 1];
     a->ids = make_room(a->ids, &a->ids_room, n);
-    a->ends = make_room(a->ends, &a->ends_room, out->n_parts);
-    memcpy(a->ends, ends, out->n_parts * sizeof *ends);
+    a->ends = make_room(a->ends, &a->ends_room, row.n);
+    memcpy(a->ends, row.ends, row.n * sizeof *row.ends);
     if (q->shape == ROW_IDS)
         row_request_ids(q, a->ids);
     else if (n > 0)
-        memcpy(a->ids, ids, n * sizeof *ids);
+        memcpy(a->ids, row.ids, n * sizeof *row.ids);
+    out->n_parts = row.n;
     out->ids = a->ids;
     out->ends = a->ends;
     out->n_tokens = n;

@@ -423,7 +423,7 @@ static int compose_steps(
 }
 
 int compose_row(struct composer *c, const struct row_request *q, int32_t step_token,
-    const int32_t **ids, const uint32_t **ends, uint32_t *n, struct err *e)
+    struct composed *out, struct err *e)
 {
     int rc;
     if (!c->encoder)
@@ -441,8 +441,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
         rc = compose_steps(c, q, step_token, e);
     else
         rc = compose_answer(c, q, q->body[0], q->body_field[0], e);
-    *ids = encoder_ids(c->encoder)->at;
-    *ends = c->ends;
-    *n = c->n;
+    if (rc == 0)
+        *out = (struct composed){encoder_ids(c->encoder)->at, c->ends, c->n};
     return rc;
 }

@@ -42,15 +42,21 @@ void text_model_release(struct text_model *m);
 const char *text_model_ends_in(const struct text_model *m, int32_t id);
 
 /* The ids of one row: sequence k is ids[ends[k-1] .. ends[k]), with ends[-1] = 0. */
+struct composed {
+    const int32_t *ids;
+    const uint32_t *ends;
+    uint32_t n; /* sequences */
+};
+
 struct composer;
 
 struct composer *composer_new(const struct text_model *m); /* m outlives it */
 void composer_free(struct composer **c);
 /* Composes q, which must be a text shape. step_token: the token that ends a step,
- * POOL_NO_STEP_TOKEN if none. Returns 0 with *n >= 1 sequences, ids and ends borrowed until the
- * next call; or a row's error code (ASSAY_EBADTEXT, ASSAY_ENOSTEP, ASSAY_ETOOLONG for too many
- * responses) with field and message in *e. */
+ * POOL_NO_STEP_TOKEN if none. Returns 0 with out->n >= 1, its arrays borrowed until the next call;
+ * or a row's error code (ASSAY_EBADTEXT, ASSAY_ENOSTEP, ASSAY_ETOOLONG for too many responses) with
+ * field and message in *e, and *out untouched. */
 int compose_row(struct composer *c, const struct row_request *q, int32_t step_token,
-    const int32_t **ids, const uint32_t **ends, uint32_t *n, struct err *e);
+    struct composed *out, struct err *e);
 
 #endif

@@ -32,19 +32,20 @@ static int is_chatml(enum chat_template t)
     return t >= CHAT_CHATML && t <= CHAT_QWEN3_INSTRUCT_2507;
 }
 
-static void check_sequences(const struct text_model *m, const struct row_request *q,
-    const int32_t *ids, const uint32_t *ends, uint32_t n)
+static void check_sequences(
+    const struct text_model *m, const struct row_request *q, const struct composed *row)
 {
-    assert(n >= 1);
-    for (uint32_t k = 1; k < n; k++)
-        assert(ends[k] >= ends[k - 1]);
-    for (uint32_t i = 0; i < ends[n - 1]; i++)
-        assert(tokenizer_piece(m->tokenizer, ids[i]).at);
+    assert(row->n >= 1);
+    for (uint32_t k = 1; k < row->n; k++)
+        assert(row->ends[k] >= row->ends[k - 1]);
+    uint32_t n = row->ends[row->n - 1];
+    for (uint32_t i = 0; i < n; i++)
+        assert(tokenizer_piece(m->tokenizer, row->ids[i]).at);
     /* Each turn of ChatML is opened and closed by the template alone. */
     if (q->safe_text && is_chatml(m->chat.template))
-        assert(count(ids, ends[n - 1], TINY_START) == count(ids, ends[n - 1], TINY_END));
+        assert(count(row->ids, n, TINY_START) == count(row->ids, n, TINY_END));
     if (q->safe_text && q->shape == ROW_TEXT)
-        assert(count(ids, ends[0], TINY_END) == 0);
+        assert(count(row->ids, row->ends[0], TINY_END) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
@@ -52,9 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     struct row_request q;
     struct msg_reader r;
     struct err e = {0};
-    const int32_t *ids;
-    const uint32_t *ends;
-    uint32_t n;
+    struct composed row;
     if (len < 2)
         return 0;
     struct text_model m = model(bytes[0], bytes[1] & 1);
@@ -63,9 +62,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
         return 0;
     struct composer *c = composer_new(&m);
     int32_t step = q.pool.step_token >= 0 ? q.pool.step_token : TINY_STEP;
-    int rc = compose_row(c, &q, step, &ids, &ends, &n, &e);
+    int rc = compose_row(c, &q, step, &row, &e);
     if (rc == 0)
-        check_sequences(&m, &q, ids, ends, n);
+        check_sequences(&m, &q, &row);
     else
         assert(rc < 0 && e.msg[0]);
     composer_free(&c);
