@@ -98,8 +98,8 @@ const struct cli_option_info *cli_option_info(enum cli_option option);
 extern const enum cli_option cli_common_options[]; /* taken by every verb */
 extern const char cli_exit_codes[];
 
-/* Parses the arguments after the verb. Returns 0, 1 if help is asked for, or EX_USAGE after printing
- * an error to stderr. */
+/* Parses the arguments after the verb. Returns 0, 1 if help is asked for, or EX_USAGE after
+ * printing an error to stderr. */
 int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv);
 
 /* Sets *value to an option's number in [min, max], or to `fallback` if the option is not given.

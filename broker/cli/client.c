@@ -179,8 +179,8 @@ static int read_integer(struct msg_reader *r, json_t **out, struct err *e)
     return rc;
 }
 
-/* Converts msgpack to JSON; refuses bin. A float32 becomes the double whose shortest form, in at most
- * 9 digits, reads back as the same float32. */
+/* Converts msgpack to JSON; refuses bin. A float32 becomes the double whose shortest form, in at
+ * most 9 digits, reads back as the same float32. */
 static int read_value(struct msg_reader *r, json_t **out, struct err *e)
 {
     enum msg_type type = msg_peek(r);

@@ -269,8 +269,8 @@ static void keep_part(void *arg, struct sequence *r)
     parts->end = &r->next;
 }
 
-/* Adds the row to the checks, unless it was purged or queued again meanwhile. Its result is read after
- * its input, so a row with a result but no input is damaged. */
+/* Adds the row to the checks, unless it was purged or queued again meanwhile. Its result is read
+ * after its input, so a row with a result but no input is damaged. */
 static int check_row(struct verify *v, int64_t row, struct err *e)
 {
     struct parts parts = {.end = &parts.first};
