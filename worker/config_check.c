@@ -1,0 +1,72 @@
+/* config_check.c - what the four structs may ask for (config.h), and how the model divides by
+ * ranks. */
+#include "worker/config.h"
+
+#include <string.h>
+
+int cache_config_check(const struct cache_config *c, struct err *e)
+{
+    if (strcmp(c->kv_cache, "none") != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "cache_config: kv_cache '%.40s' is not built; expected none", c->kv_cache);
+    if (c->max_batch_tokens < 1 || c->max_len < 1 || c->max_rows < 1)
+        return err_set(e, ASSAY_EBADREQ,
+            "cache_config: expected at least 1 token, length and row, found %u, %u, %u",
+            c->max_batch_tokens, c->max_len, c->max_rows);
+    return 0;
+}
+
+int quant_config_check(const struct quant_config *c, struct err *e)
+{
+    if (strcmp(c->method, "none") == 0 || quant_config_type(c) != DTYPE_F32)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "quant_config: expected method none, fp8 or int8, found '%.40s'", c->method);
+}
+
+enum dtype quant_config_type(const struct quant_config *c)
+{
+    return strcmp(c->method, "fp8") == 0    ? DTYPE_F8
+           : strcmp(c->method, "int8") == 0 ? DTYPE_I8
+                                            : DTYPE_F32;
+}
+
+int model_config_check_quant(
+    const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e)
+{
+    uint32_t q = c->n_heads / tp * c->head_dim, mlp = c->intermediate_size / tp,
+             kv = model_config_rank_kv_heads(c, tp) * c->head_dim;
+    if (quant_config_type(quant) == DTYPE_F32 ||
+        (c->hidden_size % 16 == 0 && q % 16 == 0 && (2 * kv) % 16 == 0 && mlp % 16 == 0))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "--quant %s: expected sizes that are multiples of 16 on each rank, found hidden_size %u, "
+        "query %u, key and value %u, intermediate_size %u",
+        quant->method, c->hidden_size, q, 2 * kv, mlp);
+}
+
+int lora_config_check(const struct lora_config *c, struct err *e)
+{
+    if (c->n_adapters == 0)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "lora_config: adapter '%.80s' is not built; expected none", c->names[0]);
+}
+
+uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
+{
+    return c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1;
+}
+
+int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e)
+{
+    if (tp >= 1 && c->n_heads % tp == 0 && c->intermediate_size % tp == 0 &&
+        (c->n_kv_heads % tp == 0 || tp % c->n_kv_heads == 0) &&
+        (!c->mlp_head || c->hidden_size % tp == 0))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "tp %u does not fit: expected it to divide heads (%u) and intermediate_size (%u)%s, and to "
+        "divide or be a "
+        "multiple of kv heads (%u)",
+        tp, c->n_heads, c->intermediate_size, c->mlp_head ? " and hidden_size" : "", c->n_kv_heads);
+}
