@@ -76,6 +76,16 @@ void lines_close(struct lines **out)
     *out = NULL;
 }
 
+const struct stat *lines_opened(const struct lines *l)
+{
+    return jsonl_opened(l->file);
+}
+
+int lines_is_changed(const struct lines *l)
+{
+    return jsonl_is_changed(l->file);
+}
+
 int64_t lines_count(const struct lines *l)
 {
     return jsonl_count(l->file);

@@ -7,6 +7,7 @@
 #define ASSAY_LINES_H
 
 #include <jansson.h>
+#include <sys/stat.h>
 
 #include "broker/cli/cli.h"
 #include "schema/msg.h"
@@ -31,6 +32,9 @@ int lines_next(struct lines *l, struct line *line, struct err *e);
 void line_release(struct line *line);
 /* Returns a bad line as a row that fails with the line's error; valid until the next call. */
 struct slice lines_refused(struct lines *l, const struct line *line);
+/* jsonl_opened, jsonl_is_changed of the input */
+const struct stat *lines_opened(const struct lines *l);
+int lines_is_changed(const struct lines *l);
 /* Returns the number of lines, -1 if unknown. */
 int64_t lines_count(const struct lines *l);
 

@@ -74,6 +74,12 @@ static int start_broker(struct score *s)
     return cli_connect(&with_data, &s->client);
 }
 
+static void make_stamp(const struct score *s, char stamp[STAMP_BYTES])
+{
+    stamp_make(
+        s->cli, lines_opened(s->lines), s->output.target.place, s->output.target.part, stamp);
+}
+
 /* Opens input and output. *whole: the output exists already, made from the same files. */
 static int open_files(struct score *s, int *whole)
 {
@@ -87,7 +93,7 @@ static int open_files(struct score *s, int *whole)
         return e.code == ASSAY_EBADREQ ? cli_usage("%s", e.msg) : cli_fail(&e);
     if (!c->value[CLI_MODEL] || !c->operand || stat(c->operand, &st) != 0 || !S_ISREG(st.st_mode))
         return 0;
-    stamp_make(c, s->output.target.place, s->output.target.part, s->stamp);
+    make_stamp(s, s->stamp);
     *whole = !c->value[CLI_FORCE] && s->output.target.part[0] &&
              stamp_is_on(s->output.target.place, s->stamp);
     return 0;
@@ -288,6 +294,8 @@ static int begin_anew(struct score *s, struct err *e)
     lines_close(&s->lines);
     if (lines_open(&s->lines, s->cli) != 0)
         return err_set(e, ASSAY_EIO, "cannot read the input again");
+    if (s->stamp[0])
+        make_stamp(s, s->stamp);
     int rc = run_begin_anew(&s->run, s->client, e);
     if (rc == 0)
         rc = output_begin_anew(&s->output, e);
@@ -361,6 +369,21 @@ static int report(struct score *s)
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
 }
 
+/* Stamps the output, unless a file changed while it was read: then the next run scores again. */
+static void stamp_output(struct score *s)
+{
+    char now[STAMP_BYTES];
+    if (lines_is_changed(s->lines))
+        cli_say("'%s' was written to while it was read: the output may hold scores of its old "
+                "lines; the same command scores it again",
+            s->cli->operand);
+    else if (s->stamp[0]) {
+        make_stamp(s, now);
+        if (strcmp(now, s->stamp) == 0)
+            memcpy(s->output.target.stamp, now, sizeof now);
+    }
+}
+
 static int run_all(struct score *s)
 {
     struct err e = {0};
@@ -369,7 +392,7 @@ static int run_all(struct score *s)
         watch(s, &e); /* if a signal ended the write, report the signal */
     progress_end(&s->progress);
     if (!failed && s->output.n_failed == 0)
-        memcpy(s->output.target.stamp, s->stamp, sizeof s->stamp);
+        stamp_output(s);
     if (!failed)
         failed = output_finish(&s->output, &e) != 0;
     if (!failed)

@@ -96,14 +96,22 @@ static int add_folder(crypto_generichash_state *hash, const struct folder *f)
     return rc;
 }
 
+/* Adds every option, but for those that say where the work is done, how fast, or what is told of
+ * it. */
 static void add_options(crypto_generichash_state *hash, const struct cli *c)
 {
-    static const enum cli_option options[] = {CLI_KEEP_INPUT, CLI_ORDER, CLI_POOL, CLI_ACTIVATION,
-        CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_PAD_RULE, CLI_CHAT_TEMPLATE, CLI_DEVICE,
-        CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_TP, CLI_MAX_LEN, CLI_WORKER, CLI_KEY};
-    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
-        add_text(hash, c->value[options[i]] ? "given" : "");
-        add_text(hash, c->value[options[i]] ? c->value[options[i]] : "");
+    static const enum cli_option others[] = {CLI_CONNECT, CLI_DATA, CLI_JSON, CLI_TIMEOUT, CLI_HELP,
+        CLI_OUTPUT, CLI_MODEL, CLI_PRIORITY, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_SCORE_CACHE,
+        CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_MAX_WAIT, CLI_KEEP_DATA, CLI_FORCE};
+    int counts[CLI_OPTION_COUNT];
+    for (int k = 0; k < CLI_OPTION_COUNT; k++)
+        counts[k] = 1;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        counts[others[i]] = 0;
+    for (int k = 0; k < CLI_OPTION_COUNT; k++) {
+        const char *value = counts[k] ? c->value[k] : NULL;
+        add_text(hash, value ? "given" : "");
+        add_text(hash, value ? value : "");
     }
 }
 
@@ -126,7 +134,8 @@ static int add_programs(crypto_generichash_state *hash, const struct cli *c)
     return rc;
 }
 
-void stamp_make(const struct cli *c, const char *place, const char *part, char stamp[STAMP_BYTES])
+void stamp_make(const struct cli *c, const struct stat *input, const char *place, const char *part,
+    char stamp[STAMP_BYTES])
 {
     const struct folder checkpoint = {c->value[CLI_MODEL], place, part};
     crypto_generichash_state hash;
@@ -137,7 +146,8 @@ void stamp_make(const struct cli *c, const char *place, const char *part, char s
     crypto_generichash_init(&hash, NULL, 0, sizeof digest);
     add_text(&hash, ASSAY_VERSION);
     add_options(&hash, c);
-    int rc = add_programs(&hash, c) | add_file(&hash, c->operand) | add_folder(&hash, &checkpoint);
+    add_stat(&hash, input);
+    int rc = add_programs(&hash, c) | add_folder(&hash, &checkpoint);
     crypto_generichash_final(&hash, digest, sizeof digest);
     if (rc == 0)
         sodium_bin2hex(stamp, STAMP_BYTES, digest, sizeof digest);

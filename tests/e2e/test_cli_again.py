@@ -91,7 +91,33 @@ def test_a_whole_output_is_left_as_it_is(directory, marks):
     assert is_scored_again(model=directory / "model")  # another model
     os.utime(directory / "model/config.json")
     assert is_scored_again(model=directory / "model")
+    assert is_scored_again("--accept-mode", model=directory / "model")
+    assert is_scored_again("--weights", "single", model=directory / "model")
+    assert is_scored_again("--weights", "single", "--hf-pad-rule", "off", model=directory / "model")
+    assert not is_scored_again("--weights", "single", "--hf-pad-rule", "off", "--max-batch-tokens", "64", model=directory / "model")
     assert len(read_lines(out)) == 20
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+def test_an_input_that_changes_while_it_is_read(directory, marks, how):
+    """What was read is scored; the output does not pass for one of the new contents."""
+    rows, other, out = write_rows(directory / "in.jsonl", 2000), write_rows(directory / "other.jsonl", 2000, seed=2), directory / "out"
+    process = subprocess.Popen([ASSAY, "score", rows, "-o", out, "--model", DEMO, "--threads", "1"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") >= 1, 60)
+    process.send_signal(signal.SIGSTOP)
+    if how == "replaced":
+        other.rename(rows)
+    else:
+        text = rows.read_text()
+        with open(rows, "r+") as f:
+            f.write(text)
+    process.send_signal(signal.SIGCONT)
+    words = process.communicate(timeout=120 * PATIENCE)[1]
+    assert process.returncode == 0 and ("was written to while it was read" in words) == (how == "written to"), words
+    done = score(rows, out)
+    assert done.returncode == 0 and "there and whole" not in done.stderr
+    fresh = score(rows, directory / "fresh")
+    assert fresh.returncode == 0 and read_lines(out) == read_lines(directory / "fresh")
 
 
 def test_an_output_in_the_model_s_directory(directory, marks):

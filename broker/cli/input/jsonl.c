@@ -19,6 +19,7 @@
 
 struct jsonl {
     FILE *file;
+    struct stat opened;
     int is_begun;            /* the first bytes were looked at */
     const char *name, *path; /* NULL: stdin */
     int64_t number, total;
@@ -76,7 +77,9 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     j->file = is_file ? fopen(path, "rbe") : stdin;
     *out = j;
     if (j->file && !is_directory(fileno(j->file)))
-        return 0;
+        return fstat(fileno(j->file), &j->opened) == 0
+                   ? 0
+                   : err_errno(e, ASSAY_EIO, "cannot read '%s'", j->name);
     int rc = j->file ? err_set(e, ASSAY_EIO, "'%s': expected a file, found a directory", j->name)
                      : err_errno(e, ASSAY_EIO, "cannot read '%s'", path);
     jsonl_close(out);
@@ -100,6 +103,20 @@ void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
 {
     j->is_read = is_read;
     j->is_id = is_id;
+}
+
+const struct stat *jsonl_opened(const struct jsonl *j)
+{
+    return &j->opened;
+}
+
+int jsonl_is_changed(const struct jsonl *j)
+{
+    struct stat now;
+    const struct stat *was = &j->opened;
+    return S_ISREG(was->st_mode) && fstat(fileno(j->file), &now) == 0 &&
+           (now.st_size != was->st_size || now.st_mtim.tv_sec != was->st_mtim.tv_sec ||
+               now.st_mtim.tv_nsec != was->st_mtim.tv_nsec);
 }
 
 int64_t jsonl_count(const struct jsonl *j)

@@ -14,6 +14,7 @@
 
 #include <jansson.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "schema/err.h"
 
@@ -45,6 +46,10 @@ void jsonl_forgive(struct jsonl *j, int (*is_read)(const char *key, size_t len),
     int (*is_id)(const char *key, size_t len));
 /* Returns 1 and *line, 0 at the end, negative when reading failed. */
 int jsonl_next(struct jsonl *j, struct jsonl_line *line, struct err *e);
+/* The file as it was when it was opened. */
+const struct stat *jsonl_opened(const struct jsonl *j);
+/* 1: the file has been written to since it was opened. A pipe never has. */
+int jsonl_is_changed(const struct jsonl *j);
 /* Returns the number of lines, -1 if unknown before the end (a pipe, a compressed file). */
 int64_t jsonl_count(const struct jsonl *j);
 
