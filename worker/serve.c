@@ -129,7 +129,7 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
 }
 
 /* Replies for every finished batch, oldest first; with `wait`, until none is in flight. */
-static void finish_jobs(struct worker *w, int wait)
+static void finish_batches(struct worker *w, int wait)
 {
     while (w->n_batches > 0 && w->ops->device->poll(w->device, wait)) {
         reply_done(w, &w->batches[w->first_batch]);
@@ -160,11 +160,11 @@ static void run_batch(struct worker *w, const struct stage_token *token)
     batch->token = *token;
     batch->n_values = b.n_values;
     w->n_batches++;
-    finish_jobs(w, 0);
+    finish_batches(w, 0);
 }
 
 /* Scores one short row before READY. Every rank does, so the communicator is tested too. */
-static int sing(struct worker *w, struct err *e)
+static int try_canary(struct worker *w, struct err *e)
 {
     const struct stage_config *c = stage_view_config(w->stage);
     uint32_t n_labels = w->model.config.n_labels;
@@ -273,7 +273,7 @@ static int open_worker(struct worker *w, struct err *e)
     uint64_t bytes;
     const void *input = stage_view_input(w->stage, &bytes);
     w->pinned = w->ops->device->pin(w->device, input, bytes);
-    rc = sing(w, e);
+    rc = try_canary(w, e);
     comm_set_deadline(w->comm, (uint32_t)o->deadline_ms);
     return rc;
 }
@@ -369,9 +369,9 @@ static int serve(struct worker *w)
             log_warn("event=broker_gone");
             return EX_UNAVAILABLE;
         }
-        finish_jobs(w, 0);
+        finish_batches(w, 0);
         if (take_messages(w) < 0) {
-            finish_jobs(w, 1);
+            finish_batches(w, 1);
             return EX_OK;
         }
     }
