@@ -27,84 +27,86 @@ static const struct {
 } table[] = {
     {"model", "DIR", "checkpoint: config.json and safetensors (required)", TEXT,
         offsetof(struct options, model), 0, 0},
-    {"data", "DIR", "database and sockets (default $XDG_STATE_HOME/assay)", TEXT,
-        offsetof(struct options, data), 0, 0},
+    {"data", "DIR",
+        "directory of the database and sockets (default $XDG_STATE_HOME/assay, or "
+        "~/.local/state/assay)",
+        TEXT, offsetof(struct options, data), 0, 0},
     {"listen", "ENDPOINT",
-        "where clients connect: ipc:///PATH or tcp://127.0.0.1:PORT, may be repeated (default "
+        "where clients connect: ipc:///PATH or tcp://127.0.0.1:PORT; may be repeated (default "
         "ipc://<data>/broker.sock)",
         LISTEN, 0, 0, 0},
-    {"device", "auto|cpu|cuda", "where the model runs (default auto: GPUs where there are any)",
+    {"device", "auto|cpu|cuda", "where the model runs (default auto: on GPUs if there are any)",
         DEVICE, 0, 0, 0},
-    {"devices", "0,1,..", "the GPUs to use, tp of them for each copy (default: the first)", GPUS, 0,
-        0, 0},
-    {"tp", "N", "ranks that share the model, tensor parallel (default 1)", INT,
+    {"devices", "0,1,..",
+        "GPUs to use, --tp of them for each copy of the model (default: the first)", GPUS, 0, 0, 0},
+    {"tp", "N", "tensor-parallel ranks that share one copy of the model (default 1)", INT,
         offsetof(struct options, tp), 1, 16},
-    {"replicas", "N", "copies of the model (default 1, or what --devices has room for)", INT,
-        offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},
-    {"threads", "N", "threads of all ranks together (default: the cores that it may use)", INT,
+    {"replicas", "N", "copies of the model (default: as many as --devices has room for, else 1)",
+        INT, offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},
+    {"threads", "N", "threads of all ranks together (default: as many as cores it may use)", INT,
         offsetof(struct options, threads), 1, 1024},
-    {"max-batch-tokens", "N", "tokens of one batch (default 4096, on GPUs 8192)", INT,
+    {"max-batch-tokens", "N", "most tokens of one batch (default 4096, on GPUs 8192)", INT,
         offsetof(struct options, max_batch_tokens), 1, 1 << 24},
     {"max-len", "N", "longest row in tokens (default: the model's)", INT,
         offsetof(struct options, max_len), 1, 1 << 24},
     {"served-name", "NAME", "the model's name for clients (default: the directory's)", TEXT,
         offsetof(struct options, served_name), 0, 0},
     {"chat-template", "NAME",
-        "chat format, where the checkpoint's is not known: chatml, qwen2.5 ..", TEXT,
+        "chat template to use where the checkpoint's is not known: chatml, qwen2.5 ..", TEXT,
         offsetof(struct options, chat_template), 0, 0},
     {"isa", "NAME",
-        "auto, avx512bf16, avx512vnni, avx512, avx2 or portable: all give the same scores (default "
-        "auto)",
+        "CPU instructions: auto, avx512bf16, avx512vnni, avx512, avx2 or portable; all give the "
+        "same scores (default auto)",
         TEXT, offsetof(struct options, isa), 0, 0},
-    {"hang-ms", "N", "a group without progress for so long is restarted (default 2000)", INT,
+    {"hang-ms", "N", "restart a group after N ms without progress (default 2000)", INT,
         offsetof(struct options, hang_ms), 100, INT_MAX / 16},
-    {"start-ms", "N", "longest start of a group (default 600000)", INT,
+    {"start-ms", "N", "longest start of a group, in ms (default 600000)", INT,
         offsetof(struct options, start_ms), 1000, INT_MAX / 16},
-    {"min-free-bytes", "N", "refuse new work below this much free disk (default 64 MiB)", INT64,
+    {"min-free-bytes", "N", "refuse new work when the disk has less room (default 64 MiB)", INT64,
         offsetof(struct options, min_free_bytes), 0, INT64_MAX / 16},
-    {"max-message-bytes", "N", "largest request (default 64 MiB)", INT64,
+    {"max-message-bytes", "N", "largest request, in bytes (default 64 MiB)", INT64,
         offsetof(struct options, max_message_bytes), 1 << 16, 1 << 30},
-    {"max-rows-per-message", "N", "rows of one request (default 10000)", INT64,
+    {"max-rows-per-message", "N", "most rows of one request (default 10000)", INT64,
         offsetof(struct options, max_rows_per_message), 1, 1 << 20},
-    {"max-queued-bytes", "N", "token bytes of unfinished rows (default 64 GiB)", INT64,
+    {"max-queued-bytes", "N", "most token bytes of unfinished rows (default 64 GiB)", INT64,
         offsetof(struct options, max_queued_bytes), 1 << 16, INT64_MAX / 16},
     {"score-cache", "SIZE",
-        "keep scores on disk for rows that come again, in any job: 512M, 4G (default none)", SIZE,
+        "keep scores on disk, for rows that come again in any job: 512M, 4G (default none)", SIZE,
         offsetof(struct options, score_cache), STORE_CACHE_LEAST, 1ll << 50},
-    {"no-dedupe", NULL, "compute each row, also one that is the same as another of its job", FLAG,
+    {"no-dedupe", NULL, "compute each row, even if it is the same as another of its job", FLAG,
         offsetof(struct options, no_dedupe), 0, 0},
     {"insecure-loopback", NULL,
         "allow tcp endpoints without keys: any user of this machine may connect", FLAG,
         offsetof(struct options, insecure_loopback), 0, 0},
     {"no-prefix-sharing", NULL,
-        "compute the tokens that rows begin with for each of them: same scores", FLAG,
-        offsetof(struct options, no_prefix_sharing), 0, 0},
-    {"exit-with-parent", "[=PID]", "stop when the process that started this one ends", PARENT,
-        offsetof(struct options, exit_with_parent), 1, INT_MAX},
+        "compute each row whole, even if others begin with the same tokens; scores are the same",
+        FLAG, offsetof(struct options, no_prefix_sharing), 0, 0},
+    {"exit-with-parent", "[=PID]", "stop when the process that started this one ends; PID: its id",
+        PARENT, offsetof(struct options, exit_with_parent), 1, INT_MAX},
     {"worker", "PATH",
         "worker program (default: beside this one, assay-worker or, on GPUs, assay-worker-cuda)",
         TEXT, offsetof(struct options, worker), 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
-    {"pp", "N", "pipeline stages: only 1 is built", REFUSED, 0, 0, 0},
-    {"quant", "none|fp8|int8", "how the layers' matrices are held; fp8 on GPUs only (default none)",
-        TEXT, offsetof(struct options, quant), 0, 0},
+    {"pp", "N", "pipeline stages; only 1 is built", REFUSED, 0, 0, 0},
+    {"quant", "none|fp8|int8",
+        "quantization of the layers' matrices; fp8 on GPUs only (default none)", TEXT,
+        offsetof(struct options, quant), 0, 0},
     {"dtype", "auto|f32|bf16",
-        "what the layers' products are of; f32 and bf16 on the CPU only (default auto: float32 "
-        "there, "
-        "on GPUs the checkpoint's type)",
+        "type of the layers' products; f32 and bf16 on the CPU only (default auto: float32 on the "
+        "CPU, the checkpoint's type on GPUs)",
         TEXT, offsetof(struct options, dtype), 0, 0},
     {"weights", "auto|single|index",
-        "which weights, where a directory has model.safetensors and an index of others (default "
-        "auto: refuse to guess)",
+        "which weights to take where a checkpoint has both model.safetensors and an index of other "
+        "files (default auto: refuse such a checkpoint)",
         TEXT, offsetof(struct options, weights), 0, 0},
     {"hf-pad-rule", "auto|on|off",
-        "LAST is the last token that is not the pad token, where a row does not say (default auto: "
-        "as the architecture's class in transformers does it)",
+        "whether LAST is the last token that is not the pad token, for rows that do not say it "
+        "(default auto: as the architecture's class in transformers does)",
         TEXT, offsetof(struct options, pad_rule), 0, 0},
-    {"lora", "NAME=DIR", "adapters: not built", REFUSED, 0, 0, 0},
+    {"lora", "NAME=DIR", "adapters; not built", REFUSED, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
-    {"help", NULL, "this text", FLAG, offsetof(struct options, help), 0, 0},
+    {"help", NULL, "print this text", FLAG, offsetof(struct options, help), 0, 0},
 };
 enum { N_OPTIONS = sizeof table / sizeof table[0] };
 
@@ -116,12 +118,13 @@ const char options_examples[] =
     "  assayd --model ./my-reward-model --device cuda --devices 0,1,2,3\n"
     "  sqlite3 -readonly /var/lib/assay/assay.db 'select key,state,done,total from jobs'\n";
 const char options_signals[] =
-    "SIGTERM: finish what is in flight, exit 0; again: exit at once. Nothing accepted is "
-    "lost either way.";
+    "SIGTERM: finish the batches in flight and exit with 0. A second SIGTERM: exit at once. "
+    "Nothing accepted is lost either way.";
 const char options_exit_codes[] =
-    "0 ok, 64 usage, 69 the workers do not start, 70 bug, 71 no memory, 72 the database was taken "
-    "away, 74 I/O, 75 data directory or socket in use, 77 permission, 78 checkpoint, "
-    "configuration, or a database that lacks something.";
+    "0 ok, 64 usage, 69 the workers do not start, 70 bug, 71 no memory, 72 database "
+    "files removed or cut, 74 I/O, 75 data directory or socket in use, 77 permission, 78 "
+    "checkpoint, "
+    "configuration, or an incomplete database.";
 
 int options_describe(int k, struct option_help *out)
 {

@@ -12,24 +12,24 @@
 #include "schema/log.h"
 
 const char worker_help[] =
-    "assay-worker - one rank of a worker group; started by assayd, seldom by hand\n\n"
+    "assay-worker - one rank of a worker group; assayd starts it\n\n"
     "Examples:\n"
     "  assay-worker --describe --model ./my-reward-model\n\n"
     "Options:\n"
-    "  --describe              check the checkpoint, print what it is as JSON, exit\n"
+    "  --describe              check the checkpoint, describe it as JSON, exit\n"
     "  --model DIR             checkpoint: config.json and safetensors\n"
     "  --tp N                  ranks of the group (default 1)\n"
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
-    "  --dtype TYPE            auto, or on the CPU f32 or bf16: of the layers' products\n"
-    "  --weights WHICH         auto, or where a directory has both: single or index\n"
-    "  --max-len N             longest row (default: the model's)\n"
-    "  --digest-cache FILE     remember the checkpoint's digest here\n"
+    "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
+    "  --weights WHICH         auto; single or index where a checkpoint has both\n"
+    "  --max-len N             longest row in tokens (default: the model's)\n"
+    "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
     "  --start-ms N\n"
     "  --gpu N --cache-dir DIR --digest HEX --identity HEX\n"
-    "                          what assayd hands over\n";
+    "                          set by assayd\n";
 
 struct known_option {
     const char *name;

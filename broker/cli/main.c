@@ -35,7 +35,7 @@ static const enum cli_option man_options[] = {CLI_DIR, CLI_OPTION_COUNT};
 static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
 
 #define INPUT_LINES                                                                                \
-    "A line is a JSON object; what is scored is found by its keys, the first of:\n"                \
+    "A line is a JSON object. The first of these keys that it has says what is scored:\n"          \
     "  input_ids, or ids                    token ids: one score\n"                                \
     "  chosen and rejected                  two scores and their margin\n"                         \
     "  prompt (question, problem) + steps   one probability a step\n"                              \
@@ -45,37 +45,39 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "  text                                 one score\n"                                           \
     "\n"                                                                                           \
     "An id or custom_id, a string or an integer of 64 bits (7.0 is 7), comes back with the "       \
-    "result, else the "                                                                            \
-    "line's number does. A line that is no JSON has the id that stands before the fault, unless "  \
-    "another may follow; each error's message has the line's number. A line that "                 \
-    "is bad is its own error: the others are scored, and the exit code is 1. INPUT may be "        \
-    "compressed with gzip or zstd, and be - for stdin."
+    "result. A line without one gets its number as its id. A line that is no JSON has the id "     \
+    "that "                                                                                        \
+    "stands before the fault, unless another may follow. A bad line fails with an error that has " \
+    "its number; the other lines are scored, and the exit code is 1. INPUT may be compressed "     \
+    "with "                                                                                        \
+    "gzip or zstd. - is stdin."
 
 #define SCORE_RUNS                                                                                 \
-    "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole; .gz and .zst are "         \
-    "compressed. A "                                                                               \
-    "device or a pipe is written as it is. Refused as OUTPUT is what the run reads (input, "       \
-    "checkpoint, programs), whatever lies in a broker's data directory, and a file that you may "  \
-    "not write to. With --model a private broker keeps its work in "                               \
-    "OUTPUT.assay, or in INPUT.assay where OUTPUT is stdout or a device. It is removed once "      \
-    "every row has its score; after an interruption, or when "                                     \
-    "rows "                                                                                        \
-    "failed, it stays, and the same command goes on with it. Where input, options or checkpoint "  \
-    "have "                                                                                        \
-    "changed since, that begins anew, and takes what is the same from the scores that are there. " \
-    "An "                                                                                          \
-    "output that is whole, and was made from the same files with the same options, is left as it " \
-    "is; --force scores it again."
+    "\n\nOUTPUT is written as OUTPUT.part and renamed when it is whole. A name in .gz or .zst is " \
+    "compressed. A device or a pipe is written as it is. Refused as OUTPUT are files that the "    \
+    "run "                                                                                         \
+    "reads (input, checkpoint, programs), files in a broker's data directory, and files that you " \
+    "may not write to.\n\n"                                                                        \
+    "With --model a private broker keeps its work in OUTPUT.assay, or in INPUT.assay where "       \
+    "OUTPUT "                                                                                      \
+    "is stdout or a device. The work is removed once every row has its score. After an "           \
+    "interruption, or when rows failed, it stays, and the same command goes on with it. If "       \
+    "input, "                                                                                      \
+    "options or checkpoint have changed since, the work begins anew and takes the scores that "    \
+    "still "                                                                                       \
+    "hold. An output that is whole, and was made from the same files with the same options, is "   \
+    "left "                                                                                        \
+    "as it is; --force scores it again."
 
 static const struct cli_verb verbs[] = {
     {"score", "[INPUT.jsonl|-]",
-        "Score a JSONL file. Killed and run again, it goes on where it stopped.",
+        "Score a JSONL file. After a kill, the same command goes on where it stopped.",
         INPUT_LINES SCORE_RUNS,
         "  assay score rows.jsonl -o scores.jsonl --model ./my-reward-model\n"
         "  assay score rows.jsonl.gz -o scores.jsonl --data /var/lib/assay\n"
         "  cat rows.jsonl | assay score - -o scores.jsonl.gz --model ./my-reward-model\n",
         0, score_options, verb_score},
-    {"submit", "[INPUT.jsonl|-]", "Hand a JSONL file to a running broker as a job, and return.",
+    {"submit", "[INPUT.jsonl|-]", "Submit a JSONL file to a running broker as a job, and return.",
         INPUT_LINES,
         "  assay submit rows.jsonl --key monday\n"
         "  assay submit urgent.jsonl --key urgent --priority 10\n",
@@ -84,59 +86,62 @@ static const struct cli_verb verbs[] = {
         "  assay results monday\n"
         "  assay results monday --follow > scores.jsonl\n",
         1, results_options, verb_results},
-    {"status", "[JOB]", "Show how far a job is; without JOB, all jobs.", NULL,
+    {"status", "[JOB]", "Show the progress of a job; without JOB, all jobs.", NULL,
         "  assay status monday\n"
         "  assay status monday --watch\n",
         0, status_options, verb_status},
     {"jobs", NULL, "List jobs.", NULL, "  assay jobs\n  assay jobs --json\n", 0, no_options,
         verb_jobs},
-    {"wait", "JOB", "Wait until a job is done. Exit code 1 when rows failed.", NULL,
+    {"wait", "JOB", "Wait until a job is over. Exit code 1: rows failed, or the job was cancelled.",
+        NULL,
         "  assay wait monday && assay results monday\n"
         "  assay wait monday --max-wait 3600\n",
         1, wait_options, verb_wait},
-    {"cancel", "JOB", "Cancel a job: rows not yet finished never run.", NULL,
+    {"cancel", "JOB", "Cancel a job: rows that are not finished are never scored.", NULL,
         "  assay cancel monday\n", 1, no_options, verb_cancel},
-    {"pause", "JOB", "Keep a job's queued rows from running.", NULL, "  assay pause monday\n", 1,
-        no_options, verb_pause},
+    {"pause", "JOB", "Pause a job: its queued rows do not start.", NULL, "  assay pause monday\n",
+        1, no_options, verb_pause},
     {"resume", "JOB", "Let a paused or held job go on.", NULL,
         "  assay resume monday\n  assay resume monday --accept-mode\n", 1, resume_options,
         verb_resume},
     {"retry", "JOB", "Queue a job's failed rows again.",
-        "Rows that failed for what is in them would fail again and stay as they are. Rows whose "
-        "result is damaged are queued too, once the broker has met the damage since its start: "
-        "`assay results JOB` reads every result of the job, `assay scrub` tells the broker "
-        "nothing.",
+        "Rows that failed for their content would fail again: they stay as they are. Rows whose "
+        "result is damaged are queued too, once the broker has met the damage since its start. "
+        "`assay results JOB` makes it meet the damage, since it reads every result of the job; "
+        "`assay scrub` does not tell the broker.",
         "  assay retry monday --failed\n", 1, retry_options, verb_retry},
     {"info", NULL, "Show the broker, its model and its counters.", NULL, "  assay info\n", 0,
         no_options, verb_info},
     {"top", NULL, "Watch broker, workers and jobs, live.",
-        "q quits. The speeds are those of the last seconds. Where stdout is no terminal, and with "
-        "--json, it prints what there is once, with the speeds since the broker's start.",
+        "q quits. Speeds are those of the last seconds. If stdout is no terminal, and with --json, "
+        "the state is printed once, with the speeds since the broker's start.",
         "  assay top\n"
         "  assay top --interval 5 --data assay-data\n"
         "  assay top --json\n",
         0, top_options, verb_top},
     {"verify", "JOB", "Score a sample of a job's rows again, and compare every bit.",
-        "Rows are chosen at random among the finished ones. What is stored is read from the "
-        "database in the data directory, so that must be the broker's. Exit code 1 when a row "
-        "differs.",
+        "Rows are chosen at random among the finished ones. Their stored results are read from the "
+        "database in the data directory, which must be the broker's. Exit code 1: a row differs.",
         "  assay verify monday\n"
         "  assay verify monday --sample 10000 --data assay-data\n",
         1, verify_options, verb_verify},
-    {"scrub", NULL, "Read all that the database holds, and say what is not as it was written.",
-        "Every page, index, row and result is read and held against its checksum. It needs no "
-        "broker, and one may work meanwhile (its log grows until this ends). Nothing is changed. "
-        "Exit code 65 when something is damaged: results can be computed again (assay results, so "
-        "that the broker meets them, then assay retry), rows sent again; states and counters are "
-        "made anew at the "
-        "next start of assayd. A file whose pages SQLite cannot read is best replaced by a copy. "
-        "The score cache is not read, and need not be: each of its entries has a checksum that is "
-        "looked at whenever the entry is taken, and what is damaged there is computed.",
+    {"scrub", NULL, "Read the whole database, and name what is damaged.",
+        "Every page, index, row and result is read and compared with its checksum. Nothing is "
+        "changed. No broker is needed; one may work meanwhile (its log grows until this ends). "
+        "Exit "
+        "code 65: something is damaged.\n\n"
+        "To compute damaged results again, run `assay results`, so that the broker meets them, and "
+        "then `assay retry`. Send damaged rows again. States and counters are made anew at the "
+        "next "
+        "start of assayd. Replace a file whose pages SQLite cannot read by a copy. The score cache "
+        "is not read: each of its entries has a checksum that is compared whenever the entry is "
+        "taken, and a damaged entry is computed.",
         "  assay scrub\n"
         "  assay scrub --data /var/lib/assay --json\n",
         0, no_options, verb_scrub},
-    {"purge", "[JOB]", "Delete jobs that are done or cancelled, and give their space back.",
-        "The jobs are gone at once and their keys free. The broker deletes their rows bit by bit "
+    {"purge", "[JOB]", "Delete jobs that are done or cancelled, and free their space.",
+        "The jobs are gone at once, and their keys are free. The broker deletes their rows bit by "
+        "bit "
         "beside its work; then the database's file shrinks.",
         "  assay purge --older-than 7d\n"
         "  assay purge monday\n",
@@ -147,8 +152,8 @@ static const struct cli_verb verbs[] = {
         "  assay tokenize - --model ./my-reward-model < text.txt\n"
         "  assay tokenize --jsonl texts.jsonl --model ./my-reward-model > ids.jsonl\n",
         0, tokenize_options, verb_tokenize},
-    {"completion", "bash|zsh|fish", "Print a script that lets a shell complete assay's arguments.",
-        NULL,
+    {"completion", "bash|zsh|fish",
+        "Print the script with which a shell completes assay's arguments.", NULL,
         "  source <(assay completion bash)\n"
         "  assay completion zsh > ~/.zfunc/_assay\n"
         "  assay completion fish > ~/.config/fish/completions/assay.fish\n",
