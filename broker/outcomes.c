@@ -131,7 +131,7 @@ static int compare_rows(const void *a, const void *b)
 }
 
 /* Writes the rows in the order of their numbers: jobs take turns in a batch, and data that adjacent
- * rows of one job have in common is written once (store/work.c). */
+ * rows of one job have in common is written once (store/finish.c). */
 static int keep_values(struct broker *b, const struct batch *batch, struct err *e)
 {
     struct computed *list = xcalloc(batch->n_rows + 1, sizeof *list);

@@ -53,7 +53,7 @@ struct touched_job {
     "tokens_left, next_seq, sum from job "
 
 /* What the open transaction has finished of one job. Its counters are updated once: when rows of
- * another job follow, or at the commit (store/work.c). */
+ * another job follow, or at the commit (store/finish.c). */
 struct store_tally {
     int64_t job; /* 0: none */
     int64_t next_seq;
@@ -161,9 +161,6 @@ int store_failed(struct store *s, struct err *e, const char *what);
  * that can make it so. */
 int store_set_finished(struct store *s, int64_t job, struct err *e);
 
-/* Adds s->tally to its job's counters, and clears it. */
-int store_end_tally(struct store *s, struct err *e);
-
 /* store/open.c, store/schema.c */
 int store_execute(struct store *s, const char *sql, struct err *e);
 int store_make_schema(struct store *s, struct err *e);
@@ -229,14 +226,19 @@ static inline struct slice store_text(const char *text)
 {
     return (struct slice){(const uint8_t *)text, text ? strlen(text) : 0};
 }
-/* store/results.c */
+
+/* store/finish.c */
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
-
-/* Returns the row of a damaged result: the one that the index gives, else the one in the record. */
-int64_t store_row_of_result(struct store *s, const struct result_record *r);
 /* Writes the values as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
+/* Adds s->tally to its job's counters, and clears it. */
+int store_end_tally(struct store *s, struct err *e);
+
+/* store/results.c */
+/* Returns the row of a damaged result: the one that the index gives, else the one in the record. */
+int64_t store_row_of_result(struct store *s, const struct result_record *r);
+/* store/rows.c */
 /* Visits rows `first` to `last` of one job, whatever their state, except those that were born
  * failed. */
 int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,

@@ -1,4 +1,4 @@
-/* results.c - writes results, and reads them by cursor or in order of index.
+/* results.c - reads results: by cursor, in order of index, or one for a duplicate of its row.
  *
  * Every record read is checked: a damaged result, or one whose row is damaged, is given as an error
  * in its place. Cursors have no gaps but those that a retry made (table gone): any other gap is a
@@ -15,25 +15,6 @@
 #define RESULTS                                                                                    \
     "select " STORE_RESULT_COLUMNS ", row.row, " STORE_ROW_COLUMNS                                 \
     "from result left join row on row.row = result.row "
-
-/* ---- writing ---- */
-
-int store_insert_result(
-    struct store *s, const struct result_record *r, const char *vector_json, struct err *e)
-{
-    sqlite3_stmt *q = store_prepare(s,
-        "insert into result(job, seq, row, mode, finished_ms, vector, pooled, error_code, "
-        "error_message, vector_json, sum, score) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?12)",
-        "iiiiibbttsi", r->job, r->seq, r->row, r->mode, r->finished_ms, r->vector, r->pooled,
-        r->error_code, r->error_message, vector_json, store_sum_result(r));
-    if (r->has_score)
-        sqlite3_bind_double(q, 12, r->score);
-    else
-        sqlite3_bind_null(q, 12);
-    return store_step(s, q, e);
-}
-
-/* ---- reading ---- */
 
 /* The id as msgpack again, in *w. */
 static struct slice encode_id(const struct client_id *id, struct msg_writer *w)
@@ -325,4 +306,33 @@ int store_each_result_by_index(
         give_missing(&w, row_id_of(job, (uint32_t)j.placed));
     end_walk(&w, q);
     return rc < 0 ? failed(&w, rc, e) : 0;
+}
+
+/* ---- answers ---- */
+
+static const char *text_of(struct slice text)
+{
+    return text.at ? (const char *)text.at : "";
+}
+
+int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
+{
+    struct result_record r;
+    sqlite3_stmt *q = store_prepare(s,
+        "select " STORE_RESULT_COLUMNS
+        "from result indexed by result_row where result.row = ? and mode = ?",
+        "ii", row, s->mode);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    rc = store_read_result(s, q, 0, &r) && r.row == row;
+    float score = (float)r.score;
+    const uint8_t *values = r.has_score ? (const uint8_t *)&score : r.vector.at;
+    answer->n_values = r.has_score ? 1 : (uint32_t)(r.vector.len / sizeof(float));
+    if (rc == 1 && answer->n > 0 && (uint64_t)answer->from + answer->n <= answer->n_values)
+        memcpy(answer->values, values + answer->from * sizeof(float), answer->n * sizeof(float));
+    snprintf(answer->error_code, sizeof answer->error_code, "%s", text_of(r.error_code));
+    snprintf(answer->error_message, sizeof answer->error_message, "%s", text_of(r.error_message));
+    sqlite3_reset(q);
+    return rc;
 }

@@ -2,7 +2,7 @@
  *
  * Losing it loses nothing, so no function here fails: an entry that cannot be read is not found,
  * and a cache that cannot go on is closed with one line in the log and its pointer set to NULL.
- * Keys include checkpoint and mode (dedupe.c), so models can share a file without mixing. */
+ * Keys include checkpoint and mode (content.c), so models can share a file without mixing. */
 #ifndef ASSAY_SCORE_CACHE_H
 #define ASSAY_SCORE_CACHE_H
 

@@ -1,4 +1,4 @@
-/* work.c - records batches and results, and reads the results of rows for their duplicates. */
+/* finish.c - writes the results of rows. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,64 +6,20 @@
 #include "broker/store/private.h"
 #include "schema/log.h"
 
-/* ---- batches ---- */
-
-/* How many adjacent sequences of the batch, starting at `from`, belong to one job. */
-static uint32_t run_of_job(const struct batch *b, uint32_t from)
+int store_insert_result(
+    struct store *s, const struct result_record *r, const char *vector_json, struct err *e)
 {
-    uint32_t n = 1;
-    while (from + n < b->n_rows &&
-           row_job(b->rows[from + n]->row_id) == row_job(b->rows[from]->row_id))
-        n++;
-    return n;
+    sqlite3_stmt *q = store_prepare(s,
+        "insert into result(job, seq, row, mode, finished_ms, vector, pooled, error_code, "
+        "error_message, vector_json, sum, score) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?12)",
+        "iiiiibbttsi", r->job, r->seq, r->row, r->mode, r->finished_ms, r->vector, r->pooled,
+        r->error_code, r->error_message, vector_json, store_sum_result(r));
+    if (r->has_score)
+        sqlite3_bind_double(q, 12, r->score);
+    else
+        sqlite3_bind_null(q, 12);
+    return store_step(s, q, e);
 }
-
-static int add_running(struct store *s, const struct batch *b, int sign, struct err *e)
-{
-    int rc = 0;
-    for (uint32_t i = 0, n; rc == 0 && i < b->n_rows; i += n) {
-        int64_t rows = 0; /* counts each row once, by its first sequence */
-        n = run_of_job(b, i);
-        for (uint32_t k = i; k < i + n; k++)
-            rows += b->rows[k]->part == 0;
-        rc = store_run(s, e, "update job set running = max(running + ?, 0) where job = ?", "ii",
-            sign * rows, row_job(b->rows[i]->row_id));
-    }
-    return rc;
-}
-
-int store_batch_started(
-    struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e)
-{
-    b->number = s->next_batch++;
-    int rc = store_run(s, e,
-        "insert into batch(batch, worker_group, incarnation, n_rows, n_tokens, started_ms) values "
-        "(?, ?, ?, ?, ?, ?)",
-        "iiiiii", b->number, (int64_t)group, (int64_t)incarnation, (int64_t)b->n_rows,
-        (int64_t)b->n_tokens, b->started_wall_ms);
-    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_row_runs(s, b->rows[i]->row_id, 1, e);
-    return rc == 0 ? add_running(s, b, 1, e) : rc;
-}
-
-int store_batch_ended(struct store *s, const struct batch *b, int ok, struct err *e)
-{
-    int rc = store_run(s, e, "update batch set ms = ?, ok = ? where batch = ?", "iii", b->ms,
-        (int64_t)ok, b->number);
-    for (uint32_t i = 0; rc == 0 && i < b->n_rows; i++)
-        rc = store_row_runs(s, b->rows[i]->row_id, 0, e);
-    if (rc == 0)
-        rc = add_running(s, b, -1, e);
-    return rc;
-}
-
-int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
-{
-    return store_run(
-        s, e, "update row set attempts = ? where row = ?", "ii", (int64_t)r->attempts, r->row_id);
-}
-
-/* ---- results ---- */
 
 char *store_vector_json(const float *values, uint32_t n)
 {
@@ -179,41 +135,4 @@ int store_finish_row(
         return rc;
     count_result(s, r, result);
     return 1;
-}
-
-/* ---- answers ---- */
-
-static const char *text_of(struct slice text)
-{
-    return text.at ? (const char *)text.at : "";
-}
-
-int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
-{
-    struct result_record r;
-    sqlite3_stmt *q = store_prepare(s,
-        "select " STORE_RESULT_COLUMNS
-        "from result indexed by result_row where result.row = ? and mode = ?",
-        "ii", row, s->mode);
-    int rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    rc = store_read_result(s, q, 0, &r) && r.row == row;
-    float score = (float)r.score;
-    const uint8_t *values = r.has_score ? (const uint8_t *)&score : r.vector.at;
-    answer->n_values = r.has_score ? 1 : (uint32_t)(r.vector.len / sizeof(float));
-    if (rc == 1 && answer->n > 0 && (uint64_t)answer->from + answer->n <= answer->n_values)
-        memcpy(answer->values, values + answer->from * sizeof(float), answer->n * sizeof(float));
-    snprintf(answer->error_code, sizeof answer->error_code, "%s", text_of(r.error_code));
-    snprintf(answer->error_message, sizeof answer->error_message, "%s", text_of(r.error_message));
-    sqlite3_reset(q);
-    return rc;
-}
-
-int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)
-{
-    return store_run(s, e, "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "iiiissiiiii", (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation,
-        (int64_t)w->pid, w->device, w->state, w->batches, w->restarts, (int64_t)now_wall_ms(),
-        w->busy_us, w->up_us);
 }
