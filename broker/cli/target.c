@@ -122,10 +122,30 @@ static int open_pipe(const struct target *t, struct err *e)
     return fd;
 }
 
+/* Duplicates the open descriptor that the path names. To open the path instead would write from the
+ * beginning of a file that was opened for appending, or that has been written to. */
+static int open_descriptor(const char *path)
+{
+    int fd = strcmp(path, "/dev/stdout") == 0   ? STDOUT_FILENO
+             : strcmp(path, "/dev/stderr") == 0 ? STDERR_FILENO
+                                                : -1;
+    const char *number = strrchr(path, '/') + 1;
+    char *end;
+    if (fd < 0) {
+        long n = strtol(number, &end, 10);
+        fd = *end || end == number || n < 0 || n > INT_MAX ? -1 : (int)n;
+    }
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY)
+        errno = EBADF;
+    return flags < 0 || (flags & O_ACCMODE) == O_RDONLY ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 static int open_through(struct target *t, const struct stat *st, struct err *e)
 {
-    int fd =
-        S_ISFIFO(st->st_mode) ? open_pipe(t, e) : open(t->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = target_names_descriptor(t->path) ? open_descriptor(t->path)
+             : S_ISFIFO(st->st_mode)          ? open_pipe(t, e)
+                                              : open(t->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return e->code ? e->code : err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
     int rc = open_stream(t, fd, e);

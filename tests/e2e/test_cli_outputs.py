@@ -396,6 +396,29 @@ def test_without_a_terminal_to_hang_up(directory, rows):
         assert process.returncode == 143
 
 
+@pytest.mark.parametrize("name, redirect", [("/dev/fd/3", "3>>"), ("/proc/self/fd/3", "3>>"), ("/dev/stderr", "2>>")])
+def test_an_open_descriptor_is_written_where_it_stands(directory, name, redirect):
+    """What its file holds already stays, and what is written to it afterwards follows."""
+    rows, log = write_rows(directory / "in.jsonl", 3), directory / "log"
+    log.write_text("precious line\n")
+    done = subprocess.run(["bash", "-c", f'"{ASSAY}" score "{rows}" -o {name} --model "{DEMO}" --threads 1 {redirect} "{log}"'], timeout=60 * PATIENCE)
+    lines = log.read_text().splitlines()
+    assert done.returncode == 0 and lines[0] == "precious line" and [json.loads(line)["id"] for line in lines[1:]], lines
+    assert len(lines) == 4
+    script = f'exec 3>"{log}"; echo header >&3; "{ASSAY}" score "{rows}" -o /dev/fd/3 --model "{DEMO}" --threads 1; echo trailer >&3'
+    subprocess.run(["bash", "-c", script], timeout=60 * PATIENCE, check=True)
+    lines = log.read_text().splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("header", "trailer", 5)
+
+
+def test_a_descriptor_that_only_reads_is_refused(directory):
+    rows = write_rows(directory / "in.jsonl", 3)
+    (directory / "other").write_text("precious\n")
+    done = subprocess.run(["bash", "-c", f'"{ASSAY}" score "{rows}" -o /dev/fd/3 --model "{DEMO}" --threads 1 3< "{directory}/other"'],
+                          capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 74 and "cannot write '/dev/fd/3'" in done.stderr and (directory / "other").read_text() == "precious\n"
+
+
 @pytest.mark.parametrize("output", [(), ("-o", "/dev/stdout")])
 def test_a_reader_that_has_seen_enough(directory, output):
     """As in `assay score .. | head -1`: the status of who wrote into the closed pipe, and a word of what is left."""
