@@ -117,21 +117,70 @@ static int check_entry(int dir, const char *path, const char *name, struct err *
     return 0;
 }
 
-static int is_ours(const char *name)
+/* 1: a start creates files of this name. */
+static int is_a_start_s(const char *name)
 {
-    return strcmp(name, "assay.db") == 0 || strcmp(name, "lock") == 0 ||
-           strcmp(name, "assayd.log") == 0;
+    static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
+        "synced", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+    for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
+        if (strncmp(name, begin[i], strlen(begin[i])) == 0)
+            return 1;
+    return 0;
+}
+
+/* 1: `assay score --data` puts a file of this name here before it starts a broker. */
+static int is_before_start(const char *name)
+{
+    return strcmp(name, "assayd.log") == 0 || strcmp(name, "client.lock") == 0 ||
+           strcmp(name, DATA_DIR_RUN_MARK) == 0;
+}
+
+static size_t read_beginning(int dir, const char *name, char *text, size_t size)
+{
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? pread(fd, text, size, 0) : -1;
+    if (fd >= 0)
+        close(fd);
+    return n > 0 ? (size_t)n : 0;
+}
+
+/* Has a broker started here before? It makes its lock first, which holds a process id. */
+static int is_data_directory(int dir)
+{
+    static const char sqlite[16] = "SQLite format 3";
+    char text[32];
+    if (read_beginning(dir, "assay.db", text, sizeof text) >= sizeof sqlite &&
+        memcmp(text, sqlite, sizeof sqlite) == 0)
+        return 1;
+    size_t digits = 0, n = read_beginning(dir, "lock", text, sizeof text);
+    while (digits < n && text[digits] >= '0' && text[digits] <= '9')
+        digits++;
+    return digits > 0 && digits + 1 == n && text[digits] == '\n';
+}
+
+/* Refuses a file that a start would write over or delete, although no broker made it. */
+static int check_name(int dir, const char *path, const char *name, struct err *e)
+{
+    char whole[4400];
+    struct stat st;
+    if (!is_a_start_s(name) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(st.st_mode) || st.st_size == 0)
+        return 0;
+    snprintf(whole, sizeof whole, "%.4000s/%.255s", path, name);
+    return refuse(e, whole, "has the name of a broker's file, and no broker has been there",
+        "move it away, or choose another --data");
 }
 
 struct contents {
-    int n, n_ours; /* entries; those that only a data directory has */
+    int n; /* entries, but for those that a client puts there before the start */
+    int is_data_directory;
 };
 
 static int look_into(int fd, const char *path, struct contents *found, struct err *e)
 {
     int rc = 0, own = dup(fd);
     DIR *dir = own >= 0 ? fdopendir(own) : NULL;
-    *found = (struct contents){0};
+    *found = (struct contents){.is_data_directory = is_data_directory(fd)};
     if (!dir) {
         rc = err_errno(e, ASSAY_EIO, "data directory '%s'", path);
         if (own >= 0)
@@ -141,9 +190,10 @@ static int look_into(int fd, const char *path, struct contents *found, struct er
     for (struct dirent *d; rc == 0 && (d = readdir(dir)) != NULL;) {
         if (strcmp(d->d_name, ".") == 0 || strcmp(d->d_name, "..") == 0)
             continue;
-        found->n++;
-        found->n_ours += is_ours(d->d_name);
+        found->n += !is_before_start(d->d_name);
         rc = check_entry(fd, path, d->d_name, e);
+        if (rc == 0 && !found->is_data_directory)
+            rc = check_name(fd, path, d->d_name, e);
     }
     closedir(dir);
     return rc;
@@ -176,7 +226,7 @@ static int close_to_others(
     if ((st->st_mode & OTHERS) == 0)
         return 0;
     snprintf(mode, sizeof mode, "has mode %04o and is not empty", (unsigned)st->st_mode & 07777);
-    if (found->n > 0 && found->n_ours == 0)
+    if (found->n > 0 && !found->is_data_directory)
         return refuse(e, path, mode, "choose another --data, or close it (chmod 700)");
     if (fchmod(fd, 0700) != 0)
         return err_errno(e, ASSAY_EIO, "data directory '%s': cannot close it to others", path);
@@ -227,17 +277,6 @@ int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
     return rc;
 }
 
-/* 1: a start creates files of this name. */
-static int is_a_start_s(const char *name)
-{
-    static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
-        "synced", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
-    for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
-        if (strncmp(name, begin[i], strlen(begin[i])) == 0)
-            return 1;
-    return 0;
-}
-
 static void empty(const char *path)
 {
     DIR *dir = opendir(path);
@@ -246,6 +285,18 @@ static void empty(const char *path)
             unlinkat(dirfd(dir), d->d_name, 0); /* fails for directories */
     if (dir)
         closedir(dir);
+}
+
+void data_dir_keep(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (unlinkat(fd, DATA_DIR_RUN_MARK, 0) == 0)
+        log_info("event=directory_kept path=%s reason=\"a service uses it, so `assay score` will "
+                 "not remove it\"",
+            path);
+    close(fd);
 }
 
 void data_dir_undo(const char *path, const struct data_dir_start *start)

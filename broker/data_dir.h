@@ -13,6 +13,9 @@
 
 #include "schema/err.h"
 
+/* The mark of a directory that `assay score` made, and removes when its work is done. */
+#define DATA_DIR_RUN_MARK "score.lock"
+
 /* Writes the path to `path`: `given`, else $XDG_STATE_HOME/assay, else $HOME/.local/state/assay. 0,
  * or ASSAY_EIO if there is none or it is too long. */
 int data_dir_find(char *path, size_t size, const char *given, struct err *e);
@@ -25,8 +28,12 @@ struct data_dir_start {
 
 /* Makes the directory with mode 0700, and its parents, where they do not exist; checks it and all
  * its entries. If others may read it, its mode becomes 0700, provided it is empty or a data
- * directory already. ASSAY_EUNAUTHORIZED names the entry that fails, and what to do. */
+ * directory already. A file that has the name of a broker's file, where no broker has been, is
+ * refused. ASSAY_EUNAUTHORIZED names the entry that fails, and what to do. */
 int data_dir_open(const char *path, struct data_dir_start *start, struct err *e);
+
+/* From now on the directory is a service's: `assay score` does not remove it. */
+void data_dir_keep(const char *path);
 
 /* Undoes a failed start: removes its files from a directory that was empty, and the directories
  * that it made. Keeps them if another broker has started there meanwhile. */

@@ -396,6 +396,8 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = open_groups(&b, &e);
     int started = rc == 0;
+    if (started && options.exit_with_parent <= 0) /* `assay score` names its process */
+        data_dir_keep(data);
     if (started)
         rc = loop_run(&b, &e);
     if (rc != 0)

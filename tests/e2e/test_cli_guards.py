@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 
 import pytest
 from harness import BIN, DEMO, Broker, wait_until
@@ -199,6 +200,37 @@ def test_the_part_of_a_killed_run_is_taken(directory):
     assert not (directory / "out.part").exists()
     if has_attributes(directory):
         assert b"unfinished" not in [os.getxattr(out, name) for name in os.listxattr(out)]
+
+
+def test_a_part_where_files_have_no_attributes(directory):
+    """Then only the directory of a run beside it shows that a run left it."""
+    place = directory / "r"
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "ramfs", "ramfs", place], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a file system without attributes")
+    try:
+        rows, part = write_rows(place / "in.jsonl", 20), place / "out.part"
+        part.write_text('{"id": "mine", "prompt": "precious"}\n')
+        done = score(rows, place / "out")
+        assert done.returncode == 64 and str(part) in done.stderr and "precious" in part.read_text()
+        (place / "out.assay").mkdir(mode=0o700)
+        (place / "out.assay/score.lock").touch()
+        assert score(rows, place / "out").returncode == 0 and ids(place / "out") == EXPECTED
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_directory_that_became_a_service_s_is_kept(directory, rows):
+    """Jobs that others submitted to it are not removed with it."""
+    assert score(rows, directory / "out", "--keep-data").returncode == 0
+    data = directory / "out.assay"
+    with Broker(data) as broker, broker.client() as client:
+        client.submit("monday", [{"ids": [1, 2, 3]}])
+        client.results("monday")
+    write_rows(rows, 25)
+    assert score(rows, directory / "out").returncode == 0 and len(read_lines(directory / "out")) == 25
+    with Broker(data) as broker, broker.client() as client:
+        assert len(client.results("monday")) == 1
 
 
 @pytest.mark.parametrize("how", ["files", "link", "file"])

@@ -94,6 +94,26 @@ def test_somebody_s_folder_is_not_closed(directory):
     assert mode(data) == 0o755 and [p.name for p in data.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["lock", "synced", "digest.cache", "twins-1.map", "assay.db-journal", "reserve"])
+@pytest.mark.parametrize("by", ["assayd", "assay score"])
+def test_somebody_s_file_of_a_broker_s_name_stays(directory, name, by):
+    """In a folder where no broker has been, whatever its mode."""
+    data = directory / "d"
+    data.mkdir(mode=0o700)
+    (data / name).write_text("precious\n")
+    if by == "assayd":
+        assert_refused(data, name, "no broker has been there")
+    else:
+        (directory / "in").write_text('{"input_ids": [1, 2]}\n')
+        done = subprocess.run([BIN / "assay", "score", directory / "in", "--model", DEMO, "--data", data],
+                              capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode != 0 and "no broker has been there" in done.stderr, done.stderr
+        data.chmod(0o755)
+        assert_refused(data, name)  # the client's log does not make it a data directory
+        assert mode(data) == 0o755
+    assert (data / name).read_text() == "precious\n"
+
+
 def test_everybody_may_write_above_it(directory):
     (directory / "open").mkdir()
     (directory / "open").chmod(0o777)  # as a volume of a container: told
