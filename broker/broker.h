@@ -5,13 +5,14 @@
  *     dispatch  gives the next batches to groups with free slots
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
  *     requests  handles client messages in one transaction; replies are held until another thread
- *               has synced it, while the next tick runs
+ *               has synced it, while the next tick runs. Threads prepare the large ones before
+ *               (inbox.h)
  *     waiters   answers requests whose rows are done, or whose time is over
  *
  * Data for display only (running rows, batch records, rates, workers) joins the next transaction of
  * any kind and is never synced for its own sake. It may be lost, and is lost when the disk is full.
  *
- * A row's route: requests.c decodes it, admit.c checks it, store/chunks.c stores it, planner.c
+ * A row's route: prepare.c decodes it, admit.c checks it, store/placing.c stores it, planner.c
  * plans it, group.c stages it, (the worker computes it,) outcomes.c checks and stores its result,
  * replies.c and waiters.c reply. */
 #ifndef ASSAY_BROKER_H
@@ -28,6 +29,7 @@
 #include "broker/store/store.h"
 #include "schema/request.h"
 
+struct inbox;
 struct waiters;
 struct progress_table;
 
@@ -49,8 +51,8 @@ struct held {
 #define BROKER_RECENT_MS 10000
 struct tick_times {
     long long longest_us; /* since the start */
-    long long recent_us,
-        before_us; /* the longest of this span of BROKER_RECENT_MS, and of the last */
+    long long recent_us;  /* the longest of this span of BROKER_RECENT_MS */
+    long long before_us;  /* and of the span before */
     long long recent_since_ms;
 };
 
@@ -74,7 +76,8 @@ struct broker {
     struct outbox *outbox;
     struct waiters *waiters;
     struct progress_table *progress;
-    struct admit admit;
+    struct admit admit;  /* the loop's own */
+    struct inbox *inbox; /* while the loop runs */
     struct counters counters;
     struct tick_times ticks;
     int64_t started_ms;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "broker/api/connections.h"
+#include "broker/api/inbox.h"
 #include "broker/api/progress.h"
 #include "broker/api/requests.h"
 #include "broker/api/send.h"
@@ -19,7 +20,7 @@
 #include "schema/fnv.h"
 #include "schema/log.h"
 
-#define MAX_POLL_ITEMS (3 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define MAX_POLL_ITEMS (4 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 #define READING_US 20000 /* of a tick, for requests that write to no job; then workers come */
 #define REQUESTS_US                                                                                \
     200000 /* of a tick, for all requests: replies leave at its end, and large submits take long */
@@ -31,40 +32,6 @@
 #define PURGE_PAUSE_MS 16
 
 /* ---- requests ---- */
-
-/* Receives one message, envelope and body. 1: a message with a body; 0: a bad one, to be dropped;
- * -1: none. */
-static int receive(struct broker *b, struct envelope *env, zmq_msg_t *body)
-{
-    zmq_msg_t frame;
-    int n = 0, more = 1, delimited = 0, bodies = 0, bad = 0;
-    *env = (struct envelope){0};
-    while (more) {
-        zmq_msg_init(&frame);
-        if (zmq_msg_recv(&frame, b->clients, ZMQ_DONTWAIT) < 0) {
-            zmq_msg_close(&frame);
-            connections_none_left(now_mono_ms());
-            return n == 0 ? -1 : 0;
-        }
-        if (n > 0)
-            connections_taken(zmq_msg_size(&frame));
-        more = zmq_msg_more(&frame);
-        int is_last = !more, is_empty = zmq_msg_size(&frame) == 0;
-        /* The first frame is the routing id. The envelope is all frames up to the first empty one;
-         * the body is the single frame after it, or the only frame after the routing id. */
-        if (n > 0 && (delimited || (is_last && n == 1))) {
-            zmq_msg_move(body, &frame);
-            env->connection = connections_of(zmq_msg_get(body, ZMQ_SRCFD));
-            bodies++;
-        } else if (envelope_add(env, zmq_msg_data(&frame), zmq_msg_size(&frame)) != 0) {
-            bad = 1;
-        }
-        delimited |= n > 0 && is_empty && bodies == 0;
-        n++;
-        zmq_msg_close(&frame);
-    }
-    return !bad && bodies == 1;
-}
 
 /* Fails all requests of this tick after their transaction failed: no reply has left yet, and all
  * get the same error. */
@@ -105,37 +72,40 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     store_tend(b->store); /* while the thread syncs this tick's commit */
 }
 
-/* Handles one request. Returns how long it took, or 0 if it wrote to a job: writes are cheap by the
- * row, and cheaper the more of them one transaction has. */
-static long long take_request(
-    struct broker *b, const struct envelope *env, zmq_msg_t *body, int *rc, struct err *e)
+/* Handles one request. Returns whether it wrote to a job. */
+static int take_request(struct broker *b, struct message *m, int *rc, struct err *e)
 {
-    long long start_us = now_mono_us();
-    int touched = b->n_touched;
-    *rc = request_handle(b, env, zmq_msg_data(body), zmq_msg_size(body), e);
+    int touched = b->n_touched, handled = request_handle(b, m, e);
     b->wake = 1;
-    return b->n_touched == touched ? now_mono_us() - start_us : 0;
+    if (handled == REQUEST_AGAIN) {
+        inbox_again(b->inbox, &m);
+        return 1;
+    }
+    *rc = handled;
+    inbox_done(b->inbox, &m);
+    return b->n_touched > touched;
 }
 
 /* Handles client messages in one transaction, up to a bound on their number and on the time for
- * reading. */
+ * reading: preparing them, and handling those that do not write to a job. Writes are cheap by the
+ * row, and cheaper the more of them one transaction has. */
 static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    long long reading_us = 0, end_us = now_mono_us() + REQUESTS_US;
+    long long reading_us = 0, now_us = now_mono_us(), end_us = now_us + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0 && reading_us < READING_US; i++) {
-        if (replies_are_full(b) || now_mono_us() >= end_us)
+        struct message *m;
+        if (replies_are_full(b) || now_us >= end_us)
             break;
-        struct envelope env;
-        zmq_msg_t body;
-        zmq_msg_init(&body);
-        int got = receive(b, &env, &body);
-        if (got > 0)
-            reading_us += take_request(b, &env, &body, &rc, &e);
-        zmq_msg_close(&body);
+        int got = inbox_next(b->inbox, &m);
         if (got < 0)
             break;
+        long long got_us = now_mono_us();
+        int wrote = got > 0 && take_request(b, m, &rc, &e);
+        reading_us += got_us - now_us;
+        now_us = now_mono_us();
+        reading_us += wrote ? 0 : now_us - got_us;
     }
     connections_go_on();
     end_requests(b, rc, &e);
@@ -313,6 +283,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     items[n++] = (zmq_pollitem_t){.socket = b->clients, .events = full ? 0 : ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
+    items[n++] = (zmq_pollitem_t){.fd = inbox_fd(b->inbox), .events = full ? 0 : ZMQ_POLLIN};
     for (int g = 0; g < b->options->replicas; g++)
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
@@ -401,18 +372,19 @@ static void refuse_rest(struct broker *b, const char *why)
     err_set(&e, ASSAY_ENOTREADY, "the broker %s%.400s", why ? "ends: " : "is shutting down",
         why ? why : "");
     e.retry_after_ms = 1000;
+    if (!b->inbox)
+        return;
+    inbox_stop(b->inbox);
     for (int got = 0, n = 0; got >= 0 && n < MOST_REFUSED; n++) {
-        struct envelope env;
+        struct message *m;
         struct request q;
-        zmq_msg_t body;
-        zmq_msg_init(&body);
-        got = receive(b, &env, &body);
-        if (got > 0) {
-            (void)request_decode(
-                &q, zmq_msg_data(&body), zmq_msg_size(&body), &b->limits, &ignored);
-            outbox_error(b->outbox, &env, q.id, &e);
-        }
-        zmq_msg_close(&body);
+        got = inbox_rest(b->inbox, &m);
+        if (got <= 0)
+            continue;
+        (void)request_decode(
+            &q, zmq_msg_data(&m->body), zmq_msg_size(&m->body), &b->limits, &ignored);
+        outbox_error(b->outbox, &m->envelope, q.id, &e);
+        message_free(&m);
     }
 }
 
@@ -471,6 +443,8 @@ int loop_run(struct broker *b, struct err *e)
     zmq_pollitem_t items[MAX_POLL_ITEMS];
     long long housekeeping_ms = 0, drained_by_ms = 0, sockets_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
+    if (rc == 0) /* its threads have the signals blocked */
+        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->text, &b->limits, e);
     b->at_end = tell_of_failure;
     while (rc == 0) {
         long long start_us = now_mono_us(), next_ms = tick(b, &housekeeping_ms);
@@ -495,5 +469,6 @@ int loop_run(struct broker *b, struct err *e)
     if (signal_fd >= 0)
         close(signal_fd);
     end(b, rc == 0 ? NULL : e->msg);
+    inbox_free(&b->inbox);
     return rc;
 }

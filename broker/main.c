@@ -17,6 +17,7 @@
 
 #include "broker/api/connections.h"
 #include "broker/api/listen.h"
+#include "broker/api/preparers.h"
 #include "broker/api/progress.h"
 #include "broker/api/waiters.h"
 #include "broker/broker.h"
@@ -41,8 +42,8 @@
 #define ENVELOPE_ROOM (1 << 17) /* of a message, beside its body */
 #define LARGE_BLOCK (4 << 20)
 #define KEPT_MEMORY (64 << 20)
-#define ZMQ_FILES 16  /* descriptors of the context and its sockets, before any client */
-#define ZMQ_THREADS 2 /* threads that libzmq starts */
+#define API_FILES 16                        /* descriptors before any client: libzmq's, and one */
+#define API_THREADS (2 + PREPARERS_THREADS) /* libzmq starts two */
 
 /* Finds or makes the data directory, checks it, and locks it. */
 static int open_data(
@@ -184,7 +185,7 @@ static int open_sockets(struct broker *b, struct err *e)
 {
     int64_t max_bytes =
         b->options->max_message_bytes + 4096; /* a little more gets an error, far more is cut off */
-    int rc = resources_check("connections", ZMQ_FILES, ZMQ_THREADS, e);
+    int rc = resources_check("connections", API_FILES, API_THREADS, e);
     if (rc != 0)
         return rc;
     b->zmq = zmq_ctx_new();

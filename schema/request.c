@@ -184,26 +184,39 @@ static int read_job(struct msg_reader *r, struct request *q, struct err *e)
     return msg_unexpected(r, "job", "a number or a key", e);
 }
 
+/* What a request is decoded with. */
+struct decoding {
+    const struct request_limits *limits;
+    request_row_visitor *visit; /* NULL: none */
+    void *arg;
+};
+
+static int read_row(struct msg_reader *r, uint32_t index, const struct decoding *d, struct err *e)
+{
+    struct row_request row;
+    int rc = request_next_row(r, index, &row, e);
+    return rc == 0 && d->visit ? d->visit(d->arg, index, &row, e) : rc;
+}
+
 /* Reads the rows. No rows and an empty array are the same: absent. */
 static int read_rows(
-    struct msg_reader *r, struct request *q, const struct request_limits *limits, struct err *e)
+    struct msg_reader *r, struct request *q, const struct decoding *d, struct err *e)
 {
     const uint8_t *from = r->at;
-    struct row_request row;
+    uint32_t most = d->limits->max_rows_per_message;
     int rc = msg_read_array(r, "rows", &q->n_rows, e);
-    if (rc == 0 && q->n_rows > limits->max_rows_per_message)
+    if (rc == 0 && q->n_rows > most)
         return err_field(e, ASSAY_ETOOLARGE, "rows",
-            "expected at most %u rows in a message, found %u", limits->max_rows_per_message,
-            q->n_rows);
+            "expected at most %u rows in a message, found %u", most, q->n_rows);
     for (uint32_t i = 0; rc == 0 && i < q->n_rows; i++)
-        rc = request_next_row(r, i, &row, e);
+        rc = read_row(r, i, d, e);
     if (rc == 0 && q->n_rows > 0)
         q->rows = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
 
 static int read_field(struct msg_reader *r, struct request *q, enum field field,
-    const struct request_limits *limits, struct err *e)
+    const struct decoding *d, struct err *e)
 {
     switch (field) {
     case F_V:
@@ -217,7 +230,7 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
     case F_CHUNK:
         return read_u32(r, "chunk", 0, INT32_MAX, &q->chunk, e);
     case F_ROWS:
-        return read_rows(r, q, limits, e);
+        return read_rows(r, q, d, e);
     case F_SEAL:
         return msg_read_bool(r, "seal", &q->seal, e);
     case F_PRIORITY:
@@ -284,36 +297,42 @@ static void find_id(struct request *q, const uint8_t *bytes, size_t len)
     }
 }
 
-static int decode(struct request *q, const uint8_t *bytes, size_t len,
-    const struct request_limits *limits, struct err *e)
+static int decode(struct request *q, struct slice bytes, const struct decoding *d, struct err *e)
 {
     struct msg_reader r;
     uint32_t n = 0;
     uint64_t seen = 0;
-    msg_reader_init(&r, bytes, len);
+    msg_reader_init(&r, bytes.at, bytes.len);
     if (msg_peek(&r) != MSG_MAP)
         return err_set(e, ASSAY_EBADMSG, "expected a map, found %s", msg_type_name(msg_peek(&r)));
     int rc = msg_read_map(&r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         int field = msg_read_key(&r, "", field_names, F_COUNT, &seen, e);
-        rc = field < 0 ? field : read_field(&r, q, (enum field)field, limits, e);
+        rc = field < 0 ? field : read_field(&r, q, (enum field)field, d, e);
     }
     if (rc == 0)
         rc = msg_read_end(&r, e);
     return rc == 0 ? check_fields(q, seen, e) : rc;
 }
 
+int request_decode_rows(struct request *q, struct slice bytes, const struct request_limits *limits,
+    request_row_visitor *visit, void *arg, struct err *e)
+{
+    struct decoding d = {limits, visit, arg};
+    *q = (struct request){.job = -1, .older_than_s = -1};
+    int rc = bytes.len > limits->max_message_bytes
+                 ? err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
+                       (unsigned long long)limits->max_message_bytes, bytes.len)
+                 : decode(q, bytes, &d, e);
+    if (rc != 0 && !q->id.at)
+        find_id(q, bytes.at, bytes.len);
+    return rc;
+}
+
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e)
 {
-    *q = (struct request){.job = -1, .older_than_s = -1};
-    int rc = len > limits->max_message_bytes
-                 ? err_set(e, ASSAY_ETOOLARGE, "expected at most %llu bytes, found %zu",
-                       (unsigned long long)limits->max_message_bytes, len)
-                 : decode(q, bytes, len, limits, e);
-    if (rc != 0 && !q->id.at)
-        find_id(q, bytes, len);
-    return rc;
+    return request_decode_rows(q, (struct slice){bytes, len}, limits, NULL, NULL, e);
 }
 
 /* ---- rows ---- */

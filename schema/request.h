@@ -110,6 +110,13 @@ struct row_request {
 int request_decode(struct request *q, const uint8_t *bytes, size_t len,
     const struct request_limits *limits, struct err *e);
 
+/* The same; gives each row, while it is decoded, to `visit`, before the fields that follow the rows
+ * are known. A visitor that fails ends the decoding with its code. */
+typedef int request_row_visitor(
+    void *arg, uint32_t index, const struct row_request *row, struct err *e);
+int request_decode_rows(struct request *q, struct slice bytes, const struct request_limits *limits,
+    request_row_visitor *visit, void *arg, struct err *e);
+
 /* Reads the next row: msg_reader_init on q->rows, msg_read_array once, then this n_rows times.
  * `index` names the row in errors. */
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e);

@@ -15,6 +15,7 @@ void admit_release(struct admit *a)
     free(a->ids);
     free(a->positions);
     free(a->ends);
+    packed_writer_release(&a->packed);
     *a = (struct admit){0};
 }
 

@@ -21,6 +21,7 @@ struct admit {
     int32_t *ids, *positions;
     uint32_t *ends; /* where each of the row's sequences ends in ids */
     uint32_t ids_room, positions_room, ends_room;
+    struct packed_writer packed; /* for the rows that it judges: store_rows_new */
     char message[ERR_MESSAGE_BYTES];
 };
 

@@ -46,6 +46,7 @@ static struct {
     uint32_t last_number;
     uint64_t subscribed;      /* bytes of all topics */
     uint64_t ready;           /* bytes of complete messages not taken yet */
+    uint64_t kept;            /* bytes of messages that the broker has put aside */
     uint64_t promised;        /* bytes of incomplete messages that were let in */
     uint64_t least_ready;     /* the least `ready` while the broker found no message .. */
     long long least_since_ms; /* .. since this time */
@@ -150,7 +151,7 @@ static int has_room(const struct connection *c)
     uint64_t room = CONNECTIONS_MESSAGES * watched.max_bytes;
     if (!is_large(c))
         room += CONNECTIONS_SMALL_BYTES;
-    return watched.ready + watched.promised + wanted(c) <= room;
+    return watched.ready + watched.kept + watched.promised + wanted(c) <= room;
 }
 
 static void let_in(struct connection *c)
@@ -359,6 +360,20 @@ void connections_taken(size_t bytes)
     pthread_mutex_unlock(&watched.lock);
 }
 
+void connections_keep(size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    watched.kept += bytes;
+    pthread_mutex_unlock(&watched.lock);
+}
+
+void connections_let_go(size_t bytes)
+{
+    pthread_mutex_lock(&watched.lock);
+    watched.kept -= bytes;
+    pthread_mutex_unlock(&watched.lock);
+}
+
 /* The bytes on their way to the broker vary; the least over a while belong to messages that never
  * arrive. */
 void connections_none_left(long long now_ms)
@@ -397,7 +412,7 @@ void connections_end_slow(long long now_ms)
 uint64_t connections_received(void)
 {
     pthread_mutex_lock(&watched.lock);
-    uint64_t n = watched.ready + watched.promised;
+    uint64_t n = watched.ready + watched.kept + watched.promised;
     pthread_mutex_unlock(&watched.lock);
     return n;
 }

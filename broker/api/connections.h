@@ -20,7 +20,7 @@
  * heartbeat.
  *
  * MEMORY. libzmq keeps a number of messages for each connection, of any size. Here the bytes over
- * all connections are bounded: complete messages count until the broker takes them, incomplete ones
+ * all connections are bounded: complete messages count until the broker has handled them, incomplete ones
  * with what they have promised (a frame begins with its length). A connection whose message has no
  * room is paused: epoll_ctl removes it from libzmq's epoll for a while, so its client waits, first
  * come, first served. Large messages leave some room for small ones. A message that was let in has
@@ -69,6 +69,10 @@ void connections_replied(uint64_t connection, size_t bytes);
 void connections_reply_gone(uint64_t connection, size_t bytes);
 /* Says that the broker took a frame of `bytes`. */
 void connections_taken(size_t bytes);
+/* Says that the broker puts aside what needs this memory, and then that it lets it go. Meanwhile it
+ * has its room, as messages do that were not taken. */
+void connections_keep(size_t bytes);
+void connections_let_go(size_t bytes);
 /* Says that no message is left to take. What was counted a while ago and did not arrive never will:
  * libzmq refused it. */
 void connections_none_left(long long now_ms);
@@ -76,7 +80,7 @@ void connections_none_left(long long now_ms);
 void connections_go_on(void);
 /* Ends the connections that keep others waiting. Call it once in a while. */
 void connections_end_slow(long long now_ms);
-/* Bytes that were received or promised and that the broker has not taken. */
+/* Bytes that were received or promised and that the broker has not taken, or has put aside. */
 uint64_t connections_received(void);
 
 /* Connections get descriptors below this number only. */

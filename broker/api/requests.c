@@ -27,24 +27,6 @@ static void touch(struct broker *b, int64_t job)
 
 /* ---- submit ---- */
 
-static int check_rows(struct broker *b, const struct request *q, struct err *e)
-{
-    struct msg_reader r;
-    struct row_request row;
-    uint32_t n = 0;
-    int rc = 0;
-    if (q->n_rows == 0)
-        return 0;
-    msg_reader_init(&r, q->rows.at, q->rows.len);
-    rc = msg_read_array(&r, "rows", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = request_next_row(&r, i, &row, e);
-        if (rc == 0)
-            rc = admit_check(&b->model, &row, i, e);
-    }
-    return rc;
-}
-
 /* Checks that the queue has room for this request's rows. A full queue still takes a chunk that
  * adds nothing or lets other chunks go on. */
 static int check_queue(struct broker *b, const struct request *q, struct err *e)
@@ -77,94 +59,103 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
-/* Adds encoded rows, which were checked before, to the job, in order. */
-static int place_rows(struct broker *b, int64_t job, struct slice rows, struct err *e)
+/* Adds the chunks to p that this one lets go on, as many as fit a message of the largest size, if
+ * they are too large to be prepared on the loop. Returns REQUEST_AGAIN or 0. What is not added is
+ * prepared when its turn has come. */
+static int gather_pending(struct broker *b, struct prepared *p, struct err *e)
 {
-    struct msg_reader r;
-    struct row_request q;
-    struct store_row row;
-    uint32_t n = 0;
-    if (!rows.at || rows.len == 0)
+    const struct request *q = &p->request;
+    size_t bytes = 0, room = b->limits.max_message_bytes;
+    struct prepared_chunk **end = &p->chunks;
+    struct store_chunk c = {.chunk = q->chunk};
+    int rc = 0;
+    while (c.chunk++ < INT32_MAX &&
+           (rc = store_find_pending(b->store, q->key, q->chunk, room - bytes, &c, e)) == 1 &&
+           c.rows.at) {
+        *end = xcalloc(1, sizeof **end);
+        (*end)->chunk = c;
+        end = &(*end)->next;
+        bytes += c.rows.len;
+    }
+    if (rc < 0)
+        return rc;
+    return bytes > INBOX_SMALL_BYTES ? REQUEST_AGAIN : 0;
+}
+
+/* Places a chunk that waited behind a gap. */
+static int place_chunk(
+    struct broker *b, const struct store_chunk *c, const struct prepared *p, struct err *e)
+{
+    const struct preparing with = {&b->admit, &b->limits, NULL};
+    const struct store_rows *rows = prepared_find(p, c->job, c->chunk);
+    struct store_rows *own = NULL;
+    int rc = 0;
+    if (c->rows.len == 0)
         return 0;
-    msg_reader_init(&r, rows.at, rows.len);
-    int rc = msg_read_array(&r, "rows", &n, e);
-    struct store_rows *ready = store_rows_new();
-    for (uint32_t i = 0; rc == 0 && i < n; i++)
-        if ((rc = request_next_row(&r, i, &q, e)) == 0) {
-            admit_row(&b->admit, &q, &row);
-            store_rows_add(ready, &row);
-        }
-    store_rows_end(ready);
+    if (!rows) {
+        rc = prepare_rows(&own, &with, c->rows, e);
+        rows = own;
+    }
     if (rc == 0)
-        rc = store_add_rows(b->store, job, ready, e);
-    store_rows_free(&ready);
+        rc = store_add_rows(b->store, c->job, rows, e);
+    store_rows_free(&own);
     return rc;
 }
 
 /* Places the chunks that waited behind a gap which is now closed. */
-static int place_pending(struct broker *b, int64_t job, struct err *e)
+static int place_pending(struct broker *b, int64_t job, const struct prepared *p, struct err *e)
 {
-    struct slice rows;
-    uint32_t n;
+    struct store_chunk c = {.job = job};
     int rc;
-    while ((rc = store_next_pending(b->store, job, &rows, &n, e)) == 1) {
-        uint8_t *copy = xcalloc(1, rows.len + 1);
-        if (rows.len > 0)
-            memcpy(copy, rows.at, rows.len);
-        rc = place_rows(b, job, (struct slice){copy, rows.len}, e);
-        free(copy);
-        if (rc != 0)
+    while ((rc = store_next_pending(b->store, job, &c.rows, &c.chunk, e)) == 1)
+        if ((rc = place_chunk(b, &c, p, e)) != 0)
             return rc;
-    }
     return rc;
 }
 
-static int new_job(struct broker *b, struct slice key, int priority, const struct request *q,
-    int64_t *job, struct err *e)
+static int new_job(struct broker *b, const struct request *q, int64_t *job, struct err *e)
 {
-    int rc = store_new_job(b->store, key, priority, q->meta, job, e);
+    int rc = store_new_job(b->store, q->key, q->priority, q->meta, job, e);
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
 /* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job. */
-static int add_chunk(struct broker *b, struct slice key, int priority, const struct request *q,
+static int add_chunk(struct broker *b, const struct request *q, const struct prepared *p,
     int64_t *job, struct err *e)
 {
     int rc = transaction_begin(b, e);
     if (rc == 0)
-        rc = store_find_job(b->store, key, job, e);
+        rc = store_find_job(b->store, q->key, job, e);
     if (rc == 0)
-        rc = new_job(b, key, priority, q, job, e);
+        rc = new_job(b, q, job, e);
     if (rc < 0)
         return rc;
     touch(b, *job);
-    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal, NULL};
+    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal, p->digest};
     rc = store_add_chunk(b->store, &chunk, e);
     if (rc < 0 || rc == CHUNK_SAME)
         return rc < 0 ? rc : 0;
     b->counters.rows_accepted += q->n_rows;
-    if (rc == CHUNK_IN_ORDER) {
-        rc = place_rows(b, *job, q->rows, e);
-        if (rc == 0)
-            rc = place_pending(b, *job, e);
-        return rc;
-    }
-    return 0;
+    if (rc == CHUNK_PAST_GAP)
+        return 0;
+    rc = p->rows ? store_add_rows(b->store, *job, p->rows, e) : 0;
+    return rc == 0 ? place_pending(b, *job, p, e) : rc;
 }
 
 static int on_submit(
-    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+    struct broker *b, const struct envelope *env, struct prepared *p, struct err *e)
 {
+    const struct request *q = &p->request;
     struct store_job j;
     int64_t job;
-    int rc = check_rows(b, q, e);
+    int rc = check_room(b, q, e);
+    if (rc == 0 && !p->chunks)
+        rc = gather_pending(b, p, e);
     if (rc == 0)
-        rc = check_room(b, q, e);
-    if (rc == 0)
-        rc = add_chunk(b, q->key, q->priority, q, &job, e);
-    if (rc == 0)
-        rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1)
+        rc = add_chunk(b, q, p, &job, e);
+    if (rc != 0)
+        return rc;
+    if ((rc = store_get_job(b->store, job, &j, e)) != 1)
         return rc;
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 4);
     msg_key_int(w, "job", job);
@@ -179,29 +170,30 @@ static int on_submit(
 }
 
 static int on_score(
-    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+    struct broker *b, const struct envelope *env, const struct prepared *p, struct err *e)
 {
-    struct request whole = *q;
+    struct request q = p->request;
     char key[40];
     uint8_t random[12];
     int64_t job;
     strcpy(key, "score-");
     randombytes_buf(random, sizeof random);
     sodium_bin2hex(key + 6, sizeof key - 6, random, sizeof random);
-    whole.seal = 1;
-    whole.chunk = 0;
-    struct slice name = q->key.at ? q->key : (struct slice){(const uint8_t *)key, strlen(key)};
-    int rc = check_rows(b, q, e);
-    if (rc == 0)
-        rc = check_room(b, q, e);
+    if (!q.key.at)
+        q.key = (struct slice){(const uint8_t *)key, strlen(key)};
+    if (!q.has_priority)
+        q.priority = SCORE_PRIORITY;
+    q.seal = 1;
+    q.chunk = 0;
+    int rc = check_room(b, &q, e);
     if (rc == 0)
         rc = waiters_make_room(b, env, e);
     if (rc == 0)
-        rc = add_chunk(b, name, q->has_priority ? q->priority : SCORE_PRIORITY, &whole, &job, e);
+        rc = add_chunk(b, &q, p, &job, e);
     if (rc != 0)
         return rc;
-    uint32_t timeout_ms = q->timeout_ms ? q->timeout_ms : SCORE_TIMEOUT_MS;
-    waiters_add(b, WAIT_SCORE, env, q, job, now_mono_ms() + timeout_ms);
+    uint32_t timeout_ms = q.timeout_ms ? q.timeout_ms : SCORE_TIMEOUT_MS;
+    waiters_add(b, WAIT_SCORE, env, &q, job, now_mono_ms() + timeout_ms);
     return 0;
 }
 
@@ -349,9 +341,9 @@ static int on_purge(
 
 /* ---- all ---- */
 
-static int serve(
-    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+static int serve(struct broker *b, const struct envelope *env, struct prepared *p, struct err *e)
 {
+    const struct request *q = &p->request;
     switch (q->op) {
     case OP_HELLO:
         reply_hello(b, env, q);
@@ -362,9 +354,9 @@ static int serve(
     case OP_JOBS:
         return reply_jobs(b, env, q, e);
     case OP_SUBMIT:
-        return on_submit(b, env, q, e);
+        return on_submit(b, env, p, e);
     case OP_SCORE:
-        return on_score(b, env, q, e);
+        return on_score(b, env, p, e);
     case OP_PURGE:
         return on_purge(b, env, q, e);
     default:
@@ -372,17 +364,18 @@ static int serve(
     }
 }
 
-int request_handle(
-    struct broker *b, const struct envelope *env, const uint8_t *bytes, size_t len, struct err *e)
+int request_handle(struct broker *b, struct message *m, struct err *e)
 {
-    struct request q;
-    int rc = request_decode(&q, bytes, len, &b->limits, e);
+    struct prepared *p = &m->task.prepared;
+    if (p->rc != 0)
+        *e = p->err;
+    int rc = p->rc != 0 ? p->rc : serve(b, &m->envelope, p, e);
+    if (rc == REQUEST_AGAIN)
+        return rc;
     b->counters.requests++;
-    if (rc == 0)
-        rc = serve(b, env, &q, e);
     if (rc < 0) {
         b->counters.refused++;
-        outbox_error(b->outbox, env, q.id, e);
+        outbox_error(b->outbox, &m->envelope, p->request.id, e);
     }
     return store_may_pass(rc) || rc == ASSAY_EIO ? rc : 0;
 }

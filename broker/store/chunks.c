@@ -206,10 +206,12 @@ static int place_damaged(struct store *s, int64_t job, int64_t n_rows, struct er
         store_integer(s, 0, &left, e, "select accepted - placed from job where job = ?", "i", job);
     if (rc != 0)
         return rc;
-    struct store_rows *rows = store_rows_new();
+    struct packed_writer scratch = {0};
+    struct store_rows *rows = store_rows_new(&scratch);
     for (int64_t i = 0; i < n_rows && i < left; i++)
         store_rows_add(rows, &damaged);
     store_rows_end(rows);
+    packed_writer_release(&scratch);
     rc = store_add_rows(s, job, rows, e);
     store_rows_free(&rows);
     return rc;

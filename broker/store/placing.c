@@ -38,14 +38,16 @@ struct store_rows {
     struct ready_row *rows;
     uint32_t n, room;
     struct ready_pack *packs, **packs_end;
-    struct packed_writer writer; /* the pack that is being filled */
+    struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
 };
 
 /* ---- made ready, on any thread ---- */
 
-struct store_rows *store_rows_new(void)
+struct store_rows *store_rows_new(struct packed_writer *scratch)
 {
     struct store_rows *r = xcalloc(1, sizeof *r);
+    r->writer = scratch;
+    packed_clear(scratch);
     r->packs_end = &r->packs;
     return r;
 }
@@ -61,7 +63,6 @@ void store_rows_free(struct store_rows **out)
         next = p->next;
         free(p);
     }
-    packed_writer_release(&r->writer);
     free(r->rows);
     free(r);
     *out = NULL;
@@ -86,10 +87,10 @@ static struct slice copy_to(uint8_t **at, struct slice s)
 /* Ends the pack of rows so far; the row after them is r->n. */
 static void end_pack(struct store_rows *r)
 {
-    uint32_t n_rows = r->writer.n_rows;
+    uint32_t n_rows = r->writer->n_rows;
     if (n_rows == 0)
         return;
-    struct packed_columns c = packed_encode(&r->writer);
+    struct packed_columns c = packed_encode(r->writer);
     size_t bytes =
         sizeof(struct ready_pack) + c.rows.len + c.ids.len + c.positions.len + c.ends.len;
     struct ready_pack *p = must_have(malloc(bytes), bytes);
@@ -99,7 +100,7 @@ static void end_pack(struct store_rows *r)
         copy_to(&at, c.rows), copy_to(&at, c.ids), copy_to(&at, c.positions), copy_to(&at, c.ends)};
     *r->packs_end = p;
     r->packs_end = &p->next;
-    packed_clear(&r->writer);
+    packed_clear(r->writer);
 }
 
 /* Whether rows of this shape have a list of sequences, even if only one. */
@@ -114,11 +115,11 @@ static struct input_hash add_input(struct store_rows *r, const struct store_row 
     int failed = row->error_code != 0;
     uint32_t n_ends = !failed && (row->n_parts > 1 || is_list_shape(row->shape)) ? row->n_parts : 0;
     uint32_t n_tokens = failed ? 0 : row->n_tokens, n_positions = failed ? 0 : row->n_positions;
-    if (!packed_has_room(&r->writer, n_tokens))
+    if (!packed_has_room(r->writer, n_tokens))
         end_pack(r);
-    if (failed && r->writer.n_rows == 0)
+    if (failed && r->writer->n_rows == 0)
         return (struct input_hash){0};
-    packed_add(&r->writer, row->ids, n_tokens, row->positions, n_positions, row->ends, n_ends);
+    packed_add(r->writer, row->ids, n_tokens, row->positions, n_positions, row->ends, n_ends);
     return store_hash_input(row->ids, n_tokens, row->positions, n_positions, row->ends, n_ends);
 }
 
@@ -151,7 +152,7 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
 void store_rows_end(struct store_rows *r)
 {
     end_pack(r);
-    packed_writer_release(&r->writer);
+    r->writer = NULL;
 }
 
 /* ---- placed, on the store's thread ---- */
@@ -284,7 +285,7 @@ int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, 
 {
     struct placing p;
     int rc = begin_placing(s, job, &p, e);
-    assert(rows->writer.n_rows == 0); /* store_rows_end was called */
+    assert(!rows->writer); /* store_rows_end was called */
     for (uint32_t i = 0; rc == 0 && i < rows->n; i++)
         rc = add_row(s, &p, &rows->rows[i], e);
     for (const struct ready_pack *pack = rows->packs; rc == 0 && pack; pack = pack->next)

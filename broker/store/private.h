@@ -9,7 +9,6 @@
 #include <sys/types.h>
 
 #include "broker/store/store.h"
-#include "schema/packed_rows.h"
 
 #define STORE_MAX_STATEMENTS 128
 #define STORE_SCHEMA_VERSION 7

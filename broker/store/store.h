@@ -25,6 +25,7 @@
 #include "broker/batch.h"
 #include "schema/err.h"
 #include "schema/msg.h"
+#include "schema/packed_rows.h"
 
 struct store;
 
@@ -222,7 +223,8 @@ struct store_row {
 };
 /* Rows made ready to be stored: packed and hashed. That needs no store, so any thread may do it. */
 struct store_rows;
-struct store_rows *store_rows_new(void);
+/* scratch: memory to pack in, borrowed until store_rows_end. */
+struct store_rows *store_rows_new(struct packed_writer *scratch);
 void store_rows_free(struct store_rows **r); /* NULL-safe */
 /* Adds a copy of the row, all but client_id, which is borrowed until the rows are stored. */
 void store_rows_add(struct store_rows *r, const struct store_row *row);

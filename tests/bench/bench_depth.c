@@ -111,7 +111,8 @@ static void submit(struct queue *q, int n)
     c.rows = (struct slice){bytes, (size_t)n * TOKENS};
     must(store_begin(q->s, &e), &e);
     must(store_add_chunk(q->s, &c, &e), &e);
-    struct store_rows *rows = store_rows_new();
+    static struct packed_writer scratch;
+    struct store_rows *rows = store_rows_new(&scratch);
     struct store_row row;
     while (next_row(&source, &row) == 1)
         store_rows_add(rows, &row);

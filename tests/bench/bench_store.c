@@ -43,7 +43,8 @@ static void submit_chunk(struct bench *b, uint32_t chunk)
     struct err e;
     must(store_begin(b->s, &e), &e);
     must(store_add_chunk(b->s, &c, &e), &e);
-    struct store_rows *rows = store_rows_new();
+    static struct packed_writer scratch;
+    struct store_rows *rows = store_rows_new(&scratch);
     for (int i = 0; i < ROWS; i++)
         store_rows_add(rows, &row);
     store_rows_end(rows);

@@ -121,7 +121,8 @@ typedef int row_source(void *arg, struct store_row *row, struct err *e);
 
 static inline int add_from(struct store *s, int64_t job, row_source *next, void *arg, struct err *e)
 {
-    struct store_rows *rows = store_rows_new();
+    struct packed_writer scratch = {0};
+    struct store_rows *rows = store_rows_new(&scratch);
     struct store_row row;
     int rc;
     while ((rc = next(arg, &row, e)) == 1)
@@ -130,18 +131,21 @@ static inline int add_from(struct store *s, int64_t job, row_source *next, void 
     if (rc == 0)
         rc = store_add_rows(s, job, rows, e);
     store_rows_free(&rows);
+    packed_writer_release(&scratch);
     return rc;
 }
 
 static inline int add_rows(
     struct store *s, int64_t job, const struct store_row *list, uint32_t n, struct err *e)
 {
-    struct store_rows *rows = store_rows_new();
+    struct packed_writer scratch = {0};
+    struct store_rows *rows = store_rows_new(&scratch);
     for (uint32_t i = 0; i < n; i++)
         store_rows_add(rows, &list[i]);
     store_rows_end(rows);
     int rc = store_add_rows(s, job, rows, e);
     store_rows_free(&rows);
+    packed_writer_release(&scratch);
     return rc;
 }
 

@@ -1,0 +1,144 @@
+"""Large messages of text are prepared by threads: others go on meanwhile, and for the client itself nothing changes.
+
+The rows here are longer than the model takes: making them token ids takes long, keeping them does not.
+"""
+import contextlib
+import time
+
+import msgpack
+import pytest
+from harness import MODELS, Broker, Refused, random_key, wait_until
+
+LINE = "It was the best of times, it was the worst of times, it was the age of wisdom. "
+LONG = LINE * 12_000  # a megabyte
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with Broker(tmp_path_factory.mktemp("l"), model=MODELS / "demo-reward") as b:
+        yield b
+
+
+def rows_of(n):
+    return [{"id": i, "text": LONG} for i in range(n)]
+
+
+def send(client, op, **fields):
+    client.number += 1
+    client.socket.send(msgpack.packb({"v": 1, "op": op, "id": client.number, **fields}))
+    return client.number
+
+
+def wait_until_taken(client, n=1):
+    """Until messages of n megabytes are there; then they are not handled yet."""
+    wait_until(lambda: client.call("info")["received_bytes"] > n * len(LONG) * 0.9, step=0.001)
+
+
+def test_others_go_on(broker):
+    with broker.client() as client, broker.client() as other:
+        key, before = random_key(), other.call("info")["longest_tick_ms"]
+        began = time.monotonic()
+        number = send(client, "submit", key=key, chunk=0, rows=rows_of(30), seal=True)
+        wait_until_taken(other, 30)
+        answers, slowest = 0, 0.0
+        while not client.socket.poll(0):
+            asked = time.monotonic()
+            other.call("hello")
+            answers, slowest = answers + 1, max(slowest, time.monotonic() - asked)
+        took = time.monotonic() - began
+        reply = client.receive()
+        assert reply["ok"] and reply["id"] == number and reply["total"] == 30
+        assert answers > 10
+        assert slowest < took / 2
+        info = other.call("info")
+        assert max(info["longest_tick_ms"] - before, info["recent_tick_ms"]) < 1000 * took / 2
+        assert [row["error"]["code"] for row in other.results(key)] == ["too_long"] * 30
+
+
+def test_a_clients_own_messages_keep_their_order(broker):
+    key, chunks = random_key(), [rows_of(4), [{"text": "small"}], rows_of(2), [{"text": "last"}]]
+    with broker.client() as client, broker.client() as other:
+        numbers = []
+        for chunk, rows in enumerate(chunks):
+            numbers.append(send(client, "submit", key=key, chunk=chunk, rows=rows))
+            numbers.append(send(client, "status", job=key))
+        numbers.append(send(client, "nonsense"))
+        numbers.append(send(client, "hello"))
+        wait_until_taken(other, 2)
+        replies = [client.receive() for _ in numbers]
+        assert [reply["id"] for reply in replies] == numbers
+        assert [reply["accepted"] for reply in replies[:8]] == [4, 4, 1, 5, 2, 7, 1, 8]
+        assert replies[8]["err"]["code"] == "bad_request" and replies[9]["ok"]
+
+
+def test_what_waits_behind_a_gap(broker):
+    """The chunks that a small one lets go on are large."""
+    key, short = random_key(), [{"text": "first"}]
+    with broker.client() as client, broker.client() as other:
+        for chunk in (2, 1):
+            assert client.submit(key, rows_of(6), chunk, seal=chunk == 2)["total"] is None
+        number = send(client, "submit", key=key, chunk=0, rows=short)
+        status = send(client, "status", job=key)
+        answers = 0
+        while not client.socket.poll(0):
+            other.call("hello")
+            answers += 1
+        replies = [client.receive(), client.receive()]
+        assert [reply["id"] for reply in replies] == [number, status]
+        assert replies[0]["total"] == replies[1]["total"] == 13 and answers > 5
+        results = sorted(client.results(key), key=lambda row: row["i"])
+        assert [row.get("id") for row in results] == [None, *range(6), *range(6)]
+        assert [row["error"] is None for row in results] == [True] + [False] * 12
+        assert client.submit(key, rows_of(6), 1, seal=False)["total"] == 13  # the same again
+
+
+def test_refused_as_ever(broker):
+    """Refused as a whole, and nothing is kept; what is wrong with the form goes first."""
+    bad_pool = {"text": LONG, "pool": {"type": "LAST", "activation": "softmax"}}
+    key = random_key()
+    with broker.client() as client:
+        with pytest.raises(Refused) as refused:
+            client.submit(key, [*rows_of(1), bad_pool])
+        assert refused.value.err["field"] == "rows[1].pool.activation"
+        with pytest.raises(Refused) as refused:
+            client.submit(key, [bad_pool, {"text": 7}])
+        assert refused.value.err["field"] == "rows[1].text"
+        with pytest.raises(Refused) as refused:
+            client.call("status", job=key)
+        assert refused.value.code == "unknown_job"
+
+
+def test_a_client_that_leaves(broker):
+    key = random_key()
+    with broker.client() as other:
+        with contextlib.closing(broker.client()) as client:
+            for chunk in range(3):
+                send(client, "submit", key=key, chunk=chunk, rows=rows_of(8))
+            wait_until_taken(other, 8)
+        assert other.call("hello")["ok"]
+        wait_until(lambda: other.call("info")["received_bytes"] == 0)
+        for chunk in range(3):  # those that were taken are known again
+            other.submit(key, rows_of(8), chunk, seal=chunk == 2)
+        assert len(other.results(key)) == 24
+
+
+def test_sigterm(tmp_path):
+    """Who waits hears that the broker ends, though his message is not prepared; nothing of it is kept."""
+    with Broker(tmp_path / "d", model=MODELS / "demo-reward") as broker:
+        with broker.client() as client, broker.client() as other, broker.client() as third:
+            number, key = send(client, "submit", key="large", chunk=0, rows=rows_of(60), seal=True), random_key()
+            behind = send(client, "hello")
+            send(third, "submit", key=key, chunk=0, rows=rows_of(60), seal=True)
+            wait_until_taken(other, 100)
+            began = time.monotonic()
+            assert broker.stop() == 0
+            took = time.monotonic() - began
+            replies = [client.receive(), client.receive()]
+            assert [reply["id"] for reply in replies] == [number, behind]
+            assert [reply["err"]["code"] for reply in replies] == ["not_ready"] * 2
+        broker.start()
+        with broker.client() as client:
+            assert client.call("jobs")["jobs"] == []
+            began = time.monotonic()
+            client.submit(key, rows_of(60))
+            assert took < time.monotonic() - began + 2

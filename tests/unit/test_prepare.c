@@ -1,0 +1,216 @@
+/* test_prepare.c - messages prepared by threads are what they are when prepared here; threads can be
+ * stopped in the middle. */
+#include "broker/api/preparers.h"
+#include "tests/unit/store_fixture.h"
+#include "tests/unit/tiny_tokenizer.h"
+
+#include <poll.h>
+
+#include "schema/log.h"
+
+#define MESSAGES 40
+#define ROWS 300
+
+static const struct model_info model = {.architecture = "Qwen2ForRewardModel",
+    .vocab_size = 1000,
+    .max_len = 100,
+    .n_labels = 1,
+    .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+    .pad_token = POOL_NO_STEP_TOKEN};
+static const struct request_limits limits = {16 << 20, 10000, 100};
+
+struct scene {
+    struct fixture store;
+    struct text_model text;
+    struct preparers *threads;
+    struct task tasks[MESSAGES];
+    struct msg_writer messages[MESSAGES];
+};
+
+/* Row i of message m: text, or ids; each seventh is too long. */
+static void write_row(struct msg_writer *w, int m, int i)
+{
+    char text[400] = "";
+    int32_t ids[] = {m, i, 7};
+    size_t len = (size_t)snprintf(text, sizeof text, "abc %d bc %d", m, i);
+    if (i % 7 == 6)
+        memset(text + len, 'x', sizeof text - 1 - len);
+    msg_map(w, 2);
+    msg_key_int(w, "id", i);
+    if (i % 3 > 0) {
+        msg_key_str(w, "text", text);
+    } else {
+        msg_str(w, "ids");
+        msg_bin(w, ids, sizeof ids);
+    }
+}
+
+static struct slice write_message(struct msg_writer *w, int m)
+{
+    msg_writer_init(w);
+    msg_map(w, 6);
+    msg_key_int(w, "v", 1);
+    msg_key_str(w, "op", "submit");
+    msg_key_int(w, "id", m);
+    msg_key_str(w, "key", "k");
+    msg_str(w, "rows");
+    msg_array(w, ROWS);
+    for (int i = 0; i < ROWS; i++)
+        write_row(w, m, i);
+    msg_key_int(w, "chunk", m % 10 == 9 ? -1 : m); /* each tenth message is refused */
+    return (struct slice){(const uint8_t *)w->buffer.data, w->buffer.size};
+}
+
+static int open_scene(void **state)
+{
+    struct scene *s = calloc(1, sizeof *s);
+    struct err err;
+    make_dir(s->store.dir);
+    open_mode(&s->store, MODE);
+    s->text.tokenizer = tiny_tokenizer();
+    must(preparers_new(&s->threads, &model, &s->text, &limits, &err));
+    for (int m = 0; m < MESSAGES; m++)
+        s->tasks[m].message = write_message(&s->messages[m], m);
+    *state = s;
+    return 0;
+}
+
+static int close_scene(void **state)
+{
+    struct scene *s = *state;
+    preparers_free(&s->threads);
+    for (int m = 0; m < MESSAGES; m++) {
+        prepared_release(&s->tasks[m].prepared);
+        msg_writer_release(&s->messages[m]);
+    }
+    store_close(&s->store.s);
+    remove_dir(s->store.dir);
+    free(s);
+    return 0;
+}
+
+static int is_readable(const struct preparers *p, int wait_ms)
+{
+    struct pollfd item = {.fd = preparers_fd(p), .events = POLLIN};
+    return poll(&item, 1, wait_ms);
+}
+
+static int64_t place(struct store *s, const char *key, const struct store_rows *rows)
+{
+    struct err err;
+    int64_t job = new_job(s, key, 0);
+    must(store_begin(s, &err));
+    must(store_add_rows(s, job, rows, &err));
+    must(store_commit(s, &err));
+    return job;
+}
+
+/* The rows of both are the same. */
+static void compare_rows(struct store *s, const struct store_rows *a, const struct store_rows *b)
+{
+    static int n;
+    char key[2][32];
+    snprintf(key[0], sizeof key[0], "a%d", n);
+    snprintf(key[1], sizeof key[1], "b%d", n++);
+    int64_t job[] = {place(s, key[0], a), place(s, key[1], b)};
+    struct row_list rows[] = {queued(s, job[0], 0, 4096), queued(s, job[1], 0, 4096)};
+    assert_in_range(rows[0].n, ROWS / 2, ROWS - 1);
+    assert_int_equal(rows[0].n, rows[1].n);
+    for (uint32_t i = 0; i < rows[0].n; i++) {
+        const struct sequence *x = rows[0].at[i], *y = rows[1].at[i];
+        assert_int_equal(row_index(x->row_id), row_index(y->row_id));
+        assert_int_equal(x->n_tokens, y->n_tokens);
+        assert_memory_equal(x->ids, y->ids, x->n_tokens * sizeof *x->ids);
+    }
+    assert_int_equal(job_now(s, job[0]).failed, job_now(s, job[1]).failed);
+    free_rows(&rows[0]);
+    free_rows(&rows[1]);
+}
+
+static void compare(struct scene *s, const struct task *t, struct admit *admit)
+{
+    struct prepared here = {0};
+    const struct preparing with = {admit, &limits, NULL};
+    prepare(&here, &with, t->message);
+    assert_int_equal(here.rc, t->prepared.rc);
+    assert_int_equal(here.request.id.len, t->prepared.request.id.len);
+    if (here.rc != 0) {
+        assert_string_equal(here.err.field, "chunk");
+        assert_string_equal(here.err.msg, t->prepared.err.msg);
+        assert_null(t->prepared.rows);
+    } else {
+        assert_memory_equal(here.digest, t->prepared.digest, sizeof here.digest);
+        compare_rows(s->store.s, here.rows, t->prepared.rows);
+    }
+    prepared_release(&here);
+}
+
+static void test_threads_give_the_same(void **state)
+{
+    struct scene *s = *state;
+    struct admit admit = {.model = &model, .composer = composer_new(&s->text)};
+    int taken[MESSAGES] = {0};
+    for (int m = 0; m < MESSAGES; m++)
+        preparers_give(s->threads, &s->tasks[m]);
+    for (int n = 0; n < MESSAGES;) {
+        assert_int_equal(is_readable(s->threads, 60000), 1);
+        struct task *t = preparers_take(s->threads);
+        n += t != NULL;
+        if (t)
+            taken[t - s->tasks]++;
+    }
+    assert_int_equal(is_readable(s->threads, 0), 0);
+    assert_null(preparers_take(s->threads));
+    for (int m = 0; m < MESSAGES; m++) {
+        assert_int_equal(taken[m], 1);
+        compare(s, &s->tasks[m], &admit);
+    }
+    admit_release(&admit);
+}
+
+/* A message's chunks that waited behind a gap. */
+static void test_chunks(void **state)
+{
+    struct scene *s = *state;
+    struct task *t = &s->tasks[0];
+    struct request q;
+    struct err err;
+    must(request_decode(&q, s->tasks[1].message.at, s->tasks[1].message.len, &limits, &err));
+    struct prepared_chunk *c = xcalloc(1, sizeof *c);
+    uint8_t *copy = xcalloc(1, q.rows.len);
+    memcpy(copy, q.rows.at, q.rows.len);
+    c->chunk = (struct store_chunk){.job = 5, .chunk = 1, .rows = {copy, q.rows.len}};
+    for (int again = 0; again < 2; again++) {
+        preparers_give(s->threads, t);
+        assert_int_equal(is_readable(s->threads, 60000), 1);
+        assert_ptr_equal(preparers_take(s->threads), t);
+        assert_null(prepared_find(&t->prepared, 5, 1) && !again);
+        t->prepared.chunks = c;
+    }
+    assert_non_null(prepared_find(&t->prepared, 5, 1));
+    assert_null(prepared_find(&t->prepared, 5, 2));
+    assert_null(prepared_find(&t->prepared, 4, 1));
+    preparers_give(s->threads, &s->tasks[1]);
+    assert_int_equal(is_readable(s->threads, 60000), 1);
+    assert_ptr_equal(preparers_take(s->threads), &s->tasks[1]);
+    compare_rows(s->store.s, prepared_find(&t->prepared, 5, 1), s->tasks[1].prepared.rows);
+}
+
+static void test_stop(void **state)
+{
+    struct scene *s = *state;
+    for (int m = 0; m < MESSAGES; m++)
+        preparers_give(s->threads, &s->tasks[m]);
+    preparers_stop(s->threads);
+    preparers_stop(s->threads);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_threads_give_the_same, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_chunks, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_stop, open_scene, close_scene),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
