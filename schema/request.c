@@ -345,6 +345,7 @@ enum row_field {
     R_TRUNCATE,
     R_PAD_RULE,
     R_SAFE_TEXT,
+    R_SPECIAL_TOKENS,
     R_TEXT,
     R_MESSAGES,
     R_PROMPT,
@@ -363,8 +364,9 @@ enum row_field {
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
-    "hf_pad_rule", "safe_text", "text", "messages", "prompt", "problem", "question", "response",
-    "completion", "responses", "chosen", "rejected", "steps", "system", "tools", "error"};
+    "hf_pad_rule", "safe_text", "add_special_tokens", "text", "messages", "prompt", "problem",
+    "question", "response", "completion", "responses", "chosen", "rejected", "steps", "system",
+    "tools", "error"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -698,6 +700,8 @@ static int read_row_field(
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
         return msg_read_bool(r, "safe_text", &row->safe_text, e);
+    case R_SPECIAL_TOKENS:
+        return msg_read_bool(r, "add_special_tokens", &row->add_special_tokens, e);
     case R_SYSTEM:
         return read_system(r, &row->system, e);
     case R_TOOLS:
@@ -715,7 +719,16 @@ static int read_row_field(
     }
 }
 
-/* Refuses fields for a chat template where there is none. */
+/* Are the texts tokenized as they are, so that the tokenizer puts its own tokens around them? */
+static int is_plain(const struct row_request *row)
+{
+    return row->shape == ROW_TEXT ||
+           (row->shape == ROW_PAIR && !row->prompt.at && !request_is_messages(row->body[0]) &&
+               !request_is_messages(row->body[1]));
+}
+
+/* Refuses fields for a chat template where there is none, and the one for texts where there are
+ * none as they are. */
 static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
 {
     for (int f = R_SYSTEM; f <= R_TOOLS; f++)
@@ -726,6 +739,10 @@ static int check_combination(const struct row_request *row, uint64_t seen, struc
                 row->shape == ROW_IDS    ? "ids"
                 : row->shape == ROW_TEXT ? "text"
                                          : "error");
+    if ((seen >> R_SPECIAL_TOKENS & 1) && !is_plain(row))
+        return err_field(e, ASSAY_EBADREQ, row_fields[R_SPECIAL_TOKENS],
+            "expected only with text, or with texts chosen and rejected without a prompt; the "
+            "tokenizer puts nothing around what is scored here");
     return 0;
 }
 
@@ -754,8 +771,9 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
 {
     uint64_t seen = 0;
     uint32_t n = 0;
-    *row = (struct row_request){
-        .pool.step_token = POOL_NO_STEP_TOKEN, .hf_pad_rule = REQUEST_PAD_RULE_UNSAID};
+    *row = (struct row_request){.pool.step_token = POOL_NO_STEP_TOKEN,
+        .hf_pad_rule = REQUEST_PAD_RULE_UNSAID,
+        .add_special_tokens = 1};
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         int field = msg_read_key(r, "", row_fields, R_COUNT, &seen, e);

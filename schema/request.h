@@ -103,6 +103,7 @@ struct row_request {
     int truncate;
     int hf_pad_rule; /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
     int safe_text;
+    int add_special_tokens; /* of a text as it is: with what the tokenizer puts around it */
 };
 
 /* Decodes a request. Returns 0, or a code with *e. Fills q->id even then, where it can be read, so

@@ -18,13 +18,15 @@ struct job {
     int failed; /* a text was bad */
 };
 
-static int encode(struct job *j, struct slice text, int safe, struct err *e)
+static int encode(struct job *j, struct slice text, int safe, int special, struct err *e)
 {
     struct span all = {0, text.len};
     encoder_clear(j->encoder);
-    encoder_begin(j->encoder);
+    if (special)
+        encoder_begin(j->encoder);
     int rc = encoder_text(j->encoder, text, &all, safe, e);
-    encoder_end(j->encoder);
+    if (special)
+        encoder_end(j->encoder);
     return rc;
 }
 
@@ -91,7 +93,7 @@ static int tokenize_text(struct job *j)
     else
         buffer_text(&text, j->cli->operand);
     int safe = j->cli->value[CLI_SAFE_TEXT] != NULL;
-    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, safe, &e) != 0) {
+    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, safe, 1, &e) != 0) {
         cli_fail(&e);
         rc = EX_DATAERR;
     } else if (rc == EX_OK && j->cli->value[CLI_JSON]) {
@@ -119,6 +121,17 @@ static int is_safe(const struct job *j, struct jsonl_line *line)
         json_is_boolean(v) ? "false" : json_kind(v));
 }
 
+/* Does the line take what the tokenizer puts around a text? Negative with line->err: bad. */
+static int adds_special_tokens(struct jsonl_line *line)
+{
+    const json_t *v = json_object_get(line->object, "add_special_tokens");
+    if (!v || json_is_null(v) || json_is_boolean(v))
+        return !json_is_false(v);
+    return err_set(&line->err, ASSAY_EBADREQ,
+        "line %lld: add_special_tokens: expected true or false, found %s", (long long)line->number,
+        json_kind(v));
+}
+
 static void tokenize_line(struct job *j, struct jsonl_line *line)
 {
     const json_t *text = json_object_get(line->object, "text");
@@ -127,7 +140,8 @@ static void tokenize_line(struct job *j, struct jsonl_line *line)
         err_set(&line->err, ASSAY_EBADREQ, "line %lld: text: expected a string, found %s",
             (long long)line->number, json_kind(text));
     int safe = line->err.code == 0 ? is_safe(j, line) : 0;
-    if (line->err.code == 0 && encode(j, bytes, safe, &line->err) == 0) {
+    int special = line->err.code == 0 ? adds_special_tokens(line) : 0;
+    if (line->err.code == 0 && encode(j, bytes, safe, special, &line->err) == 0) {
         print_ids(encoder_ids(j->encoder));
         return;
     }

@@ -244,9 +244,11 @@ static int encode_plain(
 static int compose_text(struct composer *c, const struct row_request *q, struct slice text,
     const char *field, struct err *e)
 {
-    encoder_begin(c->encoder);
+    if (q->add_special_tokens)
+        encoder_begin(c->encoder);
     int rc = encode_plain(c, text, q->safe_text, field, e);
-    encoder_end(c->encoder);
+    if (q->add_special_tokens)
+        encoder_end(c->encoder);
     end_sequence(c);
     return rc;
 }

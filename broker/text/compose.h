@@ -1,6 +1,7 @@
 /* compose.h - turns a text row into the token ids of its sequences.
  *
- *     text            the text, with the tokens that the tokenizer puts around it (Llama 3's first)
+ *     text            the text, with the tokens that the tokenizer puts around it (Llama 3's
+ *                     first), unless add_special_tokens is false
  *     messages        the chat template
  *     prompt+response the chat template: the prompt as a user message (or as its own messages), the
  *                     response as the assistant's; responses: one sequence each

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sqlite3
 import struct
@@ -197,6 +198,19 @@ def wait_until(condition, timeout=20.0, step=0.02):
 def vectors():
     """Golden files written by the oracle, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "tests/vectors").glob("*.json"))}
+
+
+def framed_model(to):
+    """demo-reward, with a tokenizer that puts tokens around a text: 295 <|endoftext|> before it, 298 <extra_0> behind it."""
+    shutil.copytree(MODELS / "demo-reward", to)
+    tokenizer = json.loads((to / "tokenizer.json").read_text())
+    first, last = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("<|endoftext|>", "<extra_0>"))
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing", "single": [first, text, last], "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}, last],
+        "special_tokens": {token: {"id": token, "ids": [n], "tokens": [token]} for token, n in (("<|endoftext|>", 295), ("<extra_0>", 298))}}
+    (to / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return to
 
 
 def random_key(prefix="t"):

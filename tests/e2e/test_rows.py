@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import BIN, MODELS, PATIENCE, Broker, random_key
+from harness import BIN, MODELS, PATIENCE, Broker, framed_model, random_key
 
 REWARD = MODELS / "demo-reward"
 Q, OTHER = "What is 37 + 48 - 12?", "What is 5 + 6?"
@@ -195,6 +195,10 @@ BAD_LINES = [
     ({"text": "x", "truncate": "no"}, "truncate", "true or false"),
     ({"ids": [1, 2], "safe_text": 1}, "safe_text", "true or false"),
     ({"text": "x", "hf_pad_rule": "on"}, "hf_pad_rule", "true or false"),
+    ({"text": "x", "add_special_tokens": "no"}, "add_special_tokens", "true or false"),
+    ({"ids": [1, 2], "add_special_tokens": False}, "add_special_tokens", "expected only with text"),
+    ({"prompt": Q, "response": "73", "add_special_tokens": True}, "add_special_tokens", "expected only with text"),
+    ({"prompt": Q, "chosen": "73", "rejected": "74", "add_special_tokens": False}, "add_special_tokens", "expected only with text"),
     ({"text": "x", "positions": [0]}, "positions", "expected in pool"),
     ({"ids": [1, 2], "step_token": 2}, "step_token", "expected in pool"),
     ({"text": "x", "activation": "sigmoid"}, "activation", "expected in pool"),
@@ -240,6 +244,19 @@ def test_how_a_row_is_scored_stands_in_it(running):
         assert {key: line[key] for key in message if key not in ("i", "id")} == {k: v for k, v in message.items() if k not in ("i", "id")}, row
     assert by_message[0]["pooled_at"][0]["i"] == 0 and by_message[8]["error"] is None and by_message[9]["error"]["code"] == "too_long"
     assert by_message[6]["n_tokens"] > by_message[7]["n_tokens"] and by_message[11]["error"]["code"] == "unknown_adapter"
+
+
+@pytest.mark.parametrize("ask", [by_socket, by_lines])
+def test_what_the_tokenizer_puts_around_a_text(running, tmp_path, ask):
+    """Written by default, as in transformers, and left out where the row says so: of texts, and of pairs of texts."""
+    with Broker(tmp_path, model=framed_model(tmp_path / "model")) as framed:
+        found = ask(framed, {"text": Q}, {"text": Q, "add_special_tokens": True}, {"text": Q, "add_special_tokens": False},
+                    {"chosen": Q, "rejected": "73"}, {"chosen": Q, "rejected": "73", "add_special_tokens": False})
+    around, alone = plain(running, f"<|endoftext|>{Q}<extra_0>", Q)
+    pairs = plain(running, "<|endoftext|>73<extra_0>", "73")
+    assert [row["score"] for row in found[:3]] == [around, around, alone] and around != alone
+    assert [(row["chosen"], row["rejected"]) for row in found[3:]] == list(zip([around, alone], pairs))
+    assert found[0]["n_tokens"] == found[2]["n_tokens"] + 2
 
 
 def test_a_line_and_an_option_agree(running, directory):

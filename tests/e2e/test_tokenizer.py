@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tokenizers
-from harness import BIN, PATIENCE, ROOT
+from harness import BIN, PATIENCE, ROOT, framed_model
 
 sys.path.insert(0, str(ROOT / "tests/text"))
 import cases  # noqa: E402
@@ -136,6 +136,17 @@ def test_safe_text_of_a_line(qwen, directory):
     assert [line["ids"] for line in found[True]] == [safe, safe, None, safe, None]
     assert "expected what --safe-text says" in found[True][2]["error"]["message"]
     assert all("expected true or false" in lines[4]["error"]["message"] for lines in found.values())
+
+
+def test_special_tokens_of_a_line(directory):
+    """Left out where the line says so, as in a row that is scored."""
+    model, path = framed_model(directory / "model"), directory / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "add_special_tokens": said}) + "\n" for said in (True, False, None, 0)))
+    done = subprocess.run([ASSAY, "tokenize", "--model", model, "--jsonl", path], capture_output=True, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    (alone,) = found[1]["ids"]
+    assert done.returncode == 1 and [line["ids"] for line in found] == [[295, alone, 298], [alone], [295, alone, 298], None]
+    assert "add_special_tokens: expected true or false" in found[3]["error"]["message"]
 
 
 def test_bad_lines(qwen, directory):

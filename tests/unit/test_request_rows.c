@@ -29,6 +29,7 @@ static void rows_are_read_one_after_the_other(void **state)
     assert_int_equal(row.pool.activation, ACTIVATION_DEFAULT);
     assert_int_equal(row.pool.step_token, POOL_NO_STEP_TOKEN);
     assert_false(row.truncate || row.safe_text);
+    assert_true(row.add_special_tokens);
     assert_int_equal(row.hf_pad_rule, REQUEST_PAD_RULE_UNSAID);
     assert_null(row.adapter.at);
 
@@ -192,6 +193,33 @@ static void text_shapes(void **state)
     msg_writer_release(&w);
 }
 
+/* Whether the tokenizer puts its own tokens around a text: said of texts as they are, of nothing
+ * else. */
+static void special_tokens_of_texts(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"'text':'x'", "'chosen':'a','rejected':'b'"};
+    static const char *const others[] = {"'ids':[1]", "'messages':[]",
+        "'prompt':'p','response':'r'", "'prompt':'p','responses':['r']",
+        "'prompt':'p','chosen':'a','rejected':'b'", "'chosen':'a','rejected':[]",
+        "'chosen':[],'rejected':'b'", "'prompt':'p','steps':['a']",
+        "'error':{'code':'bad_token','message':'x'}"};
+    struct msg_writer w;
+    char text[200];
+    msg_writer_init(&w);
+    for (int i = 0; i < 4; i++) {
+        snprintf(text, sizeof text, "{'add_special_tokens':%s,%s}", i & 1 ? "true" : "false",
+            texts[i / 2]);
+        assert_int_equal(first_row(text, &w).add_special_tokens, i & 1);
+    }
+    for (size_t i = 0; i < 2 * sizeof others / sizeof others[0]; i++) {
+        snprintf(text, sizeof text, "{'v':1,'op':'score','rows':[{%s,'add_special_tokens':%s}]}",
+            others[i / 2], i & 1 ? "true" : "false");
+        refused(text, ASSAY_EBADREQ, "rows[0].add_special_tokens");
+    }
+    msg_writer_release(&w);
+}
+
 static void what_a_client_could_not_read(void **state)
 {
     (void)state;
@@ -258,6 +286,7 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
         {"{'prompt':'p','response':['x']}", "rows[0].response[0]"},
         {"{'prompt':'p','response':'x','system':nil}", "rows[0].system"},
         {"{'text':'x','system':'x'}", "rows[0].system"},
+        {"{'text':'x','add_special_tokens':1}", "rows[0].add_special_tokens"},
         {"{'ids':[1],'tools':[]}", "rows[0].tools"},
         {"{'error':'x'}", "rows[0].error"},
         {"{'error':{'code':'bad_request'}}", "rows[0].error"},
@@ -319,6 +348,7 @@ int main(void)
         cmocka_unit_test(rows_are_read_one_after_the_other),
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(text_shapes),
+        cmocka_unit_test(special_tokens_of_texts),
         cmocka_unit_test(what_a_client_could_not_read),
         cmocka_unit_test(texts_of_a_row_can_be_read),
         cmocka_unit_test(wrong_text_shapes_are_refused_by_name),

@@ -28,7 +28,7 @@ static const char *const hints[] = {"instruction", "input", "context", "contexts
 static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
 /* Fields that say how a row is scored, under the names that they have in a message. */
 static const char *const settings[] = {
-    "pool", "truncate", "hf_pad_rule", "safe_text", "adapter", NULL};
+    "pool", "truncate", "hf_pad_rule", "safe_text", "add_special_tokens", "adapter", NULL};
 /* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */

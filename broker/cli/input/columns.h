@@ -8,9 +8,9 @@
  *     changes text    another prompt, instruction, input, context, thinking, documents, images ..,
  *                     and query where there is no prompt: accepted if the scored text contains it
  *                     already, else an error that names it
- *     how to score    pool, truncate, hf_pad_rule, safe_text, adapter: as in a row of a submit
- *                     message. step_token, positions and activation belong in pool and are an error
- *                     elsewhere
+ *     how to score    pool, truncate, hf_pad_rule, safe_text, add_special_tokens, adapter: as in a
+ *                     row of a submit message. step_token, positions and activation belong in pool
+ *                     and are an error elsewhere
  *     ignored         all others: labels, scores, sources ..
  * With input_ids, only the last two kinds are looked at. */
 #ifndef ASSAY_COLUMNS_H
