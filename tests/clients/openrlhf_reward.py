@@ -5,7 +5,9 @@
 (--remote_rm_url in older versions).
 
 The broker is that of ASSAY_ENDPOINT. `queries` are whole texts, prompt and response as the policy's
-tokenizer writes them, control tokens included, and are scored as they are.
+tokenizer writes them, control tokens included, and are scored as OpenRLHF's own server of reward
+models does: no token is added to them, and the score is that of their last token, a pad token or
+not.
 """
 import os
 import sys
@@ -25,7 +27,8 @@ FAILED_REWARD = None
 def reward_func(queries, prompts, labels, **kwargs):
     """rewards: one float a query, for the advantage; scores: the same, for dynamic filtering;
     extra_logs: for the log."""
-    rewards = AssayClient().rewards([{"text": query} for query in queries])
+    rewards = AssayClient().rewards([{"text": query, "add_special_tokens": False,
+                                      "hf_pad_rule": False} for query in queries])
     failed = [n for n, reward in enumerate(rewards) if reward is None]
     if failed and FAILED_REWARD is None:
         raise ValueError(f"expected a score of every query, found none of {failed}; the log says "

@@ -5,7 +5,7 @@
 
 What is scored is what the trainer itself would give a reward model: of a conversational dataset,
 the prompt's messages and the completion's through the reward model's chat template; of a standard
-one, prompt and completion as one text. A row that failed (too long, say, or a completion that is no
+one, prompt and completion as one text, to which no token is added. A row that failed (too long, say, or a completion that is no
 text, or with tool calls that the template would write) is None, which the trainer leaves out of
 that function's rewards; the log says why, and the other rows are scored.
 """
@@ -31,7 +31,7 @@ def _as_text_or_messages(value):
 
 def _as_row(prompt, completion, fields):
     if isinstance(prompt, str) and isinstance(completion, str):
-        return {"text": prompt + completion, **fields}
+        return {"text": prompt + completion, "add_special_tokens": False, **fields}
     prompt, completion = _as_text_or_messages(prompt), _as_text_or_messages(completion)
     if isinstance(prompt, list) and isinstance(completion, list):
         return {"messages": prompt + completion, **fields}

@@ -3,6 +3,7 @@ their frameworks load and call them; the C program."""
 import array
 import concurrent.futures
 import importlib.util
+import json
 import multiprocessing
 import pickle
 import re
@@ -19,7 +20,7 @@ from collections import Counter
 import msgpack
 import pytest
 import zmq
-from harness import BIN, MODELS, PATIENCE, ROOT, Broker, random_key
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, framed_model, random_key
 
 CLIENTS = ROOT / "tests/clients"
 sys.path.insert(0, str(CLIENTS))
@@ -535,6 +536,32 @@ def test_openrlhf(served, endpoint, monkeypatch):
     monkeypatch.setattr(module, "FAILED_REWARD", -5.0)
     mended = module.reward_func([queries[0], ""], ["", ""], ["", ""])
     assert [float(reward) for reward in mended["rewards"]] == [expected[0], -5.0] and mended["extra_logs"]["assay_failed"] == 1.0
+
+
+def test_texts_as_the_frameworks_tokenize_them(served, endpoint, directory, monkeypatch):
+    """TRL's trainer (for texts) and OpenRLHF's server add no special tokens, whatever the tokenizer would put around a text."""
+    text = "<|im_start|>What is 3 + 4?"
+    expected, around = [row["score"] for row in AssayClient(endpoint).score([{"text": text}, {"text": f"<|endoftext|>{text}<extra_0>"}])]
+    with Broker(directory / "d", model=framed_model(directory / "model")) as framed:
+        monkeypatch.setenv("ASSAY_ENDPOINT", framed.endpoint)
+        assert AssayClient().score([{"text": text}])[0]["score"] == around != expected
+        assert assay_reward(prompts=["<|im_start|>What is "], completions=["3 + 4?"]) == [expected]
+        rewards = load_by_path("openrlhf_reward").reward_func([text], [""], [""])["rewards"]
+        assert [float(reward) for reward in rewards] == [expected]
+
+
+def test_openrlhf_scores_the_last_token(served, endpoint, directory, monkeypatch):
+    """As its server does, which passes over nothing that the text holds, a pad token at its end neither."""
+    text = "What is 3 + 4?<|endoftext|>"
+    expected = AssayClient(endpoint).score([{"text": text}])[0]["score"]
+    model = framed_model(directory / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 295}))
+    with Broker(directory / "d", model=model, options=["--hf-pad-rule", "on"]) as padded:
+        monkeypatch.setenv("ASSAY_ENDPOINT", padded.endpoint)
+        assert AssayClient().score([{"text": text, "add_special_tokens": False}])[0]["score"] != expected
+        rewards = load_by_path("openrlhf_reward").reward_func([text], [""], [""])["rewards"]
+        assert [float(reward) for reward in rewards] == [expected]
 
 
 class ArrayLike:
