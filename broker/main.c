@@ -146,7 +146,8 @@ static int open_model(struct broker *b, struct err *e)
 static int open_store(struct broker *b, struct err *e)
 {
     struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes,
-        b->model.mode, b->model.digest, b->lock_fd};
+        b->model.mode, b->model.digest, b->lock_fd,
+        {b->model.max_len, b->model.vocab_size, b->model.n_labels}};
     b->lock_fd = -1; /* the store owns it now */
     return store_open(&b->store, b->data, &options, e);
 }

@@ -149,8 +149,8 @@ static int keep_values(struct broker *b, const struct batch *batch, struct err *
     return rc;
 }
 
-/* Fails the rows of a batch that no group can ever take, as after a start with a smaller
- * --max-len. */
+/* Fails the rows of a batch that no group can ever take. Rows beyond a limit of this broker do not
+ * come so far: the store gives them as failed (struct store_limits). */
 static int keep_refused(struct broker *b, const struct batch *batch, struct err *e)
 {
     const struct err *why = &b->held.refused;

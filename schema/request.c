@@ -811,3 +811,11 @@ void row_request_positions(const struct row_request *row, int32_t *out)
     if (row->positions.at)
         copy_ints(row->positions, out);
 }
+
+const char *row_shape_part(int shape, uint32_t part, char *text, size_t size)
+{
+    if (shape != ROW_RESPONSES)
+        return shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
+    snprintf(text, size, "responses[%u]: ", part);
+    return text;
+}

@@ -81,6 +81,10 @@ enum row_shape {
     ROW_REFUSED,   /* error: the client could not make the row */
 };
 
+/* Names one sequence of a row in errors: "responses[3]: ", "chosen: ", or "". May write to
+ * `text`. */
+const char *row_shape_part(int shape, uint32_t part, char *text, size_t size);
+
 #define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
 
 struct row_request {

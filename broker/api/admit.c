@@ -106,15 +106,6 @@ static void take_ids(struct admit *a, const struct row_request *q, struct store_
     out->n_tokens = n;
 }
 
-/* Names the sequence that an error is about: "responses[3]: ", "chosen: ", or "". */
-static const char *name_part(const struct store_row *out, uint32_t part, char *text, size_t size)
-{
-    if (out->shape != ROW_RESPONSES)
-        return out->shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
-    snprintf(text, size, "responses[%u]: ", part);
-    return text;
-}
-
 static void check_tokens(
     struct admit *a, struct store_row *out, const char *name, const int32_t *ids, uint32_t n)
 {
@@ -132,7 +123,7 @@ static uint32_t check_part(struct admit *a, const struct row_request *q, struct 
     uint32_t part, uint32_t from, uint32_t n)
 {
     char text[40];
-    const char *name = name_part(out, part, text, sizeof text);
+    const char *name = row_shape_part(out->shape, part, text, sizeof text);
     uint32_t max_len = a->model->max_len, kept = q->truncate && n > max_len ? max_len : n;
     if (n == 0)
         refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);

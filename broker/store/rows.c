@@ -2,13 +2,17 @@
  *
  * Every record read is checked: the checksums of the row and its input, lengths against what is
  * there, and that positions and ends lie within the row. A damaged queued row is given as one whose
- * answer is known, namely that it is damaged. A damaged finished row is skipped: its result is
+ * answer is known, namely that it is damaged; so is one that this broker's workers would not take
+ * (struct store_limits), as they would end. A damaged finished row is skipped: its result is
  * checked where that is read. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "broker/store/private.h"
+#include "schema/ids.h"
 #include "schema/log.h"
+#include "schema/request.h"
 
 #define MOST_ATTEMPTS 16 /* more than a row is ever tried */
 
@@ -23,10 +27,11 @@ struct reading {
     struct slice sums; /* checksums of its rows' input; absent: none */
     store_row_visitor *visit;
     void *arg;
-    uint32_t left;     /* rows still wanted */
-    int skips_refused; /* skip rows that were born failed */
-    int is_over;       /* rows in any state; skips those born failed or damaged */
-    int64_t last;      /* the last row read or skipped */
+    uint32_t left;                     /* rows still wanted */
+    int skips_refused;                 /* skip rows that were born failed */
+    int is_over;                       /* rows in any state; skips those born failed or damaged */
+    const struct store_limits *limits; /* NULL: none */
+    int64_t last;                      /* the last row read or skipped */
 };
 
 /* The row that is being read. */
@@ -115,16 +120,81 @@ static int has_sum(const struct reading *rd, const struct found *f, const int32_
     return memcmp(rd->sums.at + (size_t)(f->row - rd->first) * sizeof sum, &sum, sizeof sum) == 0;
 }
 
+/* ---- rows whose answer is known ---- */
+
+/* Gives the row as one sequence that fails without being computed. */
+static void give_failed(struct reading *rd, int64_t row, uint32_t n_tokens, const struct err *why)
+{
+    struct sequence *r = sequence_new(n_tokens, 0);
+    r->row_id = row;
+    r->pool = (struct pooling){POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN};
+    r->origin = ROW_COPIED; /* not computed */
+    r->found_error = why->code;
+    r->found_values = xcalloc(1, sizeof *r->found_values);
+    r->found_message = strdup(why->msg);
+    rd->visit(rd->arg, r);
+}
+
+/* Gives a queued row that the database no longer holds. */
+static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
+{
+    struct err why = {0};
+    if (rd->is_over)
+        return 0;
+    err_set(&why, ASSAY_EDAMAGED, "%s", STORE_ROW_DAMAGED);
+    give_failed(rd, row, n_tokens, &why);
+    return 0;
+}
+
+/* How many values the sequence has under this head. */
+static uint64_t values_of(const struct sequence *r, uint32_t n_labels)
+{
+    uint64_t each = activation_values(r->pool.activation, n_labels);
+    return r->pool.type == POOL_MEAN ? each : sequence_pooled(r) * each;
+}
+
+/* Whether the workers take this sequence: 0, or the row's error. */
+static int check_limits(
+    const struct reading *rd, const struct found *f, const struct sequence *r, struct err *e)
+{
+    const struct store_limits *l = rd->limits;
+    char text[40];
+    const char *name = row_shape_part((int)f->record.shape, r->part, text, sizeof text);
+    if (l && l->max_len && r->n_tokens > l->max_len)
+        return err_set(e, ASSAY_ETOOLONG,
+            "%sexpected at most %u tokens (this broker's --max-len), found %u; the row was "
+            "accepted under a larger limit",
+            name, l->max_len, r->n_tokens);
+    if (l && l->vocab_size && !ids_are_below(r->ids, r->n_tokens, l->vocab_size))
+        return err_set(e, ASSAY_EBADTOKEN,
+            "%sexpected ids from 0 to %u, found a larger one; the row was accepted for a "
+            "checkpoint "
+            "with more tokens",
+            name, l->vocab_size - 1);
+    if (l && l->n_labels && r->n_values != values_of(r, l->n_labels))
+        return err_set(e, ASSAY_EBADREQ,
+            "%sexpected %llu values under this checkpoint's head, found %u; the row was accepted "
+            "for another head, send it again",
+            name, (unsigned long long)values_of(r, l->n_labels), r->n_values);
+    return 0;
+}
+
+/* ---- rows to compute ---- */
+
 /* Gives the row's only sequence: 1, or 0 when it is damaged. */
 static int give_whole(struct reading *rd, const struct found *f)
 {
+    struct err why = {0};
     struct sequence *r = read_part(rd, f, NULL, 0, 0, f->n_tokens);
-    if (has_sum(rd, f, r->ids) && is_sound(r)) {
+    int sound = has_sum(rd, f, r->ids) && is_sound(r);
+    if (sound && check_limits(rd, f, r, &why) == 0) {
         rd->visit(rd->arg, r);
         return 1;
     }
     sequence_free(&r);
-    return 0;
+    if (sound)
+        give_failed(rd, f->row, f->n_tokens, &why);
+    return sound;
 }
 
 /* Whether the ends are valid: each sequence has at least a token, and together they have all
@@ -143,6 +213,7 @@ static int has_ends(const struct found *f)
 /* Gives the row's sequences, split by `ends`: 1, or 0 and none of them when one is damaged. */
 static int give_parts(struct reading *rd, const struct found *f)
 {
+    struct err why = {0};
     if (!has_ends(f))
         return 0;
     int32_t *ids = xcalloc(f->n_tokens, sizeof *ids);
@@ -156,31 +227,20 @@ static int give_parts(struct reading *rd, const struct found *f)
         memcpy(&end, f->in.ends + part * sizeof end, sizeof end);
         parts[part] = read_part(rd, f, line, part, from, end - from);
         sound &= is_sound(parts[part]);
+        if (!why.code)
+            check_limits(rd, f, parts[part], &why);
     }
     for (uint32_t part = 0; part < n; part++)
-        if (sound)
+        if (sound && !why.code)
             rd->visit(rd->arg, parts[part]);
         else
             sequence_free(&parts[part]);
+    if (sound && why.code)
+        give_failed(rd, f->row, f->n_tokens, &why);
     row_unref(line);
     free(parts);
     free(ids);
     return sound;
-}
-
-/* Gives a queued row that the database no longer holds as one whose answer is known. */
-static int give_damaged(struct reading *rd, int64_t row, uint32_t n_tokens)
-{
-    if (rd->is_over)
-        return 0;
-    struct sequence *r = sequence_new(n_tokens, 0);
-    r->row_id = row;
-    r->pool = (struct pooling){POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN};
-    r->found_error = ASSAY_EDAMAGED;
-    r->found_values = xcalloc(1, sizeof *r->found_values);
-    r->found_message = strdup(STORE_ROW_DAMAGED);
-    rd->visit(rd->arg, r);
-    return 0;
 }
 
 /* Reads the row that q is at: one sequence, or more. */
@@ -274,7 +334,8 @@ static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t af
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e)
 {
-    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = limit};
+    struct reading rd = {
+        .s = s, .visit = visit, .arg = arg, .left = limit, .limits = &s->options.limits};
     return read_job(&rd,
         STORE_BLOCK_COLUMNS " from block indexed by block_queued "
                             "where queued <> 0 and block >= ? and block <= ? order by block",

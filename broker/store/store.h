@@ -63,6 +63,13 @@ struct store_job {
     enum job_state state;
 };
 
+/* What a row must keep to be computed now. It was checked when the row came, but the broker may have
+ * been started with another --max-len since, or its job moved to another checkpoint. 0: no limit. */
+struct store_limits {
+    uint32_t max_len; /* of each sequence */
+    uint32_t vocab_size, n_labels;
+};
+
 struct store_options {
     /* size of each reserve file, which is given up so that results of accepted work can be
      * written */
@@ -71,6 +78,7 @@ struct store_options {
     const char *mode;        /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
     const char *digest;      /* checkpoint digest */
     int lock_fd;             /* from store_lock, taken over; 0: store_open takes the lock itself */
+    struct store_limits limits;
 };
 
 /* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
@@ -236,7 +244,9 @@ int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, 
 /* ---- work ---- */
 /* Visits the job's queued rows numbered above `after`, ascending, at most `limit`. A row is given
  * as a new struct sequence, which `visit` then owns, or as one for each of its sequences (struct
- * row). Does not check whether the job is paused, held or cancelled: that is up to the caller. */
+ * row). One that is damaged, or beyond the store's limits, is given as one sequence whose error is
+ * known (found_error). Does not check whether the job is paused, held or cancelled: that is up to
+ * the caller. */
 typedef void store_row_visitor(void *arg, struct sequence *row);
 int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
     store_row_visitor *visit, void *arg, struct err *e);

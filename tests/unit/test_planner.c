@@ -367,6 +367,35 @@ static void test_innocent_batches_come_again(void **state)
     planner_free(&t.p);
 }
 
+/* A row longer than this broker takes is never given out, whatever else its job has. */
+static void test_rows_beyond_the_limits(void **state)
+{
+    static const struct store_limits limits[] = {
+        {.max_len = 20}, {.vocab_size = 7}, {.n_labels = 2}};
+    static const int codes[] = {ASSAY_ETOOLONG, ASSAY_EBADTOKEN, ASSAY_EBADREQ};
+    for (int k = 0; k < 3; k++) {
+        struct fixture *f = *state;
+        struct err err;
+        store_close(&f->s);
+        struct store_options options = {.mode = MODE, .digest = DIGEST, .limits = limits[k]};
+        must(store_open(&f->s, f->dir, &options, &err));
+        struct planned t = start(state, 100, 64);
+        char key[8] = {(char)('a' + k)};
+        plan_job(&t, key, 0, 30, 30);
+        struct batch *b = next(&t);
+        assert_null(b);
+        assert_int_equal(must(planner_known(t.p, &b, &err)), 1);
+        assert_int_equal(b->n_rows, 30);
+        for (uint32_t i = 0; i < b->n_rows; i++) {
+            assert_int_equal(b->rows[i]->found_error, codes[k]);
+            assert_int_equal(b->rows[i]->n_tokens, 30);
+        }
+        print_message("%s\n", b->rows[0]->found_message);
+        end_batch(&t, &b, codes[k]);
+        planner_free(&t.p);
+    }
+}
+
 static void test_many_jobs(void **state)
 {
     struct planned t = start(state, 512, 64);
@@ -423,6 +452,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_culprit_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_innocent_batches_come_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rows_beyond_the_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_more_rows_while_others_run, setup, teardown),
     };
