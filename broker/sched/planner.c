@@ -460,20 +460,89 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     return rc < 0 ? rc : b != NULL;
 }
 
+/* ---- batches that come again ---- */
+
+/* Whether nothing of the job is wanted any more: it was cancelled, or purged after that. */
+static int is_over(const struct planner *p, int64_t job)
+{
+    struct store_job j;
+    struct err ignored;
+    int rc = store_get_job(p->store, job, &j, &ignored);
+    return rc == 0 || (rc == 1 && j.cancelled);
+}
+
+/* Ends a sequence that nobody wants, and its duplicates: they are of the same job. */
+static void drop(struct planner *p, struct sequence **out)
+{
+    struct sequence *r = *out;
+    for (struct sequence *duplicate = r->duplicates; duplicate; duplicate = duplicate->next) {
+        stop_waiting(p, duplicate);
+        clear_in_flight(p, duplicate);
+    }
+    if (p->dedupe)
+        dedupe_remove_primary(p->dedupe, r, NULL);
+    clear_in_flight(p, r);
+    sequence_free(out);
+}
+
+/* Drops the batch's sequences that nobody wants, and leaves NULL in their places: how many. */
+static uint32_t drop_unwanted(struct planner *p, struct batch *b)
+{
+    int64_t last = 0;
+    uint32_t n = 0;
+    int over = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        int64_t job = row_job(b->rows[i]->row_id);
+        over = job == last ? over : is_over(p, job);
+        last = job;
+        n += (uint32_t)over;
+        if (over)
+            drop(p, &b->rows[i]);
+    }
+    return n;
+}
+
+/* Makes a batch of what drop_unwanted has left of this one; NULL: nothing. They may share otherwise
+ * than before. */
+static struct batch *batch_of_rest(struct planner *p, struct batch *b)
+{
+    struct batch *rest = batch_new(b->n_rows, b->min_shared);
+    rest->suspect = b->suspect;
+    for (uint32_t i = 0; i < b->n_rows; i++)
+        if (b->rows[i] && (rest->n_rows == 0 || fits(p, rest, b->rows[i])))
+            batch_add(rest, &b->rows[i]);
+        else if (b->rows[i])
+            run_again(p, b->rows[i]);
+    b->n_rows = 0; /* they have moved */
+    batch_free(&b);
+    if (rest->n_rows == 0)
+        batch_free(&rest);
+    return rest;
+}
+
+/* Takes the list's next batch that somebody wants; NULL: there is none. */
+static struct batch *pop_wanted(struct planner *p, struct batch **list)
+{
+    struct batch *b;
+    while ((b = batch_pop(list)))
+        if (drop_unwanted(p, b) == 0 || (b = batch_of_rest(p, b)))
+            break;
+    return b;
+}
+
 int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e)
 {
     *b = NULL;
     if (planner_isolating(p)) {
-        if (!alone_ok || p->suspects_running > 0 || !p->suspects)
+        if (!alone_ok || p->suspects_running > 0)
             return 0;
-        *b = batch_pop(&p->suspects);
-        p->suspects_running++;
-        return 1;
+        *b = pop_wanted(p, &p->suspects);
+        p->suspects_running += *b != NULL;
     }
-    if (p->again) {
-        *b = batch_pop(&p->again);
+    if (!*b)
+        *b = pop_wanted(p, &p->again);
+    if (*b)
         return 1;
-    }
     if (p->dedupe)
         dedupe_reset_budget(p->dedupe);
     return fill_batch(p, b, e);

@@ -17,7 +17,8 @@
  * When a group dies, batches that it had not begun come back whole. The one that was running comes
  * back as suspect: it is split in halves that run alone, and so on down to the row that kills a
  * group by itself. After PLANNER_ATTEMPTS such deaths that row fails (worker_killed). Rows in
- * flight are noted in memory only: a row is given out once until it is finished or returned.
+ * flight are noted in memory only: a row is given out once until it is finished or returned. Rows
+ * that came back are dropped if their job was cancelled meanwhile.
  *
  * A row equal to an earlier one needs no place in a batch: it waits for its primary, or takes the
  * result or error that is known. It does not count against its job's share.

@@ -367,6 +367,37 @@ static void test_innocent_batches_come_again(void **state)
     planner_free(&t.p);
 }
 
+/* Rows of a cancelled job are not tried again, nor does another job wait until they were. */
+static void test_suspects_of_a_cancelled_job(void **state)
+{
+    struct err err;
+    struct planned t = start(state, 200, 64);
+    int64_t gone = plan_job(&t, "gone", 1, 15, 10), other = plan_job(&t, "other", 0, 25, 10);
+    struct batch *running = next(&t), *waiting = next(&t), *b; /* 15 and 5; 20 */
+    assert_int_equal(rows_of(running, gone), 15);
+    assert_int_equal(rows_of(running, other), 5);
+    assert_int_equal(planner_lost(t.p, &running, 1), 0);
+    assert_int_equal(planner_lost(t.p, &waiting, 0), 0);
+    must(store_begin(t.f->s, &err));
+    must(store_cancel(t.f->s, gone, &err));
+    must(store_commit(t.f->s, &err));
+    must(planner_job_changed(t.p, gone, &err));
+    b = next(&t); /* the first half had only rows of the cancelled job */
+    assert_true(b->suspect);
+    assert_int_equal(b->n_rows, 5);
+    assert_int_equal(rows_of(b, other), 5);
+    assert_int_equal(b->n_tokens, 50);
+    end_batch(&t, &b, 0);
+    while ((b = next(&t))) {
+        assert_int_equal(rows_of(b, other), b->n_rows);
+        end_batch(&t, &b, 0);
+    }
+    assert_int_equal(job_now(t.f->s, other).state, JOB_DONE);
+    assert_int_equal(job_now(t.f->s, gone).done, 0);
+    assert_false(planner_isolating(t.p));
+    planner_free(&t.p);
+}
+
 /* A row longer than this broker takes is never given out, whatever else its job has. */
 static void test_rows_beyond_the_limits(void **state)
 {
@@ -452,6 +483,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pause_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_culprit_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_innocent_batches_come_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_suspects_of_a_cancelled_job, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rows_beyond_the_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_more_rows_while_others_run, setup, teardown),
