@@ -5,9 +5,15 @@
 
 What is scored is what the trainer itself would give a reward model: of a conversational dataset,
 the prompt's messages and the completion's through the reward model's chat template; of a standard
-one, prompt and completion as one text, to which no token is added. A row that failed (too long, say, or a completion that is no
-text, or with tool calls that the template would write) is None, which the trainer leaves out of
-that function's rewards; the log says why, and the other rows are scored.
+one, prompt and completion as one text, to which no token is added. A row that failed (too long,
+say, or a completion that is no text, or with tool calls that the template would write) is None,
+which the trainer leaves out of that function's rewards; the log says why, and the other rows are
+scored.
+
+The trainer scores the last token that is not the pad token of the reward model's tokenizer, or its
+eos token where it has none, whatever the checkpoint's config.json says. Assay's pad token is
+config.json's pad_token_id: it must be that token's id. A sequence classification whose config.json
+has no pad_token_id is a ValueError that says so.
 """
 from assay_client import AssayClient
 
@@ -38,6 +44,19 @@ def _as_row(prompt, completion, fields):
     return {"prompt": prompt, "completion": completion, **fields}
 
 
+def _pad_rule(model, fields):
+    """The pad rule of the rows: the trainer's is that of sequence classification."""
+    if not model["architecture"].endswith("ForSequenceClassification"):
+        return {}
+    if model["pooling"]["pad_token"] is None and fields.get("hf_pad_rule") is not False:
+        raise ValueError(
+            f"{model['name']}: expected a pad_token_id in config.json, found none. The trainer "
+            "scores the last token that is not the tokenizer's pad_token (its eos_token, where it "
+            "has none): write that token's id into config.json as pad_token_id and start the "
+            "broker again, or use make_reward(hf_pad_rule=False), which scores the last token")
+    return {"hf_pad_rule": True}
+
+
 def make_reward(endpoint=None, name="assay_reward", timeout_s=600.0, **fields):
     """A reward function for this endpoint. `name` is what the trainer logs it under; `fields` go
     into every row (truncate=True, safe_text=True, pool={..})."""
@@ -45,9 +64,10 @@ def make_reward(endpoint=None, name="assay_reward", timeout_s=600.0, **fields):
     def reward(prompts, completions, **columns):
         """One float or None a completion. prompts and completions: lists of str, or lists of lists
         of messages."""
-        pairs = zip(prompts, completions)
-        rows = [_as_row(prompt, completion, fields) for prompt, completion in pairs]
-        return AssayClient(endpoint).rewards(rows, timeout_s)
+        client, pairs = AssayClient(endpoint), zip(prompts, completions)
+        settings = {**_pad_rule(client.hello()["model"], fields), **fields}
+        rows = [_as_row(prompt, completion, settings) for prompt, completion in pairs]
+        return client.rewards(rows, timeout_s)
 
     reward.__name__ = name
     return reward

@@ -21,6 +21,7 @@ import msgpack
 import pytest
 import zmq
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, framed_model, random_key
+from test_pad_rule import llama_like
 
 CLIENTS = ROOT / "tests/clients"
 sys.path.insert(0, str(CLIENTS))
@@ -511,6 +512,24 @@ def test_trl_one_bad_completion(served, endpoint, caplog):
     mixed = assay_reward(prompts=["3 + 4?", ask, "3 + 4?", None, "3"], completions=[good, "7", "7", "7", 7])
     assert mixed[:2] == [expected["score"]] * 2 and mixed[2] is not None and mixed[3:] == [None, None]
     assert assay_reward(prompts=[], completions=[]) == []
+
+
+def test_trl_needs_the_pad_token(directory, monkeypatch):
+    """The trainer passes over the tokenizer's, whatever config.json says; without one there the function cannot."""
+    ask, text = {"prompts": ["What is "], "completions": ["3 + 4?<|eot_id|>"]}, {"text": "What is 3 + 4?<|eot_id|>"}
+    model = llama_like(directory)
+    with Broker(directory / "off", model=model, options=["--hf-pad-rule", "off"]) as broker:
+        monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
+        last, before = [row["score"] for row in AssayClient().score([text, {**text, "hf_pad_rule": True}])]
+        assert last != before and assay_reward(**ask) == [before] and make_reward(hf_pad_rule=False)(**ask) == [last]
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    with Broker(directory / "none", model=model) as broker:
+        monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
+        for reward in (assay_reward, make_reward(hf_pad_rule=True)):
+            with pytest.raises(ValueError, match="pad_token_id in config.json, found none"):
+                reward(**ask)
+        assert make_reward(hf_pad_rule=False)(**ask) == [last]
 
 
 def test_openrlhf(served, endpoint, monkeypatch):
