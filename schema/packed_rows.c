@@ -108,12 +108,11 @@ static void append(struct packed_list *l, uint32_t row, const void *numbers, uin
     l->ends[row] = l->n;
 }
 
-void packed_add(struct packed_writer *w, const int32_t *ids, uint32_t n_tokens,
-    const int32_t *positions, uint32_t n_positions, const uint32_t *ends, uint32_t n_ends)
+void packed_add(struct packed_writer *w, const struct row_input *in)
 {
-    append(&w->ids, w->n_rows, ids, n_tokens);
-    append(&w->positions, w->n_rows, positions, n_positions);
-    append(&w->ends, w->n_rows, ends, n_ends);
+    append(&w->ids, w->n_rows, in->ids, in->n_tokens);
+    append(&w->positions, w->n_rows, in->positions, in->n_positions);
+    append(&w->ends, w->n_rows, in->ends, in->n_ends);
     w->n_rows++;
 }
 

@@ -31,6 +31,13 @@ struct packed_input {
     const uint8_t *positions, *ends;
 };
 
+/* The same with all ids: arrays of 32-bit integers, which may be unaligned; 0 of one that is
+ * absent. */
+struct row_input {
+    const void *ids, *positions, *ends;
+    uint32_t n_tokens, n_positions, n_ends;
+};
+
 /* ---- reading ---- */
 
 struct packed_rows {
@@ -65,9 +72,7 @@ struct packed_writer {
 
 /* Does a row of n_tokens fit? An empty writer takes any row. */
 int packed_has_room(const struct packed_writer *w, uint32_t n_tokens);
-/* Adds a copy of a row's input. n is 0 for an array that is absent. */
-void packed_add(struct packed_writer *w, const int32_t *ids, uint32_t n_tokens,
-    const int32_t *positions, uint32_t n_positions, const uint32_t *ends, uint32_t n_ends);
+void packed_add(struct packed_writer *w, const struct row_input *in); /* adds a copy */
 /* Returns the pack's columns, valid until the writer is changed. */
 struct packed_columns packed_encode(struct packed_writer *w);
 void packed_clear(struct packed_writer *w); /* keeps the memory */

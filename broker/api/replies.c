@@ -463,7 +463,7 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     if (rc != 1)
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
     msg_writer_init(&p.rows);
-    rc = store_each_result(b->store, job, after, rows, add_result, &p, e);
+    rc = store_each_result(b->store, &(struct store_page){job, after, rows}, add_result, &p, e);
     if (rc >= 0) {
         int replies = p.n > 0 || is_over(&j) || !wait;
         if (replies)

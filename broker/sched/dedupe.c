@@ -227,8 +227,9 @@ static int scan_some(struct dedupe *t, struct err *e)
 {
     int64_t job = dedupe_index_job(t->current);
     int64_t after = row_id_of(job, 0) + dedupe_index_scanned(t->current) - 1;
+    struct store_page page = {job, (uint64_t)after, SCAN_ROWS};
     struct scan scan = {.end = &scan.first};
-    int rc = store_finished_rows(t->options.store, job, &after, SCAN_ROWS, note_finished, &scan, e);
+    int rc = store_finished_rows(t->options.store, &page, note_finished, &scan, e);
     int more = rc == 1;
     for (struct sequence *r = scan.first, *next; r; r = next) {
         next = r->next;
@@ -238,7 +239,8 @@ static int scan_some(struct dedupe *t, struct err *e)
     }
     if (rc < 0)
         return rc;
-    dedupe_index_set_scanned(t->current, more ? (int64_t)row_index(after) + 1 : SCANNED);
+    dedupe_index_set_scanned(
+        t->current, more ? (int64_t)row_index((int64_t)page.after) + 1 : SCANNED);
     return !more;
 }
 

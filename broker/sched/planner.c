@@ -171,11 +171,11 @@ static int fill_window(struct planner *p, struct queue *q, struct err *e)
             q->rescan = 0;
         }
         struct window w = {p, q, 0};
-        uint32_t limit = window_rows(p, q);
-        int rc = store_queued_rows(p->store, q->job, q->after, limit, take_row, &w, e);
+        struct store_page page = {q->job, (uint64_t)q->after, window_rows(p, q)};
+        int rc = store_queued_rows(p->store, &page, take_row, &w, e);
         if (rc != 0)
             return rc;
-        q->exhausted = w.n < limit;
+        q->exhausted = w.n < page.limit;
     }
     return 0;
 }

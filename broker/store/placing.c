@@ -112,15 +112,18 @@ static int is_list_shape(int shape)
 /* A row that is born failed has no input: it is empty within a pack, and no pack begins with it. */
 static struct input_hash add_input(struct store_rows *r, const struct store_row *row)
 {
-    int failed = row->error_code != 0;
-    uint32_t n_ends = !failed && (row->n_parts > 1 || is_list_shape(row->shape)) ? row->n_parts : 0;
-    uint32_t n_tokens = failed ? 0 : row->n_tokens, n_positions = failed ? 0 : row->n_positions;
-    if (!packed_has_room(r->writer, n_tokens))
+    struct row_input in = {.ids = row->ids};
+    if (row->error_code == 0) {
+        int has_ends = row->n_parts > 1 || is_list_shape(row->shape);
+        in = (struct row_input){row->ids, row->positions, row->ends, row->n_tokens,
+            row->n_positions, has_ends ? row->n_parts : 0};
+    }
+    if (!packed_has_room(r->writer, in.n_tokens))
         end_pack(r);
-    if (failed && r->writer->n_rows == 0)
+    if (row->error_code != 0 && r->writer->n_rows == 0)
         return (struct input_hash){0};
-    packed_add(r->writer, row->ids, n_tokens, row->positions, n_positions, row->ends, n_ends);
-    return store_hash_input(row->ids, n_tokens, row->positions, n_positions, row->ends, n_ends);
+    packed_add(r->writer, &in);
+    return store_hash_input(&in);
 }
 
 static struct ready_row *make_room(struct store_rows *r)

@@ -192,8 +192,7 @@ struct input_hash {
     uint32_t n_tokens, n_positions, n_ends;
     uint64_t ids, positions, ends;
 };
-struct input_hash store_hash_input(const void *ids, uint32_t n_tokens, const void *positions,
-    uint32_t n_positions, const void *ends, uint32_t n_ends);
+struct input_hash store_hash_input(const struct row_input *in);
 int64_t store_sum_input(int64_t row, const struct input_hash *h);
 int64_t store_sum_result(const struct result_record *r);
 int64_t store_sum_block(int64_t block, uint64_t queued, uint64_t failed);

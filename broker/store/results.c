@@ -242,16 +242,17 @@ static int failed(struct walk *w, int rc, struct err *e)
     return rc;
 }
 
-int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
-    store_result_visitor *visit, void *arg, struct err *e)
+int store_each_result(struct store *s, const struct store_page *page, store_result_visitor *visit,
+    void *arg, struct err *e)
 {
-    int64_t from = after >= INT64_MAX ? INT64_MAX - 1 : (int64_t)after;
+    int64_t job = page->job, from = page->after >= INT64_MAX ? INT64_MAX - 1 : (int64_t)page->after;
+    uint32_t left = page->limit;
     struct walk w = {.s = s, .job = job, .next = from + 1, .visit = visit, .arg = arg};
     sqlite3_stmt *q = store_prepare(
         s, RESULTS "where result.job = ? and seq > ? order by result.job, seq", "ii", job, from);
     int rc = 1, end = 0;
     msg_writer_init(&w.id);
-    while (!end && limit > 0 && (rc = store_step(s, q, e)) == 1) {
+    while (!end && left > 0 && (rc = store_step(s, q, e)) == 1) {
         int64_t seq = sqlite3_column_int64(q, 1);
         if (sqlite3_column_int64(q, 0) != job || seq < w.next)
             continue; /* out of place: it is found missing where it belongs */
@@ -260,7 +261,7 @@ int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t lim
             break;
         rc = 1;
         w.next = seq + 1;
-        limit--;
+        left--;
         end = visit_row(&w, q);
     }
     if (rc == 0)

@@ -112,8 +112,8 @@ static int read_packed(struct reading *rd, int64_t row, uint32_t n_tokens, struc
 /* Whether the row's input is what was written. `ids` are all its tokens. */
 static int has_sum(const struct reading *rd, const struct found *f, const int32_t *ids)
 {
-    struct input_hash h = store_hash_input(
-        ids, f->n_tokens, f->in.positions, f->in.n_positions, f->in.ends, f->in.n_ends);
+    struct input_hash h = store_hash_input(&(struct row_input){
+        ids, f->in.positions, f->in.ends, f->n_tokens, f->in.n_positions, f->in.n_ends});
     int64_t sum = store_sum_input(f->row, &h);
     if (!rd->sums.at)
         return row_job(f->row) < rd->s->sums_from;
@@ -331,29 +331,33 @@ static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t af
     return rc < 0 ? rc : 0;
 }
 
-int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
-    store_row_visitor *visit, void *arg, struct err *e)
+int store_queued_rows(struct store *s, const struct store_page *page, store_row_visitor *visit,
+    void *arg, struct err *e)
 {
     struct reading rd = {
-        .s = s, .visit = visit, .arg = arg, .left = limit, .limits = &s->options.limits};
+        .s = s, .visit = visit, .arg = arg, .left = page->limit, .limits = &s->options.limits};
     return read_job(&rd,
         STORE_BLOCK_COLUMNS " from block indexed by block_queued "
                             "where queued <> 0 and block >= ? and block <= ? order by block",
-        job, after, e);
+        page->job, (int64_t)page->after, e);
 }
 
 /* ---- rows that are over ---- */
 
-int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
-    store_row_visitor *visit, void *arg, struct err *e)
+int store_finished_rows(
+    struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e)
 {
-    struct reading rd = {
-        .s = s, .visit = visit, .arg = arg, .left = limit, .is_over = 1, .last = *after};
+    struct reading rd = {.s = s,
+        .visit = visit,
+        .arg = arg,
+        .left = page->limit,
+        .is_over = 1,
+        .last = (int64_t)page->after};
     int rc = read_job(&rd,
         STORE_BLOCK_COLUMNS " from block where queued <> -1 and block >= ? and block <= ? "
                             "order by block",
-        job, *after, e);
-    *after = rd.last;
+        page->job, (int64_t)page->after, e);
+    page->after = (uint64_t)rd.last;
     return rc == 0 ? rd.left == 0 : rc;
 }
 

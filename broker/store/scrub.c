@@ -192,7 +192,8 @@ static void check_results(struct scrub *c)
     c->cursor = 0;
     while (goes_on && !c->ended) {
         int64_t before = c->totals->results;
-        int rc = store_each_result(c->s, c->job, c->cursor, PAGE_ROWS, see_result, c, &e);
+        int rc = store_each_result(
+            c->s, &(struct store_page){c->job, c->cursor, PAGE_ROWS}, see_result, c, &e);
         go_on(c, c->totals->results - before);
         goes_on = rc >= 0 ? rc : rc == ASSAY_EINTERNAL && pass_gap(c);
         if (rc != ASSAY_EINTERNAL)

@@ -241,15 +241,22 @@ void store_rows_end(struct store_rows *r); /* call it after the last row */
  * transaction back. */
 int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e);
 
+/* Which rows or results of a job: those after this row number, or cursor; at most so many. */
+struct store_page {
+    int64_t job;
+    uint64_t after;
+    uint32_t limit;
+};
+
 /* ---- work ---- */
-/* Visits the job's queued rows numbered above `after`, ascending, at most `limit`. A row is given
+/* Visits the job's queued rows of the page, ascending. A row is given
  * as a new struct sequence, which `visit` then owns, or as one for each of its sequences (struct
  * row). One that is damaged, or beyond the store's limits, is given as one sequence whose error is
  * known (found_error). Does not check whether the job is paused, held or cancelled: that is up to
  * the caller. */
 typedef void store_row_visitor(void *arg, struct sequence *row);
-int store_queued_rows(struct store *s, int64_t job, int64_t after, uint32_t limit,
-    store_row_visitor *visit, void *arg, struct err *e);
+int store_queued_rows(struct store *s, const struct store_page *page, store_row_visitor *visit,
+    void *arg, struct err *e);
 /* Records that the batch went to a group, with its rows running (advisory). Sets b->number. */
 int store_batch_started(
     struct store *s, struct batch *b, int group, uint64_t incarnation, struct err *e);
@@ -272,10 +279,10 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
 
 /* ---- equal rows (dedupe.h) ---- */
 /* Visits the job's finished rows as store_queued_rows does the queued ones. Rows that were born
- * failed are skipped but count towards `limit`. Returns 1 when there may be more after *after,
- * which it advances. */
-int store_finished_rows(struct store *s, int64_t job, int64_t *after, uint32_t limit,
-    store_row_visitor *visit, void *arg, struct err *e);
+ * failed are skipped but count towards the limit. Advances page->after, and returns 1 when there
+ * may be more. */
+int store_finished_rows(
+    struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e);
 /* Visits this row, whatever its state. Does not visit a row that was born failed or is not
  * there. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
@@ -309,11 +316,11 @@ struct store_result_row {
 };
 typedef int store_result_visitor(
     void *arg, const struct store_result_row *row); /* non-zero ends the walk before the next row */
-/* Visits results in order of completion, cursors above `after`, at most `limit`. Returns 1 when
+/* Visits the results of the page in order of completion. Returns 1 when
  * there may be more, 0 when the last one was given and none is missing; ASSAY_EINTERNAL when
  * results are missing or cannot be read. Slices are valid while `visit` runs. */
-int store_each_result(struct store *s, int64_t job, uint64_t after, uint32_t limit,
-    store_result_visitor *visit, void *arg, struct err *e);
+int store_each_result(struct store *s, const struct store_page *page, store_result_visitor *visit,
+    void *arg, struct err *e);
 /* The same, in order of i (for `score`); returns 0 or negative. */
 int store_each_result_by_index(
     struct store *s, int64_t job, store_result_visitor *visit, void *arg, struct err *e);

@@ -96,12 +96,11 @@ static uint64_t hash_of(const void *numbers, uint32_t n)
     return n > 0 ? XXH3_64bits(numbers, (size_t)n * sizeof(uint32_t)) : 0;
 }
 
-struct input_hash store_hash_input(const void *ids, uint32_t n_tokens, const void *positions,
-    uint32_t n_positions, const void *ends, uint32_t n_ends)
+struct input_hash store_hash_input(const struct row_input *in)
 {
-    return (struct input_hash){n_tokens, n_positions, n_ends,
-        XXH3_64bits(ids, (size_t)n_tokens * sizeof(int32_t)), hash_of(positions, n_positions),
-        hash_of(ends, n_ends)};
+    return (struct input_hash){in->n_tokens, in->n_positions, in->n_ends,
+        XXH3_64bits(in->ids, (size_t)in->n_tokens * sizeof(int32_t)),
+        hash_of(in->positions, in->n_positions), hash_of(in->ends, in->n_ends)};
 }
 
 int64_t store_sum_input(int64_t row, const struct input_hash *h)

@@ -88,8 +88,8 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--identity";
         argv[n++] = o->identity;
     }
-    return child_start(
-        &r->children[rank], (char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1, e);
+    struct child_options child = {(char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1};
+    return child_start(&r->children[rank], &child, e);
 }
 
 int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage, struct err *e)

@@ -52,8 +52,7 @@ static char **short_environment(void)
 
 /* Runs in the child. Every descriptor above 2 becomes close-on-exec, then the kept ones are cleared
  * of it. */
-static void enter(char *const argv[], char *const environment[], pid_t parent, const int *keep,
-    int n_keep, int stdout_fd, int stderr_fd)
+static void enter(const struct child_options *o, char *const environment[], pid_t parent)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
         _exit(126); /* nothing would end this child */
@@ -66,28 +65,27 @@ static void enter(char *const argv[], char *const environment[], pid_t parent, c
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     dup2(null, STDIN_FILENO);
-    if (stdout_fd >= 0)
-        dup2(stdout_fd, STDOUT_FILENO);
-    if (stderr_fd >= 0)
-        dup2(stderr_fd, STDERR_FILENO);
+    if (o->stdout_fd >= 0)
+        dup2(o->stdout_fd, STDOUT_FILENO);
+    if (o->stderr_fd >= 0)
+        dup2(o->stderr_fd, STDERR_FILENO);
     syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
-    for (int i = 0; i < n_keep; i++)
-        fcntl(keep[i], F_SETFD, 0);
-    execve(argv[0], argv, environment);
-    dprintf(STDERR_FILENO, "cannot run %s: %s\n", argv[0], strerror(errno));
+    for (int i = 0; i < o->n_keep; i++)
+        fcntl(o->keep[i], F_SETFD, 0);
+    execve(o->argv[0], o->argv, environment);
+    dprintf(STDERR_FILENO, "cannot run %s: %s\n", o->argv[0], strerror(errno));
     _exit(127);
 }
 
-int child_start(struct child *c, char *const argv[], const int *keep, int n_keep, int stdout_fd,
-    int stderr_fd, struct err *e)
+int child_start(struct child *c, const struct child_options *o, struct err *e)
 {
     *c = (struct child){.pidfd = -1};
     pid_t parent = getpid();
     char **environment = short_environment(); /* no allocation between fork and exec */
     c->pid = fork();
     if (c->pid == 0)
-        enter(argv, environment, parent, keep, n_keep, stdout_fd, stderr_fd);
-    int failed = c->pid < 0 ? err_errno(e, ASSAY_EIO, "cannot start %s", argv[0]) : 0;
+        enter(o, environment, parent);
+    int failed = c->pid < 0 ? err_errno(e, ASSAY_EIO, "cannot start %s", o->argv[0]) : 0;
     free(environment);
     if (failed)
         return failed;
@@ -245,7 +243,7 @@ int child_output(
         close(output[1]);
         return err_errno(e, ASSAY_EIO, "pipe");
     }
-    int rc = child_start(&child, argv, NULL, 0, output[1], error[1], e);
+    int rc = child_start(&child, &(struct child_options){argv, NULL, 0, output[1], error[1]}, e);
     close(output[1]);
     close(error[1]);
     if (rc == 0) {

@@ -12,14 +12,20 @@ struct child {
     int pidfd; /* readable once the child has ended; -1: none */
 };
 
+struct child_options {
+    char *const *argv;
+    const int *keep;
+    int n_keep;
+    int stdout_fd, stderr_fd;
+};
+
 /* Starts argv[0] with exactly the descriptors 0, 1, 2 and keep[0..n_keep-1] (same numbers) open.
  * stdin is /dev/null; stdout and stderr are this process's, or stdout_fd and stderr_fd where not
  * -1. Its environment is PATH, HOME, LANG, LC_*, TMPDIR, TZ, LD_LIBRARY_PATH, CUDA_*, NCCL_*,
  * NVIDIA_*, the sanitizers' options and ASSAY_*, nothing else. The child is killed when this
  * process ends, is killed before this process when memory is short (oom_score_adj), and leaves no
  * core file. */
-int child_start(struct child *c, char *const argv[], const int *keep, int n_keep, int stdout_fd,
-    int stderr_fd, struct err *e);
+int child_start(struct child *c, const struct child_options *o, struct err *e);
 void child_kill(const struct child *c); /* SIGKILL */
 /* Reaps the child: 1, with its exit code or signal, if it has ended or ends within wait_ms (closes
  * pidfd); 0: it still runs. */

@@ -218,7 +218,7 @@ static double read_page(struct queue *q, uint64_t after)
     for (int k = 0; k < 5; k++) {
         uint64_t n = 0;
         double begin = seconds(CLOCK_MONOTONIC);
-        must(store_each_result(q->s, q->job, after, PAGE, count, &n, &e), &e);
+        must(store_each_result(q->s, &(struct store_page){q->job, after, PAGE}, count, &n, &e), &e);
         ms[k] = (seconds(CLOCK_MONOTONIC) - begin) * 1e3;
         if (n != PAGE)
             die(EX_SOFTWARE, "event=bench_failed error=\"a page of %d rows\"", (int)n);

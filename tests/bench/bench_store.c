@@ -79,7 +79,9 @@ static int finish_batch(struct bench *b, int64_t *after)
     struct store_result result = {.values = &value, .n_values = 1};
     struct batch *batch = batch_new(ROWS, 0);
     struct err e;
-    must(store_queued_rows(b->s, b->job, *after, ROWS, add_to_batch, batch, &e), &e);
+    must(store_queued_rows(
+             b->s, &(struct store_page){b->job, (uint64_t)*after, ROWS}, add_to_batch, batch, &e),
+        &e);
     int n = (int)batch->n_rows;
     if (n > 0)
         *after = batch->rows[n - 1]->row_id;

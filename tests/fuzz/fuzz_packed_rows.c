@@ -102,11 +102,12 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     struct packed_writer b = {0};
     if (n > 3)
         return 0;
-    packed_add(&b, ids, 7, positions, n % 2 ? 2 : 0, ends, n % 2 ? 2 : 0);
+    packed_add(&b, &(struct row_input){ids, positions, ends, 7, n % 2 ? 2 : 0, n % 2 ? 2 : 0});
     if (n > 1)
-        packed_add(&b, n == 2 ? large : ids, 2, NULL, 0, NULL, 0);
+        packed_add(&b, &(struct row_input){.ids = n == 2 ? large : ids, .n_tokens = 2});
     if (n > 1)
-        packed_add(&b, ids, 5, positions, 1, NULL, 0);
+        packed_add(&b, &(struct row_input){
+                           .ids = ids, .positions = positions, .n_tokens = 5, .n_positions = 1});
     struct packed_columns c = packed_encode(&b);
     const struct slice columns[N_COLUMNS] = {c.rows, c.ids, c.positions, c.ends};
     uint32_t head[1 + N_COLUMNS] = {7};

@@ -264,7 +264,8 @@ static inline struct row_list queued(struct store *s, int64_t job, int64_t after
 {
     struct err err;
     struct row_list list = {.n = 0};
-    must(store_queued_rows(s, job, after, limit, list_row, &list, &err));
+    must(store_queued_rows(
+        s, &(struct store_page){job, (uint64_t)after, limit}, list_row, &list, &err));
     return list;
 }
 

@@ -179,7 +179,8 @@ static void rows_that_are_over_can_be_read(void **state)
     for (int c = 0; c < 4; c++, key[0]++) {
         struct err err;
         struct row_list list = {.n = 0};
-        int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]), after = 0;
+        int64_t job = put_lot(f->s, key, MANY, chunk_rows[c]);
+        struct store_page page = {job, 0, 1};
         work(f->s, job, 4);
         for (uint32_t k = 0; k < MANY; k++) {
             must(store_one_row(f->s, row_id_of(job, k), list_row, &list, &err));
@@ -191,17 +192,16 @@ static void rows_that_are_over_can_be_read(void **state)
         for (uint32_t k = 0; k < MANY; k++) { /* one at a time, those that were born failed too */
             if (k % 6 >= 4 && !born_failed(k))
                 continue;
-            assert_int_equal(
-                must(store_finished_rows(f->s, job, &after, 1, list_row, &list, &err)), 1);
-            assert_int_equal(row_index(after), k);
+            assert_int_equal(must(store_finished_rows(f->s, &page, list_row, &list, &err)), 1);
+            assert_int_equal(row_index((int64_t)page.after), k);
             assert_int_equal(list.n > 0, !born_failed(k));
             for (uint32_t i = 0; i < list.n; i++) {
-                assert_int_equal(list.at[i]->row_id, after);
+                assert_int_equal(list.at[i]->row_id, page.after);
                 expect_of_lot(list.at[i]);
             }
             free_rows(&list);
         }
-        assert_int_equal(must(store_finished_rows(f->s, job, &after, 1, list_row, &list, &err)), 0);
+        assert_int_equal(must(store_finished_rows(f->s, &page, list_row, &list, &err)), 0);
         assert_int_equal(list.n, 0);
     }
 }

@@ -117,7 +117,7 @@ static int finish_one(
 static int finish_rows(struct store *s, int64_t job, uint32_t limit, int fails, struct err *e)
 {
     struct row_list list = {.n = 0};
-    int rc = store_queued_rows(s, job, 0, limit, list_row, &list, e), n = 0;
+    int rc = store_queued_rows(s, &(struct store_page){job, 0, limit}, list_row, &list, e), n = 0;
     if (rc == 0)
         rc = store_begin(s, e);
     for (uint32_t i = 0; rc >= 0 && i < list.n; n++)
@@ -205,7 +205,8 @@ static int read_pages(struct store *s, int64_t job, struct reading *reading, str
     int rc = 1;
     memset(reading->times[reading->job], 0, sizeof reading->times[0]);
     for (reading->cursor = 0; rc == 1;)
-        rc = store_each_result(s, job, reading->cursor, 37, see_next_result, reading, e);
+        rc = store_each_result(
+            s, &(struct store_page){job, reading->cursor, 37}, see_next_result, reading, e);
     return rc;
 }
 

@@ -35,7 +35,8 @@ static struct sample make_row(uint32_t k, uint32_t largest)
 
 static void add(struct packed_writer *w, const struct sample *r)
 {
-    packed_add(w, r->ids, r->n_tokens, r->positions, r->n_positions, r->ends, r->n_ends);
+    packed_add(w,
+        &(struct row_input){r->ids, r->positions, r->ends, r->n_tokens, r->n_positions, r->n_ends});
 }
 
 /* A copy that ends where its memory ends. */
@@ -113,17 +114,17 @@ static void test_room(void **state)
     struct packed_writer w = {0};
     int32_t *ids = calloc(3 * PACKED_TOKENS, sizeof *ids);
     assert_true(packed_has_room(&w, 3 * PACKED_TOKENS));
-    packed_add(&w, ids, 3 * PACKED_TOKENS, NULL, 0, NULL, 0);
+    packed_add(&w, &(struct row_input){.ids = ids, .n_tokens = 3 * PACKED_TOKENS});
     assert_false(packed_has_room(&w, 0));
     packed_clear(&w);
-    packed_add(&w, ids, PACKED_TOKENS - 1, NULL, 0, NULL, 0);
+    packed_add(&w, &(struct row_input){.ids = ids, .n_tokens = PACKED_TOKENS - 1});
     assert_true(packed_has_room(&w, 1));
     assert_false(packed_has_room(&w, 2));
     assert_false(packed_has_room(&w, UINT32_MAX));
     packed_clear(&w);
     for (int k = 0; k < PACKED_ROWS; k++) {
         assert_true(packed_has_room(&w, 0));
-        packed_add(&w, ids, 1, NULL, 0, NULL, 0);
+        packed_add(&w, &(struct row_input){.ids = ids, .n_tokens = 1});
     }
     assert_false(packed_has_room(&w, 0));
     packed_writer_release(&w);

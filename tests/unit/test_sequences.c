@@ -100,7 +100,7 @@ static void a_result_is_the_rows(void **state)
     assert_int_equal(must(store_finish_row(f->s, list.at[4], &result, &err)), 0); /* not again */
     must(store_commit(f->s, &err));
     free_rows(&list);
-    must(store_each_result(f->s, job, 0, 10, check_result, &seen, &err));
+    must(store_each_result(f->s, &(struct store_page){job, 0, 10}, check_result, &seen, &err));
     assert_int_equal(seen, 1);
     assert_int_equal(job_now(f->s, job).state, JOB_DONE);
     assert_int_equal(store_queued_bytes(f->s), 0);

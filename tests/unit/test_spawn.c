@@ -20,7 +20,8 @@ static struct child start(const char *script)
     struct child c;
     struct err e = {0};
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
-    assert_int_equal(child_start(&c, (char *const *)argv, NULL, 0, -1, -1, &e), 0);
+    struct child_options o = {(char *const *)argv, NULL, 0, -1, -1};
+    assert_int_equal(child_start(&c, &o, &e), 0);
     return c;
 }
 

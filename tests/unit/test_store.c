@@ -152,7 +152,7 @@ static void test_retry(void **state)
     finish_some(f->s, job, 1, 0);
     assert_int_equal(job_now(f->s, job).state, JOB_DONE);
     struct seen seen = {0};
-    must(store_each_result(f->s, job, 0, 100, see, &seen, &err));
+    must(store_each_result(f->s, &(struct store_page){job, 0, 100}, see, &seen, &err));
     assert_int_equal(seen.n, 6);
     must(store_begin(f->s, &err));
     n = retry_rows(f->s, job);
@@ -164,11 +164,11 @@ static void test_retry(void **state)
     assert_int_equal(now.failed, 0);
     assert_int_equal(now.finished_ms, 0);
     assert_int_equal(finish_some(f->s, job, 10, 0), 3);
-    must(store_each_result(f->s, job, seen.cursor, 100, see, &seen, &err));
+    must(store_each_result(f->s, &(struct store_page){job, seen.cursor, 100}, see, &seen, &err));
     assert_int_equal(seen.n, 9); /* the three came back, at later cursors */
     assert_int_equal(job_now(f->s, job).state, JOB_DONE);
     struct seen all = {0};
-    must(store_each_result(f->s, job, 0, 100, see, &all, &err));
+    must(store_each_result(f->s, &(struct store_page){job, 0, 100}, see, &all, &err));
     assert_int_equal(all.n, 6);
     must(store_begin(f->s, &err));
     n = retry_rows(f->s, job);

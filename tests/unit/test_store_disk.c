@@ -172,7 +172,7 @@ static void check_promise(struct fixture *f, int64_t job, const struct promise *
     assert_true(now.done >= p->done);
     assert_int_equal(now.accepted % 3, 0); /* a chunk is there whole or not at all */
     assert_int_equal(now.placed, now.accepted);
-    must(store_each_result(f->s, job, 0, 4096, see, seen, &err));
+    must(store_each_result(f->s, &(struct store_page){job, 0, 4096}, see, seen, &err));
     assert_int_equal(seen->n, now.done);
     for (uint32_t i = 0; i < seen->n; i++)
         assert_int_equal(seen->i[i], i); /* they were finished in order: none twice, none missing */

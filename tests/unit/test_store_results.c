@@ -23,12 +23,13 @@ static void test_cursor_gives_each_row_once(void **state)
         assert_int_equal(finish(f->s, list.at[i], 0), 0); /* a second result is dropped */
         must(store_commit(f->s, &err));
         if (i % 7 == 0)
-            must(store_each_result(f->s, job, seen.cursor, 5, see, &seen, &err));
+            must(store_each_result(
+                f->s, &(struct store_page){job, seen.cursor, 5}, see, &seen, &err));
     }
     finish_some(f->s, other, 100, 0);
     for (uint32_t before = seen.n + 1; before != seen.n;) {
         before = seen.n;
-        must(store_each_result(f->s, job, seen.cursor, 33, see, &seen, &err));
+        must(store_each_result(f->s, &(struct store_page){job, seen.cursor, 33}, see, &seen, &err));
     }
     assert_int_equal(seen.n, 500);
     assert_int_equal(seen.failed, 10);
@@ -127,7 +128,8 @@ static void test_pooled_at_and_shapes(void **state)
         assert_int_equal(must(store_finish_row(f->s, list.at[i], &result, &err)), 1);
     }
     must(store_commit(f->s, &err));
-    must(store_each_result(f->s, job, 0, 100, see_shape, (void *)shapes, &err));
+    must(store_each_result(
+        f->s, &(struct store_page){job, 0, 100}, see_shape, (void *)shapes, &err));
     char out[1024];
     assert_string_equal(
         shell(f, "select typeof(score), values_json from results order by i", out, sizeof out),
@@ -185,7 +187,7 @@ static void test_client_ids_come_back(void **state)
     must(store_commit(f->s, &err));
     assert_int_equal(job_now(f->s, job).state, JOB_DONE); /* all rows were born failed */
     assert_int_equal(job_now(f->s, job).failed, 7);
-    must(store_each_result(f->s, job, 0, 100, see_id, &ids, &err));
+    must(store_each_result(f->s, &(struct store_page){job, 0, 100}, see_id, &ids, &err));
     assert_int_equal(ids.n, 7);
     char out[1024];
     assert_string_equal(
