@@ -51,7 +51,7 @@ struct device_ops {
     void (*close)(struct device **d);
     void (*describe)(const struct device *d, char *text, size_t bytes); /* "cpu (avx2)" */
     /* Whatever about the device determines a score's bits; equal texts mean equal bits: "cpu
-     * arithmetic=3" */
+     * arithmetic=4" */
     void (*identity)(const struct device *d, char *text, size_t bytes);
 
     /* ---- while the model is built ---- */

@@ -88,7 +88,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
- * "device=cpu arithmetic=3 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, it
+ * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, it
  * is complete only after every product has run (score_canary). */
 #define MODEL_MODE_BYTES 224
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);

@@ -8,9 +8,10 @@
 
 #define PI 3.14159265358979323846
 
-static double clamp(double x, double low, double high)
+/* theta ^ (2i / head_dim): exponent and power each rounded to float32, as in the reference. */
+static float power(const struct rope_config *r, uint32_t head_dim, uint32_t i)
 {
-    return x < low ? low : x > high ? high : x;
+    return (float)fmath_pow(r->theta, (float)(2 * i) / (float)head_dim);
 }
 
 /* The dimension at which a wavelength turns `rotations` times over the original context. */
@@ -25,6 +26,8 @@ static double ceiling(double x)
     return -fmath_floor(-x);
 }
 
+/* Every step is rounded to float32, as in the reference: at a distant position an inverse frequency
+ * that differs in its last bit is an angle that differs much. */
 static void scale_yarn(const struct rope_config *r, uint32_t head_dim, float *inv_freq)
 {
     double low = correction(r, head_dim, r->beta_fast),
@@ -39,37 +42,36 @@ static void scale_yarn(const struct rope_config *r, uint32_t head_dim, float *in
     if (low == high)
         high += 0.001;
     for (uint32_t i = 0; i < head_dim / 2; i++) {
-        double keep = 1 - clamp((i - low) / (high - low), 0, 1);
-        inv_freq[i] = (float)(inv_freq[i] / r->factor * (1 - keep) + inv_freq[i] * keep);
+        float ramp = ((float)i - (float)low) / (float)(high - low);
+        float keep = 1 - (ramp < 0 ? 0 : ramp > 1 ? 1 : ramp);
+        float scaled = 1 / ((float)r->factor * power(r, head_dim, i));
+        inv_freq[i] = scaled * (1 - keep) + inv_freq[i] * keep;
     }
 }
 
 static void scale_llama3(const struct rope_config *r, uint32_t head_dim, float *inv_freq)
 {
-    double longest = r->original_max_position / r->low_freq_factor;
-    double shortest = r->original_max_position / r->high_freq_factor;
+    float context = (float)r->original_max_position, factor = (float)r->factor;
+    float longest = (float)(r->original_max_position / r->low_freq_factor);
+    float shortest = (float)(r->original_max_position / r->high_freq_factor);
+    float range = (float)(r->high_freq_factor - r->low_freq_factor);
     for (uint32_t i = 0; i < head_dim / 2; i++) {
-        double inv = inv_freq[i], wavelength = 2 * PI / inv;
-        double blend = (r->original_max_position / wavelength - r->low_freq_factor) /
-                       (r->high_freq_factor - r->low_freq_factor);
+        float inv = inv_freq[i], wavelength = 1 / inv * (float)(2 * PI);
+        float blend = (1 / wavelength * context - (float)r->low_freq_factor) / range;
         if (wavelength > longest)
-            inv = inv / r->factor;
+            inv_freq[i] = inv / factor;
         else if (wavelength >= shortest)
-            inv = (1 - blend) * inv / r->factor + blend * inv;
-        inv_freq[i] = (float)inv;
+            inv_freq[i] = (1 - blend) * inv / factor + blend * inv;
     }
 }
 
 void rope_inv_freq(const struct rope_config *r, uint32_t head_dim, float *inv_freq)
 {
-    /* Exponent, power and reciprocal each rounded to float32, as in the reference. */
-    for (uint32_t i = 0; i < head_dim / 2; i++) {
-        float exponent = (float)(2 * i) / (float)head_dim;
-        inv_freq[i] = 1.0f / (float)fmath_pow(r->theta, exponent);
-    }
+    for (uint32_t i = 0; i < head_dim / 2; i++)
+        inv_freq[i] = 1.0f / power(r, head_dim, i);
     if (r->type == ROPE_LINEAR)
         for (uint32_t i = 0; i < head_dim / 2; i++)
-            inv_freq[i] = (float)(inv_freq[i] / r->factor);
+            inv_freq[i] = inv_freq[i] / (float)r->factor;
     else if (r->type == ROPE_LLAMA3)
         scale_llama3(r, head_dim, inv_freq);
     else if (r->type == ROPE_YARN)

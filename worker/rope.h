@@ -7,6 +7,7 @@
  *             original/high_freq_factor: inv; between the two a blend
  *     yarn    inv / factor * (1 - f) + inv * f, f = 1 - clamp((i - low) / (high - low), 0, 1);
  *             cos and sin times attention_factor
+ * Each step of these is rounded to float32, as the reference computes them.
  * The angle is float32(position) * float32(inv_freq) rounded to float32, as the reference computes
  * it; its cos and sin are exact to float32 rounding. */
 #ifndef ASSAY_ROPE_H

@@ -96,7 +96,7 @@ def test_scores_are_near_and_of_a_mode_of_their_own(directory, mode, says):
     found = []
     for options in (["--threads", 2], ["--isa", "portable", "--max-batch-tokens", 128]):
         with Broker(directory / "d", options=[*mode, *options]) as broker, broker.client() as client:
-            assert client.call("hello")["mode"] == f"device=cpu arithmetic=3 {says} tp=1 pp=1"
+            assert client.call("hello")["mode"] == f"device=cpu arithmetic=4 {says} tp=1 pp=1"
             found.append([row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]])
             client.submit(key, rows[3:6], chunk=1)
             status = client.call("status", job=key)

@@ -384,7 +384,7 @@ static void test_mode_and_refusals(void **unused)
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
     dtype = "auto";
     qwen2_reward_model_mode(&s.model, mode, sizeof mode);
-    assert_string_equal(mode, "device=cpu arithmetic=3 dtype=bf16 quant=none tp=1 pp=1");
+    assert_string_equal(mode, "device=cpu arithmetic=4 dtype=bf16 quant=none tp=1 pp=1");
     scorer_close(&s);
     check_choice("auto", "none", NULL);
     check_choice("f32", "none", NULL);

@@ -96,14 +96,14 @@ static void test_another_mode_is_not_ready(void **state)
     struct scene *s = *state;
     struct group_options options = options_for(s, program(s, "bin/assay-worker"), DEMO, 1);
     int exit_code;
-    options.mode = "device=cpu arithmetic=3 dtype=f32 quant=none tp=2 pp=1";
+    options.mode = "device=cpu arithmetic=4 dtype=f32 quant=none tp=2 pp=1";
     make_group(s, &options);
     assert_text_has(wait_for_failure(s, &exit_code),
-        "rank 0 computes otherwise than expected (device=cpu arithmetic=3 dtype=f32 quant=none "
+        "rank 0 computes otherwise than expected (device=cpu arithmetic=4 dtype=f32 quant=none "
         "tp=2 pp=1): "
-        "device=cpu arithmetic=3 dtype=f32 quant=none tp=1 pp=1");
+        "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1");
     group_free(&s->group);
-    options.mode = "device=cpu arithmetic=3 dtype=f32 quant=none tp=1 pp=1";
+    options.mode = "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1";
     make_group(s, &options);
     wait_for(s, GROUP_READY);
 }

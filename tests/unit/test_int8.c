@@ -301,7 +301,7 @@ static void test_mode_and_refusal(void **unused)
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
     quant_method = "none";
     qwen2_reward_model_mode(&s.model, mode, sizeof mode);
-    assert_string_equal(mode, "device=cpu arithmetic=3 dtype=f32 quant=int8 tp=1 pp=1");
+    assert_string_equal(mode, "device=cpu arithmetic=4 dtype=f32 quant=int8 tp=1 pp=1");
     scorer_close(&s);
     assert_int_equal(cpu_ops.device->open(&d, &o, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "--quant fp8: the CPU does not have it; expected none or int8"));

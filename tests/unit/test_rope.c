@@ -45,6 +45,42 @@ static void frequencies_are_the_references(void **unused)
     }
 }
 
+/* The literals are those of transformers' modeling_rope_utils, which rounds each step to float32. */
+static void scaled_frequencies_are_the_references(void **unused)
+{
+    static const struct {
+        struct rope_config rope;
+        uint32_t head_dim;
+        float inv_freq[8];
+    } cases[] = {
+        {{.type = ROPE_LLAMA3,
+             .theta = 500,
+             .factor = 1.5,
+             .low_freq_factor = 2,
+             .high_freq_factor = 4,
+             .original_max_position = 16},
+            10, {0x1.83f758p-1f, 0x1.89f408p-3f, 0x1.c6af6p-5f, 0x1.0663bep-6f, 0x1.2ed6eep-8f}},
+        {{.type = ROPE_YARN,
+             .theta = 1e4,
+             .factor = 3.3,
+             .beta_fast = 32,
+             .beta_slow = 1,
+             .truncate = 1,
+             .original_max_position = 512},
+            16,
+            {0x1p+0f, 0x1.0b65p-2f, 0x1.0adc5p-4f, 0x1.ee8ea8p-7f, 0x1.8d3018p-9f, 0x1.f6684cp-11f,
+                0x1.3dc014p-12f, 0x1.91ed08p-14f}}};
+    (void)unused;
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        float inv_freq[64];
+        rope_inv_freq(&cases[c].rope, cases[c].head_dim, inv_freq);
+        for (uint32_t i = 0; i < cases[c].head_dim / 2; i++)
+            if (inv_freq[i] != cases[c].inv_freq[i])
+                fail_msg("case %zu, frequency %u: expected %a, found %a", c, i,
+                    (double)cases[c].inv_freq[i], (double)inv_freq[i]);
+    }
+}
+
 /* At position 600 the first two frequencies have angles of 600 and 160.96, the second of which
  * float32 holds to 2e-5 only. */
 static void angles_are_rounded_before_their_cosine(void **unused)
@@ -63,6 +99,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frequencies_are_the_references),
+        cmocka_unit_test(scaled_frequencies_are_the_references),
         cmocka_unit_test(angles_are_rounded_before_their_cosine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
