@@ -9,8 +9,9 @@
  *     steps           the place of the step token depends on the checkpoint:
  *                       process reward models: the chat template, with an assistant message of all
  *                       steps, the step token after each
- *                       all others (as in TRL): prompt, then each step and the step token, every
- *                       piece tokenized separately, no template unless the prompt is messages
+ *                       all others (as in TRL): the bos_token, if the tokenizer has one, the
+ *                       prompt, then each step and the step token, every piece tokenized
+ *                       separately; where the prompt is messages, the template writes it
  *
  * With safe_text, control tokens in the client's text are not recognised: only the template's own
  * are. Functions are pure: the same row gives the same ids. */

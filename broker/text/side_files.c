@@ -431,7 +431,18 @@ static int add_all(struct side *s)
     return rc;
 }
 
-int side_files_apply(json_t *root, const char *dir, struct err *e)
+/* The id of a named token; -1: none. A text that is no token, as an empty one, has the unknown
+ * token's. */
+static int32_t named_id(const struct side *s, const char *name)
+{
+    const char *text = side_text(json_object_get(s->names.named, name));
+    const json_t *token = text ? side_tokens_find(&s->tokens, text) : NULL;
+    if (text && !token && strcmp(name, "unk_token") != 0)
+        return named_id(s, "unk_token");
+    return token ? (int32_t)json_integer_value(json_object_get(token, "id")) : -1;
+}
+
+int side_files_apply(json_t *root, const char *dir, int32_t *bos, struct err *e)
 {
     struct err why = {0};
     struct side s = {.root = root,
@@ -451,6 +462,7 @@ int side_files_apply(json_t *root, const char *dir, struct err *e)
         rc = list_tokens(&s, dir);
     if (rc == 0)
         rc = add_all(&s);
+    *bos = rc == 0 ? named_id(&s, "bos_token") : -1;
     json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);

@@ -20,12 +20,14 @@
 #define ASSAY_SIDE_FILES_H
 
 #include <jansson.h>
+#include <stdint.h>
 
 #include "schema/err.h"
 
-/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. Returns
- * 0, or ASSAY_EFORMAT naming file, field, expected and found. */
-int side_files_apply(json_t *root, const char *dir, struct err *e);
+/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. *bos:
+ * the id that transformers has as bos_token_id, -1: none. Returns 0, or ASSAY_EFORMAT naming file,
+ * field, expected and found. */
+int side_files_apply(json_t *root, const char *dir, int32_t *bos, struct err *e);
 
 /* Checks that those of the files that side_files_apply would read are JSON objects or absent.
  * Returns 0, or ASSAY_EFORMAT naming the file. */

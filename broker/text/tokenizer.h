@@ -33,6 +33,9 @@ void tokenizer_free(struct tokenizer **t);
 uint32_t tokenizer_n_ids(const struct tokenizer *t); /* one more than the highest id */
 /* Returns the added token with exactly this text, -1: none. */
 int32_t tokenizer_find_added(const struct tokenizer *t, const char *content);
+/* Returns the id of the bos_token that the files beside tokenizer.json name, -1: none. A text does
+ * not begin with it unless the post-processor writes it. */
+int32_t tokenizer_bos(const struct tokenizer *t);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
 

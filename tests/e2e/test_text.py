@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 import tokenizers
-from harness import BIN, MODELS, PATIENCE, Broker, Refused, ids_bytes, random_key
+from harness import BIN, MODELS, PATIENCE, Broker, Refused, framed_model, ids_bytes, random_key
 
 REWARD, PROCESS, IDS_ONLY = MODELS / "demo-reward", MODELS / "demo-process", MODELS / "reward"
 ASSAY = str(BIN / "assay")
@@ -144,6 +144,30 @@ def test_steps_without_a_chat_template(directory):
         fine, unsaid = score(b, {"text": "fine"}, {**row, "pool": pool})
         assert fine["error"] is None and unsaid["score"] is None
         assert unsaid["error"]["code"] == "bad_request" and "pool.activation" in unsaid["error"]["message"]
+
+
+BOS = [  # (tokenizer_config.json, special_tokens_map.json, bos_token_id in transformers 5.23)
+    ({}, {}, None), ({"bos_token": "<|endoftext|>"}, {}, 295), ({"bos_token": None}, {"bos_token": {"content": "<|im_end|>"}}, 297),
+    ({"bos_token": "<|endoftext|>"}, {"bos_token": None}, None), ({"bos_token": "<new>"}, {}, 299),
+    ({"bos_token": "", "unk_token": "<|im_end|>"}, {}, 297)]
+
+
+@pytest.mark.parametrize("config,names,bos", BOS)
+def test_steps_begin_with_the_bos_token(directory, tokenizer, config, names, bos):
+    """As TRL trains them: where the tokenizer has one; what the post-processor puts around a text is left out."""
+    ids = [bos] * (bos is not None) + tokenizer.encode("Add: ").ids
+    for step in (" 1 + 1", " = 2"):
+        ids += tokenizer.encode(step).ids + [198]
+    model, pool = framed_model(directory / "model"), {"type": "STEP", "step_token": 198, "activation": "sigmoid"}
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, **config}))
+    (model / "special_tokens_map.json").write_text(json.dumps(names))
+    with Broker(directory / "d", model=model) as b:
+        plain, = score(b, {"prompt": "Add: ", "steps": [" 1 + 1", " = 2"], "pool": pool})
+        expected = by_ids(b, ids, pool=pool)
+        talk, = score(b, {"prompt": [user("Add: ")], "steps": ["7"], "pool": {**pool, "step_token": 298}})
+    assert plain["steps"] == expected["steps"] and (plain["n_tokens"], len(plain["steps"])) == (len(ids), 2)
+    assert talk["n_tokens"] == len(tokenizer.encode(chatml(user("Add: "))).ids) + 2
 
 
 def test_safe_text(running, tokenizer):
