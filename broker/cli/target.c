@@ -153,10 +153,27 @@ static int open_through(struct target *t, const struct stat *st, struct err *e)
     return rc;
 }
 
+/* 1: the file is another user's, in a directory such as /tmp whose files only their owners
+ * replace. */
+static int is_held_by_owner(const struct target *t)
+{
+    char folder[PATH_MAX];
+    struct stat file, dir;
+    uid_t user = geteuid();
+    return user != 0 && beside(t->place, ".", folder) == 0 && stat(t->place, &file) == 0 &&
+           stat(folder, &dir) == 0 && (dir.st_mode & S_ISVTX) && file.st_uid != user &&
+           dir.st_uid != user;
+}
+
 /* Replacing a file needs permission for its directory only; `> FILE` needs it for the file, and so
  * does this. */
 static int check_may_write(const struct target *t, struct err *e)
 {
+    if (is_held_by_owner(t))
+        return err_set(e, ASSAY_EUNAUTHORIZED,
+            "--output: cannot replace '%s': it is another user's, in a directory (sticky) where "
+            "only its owner may; expected another place",
+            t->path);
     if (faccessat(AT_FDCWD, t->place, W_OK, AT_EACCESS) == 0)
         return 0;
     return err_errno(e, errno == EACCES ? ASSAY_EUNAUTHORIZED : ASSAY_EIO,
@@ -192,7 +209,7 @@ static int check_part(const struct target *t, const char *input, struct err *e)
 }
 
 /* Opens FILE.part: locks it before emptying it, and gives it the permissions of the file that it
- * will replace. */
+ * will replace, and the owner if this user may. */
 static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
 {
     struct stat st;
@@ -214,6 +231,9 @@ static int open_part(struct target *t, const struct stat *old, const char *input
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     if (rc == 0)
         stamp_begin(t->fd);
+    if (rc == 0 && old && (old->st_uid != st.st_uid || old->st_gid != st.st_gid) &&
+        fchown(t->fd, old->st_uid, old->st_gid) != 0 && geteuid() == 0)
+        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     if (rc == 0 && old && fchmod(t->fd, old->st_mode & 0777) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     return rc == 0 ? open_stream(t, t->fd, e) : rc;

@@ -1,5 +1,6 @@
 /* tokenize.c - `assay tokenize`: text to token ids, with only a directory that has a
  * tokenizer.json. Needs no broker and no weights. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,12 +76,17 @@ static void print_table(const struct job *j)
 
 static int read_stdin(struct buffer *text)
 {
+    struct err e;
     size_t got;
+    errno = 0;
     do {
         got = fread(buffer_reserve(text, 1 << 16), 1, 1 << 16, stdin);
         text->len += got;
     } while (got > 0);
-    return ferror(stdin) ? EX_IOERR : EX_OK;
+    if (!ferror(stdin))
+        return EX_OK;
+    err_errno(&e, ASSAY_EIO, "cannot read stdin");
+    return cli_fail(&e);
 }
 
 static int tokenize_text(struct job *j)

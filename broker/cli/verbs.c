@@ -123,7 +123,7 @@ static void print_retried(const json_t *r)
 static int key_column(const json_t *jobs, int *width)
 {
     const json_t *job;
-    int longest = 3, height;
+    int longest = 8, height;
     size_t k;
     json_array_foreach(jobs, k, job)
     {

@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 
@@ -144,7 +145,8 @@ def test_verbs_against_a_running_broker(directory):
         assert {json.loads(line)["id"] for line in done.stdout.splitlines()} == {f"row-{k}" for k in range(30)}
         status = json.loads(run("status", "monday", "--json", *data).stdout)
         assert status["done"] == 30 and status["state"] == "done"
-        assert "monday" in run("jobs", *data).stdout
+        head, line = run("jobs", *data).stdout.splitlines()  # all of it, though the key is short
+        assert line.split()[1] == "monday" and head.endswith("ROWS/S") and re.search(r" \d+\.\d$", line), line
         assert json.loads(run("info", "--json", *data).stdout)["ok"]
         done = run("status", "tuesday", *data)
         assert done.returncode == 65 and "unknown_job" in done.stderr

@@ -146,6 +146,34 @@ def test_a_protected_output_is_kept(directory, rows):
     assert {path.name for path in directory.iterdir()} == {"in.jsonl", "out"}
 
 
+def test_a_replaced_output_keeps_its_owner(directory, rows):
+    out = directory / "out"
+    out.write_text("old\n")
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(out, 65534, 65534)
+    out.chmod(0o600)
+    assert score(rows, out).returncode == 0 and ids(out) == EXPECTED
+    assert (out.stat().st_uid, out.stat().st_gid, stat.S_IMODE(out.stat().st_mode)) == (65534, 65534, 0o600)
+
+
+def test_another_user_s_output_in_a_sticky_directory(directory, rows):
+    """It could not be replaced once everything was scored."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be two users")
+    directory.chmod(0o1777)
+    rows.chmod(0o644)
+    out = directory / "out"
+    out.write_text("precious\n")
+    out.chmod(0o666)
+    shutil.copytree(BIN, directory / "bin", ignore=lambda _, names: [name for name in names if not name.startswith("assay")])
+    shutil.copytree(DEMO, directory / "model")
+    done = subprocess.run([directory / "bin/assay", "score", rows, "-o", out, "--model", directory / "model", "--threads", "1"],
+                          user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 77 and "another user's" in done.stderr, done.stderr
+    assert out.read_text() == "precious\n" and not list(directory.glob("out.*"))
+
+
 def has_attributes(directory):
     try:
         os.setxattr(directory, "user.assay.test", b"1")
