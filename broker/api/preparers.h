@@ -18,8 +18,8 @@ struct task {
 
 struct preparers;
 
-/* Starts the threads; they have the caller's signal mask. The pointers must outlive them. Returns 0,
- * or ASSAY_EIO. */
+/* Starts the threads; they have the caller's signal mask. The pointers must outlive them. Returns
+ * 0, or ASSAY_EIO. */
 int preparers_new(struct preparers **p, const struct model_info *model,
     const struct text_model *text, const struct request_limits *limits, struct err *e);
 void preparers_free(struct preparers **p); /* stops them; NULL-safe */

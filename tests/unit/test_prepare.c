@@ -1,5 +1,5 @@
-/* test_prepare.c - messages prepared by threads are what they are when prepared here; threads can be
- * stopped in the middle. */
+/* test_prepare.c - messages prepared by threads are what they are when prepared here; threads can
+ * be stopped in the middle. */
 #include "broker/api/preparers.h"
 #include "tests/unit/store_fixture.h"
 #include "tests/unit/tiny_tokenizer.h"
