@@ -147,7 +147,7 @@ int directory_choose(
         return rc;
     if (strcmp(choice, "single") == 0 ? !single : strcmp(choice, "index") == 0 && !index)
         return err_set(e, ASSAY_EFORMAT, "%s: --weights %s: expected %s, found none", dir, choice,
-            single ? WEIGHTS_INDEX_FILE : WEIGHTS_SINGLE_FILE);
+            strcmp(choice, "index") == 0 ? WEIGHTS_INDEX_FILE : WEIGHTS_SINGLE_FILE);
     if (!single && !index)
         return refuse_instead(dir, WEIGHTS_SINGLE_FILE, e);
     if (chosen)

@@ -366,6 +366,8 @@ def test_a_choice_of_what_is_not_there(model, which, missing):
         (model / "model.safetensors").rename(model / "other.safetensors")
     code, said = describe(model, "--weights", which)
     assert code == 78 and f"expected {missing}, found none" in said
+    (model / "model.safetensors").unlink(missing_ok=True)
+    assert f"expected {missing}, found none" in describe(model, "--weights", which)[1]
 
 
 def test_a_choice_where_nothing_is_to_be_chosen(model, directory):
