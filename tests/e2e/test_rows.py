@@ -100,11 +100,19 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("ask", [by_socket, by_lines])
-def test_pairs(running, ask):
-    found = ask(running, *(row for row, _, _ in PAIRS))
-    expected = plain(running, *(chatml(*talk) for _, *talks in PAIRS for talk in talks))
-    for k, (row, *_) in enumerate(PAIRS):
+PAIR_LINES = [  # what only lines have: the same conversation under another name
+    ({"prompt": Q, "messages": [user(Q), A], "chosen": [user(Q), A], "rejected": [user(Q), B]}, [user(Q), A], [user(Q), B]),
+    ({"prompt": Q, "messages": [{**user(f" {Q}\n"), "name": "Ann", "weight": 1}, {**A, "tool_calls": [], "reasoning_content": None}],
+      "chosen": "73", "rejected": "74", "text": "73"}, [user(Q), A], [user(Q), B]),
+    ({"messages": [], "text": "", "prompt": Q, "chosen": "73", "rejected": "74"}, [user(Q), A], [user(Q), B]),
+]
+
+
+@pytest.mark.parametrize("ask,cases", [(by_socket, PAIRS), (by_lines, PAIRS + PAIR_LINES)], ids=["socket", "lines"])
+def test_pairs(running, ask, cases):
+    found = ask(running, *(row for row, _, _ in cases))
+    expected = plain(running, *(chatml(*talk) for _, *talks in cases for talk in talks))
+    for k, (row, *_) in enumerate(cases):
         assert found[k]["error"] is None, (row, found[k])
         assert [found[k]["chosen"], found[k]["rejected"]] == expected[2 * k:2 * k + 2], row
 
@@ -131,6 +139,8 @@ ONE_LINE = [  # what only lines have
     ({"prompt": Q, "response": "73", "completion": "73"}, [user(Q), A]),
     ({"prompt": Q, "response": "73", "instruction": Q, "input": "", "context": None, "images": [], "documents": []}, [user(Q), A]),
     ({"prompt": Q, "response": "73", "query": "what to search for"}, [user(Q), A]),
+    ({"prompt": Q, "response": "73", "messages": [user(Q), A], "text": f"Question: {Q}\nAnswer: 73"}, [user(Q), A]),
+    ({"messages": [user(Q), A], "text": chatml(user(Q), A)}, [user(Q), A]),
     ({"messages": [user(Q), A], "query": "what to search for"}, [user(Q), A]),
     ({"prompt": Q, "response": "<think>\nx\n</think>\n\n73", "thinking": "x"}, [user(Q), answer("<think>\nx\n</think>\n\n73")]),
     ({"prompt": Q, "response": "73", "score": 1.5, "label": True, "source": "x", "meta": {"a": [1]}, "split": "t"}, [user(Q), A]),
@@ -179,6 +189,20 @@ BAD_LINES = [
     ({"prompt": Q, "response": "73", "documents": [{"title": "t", "text": "The moon."}]}, "documents", "in what is scored"),
     ({"instruction": "Add.", "prompt": Q, "response": "73"}, "instruction", "in what is scored"),
     ({"input": Q, "chosen": "73", "rejected": "74"}, "input", "in what is scored"),
+    ({"messages": [user(Q)], "chosen": "73", "rejected": "74"}, "messages", "in what is scored"),
+    ({"messages": [user(OTHER)], "prompt": Q, "chosen": "73", "rejected": "74"}, "messages", "in what is scored"),
+    ({"messages": [system("Be brief."), user(Q)], "chosen": [user(Q), A], "rejected": [user(Q), B]}, "messages", "in what is scored"),
+    ({"messages": [user(Q), answer("73", reasoning_content="well")], "prompt": Q, "chosen": "73", "rejected": "74"},
+     "messages", "in what is scored"),
+    ({"messages": [user(Q), answer("", tool_calls=[{"name": "add"}])], "prompt": Q, "chosen": "73", "rejected": "74"},
+     "messages", "in what is scored"),
+    ({"messages": "[]", "prompt": Q, "chosen": "73", "rejected": "74"}, "messages", "in what is scored"),
+    ({"text": Q, "chosen": "73", "rejected": "74"}, "text", "in what is scored"),
+    ({"text": OTHER, "prompt": Q, "chosen": "73", "rejected": "74"}, "text", "in what is scored"),
+    ({"messages": [user(OTHER)], "prompt": Q, "response": "73"}, "messages", "in what is scored"),
+    ({"messages": [user(OTHER)], "prompt": Q, "completion": "73"}, "messages", "in what is scored"),
+    ({"messages": [user(OTHER)], "prompt": Q, "responses": ["73", "74"]}, "messages", "in what is scored"),
+    ({"messages": [user(OTHER)], "prompt": Q, "steps": ["73"]}, "messages", "in what is scored"),
     ({"conversations": [{"from": "human", "value": Q}], "chosen": "73", "rejected": "74"}, "conversations", "in what is scored"),
     ({"prompt": Q, "response": "73", "thinking": "well"}, "thinking", "in what is scored"),
     ({"prompt": Q, "response": "73", "images": ["x.png"]}, "images", "text alone"),

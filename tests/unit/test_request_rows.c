@@ -268,7 +268,9 @@ static void wrong_text_shapes_are_refused_by_name(void **state)
         "{'steps':['x']}", "{'prompt':'x','problem':'x','steps':['x']}",
         "{'prompt':'x','response':'x','completion':'x'}",
         "{'text':'x','error':{'code':'bad_token','message':'x'}}",
-        "{'problem':'x','question':'x','response':'x'}", "{'prompt':'x','system':'x'}"};
+        "{'problem':'x','question':'x','response':'x'}", "{'prompt':'x','system':'x'}",
+        "{'chosen':'a','rejected':'b','messages':[]}", "{'chosen':'a','rejected':'b','text':'a'}",
+        "{'prompt':'x','response':'x','messages':[]}"};
     static const struct {
         const char *row, *field;
     } fields[] = {

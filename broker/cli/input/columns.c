@@ -121,14 +121,17 @@ static int is_held(const json_t *row, const json_t *v)
     return 1;
 }
 
-static int check_held(const json_t *row, const json_t *line, const char *key, struct err *e)
+static int not_held(const char *key, struct err *e)
 {
-    const json_t *v = column(line, key);
-    if (!v || v == json_object_get(row, key) || is_held(row, v))
-        return 0;
     return err_field(e, ASSAY_EBADREQ, key,
         "expected nothing that is not in what is scored; write it into the prompt, or leave it "
         "out");
+}
+
+static int check_held(const json_t *row, const json_t *line, const char *key, struct err *e)
+{
+    const json_t *v = column(line, key);
+    return !v || v == json_object_get(row, key) || is_held(row, v) ? 0 : not_held(key, e);
 }
 
 /* ---- what is scored ---- */
@@ -299,6 +302,38 @@ static int take_system(json_t *row, const json_t *line, struct err *e)
     return 0;
 }
 
+/* Of a message only what a template may write counts. */
+static int messages_are_held(const json_t *row, const json_t *messages)
+{
+    static const char *const keys[] = {"content", "reasoning_content", "tool_calls"};
+    const json_t *message;
+    size_t k;
+    if (!json_is_array(messages))
+        return is_held(row, messages);
+    json_array_foreach((json_t *)messages, k, message)
+    {
+        if (!json_is_object(message) && !is_held(row, message))
+            return 0;
+        for (int i = 0; i < 3; i++)
+            if (!is_held(row, json_object_get(message, keys[i])))
+                return 0;
+    }
+    return 1;
+}
+
+/* Messages beside another key of what is scored are likely to be its prompt, and so is a text
+ * beside a pair. A text beside an answer or messages is the same written out, as data sets have
+ * it. */
+static int check_other_bodies(const json_t *row, const json_t *line, struct err *e)
+{
+    const json_t *messages = column(line, "messages");
+    int is_pair = json_object_get(row, "chosen") || json_object_get(row, "rejected");
+    if (messages && messages != json_object_get(row, "messages") &&
+        !messages_are_held(row, messages))
+        return not_held("messages", e);
+    return is_pair ? check_held(row, line, "text", e) : 0;
+}
+
 /* ---- a chat template's arguments ---- */
 
 /* Some data sets keep the list of tools as JSON in a string. */
@@ -427,6 +462,8 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
         rc = take_system(row, line, e);
     if (rc == 0)
         rc = check_other_prompts(row, line, e);
+    if (rc == 0)
+        rc = check_other_bodies(row, line, e);
     for (int i = 0; rc == 0 && hints[i]; i++)
         rc = check_held(row, line, hints[i], e);
     if (rc == 0)

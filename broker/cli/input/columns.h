@@ -6,8 +6,9 @@
  *                     response | completion | messages | text; with prompt (question, problem),
  *                     system (system_prompt) and tools
  *     changes text    another prompt, instruction, input, context, thinking, documents, images ..,
- *                     and query where there is no prompt: accepted if the scored text contains it
- *                     already, else an error that names it
+ *                     query where there is no prompt, messages beside another key of what is
+ *                     scored, text beside chosen and rejected: accepted if the scored text contains
+ *                     it already, else an error that names it
  *     how to score    pool, truncate, hf_pad_rule, safe_text, add_special_tokens, adapter: as in a
  *                     row of a submit message. step_token, positions and activation belong in pool
  *                     and are an error elsewhere
