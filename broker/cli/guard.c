@@ -148,15 +148,26 @@ static int is_checkpoint(const char *dir)
     return found;
 }
 
+/* Is the directory a checkpoint's, or the folder of templates in one? */
+static int belongs_to_checkpoint(const struct cli *c, const char *dir)
+{
+    char at[PATH_MAX];
+    struct stat st;
+    if (!realpath(dir, at))
+        return 0;
+    const char *slash = strrchr(at, '/');
+    if (strcmp(slash + 1, TEMPLATES) == 0)
+        go_up(at);
+    return stat(at, &st) == 0 && (is_checkpoint(at) || leads_to(c->value[CLI_MODEL], &st));
+}
+
 /* path: of the output, as given or as resolved. */
 static int check_name_beside(const struct cli *c, const char *path, struct err *e)
 {
     char dir[PATH_MAX];
-    struct stat st;
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
-    if (!is_checkpoint_name(name) || stat(dir, &st) != 0 ||
-        !(is_checkpoint(dir) || leads_to(c->value[CLI_MODEL], &st)))
+    if (!is_checkpoint_name(name) || !belongs_to_checkpoint(c, dir))
         return 0;
     return err_set(e, ASSAY_EBADREQ,
         "--output: '%.200s' is in a checkpoint's directory, and is a file of the checkpoint or "

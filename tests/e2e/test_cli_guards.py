@@ -103,7 +103,8 @@ def test_a_new_name_beside_the_checkpoint_is_an_output(directory, rows):
         done = score(rows, model / "out.jsonl", model=model)
         assert done.returncode == 0, done.stderr
         assert ids(model / "out.jsonl") == EXPECTED
-    for name in ("special_tokens_map.json", "chat_template.jinja"):
+    (model / "additional_chat_templates").mkdir()
+    for name in ("special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/tool.jinja"):
         done = score(rows, model / name, model=model)
         assert done.returncode == 64 and "would be read" in done.stderr and not (model / name).exists()
 
