@@ -27,6 +27,7 @@ create table job (
   tokens_left integer not null default 0,  -- tokens of unfinished rows
   next_seq    integer not null default 1,  -- cursor of the next result
   mode        integer not null references mode,
+  truncation  integer not null default 0,  -- of rows that asked for it: n the longest, none was cut; -n some were cut to this many tokens
   meta        blob,                        -- the client's, msgpack
   rate        real not null default 0,
   created_ms  integer not null,
@@ -135,7 +136,7 @@ create view jobs as
   select job, key,
     case
       when cancelled then 'cancelled'
-      when paused or held then 'paused'
+      when paused or held and not (sealed and done = placed) then 'paused'
       when sealed and done = placed then 'done'
       when not sealed then 'open'
       when running > 0 then 'running'
@@ -156,12 +157,20 @@ create view jobs as
   from (
     select job.*,
       seal_chunk is not null and next_chunk > seal_chunk as sealed,
-      job.mode <> current.value as held,
-      case when job.mode <> current.value then
-        'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker runs ' ||
-        substr(now.digest, 1, 12) || ' (' || now.text || ')' end as reason
+      job.mode <> current.value or
+        case when job.truncation < 0 then -job.truncation <> longest.value else job.truncation > longest.value end as held,
+      case
+        when job.mode <> current.value then
+          'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker runs ' ||
+          substr(now.digest, 1, 12) || ' (' || now.text || ')'
+        when job.truncation < 0 and -job.truncation <> longest.value then
+          'made with rows truncated to ' || -job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
+        when job.truncation > longest.value then
+          'made with rows of up to ' || job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
+      end as reason
     from job
       join meta current on current.name = 'mode'
+      join (select coalesce(max(value), 1 << 40) as value from meta where name = 'max_len') longest
       join mode made on made.mode = job.mode
       join mode now on now.mode = current.value);
 

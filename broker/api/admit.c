@@ -132,6 +132,7 @@ static uint32_t check_part(struct admit *a, const struct row_request *q, struct 
             "%sexpected at most %u tokens, found %u; truncate keeps the first", name, max_len, n);
     else
         check_tokens(a, out, name, a->ids + from, kept);
+    out->is_cut |= kept < n;
     return kept;
 }
 
@@ -260,8 +261,10 @@ static void check_steps(struct admit *a, const struct row_request *q, struct sto
 
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    *out = (struct store_row){
-        .client_id = q->id, .shape = q->shape, .pool = pooling_resolve(q->pool, a->model->pool)};
+    *out = (struct store_row){.client_id = q->id,
+        .shape = q->shape,
+        .truncates = q->truncate,
+        .pool = pooling_resolve(q->pool, a->model->pool)};
     if (q->shape == ROW_STEPS)
         out->pool.type = POOL_STEP;
     check_steps(a, q, out);

@@ -79,6 +79,10 @@ static int check_chunk(
 {
     if (j->cancelled)
         return err_field(e, ASSAY_ESTATE, "key", "the job is cancelled");
+    if (j->truncated_otherwise) /* or it would have rows of both kinds */
+        return err_field(e, ASSAY_ESTATE, "key",
+            "the job is held: %s; expected resume with accept_mode first, or another key",
+            j->reason);
     if (x->seal >= 0 && (c->chunk > x->seal || c->seal))
         return err_field(e, ASSAY_ESTATE, "chunk", "the job is sealed at chunk %lld, found %u",
             (long long)x->seal, c->chunk);

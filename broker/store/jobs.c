@@ -56,7 +56,25 @@ static enum job_state state_of(const struct store_job *j)
     return j->running > 0 ? JOB_RUNNING : JOB_QUEUED;
 }
 
-static void read_reason(struct store *s, int64_t mode, struct store_job *j)
+/* ---- truncation ---- */
+
+int64_t store_join_truncation(int64_t a, int64_t b)
+{
+    int64_t n = a < 0 ? -a : a, m = b < 0 ? -b : b, most = n > m ? n : m;
+    return a < 0 || b < 0 ? -most : most;
+}
+
+/* Whether the broker would truncate rows of the job otherwise than they were: to another length, or
+ * at all. */
+static int truncates_otherwise(const struct store *s, int64_t truncation)
+{
+    int64_t max_len = s->options.limits.max_len;
+    return max_len > 0 && (truncation < 0 ? -truncation != max_len : truncation > max_len);
+}
+
+/* ---- reading a job ---- */
+
+static void read_mode(struct store *s, int64_t mode, struct store_job *j)
 {
     snprintf(j->reason, sizeof j->reason, "made under a mode that the database does not know");
     sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
@@ -68,6 +86,18 @@ static void read_reason(struct store *s, int64_t mode, struct store_job *j)
         s->options.digest, s->options.mode);
     utf8_make_printable(j->reason);
     sqlite3_reset(q);
+}
+
+/* Says what the job was made with that the broker has otherwise. */
+static void read_reason(struct store *s, int64_t mode, int64_t truncation, struct store_job *j)
+{
+    long long n = truncation < 0 ? -truncation : truncation;
+    if (mode != s->mode)
+        read_mode(s, mode, j);
+    else
+        snprintf(j->reason, sizeof j->reason,
+            "made with rows %s %lld tokens, the broker truncates to %u (--max-len)",
+            truncation < 0 ? "truncated to" : "of up to", n, s->options.limits.max_len);
 }
 
 static void note_unsound(struct store *s, int64_t job)
@@ -156,12 +186,15 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     j->copied = rows_at(q, 16);
     j->cached = rows_at(q, 17);
     j->fresh = sqlite3_column_int(q, 18);
+    int64_t truncation = sqlite3_column_int64(q, 22);
     sqlite3_reset(q);
     /* A finished job is not held: nothing is left to score under another mode. */
-    j->held = mode != s->mode && !(j->sealed && j->done == j->placed);
-    j->made_otherwise = mode != s->mode && !j->held;
-    if (mode != s->mode)
-        read_reason(s, mode, j);
+    j->truncated_otherwise = truncates_otherwise(s, truncation);
+    int otherwise = mode != s->mode || j->truncated_otherwise;
+    j->held = otherwise && !(j->sealed && j->done == j->placed);
+    j->made_otherwise = otherwise && !j->held;
+    if (otherwise)
+        read_reason(s, mode, truncation, j);
     if (damage)
         note_damage(s, damage, j);
     j->state = state_of(j);
@@ -190,7 +223,9 @@ static const char *const sets[] = {
     [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
     [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
     [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
-    [JOBS_HELD] = FIRST("job_unfinished", "finished_ms is null and mode <> ?3"),
+    [JOBS_HELD] =
+        FIRST("job_unfinished", "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
+                                "iif(truncation < 0, -truncation <> ?4, truncation > ?4)))"),
     [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
     [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
     [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
@@ -208,10 +243,10 @@ struct paused {
 static int first_of(
     struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
 {
-    sqlite3_stmt *q =
-        set == JOBS_HELD
-            ? store_prepare(s, sets[set], "iii", after, (int64_t)STORE_LAST_JOB, s->mode)
-            : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
+    sqlite3_stmt *q = set == JOBS_HELD
+                          ? store_prepare(s, sets[set], "iiii", after, (int64_t)STORE_LAST_JOB,
+                                s->mode, (int64_t)s->options.limits.max_len)
+                          : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
     int rc = store_step(s, q, e);
     if (rc == 1)
         read_job(s, q, j);
@@ -302,9 +337,16 @@ int store_pause(struct store *s, int64_t job, int paused, struct err *e)
 
 int store_accept_mode(struct store *s, int64_t job, struct err *e)
 {
-    int rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
+    struct store_job j;
+    int rc = store_get_job(s, job, &j, e);
+    int64_t max_len = rc == 1 && j.truncated_otherwise ? s->options.limits.max_len : 0;
+    if (rc >= 0)
+        rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
     return rc != 0 ? rc
-                   : store_run(s, e, "update job set mode = ? where job = ?", "ii", s->mode, job);
+                   : store_run(s, e,
+                         "update job set mode = ?1, truncation = iif(?2 > 0, -?2, truncation) "
+                         "where job = ?3",
+                         "iii", s->mode, max_len, job);
 }
 
 int store_set_fresh(struct store *s, int64_t job, struct err *e)

@@ -233,6 +233,9 @@ static int write_state(struct store *s, struct err *e)
         rc = read_state(s, e);
     if (rc == 0)
         rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
+    if (rc == 0 && s->options.limits.max_len > 0)
+        rc = store_run(s, e, "insert or replace into meta values ('max_len', ?)", "i",
+            (int64_t)s->options.limits.max_len);
     if (rc == 0)
         rc = store_run(
             s, e, "update block indexed by block_running set running = 0 where running <> 0", "");

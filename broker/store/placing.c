@@ -39,6 +39,7 @@ struct store_rows {
     uint32_t n, room;
     struct ready_pack *packs, **packs_end;
     struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
+    int64_t truncation;           /* of its rows (store_join_truncation) */
 };
 
 /* ---- made ready, on any thread ---- */
@@ -136,6 +137,18 @@ static struct ready_row *make_room(struct store_rows *r)
     return &r->rows[r->n];
 }
 
+/* The row's own truncation: its longest sequence decides. */
+static int64_t truncation_of(const struct store_row *row)
+{
+    uint32_t longest = 0, from = 0;
+    if (row->error_code || !row->truncates)
+        return 0;
+    for (uint32_t part = 0; row->n_parts > 1 && part < row->n_parts; from = row->ends[part++])
+        longest = row->ends[part] - from > longest ? row->ends[part] - from : longest;
+    longest = row->n_parts > 1 ? longest : row->n_tokens;
+    return row->is_cut ? -(int64_t)longest : longest;
+}
+
 void store_rows_add(struct store_rows *r, const struct store_row *row)
 {
     struct ready_row *ready = make_room(r);
@@ -149,6 +162,7 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
     if (row->error_code && row->error_message)
         ready->error_message =
             must_have(strdup(row->error_message), strlen(row->error_message) + 1);
+    r->truncation = store_join_truncation(r->truncation, truncation_of(row));
     r->n++;
 }
 
@@ -201,6 +215,7 @@ struct placing {
     int64_t job;
     int64_t first_row;          /* the number of the first of them */
     int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
+    int64_t truncation;         /* of the job's rows so far */
     int64_t placed, failed, tokens;
 };
 
@@ -264,12 +279,14 @@ static int add_row(struct store *s, struct placing *p, const struct ready_row *r
 static int begin_placing(struct store *s, int64_t job, struct placing *p, struct err *e)
 {
     *p = (struct placing){.job = job};
-    sqlite3_stmt *q = store_prepare(s, "select placed, next_seq from job where job = ?", "i", job);
+    sqlite3_stmt *q =
+        store_prepare(s, "select placed, next_seq, truncation from job where job = ?", "i", job);
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
     p->first_row = p->next_row = row_id_of(job, (uint32_t)sqlite3_column_int64(q, 0));
     p->next_seq = sqlite3_column_int64(q, 1);
+    p->truncation = sqlite3_column_int64(q, 2);
     sqlite3_reset(q);
     return 0;
 }
@@ -284,6 +301,17 @@ static int end_placing(struct store *s, const struct placing *p, struct err *e)
     return rc == 0 && p->failed > 0 ? store_set_finished(s, p->job, e) : rc;
 }
 
+/* Notes the rows' truncation with their job. */
+static int keep_truncation(
+    struct store *s, const struct placing *p, const struct store_rows *rows, struct err *e)
+{
+    int64_t all = store_join_truncation(p->truncation, rows->truncation);
+    return all == p->truncation
+               ? 0
+               : store_run_job(s, p->job, JOB_SAID, e,
+                     "update job set truncation = ? where job = ?", "ii", all, p->job);
+}
+
 int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e)
 {
     struct placing p;
@@ -293,5 +321,7 @@ int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, 
         rc = add_row(s, &p, &rows->rows[i], e);
     for (const struct ready_pack *pack = rows->packs; rc == 0 && pack; pack = pack->next)
         rc = add_pack(s, &p, rows, pack, e);
+    if (rc == 0)
+        rc = keep_truncation(s, &p, rows, e);
     return rc == 0 ? end_placing(s, &p, e) : rc;
 }

@@ -11,7 +11,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 7
+#define STORE_SCHEMA_VERSION 8
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_GUARDED 4 /* files that store/guard.c watches */
@@ -49,7 +49,7 @@ struct touched_job {
 #define STORE_JOB_COLUMNS                                                                          \
     "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
     "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh, "          \
-    "tokens_left, next_seq, sum from job "
+    "tokens_left, next_seq, sum, truncation from job "
 
 /* What the open transaction has finished of one job. Its counters are updated once: when rows of
  * another job follow, or at the commit (store/finish.c). */
@@ -230,6 +230,10 @@ int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 /* Writes the values as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
+/* store/jobs.c: how rows that asked for truncation were truncated: n the longest has n tokens, and
+ * none was cut; -n some were cut to n; 0 there are none. */
+int64_t store_join_truncation(int64_t a, int64_t b);
+
 /* Adds s->tally to its job's counters, and clears it. */
 int store_end_tally(struct store *s, struct err *e);
 

@@ -68,6 +68,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "where finished_ms is not null and cancelled = 0 and paused = 0;"
           "create index job_paused on job (job) where paused <> 0;"
           "create index job_cancelled on job (job) where cancelled <> 0;",
+    /* A job remembers how its rows were truncated (store/jobs.c). */
+    [7] = "alter table job add column truncation integer not null default 0;",
 };
 
 /* ---- from one version to the next ---- */

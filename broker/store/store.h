@@ -52,13 +52,16 @@ struct store_job {
     int64_t cached;  /* rows done with a result from the score cache */
     int fresh;       /* the job takes nothing from the score cache */
     int64_t running; /* advisory */
-    /* made under another mode than the broker's: not run until resumed with accept_mode */
+    /* made under another mode or truncation than the broker's: not run until resumed with
+     * accept_mode */
     int held;
     /* held because its record is not what was written, finished or not */
     int damaged;
-    int made_otherwise; /* finished under a mode other than the broker's */
-    char reason[256];   /* why it is held or made_otherwise, else "" */
-    double rate;        /* recent rows/s, from store_set_rate; over the whole run once finished */
+    int made_otherwise; /* finished under a mode or truncation other than the broker's */
+    /* rows that asked for truncation were truncated otherwise than the broker would */
+    int truncated_otherwise;
+    char reason[256]; /* why it is held or made_otherwise, else "" */
+    double rate;      /* recent rows/s, from store_set_rate; over the whole run once finished */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
 };
@@ -165,7 +168,8 @@ int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jo
 /* Cancels the job if it is unfinished. */
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);
-/* Moves the job to the broker's present mode, and accepts a damaged record as it is. */
+/* Moves the job to the broker's present mode and truncation, and accepts a damaged record as it
+ * is. */
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
 /* Queues failed rows again, and rows whose results were found damaged. Their old results are
  * deleted; the new ones get later cursors. */
@@ -199,7 +203,8 @@ enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 
 /* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
  * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
  * then call store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
- * ASSAY_ESTATE: the job is cancelled, or the chunk is past the sealing one. */
+ * ASSAY_ESTATE: the job is cancelled, or held for its truncation, or the chunk is past the sealing
+ * one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
 /* Returns 1 when a full queue must still take this chunk: either it is there already and adds
  * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */
@@ -226,6 +231,7 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
+    int truncates, is_cut; /* it asked for truncation; and lost tokens by it */
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
 };

@@ -177,7 +177,11 @@ static int64_t sum_said(sqlite3_stmt *q)
         sqlite3_column_int64(q, 3), sqlite3_column_int64(q, 4),
         sqlite3_column_type(q, 5) == SQLITE_NULL ? -1 : sqlite3_column_int64(q, 5),
         sqlite3_column_int64(q, 15), sqlite3_column_int64(q, 18), sqlite3_column_int64(q, 13)};
-    return (int64_t)(uint32_t)add_text(XXH3_64bits(numbers, sizeof numbers), text_at(q, 1));
+    uint64_t h = XXH3_64bits(numbers, sizeof numbers);
+    int64_t truncation = sqlite3_column_int64(q, 22);
+    if (truncation != 0) /* 0 adds nothing: so it is in records of before version 8 */
+        h = XXH3_64bits_withSeed(&truncation, sizeof truncation, h);
+    return (int64_t)(uint32_t)add_text(h, text_at(q, 1));
 }
 
 static int64_t sum_counted(sqlite3_stmt *q)

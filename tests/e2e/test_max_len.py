@@ -1,8 +1,11 @@
 """A broker that is started again on its data with another --max-len, or another checkpoint."""
+import json
+import subprocess
+
 import pytest
 
 import harness
-from harness import MODELS, Broker, wait_until
+from harness import MODELS, Broker, Refused, wait_until
 
 
 def distinct(n, length):
@@ -57,3 +60,85 @@ def test_a_job_moved_to_another_checkpoint(tmp_path, now, code, said):
         found = {r["i"]: r for r in client.results("moved")}
         assert found[1]["error"]["code"] == code and said in found[1]["error"]["message"], found
         assert client.call("info")["counters"]["batches_lost"] == 0
+
+
+def cut(n, length, first=0):
+    return [{"ids": [(first + i + j) % 200 for j in range(length)], "truncate": True} for i in range(n)]
+
+
+def begin(directory, max_len, rows, key="cut"):
+    with Broker(directory, options=["--max-len", max_len]) as broker, broker.client() as client:
+        assert client.submit(key, rows, seal=False)["state"] == "open"
+        wait_until(lambda: client.call("status", job=key)["done"] == len(rows))
+
+
+def test_a_job_has_one_truncation(tmp_path):
+    rows, more = cut(20, 30), cut(20, 30, first=100)
+    begin(tmp_path / "d", 10, rows)
+    with Broker(tmp_path / "d", options=["--max-len", 20]) as broker, broker.client() as client:
+        reason = "made with rows truncated to 10 tokens, the broker truncates to 20 (--max-len)"
+        status = client.call("status", job="cut")
+        assert (status["state"], status["reason"]) == ("paused", reason)
+        assert broker.sql("select state, reason from jobs") == [("paused", reason)]
+        assert [j["key"] for j in client.call("jobs", state="paused")["jobs"]] == ["cut"]
+        assert client.submit("cut", rows, seal=False)["state"] == "paused"  # it was there already
+        with pytest.raises(Refused, match="wrong_state.*held: made with rows truncated to 10"):
+            client.submit("cut", more, chunk=1)
+        with pytest.raises(Refused, match="wrong_state"):
+            client.call("resume", job="cut")
+        client.submit("another", more)
+        assert {r["n_tokens"] for r in client.results("another")} == {20}
+    with Broker(tmp_path / "d", options=["--max-len", 10]) as broker, broker.client() as client:
+        assert client.call("status", job="cut")["state"] == "open"
+        assert broker.sql("select key, state, reason from jobs") == [("cut", "open", None), ("another", "done", "made with rows "
+                          "truncated to 20 tokens, the broker truncates to 10 (--max-len)")]
+        assert "truncated to 20" in client.call("status", job="another")["made_otherwise"]
+        assert client.submit("cut", more, chunk=1)["accepted"] == 20
+        assert {r["n_tokens"] for r in client.results("cut")} == {10}
+
+
+def test_another_truncation_may_be_accepted(tmp_path):
+    begin(tmp_path / "d", 10, cut(5, 30))
+    with Broker(tmp_path / "d", options=["--max-len", 20]) as broker, broker.client() as client:
+        assert client.call("resume", job="cut", accept_mode=True)["state"] == "open"
+        client.submit("cut", cut(5, 30, first=100), chunk=1, seal=False)
+        wait_until(lambda: client.call("status", job="cut")["done"] == 10)
+        broker.kill9()
+    with Broker(tmp_path / "d", options=["--max-len", 20]) as broker, broker.client() as client:
+        assert client.call("status", job="cut")["state"] == "open"
+    with Broker(tmp_path / "d", options=["--max-len", 10]) as broker, broker.client() as client:
+        assert "truncated to 20" in client.call("status", job="cut")["reason"]
+
+
+def test_whole_rows_depend_on_a_smaller_limit_only(tmp_path):
+    """A row that asked for truncation and was taken whole would be cut by a smaller limit."""
+    begin(tmp_path / "d", 100, cut(5, 30), key="whole")
+    begin(tmp_path / "d", 100, distinct(5, 30), key="never")
+    for max_len, states in [(29, ["paused", "open"]), (30, ["open", "open"]), (200, ["open", "open"])]:
+        with Broker(tmp_path / "d", options=["--max-len", max_len]) as broker, broker.client() as client:
+            assert [client.call("status", job=key)["state"] for key in ("whole", "never")] == states
+            assert [state for (state,) in broker.sql("select state from jobs order by job")] == states
+    with Broker(tmp_path / "d", options=["--max-len", 29]) as broker, broker.client() as client:
+        assert "rows of up to 30 tokens, the broker truncates to 29" in client.call("status", job="whole")["reason"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_score_begins_anew_under_another_truncation(tmp_path, whole):
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps({"id": i, "input_ids": r["ids"]}) + "\n" for i, r in enumerate(distinct(1500, 30))))
+    command = [harness.BIN / "assay", "score", lines, "-o", tmp_path / "out.jsonl", "--data", tmp_path / "d", "--truncate"]
+    with Broker(tmp_path / "d", options=["--max-len", 10]) as broker, broker.client() as client:
+        first = subprocess.run(command, capture_output=True, text=True)
+        assert first.returncode == 0, first.stderr
+        key = client.call("jobs")["jobs"][0]["key"]
+    if not whole:  # as if it had been killed after the first chunk
+        with Broker(tmp_path / "d", options=["--max-len", 10]) as broker, broker.client() as client:
+            client.call("purge", job=key)
+            chunk = [{"id": i, "ids": harness.ids_bytes(r["ids"]), "truncate": True} for i, r in enumerate(distinct(512, 30))]
+            client.submit(key, chunk, seal=False)
+    with Broker(tmp_path / "d", options=["--max-len", 20]):
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert "truncated to 10" in again.stderr and "scoring anew" in again.stderr
+    results = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(results) == 1500 and {r["n_tokens"] for r in results} == {20}

@@ -196,6 +196,19 @@ static void test_schema_is_documented(void **state)
     assert_true(n > 40);
 }
 
+/* Version 7 had checksums, but nothing of truncation: its jobs are as they were. */
+static void test_upgrade_from_7(void **state)
+{
+    struct fixture *f = *state;
+    int64_t job = put_job(f->s, "old", 0, 3, 10);
+    store_close(&f->s);
+    run_sql(f, "drop view jobs; alter table job drop column truncation; pragma user_version = 7;");
+    open_mode(f, MODE);
+    assert_false(job_now(f->s, job).damaged);
+    assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
+    assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +218,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_strange_files_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_upgrade_from_7, setup, teardown),
         cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
