@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "broker/cli/reply.h"
 #include "broker/cli/waiting.h"
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key)
@@ -108,6 +109,20 @@ static void write_submit(struct feeder *f, int n, int end)
     }
 }
 
+/* Checks that the chunk went where those before it did. */
+static int check_job(struct feeder *f, int64_t job, struct err *e)
+{
+    f->lost = f->job != 0 && job != f->job;
+    if (!f->lost) {
+        f->job = job;
+        return 0;
+    }
+    return err_set(e, ASSAY_EUNKNOWNJOB,
+        "job '%s' was purged while its rows were sent (number %lld): its key is now that of job "
+        "%lld, which lacks the rows before; cancel and purge that one, or take another key",
+        f->key, (long long)f->job, (long long)job);
+}
+
 /* Sends the gathered chunk. */
 static int send_chunk(struct feeder *f, struct err *e)
 {
@@ -119,7 +134,10 @@ static int send_chunk(struct feeder *f, struct err *e)
     const char *state = json_string_value(json_object_get(reply, "state"));
     f->paused = state && strcmp(state, "paused") == 0;
     f->cancelled = state && strcmp(state, "cancelled") == 0;
+    rc = check_job(f, reply_int(reply, "job"), e);
     json_decref(reply);
+    if (rc != 0)
+        return rc;
     f->n_rows += f->n;
     f->sealed = f->end;
     f->chunk++;

@@ -27,11 +27,13 @@ struct feeder {
     feeder_line *on_line;
     void *on_line_arg;
     uint32_t chunk;
+    int64_t job;        /* its number; 0: no chunk was taken yet */
     int64_t n_rows;     /* sent so far */
     int64_t n_bad;      /* read so far */
     int sealed;         /* the end was sent */
     int paused;         /* the broker reported the job paused or held */
     int cancelled;      /* the broker reported the job cancelled: no row will be scored */
+    int lost;           /* the job was purged, and its key is another job's */
     int n;              /* rows gathered for the chunk that the broker has not taken yet */
     int is_full;        /* the gathered chunk is ready to be sent */
     int end;            /* the gathered chunk is the last */
@@ -44,7 +46,8 @@ void feeder_release(struct feeder *f);
 #define FEEDER_BUSY 1
 /* Reads and submits one chunk, sealing the job at the end of the input. After many bad lines it may
  * only read. FEEDER_BUSY, with the reason in *e (waiting.h), when the broker cannot take the chunk
- * now: the next call tries the same chunk again. */
+ * now: the next call tries the same chunk again. ASSAY_EUNKNOWNJOB when the job was purged meanwhile:
+ * the chunk went to a new job, which lacks those before it. */
 int feeder_step(struct feeder *f, struct err *e);
 
 #endif

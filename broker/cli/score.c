@@ -260,11 +260,13 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     json_t *reply = NULL, *row;
     size_t k;
     struct msg_writer *w = client_begin(s->client, "results", 4);
-    cli_write_job(w, s->run.key);
+    msg_key_int(w, "job", s->feeder.job); /* the key may be another job's, after a purge */
     msg_key_int(w, "after", s->after);
     msg_key_int(w, "limit", PAGE_ROWS);
     msg_key_int(w, "wait_ms", wait_ms);
     int rc = client_call_patiently(s->client, wait_ms, &reply, e);
+    if (rc == ASSAY_EUNKNOWNJOB)
+        return err_set(e, rc, "job '%s' was purged while its rows were scored", s->run.key);
     if (rc != 0)
         return rc;
     json_array_foreach(json_object_get(reply, "rows"), k, row) if (rc == 0) rc =

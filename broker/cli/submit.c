@@ -64,7 +64,7 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
     client_set_waiting(f->client, NULL);
     if (failed) {
         int rc = cli_fail(&e);
-        if (f->n_rows > 0 && !f->cancelled)
+        if (f->n_rows > 0 && !f->cancelled && !f->lost)
             cli_say("%" PRId64 " rows are accepted already; the same command again goes on "
                     "from there",
                 f->n_rows);

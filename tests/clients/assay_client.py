@@ -225,12 +225,18 @@ class AssayClient:
         out, until timeout_s are over (then AssayError `queue_full`). Without a key it is random.
         With one, the same call with the same rows may be made again at any time, also after an
         exception in the midst of it and by another process: each row is stored once. Other rows
-        under the key are `key_reused`."""
+        under the key are `key_reused`. If the job is purged meanwhile, AssayError `unknown_job`."""
         key, deadline = key or f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
         fields = {"v": 1, "op": "submit", "key": key, "priority": priority,
                   **({} if meta is None else {"meta": meta})}
         for number, (packed, last) in enumerate(_chunks(rows, chunk_rows, chunk_bytes)):
-            self._send(_body({**fields, "chunk": number, "seal": last}, packed), deadline=deadline)
+            reply = self._send(_body({**fields, "chunk": number, "seal": last}, packed),
+                               deadline=deadline)
+            first = reply["job"] if number == 0 else first
+            if reply["job"] != first:  # the chunk made a new job, which lacks those before it
+                raise AssayError("unknown_job",
+                                 f"job {key} was purged while its rows were sent; cancel and purge "
+                                 "the one that has its key now, or take another key")
         return key
 
     def page(self, job: str | int, after: int = 0, limit: int = 1000, wait_s: float = 0.0) -> dict:
