@@ -32,11 +32,34 @@ static void write_labels(struct msg_writer *w, const struct model_info *m)
         msg_str(w, m->labels[i]);
 }
 
+/* A token's id, or nil where there is none. */
+static void write_token(struct msg_writer *w, const char *key, int32_t id)
+{
+    msg_str(w, key);
+    if (id >= 0)
+        msg_int(w, id);
+    else
+        msg_nil(w);
+}
+
+static void write_tokenizer(const struct tokenizer *t, struct msg_writer *w)
+{
+    msg_str(w, "tokenizer");
+    if (!t) {
+        msg_nil(w);
+        return;
+    }
+    msg_map(w, 3);
+    write_token(w, "bos_token", tokenizer_special(t)->bos);
+    write_token(w, "eos_token", tokenizer_special(t)->eos);
+    write_token(w, "pad_token", tokenizer_special(t)->pad);
+}
+
 static void write_model(const struct broker *b, struct msg_writer *w)
 {
     const struct model_info *m = &b->model;
     msg_str(w, "model");
-    msg_map(w, 9);
+    msg_map(w, 10);
     msg_key_str(w, "name", m->name);
     msg_key_str(w, "architecture", m->architecture);
     msg_key_str(w, "digest", m->digest);
@@ -50,17 +73,10 @@ static void write_model(const struct broker *b, struct msg_writer *w)
     msg_map(w, 5);
     msg_key_str(w, "type", pool_type_name(m->pool.type));
     msg_key_str(w, "activation", activation_name(m->pool.activation));
-    msg_str(w, "step_token");
-    if (m->pool.step_token >= 0)
-        msg_int(w, m->pool.step_token);
-    else
-        msg_nil(w);
+    write_token(w, "step_token", m->pool.step_token);
     msg_key_bool(w, "hf_pad_rule", m->pad_rule);
-    msg_str(w, "pad_token");
-    if (m->pad_token >= 0)
-        msg_int(w, m->pad_token);
-    else
-        msg_nil(w);
+    write_token(w, "pad_token", m->pad_token);
+    write_tokenizer(b->text.tokenizer, w);
 }
 
 /* Five fields: version, protocol, mode, model, limits. */

@@ -379,8 +379,8 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
             "the steps of this architecture are written without a chat template; send the prompt "
             "as messages");
     } else {
-        if (tokenizer_bos(c->model->tokenizer) >= 0)
-            encoder_add(c->encoder, tokenizer_bos(c->model->tokenizer));
+        if (tokenizer_special(c->model->tokenizer)->bos >= 0)
+            encoder_add(c->encoder, tokenizer_special(c->model->tokenizer)->bos);
         rc = encode_plain(c, turns_text(q->prompt), q->safe_text, "prompt", e);
     }
     for (uint32_t i = 0; rc == 0 && i < n; i++) {

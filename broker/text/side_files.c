@@ -442,7 +442,7 @@ static int32_t named_id(const struct side *s, const char *name)
     return token ? (int32_t)json_integer_value(json_object_get(token, "id")) : -1;
 }
 
-int side_files_apply(json_t *root, const char *dir, int32_t *bos, struct err *e)
+int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, struct err *e)
 {
     struct err why = {0};
     struct side s = {.root = root,
@@ -462,7 +462,10 @@ int side_files_apply(json_t *root, const char *dir, int32_t *bos, struct err *e)
         rc = list_tokens(&s, dir);
     if (rc == 0)
         rc = add_all(&s);
-    *bos = rc == 0 ? named_id(&s, "bos_token") : -1;
+    *ids = (struct special_ids){-1, -1, -1};
+    if (rc == 0)
+        *ids = (struct special_ids){
+            named_id(&s, "bos_token"), named_id(&s, "eos_token"), named_id(&s, "pad_token")};
     json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);

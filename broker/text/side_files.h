@@ -24,10 +24,14 @@
 
 #include "schema/err.h"
 
-/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. *bos:
- * the id that transformers has as bos_token_id, -1: none. Returns 0, or ASSAY_EFORMAT naming file,
- * field, expected and found. */
-int side_files_apply(json_t *root, const char *dir, int32_t *bos, struct err *e);
+/* What transformers has as bos_token_id, eos_token_id and pad_token_id; -1: none. */
+struct special_ids {
+    int32_t bos, eos, pad;
+};
+
+/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. Fills
+ * *ids. Returns 0, or ASSAY_EFORMAT naming file, field, expected and found. */
+int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, struct err *e);
 
 /* Checks that those of the files that side_files_apply would read are JSON objects or absent.
  * Returns 0, or ASSAY_EFORMAT naming the file. */

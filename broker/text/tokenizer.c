@@ -28,7 +28,7 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
 {
     struct tokenizer *t = xcalloc(1, sizeof *t);
     t->classes = unicode_classes();
-    t->bos = -1;
+    t->special = (struct special_ids){-1, -1, -1};
     int rc = tokenizer_read(t, root, e);
     if (rc != 0)
         tokenizer_free(&t);
@@ -39,14 +39,14 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
 int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct err why = {0};
-    int32_t bos = -1;
+    struct special_ids ids;
     json_t *root = model_path_check(dir, &why) == 0
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
-    if (root && side_files_apply(root, dir, &bos, &why) == 0 &&
+    if (root && side_files_apply(root, dir, &ids, &why) == 0 &&
         tokenizer_new(out, root, &why) == 0) {
-        (*out)->bos = bos;
+        (*out)->special = ids;
         why.code = 0;
     }
     json_decref(root);
@@ -77,9 +77,9 @@ uint32_t tokenizer_n_ids(const struct tokenizer *t)
     return t->n_ids;
 }
 
-int32_t tokenizer_bos(const struct tokenizer *t)
+const struct special_ids *tokenizer_special(const struct tokenizer *t)
 {
-    return t->bos;
+    return &t->special;
 }
 
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id)

@@ -19,6 +19,7 @@
 
 #include "broker/text/added.h"
 #include "broker/text/bpe.h"
+#include "broker/text/side_files.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 
@@ -33,9 +34,9 @@ void tokenizer_free(struct tokenizer **t);
 uint32_t tokenizer_n_ids(const struct tokenizer *t); /* one more than the highest id */
 /* Returns the added token with exactly this text, -1: none. */
 int32_t tokenizer_find_added(const struct tokenizer *t, const char *content);
-/* Returns the id of the bos_token that the files beside tokenizer.json name, -1: none. A text does
- * not begin with it unless the post-processor writes it. */
-int32_t tokenizer_bos(const struct tokenizer *t);
+/* Returns the ids of tokens that the files beside tokenizer.json name. A text does not begin with
+ * the bos token unless the post-processor writes it. */
+const struct special_ids *tokenizer_special(const struct tokenizer *t);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
 

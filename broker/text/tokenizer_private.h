@@ -10,7 +10,7 @@ struct tokenizer {
     struct bpe *bpe;
     struct added_set added, added_normalized;
     struct id_list before, behind; /* ids that the post-processor puts around a text */
-    int32_t bos;                   /* bos_token of the files beside tokenizer.json; -1: none */
+    struct special_ids special;    /* of the files beside tokenizer.json */
     struct slice *pieces;          /* [n_ids] bytes of each id; absent: no such token */
     uint8_t *piece_bytes;          /* the bytes that pieces point into */
     uint32_t n_ids;

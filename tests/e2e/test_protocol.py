@@ -20,7 +20,7 @@ def test_hello_says_what_is_needed(client):
     assert hello["protocol"] == 1
     model = hello["model"]
     assert model["architecture"] == "Qwen2ForRewardModel" and len(model["digest"]) == 64
-    assert model["max_len"] > 0
+    assert model["max_len"] > 0 and model["tokenizer"] is None
     assert {"max_message_bytes", "max_rows_per_message", "max_tokens_per_row", "max_queued_bytes"} <= set(
         hello["limits"])
 
