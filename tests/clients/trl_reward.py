@@ -12,8 +12,8 @@ scored.
 
 The trainer scores the last token that is not the pad token of the reward model's tokenizer, or its
 eos token where it has none, whatever the checkpoint's config.json says. Assay's pad token is
-config.json's pad_token_id: it must be that token's id. A sequence classification whose config.json
-has no pad_token_id is a ValueError that says so.
+config.json's pad_token_id: a sequence classification that has none, or another than the trainer
+would take, is a ValueError that says so.
 """
 from assay_client import AssayClient
 
@@ -48,12 +48,17 @@ def _pad_rule(model, fields):
     """The pad rule of the rows: the trainer's is that of sequence classification."""
     if not model["architecture"].endswith("ForSequenceClassification"):
         return {}
-    if model["pooling"]["pad_token"] is None and fields.get("hf_pad_rule") is not False:
+    ours, tokenizer = model["pooling"]["pad_token"], model.get("tokenizer") or {}
+    theirs = tokenizer.get("pad_token")
+    theirs = tokenizer.get("eos_token") if theirs is None else theirs
+    if fields.get("hf_pad_rule") is not False and (ours is None or theirs not in (None, ours)):
+        token = "its id" if theirs is None else theirs
         raise ValueError(
-            f"{model['name']}: expected a pad_token_id in config.json, found none. The trainer "
-            "scores the last token that is not the tokenizer's pad_token (its eos_token, where it "
-            "has none): write that token's id into config.json as pad_token_id and start the "
-            "broker again, or use make_reward(hf_pad_rule=False), which scores the last token")
+            f"{model['name']}: expected the trainer's pad token as pad_token_id in config.json, "
+            f"found {'none' if ours is None else ours}. The trainer scores the last token that is "
+            "not the tokenizer's pad_token (its eos_token, where it has none): write "
+            f"\"pad_token_id\": {token} into config.json and start the broker again, or use "
+            "make_reward(hf_pad_rule=False), which scores the last token")
     return {"hf_pad_rule": True}
 
 

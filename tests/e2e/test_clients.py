@@ -515,21 +515,25 @@ def test_trl_one_bad_completion(served, endpoint, caplog):
 
 
 def test_trl_needs_the_pad_token(directory, monkeypatch):
-    """The trainer passes over the tokenizer's, whatever config.json says; without one there the function cannot."""
+    """The trainer passes over the tokenizer's, whatever config.json says; so config.json must say the same."""
     ask, text = {"prompts": ["What is "], "completions": ["3 + 4?<|eot_id|>"]}, {"text": "What is 3 + 4?<|eot_id|>"}
     model = llama_like(directory)
+    (model / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|eot_id|>", "eos_token": "<|end_header_id|>"}))
     with Broker(directory / "off", model=model, options=["--hf-pad-rule", "off"]) as broker:
         monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
+        assert broker.model["tokenizer"] == {"bos_token": None, "eos_token": 297, "pad_token": 298}
         last, before = [row["score"] for row in AssayClient().score([text, {**text, "hf_pad_rule": True}])]
         assert last != before and assay_reward(**ask) == [before] and make_reward(hf_pad_rule=False)(**ask) == [last]
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
-    with Broker(directory / "none", model=model) as broker:
-        monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
-        for reward in (assay_reward, make_reward(hf_pad_rule=True)):
-            with pytest.raises(ValueError, match="pad_token_id in config.json, found none"):
-                reward(**ask)
-        assert make_reward(hf_pad_rule=False)(**ask) == [last]
+    for n, (pad, names, expected) in enumerate([(None, {}, 298), (297, {}, 298), (298, {"pad_token": None}, 297)]):
+        (model / "config.json").write_text(json.dumps({**config, "pad_token_id": pad}))
+        (model / "special_tokens_map.json").write_text(json.dumps(names))
+        with Broker(directory / str(n), model=model) as broker:
+            monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
+            for reward in (assay_reward, make_reward(hf_pad_rule=True)):
+                with pytest.raises(ValueError, match=f'found {str(pad).lower()}[.].*"pad_token_id": {expected} into config.json'):
+                    reward(**ask)
+            assert make_reward(hf_pad_rule=False)(**ask) == [last]
 
 
 def test_openrlhf(served, endpoint, monkeypatch):
