@@ -148,7 +148,7 @@ static int checkpoint(struct store *s, int mode, int wait_ms)
     sqlite3_busy_timeout(s->db, wait_ms);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
     sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
-    store_wal_recall(s); /* in other modes too: it must be newer than the database (store/wal.c) */
+    store_wal_recall(s); /* in other modes too: another process may have emptied the log */
     store_sync_let(s);
     return rc;
 }

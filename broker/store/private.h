@@ -14,7 +14,8 @@
 #define STORE_SCHEMA_VERSION 8
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
-#define STORE_GUARDED 4 /* files that store/guard.c watches */
+#define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
+#define STORE_GUARDED 4            /* files that store/guard.c watches */
 
 struct store_sync; /* store/sync.c */
 
@@ -77,10 +78,18 @@ static inline uint64_t row_bit(int64_t row)
     return 1ull << (row & 63);
 }
 
+/* A page as the database holds it once the log is copied into it. */
+struct wal_page {
+    uint32_t number; /* from 1 on; 0: not known */
+    uint32_t bytes;
+    uint64_t hash;
+};
 /* How far the log is synced (store/wal.c). */
 struct wal_point {
     uint32_t salt[2];
-    uint64_t frames; /* 0: nothing is known */
+    uint64_t frames;         /* 0: nothing is known */
+    struct wal_page last;    /* of the last of them */
+    struct wal_page written; /* of the last frame of all */
 };
 struct store_wal {
     int fd;      /* the record's, or -1 */
@@ -269,9 +278,11 @@ int store_wal_begin(struct store *s, const struct wal_point *p, struct err *e);
 int store_wal_open(struct store *s, struct err *e); /* call it once the log is there */
 void store_wal_close(struct store *s);
 void store_wal_point(const struct store *s, struct wal_point *p); /* the end of the last commit */
-/* For these hold the record (store_sync_hold). The first records that the log is synced up to *p;
- * the others go before and after a checkpoint that may empty the log. */
+/* For these hold the record (store_sync_hold). The first records that the log is synced up to *p,
+ * the second that it was written up to there; the others go before and after a checkpoint that may
+ * empty the log. */
 void store_wal_synced(struct store *s, const struct wal_point *p);
+void store_wal_wrote(struct store *s, const struct wal_point *p);
 void store_wal_forget(struct store *s);
 void store_wal_recall(struct store *s);
 

@@ -128,6 +128,7 @@ void store_sync_wrote(struct store *s, int synced)
     pthread_mutex_lock(&y->lock);
     y->written++;
     y->point = point;
+    store_wal_wrote(s, &point);
     if (synced) {
         store_wal_synced(s, &point);
         y->synced = y->written;

@@ -6,10 +6,16 @@
  * older copy. So the file `synced` says how far the log was synced. It is one record, overwritten
  * in place, in this machine's byte order:
  *
- *      0  8 bytes  "assaywal"
+ *      0  8 bytes  "assaywl2"
  *      8  2 x 4    salts of the log's frames: which log it is
  *     16  8 bytes  its synced frames, the last of which ends a commit; 0: nothing is known
- *     24  8 bytes  XXH3-64 of the bytes before
+ *     24  4 bytes  the last synced frame's page: its number, or 0: not known,
+ *     28  4 bytes    its bytes,
+ *     32  8 bytes    and XXH3-64 of them
+ *     40  16 bytes the same of the last frame that was written, synced or not
+ *     56  8 bytes  XXH3-64 of the bytes before
+ *
+ * The form before, "assaywal", had 32 bytes, without the pages.
  *
  * The record is written after the log is synced and before anyone is told so, and need not be
  * synced itself: after a kill it is exact, after a power cut it may say less than the log has,
@@ -20,7 +26,10 @@
  * When a log is restarted its salt 1 grows by one, and all of the previous log is in the
  * database: such a log may have any length. A missing or empty log is fine if its contents were
  * copied into the database, as happens when another process opens that for writing and closes it
- * last. The database was then modified later than the record. */
+ * last. One of the record's two pages is then in the database as it was in the log: the synced one,
+ * or, if later commits changed that, the written one. Times of files would prove nothing: a copied
+ * directory has others. A checkpoint copies pages in the order of their numbers, and a commit's
+ * last frame is of its highest page. Record forms without the pages cannot prove it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -36,16 +45,26 @@
 /* The log's format, from sqlite.org/fileformat2.html (4.1, WAL File Format). Numbers are
  * big-endian. */
 enum { HEADER_BYTES = 32, FRAME_HEADER_BYTES = 24 };
-#define MAGIC 0x377f0682u     /* checksums over little-endian words; plus one: big-endian */
+#define MAGIC 0x377f0682u /* checksums over little-endian words; plus one: big-endian */
+#define RECORD_MAGIC "assaywl2"
+#define OLD_MAGIC "assaywal"
 #define MAX_RESTARTS 0x10000u /* at most this many between the record and the log */
 
 struct record {
     char magic[8];
     uint32_t salt[2];
     uint64_t frames;
+    struct wal_page synced, written;
     uint64_t sum;
 };
-_Static_assert(sizeof(struct record) == 32, "the record's form");
+_Static_assert(sizeof(struct record) == 64, "the record's form");
+struct old_record {
+    char magic[8];
+    uint32_t salt[2];
+    uint64_t frames;
+    uint64_t sum;
+};
+_Static_assert(sizeof(struct old_record) == 32, "the form before");
 
 static uint32_t get_u32(const uint8_t *at)
 {
@@ -78,6 +97,11 @@ static int sum_is(const struct reader *r, const uint8_t *at)
     return r->sum[0] == get_u32(at) && r->sum[1] == get_u32(at + 4);
 }
 
+static int is_page_size(uint32_t bytes)
+{
+    return bytes >= 512 && bytes <= STORE_MAX_PAGE_BYTES && (bytes & (bytes - 1)) == 0;
+}
+
 /* 1 when the file begins with a valid header. */
 static int read_header(struct reader *r)
 {
@@ -90,8 +114,7 @@ static int read_header(struct reader *r)
     r->salt[1] = get_u32(h + 20);
     r->sum[0] = r->sum[1] = 0;
     add_to_sum(r, h, 24);
-    return sum_is(r, h + 24) && r->page_bytes >= 512 && r->page_bytes <= 65536 &&
-           (r->page_bytes & (r->page_bytes - 1)) == 0;
+    return sum_is(r, h + 24) && is_page_size(r->page_bytes);
 }
 
 static off_t frame_at(uint32_t page_bytes, uint64_t i)
@@ -141,19 +164,26 @@ static void compare(struct reader *r, const struct wal_point *p, char *found, si
     }
 }
 
-static int is_after(const struct timespec *a, const struct timespec *b)
+/* Whether the database holds this page. */
+static int is_in_database(int fd, const struct wal_page *page)
 {
-    return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
+    uint8_t content[STORE_MAX_PAGE_BYTES];
+    return page->number > 0 && is_page_size(page->bytes) &&
+           pread(fd, content, page->bytes, (off_t)(page->number - 1) * page->bytes) ==
+               (ssize_t)page->bytes &&
+           XXH3_64bits(content, page->bytes) == page->hash;
 }
 
-/* Whether the database was modified later than the record. */
-static int has_been_brought_over(const char *dir)
+/* Whether the log's contents were copied into the database. */
+static int has_been_brought_over(const char *dir, const struct wal_point *p)
 {
-    char db[4200], record[4200];
-    struct stat a, b;
-    snprintf(db, sizeof db, "%s/assay.db", dir);
-    snprintf(record, sizeof record, "%s/synced", dir);
-    return stat(db, &a) == 0 && stat(record, &b) == 0 && is_after(&a.st_mtim, &b.st_mtim);
+    char path[4200];
+    snprintf(path, sizeof path, "%s/assay.db", dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int is_there = fd >= 0 && (is_in_database(fd, &p->last) || is_in_database(fd, &p->written));
+    if (fd >= 0)
+        close(fd);
+    return is_there;
 }
 
 static int find_fault(
@@ -172,8 +202,9 @@ static int find_fault(
     }
     if (r.fd >= 0 && st.st_size > 0)
         compare(&r, p, found, size);
-    else if (!has_been_brought_over(dir))
-        snprintf(found, size, "%s", r.fd < 0 ? "no such file" : "an empty file");
+    else if (!has_been_brought_over(dir, p))
+        snprintf(found, size, "%s, and assay.db without their last one",
+            r.fd < 0 ? "no such file" : "an empty file");
     if (r.fd >= 0)
         close(r.fd);
     return 0;
@@ -181,35 +212,62 @@ static int find_fault(
 
 /* ---- the record ---- */
 
-static int is_empty(const struct record *r)
+/* It was created as the power failed. */
+static int is_empty(const uint8_t *bytes, size_t n)
 {
-    static const struct record zeros;
-    return memcmp(r, &zeros, sizeof zeros) == 0; /* it was created as the power failed */
+    for (size_t i = 0; i < n; i++)
+        if (bytes[i] != 0)
+            return 0;
+    return 1;
+}
+
+static int parse_old(const struct old_record *r, struct wal_point *p)
+{
+    if (memcmp(r->magic, OLD_MAGIC, 8) != 0 ||
+        r->sum != XXH3_64bits(r, offsetof(struct old_record, sum)))
+        return 0;
+    *p = (struct wal_point){.salt = {r->salt[0], r->salt[1]}, .frames = r->frames};
+    return 1;
+}
+
+/* 1 when the bytes are a record of either form. */
+static int parse_record(const uint8_t *bytes, size_t n, struct wal_point *p)
+{
+    struct record r;
+    struct old_record old;
+    if (n == sizeof old) {
+        memcpy(&old, bytes, sizeof old);
+        return parse_old(&old, p);
+    }
+    if (n != sizeof r)
+        return 0;
+    memcpy(&r, bytes, sizeof r);
+    if (memcmp(r.magic, RECORD_MAGIC, 8) != 0 ||
+        r.sum != XXH3_64bits(&r, offsetof(struct record, sum)))
+        return 0;
+    *p = (struct wal_point){{r.salt[0], r.salt[1]}, r.frames, r.synced, r.written};
+    return 1;
 }
 
 static int read_record(const char *dir, struct wal_point *p, struct err *e)
 {
     char path[4200];
-    struct record r;
+    uint8_t bytes[sizeof(struct record) + 1]; /* one more shows a file that is longer */
     snprintf(path, sizeof path, "%s/synced", dir);
     int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     *p = (struct wal_point){.frames = 0};
     if (fd < 0)
         return errno == ENOENT ? 0 : err_errno(e, ASSAY_EIO, "%s", path);
-    ssize_t n = pread(fd, &r, sizeof r, 0);
+    ssize_t n = pread(fd, bytes, sizeof bytes, 0);
     close(fd);
     if (n < 0)
         return err_errno(e, ASSAY_EIO, "%s", path);
-    if (n == 0 || (n == (ssize_t)sizeof r && is_empty(&r)))
+    if (is_empty(bytes, (size_t)n) || parse_record(bytes, (size_t)n, p))
         return 0;
-    if (n != (ssize_t)sizeof r || memcmp(r.magic, "assaywal", 8) != 0 ||
-        r.sum != XXH3_64bits(&r, offsetof(struct record, sum)))
-        return err_set(e, ASSAY_EDAMAGED,
-            "%s: expected how much of assay.db-wal was synced, found a record that is damaged; "
-            "whether that is whole is not known",
-            path);
-    *p = (struct wal_point){{r.salt[0], r.salt[1]}, r.frames};
-    return 0;
+    return err_set(e, ASSAY_EDAMAGED,
+        "%s: expected how much of assay.db-wal was synced, found a record that is damaged; "
+        "whether that is whole is not known",
+        path);
 }
 
 int store_wal_check(const char *dir, struct wal_point *p, struct err *e)
@@ -231,8 +289,11 @@ int store_wal_check(const char *dir, struct wal_point *p, struct err *e)
 /* A write that fails leaves an older record, which says less. */
 static void write_record(struct store_wal *w, const struct wal_point *p)
 {
-    struct record r = {.salt = {p->salt[0], p->salt[1]}, .frames = p->frames};
-    memcpy(r.magic, "assaywal", 8);
+    struct record r = {.salt = {p->salt[0], p->salt[1]},
+        .frames = p->frames,
+        .synced = p->last,
+        .written = p->written};
+    memcpy(r.magic, RECORD_MAGIC, 8);
     r.sum = XXH3_64bits(&r, offsetof(struct record, sum));
     w->is_kept = pwrite(w->fd, &r, sizeof r, 0) == (ssize_t)sizeof r ? p->frames > 0 : w->is_kept;
 }
@@ -278,15 +339,18 @@ void store_wal_close(struct store *s)
 
 void store_wal_point(const struct store *s, struct wal_point *p)
 {
-    uint8_t h[FRAME_HEADER_BYTES];
+    uint8_t frame[FRAME_HEADER_BYTES + STORE_MAX_PAGE_BYTES];
+    size_t bytes = FRAME_HEADER_BYTES + s->wal.page_bytes;
     *p = (struct wal_point){.frames = 0};
     if (s->wal.fd < 0 || s->wal_pages <= 0)
         return;
     uint64_t last = (uint64_t)s->wal_pages - 1;
-    if (pread(s->wal.log_fd, h, sizeof h, frame_at(s->wal.page_bytes, last)) != (ssize_t)sizeof h ||
-        get_u32(h + 4) == 0) /* no commit ends there: another process restarted the log */
+    if (pread(s->wal.log_fd, frame, bytes, frame_at(s->wal.page_bytes, last)) != (ssize_t)bytes ||
+        get_u32(frame + 4) == 0) /* no commit ends there: another process restarted the log */
         return;
-    *p = (struct wal_point){{get_u32(h + 8), get_u32(h + 12)}, last + 1};
+    struct wal_page page = {get_u32(frame), s->wal.page_bytes,
+        XXH3_64bits(frame + FRAME_HEADER_BYTES, s->wal.page_bytes)};
+    *p = (struct wal_point){{get_u32(frame + 8), get_u32(frame + 12)}, last + 1, page, page};
 }
 
 /* Whether the open log, with all of p's frames, still has its name. Nothing written to one that was
@@ -302,8 +366,17 @@ void store_wal_synced(struct store *s, const struct wal_point *p)
 {
     if (p->frames == 0 || !is_the_log(&s->wal, p))
         return;
+    struct wal_page written = s->wal.synced.written;
     s->wal.synced = *p;
-    write_record(&s->wal, p);
+    s->wal.synced.written = written; /* perhaps of a later commit */
+    write_record(&s->wal, &s->wal.synced);
+}
+
+void store_wal_wrote(struct store *s, const struct wal_point *p)
+{
+    s->wal.synced.written = p->written;
+    if (s->wal.is_kept)
+        write_record(&s->wal, &s->wal.synced);
 }
 
 void store_wal_forget(struct store *s)

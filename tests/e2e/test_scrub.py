@@ -1,4 +1,5 @@
 """`assay scrub`: says what in a database is not as it was written; beside a broker and without one."""
+import contextlib
 import json
 import os
 import shutil
@@ -161,7 +162,19 @@ def flip_a_bit(wal):
         file.write(bytes([byte ^ 16]))
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, lambda wal: os.truncate(wal, wal.stat().st_size // 2), lambda wal: wal.unlink()])
+def lose_and_touch(wal):
+    """As `cp -r` may leave the times."""
+    wal.unlink()
+    wal.with_name("assay.db").touch()
+
+
+def empty_and_touch(wal):
+    os.truncate(wal, 0)
+    wal.with_name("assay.db").touch()
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda wal: os.truncate(wal, wal.stat().st_size // 2), lambda wal: wal.unlink(),
+                                    lose_and_touch, empty_and_touch])
 def test_acknowledged_work_is_not_missing_in_silence(directory, damage):
     """Of a log that was synced, SQLite takes what is before the damage."""
     rows = [{"ids": [k + 1] * 40} for k in range(100)]
@@ -183,6 +196,21 @@ def test_acknowledged_work_is_not_missing_in_silence(directory, damage):
     shutil.copy(whole, wal)
     with broker.start(), broker.client() as client:
         assert client.call("status", job="k")["accepted"] == 2001
+
+
+def test_a_log_that_another_program_brought_over_is_not_missed(directory):
+    """Who opens the database to write and closes it last copies the log into it and deletes it."""
+    broker = Broker(directory / "d").start()
+    with broker.client() as client:
+        client.submit("k", [{"ids": [k + 1] * 40} for k in range(300)], seal=False)
+    broker.kill9()
+    with contextlib.closing(sqlite3.connect(broker.data / "assay.db")) as db:
+        db.execute("select 1 from jobs").fetchall()
+    assert not (broker.data / "assay.db-wal").exists()
+    os.utime(broker.data / "assay.db", (1, 1))
+    assert scrub(broker.data).returncode == 0
+    with broker.start(), broker.client() as client:
+        assert client.call("status", job="k")["accepted"] == 300
 
 
 def varint(data, at):

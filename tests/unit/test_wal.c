@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "broker/store/scrub.h"
+#include "broker/xxh.h"
 #include "schema/log.h"
 
 enum { CHUNKS = 20, ROWS = 10 };
@@ -152,6 +153,10 @@ static void test_a_log_that_lacks_something_is_refused(void **state)
         {"cp older assay.db-wal", 0, "the end behind them"},
         {"rm assay.db-wal", 0, "no such file"},
         {"rm assay.db-wal assay.db-shm", 0, "no such file"},
+        /* times prove nothing */
+        {"touch assay.db && rm assay.db-wal", 0, "no such file, and assay.db without their last"},
+        {"touch assay.db && : > assay.db-wal", 0, "an empty file, and assay.db without their last"},
+        {"touch -d yesterday synced && rm assay.db-wal", 0, "no such file"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sh(f, "cp -p whole/* .");
@@ -284,6 +289,64 @@ static void test_another_program_brings_it_over(void **state)
     opened(f, CHUNKS * ROWS);
 }
 
+/* What was written after the last sync is brought over as well, and a copy has other times. */
+static void test_what_was_brought_over_may_be_more_and_elsewhere(void **state)
+{
+    struct fixture *f = *state;
+    die_after(f, fill_and_begin_more);
+    run_sql(f, "select count(*) from jobs");
+    sh(f, "test ! -e assay.db-wal && touch -d yesterday assay.db");
+    scrubbed(f, NULL);
+    opened(f, (CHUNKS / 2 + 1) * ROWS);
+}
+
+/* A checkpoint that copies all but leaves the log, and further commits to a log begun anew. */
+static void test_a_log_begun_anew_is_brought_over(void **state)
+{
+    struct fixture *f = *state;
+    die_after(f, fill_a_log_nobody_syncs);
+    sh(f, "mkdir whole && cp -p assay.db* synced whole");
+    run_sql(f, "select count(*) from jobs");
+    sh(f, "touch -d yesterday assay.db");
+    opened(f, CHUNKS * ROWS);
+    sh(f, "cp -p whole/* . && rm assay.db-wal"); /* what was synced is in the database */
+    opened(f, CHUNKS / 2 * ROWS);
+}
+
+/* The form before did not say what the log would bring to the database. */
+static void write_old_record(struct fixture *f)
+{
+    char path[128];
+    struct {
+        char magic[8];
+        uint32_t salt[2];
+        uint64_t frames, sum;
+    } r;
+    snprintf(path, sizeof path, "%s/synced", f->dir);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &r, sizeof r, 0), sizeof r);
+    memcpy(r.magic, "assaywal", 8);
+    r.sum = XXH3_64bits(&r, 24);
+    assert_int_equal(pwrite(fd, &r, sizeof r, 0), sizeof r);
+    assert_int_equal(ftruncate(fd, sizeof r), 0);
+    close(fd);
+}
+
+static void test_a_record_of_the_form_before(void **state)
+{
+    struct fixture *f = *state;
+    die_after(f, fill);
+    write_old_record(f);
+    sh(f, "mkdir whole && cp -p assay.db* synced whole && rm assay.db-wal && touch assay.db");
+    refused(f, "no such file");
+    sh(f, "cp -p whole/* . && truncate -s -1 assay.db-wal");
+    refused(f, "the end behind them");
+    sh(f, "cp -p whole/* .");
+    scrubbed(f, NULL);
+    opened(f, CHUNKS * ROWS);
+    sh(f, "test $(stat -c %s synced) = 64");
+}
+
 static void test_another_program_empties_it(void **state)
 {
     struct fixture *f = *state;
@@ -306,8 +369,8 @@ static void test_another_program_empties_it(void **state)
 static void test_no_record_says_nothing(void **state)
 {
     struct fixture *f = *state;
-    static const char *const without[] = {
-        "rm synced", ": > synced", "head -c 32 /dev/zero > synced"};
+    static const char *const without[] = {"rm synced", ": > synced",
+        "head -c 32 /dev/zero > synced", "head -c 64 /dev/zero > synced"};
     for (size_t i = 0; i < sizeof without / sizeof without[0]; i++) {
         die_after(f, i == 0 ? fill : open_again);
         sh(f, without[i]);
@@ -333,7 +396,7 @@ static void test_it_is_a_file_of_its_own(void **state)
     struct err err = {0};
     struct store_options options = {.mode = MODE, .digest = DIGEST};
     store_close(&f->s);
-    sh(f, "test \"$(stat -c %a:%s synced)\" = 600:32 && rm synced && echo mine > other && ln -s "
+    sh(f, "test \"$(stat -c %a:%s synced)\" = 600:64 && rm synced && echo mine > other && ln -s "
           "other synced");
     assert_int_equal(store_open(&f->s, f->dir, &options, &err), ASSAY_EIO);
     assert_non_null(strstr(err.msg, "synced"));
@@ -352,6 +415,9 @@ int main(void)
         TEST(test_who_empties_the_log_says_so),
         TEST(test_a_log_that_stays_is_looked_after),
         TEST(test_another_program_brings_it_over),
+        TEST(test_what_was_brought_over_may_be_more_and_elsewhere),
+        TEST(test_a_log_begun_anew_is_brought_over),
+        TEST(test_a_record_of_the_form_before),
         TEST(test_another_program_empties_it),
         TEST(test_no_record_says_nothing),
         TEST(test_a_damaged_record_is_said),
