@@ -1,6 +1,7 @@
 /* broker.h - the broker's context. The parts of its event loop (loop.c) all work on it.
  *
  * One thread runs the loop. A tick takes, in this order:
+ *     groups    hears what ranks say, and starts dead ones again (group_tick)
  *     outcomes  writes the results of finished batches, in one transaction, synced
  *     dispatch  gives the next batches to groups with free slots
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
@@ -8,6 +9,7 @@
  *               has synced it, while the next tick runs. Threads prepare the large ones before
  *               (inbox.h)
  *     waiters   answers requests whose rows are done, or whose time is over
+ *     progress  events to subscribers; then purging, and housekeeping about once a second
  *
  * Data for display only (running rows, batch records, rates, workers) joins the next transaction of
  * any kind and is never synced for its own sake. It may be lost, and is lost when the disk is full.

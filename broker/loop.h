@@ -1,4 +1,5 @@
-/* loop.h - the event loop: handles workers, clients and the clock (broker.h has the order). */
+/* loop.h - the event loop: handles workers, clients and the clock (broker.h has the order), and
+ * measures how long its ticks take. */
 #ifndef ASSAY_LOOP_H
 #define ASSAY_LOOP_H
 

@@ -3,6 +3,8 @@
  *     2026-01-31T12:00:00.123Z info assayd - event=listening endpoint=ipc:///...
  *     <UTC time> <level> <role> <rank or -> <text: key=value pairs, free text last>
  *
+ * Beside them: the clocks, allocation that cannot fail (xcalloc), and the end of a process (die).
+ *
  * Level and role are the only process-wide state, set once in main. Nothing logs per token or per
  * layer. */
 #ifndef ASSAY_LOG_H

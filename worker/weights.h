@@ -1,4 +1,5 @@
-/* weights.h - a checkpoint's tensors, by a safetensors iterator over mapped files.
+/* weights.h - a checkpoint's tensors, by a safetensors iterator over mapped files; its digest; and
+ * whether the mapped files have changed since (weights_check).
  *
  * The format: u64 little-endian header length, a JSON header {name: {dtype, shape, data_offsets
  * [begin, end)}} with an optional __metadata__, then the bytes. Checked before anything is handed
@@ -30,7 +31,7 @@ struct weight_tensor {
 struct weights;
 
 int weights_open(struct weights **w, const char *dir, struct err *e);
-/* `choice`: "auto" as above; "single" or "index" if a directory has both (directory.h). */
+/* `choice`: "auto"; "single" or "index" if a directory has both (directory.h). */
 int weights_open_chosen(struct weights **w, const char *dir, const char *choice, struct err *e);
 /* "single" or "index" if the choice decided between two sets, else NULL. Part of a score's mode. */
 const char *weights_decided(const struct weights *w);

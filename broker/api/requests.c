@@ -1,4 +1,5 @@
-/* requests.c - handles what clients ask for, op by op.
+/* requests.c - handles what clients ask for, op by op, and refuses what the queue or the disk has
+ * no room for (check_room). connections.c bounds the memory of messages that were not taken yet.
  *
  * A refused request changes nothing: all that can refuse it is checked before the first write.
  * After that only the database can fail, and then the whole tick is undone. */

@@ -3,8 +3,8 @@
  *
  * The job lives in a broker: a private one with --model, or the one named by --connect or --data.
  * The same command finds the same job (run.h): chunks that the broker has are acknowledged again,
- * finished rows come back from the database, and the rest is scored. The output is written anew
- * each time, each line once.
+ * finished rows come back from the database, and the rest is scored. A run writes its output
+ * anew, each line once, unless the output is whole already and made from the same files (stamp.h).
  *
  * Reading and scoring overlap: at most WINDOW lines are read ahead of the output. */
 #include <signal.h>

@@ -1,13 +1,15 @@
 /* planner.c - see planner.h.
  *
  * A queue is a job with rows to run: a window of them read from the store, and a cursor where the
- * next window begins. The next row to run is the first row of the first queue by (priority, tokens
- * served, job). Rows in flight are in a set, so that a window read again after a retry does not
- * give them out twice.
+ * next window begins. The next row to run is the first row of the first queue by (stalled,
+ * priority, tokens served, job): queues.c. Rows in flight are in a set, so that a window read again
+ * after a retry does not give them out twice.
+ *
+ * Duplicates of a row in flight wait with it here (wait_for); dedupe.c only says which row that is.
  *
  * Batches that came back from a dead group wait in `again` or, if suspect, in `suspects`, which
- * goes first. While a suspect waits or runs, nothing else does: otherwise it would not be clear
- * which row to blame. */
+ * goes first; planner_lost halves a suspect. While a suspect waits or runs, nothing else does:
+ * otherwise it would not be clear which row to blame. */
 #include "broker/sched/planner.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* queues.c - see queues.h. */
+/* queues.c - whose turn it is among the jobs: goes_before is the order. */
 #include "broker/sched/queues.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* finish.c - writes the results of rows. */
+/* finish.c - writes the results of rows, and adds what finished in a transaction to the counters of
+ * its job (the tally). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

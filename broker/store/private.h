@@ -165,8 +165,8 @@ void *store_scratch(struct store *s, size_t bytes);
 /* Sets *e from SQLite's last error while doing `what`, and returns the code. */
 int store_failed(struct store *s, struct err *e, const char *what);
 
-/* store/chunks.c: a job is finished when it is sealed and all its rows are. Call it after any change
- * that can make it so. */
+/* store/chunks.c: a job is finished when it is sealed and all its rows are. Call it after any
+ * change that can make it so. */
 int store_set_finished(struct store *s, int64_t job, struct err *e);
 
 /* store/open.c, store/schema.c */
@@ -239,12 +239,12 @@ int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e);
 /* Writes the values as JSON, for people; the caller frees it. */
 char *store_vector_json(const float *values, uint32_t n);
+/* Adds s->tally to its job's counters, and clears it. */
+int store_end_tally(struct store *s, struct err *e);
+
 /* store/jobs.c: how rows that asked for truncation were truncated: n the longest has n tokens, and
  * none was cut; -n some were cut to n; 0 there are none. */
 int64_t store_join_truncation(int64_t a, int64_t b);
-
-/* Adds s->tally to its job's counters, and clears it. */
-int store_end_tally(struct store *s, struct err *e);
 
 /* store/results.c */
 /* Returns the row of a damaged result: the one that the index gives, else the one in the record. */
@@ -254,6 +254,7 @@ int64_t store_row_of_result(struct store *s, const struct result_record *r);
  * failed. */
 int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
     void *arg, struct err *e);
+/* store/chunks.c */
 /* q is at a chunk past a gap. Whether column `pending` holds the bytes that column `digest` is
  * of. */
 int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);

@@ -1,8 +1,8 @@
 /* results.c - reads results: by cursor, in order of index, or one for a duplicate of its row.
  *
- * Every record read is checked: a damaged result, or one whose row is damaged, is given as an error
- * in its place. Cursors have no gaps but those that a retry made (table gone): any other gap is a
- * lost result. */
+ * Every record read is checked against its sum (sums.c): a damaged result, or one whose row is
+ * damaged, is given as an error in its place. Cursors have no gaps but those that a retry made
+ * (table gone): any other gap is a lost result. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

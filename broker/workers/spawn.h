@@ -1,5 +1,6 @@
 /* spawn.h - child processes, each identified by a descriptor (pidfd) instead of a number that may
- * be reused. */
+ * be reused. A child gets a reduced environment and no core file, is the first that the system
+ * kills when memory runs out, and dies with this process. */
 #ifndef ASSAY_SPAWN_H
 #define ASSAY_SPAWN_H
 
