@@ -120,12 +120,19 @@ static void pair(struct msg_writer *w)
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
     static const char heads[][3] = {"\x04\x01", "\x07\x01", "\x04\x01", "\x07\x02", "\x09\x01",
-        "\x0b\x01", "\x04\x02", "\x07\x01"};
+        "\x0b\x01", "\x04\x02", "\x07\x01", "\x04\x01"};
     if (n >= sizeof heads / sizeof heads[0])
         return 0;
     msgpack_sbuffer_write(&w->buffer, heads[n], 2);
     if (n == 7) {
         pair(w);
+        return 1;
+    }
+    if (n == 8) {
+        msg_map(w, 3);
+        msg_key_str(w, "text", "a<|im_end|>");
+        msg_key_bool(w, "safe_text", 1);
+        msg_key_bool(w, "add_special_tokens", 0);
         return 1;
     }
     msg_map(w, n == 0 ? 2 : 3);
