@@ -256,7 +256,7 @@ def test_an_unknown_template(directory):
 LINES = [
     {"id": "ids", "input_ids": [1, 2, 3], "text": "not this"}, {"custom_id": 7, "text": "85"}, {"messages": [{**user(PROMPT), "name": "x"}, assistant("73")]},
     {"prompt": PROMPT, "response": "73", "other": {"deep": [1]}}, {"prompt": PROMPT, "responses": ["73", "74"], "response": "not this"},
-    {"prompt": PROMPT, "chosen": "73", "rejected": "74", "messages": "not this"}, {"question": PROMPT, "steps": ["37 + 48 = 85"]},
+    {"prompt": PROMPT, "chosen": "73", "rejected": "74", "response": "not this"}, {"question": PROMPT, "steps": ["37 + 48 = 85"]},
 ]
 BAD_LINES = [(b'{"text": "\xff"}', "line"), (b'{"text": "\\ud800"}', "line"), (b'{"text": NaN}', "line"), (b'{"text": "a", "text": "b"}', 'key "text" twice'),
              (b"[" * 100000, "line"), (b'{"text": 5}', "text"), (b'{"nothing": 1}', "messages"), (b'{"prompt": "x"}', "prompt and response"),
