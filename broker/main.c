@@ -366,6 +366,7 @@ int main(int argc, char **argv)
     struct err e = {0};
     char data[4096] = "";
     struct data_dir_start start = {0};
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead; workers inherit it */
     int rc = options_parse(&options, argc, argv);
     if (rc != 0)
         return rc;

@@ -49,7 +49,8 @@ int err_errno(struct err *e, int code, const char *fmt, ...)
     va_end(args);
     if (e) {
         size_t n = strlen(e->msg);
-        snprintf(e->msg + n, sizeof e->msg - n, ": %s", strerror(saved));
+        snprintf(e->msg + n, sizeof e->msg - n, ": %s%s", strerror(saved),
+            saved == EFBIG ? " (`ulimit -f`)" : "");
     }
     return code;
 }

@@ -442,6 +442,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     struct worker w = {.ops = ops};
     struct err e = {0};
     struct worker_options *o = &w.options;
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead */
     int rc = worker_options_parse(o, argc, argv);
     if (rc != 0)
         return rc;

@@ -43,7 +43,7 @@ static int hold(int fd, const char *dir, const char *path, struct err *e)
     /* Overwrite in place: that has room on a full disk. */
     int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
     if ((pwrite(fd, holder, (size_t)n, 0) != n || ftruncate(fd, n) != 0) && errno != ENOSPC &&
-        errno != EDQUOT)
+        errno != EDQUOT && errno != EFBIG)
         return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
     return 0;
 }

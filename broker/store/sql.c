@@ -8,18 +8,21 @@
 
 int store_failed(struct store *s, struct err *e, const char *what)
 {
+    int error = errno; /* sqlite3_system_errno has it in some cases only */
     int code = sqlite3_extended_errcode(s->db), primary = code & 0xff;
     int damaged = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB;
-    int no_quota = code == SQLITE_IOERR_WRITE && sqlite3_system_errno(s->db) == EDQUOT;
+    int why = code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_SHMSIZE ? error : 0;
+    int no_quota = why == EDQUOT, too_large = why == EFBIG;
     if (primary == SQLITE_BUSY)
         return err_set(e, ASSAY_ELOCKED,
             "%s/assay.db: another process has the database locked (a sqlite3 that writes to it?)",
             s->dir);
-    return err_set(e, primary == SQLITE_FULL || no_quota ? ASSAY_EFULL : ASSAY_EIO,
+    return err_set(e, primary == SQLITE_FULL || no_quota || too_large ? ASSAY_EFULL : ASSAY_EIO,
         "%s/assay.db: %.200s: %s (%d)%s", s->dir, what, sqlite3_errmsg(s->db), code,
-        no_quota  ? ": the user's quota is used up"
-        : damaged ? "; the file is damaged: `assay scrub` says where; put back a copy of it"
-                  : "");
+        no_quota    ? ": the user's quota is used up"
+        : too_large ? ": a file would grow beyond `ulimit -f`"
+        : damaged   ? "; the file is damaged: `assay scrub` says where; put back a copy of it"
+                    : "");
 }
 
 static void bind_all(sqlite3_stmt *statement, const char *types, va_list args)

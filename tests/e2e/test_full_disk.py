@@ -1,12 +1,13 @@
 """A disk that is full, and a database that somebody else has locked: what is there is served, work waits, and goes on by itself."""
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
 import time
 
 import pytest
-from harness import Broker, Refused, random_key, wait_until
+from harness import PATIENCE, Broker, Refused, random_key, wait_until
 
 ROWS = [{"id": k, "ids": [k, 5, 6]} for k in range(20)]
 MIB = 1 << 20
@@ -198,3 +199,38 @@ def test_a_start_while_it_is_locked(directory):
         client.call("resume", job="waits")
         assert len(client.results("waits")) == len(ROWS)
     other.close()
+
+
+def limit_files(n_bytes):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(directory):
+    """`ulimit -f`: no signal ends the broker, and what it acknowledged is there."""
+    broker = Broker(directory / "d")
+    broker.command = ["/bin/bash", "-c", "ulimit -f 3000; exec \"$@\"", "bash", *broker.command]
+    with broker, broker.client() as client:
+        client.submit("done", ROWS)
+        assert len(client.results("done")) == len(ROWS)
+        accepted = 0
+        with pytest.raises(Refused) as caught:
+            for chunk in range(100):
+                rows = [{"ids": [(chunk * 7919 + k * 31 + i * i) % 400 for i in range(500)]} for k in range(300)]
+                accepted += client.call("submit", key="large", chunk=chunk, rows=rows, seal=False)["accepted"]
+        assert caught.value.code == "queue_full" and "ulimit -f" in caught.value.err["message"], caught.value
+        assert len(client.results("done")) == len(ROWS) and broker.process.poll() is None
+    assert broker.process.returncode == 0, broker.words()
+    broker.command = broker.command[4:]
+    with broker, broker.client() as client:
+        assert client.call("status", job="large")["accepted"] == accepted > 0
+        assert client.call("cancel", job="large")["state"] == "cancelled"
+
+
+def test_a_start_with_too_low_a_limit_on_files(directory):
+    broker = Broker(directory / "d")
+    for n_bytes in (0, 30000, 100000):
+        done = subprocess.run(broker.command, capture_output=True, text=True, timeout=60 * PATIENCE, preexec_fn=limit_files(n_bytes))
+        assert done.returncode == 74 and "ulimit -f" in done.stderr, done
+    with broker, broker.client() as client:
+        client.submit("k", ROWS)
+        assert len(client.results("k")) == len(ROWS)

@@ -194,7 +194,7 @@ def test_acknowledged_work_is_not_missing_in_silence(directory, damage):
         done = scrub(broker.data)
         assert done.returncode == 65 and "assay.db-wal: expected the " in done.stdout, done
     shutil.copy(whole, wal)
-    with broker.start(), broker.client() as client:
+    with broker, broker.client() as client:
         assert client.call("status", job="k")["accepted"] == 2001
 
 
@@ -209,7 +209,7 @@ def test_a_log_that_another_program_brought_over_is_not_missed(directory):
     assert not (broker.data / "assay.db-wal").exists()
     os.utime(broker.data / "assay.db", (1, 1))
     assert scrub(broker.data).returncode == 0
-    with broker.start(), broker.client() as client:
+    with broker, broker.client() as client:
         assert client.call("status", job="k")["accepted"] == 300
 
 
