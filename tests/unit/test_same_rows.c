@@ -5,6 +5,7 @@
 #include <sodium.h>
 
 #include "broker/sched/planner.h"
+#include "broker/store/private.h"
 #include "schema/request.h"
 
 struct planned {
@@ -344,6 +345,86 @@ static void test_freed_with_the_planner(void **state)
     stop(&t);
 }
 
+/* A job of one row of n responses that are all the same. */
+static int64_t plan_responses(struct planned *t, uint32_t n)
+{
+    struct err err;
+    int32_t *ids = calloc(2 * n, sizeof *ids);
+    uint32_t *ends = calloc(n, sizeof *ends);
+    for (uint32_t i = 0; i < n; i++)
+        ends[i] = 2 * (i + 1);
+    struct store_row row = {.shape = ROW_RESPONSES,
+        .ids = ids,
+        .n_tokens = 2 * n,
+        .ends = ends,
+        .n_parts = n,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+        .n_values = n};
+    int64_t job = new_job(t->f->s, "responses", 0);
+    must(store_begin(t->f->s, &err));
+    must(add_rows(t->f->s, job, &row, 1, &err));
+    must(store_commit(t->f->s, &err));
+    must(planner_job_changed(t->p, job, &err));
+    free(ids);
+    free(ends);
+    return job;
+}
+
+/* Notes the value with the sequence's row, which is not finished by that. */
+static void note_done(struct sequence *r, float value)
+{
+    r->of->values[r->part] = value;
+    r->of->done[r->part] = 1;
+    r->of->n_done++;
+    r->answer = ROW_VALUES;
+}
+
+static int64_t pages_read(const struct planned *t)
+{
+    int hits = 0, misses = 0, high = 0;
+    sqlite3_db_status(t->f->s->db, SQLITE_DBSTATUS_CACHE_HIT, &hits, &high, 0);
+    sqlite3_db_status(t->f->s->db, SQLITE_DBSTATUS_CACHE_MISS, &misses, &high, 0);
+    return (int64_t)hits + misses;
+}
+
+/* One of them is computed, some wait for it, the others take what it got: from their row, which is
+ * not finished yet. The database is read a few times for each, not once for each two. */
+static void test_many_equal_responses(void **state)
+{
+    enum { N = 4 * PLANNER_KNOWN_ROWS };
+    struct planned t = start(state, 1000);
+    plan_responses(&t, N);
+    struct batch *b = next(&t);
+    assert_int_equal(b->n_rows, 1);
+    struct row *row = b->rows[0]->of;
+    b->values = calloc(1, sizeof(float));
+    b->values[0] = 2.5f;
+    assert_int_equal(n_duplicates(b->rows[0]), PLANNER_KNOWN_ROWS);
+    for (struct sequence *r = b->rows[0]->duplicates; r; r = r->next)
+        note_done(r, 2.5f);
+    note_done(b->rows[0], 2.5f);
+    planner_finished(t.p, &b);
+    int64_t before = pages_read(&t);
+    while (row->n_done < N) {
+        assert_null(next(&t)); /* none is computed */
+        b = known(&t);
+        assert_non_null(b);
+        for (uint32_t i = 0; i < b->n_rows; i++) {
+            assert_int_equal(b->rows[i]->origin, ROW_COPIED);
+            assert_true(b->values[i] == 2.5f);
+            note_done(b->rows[i], b->values[i]);
+        }
+        if (row->n_done == N) /* the row goes with its last sequence */
+            break;
+        planner_finished(t.p, &b);
+    }
+    assert_int_equal(row->n_done, N);
+    planner_finished(t.p, &b);
+    print_message("%lld pages read\n", (long long)(pages_read(&t) - before));
+    assert_true(pages_read(&t) - before < N);
+    stop(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -360,6 +441,7 @@ int main(void)
             test_cancelled_and_paused_while_duplicates_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_known_but_computed_after_all, setup, teardown),
         cmocka_unit_test_setup_teardown(test_freed_with_the_planner, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_equal_responses, setup, teardown),
     };
     return sodium_init() < 0 ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }
