@@ -1,8 +1,10 @@
 /* digest.c - checkpoint_digest (weights.h): the hash that identifies a checkpoint.
  *
- * schema/identity.h says which files count. The cache file holds one line: the files' identity, a
- * space, the digest of their contents. A digest belongs to the identity stored with it: the files
- * had that identity before and after they were read, and a later write changes it. */
+ * schema/identity.h says which files count. The cache file holds one line: the files' identity, the
+ * digest of their contents, and a hash of those two as they are written, between spaces. A digest
+ * belongs to the identity stored with it: the files had that identity before and after they were
+ * read, and a later write changes it. A line without its hash, or with another one, is damaged or
+ * from an earlier version, and is not believed: results are compared and kept by digest. */
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@
 #include "worker/weights.h"
 
 #define DIGEST_BYTES 32
+#define LINE_BYTES 164 /* 64, 64 and 32 digits, and what separates and ends them */
 #define BLOCK_BYTES (1u << 20)
 #define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes, so progress is logged */
 
@@ -67,31 +70,44 @@ static int digest_files(char hex[65], const char *dir, struct err *e)
     return rc;
 }
 
+static void make_line(char line[LINE_BYTES], const char *stat_hex, const char *hex)
+{
+    uint8_t hash[16];
+    char sum[33];
+    int n = snprintf(line, LINE_BYTES, "%.64s %.64s", stat_hex, hex);
+    crypto_generichash(hash, sizeof hash, (const uint8_t *)line, (size_t)n, NULL, 0);
+    sodium_bin2hex(sum, sizeof sum, hash, sizeof hash);
+    snprintf(line + n, LINE_BYTES - (size_t)n, " %s\n", sum);
+}
+
 static int read_cache(const char *cache_file, const char *stat_hex, char hex[65])
 {
-    char known[65], found[65];
+    char found[65], line[LINE_BYTES], read[LINE_BYTES] = "";
     FILE *f = cache_file ? fopen(cache_file, "re") : NULL;
-    int ok = f && fscanf(f, "%64s %64s", known, found) == 2 && strcmp(known, stat_hex) == 0 &&
-             strlen(found) == 64;
+    int ok = f && fgets(read, sizeof read, f) && sscanf(read, "%*64s %64s", found) == 1;
     if (f)
         fclose(f);
     if (ok)
-        memcpy(hex, found, 65);
-    return ok;
+        make_line(line, stat_hex, found);
+    if (!ok || strlen(found) != 64 || strcmp(line, read) != 0)
+        return 0;
+    memcpy(hex, found, 65);
+    return 1;
 }
 
 /* Writes the file whole or not at all, also if several processes do so at once. A failure is no
  * error: the next start reads the checkpoint's files again. */
 static void write_cache(const char *cache_file, const char *stat_hex, const char *hex)
 {
-    char part[4096];
+    char part[4096], line[LINE_BYTES];
     if (!cache_file ||
         snprintf(part, sizeof part, "%s.part%d", cache_file, (int)getpid()) >= (int)sizeof part)
         return;
     FILE *f = fopen(part, "we");
     if (!f)
         return;
-    fprintf(f, "%s %s\n", stat_hex, hex);
+    make_line(line, stat_hex, hex);
+    fputs(line, f);
     if (fclose(f) != 0 || rename(part, cache_file) != 0)
         unlink(part);
 }

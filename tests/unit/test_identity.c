@@ -136,6 +136,60 @@ static void test_a_digest_is_of_its_identity(void **state)
     assert_non_null(strstr(e.msg, "changed while they were read"));
 }
 
+/* ---- a digest that is remembered ---- */
+
+static size_t get_line(const struct scene *s, char line[256])
+{
+    FILE *f = fopen(s->cache, "re");
+    assert_non_null(f);
+    size_t n = fread(line, 1, 255, f);
+    line[n] = '\0';
+    fclose(f);
+    return n;
+}
+
+static void put_line(const struct scene *s, const char *line)
+{
+    unlink(s->cache);
+    put(s->cache, line);
+}
+
+/* The digest is the files', whatever the cache says; and the cache is whole again. */
+static void check_digest(const struct scene *s, const char *expected, const char *whole)
+{
+    struct identity id;
+    struct err e = {0};
+    char hex[65], line[256];
+    assert_int_equal(checkpoint_digest(hex, &id, s->dir, s->cache, &e), 0);
+    assert_string_equal(hex, expected);
+    get_line(s, line);
+    assert_string_equal(line, whole);
+}
+
+static void test_a_damaged_line_is_not_believed(void **state)
+{
+    struct scene *s = *state;
+    struct identity id;
+    struct err e = {0};
+    char hex[65], whole[256], line[256];
+    assert_int_equal(checkpoint_digest(hex, &id, s->dir, s->cache, &e), 0);
+    size_t n = get_line(s, whole);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(line, whole, n + 1);
+        line[i] = line[i] == '0' ? '1' : '0';
+        put_line(s, line);
+        check_digest(s, hex, whole);
+    }
+    for (size_t k = 0; k < n; k++) { /* cut */
+        snprintf(line, sizeof line, "%.*s", (int)k, whole);
+        put_line(s, line);
+        check_digest(s, hex, whole);
+    }
+    snprintf(line, sizeof line, "%s %.63s0\n", id.hex, hex); /* as an earlier version wrote it */
+    put_line(s, line);
+    check_digest(s, hex, whole);
+}
+
 static void test_folders_that_are_none(void **state)
 {
     struct identity id;
@@ -163,6 +217,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_write_shows, setup, teardown),
         cmocka_unit_test_setup_teardown(test_files_that_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_digest_is_of_its_identity, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_damaged_line_is_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folders_that_are_none, setup, teardown),
         cmocka_unit_test_setup_teardown(
             test_times_of_the_future_are_not_waited_for, setup, teardown),
