@@ -172,6 +172,8 @@ int store_set_finished(struct store *s, int64_t job, struct err *e);
 /* store/open.c, store/schema.c */
 int store_execute(struct store *s, const char *sql, struct err *e);
 int store_make_schema(struct store *s, struct err *e);
+/* 0: a new file; else 1 to STORE_SCHEMA_VERSION, or ASSAY_EFORMAT. */
+int store_read_version(struct store *s, int64_t *version, struct err *e);
 
 /* store/blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"

@@ -15,7 +15,7 @@ static int open_database(struct store *s, struct err *e)
         return err_set(e, ASSAY_EIO, "%s: %s", path, sqlite3_errmsg(s->db));
     sqlite3_extended_result_codes(s->db, 1);
     sqlite3_busy_timeout(s->db, 10000);
-    int rc = store_integer(s, 0, &version, e, "pragma user_version", "");
+    int rc = store_read_version(s, &version, e);
     if (rc == 0 && version != STORE_SCHEMA_VERSION)
         rc = err_set(e, ASSAY_EFORMAT,
             "%s: schema version: expected %d, found %lld; a start of this version's assayd "

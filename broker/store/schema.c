@@ -137,18 +137,30 @@ static int write_schema(struct store *s, int64_t version, struct err *e)
     return rc;
 }
 
+int store_read_version(struct store *s, int64_t *version, struct err *e)
+{
+    int64_t n_tables = 0;
+    int rc = store_integer(s, 0, version, e, "pragma user_version", "");
+    if (rc == 0 && *version == 0)
+        rc = store_integer(s, 0, &n_tables, e, "select count(*) from sqlite_master", "");
+    if (rc != 0)
+        return rc;
+    if (*version == 0 && n_tables == 0) /* a new file */
+        return 0;
+    if (*version < 1 || *version > STORE_SCHEMA_VERSION)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s/assay.db: schema version: expected 1 to %d, found %lld%s", s->dir,
+            STORE_SCHEMA_VERSION, (long long)*version,
+            *version > STORE_SCHEMA_VERSION ? ", of a later version of assayd" : "");
+    return 0;
+}
+
 int store_make_schema(struct store *s, struct err *e)
 {
     int64_t version;
-    int rc = store_integer(s, 0, &version, e, "pragma user_version", "");
-    if (rc != 0)
+    int rc = store_read_version(s, &version, e);
+    if (rc != 0 || version == STORE_SCHEMA_VERSION)
         return rc;
-    if (version > STORE_SCHEMA_VERSION)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s/assay.db: schema version: expected at most %d, found %lld", s->dir,
-            STORE_SCHEMA_VERSION, (long long)version);
-    if (version == STORE_SCHEMA_VERSION)
-        return 0;
     if (version > 0)
         rc = back_up(s, version, e);
     return rc == 0 ? write_schema(s, version, e) : rc;

@@ -87,8 +87,19 @@ static void test_strange_files_are_refused(void **state)
     open_again(f);
     assert_int_equal(store_epoch(f->s), epoch + 1);
     store_close(&f->s);
-    run_sql(f, "pragma user_version = 99;");
-    check_refused(f, "99");
+    static const char *const versions[] = {"99", "-1", "-2147483648", "0"};
+    for (size_t i = 0; i < sizeof versions / sizeof versions[0]; i++) {
+        char sql[64], found[64];
+        struct store *reader = NULL;
+        struct err err = {0};
+        snprintf(sql, sizeof sql, "pragma user_version = %s;", versions[i]);
+        snprintf(found, sizeof found, "found %s", versions[i]);
+        run_sql(f, sql);
+        check_refused(f, found);
+        assert_int_equal(store_open_reader(&reader, f->dir, &err), ASSAY_EFORMAT);
+        assert_non_null(strstr(err.msg, found));
+        assert_non_null(strstr(err.msg, "assay.db: schema version: expected 1 to "));
+    }
     char path[128];
     snprintf(path, sizeof path, "%s/assay.db", f->dir);
     FILE *file = fopen(path, "w");
