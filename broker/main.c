@@ -3,6 +3,7 @@
  * bound after the lock is taken, so a second broker never takes the first one's files or
  * endpoints. */
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sodium.h>
@@ -44,6 +45,8 @@
 #define KEPT_MEMORY (64 << 20)
 #define API_FILES 16                        /* descriptors before any client: libzmq's, and one */
 #define API_THREADS (2 + PREPARERS_THREADS) /* libzmq starts two */
+/* What the loop opens, and for each group and rank that runs. */
+enum { LOOP_FILES = 2, GROUP_FILES = 4, RANK_FILES = 2 };
 
 /* Finds or makes the data directory, checks it, and locks it. */
 static int open_data(
@@ -283,6 +286,23 @@ static int open_groups(struct broker *b, struct err *e)
     return rc;
 }
 
+/* Descriptors beyond the last ones are refused to clients (api/connections.h), so the first of them
+ * must get one below, once the loop and all ranks have theirs. */
+static int check_room_for_a_client(const struct broker *b, struct err *e)
+{
+    const struct options *o = b->options;
+    int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    if (lowest >= 0)
+        close(lowest);
+    int first = lowest + LOOP_FILES + o->replicas * (GROUP_FILES + RANK_FILES * (int)o->tp);
+    if (lowest >= 0 && first < connections_end())
+        return 0;
+    return err_set(e, ASSAY_EIO,
+        "connections: expected room for a client beside %d open files of the broker, found %d for "
+        "all; raise `ulimit -n`",
+        first, connections_end());
+}
+
 static void close_broker(struct broker *b)
 {
     listen_end(&b->listeners);
@@ -398,6 +418,8 @@ int main(int argc, char **argv)
         rc = open_sockets(&b, &e);
     if (rc == 0)
         rc = open_groups(&b, &e);
+    if (rc == 0)
+        rc = check_room_for_a_client(&b, &e);
     int started = rc == 0;
     if (started && options.exit_with_parent <= 0) /* `assay score` names its process */
         data_dir_keep(data);

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, MODELS, PATIENCE, Broker
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker, wait_until
 from test_cli import run, write_rows
 from test_cli_guards import without_override
 
@@ -136,6 +136,24 @@ def test_too_few_descriptors_are_said(directory, rows):
         assert done.returncode > 0, (n, done)
         said += "ulimit -n" in done.stderr
     assert said > 0
+
+
+@pytest.mark.parametrize(("tp", "replicas"), [(1, 1), (2, 2)])
+def test_a_start_that_no_client_could_reach_is_refused(directory, tp, replicas):
+    """Descriptors are kept back from clients: below some limit there was none for the first one."""
+    for n in range(20, 200, 6):
+        shutil.rmtree(directory / "d", ignore_errors=True)
+        broker = Broker(directory / "d", options=["--tp", tp, "--replicas", replicas])
+        broker.command = ["/bin/bash", "-c", f"ulimit -n {n}; exec \"$@\"", "bash", *broker.command]
+        broker.start(wait=False)
+        wait_until(lambda: broker.process.poll() is not None or "event=group_ready" in broker.words())
+        if broker.process.poll() is None:
+            break
+        assert broker.process.returncode == 74 and "ulimit -n" in broker.words(), broker.words()
+    with broker.client() as client:
+        client.submit("k", [{"ids": [1, 2, 3]}])
+        assert len(client.results("k")) == 1
+    assert n > 40 and broker.stop() == 0
 
 
 def test_the_exit_codes_of_the_broker():
