@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/api/connections.h"
 #include "broker/api/replies.h"
 #include "broker/api/waiters.h"
 #include "broker/transaction.h"
@@ -365,9 +366,23 @@ static int serve(struct broker *b, const struct envelope *env, struct prepared *
     }
 }
 
+/* Whether the request only asks, and the client has left: nobody would get the answer. A client
+ * that chose its routing id (libzmq's own begin with 0) may be back under it. */
+static int is_in_vain(const struct message *m)
+{
+    enum request_op op = m->task.prepared.request.op;
+    uint64_t connection = m->envelope.connection;
+    int asks =
+        op == OP_HELLO || op == OP_INFO || op == OP_JOBS || op == OP_STATUS || op == OP_RESULTS;
+    return asks && m->envelope.bytes[0] == 0 && connection != 0 &&
+           !connections_is_there(connection);
+}
+
 int request_handle(struct broker *b, struct message *m, struct err *e)
 {
     struct prepared *p = &m->task.prepared;
+    if (p->rc == 0 && is_in_vain(m))
+        return 0;
     if (p->rc != 0)
         *e = p->err;
     int rc = p->rc != 0 ? p->rc : serve(b, &m->envelope, p, e);
