@@ -120,12 +120,16 @@ static int check_entry(int dir, const char *path, const char *name, struct err *
 /* 1: a start creates files of this name. */
 static int is_a_start_s(const char *name)
 {
-    static const char *const begin[] = {"assay.db", "lock", "digest.cache", "reserve", "gemm-",
-        "synced", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+    static const char *const names[] = {
+        "lock", "digest.cache", "digest.cache.part", "reserve", "reserve-purge", "synced"};
+    static const char *const begin[] = {
+        "assay.db", "gemm-", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+    int is = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        is |= strcmp(name, names[i]) == 0;
     for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
-        if (strncmp(name, begin[i], strlen(begin[i])) == 0)
-            return 1;
-    return 0;
+        is |= strncmp(name, begin[i], strlen(begin[i])) == 0;
+    return is;
 }
 
 /* 1: `assay score --data` puts a file of this name here before it starts a broker. */

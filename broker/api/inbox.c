@@ -20,6 +20,7 @@ struct inbox {
     struct line lines[INBOX_LINES];
     int at_line;                        /* for inbox_rest: those before it are empty */
     struct message *ready, **ready_end; /* first in their lines, and not away */
+    int was_ready;                      /* the last one given was of these: receive the next */
 };
 
 int inbox_new(struct inbox **out, void *socket, struct admit *admit, const struct text_model *text,
@@ -145,6 +146,8 @@ static struct message *take_ready(struct inbox *in)
     struct message *m = in->ready;
     if (m && !(in->ready = m->next_ready))
         in->ready_end = &in->ready;
+    if (m)
+        m->next_ready = NULL; /* inbox_again may bring it here once more */
     return m;
 }
 
@@ -163,6 +166,7 @@ static void take_back(struct inbox *in)
     for (struct task *t; (t = preparers_take(in->preparers));) {
         struct message *m = (struct message *)((char *)t - offsetof(struct message, task));
         m->is_away = 0;
+        keep(m, prepared_bytes(&t->prepared));
         if (line_of(in, m)->first == m)
             add_ready(in, m);
     }
@@ -183,10 +187,14 @@ static int take_in(struct inbox *in, struct message *m)
 int inbox_next(struct inbox *in, struct message **out)
 {
     take_back(in);
-    if (!(*out = take_ready(in))) {
+    *out = in->was_ready ? NULL : take_ready(in);
+    in->was_ready = *out != NULL;
+    if (!*out) {
         int got = receive(in, out);
-        if (got <= 0 || !take_in(in, *out))
-            return got < 0 ? got : 0;
+        if (got < 0 && !(*out = take_ready(in)))
+            return got;
+        if (got == 0 || (got > 0 && !take_in(in, *out)))
+            return 0;
     }
     if (!(*out)->task.prepared.is_decoded)
         prepare(&(*out)->task.prepared, &in->with, bytes_of(*out));

@@ -48,9 +48,9 @@ static void prepare_message(struct prepared *p, const struct preparing *with, st
         p->err = v.refused;
         p->rc = v.refused.code;
     }
-    if (p->rc == 0 && p->request.rows.at)
-        store_digest_rows(p->request.rows, p->digest);
-    else
+    if (p->rc == 0)
+        store_digest_rows(p->request.rows, p->digest); /* a chunk that only seals has one too */
+    if (p->rc != 0 || !p->request.rows.at)
         store_rows_free(&p->rows);
     p->is_decoded = 1;
 }
@@ -101,10 +101,24 @@ void prepared_release(struct prepared *p)
     *p = (struct prepared){0};
 }
 
-const struct store_rows *prepared_find(const struct prepared *p, int64_t job, uint32_t chunk)
+const struct store_rows *prepared_find(struct prepared *p, const struct store_chunk *chunk)
 {
+    struct prepared_chunk *c = p->at ? p->at : p->chunks;
+    while (c && c->next && c->chunk.chunk < chunk->chunk)
+        c = c->next;
+    p->at = c;
+    /* The store may have another one by now, if the tick that kept this one was undone. */
+    int is_it =
+        c && c->chunk.job == chunk->job && c->chunk.chunk == chunk->chunk &&
+        c->chunk.rows.len == chunk->rows.len &&
+        (chunk->rows.len == 0 || memcmp(c->chunk.rows.at, chunk->rows.at, chunk->rows.len) == 0);
+    return is_it ? c->rows : NULL;
+}
+
+size_t prepared_bytes(const struct prepared *p)
+{
+    size_t bytes = store_rows_bytes(p->rows);
     for (const struct prepared_chunk *c = p->chunks; c; c = c->next)
-        if (c->chunk.job == job && c->chunk.chunk == chunk)
-            return c->rows;
-    return NULL;
+        bytes += sizeof *c + store_rows_bytes(c->rows);
+    return bytes;
 }

@@ -27,6 +27,7 @@ struct prepared {
     struct store_rows *rows; /* NULL: none */
     uint8_t digest[STORE_DIGEST_BYTES];
     struct prepared_chunk *chunks; /* ascending; the caller adds them, without their rows */
+    struct prepared_chunk *at;     /* the last one that prepared_find looked at */
     int is_decoded;                /* only `chunks` are still to be prepared */
 };
 
@@ -44,7 +45,10 @@ void prepared_release(struct prepared *p);
  * the caller frees; client ids point into the encoded ones. */
 int prepare_rows(
     struct store_rows **rows, const struct preparing *with, struct slice encoded, struct err *e);
-/* Finds the rows of this chunk of the job among p->chunks; NULL: they were not prepared. */
-const struct store_rows *prepared_find(const struct prepared *p, int64_t job, uint32_t chunk);
+/* Finds the rows of this chunk, which the store has with these bytes, among p->chunks; NULL: they
+ * were not prepared. Ask for chunks in ascending order. */
+const struct store_rows *prepared_find(struct prepared *p, const struct store_chunk *chunk);
+/* Bytes of memory that the prepared rows take. */
+size_t prepared_bytes(const struct prepared *p);
 
 #endif

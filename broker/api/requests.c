@@ -19,6 +19,7 @@
 
 #define SCORE_PRIORITY 50
 #define SCORE_TIMEOUT_MS 60000
+#define MOST_GATHERED 10000 /* chunks */
 
 /* From here on the request writes to this job. */
 static void touch(struct broker *b, int64_t job)
@@ -61,17 +62,26 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
+/* How many bytes of chunks may be taken into memory, beside what clients have sent. */
+static size_t gather_room(const struct broker *b)
+{
+    uint64_t most = b->limits.max_message_bytes, all = CONNECTIONS_MESSAGES * most,
+             kept = connections_received();
+    return kept + most <= all ? most : kept < all ? all - kept : 0;
+}
+
 /* Adds the chunks to p that this one lets go on, as many as fit a message of the largest size, if
  * they are too large to be prepared on the loop. Returns REQUEST_AGAIN or 0. What is not added is
  * prepared when its turn has come. */
 static int gather_pending(struct broker *b, struct prepared *p, struct err *e)
 {
     const struct request *q = &p->request;
-    size_t bytes = 0, room = b->limits.max_message_bytes;
+    size_t bytes = 0, room = gather_room(b);
+    int n = 0;
     struct prepared_chunk **end = &p->chunks;
     struct store_chunk c = {.chunk = q->chunk};
     int rc = 0;
-    while (c.chunk++ < INT32_MAX &&
+    while (c.chunk++ < INT32_MAX && n++ < MOST_GATHERED &&
            (rc = store_find_pending(b->store, q->key, q->chunk, room - bytes, &c, e)) == 1 &&
            c.rows.at) {
         *end = xcalloc(1, sizeof **end);
@@ -86,10 +96,10 @@ static int gather_pending(struct broker *b, struct prepared *p, struct err *e)
 
 /* Places a chunk that waited behind a gap. */
 static int place_chunk(
-    struct broker *b, const struct store_chunk *c, const struct prepared *p, struct err *e)
+    struct broker *b, const struct store_chunk *c, struct prepared *p, struct err *e)
 {
     const struct preparing with = {&b->admit, &b->limits, NULL};
-    const struct store_rows *rows = prepared_find(p, c->job, c->chunk);
+    const struct store_rows *rows = prepared_find(p, c);
     struct store_rows *own = NULL;
     int rc = 0;
     if (c->rows.len == 0)
@@ -105,7 +115,7 @@ static int place_chunk(
 }
 
 /* Places the chunks that waited behind a gap which is now closed. */
-static int place_pending(struct broker *b, int64_t job, const struct prepared *p, struct err *e)
+static int place_pending(struct broker *b, int64_t job, struct prepared *p, struct err *e)
 {
     struct store_chunk c = {.job = job};
     int rc;
@@ -122,8 +132,8 @@ static int new_job(struct broker *b, const struct request *q, int64_t *job, stru
 }
 
 /* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job. */
-static int add_chunk(struct broker *b, const struct request *q, const struct prepared *p,
-    int64_t *job, struct err *e)
+static int add_chunk(
+    struct broker *b, const struct request *q, struct prepared *p, int64_t *job, struct err *e)
 {
     int rc = transaction_begin(b, e);
     if (rc == 0)
@@ -171,8 +181,7 @@ static int on_submit(
     return 0;
 }
 
-static int on_score(
-    struct broker *b, const struct envelope *env, const struct prepared *p, struct err *e)
+static int on_score(struct broker *b, const struct envelope *env, struct prepared *p, struct err *e)
 {
     struct request q = p->request;
     char key[40];

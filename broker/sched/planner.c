@@ -508,7 +508,7 @@ static uint32_t drop_unwanted(struct planner *p, struct batch *b)
  * than before. */
 static struct batch *batch_of_rest(struct planner *p, struct batch *b)
 {
-    struct batch *rest = batch_new(b->n_rows, b->min_shared);
+    struct batch *rest = batch_new(p->limits.max_rows, b->min_shared); /* run_again may fill it */
     rest->suspect = b->suspect;
     for (uint32_t i = 0; i < b->n_rows; i++)
         if (b->rows[i] && (rest->n_rows == 0 || fits(p, rest, b->rows[i])))

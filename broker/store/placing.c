@@ -39,6 +39,7 @@ struct store_rows {
     uint32_t n, room;
     struct ready_pack *packs, **packs_end;
     struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
+    size_t pack_bytes;            /* memory of the packs */
     int64_t truncation;           /* of its rows (store_join_truncation) */
 };
 
@@ -51,6 +52,11 @@ struct store_rows *store_rows_new(struct packed_writer *scratch)
     packed_clear(scratch);
     r->packs_end = &r->packs;
     return r;
+}
+
+size_t store_rows_bytes(const struct store_rows *r)
+{
+    return r ? sizeof *r + r->room * sizeof *r->rows + r->pack_bytes : 0;
 }
 
 void store_rows_free(struct store_rows **out)
@@ -101,6 +107,7 @@ static void end_pack(struct store_rows *r)
         copy_to(&at, c.rows), copy_to(&at, c.ids), copy_to(&at, c.positions), copy_to(&at, c.ends)};
     *r->packs_end = p;
     r->packs_end = &p->next;
+    r->pack_bytes += bytes;
     packed_clear(r->writer);
 }
 

@@ -47,6 +47,7 @@ void store_close_reader(struct store **out)
         sqlite3_finalize(s->cache[i].statement);
     sqlite3_close(s->db);
     free(s->scratch);
+    free(s->unsound);
     free(s);
     *out = NULL;
 }

@@ -239,7 +239,8 @@ struct store_row {
 struct store_rows;
 /* scratch: memory to pack in, borrowed until store_rows_end. */
 struct store_rows *store_rows_new(struct packed_writer *scratch);
-void store_rows_free(struct store_rows **r); /* NULL-safe */
+void store_rows_free(struct store_rows **r);         /* NULL-safe */
+size_t store_rows_bytes(const struct store_rows *r); /* of memory; NULL-safe */
 /* Adds a copy of the row, all but client_id, which is borrowed until the rows are stored. */
 void store_rows_add(struct store_rows *r, const struct store_row *row);
 void store_rows_end(struct store_rows *r); /* call it after the last row */

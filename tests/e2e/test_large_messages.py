@@ -3,11 +3,12 @@
 The rows here are longer than the model takes: making them token ids takes long, keeping them does not.
 """
 import contextlib
+import subprocess
 import time
 
 import msgpack
 import pytest
-from harness import MODELS, Broker, Refused, random_key, wait_until
+from harness import BIN, MODELS, Broker, Refused, random_key, wait_until
 
 LINE = "It was the best of times, it was the worst of times, it was the age of wisdom. "
 LONG = LINE * 12_000  # a megabyte
@@ -69,6 +70,33 @@ def test_a_clients_own_messages_keep_their_order(broker):
         assert [reply["id"] for reply in replies] == numbers
         assert [reply["accepted"] for reply in replies[:8]] == [4, 4, 1, 5, 2, 7, 1, 8]
         assert replies[8]["err"]["code"] == "bad_request" and replies[9]["ok"]
+
+
+def test_many_close_a_gap_at_once(broker):
+    """A message that goes to a thread a second time, for the chunks behind it, stands beside others that are ready."""
+    text, n, clients = LINE * 2500, 12, contextlib.ExitStack()
+    with clients:
+        all = [clients.enter_context(broker.client()) for _ in range(n)]
+        keys = [random_key() for _ in all]
+        for client, key in zip(all, keys):
+            assert client.call("submit", key=key, chunk=1, rows=[{"text": text}] * 3)["accepted"] == 3
+        for client, key in zip(all, keys):
+            send(client, "submit", key=key, chunk=0, rows=[{"text": text}] * 3)
+            send(client, "submit", key=key, chunk=2, rows=[{"text": "small"}], seal=True)
+        for client, key in zip(all, keys):
+            assert [client.receive()["ok"], client.receive()["total"]] == [True, 7]
+            assert len(client.results(key)) == 7
+
+
+def test_a_seal_past_a_gap_is_sound(broker):
+    with broker.client() as client:
+        key = random_key()
+        client.call("submit", key=key, chunk=1, rows=[], seal=True)
+        done = subprocess.run([BIN / "assay", "scrub", "--data", broker.data], capture_output=True, text=True)
+        assert done.returncode == 0 and "all as written" in done.stdout, (done.stdout, done.stderr)
+        client.call("submit", key=key, chunk=0, rows=[{"ids": [1, 2]}])
+        client.call("submit", key=key, chunk=1, rows=[], seal=True)  # sent again
+        assert len(client.results(key)) == 1
 
 
 def test_what_waits_behind_a_gap(broker):

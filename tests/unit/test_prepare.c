@@ -168,6 +168,12 @@ static void test_threads_give_the_same(void **state)
     admit_release(&admit);
 }
 
+static const struct store_rows *find(struct task *t, int64_t job, uint32_t chunk, struct slice rows)
+{
+    return prepared_find(
+        &t->prepared, &(struct store_chunk){.job = job, .chunk = chunk, .rows = rows});
+}
+
 /* A message's chunks that waited behind a gap. */
 static void test_chunks(void **state)
 {
@@ -184,16 +190,20 @@ static void test_chunks(void **state)
         preparers_give(s->threads, t);
         assert_int_equal(is_readable(s->threads, 60000), 1);
         assert_ptr_equal(preparers_take(s->threads), t);
-        assert_null(prepared_find(&t->prepared, 5, 1) && !again);
+        assert_null(find(t, 5, 1, q.rows) && !again);
         t->prepared.chunks = c;
     }
-    assert_non_null(prepared_find(&t->prepared, 5, 1));
-    assert_null(prepared_find(&t->prepared, 5, 2));
-    assert_null(prepared_find(&t->prepared, 4, 1));
+    assert_non_null(find(t, 5, 1, q.rows));
+    assert_true(prepared_bytes(&t->prepared) > 0);
+    assert_null(find(t, 5, 2, q.rows));
+    assert_null(find(t, 4, 1, q.rows));
+    copy[q.rows.len - 1] ^= 1; /* the store has another chunk by now */
+    assert_null(find(t, 5, 1, q.rows));
+    copy[q.rows.len - 1] ^= 1;
     preparers_give(s->threads, &s->tasks[1]);
     assert_int_equal(is_readable(s->threads, 60000), 1);
     assert_ptr_equal(preparers_take(s->threads), &s->tasks[1]);
-    compare_rows(s->store.s, prepared_find(&t->prepared, 5, 1), s->tasks[1].prepared.rows);
+    compare_rows(s->store.s, find(t, 5, 1, q.rows), s->tasks[1].prepared.rows);
 }
 
 static void test_stop(void **state)
