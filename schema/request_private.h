@@ -1,0 +1,15 @@
+/* request_private.h - what request.c and request_rows.c share. */
+#ifndef ASSAY_REQUEST_PRIVATE_H
+#define ASSAY_REQUEST_PRIVATE_H
+
+#include "schema/msg.h"
+
+/* A set of fields has a bit for each. */
+#define BIT(field) (1u << (field))
+
+/* Reads an integer or a short string as its bytes. */
+int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e);
+/* Returns how many bytes of a text found in a message an error shows. */
+int request_shown(struct slice s);
+
+#endif

@@ -1,0 +1,491 @@
+/* request_rows.c - decodes the rows of a request: their fields, texts and shapes. One table says
+ * which fields make which shape. */
+#include <stdio.h>
+#include <string.h>
+
+#include "schema/ids.h"
+#include "schema/request.h"
+#include "schema/request_private.h"
+
+enum row_field {
+    R_ID,
+    R_IDS,
+    R_POOL,
+    R_ADAPTER,
+    R_TRUNCATE,
+    R_PAD_RULE,
+    R_SAFE_TEXT,
+    R_SPECIAL_TOKENS,
+    R_TEXT,
+    R_MESSAGES,
+    R_PROMPT,
+    R_PROBLEM,
+    R_QUESTION,
+    R_RESPONSE,
+    R_COMPLETION,
+    R_RESPONSES,
+    R_CHOSEN,
+    R_REJECTED,
+    R_STEPS,
+    R_SYSTEM,
+    R_TOOLS,
+    R_ERROR,
+    R_COUNT
+};
+
+static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
+    "hf_pad_rule", "safe_text", "add_special_tokens", "text", "messages", "prompt", "problem",
+    "question", "response", "completion", "responses", "chosen", "rejected", "steps", "system",
+    "tools", "error"};
+
+#define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
+#define SHAPES                                                                                     \
+    (BIT(R_IDS) | BIT(R_TEXT) | BIT(R_MESSAGES) | PROMPTS | BIT(R_RESPONSE) | BIT(R_COMPLETION) |  \
+        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS) | BIT(R_ERROR))
+
+/* The shapes of a row: the fields that make each, which one of `prompts` goes with them, if any,
+ * and whether that one is optional. */
+static const struct {
+    unsigned fields, prompts;
+    enum row_shape shape;
+    int prompt_optional;
+} row_shapes[] = {
+    {BIT(R_IDS), 0, ROW_IDS, 0},
+    {BIT(R_TEXT), 0, ROW_TEXT, 0},
+    {BIT(R_MESSAGES), PROMPTS, ROW_MESSAGES, 1},
+    {BIT(R_RESPONSE), PROMPTS, ROW_RESPONSE, 0},
+    {BIT(R_COMPLETION), PROMPTS, ROW_RESPONSE, 0},
+    {BIT(R_RESPONSES), PROMPTS, ROW_RESPONSES, 0},
+    {BIT(R_CHOSEN) | BIT(R_REJECTED), PROMPTS, ROW_PAIR, 1},
+    {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
+    {BIT(R_ERROR), 0, ROW_REFUSED, 0},
+};
+
+/* A row's fields are read under their own names, which costs nothing. Only an error puts the place
+ * in front: "[17]" for an element of an array, "rows[3]." for a row. */
+static int in_element(const char *field, uint32_t i, int rc, struct err *e)
+{
+    if (e)
+        snprintf(e->field, sizeof e->field, "%s[%u]", field, i);
+    return rc;
+}
+
+static int in_row(uint32_t index, int rc, struct err *e)
+{
+    char field[ERR_FIELD_BYTES + sizeof "rows[4294967295]."];
+    if (!e)
+        return rc;
+    struct err inner = *e;
+    snprintf(field, sizeof field, "rows[%u]%s%s", index, inner.field[0] ? "." : "", inner.field);
+    return err_field(e, rc, field, "%s", inner.msg);
+}
+
+static int read_row_id(struct msg_reader *r, struct slice *id, struct err *e)
+{
+    struct msg_reader number = *r;
+    int64_t v;
+    int rc = request_read_id(r, "id", id, e);
+    if (rc == 0 && msg_peek(&number) == MSG_INT)
+        rc = msg_read_int(&number, "id", INT64_MIN, INT64_MAX, &v, e);
+    return rc;
+}
+
+static int read_id_array(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int64_t v;
+    int rc = msg_read_array(r, "ids", &row->n_ids, e);
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; i < row->n_ids; i++)
+        if ((rc = msg_read_int_saturated(r, "ids", &v, e)) != 0)
+            return in_element("ids", i, rc, e);
+    row->ids = (struct slice){from, (size_t)(r->at - from)};
+    return 0;
+}
+
+static int read_ids(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    enum msg_type type = msg_peek(r);
+    if (type == MSG_ARRAY)
+        return read_id_array(r, row, e);
+    if (type != MSG_BIN)
+        return msg_unexpected(r, "ids", "bin of little-endian int32, or an array of integers", e);
+    int rc = msg_read_bin(r, "ids", &row->ids, e);
+    if (rc == 0 && row->ids.len % 4 != 0)
+        rc = err_field(
+            e, ASSAY_EBADREQ, "ids", "expected a multiple of 4 bytes, found %zu", row->ids.len);
+    row->ids_is_bin = 1;
+    row->n_ids = (uint32_t)(row->ids.len / 4); /* a bin has less than 2^32 bytes */
+    return rc;
+}
+
+static int read_name(struct msg_reader *r, const char *field,
+    int (*from_name)(const char *, unsigned long), const char *expected, int *out, struct err *e)
+{
+    struct slice name;
+    int rc = msg_read_str(r, field, &name, e);
+    if (rc != 0)
+        return rc;
+    *out = from_name((const char *)name.at, name.len);
+    if (*out < 0)
+        return err_field(e, ASSAY_EBADREQ, field, "expected %s, found '%.*s'", expected,
+            request_shown(name), (const char *)name.at);
+    return 0;
+}
+
+static int read_positions(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int64_t v;
+    int rc = msg_read_array(r, "pool.positions", &row->n_positions, e);
+    if (rc == 0 && row->n_positions == 0)
+        rc = err_field(e, ASSAY_EBADREQ, "pool.positions", "expected a position, found none");
+    if (rc != 0)
+        return rc;
+    for (uint32_t i = 0; i < row->n_positions; i++)
+        if ((rc = msg_read_int(r, "pool.positions", 0, INT32_MAX, &v, e)) != 0)
+            return in_element("pool.positions", i, rc, e);
+    row->positions = (struct slice){from, (size_t)(r->at - from)};
+    return 0;
+}
+
+static int read_step_token(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    int64_t token = POOL_NO_STEP_TOKEN;
+    int rc = msg_read_int(r, "pool.step_token", 0, INT32_MAX, &token, e);
+    row->pool.step_token = (int32_t)token;
+    return rc;
+}
+
+static int check_pool(const struct row_request *row, struct err *e)
+{
+    if (row->pool.type == POOL_POSITIONS && !row->positions.at)
+        return err_field(
+            e, ASSAY_EBADREQ, "pool.positions", "type POSITIONS needs this field, found none");
+    if (row->pool.type != POOL_POSITIONS && row->positions.at)
+        return err_field(e, ASSAY_EBADREQ, "pool.positions", "expected only with type POSITIONS");
+    return 0;
+}
+
+static int read_pool(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    static const char *const names[] = {"type", "activation", "step_token", "positions"};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    int rc = msg_read_map(r, "pool", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, "pool", names, 4, &seen, e);
+        if (key < 0)
+            rc = key;
+        else if (key == 0)
+            rc = read_name(r, "pool.type", pool_type_from_name,
+                "LAST, ALL, STEP, MEAN, CLS or POSITIONS", &row->pool.type, e);
+        else if (key == 1)
+            rc = read_name(r, "pool.activation", activation_from_name,
+                "none, softmax, sigmoid or class1", &row->pool.activation, e);
+        else if (key == 2)
+            rc = read_step_token(r, row, e);
+        else
+            rc = read_positions(r, row, e);
+    }
+    return rc == 0 ? check_pool(row, e) : rc;
+}
+
+/* ---- texts of a row ---- */
+
+int request_is_messages(struct slice s)
+{
+    struct msg_reader r;
+    msg_reader_init(&r, s.at, s.len);
+    return msg_peek(&r) == MSG_ARRAY;
+}
+
+/* Skips any value of any depth. *something: it is not nil, false or empty. */
+static int skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
+{
+    struct slice raw;
+    uint32_t n;
+    int rc = 0;
+    enum msg_type first = msg_peek(r);
+    const uint8_t *from = r->at;
+    for (uint64_t pending = 1; rc == 0 && pending > 0; pending--) {
+        enum msg_type type = msg_peek(r);
+        n = 0;
+        if (type == MSG_ARRAY)
+            rc = msg_read_array(r, field, &n, e);
+        else if (type == MSG_MAP)
+            rc = msg_read_map(r, field, &n, e);
+        else
+            rc = msg_read_raw(r, field, 1, &raw, e);
+        pending += type == MSG_MAP ? 2 * (uint64_t)n : n;
+    }
+    int is_empty = r->at == from + 1 && (*from & 0x0f) == 0; /* "", [] or {}, in the short form */
+    *something =
+        first == MSG_BOOL ? *from == 0xc3 : first != MSG_NIL && !(first != MSG_INT && is_empty);
+    return rc;
+}
+
+/* nil counts as absent: data sets have it in columns that a message does not use. */
+static int read_reasoning(struct msg_reader *r, struct slice *reasoning, struct err *e)
+{
+    struct slice raw;
+    if (msg_peek(r) == MSG_NIL)
+        return msg_read_raw(r, "reasoning_content", 1, &raw, e);
+    return msg_read_text(r, "reasoning_content", reasoning, e);
+}
+
+int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
+{
+    static const char *const names[] = {"role", "content", "reasoning_content", "tool_calls"};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    *message = (struct row_message){0};
+    int rc = msg_read_map(r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, "", names, 4, &seen, e);
+        rc = key < 0    ? key
+             : key == 0 ? msg_read_text(r, "role", &message->role, e)
+             : key == 1 ? msg_read_text(r, "content", &message->content, e)
+             : key == 2 ? read_reasoning(r, &message->reasoning, e)
+                        : skip_value(r, "tool_calls", &message->has_tool_calls, e);
+    }
+    for (int i = 0; rc == 0 && i < 2; i++)
+        if (!(seen >> i & 1))
+            rc = err_field(e, ASSAY_EBADREQ, names[i], "expected a string, found nothing");
+    return rc;
+}
+
+/* "messages[2].role" */
+static int in_message(const char *field, uint32_t i, int rc, struct err *e)
+{
+    char inner[ERR_FIELD_BYTES];
+    if (!e)
+        return rc;
+    memcpy(inner, e->field, sizeof inner);
+    snprintf(e->field, sizeof e->field, "%s[%u]%s%.*s", field, i, inner[0] ? "." : "", 40, inner);
+    return rc;
+}
+
+static int check_messages(struct msg_reader *r, const char *field, struct err *e)
+{
+    struct row_message message;
+    uint32_t n = 0;
+    int rc = msg_read_array(r, field, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if ((rc = request_read_message(r, &message, e)) != 0)
+            return in_message(field, i, rc, e);
+    return rc;
+}
+
+static int check_texts(struct msg_reader *r, const char *field, struct err *e)
+{
+    struct slice text;
+    uint32_t n = 0;
+    int rc = msg_read_array(r, field, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        if ((rc = msg_read_text(r, field, &text, e)) != 0)
+            return in_element(field, i, rc, e);
+    return rc;
+}
+
+/* Reads a text, an array of texts, or messages, whichever the field takes, as its bytes. */
+static int read_body(struct msg_reader *r, enum row_field field, struct slice *body, struct err *e)
+{
+    const char *name = row_fields[field];
+    const uint8_t *from = r->at;
+    int may_be_text = field != R_MESSAGES && field != R_RESPONSES && field != R_STEPS;
+    int may_be_messages = field == R_MESSAGES || (may_be_text && field != R_TEXT);
+    enum msg_type type = msg_peek(r);
+    struct slice text;
+    int rc;
+    if (may_be_text && type == MSG_STR)
+        rc = msg_read_text(r, name, &text, e);
+    else if (may_be_messages && type == MSG_ARRAY)
+        rc = check_messages(r, name, e);
+    else if (!may_be_text && type == MSG_ARRAY)
+        rc = check_texts(r, name, e);
+    else
+        rc = msg_unexpected(r, name,
+            !may_be_text      ? "an array"
+            : may_be_messages ? "a string or an array of messages"
+                              : "a string",
+            e);
+    *body = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+static int read_system(struct msg_reader *r, struct slice *system, struct err *e)
+{
+    const uint8_t *from = r->at;
+    struct slice text;
+    int rc = msg_read_text(r, "system", &text, e);
+    *system = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+/* Reads the error that a client sends in place of a row it could not read. */
+static int read_error(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    static const char *const names[] = {"code", "message"};
+    static const int codes[] = {ASSAY_EBADREQ, ASSAY_EBADTOKEN, ASSAY_ETOOLARGE};
+    struct slice name = {0};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    int rc = msg_read_map(r, "error", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int key = msg_read_key(r, "error", names, 2, &seen, e);
+        rc = key < 0    ? key
+             : key == 0 ? msg_read_str(r, "error.code", &name, e)
+                        : msg_read_str(r, "error.message", &row->error_message, e);
+    }
+    for (int i = 0; i < 3; i++)
+        if (strlen(err_name(codes[i])) == name.len &&
+            memcmp(err_name(codes[i]), name.at, name.len) == 0)
+            row->error_code = codes[i];
+    if (rc == 0 && seen != 3)
+        rc = err_field(e, ASSAY_EBADREQ, "error", "expected a code and a message");
+    if (rc == 0 && row->error_code == 0)
+        rc = err_field(e, ASSAY_EBADREQ, "error.code",
+            "expected bad_request, bad_token or too_large, found '%.*s'", request_shown(name),
+            (const char *)name.at);
+    return rc;
+}
+
+static int read_row_field(
+    struct msg_reader *r, enum row_field field, struct row_request *row, struct err *e)
+{
+    switch (field) {
+    case R_ID:
+        return read_row_id(r, &row->id, e);
+    case R_IDS:
+        return read_ids(r, row, e);
+    case R_POOL:
+        return read_pool(r, row, e);
+    case R_ADAPTER:
+        return msg_read_str(r, "adapter", &row->adapter, e);
+    case R_TRUNCATE:
+        return msg_read_bool(r, "truncate", &row->truncate, e);
+    case R_PAD_RULE:
+        return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
+    case R_SAFE_TEXT:
+        return msg_read_bool(r, "safe_text", &row->safe_text, e);
+    case R_SPECIAL_TOKENS:
+        return msg_read_bool(r, "add_special_tokens", &row->add_special_tokens, e);
+    case R_SYSTEM:
+        return read_system(r, &row->system, e);
+    case R_TOOLS:
+        return skip_value(r, "tools", &row->has_tools, e);
+    case R_ERROR:
+        return read_error(r, row, e);
+    case R_PROMPT:
+    case R_PROBLEM:
+    case R_QUESTION:
+        row->prompt_field = row_fields[field];
+        return read_body(r, field, &row->prompt, e);
+    default:
+        row->body_field[field == R_REJECTED] = row_fields[field];
+        return read_body(r, field, &row->body[field == R_REJECTED], e);
+    }
+}
+
+/* Are the texts tokenized as they are, so that the tokenizer puts its own tokens around them? */
+static int is_plain(const struct row_request *row)
+{
+    return row->shape == ROW_TEXT ||
+           (row->shape == ROW_PAIR && !row->prompt.at && !request_is_messages(row->body[0]) &&
+               !request_is_messages(row->body[1]));
+}
+
+/* Refuses fields for a chat template where there is none, and the one for texts where there are
+ * none as they are. */
+static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
+{
+    for (int f = R_SYSTEM; f <= R_TOOLS; f++)
+        if ((seen >> f & 1) &&
+            (row->shape == ROW_IDS || row->shape == ROW_TEXT || row->shape == ROW_REFUSED))
+            return err_field(e, ASSAY_EBADREQ, row_fields[f],
+                "expected only with what the chat template writes, not with %s",
+                row->shape == ROW_IDS    ? "ids"
+                : row->shape == ROW_TEXT ? "text"
+                                         : "error");
+    if ((seen >> R_SPECIAL_TOKENS & 1) && !is_plain(row))
+        return err_field(e, ASSAY_EBADREQ, row_fields[R_SPECIAL_TOKENS],
+            "expected only with text, or with texts chosen and rejected without a prompt; the "
+            "tokenizer puts nothing around what is scored here");
+    return 0;
+}
+
+/* Finds the shape that the fields make. */
+static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
+{
+    unsigned found = (unsigned)seen & SHAPES;
+    for (size_t i = 0; i < sizeof row_shapes / sizeof row_shapes[0]; i++) {
+        unsigned prompts = found & row_shapes[i].prompts;
+        int one_prompt = prompts != 0 && (prompts & (prompts - 1)) == 0;
+        if ((found & ~prompts) != row_shapes[i].fields)
+            continue;
+        if (row_shapes[i].prompts == 0 || one_prompt ||
+            (prompts == 0 && row_shapes[i].prompt_optional)) {
+            row->shape = row_shapes[i].shape;
+            return check_combination(row, seen, e);
+        }
+    }
+    return err_field(e, ASSAY_EBADREQ, "",
+        "expected ids; text; messages; prompt (or problem, question) and response, completion, "
+        "responses or steps; or chosen and rejected; found %s",
+        found == 0 ? "none of them" : "another mixture of these fields");
+}
+
+int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
+{
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    *row = (struct row_request){.pool.step_token = POOL_NO_STEP_TOKEN,
+        .hf_pad_rule = REQUEST_PAD_RULE_UNSAID,
+        .add_special_tokens = 1};
+    int rc = msg_read_map(r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int field = msg_read_key(r, "", row_fields, R_COUNT, &seen, e);
+        rc = field < 0 ? field : read_row_field(r, (enum row_field)field, row, e);
+    }
+    if (rc == 0)
+        rc = find_shape(row, seen, e);
+    return rc == 0 ? 0 : in_row(index, rc, e);
+}
+
+/* An integer outside int32 becomes INT32_MIN, which no vocabulary holds. */
+static void copy_ints(struct slice raw, int32_t *out)
+{
+    struct msg_reader r;
+    uint32_t n = 0;
+    int64_t v = 0;
+    msg_reader_init(&r, raw.at, raw.len);
+    if (msg_read_array(&r, "", &n, NULL) != 0)
+        return;
+    for (uint32_t i = 0; i < n && msg_read_int_saturated(&r, "", &v, NULL) == 0; i++)
+        out[i] = v < INT32_MIN || v > INT32_MAX ? INT32_MIN : (int32_t)v;
+}
+
+void row_request_ids(const struct row_request *row, int32_t *out)
+{
+    if (!row->ids_is_bin) {
+        copy_ints(row->ids, out);
+        return;
+    }
+    ids_from_wire(row->ids.at, row->n_ids, out);
+}
+
+void row_request_positions(const struct row_request *row, int32_t *out)
+{
+    if (row->positions.at)
+        copy_ints(row->positions, out);
+}
+
+const char *row_shape_part(int shape, uint32_t part, char *text, size_t size)
+{
+    if (shape != ROW_RESPONSES)
+        return shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
+    snprintf(text, size, "responses[%u]: ", part);
+    return text;
+}
