@@ -187,8 +187,8 @@ static void device_describe(const struct device *d, char *text, size_t bytes)
 
 static void device_identity(const struct device *d, char *text, size_t bytes)
 {
-    snprintf(text, bytes, "cuda gpu=\"%.60s\" gemm=%016llx", d->properties.name,
-        (unsigned long long)gemm_table_hash(d->gemm));
+    snprintf(text, bytes, "cuda arithmetic=%d gpu=\"%.60s\" gemm=%016llx", GPU_ARITHMETIC,
+        d->properties.name, (unsigned long long)gemm_table_hash(d->gemm));
 }
 
 /* ---- memory ---- */

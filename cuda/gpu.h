@@ -33,6 +33,10 @@ struct lane {
 struct gemm;
 struct comm_nccl;
 
+/* A part of the mode: raise it with each change of the bits of scores that neither the kind of GPU
+ * nor the choice of products shows. */
+#define GPU_ARITHMETIC 2
+
 struct device {
     int index;
     struct cudaDeviceProp properties;

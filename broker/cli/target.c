@@ -208,8 +208,7 @@ static int check_part(const struct target *t, const char *input, struct err *e)
         t->part);
 }
 
-/* Opens FILE.part: locks it before emptying it, and gives it the permissions of the file that it
- * will replace, and the owner if this user may. */
+/* Opens FILE.part: locks it before emptying it. */
 static int open_part(struct target *t, const struct stat *old, const char *input, struct err *e)
 {
     struct stat st;
@@ -231,11 +230,11 @@ static int open_part(struct target *t, const struct stat *old, const char *input
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
     if (rc == 0)
         stamp_begin(t->fd);
-    if (rc == 0 && old && (old->st_uid != st.st_uid || old->st_gid != st.st_gid) &&
-        fchown(t->fd, old->st_uid, old->st_gid) != 0 && geteuid() == 0)
-        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
-    if (rc == 0 && old && fchmod(t->fd, old->st_mode & 0777) != 0)
-        rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", t->part);
+    if (rc == 0 && old) {
+        t->replaces = 1;
+        t->old = *old;
+        fchmod(t->fd, 0600); /* until it is whole */
+    }
     return rc == 0 ? open_stream(t, t->fd, e) : rc;
 }
 
@@ -305,6 +304,19 @@ int target_begin_anew(struct target *t, struct err *e)
     return open_stream(t, t->fd, e);
 }
 
+/* Gives the file the owner, if this user may, and the permissions of the one that it replaces. Where
+ * the group cannot be the same, another one gets none. */
+static int become_old(const struct target *t)
+{
+    mode_t mode = t->old.st_mode & 0777;
+    if (!t->replaces)
+        return 0;
+    if (fchown(t->fd, t->old.st_uid, t->old.st_gid) != 0 &&
+        fchown(t->fd, (uid_t)-1, t->old.st_gid) != 0)
+        mode &= ~(mode_t)070;
+    return fchmod(t->fd, mode);
+}
+
 int target_finish(struct target *t, struct err *e)
 {
     errno = EIO; /* an earlier failed write left no errno */
@@ -314,7 +326,7 @@ int target_finish(struct target *t, struct err *e)
         t->file = NULL;
     }
     if (!failed && t->fd >= 0)
-        failed = fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
+        failed = become_old(t) != 0 || fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
     if (failed)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
     if (t->fd >= 0) {
@@ -335,7 +347,8 @@ void target_release(struct target *t)
     t->file = NULL;
     if (t->fd < 0)
         return;
-    if (fstat(t->fd, &st) == 0 && st.st_size == 0)
+    /* The next run would not know a part without its mark. What is in it is written anew anyway. */
+    if (fstat(t->fd, &st) == 0 && (st.st_size == 0 || stamp_is_begun(t->part) != 1))
         unlink(t->part);
     close(t->fd);
     t->fd = -1;

@@ -12,6 +12,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "broker/cli/stamp.h"
 #include "schema/err.h"
@@ -21,7 +22,9 @@ struct target {
     char path[PATH_MAX];                      /* as the user named it, or "stdout" */
     char place[PATH_MAX], part[PATH_MAX + 8]; /* empty: written through */
     int fd;                                   /* the open part file; -1: none */
-    char stamp[STAMP_BYTES];                  /* kept with the file (stamp.h); empty: none */
+    int replaces;                             /* there is a file at `place`: `old` */
+    struct stat old;
+    char stamp[STAMP_BYTES]; /* kept with the file (stamp.h); empty: none */
 };
 
 /* Opens path for writing; NULL or "-": stdout. input: the file being read, NULL or "-": stdin.
@@ -36,7 +39,8 @@ int target_begin_anew(struct target *t, struct err *e);
 int target_finish(struct target *t, struct err *e);
 /* Does the path name something that this process has open? */
 int target_names_descriptor(const char *path);
-/* Releases the target. If target_finish was not reached, a FILE.part that is not empty stays. */
+/* Releases the target. If target_finish was not reached, a FILE.part that is not empty stays, where
+ * files have attributes. */
 void target_release(struct target *t);
 
 #endif

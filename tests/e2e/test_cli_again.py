@@ -1,4 +1,5 @@
 """The same command again: what it goes on with, what begins anew, what is left behind."""
+import gzip
 import json
 import os
 import shutil
@@ -96,24 +97,29 @@ def test_a_whole_output_is_left_as_it_is(directory, marks):
     assert is_scored_again("--weights", "single", "--hf-pad-rule", "off", model=directory / "model")
     assert not is_scored_again("--weights", "single", "--hf-pad-rule", "off", "--max-batch-tokens", "64", model=directory / "model")
     assert len(read_lines(out)) == 20
+    assert score(rows, directory / "out.gz", model=directory / "model").returncode == 0
+    (directory / "out.gz").rename(out)  # whole, but not what its name says now
+    assert is_scored_again(model=directory / "model") and len(read_lines(out)) == 20
 
 
-@pytest.mark.parametrize("how", ["written to", "replaced"])
+@pytest.mark.parametrize("how", ["written to", "replaced", "compressed, written to"])
 def test_an_input_that_changes_while_it_is_read(directory, marks, how):
     """What was read is scored; the output does not pass for one of the new contents."""
     rows, other, out = write_rows(directory / "in.jsonl", 2000), write_rows(directory / "other.jsonl", 2000, seed=2), directory / "out"
+    if how.startswith("compressed"):
+        rows.write_bytes(gzip.compress(rows.read_bytes()))
     process = subprocess.Popen([ASSAY, "score", rows, "-o", out, "--model", DEMO, "--threads", "1"], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: rows_done(directory / "out.assay/assay.db") >= 1, 60)
     process.send_signal(signal.SIGSTOP)
     if how == "replaced":
         other.rename(rows)
     else:
-        text = rows.read_text()
-        with open(rows, "r+") as f:
+        text = rows.read_bytes()
+        with open(rows, "rb+") as f:
             f.write(text)
     process.send_signal(signal.SIGCONT)
     words = process.communicate(timeout=120 * PATIENCE)[1]
-    assert process.returncode == 0 and ("was written to while it was read" in words) == (how == "written to"), words
+    assert process.returncode == 0 and ("was written to while it was read" in words) == (how != "replaced"), words
     done = score(rows, out)
     assert done.returncode == 0 and "there and whole" not in done.stderr
     fresh = score(rows, directory / "fresh")

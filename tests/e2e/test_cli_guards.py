@@ -156,6 +156,15 @@ def test_a_replaced_output_keeps_its_owner(directory, rows):
     out.chmod(0o600)
     assert score(rows, out).returncode == 0 and ids(out) == EXPECTED
     assert (out.stat().st_uid, out.stat().st_gid, stat.S_IMODE(out.stat().st_mode)) == (65534, 65534, 0o600)
+    write_rows(rows, 6000, low=200, high=300)
+    process = start("score", rows, "-o", out, "--model", DEMO, "--threads", "1", "--max-batch-tokens", "1024")
+    part = directory / "out.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 0, 60)
+    process.send_signal(signal.SIGINT)  # what is left is still this user's, so the same command goes on
+    process.communicate()
+    assert process.returncode == 130
+    write_rows(rows, 20)
+    assert score(rows, out).returncode == 0 and ids(out) == EXPECTED and out.stat().st_uid == 65534
 
 
 def test_another_user_s_output_in_a_sticky_directory(directory, rows):

@@ -71,7 +71,7 @@ def test_scores_agree_with_the_oracle(installed, name, options, devices):
         if "--devices" in options:  # two copies on the four listed
             assert sorted(device[5] for device, in seen) == ["0", "1", "2", "3"]
         mode = client.call("hello")["mode"]
-        assert re.fullmatch(r'device=cuda gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
+        assert re.fullmatch(r'device=cuda arithmetic=2 gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
 
 
 @pytest.mark.parametrize("name,tp", [("bf16", 1), ("reward", 2)])

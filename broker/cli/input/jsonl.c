@@ -13,6 +13,7 @@
 #include "broker/cli/input/foreign.h"
 #include "broker/cli/input/forgive.h"
 #include "broker/cli/input/inflate.h"
+#include "schema/regular.h"
 #include "schema/log.h"
 #include "schema/json.h"
 #include "schema/utf8.h"
@@ -114,7 +115,10 @@ int jsonl_is_changed(const struct jsonl *j)
 {
     struct stat now;
     const struct stat *was = &j->opened;
-    return S_ISREG(was->st_mode) && fstat(fileno(j->file), &now) == 0 &&
+    int fd = fileno(j->file); /* a compressed file has none that can be asked */
+    if (!S_ISREG(was->st_mode) || (fd >= 0 ? fstat(fd, &now) : j->path ? stat(j->path, &now) : -1))
+        return 0;
+    return regular_is_same(was, &now) &&
            (now.st_size != was->st_size || now.st_mtim.tv_sec != was->st_mtim.tv_sec ||
                now.st_mtim.tv_nsec != was->st_mtim.tv_nsec);
 }
