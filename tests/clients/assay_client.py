@@ -226,6 +226,11 @@ class AssayClient:
         With one, the same call with the same rows may be made again at any time, also after an
         exception in the midst of it and by another process: each row is stored once. Other rows
         under the key are `key_reused`. If the job is purged meanwhile, AssayError `unknown_job`."""
+        return self._submit(rows, key, priority, chunk_rows, chunk_bytes, meta, timeout_s)[0]
+
+    def _submit(self, rows, key, priority, chunk_rows=512, chunk_bytes=8 << 20, meta=None,
+                timeout_s=math.inf) -> tuple:
+        """The key and the number of the job: after a purge the key may be another job's."""
         key, deadline = key or f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
         fields = {"v": 1, "op": "submit", "key": key, "priority": priority,
                   **({} if meta is None else {"meta": meta})}
@@ -237,7 +242,7 @@ class AssayClient:
                 raise AssayError("unknown_job",
                                  f"job {key} was purged while its rows were sent; cancel and purge "
                                  "the one that has its key now, or take another key")
-        return key
+        return key, first
 
     def page(self, job: str | int, after: int = 0, limit: int = 1000, wait_s: float = 0.0) -> dict:
         """One reply of `results`: {rows, next, done}. Keep `next` to go on from there, in another
@@ -252,12 +257,15 @@ class AssayClient:
         """Iterate over a job's results in order of completion, each once, until nothing more can
         come. A job that is open or paused is waited for; after timeout_s without its end,
         AssayError `timeout`."""
+        yield from self._results(job, job, after, timeout_s)
+
+    def _results(self, job, name, after, timeout_s):
         deadline, done = time.monotonic() + timeout_s, False
         while not done:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise AssayError("timeout",
-                                 f"job {job} is not finished after {timeout_s:g} s; it lives on")
+                                 f"job {name} is not finished after {timeout_s:g} s; it lives on")
             page = self._page(job, after, 1000, min(POLL_S, left), deadline)
             yield from page["rows"]
             after, done = page["next"], page["done"]
@@ -267,10 +275,11 @@ class AssayClient:
         """Submit and wait: the results in the order of the rows. AssayError `timeout` when it takes
         longer than timeout_s: the job lives on, under the key that the message names."""
         rows, deadline = list(rows), time.monotonic() + timeout_s
-        job = self.submit(rows, key, priority, timeout_s=timeout_s)
-        found = {row["i"]: row for row in self.results(job, timeout_s=deadline - time.monotonic())}
+        key, job = self._submit(rows, key, priority, timeout_s=timeout_s)
+        found = {row["i"]: row
+                 for row in self._results(job, key, 0, deadline - time.monotonic())}
         if len(found) != len(rows):
-            raise AssayError("wrong_state", f"job {job} was cancelled: {len(found)} of {len(rows)} "
+            raise AssayError("wrong_state", f"job {key} was cancelled: {len(found)} of {len(rows)} "
                                             "rows have a result")
         return [found[i] for i in range(len(rows))]
 
