@@ -120,7 +120,8 @@ def test_a_large_job_starves_nobody(broker):
     row = {"ids": harness.ids_bytes(range(8))}
     with broker.client() as client, Crowd(broker.endpoint, CLIENTS) as crowd:
         for chunk in range(10):
-            client.submit("large", [row] * 5000, chunk=chunk, seal=chunk == 9)
+            rows = [{"ids": harness.ids_bytes([k % 200, k // 200, chunk] + [7] * 30)} for k in range(5000)]  # no two are equal
+            client.submit("large", rows, chunk=chunk, seal=chunk == 9)
         keys = [f"small-{c}" for c in range(CLIENTS)]
         for _, reply, _ in crowd.ask([{"op": "submit", "key": k, "chunk": 0, "seal": True, "rows": [row]} for k in keys], timeout=60):
             assert reply["ok"], reply
