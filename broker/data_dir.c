@@ -139,27 +139,17 @@ static int is_before_start(const char *name)
            strcmp(name, DATA_DIR_RUN_MARK) == 0;
 }
 
-static size_t read_beginning(int dir, const char *name, char *text, size_t size)
-{
-    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? pread(fd, text, size, 0) : -1;
-    if (fd >= 0)
-        close(fd);
-    return n > 0 ? (size_t)n : 0;
-}
-
-/* Has a broker started here before? It makes its lock first, which holds a process id. */
+/* Has a broker started here before? It makes its lock first. */
 static int is_data_directory(int dir)
 {
     static const char sqlite[16] = "SQLite format 3";
-    char text[32];
-    if (read_beginning(dir, "assay.db", text, sizeof text) >= sizeof sqlite &&
-        memcmp(text, sqlite, sizeof sqlite) == 0)
-        return 1;
-    size_t digits = 0, n = read_beginning(dir, "lock", text, sizeof text);
-    while (digits < n && text[digits] >= '0' && text[digits] <= '9')
-        digits++;
-    return digits > 0 && digits + 1 == n && text[digits] == '\n';
+    char text[sizeof sqlite];
+    int fd = openat(dir, "assay.db", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? pread(fd, text, sizeof text, 0) : -1;
+    if (fd >= 0)
+        close(fd);
+    return (n == (ssize_t)sizeof text && memcmp(text, sqlite, sizeof sqlite) == 0) ||
+           store_is_lock(dir, "lock");
 }
 
 /* Refuses a file that a start would write over or delete, although no broker made it. */

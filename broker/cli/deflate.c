@@ -107,14 +107,20 @@ static struct zstd *open_zstd(int fd)
 
 /* ---- both ---- */
 
+const char *deflate_suffix(const char *name)
+{
+    return ends_in(name, ".gz") ? ".gz" : ends_in(name, ".zst") ? ".zst" : "";
+}
+
 FILE *deflate_open(int fd, const char *name)
 {
     cookie_io_functions_t gzip = {.write = write_gzip, .close = close_gzip};
     cookie_io_functions_t zstd = {.write = write_zstd, .close = close_zstd};
-    int is_gzip = ends_in(name, ".gz"), own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    const char *suffix = deflate_suffix(name);
+    int is_gzip = strcmp(suffix, ".gz") == 0, own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (own < 0)
         return NULL;
-    if (!is_gzip && !ends_in(name, ".zst"))
+    if (!suffix[0])
         return fdopen(own, "w");
     void *cookie = is_gzip ? (void *)gzdopen(own, "wb") : (void *)open_zstd(own);
     FILE *file = cookie ? fopencookie(cookie, "w", is_gzip ? gzip : zstd) : NULL;

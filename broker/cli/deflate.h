@@ -8,4 +8,7 @@
  * end and leaves fd open. NULL with errno. */
 FILE *deflate_open(int fd, const char *name);
 
+/* Returns what the name says of compression: ".gz", ".zst" or "". */
+const char *deflate_suffix(const char *name);
+
 #endif

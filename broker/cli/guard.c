@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "broker/store/store.h"
 #include "schema/regular.h"
 
 #define TEMPLATES "additional_chat_templates" /* the only folder of a checkpoint that counts */
@@ -30,16 +32,11 @@ static int has(const char *dir, const char *name)
     return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* A broker's lock file holds a process id and nothing else. */
 static int has_pid(const char *dir)
 {
-    char path[PATH_MAX + 64], text[32] = "";
+    char path[PATH_MAX + 64];
     snprintf(path, sizeof path, "%s/lock", dir);
-    FILE *f = has(dir, "lock") ? fopen(path, "re") : NULL;
-    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0, digits = strspn(text, "0123456789");
-    if (f)
-        fclose(f);
-    return digits > 0 && text[digits] == '\n' && digits + 1 == n;
+    return store_is_lock(AT_FDCWD, path);
 }
 
 /* Returns the file that marks a broker's data directory, NULL if there is none. */

@@ -12,6 +12,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "broker/cli/deflate.h"
 #include "schema/regular.h"
 
 #define NAME "user.assay.made"
@@ -115,14 +116,6 @@ static void add_options(crypto_generichash_state *hash, const struct cli *c)
     }
 }
 
-/* Adds how the output is compressed, which its name says (deflate.h). */
-static void add_compression(crypto_generichash_state *hash, const char *place)
-{
-    const char *dot = strrchr(place, '.');
-    int is_compressed = dot && (strcmp(dot, ".gz") == 0 || strcmp(dot, ".zst") == 0);
-    add_text(hash, is_compressed ? dot : "");
-}
-
 static int add_programs(crypto_generichash_state *hash, const struct cli *c)
 {
     static const char *const names[] = {"assay", "assayd", "assay-worker"};
@@ -154,7 +147,7 @@ void stamp_make(const struct cli *c, const struct stat *input, const char *place
     crypto_generichash_init(&hash, NULL, 0, sizeof digest);
     add_text(&hash, ASSAY_VERSION);
     add_options(&hash, c);
-    add_compression(&hash, place);
+    add_text(&hash, deflate_suffix(place));
     add_stat(&hash, input);
     int rc = add_programs(&hash, c) | add_folder(&hash, &checkpoint);
     crypto_generichash_final(&hash, digest, sizeof digest);

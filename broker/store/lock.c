@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,6 +47,17 @@ static int hold(int fd, const char *dir, const char *path, struct err *e)
         errno != EDQUOT && errno != EFBIG)
         return err_errno(e, ASSAY_EIO, "%s: cannot write it", path);
     return 0;
+}
+
+int store_is_lock(int dir, const char *path)
+{
+    char text[32] = "";
+    int fd = openat(dir, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? pread(fd, text, sizeof text - 1, 0) : -1;
+    size_t digits = strspn(text, "0123456789");
+    if (fd >= 0)
+        close(fd);
+    return digits > 0 && text[digits] == '\n' && (ssize_t)digits + 1 == n;
 }
 
 int store_lock(const char *data_dir, struct err *e)

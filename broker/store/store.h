@@ -87,6 +87,9 @@ struct store_options {
 /* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
  * negative: ASSAY_EBUSY names the directory and the holder. */
 int store_lock(const char *data_dir, struct err *e);
+/* 1: the file holds a process id and nothing else, as a broker writes its lock. `path` may be
+ * relative to the open directory `dir`. */
+int store_is_lock(int dir, const char *path);
 
 /* Opens or creates <data_dir>/assay.db; data_dir must exist, mode 0700. Takes the lock file first
  * (ASSAY_EBUSY names the directory and the holder's pid), brings the schema up to date, runs
