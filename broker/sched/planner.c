@@ -5,37 +5,15 @@
  * priority, tokens served, job): queues.c. Rows in flight are in a set, so that a window read again
  * after a retry does not give them out twice.
  *
- * Duplicates of a row in flight wait with it here (wait_for); dedupe.c only says which row that is.
+ * Rows that need not be computed are taken out of the queues on the way (known_rows.c).
  *
  * Batches that came back from a dead group wait in `again` or, if suspect, in `suspects`, which
  * goes first; planner_lost halves a suspect. While a suspect waits or runs, nothing else does:
  * otherwise it would not be clear which row to blame. */
-#include "broker/sched/planner.h"
-
 #include <stdlib.h>
-#include <string.h>
 
-#include "broker/sched/queues.h"
-#include "broker/table.h"
+#include "broker/sched/planner_private.h"
 #include "schema/log.h"
-
-#define LOOK_AHEAD 16
-
-struct planner {
-    struct store *store;
-    struct planner_limits limits;
-    struct queues queues;
-    uint64_t given_out;             /* tokens given out so far, counted up to max_tokens */
-    struct table in_flight;         /* by row number; struct row, NULL for a row of one sequence */
-    struct batch *suspects, *again; /* lists */
-    uint32_t suspects_running;
-    struct dedupe *dedupe;              /* NULL: rows are not compared */
-    struct batch *known;                /* the batch of known rows being filled; NULL: empty */
-    uint32_t n_waiting, waiting_tokens; /* duplicates that wait for primaries */
-    uint64_t round;                     /* calls of planner_known: each begins at another queue */
-    uint64_t clock;                     /* `served` of the last queue chosen */
-    int clock_priority;                 /* its priority */
-};
 
 /* ---- queues ---- */
 
@@ -69,9 +47,7 @@ static int fits(const struct planner *p, const struct batch *b, const struct seq
     return j.n_tokens <= token_budget(p, j.n_shared);
 }
 
-/* Puts a row that is in flight into the batches that run again; drops any result that was found for
- * it. */
-static void run_again(struct planner *p, struct sequence *r)
+void planner_run_again(struct planner *p, struct sequence *r)
 {
     r->origin = ROW_COMPUTED;
     r->found_error = 0;
@@ -93,7 +69,7 @@ static void clear_window(struct planner *p, struct queue *q)
             sequence_free(&r);
             continue;
         }
-        run_again(p, r);
+        planner_run_again(p, r);
     }
     q->first = NULL;
     q->end = &q->first;
@@ -164,8 +140,7 @@ static uint32_t window_rows(const struct planner *p, const struct queue *q)
     return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
 }
 
-/* Reads windows until there is a row or the store has no more. */
-static int fill_window(struct planner *p, struct queue *q, struct err *e)
+int planner_fill_window(struct planner *p, struct queue *q, struct err *e)
 {
     while (!q->first && (!q->exhausted || q->rescan)) {
         if (q->exhausted) {
@@ -189,7 +164,7 @@ static int choose_queue(struct planner *p, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
         *out = p->queues.heap[0];
-        int rc = fill_window(p, *out, e);
+        int rc = planner_fill_window(p, *out, e);
         if (rc != 0)
             return rc;
         if ((*out)->first)
@@ -239,8 +214,7 @@ void planner_free(struct planner **out)
     *out = NULL;
 }
 
-/* Marks a row in flight: from when its first sequence is given out until its last one is back. */
-static void mark_in_flight(struct planner *p, const struct sequence *r)
+void planner_mark_in_flight(struct planner *p, const struct sequence *r)
 {
     if (!r->of || !r->of->is_in_flight)
         table_set(&p->in_flight, r->row_id, r->of);
@@ -248,180 +222,21 @@ static void mark_in_flight(struct planner *p, const struct sequence *r)
         r->of->is_in_flight = 1;
 }
 
-static void clear_in_flight(struct planner *p, const struct sequence *r)
+void planner_clear_in_flight(struct planner *p, const struct sequence *r)
 {
     if (!r->of || ++r->of->n_back == r->of->n_parts)
         table_remove(&p->in_flight, r->row_id);
 }
 
-static struct sequence *take_first(struct queue *q)
-{
-    struct sequence *r = q->first;
-    q->first = r->next;
-    if (!q->first)
-        q->end = &q->first;
-    r->next = NULL;
-    return r;
-}
-
-/* ---- rows that are the same ---- */
-
-void planner_use_dedupe(struct planner *p, struct dedupe *dedupe)
-{
-    p->dedupe = dedupe;
-    if (dedupe)
-        dedupe_use_rows(dedupe, &p->in_flight);
-}
-
-static int has_room_for_known(const struct planner *p, const struct sequence *r)
-{
-    const struct batch *b = p->known;
-    return !b || (b->n_rows < PLANNER_KNOWN_ROWS &&
-                     b->n_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS &&
-                     (uint64_t)b->n_values + r->n_values <= p->limits.max_values);
-}
-
-static int has_room_to_wait(const struct planner *p, const struct sequence *r)
-{
-    return p->n_waiting == 0 ||
-           (p->n_waiting < PLANNER_KNOWN_ROWS &&
-               p->waiting_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS);
-}
-
-static void wait_for(struct planner *p, struct sequence *primary, struct sequence *r)
-{
-    p->n_waiting++;
-    p->waiting_tokens += r->n_tokens;
-    r->next = primary->duplicates;
-    primary->duplicates = r;
-}
-
-static void stop_waiting(struct planner *p, const struct sequence *r)
-{
-    p->n_waiting--;
-    p->waiting_tokens -= r->n_tokens;
-}
-
-static void add_known(struct planner *p, struct sequence *r)
-{
-    if (!p->known)
-        p->known = batch_new(PLANNER_KNOWN_ROWS, 0);
-    p->known->known = 1;
-    batch_add(p->known, &r);
-}
-
-/* The dedupe table is large: prefetches the entries of the next rows. */
-static void look_ahead(struct planner *p, struct queue *q)
-{
-    uint32_t n = 0;
-    if (q->looked-- > 0)
-        return;
-    for (struct sequence *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
-        dedupe_prefetch(p->dedupe, r);
-    q->looked = n;
-}
-
-/* Takes the queue's first row if it need not be computed: 1: taken; 0: not: it must be computed, or
- * (*full) there is no room for it, or dedupe cannot tell yet. */
-static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
-{
-    struct sequence *primary = NULL, *r = q->first;
-    int found = DEDUPE_KNOWN; /* a damaged row: its error is known */
-    if (p->dedupe)
-        look_ahead(p, q);
-    if (r->found_error == 0)
-        found = p->dedupe ? dedupe_find(p->dedupe, r, &primary, e) : DEDUPE_NONE;
-    *full = found == DEDUPE_LATER || (found == DEDUPE_KNOWN && !has_room_for_known(p, r)) ||
-            (found == DEDUPE_UNDER_WAY && !has_room_to_wait(p, r));
-    if (found <= 0 || *full)
-        return found < 0 ? found : 0;
-    take_first(q);
-    mark_in_flight(p, r);
-    if (found == DEDUPE_UNDER_WAY)
-        wait_for(p, primary, r);
-    else
-        add_known(p, r);
-    return 1;
-}
-
-/* Takes all rows at the queue's front that need not be computed. 1: its first row now must be; 0:
- * it has none for now. */
-static int skip_known(struct planner *p, struct queue *q, struct err *e)
-{
-    int rc = 1, full = 0, taken = 0;
-    while (rc == 1 && (rc = fill_window(p, q, e)) == 0 && q->first) {
-        rc = take_known(p, q, &full, e);
-        taken |= rc == 1;
-    }
-    /* Tokens that it did not need to compute give it no credit. */
-    if (taken)
-        q->copies = 1;
-    if (taken && q->priority == p->clock_priority && q->served < p->clock)
-        queues_serve(&p->queues, q, p->clock);
-    if (full)
-        queues_stall(&p->queues, q);
-    return rc < 0 ? rc : q->first && !full;
-}
-
-static void pack_values(struct batch *b)
-{
-    float *to = b->values = xcalloc(b->n_values + 1, sizeof *b->values);
-    for (uint32_t i = 0; i < b->n_rows; to += b->rows[i++]->n_values)
-        memcpy(to, b->rows[i]->found_values, b->rows[i]->n_values * sizeof *to);
-}
-
-int planner_known(struct planner *p, struct batch **b, struct err *e)
-{
-    int rc = 0;
-    p->round++;
-    queues_begin_round(&p->queues);
-    if (p->dedupe)
-        dedupe_reset_budget(p->dedupe);
-    for (size_t k = 0; p->dedupe && rc >= 0 && k < p->queues.n; k++) {
-        struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
-        if (q->first || q->copies) /* skips jobs before their first turn: there may be many */
-            rc = skip_known(p, q, e);
-    }
-    if (rc < 0 || !p->known)
-        return rc < 0 ? rc : 0;
-    *b = p->known;
-    p->known = NULL;
-    pack_values(*b);
-    return 1;
-}
-
-/* Ends a row that has come back. Its duplicates share its answer; without an answer, they are
- * computed. */
-static void end_row(struct planner *p, struct sequence *r, const float *values)
-{
-    struct sequence *duplicate = r->duplicates, *next;
-    int answered = r->answer != ROW_NO_ANSWER;
-    r->duplicates = NULL;
-    for (; duplicate; duplicate = next) {
-        next = duplicate->next;
-        duplicate->next = NULL;
-        stop_waiting(p, duplicate);
-        if (!answered) {
-            run_again(p, duplicate);
-            continue;
-        }
-        clear_in_flight(p, duplicate);
-        sequence_free(&duplicate);
-    }
-    if (p->dedupe)
-        dedupe_remove_primary(p->dedupe, r, r->answer == ROW_VALUES ? values : NULL);
-    clear_in_flight(p, r);
-}
-
 /* Moves the queue's first row, which must be computed, into the batch. */
 static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
-    struct sequence *r = take_first(q);
+    struct sequence *r = queues_take(q);
     uint32_t before = b->n_tokens;
     q->copies = 0;
     p->clock = q->served;
     p->clock_priority = q->priority;
-    mark_in_flight(p, r);
+    planner_mark_in_flight(p, r);
     if (p->dedupe)
         dedupe_add_primary(p->dedupe, r);
     batch_add(b, &r);
@@ -432,7 +247,7 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
 {
     int rc = 0;
-    while (b->min_shared > 0 && (rc = skip_known(p, q, e)) == 1 &&
+    while (b->min_shared > 0 && (rc = planner_skip_known(p, q, e)) == 1 &&
            batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
         take_computed(p, q, b);
     return rc < 0 ? rc : 0;
@@ -445,7 +260,7 @@ static int fill_batch(struct planner *p, struct batch **out, struct err *e)
     struct queue *q;
     int rc;
     queues_begin_round(&p->queues);
-    while ((rc = choose_queue(p, &q, e)) == 1 && (rc = skip_known(p, q, e)) >= 0) {
+    while ((rc = choose_queue(p, &q, e)) == 1 && (rc = planner_skip_known(p, q, e)) >= 0) {
         if (rc == 0)
             continue;
         if (!b)
@@ -478,12 +293,12 @@ static void drop(struct planner *p, struct sequence **out)
 {
     struct sequence *r = *out;
     for (struct sequence *duplicate = r->duplicates; duplicate; duplicate = duplicate->next) {
-        stop_waiting(p, duplicate);
-        clear_in_flight(p, duplicate);
+        planner_stop_waiting(p, duplicate);
+        planner_clear_in_flight(p, duplicate);
     }
     if (p->dedupe)
         dedupe_remove_primary(p->dedupe, r, NULL);
-    clear_in_flight(p, r);
+    planner_clear_in_flight(p, r);
     sequence_free(out);
 }
 
@@ -508,13 +323,14 @@ static uint32_t drop_unwanted(struct planner *p, struct batch *b)
  * than before. */
 static struct batch *batch_of_rest(struct planner *p, struct batch *b)
 {
-    struct batch *rest = batch_new(p->limits.max_rows, b->min_shared); /* run_again may fill it */
+    struct batch *rest =
+        batch_new(p->limits.max_rows, b->min_shared); /* planner_run_again may fill it */
     rest->suspect = b->suspect;
     for (uint32_t i = 0; i < b->n_rows; i++)
         if (b->rows[i] && (rest->n_rows == 0 || fits(p, rest, b->rows[i])))
             batch_add(rest, &b->rows[i]);
         else if (b->rows[i])
-            run_again(p, b->rows[i]);
+            planner_run_again(p, b->rows[i]);
     b->n_rows = 0; /* they have moved */
     batch_free(&b);
     if (rest->n_rows == 0)
@@ -557,7 +373,7 @@ void planner_finished(struct planner *p, struct batch **b)
         p->suspects_running--;
     for (uint32_t i = 0; i < (*b)->n_rows; i++) {
         uint32_t n_values = (*b)->rows[i]->n_values;
-        end_row(p, (*b)->rows[i], values);
+        planner_end_row(p, (*b)->rows[i], values);
         values = values ? values + n_values : NULL;
     }
     batch_free(b);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/row.h"
 #include "schema/log.h"
 
 /* ---- the heap ---- */
@@ -146,6 +147,16 @@ void queues_begin_round(struct queues *all)
         all->heap[i]->stalled = 0;
     for (size_t i = all->n / 2; i-- > 0;)
         move_down(all, all->heap[i]);
+}
+
+struct sequence *queues_take(struct queue *q)
+{
+    struct sequence *r = q->first;
+    q->first = r->next;
+    if (!q->first)
+        q->end = &q->first;
+    r->next = NULL;
+    return r;
 }
 
 void queues_release(struct queues *all)

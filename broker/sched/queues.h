@@ -39,6 +39,8 @@ void queues_remove(struct queues *all, struct queue **q);                /* free
 void queues_serve(struct queues *all, struct queue *q, uint64_t served); /* `served` never falls */
 void queues_stall(struct queues *all, struct queue *q);
 void queues_begin_round(struct queues *all); /* no queue is stalled any more */
-void queues_release(struct queues *all);     /* frees the arrays; no queue may be left */
+/* Gives the queue's first row to the caller; it must have one. */
+struct sequence *queues_take(struct queue *q);
+void queues_release(struct queues *all); /* frees the arrays; no queue may be left */
 
 #endif

@@ -1,0 +1,45 @@
+/* planner_private.h - what planner.c and known_rows.c share: the planner, and rows in flight. */
+#ifndef ASSAY_PLANNER_PRIVATE_H
+#define ASSAY_PLANNER_PRIVATE_H
+
+#include "broker/sched/planner.h"
+#include "broker/sched/queues.h"
+#include "broker/table.h"
+
+struct planner {
+    struct store *store;
+    struct planner_limits limits;
+    struct queues queues;
+    uint64_t given_out;             /* tokens given out so far, counted up to max_tokens */
+    struct table in_flight;         /* by row number; struct row, NULL for a row of one sequence */
+    struct batch *suspects, *again; /* lists */
+    uint32_t suspects_running;
+    struct dedupe *dedupe;              /* NULL: rows are not compared */
+    struct batch *known;                /* the batch of known rows being filled; NULL: empty */
+    uint32_t n_waiting, waiting_tokens; /* duplicates that wait for primaries */
+    uint64_t round;                     /* calls of planner_known: each begins at another queue */
+    uint64_t clock;                     /* `served` of the last queue chosen */
+    int clock_priority;                 /* its priority */
+};
+
+/* planner.c */
+/* Reads windows until the queue has a row or the store has no more. */
+int planner_fill_window(struct planner *p, struct queue *q, struct err *e);
+/* Marks a row in flight: from when its first sequence is given out until its last one is back. */
+void planner_mark_in_flight(struct planner *p, const struct sequence *r);
+void planner_clear_in_flight(struct planner *p, const struct sequence *r);
+/* Puts a row that is in flight into the batches that run again; drops any result that was found for
+ * it. */
+void planner_run_again(struct planner *p, struct sequence *r);
+
+/* known_rows.c */
+/* Takes all rows at the queue's front that need not be computed. 1: its first row now must be; 0:
+ * it has none for now. */
+int planner_skip_known(struct planner *p, struct queue *q, struct err *e);
+/* Says that a duplicate no longer waits for its primary. */
+void planner_stop_waiting(struct planner *p, const struct sequence *r);
+/* Ends a row that has come back. Its duplicates share its answer; without an answer, they are
+ * computed. */
+void planner_end_row(struct planner *p, struct sequence *r, const float *values);
+
+#endif
