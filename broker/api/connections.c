@@ -17,44 +17,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "broker/api/frames.h"
-#include "schema/log.h"
+#include "broker/api/room.h"
 
-enum { NOBODY = -1, SMALL_BYTES = 2 * FRAMES_EACH_BYTES, CERTAIN_MS = 1000 };
-
-struct connection {
-    uint32_t number; /* 0: never a client's connection */
-    int is_there;    /* libzmq has it */
-    int is_ended;    /* by this program; it brings nothing more */
-    struct frames frames;
-    uint64_t promised;  /* bytes of its present message that were let in */
-    long long since_ms; /* when its message was let in */
-    uint64_t unread;    /* bytes of replies to it */
-    int epoll;          /* libzmq's epoll, or NOBODY */
-    struct epoll_event event;
-    int is_paused, next; /* next: the descriptor paused after it, or NOBODY */
-    int has_left;        /* the client left while libzmq did not read; it is out of the epoll */
-};
+enum { CERTAIN_MS = 1000 };
 
 static struct {
     char paths[CONNECTIONS_MAX_PATHS][sizeof((struct sockaddr_un *)0)->sun_path];
     int are_subscribers[CONNECTIONS_MAX_PATHS];
     int n_paths;
-    uint64_t max_bytes;
-    struct connection *all; /* by descriptor */
-    int room;
-    uint32_t last_number;
-    uint64_t subscribed;      /* bytes of all topics */
-    uint64_t ready;           /* bytes of complete messages not taken yet */
-    uint64_t kept;            /* bytes of messages that the broker has put aside */
-    uint64_t promised;        /* bytes of incomplete messages that were let in */
-    uint64_t least_ready;     /* the least `ready` while the broker found no message .. */
-    long long least_since_ms; /* .. since this time */
-    uint64_t unread;          /* bytes of replies on connections that have not ended */
-    int first_paused, last_paused;
-    atomic_uint ended;
-    pthread_mutex_t lock; /* held to change connections, and by other threads to read them */
-} watched = {.first_paused = NOBODY, .last_paused = NOBODY, .lock = PTHREAD_MUTEX_INITIALIZER};
+} expected;
+
+static struct connections watched = {
+    .first_paused = NOBODY, .last_paused = NOBODY, .lock = PTHREAD_MUTEX_INITIALIZER};
 
 void connections_limit_messages(uint64_t max_bytes)
 {
@@ -63,10 +37,10 @@ void connections_limit_messages(uint64_t max_bytes)
 
 static void expect(const char *path, int are_subscribers)
 {
-    if (watched.n_paths == CONNECTIONS_MAX_PATHS)
+    if (expected.n_paths == CONNECTIONS_MAX_PATHS)
         return;
-    watched.are_subscribers[watched.n_paths] = are_subscribers;
-    snprintf(watched.paths[watched.n_paths++], sizeof watched.paths[0], "%s", path);
+    expected.are_subscribers[expected.n_paths] = are_subscribers;
+    snprintf(expected.paths[expected.n_paths++], sizeof expected.paths[0], "%s", path);
 }
 
 void connections_expect_clients(const char *path)
@@ -115,9 +89,9 @@ static enum kind kind_of(int listener)
     if (address.any.sa_family != AF_UNIX)
         return address.any.sa_family == AF_INET || address.any.sa_family == AF_INET6 ? CLIENT
                                                                                      : OTHER;
-    for (int i = 0; i < watched.n_paths; i++)
-        if (strcmp(watched.paths[i], address.un.sun_path) == 0)
-            return watched.are_subscribers[i] ? SUBSCRIBER : CLIENT;
+    for (int i = 0; i < expected.n_paths; i++)
+        if (strcmp(expected.paths[i], address.un.sun_path) == 0)
+            return expected.are_subscribers[i] ? SUBSCRIBER : CLIENT;
     return OTHER;
 }
 
@@ -133,92 +107,6 @@ static void forget_topics(struct connection *c)
     c->frames.held = 0;
 }
 
-/* ---- room for messages; call with the lock held ---- */
-
-/* Bytes that the present message needs beyond those let in. */
-static uint64_t wanted(const struct connection *c)
-{
-    return c->frames.held > c->promised ? c->frames.held - c->promised : 0;
-}
-
-static int is_large(const struct connection *c)
-{
-    return c->frames.held > SMALL_BYTES;
-}
-
-static int has_room(const struct connection *c)
-{
-    uint64_t room = CONNECTIONS_MESSAGES * watched.max_bytes;
-    if (!is_large(c))
-        room += CONNECTIONS_SMALL_BYTES;
-    return watched.ready + watched.kept + watched.promised + wanted(c) <= room;
-}
-
-static void let_in(struct connection *c)
-{
-    if (c->promised == 0)
-        c->since_ms = now_mono_ms();
-    watched.promised += wanted(c);
-    c->promised += wanted(c);
-}
-
-static void forget_promise(struct connection *c)
-{
-    watched.promised -= c->promised;
-    c->promised = 0;
-}
-
-static void pause_connection(int fd, struct connection *c)
-{
-    c->is_paused = 1;
-    c->next = NOBODY;
-    if (watched.last_paused != NOBODY)
-        watched.all[watched.last_paused].next = fd;
-    else
-        watched.first_paused = fd;
-    watched.last_paused = fd;
-    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_DEL, fd, &c->event);
-}
-
-/* before: the descriptor paused before it, or NOBODY. */
-static void unpause(int fd, int before)
-{
-    struct connection *c = &watched.all[fd];
-    if (before != NOBODY)
-        watched.all[before].next = c->next;
-    else
-        watched.first_paused = c->next;
-    if (watched.last_paused == fd)
-        watched.last_paused = before;
-    c->is_paused = 0;
-    syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
-}
-
-static void unpause_if_paused(int fd)
-{
-    int before = NOBODY, at = watched.all[fd].is_paused ? watched.first_paused : NOBODY;
-    for (; at != NOBODY && at != fd; at = watched.all[at].next)
-        before = at;
-    if (at != NOBODY)
-        unpause(fd, before);
-}
-
-static void go_on(void)
-{
-    int large_waits = 0;
-    for (int fd = watched.first_paused, before = NOBODY, next; fd != NOBODY; fd = next) {
-        struct connection *c = &watched.all[fd];
-        next = c->next;
-        if (has_room(c) && !(large_waits && is_large(c))) {
-            unpause(fd, before);
-            let_in(c);
-        } else {
-            large_waits |= is_large(c);
-            before = fd;
-        }
-    }
-}
-
 static void forget_replies(struct connection *c)
 {
     watched.unread -= c->unread;
@@ -229,7 +117,7 @@ static void forget_replies(struct connection *c)
 static void end(int fd)
 {
     watched.all[fd].is_ended = 1;
-    unpause_if_paused(fd);
+    room_unpause(&watched, fd);
     forget_replies(&watched.all[fd]);
     shutdown(fd, SHUT_RDWR);
     atomic_fetch_add(&watched.ended, 1);
@@ -242,14 +130,14 @@ static void end_connection(int fd)
     pthread_mutex_lock(&watched.lock);
     struct connection *c = find(fd);
     if (c) {
-        unpause_if_paused(fd);
+        room_unpause(&watched, fd);
         if (c->has_left) /* libzmq removes it itself */
             syscall(SYS_epoll_ctl, c->epoll, EPOLL_CTL_ADD, fd, &c->event);
         forget_topics(c);
-        forget_promise(c);
+        room_forget_promise(&watched, c);
         forget_replies(c);
         c->is_there = 0;
-        go_on();
+        room_go_on(&watched);
     }
     pthread_mutex_unlock(&watched.lock);
 }
@@ -392,7 +280,7 @@ void connections_none_left(long long now_ms)
 void connections_go_on(void)
 {
     pthread_mutex_lock(&watched.lock);
-    go_on();
+    room_go_on(&watched);
     pthread_mutex_unlock(&watched.lock);
 }
 
@@ -517,7 +405,7 @@ static void count(struct connection *c, const struct frames *before)
     if (c->frames.done == before->done)
         return;
     watched.ready += c->frames.done - before->done;
-    forget_promise(c);
+    room_forget_promise(&watched, c);
 }
 
 /* Returns how many of n received bytes libzmq may see, or -1: the connection is to end. */
@@ -544,14 +432,14 @@ static int may_read(int fd, struct connection *c)
     if (c->frames.is_subscriber)
         return 1;
     pthread_mutex_lock(&watched.lock);
-    int is_let_in = c->promised > 0 && wanted(c) == 0;
-    int is_behind = is_large(c) && watched.first_paused != NOBODY;
-    int goes_on = !c->is_paused &&
-                  (c->epoll == NOBODY || c->is_ended || is_let_in || (has_room(c) && !is_behind));
+    int is_let_in = c->promised > 0 && room_wanted(c) == 0;
+    int is_behind = room_is_large(c) && watched.first_paused != NOBODY;
+    int goes_on = !c->is_paused && (c->epoll == NOBODY || c->is_ended || is_let_in ||
+                                       (room_has(&watched, c) && !is_behind));
     if (goes_on)
-        let_in(c);
+        room_let_in(&watched, c);
     else if (!c->is_paused)
-        pause_connection(fd, c);
+        room_pause(&watched, fd, c);
     pthread_mutex_unlock(&watched.lock);
     return goes_on;
 }
