@@ -17,16 +17,11 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "broker/workers/failures.h"
 #include "broker/workers/ranks.h"
 #include "schema/log.h"
-#include "schema/utf8.h"
 
-#define BACKOFF_FIRST_MS 500
-#define BACKOFF_MAX_MS 30000
 #define LOOK_MS 1000 /* between two checks for stopped ranks */
-#define MAX_BAD_STARTS 3
-#define MAX_FAILED_STARTS 6
-#define EX_CANNOT_RUN 127 /* no such program, or a library of it is missing */
 
 /* A batch that was handed over, and what its ranks have reported. */
 struct in_flight_batch {
@@ -43,20 +38,15 @@ struct group {
     struct ranks ranks; /* of this incarnation */
     struct group_rank_info infos[GROUP_MAX_RANKS];
     uint64_t incarnation;
-    int64_t restarts;
     struct in_flight_batch in_flight[STAGE_MAX_SLOTS]; /* in order of hand-over */
     uint32_t n_in_flight;
     struct batch *ended; /* on their way back to the owner */
-    long long start_at_ms, started_ms, backoff_ms;
+    long long start_at_ms, started_ms;
     long long stop_by_ms;               /* when ranks are killed after `stop`; 0: not sent */
     long long progressed_ms, ticked_ms; /* when progress was last seen; when tick was last called */
     uint64_t progress;
     long long looked_ms; /* last check for stopped ranks */
-    char failure[512];
-    int failure_exit;
-    int said_exit;     /* exit code that a rank announced; 0: none */
-    int failed_starts; /* starts in a row that ended before all ranks were ready */
-    int bad_starts;    /* the latest of these in a row whose error does not pass */
+    struct failures failures;
 };
 
 int group_new(struct group **out, const struct group_options *options, struct err *e)
@@ -95,7 +85,7 @@ static void send_home(struct group *g, struct batch *b, enum batch_outcome outco
  * to blame. */
 static void lose_batches(struct group *g, int exit_code, int signal)
 {
-    int blame = g->said_exit != EX_CONFIG;
+    int blame = g->failures.said_exit != EX_CONFIG;
     for (uint32_t i = 0; i < g->n_in_flight; i++) {
         struct batch *b = g->in_flight[i].batch;
         b->lost_exit = exit_code;
@@ -106,80 +96,29 @@ static void lose_batches(struct group *g, int exit_code, int signal)
     stage_revoke_all(g->stage);
 }
 
-/* Explains a rank's exit code, for ranks that could not report a reason. */
-static const char *meaning(int exit_code)
-{
-    switch (exit_code) {
-    case EX_USAGE:
-        return ": is it of this version?";
-    case EX_OSERR:
-        return ": no memory or thread";
-    case EX_CANTCREAT: /* as in comm.h */
-        return ": a rank beside it is missing";
-    case EX_IOERR:
-        return ": the GPU or its libraries failed";
-    case EX_CANNOT_RUN:
-        return ": it cannot be run; is a library missing?";
-    default:
-        return "";
-    }
-}
-
-static void name_failure(struct group *g, const char *reason, int exit_code, int signal)
-{
-    if (signal)
-        snprintf(g->failure, sizeof g->failure, "%.420s (signal %d)", reason, signal);
-    else if (exit_code >= 0)
-        snprintf(g->failure, sizeof g->failure, "%.420s (exit code %d%s)", reason, exit_code,
-            g->said_exit ? "" : meaning(exit_code));
-    else
-        snprintf(g->failure, sizeof g->failure, "%.420s", reason);
-    utf8_make_printable(g->failure);
-    g->failure_exit = exit_code;
-}
-
-static int stays(int exit_code)
-{
-    return exit_code == EX_CONFIG || exit_code == EX_USAGE || exit_code == EX_CANNOT_RUN;
-}
-
-static void count_failure(struct group *g, int was_starting)
-{
-    g->failed_starts = was_starting ? g->failed_starts + 1 : 0;
-    g->bad_starts = was_starting && stays(g->failure_exit) ? g->bad_starts + 1 : 0;
-}
-
-static void set_back_off(struct group *g, long long now_ms)
-{
-    g->start_at_ms = now_ms + g->backoff_ms;
-    g->backoff_ms = g->backoff_ms == 0 ? BACKOFF_FIRST_MS : 2 * g->backoff_ms;
-    if (g->backoff_ms > BACKOFF_MAX_MS)
-        g->backoff_ms = BACKOFF_MAX_MS;
-    g->restarts++;
-}
-
 static void fail(struct group *g, long long now_ms, const char *reason)
 {
     int exit_code = -1, signal = 0, state = (int)g->state;
     end_ranks(g, &exit_code, &signal);
-    if (exit_code < 0 && g->said_exit)
-        exit_code = g->said_exit;
-    name_failure(g, reason, exit_code, signal);
-    count_failure(g, state == GROUP_STARTING);
+    if (exit_code < 0 && g->failures.said_exit)
+        exit_code = g->failures.said_exit;
+    failures_note(&g->failures, reason, exit_code, signal);
+    failures_count(&g->failures, state == GROUP_STARTING);
     log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
              "restart_in_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->n_in_flight,
-        g->n_in_flight ? g->in_flight[0].batch->n_rows : 0, g->failure, g->backoff_ms);
+        g->n_in_flight ? g->in_flight[0].batch->n_rows : 0, g->failures.why,
+        g->failures.back_off_ms);
     lose_batches(g, exit_code, signal);
     g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
-    set_back_off(g, now_ms);
+    g->start_at_ms = now_ms + failures_back_off(&g->failures);
 }
 
 /* Fails the group. A rank of another mode or checkpoint counts as one that refuses its options. */
 static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
 {
     if (rc == ASSAY_EUNSUPPORTED)
-        g->said_exit = EX_CONFIG;
+        g->failures.said_exit = EX_CONFIG;
     fail(g, now_ms, reason);
 }
 
@@ -206,7 +145,7 @@ static void start(struct group *g, long long now_ms)
     struct err e = {0};
     g->incarnation++;
     g->state = GROUP_STARTING;
-    g->said_exit = 0;
+    g->failures.said_exit = 0;
     g->started_ms = g->progressed_ms = now_ms;
     if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
         fail(g, now_ms, e.msg);
@@ -232,7 +171,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     if (g->state != GROUP_STARTING)
         return 0;
     g->state = GROUP_READY;
-    g->failed_starts = g->bad_starts = 0;
+    g->failures.failed_starts = g->failures.bad_starts = 0;
     g->progressed_ms = now_ms;
     log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
@@ -260,7 +199,7 @@ static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struc
     send_home(g, b, BATCH_DONE);
     memmove(f, f + 1, (size_t)(g->in_flight + g->n_in_flight - (f + 1)) * sizeof *f);
     g->n_in_flight--;
-    g->backoff_ms = 0;
+    g->failures.back_off_ms = 0;
     return 0;
 }
 
@@ -301,7 +240,7 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     case CONTROL_DONE:
         return on_done(g, &c, e);
     case CONTROL_FAILED:
-        g->said_exit = c.code > 0 && c.code < 256 ? (int)c.code : 0;
+        g->failures.said_exit = c.code > 0 && c.code < 256 ? (int)c.code : 0;
         return err_set(e, ASSAY_EINTERNAL, "rank %u: %s", rank, c.message);
     default:
         log_warn("event=bad_control rank=%u type=%d", rank, (int)c.type);
@@ -520,26 +459,26 @@ const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)
 
 int64_t group_restarts(const struct group *g)
 {
-    return g->restarts;
+    return g->failures.restarts;
 }
 
 int group_failed_starts(const struct group *g)
 {
-    return g->failed_starts;
+    return g->failures.failed_starts;
 }
 
 int group_is_hopeless(const struct group *g)
 {
-    return g->bad_starts >= MAX_BAD_STARTS || g->failed_starts >= MAX_FAILED_STARTS;
+    return failures_are_hopeless(&g->failures);
 }
 
 int group_failure_stays(const struct group *g)
 {
-    return g->bad_starts > 0;
+    return g->failures.bad_starts > 0;
 }
 
 const char *group_last_failure(const struct group *g, int *exit_code)
 {
-    *exit_code = g->failure_exit;
-    return g->failure;
+    *exit_code = g->failures.exit_code;
+    return g->failures.why;
 }
