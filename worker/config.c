@@ -16,33 +16,20 @@
 #define TOKENIZER_MAX_BYTES (256u << 20)
 #define STEP_TOKEN "<extra_0>" /* what Qwen's process reward models put after each step */
 
-static const char *const architectures[] = {"Qwen2ForRewardModel", "Qwen2ForProcessRewardModel",
-    "Qwen2ForSequenceClassification", "Qwen2ForTokenClassification",
-    "Qwen3ForSequenceClassification", "LlamaForSequenceClassification"};
-
-const char *architecture_name(enum architecture a)
-{
-    return architectures[a];
-}
-
 static int read_architecture(struct model_config *c, const struct json_file *f, struct err *e)
 {
+    char known[1024];
     const json_t *list = json_object_get(f->object, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
     if (!name)
         return err_set(e, ASSAY_EFORMAT,
             "%s: architectures: expected a list with one name, found none", f->file);
-    for (int i = 0; i <= LLAMA_FOR_SEQUENCE_CLASSIFICATION; i++)
-        if (strcmp(name, architectures[i]) == 0) {
-            c->architecture = (enum architecture)i;
-            return config_check_keys(c, f, e);
-        }
+    c->architecture = architecture_find(name);
+    if (c->architecture)
+        return config_check_keys(c, f, e);
+    architecture_names(known, sizeof known);
     return err_set(e, ASSAY_EUNSUPPORTED,
-        "%s: architectures: expected Qwen2ForRewardModel, Qwen2ForProcessRewardModel, "
-        "Qwen2ForSequenceClassification, "
-        "Qwen2ForTokenClassification, Qwen3ForSequenceClassification or "
-        "LlamaForSequenceClassification, found '%.80s'",
-        f->file, name);
+        "%s: architectures: '%.80s' is not built; expected one of %s", f->file, name, known);
 }
 
 static int read_u32(
@@ -54,19 +41,19 @@ static int read_u32(
     return rc;
 }
 
-/* Null means as many as there are heads. So does a missing key for Llama; Qwen's classes then have
- * 32. */
+/* Null means as many as there are heads; a missing key means the trunk's own number. */
 static int read_kv_heads(struct model_config *c, const struct json_file *f, struct err *e)
 {
     static const char key[] = "num_key_value_heads";
     int64_t n = c->n_heads;
     if (json_get_int(f, key, 1, c->n_heads, &n, e) < 0)
         return ASSAY_EFORMAT;
-    if (!json_object_get(f->object, key) && c->architecture != LLAMA_FOR_SEQUENCE_CLASSIFICATION) {
-        if (c->n_heads < 32)
+    uint32_t own = c->architecture->trunk->n_kv_heads;
+    if (!json_object_get(f->object, key) && own > 0) {
+        if (c->n_heads < own)
             return err_set(
                 e, ASSAY_EFORMAT, "%s: %s: expected an integer, found nothing", f->file, key);
-        n = 32;
+        n = own;
     }
     c->n_kv_heads = (uint32_t)n;
     if (c->n_heads % c->n_kv_heads != 0)
@@ -82,8 +69,8 @@ static int read_head_dim(struct model_config *c, const struct json_file *f, stru
     int found = json_get_int(f, "head_dim", 2, 1024, &dim, e);
     if (found < 0)
         return found;
-    if (!found && c->architecture == QWEN3_FOR_SEQUENCE_CLASSIFICATION)
-        dim = 128; /* the reference's default for Qwen3 */
+    if (!found && c->architecture->trunk->head_dim > 0)
+        dim = c->architecture->trunk->head_dim;
     else if (!found && c->hidden_size % c->n_heads != 0)
         return err_set(e, ASSAY_EFORMAT,
             "%s: head_dim: expected hidden_size (%u) to be a multiple of heads (%u)", f->file,
@@ -100,7 +87,7 @@ static int read_head_dim(struct model_config *c, const struct json_file *f, stru
 
 static int read_sizes(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int64_t positions = c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION ? 2048 : 32768;
+    int64_t positions = c->architecture->trunk->max_position;
     int rc = read_u32(f, "hidden_size", 65536, &c->hidden_size, e);
     if (rc == 0)
         rc = read_u32(f, "intermediate_size", 1 << 20, &c->intermediate_size, e);
@@ -123,7 +110,6 @@ static int read_flags(struct model_config *c, const struct json_file *f, struct 
     const char *activation = "silu";
     double eps = 1e-6; /* the default of all the reference's classes */
     int bias = 0, mlp_bias = 0, rc;
-    int is_qwen2 = c->architecture <= QWEN2_FOR_TOKEN_CLASSIFICATION;
     if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
         return rc;
     c->rms_norm_eps = (float)eps;
@@ -135,11 +121,9 @@ static int read_flags(struct model_config *c, const struct json_file *f, struct 
     if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
         return err_set(e, ASSAY_EUNSUPPORTED, "%s: hidden_act: expected silu, found '%.40s'",
             f->file, activation);
-    if ((bias && !is_qwen2) || mlp_bias)
+    if ((bias && !c->architecture->trunk->qkv_bias) || mlp_bias)
         return err_set(e, ASSAY_EUNSUPPORTED, "%s: %s: expected false, found true", f->file,
             mlp_bias ? "mlp_bias" : "attention_bias");
-    c->qkv_bias = is_qwen2;
-    c->qk_norm = c->architecture == QWEN3_FOR_SEQUENCE_CLASSIFICATION;
     return 0;
 }
 
@@ -287,8 +271,8 @@ static int read_layer_types(
         if (c->layer_slides[i] && c->sliding_window == 0)
             return err_set(e, ASSAY_EFORMAT, "%s: layer_types[%u]: sliding_attention %s", f->file,
                 i,
-                c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION
-                    ? "is not built for Llama; expected full_attention"
+                c->architecture->trunk->window == WINDOW_NEVER
+                    ? "is not built for this architecture; expected full_attention"
                     : "contradicts use_sliding_window and sliding_window: expected true and a "
                       "size");
     }
@@ -311,7 +295,7 @@ static int read_window_size(struct model_config *c, const struct json_file *f, s
 static int read_window(struct model_config *c, const struct json_file *f, struct err *e)
 {
     int64_t full_layers = 28; /* the reference's default of max_window_layers */
-    int rc = c->architecture == LLAMA_FOR_SEQUENCE_CLASSIFICATION ? 0 : read_window_size(c, f, e);
+    int rc = c->architecture->trunk->window == WINDOW_NEVER ? 0 : read_window_size(c, f, e);
     const json_t *types = json_object_get(f->object, "layer_types");
     if (rc == 0 && types && !json_is_null(types))
         return read_layer_types(c, f, types, e);
@@ -343,31 +327,16 @@ static int read_labels(struct model_config *c, const struct json_file *f, struct
 
 static int read_head(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    c->pool.type = POOL_LAST;
-    c->pool.activation = ACTIVATION_NONE;
-    switch (c->architecture) {
-    case QWEN2_FOR_REWARD_MODEL:
-        c->mlp_head = c->score_bias = 1;
-        c->n_labels = 1;
-        return 0;
-    case QWEN2_FOR_PROCESS_REWARD_MODEL:
-        c->mlp_head = c->score_bias = 1;
-        c->n_labels = 2;
-        c->pool.type = POOL_STEP;
-        c->pool.activation = ACTIVATION_CLASS1;
-        return 0;
-    case QWEN2_FOR_TOKEN_CLASSIFICATION:
-        c->score_bias = 1;
-        c->pool.type = POOL_STEP;
-        c->pool.activation = ACTIVATION_CLASS1;
-        if (json_get_bool(f, "token_classification_bias", &c->score_bias, e) < 0)
-            return ASSAY_EFORMAT;
-        break;
-    default:
-        c->pad_rule = 1; /* GenericForSequenceClassification */
-        break;
-    }
-    int rc = read_labels(c, f, e);
+    const struct head *head = c->architecture->head;
+    c->pool.type = head->pool;
+    c->pool.activation = head->activation;
+    c->pad_rule = head->pad_rule;
+    c->head_bias = head->bias != HEAD_BIAS_NONE;
+    c->n_labels = head->n_labels;
+    if (head->bias == HEAD_BIAS_CONFIG &&
+        json_get_bool(f, "token_classification_bias", &c->head_bias, e) < 0)
+        return ASSAY_EFORMAT;
+    int rc = head->n_labels > 0 ? 0 : read_labels(c, f, e);
     if (rc == 0 && c->pool.activation == ACTIVATION_CLASS1 && c->n_labels < 2)
         c->pool.activation = ACTIVATION_NONE;
     return rc;

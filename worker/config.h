@@ -9,19 +9,11 @@
 
 #include "schema/err.h"
 #include "schema/pooling.h"
+#include "worker/architectures.h"
 #include "worker/dtype.h"
 
 #define MODEL_MAX_LAYERS 512
 #define MODEL_MAX_LABELS 4096
-
-enum architecture {
-    QWEN2_FOR_REWARD_MODEL,
-    QWEN2_FOR_PROCESS_REWARD_MODEL,
-    QWEN2_FOR_SEQUENCE_CLASSIFICATION,
-    QWEN2_FOR_TOKEN_CLASSIFICATION,
-    QWEN3_FOR_SEQUENCE_CLASSIFICATION,
-    LLAMA_FOR_SEQUENCE_CLASSIFICATION,
-};
 
 enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
 
@@ -37,15 +29,12 @@ struct rope_config {
 };
 
 struct model_config {
-    enum architecture architecture;
+    const struct architecture *architecture; /* its trunk and head, with what is said below */
     uint32_t hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim, vocab_size;
     uint32_t max_position; /* max_position_embeddings */
     float rms_norm_eps;
     int tie_word_embeddings;
-    int qkv_bias; /* Qwen2: 1; Qwen3, Llama: attention_bias */
-    int qk_norm;  /* Qwen3: per-head RMSNorm on q and k */
-    int mlp_head; /* score is Linear -> ReLU -> Linear (the two reward classes) */
-    int score_bias;
+    int head_bias; /* a linear head has one */
     uint32_t n_labels;
     struct rope_config rope;
     uint32_t sliding_window; /* 0: no layer slides */
@@ -102,7 +91,5 @@ enum dtype quant_config_type(const struct quant_config *c);
  * multiples of 16. Only GPUs need this; the CPU takes any size. */
 int model_config_check_quant(
     const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e);
-
-const char *architecture_name(enum architecture a); /* as in config.json's architectures[0] */
 
 #endif

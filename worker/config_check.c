@@ -60,13 +60,14 @@ uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
 
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e)
 {
+    int is_mlp = c->architecture->head->kind == HEAD_MLP;
     if (tp >= 1 && c->n_heads % tp == 0 && c->intermediate_size % tp == 0 &&
         (c->n_kv_heads % tp == 0 || tp % c->n_kv_heads == 0) &&
-        (!c->mlp_head || c->hidden_size % tp == 0))
+        (!is_mlp || c->hidden_size % tp == 0))
         return 0;
     return err_set(e, ASSAY_EFORMAT,
         "tp %u does not fit: expected it to divide heads (%u) and intermediate_size (%u)%s, and to "
         "divide or be a "
         "multiple of kv heads (%u)",
-        tp, c->n_heads, c->intermediate_size, c->mlp_head ? " and hidden_size" : "", c->n_kv_heads);
+        tp, c->n_heads, c->intermediate_size, is_mlp ? " and hidden_size" : "", c->n_kv_heads);
 }

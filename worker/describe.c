@@ -96,8 +96,8 @@ static int print_description(const struct description *about, uint32_t max_len,
     const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:b, "
                              "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s}",
-        "architecture", architecture_name(c->architecture), "digest", about->digest, "dtype",
-        about->dtype, "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
+        "architecture", c->architecture->name, "digest", about->digest, "dtype", about->dtype,
+        "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
         pool_type_name(c->pool.type), "default_activation", activation_name(c->pool.activation),
         "step_token", (int)c->pool.step_token, "pad_token", (int)c->pad_token, "pad_rule",

@@ -101,9 +101,9 @@ static void add_attention(struct loader *l, int i)
     add_place(l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
     add_place(l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
     add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
-    if (c->qkv_bias)
+    if (c->architecture->trunk->qkv_bias)
         add_qkv_bias(l, i);
-    if (c->qk_norm) {
+    if (c->architecture->trunk->qk_norm) {
         layer->q_norm = add_vector(l, i, "self_attn.q_norm.weight", c->head_dim);
         layer->k_norm = add_vector(l, i, "self_attn.k_norm.weight", c->head_dim);
     }
@@ -124,6 +124,21 @@ static void add_layer(struct loader *l, int i)
     add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
 }
 
+/* Adds the place of a tensor of the head; `part` is what follows the head's name. */
+static void add_head_place(struct loader *l, const char *part, struct place place)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%s.%s", l->m->config.architecture->head->name, part);
+    add_place(l, -1, name, place);
+}
+
+static float *add_head_bias(struct loader *l, const char *part)
+{
+    float *bias = new_vector(l, l->m->config.n_labels, DTYPE_F32);
+    add_head_place(l, part, (struct place){.rows = l->m->config.n_labels, .vector = bias});
+    return bias;
+}
+
 static void add_mlp_head(struct loader *l)
 {
     struct parallel_linear *first = &l->m->score.first, *second = &l->m->score.second;
@@ -131,27 +146,27 @@ static void add_mlp_head(struct loader *l)
     first->n_parts = 1;
     first->skip_bias_add = 1; /* relu adds it */
     first->bias = new_vector(l, h / l->m->n_ranks, DTYPE_F32);
-    add_place(l, -1, "score.0.weight", (struct place){h, h, CUT_ROWS, .view = first->parts});
-    add_place(l, -1, "score.0.bias", (struct place){h, 0, CUT_ROWS, .vector = first->bias});
-    add_place(l, -1, "score.2.weight", (struct place){n, h, CUT_COLUMNS, .view = second->parts});
-    second->bias = add_vector(l, -1, "score.2.bias", n);
+    add_head_place(l, "0.weight", (struct place){h, h, CUT_ROWS, .view = first->parts});
+    add_head_place(l, "0.bias", (struct place){h, 0, CUT_ROWS, .vector = first->bias});
+    add_head_place(l, "2.weight", (struct place){n, h, CUT_COLUMNS, .view = second->parts});
+    second->bias = add_head_bias(l, "2.bias");
 }
 
 static void add_head(struct loader *l)
 {
     const struct model_config *c = &l->m->config;
     struct reward_head *head = &l->m->score;
-    struct weight *second = head->second.parts;
-    head->mlp = c->mlp_head;
+    head->mlp = c->architecture->head->kind == HEAD_MLP;
     head->second.n_parts = 1;
-    if (c->mlp_head) {
+    if (head->mlp) {
         add_mlp_head(l);
         return;
     }
-    add_place(l, -1, "score.weight",
-        (struct place){c->n_labels, c->hidden_size, CUT_NONE, .view = second, .is_labels = 1});
-    if (c->score_bias)
-        head->second.bias = add_vector(l, -1, "score.bias", c->n_labels);
+    add_head_place(l, "weight",
+        (struct place){
+            c->n_labels, c->hidden_size, CUT_NONE, .view = head->second.parts, .is_labels = 1});
+    if (c->head_bias)
+        head->second.bias = add_head_bias(l, "bias");
 }
 
 static void add_places(struct loader *l)
@@ -310,7 +325,7 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
     struct place *p = find_place(l, t->name);
     if (!p)
         return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers%s",
-            t->file, t->name, architecture_name(l->m->config.architecture), l->m->config.n_layers,
+            t->file, t->name, l->m->config.architecture->name, l->m->config.n_layers,
             why_unknown(t->name));
     int rc = check_tensor(p, t, e);
     if (rc != 0)

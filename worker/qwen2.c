@@ -266,7 +266,7 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
     struct tensor normed = add_norm(m, stream, layer->input_layernorm);
     column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv);
-    if (c->qk_norm) {
+    if (c->architecture->trunk->qk_norm) {
         ops->head_norm(m->device, in.q, heads, layer->q_norm, c->rms_norm_eps);
         ops->head_norm(m->device, in.k, kv_heads, layer->k_norm, c->rms_norm_eps);
     }

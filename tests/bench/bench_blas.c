@@ -88,7 +88,7 @@ static void multiply_batch(
         multiply(b, tokens, h, qkv);
         multiply_rest(b, c, i + 1 < c->n_layers ? tokens : pooled);
     }
-    if (c->mlp_head)
+    if (c->architecture->head->kind == HEAD_MLP)
         multiply(b, pooled, h, h);
     multiply(b, pooled, h, c->n_labels);
 }

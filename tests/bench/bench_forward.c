@@ -142,7 +142,7 @@ static double gflop_of(const struct bench *b, double n_rows)
            kv = (double)c->n_kv_heads * c->head_dim;
     double all_tokens = hidden * (q + 2 * kv) * tokens + 2 * q * pairs;
     double rest = q * hidden + 3 * hidden * c->intermediate_size;
-    double last = c->mlp_head ? hidden * hidden : 0;
+    double last = c->architecture->head->kind == HEAD_MLP ? hidden * hidden : 0;
     return 2e-9 * (c->n_layers * all_tokens + rest * (tokens * (c->n_layers - 1) + n_rows) +
                       last * n_rows);
 }
