@@ -1,4 +1,4 @@
-/* open.c - the database file: opening, transactions, checkpoints, room on the disk.
+/* open.c - the database file: opening, transactions, checkpoints.
  *
  * Its rules:
  *
@@ -9,15 +9,12 @@
  *     recovered from them must be synced before a client is told that it is a duplicate.
  *   - synchronous=FULL: a commit is on disk when it returns. NORMAL for commits that a thread syncs
  *     later (store/sync.c). The outcome of a commit that fails is unknown.
- *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work.
- *   - A reserve file holds back space for results of accepted work. */
+ *   - The -wal and -shm files stay (PERSIST_WAL), so that read-only readers always work. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "broker/store/private.h"
@@ -27,7 +24,6 @@
  * three would fill 4 kB, with a quarter left over. Larger pages cost small commits more than they
  * save: a commit writes whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
-#define ROOM_MS 100 /* how old an answer about the disk's room may be */
 /* The WAL's size at which to checkpoint: a busy broker writes several times as many pages a second.
  * A WAL that stays below journal_size_limit is overwritten in place, in memory and on disk. */
 #define WAL_PAGES 6144
@@ -94,48 +90,6 @@ static int open_file(struct store *s, struct err *e)
     return rc;
 }
 
-/* For results of accepted work, and for a purge. */
-static const char *const reserves[] = {"reserve", "reserve-purge"};
-enum { N_RESERVES = sizeof reserves / sizeof reserves[0] };
-
-static void reserve_path(const struct store *s, int which, char *path, size_t size)
-{
-    snprintf(path, size, "%s/%s", s->dir, reserves[which]);
-}
-
-static int free_reserve(struct store *s, int which)
-{
-    char path[4200];
-    reserve_path(s, which, path, sizeof path);
-    return unlink(path) == 0;
-}
-
-static uint64_t free_bytes(const struct store *s)
-{
-    struct statvfs v;
-    /* A file system that has no blocks at all does not say. */
-    return statvfs(s->dir, &v) == 0 && v.f_blocks > 0 ? (uint64_t)v.f_bavail * v.f_frsize
-                                                      : UINT64_MAX;
-}
-
-/* Makes the reserve file if at least this much is free. */
-static void make_reserve(struct store *s, int which, uint64_t least)
-{
-    char path[4200];
-    struct stat st;
-    uint64_t bytes = s->options.reserve_bytes;
-    reserve_path(s, which, path, sizeof path);
-    if (bytes == 0 || (stat(path, &st) == 0 && (uint64_t)st.st_size >= bytes) ||
-        free_bytes(s) < least)
-        return;
-    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return;
-    if (posix_fallocate(fd, 0, (off_t)bytes) != 0)
-        unlink(path);
-    close(fd);
-}
-
 /* What a checkpoint cannot copy (a reader is in the way, the disk is full) stays in the WAL for the
  * next one; nothing is lost. */
 static int checkpoint(struct store *s, int mode, int wait_ms)
@@ -158,10 +112,10 @@ static int checkpoint(struct store *s, int mode, int wait_ms)
 static void checkpoint_whole(struct store *s, int wait_ms)
 {
     int rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
-    for (int which = 0; which < N_RESERVES && rc == SQLITE_FULL; which++)
-        if (free_reserve(s, which)) {
+    for (int which = 0; which < STORE_RESERVES && rc == SQLITE_FULL; which++)
+        if (store_reserve_remove(s, which)) {
             rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
-            make_reserve(s, which, 0);
+            store_reserve_make(s, which, 0);
         }
 }
 
@@ -435,47 +389,7 @@ void store_rollback(struct store *s)
         store_execute(s, "rollback", NULL);
 }
 
-/* ---- room ---- */
-
-int store_check_room(struct store *s, uint64_t bytes, struct err *e)
-{
-    long long now_ms = now_mono_ms();
-    if (bytes <= s->room / 4 && now_ms < s->room_ms) {
-        s->room -= 4 * bytes;
-        return 0;
-    }
-    /* What is in the WAL will need room in the database as well. */
-    uint64_t left = free_bytes(s);
-    uint64_t wanted = s->options.min_free_bytes + 4 * bytes + store_wal_bytes(s);
-    /* With room to spare the file system is asked only now and then: half of the excess is
-     * granted. */
-    s->room = left > wanted ? (left - wanted) / 2 : 0;
-    s->room_ms = now_ms + ROOM_MS;
-    if (left >= wanted)
-        return 0;
-    err_set(e, ASSAY_EQUEUEFULL,
-        "disk of %s: expected %llu bytes free, found %llu; accepted work goes on", s->dir,
-        (unsigned long long)wanted, (unsigned long long)left);
-    if (e)
-        e->retry_after_ms = 5000;
-    return ASSAY_EQUEUEFULL;
-}
-
-int store_free_reserve(struct store *s)
-{
-    return free_reserve(s, 0);
-}
-
-void store_free_room_to_purge(struct store *s)
-{
-    free_reserve(s, 0);
-    free_reserve(s, 1);
-}
-
-int store_is_out_of_room(const struct store *s)
-{
-    return s->late || free_bytes(s) < s->options.reserve_bytes;
-}
+/* ---- when there is time ---- */
 
 uint64_t store_queued_bytes(const struct store *s)
 {
@@ -521,8 +435,8 @@ void store_idle(struct store *s)
     if (s->late && begin_late(s, NULL) != 0)
         return;
     uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
-    make_reserve(s, 1, least);
-    make_reserve(s, 0, least);
+    store_reserve_make(s, 1, least);
+    store_reserve_make(s, 0, least);
     if (!s->changes && store_wal_bytes(s) == 0) { /* another process may have emptied it */
         store_sync_hold(s);
         store_wal_recall(s);

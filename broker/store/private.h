@@ -175,6 +175,11 @@ int store_make_schema(struct store *s, struct err *e);
 /* 0: a new file; else 1 to STORE_SCHEMA_VERSION, or ASSAY_EFORMAT. */
 int store_read_version(struct store *s, int64_t *version, struct err *e);
 
+/* store/reserve.c: the reserve files: 0 for results of accepted work, 1 for a purge. */
+#define STORE_RESERVES 2
+void store_reserve_make(struct store *s, int which, uint64_t least); /* if so much is free */
+int store_reserve_remove(struct store *s, int which);                /* 1: it was there */
+
 /* store/blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"
 /* q is at STORE_BLOCK_COLUMNS. Returns 0, or ASSAY_EIO when they are not what was written. */
