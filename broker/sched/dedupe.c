@@ -11,8 +11,8 @@
 
 #include <sodium.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "broker/sched/answered.h"
 #include "broker/sched/content.h"
 #include "broker/sched/dedupe_indexes.h"
 #include "schema/log.h"
@@ -28,13 +28,8 @@ struct dedupe {
     struct table primaries; /* lists of those with one key, linked by next_alike */
     struct dedupe_indexes indexes;
     struct dedupe_index *current; /* of the job of the row that is searched for */
-    struct sequence **read;       /* [n_read] of the last row read from the database, by hash */
-    uint32_t n_read;
-    int64_t read_row;
-    float *values; /* the result of a row of several sequences, the last one read */
-    int64_t values_row;
-    const struct table *rows; /* in flight; NULL: none */
-    long long scan_end_ms;    /* end of this pass's time for scanning; 0: it has not begun */
+    struct answered answered;
+    long long scan_end_ms; /* end of this pass's time for scanning; 0: it has not begun */
     int later;
     int added; /* added to the score cache since the last flush */
 };
@@ -92,196 +87,6 @@ static void stop_leading(struct dedupe *t, struct sequence *r)
         table_remove(&t->primaries, primary_key(r));
 }
 
-/* ---- rows that were answered ---- */
-
-static void forget_read(struct dedupe *t)
-{
-    while (t->n_read > 0)
-        sequence_free(&t->read[--t->n_read]);
-    t->read_row = 0;
-}
-
-static void keep_read(void *arg, struct sequence *r)
-{
-    struct dedupe *t = arg;
-    if ((t->n_read & (t->n_read - 1)) == 0) { /* the array is full: 0, 1, 2, 4 .. */
-        struct sequence **more = xcalloc(2 * (size_t)t->n_read + 1, sizeof *more);
-        if (t->n_read > 0)
-            memcpy(more, t->read, t->n_read * sizeof *more);
-        free(t->read);
-        t->read = more;
-    }
-    content_hash(r, t->seed);
-    t->read[t->n_read++] = r;
-}
-
-static int by_hash(const void *a, const void *b)
-{
-    const struct sequence *x = *(struct sequence *const *)a, *y = *(struct sequence *const *)b;
-    if (x->hash != y->hash)
-        return x->hash < y->hash ? -1 : 1;
-    return x->part < y->part ? -1 : x->part > y->part;
-}
-
-/* Reads this row into t->read. A row's content never changes, so one read is enough. */
-static int read_row(struct dedupe *t, int64_t row, struct err *e)
-{
-    if (t->read_row == row)
-        return 0;
-    forget_read(t);
-    int rc = store_one_row(t->options.store, row, keep_read, t, e);
-    t->read_row = rc == 0 ? row : 0;
-    if (t->n_read > 1)
-        qsort(t->read, t->n_read, sizeof(struct sequence *), by_hash);
-    return rc;
-}
-
-/* Returns the index in t->read of the first sequence whose hash is not below this one. */
-static uint32_t first_of_hash(const struct dedupe *t, uint64_t hash)
-{
-    uint32_t low = 0, high = t->n_read;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (t->read[middle]->hash < hash)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* Allocates room for a result of this origin. */
-static void make_room(struct sequence *r, enum row_origin origin)
-{
-    free(r->found_values);
-    r->found_values = xcalloc(r->n_values + 1, sizeof *r->found_values);
-    r->origin = origin;
-    free(r->found_message);
-    r->found_message = NULL;
-    r->found_error = 0;
-}
-
-/* Takes an error that any equal row would get too. */
-static int take_error(struct sequence *r, const struct store_answer *answer)
-{
-    static const int codes[] = {ASSAY_ENONFINITE, ASSAY_EKILLED};
-    for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++)
-        if (strcmp(answer->error_code, err_name(codes[i])) == 0) {
-            r->found_error = codes[i];
-            r->found_message = strdup(answer->error_message);
-            return 1;
-        }
-    return 0;
-}
-
-/* Takes the value of `same`, which equals r, from the result of its row, one of several sequences:
- * 1 if it has one. The row's values are read once: an equal row would get the same at any time. */
-static int take_of_values(
-    struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
-{
-    uint32_t n = same->of->n_parts;
-    if (t->values_row != same->row_id) {
-        free(t->values);
-        t->values = xcalloc(n, sizeof *t->values);
-        t->values_row = 0;
-        struct store_answer answer = {.n = n, .values = t->values};
-        int rc = store_read_answer(t->options.store, same->row_id, &answer, e);
-        if (rc != 1 || answer.error_code[0] || answer.n_values != n)
-            return rc < 0 ? rc : 0;
-        t->values_row = same->row_id;
-    }
-    make_room(r, ROW_COPIED);
-    r->found_values[0] = t->values[same->part];
-    return 1;
-}
-
-/* Takes the answer of `same`, the sequence of a finished row that equals r: 1 if it has one. */
-static int take_answer(
-    struct dedupe *t, const struct sequence *same, struct sequence *r, struct err *e)
-{
-    if (same->of)
-        return take_of_values(t, same, r, e);
-    make_room(r, ROW_COPIED);
-    struct store_answer answer = {.n = r->n_values, .values = r->found_values};
-    int rc = store_read_answer(t->options.store, same->row_id, &answer, e);
-    if (rc != 1)
-        return rc;
-    if (answer.error_code[0])
-        return take_error(r, &answer);
-    if (answer.n_values != same->n_values)
-        return 0;
-    /* SQLite stores -0.0 as 0, which would show in a list. */
-    return !r->of || r->found_values[0] != 0;
-}
-
-/* Takes the value of a sequence that is done, of a row that is still in flight. */
-static int take_done(const struct row *line, const struct sequence *same, struct sequence *r)
-{
-    make_room(r, ROW_COPIED);
-    r->found_values[0] = line->values[same->part];
-    return 1;
-}
-
-/* Whether the index could mean one of the sequences in t->read by r's hash. */
-static int is_meant(const struct dedupe *t, const struct sequence *r)
-{
-    uint32_t k = 0;
-    while (k < t->n_read && !dedupe_index_is_same(t->read[k]->hash, r->hash))
-        k++;
-    return k < t->n_read || (t->n_read == 1 && content_is_same(t->read[0], r));
-}
-
-/* Takes the answer from t->read, the row that the index names for r: 1 when it equals r and has an
- * answer. Of a row in flight only sequences that are done have one, of others all or none: so a row
- * of many equal sequences takes few looks. */
-static int take_from_read(struct dedupe *t, int64_t row, struct sequence *r, struct err *e)
-{
-    const struct row *line = t->rows ? table_find(t->rows, row) : NULL;
-    uint32_t first = t->n_read > 1 ? first_of_hash(t, r->hash) : 0;
-    int is_so = 0;
-    for (uint32_t k = first; k < t->n_read && (k == first || t->read[k]->hash == r->hash); k++) {
-        const struct sequence *same = t->read[k];
-        is_so |= same->hash == r->hash;
-        if ((line && (line->error_code || !line->done[same->part])) ||
-            (row == r->row_id && same->part == r->part) || !content_is_same(same, r))
-            continue;
-        return line ? take_done(line, same, r) : take_answer(t, same, r, e);
-    }
-    if (!is_so && !is_meant(t, r)) /* the index is wrong: a row's content never changes */
-        dedupe_index_distrust(t->current);
-    return 0;
-}
-
-/* Moves r's own row, if it is among these, to the front: in flight, it is the one that is read
- * already. */
-static void own_row_first(const struct sequence *r, uint32_t *found, uint32_t n)
-{
-    uint32_t k = 0;
-    while (k < n && found[k] != row_index(r->row_id))
-        k++;
-    if (k < n) {
-        found[k] = found[0];
-        found[0] = row_index(r->row_id);
-    }
-}
-
-/* Looks for an answer in the current index's rows: 1: found; 0: not; or negative. */
-static int find_answered(struct dedupe *t, struct sequence *r, struct err *e)
-{
-    uint32_t found[DEDUPE_INDEX_SAME], n = dedupe_index_find(t->current, r->hash, found);
-    int rc = 0;
-    own_row_first(r, found, n);
-    for (uint32_t k = 0; rc == 0 && k < n; k++) {
-        int64_t row = row_id_of(row_job(r->row_id), found[k]);
-        if (row == r->row_id && !r->of)
-            continue;
-        rc = read_row(t, row, e);
-        if (rc == 0)
-            rc = take_from_read(t, row, r, e);
-    }
-    return rc;
-}
-
 /* ---- rows that were answered before the index was made ---- */
 
 struct scan {
@@ -299,7 +104,7 @@ static void note_finished(void *arg, struct sequence *r)
 static int add_finished(struct dedupe *t, struct sequence *r, struct err *e)
 {
     content_hash(r, t->seed);
-    int rc = find_answered(t, r, e);
+    int rc = answered_find(&t->answered, t->current, r, e);
     if (rc == 0)
         dedupe_index_add(t->current, r->hash, row_index(r->row_id));
     return rc < 0 ? rc : 0;
@@ -399,6 +204,7 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
     if (!t->options.now_ms)
         t->options.now_ms = now_mono_ms;
     randombytes_buf(&t->seed, sizeof t->seed);
+    t->answered = (struct answered){.store = options->store, .seed = t->seed};
     content_model(t->model, options->digest, options->mode);
     if (options->data_dir)
         dedupe_index_sweep(options->data_dir);
@@ -410,9 +216,7 @@ void dedupe_free(struct dedupe **t)
     if (!*t)
         return;
     dedupe_indexes_release(&(*t)->indexes);
-    forget_read(*t);
-    free((*t)->read);
-    free((*t)->values);
+    answered_release(&(*t)->answered);
     table_release(&(*t)->primaries);
     free(*t);
     *t = NULL;
@@ -420,7 +224,7 @@ void dedupe_free(struct dedupe **t)
 
 void dedupe_use_rows(struct dedupe *t, const struct table *rows)
 {
-    t->rows = rows;
+    t->answered.rows = rows;
 }
 
 /* ---- all of it ---- */
@@ -435,7 +239,7 @@ static int find_cached(struct dedupe *t, struct sequence *r)
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
     content_key(r, t->model);
-    make_room(r, ROW_CACHED);
+    answered_make_room(r, ROW_CACHED);
     int found = score_cache_find(t->options.cache, r->key, r->found_values, r->n_values);
     r->not_cached = !found;
     if (found)
@@ -476,7 +280,7 @@ int dedupe_find(struct dedupe *t, struct sequence *r, struct sequence **primary,
     *primary = find_primary(t, r);
     if (*primary)
         return DEDUPE_UNDER_WAY;
-    rc = find_answered(t, r, e);
+    rc = answered_find(&t->answered, t->current, r, e);
     if (rc == 0 && dedupe_index_lies(t->current)) {
         t->later = 1;
         return DEDUPE_LATER;
