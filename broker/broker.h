@@ -16,7 +16,7 @@
  *
  * A row's route: prepare.c decodes it, admit.c checks it, store/placing.c stores it, planner.c
  * plans it, group.c stages it, (the worker computes it,) outcomes.c checks and stores its result,
- * replies.c and waiters.c reply. */
+ * reply_results.c and waiters.c reply. */
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 

@@ -1,5 +1,4 @@
-/* replies.c - replies that only read: hello, info, status, jobs, pages of results. PROTOCOL.md has
- * the fields. */
+/* replies.c - replies that only read: hello, info, status, jobs. PROTOCOL.md has the fields. */
 #include "broker/api/replies.h"
 
 #include <string.h>
@@ -10,9 +9,6 @@
 #include "schema/log.h"
 #include "schema/version.h"
 
-#define DEFAULT_LIMIT 1000
-#define PAGE_BYTES (8u << 20) /* approximate size of a page of results */
-
 const char *job_state_name(enum job_state state)
 {
     static const char *const names[] = {"open", "queued", "running", "paused", "done", "cancelled"};
@@ -21,7 +17,7 @@ const char *job_state_name(enum job_state state)
 
 /* ---- hello, info ---- */
 
-static void write_labels(struct msg_writer *w, const struct model_info *m)
+void reply_write_labels(struct msg_writer *w, const struct model_info *m)
 {
     if (!m->labels) {
         msg_nil(w);
@@ -68,7 +64,7 @@ static void write_model(const struct broker *b, struct msg_writer *w)
     msg_key_int(w, "vocab_size", m->vocab_size);
     msg_key_int(w, "n_labels", m->n_labels);
     msg_str(w, "labels");
-    write_labels(w, m);
+    reply_write_labels(w, m);
     msg_str(w, "pooling");
     msg_map(w, 5);
     msg_key_str(w, "type", pool_type_name(m->pool.type));
@@ -286,7 +282,7 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
 {
     int64_t after = q->after > INT32_MAX ? INT32_MAX : (int64_t)q->after;
     struct job_list l = {
-        .state = q->state, .limit = q->limit ? q->limit : DEFAULT_LIMIT, .next = after};
+        .state = q->state, .limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT, .next = after};
     l.max_bytes = b->limits.max_message_bytes / 2;
     msg_writer_init(&l.jobs);
     int rc = store_each_job(b->store, after, UINT32_MAX, set_of(q->state), add_job, &l, e);
@@ -298,218 +294,5 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
         msg_key_int(w, "next", l.next);
     }
     msg_writer_release(&l.jobs);
-    return rc;
-}
-
-/* ---- results ---- */
-
-static int per_position(int pool_type)
-{
-    return pool_type == POOL_ALL || pool_type == POOL_STEP || pool_type == POOL_POSITIONS;
-}
-
-static void write_floats(struct msg_writer *w, const float *values, uint32_t n)
-{
-    msg_array(w, n);
-    for (uint32_t i = 0; i < n; i++)
-        msg_float(w, values[i]);
-}
-
-static void write_steps(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
-{
-    uint32_t n = each > 0 ? r->n_values / each : 0;
-    msg_str(w, "steps");
-    msg_array(w, n);
-    for (uint32_t i = 0; i < n; i++)
-        if (each == 1)
-            msg_float(w, r->values[i]);
-        else
-            write_floats(w, r->values + i * each, each);
-}
-
-/* Writes every response's score, and which is the highest (the first if several are). */
-static void write_responses(struct msg_writer *w, const struct store_result_row *r)
-{
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < r->n_values; i++)
-        if (r->values[i] > r->values[best])
-            best = i;
-    msg_str(w, "scores");
-    write_floats(w, r->values, r->n_values);
-    msg_key_int(w, "best", best);
-}
-
-static void write_pair(struct msg_writer *w, const struct store_result_row *r)
-{
-    msg_key_float(w, "chosen", r->values[0]);
-    msg_key_float(w, "rejected", r->values[1]);
-    msg_key_float(w, "margin", r->values[0] - r->values[1]);
-}
-
-/* Writes the values, by the row's shape and pooling. */
-static void write_values(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
-{
-    if (r->error_code) {
-        msg_str(w, "score");
-        msg_nil(w);
-    } else if (r->shape == ROW_RESPONSES) {
-        write_responses(w, r);
-    } else if (r->shape == ROW_PAIR && r->n_values == 2) {
-        write_pair(w, r);
-    } else if (per_position(r->pool.type)) {
-        write_steps(w, r, each);
-    } else if (each == 1) {
-        msg_key_float(w, "score", r->values[0]);
-    } else {
-        msg_str(w, "scores");
-        write_floats(w, r->values, r->n_values);
-    }
-}
-
-static uint32_t value_fields(const struct store_result_row *r)
-{
-    return r->error_code ? 1 : r->shape == ROW_RESPONSES ? 2 : r->shape == ROW_PAIR ? 3 : 1;
-}
-
-static void write_pooled(struct msg_writer *w, const struct store_result_row *r)
-{
-    msg_str(w, "pooled_at");
-    msg_array(w, r->n_pooled);
-    for (uint32_t i = 0; i < r->n_pooled; i++) {
-        msg_map(w, 2);
-        msg_key_int(w, "i", r->pooled_at[2 * i]);
-        msg_key_int(w, "id", r->pooled_at[2 * i + 1]);
-    }
-}
-
-static void write_error(struct msg_writer *w, const struct store_result_row *r)
-{
-    msg_str(w, "error");
-    if (!r->error_code) {
-        msg_nil(w);
-        return;
-    }
-    msg_map(w, 2);
-    msg_key_str(w, "code", r->error_code);
-    msg_key_str(w, "message", r->error_message ? r->error_message : "");
-}
-
-static void write_result(
-    struct msg_writer *w, const struct store_result_row *r, const struct model_info *m)
-{
-    uint32_t each = activation_values(r->pool.activation, m->n_labels);
-    int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
-    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
-    msg_key_int(w, "i", r->i);
-    msg_str(w, "id");
-    if (r->client_id.at)
-        msg_raw(w, r->client_id);
-    else
-        msg_nil(w);
-    write_values(w, r, each);
-    if (has_labels) {
-        msg_str(w, "labels");
-        write_labels(w, m);
-    }
-    msg_key_int(w, "n_tokens", r->n_tokens);
-    if (r->n_pooled > 0)
-        write_pooled(w, r);
-    write_error(w, r);
-}
-
-struct page {
-    const struct model_info *model;
-    struct msg_writer rows;
-    uint32_t n;
-    uint64_t next;
-    size_t max_bytes;
-};
-
-static int add_result(void *arg, const struct store_result_row *r)
-{
-    struct page *p = arg;
-    write_result(&p->rows, r, p->model);
-    p->n++;
-    p->next = r->cursor;
-    return p->rows.buffer.size > p->max_bytes;
-}
-
-static void write_rows(struct msg_writer *w, const struct page *p)
-{
-    msg_str(w, "rows");
-    msg_array(w, p->n);
-    msg_raw(w, (struct slice){(const uint8_t *)p->rows.buffer.data, p->rows.buffer.size});
-}
-
-/* Is the job over? Then a page that was not cut ends with its last row. */
-static int is_over(const struct store_job *j)
-{
-    return j->state == JOB_DONE || j->state == JOB_CANCELLED ||
-           (j->paused && j->sealed && j->done == j->placed);
-}
-
-static void write_page(
-    struct broker *b, const struct envelope *env, struct slice id, const struct page *p, int done)
-{
-    struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
-    write_rows(w, p);
-    msg_str(w, "next");
-    msg_uint(w, p->next);
-    msg_key_bool(w, "done", done);
-}
-
-void reply_no_results(struct broker *b, const struct envelope *env, struct slice id, uint64_t after)
-{
-    struct page p = {.next = after};
-    msg_writer_init(&p.rows);
-    write_page(b, env, id, &p, 0);
-    msg_writer_release(&p.rows);
-}
-
-int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
-    uint64_t after, uint32_t limit, int wait, struct err *e)
-{
-    struct store_job j;
-    struct page p = {
-        .model = &b->model, .next = after, .max_bytes = b->limits.max_message_bytes / 4};
-    if (p.max_bytes > PAGE_BYTES)
-        p.max_bytes = PAGE_BYTES;
-    uint32_t rows = limit ? limit : DEFAULT_LIMIT;
-    int rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1)
-        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
-    msg_writer_init(&p.rows);
-    rc = store_each_result(b->store, &(struct store_page){job, after, rows}, add_result, &p, e);
-    if (rc >= 0) {
-        int replies = p.n > 0 || is_over(&j) || !wait;
-        if (replies)
-            write_page(b, env, id, &p, is_over(&j) && rc == 0);
-        rc = replies;
-    }
-    msg_writer_release(&p.rows);
-    return rc;
-}
-
-int reply_score(
-    struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
-{
-    struct store_job j;
-    struct page p = {.model = &b->model, .max_bytes = b->limits.max_message_bytes};
-    int rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1)
-        return rc;
-    msg_writer_init(&p.rows);
-    rc = store_each_result_by_index(b->store, job, add_result, &p, e);
-    if (rc == 0 && p.rows.buffer.size > p.max_bytes)
-        rc = err_set(e, ASSAY_ETOOLARGE,
-            "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
-            p.max_bytes, j.key);
-    if (rc == 0) {
-        struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
-        msg_key_int(w, "job", job);
-        msg_key_str(w, "key", j.key);
-        write_rows(w, &p);
-    }
-    msg_writer_release(&p.rows);
     return rc;
 }

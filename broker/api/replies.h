@@ -4,12 +4,18 @@
 
 #include "broker/broker.h"
 
+#define REPLY_DEFAULT_LIMIT 1000 /* of jobs or results, where a request has none */
+
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q);
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q);
 int reply_status(struct broker *b, const struct envelope *env, const struct request *q, int64_t job,
     struct err *e);
 int reply_jobs(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e);
+void reply_write_labels(struct msg_writer *w, const struct model_info *m); /* nil: it has none */
+const char *job_state_name(enum job_state state);
+
+/* reply_results.c */
 /* Writes one page. Returns 1 when it was written, or 0 with nothing written when there is no row,
  * more may come and `wait` is set. */
 int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
@@ -20,6 +26,5 @@ void reply_no_results(
 /* Writes all rows of a job in order; too_large when they do not fit into one message. */
 int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e);
-const char *job_state_name(enum job_state state);
 
 #endif
