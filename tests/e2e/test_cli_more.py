@@ -299,3 +299,20 @@ def test_purge_by_age(directory):
             done = run("purge", "--older-than", bad, "--data", broker.data)
             assert done.returncode == 64 and "7d" in done.stderr, bad
     assert run("purge").returncode == 64
+
+
+def test_results_are_of_one_job(directory):
+    """A key that is another job's after a purge: what follows the first job does not print the second's rows."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("k", [{"id": "first", "ids": [1, 2]}], seal=False)
+        follow = subprocess.Popen([BIN / "assay", "results", "k", "--follow", "--data", broker.data],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert json.loads(follow.stdout.readline())["id"] == "first"
+        os.kill(follow.pid, signal.SIGSTOP)
+        client.call("cancel", job="k")
+        client.call("purge", job="k")
+        client.submit("k", [{"id": row, "ids": [3, row]} for row in range(5)])
+        client.results("k")
+        os.kill(follow.pid, signal.SIGCONT)
+        out, said = follow.communicate(timeout=30)
+        assert (out, follow.returncode) == ("", 65) and "unknown" in said, said
