@@ -1,8 +1,6 @@
 /* results.c - `assay results`: prints a job's results, page by page, in order of completion. */
-#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/json_print.h"
@@ -55,7 +53,7 @@ static int print_page(struct results *r, struct err *e)
     r->done = json_is_true(json_object_get(reply, "done"));
     json_decref(reply);
     if (rc == 0 && fflush(stdout) != 0) /* a pipe's reader gets what there is */
-        rc = err_set(e, ASSAY_EIO, "standard output: %s", strerror(errno));
+        rc = err_errno(e, ASSAY_EIO, "cannot write the output");
     return rc;
 }
 
