@@ -1,4 +1,5 @@
-/* data_dir.c - see data_dir.h. */
+/* data_dir.c - makes the directory, and checks owner, mode and entries of it and of its parents
+ * (data_dir.h). */
 #include "broker/data_dir.h"
 
 #include <dirent.h>

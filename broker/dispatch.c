@@ -1,4 +1,5 @@
-/* dispatch.c - see dispatch.h. */
+/* dispatch.c - takes batches from the planner, records their start, and hands them to groups
+ * with free slots (dispatch.h). */
 #include "broker/dispatch.h"
 
 #include "broker/outcomes.h"

@@ -1,4 +1,5 @@
-/* loop.c - see loop.h. */
+/* loop.c - one tick after the other: signals, workers, requests, housekeeping, and the time
+ * until the next (loop.h). */
 #include "broker/loop.h"
 
 #include <errno.h>

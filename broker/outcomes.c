@@ -1,4 +1,4 @@
-/* outcomes.c - see outcomes.h.
+/* outcomes.c - writes what came of each batch, and tells planner and jobs (outcomes.h).
  *
  * Results of a batch are checked here. The group has already checked the slot's token and that all
  * ranks agree. A row with a NaN or an infinity gets an error; the other rows of its batch keep

@@ -1,4 +1,5 @@
-/* row.c - see row.h. */
+/* row.c - allocates and frees rows and sequences, and says which tokens a sequence pools
+ * (row.h). */
 #include "broker/row.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* table.c - see table.h. */
+/* table.c - a hash table with linear probing; a removal moves the entries behind it back
+ * (table.h). */
 #include "broker/table.h"
 
 #include <assert.h>

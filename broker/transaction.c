@@ -1,4 +1,5 @@
-/* transaction.c - see transaction.h. */
+/* transaction.c - the steps around the store's begin, commit and rollback, and what a failed
+ * write puts off (transaction.h). */
 #include "broker/transaction.h"
 
 #include <sysexits.h>

@@ -1,4 +1,5 @@
-/* gemm_cache.c - see gemm_cache.h. */
+/* gemm_cache.c - reads and appends to the file of chosen algorithms, line by line
+ * (gemm_cache.h). */
 #include "cuda/gemm_cache.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* control.c - see control.h. */
+/* control.c - writes and reads the messages between broker and ranks, each a map of known fields
+ * (control.h). */
 #include "schema/control.h"
 
 #include <stdio.h>

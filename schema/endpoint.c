@@ -1,4 +1,5 @@
-/* endpoint.c - see endpoint.h. */
+/* endpoint.c - takes an address apart, and compares each part with the forms that are allowed
+ * (endpoint.h). */
 #include "schema/endpoint.h"
 
 #include <arpa/inet.h>

@@ -1,4 +1,5 @@
-/* identity.c - see identity.h. */
+/* identity.c - lists the files that decide scores, and hashes what stat(2) says of each
+ * (identity.h). */
 #include "schema/identity.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* ids.c - see ids.h. */
+/* ids.c - packs and unpacks both forms of ids, in loops that compilers vectorize (ids.h). */
 #include "schema/ids.h"
 
 #include <endian.h>

@@ -1,4 +1,4 @@
-/* json.c - see json.h. */
+/* json.c - reads a file with jansson, and its fields with their type and range (json.h). */
 #include "schema/json.h"
 
 #include <stdio.h>

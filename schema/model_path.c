@@ -1,4 +1,5 @@
-/* model_path.c - see model_path.h. */
+/* model_path.c - says what a path that is no directory seems to be: a file, a name on the hub,
+ * or nothing (model_path.h). */
 #include "schema/model_path.h"
 
 #include <ctype.h>

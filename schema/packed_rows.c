@@ -1,4 +1,5 @@
-/* packed_rows.c - see packed_rows.h. */
+/* packed_rows.c - gathers rows into a pack's columns, and finds a row's part of them again
+ * (packed_rows.h). */
 #include "schema/packed_rows.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* regular.c - see regular.h. */
+/* regular.c - opens without waiting, checks the kind, and names what was found instead
+ * (regular.h). */
 #include "schema/regular.h"
 
 #include <errno.h>

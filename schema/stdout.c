@@ -1,4 +1,4 @@
-/* stdout.c - see stdout.h. */
+/* stdout.c - flushes stdout, and reports what could not be written (stdout.h). */
 #include "schema/stdout.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* architectures.c - see architectures.h. */
+/* architectures.c - the tables: trunks, heads, and the architectures that pair them
+ * (architectures.h). */
 #include "worker/architectures.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* directory.c - see directory.h. */
+/* directory.c - looks which sets of weights are there, and refuses those that contradict each
+ * other (directory.h). */
 #include "worker/directory.h"
 
 #include <dirent.h>

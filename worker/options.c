@@ -1,4 +1,4 @@
-/* options.c - see options.h. */
+/* options.c - reads the options of assay-worker from a table, and checks them (options.h). */
 #include "worker/options.h"
 
 #include <getopt.h>

@@ -1,4 +1,5 @@
-/* parallel_linear.c - see parallel_linear.h. */
+/* parallel_linear.c - a product, the all-reduce after it where it is needed, and the bias
+ * (parallel_linear.h). */
 #include "worker/parallel_linear.h"
 
 struct linear_pair column_parallel_linear(const struct ops *ops, struct device *d,

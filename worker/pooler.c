@@ -1,4 +1,5 @@
-/* pooler.c - see pooler.h. */
+/* pooler.c - resolves pool types to the batch's tokens, then runs head, activation and mean
+ * (pooler.h). */
 #include "worker/pooler.h"
 
 #include <stdlib.h>

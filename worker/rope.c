@@ -1,4 +1,5 @@
-/* rope.c - see rope.h. */
+/* rope.c - computes frequencies in the order of the reference's operations, and fills the tables
+ * (rope.h). */
 #include "worker/rope.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* score.c - see score.h. */
+/* score.c - builds a batch's metadata, and starts its forward and pooler on the device
+ * (score.h). */
 #include "worker/score.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* admit.c - see admit.h. */
+/* admit.c - checks a row's ids, positions and pooling in turn; the first fault becomes the row's
+ * error (admit.h). */
 #include "broker/api/admit.h"
 
 #include <stdio.h>

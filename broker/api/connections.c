@@ -1,4 +1,5 @@
-/* connections.c - see connections.h. */
+/* connections.c - counts clients and their bytes in functions that libzmq calls in place of the
+ * C library's (connections.h). */
 #include "broker/api/connections.h"
 
 #include <errno.h>

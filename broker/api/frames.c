@@ -1,4 +1,5 @@
-/* frames.c - see frames.h. */
+/* frames.c - a state machine over the bytes of a ZMTP stream: greeting, flags, length, body
+ * (frames.h). */
 #include "broker/api/frames.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
-/* inbox.c - see inbox.h. */
+/* inbox.c - receives messages, puts each in its connection's line, and gives out those that are
+ * first in line and prepared (inbox.h). */
 #include "broker/api/inbox.h"
 
 #include <stddef.h>

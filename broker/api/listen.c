@@ -1,4 +1,5 @@
-/* listen.c - see listen.h. */
+/* listen.c - checks an endpoint's folder and file, binds to it, and notices when its file is
+ * gone (listen.h). */
 #include "broker/api/listen.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* outbox.c - see outbox.h. */
+/* outbox.c - keeps replies as letters in order of writing, each with the commit that it waits
+ * for (outbox.h). */
 #include "broker/api/outbox.h"
 
 #include <errno.h>

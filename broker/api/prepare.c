@@ -1,4 +1,5 @@
-/* prepare.c - see prepare.h. */
+/* prepare.c - walks once over the rows of a message, and judges, tokenizes and packs each
+ * (prepare.h). */
 #include "broker/api/prepare.h"
 
 #include <stdlib.h>

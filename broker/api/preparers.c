@@ -1,4 +1,5 @@
-/* preparers.c - see preparers.h. */
+/* preparers.c - the threads, and two lists under one lock: tasks that wait, and tasks that are
+ * ready (preparers.h). */
 #include "broker/api/preparers.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* send.c - see send.h. */
+/* send.c - asks the store how far it is synced, and sends the replies and events made until then
+ * (send.h). */
 #include "broker/api/send.h"
 
 #include "broker/api/progress.h"

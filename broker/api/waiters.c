@@ -1,4 +1,4 @@
-/* waiters.c - see waiters.h.
+/* waiters.c - the lists of waiters: by job, by what is due, by deadline (waiters.h).
  *
  * A waiter keeps all that its reply needs. It waits in its job's list until there is a reason to
  * look at it: it is new, its job has changed, or its deadline has passed. Then it is due, and

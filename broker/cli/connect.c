@@ -1,4 +1,5 @@
-/* connect.c - see connect.h. */
+/* connect.c - finds the broker's endpoint, checks that this user may connect, and connects
+ * (connect.h). */
 #include "broker/cli/connect.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* deflate.c - see deflate.h. */
+/* deflate.c - FILE streams over zlib and zstd, made with fopencookie (deflate.h). */
 #include "broker/cli/deflate.h"
 
 #include <errno.h>

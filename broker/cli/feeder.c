@@ -1,4 +1,4 @@
-/* feeder.c - see feeder.h. */
+/* feeder.c - gathers lines into chunks and sends each until the broker has it (feeder.h). */
 #include "broker/cli/feeder.h"
 
 #include <string.h>

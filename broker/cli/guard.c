@@ -1,4 +1,5 @@
-/* guard.c - see guard.h. */
+/* guard.c - recognises brokers' directories and checkpoints' files, by name and by what is in
+ * them (guard.h). */
 #include "broker/cli/guard.h"
 
 #include <ctype.h>

@@ -1,4 +1,5 @@
-/* json_print.c - see json_print.h. */
+/* json_print.c - escapes what a terminal would act on, and shortens reals to what reads back the
+ * same (json_print.h). */
 #include "broker/cli/json_print.h"
 
 #include <stdlib.h>

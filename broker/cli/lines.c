@@ -1,4 +1,4 @@
-/* lines.c - see lines.h. */
+/* lines.c - writes a line's row as msgpack, then reads it back as the broker will (lines.h). */
 #include "broker/cli/lines.h"
 
 #include <limits.h>

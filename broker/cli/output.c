@@ -1,4 +1,5 @@
-/* output.c - see output.h. */
+/* output.c - keeps the lines whose turn has not come, and writes each entry once it is complete
+ * (output.h). */
 #include "broker/cli/output.h"
 
 #include <stdlib.h>

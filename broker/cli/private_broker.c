@@ -1,4 +1,5 @@
-/* private_broker.c - see private_broker.h. */
+/* private_broker.c - spawns assayd, watches its socket and its log, and says why it ended
+ * (private_broker.h). */
 #include "broker/cli/private_broker.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* progress.c - see progress.h. */
+/* progress.c - computes rate and time left, and draws the bar over itself (progress.h). */
 #include "broker/cli/progress.h"
 
 #include <stdio.h>

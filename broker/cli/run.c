@@ -1,4 +1,5 @@
-/* run.c - see run.h. */
+/* run.c - finds the last job under the run's keys, and decides whether to continue it, begin
+ * anew or refuse (run.h). */
 #include "broker/cli/run.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* signals.c - see signals.h. */
+/* signals.c - the handlers: they note the signal's number, and set an alarm that wakes blocking
+ * calls (signals.h). */
 #include "broker/cli/signals.h"
 
 #include <signal.h>

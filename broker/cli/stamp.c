@@ -1,4 +1,5 @@
-/* stamp.c - see stamp.h. */
+/* stamp.c - hashes what an output was made from, and keeps that as an extended attribute of it
+ * (stamp.h). */
 #include "broker/cli/stamp.h"
 
 #include <dirent.h>

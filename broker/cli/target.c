@@ -1,4 +1,5 @@
-/* target.c - see target.h. */
+/* target.c - resolves the place of an output, opens it or a FILE.part beside it, and renames
+ * that at the end (target.h). */
 #include "broker/cli/target.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* waiting.c - see waiting.h. */
+/* waiting.c - decides which refusals are worth waiting for, pauses, and says so now and then
+ * (waiting.h). */
 #include "broker/cli/waiting.h"
 
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-/* dedupe.c - see dedupe.h.
+/* dedupe.c - searches for equal rows in all three places, and fills the indexes (dedupe.h).
  *
  * A row enters its job's index when it is sent to a worker, so before it can finish. A new index is
  * empty; if the job has finished rows (after a restart, or because the index was closed), it is

@@ -1,4 +1,5 @@
-/* dedupe_indexes.c - see dedupe_indexes.h. */
+/* dedupe_indexes.c - opens and closes the indexes of jobs within their limits
+ * (dedupe_indexes.h). */
 #include "broker/sched/dedupe_indexes.h"
 
 #include <sodium.h>

@@ -1,4 +1,4 @@
-/* planner.c - see planner.h.
+/* planner.c - fills batches from the queues of jobs, and runs lost ones again (planner.h).
  *
  * A queue is a job with rows to run: a window of them read from the store, and a cursor where the
  * next window begins. The next row to run is the first row of the first queue by (stalled,

@@ -1,4 +1,5 @@
-/* added.c - see added.h. */
+/* added.c - sorts the tokens by content, and searches them at each byte that one begins with
+ * (added.h). */
 #include "broker/text/added.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* bpe.c - see bpe.h. */
+/* bpe.c - builds the tables of tokens and merges, and merges words: short ones by search, long
+ * ones with a heap (bpe.h). */
 #include "broker/text/bpe.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* buffer.c - see buffer.h. */
+/* buffer.c - appends to buffers and grows lists by doubling (buffer.h). */
 #include "broker/text/buffer.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* compose.c - see compose.h. */
+/* compose.c - loads tokenizer and template, and writes each shape of row as text, then as ids
+ * (compose.h). */
 #include "broker/text/compose.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* nfc.c - see nfc.h. */
+/* nfc.c - finds the stretches of a text that may change, and sorts and composes their characters
+ * (nfc.h). */
 #include "broker/text/nfc.h"
 
 #include <assert.h>

@@ -1,4 +1,5 @@
-/* side_names.c - see side_names.h. */
+/* side_names.c - the steps by which transformers decides what each special token is, in their
+ * order (side_names.h). */
 #include "broker/text/side_names.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* side_tokens.c - see side_tokens.h. */
+/* side_tokens.c - adds tokens to the list, and finds them by their text (side_tokens.h). */
 #include "broker/text/side_tokens.h"
 
 #include <string.h>

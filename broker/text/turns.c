@@ -1,4 +1,4 @@
-/* turns.c - see turns.h. */
+/* turns.c - gathers a row's messages, and finds out whether they hold its prompt (turns.h). */
 #include "broker/text/turns.h"
 
 #include <stdlib.h>

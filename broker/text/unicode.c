@@ -1,4 +1,4 @@
-/* unicode.c - see unicode.h. */
+/* unicode.c - writes the ranges of unicode_ranges.c into one table by code point (unicode.h). */
 #include "broker/text/unicode.h"
 
 #include "schema/log.h"

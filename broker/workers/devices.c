@@ -1,4 +1,5 @@
-/* devices.c - see devices.h. */
+/* devices.c - finds the worker programs, reads their lists of GPUs, and gives each rank a device
+ * (devices.h). */
 #include "broker/workers/devices.h"
 
 #include <jansson.h>

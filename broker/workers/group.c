@@ -1,4 +1,4 @@
-/* group.c - see group.h.
+/* group.c - starts, watches and ends the ranks of a group, and follows its batches (group.h).
  *
  * Any error of one rank ends the incarnation: fail() kills and reaps every rank, gives the batches
  * back as lost, revokes the slots, and sets the time of the next start. Nothing is repaired in

@@ -1,4 +1,5 @@
-/* model_info.c - see model_info.h. */
+/* model_info.c - runs `assay-worker --describe`, and reads and checks the JSON that it prints
+ * (model_info.h). */
 #include "broker/workers/model_info.h"
 
 #include <jansson.h>

@@ -1,4 +1,5 @@
-/* ranks.c - see ranks.h. */
+/* ranks.c - starts a group's processes, sends and receives over their ROUTER socket, and watches
+ * their pidfds (ranks.h). */
 #include "broker/workers/ranks.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* spawn.c - see spawn.h. */
+/* spawn.c - forks, prepares and runs a child, reads what it says, and reaps it (spawn.h). */
 #include "broker/workers/spawn.h"
 
 #include <errno.h>

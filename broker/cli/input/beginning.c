@@ -1,4 +1,5 @@
-/* beginning.c - see beginning.h. */
+/* beginning.c - finds where the members of a broken JSON object stop, and closes it there
+ * (beginning.h). */
 #include "broker/cli/input/beginning.h"
 
 #include <string.h>

@@ -1,4 +1,5 @@
-/* columns.c - see columns.h. */
+/* columns.c - takes a line's columns one after the other, and names the first that it may not
+ * pass over (columns.h). */
 #include "broker/cli/input/columns.h"
 
 #include <stdio.h>

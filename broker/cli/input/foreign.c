@@ -1,4 +1,5 @@
-/* foreign.c - see foreign.h. */
+/* foreign.c - compares a file's first bytes with the marks of other formats (foreign.h);
+ * foreign_text.c looks at its text. */
 #include "broker/cli/input/foreign.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* inflate.c - see inflate.h. */
+/* inflate.c - FILE streams over zlib and zstd, made with fopencookie, and what is wrong with a
+ * damaged one (inflate.h). */
 #include "broker/cli/input/inflate.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* jsonl.c - see jsonl.h. */
+/* jsonl.c - reads line by line into one buffer, parses each with jansson, and says what is wrong
+ * with one that is no object (jsonl.h). */
 #include "broker/cli/input/jsonl.h"
 
 #include <errno.h>
