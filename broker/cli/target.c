@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "broker/cli/deflate.h"
@@ -16,6 +17,8 @@
 #include "schema/log.h"
 #include "schema/regular.h"
 
+#define ACL_NAME "system.posix_acl_access"
+#define ACL_BYTES 65536 /* the most that Linux takes */
 #define MAX_LINKS 40
 #define POLL_MS 100
 #define SILENT_MS 2000 /* after that, say that the pipe has no reader */
@@ -85,7 +88,7 @@ static int check_input(const struct target *t, const struct stat *st, const char
 
 /* The shell has opened stdout: `> FILE` emptied the input already, and after `>> FILE` the run
  * would read its own output. */
-static int check_stdout(const char *input, struct err *e)
+int target_check_stdout(const char *input, struct err *e)
 {
     struct stat in, out;
     int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
@@ -239,6 +242,17 @@ static int open_part(struct target *t, const struct stat *old, const char *input
     return rc == 0 ? open_stream(t, t->fd, e) : rc;
 }
 
+/* The file that another run writes, or began, is no place for this one's. */
+static int check_unfinished(const struct target *t, struct err *e)
+{
+    if (stamp_is_begun(t->place) != 1)
+        return 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "--output %s: expected a place of its own, found the unfinished output of another run; "
+        "delete it if that run is over and not wanted, else take another place",
+        t->path);
+}
+
 static int open_file(struct target *t, const char *input, const struct cli *c, struct err *e)
 {
     struct stat st, out;
@@ -259,7 +273,8 @@ static int open_file(struct target *t, const char *input, const struct cli *c, s
         return open_through(t, &st, e);
     if (find_place(t->path, t->place) != 0)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
-    if (guard_output(c, t->place, e) != 0 || (there && check_may_write(t, e) != 0))
+    if (guard_output(c, t->place, e) != 0 ||
+        (there && (check_may_write(t, e) != 0 || check_unfinished(t, e) != 0)))
         return e->code;
     return open_part(t, there ? &st : NULL, input, e);
 }
@@ -270,7 +285,7 @@ int target_open(
     *t = (struct target){.path = "stdout", .fd = -1};
     if (!path || strcmp(path, "-") == 0) {
         t->file = stdout;
-        return check_stdout(input, e);
+        return target_check_stdout(input, e);
     }
     if (strlen(path) >= sizeof t->path - sizeof ".part")
         return err_set(e, ASSAY_EBADREQ, "--output: expected a path below %zu bytes",
@@ -305,8 +320,22 @@ int target_begin_anew(struct target *t, struct err *e)
     return open_stream(t, t->fd, e);
 }
 
+/* Gives the file the access control list of the one that it replaces, or none, as that had none (a
+ * new file may have its directory's default). */
+static int copy_acl(const struct target *t)
+{
+    char acl[ACL_BYTES];
+    ssize_t n = getxattr(t->place, ACL_NAME, acl, sizeof acl);
+    if (n >= 0)
+        return fsetxattr(t->fd, ACL_NAME, acl, (size_t)n, 0);
+    if (errno != ENODATA && errno != ENOTSUP)
+        return -1;
+    return fremovexattr(t->fd, ACL_NAME) == 0 || errno == ENODATA || errno == ENOTSUP ? 0 : -1;
+}
+
 /* Gives the file the owner, if this user may, and the permissions of the one that it replaces. Where
- * the group cannot be the same, another one gets none. */
+ * the group cannot be the same, another one gets none. Where the list cannot be copied, neither: the
+ * group's bits of a file with a list say what the list allows at most. */
 static int become_old(const struct target *t)
 {
     mode_t mode = t->old.st_mode & 0777;
@@ -315,7 +344,24 @@ static int become_old(const struct target *t)
     if (fchown(t->fd, t->old.st_uid, t->old.st_gid) != 0 &&
         fchown(t->fd, (uid_t)-1, t->old.st_gid) != 0)
         mode &= ~(mode_t)070;
+    if (copy_acl(t) != 0)
+        mode &= ~(mode_t)070;
     return fchmod(t->fd, mode);
+}
+
+/* Moves FILE.part to its place, if it is still the file that was written here. */
+static int move_to_place(const struct target *t, struct err *e)
+{
+    struct stat ours, there;
+    if (lstat(t->part, &there) != 0 || fstat(t->fd, &ours) != 0)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s': '%s'", t->path, t->part);
+    if (!regular_is_same(&ours, &there))
+        return err_set(e, ASSAY_EIO,
+            "cannot write '%s': another program replaced '%s', where it was written first", t->path,
+            t->part);
+    if (rename(t->part, t->place) != 0)
+        return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    return 0;
 }
 
 int target_finish(struct target *t, struct err *e)
@@ -327,9 +373,11 @@ int target_finish(struct target *t, struct err *e)
         t->file = NULL;
     }
     if (!failed && t->fd >= 0)
-        failed = become_old(t) != 0 || fsync(t->fd) != 0 || rename(t->part, t->place) != 0;
+        failed = become_old(t) != 0 || fsync(t->fd) != 0;
     if (failed)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
+    if (t->fd >= 0 && move_to_place(t, e) != 0)
+        return e->code;
     if (t->fd >= 0) {
         stamp_put(
             t->fd, t->stamp); /* the file has just been renamed: replaces the mark of a part file */
@@ -342,14 +390,15 @@ int target_finish(struct target *t, struct err *e)
 
 void target_release(struct target *t)
 {
-    struct stat st;
+    struct stat st, there;
     if (t->file && t->file != stdout)
         fclose(t->file);
     t->file = NULL;
     if (t->fd < 0)
         return;
     /* The next run would not know a part without its mark. What is in it is written anew anyway. */
-    if (fstat(t->fd, &st) == 0 && (st.st_size == 0 || stamp_is_begun(t->part) != 1))
+    if (fstat(t->fd, &st) == 0 && lstat(t->part, &there) == 0 && regular_is_same(&st, &there) &&
+        (st.st_size == 0 || stamp_is_begun(t->part) != 1))
         unlink(t->part);
     close(t->fd);
     t->fd = -1;

@@ -6,7 +6,8 @@
  * open already (/dev/stdout, /dev/fd/3), is written through and never renamed over.
  *
  * Refused before anything is written: a directory, a disk, the input, what guard.h protects, a file
- * without write permission, and a FILE.part that such a run did not make. */
+ * without write permission, another run's unfinished file, and a FILE.part that such a run did not
+ * make. */
 #ifndef ASSAY_TARGET_H
 #define ASSAY_TARGET_H
 
@@ -32,6 +33,8 @@ struct target {
  * it. */
 int target_open(
     struct target *t, const char *path, const char *input, const struct cli *c, struct err *e);
+/* ASSAY_EBADREQ if stdout is the input (as for target_open), a regular file. */
+int target_check_stdout(const char *input, struct err *e);
 /* Discards what was written. Returns 0, or ASSAY_ESTATE if it cannot be taken back. */
 int target_begin_anew(struct target *t, struct err *e);
 /* Syncs the file and moves it to its place. The file is compressed if its name ends in .gz or

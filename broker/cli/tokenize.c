@@ -8,6 +8,7 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/json_print.h"
 #include "broker/cli/input/jsonl.h"
+#include "broker/cli/target.h"
 #include "broker/text/buffer.h"
 #include "broker/text/tokenizer.h"
 #include "schema/utf8.h"
@@ -187,6 +188,8 @@ int verb_tokenize(const struct cli *c)
         return cli_usage("tokenize: expected --model DIR, a directory with a tokenizer.json");
     if (!c->operand == !path)
         return cli_usage("tokenize: expected a text, - for stdin, or --jsonl FILE");
+    if ((path || strcmp(c->operand, "-") == 0) && target_check_stdout(path, &e) != 0)
+        return cli_usage("tokenize: %s", e.msg);
     if (tokenizer_load(&j.tokenizer, c->value[CLI_MODEL], &e) != 0)
         return cli_fail(&e);
     j.encoder = encoder_new(j.tokenizer);

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 
 import pytest
@@ -167,6 +168,33 @@ def test_a_replaced_output_keeps_its_owner(directory, rows):
     assert score(rows, out).returncode == 0 and ids(out) == EXPECTED and out.stat().st_uid == 65534
 
 
+ACL = "system.posix_acl_access"
+
+
+def acl(group, named, mask):
+    """The owner may read and write, the file's group `group`, user 12345 `named`, both at most `mask`, others nothing."""
+    entries = [(1, 6, -1), (2, named, 12345), (4, group, -1), (16, mask, -1), (32, 0, -1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+def test_a_replaced_output_keeps_its_access_list(directory, rows):
+    """The group's bits of such a file are its mask: without the list the group would get what a named user has."""
+    out, other = directory / "out", directory / "other"
+    for path in (out, other):
+        path.write_text("old\n")
+        path.chmod(0o600)
+    try:
+        os.setxattr(out, ACL, acl(0, 6, 6))
+    except OSError:
+        pytest.skip("no access control lists here")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o660
+    assert score(rows, out).returncode == 0 and ids(out) == EXPECTED
+    assert os.getxattr(out, ACL) == acl(0, 6, 6) and stat.S_IMODE(out.stat().st_mode) == 0o660
+    os.setxattr(directory, "system.posix_acl_default", acl(6, 6, 6))  # new files' list, which `other` has not
+    assert score(rows, other).returncode == 0 and ids(other) == EXPECTED
+    assert ACL not in os.listxattr(other) and stat.S_IMODE(other.stat().st_mode) == 0o600
+
+
 def test_another_user_s_output_in_a_sticky_directory(directory, rows):
     """It could not be replaced once everything was scored."""
     if os.geteuid() != 0:
@@ -204,6 +232,21 @@ def test_a_part_that_is_no_run_s(directory, rows, text):
     assert part.read_text() == text and not (directory / "out.assay").exists()
     part.write_text("")  # there is nothing to lose
     assert score(rows, directory / "out").returncode == 0 and ids(directory / "out") == EXPECTED
+
+
+def test_a_running_run_s_part_is_no_output(directory, rows):
+    """Two runs, the second's output the file in which the first's is written: the first would publish the second's rows."""
+    many = write_rows(directory / "many.jsonl", 3000, low=30, high=60)
+    out, part = directory / "out", directory / "out.part"
+    first = start("score", many, "-o", out, "--model", DEMO, "--threads", "1", "--max-batch-tokens", "1024")
+    wait_until(lambda: part.exists() and part.stat().st_size > 0, 60)
+    if has_attributes(directory):
+        done = score(rows, part)
+        assert done.returncode == 64 and "unfinished output of another run" in done.stderr, done.stderr
+    rows.rename(part)  # whoever replaces it, it is not what the first wrote
+    said = first.communicate()[1]
+    assert first.returncode == 74 and f"another program replaced '{part}'" in said, said
+    assert not out.exists() and len(read_lines(part)) == 20
 
 
 def test_the_part_in_a_copied_directory(directory):

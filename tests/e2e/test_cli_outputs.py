@@ -128,6 +128,19 @@ def test_stdout_is_not_the_input(directory, rows, by):
     assert rows.read_bytes() == before and not list(directory.glob("*.assay"))
 
 
+@pytest.mark.parametrize("by", ["name", "stdin"])
+def test_what_is_tokenized_is_not_the_input(directory, by):
+    """It grew until the disk was full."""
+    path = directory / "texts.jsonl"
+    path.write_text('{"text": "so"}\n' * 5000)
+    before = path.read_bytes()
+    with open(path, "ab") as out, open(path, "rb") as stdin:
+        done = subprocess.run([ASSAY, "tokenize", *(["--jsonl", path] if by == "name" else ["-"]), "--model", MODELS / "demo-reward"],
+                              stdin=stdin, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 64 and "is the input itself" in done.stderr, done.stderr
+    assert path.read_bytes() == before
+
+
 def test_a_closed_stdin_is_no_other_file(directory):
     """The number of what is closed goes to no file that is opened later."""
     out = directory / "out"
