@@ -40,7 +40,7 @@ create index job_done on job (job) where finished_ms is not null and cancelled =
 create index job_paused on job (job) where paused <> 0;
 create index job_cancelled on job (job) where cancelled <> 0;
 
--- Jobs that were purged, while their rows are being deleted. meta's last_job keeps their numbers from being given again.
+-- Jobs that were purged, while their rows are being deleted, and a new one while its first rows are being written. meta's last_job keeps their numbers from being given again.
 create table purge (job integer primary key);
 
 create table chunk (

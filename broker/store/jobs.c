@@ -18,8 +18,7 @@ int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *
         s->dir, (int)key.len, (const char *)key.at, STORE_LAST_JOB, (long long)*job);
 }
 
-/* The new job's number: above every number ever given. */
-static int next_number(struct store *s, int64_t *job, struct err *e)
+int store_next_number(struct store *s, int64_t *job, struct err *e)
 {
     int rc = store_integer(s, 0, job, e,
         "select 1 + max(ifnull((select max(job) from job where job <= ?1), 0), "
@@ -35,7 +34,8 @@ static int next_number(struct store *s, int64_t *job, struct err *e)
 int store_new_job(
     struct store *s, struct slice key, int priority, struct slice meta, int64_t *job, struct err *e)
 {
-    int rc = next_number(s, job, e);
+    int rc = *job == 0 ? store_next_number(s, job, e)
+                       : store_run(s, e, "delete from purge where job = ?", "i", *job);
     if (rc == 0)
         rc = store_run(s, e,
             "insert into job(job, key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?, ?)",

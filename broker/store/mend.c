@@ -336,6 +336,15 @@ static int has_indices(struct store *s, struct err *e)
     return rc;
 }
 
+/* Rows behind those that the job has placed are of a chunk that was not accepted. */
+static int drop_unplaced(struct store *s, int64_t job, struct err *e)
+{
+    int64_t placed;
+    int rc =
+        store_integer(s, UINT32_MAX, &placed, e, "select placed from job where job = ?", "i", job);
+    return rc == 0 ? store_drop_unplaced(s, job, placed, e) : rc;
+}
+
 static int mend_unfinished(struct store *s, struct err *e)
 {
     int64_t job = 0;
@@ -347,7 +356,7 @@ static int mend_unfinished(struct store *s, struct err *e)
         if (rc != 0 || job == 0)
             break;
         rc = store_states_agree(s, job, e);
-        rc = rc == 0 ? store_mend_job(s, job, 0, e) : rc < 0 ? rc : 0;
+        rc = rc == 0 ? store_mend_job(s, job, 0, e) : rc < 0 ? rc : drop_unplaced(s, job, e);
     }
     if (rc == 0)
         return store_commit(s, e);

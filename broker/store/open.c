@@ -374,6 +374,8 @@ int store_commit(struct store *s, struct err *e)
     if (rc != 0)
         store_rollback(s);
     store_drop_blocks(s); /* between transactions, reads see the table */
+    if (rc == 0)
+        store_end_ahead(s, 1);
     if (rc == 0 && s->wrote)
         store_sync_wrote(s, !s->later);
     return rc;
@@ -385,6 +387,7 @@ void store_rollback(struct store *s)
     s->tally = (struct store_tally){0};
     s->n_touched = 0;
     store_drop_blocks(s);
+    store_end_ahead(s, 0);
     if (!sqlite3_get_autocommit(s->db))
         store_execute(s, "rollback", NULL);
 }

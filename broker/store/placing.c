@@ -240,10 +240,10 @@ static int add_failed(
     return store_insert_result(s, &record, NULL, e);
 }
 
-static int add_pack(struct store *s, const struct placing *p, const struct store_rows *rows,
+static int add_pack(struct store *s, int64_t first_row, const struct store_rows *rows,
     const struct ready_pack *pack, struct err *e)
 {
-    int64_t sums[PACKED_ROWS], first = p->first_row + pack->first;
+    int64_t sums[PACKED_ROWS], first = first_row + pack->first;
     const struct packed_columns *c = &pack->columns;
     for (uint32_t i = 0; i < pack->n_rows; i++)
         sums[i] = store_sum_input(first + i, &rows->rows[pack->first + i].input);
@@ -267,10 +267,11 @@ static int insert_row(struct store *s, int64_t row, const struct ready_row *r, s
     return store_step(s, q, e);
 }
 
-static int add_row(struct store *s, struct placing *p, const struct ready_row *r, struct err *e)
+static int add_row(
+    struct store *s, struct placing *p, const struct ready_row *r, int is_written, struct err *e)
 {
     int failed = r->error_code != 0;
-    int rc = insert_row(s, p->next_row, r, e);
+    int rc = is_written ? 0 : insert_row(s, p->next_row, r, e);
     if (rc == 0 && failed)
         rc = add_failed(s, p, r, e);
     if (rc == 0)
@@ -319,15 +320,53 @@ static int keep_truncation(
                      "update job set truncation = ? where job = ?", "ii", all, p->job);
 }
 
+/* How many rows are not written ahead: those in the block that the rows before them are in. */
+static uint32_t n_not_ahead(int64_t first_row)
+{
+    return (uint32_t)(-first_row & 63);
+}
+
+/* Writes a row, or a pack once its rows are written. */
+static int write_next(struct store *s, int64_t first_row, const struct store_rows *rows,
+    struct store_written *w, struct err *e)
+{
+    const struct ready_pack *pack = w->pack;
+    uint32_t i = w->n_rows;
+    if (i < rows->n && (!pack || i < pack->first + pack->n_rows)) {
+        w->n_rows++;
+        return i < n_not_ahead(first_row) ? 0 : insert_row(s, first_row + i, &rows->rows[i], e);
+    }
+    w->pack = pack->next;
+    w->n_packs++;
+    return add_pack(s, first_row, rows, pack, e);
+}
+
+int store_write_rows(struct store *s, int64_t first_row, const struct store_rows *rows,
+    struct store_written *w, long long until_us, struct err *e)
+{
+    int rc = 0;
+    if (w->n_rows == 0 && w->n_packs == 0)
+        w->pack = rows->packs;
+    while (rc == 0 && (w->n_rows < rows->n || w->pack)) {
+        rc = write_next(s, first_row, rows, w, e);
+        if (rc == 0 && w->n_rows % 16 == 0 && now_mono_us() >= until_us)
+            break;
+    }
+    return rc < 0 ? rc : w->n_rows < rows->n || w->pack;
+}
+
 int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e)
 {
     struct placing p;
     int rc = begin_placing(s, job, &p, e);
     assert(!rows->writer); /* store_rows_end was called */
+    int ahead = rc == 0 ? store_take_ahead(s, job, p.first_row, rows, e) : rc;
+    if (ahead < 0)
+        return ahead;
     for (uint32_t i = 0; rc == 0 && i < rows->n; i++)
-        rc = add_row(s, &p, &rows->rows[i], e);
-    for (const struct ready_pack *pack = rows->packs; rc == 0 && pack; pack = pack->next)
-        rc = add_pack(s, &p, rows, pack, e);
+        rc = add_row(s, &p, &rows->rows[i], ahead && i >= n_not_ahead(p.first_row), e);
+    for (const struct ready_pack *pack = rows->packs; rc == 0 && !ahead && pack; pack = pack->next)
+        rc = add_pack(s, p.first_row, rows, pack, e);
     if (rc == 0)
         rc = keep_truncation(s, &p, rows, e);
     return rc == 0 ? end_placing(s, &p, e) : rc;

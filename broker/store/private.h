@@ -78,6 +78,22 @@ static inline uint64_t row_bit(int64_t row)
     return 1ull << (row & 63);
 }
 
+/* How many of a chunk's rows are written. */
+struct store_written {
+    uint32_t n_rows, n_packs;
+    const void *pack; /* the next one */
+};
+
+/* Rows that are written before they are placed (store/ahead.c). */
+struct store_ahead {
+    const struct store_rows *rows; /* borrowed; NULL: none are to be written or placed */
+    int64_t job, first;            /* 0: none are there; the number of the first */
+    int is_new;                    /* the job is made when they are placed */
+    int is_whole;                  /* all are written */
+    int is_taken;                  /* the open transaction places them */
+    struct store_written written;
+};
+
 /* A page as the database holds it once the log is copied into it. */
 struct wal_page {
     uint32_t number; /* from 1 on; 0: not known */
@@ -127,6 +143,7 @@ struct store {
     struct touched_job touched[STORE_TOUCHED]; /* whose checksums the commit must write */
     int n_touched;
     struct store_tally tally;
+    struct store_ahead ahead;
     struct store_block blocks[STORE_BLOCKS];
     void *scratch; /* for an answer's values */
     size_t scratch_bytes;
@@ -191,6 +208,21 @@ int store_row_runs(struct store *s, int64_t row, int runs, struct err *e);
 /* Returns 1, or 0 when the row was not queued. */
 int store_row_is_over(struct store *s, int64_t row, int failed, struct err *e);
 int store_row_is_queued_again(struct store *s, int64_t row, struct err *e);
+
+/* store/ahead.c: rows written ahead. */
+/* Places these rows, the first of which gets the number `first`: 1 when they are written, else 0,
+ * and nothing is in the way of writing them. */
+int store_take_ahead(
+    struct store *s, int64_t job, int64_t first, const struct store_rows *rows, struct err *e);
+void store_end_ahead(struct store *s, int kept); /* call it after a commit or rollback */
+/* The job whose rows are being written or placed: it may be in table purge meanwhile; 0: none. */
+int64_t store_ahead_number(const struct store *s);
+int store_drop_unplaced(struct store *s, int64_t job, int64_t placed, struct err *e);
+/* store/placing.c: writes some of them, until about `until_us`: 1, or 0 when all are written. */
+int store_write_rows(struct store *s, int64_t first, const struct store_rows *rows,
+    struct store_written *w, long long until_us, struct err *e);
+/* store/jobs.c: a new job's number, above every number ever given. */
+int store_next_number(struct store *s, int64_t *job, struct err *e);
 
 /* store/guard.c: checks that the files are still where their names say; ASSAY_EGONE names the one
  * that is not. */

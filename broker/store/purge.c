@@ -11,6 +11,9 @@
  * A job's number is never reused, or new rows would lie among those being deleted: meta keeps the
  * highest number purged.
  *
+ * A job whose first rows are being written (store/ahead.c) has its number in table purge too, until
+ * they are placed.
+ *
  * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages
  * are reused, and the file does not shrink. */
 #include "broker/store/private.h"
@@ -19,7 +22,8 @@
 /* The next purged job. A number that a job has is not taken for a purged one, whatever table purge
  * says. */
 #define NEXT                                                                                       \
-    "select min(job) from purge where job between 1 and ? and job not in (select job from job)"
+    "select min(job) from purge where job between 1 and ? and job <> ? "                           \
+    "and job not in (select job from job)"
 #define ROWS 16 /* rows per step: each may have megabytes of tokens */
 
 int store_purge(
@@ -53,7 +57,8 @@ static int count_free_pages(struct store *s, int64_t *n, struct err *e)
 int store_purge_waits(struct store *s, struct err *e)
 {
     int64_t job, n = 0;
-    int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
+    int rc =
+        store_integer(s, 0, &job, e, NEXT, "ii", (int64_t)STORE_LAST_JOB, store_ahead_number(s));
     if (rc == 0 && job > 0)
         return 2;
     if (rc == 0 && s->free_pages)
@@ -71,7 +76,10 @@ static int delete_rows(struct store *s, int64_t job, struct err *e)
         "select max(row) from (select row from row where row >= ? and row <= ? order by row limit "
         "?)",
         "iii", low, row_last(job), (int64_t)ROWS);
-    if (rc != 0 || last == 0)
+    if (rc == 0 && last == 0) /* the input of rows that were not written whole (store/ahead.c) */
+        return store_run(
+            s, e, "delete from row_input where row between ? and ?", "ii", low, row_last(job));
+    if (rc != 0)
         return rc;
     rc = store_run(s, e, "delete from result where row between ? and ?", "ii", low, last);
     if (rc == 0)
@@ -121,7 +129,8 @@ int store_purge_step(struct store *s, long long budget_ms, struct err *e)
     long long deadline_ms = now_mono_ms() + budget_ms;
     int64_t job;
     do {
-        int rc = store_integer(s, 0, &job, e, NEXT, "i", (int64_t)STORE_LAST_JOB);
+        int rc = store_integer(
+            s, 0, &job, e, NEXT, "ii", (int64_t)STORE_LAST_JOB, store_ahead_number(s));
         if (rc == 0 && job == 0)
             return give_back(s, deadline_ms, e);
         if (rc == 0)

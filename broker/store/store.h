@@ -145,7 +145,7 @@ uint64_t store_wal_bytes(const struct store *s);
 int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e);
 /* Reads the job: 1 with *out, or 0 when there is none. */
 int store_get_job(struct store *s, int64_t job, struct store_job *out, struct err *e);
-/* Creates a job under this key and sets *job. */
+/* Creates a job under this key. *job: store_job_ahead's, or 0; set to its number. */
 int store_new_job(struct store *s, struct slice key, int priority, struct slice meta, int64_t *job,
     struct err *e);
 typedef int store_job_visitor(void *arg, const struct store_job *job); /* non-zero ends the walk */
@@ -250,6 +250,25 @@ void store_rows_end(struct store_rows *r); /* call it after the last row */
 /* Adds all these rows to the job, under its next indices. On failure the caller must roll the
  * transaction back. */
 int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e);
+
+/* ---- rows written ahead (store/ahead.c) ----
+ * store_add_rows takes long for many rows. It finds those written that were written ahead, some in
+ * each of several transactions. Nobody sees them before. */
+struct store_ahead_of {
+    struct slice key; /* of their job, which may not exist yet */
+    uint32_t chunk, n_rows;
+    const struct store_rows *rows; /* borrowed, until store_forget_ahead */
+};
+/* Writes for about budget_us, in a transaction that the caller commits before the next call: 1 when
+ * there is more to do, 0 when all are written, or nothing can be written ahead as the chunk is not
+ * the next of its job. Meanwhile no other rows may be added to the job. After a failure, here or in
+ * the commit, call store_forget_ahead. */
+int store_write_ahead(
+    struct store *s, const struct store_ahead_of *of, long long budget_us, struct err *e);
+/* Call it once the chunk was added, or will not be. What was not placed is deleted in time. */
+void store_forget_ahead(struct store *s);
+/* The number for the job that is to be made for these rows, which are written; else 0. */
+int64_t store_job_ahead(const struct store *s, const struct store_rows *rows);
 
 /* Which rows or results of a job: those after this row number, or cursor; at most so many. */
 struct store_page {

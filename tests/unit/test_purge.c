@@ -153,7 +153,7 @@ static void so_many_at_once(void **state)
     must(store_begin(f->s, &err));
     for (int k = 0; k < STORE_PURGE_JOBS + 5; k++) {
         char key[16];
-        int64_t job;
+        int64_t job = 0;
         snprintf(key, sizeof key, "k%d", k);
         must(store_new_job(f->s, slice_of(key), 0, (struct slice){0}, &job, &err));
         assert_int_equal(add_chunk(f->s, job, 0, 0, 0, 1), CHUNK_IN_ORDER);
