@@ -7,7 +7,7 @@
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
  *     requests  handles client messages in one transaction; replies are held until another thread
  *               has synced it, while the next tick runs. Threads prepare the large ones before
- *               (inbox.h)
+ *               (inbox.h), and their rows are written before, a few in each tick (ahead.h)
  *     waiters   answers requests whose rows are done, or whose time is over
  *     progress  events to subscribers; then purging, and housekeeping about once a second
  *
@@ -32,6 +32,7 @@
 #include "schema/request.h"
 
 struct inbox;
+struct message;
 struct waiters;
 struct progress_table;
 
@@ -58,6 +59,13 @@ struct tick_times {
     long long recent_since_ms;
 };
 
+/* Large messages whose rows are written ahead, in the order they came (api/ahead.c). */
+struct ahead {
+    struct message *first, *last; /* first NULL: none */
+    int is_written;               /* the first is to be handled */
+    struct message *handled;
+};
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -80,6 +88,7 @@ struct broker {
     struct progress_table *progress;
     struct admit admit;  /* the loop's own */
     struct inbox *inbox; /* while the loop runs */
+    struct ahead ahead;
     struct counters counters;
     struct tick_times ticks;
     int64_t started_ms;

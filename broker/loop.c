@@ -9,6 +9,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/api/ahead.h"
 #include "broker/api/connections.h"
 #include "broker/api/inbox.h"
 #include "broker/api/progress.h"
@@ -40,8 +41,7 @@ static void refuse_tick(struct broker *b, struct err *e)
 {
     transaction_rollback(b);
     transaction_cannot_write(b, e);
-    e->retry_after_ms = e->code == ASSAY_EFULL ? 5000 : 1000;
-    e->code = ASSAY_EQUEUEFULL;
+    transaction_refuse(e);
     outbox_fail(b->outbox, e);
     waiters_settle(b, e);
 }
@@ -82,9 +82,23 @@ static int take_request(struct broker *b, struct message *m, int *rc, struct err
         inbox_again(b->inbox, &m);
         return 1;
     }
+    if (handled == REQUEST_LATER) {
+        ahead_add(b, m);
+        return 1;
+    }
     *rc = handled;
     inbox_done(b->inbox, &m);
     return b->n_touched > touched;
+}
+
+/* Handles the message whose rows have been written ahead, if there is one. */
+static void take_ahead(struct broker *b, int *rc, struct err *e)
+{
+    struct message *m = replies_are_full(b) ? NULL : ahead_next(b);
+    if (!m)
+        return;
+    take_request(b, m, rc, e);
+    ahead_done(b);
 }
 
 /* Handles client messages in one transaction, up to a bound on their number and on the time for
@@ -94,6 +108,7 @@ static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
+    take_ahead(b, &rc, &e);
     long long reading_us = 0, now_us = now_mono_us(), end_us = now_us + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0 && reading_us < READING_US; i++) {
         struct message *m;
@@ -110,6 +125,7 @@ static void take_requests(struct broker *b)
     }
     connections_go_on();
     end_requests(b, rc, &e);
+    ahead_go_on(b);
 }
 
 /* ---- work ---- */

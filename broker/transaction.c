@@ -67,6 +67,12 @@ void transaction_cannot_write(struct broker *b, const struct err *e)
     b->cannot_write = e->code;
 }
 
+void transaction_refuse(struct err *e)
+{
+    e->retry_after_ms = e->code == ASSAY_EFULL ? 5000 : 1000;
+    e->code = ASSAY_EQUEUEFULL;
+}
+
 void transaction_forgo(struct broker *b, const struct err *e)
 {
     transaction_rollback(b);

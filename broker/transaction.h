@@ -16,6 +16,8 @@ void transaction_rollback(struct broker *b);
 /* Gives up the open transaction after a write for display failed. Goes on if the disk is full or
  * the database locked; any other error ends the broker. */
 void transaction_forgo(struct broker *b, const struct err *e);
+/* Makes the error that a transaction failed with, store_may_pass, the one that a client gets. */
+void transaction_refuse(struct err *e);
 /* Logs, once, that the database cannot be written for now. Ends the broker if the error cannot
  * pass. */
 void transaction_cannot_write(struct broker *b, const struct err *e);

@@ -5,8 +5,7 @@
  * has those behind it wait here, prepared or not. What is put aside is counted in connections.h, so
  * all of it has a bound.
  *
- * LIMITS: connections whose numbers differ by a multiple of INBOX_LINES share a line. Writing what
- * is ready still holds the loop: some 2 us a row and 2 ms a megabyte of ids, with the commit. */
+ * LIMITS: connections whose numbers differ by a multiple of INBOX_LINES share a line. */
 #ifndef ASSAY_INBOX_H
 #define ASSAY_INBOX_H
 

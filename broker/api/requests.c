@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/api/ahead.h"
 #include "broker/api/connections.h"
 #include "broker/api/replies.h"
 #include "broker/api/waiters.h"
@@ -125,8 +126,10 @@ static int place_pending(struct broker *b, int64_t job, struct prepared *p, stru
     return rc;
 }
 
-static int new_job(struct broker *b, const struct request *q, int64_t *job, struct err *e)
+static int new_job(struct broker *b, const struct request *q, const struct prepared *p,
+    int64_t *job, struct err *e)
 {
+    *job = store_job_ahead(b->store, p->rows);
     int rc = store_new_job(b->store, q->key, q->priority, q->meta, job, e);
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
@@ -139,7 +142,7 @@ static int add_chunk(
     if (rc == 0)
         rc = store_find_job(b->store, q->key, job, e);
     if (rc == 0)
-        rc = new_job(b, q, job, e);
+        rc = new_job(b, q, p, job, e);
     if (rc < 0)
         return rc;
     touch(b, *job);
@@ -161,8 +164,10 @@ static int on_submit(
     struct store_job j;
     int64_t job;
     int rc = check_room(b, q, e);
-    if (rc == 0 && !p->chunks)
+    if (rc == 0 && !p->chunks && !ahead_has_come(b, p))
         rc = gather_pending(b, p, e);
+    if (rc == 0 && ahead_must_wait(b, p, q->key))
+        rc = REQUEST_LATER;
     if (rc == 0)
         rc = add_chunk(b, q, p, &job, e);
     if (rc != 0)
@@ -197,6 +202,8 @@ static int on_score(struct broker *b, const struct envelope *env, struct prepare
     q.seal = 1;
     q.chunk = 0;
     int rc = check_room(b, &q, e);
+    if (rc == 0 && ahead_must_wait(b, p, q.key))
+        return REQUEST_LATER;
     if (rc == 0)
         rc = waiters_make_room(b, env, e);
     if (rc == 0)
@@ -395,7 +402,7 @@ int request_handle(struct broker *b, struct message *m, struct err *e)
     if (p->rc != 0)
         *e = p->err;
     int rc = p->rc != 0 ? p->rc : serve(b, &m->envelope, p, e);
-    if (rc == REQUEST_AGAIN)
+    if (rc == REQUEST_AGAIN || rc == REQUEST_LATER)
         return rc;
     b->counters.requests++;
     if (rc < 0) {

@@ -8,10 +8,12 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 
-from harness import Broker, Refused, ids_bytes, random_key
+import msgpack
+from harness import BIN, Broker, Refused, ids_bytes, random_key, wait_until
 
 KILLS = int(os.environ.get("ASSAY_KILLS", "200"))
 CHUNK = 25
@@ -127,3 +129,44 @@ def test_kill_9(directory):
         sample = sorted(scores)[:: max(1, len(scores) // 300)]
         again = client.call("score", rows=[row_of(n) for n in sample], timeout_ms=60000)["rows"]
         assert [row["score"] for row in again] == [scores[n] for n in sample]
+
+
+def kill_while_written(broker, rng, key, chunk, rows):
+    """Send a chunk, and kill the broker soon after the first of its rows are in the log."""
+    with broker.client() as client, broker.client() as other:
+        client.socket.send(msgpack.packb({"v": 1, "op": "submit", "key": key, "chunk": chunk, "rows": rows}))
+        wait_until(lambda: other.call("info")["wal_bytes"] > 1 << 20, step=0)
+        time.sleep(rng.random() * 0.1)
+        broker.kill9()
+    broker.start()
+
+
+def test_kill_9_while_rows_are_written(directory):
+    """Large chunks, whose rows are written in many transactions: each is there whole or not at all, and can be sent again."""
+    rng, broker = random.Random(int(os.environ.get("ASSAY_SEED", "1"))), Broker(directory / "d")
+    rows = [{"id": i, "ids": ids_bytes([i % 256, i // 256, *range(500)])} for i in range(9000)]
+    broker.start()
+    with broker.client() as client:
+        client.submit("job", [{"ids": [1]}], seal=False)
+        client.call("pause", job="job")
+    chunk, lost = 1, 0
+    for kill in range(max(8, KILLS // 20)):
+        key = f"new {kill}" if kill % 2 else "job"
+        kill_while_written(broker, rng, key, 0 if kill % 2 else chunk, rows)
+        with broker.client() as client:
+            accepted = {job["key"]: job["accepted"] for job in client.call("jobs")["jobs"]}
+            before = 0 if kill % 2 else 1 + (chunk - 1) * len(rows)
+            assert accepted.pop(key, 0) in (before, before + len(rows)), accepted
+            lost += client.call("status", job="job")["accepted"] == before
+            client.submit(key, rows, 0 if kill % 2 else chunk, seal=False)
+            if kill % 2:
+                client.call("cancel", job=key)
+                client.call("purge", job=key)
+            chunk += kill % 2 == 0
+    with broker.client() as client:
+        assert client.call("status", job="job")["accepted"] == 1 + (chunk - 1) * len(rows)
+    wait_until(lambda: broker.sql("select * from purge") == [], timeout=60)
+    assert broker.sql("select count(*), max(row & 0xffffffff) from row") == [(1 + (chunk - 1) * len(rows), (chunk - 1) * len(rows))]
+    assert broker.stop() == 0 and lost > 0
+    done = subprocess.run([BIN / "assay", "scrub", "--data", broker.data], capture_output=True, text=True)
+    assert done.returncode == 0 and "all as written" in done.stdout, (done.stdout, done.stderr)

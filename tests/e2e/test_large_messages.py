@@ -3,6 +3,7 @@
 The rows here are longer than the model takes: making them token ids takes long, keeping them does not.
 """
 import contextlib
+import struct
 import subprocess
 import time
 
@@ -54,6 +55,69 @@ def test_others_go_on(broker):
         info = other.call("info")
         assert max(info["longest_tick_ms"] - before, info["recent_tick_ms"]) < 1000 * took / 2
         assert [row["error"]["code"] for row in other.results(key)] == ["too_long"] * 30
+
+
+def ids_rows(n):
+    """Rows of 1,500 ids, no two the same."""
+    rest = [k % 500 for k in range(1498)]
+    return [{"id": i, "ids": struct.pack("<1500i", i % 256, i // 256, *rest)} for i in range(n)]
+
+
+@pytest.mark.parametrize("kind", ["ids", "text"])
+def test_rows_are_written_bit_by_bit(directory, kind):
+    """Others see the log grow while the rows come, and nothing of the rows before all are there."""
+    rows = ids_rows(10_000) if kind == "ids" else [{"text": f"{i} {LINE * 4}"} for i in range(77_000)]
+    options = ["--max-rows-per-message", 100_000]
+    with Broker(directory / "d", model=MODELS / ("demo" if kind == "ids" else "demo-reward"), options=options) as broker:
+        with broker.client(timeout=120) as client, broker.client() as other:
+            client.submit("job", [{"ids": [1, 2]}], seal=False)
+            client.call("pause", job="job")
+            send(client, "submit", key="job", chunk=1, rows=rows, seal=True)
+            send(client, "status", job="job")
+            sizes = set()
+            while not client.socket.poll(0):
+                size = other.call("info")["wal_bytes"]
+                if (accepted := other.call("status", job="job")["accepted"]) != 1:
+                    break
+                sizes.add(max(size, 1 << 20))  # below: what is written beside
+            assert accepted in (1, 1 + len(rows)) and len(sizes) > 2
+            replies = [client.receive(), client.receive()]
+            assert [reply["accepted"] for reply in replies] == [len(rows), 1 + len(rows)]
+            print(f"{kind}: longest tick {other.call('info')['longest_tick_ms']} ms, {len(sizes)} sizes of the log")
+        assert broker.sql("select count(*), max(i) from rows where job = 1") == [(1 + len(rows), len(rows))]
+        done = subprocess.run([BIN / "assay", "scrub", "--data", broker.data], capture_output=True, text=True)
+        assert done.returncode == 0 and "all as written" in done.stdout, (done.stdout, done.stderr)
+
+
+def test_several_add_to_one_job(broker):
+    """A small chunk, and the large one sent again, come while the large one's rows are written."""
+    key, rows = random_key(), ids_rows(10_000)
+    with broker.client() as client, broker.client() as again, broker.client() as third:
+        send(client, "submit", key=key, chunk=0, rows=rows)
+        send(again, "submit", key=key, chunk=0, rows=rows)
+        small = [{"ids": [1]}]
+        send(third, "submit", key=key, chunk=1, rows=small, seal=True)
+        replies = [c.receive(60) for c in (client, again, third)]
+        assert [(r["ok"], r["accepted"]) for r in replies] == [(True, 10_000), (True, 10_000), (True, 1)]
+        assert third.call("status", job=key)["total"] == 10_001
+        third.call("cancel", job=key)
+
+
+def test_cancelled_while_rows_are_written(broker):
+    key = random_key()
+    with broker.client() as client, broker.client() as other:
+        client.submit(key, [{"ids": [1, 2]}], seal=False)
+        number = send(client, "submit", key=key, chunk=1, rows=ids_rows(10_000))
+        before = other.call("info")["wal_bytes"]
+        wait_until(lambda: other.call("info")["wal_bytes"] != before, step=0.001)
+        other.call("cancel", job=key)
+        reply = client.receive(60)
+        accepted = other.call("status", job=key)["accepted"]
+        assert reply["id"] == number and (accepted, reply["ok"]) in [(1, False), (10_001, True)]
+        assert other.call("purge", job=key)["jobs"] == 1
+        client.submit(key, ids_rows(1000), seal=True)
+        wait_until(lambda: len(broker.sql("select 1 from purge")) == 0)
+        other.call("cancel", job=key)
 
 
 def test_a_clients_own_messages_keep_their_order(broker):

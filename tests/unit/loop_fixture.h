@@ -145,7 +145,7 @@ static inline void send_request(struct scene *s, struct msg_writer *w)
     msg_writer_release(w);
 }
 
-static inline void write_rows(struct msg_writer *w, uint32_t n_rows)
+static inline void write_rows_of(struct msg_writer *w, uint32_t n_rows, uint32_t n_tokens)
 {
     static const int32_t ids[500] = {1, 2, 3};
     msg_str(w, "rows");
@@ -153,19 +153,30 @@ static inline void write_rows(struct msg_writer *w, uint32_t n_rows)
     for (uint32_t i = 0; i < n_rows; i++) {
         msg_map(w, 1);
         msg_str(w, "ids");
-        msg_bin(w, ids, sizeof ids);
+        msg_bin(w, ids, n_tokens * sizeof *ids);
     }
 }
 
-static inline void send_submit(struct scene *s, int64_t id, const char *key, uint32_t n_rows)
+static inline void write_rows(struct msg_writer *w, uint32_t n_rows)
+{
+    write_rows_of(w, n_rows, 500);
+}
+
+static inline void send_submit_of(
+    struct scene *s, int64_t id, const char *key, uint32_t n_rows, uint32_t n_tokens)
 {
     struct msg_writer w;
     begin_request(&w, "submit", id, 4);
     msg_key_str(&w, "key", key);
     msg_key_int(&w, "chunk", 0);
     msg_key_bool(&w, "seal", 1);
-    write_rows(&w, n_rows);
+    write_rows_of(&w, n_rows, n_tokens);
     send_request(s, &w);
+}
+
+static inline void send_submit(struct scene *s, int64_t id, const char *key, uint32_t n_rows)
+{
+    send_submit_of(s, id, key, n_rows, 500);
 }
 
 static inline void send_score(struct scene *s, int64_t id, uint32_t n_rows, int64_t timeout_ms)

@@ -43,6 +43,40 @@ static void test_every_request_of_a_full_tick_is_answered(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+/* The disk is full before all rows of a large chunk are written: it is refused alone, and its rows
+ * make room for others. */
+static void test_a_large_chunk_that_has_no_room(void **state)
+{
+    enum { MANY = 9900 };
+    struct scene *s = *state;
+    char words[4][32], word[32];
+    start(s, 400);
+    send_submit(s, 1, "small", 2);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    send_submit_of(s, 1, "large", MANY, 3);
+    send_on_job(s, "status", 2, "large"); /* waits for it, as all of this client */
+    hear_all(s, 2, words);
+    assert_string_equal(words[1], "queue_full");
+    assert_string_equal(words[2], "unknown_job");
+    assert_string_equal(ask(s, "status", "small", word, sizeof word), "queued");
+    for (int i = 0; i < 50 && strcmp(word, "taken") != 0; i++) { /* once they are deleted */
+        char key[16];
+        usleep(100000);
+        snprintf(key, sizeof key, "later %d", i);
+        send_submit(s, 1, key, 60);
+        assert_int_equal(hear(s, word, sizeof word), 1);
+        if (strcmp(word, "queued") == 0)
+            strcpy(word, "taken");
+    }
+    assert_string_equal(word, "taken");
+    assert_int_equal(stop(s), 0);
+    start(s, 0);
+    send_submit_of(s, 1, "large", MANY, 3);
+    assert_int_equal(hear(s, word, sizeof word), 1);
+    assert_string_equal(word, "queued");
+    assert_int_equal(stop(s), 0);
+}
+
 static void test_a_cancel_that_was_undone_did_not_happen(void **state)
 {
     struct scene *s = *state;
@@ -124,6 +158,8 @@ int main(void)
             test_every_request_of_a_full_tick_is_answered, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_a_cancel_that_was_undone_did_not_happen, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(
+            test_a_large_chunk_that_has_no_room, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_who_waits_hears_of_the_end, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_one_who_does_not_listen, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_an_idle_broker_cuts_the_wal, open_scene, close_scene),

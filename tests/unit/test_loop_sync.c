@@ -156,7 +156,7 @@ static void test_a_transaction_of_nothing_syncs_nothing(void **state)
     struct store *store;
     struct store_options options = {.mode = MODE, .digest = DIGEST};
     struct err err;
-    int64_t job;
+    int64_t job = 0;
     uint64_t synced;
     share_disk();
     must(store_open(&store, s->dir, &options, &err));

@@ -1,0 +1,87 @@
+/* ahead.c - see ahead.h. */
+#include "broker/api/ahead.h"
+
+#include <string.h>
+
+#include "broker/api/send.h"
+#include "broker/transaction.h"
+
+#define LARGE_BYTES (1u << 20) /* of prepared rows; they take some 10 ms to write */
+#define WRITING_US 4000        /* of a tick; committing takes about as long again */
+
+static int is_same(struct slice a, struct slice b)
+{
+    return a.at && b.at && a.len == b.len && memcmp(a.at, b.at, a.len) == 0;
+}
+
+int ahead_has_come(const struct broker *b, const struct prepared *p)
+{
+    return b->ahead.handled && &b->ahead.handled->task.prepared == p;
+}
+
+int ahead_must_wait(const struct broker *b, const struct prepared *p, struct slice key)
+{
+    const struct message *first = b->ahead.first;
+    if (ahead_has_come(b, p))
+        return 0;
+    return store_rows_bytes(p->rows) > LARGE_BYTES ||
+           (first && is_same(first->task.prepared.request.key, key));
+}
+
+void ahead_add(struct broker *b, struct message *m)
+{
+    struct ahead *a = &b->ahead;
+    m->next_ready = NULL;
+    if (a->first)
+        a->last->next_ready = m;
+    else
+        a->first = m;
+    a->last = m;
+}
+
+struct message *ahead_next(struct broker *b)
+{
+    struct ahead *a = &b->ahead;
+    if (!a->is_written)
+        return NULL;
+    a->is_written = 0;
+    a->handled = a->first;
+    a->first = a->handled->next_ready;
+    a->handled->next_ready = NULL;
+    return a->handled;
+}
+
+void ahead_done(struct broker *b)
+{
+    b->ahead.handled = NULL;
+    store_forget_ahead(b->store);
+}
+
+static int write_some(struct broker *b, const struct prepared *p, struct err *e)
+{
+    const struct request *q = &p->request;
+    struct store_ahead_of of = {q->key, q->chunk, q->n_rows, p->rows};
+    int rc = transaction_begin(b, e);
+    int more = rc == 0 ? store_write_ahead(b->store, &of, WRITING_US, e) : rc;
+    rc = more >= 0 ? transaction_commit(b, e) : more;
+    return rc == 0 ? more : rc;
+}
+
+void ahead_go_on(struct broker *b)
+{
+    struct err e = {0};
+    struct ahead *a = &b->ahead;
+    if (!a->first)
+        return;
+    struct prepared *p = &a->first->task.prepared;
+    int rc = a->is_written || store_rows_bytes(p->rows) <= LARGE_BYTES ? 0 : write_some(b, p, &e);
+    a->is_written = rc != 1;
+    b->wake |= !replies_are_full(b); /* else once some have left */
+    if (rc >= 0)
+        return;
+    transaction_forgo(b, &e);
+    store_forget_ahead(b->store);
+    transaction_refuse(&e);
+    p->rc = e.code;
+    p->err = e;
+}
