@@ -17,10 +17,15 @@ static const struct trunk qwen3 = {.model_type = "qwen3",
     .n_kv_heads = 32,
     .head_dim = 128,
     .max_position = 32768,
+    .attention_bias = 1,
     .qk_norm = 1,
     .window = WINDOW_SWITCHED};
 
-static const struct trunk llama = {.model_type = "llama", .max_position = 2048};
+static const struct trunk llama = {
+    .model_type = "llama", .max_position = 2048, .attention_bias = 1, .mlp_bias = 1};
+
+static const struct trunk mistral = {
+    .model_type = "mistral", .n_kv_heads = 8, .max_position = 131072, .window = WINDOW_ALWAYS};
 
 /* ---- heads ---- */
 
@@ -50,7 +55,11 @@ static const struct architecture table[] = {
     {"Qwen2ForSequenceClassification", &qwen2, &sequence},
     {"Qwen2ForTokenClassification", &qwen2, &token},
     {"Qwen3ForSequenceClassification", &qwen3, &sequence},
+    {"Qwen3ForTokenClassification", &qwen3, &token},
     {"LlamaForSequenceClassification", &llama, &sequence},
+    {"LlamaForTokenClassification", &llama, &token},
+    {"MistralForSequenceClassification", &mistral, &sequence},
+    {"MistralForTokenClassification", &mistral, &token},
 };
 
 #define N_ENTRIES (sizeof table / sizeof table[0])

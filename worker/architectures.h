@@ -14,6 +14,7 @@
 enum window_rule {
     WINDOW_NEVER,
     WINDOW_SWITCHED, /* use_sliding_window, then layer_types or max_window_layers */
+    WINDOW_ALWAYS,   /* all layers, unless sliding_window is null */
 };
 
 struct trunk {
@@ -22,6 +23,8 @@ struct trunk {
     uint32_t head_dim;      /* default; 0: hidden_size / heads */
     uint32_t max_position;  /* default of max_position_embeddings */
     int qkv_bias;           /* q, k and v have a bias, whatever attention_bias says */
+    int attention_bias;     /* attention_bias says whether q, k, v and o have a bias */
+    int mlp_bias;           /* mlp_bias says whether gate, up and down have a bias */
     int qk_norm;            /* RMSNorm on each head of q and k */
     enum window_rule window;
 };

@@ -108,6 +108,7 @@ static int read_sizes(struct model_config *c, const struct json_file *f, struct 
 static int read_flags(struct model_config *c, const struct json_file *f, struct err *e)
 {
     const char *activation = "silu";
+    const struct trunk *trunk = c->architecture->trunk;
     double eps = 1e-6; /* the default of all the reference's classes */
     int bias = 0, mlp_bias = 0, rc;
     if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
@@ -121,9 +122,12 @@ static int read_flags(struct model_config *c, const struct json_file *f, struct 
     if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
         return err_set(e, ASSAY_EUNSUPPORTED, "%s: hidden_act: expected silu, found '%.40s'",
             f->file, activation);
-    if ((bias && !c->architecture->trunk->qkv_bias) || mlp_bias)
-        return err_set(e, ASSAY_EUNSUPPORTED, "%s: %s: expected false, found true", f->file,
-            mlp_bias ? "mlp_bias" : "attention_bias");
+    if ((bias && !trunk->qkv_bias && !trunk->attention_bias) || (mlp_bias && !trunk->mlp_bias))
+        return err_set(e, ASSAY_EUNSUPPORTED, "%s: %s: %s has none; expected false, found true",
+            f->file, mlp_bias ? "mlp_bias" : "attention_bias", c->architecture->name);
+    c->qkv_bias = trunk->qkv_bias || bias;
+    c->o_bias = trunk->attention_bias && bias;
+    c->mlp_bias = mlp_bias;
     return 0;
 }
 
@@ -252,6 +256,16 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
 
 /* ---- sliding window ---- */
 
+/* Why a layer that slides contradicts the rest of the file. */
+static const char *why_no_window(const struct model_config *c)
+{
+    if (c->architecture->trunk->window == WINDOW_NEVER)
+        return "is not built for this architecture; expected full_attention";
+    if (c->architecture->trunk->window == WINDOW_ALWAYS)
+        return "contradicts sliding_window, which is null; expected full_attention";
+    return "contradicts use_sliding_window and sliding_window: expected true and a size";
+}
+
 /* Reads layer_types, if the file has it: which layers slide. "attention" is an old name for
  * full. */
 static int read_layer_types(
@@ -270,39 +284,71 @@ static int read_layer_types(
         c->layer_slides[i] = strcmp(type, "sliding_attention") == 0;
         if (c->layer_slides[i] && c->sliding_window == 0)
             return err_set(e, ASSAY_EFORMAT, "%s: layer_types[%u]: sliding_attention %s", f->file,
-                i,
-                c->architecture->trunk->window == WINDOW_NEVER
-                    ? "is not built for this architecture; expected full_attention"
-                    : "contradicts use_sliding_window and sliding_window: expected true and a "
-                      "size");
+                i, why_no_window(c));
+        if (!c->layer_slides[i] && c->architecture->trunk->window == WINDOW_ALWAYS &&
+            c->sliding_window > 0)
+            return err_set(e, ASSAY_EFORMAT,
+                "%s: layer_types[%u]: %s contradicts sliding_window: every layer of %s has the "
+                "window",
+                f->file, i, type, c->architecture->name);
     }
     return 0;
+}
+
+/* Returns whether layers may slide, or a negative code. Where it is not a switch, it must not
+ * contradict the size. */
+static int read_window_switch(
+    const struct model_config *c, const struct json_file *f, struct err *e)
+{
+    enum window_rule rule = c->architecture->trunk->window;
+    int use = rule == WINDOW_ALWAYS;
+    if (rule == WINDOW_NEVER)
+        return 0;
+    if (json_get_bool(f, "use_sliding_window", &use, e) < 0)
+        return ASSAY_EFORMAT;
+    if (rule == WINDOW_ALWAYS && !use &&
+        !json_is_null(json_object_get(f->object, "sliding_window")))
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: use_sliding_window: false contradicts sliding_window: the reference's %s has the "
+            "window, vLLM's has none; expected sliding_window null, or no use_sliding_window",
+            f->file, c->architecture->name);
+    return use;
 }
 
 /* A window of null means none, whatever use_sliding_window says. */
 static int read_window_size(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int use = 0;
     int64_t window = json_object_get(f->object, "sliding_window") ? 0 : 4096; /* the default */
-    int rc = json_get_bool(f, "use_sliding_window", &use, e);
-    if (rc < 0 || !use)
-        return rc < 0 ? rc : 0;
+    int rc = read_window_switch(c, f, e);
+    if (rc <= 0)
+        return rc;
     rc = json_get_int(f, "sliding_window", 1, 1 << 24, &window, e);
     c->sliding_window = (uint32_t)window;
     return rc < 0 ? rc : 0;
 }
 
+/* Reads max_window_layers: from which layer on they slide. */
+static int read_full_layers(
+    const struct model_config *c, const struct json_file *f, int64_t *n, struct err *e)
+{
+    *n = 0;
+    if (c->sliding_window == 0 || c->architecture->trunk->window == WINDOW_ALWAYS)
+        return 0;
+    *n = 28; /* the reference's default */
+    int rc = config_check_null(f, "max_window_layers", e);
+    return rc == 0 ? json_get_int(f, "max_window_layers", 0, 1 << 20, n, e) : rc;
+}
+
 static int read_window(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int64_t full_layers = 28; /* the reference's default of max_window_layers */
-    int rc = c->architecture->trunk->window == WINDOW_NEVER ? 0 : read_window_size(c, f, e);
+    int64_t full_layers;
+    int rc = read_window_size(c, f, e);
     const json_t *types = json_object_get(f->object, "layer_types");
     if (rc == 0 && types && !json_is_null(types))
         return read_layer_types(c, f, types, e);
-    if (rc == 0 && c->sliding_window > 0 &&
-        (rc = config_check_null(f, "max_window_layers", e)) == 0)
-        rc = json_get_int(f, "max_window_layers", 0, 1 << 20, &full_layers, e);
-    for (uint32_t i = 0; i < c->n_layers; i++)
+    if (rc == 0)
+        rc = read_full_layers(c, f, &full_layers, e);
+    for (uint32_t i = 0; rc >= 0 && i < c->n_layers; i++)
         c->layer_slides[i] = c->sliding_window > 0 && i >= full_layers;
     return rc < 0 ? rc : 0;
 }

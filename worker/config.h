@@ -34,7 +34,8 @@ struct model_config {
     uint32_t max_position; /* max_position_embeddings */
     float rms_norm_eps;
     int tie_word_embeddings;
-    int head_bias; /* a linear head has one */
+    int qkv_bias, o_bias, mlp_bias; /* which of a layer's products have a bias */
+    int head_bias;                  /* a linear head has one */
     uint32_t n_labels;
     struct rope_config rope;
     uint32_t sliding_window; /* 0: no layer slides */

@@ -67,25 +67,76 @@ static float *add_vector(struct loader *l, int layer, const char *name, int64_t 
     return vector;
 }
 
-/* q's, k's and v's biases are one vector, in the type of the tensor that it is added to. */
+/* The first row (or column) of this rank's part, and their number. If there are more ranks than kv
+ * heads, several have the same head. */
+static void cut_range(
+    const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
+{
+    int64_t ranks = m->n_ranks, dim = m->config.head_dim;
+    *from = 0;
+    *n = whole;
+    if (cut == CUT_KV_ROWS) {
+        *n = model_config_rank_kv_heads(&m->config, m->n_ranks) * dim;
+        *from = (int64_t)m->rank * m->config.n_kv_heads / ranks * dim;
+    } else if (cut != CUT_NONE) {
+        *n = whole / ranks;
+        *from = *n * m->rank;
+    }
+}
+
+/* Adds the place of a part of a bias: n numbers for this rank, from `at` on of the bias's vector
+ * (NULL: there was no memory). Returns how many. */
+static int64_t add_bias_part(
+    struct loader *l, int i, const char *name, struct place place, void *vector, int64_t at)
+{
+    int64_t from, n;
+    place.vector_type = ops_activations(l->m->ops, l->m->config.activation_type);
+    cut_range(l->m, place.cut, place.rows, &from, &n);
+    if (vector)
+        place.vector = (char *)vector + at * dtype_bytes(place.vector_type);
+    add_place(l, i, name, place);
+    return n;
+}
+
+/* The biases of parts that are one product are one vector, in the type of what it is added to. */
+static void *new_bias(struct loader *l, int64_t n)
+{
+    return new_vector(l, n, ops_activations(l->m->ops, l->m->config.activation_type));
+}
+
 static void add_qkv_bias(struct loader *l, int i)
 {
     const struct model_config *c = &l->m->config;
-    enum dtype type = ops_activations(l->m->ops, c->activation_type);
-    int64_t dim = c->head_dim, local_q = c->n_heads / l->m->n_ranks * dim,
-            local_kv = model_config_rank_kv_heads(c, l->m->n_ranks) * dim;
-    struct place q = {c->n_heads * dim, 0, CUT_ROWS, .vector_type = type},
-                 k = {c->n_kv_heads * dim, 0, CUT_KV_ROWS, .vector_type = type}, v = k;
-    char *bias = new_vector(l, local_q + 2 * local_kv, type);
-    if (bias) {
-        q.vector = bias;
-        k.vector = bias + local_q * dtype_bytes(type);
-        v.vector = bias + (local_q + local_kv) * dtype_bytes(type);
-    }
-    l->m->model.layers[i].qkv_proj.bias = bias;
-    add_place(l, i, "self_attn.q_proj.bias", q);
-    add_place(l, i, "self_attn.k_proj.bias", k);
-    add_place(l, i, "self_attn.v_proj.bias", v);
+    int64_t dim = c->head_dim, n = 0,
+            local =
+                (c->n_heads / l->m->n_ranks + 2 * model_config_rank_kv_heads(c, l->m->n_ranks)) *
+                dim;
+    struct place q = {.rows = c->n_heads * dim, .cut = CUT_ROWS},
+                 kv = {.rows = c->n_kv_heads * dim, .cut = CUT_KV_ROWS};
+    void *bias = l->m->model.layers[i].qkv_proj.bias = new_bias(l, local);
+    n += add_bias_part(l, i, "self_attn.q_proj.bias", q, bias, n);
+    n += add_bias_part(l, i, "self_attn.k_proj.bias", kv, bias, n);
+    add_bias_part(l, i, "self_attn.v_proj.bias", kv, bias, n);
+}
+
+/* Added after the sum over the ranks: each has it whole. */
+static void *add_whole_bias(struct loader *l, int i, const char *name)
+{
+    int64_t h = l->m->config.hidden_size;
+    void *bias = new_bias(l, h);
+    add_bias_part(l, i, name, (struct place){.rows = h}, bias, 0);
+    return bias;
+}
+
+static void add_mlp_bias(struct loader *l, int i)
+{
+    struct qwen2_layer *layer = &l->m->model.layers[i];
+    int64_t mlp = l->m->config.intermediate_size;
+    struct place half = {.rows = mlp, .cut = CUT_ROWS};
+    void *bias = layer->gate_up_proj.bias = new_bias(l, 2 * mlp / l->m->n_ranks);
+    int64_t n = add_bias_part(l, i, "mlp.gate_proj.bias", half, bias, 0);
+    add_bias_part(l, i, "mlp.up_proj.bias", half, bias, n);
+    layer->down_proj.bias = add_whole_bias(l, i, "mlp.down_proj.bias");
 }
 
 static void add_attention(struct loader *l, int i)
@@ -101,8 +152,10 @@ static void add_attention(struct loader *l, int i)
     add_place(l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
     add_place(l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
     add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
-    if (c->architecture->trunk->qkv_bias)
+    if (c->qkv_bias)
         add_qkv_bias(l, i);
+    if (c->o_bias)
+        layer->o_proj.bias = add_whole_bias(l, i, "self_attn.o_proj.bias");
     if (c->architecture->trunk->qk_norm) {
         layer->q_norm = add_vector(l, i, "self_attn.q_norm.weight", c->head_dim);
         layer->k_norm = add_vector(l, i, "self_attn.k_norm.weight", c->head_dim);
@@ -122,6 +175,8 @@ static void add_layer(struct loader *l, int i)
     add_place(l, i, "mlp.gate_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
     add_place(l, i, "mlp.up_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
     add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
+    if (l->m->config.mlp_bias)
+        add_mlp_bias(l, i);
 }
 
 /* Adds the place of a tensor of the head; `part` is what follows the head's name. */
@@ -245,23 +300,6 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
         p->is_labels ? " (config.json's num_labels or id2label says how many labels, 2 where it "
                        "has neither)"
                      : "");
-}
-
-/* The first row (or column) of this rank's part, and their number. If there are more ranks than kv
- * heads, several have the same head. */
-static void cut_range(
-    const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
-{
-    int64_t ranks = m->n_ranks, dim = m->config.head_dim;
-    *from = 0;
-    *n = whole;
-    if (cut == CUT_KV_ROWS) {
-        *n = model_config_rank_kv_heads(&m->config, m->n_ranks) * dim;
-        *from = (int64_t)m->rank * m->config.n_kv_heads / ranks * dim;
-    } else if (cut != CUT_NONE) {
-        *n = whole / ranks;
-        *from = *n * m->rank;
-    }
 }
 
 static void set_view(const struct loader *l, const struct place *p, const struct weight_tensor *t)

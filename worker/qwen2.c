@@ -114,7 +114,7 @@ void qwen2_device_needs(
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
         a.gated, a.score_hidden, a.logits, tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
-    floats += c->n_layers * (2 * s.hidden + s.q + 2 * s.kv + 2 * c->head_dim);
+    floats += c->n_layers * (4 * s.hidden + s.q + 2 * s.kv + 2 * s.mlp + 2 * c->head_dim);
     floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
     o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

@@ -8,7 +8,7 @@
  *     forward(input_ids, positions, kv_caches, attn_metadata,
  *             intermediate_tensors) -> hidden states                 .._forward
  *     pooler(hidden_states, pooling_metadata) -> scores              pooler (pooler.h)
- * One decoder with flags covers Qwen2, Qwen3 (q/k norm, no bias) and Llama (no bias).
+ * One decoder with flags covers Qwen2, Qwen3, Llama and Mistral (architectures.h).
  *
  * Block: x += attn(norm1(x)); x += down(silu(gate(norm2(x))) * up(norm2(x))); after the last block
  * a final norm. */

@@ -8,7 +8,7 @@ from harness import BIN, DEMO, MODELS, Broker, ids_bytes, random_key, vectors, w
 
 VECTORS = vectors()
 # One checkpoint of each kind goes through the service; every other one is compared in tests/unit/test_model.c.
-KINDS = [name for name in VECTORS if any(word in name for word in ("reward", "process", "token", "tp", "llama", "qwen3"))]
+KINDS = [name for name in VECTORS if any(word in name for word in ("reward", "process", "token", "tp", "llama", "qwen3", "mistral"))]
 
 
 def values(row):

@@ -35,7 +35,7 @@ def read_safetensors(path):
 
 
 def read_weights(directory):
-    """All tensors, names without "model."."""
+    """All tensors of the directory, names without "model."."""
     tensors = {}
     for path in sorted(directory.glob("*.safetensors")):
         tensors.update(read_safetensors(path))
@@ -103,6 +103,8 @@ def softmax(x):
 
 def slides(config, layer):
     """Whether this layer sees only a window."""
+    if config["model_type"] == "mistral":
+        return config["sliding_window"] is not None
     if not config.get("use_sliding_window"):
         return False
     if config.get("layer_types"):
@@ -132,26 +134,43 @@ def attention(config, w, layer, x):
     return np.concatenate(out, axis=-1)
 
 
-def logits(config, w, ids):
+def logits(config, w, ids, option=None):
     """[n, labels]."""
     eps = config["rms_norm_eps"]
     x = w["embed_tokens.weight"][ids]
     for k in range(config["num_hidden_layers"]):
         at = f"layers.{k}."
         y = rms_norm(x, w[at + "input_layernorm.weight"], eps)
-        x = x + attention(config, w, k, y) @ w[at + "self_attn.o_proj.weight"].T
+        x = x + attention(config, w, k, y) @ w[at + "self_attn.o_proj.weight"].T + w.get(at + "self_attn.o_proj.bias", 0)
         y = rms_norm(x, w[at + "post_attention_layernorm.weight"], eps)
-        gate, up = y @ w[at + "mlp.gate_proj.weight"].T, y @ w[at + "mlp.up_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[at + "mlp.down_proj.weight"].T
-    h = rms_norm(x, w["norm.weight"], eps)
+        gate = y @ w[at + "mlp.gate_proj.weight"].T + w.get(at + "mlp.gate_proj.bias", 0)
+        up = y @ w[at + "mlp.up_proj.weight"].T + w.get(at + "mlp.up_proj.bias", 0)
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[at + "mlp.down_proj.weight"].T + w.get(at + "mlp.down_proj.bias", 0)
+    return head(config, w, rms_norm(x, w["norm.weight"], eps), option)
+
+
+def head(config, w, h, option):
+    """What the last norm's output becomes: [n, labels]."""
+    if option:
+        rows = w.get("lm_head.weight", w["embed_tokens.weight"])[[int(k) for k in option.split(":")[1].split(",")]]
+        return h @ (rows[:1] - rows[1:]).T if option.endswith(("difference", "softmax")) else h @ rows.T
+    if "v_head.summary.weight" in w:
+        return h @ w["v_head.summary.weight"].T + w["v_head.summary.bias"]
+    if "value_head_prefix" in config:
+        y = h @ w[config["value_head_prefix"] + ".weight"].T
+        return (y - config["mean"]) / config["std"] if config["normalize_reward"] else y
     if "score.0.weight" not in w:
         return h @ w["score.weight"].T + w.get("score.bias", 0)
     h = np.maximum(h @ w["score.0.weight"].T + w["score.0.bias"], 0)
     return h @ w["score.2.weight"].T + w["score.2.bias"]
 
 
-def default_pool(directory, config):
-    if config["architectures"][0] not in ("Qwen2ForProcessRewardModel", "Qwen2ForTokenClassification"):
+def default_pool(directory, config, option):
+    if option:
+        return {"type": "LAST", "activation": "sigmoid" if option.endswith(("softmax", "sigmoid")) else "none"}
+    if config["architectures"][0] == "Qwen2ForPrmModel":
+        return {"type": "STEP", "activation": "sigmoid"}
+    if not config["architectures"][0].endswith(("ProcessRewardModel", "TokenClassification")):
         return {"type": "LAST", "activation": "none"}
     step = None
     if (directory / "tokenizer.json").exists():
@@ -184,8 +203,8 @@ def check(tests, path):
     config, w = json.loads((directory / "config.json").read_text()), read_weights(directory)
     worst = 0
     for row in vector["rows"]:
-        how = {**default_pool(directory, config), **row.get("pool", {})}
-        found = pooled(how, logits(config, w, row["ids"]), row["ids"]).ravel()
+        how = {**default_pool(directory, config, vector.get("head")), **row.get("pool", {})}
+        found = pooled(how, logits(config, w, row["ids"], vector.get("head")), row["ids"]).ravel()
         assert len(found) == len(row["values"]) > 0, (path.name, len(row["ids"]), how)
         tolerance = SCORE_TOLERANCE if how["activation"] == "none" else PROBABILITY_TOLERANCE
         worst = max(worst, np.abs(found - row["values"]).max() / tolerance)

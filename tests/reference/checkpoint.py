@@ -11,6 +11,8 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What process reward models put after a step is in the middle of the list: it is to be found by its text.
 ADDED_TOKENS = {248: "<|endoftext|>", 249: "<|im_end|>", 250: "<extra_0>", 251: "<extra_1>"}
 STEP_TOKEN = 250
+# Not a key of config.json: what --head says, or "value" for a value_head.safetensors beside the model.
+HEAD = "_head"
 
 
 def config_of(changes):
@@ -29,6 +31,12 @@ def kv_heads(config):
 
 
 def has_mlp_head(config):
+    return config["architectures"][0] in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel",
+                                          "INFORMForSequenceClassification")
+
+
+def has_no_class(config):
+    """Neither transformers nor classes.py has one."""
     return config["architectures"][0] in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel")
 
 
@@ -42,25 +50,38 @@ def shapes(config):
         out[layer + "input_layernorm.weight"] = out[layer + "post_attention_layernorm.weight"] = (hidden,)
         for name, width in (("q", heads * dim), ("k", kv * dim), ("v", kv * dim)):
             out[layer + f"self_attn.{name}_proj.weight"] = (width, hidden)
-            if config["model_type"] == "qwen2":
+            if config["model_type"] == "qwen2" or config.get("attention_bias"):
                 out[layer + f"self_attn.{name}_proj.bias"] = (width,)
         if config["model_type"] == "qwen3":
             out[layer + "self_attn.q_norm.weight"] = out[layer + "self_attn.k_norm.weight"] = (dim,)
         out[layer + "self_attn.o_proj.weight"] = (hidden, heads * dim)
         out[layer + "mlp.gate_proj.weight"] = out[layer + "mlp.up_proj.weight"] = (mlp, hidden)
         out[layer + "mlp.down_proj.weight"] = (hidden, mlp)
+        if config.get("attention_bias"):
+            out[layer + "self_attn.o_proj.bias"] = (hidden,)
+        if config.get("mlp_bias"):
+            out[layer + "mlp.gate_proj.bias"] = out[layer + "mlp.up_proj.bias"] = (mlp,)
+            out[layer + "mlp.down_proj.bias"] = (hidden,)
     return {**out, **head_shapes(config)}
 
 
 def head_shapes(config):
-    """Tensors of the score head."""
+    """Tensors of the head, and of a language model's own beside it."""
     hidden, architecture = config["hidden_size"], config["architectures"][0]
+    labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
     if has_mlp_head(config):
-        labels = 1 if architecture == "Qwen2ForRewardModel" else 2
+        labels = {"Qwen2ForRewardModel": 1, "Qwen2ForProcessRewardModel": 2}.get(architecture, labels)
         return {"score.0.weight": (hidden, hidden), "score.0.bias": (hidden,), "score.2.weight": (labels, hidden),
                 "score.2.bias": (labels,)}
-    labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-    head = {"score.weight": (labels, hidden)}
+    if architecture == "RewardModel":
+        return {config["value_head_prefix"] + ".weight": (1, hidden)}
+    head = {}
+    if architecture.endswith(("ForCausalLM", "ForPrmModel")) and not config["tie_word_embeddings"]:
+        head["lm_head.weight"] = (config["vocab_size"], hidden)
+    if architecture.endswith("ForPrmModel") or config.get(HEAD) == "value":
+        head.update({"v_head.summary.weight": (1, hidden), "v_head.summary.bias": (1,)})
+    if architecture.endswith("Classification"):
+        head["score.weight"] = (labels, hidden)
     if architecture.endswith("TokenClassification"):
         head["score.bias"] = (labels,)
     return head
@@ -134,11 +155,16 @@ def write_tokenizer(directory):
     (directory / "tokenizer.json").write_text(json.dumps({"added_tokens": added}, indent=1) + "\n")
 
 
-def write(directory, name, config, tensors):
-    """The checkpoint's directory, in place of what was there."""
+def empty(directory):
+    """Makes it, without what was there."""
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.iterdir():
         old.unlink()
+
+
+def write(directory, name, config, tensors):
+    """The checkpoint's directory, in place of what was there."""
+    empty(directory)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     if config["architectures"][0] == "Qwen2ForProcessRewardModel":
         write_tokenizer(directory)

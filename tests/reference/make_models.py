@@ -11,6 +11,7 @@ import pathlib
 import zlib
 
 import numpy
+import safetensors.torch
 import torch
 import transformers
 
@@ -43,8 +44,9 @@ def make_row(config, n, pool, rng):
 
 
 def vector_text(name, config, how, rows):
-    """The vector file: one row a line."""
-    head = json.dumps({"model": name, "how": how, "tp": tp_sizes(config)})[:-1]
+    """The vector file: one row a line. `head` is the option with which it is scored."""
+    option = {"head": config[checkpoint.HEAD]} if config.get(checkpoint.HEAD, "value") != "value" else {}
+    head = json.dumps({"model": name, "how": how, **option, "tp": tp_sizes(config)})[:-1]
     return head + ', "rows": [\n' + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]}\n"
 
 
@@ -52,9 +54,19 @@ def rounded(values, digits):
     return [float(f"{v:.{digits}g}") for v in values]
 
 
+def save(directory, config, tensors):
+    """The checkpoint as save_pretrained writes it, and LLaMA-Factory its value head beside it."""
+    checkpoint.empty(directory)
+    oracle.whole_model(config, tensors).save_pretrained(directory)
+    if config.get(checkpoint.HEAD) == "value":
+        beside = {k: v for k, v in tensors.items() if k.startswith("v_head.")}
+        safetensors.torch.save_file(beside, directory / "value_head.safetensors", metadata={"format": "pt"})
+
+
 def make(into, name):
     """One checkpoint and its vectors."""
-    changes, dtype, lengths, pools = specs.SPECS[name]
+    is_saved = name in specs.SAVED
+    changes, dtype, lengths, pools = specs.SAVED[name] if is_saved else specs.SPECS[name]
     seed = zlib.crc32(name.encode())
     config = checkpoint.config_of(changes)
     tensors = checkpoint.random_tensors(config, seed, dtype)
@@ -67,9 +79,12 @@ def make(into, name):
         rows[k]["values"] = rounded(values, 9)
         if native:
             rows[k]["values_native"] = rounded(native[k], 6)
-    checkpoint.write(into / "models" / name, name, config, tensors)
-    how = (f"tests/reference/make_models.py, seed {seed}, weights stored as {dtype}; transformers "
-           f"{transformers.__version__} in float32")
+    if is_saved:
+        save(into / "models" / name, config, tensors)
+    else:
+        checkpoint.write(into / "models" / name, name, config, tensors)
+    how = (f"tests/reference/make_models.py, seed {seed}, {'save_pretrained, ' if is_saved else ''}weights stored as {dtype}; "
+           f"transformers {transformers.__version__} in float32")
     (into / "vectors" / f"{name}.json").write_text(vector_text(name, config, how, rows))
     print(f"{name:24s} {len(rows):3d} rows; {what} is felt least, by {change:.2g}", flush=True)
 
@@ -93,7 +108,7 @@ def main():
     torch.set_num_threads(1)  # the same order of sums on every machine
     (args.into / "models").mkdir(parents=True, exist_ok=True)
     (args.into / "vectors").mkdir(parents=True, exist_ok=True)
-    for name in args.names or [*specs.SPECS, "demo"]:
+    for name in args.names or [*specs.SPECS, *specs.SAVED, "demo"]:
         if name == "demo":
             make_demo(args.into)
         else:

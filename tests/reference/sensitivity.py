@@ -41,6 +41,10 @@ def window_mistakes(config):
     window = config.get("sliding_window")
     if not window:
         return
+    if config["model_type"] == "mistral":
+        for what, wrong in (("no window", None), ("window - 1", window - 1), ("window + 1", window + 1)):
+            yield what, dict(config, sliding_window=wrong)
+        return
     yield "use_sliding_window", dict(config, use_sliding_window=not config["use_sliding_window"])
     if config["use_sliding_window"]:
         yield "window - 1", dict(config, sliding_window=window - 1)
@@ -57,6 +61,9 @@ def config_mistakes(config):
     yield "rms_norm_eps", dict(config, rms_norm_eps=1e-5 if config["rms_norm_eps"] == 1e-6 else 1e-6)
     yield from rope_mistakes(config)
     yield from window_mistakes(config)
+    for key in ("mean", "std"):
+        if config.get("normalize_reward"):
+            yield key, dict(config, **{key: config[key] * 1.1})
 
 
 def mistakes(config, tensors):

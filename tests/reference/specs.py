@@ -100,6 +100,45 @@ SPECS = {
     "ignored-tensors": (dict(), "BF16", FEW, [None]),
 }
 
+# Written by save_pretrained. They are small, for there is one for each architecture and head: what shapes, types and lengths may
+# do wrong is shown above.
+SMALL = dict(vocab_size=128, hidden_size=32, intermediate_size=48, rope_theta=500.0)
+NO_SWITCH = dict(use_sliding_window=ABSENT, sliding_window=ABSENT)
+
+
+def small(architecture, model_type, **changes):
+    window = {} if model_type.startswith("qwen") else NO_SWITCH
+    return {**SMALL, **window, "architectures": [architecture], "model_type": model_type, **changes}
+
+
+SAVED = {
+    "mistral": (small("MistralForSequenceClassification", "mistral", sliding_window=24), "F32", SHORT + MIDDLE, [None, ALL]),
+    "mistral-token": (small("MistralForTokenClassification", "mistral", sliding_window=None, head_dim=16, id2label=ABSENT), "F32",
+                      MIDDLE, [STEP, ALL]),
+    "qwen3-token": (small("Qwen3ForTokenClassification", "qwen3", head_dim=8, attention_bias=True, rms_norm_eps=1e-4,
+                          id2label=ABSENT), "F32", MIDDLE,
+                    [STEP, ALL]),
+    "llama-token": (small("LlamaForTokenClassification", "llama", attention_bias=True, mlp_bias=True, id2label=ABSENT), "F32",
+                    MIDDLE, [STEP, ALL]),
+    # heads
+    "lm-difference": (small("Qwen2ForCausalLM", "qwen2", id2label=ABSENT, _head="lm:9,5:difference"), "F32", MIDDLE,
+                      [None, ALL, MEAN]),
+    "lm-softmax": (small("Qwen3ForCausalLM", "qwen3", id2label=ABSENT, head_dim=8, tie_word_embeddings=True,
+                         _head="lm:101,17:softmax"), "F32", MIDDLE, [None, STEP]),
+    "lm-sigmoid": (small("MistralForCausalLM", "mistral", sliding_window=32, id2label=ABSENT, _head="lm:127:sigmoid"), "F32",
+                   MIDDLE, [None, STEP]),
+    "lm-raw": (small("LlamaForCausalLM", "llama", id2label=ABSENT, _head="lm:0:raw"), "F32", MIDDLE, [None, ALL]),
+    "lm-raw-two": (small("LlamaForCausalLM", "llama", id2label=ABSENT, _head="lm:100,3:raw"), "F32", FEW,
+                   [None, softmax(LAST), dict(STEP, activation="class1")]),
+    "prm": (small("Qwen2ForPrmModel", "qwen2", id2label=ABSENT), "F32", MIDDLE, [STEP, dict(LAST, activation="none"), ALL]),
+    "openrlhf": (small("RewardModel", "llama", id2label=ABSENT, value_head_prefix="value_head", normalize_reward=True, mean=-0.7,
+                       std=0.4), "F32", MIDDLE, [None, ALL]),
+    "openrlhf-raw": (small("RewardModel", "mistral", sliding_window=48, id2label=ABSENT, value_head_prefix="score",
+                           normalize_reward=False, mean=-0.7, std=0.4), "F32", FEW, [None]),
+    "value-head": (small("Qwen2ForCausalLM", "qwen2", id2label=ABSENT, _head="value"), "F32", MIDDLE, [None, ALL]),
+    "inform": (small("INFORMForSequenceClassification", "llama"), "F32", MIDDLE, [None, ALL]),
+}
+
 # What `make demo` scores with: a reward model of some hundred kB, with random weights.
 DEMO = dict(REWARD, vocab_size=512, hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=8,
             max_position_embeddings=2048)

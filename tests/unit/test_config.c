@@ -111,6 +111,10 @@ static void what_is_left_out_is_the_classes_default(void **unused)
         {"LlamaForSequenceClassification", "", 64, 2, 2048, 0},
         {"LlamaForSequenceClassification",
             ", \"num_key_value_heads\": null, \"use_sliding_window\": true", 64, 2, 2048, 0},
+        {"LlamaForTokenClassification", "", 64, 2, 2048, 0},
+        {"MistralForSequenceClassification", "", 8, 2, 131072, 4096},
+        {"MistralForTokenClassification",
+            ", \"num_key_value_heads\": null, \"sliding_window\": null", 64, 2, 131072, 0},
     };
     (void)unused;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -126,7 +130,7 @@ static void what_is_left_out_is_the_classes_default(void **unused)
         assert_int_equal(c.head_dim, cases[i].head_dim);
         assert_int_equal(c.max_position, cases[i].max_position);
         assert_int_equal(c.sliding_window, cases[i].window);
-        assert_int_equal(c.layer_slides[27], 0);
+        assert_int_equal(c.layer_slides[27], cases[i].max_position == 131072 && c.sliding_window);
         assert_int_equal(c.layer_slides[28], cases[i].window > 0);
         assert_int_equal(c.n_labels, strstr(cases[i].architecture, "Reward") ? 1 : 2);
         assert_true(c.rope.theta == 10000 && c.rms_norm_eps == 1e-6f);
