@@ -14,7 +14,7 @@
 
 #include <stdlib.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 /* Counts the first tokens that two rows have in common, up to `most`. */
 static uint32_t common(const struct sequence *a, const struct sequence *b, uint32_t most)

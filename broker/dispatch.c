@@ -4,6 +4,7 @@
 
 #include "broker/outcomes.h"
 #include "broker/transaction.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 static uint32_t in_flight(const struct broker *b)

@@ -19,6 +19,7 @@
 #include "broker/dispatch.h"
 #include "broker/outcomes.h"
 #include "broker/transaction.h"
+#include "schema/clock.h"
 #include "schema/fnv.h"
 #include "schema/log.h"
 

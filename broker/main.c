@@ -27,6 +27,7 @@
 #include "broker/outcomes.h"
 #include "broker/sched/dedupe_index.h"
 #include "broker/text/text_digest.h"
+#include "schema/clock.h"
 #include "schema/endpoint.h"
 #include "schema/identity.h"
 #include "schema/cores.h"

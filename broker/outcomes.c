@@ -17,6 +17,8 @@
 #include "broker/api/progress.h"
 #include "broker/api/waiters.h"
 #include "broker/transaction.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
 

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 struct sequence *sequence_new(uint32_t n_tokens, uint32_t n_positions)
 {

@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define FIRST_ROOM 64
 

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define MAX_RANKS 64

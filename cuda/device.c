@@ -12,6 +12,7 @@
 
 #include "cuda/comm_nccl.h"
 #include "cuda/gemm.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* ---- open, close ---- */

@@ -17,6 +17,7 @@
 
 #include "cuda/gemm_cache.h"
 #include "cuda/gemm_private.h"
+#include "schema/alloc.h"
 #include "schema/fnv.h"
 #include "schema/log.h"
 

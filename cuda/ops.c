@@ -8,7 +8,7 @@
 #include "cuda/comm_nccl.h"
 #include "cuda/gemm.h"
 #include "cuda/gpu.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 /* Launches a kernel inside a range that profilers show. */
 #define LAUNCH(name, launch)                                                                       \

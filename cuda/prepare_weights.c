@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "cuda/gpu.h"
-#include "schema/log.h"
 
 #define CHUNK_BYTES (16u << 20)
 #define ROW_BYTES 16 /* rows begin at multiples of this */

@@ -4,7 +4,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,34 +83,4 @@ void die(int exit_code, const char *fmt, ...)
     put_line(LOG_LEVEL_ERROR, fmt, args);
     va_end(args);
     _exit(exit_code);
-}
-
-void *xcalloc(unsigned long n, unsigned long bytes)
-{
-    void *p = calloc(n ? n : 1, bytes ? bytes : 1);
-    if (!p)
-        die(71, "event=out_of_memory wanted=%lu x %lu bytes", n, bytes);
-    return p;
-}
-
-static long long clock_us(clockid_t clock)
-{
-    struct timespec ts;
-    clock_gettime(clock, &ts);
-    return (long long)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
-}
-
-long long now_mono_us(void)
-{
-    return clock_us(CLOCK_MONOTONIC);
-}
-
-long long now_mono_ms(void)
-{
-    return clock_us(CLOCK_MONOTONIC) / 1000;
-}
-
-long long now_wall_ms(void)
-{
-    return clock_us(CLOCK_REALTIME) / 1000;
 }

@@ -3,12 +3,15 @@
  *     2026-01-31T12:00:00.123Z info assayd - event=listening endpoint=ipc:///...
  *     <UTC time> <level> <role> <rank or -> <text: key=value pairs, free text last>
  *
- * Beside them: the clocks, allocation that cannot fail (xcalloc), and the end of a process (die).
+ * Beside them: the end of a process (die), which is its last line.
  *
  * Level and role are the only process-wide state, set once in main. Nothing logs per token or per
  * layer. */
 #ifndef ASSAY_LOG_H
 #define ASSAY_LOG_H
+
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
@@ -26,15 +29,5 @@ void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Ends a process that cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). */
 void die(int exit_code, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
-
-/* Allocates zeroed memory or dies, for sizes that this program chose. For sizes from outside use
- * malloc and return ASSAY_ENOMEM. */
-void *xcalloc(unsigned long n, unsigned long bytes) __attribute__((returns_nonnull));
-
-/* Milliseconds (_us: microseconds). CLOCK_MONOTONIC for deadlines, CLOCK_REALTIME for show. */
-#define FOREVER (1ll << 60) /* a deadline, in either unit, that never comes */
-long long now_mono_ms(void);
-long long now_mono_us(void);
-long long now_wall_ms(void);
 
 #endif

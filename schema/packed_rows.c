@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/ids.h"
-#include "schema/log.h"
 
 /* ---- reading ---- */
 

@@ -69,7 +69,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define MAGIC 0x4547415453595341ull /* "ASYSTAGE" */
 #define FORMAT_VERSION 2

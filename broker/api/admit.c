@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/ids.h"
-#include "schema/log.h"
 #include "schema/utf8.h"
 
 void admit_release(struct admit *a)

@@ -7,7 +7,8 @@
 
 #include "broker/api/connections.h"
 #include "broker/api/frames.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 /* Messages of a connection; it is the first one's turn. */
 struct line {

@@ -9,6 +9,7 @@
 #include <zmq.h>
 
 #include "broker/api/connections.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "schema/request.h"
 

@@ -9,7 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 struct list {
     struct task *first, **end;

@@ -14,7 +14,8 @@
 #include "broker/api/send.h"
 #include "broker/table.h"
 #include "broker/transaction.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define TICK_MS 200
 #define MAX_SUBSCRIPTION_BYTES 4096 /* a key has 200 at most */

@@ -6,7 +6,7 @@
 
 #include "broker/api/connections.h"
 #include "broker/api/waiters.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 #include "schema/version.h"
 
 const char *job_state_name(enum job_state state)

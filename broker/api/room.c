@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "broker/api/connections.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 enum { SMALL_BYTES = 2 * FRAMES_EACH_BYTES };
 

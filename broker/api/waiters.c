@@ -21,7 +21,8 @@
 #include "broker/api/replies.h"
 #include "broker/api/send.h"
 #include "broker/table.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define MAX_WAITERS 100000
 #define MAX_OF_ONE 20000 /* waiters of one connection */

@@ -10,8 +10,9 @@
 #include <zmq.h>
 
 #include "broker/cli/signals.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/endpoint.h"
-#include "schema/log.h"
 #include "schema/resources.h"
 
 #define RESEND_MS 3000

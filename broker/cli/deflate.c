@@ -10,7 +10,7 @@
 #include <zstd.h>
 
 #include "broker/cli/signals.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define BUFFER_BYTES (1u << 17)
 

@@ -8,7 +8,7 @@
 
 #include "broker/cli/input/columns.h"
 #include "broker/cli/input/jsonl.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "schema/pooling.h"
 #include "schema/request.h"
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "broker/cli/json_print.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 int output_open(struct output *o, const struct cli *c, struct err *e)
 {

@@ -14,7 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define MAX_ARGUMENTS 40
 #define MAX_RESTARTS 10

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "broker/cli/screen.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 #define BAR_CELLS 20
 

@@ -15,7 +15,6 @@
 #include "broker/cli/guard.h"
 #include "broker/cli/lock.h"
 #include "broker/cli/target.h"
-#include "schema/log.h"
 
 #define MAX_GENERATIONS 10000
 

@@ -14,7 +14,7 @@
 #include "broker/cli/guard.h"
 #include "broker/cli/lock.h"
 #include "broker/cli/signals.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 #include "schema/regular.h"
 
 #define ACL_NAME "system.posix_acl_access"

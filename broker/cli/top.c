@@ -15,7 +15,8 @@
 #include "broker/cli/json_print.h"
 #include "broker/cli/reply.h"
 #include "broker/cli/screen.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 #define SAMPLES 6
 #define KEEP_JOBS 100    /* finished jobs in memory */

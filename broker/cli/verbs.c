@@ -13,7 +13,7 @@
 #include "broker/cli/reply.h"
 #include "broker/cli/screen.h"
 #include "broker/cli/waiting.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 #define LOOK_MS 200
 #define OPEN_MS 5000 /* of an open job without progress; then that is reported */

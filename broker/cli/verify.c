@@ -18,7 +18,7 @@
 #include "broker/row.h"
 #include "broker/store/store.h"
 #include "broker/text/buffer.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)

@@ -7,7 +7,7 @@
 
 #include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 #define AGAIN_MS 60000
 #define PAUSE_MS 500

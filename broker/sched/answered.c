@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "broker/sched/content.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 static void forget_read(struct answered *a)
 {

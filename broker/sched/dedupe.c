@@ -15,6 +15,8 @@
 #include "broker/sched/answered.h"
 #include "broker/sched/content.h"
 #include "broker/sched/dedupe_indexes.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define SCAN_MS 10

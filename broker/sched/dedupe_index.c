@@ -30,6 +30,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define FIRST_BITS 5

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "broker/sched/planner_private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define LOOK_AHEAD 16
 

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #include "broker/sched/planner_private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 /* ---- queues ---- */
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "broker/row.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 /* ---- the heap ---- */
 

@@ -1,7 +1,7 @@
 /* batches.c - records which batches run, and on which workers: for the views, but for a row's
  * attempts. */
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 /* How many adjacent sequences of the batch, starting at `from`, belong to one job. */
 static uint32_t run_of_job(const struct batch *b, uint32_t from)

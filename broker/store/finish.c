@@ -5,7 +5,8 @@
 #include <string.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 
 int store_insert_result(
     struct store *s, const struct result_record *r, const char *vector_json, struct err *e)

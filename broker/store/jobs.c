@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/utf8.h"
 
 int store_find_job(struct store *s, struct slice key, int64_t *job, struct err *e)

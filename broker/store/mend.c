@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 /* ---- do they agree? ---- */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* For a new database; an existing one keeps its own. Seven rows of 512 tokens fill a page (ids.h);

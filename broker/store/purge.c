@@ -17,7 +17,7 @@
  * LIMITS: a database made before version 2 of the schema is not in incremental mode: its free pages
  * are reused, and the file does not shrink. */
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 /* The next purged job. A number that a job has is not taken for a purged one, whatever table purge
  * says. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 static int open_database(struct store *s, struct err *e)
 {

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 #define ROOM_MS 100 /* how old an answer about the disk's room may be */
 

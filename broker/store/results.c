@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "schema/request.h"
 #include "schema/utf8.h"
 

@@ -10,8 +10,8 @@
 #include <string.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
 #include "schema/ids.h"
-#include "schema/log.h"
 #include "schema/request.h"
 
 #define MOST_ATTEMPTS 16 /* more than a row is ever tried */

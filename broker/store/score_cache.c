@@ -29,6 +29,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define APPLICATION 0x41534331

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "schema/utf8.h"
 
 #define PAGE_STEPS 100000

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 int store_failed(struct store *s, struct err *e, const char *what)

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 struct store_sync {
     pthread_t thread;

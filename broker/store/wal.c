@@ -40,6 +40,7 @@
 
 #include "broker/store/private.h"
 #include "broker/xxh.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* The log's format, from sqlite.org/fileformat2.html (4.1, WAL File Format). Numbers are

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "broker/workers/spawn.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define OUTPUT_BYTES (1u << 16)

@@ -19,6 +19,8 @@
 
 #include "broker/workers/failures.h"
 #include "broker/workers/ranks.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define LOOK_MS 1000 /* between two checks for stopped ranks */

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "broker/workers/spawn.h"
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "schema/pooling.h"
 #include "schema/utf8.h"
 

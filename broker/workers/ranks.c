@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define MAX_ARGUMENTS 56

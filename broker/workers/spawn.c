@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #ifndef P_PIDFD

@@ -14,6 +14,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "tests/bench/rate.h"
 #include "worker/config.h"

@@ -28,6 +28,8 @@
 #include <unistd.h>
 
 #include "broker/sched/planner.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 enum { TOKENS = 16, BATCH = 64, FILL = 1000, PAGE = 1000, MAX_DEPTHS = 8, SLICE_MS = 250 };

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "tests/bench/peak.h"
 #include "worker/score.h"

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/store/store.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define ROWS 64

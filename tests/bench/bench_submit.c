@@ -27,6 +27,8 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/msg.h"
 

@@ -10,6 +10,7 @@
 
 #include "broker/cli/input/jsonl.h"
 #include "broker/text/tokenizer.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 struct texts {

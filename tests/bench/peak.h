@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "worker/cpu/device.h"
 
 #if defined(__x86_64__)

@@ -18,6 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define INPUT_BYTES 65536

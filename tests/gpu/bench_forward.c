@@ -8,6 +8,8 @@
  * by events around each batch), best_products_ms (the sum over a batch's products of the fastest of
  * cuBLASLt's algorithms, whether or not it keeps a row's bits). */
 #include "cuda/gemm_private.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "tests/gpu/timing.h"
 #include "worker/score.h"
 

@@ -6,6 +6,7 @@
  * One line of JSON each: {"name", "ms", and "gb_s" or "tflop_s"}; first "copy" (bytes read and
  * written) and "matmul" (MATMUL^3, bfloat16). */
 #include "cuda/gemm.h"
+#include "schema/alloc.h"
 #include "tests/gpu/timing.h"
 
 struct sizes {

@@ -50,7 +50,7 @@ $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cud
 KIT_TESTS := test_elementwise test_attention test_gpu_linear test_gpu_model
 KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
 KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
-             $(call objects,schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
+             $(call objects,schema/alloc.c schema/clock.c schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
              $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
 $(B)/nvcc/tests/kernels/test_gpu_model.o: override CPPFLAGS += -DASSAY_ON_DEVICE
 $(B)/nvcc/%.o: %.cc

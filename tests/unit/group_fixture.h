@@ -24,9 +24,10 @@
 #include <unistd.h>
 
 #include "broker/workers/group.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/control.h"
 #include "schema/msg.h"
-#include "schema/log.h"
 
 #define UNUSED __attribute__((unused)) /* by some of those that include this */
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "schema/log.h"
+#include "schema/clock.h"
 #include "shm/stage.h"
 #include "worker/comm.h"
 

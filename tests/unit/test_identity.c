@@ -11,7 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "worker/weights.h"
 
 struct scene {

@@ -6,7 +6,7 @@
 
 #include <poll.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define MESSAGES 40
 #define ROWS 300

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "broker/workers/spawn.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 static struct child start(const char *script)
 {

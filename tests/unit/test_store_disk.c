@@ -9,7 +9,7 @@
 #include <time.h>
 
 #include "broker/store/private.h"
-#include "schema/log.h"
+#include "schema/clock.h"
 
 /* What is committed to be synced later is numbered and waited for; the next commit that is synced
  * at once has all before it on the disk with it. */

@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <time.h>
 
-#include "schema/log.h"
+#include "schema/clock.h"
 
 static void check_refused(struct fixture *f, const char *word)
 {

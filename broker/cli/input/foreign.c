@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 #include "schema/utf8.h"
 
 #define SEEN_BYTES 264 /* a tar is recognised at byte 257 */

@@ -9,7 +9,7 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
-#include "schema/log.h"
+#include "schema/alloc.h"
 
 #define BUFFER_BYTES (1u << 17)
 

@@ -14,8 +14,8 @@
 #include "broker/cli/input/foreign.h"
 #include "broker/cli/input/forgive.h"
 #include "broker/cli/input/inflate.h"
+#include "schema/alloc.h"
 #include "schema/regular.h"
-#include "schema/log.h"
 #include "schema/json.h"
 #include "schema/utf8.h"
 
