@@ -20,7 +20,7 @@ VENV     := build/venv
 PYTHON   := $(VENV)/bin/python
 
 PKG_CONFIG ?= pkg-config
-LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc zlib libzstd
+LIB_NAMES := libzmq sqlite3 jansson libsodium libxxhash libutf8proc libpcre2-8 zlib libzstd
 MSGPACK   := $(shell $(PKG_CONFIG) --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags $(LIB_NAMES) $(MSGPACK) 2>/dev/null)
 # What builds needs them; what installs them, cleans or only tells does not. The GPU's kit takes fewer.
@@ -130,7 +130,7 @@ check: ## the tests under ASan and UBSan
 test-long: ## the tokenizer against its reference on a million strings
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all
-	@ASSAY_STRINGS=1000000 $(PYTEST) tests/e2e/test_tokenizer.py
+	@ASSAY_STRINGS=1000000 $(PYTEST) tests/e2e/test_tokenizer.py tests/e2e/test_patterns.py
 
 lint: $(B)/gen/jobs_sql.h ## cppcheck, and clang-format without changing anything
 	cppcheck -q --std=c11 --language=c --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \

@@ -23,6 +23,8 @@ static int by_content(const void *a, const void *b)
 {
     const struct added_token *x = a, *y = b;
     int order = memcmp(x->content, y->content, x->len < y->len ? x->len : y->len);
+    if (order == 0 && x->len == y->len)
+        return (x->order > y->order) - (x->order < y->order);
     return order ? order : (x->len > y->len) - (x->len < y->len);
 }
 
@@ -82,6 +84,23 @@ static int is_closed(const struct added_search *s, size_t begin, size_t end)
     return lo < s->n_closed && s->closed[lo].begin < end;
 }
 
+static int class_before(const struct added_search *s, size_t at)
+{
+    unsigned bytes;
+    do
+        at--;
+    while (at > 0 && s->text[at] >> 6 == 2);
+    return s->classes[unicode_decode(s->text + at, &bytes)];
+}
+
+/* Is there a letter or the like beside it? */
+static int is_in_word(const struct added_search *s, size_t begin, size_t end)
+{
+    unsigned bytes;
+    return (begin > 0 && (class_before(s, begin) & UNICODE_WORD)) ||
+           (end < s->len && (s->classes[unicode_decode(s->text + end, &bytes)] & UNICODE_WORD));
+}
+
 static size_t spaces_before(const struct added_search *s, size_t at, size_t done)
 {
     while (at > done) {
@@ -112,6 +131,10 @@ int added_find(const struct added_search *s, size_t from, size_t done, struct ad
         const struct added_token *t = longest(s->set, s->text + i, s->len - i);
         if (!t || is_closed(s, i, i + t->len))
             continue;
+        if (t->single_word && is_in_word(s, i, i + t->len)) {
+            i += t->len - 1;
+            continue;
+        }
         cut->token = t;
         cut->next = i + t->len;
         cut->span.begin = t->lstrip ? spaces_before(s, i, done) : i;

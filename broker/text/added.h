@@ -2,7 +2,8 @@
  * <|im_end|>, and whatever else a tokenizer.json adds.
  *
  * Matches are leftmost first, the longest where several begin at one place, and do not overlap. A
- * token may include the white space beside it (lstrip, rstrip). */
+ * token may include the white space beside it (lstrip, rstrip). One that must be a word of its own
+ * (single_word) and is not stays text, and nothing else is found in it. */
 #ifndef ASSAY_ADDED_H
 #define ASSAY_ADDED_H
 
@@ -13,7 +14,8 @@ struct added_token {
     uint8_t *content; /* owned by the set */
     size_t len;       /* at least 1 */
     int32_t id;
-    int lstrip, rstrip;
+    int lstrip, rstrip, single_word;
+    uint32_t order; /* of tokens with the same content the lowest counts */
 };
 
 struct added_set {
@@ -46,6 +48,7 @@ struct added_search {
     size_t len;
     const struct span *closed;
     size_t n_closed;
+    int is_first; /* the whole text begins here, too; for the caller */
 };
 int added_find(const struct added_search *s, size_t from, size_t done, struct added_cut *cut);
 

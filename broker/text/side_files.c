@@ -10,6 +10,7 @@
 
 #include "broker/text/side_names.h"
 #include "broker/text/side_tokens.h"
+#include "broker/text/split.h"
 #include "schema/json.h"
 #include "schema/log.h"
 
@@ -122,23 +123,41 @@ static int contradicts(const struct side *s, const char *field, const char *expe
         field, expected);
 }
 
+static int has_text(const json_t *object, const char *key, const char *text)
+{
+    const char *found = json_string_value(json_object_get(object, key));
+    return found && strcmp(found, text) == 0;
+}
+
+static int is_qwen2_pre_tokenizer(const json_t *v)
+{
+    const json_t *list = json_object_get(v, "pretokenizers");
+    const json_t *split = json_array_get(list, 0), *bytes = json_array_get(list, 1);
+    const char *regex =
+        json_string_value(json_object_get(json_object_get(split, "pattern"), "Regex"));
+    return has_text(v, "type", "Sequence") && json_array_size(list) == 2 &&
+           has_text(split, "type", "Split") && regex && split_pattern_digits(regex) == 1 &&
+           has_text(split, "behavior", "Isolated") &&
+           !json_is_true(json_object_get(split, "invert")) &&
+           has_text(bytes, "type", "ByteLevel") &&
+           !json_is_true(json_object_get(bytes, "add_prefix_space")) &&
+           json_is_false(json_object_get(bytes, "use_regex"));
+}
+
 /* Qwen2Tokenizer has its own normalizer and pre_tokenizer, whatever tokenizer.json says, so a file
- * that differs is refused. The reader refuses forms that it does not know. */
+ * that differs is refused. */
 static int check_form(const struct side *s)
 {
     const json_t *n = json_object_get(s->root, "normalizer");
     const json_t *list = json_object_get(n, "normalizers");
-    const json_t *split = json_array_get(
-        json_object_get(json_object_get(s->root, "pre_tokenizer"), "pretokenizers"), 0);
-    const char *regex =
-        json_string_value(json_object_get(json_object_get(split, "pattern"), "Regex"));
     if (json_array_size(list) == 1)
         n = json_array_get(list, 0);
     const char *type = json_string_value(json_object_get(n, "type"));
     if (!type || strcmp(type, "NFC") != 0)
         return contradicts(s, "normalizer", "NFC");
-    if (regex && strstr(regex, "\\p{N}{1,3}"))
-        return contradicts(s, "pre_tokenizer", "digits one by one");
+    if (!is_qwen2_pre_tokenizer(json_object_get(s->root, "pre_tokenizer")))
+        return contradicts(
+            s, "pre_tokenizer", "Qwen2's pattern and ByteLevel without add_prefix_space");
     if (json_is_true(json_object_get(json_object_get(s->root, "model"), "ignore_merges")))
         return contradicts(s, "model.ignore_merges", "false");
     return 0;

@@ -20,8 +20,10 @@
 struct encoder {
     const struct tokenizer *tokenizer;
     struct bpe_encoder *bpe;
+    struct pre_cutter *cutter;
     struct buffer normalized;
     struct id_list ids;
+    struct err failed; /* what kept the current text from its ids; code 0: nothing */
 };
 
 int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
@@ -68,6 +70,7 @@ void tokenizer_free(struct tokenizer **out)
     added_set_release(&t->added);
     added_set_release(&t->added_normalized);
     bpe_free(&t->bpe);
+    pre_tokenizer_release(&t->pre);
     free(t);
     *out = NULL;
 }
@@ -105,6 +108,7 @@ struct encoder *encoder_new(const struct tokenizer *t)
     struct encoder *n = xcalloc(1, sizeof *n);
     n->tokenizer = t;
     n->bpe = bpe_encoder_new(t->bpe);
+    n->cutter = pre_cutter_new(&t->pre, t->classes);
     return n;
 }
 
@@ -114,6 +118,7 @@ void encoder_free(struct encoder **out)
     if (!n)
         return;
     bpe_encoder_free(&n->bpe);
+    pre_cutter_free(&n->cutter);
     buffer_release(&n->normalized);
     free(n->ids.at);
     free(n);
@@ -153,13 +158,33 @@ void encoder_end(struct encoder *n)
 
 /* ---- encoding ---- */
 
-static void encode_words(struct encoder *n, const uint8_t *text, size_t len)
+/* The one step that most tokenizers have takes no detour. */
+static void encode_scanned(struct encoder *n, const uint8_t *text, size_t len)
 {
     const struct tokenizer *t = n->tokenizer;
+    int digits = t->pre.steps[0].digits;
     for (size_t word; len > 0; text += word, len -= word) {
-        word = split_word(t->classes, t->digits, text, len);
+        word = split_word(t->classes, digits, text, len);
         bpe_encode(n->bpe, text, word, &n->ids);
     }
+}
+
+static void take_word(void *encoder, const uint8_t *word, size_t len)
+{
+    struct encoder *n = encoder;
+    bpe_encode(n->bpe, word, len, &n->ids);
+}
+
+/* is_first: the text begins here. */
+static void encode_words(struct encoder *n, const uint8_t *text, size_t len, int is_first)
+{
+    const struct pre_tokenizer *pre = &n->tokenizer->pre;
+    if (len == 0 || n->failed.code != 0)
+        return;
+    if (pre->n == 1 && pre->steps[0].kind == PRE_SCAN)
+        encode_scanned(n, text, len);
+    else
+        pre_cut(n->cutter, (struct slice){text, len}, is_first, take_word, n, &n->failed);
 }
 
 typedef void encode_piece(struct encoder *n, const struct added_search *s, struct span piece);
@@ -185,14 +210,15 @@ static void cut_added(struct encoder *n, const struct added_search *s, encode_pi
 
 static void encode_normalized(struct encoder *n, const struct added_search *s, struct span piece)
 {
-    encode_words(n, s->text + piece.begin, piece.end - piece.begin);
+    encode_words(
+        n, s->text + piece.begin, piece.end - piece.begin, s->is_first && piece.begin == 0);
 }
 
 static void encode_raw(struct encoder *n, const struct added_search *s, struct span piece)
 {
     const struct tokenizer *t = n->tokenizer;
-    struct added_search inner = {
-        &t->added_normalized, t->classes, s->text + piece.begin, piece.end - piece.begin, NULL, 0};
+    struct added_search inner = {&t->added_normalized, t->classes, s->text + piece.begin,
+        piece.end - piece.begin, NULL, 0, piece.begin == 0};
     if (t->nfc) {
         n->normalized.len = 0;
         nfc_append(&n->normalized, t->classes, inner.text, inner.len);
@@ -202,7 +228,7 @@ static void encode_raw(struct encoder *n, const struct added_search *s, struct s
     /* Normalizing moves bytes, so the closed spans no longer fit: with any of them, no token is
      * found here. */
     if (inner.set->n == 0 || s->n_closed > 0)
-        encode_words(n, inner.text, inner.len);
+        encode_words(n, inner.text, inner.len, inner.is_first);
     else
         cut_added(n, &inner, encode_normalized);
 }
@@ -211,11 +237,14 @@ int encoder_text(
     struct encoder *n, struct slice text, const struct span *closed, size_t n_closed, struct err *e)
 {
     const struct tokenizer *t = n->tokenizer;
-    struct added_search s = {&t->added, t->classes, text.at, text.len, closed, n_closed};
+    struct added_search s = {&t->added, t->classes, text.at, text.len, closed, n_closed, 1};
     size_t valid = utf8_valid(text.at, text.len);
     if (valid < text.len)
         return err_set(
             e, ASSAY_EBADTEXT, "byte %zu: expected UTF-8, found 0x%02x", valid, text.at[valid]);
+    n->failed.code = 0;
     cut_added(n, &s, encode_raw);
-    return 0;
+    if (n->failed.code != 0 && e)
+        *e = n->failed;
+    return n->failed.code;
 }

@@ -1,69 +1,13 @@
 /* tokenizer_json.c - reads a tokenizer.json (tokenizer.h). The file is untrusted: every field is
  * checked, and anything unknown that would change the ids is refused by name. */
-#include "broker/text/tokenizer_private.h"
+#include "broker/text/tokenizer_reader.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "broker/text/buffer.h"
 #include "broker/text/nfc.h"
-#include "broker/text/split.h"
 #include "schema/log.h"
-
-#define BYTE_CHARACTERS 0x144 /* the byte-level alphabet ends below this code point */
-
-struct reader {
-    struct tokenizer *t;
-    const json_t *vocab;
-    int16_t byte_of[BYTE_CHARACTERS]; /* from character to byte, -1: none */
-    size_t piece_bytes_used;
-    struct err *e;
-};
-
-static int wrong(const struct reader *r, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static int wrong(const struct reader *r, const char *fmt, ...)
-{
-    char text[ERR_MESSAGE_BYTES];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    return err_set(r->e, ASSAY_EFORMAT, "tokenizer.json: %s", text);
-}
-
-/* Returns the text of a string, or words that stand for a missing one. */
-static const char *text_of(const json_t *v)
-{
-    const char *s = json_string_value(v);
-    return s ? s : json_is_null(v) || !v ? "null" : "something else";
-}
-
-static const char *type_of(const json_t *object)
-{
-    return text_of(json_object_get(object, "type"));
-}
-
-static int is_type(const json_t *object, const char *type)
-{
-    return strcmp(type_of(object), type) == 0;
-}
-
-/* Is it absent, null or false? */
-static int is_off(const json_t *object, const char *key)
-{
-    const json_t *v = json_object_get(object, key);
-    return !v || json_is_null(v) || json_is_false(v);
-}
-
-/* Is it absent, null or ""? */
-static int is_empty(const json_t *object, const char *key)
-{
-    const json_t *v = json_object_get(object, key);
-    return !v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0);
-}
 
 /* ---- vocabulary ---- */
 
@@ -72,7 +16,7 @@ static int is_empty(const json_t *object, const char *key)
 static void make_alphabet(int16_t *byte_of)
 {
     int next = 0x100;
-    memset(byte_of, 0xff, BYTE_CHARACTERS * sizeof *byte_of);
+    memset(byte_of, 0xff, READER_BYTE_CHARACTERS * sizeof *byte_of);
     for (int byte = 0; byte < 256; byte++) {
         int printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
         byte_of[printable ? byte : next++] = (int16_t)byte;
@@ -90,19 +34,11 @@ static size_t to_bytes(const struct reader *r, const char *text, uint8_t *out)
             code = (code & 0x1f) << 6 | (*p++ & 0x3f);
         else if (code >= 0x80)
             return 0;
-        if (code >= BYTE_CHARACTERS || r->byte_of[code] < 0)
+        if (code >= READER_BYTE_CHARACTERS || r->byte_of[code] < 0)
             return 0;
         out[n++] = (uint8_t)r->byte_of[code];
     }
     return n;
-}
-
-static int check_id(const struct reader *r, const char *what, const json_t *id)
-{
-    if (json_is_integer(id) && json_integer_value(id) >= 0 &&
-        json_integer_value(id) < (json_int_t)BPE_MAX_IDS)
-        return 0;
-    return wrong(r, "%.80s: expected an id from 0 to %u", what, BPE_MAX_IDS - 1);
 }
 
 static struct slice *new_piece(struct reader *r, int32_t id, const void *bytes, size_t len)
@@ -125,7 +61,7 @@ static int make_room(struct reader *r, const json_t *added)
     int rc = 0;
     json_object_foreach((json_t *)r->vocab, key, v)
     {
-        if ((rc = check_id(r, key, v)) != 0)
+        if ((rc = reader_id(r, key, v)) != 0)
             return rc;
         last = json_integer_value(v) > last ? json_integer_value(v) : last;
         bytes += strlen(key);
@@ -133,7 +69,7 @@ static int make_room(struct reader *r, const json_t *added)
     json_array_foreach(added, k, v)
     {
         const json_t *id = json_object_get(v, "id");
-        if ((rc = check_id(r, "added_tokens: id", id)) != 0)
+        if ((rc = reader_id(r, "added_tokens: id", id)) != 0)
             return rc;
         last = json_integer_value(id) > last ? json_integer_value(id) : last;
         bytes += json_string_length(json_object_get(v, "content"));
@@ -157,7 +93,8 @@ static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
         size_t n_bytes = to_bytes(r, key, bytes);
         if (r->t->pieces[id].at) {
             free(bytes);
-            return wrong(r, "model.vocab: id %d is given to '%.80s' and to another token", id, key);
+            return reader_wrong(
+                r, "model.vocab: id %d is given to '%.80s' and to another token", id, key);
         }
         struct slice *piece =
             n_bytes > 0 ? new_piece(r, id, bytes, n_bytes) : new_piece(r, id, key, len);
@@ -174,7 +111,7 @@ static int find_id(const struct reader *r, size_t rank, const char *token, int32
 {
     const json_t *v = json_object_get(r->vocab, token);
     if (!v)
-        return wrong(
+        return reader_wrong(
             r, "model.merges[%zu]: expected tokens of model.vocab, found '%.80s'", rank, token);
     *id = (int32_t)json_integer_value(v);
     return 0;
@@ -200,8 +137,9 @@ static int read_merge_string(struct reader *r, size_t rank, const char *text, st
 {
     const char *space = strchr(text, ' ');
     if (!space || space == text || !space[1] || strchr(space + 1, ' '))
-        return wrong(r, "model.merges[%zu]: expected two tokens and a space between, found '%.80s'",
-            rank, text);
+        return reader_wrong(r,
+            "model.merges[%zu]: expected two tokens and a space between, found '%.80s'", rank,
+            text);
     char *left = strndup(text, (size_t)(space - text));
     int rc = left ? add_merge(r, rank, left, space + 1, m)
                   : err_set(r->e, ASSAY_ENOMEM, "out of memory");
@@ -216,7 +154,7 @@ static int read_merge(struct reader *r, size_t rank, const json_t *v, struct bpe
     const char *left = json_string_value(json_array_get(v, 0));
     const char *right = json_string_value(json_array_get(v, 1));
     if (json_array_size(v) != 2 || !left || !right || !*left || !*right)
-        return wrong(r, "model.merges[%zu]: expected a string or a pair of strings", rank);
+        return reader_wrong(r, "model.merges[%zu]: expected a string or a pair of strings", rank);
     return add_merge(r, rank, left, right, m);
 }
 
@@ -226,24 +164,25 @@ static int check_model(const struct reader *r, const json_t *model)
 {
     /* Old files have no type, and no other type of model has both a vocabulary object and
      * merges. */
-    if (!json_is_object(model) || (json_object_get(model, "type") && !is_type(model, "BPE")))
-        return wrong(r, "model.type: expected BPE, found %.80s", type_of(model));
+    if (!json_is_object(model) || (json_object_get(model, "type") && !reader_is_type(model, "BPE")))
+        return reader_wrong(r, "model.type: expected BPE, found %.80s", reader_type(model));
     const json_t *dropout = json_object_get(model, "dropout");
-    if (!is_off(model, "dropout") && !(json_is_number(dropout) && json_number_value(dropout) == 0))
-        return wrong(r, "model.dropout: expected none or 0, found another");
+    if (!reader_is_off(model, "dropout") &&
+        !(json_is_number(dropout) && json_number_value(dropout) == 0))
+        return reader_wrong(r, "model.dropout: expected none or 0, found another");
     static const char *const off[] = {"unk_token", "byte_fallback"};
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
-        if (!is_off(model, off[i]))
-            return wrong(r, "model.%s: expected none, found one", off[i]);
+        if (!reader_is_off(model, off[i]))
+            return reader_wrong(r, "model.%s: expected none, found one", off[i]);
     static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++)
-        if (!is_empty(model, empty[i]))
-            return wrong(r, "model.%s: expected none, found '%.80s'", empty[i],
-                text_of(json_object_get(model, empty[i])));
+        if (!reader_is_empty(model, empty[i]))
+            return reader_wrong(r, "model.%s: expected none, found '%.80s'", empty[i],
+                reader_text(json_object_get(model, empty[i])));
     if (!json_is_object(json_object_get(model, "vocab")))
-        return wrong(r, "model.vocab: expected an object of tokens and ids");
+        return reader_wrong(r, "model.vocab: expected an object of tokens and ids");
     if (!json_is_array(json_object_get(model, "merges")))
-        return wrong(r, "model.merges: expected an array");
+        return reader_wrong(r, "model.merges: expected an array");
     return 0;
 }
 
@@ -256,10 +195,11 @@ static int read_model(struct reader *r, const json_t *model)
     int rc = read_vocab(r, tokens, &n_tokens);
     for (uint32_t i = 0; rc == 0 && i < n_merges; i++)
         rc = read_merge(r, i, json_array_get(merges, i), &list[i]);
-    struct bpe_options o = {tokens, n_tokens, list, n_merges, !is_off(model, "ignore_merges")};
+    struct bpe_options o = {
+        tokens, n_tokens, list, n_merges, !reader_is_off(model, "ignore_merges")};
     struct err why = {0};
     if (rc == 0 && bpe_new(&r->t->bpe, &o, &why) != 0)
-        rc = wrong(r, "model.vocab: %s", why.msg);
+        rc = reader_wrong(r, "model.vocab: %s", why.msg);
     free(tokens);
     free(list);
     return rc;
@@ -271,22 +211,20 @@ static int check_added(const struct reader *r, const json_t *v, size_t k)
 {
     const char *content = json_string_value(json_object_get(v, "content"));
     if (!content || !*content)
-        return wrong(r, "added_tokens[%zu].content: expected a string", k);
-    if (!is_off(v, "single_word"))
-        return wrong(r, "added_tokens[%zu] '%.80s': single_word is not supported", k, content);
+        return reader_wrong(r, "added_tokens[%zu].content: expected a string", k);
     json_int_t id = json_integer_value(json_object_get(v, "id"));
     const json_t *same = json_object_get(r->vocab, content);
     if (same && json_integer_value(same) != id)
-        return wrong(r, "added_tokens[%zu] '%.80s': id %lld, but model.vocab gives it %lld", k,
-            content, (long long)id, (long long)json_integer_value(same));
+        return reader_wrong(r, "added_tokens[%zu] '%.80s': id %lld, but model.vocab gives it %lld",
+            k, content, (long long)id, (long long)json_integer_value(same));
     if (!same && r->t->pieces[id].at)
-        return wrong(
+        return reader_wrong(
             r, "added_tokens[%zu] '%.80s': id %lld is another token's", k, content, (long long)id);
     return 0;
 }
 
 /* A token marked `normalized` is searched in normalized text, so it is normalized too. */
-static void add_token(struct reader *r, const json_t *v, int normalized)
+static void add_token(struct reader *r, const json_t *v, uint32_t k, int normalized)
 {
     const json_t *content = json_object_get(v, "content");
     const uint8_t *text = (const uint8_t *)json_string_value(content);
@@ -297,8 +235,11 @@ static void add_token(struct reader *r, const json_t *v, int normalized)
     struct added_token t = {.content = changed.at ? changed.at : (uint8_t *)(uintptr_t)text,
         .len = changed.at ? changed.len : len,
         .id = (int32_t)json_integer_value(json_object_get(v, "id")),
-        .lstrip = !is_off(v, "lstrip"),
-        .rstrip = !is_off(v, "rstrip")};
+        .lstrip = !reader_is_off(v, "lstrip"),
+        .rstrip = !reader_is_off(v, "rstrip"),
+        .single_word = !reader_is_off(v, "single_word"),
+        /* Special tokens come first. */
+        .order = k + (reader_is_off(v, "special") ? BPE_MAX_IDS : 0)};
     added_set_add(normalized ? &r->t->added_normalized : &r->t->added, &t);
     buffer_release(&changed);
     if (!r->t->pieces[t.id].at)
@@ -314,111 +255,10 @@ static int read_added(struct reader *r, const json_t *added)
     {
         if ((rc = check_added(r, v, k)) != 0)
             return rc;
-        add_token(r, v, !is_off(v, "normalized"));
+        add_token(r, v, (uint32_t)k, !reader_is_off(v, "normalized"));
     }
     added_set_sort(&r->t->added);
     added_set_sort(&r->t->added_normalized);
-    return 0;
-}
-
-/* ---- before and after the model ---- */
-
-static int read_normalizer(struct reader *r, const json_t *v)
-{
-    const json_t *list = json_object_get(v, "normalizers");
-    if (!v || json_is_null(v))
-        return 0;
-    if (is_type(v, "Sequence") && json_array_size(list) <= 1)
-        return read_normalizer(r, json_array_get(list, 0));
-    if (!is_type(v, "NFC"))
-        return wrong(r, "normalizer: expected NFC or none, found %.80s", type_of(v));
-    r->t->nfc = 1;
-    return 0;
-}
-
-static int read_pattern(struct reader *r, const json_t *split)
-{
-    const json_t *regex = json_object_get(json_object_get(split, "pattern"), "Regex");
-    if (!json_is_string(regex))
-        return wrong(r, "pre_tokenizer: expected a Split by a Regex");
-    r->t->digits = split_pattern_digits(json_string_value(regex));
-    if (r->t->digits == 0)
-        return wrong(r,
-            "pre_tokenizer: expected the split pattern of Qwen2 or Llama 3, found '%.200s'",
-            json_string_value(regex));
-    if (strcmp(text_of(json_object_get(split, "behavior")), "Isolated") != 0 ||
-        !is_off(split, "invert"))
-        return wrong(r, "pre_tokenizer: expected a Split with behavior Isolated and no invert");
-    return 0;
-}
-
-static int read_pre_tokenizer(struct reader *r, const json_t *v)
-{
-    const json_t *list = json_object_get(v, "pretokenizers");
-    const json_t *split = json_array_get(list, 0), *bytes = json_array_get(list, 1);
-    if (!is_type(v, "Sequence") || json_array_size(list) != 2 || !is_type(split, "Split") ||
-        !is_type(bytes, "ByteLevel"))
-        return wrong(r, "pre_tokenizer: expected a Sequence of Split and ByteLevel, found %.80s",
-            type_of(v));
-    if (!is_off(bytes, "add_prefix_space") || !json_is_false(json_object_get(bytes, "use_regex")))
-        return wrong(
-            r, "pre_tokenizer: expected ByteLevel with add_prefix_space and use_regex false");
-    return read_pattern(r, split);
-}
-
-static int read_special(struct reader *r, const json_t *processor, const json_t *item, int behind)
-{
-    const char *name = text_of(json_object_get(json_object_get(item, "SpecialToken"), "id"));
-    const json_t *known = json_object_get(json_object_get(processor, "special_tokens"), name);
-    json_t *id;
-    size_t k;
-    if (json_array_size(json_object_get(known, "ids")) == 0)
-        return wrong(r, "post_processor: special_tokens: expected the ids of '%.80s'", name);
-    json_array_foreach(json_object_get(known, "ids"), k, id)
-    {
-        int rc = check_id(r, "post_processor: special_tokens", id);
-        if (rc != 0)
-            return rc;
-        id_list_add(behind ? &r->t->behind : &r->t->before, (int32_t)json_integer_value(id));
-    }
-    return 0;
-}
-
-static int read_template(struct reader *r, const json_t *processor)
-{
-    json_t *item;
-    size_t k;
-    int behind = 0, rc = 0;
-    json_array_foreach(json_object_get(processor, "single"), k, item)
-    {
-        if (json_object_get(item, "Sequence")) {
-            if (behind++)
-                return wrong(r, "post_processor: expected one Sequence in single, found two");
-        } else if ((rc = read_special(r, processor, item, behind)) != 0) {
-            return rc;
-        }
-    }
-    return behind ? 0 : wrong(r, "post_processor: expected a Sequence in single, found none");
-}
-
-static int read_post_processor(struct reader *r, const json_t *v, int depth)
-{
-    json_t *item;
-    size_t k;
-    int rc = 0;
-    if (!v || json_is_null(v) || is_type(v, "ByteLevel"))
-        return 0;
-    if (is_type(v, "TemplateProcessing"))
-        return read_template(r, v);
-    if (!is_type(v, "Sequence") || depth > 2)
-        return wrong(r,
-            "post_processor: expected ByteLevel, TemplateProcessing or none, found %.80s",
-            type_of(v));
-    json_array_foreach(json_object_get(v, "processors"), k, item)
-    {
-        if ((rc = read_post_processor(r, item, depth + 1)) != 0)
-            return rc;
-    }
     return 0;
 }
 
@@ -431,11 +271,11 @@ int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
     make_alphabet(r.byte_of);
     int rc = check_model(&r, model);
     if (rc == 0)
-        rc = read_normalizer(&r, json_object_get(root, "normalizer"));
+        rc = reader_normalizer(&r, json_object_get(root, "normalizer"));
     if (rc == 0)
-        rc = read_pre_tokenizer(&r, json_object_get(root, "pre_tokenizer"));
+        rc = reader_pre_tokenizer(&r, json_object_get(root, "pre_tokenizer"));
     if (rc == 0)
-        rc = read_post_processor(&r, json_object_get(root, "post_processor"), 0);
+        rc = reader_post_processor(&r, json_object_get(root, "post_processor"));
     if (rc == 0)
         rc = make_room(&r, added);
     if (rc == 0)

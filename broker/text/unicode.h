@@ -1,7 +1,9 @@
 /* unicode.h - the properties of characters that the tokenizer needs, as its reference sees them.
  *
- * The reference's split patterns and normalizer follow different versions of Unicode, so the ranges
- * (unicode_ranges.c) are its observed behaviour, character by character. */
+ * The reference's patterns, its normalizer and its other parts follow different versions of
+ * Unicode, so the tables (unicode_ranges.c, unicode_categories.c) are its observed behaviour,
+ * character by character. A table named *_but holds the characters in which a property differs from
+ * the one beside it. */
 #ifndef ASSAY_UNICODE_H
 #define ASSAY_UNICODE_H
 
@@ -16,18 +18,73 @@ enum unicode_class {
     UNICODE_SPACE = 4,  /* \s */
     /* A character that is neither tail nor head stands alone under NFC: it does not change, move or
      * fuse. */
-    UNICODE_TAIL = 8,  /* NFC may change it, move it, or fuse it with what precedes */
-    UNICODE_HEAD = 16, /* NFC may fuse it with a tail after it */
+    UNICODE_TAIL = 8,         /* NFC may change it, move it, or fuse it with what precedes */
+    UNICODE_HEAD = 16,        /* NFC may fuse it with a tail after it */
+    UNICODE_WORD = 32,        /* a token marked single_word is not found beside it */
+    UNICODE_DIGIT = 64,       /* the pre-tokenizer Digits cuts it out */
+    UNICODE_PUNCTUATION = 128 /* Punctuation does */
 };
+
+/* The general categories, in the order of unicode_categories.c. */
+enum unicode_category {
+    UNICODE_LU,
+    UNICODE_LL,
+    UNICODE_LT,
+    UNICODE_LM,
+    UNICODE_LO,
+    UNICODE_MN,
+    UNICODE_MC,
+    UNICODE_ME,
+    UNICODE_ND,
+    UNICODE_NL,
+    UNICODE_NO,
+    UNICODE_PC,
+    UNICODE_PD,
+    UNICODE_PS,
+    UNICODE_PE,
+    UNICODE_PI,
+    UNICODE_PF,
+    UNICODE_PO,
+    UNICODE_SM,
+    UNICODE_SC,
+    UNICODE_SK,
+    UNICODE_SO,
+    UNICODE_ZS,
+    UNICODE_ZL,
+    UNICODE_ZP,
+    UNICODE_CC,
+    UNICODE_CF,
+    UNICODE_CO,
+    UNICODE_CN
+};
+
+/* Sets of categories, 1 << category. */
+#define UNICODE_LETTERS 0x1fu              /* Lu to Lo */
+#define UNICODE_MARKS 0xe0u                /* Mn to Me */
+#define UNICODE_NUMBERS 0x700u             /* Nd to No */
+#define UNICODE_PUNCTUATION_MARKS 0x3f800u /* Pc to Po */
+#define UNICODE_WORD_CATEGORIES                                                                    \
+    (UNICODE_LETTERS | UNICODE_MARKS | 1u << UNICODE_ND | 1u << UNICODE_PC)
 
 struct unicode_range {
     uint32_t first, last;
 };
 
-extern const struct unicode_range unicode_letters[], unicode_numbers[], unicode_spaces[],
-    unicode_tails[], unicode_heads[];
-extern const unsigned unicode_n_letters, unicode_n_numbers, unicode_n_spaces, unicode_n_tails,
-    unicode_n_heads;
+/* The characters from `first` to the next run's have this category. */
+struct unicode_run {
+    uint32_t first;
+    uint8_t category;
+};
+
+extern const struct unicode_run unicode_runs[];
+extern const unsigned unicode_n_runs;
+
+extern const struct unicode_range unicode_spaces[], unicode_han[], unicode_tails[], unicode_heads[],
+    unicode_words_but[], unicode_words_alone[], unicode_single_words_but[], unicode_digits_but[],
+    unicode_punctuation_but[];
+extern const unsigned unicode_n_spaces, unicode_n_han, unicode_n_tails, unicode_n_heads,
+    unicode_n_words_but, unicode_n_words_alone, unicode_n_single_words_but, unicode_n_digits_but,
+    unicode_n_punctuation_but;
 
 /* Returns the classes of all characters: UNICODE_END bytes of enum unicode_class, by code point.
  * The caller frees it. */

@@ -14,7 +14,6 @@ CASES = json.loads((ROOT / "tests/vectors/text/side_files.json").read_text())["c
 # Variants that are refused, and a word of the reason: the files contradict each other, or ask for what is not built.
 REFUSED = {
     **dict.fromkeys(["split", "split-extra"], "split_special_tokens"),
-    **dict.fromkeys(["tj-single_word", "tj-plain-single_word"], "single_word"), "prefix-tj": "add_prefix_space",
     "unk": "model.unk_token", "dropout": "model.dropout",
     "specific-list": "model_specific_special_tokens", "untyped-bos": "bos_token", "add-special-off": "add_special_tokens",
     **dict.fromkeys(["addl-string", "untyped-list", "untyped-stm-list"], "additional_special_tokens"),
@@ -22,10 +21,10 @@ REFUSED = {
     **dict.fromkeys(["no-eot", "no-eot-named", "in-vocab-not-added", "in-vocab-named"], "transformers gives it"),
 }
 REFUSED_QWEN = {
-    **REFUSED, "prefix": "add_prefix_space", "no-nfc": "normalizer", "digits3": "pre_tokenizer", "ignore": "ignore_merges",
+    **REFUSED, **dict.fromkeys(["prefix", "prefix-tj"], "add_prefix_space"), "no-nfc": "normalizer", "digits3": "pre_tokenizer", "ignore": "ignore_merges",
     **dict.fromkeys(["decoder", "decoder-far", "decoder-order", "decoder-flags", "decoder-plain", "all-new", "stm-dec",
                      "no-extra-dec", "dec-extra-plain"], "found it missing")}
-REFUSED_LLAMA = {**REFUSED, "no-mid-dec": "transformers gives it", "tj-single_word-named": "single_word"}
+REFUSED_LLAMA = {**REFUSED, "no-mid-dec": "transformers gives it"}
 
 
 def tokenize(model, directory):

@@ -53,7 +53,8 @@ def compare(form, texts, directory):
 
 
 def test_generated_strings(form, directory):
-    share = STRINGS if form[0].name == "qwen" else STRINGS // 3
+    """Half of the forms share a pattern with another, so a short run gives most strings to one."""
+    share = STRINGS if form[0].name == "qwen" or STRINGS > 100_000 else STRINGS // 20
     for at in range(0, share, BATCH):
         compare(form, list(cases.strings(f"{form[0].name}-{at}", min(BATCH, share - at))), directory)
 

@@ -1,6 +1,6 @@
-"""Writes broker/text/unicode_ranges.c: which characters the reference's tokenizer calls letters, numbers and spaces, and which
-of them its NFC can change. The reference is asked, character by character, because it follows no one version of Unicode: its
-split patterns and its normalizer are of different ages.
+"""Writes broker/text/unicode_ranges.c and unicode_categories.c: which category each character has in the reference's patterns,
+what it calls words, digits, punctuation and spaces, and which characters its NFC can change. The reference is asked, character
+by character, because it follows no one version of Unicode: its patterns, its normalizer and the rest are of different ages.
 
     build/venv-reference/bin/python tests/reference/make_unicode.py
 """
@@ -8,9 +8,10 @@ import pathlib
 
 import tokenizers
 import unicodedata2 as unicode
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-OUT = pathlib.Path(__file__).parents[2] / "broker/text/unicode_ranges.c"
+OUT = pathlib.Path(__file__).parents[2] / "broker/text"
+CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Co Cn".split()
 ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 HANGUL_LEADS, HANGUL_SYLLABLES = range(0x1100, 0x1113), range(0xAC00, 0xD7A4)
 nfc = normalizers.NFC().normalize_str
@@ -25,6 +26,28 @@ def members(pattern):
         left = set("".join(piece for piece, _ in split.pre_tokenize_str("".join(map(chr, part)))))
         found += [c for c in part if chr(c) not in left]
     return set(found)
+
+
+def cut_alone(pre_tokenizer):
+    """Characters that the pre-tokenizer cuts from the letters around them."""
+    found = set()
+    for at in range(0, len(ALL), 4096):
+        text = "a" + "".join(chr(c) + "a" for c in ALL[at:at + 4096])
+        pieces = pre_tokenizer.pre_tokenize_str(text)
+        found |= {ord(piece) for piece, (begin, end) in pieces if end - begin == 1 and piece != "a"}
+    return found
+
+
+def word_ends():
+    """Characters behind which a token marked single_word is not found."""
+    tokenizer, mark, found = Tokenizer(models.WordLevel({"?": 0}, unk_token="?")), "[[]]", set()
+    tokenizer.add_tokens([AddedToken(mark, single_word=True, normalized=False)])
+    for at in range(0, len(ALL), 4096):
+        part = ALL[at:at + 4096]
+        encoding = tokenizer.encode("".join(f" {chr(c)}{mark}" for c in part))
+        places = {begin for i, (begin, _) in zip(encoding.ids, encoding.offsets) if i == 1}
+        found |= {c for k, c in enumerate(part) if k * (len(mark) + 2) + 2 not in places}
+    return found
 
 
 def is_reordered(c):
@@ -78,14 +101,40 @@ def array(name, characters):
             f"const unsigned unicode_n_{name} = sizeof unicode_{name} / sizeof unicode_{name}[0];\n")
 
 
-def main():
-    tails, heads = normalization()
-    sets = dict(letters=members(r"\p{L}"), numbers=members(r"\p{N}"), spaces=members(r"\s"), tails=tails, heads=heads)
-    head = ("/* unicode_ranges.c - see unicode.h. Written by tests/reference/make_unicode.py from the\n"
+def head(name):
+    return (f"/* {name} - see unicode.h. Written by tests/reference/make_unicode.py from the\n"
             f" * behaviour of the tokenizers package {tokenizers.__version__}; do not edit by hand. */\n"
             "/* clang-format off */\n#include \"broker/text/unicode.h\"\n")
-    OUT.write_text(head + "".join("\n" + array(name, s) for name, s in sets.items()))
-    print({name: (len(s), len(ranges(s))) for name, s in sets.items()})
+
+
+def write_categories(of):
+    """of: category by code point. One run each, up to the next one's first character."""
+    runs = [(c, of[c]) for c in ALL if of.get(c - 1) != of[c] or c == 0xE000]
+    items, lines = [f"{{0x{c:x}, UNICODE_{category.upper()}}}," for c, category in runs], []
+    for at in range(0, len(items), 4):
+        lines.append("    " + " ".join(items[at:at + 4]))
+    (OUT / "unicode_categories.c").write_text(
+        head("unicode_categories.c") + "\nconst struct unicode_run unicode_runs[] = {\n" + "\n".join(lines) + "\n};\n"
+        "const unsigned unicode_n_runs = sizeof unicode_runs / sizeof unicode_runs[0];\n")
+
+
+def main():
+    sets = {category: members(rf"\p{{{category}}}") for category in CATEGORIES}
+    write_categories({c: category for category, found in sets.items() for c in found})
+
+    def union(*names):
+        return set().union(*(found for category, found in sets.items() if category in names or category[0] in names))
+    tails, heads = normalization()
+    word = members(r"[\w]")
+    ascii_punctuation = {c for c in range(0x21, 0x7F) if not chr(c).isalnum()}
+    assert members(r"\d") == sets["Nd"]
+    tables = dict(spaces=members(r"\s"), han=members(r"\p{Han}"), tails=tails, heads=heads,
+                  words_but=word ^ union("L", "M", "Nd", "Pc"), words_alone=members(r"\w") - word,
+                  single_words_but=word_ends() ^ word,
+                  digits_but=cut_alone(pre_tokenizers.Digits(individual_digits=True)) ^ union("N"),
+                  punctuation_but=cut_alone(pre_tokenizers.Punctuation()) ^ union("P") ^ (ascii_punctuation - union("P")))
+    (OUT / "unicode_ranges.c").write_text(head("unicode_ranges.c") + "".join("\n" + array(name, s) for name, s in tables.items()))
+    print({name: (len(s), len(ranges(s))) for name, s in tables.items()})
 
 
 if __name__ == "__main__":

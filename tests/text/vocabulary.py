@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 
+import patterns
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = "dashscope==1.24.6"
 MEMBER = "dashscope/resources/qwen.tiktoken"
@@ -98,7 +100,51 @@ def llama_with_nfc_form(ranks):
     return {**llama_form(ranks), "normalizer": {"type": "NFC"}}
 
 
-FORMS = {"qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
+def pre_tokenizer(t, *steps, regex=False, prefix=False):
+    """Steps and then ByteLevel."""
+    last = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
+    t["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, last]} if steps else last
+    return t
+
+
+def split(pattern, behavior="Isolated", invert=False):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+
+
+def gpt2_form(ranks):
+    """A space before the text and after each added token, and GPT-2's pattern."""
+    return pre_tokenizer(qwen_form(ranks), regex=True, prefix=True)
+
+
+def o200k_form(ranks):
+    return pre_tokenizer(llama_form(ranks), split(patterns.O200K))
+
+
+def tekken_form(ranks):
+    return pre_tokenizer(llama_form(ranks), split(patterns.TEKKEN))
+
+
+def deepseek_form(ranks):
+    """Several patterns after one another, and added tokens that must be words of their own."""
+    t = pre_tokenizer(llama_form(ranks), split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(patterns.DEEPSEEK))
+    for token in t["added_tokens"][2:]:
+        token["single_word"] = True
+    return t
+
+
+def digits_form(ranks):
+    return pre_tokenizer(qwen_form(ranks), {"type": "Digits", "individual_digits": True}, {"type": "Punctuation", "behavior": "Contiguous"},
+                         regex=True)
+
+
+def text_split_form(ranks):
+    """Texts instead of patterns, and what is between matches."""
+    text = {"type": "Split", "pattern": {"String": "e"}, "behavior": "MergedWithPrevious", "invert": False}
+    return pre_tokenizer(qwen_form(ranks), text, split(r"[\p{L}\p{M}]+", "Removed", invert=True), {"type": "Digits", "individual_digits": False})
+
+
+FORMS = {"gpt2": gpt2_form, "o200k": o200k_form, "tekken": tekken_form, "deepseek": deepseek_form, "digits": digits_form,
+         "text-split": text_split_form, "qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
 
 
 def directory(form):
