@@ -417,8 +417,11 @@ int lines_next(struct lines *l, struct line *line, struct err *e)
     int got = jsonl_next(l->file, &raw, e);
     if (got != 1)
         return got;
-    *line = (struct line){
-        .number = raw.number, .id = json_integer(raw.number), .object = raw.object, .err = raw.err};
+    *line = (struct line){.number = raw.number,
+        .bytes = raw.bytes,
+        .id = json_integer(raw.number),
+        .object = raw.object,
+        .err = raw.err};
     take_early_id(line, &raw);
     json_decref(raw.beginning);
     if (line->object && take_id(line, raw.large_ids) == 0 && write_row(l, line) == 0)

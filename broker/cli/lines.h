@@ -16,6 +16,7 @@ struct lines;
 
 struct line {
     int64_t number; /* from 1 */
+    size_t bytes;   /* its length in the file */
     json_t *id;     /* the line's id or custom_id, else its number; owned */
     json_t *object; /* the parsed line, NULL if it is not an object; owned */
     /* msgpack of the row; absent if the line is bad; valid until the next call */

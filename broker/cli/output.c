@@ -8,6 +8,9 @@
 #include "broker/cli/json_print.h"
 #include "schema/alloc.h"
 
+#define MAX_LINES 50000
+#define MAX_KEPT_BYTES (32u << 20) /* parsed, some times as much */
+
 int output_open(struct output *o, const struct cli *c, struct err *e)
 {
     *o = (struct output){.keep_input = c->value[CLI_KEEP_INPUT] != NULL};
@@ -16,8 +19,9 @@ int output_open(struct output *o, const struct cli *c, struct err *e)
     return target_open(&o->target, c->value[CLI_OUTPUT], c->operand, c, e);
 }
 
-static void clear_entry(struct output_entry *entry)
+static void clear_entry(struct output *o, struct output_entry *entry)
 {
+    o->kept_bytes -= entry->bytes;
     json_decref(entry->id);
     json_decref(entry->object);
     json_decref(entry->result);
@@ -26,7 +30,7 @@ static void clear_entry(struct output_entry *entry)
 static void clear_entries(struct output *o)
 {
     for (size_t k = o->head; k < o->end; k++)
-        clear_entry(&o->entries[k]);
+        clear_entry(o, &o->entries[k]);
     o->head = o->end = 0;
 }
 
@@ -89,6 +93,8 @@ void output_expect(struct output *o, struct line *line, int64_t i)
     line->id = NULL;
     if (o->keep_input) {
         entry->object = line->object;
+        entry->bytes = line->bytes;
+        o->kept_bytes += line->bytes;
         line->object = NULL;
     }
 }
@@ -161,7 +167,7 @@ int output_flush(struct output *o, struct err *e)
     for (; rc == 0 && o->head < o->end && o->entries[o->head].result; o->head++) {
         if (!o->entries[o->head].written)
             rc = write_entry(o, &o->entries[o->head], e);
-        clear_entry(&o->entries[o->head]);
+        clear_entry(o, &o->entries[o->head]);
     }
     if (rc == 0 && fflush(o->target.file) != 0)
         rc = err_errno(e, ASSAY_EIO, "cannot write '%s'", o->target.path);
@@ -171,6 +177,11 @@ int output_flush(struct output *o, struct err *e)
 size_t output_waiting(const struct output *o)
 {
     return o->end - o->head;
+}
+
+int output_is_full(const struct output *o)
+{
+    return output_waiting(o) >= MAX_LINES || o->kept_bytes >= MAX_KEPT_BYTES;
 }
 
 int output_finish(struct output *o, struct err *e)

@@ -2,7 +2,7 @@
  * input.
  *
  * target.h says how a file is written. A line stays in memory from when it is read until it is
- * written. */
+ * written; output_is_full bounds how many do, and how large their objects are. */
 #ifndef ASSAY_OUTPUT_H
 #define ASSAY_OUTPUT_H
 
@@ -13,6 +13,7 @@
 
 struct output_entry {
     json_t *id, *object; /* owned; object only with keep_input */
+    size_t bytes;        /* of the object's text */
     json_t *result;      /* the output line, once known; owned */
     int64_t i;           /* row index; for a bad line, that of the next row */
     int bad, written;
@@ -23,6 +24,7 @@ struct output {
     int keep_input, by_completion;
     struct output_entry *entries; /* entries [head, end) are waiting */
     size_t head, end, room;
+    size_t kept_bytes; /* of the entries' objects, as text */
     int64_t next_i;
     int64_t n_written, n_failed;
     char first_failure[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 40]; /* with the id */
@@ -38,6 +40,8 @@ void output_expect(struct output *o, struct line *line, int64_t i);
 int output_result(struct output *o, int64_t i, json_t *row, struct err *e);
 int output_flush(struct output *o, struct err *e); /* writes what can be written */
 size_t output_waiting(const struct output *o);
+/* Are so many lines waiting that no more should be read? */
+int output_is_full(const struct output *o);
 /* Discards all lines so far: none is waiting, and the file is empty again. */
 int output_begin_anew(struct output *o, struct err *e);
 int output_finish(struct output *o, struct err *e);

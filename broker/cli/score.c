@@ -6,7 +6,7 @@
  * finished rows come back from the database, and the rest is scored. A run writes its output
  * anew, each line once, unless the output is whole already and made from the same files (stamp.h).
  *
- * Reading and scoring overlap: at most WINDOW lines are read ahead of the output. */
+ * Reading and scoring overlap: output.h says how many lines are read ahead of the output. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,6 @@
 #include "broker/cli/run.h"
 #include "broker/cli/stamp.h"
 
-#define WINDOW 50000
 #define PAGE_ROWS 1000
 #define WAIT_MS 500
 
@@ -308,7 +307,7 @@ static int begin_anew(struct score *s, struct err *e)
 
 static int step(struct score *s, int *ended, struct err *e)
 {
-    int room = output_waiting(&s->output) < WINDOW;
+    int room = !output_is_full(&s->output);
     int rc = watch(s, e); /* the client calls it only while it waits for a reply */
     rc = rc < 0 ? rc : 0;
     if (rc == 0 && !s->feeder.sealed && room)

@@ -287,6 +287,7 @@ static void parse(struct jsonl *j, struct jsonl_line *line)
 {
     struct fault fault = {0};
     json_t *value = NULL;
+    line->bytes = j->text_len;
     if (has_too_many_values(j)) {
         err_set(&line->err, ASSAY_ETOOLARGE,
             "line %lld: expected at most %u values (an object or array counts as 16), found more",

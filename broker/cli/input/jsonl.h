@@ -25,6 +25,7 @@ struct jsonl;
 
 struct jsonl_line {
     int64_t number; /* from 1 */
+    size_t bytes;   /* its length */
     json_t *object; /* NULL if the line is bad; owned by the caller */
     /* of a bad line, its members before the fault as far as they are certain (beginning.h); NULL:
      * none; owned by the caller */
