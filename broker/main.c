@@ -33,6 +33,7 @@
 #include "schema/cores.h"
 #include "schema/log.h"
 #include "schema/resources.h"
+#include "schema/start.h"
 #include "schema/stdout.h"
 #include "schema/version.h"
 
@@ -387,6 +388,7 @@ int main(int argc, char **argv)
     struct err e = {0};
     char data[4096] = "";
     struct data_dir_start start = {0};
+    start_process();
     signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead; workers inherit it */
     int rc = options_parse(&options, argc, argv);
     if (rc != 0)

@@ -33,6 +33,7 @@
 #include "schema/control.h"
 #include "schema/fnv.h"
 #include "schema/msg.h"
+#include "schema/start.h"
 #include "schema/log.h"
 #include "schema/stdout.h"
 #include "schema/utf8.h"
@@ -442,6 +443,7 @@ int worker_main(int argc, char **argv, const struct ops *ops)
     struct worker w = {.ops = ops};
     struct err e = {0};
     struct worker_options *o = &w.options;
+    start_process();
     signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` fails instead */
     int rc = worker_options_parse(o, argc, argv);
     if (rc != 0)

@@ -9,6 +9,7 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/signals.h"
 #include "schema/log.h"
+#include "schema/start.h"
 #include "schema/stdout.h"
 #include "schema/suggest.h"
 
@@ -228,6 +229,7 @@ static int end_output(int rc)
 int main(int argc, char **argv)
 {
     char state_dir[PATH_MAX], bin_dir[PATH_MAX];
+    start_process();
     hold_standard_files();
     log_init("assay", -1, LOG_LEVEL_WARN);
     if (argc < 2) {
