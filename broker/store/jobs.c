@@ -24,7 +24,10 @@ int store_next_number(struct store *s, int64_t *job, struct err *e)
     int rc = store_integer(s, 0, job, e,
         "select 1 + max(ifnull((select max(job) from job where job <= ?1), 0), "
         "ifnull((select value from meta where name = 'last_job' and typeof(value) = 'integer' "
-        "and value between 1 and ?1), 0))",
+        "and value between 1 and ?1), 0), "
+        "ifnull((select max(row) >> 32 from row where row < (?1 + 1) << 32), 0), "
+        "ifnull((select max(job) from chunk where job <= ?1), 0), "
+        "ifnull((select max(job) from result where job <= ?1), 0))",
         "i", (int64_t)STORE_LAST_JOB);
     if (rc == 0 && *job > STORE_LAST_JOB)
         rc =

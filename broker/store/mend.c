@@ -366,6 +366,24 @@ static int mend_unfinished(struct store *s, struct err *e)
     return rc;
 }
 
+/* Logs each job whose rows are there without its record. It is found by its first row. */
+static int tell_lost_jobs(struct store *s, struct err *e)
+{
+    int rc;
+    sqlite3_stmt *q = store_prepare(s,
+        "with recursive has_rows(job) as (select min(row) >> 32 from row where row >= 0 union all "
+        "select (select min(row) >> 32 from row where row >= (has_rows.job + 1) << 32) "
+        "from has_rows where job < ?) "
+        "select job from has_rows where job not in (select job from job) "
+        "and job not in (select job from purge)",
+        "i", (int64_t)STORE_LAST_JOB);
+    while ((rc = store_step(s, q, e)) == 1)
+        log_warn("event=job_lost job=%lld reason=\"its rows are in the database and its record is "
+                 "not: the file is damaged; `assay scrub` says what is\"",
+            (long long)sqlite3_column_int64(q, 0));
+    return rc;
+}
+
 int store_mend_all(struct store *s, struct err *e)
 {
     struct err why;
@@ -376,11 +394,14 @@ int store_mend_all(struct store *s, struct err *e)
         rc = err_set(&why, ASSAY_EIO, "an index does not have every job");
     if (store_may_pass(rc) && e)
         *e = why;
-    if (rc == 0 || store_may_pass(rc))
+    if (store_may_pass(rc))
         return rc;
-    log_warn("event=indices_made_anew error=\"%s\"", why.msg);
-    rc = store_run(s, e, "reindex", "");
-    return rc == 0 ? mend_unfinished(s, e) : rc;
+    if (rc != 0) {
+        log_warn("event=indices_made_anew error=\"%s\"", why.msg);
+        rc = store_run(s, e, "reindex", "");
+        rc = rc == 0 ? mend_unfinished(s, e) : rc;
+    }
+    return rc == 0 ? tell_lost_jobs(s, e) : rc;
 }
 
 int store_mend_suspect(struct store *s, int64_t *job, struct err *e)

@@ -221,7 +221,8 @@ int store_drop_unplaced(struct store *s, int64_t job, int64_t placed, struct err
 /* store/placing.c: writes some of them, until about `until_us`: 1, or 0 when all are written. */
 int store_write_rows(struct store *s, int64_t first, const struct store_rows *rows,
     struct store_written *w, long long until_us, struct err *e);
-/* store/jobs.c: a new job's number, above every number ever given. */
+/* store/jobs.c: a new job's number: above every number ever given, also where damage took a job's
+ * record and left its rows, which would be the new job's. */
 int store_next_number(struct store *s, int64_t *job, struct err *e);
 
 /* store/guard.c: checks that the files are still where their names say; ASSAY_EGONE names the one

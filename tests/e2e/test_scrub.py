@@ -43,6 +43,21 @@ def test_a_whole_database_is_as_written(directory):
     assert json.loads(done.stdout) == {"jobs": 4, "rows": 172, "results": 172, "without_checksum": 0, "damaged": []}
 
 
+def test_a_lost_job_s_number_is_not_given_again(directory):
+    """A disk that lost the write of jobs' records: their rows would be a new job's."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        fill(client)
+    with contextlib.closing(sqlite3.connect(directory / "d" / "assay.db")) as db, db:
+        db.execute("delete from job where job > 1")
+    with Broker(directory / "d") as broker, broker.client() as client:
+        words = broker.words()
+        assert [f"event=job_lost job={job} " in words for job in (1, 2, 3)] == [False, True, True], words
+        assert client.submit("new", [{"ids": [9]}, {"ids": [8]}])["job"] == 5  # 4, which waits for its first chunk, too
+        assert [row["i"] for row in client.results("new")] == [0, 1]
+    done = scrub(directory / "d")
+    assert done.returncode == 65 and "rows of job 2, which is not there" in done.stdout, done
+
+
 def test_each_damage_is_named(directory):
     """One record of each kind, changed behind the broker's back."""
     with Broker(directory / "d") as broker, broker.client() as client:
