@@ -285,7 +285,8 @@ int reply_jobs(struct broker *b, const struct envelope *env, const struct reques
         .state = q->state, .limit = q->limit ? q->limit : REPLY_DEFAULT_LIMIT, .next = after};
     l.max_bytes = b->limits.max_message_bytes / 2;
     msg_writer_init(&l.jobs);
-    int rc = store_each_job(b->store, after, UINT32_MAX, set_of(q->state), add_job, &l, e);
+    struct store_job_page page = {set_of(q->state), after, UINT32_MAX};
+    int rc = store_each_job(b->store, &page, add_job, &l, e);
     if (rc == 0) {
         struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 2);
         msg_str(w, "jobs");

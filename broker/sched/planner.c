@@ -192,7 +192,8 @@ int planner_new(
     p->limits = *limits;
     p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
     *out = p;
-    int rc = store_each_job(store, 0, UINT32_MAX, JOBS_UNFINISHED, note_job, p, e);
+    int rc = store_each_job(
+        store, &(struct store_job_page){JOBS_UNFINISHED, 0, UINT32_MAX}, note_job, p, e);
     if (rc != 0)
         planner_free(out);
     return rc;

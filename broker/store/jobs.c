@@ -302,14 +302,15 @@ static int first_paused(
     return 1;
 }
 
-int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
-    store_job_visitor *visit, void *arg, struct err *e)
+int store_each_job(struct store *s, const struct store_job_page *page, store_job_visitor *visit,
+    void *arg, struct err *e)
 {
     struct store_job j;
     struct paused paused = {.has = {1, 1, 1}};
-    while (limit-- > 0) {
-        int rc = set == JOBS_PAUSED ? first_paused(s, &paused, after, &j, e)
-                                    : first_of(s, set, after, &j, e);
+    int64_t after = page->after;
+    for (uint32_t n = 0; n < page->limit; n++) {
+        int rc = page->set == JOBS_PAUSED ? first_paused(s, &paused, after, &j, e)
+                                          : first_of(s, page->set, after, &j, e);
         if (rc != 1)
             return rc;
         after = j.job;

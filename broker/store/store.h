@@ -164,10 +164,15 @@ enum store_jobs {
 };
 /* Returns the set that contains all jobs in this state. */
 enum store_jobs store_jobs_of(enum job_state state);
-/* Visits the jobs of the set numbered above `after`, ascending, at most `limit`. The cost does not
- * grow with the number of finished jobs outside the set. */
-int store_each_job(struct store *s, int64_t after, uint32_t limit, enum store_jobs set,
-    store_job_visitor *visit, void *arg, struct err *e);
+/* The jobs of the set numbered above `after`, ascending, at most `limit`. */
+struct store_job_page {
+    enum store_jobs set;
+    int64_t after;
+    uint32_t limit;
+};
+/* Visits these jobs. The cost does not grow with the number of finished jobs outside the set. */
+int store_each_job(struct store *s, const struct store_job_page *page, store_job_visitor *visit,
+    void *arg, struct err *e);
 /* Cancels the job if it is unfinished. */
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);

@@ -183,17 +183,23 @@ static int count_job(void *arg, const struct store_job *job)
     return 0;
 }
 
+static void each_job(struct fixture *f, enum store_jobs set, int64_t after, uint32_t limit,
+    store_job_visitor *visit, void *arg)
+{
+    struct err err;
+    must(store_each_job(f->s, &(struct store_job_page){set, after, limit}, visit, arg, &err));
+}
+
 static void test_each_job(void **state)
 {
     struct fixture *f = *state;
-    struct err err;
     int64_t done = put_job(f->s, "a", 0, 1, 4), open = put_job(f->s, "b", 0, 1, 4);
     finish_some(f->s, done, 1, 0);
     int all = 0, unfinished = 0, after = 0, limited = 0;
-    must(store_each_job(f->s, 0, 100, JOBS_ALL, count_job, &all, &err));
-    must(store_each_job(f->s, 0, 100, JOBS_UNFINISHED, count_job, &unfinished, &err));
-    must(store_each_job(f->s, open, 100, JOBS_ALL, count_job, &after, &err));
-    must(store_each_job(f->s, 0, 1, JOBS_ALL, count_job, &limited, &err));
+    each_job(f, JOBS_ALL, 0, 100, count_job, &all);
+    each_job(f, JOBS_UNFINISHED, 0, 100, count_job, &unfinished);
+    each_job(f, JOBS_ALL, open, 100, count_job, &after);
+    each_job(f, JOBS_ALL, 0, 1, count_job, &limited);
     assert_int_equal(all, 2);
     assert_int_equal(unfinished, 1);
     assert_int_equal(after, 0);
@@ -290,7 +296,6 @@ static int see_job(void *arg, const struct store_job *j)
 static void test_unfinished_among_many(void **state)
 {
     struct fixture *f = *state;
-    struct err err;
     int64_t seen[8] = {0}, first = put_job(f->s, "first", 0, 1, 4);
     char key[16];
     int hundreds;
@@ -300,7 +305,7 @@ static void test_unfinished_among_many(void **state)
     }
     int64_t last = put_job(f->s, "last", 0, 1, 4);
     begin_counting(f, &hundreds);
-    must(store_each_job(f->s, 0, 1000, JOBS_UNFINISHED, see_job, seen, &err));
+    each_job(f, JOBS_UNFINISHED, 0, 1000, see_job, seen);
     assert_in_range(end_counting(f, &hundreds), 0, 1000);
     assert_int_equal(seen[0], 2);
     assert_int_equal(seen[1], first);
@@ -351,16 +356,14 @@ static void put_in_state(struct fixture *f, int k)
 static void test_jobs_of_a_state(void **state)
 {
     struct fixture *f = *state;
-    struct err err;
     static const uint32_t wanted[][6] = {{30, 30, 30, 60, 30, 60}, {0, 0, 0, 150, 30, 60}};
     for (int k = 0; k < 240; k++)
         put_in_state(f, k);
     for (int other = 0; other < 2; other++) {
         for (int i = JOB_OPEN; i <= JOB_CANCELLED; i++) {
             struct jobs_in_state all = {.state = (enum job_state)i}, set = all;
-            must(store_each_job(f->s, 0, 1000, JOBS_ALL, list_job, &all, &err));
-            must(store_each_job(
-                f->s, 0, 1000, store_jobs_of((enum job_state)i), list_job, &set, &err));
+            each_job(f, JOBS_ALL, 0, 1000, list_job, &all);
+            each_job(f, store_jobs_of((enum job_state)i), 0, 1000, list_job, &set);
             assert_int_equal(all.n, wanted[other][i]);
             assert_memory_equal(&all, &set, sizeof all);
         }
@@ -373,7 +376,6 @@ static void test_jobs_of_a_state(void **state)
 static void test_a_few_of_a_state_among_many(void **state)
 {
     struct fixture *f = *state;
-    struct err err;
     static const enum store_jobs sets[] = {JOBS_PAUSED, JOBS_CANCELLED, JOBS_HELD};
     char key[16];
     int hundreds;
@@ -384,7 +386,7 @@ static void test_a_few_of_a_state_among_many(void **state)
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         int64_t seen[8] = {0};
         begin_counting(f, &hundreds);
-        must(store_each_job(f->s, 0, 1000, sets[i], see_job, seen, &err));
+        each_job(f, sets[i], 0, 1000, see_job, seen);
         assert_in_range(end_counting(f, &hundreds), 0, 500);
         assert_int_equal(seen[0], 0);
     }
