@@ -16,10 +16,10 @@ void reply_write_labels(struct msg_writer *w, const struct model_info *m); /* ni
 const char *job_state_name(enum job_state state);
 
 /* reply_results.c */
-/* Writes one page. Returns 1 when it was written, or 0 with nothing written when there is no row,
- * more may come and `wait` is set. */
-int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
-    uint64_t after, uint32_t limit, int wait, struct err *e);
+/* Writes one page, of the default size if its limit is 0. Returns 1 when it was written, or 0 with
+ * nothing written when there is no row, more may come and `wait` is set. */
+int reply_results(struct broker *b, const struct envelope *env, struct slice id,
+    struct store_page page, int wait, struct err *e);
 /* Writes the page without rows of a job that goes on. */
 void reply_no_results(
     struct broker *b, const struct envelope *env, struct slice id, uint64_t after);

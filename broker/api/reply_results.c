@@ -167,20 +167,21 @@ void reply_no_results(struct broker *b, const struct envelope *env, struct slice
     msg_writer_release(&p.rows);
 }
 
-int reply_results(struct broker *b, const struct envelope *env, struct slice id, int64_t job,
-    uint64_t after, uint32_t limit, int wait, struct err *e)
+int reply_results(struct broker *b, const struct envelope *env, struct slice id,
+    struct store_page page, int wait, struct err *e)
 {
     struct store_job j;
     struct page p = {
-        .model = &b->model, .next = after, .max_bytes = b->limits.max_message_bytes / 4};
+        .model = &b->model, .next = page.after, .max_bytes = b->limits.max_message_bytes / 4};
     if (p.max_bytes > PAGE_BYTES)
         p.max_bytes = PAGE_BYTES;
-    uint32_t rows = limit ? limit : REPLY_DEFAULT_LIMIT;
-    int rc = store_get_job(b->store, job, &j, e);
+    if (page.limit == 0)
+        page.limit = REPLY_DEFAULT_LIMIT;
+    int rc = store_get_job(b->store, page.job, &j, e);
     if (rc != 1)
-        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
+        return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)page.job);
     msg_writer_init(&p.rows);
-    rc = store_each_result(b->store, &(struct store_page){job, after, rows}, add_result, &p, e);
+    rc = store_each_result(b->store, &page, add_result, &p, e);
     if (rc >= 0) {
         int replies = p.n > 0 || is_over(&j) || !wait;
         if (replies)

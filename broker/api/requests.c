@@ -243,7 +243,7 @@ static int on_results(struct broker *b, const struct envelope *env, const struct
 {
     int rc;
     if (q->wait_ms == 0 || b->draining) {
-        rc = reply_results(b, env, q->id, job, q->after, q->limit, 0, e);
+        rc = reply_results(b, env, q->id, (struct store_page){job, q->after, q->limit}, 0, e);
         return rc < 0 ? rc : 0;
     }
     rc = waiters_make_room(b, env, e);

@@ -411,8 +411,9 @@ static int try_answer(struct broker *b, const struct waiter *w, long long now_ms
     struct err e = {0};
     int timed_out = now_ms >= w->deadline_ms;
     int rc = w->kind == WAIT_SCORE ? try_score(b, w, timed_out, &e)
-                                   : reply_results(b, &w->envelope, id_of(w), w->job, w->after,
-                                         w->limit, !timed_out && !b->draining, &e);
+                                   : reply_results(b, &w->envelope, id_of(w),
+                                         (struct store_page){w->job, w->after, w->limit},
+                                         !timed_out && !b->draining, &e);
     if (rc < 0)
         outbox_error(b->outbox, &w->envelope, id_of(w), &e);
     return rc != 0;
