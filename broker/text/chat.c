@@ -243,24 +243,16 @@ static int write_qwen3(struct writer *w)
 
 /* ---- Llama 3 ---- */
 
-/* What Python's strip() removes: \s of the patterns, and ASCII's four separators. */
-static int is_python_space(uint32_t c)
-{
-    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
-           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
-           c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
 static struct slice trim(struct slice s)
 {
     unsigned bytes;
-    while (s.len > 0 && is_python_space(unicode_decode(s.at, &bytes)))
+    while (s.len > 0 && unicode_is_python_space(unicode_decode(s.at, &bytes)))
         s = (struct slice){s.at + bytes, s.len - bytes};
     while (s.len > 0) {
         size_t last = s.len - 1;
         while (last > 0 && s.at[last] >> 6 == 2)
             last--;
-        if (!is_python_space(unicode_decode(s.at + last, &bytes)))
+        if (!unicode_is_python_space(unicode_decode(s.at + last, &bytes)))
             break;
         s.len = last;
     }

@@ -110,4 +110,13 @@ static inline uint32_t unicode_decode(const uint8_t *p, unsigned *len)
            (uint32_t)(p[2] & 0x3f) << 6 | (p[3] & 0x3f);
 }
 
+/* Is this white space to Python's str.strip() and str.split(): \s of the patterns, and ASCII's four
+ * separators? */
+static inline int unicode_is_python_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
 #endif
