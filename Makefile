@@ -67,7 +67,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference compare-templates evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
@@ -162,7 +162,11 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	build/venv-reference/bin/python tests/reference/make_models.py
 	build/venv-reference/bin/python tests/reference/make_config_vectors.py
 	build/venv-reference/bin/python tests/reference/make_chat_vectors.py
+	build/venv-reference/bin/python tests/reference/make_template_vectors.py
 	build/venv-reference/bin/python tests/reference/make_unicode.py
+
+compare-templates: $(B)/tests/e2e/render_template ## published chat templates against jinja2 (after `make reference`; fetches them with pip)
+	build/venv-reference/bin/python tests/reference/compare_templates.py $<
 
 evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs nvcc; cuobjdump for the instructions)
 	python3 tests/kernels/evidence.py --nvcc $(NVCC) > cuda/EVIDENCE.md.new
