@@ -53,7 +53,7 @@ static void check_alone(const struct vector *v)
     struct scorer s;
     count_values(v);
     double_set_seed(7);
-    scorer_open(&s, &gpu_ops, v->model, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &gpu_ops, v->model, "auto", 1);
     int half = is_half(&s);
     score_all(&s, v, values);
     scorer_close(&s);
@@ -125,7 +125,7 @@ static void test_batch_invariance(void **unused)
     for (int f = 0; f < 4; f++) {
         struct vector v = vector_open(files[f]);
         struct scorer s;
-        scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+        scorer_open(&s, &gpu_ops, v.model, "auto", 1);
         for (uint32_t r = 0; r < v.n_rows; r++)
             score(&s, &v, &r, 1, 1, alone[r]);
         for (int turn = 0; turn < 4; turn++) {
@@ -211,7 +211,7 @@ static void test_quantized_rows_are_batch_invariant(void **unused)
         struct vector v = vector_open("seqcls.json");
         struct scorer s;
         quant_method = method ? "int8" : "fp8";
-        scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+        scorer_open(&s, &gpu_ops, v.model, "auto", 1);
         quant_method = "none";
         for (uint32_t r = 0; r < v.n_rows; r++)
             score(&s, &v, &r, 1, 1, alone[r]);
@@ -270,7 +270,7 @@ static void test_two_in_flight(void **unused)
     struct vector v = vector_open("seqcls.json");
     struct scorer s;
     (void)unused;
-    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1);
     for (uint32_t turn = 0; turn < 12; turn++) {
         uint32_t a = turn % v.n_rows, b = (turn * 5 + 1) % v.n_rows;
         int done = 0;
@@ -317,7 +317,7 @@ static void score_with_failing_copy(void)
     struct vector v = vector_open("seqcls.json");
     struct scorer s;
     uint32_t row = 0;
-    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1);
     score(&s, &v, &row, 1, 1, values);
     double_fail("cudaMemcpyAsync", 2, cudaErrorIllegalAddress);
     score(&s, &v, &row, 1, 1, values);
@@ -329,7 +329,7 @@ static void score_with_failing_product(void)
     struct vector v = vector_open("seqcls.json");
     struct scorer s;
     uint32_t row = 0;
-    scorer_open(&s, &gpu_ops, v.model, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &gpu_ops, v.model, "auto", 1);
     double_fail("cublasLtMatmul", 3, 13);
     score(&s, &v, &row, 1, 1, values);
 }

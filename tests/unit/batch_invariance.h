@@ -25,7 +25,7 @@ static void check_batch_invariance(const char *file, const char *isa_alone, int 
     static float alone[MAX_ROWS][ROW_VALUES], values[MAX_VALUES];
     struct vector v = vector_open(file);
     struct scorer s;
-    scorer_open(&s, &cpu_ops, v.model, isa_alone, 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, v.model, isa_alone, 1);
     for (uint32_t r = 0; r < v.n_rows; r++) {
         assert_true(v.rows[r].stage.n_values <= ROW_VALUES);
         score(&s, &v, &r, 1, 1, alone[r]);
@@ -33,8 +33,7 @@ static void check_batch_invariance(const char *file, const char *isa_alone, int 
     scorer_close(&s);
     for (int turn = 0; turn < turns; turn++) {
         uint32_t order[MAX_ROWS], n = draw_rows(&v, order);
-        scorer_open(
-            &s, &cpu_ops, v.model, ways[turn % WAYS].isa, ways[turn % WAYS].threads, -1, 0, 1);
+        scorer_open(&s, &cpu_ops, v.model, ways[turn % WAYS].isa, ways[turn % WAYS].threads);
         score(&s, &v, order, n, turn % 3, values);
         assert_same_bits(&v, order, n, values, alone);
         scorer_close(&s);

@@ -55,32 +55,44 @@ static const char *dtype = "auto";
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
-static void scorer_open(struct scorer *s, const struct ops *ops, const char *name, const char *isa,
-    int threads, int comm_fd, uint32_t rank, uint32_t tp)
+/* A rank of a group: the segment through which they sum (-1: there is one rank), and its place. */
+struct scorer_rank {
+    int comm_fd;
+    uint32_t rank, n_ranks;
+};
+
+static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char *name,
+    const char *isa, int threads, struct scorer_rank r)
 {
     char dir[512];
     struct err e = {0};
     struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, "none"},
         .quant_config = {quant_method},
-        .rank = rank,
-        .n_ranks = tp};
+        .rank = r.rank,
+        .n_ranks = r.n_ranks};
     memset(s, 0, sizeof *s);
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
     die_on(model_config_load(&c.config, dir, &e), &e);
-    die_on(comm_new(&s->comm, comm_fd, rank, tp, 60000, &e), &e);
+    die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
     struct device_options options = {.n_threads = threads,
         .isa = isa,
         .comm = s->comm,
         .deadline_ms = 60000,
-        .gpu = (int)rank,
+        .gpu = (int)r.rank,
         .cache_dir = cache_dir};
     qwen2_device_needs(&options, &c, ops);
     die_on(ops->device->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(&s->model, &c, ops, s->device, &e), &e);
     die_on(qwen2_reward_model_load_weights(&s->model, s->weights, &e), &e);
+}
+
+static void scorer_open(
+    struct scorer *s, const struct ops *ops, const char *name, const char *isa, int threads)
+{
+    scorer_open_rank(s, ops, name, isa, threads, (struct scorer_rank){-1, 0, 1});
 }
 
 static void scorer_close(struct scorer *s)
@@ -296,7 +308,7 @@ UNUSED static void score_ranks(
     for (uint32_t r = 0; r < tp; r++) {
         if ((pids[r] = fork()) == 0) {
             struct scorer s;
-            scorer_open(&s, ops, v->model, "auto", 1, fd, r, tp);
+            scorer_open_rank(&s, ops, v->model, "auto", 1, (struct scorer_rank){fd, r, tp});
             score_all(&s, v, shared + r * MAX_VALUES);
             scorer_close(&s);
             _exit(0);

@@ -267,7 +267,7 @@ static void score_as(const struct vector *v, const char *type, int way, float *v
 {
     struct scorer s;
     dtype = type;
-    scorer_open(&s, &cpu_ops, v->model, ways[way].isa, ways[way].threads, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, v->model, ways[way].isa, ways[way].threads);
     score_all(&s, v, values);
     scorer_close(&s);
     dtype = "auto";
@@ -381,7 +381,7 @@ static void test_mode_and_refusals(void **unused)
     struct scorer s;
     (void)unused;
     dtype = "bf16";
-    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
     dtype = "auto";
     qwen2_reward_model_mode(&s.model, mode, sizeof mode);
     assert_string_equal(mode, "device=cpu arithmetic=4 dtype=bf16 quant=none tp=1 pp=1");

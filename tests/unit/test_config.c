@@ -63,7 +63,7 @@ static void check_scored(const char *change, const json_t *values)
     row.stage = (struct stage_row){
         .n_tokens = N_IDS, .pool.type = POOL_LAST, .n_values = (uint32_t)json_array_size(values)};
     assert_in_range(row.stage.n_values, 1, 8);
-    scorer_open(&s, &cpu_ops, dir, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, dir, "auto", 1);
     score(&s, &v, order, 1, 1, found);
     scorer_close(&s);
     for (uint32_t i = 0; i < row.stage.n_values; i++) {

@@ -205,7 +205,7 @@ static uint32_t score_held(
     if (tp > 1) {
         score_ranks(&cpu_ops, v, tp, values);
     } else {
-        scorer_open(&s, &cpu_ops, v->model, isa, 2, -1, 0, 1);
+        scorer_open(&s, &cpu_ops, v->model, isa, 2);
         score_all(&s, v, values);
         scorer_close(&s);
     }
@@ -282,7 +282,7 @@ static void test_the_file_is_let_go(void **unused)
     struct scorer s;
     (void)unused;
     quant_method = "int8";
-    scorer_open(&s, &cpu_ops, "wide-mlp", "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, "wide-mlp", "auto", 1);
     quant_method = "none";
     assert_int_equal(resident_file(), 0);
     assert_true(weights_bytes(s.weights) > 1 << 16);
@@ -298,7 +298,7 @@ static void test_mode_and_refusal(void **unused)
     struct device_options o = {.n_threads = 1, .isa = "auto", .arena_bytes = 64, .quant = DTYPE_F8};
     (void)unused;
     quant_method = "int8";
-    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
     quant_method = "none";
     qwen2_reward_model_mode(&s.model, mode, sizeof mode);
     assert_string_equal(mode, "device=cpu arithmetic=4 dtype=f32 quant=int8 tp=1 pp=1");

@@ -12,7 +12,7 @@ static void check_alone(const struct vector *v)
     static float values[MAX_VALUES];
     struct scorer s;
     count_values(v);
-    scorer_open(&s, &cpu_ops, v->model, "auto", 2, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, v->model, "auto", 2);
     score_all(&s, v, values);
     scorer_close(&s);
     check_values(v, values);
@@ -28,7 +28,7 @@ static void check_parallel(const struct vector *v)
 {
     static float alone[MAX_VALUES], first[MAX_VALUES], second[MAX_VALUES];
     struct scorer s;
-    scorer_open(&s, &cpu_ops, v->model, "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, v->model, "auto", 1);
     score_all(&s, v, alone);
     scorer_close(&s);
     for (int i = 0; i < v->n_tp; i++) {
@@ -161,13 +161,14 @@ static uint32_t score_rows(struct scorer *s, struct rows *r, int share, float *v
     return b.n_tokens;
 }
 
-static void check_sharing(
-    const char *name, const char *isa, int threads, int fd, uint32_t rank, uint32_t tp)
+static const struct scorer_rank alone = {-1, 0, 1};
+
+static void check_sharing(const char *name, const char *isa, int threads, struct scorer_rank rank)
 {
     static float apart[MAX_VALUES], together[MAX_VALUES];
     static struct rows rows;
     struct scorer s;
-    scorer_open(&s, &cpu_ops, name, isa, threads, fd, rank, tp);
+    scorer_open_rank(&s, &cpu_ops, name, isa, threads, rank);
     srand(5); /* all ranks the same rows */
     for (uint32_t kind = 0; kind < 6; kind++) {
         make_rows(&rows, &s.model.config, kind);
@@ -187,7 +188,7 @@ static void test_sharing_in_every_shape_of_model(void **unused)
         "head-dim-128", "odd-sizes", "rope-yarn"};
     (void)unused;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        check_sharing(names[i], "auto", 2, -1, 0, 1);
+        check_sharing(names[i], "auto", 2, alone);
 }
 
 static void test_sharing_with_every_instruction_set(void **unused)
@@ -197,7 +198,7 @@ static void test_sharing_with_every_instruction_set(void **unused)
     for (int i = 0; i < 8; i++)
         if (kernels_choose(isas[i % 4])) {
             dtype = i < 4 ? "auto" : "bf16";
-            check_sharing("window", isas[i % 4], 1 + i % 4, -1, 0, 1);
+            check_sharing("window", isas[i % 4], 1 + i % 4, alone);
         }
     dtype = "auto";
 }
@@ -218,7 +219,7 @@ static void test_sharing_tensor_parallel(void **unused)
         assert_true(fd >= 0);
         for (uint32_t r = 0; r < cases[i].tp; r++)
             if ((pids[r] = fork()) == 0) {
-                check_sharing(cases[i].name, "auto", 1, fd, r, cases[i].tp);
+                check_sharing(cases[i].name, "auto", 1, (struct scorer_rank){fd, r, cases[i].tp});
                 _exit(0);
             }
         for (uint32_t r = 0; r < cases[i].tp; r++) {
@@ -251,7 +252,7 @@ static void test_too_many_wanted_tokens(void **unused)
             .n_shared = i ? LEN - 1 : 0};
         cu[i + 1] = b.n_tokens += LEN - rows[i].n_shared;
     }
-    scorer_open(&s, &cpu_ops, "reward", "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, "reward", "auto", 1);
     assert_int_equal(score_batch(&s.model, &b, ids, positions, values, &e), ASSAY_ETOOLARGE);
     assert_non_null(strstr(e.msg, "expected at most 4096"));
     scorer_close(&s);
@@ -288,7 +289,7 @@ static void fold_bits(const struct vector *v)
 {
     static float values[MAX_VALUES];
     struct scorer s;
-    scorer_open(&s, &cpu_ops, v->model, "auto", 2, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, v->model, "auto", 2);
     score_all(&s, v, values);
     scorer_close(&s);
     all_bits = fnv_add(all_bits, values, count_values(v) * sizeof *values);
@@ -334,7 +335,7 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     struct attn_metadata meta = {1, cu, 2, NULL, 0, NULL};
     struct forward_inputs in = {ids, positions, &e, &meta, NULL};
     (void)unused;
-    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1, -1, 0, 1);
+    scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "kv_caches"));
     in.kv_caches = NULL;

@@ -172,34 +172,41 @@ static struct planner *plan(struct store *s, uint32_t max_tokens, uint32_t slot_
     return p;
 }
 
-/* A sealed job, with prompts of its own, of `prompts` times `responses` rows; of one row each where
- * `lines`. */
-static int64_t put_responses(struct store *s, const char *key, uint32_t prompts, uint32_t responses,
-    uint32_t prompt_tokens, uint32_t own, int pool_type, int lines)
+/* A job with prompts of its own: its rows, and how many tokens they have in common, and each of its
+ * own. `lines`: all responses to a prompt are one row. */
+struct responses {
+    const char *key;
+    uint32_t prompts, responses, prompt_tokens, own;
+    int pool_type, lines;
+};
+
+/* Makes it, sealed. */
+static int64_t put_responses(struct store *s, const struct responses *of)
 {
     struct err err;
-    uint32_t len = prompt_tokens + own, n = prompts * responses, ends[64];
+    uint32_t responses = of->responses, len = of->prompt_tokens + of->own,
+             n = of->prompts * responses, ends[64];
     int32_t *ids = calloc((size_t)n * len, sizeof *ids);
     struct store_row *rows = calloc(n, sizeof *rows);
-    int64_t job = new_job(s, key, 0);
+    int64_t job = new_job(s, of->key, 0);
     for (uint32_t i = 0; i < n; i++) {
         struct stretch parts[] = {
-            {(int)(1 + 100 * job + i / responses), prompt_tokens}, {(int)(1000 + i), own}};
+            {(int)(1 + 100 * job + i / responses), of->prompt_tokens}, {(int)(1000 + i), of->own}};
         write_ids(ids + i * len, parts, 2);
         rows[i] = (struct store_row){.ids = ids + i * len,
             .n_tokens = len,
-            .pool = {pool_type, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
-            .n_values = pool_type == POOL_ALL ? len : 1};
+            .pool = {of->pool_type, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+            .n_values = of->pool_type == POOL_ALL ? len : 1};
         ends[i % 64] = (i % responses + 1) * len;
     }
-    for (uint32_t i = 0; lines && i < prompts; i++) {
+    for (uint32_t i = 0; of->lines && i < of->prompts; i++) {
         rows[i] = rows[i * responses];
         rows[i].shape = ROW_RESPONSES;
         rows[i].n_tokens = rows[i].n_tokens * responses;
         rows[i].ends = ends;
         rows[i].n_parts = rows[i].n_values = responses;
     }
-    n = lines ? prompts : n;
+    n = of->lines ? of->prompts : n;
     struct store_chunk c = {.job = job, .n_rows = n, .seal = 1};
     must(store_begin(s, &err));
     assert_int_equal(must(store_add_chunk(s, &c, &err)), CHUNK_IN_ORDER);
@@ -243,25 +250,22 @@ static void cancel(struct store *s, int64_t job)
 static void batches_hold_more_rows_that_share(void **state)
 {
     static const struct {
-        const char *key;
-        uint32_t prompts, responses, prompt_tokens, own;
-        int pool_type, lines;
+        struct responses put;
         uint32_t budget, batches, tokens;
     } cases[] = {
         /* one prompt twice: its responses are in both */
-        {"share", 3, 8, 100, 50, POOL_LAST, 0, 800, 2, 4 * 100 + 24 * 50},
-        {"lines", 3, 8, 100, 50, POOL_LAST, 1, 3000, 1, 3 * 100 + 24 * 50},
+        {{"share", 3, 8, 100, 50, POOL_LAST, 0}, 800, 2, 4 * 100 + 24 * 50},
+        {{"lines", 3, 8, 100, 50, POOL_LAST, 1}, 3000, 1, 3 * 100 + 24 * 50},
         /* ten rows of 100 pooled tokens each */
-        {"all", 1, 20, 90, 10, POOL_ALL, 0, 1000, 2, 2 * 90 + 20 * 10},
+        {{"all", 1, 20, 90, 10, POOL_ALL, 0}, 1000, 2, 2 * 90 + 20 * 10},
     };
     struct fixture *f = *state;
     uint32_t rows, tokens, batches;
     for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
-        int64_t job = put_responses(f->s, cases[k].key, cases[k].prompts, cases[k].responses,
-            cases[k].prompt_tokens, cases[k].own, cases[k].pool_type, cases[k].lines);
+        int64_t job = put_responses(f->s, &cases[k].put);
         struct planner *p = plan(f->s, cases[k].budget, cases[k].budget);
         run_all(p, &rows, &tokens, &batches);
-        assert_int_equal(rows, cases[k].prompts * cases[k].responses);
+        assert_int_equal(rows, cases[k].put.prompts * cases[k].put.responses);
         assert_int_equal(batches, cases[k].batches);
         assert_int_equal(tokens, cases[k].tokens);
         planner_free(&p);
@@ -273,8 +277,8 @@ static void batches_hold_more_rows_that_share(void **state)
 static void a_long_prompt_goes_beyond_the_budget(void **state)
 {
     struct fixture *f = *state;
-    put_responses(f->s, "long", 1, 60, 1000, 50, POOL_LAST, 0);
-    put_responses(f->s, "other", 1, 1, 30, 1, POOL_LAST, 0);
+    put_responses(f->s, &(struct responses){"long", 1, 60, 1000, 50, POOL_LAST, 0});
+    put_responses(f->s, &(struct responses){"other", 1, 1, 30, 1, POOL_LAST, 0});
     struct planner *p = plan(f->s, 1000, 2500);
     const uint32_t expected[][2] = {{30, 2500}, {1, 31}, {30, 2500}};
     for (int i = 0; i < 3; i++) {
@@ -296,8 +300,9 @@ static void a_long_prompt_goes_beyond_the_budget(void **state)
 static void jobs_take_turns_by_groups(void **state)
 {
     struct fixture *f = *state;
-    int64_t a = put_responses(f->s, "a", 40, 8, 100, 10, POOL_LAST, 0), seen[2] = {0, 0};
-    put_responses(f->s, "b", 40, 8, 100, 10, POOL_LAST, 0);
+    int64_t a = put_responses(f->s, &(struct responses){"a", 40, 8, 100, 10, POOL_LAST, 0}),
+            seen[2] = {0, 0};
+    put_responses(f->s, &(struct responses){"b", 40, 8, 100, 10, POOL_LAST, 0});
     struct planner *p = plan(f->s, 720, 720);
     uint32_t tokens = 0;
     for (int i = 0; i < 20; i++) {
@@ -317,7 +322,7 @@ static void a_culprit_among_rows_that_share(void **state)
 {
     struct fixture *f = *state;
     uint32_t times[24] = {0}, blamed = 0;
-    put_responses(f->s, "culprit", 3, 8, 100, 10, POOL_LAST, 0);
+    put_responses(f->s, &(struct responses){"culprit", 3, 8, 100, 10, POOL_LAST, 0});
     struct planner *p = plan(f->s, 1000, 1000);
     for (struct batch *b; (b = next(p)) != NULL;) {
         int kills = 0;
