@@ -1,4 +1,5 @@
-/* ahead.c - see ahead.h. */
+/* ahead.c - keeps the large messages that wait, and writes rows of the first, for some
+ * milliseconds a tick (ahead.h). */
 #include "broker/api/ahead.h"
 
 #include <string.h>

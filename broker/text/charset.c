@@ -1,4 +1,5 @@
-/* charset.c - see charset.h. */
+/* charset.c - unites, complements and intersects lists of ranges, and makes those of classes
+ * (charset.h). */
 #include "broker/text/charset.h"
 
 #include <stdlib.h>

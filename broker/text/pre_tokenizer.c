@@ -1,4 +1,5 @@
-/* pre_tokenizer.c - see pre_tokenizer.h. */
+/* pre_tokenizer.c - runs one step after the other, each on the pieces of the one before
+ * (pre_tokenizer.h). */
 #include "broker/text/pre_tokenizer.h"
 
 #include <stdlib.h>
