@@ -1,5 +1,5 @@
-/* pattern.c - gives characters codes, compiles the pattern over these, and runs it in steps that are
- * counted (pattern.h). */
+/* pattern.c - gives characters codes, compiles the pattern over these, and runs it in steps that
+ * are counted (pattern.h). */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "broker/text/pattern.h"
 
