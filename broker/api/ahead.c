@@ -72,7 +72,7 @@ void ahead_go_on(struct broker *b)
 {
     struct err e = {0};
     struct ahead *a = &b->ahead;
-    if (!a->first)
+    if (!a->first || (!a->is_written && store_log_is_long(b->store)))
         return;
     struct prepared *p = &a->first->task.prepared;
     int rc = a->is_written || store_rows_bytes(p->rows) <= LARGE_BYTES ? 0 : write_some(b, p, &e);

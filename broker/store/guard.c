@@ -51,6 +51,7 @@ void store_guard_rescue(struct store *s)
     struct stat st;
     if (is_there(s, 0, &st) != 1 || look(s, 1, &st) == 0 || errno != ENOENT)
         return;
+    store_copier_wait(s);
     if (!sqlite3_get_autocommit(s->db))
         sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);

@@ -1,8 +1,8 @@
-/* open.c - the database file: opening, transactions, checkpoints.
+/* open.c - the database file: opening, transactions.
  *
  * Its rules:
  *
- *   - The lock file comes first (store/lock.c): two connections that write and checkpoint one WAL
+ *   - The lock file comes first (store/lock.c): two brokers that write and checkpoint one WAL
  *     database can corrupt it, and an ipc bind silently takes the endpoint from its owner.
  *   - The WAL is synced and wal_checkpoint(TRUNCATE) runs before anything is acknowledged: the WAL
  *     of a broker that was killed may hold frames that were written but never synced; a row
@@ -25,14 +25,8 @@
  * three would fill 4 kB, with a quarter left over. Larger pages cost small commits more than they
  * save: a commit writes whole pages, and 32 jobs that get a row each touch a hundred of them. */
 #define PAGE_BYTES "8192"
-/* The WAL's size at which to checkpoint: a busy broker writes several times as many pages a second.
- * A WAL that stays below journal_size_limit is overwritten in place, in memory and on disk. */
-#define WAL_PAGES 6144
-#define WAL_WARN_BYTES (128u << 20) /* twice its size without a reader in the way */
-/* How long to wait for another process's lock: at the start, usually, and while it stays locked. */
+/* How long to wait for another process's lock, at the start. */
 #define START_BUSY_MS 30000
-#define BUSY_MS 500
-#define LOCKED_MS 10
 
 /* ---- opening ---- */
 
@@ -56,9 +50,7 @@ static int note_frames(void *arg, sqlite3 *db, const char *name, int n_pages)
     (void)db;
     (void)name;
     s->wrote = 1;
-    if (n_pages < s->wal_pages)
-        s->wal_pages_due = WAL_PAGES;
-    s->wal_pages = n_pages;
+    store_log_has(s, n_pages);
     return SQLITE_OK;
 }
 
@@ -89,35 +81,6 @@ static int open_file(struct store *s, struct err *e)
             e);
     sqlite3_wal_hook(s->db, note_frames, s); /* after wal_autocheckpoint, which sets it too */
     return rc;
-}
-
-/* What a checkpoint cannot copy (a reader is in the way, the disk is full) stays in the WAL for the
- * next one; nothing is lost. */
-static int checkpoint(struct store *s, int mode, int wait_ms)
-{
-    if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
-        return SQLITE_IOERR; /* a checkpoint would only hide it */
-    store_sync_hold(s);
-    if (mode == SQLITE_CHECKPOINT_TRUNCATE)
-        store_wal_forget(s);
-    sqlite3_busy_timeout(s->db, wait_ms);
-    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
-    sqlite3_busy_timeout(s->db, s->locked ? LOCKED_MS : BUSY_MS);
-    store_wal_recall(s); /* in other modes too: another process may have emptied the log */
-    store_sync_let(s);
-    return rc;
-}
-
-/* On a full disk the database may lack room for the contents of the WAL, which then only grows. A
- * reserve lends it space until the WAL has given back as much. */
-static void checkpoint_whole(struct store *s, int wait_ms)
-{
-    int rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
-    for (int which = 0; which < STORE_RESERVES && rc == SQLITE_FULL; which++)
-        if (store_reserve_remove(s, which)) {
-            rc = checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
-            store_reserve_make(s, which, 0);
-        }
 }
 
 /* A broker that was killed may have left frames in the WAL that were written but never synced. The
@@ -247,7 +210,6 @@ int store_open(
 {
     struct store *s = xcalloc(1, sizeof *s);
     s->lock_fd = s->wal.fd = s->wal.log_fd = -1;
-    s->wal_pages_due = WAL_PAGES;
     s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
     *out = s;
@@ -265,9 +227,11 @@ int store_open(
     if (rc == 0)
         rc = store_wal_open(s, e);
     if (rc == 0) {
-        checkpoint_whole(s, 4 * BUSY_MS);
+        store_checkpoint_whole(s, 4 * STORE_BUSY_MS);
         rc = store_sync_start(s, e);
     }
+    if (rc == 0)
+        rc = store_copier_start(s, e);
     if (rc == 0)
         rc = store_guard_begin(s, e);
     if (rc == 0)
@@ -276,10 +240,12 @@ int store_open(
         rc = start(s, e);
     if (rc == 0)
         rc = store_find_unsound(s, e);
-    if (rc == 0)
-        store_idle(s);
-    else
+    if (rc != 0) {
         store_close(out);
+        return rc;
+    }
+    store_idle(s);
+    store_copier_wait(s);
     return rc;
 }
 
@@ -288,11 +254,12 @@ void store_close(struct store **out)
     struct store *s = *out;
     if (!s)
         return;
+    store_copier_stop(s);
     store_sync_stop(s);
     for (int i = 0; i < s->n_cached; i++)
         sqlite3_finalize(s->cache[i].statement);
     if (s->db) {
-        checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
+        store_checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
         store_wal_forget(s); /* closing may empty the log as well */
         sqlite3_close(s->db);
         store_wal_recall(s);
@@ -314,7 +281,7 @@ uint64_t store_epoch(const struct store *s)
 /* ---- transactions ---- */
 
 /* Writes the start's state once that is possible. */
-static int begin_late(struct store *s, struct err *e)
+int store_begin_late(struct store *s, struct err *e)
 {
     s->late = 0;
     int rc = write_first(s, e);
@@ -334,7 +301,7 @@ static int begin_immediate(struct store *s, struct err *e)
     int rc = store_run(s, e, "begin immediate", "");
     int locked = rc == ASSAY_ELOCKED;
     if (locked != s->locked)
-        sqlite3_busy_timeout(s->db, locked ? LOCKED_MS : BUSY_MS);
+        sqlite3_busy_timeout(s->db, locked ? STORE_LOCKED_MS : STORE_BUSY_MS);
     s->locked = locked;
     return rc;
 }
@@ -342,7 +309,7 @@ static int begin_immediate(struct store *s, struct err *e)
 /* SQLite changes the setting only between transactions, and when the statement is prepared. */
 static int begin(struct store *s, int later, struct err *e)
 {
-    int rc = s->late ? begin_late(s, e) : 0;
+    int rc = s->late ? store_begin_late(s, e) : 0;
     if (rc == 0 && later != s->later)
         rc = store_execute(s, later ? "pragma synchronous=normal" : "pragma synchronous=full", e);
     if (rc != 0)
@@ -406,48 +373,4 @@ uint64_t store_wal_bytes(const struct store *s)
     struct stat st;
     snprintf(path, sizeof path, "%s/assay.db-wal", s->dir);
     return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
-}
-
-void store_tend(struct store *s)
-{
-    if (s->wal_pages < s->wal_pages_due || !sqlite3_get_autocommit(s->db))
-        return;
-    checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* in case a reader blocks its restart */
-}
-
-/* Warns at twice the size each time: a few lines at most, however long it lasts. */
-static void look_at_wal(struct store *s)
-{
-    uint64_t bytes = store_wal_bytes(s);
-    if (bytes >= WAL_WARN_BYTES && bytes >= 2 * s->wal_told_bytes) {
-        log_warn(
-            "event=log_grows file=%s/assay.db-wal bytes=%llu reason=\"it cannot be begun anew: "
-            "somebody who reads the database does not end a transaction, or the disk is "
-            "full\" action=\"end the reader\"",
-            s->dir, (unsigned long long)bytes);
-        s->wal_told_bytes = bytes;
-    } else if (bytes < WAL_WARN_BYTES / 2 && s->wal_told_bytes > 0) {
-        log_info("event=log_is_small_again bytes=%llu", (unsigned long long)bytes);
-        s->wal_told_bytes = 0;
-    }
-}
-
-void store_idle(struct store *s)
-{
-    look_at_wal(s);
-    if (s->late && begin_late(s, NULL) != 0)
-        return;
-    uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
-    store_reserve_make(s, 1, least);
-    store_reserve_make(s, 0, least);
-    if (!s->changes && store_wal_bytes(s) == 0) { /* another process may have emptied it */
-        store_sync_hold(s);
-        store_wal_recall(s);
-        store_sync_let(s);
-    }
-    int full = s->changes && checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0) == SQLITE_FULL;
-    if (full || (!s->changes && store_wal_bytes(s) > 0))
-        checkpoint_whole(s, 0);
-    s->changes = 0;
 }

@@ -17,7 +17,12 @@
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
 #define STORE_GUARDED 4            /* files that store/guard.c watches */
 
-struct store_sync; /* store/sync.c */
+/* How long to wait for another process's lock: usually, and while it stays locked. */
+#define STORE_BUSY_MS 500
+#define STORE_LOCKED_MS 10
+
+struct store_sync;   /* store/sync.c */
+struct store_copier; /* store/checkpoint.c */
 
 /* The part of a row's record that decides its result, and the client's id as SQLite stores it. */
 struct client_id {
@@ -118,12 +123,14 @@ struct store_wal {
 struct store {
     sqlite3 *db;
     struct store_sync *sync;
+    struct store_copier *copier;
     struct store_wal wal;
     /* the open transaction (and SQLite's setting) is store_begin_later's */
     int later;
     uint64_t room;     /* bytes that may be granted before asking the file system again */
     long long room_ms; /* and when to ask at the latest */
     int wal_pages, wal_pages_due; /* pages in the WAL; at how many to checkpoint */
+    int has_no_room;              /* the last checkpoint lacked room */
     uint64_t wal_told_bytes;      /* size last warned of; 0: none since it was small */
     int wrote; /* the last commit wrote frames: without any, SQLite syncs nothing */
     char dir[4096];
@@ -327,6 +334,19 @@ void store_wal_wrote(struct store *s, const struct wal_point *p);
 void store_wal_forget(struct store *s);
 void store_wal_recall(struct store *s);
 
+/* store/checkpoint.c: copies the log into the database; in a thread, as a rule. */
+int store_copier_start(struct store *s, struct err *e); /* call it once the sync thread is there */
+void store_copier_stop(struct store *s);                /* NULL-safe */
+void store_copier_wait(struct store *s);                /* until the thread is not copying */
+/* In this thread: SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE; returns SQLite's code. */
+int store_checkpoint(struct store *s, int mode, int wait_ms);
+/* Empties the log. On a full disk the database may lack room for the log's contents, which then only
+ * grows: a reserve lends it space until the log has given back as much. */
+void store_checkpoint_whole(struct store *s, int wait_ms);
+void store_log_has(struct store *s, int n_pages); /* after a commit */
+/* store/open.c: writes the start's state once that is possible. */
+int store_begin_late(struct store *s, struct err *e);
+
 /* store/sync.c: the thread that syncs. store_sync_wrote tells it of a commit; `synced` says that
  * the commit is on disk with all before it. */
 int store_sync_start(struct store *s, struct err *e);
@@ -334,5 +354,6 @@ void store_sync_stop(struct store *s); /* NULL-safe */
 void store_sync_wrote(struct store *s, int synced);
 void store_sync_hold(struct store *s); /* keeps the thread off the record */
 void store_sync_let(struct store *s);
+void store_sync_tell(const struct store *s); /* makes store_sync_fd readable; in any thread */
 
 #endif

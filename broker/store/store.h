@@ -1,8 +1,8 @@
 /* store.h - the database: everything that must outlive the broker. All of the broker's SQL is in
  * broker/store/.
  *
- * One process opens the database, with one connection in WAL mode and under a lock file; others
- * open it read-only. A client may be told of something only once it is on disk: when store_commit
+ * One process opens the database, in WAL mode and under a lock file, with one connection for all
+ * but copying the log (store/checkpoint.c); others open it read-only. A client may be told of something only once it is on disk: when store_commit
  * returns, or, after store_begin_later, when store_synced says so. When a commit fails with
  * ASSAY_EIO, or a sync fails, the outcome is unknown and the broker must exit.
  *
@@ -132,12 +132,15 @@ void store_free_room_to_purge(struct store *s);
 int store_is_out_of_room(const struct store *s);
 uint64_t store_queued_bytes(
     const struct store *s); /* token bytes of unfinished rows, kept as a counter */
-/* Runs a passive checkpoint when much has been written since the last one. Call it between
- * transactions, when nobody waits. */
+/* Has a thread copy the log into the database when much has been written (store/checkpoint.c). Call
+ * it between transactions, and when store_sync_fd is readable. */
 void store_tend(struct store *s);
-/* Does idle work: a passive checkpoint, or TRUNCATE when nothing happened, and makes the reserve
- * files again. Call it about once a second. */
+/* Does idle work: a passive checkpoint in the thread, or TRUNCATE when nothing happened, and makes
+ * the reserve files again. Call it about once a second. */
 void store_idle(struct store *s);
+/* Whether the log is being copied and has grown much: large writes should wait until it is. Then
+ * store_sync_fd is readable. */
+int store_log_is_long(const struct store *s);
 uint64_t store_wal_bytes(const struct store *s);
 
 /* ---- jobs ---- */

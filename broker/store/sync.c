@@ -67,6 +67,11 @@ static void *sync_for_ever(void *arg)
     return NULL;
 }
 
+void store_sync_tell(const struct store *s)
+{
+    tell(s->sync);
+}
+
 /* Starts the thread with all signals blocked: they are the broker's. */
 static int start_thread(struct store_sync *y)
 {

@@ -18,7 +18,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include "broker/store/store.h"
+#include "broker/store/private.h"
 
 #define MODE "device=cpu dtype=f32 tp=1"
 #define DIGEST "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -89,6 +89,13 @@ static inline int teardown(void **state)
     remove_dir(f->dir);
     free(f);
     return 0;
+}
+
+/* A second's work, with what the thread does of it. */
+static inline void idle(struct store *s)
+{
+    store_idle(s);
+    store_copier_wait(s);
 }
 
 static inline struct slice slice_of(const char *text)

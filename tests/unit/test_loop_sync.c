@@ -176,6 +176,36 @@ static void test_a_transaction_of_nothing_syncs_nothing(void **state)
     store_close(&store);
 }
 
+/* The log is copied into the database, and both are synced, beside the loop's work. */
+static void test_copying_the_log_holds_nobody(void **state)
+{
+    struct scene *s = *state;
+    struct store *store;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    struct err err;
+    share_disk();
+    must(store_open(&store, s->dir, &options, &err));
+    int64_t job = new_job(store, "before", 0);
+    *disk = DISK_WAITS;
+    alarm(PATIENCE_MS / 1000); /* or it would wait for ever */
+    for (uint32_t chunk = 0; store_wal_bytes(store) < 52 << 20; chunk++) {
+        must(store_begin_later(store, &err));
+        assert_int_equal(add_chunk(store, job, chunk, 4, 1 << 20, 0), CHUNK_IN_ORDER);
+        must(store_commit(store, &err));
+        store_tend(store);
+        store_idle(store);
+    }
+    *disk = DISK_FINE;
+    alarm(0);
+    store_copier_wait(store);
+    store_tend(store); /* has the rest copied */
+    store_copier_wait(store);
+    store_tend(store);
+    new_job(store, "after", 0);
+    assert_in_range(store->wal_pages, 1, 100); /* it was begun anew */
+    store_close(&store);
+}
+
 /* Whether rows are there after a failed sync, nobody knows: no more is said than that, also to who
  * waits, and the broker ends. What was acknowledged before is there. */
 static void test_a_sync_that_fails_ends_the_broker(void **state)
@@ -229,6 +259,7 @@ int main(void)
             test_a_transaction_of_nothing_syncs_nothing, open_scene, close_disk),
         cmocka_unit_test_setup_teardown(
             test_a_sync_that_fails_ends_the_broker, open_scene, close_disk),
+        cmocka_unit_test_setup_teardown(test_copying_the_log_holds_nobody, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_a_stop_waits_for_the_disk, open_scene, close_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,7 +136,7 @@ static void test_readers_in_parallel(void **state)
         int64_t job = put_job(f->s, key, 0, 20, 64);
         finish_some(f->s, job, 15, 0);
         finish_some(f->s, job, 5, ASSAY_ENONFINITE);
-        store_idle(f->s);
+        idle(f->s);
     }
     assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 0);
     assert_true(turns > 3);
@@ -168,13 +168,13 @@ static void test_a_long_reader_does_not_block(void **state)
     long long from_ms = now_mono_ms();
     finish_some(f->s, put_job(f->s, "meanwhile", 0, 20, 64), 20, 0);
     for (int i = 0; i < 20; i++) /* each that waited for the reader would take half a second */
-        store_idle(f->s);
+        idle(f->s);
     long long took_ms = now_mono_ms() - from_ms;
     print_message("%lld ms beside a reader\n", took_ms);
     sqlite3_close(reader);
     assert_true(took_ms < 5000);
-    store_idle(f->s);
-    store_idle(f->s);
+    idle(f->s);
+    idle(f->s);
     assert_int_equal(store_wal_bytes(f->s), 0); /* made up for, once it is gone */
 }
 

@@ -194,7 +194,7 @@ static void fill_two_logs(struct fixture *f)
     int64_t job = new_job(f->s, "k", 0);
     put_chunks(f, job, 0, CHUNKS / 2, 1);
     sh(f, "cp assay.db-wal older");
-    store_idle(f->s); /* all of it is in the database; the next commit begins the log anew */
+    idle(f->s); /* all of it is in the database; the next commit begins the log anew */
     put_chunks(f, job, CHUNKS / 2, CHUNKS, 1);
 }
 
@@ -212,7 +212,7 @@ static void fill_a_log_nobody_syncs(struct fixture *f)
 {
     int64_t job = new_job(f->s, "k", 0);
     put_chunks(f, job, 0, CHUNKS / 2, 1);
-    store_idle(f->s);
+    idle(f->s);
     put_chunks(f, job, CHUNKS / 2, CHUNKS, 0); /* the record is of the log before */
 }
 
@@ -244,8 +244,8 @@ static void test_who_empties_the_log_says_so(void **state)
 {
     struct fixture *f = *state;
     put_job(f->s, "k", 0, ROWS, 40);
-    store_idle(f->s);
-    store_idle(f->s);
+    idle(f->s);
+    idle(f->s);
     assert_int_equal(store_wal_bytes(f->s), 0);
     sh(f, "mkdir idle && cp -p assay.db synced idle"); /* as kill -9 would leave it */
     store_close(&f->s);
@@ -355,8 +355,8 @@ static void test_another_program_empties_it(void **state)
     run_sql(f, "pragma wal_checkpoint(truncate)");
     assert_int_equal(store_wal_bytes(f->s), 0);
     sh(f, "mkdir killed && cp -p assay.db* synced killed");
-    store_idle(f->s);
-    store_idle(f->s);
+    idle(f->s);
+    idle(f->s);
     sh(f, "mkdir later && cp -p assay.db* synced later && touch -d yesterday later/assay.db");
     store_close(&f->s);
     sh(f, "cp -p killed/* .");

@@ -1,0 +1,300 @@
+/* checkpoint.c - copies the log into the database (checkpoints), beside the broker's work.
+ *
+ * Copying 48 MB and syncing them takes 80 ms on an idle machine and much longer on a busy disk. So a
+ * thread does it, with a connection of its own that does nothing else: SQLite lets one connection
+ * copy while another one writes. But a log begins anew only once all of it is copied, and a busy
+ * broker writes on meanwhile. So when the thread is done and few pages are left, this thread copies
+ * them; if many are left, the other one goes on. If it cannot keep up at all, the loop waits for it
+ * (MOST_PAGES), as large writes do before (store_log_is_long).
+ *
+ * What empties the log's file (TRUNCATE) runs in the loop, when nothing else happens: nobody may
+ * write during that. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "broker/store/private.h"
+#include "schema/log.h"
+
+/* The log's size at which to copy it: a busy broker writes several times as many pages a second.
+ * A log that stays below journal_size_limit is overwritten in place, in memory and on disk. */
+#define WAL_PAGES 6144
+#define LONG_PAGES (WAL_PAGES * 3 / 2)
+#define MOST_PAGES (WAL_PAGES * 2)
+#define FEW_PAGES 128               /* a megabyte: 1 ms, and what syncing takes */
+#define WAL_WARN_BYTES (128u << 20) /* with a reader in the way */
+
+enum copier_state { COPIER_IDLE, COPIER_RUNS, COPIER_IS_OVER };
+
+struct store_copier {
+    pthread_t thread;
+    pthread_mutex_t lock; /* for `state` and `stop` */
+    pthread_cond_t changed;
+    struct store *store;
+    sqlite3 *db; /* the thread's */
+    int is_open; /* it has read the database, and so knows the log */
+    enum copier_state state;
+    int stop;
+    int n_pages; /* of the log when it began, and of it copied now: for who sees the state */
+    int n_copied;
+    int rc;
+};
+
+/* ---- the thread ---- */
+
+static void copy(struct store_copier *c)
+{
+    int n_log = 0;
+    c->n_copied = 0;
+    c->rc = c->is_open
+                ? SQLITE_OK
+                : sqlite3_exec(c->db, "select 1 from sqlite_master limit 1", NULL, NULL, NULL);
+    c->is_open = c->rc == SQLITE_OK;
+    if (c->is_open)
+        c->rc =
+            sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &c->n_copied);
+}
+
+static void *copy_for_ever(void *arg)
+{
+    struct store_copier *c = arg;
+    pthread_mutex_lock(&c->lock);
+    while (!c->stop) {
+        if (c->state != COPIER_RUNS) {
+            pthread_cond_wait(&c->changed, &c->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&c->lock);
+        copy(c);
+        pthread_mutex_lock(&c->lock);
+        c->state = COPIER_IS_OVER;
+        pthread_cond_broadcast(&c->changed);
+        store_sync_tell(c->store);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return NULL;
+}
+
+static enum copier_state state_of(struct store_copier *c)
+{
+    pthread_mutex_lock(&c->lock);
+    enum copier_state state = c->state;
+    pthread_mutex_unlock(&c->lock);
+    return state;
+}
+
+static void set_state(struct store_copier *c, enum copier_state state)
+{
+    pthread_mutex_lock(&c->lock);
+    c->state = state;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void store_copier_wait(struct store *s)
+{
+    struct store_copier *c = s->copier;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    while (c->state == COPIER_RUNS)
+        pthread_cond_wait(&c->changed, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int open_connection(struct store_copier *c, struct err *e)
+{
+    char path[4200];
+    int on = 1;
+    snprintf(path, sizeof path, "%s/assay.db", c->store->dir);
+    int rc = sqlite3_open_v2(
+        path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, NULL);
+    if (rc != SQLITE_OK)
+        return err_set(e, ASSAY_EIO, "%s: cannot open it twice: %s", path, sqlite3_errstr(rc));
+    sqlite3_file_control(c->db, "main", SQLITE_FCNTL_PERSIST_WAL, &on);
+    sqlite3_db_config(c->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return 0;
+}
+
+/* Starts the thread with all signals blocked: they are the broker's. */
+static int start_thread(struct store_copier *c, struct err *e)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&c->thread, NULL, copy_for_ever, c);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error == 0 ? 0
+                      : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot copy it in a thread: %s",
+                            c->store->dir, strerror(error));
+}
+
+static void free_copier(struct store_copier *c)
+{
+    sqlite3_close(c->db);
+    pthread_mutex_destroy(&c->lock);
+    pthread_cond_destroy(&c->changed);
+    free(c);
+}
+
+int store_copier_start(struct store *s, struct err *e)
+{
+    struct store_copier *c = xcalloc(1, sizeof *c);
+    c->store = s;
+    s->wal_pages_due = WAL_PAGES;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    int rc = open_connection(c, e);
+    if (rc == 0)
+        rc = start_thread(c, e);
+    if (rc != 0)
+        free_copier(c);
+    else
+        s->copier = c;
+    return rc;
+}
+
+void store_copier_stop(struct store *s)
+{
+    struct store_copier *c = s->copier;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->stop = 1;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    pthread_join(c->thread, NULL);
+    free_copier(c);
+    s->copier = NULL;
+}
+
+/* ---- here and now ---- */
+
+/* What a checkpoint cannot copy (a reader is in the way, the disk is full) stays in the WAL for the
+ * next one; nothing is lost. */
+int store_checkpoint(struct store *s, int mode, int wait_ms)
+{
+    if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
+        return SQLITE_IOERR; /* a checkpoint would only hide it */
+    store_copier_wait(s);
+    store_sync_hold(s);
+    if (mode == SQLITE_CHECKPOINT_TRUNCATE)
+        store_wal_forget(s);
+    sqlite3_busy_timeout(s->db, wait_ms);
+    int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
+    sqlite3_busy_timeout(s->db, s->locked ? STORE_LOCKED_MS : STORE_BUSY_MS);
+    store_wal_recall(s); /* in other modes too: another process may have emptied the log */
+    store_sync_let(s);
+    return rc;
+}
+
+void store_checkpoint_whole(struct store *s, int wait_ms)
+{
+    int rc = store_checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+    for (int which = 0; which < STORE_RESERVES && rc == SQLITE_FULL; which++)
+        if (store_reserve_remove(s, which)) {
+            rc = store_checkpoint(s, SQLITE_CHECKPOINT_TRUNCATE, wait_ms);
+            store_reserve_make(s, which, 0);
+        }
+}
+
+/* ---- beside the loop ---- */
+
+/* Has the thread copy what is in the log now. */
+static void begin_copying(struct store *s)
+{
+    if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
+        return;
+    s->copier->n_pages = s->wal_pages;
+    set_state(s->copier, COPIER_RUNS);
+}
+
+static void recall(struct store *s)
+{
+    store_sync_hold(s);
+    store_wal_recall(s); /* another process may have emptied the log */
+    store_sync_let(s);
+}
+
+/* The thread has copied what it could. */
+static void end_copying(struct store *s)
+{
+    const struct store_copier *c = s->copier;
+    int left = s->wal_pages - c->n_copied;
+    int could = c->rc == SQLITE_OK && c->n_copied >= c->n_pages;
+    set_state(s->copier, COPIER_IDLE);
+    recall(s);
+    s->has_no_room = c->rc == SQLITE_FULL;
+    if (could && left > FEW_PAGES && s->wal_pages >= WAL_PAGES && s->wal_pages < MOST_PAGES) {
+        begin_copying(s);
+        return;
+    }
+    if (could && left > 0 && s->wal_pages >= WAL_PAGES)
+        store_checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* in case a reader blocks its restart */
+    if (s->wal_pages < WAL_PAGES && could)
+        s->wal_pages_due = WAL_PAGES;
+}
+
+void store_log_has(struct store *s, int n_pages)
+{
+    if (n_pages < s->wal_pages)
+        s->wal_pages_due = WAL_PAGES;
+    s->wal_pages = n_pages;
+}
+
+int store_log_is_long(const struct store *s)
+{
+    return s->wal_pages >= LONG_PAGES && state_of(s->copier) == COPIER_RUNS;
+}
+
+void store_tend(struct store *s)
+{
+    if (!sqlite3_get_autocommit(s->db))
+        return;
+    if (s->wal_pages >= MOST_PAGES && s->wal_pages >= s->wal_pages_due)
+        store_copier_wait(s);
+    enum copier_state state = state_of(s->copier);
+    if (state == COPIER_IS_OVER)
+        end_copying(s);
+    else if (state == COPIER_IDLE && s->wal_pages >= s->wal_pages_due)
+        begin_copying(s);
+}
+
+/* Warns at twice the size each time: a few lines at most, however long it lasts. */
+static void look_at_wal(struct store *s)
+{
+    uint64_t bytes = store_wal_bytes(s);
+    if (bytes >= WAL_WARN_BYTES && bytes >= 2 * s->wal_told_bytes) {
+        log_warn(
+            "event=log_grows file=%s/assay.db-wal bytes=%llu reason=\"it cannot be begun anew: "
+            "somebody who reads the database does not end a transaction, or the disk is "
+            "full\" action=\"end the reader\"",
+            s->dir, (unsigned long long)bytes);
+        s->wal_told_bytes = bytes;
+    } else if (bytes < WAL_WARN_BYTES / 2 && s->wal_told_bytes > 0) {
+        log_info("event=log_is_small_again bytes=%llu", (unsigned long long)bytes);
+        s->wal_told_bytes = 0;
+    }
+}
+
+void store_idle(struct store *s)
+{
+    look_at_wal(s);
+    if (s->late && store_begin_late(s, NULL) != 0)
+        return;
+    uint64_t least = s->options.min_free_bytes + 2 * s->options.reserve_bytes;
+    store_reserve_make(s, 1, least);
+    store_reserve_make(s, 0, least);
+    store_tend(s);
+    if (state_of(s->copier) != COPIER_IDLE)
+        return;
+    if (s->has_no_room || (!s->changes && store_wal_bytes(s) > 0))
+        store_checkpoint_whole(s, 0);
+    else if (s->changes)
+        begin_copying(s);
+    else
+        recall(s);
+    s->changes = s->has_no_room = 0;
+}
