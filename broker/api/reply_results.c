@@ -1,5 +1,5 @@
-/* reply_results.c - replies with results: a page of them, or all of a small job. PROTOCOL.md has the
- * fields of a row. */
+/* reply_results.c - replies with results: a page of them, or all of a small job. PROTOCOL.md has
+ * the fields of a row. */
 #include "broker/api/replies.h"
 
 #define PAGE_BYTES (8u << 20) /* approximate size of a page */

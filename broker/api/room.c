@@ -1,5 +1,5 @@
-/* room.c - counts what was let in, and keeps the list of paused connections (room.h). A large message
- * that waits holds up other large ones, not the small. */
+/* room.c - counts what was let in, and keeps the list of paused connections (room.h). A large
+ * message that waits holds up other large ones, not the small. */
 #include "broker/api/room.h"
 
 #include <sys/syscall.h>

@@ -1,5 +1,5 @@
-/* answered.c - takes the answer of an equal row from the database: reads the rows that an index names,
- * compares the content, and copies the values or the error (answered.h). */
+/* answered.c - takes the answer of an equal row from the database: reads the rows that an index
+ * names, compares the content, and copies the values or the error (answered.h). */
 #include "broker/sched/answered.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* answered.h - rows that have a result: one that equals them takes it (dedupe.h).
  *
- * A row is read from the database, and so is the result of a row of several sequences; both are kept
- * until another one is asked for, because equal rows often come one after the other. */
+ * A row is read from the database, and so is the result of a row of several sequences; both are
+ * kept until another one is asked for, because equal rows often come one after the other. */
 #ifndef ASSAY_ANSWERED_H
 #define ASSAY_ANSWERED_H
 

@@ -15,8 +15,8 @@ struct failures {
     long long back_off_ms; /* to wait after the next failure */
 };
 
-/* Notes why an incarnation ended. exit_code: of a rank, or -1; signal: 0 for none. An exit code that
- * no rank announced is explained. */
+/* Notes why an incarnation ended. exit_code: of a rank, or -1; signal: 0 for none. An exit code
+ * that no rank announced is explained. */
 void failures_note(struct failures *f, const char *reason, int exit_code, int signal);
 /* Counts the failure just noted: as a start's, or, when all ranks had been ready, as none. */
 void failures_count(struct failures *f, int was_starting);

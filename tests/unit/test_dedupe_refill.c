@@ -1,5 +1,5 @@
-/* test_dedupe_refill.c - tables that are made again from the database: after a restart or damage, in
- * slices, however slowly, and when more jobs have rows than tables may be open. */
+/* test_dedupe_refill.c - tables that are made again from the database: after a restart or damage,
+ * in slices, however slowly, and when more jobs have rows than tables may be open. */
 #include <sodium.h>
 #include <sys/wait.h>
 

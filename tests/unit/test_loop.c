@@ -1,6 +1,7 @@
 /* test_loop.c - the broker's loop. When the disk fills up in the middle of a tick, every request of
  * the tick is answered, none of them was kept, and what was accepted before is still there. Who
- * waits hears of the end, who does not listen harms nobody, and the log is cut when there is time. */
+ * waits hears of the end, who does not listen harms nobody, and the log is cut when there is
+ * time. */
 #include "tests/unit/loop_fixture.h"
 
 #include <sys/stat.h>

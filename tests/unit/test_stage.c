@@ -1,5 +1,5 @@
-/* test_stage.c - the staging segments: hand-over between two processes, stale tokens, shared tokens,
- * and what a rank may not write. */
+/* test_stage.c - the staging segments: hand-over between two processes, stale tokens, shared
+ * tokens, and what a rank may not write. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>

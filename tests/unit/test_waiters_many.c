@@ -1,5 +1,5 @@
-/* test_waiters_many.c - many requests that wait: they are bounded, keep nobody out, and are answered
- * bit by bit while deadlines are kept; those of a client that has gone go. */
+/* test_waiters_many.c - many requests that wait: they are bounded, keep nobody out, and are
+ * answered bit by bit while deadlines are kept; those of a client that has gone go. */
 #include "tests/unit/waiters_fixture.h"
 
 static void test_a_client_that_has_gone_harms_nobody(void **state)
