@@ -1,4 +1,4 @@
-/* admit.c - checks a row's ids, positions and pooling in turn; the first fault becomes the row's
+/* admit.c - checks a row's pooling, ids and positions in turn; the first fault becomes the row's
  * error (admit.h). */
 #include "broker/api/admit.h"
 
@@ -18,45 +18,6 @@ void admit_release(struct admit *a)
     free(a->ends);
     packed_writer_release(&a->packed);
     *a = (struct admit){0};
-}
-
-/* "rows[7].pool.type": written only for a row that is refused. */
-static const char *pool_field(uint32_t row, const char *name, char *text, size_t size)
-{
-    snprintf(text, size, "rows[%u].pool.%s", row, name);
-    return text;
-}
-
-static int check_activation(
-    const struct model_info *m, const struct row_request *q, uint32_t row, struct err *e)
-{
-    char field[48];
-    int activation = q->pool.activation;
-    if (m->n_labels >= 2 || (activation != ACTIVATION_SOFTMAX && activation != ACTIVATION_CLASS1))
-        return 0;
-    return err_field(e, ASSAY_EBADREQ, pool_field(row, "activation", field, sizeof field),
-        "%s needs a head of 2 labels or more, %s has %u", activation_name(activation),
-        m->architecture, m->n_labels);
-}
-
-static int check_shape(const struct row_request *q, uint32_t row, struct err *e)
-{
-    char field[48];
-    int type = q->pool.type;
-    if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
-        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
-            "steps are pooled by STEP, found %s", pool_type_name(type));
-    if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
-        return err_field(e, ASSAY_EBADREQ, pool_field(row, "type", field, sizeof field),
-            "POSITIONS cannot be meant for several sequences; expected one row for each");
-    return 0;
-}
-
-int admit_check(
-    const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e)
-{
-    int rc = check_activation(m, q, index, e);
-    return rc == 0 ? check_shape(q, index, e) : rc;
 }
 
 static void *make_room(void *buffer, uint32_t *room, uint32_t n)
@@ -249,15 +210,32 @@ static void check_values(struct admit *a, const struct row_request *q, struct st
 }
 
 /* Results for steps are read as probabilities, so raw values must be asked for by name. */
-static void check_steps(struct admit *a, const struct row_request *q, struct store_row *out)
+static void check_activation(struct admit *a, const struct row_request *q, struct store_row *out)
 {
+    const struct model_info *m = a->model;
+    int asked = q->pool.activation;
+    if (m->n_labels < 2 && (asked == ACTIVATION_SOFTMAX || asked == ACTIVATION_CLASS1))
+        refuse(a, out, ASSAY_EBADREQ,
+            "pool.activation: %s needs a head of 2 labels or more, %s has %u",
+            activation_name(asked), m->architecture, m->n_labels);
     if (q->shape == ROW_STEPS && out->pool.activation == ACTIVATION_NONE &&
-        q->pool.activation == ACTIVATION_DEFAULT)
+        asked == ACTIVATION_DEFAULT)
         refuse(a, out, ASSAY_EBADREQ,
             "pool.activation: %s has none for steps; expected sigmoid for probabilities%s, or none "
             "for the raw values",
-            a->model->architecture,
-            a->model->n_labels > 1 ? " (with several labels softmax or class1)" : "");
+            m->architecture, m->n_labels > 1 ? " (with several labels softmax or class1)" : "");
+}
+
+static void check_type(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    int type = q->pool.type;
+    if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
+        refuse(a, out, ASSAY_EBADREQ, "pool.type: steps are pooled by STEP, found %s",
+            pool_type_name(type));
+    if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
+        refuse(a, out, ASSAY_EBADREQ,
+            "pool.type: POSITIONS cannot be meant for several sequences; expected one row for "
+            "each");
 }
 
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
@@ -268,7 +246,8 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
         .pool = pooling_resolve(q->pool, a->model->pool)};
     if (q->shape == ROW_STEPS)
         out->pool.type = POOL_STEP;
-    check_steps(a, q, out);
+    check_activation(a, q, out);
+    check_type(a, q, out);
     if (q->shape == ROW_REFUSED) {
         out->shape = ROW_IDS;
         refuse(a, out, q->error_code, "%.*s", (int)q->error_message.len,

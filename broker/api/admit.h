@@ -27,11 +27,6 @@ struct admit {
 
 void admit_release(struct admit *a);
 
-/* Refuses a whole request for a well-formed row: its pooling does not suit the model's labels or
- * the row's shape. Returns 0, or ASSAY_EBADREQ naming rows[index].pool.activation or .type. */
-int admit_check(
-    const struct model_info *m, const struct row_request *q, uint32_t index, struct err *e);
-
 /* Fills *out with q's row, or with its error. The pointers in *out are into q's message and the
  * buffers of `a`, valid until the next call. With truncate the first max_len tokens of each
  * sequence are kept. */

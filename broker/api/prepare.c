@@ -9,7 +9,6 @@
 struct visit {
     const struct preparing *with;
     struct store_rows *rows;
-    struct err refused; /* the first row whose pooling does not suit; code 0: none */
 };
 
 static int give_up(const struct preparing *with, struct err *e)
@@ -26,17 +25,14 @@ static void add_row(struct admit *a, const struct row_request *q, struct store_r
     store_rows_add(rows, &row);
 }
 
-/* What is wrong with the message's form goes before a pooling that does not suit, so decoding goes
- * on. */
 static int visit_row(void *arg, uint32_t index, const struct row_request *q, struct err *e)
 {
     struct visit *v = arg;
     int rc = give_up(v->with, e);
-    if (rc != 0 || v->refused.code != 0)
-        return rc;
-    if (admit_check(v->with->admit->model, q, index, &v->refused) == 0)
+    (void)index;
+    if (rc == 0)
         add_row(v->with->admit, q, v->rows);
-    return 0;
+    return rc;
 }
 
 static void prepare_message(struct prepared *p, const struct preparing *with, struct slice message)
@@ -45,10 +41,6 @@ static void prepare_message(struct prepared *p, const struct preparing *with, st
     p->rows = v.rows;
     p->rc = request_decode_rows(&p->request, message, with->limits, visit_row, &v, &p->err);
     store_rows_end(p->rows);
-    if (p->rc == 0 && v.refused.code != 0) {
-        p->err = v.refused;
-        p->rc = v.refused.code;
-    }
     if (p->rc == 0)
         store_digest_rows(p->request.rows, p->digest); /* a chunk that only seals has one too */
     if (p->rc != 0 || !p->request.rows.at)

@@ -185,19 +185,19 @@ def test_what_waits_behind_a_gap(broker):
 
 
 def test_refused_as_ever(broker):
-    """Refused as a whole, and nothing is kept; what is wrong with the form goes first."""
+    """What is wrong with the form refuses the message, and nothing is kept; what does not suit the model, its row."""
     bad_pool = {"text": LONG, "pool": {"type": "LAST", "activation": "softmax"}}
     key = random_key()
     with broker.client() as client:
-        with pytest.raises(Refused) as refused:
-            client.submit(key, [*rows_of(1), bad_pool])
-        assert refused.value.err["field"] == "rows[1].pool.activation"
         with pytest.raises(Refused) as refused:
             client.submit(key, [bad_pool, {"text": 7}])
         assert refused.value.err["field"] == "rows[1].text"
         with pytest.raises(Refused) as refused:
             client.call("status", job=key)
         assert refused.value.code == "unknown_job"
+        client.submit(key, [*rows_of(1), bad_pool])
+        good, bad = sorted(client.results(key), key=lambda row: row["i"])
+        assert good["error"] is None and bad["error"]["code"] == "bad_request" and "softmax" in bad["error"]["message"]
 
 
 def test_a_client_that_leaves(broker):

@@ -341,19 +341,13 @@ static void test_rows_do_not_leak_into_each_other(void **state)
 static void test_activations_that_need_labels(void **state)
 {
     static const char *const names[] = {"softmax", "class1"};
-    struct fixture *f = *state;
-    struct err e = {0};
     for (int i = 0; i < 2; i++) {
-        decode(f, &(struct draft){IDS(1), .activation = names[i]});
-        assert_int_equal(admit_check(&process, &f->request, 3, &e), 0);
-        assert_int_equal(admit_check(&reward, &f->request, 3, &e), ASSAY_EBADREQ);
-        assert_string_equal(e.field, "rows[3].pool.activation");
-        assert_non_null(strstr(e.msg, names[i]));
+        struct draft draft = {IDS(1), .pool = "LAST", .activation = names[i]};
+        assert_int_equal(judge(*state, &process, &draft)->error_code, 0);
+        assert_refused(judge(*state, &reward, &draft), ASSAY_EBADREQ, names[i]);
     }
-    decode(f, &(struct draft){IDS(1), .activation = "sigmoid"});
-    assert_int_equal(admit_check(&reward, &f->request, 0, &e), 0);
-    decode(f, &(struct draft){IDS(1)});
-    assert_int_equal(admit_check(&reward, &f->request, 0, &e), 0);
+    assert_int_equal(
+        judge(*state, &reward, &(struct draft){IDS(1), .activation = "sigmoid"})->error_code, 0);
 }
 
 int main(void)
