@@ -2,11 +2,14 @@
 #ifndef ASSAY_START_H
 #define ASSAY_START_H
 
-/* Makes the process independent of two things that it cannot control:
+/* Makes the process independent of what it cannot control:
  *
- * - A parent that ignores SIGCHLD passes that on, and then no exit of a child can be waited for.
- *   The signal's default action is restored.
- * - jansson 2.14 overruns a buffer when its lexer gets no memory. The process ends instead, as
+ * - A parent's signals. A SIGCHLD that is ignored is inherited, and then no exit of a child can be
+ *   waited for; SIGINT, SIGTERM and SIGHUP that are blocked would not end the process. Handlers
+ *   and signals that are ignored otherwise stay as they are.
+ * - Standard descriptors that the caller closed: no file that is opened later gets their numbers,
+ *   and with them what is logged. Reads and writes on them still fail.
+ * - Memory. jansson 2.14 overruns a buffer when its lexer gets none; the process ends instead, as
  *   xcalloc ends it. */
 void start_process(void);
 

@@ -206,18 +206,6 @@ static void find_bin_dir(char *out, size_t size)
         *slash = '\0';
 }
 
-/* Occupies standard descriptors that the caller closed, so that no file opened later gets their
- * number and receives messages. Reads and writes on them still fail. */
-static void hold_standard_files(void)
-{
-    int fd;
-    do
-        fd = open("/", O_PATH);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
-}
-
 /* Output that was not written is no success. An output error was reported already. */
 static int end_output(int rc)
 {
@@ -230,7 +218,6 @@ int main(int argc, char **argv)
 {
     char state_dir[PATH_MAX], bin_dir[PATH_MAX];
     start_process();
-    hold_standard_files();
     log_init("assay", -1, LOG_LEVEL_WARN);
     if (argc < 2) {
         cli_print_overview(stderr, verbs);

@@ -130,3 +130,48 @@ def test_the_brokers_own_reason_reaches_the_score(directory):
     started = time.monotonic()
     done = assay("score", rows, "-o", directory / "out", "--data", directory / "work", "--model", DEMO)
     assert done.returncode not in (0, 1) and "assay.db" in done.stderr, (done, time.monotonic() - started)
+
+
+# ---- what a parent leaves to its child ----
+
+@pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files(directory, closed):
+    """The numbers go to no file of the broker: its log would be written there, and its lock was taken for none."""
+    data = directory / "d"
+    command = f'exec "$0" --model {DEMO} --data {data} --threads 1 {closed}'
+    process = subprocess.Popen(["sh", "-c", command, BIN / "assayd"])
+    try:
+        broker = Broker(data)
+        with broker.client() as client:
+            assert client.call("hello", timeout=60 * PATIENCE)["ok"]
+            assert client.call("score", rows=[{"ids": [1, 2]}])["rows"][0]["error"] is None
+        assert (data / "synced").stat().st_size == 64 and (data / "lock").read_text() == f"{process.pid}\n"
+        for fd in (1, 2) if "2>" in closed else (0,):
+            assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == "/"
+    finally:
+        process.terminate()
+        assert process.wait(20 * PATIENCE) == 0
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_signals_of_the_parent(directory, how):
+    """SIGCHLD that is ignored, signals that are blocked: inherited, and then nothing could be waited for, or ended."""
+    rows = directory / "rows.jsonl"
+    rows.write_text(ROW)
+    numbers = [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT]
+
+    def inherit():
+        if how == "blocked":
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        else:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    done = subprocess.run([BIN / "assay", "score", rows, "--model", DEMO], preexec_fn=inherit, capture_output=True, text=True,
+                          timeout=60 * PATIENCE)
+    assert done.returncode == 0 and json.loads(done.stdout)["error"] is None, done
+    process = subprocess.Popen([BIN / "assay", "score", "-", "-o", directory / "out", "--model", DEMO], preexec_fn=inherit,
+                               stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (directory / "out.part").exists(), 30)
+    process.terminate()
+    assert process.wait(30 * PATIENCE) == 143
+    process.stdin.close()
