@@ -137,6 +137,8 @@ static int open_model(struct broker *b, struct err *e)
         strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */
         rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
+    if (rc == 0)
+        rc = text_digest_check(b->model.text, dir, o->chat_template, e);
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);

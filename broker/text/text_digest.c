@@ -3,6 +3,7 @@
 #include "broker/text/text_digest.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,9 @@
 #include "schema/log.h"
 #include "schema/regular.h"
 
+/* Changes with the way in which rows become text, and text becomes ids, so that a job is not
+ * finished by a program that reads the same files otherwise. */
+#define TEXT_VERSION "2"
 #define MAX_BYTES (64u << 20)
 #define BLOCK_BYTES 65536
 #define FOLDER "additional_chat_templates"
@@ -46,16 +50,18 @@ static void add_file(struct sum *s, const char *dir, const char *name)
     s->n++;
 }
 
+/* A file in the folder is another file than one of the same name beside it. */
 static void add_folder(struct sum *s, const char *dir)
 {
-    char path[4096];
+    char path[4096], name[sizeof FOLDER + NAME_MAX + 1];
     struct dirent **entries = NULL;
     if (snprintf(path, sizeof path, "%s/" FOLDER, dir) >= (int)sizeof path)
         return;
     int n = scandir(path, &entries, NULL, alphasort);
     for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, FOLDER "/%s", entries[i]->d_name);
         if (entries[i]->d_name[0] != '.')
-            add_file(s, path, entries[i]->d_name);
+            add_file(s, dir, name);
         free(entries[i]);
     }
     free(entries);
@@ -74,6 +80,7 @@ void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *templat
         access(path, F_OK) != 0 || sodium_init() < 0)
         return;
     crypto_generichash_init(&s.hash, NULL, 0, sizeof digest);
+    add_bytes(&s, TEXT_VERSION, sizeof TEXT_VERSION);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         add_file(&s, dir, names[i]);
     add_folder(&s, dir);
@@ -85,4 +92,16 @@ void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *templat
     sodium_bin2hex(whole, sizeof whole, digest, sizeof digest);
     if (s.n > 0)
         snprintf(hex, TEXT_DIGEST_HEX, "%.8s", whole);
+}
+
+int text_digest_check(const char *hex, const char *dir, const char *template_name, struct err *e)
+{
+    char now[TEXT_DIGEST_HEX];
+    text_digest(now, dir, template_name);
+    if (strcmp(now, hex) == 0)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: the tokenizer's files or the chat templates changed while the broker started; restart "
+        "when they are complete",
+        dir);
 }

@@ -1,13 +1,16 @@
 """What a rank has mapped is what the digest says: checkpoints that are replaced, overwritten, touched or switched while a
 broker runs. Whatever happens, no row of a job has the score of another model."""
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
+import time
 
 import pytest
-from harness import BIN, DEMO, PATIENCE, Broker, random_key, wait_until
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker, random_key, wait_until
 
 ROWS = [{"id": k, "ids": [k % 500, k // 500] + [20 + k % 7] * 20} for k in range(2000)]
 
@@ -209,3 +212,58 @@ def test_changed_between_the_digest_and_what_is_read(directory, when):
     broker = Broker(directory / "d", model, worker=worker)
     broker.start(wait=False)
     assert_ended(broker, word)
+
+
+# ---- the files beside the tokenizer ----
+
+def mode_of(directory, model):
+    with Broker(directory / random_key(), model=model) as broker, broker.client() as client:
+        return client.call("hello")["mode"]
+
+
+def test_a_file_that_moves_is_another(directory):
+    """The same bytes under the same name, in the folder of templates: there it is no added_tokens.json."""
+    model = shutil.copytree(MODELS / "demo-reward", directory / "m")
+    (model / "added_tokens.json").write_text('{"3 +": 299}')
+    before = mode_of(directory, model)
+    (model / "additional_chat_templates").mkdir()
+    (model / "added_tokens.json").rename(model / "additional_chat_templates/added_tokens.json")
+    assert mode_of(directory, model) != before
+
+
+def test_side_files_that_change_while_they_are_read(directory):
+    """They are hashed, then read: what lies between must not be served under the old name. Files without end widen it."""
+    model = shutil.copytree(MODELS / "demo-reward", directory / "m")
+    folder = model / "additional_chat_templates"
+    folder.mkdir()
+    for i in range(4):
+        (folder / f"{i}.txt").touch()
+        os.truncate(folder / f"{i}.txt", 64 << 20)
+    path = model / "tokenizer_config.json"
+    old = path.read_text()
+    config = json.loads(old)
+    config["extra_special_tokens"] = ["3 +"]
+    modes, tokens, refused = {}, {}, 0
+    for k, text in enumerate([old, json.dumps(config)]):
+        path.write_text(text)
+        with Broker(directory / f"d{k}", model=model) as broker, broker.client() as client:
+            modes[k] = client.call("hello")["mode"]
+            tokens[k] = client.call("score", rows=[{"prompt": "3 + 4 = ?", "response": "7"}])["rows"][0]["n_tokens"]
+    assert modes[0] != modes[1] and tokens[0] != tokens[1]
+    for delay in (0.05, 0.1, 0.2, 0.3, 0.4, 0.6):
+        path.write_text(old)
+        broker = Broker(directory / f"at{delay}", model=model)
+        broker.start(wait=False)
+        time.sleep(delay)
+        replace(path, json.dumps(config).encode())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            refused += broker.process.wait(5 * PATIENCE) == 78 and "changed while the broker started" in broker.words()
+        if broker.process.poll() is None:
+            with broker.client() as client:
+                now = client.call("hello", timeout=30)["mode"]
+                n = client.call("score", rows=[{"prompt": "3 + 4 = ?", "response": "7"}])["rows"][0]["n_tokens"]
+            broker.process.terminate()
+            broker.process.wait()
+            assert tokens[[k for k in modes if modes[k] == now][0]] == n
+        broker.log.close()
+    print(f"{refused} of 6 starts refused")
