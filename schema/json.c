@@ -1,6 +1,7 @@
 /* json.c - reads a file with jansson, and its fields with their type and range (json.h). */
 #include "schema/json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,26 @@ static const char *kind(const json_t *v)
     return names[json_typeof(v)];
 }
 
-/* When an integer exceeds 64 bits (a tokenizer's model_max_length of 1e30), all integers of the
- * file are parsed as reals; json_get_int refuses those. */
+/* Returns the value with whole numbers below 2^53 as integers; takes the reference to v. */
+static json_t *with_integers(json_t *v)
+{
+    const char *key;
+    json_t *member;
+    size_t i;
+    void *next;
+    double d = json_real_value(v);
+    if (json_is_real(v) && fabs(d) < 0x1p53 && d == (double)(json_int_t)d) {
+        json_decref(v);
+        return json_integer((json_int_t)d);
+    }
+    json_object_foreach_safe(v, next, key, member)
+        json_object_set_new(v, key, with_integers(json_incref(member)));
+    json_array_foreach(v, i, member) json_array_set_new(v, i, with_integers(json_incref(member)));
+    return v;
+}
+
+/* When an integer exceeds 64 bits (a tokenizer's model_max_length of 1e30), jansson can only read
+ * all integers of the file as reals; those that are small are made integers again. */
 static json_t *parse(FILE *f, const char *path, struct err *e)
 {
     json_error_t why;
@@ -27,6 +46,7 @@ static json_t *parse(FILE *f, const char *path, struct err *e)
     if (!root && json_error_code(&why) == json_error_numeric_overflow) {
         rewind(f);
         root = json_loadf(f, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
+        root = root ? with_integers(root) : NULL;
     }
     if (root)
         return root;

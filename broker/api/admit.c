@@ -76,8 +76,13 @@ static void check_tokens(
         return;
     while (ids_are_below(&ids[i], 1, vocab_size))
         i++;
-    refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d", name, i,
-        vocab_size - 1, ids[i]);
+    if (ids[i] == INT32_MIN) /* row_request_ids */
+        refuse(a, out, ASSAY_EBADTOKEN,
+            "%stoken %u: expected an id from 0 to %u, found one beyond 32 bits", name, i,
+            vocab_size - 1);
+    else
+        refuse(a, out, ASSAY_EBADTOKEN, "%stoken %u: expected an id from 0 to %u, found %d", name,
+            i, vocab_size - 1, ids[i]);
 }
 
 /* Checks one sequence, n tokens at `from`. Returns how many of them stay. */

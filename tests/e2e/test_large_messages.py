@@ -195,7 +195,7 @@ def test_refused_as_ever(broker):
         with pytest.raises(Refused) as refused:
             client.call("status", job=key)
         assert refused.value.code == "unknown_job"
-        client.submit(key, [*rows_of(1), bad_pool])
+        client.submit(key, [{"ids": [1]}, bad_pool])
         good, bad = sorted(client.results(key), key=lambda row: row["i"])
         assert good["error"] is None and bad["error"]["code"] == "bad_request" and "softmax" in bad["error"]["message"]
 
