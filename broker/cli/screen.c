@@ -67,10 +67,13 @@ void screen_size(int fd, int *width, int *height)
 int screen_key(const struct screen *s, int timeout_ms)
 {
     struct pollfd item = {.fd = s->has_keys ? STDIN_FILENO : -1, .events = POLLIN};
-    char key;
-    if (poll(&item, 1, timeout_ms) <= 0 || read(STDIN_FILENO, &key, 1) != 1)
+    unsigned char key;
+    if (poll(&item, 1, timeout_ms) <= 0)
         return 0;
-    return key;
+    ssize_t n = read(STDIN_FILENO, &key, 1);
+    if (n == 1)
+        return key;
+    return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : SCREEN_GONE;
 }
 
 /* ---- frames ---- */

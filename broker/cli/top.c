@@ -38,7 +38,7 @@ struct top {
     struct sample samples[SAMPLES]; /* oldest first */
     int n_samples;
     long long silent_since_ms; /* wall clock; 0: the broker answers */
-    int quit;
+    int quit, gone;            /* gone: the terminal is closed */
 };
 
 /* ---- asking ---- */
@@ -351,7 +351,8 @@ static void redraw(struct top *t)
 static void take_key(struct top *t, int wait_ms)
 {
     int key = screen_key(&t->screen, wait_ms);
-    if (key == 'q' || key == 'Q' || cli_interrupted())
+    t->gone |= key == SCREEN_GONE;
+    if (key == 'q' || key == 'Q' || t->gone || cli_interrupted())
         t->quit = 1;
 }
 
@@ -410,6 +411,10 @@ static int run_live(struct top *t, long interval_s)
         rest(t, next_ms);
     }
     screen_end(&t->screen);
+    if (t->gone) {
+        cli_say("the terminal is gone");
+        return EX_IOERR;
+    }
     return rc == 0 && cli_interrupted() ? EX_TEMPFAIL : rc;
 }
 

@@ -308,6 +308,8 @@ def test_an_integer_too_long_for_64_bits(text_model, directory):
     row, done = score(text_model, directory)
     assert done.returncode == 0 and row["error"] is None and row["score"] is not None, (row, done.stderr)
     path = text_model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "note": 10**30}))  # the other integers stay integers
+    assert score(text_model, directory)[0] == row
     path.write_text(path.read_text().replace('"hidden_size": 128', '"hidden_size": 1' + "0" * 30))
     code, said = describe(text_model)
     assert code == 78 and "hidden_size" in said

@@ -186,6 +186,25 @@ def test_top_live(directory):
         assert terminal.end() == 0 and terminal.bytes.endswith(LEAVE)
 
 
+@pytest.mark.parametrize("broker_is", ["there", "away"])
+def test_top_ends_with_its_terminal(directory, broker_is):
+    """Also where SIGHUP is ignored: it asked for keys for ever."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    broker = Broker(directory / "d")
+    try:
+        if broker_is == "there":
+            broker.start()
+        terminal = Terminal("top", "--data", broker.data)
+        terminal.wait_for("ready" if broker_is == "there" else "unavailable since")
+        os.close(terminal.fd)
+        _, status = wait_until(lambda: (done := os.waitpid(terminal.pid, os.WNOHANG))[0] and done, 20)
+        assert os.waitstatus_to_exitcode(status) == 74
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        if broker.process:
+            broker.stop()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "q"])
 def test_top_puts_the_terminal_back_while_nobody_answers(directory, how):
     terminal = Terminal("top", "--data", directory)

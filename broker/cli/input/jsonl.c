@@ -17,6 +17,7 @@
 #include "schema/alloc.h"
 #include "schema/regular.h"
 #include "schema/json.h"
+#include "schema/log.h"
 #include "schema/utf8.h"
 
 struct jsonl {
@@ -129,15 +130,12 @@ int64_t jsonl_count(const struct jsonl *j)
     return j->total;
 }
 
-static int grow_text(struct jsonl *j)
+static void grow_text(struct jsonl *j)
 {
-    size_t bytes = j->text_bytes ? j->text_bytes * 2 : 4096;
-    char *text = realloc(j->text, bytes);
-    if (!text)
-        return -1;
-    j->text = text;
-    j->text_bytes = bytes;
-    return 0;
+    j->text_bytes = j->text_bytes ? j->text_bytes * 2 : 4096;
+    j->text = realloc(j->text, j->text_bytes);
+    if (!j->text)
+        die(71, "event=out_of_memory wanted=%zu bytes", j->text_bytes);
 }
 
 /* Reads the next line, without its newline, into j->text. Returns 1, 0 at the end of the file, 2 if
@@ -147,10 +145,12 @@ static int read_line(struct jsonl *j)
     int byte, too_long = 0;
     j->text_len = 0;
     while ((byte = getc_unlocked(j->file)) != EOF && byte != '\n') {
-        if (j->text_len == j->text_bytes && !too_long)
-            too_long = j->text_len >= JSONL_MAX_BYTES || grow_text(j) != 0;
-        if (!too_long)
-            j->text[j->text_len++] = (char)byte;
+        too_long |= j->text_len >= JSONL_MAX_BYTES;
+        if (too_long)
+            continue;
+        if (j->text_len == j->text_bytes)
+            grow_text(j);
+        j->text[j->text_len++] = (char)byte;
     }
     if (too_long)
         return 2;
