@@ -39,6 +39,13 @@ static void push(struct list *l, struct task *t)
     l->end = &t->next;
 }
 
+static void push_first(struct list *l, struct task *t)
+{
+    if (!(t->next = l->first))
+        l->end = &t->next;
+    l->first = t;
+}
+
 static struct task *pop(struct list *l)
 {
     struct task *t = l->first;
@@ -71,7 +78,10 @@ static void *prepare_for_ever(void *arg)
     pthread_mutex_lock(&p->lock);
     while ((t = await_task(p))) {
         pthread_mutex_unlock(&p->lock);
-        prepare(&t->prepared, &with, t->message);
+        if (t->release)
+            t->release(t);
+        else
+            prepare(&t->prepared, &with, t->message);
         pthread_mutex_lock(&p->lock);
         if (!p->ready.first)
             set_event(p, 1);
@@ -133,7 +143,10 @@ void preparers_free(struct preparers **out)
 void preparers_give(struct preparers *p, struct task *t)
 {
     pthread_mutex_lock(&p->lock);
-    push(&p->waiting, t);
+    if (t->release)
+        push_first(&p->waiting, t);
+    else
+        push(&p->waiting, t);
     pthread_cond_signal(&p->more);
     pthread_mutex_unlock(&p->lock);
 }

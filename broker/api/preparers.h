@@ -1,4 +1,5 @@
-/* preparers.h - threads that prepare large messages (prepare.h) while the loop goes on.
+/* preparers.h - threads that prepare large messages (prepare.h) while the loop goes on, and release
+ * their memory.
  *
  * The loop gives a message and later takes it back. In between it belongs to the threads. Each
  * thread has its own struct admit. */
@@ -13,6 +14,7 @@
 struct task {
     struct prepared prepared;
     struct slice message;
+    void (*release)(struct task *t); /* done instead of preparing it; NULL: prepare it */
     struct task *next;
 };
 
@@ -22,9 +24,9 @@ struct preparers;
  * 0, or ASSAY_EIO. */
 int preparers_new(struct preparers **p, const struct model_info *model,
     const struct text_model *text, const struct request_limits *limits, struct err *e);
-void preparers_free(struct preparers **p); /* stops them; NULL-safe */
-void preparers_give(struct preparers *p, struct task *t);
-/* Returns a prepared task, in the order in which they became ready; NULL: none is. */
+void preparers_free(struct preparers **p);                /* stops them; NULL-safe */
+void preparers_give(struct preparers *p, struct task *t); /* one to release comes first */
+/* Returns a task that is done, in the order in which they became ready; NULL: none is. */
 struct task *preparers_take(struct preparers *p);
 int preparers_fd(const struct preparers *p); /* readable while preparers_take has one */
 /* Ends the threads, at their next row at the latest. No task is the threads' after that, whether it
