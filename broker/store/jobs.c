@@ -254,6 +254,11 @@ static int first_of(
     int rc = store_step(s, q, e);
     if (rc == 1)
         read_job(s, q, j);
+    if (rc == 1 && j->job <= after)
+        return err_set(e, ASSAY_EINTERNAL,
+            "%s/assay.db: table job is out of order behind job %lld: the file is damaged (`assay "
+            "scrub` says where)",
+            s->dir, (long long)after);
     return rc;
 }
 

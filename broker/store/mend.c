@@ -12,6 +12,7 @@
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
+#include "schema/utf8.h"
 
 /* ---- do they agree? ---- */
 
@@ -306,35 +307,19 @@ int store_mend_job(struct store *s, int64_t job, int drop, struct err *e)
 
 /* ---- when ---- */
 
-/* Whether the job is found by its key. */
-static int has_its_key(struct store *s, int64_t job, struct err *e)
+/* Whether table job is in order and its indices lead to all of its records: 1, or 0 with what is
+ * wrong. */
+static int jobs_are_in_order(struct store *s, char *what, size_t size, struct err *e)
 {
-    int64_t found;
-    int rc = store_integer(s, 0, &found, e,
-        "select count(*) from job where key = (select key from job where job = ?1) and job = ?1",
-        "i", job);
-    return rc != 0 ? rc : found == 1;
-}
-
-/* Whether the indices of table job lead to all of its records. */
-static int has_indices(struct store *s, struct err *e)
-{
-    int64_t by_index, all, job = 0;
-    int rc = store_integer(s, 0, &by_index, e,
-        "select count(*) from job indexed by job_unfinished where finished_ms is null", "");
-    if (rc == 0)
-        rc = store_integer(
-            s, 0, &all, e, "select sum(finished_ms is null) from job not indexed", "");
-    if (rc != 0 || by_index != all)
+    sqlite3_stmt *q = store_prepare(s, "pragma integrity_check(job)", "");
+    int rc = store_step(s, q, e);
+    const char *text = rc == 1 ? (const char *)sqlite3_column_text(q, 0) : NULL;
+    if (rc < 0)
         return rc;
-    for (rc = 1; rc == 1;) {
-        rc = store_integer(s, 0, &job, e,
-            "select min(job) from job where job > ? and job <= ? and finished_ms is null", "ii",
-            job, (int64_t)STORE_LAST_JOB);
-        if (rc != 0 || job == 0)
-            return rc < 0 ? rc : 1;
-        rc = has_its_key(s, job, e);
-    }
+    snprintf(what, size, "table job: %s", text ? text : "nothing was found");
+    utf8_make_printable(what);
+    rc = text && strcmp(text, "ok") == 0;
+    sqlite3_reset(q);
     return rc;
 }
 
@@ -349,13 +334,14 @@ static int drop_unplaced(struct store *s, int64_t job, struct err *e)
 
 static int mend_unfinished(struct store *s, struct err *e)
 {
-    int64_t job = 0;
+    int64_t job = 0, last = 0;
     int rc = store_begin(s, e);
     while (rc == 0) {
+        last = job;
         rc = store_integer(s, 0, &job, e,
             "select min(job) from job where job > ? and job <= ? and finished_ms is null", "ii",
-            job, (int64_t)STORE_LAST_JOB);
-        if (rc != 0 || job == 0)
+            last, (int64_t)STORE_LAST_JOB);
+        if (rc != 0 || job <= last) /* lower where the file is out of order */
             break;
         rc = store_states_agree(s, job, e);
         rc = rc == 0 ? store_mend_job(s, job, 0, e) : rc < 0 ? rc : drop_unplaced(s, job, e);
@@ -371,7 +357,7 @@ static int tell_lost_jobs(struct store *s, struct err *e)
 {
     int rc;
     sqlite3_stmt *q = store_prepare(s,
-        "with recursive has_rows(job) as (select min(row) >> 32 from row where row >= 0 union all "
+        "with recursive has_rows(job) as (select min(row) >> 32 from row where row >= 0 union "
         "select (select min(row) >> 32 from row where row >= (has_rows.job + 1) << 32) "
         "from has_rows where job < ?) "
         "select job from has_rows where job not in (select job from job) "
@@ -384,23 +370,37 @@ static int tell_lost_jobs(struct store *s, struct err *e)
     return rc;
 }
 
+static int make_indices_anew(struct store *s, const struct err *why, struct err *e)
+{
+    char what[200];
+    log_warn("event=indices_made_anew error=\"%s\"", why->msg);
+    int rc = store_run(s, e, "reindex", "");
+    if (rc == 0)
+        rc = mend_unfinished(s, e);
+    if (rc == 0)
+        rc = jobs_are_in_order(s, what, sizeof what, e);
+    if (rc == 0)
+        log_error("event=damaged error=\"%s\" reason=\"jobs may be missing from what is served; "
+                  "`assay scrub` says more\"",
+            what);
+    return rc < 0 ? rc : 0;
+}
+
 int store_mend_all(struct store *s, struct err *e)
 {
     struct err why;
-    int rc = has_indices(s, e);
+    char what[200];
+    int rc = jobs_are_in_order(s, what, sizeof what, e);
     if (rc == 1)
         rc = mend_unfinished(s, &why);
     else if (rc == 0)
-        rc = err_set(&why, ASSAY_EIO, "an index does not have every job");
+        rc = err_set(&why, ASSAY_EIO, "%s", what);
     if (store_may_pass(rc) && e)
         *e = why;
     if (store_may_pass(rc))
         return rc;
-    if (rc != 0) {
-        log_warn("event=indices_made_anew error=\"%s\"", why.msg);
-        rc = store_run(s, e, "reindex", "");
-        rc = rc == 0 ? mend_unfinished(s, e) : rc;
-    }
+    if (rc != 0)
+        rc = make_indices_anew(s, &why, e);
     return rc == 0 ? tell_lost_jobs(s, e) : rc;
 }
 

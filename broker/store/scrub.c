@@ -263,6 +263,13 @@ static int next_job(struct scrub *c, int64_t after, struct err *e)
     int64_t accepted = sqlite3_column_int64(q, 7), placed = sqlite3_column_int64(q, 8);
     int damage = store_job_damage(c->s, q);
     int64_t job = sqlite3_column_int64(q, 0);
+    if (job <= after) {
+        sqlite3_reset(q);
+        c->job = 0;
+        find(c, -1, "table job is out of order behind job %" PRId64 ": no more of it can be read",
+            after);
+        return 0;
+    }
     const char *key = (const char *)sqlite3_column_text(q, 1);
     check_between(c, after, row_id_of(job, 0));
     c->job = job;

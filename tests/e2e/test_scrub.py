@@ -58,6 +58,45 @@ def test_a_lost_job_s_number_is_not_given_again(directory):
     assert done.returncode == 65 and "rows of job 2, which is not there" in done.stdout, done
 
 
+def set_rowid(path, table, cell, rowid):
+    """Changes a record's number, of one byte, on the table's only page."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        (page,) = db.execute("select rootpage from sqlite_schema where name = ?", [table]).fetchone()
+        (size,) = db.execute("pragma page_size").fetchone()
+    data = bytearray(path.read_bytes())
+    begin = (page - 1) * size
+    assert data[begin] == 13  # a leaf
+    at = begin + int.from_bytes(data[begin + 8 + 2 * cell:][:2], "big")
+    while data[at] & 128:  # the record's length comes first
+        at += 1
+    data[at + 1] = rowid
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("cell,rowid", [(0, 3), (1, 3), (1, 6), (2, 1)])
+def test_jobs_out_of_order(directory, cell, rowid):
+    """A flipped bit in a job's number: scrub and whoever pages through the jobs went in a circle, and nothing was said."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        for key in "abc":
+            client.submit(key, [{"ids": [1, 2]}])
+            client.results(key)
+    with contextlib.closing(sqlite3.connect(directory / "d" / "assay.db")) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+    for name in ("assay.db-wal", "assay.db-shm", "synced"):
+        (directory / "d" / name).unlink(missing_ok=True)
+    set_rowid(directory / "d" / "assay.db", "job", cell, rowid)
+    done = scrub(directory / "d")
+    assert done.returncode == 65 and "out of order" in done.stdout and len(done.stdout) < 4000, done
+    with Broker(directory / "d") as broker, broker.client() as client:
+        assert "event=damaged error=" in broker.words() and "assay scrub" in broker.words()
+        after, seen = 0, []
+        with contextlib.suppress(Refused):
+            while jobs := (reply := client.call("jobs", after=after, limit=1))["jobs"]:
+                seen += [job["job"] for job in jobs]
+                after = reply["next"]
+        assert seen == sorted(set(seen)) and len(seen) <= 3
+
+
 def test_each_damage_is_named(directory):
     """One record of each kind, changed behind the broker's back."""
     with Broker(directory / "d") as broker, broker.client() as client:
