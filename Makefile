@@ -127,7 +127,7 @@ run-tests:
 check: ## the tests under ASan and UBSan
 	@$(MAKE) --no-print-directory test SANITIZE=1
 
-test-long: ## the tokenizer against its reference on a million strings
+test-long: ## the tokenizers against their reference on a million strings each
 	@.ci/deps
 	@$(MAKE) --no-print-directory -j2 all
 	@ASSAY_STRINGS=1000000 $(PYTEST) tests/e2e/test_tokenizer.py tests/e2e/test_patterns.py

@@ -2,13 +2,16 @@
  * ones with a heap (bpe.h). */
 #include "broker/text/bpe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
 #include "broker/text/buffer.h"
+#include "broker/text/unicode.h"
 #include "schema/log.h"
 
+#define SPACE "\xe2\x96\x81" /* U+2581, which stands for a space */
 #define NO_RANK UINT32_MAX
 #define SHORT_WORD 48 /* bytes; a longer word keeps its candidates in a heap */
 #define CACHE_WORDS (1u << 15)
@@ -37,7 +40,10 @@ struct bpe {
     struct slot *slots;
     struct merge *merges;
     uint32_t n_tokens, slot_mask, merge_mask;
-    int32_t byte_ids[256];
+    int32_t byte_ids[256];  /* of one byte, or of <0x..>; -1: none */
+    int32_t *character_ids; /* by code point, -1: none; NULL: words start as bytes */
+    int fuse_unk, cuts_at_space;
+    int32_t unk;
 };
 
 /* A part of a word during its merges. */
@@ -121,6 +127,25 @@ static uint32_t table_size(uint32_t n)
     return size;
 }
 
+/* A token that is one character, or one byte as <0x0A>. */
+static void note_character(struct bpe *b, const struct bpe_token *t)
+{
+    unsigned bytes, byte;
+    char text[8];
+    uint32_t code = unicode_decode(t->bytes.at, &bytes);
+    if (bytes == t->bytes.len)
+        b->character_ids[code] = t->id;
+    if (t->bytes.len != 6)
+        return;
+    memcpy(text, t->bytes.at, 6);
+    text[6] = 0;
+    if (sscanf(text, "<0x%2X>", &byte) != 1)
+        return;
+    snprintf(text, sizeof text, "<0x%02X>", byte);
+    if (memcmp(text, t->bytes.at, 6) == 0)
+        b->byte_ids[byte] = t->id;
+}
+
 static int add_token(struct bpe *b, const struct bpe_token *t, uint32_t *used, struct err *e)
 {
     uint32_t hash = hash_word(t->bytes.at, t->bytes.len), i = hash & b->slot_mask;
@@ -134,7 +159,9 @@ static int add_token(struct bpe *b, const struct bpe_token *t, uint32_t *used, s
     while (b->slots[i].token)
         i = (i + 1) & b->slot_mask;
     b->slots[i] = (struct slot){hash, ++b->n_tokens};
-    if (t->bytes.len == 1)
+    if (b->character_ids)
+        note_character(b, t);
+    else if (t->bytes.len == 1)
         b->byte_ids[t->bytes.at[0]] = t->id;
     return 0;
 }
@@ -153,9 +180,13 @@ static int add_tokens(struct bpe *b, const struct bpe_options *o, struct err *e)
     b->slots = xcalloc(size, sizeof *b->slots);
     b->slot_mask = size - 1;
     memset(b->byte_ids, 0xff, sizeof b->byte_ids);
+    if (o->of_characters) {
+        b->character_ids = xcalloc(UNICODE_END, sizeof *b->character_ids);
+        memset(b->character_ids, 0xff, UNICODE_END * sizeof *b->character_ids);
+    }
     for (uint32_t i = 0; rc == 0 && i < o->n_tokens; i++)
         rc = add_token(b, &o->tokens[i], &used, e);
-    for (int c = 0; rc == 0 && c < 256; c++)
+    for (int c = 0; rc == 0 && !o->of_characters && c < 256; c++)
         if (b->byte_ids[c] < 0)
             rc = err_set(e, ASSAY_EFORMAT,
                 "expected a token for each of the 256 bytes, found none for byte 0x%02x", c);
@@ -266,19 +297,70 @@ static void merge_short(const struct bpe_encoder *n, uint32_t end)
     }
 }
 
+/* Appends a part to the *n of the word. */
+static void add_part(const struct bpe_encoder *n, uint32_t *parts, int32_t id)
+{
+    n->parts[*parts] = (struct part){id, NO_RANK, 0, *parts + 1, *parts - 1};
+    ++*parts;
+}
+
+/* Has each of the character's bytes a token? */
+static int has_bytes(const struct bpe *b, const uint8_t *character, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++)
+        if (b->byte_ids[character[i]] < 0)
+            return 0;
+    return 1;
+}
+
+/* Splits a word into characters. The unknown token waits for the next known character, even behind
+ * the tokens of bytes, as in the reference. */
+static uint32_t split_characters(const struct bpe_encoder *n, const uint8_t *word, size_t len)
+{
+    const struct bpe *b = n->bpe;
+    uint32_t parts = 0;
+    unsigned bytes;
+    int waits = 0;
+    for (size_t i = 0; i < len; i += bytes) {
+        int32_t id = b->character_ids[unicode_decode(word + i, &bytes)];
+        if (id < 0 && has_bytes(b, word + i, bytes)) {
+            for (unsigned k = 0; k < bytes; k++)
+                add_part(n, &parts, b->byte_ids[word[i + k]]);
+            continue;
+        }
+        if (waits && (id >= 0 || !b->fuse_unk))
+            add_part(n, &parts, b->unk);
+        waits = id < 0 && b->unk >= 0;
+        if (id >= 0)
+            add_part(n, &parts, id);
+    }
+    if (waits)
+        add_part(n, &parts, b->unk);
+    return parts;
+}
+
+static uint32_t split_bytes(const struct bpe_encoder *n, const uint8_t *word, size_t len)
+{
+    uint32_t parts = 0;
+    for (size_t i = 0; i < len; i++)
+        add_part(n, &parts, n->bpe->byte_ids[word[i]]);
+    return parts;
+}
+
 static void merge_word(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
 {
-    uint32_t end = (uint32_t)len;
     if (len > n->parts_room) {
         free(n->parts);
         n->parts_room = len + SHORT_WORD;
         n->parts = xcalloc(n->parts_room, sizeof *n->parts);
     }
-    for (uint32_t i = 0; i < end; i++)
-        n->parts[i] = (struct part){n->bpe->byte_ids[word[i]], NO_RANK, 0, i + 1, i - 1};
+    uint32_t end =
+        n->bpe->character_ids ? split_characters(n, word, len) : split_bytes(n, word, len);
+    if (end == 0)
+        return;
     for (uint32_t i = 0; i < end; i++)
         rank_part(n, i, end);
-    if (len <= SHORT_WORD)
+    if (end <= SHORT_WORD)
         merge_short(n, end);
     else
         merge_long(n, end);
@@ -308,7 +390,7 @@ static void remember(
     memcpy(c->ids, ids, n * sizeof *ids);
 }
 
-void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
+static void encode_word(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
 {
     uint32_t hash = hash_word(word, len);
     struct cached *c = len <= CACHE_WORD_BYTES ? &n->cache[hash % CACHE_WORDS] : NULL;
@@ -322,6 +404,30 @@ void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct i
         merge_word(n, word, len, out);
     if (c)
         remember(c, word, len, out->at + before, out->len - before);
+}
+
+/* Returns where the next space begins that is not behind another, len: nowhere. */
+static size_t next_space(const uint8_t *text, size_t from, size_t len)
+{
+    size_t n = sizeof SPACE - 1;
+    for (const uint8_t *at; (at = memmem(text + from, len - from, SPACE, n));) {
+        from = (size_t)(at - text);
+        if (from < n || memcmp(at - n, SPACE, n) != 0)
+            return from;
+        from += n;
+    }
+    return len;
+}
+
+void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
+{
+    size_t end = len;
+    for (; n->bpe->cuts_at_space && len > 0; word += end, len -= end) {
+        end = next_space(word, 1, len);
+        encode_word(n, word, end, out);
+    }
+    if (!n->bpe->cuts_at_space)
+        encode_word(n, word, len, out);
 }
 
 /* ---- life ---- */
@@ -362,13 +468,40 @@ static void find_whole_tokens(struct bpe *b, int ignore_merges)
     bpe_encoder_free(&n);
 }
 
+static int crosses_space(const uint8_t *text, size_t len)
+{
+    return next_space(text, 1, len) < len;
+}
+
+/* A word may be cut before a space (U+2581) if nothing merges across that place and no unknown
+ * character waits there. */
+static int cuts_at_space(const struct bpe *b, const struct bpe_options *o)
+{
+    unsigned bytes;
+    int cuts = b->character_ids && !o->ignore_merges &&
+               b->character_ids[unicode_decode((const uint8_t *)SPACE, &bytes)] >= 0;
+    uint8_t *crosses = xcalloc(BPE_MAX_IDS, 1);
+    for (uint32_t i = 0; cuts && i < b->n_tokens; i++)
+        crosses[b->tokens[i].id] =
+            (uint8_t)crosses_space(b->bytes + b->tokens[i].from, b->tokens[i].len);
+    for (uint32_t i = 0; cuts && i < o->n_merges; i++)
+        cuts = !crosses[o->merges[i].whole];
+    free(crosses);
+    return cuts;
+}
+
 int bpe_new(struct bpe **out, const struct bpe_options *o, struct err *e)
 {
     struct bpe *b = xcalloc(1, sizeof *b);
+    b->fuse_unk = o->fuse_unk;
+    b->unk = o->of_characters ? o->unk : -1;
     int rc = add_tokens(b, o, e);
+    if (rc == 0 && o->of_characters && !o->byte_fallback)
+        memset(b->byte_ids, 0xff, sizeof b->byte_ids);
     if (rc == 0) {
         add_merges(b, o);
         find_whole_tokens(b, o->ignore_merges);
+        b->cuts_at_space = cuts_at_space(b, o);
     } else {
         bpe_free(&b);
     }
@@ -385,6 +518,7 @@ void bpe_free(struct bpe **out)
     free(b->bytes);
     free(b->slots);
     free(b->merges);
+    free(b->character_ids);
     free(b);
     *out = NULL;
 }

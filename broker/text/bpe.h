@@ -1,12 +1,16 @@
-/* bpe.h - byte-level byte pair encoding: a vocabulary of byte strings and ranked merges that cut a
- * word into tokens.
+/* bpe.h - byte pair encoding: a vocabulary of strings and ranked merges that cut a word into tokens.
  *
- * This is the reference's algorithm: a word starts as its bytes; of all neighbours that may merge,
- * those of the lowest rank merge, leftmost first, until none may. Short words search for the lowest
- * rank after each merge; long ones keep the candidates in a heap, O(n log n).
+ * This is the reference's algorithm: a word starts as its bytes, or as its characters; of all
+ * neighbours that may merge, those of the lowest rank merge, leftmost first, until none may. Short
+ * words search for the lowest rank after each merge; long ones keep the candidates in a heap,
+ * O(n log n).
+ *
+ * Of characters, one that is no token is the tokens of its bytes, <0x0A> and the like; without such
+ * a token for each it is the unknown token; without that it is dropped, all as in the reference.
  *
  * Most words skip this for speed: a word that is a token which its merges are known to produce
- * takes one lookup, and an encoder remembers the words that it cut recently. */
+ * takes one lookup, and an encoder remembers the words that it cut recently. A text that is one
+ * long word with U+2581 for its spaces is cut before these where no merge reaches across. */
 #ifndef ASSAY_BPE_H
 #define ASSAY_BPE_H
 
@@ -34,10 +38,14 @@ struct bpe_options {
     const struct bpe_merge *merges;
     uint32_t n_merges;
     int ignore_merges; /* a word that is a token becomes that token, whatever the merges */
+    int of_characters; /* words start as characters; the rest is for these */
+    int byte_fallback;
+    int fuse_unk; /* unknown characters in a row are one token */
+    int32_t unk;  /* id of the unknown token, -1: none */
 };
 
-/* Builds the vocabulary. ASSAY_EFORMAT if one of the 256 bytes is no token, or two tokens are the
- * same. */
+/* Builds the vocabulary. ASSAY_EFORMAT if two tokens are the same, or one of the 256 bytes is no
+ * token where words start as bytes. */
 int bpe_new(struct bpe **b, const struct bpe_options *o, struct err *e);
 void bpe_free(struct bpe **b);
 

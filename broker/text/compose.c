@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/text/side_files.h"
 #include "broker/text/turns.h"
@@ -32,13 +31,9 @@ struct composer {
 /* A tokenizer that is not supported leaves ids to be scored; files that are broken are an error. */
 static int load_tokenizer(struct text_model *m, const char *dir, struct err *e)
 {
-    char path[4096];
     struct err why = {0};
     int rc = 0;
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) < (int)sizeof path &&
-        access(path, F_OK) != 0)
-        err_set(&why, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
-    else if (tokenizer_load(&m->tokenizer, dir, &why) != 0)
+    if (tokenizer_is_there(dir, &why) == 0 && tokenizer_load(&m->tokenizer, dir, &why) != 0)
         rc = side_files_check(dir, e);
     snprintf(m->reason, sizeof m->reason, "%s", why.msg);
     return rc;

@@ -90,7 +90,7 @@ static int assign_codes(
 /* Writes a set as a class of its codes. */
 static void write_codes(struct buffer *out, const struct code_list *list, unsigned set)
 {
-    char text[8];
+    char text[16];
     size_t from = out->len;
     for (unsigned code = 0; code < list->n; code++)
         if (list->sets[code] >> set & 1) {

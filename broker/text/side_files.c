@@ -23,7 +23,7 @@ struct side {
     json_t *known;           /* object: from the text of such a token to the token */
     struct side_names names; /* what the settings name */
     struct side_tokens tokens; /* the tokens so far */
-    int is_qwen2;              /* transformers takes the class Qwen2Tokenizer */
+    int is_qwen2, is_llama;    /* transformers takes this class, which builds its own tokenizer */
     struct err *e;
 };
 
@@ -66,6 +66,31 @@ static int class_is(const char *name, const char *class)
     return strip_fast(name) == (int)strlen(class) && strncmp(name, class, strlen(class)) == 0;
 }
 
+/* Is "ByteLevel" written anywhere? Then a file is loaded as it is, whatever class is named. */
+static int names_byte_level(const json_t *v)
+{
+    const char *key, *text = json_string_value(v);
+    json_t *item;
+    size_t k;
+    if (text)
+        return strcmp(text, "ByteLevel") == 0;
+    json_array_foreach((json_t *)v, k, item) if (names_byte_level(item)) return 1;
+    json_object_foreach((json_t *)v, key,
+        item) if (strcmp(key, "ByteLevel") == 0 || names_byte_level(item)) return 1;
+    return 0;
+}
+
+/* A type for which LlamaTokenizer is taken for a mistake. */
+static int is_mistral(const char *type)
+{
+    static const char *const types[] = {
+        "mistral", "mistral3", "ministral", "ministral3", "mixtral"};
+    for (size_t i = 0; type && i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(type, types[i]) == 0)
+            return 1;
+    return 0;
+}
+
 static int choose_class(struct side *s, const json_t *config)
 {
     static const char *const generic[] = {
@@ -77,6 +102,8 @@ static int choose_class(struct side *s, const json_t *config)
     int is_qwen3 = type && strcmp(type, "qwen3") == 0;
     s->is_qwen2 = (type && strcmp(type, "qwen2") == 0) ||
                   (class ? class_is(class, "Qwen2Tokenizer") : is_qwen3);
+    s->is_llama = !s->is_qwen2 && class && class_is(class, "LlamaTokenizer") && !is_mistral(type) &&
+                  !names_byte_level(s->root);
     for (size_t i = 0; class && !s->is_qwen2 && i < sizeof generic / sizeof generic[0]; i++)
         if (class_is(class, generic[i]))
             class = NULL;
@@ -163,6 +190,29 @@ static int check_form(const struct side *s)
     return 0;
 }
 
+/* LlamaTokenizer takes vocabulary and merges from the file, and has the rest of its own. */
+static void take_llama_form(const struct side *s)
+{
+    const json_t *prefix = json_object_get(s->settings, "add_prefix_space");
+    int is_off = prefix && !json_is_null(prefix) && !json_is_true(prefix);
+    int is_legacy = json_is_true(json_object_get(s->settings, "legacy"));
+    json_t *model = json_object_get(s->root, "model");
+    json_object_set_new(s->root, "normalizer", json_null());
+    json_object_set_new(s->root, "pre_tokenizer",
+        json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "\xe2\x96\x81",
+            "prepend_scheme",
+            is_off      ? "never"
+            : is_legacy ? "always"
+                        : "first",
+            "split", 0));
+    json_object_set_new(model, "byte_fallback", json_true());
+    json_object_set_new(model, "fuse_unk", json_true());
+    static const char *const none[] = {
+        "unk_token", "dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix"};
+    for (size_t i = 0; json_is_object(model) && i < sizeof none / sizeof none[0]; i++)
+        json_object_del(model, none[i]);
+}
+
 /* ---- named tokens ---- */
 
 /* Returns the standard tokens that count if the settings lack their key. */
@@ -173,6 +223,9 @@ static json_t *default_tokens(const struct side *s)
     if (s->is_qwen2)
         return json_pack(
             "{s:s, s:s, s:s}", "eos_token", token, "unk_token", token, "pad_token", token);
+    if (s->is_llama)
+        return json_pack(
+            "{s:s, s:s, s:s}", "unk_token", "<unk>", "bos_token", "<s>", "eos_token", "</s>");
     const char *pad = json_string_value(json_object_get(padding, "pad_token"));
     return pad ? json_pack("{s:s}", "pad_token", pad) : json_object();
 }
@@ -340,7 +393,7 @@ static void add_listed(struct side *s)
     json_decref(list);
 }
 
-/* Qwen2Tokenizer adds the named tokens once more, without flags. */
+/* A class that builds its own tokenizer adds the named tokens once more, without flags. */
 static void add_named_plain(struct side *s)
 {
     const char *key;
@@ -435,14 +488,15 @@ static int add_all(struct side *s)
 {
     json_t *token;
     size_t k;
-    const json_t *own = s->is_qwen2 ? NULL : json_object_get(s->root, "added_tokens");
+    const json_t *own =
+        s->is_qwen2 || s->is_llama ? NULL : json_object_get(s->root, "added_tokens");
     side_tokens_begin(&s->tokens);
     json_array_foreach((json_t *)own, k, token)
     {
         side_tokens_add(&s->tokens, token);
     }
     add_listed(s);
-    if (s->is_qwen2)
+    if (s->is_qwen2 || s->is_llama)
         add_named_plain(s);
     int rc = check_kept(s);
     if (rc == 0)
@@ -477,6 +531,8 @@ int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, str
         rc = check_settings(&s);
     if (rc == 0 && s.is_qwen2)
         rc = check_form(&s);
+    if (rc == 0 && s.is_llama)
+        take_llama_form(&s);
     if (rc == 0)
         rc = list_tokens(&s, dir);
     if (rc == 0)

@@ -1,11 +1,12 @@
 /* tokenizer.c - see tokenizer.h. tokenizer_json.c reads the file. */
 #include "broker/text/tokenizer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/text/buffer.h"
-#include "broker/text/nfc.h"
 #include "broker/text/side_files.h"
 #include "broker/text/split.h"
 #include "broker/text/tokenizer_private.h"
@@ -21,7 +22,7 @@ struct encoder {
     const struct tokenizer *tokenizer;
     struct bpe_encoder *bpe;
     struct pre_cutter *cutter;
-    struct buffer normalized;
+    struct normalized normalized;
     struct id_list ids;
     struct err failed; /* what kept the current text from its ids; code 0: nothing */
 };
@@ -38,11 +39,31 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
     return rc;
 }
 
+static int has_file(const char *dir, const char *name)
+{
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path ||
+           access(path, F_OK) == 0;
+}
+
+int tokenizer_is_there(const char *dir, struct err *e)
+{
+    if (has_file(dir, "tokenizer.json"))
+        return 0;
+    if (!has_file(dir, "tokenizer.model"))
+        return err_set(e, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
+    return err_set(e, ASSAY_EFORMAT,
+        "the checkpoint has a tokenizer.model and no tokenizer.json; send ids, or make the file "
+        "with "
+        "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)");
+}
+
 int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct err why = {0};
     struct special_ids ids;
-    json_t *root = model_path_check(dir, &why) == 0
+    json_t *root = model_path_check(dir, &why) == 0 &&
+                           (!has_file(dir, "tokenizer.model") || tokenizer_is_there(dir, &why) == 0)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
@@ -70,6 +91,7 @@ void tokenizer_free(struct tokenizer **out)
     added_set_release(&t->added);
     added_set_release(&t->added_normalized);
     bpe_free(&t->bpe);
+    normalizer_release(&t->normalizer);
     pre_tokenizer_release(&t->pre);
     free(t);
     *out = NULL;
@@ -119,7 +141,7 @@ void encoder_free(struct encoder **out)
         return;
     bpe_encoder_free(&n->bpe);
     pre_cutter_free(&n->cutter);
-    buffer_release(&n->normalized);
+    normalized_release(&n->normalized);
     free(n->ids.at);
     free(n);
     *out = NULL;
@@ -217,14 +239,11 @@ static void encode_normalized(struct encoder *n, const struct added_search *s, s
 static void encode_raw(struct encoder *n, const struct added_search *s, struct span piece)
 {
     const struct tokenizer *t = n->tokenizer;
-    struct added_search inner = {&t->added_normalized, t->classes, s->text + piece.begin,
-        piece.end - piece.begin, NULL, 0, piece.begin == 0};
-    if (t->nfc) {
-        n->normalized.len = 0;
-        nfc_append(&n->normalized, t->classes, inner.text, inner.len);
-        inner.text = n->normalized.at;
-        inner.len = n->normalized.len;
-    }
+    struct slice text = {s->text + piece.begin, piece.end - piece.begin};
+    if (n->failed.code == 0)
+        normalizer_apply(&t->normalizer, t->classes, &n->normalized, &text, &n->failed);
+    struct added_search inner = {
+        &t->added_normalized, t->classes, text.at, text.len, NULL, 0, piece.begin == 0};
     /* Normalizing moves bytes, so the closed spans no longer fit: with any of them, no token is
      * found here. */
     if (inner.set->n == 0 || s->n_closed > 0)

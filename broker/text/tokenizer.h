@@ -1,11 +1,11 @@
 /* tokenizer.h - turns text into token ids as the checkpoint's tokenizer.json and the files beside
- * it say: byte-level BPE in the form of Qwen2, Qwen3 and Llama 3, with the same ids as Hugging
- * Face's tokenizers.
+ * it say: BPE over bytes (Qwen, Llama 3, GPT-2) or over characters (Llama 2, Mistral), with the same
+ * ids as Hugging Face's tokenizers.
  *
- * Added tokens are cut out of the text; each piece between them is normalized (NFC, if the file
- * says so); added tokens marked `normalized` are cut out of that; the split pattern cuts the rest
- * into words; each word is merged (bpe.h). A tokenizer.json of any other shape is refused, naming
- * what is unknown.
+ * Added tokens are cut out of the text; each piece between them is normalized (normalizer.h); added
+ * tokens marked `normalized` are cut out of that; the pre-tokenizer cuts the rest into words
+ * (pre_tokenizer.h); each word is merged (bpe.h). What a tokenizer.json asks for beyond this is
+ * refused by name.
  *
  * A literal <|im_end|> in the text becomes the control token, as in the reference. Spans of
  * untrusted text are passed as closed: no added token is found in them, and what looks like one is
@@ -25,6 +25,8 @@
 
 struct tokenizer;
 
+/* Has DIR a tokenizer.json? ASSAY_EFORMAT with words that say what to do without it. */
+int tokenizer_is_there(const char *dir, struct err *e);
 /* Loads DIR/tokenizer.json, with the changes of the files beside it (side_files.h). ASSAY_EFORMAT
  * naming file, field, expected and found. */
 int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e);
@@ -48,7 +50,8 @@ void encoder_free(struct encoder **n);
 const struct id_list *encoder_ids(const struct encoder *n);
 void encoder_clear(struct encoder *n);
 void encoder_add(struct encoder *n, int32_t id);
-/* Appends the ids of text. ASSAY_EBADTEXT naming the byte that is not UTF-8. closed: spans
+/* Appends the ids of text. ASSAY_EBADTEXT naming the byte that is not UTF-8 or the limit (pattern.h,
+ * normalizer.h) that the text exceeds, with some ids appended then. closed: spans
  * (ascending, not overlapping) in which no added token is recognised. */
 int encoder_text(struct encoder *n, struct slice text, const struct span *closed, size_t n_closed,
     struct err *e);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "broker/text/buffer.h"
-#include "broker/text/nfc.h"
 #include "schema/log.h"
 
 /* ---- vocabulary ---- */
@@ -90,7 +89,7 @@ static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
         int32_t id = (int32_t)json_integer_value(v);
         size_t len = strlen(key);
         uint8_t *bytes = xcalloc(len + 1, 1);
-        size_t n_bytes = to_bytes(r, key, bytes);
+        size_t n_bytes = r->is_byte_level ? to_bytes(r, key, bytes) : 0;
         if (r->t->pieces[id].at) {
             free(bytes);
             return reader_wrong(
@@ -98,7 +97,7 @@ static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
         }
         struct slice *piece =
             n_bytes > 0 ? new_piece(r, id, bytes, n_bytes) : new_piece(r, id, key, len);
-        if (n_bytes > 0)
+        if (n_bytes > 0 || (!r->is_byte_level && len > 0))
             tokens[(*n)++] = (struct bpe_token){*piece, id};
         free(bytes);
     }
@@ -170,10 +169,6 @@ static int check_model(const struct reader *r, const json_t *model)
     if (!reader_is_off(model, "dropout") &&
         !(json_is_number(dropout) && json_number_value(dropout) == 0))
         return reader_wrong(r, "model.dropout: expected none or 0, found another");
-    static const char *const off[] = {"unk_token", "byte_fallback"};
-    for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
-        if (!reader_is_off(model, off[i]))
-            return reader_wrong(r, "model.%s: expected none, found one", off[i]);
     static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++)
         if (!reader_is_empty(model, empty[i]))
@@ -186,6 +181,20 @@ static int check_model(const struct reader *r, const json_t *model)
     return 0;
 }
 
+/* Where words start as bytes no byte is unknown, so that this token is never used. */
+static int read_unknown(const struct reader *r, const json_t *model, int32_t *id)
+{
+    const json_t *name = json_object_get(model, "unk_token"), *known;
+    if (r->is_byte_level || !name || json_is_null(name))
+        return 0;
+    known = json_object_get(r->vocab, reader_text(name));
+    if (!json_is_string(name) || !known)
+        return reader_wrong(r, "model.unk_token: expected a token of model.vocab, found '%.80s'",
+            reader_text(name));
+    *id = (int32_t)json_integer_value(known);
+    return 0;
+}
+
 static int read_model(struct reader *r, const json_t *model)
 {
     const json_t *merges = json_object_get(model, "merges");
@@ -195,8 +204,11 @@ static int read_model(struct reader *r, const json_t *model)
     int rc = read_vocab(r, tokens, &n_tokens);
     for (uint32_t i = 0; rc == 0 && i < n_merges; i++)
         rc = read_merge(r, i, json_array_get(merges, i), &list[i]);
-    struct bpe_options o = {
-        tokens, n_tokens, list, n_merges, !reader_is_off(model, "ignore_merges")};
+    struct bpe_options o = {tokens, n_tokens, list, n_merges,
+        !reader_is_off(model, "ignore_merges"), !r->is_byte_level,
+        !reader_is_off(model, "byte_fallback"), !reader_is_off(model, "fuse_unk"), -1};
+    if (rc == 0)
+        rc = read_unknown(r, model, &o.unk);
     struct err why = {0};
     if (rc == 0 && bpe_new(&r->t->bpe, &o, &why) != 0)
         rc = reader_wrong(r, "model.vocab: %s", why.msg);
@@ -224,26 +236,33 @@ static int check_added(const struct reader *r, const json_t *v, size_t k)
 }
 
 /* A token marked `normalized` is searched in normalized text, so it is normalized too. */
-static void add_token(struct reader *r, const json_t *v, uint32_t k, int normalized)
+static int add_token(struct reader *r, const json_t *v, uint32_t k)
 {
     const json_t *content = json_object_get(v, "content");
-    const uint8_t *text = (const uint8_t *)json_string_value(content);
-    size_t len = json_string_length(content);
-    struct buffer changed = {0};
-    if (normalized && r->t->nfc)
-        nfc_append(&changed, r->t->classes, text, len);
-    struct added_token t = {.content = changed.at ? changed.at : (uint8_t *)(uintptr_t)text,
-        .len = changed.at ? changed.len : len,
+    int is_normalized = !reader_is_off(v, "normalized");
+    struct slice text = {(const uint8_t *)json_string_value(content), json_string_length(content)};
+    struct normalized changed = {0};
+    struct slice own = text;
+    int rc = is_normalized
+                 ? normalizer_apply(&r->t->normalizer, r->t->classes, &changed, &own, r->e)
+                 : 0;
+    struct added_token t = {.content = (uint8_t *)(uintptr_t)own.at,
+        .len = own.len,
         .id = (int32_t)json_integer_value(json_object_get(v, "id")),
         .lstrip = !reader_is_off(v, "lstrip"),
         .rstrip = !reader_is_off(v, "rstrip"),
         .single_word = !reader_is_off(v, "single_word"),
         /* Special tokens come first. */
         .order = k + (reader_is_off(v, "special") ? BPE_MAX_IDS : 0)};
-    added_set_add(normalized ? &r->t->added_normalized : &r->t->added, &t);
-    buffer_release(&changed);
-    if (!r->t->pieces[t.id].at)
-        new_piece(r, t.id, text, len);
+    if (rc == 0 && own.len == 0)
+        rc = reader_wrong(r, "added_tokens[%u] '%.80s': expected a text that the normalizer leaves",
+            k, (const char *)text.at);
+    if (rc == 0)
+        added_set_add(is_normalized ? &r->t->added_normalized : &r->t->added, &t);
+    if (rc == 0 && !r->t->pieces[t.id].at)
+        new_piece(r, t.id, text.at, text.len);
+    normalized_release(&changed);
+    return rc;
 }
 
 static int read_added(struct reader *r, const json_t *added)
@@ -255,7 +274,8 @@ static int read_added(struct reader *r, const json_t *added)
     {
         if ((rc = check_added(r, v, k)) != 0)
             return rc;
-        add_token(r, v, (uint32_t)k, !reader_is_off(v, "normalized"));
+        if ((rc = add_token(r, v, (uint32_t)k)) != 0)
+            return rc;
     }
     added_set_sort(&r->t->added);
     added_set_sort(&r->t->added_normalized);

@@ -3,6 +3,7 @@
 #ifndef ASSAY_TOKENIZER_PRIVATE_H
 #define ASSAY_TOKENIZER_PRIVATE_H
 
+#include "broker/text/normalizer.h"
 #include "broker/text/pre_tokenizer.h"
 #include "broker/text/tokenizer.h"
 
@@ -15,8 +16,8 @@ struct tokenizer {
     struct slice *pieces;          /* [n_ids] bytes of each id; absent: no such token */
     uint8_t *piece_bytes;          /* the bytes that pieces point into */
     uint32_t n_ids;
+    struct normalizer normalizer;
     struct pre_tokenizer pre;
-    int nfc; /* normalize */
 };
 
 /* Fills a zeroed tokenizer whose classes are set. On failure the caller frees what was

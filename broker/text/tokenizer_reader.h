@@ -13,6 +13,7 @@ struct reader {
     int16_t byte_of[READER_BYTE_CHARACTERS]; /* from character to byte, -1: none */
     size_t piece_bytes_used;
     int is_byte_level; /* the pre-tokenizer ends in ByteLevel */
+    int has_template;  /* the post-processor has a TemplateProcessing */
     struct err *e;
 };
 

@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "broker/text/split.h"
@@ -56,19 +57,111 @@ int reader_id(const struct reader *r, const char *what, const json_t *id)
     return reader_wrong(r, "%.80s: expected an id from 0 to %u", what, BPE_MAX_IDS - 1);
 }
 
+/* ---- parts of several stages ---- */
+
+/* Compiles {"Regex": ..} or {"String": ..}; stage names the part of the file. */
+static int compile_pattern(
+    const struct reader *r, const char *stage, const json_t *pattern, struct pattern **out)
+{
+    const json_t *regex = json_object_get(pattern, "Regex");
+    const json_t *text = json_object_get(pattern, "String");
+    const char *value = json_string_value(regex ? regex : text);
+    struct err why = {0};
+    if (!value || !*value || strlen(value) != json_string_length(regex ? regex : text))
+        return reader_wrong(
+            r, "%s: expected a pattern, {\"Regex\": ..} or {\"String\": ..}", stage);
+    int rc = regex ? pattern_new(out, value, &why) : pattern_new_text(out, value, &why);
+    return rc == 0 ? 0 : reader_wrong(r, "%s: %s", stage, why.msg);
+}
+
+/* A boolean that the reference demands; stage names the part of the file. */
+static int read_flag(
+    const struct reader *r, const char *stage, const json_t *v, const char *key, int *flag)
+{
+    const json_t *value = json_object_get(v, key);
+    *flag = json_is_true(value);
+    if (json_is_boolean(value))
+        return 0;
+    return reader_wrong(
+        r, "%s: %s.%s: expected true or false, found another", stage, reader_type(v), key);
+}
+
 /* ---- normalizer ---- */
+
+static struct normalizer_step *add_change(struct reader *r, enum normalizer_kind kind)
+{
+    struct normalizer *t = &r->t->normalizer;
+    if (t->n == NORMALIZER_MAX_STEPS) {
+        reader_wrong(r, "normalizer: expected at most %d steps", NORMALIZER_MAX_STEPS);
+        return NULL;
+    }
+    struct normalizer_step *s = &t->steps[t->n++];
+    *s = (struct normalizer_step){.kind = kind};
+    return s;
+}
+
+static int read_content(
+    const struct reader *r, const json_t *v, const char *key, struct normalizer_step *s)
+{
+    const json_t *content = json_object_get(v, key);
+    if (!json_is_string(content) || json_string_length(content) > 64)
+        return reader_wrong(
+            r, "normalizer: %s.%s: expected a text of at most 64 bytes", reader_type(v), key);
+    buffer_append(&s->content, json_string_value(content), json_string_length(content));
+    return 0;
+}
+
+static int read_replace(struct reader *r, const json_t *v)
+{
+    const json_t *pattern = json_object_get(v, "pattern");
+    struct normalizer_step *s = add_change(r, NORMALIZER_REPLACE);
+    int rc = s ? read_content(r, v, "content", s) : r->e->code;
+    if (rc == 0 && json_object_get(pattern, "Regex") &&
+        memchr(s->content.at ? (const char *)s->content.at : "", '$', s->content.len))
+        rc = reader_wrong(r, "normalizer: Replace.content: expected no $ with a Regex");
+    if (rc == 0)
+        rc = compile_pattern(r, "normalizer: Replace.pattern", pattern, &s->pattern);
+    return rc;
+}
+
+static int read_strip(struct reader *r, const json_t *v)
+{
+    struct normalizer_step *s = add_change(r, NORMALIZER_STRIP);
+    int rc = s ? read_flag(r, "normalizer", v, "strip_left", &s->left) : r->e->code;
+    return rc == 0 ? read_flag(r, "normalizer", v, "strip_right", &s->right) : rc;
+}
+
+static int read_change(struct reader *r, const json_t *v, int depth)
+{
+    struct normalizer_step *s;
+    json_t *item;
+    size_t k;
+    int rc = 0;
+    if (reader_is_type(v, "NFC"))
+        return add_change(r, NORMALIZER_NFC) ? 0 : r->e->code;
+    if (reader_is_type(v, "Replace"))
+        return read_replace(r, v);
+    if (reader_is_type(v, "Strip"))
+        return read_strip(r, v);
+    if (reader_is_type(v, "Prepend"))
+        return (s = add_change(r, NORMALIZER_PREPEND)) ? read_content(r, v, "prepend", s)
+                                                       : r->e->code;
+    if (!reader_is_type(v, "Sequence") || depth > 2)
+        return reader_wrong(r,
+            "normalizer: expected NFC, Prepend, Replace, Strip, a Sequence of them or none, found "
+            "%.80s",
+            reader_type(v));
+    json_array_foreach(json_object_get(v, "normalizers"), k, item)
+    {
+        if ((rc = read_change(r, item, depth + 1)) != 0)
+            return rc;
+    }
+    return 0;
+}
 
 int reader_normalizer(struct reader *r, const json_t *v)
 {
-    const json_t *list = json_object_get(v, "normalizers");
-    if (!v || json_is_null(v))
-        return 0;
-    if (reader_is_type(v, "Sequence") && json_array_size(list) <= 1)
-        return reader_normalizer(r, json_array_get(list, 0));
-    if (!reader_is_type(v, "NFC"))
-        return reader_wrong(r, "normalizer: expected NFC or none, found %.80s", reader_type(v));
-    r->t->nfc = 1;
-    return 0;
+    return !v || json_is_null(v) ? 0 : read_change(r, v, 0);
 }
 
 /* ---- pre-tokenizer ---- */
@@ -89,17 +182,6 @@ static struct pre_step *add_step(struct reader *r, enum pre_kind kind)
     return s;
 }
 
-/* A boolean that the reference demands. */
-static int read_flag(const struct reader *r, const json_t *v, const char *key, int *flag)
-{
-    const json_t *value = json_object_get(v, key);
-    *flag = json_is_true(value);
-    if (json_is_boolean(value))
-        return 0;
-    return reader_wrong(
-        r, "pre_tokenizer: %s.%s: expected true or false, found another", reader_type(v), key);
-}
-
 static int read_behavior(const struct reader *r, const json_t *v, enum pre_behavior *behavior)
 {
     static const char *const names[] = {
@@ -116,21 +198,6 @@ static int read_behavior(const struct reader *r, const json_t *v, enum pre_behav
         reader_type(v), name);
 }
 
-/* Compiles {"Regex": ..} or {"String": ..}; stage names the part of the file. */
-static int compile_pattern(
-    const struct reader *r, const char *stage, const json_t *pattern, struct pattern **out)
-{
-    const json_t *regex = json_object_get(pattern, "Regex");
-    const json_t *text = json_object_get(pattern, "String");
-    const char *value = json_string_value(regex ? regex : text);
-    struct err why = {0};
-    if (!value || !*value || strlen(value) != json_string_length(regex ? regex : text))
-        return reader_wrong(
-            r, "%s: expected a pattern, {\"Regex\": ..} or {\"String\": ..}", stage);
-    int rc = regex ? pattern_new(out, value, &why) : pattern_new_text(out, value, &why);
-    return rc == 0 ? 0 : reader_wrong(r, "%s: %s", stage, why.msg);
-}
-
 static int read_split(struct reader *r, const json_t *v)
 {
     const json_t *pattern = json_object_get(v, "pattern");
@@ -138,7 +205,7 @@ static int read_split(struct reader *r, const json_t *v)
     struct pre_step *s = add_step(r, PRE_PATTERN);
     int rc = s ? read_behavior(r, v, &s->behavior) : r->e->code;
     if (rc == 0)
-        rc = read_flag(r, v, "invert", &s->invert);
+        rc = read_flag(r, "pre_tokenizer", v, "invert", &s->invert);
     if (rc == 0 && regex && !s->invert && s->behavior == PRE_ISOLATED)
         s->digits = split_pattern_digits(regex);
     if (rc == 0 && s->digits > 0)
@@ -151,7 +218,7 @@ static int read_split(struct reader *r, const json_t *v)
 static int read_digits(struct reader *r, const json_t *v)
 {
     struct pre_step *s = add_step(r, PRE_CLASS);
-    int each, rc = s ? read_flag(r, v, "individual_digits", &each) : r->e->code;
+    int each, rc = s ? read_flag(r, "pre_tokenizer", v, "individual_digits", &each) : r->e->code;
     if (rc != 0)
         return rc;
     s->class = UNICODE_DIGIT;
@@ -171,11 +238,11 @@ static int read_punctuation(struct reader *r, const json_t *v)
 static int read_byte_level(struct reader *r, const json_t *v)
 {
     const json_t *pattern = json_object_get(v, "use_regex");
-    int prefix, rc = read_flag(r, v, "add_prefix_space", &prefix);
+    int prefix, rc = read_flag(r, "pre_tokenizer", v, "add_prefix_space", &prefix);
     struct pre_step *s;
     struct err why;
     if (rc == 0 && pattern)
-        rc = read_flag(r, v, "use_regex", &(int){0});
+        rc = read_flag(r, "pre_tokenizer", v, "use_regex", &(int){0});
     if (rc == 0 && prefix) {
         if (!(s = add_step(r, PRE_SPACE)))
             return r->e->code;
@@ -189,6 +256,70 @@ static int read_byte_level(struct reader *r, const json_t *v)
     }
     r->is_byte_level = 1;
     return rc;
+}
+
+/* Does the normalizer leave the beginning of a text where it is? */
+static int keeps_beginning(const struct normalizer *t)
+{
+    for (unsigned i = 0; i < t->n; i++)
+        if (t->steps[i].kind != NORMALIZER_NFC)
+            return 0;
+    return 1;
+}
+
+static int read_scheme(const struct reader *r, const json_t *v, enum pre_prefix *prefix)
+{
+    static const char *const names[] = {"never", "first", "always"};
+    const json_t *scheme = json_object_get(v, "prepend_scheme");
+    const json_t *old = json_object_get(v, "add_prefix_space");
+    *prefix = PRE_ALWAYS;
+    for (size_t i = 0; scheme && i < 3; i++)
+        if (strcmp(reader_text(scheme), names[i]) == 0) {
+            *prefix = (enum pre_prefix)i;
+            scheme = NULL;
+        }
+    if (scheme)
+        return reader_wrong(r,
+            "pre_tokenizer: Metaspace.prepend_scheme: expected always, first or never, found %.80s",
+            reader_text(scheme));
+    if (json_is_false(old) && *prefix != PRE_NEVER)
+        return reader_wrong(r,
+            "pre_tokenizer: Metaspace.add_prefix_space: expected what prepend_scheme says, found "
+            "false");
+    if (*prefix == PRE_FIRST && (r->t->pre.n > 0 || !keeps_beginning(&r->t->normalizer)))
+        return reader_wrong(r,
+            "pre_tokenizer: Metaspace.prepend_scheme: first is supported only with nothing before "
+            "it that moves the beginning of a text");
+    return 0;
+}
+
+/* Metaspace: a character for each space, perhaps one before the text, and words that begin with
+ * it. */
+static int read_metaspace(struct reader *r, const json_t *v)
+{
+    const char *space = json_string_value(json_object_get(v, "replacement"));
+    const json_t *cuts = json_object_get(v, "split");
+    enum pre_prefix prefix;
+    struct pre_step *s;
+    struct err why;
+    unsigned bytes = 0;
+    if (space && *space)
+        unicode_decode((const uint8_t *)space, &bytes);
+    if (bytes == 0 || strlen(space) != bytes)
+        return reader_wrong(r, "pre_tokenizer: Metaspace.replacement: expected one character");
+    if (cuts && !json_is_boolean(cuts) && !json_is_null(cuts))
+        return reader_wrong(r, "pre_tokenizer: Metaspace.split: expected true or false");
+    int rc = read_scheme(r, v, &prefix);
+    if (rc != 0 || !(s = add_step(r, PRE_SPACE)))
+        return r->e->code;
+    s->prefix = prefix;
+    strcpy(s->space, space);
+    if (json_is_false(cuts))
+        return 0;
+    if (!(s = add_step(r, PRE_PATTERN)))
+        return r->e->code;
+    s->behavior = PRE_WITH_NEXT;
+    return pattern_new_text(&s->pattern, space, &why);
 }
 
 static int read_step(struct reader *r, const json_t *v, int depth)
@@ -207,10 +338,12 @@ static int read_step(struct reader *r, const json_t *v, int depth)
         return read_punctuation(r, v);
     if (reader_is_type(v, "ByteLevel"))
         return read_byte_level(r, v);
+    if (reader_is_type(v, "Metaspace"))
+        return read_metaspace(r, v);
     if (!reader_is_type(v, "Sequence") || depth > 2)
         return reader_wrong(r,
-            "pre_tokenizer: expected Split, Digits, Punctuation, ByteLevel or a Sequence of them, "
-            "found %.80s",
+            "pre_tokenizer: expected Split, Digits, Punctuation, ByteLevel, Metaspace, a Sequence "
+            "of them or none, found %.80s",
             reader_type(v));
     json_array_foreach(json_object_get(v, "pretokenizers"), k, item)
     {
@@ -222,17 +355,19 @@ static int read_step(struct reader *r, const json_t *v, int depth)
 
 int reader_pre_tokenizer(struct reader *r, const json_t *v)
 {
-    int rc = read_step(r, v, 0);
-    if (rc == 0 && !r->is_byte_level)
-        rc = reader_wrong(r, "pre_tokenizer: expected ByteLevel at its end, found none");
-    return rc;
+    return !v || json_is_null(v) ? 0 : read_step(r, v, 0);
 }
 
 /* ---- post-processor ---- */
 
-static int read_special(struct reader *r, const json_t *processor, const json_t *item, int behind)
+/* What one processor puts around a text. */
+struct frame {
+    struct id_list before, behind;
+};
+
+static int read_special(
+    struct reader *r, const json_t *processor, const char *name, struct id_list *l)
 {
-    const char *name = reader_text(json_object_get(json_object_get(item, "SpecialToken"), "id"));
     const json_t *known = json_object_get(json_object_get(processor, "special_tokens"), name);
     json_t *id;
     size_t k;
@@ -243,28 +378,77 @@ static int read_special(struct reader *r, const json_t *processor, const json_t 
         int rc = reader_id(r, "post_processor: special_tokens", id);
         if (rc != 0)
             return rc;
-        id_list_add(behind ? &r->t->behind : &r->t->before, (int32_t)json_integer_value(id));
+        id_list_add(l, (int32_t)json_integer_value(id));
     }
     return 0;
 }
 
-static int read_template(struct reader *r, const json_t *processor)
+static int read_template(struct reader *r, const json_t *processor, struct frame *f)
 {
     json_t *item;
     size_t k;
     int behind = 0, rc = 0;
+    r->has_template = 1;
     json_array_foreach(json_object_get(processor, "single"), k, item)
     {
-        if (json_object_get(item, "Sequence")) {
-            if (behind++)
-                return reader_wrong(
-                    r, "post_processor: expected one Sequence in single, found two");
-        } else if ((rc = read_special(r, processor, item, behind)) != 0) {
+        const json_t *text = json_object_get(item, "Sequence");
+        const char *name =
+            reader_text(json_object_get(json_object_get(item, "SpecialToken"), "id"));
+        if (!text)
+            rc = read_special(r, processor, name, behind ? &f->behind : &f->before);
+        else if (behind++ || strcmp(reader_text(json_object_get(text, "id")), "A") != 0)
+            rc = reader_wrong(
+                r, "post_processor: expected one Sequence in single, A, found another");
+        if (rc != 0)
             return rc;
-        }
     }
     return behind ? 0
                   : reader_wrong(r, "post_processor: expected a Sequence in single, found none");
+}
+
+/* RobertaProcessing and BertProcessing: [text, id] of the token before and of the one behind. */
+static int read_pair(struct reader *r, const json_t *v, struct frame *f)
+{
+    const json_t *first = json_array_get(json_object_get(v, "cls"), 1);
+    const json_t *last = json_array_get(json_object_get(v, "sep"), 1);
+    int rc = reader_id(r, "post_processor: cls", first);
+    if (rc == 0)
+        rc = reader_id(r, "post_processor: sep", last);
+    if (rc == 0 && r->t->behind.len > 0)
+        rc = reader_wrong(r, "post_processor: expected one %.80s, found two", reader_type(v));
+    if (rc != 0)
+        return rc;
+    id_list_add(&f->before, (int32_t)json_integer_value(first));
+    id_list_add(&f->behind, (int32_t)json_integer_value(last));
+    return 0;
+}
+
+/* Puts the frame around what the processors before it put around the text. */
+static void add_frame(struct tokenizer *t, struct frame *f)
+{
+    for (size_t i = 0; i < t->before.len; i++)
+        id_list_add(&f->before, t->before.at[i]);
+    free(t->before.at);
+    t->before = f->before;
+    for (size_t i = 0; i < f->behind.len; i++)
+        id_list_add(&t->behind, f->behind.at[i]);
+    free(f->behind.at);
+}
+
+static int read_frame(struct reader *r, const json_t *v)
+{
+    struct frame f = {0};
+    int rc;
+    if (r->has_template)
+        return reader_wrong(r,
+            "post_processor: expected nothing but ByteLevel behind TemplateProcessing, found %.80s",
+            reader_type(v));
+    if (reader_is_type(v, "TemplateProcessing"))
+        rc = read_template(r, v, &f);
+    else
+        rc = read_pair(r, v, &f);
+    add_frame(r->t, &f);
+    return rc;
 }
 
 static int read_processor(struct reader *r, const json_t *v, int depth)
@@ -272,13 +456,15 @@ static int read_processor(struct reader *r, const json_t *v, int depth)
     json_t *item;
     size_t k;
     int rc = 0;
-    if (!v || json_is_null(v) || reader_is_type(v, "ByteLevel"))
+    if (reader_is_type(v, "ByteLevel"))
         return 0;
-    if (reader_is_type(v, "TemplateProcessing"))
-        return read_template(r, v);
+    if (reader_is_type(v, "TemplateProcessing") || reader_is_type(v, "RobertaProcessing") ||
+        reader_is_type(v, "BertProcessing"))
+        return read_frame(r, v);
     if (!reader_is_type(v, "Sequence") || depth > 2)
         return reader_wrong(r,
-            "post_processor: expected ByteLevel, TemplateProcessing or none, found %.80s",
+            "post_processor: expected ByteLevel, TemplateProcessing, RobertaProcessing, "
+            "BertProcessing, a Sequence of them or none, found %.80s",
             reader_type(v));
     json_array_foreach(json_object_get(v, "processors"), k, item)
     {
@@ -290,5 +476,5 @@ static int read_processor(struct reader *r, const json_t *v, int depth)
 
 int reader_post_processor(struct reader *r, const json_t *v)
 {
-    return read_processor(r, v, 0);
+    return !v || json_is_null(v) ? 0 : read_processor(r, v, 0);
 }

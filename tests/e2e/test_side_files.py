@@ -13,18 +13,25 @@ import side_files  # noqa: E402
 CASES = json.loads((ROOT / "tests/vectors/text/side_files.json").read_text())["cases"]
 # Variants that are refused, and a word of the reason: the files contradict each other, or ask for what is not built.
 REFUSED = {
-    **dict.fromkeys(["split", "split-extra"], "split_special_tokens"),
-    "unk": "model.unk_token", "dropout": "model.dropout",
+    **dict.fromkeys(["split", "split-extra"], "split_special_tokens"), "dropout": "model.dropout",
     "specific-list": "model_specific_special_tokens", "untyped-bos": "bos_token", "add-special-off": "add_special_tokens",
     **dict.fromkeys(["addl-string", "untyped-list", "untyped-stm-list"], "additional_special_tokens"),
     "addl-obj": "model_specific_special_tokens", "stm-extra-special": "extra_special_tokens[0].special", "dec-list": "added_tokens_decoder",
-    **dict.fromkeys(["no-eot", "no-eot-named", "in-vocab-not-added", "in-vocab-named"], "transformers gives it"),
-}
-REFUSED_QWEN = {
-    **REFUSED, **dict.fromkeys(["prefix", "prefix-tj"], "add_prefix_space"), "no-nfc": "normalizer", "digits3": "pre_tokenizer", "ignore": "ignore_merges",
+    **dict.fromkeys(["no-eot", "no-eot-named", "in-vocab-not-added", "in-vocab-named"], "transformers gives it")}
+CLASS_OF_QWEN = {
+    **REFUSED, **dict.fromkeys(["prefix", "prefix-tj"], "add_prefix_space"), "no-nfc": "normalizer", "digits3": "pre_tokenizer",
+    "ignore": "ignore_merges",
     **dict.fromkeys(["decoder", "decoder-far", "decoder-order", "decoder-flags", "decoder-plain", "all-new", "stm-dec",
                      "no-extra-dec", "dec-extra-plain"], "found it missing")}
-REFUSED_LLAMA = {**REFUSED, "no-mid-dec": "transformers gives it"}
+CLASS_OF_LLAMA = {**REFUSED, "no-mid-dec": "transformers gives it"}
+BY_TYPE = {
+    "qwen2": {**CLASS_OF_QWEN, **{name: "normalizer" for name in side_files.VARIANTS if name.startswith("spm")},
+              "spm-llama-prefix-on": "add_prefix_space"},
+    "qwen3": {**CLASS_OF_QWEN, **dict.fromkeys(["spm-none", "spm-empty", "spm-metaspace"], "normalizer"),
+              "spm-llama-lost": "found it missing"},
+    "llama": {**CLASS_OF_LLAMA, "spm-llama-lost": "found it missing"},
+    "mistral": CLASS_OF_LLAMA,
+}
 
 
 def tokenize(model, directory):
@@ -36,7 +43,7 @@ def tokenize(model, directory):
 
 @pytest.mark.parametrize("model_type", side_files.TYPES)
 def test_ids_are_those_of_transformers(directory, model_type):
-    refused = REFUSED_LLAMA if model_type == "llama" else REFUSED_QWEN
+    refused = BY_TYPE[model_type]
     for name, variant in side_files.VARIANTS.items():
         model = directory / name
         side_files.write(model, variant, model_type)

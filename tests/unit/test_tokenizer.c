@@ -160,6 +160,112 @@ static void text_that_is_not_utf8_is_refused(void **state)
     tokenizer_free(&t);
 }
 
+/* ---- words that start as characters ---- */
+
+#define SPM_UNK 300
+#define SPM_SPACE 301 /* U+2581 */
+#define SPM_SPACE_A 302
+#define SPM_E_BYTES 303 /* <0xC3>, the first byte of an e with acute */
+
+/* The tiny tokenizer over characters, with a space before each text; bytes: with tokens of bytes. */
+static json_t *spm_json(int bytes)
+{
+    json_t *root = tiny_json(), *model = json_object_get(root, "model");
+    json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
+    json_object_del(vocab, "\u00e9");
+    json_object_set_new(vocab, "<unk>", json_integer(SPM_UNK));
+    json_object_set_new(vocab, "\u2581", json_integer(SPM_SPACE));
+    json_object_set_new(vocab, "\u2581a", json_integer(SPM_SPACE_A));
+    json_object_set_new(vocab, "<0xC3>", json_integer(SPM_E_BYTES));
+    if (bytes)
+        json_object_set_new(vocab, "<0xA9>", json_integer(SPM_E_BYTES + 1));
+    json_array_append_new(merges, json_pack("[s, s]", "\u2581", "a"));
+    json_object_update_new(model,
+        json_pack("{s:b, s:b, s:s}", "byte_fallback", bytes, "fuse_unk", 1, "unk_token", "<unk>"));
+    json_object_set_new(root, "normalizer", json_null());
+    json_object_set_new(root, "pre_tokenizer",
+        json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", "\u2581",
+            "prepend_scheme", "first", "split", 0));
+    return root;
+}
+
+static void words_of_characters(void **state)
+{
+    (void)state;
+    struct tokenizer *t = load(spm_json(1));
+    expect_ids(t, "a", NULL, 0, 1, SPM_SPACE_A);
+    expect_ids(t, "a a", NULL, 0, 2, SPM_SPACE_A, SPM_SPACE_A);
+    expect_ids(t, "ab ab", NULL, 0, 4, SPM_SPACE, TINY_AB, SPM_SPACE, TINY_AB);
+    expect_ids(t, "  a", NULL, 0, 2, SPM_SPACE, SPM_SPACE_A);
+    expect_ids(t, "<|im_end|>a", NULL, 0, 2, TINY_END, 'a');
+    expect_ids(t, "\u00e9", NULL, 0, 3, SPM_SPACE, SPM_E_BYTES, SPM_E_BYTES + 1);
+    expect_ids(t, "\u4e2d\u4e2da", NULL, 0, 3, SPM_SPACE, SPM_UNK, 'a');
+    /* As in the reference the unknown token waits until a character is known. */
+    expect_ids(
+        t, "\u4e2d\u00e9a", NULL, 0, 5, SPM_SPACE, SPM_E_BYTES, SPM_E_BYTES + 1, SPM_UNK, 'a');
+    tokenizer_free(&t);
+    t = load(spm_json(0));
+    expect_ids(t, "\u00e9\u4e2da", NULL, 0, 3, SPM_SPACE, SPM_UNK, 'a');
+    tokenizer_free(&t);
+}
+
+static void unknown_characters_one_by_one_or_dropped(void **state)
+{
+    (void)state;
+    json_t *root = spm_json(0), *model = json_object_get(root, "model");
+    json_object_set_new(model, "fuse_unk", json_false());
+    struct tokenizer *t = load(json_incref(root));
+    expect_ids(t, "\u00e9\u4e2da", NULL, 0, 4, SPM_SPACE, SPM_UNK, SPM_UNK, 'a');
+    tokenizer_free(&t);
+    json_object_set_new(model, "unk_token", json_null());
+    t = load(root);
+    expect_ids(t, "\u00e9\u4e2da", NULL, 0, 1, SPM_SPACE_A);
+    expect_ids(t, "\u00e9", NULL, 0, 1, SPM_SPACE);
+    tokenizer_free(&t);
+}
+
+/* A text of a million characters without a space takes no longer than one with. */
+static void a_long_word_takes_no_square(void **state)
+{
+    (void)state;
+    size_t n = 1000000;
+    char *text = malloc(n + 1);
+    struct tokenizer *t = load(spm_json(1));
+    struct encoder *c = encoder_new(t);
+    struct err e = {0};
+    assert_non_null(text);
+    for (size_t i = 0; i < n; i++)
+        text[i] = "ab"[i % 2];
+    text[n] = 0;
+    assert_int_equal(encoder_text(c, text_slice(text), NULL, 0, &e), 0);
+    assert_int_equal(encoder_ids(c)->len, n / 2 + 1);
+    encoder_free(&c);
+    tokenizer_free(&t);
+    free(text);
+}
+
+static void a_normalizer_may_not_grow_a_text_without_end(void **state)
+{
+    (void)state;
+    static const char sixteen[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    json_t *root = spm_json(1), *list = json_array();
+    for (int i = 0; i < 8; i++)
+        json_array_append_new(list, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern",
+                                        "String", "a", "content", sixteen));
+    json_object_set_new(
+        root, "normalizer", json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", list));
+    json_object_set_new(root, "pre_tokenizer", json_null());
+    struct tokenizer *t = load(root);
+    struct encoder *c = encoder_new(t);
+    struct err e = {0};
+    assert_int_equal(encoder_text(c, text_slice("xaxa"), NULL, 0, &e), ASSAY_EBADTEXT);
+    assert_non_null(strstr(e.msg, "the tokenizer's normalizer makes more than 4160 bytes"));
+    encoder_clear(c);
+    assert_int_equal(encoder_text(c, text_slice("x"), NULL, 0, &e), 0);
+    encoder_free(&c);
+    tokenizer_free(&t);
+}
+
 /* ---- files that are refused ---- */
 
 static json_t *model_of(json_t *root)
@@ -182,7 +288,8 @@ static void refused(json_t *root, const char *words)
 {
     struct tokenizer *t;
     struct err e = {0};
-    assert_int_equal(tokenizer_new(&t, root, &e), ASSAY_EFORMAT);
+    if (tokenizer_new(&t, root, &e) != ASSAY_EFORMAT)
+        fail_msg("expected %s, found it accepted", words);
     assert_null(t);
     if (!strstr(e.msg, words))
         fail_msg("expected '%s', found '%s'", words, e.msg);
@@ -197,6 +304,15 @@ static void refused(json_t *root, const char *words)
         refused(root, words);                                                                      \
     } while (0)
 
+/* The same where words start as characters. */
+#define REFUSED_OF_CHARACTERS(object, key, value, words)                                           \
+    do {                                                                                           \
+        json_t *root = tiny_json();                                                                \
+        json_object_set_new(root, "pre_tokenizer", json_null());                                   \
+        json_object_set_new(object, key, value);                                                   \
+        refused(root, words);                                                                      \
+    } while (0)
+
 static void unknown_shapes_are_named(void **state)
 {
     (void)state;
@@ -204,8 +320,8 @@ static void unknown_shapes_are_named(void **state)
         model_of(root), "type", json_string("Unigram"), "model.type: expected BPE, found Unigram");
     REFUSED_WITH(root, "model", json_null(), "model.type");
     REFUSED_WITH(model_of(root), "dropout", json_real(0.1), "model.dropout");
-    REFUSED_WITH(model_of(root), "unk_token", json_string("<unk>"), "model.unk_token");
-    REFUSED_WITH(model_of(root), "byte_fallback", json_true(), "model.byte_fallback");
+    REFUSED_OF_CHARACTERS(model_of(root), "unk_token", json_string("<unk>"), "found '<unk>'");
+    REFUSED_OF_CHARACTERS(model_of(root), "unk_token", json_integer(0), "model.unk_token");
     REFUSED_WITH(model_of(root), "continuing_subword_prefix", json_string("##"), "'##'");
     REFUSED_WITH(model_of(root), "end_of_word_suffix", json_string("</w>"), "'</w>'");
     REFUSED_WITH(model_of(root), "vocab", json_array(), "model.vocab");
@@ -213,17 +329,37 @@ static void unknown_shapes_are_named(void **state)
     REFUSED_WITH(root, "normalizer", json_pack("{s:s}", "type", "Lowercase"), "found Lowercase");
     REFUSED_WITH(
         root, "pre_tokenizer", json_pack("{s:s}", "type", "Whitespace"), "found Whitespace");
-    REFUSED_WITH(root, "pre_tokenizer", json_null(), "pre_tokenizer");
-    REFUSED_WITH(
-        root, "post_processor", json_pack("{s:s}", "type", "BertProcessing"), "BertProcessing");
+    REFUSED_WITH(root, "pre_tokenizer", json_string("ByteLevel"), "pre_tokenizer");
+    REFUSED_WITH(root, "normalizer",
+        json_pack(
+            "{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex", "(a)", "content", "$1"),
+        "no $ with a Regex");
+    REFUSED_WITH(root, "normalizer",
+        json_pack(
+            "{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "Regex", "a*", "content", ""),
+        "may match nothing");
+    REFUSED_WITH(root, "normalizer", json_pack("{s:s, s:b}", "type", "Strip", "strip_left", 1),
+        "normalizer: Strip.strip_right");
+    REFUSED_WITH(root, "normalizer", json_pack("{s:s}", "type", "Prepend"), "Prepend.prepend");
+    REFUSED_WITH(root, "normalizer", json_pack("{s:s}", "type", "NFKC"), "found NFKC");
+    REFUSED_WITH(root, "pre_tokenizer",
+        json_pack("{s:s, s:s}", "type", "Metaspace", "replacement", "__"), "one character");
+    REFUSED_WITH(root, "pre_tokenizer",
+        json_pack(
+            "{s:s, s:s, s:s}", "type", "Metaspace", "replacement", "_", "prepend_scheme", "last"),
+        "found last");
+    REFUSED_WITH(root, "pre_tokenizer",
+        json_pack(
+            "{s:s, s:s, s:b}", "type", "Metaspace", "replacement", "_", "add_prefix_space", 0),
+        "Metaspace.add_prefix_space");
+    REFUSED_WITH(root, "post_processor", json_pack("{s:s}", "type", "BertProcessing"), "cls");
+    REFUSED_WITH(root, "post_processor", json_pack("{s:s}", "type", "Other"), "found Other");
     REFUSED_WITH(json_object_get(split_of(root), "pattern"), "Regex", json_string("\\bx"),
         "pre_tokenizer: Split.pattern: '\\bx' at byte 0");
     REFUSED_WITH(json_object_get(split_of(root), "pattern"), "Regex", json_string(""), "pattern");
     REFUSED_WITH(split_of(root), "pattern", json_string("a"), "pattern");
     REFUSED_WITH(split_of(root), "behavior", json_string("Dropped"), "found Dropped");
     REFUSED_WITH(split_of(root), "invert", json_null(), "Split.invert");
-    REFUSED_WITH(
-        root, "pre_tokenizer", json_incref(split_of(root)), "expected ByteLevel at its end");
     json_t *deep = json_pack("{s:s, s:[]}", "type", "Sequence", "processors");
     for (int i = 0; i < 4; i++)
         deep = json_pack("{s:s, s:[o]}", "type", "Sequence", "processors", deep);
@@ -284,6 +420,51 @@ static void templates_put_tokens_around(void **state)
     tokenizer_free(&t);
 }
 
+/* {before, id: the text, behind} */
+static json_t *frame_json(const char *sequence, int before, int behind)
+{
+    return json_pack("{s:s, s:[{s:{s:s}}, {s:{s:s}}, {s:{s:s}}], s:{s:{s:[i]}, s:{s:[i]}}}", "type",
+        "TemplateProcessing", "single", "SpecialToken", "id", "B", "Sequence", "id", sequence,
+        "SpecialToken", "id", "E", "special_tokens", "B", "ids", before, "E", "ids", behind);
+}
+
+static json_t *roberta_json(int before, int behind)
+{
+    return json_pack("{s:s, s:[s, i], s:[s, i]}", "type", "RobertaProcessing", "cls", "<s>", before,
+        "sep", "</s>", behind);
+}
+
+static json_t *sequence_json(json_t *first, json_t *second)
+{
+    return json_pack("{s:s, s:[o, {s:s}, o]}", "type", "Sequence", "processors", first, "type",
+        "ByteLevel", second);
+}
+
+/* As `tokenizers` 0.23.3 has it; it panics where something follows a TemplateProcessing. */
+static void frames_go_around_one_another(void **state)
+{
+    (void)state;
+    json_t *file = tiny_json();
+    json_object_set_new(
+        file, "post_processor", sequence_json(roberta_json(1, 2), frame_json("A", 3, 4)));
+    struct tokenizer *t = load(file);
+    struct encoder *c = encoder_new(t);
+    encoder_begin(c);
+    encoder_end(c);
+    const int32_t expected[] = {3, 1, 2, 4};
+    assert_int_equal(encoder_ids(c)->len, 4);
+    assert_memory_equal(encoder_ids(c)->at, expected, sizeof expected);
+    encoder_free(&c);
+    tokenizer_free(&t);
+    REFUSED_WITH(root, "post_processor", sequence_json(frame_json("A", 3, 4), roberta_json(1, 2)),
+        "behind TemplateProcessing, found Roberta");
+    REFUSED_WITH(root, "post_processor", sequence_json(roberta_json(1, 2), roberta_json(1, 2)),
+        "expected one RobertaProcessing");
+    REFUSED_WITH(
+        root, "post_processor", frame_json("B", 3, 4), "expected one Sequence in single, A");
+    REFUSED_WITH(root, "post_processor", frame_json("A", 3, -4), "special_tokens: expected an id");
+}
+
 /* ---- parts ---- */
 
 static void patterns_are_known_by_their_text(void **state)
@@ -326,10 +507,15 @@ int main(void)
         cmocka_unit_test(white_space_that_two_tokens_take),
         cmocka_unit_test(a_single_word_stands_alone),
         cmocka_unit_test(text_that_is_not_utf8_is_refused),
+        cmocka_unit_test(words_of_characters),
+        cmocka_unit_test(unknown_characters_one_by_one_or_dropped),
+        cmocka_unit_test(a_long_word_takes_no_square),
+        cmocka_unit_test(a_normalizer_may_not_grow_a_text_without_end),
         cmocka_unit_test(unknown_shapes_are_named),
         cmocka_unit_test(wrong_vocabularies_are_named),
         cmocka_unit_test(wrong_merges_are_named),
         cmocka_unit_test(templates_put_tokens_around),
+        cmocka_unit_test(frames_go_around_one_another),
         cmocka_unit_test(patterns_are_known_by_their_text),
         cmocka_unit_test(normalization),
     };
