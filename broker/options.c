@@ -100,6 +100,10 @@ static const struct {
         "which weights to take where a checkpoint has both model.safetensors and an index of other "
         "files (default auto: refuse such a checkpoint)",
         TEXT, offsetof(struct options, weights), 0, 0},
+    {"head", "auto|lm:IDS:HOW",
+        "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
+        "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
+        TEXT, offsetof(struct options, head), 0, 0},
     {"hf-pad-rule", "auto|on|off",
         "whether LAST is the last token that is not the pad token, for rows that do not say it "
         "(default auto: as the architecture's class in transformers does)",
@@ -367,6 +371,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .head = "auto",
         .pad_rule = "auto",
         .tp = 1,
         .hang_ms = 2000,

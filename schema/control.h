@@ -48,7 +48,7 @@ struct control {
     uint32_t threads;
     uint32_t code; /* exit code with which the rank ends; 0: it does not end by itself */
     char device[64];
-    char mode[224];      /* all that decides a score's bits on this rank */
+    char mode[272];      /* all that decides a score's bits on this rank */
     char checkpoint[65]; /* digest of what the rank loaded, "" where it got none */
     char message[448];
 };

@@ -38,6 +38,14 @@ enum activation {
 
 #define POOL_NO_STEP_TOKEN (-1)
 
+/* Which token LAST is where a row has pad tokens, as the model's class has it (hf_pad_rule). */
+enum pad_rule {
+    PAD_RULE_NONE = 0,       /* the last token */
+    PAD_RULE_LAST_OTHER = 1, /* the last that is not the pad token; the first where all are */
+    PAD_RULE_BEFORE_FIRST =
+        2, /* the one before the first pad token; the last where that is first */
+};
+
 /* How a row is scored, apart from the positions of POOL_POSITIONS. This layout is part of the
  * format of a slot (shm/stage.c) and of a score cache's key (broker/sched/content.c). */
 struct pooling {

@@ -2,7 +2,6 @@
  * (architectures.h). */
 #include "worker/architectures.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* ---- trunks ---- */
@@ -29,8 +28,10 @@ static const struct trunk mistral = {
 
 /* ---- heads ---- */
 
-static const struct head sequence = {
-    .name = "score", .pool = POOL_LAST, .activation = ACTIVATION_NONE, .pad_rule = 1};
+static const struct head sequence = {.name = "score",
+    .pool = POOL_LAST,
+    .activation = ACTIVATION_NONE,
+    .pad_rule = PAD_RULE_LAST_OTHER};
 
 static const struct head token = {
     .name = "score", .bias = HEAD_BIAS_CONFIG, .pool = POOL_STEP, .activation = ACTIVATION_CLASS1};
@@ -49,6 +50,45 @@ static const struct head process = {.kind = HEAD_MLP,
     .activation = ACTIVATION_CLASS1,
     .foreign = 1};
 
+/* INF-ORM's class has the rule that transformers' had before 4.31. */
+static const struct head inform = {.kind = HEAD_MLP,
+    .name = "score",
+    .pool = POOL_LAST,
+    .activation = ACTIVATION_NONE,
+    .pad_rule = PAD_RULE_BEFORE_FIRST};
+
+/* Skywork-o1-Open-PRM */
+static const struct head prm = {.name = "v_head.summary",
+    .bias = HEAD_BIAS,
+    .n_labels = 1,
+    .pool = POOL_STEP,
+    .activation = ACTIVATION_SIGMOID};
+
+/* OpenRLHF's class, by its newer and by its older name */
+static const struct head open_rlhf = {.name = "score",
+    .named_by_config = 1,
+    .n_labels = 1,
+    .pool = POOL_LAST,
+    .activation = ACTIVATION_NONE};
+
+static const struct head open_rlhf_old = {.name = "value_head",
+    .named_by_config = 1,
+    .n_labels = 1,
+    .pool = POOL_LAST,
+    .activation = ACTIVATION_NONE};
+
+static const struct head language_model = {.kind = HEAD_ASK, .n_labels = 1};
+
+const struct head head_of_tokens = {
+    .kind = HEAD_TOKENS, .n_labels = 1, .pool = POOL_LAST, .activation = ACTIVATION_NONE};
+
+/* LLaMA-Factory's */
+const struct head head_of_value = {.name = "v_head.summary",
+    .bias = HEAD_BIAS,
+    .n_labels = 1,
+    .pool = POOL_LAST,
+    .activation = ACTIVATION_NONE};
+
 static const struct architecture table[] = {
     {"Qwen2ForRewardModel", &qwen2, &reward},
     {"Qwen2ForProcessRewardModel", &qwen2, &process},
@@ -60,7 +100,22 @@ static const struct architecture table[] = {
     {"LlamaForTokenClassification", &llama, &token},
     {"MistralForSequenceClassification", &mistral, &sequence},
     {"MistralForTokenClassification", &mistral, &token},
+    {"INFORMForSequenceClassification", &llama, &inform},
+    {"Qwen2ForPrmModel", &qwen2, &prm},
+    {"RewardModel", NULL, &open_rlhf},
+    {"LLMForSequenceRegression", NULL, &open_rlhf_old},
+    {"Qwen2ForCausalLM", &qwen2, &language_model},
+    {"Qwen3ForCausalLM", &qwen3, &language_model},
+    {"LlamaForCausalLM", &llama, &language_model},
+    {"MistralForCausalLM", &mistral, &language_model},
 };
+
+const char architecture_expected[] =
+    "ForSequenceClassification, ForTokenClassification or ForCausalLM of Qwen2, Qwen3, Llama or "
+    "Mistral; or Qwen2ForRewardModel, Qwen2ForProcessRewardModel, Qwen2ForPrmModel, "
+    "INFORMForSequenceClassification, RewardModel, LLMForSequenceRegression";
+
+static const struct trunk *const trunks[] = {&qwen2, &qwen3, &llama, &mistral};
 
 #define N_ENTRIES (sizeof table / sizeof table[0])
 
@@ -72,9 +127,29 @@ const struct architecture *architecture_find(const char *name)
     return NULL;
 }
 
-void architecture_names(char *text, unsigned long bytes)
+const struct trunk *trunk_find(const char *model_type)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < N_ENTRIES && n < bytes; i++)
-        n += (size_t)snprintf(text + n, bytes - n, "%s%s", i ? ", " : "", table[i].name);
+    for (size_t i = 0; i < sizeof trunks / sizeof trunks[0]; i++)
+        if (strcmp(model_type, trunks[i]->model_type) == 0)
+            return trunks[i];
+    return NULL;
+}
+
+const char *architecture_why_not(const char *name)
+{
+    static const struct {
+        const char *part, *why;
+    } known[] = {
+        {"Gating", ": a gating head (ArmoRM's kind), which weighs several scores"},
+        {"Moe", ": a mixture of experts"},
+        {"Mixtral", ": a mixture of experts"},
+        {"Qwen3Next", ": linear attention in some layers"},
+        {"Qwen3_5", ": linear attention in some layers"},
+        {"Gemma", ": other norms, and embeddings that are scaled"},
+        {"VL", ": it reads images"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strstr(name, known[i].part))
+            return known[i].why;
+    return "";
 }

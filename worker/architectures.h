@@ -32,6 +32,9 @@ struct trunk {
 enum head_kind {
     HEAD_LINEAR, /* NAME.weight [labels, hidden], perhaps NAME.bias */
     HEAD_MLP,    /* NAME.0 [hidden, hidden], ReLU, NAME.2 [labels, hidden], both with bias */
+    HEAD_TOKENS, /* rows of a language model's own head (head_option.h) */
+    HEAD_ASK,    /* a language model's, which scores nothing by itself: the option says which, or a
+                    value head in a file of its own */
 };
 
 enum head_bias {
@@ -42,25 +45,34 @@ enum head_bias {
 
 struct head {
     enum head_kind kind;
-    const char *name; /* what its tensors' names begin with */
+    const char *name;    /* what its tensors' names begin with */
+    int named_by_config; /* value_head_prefix, if there is one, is the name; and mean and std may
+                            normalize the score (OpenRLHF) */
     enum head_bias bias;
     uint32_t n_labels; /* 0: id2label or num_labels says how many */
     enum pool_type pool;
     enum activation activation; /* CLASS1 is NONE with one label */
-    int pad_rule; /* the class pools the last token that is not the pad token (hf_pad_rule) */
+    enum pad_rule pad_rule;
     int foreign; /* no class of transformers: checkpoints have a model_type of their own, perhaps */
 };
 
 struct architecture {
     const char *name;
-    const struct trunk *trunk;
+    const struct trunk *trunk; /* NULL: config.json's model_type says which */
     const struct head *head;
 };
 
+/* The heads that a language model may be scored with. */
+extern const struct head head_of_tokens, head_of_value;
+
+/* What the entries are called, for messages. */
+extern const char architecture_expected[];
+
 /* Returns the entry of that name, or NULL. */
 const struct architecture *architecture_find(const char *name);
-
-/* Writes the names of all entries, separated by commas. */
-void architecture_names(char *text, unsigned long bytes);
+/* Returns the trunk of that model_type, or NULL. */
+const struct trunk *trunk_find(const char *model_type);
+/* Returns why a name without an entry has none, as ": ..", or "". */
+const char *architecture_why_not(const char *name);
 
 #endif

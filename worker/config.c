@@ -16,20 +16,38 @@
 #define TOKENIZER_MAX_BYTES (256u << 20)
 #define STEP_TOKEN "<extra_0>" /* what Qwen's process reward models put after each step */
 
+/* An architecture over any trunk takes the one of its model_type. */
+static int read_trunk(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const char *type = "nothing";
+    c->head = c->architecture->head;
+    c->trunk = c->architecture->trunk;
+    if (c->trunk)
+        return 0;
+    if (json_get_string(f, "model_type", &type, e) < 0)
+        return ASSAY_EFORMAT;
+    c->trunk = trunk_find(type);
+    if (c->trunk)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: model_type: expected qwen2, qwen3, llama or mistral for %s, found '%.40s'", f->file,
+        c->architecture->name, type);
+}
+
 static int read_architecture(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    char known[1024];
     const json_t *list = json_object_get(f->object, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
     if (!name)
         return err_set(e, ASSAY_EFORMAT,
             "%s: architectures: expected a list with one name, found none", f->file);
     c->architecture = architecture_find(name);
-    if (c->architecture)
-        return config_check_keys(c, f, e);
-    architecture_names(known, sizeof known);
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "%s: architectures: '%.80s' is not built; expected one of %s", f->file, name, known);
+    if (c->architecture) {
+        int rc = read_trunk(c, f, e);
+        return rc == 0 ? config_check_keys(c, f, e) : rc;
+    }
+    return err_set(e, ASSAY_EUNSUPPORTED, "%s: architectures: '%.80s' is not built%s; expected %s",
+        f->file, name, architecture_why_not(name), architecture_expected);
 }
 
 static int read_u32(
@@ -48,7 +66,7 @@ static int read_kv_heads(struct model_config *c, const struct json_file *f, stru
     int64_t n = c->n_heads;
     if (json_get_int(f, key, 1, c->n_heads, &n, e) < 0)
         return ASSAY_EFORMAT;
-    uint32_t own = c->architecture->trunk->n_kv_heads;
+    uint32_t own = c->trunk->n_kv_heads;
     if (!json_object_get(f->object, key) && own > 0) {
         if (c->n_heads < own)
             return err_set(
@@ -69,8 +87,8 @@ static int read_head_dim(struct model_config *c, const struct json_file *f, stru
     int found = json_get_int(f, "head_dim", 2, 1024, &dim, e);
     if (found < 0)
         return found;
-    if (!found && c->architecture->trunk->head_dim > 0)
-        dim = c->architecture->trunk->head_dim;
+    if (!found && c->trunk->head_dim > 0)
+        dim = c->trunk->head_dim;
     else if (!found && c->hidden_size % c->n_heads != 0)
         return err_set(e, ASSAY_EFORMAT,
             "%s: head_dim: expected hidden_size (%u) to be a multiple of heads (%u)", f->file,
@@ -87,7 +105,7 @@ static int read_head_dim(struct model_config *c, const struct json_file *f, stru
 
 static int read_sizes(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int64_t positions = c->architecture->trunk->max_position;
+    int64_t positions = c->trunk->max_position;
     int rc = read_u32(f, "hidden_size", 65536, &c->hidden_size, e);
     if (rc == 0)
         rc = read_u32(f, "intermediate_size", 1 << 20, &c->intermediate_size, e);
@@ -108,7 +126,7 @@ static int read_sizes(struct model_config *c, const struct json_file *f, struct 
 static int read_flags(struct model_config *c, const struct json_file *f, struct err *e)
 {
     const char *activation = "silu";
-    const struct trunk *trunk = c->architecture->trunk;
+    const struct trunk *trunk = c->trunk;
     double eps = 1e-6; /* the default of all the reference's classes */
     int bias = 0, mlp_bias = 0, rc;
     if ((rc = json_get_real(f, "rms_norm_eps", 0, 1, &eps, e)) < 0)
@@ -259,9 +277,9 @@ static int read_rope(struct model_config *c, const struct json_file *f, struct e
 /* Why a layer that slides contradicts the rest of the file. */
 static const char *why_no_window(const struct model_config *c)
 {
-    if (c->architecture->trunk->window == WINDOW_NEVER)
+    if (c->trunk->window == WINDOW_NEVER)
         return "is not built for this architecture; expected full_attention";
-    if (c->architecture->trunk->window == WINDOW_ALWAYS)
+    if (c->trunk->window == WINDOW_ALWAYS)
         return "contradicts sliding_window, which is null; expected full_attention";
     return "contradicts use_sliding_window and sliding_window: expected true and a size";
 }
@@ -285,8 +303,7 @@ static int read_layer_types(
         if (c->layer_slides[i] && c->sliding_window == 0)
             return err_set(e, ASSAY_EFORMAT, "%s: layer_types[%u]: sliding_attention %s", f->file,
                 i, why_no_window(c));
-        if (!c->layer_slides[i] && c->architecture->trunk->window == WINDOW_ALWAYS &&
-            c->sliding_window > 0)
+        if (!c->layer_slides[i] && c->trunk->window == WINDOW_ALWAYS && c->sliding_window > 0)
             return err_set(e, ASSAY_EFORMAT,
                 "%s: layer_types[%u]: %s contradicts sliding_window: every layer of %s has the "
                 "window",
@@ -300,7 +317,7 @@ static int read_layer_types(
 static int read_window_switch(
     const struct model_config *c, const struct json_file *f, struct err *e)
 {
-    enum window_rule rule = c->architecture->trunk->window;
+    enum window_rule rule = c->trunk->window;
     int use = rule == WINDOW_ALWAYS;
     if (rule == WINDOW_NEVER)
         return 0;
@@ -332,7 +349,7 @@ static int read_full_layers(
     const struct model_config *c, const struct json_file *f, int64_t *n, struct err *e)
 {
     *n = 0;
-    if (c->sliding_window == 0 || c->architecture->trunk->window == WINDOW_ALWAYS)
+    if (c->sliding_window == 0 || c->trunk->window == WINDOW_ALWAYS)
         return 0;
     *n = 28; /* the reference's default */
     int rc = config_check_null(f, "max_window_layers", e);
@@ -353,40 +370,7 @@ static int read_window(struct model_config *c, const struct json_file *f, struct
     return rc < 0 ? rc : 0;
 }
 
-/* ---- head ---- */
-
-static int read_labels(struct model_config *c, const struct json_file *f, struct err *e)
-{
-    int64_t n = 2; /* the reference's default */
-    const json_t *names = json_object_get(f->object, "id2label");
-    int rc = json_get_int(f, "num_labels", 1, MODEL_MAX_LABELS, &n, e);
-    if (rc < 0)
-        return rc;
-    if (rc == 0 && json_is_object(names))
-        n = (int64_t)json_object_size(names);
-    if (n < 1 || n > MODEL_MAX_LABELS)
-        return err_set(e, ASSAY_EFORMAT, "%s: id2label: expected 1 to %d labels, found %lld",
-            f->file, MODEL_MAX_LABELS, (long long)n);
-    c->n_labels = (uint32_t)n;
-    return 0;
-}
-
-static int read_head(struct model_config *c, const struct json_file *f, struct err *e)
-{
-    const struct head *head = c->architecture->head;
-    c->pool.type = head->pool;
-    c->pool.activation = head->activation;
-    c->pad_rule = head->pad_rule;
-    c->head_bias = head->bias != HEAD_BIAS_NONE;
-    c->n_labels = head->n_labels;
-    if (head->bias == HEAD_BIAS_CONFIG &&
-        json_get_bool(f, "token_classification_bias", &c->head_bias, e) < 0)
-        return ASSAY_EFORMAT;
-    int rc = head->n_labels > 0 ? 0 : read_labels(c, f, e);
-    if (rc == 0 && c->pool.activation == ACTIVATION_CLASS1 && c->n_labels < 2)
-        c->pool.activation = ACTIVATION_NONE;
-    return rc;
-}
+/* ---- the rest ---- */
 
 static int read_quantization(const struct json_file *f, struct err *e)
 {
@@ -396,7 +380,8 @@ static int read_quantization(const struct json_file *f, struct err *e)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: quantization_config: method '%.40s' is not built; expected a checkpoint of float32, "
-        "float16 or bfloat16",
+        "float16 or bfloat16: take the one that it was made from, or load it in transformers, "
+        "model.dequantize(), then save_pretrained",
         f->file, method ? method : "unknown");
 }
 
@@ -439,7 +424,7 @@ static int read_pad_token(struct model_config *c, const struct json_file *f, str
     return 0;
 }
 
-int model_config_load(struct model_config *c, const char *dir, struct err *e)
+int model_config_load(struct model_config *c, const char *dir, const char *head, struct err *e)
 {
     *c = (struct model_config){.pool.step_token = POOL_NO_STEP_TOKEN};
     char name[4096];
@@ -452,11 +437,12 @@ int model_config_load(struct model_config *c, const char *dir, struct err *e)
         return ASSAY_EFORMAT;
     struct json_file f = {name, "", root};
     int (*const readers[])(struct model_config *, const struct json_file *, struct err *) = {
-        read_architecture, read_sizes, read_flags, read_rope, read_window, read_head,
-        read_pad_token};
+        read_architecture, read_sizes, read_flags, read_rope, read_window, read_pad_token};
     rc = read_quantization(&f, e);
     for (size_t i = 0; rc == 0 && i < sizeof readers / sizeof readers[0]; i++)
         rc = readers[i](c, &f, e);
+    if (rc == 0)
+        rc = model_config_read_head(c, &f, dir, head, e);
     if (rc == 0)
         rc = read_step_token(c, dir, e);
     json_decref(root);

@@ -11,6 +11,7 @@
 #include "schema/pooling.h"
 #include "worker/architectures.h"
 #include "worker/dtype.h"
+#include "worker/head_option.h"
 
 #define MODEL_MAX_LAYERS 512
 #define MODEL_MAX_LABELS 4096
@@ -29,7 +30,12 @@ struct rope_config {
 };
 
 struct model_config {
-    const struct architecture *architecture; /* its trunk and head, with what is said below */
+    const struct architecture *architecture;
+    const struct trunk *trunk;
+    const struct head *head;   /* the architecture's; a language model's is chosen */
+    char head_name[64];        /* what the names of its tensors begin with */
+    struct head_tokens tokens; /* HEAD_TOKENS */
+    double mean, std;          /* a score is (logit - mean) / std; std 0: it is the logit */
     uint32_t hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim, vocab_size;
     uint32_t max_position; /* max_position_embeddings */
     float rms_norm_eps;
@@ -42,7 +48,6 @@ struct model_config {
     uint8_t layer_slides[MODEL_MAX_LAYERS];
     struct pooling pool; /* of a row that does not say; the tokenizer's own step token */
     int32_t pad_token;   /* pad_token_id; -1 if there is none (for hf_pad_rule) */
-    int pad_rule;        /* the reference's class pools the last token that is not the pad token */
     /* The type of the inputs of the layers' products, and of their outputs too if ops.typed. Set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;
@@ -70,8 +75,13 @@ struct lora_config {
 };
 
 /* Reads DIR/config.json, and the step token from the added tokens in DIR/tokenizer.json if that
- * exists. A quantization_config is refused by its method's name. */
-int model_config_load(struct model_config *c, const char *dir, struct err *e);
+ * exists. `head` is --head (head_option.h). A quantization_config is refused by its method's name. */
+int model_config_load(struct model_config *c, const char *dir, const char *head, struct err *e);
+/* Sets what turns hidden states into scores: the head and its names, labels, pooling, activation.
+ * For model_config_load, which has read the trunk's sizes; `option` as there. (config_head.c) */
+struct json_file;
+int model_config_read_head(struct model_config *c, const struct json_file *f, const char *dir,
+    const char *option, struct err *e);
 
 /* Each refuses options that are not built: ASSAY_EUNSUPPORTED, naming the option and what is built.
  * */

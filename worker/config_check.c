@@ -60,7 +60,7 @@ uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
 
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e)
 {
-    int is_mlp = c->architecture->head->kind == HEAD_MLP;
+    int is_mlp = c->head->kind == HEAD_MLP;
     if (tp >= 1 && c->n_heads % tp == 0 && c->intermediate_size % tp == 0 &&
         (c->n_kv_heads % tp == 0 || tp % c->n_kv_heads == 0) &&
         (!is_mlp || c->hidden_size % tp == 0))

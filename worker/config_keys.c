@@ -95,11 +95,11 @@ static int check_key(
  * have model types named after them. */
 static int check_model_type(const struct model_config *c, const struct json_file *f, struct err *e)
 {
-    const char *type = NULL, *expected = c->architecture->trunk->model_type;
+    const char *type = NULL, *expected = c->trunk->model_type;
     int rc = json_get_string(f, "model_type", &type, e);
     if (rc <= 0 || strcmp(type, expected) == 0)
         return rc < 0 ? rc : 0;
-    if (c->architecture->head->foreign && strncmp(type, "qwen2_", 6) == 0 && strstr(type, "rm"))
+    if (c->head->foreign && strncmp(type, "qwen2_", 6) == 0 && strstr(type, "rm"))
         return 0;
     return err_set(e, ASSAY_EFORMAT,
         "%s: model_type '%.40s' contradicts architectures, %s: expected '%s'", f->file, type,
@@ -124,7 +124,7 @@ static int check_label_counts(
 {
     const json_t *names = json_object_get(f->object, "id2label"),
                  *n = json_object_get(f->object, "num_labels");
-    if (c->architecture->head->n_labels > 0 || !json_is_object(names) || !json_is_integer(n) ||
+    if (c->head->n_labels > 0 || !json_is_object(names) || !json_is_integer(n) ||
         json_integer_value(n) == (json_int_t)json_object_size(names))
         return 0;
     return err_set(e, ASSAY_EFORMAT,

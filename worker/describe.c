@@ -94,15 +94,15 @@ static int print_description(const struct description *about, uint32_t max_len,
     uint64_t weight_bytes, json_t *labels, FILE *out, struct err *e)
 {
     const struct model_config *c = &about->config;
-    json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:b, "
+    json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
                              "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s}",
         "architecture", c->architecture->name, "digest", about->digest, "dtype", about->dtype,
         "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
         pool_type_name(c->pool.type), "default_activation", activation_name(c->pool.activation),
         "step_token", (int)c->pool.step_token, "pad_token", (int)c->pad_token, "pad_rule",
-        c->pad_rule, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers, "n_heads",
-        (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
+        (int)c->head->pad_rule, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers,
+        "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
         "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
         about->shares_prefixes, "identity", about->identity.hex);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
@@ -130,7 +130,7 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     json_t *labels = NULL;
     struct err why = {0};
     checkpoint_identity(&first, o->dir, &why);
-    int rc = model_config_load(&about.config, o->dir,
+    int rc = model_config_load(&about.config, o->dir, o->head,
         e); /* its message for a bad path is better than checkpoint_identity's */
     if (rc == 0 && (rc = why.code) != 0)
         *e = why;
@@ -147,7 +147,7 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     if (rc == 0)
         rc = check_weights(&about, o, w, e);
     if (rc == 0) {
-        labels = label_names(o->dir, c->n_labels);
+        labels = c->head->n_labels == 0 ? label_names(o->dir, c->n_labels) : json_null();
         rc = digest_all(&about, o, w, &first, e);
     }
     if (rc == 0)

@@ -1,7 +1,7 @@
 /* describe.h - checks a checkpoint completely and describes it in one line of JSON, from which the
  * broker learns everything it knows about the model. Fields: architecture, digest (64 hex digits),
  * dtype, vocab_size, max_len, max_position, n_labels, labels (names, or null), default_pool,
- * default_activation, step_token, pad_token (-1: none), pad_rule, hidden_size, n_layers, n_heads,
+ * default_activation, step_token, pad_token (-1: none), pad_rule (enum pad_rule), hidden_size, n_layers, n_heads,
  * n_kv_heads, head_dim, weight_bytes, mode (whatever else determines a score's bits,
  * qwen2_reward_model_mode), identity (64 hex digits: which files were described,
  * schema/identity.h). */
@@ -21,6 +21,7 @@ struct describe_options {
     const char *quant;        /* method: "none", "fp8", "int8" */
     const char *dtype;        /* "auto", "f32", "bf16" */
     const char *weights;      /* "auto", "single", "index" */
+    const char *head;         /* head_option.h */
     const struct ops *ops;    /* the operations that will compute; the mode describes them */
     int gpu;                  /* as in device_options */
     const char *cache_dir;

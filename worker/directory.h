@@ -8,6 +8,7 @@
 
 #define WEIGHTS_SINGLE_FILE "model.safetensors"
 #define WEIGHTS_INDEX_FILE "model.safetensors.index.json"
+#define VALUE_HEAD_FILE "value_head.safetensors" /* LLaMA-Factory's, beside a language model */
 
 enum weights_from { FROM_SINGLE, FROM_INDEX };
 

@@ -11,32 +11,9 @@
 #include <string.h>
 
 #include "schema/log.h"
-#include "worker/qwen2.h"
+#include "worker/load.h"
 
-#define NAME_BYTES 96
-
-enum cut { CUT_NONE, CUT_ROWS, CUT_COLUMNS, CUT_KV_ROWS };
-
-struct place {
-    int64_t rows, cols; /* whole, before the cut; cols 0: a vector of rows */
-    enum cut cut;
-    struct weight *view; /* a matrix goes here */
-    void *vector;        /* or a vector, to this device memory */
-    enum dtype vector_type;
-    int is_labels;                /* the number of rows is the config's number of labels */
-    char name[NAME_BYTES];        /* without "model." */
-    const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
-};
-
-struct loader {
-    struct qwen2_reward_model *m;
-    struct place *places;
-    size_t n, room;
-    const char *file; /* one of the checkpoint's files, for messages */
-};
-
-/* Adds the place of a tensor: of this layer, or with -1 of none. */
-static void add_place(struct loader *l, int layer, const char *name, struct place place)
+void load_add_place(struct loader *l, int layer, const char *name, struct place place)
 {
     if (l->n == l->room) {
         l->room = l->room ? l->room * 2 : 64;
@@ -53,8 +30,7 @@ static void add_place(struct loader *l, int layer, const char *name, struct plac
     l->places[l->n++] = place;
 }
 
-/* Takes device memory for a vector; NULL if there is none, which set_vector reports. */
-static void *new_vector(struct loader *l, int64_t n, enum dtype type)
+void *load_new_vector(struct loader *l, int64_t n, enum dtype type)
 {
     return l->m->ops->device->alloc(l->m->device, (size_t)(n * dtype_bytes(type)));
 }
@@ -62,8 +38,8 @@ static void *new_vector(struct loader *l, int64_t n, enum dtype type)
 /* Adds the place of a float32 vector that every rank has whole; returns its device memory. */
 static float *add_vector(struct loader *l, int layer, const char *name, int64_t n)
 {
-    float *vector = new_vector(l, n, DTYPE_F32);
-    add_place(l, layer, name, (struct place){.rows = n, .vector = vector});
+    float *vector = load_new_vector(l, n, DTYPE_F32);
+    load_add_place(l, layer, name, (struct place){.rows = n, .vector = vector});
     return vector;
 }
 
@@ -94,14 +70,14 @@ static int64_t add_bias_part(
     cut_range(l->m, place.cut, place.rows, &from, &n);
     if (vector)
         place.vector = (char *)vector + at * dtype_bytes(place.vector_type);
-    add_place(l, i, name, place);
+    load_add_place(l, i, name, place);
     return n;
 }
 
 /* The biases of parts that are one product are one vector, in the type of what it is added to. */
 static void *new_bias(struct loader *l, int64_t n)
 {
-    return new_vector(l, n, ops_activations(l->m->ops, l->m->config.activation_type));
+    return load_new_vector(l, n, ops_activations(l->m->ops, l->m->config.activation_type));
 }
 
 static void add_qkv_bias(struct loader *l, int i)
@@ -148,15 +124,18 @@ static void add_attention(struct loader *l, int i)
             kv = (int64_t)c->n_kv_heads * c->head_dim;
     layer->qkv_proj.n_parts = 3;
     layer->o_proj.n_parts = 1;
-    add_place(l, i, "self_attn.q_proj.weight", (struct place){q, h, CUT_ROWS, .view = &qkv[0]});
-    add_place(l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
-    add_place(l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
-    add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
+    load_add_place(
+        l, i, "self_attn.q_proj.weight", (struct place){q, h, CUT_ROWS, .view = &qkv[0]});
+    load_add_place(
+        l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
+    load_add_place(
+        l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
+    load_add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
     if (c->qkv_bias)
         add_qkv_bias(l, i);
     if (c->o_bias)
         layer->o_proj.bias = add_whole_bias(l, i, "self_attn.o_proj.bias");
-    if (c->architecture->trunk->qk_norm) {
+    if (c->trunk->qk_norm) {
         layer->q_norm = add_vector(l, i, "self_attn.q_norm.weight", c->head_dim);
         layer->k_norm = add_vector(l, i, "self_attn.k_norm.weight", c->head_dim);
     }
@@ -172,77 +151,36 @@ static void add_layer(struct loader *l, int i)
     layer->input_layernorm = add_vector(l, i, "input_layernorm.weight", h);
     add_attention(l, i);
     layer->post_attention_layernorm = add_vector(l, i, "post_attention_layernorm.weight", h);
-    add_place(l, i, "mlp.gate_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
-    add_place(l, i, "mlp.up_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
-    add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
+    load_add_place(
+        l, i, "mlp.gate_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
+    load_add_place(
+        l, i, "mlp.up_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
+    load_add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
     if (l->m->config.mlp_bias)
         add_mlp_bias(l, i);
-}
-
-/* Adds the place of a tensor of the head; `part` is what follows the head's name. */
-static void add_head_place(struct loader *l, const char *part, struct place place)
-{
-    char name[NAME_BYTES];
-    snprintf(name, sizeof name, "%s.%s", l->m->config.architecture->head->name, part);
-    add_place(l, -1, name, place);
-}
-
-static float *add_head_bias(struct loader *l, const char *part)
-{
-    float *bias = new_vector(l, l->m->config.n_labels, DTYPE_F32);
-    add_head_place(l, part, (struct place){.rows = l->m->config.n_labels, .vector = bias});
-    return bias;
-}
-
-static void add_mlp_head(struct loader *l)
-{
-    struct parallel_linear *first = &l->m->score.first, *second = &l->m->score.second;
-    int64_t h = l->m->config.hidden_size, n = l->m->config.n_labels;
-    first->n_parts = 1;
-    first->skip_bias_add = 1; /* relu adds it */
-    first->bias = new_vector(l, h / l->m->n_ranks, DTYPE_F32);
-    add_head_place(l, "0.weight", (struct place){h, h, CUT_ROWS, .view = first->parts});
-    add_head_place(l, "0.bias", (struct place){h, 0, CUT_ROWS, .vector = first->bias});
-    add_head_place(l, "2.weight", (struct place){n, h, CUT_COLUMNS, .view = second->parts});
-    second->bias = add_head_bias(l, "2.bias");
-}
-
-static void add_head(struct loader *l)
-{
-    const struct model_config *c = &l->m->config;
-    struct reward_head *head = &l->m->score;
-    head->mlp = c->architecture->head->kind == HEAD_MLP;
-    head->second.n_parts = 1;
-    if (head->mlp) {
-        add_mlp_head(l);
-        return;
-    }
-    add_head_place(l, "weight",
-        (struct place){
-            c->n_labels, c->hidden_size, CUT_NONE, .view = head->second.parts, .is_labels = 1});
-    if (c->head_bias)
-        head->second.bias = add_head_bias(l, "bias");
 }
 
 static void add_places(struct loader *l)
 {
     const struct model_config *c = &l->m->config;
     struct qwen2_model *model = &l->m->model;
-    add_place(l, -1, "embed_tokens.weight",
-        (struct place){c->vocab_size, c->hidden_size, CUT_NONE, .view = &model->embed_tokens});
+    struct place embedding = {
+        c->vocab_size, c->hidden_size, CUT_NONE, .view = &model->embed_tokens};
+    load_add_head(l, &embedding);
+    load_add_place(l, -1, "embed_tokens.weight", embedding);
     for (uint32_t i = 0; i < c->n_layers; i++)
         add_layer(l, (int)i);
     model->norm = add_vector(l, -1, "norm.weight", c->hidden_size);
-    add_head(l);
 }
 
 /* ---- filling ---- */
 
-static int is_ignored(const char *name)
+/* A language model's own head is used only where it is what scores. */
+static int is_ignored(const struct model_config *c, const char *name)
 {
     static const char end[] = "rotary_emb.inv_freq";
     size_t n = strlen(name);
-    return strncmp(name, "lm_head.", 8) == 0 ||
+    return (c->head->kind != HEAD_TOKENS && strncmp(name, "lm_head.", 8) == 0) ||
            (n >= sizeof end - 1 && strcmp(name + n - (sizeof end - 1), end) == 0);
 }
 
@@ -251,12 +189,12 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct place *)a)->name, ((const struct place *)b)->name);
 }
 
-static struct place *find_place(struct loader *l, const char *name)
+struct place *load_find_place(struct loader *l, const char *name)
 {
     struct place wanted = {.rows = 0};
     if (strncmp(name, "model.", 6) == 0)
         name += 6;
-    if (snprintf(wanted.name, sizeof wanted.name, "%s", name) >= NAME_BYTES)
+    if (snprintf(wanted.name, sizeof wanted.name, "%s", name) >= PLACE_NAME_BYTES)
         return NULL;
     return bsearch(&wanted, l->places, l->n, sizeof wanted, by_name);
 }
@@ -329,6 +267,14 @@ static int set_vector(
     return 0;
 }
 
+static void pick_rows(const struct place *p, const struct weight_tensor *t)
+{
+    int64_t bytes = p->cols * dtype_bytes((enum dtype)t->dtype);
+    for (uint32_t i = 0; i < p->n_picks; i++)
+        dtype_convert(p->picked + i * p->cols, DTYPE_F32,
+            (const char *)t->data + p->picks[i] * bytes, (enum dtype)t->dtype, p->cols);
+}
+
 /* Explains where names like this come from, as ": ..", or "". */
 static const char *why_unknown(const char *name)
 {
@@ -346,9 +292,9 @@ static const char *why_unknown(const char *name)
         {".scales", ": of a quantized checkpoint, which is not built"},
         {"_scale", ": of a quantized checkpoint, which is not built"},
         {".absmax", ": of a quantized checkpoint, which is not built"},
-        {"v_head.", ": a head of TRL's; expected the architecture's own, score"},
-        {"value_head.", ": another library's head; expected the architecture's own, score"},
-        {"classifier.", ": another architecture's head; expected score"},
+        {"v_head.", ": a head of TRL's; expected the architecture's own alone"},
+        {"value_head.", ": another library's head; expected the architecture's own alone"},
+        {"classifier.", ": another architecture's head; expected the architecture's own alone"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strstr(name, known[i].part))
@@ -358,9 +304,9 @@ static const char *why_unknown(const char *name)
 
 static int take_tensor(struct loader *l, const struct weight_tensor *t, struct err *e)
 {
-    if (is_ignored(t->name))
+    if (is_ignored(&l->m->config, t->name))
         return 0;
-    struct place *p = find_place(l, t->name);
+    struct place *p = load_find_place(l, t->name);
     if (!p)
         return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers%s",
             t->file, t->name, l->m->config.architecture->name, l->m->config.n_layers,
@@ -370,10 +316,17 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
         return rc;
     p->from = t->name;
     p->from_file = t->file;
-    if (!p->view)
-        return set_vector(l, p, t, e);
-    set_view(l, p, t);
-    return 0;
+    if (p->picked)
+        pick_rows(p, t);
+    if (p->view)
+        set_view(l, p, t);
+    return p->view || p->picked ? 0 : set_vector(l, p, t, e);
+}
+
+static int is_of_head(const struct model_config *c, const char *name)
+{
+    size_t n = strlen(c->head_name);
+    return strncmp(name, c->head_name, n) == 0 && name[n] == '.';
 }
 
 static int check_filled(const struct loader *l, struct err *e)
@@ -381,12 +334,12 @@ static int check_filled(const struct loader *l, struct err *e)
     char expected[64];
     for (size_t i = 0; i < l->n; i++) {
         const struct place *p = &l->places[i];
-        if (p->from)
+        if (p->from || p->is_optional)
             continue;
         expected_text(expected, sizeof expected, p);
         return err_set(e, ASSAY_EFORMAT, "%s: tensor '%s': expected shape %s, found missing%s",
             l->file ? l->file : "checkpoint", p->name, expected,
-            strncmp(p->name, "score.", 6) == 0
+            is_of_head(&l->m->config, p->name)
                 ? ": a checkpoint without the head that its architecture names, which transformers "
                   "would make up at random"
                 : "");
@@ -440,6 +393,8 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
     }
     if (rc == 0)
         rc = check_filled(&l, e);
+    if (rc == 0)
+        rc = load_finish_head(&l, e);
     free(l.places);
     if (rc == 0)
         rc = prepare_matrices(m, e);

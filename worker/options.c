@@ -22,7 +22,8 @@ const char worker_help[] =
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
     "  --weights WHICH         auto; single or index where a checkpoint has both\n"
-    "  --max-len N             longest row in tokens (default: the model's)\n"
+    "  --head HEAD             auto; lm:ID,ID:softmax and such for a language model\n"
+    "  --max-len N              longest row in tokens (default: the model's)\n"
     "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
@@ -87,6 +88,7 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .head = "auto",
         .tp = 1,
         .threads = 1,
         .input_fd = -1,
@@ -108,7 +110,7 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         {"max-rows", NUMBER, &o->max_rows}, {"deadline-ms", NUMBER, &o->deadline_ms},
         {"start-ms", NUMBER, &o->start_ms}, {"gpu", NUMBER, &o->gpu},
         {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}, {"dtype", TEXT, &o->dtype},
-        {"weights", TEXT, &o->weights}, {"digest", TEXT, &o->digest},
+        {"weights", TEXT, &o->weights}, {"head", TEXT, &o->head}, {"digest", TEXT, &o->digest},
         {"identity", TEXT, &o->identity}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};

@@ -210,6 +210,8 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
 {
     free(m->model.layers);
     free(m->activations);
+    free(m->score.rows);
+    m->score.rows = NULL;
     m->model.layers = NULL;
     m->activations = NULL;
 }
@@ -219,9 +221,10 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
     char device[160];
     m->ops->device->identity(m->device, device, sizeof device);
     const char *weights = m->config.weights_decided;
-    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s", device,
+    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s%s%s", device,
         dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks,
-        weights ? " weights=" : "", weights ? weights : "");
+        weights ? " weights=" : "", weights ? weights : "", m->config.tokens.n > 0 ? " head=" : "",
+        m->config.tokens.text);
 }
 
 /* ---- forward ---- */
@@ -266,7 +269,7 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
     struct tensor normed = add_norm(m, stream, layer->input_layernorm);
     column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv);
-    if (c->architecture->trunk->qk_norm) {
+    if (c->trunk->qk_norm) {
         ops->head_norm(m->device, in.q, heads, layer->q_norm, c->rms_norm_eps);
         ops->head_norm(m->device, in.k, kv_heads, layer->k_norm, c->rms_norm_eps);
     }

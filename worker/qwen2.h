@@ -43,6 +43,7 @@ struct qwen2_model {
 struct reward_head {
     int mlp;
     struct parallel_linear first, second;
+    float *rows; /* owned: a matrix of `second` that was put together (load_head.c), or NULL */
 };
 
 struct activations; /* the arena's buffers; private to qwen2.c */
@@ -88,9 +89,9 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
 /* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
- * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1". On a device that chooses algorithms, it
+ * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1", and with --head " head=lm:..". On a device that chooses algorithms, it
  * is complete only after every product has run (score_canary). */
-#define MODEL_MODE_BYTES 224
+#define MODEL_MODE_BYTES 272
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
 /* Takes every tensor from the iterator. A missing, unknown or misshapen one is ASSAY_EFORMAT,

@@ -211,7 +211,7 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
     const struct worker_options *o = &w->options;
     *c = (struct qwen2_configs){
         .quant_config = {o->quant}, .rank = (uint32_t)o->rank, .n_ranks = (uint32_t)o->tp};
-    int rc = model_config_load(&c->config, o->model, e);
+    int rc = model_config_load(&c->config, o->model, o->head, e);
     if (rc == 0)
         rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
     if (rc != 0)
@@ -430,6 +430,7 @@ static int describe(const struct worker_options *o, const struct ops *ops)
         .quant = o->quant,
         .dtype = o->dtype,
         .weights = o->weights,
+        .head = o->head,
         .gpu = (int)o->gpu,
         .cache_dir = o->cache_dir};
     if (describe_model(&options, stdout, &e) == 0)

@@ -255,6 +255,14 @@ static int open_shards(struct weights *w, const char *dir, const json_t *map, st
     return 0;
 }
 
+/* It belongs to the checkpoint: model_config_load refuses one that nothing is scored with. */
+static int has_value_head(const char *dir)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%.4000s/" VALUE_HEAD_FILE, dir);
+    return regular_exists(path);
+}
+
 int weights_open_chosen(struct weights **out, const char *dir, const char *choice, struct err *e)
 {
     struct weights *w = xcalloc(1, sizeof *w);
@@ -269,6 +277,8 @@ int weights_open_chosen(struct weights **out, const char *dir, const char *choic
         rc = index ? open_shards(w, dir, json_object_get(index, "weight_map"), e) : ASSAY_EFORMAT;
         json_decref(index);
     }
+    if (rc == 0 && has_value_head(dir))
+        rc = open_file(w, dir, VALUE_HEAD_FILE, e);
     w->decided = decided ? from == FROM_SINGLE ? "single" : "index" : NULL;
     if (rc != 0)
         weights_close(out);

@@ -119,6 +119,19 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
 
 /* ---- pooling ---- */
 
+/* The token of a sequence that the model's pad rule pools (enum pad_rule). */
+static uint32_t pooled_token(const struct model_info *m, const int32_t *ids, uint32_t n)
+{
+    uint32_t last = n - 1, first = 0;
+    while (last > 0 && ids[last] == m->pad_token)
+        last--;
+    if (!m->pad_first)
+        return last;
+    while (first < n && ids[first] != m->pad_token)
+        first++;
+    return first == 0 ? n - 1 : first - 1;
+}
+
 /* Applies Hugging Face's rule for LAST: the last token that is not the pad token, in each sequence
  * (the first token when all are pad tokens). Where that is each sequence's last token, the row is
  * stored as without the rule: rows that are scored alike are stored alike. */
@@ -127,11 +140,9 @@ static void apply_pad_rule(struct admit *a, struct store_row *out)
     int padded = 0;
     a->positions = make_room(a->positions, &a->positions_room, out->n_parts);
     for (uint32_t part = 0, from = 0; part < out->n_parts; from = out->ends[part++]) {
-        uint32_t last = out->ends[part] - from - 1;
-        padded |= out->ids[from + last] == a->model->pad_token;
-        while (last > 0 && out->ids[from + last] == a->model->pad_token)
-            last--;
-        a->positions[part] = (int32_t)last;
+        uint32_t n = out->ends[part] - from, at = pooled_token(a->model, out->ids + from, n);
+        padded |= at != n - 1;
+        a->positions[part] = (int32_t)at;
     }
     if (!padded)
         return;

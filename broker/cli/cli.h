@@ -44,6 +44,7 @@ enum cli_option {
     CLI_QUANT,
     CLI_DTYPE,
     CLI_WEIGHTS,
+    CLI_HEAD,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

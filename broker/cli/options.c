@@ -63,6 +63,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "which weights to take where a checkpoint has both model.safetensors and an index of other "
         "files (default auto: refuse such a checkpoint)",
         "auto single index"},
+    [CLI_HEAD] = {"head", 0, "HEAD",
+        "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
+        "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
+        NULL},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N",
         "threads of the private broker's ranks (default: as many as cores it may use)", NULL},

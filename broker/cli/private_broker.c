@@ -59,6 +59,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--quant", c->value[CLI_QUANT]);
     add(b, &n, "--dtype", c->value[CLI_DTYPE]);
     add(b, &n, "--weights", c->value[CLI_WEIGHTS]);
+    add(b, &n, "--head", c->value[CLI_HEAD]);
     add(b, &n, "--tp", c->value[CLI_TP]);
     add(b, &n, "--threads", c->value[CLI_THREADS]);
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);

@@ -35,6 +35,7 @@ struct group_options {
     const char *isa;
     const char *quant;   /* "none", "fp8", "int8" */
     const char *dtype;   /* "auto", "f32", "bf16" */
+    const char *head;    /* "auto", or as worker/head_option.h says */
     const char *weights; /* "auto", "single", "index" */
     const int *gpus;     /* [tp] each rank's device; NULL: the CPU */
     const char *mode;    /* a rank with another mode (control.h) is refused; NULL: any */

@@ -49,7 +49,9 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
     m->pool.step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
     m->pad_token = (int32_t)json_integer_value(json_object_get(o, "pad_token"));
-    m->pad_rule = json_is_true(json_object_get(o, "pad_rule"));
+    json_int_t pad_rule = json_integer_value(json_object_get(o, "pad_rule"));
+    m->pad_rule = pad_rule != PAD_RULE_NONE;
+    m->pad_first = pad_rule == PAD_RULE_BEFORE_FIRST;
     m->shares_prefixes = json_is_true(json_object_get(o, "shares_prefixes"));
     m->pool.type = bad ? -1 : pool_type_from_name(pool, strlen(pool));
     m->pool.activation = bad ? -1 : activation_from_name(activation, strlen(activation));
@@ -91,7 +93,8 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
     const char *argv[] = {q->worker_path, "--describe", "--model", q->model_dir, "--tp", tp_text,
         "--max-len", len_text, "--gpu", gpu_text, "--cache-dir", q->cache_dir, "--digest-cache",
-        cache, "--quant", q->quant, "--dtype", q->dtype, "--weights", q->weights, NULL};
+        cache, "--quant", q->quant, "--dtype", q->dtype, "--weights", q->weights, "--head", q->head,
+        NULL};
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};

@@ -15,13 +15,14 @@ struct model_info {
     char identity[65]; /* of the files that were digested (schema/identity.h) */
     char name[128];    /* served name; if not given, the directory's last part */
     char dtype[8];
-    char rank_mode[224]; /* what decides a score's bits beside checkpoint, ids and pooling */
+    char rank_mode[272]; /* what decides a score's bits beside checkpoint, ids and pooling */
     char text[9];   /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
-    char mode[256]; /* a job's mode: rank_mode, text, and the pad rule */
+    char mode[304]; /* a job's mode: rank_mode, text, and the pad rule */
     uint32_t vocab_size, max_len, n_labels;
     struct pooling pool; /* of a row that does not say */
     int32_t pad_token;
     int pad_rule;        /* LAST skips pad tokens, unless a row says otherwise */
+    int pad_first;       /* it is then the token before the first of them (PAD_RULE_BEFORE_FIRST) */
     int shares_prefixes; /* the worker accepts batches with shared tokens */
     char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */
 };
@@ -32,6 +33,7 @@ struct model_question {
     const char *quant;    /* "none", "fp8", "int8" */
     const char *dtype;    /* "auto", "f32", "bf16" */
     const char *weights;  /* "auto", "single", "index" */
+    const char *head;     /* "auto", or as worker/head_option.h says */
     uint32_t tp, max_len; /* max_len 0: the model's */
     int gpu;
     int limit_ms;          /* longest wait for the answer */

@@ -89,7 +89,7 @@ static void multiply_batch(
         multiply(b, tokens, h, qkv);
         multiply_rest(b, c, i + 1 < c->n_layers ? tokens : pooled);
     }
-    if (c->architecture->head->kind == HEAD_MLP)
+    if (c->head->kind == HEAD_MLP)
         multiply(b, pooled, h, h);
     multiply(b, pooled, h, c->n_labels);
 }
@@ -104,7 +104,7 @@ static int forward(int argc, char **argv)
     uint32_t n_rows = (uint32_t)atoi(argv[3]), tokens = (uint32_t)atoi(argv[4]),
              per_batch = (uint32_t)atoi(argv[5]) / tokens;
     open_blas(&b, argc > 6 ? atoi(argv[6]) : (int)sysconf(_SC_NPROCESSORS_ONLN));
-    if (per_batch < 1 || model_config_load(&c, argv[2], &e) != 0)
+    if (per_batch < 1 || model_config_load(&c, argv[2], "auto", &e) != 0)
         die(EX_DATAERR, "expected a model and batches of a row or more; %s", e.msg);
     struct model_config warm = c;
     warm.n_layers = 1;

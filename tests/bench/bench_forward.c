@@ -55,7 +55,7 @@ static void open_model(
         .quant_config = {is_bf16 ? "none" : type},
         .n_ranks = 1};
     struct device_options options = {.n_threads = threads, .isa = isa};
-    die_on(model_config_load(&c.config, dir, &e), &e);
+    die_on(model_config_load(&c.config, dir, "auto", &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
     die_on(model_choose_type(
                &c.config, is_bf16 ? "bf16" : "auto", &c.quant_config, b->weights, &cpu_ops, &e),
@@ -143,7 +143,7 @@ static double gflop_of(const struct bench *b, double n_rows)
            kv = (double)c->n_kv_heads * c->head_dim;
     double all_tokens = hidden * (q + 2 * kv) * tokens + 2 * q * pairs;
     double rest = q * hidden + 3 * hidden * c->intermediate_size;
-    double last = c->architecture->head->kind == HEAD_MLP ? hidden * hidden : 0;
+    double last = c->head->kind == HEAD_MLP ? hidden * hidden : 0;
     return 2e-9 * (c->n_layers * all_tokens + rest * (tokens * (c->n_layers - 1) + n_rows) +
                       last * n_rows);
 }

@@ -8,7 +8,8 @@ from harness import BIN, DEMO, MODELS, Broker, ids_bytes, random_key, vectors, w
 
 VECTORS = vectors()
 # One checkpoint of each kind goes through the service; every other one is compared in tests/unit/test_model.c.
-KINDS = [name for name in VECTORS if any(word in name for word in ("reward", "process", "token", "tp", "llama", "qwen3", "mistral"))]
+WORDS = ("reward", "process", "token", "tp", "llama", "qwen3", "mistral", "lm-", "prm", "openrlhf", "value-head", "inform")
+KINDS = [name for name in VECTORS if any(word in name for word in WORDS)]
 
 
 def values(row):
@@ -34,6 +35,8 @@ def close(found, expected):
 
 def score_all(directory, name, options=()):
     rows = [request_row(row) for row in VECTORS[name]["rows"]]
+    if "head" in VECTORS[name]:
+        options = [*options, "--head", VECTORS[name]["head"]]
     with Broker(directory, model=MODELS / VECTORS[name]["model"], options=options) as broker, broker.client() as client:
         return client.call("score", rows=rows, timeout_ms=60000)["rows"]
 

@@ -31,7 +31,7 @@ static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, ui
         .quant_config = {b->quant},
         .n_ranks = 1};
     struct device_options options = {.shapes_only = 1};
-    die_on(model_config_load(&c.config, dir, &e), &e);
+    die_on(model_config_load(&c.config, dir, "auto", &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, "auto", &c.quant_config, b->weights, &gpu_ops, &e), &e);
     qwen2_device_needs(&options, &c, &gpu_ops);

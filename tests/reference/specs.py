@@ -123,7 +123,7 @@ SAVED = {
     # heads
     "lm-difference": (small("Qwen2ForCausalLM", "qwen2", id2label=ABSENT, _head="lm:9,5:difference"), "F32", MIDDLE,
                       [None, ALL, MEAN]),
-    "lm-softmax": (small("Qwen3ForCausalLM", "qwen3", id2label=ABSENT, head_dim=8, tie_word_embeddings=True,
+    "lm-softmax": (small("Qwen3ForCausalLM", "qwen3", id2label=ABSENT, head_dim=8, tie_word_embeddings=True, rms_norm_eps=1e-4,
                          _head="lm:101,17:softmax"), "F32", MIDDLE, [None, STEP]),
     "lm-sigmoid": (small("MistralForCausalLM", "mistral", sliding_window=32, id2label=ABSENT, _head="lm:127:sigmoid"), "F32",
                    MIDDLE, [None, STEP]),
@@ -132,9 +132,9 @@ SAVED = {
                    [None, softmax(LAST), dict(STEP, activation="class1")]),
     "prm": (small("Qwen2ForPrmModel", "qwen2", id2label=ABSENT), "F32", MIDDLE, [STEP, dict(LAST, activation="none"), ALL]),
     "openrlhf": (small("RewardModel", "llama", id2label=ABSENT, value_head_prefix="value_head", normalize_reward=True, mean=-0.7,
-                       std=0.4), "F32", MIDDLE, [None, ALL]),
+                       std=1.6), "F32", MIDDLE, [None, ALL]),
     "openrlhf-raw": (small("RewardModel", "mistral", sliding_window=48, id2label=ABSENT, value_head_prefix="score",
-                           normalize_reward=False, mean=-0.7, std=0.4), "F32", FEW, [None]),
+                           normalize_reward=False, mean=-0.7, std=1.6), "F32", FEW, [None]),
     "value-head": (small("Qwen2ForCausalLM", "qwen2", id2label=ABSENT, _head="value"), "F32", MIDDLE, [None, ALL]),
     "inform": (small("INFORMForSequenceClassification", "llama"), "F32", MIDDLE, [None, ALL]),
 }

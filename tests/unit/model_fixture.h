@@ -52,6 +52,9 @@ static const char *quant_method = "none";
 /* What the layers' products are of. */
 static const char *dtype = "auto";
 
+/* --head of the models that are opened: what the vector file opened last says. */
+static char head_option[HEAD_OPTION_BYTES] = "auto";
+
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
@@ -73,7 +76,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     memset(s, 0, sizeof *s);
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
-    die_on(model_config_load(&c.config, dir, &e), &e);
+    die_on(model_config_load(&c.config, dir, head_option, &e), &e);
     die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
@@ -181,7 +184,9 @@ static struct vector vector_open(const char *file)
     assert_non_null(root);
     snprintf(v.model, sizeof v.model, "%s", json_string_value(json_object_get(root, "model")));
     snprintf(path, sizeof path, "tests/models/%s", v.model);
-    die_on(model_config_load(&config, path, &e), &e);
+    const char *head = json_string_value(json_object_get(root, "head"));
+    snprintf(head_option, sizeof head_option, "%s", head ? head : "auto");
+    die_on(model_config_load(&config, path, head_option, &e), &e);
     v.n_tp = (int)json_array_size(tp);
     for (int i = 0; i < v.n_tp; i++)
         v.tp[i] = (int)json_integer_value(json_array_get(tp, (size_t)i));

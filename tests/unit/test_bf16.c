@@ -367,7 +367,7 @@ static void check_choice(const char *type, const char *method, const char *wante
     struct model_config c;
     struct quant_config quant = {method};
     struct err e = {0};
-    die_on(model_config_load(&c, "tests/models/bf16", &e), &e);
+    die_on(model_config_load(&c, "tests/models/bf16", "auto", &e), &e);
     assert_int_equal(
         model_choose_type(&c, type, &quant, NULL, &cpu_ops, &e), wanted ? ASSAY_EUNSUPPORTED : 0);
     assert_true(!wanted || strstr(e.msg, wanted));

@@ -45,7 +45,7 @@ static void check_refused(const char *change, const char *words)
 {
     struct model_config config;
     struct err e = {0};
-    int rc = model_config_load(&config, dir, &e);
+    int rc = model_config_load(&config, dir, "auto", &e);
     if (rc == 0 || !strstr(e.msg, words) || !strstr(e.msg, "config.json"))
         fail_msg("%s: expected to be refused with '%s', found %d '%s'", change, words, rc, e.msg);
 }
@@ -124,7 +124,7 @@ static void what_is_left_out_is_the_classes_default(void **unused)
                      "\"intermediate_size\": 80, \"num_hidden_layers\": 30, "
                      "\"num_attention_heads\": 64%s}",
             cases[i].architecture, cases[i].keys);
-        if (model_config_load(&c, dir, &e) != 0)
+        if (model_config_load(&c, dir, "auto", &e) != 0)
             fail_msg("case %zu: %s", i, e.msg);
         assert_int_equal(c.n_kv_heads, cases[i].n_kv_heads);
         assert_int_equal(c.head_dim, cases[i].head_dim);

@@ -1,0 +1,47 @@
+/* load.h - what load.c and load_head.c share: the list of places that the checkpoint's tensors go
+ * to. Private to them. */
+#ifndef ASSAY_LOAD_H
+#define ASSAY_LOAD_H
+
+#include "worker/qwen2.h"
+
+#define PLACE_NAME_BYTES 96
+
+enum cut { CUT_NONE, CUT_ROWS, CUT_COLUMNS, CUT_KV_ROWS };
+
+struct place {
+    int64_t rows, cols; /* whole, before the cut; cols 0: a vector of rows */
+    enum cut cut;
+    struct weight *view; /* a matrix goes here */
+    void *vector;        /* or a vector, to this device memory */
+    enum dtype vector_type;
+    float *picked; /* and some rows of the matrix go here, in float32, back to back */
+    uint32_t n_picks, picks[2];
+    int is_optional;              /* nothing is missing if there is no such tensor */
+    int is_labels;                /* the number of rows is the config's number of labels */
+    char name[PLACE_NAME_BYTES];  /* without "model." */
+    const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
+};
+
+struct loader {
+    struct qwen2_reward_model *m;
+    struct place *places;
+    size_t n, room;
+    const char *file; /* one of the checkpoint's files, for messages */
+};
+
+/* Adds the place of a tensor: of this layer, or with -1 of none. */
+void load_add_place(struct loader *l, int layer, const char *name, struct place place);
+/* Takes device memory for a vector; NULL if there is none, which the loader reports when the vector
+ * is to be filled. */
+void *load_new_vector(struct loader *l, int64_t n, enum dtype type);
+/* The place of that name, once the places are sorted, or NULL. */
+struct place *load_find_place(struct loader *l, const char *name);
+
+/* Adds the places of the head's tensors. `embedding` is that of the embedding, before it is added:
+ * a language model's head may be its rows. */
+void load_add_head(struct loader *l, struct place *embedding);
+/* Puts a head together whose rows were picked, once every place is filled. */
+int load_finish_head(struct loader *l, struct err *e);
+
+#endif
