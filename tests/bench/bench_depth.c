@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "broker/sched/planner.h"
+#include "broker/store/private.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
@@ -189,6 +190,7 @@ static void work(struct queue *q)
         submit(q, BATCH);
     }
     store_idle(q->s);
+    store_copier_wait(q->s);
 }
 
 static void read_status(struct queue *q)

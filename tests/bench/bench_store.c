@@ -60,6 +60,7 @@ static double submit(struct bench *b)
     uint32_t chunk = 0;
     for (; (now_ms = now_mono_ms()) - begin_ms < b->run_ms; chunk++) {
         submit_chunk(b, chunk);
+        store_tend(b->s);
         if (now_ms - idle_ms >= 1000) {
             store_idle(b->s);
             idle_ms = now_ms;
