@@ -360,7 +360,7 @@ static int tell_lost_jobs(struct store *s, struct err *e)
         "with recursive has_rows(job) as (select min(row) >> 32 from row where row >= 0 union "
         "select (select min(row) >> 32 from row where row >= (has_rows.job + 1) << 32) "
         "from has_rows where job < ?) "
-        "select job from has_rows where job not in (select job from job) "
+        "select job from has_rows where job is not null and job not in (select job from job) "
         "and job not in (select job from purge)",
         "i", (int64_t)STORE_LAST_JOB);
     while ((rc = store_step(s, q, e)) == 1)

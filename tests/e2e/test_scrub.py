@@ -35,6 +35,7 @@ def served(client, key):
 
 def test_a_whole_database_is_as_written(directory):
     with Broker(directory / "d") as broker, broker.client() as client:
+        assert "job_lost" not in broker.words(), broker.words()
         fill(client)
         beside = scrub(broker.data)
         assert (beside.returncode, beside.stdout) == (0, "4 jobs, 172 rows, 172 results: all as written\n"), beside
