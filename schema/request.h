@@ -95,6 +95,8 @@ struct row_request {
     const char *prompt_field, *body_field[2]; /* their names in the message */
     struct slice system;                      /* raw msgpack of a text; absent: none */
     int has_tools;                            /* there are tools (not nil, false or empty) */
+    struct slice tools;                       /* raw msgpack, any value; absent: none */
+    struct slice arguments;                   /* chat_template_kwargs: a raw map; absent: none */
     int error_code;                           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
     struct slice error_message;
     struct slice ids; /* of ROW_IDS: a bin of little-endian int32s, or a raw msgpack array */
@@ -137,6 +139,7 @@ struct row_message {
     struct slice role, content;
     struct slice reasoning; /* reasoning_content; absent: at == NULL */
     int has_tool_calls;     /* there are tool_calls (not nil, false or empty) */
+    struct slice raw;       /* all of it: the map, with any other keys */
 };
 int request_is_messages(struct slice prompt_or_body);
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e);

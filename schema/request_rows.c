@@ -29,6 +29,7 @@ enum row_field {
     R_STEPS,
     R_SYSTEM,
     R_TOOLS,
+    R_ARGUMENTS,
     R_ERROR,
     R_COUNT
 };
@@ -36,7 +37,7 @@ enum row_field {
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
     "hf_pad_rule", "safe_text", "add_special_tokens", "text", "messages", "prompt", "problem",
     "question", "response", "completion", "responses", "chosen", "rejected", "steps", "system",
-    "tools", "error"};
+    "tools", "chat_template_kwargs", "error"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -235,21 +236,42 @@ static int read_reasoning(struct msg_reader *r, struct slice *reasoning, struct 
     return msg_read_text(r, "reasoning_content", reasoning, e);
 }
 
+/* Returns n_names for a key that is none of the names: what a chat template may read. */
+static int read_message_key(
+    struct msg_reader *r, const char *const *names, int n_names, uint64_t *seen, struct err *e)
+{
+    struct msg_reader other = *r;
+    struct slice key;
+    int i = 0;
+    if (msg_peek(r) != MSG_STR || msg_read_str(&other, "", &key, NULL) != 0)
+        return msg_read_key(r, "", names, n_names, seen, e);
+    while (i < n_names && !(strlen(names[i]) == key.len && memcmp(names[i], key.at, key.len) == 0))
+        i++;
+    if (i < n_names)
+        return msg_read_key(r, "", names, n_names, seen, e);
+    *r = other;
+    return n_names;
+}
+
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
 {
     static const char *const names[] = {"role", "content", "reasoning_content", "tool_calls"};
     uint64_t seen = 0;
     uint32_t n = 0;
+    int something;
+    const uint8_t *from = r->at;
     *message = (struct row_message){0};
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int key = msg_read_key(r, "", names, 4, &seen, e);
+        int key = read_message_key(r, names, 4, &seen, e);
         rc = key < 0    ? key
              : key == 0 ? msg_read_text(r, "role", &message->role, e)
              : key == 1 ? msg_read_text(r, "content", &message->content, e)
              : key == 2 ? read_reasoning(r, &message->reasoning, e)
-                        : skip_value(r, "tool_calls", &message->has_tool_calls, e);
+             : key == 3 ? skip_value(r, "tool_calls", &message->has_tool_calls, e)
+                        : skip_value(r, "", &something, e);
     }
+    message->raw = (struct slice){from, (size_t)(r->at - from)};
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!(seen >> i & 1))
             rc = err_field(e, ASSAY_EBADREQ, names[i], "expected a string, found nothing");
@@ -315,6 +337,25 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
     return rc;
 }
 
+static int read_tools(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int rc = skip_value(r, "tools", &row->has_tools, e);
+    row->tools = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+static int read_arguments(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    const uint8_t *from = r->at;
+    int something;
+    if (msg_peek(r) != MSG_MAP)
+        return msg_unexpected(r, "chat_template_kwargs", "a map", e);
+    int rc = skip_value(r, "chat_template_kwargs", &something, e);
+    row->arguments = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
 static int read_system(struct msg_reader *r, struct slice *system, struct err *e)
 {
     const uint8_t *from = r->at;
@@ -375,7 +416,9 @@ static int read_row_field(
     case R_SYSTEM:
         return read_system(r, &row->system, e);
     case R_TOOLS:
-        return skip_value(r, "tools", &row->has_tools, e);
+        return read_tools(r, row, e);
+    case R_ARGUMENTS:
+        return read_arguments(r, row, e);
     case R_ERROR:
         return read_error(r, row, e);
     case R_PROMPT:
@@ -401,7 +444,7 @@ static int is_plain(const struct row_request *row)
  * none as they are. */
 static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
 {
-    for (int f = R_SYSTEM; f <= R_TOOLS; f++)
+    for (int f = R_SYSTEM; f <= R_ARGUMENTS; f++)
         if ((seen >> f & 1) &&
             (row->shape == ROW_IDS || row->shape == ROW_TEXT || row->shape == ROW_REFUSED))
             return err_field(e, ASSAY_EBADREQ, row_fields[f],
