@@ -515,7 +515,19 @@ static int32_t named_id(const struct side *s, const char *name)
     return token ? (int32_t)json_integer_value(json_object_get(token, "id")) : -1;
 }
 
-int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, struct err *e)
+static void name_texts(const struct side *s, json_t *texts)
+{
+    const char *name;
+    json_t *token;
+    json_object_foreach(s->names.named, name, token)
+    {
+        if (side_text(token))
+            json_object_set_new(texts, name, json_string(side_text(token)));
+    }
+}
+
+int side_files_apply(
+    json_t *root, const char *dir, struct special_ids *ids, json_t *texts, struct err *e)
 {
     struct err why = {0};
     struct side s = {.root = root,
@@ -541,6 +553,8 @@ int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, str
     if (rc == 0)
         *ids = (struct special_ids){
             named_id(&s, "bos_token"), named_id(&s, "eos_token"), named_id(&s, "pad_token")};
+    if (rc == 0)
+        name_texts(&s, texts);
     json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);

@@ -33,8 +33,10 @@ struct special_ids {
 };
 
 /* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. Fills
- * *ids. Returns 0, or ASSAY_EFORMAT naming file, field, expected and found. */
-int side_files_apply(json_t *root, const char *dir, struct special_ids *ids, struct err *e);
+ * *ids, and the object `texts` with transformers' special_tokens_map: from names (bos_token ..) to
+ * the tokens' texts. Returns 0, or ASSAY_EFORMAT naming file, field, expected and found. */
+int side_files_apply(
+    json_t *root, const char *dir, struct special_ids *ids, json_t *texts, struct err *e);
 
 /* Checks that those of the files that side_files_apply would read are JSON objects or absent.
  * Returns 0, or ASSAY_EFORMAT naming the file. */

@@ -62,17 +62,20 @@ int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct err why = {0};
     struct special_ids ids;
+    json_t *texts = json_object();
     json_t *root = model_path_check(dir, &why) == 0 &&
                            (!has_file(dir, "tokenizer.model") || tokenizer_is_there(dir, &why) == 0)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
-    if (root && side_files_apply(root, dir, &ids, &why) == 0 &&
+    if (root && side_files_apply(root, dir, &ids, texts, &why) == 0 &&
         tokenizer_new(out, root, &why) == 0) {
         (*out)->special = ids;
+        (*out)->texts = json_incref(texts);
         why.code = 0;
     }
     json_decref(root);
+    json_decref(texts);
     if (e && why.code != 0)
         *e = why;
     return why.code;
@@ -83,6 +86,7 @@ void tokenizer_free(struct tokenizer **out)
     struct tokenizer *t = *out;
     if (!t)
         return;
+    json_decref(t->texts);
     free(t->pieces);
     free(t->piece_bytes);
     free(t->classes);
@@ -100,6 +104,11 @@ void tokenizer_free(struct tokenizer **out)
 uint32_t tokenizer_n_ids(const struct tokenizer *t)
 {
     return t->n_ids;
+}
+
+const json_t *tokenizer_texts(const struct tokenizer *t)
+{
+    return t->texts;
 }
 
 const struct special_ids *tokenizer_special(const struct tokenizer *t)

@@ -39,6 +39,8 @@ int32_t tokenizer_find_added(const struct tokenizer *t, const char *content);
 /* Returns the ids of tokens that the files beside tokenizer.json name. A text does not begin with
  * the bos token unless the post-processor writes it. */
 const struct special_ids *tokenizer_special(const struct tokenizer *t);
+/* Returns the texts of the tokens that they name: an object from bos_token and the like, or NULL. */
+const json_t *tokenizer_texts(const struct tokenizer *t);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
 
