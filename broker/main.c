@@ -131,15 +131,17 @@ static int open_model(struct broker *b, struct err *e)
         return rc;
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
-    text_digest(b->model.text, dir, o->chat_template);
+    text_digest(b->model.text, dir, o->chat_template, o->template_date);
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
-    rc = text_model_load(&b->text, dir, o->chat_template,
-        strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0, e);
+    rc = text_model_load(&b->text, dir,
+        &(struct text_options){o->chat_template, o->template_date,
+            strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0},
+        e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */
         rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
     if (rc == 0)
-        rc = text_digest_check(b->model.text, dir, o->chat_template, e);
+        rc = text_digest_check(b->model.text, dir, o->chat_template, o->template_date, e);
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);

@@ -315,6 +315,7 @@ static const struct {
     unsigned reads;            /* CHAT_READS_ flags of the published template */
 } templates[CHAT_COUNT] = {
     [CHAT_NONE] = {"none", fail_none, NULL, 0},
+    [CHAT_JINJA] = {"of the checkpoint", fail_none, NULL, 0},
     [CHAT_CHATML] = {"chatml", write_chatml, NULL, 0},
     [CHAT_QWEN15] = {"qwen1.5", write_chatml, "You are a helpful assistant", 0},
     [CHAT_QWEN2] = {"qwen2", write_chatml, "You are a helpful assistant.", 0},

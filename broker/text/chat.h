@@ -1,10 +1,10 @@
 /* chat.h - turns conversations into text as the checkpoint's chat template does.
  *
- * There is no Jinja here. The SHA-256 of the checkpoint's template string (CRLF made LF, trailing
- * white space removed) chooses one of the writers below. Each does by hand what that template does
- * with a list of role and content, no tools, no generation prompt. An unknown template is an error
- * that says what to send instead; --chat-template can name the writer for a template that differs
- * only in wording.
+ * The SHA-256 of the checkpoint's template string (CRLF made LF, trailing white space removed)
+ * chooses one of the writers below, which are faster. Each does by hand what that template does
+ * with a list of role and content, no tools, no generation prompt. Any other template is
+ * interpreted (jinja.h, chat_jinja.c), and one that the interpreter refuses is an error that says
+ * what to send instead. --chat-template names a writer or a template's file.
  *
  *     chatml               <|im_start|>role\ncontent<|im_end|>\n for each message
  *     qwen1.5, qwen2       chatml, with a default system prompt if the conversation has none
@@ -20,12 +20,16 @@
 #ifndef ASSAY_CHAT_H
 #define ASSAY_CHAT_H
 
+#include <jansson.h>
+
 #include "broker/text/buffer.h"
+#include "broker/text/jinja.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 
 enum chat_template {
-    CHAT_NONE, /* no known template: see `reason` in struct chat */
+    CHAT_NONE,  /* no template that can be used: see `reason` in struct chat */
+    CHAT_JINJA, /* interpreted */
     CHAT_CHATML,
     CHAT_QWEN15,
     CHAT_QWEN2,
@@ -44,6 +48,9 @@ enum chat_template {
 struct chat {
     enum chat_template template;
     char reason[ERR_MESSAGE_BYTES]; /* why it is CHAT_NONE */
+    struct jinja *jinja;            /* of CHAT_JINJA */
+    const json_t *tokens;           /* the special tokens by name, borrowed; NULL: none */
+    char date[12];                  /* what the template takes for today, "": not known */
 };
 
 /* Finds the template in transformers' order: DIR/additional_chat_templates/default.jinja, then
@@ -51,9 +58,12 @@ struct chat {
  * DIR/tokenizer_config.json. ASSAY_EFORMAT if a file cannot be read or is not JSON. A missing or
  * unknown template is no failure: CHAT_NONE. */
 int chat_load(struct chat *c, const char *dir, struct err *e);
-/* Last step of chat_load for Llama 3's templates. They write the tokenizer's bos_token, and the
- * writers here write <|begin_of_text|>; with any other bos_token the template becomes CHAT_NONE. */
-void chat_check_bos(struct chat *c, const char *dir);
+/* The same for the template in a file. ASSAY_EFORMAT if it cannot be read. */
+int chat_load_file(struct chat *c, const char *path, struct err *e);
+void chat_release(struct chat *c);
+/* Last step of loading Llama 3's templates. They write the tokenizer's bos_token, and the writers
+ * here write <|begin_of_text|>; with any other bos_token the template is interpreted. */
+void chat_check_bos(struct chat *c, const json_t *tokens);
 /* Returns CHAT_COUNT for an unknown name. */
 enum chat_template chat_from_name(const char *name);
 const char *chat_name(enum chat_template t);
@@ -66,6 +76,13 @@ struct chat_message {
     struct slice role, content; /* valid UTF-8 */
     struct slice reasoning;     /* the message's own reasoning_content; at == NULL if absent */
     int has_tool_calls;
+    struct slice raw; /* the whole message as it came, a msgpack map; absent: role and content */
+};
+
+struct chat_talk {
+    const struct chat_message *messages;
+    uint32_t n;
+    struct slice tools, arguments; /* raw msgpack; absent: none */
 };
 
 /* What a template writes beside role and content. The writers write reasoning if their template
@@ -94,6 +111,10 @@ void chat_text_release(struct chat_text *t);
 /* Appends the conversation. n >= 1. ASSAY_EBADTEXT naming a role that the template does not know
  * (it knows system, user, assistant and tool). */
 int chat_write(enum chat_template t, const struct chat_message *messages, uint32_t n,
+    struct chat_text *out, struct err *e);
+/* The same with the template of CHAT_JINJA. run: this thread's. ASSAY_EBADTEXT naming what cannot
+ * be used, or with the template's line and the reason. */
+int chat_interpret(const struct chat *c, struct jinja_run *run, const struct chat_talk *talk,
     struct chat_text *out, struct err *e);
 
 #endif

@@ -1,5 +1,5 @@
-/* chat_load.c - finds a checkpoint's chat template (chat.h) by its hash. The hashes are those of
- * the published templates; tests/reference/make_chat_vectors.py says how they were checked. */
+/* chat_load.c - finds a checkpoint's chat template (chat.h), and its writer by its hash. The hashes
+ * are those of the published templates; tests/reference/make_chat_vectors.py says how they were checked. */
 #include "broker/text/chat.h"
 
 #include <ctype.h>
@@ -95,23 +95,30 @@ enum chat_template chat_from_source(const char *source, size_t len, char hash[CH
     return chat_from_hash(hash);
 }
 
+static int writes_bos(enum chat_template t)
+{
+    return t == CHAT_LLAMA3 || t == CHAT_LLAMA3_FIRST || t == CHAT_LLAMA31;
+}
+
 static void set_template(struct chat *c, const char *source, size_t len, const char *file)
 {
     char hash[CHAT_HASH_HEX];
+    struct err why = {0};
     c->template = chat_from_source(source, len, hash);
-    if (c->template == CHAT_NONE)
+    if (c->template != CHAT_NONE && !writes_bos(c->template))
+        return;
+    if (jinja_parse(&c->jinja, (struct slice){(const uint8_t *)source, len}, &why) != 0)
         snprintf(c->reason, sizeof c->reason,
-            "the checkpoint's chat template, in %s, is not known (sha256 %s); send text or ids, or "
-            "name one like it with --chat-template",
-            file, hash);
+            "the chat template in %s cannot be used: %.200s; send text or ids, or name another one "
+            "with --chat-template",
+            file, why.msg);
+    else if (c->template == CHAT_NONE)
+        c->template = CHAT_JINJA;
 }
 
-/* Returns 1 if the file exists, 0 if not. */
-static int load_jinja(struct chat *c, const char *dir, const char *name, struct err *e)
+/* Returns 1 if the file exists, 0 if not. name: how to call it in errors. */
+static int load_path(struct chat *c, const char *path, const char *name, struct err *e)
 {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
-        return err_set(e, ASSAY_EFORMAT, "%s: path too long", name);
     struct err why = {0};
     int fd = regular_open(path, NULL, &why);
     if (fd < 0 && errno == ENOENT)
@@ -131,6 +138,14 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     free(text);
     fclose(f);
     return rc;
+}
+
+static int load_jinja(struct chat *c, const char *dir, const char *name, struct err *e)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+        return err_set(e, ASSAY_EFORMAT, "%s: path too long", name);
+    return load_path(c, path, name, e);
 }
 
 /* Does `additional_chat_templates` hold any template? If so, the one in tokenizer_config.json is
@@ -188,39 +203,25 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
     return 0;
 }
 
-/* Copies the file's bos_token to `text` ("" if it is null or not a string). Returns whether the
- * file has the key. */
-static int read_bos(const json_t *file, char *text, size_t size)
+void chat_check_bos(struct chat *c, const json_t *tokens)
 {
-    const json_t *v = json_object_get(file, "bos_token");
-    const char *s = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
-    if (v)
-        snprintf(text, size, "%s", s ? s : "");
-    return v != NULL;
+    const char *bos = json_string_value(json_object_get(tokens, "bos_token"));
+    if (writes_bos(c->template) && c->jinja && !(bos && strcmp(bos, "<|begin_of_text|>") == 0))
+        c->template = CHAT_JINJA;
 }
 
-/* side_files.h says which file names the token. The tokenizer reports a file that cannot be
- * read. */
-void chat_check_bos(struct chat *c, const char *dir)
+void chat_release(struct chat *c)
 {
-    char found[80] = "";
-    struct err e = {0};
-    json_t *config = json_read_file(dir, CONFIG, CONFIG_MAX_BYTES, &e);
-    json_t *map = json_object_get(config, "added_tokens_decoder")
-                      ? NULL
-                      : json_read_file(dir, "special_tokens_map.json", CONFIG_MAX_BYTES, &e);
-    if (!read_bos(map, found, sizeof found))
-        read_bos(config, found, sizeof found);
-    json_decref(config);
-    json_decref(map);
-    if (strcmp(found, "<|begin_of_text|>") == 0)
-        return;
-    c->template = CHAT_NONE;
-    snprintf(c->reason, sizeof c->reason,
-        "the chat template writes the tokenizer's bos_token: expected <|begin_of_text|>, found "
-        "%s%s%s; send text "
-        "or ids, or name a template with --chat-template",
-        found[0] ? "'" : "", found[0] ? found : "none", found[0] ? "'" : "");
+    jinja_free(&c->jinja);
+}
+
+int chat_load_file(struct chat *c, const char *path, struct err *e)
+{
+    *c = (struct chat){.template = CHAT_NONE};
+    int rc = load_path(c, path, path, e);
+    return rc == 0  ? err_set(e, ASSAY_EFORMAT, "%s: expected a chat template, found no file", path)
+           : rc > 0 ? 0
+                    : rc;
 }
 
 int chat_load(struct chat *c, const char *dir, struct err *e)
@@ -238,8 +239,5 @@ int chat_load(struct chat *c, const char *dir, struct err *e)
             "text or ids, or name a template with --chat-template");
     else if (rc == 0)
         rc = load_config(c, dir, e);
-    if (c->template == CHAT_LLAMA3 || c->template == CHAT_LLAMA3_FIRST ||
-        c->template == CHAT_LLAMA31)
-        chat_check_bos(c, dir);
     return rc < 0 ? rc : 0;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "broker/text/side_files.h"
 #include "broker/text/turns.h"
@@ -14,6 +15,7 @@
 struct composer {
     const struct text_model *model;
     struct encoder *encoder;
+    struct jinja_run *run;
     struct turns turns;
     struct chat_text chat;
     struct buffer steps; /* the steps as one assistant message */
@@ -39,32 +41,73 @@ static int load_tokenizer(struct text_model *m, const char *dir, struct err *e)
     return rc;
 }
 
-int text_model_load(struct text_model *m, const char *dir, const char *template_name,
-    int steps_in_chat, struct err *e)
+/* A template of one's own must be usable; a checkpoint's may be broken, and text still scored. */
+static int load_named(struct text_model *m, const char *name, struct err *e)
 {
+    enum chat_template named = chat_from_name(name);
     struct err why = {0};
-    enum chat_template named = template_name ? chat_from_name(template_name) : CHAT_NONE;
-    *m = (struct text_model){.steps_in_chat = steps_in_chat};
-    if (named == CHAT_COUNT)
+    if (named != CHAT_COUNT) {
+        m->chat.template = named;
+        return 0;
+    }
+    if (access(name, F_OK) != 0)
         return err_set(e, ASSAY_EFORMAT,
             "--chat-template: expected chatml, qwen1.5, qwen2, qwen2.5, qwen2.5-base, "
-            "qwen2.5-math, qwen3, qwen3-instruct-2507, llama3, llama3-first or llama3.1, found "
-            "'%s'",
-            template_name);
-    if (load_tokenizer(m, dir, e) != 0)
-        return e->code;
-    if (chat_load(&m->chat, dir, &why) != 0)
+            "qwen2.5-math, qwen3, qwen3-instruct-2507, llama3, llama3-first, llama3.1 or a file, "
+            "found '%s'",
+            name);
+    if (chat_load_file(&m->chat, name, &why) != 0)
+        return err_set(e, ASSAY_EFORMAT, "--chat-template: %s", why.msg);
+    if (m->chat.template == CHAT_NONE)
+        return err_set(e, ASSAY_EFORMAT, "--chat-template: %s", m->chat.reason);
+    return 0;
+}
+
+static int load_chat(
+    struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
+{
+    struct err why = {0};
+    struct jinja_run *run = NULL;
+    int rc = 0;
+    if (o->chat_template)
+        rc = load_named(m, o->chat_template, e);
+    else if (chat_load(&m->chat, dir, &why) != 0)
         m->chat.template = CHAT_NONE;
     if (why.code != 0)
         snprintf(m->chat.reason, sizeof m->chat.reason, "%s", why.msg);
-    if (named != CHAT_NONE)
-        m->chat.template = named;
-    return 0;
+    if (rc == 0 && o->template_date) {
+        run = jinja_run_new();
+        if (jinja_set_date(run, o->template_date, &why) != 0)
+            rc = err_set(e, ASSAY_EFORMAT, "--template-date: %s", why.msg);
+        snprintf(m->chat.date, sizeof m->chat.date, "%s", o->template_date);
+        jinja_run_free(&run);
+    }
+    m->chat.tokens = m->tokenizer ? tokenizer_texts(m->tokenizer) : NULL;
+    chat_check_bos(&m->chat, m->chat.tokens);
+    return rc;
+}
+
+int text_model_load(
+    struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
+{
+    *m = (struct text_model){.steps_in_chat = o->steps_in_chat};
+    int rc = load_tokenizer(m, dir, e);
+    return rc == 0 ? load_chat(m, dir, o, e) : rc;
 }
 
 void text_model_release(struct text_model *m)
 {
     tokenizer_free(&m->tokenizer);
+    chat_release(&m->chat);
+}
+
+/* run: for a template that is interpreted. */
+static int write_chat(const struct text_model *m, struct jinja_run *run,
+    const struct chat_talk *talk, struct chat_text *out, struct err *e)
+{
+    if (m->chat.template == CHAT_JINJA)
+        return chat_interpret(&m->chat, run, talk, out, e);
+    return chat_write(m->chat.template, talk->messages, talk->n, out, e);
 }
 
 static int ends_in(const struct encoder *n, int32_t id)
@@ -77,21 +120,24 @@ const char *text_model_ends_in(const struct text_model *m, int32_t id)
 {
     static const char *const names[] = {NULL, "conversations", "texts", "conversations and texts"};
     static const struct chat_message talk[] = {
-        {{(const uint8_t *)"user", 4}, {(const uint8_t *)"a", 1}, {0}, 0},
-        {{(const uint8_t *)"assistant", 9}, {(const uint8_t *)"b", 1}, {0}, 0}};
+        {{(const uint8_t *)"user", 4}, {(const uint8_t *)"a", 1}, {0}, 0, {0}},
+        {{(const uint8_t *)"assistant", 9}, {(const uint8_t *)"b", 1}, {0}, 0, {0}}};
     struct chat_text said = {0};
     struct err e = {0};
     int found = 0;
     if (!m->tokenizer)
         return NULL;
     struct encoder *n = encoder_new(m->tokenizer);
-    if (m->chat.template != CHAT_NONE && chat_write(m->chat.template, talk, 2, &said, &e) == 0 &&
+    struct jinja_run *run = jinja_run_new();
+    if (m->chat.template != CHAT_NONE &&
+        write_chat(m, run, &(struct chat_talk){.messages = talk, .n = 2}, &said, &e) == 0 &&
         encoder_text(n, (struct slice){said.text.at, said.text.len}, NULL, 0, &e) == 0)
         found = ends_in(n, id);
     encoder_clear(n);
     encoder_end(n);
     found |= ends_in(n, id) << 1;
     encoder_free(&n);
+    jinja_run_free(&run);
     chat_text_release(&said);
     return names[found];
 }
@@ -101,6 +147,7 @@ struct composer *composer_new(const struct text_model *m)
     struct composer *c = xcalloc(1, sizeof *c);
     c->model = m;
     c->encoder = m->tokenizer ? encoder_new(m->tokenizer) : NULL;
+    c->run = jinja_run_new();
     return c;
 }
 
@@ -110,6 +157,7 @@ void composer_free(struct composer **out)
     if (!c)
         return;
     encoder_free(&c->encoder);
+    jinja_run_free(&c->run);
     chat_text_release(&c->chat);
     buffer_release(&c->steps);
     turns_release(&c->turns);
@@ -182,12 +230,14 @@ static int check_contents(const struct composer *c, struct err *e)
         rc = check_utf8(m->content, i, "content", e);
         if (rc == 0 && m->reasoning.at)
             rc = check_utf8(m->reasoning, i, "reasoning_content", e);
+        if (rc == 0 && c->model->chat.template == CHAT_JINJA)
+            rc = check_utf8(m->role, i, "role", e);
     }
     return rc;
 }
 
-/* Refuses tools and tool calls that the checkpoint's template would write, because no template here
- * writes them. */
+/* Refuses tools and tool calls that the checkpoint's template would write, because none of the
+ * writers by hand does; chat_reads says nothing of a template that is interpreted. */
 static int check_tools(const struct composer *c, const struct row_request *q, struct err *e)
 {
     enum chat_template t = c->model->chat.template;
@@ -217,8 +267,10 @@ static int encode_chat(
     int rc = check_contents(c, e);
     if (rc == 0)
         rc = check_tools(c, q, e);
+    struct chat_talk talk = {
+        c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0}, q->arguments};
     if (rc == 0)
-        rc = chat_write(chat->template, c->turns.at, c->turns.n, &c->chat, e);
+        rc = write_chat(c->model, c->run, &talk, &c->chat, e);
     if (rc != 0)
         return bad_text(field, e);
     close_contents(c);

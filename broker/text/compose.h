@@ -32,12 +32,19 @@ struct text_model {
     char reason[ERR_MESSAGE_BYTES];
 };
 
-/* template_name: --chat-template, or NULL for the checkpoint's own; ASSAY_EFORMAT for an unknown
- * name, or for a file beside tokenizer.json that is not JSON. A checkpoint without a tokenizer or a
+struct text_options {
+    const char *chat_template; /* --chat-template: a writer's name or a file; NULL: the checkpoint's
+                                */
+    const char *template_date; /* --template-date; NULL: none */
+    int steps_in_chat;         /* of a process reward model */
+};
+
+/* ASSAY_EFORMAT for an unknown name, a template's file or a date that cannot be used, or for a file
+ * beside tokenizer.json that is not JSON. A checkpoint without a tokenizer or a
  * usable template is no failure: ids can still be scored, and each text row fails with the
  * reason. */
-int text_model_load(struct text_model *m, const char *dir, const char *template_name,
-    int steps_in_chat, struct err *e);
+int text_model_load(
+    struct text_model *m, const char *dir, const struct text_options *o, struct err *e);
 void text_model_release(struct text_model *m);
 /* Returns what always ends in this token: "conversations" (the template's last token), "texts"
  * (what the tokenizer puts after a text), or both; NULL: neither. Static storage. */

@@ -74,6 +74,8 @@ int jinja_set_date(struct jinja_run *r, const char *date, struct err *e);
  * and integers beyond 64 bits are ASSAY_EBADTEXT. A constant string is the caller's own text, not
  * the input's. */
 int jinja_set_msgpack(struct jinja_run *r, const char *name, struct slice raw, struct err *e);
+/* The same of a reader's next value. */
+int jinja_read_variable(struct jinja_run *r, const char *name, struct msg_reader *m, struct err *e);
 void jinja_set_text(struct jinja_run *r, const char *name, struct slice text);
 void jinja_set_bool(struct jinja_run *r, const char *name, int value);
 void jinja_set_none(struct jinja_run *r, const char *name);
@@ -81,12 +83,18 @@ void jinja_set_none(struct jinja_run *r, const char *name);
  * its keys. Strings are borrowed until the evaluation is over; `source` numbers them for marks. */
 struct jinja_value *jinja_set_list(struct jinja_run *r, const char *name, size_t n);
 struct jinja_value *jinja_add_map(struct jinja_run *r, struct jinja_value *list, size_t n);
+/* A map of msgpack, with room for n_more keys. NULL with *e as jinja_set_msgpack. */
+struct jinja_value *jinja_add_msgpack(
+    struct jinja_run *r, struct jinja_value *list, struct slice raw, size_t n_more, struct err *e);
+/* NULL: the map has no such key, or None under it. */
+const struct jinja_value *jinja_get(const struct jinja_value *map, const char *key);
+/* A key that is there keeps its place; with _first it keeps its value too. */
+void jinja_put_same(
+    struct jinja_run *r, struct jinja_value *map, const char *key, const struct jinja_value *v);
+void jinja_put_first(
+    struct jinja_run *r, struct jinja_value *map, const char *key, const struct jinja_value *v);
 void jinja_put_text(struct jinja_run *r, struct jinja_value *map, const char *key,
     struct slice text, uint32_t source);
-void jinja_put_none(struct jinja_run *r, struct jinja_value *map, const char *key);
-int jinja_put_msgpack(
-    struct jinja_run *r, struct jinja_value *map, const char *key, struct slice raw, struct err *e);
-
 /* Writes the template's text; borrowed until the next jinja_begin. ASSAY_EBADTEXT with "line N: "
  * and the reason: the template's own raise_exception, an error that Python would raise, a limit, or
  * what is not supported. */

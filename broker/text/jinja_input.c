@@ -185,6 +185,15 @@ static int read_whole(struct jinja_run *r, struct slice raw, struct jinja_value 
     return rc == 0 ? msg_read_end(&m, e) : rc;
 }
 
+int jinja_read_variable(struct jinja_run *r, const char *name, struct msg_reader *m, struct err *e)
+{
+    struct jinja_value v;
+    int rc = read_value(r, m, 0, &v, e);
+    if (rc == 0)
+        set(r, name, v);
+    return rc;
+}
+
 int jinja_set_msgpack(struct jinja_run *r, const char *name, struct slice raw, struct err *e)
 {
     struct jinja_value v;
@@ -234,17 +243,53 @@ void jinja_put_text(struct jinja_run *r, struct jinja_value *map, const char *ke
     put_pair(map->u.d, constant_string(r, key_slice(key)), input_string(r, text, source));
 }
 
-void jinja_put_none(struct jinja_run *r, struct jinja_value *map, const char *key)
+struct jinja_value *jinja_add_msgpack(
+    struct jinja_run *r, struct jinja_value *list, struct slice raw, size_t n_more, struct err *e)
 {
-    put_pair(map->u.d, constant_string(r, key_slice(key)), jinja_none());
+    struct jinja_value v, *map;
+    if (read_whole(r, raw, &v, e) != 0)
+        return NULL;
+    if (v.kind != J_DICT) {
+        err_set(e, ASSAY_EBADTEXT, "expected a map, found a %s", jinja_type_name(v));
+        return NULL;
+    }
+    map = jinja_add_map(r, list, v.u.d->n + n_more);
+    for (size_t i = 0; i < v.u.d->n; i++)
+        put_pair(map->u.d, v.u.d->keys[i], v.u.d->values[i]);
+    return map;
 }
 
-int jinja_put_msgpack(
-    struct jinja_run *r, struct jinja_value *map, const char *key, struct slice raw, struct err *e)
+static struct jinja_value *find(const struct jinja_value *map, const char *key)
 {
-    struct jinja_value v;
-    int rc = read_whole(r, raw, &v, e);
-    if (rc == 0)
-        put_pair(map->u.d, constant_string(r, key_slice(key)), v);
-    return rc;
+    const struct jinja_dict *d = map->u.d;
+    for (size_t i = 0; i < d->n; i++)
+        if (jinja_is(jinja_slice(d->keys[i].u.s), key))
+            return &d->values[i];
+    return NULL;
+}
+
+const struct jinja_value *jinja_get(const struct jinja_value *map, const char *key)
+{
+    const struct jinja_value *found = find(map, key);
+    return found && found->kind != J_NONE ? found : NULL;
+}
+
+void jinja_put_same(
+    struct jinja_run *r, struct jinja_value *map, const char *key, const struct jinja_value *v)
+{
+    put_pair(map->u.d, constant_string(r, key_slice(key)), *v);
+}
+
+void jinja_put_first(
+    struct jinja_run *r, struct jinja_value *map, const char *key, const struct jinja_value *v)
+{
+    struct jinja_dict *d = map->u.d;
+    struct jinja_value copy = *v; /* it may be one of those that move */
+    if (find(map, key))
+        return;
+    memmove(d->keys + 1, d->keys, d->n * sizeof *d->keys);
+    memmove(d->values + 1, d->values, d->n * sizeof *d->values);
+    d->keys[0] = constant_string(r, key_slice(key));
+    d->values[0] = copy;
+    d->n++;
 }

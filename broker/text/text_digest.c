@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/chat.h"
 #include "schema/log.h"
 #include "schema/regular.h"
 
@@ -35,12 +36,13 @@ static void add_file(struct sum *s, const char *dir, const char *name)
     char path[4096], block[BLOCK_BYTES];
     struct stat st;
     ssize_t n;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+    if (snprintf(path, sizeof path, "%s%s%s", dir, dir[0] ? "/" : "", name) >= (int)sizeof path)
         return;
     int fd = regular_open(path, &st, NULL);
     if (fd < 0)
         return;
-    add_bytes(s, name, strlen(name) + 1);
+    if (dir[0]) /* where a file of one's own lies says nothing */
+        add_bytes(s, name, strlen(name) + 1);
     for (size_t done = 0; done < MAX_BYTES && (n = read(fd, block, sizeof block)) > 0;) {
         add_bytes(s, block, (size_t)n);
         done += (size_t)n;
@@ -67,7 +69,14 @@ static void add_folder(struct sum *s, const char *dir)
     free(entries);
 }
 
-void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *template_name)
+static void add_text(struct sum *s, const char *text)
+{
+    add_bytes(s, text, strlen(text) + 1);
+    s->n++;
+}
+
+void text_digest(
+    char hex[TEXT_DIGEST_HEX], const char *dir, const char *template_name, const char *date)
 {
     static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "chat_template.jinja"};
@@ -84,20 +93,23 @@ void text_digest(char hex[TEXT_DIGEST_HEX], const char *dir, const char *templat
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         add_file(&s, dir, names[i]);
     add_folder(&s, dir);
-    if (template_name) {
-        add_bytes(&s, template_name, strlen(template_name) + 1);
-        s.n++;
-    }
+    if (template_name && chat_from_name(template_name) == CHAT_COUNT)
+        add_file(&s, "", template_name);
+    else if (template_name)
+        add_text(&s, template_name);
+    if (date)
+        add_text(&s, date);
     crypto_generichash_final(&s.hash, digest, sizeof digest);
     sodium_bin2hex(whole, sizeof whole, digest, sizeof digest);
     if (s.n > 0)
         snprintf(hex, TEXT_DIGEST_HEX, "%.8s", whole);
 }
 
-int text_digest_check(const char *hex, const char *dir, const char *template_name, struct err *e)
+int text_digest_check(
+    const char *hex, const char *dir, const char *template_name, const char *date, struct err *e)
 {
     char now[TEXT_DIGEST_HEX];
-    text_digest(now, dir, template_name);
+    text_digest(now, dir, template_name, date);
     if (strcmp(now, hex) == 0)
         return 0;
     return err_set(e, ASSAY_EFORMAT,

@@ -45,7 +45,8 @@ static void add_messages(struct turns *t, struct slice raw)
     msg_reader_init(&r, raw.at, raw.len);
     msg_read_array(&r, "", &n, NULL);
     for (uint32_t i = 0; i < n && request_read_message(&r, &m, NULL) == 0; i++)
-        add_message(t, (struct chat_message){m.role, m.content, m.reasoning, m.has_tool_calls});
+        add_message(
+            t, (struct chat_message){m.role, m.content, m.reasoning, m.has_tool_calls, m.raw});
 }
 
 void turns_add_text(struct turns *t, const char *role, struct slice text)

@@ -12,11 +12,24 @@
 #include "broker/text/compose.h"
 #include "tests/unit/tiny_tokenizer.h"
 
+/* ChatML that is interpreted, with all that a row may hold. */
+static const char source[] =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+    "{% for k in m.tool_calls or [] %}{{ k }}{% endfor %}{{ m.thinking | trim }}{% endfor %}"
+    "{{ tools | tojson }}{{ enable_thinking }}";
+
 static struct text_model model(uint8_t template, int steps_in_chat)
 {
-    return (struct text_model){.tokenizer = tiny_tokenizer(),
+    struct text_model m = {.tokenizer = tiny_tokenizer(),
         .chat = {.template = (enum chat_template)(template % CHAT_COUNT), .reason = "none"},
         .steps_in_chat = steps_in_chat};
+    static struct jinja *parsed;
+    struct err e;
+    if (!parsed &&
+        jinja_parse(&parsed, (struct slice){(const uint8_t *)source, sizeof source - 1}, &e) != 0)
+        abort();
+    m.chat.jinja = parsed;
+    return m;
 }
 
 static uint32_t count(const int32_t *ids, uint32_t n, int32_t id)
@@ -29,7 +42,7 @@ static uint32_t count(const int32_t *ids, uint32_t n, int32_t id)
 
 static int is_chatml(enum chat_template t)
 {
-    return t >= CHAT_CHATML && t <= CHAT_QWEN3_INSTRUCT_2507;
+    return t >= CHAT_JINJA && t <= CHAT_QWEN3_INSTRUCT_2507;
 }
 
 static void check_sequences(

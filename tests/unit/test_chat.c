@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "broker/text/chat.h"
+#include "tests/unit/json_msgpack.h"
 
 static json_t *vectors;
 
@@ -227,6 +228,13 @@ static struct chat load_with(const char *config, const char *jinja)
     return c;
 }
 
+static enum chat_template template_of(const char *config, const char *jinja)
+{
+    struct chat c = load_with(config, jinja);
+    chat_release(&c);
+    return c.template;
+}
+
 static char *config_with(const char *before, const char *after)
 {
     json_t *source = json_string(ours);
@@ -246,32 +254,32 @@ static void templates_are_found_where_checkpoints_have_them(void **state)
        *named = config_with(
            "[{\"name\": \"tool_use\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": ",
            "}]");
-    assert_int_equal(load_with(plain, NULL).template, CHAT_CHATML);
-    assert_int_equal(load_with(named, NULL).template, CHAT_CHATML);
-    assert_int_equal(load_with(NULL, ours).template, CHAT_CHATML);
-    assert_int_equal(load_with(plain, "another").template, CHAT_NONE);
+    assert_int_equal(template_of(plain, NULL), CHAT_CHATML);
+    assert_int_equal(template_of(named, NULL), CHAT_CHATML);
+    assert_int_equal(template_of(NULL, ours), CHAT_CHATML);
+    assert_int_equal(template_of(plain, "another"), CHAT_JINJA);
     /* As transformers: of two named alike the last; a folder's default before the file, and any
      * template in it before tokenizer_config.json. */
     char *twice = config_with(
         "[{\"name\": \"default\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": ",
         "}]");
     char *object = config_with("{\"default\": ", "}");
-    assert_int_equal(load_with(twice, NULL).template, CHAT_CHATML);
-    assert_int_equal(load_with(object, NULL).template, CHAT_CHATML);
+    assert_int_equal(template_of(twice, NULL), CHAT_CHATML);
+    assert_int_equal(template_of(object, NULL), CHAT_CHATML);
     free(twice);
     free(object);
     put_file("additional_chat_templates/tool_use.jinja", "x");
     assert_non_null(strstr(load_with(plain, NULL).reason, "no default.jinja"));
-    assert_int_equal(load_with(plain, ours).template, CHAT_CHATML);
+    assert_int_equal(template_of(plain, ours), CHAT_CHATML);
     put_file("additional_chat_templates/default.jinja", "another");
-    assert_int_equal(load_with(plain, ours).template, CHAT_NONE);
+    assert_int_equal(template_of(plain, ours), CHAT_JINJA);
     put_file("additional_chat_templates/default.jinja", ours);
-    assert_int_equal(load_with(NULL, "another").template, CHAT_CHATML);
+    assert_int_equal(template_of(NULL, "another"), CHAT_CHATML);
     put_file("additional_chat_templates/default.jinja", NULL);
     put_file("additional_chat_templates/tool_use.jinja", NULL);
-    struct chat c = load_with("{\"chat_template\": \"{{ messages }}\"}", NULL);
+    struct chat c = load_with("{\"chat_template\": \"\\n{% if messages %}\"}", NULL);
     assert_int_equal(c.template, CHAT_NONE);
-    assert_non_null(strstr(c.reason, "sha256 "));
+    assert_non_null(strstr(c.reason, "in tokenizer_config.json cannot be used: line 2: "));
     assert_non_null(strstr(c.reason, "send text or ids"));
     c = load_with("{}", NULL);
     assert_non_null(strstr(c.reason, "no chat template"));
@@ -281,28 +289,100 @@ static void templates_are_found_where_checkpoints_have_them(void **state)
     free(named);
 }
 
+/* With another bos token than the writers', the template itself is taken. */
 static void llama_templates_need_their_bos_token(void **state)
 {
     (void)state;
     static const struct {
-        const char *config, *map, *reason;
-    } cases[] = {{"{\"bos_token\": \"<|begin_of_text|>\"}", NULL, ""},
-        {"{\"bos_token\": {\"content\": \"<|begin_of_text|>\"}}", NULL, ""},
-        {"{\"bos_token\": \"<s>\"}", NULL, "found '<s>'"}, {"{}", NULL, "found none"},
-        {NULL, NULL, "found none"}, {"{\"bos_token\": null}", NULL, "found none"},
-        {"{}", "{\"bos_token\": \"<|begin_of_text|>\"}", ""},
-        {"{\"bos_token\": \"<|begin_of_text|>\"}", "{\"bos_token\": \"<s>\"}", "found '<s>'"},
-        {"{\"bos_token\": \"<|begin_of_text|>\", \"added_tokens_decoder\": {}}",
-            "{\"bos_token\": \"<s>\"}", ""}};
+        const char *tokens;
+        enum chat_template expected;
+    } cases[] = {{"{\"bos_token\": \"<|begin_of_text|>\"}", CHAT_LLAMA3},
+        {"{\"bos_token\": \"<s>\"}", CHAT_JINJA}, {"{}", CHAT_JINJA}};
+    struct err e = {0};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct chat c = {.template = CHAT_LLAMA3};
-        put_file("tokenizer_config.json", cases[i].config);
-        put_file("special_tokens_map.json", cases[i].map);
-        chat_check_bos(&c, dir);
-        assert_int_equal(c.template, cases[i].reason[0] ? CHAT_NONE : CHAT_LLAMA3);
-        assert_non_null(strstr(c.reason, cases[i].reason));
+        json_t *tokens = json_loads(cases[i].tokens, 0, NULL);
+        assert_int_equal(jinja_parse(&c.jinja, text_slice("{{ bos_token }}"), &e), 0);
+        chat_check_bos(&c, tokens);
+        assert_int_equal(c.template, cases[i].expected);
+        json_decref(tokens);
+        chat_release(&c);
     }
-    put_file("special_tokens_map.json", NULL);
+}
+
+static void a_template_in_a_file(void **state)
+{
+    (void)state;
+    struct chat c;
+    struct err e = {0};
+    char path[400];
+    snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
+    put_file("chat_template.jinja", ours);
+    assert_int_equal(chat_load_file(&c, path, &e), 0);
+    assert_int_equal(c.template, CHAT_CHATML);
+    put_file("chat_template.jinja", "{{ bos_token }}");
+    assert_int_equal(chat_load_file(&c, path, &e), 0);
+    assert_int_equal(c.template, CHAT_JINJA);
+    chat_release(&c);
+    put_file("chat_template.jinja", NULL);
+    assert_int_equal(chat_load_file(&c, path, &e), ASSAY_EFORMAT);
+}
+
+/* ---- interpreted ---- */
+
+static const char loud[] =
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}{{ loop.index }}>{{ m.content | trim }}"
+    "{% if m.thinking %}({{ m.thinking }}){% endif %}{% for k in m.tool_calls or [] %}"
+    "{{ k.name }}{{ k.arguments | tojson }}{% endfor %}{{ m.name }}{% endfor %}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% if enable_thinking is false %}!{% endif %}";
+
+static struct slice packed(struct msg_writer *w, const char *json)
+{
+    json_t *v = json_loads(json, JSON_DECODE_ANY, NULL);
+    assert_non_null(v);
+    msg_writer_init(w);
+    pack_json(w, v);
+    json_decref(v);
+    return (struct slice){(const uint8_t *)w->buffer.data, w->buffer.size};
+}
+
+static void an_interpreted_template_sees_the_row(void **state)
+{
+    (void)state;
+    struct chat c = {.template = CHAT_JINJA};
+    struct chat_text out = {0};
+    struct msg_writer raw, tools, arguments;
+    struct err e = {0};
+    struct jinja_run *run = jinja_run_new();
+    json_t *tokens = json_pack("{s:s}", "bos_token", "<s>");
+    struct chat_message m[2] = {{.role = text_slice("user"), .content = text_slice(" hi ")},
+        {.role = text_slice("assistant"), .content = text_slice("4")}};
+    m[1].raw = packed(&raw, "{\"content\": \"4\", \"role\": \"assistant\", \"reasoning\": \"so\", "
+                            "\"name\": \"Ann\", \"tool_calls\": [{\"name\": \"add\", "
+                            "\"arguments\": {\"a\": 1.5}}]}");
+    struct chat_talk talk = {
+        m, 2, packed(&tools, "[{\"x\": []}]"), packed(&arguments, "{\"enable_thinking\": false}")};
+    c.tokens = tokens;
+    assert_int_equal(jinja_parse(&c.jinja, text_slice(loud), &e), 0);
+    assert_int_equal(chat_interpret(&c, run, &talk, &out, &e), 0);
+    assert_int_equal(
+        out.text.len, strlen("<s><user1>hi<assistant2>4(so)add{\"a\": 1.5}Ann[{\"x\": []}]!"));
+    assert_memory_equal(
+        out.text.at, "<s><user1>hi<assistant2>4(so)add{\"a\": 1.5}Ann[{\"x\": []}]!", out.text.len);
+    assert_int_equal(out.copies[1].message, 0); /* the first is the role */
+    assert_int_equal(out.copies[1].from, 1);
+    assert_int_equal(out.copies[1].len, 2);
+    assert_int_equal(out.copies[1].to, 10);
+    talk.tools = talk.arguments;
+    assert_int_equal(chat_interpret(&c, run, &talk, &out, &e), ASSAY_EBADTEXT);
+    assert_string_equal(e.field, "tools");
+    jinja_run_free(&run);
+    chat_text_release(&out);
+    chat_release(&c);
+    json_decref(tokens);
+    msg_writer_release(&raw);
+    msg_writer_release(&tools);
+    msg_writer_release(&arguments);
 }
 
 static void broken_files_are_named(void **state)
@@ -344,6 +424,8 @@ int main(void)
         cmocka_unit_test(white_space_at_the_end_counts_where_it_is_written),
         cmocka_unit_test(templates_are_found_where_checkpoints_have_them),
         cmocka_unit_test(llama_templates_need_their_bos_token),
+        cmocka_unit_test(a_template_in_a_file),
+        cmocka_unit_test(an_interpreted_template_sees_the_row),
         cmocka_unit_test(broken_files_are_named),
         cmocka_unit_test(roles_and_names),
     };
