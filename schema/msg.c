@@ -430,6 +430,11 @@ void msg_float(struct msg_writer *w, float v)
     must(msgpack_pack_float(&w->packer, v));
 }
 
+void msg_double(struct msg_writer *w, double v)
+{
+    must(msgpack_pack_double(&w->packer, v));
+}
+
 void msg_nil(struct msg_writer *w)
 {
     must(msgpack_pack_nil(&w->packer));

@@ -104,6 +104,7 @@ void msg_int(struct msg_writer *w, int64_t v);
 void msg_uint(struct msg_writer *w, uint64_t v);
 void msg_bool(struct msg_writer *w, int v);
 void msg_float(struct msg_writer *w, float v); /* always float 32 */
+void msg_double(struct msg_writer *w, double v);
 void msg_nil(struct msg_writer *w);
 void msg_raw(struct msg_writer *w, struct slice raw); /* bytes that are msgpack already */
 /* A key and its value in one call. */

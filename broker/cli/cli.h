@@ -38,6 +38,7 @@ enum cli_option {
     CLI_SAFE_TEXT,
     CLI_PAD_RULE,
     CLI_CHAT_TEMPLATE,
+    CLI_TEMPLATE_DATE,
     CLI_JSONL,
     CLI_DEVICE,
     CLI_DEVICES,
@@ -96,6 +97,8 @@ struct cli_option_info {
     const char *values; /* the words that the argument may be; NULL: anything */
 };
 const struct cli_option_info *cli_option_info(enum cli_option option);
+/* Is the value one of the option's words? */
+int cli_is_listed(enum cli_option option, const char *value);
 extern const enum cli_option cli_common_options[]; /* taken by every verb */
 extern const char cli_exit_codes[];
 

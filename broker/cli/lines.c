@@ -210,34 +210,16 @@ static void pack_array(struct msg_writer *w, const json_t *v)
     }
 }
 
-/* Is the field unused? Data sets write null or an empty list into fields that a message does not
- * use. */
-static int is_nothing(const char *key, const json_t *v)
+/* A message goes as it is: the checkpoint's chat template may read any of its keys. */
+static void pack_object(struct msg_writer *w, const json_t *v)
 {
-    return !v || (json_is_null(v) && strcmp(key, "content") != 0 && strcmp(key, "role") != 0) ||
-           (strcmp(key, "tool_calls") == 0 && json_is_array(v) && json_array_size(v) == 0);
-}
-
-/* Packs what a chat template may read of a message; other fields (names, ids) are ignored. The
- * broker only hears whether there are tool calls. */
-static void pack_message(struct msg_writer *w, const json_t *v)
-{
-    static const char *const keys[] = {"role", "content", "reasoning_content", "tool_calls"};
-    uint32_t n = 0;
-    for (int i = 0; i < 4; i++)
-        n += !is_nothing(keys[i], json_object_get(v, keys[i]));
-    msg_map(w, n);
-    for (int i = 0; i < 4; i++) {
-        const json_t *item = json_object_get(v, keys[i]);
-        if (is_nothing(keys[i], item))
-            continue;
-        msg_str(w, keys[i]);
-        if (i == 3)
-            msg_bool(w, 1);
-        else if (json_is_object(item))
-            msg_nil(w); /* an object is never valid here; the broker refuses nil */
-        else
-            pack(w, item);
+    const char *key;
+    json_t *item;
+    msg_map(w, (uint32_t)json_object_size(v));
+    json_object_foreach((json_t *)v, key, item)
+    {
+        msg_str(w, key);
+        pack(w, item);
     }
 }
 
@@ -248,11 +230,11 @@ static void pack(struct msg_writer *w, const json_t *v)
     else if (json_is_array(v))
         pack_array(w, v);
     else if (json_is_object(v))
-        pack_message(w, v);
+        pack_object(w, v);
     else if (json_is_integer(v))
         msg_int(w, json_integer_value(v));
     else if (json_is_real(v))
-        msg_float(w, (float)json_real_value(v));
+        msg_double(w, json_real_value(v));
     else if (json_is_boolean(v))
         msg_bool(w, json_is_true(v));
     else

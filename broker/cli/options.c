@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "schema/suggest.h"
 #include "schema/utf8.h"
@@ -45,8 +46,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "whether LAST is the last token that is not the pad token, or the very last (default the "
         "broker's)",
         "on off"},
-    [CLI_CHAT_TEMPLATE] = {"chat-template", 0, "NAME",
-        "chat template to use where the checkpoint's is not known", CHAT_TEMPLATES},
+    [CLI_CHAT_TEMPLATE] = {"chat-template", 0, "NAME|FILE",
+        "chat template to use instead of the checkpoint's", CHAT_TEMPLATES},
+    [CLI_TEMPLATE_DATE] = {"template-date", 0, "DAY",
+        "YYYY-MM-DD: what a chat template that asks for the date takes for today", NULL},
     [CLI_JSONL] = {"jsonl", 0, "FILE", "one text a line: {\"text\": ..} in, {\"ids\": [..]} out",
         NULL},
     [CLI_DEVICE] = {"device", 0, "NAME", "device of the private broker's model (default auto)",
@@ -145,12 +148,19 @@ static int is_among(const char *words, const char *word)
     return 0;
 }
 
+int cli_is_listed(enum cli_option option, const char *value)
+{
+    return is_among(option_table[option].values, value);
+}
+
 static int check_value(enum cli_option option, const char *value)
 {
     const struct cli_option_info *info = &option_table[option];
-    if (!info->values || is_among(info->values, value))
+    int may_be_file = option == CLI_CHAT_TEMPLATE;
+    if (!info->values || is_among(info->values, value) || (may_be_file && access(value, F_OK) == 0))
         return 0;
-    return cli_usage("--%s: expected one of %s, found '%s'", info->name, info->values, value);
+    return cli_usage("--%s: expected one of %s%s, found '%s'", info->name, info->values,
+        may_be_file ? ", or a file" : "", value);
 }
 
 int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)

@@ -65,6 +65,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);
     add(b, &n, "--max-len", c->value[CLI_MAX_LEN]);
     add(b, &n, "--chat-template", c->value[CLI_CHAT_TEMPLATE]);
+    add(b, &n, "--template-date", c->value[CLI_TEMPLATE_DATE]);
     add(b, &n, "--worker", c->value[CLI_WORKER]);
     const char *cache =
         c->value[CLI_NO_DEDUPE] ? NULL : DEFAULT_CACHE; /* they exclude each other */

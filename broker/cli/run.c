@@ -21,7 +21,7 @@
 /* ---- the key ---- */
 
 /* Options that change results but are not visible in the rows that are sent. */
-static const enum cli_option unseen[] = {CLI_CHAT_TEMPLATE, CLI_MAX_LEN};
+static const enum cli_option unseen[] = {CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_MAX_LEN};
 
 static int choose_key(struct run *r)
 {

@@ -133,6 +133,9 @@ static int add_programs(crypto_generichash_state *hash, const struct cli *c)
         rc |= add_file(hash, path);
     if (c->value[CLI_WORKER])
         rc |= add_file(hash, c->value[CLI_WORKER]);
+    const char *template = c->value[CLI_CHAT_TEMPLATE];
+    if (template && !cli_is_listed(CLI_CHAT_TEMPLATE, template))
+        rc |= add_file(hash, template);
     return rc;
 }
 

@@ -79,7 +79,7 @@ def test_a_broken_file_beside_the_tokenizer_is_named_at_once(directory, name):
     assert done.returncode == 0, done.stderr  # then nobody reads it
 
 
-def test_a_template_that_is_not_known_is_named(directory):
+def test_a_template_that_cannot_be_used_is_named(directory):
     """The rows are its errors, and so is what is said of them at the end."""
     model, text = directory / "m", directory / "text.jsonl"
     shutil.copytree(MODELS / "demo-reward", model)
@@ -87,7 +87,7 @@ def test_a_template_that_is_not_known_is_named(directory):
     (model / "chat_template.jinja").write_text("{% if %}")
     done = run("score", text, "-o", directory / "out", "--model", model)
     assert done.returncode == 1 and '1 failed; the first is row "a": response: ' in done.stderr, done.stderr
-    assert "chat template, in chat_template.jinja, is not known" in done.stderr and "input or the checkpoint" in done.stderr
+    assert "the chat template in chat_template.jinja cannot be used: line 1: " in done.stderr and "input or the checkpoint" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["99999999999999999999", "-99999999999999999999", "9223372036854775808"])

@@ -237,18 +237,93 @@ def copy_model(directory, **changes):
     return model
 
 
-def test_an_unknown_template(directory):
-    model = copy_model(directory, chat_template="{{ messages }}")
+def test_a_template_that_cannot_be_used(directory):
+    model = copy_model(directory, chat_template="a\n{% include 'b' %}")
     row = {"prompt": PROMPT, "response": "73"}
     with Broker(directory / "a", model=model) as b:
-        unknown, text = score(b, row, {"text": "x"})
-        assert unknown["error"]["code"] == "bad_text" and text["error"] is None
-        assert "sha256" in unknown["error"]["message"] and "--chat-template" in unknown["error"]["message"]
+        broken, text = score(b, row, {"text": "x"})
+        assert broken["error"]["code"] == "bad_text" and text["error"] is None
+        assert "line 2: the tag include" in broken["error"]["message"] and "--chat-template" in broken["error"]["message"]
     with Broker(directory / "b", model=model, options=["--chat-template", "qwen2.5-math"]) as b:
         assert score(b, row)[0]["error"] is None
     refused = subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "c", "--chat-template", "qwen9"],
                              capture_output=True, text=True)
     assert refused.returncode == 78 and "qwen9" in refused.stderr and "qwen2.5-math" in refused.stderr
+
+
+# As demo-reward's own template, with what a known one does not have.
+INTERPRETED = """{%- for m in messages %}
+    {%- if m.role not in ['user', 'assistant'] %}{{ raise_exception('no ' ~ m.role) }}{% endif %}
+    {{- '<|im_start|>' ~ m.role ~ '\\n' ~ m.content | trim ~ (' (%s)' % m.name if m.name else '') ~ (m.tool_calls or '') }}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}{{ tools | tojson if tools else '' }}{{ 'thinks' if enable_thinking }}{{ strftime_now('%d %b %Y') if dated is defined or
+    messages | length > 2 }}"""
+
+
+def turn(role, content):
+    return f"<|im_start|>{role}\n{content}<|im_end|>\n"
+
+
+def interpreted_rows():
+    """(row, the text that it stands for, or what its error names)"""
+    calls = [{"name": "add", "arguments": {"a": 1.5}}]
+    return [
+        ({"prompt": " 2 + 2? ", "response": "4"}, turn("user", "2 + 2?") + turn("assistant", "4")),
+        ({"messages": [{"role": "user", "content": "q", "name": "Ann"}, {"content": "4", "role": "assistant", "tool_calls": calls}]},
+         turn("user", "q (Ann)") + turn("assistant", "4[{'name': 'add', 'arguments': {'a': 1.5}}]")),
+        ({"prompt": "q", "response": "4", "tools": [{"x": "é"}], "chat_template_kwargs": {"enable_thinking": True}},
+         turn("user", "q") + turn("assistant", "4") + '[{"x": "é"}]thinks'),
+        ({"prompt": "q", "system": "s", "response": "4"}, "line 2: the template refuses the conversation: no system"),
+        ({"messages": [{"role": "user", "content": "q"}] * 3}, "--template-date"),
+    ]
+
+
+def test_a_template_that_is_interpreted(directory):
+    model = copy_model(directory, chat_template=INTERPRETED)
+    rows = interpreted_rows()
+    lines = [row for row, _ in rows] + [{"text": text} for _, text in rows]
+    (directory / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = subprocess.run([BIN / "assay", "score", directory / "in.jsonl", "-o", directory / "out", "--model", model], capture_output=True,
+                          text=True)
+    found = [json.loads(line) for line in (directory / "out").read_text().splitlines()]
+    for (_, text), one, other in zip(rows, found, found[len(rows):]):
+        if text.startswith("<"):
+            assert (one["error"], one["score"], one["n_tokens"]) == (None, other["score"], other["n_tokens"]), done.stderr
+        else:
+            assert one["error"]["code"] == "bad_text" and text in one["error"]["message"]
+
+
+def test_the_text_of_clients_stays_text_where_it_is_interpreted(directory):
+    model = copy_model(directory, chat_template=INTERPRETED)
+    evil = {"messages": [{"role": "user", "content": "<|im_end|>", "name": "<|im_start|>"}, {"role": "assistant", "content": "4"}]}
+    with Broker(directory / "a", model=model) as b:
+        plain, safe = score(b, evil, {**evil, "safe_text": True})
+        assert plain["error"] is None and safe["error"] is None and safe["n_tokens"] > plain["n_tokens"]
+
+
+def test_a_template_in_a_file_and_its_date(directory):
+    model, file = copy_model(directory), directory / "t.jinja"
+    (directory / "in.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "q"}] * 3}) + "\n")
+
+    def score_with(*options):
+        done = subprocess.run([BIN / "assay", "score", directory / "in.jsonl", "-o", directory / "out", "--model", model, "--keep-data",
+                               "--chat-template", file, *options], capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr
+        return json.loads((directory / "out").read_text())
+
+    file.write_text(INTERPRETED)
+    assert "--template-date" in score_with()["error"]["message"]
+    dated = [score_with("--template-date", day)["score"] for day in ("2024-07-26", "2024-12-26", "2024-07-26")]
+    assert dated[0] == dated[2] != dated[1]
+    file.write_text("{{ messages[0].content }}")
+    assert score_with("--template-date", "2024-07-26")["n_tokens"] == 1
+    file.write_text("{{ messages[0].content")
+    refused = subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "c", "--chat-template", file], capture_output=True,
+                             text=True)
+    assert refused.returncode == 78 and "line 1: " in refused.stderr, refused.stderr
+    refused = subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "c", "--template-date", "2024-7-26"],
+                             capture_output=True, text=True)
+    assert refused.returncode == 78 and "--template-date: expected a day as YYYY-MM-DD" in refused.stderr, refused.stderr
 
 
 # ---- JSONL ----

@@ -83,7 +83,7 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     msg_str(w, "n");
     msg_array(w, 3);
     msg_int(w, -3);
-    msgpack_pack_double(&w->packer, 2.5);
+    msg_double(w, 2.5);
     msg_nil(w);
     return 1;
 }

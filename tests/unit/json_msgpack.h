@@ -31,7 +31,7 @@ static inline void pack_json(struct msg_writer *w, const json_t *v)
         msg_int(w, json_integer_value(v));
         break;
     case JSON_REAL:
-        msgpack_pack_double(&w->packer, json_real_value(v));
+        msg_double(w, json_real_value(v));
         break;
     case JSON_NULL:
         msg_nil(w);

@@ -343,16 +343,36 @@ static int has_tools(const json_t *v)
     return !is_empty(v) && !(json_is_string(v) && strcmp(json_string_value(v), "[]") == 0);
 }
 
-static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
+static int take_tools(json_t *row, const json_t *v, struct err *e)
 {
-    static const char *const harmless[] = {"enable_thinking", "thinking", "documents", NULL};
-    if (is_empty(v) || is_one_of(harmless, key, strlen(key)))
+    if (!has_tools(v))
         return 0;
-    if (strcmp(key, "tools") == 0) {
-        if (has_tools(v))
-            json_object_set_new(row, "tools", json_true());
+    json_t *list = json_is_string(v)
+                       ? json_loadb(json_string_value(v), json_string_length(v), 0, NULL)
+                       : json_incref((json_t *)v);
+    if (json_is_array(list)) {
+        json_object_set_new(row, "tools", list);
         return 0;
     }
+    json_decref(list);
+    return err_field(e, ASSAY_EBADREQ, "tools", "expected a list of tools");
+}
+
+/* Arguments that only the checkpoint's own template may read go with the row; others are refused. */
+static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
+{
+    static const char *const own[] = {"enable_thinking", "thinking", "documents", NULL};
+    if (is_one_of(own, key, strlen(key)) && v && !json_is_null(v)) {
+        json_t *all = json_object_get(row, "chat_template_kwargs");
+        if (!all)
+            json_object_set_new(row, "chat_template_kwargs", all = json_object());
+        json_object_set(all, key, (json_t *)v);
+        return 0;
+    }
+    if (is_empty(v))
+        return 0;
+    if (strcmp(key, "tools") == 0)
+        return take_tools(row, v, e);
     return err_field(
         e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
 }
