@@ -50,6 +50,7 @@ create table chunk (
   n_rows  integer not null,
   seal    integer not null,
   pending blob,                            -- encoded rows while the chunk is past a gap
+  sum     integer,                         -- of all but pending, which the digest is of; null in chunks from before version 9
   primary key (job, chunk)
 ) without rowid;
 

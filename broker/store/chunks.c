@@ -39,13 +39,36 @@ static int has_digest(struct slice rows, struct slice kept, struct slice digest)
     return kept.len == digest.len && memcmp(kept.at, digest.at, kept.len) == 0;
 }
 
+static int64_t sum_chunk(const int64_t numbers[4], struct slice digest)
+{
+    uint64_t h = XXH3_64bits(numbers, 4 * sizeof *numbers);
+    return (int64_t)XXH3_64bits_withSeed(digest.at, digest.len, h);
+}
+
+int store_chunk_is_sound(sqlite3_stmt *q, int64_t job, int at)
+{
+    int64_t numbers[] = {job, sqlite3_column_int64(q, at), sqlite3_column_int64(q, at + 1),
+        sqlite3_column_int64(q, at + 2)};
+    struct slice digest = {sqlite3_column_blob(q, at + 3), (size_t)sqlite3_column_bytes(q, at + 3)};
+    int type = sqlite3_column_type(q, at + 4);
+    return digest.at && (type == SQLITE_NULL || /* from before version 9 */
+                            (type == SQLITE_INTEGER &&
+                                sqlite3_column_int64(q, at + 4) == sum_chunk(numbers, digest)));
+}
+
 /* The chunk is there already: compares digest and seal. */
 static int compare_chunk(
     sqlite3_stmt *q, const struct store_chunk *c, struct slice digest, struct err *e)
 {
-    struct slice kept = {sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
-    int same = has_digest(c->rows, kept, digest) && sqlite3_column_int(q, 1) == c->seal;
+    struct slice kept = {sqlite3_column_blob(q, 3), (size_t)sqlite3_column_bytes(q, 3)};
+    int same = has_digest(c->rows, kept, digest) && sqlite3_column_int(q, 2) == c->seal;
+    int sound = store_chunk_is_sound(q, c->job, 0);
     sqlite3_reset(q);
+    if (!sound)
+        return err_field(e, ASSAY_EDAMAGED, "chunk",
+            "the record of chunk %u in the database is damaged (`assay scrub`): whether this is "
+            "the same chunk is not known; expected another key",
+            c->chunk);
     if (same)
         return CHUNK_SAME;
     return err_field(e, ASSAY_EKEYREUSED, "chunk",
@@ -83,9 +106,10 @@ static int check_chunk(
         return err_field(e, ASSAY_ESTATE, "key",
             "the job is held: %s; expected resume with accept_mode first, or another key",
             j->reason);
-    if (x->seal >= 0 && (c->chunk > x->seal || c->seal))
-        return err_field(e, ASSAY_ESTATE, "chunk", "the job is sealed at chunk %lld, found %u",
-            (long long)x->seal, c->chunk);
+    /* The sealing chunk itself is missing where damage took its record. */
+    if (x->seal >= 0 && (c->chunk > x->seal || c->seal != ((int64_t)c->chunk == x->seal)))
+        return err_field(e, ASSAY_ESTATE, "chunk", "the job is sealed at chunk %lld, found %u%s",
+            (long long)x->seal, c->chunk, c->seal ? " with seal" : "");
     if (c->seal && x->last > (int64_t)c->chunk)
         return err_field(e, ASSAY_ESTATE, "seal",
             "chunk %lld is there, after the one that is to seal, %u", (long long)x->last, c->chunk);
@@ -111,8 +135,12 @@ static int insert_chunk(
     struct slice pending = {0};
     if (!in_order)
         pending = c->rows.at ? c->rows : (struct slice){&nothing, 0};
-    int rc = store_run(s, e, "insert into chunk values (?, ?, ?, ?, ?, ?)", "iibiib", c->job,
-        (int64_t)c->chunk, digest, (int64_t)c->n_rows, (int64_t)c->seal, pending);
+    int64_t numbers[] = {c->job, c->chunk, c->n_rows, c->seal};
+    int rc = store_run(s, e,
+        "insert into chunk(job, chunk, n_rows, seal, digest, pending, sum) "
+        "values (?, ?, ?, ?, ?, ?, ?)",
+        "iiiibbi", numbers[0], numbers[1], numbers[2], numbers[3], digest, pending,
+        sum_chunk(numbers, digest));
     if (rc == 0 && c->seal)
         rc = store_run_job(s, c->job, JOB_SAID, e, "update job set seal_chunk = ? where job = ?",
             "ii", (int64_t)c->chunk, c->job);
@@ -133,8 +161,9 @@ int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
     struct extent x;
     if (!c->digest)
         store_digest_rows(c->rows, bytes);
-    sqlite3_stmt *q = store_prepare(s, "select digest, seal from chunk where job = ? and chunk = ?",
-        "ii", c->job, (int64_t)c->chunk);
+    sqlite3_stmt *q =
+        store_prepare(s, "select " STORE_CHUNK_COLUMNS "from chunk where job = ? and chunk = ?",
+            "ii", c->job, (int64_t)c->chunk);
     int rc = store_step(s, q, e);
     if (rc != 0)
         return rc == 1 ? compare_chunk(q, c, digest, e) : rc;
@@ -161,6 +190,52 @@ int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struc
 }
 
 /* ---- chunks that were past a gap ---- */
+
+int store_chunks_agree(struct store *s, int64_t job, int64_t accepted, struct err *e)
+{
+    sqlite3_stmt *q =
+        store_prepare(s, "select " STORE_CHUNK_COLUMNS "from chunk where job = ?", "i", job);
+    int64_t n_rows = 0;
+    int rc, sound = 1;
+    while ((rc = store_step(s, q, e)) == 1) {
+        int64_t n = sqlite3_column_int64(q, 1);
+        n_rows += n >= 0 && n <= UINT32_MAX ? n : 0;
+        sound &= store_chunk_is_sound(q, job, 0);
+    }
+    return rc < 0 ? rc : sound && n_rows == accepted;
+}
+
+/* Finds the first chunk past a gap with a damaged record; *chunk is -1 if there is none. */
+static int find_damaged(struct store *s, int64_t job, int64_t *chunk, struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s,
+        "select " STORE_CHUNK_COLUMNS "from chunk where job = ? and pending is not null", "i", job);
+    int rc;
+    *chunk = -1;
+    while ((rc = store_step(s, q, e)) == 1)
+        if (!store_chunk_is_sound(q, job, 0)) {
+            *chunk = sqlite3_column_int64(q, 0);
+            break;
+        }
+    sqlite3_reset(q);
+    return rc < 0 ? rc : 0;
+}
+
+int store_drop_damaged_chunks(struct store *s, int64_t job, struct err *e)
+{
+    int64_t chunk, last = -1;
+    int rc;
+    while ((rc = find_damaged(s, job, &chunk, e)) == 0 && chunk > last) {
+        last = chunk;
+        rc = store_run(s, e, "delete from chunk where job = ? and chunk = ?", "ii", job, chunk);
+        if (rc != 0)
+            return rc;
+        log_warn("event=chunk_damaged job=%lld chunk=%lld reason=\"the record of a chunk that "
+                 "waited for those before it is damaged: it has to be sent again\"",
+            (long long)job, (long long)chunk);
+    }
+    return rc;
+}
 
 /* The next chunk in order: its bytes, its number of rows, and whether the bytes are what
  * arrived. */

@@ -78,9 +78,10 @@ int store_states_agree(struct store *s, int64_t job, struct err *e)
             STORE_BLOCK_COLUMNS " from block indexed by block_queued "
                                 "where queued <> 0 and block between ? and ?",
             job, &queued, e);
-    if (rc != 0)
-        return rc;
-    return are_possible(&c) && !(c.damage & JOB_COUNTED) && all.sound && queued.sound &&
+    int chunks = rc == 0 ? store_chunks_agree(s, job, c.accepted, e) : rc;
+    if (chunks < 0)
+        return chunks;
+    return chunks && are_possible(&c) && !(c.damage & JOB_COUNTED) && all.sound && queued.sound &&
            all.queued == c.placed - c.done && all.failed == c.failed && queued.queued == all.queued;
 }
 
@@ -281,7 +282,9 @@ int store_mend_job(struct store *s, int64_t job, int drop, struct err *e)
     if ((rc = store_end_tally(s, e)) != 0 || (rc = store_keep_blocks(s, e)) != 0)
         return rc;
     store_drop_blocks(s);
-    rc = count_rows(s, job, &was, &c.n_rows, &accepted, e);
+    rc = store_drop_damaged_chunks(s, job, e);
+    if (rc == 0)
+        rc = count_rows(s, job, &was, &c.n_rows, &accepted, e);
     c.over = xcalloc((size_t)c.n_rows / 64 + 1, sizeof *c.over);
     c.failed = xcalloc((size_t)c.n_rows / 64 + 1, sizeof *c.failed);
     if (rc == 0)

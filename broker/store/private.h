@@ -11,7 +11,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 8
+#define STORE_SCHEMA_VERSION 9
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
@@ -302,6 +302,13 @@ int64_t store_row_of_result(struct store *s, const struct result_record *r);
 int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_visitor *visit,
     void *arg, struct err *e);
 /* store/chunks.c */
+/* q has the columns STORE_CHUNK_COLUMNS from `at` on. Whether they are as they were written. */
+#define STORE_CHUNK_COLUMNS "chunk, n_rows, seal, digest, sum "
+int store_chunk_is_sound(sqlite3_stmt *q, int64_t job, int at);
+/* Whether the records of the job's chunks are sound, with so many rows: 1, or 0. */
+int store_chunks_agree(struct store *s, int64_t job, int64_t accepted, struct err *e);
+/* Deletes chunks past a gap whose record is damaged: which they are is not known. */
+int store_drop_damaged_chunks(struct store *s, int64_t job, struct err *e);
 /* q is at a chunk past a gap. Whether column `pending` holds the bytes that column `digest` is
  * of. */
 int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);

@@ -70,6 +70,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "create index job_cancelled on job (job) where cancelled <> 0;",
     /* A job remembers how its rows were truncated (store/jobs.c). */
     [7] = "alter table job add column truncation integer not null default 0;",
+    /* So do records of chunks have checksums. */
+    [8] = "alter table chunk add column sum integer;",
 };
 
 /* ---- from one version to the next ---- */

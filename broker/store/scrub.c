@@ -125,13 +125,15 @@ static void check_chunks(struct scrub *c, int64_t accepted)
     int64_t n_rows = 0;
     int rc;
     sqlite3_stmt *q = store_prepare(
-        c->s, "select n_rows, pending, digest, chunk from chunk where job = ?", "i", c->job);
+        c->s, "select " STORE_CHUNK_COLUMNS ", pending from chunk where job = ?", "i", c->job);
     while ((rc = store_step(c->s, q, &e)) == 1) {
-        int64_t n = sqlite3_column_int64(q, 0);
+        int64_t n = sqlite3_column_int64(q, 1);
         n_rows += n >= 0 && n <= UINT32_MAX ? n : 0;
-        if (sqlite3_column_type(q, 1) != SQLITE_NULL && !store_pending_is_sound(q, 1, 2))
+        if (!store_chunk_is_sound(q, c->job, 0))
+            find(c, -1, "the record of chunk %" PRId64, (int64_t)sqlite3_column_int64(q, 0));
+        if (sqlite3_column_type(q, 5) != SQLITE_NULL && !store_pending_is_sound(q, 5, 3))
             find(c, -1, "rows of chunk %" PRId64 ", which waits for those before it",
-                (int64_t)sqlite3_column_int64(q, 3));
+                (int64_t)sqlite3_column_int64(q, 0));
     }
     note_failure(c, "chunks", rc, &e);
     if (rc == 0 && n_rows != accepted)

@@ -10,6 +10,7 @@
  *                   damage spares its neighbours
  *     result        everything except vector_json, which is for people
  *     block         the queued and failed bits; the running ones are reset at every start
+ *     chunk         everything except pending: its digest is of that
  *     job           two halves of 32 bits: what client and operator set, and what is counted, which
  *                   can be counted again (store/mend.c)
  *

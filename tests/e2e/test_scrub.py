@@ -35,7 +35,7 @@ def served(client, key):
 
 def test_a_whole_database_is_as_written(directory):
     with Broker(directory / "d") as broker, broker.client() as client:
-        assert "job_lost" not in broker.words(), broker.words()
+        assert "event=job_lost" not in broker.words() and "event=damaged" not in broker.words()
         fill(client)
         beside = scrub(broker.data)
         assert (beside.returncode, beside.stdout) == (0, "4 jobs, 172 rows, 172 results: all as written\n"), beside
@@ -96,6 +96,43 @@ def test_jobs_out_of_order(directory, cell, rowid):
                 seen += [job["job"] for job in jobs]
                 after = reply["next"]
         assert seen == sorted(set(seen)) and len(seen) <= 3
+
+
+@pytest.mark.parametrize("change", ["chunk = 3", "chunk = 1", "n_rows = n_rows + 1", "seal = 0", "digest = randomblob(16)"])
+def test_a_damaged_chunk_past_a_gap(directory, change):
+    """Its rows were acknowledged: scrub finds it, the start says that it has to be sent again, and then the job ends."""
+    rows = [[{"ids": [10 * k + i + 1]} for i in range(3)] for k in range(3)]
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("gap", rows[0], seal=False)
+        client.submit("gap", rows[2], 2)
+    with contextlib.closing(sqlite3.connect(directory / "d" / "assay.db")) as db, db:
+        db.execute(f"update chunk set {change} where chunk = 2")
+    done = scrub(directory / "d")
+    assert done.returncode == 65 and "the record of chunk" in done.stdout, done
+    with Broker(directory / "d") as broker, broker.client() as client:
+        assert "event=chunk_damaged job=1" in broker.words(), broker.words()
+        client.submit("gap", rows[1], 1, seal=False)
+        client.submit("gap", rows[2], 2)
+        results = client.results("gap")
+        assert sorted(row["i"] for row in results) == list(range(9)) and all(row["error"] is None for row in results)
+    done = scrub(directory / "d")
+    assert done.returncode == 0, done
+
+
+def test_a_damaged_chunk_that_is_placed(directory):
+    """Nothing is lost; sent again, it is not known whether it is the same."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.submit("whole", [{"ids": [1]}])
+        client.results("whole")
+    with contextlib.closing(sqlite3.connect(directory / "d" / "assay.db")) as db, db:
+        db.execute("update chunk set digest = randomblob(16)")
+    done = scrub(directory / "d")
+    assert done.returncode == 65 and "the record of chunk 0" in done.stdout, done
+    with Broker(directory / "d") as broker, broker.client() as client:
+        with pytest.raises(Refused) as refused:
+            client.submit("whole", [{"ids": [1]}])
+        assert refused.value.code == "damaged" and "chunk 0" in str(refused.value)
+        assert len(client.results("whole")) == 1
 
 
 def test_each_damage_is_named(directory):

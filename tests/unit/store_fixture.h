@@ -316,7 +316,7 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 #define TO_VERSION_5                                                                               \
     "drop index job_done; drop index job_paused; drop index job_cancelled; "                       \
     "drop view jobs; drop view rows; drop view results; drop view errors; drop table gone; "       \
-    "alter table job drop column truncation; "                                                     \
+    "alter table chunk drop column sum; alter table job drop column truncation; "                  \
     "alter table job drop column sum; alter table row drop column sum; "                           \
     "alter table row_input drop column sums; alter table block drop column sum; "                  \
     "alter table result drop column sum; pragma user_version = 5; "
