@@ -121,12 +121,27 @@ static int check_numbers(const struct cli *c)
     return rc;
 }
 
+/* Refuses what would decide scores if there were a private broker: a running one has its own. */
+static int check_owner(const struct cli *c)
+{
+    static const enum cli_option decide[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
+        CLI_WEIGHTS, CLI_HEAD, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE};
+    if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
+        return cli_usage("score: expected --model or --connect, found both");
+    for (size_t i = 0; !c->value[CLI_MODEL] && i < sizeof decide / sizeof decide[0]; i++)
+        if (c->value[decide[i]])
+            return cli_usage("score: --%s: expected --model DIR with it, found none: it is for a "
+                             "private broker; a running one was started with its own",
+                cli_option_info(decide[i])->name);
+    return 0;
+}
+
 static int score_open(struct score *s, int *whole)
 {
     const struct cli *c = s->cli;
-    if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
-        return cli_usage("score: expected --model or --connect, found both");
-    int rc = check_numbers(c);
+    int rc = check_owner(c);
+    if (rc == 0)
+        rc = check_numbers(c);
     if (rc == 0)
         rc = open_files(s, whole);
     if (rc != 0 || *whole)

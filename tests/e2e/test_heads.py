@@ -74,6 +74,15 @@ def test_the_head_is_part_of_the_mode_and_of_a_score(directory):
         assert abs(client.call("score", rows=[{"ids": ids_bytes([3, 5, 7, 11])}])["rows"][0]["score"] - first) < 1e-7
 
 
+@pytest.mark.parametrize("option, value", [("head", SOFTMAX), ("dtype", "bf16"), ("quant", "int8"), ("weights", "single"), ("tp", "2"),
+                                           ("max-len", "8"), ("chat-template", "chatml"), ("device", "cpu"), ("devices", "0")])
+def test_what_decides_scores_is_not_ignored_by_a_running_broker(directory, option, value):
+    (directory / "rows.jsonl").write_text('{"input_ids": [1]}\n')
+    done = subprocess.run([BIN / "assay", "score", directory / "rows.jsonl", f"--{option}", value, "--data", directory],
+                          capture_output=True, text=True, timeout=30 * PATIENCE)
+    assert done.returncode == 64 and f"--{option}: expected --model DIR with it" in done.stderr, done.stderr
+
+
 def test_a_tied_head_that_is_in_the_file_too(directory):
     model = copy_model(directory, "lm-softmax")
     header, body = read(model / "model.safetensors")
