@@ -292,7 +292,9 @@ static const char *why_unknown(const char *name)
         {".scales", ": of a quantized checkpoint, which is not built"},
         {"_scale", ": of a quantized checkpoint, which is not built"},
         {".absmax", ": of a quantized checkpoint, which is not built"},
-        {"v_head.", ": a head of TRL's; expected the architecture's own alone"},
+        {"v_head.", ": a value head (TRL's); expected the architecture's own head alone, or beside "
+                    "a language "
+                    "model in value_head.safetensors"},
         {"value_head.", ": another library's head; expected the architecture's own alone"},
         {"classifier.", ": another architecture's head; expected the architecture's own alone"},
     };

@@ -54,10 +54,10 @@ def rounded(values, digits):
     return [float(f"{v:.{digits}g}") for v in values]
 
 
-def save(directory, config, tensors):
+def save(directory, config, tensors, dtype):
     """The checkpoint as save_pretrained writes it, and LLaMA-Factory its value head beside it."""
     checkpoint.empty(directory)
-    oracle.whole_model(config, tensors).save_pretrained(directory)
+    oracle.whole_model(config, tensors).to(dtype).save_pretrained(directory)
     if config.get(checkpoint.HEAD) == "value":
         beside = {k: v for k, v in tensors.items() if k.startswith("v_head.")}
         safetensors.torch.save_file(beside, directory / "value_head.safetensors", metadata={"format": "pt"})
@@ -80,7 +80,7 @@ def make(into, name):
         if native:
             rows[k]["values_native"] = rounded(native[k], 6)
     if is_saved:
-        save(into / "models" / name, config, tensors)
+        save(into / "models" / name, config, tensors, checkpoint.DTYPES[dtype])
     else:
         checkpoint.write(into / "models" / name, name, config, tensors)
     how = (f"tests/reference/make_models.py, seed {seed}, {'save_pretrained, ' if is_saved else ''}weights stored as {dtype}; "

@@ -120,6 +120,8 @@ SAVED = {
                     [STEP, ALL]),
     "llama-token": (small("LlamaForTokenClassification", "llama", attention_bias=True, mlp_bias=True, id2label=ABSENT), "F32",
                     MIDDLE, [STEP, ALL]),
+    "llama-biases": (small("LlamaForSequenceClassification", "llama", attention_bias=True, mlp_bias=True), "BF16", MIDDLE,
+                     [None, ALL]),
     # heads
     "lm-difference": (small("Qwen2ForCausalLM", "qwen2", id2label=ABSENT, _head="lm:9,5:difference"), "F32", MIDDLE,
                       [None, ALL, MEAN]),
