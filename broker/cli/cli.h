@@ -144,6 +144,7 @@ int verb_resume(const struct cli *c);
 int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
 int verb_tokenize(const struct cli *c);
+int verb_check(const struct cli *c);
 int verb_top(const struct cli *c);
 int verb_purge(const struct cli *c);
 int verb_verify(const struct cli *c);

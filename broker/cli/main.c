@@ -24,6 +24,8 @@ static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, 
     CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_SAFE_TEXT, CLI_PAD_RULE, CLI_NO_WAIT, CLI_OPTION_COUNT};
+static const enum cli_option check_options[] = {CLI_HEAD, CLI_WEIGHTS, CLI_MAX_LEN,
+    CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_WORKER, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {
     CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
@@ -148,6 +150,13 @@ static const struct cli_verb verbs[] = {
         "  assay purge --older-than 7d\n"
         "  assay purge monday\n",
         0, purge_options, verb_purge},
+    {"check", "DIR", "Say what a checkpoint is taken for, and what is missing.",
+        "No broker is needed, and nothing is scored. The exit code is 0 if rows of text can be "
+        "scored, and 78 if they cannot, or if the checkpoint cannot be loaded at all.",
+        "  assay check ./my-reward-model\n"
+        "  assay check ./my-language-model --head lm:9693,2152:softmax\n"
+        "  assay check ./my-reward-model --json\n",
+        1, check_options, verb_check},
     {"tokenize", "[TEXT|-]",
         "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"

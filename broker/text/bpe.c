@@ -522,3 +522,8 @@ void bpe_free(struct bpe **out)
     free(b);
     *out = NULL;
 }
+
+int bpe_is_of_characters(const struct bpe *b)
+{
+    return b->character_ids != NULL;
+}

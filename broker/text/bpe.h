@@ -62,5 +62,7 @@ struct bpe_encoder *bpe_encoder_new(const struct bpe *b);
 void bpe_encoder_free(struct bpe_encoder **n);
 /* Appends the word's tokens to out. len >= 1. */
 void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out);
+/* Do words start as characters (struct bpe_parts' of_characters), not as bytes? */
+int bpe_is_of_characters(const struct bpe *b);
 
 #endif

@@ -50,6 +50,7 @@ struct chat {
     char reason[ERR_MESSAGE_BYTES]; /* why it is CHAT_NONE */
     struct jinja *jinja;            /* of CHAT_JINJA */
     const json_t *tokens;           /* the special tokens by name, borrowed; NULL: none */
+    char origin[64];                /* the file that it is in; "": it was named */
     char date[12];                  /* what the template takes for today, "": not known */
 };
 

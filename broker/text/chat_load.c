@@ -104,6 +104,7 @@ static void set_template(struct chat *c, const char *source, size_t len, const c
 {
     char hash[CHAT_HASH_HEX];
     struct err why = {0};
+    snprintf(c->origin, sizeof c->origin, "%s", file);
     c->template = chat_from_source(source, len, hash);
     if (c->template != CHAT_NONE && !writes_bos(c->template))
         return;

@@ -276,3 +276,8 @@ int encoder_text(
         *e = n->failed;
     return n->failed.code;
 }
+
+int tokenizer_is_of_characters(const struct tokenizer *t)
+{
+    return bpe_is_of_characters(t->bpe);
+}

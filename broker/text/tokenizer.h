@@ -34,6 +34,8 @@ int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e);
 int tokenizer_new(struct tokenizer **t, const json_t *root, struct err *e);
 void tokenizer_free(struct tokenizer **t);
 uint32_t tokenizer_n_ids(const struct tokenizer *t); /* one more than the highest id */
+/* Are its words made of characters (Llama 2, Mistral), not of bytes? */
+int tokenizer_is_of_characters(const struct tokenizer *t);
 /* Returns the added token with exactly this text, -1: none. */
 int32_t tokenizer_find_added(const struct tokenizer *t, const char *content);
 /* Returns the ids of tokens that the files beside tokenizer.json name. A text does not begin with

@@ -1,0 +1,185 @@
+/* check.c - `assay check`: what a checkpoint's directory is taken for, and what is missing. The
+ * worker describes config.json and the weights, as it does for a broker; the tokenizer and the chat
+ * template are loaded here, as a broker loads them. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/cli/cli.h"
+#include "broker/cli/json_print.h"
+#include "broker/cli/reply.h"
+#include "broker/text/compose.h"
+#include "broker/workers/spawn.h"
+#include "schema/alloc.h"
+
+#define OUTPUT_BYTES (1u << 20)
+#define LIMIT_MS 3600000 /* the digest of a large checkpoint on a slow disk */
+#define MAX_ARGUMENTS 16
+
+struct check {
+    const struct cli *cli;
+    json_t *model;          /* what the worker says */
+    struct text_model text; /* released only if it was loaded */
+    int has_text;
+    struct err no_text; /* why texts cannot be scored; code 0: they can */
+};
+
+/* ---- the worker ---- */
+
+static void add_option(const char **argv, int *n, const char *name, const char *value)
+{
+    if (!value)
+        return;
+    argv[(*n)++] = name;
+    argv[(*n)++] = value;
+}
+
+static int describe(struct check *k, struct err *e)
+{
+    char worker[4200], words[4096];
+    const struct cli *c = k->cli;
+    const char *argv[MAX_ARGUMENTS] = {worker, "--describe", "--model", c->operand};
+    json_error_t why;
+    int n = 4;
+    snprintf(worker, sizeof worker, "%s/assay-worker", c->bin_dir);
+    if (c->value[CLI_WORKER])
+        snprintf(worker, sizeof worker, "%s", c->value[CLI_WORKER]);
+    add_option(argv, &n, "--head", c->value[CLI_HEAD]);
+    add_option(argv, &n, "--weights", c->value[CLI_WEIGHTS]);
+    add_option(argv, &n, "--max-len", c->value[CLI_MAX_LEN]);
+    char *out = xcalloc(1, OUTPUT_BYTES);
+    int rc = child_output((char *const *)argv, LIMIT_MS, (struct child_text){out, OUTPUT_BYTES},
+        (struct child_text){words, sizeof words}, e);
+    if (rc > 0)
+        rc = err_set(e, ASSAY_EFORMAT, "%s", child_last_line(words, "the worker gave no reason"));
+    if (rc == 0 && !(k->model = json_loads(out, 0, &why)))
+        rc = err_set(e, ASSAY_EINTERNAL, "%s --describe: not JSON: %s", worker, why.text);
+    free(out);
+    return rc;
+}
+
+/* ---- the text ---- */
+
+static void load_text(struct check *k)
+{
+    const struct cli *c = k->cli;
+    struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
+        strcmp(reply_text(k->model, "architecture"), "Qwen2ForProcessRewardModel") == 0};
+    struct text_model *t = &k->text;
+    if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
+        return;
+    k->has_text = 1;
+    if (!t->tokenizer)
+        err_set(&k->no_text, ASSAY_EBADTEXT, "%s", t->reason);
+}
+
+static int32_t step_token(const struct check *k)
+{
+    int32_t id = k->has_text && k->text.tokenizer
+                     ? tokenizer_find_added(k->text.tokenizer, "<extra_0>")
+                     : -1;
+    return id >= 0 ? id : (int32_t)reply_int(k->model, "step_token");
+}
+
+static const char *template_name(const struct check *k)
+{
+    const struct chat *chat = &k->text.chat;
+    if (!k->has_text || chat->template == CHAT_NONE)
+        return NULL;
+    return chat->template == CHAT_JINJA ? "interpreted" : chat_name(chat->template);
+}
+
+/* ---- the report ---- */
+
+static void print_model(const struct check *k)
+{
+    const json_t *m = k->model;
+    printf("model          %s\n", reply_text(m, "architecture"));
+    printf("trunk          %lld layers, %lld wide, %lld heads of %lld (%lld for keys and values)\n",
+        (long long)reply_int(m, "n_layers"), (long long)reply_int(m, "hidden_size"),
+        (long long)reply_int(m, "n_heads"), (long long)reply_int(m, "head_dim"),
+        (long long)reply_int(m, "n_kv_heads"));
+    printf("weights        %s, %.1f MB, digest %.12s\n", reply_text(m, "dtype"),
+        (double)reply_int(m, "weight_bytes") / 1e6, reply_text(m, "digest"));
+    printf("vocabulary     %lld ids\n", (long long)reply_int(m, "vocab_size"));
+    printf("longest row    %lld tokens\n", (long long)reply_int(m, "max_len"));
+    printf("mode           %s\n", reply_text(m, "mode"));
+}
+
+static void print_head(const struct check *k)
+{
+    const json_t *m = k->model;
+    int64_t n = reply_int(m, "n_labels"), pad = reply_int(m, "pad_token");
+    printf("scores         %lld label%s, pooling %s, activation %s", (long long)n,
+        n == 1 ? "" : "s", reply_text(m, "default_pool"), reply_text(m, "default_activation"));
+    if (reply_int(m, "pad_rule") != 0 && pad >= 0)
+        printf(", pad token %lld is passed over", (long long)pad);
+    printf("\n");
+    if (strcmp(reply_text(m, "default_pool"), "STEP") == 0 && step_token(k) >= 0)
+        printf("step token     %d\n", (int)step_token(k));
+    else if (strcmp(reply_text(m, "default_pool"), "STEP") == 0)
+        printf("step token     none: rows need --step-token\n");
+}
+
+static void print_text(const struct check *k)
+{
+    const struct chat *chat = &k->text.chat;
+    if (k->has_text && k->text.tokenizer)
+        printf("tokenizer      BPE over %s, %u ids\n",
+            tokenizer_is_of_characters(k->text.tokenizer) ? "characters" : "bytes",
+            tokenizer_n_ids(k->text.tokenizer));
+    else
+        printf("tokenizer      none that can be used\n");
+    if (template_name(k))
+        printf("chat template  %s%s%s\n", template_name(k), chat->origin[0] ? ", in " : "",
+            chat->origin);
+    else
+        printf("chat template  none: %s\n", k->has_text ? chat->reason : "the files are not read");
+    if (k->no_text.code)
+        printf("text rows      cannot be scored: %s\n", k->no_text.msg);
+    else if (tokenizer_n_ids(k->text.tokenizer) > reply_int(k->model, "vocab_size"))
+        printf("text rows      can be scored, except those with ids that the embedding lacks\n");
+    else
+        printf("text rows      can be scored\n");
+}
+
+static int print_json(const struct check *k, struct err *e)
+{
+    const char *name = template_name(k);
+    json_t *line = json_deep_copy(k->model);
+    json_object_set_new(line, "step_token", json_integer(step_token(k)));
+    json_object_set_new(line, "tokenizer_ids",
+        k->has_text && k->text.tokenizer ? json_integer(tokenizer_n_ids(k->text.tokenizer))
+                                         : json_null());
+    json_object_set_new(line, "chat_template", name ? json_string(name) : json_null());
+    json_object_set_new(
+        line, "chat_template_in", name ? json_string(k->text.chat.origin) : json_null());
+    json_object_set_new(line, "text_rows", json_boolean(k->no_text.code == 0));
+    json_object_set_new(
+        line, "reason", k->no_text.code ? json_string(k->no_text.msg) : json_null());
+    int rc = json_print_line(stdout, line, e);
+    json_decref(line);
+    return rc;
+}
+
+int verb_check(const struct cli *c)
+{
+    struct check k = {.cli = c};
+    struct err e = {0};
+    if (describe(&k, &e) != 0)
+        return cli_fail(&e);
+    load_text(&k);
+    int rc = k.no_text.code ? EX_CONFIG : EX_OK;
+    if (c->value[CLI_JSON]) {
+        rc = print_json(&k, &e) != 0 ? cli_fail(&e) : rc;
+    } else {
+        print_model(&k);
+        print_head(&k);
+        print_text(&k);
+    }
+    if (k.has_text)
+        text_model_release(&k.text);
+    json_decref(k.model);
+    return rc;
+}

@@ -1,0 +1,77 @@
+"""`assay check`: what a checkpoint is taken for, and what is missing."""
+import json
+import shutil
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, PATIENCE
+
+
+def check(model, *options):
+    return subprocess.run([BIN / "assay", "check", model, *options], capture_output=True, text=True, timeout=60 * PATIENCE)
+
+
+def said(done):
+    return {line[:15].strip(): line[15:] for line in done.stdout.splitlines()}
+
+
+@pytest.fixture
+def text_model(directory):
+    return shutil.copytree(MODELS / "demo-reward", directory / "m")
+
+
+def test_a_whole_checkpoint(text_model):
+    done = check(text_model)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 10
+    words = said(done)
+    assert words["model"] == "Qwen2ForRewardModel"
+    assert words["trunk"] == "6 layers, 128 wide, 4 heads of 64 (2 for keys and values)"
+    assert words["scores"] == "1 label, pooling LAST, activation none"
+    assert words["tokenizer"] == "BPE over bytes, 299 ids"
+    assert words["chat template"] == "chatml, in tokenizer_config.json"
+    assert words["text rows"] == "can be scored"
+    about = json.loads(check(text_model, "--json").stdout)
+    assert about["architecture"] == "Qwen2ForRewardModel" and about["text_rows"] and about["reason"] is None
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir() if (path / "config.json").exists()))
+def test_every_checkpoint_of_the_tests(name):
+    """Each is described, or refused by the option that is missing; texts can be scored where there is a tokenizer."""
+    config = json.loads((MODELS / name / "config.json").read_text())
+    done = check(MODELS / name)
+    if done.stdout == "":
+        assert done.returncode == 78 and "--head" in done.stderr and config["architectures"][0].endswith("ForCausalLM"), done
+        done = check(MODELS / name, "--head", "lm:5,7:softmax")
+    words = said(done)
+    assert words["model"] == config["architectures"][0]
+    assert f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, {config['num_attention_heads']} heads" in words["trunk"]
+    can = words["text rows"] == "can be scored"
+    assert done.returncode == (0 if can else 78) and (can or "tokenizer.json" in words["text rows"])
+    assert (MODELS / name / "tokenizer.json").exists() or words["text rows"] == "cannot be scored: the checkpoint has no tokenizer.json; send ids"
+    assert ("step token" in words) == ("pooling STEP" in words["scores"])
+
+
+def test_what_is_missing(text_model):
+    config = json.loads((text_model / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (text_model / "tokenizer_config.json").write_text(json.dumps(config))
+    done = check(text_model)
+    assert done.returncode == 0 and said(done)["chat template"].startswith("none: the checkpoint has no chat template")
+    (text_model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert said(check(text_model))["chat template"] == "interpreted, in chat_template.jinja"
+    assert said(check(text_model, "--chat-template", "qwen2.5"))["chat template"] == "qwen2.5"
+    (text_model / "tokenizer.json").write_text("{")
+    done = check(text_model)
+    assert done.returncode == 78 and "tokenizer.json" in done.stdout + done.stderr, done
+    (text_model / "config.json").write_text("{}")
+    done = check(text_model)
+    assert (done.returncode, done.stdout) == (78, "") and "config.json" in done.stderr
+
+
+def test_no_directory(directory):
+    done = check(directory / "nowhere")
+    assert (done.returncode, done.stdout) == (78, "") and "nowhere" in done.stderr
+    assert check("owner/name").returncode == 78
+    done = subprocess.run([BIN / "assay", "check"], capture_output=True, text=True)
+    assert done.returncode == 64 and "DIR" in done.stderr
