@@ -217,7 +217,7 @@ static struct jinja_value slice_string(
     size_t begin = jinja_mark_here(r);
     for (int64_t i = 0; i < count; i++)
         jinja_put_string(r, all->at[start + i * step].u.s);
-    return jinja_cut(r, begin);
+    return s->markup ? jinja_markup(r, jinja_cut(r, begin)) : jinja_cut(r, begin);
 }
 
 struct jinja_value jinja_slice_of(

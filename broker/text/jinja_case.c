@@ -61,12 +61,7 @@ static struct jinja_value finish(struct jinja_run *r, const struct jinja_string 
 {
     jinja_mark_changed(r, begin, s);
     struct jinja_value v = jinja_cut(r, begin);
-    if (!s->markup)
-        return v;
-    struct jinja_string *own = jinja_take(r, sizeof *own);
-    *own = *v.u.s;
-    own->markup = 1;
-    return jinja_string_value(own);
+    return s->markup ? jinja_markup(r, v) : v;
 }
 
 static struct jinja_value mapped(
@@ -176,8 +171,9 @@ int jinja_has_case(struct jinja_run *r, const struct jinja_string *s, int upper)
             if (of != (upper ? UTF8PROC_CATEGORY_LU : UTF8PROC_CATEGORY_LL))
                 return 0;
             found = 1;
-        } else if (c >= 0x80 && (of == UTF8PROC_CATEGORY_LM || of == UTF8PROC_CATEGORY_NL ||
-                                    of == UTF8PROC_CATEGORY_SO || c == 0xaa || c == 0xba))
+        } else if (c >= 0x80 &&
+                   (of == UTF8PROC_CATEGORY_LM || of == UTF8PROC_CATEGORY_NL ||
+                       of == UTF8PROC_CATEGORY_SO || c == 0xaa || c == 0xba || c == 0x345))
             jinja_fail(r, "asking for the case of U+%04X is not supported", c);
     }
     jinja_spend(r, s->len / 8);
@@ -218,7 +214,7 @@ static struct jinja_value title(
         in_word =
             of == UTF8PROC_CATEGORY_LU || of == UTF8PROC_CATEGORY_LL || of == UTF8PROC_CATEGORY_LT;
         if (c >= 0x80 && (of == UTF8PROC_CATEGORY_LM || of == UTF8PROC_CATEGORY_NL ||
-                             of == UTF8PROC_CATEGORY_SO || c == 0xaa || c == 0xba))
+                             of == UTF8PROC_CATEGORY_SO || c == 0xaa || c == 0xba || c == 0x345))
             jinja_fail(r, "title beside U+%04X is not supported", c);
     }
     return finish(r, s, begin);

@@ -68,18 +68,10 @@ FILTER(replace)
     return jinja_replace(r, text_of(r, v), text_of(r, p[0]), text_of(r, p[1]), times);
 }
 
-static struct jinja_value as_markup(struct jinja_run *r, struct jinja_value v)
-{
-    struct jinja_string *s = jinja_take(r, sizeof *s);
-    *s = *text_of(r, v);
-    s->markup = 1;
-    return jinja_string_value(s);
-}
-
 FILTER(safe)
 {
     (void)p;
-    return as_markup(r, v);
+    return jinja_markup(r, jinja_str(r, v));
 }
 
 FILTER(escape)
@@ -266,7 +258,7 @@ FILTER(round_to)
     if (precision < 0 || precision > 20 || !jinja_is_number(v))
         jinja_fail(r, "round: expected a number and a precision of 0 to 20");
     if (is_common && v.kind != J_FLOAT)
-        return v;
+        return jinja_int(v.u.n);
     double f = jinja_binary(r, '/', v, jinja_float(1)).u.f, scale = pow(10, (double)precision);
     if (!is_common) {
         f *= scale;
@@ -300,8 +292,6 @@ FILTER(tojson)
 FILTER(attribute)
 {
     struct jinja_value name = jinja_str(r, p[0]);
-    if (v.kind == J_UNDEFINED)
-        return jinja_undefined(r, jinja_slice(name.u.s));
     if (v.kind == J_DICT || v.kind == J_STR || v.kind == J_SEQ)
         jinja_fail(r, "the filter attr of a %s is not supported", jinja_type_name(v));
     return jinja_attribute(r, v, name.u.s);

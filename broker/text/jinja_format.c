@@ -106,8 +106,9 @@ struct jinja_value jinja_format_percent(
         }
         from = i;
     }
-    int is_tuple = arguments.kind == J_SEQ && arguments.u.q->type == SEQ_TUPLE;
-    if (is_tuple ? p.next < arguments.u.q->n : p.next == 0 && arguments.kind != J_DICT)
+    int is_seq = arguments.kind == J_SEQ, is_tuple = is_seq && arguments.u.q->type == SEQ_TUPLE;
+    int is_mapping = arguments.kind == J_DICT || (is_seq && arguments.u.q->type <= SEQ_RANGE);
+    if (is_tuple ? p.next < arguments.u.q->n : p.next == 0 && !is_mapping)
         jinja_fail(r, "%%: not all values have a place in the format");
     return jinja_cut(r, begin);
 }

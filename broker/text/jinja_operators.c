@@ -135,6 +135,15 @@ static void put_escaped(struct jinja_run *r, const struct jinja_string *s)
     jinja_mark_changed(r, begin, s);
 }
 
+/* The same string as Markup. */
+struct jinja_value jinja_markup(struct jinja_run *r, struct jinja_value v)
+{
+    struct jinja_string *s = jinja_take(r, sizeof *s);
+    *s = *v.u.s;
+    s->markup = 1;
+    return jinja_string_value(s);
+}
+
 /* Text as Markup.escape() makes it: Markup stays as it is. */
 struct jinja_value jinja_escape(struct jinja_run *r, struct jinja_value v)
 {
@@ -143,10 +152,7 @@ struct jinja_value jinja_escape(struct jinja_run *r, struct jinja_value v)
     if (text.u.s->markup)
         return text;
     put_escaped(r, text.u.s);
-    struct jinja_string *s = jinja_take(r, sizeof *s);
-    *s = *jinja_cut(r, begin).u.s;
-    s->markup = 1;
-    return jinja_string_value(s);
+    return jinja_markup(r, jinja_cut(r, begin));
 }
 
 static struct jinja_value add_strings(
@@ -160,12 +166,7 @@ static struct jinja_value add_strings(
     jinja_put_string(r, a);
     jinja_put_string(r, b);
     struct jinja_value both = jinja_cut(r, begin);
-    if (!a->markup)
-        return both;
-    struct jinja_string *s = jinja_take(r, sizeof *s);
-    *s = *both.u.s;
-    s->markup = 1;
-    return jinja_string_value(s);
+    return a->markup ? jinja_markup(r, both) : both;
 }
 
 static struct jinja_value add_seqs(

@@ -398,6 +398,7 @@ int jinja_compare(
     struct jinja_run *r, enum jinja_comparison op, struct jinja_value a, struct jinja_value b);
 int jinja_contains(struct jinja_run *r, struct jinja_value container, struct jinja_value v);
 struct jinja_value jinja_escape(struct jinja_run *r, struct jinja_value v);
+struct jinja_value jinja_markup(struct jinja_run *r, struct jinja_value v);
 struct jinja_value jinja_format_percent(
     struct jinja_run *r, const struct jinja_string *format, struct jinja_value arguments);
 struct jinja_value jinja_format_braces(struct jinja_run *r, const struct jinja_string *format,

@@ -136,16 +136,31 @@ struct sortable {
     struct jinja_value key, value;
 };
 
+/* How to sort. by_list: keys are compared as lists of one are, which asks first whether they are
+ * equal. */
+struct order {
+    struct jinja_value path;
+    int is_reverse, with_case, by_list;
+};
+
+static int is_before(
+    struct jinja_run *r, const struct order *o, struct jinja_value a, struct jinja_value b)
+{
+    jinja_spend(r, 1);
+    if (o->by_list && jinja_equal(r, a, b))
+        return 0;
+    return jinja_order(r, a, b, "<") == -1;
+}
+
 /* Merges two sorted runs; equal keys keep their order. */
 static void merge(struct jinja_run *r, struct sortable *at, struct sortable *spare, size_t n,
-    size_t half, int is_reverse)
+    const struct order *o)
 {
-    size_t i = 0, k = half, to = 0;
+    size_t half = n / 2, i = 0, k = half, to = 0;
     while (i < half && k < n) {
-        int c = is_reverse ? jinja_order(r, at[i].key, at[k].key, "<")
-                           : jinja_order(r, at[k].key, at[i].key, "<");
-        spare[to++] = c == -1 ? at[k++] : at[i++];
-        jinja_spend(r, 1);
+        int second = o->is_reverse ? is_before(r, o, at[i].key, at[k].key)
+                                   : is_before(r, o, at[k].key, at[i].key);
+        spare[to++] = second ? at[k++] : at[i++];
     }
     while (i < half)
         spare[to++] = at[i++];
@@ -154,26 +169,24 @@ static void merge(struct jinja_run *r, struct sortable *at, struct sortable *spa
     memcpy(at, spare, n * sizeof *at);
 }
 
-static void sort_items(
-    struct jinja_run *r, struct sortable *at, struct sortable *spare, size_t n, int is_reverse)
+static void sort_items(struct jinja_run *r, struct sortable *at, struct sortable *spare, size_t n,
+    const struct order *o)
 {
     if (n < 2)
         return;
-    sort_items(r, at, spare, n / 2, is_reverse);
-    sort_items(r, at + n / 2, spare, n - n / 2, is_reverse);
-    merge(r, at, spare, n, n / 2, is_reverse);
+    sort_items(r, at, spare, n / 2, o);
+    sort_items(r, at + n / 2, spare, n - n / 2, o);
+    merge(r, at, spare, n, o);
 }
 
-static struct jinja_value sorted(struct jinja_run *r, const struct jinja_seq *q,
-    struct jinja_value path, int is_reverse, int with_case)
+static struct jinja_value sorted(
+    struct jinja_run *r, const struct jinja_seq *q, const struct order *o)
 {
     struct sortable *at = jinja_take(r, 2 * q->n * sizeof *at);
     struct jinja_value all = jinja_seq_new(r, SEQ_LIST);
-    if (path.kind == J_STR && memchr(path.u.s->at, ',', path.u.s->len))
-        jinja_fail(r, "sort by several attributes is not supported");
     for (size_t i = 0; i < q->n; i++)
-        at[i] = (struct sortable){order_key(r, q->at[i], path, with_case), q->at[i]};
-    sort_items(r, at, at + q->n, q->n, is_reverse);
+        at[i] = (struct sortable){order_key(r, q->at[i], o->path, o->with_case), q->at[i]};
+    sort_items(r, at, at + q->n, q->n, o);
     for (size_t i = 0; i < q->n; i++)
         jinja_seq_add(r, all.u.q, at[i].value);
     return all;
@@ -182,7 +195,10 @@ static struct jinja_value sorted(struct jinja_run *r, const struct jinja_seq *q,
 /* p: reverse, case_sensitive, attribute. */
 FILTER(sort)
 {
-    return sorted(r, jinja_items(r, v), p[2], jinja_true(r, p[0]), jinja_true(r, p[1]));
+    const struct order o = {p[2], jinja_true(r, p[0]), jinja_true(r, p[1]), 1};
+    if (p[2].kind == J_STR && p[2].u.s->len > 0 && memchr(p[2].u.s->at, ',', p[2].u.s->len))
+        jinja_fail(r, "sort by several attributes is not supported");
+    return sorted(r, jinja_items(r, v), &o);
 }
 
 /* p: case_sensitive, by, reverse. */
@@ -200,8 +216,8 @@ FILTER(dictsort)
     }
     const struct jinja_builtin *of =
         jinja_container_method(v, (struct slice){(const uint8_t *)"items", 5});
-    return sorted(
-        r, of->call(r, v, none).u.q, jinja_int(place), jinja_true(r, p[2]), jinja_true(r, p[0]));
+    const struct order o = {jinja_int(place), jinja_true(r, p[2]), jinja_true(r, p[0]), 0};
+    return sorted(r, of->call(r, v, none).u.q, &o);
 }
 
 /* p: case_sensitive, attribute. */

@@ -351,6 +351,8 @@ static struct jinja_value partition_at(
     struct jinja_value v = jinja_seq_new(r, SEQ_TUPLE), empty = jinja_literal(r, "");
     if (w->len == 0)
         jinja_fail(r, "partition: the separator is empty");
+    if (s->markup)
+        jinja_fail(r, "partition of what |safe made is not supported");
     size_t at = from_right ? find_last(r, s, w, s->len) : find_from(r, s, w, 0);
     int is_there = at != SIZE_MAX;
     struct jinja_value whole = jinja_string_value(s);
@@ -449,6 +451,8 @@ struct jinja_value jinja_pad(struct jinja_run *r, const struct jinja_string *s, 
         jinja_fail(r, "expected one character to fill with");
     if (n <= 0)
         return jinja_string_value(s);
+    if (s->markup)
+        jinja_fail(r, "filling up what |safe made is not supported");
     left = side < 0 ? n : side > 0 ? 0 : n / 2 + (n & width & 1);
     for (int64_t i = 0; i < n; i++) {
         if (i == left)

@@ -398,6 +398,12 @@ static struct jinja_seq *characters(struct jinja_run *r, const struct jinja_stri
 {
     struct jinja_seq *q = jinja_seq_new(r, SEQ_LIST).u.q;
     unsigned bytes;
+    if (s->markup) { /* its characters are none */
+        struct jinja_string *plain = jinja_take(r, sizeof *plain);
+        *plain = *s;
+        plain->markup = 0;
+        s = plain;
+    }
     for (size_t i = 0; i < s->len; i += bytes) {
         unicode_decode(s->at + i, &bytes);
         jinja_spend(r, 1);

@@ -116,6 +116,8 @@ a {%- if true %} b {% endif -%} c {{- 1 -}} d {{ 2 }}
 {{ numbers | list }}{{ 'ab' | list }}{{ map | list }}{{ map.keys() | list }}{{ map.values() | list }}{{ map.items() | list }}{{ map | items | list }}{{ range(3) | list }}{{ range(1, 10, 4) | list }}{{ range(3, 0, -1) | list }}
 {{ numbers | reverse | list }}{{ 'abc' | reverse }}{{ numbers | sort }}{{ numbers | sort(reverse=true) }}{{ words | sort }}{{ words | sort(case_sensitive=true) }}{{ words | sort(true) }}{{ messages | sort(attribute='role') | map(attribute='role') | list }}
 {{ ['a', 1] | sort }}
+{{ [none, none] | sort }}{{ [{'a': 1}, {'b': 2}] | sort(attribute='n') }}{{ true | round }}{{ ('<b' | safe)[::-1] | e }}{{ ('<' | safe) | list }}{{ 'x' % [] }}{{ none | tojson }}
+{{ missing | attr('x') }}
 {{ map | dictsort }}{{ map | dictsort(true) }}{{ {'a': 2, 'b': 1} | dictsort(by='value') }}{{ {'a': 2, 'b': 1} | dictsort(reverse=true) }}{{ words | unique | list }}{{ numbers | min }}{{ numbers | max }}{{ words | min }}{{ empty | max is undefined }}
 {{ numbers | sum }}{{ numbers | sum(start=5) }}{{ messages | selectattr('n') | sum(attribute='n') }}{{ [1, 2, 3, 4, 5] | batch(2) | list }}{{ [1, 2, 3] | batch(2, 'x') | list }}
 {{ numbers | select('gt', 2) | list }}{{ numbers | reject('odd') | list }}{{ numbers | select | list }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}{{ messages | rejectattr('role', 'in', ['user', 'system']) | list | length }}{{ messages | selectattr('n', 'defined') | list | length }}
