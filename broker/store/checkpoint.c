@@ -7,8 +7,8 @@
  * them; if many are left, the other one goes on. If it cannot keep up at all, the loop waits for it
  * (MOST_PAGES), as large writes do before (store_log_is_long).
  *
- * What empties the log's file (TRUNCATE) runs in the loop, when nothing else happens: nobody may
- * write during that. */
+ * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile,
+ * so a transaction that begins then waits for it. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -36,12 +36,25 @@ struct store_copier {
     int is_open; /* it has read the database, and so knows the log */
     enum copier_state state;
     int stop;
-    int n_pages; /* of the log when it began, and of it copied now: for who sees the state */
+    /* For who sees the state. */
+    int mode;    /* SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE */
+    int n_pages; /* of the log when it began, and of it copied now */
     int n_copied;
     int rc;
 };
 
 /* ---- the thread ---- */
+
+/* Empties the log, as store_checkpoint does. */
+static int empty_log(struct store_copier *c)
+{
+    store_sync_hold(c->store);
+    store_wal_forget(c->store);
+    int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    store_wal_recall(c->store);
+    store_sync_let(c->store);
+    return rc;
+}
 
 static void copy(struct store_copier *c)
 {
@@ -51,7 +64,9 @@ static void copy(struct store_copier *c)
                 ? SQLITE_OK
                 : sqlite3_exec(c->db, "select 1 from sqlite_master limit 1", NULL, NULL, NULL);
     c->is_open = c->rc == SQLITE_OK;
-    if (c->is_open)
+    if (c->is_open && c->mode == SQLITE_CHECKPOINT_TRUNCATE)
+        c->rc = empty_log(c);
+    else if (c->is_open)
         c->rc =
             sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &c->n_copied);
 }
@@ -201,11 +216,12 @@ void store_checkpoint_whole(struct store *s, int wait_ms)
 
 /* ---- beside the loop ---- */
 
-/* Has the thread copy what is in the log now. */
-static void begin_copying(struct store *s)
+/* Has the thread copy what is in the log now, and empty it if `mode` says so. */
+static void begin_copying(struct store *s, int mode)
 {
     if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
         return;
+    s->copier->mode = mode;
     s->copier->n_pages = s->wal_pages;
     set_state(s->copier, COPIER_RUNS);
 }
@@ -224,10 +240,12 @@ static void end_copying(struct store *s)
     int left = s->wal_pages - c->n_copied;
     int could = c->rc == SQLITE_OK && c->n_copied >= c->n_pages;
     set_state(s->copier, COPIER_IDLE);
-    recall(s);
     s->has_no_room = c->rc == SQLITE_FULL;
+    if (c->mode == SQLITE_CHECKPOINT_TRUNCATE)
+        return;
+    recall(s);
     if (could && left > FEW_PAGES && s->wal_pages >= WAL_PAGES && s->wal_pages < MOST_PAGES) {
-        begin_copying(s);
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
         return;
     }
     if (could && left > 0 && s->wal_pages >= WAL_PAGES)
@@ -242,6 +260,12 @@ void store_log_has(struct store *s, int n_pages)
     if (n_pages < s->wal_pages)
         s->wal_pages_due = WAL_PAGES;
     s->wal_pages = n_pages;
+}
+
+void store_wait_to_write(struct store *s)
+{
+    if (s->copier && s->copier->mode == SQLITE_CHECKPOINT_TRUNCATE)
+        store_copier_wait(s);
 }
 
 int store_log_is_long(const struct store *s)
@@ -259,7 +283,7 @@ void store_tend(struct store *s)
     if (state == COPIER_IS_OVER)
         end_copying(s);
     else if (state == COPIER_IDLE && s->wal_pages >= s->wal_pages_due)
-        begin_copying(s);
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
 }
 
 /* Warns at twice the size each time: a few lines at most, however long it lasts. */
@@ -290,10 +314,12 @@ void store_idle(struct store *s)
     store_tend(s);
     if (state_of(s->copier) != COPIER_IDLE)
         return;
-    if (s->has_no_room || (!s->changes && store_wal_bytes(s) > 0))
+    if (s->has_no_room)
         store_checkpoint_whole(s, 0);
     else if (s->changes)
-        begin_copying(s);
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
+    else if (store_wal_bytes(s) > 0)
+        begin_copying(s, SQLITE_CHECKPOINT_TRUNCATE);
     else
         recall(s);
     s->changes = s->has_no_room = 0;

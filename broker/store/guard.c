@@ -55,8 +55,10 @@ void store_guard_rescue(struct store *s)
     if (!sqlite3_get_autocommit(s->db))
         sqlite3_exec(s->db, "rollback", NULL, NULL, NULL);
     int rc = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_FULL, NULL, NULL);
+    store_sync_hold(s);
     if (rc == SQLITE_OK)
         store_wal_forget(s);
+    store_sync_let(s);
     log_warn(
         "event=log_copied_into_database file=%s/assay.db complete=%d", s->dir, rc == SQLITE_OK);
 }

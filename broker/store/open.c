@@ -298,6 +298,7 @@ int store_begin_late(struct store *s, struct err *e)
 /* After a wait for the lock that failed, later ones hardly wait until the lock is taken again. */
 static int begin_immediate(struct store *s, struct err *e)
 {
+    store_wait_to_write(s);
     int rc = store_run(s, e, "begin immediate", "");
     int locked = rc == ASSAY_ELOCKED;
     if (locked != s->locked)

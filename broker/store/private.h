@@ -345,6 +345,7 @@ void store_wal_recall(struct store *s);
 int store_copier_start(struct store *s, struct err *e); /* call it once the sync thread is there */
 void store_copier_stop(struct store *s);                /* NULL-safe */
 void store_copier_wait(struct store *s);                /* until the thread is not copying */
+void store_wait_to_write(struct store *s);              /* until it is not emptying the log */
 /* In this thread: SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE; returns SQLite's code. */
 int store_checkpoint(struct store *s, int mode, int wait_ms);
 /* Empties the log. On a full disk the database may lack room for the log's contents, which then only

@@ -24,11 +24,13 @@
 
 struct store_sync {
     pthread_t thread;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock;   /* for the numbers, `point`, `error` and `stop` */
+    pthread_mutex_t record; /* for the store's record of syncs; taken after `lock`, if both are */
     pthread_cond_t wanted_more, synced_more;
     struct store *store;
     int event_fd;
     uint64_t written, wanted, synced; /* numbers of commits */
+    uint64_t recorded;                /* and of the last that is in the record */
     struct wal_point point;           /* where the last written commit ends */
     int error;                        /* errno of a sync that failed: nothing after it is certain */
     int stop;
@@ -39,6 +41,17 @@ static void tell(const struct store_sync *y)
     uint64_t one = 1;
     if (write(y->event_fd, &one, sizeof one) != (ssize_t)sizeof one)
         return; /* the counter is full, so the descriptor is readable */
+}
+
+/* Records a sync of commit `number`, unless a later one was. */
+static void record_sync(struct store_sync *y, uint64_t number, const struct wal_point *p)
+{
+    pthread_mutex_lock(&y->record);
+    if (number > y->recorded) {
+        store_wal_synced(y->store, p);
+        y->recorded = number;
+    }
+    pthread_mutex_unlock(&y->record);
 }
 
 static void *sync_for_ever(void *arg)
@@ -54,12 +67,12 @@ static void *sync_for_ever(void *arg)
         }
         pthread_mutex_unlock(&y->lock);
         int error = fdatasync(y->store->wal.log_fd) == 0 ? 0 : errno;
+        if (error == 0)
+            record_sync(y, number, &point);
         pthread_mutex_lock(&y->lock);
         y->error = error;
-        if (error == 0 && number > y->synced) {
-            store_wal_synced(y->store, &point);
+        if (error == 0 && number > y->synced)
             y->synced = number;
-        }
         pthread_cond_broadcast(&y->synced_more);
         tell(y);
     }
@@ -88,6 +101,7 @@ static void free_sync(struct store_sync *y)
     if (y->event_fd >= 0)
         close(y->event_fd);
     pthread_mutex_destroy(&y->lock);
+    pthread_mutex_destroy(&y->record);
     pthread_cond_destroy(&y->wanted_more);
     pthread_cond_destroy(&y->synced_more);
     free(y);
@@ -99,6 +113,7 @@ int store_sync_start(struct store *s, struct err *e)
     struct store_sync *y = xcalloc(1, sizeof *y);
     y->store = s;
     pthread_mutex_init(&y->lock, NULL);
+    pthread_mutex_init(&y->record, NULL);
     pthread_cond_init(&y->wanted_more, NULL);
     pthread_cond_init(&y->synced_more, NULL);
     y->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -130,27 +145,29 @@ void store_sync_wrote(struct store *s, int synced)
     struct store_sync *y = s->sync;
     struct wal_point point;
     store_wal_point(s, &point);
+    store_sync_hold(s);
+    store_wal_wrote(s, &point);
+    store_sync_let(s);
+    if (synced)
+        record_sync(y, y->written + 1, &point); /* only this thread writes the number */
     pthread_mutex_lock(&y->lock);
     y->written++;
     y->point = point;
-    store_wal_wrote(s, &point);
-    if (synced) {
-        store_wal_synced(s, &point);
+    if (synced)
         y->synced = y->written;
-    }
     pthread_mutex_unlock(&y->lock);
 }
 
 void store_sync_hold(struct store *s)
 {
     if (s->sync)
-        pthread_mutex_lock(&s->sync->lock);
+        pthread_mutex_lock(&s->sync->record);
 }
 
 void store_sync_let(struct store *s)
 {
     if (s->sync)
-        pthread_mutex_unlock(&s->sync->lock);
+        pthread_mutex_unlock(&s->sync->record);
 }
 
 static void want_all(struct store_sync *y)

@@ -183,6 +183,7 @@ static void test_copying_the_log_holds_nobody(void **state)
     struct store *store;
     struct store_options options = {.mode = MODE, .digest = DIGEST};
     struct err err;
+    uint64_t synced;
     share_disk();
     must(store_open(&store, s->dir, &options, &err));
     int64_t job = new_job(store, "before", 0);
@@ -203,6 +204,17 @@ static void test_copying_the_log_holds_nobody(void **state)
     store_tend(store);
     new_job(store, "after", 0);
     assert_in_range(store->wal_pages, 1, 100); /* it was begun anew */
+    must(store_wait_synced(store, &err));
+    idle(store);
+    *disk = DISK_WAITS;
+    alarm(PATIENCE_MS / 1000);
+    store_idle(store); /* empties it */
+    must(store_synced(store, &synced, &err));
+    assert_true(store_wal_bytes(store) > 0);
+    *disk = DISK_FINE;
+    alarm(0);
+    new_job(store, "then", 0); /* waits until it is empty */
+    assert_in_range(store_wal_bytes(store), 1, 1 << 20);
     store_close(&store);
 }
 
