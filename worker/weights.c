@@ -277,7 +277,7 @@ int weights_open_chosen(struct weights **out, const char *dir, const char *choic
         rc = index ? open_shards(w, dir, json_object_get(index, "weight_map"), e) : ASSAY_EFORMAT;
         json_decref(index);
     }
-    if (rc == 0 && has_value_head(dir))
+    if (rc == 0 && has_value_head(dir) && !find_file(w, dir, VALUE_HEAD_FILE))
         rc = open_file(w, dir, VALUE_HEAD_FILE, e);
     w->decided = decided ? from == FROM_SINGLE ? "single" : "index" : NULL;
     if (rc != 0)

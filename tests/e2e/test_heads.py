@@ -180,3 +180,14 @@ def test_inform_pools_the_token_before_the_first_pad_token(directory):
         there = client.call("score", rows=at)["rows"]
     assert [row["pooled_at"][0]["i"] for row in found] == expected
     assert [row["score"] for row in found] == [values(row)[0] for row in there]
+
+
+def test_an_index_that_names_the_value_head_too(directory):
+    """As where one program wrote both: it is read once."""
+    model = copy_model(directory, "value-head")
+    (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
+    places = {name: file for file in ("model-00001-of-00001.safetensors", "value_head.safetensors")
+              for name in read(model / file)[0] if name != "__metadata__"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    code, said = describe(model)
+    assert code == 0, said
