@@ -25,7 +25,8 @@ struct slot {
 struct token {
     uint32_t from, len; /* in bytes */
     int32_t id;
-    int is_whole; /* the merges of its own bytes lead to this token alone */
+    uint8_t is_whole; /* the merges of its own bytes lead to this token alone */
+    uint8_t is_control;
 };
 
 struct merge {
@@ -66,6 +67,7 @@ struct bpe_encoder {
     struct part *parts; /* [parts_room] */
     uint64_t *heap;     /* rank << 32 | place */
     size_t parts_room, heap_room, heap_len;
+    int avoids_controls;
 };
 
 void id_list_add(struct id_list *l, int32_t id)
@@ -153,7 +155,8 @@ static int add_token(struct bpe *b, const struct bpe_token *t, uint32_t *used, s
     if (same)
         return err_set(
             e, ASSAY_EFORMAT, "tokens %d and %d stand for the same bytes", same->id, t->id);
-    b->tokens[b->n_tokens] = (struct token){*used, (uint32_t)t->bytes.len, t->id, 0};
+    b->tokens[b->n_tokens] =
+        (struct token){*used, (uint32_t)t->bytes.len, t->id, 0, (uint8_t)t->is_control};
     memcpy(b->bytes + *used, t->bytes.at, t->bytes.len);
     *used += (uint32_t)t->bytes.len;
     while (b->slots[i].token)
@@ -390,9 +393,24 @@ static void remember(
     memcpy(c->ids, ids, n * sizeof *ids);
 }
 
+static int is_control(const struct bpe *b, const uint8_t *word, size_t len, uint32_t hash)
+{
+    const struct token *t = find_token(b, word, len, hash);
+    return t && t->is_control;
+}
+
+void bpe_avoid_controls(struct bpe_encoder *n, int avoid)
+{
+    n->avoids_controls = avoid;
+}
+
 static void encode_word(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
 {
     uint32_t hash = hash_word(word, len);
+    if (n->avoids_controls && is_control(n->bpe, word, len, hash)) {
+        merge_word(n, word, len, out); /* nor is it remembered */
+        return;
+    }
     struct cached *c = len <= CACHE_WORD_BYTES ? &n->cache[hash % CACHE_WORDS] : NULL;
     if (c && recall(c, word, len, out))
         return;

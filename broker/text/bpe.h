@@ -25,6 +25,7 @@ struct bpe;
 struct bpe_token {
     struct slice bytes; /* at least one byte */
     int32_t id;
+    int is_control; /* see bpe_avoid_controls */
 };
 
 struct bpe_merge {
@@ -60,6 +61,8 @@ void id_list_add(struct id_list *l, int32_t id);
 struct bpe_encoder;
 struct bpe_encoder *bpe_encoder_new(const struct bpe *b);
 void bpe_encoder_free(struct bpe_encoder **n);
+/* From here on, ignore_merges makes no word a control token (1), or it does (0, as at first). */
+void bpe_avoid_controls(struct bpe_encoder *n, int avoid);
 /* Appends the word's tokens to out. len >= 1. */
 void bpe_encode(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out);
 /* Do words start as characters (struct bpe_parts' of_characters), not as bytes? */

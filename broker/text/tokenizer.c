@@ -271,6 +271,7 @@ int encoder_text(
         return err_set(
             e, ASSAY_EBADTEXT, "byte %zu: expected UTF-8, found 0x%02x", valid, text.at[valid]);
     n->failed.code = 0;
+    bpe_avoid_controls(n->bpe, n_closed > 0);
     cut_added(n, &s, encode_raw);
     if (n->failed.code != 0 && e)
         *e = n->failed;

@@ -98,7 +98,8 @@ static int read_vocab(struct reader *r, struct bpe_token *tokens, uint32_t *n)
         struct slice *piece =
             n_bytes > 0 ? new_piece(r, id, bytes, n_bytes) : new_piece(r, id, key, len);
         if (n_bytes > 0 || (!r->is_byte_level && len > 0))
-            tokens[(*n)++] = (struct bpe_token){*piece, id};
+            tokens[(*n)++] =
+                (struct bpe_token){*piece, id, json_object_get(r->controls, key) != NULL};
         free(bytes);
     }
     return 0;
@@ -282,12 +283,36 @@ static int read_added(struct reader *r, const json_t *added)
     return 0;
 }
 
+/* The texts of special tokens, as an object's keys. */
+static json_t *find_controls(const json_t *added)
+{
+    json_t *v, *found = json_object();
+    size_t k;
+    json_array_foreach((json_t *)added, k, v)
+    {
+        const char *content = json_string_value(json_object_get(v, "content"));
+        if (content && !reader_is_off(v, "special"))
+            json_object_set_new(found, content, json_true());
+    }
+    return found;
+}
+
+/* Are the ids around a text tokens? */
+static int check_frame(const struct reader *r, const struct id_list *ids)
+{
+    for (size_t i = 0; i < ids->len; i++)
+        if ((uint32_t)ids->at[i] >= r->t->n_ids || !r->t->pieces[ids->at[i]].at)
+            return reader_wrong(r, "post_processor: expected ids of tokens, found %d", ids->at[i]);
+    return 0;
+}
+
 int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
 {
     struct reader r = {.t = t, .e = e};
     const json_t *model = json_object_get(root, "model");
     const json_t *added = json_object_get(root, "added_tokens");
     r.vocab = json_object_get(model, "vocab");
+    r.controls = find_controls(added);
     make_alphabet(r.byte_of);
     int rc = check_model(&r, model);
     if (rc == 0)
@@ -302,5 +327,10 @@ int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
         rc = read_model(&r, model);
     if (rc == 0)
         rc = read_added(&r, added);
+    if (rc == 0)
+        rc = check_frame(&r, &t->before);
+    if (rc == 0)
+        rc = check_frame(&r, &t->behind);
+    json_decref(r.controls);
     return rc;
 }

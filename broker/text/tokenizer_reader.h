@@ -10,6 +10,7 @@
 struct reader {
     struct tokenizer *t;
     const json_t *vocab;
+    json_t *controls;                        /* the texts of special tokens, as keys */
     int16_t byte_of[READER_BYTE_CHARACTERS]; /* from character to byte, -1: none */
     size_t piece_bytes_used;
     int is_byte_level; /* the pre-tokenizer ends in ByteLevel */

@@ -17,7 +17,8 @@ REFUSED = {
     "specific-list": "model_specific_special_tokens", "untyped-bos": "bos_token", "add-special-off": "add_special_tokens",
     **dict.fromkeys(["addl-string", "untyped-list", "untyped-stm-list"], "additional_special_tokens"),
     "addl-obj": "model_specific_special_tokens", "stm-extra-special": "extra_special_tokens[0].special", "dec-list": "added_tokens_decoder",
-    **dict.fromkeys(["no-eot", "no-eot-named", "in-vocab-not-added", "in-vocab-named"], "transformers gives it")}
+    **dict.fromkeys(["no-eot", "no-eot-named", "in-vocab-not-added", "in-vocab-named", "tj-twice-id"],
+                    "transformers gives it")}
 CLASS_OF_QWEN = {
     **REFUSED, **dict.fromkeys(["prefix", "prefix-tj"], "add_prefix_space"), "no-nfc": "normalizer", "digits3": "pre_tokenizer",
     "ignore": "ignore_merges",
@@ -83,3 +84,9 @@ def test_a_step_token_that_only_a_side_file_names(directory, files):
             scores.append(client.call("score", rows=[row])["rows"][0])
             assert client.call("hello")["model"]["pooling"]["step_token"] == 298
     assert scores[0] == scores[1] and len(scores[0]["steps"]) == 2
+
+
+def test_a_tokenizer_model_alone(directory):
+    (directory / "tokenizer.model").write_bytes(b"")
+    done = tokenize(directory, directory)
+    assert done.returncode == 78 and "a tokenizer.model and no tokenizer.json" in done.stderr and "save_pretrained" in done.stderr

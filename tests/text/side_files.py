@@ -152,6 +152,11 @@ def spm(f=lambda t: None, **fields):
                   "ignore_merges":False,"vocab":vocab,"merges":[list(m) for m in merges]},**fields}
     f(t)
     return t
+def twice(**k):
+    def f(t): t["added_tokens"].append({**t["added_tokens"][2], **k})
+    return f
+for name, k in {"same":{},"rstrip":{"rstrip":True},"normalized":{"normalized":True},"plain":{"special":False,"lstrip":True},"id":{"id":299}}.items():
+    VARIANTS['tj-twice-'+name]=dict(tc={}, tj=tj(twice(**k)))
 LLAMA = {"tokenizer_class":"LlamaTokenizer"}
 METASPACE = {"type":"Metaspace","replacement":"\u2581","prepend_scheme":"always","split":True}
 def more(t): t["added_tokens"]+=[{"id":len(t["model"]["vocab"]),**at("<x>")},{"id":len(t["model"]["vocab"])+1,**at("<|im_end|>",special=False,normalized=True)}]

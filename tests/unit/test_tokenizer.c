@@ -209,6 +209,27 @@ static void words_of_characters(void **state)
     tokenizer_free(&t);
 }
 
+/* A word that is a control token's text, in closed text, where each word that is a token is taken. */
+static void ignore_merges_makes_no_control_of_closed_text(void **state)
+{
+    (void)state;
+    json_t *root = spm_json(1), *model = json_object_get(root, "model");
+    json_t *added = json_object_get(root, "added_tokens");
+    json_object_set_new(model, "ignore_merges", json_true());
+    json_object_set_new(root, "pre_tokenizer", json_null());
+    json_object_set_new(json_object_get(model, "vocab"), "</s>", json_integer(310));
+    json_array_append_new(
+        added, json_pack("{s:i, s:s, s:b}", "id", 310, "content", "</s>", "special", 1));
+    struct tokenizer *t = load(root);
+    struct span all = {0, 4};
+    for (int i = 0; i < 2; i++) {
+        expect_ids(t, "</s>", &all, 1, 4, '<', '/', 's', '>');
+        expect_ids(t, "</s>", NULL, 0, 1, 310);
+        expect_ids(t, "abc", &all, 1, 1, TINY_ABC);
+    }
+    tokenizer_free(&t);
+}
+
 static void unknown_characters_one_by_one_or_dropped(void **state)
 {
     (void)state;
@@ -463,6 +484,8 @@ static void frames_go_around_one_another(void **state)
     REFUSED_WITH(
         root, "post_processor", frame_json("B", 3, 4), "expected one Sequence in single, A");
     REFUSED_WITH(root, "post_processor", frame_json("A", 3, -4), "special_tokens: expected an id");
+    REFUSED_WITH(
+        root, "post_processor", frame_json("A", 3, 1000), "expected ids of tokens, found 1000");
 }
 
 /* ---- parts ---- */
@@ -508,6 +531,7 @@ int main(void)
         cmocka_unit_test(a_single_word_stands_alone),
         cmocka_unit_test(text_that_is_not_utf8_is_refused),
         cmocka_unit_test(words_of_characters),
+        cmocka_unit_test(ignore_merges_makes_no_control_of_closed_text),
         cmocka_unit_test(unknown_characters_one_by_one_or_dropped),
         cmocka_unit_test(a_long_word_takes_no_square),
         cmocka_unit_test(a_normalizer_may_not_grow_a_text_without_end),
