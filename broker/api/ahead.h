@@ -8,8 +8,9 @@
  *
  * While rows of a job are written, other messages that add rows to it wait here as well.
  *
- * LIMITS: what holds the loop still: results of many rows that are born failed; a chunk that comes
- * past a gap, and those that closing a gap lets go on; a single row of many megabytes. */
+ * LIMITS: these still hold the loop: results of rows that are born failed, some 4 us each; a chunk
+ * that comes past a gap, 2 ms a megabyte, and more for those that closing a gap lets go on; a single
+ * row of many megabytes. */
 #ifndef ASSAY_AHEAD_H
 #define ASSAY_AHEAD_H
 

@@ -1,6 +1,7 @@
-"""Large messages of text are prepared by threads: others go on meanwhile, and for the client itself nothing changes.
+"""Large messages are prepared by threads and written bit by bit: others go on meanwhile, and for the client itself nothing
+changes.
 
-The rows here are longer than the model takes: making them token ids takes long, keeping them does not.
+Most rows here are texts longer than the model takes: making them token ids takes long, keeping them does not.
 """
 import contextlib
 import struct
