@@ -3,8 +3,9 @@
  * The SHA-256 of the checkpoint's template string (CRLF made LF, trailing white space removed)
  * chooses one of the writers below, which are faster. Each does by hand what that template does
  * with a list of role and content, no tools, no generation prompt. Any other template is
- * interpreted (jinja.h, chat_jinja.c), and one that the interpreter refuses is an error that says
- * what to send instead. --chat-template names a writer or a template's file.
+ * interpreted (jinja.h, chat_jinja.c), and so is a known one where a row has tools or tool calls.
+ * One that the interpreter refuses is an error that says what to send instead. --chat-template
+ * names a writer or a template's file.
  *
  *     chatml               <|im_start|>role\ncontent<|im_end|>\n for each message
  *     qwen1.5, qwen2       chatml, with a default system prompt if the conversation has none
@@ -48,7 +49,7 @@ enum chat_template {
 struct chat {
     enum chat_template template;
     char reason[ERR_MESSAGE_BYTES]; /* why it is CHAT_NONE */
-    struct jinja *jinja;            /* of CHAT_JINJA */
+    struct jinja *jinja;            /* the template itself; NULL where only a name was given */
     const json_t *tokens;           /* the special tokens by name, borrowed; NULL: none */
     char origin[64];                /* the file that it is in; "": it was named */
     char date[12];                  /* what the template takes for today, "": not known */

@@ -106,8 +106,6 @@ static void set_template(struct chat *c, const char *source, size_t len, const c
     struct err why = {0};
     snprintf(c->origin, sizeof c->origin, "%s", file);
     c->template = chat_from_source(source, len, hash);
-    if (c->template != CHAT_NONE && !writes_bos(c->template))
-        return;
     if (jinja_parse(&c->jinja, (struct slice){(const uint8_t *)source, len}, &why) != 0)
         snprintf(c->reason, sizeof c->reason,
             "the chat template in %s cannot be used: %.200s; send text or ids, or name another one "

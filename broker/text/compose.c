@@ -222,7 +222,7 @@ static int check_utf8(struct slice s, uint32_t i, const char *name, struct err *
         e, ASSAY_EBADTEXT, field, "byte %zu: expected UTF-8, found 0x%02x", valid, s.at[valid]);
 }
 
-static int check_contents(const struct composer *c, struct err *e)
+static int check_contents(const struct composer *c, int interpreted, struct err *e)
 {
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < c->turns.n; i++) {
@@ -230,30 +230,33 @@ static int check_contents(const struct composer *c, struct err *e)
         rc = check_utf8(m->content, i, "content", e);
         if (rc == 0 && m->reasoning.at)
             rc = check_utf8(m->reasoning, i, "reasoning_content", e);
-        if (rc == 0 && c->model->chat.template == CHAT_JINJA)
+        if (rc == 0 && interpreted)
             rc = check_utf8(m->role, i, "role", e);
     }
     return rc;
 }
 
-/* Refuses tools and tool calls that the checkpoint's template would write, because none of the
- * writers by hand does; chat_reads says nothing of a template that is interpreted. */
-static int check_tools(const struct composer *c, const struct row_request *q, struct err *e)
+/* Does the row have tools or tool calls that the checkpoint's template writes, and the writer by
+ * hand does not? `field` names them. */
+static int leaves_out(const struct composer *c, const struct row_request *q, char field[48])
 {
     enum chat_template t = c->model->chat.template;
-    char field[48] = "tools";
     uint32_t i = 0;
     while (i < c->turns.n && !c->turns.at[i].has_tool_calls)
         i++;
     int calls = i < c->turns.n && (chat_reads(t) & CHAT_READS_TOOL_CALLS);
-    if (!calls && !(q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)))
-        return 0;
+    snprintf(field, 48, "tools");
     if (calls)
-        snprintf(field, sizeof field, "messages[%u].tool_calls", i);
+        snprintf(field, 48, "messages[%u].tool_calls", i);
+    return calls || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS));
+}
+
+static int refuse_tools(const struct composer *c, const char *field, struct err *e)
+{
     return err_field(e, ASSAY_EBADTEXT, field,
-        "the chat template %s writes these, and this version does not; send the conversation as "
-        "text",
-        chat_name(t));
+        "the chat template %s writes these, and without the template's own text this version does "
+        "not; send the conversation as text",
+        chat_name(c->model->chat.template));
 }
 
 /* Writes the messages so far with the template, and tokenizes the text. */
@@ -264,13 +267,16 @@ static int encode_chat(
     if (chat->template == CHAT_NONE)
         return err_field(e, ASSAY_EBADTEXT, field, "%s", chat->reason);
     chat_text_clear(&c->chat);
-    int rc = check_contents(c, e);
-    if (rc == 0)
-        rc = check_tools(c, q, e);
+    char more[48];
+    int interpreted = chat->template == CHAT_JINJA || leaves_out(c, q, more);
+    int rc = check_contents(c, interpreted, e);
+    if (rc == 0 && interpreted && !chat->jinja)
+        rc = refuse_tools(c, more, e);
     struct chat_talk talk = {
         c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0}, q->arguments};
     if (rc == 0)
-        rc = write_chat(c->model, c->run, &talk, &c->chat, e);
+        rc = interpreted ? chat_interpret(chat, c->run, &talk, &c->chat, e)
+                         : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
     if (rc != 0)
         return bad_text(field, e);
     close_contents(c);

@@ -320,6 +320,7 @@ static void a_template_in_a_file(void **state)
     put_file("chat_template.jinja", ours);
     assert_int_equal(chat_load_file(&c, path, &e), 0);
     assert_int_equal(c.template, CHAT_CHATML);
+    chat_release(&c);
     put_file("chat_template.jinja", "{{ bos_token }}");
     assert_int_equal(chat_load_file(&c, path, &e), 0);
     assert_int_equal(c.template, CHAT_JINJA);
