@@ -17,10 +17,10 @@ PEER_TOKENIZER = """
 import json, sys, time, tokenizers
 tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1] + "/tokenizer.json")
 texts = [json.loads(line)["text"] for line in open(sys.argv[2])]
-tokens = sum(len(e.ids) for e in tokenizer.encode_batch(texts))
+tokens = sum(len(e.ids) for e in tokenizer.encode_batch(texts, add_special_tokens=False))
 start, rounds = time.perf_counter(), 0
 while time.perf_counter() - start < float(sys.argv[3]):
-    tokenizer.encode_batch(texts)
+    tokenizer.encode_batch(texts, add_special_tokens=False)
     rounds += 1
 took = time.perf_counter() - start
 print(json.dumps({"tokens": tokens, "mb_per_s": rounds * sum(len(t.encode()) for t in texts) / took / 1e6}))
@@ -47,19 +47,28 @@ def texts_to_tokenize():
         yield name, [text[k:k + 2000] for k in range(0, min(len(text), 2_000_000), 2000)]
 
 
+def measure(model, texts):
+    """Tokens and rates of ours and theirs, in turns."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+        f.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        f.flush()
+        one_thread = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+        ours, theirs = [], []
+        for _ in range(3):
+            ours += common.lines(common.TOOLS / "bench_tokenizer", model, f.name, 2)
+            done = subprocess.run([sys.executable, "-c", PEER_TOKENIZER, model, f.name, "2"], env=one_thread, capture_output=True,
+                                  text=True, check=True)
+            theirs.append(json.loads(done.stdout))
+    assert ours[0]["tokens"] == theirs[0]["tokens"]
+    return [statistics.median(r["mb_per_s"] for r in runs) for runs in (ours, theirs)]
+
+
+# A pattern by hand, one by PCRE2, words of characters.
+KINDS = {"qwen": "tokenizer", "o200k": "tokenizer with o200k's pattern", "llama2": "tokenizer of Llama 2's kind"}
+
+
 def t1():
-    model = vocabulary.directory("qwen")
-    for name, texts in texts_to_tokenize():
-        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
-            f.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-            f.flush()
-            one_thread = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-            ours, theirs = [], []
-            for _ in range(3):
-                ours += common.lines(common.TOOLS / "bench_tokenizer", model, f.name, 2)
-                done = subprocess.run([sys.executable, "-c", PEER_TOKENIZER, model, f.name, "2"], env=one_thread, capture_output=True,
-                                      text=True, check=True)
-                theirs.append(json.loads(done.stdout))
-        assert ours[0]["tokens"] == theirs[0]["tokens"]
-        a, b = (statistics.median(r["mb_per_s"] for r in runs) for runs in (ours, theirs))
-        yield Row("t1", f"tokenizer, {name} / tokenizers, one thread each", f"{a:.1f} MB/s", f"{b:.1f} MB/s", a / b)
+    for form, kind in KINDS.items():
+        for name, texts in texts_to_tokenize():
+            a, b = measure(vocabulary.directory(form), texts)
+            yield Row("t1", f"{kind}, {name} / tokenizers, one thread each", f"{a:.1f} MB/s", f"{b:.1f} MB/s", a / b)
