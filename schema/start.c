@@ -4,10 +4,13 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "schema/log.h"
+
+#define OUTPUT_BYTES 65536
 
 static void *allocate(size_t bytes)
 {
@@ -38,9 +41,18 @@ static void take_signals(void)
     signal(SIGCHLD, SIG_DFL);
 }
 
+/* Never freed: stdout is closed last. */
+static void buffer_output(void)
+{
+    char *buffer = isatty(STDOUT_FILENO) ? NULL : malloc(OUTPUT_BYTES);
+    if (buffer)
+        setvbuf(stdout, buffer, _IOFBF, OUTPUT_BYTES);
+}
+
 void start_process(void)
 {
     take_signals();
     hold_standard_files();
+    buffer_output();
     json_set_alloc_funcs(allocate, free);
 }

@@ -99,6 +99,19 @@ int target_check_stdout(const char *input, struct err *e)
         input ? input : "-");
 }
 
+/* What the shell opened is guarded as a file that is named: `>> FILE` writes into it too. */
+static int guard_descriptor(int fd, const struct cli *c, struct err *e)
+{
+    char name[40], path[PATH_MAX];
+    struct stat st;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, path, sizeof path - 1);
+    if (n <= 0 || path[0] != '/' || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    path[n] = '\0';
+    return guard_output(c, path, e);
+}
+
 /* ---- opening ---- */
 
 static int open_stream(struct target *t, int fd, struct err *e)
@@ -145,14 +158,16 @@ static int open_descriptor(const char *path)
     return flags < 0 || (flags & O_ACCMODE) == O_RDONLY ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-static int open_through(struct target *t, const struct stat *st, struct err *e)
+static int open_through(struct target *t, const struct stat *st, const struct cli *c, struct err *e)
 {
     int fd = target_names_descriptor(t->path) ? open_descriptor(t->path)
              : S_ISFIFO(st->st_mode)          ? open_pipe(t, e)
                                               : open(t->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return e->code ? e->code : err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
-    int rc = open_stream(t, fd, e);
+    int rc = guard_descriptor(fd, c, e);
+    if (rc == 0)
+        rc = open_stream(t, fd, e);
     close(fd);
     return rc;
 }
@@ -266,11 +281,12 @@ static int open_file(struct target *t, const char *input, const struct cli *c, s
         return e->code;
     if (there && S_ISREG(st.st_mode) && fstat(STDOUT_FILENO, &out) == 0 &&
         regular_is_same(&st, &out)) {
-        t->fd = -1;
-        return open_stream(t, STDOUT_FILENO, e); /* as `> FILE` opened it */
+        t->fd = -1; /* as `> FILE` opened it */
+        return guard_descriptor(STDOUT_FILENO, c, e) != 0 ? e->code
+                                                          : open_stream(t, STDOUT_FILENO, e);
     }
     if (there && (!S_ISREG(st.st_mode) || target_names_descriptor(t->path)))
-        return open_through(t, &st, e);
+        return open_through(t, &st, c, e);
     if (find_place(t->path, t->place) != 0)
         return err_errno(e, ASSAY_EIO, "cannot write '%s'", t->path);
     if (guard_output(c, t->place, e) != 0 ||
@@ -285,7 +301,8 @@ int target_open(
     *t = (struct target){.path = "stdout", .fd = -1};
     if (!path || strcmp(path, "-") == 0) {
         t->file = stdout;
-        return target_check_stdout(input, e);
+        int rc = target_check_stdout(input, e);
+        return rc == 0 ? guard_descriptor(STDOUT_FILENO, c, e) : rc;
     }
     if (strlen(path) >= sizeof t->path - sizeof ".part")
         return err_set(e, ASSAY_EBADREQ, "--output: expected a path below %zu bytes",

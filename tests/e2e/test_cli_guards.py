@@ -8,7 +8,7 @@ import struct
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, Broker, wait_until
+from harness import BIN, DEMO, MODELS, Broker, wait_until
 from test_cli import read_lines, rows_done, run, write_rows
 from test_cli_outputs import EXPECTED, ids, start
 
@@ -25,6 +25,19 @@ def contents(directory):
 @pytest.fixture
 def rows(directory):
     return write_rows(directory / "in.jsonl", 20)
+
+
+@pytest.mark.parametrize("how", ["stdout", "/dev/stdout", "named"])
+def test_what_the_shell_opened_is_guarded_too(directory, rows, how):
+    """`>> model/tokenizer.json`"""
+    model = shutil.copytree(MODELS / "demo-reward", directory / "m")
+    (directory / "rows.jsonl").write_text('{"text": "so"}\n')
+    before = contents(model)
+    with open(model / "tokenizer.json", "ab") as out:
+        name = {"stdout": [], "/dev/stdout": ["-o", "/dev/stdout"], "named": ["-o", model / "tokenizer.json"]}[how]
+        done = subprocess.run([BIN / "assay", "score", directory / "rows.jsonl", "--model", model, *name], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 64 and "file of the checkpoint" in done.stderr, done
+    assert contents(model) == before
 
 
 # ---- brokers' directories ----
