@@ -137,7 +137,8 @@ void row_request_positions(const struct row_request *row, int32_t *out);
  * is an array; msg_read_text reads its texts. */
 struct row_message {
     struct slice role, content;
-    struct slice reasoning; /* reasoning_content; absent: at == NULL */
+    struct slice reasoning; /* reasoning_content, or else thinking, or reasoning, as transformers
+                               takes them; absent: at == NULL */
     int has_tool_calls;     /* there are tool_calls (not nil, false or empty) */
     struct slice raw;       /* all of it: the map, with any other keys */
 };

@@ -255,7 +255,9 @@ static int read_message_key(
 
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
 {
-    static const char *const names[] = {"role", "content", "reasoning_content", "tool_calls"};
+    static const char *const names[] = {
+        "role", "content", "reasoning_content", "tool_calls", "thinking", "reasoning"};
+    struct slice older[2] = {{0}};
     uint64_t seen = 0;
     uint32_t n = 0;
     int something;
@@ -263,14 +265,17 @@ int request_read_message(struct msg_reader *r, struct row_message *message, stru
     *message = (struct row_message){0};
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int key = read_message_key(r, names, 4, &seen, e);
+        int key = read_message_key(r, names, 6, &seen, e);
         rc = key < 0    ? key
              : key == 0 ? msg_read_text(r, "role", &message->role, e)
              : key == 1 ? msg_read_text(r, "content", &message->content, e)
              : key == 2 ? read_reasoning(r, &message->reasoning, e)
              : key == 3 ? skip_value(r, "tool_calls", &message->has_tool_calls, e)
-                        : skip_value(r, "", &something, e);
+             : key < 6 && msg_peek(r) == MSG_STR ? msg_read_text(r, names[key], &older[key - 4], e)
+                                                 : skip_value(r, "", &something, e);
     }
+    if (!message->reasoning.at)
+        message->reasoning = older[0].at ? older[0] : older[1];
     message->raw = (struct slice){from, (size_t)(r->at - from)};
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!(seen >> i & 1))

@@ -309,6 +309,10 @@ THOUGHTS = [
      f"<|im_start|>assistant\n\na<|im_end|>\n{THINK}two{END}b<|im_end|>\n"),
     ([answer("a", reasoning_content="old"), user("r"), answer("b", reasoning_content="new")],
      f"<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n{THINK}new{END}b<|im_end|>\n"),
+    # Older names of it, as transformers 5.23 takes them.
+    ([answer("7", thinking="so", reasoning="no")], f"{THINK}so{END}7<|im_end|>\n"),
+    ([answer("7", reasoning="r", thinking=None)], f"{THINK}r{END}7<|im_end|>\n"),
+    ([answer("7", thinking="t", reasoning_content="c")], f"{THINK}c{END}7<|im_end|>\n"),
 ]
 
 
