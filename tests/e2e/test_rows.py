@@ -207,6 +207,7 @@ BAD_LINES = [
     ({"prompt": Q, "response": "73", "thinking": "well"}, "thinking", "in what is scored"),
     ({"prompt": Q, "response": "73", "images": ["x.png"]}, "images", "text alone"),
     ({"messages": [user(Q)], "add_generation_prompt": True}, "add_generation_prompt", "argument"),
+    ({"messages": [user(Q)], "enable_thinking": True}, "enable_thinking", "chat_template_kwargs"),
     ({"messages": [user(Q)], "continue_final_message": True}, "continue_final_message", "argument"),
     ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan"}}, "date_string", "argument"),
     ({"messages": [user(Q), {**A, "images": ["x.png"]}]}, "messages[1].images", "text alone"),

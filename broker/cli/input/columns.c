@@ -33,8 +33,8 @@ static const char *const settings[] = {
 /* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */
-static const char *const arguments[] = {
-    "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", NULL};
+static const char *const arguments[] = {"tools", "chat_template_kwargs", "add_generation_prompt",
+    "continue_final_message", "enable_thinking", NULL};
 
 static int is_one_of(const char *const *keys, const char *key, size_t len)
 {
@@ -385,6 +385,10 @@ static int take_arguments(json_t *row, const json_t *line, struct err *e)
     int rc = 0;
     if (is_plain(row))
         return 0;
+    if (column(line, "enable_thinking"))
+        return err_field(e, ASSAY_EBADREQ, "enable_thinking",
+            "expected in chat_template_kwargs, found beside it; leave the column out where it is "
+            "something else");
     for (int i = 0; rc == 0 && arguments[i]; i++)
         if (strcmp(arguments[i], "chat_template_kwargs") != 0)
             rc = take_argument(row, arguments[i], column(line, arguments[i]), e);
