@@ -385,7 +385,7 @@ static int take_arguments(json_t *row, const json_t *line, struct err *e)
     int rc = 0;
     if (is_plain(row))
         return 0;
-    if (column(line, "enable_thinking"))
+    if (!is_empty(column(line, "enable_thinking")))
         return err_field(e, ASSAY_EBADREQ, "enable_thinking",
             "expected in chat_template_kwargs, found beside it; leave the column out where it is "
             "something else");
