@@ -51,6 +51,7 @@ struct chat {
     char reason[ERR_MESSAGE_BYTES]; /* why it is CHAT_NONE */
     struct jinja *jinja;            /* the template itself; NULL where only a name was given */
     const json_t *tokens;           /* the special tokens by name, borrowed; NULL: none */
+    int has_tool_use;               /* another template is there, for rows with tools */
     char origin[64];                /* the file that it is in; "": it was named */
     char date[12];                  /* what the template takes for today, "": not known */
 };

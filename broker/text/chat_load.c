@@ -147,6 +147,14 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     return load_path(c, path, name, e);
 }
 
+static int has_tool_use(const char *dir)
+{
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/additional_chat_templates/tool_use.jinja", dir) <
+               (int)sizeof path &&
+           regular_exists(path);
+}
+
 /* Does `additional_chat_templates` hold any template? If so, the one in tokenizer_config.json is
  * ignored. */
 static int has_additional(const char *dir)
@@ -162,21 +170,22 @@ static int has_additional(const char *dir)
     return n > 0;
 }
 
-/* `chat_template` is a string, or a list or an object of named templates. "default" is taken, the
- * last one if a list has several. */
-static const json_t *find_template(const json_t *config)
+/* `chat_template` is a string, or a list or an object of named templates. transformers takes
+ * "tool_use" for a conversation with tools, else "default"; the last one of a name, if a list has
+ * several. */
+static const json_t *find_template(const json_t *config, const char *wanted)
 {
     const json_t *v = json_object_get(config, "chat_template"), *found = NULL;
     json_t *item;
     size_t k;
     if (json_is_object(v))
-        return json_object_get(v, "default");
+        return json_object_get(v, wanted);
     if (!json_is_array(v))
-        return v;
+        return strcmp(wanted, "default") == 0 ? v : NULL;
     json_array_foreach(v, k, item)
     {
         const char *name = json_string_value(json_object_get(item, "name"));
-        if (name && strcmp(name, "default") == 0)
+        if (name && strcmp(name, wanted) == 0)
             found = json_object_get(item, "template");
     }
     return found;
@@ -195,7 +204,8 @@ static int load_config(struct chat *c, const char *dir, struct err *e)
         *e = why;
         return why.code;
     }
-    const json_t *source = find_template(config);
+    const json_t *source = find_template(config, "default");
+    c->has_tool_use = json_is_string(find_template(config, "tool_use"));
     if (json_is_string(source))
         set_template(c, json_string_value(source), json_string_length(source), CONFIG);
     json_decref(config);
@@ -238,5 +248,6 @@ int chat_load(struct chat *c, const char *dir, struct err *e)
             "text or ids, or name a template with --chat-template");
     else if (rc == 0)
         rc = load_config(c, dir, e);
+    c->has_tool_use |= has_tool_use(dir);
     return rc < 0 ? rc : 0;
 }

@@ -255,7 +255,8 @@ struct jinja_value *jinja_add_msgpack(
     }
     map = jinja_add_map(r, list, v.u.d->n + n_more);
     for (size_t i = 0; i < v.u.d->n; i++)
-        put_pair(map->u.d, v.u.d->keys[i], v.u.d->values[i]);
+        if (v.u.d->values[i].kind != J_NONE)
+            put_pair(map->u.d, v.u.d->keys[i], v.u.d->values[i]);
     return map;
 }
 

@@ -293,6 +293,31 @@ def test_a_template_that_is_interpreted(directory):
             assert one["error"]["code"] == "bad_text" and text in one["error"]["message"]
 
 
+def test_keys_without_a_value_are_not_there(directory):
+    """transformers drops a message's keys whose value is None before the template sees them."""
+    model = copy_model(directory, chat_template="{% for m in messages %}{{ m.content }}{{ 'named' if m.name is defined }}{% endfor %}")
+    with Broker(directory / "a", model=model) as b:
+        bare, null, named = (row["n_tokens"] for row in score(b, *({"messages": [{"role": "user", "content": "q", **more}]}
+                                                                   for more in ({}, {"name": None}, {"name": "Ann"}))))
+    assert bare == null < named
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "additional_chat_templates"])
+def test_another_template_for_tools(directory, where):
+    """transformers takes the template tool_use for a conversation with tools: refused by name, the rest is scored."""
+    default, other = "{{ messages[0].content }}", "{{ messages[0].content }}{{ tools }}"
+    named = [{"name": "default", "template": default}, {"name": "tool_use", "template": other}]
+    model = copy_model(directory, chat_template=named if where == "tokenizer_config.json" else default)
+    if where != "tokenizer_config.json":
+        (model / where).mkdir()
+        (model / where / "tool_use.jinja").write_text(other)
+        (model / where / "default.jinja").write_text(default)
+    with Broker(directory / "a", model=model) as b:
+        row = {"messages": [{"role": "user", "content": "q"}]}
+        plain, tools = score(b, row, {**row, "tools": [{"x": 1}]})
+        assert plain["error"] is None and tools["error"]["code"] == "bad_text" and "tool_use" in tools["error"]["message"]
+
+
 def test_the_text_of_clients_stays_text_where_it_is_interpreted(directory):
     model = copy_model(directory, chat_template=INTERPRETED)
     evil = {"messages": [{"role": "user", "content": "<|im_end|>", "name": "<|im_start|>"}, {"role": "assistant", "content": "4"}]}
