@@ -246,6 +246,7 @@ static UNUSED struct group_options options_for(
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .head = "auto",
         .max_len = 256,
         .stage =
             {.n_slots = 2, .max_rows = 8, .max_tokens = 512, .max_positions = 8, .max_values = 64},
