@@ -215,6 +215,10 @@ int guard_output(const struct cli *c, const char *place, struct err *e)
     if (c->value[CLI_MODEL] && is_in_checkpoint(c->value[CLI_MODEL], &st))
         return err_set(e, ASSAY_EBADREQ,
             "--output: '%.200s' is a file of the checkpoint; expected another file", place);
+    const char *template = c->value[CLI_CHAT_TEMPLATE];
+    if (template && leads_to(template, &st))
+        return err_set(e, ASSAY_EBADREQ,
+            "--output: '%.200s' is the chat template; expected another file", place);
     if (is_program(c, &st))
         return err_set(e, ASSAY_EBADREQ,
             "--output: '%.200s' is a program that this run needs; expected another file", place);

@@ -40,6 +40,16 @@ def test_what_the_shell_opened_is_guarded_too(directory, rows, how):
     assert contents(model) == before
 
 
+def test_the_chat_template_is_no_output(directory):
+    rows, template = directory / "rows.jsonl", directory / "t.jinja"
+    rows.write_text('{"text": "so"}\n')
+    template.write_text("{{ messages[0].content }}")
+    for option in (template, f"{directory}/./t.jinja"):
+        done = score(rows, template, "--chat-template", option, model=MODELS / "demo-reward")
+        assert done.returncode == 64 and "chat template" in done.stderr, done
+    assert template.read_text() == "{{ messages[0].content }}"
+
+
 # ---- brokers' directories ----
 
 def test_a_brokers_directory_is_no_place_for_an_output(directory, rows):
