@@ -33,7 +33,10 @@ FILTER(last)
     if (v.kind == J_SEQ && v.u.q->type == SEQ_ITERATOR)
         jinja_fail(r, "last of an iterator");
     const struct jinja_seq *q = jinja_items(r, v);
-    return q->n > 0 ? q->at[q->n - 1] : jinja_undefined_text(r, "the last item of nothing");
+    if (q->n == 0)
+        return jinja_undefined_text(r, "the last item of nothing");
+    struct jinja_value item = q->at[q->n - 1];
+    return v.kind == J_STR && v.u.s->markup ? jinja_markup(r, item) : item; /* of reversed(v) */
 }
 
 FILTER(list)

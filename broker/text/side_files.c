@@ -127,6 +127,11 @@ static int check_settings(const struct side *s)
     if (json_is_true(json_object_get(s->settings, "split_special_tokens")))
         return err_set(
             s->e, ASSAY_EFORMAT, CONFIG ": split_special_tokens: expected false, found true");
+    if (json_is_true(json_object_get(s->settings, "fix_mistral_regex")))
+        return err_set(s->e, ASSAY_EFORMAT,
+            CONFIG ": fix_mistral_regex: expected false, found true, for which transformers puts "
+                   "another pattern in tokenizer.json's place: save the tokenizer that it made "
+                   "(tokenizer.backend_tokenizer.save), and set the key to false");
     if (json_array_size(json_object_get(s->settings, "fast_tokenizer_files")) > 0)
         return err_set(
             s->e, ASSAY_EFORMAT, CONFIG ": fast_tokenizer_files: expected none, found some");

@@ -90,3 +90,13 @@ def test_a_tokenizer_model_alone(directory):
     (directory / "tokenizer.model").write_bytes(b"")
     done = tokenize(directory, directory)
     assert done.returncode == 78 and "a tokenizer.model and no tokenizer.json" in done.stderr and "save_pretrained" in done.stderr
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_pattern_that_transformers_replaces(directory, value):
+    """fix_mistral_regex: for some checkpoints transformers then has another pattern than tokenizer.json."""
+    model = shutil.copytree(MODELS / "demo-reward", directory / "m")
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fix_mistral_regex": value}))
+    done = tokenize(model, directory)
+    assert (done.returncode == 0) == (not value) and (not value or "fix_mistral_regex" in done.stderr), done.stderr
