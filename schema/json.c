@@ -21,18 +21,15 @@ static const char *kind(const json_t *v)
 /* Returns the value with whole numbers below 2^53 as integers; takes the reference to v. */
 static json_t *with_integers(json_t *v)
 {
-    const char *key;
-    json_t *member;
-    size_t i;
-    void *next;
     double d = json_real_value(v);
     if (json_is_real(v) && fabs(d) < 0x1p53 && d == (double)(json_int_t)d) {
         json_decref(v);
         return json_integer((json_int_t)d);
     }
-    json_object_foreach_safe(v, next, key, member)
-        json_object_set_new(v, key, with_integers(json_incref(member)));
-    json_array_foreach(v, i, member) json_array_set_new(v, i, with_integers(json_incref(member)));
+    for (void *at = json_object_iter(v); at; at = json_object_iter_next(v, at))
+        json_object_iter_set_new(v, at, with_integers(json_incref(json_object_iter_value(at))));
+    for (size_t i = 0; i < json_array_size(v); i++)
+        json_array_set_new(v, i, with_integers(json_incref(json_array_get(v, i))));
     return v;
 }
 

@@ -18,10 +18,10 @@
  * The form before, "assaywal", had 32 bytes, without the pages.
  *
  * The record is written after the log is synced and before anyone is told so, and need not be
- * synced itself: after a kill it is exact, after a power cut it may say less than the log has,
- * never more. But an older record must not outlive a log that is emptied: before a checkpoint that
- * may empty it, the record is cleared and synced; afterwards it is written again if the log stayed
- * (store_wal_forget, store_wal_recall).
+ * synced itself: after a kill it is exact but for a commit that was not recorded yet, after a power
+ * cut it may say less than the log has, never more. But an older record must not outlive a log that
+ * is emptied: before a checkpoint that may empty it, the record is cleared and synced; afterwards it
+ * is written again if the log stayed (store_wal_forget, store_wal_recall).
  *
  * When a log is restarted its salt 1 grows by one, and all of the previous log is in the
  * database: such a log may have any length. A missing or empty log is fine if its contents were
@@ -282,8 +282,8 @@ int store_wal_check(const char *dir, struct wal_point *p, struct err *e)
         return rc;
     return err_set(e, ASSAY_EFORMAT,
         "%s/assay.db-wal: expected the %llu pages that were synced to it, found %s: work that was "
-        "acknowledged is missing. Put back the file that was there; or remove the file `synced` "
-        "beside it to go on without that work",
+        "acknowledged may be missing (schema/SCHEMA.md says what else it may be). Put back the "
+        "file that was there; or remove the file `synced` beside it to go on without that work",
         dir, (unsigned long long)p->frames, found);
 }
 
