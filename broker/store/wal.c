@@ -20,8 +20,8 @@
  * The record is written after the log is synced and before anyone is told so, and need not be
  * synced itself: after a kill it is exact but for a commit that was not recorded yet, after a power
  * cut it may say less than the log has, never more. But an older record must not outlive a log that
- * is emptied: before a checkpoint that may empty it, the record is cleared and synced; afterwards it
- * is written again if the log stayed (store_wal_forget, store_wal_recall).
+ * is emptied: before a checkpoint that may empty it, the record is cleared and synced; afterwards
+ * it is written again if the log stayed (store_wal_forget, store_wal_recall).
  *
  * When a log is restarted its salt 1 grows by one, and all of the previous log is in the
  * database: such a log may have any length. A missing or empty log is fine if its contents were
