@@ -49,24 +49,11 @@ static int add_message(struct jinja_run *run, struct jinja_value *list,
 }
 
 /* transformers takes a list of maps alone for tools and documents. */
-static int check_maps(struct slice raw, const char *what, struct err *e)
+static int check_maps(struct jinja_run *run, const char *name, struct err *e)
 {
-    struct msg_reader r;
-    struct slice item;
-    struct err why = {0};
-    uint32_t n = 0;
-    msg_reader_init(&r, raw.at, raw.len);
-    if (msg_peek(&r) != MSG_ARRAY)
-        return err_field(e, ASSAY_EBADTEXT, what, "expected an array of %s, found %s", what,
-            msg_type_name(msg_peek(&r)));
-    int rc = msg_read_array(&r, what, &n, &why);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        if (msg_peek(&r) != MSG_MAP)
-            return err_field(e, ASSAY_EBADTEXT, what, "expected maps in it, found %s",
-                msg_type_name(msg_peek(&r)));
-        rc = msg_read_raw(&r, what, MSG_MAX_DEPTH, &item, &why);
-    }
-    return rc == 0 ? 0 : err_field(e, ASSAY_EBADTEXT, what, "%s", why.msg);
+    return jinja_is_maps(run, name)
+               ? 0
+               : err_field(e, ASSAY_EBADTEXT, name, "expected an array of maps, found another");
 }
 
 static int set_tools(struct jinja_run *run, const struct chat_talk *talk, struct err *e)
@@ -74,11 +61,9 @@ static int set_tools(struct jinja_run *run, const struct chat_talk *talk, struct
     struct err why = {0};
     if (!talk->tools.at)
         return 0;
-    int rc = check_maps(talk->tools, "tools", e);
-    if (rc != 0)
-        return rc;
-    rc = jinja_set_msgpack(run, "tools", talk->tools, &why);
-    return rc == 0 ? 0 : err_field(e, ASSAY_EBADTEXT, "tools", "%s", why.msg);
+    int rc = jinja_set_msgpack(run, "tools", talk->tools, &why);
+    return rc == 0 ? check_maps(run, "tools", e)
+                   : err_field(e, ASSAY_EBADTEXT, "tools", "%s", why.msg);
 }
 
 /* The row's chat_template_kwargs, but for what the row says otherwise. */
@@ -103,17 +88,11 @@ static int set_arguments(struct jinja_run *run, const struct chat_talk *talk, st
             if (strcmp(name, own[k]) == 0)
                 rc =
                     err_set(&why, ASSAY_EBADTEXT, "rows are written without the argument %s", name);
-        if (rc == 0 && strcmp(name, "documents") == 0 && msg_peek(&r) != MSG_NIL) {
-            struct msg_reader ahead = r;
-            struct slice raw;
-            rc = msg_read_raw(&ahead, "", MSG_MAX_DEPTH, &raw, &why);
-            if (rc == 0 && check_maps(raw, "documents", e) != 0)
-                return e->code;
-        }
         if (rc == 0)
             rc = jinja_read_variable(run, name, &r, &why);
     }
-    return rc == 0 ? 0 : err_field(e, ASSAY_EBADTEXT, "chat_template_kwargs", "%s", why.msg);
+    return rc == 0 ? check_maps(run, "documents", e)
+                   : err_field(e, ASSAY_EBADTEXT, "chat_template_kwargs", "%s", why.msg);
 }
 
 static void set_tokens(struct jinja_run *run, const json_t *tokens)

@@ -78,6 +78,8 @@ int jinja_set_date(struct jinja_run *r, const char *date, struct err *e);
  * and integers beyond 64 bits are ASSAY_EBADTEXT. A constant string is the caller's own text, not
  * the input's. */
 int jinja_set_msgpack(struct jinja_run *r, const char *name, struct slice raw, struct err *e);
+/* Is the variable a list of maps, or None, or one that the template does not use? */
+int jinja_is_maps(struct jinja_run *r, const char *name);
 /* The same of a reader's next value. */
 int jinja_read_variable(struct jinja_run *r, const char *name, struct msg_reader *m, struct err *e);
 void jinja_set_text(struct jinja_run *r, const char *name, struct slice text);

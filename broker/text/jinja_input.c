@@ -203,6 +203,17 @@ int jinja_set_msgpack(struct jinja_run *r, const char *name, struct slice raw, s
     return rc;
 }
 
+int jinja_is_maps(struct jinja_run *r, const char *name)
+{
+    const struct jinja_value *v = variable(r, name);
+    if (!v || v->kind == J_NONE)
+        return 1;
+    for (size_t i = 0; v->kind == J_SEQ && i < v->u.q->n; i++)
+        if (v->u.q->at[i].kind != J_DICT)
+            return 0;
+    return v->kind == J_SEQ;
+}
+
 void jinja_set_text(struct jinja_run *r, const char *name, struct slice text)
 {
     set(r, name, constant_string(r, text));

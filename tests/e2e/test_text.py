@@ -323,7 +323,9 @@ def test_tools_and_documents_are_maps(directory):
     model = copy_model(directory, chat_template="{{ messages[0].content }}{{ tools }}{{ documents }}")
     with Broker(directory / "a", model=model) as b:
         row = {"messages": [{"role": "user", "content": "q"}]}
-        good = score(b, {**row, "tools": [{"x": 1}], "chat_template_kwargs": {"documents": [{"text": "d"}]}},
+        deep = {"a": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "string", "enum": ["x"]}}}}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": deep}}}
+        good = score(b, {**row, "tools": [tool], "chat_template_kwargs": {"documents": [{"text": "d"}]}},
                      {**row, "chat_template_kwargs": {"documents": None}})
         bad = score(b, *({**row, "tools": tools} for tools in (["f"], [None], [[1]], "f")),
                     *({**row, "chat_template_kwargs": {"documents": documents}} for documents in ("ab", ["x"], 7)))
