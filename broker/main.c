@@ -80,7 +80,7 @@ static void log_text(const struct broker *b)
  * reads only that file. */
 static void take_step_token(struct broker *b)
 {
-    int32_t id = b->text.tokenizer ? tokenizer_find_added(b->text.tokenizer, "<extra_0>") : -1;
+    int32_t id = text_model_step_token(&b->text);
     if (id >= 0 && (uint32_t)id < b->model.vocab_size)
         b->model.pool.step_token = id;
     else if (id >= 0)
@@ -135,8 +135,8 @@ static int open_model(struct broker *b, struct err *e)
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir,
-        &(struct text_options){o->chat_template, o->template_date,
-            strcmp(b->model.architecture, "Qwen2ForProcessRewardModel") == 0},
+        &(struct text_options){
+            o->chat_template, o->template_date, text_steps_in_chat(b->model.architecture)},
         e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */
         rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);

@@ -65,7 +65,7 @@ static void load_text(struct check *k)
 {
     const struct cli *c = k->cli;
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
-        strcmp(reply_text(k->model, "architecture"), "Qwen2ForProcessRewardModel") == 0};
+        text_steps_in_chat(reply_text(k->model, "architecture"))};
     struct text_model *t = &k->text;
     if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
         return;
@@ -76,10 +76,9 @@ static void load_text(struct check *k)
 
 static int32_t step_token(const struct check *k)
 {
-    int32_t id = k->has_text && k->text.tokenizer
-                     ? tokenizer_find_added(k->text.tokenizer, "<extra_0>")
-                     : -1;
-    return id >= 0 ? id : (int32_t)reply_int(k->model, "step_token");
+    int32_t id = k->has_text ? text_model_step_token(&k->text) : -1;
+    int is_known = id >= 0 && id < reply_int(k->model, "vocab_size"); /* as the broker takes it */
+    return is_known ? id : (int32_t)reply_int(k->model, "step_token");
 }
 
 static const char *template_name(const struct check *k)

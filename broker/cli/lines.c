@@ -210,7 +210,7 @@ static void pack_array(struct msg_writer *w, const json_t *v)
     }
 }
 
-/* A message goes as it is: the checkpoint's chat template may read any of its keys. */
+/* An object goes as it is: of a message, the checkpoint's chat template may read any key. */
 static void pack_object(struct msg_writer *w, const json_t *v)
 {
     const char *key;
@@ -271,18 +271,6 @@ static int check_row(const struct lines *l, struct line *line)
     return rc;
 }
 
-static void pack_pool(struct msg_writer *w, const json_t *pool)
-{
-    const char *key;
-    json_t *v;
-    msg_map(w, (uint32_t)json_object_size(pool));
-    json_object_foreach((json_t *)pool, key, v)
-    {
-        msg_str(w, key);
-        pack(w, v);
-    }
-}
-
 /* Writes each of the columns' fields under its name. */
 static int write_fields(struct lines *l, struct line *line, const json_t *fields)
 {
@@ -295,7 +283,7 @@ static int write_fields(struct lines *l, struct line *line, const json_t *fields
             rc = write_ids(l, line, v);
         } else if (strcmp(key, "pool") == 0) {
             msg_str(&l->row, key);
-            pack_pool(&l->row, v);
+            pack_object(&l->row, v);
         } else {
             msg_str(&l->row, key);
             pack(&l->row, v);

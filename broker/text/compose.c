@@ -87,6 +87,16 @@ static int load_chat(
     return rc;
 }
 
+int text_steps_in_chat(const char *architecture)
+{
+    return strcmp(architecture, "Qwen2ForProcessRewardModel") == 0;
+}
+
+int32_t text_model_step_token(const struct text_model *m)
+{
+    return m->tokenizer ? tokenizer_find_added(m->tokenizer, "<extra_0>") : -1;
+}
+
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
 {

@@ -46,6 +46,10 @@ struct text_options {
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e);
 void text_model_release(struct text_model *m);
+/* Do steps of this architecture go through the chat template? (text_options' steps_in_chat) */
+int text_steps_in_chat(const char *architecture);
+/* Returns the token that ends a step, as the tokenizer's files name it, -1: none. */
+int32_t text_model_step_token(const struct text_model *m);
 /* Returns what always ends in this token: "conversations" (the template's last token), "texts"
  * (what the tokenizer puts after a text), or both; NULL: neither. Static storage. */
 const char *text_model_ends_in(const struct text_model *m, int32_t id);
