@@ -10,7 +10,6 @@
  * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile,
  * so a transaction that begins then waits for it. */
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -132,14 +131,9 @@ static int open_connection(struct store_copier *c, struct err *e)
     return 0;
 }
 
-/* Starts the thread with all signals blocked: they are the broker's. */
 static int start_thread(struct store_copier *c, struct err *e)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&c->thread, NULL, copy_for_ever, c);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = store_start_thread(&c->thread, copy_for_ever, c);
     return error == 0 ? 0
                       : err_set(e, ASSAY_EIO, "%s/assay.db-wal: cannot copy it in a thread: %s",
                             c->store->dir, strerror(error));
@@ -250,7 +244,9 @@ static void end_copying(struct store *s)
     }
     if (could && left > 0 && s->wal_pages >= WAL_PAGES)
         store_checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    s->wal_pages_due = s->wal_pages + WAL_PAGES; /* in case a reader blocks its restart */
+    /* In case a reader blocks its restart. What this connection was reading may have kept the thread
+     * from copying all: then soon again. */
+    s->wal_pages_due = s->wal_pages + (could ? WAL_PAGES : WAL_PAGES / 8);
     if (s->wal_pages < WAL_PAGES && could)
         s->wal_pages_due = WAL_PAGES;
 }

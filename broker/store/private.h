@@ -3,6 +3,7 @@
 #ifndef ASSAY_STORE_PRIVATE_H
 #define ASSAY_STORE_PRIVATE_H
 
+#include <pthread.h>
 #include <sqlite3.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -355,6 +356,8 @@ void store_log_has(struct store *s, int n_pages); /* after a commit */
 /* store/open.c: writes the start's state once that is possible. */
 int store_begin_late(struct store *s, struct err *e);
 
+/* store/sync.c: starts a thread with all signals blocked: they are the broker's. 0 or an errno. */
+int store_start_thread(pthread_t *thread, void *(*run)(void *), void *arg);
 /* store/sync.c: the thread that syncs. store_sync_wrote tells it of a commit; `synced` says that
  * the commit is on disk with all before it. */
 int store_sync_start(struct store *s, struct err *e);

@@ -85,13 +85,12 @@ void store_sync_tell(const struct store *s)
     tell(s->sync);
 }
 
-/* Starts the thread with all signals blocked: they are the broker's. */
-static int start_thread(struct store_sync *y)
+int store_start_thread(pthread_t *thread, void *(*run)(void *), void *arg)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&y->thread, NULL, sync_for_ever, y);
+    int rc = pthread_create(thread, NULL, run, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
@@ -117,7 +116,7 @@ int store_sync_start(struct store *s, struct err *e)
     pthread_cond_init(&y->wanted_more, NULL);
     pthread_cond_init(&y->synced_more, NULL);
     y->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (y->event_fd < 0 || (errno = start_thread(y)) != 0) {
+    if (y->event_fd < 0 || (errno = store_start_thread(&y->thread, sync_for_ever, y)) != 0) {
         int rc = err_errno(e, ASSAY_EIO, "%s/assay.db-wal: cannot sync it in a thread", s->dir);
         free_sync(y);
         return rc;
