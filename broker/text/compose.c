@@ -26,6 +26,7 @@ struct composer {
     uint32_t *ends;
     uint32_t n;
     size_t ends_room;
+    unsigned framed; /* as of struct composed */
 };
 
 /* ---- the model ---- */
@@ -311,8 +312,10 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
     if (q->add_special_tokens)
         encoder_begin(c->encoder);
     int rc = encode_plain(c, text, q->safe_text, field, e);
-    if (q->add_special_tokens)
+    if (q->add_special_tokens) {
         encoder_end(c->encoder);
+        c->framed |= 1u << c->n; /* a text, or one of a pair */
+    }
     end_sequence(c);
     return rc;
 }
@@ -497,6 +500,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
         return err_field(e, ASSAY_EBADTEXT, q->body_field[0], "%s", c->model->reason);
     encoder_clear(c->encoder);
     c->n = 0;
+    c->framed = 0;
     c->n_marks = 0;
     if (q->shape == ROW_TEXT)
         rc = compose_text(c, q, turns_text(q->body[0]), "text", e);
@@ -509,6 +513,14 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     else
         rc = compose_answer(c, q, q->body[0], q->body_field[0], e);
     if (rc == 0)
-        *out = (struct composed){encoder_ids(c->encoder)->at, c->ends, c->n};
+        *out = (struct composed){
+            .ids = encoder_ids(c->encoder)->at, .ends = c->ends, .n = c->n, .framed = c->framed};
+    if (rc == 0)
+        tokenizer_frame(c->model->tokenizer, &out->before, &out->behind);
     return rc;
+}
+
+const struct side_truncation *composer_truncation(const struct composer *c)
+{
+    return c->encoder ? tokenizer_truncation(c->model->tokenizer) : NULL;
 }

@@ -58,7 +58,9 @@ const char *text_model_ends_in(const struct text_model *m, int32_t id);
 struct composed {
     const int32_t *ids;
     const uint32_t *ends;
-    uint32_t n; /* sequences */
+    uint32_t n;              /* sequences */
+    uint32_t before, behind; /* how many tokens the tokenizer puts around a text, */
+    unsigned framed;         /* and around which sequences it did: bit k is sequence k */
 };
 
 struct composer;
@@ -71,5 +73,7 @@ void composer_free(struct composer **c);
  * field and message in *e, and *out untouched. */
 int compose_row(struct composer *c, const struct row_request *q, int32_t step_token,
     struct composed *out, struct err *e);
+/* Returns how the tokenizer's files have a text cut; NULL: there is no tokenizer. */
+const struct side_truncation *composer_truncation(const struct composer *c);
 
 #endif

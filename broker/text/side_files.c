@@ -531,8 +531,7 @@ static void name_texts(const struct side *s, json_t *texts)
     }
 }
 
-int side_files_apply(
-    json_t *root, const char *dir, struct special_ids *ids, json_t *texts, struct err *e)
+int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, struct err *e)
 {
     struct err why = {0};
     struct side s = {.root = root,
@@ -554,12 +553,14 @@ int side_files_apply(
         rc = list_tokens(&s, dir);
     if (rc == 0)
         rc = add_all(&s);
-    *ids = (struct special_ids){-1, -1, -1};
+    *facts = (struct side_facts){.ids = {-1, -1, -1}, .texts = json_object()};
     if (rc == 0)
-        *ids = (struct special_ids){
+        rc = side_truncation_read(s.settings, root, &facts->truncation, &why);
+    if (rc == 0)
+        facts->ids = (struct special_ids){
             named_id(&s, "bos_token"), named_id(&s, "eos_token"), named_id(&s, "pad_token")};
     if (rc == 0)
-        name_texts(&s, texts);
+        name_texts(&s, facts->texts);
     json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);

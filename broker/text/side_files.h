@@ -25,6 +25,7 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "broker/text/side_truncation.h"
 #include "schema/err.h"
 
 /* What transformers has as bos_token_id, eos_token_id and pad_token_id; -1: none. */
@@ -32,11 +33,18 @@ struct special_ids {
     int32_t bos, eos, pad;
 };
 
+/* What the files say of a tokenizer beside its tokens' flags. */
+struct side_facts {
+    struct special_ids ids;
+    struct side_truncation truncation;
+    json_t *texts; /* transformers' special_tokens_map: an object from names (bos_token ..) to the
+                      tokens' texts; owned */
+};
+
 /* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. Fills
- * *ids, and the object `texts` with transformers' special_tokens_map: from names (bos_token ..) to
- * the tokens' texts. Returns 0, or ASSAY_EFORMAT naming file, field, expected and found. */
-int side_files_apply(
-    json_t *root, const char *dir, struct special_ids *ids, json_t *texts, struct err *e);
+ * *facts, whose texts the caller frees even after a failure. Returns 0, or ASSAY_EFORMAT naming
+ * file, field, expected and found. */
+int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, struct err *e);
 
 /* Checks that those of the files that side_files_apply would read are JSON objects or absent.
  * Returns 0, or ASSAY_EFORMAT naming the file. */

@@ -32,6 +32,7 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
     struct tokenizer *t = xcalloc(1, sizeof *t);
     t->classes = unicode_classes();
     t->special = (struct special_ids){-1, -1, -1};
+    t->truncation.max_length = UINT32_MAX;
     int rc = tokenizer_read(t, root, e);
     if (rc != 0)
         tokenizer_free(&t);
@@ -61,21 +62,21 @@ int tokenizer_is_there(const char *dir, struct err *e)
 int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
 {
     struct err why = {0};
-    struct special_ids ids;
-    json_t *texts = json_object();
+    struct side_facts facts = {.texts = NULL};
     json_t *root = model_path_check(dir, &why) == 0 &&
                            (!has_file(dir, "tokenizer.model") || tokenizer_is_there(dir, &why) == 0)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
-    if (root && side_files_apply(root, dir, &ids, texts, &why) == 0 &&
+    if (root && side_files_apply(root, dir, &facts, &why) == 0 &&
         tokenizer_new(out, root, &why) == 0) {
-        (*out)->special = ids;
-        (*out)->texts = json_incref(texts);
+        (*out)->special = facts.ids;
+        (*out)->truncation = facts.truncation;
+        (*out)->texts = json_incref(facts.texts);
         why.code = 0;
     }
     json_decref(root);
-    json_decref(texts);
+    json_decref(facts.texts);
     if (e && why.code != 0)
         *e = why;
     return why.code;
@@ -114,6 +115,17 @@ const json_t *tokenizer_texts(const struct tokenizer *t)
 const struct special_ids *tokenizer_special(const struct tokenizer *t)
 {
     return &t->special;
+}
+
+const struct side_truncation *tokenizer_truncation(const struct tokenizer *t)
+{
+    return &t->truncation;
+}
+
+void tokenizer_frame(const struct tokenizer *t, uint32_t *before, uint32_t *behind)
+{
+    *before = (uint32_t)t->before.len;
+    *behind = (uint32_t)t->behind.len;
 }
 
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id)

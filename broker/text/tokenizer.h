@@ -41,6 +41,10 @@ int32_t tokenizer_find_added(const struct tokenizer *t, const char *content);
 /* Returns the ids of tokens that the files beside tokenizer.json name. A text does not begin with
  * the bos token unless the post-processor writes it. */
 const struct special_ids *tokenizer_special(const struct tokenizer *t);
+/* Returns how transformers would cut a text that is too long, where nothing else is said. */
+const struct side_truncation *tokenizer_truncation(const struct tokenizer *t);
+/* Sets how many tokens the post-processor puts before and behind a text. */
+void tokenizer_frame(const struct tokenizer *t, uint32_t *before, uint32_t *behind);
 /* Returns the texts of the tokens that they name: an object from bos_token and the like, or NULL. */
 const json_t *tokenizer_texts(const struct tokenizer *t);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
