@@ -87,6 +87,9 @@ const char *row_shape_part(int shape, uint32_t part, char *text, size_t size);
 
 #define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
 
+/* Which end of a sequence that is too long is cut. */
+enum truncation_side { SIDE_UNSAID, SIDE_RIGHT, SIDE_LEFT };
+
 struct row_request {
     struct slice id; /* raw msgpack (an int64, or a string); absent: at == NULL */
     enum row_shape shape;
@@ -107,7 +110,10 @@ struct row_request {
     uint32_t n_positions;
     struct slice adapter;
     int truncate;
-    int hf_pad_rule; /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
+    uint32_t max_length; /* with truncate: the most tokens of a sequence; 0: the broker's limit */
+    int truncation_side; /* with truncate: enum truncation_side */
+    int keep_last_token; /* with truncate */
+    int hf_pad_rule;     /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
     int safe_text;
     int add_special_tokens; /* of a text as it is: with what the tokenizer puts around it */
 };

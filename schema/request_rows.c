@@ -13,6 +13,9 @@ enum row_field {
     R_POOL,
     R_ADAPTER,
     R_TRUNCATE,
+    R_MAX_LENGTH,
+    R_SIDE,
+    R_KEEP_LAST,
     R_PAD_RULE,
     R_SAFE_TEXT,
     R_SPECIAL_TOKENS,
@@ -35,9 +38,10 @@ enum row_field {
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
-    "hf_pad_rule", "safe_text", "add_special_tokens", "text", "messages", "prompt", "problem",
-    "question", "response", "completion", "responses", "chosen", "rejected", "steps", "system",
-    "tools", "chat_template_kwargs", "error"};
+    "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text",
+    "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
+    "completion", "responses", "chosen", "rejected", "steps", "system", "tools",
+    "chat_template_kwargs", "error"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -191,6 +195,36 @@ static int read_pool(struct msg_reader *r, struct row_request *row, struct err *
             rc = read_positions(r, row, e);
     }
     return rc == 0 ? check_pool(row, e) : rc;
+}
+
+/* ---- truncation ---- */
+
+static int side_from_name(const char *name, unsigned long len)
+{
+    if (len == 5 && memcmp(name, "right", len) == 0)
+        return SIDE_RIGHT;
+    return len == 4 && memcmp(name, "left", len) == 0 ? SIDE_LEFT : -1;
+}
+
+static int read_max_length(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    int64_t n = 0;
+    int rc = msg_read_int(r, "max_length", 1, INT32_MAX, &n, e);
+    row->max_length = (uint32_t)n;
+    return rc;
+}
+
+/* Fields that say how a row is cut are of no use without truncate: the row would be scored whole. */
+static int check_truncation(const struct row_request *row, struct err *e)
+{
+    const char *field = row->max_length > 0                   ? "max_length"
+                        : row->truncation_side != SIDE_UNSAID ? "truncation_side"
+                        : row->keep_last_token                ? "keep_last_token"
+                                                              : NULL;
+    if (!field || row->truncate)
+        return 0;
+    return err_field(
+        e, ASSAY_EBADREQ, field, "expected with truncate: true, found without: rows are not cut");
 }
 
 /* ---- texts of a row ---- */
@@ -412,6 +446,13 @@ static int read_row_field(
         return msg_read_str(r, "adapter", &row->adapter, e);
     case R_TRUNCATE:
         return msg_read_bool(r, "truncate", &row->truncate, e);
+    case R_MAX_LENGTH:
+        return read_max_length(r, row, e);
+    case R_SIDE:
+        return read_name(
+            r, "truncation_side", side_from_name, "right or left", &row->truncation_side, e);
+    case R_KEEP_LAST:
+        return msg_read_bool(r, "keep_last_token", &row->keep_last_token, e);
     case R_PAD_RULE:
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
@@ -499,6 +540,8 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
     }
     if (rc == 0)
         rc = find_shape(row, seen, e);
+    if (rc == 0)
+        rc = check_truncation(row, e);
     return rc == 0 ? 0 : in_row(index, rc, e);
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/api/truncation.h"
 #include "schema/alloc.h"
 #include "schema/ids.h"
 #include "schema/utf8.h"
@@ -49,30 +50,32 @@ static void refuse(struct admit *a, struct store_row *out, int code, const char 
 static void take_ids(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     struct err e = {0};
-    struct composed row = {.ends = &q->n_ids, .n = 1};
-    if (q->shape != ROW_IDS && compose_row(a->composer, q, out->pool.step_token, &row, &e) != 0) {
+    struct composed *row = &a->composed;
+    *row = (struct composed){.ends = &q->n_ids, .n = 1};
+    if (q->shape != ROW_IDS && compose_row(a->composer, q, out->pool.step_token, row, &e) != 0) {
         refuse(a, out, e.code, "%s%s%s", e.field, e.field[0] ? ": " : "", e.msg);
         return;
     }
-    uint32_t n = row.ends[row.n - 1];
+    uint32_t n = row->ends[row->n - 1];
     a->ids = make_room(a->ids, &a->ids_room, n);
-    a->ends = make_room(a->ends, &a->ends_room, row.n);
-    memcpy(a->ends, row.ends, row.n * sizeof *row.ends);
+    a->ends = make_room(a->ends, &a->ends_room, row->n);
+    memcpy(a->ends, row->ends, row->n * sizeof *row->ends);
     if (q->shape == ROW_IDS)
         row_request_ids(q, a->ids);
     else if (n > 0)
-        memcpy(a->ids, row.ids, n * sizeof *row.ids);
-    out->n_parts = row.n;
+        memcpy(a->ids, row->ids, n * sizeof *row->ids);
+    out->n_parts = row->n;
     out->ids = a->ids;
     out->ends = a->ends;
     out->n_tokens = n;
 }
 
-static void check_tokens(
-    struct admit *a, struct store_row *out, const char *name, const int32_t *ids, uint32_t n)
+/* Checks ids[i .. n). */
+static void check_tokens(struct admit *a, struct store_row *out, const char *name,
+    const int32_t *ids, uint32_t i, uint32_t n)
 {
-    uint32_t i = 0, vocab_size = a->model->vocab_size;
-    if (ids_are_below(ids, n, vocab_size))
+    uint32_t vocab_size = a->model->vocab_size;
+    if (ids_are_below(ids + i, n - i, vocab_size))
         return;
     while (ids_are_below(&ids[i], 1, vocab_size))
         i++;
@@ -85,21 +88,55 @@ static void check_tokens(
             i, vocab_size - 1, ids[i]);
 }
 
-/* Checks one sequence, n tokens at `from`. Returns how many of them stay. */
-static uint32_t check_part(struct admit *a, const struct row_request *q, struct store_row *out,
-    uint32_t part, uint32_t from, uint32_t n)
+/* Steps are answered in their order, so one may be cut away only with all behind it. */
+static void check_steps_cut(
+    struct admit *a, struct store_row *out, const int32_t *ids, uint32_t n, const struct kept *kept)
+{
+    uint32_t cut = 0, later = 0;
+    for (uint32_t i = kept->head; i < n - kept->tail; i++)
+        cut += ids[i] == out->pool.step_token;
+    for (uint32_t i = n - kept->tail; i < n; i++)
+        later += ids[i] == out->pool.step_token;
+    if (cut > 0 && later > 0)
+        refuse(a, out, ASSAY_ETOOLONG,
+            "steps: expected at most %u tokens, found %u, and no step is cut away in front of "
+            "another: truncation_side right without keep_last_token cuts the last ones",
+            kept->head + kept->tail, n);
+}
+
+/* Checks the tokens that stay of a sequence, n at `ids`. */
+static void check_kept(struct admit *a, struct store_row *out, const char *name, const int32_t *ids,
+    uint32_t n, const struct kept *kept)
+{
+    check_tokens(a, out, name, ids, 0, kept->head);
+    if (!out->error_code)
+        check_tokens(a, out, name, ids, n - kept->tail, n);
+    if (!out->error_code && out->shape == ROW_STEPS)
+        check_steps_cut(a, out, ids, n, kept);
+    out->is_cut |= kept->head + kept->tail < n;
+    a->n_in_place = kept->head + kept->tail < n ? kept->head : n;
+}
+
+/* Decides what stays of one sequence, which begins at `from`, and checks that. */
+static struct kept check_part(struct admit *a, const struct row_request *q, struct store_row *out,
+    uint32_t part, uint32_t from)
 {
     char text[40];
     const char *name = row_shape_part(out->shape, part, text, sizeof text);
-    uint32_t max_len = a->model->max_len, kept = q->truncate && n > max_len ? max_len : n;
-    if (n == 0)
+    struct err e = {0};
+    struct kept kept = {0};
+    int framed = part < 2 && (a->composed.framed >> part & 1);
+    struct long_sequence s = {.n = a->ends[part] - from,
+        .before = framed ? a->composed.before : 0,
+        .behind = framed ? a->composed.behind : 0,
+        .max_len = a->model->max_len,
+        .own = q->shape == ROW_IDS ? NULL : composer_truncation(a->composer)};
+    if (s.n == 0)
         refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);
-    else if (kept > max_len)
-        refuse(a, out, ASSAY_ETOOLONG,
-            "%sexpected at most %u tokens, found %u; truncate keeps the first", name, max_len, n);
+    else if (truncation_keep(q, &s, &kept, &e) != 0)
+        refuse(a, out, e.code, "%s%s%s%s", name, e.field, e.field[0] ? ": " : "", e.msg);
     else
-        check_tokens(a, out, name, a->ids + from, kept);
-    out->is_cut |= kept < n;
+        check_kept(a, out, name, a->ids + from, s.n, &kept);
     return kept;
 }
 
@@ -108,11 +145,14 @@ static void check_ids(struct admit *a, const struct row_request *q, struct store
 {
     uint32_t from = 0, to = 0;
     for (uint32_t part = 0; !out->error_code && part < out->n_parts; part++) {
-        uint32_t end = a->ends[part], kept = check_part(a, q, out, part, from, end - from);
-        if (kept > 0 && to != from)
-            memmove(a->ids + to, a->ids + from, kept * sizeof *a->ids);
+        uint32_t end = a->ends[part];
+        struct kept kept = check_part(a, q, out, part, from);
+        if (kept.head > 0 && to != from)
+            memmove(a->ids + to, a->ids + from, kept.head * sizeof *a->ids);
+        if (kept.tail > 0)
+            memmove(a->ids + to + kept.head, a->ids + end - kept.tail, kept.tail * sizeof *a->ids);
         from = end;
-        a->ends[part] = to += kept;
+        a->ends[part] = to += kept.head + kept.tail;
     }
     out->n_tokens = out->error_code ? from : to;
 }
@@ -165,6 +205,12 @@ static void check_positions(struct admit *a, const struct row_request *q, struct
         if (out->positions[i] < 0 || (uint32_t)out->positions[i] >= out->n_tokens) {
             refuse(a, out, ASSAY_EPOSITION, "positions[%u]: expected 0 to %u, found %d", i,
                 out->n_tokens - 1, out->positions[i]);
+            return;
+        } else if ((uint32_t)out->positions[i] >= a->n_in_place) {
+            refuse(a, out, ASSAY_EPOSITION,
+                "positions[%u]: expected one of the first %u tokens, which the cut left in place, "
+                "found %d",
+                i, a->n_in_place, out->positions[i]);
             return;
         }
 }
@@ -258,7 +304,7 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
 {
     *out = (struct store_row){.client_id = q->id,
         .shape = q->shape,
-        .truncates = q->truncate,
+        .truncates = q->truncate && q->max_length == 0, /* depends on the broker's limit */
         .pool = pooling_resolve(q->pool, a->model->pool)};
     if (q->shape == ROW_STEPS)
         out->pool.type = POOL_STEP;

@@ -20,6 +20,9 @@ struct admit {
     struct composer *composer; /* text to ids */
     int32_t *ids, *positions;
     uint32_t *ends; /* where each of the row's sequences ends in ids */
+    uint32_t
+        n_in_place; /* first tokens of the row's last sequence that a cut left at their place */
+    struct composed composed; /* the row as it was before it is cut */
     uint32_t ids_room, positions_room, ends_room;
     struct packed_writer packed; /* for the rows that it judges: store_rows_new */
     char message[ERR_MESSAGE_BYTES];
@@ -28,8 +31,8 @@ struct admit {
 void admit_release(struct admit *a);
 
 /* Fills *out with q's row, or with its error. The pointers in *out are into q's message and the
- * buffers of `a`, valid until the next call. With truncate the first max_len tokens of each
- * sequence are kept. */
+ * buffers of `a`, valid until the next call. With truncate its sequences are cut
+ * (truncation.h). */
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out);
 
 #endif
