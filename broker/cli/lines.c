@@ -19,8 +19,7 @@ struct lines {
     struct msg_writer row;
     const char *pool, *activation;
     long step_token;
-    int truncate, safe_text;
-    const char *pad_rule; /* on or off; NULL: the broker's default */
+    json_t *options; /* what the others say of every row, under the names of a row's fields */
 };
 
 static int check_names(const struct lines *l)
@@ -37,6 +36,42 @@ static int check_names(const struct lines *l)
     return 0;
 }
 
+/* An option that says how rows are cut is of no use where they are not. */
+static int check_truncation(const struct cli *c)
+{
+    static const enum cli_option options[] = {CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST};
+    for (int i = 0; i < 3; i++)
+        if (c->value[options[i]] && !c->value[CLI_TRUNCATE])
+            return cli_usage(
+                "--%s: expected with --truncate, found without", cli_option_info(options[i])->name);
+    return 0;
+}
+
+static void take_flag(const struct cli *c, enum cli_option option, json_t *all, const char *field)
+{
+    if (c->value[option])
+        json_object_set_new(all, field, json_true());
+}
+
+static int take_options(const struct cli *c, json_t *all)
+{
+    const char *side = c->value[CLI_TRUNCATION_SIDE], *rule = c->value[CLI_PAD_RULE];
+    long max_length = 0;
+    int rc = check_truncation(c);
+    if (rc == 0)
+        rc = cli_number(c, CLI_MAX_LENGTH, 1, INT32_MAX, 0, &max_length);
+    take_flag(c, CLI_TRUNCATE, all, "truncate");
+    if (max_length > 0)
+        json_object_set_new(all, "max_length", json_integer(max_length));
+    if (side)
+        json_object_set_new(all, "truncation_side", json_string(side));
+    take_flag(c, CLI_KEEP_LAST, all, "keep_last_token");
+    take_flag(c, CLI_SAFE_TEXT, all, "safe_text");
+    if (rule)
+        json_object_set_new(all, "hf_pad_rule", json_boolean(strcmp(rule, "on") == 0));
+    return rc;
+}
+
 int lines_open(struct lines **out, const struct cli *c)
 {
     struct lines *l = xcalloc(1, sizeof *l);
@@ -44,12 +79,12 @@ int lines_open(struct lines **out, const struct cli *c)
     msg_writer_init(&l->row);
     l->pool = c->value[CLI_POOL];
     l->activation = c->value[CLI_ACTIVATION];
-    l->truncate = c->value[CLI_TRUNCATE] != NULL;
-    l->safe_text = c->value[CLI_SAFE_TEXT] != NULL;
-    l->pad_rule = c->value[CLI_PAD_RULE];
+    l->options = json_object();
     int rc = check_names(l);
     if (rc == 0)
         rc = cli_number(c, CLI_STEP_TOKEN, 0, INT32_MAX, POOL_NO_STEP_TOKEN, &l->step_token);
+    if (rc == 0)
+        rc = take_options(c, l->options);
     if (rc == 0 && jsonl_open(&l->file, c->operand, &e) != 0) {
         cli_fail(&e);
         rc = EX_NOINPUT;
@@ -71,6 +106,7 @@ void lines_close(struct lines **out)
         return;
     jsonl_close(&l->file);
     msg_writer_release(&l->row);
+    json_decref(l->options);
     free(l->ids);
     free(l);
     *out = NULL;
@@ -256,6 +292,11 @@ static void write_pool(struct lines *l)
         msg_key_int(&l->row, "step_token", l->step_token);
 }
 
+static int writes_pool(const struct lines *l)
+{
+    return l->pool || l->activation || l->step_token >= 0;
+}
+
 /* Reads the row as the broker will; what the broker would refuse is this line's error. */
 static int check_row(const struct lines *l, struct line *line)
 {
@@ -299,57 +340,55 @@ static int in_line(struct line *line, const struct err *why)
         &line->err, why->code, why->field, "line %lld: %s", (long long)line->number, why->msg);
 }
 
-/* Returns 1 if the option is to be written, 0 if it is not given or the line says the same,
- * negative if the line contradicts it. */
-static int take_option(
-    struct line *line, const json_t *fields, const char *key, int is_given, int on)
+/* Sets *n to how many fields the options add to the line's own. A line may say the same as an option,
+ * but not otherwise. */
+static int count_options(
+    const struct lines *l, struct line *line, const json_t *fields, uint32_t *n)
 {
-    const json_t *v = json_object_get(fields, key);
-    if (!is_given || !v)
-        return is_given;
-    if (json_is_boolean(v) && json_is_true(v) == on)
-        return 0;
-    return err_field(&line->err, ASSAY_EBADREQ, key,
-        "line %lld: found one in the line and another by an option; expected one of them",
-        (long long)line->number);
+    const char *key, *wrong = writes_pool(l) && json_object_get(fields, "pool") ? "pool" : NULL;
+    json_t *v;
+    *n = writes_pool(l);
+    json_object_foreach(l->options, key, v)
+    {
+        const json_t *own = json_object_get(fields, key);
+        *n += !own;
+        if (own && !json_equal(own, v))
+            wrong = wrong ? wrong : key;
+    }
+    return !wrong ? 0
+                  : err_field(&line->err, ASSAY_EBADREQ, wrong,
+                        "line %lld: found one in the line and another by an option; expected one "
+                        "of them",
+                        (long long)line->number);
 }
 
-/* Which options are written into the row; negative: the line contradicts the option. */
-struct written {
-    int pool, truncate, safe_text, pad_rule;
-};
-
-static int take_options(
-    const struct lines *l, struct line *line, const json_t *fields, struct written *w)
+/* Writes them. A job's rows must be the same bytes each time: the order of the fields stays. */
+static void write_options(struct lines *l, const json_t *fields)
 {
-    int rule = l->pad_rule && strcmp(l->pad_rule, "on") == 0;
-    w->pool = take_option(line, fields, "pool", l->pool || l->activation || l->step_token >= 0, 0);
-    w->truncate = take_option(line, fields, "truncate", l->truncate, 1);
-    w->safe_text = take_option(line, fields, "safe_text", l->safe_text, 1);
-    w->pad_rule = take_option(line, fields, "hf_pad_rule", l->pad_rule != NULL, rule);
-    return w->pool < 0 || w->truncate < 0 || w->safe_text < 0 || w->pad_rule < 0 ? line->err.code
-                                                                                 : 0;
+    const char *key;
+    json_t *v;
+    if (writes_pool(l))
+        write_pool(l);
+    json_object_foreach(l->options, key, v)
+    {
+        if (json_object_get(fields, key))
+            continue;
+        msg_str(&l->row, key);
+        pack(&l->row, v);
+    }
 }
 
 static int write_all(struct lines *l, struct line *line, const json_t *fields)
 {
-    struct written w;
-    int rc = take_options(l, line, fields, &w);
+    uint32_t n;
+    int rc = count_options(l, line, fields, &n);
     if (rc != 0)
         return rc;
-    msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) +
-                         (uint32_t)(w.pool + w.truncate + w.safe_text + w.pad_rule));
+    msg_map(&l->row, 1 + (uint32_t)json_object_size(fields) + n);
     msg_str(&l->row, "id");
     pack(&l->row, line->id);
     rc = write_fields(l, line, fields);
-    if (w.pool)
-        write_pool(l);
-    if (w.truncate)
-        msg_key_bool(&l->row, "truncate", 1);
-    if (w.safe_text)
-        msg_key_bool(&l->row, "safe_text", 1);
-    if (w.pad_rule)
-        msg_key_bool(&l->row, "hf_pad_rule", strcmp(l->pad_rule, "on") == 0);
+    write_options(l, fields);
     return rc;
 }
 

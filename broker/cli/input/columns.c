@@ -28,8 +28,8 @@ static const char *const hints[] = {"instruction", "input", "context", "contexts
 /* Media, which no model here reads. */
 static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
 /* Fields that say how a row is scored, under the names that they have in a message. */
-static const char *const settings[] = {
-    "pool", "truncate", "hf_pad_rule", "safe_text", "add_special_tokens", "adapter", NULL};
+static const char *const settings[] = {"pool", "truncate", "max_length", "truncation_side",
+    "keep_last_token", "hf_pad_rule", "safe_text", "add_special_tokens", "adapter", NULL};
 /* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */
@@ -448,16 +448,22 @@ static json_t *without_nulls(const json_t *pool)
 
 static int take_setting(json_t *row, const char *key, const json_t *v, struct err *e)
 {
-    int is_pool = strcmp(key, "pool") == 0, is_adapter = strcmp(key, "adapter") == 0;
+    static const char *const texts[] = {"adapter", "truncation_side", NULL};
+    int is_pool = strcmp(key, "pool") == 0, is_number = strcmp(key, "max_length") == 0;
+    int is_text = is_one_of(texts, key, strlen(key));
     if (!v)
         return 0;
-    if (!(is_pool ? json_is_object(v) : is_adapter ? json_is_string(v) : json_is_boolean(v)))
+    if (!(is_pool       ? json_is_object(v)
+            : is_number ? json_is_integer(v)
+            : is_text   ? json_is_string(v)
+                        : json_is_boolean(v)))
         return err_field(e, ASSAY_EBADREQ, key,
             "expected %s, as in the row of a message, found another; leave the column out where it "
             "is something else",
-            is_pool      ? "an object with type, step_token, positions or activation"
-            : is_adapter ? "a string"
-                         : "true or false");
+            is_pool     ? "an object with type, step_token, positions or activation"
+            : is_number ? "an integer"
+            : is_text   ? "a string"
+                        : "true or false");
     json_object_set_new(row, key, is_pool ? without_nulls(v) : json_incref((json_t *)v));
     return 0;
 }
