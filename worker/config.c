@@ -81,19 +81,18 @@ static int read_kv_heads(struct model_config *c, const struct json_file *f, stru
     return 0;
 }
 
+/* Null beside a number of the trunk's own has two readings: transformers fails, vLLM divides. */
 static int read_head_dim(struct model_config *c, const struct json_file *f, struct err *e)
 {
-    int64_t dim = 0;
-    int found = json_get_int(f, "head_dim", 2, 1024, &dim, e);
-    if (found < 0)
-        return found;
-    if (!found && c->trunk->head_dim > 0)
-        dim = c->trunk->head_dim;
-    else if (!found && c->hidden_size % c->n_heads != 0)
+    int64_t dim = c->trunk->head_dim;
+    if (json_get_int(f, "head_dim", 2, 1024, &dim, e) < 0 ||
+        (dim > 0 && config_check_null(f, "head_dim", e) != 0))
+        return ASSAY_EFORMAT;
+    if (dim == 0 && c->hidden_size % c->n_heads != 0)
         return err_set(e, ASSAY_EFORMAT,
             "%s: head_dim: expected hidden_size (%u) to be a multiple of heads (%u)", f->file,
             c->hidden_size, c->n_heads);
-    else if (!found)
+    if (dim == 0)
         dim = c->hidden_size / c->n_heads;
     if (dim < 2 || dim > 1024 || dim % 2 != 0)
         return err_set(e, ASSAY_EFORMAT,

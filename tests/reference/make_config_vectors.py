@@ -73,6 +73,32 @@ QWEN_LEFT_OUT = LEFT_OUT + [
     ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": None}, "max_window_layers: " + NO_NULL),
     ({**ALL_SLIDE, "sliding_window": 0}, "sliding_window: expected 1"),
 ]
+# Of Mistral, whose file is as transformers 5 writes it.
+MISTRAL_LEFT_OUT = [
+    ({}, None, ["rope_parameters"]),
+    ({"rope_parameters": None}, None),
+    ({"rope_parameters": {}}, None),
+    ({"rope_parameters": {"rope_type": "default"}}, None),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": None}}, "rope_parameters.rope_theta: " + NO_NULL),
+    ({"rope_theta": 700.0}, "rope_theta (700) contradicts rope_parameters.rope_theta (500)"),
+    ({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4}}, None, ["rope_parameters"]),
+    *(({}, None, [key]) for key in ("head_dim", "rms_norm_eps", "max_position_embeddings", "hidden_act", "tie_word_embeddings",
+                                    "pad_token_id")),
+    *(({key: None}, f"{key}: {NO_NULL}") for key in ("rms_norm_eps", "max_position_embeddings", "hidden_act")),
+    *(({}, f"{key}: expected", [key]) for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                                  "num_attention_heads")),
+]
+
+
+def older(theta):
+    """As transformers 4 writes it."""
+    return {"rope_theta": theta, "rope_scaling": None, "torch_dtype": "float32", "transformers_version": "4.51.3"}
+
+
+def newer(theta):
+    """As transformers 5 writes it."""
+    return {"rope_parameters": {"rope_theta": theta, "rope_type": "default"}, "dtype": "float32", "transformers_version": "5.23.0",
+            "layer_types": FULL}
 
 
 def yarn(**changes):
@@ -194,10 +220,21 @@ CASES = {
         ({"torch_dtype": "bfloat16", "use_cache": False, "attention_dropout": 0.5, "hidden_dropout": 0.5, "pretraining_tp": 2,
           "eos_token_id": [1, 2], "bos_token_id": 3, "initializer_range": 0.5, "tie_word_embeddings": True,
           "problem_type": "regression", "gradient_checkpointing": True, "chunk_size_feed_forward": 2}, None),
+        # what other versions write
+        (newer(10000.0), None, ["rope_theta", "rope_scaling"]),
+        (older(10000.0), None),
+        ({"use_mrope": False, "sliding_window": 131072, "max_window_layers": 21}, None),
+        ({"dtype": "bfloat16", "torch_dtype": "float16"}, None),
+        ({"layer_types": None}, None),
+        ({"layer_types": []}, "layer_types: expected a list of 2, found 0"),
         *QWEN_LEFT_OUT,
     ],
     "llama": [
         ({}, None),
+        (newer(500000.0), None, ["rope_theta", "rope_scaling"]),
+        (older(500000.0), None),
+        ({"layer_types": None}, None),
+        ({"text_config": {"hidden_size": 64}}, "text_config"),
         ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, None),
         ({"layer_types": FULL}, None),
         ({"layer_types": MIXED, "sliding_window": 8}, "layer_types[1]"),
@@ -214,8 +251,18 @@ CASES = {
         ({}, None),
         ({"num_key_value_heads": None}, None),
     ],
+    "head-dim-128": [
+        ({}, None),
+        ({"head_dim": 128}, None),
+        ({"head_dim": None}, "head_dim: " + NO_NULL),
+    ],
     "qwen3": [
         ({}, None),
+        (newer(1e6), None, ["rope_theta", "rope_scaling"]),
+        (older(1e6), None),
+        ({"head_dim": None}, "head_dim: " + NO_NULL),
+        ({"text_config": {"hidden_size": 64}}, "text_config"),
+        ({**SLIDES, "layer_types": MIXED}, None),
         ({"is_causal": False}, "is_causal"),
         ({**SLIDES, "max_window_layers": 0}, None),
         ({"layer_types": MIXED}, "layer_types[1]"),
@@ -241,8 +288,9 @@ CASES = {
         ({"sliding_window": 40}, None),
         ({"sliding_window": 0}, "sliding_window: expected 1"),
         ({}, None, ["sliding_window"]),
-        # as transformers 4 writes it
-        ({"rope_theta": 500.0, "torch_dtype": "float32", "transformers_version": "4.46.3"}, None, ["rope_parameters", "dtype", "head_dim"]),
+        (older(500.0), None, ["rope_parameters", "dtype", "head_dim"]),
+        ({"layer_types": None}, None),
+        ({"text_config": {"hidden_size": 32}}, "text_config"),
         ({"use_sliding_window": True}, None),
         ({"use_sliding_window": False}, "use_sliding_window: false contradicts sliding_window"),
         ({"use_sliding_window": False, "sliding_window": None}, None),
@@ -258,6 +306,7 @@ CASES = {
         ({"is_causal": False}, "is_causal"),
         ({}, "num_key_value_heads: expected", ["num_key_value_heads"]),
         ({"pad_token_id": 127}, None),
+        *MISTRAL_LEFT_OUT,
     ],
     "token": [
         ({}, None),
