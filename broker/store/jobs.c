@@ -85,7 +85,7 @@ static void read_mode(struct store *s, int64_t mode, struct store_job *j)
     if (store_step(s, q, NULL) != 1)
         return;
     snprintf(j->reason, sizeof j->reason,
-        "made with checkpoint %.12s (%.80s), the broker runs %.12s (%.80s)",
+        "made with checkpoint %.12s (%.350s), the broker runs %.12s (%.350s)",
         (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
         s->options.digest, s->options.mode);
     utf8_make_printable(j->reason);

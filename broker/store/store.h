@@ -37,6 +37,8 @@ static inline int store_may_pass(int code)
 
 enum job_state { JOB_OPEN, JOB_QUEUED, JOB_RUNNING, JOB_PAUSED, JOB_DONE, JOB_CANCELLED };
 
+#define STORE_REASON_BYTES 800 /* room for two modes */
+
 struct store_job {
     int64_t job;
     char key[201];
@@ -60,8 +62,8 @@ struct store_job {
     int made_otherwise; /* finished under a mode or truncation other than the broker's */
     /* rows that asked for truncation were truncated otherwise than the broker would */
     int truncated_otherwise;
-    char reason[256]; /* why it is held or made_otherwise, else "" */
-    double rate;      /* recent rows/s, from store_set_rate; over the whole run once finished */
+    char reason[STORE_REASON_BYTES]; /* why it is held or made_otherwise, else "" */
+    double rate; /* recent rows/s, from store_set_rate; over the whole run once finished */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
 };
