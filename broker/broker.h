@@ -74,6 +74,8 @@ struct broker {
     char *model_dir; /* resolved at the start: a symbolic link may change later */
     struct model_info model;
     struct text_model text; /* its tokenizer and chat template */
+    const char *head;       /* --head, or the recipe's */
+    char recipe_head[RECIPE_HEAD_BYTES];
     struct request_limits limits;
     int lock_fd; /* lock of the data directory, until the store takes it over; -1 */
     struct store *store;

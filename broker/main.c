@@ -109,35 +109,70 @@ static void log_pad_rule(const struct broker *b)
             (int)m->pad_token, what);
 }
 
+/* Chooses the head: --head, or that of the recipe. */
+static int choose_head(
+    struct broker *b, const struct recipe *recipe, const char *dir, struct err *e)
+{
+    b->head = b->options->head;
+    if (!recipe || recipe_check_dir(recipe, dir, e) != 0)
+        return e->code;
+    b->head = b->recipe_head;
+    return recipe_head_of_dir(recipe, dir, b->recipe_head, e);
+}
+
+/* The tokenizer may have been another when it was asked for the head. */
+static int check_head(const struct broker *b, struct err *e)
+{
+    char head[RECIPE_HEAD_BYTES];
+    const struct recipe *r = b->text.recipe;
+    if (!r || !recipe_has_head(r))
+        return 0;
+    int rc = recipe_head(r, b->text.tokenizer, head, e);
+    if (rc == 0 && strcmp(head, b->head) != 0)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "the tokenizer's files changed while the broker started; restart when they are "
+            "complete");
+    return rc;
+}
+
 static int open_model(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
+    const struct recipe *recipe = o->recipe ? recipe_find(o->recipe) : NULL;
     b->model_dir = realpath(o->model, NULL);
     const char *dir = b->model_dir ? b->model_dir : o->model;
+    int rc = choose_head(b, recipe, dir, e);
+    if (rc != 0)
+        return rc;
     struct model_question question = {.worker_path = b->devices.worker,
         .model_dir = dir,
         .name_of = o->model,
         .quant = o->quant,
         .dtype = o->dtype,
         .weights = o->weights,
-        .head = o->head,
+        .head = b->head,
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
         .limit_ms = o->start_ms,
         .cache_dir = b->data};
-    int rc = model_info_load(&b->model, &question, e);
+    rc = model_info_load(&b->model, &question, e);
+    if (rc == 0 && recipe)
+        rc = recipe_check_architecture(recipe, b->model.architecture, e);
     if (rc != 0)
         return rc;
     if (o->served_name)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
     text_digest(b->model.text, dir, o->chat_template, o->template_date);
+    b->model.recipe = recipe;
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir,
         &(struct text_options){
-            o->chat_template, o->template_date, text_steps_in_chat(b->model.architecture)},
+            o->chat_template, o->template_date, text_steps_in_chat(b->model.architecture), recipe},
         e);
+    if (rc == 0)
+        rc = check_head(b, e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */
         rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
     if (rc == 0)
@@ -279,7 +314,7 @@ static int open_groups(struct broker *b, struct err *e)
             .quant = o->quant,
             .dtype = o->dtype,
             .weights = o->weights,
-            .head = o->head,
+            .head = b->head,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.rank_mode,
             .digest = b->model.digest,

@@ -11,6 +11,7 @@
 #include <sysexits.h>
 
 #include "broker/store/score_cache.h"
+#include "broker/text/recipe.h"
 #include "schema/endpoint.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
@@ -107,6 +108,10 @@ static const struct {
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
         TEXT, offsetof(struct options, head), 0, 0},
+    {"recipe", "NAME",
+        "score as a published reward model is scored where its files do not say it; `assay info "
+        "--recipes` lists them (default none)",
+        TEXT, offsetof(struct options, recipe), 0, 0},
     {"hf-pad-rule", "auto|on|off",
         "whether LAST is the last token that is not the pad token, for rows that do not say it "
         "(default auto: as the architecture's class in transformers does)",
@@ -336,6 +341,23 @@ static int check_words(const struct options *o)
     return 0;
 }
 
+/* A recipe says how texts are scored, so an option that says it too is refused. */
+static int check_recipe(const struct options *o)
+{
+    char names[RECIPE_NAMES_BYTES];
+    const struct recipe *r = o->recipe ? recipe_find(o->recipe) : NULL;
+    if (!o->recipe)
+        return 0;
+    recipe_names(names);
+    if (!r)
+        return complain("recipe", names, o->recipe);
+    if (strcmp(o->head, "auto") != 0)
+        return complain("head", "auto with --recipe, which names the head", o->head);
+    if (strcmp(o->pad_rule, "auto") != 0)
+        return complain("hf-pad-rule", "auto with --recipe, which names the token", o->pad_rule);
+    return 0;
+}
+
 static int check_together(const struct options *o)
 {
     if (o->help || o->version)
@@ -356,7 +378,9 @@ static int check_together(const struct options *o)
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
     int rc = check_name(o->served_name);
-    return rc == 0 ? check_words(o) : rc;
+    if (rc == 0)
+        rc = check_words(o);
+    return rc == 0 ? check_recipe(o) : rc;
 }
 
 static int argument_of(int i)

@@ -69,7 +69,8 @@ static int choose_language_head(struct model_config *c, const struct json_file *
             dir);
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: architectures: %s is a language model, which has no score of its own; say which "
-        "tokens' logits are the score: --head lm:ID,ID:softmax (or difference, raw), --head "
+        "tokens' logits are the score: --recipe NAME (assay info --recipes), or --head "
+        "lm:ID,ID:softmax (or difference, raw), --head "
         "lm:ID:raw (or sigmoid)",
         f->file, c->architecture->name);
 }

@@ -300,6 +300,32 @@ static void check_type(struct admit *a, const struct row_request *q, struct stor
             "each");
 }
 
+/* A recipe says which rows it is for, and how they are scored. A row that says the same is taken. */
+static void check_recipe(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct model_info *m = a->model;
+    const struct recipe *r = m->recipe;
+    const struct pooling *own = &m->pool, *asked = &q->pool;
+    unsigned kind = q->shape == ROW_STEPS ? RECIPE_STEPS : RECIPE_ANSWERS;
+    if (!r)
+        return;
+    if (!(r->rows & kind) && q->body_field[0] && q->shape != ROW_TEXT)
+        refuse(a, out, ASSAY_EBADREQ, "%s: the recipe %s is for rows of %s", q->body_field[0],
+            r->name, recipe_rows(r));
+    if (asked->type != POOL_DEFAULT && asked->type != own->type)
+        refuse(a, out, ASSAY_EBADREQ, "pool.type: the recipe %s scores by %s, found %s", r->name,
+            pool_type_name(own->type), pool_type_name(asked->type));
+    if (asked->activation != ACTIVATION_DEFAULT && asked->activation != own->activation)
+        refuse(a, out, ASSAY_EBADREQ, "pool.activation: the recipe %s has %s, found %s", r->name,
+            activation_name(own->activation), activation_name(asked->activation));
+    if (asked->step_token >= 0 && asked->step_token != own->step_token)
+        refuse(a, out, ASSAY_EBADREQ, "pool.step_token: the recipe %s has %d, found %d", r->name,
+            own->step_token, asked->step_token);
+    if (q->hf_pad_rule != REQUEST_PAD_RULE_UNSAID && q->hf_pad_rule != m->pad_rule)
+        refuse(a, out, ASSAY_EBADREQ, "hf_pad_rule: the recipe %s has %s, found %s", r->name,
+            m->pad_rule ? "true" : "false", q->hf_pad_rule ? "true" : "false");
+}
+
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     *out = (struct store_row){.client_id = q->id,
@@ -310,6 +336,7 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
         out->pool.type = POOL_STEP;
     check_activation(a, q, out);
     check_type(a, q, out);
+    check_recipe(a, q, out);
     if (q->shape == ROW_REFUSED) {
         out->shape = ROW_IDS;
         refuse(a, out, q->error_code, "%.*s", (int)q->error_message.len,

@@ -55,8 +55,13 @@ static void write_model(const struct broker *b, struct msg_writer *w)
 {
     const struct model_info *m = &b->model;
     msg_str(w, "model");
-    msg_map(w, 10);
+    msg_map(w, 11);
     msg_key_str(w, "name", m->name);
+    msg_str(w, "recipe");
+    if (m->recipe)
+        msg_str(w, m->recipe->name);
+    else
+        msg_nil(w);
     msg_key_str(w, "architecture", m->architecture);
     msg_key_str(w, "digest", m->digest);
     msg_key_str(w, "dtype", m->dtype);

@@ -42,10 +42,15 @@ static int describe(struct check *k, struct err *e)
     const char *argv[MAX_ARGUMENTS] = {worker, "--describe", "--model", c->operand};
     json_error_t why;
     int n = 4;
+    const struct recipe *recipe = c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL;
+    char head[RECIPE_HEAD_BYTES];
+    if (recipe && (recipe_check_dir(recipe, c->operand, e) != 0 ||
+                      recipe_head_of_dir(recipe, c->operand, head, e) != 0))
+        return e->code;
     snprintf(worker, sizeof worker, "%s/assay-worker", c->bin_dir);
     if (c->value[CLI_WORKER])
         snprintf(worker, sizeof worker, "%s", c->value[CLI_WORKER]);
-    add_option(argv, &n, "--head", c->value[CLI_HEAD]);
+    add_option(argv, &n, "--head", recipe ? head : c->value[CLI_HEAD]);
     add_option(argv, &n, "--weights", c->value[CLI_WEIGHTS]);
     add_option(argv, &n, "--max-len", c->value[CLI_MAX_LEN]);
     char *out = xcalloc(1, OUTPUT_BYTES);
@@ -65,7 +70,8 @@ static void load_text(struct check *k)
 {
     const struct cli *c = k->cli;
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
-        text_steps_in_chat(reply_text(k->model, "architecture"))};
+        text_steps_in_chat(reply_text(k->model, "architecture")),
+        c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL};
     struct text_model *t = &k->text;
     if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
         return;
@@ -115,6 +121,9 @@ static void print_head(const struct check *k)
     if (reply_int(m, "pad_rule") != 0 && pad >= 0)
         printf(", pad token %lld is passed over", (long long)pad);
     printf("\n");
+    if (k->text.recipe)
+        printf("recipe         %s: %s, %s\n", k->text.recipe->name, k->text.recipe->text,
+            k->text.recipe->pooled);
     if (strcmp(reply_text(m, "default_pool"), "STEP") == 0 && step_token(k) >= 0)
         printf("step token     %d\n", (int)step_token(k));
     else if (strcmp(reply_text(m, "default_pool"), "STEP") == 0)
@@ -154,6 +163,8 @@ static int print_json(const struct check *k, struct err *e)
     json_object_set_new(line, "chat_template", name ? json_string(name) : json_null());
     json_object_set_new(
         line, "chat_template_in", name ? json_string(k->text.chat.origin) : json_null());
+    json_object_set_new(
+        line, "recipe", k->text.recipe ? json_string(k->text.recipe->name) : json_null());
     json_object_set_new(line, "text_rows", json_boolean(k->no_text.code == 0));
     json_object_set_new(
         line, "reason", k->no_text.code ? json_string(k->no_text.msg) : json_null());
@@ -166,6 +177,8 @@ int verb_check(const struct cli *c)
 {
     struct check k = {.cli = c};
     struct err e = {0};
+    if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)
+        return EX_USAGE;
     if (describe(&k, &e) != 0)
         return cli_fail(&e);
     load_text(&k);

@@ -49,6 +49,8 @@ enum cli_option {
     CLI_DTYPE,
     CLI_WEIGHTS,
     CLI_HEAD,
+    CLI_RECIPE,
+    CLI_RECIPES,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,
@@ -146,6 +148,10 @@ int verb_pause(const struct cli *c);
 int verb_resume(const struct cli *c);
 int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
+/* recipes.c: prints the table of recipes, which needs no broker; and refuses, with EX_USAGE, options
+ * that say what --recipe says. */
+int print_recipes(const struct cli *c);
+int cli_check_recipe(const struct cli *c);
 int verb_tokenize(const struct cli *c);
 int verb_check(const struct cli *c);
 int verb_top(const struct cli *c);

@@ -19,14 +19,15 @@ static const enum cli_option no_options[] = {CLI_OPTION_COUNT};
 static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, CLI_KEEP_INPUT,
     CLI_ORDER, CLI_POOL, CLI_ACTIVATION, CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH,
     CLI_TRUNCATION_SIDE, CLI_KEEP_LAST, CLI_SAFE_TEXT, CLI_PAD_RULE, CLI_CHAT_TEMPLATE,
-    CLI_TEMPLATE_DATE, CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_WEIGHTS, CLI_HEAD, CLI_TP,
-    CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER, CLI_SCORE_CACHE,
-    CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_OPTION_COUNT};
+    CLI_TEMPLATE_DATE, CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE, CLI_WEIGHTS, CLI_HEAD,
+    CLI_RECIPE, CLI_TP, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_MAX_LEN, CLI_ACCEPT_MODE, CLI_WORKER,
+    CLI_SCORE_CACHE, CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_OPTION_COUNT};
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST, CLI_SAFE_TEXT,
     CLI_PAD_RULE, CLI_NO_WAIT, CLI_OPTION_COUNT};
-static const enum cli_option check_options[] = {CLI_HEAD, CLI_WEIGHTS, CLI_MAX_LEN,
+static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_WEIGHTS, CLI_MAX_LEN,
     CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_WORKER, CLI_OPTION_COUNT};
+static const enum cli_option info_options[] = {CLI_RECIPES, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {
     CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
@@ -115,8 +116,8 @@ static const struct cli_verb verbs[] = {
         "`assay results JOB` makes it meet the damage, since it reads every result of the job; "
         "`assay scrub` does not tell the broker.",
         "  assay retry monday --failed\n", 1, retry_options, verb_retry},
-    {"info", NULL, "Show the broker, its model and its counters.", NULL, "  assay info\n", 0,
-        no_options, verb_info},
+    {"info", NULL, "Show the broker, its model and its counters; or the recipes.", NULL,
+        "  assay info\n  assay info --recipes\n", 0, info_options, verb_info},
     {"top", NULL, "Watch broker, workers and jobs, live.",
         "q quits. Speeds are those of the last seconds. If stdout is no terminal, and with --json, "
         "the state is printed once, with the speeds since the broker's start.",
@@ -156,6 +157,7 @@ static const struct cli_verb verbs[] = {
         "scored, and 78 if they cannot, or if the checkpoint cannot be loaded at all.",
         "  assay check ./my-reward-model\n"
         "  assay check ./my-language-model --head lm:9693,2152:softmax\n"
+        "  assay check ./Llama-3.1-Nemotron-70B-Reward-HF --recipe nemotron-reward\n"
         "  assay check ./my-reward-model --json\n",
         1, check_options, verb_check},
     {"tokenize", "[TEXT|-]",

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/recipe.h"
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
@@ -76,6 +77,12 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
         NULL},
+    [CLI_RECIPE] = {"recipe", 0, "NAME",
+        "score as a published reward model is scored where its files do not say it; `assay info "
+        "--recipes` lists them",
+        NULL},
+    [CLI_RECIPES] = {"recipes", 0, NULL,
+        "list the recipes: what each is for, and how it scores; no broker is needed", NULL},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N",
         "threads of the private broker's ranks (default: as many as cores it may use)", NULL},
@@ -162,6 +169,10 @@ int cli_is_listed(enum cli_option option, const char *value)
 static int check_value(enum cli_option option, const char *value)
 {
     const struct cli_option_info *info = &option_table[option];
+    char names[RECIPE_NAMES_BYTES];
+    recipe_names(names);
+    if (option == CLI_RECIPE && !recipe_find(value))
+        return cli_usage("--recipe: expected one of %s, found '%s'", names, value);
     int may_be_file = option == CLI_CHAT_TEMPLATE;
     if (!info->values || is_among(info->values, value) || (may_be_file && access(value, F_OK) == 0))
         return 0;

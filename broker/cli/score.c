@@ -125,9 +125,12 @@ static int check_numbers(const struct cli *c)
 static int check_owner(const struct cli *c)
 {
     static const enum cli_option decide[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
-        CLI_WEIGHTS, CLI_HEAD, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE};
+        CLI_WEIGHTS, CLI_HEAD, CLI_RECIPE, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE,
+        CLI_TEMPLATE_DATE};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");
+    if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)
+        return EX_USAGE;
     for (size_t i = 0; !c->value[CLI_MODEL] && i < sizeof decide / sizeof decide[0]; i++)
         if (c->value[decide[i]])
             return cli_usage("score: --%s: expected --model DIR with it, found none: it is for a "

@@ -179,7 +179,7 @@ static void print_pretty(const json_t *r)
 
 int verb_info(const struct cli *c)
 {
-    return simple(c, "info", NULL, print_pretty);
+    return c->value[CLI_RECIPES] ? print_recipes(c) : simple(c, "info", NULL, print_pretty);
 }
 
 int verb_cancel(const struct cli *c)

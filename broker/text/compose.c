@@ -101,7 +101,7 @@ int32_t text_model_step_token(const struct text_model *m)
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
 {
-    *m = (struct text_model){.steps_in_chat = o->steps_in_chat};
+    *m = (struct text_model){.steps_in_chat = o->steps_in_chat, .recipe = o->recipe};
     int rc = load_tokenizer(m, dir, e);
     return rc == 0 ? load_chat(m, dir, o, e) : rc;
 }

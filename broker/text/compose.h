@@ -19,6 +19,7 @@
 #define ASSAY_COMPOSE_H
 
 #include "broker/text/chat.h"
+#include "broker/text/recipe.h"
 #include "broker/text/tokenizer.h"
 #include "schema/request.h"
 
@@ -28,7 +29,8 @@
 struct text_model {
     struct tokenizer *tokenizer; /* NULL: the checkpoint has none, as `reason` says */
     struct chat chat;
-    int steps_in_chat; /* the architecture is a process reward model */
+    int steps_in_chat;           /* the architecture is a process reward model */
+    const struct recipe *recipe; /* NULL: none */
     char reason[ERR_MESSAGE_BYTES];
 };
 
@@ -37,6 +39,7 @@ struct text_options {
                                 */
     const char *template_date; /* --template-date; NULL: none */
     int steps_in_chat;         /* of a process reward model */
+    const struct recipe *recipe; /* NULL: none */
 };
 
 /* ASSAY_EFORMAT for an unknown name, a template's file or a date that cannot be used, or for a file

@@ -9,6 +9,8 @@
 #include "schema/err.h"
 #include "schema/pooling.h"
 
+struct recipe;
+
 struct model_info {
     char architecture[64];
     char digest[65];
@@ -16,8 +18,9 @@ struct model_info {
     char name[128];    /* served name; if not given, the directory's last part */
     char dtype[8];
     char rank_mode[272]; /* what decides a score's bits beside checkpoint, ids and pooling */
-    char text[9];   /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
-    char mode[304]; /* a job's mode: rank_mode, text, and the pad rule */
+    char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
+    const struct recipe *recipe; /* text/recipe.h; NULL: none */
+    char mode[352];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
     uint32_t vocab_size, max_len, n_labels;
     struct pooling pool; /* of a row that does not say */
     int32_t pad_token;

@@ -1,0 +1,163 @@
+/* recipe.c - the table of recipes, and what is looked up for one in a checkpoint (recipe.h).
+ *
+ * Sources: qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
+ * llama-factory: data/processor/pairwise.py and train/rm of version 0.9.5. */
+#include "broker/text/recipe.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "schema/json.h"
+
+#define CONFIG_BYTES (8u << 20)
+#define LANGUAGE_MODELS "Qwen2ForCausalLM Qwen3ForCausalLM LlamaForCausalLM MistralForCausalLM"
+
+static const struct recipe table[] = {
+    {.name = "qwen2.5-math-rm",
+        .architectures = "Qwen2ForRewardModel",
+        .checkpoints = "Qwen2.5-Math-RM-72B, Qwen2-Math-RM-72B",
+        .rows = RECIPE_ANSWERS,
+        .text = "the checkpoint's chat template",
+        .pooled = "the last token"},
+    {.name = "qwen2.5-math-prm",
+        .architectures = "Qwen2ForProcessRewardModel",
+        .checkpoints = "Qwen2.5-Math-PRM-7B, -72B, Qwen2.5-Math-7B-PRM800K",
+        .rows = RECIPE_ANSWERS | RECIPE_STEPS,
+        .text =
+            "the checkpoint's chat template; the assistant says the steps, <extra_0> after each",
+        .pooled = "each <extra_0>: probability of class 1"},
+    {.name = "inf-orm",
+        .architectures = "INFORMForSequenceClassification",
+        .checkpoints = "INF-ORM-Llama3.1-70B",
+        .rows = RECIPE_ANSWERS,
+        .text = "the checkpoint's chat template",
+        .pooled = "the token before the first pad token, else the last"},
+    {.name = "llama-factory",
+        .architectures = LANGUAGE_MODELS,
+        .checkpoints = "reward models that LLaMA-Factory trained (value_head.safetensors)",
+        .rows = RECIPE_ANSWERS,
+        .text = "the checkpoint's chat template",
+        .pooled = "the last token"},
+    {.name = "nemotron-reward",
+        .architectures = "LlamaForCausalLM",
+        .checkpoints = "Llama-3.1-Nemotron-70B-Reward-HF",
+        .head = "lm:0:raw",
+        .rows = RECIPE_ANSWERS,
+        .text = "the checkpoint's chat template",
+        .pooled = "the last token"},
+};
+
+const struct recipe *recipe_at(size_t k)
+{
+    return k < sizeof table / sizeof table[0] ? &table[k] : NULL;
+}
+
+const struct recipe *recipe_find(const char *name)
+{
+    const struct recipe *r;
+    for (size_t k = 0; (r = recipe_at(k)); k++)
+        if (strcmp(r->name, name) == 0)
+            return r;
+    return NULL;
+}
+
+const char *recipe_rows(const struct recipe *r)
+{
+    static const char *const names[] = {"text",
+        "messages, prompt and response(s), chosen and rejected", "prompt and steps",
+        "prompt and steps, messages, prompt and response(s), chosen and rejected"};
+    return names[r->rows & (RECIPE_ANSWERS | RECIPE_STEPS)];
+}
+
+void recipe_names(char out[RECIPE_NAMES_BYTES])
+{
+    const struct recipe *r;
+    size_t n = 0;
+    for (size_t k = 0; (r = recipe_at(k)) && n < RECIPE_NAMES_BYTES; k++)
+        n += (size_t)snprintf(out + n, RECIPE_NAMES_BYTES - n, "%s%s", k ? ", " : "", r->name);
+}
+
+/* ---- what it is for ---- */
+
+int recipe_check_architecture(const struct recipe *r, const char *name, struct err *e)
+{
+    size_t len = strlen(name);
+    for (const char *at = r->architectures; len > 0 && (at = strstr(at, name)); at += len)
+        if ((at == r->architectures || at[-1] == ' ') && (at[len] == ' ' || at[len] == '\0'))
+            return 0;
+    return err_set(e, ASSAY_EFORMAT, "--recipe %s: architectures: expected %s, found '%.80s'",
+        r->name, r->architectures, name);
+}
+
+int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e)
+{
+    json_t *config = json_read_file(dir, "config.json", CONFIG_BYTES, NULL);
+    const char *name =
+        json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    int rc = name ? recipe_check_architecture(r, name, e) : 0;
+    json_decref(config);
+    return rc;
+}
+
+/* ---- the head ---- */
+
+int recipe_has_head(const struct recipe *r)
+{
+    return r->head || r->words[0];
+}
+
+/* Is it the word, perhaps behind the space that a tokenizer puts in front of a text? */
+static int is_word(struct slice piece, const char *word)
+{
+    size_t n = strlen(word);
+    if (piece.len == n + 1 && piece.at[0] == ' ')
+        return memcmp(piece.at + 1, word, n) == 0;
+    return piece.len == n && memcmp(piece.at, word, n) == 0;
+}
+
+/* Finds the token that the word becomes when it is tokenized alone. */
+static int find_word(
+    const struct recipe *r, const struct tokenizer *t, const char *word, int32_t *id, struct err *e)
+{
+    struct encoder *n = encoder_new(t);
+    struct err why = {0};
+    int rc = encoder_text(n, (struct slice){(const uint8_t *)word, strlen(word)}, NULL, 0, &why);
+    const struct id_list *ids = encoder_ids(n);
+    *id = rc == 0 && ids->len == 1 ? ids->at[0] : -1;
+    if (*id < 0 || !is_word(tokenizer_piece(t, *id), word))
+        rc = err_set(e, ASSAY_EFORMAT,
+            "--recipe %s: expected a tokenizer with one token for '%s', found %zu tokens; is this "
+            "a checkpoint of the recipe?",
+            r->name, word, ids->len);
+    encoder_free(&n);
+    return rc;
+}
+
+int recipe_head(
+    const struct recipe *r, const struct tokenizer *t, char out[RECIPE_HEAD_BYTES], struct err *e)
+{
+    int32_t ids[2] = {0};
+    int rc = 0;
+    if (!r->words[0]) {
+        snprintf(out, RECIPE_HEAD_BYTES, "%s", r->head ? r->head : "auto");
+        return 0;
+    }
+    for (int i = 0; rc == 0 && i < 2; i++)
+        rc = find_word(r, t, r->words[i], &ids[i], e);
+    snprintf(out, RECIPE_HEAD_BYTES, "lm:%d,%d:%s", ids[0], ids[1], r->how);
+    return rc;
+}
+
+int recipe_head_of_dir(
+    const struct recipe *r, const char *dir, char out[RECIPE_HEAD_BYTES], struct err *e)
+{
+    struct tokenizer *t = NULL;
+    struct err why = {0};
+    if (!r->words[0])
+        return recipe_head(r, NULL, out, e);
+    if (tokenizer_is_there(dir, &why) != 0 || tokenizer_load(&t, dir, &why) != 0)
+        return err_set(e, ASSAY_EFORMAT, "--recipe %s: expected a tokenizer: %s", r->name, why.msg);
+    int rc = recipe_head(r, t, out, e);
+    tokenizer_free(&t);
+    return rc;
+}

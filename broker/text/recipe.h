@@ -1,0 +1,63 @@
+/* recipe.h - recipes: how published reward models are scored where a checkpoint's files do not say
+ * it. One table (recipe.c) holds them, and `assay info --recipes` prints it.
+ *
+ * A recipe names the architectures that it is for, the head (rows of a language model's own head,
+ * whose tokens are looked up in the tokenizer, or the architecture's), and the rows that it takes.
+ * Each entry follows its publisher's own code. A recipe is chosen by name (--recipe) and is part of
+ * a score's mode.
+ *
+ * Its rows are scored as it says: an option or a row's field that says otherwise is an error.
+ * Token ids and texts as they are may be sent under every recipe. */
+#ifndef ASSAY_RECIPE_H
+#define ASSAY_RECIPE_H
+
+#include "broker/text/tokenizer.h"
+#include "schema/err.h"
+
+#define RECIPE_HEAD_BYTES 48
+#define RECIPE_NAMES_BYTES 256
+
+/* The kinds of rows that a recipe takes. */
+enum {
+    RECIPE_ANSWERS = 1, /* messages, response, responses, chosen and rejected */
+    RECIPE_STEPS = 2,
+};
+
+struct recipe {
+    const char *name;
+    const char *architectures; /* separated by spaces */
+    const char *checkpoints;   /* what it is for, for people */
+    const char *head;          /* --head, where it names tokens by their ids; NULL: see words */
+    const char *words[2]; /* the tokens of the head, by their texts; NULL: the checkpoint's own */
+    const char *how;      /* and what is made of their logits (worker/head_option.h) */
+    unsigned rows;        /* RECIPE_ANSWERS .. */
+    const char *text;     /* how rows become text, for people */
+    const char *pooled;   /* which tokens are scored, for people */
+};
+
+/* Returns the k-th entry, or NULL: there are fewer. */
+const struct recipe *recipe_at(size_t k);
+/* Returns the entry of that name, or NULL. */
+const struct recipe *recipe_find(const char *name);
+/* Returns the rows that it takes, for people. Static storage. */
+const char *recipe_rows(const struct recipe *r);
+/* Writes all names, with commas between. */
+void recipe_names(char out[RECIPE_NAMES_BYTES]);
+
+/* ASSAY_EFORMAT, naming both, unless the recipe is for that architecture. */
+int recipe_check_architecture(const struct recipe *r, const char *name, struct err *e);
+/* The same for the architecture in DIR/config.json. A file that cannot be read is no error here: the
+ * worker says it better. */
+int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e);
+
+/* Does the recipe say which head (else it is the checkpoint's own)? */
+int recipe_has_head(const struct recipe *r);
+/* Writes the value of --head. t may be NULL where the recipe names no words. ASSAY_EFORMAT where a
+ * word is not one token. */
+int recipe_head(
+    const struct recipe *r, const struct tokenizer *t, char out[RECIPE_HEAD_BYTES], struct err *e);
+/* The same with DIR's tokenizer. */
+int recipe_head_of_dir(
+    const struct recipe *r, const char *dir, char out[RECIPE_HEAD_BYTES], struct err *e);
+
+#endif

@@ -1,0 +1,139 @@
+"""Writes the small checkpoints tests/models/recipe-* and tests/vectors/recipes/*.json: for each recipe, rows of text with the ids and
+values that its publisher's own arithmetic gives over transformers in float32. Seeded: the same each time.
+
+    python tests/reference/make_recipes.py                  all of them
+    python tests/reference/make_recipes.py qwen3-reranker   only these
+"""
+import json
+import pathlib
+import sys
+import zlib
+
+import tokenizers
+import torch
+import transformers
+
+import checkpoint
+import classes
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+SIZES = dict(vocab_size=328, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             head_dim=8, max_position_embeddings=1024, rope_theta=500.0, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+CHATML = ("{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+          "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}")
+# Ends in one token behind what the assistant says, as Llama 3's does.
+TURNS = ("{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n\\n' + message['content'] + '<|im_end|>' }}{%- endfor %}"
+         "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n\\n' }}{%- endif %}")
+SUMS = ["What is 3 + 4 - 5?", "Tom has 12 apples, and eats 4. How many are left?\nThink first.", "1+1=?"]
+ANSWERS = ["3 + 4 = 7\n7 - 5 = 2\nThe answer is 2.", "12 - 4 = 8", "", "It is three.\n\n"]
+STEPS = [["3 + 4 = 7.", "7 - 5 = 2."], ["Step 1: 12 - 4 = 8.", "Step 2: so + and - are signs: 8 + 0 = 8.", "The answer is 8"], ["2"]]
+
+
+# ---- checkpoints ----
+
+def byte_tokenizer(directory, template, **settings):
+    """The demo's, with a few words more."""
+    tokenizer = json.loads((TESTS / "models/demo-reward/tokenizer.json").read_text())
+    model = tokenizer["model"]
+    pair = (lambda a, b: [a, b]) if isinstance(model["merges"][0], list) else (lambda a, b: f"{a} {b}")
+    for a, b in (("y", "e"), ("ye", "s"), ("n", "o")):
+        if a + b not in model["vocab"]:
+            model["vocab"][a + b] = len(model["vocab"])
+        if pair(a, b) not in model["merges"]:
+            model["merges"].insert(0 if a != "ye" else 1, pair(a, b))
+    for k, token in enumerate(tokenizer["added_tokens"]):
+        token["id"] = len(model["vocab"]) + k
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n")
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "chat_template": template, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+                **settings}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def character_tokenizer(directory):
+    """Of Llama 2's kind: words begin with U+2581, unknown characters are bytes, <s> in front of a text."""
+    space = "\u2581"
+    vocab = {token: k for k, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256))])}
+    merges = [(space, "\u043a"), (space + "\u043a", "\u0438"), (space, "+"), (space, "-"), (space, "a"), ("a", "n"), ("i", "s"),
+              ("[", "I"), ("S", "t"), ("St", "e"), ("Ste", "p")]
+    letters = sorted({c for c in "".join([*SUMS, *ANSWERS, *sum(STEPS, [])]) if not c.isspace()} | set(space + "\u043a\u0438[]/INST"))
+    for token in [*letters, *(a + b for a, b in merges)]:
+        vocab.setdefault(token, len(vocab))
+    model = tokenizers.models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    made = tokenizers.Tokenizer(model)
+    made.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Prepend(space), tokenizers.normalizers.Replace(" ", space)])
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.save(str(directory / "tokenizer.json"), pretty=False)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    return len(vocab)
+
+
+def save_model(name, architecture, family, **settings):
+    """Random weights under that class, in bfloat16; returns the directory."""
+    directory = TESTS / "models" / name
+    checkpoint.empty(directory)
+    config = getattr(transformers, family + "Config")(**{**SIZES, "tie_word_embeddings": True, **settings})
+    config._attn_implementation = "eager"
+    model = classes.build(architecture, config)
+    rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    for tensor_name, tensor in model.named_parameters():
+        scale, shift = (0.4, 1.0) if "norm" in tensor_name else (0.25, 0.0)
+        tensor.data = shift + scale * torch.randn(tensor.shape, generator=rng)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+def load_model(directory, architecture):
+    """The class's model with the files' weights, in float32, and the tokenizer."""
+    config = transformers.AutoConfig.from_pretrained(directory)
+    config._attn_implementation = "eager"
+    kind = getattr(classes, architecture, None) or getattr(transformers, architecture)
+    return kind.from_pretrained(directory, config=config, dtype=torch.float32).eval(), transformers.AutoTokenizer.from_pretrained(directory)
+
+
+@torch.no_grad()
+def logits_of(model, ids):
+    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+
+
+def conversation(prompt, answer):
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+def template_ids(tokenizer, messages):
+    return tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)["input_ids"]
+
+
+# ---- the recipes: each writes its checkpoint and returns (directory name, rows) ----
+
+def nemotron_reward():
+    """The card: the first logit of the first token that generate would score."""
+    byte_tokenizer(save_model("recipe-llama", "LlamaForCausalLM", "Llama"), TURNS, tokenizer_class="PreTrainedTokenizerFast")
+    model, tokenizer = load_model(TESTS / "models/recipe-llama", "LlamaForCausalLM")
+    rows = []
+    for prompt, answer in zip(SUMS, ANSWERS):
+        ids = template_ids(tokenizer, conversation(prompt, answer))
+        rows.append({"row": {"prompt": prompt, "response": answer}, "ids": ids, "values": [float(logits_of(model, ids)[-1, 0])]})
+    return "recipe-llama", rows
+
+
+RECIPES = {"nemotron-reward": nemotron_reward}
+
+
+def main():
+    torch.set_num_threads(1)
+    (TESTS / "vectors/recipes").mkdir(parents=True, exist_ok=True)
+    for name in sys.argv[1:] or RECIPES:
+        model, rows = RECIPES[name]()
+        for row in rows:
+            row["values"] = [float(f"{value:.9g}") for value in row["values"]]
+        how = f"tests/reference/make_recipes.py; transformers {transformers.__version__} in float32"
+        text = json.dumps({"model": model, "recipe": name, "how": how})[:-1] + ', "rows": [\n'
+        text += ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]}\n"
+        (TESTS / f"vectors/recipes/{name}.json").write_text(text)
+        print(name, [row["values"] for row in rows])
+
+
+if __name__ == "__main__":
+    main()
