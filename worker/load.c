@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "schema/log.h"
+#include "worker/directory.h"
 #include "worker/load.h"
 
 void load_add_place(struct loader *l, int layer, const char *name, struct place place)
@@ -292,16 +293,36 @@ static const char *why_unknown(const char *name)
         {".scales", ": of a quantized checkpoint, which is not built"},
         {"_scale", ": of a quantized checkpoint, which is not built"},
         {".absmax", ": of a quantized checkpoint, which is not built"},
-        {"v_head.", ": a value head (TRL's); expected the architecture's own head alone, or beside "
-                    "a language "
-                    "model in value_head.safetensors"},
-        {"value_head.", ": another library's head; expected the architecture's own alone"},
-        {"classifier.", ": another architecture's head; expected the architecture's own alone"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strstr(name, known[i].part))
             return known[i].why;
     return "";
+}
+
+/* Of a head that is not the architecture's. */
+static int is_another_head(const char *name)
+{
+    static const char *const heads[] = {"v_head.", "value_head.", "classifier.", "score."};
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        if (strstr(name, heads[i]))
+            return 1;
+    return 0;
+}
+
+static int refuse_unknown(const struct loader *l, const struct weight_tensor *t, struct err *e)
+{
+    const struct model_config *c = &l->m->config;
+    const char *why = why_unknown(t->name);
+    if (!*why && is_another_head(t->name))
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: tensor '%.120s': unknown for %s: another head; expected its own, '%s', alone%s",
+            t->file, t->name, c->architecture->name, c->head_name,
+            strstr(t->name, "v_head.")
+                ? " (TRL's value head: beside a language model in " VALUE_HEAD_FILE ")"
+                : "");
+    return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers%s",
+        t->file, t->name, c->architecture->name, c->n_layers, why);
 }
 
 static int take_tensor(struct loader *l, const struct weight_tensor *t, struct err *e)
@@ -310,9 +331,7 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
         return 0;
     struct place *p = load_find_place(l, t->name);
     if (!p)
-        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': unknown for %s with %u layers%s",
-            t->file, t->name, l->m->config.architecture->name, l->m->config.n_layers,
-            why_unknown(t->name));
+        return refuse_unknown(l, t, e);
     int rc = check_tensor(p, t, e);
     if (rc != 0)
         return rc;
@@ -331,16 +350,31 @@ static int is_of_head(const struct model_config *c, const char *name)
     return strncmp(name, c->head_name, n) == 0 && name[n] == '.';
 }
 
+/* Where a missing tensor should be: in the only file, the value head's, or somewhere in the
+ * directory. */
+static void where_missing(char *text, size_t size, const struct loader *l, const struct place *p)
+{
+    const struct model_config *c = &l->m->config;
+    const char *slash = l->has_files ? strrchr(l->file, '/') : NULL;
+    int is_value = c->head == &head_of_value && is_of_head(c, p->name);
+    if (slash)
+        snprintf(text, size, "%.*s%s", (int)(slash - l->file), l->file,
+            is_value ? "/" VALUE_HEAD_FILE : "");
+    else
+        snprintf(text, size, "%s", l->file ? l->file : "checkpoint");
+}
+
 static int check_filled(const struct loader *l, struct err *e)
 {
-    char expected[64];
+    char expected[64], where[4200];
     for (size_t i = 0; i < l->n; i++) {
         const struct place *p = &l->places[i];
         if (p->from || p->is_optional)
             continue;
         expected_text(expected, sizeof expected, p);
+        where_missing(where, sizeof where, l, p);
         return err_set(e, ASSAY_EFORMAT, "%s: tensor '%s': expected shape %s, found missing%s",
-            l->file ? l->file : "checkpoint", p->name, expected,
+            where, p->name, expected,
             is_of_head(&l->m->config, p->name)
                 ? ": a checkpoint without the head that its architecture names, which transformers "
                   "would make up at random"
@@ -390,6 +424,7 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
     qsort(l.places, l.n, sizeof *l.places, by_name);
     weights_rewind(w);
     while (rc == 0 && weights_next(w, &t)) {
+        l.has_files |= l.file && strcmp(l.file, t.file) != 0;
         l.file = t.file;
         rc = take_tensor(&l, &t, e);
     }

@@ -27,7 +27,8 @@ struct loader {
     struct qwen2_reward_model *m;
     struct place *places;
     size_t n, room;
-    const char *file; /* one of the checkpoint's files, for messages */
+    const char *file; /* the checkpoint's file that was read last, for messages */
+    int has_files;    /* there is more than that one */
 };
 
 /* Adds the place of a tensor: of this layer, or with -1 of none. */

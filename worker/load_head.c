@@ -23,8 +23,10 @@ static void add_head_place(struct loader *l, const char *part, struct place plac
 
 static void *add_head_bias(struct loader *l, const char *part)
 {
-    void *bias = load_new_vector(l, l->m->config.n_labels, DTYPE_F32);
-    add_head_place(l, part, (struct place){.rows = l->m->config.n_labels, .vector = bias});
+    const struct model_config *c = &l->m->config;
+    void *bias = load_new_vector(l, c->n_labels, DTYPE_F32);
+    add_head_place(l, part,
+        (struct place){.rows = c->n_labels, .vector = bias, .is_labels = c->head->n_labels == 0});
     return bias;
 }
 
@@ -37,7 +39,9 @@ static void add_mlp_head(struct loader *l)
     first->bias = load_new_vector(l, h / l->m->n_ranks, DTYPE_F32);
     add_head_place(l, "0.weight", (struct place){h, h, CUT_ROWS, .view = first->parts});
     add_head_place(l, "0.bias", (struct place){h, 0, CUT_ROWS, .vector = first->bias});
-    add_head_place(l, "2.weight", (struct place){n, h, CUT_COLUMNS, .view = second->parts});
+    add_head_place(l, "2.weight",
+        (struct place){n, h, CUT_COLUMNS, .view = second->parts,
+            .is_labels = l->m->config.head->n_labels == 0});
     second->bias = add_head_bias(l, "2.bias");
 }
 

@@ -35,8 +35,8 @@ def write(path, header, body, text=None):
 NAME = "model.layers.0.mlp.up_proj.weight"
 
 
-def without(header, body):
-    header.pop(NAME)  # leaves a hole as well; so the data are cut out too
+def without_tensor(header, body, tensor):
+    header.pop(tensor)  # leaves a hole as well; so the data are cut out too
     entries = sorted((v["data_offsets"][0], k) for k, v in header.items() if k != "__metadata__")
     out, at = b"", 0
     for begin, name in entries:
@@ -45,6 +45,10 @@ def without(header, body):
         header[name]["data_offsets"] = [at, at + end - begin]
         at += end - begin
     return header, out
+
+
+def without(header, body):
+    return without_tensor(header, body, NAME)
 
 
 def renamed(header, body):
