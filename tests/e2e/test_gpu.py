@@ -74,6 +74,18 @@ def test_scores_agree_with_the_oracle(installed, name, options, devices):
         assert re.fullmatch(r'device=cuda arithmetic=2 gpu="Test Double" gemm=[0-9a-f]{16} dtype=f32 quant=none tp=\d pp=1', mode)
 
 
+@pytest.mark.parametrize("name,tp", [("lm-softmax", 2), ("value-head", 1), ("openrlhf", 2), ("mistral-token", 1)])
+def test_heads_agree_with_the_oracle(installed, name, tp):
+    expected, rows = rows_of(name, longest=40)
+    head = ["--head", VECTORS[name]["head"]] if "head" in VECTORS[name] else []
+    with GpuBroker(installed, name, ["--tp", tp, *head], tp) as broker, broker.client() as client:
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert client.call("hello")["mode"].startswith("device=cuda ")
+    for row, right in zip(found, expected, strict=True):
+        assert row["error"] is None, row
+        assert max(abs(a - b) for a, b in zip(flat(row), right["values"], strict=True)) <= 1e-4
+
+
 @pytest.mark.parametrize("name,tp", [("bf16", 1), ("reward", 2)])
 def test_rows_that_share_their_beginning(installed, name, tp):
     """The same bytes as without sharing, and fewer tokens are computed."""

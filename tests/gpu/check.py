@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "test_quantized_scores",
+MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_tensor_parallel_heads", "test_batch_invariance", "test_quantized_scores",
                "test_quantized_rows_are_batch_invariant", "test_two_in_flight")
 # What is looked at under each tool of compute-sanitizer: own kernels; memcheck also the host code around them.
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),

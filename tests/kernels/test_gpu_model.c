@@ -98,20 +98,39 @@ static void check_parallel(const struct vector *v)
     }
 }
 
-static void test_tensor_parallel(void **unused)
+static void check_parallel_files(const char *const *files, size_t n)
 {
-    static const char *const files[] = {
-        "bf16.json", "odd-sizes.json", "reward.json", "mqa.json", "tp-12-4.json"};
-    (void)unused;
     setenv("ASSAY_DOUBLE_DEVICES", "4", 1);
     setenv("ASSAY_DOUBLE_THREAD", "1", 1); /* a rank's device works while it waits for others */
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+    for (size_t i = 0; i < n; i++) {
         struct vector v = vector_open(files[i]);
         check_parallel(&v);
         vector_close(&v);
     }
     unsetenv("ASSAY_DOUBLE_DEVICES");
     unsetenv("ASSAY_DOUBLE_THREAD");
+}
+
+static void test_tensor_parallel(void **unused)
+{
+    static const char *const files[] = {
+        "bf16.json", "odd-sizes.json", "reward.json", "mqa.json", "tp-12-4.json"};
+    (void)unused;
+    check_parallel_files(files, sizeof files / sizeof *files);
+}
+
+/* Biases that one rank alone may add, and each kind of head. */
+static void test_tensor_parallel_heads(void **unused)
+{
+    static const char *const files[] = {"process.json", "token.json", "mistral.json",
+        "mistral-token.json", "llama-token.json", "llama-biases.json", "qwen3-token.json",
+        "inform.json", "prm.json", "openrlhf.json", "value-head.json", "lm-difference.json",
+        "lm-softmax.json", "lm-raw-two.json"};
+    uint32_t longest = longest_row;
+    (void)unused;
+    longest_row = 40;
+    check_parallel_files(files, sizeof files / sizeof *files);
+    longest_row = longest;
 }
 
 /* Rows alone, and in random batches in random order, pruned. */
@@ -459,6 +478,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
         cmocka_unit_test(test_tensor_parallel),
+        cmocka_unit_test(test_tensor_parallel_heads),
         cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_quantized_scores),
         cmocka_unit_test(test_quantized_rows_are_batch_invariant),
