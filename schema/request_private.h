@@ -1,4 +1,4 @@
-/* request_private.h - what request.c and request_rows.c share. */
+/* request_private.h - what request.c, request_rows.c and request_messages.c share. */
 #ifndef ASSAY_REQUEST_PRIVATE_H
 #define ASSAY_REQUEST_PRIVATE_H
 
@@ -11,5 +11,9 @@
 int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e);
 /* Returns how many bytes of a text found in a message an error shows. */
 int request_shown(struct slice s);
+/* Skips any value of any depth. *something: it is not nil, false or empty. */
+int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e);
+/* Reads an array of messages. An error's field is "messages[2].role". */
+int request_check_messages(struct msg_reader *r, const char *field, struct err *e);
 
 #endif

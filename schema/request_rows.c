@@ -229,116 +229,6 @@ static int check_truncation(const struct row_request *row, struct err *e)
 
 /* ---- texts of a row ---- */
 
-int request_is_messages(struct slice s)
-{
-    struct msg_reader r;
-    msg_reader_init(&r, s.at, s.len);
-    return msg_peek(&r) == MSG_ARRAY;
-}
-
-/* Skips any value of any depth. *something: it is not nil, false or empty. */
-static int skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
-{
-    struct slice raw;
-    uint32_t n;
-    int rc = 0;
-    enum msg_type first = msg_peek(r);
-    const uint8_t *from = r->at;
-    for (uint64_t pending = 1; rc == 0 && pending > 0; pending--) {
-        enum msg_type type = msg_peek(r);
-        n = 0;
-        if (type == MSG_ARRAY)
-            rc = msg_read_array(r, field, &n, e);
-        else if (type == MSG_MAP)
-            rc = msg_read_map(r, field, &n, e);
-        else
-            rc = msg_read_raw(r, field, 1, &raw, e);
-        pending += type == MSG_MAP ? 2 * (uint64_t)n : n;
-    }
-    int is_empty = r->at == from + 1 && (*from & 0x0f) == 0; /* "", [] or {}, in the short form */
-    *something =
-        first == MSG_BOOL ? *from == 0xc3 : first != MSG_NIL && !(first != MSG_INT && is_empty);
-    return rc;
-}
-
-/* nil counts as absent: data sets have it in columns that a message does not use. */
-static int read_reasoning(struct msg_reader *r, struct slice *reasoning, struct err *e)
-{
-    struct slice raw;
-    if (msg_peek(r) == MSG_NIL)
-        return msg_read_raw(r, "reasoning_content", 1, &raw, e);
-    return msg_read_text(r, "reasoning_content", reasoning, e);
-}
-
-/* Returns n_names for a key that is none of the names: what a chat template may read. */
-static int read_message_key(
-    struct msg_reader *r, const char *const *names, int n_names, uint64_t *seen, struct err *e)
-{
-    struct msg_reader other = *r;
-    struct slice key;
-    int i = 0;
-    if (msg_peek(r) != MSG_STR || msg_read_str(&other, "", &key, NULL) != 0)
-        return msg_read_key(r, "", names, n_names, seen, e);
-    while (i < n_names && !(strlen(names[i]) == key.len && memcmp(names[i], key.at, key.len) == 0))
-        i++;
-    if (i < n_names)
-        return msg_read_key(r, "", names, n_names, seen, e);
-    *r = other;
-    return n_names;
-}
-
-int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
-{
-    static const char *const names[] = {
-        "role", "content", "reasoning_content", "tool_calls", "thinking", "reasoning"};
-    struct slice older[2] = {{0}};
-    uint64_t seen = 0;
-    uint32_t n = 0;
-    int something;
-    const uint8_t *from = r->at;
-    *message = (struct row_message){0};
-    int rc = msg_read_map(r, "", &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        int key = read_message_key(r, names, 6, &seen, e);
-        rc = key < 0    ? key
-             : key == 0 ? msg_read_text(r, "role", &message->role, e)
-             : key == 1 ? msg_read_text(r, "content", &message->content, e)
-             : key == 2 ? read_reasoning(r, &message->reasoning, e)
-             : key == 3 ? skip_value(r, "tool_calls", &message->has_tool_calls, e)
-             : key < 6 && msg_peek(r) == MSG_STR ? msg_read_text(r, names[key], &older[key - 4], e)
-                                                 : skip_value(r, "", &something, e);
-    }
-    if (!message->reasoning.at)
-        message->reasoning = older[0].at ? older[0] : older[1];
-    message->raw = (struct slice){from, (size_t)(r->at - from)};
-    for (int i = 0; rc == 0 && i < 2; i++)
-        if (!(seen >> i & 1))
-            rc = err_field(e, ASSAY_EBADREQ, names[i], "expected a string, found nothing");
-    return rc;
-}
-
-/* "messages[2].role" */
-static int in_message(const char *field, uint32_t i, int rc, struct err *e)
-{
-    char inner[ERR_FIELD_BYTES];
-    if (!e)
-        return rc;
-    memcpy(inner, e->field, sizeof inner);
-    snprintf(e->field, sizeof e->field, "%s[%u]%s%.*s", field, i, inner[0] ? "." : "", 40, inner);
-    return rc;
-}
-
-static int check_messages(struct msg_reader *r, const char *field, struct err *e)
-{
-    struct row_message message;
-    uint32_t n = 0;
-    int rc = msg_read_array(r, field, &n, e);
-    for (uint32_t i = 0; rc == 0 && i < n; i++)
-        if ((rc = request_read_message(r, &message, e)) != 0)
-            return in_message(field, i, rc, e);
-    return rc;
-}
-
 static int check_texts(struct msg_reader *r, const char *field, struct err *e)
 {
     struct slice text;
@@ -363,7 +253,7 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
     if (may_be_text && type == MSG_STR)
         rc = msg_read_text(r, name, &text, e);
     else if (may_be_messages && type == MSG_ARRAY)
-        rc = check_messages(r, name, e);
+        rc = request_check_messages(r, name, e);
     else if (!may_be_text && type == MSG_ARRAY)
         rc = check_texts(r, name, e);
     else
@@ -379,7 +269,7 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
 static int read_tools(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     const uint8_t *from = r->at;
-    int rc = skip_value(r, "tools", &row->has_tools, e);
+    int rc = request_skip_value(r, "tools", &row->has_tools, e);
     row->tools = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
@@ -390,7 +280,7 @@ static int read_arguments(struct msg_reader *r, struct row_request *row, struct 
     int something;
     if (msg_peek(r) != MSG_MAP)
         return msg_unexpected(r, "chat_template_kwargs", "a map", e);
-    int rc = skip_value(r, "chat_template_kwargs", &something, e);
+    int rc = request_skip_value(r, "chat_template_kwargs", &something, e);
     row->arguments = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
