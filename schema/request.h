@@ -115,6 +115,7 @@ struct row_request {
     int keep_last_token; /* with truncate */
     int hf_pad_rule;     /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
     int safe_text;
+    int join_content;       /* the texts of a message's parts become one, joined with newlines */
     int add_special_tokens; /* of a text as it is: with what the tokenizer puts around it */
 };
 
@@ -142,7 +143,10 @@ void row_request_positions(const struct row_request *row, int32_t *out);
 /* Texts and messages of a checked row. Call msg_reader_init on the slice, then msg_read_array if it
  * is an array; msg_read_text reads its texts. */
 struct row_message {
-    struct slice role, content;
+    struct slice role;
+    struct slice content;   /* absent: there are parts, or there is none */
+    struct slice parts;     /* raw msgpack array of any values; absent: none */
+    int has_no_content;     /* nil or, with tool calls, nothing */
     struct slice reasoning; /* reasoning_content, or else thinking, or reasoning, as transformers
                                takes them; absent: at == NULL */
     int has_tool_calls;     /* there are tool_calls (not nil, false or empty) */
@@ -150,6 +154,8 @@ struct row_message {
 };
 int request_is_messages(struct slice prompt_or_body);
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e);
+/* Skips any value of any depth. *something: it is not nil, false or empty. */
+int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e);
 
 const char *request_op_name(enum request_op op);
 

@@ -62,6 +62,23 @@ static int read_message_key(
     return n_names;
 }
 
+/* A text, an array of parts, or nil. What the parts are is content (compose.c). */
+static int read_content(struct msg_reader *r, struct row_message *message, struct err *e)
+{
+    const uint8_t *from = r->at;
+    enum msg_type type = msg_peek(r);
+    int something, rc;
+    if (type == MSG_STR)
+        return msg_read_text(r, "content", &message->content, e);
+    if (type != MSG_ARRAY && type != MSG_NIL)
+        return msg_unexpected(r, "content", "a string, an array of parts or nil", e);
+    rc = request_skip_value(r, "content", &something, e);
+    message->has_no_content = type == MSG_NIL;
+    if (type == MSG_ARRAY)
+        message->parts = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
 {
     static const char *const names[] = {
@@ -77,7 +94,7 @@ int request_read_message(struct msg_reader *r, struct row_message *message, stru
         int key = read_message_key(r, names, 6, &seen, e);
         rc = key < 0    ? key
              : key == 0 ? msg_read_text(r, "role", &message->role, e)
-             : key == 1 ? msg_read_text(r, "content", &message->content, e)
+             : key == 1 ? read_content(r, message, e)
              : key == 2 ? read_reasoning(r, &message->reasoning, e)
              : key == 3 ? request_skip_value(r, "tool_calls", &message->has_tool_calls, e)
              : key < 6 && msg_peek(r) == MSG_STR ? msg_read_text(r, names[key], &older[key - 4], e)
@@ -86,6 +103,9 @@ int request_read_message(struct msg_reader *r, struct row_message *message, stru
     if (!message->reasoning.at)
         message->reasoning = older[0].at ? older[0] : older[1];
     message->raw = (struct slice){from, (size_t)(r->at - from)};
+    message->has_no_content |= !(seen >> 1 & 1);
+    if (message->has_tool_calls)
+        seen |= 1 << 1; /* a message of calls may have no content */
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!(seen >> i & 1))
             rc = err_field(e, ASSAY_EBADREQ, names[i], "expected a string, found nothing");

@@ -11,8 +11,6 @@
 int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e);
 /* Returns how many bytes of a text found in a message an error shows. */
 int request_shown(struct slice s);
-/* Skips any value of any depth. *something: it is not nil, false or empty. */
-int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e);
 /* Reads an array of messages. An error's field is "messages[2].role". */
 int request_check_messages(struct msg_reader *r, const char *field, struct err *e);
 

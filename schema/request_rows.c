@@ -18,6 +18,7 @@ enum row_field {
     R_KEEP_LAST,
     R_PAD_RULE,
     R_SAFE_TEXT,
+    R_JOIN_CONTENT,
     R_SPECIAL_TOKENS,
     R_TEXT,
     R_MESSAGES,
@@ -38,7 +39,7 @@ enum row_field {
 };
 
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
-    "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text",
+    "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text", "join_content",
     "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
     "completion", "responses", "chosen", "rejected", "steps", "system", "tools",
     "chat_template_kwargs", "error"};
@@ -347,6 +348,8 @@ static int read_row_field(
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
         return msg_read_bool(r, "safe_text", &row->safe_text, e);
+    case R_JOIN_CONTENT:
+        return msg_read_bool(r, "join_content", &row->join_content, e);
     case R_SPECIAL_TOKENS:
         return msg_read_bool(r, "add_special_tokens", &row->add_special_tokens, e);
     case R_SYSTEM:

@@ -80,6 +80,9 @@ struct chat_message {
     struct slice reasoning;     /* the message's own reasoning_content; at == NULL if absent */
     int has_tool_calls;
     struct slice raw; /* the whole message as it came, a msgpack map; absent: role and content */
+    /* Only an interpreted template writes these; content is absent then. */
+    struct slice parts; /* a msgpack array of parts; absent: none */
+    int has_no_content;
 };
 
 struct chat_talk {

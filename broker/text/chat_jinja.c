@@ -43,7 +43,8 @@ static int add_message(struct jinja_run *run, struct jinja_value *list,
     map = jinja_add_msgpack(run, list, m->raw, 2, e);
     if (!map)
         return in_message(i, e);
-    jinja_put_text(run, map, "content", m->content, i); /* the same text, now with its number */
+    if (m->content.at)
+        jinja_put_text(run, map, "content", m->content, i); /* the text, now with its number */
     name_reasoning(run, map);
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/parts.h"
 #include "broker/text/side_files.h"
 #include "broker/text/turns.h"
 #include "schema/log.h"
@@ -131,8 +132,8 @@ const char *text_model_ends_in(const struct text_model *m, int32_t id)
 {
     static const char *const names[] = {NULL, "conversations", "texts", "conversations and texts"};
     static const struct chat_message talk[] = {
-        {{(const uint8_t *)"user", 4}, {(const uint8_t *)"a", 1}, {0}, 0, {0}},
-        {{(const uint8_t *)"assistant", 9}, {(const uint8_t *)"b", 1}, {0}, 0, {0}}};
+        {.role = {(const uint8_t *)"user", 4}, .content = {(const uint8_t *)"a", 1}},
+        {.role = {(const uint8_t *)"assistant", 9}, .content = {(const uint8_t *)"b", 1}}};
     struct chat_text said = {0};
     struct err e = {0};
     int found = 0;
@@ -247,8 +248,34 @@ static int check_contents(const struct composer *c, int interpreted, struct err 
     return rc;
 }
 
-/* Does the row have tools or tool calls that the checkpoint's template writes, and the writer by
- * hand does not? `field` names them. */
+/* Checks the messages whose content is no text. */
+static int check_others(const struct composer *c, struct err *e)
+{
+    char field[48];
+    struct err why = {0};
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < c->turns.n; i++) {
+        const struct chat_message *m = &c->turns.at[i];
+        snprintf(field, sizeof field, "messages[%u].content", i);
+        if (m->has_no_content && !m->has_tool_calls)
+            rc = err_field(e, ASSAY_EBADTEXT, field, "expected a string, found nil");
+        else if (m->parts.at && (rc = parts_check(m->parts, &why)) != 0)
+            rc = err_field(e, rc, field, "%s: %s", why.field, why.msg);
+    }
+    return rc;
+}
+
+/* Returns the number of a message whose content is no text, CHAT_NO_MESSAGE: none. */
+static uint32_t find_other(const struct composer *c)
+{
+    uint32_t i = 0;
+    while (i < c->turns.n && !c->turns.at[i].parts.at && !c->turns.at[i].has_no_content)
+        i++;
+    return i < c->turns.n ? i : CHAT_NO_MESSAGE;
+}
+
+/* Does the row have what the checkpoint's template writes, and the writer by hand does not: tools,
+ * tool calls, content that is no text? `field` names it. */
 static int leaves_out(const struct composer *c, const struct row_request *q, char field[48])
 {
     enum chat_template t = c->model->chat.template;
@@ -259,15 +286,31 @@ static int leaves_out(const struct composer *c, const struct row_request *q, cha
     snprintf(field, 48, "tools");
     if (calls)
         snprintf(field, 48, "messages[%u].tool_calls", i);
-    return calls || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS));
+    if (find_other(c) != CHAT_NO_MESSAGE)
+        snprintf(field, 48, "messages[%u].content", find_other(c));
+    return calls || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)) ||
+           find_other(c) != CHAT_NO_MESSAGE;
 }
 
 static int refuse_tools(const struct composer *c, const char *field, struct err *e)
 {
     return err_field(e, ASSAY_EBADTEXT, field,
-        "the chat template %s writes these, and without the template's own text this version does "
-        "not; send the conversation as text",
+        "how the chat template %s writes this is up to its own text, and it was given by its name: "
+        "give its file to --chat-template, or send the conversation as text",
         chat_name(c->model->chat.template));
+}
+
+/* Writes the messages so far with the template's own text. */
+static int interpret(
+    struct composer *c, const struct chat_talk *talk, const char *field, struct err *e)
+{
+    const struct chat *chat = &c->model->chat;
+    int has_parts = 0, rc = chat->jinja ? 0 : refuse_tools(c, field, e);
+    for (uint32_t i = 0; i < talk->n; i++)
+        has_parts |= talk->messages[i].parts.at != NULL;
+    if (rc == 0 && has_parts)
+        rc = parts_are_read(chat, c->run, talk, e);
+    return rc == 0 ? chat_interpret(chat, c->run, talk, &c->chat, e) : rc;
 }
 
 /* Writes the messages so far with the template, and tokenizes the text. */
@@ -281,12 +324,12 @@ static int encode_chat(
     char more[48];
     int interpreted = chat->template == CHAT_JINJA || leaves_out(c, q, more);
     int rc = check_contents(c, interpreted, e);
-    if (rc == 0 && interpreted && !chat->jinja)
-        rc = refuse_tools(c, more, e);
+    if (rc == 0)
+        rc = check_others(c, e);
     struct chat_talk talk = {
         c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0}, q->arguments};
     if (rc == 0)
-        rc = interpreted ? chat_interpret(chat, c->run, &talk, &c->chat, e)
+        rc = interpreted ? interpret(c, &talk, more, e)
                          : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
     if (rc != 0)
         return bad_text(field, e);
@@ -500,6 +543,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
         return err_field(e, ASSAY_EBADTEXT, q->body_field[0], "%s", c->model->reason);
     encoder_clear(c->encoder);
     c->n = 0;
+    c->turns.joins_parts = q->join_content;
     c->framed = 0;
     c->n_marks = 0;
     if (q->shape == ROW_TEXT)

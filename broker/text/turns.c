@@ -4,15 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/text/buffer.h"
+#include "broker/text/parts.h"
 
 void turns_clear(struct turns *t)
 {
     t->n = 0;
+    while (t->n_joined > 0)
+        buffer_release(&t->joined[--t->n_joined]);
 }
 
 void turns_release(struct turns *t)
 {
+    turns_clear(t);
+    free(t->joined);
     free(t->at);
     *t = (struct turns){0};
 }
@@ -37,6 +41,19 @@ struct slice turns_text(struct slice raw)
     return text;
 }
 
+/* Puts one text in place of the message's parts. Parts that are no texts stay, and are refused. */
+static void join_parts(struct turns *t, struct chat_message *m)
+{
+    struct buffer text = {0};
+    if (!m->parts.at || !t->joins_parts || parts_check(m->parts, NULL) != 0)
+        return;
+    parts_join(m->parts, &text);
+    t->joined = list_grow(t->joined, t->n_joined, &t->joined_room, sizeof *t->joined);
+    t->joined[t->n_joined++] = text;
+    m->content = (struct slice){text.at, text.len};
+    m->parts = (struct slice){0};
+}
+
 static void add_messages(struct turns *t, struct slice raw)
 {
     struct msg_reader r;
@@ -44,9 +61,11 @@ static void add_messages(struct turns *t, struct slice raw)
     uint32_t n = 0;
     msg_reader_init(&r, raw.at, raw.len);
     msg_read_array(&r, "", &n, NULL);
-    for (uint32_t i = 0; i < n && request_read_message(&r, &m, NULL) == 0; i++)
-        add_message(
-            t, (struct chat_message){m.role, m.content, m.reasoning, m.has_tool_calls, m.raw});
+    for (uint32_t i = 0; i < n && request_read_message(&r, &m, NULL) == 0; i++) {
+        add_message(t, (struct chat_message){m.role, m.content, m.reasoning, m.has_tool_calls,
+                           m.raw, m.parts, m.has_no_content});
+        join_parts(t, &t->at[t->n - 1]);
+    }
 }
 
 void turns_add_text(struct turns *t, const char *role, struct slice text)
@@ -67,6 +86,12 @@ static int is_same(struct slice a, struct slice b)
     return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
 }
 
+static int is_same_content(const struct chat_message *a, const struct chat_message *b)
+{
+    return is_same(a->content, b->content) && is_same(a->parts, b->parts) &&
+           a->has_no_content == b->has_no_content;
+}
+
 static int is_role(const struct chat_message *m, const char *role)
 {
     return is_same(m->role, literal(role));
@@ -81,8 +106,8 @@ static int holds_prompt(const struct turns *t, uint32_t n_prompt, int is_text)
     uint32_t n = t->n - n_prompt, from = 0, i = 0;
     if (is_text) {
         int whole = is_role(&body[0], "system") || is_role(&body[0], "user");
-        while (whole && i + 1 < n &&
-               !(is_role(&body[i], "user") && is_same(body[i].content, prompt->content)))
+        while (
+            whole && i + 1 < n && !(is_role(&body[i], "user") && is_same_content(&body[i], prompt)))
             i++;
         return whole && i + 1 < n;
     }
@@ -91,7 +116,7 @@ static int holds_prompt(const struct turns *t, uint32_t n_prompt, int is_text)
     if (n <= from + n_prompt)
         return 0;
     while (i < n_prompt && is_same(prompt[i].role, body[from + i].role) &&
-           is_same(prompt[i].content, body[from + i].content) &&
+           is_same_content(&prompt[i], &body[from + i]) &&
            is_same(prompt[i].reasoning, body[from + i].reasoning))
         i++;
     return i == n_prompt;
@@ -127,7 +152,7 @@ int turns_put_system(struct turns *t, const struct row_request *q, struct err *e
     if (text.len == 0)
         return 0;
     if (t->n > 0 && is_role(&t->at[0], "system"))
-        return is_same(t->at[0].content, text)
+        return t->at[0].content.at && is_same(t->at[0].content, text)
                    ? 0
                    : err_field(e, ASSAY_EBADTEXT, "system",
                          "expected one system message, found another one in the conversation");

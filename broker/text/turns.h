@@ -9,14 +9,19 @@
 #ifndef ASSAY_TURNS_H
 #define ASSAY_TURNS_H
 
+#include "broker/text/buffer.h"
 #include "broker/text/chat.h"
 #include "schema/request.h"
 
-/* Zero-initialize and release. The messages are slices of the row's. */
+/* Zero-initialize and release. The messages are slices of the row's, and of texts that were
+ * joined. */
 struct turns {
     struct chat_message *at;
     uint32_t n;
     size_t room;
+    int joins_parts;       /* the texts of a message's parts become one, joined with newlines */
+    struct buffer *joined; /* those texts, one a message */
+    size_t n_joined, joined_room;
 };
 
 void turns_clear(struct turns *t);

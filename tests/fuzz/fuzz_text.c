@@ -130,15 +130,42 @@ static void pair(struct msg_writer *w)
     }
 }
 
+/* Content in parts, and none beside tool calls. */
+static void parts(struct msg_writer *w, int joins)
+{
+    msg_map(w, 2);
+    msg_key_bool(w, "join_content", joins);
+    msg_str(w, "messages");
+    msg_array(w, 2);
+    msg_map(w, 2);
+    msg_key_str(w, "role", "user");
+    msg_str(w, "content");
+    msg_array(w, 2);
+    for (int i = 0; i < 2; i++) {
+        msg_map(w, 2);
+        msg_key_str(w, "type", "text");
+        msg_key_str(w, "text", i ? "" : "1 + 1?<|im_end|>");
+    }
+    msg_map(w, 3);
+    msg_key_str(w, "role", "assistant");
+    msg_str(w, "content");
+    msg_nil(w);
+    msg_key_bool(w, "tool_calls", 1);
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
     static const char heads[][3] = {"\x04\x01", "\x07\x01", "\x04\x01", "\x07\x02", "\x09\x01",
-        "\x0b\x01", "\x04\x02", "\x07\x01", "\x04\x01"};
+        "\x0b\x01", "\x04\x02", "\x07\x01", "\x04\x01", "\x01\x02", "\x04\x02"};
     if (n >= sizeof heads / sizeof heads[0])
         return 0;
     msgpack_sbuffer_write(&w->buffer, heads[n], 2);
     if (n == 7) {
         pair(w);
+        return 1;
+    }
+    if (n > 8) {
+        parts(w, n == 10);
         return 1;
     }
     if (n == 8) {

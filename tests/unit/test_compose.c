@@ -71,8 +71,89 @@ static void tools_go_to_the_template(void **state)
     chat_release(&m.chat);
 }
 
+/* What a template does with content that is no text: each row's text, or what its error says. */
+static void content_that_is_no_text(void **state)
+{
+    (void)state;
+#define PART(text) "{\"type\": \"text\", \"text\": \"" text "\"}"
+#define ROW(role, content, more) "{\"messages\": [{\"role\": \"" role "\"" content "}]" more "}"
+#define PARTS(list) ", \"content\": [" list "]"
+    static const char reads[] =
+        "{% for m in messages %}{{ m.role ~ ':' }}{% if m.content is string "
+        "%}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% "
+        "endfor %}{% endif %}{% endfor %}";
+    static const char only_lists[] =
+        "{% for m in messages %}{% for p in m.content %}{{ p['text'] }}{% endfor %}{% endfor %}";
+    static const char prints[] = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    static const char dumps[] = "{% for m in messages %}{{ m.content | tojson }}{% endfor %}";
+    static const char adds[] = "{% for m in messages %}{{ 'a' + m.content }}{% endfor %}";
+    static const char drops[] =
+        "{% for m in messages %}{{ m.content if m.content is string else '' }}{% endfor %}";
+    static const char two[] = ROW("user", PARTS(PART("a") ", " PART("b")), "");
+    static const char joined[] =
+        ROW("user", PARTS(PART("a") ", " PART("b")), ", \"join_content\": true");
+    static const struct {
+        const char *template, *row;
+        const char *text, *error; /* one of them */
+    } cases[] = {
+        {reads, two, "user:ab", NULL},
+        {reads, joined, "user:a\nb", NULL},
+        {reads, ROW("user", PARTS(""), ""), "user:", NULL},
+        {only_lists, two, "ab", NULL},
+        {prints, two, NULL, "join_content"},
+        {prints, joined, "a\nb", NULL},
+        {prints, ROW("user", PARTS(""), ", \"join_content\": true"), "", NULL},
+        {dumps, two, NULL, "join_content"},
+        {adds, two, NULL, "join_content"},
+        {drops, two, NULL, "join_content"},
+        {reads, ROW("user", PARTS("{\"type\": \"image\"}"), ""), NULL, "found 'image'"},
+        {reads, ROW("user", PARTS("{\"type\": \"image\"}"), ", \"join_content\": true"), NULL,
+            "content[0]: expected the type text"},
+        {reads, ROW("user", PARTS("\"a\""), ""), NULL, "expected a part"},
+        {reads, ROW("user", PARTS("{\"type\": \"text\", \"text\": null}"), ""), NULL,
+            "expected a part"},
+        {prints, ROW("user", ", \"content\": null", ""), NULL, "found nil"},
+        {prints, ROW("user", ", \"content\": null, \"tool_calls\": [1]", ""), "", NULL},
+        {prints, ROW("user", ", \"tool_calls\": [1]", ""), "", NULL},
+        {adds, ROW("user", ", \"tool_calls\": [1]", ""), NULL, "line 1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct text_model m = {.tokenizer = tiny_tokenizer(), .chat.template = CHAT_JINJA};
+        struct err e = {0};
+        char text[400];
+        assert_int_equal(jinja_parse(&m.chat.jinja, slice_of(cases[i].template), &e), 0);
+        int rc = compose(&m, cases[i].row, text, &e);
+        assert_int_equal(rc, cases[i].text ? 0 : ASSAY_EBADTEXT);
+        if (cases[i].text)
+            assert_string_equal(text, cases[i].text);
+        else if (!strstr(e.msg, cases[i].error))
+            fail_msg("case %zu: expected '%s', found '%s'", i, cases[i].error, e.msg);
+        chat_release(&m.chat);
+    }
+}
+
+/* A writer by hand takes texts alone, and the template itself says what becomes of the rest. */
+static void a_known_template_is_interpreted_for_it(void **state)
+{
+    (void)state;
+    static const char calls[] = ROW("assistant", ", \"tool_calls\": [1]", "");
+    struct text_model m = {.tokenizer = tiny_tokenizer(), .chat.template = CHAT_LLAMA3};
+    struct err e = {0};
+    char text[400];
+    assert_int_equal(compose(&m, calls, text, &e), ASSAY_EBADTEXT);
+    assert_string_equal(e.field, "messages[0].content");
+    assert_non_null(strstr(e.msg, "--chat-template"));
+    assert_int_equal(
+        jinja_parse(&m.chat.jinja, slice_of("{{ messages[0].content | trim }}."), &e), 0);
+    assert_int_equal(compose(&m, calls, text, &e), 0);
+    assert_string_equal(text, ".");
+    chat_release(&m.chat);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tools_go_to_the_template)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tools_go_to_the_template),
+        cmocka_unit_test(content_that_is_no_text),
+        cmocka_unit_test(a_known_template_is_interpreted_for_it)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
