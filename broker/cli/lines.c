@@ -69,6 +69,7 @@ static int take_options(const struct cli *c, json_t *all)
     take_flag(c, CLI_SAFE_TEXT, all, "safe_text");
     if (rule)
         json_object_set_new(all, "hf_pad_rule", json_boolean(strcmp(rule, "on") == 0));
+    take_flag(c, CLI_JOIN_CONTENT, all, "join_content");
     return rc;
 }
 

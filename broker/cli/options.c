@@ -49,6 +49,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "with --truncate: a row that is cut keeps its last token, as an EOS that is pooled", NULL},
     [CLI_SAFE_TEXT] = {"safe-text", 0, NULL, "control tokens that are written in a text stay text",
         NULL},
+    [CLI_JOIN_CONTENT] = {"join-content", 0, NULL,
+        "make one text of a message's parts, joined with newlines, for a chat template that takes "
+        "texts",
+        NULL},
     [CLI_PAD_RULE] = {"hf-pad-rule", 0, "WORD",
         "whether LAST is the last token that is not the pad token, or the very last (default the "
         "broker's)",

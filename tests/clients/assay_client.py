@@ -18,7 +18,8 @@ A ROW is a dict of one of these shapes (schema/PROTOCOL.md has all of it):
     error: {code, message}, which fails with it
 
 and may also have id (int or str, comes back), pool, system, tools, truncate, max_length,
-truncation_side, keep_last_token, safe_text, add_special_tokens, hf_pad_rule, adapter.
+truncation_side, keep_last_token, safe_text, join_content, add_special_tokens, hf_pad_rule and
+adapter.
 
 A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score
 (float), or scores and, for responses, best (index), or chosen, rejected and margin, or steps [one
@@ -121,10 +122,13 @@ def _flaw(row):
         for n, message in enumerate(value):
             if not isinstance(message, dict):
                 return f"{key}[{n}]: expected a message, found {type(message).__name__}"
-            for part in ("role", "content", "reasoning_content"):
+            for part, kinds in (("role", str), ("content", (str, list, tuple, type(None))),
+                                ("reasoning_content", (str, type(None)))):
                 found = message.get(part)
-                if not isinstance(found, (str, type(None)) if part == "reasoning_content" else str):
+                if not isinstance(found, kinds):
                     return f"{key}[{n}].{part}: expected a text, found {type(found).__name__}"
+            if "content" not in message and not message.get("tool_calls"):
+                return f"{key}[{n}].content: expected a text, found nothing"
     return None
 
 

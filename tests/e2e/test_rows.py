@@ -161,6 +161,10 @@ def test_one(running, ask, cases):
 
 
 BAD = [  # (row, the field that its error begins with, a word of it)
+    ({"messages": [user(Q), answer([{"type": "text", "text": "73"}])]}, "messages[1].content", "join_content"),
+    ({"messages": [user(Q), answer([{"type": "image_url", "image_url": {"url": "x"}}])]}, "messages[1].content", "found 'image_url'"),
+    ({"prompt": Q, "response": [answer([{"type": "text", "text": "73"}, "74"])]}, "messages[1].content", "content[1]: expected a part"),
+    ({"messages": [user(Q), answer(None)]}, "messages[1].content", "found nil"),
     ({"prompt": Q, "chosen": [user(OTHER), A], "rejected": [user(Q), B]}, "chosen", "the prompt"),
     ({"prompt": [user(Q)], "chosen": [A], "rejected": [user(OTHER), B]}, "rejected", "the prompt"),
     ({"prompt": [user(Q)], "chosen": [system("s"), A], "rejected": [B]}, "chosen", "system message"),
@@ -235,8 +239,8 @@ BAD_LINES = [
     ({"query": Q, "chosen": "73", "rejected": "74"}, "query", "under the name prompt"),
     ({"instruction": Q, "response": "73"}, "instruction", "under the name prompt"),
     ({"input": Q, "completion": "73"}, "input", "under the name prompt"),
-    ({"messages": [user(Q), answer([{"type": "text", "text": "73"}])]}, "messages[1].content", "expected a string"),
-    ({"messages": [user(Q), answer(None)]}, "messages[1].content", "expected a string"),
+    ({"messages": [user(Q), {"role": "assistant"}]}, "messages[1].content", "found nothing"),
+    ({"messages": [user(Q), answer(7)]}, "messages[1].content", "expected a string"),
 ]
 
 

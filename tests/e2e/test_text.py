@@ -293,6 +293,36 @@ def test_a_template_that_is_interpreted(directory):
             assert one["error"]["code"] == "bad_text" and text in one["error"]["message"]
 
 
+# Reads lists of parts, as templates of models that see do.
+PARTS = "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}" \
+        "{% endfor %}{% endif %};{% endfor %}"
+
+
+def part(text):
+    return {"type": "text", "text": text}
+
+
+def test_content_in_parts(running, directory):
+    """As the template writes them; where it takes texts, joined with newlines if the row or an option says so."""
+    talk = [user([part("37 + "), part("48?")]), assistant([part("85<|im_end|>")])]
+    row, joined = {"messages": talk}, {"messages": [user("37 + \n48?"), assistant("85<|im_end|>")]}
+    rows = [row, {**row, "join_content": True}, {**row, "safe_text": True}, {"prompt": talk[:1], "completion": talk[1:]},
+            {"prompt": talk[:1], "chosen": talk, "rejected": talk[:1] + [assistant("86")], "join_content": True}]
+    with Broker(directory / "a", model=copy_model(directory, chat_template=PARTS)) as b:
+        as_parts, as_one, safe, apart, pair = score(b, *rows)
+        texts = score(b, *({"text": f"user: 37 + {line}48?;assistant: 85<|im_end|>;", "safe_text": bool(k)} for k, line in enumerate(["", "\n"])),
+                      {"text": "user: 37 + 48?;assistant: 85<|im_end|>;", "safe_text": True}, joined)
+    assert [as_parts["score"], safe["score"], as_one["score"]] == [texts[0]["score"], texts[2]["score"], texts[3]["score"]]
+    assert safe["n_tokens"] > as_parts["n_tokens"] and apart["score"] == as_parts["score"] and pair["chosen"] == as_one["score"]
+    plain, own = score(running, joined, {**row, "join_content": True})
+    assert own["score"] == plain["score"] and "join_content" in score(running, row)[0]["error"]["message"]
+    (directory / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (row, joined, {**row, "join_content": False})))
+    done = subprocess.run([BIN / "assay", "score", directory / "in.jsonl", "--connect", running.endpoint, "--key", random_key(),
+                           "--join-content"], capture_output=True, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found[0]["score"] == found[1]["score"] and found[2]["error"]["message"].startswith("join_content: "), done.stderr
+
+
 def test_keys_without_a_value_are_not_there(directory):
     """transformers drops a message's keys whose value is None before the template sees them."""
     model = copy_model(directory, chat_template="{% for m in messages %}{{ m.content }}{{ 'named' if m.name is defined }}{% endfor %}")
@@ -377,7 +407,7 @@ BAD_LINES = [(b'{"text": "\xff"}', "line"), (b'{"text": "\\ud800"}', "line"), (b
              (b"[" * 100000, "line"), (b'{"text": 5}', "text"), (b'{"nothing": 1}', "messages"), (b'{"prompt": "x"}', "prompt and response"),
              (b'{"messages": [{"role": "user"}]}', "messages[0].content"), (b'{"messages": {}}', "messages"), (b'"text"', "object"),
              (b'{"prompt": "x", "responses": ["a", 1]}', "responses[1]"), (b'{"chosen": "x"}', "rejected"), (b"null", "object"),
-             (b'{"messages": [{"role": "assistant", "content": ["x"]}]}', "messages[0].content"), (b'{"text": "a\x00b"}', "line"),
+             (b'{"messages": [{"role": "assistant", "content": {"x": 1}}]}', "messages[0].content"), (b'{"text": "a\x00b"}', "line"),
              (b'{"text": "' + b"x" * 70_000_000 + b'"}', "67108864")]
 
 
@@ -563,8 +593,8 @@ def test_ids_of_data_frames(running, directory):
     ({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}, "completions: line 1: expected the name steps"),
     ({"prompt": "p", "chosen": ["x"], "rejected": ["y", "z", "w"]}, "chosen: line 1: expected a text, or messages, found a list of texts; several answers"),
     ({"prompt": "p", "response": ["x"]}, "response: line 1: expected a text"), ({"prompt": ["p"], "response": "x"}, "prompt: line 1: expected a text"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "messages[0].content: line 1: expected a string, found a list of parts"),
-    ({"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}], "response": "x"}, "prompt[1].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "messages[0].content: expected a text, as this chat template takes it, found a list of parts"),
+    ({"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "hi"}]}], "response": "x"}, "messages[1].content"),
 ])
 def test_forms_of_other_tools(running, directory, line, words):
     """Refused by name with what to write: a guess would score something else."""

@@ -29,7 +29,8 @@ static const char *const hints[] = {"instruction", "input", "context", "contexts
 static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
 /* Fields that say how a row is scored, under the names that they have in a message. */
 static const char *const settings[] = {"pool", "truncate", "max_length", "truncation_side",
-    "keep_last_token", "hf_pad_rule", "safe_text", "add_special_tokens", "adapter", NULL};
+    "keep_last_token", "hf_pad_rule", "safe_text", "join_content", "add_special_tokens", "adapter",
+    NULL};
 /* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template. */
@@ -185,13 +186,11 @@ static int take_ids(json_t *row, const json_t *line, struct err *e)
     return 0;
 }
 
-/* Lists are messages, except under names for several answers or steps. A message's content is a
- * text, because the references' templates for text take no parts. */
+/* Lists are messages, except under names for several answers or steps. */
 static int check_list(const char *key, const json_t *v, struct err *e)
 {
     const json_t *item;
     size_t k;
-    char field[ERR_FIELD_BYTES];
     json_array_foreach((json_t *)v, k, item)
     {
         if (json_is_string(item))
@@ -199,10 +198,6 @@ static int check_list(const char *key, const json_t *v, struct err *e)
                 "expected a text, or messages, found a list of texts; several answers to one "
                 "prompt "
                 "are read under the name responses, and one text without the brackets");
-        snprintf(field, sizeof field, "%s[%zu].content", key, k);
-        if (json_is_array(json_object_get(item, "content")))
-            return err_field(e, ASSAY_EBADREQ, field,
-                "expected a string, found a list of parts; write their text as one");
     }
     return 0;
 }

@@ -10,7 +10,7 @@
  *                     scored, text beside chosen and rejected: accepted if the scored text contains
  *                     it already, else an error that names it
  *     how to score    pool, truncate, max_length, truncation_side, keep_last_token, hf_pad_rule,
- *                     safe_text, add_special_tokens, adapter: as in a row of a submit message.
+ *                     safe_text, join_content, add_special_tokens, adapter: as in a row of a submit message.
  *                     step_token, positions and activation belong in pool
  *                     and are an error elsewhere
  *     ignored         all others: labels, scores, sources ..
