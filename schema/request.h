@@ -74,8 +74,8 @@ enum row_shape {
     ROW_IDS,
     ROW_TEXT,      /* body[0]: a text */
     ROW_MESSAGES,  /* body[0]: messages; prompt or none */
-    ROW_RESPONSE,  /* prompt; body[0]: a text or messages */
-    ROW_RESPONSES, /* prompt; body[0]: an array of texts */
+    ROW_RESPONSE,  /* prompt; body[0]: a text or messages. A query's document, too */
+    ROW_RESPONSES, /* prompt; body[0]: an array of texts. A query's documents, too */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
     ROW_REFUSED,   /* error: the client could not make the row */
@@ -96,11 +96,13 @@ struct row_request {
     struct slice prompt;                      /* raw msgpack: a text or messages; absent: none */
     struct slice body[2];                     /* raw msgpack, by shape */
     const char *prompt_field, *body_field[2]; /* their names in the message */
-    struct slice system;                      /* raw msgpack of a text; absent: none */
-    int has_tools;                            /* there are tools (not nil, false or empty) */
-    struct slice tools;                       /* raw msgpack, any value; absent: none */
-    struct slice arguments;                   /* chat_template_kwargs: a raw map; absent: none */
-    int error_code;                           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
+    int is_query;             /* the prompt is a query, the body a document or documents */
+    struct slice instruction; /* of a query: raw msgpack of a text; absent: none */
+    struct slice system;      /* raw msgpack of a text; absent: none */
+    int has_tools;            /* there are tools (not nil, false or empty) */
+    struct slice tools;       /* raw msgpack, any value; absent: none */
+    struct slice arguments;   /* chat_template_kwargs: a raw map; absent: none */
+    int error_code;           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
     struct slice error_message;
     struct slice ids; /* of ROW_IDS: a bin of little-endian int32s, or a raw msgpack array */
     int ids_is_bin;

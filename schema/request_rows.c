@@ -31,6 +31,10 @@ enum row_field {
     R_CHOSEN,
     R_REJECTED,
     R_STEPS,
+    R_QUERY,
+    R_DOCUMENT,
+    R_DOCUMENTS,
+    R_INSTRUCTION,
     R_SYSTEM,
     R_TOOLS,
     R_ARGUMENTS,
@@ -41,13 +45,14 @@ enum row_field {
 static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
     "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text", "join_content",
     "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
-    "completion", "responses", "chosen", "rejected", "steps", "system", "tools",
-    "chat_template_kwargs", "error"};
+    "completion", "responses", "chosen", "rejected", "steps", "query", "document", "documents",
+    "instruction", "system", "tools", "chat_template_kwargs", "error"};
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
     (BIT(R_IDS) | BIT(R_TEXT) | BIT(R_MESSAGES) | PROMPTS | BIT(R_RESPONSE) | BIT(R_COMPLETION) |  \
-        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS) | BIT(R_ERROR))
+        BIT(R_RESPONSES) | BIT(R_CHOSEN) | BIT(R_REJECTED) | BIT(R_STEPS) | BIT(R_ERROR) |         \
+        BIT(R_QUERY) | BIT(R_DOCUMENT) | BIT(R_DOCUMENTS))
 
 /* The shapes of a row: the fields that make each, which one of `prompts` goes with them, if any,
  * and whether that one is optional. */
@@ -64,6 +69,8 @@ static const struct {
     {BIT(R_RESPONSES), PROMPTS, ROW_RESPONSES, 0},
     {BIT(R_CHOSEN) | BIT(R_REJECTED), PROMPTS, ROW_PAIR, 1},
     {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
+    {BIT(R_DOCUMENT), BIT(R_QUERY), ROW_RESPONSE, 0},
+    {BIT(R_DOCUMENTS), BIT(R_QUERY), ROW_RESPONSES, 0},
     {BIT(R_ERROR), 0, ROW_REFUSED, 0},
 };
 
@@ -246,8 +253,10 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
 {
     const char *name = row_fields[field];
     const uint8_t *from = r->at;
-    int may_be_text = field != R_MESSAGES && field != R_RESPONSES && field != R_STEPS;
-    int may_be_messages = field == R_MESSAGES || (may_be_text && field != R_TEXT);
+    int may_be_text =
+        field != R_MESSAGES && field != R_RESPONSES && field != R_STEPS && field != R_DOCUMENTS;
+    int may_be_messages = field == R_MESSAGES || (may_be_text && field != R_TEXT &&
+                                                     field != R_QUERY && field != R_DOCUMENT);
     enum msg_type type = msg_peek(r);
     struct slice text;
     int rc;
@@ -286,12 +295,12 @@ static int read_arguments(struct msg_reader *r, struct row_request *row, struct 
     return rc;
 }
 
-static int read_system(struct msg_reader *r, struct slice *system, struct err *e)
+static int read_one_text(struct msg_reader *r, const char *field, struct slice *raw, struct err *e)
 {
     const uint8_t *from = r->at;
     struct slice text;
-    int rc = msg_read_text(r, "system", &text, e);
-    *system = (struct slice){from, (size_t)(r->at - from)};
+    int rc = msg_read_text(r, field, &text, e);
+    *raw = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
 
@@ -353,7 +362,9 @@ static int read_row_field(
     case R_SPECIAL_TOKENS:
         return msg_read_bool(r, "add_special_tokens", &row->add_special_tokens, e);
     case R_SYSTEM:
-        return read_system(r, &row->system, e);
+        return read_one_text(r, "system", &row->system, e);
+    case R_INSTRUCTION:
+        return read_one_text(r, "instruction", &row->instruction, e);
     case R_TOOLS:
         return read_tools(r, row, e);
     case R_ARGUMENTS:
@@ -363,6 +374,7 @@ static int read_row_field(
     case R_PROMPT:
     case R_PROBLEM:
     case R_QUESTION:
+    case R_QUERY:
         row->prompt_field = row_fields[field];
         return read_body(r, field, &row->prompt, e);
     default:
@@ -383,12 +395,16 @@ static int is_plain(const struct row_request *row)
  * none as they are. */
 static int check_combination(const struct row_request *row, uint64_t seen, struct err *e)
 {
+    if (row->instruction.at && !row->is_query)
+        return err_field(
+            e, ASSAY_EBADREQ, "instruction", "expected only with query, found without");
     for (int f = R_SYSTEM; f <= R_ARGUMENTS; f++)
-        if ((seen >> f & 1) &&
-            (row->shape == ROW_IDS || row->shape == ROW_TEXT || row->shape == ROW_REFUSED))
+        if ((seen >> f & 1) && (row->is_query || row->shape == ROW_IDS || row->shape == ROW_TEXT ||
+                                   row->shape == ROW_REFUSED))
             return err_field(e, ASSAY_EBADREQ, row_fields[f],
                 "expected only with what the chat template writes, not with %s",
-                row->shape == ROW_IDS    ? "ids"
+                row->is_query            ? "query"
+                : row->shape == ROW_IDS  ? "ids"
                 : row->shape == ROW_TEXT ? "text"
                                          : "error");
     if ((seen >> R_SPECIAL_TOKENS & 1) && !is_plain(row))
@@ -410,12 +426,13 @@ static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
         if (row_shapes[i].prompts == 0 || one_prompt ||
             (prompts == 0 && row_shapes[i].prompt_optional)) {
             row->shape = row_shapes[i].shape;
+            row->is_query = (found & BIT(R_QUERY)) != 0;
             return check_combination(row, seen, e);
         }
     }
     return err_field(e, ASSAY_EBADREQ, "",
         "expected ids; text; messages; prompt (or problem, question) and response, completion, "
-        "responses or steps; or chosen and rejected; found %s",
+        "responses or steps; chosen and rejected; or query and document or documents; found %s",
         found == 0 ? "none of them" : "another mixture of these fields");
 }
 

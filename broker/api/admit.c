@@ -125,7 +125,7 @@ static struct kept check_part(struct admit *a, const struct row_request *q, stru
     const char *name = row_shape_part(out->shape, part, text, sizeof text);
     struct err e = {0};
     struct kept kept = {0};
-    int framed = part < 2 && (a->composed.framed >> part & 1);
+    int framed = a->composed.framed >> (part < 31 ? part : 31) & 1;
     struct long_sequence s = {.n = a->ends[part] - from,
         .before = framed ? a->composed.before : 0,
         .behind = framed ? a->composed.behind : 0,
@@ -306,7 +306,13 @@ static void check_recipe(struct admit *a, const struct row_request *q, struct st
     const struct model_info *m = a->model;
     const struct recipe *r = m->recipe;
     const struct pooling *own = &m->pool, *asked = &q->pool;
-    unsigned kind = q->shape == ROW_STEPS ? RECIPE_STEPS : RECIPE_ANSWERS;
+    unsigned kind = q->is_query             ? RECIPE_QUERIES
+                    : q->shape == ROW_STEPS ? RECIPE_STEPS
+                                            : RECIPE_ANSWERS;
+    if (!r && q->is_query)
+        refuse(a, out, ASSAY_EBADREQ,
+            "query: expected a broker with a recipe for query and document (assayd --recipe, as "
+            "qwen3-reranker), found none");
     if (!r)
         return;
     if (!(r->rows & kind) && q->body_field[0] && q->shape != ROW_TEXT)

@@ -31,7 +31,8 @@ static int check_limit(
             "expected at most %u tokens, found %u; truncate keeps the first", limit, s->n);
     if (s->n > limit && s->before + s->behind > limit)
         return err_field(e, ASSAY_ETOOLONG, "max_length",
-            "expected room for the %u tokens that the tokenizer puts around a text, found %u",
+            "expected room for the %u tokens that the tokenizer puts around a text, or a recipe, "
+            "found %u",
             s->before + s->behind, limit);
     return 0;
 }

@@ -50,6 +50,7 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "  prompt + response, or completion     one score\n"                                           \
     "  messages                             a conversation: one score\n"                           \
     "  text                                 one score\n"                                           \
+    "  query + document, or documents       one score each, with a recipe for it\n"                \
     "\n"                                                                                           \
     "An id or custom_id, a string or an integer of 64 bits (7.0 is 7), comes back with the "       \
     "result. A line without one gets its number as its id. A line that is no JSON has the id "     \

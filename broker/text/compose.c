@@ -7,28 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/text/compose_private.h"
 #include "broker/text/parts.h"
 #include "broker/text/side_files.h"
-#include "broker/text/turns.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
-
-struct composer {
-    const struct text_model *model;
-    struct encoder *encoder;
-    struct jinja_run *run;
-    struct turns turns;
-    struct chat_text chat;
-    struct buffer steps; /* the steps as one assistant message */
-    struct span *marks;  /* where the step tokens stand in it */
-    size_t n_marks, marks_room;
-    struct span *closed;
-    size_t n_closed, closed_room;
-    uint32_t *ends;
-    uint32_t n;
-    size_t ends_room;
-    unsigned framed; /* as of struct composed */
-};
 
 /* ---- the model ---- */
 
@@ -188,14 +171,18 @@ static void add_span(struct span **list, size_t *n, size_t *room, size_t begin, 
     (*list)[(*n)++] = (struct span){begin, end};
 }
 
-/* Ends a sequence after the ids so far. */
-static void end_sequence(struct composer *c)
+void compose_close(struct composer *c, size_t begin, size_t end)
+{
+    add_span(&c->closed, &c->n_closed, &c->closed_room, begin, end);
+}
+
+void compose_end_sequence(struct composer *c)
 {
     c->ends = list_grow(c->ends, c->n, &c->ends_room, sizeof *c->ends);
     c->ends[c->n++] = (uint32_t)encoder_ids(c->encoder)->len;
 }
 
-static int bad_text(const char *field, struct err *e)
+int compose_bad_text(const char *field, struct err *e)
 {
     struct err why = *e;
     return err_field(e, why.code, why.field[0] ? why.field : field, "%s", why.msg);
@@ -332,11 +319,11 @@ static int encode_chat(
         rc = interpreted ? interpret(c, &talk, more, e)
                          : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
     if (rc != 0)
-        return bad_text(field, e);
+        return compose_bad_text(field, e);
     close_contents(c);
     struct slice text = {c->chat.text.at, c->chat.text.len};
     rc = encoder_text(c->encoder, text, c->closed, q->safe_text ? c->n_closed : 0, e);
-    return rc == 0 ? 0 : bad_text(field, e);
+    return rc == 0 ? 0 : compose_bad_text(field, e);
 }
 
 static int encode_plain(
@@ -344,7 +331,7 @@ static int encode_plain(
 {
     struct span all = {0, text.len};
     int rc = encoder_text(c->encoder, text, &all, safe_text != 0, e);
-    return rc == 0 ? 0 : bad_text(field, e);
+    return rc == 0 ? 0 : compose_bad_text(field, e);
 }
 
 /* ---- shapes ---- */
@@ -359,7 +346,7 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
         encoder_end(c->encoder);
         c->framed |= 1u << c->n; /* a text, or one of a pair */
     }
-    end_sequence(c);
+    compose_end_sequence(c);
     return rc;
 }
 
@@ -370,7 +357,7 @@ static int compose_answer(struct composer *c, const struct row_request *q, struc
     int rc = turns_of_answer(&c->turns, q, raw, field, e);
     if (rc == 0)
         rc = encode_chat(c, q, field, e);
-    end_sequence(c);
+    compose_end_sequence(c);
     return rc;
 }
 
@@ -531,7 +518,7 @@ static int compose_steps(
                                      : steps_plain(c, q, &r, n, step_token, e);
     if (rc == 0)
         rc = count_steps(c, step_token, n, e);
-    end_sequence(c);
+    compose_end_sequence(c);
     return rc;
 }
 
@@ -545,8 +532,11 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     c->n = 0;
     c->turns.joins_parts = q->join_content;
     c->framed = 0;
+    c->before = c->behind = 0;
     c->n_marks = 0;
-    if (q->shape == ROW_TEXT)
+    if (q->is_query)
+        rc = compose_query(c, q, e);
+    else if (q->shape == ROW_TEXT)
         rc = compose_text(c, q, turns_text(q->body[0]), "text", e);
     else if (q->shape == ROW_RESPONSES)
         rc = compose_responses(c, q, e);
@@ -559,7 +549,9 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     if (rc == 0)
         *out = (struct composed){
             .ids = encoder_ids(c->encoder)->at, .ends = c->ends, .n = c->n, .framed = c->framed};
-    if (rc == 0)
+    if (rc == 0 && c->framed == COMPOSE_ALL_FRAMED)
+        out->before = c->before, out->behind = c->behind;
+    else if (rc == 0)
         tokenizer_frame(c->model->tokenizer, &out->before, &out->behind);
     return rc;
 }

@@ -1,5 +1,6 @@
 /* compose.h - turns a text row into the token ids of its sequences.
  *
+ *     query+document  as the recipe writes it (recipe.h); documents: one sequence each
  *     text            the text, with the tokens that the tokenizer puts around it (Llama 3's
  *                     first), unless add_special_tokens is false
  *     messages        the chat template
@@ -62,8 +63,8 @@ struct composed {
     const int32_t *ids;
     const uint32_t *ends;
     uint32_t n;              /* sequences */
-    uint32_t before, behind; /* how many tokens the tokenizer puts around a text, */
-    unsigned framed;         /* and around which sequences it did: bit k is sequence k */
+    uint32_t before, behind; /* how many tokens the tokenizer puts around a text, or a recipe, */
+    unsigned framed; /* and around which sequences it did: bit k is sequence k; all ones: all */
 };
 
 struct composer;

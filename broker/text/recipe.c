@@ -1,6 +1,7 @@
 /* recipe.c - the table of recipes, and what is looked up for one in a checkpoint (recipe.h).
  *
- * Sources: qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
+ * Sources: qwen3-reranker: the card of Qwen3-Reranker-0.6B; mxbai-rerank-v2: the package mxbai-rerank
+ * 0.1.6; qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
  * llama-factory: data/processor/pairwise.py and train/rm of version 0.9.5. */
 #include "broker/text/recipe.h"
 
@@ -38,6 +39,43 @@ static const struct recipe table[] = {
         .rows = RECIPE_ANSWERS,
         .text = "the checkpoint's chat template",
         .pooled = "the last token"},
+    {.name = "qwen3-reranker",
+        .architectures = "Qwen3ForCausalLM",
+        .checkpoints = "Qwen3-Reranker-0.6B, -4B, -8B",
+        .words = {"yes", "no"},
+        .how = "softmax",
+        .rows = RECIPE_QUERIES,
+        .form =
+            {.pieces = {"<|im_start|>system\nJudge whether the Document meets the requirements "
+                        "based on the Query and the Instruct provided. Note that the answer can "
+                        "only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
+                 "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}",
+                 "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+                .cut = 1,
+                .instruction =
+                    "Given a web search query, retrieve relevant passages that answer the query"},
+        .text = "the card's prompt, with the card's instruction where a row has none",
+        .pooled = "the last token: probability of 'yes'"},
+    {.name = "mxbai-rerank-v2",
+        .architectures = "Qwen2ForCausalLM",
+        .checkpoints = "mxbai-rerank-base-v2, mxbai-rerank-large-v2",
+        .words = {"1", "0"},
+        .how = "difference",
+        .rows = RECIPE_QUERIES,
+        .form =
+            {.pieces = {"<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a "
+                        "helpful assistant.<|im_end|>\n<|im_start|>user\n",
+                 "{instruction}query: {query}", "\n", "document: {document}", "\n",
+                 "You are a search relevance expert who evaluates how well documents match "
+                 "search queries. For each query-document pair, carefully analyze the semantic "
+                 "relationship between them, then provide your binary relevance judgment (0 for "
+                 "not relevant, 1 for relevant).\nRelevance:",
+                 "<|im_end|>\n<|im_start|>assistant\n"},
+                .cut = 3,
+                .before_instruction = "instruction: ",
+                .behind_instruction = "\n"},
+        .text = "the package's prompt; the scores of its predict() without normalize",
+        .pooled = "the last token: logit of '1' less that of '0'"},
     {.name = "nemotron-reward",
         .architectures = "LlamaForCausalLM",
         .checkpoints = "Llama-3.1-Nemotron-70B-Reward-HF",
@@ -63,6 +101,8 @@ const struct recipe *recipe_find(const char *name)
 
 const char *recipe_rows(const struct recipe *r)
 {
+    if (r->rows & RECIPE_QUERIES)
+        return "query and document(s), perhaps instruction";
     static const char *const names[] = {"text",
         "messages, prompt and response(s), chosen and rejected", "prompt and steps",
         "prompt and steps, messages, prompt and response(s), chosen and rejected"};

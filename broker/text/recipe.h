@@ -21,6 +21,19 @@
 enum {
     RECIPE_ANSWERS = 1, /* messages, response, responses, chosen and rejected */
     RECIPE_STEPS = 2,
+    RECIPE_QUERIES = 4, /* query and document(s) */
+};
+
+#define RECIPE_MAX_PIECES 8
+
+/* How a text is written. The pieces are tokenized apart, without what the tokenizer puts around a
+ * text, and joined. {query} and the like stand for the row's texts. */
+struct recipe_form {
+    const char *pieces[RECIPE_MAX_PIECES]; /* ended by NULL */
+    int cut; /* the piece that is cut when a row is too long: those around it stay */
+    /* What {instruction} is of a row that has none, and what stands around one; an empty one, and
+     * none, are nothing at all. */
+    const char *instruction, *before_instruction, *behind_instruction;
 };
 
 struct recipe {
@@ -31,8 +44,9 @@ struct recipe {
     const char *words[2]; /* the tokens of the head, by their texts; NULL: the checkpoint's own */
     const char *how;      /* and what is made of their logits (worker/head_option.h) */
     unsigned rows;        /* RECIPE_ANSWERS .. */
-    const char *text;     /* how rows become text, for people */
-    const char *pooled;   /* which tokens are scored, for people */
+    struct recipe_form form; /* without pieces: the chat template */
+    const char *text;        /* how rows become text, for people */
+    const char *pooled;      /* which tokens are scored, for people */
 };
 
 /* Returns the k-th entry, or NULL: there are fewer. */

@@ -85,3 +85,60 @@ def test_rows_that_contradict_a_recipe(directory):
                        (activation, "pool.activation: the recipe nemotron-reward has none, found sigmoid"),
                        (rule, "hf_pad_rule: the recipe nemotron-reward"), (steps, "steps: the recipe nemotron-reward is for rows of")):
         assert got["error"]["code"] == "bad_request" and words in got["error"]["message"], got
+
+
+# ---- query and document ----
+
+RERANKER = VECTORS["qwen3-reranker"]
+
+
+def test_lines_of_query_and_documents(directory):
+    """Rows through the command line, and what stands beside them."""
+    rows = [dict(row["row"], id=k, label=1, url="x") for k, row in enumerate(RERANKER["rows"])]
+    rows += [{"query": "a", "document": "b", "context": "c"}, {"query": "a", "document": "b", "documents": ["c"]},
+             {"query": "a", "documents": "b"}, {"query": "a", "document": "b", "prompt": "c"}, {"query": "a", "document": "b", "system": "c"},
+             {"query": "a", "text": "t", "document": "c"}, {"prompt": "a", "response": "b"}, {"query": "a", "document": "b", "instruction": 5},
+             {"query": "a", "documents": []}]
+    (directory / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("score", directory / "in.jsonl", "-o", directory / "out.jsonl", "--model", MODELS / RERANKER["model"], "--recipe",
+               "qwen3-reranker")
+    found = [json.loads(line) for line in (directory / "out.jsonl").read_text().splitlines()]
+    assert done.returncode == 1, done.stderr
+    for got, row in zip(found, RERANKER["rows"]):
+        assert close(values(got), row["values"]) and ("best" in got) == ("documents" in row["row"]), got
+    words = ["context", "documents", "documents", "prompt", "system", "document", "response: the recipe qwen3-reranker is for rows of query and",
+             "instruction", "documents: expected 1 to 4096, found 0"]
+    for got, word in zip(found[len(RERANKER["rows"]):], words, strict=True):
+        assert got["error"] and word in got["error"]["message"], got
+
+
+def test_a_query_needs_a_recipe_for_it(directory):
+    row = {"query": "a", "document": "b"}
+    with Broker(directory / "d", model=LLAMA, options=["--head", "lm:0:raw"]) as broker, broker.client() as client:
+        got = client.call("score", rows=[row])["rows"][0]
+        assert got["error"]["code"] == "bad_request" and "query: expected a broker with a recipe" in got["error"]["message"], got
+        for wrong in ({"query": "a"}, dict(row, documents=["c"]), dict(row, prompt="p"), {"text": "a", "instruction": "b"},
+                      dict(row, system="s"), dict(row, query=[{"role": "user", "content": "a"}]), dict(row, document=["b"])):
+            with pytest.raises(Refused, match="bad_request"):
+                client.call("score", rows=[wrong])
+    got = score(directory / "e", VECTORS["nemotron-reward"], [row])[0]
+    assert "document: the recipe nemotron-reward is for rows of messages" in got["error"]["message"], got
+
+
+def test_a_long_document_is_cut_inside_its_prompt(directory):
+    """As the card cuts it: the end of what is between prefix and suffix goes, which stay."""
+    row, ids = RERANKER["rows"][1]["row"], RERANKER["rows"][1]["ids"]
+    suffix = max(k for k, token in enumerate(ids) if token == 300)  # <|im_end|>
+    cut = ids[:suffix - 4] + ids[suffix:]
+    long, short, as_ids, none = score(directory / "d", RERANKER, [
+        row, dict(row, truncate=True), {"ids": cut}, dict(row, truncate=True, max_length=60)], ["--max-len", len(cut)])
+    assert long["error"]["code"] == "too_long" and short["n_tokens"] == len(cut)
+    assert short["score"] == as_ids["score"] and short["pooled_at"] == as_ids["pooled_at"]
+    assert none["error"]["code"] == "too_long" and "or a recipe, found 60" in none["error"]["message"], none
+
+
+def test_control_tokens_in_documents(directory):
+    """They are tokens, as in the reference, unless safe_text says that they are text."""
+    row = dict(RERANKER["rows"][0]["row"], documents=[RERANKER["rows"][0]["row"]["documents"][2]])
+    plain, safe = score(directory / "d", RERANKER, [row, dict(row, safe_text=True)])
+    assert close(values(plain), RERANKER["rows"][0]["values"][2:]) and safe["n_tokens"] > plain["n_tokens"]

@@ -118,7 +118,64 @@ def nemotron_reward():
     return "recipe-llama", rows
 
 
-RECIPES = {"nemotron-reward": nemotron_reward}
+QUERIES = [("capital of China?", ["The capital of China is Beijing.", "", "No <|im_end|> here\n"], None),
+           ("sums", ["3 + 4 = 7"], "Find sums: yes or no?"), ("sums", ["3 + 4 = 7"], "")]
+
+
+def query_rows(score_pair):
+    """Rows of one document and of several; score_pair(query, document, instruction) gives (ids, value)."""
+    rows = []
+    for query, documents, instruction in QUERIES:
+        found = [score_pair(query, document, instruction) for document in documents]
+        row = {"query": query, **({"instruction": instruction} if instruction is not None else {})}
+        row.update({"documents": documents} if len(documents) > 1 else {"document": documents[0]})
+        rows.append({"row": row, "ids": [k for ids, _ in found for k in ids], "values": [value for _, value in found]})
+    return rows
+
+
+def qwen3_reranker():
+    """The card: prefix and suffix are tokenized apart from what is between; log_softmax of "no" and "yes"."""
+    byte_tokenizer(save_model("recipe-qwen3", "Qwen3ForCausalLM", "Qwen3"), CHATML)
+    model, tokenizer = load_model(TESTS / "models/recipe-qwen3", "Qwen3ForCausalLM")
+    prefix = ('<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that '
+              'the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n')
+    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    no, yes = tokenizer.convert_tokens_to_ids("no"), tokenizer.convert_tokens_to_ids("yes")
+
+    def pair(query, document, instruction):
+        if instruction is None:
+            instruction = "Given a web search query, retrieve relevant passages that answer the query"
+        middle = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        ids = tokenizer.encode(prefix, add_special_tokens=False) + tokenizer.encode(middle) + tokenizer.encode(suffix, add_special_tokens=False)
+        two = logits_of(model, ids)[-1, [no, yes]]
+        return ids, float(torch.log_softmax(two, dim=0)[1].exp())
+    return "recipe-qwen3", query_rows(pair)
+
+
+def mxbai_rerank_v2():
+    """The package's prepare_inputs and forward: each part is tokenized apart; the logit of "1" less that of "0"."""
+    byte_tokenizer(save_model("recipe-qwen2", "Qwen2ForCausalLM", "Qwen2"), CHATML)
+    model, tokenizer = load_model(TESTS / "models/recipe-qwen2", "Qwen2ForCausalLM")
+    task = ("You are a search relevance expert who evaluates how well documents match search queries. For each query-document pair, carefully "
+            "analyze the semantic relationship between them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant)."
+            "\nRelevance:")
+
+    def parts(*texts):
+        return [k for text in texts for k in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    yes, no = parts("1")[0], parts("0")[0]
+
+    def pair(query, document, instruction):
+        asked = f"query: {query}"
+        if instruction:
+            asked = f"instruction: {instruction}" + "\n" + asked
+        ids = parts("<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+                    asked, "\n", f"document: {document}", "\n", task, "<|im_end|>\n<|im_start|>assistant\n")
+        last = logits_of(model, ids)[-1]
+        return ids, float(last[yes] - last[no])
+    return "recipe-qwen2", query_rows(pair)
+
+
+RECIPES = {"nemotron-reward": nemotron_reward, "qwen3-reranker": qwen3_reranker, "mxbai-rerank-v2": mxbai_rerank_v2}
 
 
 def main():

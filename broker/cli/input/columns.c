@@ -18,6 +18,9 @@ static const char *const bodies[][2] = {
 };
 #define N_BODIES (sizeof bodies / sizeof bodies[0])
 
+/* What a query is scored with; only where there is none of the above. */
+static const char *const documents[] = {"document", "documents", NULL};
+
 static const char *const prompts[] = {"prompt", "question", "problem", NULL};
 /* Names that some data sets have for the prompt; they are read as hints. */
 static const char *const other_prompts[] = {"query", "instruction", "input", NULL};
@@ -58,11 +61,11 @@ int columns_is_read(const char *key, size_t len)
     for (size_t i = 0; i < N_BODIES; i++)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
-    return columns_is_id(key, len) || is_one_of(ids, key, len) || is_one_of(prompts, key, len) ||
-           is_one_of(other_prompts, key, len) || is_one_of(systems, key, len) ||
-           is_one_of(hints, key, len) || is_one_of(media, key, len) ||
-           is_one_of(arguments, key, len) || is_one_of(settings, key, len) ||
-           is_one_of(pool_fields, key, len);
+    return columns_is_id(key, len) || is_one_of(documents, key, len) || is_one_of(ids, key, len) ||
+           is_one_of(prompts, key, len) || is_one_of(other_prompts, key, len) ||
+           is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
+           is_one_of(media, key, len) || is_one_of(arguments, key, len) ||
+           is_one_of(settings, key, len) || is_one_of(pool_fields, key, len);
 }
 
 /* Returns the column if it is present. Data sets write null into columns that a row does not
@@ -209,7 +212,7 @@ static int check_lists(const json_t *row, struct err *e)
     json_object_foreach((json_t *)row, key, v)
     {
         if (strcmp(key, "steps") != 0 && strcmp(key, "responses") != 0 &&
-            check_list(key, v, e) != 0)
+            strcmp(key, "documents") != 0 && check_list(key, v, e) != 0)
             return e->code;
     }
     return 0;
@@ -228,10 +231,29 @@ static int has_no_body(const json_t *line, struct err *e)
     int talk = column(line, "conversation") || column(line, "conversations");
     return err_set(e, ASSAY_EBADREQ,
         "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
-        "prompt and response (or completion), messages, or text; found none of them%s%s%s",
+        "prompt and response (or completion), messages, text, or query and document (or "
+        "documents); found none of them%s%s%s",
         answer ? "; an answer is read under the name response" : "",
         prompt ? "; a prompt is read under the name prompt, question or problem" : "",
         talk ? "; a conversation is read under the name messages, with role and content" : "");
+}
+
+static int is_query(const json_t *row)
+{
+    return json_object_get(row, "query") != NULL;
+}
+
+static int take_query(json_t *row, const json_t *line, struct err *e)
+{
+    const char *key = first_of(line, documents);
+    if (column(line, "document") && column(line, "documents"))
+        return err_field(
+            e, ASSAY_EBADREQ, "documents", "expected one of document and documents, found both");
+    put(row, "query", column(line, "query"));
+    put(row, key, column(line, key));
+    if (column(line, "instruction"))
+        put(row, "instruction", column(line, "instruction"));
+    return 0;
 }
 
 static int take_body(json_t *row, const json_t *line, struct err *e)
@@ -240,7 +262,8 @@ static int take_body(json_t *row, const json_t *line, struct err *e)
     while (i < N_BODIES && !column(line, bodies[i][0]))
         i++;
     if (i == N_BODIES)
-        return has_no_body(line, e);
+        return column(line, "query") && first_of(line, documents) ? take_query(row, line, e)
+                                                                  : has_no_body(line, e);
     for (int k = 0; k < 2 && bodies[i][k]; k++)
         if (column(line, bodies[i][k]))
             put(row, bodies[i][k], column(line, bodies[i][k]));
@@ -254,7 +277,7 @@ static int take_body(json_t *row, const json_t *line, struct err *e)
 /* Are the texts scored as they are, without a chat template? */
 static int is_plain(const json_t *row)
 {
-    return json_object_get(row, "text") ||
+    return json_object_get(row, "text") || is_query(row) ||
            (!first_of(row, prompts) && json_is_string(json_object_get(row, "chosen")) &&
                json_is_string(json_object_get(row, "rejected")));
 }
@@ -263,7 +286,7 @@ static int take_prompt(json_t *row, const json_t *line, struct err *e)
 {
     const char *key = first_of(line, prompts);
     int rc = 0;
-    if (key && !json_object_get(row, "text"))
+    if (key && !json_object_get(row, "text") && !is_query(row))
         put(row, key, column(line, key));
     for (int i = 0; rc == 0 && prompts[i]; i++)
         rc = check_held(row, line, prompts[i], e);
@@ -327,7 +350,9 @@ static int check_other_bodies(const json_t *row, const json_t *line, struct err 
     if (messages && messages != json_object_get(row, "messages") &&
         !messages_are_held(row, messages))
         return not_held("messages", e);
-    return is_pair ? check_held(row, line, "text", e) : 0;
+    if (is_pair)
+        return check_held(row, line, "text", e);
+    return column(line, "query") ? check_held(row, line, "document", e) : 0;
 }
 
 /* ---- a chat template's arguments ---- */

@@ -1,0 +1,38 @@
+/* compose_private.h - what compose.c and compose_recipe.c share. */
+#ifndef ASSAY_COMPOSE_PRIVATE_H
+#define ASSAY_COMPOSE_PRIVATE_H
+
+#include "broker/text/compose.h"
+#include "broker/text/turns.h"
+
+#define COMPOSE_ALL_FRAMED (~0u)
+
+struct composer {
+    const struct text_model *model;
+    struct encoder *encoder;
+    struct jinja_run *run;
+    struct turns turns;
+    struct chat_text chat;
+    struct buffer steps; /* the steps as one assistant message; or a text of a recipe */
+    struct span *marks;  /* where the step tokens stand in it */
+    size_t n_marks, marks_room;
+    struct span *closed;
+    size_t n_closed, closed_room;
+    uint32_t *ends;
+    uint32_t n;
+    unsigned framed;         /* as of struct composed */
+    uint32_t before, behind; /* the same, of a recipe's text */
+    size_t ends_room;
+};
+
+/* Ends a sequence after the ids so far. */
+void compose_end_sequence(struct composer *c);
+/* Closes a stretch of a text: with safe_text no control token is found in it. */
+void compose_close(struct composer *c, size_t begin, size_t end);
+/* Returns e->code, with the field named where *e has none. */
+int compose_bad_text(const char *field, struct err *e);
+
+/* A query and its document or documents, as the model's recipe writes them. */
+int compose_query(struct composer *c, const struct row_request *q, struct err *e);
+
+#endif
