@@ -120,7 +120,7 @@ def _flaw(row):
             expected = "a text" if key == "text" else "a text or messages"
             return f"{key}: expected {expected}, found {type(value).__name__}"
         for n, message in enumerate(value):
-            if not isinstance(message, dict):
+            if not isinstance(message, dict) or not all(isinstance(k, str) for k in message):
                 return f"{key}[{n}]: expected a message, found {type(message).__name__}"
             for part, kinds in (("role", str), ("content", (str, list, tuple, type(None))),
                                 ("reasoning_content", (str, type(None)))):
@@ -134,6 +134,10 @@ def _flaw(row):
 
 def _row_or_error(row):
     flaw = _flaw(row)
+    try:
+        _pack_row(row)  # of a message's other keys any value goes that msgpack can hold
+    except (TypeError, ValueError, OverflowError, RecursionError) as why:
+        flaw = flaw or f"{type(why).__name__}: {why}"
     return row if flaw is None else {"error": {"code": "bad_request", "message": flaw}}
 
 

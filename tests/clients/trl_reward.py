@@ -5,10 +5,10 @@
 
 What is scored is what the trainer itself would give a reward model: of a conversational dataset,
 the prompt's messages and the completion's through the reward model's chat template; of a standard
-one, prompt and completion as one text, to which no token is added. A row that failed (too long,
-say, or a completion that is no text, or with tool calls that the template would write) is None,
-which the trainer leaves out of that function's rewards; the log says why, and the other rows are
-scored.
+one, prompt and completion as one text, to which no token is added. Messages go whole, tool calls
+and content in parts too, and the template writes of them what it would for the trainer. A row that
+failed (too long, say, or a completion that is no text) is None, which the trainer leaves out of
+that function's rewards; the log says why, and the other rows are scored.
 
 The trainer scores the last token that is not the pad token of the reward model's tokenizer, or its
 eos token where it has none, whatever the checkpoint's config.json says. Assay's pad token is
@@ -18,21 +18,13 @@ would take, is a ValueError that says so.
 from assay_client import AssayClient
 
 
-def _as_message(message):
-    """What a chat template may read: the trainer's messages may have more, and what they do not use
-    is None there. Of tool calls the broker needs to know only that there are some."""
-    if not isinstance(message, dict):
-        return message
-    kept = {key: message.get(key) for key in ("role", "content")}
-    if message.get("reasoning_content") is not None:
-        kept["reasoning_content"] = message["reasoning_content"]
-    return {**kept, "tool_calls": True} if message.get("tool_calls") else kept
-
-
 def _as_text_or_messages(value):
-    if isinstance(value, (list, tuple)):
-        return [_as_message(message) for message in value]
-    return value
+    """Messages with all that a chat template may read. The trainer's have None in keys that they
+    do not use, and so has the reference's template nothing there."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [{key: v for key, v in message.items() if v is not None or key == "content"}
+            if isinstance(message, dict) else message for message in value]
 
 
 def _as_row(prompt, completion, fields):

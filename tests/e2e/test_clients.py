@@ -514,6 +514,24 @@ def test_trl_one_bad_completion(served, endpoint, caplog):
     assert assay_reward(prompts=[], completions=[]) == []
 
 
+def test_trl_messages_go_whole(directory, monkeypatch):
+    """A template that reads parts and tool calls writes them, as it does for the trainer; what cannot be sent is that row's None."""
+    model = framed_model(directory / "model")
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}{{ m.name }}: {% for p in m.content or [] %}{{ p.text if p is mapping else p }}{% endfor %}"
+        "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %};{% endfor %}")
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 3}}}]
+    ask, answer = [{"role": "user", "content": "3 + 4?", "name": None}], {"role": "assistant", "content": None, "tool_calls": calls}
+    talk = [answer, {"role": "tool", "name": "add", "content": [{"type": "text", "text": "7"}]}, {"role": "assistant", "content": "7"}]
+    bad = [[{**answer, "tool_calls": [object()]}], [{**answer, "tool_calls": [1 << 70]}], [{**answer, 5: 6}], [{"role": "assistant", "content": None}]]
+    with Broker(directory / "d", model=model) as broker:
+        monkeypatch.setenv("ASSAY_ENDPOINT", broker.endpoint)
+        text = 'user: 3 + 4?;assistant: {"name": "add", "arguments": {"a": 3}};tooladd: 7;assistant: 7;'
+        (expected,) = AssayClient().score([{"text": text, "add_special_tokens": False}])
+        rewards = assay_reward(prompts=[ask] * 6, completions=[talk, *bad, talk])
+    assert rewards == [expected["score"], None, None, None, None, expected["score"]] and expected["score"] is not None
+
+
 def test_trl_needs_the_pad_token(directory, monkeypatch):
     """The trainer passes over the tokenizer's, whatever config.json says; so config.json must say the same."""
     ask, text = {"prompts": ["What is "], "completions": ["3 + 4?<|eot_id|>"]}, {"text": "What is 3 + 4?<|eot_id|>"}
