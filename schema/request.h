@@ -75,7 +75,7 @@ enum row_shape {
     ROW_TEXT,      /* body[0]: a text */
     ROW_MESSAGES,  /* body[0]: messages; prompt or none */
     ROW_RESPONSE,  /* prompt; body[0]: a text or messages. A query's document, too */
-    ROW_RESPONSES, /* prompt; body[0]: an array of texts. A query's documents, too */
+    ROW_RESPONSES, /* prompt; body[0]: an array of texts and of messages. A query's documents, too */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
     ROW_REFUSED,   /* error: the client could not make the row */

@@ -248,6 +248,25 @@ static int check_texts(struct msg_reader *r, const char *field, struct err *e)
     return rc;
 }
 
+/* Answers to a prompt: texts, or messages each. */
+static int check_answers(struct msg_reader *r, const char *field, struct err *e)
+{
+    char element[48];
+    struct slice text;
+    uint32_t n = 0;
+    int rc = msg_read_array(r, field, &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        snprintf(element, sizeof element, "%s[%u]", field, i);
+        if (msg_peek(r) == MSG_ARRAY)
+            rc = request_check_messages(r, element, e);
+        else if (msg_peek(r) == MSG_STR)
+            rc = msg_read_text(r, element, &text, e);
+        else
+            rc = msg_unexpected(r, element, "a string or an array of messages", e);
+    }
+    return rc;
+}
+
 /* Reads a text, an array of texts, or messages, whichever the field takes, as its bytes. */
 static int read_body(struct msg_reader *r, enum row_field field, struct slice *body, struct err *e)
 {
@@ -265,7 +284,7 @@ static int read_body(struct msg_reader *r, enum row_field field, struct slice *b
     else if (may_be_messages && type == MSG_ARRAY)
         rc = request_check_messages(r, name, e);
     else if (!may_be_text && type == MSG_ARRAY)
-        rc = check_texts(r, name, e);
+        rc = field == R_RESPONSES ? check_answers(r, name, e) : check_texts(r, name, e);
     else
         rc = msg_unexpected(r, name,
             !may_be_text      ? "an array"

@@ -160,11 +160,29 @@ def test_one(running, ask, cases):
         assert result["error"] is None and result["score"] == score, (row, result)
 
 
+def test_conversational_rows(running):
+    """As TRL has them: the prompt's messages and then the answer's, whatever the answer is called."""
+    talk = [system("Be brief."), user(Q)]
+    more = [A, user("Sure?"), answer("Yes.")]
+    rows = [{"prompt": talk, "completion": more}, {"prompt": talk, "response": more}, {"question": talk, "completion": more},
+            {"prompt": talk, "completion": talk + more}, {"prompt": talk, "responses": [more, [B], "73", talk + [A]]},
+            {"prompt": talk, "chosen": more, "rejected": [B]}, {"prompt": talk + [A], "completion": more[1:]},
+            {"prompt": Q, "system": "Be brief.", "responses": [more, [B], "73", [A]]}]
+    texts = [chatml(*talk, *more), chatml(*talk, B), chatml(*talk, A)]
+    whole, second, short = plain(running, *texts)
+    for ask in (by_socket, by_lines):
+        *same, many, pair, rest, apart = ask(running, *rows)
+        assert [row["score"] for row in (*same, rest)] == [whole] * 5, ask
+        assert many["scores"] == [whole, second, short, short] == apart["scores"] and many["best"] == apart["best"]
+        assert [pair["chosen"], pair["rejected"]] == [whole, second]
+
+
 BAD = [  # (row, the field that its error begins with, a word of it)
     ({"messages": [user(Q), answer([{"type": "text", "text": "73"}])]}, "messages[1].content", "join_content"),
     ({"messages": [user(Q), answer([{"type": "image_url", "image_url": {"url": "x"}}])]}, "messages[1].content", "found 'image_url'"),
     ({"prompt": Q, "response": [answer([{"type": "text", "text": "73"}, "74"])]}, "messages[1].content", "content[1]: expected a part"),
     ({"messages": [user(Q), answer(None)]}, "messages[1].content", "found nil"),
+    ({"prompt": [user(Q)], "responses": ["73", [user(OTHER), A]]}, "responses[1]", "the prompt"),
     ({"prompt": Q, "chosen": [user(OTHER), A], "rejected": [user(Q), B]}, "chosen", "the prompt"),
     ({"prompt": [user(Q)], "chosen": [A], "rejected": [user(OTHER), B]}, "rejected", "the prompt"),
     ({"prompt": [user(Q)], "chosen": [system("s"), A], "rejected": [B]}, "chosen", "system message"),
@@ -217,6 +235,8 @@ BAD_LINES = [
     ({"messages": [user(Q), {**A, "images": ["x.png"]}]}, "messages[1].images", "text alone"),
     ({"prompt": [{**user(Q), "audio": "x.wav"}], "response": "73"}, "prompt[0].audio", "text alone"),
     ({"chosen": [user(Q), {**A, "video": {"url": "x"}}], "rejected": [user(Q), B]}, "chosen[1].video", "text alone"),
+    ({"prompt": Q, "responses": ["73", [{**A, "image": "x.png"}]]}, "responses[1][0].image", "text alone"),
+    ({"prompt": Q, "responses": [A, B]}, "responses[0]", "a string or an array of messages"),
     ({"text": "x", "pool": "CLS"}, "pool", "leave the column out"),
     ({"text": "x", "pool": {"type": "cls"}}, "pool.type", "expected LAST"),
     ({"text": "x", "pool": {"kind": "CLS"}}, "pool.kind", "unknown field"),

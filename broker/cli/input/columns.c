@@ -431,24 +431,34 @@ static int check_media(const json_t *object, const char *where, struct err *e)
     return 0;
 }
 
-/* Looks for media in the messages too. */
-static int check_messages(const json_t *row, struct err *e)
+/* Looks for media in a list of messages, or in the lists in it (of responses). */
+static int check_messages(const json_t *list, const char *name, struct err *e)
 {
-    const char *key;
-    json_t *list, *message;
+    json_t *message;
     size_t k;
-    char where[48];
-    json_object_foreach((json_t *)row, key, list)
+    char where[80];
+    json_array_foreach((json_t *)list, k, message)
     {
-        json_array_foreach(list, k, message)
-        {
-            snprintf(where, sizeof where, "%s[%zu].", key, k);
-            int rc = check_media(message, where, e);
-            if (rc != 0)
-                return rc;
-        }
+        int is_list = json_is_array(message);
+        snprintf(where, sizeof where, "%.30s[%zu]%s", name, k, is_list ? "" : ".");
+        int rc = is_list ? check_messages(message, where, e) : check_media(message, where, e);
+        if (rc != 0)
+            return rc;
     }
     return 0;
+}
+
+static int check_all_messages(const json_t *row, struct err *e)
+{
+    const char *key;
+    json_t *list;
+    int rc = 0;
+    json_object_foreach((json_t *)row, key, list)
+    {
+        if (rc == 0)
+            rc = check_messages(list, key, e);
+    }
+    return rc;
 }
 
 /* ---- how it is scored ---- */
@@ -521,7 +531,7 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
         rc = take_arguments(row, line, e);
     if (rc == 0)
         rc = check_media(line, "", e);
-    return rc == 0 ? check_messages(row, e) : rc;
+    return rc == 0 ? check_all_messages(row, e) : rc;
 }
 
 json_t *columns_take(const json_t *line, struct err *e)
