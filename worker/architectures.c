@@ -29,12 +29,16 @@ static const struct trunk mistral = {
 /* ---- heads ---- */
 
 static const struct head sequence = {.name = "score",
+    .auto_class = "AutoModelForSequenceClassification",
     .pool = POOL_LAST,
     .activation = ACTIVATION_NONE,
     .pad_rule = PAD_RULE_LAST_OTHER};
 
-static const struct head token = {
-    .name = "score", .bias = HEAD_BIAS_CONFIG, .pool = POOL_STEP, .activation = ACTIVATION_CLASS1};
+static const struct head token = {.name = "score",
+    .auto_class = "AutoModelForTokenClassification",
+    .bias = HEAD_BIAS_CONFIG,
+    .pool = POOL_STEP,
+    .activation = ACTIVATION_CLASS1};
 
 static const struct head reward = {.kind = HEAD_MLP,
     .name = "score",
@@ -77,7 +81,8 @@ static const struct head open_rlhf_old = {.name = "value_head",
     .pool = POOL_LAST,
     .activation = ACTIVATION_NONE};
 
-static const struct head language_model = {.kind = HEAD_ASK, .n_labels = 1};
+static const struct head language_model = {
+    .kind = HEAD_ASK, .auto_class = "AutoModelForCausalLM", .n_labels = 1};
 
 const struct head head_of_tokens = {
     .kind = HEAD_TOKENS, .n_labels = 1, .pool = POOL_LAST, .activation = ACTIVATION_NONE};

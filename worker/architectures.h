@@ -54,6 +54,8 @@ struct head {
     enum activation activation; /* CLASS1 is NONE with one label */
     enum pad_rule pad_rule;
     int foreign; /* no class of transformers: checkpoints have a model_type of their own, perhaps */
+    const char *auto_class; /* transformers' class that loads its own class of that name; NULL: it
+                               has none */
 };
 
 struct architecture {

@@ -145,6 +145,25 @@ static int check_weights_file(const struct json_file *f, struct err *e)
         name);
 }
 
+/* The publisher's own code for an architecture that transformers has: which of the two runs depends
+ * on trust_remote_code, and the two may compute otherwise. */
+static int check_own_code(const struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const char *key = c->head->auto_class;
+    const json_t *code = key ? json_object_get(json_object_get(f->object, "auto_map"), key) : NULL;
+    if (!code || json_is_null(code))
+        return 0;
+    char *found = json_dumps(code, JSON_ENCODE_ANY | JSON_COMPACT);
+    int rc = err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: auto_map.%s: expected nothing, found %.120s: the publisher's own %s, which "
+        "transformers "
+        "takes with trust_remote_code and which may compute otherwise; take the key out for "
+        "transformers' own",
+        f->file, key, found ? found : "what cannot be shown", c->architecture->name);
+    free(found);
+    return rc;
+}
+
 int config_check_null(const struct json_file *f, const char *key, struct err *e)
 {
     if (!json_is_null(json_object_get(f->object, key)))
@@ -164,6 +183,8 @@ int config_check_keys(const struct model_config *c, const struct json_file *f, s
         rc = check_model_type(c, f, e);
     if (rc == 0)
         rc = check_label_counts(c, f, e);
+    if (rc == 0)
+        rc = check_own_code(c, f, e);
     return rc == 0 ? check_weights_file(f, e) : rc;
 }
 

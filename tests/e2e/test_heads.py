@@ -154,12 +154,25 @@ def test_normalizing_that_a_class_does_not_do(directory):
     refused(copy_model(directory, "seqcls", normalize_reward=True), "normalize_reward: Qwen2ForSequenceClassification does not")
 
 
+@pytest.mark.parametrize("name, key", [("seqcls", "AutoModelForSequenceClassification"), ("mistral-token", "AutoModelForTokenClassification"),
+                                       ("lm-raw", "AutoModelForCausalLM")])
+def test_the_publisher_s_own_code(directory, name, key):
+    """For a class that transformers has it is one of two readings; for one that it lacks it is the one that is built here."""
+    option = ["--head", "lm:0:raw"] if name == "lm-raw" else []
+    refused(copy_model(directory, name, auto_map={key: "modeling_own.Model"}), f'auto_map.{key}: expected nothing, found "modeling_own.Model"',
+            "take the key out", options=option)
+    for foreign in ("reward", "process", "inform", "prm", "openrlhf"):
+        assert describe(copy_model(directory, foreign, auto_map={key: "modeling_own.Model"}))[0] == 0
+
+
 @pytest.mark.parametrize("name, words", [
     ("LlamaForRewardModelWithGating", "gating head"), ("Gemma2ForSequenceClassification", "other norms"),
     ("InternLM2ForRewardModel", "expected ForSequenceClassification"), ("Olmo2ForCausalLM", "not built"),
     ("Phi3ForSequenceClassification", "not built"), ("Qwen3MoeForSequenceClassification", "mixture of experts"),
     ("MixtralForCausalLM", "mixture of experts"), ("Qwen3_5ForCausalLM", "linear attention"),
-    ("Qwen2_5_VLForConditionalGeneration", "images")])
+    ("Qwen2_5_VLForConditionalGeneration", "images"), ("Qwen3NextForCausalLM", "linear attention"), ("Gemma3ForCausalLM", "other norms"),
+    ("Qwen3_5MoeForCausalLM", "mixture of experts"), ("AtheneForSequenceClassification", "expected ForSequenceClassification"),
+    ("DebertaV2ForSequenceClassification", "expected ForSequenceClassification"), ("GPT2ForSequenceClassification", "not built")])
 def test_architectures_that_are_not_built(directory, name, words):
     refused(copy_model(directory, "seqcls", architectures=[name]), "config.json: architectures", f"'{name}' is not built", words)
 

@@ -210,6 +210,11 @@ CASES = {
         ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files"),
         ({"quantization_config": {}}, "quantization_config"),
         ({"compression_config": {"quant_method": "x"}}, "compression_config"),
+        # the publisher's code: without trust_remote_code transformers takes its own class
+        ({"auto_map": {"AutoModelForSequenceClassification": "modeling_x.Qwen2ForSequenceClassification"}},
+         "auto_map.AutoModelForSequenceClassification: expected nothing"),
+        ({"auto_map": {"AutoModel": "modeling_x.Qwen2Model"}}, None),
+        ({"auto_map": {}}, None),
         # the padding
         ({"pad_token_id": 255}, None),
         ({"pad_token_id": -1}, None),
