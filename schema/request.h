@@ -96,13 +96,14 @@ struct row_request {
     struct slice prompt;                      /* raw msgpack: a text or messages; absent: none */
     struct slice body[2];                     /* raw msgpack, by shape */
     const char *prompt_field, *body_field[2]; /* their names in the message */
-    int is_query;             /* the prompt is a query, the body a document or documents */
-    struct slice instruction; /* of a query: raw msgpack of a text; absent: none */
-    struct slice system;      /* raw msgpack of a text; absent: none */
-    int has_tools;            /* there are tools (not nil, false or empty) */
-    struct slice tools;       /* raw msgpack, any value; absent: none */
-    struct slice arguments;   /* chat_template_kwargs: a raw map; absent: none */
-    int error_code;           /* of ROW_REFUSED: ASSAY_EBADREQ .. */
+    int is_query;              /* the prompt is a query, the body a document or documents */
+    struct slice instruction;  /* of a query: raw msgpack of a text; absent: none */
+    struct slice system;       /* raw msgpack of a text; absent: none */
+    int has_tools;             /* there are tools (not nil, false or empty) */
+    struct slice tools;        /* raw msgpack, any value; absent: none */
+    int add_generation_prompt; /* the template writes it behind the last message */
+    struct slice arguments;    /* chat_template_kwargs: a raw map; absent: none */
+    int error_code;            /* of ROW_REFUSED: ASSAY_EBADREQ .. */
     struct slice error_message;
     struct slice ids; /* of ROW_IDS: a bin of little-endian int32s, or a raw msgpack array */
     int ids_is_bin;

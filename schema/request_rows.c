@@ -37,6 +37,7 @@ enum row_field {
     R_INSTRUCTION,
     R_SYSTEM,
     R_TOOLS,
+    R_GENERATION_PROMPT,
     R_ARGUMENTS,
     R_ERROR,
     R_COUNT
@@ -46,7 +47,8 @@ static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", 
     "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text", "join_content",
     "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
     "completion", "responses", "chosen", "rejected", "steps", "query", "document", "documents",
-    "instruction", "system", "tools", "chat_template_kwargs", "error"};
+    "instruction", "system", "tools", "add_generation_prompt", "chat_template_kwargs", "error"};
+_Static_assert(R_COUNT <= 32, "a set of fields is 32 bits");
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -386,6 +388,8 @@ static int read_row_field(
         return read_one_text(r, "instruction", &row->instruction, e);
     case R_TOOLS:
         return read_tools(r, row, e);
+    case R_GENERATION_PROMPT:
+        return msg_read_bool(r, "add_generation_prompt", &row->add_generation_prompt, e);
     case R_ARGUMENTS:
         return read_arguments(r, row, e);
     case R_ERROR:

@@ -327,6 +327,9 @@ static void check_recipe(struct admit *a, const struct row_request *q, struct st
     if (asked->step_token >= 0 && asked->step_token != own->step_token)
         refuse(a, out, ASSAY_EBADREQ, "pool.step_token: the recipe %s has %d, found %d", r->name,
             own->step_token, asked->step_token);
+    if (q->add_generation_prompt)
+        refuse(a, out, ASSAY_EBADREQ,
+            "add_generation_prompt: the recipe %s writes rows without it, found true", r->name);
     if (q->hf_pad_rule != REQUEST_PAD_RULE_UNSAID && q->hf_pad_rule != m->pad_rule)
         refuse(a, out, ASSAY_EBADREQ, "hf_pad_rule: the recipe %s has %s, found %s", r->name,
             m->pad_rule ? "true" : "false", q->hf_pad_rule ? "true" : "false");

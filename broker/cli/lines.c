@@ -70,6 +70,7 @@ static int take_options(const struct cli *c, json_t *all)
     if (rule)
         json_object_set_new(all, "hf_pad_rule", json_boolean(strcmp(rule, "on") == 0));
     take_flag(c, CLI_JOIN_CONTENT, all, "join_content");
+    take_flag(c, CLI_GENERATION_PROMPT, all, "add_generation_prompt");
     return rc;
 }
 

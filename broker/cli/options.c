@@ -53,6 +53,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "make one text of a message's parts, joined with newlines, for a chat template that takes "
         "texts",
         NULL},
+    [CLI_GENERATION_PROMPT] = {"add-generation-prompt", 0, NULL,
+        "the chat template writes the beginning of the next answer behind the last message", NULL},
     [CLI_PAD_RULE] = {"hf-pad-rule", 0, "WORD",
         "whether LAST is the last token that is not the pad token, or the very last (default the "
         "broker's)",

@@ -3,7 +3,8 @@
  * The SHA-256 of the checkpoint's template string (CRLF made LF, trailing white space removed)
  * chooses one of the writers below, which are faster. Each does by hand what that template does
  * with a list of role and content, no tools, no generation prompt. Any other template is
- * interpreted (jinja.h, chat_jinja.c), and so is a known one where a row has tools or tool calls.
+ * interpreted (jinja.h, chat_jinja.c), and so is a known one where a row has tools, tool calls,
+ * content that is no text, or a generation prompt.
  * One that the interpreter refuses is an error that says what to send instead. --chat-template
  * names a writer or a template's file.
  *
@@ -89,6 +90,7 @@ struct chat_talk {
     const struct chat_message *messages;
     uint32_t n;
     struct slice tools, arguments; /* raw msgpack; absent: none */
+    int add_generation_prompt;
 };
 
 /* What a template writes beside role and content. The writers write reasoning if their template

@@ -87,8 +87,10 @@ static int set_arguments(struct jinja_run *run, const struct chat_talk *talk, st
             name, sizeof name, "%.*s", (int)(key.len < 60 ? key.len : 60), (const char *)key.at);
         for (int k = 0; rc == 0 && k < 5; k++)
             if (strcmp(name, own[k]) == 0)
-                rc =
-                    err_set(&why, ASSAY_EBADTEXT, "rows are written without the argument %s", name);
+                rc = err_set(&why, ASSAY_EBADTEXT,
+                    k == 2 ? "expected %s beside it, as a field of the row"
+                           : "rows are written without the argument %s",
+                    name);
         if (rc == 0)
             rc = jinja_read_variable(run, name, &r, &why);
     }
@@ -133,7 +135,7 @@ int chat_interpret(const struct chat *c, struct jinja_run *run, const struct cha
     struct jinja_value *list = jinja_set_list(run, "messages", talk->n);
     jinja_set_none(run, "tools");
     jinja_set_none(run, "documents");
-    jinja_set_bool(run, "add_generation_prompt", 0);
+    jinja_set_bool(run, "add_generation_prompt", talk->add_generation_prompt);
     set_tokens(run, c->tokens);
     for (uint32_t i = 0; rc == 0 && i < talk->n; i++)
         rc = add_message(run, list, &talk->messages[i], i, e);

@@ -235,6 +235,11 @@ static int check_contents(const struct composer *c, int interpreted, struct err 
     return rc;
 }
 
+static int is_text(struct slice s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
+}
+
 /* Checks the messages whose content is no text. */
 static int check_others(const struct composer *c, struct err *e)
 {
@@ -261,8 +266,29 @@ static uint32_t find_other(const struct composer *c)
     return i < c->turns.n ? i : CHAT_NO_MESSAGE;
 }
 
+/* Has the row arguments beside those that no known template reads, where there is no generation
+ * prompt? (Qwen3's has enable_thinking there.) */
+static int has_other_arguments(const struct row_request *q)
+{
+    static const char *const unread[] = {"enable_thinking", "thinking", "documents"};
+    struct msg_reader r;
+    struct slice key;
+    uint32_t n = 0;
+    int something, others = 0;
+    msg_reader_init(&r, q->arguments.at, q->arguments.len);
+    if (q->arguments.at)
+        msg_read_map(&r, "", &n, NULL);
+    for (uint32_t i = 0; i < n && !others; i++) {
+        int k = 0, rc = msg_peek(&r) == MSG_STR ? msg_read_str(&r, "", &key, NULL) : -1;
+        while (rc == 0 && k < 3 && !is_text(key, unread[k]))
+            k++;
+        others = rc != 0 || k == 3 || request_skip_value(&r, "", &something, NULL) != 0;
+    }
+    return others;
+}
+
 /* Does the row have what the checkpoint's template writes, and the writer by hand does not: tools,
- * tool calls, content that is no text? `field` names it. */
+ * tool calls, content that is no text, arguments, a generation prompt? `field` names it. */
 static int leaves_out(const struct composer *c, const struct row_request *q, char field[48])
 {
     enum chat_template t = c->model->chat.template;
@@ -270,13 +296,26 @@ static int leaves_out(const struct composer *c, const struct row_request *q, cha
     while (i < c->turns.n && !c->turns.at[i].has_tool_calls)
         i++;
     int calls = i < c->turns.n && (chat_reads(t) & CHAT_READS_TOOL_CALLS);
-    snprintf(field, 48, "tools");
+    int others = has_other_arguments(q);
+    snprintf(field, 48, "%s",
+        q->add_generation_prompt ? "add_generation_prompt"
+        : others                 ? "chat_template_kwargs"
+                                 : "tools");
     if (calls)
         snprintf(field, 48, "messages[%u].tool_calls", i);
     if (find_other(c) != CHAT_NO_MESSAGE)
         snprintf(field, 48, "messages[%u].content", find_other(c));
     return calls || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)) ||
-           find_other(c) != CHAT_NO_MESSAGE;
+           find_other(c) != CHAT_NO_MESSAGE || q->add_generation_prompt || others;
+}
+
+/* Returns a field of the row that only a chat template writes, NULL: none. */
+static const char *find_template_field(const struct row_request *q)
+{
+    return q->system.at && turns_text(q->system).len > 0 ? "system"
+           : q->has_tools                                ? "tools"
+           : q->add_generation_prompt                    ? "add_generation_prompt"
+                                                         : NULL;
 }
 
 static int refuse_tools(const struct composer *c, const char *field, struct err *e)
@@ -313,8 +352,8 @@ static int encode_chat(
     int rc = check_contents(c, interpreted, e);
     if (rc == 0)
         rc = check_others(c, e);
-    struct chat_talk talk = {
-        c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0}, q->arguments};
+    struct chat_talk talk = {c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0},
+        q->arguments, q->add_generation_prompt};
     if (rc == 0)
         rc = interpreted ? interpret(c, &talk, more, e)
                          : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
@@ -395,8 +434,8 @@ static int check_pair(const struct row_request *q, struct err *e)
 {
     struct slice prompt = {0};
     int plain = !request_is_messages(q->body[0]) && !request_is_messages(q->body[1]);
-    if (!q->prompt.at && plain && (q->has_tools || (q->system.at && turns_text(q->system).len > 0)))
-        return err_field(e, ASSAY_EBADTEXT, q->system.at ? "system" : "tools",
+    if (!q->prompt.at && plain && find_template_field(q))
+        return err_field(e, ASSAY_EBADTEXT, find_template_field(q),
             "expected only with what the chat template writes; chosen and rejected without a "
             "prompt are texts as they are");
     if (q->prompt.at && !request_is_messages(q->prompt))
@@ -470,8 +509,8 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
         turns_add(&c->turns, q->prompt, "user");
         rc = turns_put_system(&c->turns, q, e);
         rc = rc == 0 ? encode_chat(c, q, "prompt", e) : rc;
-    } else if (q->has_tools || (q->system.at && turns_text(q->system).len > 0)) {
-        rc = err_field(e, ASSAY_EBADTEXT, q->system.at ? "system" : "tools",
+    } else if (find_template_field(q)) {
+        rc = err_field(e, ASSAY_EBADTEXT, find_template_field(q),
             "the steps of this architecture are written without a chat template; send the prompt "
             "as messages");
     } else {

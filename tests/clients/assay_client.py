@@ -18,8 +18,8 @@ A ROW is a dict of one of these shapes (schema/PROTOCOL.md has all of it):
     error: {code, message}, which fails with it
 
 and may also have id (int or str, comes back), pool, system, tools, truncate, max_length,
-truncation_side, keep_last_token, safe_text, join_content, add_special_tokens, hf_pad_rule and
-adapter.
+truncation_side, keep_last_token, safe_text, join_content, add_generation_prompt,
+add_special_tokens, hf_pad_rule and adapter.
 
 A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score
 (float), or scores and, for responses, best (index), or chosen, rejected and margin, or steps [one

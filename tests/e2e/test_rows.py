@@ -52,10 +52,10 @@ def float32s(v):
     return struct.unpack("f", struct.pack("f", v))[0] if isinstance(v, float) else v
 
 
-def by_lines(broker, *lines):
+def by_lines(broker, *lines, options=()):
     """Through `assay score`: a result for each line, in order."""
     data = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
-    done = subprocess.run([BIN / "assay", "score", "-", "--connect", broker.endpoint, "--key", random_key()], input=data,
+    done = subprocess.run([BIN / "assay", "score", "-", "--connect", broker.endpoint, "--key", random_key(), *options], input=data,
                           capture_output=True, timeout=200 * PATIENCE)
     results = [float32s(json.loads(line)) for line in done.stdout.splitlines()]
     assert len(results) == len(lines), done.stderr
@@ -160,6 +160,26 @@ def test_one(running, ask, cases):
         assert result["error"] is None and result["score"] == score, (row, result)
 
 
+def test_the_generation_prompt(running, qwen3):
+    """Behind the last message, where the row asks for it: for a language model's head, say, that answers yes or no."""
+    header = "<|im_start|>assistant\n"
+    rows = [{"messages": [user(Q)]}, {"prompt": Q, "response": "73"}, {"prompt": [user(Q)], "responses": ["73", [A]]}]
+    texts = [chatml(user(Q)) + header, chatml(user(Q), A) + header]
+    one, two = plain(running, *texts)
+    for found in (by_socket(running, *({**row, "add_generation_prompt": True} for row in rows)),
+                  by_lines(running, *({**row, "add_generation_prompt": True} for row in rows)),
+                  by_lines(running, *({**row, "chat_template_kwargs": {"add_generation_prompt": True}} for row in rows)),
+                  by_lines(running, *rows, options=["--add-generation-prompt"])):
+        assert [row.get("score") or row["scores"] for row in found] == [one, two, [two, two]]
+    asked = {"add_generation_prompt": True}
+    refused = by_socket(running, {**rows[0], "chat_template_kwargs": asked}, {"chosen": "a", "rejected": "b", **asked},
+                        {"prompt": Q, "steps": ["a"], "pool": {"step_token": 0, "activation": "none"}, **asked})
+    assert [row["error"]["code"] for row in refused] == ["bad_text"] * 3
+    assert all("add_generation_prompt" in row["error"]["message"] for row in refused)
+    assert "--chat-template" in by_socket(qwen3, {**rows[0], **asked})[0]["error"]["message"]  # known by its name alone
+    assert by_socket(qwen3, {**rows[0], "add_generation_prompt": False})[0]["error"] is None
+
+
 def test_conversational_rows(running):
     """As TRL has them: the prompt's messages and then the answer's, whatever the answer is called."""
     talk = [system("Be brief."), user(Q)]
@@ -228,7 +248,8 @@ BAD_LINES = [
     ({"conversations": [{"from": "human", "value": Q}], "chosen": "73", "rejected": "74"}, "conversations", "in what is scored"),
     ({"prompt": Q, "response": "73", "thinking": "well"}, "thinking", "in what is scored"),
     ({"prompt": Q, "response": "73", "images": ["x.png"]}, "images", "text alone"),
-    ({"messages": [user(Q)], "add_generation_prompt": True}, "add_generation_prompt", "argument"),
+    ({"messages": [user(Q)], "add_generation_prompt": 1}, "add_generation_prompt", "true or false"),
+    ({"messages": [user(Q)], "chat_template_kwargs": {"add_generation_prompt": "yes"}}, "add_generation_prompt", "true or false"),
     ({"messages": [user(Q)], "enable_thinking": True}, "enable_thinking", "chat_template_kwargs"),
     ({"messages": [user(Q)], "continue_final_message": True}, "continue_final_message", "argument"),
     ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan"}}, "date_string", "argument"),

@@ -361,8 +361,8 @@ static void an_interpreted_template_sees_the_row(void **state)
     m[1].raw = packed(&raw, "{\"content\": \"4\", \"role\": \"assistant\", \"reasoning\": \"so\", "
                             "\"name\": \"Ann\", \"tool_calls\": [{\"name\": \"add\", "
                             "\"arguments\": {\"a\": 1.5}}]}");
-    struct chat_talk talk = {
-        m, 2, packed(&tools, "[{\"x\": []}]"), packed(&arguments, "{\"enable_thinking\": false}")};
+    struct chat_talk talk = {m, 2, packed(&tools, "[{\"x\": []}]"),
+        packed(&arguments, "{\"enable_thinking\": false}"), 0};
     c.tokens = tokens;
     assert_int_equal(jinja_parse(&c.jinja, text_slice(loud), &e), 0);
     assert_int_equal(chat_interpret(&c, run, &talk, &out, &e), 0);

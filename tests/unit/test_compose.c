@@ -89,6 +89,8 @@ static void content_that_is_no_text(void **state)
     static const char adds[] = "{% for m in messages %}{{ 'a' + m.content }}{% endfor %}";
     static const char drops[] =
         "{% for m in messages %}{{ m.content if m.content is string else '' }}{% endfor %}";
+    static const char asks[] =
+        "{{ messages[0].content }}{% if add_generation_prompt %}>{% endif %}";
     static const char two[] = ROW("user", PARTS(PART("a") ", " PART("b")), "");
     static const char joined[] =
         ROW("user", PARTS(PART("a") ", " PART("b")), ", \"join_content\": true");
@@ -116,6 +118,10 @@ static void content_that_is_no_text(void **state)
         {prints, ROW("user", ", \"content\": null, \"tool_calls\": [1]", ""), "", NULL},
         {prints, ROW("user", ", \"tool_calls\": [1]", ""), "", NULL},
         {adds, ROW("user", ", \"tool_calls\": [1]", ""), NULL, "line 1"},
+        {asks, ROW("user", ", \"content\": \"a\"", ", \"add_generation_prompt\": true"), "a>",
+            NULL},
+        {asks, ROW("user", ", \"content\": \"a\"", ", \"add_generation_prompt\": false"), "a",
+            NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct text_model m = {.tokenizer = tiny_tokenizer(), .chat.template = CHAT_JINJA};
@@ -147,6 +153,20 @@ static void a_known_template_is_interpreted_for_it(void **state)
         jinja_parse(&m.chat.jinja, slice_of("{{ messages[0].content | trim }}."), &e), 0);
     assert_int_equal(compose(&m, calls, text, &e), 0);
     assert_string_equal(text, ".");
+    /* Llama 3.1's takes the date for one. */
+    static const char date[] =
+        ROW("user", ", \"content\": \"a\"", ", \"chat_template_kwargs\": {\"date_string\": \"b\"}");
+    static const char thinking[] = ROW(
+        "user", ", \"content\": \"a\"", ", \"chat_template_kwargs\": {\"enable_thinking\": true}");
+    chat_release(&m.chat);
+    m.chat.template = CHAT_LLAMA31;
+    assert_int_equal(compose(&m, date, text, &e), ASSAY_EBADTEXT);
+    assert_string_equal(e.field, "chat_template_kwargs");
+    assert_int_equal(jinja_parse(&m.chat.jinja, slice_of("{{ date_string }}"), &e), 0);
+    assert_int_equal(compose(&m, date, text, &e), 0);
+    assert_string_equal(text, "b");
+    assert_int_equal(compose(&m, thinking, text, &e), 0);
+    assert_non_null(strstr(text, "26 Jul 2024"));
     chat_release(&m.chat);
 }
 

@@ -378,6 +378,15 @@ static int take_tools(json_t *row, const json_t *v, struct err *e)
     return err_field(e, ASSAY_EBADREQ, "tools", "expected a list of tools");
 }
 
+static int take_generation_prompt(json_t *row, const json_t *v, struct err *e)
+{
+    if (!json_is_boolean(v))
+        return err_field(
+            e, ASSAY_EBADREQ, "add_generation_prompt", "expected true or false, found another");
+    json_object_set(row, "add_generation_prompt", (json_t *)v);
+    return 0;
+}
+
 /* Arguments that only the checkpoint's own template may read go with the row; others are refused. */
 static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
 {
@@ -393,6 +402,8 @@ static int take_argument(json_t *row, const char *key, const json_t *v, struct e
         return 0;
     if (strcmp(key, "tools") == 0)
         return take_tools(row, v, e);
+    if (strcmp(key, "add_generation_prompt") == 0)
+        return take_generation_prompt(row, v, e);
     return err_field(
         e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
 }
