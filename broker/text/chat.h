@@ -59,10 +59,12 @@ struct chat {
 
 /* Finds the template in transformers' order: DIR/additional_chat_templates/default.jinja, then
  * DIR/chat_template.jinja, then, if that folder has no other template, `chat_template` in
- * DIR/tokenizer_config.json. ASSAY_EFORMAT if a file cannot be read or is not JSON. A missing or
+ * DIR/tokenizer_config.json. DIR/chat_template.json is a processor's, and is only named where there is
+ * no other. ASSAY_EFORMAT if a file cannot be read or is not JSON. A missing or
  * unknown template is no failure: CHAT_NONE. */
 int chat_load(struct chat *c, const char *dir, struct err *e);
-/* The same for the template in a file. ASSAY_EFORMAT if it cannot be read. */
+/* The same for the template in a file: its text, or of a .json its chat_template. ASSAY_EFORMAT if it
+ * cannot be read. */
 int chat_load_file(struct chat *c, const char *path, struct err *e);
 void chat_release(struct chat *c);
 /* Last step of loading Llama 3's templates. They write the tokenizer's bos_token, and the writers

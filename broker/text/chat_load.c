@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "schema/json.h"
 #include "schema/log.h"
 #include "schema/regular.h"
 
+#define PROCESSOR "chat_template.json"
 #define CONFIG "tokenizer_config.json"
 #define TEMPLATE_MAX_BYTES (4u << 20)
 #define CONFIG_MAX_BYTES (64u << 20)
@@ -147,6 +149,13 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     return load_path(c, path, name, e);
 }
 
+static int is_there(const char *dir, const char *name)
+{
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path &&
+           access(path, F_OK) == 0;
+}
+
 static int has_tool_use(const char *dir)
 {
     char path[4096];
@@ -224,10 +233,33 @@ void chat_release(struct chat *c)
     jinja_free(&c->jinja);
 }
 
+/* The template in a JSON file's chat_template, as in tokenizer_config.json. */
+static int load_json(struct chat *c, const char *path, struct err *e)
+{
+    const char *slash = strrchr(path, '/');
+    char dir[4096] = ".";
+    if (slash &&
+        snprintf(dir, sizeof dir, "%.*s", (int)(slash - path) + 1, path) >= (int)sizeof dir)
+        return err_set(e, ASSAY_EFORMAT, "%s: path too long", path);
+    json_t *config = json_read_file(dir, slash ? slash + 1 : path, CONFIG_MAX_BYTES, e);
+    const json_t *source = find_template(config, "default");
+    if (!config)
+        return e->code;
+    c->has_tool_use = json_is_string(find_template(config, "tool_use"));
+    if (json_is_string(source))
+        set_template(c, json_string_value(source), json_string_length(source), path);
+    int rc = json_is_string(source) ? 1
+                                    : err_set(e, ASSAY_EFORMAT,
+                                          "%s: chat_template: expected a string, found none", path);
+    json_decref(config);
+    return rc;
+}
+
 int chat_load_file(struct chat *c, const char *path, struct err *e)
 {
     *c = (struct chat){.template = CHAT_NONE};
-    int rc = load_path(c, path, path, e);
+    int rc = ends_with(path, strlen(path), ".json") ? load_json(c, path, e)
+                                                    : load_path(c, path, path, e);
     return rc == 0  ? err_set(e, ASSAY_EFORMAT, "%s: expected a chat template, found no file", path)
            : rc > 0 ? 0
                     : rc;
@@ -248,6 +280,11 @@ int chat_load(struct chat *c, const char *dir, struct err *e)
             "text or ids, or name a template with --chat-template");
     else if (rc == 0)
         rc = load_config(c, dir, e);
+    if (rc == 0 && !c->origin[0] && !has_additional(dir) && is_there(dir, PROCESSOR))
+        snprintf(c->reason, sizeof c->reason,
+            "the checkpoint has a chat template in " PROCESSOR " alone, which is a processor's and "
+            "which transformers' tokenizer does not read; send text or ids, or name the file with "
+            "--chat-template");
     c->has_tool_use |= has_tool_use(dir);
     return rc < 0 ? rc : 0;
 }

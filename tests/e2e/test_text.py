@@ -371,6 +371,28 @@ def test_the_text_of_clients_stays_text_where_it_is_interpreted(directory):
         assert plain["error"] is None and safe["error"] is None and safe["n_tokens"] > plain["n_tokens"]
 
 
+def test_a_processors_template(directory):
+    """transformers' tokenizer does not read chat_template.json: named where it is the only one, and taken by --chat-template."""
+    model, file = copy_model(directory), directory / "model" / "chat_template.json"
+    file.write_text(json.dumps({"chat_template": "{{ messages[0].content }}!"}))
+    rows = [{"prompt": "q", "response": "4"}, {"text": "q!"}, {"text": chatml(user("q"), assistant("4"))}]
+    with Broker(directory / "a", model=model) as b:
+        assert "chat_template.json alone" in score(b, rows[0])[0]["error"]["message"]
+    for k, named in enumerate((file, os.path.relpath(file))):
+        with Broker(directory / f"b{k}", model=model, options=["--chat-template", named]) as b:
+            found, expected, _ = score(b, *rows)
+            assert (found["error"], found["score"]) == (None, expected["score"])
+    settings = directory / "model" / "tokenizer_config.json"  # with a template of its own the processor's counts for nothing
+    settings.write_text((REWARD / "tokenizer_config.json").read_text())
+    with Broker(directory / "c", model=model) as b:
+        found, _, expected = score(b, *rows)
+        assert (found["error"], found["score"]) == (None, expected["score"])
+    file.write_text("{}")
+    refused = subprocess.run([BIN / "assayd", "--model", model, "--data", directory / "d", "--chat-template", file], capture_output=True,
+                             text=True)
+    assert refused.returncode == 78 and "chat_template: expected a string, found none" in refused.stderr, refused.stderr
+
+
 def test_a_template_in_a_file_and_its_date(directory):
     model, file = copy_model(directory), directory / "t.jinja"
     (directory / "in.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "q"}] * 3}) + "\n")
