@@ -81,6 +81,9 @@ static const struct head open_rlhf_old = {.name = "value_head",
     .pool = POOL_LAST,
     .activation = ACTIVATION_NONE};
 
+static const struct head eurus = {
+    .name = "regression_head", .n_labels = 1, .pool = POOL_LAST, .activation = ACTIVATION_NONE};
+
 static const struct head language_model = {
     .kind = HEAD_ASK, .auto_class = "AutoModelForCausalLM", .n_labels = 1};
 
@@ -107,6 +110,7 @@ static const struct architecture table[] = {
     {"MistralForTokenClassification", &mistral, &token},
     {"INFORMForSequenceClassification", &llama, &inform},
     {"Qwen2ForPrmModel", &qwen2, &prm},
+    {"EurusRewardModel", &mistral, &eurus},
     {"RewardModel", NULL, &open_rlhf},
     {"LLMForSequenceRegression", NULL, &open_rlhf_old},
     {"Qwen2ForCausalLM", &qwen2, &language_model},
@@ -118,7 +122,7 @@ static const struct architecture table[] = {
 const char architecture_expected[] =
     "ForSequenceClassification, ForTokenClassification or ForCausalLM of Qwen2, Qwen3, Llama or "
     "Mistral; or Qwen2ForRewardModel, Qwen2ForProcessRewardModel, Qwen2ForPrmModel, "
-    "INFORMForSequenceClassification, RewardModel, LLMForSequenceRegression";
+    "INFORMForSequenceClassification, EurusRewardModel, RewardModel, LLMForSequenceRegression";
 
 static const struct trunk *const trunks[] = {&qwen2, &qwen3, &llama, &mistral};
 
