@@ -78,14 +78,22 @@ static void log_text(const struct broker *b)
 
 /* Takes the step token from the tokenizer, which knows more tokens than tokenizer.json; the worker
  * reads only that file. */
-static void take_step_token(struct broker *b)
+static int take_step_token(struct broker *b, struct err *e)
 {
+    const struct recipe *r = b->text.recipe;
+    if (r && r->form.steps == STEPS_IN_TURNS)
+        b->model.pool.type = POOL_POSITIONS;
+    if (r && r->form.step_word) {
+        b->model.pool.type = POOL_STEP;
+        return recipe_step_token(r, b->text.tokenizer, &b->model.pool.step_token, e);
+    }
     int32_t id = text_model_step_token(&b->text);
     if (id >= 0 && (uint32_t)id < b->model.vocab_size)
         b->model.pool.step_token = id;
     else if (id >= 0)
         log_warn(
             "event=step_token_too_large token=%d embedding_rows=%u", (int)id, b->model.vocab_size);
+    return 0;
 }
 
 /* Warns how LAST treats a pad token that ends texts: both ways have their users, and must not be
@@ -180,7 +188,9 @@ static int open_model(struct broker *b, struct err *e)
     if (rc != 0)
         return rc;
     b->admit.composer = composer_new(&b->text);
-    take_step_token(b);
+    rc = take_step_token(b, e);
+    if (rc != 0)
+        return rc;
     log_text(b);
     log_pad_rule(b);
     b->limits = (struct request_limits){

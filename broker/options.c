@@ -355,6 +355,9 @@ static int check_recipe(const struct options *o)
         return complain("head", "auto with --recipe, which names the head", o->head);
     if (strcmp(o->pad_rule, "auto") != 0)
         return complain("hf-pad-rule", "auto with --recipe, which names the token", o->pad_rule);
+    if (o->chat_template && !recipe_uses_template(r))
+        return complain("chat-template", "none with this --recipe, which writes its own text",
+            o->chat_template);
     return 0;
 }
 

@@ -192,6 +192,15 @@ static void apply_pad_rule(struct admit *a, struct store_row *out)
 
 static void check_positions(struct admit *a, const struct row_request *q, struct store_row *out)
 {
+    if (out->shape == ROW_STEPS) { /* a recipe's */
+        out->positions = a->composed.positions;
+        out->n_positions = a->composed.n_positions;
+        if (out->is_cut)
+            refuse(a, out, ASSAY_ETOOLONG,
+                "steps: rows of the recipe %s are not cut; expected %u tokens or fewer",
+                a->model->recipe->name, out->n_tokens);
+        return;
+    }
     out->n_positions = q->n_positions;
     if (out->n_positions > out->n_tokens) {
         refuse(a, out, ASSAY_EPOSITION,
@@ -300,24 +309,42 @@ static void check_type(struct admit *a, const struct row_request *q, struct stor
             "each");
 }
 
-/* A recipe says which rows it is for, and how they are scored. A row that says the same is taken. */
-static void check_recipe(struct admit *a, const struct row_request *q, struct store_row *out)
+static unsigned kind_of(const struct row_request *q)
 {
-    const struct model_info *m = a->model;
-    const struct recipe *r = m->recipe;
-    const struct pooling *own = &m->pool, *asked = &q->pool;
-    unsigned kind = q->is_query             ? RECIPE_QUERIES
-                    : q->shape == ROW_STEPS ? RECIPE_STEPS
-                                            : RECIPE_ANSWERS;
-    if (!r && q->is_query)
+    return q->is_query ? RECIPE_QUERIES : q->shape == ROW_STEPS ? RECIPE_STEPS : RECIPE_ANSWERS;
+}
+
+/* Is the row of texts that somebody must write as one? */
+static int is_written(const struct row_request *q)
+{
+    return q->body_field[0] && q->shape != ROW_TEXT;
+}
+
+static void check_without_recipe(
+    struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct recipe *needed = recipe_needed(a->model->architecture, kind_of(q));
+    if (q->is_query)
         refuse(a, out, ASSAY_EBADREQ,
             "query: expected a broker with a recipe for query and document (assayd --recipe, as "
             "qwen3-reranker), found none");
-    if (!r)
-        return;
-    if (!(r->rows & kind) && q->body_field[0] && q->shape != ROW_TEXT)
-        refuse(a, out, ASSAY_EBADREQ, "%s: the recipe %s is for rows of %s", q->body_field[0],
-            r->name, recipe_rows(r));
+    else if (needed && is_written(q))
+        refuse(a, out, ASSAY_EBADREQ,
+            "%s: expected a broker with the recipe of %s (assayd --recipe %s), found none; send "
+            "text or ids where it is to be written otherwise",
+            q->body_field[0], a->model->architecture, needed->name);
+}
+
+/* A recipe says how rows are pooled. A row that says the same is taken. */
+static void check_recipe_pool(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct recipe *r = a->model->recipe;
+    const struct pooling *own = &a->model->pool, *asked = &q->pool;
+    if (own->type == POOL_POSITIONS && asked->type == POOL_DEFAULT && !is_written(q))
+        refuse(a, out, ASSAY_EBADREQ,
+            "pool.type: expected POSITIONS and the positions, found none: the recipe %s finds them "
+            "in rows of steps alone",
+            r->name);
     if (asked->type != POOL_DEFAULT && asked->type != own->type)
         refuse(a, out, ASSAY_EBADREQ, "pool.type: the recipe %s scores by %s, found %s", r->name,
             pool_type_name(own->type), pool_type_name(asked->type));
@@ -327,6 +354,21 @@ static void check_recipe(struct admit *a, const struct row_request *q, struct st
     if (asked->step_token >= 0 && asked->step_token != own->step_token)
         refuse(a, out, ASSAY_EBADREQ, "pool.step_token: the recipe %s has %d, found %d", r->name,
             own->step_token, asked->step_token);
+}
+
+/* A recipe says which rows it is for, and how they are scored. */
+static void check_recipe(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct model_info *m = a->model;
+    const struct recipe *r = m->recipe;
+    if (!r) {
+        check_without_recipe(a, q, out);
+        return;
+    }
+    if (!(r->rows & kind_of(q)) && is_written(q))
+        refuse(a, out, ASSAY_EBADREQ, "%s: the recipe %s is for rows of %s", q->body_field[0],
+            r->name, recipe_rows(r));
+    check_recipe_pool(a, q, out);
     if (q->add_generation_prompt)
         refuse(a, out, ASSAY_EBADREQ,
             "add_generation_prompt: the recipe %s writes rows without it, found true", r->name);
@@ -342,7 +384,7 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
         .truncates = q->truncate && q->max_length == 0, /* depends on the broker's limit */
         .pool = pooling_resolve(q->pool, a->model->pool)};
     if (q->shape == ROW_STEPS)
-        out->pool.type = POOL_STEP;
+        out->pool.type = a->model->pool.type == POOL_POSITIONS ? POOL_POSITIONS : POOL_STEP;
     check_activation(a, q, out);
     check_type(a, q, out);
     check_recipe(a, q, out);

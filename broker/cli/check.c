@@ -112,18 +112,35 @@ static void print_model(const struct check *k)
     printf("mode           %s\n", reply_text(m, "mode"));
 }
 
+/* The recipe, or those that there are for the architecture. */
+static void print_recipe(const struct check *k)
+{
+    const struct recipe *r = k->text.recipe;
+    struct err why;
+    int n = 0;
+    if (r)
+        printf("recipe         %s: %s; scored is %s\n", r->name, r->text, r->pooled);
+    for (size_t i = 0; !k->text.recipe && (r = recipe_at(i)); i++)
+        if (recipe_check_architecture(r, reply_text(k->model, "architecture"), &why) == 0)
+            printf("%s%s",
+                n++ ? ", " : "recipes        none is chosen; for the architecture: ", r->name);
+    printf("%s", n > 0 ? "\n" : "");
+}
+
 static void print_head(const struct check *k)
 {
     const json_t *m = k->model;
     int64_t n = reply_int(m, "n_labels"), pad = reply_int(m, "pad_token");
-    printf("scores         %lld label%s, pooling %s, activation %s", (long long)n,
-        n == 1 ? "" : "s", reply_text(m, "default_pool"), reply_text(m, "default_activation"));
+    printf("scores         %lld label%s", (long long)n, n == 1 ? "" : "s");
+    if (!k->text.recipe)
+        printf(", pooling %s, activation %s", reply_text(m, "default_pool"),
+            reply_text(m, "default_activation"));
     if (reply_int(m, "pad_rule") != 0 && pad >= 0)
         printf(", pad token %lld is passed over", (long long)pad);
     printf("\n");
+    print_recipe(k);
     if (k->text.recipe)
-        printf("recipe         %s: %s, %s\n", k->text.recipe->name, k->text.recipe->text,
-            k->text.recipe->pooled);
+        return;
     if (strcmp(reply_text(m, "default_pool"), "STEP") == 0 && step_token(k) >= 0)
         printf("step token     %d\n", (int)step_token(k));
     else if (strcmp(reply_text(m, "default_pool"), "STEP") == 0)

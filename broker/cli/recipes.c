@@ -14,6 +14,10 @@ int cli_check_recipe(const struct cli *c)
         if (c->value[others[i]])
             return cli_usage("--recipe and --%s: expected one of them; the recipe says it already",
                 cli_option_info(others[i])->name);
+    if (c->value[CLI_CHAT_TEMPLATE] && !recipe_uses_template(recipe_find(c->value[CLI_RECIPE])))
+        return cli_usage("--recipe and --chat-template: expected one of them; the recipe %s writes "
+                         "its own text",
+            c->value[CLI_RECIPE]);
     return 0;
 }
 

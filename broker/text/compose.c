@@ -157,6 +157,9 @@ void composer_free(struct composer **out)
     buffer_release(&c->steps);
     turns_release(&c->turns);
     free(c->marks);
+    free(c->texts);
+    buffer_release(&c->earlier);
+    free(c->positions);
     free(c->closed);
     free(c->ends);
     free(c);
@@ -309,8 +312,7 @@ static int leaves_out(const struct composer *c, const struct row_request *q, cha
            find_other(c) != CHAT_NO_MESSAGE || q->add_generation_prompt || others;
 }
 
-/* Returns a field of the row that only a chat template writes, NULL: none. */
-static const char *find_template_field(const struct row_request *q)
+const char *compose_template_field(const struct row_request *q)
 {
     return q->system.at && turns_text(q->system).len > 0 ? "system"
            : q->has_tools                                ? "tools"
@@ -340,8 +342,7 @@ static int interpret(
 }
 
 /* Writes the messages so far with the template, and tokenizes the text. */
-static int encode_chat(
-    struct composer *c, const struct row_request *q, const char *field, struct err *e)
+int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
     const struct chat *chat = &c->model->chat;
     if (chat->template == CHAT_NONE)
@@ -393,9 +394,11 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
 static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {
+    if (c->model->recipe && recipe_writes(c->model->recipe))
+        return compose_written(c, q, raw, field, e);
     int rc = turns_of_answer(&c->turns, q, raw, field, e);
     if (rc == 0)
-        rc = encode_chat(c, q, field, e);
+        rc = compose_chat(c, q, field, e);
     compose_end_sequence(c);
     return rc;
 }
@@ -434,8 +437,8 @@ static int check_pair(const struct row_request *q, struct err *e)
 {
     struct slice prompt = {0};
     int plain = !request_is_messages(q->body[0]) && !request_is_messages(q->body[1]);
-    if (!q->prompt.at && plain && find_template_field(q))
-        return err_field(e, ASSAY_EBADTEXT, find_template_field(q),
+    if (!q->prompt.at && plain && compose_template_field(q))
+        return err_field(e, ASSAY_EBADTEXT, compose_template_field(q),
             "expected only with what the chat template writes; chosen and rejected without a "
             "prompt are texts as they are");
     if (q->prompt.at && !request_is_messages(q->prompt))
@@ -495,7 +498,7 @@ static int steps_in_chat(struct composer *c, const struct row_request *q, struct
     turns_add(&c->turns, q->prompt, "user");
     turns_add_text(&c->turns, "assistant", (struct slice){c->steps.at, c->steps.len});
     int rc = turns_put_system(&c->turns, q, e);
-    return rc == 0 ? encode_chat(c, q, "steps", e) : rc;
+    return rc == 0 ? compose_chat(c, q, "steps", e) : rc;
 }
 
 static int steps_plain(struct composer *c, const struct row_request *q, struct msg_reader *r,
@@ -508,9 +511,9 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
     if (request_is_messages(q->prompt)) {
         turns_add(&c->turns, q->prompt, "user");
         rc = turns_put_system(&c->turns, q, e);
-        rc = rc == 0 ? encode_chat(c, q, "prompt", e) : rc;
-    } else if (find_template_field(q)) {
-        rc = err_field(e, ASSAY_EBADTEXT, find_template_field(q),
+        rc = rc == 0 ? compose_chat(c, q, "prompt", e) : rc;
+    } else if (compose_template_field(q)) {
+        rc = err_field(e, ASSAY_EBADTEXT, compose_template_field(q),
             "the steps of this architecture are written without a chat template; send the prompt "
             "as messages");
     } else {
@@ -529,7 +532,7 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
 
 /* Counts the step tokens: one that the client wrote, or one that a template dropped, would shift
  * all probabilities. */
-static int count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
+int compose_count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
 {
     const struct id_list *ids = encoder_ids(c->encoder);
     uint32_t found = 0;
@@ -555,7 +558,7 @@ static int compose_steps(
         rc = c->model->steps_in_chat ? steps_in_chat(c, q, &r, n, step_token, e)
                                      : steps_plain(c, q, &r, n, step_token, e);
     if (rc == 0)
-        rc = count_steps(c, step_token, n, e);
+        rc = compose_count_steps(c, step_token, n, e);
     compose_end_sequence(c);
     return rc;
 }
@@ -570,7 +573,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     c->n = 0;
     c->turns.joins_parts = q->join_content;
     c->framed = 0;
-    c->before = c->behind = 0;
+    c->before = c->behind = c->n_positions = 0;
     c->n_marks = 0;
     if (q->is_query)
         rc = compose_query(c, q, e);
@@ -581,12 +584,18 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     else if (q->shape == ROW_PAIR)
         rc = compose_pair(c, q, e);
     else if (q->shape == ROW_STEPS)
-        rc = compose_steps(c, q, step_token, e);
+        rc = c->model->recipe && recipe_writes(c->model->recipe)
+                 ? compose_written_steps(c, q, step_token, e)
+                 : compose_steps(c, q, step_token, e);
     else
         rc = compose_answer(c, q, q->body[0], q->body_field[0], e);
     if (rc == 0)
-        *out = (struct composed){
-            .ids = encoder_ids(c->encoder)->at, .ends = c->ends, .n = c->n, .framed = c->framed};
+        *out = (struct composed){.ids = encoder_ids(c->encoder)->at,
+            .ends = c->ends,
+            .n = c->n,
+            .framed = c->framed,
+            .positions = c->positions,
+            .n_positions = c->n_positions};
     if (rc == 0 && c->framed == COMPOSE_ALL_FRAMED)
         out->before = c->before, out->behind = c->behind;
     else if (rc == 0)

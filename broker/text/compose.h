@@ -62,7 +62,9 @@ const char *text_model_ends_in(const struct text_model *m, int32_t id);
 struct composed {
     const int32_t *ids;
     const uint32_t *ends;
-    uint32_t n;              /* sequences */
+    uint32_t n;               /* sequences */
+    const int32_t *positions; /* that are scored, where a recipe says so; n_positions 0: none */
+    uint32_t n_positions;
     uint32_t before, behind; /* how many tokens the tokenizer puts around a text, or a recipe, */
     unsigned framed; /* and around which sequences it did: bit k is sequence k; all ones: all */
 };

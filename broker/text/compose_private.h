@@ -23,6 +23,13 @@ struct composer {
     unsigned framed;         /* as of struct composed */
     uint32_t before, behind; /* the same, of a recipe's text */
     size_t ends_room;
+    /* of a recipe's steps: their texts in `steps`, the ids of the turns before, the positions */
+    struct span *texts;
+    size_t n_texts, texts_room;
+    struct buffer earlier;
+    int32_t *positions;
+    size_t positions_room;
+    uint32_t n_positions;
 };
 
 /* Ends a sequence after the ids so far. */
@@ -32,6 +39,18 @@ void compose_close(struct composer *c, size_t begin, size_t end);
 /* Returns e->code, with the field named where *e has none. */
 int compose_bad_text(const char *field, struct err *e);
 
+/* Writes the turns so far with the chat template, and tokenizes the text. */
+int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e);
+/* Returns a field of the row that only a chat template writes, NULL: none. */
+const char *compose_template_field(const struct row_request *q);
+/* ASSAY_EBADTEXT unless the step token is there n times. */
+int compose_count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e);
+
+/* An answer to the prompt, and a row of steps, as the form of the model's recipe has them. */
+int compose_written(struct composer *c, const struct row_request *q, struct slice raw,
+    const char *field, struct err *e);
+int compose_written_steps(
+    struct composer *c, const struct row_request *q, int32_t step_token, struct err *e);
 /* A query and its document or documents, as the model's recipe writes them. */
 int compose_query(struct composer *c, const struct row_request *q, struct err *e);
 

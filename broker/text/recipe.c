@@ -1,7 +1,9 @@
 /* recipe.c - the table of recipes, and what is looked up for one in a checkpoint (recipe.h).
  *
  * Sources: qwen3-reranker: the card of Qwen3-Reranker-0.6B; mxbai-rerank-v2: the package mxbai-rerank
- * 0.1.6; qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
+ * 0.1.6; rlhflow-prm: math-rm/prm_evaluate.py of RLHFlow/RLHF-Reward-Modeling; math-shepherd: the card
+ * of math-shepherd-mistral-7b-prm; skywork-prm: skywork-o1-prm-inference, io_utils.py; eurus-rm:
+ * modeling_eurus_rm.py and the card of Eurus-RM-7b; qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
  * llama-factory: data/processor/pairwise.py and train/rm of version 0.9.5. */
 #include "broker/text/recipe.h"
 
@@ -76,6 +78,54 @@ static const struct recipe table[] = {
                 .behind_instruction = "\n"},
         .text = "the package's prompt; the scores of its predict() without normalize",
         .pooled = "the last token: logit of '1' less that of '0'"},
+    {.name = "rlhflow-prm",
+        .architectures = "LlamaForCausalLM MistralForCausalLM",
+        .checkpoints = "RLHFlow's Llama3.1-8B-PRM-Mistral-Data, Llama3.1-8B-PRM-Deepseek-Data",
+        .words = {"+", "-"},
+        .how = "softmax",
+        .rows = RECIPE_STEPS,
+        .form = {.pieces = {"{prompt} {step}"},
+            .steps = STEPS_IN_TURNS,
+            .step = "{step}",
+            .strip_steps = 1},
+        .text = "the chat template; a user's turn for each step, the prompt in front of the first, "
+                "and '+' from the assistant after each",
+        .pooled = "the token in front of each '+': probability of '+' against '-'"},
+    {.name = "math-shepherd",
+        .architectures = "MistralForCausalLM",
+        .checkpoints = "math-shepherd-mistral-7b-prm",
+        .words = {"+", "-"},
+        .how = "softmax",
+        .rows = RECIPE_STEPS,
+        .form = {.pieces = {"{prompt} "},
+            .framed = 1,
+            .steps = STEPS_IN_TEXT,
+            .step = "{step} ки",
+            .between = "\n",
+            .step_word = "ки"},
+        .text = "the prompt and the steps as one text, the tag ки after each step",
+        .pooled = "each tag: probability of '+' against '-'"},
+    {.name = "skywork-prm",
+        .architectures = "Qwen2ForPrmModel",
+        .needed = 1,
+        .checkpoints = "Skywork-o1-Open-PRM-Qwen-2.5-1.5B, -7B",
+        .rows = RECIPE_STEPS,
+        .form = {.pieces = {"{bos}{prompt}\n"},
+            .steps = STEPS_APART,
+            .step = "{step}",
+            .step_word = "\n",
+            .separator = "\n"},
+        .text =
+            "bos_token, the prompt and a newline; then each step and a newline, tokenized apart",
+        .pooled = "the newline after each step: sigmoid"},
+    {.name = "eurus-rm",
+        .architectures = "EurusRewardModel",
+        .needed = 1,
+        .checkpoints = "Eurus-RM-7b",
+        .rows = RECIPE_ANSWERS,
+        .form = {.pieces = {"[INST] {prompt} [/INST] {response}"}, .framed = 1},
+        .text = "[INST] prompt [/INST] response, with the tokenizer's first token",
+        .pooled = "the last token"},
     {.name = "nemotron-reward",
         .architectures = "LlamaForCausalLM",
         .checkpoints = "Llama-3.1-Nemotron-70B-Reward-HF",
@@ -95,6 +145,15 @@ const struct recipe *recipe_find(const char *name)
     const struct recipe *r;
     for (size_t k = 0; (r = recipe_at(k)); k++)
         if (strcmp(r->name, name) == 0)
+            return r;
+    return NULL;
+}
+
+const struct recipe *recipe_needed(const char *architecture, unsigned kind)
+{
+    const struct recipe *r;
+    for (size_t k = 0; (r = recipe_at(k)); k++)
+        if (r->needed && (r->rows & kind) && strcmp(r->architectures, architecture) == 0)
             return r;
     return NULL;
 }
@@ -146,17 +205,30 @@ int recipe_has_head(const struct recipe *r)
     return r->head || r->words[0];
 }
 
-/* Is it the word, perhaps behind the space that a tokenizer puts in front of a text? */
-static int is_word(struct slice piece, const char *word)
+int recipe_writes(const struct recipe *r)
 {
-    size_t n = strlen(word);
-    if (piece.len == n + 1 && piece.at[0] == ' ')
-        return memcmp(piece.at + 1, word, n) == 0;
-    return piece.len == n && memcmp(piece.at, word, n) == 0;
+    return r->form.pieces[0] != NULL;
 }
 
-/* Finds the token that the word becomes when it is tokenized alone. */
-static int find_word(
+int recipe_uses_template(const struct recipe *r)
+{
+    return !recipe_writes(r) || r->form.steps == STEPS_IN_TURNS;
+}
+
+int recipe_is_word(struct slice piece, const char *word)
+{
+    static const char *const spaces[] = {"", " ", "\xe2\x96\x81"}; /* U+2581, as in Llama 2 */
+    size_t n = strlen(word);
+    for (int i = 0; i < 3; i++) {
+        size_t m = strlen(spaces[i]);
+        if (piece.len == m + n && memcmp(piece.at, spaces[i], m) == 0 &&
+            memcmp(piece.at + m, word, n) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+int recipe_find_word(
     const struct recipe *r, const struct tokenizer *t, const char *word, int32_t *id, struct err *e)
 {
     struct encoder *n = encoder_new(t);
@@ -164,13 +236,21 @@ static int find_word(
     int rc = encoder_text(n, (struct slice){(const uint8_t *)word, strlen(word)}, NULL, 0, &why);
     const struct id_list *ids = encoder_ids(n);
     *id = rc == 0 && ids->len == 1 ? ids->at[0] : -1;
-    if (*id < 0 || !is_word(tokenizer_piece(t, *id), word))
+    if (*id < 0 || !recipe_is_word(tokenizer_piece(t, *id), word))
         rc = err_set(e, ASSAY_EFORMAT,
             "--recipe %s: expected a tokenizer with one token for '%s', found %zu tokens; is this "
             "a checkpoint of the recipe?",
             r->name, word, ids->len);
     encoder_free(&n);
     return rc;
+}
+
+int recipe_step_token(const struct recipe *r, const struct tokenizer *t, int32_t *id, struct err *e)
+{
+    if (!t)
+        return err_set(
+            e, ASSAY_EFORMAT, "--recipe %s: expected a tokenizer.json, found none", r->name);
+    return recipe_find_word(r, t, r->form.step_word, id, e);
 }
 
 int recipe_head(
@@ -183,7 +263,7 @@ int recipe_head(
         return 0;
     }
     for (int i = 0; rc == 0 && i < 2; i++)
-        rc = find_word(r, t, r->words[i], &ids[i], e);
+        rc = recipe_find_word(r, t, r->words[i], &ids[i], e);
     snprintf(out, RECIPE_HEAD_BYTES, "lm:%d,%d:%s", ids[0], ids[1], r->how);
     return rc;
 }

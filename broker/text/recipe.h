@@ -26,11 +26,26 @@ enum {
 
 #define RECIPE_MAX_PIECES 8
 
-/* How a text is written. The pieces are tokenized apart, without what the tokenizer puts around a
- * text, and joined. {query} and the like stand for the row's texts. */
+/* How steps are written. */
+enum recipe_steps {
+    STEPS_BY_ARCHITECTURE, /* compose.h */
+    STEPS_IN_TEXT,         /* behind the piece, in one text */
+    STEPS_APART,           /* behind the piece, each tokenized apart, then its step token */
+    STEPS_IN_TURNS,        /* each a user's turn, answered by the assistant with words[0]; what is
+                              scored is the token in front of that answer */
+};
+
+/* How a text is written. The pieces are tokenized apart and joined. {query} and the like stand for
+ * the row's texts, {bos} for the tokenizer's bos_token. */
 struct recipe_form {
     const char *pieces[RECIPE_MAX_PIECES]; /* ended by NULL */
-    int cut; /* the piece that is cut when a row is too long: those around it stay */
+    int cut;    /* the piece that is cut when a row is too long: those around it stay */
+    int framed; /* what the tokenizer puts around a text stands around the pieces */
+    enum recipe_steps steps;
+    const char *step, *between; /* how a step is written, and what stands between two */
+    const char *step_word; /* the text of the step token, looked up in the tokenizer; or NULL */
+    int strip_steps;       /* of white space, as Python's str.strip */
+    const char *separator; /* what a step must not hold; or NULL */
     /* What {instruction} is of a row that has none, and what stands around one; an empty one, and
      * none, are nothing at all. */
     const char *instruction, *before_instruction, *behind_instruction;
@@ -43,7 +58,8 @@ struct recipe {
     const char *head;          /* --head, where it names tokens by their ids; NULL: see words */
     const char *words[2]; /* the tokens of the head, by their texts; NULL: the checkpoint's own */
     const char *how;      /* and what is made of their logits (worker/head_option.h) */
-    unsigned rows;        /* RECIPE_ANSWERS .. */
+    int needed; /* without it such rows of the architecture are refused: nobody writes them otherwise */
+    unsigned rows;           /* RECIPE_ANSWERS .. */
     struct recipe_form form; /* without pieces: the chat template */
     const char *text;        /* how rows become text, for people */
     const char *pooled;      /* which tokens are scored, for people */
@@ -53,6 +69,8 @@ struct recipe {
 const struct recipe *recipe_at(size_t k);
 /* Returns the entry of that name, or NULL. */
 const struct recipe *recipe_find(const char *name);
+/* Returns the entry without which rows of this kind of the architecture are refused, or NULL. */
+const struct recipe *recipe_needed(const char *architecture, unsigned kind);
 /* Returns the rows that it takes, for people. Static storage. */
 const char *recipe_rows(const struct recipe *r);
 /* Writes all names, with commas between. */
@@ -63,6 +81,21 @@ int recipe_check_architecture(const struct recipe *r, const char *name, struct e
 /* The same for the architecture in DIR/config.json. A file that cannot be read is no error here: the
  * worker says it better. */
 int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e);
+
+/* Are rows of these kinds written as the form says, without the chat template? */
+int recipe_writes(const struct recipe *r);
+/* Does it use the chat template, at least for some? */
+int recipe_uses_template(const struct recipe *r);
+/* Is it the word, perhaps behind the space that a tokenizer puts in front of a text? */
+int recipe_is_word(struct slice piece, const char *word);
+/* Finds the token that a word becomes when it is tokenized alone. ASSAY_EFORMAT where it is not one
+ * token. */
+int recipe_find_word(const struct recipe *r, const struct tokenizer *t, const char *word,
+    int32_t *id, struct err *e);
+
+/* Finds the step token of a recipe that has a step_word. ASSAY_EFORMAT where t is NULL, too. */
+int recipe_step_token(
+    const struct recipe *r, const struct tokenizer *t, int32_t *id, struct err *e);
 
 /* Does the recipe say which head (else it is the checkpoint's own)? */
 int recipe_has_head(const struct recipe *r);

@@ -23,7 +23,7 @@ def text_model(directory):
 def test_a_whole_checkpoint(text_model):
     done = check(text_model)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 10
+    assert len(done.stdout.splitlines()) == 11
     words = said(done)
     assert words["model"] == "Qwen2ForRewardModel"
     assert words["trunk"] == "6 layers, 128 wide, 4 heads of 64 (2 for keys and values)"

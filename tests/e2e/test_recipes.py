@@ -57,6 +57,7 @@ def test_the_recipe_is_part_of_mode_and_hello(directory):
     (["--recipe", "nemotron"], "--recipe: expected qwen2.5-math-rm, "), (["--recipe", ""], "--recipe: expected"),
     (["--recipe", "nemotron-reward", "--head", "lm:0:raw"], "--head: expected auto with --recipe"),
     (["--recipe", "nemotron-reward", "--hf-pad-rule", "on"], "--hf-pad-rule: expected auto with --recipe"),
+    (["--recipe", "mxbai-rerank-v2", "--model", MODELS / "lm-difference"], "--recipe mxbai-rerank-v2: expected a tokenizer: "),
     (["--recipe", "inf-orm"], "--recipe inf-orm: architectures: expected INFORMForSequenceClassification, found 'LlamaForCausalLM'")])
 def test_what_contradicts_a_recipe(directory, options, words):
     done = subprocess.run([BIN / "assayd", "--model", LLAMA, "--data", directory / "d", *options], capture_output=True, text=True,
@@ -142,3 +143,70 @@ def test_control_tokens_in_documents(directory):
     row = dict(RERANKER["rows"][0]["row"], documents=[RERANKER["rows"][0]["row"]["documents"][2]])
     plain, safe = score(directory / "d", RERANKER, [row, dict(row, safe_text=True)])
     assert close(values(plain), RERANKER["rows"][0]["values"][2:]) and safe["n_tokens"] > plain["n_tokens"]
+
+
+# ---- steps and answers in forms of their own ----
+
+BAD_ROWS = [
+    ("skywork-prm", {"prompt": "a", "steps": ["b", "c\nd"]}, "bad_text", "steps[1]: the recipe skywork-prm ends a step with a newline"),
+    ("skywork-prm", {"prompt": [{"role": "user", "content": "a"}], "steps": ["b"]}, "bad_text", "prompt: the recipe skywork-prm writes a prompt"),
+    ("skywork-prm", {"problem": "a", "steps": ["b"], "system": "s"}, "bad_text", "system: the recipe skywork-prm writes nothing of this"),
+    ("skywork-prm", {"prompt": "a", "response": "b"}, "bad_request", "response: the recipe skywork-prm is for rows of prompt and steps"),
+    ("skywork-prm", {"prompt": "a", "steps": []}, "no_step_token", "steps: expected at least one step"),
+    ("math-shepherd", {"prompt": "a", "steps": ["b ки"]}, "bad_text", "expected the step token"),
+    ("math-shepherd", {"prompt": "a", "steps": ["b"], "pool": {"step_token": 5}}, "bad_request", "pool.step_token: the recipe math-shepherd"),
+    ("rlhflow-prm", {"ids": [1, 2, 3]}, "bad_request", "pool.type: expected POSITIONS and the positions"),
+    ("rlhflow-prm", {"text": "a"}, "bad_request", "pool.type: expected POSITIONS and the positions"),
+    ("rlhflow-prm", {"prompt": "a", "steps": ["b"] * 257}, "too_long", "steps: expected at most 256 with the recipe rlhflow-prm, found 257"),
+    ("rlhflow-prm", {"prompt": "a", "steps": ["b"] * 9, "truncate": True, "max_length": 50}, "too_long", "are not cut"),
+    ("rlhflow-prm", {"prompt": "a", "steps": ["b"], "pool": {"type": "STEP"}}, "bad_request", "pool.type: the recipe rlhflow-prm"),
+    ("eurus-rm", {"messages": [{"role": "user", "content": "a"}]}, "bad_text", "prompt: the recipe eurus-rm writes a prompt that is one text"),
+    ("eurus-rm", {"prompt": "a", "response": [{"role": "assistant", "content": "a"}]}, "bad_text", "response: the recipe eurus-rm writes an answer"),
+]
+
+
+@pytest.mark.parametrize("name", sorted({row[0] for row in BAD_ROWS}))
+def test_rows_that_do_not_fit_a_form(directory, name):
+    cases = [case for case in BAD_ROWS if case[0] == name]
+    for got, (_, row, code, words) in zip(score(directory / "d", VECTORS[name], [case[1] for case in cases]), cases):
+        assert got["error"] and got["error"]["code"] == code and words in got["error"]["message"], (row, got)
+
+
+def test_the_token_in_front_of_the_answer(directory):
+    """The positions are shown, and the same ids with them give the same bits."""
+    vectors = VECTORS["rlhflow-prm"]
+    row, ids = vectors["rows"][1]["row"], vectors["rows"][1]["ids"]
+    first = score(directory / "d", vectors, [row])[0]
+    at = [pooled["i"] for pooled in first["pooled_at"]]
+    assert at[-1] == len(ids) - 3 and all(ids[k] == pooled["id"] for k, pooled in zip(at, first["pooled_at"]))
+    again = score(directory / "e", vectors, [{"ids": ids, "pool": {"type": "POSITIONS", "positions": at}}])[0]
+    assert again["steps"] == first["steps"]
+
+
+def test_a_template_that_ends_otherwise(directory):
+    """ChatML has a newline behind the last token: the third from the end is another one."""
+    with Broker(directory / "d", model=LLAMA, options=["--recipe", "rlhflow-prm", "--chat-template", "chatml"]) as broker:
+        with broker.client() as client:
+            got = client.call("score", rows=[VECTORS["rlhflow-prm"]["rows"][0]["row"]])["rows"][0]
+    assert got["error"]["code"] == "bad_text" and "ends with it and one token more" in got["error"]["message"], got
+
+
+def test_a_template_that_a_recipe_does_not_use(directory):
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "recipe-eurus", "--data", directory / "d", "--recipe", "eurus-rm",
+                           "--chat-template", "chatml"], capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 64 and "--chat-template: expected none with this --recipe" in done.stderr, done.stderr
+
+
+def test_check_names_the_recipes_of_an_architecture():
+    text = run("check", MODELS / "recipe-skywork").stdout
+    assert "recipes        none is chosen; for the architecture: skywork-prm\n" in text, text
+    text = run("check", MODELS / "recipe-skywork", "--recipe", "skywork-prm").stdout
+    assert "recipe         skywork-prm: bos_token, the prompt" in text and "none is chosen" not in text, text
+
+
+@pytest.mark.parametrize("name, row", [("skywork-prm", {"prompt": "a", "steps": ["b"], "pool": {"step_token": 198}}),
+                                       ("eurus-rm", {"prompt": "a", "response": "b"})])
+def test_architectures_that_have_one_recipe(directory, name, row):
+    with Broker(directory / "d", model=MODELS / VECTORS[name]["model"]) as broker, broker.client() as client:
+        written, text = client.call("score", rows=[row, {"text": "a\n", "pool": {"type": "LAST"}}])["rows"]
+    assert f"assayd --recipe {name}" in written["error"]["message"] and text["error"] is None, (written, text)

@@ -3,6 +3,7 @@ are made by save_pretrained of a class with the same name, the same tensors and 
 
 INFORMForSequenceClassification   INF-ORM: Linear, ReLU, Linear over Llama
 RewardModel                       OpenRLHF: a linear head named by config.json's value_head_prefix, over any trunk
+EurusRewardModel                  Eurus-RM: a linear head without bias over Mistral
 Qwen2ForPrmModel                  Skywork-o1-Open-PRM: a language model and a value head beside its own
 """
 import torch
@@ -25,6 +26,14 @@ class ValueHead(torch.nn.Module):
 
     def forward(self, hidden):
         return self.summary(hidden)
+
+
+class EurusRewardModel(transformers.MistralPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = transformers.MistralModel(config)
+        self.regression_head = torch.nn.Linear(config.hidden_size, 1, bias=False)
+        self.post_init()
 
 
 class Qwen2ForPrmModel(transformers.Qwen2PreTrainedModel):

@@ -175,7 +175,81 @@ def mxbai_rerank_v2():
     return "recipe-qwen2", query_rows(pair)
 
 
-RECIPES = {"nemotron-reward": nemotron_reward, "qwen3-reranker": qwen3_reranker, "mxbai-rerank-v2": mxbai_rerank_v2}
+def step_rows(score_steps, steps=STEPS):
+    """score_steps(prompt, steps) gives (ids, values)."""
+    rows = []
+    for prompt, texts in zip(SUMS, steps):
+        ids, found = score_steps(prompt, texts)
+        rows.append({"row": {"prompt": prompt, "steps": texts}, "ids": ids, "values": [float(v) for v in found]})
+    return rows
+
+
+def rlhflow_prm():
+    """prm_evaluate.py: the conversation up to each step by itself, and its third token from the end."""
+    byte_tokenizer(save_model("recipe-llama", "LlamaForCausalLM", "Llama"), TURNS, tokenizer_class="PreTrainedTokenizerFast")
+    model, tokenizer = load_model(TESTS / "models/recipe-llama", "LlamaForCausalLM")
+    two = [tokenizer.encode("+")[-1], tokenizer.encode("-")[-1]]
+
+    def score(prompt, steps):
+        messages, found = [], []
+        for k, step in enumerate(step.strip() for step in steps):
+            messages += [{"role": "user", "content": prompt + " " + step if k == 0 else step}, {"role": "assistant", "content": "+"}]
+            ids = template_ids(tokenizer, messages)
+            found.append(logits_of(model, ids)[-3, two].softmax(dim=-1)[0])
+        return ids, found
+    return "recipe-llama", step_rows(score, [*STEPS[:2], [" 2 + \n", "\u2003so +", "+"]])
+
+
+def math_shepherd():
+    """The card: one text, and "+" against "-" where the tag is."""
+    directory = save_model("recipe-mistral", "MistralForCausalLM", "Mistral", sliding_window=None)
+    assert character_tokenizer(directory) <= SIZES["vocab_size"]
+    model, tokenizer = load_model(directory, "MistralForCausalLM")
+    two, tag = tokenizer.encode("+ -")[1:], tokenizer.encode("\u043a\u0438")[-1]
+    assert len(two) == 2
+
+    def score(prompt, steps):
+        ids = tokenizer.encode(f"{prompt} " + "\n".join(f"{step} \u043a\u0438" for step in steps))
+        found = logits_of(model, ids)[:, two].softmax(dim=-1)[:, 0]
+        return ids, found[torch.tensor(ids) == tag]
+    return "recipe-mistral", step_rows(score)
+
+
+def skywork_prm():
+    """io_utils.py and prm_model.py: the problem's ids, then each step's and a newline's; the value head's sigmoid there."""
+    byte_tokenizer(save_model("recipe-skywork", "Qwen2ForPrmModel", "Qwen2", tie_word_embeddings=False), CHATML, bos_token="<|endoftext|>")
+    model, tokenizer = load_model(TESTS / "models/recipe-skywork", "Qwen2ForPrmModel")
+    step_token = tokenizer.encode("\n")[-1]
+
+    @torch.no_grad()
+    def score(problem, steps):
+        ids, at = tokenizer.encode(tokenizer.bos_token + problem + "\n"), []
+        for step in steps:
+            ids += tokenizer.encode(step) + [step_token]
+            at.append(len(ids) - 1)
+        hidden = model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+        return ids, torch.sigmoid(model.v_head(hidden).squeeze(-1))[at]
+    return "recipe-skywork", step_rows(score)
+
+
+def eurus_rm():
+    """modeling_eurus_rm.py: a value of the last token of Mistral's form, as the card's examples have it."""
+    directory = save_model("recipe-eurus", "EurusRewardModel", "Mistral", sliding_window=None, tie_word_embeddings=False)
+    character_tokenizer(directory)
+    model, tokenizer = load_model(directory, "EurusRewardModel")
+
+    @torch.no_grad()
+    def score(prompt, answer):
+        ids = tokenizer.encode(f"[INST] {prompt} [/INST] {answer}")
+        return ids, float(model.regression_head(model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state)[0, -1, 0])
+    rows = [({"prompt": prompt, "response": answer}, [score(prompt, answer)]) for prompt, answer in zip(SUMS, ANSWERS)]
+    rows.append(({"prompt": SUMS[0], "chosen": ANSWERS[0], "rejected": ANSWERS[3]}, [score(SUMS[0], ANSWERS[0]), score(SUMS[0], ANSWERS[3])]))
+    return "recipe-eurus", [{"row": row, "ids": [k for ids, _ in found for k in ids], "values": [value for _, value in found]}
+                            for row, found in rows]
+
+
+RECIPES = {"nemotron-reward": nemotron_reward, "qwen3-reranker": qwen3_reranker, "mxbai-rerank-v2": mxbai_rerank_v2,
+           "rlhflow-prm": rlhflow_prm, "math-shepherd": math_shepherd, "skywork-prm": skywork_prm, "eurus-rm": eurus_rm}
 
 
 def main():
