@@ -1,4 +1,4 @@
-/* compose_private.h - what compose.c and compose_recipe.c share. */
+/* compose_private.h - what compose.c, compose_chat.c and compose_recipe.c share. */
 #ifndef ASSAY_COMPOSE_PRIVATE_H
 #define ASSAY_COMPOSE_PRIVATE_H
 
