@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "broker/cli/input/held.h"
+
 /* The keys that say what is scored, each with its partner. The first key that a line has counts. */
 static const char *const bodies[][2] = {
     {"chosen", "rejected"},
@@ -84,59 +86,31 @@ static int is_empty(const json_t *v)
            (json_is_object(v) && json_object_size((json_t *)v) == 0);
 }
 
-/* ---- is a text part of what is scored? ---- */
-
-/* The speaker of a message is not part of its text. */
-static int is_speaker(const char *key)
-{
-    return strcmp(key, "role") == 0 || strcmp(key, "from") == 0;
-}
-
-static int holds_text(const json_t *v, const char *text, size_t len)
-{
-    const char *key;
-    json_t *item;
-    size_t k;
-    if (json_is_string(v))
-        return memmem(json_string_value(v), json_string_length(v), text, len) != NULL;
-    json_array_foreach((json_t *)v, k, item) if (holds_text(item, text, len)) return 1;
-    json_object_foreach(
-        (json_t *)v, key, item) if (!is_speaker(key) && holds_text(item, text, len)) return 1;
-    return 0;
-}
-
-/* Is every text of v, without surrounding white space, part of the row? */
-static int is_held(const json_t *row, const json_t *v)
-{
-    const char *key;
-    json_t *item;
-    size_t k;
-    if (json_is_string(v)) {
-        const char *text = json_string_value(v);
-        size_t len = json_string_length(v);
-        while (len > 0 && strchr(" \t\r\n", text[len - 1]))
-            len--;
-        for (; len > 0 && strchr(" \t\r\n", *text); text++)
-            len--;
-        return len == 0 || holds_text(row, text, len);
-    }
-    json_array_foreach((json_t *)v, k, item) if (!is_held(row, item)) return 0;
-    json_object_foreach(
-        (json_t *)v, key, item) if (!is_speaker(key) && !is_held(row, item)) return 0;
-    return 1;
-}
+/* ---- columns that are part of what is scored ---- */
 
 static int not_held(const char *key, struct err *e)
 {
     return err_field(e, ASSAY_EBADREQ, key,
-        "expected nothing that is not in what is scored; write it into the prompt, or leave it "
-        "out");
+        "expected nothing that is not in what is scored, in front of the answers; write it into "
+        "the prompt, or leave it out");
+}
+
+/* Where the text of such a column must stand. */
+static enum held_where place_of(const char *key)
+{
+    static const char *const thoughts[] = {"thinking", "reasoning_content", NULL};
+    static const char *const talks[] = {"conversation", "conversations", "messages", "text", NULL};
+    return is_one_of(thoughts, key, strlen(key)) ? HELD_ANYWHERE
+           : is_one_of(talks, key, strlen(key))  ? HELD_TALK
+                                                 : HELD_PROMPT;
 }
 
 static int check_held(const json_t *row, const json_t *line, const char *key, struct err *e)
 {
     const json_t *v = column(line, key);
-    return !v || v == json_object_get(row, key) || is_held(row, v) ? 0 : not_held(key, e);
+    return !v || v == json_object_get(row, key) || held_in_row(row, v, place_of(key))
+               ? 0
+               : not_held(key, e);
 }
 
 /* ---- what is scored ---- */
@@ -299,10 +273,12 @@ static int check_other_prompts(const json_t *row, const json_t *line, struct err
     if (first_of(line, prompts) || json_object_get(row, "text") || json_object_get(row, "messages"))
         return 0;
     for (int i = 0; other_prompts[i]; i++)
-        if (column(line, other_prompts[i]) && !is_held(row, column(line, other_prompts[i])))
+        if (column(line, other_prompts[i]) &&
+            !held_in_row(row, column(line, other_prompts[i]), HELD_PROMPT))
             return err_field(e, ASSAY_EBADREQ, other_prompts[i],
-                "expected nothing that is not in what is scored; the prompt is read under the name "
-                "prompt, question or problem: rename this column, or leave it out");
+                "expected nothing that is not in what is scored, in front of the answers; the "
+                "prompt is read under the name prompt, question or problem: rename this column, "
+                "or leave it out");
     return 0;
 }
 
@@ -324,18 +300,19 @@ static int take_system(json_t *row, const json_t *line, struct err *e)
 /* Of a message only what a template may write counts. */
 static int messages_are_held(const json_t *row, const json_t *messages)
 {
-    static const char *const keys[] = {"content", "reasoning_content", "tool_calls"};
     const json_t *message;
     size_t k;
     if (!json_is_array(messages))
-        return is_held(row, messages);
+        return held_in_row(row, messages, HELD_TALK);
     json_array_foreach((json_t *)messages, k, message)
     {
-        if (!json_is_object(message) && !is_held(row, message))
+        enum held_where where = held_where_in(messages, k, HELD_TALK);
+        if (!json_is_object(message) && !held_in_row(row, message, where))
             return 0;
-        for (int i = 0; i < 3; i++)
-            if (!is_held(row, json_object_get(message, keys[i])))
-                return 0;
+        if (!held_in_row(row, json_object_get(message, "content"), where) ||
+            !held_in_row(row, json_object_get(message, "reasoning_content"), HELD_ANYWHERE) ||
+            !held_in_row(row, json_object_get(message, "tool_calls"), where))
+            return 0;
     }
     return 1;
 }
@@ -545,11 +522,40 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
     return rc == 0 ? check_all_messages(row, e) : rc;
 }
 
+static int has_body(const json_t *line)
+{
+    size_t i = 0;
+    while (i < N_BODIES && !column(line, bodies[i][0]))
+        i++;
+    return i < N_BODIES || (column(line, "query") && first_of(line, documents));
+}
+
+static int are_token_ids(const json_t *v)
+{
+    size_t i = 0;
+    while (i < json_array_size(v) && json_is_integer(json_array_get(v, i)))
+        i++;
+    return i > 0 && i == json_array_size(v);
+}
+
+/* Is the line token ids? `ids` is a message's name for them, and data sets' name for much else. */
+static int is_ids(const json_t *line, struct err *e)
+{
+    const json_t *ids = column(line, "ids");
+    if (column(line, "input_ids") || !ids || !has_body(line))
+        return column(line, "input_ids") || ids;
+    if (are_token_ids(ids))
+        err_field(e, ASSAY_EBADREQ, "ids",
+            "expected it alone, as token ids, or not beside what else is scored; name it input_ids "
+            "to have it scored, or rename it or leave it out to have the text scored");
+    return 0;
+}
+
 json_t *columns_take(const json_t *line, struct err *e)
 {
     json_t *row = json_object();
-    int ids = column(line, "input_ids") || column(line, "ids");
-    int rc = ids ? take_ids(row, line, e) : take_text(row, line, e);
+    int ids = is_ids(line, e);
+    int rc = e->code != 0 ? e->code : ids ? take_ids(row, line, e) : take_text(row, line, e);
     if (rc == 0)
         rc = take_settings(row, line, e);
     if (rc != 0) {

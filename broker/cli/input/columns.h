@@ -7,8 +7,9 @@
  *                     system (system_prompt) and tools
  *     changes text    another prompt, instruction, input, context, thinking, documents, images ..,
  *                     query where there is no prompt, messages beside another key of what is
- *                     scored, text beside chosen and rejected: accepted if the scored text contains
- *                     it already, else an error that names it
+ *                     scored, text beside chosen and rejected: accepted if it stands in what is
+ *                     scored already (held.h), else an error that names it. Token ids
+ *                     under the name ids beside another key of what is scored
  *     how to score    pool, truncate, max_length, truncation_side, keep_last_token, hf_pad_rule,
  *                     safe_text, join_content, add_special_tokens, adapter: as in a row of a submit message.
  *                     step_token, positions and activation belong in pool
