@@ -173,11 +173,12 @@ static int open_model(struct broker *b, struct err *e)
         snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
     text_digest(b->model.text, dir, o->chat_template, o->template_date);
     b->model.recipe = recipe;
+    b->model.tail = o->tail;
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir,
-        &(struct text_options){
-            o->chat_template, o->template_date, text_steps_in_chat(b->model.architecture), recipe},
+        &(struct text_options){o->chat_template, o->template_date,
+            text_steps_in_chat(b->model.architecture), recipe, (unsigned)tail_from_name(o->tail)},
         e);
     if (rc == 0)
         rc = check_head(b, e);

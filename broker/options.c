@@ -112,6 +112,10 @@ static const struct {
         "score as a published reward model is scored where its files do not say it; `assay info "
         "--recipes` lists them (default none)",
         TEXT, offsetof(struct options, recipe), 0, 0},
+    {"tail", "none|strip|strip,eos",
+        "how a conversation ends: strip takes newlines away that the chat template wrote last, eos "
+        "puts eos_token there (default none)",
+        TEXT, offsetof(struct options, tail), 0, 0},
     {"hf-pad-rule", "auto|on|off",
         "whether LAST is the last token that is not the pad token, for rows that do not say it "
         "(default auto: as the architecture's class in transformers does)",
@@ -336,6 +340,8 @@ static int check_words(const struct options *o)
         return complain("dtype", "auto, f32 or bf16", o->dtype);
     if (!is_one_of(o->weights, "auto single index"))
         return complain("weights", "auto, single or index", o->weights);
+    if (!is_one_of(o->tail, TAIL_NAMES))
+        return complain("tail", "none, strip or strip,eos", o->tail);
     if (!is_one_of(o->pad_rule, "auto on off"))
         return complain("hf-pad-rule", "auto, on or off", o->pad_rule);
     return 0;
@@ -355,6 +361,8 @@ static int check_recipe(const struct options *o)
         return complain("head", "auto with --recipe, which names the head", o->head);
     if (strcmp(o->pad_rule, "auto") != 0)
         return complain("hf-pad-rule", "auto with --recipe, which names the token", o->pad_rule);
+    if (strcmp(o->tail, "none") != 0)
+        return complain("tail", "none with --recipe, which says how texts end", o->tail);
     if (o->chat_template && !recipe_uses_template(r))
         return complain("chat-template", "none with this --recipe, which writes its own text",
             o->chat_template);
@@ -403,6 +411,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .weights = "auto",
         .head = "auto",
         .pad_rule = "auto",
+        .tail = "none",
         .tp = 1,
         .hang_ms = 2000,
         .start_ms = 600000,

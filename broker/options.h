@@ -13,7 +13,7 @@ enum options_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 struct options {
     const char *model, *data, *served_name, *chat_template, *template_date, *worker, *isa, *quant,
-        *dtype, *weights, *head, *pad_rule, *recipe;
+        *dtype, *weights, *head, *pad_rule, *recipe, *tail;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
     enum options_device device;

@@ -71,7 +71,7 @@ static void load_text(struct check *k)
     const struct cli *c = k->cli;
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
         text_steps_in_chat(reply_text(k->model, "architecture")),
-        c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL};
+        c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL, 0};
     struct text_model *t = &k->text;
     if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
         return;

@@ -53,6 +53,7 @@ enum cli_option {
     CLI_HEAD,
     CLI_RECIPE,
     CLI_RECIPES,
+    CLI_TAIL,
     CLI_TP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,

@@ -89,6 +89,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         NULL},
     [CLI_RECIPES] = {"recipes", 0, NULL,
         "list the recipes: what each is for, and how it scores; no broker is needed", NULL},
+    [CLI_TAIL] = {"tail", 0, "RULES",
+        "how a conversation ends: strip takes newlines away that the chat template wrote last, eos "
+        "puts eos_token there (default none)",
+        TAIL_NAMES},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
     [CLI_THREADS] = {"threads", 0, "N",
         "threads of the private broker's ranks (default: as many as cores it may use)", NULL},

@@ -17,7 +17,7 @@
 #include "schema/alloc.h"
 #include "schema/clock.h"
 
-#define MAX_ARGUMENTS 44
+#define MAX_ARGUMENTS 48
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* time to finish what is in flight; nothing is, once all results are there */
 #define DEFAULT_CACHE "256M" /* helps the next run, after the input was mended */
@@ -61,6 +61,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--weights", c->value[CLI_WEIGHTS]);
     add(b, &n, "--head", c->value[CLI_HEAD]);
     add(b, &n, "--recipe", c->value[CLI_RECIPE]);
+    add(b, &n, "--tail", c->value[CLI_TAIL]);
     add(b, &n, "--tp", c->value[CLI_TP]);
     add(b, &n, "--threads", c->value[CLI_THREADS]);
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);

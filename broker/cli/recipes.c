@@ -9,7 +9,7 @@
 int cli_check_recipe(const struct cli *c)
 {
     static const enum cli_option others[] = {
-        CLI_HEAD, CLI_POOL, CLI_STEP_TOKEN, CLI_ACTIVATION, CLI_PAD_RULE};
+        CLI_HEAD, CLI_POOL, CLI_STEP_TOKEN, CLI_ACTIVATION, CLI_PAD_RULE, CLI_TAIL};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (c->value[others[i]])
             return cli_usage("--recipe and --%s: expected one of them; the recipe says it already",

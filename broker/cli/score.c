@@ -125,7 +125,7 @@ static int check_numbers(const struct cli *c)
 static int check_owner(const struct cli *c)
 {
     static const enum cli_option decide[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
-        CLI_WEIGHTS, CLI_HEAD, CLI_RECIPE, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE,
+        CLI_WEIGHTS, CLI_HEAD, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE,
         CLI_TEMPLATE_DATE};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");

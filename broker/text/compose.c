@@ -83,7 +83,9 @@ int32_t text_model_step_token(const struct text_model *m)
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
 {
-    *m = (struct text_model){.steps_in_chat = o->steps_in_chat, .recipe = o->recipe};
+    *m = (struct text_model){.steps_in_chat = o->steps_in_chat,
+        .recipe = o->recipe,
+        .tail = o->recipe ? o->recipe->tail : o->tail};
     int rc = load_tokenizer(m, dir, e);
     return rc == 0 ? load_chat(m, dir, o, e) : rc;
 }
@@ -221,6 +223,19 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
     return rc;
 }
 
+/* The eos_token that ends a conversation is the one token that stays where it is cut. */
+static int check_tail(struct composer *c, const struct row_request *q, struct err *e)
+{
+    if (c->tail && q->add_generation_prompt)
+        return err_field(e, ASSAY_EBADTEXT, "add_generation_prompt",
+            "expected none with --tail, which says how a conversation ends");
+    if (c->tail & TAIL_EOS) {
+        c->framed = COMPOSE_ALL_FRAMED;
+        c->behind = 1;
+    }
+    return 0;
+}
+
 /* Composes a conversation: the prompt, if any, and its answer. */
 static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
@@ -228,8 +243,16 @@ static int compose_answer(struct composer *c, const struct row_request *q, struc
     if (c->model->recipe && recipe_writes(c->model->recipe))
         return compose_written(c, q, raw, field, e);
     int rc = turns_of_answer(&c->turns, q, raw, field, e);
+    c->tail = c->model->tail;
+    if (rc == 0)
+        rc = check_tail(c, q, e);
     if (rc == 0)
         rc = compose_chat(c, q, field, e);
+    if (rc == 0 && (c->tail & TAIL_EOS) &&
+        !ends_in(c->encoder, tokenizer_special(c->model->tokenizer)->eos))
+        rc = err_field(e, ASSAY_EBADTEXT, field,
+            "expected an eos_token that is one of the tokenizer's added tokens, found another");
+    c->tail = 0;
     compose_end_sequence(c);
     return rc;
 }
@@ -285,6 +308,11 @@ static int compose_pair(struct composer *c, const struct row_request *q, struct 
 {
     static const char *const fields[] = {"chosen", "rejected"};
     int rc = check_pair(q, e);
+    if (rc == 0 && c->model->tail && !q->prompt.at && !request_is_messages(q->body[0]))
+        rc = err_field(e, ASSAY_EBADTEXT, "chosen",
+            "expected messages, or answers to a prompt, where %s says how a conversation ends; "
+            "found a text",
+            c->model->recipe ? c->model->recipe->name : "--tail");
     for (int i = 0; rc == 0 && i < 2; i++)
         if (!q->prompt.at && !request_is_messages(q->body[i]))
             rc = compose_text(c, q, turns_text(q->body[i]), fields[i], e);

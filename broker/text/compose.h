@@ -32,6 +32,7 @@ struct text_model {
     struct chat chat;
     int steps_in_chat;           /* the architecture is a process reward model */
     const struct recipe *recipe; /* NULL: none */
+    unsigned tail;               /* of conversations with an answer (tail.h) */
     char reason[ERR_MESSAGE_BYTES];
 };
 
@@ -41,6 +42,7 @@ struct text_options {
     const char *template_date; /* --template-date; NULL: none */
     int steps_in_chat;         /* of a process reward model */
     const struct recipe *recipe; /* NULL: none */
+    unsigned tail;               /* --tail, where there is no recipe */
 };
 
 /* ASSAY_EFORMAT for an unknown name, a template's file or a date that cannot be used, or for a file

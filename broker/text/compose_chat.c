@@ -162,6 +162,8 @@ int compose_chat(struct composer *c, const struct row_request *q, const char *fi
     if (rc == 0)
         rc = interpreted ? interpret(c, &talk, more, e)
                          : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
+    if (rc == 0)
+        rc = tail_apply(c->tail, &c->chat, chat->tokens, e);
     if (rc != 0)
         return compose_bad_text(field, e);
     close_contents(c);

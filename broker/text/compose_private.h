@@ -20,6 +20,7 @@ struct composer {
     size_t n_closed, closed_room;
     uint32_t *ends;
     uint32_t n;
+    unsigned tail;           /* of the conversation that is written next */
     unsigned framed;         /* as of struct composed */
     uint32_t before, behind; /* the same, of a recipe's text */
     size_t ends_room;

@@ -2,7 +2,7 @@
  *
  * Sources: qwen3-reranker: the card of Qwen3-Reranker-0.6B; mxbai-rerank-v2: the package mxbai-rerank
  * 0.1.6; rlhflow-prm: math-rm/prm_evaluate.py of RLHFlow/RLHF-Reward-Modeling; math-shepherd: the card
- * of math-shepherd-mistral-7b-prm; skywork-prm: skywork-o1-prm-inference, io_utils.py; eurus-rm:
+ * of math-shepherd-mistral-7b-prm; skywork-prm: skywork-o1-prm-inference, io_utils.py; openrlhf: datasets/reward_dataset.py of version 0.9.10; eurus-rm:
  * modeling_eurus_rm.py and the card of Eurus-RM-7b; qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
  * llama-factory: data/processor/pairwise.py and train/rm of version 0.9.5. */
 #include "broker/text/recipe.h"
@@ -126,6 +126,13 @@ static const struct recipe table[] = {
         .form = {.pieces = {"[INST] {prompt} [/INST] {response}"}, .framed = 1},
         .text = "[INST] prompt [/INST] response, with the tokenizer's first token",
         .pooled = "the last token"},
+    {.name = "openrlhf",
+        .architectures = "RewardModel LLMForSequenceRegression",
+        .checkpoints = "reward models that OpenRLHF trained with --apply_chat_template",
+        .rows = RECIPE_ANSWERS,
+        .tail = TAIL_STRIP | TAIL_EOS,
+        .text = "the checkpoint's chat template without newlines at its end, and eos_token there",
+        .pooled = "the last token, eos_token"},
     {.name = "nemotron-reward",
         .architectures = "LlamaForCausalLM",
         .checkpoints = "Llama-3.1-Nemotron-70B-Reward-HF",

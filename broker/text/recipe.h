@@ -11,6 +11,7 @@
 #ifndef ASSAY_RECIPE_H
 #define ASSAY_RECIPE_H
 
+#include "broker/text/tail.h"
 #include "broker/text/tokenizer.h"
 #include "schema/err.h"
 
@@ -61,6 +62,7 @@ struct recipe {
     int needed; /* without it such rows of the architecture are refused: nobody writes them otherwise */
     unsigned rows;           /* RECIPE_ANSWERS .. */
     struct recipe_form form; /* without pieces: the chat template */
+    unsigned tail;           /* of what the chat template writes (tail.h) */
     const char *text;        /* how rows become text, for people */
     const char *pooled;      /* which tokens are scored, for people */
 };

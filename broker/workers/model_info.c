@@ -67,9 +67,10 @@ void model_info_set_pad_rule(struct model_info *m, const char *word)
 {
     int asked = strcmp(word, "auto") == 0 ? m->pad_rule : strcmp(word, "on") == 0;
     m->pad_rule = asked && m->pad_token >= 0;
-    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s", m->rank_mode, m->text[0] ? " text=" : "",
-        m->text, m->pad_rule ? " pad_rule=on" : "", m->recipe ? " recipe=" : "",
-        m->recipe ? m->recipe->name : "");
+    const char *tail = m->tail && strcmp(m->tail, "none") != 0 ? m->tail : NULL;
+    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s%s%s", m->rank_mode, m->text[0] ? " text=" : "",
+        m->text, m->pad_rule ? " pad_rule=on" : "", tail ? " tail=" : "", tail ? tail : "",
+        m->recipe ? " recipe=" : "", m->recipe ? m->recipe->name : "");
 }
 
 static void name_model(struct model_info *m, const char *dir)

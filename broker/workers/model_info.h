@@ -20,6 +20,7 @@ struct model_info {
     char rank_mode[272]; /* what decides a score's bits beside checkpoint, ids and pooling */
     char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     const struct recipe *recipe; /* text/recipe.h; NULL: none */
+    const char *tail;            /* --tail (text/tail.h) */
     char mode[352];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
     uint32_t vocab_size, max_len, n_labels;
     struct pooling pool; /* of a row that does not say */

@@ -210,3 +210,40 @@ def test_architectures_that_have_one_recipe(directory, name, row):
     with Broker(directory / "d", model=MODELS / VECTORS[name]["model"]) as broker, broker.client() as client:
         written, text = client.call("score", rows=[row, {"text": "a\n", "pool": {"type": "LAST"}}])["rows"]
     assert f"assayd --recipe {name}" in written["error"]["message"] and text["error"] is None, (written, text)
+
+
+# ---- how a conversation ends ----
+
+def test_tails_decide_which_token_is_read(directory):
+    row = {"prompt": "1 + 1 = ?", "response": "2"}
+    demo, found, texts = MODELS / "demo-reward", {}, {}
+    for tail in ("none", "strip", "strip,eos"):
+        with Broker(directory / tail.replace(",", "-"), model=demo, options=["--tail", tail]) as broker, broker.client() as client:
+            assert (f" tail={tail}" in client.call("hello")["mode"]) == (tail != "none")
+            text = "<|im_start|>user\n1 + 1 = ?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>" + ("\n" if tail == "none" else "")
+            found[tail], texts[tail], safe, prompt, pair = client.call("score", rows=[
+                row, {"text": text}, dict(row, safe_text=True, response="2\n"), dict(row, add_generation_prompt=True),
+                {"chosen": "a", "rejected": "b"}])["rows"]
+            assert safe["error"] is None and safe["n_tokens"] == found[tail]["n_tokens"] + 1
+            assert (prompt["error"] is None) == (pair["error"] is None) == (tail == "none"), (prompt, pair)
+    newline, end = 198, 297
+    assert [found[tail]["pooled_at"][0]["id"] for tail in found] == [newline, end, end]
+    assert all(found[tail]["score"] == texts[tail]["score"] for tail in found) and found["none"]["score"] != found["strip"]["score"]
+
+
+def test_what_openrlhf_puts_at_the_end_stays(directory):
+    """A row that is cut ends in eos_token all the same, as "avoid EOS_token truncation" has it."""
+    vectors = VECTORS["openrlhf"]
+    row, ids = vectors["rows"][0]["row"], vectors["rows"][0]["ids"]
+    whole, cut, same, pair = score(directory / "d", vectors, [
+        row, dict(row, truncate=True, max_length=20), {"ids": ids[:19] + ids[-1:]}, {"chosen": "a", "rejected": "b"}])
+    assert whole["pooled_at"] == [{"i": len(ids) - 1, "id": ids[-1]}] and cut["score"] == same["score"] and cut["n_tokens"] == 20
+    assert "chosen: expected messages, or answers to a prompt" in pair["error"]["message"], pair
+
+
+@pytest.mark.parametrize("options, words", [(["--tail", "eos"], "--tail: expected none, strip or strip,eos, found 'eos'"),
+                                            (["--tail", "strip", "--recipe", "nemotron-reward"], "--tail: expected none with --recipe")])
+def test_tails_that_are_none(directory, options, words):
+    done = subprocess.run([BIN / "assayd", "--model", LLAMA, "--data", directory / "d", *options], capture_output=True, text=True,
+                          timeout=60 * PATIENCE)
+    assert done.returncode == 64 and words in done.stderr, done.stderr

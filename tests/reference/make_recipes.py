@@ -9,6 +9,7 @@ import pathlib
 import sys
 import zlib
 
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -232,6 +233,34 @@ def skywork_prm():
     return "recipe-skywork", step_rows(score)
 
 
+def openrlhf():
+    """reward_dataset.py of 0.9.10: no newlines at the end, a space and eos_token where the text does not end in it; the last value."""
+    name = "recipe-openrlhf"
+    directory = save_model(name, "RewardModel", "Llama", value_head_prefix="score", normalize_reward=False, tie_word_embeddings=False)
+    byte_tokenizer(directory, CHATML, eos_token="<|endoftext|>", tokenizer_class="PreTrainedTokenizerFast")
+    config = transformers.AutoConfig.from_pretrained(directory)
+    config._attn_implementation = "eager"
+    model, tokenizer = classes.build("RewardModel", config).float().eval(), transformers.AutoTokenizer.from_pretrained(directory)
+    model.load_state_dict({k: v.float() for k, v in safetensors.torch.load_file(directory / "model.safetensors").items()})
+
+    @torch.no_grad()
+    def score(prompt, answer):
+        text = tokenizer.apply_chat_template(conversation(prompt, answer), tokenize=False).rstrip("\n")
+        if not text.endswith(tokenizer.eos_token):
+            text += " " + tokenizer.eos_token
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids[-1] = tokenizer.eos_token_id
+        return ids, float(model.score(model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state)[0, -1, 0])
+    return name, answer_rows(score)
+
+
+def answer_rows(score):
+    """A response to each prompt, and a pair. score(prompt, answer) gives (ids, value)."""
+    rows = [({"prompt": prompt, "response": answer}, [score(prompt, answer)]) for prompt, answer in zip(SUMS, ANSWERS)]
+    rows.append(({"prompt": SUMS[0], "chosen": ANSWERS[0], "rejected": ANSWERS[3]}, [score(SUMS[0], ANSWERS[0]), score(SUMS[0], ANSWERS[3])]))
+    return [{"row": row, "ids": [k for ids, _ in found for k in ids], "values": [value for _, value in found]} for row, found in rows]
+
+
 def eurus_rm():
     """modeling_eurus_rm.py: a value of the last token of Mistral's form, as the card's examples have it."""
     directory = save_model("recipe-eurus", "EurusRewardModel", "Mistral", sliding_window=None, tie_word_embeddings=False)
@@ -242,14 +271,12 @@ def eurus_rm():
     def score(prompt, answer):
         ids = tokenizer.encode(f"[INST] {prompt} [/INST] {answer}")
         return ids, float(model.regression_head(model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state)[0, -1, 0])
-    rows = [({"prompt": prompt, "response": answer}, [score(prompt, answer)]) for prompt, answer in zip(SUMS, ANSWERS)]
-    rows.append(({"prompt": SUMS[0], "chosen": ANSWERS[0], "rejected": ANSWERS[3]}, [score(SUMS[0], ANSWERS[0]), score(SUMS[0], ANSWERS[3])]))
-    return "recipe-eurus", [{"row": row, "ids": [k for ids, _ in found for k in ids], "values": [value for _, value in found]}
-                            for row, found in rows]
+    return "recipe-eurus", answer_rows(score)
 
 
 RECIPES = {"nemotron-reward": nemotron_reward, "qwen3-reranker": qwen3_reranker, "mxbai-rerank-v2": mxbai_rerank_v2,
-           "rlhflow-prm": rlhflow_prm, "math-shepherd": math_shepherd, "skywork-prm": skywork_prm, "eurus-rm": eurus_rm}
+           "rlhflow-prm": rlhflow_prm, "math-shepherd": math_shepherd, "skywork-prm": skywork_prm, "eurus-rm": eurus_rm,
+           "openrlhf": openrlhf}
 
 
 def main():
