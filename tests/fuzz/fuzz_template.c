@@ -1,10 +1,13 @@
 /* fuzz_template.c - any chat template with any value.
  *
  * An input is a msgpack array: the template's text, and the value of its variable `messages`. It is
- * refused with words, or its text is UTF-8 and its marks are in order and within it. */
+ * refused with words, or its text is UTF-8 and its marks are in order and within it. The seeds are
+ * some of its own and, run from the repository's root, every template of
+ * tests/vectors/text/templates.json, one for each construct. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
+#include <jansson.h>
 #include <string.h>
 
 #include "broker/text/jinja.h"
@@ -51,28 +54,41 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     return 0;
 }
 
+static const char *const seeds[] = {
+    "{% for m in messages %}{{ m.role ~ ': ' ~ m['content'] | trim }}{% if not loop.last %},"
+    "{% endif %}{% else %}none{% endfor %}",
+    "{%- set ns = namespace(n=0) -%}{% for m in messages[::-1] if m.role == 'user' %}{% set "
+    "ns.n = ns.n + loop.index %}{% endfor %}{{ ns.n // 2 }}",
+    "{% macro f(a, b=1.5) %}{{ [a, b, none] }}{{ {'k': a} | tojson(indent=2) }}{% endmacro "
+    "%}{{ "
+    "f(messages[0].content[1:-1].split('a', 1), b=2 ** 3 % 5) }}",
+    "{% set x %} {{ messages | length }}{% endset %}{{ x | upper | replace('A', 'b') | indent "
+    "}}"
+    "{{ 'a' if x in 'abc' and x is defined else '%s %d' % ('x', 3) }}{# c #}",
+    "{% raw %}{{ }}{% endraw %}{{ messages | selectattr('role', 'equalto', 'user') | "
+    "map(attribute='content') | list | sort | join(', ') }}{{ messages[0].get('x', 1) }}",
+    "{% for k, v in messages[0].items() %}{{ k.title() }}{{ v.partition(' ') }}{{ "
+    "loop.nextitem }}{% break %}{% endfor %}{% filter lower %}{{ bos_token }}{% endfilter %}",
+};
+
+/* Template n of those with golden texts, or NULL; the file is read once and kept. */
+static const char *golden_template(size_t n)
+{
+    static json_t *root;
+    if (!root)
+        root = json_load_file("tests/vectors/text/templates.json", JSON_ALLOW_NUL, NULL);
+    const json_t *one = json_array_get(json_object_get(root, "cases"), n);
+    return json_string_value(json_array_get(one, 0));
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
-    static const char *const seeds[] = {
-        "{% for m in messages %}{{ m.role ~ ': ' ~ m['content'] | trim }}{% if not loop.last %},"
-        "{% endif %}{% else %}none{% endfor %}",
-        "{%- set ns = namespace(n=0) -%}{% for m in messages[::-1] if m.role == 'user' %}{% set "
-        "ns.n = ns.n + loop.index %}{% endfor %}{{ ns.n // 2 }}",
-        "{% macro f(a, b=1.5) %}{{ [a, b, none] }}{{ {'k': a} | tojson(indent=2) }}{% endmacro "
-        "%}{{ "
-        "f(messages[0].content[1:-1].split('a', 1), b=2 ** 3 % 5) }}",
-        "{% set x %} {{ messages | length }}{% endset %}{{ x | upper | replace('A', 'b') | indent "
-        "}}"
-        "{{ 'a' if x in 'abc' and x is defined else '%s %d' % ('x', 3) }}{# c #}",
-        "{% raw %}{{ }}{% endraw %}{{ messages | selectattr('role', 'equalto', 'user') | "
-        "map(attribute='content') | list | sort | join(', ') }}{{ messages[0].get('x', 1) }}",
-        "{% for k, v in messages[0].items() %}{{ k.title() }}{{ v.partition(' ') }}{{ "
-        "loop.nextitem }}{% break %}{% endfor %}{% filter lower %}{{ bos_token }}{% endfilter %}",
-    };
-    if (n >= sizeof seeds / sizeof seeds[0])
+    size_t own = sizeof seeds / sizeof seeds[0];
+    const char *source = n < own ? seeds[n] : golden_template(n - own);
+    if (!source)
         return 0;
     msg_array(w, 2);
-    msg_str(w, seeds[n]);
+    msg_str(w, source);
     msg_array(w, 2);
     msg_map(w, 2);
     msg_key_str(w, "role", "user");

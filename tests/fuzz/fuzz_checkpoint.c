@@ -1,0 +1,182 @@
+/* fuzz_checkpoint.c - any bytes as a checkpoint: config.json, model.safetensors, and perhaps
+ * value_head.safetensors.
+ *
+ * An input is a msgpack array: the head that is asked for, and the bytes of each file. The
+ * checkpoint is refused with words, or described in a line of JSON. */
+#include "tests/fuzz/fuzz.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "schema/log.h"
+#include "worker/describe.h"
+
+#define N_FILES 3
+
+static const char *const names[N_FILES] = {
+    "config.json", "model.safetensors", "value_head.safetensors"};
+
+/* Made once, emptied at the end of the process. */
+static char dir[] = "/tmp/fuzz-checkpoint-XXXXXX";
+
+static void remove_files(void)
+{
+    char path[64];
+    for (int i = 0; i < N_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+}
+
+static void make_directory(void)
+{
+    static int made;
+    if (!made && (!mkdtemp(dir) || atexit(remove_files) != 0))
+        die(71, "event=no_directory");
+    made = 1;
+    log_init("fuzz", -1, LOG_LEVEL_ERROR);
+}
+
+static void write_file(const char *name, struct slice bytes)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    unlink(path);
+    if (bytes.len == 0)
+        return;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ssize_t written = write(fd, bytes.at, bytes.len);
+    assert(fd >= 0 && written == (ssize_t)bytes.len);
+    close(fd);
+}
+
+static void check_line(const char *text, size_t len)
+{
+    json_t *line = json_loadb(text, len, 0, NULL);
+    assert(json_is_object(line));
+    assert(json_integer_value(json_object_get(line, "n_labels")) > 0);
+    json_decref(line);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
+{
+    struct msg_reader m;
+    struct slice option, files[N_FILES];
+    struct err e = {0};
+    char head[64], *text = NULL;
+    uint32_t n;
+    size_t text_len = 0;
+    msg_reader_init(&m, bytes, len);
+    if (msg_read_array(&m, "", &n, &e) != 0 || n != 1 + N_FILES ||
+        msg_read_str(&m, "", &option, &e) != 0)
+        return 0;
+    for (int i = 0; i < N_FILES; i++)
+        if (msg_read_bin(&m, "", &files[i], &e) != 0)
+            return 0;
+    make_directory();
+    for (int i = 0; i < N_FILES; i++)
+        write_file(names[i], files[i]);
+    snprintf(head, sizeof head, "%.*s", (int)(option.len < 60 ? option.len : 60), option.at);
+    struct describe_options o = {dir, 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL};
+    FILE *out = open_memstream(&text, &text_len);
+    memset(&e, 0, sizeof e);
+    int rc = describe_model(&o, out, &e);
+    fclose(out);
+    if (rc == 0)
+        check_line(text, text_len);
+    else
+        assert(rc < 0 && e.msg[0]);
+    free(text);
+    return 0;
+}
+
+/* ---- seeds: a layer of two heads ---- */
+
+/* The file's bytes with these tensors, all zeros. */
+static void write_tensors(struct msg_writer *w, const char *const *tensors, const int (*shapes)[2])
+{
+    json_t *header = json_object();
+    size_t end = 0;
+    for (int i = 0; tensors[i]; i++) {
+        size_t begin = end, numbers = (size_t)shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1);
+        json_t *shape = shapes[i][1] ? json_pack("[i, i]", shapes[i][0], shapes[i][1])
+                                     : json_pack("[i]", shapes[i][0]);
+        end += numbers * sizeof(float);
+        json_object_set_new(header, tensors[i],
+            json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                (json_int_t)begin, (json_int_t)end));
+    }
+    char *text = json_dumps(header, JSON_COMPACT);
+    uint64_t n = strlen(text);
+    uint8_t *file = calloc(sizeof n + n + end, 1);
+    memcpy(file, &n, sizeof n);
+    memcpy(file + sizeof n, text, n);
+    msg_bin(w, file, sizeof n + n + end);
+    free(file);
+    free(text);
+    json_decref(header);
+}
+
+static void write_model(struct msg_writer *w, const char *head, int rows)
+{
+#define L "model.layers.0."
+    const char *tensors[] = {"model.embed_tokens.weight", "model.norm.weight",
+        L "input_layernorm.weight", L "post_attention_layernorm.weight",
+        L "self_attn.q_proj.weight", L "self_attn.k_proj.weight", L "self_attn.v_proj.weight",
+        L "self_attn.o_proj.weight", L "mlp.gate_proj.weight", L "mlp.up_proj.weight",
+        L "mlp.down_proj.weight", head, NULL};
+#undef L
+    const int shapes[][2] = {{16, 8}, {8, 0}, {8, 0}, {8, 0}, {8, 8}, {4, 8}, {4, 8}, {8, 8},
+        {8, 8}, {8, 8}, {8, 8}, {rows, 8}};
+    write_tensors(w, tensors, shapes);
+}
+
+int fuzz_seed(unsigned n, struct msg_writer *w)
+{
+    static const struct {
+        const char *option, *architecture, *more, *head;
+        int rows, has_value_head;
+    } seeds[] = {
+        {"auto", "LlamaForSequenceClassification",
+            ", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4.0}, \"num_labels\": 3",
+            "score.weight", 3, 0},
+        {"auto", "RewardModel",
+            ", \"model_type\": \"mistral\", \"value_head_prefix\": \"v\", \"mean\": 0.5, \"std\": "
+            "2, "
+            "\"normalize_reward\": true, \"sliding_window\": 4",
+            "v.weight", 1, 0},
+        {"lm:3,5:softmax", "LlamaForCausalLM",
+            ", \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 500.0, \"factor\": "
+            "8, "
+            "\"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+            "\"original_max_position_embeddings\": 9}",
+            "lm_head.weight", 16, 0},
+        {"auto", "MistralForCausalLM", ", \"layer_types\": [\"sliding_attention\"]",
+            "lm_head.weight", 16, 1},
+    };
+    static const char *const value_head[] = {"v_head.summary.weight", "v_head.summary.bias", NULL};
+    static const int value_shapes[][2] = {{1, 8}, {1, 0}};
+    char config[1024];
+    if (n >= sizeof seeds / sizeof seeds[0])
+        return 0;
+    int bytes = snprintf(config, sizeof config,
+        "{\"architectures\": [\"%s\"], \"hidden_size\": 8, \"intermediate_size\": 8, "
+        "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, "
+        "\"vocab_size\": 16, \"max_position_embeddings\": 64%s}",
+        seeds[n].architecture, seeds[n].more);
+    msg_array(w, 1 + N_FILES);
+    msg_str(w, seeds[n].option);
+    msg_bin(w, config, (size_t)bytes);
+    write_model(w, seeds[n].head, seeds[n].rows);
+    if (seeds[n].has_value_head)
+        write_tensors(w, value_head, value_shapes);
+    else
+        msg_bin(w, "", 0);
+    return 1;
+}
