@@ -1,10 +1,19 @@
 /* log.c - see log.h. A line is formatted whole and written with one write(2), so lines of processes
- * that share a stderr do not mix. */
+ * that share a stderr do not mix.
+ *
+ * No write waits. O_NONBLOCK belongs to the open file, which other processes have too, so a pipe or
+ * a terminal is opened once more; a socket, which cannot be, has MSG_DONTWAIT. Whatever else stderr
+ * is (a file, or a pipe that may not be opened) is asked first whether it takes a line. */
 #include "schema/log.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,14 +22,29 @@
 static const char *log_role = "assay";
 static int log_rank = -1;
 static enum log_level log_level = LOG_LEVEL_INFO;
+static int log_fd = STDERR_FILENO;
+static int log_is_socket;
+static atomic_uint log_lost; /* lines since the last one that was written */
+static atomic_int log_torn;  /* a line was written in part */
+
+#define LINE_BYTES 2048 /* below PIPE_BUF: a pipe takes a line whole or not at all */
+#define LAST_LINE_MS 500
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
 void log_init(const char *role, int rank, enum log_level level)
 {
+    struct stat st;
     log_role = role;
     log_rank = rank;
     log_level = level;
+    if (fstat(STDERR_FILENO, &st) != 0)
+        return;
+    log_is_socket = S_ISSOCK(st.st_mode);
+    if (S_ISFIFO(st.st_mode) || isatty(STDERR_FILENO))
+        log_fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (log_fd < 0)
+        log_fd = STDERR_FILENO;
 }
 
 int log_level_from_name(const char *name)
@@ -45,9 +69,55 @@ static int put_head(char *line, size_t size, enum log_level level)
         level_names[level], log_role, rank);
 }
 
-static void put_line(enum log_level level, const char *fmt, va_list args)
+/* Returns whether stderr takes a line, now or within wait_ms. */
+static int is_writable(int wait_ms)
 {
-    char line[2048];
+    struct pollfd p = {.fd = log_fd, .events = POLLOUT};
+    return poll(&p, 1, wait_ms) > 0;
+}
+
+/* Returns 0, or -1 where the line was not written, or not all of it. */
+static int write_whole(const char *line, size_t len)
+{
+    ssize_t n = log_is_socket    ? send(log_fd, line, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                : is_writable(0) ? write(log_fd, line, len)
+                                 : -1;
+    if (n > 0 && (size_t)n < len)
+        log_torn = 1;
+    return n == (ssize_t)len ? 0 : -1;
+}
+
+/* Says how many lines were lost, if any were. Returns -1 where this one is, too. */
+static int write_lost(void)
+{
+    char line[256] = "\n"; /* first, where a line is torn */
+    unsigned n = atomic_exchange(&log_lost, 0);
+    if (n == 0)
+        return 0;
+    size_t torn = log_torn != 0;
+    size_t len = torn + (size_t)put_head(line + torn, sizeof line - torn, LOG_LEVEL_WARN);
+    len += (size_t)snprintf(line + len, sizeof line - len,
+        "event=log_lines_lost n=%u reason=\"stderr took no more, since nobody read it\"\n", n);
+    log_torn = 0;
+    if (write_whole(line, len) == 0)
+        return 0;
+    log_torn |= (int)torn;
+    atomic_fetch_add(&log_lost, n);
+    return -1;
+}
+
+/* Writes a line, or counts it as lost. A closed or full stderr must not stop the service. */
+static void write_line(const char *line, size_t len, int wait_ms)
+{
+    if (wait_ms > 0)
+        (void)is_writable(wait_ms);
+    if (write_lost() != 0 || write_whole(line, len) != 0)
+        atomic_fetch_add(&log_lost, 1);
+}
+
+static void put_line(enum log_level level, int wait_ms, const char *fmt, va_list args)
+{
+    char line[LINE_BYTES];
     if (level > log_level)
         return;
     size_t head = (size_t)put_head(line, sizeof line - 1, level);
@@ -59,8 +129,7 @@ static void put_line(enum log_level level, const char *fmt, va_list args)
     utf8_make_printable(line + head); /* names and messages may come from outside */
     len = strlen(line);
     line[len++] = '\n';
-    ssize_t written = write(STDERR_FILENO, line, len);
-    (void)written; /* a closed stderr must not stop the service */
+    write_line(line, len, wait_ms);
 }
 
 #define LOG_FUNCTION(name, level)                                                                  \
@@ -68,7 +137,7 @@ static void put_line(enum log_level level, const char *fmt, va_list args)
     {                                                                                              \
         va_list args;                                                                              \
         va_start(args, fmt);                                                                       \
-        put_line(level, fmt, args);                                                                \
+        put_line(level, 0, fmt, args);                                                             \
         va_end(args);                                                                              \
     }
 LOG_FUNCTION(log_error, LOG_LEVEL_ERROR)
@@ -80,7 +149,7 @@ void die(int exit_code, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    put_line(LOG_LEVEL_ERROR, fmt, args);
+    put_line(LOG_LEVEL_ERROR, LAST_LINE_MS, fmt, args);
     va_end(args);
     _exit(exit_code);
 }

@@ -5,8 +5,11 @@
  *
  * Beside them: the end of a process (die), which is its last line.
  *
- * Level and role are the only process-wide state, set once in main. Nothing logs per token or per
- * layer. */
+ * No line is waited for: one that stderr does not take (a pipe that nobody reads, a terminal
+ * stopped by Ctrl-S) is lost, and the next that is written tells how many were.
+ *
+ * Level, role and where lines go are the only process-wide state, set once in main. Nothing logs
+ * per token or per layer. */
 #ifndef ASSAY_LOG_H
 #define ASSAY_LOG_H
 
@@ -27,7 +30,8 @@ void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Ends a process that cannot go on: one error line, then _exit(exit_code) (a sysexits.h value). */
+/* Ends a process that cannot go on: one error line, for which a stderr that is full gets half a
+ * second, then _exit(exit_code) (a sysexits.h value). */
 void die(int exit_code, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 
 #endif

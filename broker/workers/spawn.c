@@ -75,7 +75,10 @@ static void enter(const struct child_options *o, char *const environment[], pid_
     for (int i = 0; i < o->n_keep; i++)
         fcntl(o->keep[i], F_SETFD, 0);
     execve(o->argv[0], o->argv, environment);
-    dprintf(STDERR_FILENO, "cannot run %s: %s\n", o->argv[0], strerror(errno));
+    const char *why = strerror(errno);
+    struct pollfd words = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&words, 1, 0) > 0) /* a pipe that nobody reads must not keep the child */
+        dprintf(STDERR_FILENO, "cannot run %s: %s\n", o->argv[0], why);
     _exit(127);
 }
 

@@ -101,8 +101,9 @@ class Client:
 class Broker:
     """An assayd process. kill9() and start() again are part of the tests' life."""
 
-    def __init__(self, directory, model=DEMO, options=(), worker=None, env=None):
+    def __init__(self, directory, model=DEMO, options=(), worker=None, env=None, stderr=None):
         self.data = pathlib.Path(directory)
+        self.stderr = stderr
         self.data.mkdir(mode=0o700, exist_ok=True)
         self.endpoint = f"ipc://{self.data}/broker.sock"
         self.log_path = self.data / "assayd.log"
@@ -118,7 +119,7 @@ class Broker:
     def start(self, wait=True):
         """Start; with wait, until it answers hello."""
         self.log = open(self.log_path, "ab")
-        self.process = subprocess.Popen(self.command, stderr=self.log, stdout=self.log, env=self.env)
+        self.process = subprocess.Popen(self.command, stderr=self.stderr or self.log, stdout=self.log, env=self.env)
         if wait:
             with self.client() as client:
                 deadline = time.monotonic() + 60 * PATIENCE
