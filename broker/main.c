@@ -219,7 +219,7 @@ static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
 /* Binds the broker's own sockets, in the data directory. */
 static int bind_in_data(struct broker *b, struct err *e)
 {
-    char endpoint[ENDPOINT_BYTES];
+    char endpoint[ENDPOINT_BYTES], name[ENDPOINT_SOCKET_BYTES];
     int rc = endpoint_in_dir(endpoint, b->data, "events.sock", &b->data_fd, e);
     if (rc != 0)
         return rc;
@@ -229,7 +229,8 @@ static int bind_in_data(struct broker *b, struct err *e)
     rc = listen_watch(&b->listeners, progress_socket(b->progress), endpoint, e);
     if (rc != 0 || b->options->n_listen > 0)
         return rc;
-    rc = endpoint_in_dir(endpoint, b->data, "broker.sock", &b->data_fd, e);
+    endpoint_socket(name, b->options->exit_with_parent);
+    rc = endpoint_in_dir(endpoint, b->data, name, &b->data_fd, e);
     return rc == 0 ? bind_endpoint(b, endpoint, e) : rc;
 }
 

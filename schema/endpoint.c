@@ -119,6 +119,13 @@ int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use
         use == ENDPOINT_LISTEN ? FORMS_LISTEN : FORMS_CONNECT);
 }
 
+void endpoint_socket(char name[ENDPOINT_SOCKET_BYTES], int owner)
+{
+    int n = snprintf(name, ENDPOINT_SOCKET_BYTES, "broker.sock");
+    if (owner > 0)
+        snprintf(name + n, ENDPOINT_SOCKET_BYTES - (size_t)n, ".%d", owner);
+}
+
 int endpoint_in_dir(
     char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e)
 {

@@ -31,4 +31,9 @@ int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use
 int endpoint_in_dir(
     char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e);
 
+#define ENDPOINT_SOCKET_BYTES 32
+/* Writes the name of the broker's socket in its data directory: broker.sock; or broker.sock.PID, which
+ * nobody else looks for, of the broker that process `owner` has for itself (0: none has). */
+void endpoint_socket(char name[ENDPOINT_SOCKET_BYTES], int owner);
+
 #endif

@@ -72,12 +72,13 @@ int client_new(struct client **out, const char *endpoint, int timeout_ms, struct
     return connect_to(out, make(endpoint, timeout_ms), endpoint, e);
 }
 
-int client_new_in(struct client **out, const char *data_dir, int timeout_ms, struct err *e)
+int client_new_in(
+    struct client **out, const char *data_dir, const char *name, int timeout_ms, struct err *e)
 {
     char shown[512], endpoint[ENDPOINT_BYTES];
-    snprintf(shown, sizeof shown, "ipc://%s/broker.sock", data_dir);
+    snprintf(shown, sizeof shown, "ipc://%s/%s", data_dir, name);
     struct client *c = make(shown, timeout_ms);
-    int rc = endpoint_in_dir(endpoint, data_dir, "broker.sock", &c->dir_fd, e);
+    int rc = endpoint_in_dir(endpoint, data_dir, name, &c->dir_fd, e);
     if (rc == 0)
         return connect_to(out, c, endpoint, e);
     client_free(&c);

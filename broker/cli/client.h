@@ -15,8 +15,10 @@
 struct client;
 
 int client_new(struct client **c, const char *endpoint, int timeout_ms, struct err *e);
-/* Connects to the broker with this data directory, however long its path. */
-int client_new_in(struct client **c, const char *data_dir, int timeout_ms, struct err *e);
+/* Connects to the broker with this data directory, however long its path; name: its socket's
+ * (endpoint_socket). */
+int client_new_in(
+    struct client **c, const char *data_dir, const char *name, int timeout_ms, struct err *e);
 void client_free(struct client **c);
 int client_timeout_s(const struct client *c);
 

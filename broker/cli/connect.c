@@ -23,36 +23,63 @@ int cli_check_access(const char *path, int mode)
 }
 
 /* Checks permission first: libzmq would try a socket that is denied to us again and again. */
-static int check_socket(const struct endpoint *named, const char *data)
+static int check_socket(const char *data, const char *name)
 {
     char path[4200];
-    if (data)
-        snprintf(path, sizeof path, "%s/broker.sock", data);
-    return data          ? cli_check_access(path, W_OK)
-           : named->path ? cli_check_access(named->path, W_OK)
-                         : 0;
+    snprintf(path, sizeof path, "%s/%s", data, name);
+    return cli_check_access(path, W_OK);
+}
+
+/* Sets *ms to --timeout. Returns 0 or EX_USAGE. */
+static int begin(const struct cli *c, int *ms)
+{
+    long seconds;
+    cli_catch_signals();
+    int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &seconds);
+    *ms = rc == 0 ? (int)seconds * 1000 : 0;
+    return rc;
+}
+
+/* owner: see endpoint_socket. */
+static int connect_in(const struct cli *c, const char *data, int owner, struct client **client)
+{
+    char name[ENDPOINT_SOCKET_BYTES];
+    struct err e = {0};
+    int timeout_ms, rc = begin(c, &timeout_ms);
+    endpoint_socket(name, owner);
+    if (rc == 0)
+        rc = check_socket(data, name);
+    if (rc != 0)
+        return rc;
+    return client_new_in(client, data, name, timeout_ms, &e) == 0 ? 0 : cli_fail(&e);
+}
+
+int cli_connect_own(const struct cli *c, const char *data, struct client **client)
+{
+    return connect_in(c, data, (int)getpid(), client);
+}
+
+static int connect_named(const struct cli *c, const char *endpoint, struct client **client)
+{
+    struct endpoint parsed = {0};
+    struct err e = {0};
+    int timeout_ms, rc = begin(c, &timeout_ms);
+    if (rc == 0 && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
+        return cli_usage("--connect: %s", e.msg);
+    if (rc == 0 && parsed.path)
+        rc = cli_check_access(parsed.path, W_OK);
+    if (rc != 0)
+        return rc;
+    return client_new(client, endpoint, timeout_ms, &e) == 0 ? 0 : cli_fail(&e);
 }
 
 int cli_connect(const struct cli *c, struct client **client)
 {
-    long timeout_s;
-    struct endpoint parsed = {0};
-    struct err e = {0};
-    const char *endpoint = c->value[CLI_CONNECT], *data = NULL;
-    cli_catch_signals();
-    int rc = cli_number(c, CLI_TIMEOUT, 1, 86400, 15, &timeout_s);
-    if (rc != 0)
-        return rc;
-    if (endpoint && endpoint_parse(&parsed, endpoint, ENDPOINT_CONNECT, &e) != 0)
-        return cli_usage("--connect: %s", e.msg);
-    if (!endpoint && (rc = cli_data_dir(c, &data)) != 0)
-        return rc;
-    if ((rc = check_socket(&parsed, data)) != 0)
-        return rc;
-    int timeout_ms = (int)timeout_s * 1000;
-    rc = endpoint ? client_new(client, endpoint, timeout_ms, &e)
-                  : client_new_in(client, data, timeout_ms, &e);
-    return rc == 0 ? 0 : cli_fail(&e);
+    const char *data;
+    if (c->value[CLI_CONNECT])
+        return connect_named(c, c->value[CLI_CONNECT], client);
+    int rc = cli_data_dir(c, &data);
+    return rc == 0 ? connect_in(c, data, 0, client) : rc;
 }
 
 void cli_write_job(struct msg_writer *w, const char *text)

@@ -14,10 +14,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "broker/store/store.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
+#include "schema/endpoint.h"
 
 #define MAX_ARGUMENTS 48
+#define OWNED "--exit-with-parent=" /* with a process id: a private broker's first argument */
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* time to finish what is in flight; nothing is, once all results are there */
 #define DEFAULT_CACHE "256M" /* helps the next run, after the input was mended */
@@ -27,14 +30,12 @@
 extern char **environ;
 
 struct private_broker {
-    char program[4200], log[4200], data[4096], parent[40];
+    char program[4200], log[4200], socket[4200], data[4096], parent[40];
     char *arguments[MAX_ARGUMENTS];
-    pid_t pid;              /* 0: not running */
-    int status, restarts;   /* how it ended last, and how often */
-    int names_log;          /* an error named the log file */
-    long log_from;          /* earlier bytes of the log are of other brokers */
-    struct stat old_socket; /* the socket that was there before it started */
-    int is_listening;
+    pid_t pid;            /* 0: not running */
+    int status, restarts; /* how it ended last, and how often */
+    int names_log;        /* an error named the log file */
+    long log_from;        /* earlier bytes of the log are of other brokers */
     long long first_try_ms;
 };
 
@@ -50,7 +51,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
 {
     int n = 0;
     b->arguments[n++] = b->program;
-    snprintf(b->parent, sizeof b->parent, "--exit-with-parent=%d", (int)getpid());
+    snprintf(b->parent, sizeof b->parent, OWNED "%d", (int)getpid());
     b->arguments[n++] = b->parent;
     add(b, &n, "--data", b->data);
     add(b, &n, "--model", c->value[CLI_MODEL]);
@@ -76,26 +77,10 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
         b->arguments[n++] = "--no-dedupe";
 }
 
-static void find_socket(const struct private_broker *b, struct stat *st)
+/* Has this broker made its socket? spawn() removed that of one before it. */
+static int listens(const struct private_broker *b)
 {
-    char path[4200];
-    snprintf(path, sizeof path, "%s/broker.sock", b->data);
-    if (lstat(path, st) != 0)
-        *st = (struct stat){0};
-}
-
-/* Has this broker made its socket? */
-static int listens(struct private_broker *b)
-{
-    struct stat st;
-    const struct stat *old = &b->old_socket;
-    if (b->is_listening)
-        return 1;
-    find_socket(b, &st);
-    b->is_listening =
-        st.st_ino != 0 && (st.st_ino != old->st_ino || st.st_ctim.tv_sec != old->st_ctim.tv_sec ||
-                              st.st_ctim.tv_nsec != old->st_ctim.tv_nsec);
-    return b->is_listening;
+    return access(b->socket, F_OK) == 0;
 }
 
 /* Is it stopped, as by SIGSTOP: alive but idle? */
@@ -117,8 +102,7 @@ static int spawn(struct private_broker *b, struct err *e)
     posix_spawn_file_actions_t actions;
     struct stat log;
     b->log_from = stat(b->log, &log) == 0 ? (long)log.st_size : 0;
-    b->is_listening = 0;
-    find_socket(b, &b->old_socket);
+    unlink(b->socket);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(
@@ -136,10 +120,13 @@ static int spawn(struct private_broker *b, struct err *e)
 int private_broker_start(
     struct private_broker **out, const struct cli *c, const char *data_dir, struct err *e)
 {
+    char name[ENDPOINT_SOCKET_BYTES];
     struct private_broker *b = xcalloc(1, sizeof *b);
     snprintf(b->program, sizeof b->program, "%s/assayd", c->bin_dir);
     snprintf(b->data, sizeof b->data, "%s", data_dir);
     snprintf(b->log, sizeof b->log, "%s/assayd.log", data_dir);
+    endpoint_socket(name, (int)getpid());
+    snprintf(b->socket, sizeof b->socket, "%s/%s", data_dir, name);
     set_arguments(b, c);
     b->first_try_ms = now_mono_ms();
     int rc = spawn(b, e);
@@ -223,6 +210,34 @@ static int refused(const struct private_broker *b, int exit_code, struct err *e)
     return err_set(e, code, "the broker cannot serve: %s", words);
 }
 
+/* Is the process a broker that a run has for itself? One that an earlier run left ends by itself. */
+static int is_private(int pid)
+{
+    char path[40], text[4096];
+    snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    text[n] = '\0';
+    if (f)
+        fclose(f);
+    for (size_t at = 0; at < n; at += strlen(text + at) + 1)
+        if (strncmp(text + at, OWNED, strlen(OWNED)) == 0)
+            return 1;
+    return n == 0; /* it has ended */
+}
+
+/* Something has the directory: refuses a broker that stays. */
+static int check_holder(const struct private_broker *b, struct err *e)
+{
+    int holder = store_lock_holder(b->data);
+    if (is_private(holder))
+        return 0;
+    return err_set(e, ASSAY_EBUSY,
+        "a broker (process %d) runs on '%.200s': leave out --model to have it score, or take "
+        "another directory (--data)",
+        holder, b->data);
+}
+
 static int died_too_often(struct private_broker *b, struct err *e)
 {
     char words[400], how[80] = "";
@@ -265,6 +280,8 @@ int private_broker_watch(void *arg, struct err *e)
     if (b->status != 0) {
         int exit_code = WIFEXITED(b->status) ? WEXITSTATUS(b->status) : -1;
         int busy = exit_code == EX_TEMPFAIL && now_mono_ms() - b->first_try_ms < BUSY_MS;
+        if (exit_code == EX_TEMPFAIL && check_holder(b, e) != 0)
+            return e->code;
         if (exit_code > 0 && exit_code != EX_IOERR && !busy)
             return refused(b, exit_code, e);
         if (!busy && ++b->restarts > MAX_RESTARTS)
@@ -303,6 +320,7 @@ void private_broker_stop(struct private_broker **out)
                 ;
         }
     }
+    unlink(b->socket); /* one that was killed leaves it */
     free(b);
     *out = NULL;
 }

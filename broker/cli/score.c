@@ -66,11 +66,9 @@ static int watch(void *arg, struct err *e)
 static int start_broker(struct score *s)
 {
     struct err e = {0};
-    struct cli with_data = *s->cli;
     if (private_broker_start(&s->broker, s->cli, s->run.data, &e) != 0)
         return cli_fail(&e);
-    with_data.value[CLI_DATA] = s->run.data;
-    return cli_connect(&with_data, &s->client);
+    return cli_connect_own(s->cli, s->run.data, &s->client);
 }
 
 static void make_stamp(const struct score *s, char stamp[STAMP_BYTES])

@@ -49,6 +49,17 @@ static int hold(int fd, const char *dir, const char *path, struct err *e)
     return 0;
 }
 
+int store_lock_holder(const char *data_dir)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/lock", data_dir);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int holder = fd >= 0 ? (int)holder_of(fd) : 0;
+    if (fd >= 0)
+        close(fd);
+    return holder;
+}
+
 int store_is_lock(int dir, const char *path)
 {
     char text[32] = "";

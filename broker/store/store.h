@@ -89,6 +89,8 @@ struct store_options {
 /* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
  * negative: ASSAY_EBUSY names the directory and the holder. */
 int store_lock(const char *data_dir, struct err *e);
+/* The process that the directory's lock file names; 0: none. It may have ended. */
+int store_lock_holder(const char *data_dir);
 /* 1: the file holds a process id and nothing else, as a broker writes its lock. `path` may be
  * relative to the open directory `dir`. */
 int store_is_lock(int dir, const char *path);

@@ -1,0 +1,65 @@
+"""The directory in which a run keeps its work: whose broker it asks, who else may use it, and what is removed at the end."""
+import os
+import signal
+
+import pytest
+from harness import DEMO, MODELS, PATIENCE, Broker, wait_until
+from test_cli import read_lines, rows_done, run, write_rows
+from test_cli_outputs import start
+
+
+def score(rows, output, *more, model=DEMO, **options):
+    return run("score", rows, "-o", output, "--model", model, "--threads", "1", *more, **options)
+
+
+@pytest.fixture
+def rows(directory):
+    return write_rows(directory / "in.jsonl", 20)
+
+
+def private_pid(data):
+    """The broker that a run has started there, once it listens."""
+    wait_until(lambda: list(data.glob("broker.sock.*")), 60)
+    return int((data / "lock").read_text())
+
+
+# ---- whose broker ----
+
+@pytest.mark.parametrize("more", [[], ["--quant", "int8"], ["--head", "lm:1,2:softmax"]], ids=lambda more: " ".join(more) or "plain")
+@pytest.mark.parametrize("name", ["d", "out.assay"])
+def test_a_service_has_the_directory(directory, rows, name, more):
+    """Its scores are of another model, or of other options: none of them is this run's."""
+    named = [] if name == "out.assay" else ["--data", directory / name]
+    with Broker(directory / name, model=MODELS / "reward") as broker:
+        for model in (MODELS / "seqcls", directory / "nonexistent"):
+            done = score(rows, directory / "out", "--force", *named, *more, model=model)
+            assert done.returncode == 75 and f"a broker (process {broker.process.pid}) runs on" in done.stderr, done.stderr
+            assert "--model" in done.stderr and "--data" in done.stderr and not (directory / "out").exists()
+        assert broker.sql("select count(*) from jobs") == [(0,)]
+        assert run("score", rows, "-o", directory / "out", "--data", broker.data).returncode == 0
+
+
+def test_a_service_takes_the_directory_over(directory):
+    """The run's broker dies, and a service is started there before the run sees it."""
+    rows, data = write_rows(directory / "in.jsonl", 1500, low=100, high=300), directory / "d"
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1", "--data", data)
+    wait_until(lambda: rows_done(data / "assay.db") > 0, 60)
+    process.send_signal(signal.SIGSTOP)
+    os.kill(private_pid(data), signal.SIGKILL)
+    with Broker(data, model=MODELS / "reward") as broker:
+        process.send_signal(signal.SIGCONT)
+        words = process.communicate(timeout=60 * PATIENCE)[1]
+        assert process.returncode == 75 and f"a broker (process {broker.process.pid}) runs on" in words, words
+        assert not (directory / "out").exists()
+
+
+def test_nobody_else_gives_work_to_a_run_s_broker(directory):
+    """It would be deleted with the directory."""
+    rows, more = write_rows(directory / "in.jsonl", 1500, low=100, high=300), write_rows(directory / "more.jsonl", 5)
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1")
+    data = directory / "out.assay"
+    private_pid(data)
+    done = run("submit", more, "--key", "monday", "--data", data, "--timeout", "2")
+    assert done.returncode == 69, done
+    words = process.communicate(timeout=120 * PATIENCE)[1]
+    assert process.returncode == 0 and len(read_lines(directory / "out")) == 1500 and not data.exists(), words
