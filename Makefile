@@ -72,7 +72,7 @@ all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker fo
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(COMMON)
-$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
+$(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/data_dir.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a

@@ -118,25 +118,37 @@ static int check_entry(int dir, const char *path, const char *name, struct err *
     return 0;
 }
 
-/* 1: a start creates files of this name. */
-static int is_a_start_s(const char *name)
+/* '#' in the form is a number. */
+static int has_form(const char *name, const char *form)
 {
-    static const char *const names[] = {
-        "lock", "digest.cache", "digest.cache.part", "reserve", "reserve-purge", "synced"};
-    static const char *const begin[] = {
-        "assay.db", "gemm-", "score-cache-", "twins-", "broker.sock", "events.sock", "group-"};
+    for (; *form; form++) {
+        size_t n = *form == '#' ? strspn(name, "0123456789") : *form == *name;
+        if (n == 0)
+            return 0;
+        name += n;
+    }
+    return *name == '\0';
+}
+
+/* 1: a broker makes files of this name. */
+static int is_broker_s(const char *name)
+{
+    static const char *const forms[] = {"lock", "digest.cache", "digest.cache.part",
+        "digest.cache.part#", "reserve", "reserve-purge", "synced", "assay.db", "assay.db-wal",
+        "assay.db-shm", "assay.db-journal", "assay.db.new", "assay.db.new-journal", "assay.db.v#",
+        "score-cache-#.db", "score-cache-#.db-wal", "score-cache-#.db-shm",
+        "score-cache-#.db-journal", "gemm-algorithms.txt", "twins-#.map", "twins-#.new",
+        "broker.sock", "broker.sock.#", "events.sock", "group-#-#.sock"};
     int is = 0;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        is |= strcmp(name, names[i]) == 0;
-    for (size_t i = 0; i < sizeof begin / sizeof begin[0]; i++)
-        is |= strncmp(name, begin[i], strlen(begin[i])) == 0;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
+        is |= has_form(name, forms[i]);
     return is;
 }
 
 /* 1: `assay score --data` puts a file of this name here before it starts a broker. */
 static int is_before_start(const char *name)
 {
-    return strcmp(name, "assayd.log") == 0 || strcmp(name, "client.lock") == 0 ||
+    return strcmp(name, "assayd.log") == 0 || strcmp(name, DATA_DIR_RUN_LOCK) == 0 ||
            strcmp(name, DATA_DIR_RUN_MARK) == 0;
 }
 
@@ -158,7 +170,7 @@ static int check_name(int dir, const char *path, const char *name, struct err *e
 {
     char whole[4400];
     struct stat st;
-    if (!is_a_start_s(name) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+    if (!is_broker_s(name) || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
         !S_ISREG(st.st_mode) || st.st_size == 0)
         return 0;
     snprintf(whole, sizeof whole, "%.4000s/%.255s", path, name);
@@ -272,14 +284,38 @@ int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
     return rc;
 }
 
-static void empty(const char *path)
+/* Removes the files that a broker, and with_run also a run, made. other: the name of one that is
+ * somebody else's, else "". The mark stays. */
+static void empty(const char *path, int with_run, char other[DATA_DIR_NAME_BYTES])
 {
     DIR *dir = opendir(path);
-    for (struct dirent *d; dir && (d = readdir(dir)) != NULL;)
-        if (is_a_start_s(d->d_name))
-            unlinkat(dirfd(dir), d->d_name, 0); /* fails for directories */
+    *other = '\0';
+    for (struct dirent *d; dir && (d = readdir(dir)) != NULL;) {
+        const char *name = d->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+            strcmp(name, DATA_DIR_RUN_MARK) == 0)
+            continue;
+        int is_ours = is_broker_s(name) || (with_run && is_before_start(name));
+        if (!is_ours || unlinkat(dirfd(dir), name, 0) != 0) /* it fails for directories */
+            snprintf(other, DATA_DIR_NAME_BYTES, "%s", name);
+    }
     if (dir)
         closedir(dir);
+}
+
+int data_dir_remove(const char *path, char other[DATA_DIR_NAME_BYTES])
+{
+    char mark[4200];
+    int fd = store_lock(path, NULL), rc = -1;
+    *other = '\0';
+    if (fd < 0)
+        return -1;
+    empty(path, 1, other);
+    snprintf(mark, sizeof mark, "%s/" DATA_DIR_RUN_MARK, path);
+    if (!*other && (unlink(mark) == 0 || errno == ENOENT))
+        rc = rmdir(path);
+    close(fd);
+    return rc;
 }
 
 void data_dir_keep(const char *path)
@@ -287,6 +323,7 @@ void data_dir_keep(const char *path)
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return;
+    unlinkat(fd, DATA_DIR_RUN_LOCK, 0);
     if (unlinkat(fd, DATA_DIR_RUN_MARK, 0) == 0)
         log_info("event=directory_kept path=%s reason=\"a service uses it, so `assay score` will "
                  "not remove it\"",
@@ -296,10 +333,10 @@ void data_dir_keep(const char *path)
 
 void data_dir_undo(const char *path, const struct data_dir_start *start)
 {
-    char part[4096];
+    char part[4096], other[DATA_DIR_NAME_BYTES];
     int fd = start->was_empty ? store_lock(path, NULL) : -1;
     if (fd >= 0)
-        empty(path);
+        empty(path, 0, other);
     snprintf(part, sizeof part, "%s", path);
     for (int n = start->n_made; n > 0 && rmdir(part) == 0; n--) {
         char *slash = strrchr(part, '/');

@@ -11,7 +11,7 @@
 
 /* Files that only `assay score` puts into a private broker's directory. */
 #define GUARD_MARK DATA_DIR_RUN_MARK /* `assay score` made the directory and may remove it */
-#define GUARD_LOCK "client.lock"     /* the directory existed before */
+#define GUARD_LOCK DATA_DIR_RUN_LOCK /* the directory existed before */
 
 /* Checks `place`, the realpath of an output. ASSAY_EBADREQ names what it would destroy. */
 int guard_output(const struct cli *c, const char *place, struct err *e);

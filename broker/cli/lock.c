@@ -35,9 +35,7 @@ static int check(int fd, const char *path, struct err *e)
     return 0;
 }
 
-/* Does the name still lead to the locked file? The process that had it may have renamed or removed
- * it. */
-static int is_current(int fd, const char *path)
+int lock_is_current(int fd, const char *path)
 {
     struct stat here, there;
     return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && regular_is_same(&here, &there);
@@ -71,7 +69,7 @@ int lock_open(const char *path, const char *what, int *fd, struct err *e)
         rc = check(*fd, path, e);
         if (rc == 0)
             rc = take(*fd, what, e);
-    } while (rc == 0 && !is_current(*fd, path));
+    } while (rc == 0 && !lock_is_current(*fd, path));
     if (rc != 0) {
         close(*fd);
         *fd = -1;

@@ -9,5 +9,7 @@
  * use, by which process if that is known; ASSAY_EIO, also if path is not a regular file of this
  * user. */
 int lock_open(const char *path, const char *what, int *fd, struct err *e);
+/* Does the name still lead to the locked file? Another process may have renamed or removed it. */
+int lock_is_current(int fd, const char *path);
 
 #endif

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,13 +110,13 @@ static int make_directory(struct run *r, struct err *e)
 
 static int lock_directory(struct run *r, struct err *e)
 {
-    char path[4200], what[400];
+    char *path = r->lock_path, what[400];
     struct stat st;
     int is_own = r->cli->value[CLI_DATA] == NULL;
-    snprintf(path, sizeof path, "%s/%s", r->data, GUARD_MARK);
+    snprintf(path, sizeof r->lock_path, "%s/%s", r->data, GUARD_MARK);
     r->is_marked = is_own && (r->was_made || lstat(path, &st) == 0);
     if (!r->is_marked)
-        snprintf(path, sizeof path, "%s/%s", r->data, GUARD_LOCK);
+        snprintf(path, sizeof r->lock_path, "%s/%s", r->data, GUARD_LOCK);
     snprintf(what, sizeof what, "the directory '%.300s', where this run keeps its work,", r->data);
     return lock_open(path, what, &r->lock, e);
 }
@@ -143,20 +142,27 @@ int run_open(struct run *r, const struct cli *c)
     return rc;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+/* Has no service been started in the directory? One takes the lock's file away (data_dir_keep). */
+static int is_ours(const struct run *r)
 {
-    (void)st;
-    (void)type;
-    (void)at;
-    return remove(path);
+    return r->lock >= 0 && lock_is_current(r->lock, r->lock_path);
+}
+
+/* Returns 0 if the directory is removed. */
+static int remove_directory(const struct run *r)
+{
+    char other[DATA_DIR_NAME_BYTES] = "";
+    int rc = is_ours(r) ? data_dir_remove(r->data, other) : r->lock < 0 ? rmdir(r->data) : -1;
+    if (*other)
+        cli_say("'%s' is not removed, because of '%s' in it, which no run made", r->data, other);
+    return rc;
 }
 
 int run_close(struct run *r, enum run_end end, int keep)
 {
     int nothing = end == RUN_NOTHING && r->was_made, held = r->lock >= 0 || r->was_made;
     int over = r->is_marked && (end == RUN_WHOLE || (r->from_pipe && r->was_made));
-    int removed = r->data[0] && held && !keep && (nothing || over) &&
-                  nftw(r->data, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0;
+    int removed = r->data[0] && held && !keep && (nothing || over) && remove_directory(r) == 0;
     if (r->lock >= 0)
         close(r->lock);
     r->lock = -1;
@@ -202,7 +208,7 @@ static int end_others(struct run *r, struct client *client, struct err *e)
 {
     json_t *jobs = json_array(), *job;
     size_t k;
-    int rc = cli_list_jobs(client, 0, jobs, e);
+    int rc = cli_list_jobs(client, 0, jobs, e), all = r->is_marked && is_ours(r);
     json_array_foreach(jobs, k, job)
     {
         see_job(r, json_string_value(json_object_get(job, "key")),
@@ -211,8 +217,8 @@ static int end_others(struct run *r, struct client *client, struct err *e)
     json_array_foreach(jobs, k, job)
     {
         const char *key = json_string_value(json_object_get(job, "key"));
-        int is_ours = r->is_marked || strncmp(key, r->family, strlen(r->family)) == 0;
-        if (rc == 0 && is_ours && strcmp(key, r->key) != 0 &&
+        int is_own = all || (r->family[0] && strncmp(key, r->family, strlen(r->family)) == 0);
+        if (rc == 0 && is_own && strcmp(key, r->key) != 0 &&
             is_unfinished(json_string_value(json_object_get(job, "state"))))
             rc = cancel(client, key, e);
     }

@@ -9,8 +9,9 @@
  * A private broker's directory is OUTPUT.assay (INPUT.assay if the output is stdout or a device;
  * one under TMPDIR if the input is a pipe too). One process at a time holds it. A directory with
  * our mark is removed when all rows were scored; one that this run made also when the broker never
- * answered, or, unless --data names it, when the input is a pipe. One that held other files before,
- * or is a symbolic link, is refused unless --data names it (guard.h). */
+ * answered, or, unless --data names it, when the input is a pipe. It stays where a service has been
+ * started in it, and where there are files that no broker or run made. One that held other files
+ * before, or is a symbolic link, is refused unless --data names it (guard.h). */
 #ifndef ASSAY_RUN_H
 #define ASSAY_RUN_H
 
@@ -29,6 +30,7 @@ struct run {
     int is_marked;  /* made by this run or an earlier one, and not that of --data */
     int was_made;   /* the directory was made by this run */
     int lock;
+    char lock_path[4200];
 };
 
 /* Chooses the key, makes the directory and locks it. Returns 0, or an exit code after printing an

@@ -1,4 +1,5 @@
 """The directory in which a run keeps its work: whose broker it asks, who else may use it, and what is removed at the end."""
+import fcntl
 import os
 import signal
 
@@ -23,6 +24,21 @@ def private_pid(data):
     return int((data / "lock").read_text())
 
 
+def kill_private(data):
+    """Kills it; returns once the directory is free."""
+    os.kill(private_pid(data), signal.SIGKILL)
+    with open(data / "lock") as lock:
+        wait_until(lambda: not locked(lock))
+
+
+def locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
 # ---- whose broker ----
 
 @pytest.mark.parametrize("more", [[], ["--quant", "int8"], ["--head", "lm:1,2:softmax"]], ids=lambda more: " ".join(more) or "plain")
@@ -45,7 +61,7 @@ def test_a_service_takes_the_directory_over(directory):
     process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1", "--data", data)
     wait_until(lambda: rows_done(data / "assay.db") > 0, 60)
     process.send_signal(signal.SIGSTOP)
-    os.kill(private_pid(data), signal.SIGKILL)
+    kill_private(data)
     with Broker(data, model=MODELS / "reward") as broker:
         process.send_signal(signal.SIGCONT)
         words = process.communicate(timeout=60 * PATIENCE)[1]
@@ -63,3 +79,38 @@ def test_nobody_else_gives_work_to_a_run_s_broker(directory):
     assert done.returncode == 69, done
     words = process.communicate(timeout=120 * PATIENCE)[1]
     assert process.returncode == 0 and len(read_lines(directory / "out")) == 1500 and not data.exists(), words
+
+
+# ---- what is removed ----
+
+@pytest.mark.parametrize("name", ["notes.txt", "assay.db.mine", "folder"])
+def test_files_of_the_user_s_stay(directory, rows, name):
+    assert score(rows, directory / "out", "--keep-data").returncode == 0
+    data = directory / "out.assay"
+    if name == "folder":
+        (data / name).mkdir()
+    else:
+        (data / name).write_text("mine\n")
+    for _ in range(2):
+        done = score(rows, directory / "out", "--force")
+        assert done.returncode == 0 and f"because of '{name}'" in done.stderr, done.stderr
+        assert {path.name for path in data.iterdir()} == {name, "score.lock"}
+    (data / name).rmdir() if name == "folder" else (data / name).unlink()
+    done = score(rows, directory / "out", "--force")
+    assert done.returncode == 0 and done.stderr == "" and not data.exists()
+
+
+def test_work_that_a_service_took_there_stays(directory):
+    """It came and went while the run could not see it."""
+    rows, data = write_rows(directory / "in.jsonl", 1500, low=100, high=300), directory / "out.assay"
+    more = write_rows(directory / "more.jsonl", 5)
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1")
+    wait_until(lambda: rows_done(data / "assay.db") > 0, 60)
+    process.send_signal(signal.SIGSTOP)
+    kill_private(data)
+    with Broker(data) as broker:
+        assert run("submit", more, "--key", "monday", "--data", data).returncode == 0
+    process.send_signal(signal.SIGCONT)
+    words = process.communicate(timeout=120 * PATIENCE)[1]
+    assert process.returncode == 0 and len(read_lines(directory / "out")) == 1500, words
+    assert broker.sql("select count(*) from jobs where key = 'monday'") == [(1,)]
