@@ -5,7 +5,8 @@
 
 static const char *const pool_names[] = {
     "DEFAULT", "LAST", "ALL", "STEP", "MEAN", "CLS", "POSITIONS"};
-static const char *const activation_names[] = {"default", "none", "softmax", "sigmoid", "class1"};
+static const char *const activation_names[] = {
+    "default", "none", "softmax", "sigmoid", "class1", "config"};
 
 static int find(const char *const *names, int n, const char *name, unsigned long len)
 {
@@ -27,12 +28,12 @@ const char *pool_type_name(int type)
 
 int activation_from_name(const char *name, unsigned long len)
 {
-    return find(activation_names, 5, name, len);
+    return find(activation_names, 6, name, len);
 }
 
 const char *activation_name(int activation)
 {
-    return activation >= 0 && activation < 5 ? activation_names[activation] : "?";
+    return activation >= 0 && activation < 6 ? activation_names[activation] : "?";
 }
 
 uint32_t activation_values(int activation, uint32_t n_labels)

@@ -34,6 +34,8 @@ enum activation {
     ACTIVATION_SIGMOID = 3,
     ACTIVATION_CLASS1 =
         4, /* softmax, then the probability of class 1 alone: one value a position */
+    ACTIVATION_CONFIG =
+        5, /* what config.json names; resolved by the broker before a row is stored */
 };
 
 #define POOL_NO_STEP_TOKEN (-1)

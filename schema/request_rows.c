@@ -198,7 +198,7 @@ static int read_pool(struct msg_reader *r, struct row_request *row, struct err *
                 "LAST, ALL, STEP, MEAN, CLS or POSITIONS", &row->pool.type, e);
         else if (key == 1)
             rc = read_name(r, "pool.activation", activation_from_name,
-                "none, softmax, sigmoid or class1", &row->pool.activation, e);
+                "none, softmax, sigmoid, class1 or config", &row->pool.activation, e);
         else if (key == 2)
             rc = read_step_token(r, row, e);
         else

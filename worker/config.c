@@ -443,6 +443,8 @@ int model_config_load(struct model_config *c, const char *dir, const char *head,
     if (rc == 0)
         rc = model_config_read_head(c, &f, dir, head, e);
     if (rc == 0)
+        model_config_read_activation(c, &f, dir);
+    if (rc == 0)
         rc = read_step_token(c, dir, e);
     json_decref(root);
     return rc;

@@ -47,7 +47,9 @@ struct model_config {
     uint32_t sliding_window; /* 0: no layer slides */
     uint8_t layer_slides[MODEL_MAX_LAYERS];
     struct pooling pool; /* of a row that does not say; the tokenizer's own step token */
-    int32_t pad_token;   /* pad_token_id; -1 if there is none (for hf_pad_rule) */
+    enum activation config_activation; /* what config.json names; ACTIVATION_DEFAULT: nothing, as */
+    char no_config_activation[240];    /* this says */
+    int32_t pad_token;                 /* pad_token_id; -1 if there is none (for hf_pad_rule) */
     /* The type of the inputs of the layers' products, and of their outputs too if ops.typed. Set by
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;
@@ -82,6 +84,10 @@ int model_config_load(struct model_config *c, const char *dir, const char *head,
 struct json_file;
 int model_config_read_head(struct model_config *c, const struct json_file *f, const char *dir,
     const char *option, struct err *e);
+
+/* Sets config_activation, for model_config_load. (config_activation.c) */
+void model_config_read_activation(
+    struct model_config *c, const struct json_file *f, const char *dir);
 
 /* Each refuses options that are not built: ASSAY_EUNSUPPORTED, naming the option and what is built.
  * */

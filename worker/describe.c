@@ -95,7 +95,7 @@ static int print_description(const struct description *about, uint32_t max_len,
 {
     const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
-                             "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s}",
+                             "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s, s:s, s:s}",
         "architecture", c->architecture->name, "digest", about->digest, "dtype", about->dtype,
         "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
@@ -104,7 +104,9 @@ static int print_description(const struct description *about, uint32_t max_len,
         (int)c->head->pad_rule, "hidden_size", (int)c->hidden_size, "n_layers", (int)c->n_layers,
         "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
         "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
-        about->shares_prefixes, "identity", about->identity.hex);
+        about->shares_prefixes, "identity", about->identity.hex, "config_activation",
+        activation_name((int)c->config_activation), "no_config_activation",
+        c->no_config_activation);
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);

@@ -4,7 +4,8 @@
  * default_activation, step_token, pad_token (-1: none), pad_rule (enum pad_rule), hidden_size, n_layers, n_heads,
  * n_kv_heads, head_dim, weight_bytes, mode (whatever else determines a score's bits,
  * qwen2_reward_model_mode), identity (64 hex digits: which files were described,
- * schema/identity.h). */
+ * schema/identity.h), config_activation (what config.json names, "default": nothing, for the reason
+ * in no_config_activation). */
 #ifndef ASSAY_DESCRIBE_H
 #define ASSAY_DESCRIBE_H
 

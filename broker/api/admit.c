@@ -379,6 +379,11 @@ static void check_recipe(struct admit *a, const struct row_request *q, struct st
 
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
+    struct row_request resolved = *q;
+    int by_config = q->pool.activation == ACTIVATION_CONFIG;
+    if (by_config)
+        resolved.pool.activation = a->model->config_activation;
+    q = &resolved;
     *out = (struct store_row){.client_id = q->id,
         .shape = q->shape,
         .truncates = q->truncate && q->max_length == 0, /* depends on the broker's limit */
@@ -388,6 +393,8 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
     check_activation(a, q, out);
     check_type(a, q, out);
     check_recipe(a, q, out);
+    if (by_config && q->pool.activation == ACTIVATION_DEFAULT)
+        refuse(a, out, ASSAY_EBADREQ, "pool.activation: %s", a->model->no_config_activation);
     if (q->shape == ROW_REFUSED) {
         out->shape = ROW_IDS;
         refuse(a, out, q->error_code, "%.*s", (int)q->error_message.len,

@@ -100,7 +100,9 @@ static void write_result(
 {
     uint32_t each = activation_values(r->pool.activation, m->n_labels);
     int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
-    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0));
+    int is_another = !failed && r->pool.activation != m->pool.activation;
+    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0) +
+                   (uint32_t)is_another);
     msg_key_int(w, "i", r->i);
     msg_str(w, "id");
     if (r->client_id.at)
@@ -112,6 +114,8 @@ static void write_result(
         msg_str(w, "labels");
         reply_write_labels(w, m);
     }
+    if (is_another)
+        msg_key_str(w, "activation", activation_name(r->pool.activation));
     msg_key_int(w, "n_tokens", r->n_tokens);
     if (r->n_pooled > 0)
         write_pooled(w, r);

@@ -32,7 +32,8 @@ static int check_names(const struct lines *l)
             "{\"type\": \"POSITIONS\", \"positions\": [..]}");
     if (l->activation && activation_from_name(l->activation, strlen(l->activation)) < 0)
         return cli_usage(
-            "--activation: expected none, softmax, sigmoid or class1, found '%s'", l->activation);
+            "--activation: expected none, softmax, sigmoid, class1 or config, found '%s'",
+            l->activation);
     return 0;
 }
 

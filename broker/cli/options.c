@@ -38,7 +38,9 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "LAST ALL STEP MEAN CLS"},
     [CLI_STEP_TOKEN] = {"step-token", 0, "ID", "token that ends a step, for --pool STEP", NULL},
     [CLI_ACTIVATION] = {"activation", 0, "NAME",
-        "function over the logits (default the architecture's)", "none softmax sigmoid class1"},
+        "function over the logits; config: the one that config.json names (default the "
+        "architecture's)",
+        "none softmax sigmoid class1 config"},
     [CLI_TRUNCATE] = {"truncate", 0, NULL, "cut rows that are too long, instead of failing them",
         NULL},
     [CLI_MAX_LENGTH] = {"max-length", 0, "N",

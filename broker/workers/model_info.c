@@ -37,14 +37,17 @@ static int take_labels(struct model_info *m, const json_t *names)
 
 static int take_description(struct model_info *m, const json_t *o, struct err *e)
 {
-    char pool[16], activation[16];
+    char pool[16], activation[16], named[16];
     int bad = text_field(o, "architecture", m->architecture, sizeof m->architecture) ||
               text_field(o, "digest", m->digest, sizeof m->digest) ||
               text_field(o, "identity", m->identity, sizeof m->identity) ||
               text_field(o, "dtype", m->dtype, sizeof m->dtype) ||
               text_field(o, "mode", m->rank_mode, sizeof m->rank_mode) ||
               text_field(o, "default_pool", pool, sizeof pool) ||
-              text_field(o, "default_activation", activation, sizeof activation);
+              text_field(o, "default_activation", activation, sizeof activation) ||
+              text_field(o, "config_activation", named, sizeof named) ||
+              text_field(o, "no_config_activation", m->no_config_activation,
+                  sizeof m->no_config_activation);
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
     m->max_len = (uint32_t)json_integer_value(json_object_get(o, "max_len"));
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
@@ -56,6 +59,8 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->shares_prefixes = json_is_true(json_object_get(o, "shares_prefixes"));
     m->pool.type = bad ? -1 : pool_type_from_name(pool, strlen(pool));
     m->pool.activation = bad ? -1 : activation_from_name(activation, strlen(activation));
+    int found = bad ? -1 : activation_from_name(named, strlen(named));
+    m->config_activation = found > 0 ? found : ACTIVATION_DEFAULT;
     if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->pool.type < 0 ||
         m->pool.activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0)
         return err_set(e, ASSAY_EINTERNAL,

@@ -23,7 +23,9 @@ struct model_info {
     const char *tail;            /* --tail (text/tail.h) */
     char mode[352];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
     uint32_t vocab_size, max_len, n_labels;
-    struct pooling pool; /* of a row that does not say */
+    struct pooling pool;   /* of a row that does not say */
+    int config_activation; /* what config.json names; ACTIVATION_DEFAULT: nothing, as this says: */
+    char no_config_activation[240];
     int32_t pad_token;
     int pad_rule;        /* LAST skips pad tokens, unless a row says otherwise */
     int pad_first;       /* it is then the token before the first of them (PAD_RULE_BEFORE_FIRST) */
