@@ -120,9 +120,12 @@ static void seed_rows(struct msg_writer *w)
     msg_key_str(w, "id", "first");
     msg_str(w, "ids");
     msg_bin(w, "\1\0\0\0\2\0\0\0", 8);
-    msg_map(w, 4);
+    msg_map(w, 7);
     msg_key_int(w, "id", -70000);
     msg_key_bool(w, "truncate", 1);
+    msg_key_int(w, "max_length", 2);
+    msg_key_str(w, "truncation_side", "left");
+    msg_key_bool(w, "keep_last_token", 1);
     msg_str(w, "ids");
     msg_array(w, 4);
     msg_int(w, 1);
