@@ -64,6 +64,8 @@ static void take_ids(struct admit *a, const struct row_request *q, struct store_
         row_request_ids(q, a->ids);
     else if (n > 0)
         memcpy(a->ids, row->ids, n * sizeof *row->ids);
+    if (q->shape == ROW_STEPS && row->n_positions > 0)
+        out->pool.type = POOL_POSITIONS;
     out->n_parts = row->n;
     out->ids = a->ids;
     out->ends = a->ends;
@@ -192,13 +194,14 @@ static void apply_pad_rule(struct admit *a, struct store_row *out)
 
 static void check_positions(struct admit *a, const struct row_request *q, struct store_row *out)
 {
-    if (out->shape == ROW_STEPS) { /* a recipe's */
+    if (out->shape == ROW_STEPS) {
         out->positions = a->composed.positions;
         out->n_positions = a->composed.n_positions;
         if (out->is_cut)
             refuse(a, out, ASSAY_ETOOLONG,
-                "steps: rows of the recipe %s are not cut; expected %u tokens or fewer",
-                a->model->recipe->name, out->n_tokens);
+                "steps: expected %u tokens or fewer: rows are not cut whose steps end in something "
+                "else than a token that stands nowhere else",
+                out->n_tokens);
         return;
     }
     out->n_positions = q->n_positions;

@@ -295,6 +295,11 @@ static int check_pair(const struct row_request *q, struct err *e)
         return err_field(e, ASSAY_EBADTEXT, compose_template_field(q),
             "expected only with what the chat template writes; chosen and rejected without a "
             "prompt are texts as they are");
+    if (!q->prompt.at && !plain &&
+        !(request_is_messages(q->body[0]) && request_is_messages(q->body[1])))
+        return err_field(e, ASSAY_EBADTEXT, "rejected",
+            "expected chosen and rejected alike, two texts or messages in both, where there is no "
+            "prompt; found one of each");
     if (q->prompt.at && !request_is_messages(q->prompt))
         prompt = turns_text(q->prompt);
     if (!begins_with(q->body[0], prompt) || !begins_with(q->body[1], prompt))
@@ -384,25 +389,41 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
         msg_read_text(r, "", &text, NULL);
         snprintf(field, sizeof field, "steps[%u]", i);
         rc = encode_plain(c, text, q->safe_text, field, e);
-        encoder_add(c->encoder, step_token);
+        compose_end_step(c, step_token);
     }
     return rc;
 }
 
-/* Counts the step tokens: one that the client wrote, or one that a template dropped, would shift
- * all probabilities. */
-int compose_count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e)
+void compose_note_position(struct composer *c, size_t at)
+{
+    c->positions =
+        list_grow(c->positions, c->n_positions, &c->positions_room, sizeof *c->positions);
+    c->positions[c->n_positions++] = (int32_t)at;
+}
+
+void compose_end_step(struct composer *c, int32_t step_token)
+{
+    encoder_add(c->encoder, step_token);
+    compose_note_position(c, encoder_ids(c->encoder)->len - 1);
+}
+
+/* Where the step tokens' places are known, one that stands in a text (a newline, say) does no harm:
+ * the places go with the row then. Where they are not, one that the client wrote, or that a template
+ * dropped, would shift all probabilities. */
+int compose_count_steps(struct composer *c, int32_t step_token, uint32_t n, struct err *e)
 {
     const struct id_list *ids = encoder_ids(c->encoder);
     uint32_t found = 0;
     for (size_t i = 0; i < ids->len; i++)
         found += ids->at[i] == step_token;
     if (found == n)
+        c->n_positions = 0; /* pooling finds them */
+    if (found == n || c->n_positions == n)
         return 0;
     return err_field(e, ASSAY_EBADTEXT, "steps",
-        "expected the step token %d as often as there are steps, %u, found it %u times; with "
-        "safe_text one that stands in the text stays text",
-        step_token, n, found);
+        "expected the step token %d as often as there are steps, %u, found it %u times%s",
+        step_token, n, found,
+        c->model->steps_in_chat ? "; with safe_text one that stands in the text stays text" : "");
 }
 
 static int compose_steps(

@@ -65,7 +65,8 @@ struct composed {
     const int32_t *ids;
     const uint32_t *ends;
     uint32_t n;               /* sequences */
-    const int32_t *positions; /* that are scored, where a recipe says so; n_positions 0: none */
+    const int32_t *positions; /* of a row of steps, where the step token does not tell them; else
+                                 n_positions is 0 */
     uint32_t n_positions;
     uint32_t before, behind; /* how many tokens the tokenizer puts around a text, or a recipe, */
     unsigned framed; /* and around which sequences it did: bit k is sequence k; all ones: all */

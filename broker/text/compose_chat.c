@@ -37,7 +37,7 @@ static int check_utf8(struct slice s, uint32_t i, const char *name, struct err *
         e, ASSAY_EBADTEXT, field, "byte %zu: expected UTF-8, found 0x%02x", valid, s.at[valid]);
 }
 
-static int check_contents(const struct composer *c, int interpreted, struct err *e)
+static int check_contents(const struct composer *c, struct err *e)
 {
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < c->turns.n; i++) {
@@ -45,7 +45,7 @@ static int check_contents(const struct composer *c, int interpreted, struct err 
         rc = check_utf8(m->content, i, "content", e);
         if (rc == 0 && m->reasoning.at)
             rc = check_utf8(m->reasoning, i, "reasoning_content", e);
-        if (rc == 0 && interpreted)
+        if (rc == 0)
             rc = check_utf8(m->role, i, "role", e);
     }
     return rc;
@@ -146,6 +146,20 @@ static int interpret(
     return rc == 0 ? chat_interpret(chat, c->run, talk, &c->chat, e) : rc;
 }
 
+/* Writes them by hand, or where that has no words for them (a role, say) with the template's own
+ * text. */
+static int write_talk(
+    struct composer *c, const struct chat_talk *talk, const char *field, struct err *e)
+{
+    const struct chat *chat = &c->model->chat;
+    int rc = chat_write(chat->template, talk->messages, talk->n, &c->chat, e);
+    if (rc == 0 || !chat->jinja)
+        return rc;
+    chat_text_clear(&c->chat);
+    *e = (struct err){0};
+    return interpret(c, talk, field, e);
+}
+
 int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
     const struct chat *chat = &c->model->chat;
@@ -154,14 +168,13 @@ int compose_chat(struct composer *c, const struct row_request *q, const char *fi
     chat_text_clear(&c->chat);
     char more[48];
     int interpreted = chat->template == CHAT_JINJA || leaves_out(c, q, more);
-    int rc = check_contents(c, interpreted, e);
+    int rc = check_contents(c, e);
     if (rc == 0)
         rc = check_others(c, e);
     struct chat_talk talk = {c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0},
         q->arguments, q->add_generation_prompt};
     if (rc == 0)
-        rc = interpreted ? interpret(c, &talk, more, e)
-                         : chat_write(chat->template, talk.messages, talk.n, &c->chat, e);
+        rc = interpreted ? interpret(c, &talk, more, e) : write_talk(c, &talk, field, e);
     if (rc == 0)
         rc = tail_apply(c->tail, &c->chat, chat->tokens, e);
     if (rc != 0)

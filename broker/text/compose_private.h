@@ -44,8 +44,13 @@ int compose_bad_text(const char *field, struct err *e);
 int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e);
 /* Returns a field of the row that only a chat template writes, NULL: none. */
 const char *compose_template_field(const struct row_request *q);
-/* ASSAY_EBADTEXT unless the step token is there n times. */
-int compose_count_steps(const struct composer *c, int32_t step_token, uint32_t n, struct err *e);
+/* Notes that the sequence's token `at` is scored. */
+void compose_note_position(struct composer *c, size_t at);
+/* Ends a step with its token, which is scored. */
+void compose_end_step(struct composer *c, int32_t step_token);
+/* ASSAY_EBADTEXT unless the step token is there n times, or n positions are noted. Notes none where
+ * the step token tells them. */
+int compose_count_steps(struct composer *c, int32_t step_token, uint32_t n, struct err *e);
 
 /* An answer to the prompt, and a row of steps, as the form of the model's recipe has them. */
 int compose_written(struct composer *c, const struct row_request *q, struct slice raw,

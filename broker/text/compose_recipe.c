@@ -298,7 +298,7 @@ static int steps_apart(struct composer *c, struct steps *s, int32_t step_token, 
             write_piece(c, s->recipe->form.step, s->parts, N_PARTS);
         if (rc == 0)
             rc = encode_piece(c, s->q->safe_text, s->field, e);
-        encoder_add(c->encoder, step_token);
+        compose_end_step(c, step_token);
     }
     return rc;
 }
@@ -342,9 +342,7 @@ static int note_position(struct composer *c, const struct steps *s, struct err *
             s->recipe->name);
     c->earlier.len = 0;
     buffer_append(&c->earlier, ids->at, bytes);
-    c->positions =
-        list_grow(c->positions, c->n_positions, &c->positions_room, sizeof *c->positions);
-    c->positions[c->n_positions++] = (int32_t)(ids->len - 3);
+    compose_note_position(c, ids->len - 3);
     return 0;
 }
 

@@ -172,6 +172,8 @@ int turns_of_answer(struct turns *t, const struct row_request *q, struct slice r
         turns_add(t, q->prompt, "user");
     n_prompt = t->n;
     turns_add(t, raw, "assistant");
+    if (t->n == n_prompt)
+        return err_field(e, ASSAY_EBADTEXT, field, "expected at least one message, found none");
     if (request_is_messages(raw))
         rc = join_prompt(t, n_prompt, q->prompt.at && !request_is_messages(q->prompt), field, e);
     return rc == 0 ? turns_put_system(t, q, e) : rc;

@@ -146,6 +146,24 @@ def test_steps_without_a_chat_template(directory):
         assert unsaid["error"]["code"] == "bad_request" and "pool.activation" in unsaid["error"]["message"]
 
 
+def test_steps_whose_token_stands_in_a_text_too(directory, tokenizer):
+    """The places where the row's own step tokens stand are scored, as TRL marks them; where such a row is too long it is not cut."""
+    steps, ids, at, newline = [" 1 +\n\n1", "\n", "= 2"], tokenizer.encode("Add:\n\n 1 and 1\n").ids, [], tokenizer.token_to_id("Ċ")
+    for step in steps:
+        ids += tokenizer.encode(step).ids + [newline]
+        at.append(len(ids) - 1)
+    assert ids.count(newline) > 3
+    pool = {"type": "STEP", "step_token": newline, "activation": "sigmoid"}
+    with Broker(directory, model=REWARD) as b:
+        row = {"prompt": "Add:\n\n 1 and 1\n", "steps": steps, "pool": pool}
+        got, = score(b, row)
+        expected = by_ids(b, ids, pool={"type": "POSITIONS", "positions": at, "activation": "sigmoid"})
+        cut, same = score(b, {**row, "truncate": True, "max_length": len(ids) - 1}, {**row, "truncate": True, "max_length": len(ids)})
+    assert got["steps"] == expected["steps"] and got["n_tokens"] == len(ids)
+    assert [(place["i"], place["id"]) for place in got["pooled_at"]] == [(i, newline) for i in at]
+    assert cut["error"]["code"] == "too_long" and "are not cut" in cut["error"]["message"] and same["steps"] == got["steps"]
+
+
 BOS = [  # (tokenizer_config.json, special_tokens_map.json, bos_token_id in transformers 5.23)
     ({}, {}, None), ({"bos_token": "<|endoftext|>"}, {}, 295), ({"bos_token": None}, {"bos_token": {"content": "<|im_end|>"}}, 297),
     ({"bos_token": "<|endoftext|>"}, {"bos_token": None}, None), ({"bos_token": "<new>"}, {}, 299),
@@ -186,7 +204,7 @@ def test_bad_content_is_the_rows_error(running):
     """Neighbours are scored; each error names what was expected and found."""
     good = {"text": "fine"}
     bad = [({"text": b"x"}, None), ({"text": ""}, "no_tokens"), ({"messages": []}, "bad_text"),
-           ({"messages": [{"role": "king", "content": "x"}]}, "bad_text"), ({"prompt": "x", "responses": []}, "bad_text"),
+           ({"prompt": "x", "responses": []}, "bad_text"),
            ({"prompt": "x", "responses": ["y"] * 4097}, "too_long"), ({"text": "long " * 5000}, "too_long")]
     for row, code in bad:
         if code is None:
@@ -197,6 +215,13 @@ def test_bad_content_is_the_rows_error(running):
         results = score(running, good, row, good)
         assert [r["error"] and r["error"]["code"] for r in results] == [None, code, None], results
         assert results[0]["score"] == results[2]["score"] and "expected" in results[1]["error"]["message"]
+
+
+def test_roles_are_up_to_the_template(running, tokenizer):
+    """One that the writer of a known template refuses is written by the template itself, as in transformers."""
+    talk = [{"role": "king", "content": "x"}, assistant("73")]
+    got, = score(running, {"messages": talk})
+    assert got["error"] is None and got["score"] == by_ids(running, tokenizer.encode(chatml(*talk)).ids)["score"]
 
 
 def test_bytes_that_are_not_utf8(running):
