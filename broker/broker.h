@@ -7,7 +7,8 @@
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
  *     requests  handles client messages in one transaction; replies are held until another thread
  *               has synced it, while the next tick runs. Threads prepare the large ones before
- *               (inbox.h), and their rows are written before, a few in each tick (ahead.h)
+ *               (inbox.h), and their rows are written before, a few in each tick (ahead.h).
+ *               Rows of chunks that were kept are placed likewise (kept.h)
  *     waiters   answers requests whose rows are done, or whose time is over
  *     progress  events to subscribers; then purging, and housekeeping about once a second
  *
@@ -37,6 +38,8 @@ struct waiters;
 struct progress_table;
 
 #define BROKER_MESSAGES_PER_TICK 256
+/* Beside them a message that was written ahead, one whose chunks were placed, and a job of these. */
+#define BROKER_TOUCHED (BROKER_MESSAGES_PER_TICK + 3)
 
 struct counters {
     int64_t requests, refused, rows_accepted, rows_done, rows_failed, rows_copied, rows_cached;
@@ -66,6 +69,17 @@ struct ahead {
     struct message *handled;
 };
 
+/* Jobs whose next chunk is kept and to be placed, in the order they were found (api/kept.c). */
+struct kept_job;
+struct kept_work;
+struct kept_chunks {
+    struct kept_job *first, *last;
+    struct kept_work *work;         /* on the first one's next chunk; NULL: none */
+    long long again_ms;             /* not before; the database could not be written */
+    struct message *done, *handled; /* messages to be handled once more; the one that is */
+    int is_first;                   /* before `ahead`, in this tick */
+};
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -91,6 +105,7 @@ struct broker {
     struct admit admit;  /* the loop's own */
     struct inbox *inbox; /* while the loop runs */
     struct ahead ahead;
+    struct kept_chunks kept;
     struct counters counters;
     struct tick_times ticks;
     int64_t started_ms;
@@ -99,7 +114,7 @@ struct broker {
      * wait. NULL: before the loop runs, or already called. */
     void (*at_end)(struct broker *b, const char *why);
     int in_transaction; /* a transaction is open; no reply has left for anything in it */
-    int64_t touched[BROKER_MESSAGES_PER_TICK]; /* jobs that this tick's requests wrote to */
+    int64_t touched[BROKER_TOUCHED]; /* jobs that this tick's requests wrote to */
     int n_touched;
     int cannot_write; /* last logged reason: ASSAY_EFULL, ASSAY_ELOCKED; 0: it can write */
     struct held held;

@@ -12,6 +12,7 @@
 #include "broker/api/ahead.h"
 #include "broker/api/connections.h"
 #include "broker/api/inbox.h"
+#include "broker/api/kept.h"
 #include "broker/api/progress.h"
 #include "broker/api/requests.h"
 #include "broker/api/send.h"
@@ -79,27 +80,40 @@ static int take_request(struct broker *b, struct message *m, int *rc, struct err
 {
     int touched = b->n_touched, handled = request_handle(b, m, e);
     b->wake = 1;
-    if (handled == REQUEST_AGAIN) {
-        inbox_again(b->inbox, &m);
-        return 1;
-    }
-    if (handled == REQUEST_LATER) {
+    if (handled == REQUEST_LATER)
         ahead_add(b, m);
+    else if (handled == REQUEST_KEPT)
+        kept_add(b, m->task.prepared.job, m);
+    if (handled > 0)
         return 1;
-    }
     *rc = handled;
     inbox_done(b->inbox, &m);
     return b->n_touched > touched;
 }
 
-/* Handles the message whose rows have been written ahead, if there is one. */
-static void take_ahead(struct broker *b, int *rc, struct err *e)
+/* Handles the message whose rows have been written ahead, and one whose chunks have been placed, if
+ * there are such. */
+static void take_prepared(struct broker *b, int *rc, struct err *e)
 {
     struct message *m = replies_are_full(b) ? NULL : ahead_next(b);
-    if (!m)
-        return;
-    take_request(b, m, rc, e);
-    ahead_done(b);
+    if (m) {
+        take_request(b, m, rc, e);
+        ahead_done(b);
+    }
+    m = replies_are_full(b) || *rc != 0 ? NULL : kept_next(b);
+    if (m) {
+        take_request(b, m, rc, e);
+        kept_done(b);
+    }
+}
+
+/* Writes a part of what is large. Both kinds take turns. */
+static void write_large(struct broker *b)
+{
+    b->kept.is_first = !b->kept.is_first;
+    int wrote = b->kept.is_first ? kept_go_on(b) : ahead_go_on(b);
+    if (!wrote)
+        (void)(b->kept.is_first ? ahead_go_on(b) : kept_go_on(b));
 }
 
 /* Handles client messages in one transaction, up to a bound on their number and on the time for
@@ -109,7 +123,7 @@ static void take_requests(struct broker *b)
 {
     struct err e = {0};
     int rc = 0;
-    take_ahead(b, &rc, &e);
+    take_prepared(b, &rc, &e);
     long long reading_us = 0, now_us = now_mono_us(), end_us = now_us + REQUESTS_US;
     for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0 && reading_us < READING_US; i++) {
         struct message *m;
@@ -126,7 +140,7 @@ static void take_requests(struct broker *b)
     }
     connections_go_on();
     end_requests(b, rc, &e);
-    ahead_go_on(b);
+    write_large(b);
 }
 
 /* ---- work ---- */
@@ -463,6 +477,8 @@ int loop_run(struct broker *b, struct err *e)
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     if (rc == 0) /* its threads have the signals blocked */
         rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->text, &b->limits, e);
+    if (rc == 0)
+        rc = kept_begin(b, e);
     b->at_end = tell_of_failure;
     while (rc == 0) {
         long long start_us = now_mono_us(), next_ms = tick(b, &housekeeping_ms);
@@ -488,5 +504,6 @@ int loop_run(struct broker *b, struct err *e)
         close(signal_fd);
     end(b, rc == 0 ? NULL : e->msg);
     inbox_free(&b->inbox);
+    kept_release(b);
     return rc;
 }

@@ -49,10 +49,20 @@ create table chunk (
   digest  blob not null,                   -- XXH3-128 of the encoded rows; BLAKE2b-256 of those from before version 4
   n_rows  integer not null,
   seal    integer not null,
-  pending blob,                            -- encoded rows while the chunk is past a gap
-  sum     integer,                         -- of all but pending, which the digest is of; null in chunks from before version 9
+  pending integer,                         -- while the chunk is kept, as it is past a gap or its rows are being placed: bytes of its encoded rows
+  sum     integer,                         -- of all but pending; null in chunks from before version 9
+  n_placed integer not null default 0,     -- rows of a kept chunk that are placed
   primary key (job, chunk)
 ) without rowid;
+
+-- The encoded rows of kept chunks, in order; the chunk's digest is of them. Those of a chunk that is not kept are being written, or deleted.
+create table piece (
+  job     integer not null,
+  chunk   integer not null,
+  piece   integer not null,
+  bytes   blob not null,
+  primary key (job, chunk, piece)          -- not "without rowid": each step over such a record would read all of it
+);
 
 create table row (
   row         integer primary key,

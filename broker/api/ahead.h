@@ -8,9 +8,7 @@
  *
  * While rows of a job are written, other messages that add rows to it wait here as well.
  *
- * LIMITS: these still hold the loop: results of rows that are born failed, some 4 us each; a chunk
- * that comes past a gap, 2 ms a megabyte, and more for those that closing a gap lets go on; a single
- * row of many megabytes. */
+ * Of a chunk that is to be kept the bytes are written (kept.h). */
 #ifndef ASSAY_AHEAD_H
 #define ASSAY_AHEAD_H
 
@@ -20,15 +18,13 @@
 /* Whether this request, which would add rows under this key, must wait: give its message to
  * ahead_add. */
 int ahead_must_wait(const struct broker *b, const struct prepared *p, struct slice key);
-/* Whether the message is the one that ahead_next has given. */
-int ahead_has_come(const struct broker *b, const struct prepared *p);
 /* Takes the message to keep, which stays the first in its line of the inbox. */
 void ahead_add(struct broker *b, struct message *m);
 /* Gives the first message if its turn has come, else NULL. It is not kept here any more. */
 struct message *ahead_next(struct broker *b);
 /* Call it once that was handled. */
 void ahead_done(struct broker *b);
-/* Writes some rows of the first message, in a transaction. */
-void ahead_go_on(struct broker *b);
+/* Writes some rows of the first message, in a transaction: 1, or 0 when there was nothing to do. */
+int ahead_go_on(struct broker *b);
 
 #endif

@@ -152,7 +152,7 @@ static struct message *take_ready(struct inbox *in)
     if (m && !(in->ready = m->next_ready))
         in->ready_end = &in->ready;
     if (m)
-        m->next_ready = NULL; /* inbox_again may bring it here once more */
+        m->next_ready = NULL;
     return m;
 }
 
@@ -171,8 +171,9 @@ static struct message *message_of(struct task *t)
 }
 
 /* In a thread: releasing a message of 60 MB takes some 10 ms. */
-static void release(struct task *t)
+static void release(struct task *t, const struct preparing *with)
 {
+    (void)with;
     struct message *m = message_of(t);
     prepared_release(&t->prepared);
     zmq_msg_close(&m->body);
@@ -183,7 +184,8 @@ static void add_over(struct inbox *in, struct message *m)
 {
     m->next = in->over;
     in->over = m;
-    m->task.release = release;
+    m->task.work = release;
+    m->task.is_urgent = 1;
     preparers_give(in->preparers, &m->task);
 }
 
@@ -201,7 +203,11 @@ static void take_back(struct inbox *in)
 {
     for (struct task *t; (t = preparers_take(in->preparers));) {
         struct message *m = message_of(t);
-        if (t->release) {
+        if (t->is_done) {
+            *t->is_done = 1;
+            continue;
+        }
+        if (t->work) {
             free_over(in, m);
             continue;
         }
@@ -253,12 +259,9 @@ void inbox_done(struct inbox *in, struct message **m)
         add_ready(in, next);
 }
 
-void inbox_again(struct inbox *in, struct message **m)
+void inbox_give(struct inbox *in, struct task *t)
 {
-    for (struct prepared_chunk *c = (*m)->task.prepared.chunks; c; c = c->next)
-        keep(*m, c->chunk.rows.len);
-    send_away(in, *m);
-    *m = NULL;
+    preparers_give(in->preparers, t);
 }
 
 void inbox_stop(struct inbox *in)

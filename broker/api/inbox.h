@@ -40,12 +40,13 @@ int inbox_new(struct inbox **in, void *socket, struct admit *admit, const struct
 void inbox_free(struct inbox **in);   /* with the messages in it; NULL-safe */
 int inbox_fd(const struct inbox *in); /* readable when a thread has prepared a message */
 
-/* Gives the next prepared message, which inbox_done or inbox_again takes back: 1. 0: a message
+/* Gives the next prepared message, which inbox_done takes back: 1. 0: a message
  * came, and was dropped or put aside; -1: there is none. */
 int inbox_next(struct inbox *in, struct message **m);
 void inbox_done(struct inbox *in, struct message **m);
-/* Gives it to a thread again, for the chunks added to m->task.prepared. */
-void inbox_again(struct inbox *in, struct message **m);
+/* Has a thread do t->work. *t->is_done is 1 when that is over. The caller's, until then the inbox's;
+ * it ends with the threads. */
+void inbox_give(struct inbox *in, struct task *t);
 
 /* Stops the threads. inbox_next must not be called any more, but this, until it returns -1: gives
  * what is there and what still comes, prepared or not, as inbox_next does. The caller frees it. */

@@ -2,9 +2,6 @@
  * (prepare.h). */
 #include "broker/api/prepare.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 /* The message that is being decoded. */
 struct visit {
     const struct preparing *with;
@@ -35,21 +32,8 @@ static int visit_row(void *arg, uint32_t index, const struct row_request *q, str
     return rc;
 }
 
-static void prepare_message(struct prepared *p, const struct preparing *with, struct slice message)
-{
-    struct visit v = {.with = with, .rows = store_rows_new(&with->admit->packed)};
-    p->rows = v.rows;
-    p->rc = request_decode_rows(&p->request, message, with->limits, visit_row, &v, &p->err);
-    store_rows_end(p->rows);
-    if (p->rc == 0)
-        store_digest_rows(p->request.rows, p->digest); /* a chunk that only seals has one too */
-    if (p->rc != 0 || !p->request.rows.at)
-        store_rows_free(&p->rows);
-    p->is_decoded = 1;
-}
-
-int prepare_rows(
-    struct store_rows **out, const struct preparing *with, struct slice encoded, struct err *e)
+int prepare_rows(struct store_rows **out, const struct preparing *with, struct slice encoded,
+    uint32_t skip, struct err *e)
 {
     struct msg_reader r;
     struct row_request q;
@@ -63,7 +47,7 @@ int prepare_rows(
         rc = give_up(with, e);
         if (rc == 0)
             rc = request_next_row(&r, i, &q, e);
-        if (rc == 0)
+        if (rc == 0 && i >= skip)
             add_row(with->admit, &q, *out);
     }
     store_rows_end(*out);
@@ -72,46 +56,37 @@ int prepare_rows(
     return rc;
 }
 
+int prepare_pending(struct store_rows **rows, const struct preparing *with,
+    const struct store_pending *p, const uint8_t *bytes, struct err *e)
+{
+    struct slice encoded = {bytes, p->bytes};
+    int rc = store_pending_is_sound(p, bytes) ? prepare_rows(rows, with, encoded, p->n_placed, e)
+                                              : ASSAY_EDAMAGED;
+    if (rc != 0 && (rc = give_up(with, e)) == 0)
+        *rows = store_damaged_rows(p->n_left);
+    return rc;
+}
+
 void prepare(struct prepared *p, const struct preparing *with, struct slice message)
 {
-    struct err ignored; /* it is met again, where the chunk is placed */
-    if (!p->is_decoded)
-        prepare_message(p, with, message);
-    for (struct prepared_chunk *c = p->chunks; c; c = c->next)
-        if (!c->rows && prepare_rows(&c->rows, with, c->chunk.rows, &ignored) != 0)
-            return;
+    struct visit v = {.with = with, .rows = store_rows_new(&with->admit->packed)};
+    p->rows = v.rows;
+    p->rc = request_decode_rows(&p->request, message, with->limits, visit_row, &v, &p->err);
+    store_rows_end(p->rows);
+    if (p->rc == 0)
+        store_digest_rows(p->request.rows, p->digest); /* a chunk that only seals has one too */
+    if (p->rc != 0 || !p->request.rows.at)
+        store_rows_free(&p->rows);
+    p->is_decoded = 1;
 }
 
 void prepared_release(struct prepared *p)
 {
-    for (struct prepared_chunk *c = p->chunks, *next; c; c = next) {
-        next = c->next;
-        store_rows_free(&c->rows);
-        free((void *)c->chunk.rows.at);
-        free(c);
-    }
     store_rows_free(&p->rows);
     *p = (struct prepared){0};
 }
 
-const struct store_rows *prepared_find(struct prepared *p, const struct store_chunk *chunk)
-{
-    struct prepared_chunk *c = p->at ? p->at : p->chunks;
-    while (c && c->next && c->chunk.chunk < chunk->chunk)
-        c = c->next;
-    p->at = c;
-    /* The store may have another one by now, if the tick that kept this one was undone. */
-    int is_it =
-        c && c->chunk.job == chunk->job && c->chunk.chunk == chunk->chunk &&
-        c->chunk.rows.len == chunk->rows.len &&
-        (chunk->rows.len == 0 || memcmp(c->chunk.rows.at, chunk->rows.at, chunk->rows.len) == 0);
-    return is_it ? c->rows : NULL;
-}
-
 size_t prepared_bytes(const struct prepared *p)
 {
-    size_t bytes = store_rows_bytes(p->rows);
-    for (const struct prepared_chunk *c = p->chunks; c; c = c->next)
-        bytes += sizeof *c + store_rows_bytes(c->rows);
-    return bytes;
+    return store_rows_bytes(p->rows);
 }

@@ -12,13 +12,6 @@
 #include "broker/store/store.h"
 #include "schema/request.h"
 
-/* A chunk that waits in the store for the message's own. */
-struct prepared_chunk {
-    struct store_chunk chunk; /* rows: owned */
-    struct store_rows *rows;
-    struct prepared_chunk *next;
-};
-
 /* Zero-initialize; release at the end. It points into the message. */
 struct prepared {
     struct request request; /* its id is there even if the message is refused */
@@ -26,9 +19,8 @@ struct prepared {
     struct err err;
     struct store_rows *rows; /* NULL: none */
     uint8_t digest[STORE_DIGEST_BYTES];
-    struct prepared_chunk *chunks; /* ascending; the caller adds them, without their rows */
-    struct prepared_chunk *at;     /* the last one that prepared_find looked at */
-    int is_decoded;                /* only `chunks` are still to be prepared */
+    int is_decoded;
+    int64_t job; /* whose kept chunks are placed before the reply (kept.h) */
 };
 
 /* What to prepare with. */
@@ -38,16 +30,16 @@ struct preparing {
     const atomic_int *stop; /* non-zero: give up, whatever comes of it; NULL: never */
 };
 
-/* Prepares the message, or its chunks once it is prepared. */
 void prepare(struct prepared *p, const struct preparing *with, struct slice message);
 void prepared_release(struct prepared *p);
-/* Prepares the encoded rows of a chunk, which were checked when it came. Returns 0 and *rows, which
- * the caller frees; client ids point into the encoded ones. */
-int prepare_rows(
-    struct store_rows **rows, const struct preparing *with, struct slice encoded, struct err *e);
-/* Finds the rows of this chunk, which the store has with these bytes, among p->chunks; NULL: they
- * were not prepared. Ask for chunks in ascending order. */
-const struct store_rows *prepared_find(struct prepared *p, const struct store_chunk *chunk);
+/* Prepares the encoded rows of a chunk, which were checked when it came, all but the first `skip`.
+ * Returns 0 and *rows, which the caller frees; client ids point into the encoded ones. */
+int prepare_rows(struct store_rows **rows, const struct preparing *with, struct slice encoded,
+    uint32_t skip, struct err *e);
+/* Prepares the rows of a kept chunk, whose bytes were read, that are not placed: each as damaged if
+ * the bytes are not what arrived. ASSAY_ENOTREADY: given up. */
+int prepare_pending(struct store_rows **rows, const struct preparing *with,
+    const struct store_pending *p, const uint8_t *bytes, struct err *e);
 /* Bytes of memory that the prepared rows take. */
 size_t prepared_bytes(const struct prepared *p);
 

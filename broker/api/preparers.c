@@ -78,8 +78,8 @@ static void *prepare_for_ever(void *arg)
     pthread_mutex_lock(&p->lock);
     while ((t = await_task(p))) {
         pthread_mutex_unlock(&p->lock);
-        if (t->release)
-            t->release(t);
+        if (t->work)
+            t->work(t, &with);
         else
             prepare(&t->prepared, &with, t->message);
         pthread_mutex_lock(&p->lock);
@@ -143,7 +143,7 @@ void preparers_free(struct preparers **out)
 void preparers_give(struct preparers *p, struct task *t)
 {
     pthread_mutex_lock(&p->lock);
-    if (t->release)
+    if (t->is_urgent)
         push_first(&p->waiting, t);
     else
         push(&p->waiting, t);

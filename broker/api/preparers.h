@@ -14,7 +14,10 @@
 struct task {
     struct prepared prepared;
     struct slice message;
-    void (*release)(struct task *t); /* done instead of preparing it; NULL: prepare it */
+    /* done instead of preparing the message; NULL: prepare it */
+    void (*work)(struct task *t, const struct preparing *with);
+    int is_urgent; /* it comes first: it releases memory */
+    int *is_done;  /* NULL: it is a message's; else set to 1 once it is taken back (inbox.h) */
     struct task *next;
 };
 
@@ -24,8 +27,8 @@ struct preparers;
  * 0, or ASSAY_EIO. */
 int preparers_new(struct preparers **p, const struct model_info *model,
     const struct text_model *text, const struct request_limits *limits, struct err *e);
-void preparers_free(struct preparers **p);                /* stops them; NULL-safe */
-void preparers_give(struct preparers *p, struct task *t); /* one to release comes first */
+void preparers_free(struct preparers **p); /* stops them; NULL-safe */
+void preparers_give(struct preparers *p, struct task *t);
 /* Returns a task that is done, in the order in which they became ready; NULL: none is. */
 struct task *preparers_take(struct preparers *p);
 int preparers_fd(const struct preparers *p); /* readable while preparers_take has one */

@@ -13,6 +13,7 @@
 
 #include "broker/api/ahead.h"
 #include "broker/api/connections.h"
+#include "broker/api/kept.h"
 #include "broker/api/replies.h"
 #include "broker/api/waiters.h"
 #include "broker/transaction.h"
@@ -20,13 +21,17 @@
 
 #define SCORE_PRIORITY 50
 #define SCORE_TIMEOUT_MS 60000
-#define MOST_GATHERED 10000 /* chunks */
+#define MOST_FAILED 500 /* rows of a chunk that are born failed; their results take some 3 ms */
 
-/* From here on the request writes to this job. */
-static void touch(struct broker *b, int64_t job)
+void request_touch(struct broker *b, int64_t job)
 {
-    assert(b->n_touched < BROKER_MESSAGES_PER_TICK);
+    assert(b->n_touched < BROKER_TOUCHED);
     b->touched[b->n_touched++] = job;
+}
+
+int request_is_slow(const struct prepared *p)
+{
+    return store_rows_failed(p->rows) > MOST_FAILED;
 }
 
 /* ---- submit ---- */
@@ -63,69 +68,6 @@ static int check_room(struct broker *b, const struct request *q, struct err *e)
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
-/* How many bytes of chunks may be taken into memory, beside what clients have sent. */
-static size_t gather_room(const struct broker *b)
-{
-    uint64_t most = b->limits.max_message_bytes, all = CONNECTIONS_MESSAGES * most,
-             kept = connections_received();
-    return kept + most <= all ? most : kept < all ? all - kept : 0;
-}
-
-/* Adds the chunks to p that this one lets go on, as many as fit a message of the largest size, if
- * they are too large to be prepared on the loop. Returns REQUEST_AGAIN or 0. What is not added is
- * prepared when its turn has come. */
-static int gather_pending(struct broker *b, struct prepared *p, struct err *e)
-{
-    const struct request *q = &p->request;
-    size_t bytes = 0, room = gather_room(b);
-    int n = 0;
-    struct prepared_chunk **end = &p->chunks;
-    struct store_chunk c = {.chunk = q->chunk};
-    int rc = 0;
-    while (c.chunk++ < INT32_MAX && n++ < MOST_GATHERED &&
-           (rc = store_find_pending(b->store, q->key, q->chunk, room - bytes, &c, e)) == 1 &&
-           c.rows.at) {
-        *end = xcalloc(1, sizeof **end);
-        (*end)->chunk = c;
-        end = &(*end)->next;
-        bytes += c.rows.len;
-    }
-    if (rc < 0)
-        return rc;
-    return bytes > INBOX_SMALL_BYTES ? REQUEST_AGAIN : 0;
-}
-
-/* Places a chunk that waited behind a gap. */
-static int place_chunk(
-    struct broker *b, const struct store_chunk *c, struct prepared *p, struct err *e)
-{
-    const struct preparing with = {&b->admit, &b->limits, NULL};
-    const struct store_rows *rows = prepared_find(p, c);
-    struct store_rows *own = NULL;
-    int rc = 0;
-    if (c->rows.len == 0)
-        return 0;
-    if (!rows) {
-        rc = prepare_rows(&own, &with, c->rows, e);
-        rows = own;
-    }
-    if (rc == 0)
-        rc = store_add_rows(b->store, c->job, rows, e);
-    store_rows_free(&own);
-    return rc;
-}
-
-/* Places the chunks that waited behind a gap which is now closed. */
-static int place_pending(struct broker *b, int64_t job, struct prepared *p, struct err *e)
-{
-    struct store_chunk c = {.job = job};
-    int rc;
-    while ((rc = store_next_pending(b->store, job, &c.rows, &c.chunk, e)) == 1)
-        if ((rc = place_chunk(b, &c, p, e)) != 0)
-            return rc;
-    return rc;
-}
-
 static int new_job(struct broker *b, const struct request *q, const struct prepared *p,
     int64_t *job, struct err *e)
 {
@@ -134,9 +76,10 @@ static int new_job(struct broker *b, const struct request *q, const struct prepa
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
-/* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job. */
-static int add_chunk(
-    struct broker *b, const struct request *q, struct prepared *p, int64_t *job, struct err *e)
+/* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job; or 1 when the
+ * job has a chunk to be placed bit by bit. */
+static int add_chunk(struct broker *b, const struct request *q, const struct prepared *p,
+    int64_t *job, struct err *e)
 {
     int rc = transaction_begin(b, e);
     if (rc == 0)
@@ -145,16 +88,17 @@ static int add_chunk(
         rc = new_job(b, q, p, job, e);
     if (rc < 0)
         return rc;
-    touch(b, *job);
-    struct store_chunk chunk = {*job, q->chunk, q->rows, q->n_rows, q->seal, p->digest};
+    request_touch(b, *job);
+    struct store_chunk chunk = {
+        *job, q->chunk, q->rows, q->n_rows, q->seal, p->digest, request_is_slow(p)};
     rc = store_add_chunk(b->store, &chunk, e);
     if (rc < 0 || rc == CHUNK_SAME)
         return rc < 0 ? rc : 0;
     b->counters.rows_accepted += q->n_rows;
-    if (rc == CHUNK_PAST_GAP)
-        return 0;
+    if (rc == CHUNK_KEPT)
+        return store_next_pending(b->store, *job, &(struct store_pending){0}, e);
     rc = p->rows ? store_add_rows(b->store, *job, p->rows, e) : 0;
-    return rc == 0 ? place_pending(b, *job, p, e) : rc;
+    return rc == 0 ? kept_place_small(b, *job, e) : rc;
 }
 
 static int on_submit(
@@ -164,15 +108,15 @@ static int on_submit(
     struct store_job j;
     int64_t job;
     int rc = check_room(b, q, e);
-    if (rc == 0 && !p->chunks && !ahead_has_come(b, p))
-        rc = gather_pending(b, p, e);
     if (rc == 0 && ahead_must_wait(b, p, q->key))
-        rc = REQUEST_LATER;
+        return REQUEST_LATER;
     if (rc == 0)
         rc = add_chunk(b, q, p, &job, e);
-    if (rc != 0)
-        return rc;
-    if ((rc = store_get_job(b->store, job, &j, e)) != 1)
+    if (rc == 1 && !kept_has_come(b, p)) {
+        p->job = job;
+        return REQUEST_KEPT;
+    }
+    if (rc < 0 || (rc = store_get_job(b->store, job, &j, e)) != 1)
         return rc;
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 4);
     msg_key_int(w, "job", job);
@@ -208,8 +152,10 @@ static int on_score(struct broker *b, const struct envelope *env, struct prepare
         rc = waiters_make_room(b, env, e);
     if (rc == 0)
         rc = add_chunk(b, &q, p, &job, e);
-    if (rc != 0)
+    if (rc < 0)
         return rc;
+    if (rc == 1)
+        kept_add(b, job, NULL);
     uint32_t timeout_ms = q.timeout_ms ? q.timeout_ms : SCORE_TIMEOUT_MS;
     waiters_add(b, WAIT_SCORE, env, &q, job, now_mono_ms() + timeout_ms);
     return 0;
@@ -258,7 +204,7 @@ static int change_job(struct broker *b, const struct request *q, const struct st
     int rc = transaction_begin(b, e);
     if (rc != 0)
         return rc;
-    touch(b, j->job);
+    request_touch(b, j->job);
     if (j->cancelled && q->op != OP_CANCEL)
         return err_field(e, ASSAY_ESTATE, "job", "the job is cancelled");
     if (q->op == OP_RETRY)
@@ -272,6 +218,8 @@ static int change_job(struct broker *b, const struct request *q, const struct st
             "the job is held: %s; expected accept_mode: true to go on", j->reason);
     if (q->op == OP_RESUME && j->held)
         rc = store_accept_mode(b->store, j->job, e);
+    if (rc == 0 && q->op == OP_RESUME && j->held)
+        rc = kept_look(b, j->job, e);
     return rc == 0 ? store_pause(b->store, j->job, q->op == OP_PAUSE, e) : rc;
 }
 
@@ -345,7 +293,7 @@ static int on_purge(
     if (rc != 0)
         return rc;
     if (job != 0)
-        touch(b, job);
+        request_touch(b, job);
     b->purge_due_ms = 0;
     rc = store_purge(b->store, job, before_ms, &purged, e);
     if (rc != 0)
@@ -402,7 +350,7 @@ int request_handle(struct broker *b, struct message *m, struct err *e)
     if (p->rc != 0)
         *e = p->err;
     int rc = p->rc != 0 ? p->rc : serve(b, &m->envelope, p, e);
-    if (rc == REQUEST_AGAIN || rc == REQUEST_LATER)
+    if (rc == REQUEST_LATER || rc == REQUEST_KEPT)
         return rc;
     b->counters.requests++;
     if (rc < 0) {

@@ -5,13 +5,18 @@
 #include "broker/api/inbox.h"
 #include "broker/broker.h"
 
-#define REQUEST_AGAIN 1
-#define REQUEST_LATER 2
+#define REQUEST_LATER 1
+#define REQUEST_KEPT 2
 
 /* Puts the reply to a prepared message into the outbox and the job it wrote to into `touched`.
- * Returns 0; or REQUEST_AGAIN before anything was written: chunks that the message lets go on,
- * added to it, must be prepared first; or REQUEST_LATER, likewise: give it to ahead_add; or ASSAY_EFULL, ASSAY_ELOCKED or ASSAY_EIO when the database
- * failed: then nothing of this tick's requests may be kept. */
+ * Returns 0; or REQUEST_LATER before anything was written: give it to ahead_add; or REQUEST_KEPT: its
+ * chunk is accepted, and the reply is to come once chunks are placed: give it to kept_add with
+ * m->task.prepared.job; or ASSAY_EFULL, ASSAY_ELOCKED or ASSAY_EIO when the database failed: then
+ * nothing of this tick's requests may be kept. */
 int request_handle(struct broker *b, struct message *m, struct err *e);
+/* Whether the message's rows take long to place, so that their chunk is kept first (kept.h). */
+int request_is_slow(const struct prepared *p);
+/* Says that the job was written to. */
+void request_touch(struct broker *b, int64_t job);
 
 #endif

@@ -1,14 +1,11 @@
-/* chunks.c - takes in chunks, and keeps those past a gap until it is closed. */
+/* chunks.c - takes in chunks. Those past a gap are kept until it is closed (store/pending.c). */
 #include <sodium.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "broker/store/private.h"
 #include "broker/xxh.h"
 #include "schema/log.h"
 #include "schema/request.h"
-
-#define OLD_DIGEST_BYTES 32
 
 int store_set_finished(struct store *s, int64_t job, struct err *e)
 {
@@ -28,10 +25,9 @@ void store_digest_rows(struct slice rows, uint8_t digest[STORE_DIGEST_BYTES])
     memcpy(digest, canonical.digest, STORE_DIGEST_BYTES);
 }
 
-/* Chunks kept before version 4 of the schema have BLAKE2b-256, which its length shows. */
-static int has_digest(struct slice rows, struct slice kept, struct slice digest)
+int store_has_digest(struct slice rows, struct slice kept, struct slice digest)
 {
-    uint8_t old[OLD_DIGEST_BYTES];
+    uint8_t old[STORE_MAX_DIGEST_BYTES];
     if (kept.len == sizeof old) {
         crypto_generichash(old, sizeof old, rows.at, rows.len, NULL, 0);
         digest = (struct slice){old, sizeof old};
@@ -39,21 +35,49 @@ static int has_digest(struct slice rows, struct slice kept, struct slice digest)
     return kept.len == digest.len && memcmp(kept.at, digest.at, kept.len) == 0;
 }
 
-static int64_t sum_chunk(const int64_t numbers[4], struct slice digest)
+static int64_t sum_chunk(const int64_t numbers[4], struct slice digest, int64_t n_placed)
 {
     uint64_t h = XXH3_64bits(numbers, 4 * sizeof *numbers);
+    if (n_placed != 0) /* 0 adds nothing: so it is in records of before version 10 */
+        h = XXH3_64bits_withSeed(&n_placed, sizeof n_placed, h);
     return (int64_t)XXH3_64bits_withSeed(digest.at, digest.len, h);
 }
 
-int store_chunk_is_sound(sqlite3_stmt *q, int64_t job, int at)
+/* Of the record that q is at, with another n_placed. */
+static int64_t sum_of(sqlite3_stmt *q, int64_t job, int at, int64_t n_placed)
 {
     int64_t numbers[] = {job, sqlite3_column_int64(q, at), sqlite3_column_int64(q, at + 1),
         sqlite3_column_int64(q, at + 2)};
     struct slice digest = {sqlite3_column_blob(q, at + 3), (size_t)sqlite3_column_bytes(q, at + 3)};
+    return sum_chunk(numbers, digest, n_placed);
+}
+
+int store_chunk_is_sound(sqlite3_stmt *q, int64_t job, int at)
+{
     int type = sqlite3_column_type(q, at + 4);
-    return digest.at && (type == SQLITE_NULL || /* from before version 9 */
-                            (type == SQLITE_INTEGER &&
-                                sqlite3_column_int64(q, at + 4) == sum_chunk(numbers, digest)));
+    if (sqlite3_column_bytes(q, at + 3) == 0)
+        return 0;
+    return type == SQLITE_NULL || /* from before version 9 */
+           (type == SQLITE_INTEGER && sqlite3_column_int64(q, at + 4) ==
+                                          sum_of(q, job, at, sqlite3_column_int64(q, at + 5)));
+}
+
+int store_set_placed(
+    struct store *s, int64_t job, uint32_t chunk, uint32_t n_placed, int is_over, struct err *e)
+{
+    sqlite3_stmt *q =
+        store_prepare(s, "select " STORE_CHUNK_COLUMNS "from chunk where job = ? and chunk = ?",
+            "ii", job, (int64_t)chunk);
+    int64_t n = is_over ? 0 : n_placed;
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    int64_t sum = sum_of(q, job, 0, n);
+    sqlite3_reset(q);
+    return store_run(s, e,
+        "update chunk set pending = iif(?1, null, pending), n_placed = ?2, sum = ?3 "
+        "where job = ?4 and chunk = ?5",
+        "iiiii", (int64_t)is_over, n, sum, job, (int64_t)chunk);
 }
 
 /* The chunk is there already: compares digest and seal. */
@@ -61,7 +85,7 @@ static int compare_chunk(
     sqlite3_stmt *q, const struct store_chunk *c, struct slice digest, struct err *e)
 {
     struct slice kept = {sqlite3_column_blob(q, 3), (size_t)sqlite3_column_bytes(q, 3)};
-    int same = has_digest(c->rows, kept, digest) && sqlite3_column_int(q, 2) == c->seal;
+    int same = store_has_digest(c->rows, kept, digest) && sqlite3_column_int(q, 2) == c->seal;
     int sound = store_chunk_is_sound(q, c->job, 0);
     sqlite3_reset(q);
     if (!sound)
@@ -119,8 +143,7 @@ static int check_chunk(
     return 0;
 }
 
-/* Bytes kept past a gap count as queued tokens until their rows are placed. */
-static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, struct err *e)
+int store_count_pending(struct store *s, int64_t job, size_t bytes, int sign, struct err *e)
 {
     int64_t tokens = sign * (int64_t)(bytes / sizeof(int32_t));
     s->queued_tokens += tokens;
@@ -129,28 +152,26 @@ static int add_pending(struct store *s, int64_t job, size_t bytes, int sign, str
 }
 
 static int insert_chunk(
-    struct store *s, const struct store_chunk *c, struct slice digest, int in_order, struct err *e)
+    struct store *s, const struct store_chunk *c, struct slice digest, int is_kept, struct err *e)
 {
-    static const uint8_t nothing;
-    struct slice pending = {0};
-    if (!in_order)
-        pending = c->rows.at ? c->rows : (struct slice){&nothing, 0};
     int64_t numbers[] = {c->job, c->chunk, c->n_rows, c->seal};
     int rc = store_run(s, e,
         "insert into chunk(job, chunk, n_rows, seal, digest, pending, sum) "
-        "values (?, ?, ?, ?, ?, ?, ?)",
-        "iiiibbi", numbers[0], numbers[1], numbers[2], numbers[3], digest, pending,
-        sum_chunk(numbers, digest));
+        "values (?1, ?2, ?3, ?4, ?5, iif(?6, ?7, null), ?8)",
+        "iiiibiii", numbers[0], numbers[1], numbers[2], numbers[3], digest, (int64_t)is_kept,
+        (int64_t)c->rows.len, sum_chunk(numbers, digest, 0));
     if (rc == 0 && c->seal)
         rc = store_run_job(s, c->job, JOB_SAID, e, "update job set seal_chunk = ? where job = ?",
             "ii", (int64_t)c->chunk, c->job);
     if (rc == 0)
         rc = store_run_job(s, c->job, JOB_COUNTED, e,
             "update job set accepted = accepted + ?, next_chunk = next_chunk + ? where job = ?",
-            "iii", (int64_t)c->n_rows, (int64_t)in_order, c->job);
-    if (rc == 0 && !in_order)
-        rc = add_pending(s, c->job, pending.len, 1, e);
-    return rc == 0 && in_order && c->n_rows == 0 ? store_set_finished(s, c->job, e) : rc;
+            "iii", (int64_t)c->n_rows, (int64_t)!is_kept, c->job);
+    if (rc == 0 && is_kept)
+        rc = store_take_pieces(s, c, e);
+    if (rc == 0 && is_kept)
+        rc = store_count_pending(s, c->job, c->rows.len, 1, e);
+    return rc == 0 && !is_kept && c->n_rows == 0 ? store_set_finished(s, c->job, e) : rc;
 }
 
 int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
@@ -172,11 +193,12 @@ int store_add_chunk(struct store *s, const struct store_chunk *c, struct err *e)
     rc = read_extent(s, c->job, &x, e);
     if (rc == 0)
         rc = check_chunk(c, &j, &x, e);
+    int is_kept = rc == 0 && (c->is_slow || x.next != (int64_t)c->chunk);
     if (rc == 0)
-        rc = insert_chunk(s, c, digest, x.next == (int64_t)c->chunk, e);
+        rc = insert_chunk(s, c, digest, is_kept, e);
     if (rc != 0)
         return rc;
-    return x.next == (int64_t)c->chunk ? CHUNK_IN_ORDER : CHUNK_PAST_GAP;
+    return is_kept ? CHUNK_KEPT : CHUNK_IN_ORDER;
 }
 
 int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e)
@@ -189,7 +211,7 @@ int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struc
     return rc != 0 ? rc : owed == 1;
 }
 
-/* ---- chunks that were past a gap ---- */
+/* ---- damage ---- */
 
 int store_chunks_agree(struct store *s, int64_t job, int64_t accepted, struct err *e)
 {
@@ -205,7 +227,7 @@ int store_chunks_agree(struct store *s, int64_t job, int64_t accepted, struct er
     return rc < 0 ? rc : sound && n_rows == accepted;
 }
 
-/* Finds the first chunk past a gap with a damaged record; *chunk is -1 if there is none. */
+/* Finds the first kept chunk with a damaged record; *chunk is -1 if there is none. */
 static int find_damaged(struct store *s, int64_t job, int64_t *chunk, struct err *e)
 {
     sqlite3_stmt *q = store_prepare(s,
@@ -221,12 +243,14 @@ static int find_damaged(struct store *s, int64_t job, int64_t *chunk, struct err
     return rc < 0 ? rc : 0;
 }
 
-int store_drop_damaged_chunks(struct store *s, int64_t job, struct err *e)
+int store_drop_damaged_chunks(
+    struct store *s, int64_t job, int64_t next, int *was_next, struct err *e)
 {
     int64_t chunk, last = -1;
     int rc;
     while ((rc = find_damaged(s, job, &chunk, e)) == 0 && chunk > last) {
         last = chunk;
+        *was_next |= chunk == next;
         rc = store_run(s, e, "delete from chunk where job = ? and chunk = ?", "ii", job, chunk);
         if (rc != 0)
             return rc;
@@ -235,115 +259,4 @@ int store_drop_damaged_chunks(struct store *s, int64_t job, struct err *e)
             (long long)job, (long long)chunk);
     }
     return rc;
-}
-
-/* The next chunk in order: its bytes, its number of rows, and whether the bytes are what
- * arrived. */
-struct pending {
-    struct slice rows;
-    int64_t n_rows, chunk;
-    int sound;
-};
-
-int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest)
-{
-    uint8_t bytes[STORE_DIGEST_BYTES];
-    struct slice rows = {sqlite3_column_blob(q, pending), 0};
-    rows.len = (size_t)sqlite3_column_bytes(q, pending);
-    struct slice kept = {sqlite3_column_blob(q, digest), (size_t)sqlite3_column_bytes(q, digest)};
-    store_digest_rows(rows, bytes);
-    return kept.at && has_digest(rows, kept, (struct slice){bytes, sizeof bytes});
-}
-
-static int read_pending(struct store *s, int64_t job, struct pending *p, struct err *e)
-{
-    sqlite3_stmt *q = store_prepare(s,
-        "select pending, n_rows, digest, chunk from chunk where job = ?1 and "
-        "chunk = (select next_chunk from job where job = ?1) and pending is not null",
-        "i", job);
-    int rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    p->rows = (struct slice){sqlite3_column_blob(q, 0), (size_t)sqlite3_column_bytes(q, 0)};
-    p->n_rows = sqlite3_column_int64(q, 1);
-    p->chunk = sqlite3_column_int64(q, 3);
-    p->sound = store_pending_is_sound(q, 0, 2);
-    /* q stays on its row, so the blob stays valid; it is reset at its next use. */
-    return 1;
-}
-
-/* Places the chunk's rows, each born failed: at most as many as the job has accepted and not
- * placed. */
-static int place_damaged(struct store *s, int64_t job, int64_t n_rows, struct err *e)
-{
-    static const struct store_row damaged = {
-        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
-        .error_code = ASSAY_EDAMAGED,
-        .error_message = STORE_ROW_DAMAGED};
-    int64_t left;
-    int rc =
-        store_integer(s, 0, &left, e, "select accepted - placed from job where job = ?", "i", job);
-    if (rc != 0)
-        return rc;
-    struct packed_writer scratch = {0};
-    struct store_rows *rows = store_rows_new(&scratch);
-    for (int64_t i = 0; i < n_rows && i < left; i++)
-        store_rows_add(rows, &damaged);
-    store_rows_end(rows);
-    packed_writer_release(&scratch);
-    rc = store_add_rows(s, job, rows, e);
-    store_rows_free(&rows);
-    return rc;
-}
-
-/* The rows of the chunk that the last call lent are placed now. */
-static int end_pending(struct store *s, int64_t job, struct err *e)
-{
-    return store_run(s, e,
-        "update chunk set pending = null where job = ?1 and pending is not null and "
-        "chunk = (select next_chunk - 1 from job where job = ?1)",
-        "i", job);
-}
-
-int store_next_pending(
-    struct store *s, int64_t job, struct slice *rows, uint32_t *chunk, struct err *e)
-{
-    struct pending p;
-    int rc;
-    while ((rc = end_pending(s, job, e)) == 0 && (rc = read_pending(s, job, &p, e)) == 1) {
-        *rows = p.rows;
-        *chunk = (uint32_t)p.chunk;
-        rc = store_run_job(s, job, JOB_COUNTED, e,
-            "update job set next_chunk = next_chunk + 1 where job = ?", "i", job);
-        if (rc == 0)
-            rc = add_pending(s, job, rows->len, -1, e);
-        if (rc == 0 && !p.sound)
-            rc = place_damaged(s, job, p.n_rows, e);
-        if (rc == 0 && (p.n_rows == 0 || !p.sound))
-            rc = store_set_finished(s, job, e);
-        if (rc != 0 || p.sound)
-            return rc == 0 ? 1 : rc;
-    }
-    return rc;
-}
-
-int store_find_pending(struct store *s, struct slice key, uint32_t missing, size_t max_bytes,
-    struct store_chunk *c, struct err *e)
-{
-    sqlite3_stmt *q = store_prepare(s,
-        "select job, n_rows, pending from chunk where pending is not null and chunk = ?3 and "
-        "job = (select job from job where key = ?1 and next_chunk = ?2)",
-        "tii", key, (int64_t)missing, (int64_t)c->chunk);
-    int rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    size_t len = (size_t)sqlite3_column_bytes(q, 2);
-    uint8_t *copy = len <= max_bytes ? malloc(len + 1) : NULL;
-    c->job = sqlite3_column_int64(q, 0);
-    c->n_rows = (uint32_t)sqlite3_column_int64(q, 1);
-    c->rows = (struct slice){copy, copy ? len : 0};
-    if (copy && len > 0)
-        memcpy(copy, sqlite3_column_blob(q, 2), len);
-    sqlite3_reset(q);
-    return 1;
 }

@@ -27,6 +27,7 @@ int store_next_number(struct store *s, int64_t *job, struct err *e)
         "and value between 1 and ?1), 0), "
         "ifnull((select max(row) >> 32 from row where row < (?1 + 1) << 32), 0), "
         "ifnull((select max(job) from chunk where job <= ?1), 0), "
+        "ifnull((select max(job) from piece where job <= ?1), 0), "
         "ifnull((select max(job) from result where job <= ?1), 0))",
         "i", (int64_t)STORE_LAST_JOB);
     if (rc == 0 && *job > STORE_LAST_JOB)

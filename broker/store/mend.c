@@ -206,23 +206,30 @@ static int note_gone(struct census *c, int64_t next_seq, struct err *e)
 
 /* How many rows have an index: what the counter or the chunks say, or else the number of
  * records. */
-static int count_rows(struct store *s, int64_t job, const struct counters *was, int64_t *n,
-    int64_t *accepted, struct err *e)
+static int count_rows(
+    struct census *c, const struct counters *was, int was_next, int64_t *accepted, struct err *e)
 {
-    int64_t chunks = 0, rows = 0;
+    struct store *s = c->s;
+    int64_t chunks = 0, rows = 0, job = c->job, *n = &c->n_rows;
     int rc = store_integer(s, 0, &chunks, e,
-        "select sum(n_rows) from chunk where job = ? and pending is null and n_rows >= 0", "i",
-        job);
+        "select sum(iif(pending is null, n_rows, n_placed)) from chunk "
+        "where job = ? and n_rows >= 0 and n_placed >= 0",
+        "i", job);
     if (rc == 0)
         rc = store_integer(s, 0, &rows, e, "select count(*) from row where row between ? and ?",
             "ii", row_id_of(job, 0), row_last(job));
     if (rc == 0)
         rc = store_integer(s, 0, accepted, e,
-            "select sum(n_rows) from chunk where job = ? and pending is not null and n_rows >= 0",
+            "select sum(n_rows - n_placed) from chunk where job = ? and pending is not null "
+            "and n_placed between 0 and n_rows",
             "i", job);
     *n = was->placed == rows || was->placed == chunks ? was->placed : chunks;
     if (*n < 0 || *n > UINT32_MAX || *n > 4 * rows + 4096) /* some rows may be lost, not most */
         *n = rows;
+    if (rc == 0 && was_next && *n > chunks && chunks >= 0) {
+        *n = chunks; /* the rows behind are a part of a chunk that has to be sent again */
+        rc = store_drop_unplaced(s, job, chunks, e);
+    }
     *accepted += *n;
     return rc;
 }
@@ -235,7 +242,7 @@ static int write_counters(
         store_integer(c->s, 0, &gone, e, "select max(seq) from gone where job = ?", "i", c->job);
     if (rc == 0)
         rc = store_integer(c->s, 0, &pending, e,
-            "select sum(length(pending) / 4) from chunk where job = ? and pending is not null", "i",
+            "select sum(pending / 4) from chunk where job = ? and pending is not null", "i",
             c->job);
     if (gone >= next)
         next = gone + 1;
@@ -276,15 +283,16 @@ int store_mend_job(struct store *s, int64_t job, int drop, struct err *e)
     struct counters was;
     struct census c = {.s = s, .job = job};
     int64_t accepted = 0;
+    int was_next = 0;
     int rc = read_counters(s, job, &was, e);
     if (rc != 1)
         return rc;
     if ((rc = store_end_tally(s, e)) != 0 || (rc = store_keep_blocks(s, e)) != 0)
         return rc;
     store_drop_blocks(s);
-    rc = store_drop_damaged_chunks(s, job, e);
+    rc = store_drop_damaged_chunks(s, job, was.next_chunk, &was_next, e);
     if (rc == 0)
-        rc = count_rows(s, job, &was, &c.n_rows, &accepted, e);
+        rc = count_rows(&c, &was, was_next, &accepted, e);
     c.over = xcalloc((size_t)c.n_rows / 64 + 1, sizeof *c.over);
     c.failed = xcalloc((size_t)c.n_rows / 64 + 1, sizeof *c.failed);
     if (rc == 0)
@@ -349,6 +357,8 @@ static int mend_unfinished(struct store *s, struct err *e)
         rc = store_states_agree(s, job, e);
         rc = rc == 0 ? store_mend_job(s, job, 0, e) : rc < 0 ? rc : drop_unplaced(s, job, e);
     }
+    if (rc == 0)
+        rc = store_drop_lost_pieces(s, e);
     if (rc == 0)
         return store_commit(s, e);
     store_rollback(s);

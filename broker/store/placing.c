@@ -41,6 +41,7 @@ struct store_rows {
     struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
     size_t pack_bytes;            /* memory of the packs */
     int64_t truncation;           /* of its rows (store_join_truncation) */
+    uint32_t n_failed;            /* born failed */
 };
 
 /* ---- made ready, on any thread ---- */
@@ -57,6 +58,11 @@ struct store_rows *store_rows_new(struct packed_writer *scratch)
 size_t store_rows_bytes(const struct store_rows *r)
 {
     return r ? sizeof *r + r->room * sizeof *r->rows + r->pack_bytes : 0;
+}
+
+uint32_t store_rows_failed(const struct store_rows *r)
+{
+    return r ? r->n_failed : 0;
 }
 
 void store_rows_free(struct store_rows **out)
@@ -170,6 +176,7 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
         ready->error_message =
             must_have(strdup(row->error_message), strlen(row->error_message) + 1);
     r->truncation = store_join_truncation(r->truncation, truncation_of(row));
+    r->n_failed += row->error_code != 0;
     r->n++;
 }
 
@@ -177,6 +184,21 @@ void store_rows_end(struct store_rows *r)
 {
     end_pack(r);
     r->writer = NULL;
+}
+
+struct store_rows *store_damaged_rows(uint32_t n)
+{
+    static const struct store_row damaged = {
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+        .error_code = ASSAY_EDAMAGED,
+        .error_message = STORE_ROW_DAMAGED};
+    struct packed_writer scratch = {0};
+    struct store_rows *rows = store_rows_new(&scratch);
+    for (uint32_t i = 0; i < n; i++)
+        store_rows_add(rows, &damaged);
+    store_rows_end(rows);
+    packed_writer_release(&scratch);
+    return rows;
 }
 
 /* ---- placed, on the store's thread ---- */
@@ -355,19 +377,66 @@ int store_write_rows(struct store *s, int64_t first_row, const struct store_rows
     return rc < 0 ? rc : w->n_rows < rows->n || w->pack;
 }
 
-int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e)
+/* Where the run of rows ends that begins with row i: a pack, or rows before the next one. Its input
+ * is written with it, so no row is placed without. */
+static uint32_t end_of_run(const struct store_rows *rows, const struct ready_pack *pack, uint32_t i)
+{
+    uint32_t end = i + PACKED_ROWS < rows->n ? i + PACKED_ROWS : rows->n;
+    if (!pack)
+        return end;
+    if (i >= pack->first)
+        return pack->first + pack->n_rows;
+    return end < pack->first ? end : pack->first;
+}
+
+/* Places the next run. */
+static int place_run(struct store *s, struct placing *p, const struct store_rows *rows,
+    struct store_written *w, int ahead, struct err *e)
+{
+    const struct ready_pack *pack = w->pack;
+    int64_t first_row = p->next_row - w->n_rows;
+    uint32_t end = end_of_run(rows, pack, w->n_rows);
+    int rc = 0;
+    for (; rc == 0 && w->n_rows < end; w->n_rows++)
+        rc = add_row(s, p, &rows->rows[w->n_rows], ahead && w->n_rows >= n_not_ahead(first_row), e);
+    if (!pack || end <= pack->first)
+        return rc;
+    w->pack = pack->next;
+    return rc == 0 && !ahead ? add_pack(s, first_row, rows, pack, e) : rc;
+}
+
+static int place_rows(struct store *s, struct placing *p, const struct store_rows *rows,
+    struct store_written *w, int ahead, long long until_us, struct err *e)
+{
+    int rc = 0;
+    assert(!rows->writer); /* store_rows_end was called */
+    if (w->n_rows == 0)
+        w->pack = rows->packs;
+    while (rc == 0 && w->n_rows < rows->n) {
+        rc = place_run(s, p, rows, w, ahead, e);
+        if (now_mono_us() >= until_us)
+            break;
+    }
+    if (rc == 0)
+        rc = keep_truncation(s, p, rows, e);
+    if (rc == 0)
+        rc = end_placing(s, p, e);
+    return rc == 0 ? w->n_rows < rows->n : rc;
+}
+
+int store_place_rows(struct store *s, int64_t job, const struct store_rows *rows,
+    struct store_written *w, long long until_us, struct err *e)
 {
     struct placing p;
     int rc = begin_placing(s, job, &p, e);
-    assert(!rows->writer); /* store_rows_end was called */
+    return rc == 0 ? place_rows(s, &p, rows, w, 0, until_us, e) : rc;
+}
+
+int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, struct err *e)
+{
+    struct placing p;
+    struct store_written w = {0};
+    int rc = begin_placing(s, job, &p, e);
     int ahead = rc == 0 ? store_take_ahead(s, job, p.first_row, rows, e) : rc;
-    if (ahead < 0)
-        return ahead;
-    for (uint32_t i = 0; rc == 0 && i < rows->n; i++)
-        rc = add_row(s, &p, &rows->rows[i], ahead && i >= n_not_ahead(p.first_row), e);
-    for (const struct ready_pack *pack = rows->packs; rc == 0 && !ahead && pack; pack = pack->next)
-        rc = add_pack(s, p.first_row, rows, pack, e);
-    if (rc == 0)
-        rc = keep_truncation(s, &p, rows, e);
-    return rc == 0 ? end_placing(s, &p, e) : rc;
+    return ahead < 0 ? ahead : place_rows(s, &p, rows, &w, ahead, INT64_MAX, e);
 }

@@ -12,7 +12,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 9
+#define STORE_SCHEMA_VERSION 10
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
@@ -84,19 +84,17 @@ static inline uint64_t row_bit(int64_t row)
     return 1ull << (row & 63);
 }
 
-/* How many of a chunk's rows are written. */
-struct store_written {
-    uint32_t n_rows, n_packs;
-    const void *pack; /* the next one */
-};
-
-/* Rows that are written before they are placed (store/ahead.c). */
+/* Rows that are written before they are placed, or pieces of a chunk that is to be kept
+ * (store/ahead.c). */
 struct store_ahead {
     const struct store_rows *rows; /* borrowed; NULL: none are to be written or placed */
     int64_t job, first;            /* 0: none are there; the number of the first */
-    int is_new;                    /* the job is made when they are placed */
-    int is_whole;                  /* all are written */
-    int is_taken;                  /* the open transaction places them */
+    int in_pieces;
+    uint32_t chunk; /* of the pieces, with the bytes that are written */
+    size_t n_bytes;
+    int is_new;   /* the job is made when they are placed */
+    int is_whole; /* all are written */
+    int is_taken; /* the open transaction places them */
     struct store_written written;
 };
 
@@ -226,6 +224,8 @@ void store_end_ahead(struct store *s, int kept); /* call it after a commit or ro
 /* The job whose rows are being written or placed: it may be in table purge meanwhile; 0: none. */
 int64_t store_ahead_number(const struct store *s);
 int store_drop_unplaced(struct store *s, int64_t job, int64_t placed, struct err *e);
+/* Writes the pieces of a chunk that is kept, if they are not written. */
+int store_take_pieces(struct store *s, const struct store_chunk *c, struct err *e);
 /* store/placing.c: writes some of them, until about `until_us`: 1, or 0 when all are written. */
 int store_write_rows(struct store *s, int64_t first, const struct store_rows *rows,
     struct store_written *w, long long until_us, struct err *e);
@@ -304,15 +304,37 @@ int store_rows_between(struct store *s, int64_t first, int64_t last, store_row_v
     void *arg, struct err *e);
 /* store/chunks.c */
 /* q has the columns STORE_CHUNK_COLUMNS from `at` on. Whether they are as they were written. */
-#define STORE_CHUNK_COLUMNS "chunk, n_rows, seal, digest, sum "
+#define STORE_CHUNK_COLUMNS "chunk, n_rows, seal, digest, sum, n_placed "
 int store_chunk_is_sound(sqlite3_stmt *q, int64_t job, int at);
 /* Whether the records of the job's chunks are sound, with so many rows: 1, or 0. */
 int store_chunks_agree(struct store *s, int64_t job, int64_t accepted, struct err *e);
-/* Deletes chunks past a gap whose record is damaged: which they are is not known. */
-int store_drop_damaged_chunks(struct store *s, int64_t job, struct err *e);
-/* q is at a chunk past a gap. Whether column `pending` holds the bytes that column `digest` is
- * of. */
-int store_pending_is_sound(sqlite3_stmt *q, int pending, int digest);
+/* Notes that so many rows of a kept chunk are placed; is_over: all are, and it is not kept any
+ * more. */
+int store_set_placed(
+    struct store *s, int64_t job, uint32_t chunk, uint32_t n_placed, int is_over, struct err *e);
+/* Bytes that are kept count as queued tokens until their rows are placed: adds them, or takes them
+ * off. */
+int store_count_pending(struct store *s, int64_t job, size_t bytes, int sign, struct err *e);
+/* Whether `kept` is the digest of these rows; `digest` is the one that is taken now. Chunks from
+ * before version 4 of the schema have BLAKE2b-256, which its length shows. */
+int store_has_digest(struct slice rows, struct slice kept, struct slice digest);
+/* Deletes kept chunks whose record is damaged: which they are is not known. Sets *was_next if one
+ * was chunk `next`. */
+int store_drop_damaged_chunks(
+    struct store *s, int64_t job, int64_t next, int *was_next, struct err *e);
+/* store/pending.c */
+/* Finds the first kept chunk of the job above `after`, whatever is before it: 1 and *p, or 0. */
+int store_pending_above(
+    struct store *s, int64_t job, int64_t after, struct store_pending *p, struct err *e);
+/* Writes pieces of the chunk from *n_written on, until about until_us: 1, or 0 when all are
+ * written. */
+int store_write_pieces(struct store *s, const struct store_chunk *c, size_t *n_written,
+    long long until_us, struct err *e);
+int store_drop_lost_pieces(struct store *s, struct err *e); /* at the start: those of no chunk */
+/* store/placing.c: places rows from w->n_rows on, until about until_us: 1, or 0 when all are
+ * placed. */
+int store_place_rows(struct store *s, int64_t job, const struct store_rows *rows,
+    struct store_written *w, long long until_us, struct err *e);
 
 /* store/mend.c: makes again what can be derived from the rest. */
 /* Compares the states of the job's rows with its counters: 1 they agree, 0 they do not. */

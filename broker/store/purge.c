@@ -25,6 +25,7 @@
     "select min(job) from purge where job between 1 and ? and job <> ? "                           \
     "and job not in (select job from job)"
 #define ROWS 16 /* rows per step: each may have megabytes of tokens */
+#define PIECES 4
 
 int store_purge(
     struct store *s, int64_t job, int64_t before_ms, struct store_purged *out, struct err *e)
@@ -92,10 +93,16 @@ static int delete_rows(struct store *s, int64_t job, struct err *e)
     return rc == 0 ? 1 : rc;
 }
 
-/* The same for its chunks. */
+/* The same for its chunks, and before them for the pieces of kept ones. */
 static int delete_chunks(struct store *s, int64_t job, struct err *e)
 {
     int rc = store_run(s, e,
+        "delete from piece where job = ?1 and (chunk, piece) in "
+        "(select chunk, piece from piece where job = ?1 order by chunk, piece limit ?2)",
+        "ii", job, (int64_t)PIECES);
+    if (rc != 0 || sqlite3_changes(s->db) > 0)
+        return rc == 0 ? 1 : rc;
+    rc = store_run(s, e,
         "delete from chunk where job = ?1 and chunk in "
         "(select chunk from chunk where job = ?1 order by chunk limit ?2)",
         "ii", job, (int64_t)ROWS);

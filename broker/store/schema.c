@@ -72,6 +72,12 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     [7] = "alter table job add column truncation integer not null default 0;",
     /* So do records of chunks have checksums. */
     [8] = "alter table chunk add column sum integer;",
+    /* The bytes of kept chunks move into pieces (store/pending.c). */
+    [9] = "alter table chunk add column n_placed integer not null default 0;"
+          "create table piece (job integer not null, chunk integer not null, "
+          "piece integer not null, bytes blob not null, primary key (job, chunk, piece));"
+          "insert into piece select job, chunk, 0, pending from chunk where length(pending) > 0;"
+          "update chunk set pending = length(pending) where pending is not null;",
 };
 
 /* ---- from one version to the next ---- */

@@ -119,21 +119,46 @@ static void check_counters(struct scrub *c)
         find(c, -1, "states of its rows and its counters do not agree, or are damaged");
 }
 
+/* Whether the record of a kept chunk has another number of bytes than its pieces. */
+static void check_pending_bytes(struct scrub *c, const struct store_pending *p)
+{
+    int64_t bytes;
+    int rc = store_integer(c->s, 0, &bytes, NULL,
+        "select pending from chunk where job = ? and chunk = ?", "ii", c->job, (int64_t)p->chunk);
+    if (rc != 0 || bytes != (int64_t)p->bytes)
+        find(c, -1, "the number of bytes of chunk %" PRIu32 ", which waits", p->chunk);
+}
+
+/* Checks the pieces of each chunk that is kept. */
+static void check_pending(struct scrub *c)
+{
+    struct err e;
+    struct store_pending p;
+    int rc;
+    for (int64_t after = -1; (rc = store_pending_above(c->s, c->job, after, &p, &e)) == 1;
+         after = p.chunk) {
+        uint8_t *bytes = xcalloc(1, p.bytes + 1);
+        rc = store_read_pending(c->s, &p, bytes, INT64_MAX, &e);
+        if (rc < 0 || !store_pending_is_sound(&p, bytes))
+            find(c, -1, "rows of chunk %" PRIu32 ", which waits", p.chunk);
+        check_pending_bytes(c, &p);
+        free(bytes);
+    }
+    note_failure(c, "rows of chunks that wait", rc, &e);
+}
+
 static void check_chunks(struct scrub *c, int64_t accepted)
 {
     struct err e;
     int64_t n_rows = 0;
     int rc;
-    sqlite3_stmt *q = store_prepare(
-        c->s, "select " STORE_CHUNK_COLUMNS ", pending from chunk where job = ?", "i", c->job);
+    sqlite3_stmt *q =
+        store_prepare(c->s, "select " STORE_CHUNK_COLUMNS "from chunk where job = ?", "i", c->job);
     while ((rc = store_step(c->s, q, &e)) == 1) {
         int64_t n = sqlite3_column_int64(q, 1);
         n_rows += n >= 0 && n <= UINT32_MAX ? n : 0;
         if (!store_chunk_is_sound(q, c->job, 0))
             find(c, -1, "the record of chunk %" PRId64, (int64_t)sqlite3_column_int64(q, 0));
-        if (sqlite3_column_type(q, 5) != SQLITE_NULL && !store_pending_is_sound(q, 5, 3))
-            find(c, -1, "rows of chunk %" PRId64 ", which waits for those before it",
-                (int64_t)sqlite3_column_int64(q, 0));
     }
     note_failure(c, "chunks", rc, &e);
     if (rc == 0 && n_rows != accepted)
@@ -239,6 +264,23 @@ static void check_between(struct scrub *c, int64_t before, int64_t end)
         find(c, -1, "rows of job %" PRId64 ", which is not there", row_job(row));
 }
 
+/* Chunks and their pieces of a job that is not there, and not being purged. */
+static void check_lost(struct scrub *c)
+{
+    struct err e;
+    int rc;
+    sqlite3_stmt *q = store_prepare(c->s,
+        "select job from (select job from chunk union select job from piece) "
+        "where job not in (select job from job) and job not in (select job from purge)",
+        "");
+    c->job = 0;
+    c->key[0] = '\0';
+    while ((rc = store_step(c->s, q, &e)) == 1)
+        find(c, -1, "chunks of job %" PRId64 ", which is not there",
+            (int64_t)sqlite3_column_int64(q, 0));
+    note_failure(c, "chunks", rc, &e);
+}
+
 static void check_job(struct scrub *c, int64_t placed, int64_t accepted, int damage)
 {
     c->totals->jobs++;
@@ -248,6 +290,7 @@ static void check_job(struct scrub *c, int64_t placed, int64_t accepted, int dam
         find(c, -1, "its record: counters");
     check_counters(c);
     check_chunks(c, accepted);
+    check_pending(c);
     check_rows(c, placed);
     check_results(c);
     check_shown(c);
@@ -329,6 +372,8 @@ int store_scrub(const char *data_dir, const struct scrub_caller *caller,
         check_file(&c);
         if (!c.ended)
             check_jobs(&c);
+        if (!c.ended)
+            check_lost(&c);
         count_unchecked(&c);
     }
     store_close_reader(&c.s);

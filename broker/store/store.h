@@ -203,7 +203,7 @@ int store_mend_suspect(struct store *s, int64_t *job, struct err *e);
 
 /* ---- chunks ----
  * A chunk in order is placed at once: its rows get their index. A chunk past a gap is kept as its
- * encoded bytes and placed once the gap is filled. */
+ * encoded bytes and placed once the gap is filled (store/pending.c). */
 struct store_chunk {
     int64_t job;
     uint32_t chunk;
@@ -211,28 +211,61 @@ struct store_chunk {
     uint32_t n_rows;
     int seal;
     const uint8_t *digest; /* of rows, by store_digest_rows; NULL: it is taken when needed */
+    int is_slow;           /* keep it even in order: its rows take long to place */
 };
 #define STORE_DIGEST_BYTES 16
+#define STORE_MAX_DIGEST_BYTES 32 /* of chunks from before version 4 of the schema */
 void store_digest_rows(struct slice rows, uint8_t digest[STORE_DIGEST_BYTES]);
-enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_PAST_GAP = 3 };
+enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_KEPT = 3 };
 /* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
  * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
- * then call store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
+ * then look for store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
  * ASSAY_ESTATE: the job is cancelled, or held for its truncation, or the chunk is past the sealing
  * one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
 /* Returns 1 when a full queue must still take this chunk: either it is there already and adds
  * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */
 int store_chunk_is_owed(struct store *s, struct slice key, uint32_t chunk, struct err *e);
-/* Takes the next chunk in order, if it was kept: 1, its number, and *rows, borrowed until the next
- * store call other than store_add_rows. The chunk then counts as placed. */
-int store_next_pending(
-    struct store *s, int64_t job, struct slice *rows, uint32_t *chunk, struct err *e);
-/* Looks at the kept chunk c->chunk of the key's job while chunk `missing` is the first that the job
- * lacks: 1 and *c, or 0. If it has at most max_bytes, c->rows is a copy that the caller frees;
- * otherwise it is absent. */
-int store_find_pending(struct store *s, struct slice key, uint32_t missing, size_t max_bytes,
-    struct store_chunk *c, struct err *e);
+struct store_rows;
+/* A kept chunk that is the next of its job. */
+struct store_pending {
+    int64_t job;
+    uint32_t chunk;
+    uint32_t n_rows, n_placed; /* its rows, and how many of them are placed */
+    uint32_t n_left;           /* still to be placed, as far as the job has accepted them */
+    size_t bytes;              /* of its encoded rows */
+    size_t n_read;             /* and how many of them are read */
+    int64_t next_piece;
+    uint8_t digest[STORE_MAX_DIGEST_BYTES];
+    uint32_t digest_len;
+};
+/* Finds it: 1 and *p, or 0 when there is none, or nothing may be added to the job. */
+int store_next_pending(struct store *s, int64_t job, struct store_pending *p, struct err *e);
+/* Reads into bytes[p->bytes] until about until_us: 1, or 0 when all is read. Begin with *p as it was
+ * found. */
+int store_read_pending(
+    struct store *s, struct store_pending *p, uint8_t *bytes, long long until_us, struct err *e);
+/* Whether what was read is what arrived. In any thread. */
+int store_pending_is_sound(const struct store_pending *p, const uint8_t *bytes);
+/* So many rows to be placed, each born failed as damaged. */
+struct store_rows *store_damaged_rows(uint32_t n);
+/* How far rows are written or placed. */
+struct store_written {
+    uint32_t n_rows, n_packs;
+    const void *pack; /* the next one */
+};
+/* Places rows of the chunk, the first of which are p->n_placed and following, until about until_us: 1
+ * when there are more, 0 when the chunk counts as placed, or is not the next any more. *w: zero at
+ * first. When that fails, or the commit, find the chunk anew. rows NULL: none. */
+int store_place_pending(struct store *s, struct store_pending *p, const struct store_rows *rows,
+    struct store_written *w, long long until_us, struct err *e);
+/* The chunk counts as placed. */
+int store_end_pending(struct store *s, const struct store_pending *p, struct err *e);
+/* Deletes bytes of a chunk that is not kept, until about until_us: 1, or 0 when none are there. */
+int store_drop_pieces(
+    struct store *s, int64_t job, uint32_t chunk, long long until_us, struct err *e);
+/* Finds the first job above `after` with such a chunk: 1 and *job, or 0. */
+int store_jobs_with_pending(struct store *s, int64_t after, int64_t *job, struct err *e);
 
 struct store_row {
     struct slice client_id; /* raw msgpack integer or string; absent: none */
@@ -250,12 +283,12 @@ struct store_row {
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
 };
-/* Rows made ready to be stored: packed and hashed. That needs no store, so any thread may do it. */
-struct store_rows;
-/* scratch: memory to pack in, borrowed until store_rows_end. */
+/* struct store_rows: rows made ready to be stored, packed and hashed. That needs no store, so any
+ * thread may do it. scratch: memory to pack in, borrowed until store_rows_end. */
 struct store_rows *store_rows_new(struct packed_writer *scratch);
-void store_rows_free(struct store_rows **r);         /* NULL-safe */
-size_t store_rows_bytes(const struct store_rows *r); /* of memory; NULL-safe */
+void store_rows_free(struct store_rows **r);            /* NULL-safe */
+size_t store_rows_bytes(const struct store_rows *r);    /* of memory; NULL-safe */
+uint32_t store_rows_failed(const struct store_rows *r); /* born failed; NULL-safe */
 /* Adds a copy of the row, all but client_id, which is borrowed until the rows are stored. */
 void store_rows_add(struct store_rows *r, const struct store_row *row);
 void store_rows_end(struct store_rows *r); /* call it after the last row */
@@ -265,15 +298,18 @@ int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, 
 
 /* ---- rows written ahead (store/ahead.c) ----
  * store_add_rows takes long for many rows. It finds those written that were written ahead, some in
- * each of several transactions. Nobody sees them before. */
+ * each of several transactions. Nobody sees them before. So does store_add_chunk with the bytes of a
+ * chunk that it keeps. */
 struct store_ahead_of {
     struct slice key; /* of their job, which may not exist yet */
     uint32_t chunk, n_rows;
     const struct store_rows *rows; /* borrowed, until store_forget_ahead */
+    struct slice encoded;          /* the same rows as they came */
+    int is_slow;                   /* as in struct store_chunk */
 };
 /* Writes for about budget_us, in a transaction that the caller commits before the next call: 1 when
- * there is more to do, 0 when all are written, or nothing can be written ahead as the chunk is not
- * the next of its job. Meanwhile no other rows may be added to the job. After a failure, here or in
+ * there is more to do, 0 when all are written, or nothing is to be written as the chunk is there,
+ * or cannot be added. Meanwhile no other rows may be added to the job. After a failure, here or in
  * the commit, call store_forget_ahead. */
 int store_write_ahead(
     struct store *s, const struct store_ahead_of *of, long long budget_us, struct err *e);

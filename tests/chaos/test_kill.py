@@ -141,6 +141,67 @@ def kill_while_written(broker, rng, key, chunk, rows):
     broker.start()
 
 
+def reply_of(client, **fields):
+    """The reply to a submit, or None when the broker ended first."""
+    try:
+        return client.submit("job", fields.pop("rows"), seal=False, **fields)
+    except TimeoutError:
+        return None
+
+
+def kill_while_placed(broker, rng, chunk, rows, before):
+    """Send a chunk past a gap and the one that closes it; kill the broker in the middle of either. Returns what was acknowledged
+    and how many rows were placed."""
+    acknowledged, killer = set(), threading.Timer(rng.random() * rng.choice([0.3, 1, 2]), broker.kill9)
+    with broker.client(timeout=4) as client:
+        killer.start()
+        for k in (chunk + 1, chunk):
+            if reply_of(client, chunk=k, rows=rows if k > chunk else before):
+                acknowledged.add(k)
+    killer.join()
+    placed = broker.sql("select placed from job")[0][0]
+    broker.start()
+    return acknowledged, placed
+
+
+def test_kill_9_while_kept_chunks_are_placed(directory):
+    """Chunks past a gap, and many rows that are born failed: pieces of them are written, then their rows placed, in many
+    transactions. What was acknowledged is there, and each row once, in its place."""
+    rng, broker = random.Random(int(os.environ.get("ASSAY_SEED", "1"))), Broker(directory / "d")
+    rows = [{"id": i, "ids": ids_bytes([i % 256, i // 256, *range(400)])} for i in range(5000)]
+    failing = [{"id": i, "ids": [100_000]} for i in range(3000)]
+    broker.start()
+    with broker.client() as client:
+        client.submit("job", [{"id": 0, "ids": [1]}], seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 1)
+        client.call("pause", job="job")
+    chunk, expected, partial, lost = 1, [0], 0, 0
+    for kill in range(max(8, KILLS // 20)):
+        before = failing if kill % 2 else [{"id": 7, "ids": [2, 3]}]
+        acknowledged, placed = kill_while_placed(broker, rng, chunk, rows, before)
+        sizes = {chunk: len(before), chunk + 1: len(rows)}
+        with broker.client(timeout=60) as client:
+            accepted = client.call("status", job="job")["accepted"]
+            assert accepted >= len(expected) + sum(sizes[k] for k in acknowledged), (accepted, acknowledged)
+            assert accepted - len(expected) in (0, *sizes.values(), sum(sizes.values()))
+            partial += placed not in (len(expected), len(expected) + len(before), len(expected) + sum(sizes.values()))
+            lost += len(acknowledged) < 2
+            client.submit("job", before, chunk=chunk, seal=False)  # the same again
+            client.submit("job", rows, chunk=chunk + 1, seal=False)
+            wait_until(lambda: client.call("status", job="job")["accepted"] == broker.sql("select placed from job")[0][0], timeout=60)
+        expected += [row["id"] for row in before + rows]
+        chunk += 2
+    wait_until(lambda: broker.sql("select count(*) from piece") == [(0,)], timeout=60)
+    assert [row[0] for row in broker.sql("select id from rows order by i")] == expected
+    failed = sum(3000 for kill in range(max(8, KILLS // 20)) if kill % 2)
+    assert broker.sql("select failed, done, next_seq from job") == [(failed, failed + 1, failed + 2)]
+    assert broker.sql("select count(*), count(distinct i), count(distinct cursor) from results") == [(failed + 1,) * 3]
+    assert broker.stop() == 0 and lost > 0
+    print(f"{max(8, KILLS // 20)} kills, {lost} before both replies, {partial} within a chunk")
+    done = subprocess.run([BIN / "assay", "scrub", "--data", broker.data], capture_output=True, text=True)
+    assert done.returncode == 0 and "all as written" in done.stdout, (done.stdout, done.stderr)
+
+
 def test_kill_9_while_rows_are_written(directory):
     """Large chunks, whose rows are written in many transactions: each is there whole or not at all, and can be sent again."""
     rng, broker = random.Random(int(os.environ.get("ASSAY_SEED", "1"))), Broker(directory / "d")

@@ -150,7 +150,8 @@ def test_each_damage_is_named(directory):
                 f"update result set vector = x'{struct.pack('<3f', 1, 2, 3).hex()}' where row = {steps + 4}",
                 f"update block set failed = 1 where block = {steps >> 6}",
                 "update job set priority = 7 where job = 1", "update job set done = 1 where job = 3",
-                "update chunk set pending = zeroblob(length(pending)) where job = 4",
+                "update piece set bytes = zeroblob(length(bytes)) where job = 4", "update chunk set pending = pending + 1 where job = 4",
+                "insert into piece values (11, 0, 0, x'00')",
                 "update chunk set n_rows = 9 where job = 3", f"update row set row = row + {8 << 32} where row = {steps + 7}"):
         db.execute(sql)
     db.commit()
@@ -161,7 +162,8 @@ def test_each_damage_is_named(directory):
     wanted = {("sound", 3, "the row"), ("sound", 5, "the row"), ("sound", 9, "the result"), ("sound", None, "results"),
               ("steps", 2, "what SQL shows of its values"), ("steps", 4, "the result"), ("sound", None, "its record"),
               ("steps", None, "states of its rows and its counters do not agree, or are damaged"),
-              ("refused", None, "its record"), ("gap", None, "rows of chunk 1, which waits for those before it"),
+              ("refused", None, "its record"), ("gap", None, "rows of chunk 1, which waits"), ("gap", None, "the number of bytes of chunk 1, which waits"),
+              (None, None, "chunks of job 11, which is not there"),
               ("steps", 7, "the row"), (None, None, "rows of job 10, which is not there"),
               ("refused", None, "expected 2 rows in its chunks, found 9")}
     assert wanted <= found, wanted - found
@@ -201,7 +203,7 @@ def test_a_broker_serves_the_rest(directory, options):
         db.execute(f"delete from row where row = {job + 8}")
         db.execute(f"update row_input set ids = zeroblob(length(ids)) where row = {job + 256}")
         db.execute(f"update result set score = score + 1 where row = {(1 << 32) + 20}")
-        db.execute("update chunk set pending = zeroblob(length(pending)) where pending is not null")
+        db.execute("update piece set bytes = zeroblob(length(bytes))")
     db.close()
     with Broker(directory / "d", options=options) as broker, broker.client() as client:
         got = {row["i"]: row for row in client.results("queued")}

@@ -367,6 +367,57 @@ static void purged_meanwhile(void **state)
     free_chunk(&again);
 }
 
+/* A chunk past a gap, of a job that is there or not: its bytes are written, and nobody's until it is
+ * accepted. A broker that ends leaves nothing. */
+static void bytes_past_a_gap(void **state)
+{
+    enum { LONG = 5 << 18 };
+    struct fixture *f = *state;
+    struct err err;
+    struct chunk first, c, new;
+    uint8_t *bytes = calloc(1, LONG);
+    make_chunk(&first, "key", 0);
+    make_chunk(&c, "key", 2);
+    make_chunk(&new, "new", 1);
+    int64_t job = put(f->s, &first), before = seen(f);
+    c.of.encoded = new.of.encoded = (struct slice){bytes, LONG};
+    for (int end = 1; end < 5; end++) {
+        struct chunk *at = end % 2 ? &c : &new;
+        for (int i = 0; i < end; i++)
+            assert_int_equal(write_some(f->s, at), 1);
+        assert_int_equal(number(f, "select count(*) from piece"), end);
+        assert_int_equal(seen(f), before);
+        is_sound(f);
+        open_again(f);
+        purge_all(f->s);
+        assert_int_equal(number(f, "select count(*) from piece"), 0);
+    }
+    while (write_some(f->s, &new))
+        purge_all(f->s);
+    store_forget_ahead(f->s); /* it is refused in the end */
+    while (write_some(f->s, &c))
+        ;
+    purge_all(f->s);
+    assert_int_equal(number(f, "select count(*) from piece"), 5);
+    struct store_chunk past = {
+        .job = job, .chunk = 2, .rows = c.of.encoded, .n_rows = N_ROWS, .seal = 1};
+    must(store_begin(f->s, &err));
+    assert_int_equal(must(store_add_chunk(f->s, &past, &err)), CHUNK_KEPT);
+    must(store_commit(f->s, &err));
+    store_forget_ahead(f->s);
+    assert_int_equal(write_some(f->s, &c), 0); /* it is there */
+    assert_int_equal(number(f, "select count(*) from piece"), 5);
+    assert_int_equal(job_now(f->s, job).accepted, 2 * N_ROWS);
+    is_sound(f);
+    open_again(f);
+    is_sound(f);
+    assert_int_equal(number(f, "select count(*) from piece"), 5);
+    free(bytes);
+    free_chunk(&first);
+    free_chunk(&c);
+    free_chunk(&new);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +429,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(rolled_back, setup, teardown),
         cmocka_unit_test_setup_teardown(a_slice_rolled_back, setup, teardown),
         cmocka_unit_test_setup_teardown(out_of_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(bytes_past_a_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(purged_meanwhile, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

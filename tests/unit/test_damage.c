@@ -77,7 +77,7 @@ static void fill(struct store *s, int64_t job, int64_t seed, uint32_t chunk, uin
     struct err err;
     struct maker maker = {.seed = seed, .n = n};
     uint8_t bytes[] = {(uint8_t)seed, (uint8_t)chunk};
-    struct store_chunk c = {job, chunk, {bytes, sizeof bytes}, n, seal, NULL};
+    struct store_chunk c = {job, chunk, {bytes, sizeof bytes}, n, seal, NULL, 0};
     must(store_begin(s, &err));
     assert_int_equal(store_add_chunk(s, &c, &err), CHUNK_IN_ORDER);
     must(add_from(s, job, source, &maker, &err));
@@ -135,7 +135,7 @@ static void make_database(struct fixture *f)
         job[k] = new_job(f->s, keys[k], k);
     for (int k = 0; k < 4; k++)
         fill(f->s, job[k], k, 0, ROWS, 1);
-    assert_int_equal(put_chunk(f->s, job[4], 1, 70, 9, 1), CHUNK_PAST_GAP);
+    assert_int_equal(put_chunk(f->s, job[4], 1, 70, 9, 1), CHUNK_KEPT);
     assert_true(must(finish_rows(f->s, job[0], 40, 0, &err)) > 0);
     must(finish_rows(f->s, job[1], ROWS, 0, &err));
     must(finish_rows(f->s, job[2], 50, 0, &err));
@@ -239,19 +239,39 @@ static int place_lengths(
     return rc == 0 ? add_from(s, job, source_of_lengths, &l, e) : rc;
 }
 
+static int place_one(struct store *s, struct store_pending *p, struct err *e)
+{
+    uint8_t *bytes = calloc(1, p->bytes + 1);
+    struct store_written w = {0};
+    struct store_rows *rows = NULL;
+    int rc = store_read_pending(s, p, bytes, INT64_MAX, e);
+    if (rc == 0 && store_pending_is_sound(p, bytes)) {
+        rc = place_lengths(s, p->job, p->chunk, (struct slice){bytes, p->bytes}, e);
+        rc = rc == 0 ? store_end_pending(s, p, e) : rc;
+    } else if (rc == 0) {
+        rows = store_damaged_rows(p->n_left);
+        rc = store_place_pending(s, p, rows, &w, INT64_MAX, e);
+    }
+    if (rc == 0)
+        rc = store_drop_pieces(s, p->job, p->chunk, INT64_MAX, e);
+    store_rows_free(&rows);
+    free(bytes);
+    return rc;
+}
+
 /* Chunk 0 of the job whose chunk 1 waits for it. */
 static int fill_gap(struct store *s, int64_t job, struct err *e)
 {
     struct msg_writer w;
-    struct slice rows;
-    uint32_t n;
+    struct store_pending p;
     encode_rows(&w, 80, 5);
-    struct store_chunk c = {job, 0, {(const uint8_t *)w.buffer.data, w.buffer.size}, 80, 0, NULL};
+    struct store_chunk c = {
+        job, 0, {(const uint8_t *)w.buffer.data, w.buffer.size}, 80, 0, NULL, 0};
     int rc = store_add_chunk(s, &c, e);
     if (rc == CHUNK_IN_ORDER)
         rc = place_lengths(s, job, 0, c.rows, e);
-    while (rc == 0 && (rc = store_next_pending(s, job, &rows, &n, e)) == 1)
-        rc = place_lengths(s, job, 1, rows, e);
+    while (rc == 0 && (rc = store_next_pending(s, job, &p, e)) == 1)
+        rc = place_one(s, &p, e);
     msg_writer_release(&w);
     return rc;
 }

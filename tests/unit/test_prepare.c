@@ -6,8 +6,6 @@
 
 #include <poll.h>
 
-#include "schema/alloc.h"
-
 #define MESSAGES 40
 #define ROWS 300
 
@@ -168,42 +166,55 @@ static void test_threads_give_the_same(void **state)
     admit_release(&admit);
 }
 
-static const struct store_rows *find(struct task *t, int64_t job, uint32_t chunk, struct slice rows)
+/* A chunk that was kept: its bytes, and the rows that a thread makes of them. */
+struct kept {
+    struct task task;
+    struct store_pending chunk;
+    const uint8_t *bytes;
+    struct store_rows *rows;
+};
+
+static void prepare_kept(struct task *t, const struct preparing *with)
 {
-    return prepared_find(
-        &t->prepared, &(struct store_chunk){.job = job, .chunk = chunk, .rows = rows});
+    struct kept *k = (struct kept *)t;
+    struct err err;
+    must(prepare_pending(&k->rows, with, &k->chunk, k->bytes, &err));
 }
 
-/* A message's chunks that waited behind a gap. */
-static void test_chunks(void **state)
+static void by_thread(struct scene *s, struct task *t)
+{
+    preparers_give(s->threads, t);
+    assert_int_equal(is_readable(s->threads, 60000), 1);
+    assert_ptr_equal(preparers_take(s->threads), t);
+}
+
+static void test_kept_chunks(void **state)
 {
     struct scene *s = *state;
-    struct task *t = &s->tasks[0];
+    struct kept k = {.task.work = prepare_kept};
     struct request q;
     struct err err;
     must(request_decode(&q, s->tasks[1].message.at, s->tasks[1].message.len, &limits, &err));
-    struct prepared_chunk *c = xcalloc(1, sizeof *c);
-    uint8_t *copy = xcalloc(1, q.rows.len);
-    memcpy(copy, q.rows.at, q.rows.len);
-    c->chunk = (struct store_chunk){.job = 5, .chunk = 1, .rows = {copy, q.rows.len}};
-    for (int again = 0; again < 2; again++) {
-        preparers_give(s->threads, t);
-        assert_int_equal(is_readable(s->threads, 60000), 1);
-        assert_ptr_equal(preparers_take(s->threads), t);
-        assert_null(find(t, 5, 1, q.rows) && !again);
-        t->prepared.chunks = c;
-    }
-    assert_non_null(find(t, 5, 1, q.rows));
-    assert_true(prepared_bytes(&t->prepared) > 0);
-    assert_null(find(t, 5, 2, q.rows));
-    assert_null(find(t, 4, 1, q.rows));
-    copy[q.rows.len - 1] ^= 1; /* the store has another chunk by now */
-    assert_null(find(t, 5, 1, q.rows));
-    copy[q.rows.len - 1] ^= 1;
-    preparers_give(s->threads, &s->tasks[1]);
-    assert_int_equal(is_readable(s->threads, 60000), 1);
-    assert_ptr_equal(preparers_take(s->threads), &s->tasks[1]);
-    compare_rows(s->store.s, find(t, 5, 1, q.rows), s->tasks[1].prepared.rows);
+    by_thread(s, &s->tasks[1]);
+    k.bytes = q.rows.at;
+    k.chunk = (struct store_pending){.n_rows = ROWS, .n_left = ROWS, .bytes = q.rows.len};
+    k.chunk.n_read = q.rows.len;
+    k.chunk.digest_len = STORE_DIGEST_BYTES;
+    store_digest_rows(q.rows, k.chunk.digest);
+    by_thread(s, &k.task);
+    compare_rows(s->store.s, k.rows, s->tasks[1].prepared.rows);
+    store_rows_free(&k.rows);
+    k.chunk.n_placed = 200; /* before the broker ended */
+    by_thread(s, &k.task);
+    int64_t job = place(s->store.s, "rest", k.rows);
+    assert_int_equal(job_now(s->store.s, job).placed, ROWS - 200);
+    store_rows_free(&k.rows);
+    k.chunk.digest[0] ^= 1;
+    k.chunk.n_left = ROWS - 200;
+    by_thread(s, &k.task);
+    job = place(s->store.s, "damaged", k.rows);
+    assert_int_equal(job_now(s->store.s, job).failed, ROWS - 200);
+    store_rows_free(&k.rows);
 }
 
 static void test_stop(void **state)
@@ -219,7 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_threads_give_the_same, open_scene, close_scene),
-        cmocka_unit_test_setup_teardown(test_chunks, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_kept_chunks, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_stop, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,7 @@ static void test_chunks_in_any_order(void **state)
             uint32_t c = (uint32_t)at[i];
             assert_int_equal(job_now(f->s, job).sealed, 0);
             int outcome = put_chunk(f->s, job, c, n_rows[c], 4, c == 3);
-            assert_int_equal(outcome, at[i] == next ? CHUNK_IN_ORDER : CHUNK_PAST_GAP);
+            assert_int_equal(outcome, at[i] == next ? CHUNK_IN_ORDER : CHUNK_KEPT);
             for (int there = 1; there;) {
                 there = 0;
                 for (int k = 0; k <= i; k++)
@@ -68,7 +68,7 @@ static void test_same_chunk_again(void **state)
     struct fixture *f = *state;
     int64_t job = new_job(f->s, "again", 0);
     assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_IN_ORDER);
-    assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_PAST_GAP);
+    assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_KEPT);
     for (int turn = 0; turn < 2; turn++) {
         assert_int_equal(put_chunk(f->s, job, 0, 3, 4, 0), CHUNK_SAME);
         assert_int_equal(put_chunk(f->s, job, 2, 2, 4, 1), CHUNK_SAME);
@@ -130,7 +130,7 @@ static void test_seals(void **state)
     assert_true(job_now(f->s, empty).finished_ms > 0);
 
     int64_t past = new_job(f->s, "past", 0);
-    assert_int_equal(put_chunk(f->s, past, 5, 1, 4, 1), CHUNK_PAST_GAP);
+    assert_int_equal(put_chunk(f->s, past, 5, 1, 4, 1), CHUNK_KEPT);
     assert_int_equal(put_chunk(f->s, past, 6, 1, 4, 0), ASSAY_ESTATE);
     assert_int_equal(put_chunk(f->s, past, 0, 1, 4, 0), CHUNK_IN_ORDER);
     assert_int_equal(job_now(f->s, past).total, -1);

@@ -213,12 +213,37 @@ static void test_upgrade_from_7(void **state)
     struct fixture *f = *state;
     int64_t job = put_job(f->s, "old", 0, 3, 10);
     store_close(&f->s);
-    run_sql(f, "drop view jobs; alter table job drop column truncation; alter table chunk drop "
-               "column sum; pragma user_version = 7;");
+    run_sql(f, TO_VERSION_9
+        "drop view jobs; alter table job drop column truncation; alter table chunk drop "
+        "column sum; pragma user_version = 7;");
     open_mode(f, MODE);
     assert_false(job_now(f->s, job).damaged);
     assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
     assert_int_equal(finish_some(f->s, job, 10, 0), 3);
+}
+
+/* Version 9 had the bytes of a chunk past a gap in its record. */
+static void test_upgrade_from_9(void **state)
+{
+    struct fixture *f = *state;
+    char out[100];
+    int64_t job = new_job(f->s, "old", 0);
+    assert_int_equal(put_chunk(f->s, job, 2, 0, 10, 1), CHUNK_KEPT);
+    assert_int_equal(put_chunk(f->s, job, 1, 70, 10, 0), CHUNK_KEPT);
+    uint64_t bytes = store_queued_bytes(f->s);
+    store_close(&f->s);
+    run_sql(f, TO_VERSION_9 "pragma user_version = 9;");
+    assert_string_equal(
+        shell(f, "select typeof(pending), length(pending) from chunk order by chunk", out,
+            sizeof out),
+        "blob|73\nblob|0\n");
+    open_mode(f, MODE);
+    assert_int_equal(store_queued_bytes(f->s), bytes);
+    assert_int_equal(job_now(f->s, job).accepted, 70);
+    assert_int_equal(put_chunk(f->s, job, 0, 3, 10, 0), CHUNK_IN_ORDER);
+    assert_int_equal(job_now(f->s, job).total, 73);
+    assert_int_equal(finish_some(f->s, job, 100, 0), 73);
+    assert_string_equal(shell(f, "select count(*) from piece", out, sizeof out), "0\n");
 }
 
 int main(void)
@@ -231,6 +256,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_readers_in_parallel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_long_reader_does_not_block, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upgrade_from_7, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_upgrade_from_9, setup, teardown),
         cmocka_unit_test_setup_teardown(test_schema_is_documented, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
