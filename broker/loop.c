@@ -25,9 +25,12 @@
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (4 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
-#define READING_US 20000 /* of a tick, for requests that write to no job; then workers come */
-#define REQUESTS_US                                                                                \
-    200000 /* of a tick, for all requests: replies leave at its end, and large submits take long */
+/* A tick should take less than 20 ms, so that nobody waits for long. What requests write is committed
+ * at its end, which takes about as long again. */
+#define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
+#define WITH_LARGE_US                                                                              \
+    3000              /* the same while something large is written too (4 ms, and its commit) */
+#define LEAST_US 1000 /* for requests, however long the tick has taken */
 #define HOUSEKEEPING_MS 1000
 #define WORKERS_MS 10000 /* between two writes without a change */
 #define DRAIN_MS 30000
@@ -75,20 +78,17 @@ static void end_requests(struct broker *b, int rc, struct err *e)
     store_tend(b->store); /* while the thread syncs this tick's commit */
 }
 
-/* Handles one request. Returns whether it wrote to a job. */
-static int take_request(struct broker *b, struct message *m, int *rc, struct err *e)
+static void take_request(struct broker *b, struct message *m, int *rc, struct err *e)
 {
-    int touched = b->n_touched, handled = request_handle(b, m, e);
-    b->wake = 1;
+    int handled = request_handle(b, m, e);
     if (handled == REQUEST_LATER)
         ahead_add(b, m);
     else if (handled == REQUEST_KEPT)
         kept_add(b, m->task.prepared.job, m);
     if (handled > 0)
-        return 1;
+        return;
     *rc = handled;
     inbox_done(b->inbox, &m);
-    return b->n_touched > touched;
 }
 
 /* Handles the message whose rows have been written ahead, and one whose chunks have been placed, if
@@ -116,27 +116,32 @@ static void write_large(struct broker *b)
         (void)(b->kept.is_first ? ahead_go_on(b) : kept_go_on(b));
 }
 
-/* Handles client messages in one transaction, up to a bound on their number and on the time for
- * reading: preparing them, and handling those that do not write to a job. Writes are cheap by the
- * row, and cheaper the more of them one transaction has. */
-static void take_requests(struct broker *b)
+/* Until when this tick, which began at tick_us, may take requests. */
+static long long end_of_requests(const struct broker *b, long long tick_us)
+{
+    long long most_us = b->ahead.first || b->kept.first ? WITH_LARGE_US : REQUESTS_US;
+    long long end_us = tick_us + most_us, least_us = now_mono_us() + LEAST_US;
+    return end_us > least_us ? end_us : least_us;
+}
+
+/* Handles client messages in one transaction, up to a bound on their number and time. Writes are
+ * cheaper the more of them one transaction has. */
+static void take_requests(struct broker *b, long long tick_us)
 {
     struct err e = {0};
     int rc = 0;
+    long long end_us = end_of_requests(b, tick_us);
     take_prepared(b, &rc, &e);
-    long long reading_us = 0, now_us = now_mono_us(), end_us = now_us + REQUESTS_US;
-    for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0 && reading_us < READING_US; i++) {
+    for (int i = 0; i < BROKER_MESSAGES_PER_TICK && rc == 0; i++) {
         struct message *m;
-        if (replies_are_full(b) || now_us >= end_us)
+        if (replies_are_full(b) || (i > 0 && now_mono_us() >= end_us))
             break;
         int got = inbox_next(b->inbox, &m);
         if (got < 0)
             break;
-        long long got_us = now_mono_us();
-        int wrote = got > 0 && take_request(b, m, &rc, &e);
-        reading_us += got_us - now_us;
-        now_us = now_mono_us();
-        reading_us += wrote ? 0 : now_us - got_us;
+        b->wake = 1; /* there may be more */
+        if (got > 0)
+            take_request(b, m, &rc, &e);
     }
     connections_go_on();
     end_requests(b, rc, &e);
@@ -384,12 +389,12 @@ static int check(struct broker *b, long long now_ms, long long *sockets_due_ms, 
 /* Runs one tick. Returns when the next is due at the latest. */
 static long long tick(struct broker *b, long long *housekeeping_ms)
 {
-    long long now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
+    long long tick_us = now_mono_us(), now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
     b->wake = 0;
     for (int g = 0; g < b->options->replicas; g++)
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
-    take_requests(b);
+    take_requests(b, tick_us);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
     next_ms = earlier(next_ms, purge(b, now_ms));

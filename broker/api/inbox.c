@@ -10,6 +10,7 @@
 #include "schema/alloc.h"
 #include "schema/clock.h"
 
+#define PREPARING_US 3000         /* what takes longer goes to a thread */
 #define RELEASED_BYTES (4u << 20) /* what is larger is released by a thread */
 
 /* Messages of a connection; it is the first one's turn. */
@@ -33,7 +34,7 @@ int inbox_new(struct inbox **out, void *socket, struct admit *admit, const struc
 {
     struct inbox *in = *out = xcalloc(1, sizeof *in);
     in->socket = socket;
-    in->with = (struct preparing){admit, limits, NULL};
+    in->with = (struct preparing){admit, limits, NULL, PREPARING_US};
     in->ready_end = &in->ready;
     for (int i = 0; i < INBOX_LINES; i++)
         in->lines[i].end = &in->lines[i].first;
@@ -64,6 +65,12 @@ static void keep(struct message *m, size_t bytes)
 {
     connections_keep(bytes);
     m->kept += bytes;
+}
+
+/* The message itself. */
+static void keep_bytes(struct message *m)
+{
+    keep(m, zmq_msg_size(&m->body) + FRAMES_EACH_BYTES);
 }
 
 void message_free(struct message **out)
@@ -224,7 +231,7 @@ static int take_in(struct inbox *in, struct message *m)
     int is_first = join_line(in, m), is_small = zmq_msg_size(&m->body) <= INBOX_SMALL_BYTES;
     if (is_first && is_small)
         return 1;
-    keep(m, zmq_msg_size(&m->body) + FRAMES_EACH_BYTES);
+    keep_bytes(m);
     if (!is_small)
         send_away(in, m);
     return 0;
@@ -242,9 +249,13 @@ int inbox_next(struct inbox *in, struct message **out)
         if (got == 0 || (got > 0 && !take_in(in, *out)))
             return 0;
     }
-    if (!(*out)->task.prepared.is_decoded)
-        prepare(&(*out)->task.prepared, &in->with, bytes_of(*out));
-    return 1;
+    struct prepared *p = &(*out)->task.prepared;
+    if (p->is_decoded || prepare(p, &in->with, bytes_of(*out)))
+        return 1;
+    if ((*out)->kept == 0)
+        keep_bytes(*out);
+    send_away(in, *out);
+    return 0;
 }
 
 void inbox_done(struct inbox *in, struct message **m)

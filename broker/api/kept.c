@@ -41,7 +41,7 @@ struct kept_work {
 /* Places the chunk with the request: 1 when it is not placed whole. */
 static int place_now(struct broker *b, struct store_pending *p, long long until_us, struct err *e)
 {
-    const struct preparing with = {&b->admit, &b->limits, NULL};
+    const struct preparing with = {&b->admit, &b->limits, NULL, 0};
     struct store_rows *rows = NULL;
     struct store_written w = {0};
     uint8_t *bytes = xcalloc(1, p->bytes + 1);

@@ -2,10 +2,14 @@
  * (prepare.h). */
 #include "broker/api/prepare.h"
 
+#include "schema/clock.h"
+
 /* The message that is being decoded. */
 struct visit {
     const struct preparing *with;
     struct store_rows *rows;
+    long long until_us; /* 0: for ever */
+    int is_late;
 };
 
 static int give_up(const struct preparing *with, struct err *e)
@@ -26,7 +30,9 @@ static int visit_row(void *arg, uint32_t index, const struct row_request *q, str
 {
     struct visit *v = arg;
     int rc = give_up(v->with, e);
-    (void)index;
+    v->is_late = index > 0 && v->until_us && now_mono_us() >= v->until_us;
+    if (rc == 0 && v->is_late)
+        rc = err_set(e, ASSAY_ENOTREADY, "not prepared in time");
     if (rc == 0)
         add_row(v->with->admit, q, v->rows);
     return rc;
@@ -67,9 +73,11 @@ int prepare_pending(struct store_rows **rows, const struct preparing *with,
     return rc;
 }
 
-void prepare(struct prepared *p, const struct preparing *with, struct slice message)
+int prepare(struct prepared *p, const struct preparing *with, struct slice message)
 {
     struct visit v = {.with = with, .rows = store_rows_new(&with->admit->packed)};
+    if (with->most_us > 0)
+        v.until_us = now_mono_us() + with->most_us;
     p->rows = v.rows;
     p->rc = request_decode_rows(&p->request, message, with->limits, visit_row, &v, &p->err);
     store_rows_end(p->rows);
@@ -78,6 +86,9 @@ void prepare(struct prepared *p, const struct preparing *with, struct slice mess
     if (p->rc != 0 || !p->request.rows.at)
         store_rows_free(&p->rows);
     p->is_decoded = 1;
+    if (v.is_late)
+        prepared_release(p);
+    return !v.is_late;
 }
 
 void prepared_release(struct prepared *p)

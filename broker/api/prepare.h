@@ -28,9 +28,11 @@ struct preparing {
     struct admit *admit;
     const struct request_limits *limits;
     const atomic_int *stop; /* non-zero: give up, whatever comes of it; NULL: never */
+    long long most_us;      /* give up after so long; 0: never */
 };
 
-void prepare(struct prepared *p, const struct preparing *with, struct slice message);
+/* Prepares the message: 1, or 0 when that took longer than with->most_us, and *p is as before. */
+int prepare(struct prepared *p, const struct preparing *with, struct slice message);
 void prepared_release(struct prepared *p);
 /* Prepares the encoded rows of a chunk, which were checked when it came, all but the first `skip`.
  * Returns 0 and *rows, which the caller frees; client ids point into the encoded ones. */

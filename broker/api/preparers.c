@@ -73,7 +73,7 @@ static void *prepare_for_ever(void *arg)
 {
     struct preparer *self = arg;
     struct preparers *p = self->all;
-    struct preparing with = {&self->admit, p->limits, &p->stop};
+    struct preparing with = {&self->admit, p->limits, &p->stop, 0};
     struct task *t;
     pthread_mutex_lock(&p->lock);
     while ((t = await_task(p))) {
@@ -81,7 +81,7 @@ static void *prepare_for_ever(void *arg)
         if (t->work)
             t->work(t, &with);
         else
-            prepare(&t->prepared, &with, t->message);
+            (void)prepare(&t->prepared, &with, t->message);
         pthread_mutex_lock(&p->lock);
         if (!p->ready.first)
             set_event(p, 1);

@@ -128,8 +128,8 @@ static void compare_rows(struct store *s, const struct store_rows *a, const stru
 static void compare(struct scene *s, const struct task *t, struct admit *admit)
 {
     struct prepared here = {0};
-    const struct preparing with = {admit, &limits, NULL};
-    prepare(&here, &with, t->message);
+    const struct preparing with = {admit, &limits, NULL, 0};
+    assert_int_equal(prepare(&here, &with, t->message), 1);
     assert_int_equal(here.rc, t->prepared.rc);
     assert_int_equal(here.request.id.len, t->prepared.request.id.len);
     if (here.rc != 0) {
