@@ -184,6 +184,14 @@ static int is_held_by_owner(const struct target *t)
            dir.st_uid != user;
 }
 
+/* Is something mounted on the file? Then the system replaces it by nothing. */
+static int is_mounted_on(const struct target *t)
+{
+    struct statx st;
+    return statx(AT_FDCWD, t->place, AT_SYMLINK_NOFOLLOW, 0, &st) == 0 &&
+           (st.stx_attributes & STATX_ATTR_MOUNT_ROOT);
+}
+
 /* Replacing a file needs permission for its directory only; `> FILE` needs it for the file, and so
  * does this. */
 static int check_may_write(const struct target *t, struct err *e)
@@ -192,6 +200,11 @@ static int check_may_write(const struct target *t, struct err *e)
         return err_set(e, ASSAY_EUNAUTHORIZED,
             "--output: cannot replace '%s': it is another user's, in a directory (sticky) where "
             "only its owner may; expected another place",
+            t->path);
+    if (is_mounted_on(t))
+        return err_set(e, ASSAY_EBADREQ,
+            "--output: cannot replace '%s': it is mounted by itself (as by docker -v FILE:FILE); "
+            "expected a file in a directory that is mounted, or another place",
             t->path);
     if (faccessat(AT_FDCWD, t->place, W_OK, AT_EACCESS) == 0)
         return 0;
@@ -408,6 +421,8 @@ int target_finish(struct target *t, struct err *e)
 void target_release(struct target *t)
 {
     struct stat st, there;
+    /* before the end of a compressed stream is written: that alone is nothing */
+    int is_empty = t->fd >= 0 && fstat(t->fd, &st) == 0 && st.st_size == 0;
     if (t->file && t->file != stdout)
         fclose(t->file);
     t->file = NULL;
@@ -415,7 +430,7 @@ void target_release(struct target *t)
         return;
     /* The next run would not know a part without its mark. What is in it is written anew anyway. */
     if (fstat(t->fd, &st) == 0 && lstat(t->part, &there) == 0 && regular_is_same(&st, &there) &&
-        (st.st_size == 0 || stamp_is_begun(t->part) != 1))
+        (is_empty || stamp_is_begun(t->part) != 1))
         unlink(t->part);
     close(t->fd);
     t->fd = -1;

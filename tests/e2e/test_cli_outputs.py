@@ -540,3 +540,27 @@ def test_a_home_or_state_home_is_enough(directory):
     for more, place in (({"HOME": "", "XDG_STATE_HOME": "/x"}, "/x/assay"), ({"HOME": "/x", "XDG_STATE_HOME": "x"}, "/x/.local/state/assay")):
         done = run("scrub", env={**env, **more}, cwd=directory)
         assert done.returncode == 66 and f"{place}/assay.db" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_nothing_is_left_of_a_compressed_output_that_was_not_begun(directory, suffix):
+    rows, out = write_rows(directory / "in.jsonl", 5), directory / f"out.{suffix}"
+    assert run("score", rows, "-o", out, "--model", directory).returncode == 78
+    assert {path.name for path in directory.iterdir()} == {"in.jsonl"}
+    for _ in range(2):
+        assert score(rows, out).returncode == 0
+        assert {path.name for path in directory.iterdir()} == {"in.jsonl", out.name}
+
+
+def test_a_file_that_is_mounted_by_itself(directory):
+    """As by docker -v FILE:FILE. It cannot be replaced, which is found before anything is scored."""
+    rows, out = write_rows(directory / "in.jsonl", 5), directory / "out"
+    for path in (out, directory / "outside"):
+        path.write_text("before\n")
+    mount = f"mount --bind {directory}/outside {out} && exec \"$@\""
+    command = ["unshare", "-rm", "sh", "-c", mount, "sh", ASSAY, "score", str(rows), "-o", str(out), "--model", str(DEMO)]
+    if subprocess.run([*command[:4], mount, "sh", "true"], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a file here")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert done.returncode == 64 and "mounted" in done.stderr, done.stderr
+    assert {path.name for path in directory.iterdir()} == {"in.jsonl", "out", "outside"} and (directory / "outside").read_text() == "before\n"
