@@ -105,12 +105,19 @@ static int is_tcp(struct endpoint *out, const char *text, const char *address,
     return rc;
 }
 
-int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use, struct err *e)
+static int check_characters(const char *text, struct err *e)
 {
-    *out = (struct endpoint){0};
     for (const char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 127)
             return err_set(e, ASSAY_EBADREQ, "endpoint '%s': expected no control character", text);
+    return 0;
+}
+
+int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use, struct err *e)
+{
+    *out = (struct endpoint){0};
+    if (check_characters(text, e) != 0)
+        return e->code;
     if (strncmp(text, "ipc://", 6) == 0)
         return is_path(out, text, text + 6, e);
     if (strncmp(text, "tcp://", 6) == 0)
@@ -130,9 +137,10 @@ int endpoint_in_dir(
     char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e)
 {
     struct sockaddr_un address;
-    int n = snprintf(out, ENDPOINT_BYTES, "ipc://%s/%s", dir, name);
+    const char *here = dir[0] == '@' ? "./" : ""; /* ZeroMQ takes @d for a name that is no file */
+    int n = snprintf(out, ENDPOINT_BYTES, "ipc://%s%s/%s", here, dir, name);
     if (n < (int)(strlen("ipc://") + sizeof address.sun_path))
-        return 0;
+        return check_characters(out, e) == 0 ? 0 : (e->code = ASSAY_EFORMAT);
     if (*dir_fd < 0)
         *dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (*dir_fd < 0)
@@ -141,7 +149,7 @@ int endpoint_in_dir(
     if (access(out + strlen("ipc://"), F_OK) != 0)
         return err_errno(e, ASSAY_EIO,
             "directory '%s': a socket's path there has %zu bytes; expected below %zu, or /proc",
-            dir, strlen(dir) + 1 + strlen(name), sizeof address.sun_path);
+            dir, (size_t)n - strlen("ipc://"), sizeof address.sun_path);
     snprintf(out + n, ENDPOINT_BYTES - (size_t)n, "/%s", name);
     return 0;
 }

@@ -25,7 +25,7 @@ int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use
 
 #define ENDPOINT_BYTES 128
 /* Writes the endpoint of socket `name` in a directory whose path may be too long for a socket's:
- * ipc://DIR/NAME where that fits, else ipc:///proc/self/fd/N/NAME by a descriptor of the directory,
+ * ipc://DIR/NAME where that fits (ASSAY_EFORMAT if DIR has a control character), else ipc:///proc/self/fd/N/NAME by a descriptor of the directory,
  * which works in this process and in those that inherit it. *dir_fd: -1, or from an earlier call;
  * the caller closes it when the socket is closed. */
 int endpoint_in_dir(

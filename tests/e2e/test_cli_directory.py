@@ -2,9 +2,10 @@
 import fcntl
 import os
 import signal
+import subprocess
 
 import pytest
-from harness import DEMO, MODELS, PATIENCE, Broker, wait_until
+from harness import BIN, DEMO, MODELS, PATIENCE, Broker, wait_until
 from test_cli import read_lines, rows_done, run, write_rows
 from test_cli_outputs import start
 
@@ -114,3 +115,27 @@ def test_work_that_a_service_took_there_stays(directory):
     words = process.communicate(timeout=120 * PATIENCE)[1]
     assert process.returncode == 0 and len(read_lines(directory / "out")) == 1500, words
     assert broker.sql("select count(*) from jobs where key = 'monday'") == [(1,)]
+
+
+# ---- names ----
+
+def test_names_that_begin_with_at(directory):
+    """ZeroMQ takes them for abstract sockets, which are no files."""
+    write_rows(directory / "in.jsonl", 5)
+    for more in (["-o", "@abs"], ["-o", "out", "--data", "@d"]):
+        done = run("score", "in.jsonl", "--model", DEMO, "--threads", "1", *more, cwd=directory)
+        assert done.returncode == 0 and len(read_lines(directory / more[1])) == 5, done.stderr
+    with Broker(directory / "@e") as broker:
+        assert run("jobs", "--data", "@e", cwd=directory).returncode == 0
+        broker.stop()
+    process = subprocess.Popen([BIN / "assayd", "--model", DEMO, "--data", "@e", "--exit-with-parent"], cwd=directory, stderr=subprocess.DEVNULL)
+    wait_until(lambda: run("jobs", "--data", "@e", "--timeout", "1", cwd=directory).returncode == 0, 60)
+    process.terminate()
+    assert process.wait(timeout=30 * PATIENCE) == 0
+
+
+@pytest.mark.parametrize("verb", [("jobs",), ("submit", "in.jsonl", "--key", "k"), ("score", "in.jsonl"), ("top",)])
+def test_control_characters_are_told_at_once(directory, verb):
+    write_rows(directory / "in.jsonl", 5)
+    done = run(*verb, "--data", "a\nb", "--timeout", "30", timeout=20, cwd=directory)
+    assert done.returncode == 78 and "control character" in done.stderr and "\n" not in done.stderr[:-1], done

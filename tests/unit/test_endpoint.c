@@ -161,9 +161,23 @@ static void a_directory_of_any_length_has_sockets(void **state)
     nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+static void a_directory_of_any_name_too(void **state)
+{
+    char endpoint[ENDPOINT_BYTES];
+    struct err e = {0};
+    int fd = -1;
+    (void)state;
+    assert_int_equal(endpoint_in_dir(endpoint, "@d", "broker.sock", &fd, &e), 0);
+    assert_string_equal(endpoint, "ipc://./@d/broker.sock");
+    assert_int_equal(endpoint_in_dir(endpoint, "a\nb", "broker.sock", &fd, &e), ASSAY_EFORMAT);
+    assert_non_null(strstr(e.msg, "control character"));
+    assert_int_equal(fd, -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_directory_of_any_name_too),
         cmocka_unit_test(local_ones_are_for_both),
         cmocka_unit_test(parts_are_told),
         cmocka_unit_test(others_are_to_connect_only),
