@@ -119,21 +119,22 @@ static int check_numbers(const struct cli *c)
     return rc;
 }
 
-/* Refuses what would decide scores if there were a private broker: a running one has its own. */
+/* Refuses what is a private broker's, where there is none: a running one has its own. */
 static int check_owner(const struct cli *c)
 {
-    static const enum cli_option decide[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
+    static const enum cli_option own[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
         CLI_WEIGHTS, CLI_HEAD, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_MAX_LEN, CLI_CHAT_TEMPLATE,
-        CLI_TEMPLATE_DATE};
+        CLI_TEMPLATE_DATE, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_WORKER, CLI_SCORE_CACHE,
+        CLI_NO_DEDUPE, CLI_KEEP_DATA};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");
     if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)
         return EX_USAGE;
-    for (size_t i = 0; !c->value[CLI_MODEL] && i < sizeof decide / sizeof decide[0]; i++)
-        if (c->value[decide[i]])
+    for (size_t i = 0; !c->value[CLI_MODEL] && i < sizeof own / sizeof own[0]; i++)
+        if (c->value[own[i]])
             return cli_usage("score: --%s: expected --model DIR with it, found none: it is for a "
                              "private broker; a running one was started with its own",
-                cli_option_info(decide[i])->name);
+                cli_option_info(own[i])->name);
     return 0;
 }
 
@@ -377,6 +378,8 @@ static int report(struct score *s)
 {
     const struct output *o = &s->output;
     char copies[80];
+    if (o->n_written == 0)
+        cli_say("there are no rows in %s", s->cli->operand ? s->cli->operand : "-");
     if (s->cli->stderr_tty || o->n_failed > 0) {
         name_copies(s, copies, sizeof copies);
         cli_say("%lld rows, %lld failed%s%s%s", (long long)o->n_written, (long long)o->n_failed,

@@ -564,3 +564,10 @@ def test_a_file_that_is_mounted_by_itself(directory):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
     assert done.returncode == 64 and "mounted" in done.stderr, done.stderr
     assert {path.name for path in directory.iterdir()} == {"in.jsonl", "out", "outside"} and (directory / "outside").read_text() == "before\n"
+
+
+@pytest.mark.parametrize("contents", ["", "\n\n"])
+def test_an_input_without_rows_is_told(directory, contents):
+    (directory / "in.jsonl").write_text(contents)
+    done = score(directory / "in.jsonl", directory / "out")
+    assert done.returncode == 0 and "no rows" in done.stderr and (directory / "out").read_bytes() == b"", done.stderr
