@@ -1,8 +1,9 @@
-/* text_digest.c - see text_digest.h. An unreadable file counts as absent here; the code that needs
- * it reports the error. */
+/* text_digest.c - see text_digest.h. The code that needs a file that cannot be read reports the error;
+ * here it counts as one that is neither absent nor any file, as rows fail with it. */
 #include "broker/text/text_digest.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -31,6 +32,12 @@ static void add_bytes(struct sum *s, const void *bytes, size_t n)
     crypto_generichash_update(&s->hash, bytes, n);
 }
 
+static void add_text(struct sum *s, const char *text)
+{
+    add_bytes(s, text, strlen(text) + 1);
+    s->n++;
+}
+
 static void add_file(struct sum *s, const char *dir, const char *name)
 {
     char path[4096], block[BLOCK_BYTES];
@@ -39,10 +46,14 @@ static void add_file(struct sum *s, const char *dir, const char *name)
     if (snprintf(path, sizeof path, "%s%s%s", dir, dir[0] ? "/" : "", name) >= (int)sizeof path)
         return;
     int fd = regular_open(path, &st, NULL);
-    if (fd < 0)
+    if (fd < 0 && errno == ENOENT)
         return;
     if (dir[0]) /* where a file of one's own lies says nothing */
         add_bytes(s, name, strlen(name) + 1);
+    if (fd < 0) {
+        add_text(s, "unreadable");
+        return;
+    }
     for (size_t done = 0; done < MAX_BYTES && (n = read(fd, block, sizeof block)) > 0;) {
         add_bytes(s, block, (size_t)n);
         done += (size_t)n;
@@ -60,6 +71,8 @@ static void add_folder(struct sum *s, const char *dir)
     if (snprintf(path, sizeof path, "%s/" FOLDER, dir) >= (int)sizeof path)
         return;
     int n = scandir(path, &entries, NULL, alphasort);
+    if (n < 0 && regular_exists(path))
+        add_text(s, FOLDER);
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, FOLDER "/%s", entries[i]->d_name);
         if (entries[i]->d_name[0] != '.')
@@ -67,12 +80,6 @@ static void add_folder(struct sum *s, const char *dir)
         free(entries[i]);
     }
     free(entries);
-}
-
-static void add_text(struct sum *s, const char *text)
-{
-    add_bytes(s, text, strlen(text) + 1);
-    s->n++;
 }
 
 void text_digest(

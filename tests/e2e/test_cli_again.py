@@ -353,3 +353,22 @@ def test_an_input_that_kept_its_time(directory, marks):
         assert score(rows, directory / "out").returncode == 0
         seen.append(read_lines(directory / "out")[0]["score"])
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("how", ["a directory", "a dangling link", "a pipe"])
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates"])
+def test_a_file_that_could_not_be_read(directory, how, name):
+    """The errors of its rows go with it."""
+    shutil.copytree(MODELS / "demo-reward", directory / "m")
+    (directory / "rows.jsonl").write_text('{"prompt": "What is 3 + 4?", "response": "7"}\n')
+    path = directory / "m" / name
+    if name == "additional_chat_templates":
+        path.mkdir()
+        path = path / "chat_template.jinja"
+    {"a directory": path.mkdir, "a dangling link": lambda: path.symlink_to("nowhere"), "a pipe": lambda: os.mkfifo(path)}[how]()
+    bad = score(directory / "rows.jsonl", directory / "out", model=directory / "m")
+    path.rmdir() if how == "a directory" else path.unlink()
+    again = score(directory / "rows.jsonl", directory / "out", model=directory / "m")
+    assert again.returncode == 0 and read_lines(directory / "out")[0]["error"] is None, (bad.stderr, again.stderr)
+    if name == "chat_template.jinja":
+        assert bad.returncode == 1 and name in bad.stderr, bad.stderr
