@@ -136,7 +136,7 @@ static int is_broker_s(const char *name)
     static const char *const forms[] = {"lock", "digest.cache", "digest.cache.part",
         "digest.cache.part#", "reserve", "reserve-purge", "synced", "assay.db", "assay.db-wal",
         "assay.db-shm", "assay.db-journal", "assay.db.new", "assay.db.new-journal", "assay.db.v#",
-        "score-cache-#.db", "score-cache-#.db-wal", "score-cache-#.db-shm",
+        "assay.db.v#.#", "score-cache-#.db", "score-cache-#.db-wal", "score-cache-#.db-shm",
         "score-cache-#.db-journal", "gemm-algorithms.txt", "twins-#.map", "twins-#.new",
         "broker.sock", "broker.sock.#", "events.sock", "group-#-#.sock"};
     int is = 0;

@@ -82,14 +82,43 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
 
 /* ---- from one version to the next ---- */
 
-/* Copies the database beside itself as it was: assay.db.v1. The copy gets its name only once it is
- * whole; one that is there already is from an interrupted upgrade, and stays. */
+/* Does the copy have these jobs, and each as far as here? */
+static int has_the_same_jobs(struct store *s, const char *copy)
+{
+    int64_t n = 1;
+    char *sql = sqlite3_mprintf("attach %Q as copy", copy);
+    int rc = sql ? store_execute(s, sql, NULL) : ASSAY_ENOMEM;
+    sqlite3_free(sql);
+    if (rc != 0)
+        return 0;
+    rc = store_integer(s, 1, &n, NULL,
+        "select count(*) from (select * from (select * from main.job except select * from "
+        "copy.job) "
+        "union all select * from (select * from copy.job except select * from main.job))",
+        "");
+    store_execute(s, "detach copy", NULL);
+    return rc == 0 && n == 0;
+}
+
+/* Finds a name for the copy: assay.db.v1, or assay.db.v1.2 and so on where older ones are there.
+ * Returns 1 if such a copy has been made already, by an upgrade that was interrupted. */
+static int name_copy(struct store *s, int64_t version, char *path, size_t size)
+{
+    snprintf(path, size, "%s/assay.db.v%lld", s->dir, (long long)version);
+    for (int n = 2; access(path, F_OK) == 0; n++) {
+        if (has_the_same_jobs(s, path))
+            return 1;
+        snprintf(path, size, "%s/assay.db.v%lld.%d", s->dir, (long long)version, n);
+    }
+    return 0;
+}
+
+/* Copies the database beside itself as it was. The copy gets its name only once it is whole. */
 static int back_up(struct store *s, int64_t version, struct err *e)
 {
     char path[4200], new[4200];
-    snprintf(path, sizeof path, "%s/assay.db.v%lld", s->dir, (long long)version);
     snprintf(new, sizeof new, "%s/assay.db.new", s->dir);
-    if (access(path, F_OK) == 0)
+    if (name_copy(s, version, path, sizeof path))
         return 0;
     unlink(new);
     char *sql = sqlite3_mprintf("vacuum into %Q", new);

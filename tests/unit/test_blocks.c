@@ -364,6 +364,37 @@ static void the_copy_is_whole(void **state)
     open_mode(f, MODE);
 }
 
+/* Whoever goes back to the copy and upgrades again later has a copy of that, too. */
+static void each_upgrade_has_a_copy(void **state)
+{
+    struct fixture *f = *state;
+    char command[600];
+    put_job(f->s, "first", 0, 100, 4);
+    store_close(&f->s);
+    run_sql(f, TO_VERSION_4);
+    for (int k = 0; k < 2; k++) { /* the second time, the copy of an interrupted upgrade is there */
+        snprintf(command, sizeof command, "cp %s/assay.db %s/before", f->dir, f->dir);
+        assert_int_equal(system(command), 0);
+        open_mode(f, MODE);
+        store_close(&f->s);
+        snprintf(command, sizeof command, "rm -f %s/assay.db-* %s/synced; cp %s/before %s/assay.db",
+            f->dir, f->dir, f->dir, f->dir);
+        assert_int_equal(system(command), 0);
+        snprintf(command, sizeof command, "test ! -e %s/assay.db.v4.2", f->dir);
+        assert_int_equal(system(command), 0);
+    }
+    run_sql(f, "update job set priority = 7");
+    open_mode(f, MODE);
+    store_close(&f->s);
+    snprintf(command, sizeof command,
+        "test \"$(for v in v4 v4.2; do sqlite3 %s/assay.db.$v 'select priority from job'; done)\" "
+        "= "
+        "\"$(printf '0\\n7')\"",
+        f->dir);
+    assert_int_equal(system(command), 0);
+    open_mode(f, MODE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -373,6 +404,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_blocks_in_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_record_is_its_rows_error, setup, teardown),
         cmocka_unit_test_setup_teardown(states_are_upgraded, setup, teardown),
+        cmocka_unit_test_setup_teardown(each_upgrade_has_a_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(the_copy_is_whole, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
