@@ -90,7 +90,10 @@ static const struct cli_verb verbs[] = {
         "  assay submit rows.jsonl --key monday\n"
         "  assay submit urgent.jsonl --key urgent --priority 10\n",
         0, submit_options, verb_submit},
-    {"results", "JOB", "Print a job's results, one JSON line a row, in order of completion.", NULL,
+    {"results", "JOB", "Print a job's results, one JSON line a row, in order of completion.",
+        "Exit code 0 means that the job is done, and no row that was printed failed. 1: a row "
+        "failed, or the job was cancelled with rows unfinished. 75: the job is not finished, and "
+        "these are the results so far; --follow waits for the others.",
         "  assay results monday\n"
         "  assay results monday --follow > scores.jsonl\n",
         1, results_options, verb_results},

@@ -16,7 +16,6 @@
 #include "schema/clock.h"
 
 #define LOOK_MS 200
-#define OPEN_MS 5000 /* of an open job without progress; then that is reported */
 
 static int print_json(const json_t *reply)
 {
@@ -249,25 +248,6 @@ int verb_status(const struct cli *c)
     return rc == 0 && cli_interrupted() ? EX_TEMPFAIL : rc;
 }
 
-/* Reports what blocks the job, if anything does. */
-static void tell_what_blocks(struct waiting *w, const json_t *r, long long idle_ms)
-{
-    const char *reason = reply_text(r, "reason"), *key = reply_text(r, "key");
-    if (reason[0])
-        waiting_tell(w,
-            "waiting: job '%s' is held: %s; `assay resume JOB --accept-mode` goes on all the same",
-            key, reason);
-    else if (strcmp(reply_text(r, "state"), "paused") == 0)
-        waiting_tell(w, "waiting: job '%s' is paused; `assay resume JOB` lets it go on", key);
-    else if (reply_text(r, "failure")[0])
-        waiting_tell(w, "waiting: the workers do not start, they are tried again: %s",
-            reply_text(r, "failure"));
-    else if (strcmp(reply_text(r, "state"), "open") == 0 && idle_ms > OPEN_MS)
-        waiting_tell(w, "waiting: job '%s' is open: its last rows are not submitted yet", key);
-    else
-        waiting_over(w);
-}
-
 struct wait {
     struct client *client;
     struct progress progress;
@@ -290,7 +270,7 @@ static int look(struct wait *w, const char *job, struct err *e)
     w->done = reply_int(w->reply, "done");
     const json_t *total = json_object_get(w->reply, "total");
     w->progress.total = json_is_integer(total) ? json_integer_value(total) : -1;
-    tell_what_blocks(&w->waiting, w->reply, now_mono_ms() - w->changed_ms);
+    waiting_tell_what_blocks(&w->waiting, w->reply, now_mono_ms() - w->changed_ms);
     progress_show(&w->progress, w->done, reply_int(w->reply, "failed"), 0);
     return reply_is_over(w->reply);
 }

@@ -4,14 +4,17 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "broker/cli/cli.h"
+#include "broker/cli/reply.h"
 #include "broker/cli/signals.h"
 #include "schema/clock.h"
 
 #define AGAIN_MS 60000
 #define PAUSE_MS 500
 #define MAX_PAUSE_MS 5000
+#define OPEN_MS 5000 /* of an open job without progress; then that is reported */
 
 void waiting_tell(struct waiting *w, const char *fmt, ...)
 {
@@ -35,6 +38,24 @@ void waiting_over(struct waiting *w)
 {
     if (w->progress)
         progress_note(w->progress, NULL);
+}
+
+void waiting_tell_what_blocks(struct waiting *w, const json_t *status, long long idle_ms)
+{
+    const char *reason = reply_text(status, "reason"), *key = reply_text(status, "key");
+    const char *state = reply_text(status, "state"), *failure = reply_text(status, "failure");
+    if (reason[0])
+        waiting_tell(w,
+            "waiting: job '%s' is held: %s; `assay resume JOB --accept-mode` goes on all the same",
+            key, reason);
+    else if (strcmp(state, "paused") == 0)
+        waiting_tell(w, "waiting: job '%s' is paused; `assay resume JOB` lets it go on", key);
+    else if (failure[0])
+        waiting_tell(w, "waiting: the workers do not start, they are tried again: %s", failure);
+    else if (strcmp(state, "open") == 0 && idle_ms > OPEN_MS)
+        waiting_tell(w, "waiting: job '%s' is open: its last rows are not submitted yet", key);
+    else
+        waiting_over(w);
 }
 
 int waiting_is_worth(const struct err *e)

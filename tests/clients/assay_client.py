@@ -262,10 +262,14 @@ class AssayClient:
         return self._send(_pack({"v": 1, "op": "results", **fields}), wait_s, deadline)
 
     def results(self, job: str | int, after: int = 0, timeout_s: float = math.inf):
-        """Iterate over a job's results in order of completion, each once, until nothing more can
-        come. A job that is open or paused is waited for; after timeout_s without its end,
-        AssayError `timeout`."""
+        """Iterate over a job's results in order of completion, each once, until all have come. A
+        job that is open or paused is waited for; after timeout_s without its end, AssayError
+        `timeout`. After what there is of a cancelled job comes AssayError `wrong_state`."""
         yield from self._results(job, job, after, timeout_s)
+        status = self.status(job)
+        if status["state"] == "cancelled":
+            raise AssayError("wrong_state", f"job {job} was cancelled with {status['cancelled']} "
+                                            "rows unfinished")
 
     def _results(self, job, name, after, timeout_s):
         deadline, done = time.monotonic() + timeout_s, False

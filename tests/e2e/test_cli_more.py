@@ -334,4 +334,4 @@ def test_results_are_of_one_job(directory):
         client.results("k")
         os.kill(follow.pid, signal.SIGCONT)
         out, said = follow.communicate(timeout=30)
-        assert out == "" and (follow.returncode == 0 or follow.returncode == 65 and "unknown" in said), said  # 0: told of the cancel
+        assert out == "" and (follow.returncode == 1 and "cancelled" in said or follow.returncode == 65 and "unknown" in said), said

@@ -236,6 +236,9 @@ def test_score_of_a_job_that_does_not_end(directory, kind):
         canceller.join()
         assert caught.value.code == "wrong_state" and "of 2000 rows" in caught.value.message
         assert client.wait(key)["state"] == "cancelled"
+        with pytest.raises(AssayError) as caught:
+            list(client.results(key))
+        assert caught.value.code == "wrong_state" and "rows unfinished" in caught.value.message
 
 
 def test_one_client_for_many_threads(broker):
