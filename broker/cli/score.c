@@ -254,18 +254,14 @@ static int take_row(struct score *s, json_t *row, struct err *e)
     return rc == 0 ? output_result(&s->output, i, row, e) : rc;
 }
 
-/* No row came: report if the workers do not start. */
-static int tell_of_workers(struct score *s, struct err *e)
+/* No row came: report what keeps the job from going on. */
+static int tell_what_blocks(struct score *s, struct err *e)
 {
     json_t *reply = NULL;
     cli_write_job(client_begin(s->client, "status", 1), s->run.key);
     int rc = client_call_patiently(s->client, 0, &reply, e);
-    const char *why = json_string_value(json_object_get(reply, "failure"));
-    if (why)
-        waiting_tell(
-            &s->waiting, "waiting: the workers do not start, they are tried again: %s", why);
-    else
-        waiting_over(&s->waiting);
+    if (rc == 0)
+        waiting_tell_what_blocks(&s->waiting, reply, 0); /* open only until the input has ended */
     json_decref(reply);
     return rc;
 }
@@ -292,7 +288,7 @@ static int fetch(struct score *s, int wait_ms, int *ended, struct err *e)
     int came = json_array_size(json_object_get(reply, "rows")) > 0;
     json_decref(reply);
     if (rc == 0 && !came && !*ended && wait_ms > 0 && !s->busy)
-        rc = tell_of_workers(s, e);
+        rc = tell_what_blocks(s, e);
     if (rc == 0)
         rc = output_flush(&s->output, e);
     progress_show(&s->progress, s->got + s->feeder.n_bad, s->output.n_failed, 0);

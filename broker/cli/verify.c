@@ -30,7 +30,8 @@ struct check {
     json_t *id;
     float *stored, *now; /* [n_values] */
     uint32_t n_values, n_now;
-    json_t *error; /* the row's error if it failed this time; NULL: none */
+    json_t *error;     /* the row's error if it failed this time; NULL: none */
+    int is_other_mode; /* scored under another checkpoint or mode */
 };
 
 struct verify {
@@ -42,9 +43,8 @@ struct verify {
     char key[256];
     int64_t *rows; /* the sample, ascending */
     size_t n_rows, rows_room;
-    struct check *checks; /* [n_rows], of which n_checks are filled */
-    size_t n_checks;
-    int64_t n_other_mode;        /* scored under another checkpoint or mode */
+    struct check *checks;        /* [n_rows], of which n_checks are filled */
+    size_t n_checks, n_compared; /* those that have come back are the first */
     struct msg_writer sequences; /* rows of the request that is being built */
     struct check *whose[CHUNK_SEQUENCES];
     uint32_t n_sequences;
@@ -133,10 +133,15 @@ static void take_row(struct check *c, const json_t *row)
     take_values(c, json_object_get(row, "steps"));
 }
 
+static void name_chunk(const struct verify *v, char key[64])
+{
+    snprintf(key, 64, "%s-%d", v->prefix, v->chunk);
+}
+
 static int ask(struct verify *v, json_t **reply, struct err *e)
 {
     char key[64];
-    snprintf(key, sizeof key, "%s-%d", v->prefix, v->chunk);
+    name_chunk(v, key);
     struct msg_writer *w = client_begin(v->client, "score", 4);
     msg_key_str(w, "key", key);
     msg_key_int(w, "timeout_ms", v->score_ms);
@@ -147,26 +152,53 @@ static int ask(struct verify *v, json_t **reply, struct err *e)
     return client_call_patiently(v->client, v->score_ms, reply, e);
 }
 
-/* Purges the chunk's job. A failure does not matter to the verification. */
-static void forget_chunk(struct verify *v, const json_t *reply)
+/* Asks for something about the chunk's job. The caller owns the reply, NULL if there is none. */
+static json_t *ask_about_chunk(struct verify *v, const char *op)
 {
-    json_t *purged = NULL;
-    msg_key_int(client_begin(v->client, "purge", 1), "job",
-        json_integer_value(json_object_get(reply, "job")));
-    client_call(v->client, 0, &purged, NULL);
+    char key[64];
+    json_t *reply = NULL;
+    name_chunk(v, key);
+    msg_key_str(client_begin(v->client, op, 1), "job", key);
+    client_call(v->client, 0, &reply, NULL);
+    return reply;
+}
+
+/* Reports what keeps the chunk from being scored. */
+static void tell_what_blocks(struct verify *v)
+{
+    json_t *status = ask_about_chunk(v, "status");
+    if (status)
+        waiting_tell_what_blocks(&v->waiting, status, 0);
+    json_decref(status);
+}
+
+/* Purges the chunk's job, cancelled where it is not done. A failure does not matter to the
+ * verification. */
+static void forget_chunk(struct verify *v, int is_done)
+{
+    if (!is_done)
+        json_decref(ask_about_chunk(v, "cancel"));
+    json_t *purged = ask_about_chunk(v, "purge");
+    if (!purged && !is_done)
+        cli_say("job '%s-%d' of this verification may be left; `assay cancel` and `assay purge` "
+                "remove it",
+            v->prefix, v->chunk);
     json_decref(purged);
 }
 
-static int score_chunk(struct verify *v, struct err *e)
+/* Scores what was added, of which the first n_whole checks have all their sequences in it or before
+ * it. */
+static int score_chunk(struct verify *v, size_t n_whole, struct err *e)
 {
     json_t *reply = NULL, *row;
     size_t k;
     int rc;
     if (v->n_sequences == 0)
         return 0;
-    while ((rc = ask(v, &reply, e)) == ASSAY_ETIMEOUT)
-        if (cli_interrupted())
-            return rc;
+    while ((rc = ask(v, &reply, e)) == ASSAY_ETIMEOUT && !cli_interrupted())
+        tell_what_blocks(v);
+    if (rc != 0 && rc != ASSAY_ENOTREADY) /* with that, nobody would answer */
+        forget_chunk(v, 0);
     if (rc != 0)
         return rc;
     json_array_foreach(json_object_get(reply, "rows"), k, row)
@@ -174,12 +206,13 @@ static int score_chunk(struct verify *v, struct err *e)
         if (k < v->n_sequences)
             take_row(v->whose[k], row);
     }
-    forget_chunk(v, reply);
     json_decref(reply);
+    forget_chunk(v, 1);
     msg_writer_clear(&v->sequences);
     v->n_sequences = 0;
+    v->n_compared = n_whole;
     v->chunk++;
-    progress_show(&v->progress, (int64_t)v->n_checks, 0, 0);
+    progress_show(&v->progress, (int64_t)v->n_compared, 0, 0);
     return 0;
 }
 
@@ -216,7 +249,7 @@ static int take_stored(void *arg, const struct store_result_row *row)
     c->now = xcalloc(c->n_values + 1, sizeof *c->now);
     if (c->n_values > 0)
         memcpy(c->stored, row->values, c->n_values * sizeof *c->stored);
-    v->n_other_mode += row->is_other_mode;
+    c->is_other_mode = row->is_other_mode;
     return 0;
 }
 
@@ -249,7 +282,7 @@ static int add_sequence(struct verify *v, struct check *c, const struct sequence
     size_t bytes = v->sequences.buffer.size + r->n_tokens * sizeof *r->ids;
     int rc = 0;
     if (v->n_sequences == CHUNK_SEQUENCES || (v->n_sequences > 0 && bytes > CHUNK_BYTES))
-        rc = score_chunk(v, e);
+        rc = score_chunk(v, v->n_checks - 1, e);
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
@@ -298,7 +331,7 @@ static int check_all(struct verify *v, struct err *e)
     int rc = 0;
     for (size_t k = 0; rc == 0 && k < v->n_rows && !cli_interrupted(); k++)
         rc = check_row(v, v->rows[k], e);
-    return rc == 0 ? score_chunk(v, e) : rc;
+    return rc == 0 && !cli_interrupted() ? score_chunk(v, v->n_checks, e) : rc;
 }
 
 /* ---- the report ---- */
@@ -346,12 +379,15 @@ static void print_difference(const struct check *c)
     printf("stored %.9g, now %.9g\n", (double)c->stored[k], (double)c->now[k]);
 }
 
+/* Prints what came of the rows that were compared. */
 static int report(struct verify *v)
 {
     json_t *differ = json_array();
     struct err e = {0};
     int as_json = v->cli->value[CLI_JSON] != NULL, rc = EX_OK;
-    for (size_t k = 0; k < v->n_checks; k++) {
+    size_t n = v->n_compared, n_other_mode = 0;
+    for (size_t k = 0; k < n; k++) {
+        n_other_mode += v->checks[k].is_other_mode != 0;
         if (is_equal(&v->checks[k]))
             v->n_equal++;
         else if (as_json)
@@ -361,20 +397,31 @@ static int report(struct verify *v)
     }
     if (as_json) {
         json_t *all = json_pack("{s:I, s:s, s:I, s:I, s:I, s:O}", "job", (json_int_t)v->job, "key",
-            v->key, "compared", (json_int_t)v->n_checks, "equal", (json_int_t)v->n_equal,
-            "other_mode", (json_int_t)v->n_other_mode, "differ", differ);
+            v->key, "compared", (json_int_t)n, "equal", (json_int_t)v->n_equal, "other_mode",
+            (json_int_t)n_other_mode, "differ", differ);
         rc = json_print_line(stdout, all, &e) == 0 ? EX_OK : cli_fail(&e);
         json_decref(all);
     } else {
         printf("job %lld: %zu rows scored again, %zu equal in every bit, %zu not\n",
-            (long long)v->job, v->n_checks, v->n_equal, v->n_checks - v->n_equal);
-        if (v->n_other_mode > 0)
-            printf("%lld of them were scored under another checkpoint or mode than the broker has "
+            (long long)v->job, n, v->n_equal, n - v->n_equal);
+        if (n_other_mode > 0)
+            printf("%zu of them were scored under another checkpoint or mode than the broker has "
                    "now\n",
-                (long long)v->n_other_mode);
+                n_other_mode);
     }
     json_decref(differ);
-    return rc == EX_OK && v->n_equal < v->n_checks ? EX_ROWS_FAILED : rc;
+    return rc == EX_OK && v->n_equal < n ? EX_ROWS_FAILED : rc;
+}
+
+/* Reports as far as it came. Returns the exit code. */
+static int end_early(struct verify *v, const struct err *e)
+{
+    int rc = cli_interrupted() ? EX_TEMPFAIL : cli_fail(e);
+    cli_say("%s after %zu of %zu rows", cli_interrupted() ? "stopped" : "given up", v->n_compared,
+        v->n_rows);
+    if (v->n_compared > 0)
+        report(v);
+    return rc;
 }
 
 /* ---- all ---- */
@@ -447,7 +494,7 @@ int verb_verify(const struct cli *c)
         client_set_waiting(v.client, &v.waiting);
         int failed = greet(&v, &e) != 0 || check_all(&v, &e) != 0;
         progress_end(&v.progress);
-        rc = cli_interrupted() ? EX_TEMPFAIL : failed ? cli_fail(&e) : report(&v);
+        rc = failed || cli_interrupted() ? end_early(&v, &e) : report(&v);
     }
     verify_close(&v);
     return rc;
