@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/cli/signals.h"
 #include "broker/text/recipe.h"
 #include "schema/suggest.h"
 #include "schema/utf8.h"
@@ -241,10 +242,11 @@ int cli_number(
 
 static void say(const char *fmt, va_list args)
 {
-    char text[2048];
+    char text[2048], line[2064];
     vsnprintf(text, sizeof text, fmt, args);
     utf8_make_printable(text);
-    fprintf(stderr, "assay: %s\n", text);
+    snprintf(line, sizeof line, "assay: %s\n", text);
+    cli_tell(line);
 }
 
 void cli_say(const char *fmt, ...)
@@ -312,10 +314,12 @@ static int exit_code_of(int code)
 
 int cli_fail(const struct err *e)
 {
+    char line[2048];
     if (e->field[0])
-        fprintf(stderr, "assay: %s: %s (%s)\n", e->field, e->msg, err_name(e->code));
+        snprintf(line, sizeof line, "assay: %s: %s (%s)\n", e->field, e->msg, err_name(e->code));
     else
-        fprintf(stderr, "assay: %s\n", e->msg);
+        snprintf(line, sizeof line, "assay: %s\n", e->msg);
+    cli_tell(line);
     return exit_code_of(e->code);
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "broker/cli/screen.h"
+#include "broker/cli/signals.h"
 #include "schema/clock.h"
 
 #define BAR_CELLS 20
@@ -37,15 +38,20 @@ static void put_left(char *text, size_t size, int64_t rows, double rate)
         snprintf(text, size, "%lld:%02lld", (long long)s / 60, (long long)s % 60);
 }
 
-/* Cuts the line, because one that wraps could not be overwritten. */
+/* Cuts the line, because one that wraps could not be overwritten, and writes it whole. */
 static void draw(const char *line)
 {
     int width, height;
+    char text[2048] = "";
     screen_size(STDERR_FILENO, &width, &height);
-    fputs("\r", stderr);
-    print_safely_cut(stderr, line, width - 1);
-    fputs("\033[K", stderr);
-    fflush(stderr);
+    FILE *f = fmemopen(text, sizeof text, "w");
+    if (!f)
+        return;
+    fputs("\r", f);
+    print_safely_cut(f, line, width - 1);
+    fputs("\033[K", f);
+    fclose(f);
+    cli_tell(text);
 }
 
 void progress_note(struct progress *p, const char *text)
@@ -87,6 +93,6 @@ void progress_show(struct progress *p, int64_t done, int64_t failed, int force)
 void progress_end(struct progress *p)
 {
     if (p->on && p->drawn_ms)
-        fputs("\r\033[K", stderr);
+        cli_tell("\r\033[K");
     p->drawn_ms = 0;
 }

@@ -20,9 +20,13 @@
 #define ERASE_LINE "\033[K" /* before the text: after a full line it would erase its end */
 #define LEAVE "\033[?25h\033[?1049l"
 
+/* After a signal, a terminal that is stopped (Ctrl-S) is not waited for. */
 static void put(const char *bytes, size_t n)
 {
+    struct pollfd item = {.fd = STDOUT_FILENO, .events = POLLOUT};
     while (n > 0) {
+        if (cli_interrupted() && poll(&item, 1, 0) <= 0)
+            return;
         ssize_t written = write(STDOUT_FILENO, bytes, n);
         if (written < 0 && errno == EINTR && !cli_interrupted())
             continue;

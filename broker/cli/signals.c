@@ -2,8 +2,11 @@
  * calls (signals.h). */
 #include "broker/cli/signals.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,4 +68,18 @@ int cli_nap(long ms)
         nanosleep(&t, NULL);
     }
     return interrupted;
+}
+
+void cli_tell(const char *text)
+{
+    struct pollfd item = {.fd = STDERR_FILENO, .events = POLLOUT};
+    for (size_t n = strlen(text); n > 0;) {
+        if (interrupted && poll(&item, 1, 0) <= 0)
+            return;
+        ssize_t written = write(STDERR_FILENO, text, n);
+        if (written < 0 && errno != EINTR)
+            return;
+        text += written > 0 ? written : 0;
+        n -= written > 0 ? (size_t)written : 0;
+    }
 }

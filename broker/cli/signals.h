@@ -14,5 +14,8 @@ void cli_catch_failed_writes(void);
 int cli_interrupted(void);
 /* Sleeps until ms have passed or a signal comes. Returns 0 or the signal's number. */
 int cli_nap(long ms);
+/* Writes text to stderr. A terminal that is stopped (Ctrl-S) or a pipe that is full is waited for,
+ * but not after a signal: then what it does not take is lost. */
+void cli_tell(const char *text);
 
 #endif

@@ -369,6 +369,7 @@ static void rest(struct top *t, long long until_ms)
 {
     int width, height, new_width, new_height;
     screen_size(STDOUT_FILENO, &width, &height);
+    take_key(t, 0); /* also when drawing took all the time, on a slow or stopped terminal */
     while (!t->quit && now_mono_ms() < until_ms) {
         long long left = until_ms - now_mono_ms();
         take_key(t, left < 100 ? (int)left : 100);
