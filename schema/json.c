@@ -18,6 +18,14 @@ static const char *kind(const json_t *v)
     return names[json_typeof(v)];
 }
 
+const char *json_fault_kind(const json_error_t *why)
+{
+    enum json_error_code code = json_error_code(why);
+    return code == json_error_null_byte_in_key || code == json_error_null_character
+               ? "unsupported JSON"
+               : "not JSON";
+}
+
 /* Returns the value with whole numbers below 2^53 as integers; takes the reference to v. */
 static json_t *with_integers(json_t *v)
 {
@@ -54,7 +62,8 @@ static json_t *parse(FILE *f, const char *path, struct err *e)
         err_set(e, ASSAY_EFORMAT,
             "%s: expected JSON without a byte order mark, found one at its beginning", path);
     else
-        err_set(e, ASSAY_EFORMAT, "%s: not JSON: line %d: %s", path, why.line, why.text);
+        err_set(e, ASSAY_EFORMAT, "%s: %s: line %d: %s", path, json_fault_kind(&why), why.line,
+            why.text);
     return NULL;
 }
 

@@ -18,6 +18,10 @@ struct json_file {
  * *e. */
 json_t *json_read_file(const char *dir, const char *name, size_t max_bytes, struct err *e);
 
+/* How to name the reason that jansson gives: "not JSON", or "unsupported JSON" where it is JSON all the
+ * same (U+0000 in a key). */
+const char *json_fault_kind(const json_error_t *why);
+
 /* Each reads a field. Returns 0 with *value untouched when it is absent or null, 1 when it is
  * valid, else a negative code. */
 int json_get_int(const struct json_file *f, const char *key, int64_t min, int64_t max,

@@ -88,12 +88,14 @@ struct cli {
     const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 
+enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2 };
+
 struct cli_verb {
     const char *name, *operand, *summary;
     const char *details; /* paragraphs separated by an empty line; NULL: none */
     const char *examples;
-    int operand_needed;
-    const enum cli_option *options; /* ended by CLI_OPTION_COUNT; common options are added */
+    int needs;                      /* of enum cli_need */
+    const enum cli_option *options; /* ended by CLI_OPTION_COUNT; shared options are added */
     int (*run)(const struct cli *c);
 };
 
@@ -107,7 +109,8 @@ struct cli_option_info {
 const struct cli_option_info *cli_option_info(enum cli_option option);
 /* Is the value one of the option's words? */
 int cli_is_listed(enum cli_option option, const char *value);
-extern const enum cli_option cli_common_options[]; /* taken by every verb */
+/* What every verb takes beside its own options; or, with CLI_NO_BROKER, --help alone. */
+const enum cli_option *cli_shared_options(const struct cli_verb *verb);
 extern const char cli_exit_codes[];
 
 /* Parses the arguments after the verb. Returns 0, 1 if help is asked for, or EX_USAGE after

@@ -38,13 +38,13 @@ static enum what what_of_operand(const struct cli_verb *verb)
     return is_choice || strcmp(verb->operand, "[VERB]") == 0 ? WORDS : NOTHING;
 }
 
-/* Calls put for the verb's own options and then the common ones. */
+/* Calls put for the verb's own options and then the shared ones. */
 static void each_option(const struct cli_verb *verb,
     void (*put)(const struct cli_verb *verb, const struct cli_option_info *info))
 {
     for (const enum cli_option *o = verb->options; *o != CLI_OPTION_COUNT; o++)
         put(verb, cli_option_info(*o));
-    for (const enum cli_option *o = cli_common_options; *o != CLI_OPTION_COUNT; o++)
+    for (const enum cli_option *o = cli_shared_options(verb); *o != CLI_OPTION_COUNT; o++)
         put(verb, cli_option_info(*o));
 }
 

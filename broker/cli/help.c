@@ -80,7 +80,7 @@ void cli_print_help(const struct cli_verb *verb)
     }
     printf("Options:\n");
     print_options(verb->options);
-    print_options(cli_common_options);
+    print_options(cli_shared_options(verb));
     printf("\nExit codes: ");
     put_line(stdout, cli_exit_codes, strlen(cli_exit_codes), 12, 0);
 }

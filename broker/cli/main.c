@@ -27,10 +27,11 @@ static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST, CLI_SAFE_TEXT,
     CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_PAD_RULE, CLI_NO_WAIT, CLI_OPTION_COUNT};
 static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_WEIGHTS, CLI_MAX_LEN,
-    CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_WORKER, CLI_OPTION_COUNT};
+    CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_WORKER, CLI_JSON, CLI_OPTION_COUNT};
+static const enum cli_option scrub_options[] = {CLI_DATA, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option info_options[] = {CLI_RECIPES, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {
-    CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_OPTION_COUNT};
+    CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
@@ -96,7 +97,7 @@ static const struct cli_verb verbs[] = {
         "these are the results so far; --follow waits for the others.",
         "  assay results monday\n"
         "  assay results monday --follow > scores.jsonl\n",
-        1, results_options, verb_results},
+        CLI_OPERAND, results_options, verb_results},
     {"status", "[JOB]", "Show the progress of a job; without JOB, all jobs.", NULL,
         "  assay status monday\n"
         "  assay status monday --watch\n",
@@ -107,20 +108,20 @@ static const struct cli_verb verbs[] = {
         NULL,
         "  assay wait monday && assay results monday\n"
         "  assay wait monday --max-wait 3600\n",
-        1, wait_options, verb_wait},
+        CLI_OPERAND, wait_options, verb_wait},
     {"cancel", "JOB", "Cancel a job: rows that are not finished are never scored.", NULL,
-        "  assay cancel monday\n", 1, no_options, verb_cancel},
+        "  assay cancel monday\n", CLI_OPERAND, no_options, verb_cancel},
     {"pause", "JOB", "Pause a job: its queued rows do not start.", NULL, "  assay pause monday\n",
-        1, no_options, verb_pause},
+        CLI_OPERAND, no_options, verb_pause},
     {"resume", "JOB", "Let a paused or held job go on.", NULL,
-        "  assay resume monday\n  assay resume monday --accept-mode\n", 1, resume_options,
+        "  assay resume monday\n  assay resume monday --accept-mode\n", CLI_OPERAND, resume_options,
         verb_resume},
     {"retry", "JOB", "Queue a job's failed rows again.",
         "Rows that failed for their content would fail again: they stay as they are. Rows whose "
         "result is damaged are queued too, once the broker has met the damage since its start. "
         "`assay results JOB` makes it meet the damage, since it reads every result of the job; "
         "`assay scrub` does not tell the broker.",
-        "  assay retry monday --failed\n", 1, retry_options, verb_retry},
+        "  assay retry monday --failed\n", CLI_OPERAND, retry_options, verb_retry},
     {"info", NULL, "Show the broker, its model and its counters; or the recipes.", NULL,
         "  assay info\n  assay info --recipes\n", 0, info_options, verb_info},
     {"top", NULL, "Watch broker, workers and jobs, live.",
@@ -135,7 +136,7 @@ static const struct cli_verb verbs[] = {
         "database in the data directory, which must be the broker's. Exit code 1: a row differs.",
         "  assay verify monday\n"
         "  assay verify monday --sample 10000 --data assay-data\n",
-        1, verify_options, verb_verify},
+        CLI_OPERAND, verify_options, verb_verify},
     {"scrub", NULL, "Read the whole database, and name what is damaged.",
         "Every page, index, row and result is read and compared with its checksum. Nothing is "
         "changed. No broker is needed; one may work meanwhile (its log grows until this ends). "
@@ -149,7 +150,7 @@ static const struct cli_verb verbs[] = {
         "taken, and a damaged entry is computed.",
         "  assay scrub\n"
         "  assay scrub --data /var/lib/assay --json\n",
-        0, no_options, verb_scrub},
+        CLI_NO_BROKER, scrub_options, verb_scrub},
     {"purge", "[JOB]", "Delete jobs that are done or cancelled, and free their space.",
         "The jobs are gone at once, and their keys are free. The broker deletes their rows bit by "
         "bit "
@@ -164,23 +165,26 @@ static const struct cli_verb verbs[] = {
         "  assay check ./my-language-model --head lm:9693,2152:softmax\n"
         "  assay check ./Llama-3.1-Nemotron-70B-Reward-HF --recipe nemotron-reward\n"
         "  assay check ./my-reward-model --json\n",
-        1, check_options, verb_check},
+        CLI_OPERAND | CLI_NO_BROKER, check_options, verb_check},
     {"tokenize", "[TEXT|-]",
-        "Show the token ids of a text, as the checkpoint's tokenizer makes them.", NULL,
+        "Show the token ids of a text, as the checkpoint's tokenizer makes them.",
+        "With --jsonl a line of output is one of input. Blank lines have none, as with `assay "
+        "score`: "
+        "how many there were is said at the end. No broker is needed.",
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
         "  assay tokenize - --model ./my-reward-model < text.txt\n"
         "  assay tokenize --jsonl texts.jsonl --model ./my-reward-model > ids.jsonl\n",
-        0, tokenize_options, verb_tokenize},
+        CLI_NO_BROKER, tokenize_options, verb_tokenize},
     {"completion", "bash|zsh|fish",
         "Print the script with which a shell completes assay's arguments.", NULL,
         "  source <(assay completion bash)\n"
         "  assay completion zsh > ~/.zfunc/_assay\n"
         "  assay completion fish > ~/.config/fish/completions/assay.fish\n",
-        1, no_options, verb_completion},
+        CLI_OPERAND | CLI_NO_BROKER, no_options, verb_completion},
     {"man", "[VERB]", "Print a man page: of a verb, of assayd, or of all.", NULL,
         "  assay man score | man -l -\n"
         "  assay man --dir /usr/local/share/man/man1\n",
-        0, man_options, verb_man},
+        CLI_NO_BROKER, man_options, verb_man},
     {NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };
 

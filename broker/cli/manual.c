@@ -120,7 +120,7 @@ static void put_verb_page(FILE *f, const struct cli_verb *verb)
     }
     fputs(".SH OPTIONS\n", f);
     put_options(f, verb->options);
-    put_options(f, cli_common_options);
+    put_options(f, cli_shared_options(verb));
     put_exit_codes(f, cli_exit_codes);
     put_examples(f, verb->examples);
     fputs(".SH SEE ALSO\n.BR assay (1)\n", f);
@@ -133,13 +133,14 @@ static void put_overview_page(FILE *f, const struct cli_verb *verbs)
     fputs("\n.SH SYNOPSIS\n\\fBassay\\fR \\fIverb\\fR [\\fIoptions\\fR] [\\fIargument\\fR]\n.SH "
           "VERBS\n",
         f);
+    const enum cli_option *shared = cli_shared_options(verbs); /* the first verb has a broker */
     for (; verbs->name; verbs++) {
         fprintf(f, ".TP\n.BR assay\\-%s (1)\n", verbs->name);
         put_all(f, verbs->summary);
         fputc('\n', f);
     }
-    fputs(".SH OPTIONS\nEvery verb takes these; its page has its own.\n", f);
-    put_options(f, cli_common_options);
+    fputs(".SH OPTIONS\nEvery verb that asks a broker takes these; its page has its own.\n", f);
+    put_options(f, shared);
     fputs(
         ".SH ENVIRONMENT\n"
         ".TP\n.B XDG_STATE_HOME\nThe data directory is \\fIassay\\fR in it; "

@@ -127,8 +127,14 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
     [CLI_DIR] = {"dir", 0, "DIR", "write every page into a file of its own in DIR", NULL},
 };
 
-const enum cli_option cli_common_options[] = {
+static const enum cli_option shared_options[] = {
     CLI_CONNECT, CLI_DATA, CLI_JSON, CLI_TIMEOUT, CLI_HELP, CLI_OPTION_COUNT};
+static const enum cli_option help_alone[] = {CLI_HELP, CLI_OPTION_COUNT};
+
+const enum cli_option *cli_shared_options(const struct cli_verb *verb)
+{
+    return verb->needs & CLI_NO_BROKER ? help_alone : shared_options;
+}
 
 const struct cli_option_info *cli_option_info(enum cli_option option)
 {
@@ -199,9 +205,9 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
     char letters[2 * CLI_OPTION_COUNT + 2] = ":", wrong[256];
     opterr = 0;
     int n = add_options(list, 0, verb->options), found, rc;
-    add_options(list, n, cli_common_options);
+    add_options(list, n, cli_shared_options(verb));
     list_letters(verb->options, letters);
-    list_letters(cli_common_options, letters);
+    list_letters(cli_shared_options(verb), letters);
     while ((found = getopt_long(argc, argv, letters, list, NULL)) != -1) {
         if (found == '?' || found == ':') {
             suggest_explain(list, found, argv, wrong, sizeof wrong);
@@ -218,7 +224,7 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         c->operand = argv[optind++];
     if (optind < argc)
         return cli_usage("%s: unexpected argument '%s'", verb->name, argv[optind]);
-    if (verb->operand_needed && !c->operand)
+    if ((verb->needs & CLI_OPERAND) && !c->operand)
         return cli_usage("%s: expected %s, found nothing", verb->name, verb->operand);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* tokenize.c - `assay tokenize`: text to token ids, with only a directory that has a
  * tokenizer.json. Needs no broker and no weights. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,9 @@ struct job {
     const struct cli *cli;
     struct tokenizer *tokenizer;
     struct encoder *encoder;
-    int failed; /* a text was bad */
+    int failed;        /* a text was bad */
+    int64_t n, number; /* lines with a text so far, and the number of the last */
+    int64_t blank;     /* the first blank line between them; 0: none */
 };
 
 static int encode(struct job *j, struct slice text, int safe, int special, struct err *e)
@@ -169,11 +172,19 @@ static int tokenize_file(struct job *j, const char *path)
     if (jsonl_look(file, &e) != 0)
         got = -1;
     while (got == 1 && (got = jsonl_next(file, &line, &e)) == 1) {
+        if (j->blank == 0 && line.number > j->number + 1)
+            j->blank = j->number + 1;
+        j->number = line.number;
+        j->n++;
         tokenize_line(j, &line);
         json_decref(line.object);
         json_decref(line.beginning);
     }
     jsonl_close(&file);
+    if (j->blank > 0)
+        cli_say("%s: blank lines: %" PRId64 ", the first is line %" PRId64
+                "; the output has none for them",
+            path, j->number - j->n, j->blank);
     if (got < 0)
         return cli_fail(&e);
     return j->failed ? EX_ROWS_FAILED : EX_OK;

@@ -40,6 +40,11 @@ def test_help_fits_80_columns():
         assert not re.search(r"[ \t]\n", text)
 
 
+def test_an_option_that_a_verb_does_not_use_is_refused(directory):
+    done = run("tokenize", "so", "--model", directory, "--data", directory)
+    assert done.returncode == 64 and "--data" in done.stderr
+
+
 def test_man_pages_say_what_help_says(directory):
     assert run("man", "--dir", directory).returncode == 0
     assert {path.name for path in directory.glob("*.1")} == {"assay.1", "assayd.1", *(f"assay-{verb}.1" for verb in verbs())}
@@ -49,7 +54,9 @@ def test_man_pages_say_what_help_says(directory):
         assert page == run("man", verb).stdout
         assert f"assay\\-{verb} (1)" in overview
         options = re.findall(r"^  (?:-\w, )?--([a-z-]+)", run(verb, "--help").stdout, re.M)
-        assert {"connect", "help"} <= set(options)
+        shared = {"connect", "data", "json", "timeout"} & set(options)
+        asks_no_broker = {"scrub": {"data", "json"}, "check": {"json"}, "tokenize": {"json"}, "man": set(), "completion": set()}
+        assert shared == asks_no_broker.get(verb, {"connect", "data", "json", "timeout"}) and "help" in options, verb
         found = re.findall(r"^(?:\\fB\\-\w\\fR, )?\\fB\\-\\-(\S+)\\fR", page, re.M)
         assert [name.replace("\\-", "-") for name in found] == options
         headings = [page.index(f".SH {name}") for name in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES")]

@@ -1,6 +1,7 @@
 """What the programs say: options by name, the word that was meant, nothing that plays tricks on a terminal."""
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -131,3 +132,28 @@ def test_a_verb_and_a_log_line_are_quiet(directory):
 def test_pieces_of_a_text_are_quiet():
     done = run("tokenize", "a\x9b\u202e\x7f", "--model", MODELS / "demo-reward")
     assert done.returncode == 0 and is_quiet(done.stdout) and "\\x7f" in done.stdout
+
+
+def test_tokenize_says_which_lines_are_blank(directory):
+    """As `score` it has nothing for them, and then a line of output is not the line of input with its number."""
+    path = directory / "texts.jsonl"
+    path.write_text('{"text": "a"}\n\n{"text": "b"}\n \t\n\n{"text": "c"}\n\n')
+    done = run("tokenize", "--jsonl", path, "--model", MODELS / "demo-reward")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
+    assert f"{path}: blank lines: 3, the first is line 2" in done.stderr
+    path.write_text('{"text": "a"}\n{"text": "b"}\n\n')
+    assert run("tokenize", "--jsonl", path, "--model", MODELS / "demo-reward").stderr == ""
+
+
+def test_a_key_with_nul_is_json_that_is_not_supported(directory):
+    model, path = directory / "m", directory / "rows.jsonl"
+    shutil.copytree(MODELS / "demo-reward", model)
+    path.write_text('{"id": "a", "text": "x", "k\\u0000": 1}\n{"text": "y\\u0000"}\n')
+    done = run("tokenize", "--jsonl", path, "--model", model)
+    bad, good = map(json.loads, done.stdout.splitlines())
+    assert bad["error"]["message"].startswith("line 1: unsupported JSON: NUL byte in object key") and good["ids"]
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["a\0b"] = 7
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    done = run("tokenize", "x", "--model", model)
+    assert done.returncode == 78 and "tokenizer.json: unsupported JSON: line 1: NUL byte in object key" in done.stderr

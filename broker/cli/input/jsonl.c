@@ -261,8 +261,8 @@ static void tell_fault(const struct jsonl *j, const struct fault *f, struct json
             has_mark ? "; a byte order mark stands within the line: expected a newline before it"
                      : "");
     else
-        err_set(&line->err, ASSAY_EBADREQ, "line %lld: not JSON: %s at byte %zu", number,
-            f->why.text, f->at);
+        err_set(&line->err, ASSAY_EBADREQ, "line %lld: %s: %s at byte %zu", number,
+            json_fault_kind(&f->why), f->why.text, f->at);
 }
 
 /* Parses the members before the fault, so that the error can carry the line's id. */
