@@ -254,6 +254,35 @@ def openrlhf():
     return name, answer_rows(score)
 
 
+def last_value(model, head, tokenizer):
+    """A score of what the chat template writes: head's value at the last token."""
+    @torch.no_grad()
+    def score(prompt, answer):
+        ids = template_ids(tokenizer, conversation(prompt, answer))
+        return ids, float(head(model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]))
+    return score
+
+
+def inf_orm():
+    """The card: the class's logit for the conversation; no pad token in it."""
+    directory = save_model("recipe-inform", "INFORMForSequenceClassification", "Llama", num_labels=1, tie_word_embeddings=False)
+    byte_tokenizer(directory, TURNS, tokenizer_class="PreTrainedTokenizerFast")
+    model, tokenizer = load_model(directory, "INFORMForSequenceClassification")
+    return "recipe-inform", answer_rows(last_value(model.model, model.score, tokenizer))
+
+
+def llama_factory():
+    """train/rm: the value head, saved beside the model, at the last token; its qwen template ends in a newline, as ChatML does."""
+    directory = save_model("recipe-value-head", "Qwen2ForCausalLM", "Qwen2")
+    byte_tokenizer(directory, CHATML)
+    rng = torch.Generator().manual_seed(zlib.crc32(b"v_head"))
+    head = {"v_head.summary.weight": torch.randn((1, 32), generator=rng), "v_head.summary.bias": torch.randn((1,), generator=rng)}
+    safetensors.torch.save_file(head, directory / "value_head.safetensors", metadata={"format": "pt"})
+    model, tokenizer = load_model(directory, "Qwen2ForCausalLM")
+    return "recipe-value-head", answer_rows(last_value(
+        model.model, lambda hidden: hidden @ head["v_head.summary.weight"][0] + head["v_head.summary.bias"][0], tokenizer))
+
+
 def answer_rows(score):
     """A response to each prompt, and a pair. score(prompt, answer) gives (ids, value)."""
     rows = [({"prompt": prompt, "response": answer}, [score(prompt, answer)]) for prompt, answer in zip(SUMS, ANSWERS)]
@@ -276,7 +305,7 @@ def eurus_rm():
 
 RECIPES = {"nemotron-reward": nemotron_reward, "qwen3-reranker": qwen3_reranker, "mxbai-rerank-v2": mxbai_rerank_v2,
            "rlhflow-prm": rlhflow_prm, "math-shepherd": math_shepherd, "skywork-prm": skywork_prm, "eurus-rm": eurus_rm,
-           "openrlhf": openrlhf}
+           "openrlhf": openrlhf, "inf-orm": inf_orm, "llama-factory": llama_factory}
 
 
 def main():
