@@ -12,13 +12,13 @@ from test_heads import add_tensor, copy_model
 
 # One checkpoint for each architecture and, of language models, each kind of head.
 FAMILIES = ["reward", "process", "seqcls", "qwen3", "llama", "mistral", "token", "qwen3-token", "llama-token", "mistral-token", "inform",
-            "prm", "openrlhf", "openrlhf-raw", "lm-difference", "lm-softmax", "lm-sigmoid", "lm-raw", "value-head"]
+            "prm", "recipe-eurus", "openrlhf", "openrlhf-raw", "lm-difference", "lm-softmax", "lm-sigmoid", "lm-raw", "value-head"]
 TRUNK = "model.layers.1.self_attn.k_proj.weight"
 HEADS = {"score.weight": 1, "score.0.bias": 0, "v_head.summary.weight": 1, "value_head.weight": 1, "classifier.weight": 1}
 
 
 def options(name):
-    head = vectors()[name].get("head")
+    head = vectors().get(name, {}).get("head")
     return ["--head", head] if head else []
 
 
