@@ -31,7 +31,7 @@ def _as_row(prompt, completion, fields):
     if isinstance(prompt, str) and isinstance(completion, str):
         return {"text": prompt + completion, "add_special_tokens": False, **fields}
     prompt, completion = _as_text_or_messages(prompt), _as_text_or_messages(completion)
-    if isinstance(prompt, list) and isinstance(completion, list):
+    if isinstance(prompt, list) and isinstance(completion, list) and completion:
         return {"messages": prompt + completion, **fields}
     return {"prompt": prompt, "completion": completion, **fields}
 

@@ -505,13 +505,12 @@ def test_trl_one_bad_completion(served, endpoint, caplog):
     """None for it, as the trainer allows; the others are scored, whatever shape the columns have."""
     ask, good = [{"role": "user", "content": "3 + 4?"}], [{"role": "assistant", "content": "7"}]
     bad = [None, 7, [], ["7"], [{"role": "assistant"}], [{"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}],
-           [{"role": "assistant", "content": [{"type": "text", "text": "7"}]}], [{"role": "king", "content": "7"}], [{"content": "7"}],
+           [{"role": "assistant", "content": [{"type": "text", "text": "7"}]}], [{"content": "7"}], [{"role": 7, "content": "7"}],
            [{"role": "assistant", "content": "\ud800"}], [{"role": "assistant", "content": "7", "reasoning_content": 5}]]
     rewards = assay_reward(prompts=[ask] * (len(bad) + 2), completions=[good, *bad, good], completion_ids=None, answer=[1] * 13)
     (expected,) = AssayClient(endpoint).score([{"messages": ask + good}])
-    prompt_alone = AssayClient(endpoint).score([{"messages": ask}])[0]["score"]
-    assert rewards == [expected["score"], None, None, prompt_alone, *[None] * (len(bad) - 3), expected["score"]]
-    assert "10 of 13 rows failed" in caplog.text and "expected a text" in caplog.text
+    assert rewards == [expected["score"], *[None] * len(bad), expected["score"]]
+    assert "11 of 13 rows failed" in caplog.text and "expected a text" in caplog.text
     mixed = assay_reward(prompts=["3 + 4?", ask, "3 + 4?", None, "3"], completions=[good, "7", "7", "7", 7])
     assert mixed[:2] == [expected["score"]] * 2 and mixed[2] is not None and mixed[3:] == [None, None]
     assert assay_reward(prompts=[], completions=[]) == []
