@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "broker/cli/input/column_options.h"
 #include "broker/cli/input/held.h"
 
 /* The keys that say what is scored, each with its partner. The first key that a line has counts. */
@@ -30,25 +31,6 @@ static const char *const systems[] = {"system", "system_prompt", NULL};
 /* Texts, or lists of texts, that people may mean to be part of the row. */
 static const char *const hints[] = {"instruction", "input", "context", "contexts", "documents",
     "history", "conversation", "conversations", "thinking", "reasoning_content", NULL};
-/* Media, which no model here reads. */
-static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
-/* Fields that say how a row is scored, under the names that they have in a message. */
-static const char *const settings[] = {"pool", "truncate", "max_length", "truncation_side",
-    "keep_last_token", "hf_pad_rule", "safe_text", "join_content", "add_special_tokens", "adapter",
-    NULL};
-/* Fields of `pool`; outside of it they are errors. */
-static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
-/* Arguments of a chat template. */
-static const char *const arguments[] = {"tools", "chat_template_kwargs", "add_generation_prompt",
-    "continue_final_message", "enable_thinking", NULL};
-
-static int is_one_of(const char *const *keys, const char *key, size_t len)
-{
-    for (; *keys; keys++)
-        if (strlen(*keys) == len && memcmp(*keys, key, len) == 0)
-            return 1;
-    return 0;
-}
 
 int columns_is_id(const char *key, size_t len)
 {
@@ -63,27 +45,10 @@ int columns_is_read(const char *key, size_t len)
     for (size_t i = 0; i < N_BODIES; i++)
         if (strlen(bodies[i][0]) == len && memcmp(bodies[i][0], key, len) == 0)
             return 1;
-    return columns_is_id(key, len) || is_one_of(documents, key, len) || is_one_of(ids, key, len) ||
-           is_one_of(prompts, key, len) || is_one_of(other_prompts, key, len) ||
-           is_one_of(systems, key, len) || is_one_of(hints, key, len) ||
-           is_one_of(media, key, len) || is_one_of(arguments, key, len) ||
-           is_one_of(settings, key, len) || is_one_of(pool_fields, key, len);
-}
-
-/* Returns the column if it is present. Data sets write null into columns that a row does not
- * use. */
-static json_t *column(const json_t *line, const char *key)
-{
-    json_t *v = json_object_get(line, key);
-    return json_is_null(v) ? NULL : v;
-}
-
-static int is_empty(const json_t *v)
-{
-    return !v || json_is_null(v) || json_is_false(v) ||
-           (json_is_string(v) && json_string_length(v) == 0) ||
-           (json_is_array(v) && json_array_size(v) == 0) ||
-           (json_is_object(v) && json_object_size((json_t *)v) == 0);
+    return columns_is_id(key, len) || column_is_one_of(documents, key, len) ||
+           column_is_one_of(ids, key, len) || column_is_one_of(prompts, key, len) ||
+           column_is_one_of(other_prompts, key, len) || column_is_one_of(systems, key, len) ||
+           column_is_one_of(hints, key, len) || column_options_has(key, len);
 }
 
 /* ---- columns that are part of what is scored ---- */
@@ -100,14 +65,14 @@ static enum held_where place_of(const char *key)
 {
     static const char *const thoughts[] = {"thinking", "reasoning_content", NULL};
     static const char *const talks[] = {"conversation", "conversations", "messages", "text", NULL};
-    return is_one_of(thoughts, key, strlen(key)) ? HELD_ANYWHERE
-           : is_one_of(talks, key, strlen(key))  ? HELD_TALK
-                                                 : HELD_PROMPT;
+    return column_is_one_of(thoughts, key, strlen(key)) ? HELD_ANYWHERE
+           : column_is_one_of(talks, key, strlen(key))  ? HELD_TALK
+                                                        : HELD_PROMPT;
 }
 
 static int check_held(const json_t *row, const json_t *line, const char *key, struct err *e)
 {
-    const json_t *v = column(line, key);
+    const json_t *v = column_find(line, key);
     return !v || v == json_object_get(row, key) || held_in_row(row, v, place_of(key))
                ? 0
                : not_held(key, e);
@@ -123,7 +88,7 @@ static void put(json_t *row, const char *key, const json_t *v)
 /* Returns the first of several names that the line has. */
 static const char *first_of(const json_t *line, const char *const *keys)
 {
-    while (*keys && !column(line, *keys))
+    while (*keys && !column_find(line, *keys))
         keys++;
     return *keys;
 }
@@ -132,8 +97,9 @@ static const char *first_of(const json_t *line, const char *const *keys)
  * anything but a mask of ones and positions 0, 1, 2 .. is an error. */
 static int check_beside_ids(const json_t *line, const char *key, int is_range, struct err *e)
 {
-    const json_t *v = column(line, key), *item;
-    const json_t *ids = column(line, "input_ids") ? column(line, "input_ids") : column(line, "ids");
+    const json_t *v = column_find(line, key), *item;
+    const json_t *ids =
+        column_find(line, "input_ids") ? column_find(line, "input_ids") : column_find(line, "ids");
     size_t i = 0;
     if (!v)
         return 0;
@@ -156,7 +122,7 @@ static int take_ids(json_t *row, const json_t *line, struct err *e)
         rc = check_beside_ids(line, "position_ids", 1, e);
     if (rc != 0)
         return rc;
-    const json_t *a = column(line, "input_ids"), *b = column(line, "ids");
+    const json_t *a = column_find(line, "input_ids"), *b = column_find(line, "ids");
     if (a && b && !json_equal(a, b))
         return err_field(e, ASSAY_EBADREQ, "ids", "expected one of input_ids and ids, found both");
     put(row, "input_ids", a ? a : b);
@@ -196,13 +162,13 @@ static int check_lists(const json_t *row, struct err *e)
  * is guessed. */
 static int has_no_body(const json_t *line, struct err *e)
 {
-    if (column(line, "completions"))
+    if (column_find(line, "completions"))
         return err_field(e, ASSAY_EBADREQ, "completions",
             "expected the name steps, for the steps of one solution, or responses, for several "
             "answers; this one is used for both");
-    int answer = column(line, "answer") || column(line, "output");
+    int answer = column_find(line, "answer") || column_find(line, "output");
     int prompt = !first_of(line, prompts) && first_of(line, other_prompts);
-    int talk = column(line, "conversation") || column(line, "conversations");
+    int talk = column_find(line, "conversation") || column_find(line, "conversations");
     return err_set(e, ASSAY_EBADREQ,
         "expected input_ids, chosen and rejected, prompt and steps, prompt and responses, "
         "prompt and response (or completion), messages, text, or query and document (or "
@@ -220,28 +186,28 @@ static int is_query(const json_t *row)
 static int take_query(json_t *row, const json_t *line, struct err *e)
 {
     const char *key = first_of(line, documents);
-    if (column(line, "document") && column(line, "documents"))
+    if (column_find(line, "document") && column_find(line, "documents"))
         return err_field(
             e, ASSAY_EBADREQ, "documents", "expected one of document and documents, found both");
-    put(row, "query", column(line, "query"));
-    put(row, key, column(line, key));
-    if (column(line, "instruction"))
-        put(row, "instruction", column(line, "instruction"));
+    put(row, "query", column_find(line, "query"));
+    put(row, key, column_find(line, key));
+    if (column_find(line, "instruction"))
+        put(row, "instruction", column_find(line, "instruction"));
     return 0;
 }
 
 static int take_body(json_t *row, const json_t *line, struct err *e)
 {
     size_t i = 0;
-    while (i < N_BODIES && !column(line, bodies[i][0]))
+    while (i < N_BODIES && !column_find(line, bodies[i][0]))
         i++;
     if (i == N_BODIES)
-        return column(line, "query") && first_of(line, documents) ? take_query(row, line, e)
-                                                                  : has_no_body(line, e);
+        return column_find(line, "query") && first_of(line, documents) ? take_query(row, line, e)
+                                                                       : has_no_body(line, e);
     for (int k = 0; k < 2 && bodies[i][k]; k++)
-        if (column(line, bodies[i][k]))
-            put(row, bodies[i][k], column(line, bodies[i][k]));
-    const json_t *other = json_object_get(row, "response") ? column(line, "completion") : NULL;
+        if (column_find(line, bodies[i][k]))
+            put(row, bodies[i][k], column_find(line, bodies[i][k]));
+    const json_t *other = json_object_get(row, "response") ? column_find(line, "completion") : NULL;
     if (other && !json_equal(other, json_object_get(row, "response")))
         return err_field(e, ASSAY_EBADREQ, "completion",
             "expected one of response and completion, found two that differ");
@@ -261,7 +227,7 @@ static int take_prompt(json_t *row, const json_t *line, struct err *e)
     const char *key = first_of(line, prompts);
     int rc = 0;
     if (key && !json_object_get(row, "text") && !is_query(row))
-        put(row, key, column(line, key));
+        put(row, key, column_find(line, key));
     for (int i = 0; rc == 0 && prompts[i]; i++)
         rc = check_held(row, line, prompts[i], e);
     return rc;
@@ -273,8 +239,8 @@ static int check_other_prompts(const json_t *row, const json_t *line, struct err
     if (first_of(line, prompts) || json_object_get(row, "text") || json_object_get(row, "messages"))
         return 0;
     for (int i = 0; other_prompts[i]; i++)
-        if (column(line, other_prompts[i]) &&
-            !held_in_row(row, column(line, other_prompts[i]), HELD_PROMPT))
+        if (column_find(line, other_prompts[i]) &&
+            !held_in_row(row, column_find(line, other_prompts[i]), HELD_PROMPT))
             return err_field(e, ASSAY_EBADREQ, other_prompts[i],
                 "expected nothing that is not in what is scored, in front of the answers; the "
                 "prompt is read under the name prompt, question or problem: rename this column, "
@@ -284,10 +250,10 @@ static int check_other_prompts(const json_t *row, const json_t *line, struct err
 
 static int take_system(json_t *row, const json_t *line, struct err *e)
 {
-    const json_t *a = column(line, "system"), *b = column(line, "system_prompt");
-    const json_t *system = is_empty(a) ? b : a;
+    const json_t *a = column_find(line, "system"), *b = column_find(line, "system_prompt");
+    const json_t *system = column_is_empty(a) ? b : a;
     const char *key = system == a ? "system" : "system_prompt";
-    if (!is_empty(a) && !is_empty(b) && !json_equal(a, b))
+    if (!column_is_empty(a) && !column_is_empty(b) && !json_equal(a, b))
         return err_field(e, ASSAY_EBADREQ, "system_prompt",
             "expected one of system and system_prompt, found two that differ");
     if (system && is_plain(row))
@@ -322,182 +288,14 @@ static int messages_are_held(const json_t *row, const json_t *messages)
  * it. */
 static int check_other_bodies(const json_t *row, const json_t *line, struct err *e)
 {
-    const json_t *messages = column(line, "messages");
+    const json_t *messages = column_find(line, "messages");
     int is_pair = json_object_get(row, "chosen") || json_object_get(row, "rejected");
     if (messages && messages != json_object_get(row, "messages") &&
         !messages_are_held(row, messages))
         return not_held("messages", e);
     if (is_pair)
         return check_held(row, line, "text", e);
-    return column(line, "query") ? check_held(row, line, "document", e) : 0;
-}
-
-/* ---- a chat template's arguments ---- */
-
-/* Some data sets keep the list of tools as JSON in a string. */
-static int has_tools(const json_t *v)
-{
-    return !is_empty(v) && !(json_is_string(v) && strcmp(json_string_value(v), "[]") == 0);
-}
-
-static int take_tools(json_t *row, const json_t *v, struct err *e)
-{
-    if (!has_tools(v))
-        return 0;
-    json_t *list = json_is_string(v)
-                       ? json_loadb(json_string_value(v), json_string_length(v), 0, NULL)
-                       : json_incref((json_t *)v);
-    if (json_is_array(list)) {
-        json_object_set_new(row, "tools", list);
-        return 0;
-    }
-    json_decref(list);
-    return err_field(e, ASSAY_EBADREQ, "tools", "expected a list of tools");
-}
-
-static int take_generation_prompt(json_t *row, const json_t *v, struct err *e)
-{
-    if (!json_is_boolean(v))
-        return err_field(
-            e, ASSAY_EBADREQ, "add_generation_prompt", "expected true or false, found another");
-    json_object_set(row, "add_generation_prompt", (json_t *)v);
-    return 0;
-}
-
-/* Arguments that only the checkpoint's own template may read go with the row; others are refused. */
-static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
-{
-    static const char *const own[] = {"enable_thinking", "thinking", "documents", NULL};
-    if (is_one_of(own, key, strlen(key)) && v && !json_is_null(v)) {
-        json_t *all = json_object_get(row, "chat_template_kwargs");
-        if (!all)
-            json_object_set_new(row, "chat_template_kwargs", all = json_object());
-        json_object_set(all, key, (json_t *)v);
-        return 0;
-    }
-    if (is_empty(v))
-        return 0;
-    if (strcmp(key, "tools") == 0)
-        return take_tools(row, v, e);
-    if (strcmp(key, "add_generation_prompt") == 0)
-        return take_generation_prompt(row, v, e);
-    return err_field(
-        e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
-}
-
-static int take_arguments(json_t *row, const json_t *line, struct err *e)
-{
-    const json_t *more = column(line, "chat_template_kwargs");
-    const char *key;
-    json_t *v;
-    int rc = 0;
-    if (is_plain(row))
-        return 0;
-    if (!is_empty(column(line, "enable_thinking")))
-        return err_field(e, ASSAY_EBADREQ, "enable_thinking",
-            "expected in chat_template_kwargs, found beside it; leave the column out where it is "
-            "something else");
-    for (int i = 0; rc == 0 && arguments[i]; i++)
-        if (strcmp(arguments[i], "chat_template_kwargs") != 0)
-            rc = take_argument(row, arguments[i], column(line, arguments[i]), e);
-    json_object_foreach((json_t *)more, key, v) if (rc == 0) rc = take_argument(row, key, v, e);
-    return rc;
-}
-
-/* ---- media ---- */
-
-static int check_media(const json_t *object, const char *where, struct err *e)
-{
-    char field[64];
-    for (int i = 0; media[i]; i++) {
-        snprintf(field, sizeof field, "%s%s", where, media[i]);
-        if (!is_empty(column(object, media[i])))
-            return err_field(e, ASSAY_EBADREQ, field,
-                "expected nothing: these models read text alone; leave it out to have the text "
-                "scored without it");
-    }
-    return 0;
-}
-
-/* Looks for media in a list of messages, or in the lists in it (of responses). */
-static int check_messages(const json_t *list, const char *name, struct err *e)
-{
-    json_t *message;
-    size_t k;
-    char where[80];
-    json_array_foreach((json_t *)list, k, message)
-    {
-        int is_list = json_is_array(message);
-        snprintf(where, sizeof where, "%.30s[%zu]%s", name, k, is_list ? "" : ".");
-        int rc = is_list ? check_messages(message, where, e) : check_media(message, where, e);
-        if (rc != 0)
-            return rc;
-    }
-    return 0;
-}
-
-static int check_all_messages(const json_t *row, struct err *e)
-{
-    const char *key;
-    json_t *list;
-    int rc = 0;
-    json_object_foreach((json_t *)row, key, list)
-    {
-        if (rc == 0)
-            rc = check_messages(list, key, e);
-    }
-    return rc;
-}
-
-/* ---- how it is scored ---- */
-
-/* Drops nulls, which data sets write into fields that a row does not use. */
-static json_t *without_nulls(const json_t *pool)
-{
-    json_t *own = json_object(), *v;
-    const char *key;
-    json_object_foreach((json_t *)pool, key, v)
-    {
-        if (!json_is_null(v))
-            json_object_set(own, key, v);
-    }
-    return own;
-}
-
-static int take_setting(json_t *row, const char *key, const json_t *v, struct err *e)
-{
-    static const char *const texts[] = {"adapter", "truncation_side", NULL};
-    int is_pool = strcmp(key, "pool") == 0, is_number = strcmp(key, "max_length") == 0;
-    int is_text = is_one_of(texts, key, strlen(key));
-    if (!v)
-        return 0;
-    if (!(is_pool       ? json_is_object(v)
-            : is_number ? json_is_integer(v)
-            : is_text   ? json_is_string(v)
-                        : json_is_boolean(v)))
-        return err_field(e, ASSAY_EBADREQ, key,
-            "expected %s, as in the row of a message, found another; leave the column out where it "
-            "is something else",
-            is_pool     ? "an object with type, step_token, positions or activation"
-            : is_number ? "an integer"
-            : is_text   ? "a string"
-                        : "true or false");
-    json_object_set_new(row, key, is_pool ? without_nulls(v) : json_incref((json_t *)v));
-    return 0;
-}
-
-static int take_settings(json_t *row, const json_t *line, struct err *e)
-{
-    int rc = 0;
-    for (int i = 0; rc == 0 && settings[i]; i++)
-        rc = take_setting(row, settings[i], column(line, settings[i]), e);
-    for (int i = 0; rc == 0 && pool_fields[i]; i++)
-        if (column(line, pool_fields[i]))
-            rc = err_field(e, ASSAY_EBADREQ, pool_fields[i],
-                "expected in pool, as in {\"pool\": {\"%s\": ..}}, found beside it; leave the "
-                "column out where it is something else",
-                pool_fields[i]);
-    return rc;
+    return column_find(line, "query") ? check_held(row, line, "document", e) : 0;
 }
 
 static int take_text(json_t *row, const json_t *line, struct err *e)
@@ -516,18 +314,16 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
     for (int i = 0; rc == 0 && hints[i]; i++)
         rc = check_held(row, line, hints[i], e);
     if (rc == 0)
-        rc = take_arguments(row, line, e);
-    if (rc == 0)
-        rc = check_media(line, "", e);
-    return rc == 0 ? check_all_messages(row, e) : rc;
+        rc = is_plain(row) ? 0 : column_options_take_arguments(row, line, e);
+    return rc == 0 ? column_options_check_media(row, line, e) : rc;
 }
 
 static int has_body(const json_t *line)
 {
     size_t i = 0;
-    while (i < N_BODIES && !column(line, bodies[i][0]))
+    while (i < N_BODIES && !column_find(line, bodies[i][0]))
         i++;
-    return i < N_BODIES || (column(line, "query") && first_of(line, documents));
+    return i < N_BODIES || (column_find(line, "query") && first_of(line, documents));
 }
 
 static int are_token_ids(const json_t *v)
@@ -541,9 +337,9 @@ static int are_token_ids(const json_t *v)
 /* Is the line token ids? `ids` is a message's name for them, and data sets' name for much else. */
 static int is_ids(const json_t *line, struct err *e)
 {
-    const json_t *ids = column(line, "ids");
-    if (column(line, "input_ids") || !ids || !has_body(line))
-        return column(line, "input_ids") || ids;
+    const json_t *ids = column_find(line, "ids");
+    if (column_find(line, "input_ids") || !ids || !has_body(line))
+        return column_find(line, "input_ids") || ids;
     if (are_token_ids(ids))
         err_field(e, ASSAY_EBADREQ, "ids",
             "expected it alone, as token ids, or not beside what else is scored; name it input_ids "
@@ -557,7 +353,7 @@ json_t *columns_take(const json_t *line, struct err *e)
     int ids = is_ids(line, e);
     int rc = e->code != 0 ? e->code : ids ? take_ids(row, line, e) : take_text(row, line, e);
     if (rc == 0)
-        rc = take_settings(row, line, e);
+        rc = column_options_take_settings(row, line, e);
     if (rc != 0) {
         json_decref(row);
         return NULL;
