@@ -142,7 +142,7 @@ def test_a_large_chunk_past_a_gap(directory):
                 placed |= set(broker.sql("select placed from job"))
                 other.call("hello")
             replies = [client.receive(), client.receive()]
-        assert [reply["id"] for reply in replies] == [number, behind] and len(placed) > 4
+        assert [reply["id"] for reply in replies] == [number, behind] and len(placed) > 2
         assert [reply["total"] for reply in replies] == [10_002] * 2 and replies[1]["accepted"] == 10_002
         assert client.submit("job", rows, chunk=2)["total"] == 10_002  # sent again
         is_whole(broker, 10_002)
