@@ -13,9 +13,6 @@
 #ifndef ASSAY_LOG_H
 #define ASSAY_LOG_H
 
-#include "schema/alloc.h"
-#include "schema/clock.h"
-
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 /* Set once at the start of main. `role` must outlive the process's logging; rank -1 shows as "-".

@@ -29,6 +29,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 #include "shm/stage.h"
 

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/log.h"
 #include "worker/qwen2.h"

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "schema/regular.h"
 #include "worker/weights.h"

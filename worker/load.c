@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/directory.h"
 #include "worker/load.h"

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* Adds the place of a tensor of the head; `part` is what follows the head's name. */

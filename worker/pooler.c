@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* A row of a batch, with its own arrays there, and where its prefix owner's tokens begin. */

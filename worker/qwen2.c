@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/rope.h"
 

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/cpu/fmath.h"
 

@@ -30,6 +30,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "schema/clock.h"
 #include "schema/control.h"
 #include "schema/fnv.h"
 #include "schema/msg.h"

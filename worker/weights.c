@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 #include "schema/json.h"
 #include "schema/regular.h"

@@ -17,6 +17,7 @@
 #include "broker/api/replies.h"
 #include "broker/api/waiters.h"
 #include "broker/transaction.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define SCORE_PRIORITY 50

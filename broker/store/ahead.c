@@ -14,6 +14,7 @@
  * rows are deleted like those of a purged job. Rows left behind the placed ones of a job that goes
  * on are deleted before others take their numbers, and at each start. */
 #include "broker/store/private.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 
 #define INPUTS 16 /* per step of deleting: 64 rows each */

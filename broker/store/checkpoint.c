@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* The log's size at which to copy it: a busy broker writes several times as many pages a second.

@@ -4,6 +4,7 @@
 
 #include "broker/store/private.h"
 #include "broker/xxh.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/request.h"
 

@@ -10,6 +10,8 @@
 #include <sysexits.h>
 
 #include "broker/store/private.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
 #include "schema/log.h"
 #include "schema/request.h"
 

@@ -7,6 +7,7 @@
 
 #include "broker/text/buffer.h"
 #include "broker/text/unicode.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 void added_set_add(struct added_set *s, const struct added_token *t)

@@ -9,6 +9,7 @@
 
 #include "broker/text/buffer.h"
 #include "broker/text/unicode.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define SPACE "\xe2\x96\x81" /* U+2581, which stands for a space */

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/log.h"
 #include "schema/regular.h"

@@ -9,6 +9,7 @@
 
 #include "broker/text/compose_private.h"
 #include "broker/text/side_files.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* ---- the model ---- */

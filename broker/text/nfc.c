@@ -8,6 +8,7 @@
 #include <utf8proc.h>
 
 #include "broker/text/unicode.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define LONGEST_DECOMPOSITION 8 /* characters; the longest canonical one has 4 */

@@ -10,6 +10,7 @@
 #include <sysexits.h>
 
 #include "broker/text/pattern_syntax.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define MAX_CODES 256

@@ -7,6 +7,7 @@
 
 #include "broker/text/split.h"
 #include "broker/text/unicode.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* A part of a piece, in bytes. */

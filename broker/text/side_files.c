@@ -11,6 +11,7 @@
 #include "broker/text/side_names.h"
 #include "broker/text/side_tokens.h"
 #include "broker/text/split.h"
+#include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/log.h"
 

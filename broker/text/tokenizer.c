@@ -11,6 +11,7 @@
 #include "broker/text/split.h"
 #include "broker/text/tokenizer_private.h"
 #include "broker/text/unicode.h"
+#include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/model_path.h"
 #include "schema/log.h"

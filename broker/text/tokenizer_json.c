@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "broker/text/buffer.h"
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 /* ---- vocabulary ---- */

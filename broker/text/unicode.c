@@ -1,6 +1,7 @@
 /* unicode.c - writes the ranges of unicode_ranges.c into one table by code point (unicode.h). */
 #include "broker/text/unicode.h"
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 static uint8_t classes_of(uint8_t category)

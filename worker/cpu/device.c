@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "schema/alloc.h"
 #include "schema/cores.h"
 #include "schema/log.h"
 #include "worker/cpu/device.h"

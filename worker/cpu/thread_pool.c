@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "schema/alloc.h"
 #include "schema/log.h"
 
 #define SPINS 4000
