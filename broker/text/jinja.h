@@ -7,13 +7,14 @@
  * I/O, and no attribute beyond those of Python's str, list and dict and the keys of maps.
  *
  *     jinja_lex.c         template text to tokens, white space control
- *     jinja_parse.c       statements, jinja_expression.c expressions: tokens to nodes
+ *     jinja_parse.c       statements, jinja_expression.c expressions: tokens to nodes;
+ *                         jinja_parser.c: what both share
  *     jinja_value.c       values, comparing them; jinja_print.c: as text; jinja_input.c: of a row
  *     jinja_eval.c        statements and scopes, jinja_operators.c expressions: nodes to text
  *     jinja_access.c      attributes, items, slices, calls
  *     jinja_functions.c   global functions, methods of lists and maps
  *     jinja_string.c      methods of strings; jinja_case.c: upper, lower and the like;
- *                         jinja_format.c: % and format
+ *                         jinja_pad.c: filling up; jinja_format.c: % and format
  *     jinja_filters.c     filters; jinja_sequence.c: those that walk sequences; jinja_json.c:
  *                         tojson
  *     jinja_tests.c       tests ("is defined" ..)

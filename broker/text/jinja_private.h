@@ -249,12 +249,16 @@ int jinja_skip(struct jinja_parser *p, const char *op);
 int jinja_skip_name(struct jinja_parser *p, const char *name);
 void jinja_expect(struct jinja_parser *p, const char *op);
 struct slice jinja_expect_name(struct jinja_parser *p);
+void jinja_fail_expected(struct jinja_parser *p, const char *expected);
 void jinja_parser_enter(struct jinja_parser *p);
+/* Copies the text into the template. */
+struct jinja_string *jinja_parser_string(struct jinja *t, struct slice text);
 /* with_condition: `a if b` may follow. */
 struct jinja_node *jinja_parse_expression(struct jinja_parser *p, int with_condition);
 /* end_name: a name that ends the tuple, or NULL. */
 struct jinja_node *jinja_parse_tuple(
     struct jinja_parser *p, int with_condition, int in_parentheses, const char *end_name);
+struct jinja_node *jinja_parse_target_name(struct jinja_parser *p);
 struct jinja_node *jinja_parse_target(struct jinja_parser *p, const char *end_name);
 struct jinja_node *jinja_parse_filters(struct jinja_parser *p, struct jinja_node *node, int begun);
 int jinja_is_constant_name(struct slice name);
@@ -445,6 +449,7 @@ const struct jinja_builtin *jinja_sequence_filter(struct slice name);
 const struct jinja_builtin *jinja_test(struct slice name);
 const struct jinja_builtin *jinja_string_method(struct slice name);
 const struct jinja_builtin *jinja_case_method(struct slice name);
+const struct jinja_builtin *jinja_pad_method(struct slice name);
 const struct jinja_builtin *jinja_container_method(struct jinja_value v, struct slice name);
 const struct jinja_builtin *jinja_global(struct slice name);
 

@@ -1,5 +1,5 @@
-/* jinja_string.c - the methods of Python's str, and formatting. Lengths and places are counted in
- * characters, as Python counts them. */
+/* jinja_string.c - the methods of Python's str (jinja_pad.c and jinja_case.c have some). Lengths and
+ * places are counted in characters, as Python counts them. */
 #include "broker/text/jinja_private.h"
 
 #include <stdio.h>
@@ -442,71 +442,6 @@ static struct jinja_value replace(
         jinja_want_string(r, p[1], "replace"), times);
 }
 
-struct jinja_value jinja_pad(struct jinja_run *r, const struct jinja_string *s, int64_t width,
-    const struct jinja_string *fill, int side)
-{
-    int64_t n = width - (int64_t)jinja_n_chars(s), left;
-    size_t begin = jinja_mark_here(r);
-    if (fill && jinja_n_chars(fill) != 1)
-        jinja_fail(r, "expected one character to fill with");
-    if (n <= 0)
-        return jinja_string_value(s);
-    if (s->markup)
-        jinja_fail(r, "filling up what |safe made is not supported");
-    left = side < 0 ? n : side > 0 ? 0 : n / 2 + (n & width & 1);
-    for (int64_t i = 0; i < n; i++) {
-        if (i == left)
-            jinja_put_string(r, s);
-        jinja_put(r, fill ? fill->at : (const uint8_t *)" ", fill ? fill->len : 1);
-        jinja_spend(r, 1);
-    }
-    if (left == n)
-        jinja_put_string(r, s);
-    return jinja_cut(r, begin);
-}
-
-static struct jinja_value pad(
-    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p, int side)
-{
-    const struct jinja_string *fill =
-        p[1].kind == J_MISSING ? NULL : jinja_want_string(r, p[1], "fill");
-    return jinja_pad(r, self.u.s, jinja_want_int(r, p[0], "width"), fill, side);
-}
-
-static struct jinja_value center(
-    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
-{
-    return pad(r, self, p, 0);
-}
-
-static struct jinja_value ljust(
-    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
-{
-    return pad(r, self, p, 1);
-}
-
-static struct jinja_value rjust(
-    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
-{
-    return pad(r, self, p, -1);
-}
-
-static struct jinja_value zfill(
-    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
-{
-    static const struct jinja_string zero = {.at = (const uint8_t *)"0", .len = 1};
-    const struct jinja_string *s = self.u.s;
-    int64_t width = jinja_want_int(r, p[0], "zfill");
-    if (s->len == 0 || (s->at[0] != '-' && s->at[0] != '+'))
-        return jinja_pad(r, s, width, &zero, -1);
-    size_t begin = jinja_mark_here(r);
-    struct jinja_value rest = jinja_part(r, s, 1, s->len - 1);
-    struct jinja_value padded = jinja_pad(r, rest.u.s, width - 1, &zero, -1);
-    jinja_put_part(r, s, 0, 1);
-    jinja_put_string(r, padded.u.s);
-    return jinja_cut(r, begin);
-}
-
 static struct jinja_value format(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
@@ -533,10 +468,6 @@ static const struct jinja_builtin methods[] = {
     {"index", "/sub", 1, index_of},
     {"rindex", "/sub", 1, rindex_of},
     {"count", "/sub", 1, count},
-    {"center", "/width fillchar", 1, center},
-    {"ljust", "/width fillchar", 1, ljust},
-    {"rjust", "/width fillchar", 1, rjust},
-    {"zfill", "/width", 1, zfill},
     {"format", "*", 0, format},
 };
 
@@ -544,5 +475,6 @@ const struct jinja_builtin *jinja_string_method(struct slice name)
 {
     const struct jinja_builtin *found =
         jinja_find(methods, sizeof methods / sizeof methods[0], name);
+    found = found ? found : jinja_pad_method(name);
     return found ? found : jinja_case_method(name);
 }
