@@ -23,6 +23,7 @@ static int matters(const struct dirent *entry)
     const char *name = entry->d_name, *dot = strrchr(name, '.');
     return strcmp(name, "config.json") == 0 || strcmp(name, "tokenizer.json") == 0 ||
            strcmp(name, "model.safetensors.index.json") == 0 ||
+           strcmp(name, "config_sentence_transformers.json") == 0 ||
            (dot && strcmp(dot, ".safetensors") == 0);
 }
 

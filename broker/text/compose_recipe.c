@@ -95,13 +95,26 @@ static int check_texts_only(const struct row_request *q, struct slice raw, const
     return 0;
 }
 
+/* Publishers that tokenize a text in pieces mean a tokenizer that puts nothing around each. */
+static int check_frame(const struct composer *c, const char *field, struct err *e)
+{
+    uint32_t before, behind;
+    tokenizer_frame(c->model->tokenizer, &before, &behind);
+    if (before + behind == 0)
+        return 0;
+    return err_field(e, ASSAY_EBADTEXT, field,
+        "the recipe %s expects a tokenizer that puts no tokens around a text, found one that puts "
+        "%u",
+        c->model->recipe->name, before + behind);
+}
+
 /* Writes all pieces of a sequence, and notes how many tokens stand around the one that is cut. */
 static int encode_pieces(struct composer *c, const struct row_request *q, const struct part *parts,
     size_t n_parts, struct err *e)
 {
     const struct recipe_form *form = &c->model->recipe->form;
     uint32_t from = n_ids(c), cut_end = from;
-    int rc = 0;
+    int rc = form->framed ? 0 : check_frame(c, q->body_field[0], e);
     if (form->framed)
         encoder_begin(c->encoder);
     for (size_t i = 0; rc == 0 && i < n_parts; i++)
@@ -290,7 +303,9 @@ static int steps_in_text(struct composer *c, struct steps *s, struct err *e)
 static int steps_apart(struct composer *c, struct steps *s, int32_t step_token, struct err *e)
 {
     begin_text(c, s);
-    int rc = encode_piece(c, s->q->safe_text, "prompt", e);
+    int rc = check_frame(c, "steps", e);
+    if (rc == 0)
+        rc = encode_piece(c, s->q->safe_text, "prompt", e);
     for (uint32_t i = 0; rc == 0 && i < s->n; i++) {
         rc = next_step(s, e);
         c->steps.len = c->n_closed = 0;

@@ -83,3 +83,16 @@ def test_a_model_without_such_fields(directory):
     with Broker(directory / "d", model=MODELS / "reward") as broker, broker.client() as client:
         got = client.call("score", rows=[{"ids": ids_bytes(IDS), "pool": {"activation": "config"}}])["rows"][0]
     assert "pool.activation: config.json: expected" in got["error"]["message"], got
+
+
+def test_a_changed_file_beside_config_is_another_checkpoint(directory):
+    """Work that is kept from before it changed is not taken."""
+    model, rows = copy_model(directory, "seqcls"), directory / "rows.jsonl"
+    rows.write_text(json.dumps({"input_ids": IDS}) + '\n{"prompt": "a checkpoint without a tokenizer", "response": "x"}\n')
+    found = []
+    for name in (IDENTITY, SIGMOID):
+        (model / "config_sentence_transformers.json").write_text(json.dumps({"activation_fn": name}))
+        done = run("score", rows, "-o", directory / "out", "--model", model, "--activation", "config")
+        assert done.returncode == 1, done.stderr
+        found.append(json.loads((directory / "out").read_text().splitlines()[0])["score"])
+    assert abs(found[1] - sigmoid(found[:1])[0]) < 1e-6

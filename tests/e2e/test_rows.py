@@ -175,6 +175,10 @@ def test_the_generation_prompt(running, qwen3):
                   by_lines(running, *({**row, "chat_template_kwargs": {"add_generation_prompt": True}} for row in rows)),
                   by_lines(running, *rows, options=["--add-generation-prompt"])):
         assert [row.get("score") or row["scores"] for row in found] == [one, two, [two, two]]
+    for no in ({"add_generation_prompt": False}, {"chat_template_kwargs": {"add_generation_prompt": False}}):
+        other, = by_lines(running, {**rows[0], **no}, options=["--add-generation-prompt"])
+        assert "found one in the line and another by an option" in other["error"]["message"]
+        assert by_lines(running, {**rows[0], **no})[0]["score"] == plain(running, chatml(user(Q)))[0]
     asked = {"add_generation_prompt": True}
     refused = by_socket(running, {**rows[0], "chat_template_kwargs": asked}, {"chosen": "a", "rejected": "b", **asked},
                         {"prompt": Q, "steps": ["a"], "pool": {"step_token": 0, "activation": "none"}, **asked})
@@ -254,6 +258,13 @@ BAD_LINES = [
     ({"prompt": Q, "context": "73", "steps": ["73", "74"]}, "context", "in what is scored"),
     ({"messages": [user(Q), answer("It is the moon.")], "context": "the moon"}, "context", "in what is scored"),
     ({"prompt": Q, "response": "73", "ids": [15, 11, 42]}, "ids", "input_ids"),
+    ({"text": Q, "text_pair": "73"}, "text_pair", "in what is scored"),
+    ({"text": Q, "document": "The moon."}, "document", "in what is scored"),
+    ({"prompt": Q, "response": "73", "chat_history": [["a", "b"]]}, "chat_history", "in what is scored"),
+    ({"prompt": Q, "response": "73", "system_message": "Be brief."}, "system_message", "in what is scored"),
+    ({"prompt": Q, "response": "73", "image_url": "x"}, "image_url", "text alone"),
+    ({"messages": [user(Q)], "add_generation_prompt": True, "chat_template_kwargs": {"add_generation_prompt": False}},
+     "add_generation_prompt", "found both"),
     ({"chosen": "73", "rejected": "74", "ids": [15]}, "ids", "input_ids"),
     ({"messages": [user(Q)], "chosen": "73", "rejected": "74"}, "messages", "in what is scored"),
     ({"messages": [user(OTHER)], "prompt": Q, "chosen": "73", "rejected": "74"}, "messages", "in what is scored"),

@@ -6,7 +6,8 @@
 #include <string.h>
 
 /* Media, which no model here reads. */
-static const char *const media[] = {"images", "image", "videos", "video", "audios", "audio", NULL};
+static const char *const media[] = {
+    "images", "image", "image_url", "videos", "video", "audios", "audio", NULL};
 /* Fields that say how a row is scored, under the names that they have in a message. */
 static const char *const settings[] = {"pool", "truncate", "max_length", "truncation_side",
     "keep_last_token", "hf_pad_rule", "safe_text", "join_content", "add_special_tokens", "adapter",
@@ -70,9 +71,10 @@ static int take_tools(json_t *row, const json_t *v, struct err *e)
 
 static int take_generation_prompt(json_t *row, const json_t *v, struct err *e)
 {
-    if (!json_is_boolean(v))
-        return err_field(
-            e, ASSAY_EBADREQ, "add_generation_prompt", "expected true or false, found another");
+    const json_t *other = json_object_get(row, "add_generation_prompt");
+    if (!json_is_boolean(v) || (other && !json_equal(other, v)))
+        return err_field(e, ASSAY_EBADREQ, "add_generation_prompt",
+            "expected true or false, found %s", json_is_boolean(v) ? "both" : "another");
     json_object_set(row, "add_generation_prompt", (json_t *)v);
     return 0;
 }
@@ -88,12 +90,12 @@ static int take_argument(json_t *row, const char *key, const json_t *v, struct e
         json_object_set(all, key, (json_t *)v);
         return 0;
     }
+    if (strcmp(key, "add_generation_prompt") == 0 && v && !json_is_null(v))
+        return take_generation_prompt(row, v, e);
     if (column_is_empty(v))
         return 0;
     if (strcmp(key, "tools") == 0)
         return take_tools(row, v, e);
-    if (strcmp(key, "add_generation_prompt") == 0)
-        return take_generation_prompt(row, v, e);
     return err_field(
         e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
 }

@@ -29,8 +29,9 @@ static const char *const prompts[] = {"prompt", "question", "problem", NULL};
 static const char *const other_prompts[] = {"query", "instruction", "input", NULL};
 static const char *const systems[] = {"system", "system_prompt", NULL};
 /* Texts, or lists of texts, that people may mean to be part of the row. */
-static const char *const hints[] = {"instruction", "input", "context", "contexts", "documents",
-    "history", "conversation", "conversations", "thinking", "reasoning_content", NULL};
+static const char *const hints[] = {"instruction", "input", "context", "contexts", "document",
+    "documents", "text_pair", "history", "chat_history", "previous_messages", "system_message",
+    "conversation", "conversations", "thinking", "reasoning_content", NULL};
 
 int columns_is_id(const char *key, size_t len)
 {
