@@ -77,6 +77,19 @@ static int new_job(struct broker *b, const struct request *q, const struct prepa
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
+/* Finds the job of that key: 1, or 0. A message that waited for kept chunks goes to its own job only:
+ * after a purge the key is free, or another's. */
+static int find_key(struct broker *b, const struct request *q, const struct prepared *p,
+    int64_t *job, struct err *e)
+{
+    int rc = store_find_job(b->store, q->key, job, e);
+    if (rc < 0 || !kept_has_come(b, p) || (rc == 1 && *job == p->job))
+        return rc;
+    return err_field(e, ASSAY_ESTATE, "key",
+        "the job went while its chunks were placed: it was purged, or the disk had no room for it; "
+        "send the chunk again if it is to be there");
+}
+
 /* Adds the chunk to its job, which is made if it does not exist. Returns 0 and *job; or 1 when the
  * job has a chunk to be placed bit by bit. */
 static int add_chunk(struct broker *b, const struct request *q, const struct prepared *p,
@@ -84,7 +97,7 @@ static int add_chunk(struct broker *b, const struct request *q, const struct pre
 {
     int rc = transaction_begin(b, e);
     if (rc == 0)
-        rc = store_find_job(b->store, q->key, job, e);
+        rc = find_key(b, q, p, job, e);
     if (rc == 0)
         rc = new_job(b, q, p, job, e);
     if (rc < 0)

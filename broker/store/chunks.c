@@ -127,7 +127,7 @@ static int check_chunk(
 {
     if (j->cancelled)
         return err_field(e, ASSAY_ESTATE, "key", "the job is cancelled");
-    if (j->truncated_otherwise) /* or it would have rows of both kinds */
+    if (j->otherwise) /* or it would have rows of both kinds */
         return err_field(e, ASSAY_ESTATE, "key",
             "the job is held: %s; expected resume with accept_mode first, or another key",
             j->reason);

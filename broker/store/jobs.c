@@ -195,10 +195,10 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     sqlite3_reset(q);
     /* A finished job is not held: nothing is left to score under another mode. */
     j->truncated_otherwise = truncates_otherwise(s, truncation);
-    int otherwise = mode != s->mode || j->truncated_otherwise;
-    j->held = otherwise && !(j->sealed && j->done == j->placed);
-    j->made_otherwise = otherwise && !j->held;
-    if (otherwise)
+    j->otherwise = mode != s->mode || j->truncated_otherwise;
+    j->held = j->otherwise && !(j->sealed && j->done == j->placed);
+    j->made_otherwise = j->otherwise && !j->held;
+    if (j->otherwise)
         read_reason(s, mode, truncation, j);
     if (damage)
         note_damage(s, damage, j);

@@ -71,7 +71,7 @@ static int is_open(struct store *s, int64_t job, struct err *e)
 {
     struct store_job j;
     int rc = store_get_job(s, job, &j, e);
-    return rc == 1 ? !j.cancelled && !j.truncated_otherwise : rc;
+    return rc == 1 ? !j.cancelled && !j.otherwise : rc;
 }
 
 static int is_between(int64_t n, int64_t low, int64_t high)

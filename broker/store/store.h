@@ -60,6 +60,9 @@ struct store_job {
     /* held because its record is not what was written, finished or not */
     int damaged;
     int made_otherwise; /* finished under a mode or truncation other than the broker's */
+    /* made under another mode or truncation, whatever else is true of it: gets no more rows, whose
+     * texts this broker would write otherwise */
+    int otherwise;
     /* rows that asked for truncation were truncated otherwise than the broker would */
     int truncated_otherwise;
     char reason[STORE_REASON_BYTES]; /* why it is held or made_otherwise, else "" */
@@ -220,8 +223,8 @@ enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_KEPT = 3 };
 /* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
  * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
  * then look for store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
- * ASSAY_ESTATE: the job is cancelled, or held for its truncation, or the chunk is past the sealing
- * one. */
+ * ASSAY_ESTATE: the job is cancelled, or was made under another mode or truncation, or the chunk is past
+ * the sealing one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
 /* Returns 1 when a full queue must still take this chunk: either it is there already and adds
  * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */

@@ -3,6 +3,7 @@ is stopped itself."""
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import termios
@@ -174,6 +175,11 @@ def test_verify_says_what_blocks_it(broker):
 
 # ---- a terminal that is stopped ----
 
+def catches(pid, number):
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", open(f"/proc/{pid}/status").read())
+    return int(caught.group(1), 16) >> (number - 1) & 1
+
+
 @pytest.mark.parametrize("command", [["wait"], ["results", "--follow"], ["status", "--watch"], ["top"]])
 def test_a_signal_ends_a_command_whose_terminal_is_stopped(stopped, command):
     """Ctrl-S lets it wait, but not once it is told to end."""
@@ -190,6 +196,7 @@ def test_a_signal_ends_a_command_whose_terminal_is_stopped(stopped, command):
         client.call("pause", job=key)  # something to tell
         if command[0] != "top":
             wait_until(lambda: "wait_woken" in open(f"/proc/{process.pid}/wchan").read() or command[0] == "results", 10)
+    wait_until(lambda: catches(process.pid, signal.SIGTERM), 10)
     process.terminate()
     assert process.wait(20 * PATIENCE) == 143
     os.close(main)

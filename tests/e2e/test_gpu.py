@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import BIN, MODELS, PATIENCE, Broker, ids_bytes, random_key, vectors, wait_until
+from harness import BIN, MODELS, PATIENCE, Broker, Refused, ids_bytes, random_key, vectors, wait_until
 
 WORKER = BIN.parent / "kernels/assay-worker-cuda"
 VECTORS = vectors()
@@ -293,8 +293,10 @@ def test_a_job_of_another_device_is_held_until_that_is_accepted(installed):
         assert client.call("hello")["mode"] == mode
         assert "event=algorithm" not in broker.words().split("event=stopped")[-1].split("\n", 1)[1]
     with GpuBroker(installed, options=["--device", "cpu"]) as broker, broker.client() as client:
-        client.submit(key, rows, chunk=1)
         status = client.call("status", job=key)
         assert status["done"] == 4 and "device=cuda" in status["reason"]
+        with pytest.raises(Refused, match="wrong_state.*held"):
+            client.submit(key, rows, chunk=1)
         client.call("resume", job=key, accept_mode=True)
+        client.submit(key, rows, chunk=1)
         assert len(client.results(key)) == 8

@@ -1,7 +1,9 @@
 """A broker that is started again on its data with another --max-len, or another checkpoint."""
 import json
 import subprocess
+import time
 
+import msgpack
 import pytest
 
 import harness
@@ -142,3 +144,84 @@ def test_score_begins_anew_under_another_truncation(tmp_path, whole):
         assert "truncated to 10" in again.stderr and "scoring anew" in again.stderr
     results = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(results) == 1500 and {r["n_tokens"] for r in results} == {20}
+
+
+def texts(first, end, words=1):
+    return [{"id": i, "prompt": f"{i} + {i + 1}?", "response": f"It is {2 * i + 1}. " + "blah " * words} for i in range(first, end)]
+
+
+def other_template(directory):
+    (directory / "other.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}")
+    return ["--chat-template", directory / "other.jinja"]
+
+
+def alone(client, rows):
+    return [row["score"] for row in client.call("score", rows=rows)["rows"]]
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_texts_of_a_job_are_written_by_one_broker(tmp_path, chunk):
+    """A broker that was started once with another template takes none, whether or not they close a gap."""
+    model, rows = MODELS / "demo-reward", texts(0, 6)
+    with Broker(tmp_path / "d", model=model) as broker, broker.client() as client:
+        client.submit("job", rows[:2], chunk=0, seal=False)
+        if chunk == 1:
+            client.submit("job", rows[4:], chunk=2)
+    with Broker(tmp_path / "d", model=model, options=other_template(tmp_path)) as broker, broker.client() as client:
+        for more in (rows[2:4], [{"ids": [1]}]):
+            with pytest.raises(Refused, match="wrong_state.*held: made with checkpoint"):
+                client.submit("job", more, chunk=1, seal=chunk == 2)
+        assert client.submit("job", rows[:2], chunk=0, seal=False)["accepted"] == 2  # as before: there already
+    with Broker(tmp_path / "d", model=model) as broker, broker.client() as client:
+        client.submit("job", rows[2:4], chunk=1, seal=chunk == 2)
+        expected = alone(client, rows[:6 if chunk == 1 else 4])
+        assert [row["score"] for row in sorted(client.results("job"), key=lambda row: row["i"])] == expected
+
+
+def send_closing(client, rows):
+    """The chunk that closes a gap, in front of one that takes a while to place; the reply comes at its end."""
+    client.number += 1
+    client.socket.send(msgpack.packb({"v": 1, "op": "submit", "id": client.number, "key": "job", "chunk": 1, "rows": rows, "seal": False}))
+
+
+def test_kept_texts_wait_for_their_broker(tmp_path):
+    """Killed while they are placed, and started once with another template."""
+    model, rows = MODELS / "demo-reward", texts(0, 9000, 60)
+    with Broker(tmp_path / "d", model=model) as broker, broker.client() as client:
+        client.submit("job", rows[:1], seal=False)
+        wait_until(lambda: client.call("status", job="job")["done"] == 1)
+        client.call("pause", job="job")
+        client.submit("job", rows[2:], chunk=2)
+        send_closing(client, rows[1:2])
+        wait_until(lambda: broker.sql("select placed from job")[0][0] > 1, step=0.001)
+        broker.kill9()
+    placed, = broker.sql("select placed from job")[0]
+    with Broker(tmp_path / "d", model=model, options=other_template(tmp_path)) as broker, broker.client() as client:
+        assert len(client.call("score", rows=[{"text": "a"}])["rows"]) == 1
+        time.sleep(0.5)
+        assert broker.sql("select placed from job")[0][0] == placed
+    with Broker(tmp_path / "d", model=model) as broker, broker.client() as client:
+        wait_until(lambda: broker.sql("select placed from job")[0][0] == 9000)
+        client.call("resume", job="job")
+        wait_until(lambda: client.call("status", job="job")["done"] >= 60)
+        found = {row["i"]: row["score"] for row in client.call("results", job="job", limit=60)["rows"]}
+        assert [found[i] for i in sorted(found)] == alone(client, [rows[i] for i in sorted(found)])
+        client.call("cancel", job="job")
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_purged_job_takes_no_message_that_waited(tmp_path, free):
+    """Cancelled and purged while its chunks are placed; then the key may be another job's."""
+    rows = texts(0, 9000, 60)
+    with Broker(tmp_path / "d", model=MODELS / "demo-reward") as broker, broker.client() as client, broker.client() as other:
+        client.submit("job", rows[2:], chunk=2)
+        client.submit("job", rows[:1], chunk=0, seal=False)
+        send_closing(client, rows[1:2])
+        wait_until(lambda: broker.sql("select placed from job")[0][0] > 1, step=0.001)
+        other.call("cancel", job="job")
+        other.call("purge", job="job")
+        if free:
+            other.submit("job", [{"id": "new", "ids": [1]}], chunk=2)
+        reply = client.receive(30)
+        assert not reply["ok"] and "the job went" in reply["err"]["message"], reply
+        assert [job["accepted"] for job in other.call("jobs")["jobs"]] == [1] * free
