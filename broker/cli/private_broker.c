@@ -97,19 +97,37 @@ static int is_stopped(const struct private_broker *b)
     return name_end && (name_end[1] == ' ') && (name_end[2] == 'T' || name_end[2] == 't');
 }
 
+/* Opens the log to write to its end. Returns the descriptor, or an error: it never waits, as it
+ * would where the file is a pipe without a reader. */
+static int open_log(struct private_broker *b, struct err *e)
+{
+    struct stat st;
+    int fd =
+        open(b->log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_errno(e, ASSAY_EIO, "%s: cannot open it to write", b->log);
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        b->log_from = (long)st.st_size;
+        return fd;
+    }
+    close(fd);
+    return err_set(e, ASSAY_EIO, "%s: expected a regular file, found another", b->log);
+}
+
 static int spawn(struct private_broker *b, struct err *e)
 {
     posix_spawn_file_actions_t actions;
-    struct stat log;
-    b->log_from = stat(b->log, &log) == 0 ? (long)log.st_size : 0;
+    int log = open_log(b, e);
+    if (log < 0)
+        return log;
     unlink(b->socket);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(
-        &actions, STDERR_FILENO, b->log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+    posix_spawn_file_actions_adddup2(&actions, log, STDERR_FILENO);
     posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
     int rc = posix_spawn(&b->pid, b->program, &actions, NULL, b->arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
+    close(log);
     if (rc == 0)
         return 0;
     b->pid = 0;

@@ -139,3 +139,14 @@ def test_control_characters_are_told_at_once(directory, verb):
     write_rows(directory / "in.jsonl", 5)
     done = run(*verb, "--data", "a\nb", "--timeout", "30", timeout=20, cwd=directory)
     assert done.returncode == 78 and "control character" in done.stderr and "\n" not in done.stderr[:-1], done
+
+
+def test_a_log_that_is_a_pipe(directory):
+    """Nobody reads it, so to open it waited for ever; no signal ended that."""
+    data, rows = directory / "d", directory / "rows.jsonl"
+    data.mkdir(mode=0o700)
+    os.mkfifo(data / "assayd.log")
+    rows.write_text('{"input_ids": [1, 2]}\n')
+    done = run("score", rows, "-o", directory / "out", "--model", MODELS / "seqcls", "--data", data)
+    assert done.returncode == 74 and "assayd.log: " in done.stderr, done.stderr
+    assert not (directory / "out").exists() and (data / "assayd.log").is_fifo()
