@@ -135,8 +135,8 @@ def test_job_of_another_model_is_held(directory):
     with Broker(directory / "d", options=["--tp", 2]) as broker, broker.client() as client:
         status = client.call("status", job=key)
         assert status["state"] == "paused" and "tp=1" in status["reason"] and "tp=2" in status["reason"]
-        client.submit(key, [{"ids": FINE}], chunk=1)
-        time.sleep(0.5)
-        assert client.call("status", job=key)["done"] == 1
+        with pytest.raises(Refused, match="wrong_state.*held"):
+            client.submit(key, [{"ids": FINE}], chunk=1)
         client.call("resume", job=key, accept_mode=True)
+        client.submit(key, [{"ids": FINE}], chunk=1)
         assert len(client.results(key)) == 2

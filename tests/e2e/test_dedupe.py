@@ -153,8 +153,8 @@ def test_accepted_under_another_mode(directory):
     broker.command += ["--tp", "2"]
     with broker, broker.client() as client:
         assert client.call("status", job="job")["state"] == "paused"
-        client.submit("job", rows, chunk=1)
         client.call("resume", job="job", accept_mode=True)
+        client.submit("job", rows, chunk=1)
         client.results("job")
         before = computed(broker)
         client.submit("again", rows)

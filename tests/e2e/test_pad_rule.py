@@ -82,10 +82,10 @@ def test_a_job_is_not_finished_under_another_rule(directory):
             while client.call("status", job="half")["done"] < 1:
                 pass
     with Broker(directory, model=model) as b, b.client() as client:
-        client.call("submit", key="half", chunk=1, rows=[{"ids": ids_bytes(ROWS[1])}], seal=True)
         status = client.call("status", job="half")
         assert status["state"] == "paused" and "pad_rule=on" in status["reason"]
         client.call("resume", job="half", accept_mode=True)
+        client.call("submit", key="half", chunk=1, rows=[{"ids": ids_bytes(ROWS[1])}], seal=True)
         results = sorted(client.results("half"), key=lambda r: r["i"])
     assert positions(results) == [3, 2]
 
