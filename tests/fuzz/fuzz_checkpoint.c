@@ -37,10 +37,12 @@ static void remove_files(void)
 static void make_directory(void)
 {
     static int made;
-    if (!made && (!mkdtemp(dir) || atexit(remove_files) != 0))
+    if (made)
+        return;
+    if (!mkdtemp(dir) || atexit(remove_files) != 0)
         die(71, "event=no_directory");
     made = 1;
-    log_init("fuzz", -1, LOG_LEVEL_ERROR);
+    log_init("fuzz", -1, LOG_LEVEL_ERROR); /* once: it opens stderr anew */
 }
 
 static void write_file(const char *name, struct slice bytes)
