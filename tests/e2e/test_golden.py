@@ -4,7 +4,7 @@ import random
 import subprocess
 
 import pytest
-from harness import BIN, DEMO, MODELS, Broker, ids_bytes, random_key, vectors, wait_until
+from harness import BIN, DEMO, MODELS, Broker, Refused, ids_bytes, random_key, vectors, wait_until
 
 VECTORS = vectors()
 # One checkpoint of each kind goes through the service; every other one is compared in tests/unit/test_model.c.
@@ -101,7 +101,8 @@ def test_scores_are_near_and_of_a_mode_of_their_own(directory, mode, says):
         with Broker(directory / "d", options=[*mode, *options]) as broker, broker.client() as client:
             assert client.call("hello")["mode"] == f"device=cpu arithmetic=4 {says} tp=1 pp=1"
             found.append([row["score"] for row in client.call("score", rows=rows, timeout_ms=60000)["rows"]])
-            client.submit(key, rows[3:6], chunk=1)
+            with pytest.raises(Refused, match="wrong_state.*held"):
+                client.submit(key, rows[3:6], chunk=1)
             status = client.call("status", job=key)
             assert status["state"] == "paused" and "dtype=f32 quant=none" in status["reason"], status
     assert found[0] == found[1]
