@@ -44,7 +44,7 @@ static void values_are_known(void **state)
 {
     (void)state;
     assert_int_equal(each_value(CLI_POOL, is_pooling), POOL_CLS); /* all but POSITIONS */
-    assert_int_equal(each_value(CLI_ACTIVATION, is_activation), ACTIVATION_CLASS1);
+    assert_int_equal(each_value(CLI_ACTIVATION, is_activation), ACTIVATION_CONFIG);
     assert_int_equal(each_value(CLI_CHAT_TEMPLATE, is_chat), CHAT_COUNT - CHAT_CHATML);
 }
 
