@@ -75,7 +75,7 @@ $(B)/bin/assay-worker: $(call objects,worker/main.c) $(MODEL) $(COMMON)
 $(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/data_dir.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
-$(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/lib/assay.a
+$(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/obj/tests/fuzz/files.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
 

@@ -6,57 +6,16 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "schema/log.h"
+#include "tests/fuzz/files.h"
 #include "worker/describe.h"
 
 #define N_FILES 3
 
 static const char *const names[N_FILES] = {
     "config.json", "model.safetensors", "value_head.safetensors"};
-
-/* Made once, emptied at the end of the process. */
-static char dir[] = "/tmp/fuzz-checkpoint-XXXXXX";
-
-static void remove_files(void)
-{
-    char path[64];
-    for (int i = 0; i < N_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    rmdir(dir);
-}
-
-static void make_directory(void)
-{
-    static int made;
-    if (made)
-        return;
-    if (!mkdtemp(dir) || atexit(remove_files) != 0)
-        die(71, "event=no_directory");
-    made = 1;
-    log_init("fuzz", -1, LOG_LEVEL_ERROR); /* once: it opens stderr anew */
-}
-
-static void write_file(const char *name, struct slice bytes)
-{
-    char path[64];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    unlink(path);
-    if (bytes.len == 0)
-        return;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ssize_t written = write(fd, bytes.at, bytes.len);
-    assert(fd >= 0 && written == (ssize_t)bytes.len);
-    close(fd);
-}
 
 static void check_line(const char *text, size_t len)
 {
@@ -81,11 +40,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     for (int i = 0; i < N_FILES; i++)
         if (msg_read_bin(&m, "", &files[i], &e) != 0)
             return 0;
-    make_directory();
     for (int i = 0; i < N_FILES; i++)
-        write_file(names[i], files[i]);
+        fuzz_write_file(names[i], files[i]);
     snprintf(head, sizeof head, "%.*s", (int)(option.len < 60 ? option.len : 60), option.at);
-    struct describe_options o = {dir, 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL};
+    struct describe_options o = {
+        fuzz_directory(), 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL};
     FILE *out = open_memstream(&text, &text_len);
     memset(&e, 0, sizeof e);
     int rc = describe_model(&o, out, &e);

@@ -6,14 +6,10 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/text/side_files.h"
-#include "schema/log.h"
+#include "tests/fuzz/files.h"
 #include "tests/unit/tiny_tokenizer.h"
 
 #define N_FILES 4
@@ -22,43 +18,6 @@ static const char *const names[N_FILES] = {
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"};
 
 static const char sample[] = " abc <|im_end|>'s  na\xc3\xafve <x> <extra_0>\n";
-
-/* Made once, emptied at the end of the process. */
-static char dir[] = "/tmp/fuzz-side-files-XXXXXX";
-
-static void remove_files(void)
-{
-    char path[64];
-    for (int i = 0; i < N_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        unlink(path);
-    }
-    rmdir(dir);
-}
-
-static void make_directory(void)
-{
-    static int made;
-    if (made)
-        return;
-    if (!mkdtemp(dir) || atexit(remove_files) != 0)
-        die(71, "event=no_directory");
-    made = 1;
-    log_init("fuzz", -1, LOG_LEVEL_ERROR); /* once: it opens stderr anew */
-}
-
-static void write_file(const char *name, struct slice bytes)
-{
-    char path[64];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    unlink(path);
-    if (bytes.len == 0)
-        return;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ssize_t written = write(fd, bytes.at, bytes.len);
-    assert(fd >= 0 && written == (ssize_t)bytes.len);
-    close(fd);
-}
 
 static void use(const json_t *root)
 {
@@ -100,15 +59,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     if (msg_read_array(&m, "", &n, &e) != 0 || n != 1 + N_FILES ||
         msg_read_bool(&m, "", &characters, &e) != 0)
         return 0;
-    make_directory();
     for (int i = 0; i < N_FILES; i++) {
         if (msg_read_bin(&m, "", &file, &e) != 0)
             return 0;
-        write_file(names[i], file);
+        fuzz_write_file(names[i], file);
     }
     json_t *root = characters ? over_characters() : tiny_json();
     memset(&e, 0, sizeof e);
-    int rc = side_files_apply(root, dir, &facts, &e);
+    int rc = side_files_apply(root, fuzz_directory(), &facts, &e);
     if (rc == 0)
         use(root);
     else
