@@ -8,6 +8,21 @@
 #include "schema/log.h"
 #include "schema/utf8.h"
 
+struct slice slice_of(const char *text)
+{
+    return (struct slice){(const uint8_t *)text, text ? strlen(text) : 0};
+}
+
+int slice_is_same(struct slice a, struct slice b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
+}
+
+int slice_is(struct slice s, const char *text)
+{
+    return slice_is_same(s, slice_of(text));
+}
+
 void msg_reader_init(struct msg_reader *r, const uint8_t *bytes, size_t len)
 {
     *r = (struct msg_reader){bytes, bytes, len > 0 ? bytes + len : bytes};

@@ -29,6 +29,10 @@ struct slice {
     size_t len;
 };
 
+struct slice slice_of(const char *text); /* text may be NULL */
+int slice_is(struct slice s, const char *text);
+int slice_is_same(struct slice a, struct slice b); /* absent is the same as empty */
+
 enum msg_type {
     MSG_END, /* no bytes left */
     MSG_NIL,

@@ -13,11 +13,6 @@
     (512u << 10)        /* of rows, prepared or as they came; they take some 5 ms to write */
 #define WRITING_US 4000 /* of a tick; committing takes about as long again */
 
-static int is_same(struct slice a, struct slice b)
-{
-    return a.at && b.at && a.len == b.len && memcmp(a.at, b.at, a.len) == 0;
-}
-
 static int is_large(const struct prepared *p)
 {
     return store_rows_bytes(p->rows) > LARGE_BYTES || p->request.rows.len > LARGE_BYTES;
@@ -33,7 +28,8 @@ int ahead_must_wait(const struct broker *b, const struct prepared *p, struct sli
     const struct message *first = b->ahead.first;
     if (has_come(b, p) || kept_has_come(b, p))
         return 0;
-    return is_large(p) || (first && is_same(first->task.prepared.request.key, key));
+    return is_large(p) || (first && key.at && first->task.prepared.request.key.at &&
+                              slice_is_same(first->task.prepared.request.key, key));
 }
 
 void ahead_add(struct broker *b, struct message *m)

@@ -61,14 +61,9 @@ static void put_reasoning(struct writer *w, struct slice part)
     put_slice(w, part);
 }
 
-static int is(struct slice s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
-}
-
 static int role_is(const struct writer *w, uint32_t i, const char *role)
 {
-    return i < w->n && is(w->messages[i].role, role);
+    return i < w->n && slice_is(w->messages[i].role, role);
 }
 
 static int bad_role(const struct writer *w, uint32_t i, const char *expected)

@@ -51,11 +51,6 @@ static int check_contents(const struct composer *c, struct err *e)
     return rc;
 }
 
-static int is_text(struct slice s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
-}
-
 /* Checks the messages whose content is no text. */
 static int check_others(const struct composer *c, struct err *e)
 {
@@ -96,7 +91,7 @@ static int has_other_arguments(const struct row_request *q)
         msg_read_map(&r, "", &n, NULL);
     for (uint32_t i = 0; i < n && !others; i++) {
         int k = 0, rc = msg_peek(&r) == MSG_STR ? msg_read_str(&r, "", &key, NULL) : -1;
-        while (rc == 0 && k < 3 && !is_text(key, unread[k]))
+        while (rc == 0 && k < 3 && !slice_is(key, unread[k]))
             k++;
         others = rc != 0 || k == 3 || request_skip_value(&r, "", &something, NULL) != 0;
     }

@@ -16,11 +16,6 @@ struct part {
     int is_own;                  /* the client's, not the recipe's */
 };
 
-static struct slice literal(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, text ? strlen(text) : 0};
-}
-
 static int check_text(const struct part *p, struct err *e)
 {
     size_t valid = utf8_valid(p->text.at, p->text.len);
@@ -145,7 +140,7 @@ static int compose_document(struct composer *c, const struct row_request *q, str
     if (has_own)
         asked = turns_text(q->instruction);
     else if (form->instruction)
-        asked = literal(form->instruction);
+        asked = slice_of(form->instruction);
     const struct part parts[] = {
         {"{query}", "query", turns_text(q->prompt), NULL, NULL, 1},
         {"{document}", field, document, NULL, NULL, 1},
@@ -264,7 +259,7 @@ static int begin_steps(
     s->parts[PART_PROMPT] =
         (struct part){"{prompt}", q->prompt_field, turns_text(q->prompt), NULL, NULL, 1};
     s->parts[PART_STEP] = (struct part){"{step}", s->field, {0}, NULL, NULL, 1};
-    s->parts[PART_BOS] = (struct part){"{bos}", "", literal(bos), NULL, NULL, 0};
+    s->parts[PART_BOS] = (struct part){"{bos}", "", slice_of(bos), NULL, NULL, 0};
     return check_text(&s->parts[PART_PROMPT], e);
 }
 
@@ -375,7 +370,7 @@ static int steps_in_turns(struct composer *c, struct steps *s, struct err *e)
         struct span text = c->texts[i];
         turns_add_text(
             &c->turns, "user", (struct slice){c->steps.at + text.begin, text.end - text.begin});
-        turns_add_text(&c->turns, "assistant", literal(s->recipe->words[0]));
+        turns_add_text(&c->turns, "assistant", slice_of(s->recipe->words[0]));
         encoder_clear(c->encoder);
         rc = compose_chat(c, s->q, "steps", e);
         if (rc == 0)

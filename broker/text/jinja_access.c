@@ -13,7 +13,7 @@ const struct jinja_builtin *jinja_find(
     const struct jinja_builtin *table, size_t n, struct slice name)
 {
     for (size_t i = 0; i < n; i++)
-        if (jinja_is(name, table[i].name))
+        if (slice_is(name, table[i].name))
             return &table[i];
     return NULL;
 }
@@ -48,7 +48,7 @@ static int is_refused(enum jinja_kind kind, struct slice name)
     if (kind == J_MACRO || kind == J_METHOD || kind == J_FUNCTION)
         return 1;
     for (; list && *list; list++)
-        if (jinja_is(name, *list))
+        if (slice_is(name, *list))
             return 1;
     return 0;
 }
@@ -73,7 +73,7 @@ static int changes_map(struct slice name)
 {
     static const char *const names[] = {"clear", "pop", "popitem", "setdefault", "update"};
     for (int i = 0; i < 5; i++)
-        if (jinja_is(name, names[i]))
+        if (slice_is(name, names[i]))
             return 1;
     return 0;
 }

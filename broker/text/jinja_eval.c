@@ -140,8 +140,8 @@ struct jinja_value jinja_lookup(struct jinja_run *r, uint32_t name)
     const struct jinja_builtin *global = jinja_global(text);
     if (global)
         return (struct jinja_value){.kind = J_FUNCTION, .u.function = global};
-    if (jinja_is(text, "cycler") || jinja_is(text, "joiner") || jinja_is(text, "lipsum") ||
-        jinja_is(text, "self"))
+    if (slice_is(text, "cycler") || slice_is(text, "joiner") || slice_is(text, "lipsum") ||
+        slice_is(text, "self"))
         jinja_fail(r, "%.*s is not supported", (int)text.len, (const char *)text.at);
     return jinja_undefined(r, text);
 }
@@ -297,26 +297,26 @@ struct jinja_value jinja_loop_attribute(
     struct jinja_run *r, struct jinja_loop *loop, const struct jinja_string *name)
 {
     struct slice s = jinja_slice(name);
-    if (jinja_is(s, "index"))
+    if (slice_is(s, "index"))
         return jinja_int(loop->index0 + 1);
-    if (jinja_is(s, "index0"))
+    if (slice_is(s, "index0"))
         return jinja_int(loop->index0);
-    if (jinja_is(s, "first"))
+    if (slice_is(s, "first"))
         return jinja_bool(loop->index0 == 0);
-    if (jinja_is(s, "last"))
+    if (slice_is(s, "last"))
         return jinja_bool(peek(r, loop).kind == J_MISSING);
-    if (jinja_is(s, "length"))
+    if (slice_is(s, "length"))
         return jinja_int(loop_length(r, loop));
-    if (jinja_is(s, "revindex"))
+    if (slice_is(s, "revindex"))
         return jinja_int(loop_length(r, loop) - loop->index0);
-    if (jinja_is(s, "revindex0"))
+    if (slice_is(s, "revindex0"))
         return jinja_int(loop_length(r, loop) - loop->index0 - 1);
-    if (jinja_is(s, "previtem"))
+    if (slice_is(s, "previtem"))
         return loop->index0 == 0 ? jinja_undefined(r, s) : loop->before;
-    if (jinja_is(s, "nextitem"))
+    if (slice_is(s, "nextitem"))
         return peek(r, loop).kind == J_MISSING ? jinja_undefined(r, s) : loop->after;
-    if (jinja_is(s, "depth") || jinja_is(s, "depth0"))
-        return jinja_int(jinja_is(s, "depth"));
+    if (slice_is(s, "depth") || slice_is(s, "depth0"))
+        return jinja_int(slice_is(s, "depth"));
     return (struct jinja_value){.kind = J_MISSING};
 }
 

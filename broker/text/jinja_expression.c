@@ -46,7 +46,7 @@ static void parse_argument(struct jinja_parser *p, struct jinja_node *node)
 {
     if (jinja_at(p, "*") || jinja_at(p, "**"))
         jinja_parse_fail(p, p->at->line, "* and ** arguments are not supported");
-    if (p->at->type == T_NAME && p->at[1].type == T_OPERATOR && jinja_is(p->at[1].text, "=")) {
+    if (p->at->type == T_NAME && p->at[1].type == T_OPERATOR && slice_is(p->at[1].text, "=")) {
         add_keyword(p, node, p->at->text);
         p->at += 2;
     } else if (node->n_keywords > 0)
@@ -234,15 +234,15 @@ static struct jinja_node *parse_dict(struct jinja_parser *p)
 static struct jinja_node *parse_name(struct jinja_parser *p)
 {
     struct slice name = jinja_expect_name(p);
-    if (jinja_is(name, "true") || jinja_is(name, "True"))
+    if (slice_is(name, "true") || slice_is(name, "True"))
         return constant(p, jinja_bool(1));
-    if (jinja_is(name, "false") || jinja_is(name, "False"))
+    if (slice_is(name, "false") || slice_is(name, "False"))
         return constant(p, jinja_bool(0));
     if (jinja_is_constant_name(name))
         return constant(p, jinja_none());
-    p->macro_uses |= jinja_is(name, "caller")    ? MACRO_CALLER
-                     : jinja_is(name, "varargs") ? MACRO_VARARGS
-                     : jinja_is(name, "kwargs")  ? MACRO_KWARGS
+    p->macro_uses |= slice_is(name, "caller")    ? MACRO_CALLER
+                     : slice_is(name, "varargs") ? MACRO_VARARGS
+                     : slice_is(name, "kwargs")  ? MACRO_KWARGS
                                                  : 0;
     struct jinja_node *node = jinja_node_new(p, N_NAME);
     node->line = p->at[-1].line;
@@ -370,7 +370,7 @@ static int skip_comparison(struct jinja_parser *p)
             return op;
     if (jinja_skip_name(p, "in"))
         return JINJA_IN;
-    if (!jinja_at_name(p, "not") || p->at[1].type != T_NAME || !jinja_is(p->at[1].text, "in"))
+    if (!jinja_at_name(p, "not") || p->at[1].type != T_NAME || !slice_is(p->at[1].text, "in"))
         return -1;
     p->at += 2;
     return JINJA_NOT_IN;

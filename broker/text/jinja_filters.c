@@ -252,8 +252,8 @@ FILTER(round_to)
     char text[400];
     if (p[1].kind != J_MISSING)
         how = jinja_slice(jinja_want_string(r, p[1], "round"));
-    int is_common = jinja_is(how, "common");
-    if (!is_common && !jinja_is(how, "ceil") && !jinja_is(how, "floor"))
+    int is_common = slice_is(how, "common");
+    if (!is_common && !slice_is(how, "ceil") && !slice_is(how, "floor"))
         jinja_fail(r, "round: expected common, ceil or floor");
     if (precision < 0 || precision > 20 || !jinja_is_number(v))
         jinja_fail(r, "round: expected a number and a precision of 0 to 20");
@@ -262,7 +262,7 @@ FILTER(round_to)
     double f = jinja_binary(r, '/', v, jinja_float(1)).u.f, scale = pow(10, (double)precision);
     if (!is_common) {
         f *= scale;
-        return jinja_float((jinja_is(how, "ceil") ? ceil(f) : floor(f)) / scale);
+        return jinja_float((slice_is(how, "ceil") ? ceil(f) : floor(f)) / scale);
     }
     snprintf(text, sizeof text, "%.*f", (int)precision, f);
     return jinja_float(strtod(text, NULL));

@@ -165,7 +165,7 @@ static int read_value(
 static struct jinja_value *variable(struct jinja_run *r, const char *name)
 {
     for (uint32_t i = 0; i < r->t->n_names; i++)
-        if (jinja_is(jinja_slice(r->t->names[i]), name))
+        if (slice_is(jinja_slice(r->t->names[i]), name))
             return &r->variables[i];
     return NULL;
 }
@@ -275,7 +275,7 @@ static struct jinja_value *find(const struct jinja_value *map, const char *key)
 {
     const struct jinja_dict *d = map->u.d;
     for (size_t i = 0; i < d->n; i++)
-        if (jinja_is(jinja_slice(d->keys[i].u.s), key))
+        if (slice_is(jinja_slice(d->keys[i].u.s), key))
             return &d->values[i];
     return NULL;
 }

@@ -110,7 +110,7 @@ static struct jinja_node *parse_for(struct jinja_parser *p)
 static struct jinja_node *parse_set(struct jinja_parser *p)
 {
     struct jinja_node *node = jinja_node_new(p, N_SET);
-    if (p->at->type == T_NAME && p->at[1].type == T_OPERATOR && jinja_is(p->at[1].text, ".")) {
+    if (p->at->type == T_NAME && p->at[1].type == T_OPERATOR && slice_is(p->at[1].text, ".")) {
         node->type = N_SET_ATTRIBUTE;
         node->name = jinja_name_number(p->t, jinja_expect_name(p));
         p->at++;
@@ -142,7 +142,7 @@ static void parse_signature(struct jinja_parser *p, struct jinja_node *node)
         if (names)
             memcpy(more, names, node->n_parameters * sizeof *more);
         names = more;
-        if (jinja_is(jinja_slice(p->t->names[name->name]), "caller"))
+        if (slice_is(jinja_slice(p->t->names[name->name]), "caller"))
             jinja_parse_fail(p, name->line, "a parameter named caller is not supported");
         names[node->n_parameters++] = name->name;
         if (jinja_skip(p, "="))
@@ -245,11 +245,11 @@ static struct jinja_node *parse_statement(struct jinja_parser *p)
     uint32_t line = p->at->line;
     struct slice name = jinja_expect_name(p);
     for (size_t i = 0; i < sizeof statements / sizeof statements[0]; i++)
-        if (jinja_is(name, statements[i].name))
+        if (slice_is(name, statements[i].name))
             return statements[i].parse(p);
-    if (jinja_is(name, "break"))
+    if (slice_is(name, "break"))
         return parse_jump(p, N_BREAK);
-    if (jinja_is(name, "continue"))
+    if (slice_is(name, "continue"))
         return parse_jump(p, N_CONTINUE);
     jinja_parse_fail(p, line, "the tag %.*s is not expected here, or not supported",
         (int)(name.len < 60 ? name.len : 60), (const char *)name.at);
@@ -353,7 +353,7 @@ static int has_word(const struct jinja_string *s, const char *word)
 int jinja_mentions(const struct jinja *t, const char *word)
 {
     for (uint32_t i = 0; i < t->n_names; i++)
-        if (jinja_is(jinja_slice(t->names[i]), word))
+        if (slice_is(jinja_slice(t->names[i]), word))
             return 1;
     for (size_t i = 0; i < t->n_words; i++)
         if (has_word(t->words[i], word))

@@ -19,16 +19,11 @@ void jinja_parse_fail(struct jinja_parser *p, uint32_t line, const char *fmt, ..
     longjmp(p->fail, 1);
 }
 
-int jinja_is(struct slice s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
-}
-
 int jinja_is_constant_name(struct slice name)
 {
     static const char *const names[] = {"true", "false", "none", "True", "False", "None"};
     for (int i = 0; i < 6; i++)
-        if (jinja_is(name, names[i]))
+        if (slice_is(name, names[i]))
             return 1;
     return 0;
 }
@@ -87,12 +82,12 @@ void jinja_parser_enter(struct jinja_parser *p)
 
 int jinja_at(const struct jinja_parser *p, const char *op)
 {
-    return p->at->type == T_OPERATOR && jinja_is(p->at->text, op);
+    return p->at->type == T_OPERATOR && slice_is(p->at->text, op);
 }
 
 int jinja_at_name(const struct jinja_parser *p, const char *name)
 {
-    return p->at->type == T_NAME && jinja_is(p->at->text, name);
+    return p->at->type == T_NAME && slice_is(p->at->text, name);
 }
 
 int jinja_skip(struct jinja_parser *p, const char *op)

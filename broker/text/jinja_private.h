@@ -375,7 +375,6 @@ struct jinja_seq *jinja_items(struct jinja_run *r, struct jinja_value v);
 int64_t jinja_length(struct jinja_run *r, struct jinja_value v);
 size_t jinja_n_chars(const struct jinja_string *s);
 size_t jinja_char_offset(const struct jinja_string *s, size_t n_chars); /* in bytes */
-int jinja_is(struct slice s, const char *text);
 
 /* Text is made at the end of the run's own text and cut off from there (jinja_cut), so pieces nest:
  * macros, filters and concatenation write where the template writes. */

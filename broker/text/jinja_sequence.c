@@ -213,8 +213,8 @@ FILTER(dictsort)
         jinja_fail(r, "dictsort: expected a map, found %s", jinja_type_name(v));
     if (p[1].kind != J_MISSING) {
         struct slice by = jinja_slice(jinja_want_string(r, p[1], "dictsort"));
-        place = jinja_is(by, "value");
-        if (!place && !jinja_is(by, "key"))
+        place = slice_is(by, "value");
+        if (!place && !slice_is(by, "key"))
             jinja_fail(r, "dictsort: expected key or value");
     }
     const struct jinja_builtin *of =

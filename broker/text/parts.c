@@ -14,11 +14,6 @@
 #define WORD "part%uofassay"
 #define KEY "keyofassay"
 
-static int is_text(struct slice s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.at, text, s.len) == 0;
-}
-
 /* Reads the next part: its type and text, absent where it has none that is a string. */
 static int read_part(struct msg_reader *r, struct slice *type, struct slice *text)
 {
@@ -32,7 +27,7 @@ static int read_part(struct msg_reader *r, struct slice *type, struct slice *tex
         struct slice key = {0}, *to;
         if (msg_peek(r) != MSG_STR || msg_read_text(r, "", &key, NULL) != 0)
             return -1;
-        to = is_text(key, "type") ? type : is_text(key, "text") ? text : NULL;
+        to = slice_is(key, "type") ? type : slice_is(key, "text") ? text : NULL;
         if (to && msg_peek(r) == MSG_STR)
             rc = msg_read_text(r, "", to, NULL);
         else
@@ -52,10 +47,10 @@ int parts_check(struct slice parts, struct err *e)
     for (uint32_t i = 0; i < n; i++) {
         int rc = read_part(&r, &type, &text);
         snprintf(field, sizeof field, "content[%u]", i);
-        if (rc == 0 && is_text(type, "text") && text.at &&
+        if (rc == 0 && slice_is(type, "text") && text.at &&
             utf8_valid(text.at, text.len) == text.len)
             continue;
-        if (rc == 0 && type.at && !is_text(type, "text"))
+        if (rc == 0 && type.at && !slice_is(type, "text"))
             return err_field(e, ASSAY_EBADTEXT, field,
                 "expected the type text, since these models read text alone, found '%.*s'",
                 (int)(type.len < 40 ? type.len : 40), (const char *)type.at);
@@ -107,7 +102,7 @@ static void write_message(struct msg_writer *w, const struct chat_message *m, ui
         const uint8_t *from = r.at;
         request_skip_value(&r, "", &something, NULL);
         msg_str_len(w, (const char *)key.at, key.len);
-        if (is_text(key, "content"))
+        if (slice_is(key, "content"))
             write_part(w, i);
         else
             msgpack_sbuffer_write(&w->buffer, (const char *)from, (size_t)(r.at - from));

@@ -21,11 +21,6 @@ void turns_release(struct turns *t)
     *t = (struct turns){0};
 }
 
-static struct slice literal(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, strlen(text)};
-}
-
 static void add_message(struct turns *t, struct chat_message message)
 {
     t->at = list_grow(t->at, t->n, &t->room, sizeof *t->at);
@@ -70,7 +65,7 @@ static void add_messages(struct turns *t, struct slice raw)
 
 void turns_add_text(struct turns *t, const char *role, struct slice text)
 {
-    add_message(t, (struct chat_message){.role = literal(role), .content = text});
+    add_message(t, (struct chat_message){.role = slice_of(role), .content = text});
 }
 
 void turns_add(struct turns *t, struct slice raw, const char *role)
@@ -81,20 +76,15 @@ void turns_add(struct turns *t, struct slice raw, const char *role)
         turns_add_text(t, role, turns_text(raw));
 }
 
-static int is_same(struct slice a, struct slice b)
-{
-    return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
-}
-
 static int is_same_content(const struct chat_message *a, const struct chat_message *b)
 {
-    return is_same(a->content, b->content) && is_same(a->parts, b->parts) &&
+    return slice_is_same(a->content, b->content) && slice_is_same(a->parts, b->parts) &&
            a->has_no_content == b->has_no_content;
 }
 
 static int is_role(const struct chat_message *m, const char *role)
 {
-    return is_same(m->role, literal(role));
+    return slice_is_same(m->role, slice_of(role));
 }
 
 /* Does the body (what follows the n_prompt messages of the prompt) begin with the prompt and go on?
@@ -115,9 +105,9 @@ static int holds_prompt(const struct turns *t, uint32_t n_prompt, int is_text)
         from = 1;
     if (n <= from + n_prompt)
         return 0;
-    while (i < n_prompt && is_same(prompt[i].role, body[from + i].role) &&
+    while (i < n_prompt && slice_is_same(prompt[i].role, body[from + i].role) &&
            is_same_content(&prompt[i], &body[from + i]) &&
-           is_same(prompt[i].reasoning, body[from + i].reasoning))
+           slice_is_same(prompt[i].reasoning, body[from + i].reasoning))
         i++;
     return i == n_prompt;
 }
@@ -152,13 +142,13 @@ int turns_put_system(struct turns *t, const struct row_request *q, struct err *e
     if (text.len == 0)
         return 0;
     if (t->n > 0 && is_role(&t->at[0], "system"))
-        return t->at[0].content.at && is_same(t->at[0].content, text)
+        return t->at[0].content.at && slice_is_same(t->at[0].content, text)
                    ? 0
                    : err_field(e, ASSAY_EBADTEXT, "system",
                          "expected one system message, found another one in the conversation");
     add_message(t, (struct chat_message){0});
     memmove(t->at + 1, t->at, (t->n - 1) * sizeof *t->at);
-    t->at[0] = (struct chat_message){.role = literal("system"), .content = text};
+    t->at[0] = (struct chat_message){.role = slice_of("system"), .content = text};
     return 0;
 }
 

@@ -28,11 +28,6 @@ static const char asking[] =
     "'<|im_end|>' + '\\n' }}{%- elif message.role == \"assistant\" %}{{- message.content }}"
     "{%- endif %}{%- endfor %}";
 
-static struct slice slice_of(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, strlen(text)};
-}
-
 static void measure(const char *name, const struct chat *c, const struct chat_talk *talk)
 {
     struct chat_text out = {0};

@@ -98,11 +98,6 @@ static inline void idle(struct store *s)
     store_copier_wait(s);
 }
 
-static inline struct slice slice_of(const char *text)
-{
-    return (struct slice){.at = (const uint8_t *)text, .len = strlen(text)};
-}
-
 static inline struct store_job job_now(struct store *s, int64_t job)
 {
     struct err err;

@@ -31,7 +31,7 @@ static int drop(void **state)
     return 0;
 }
 
-static struct slice slice_of(const json_t *v)
+static struct slice slice_of_json(const json_t *v)
 {
     return (struct slice){(const uint8_t *)json_string_value(v), json_string_length(v)};
 }
@@ -46,8 +46,8 @@ static uint32_t take_messages(const json_t *list, struct chat_message *out)
     json_t *m;
     size_t k;
     json_array_foreach(list, k, m) out[k] =
-        (struct chat_message){.role = slice_of(json_object_get(m, "role")),
-            .content = slice_of(json_object_get(m, "content"))};
+        (struct chat_message){.role = slice_of_json(json_object_get(m, "role")),
+            .content = slice_of_json(json_object_get(m, "content"))};
     return (uint32_t)k;
 }
 

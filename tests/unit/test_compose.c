@@ -15,11 +15,6 @@
 static const char source[] = "{{ tools | tojson if tools }}{{ messages[0].content }}"
                              "{{ messages[0].tool_calls | tojson if messages[0].tool_calls }}";
 
-static struct slice slice_of(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, strlen(text)};
-}
-
 /* Composes a row. Returns its code; the text of its tokens goes to `text`. */
 static int compose(const struct text_model *m, const char *row, char *text, struct err *e)
 {

@@ -13,11 +13,6 @@
 #include "broker/text/jinja.h"
 #include "tests/unit/json_msgpack.h"
 
-static struct slice slice_of(const char *text)
-{
-    return (struct slice){(const uint8_t *)text, strlen(text)};
-}
-
 /* One evaluation without variables. Returns its code; the text's beginning is in `text`. */
 static int write_text(const char *source, char *text, size_t size, struct err *e)
 {
