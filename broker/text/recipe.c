@@ -1,10 +1,12 @@
 /* recipe.c - the table of recipes, and what is looked up for one in a checkpoint (recipe.h).
  *
- * Sources: qwen3-reranker: the card of Qwen3-Reranker-0.6B; mxbai-rerank-v2: the package mxbai-rerank
- * 0.1.6; rlhflow-prm: math-rm/prm_evaluate.py of RLHFlow/RLHF-Reward-Modeling; math-shepherd: the card
- * of math-shepherd-mistral-7b-prm; skywork-prm: skywork-o1-prm-inference, io_utils.py; openrlhf: datasets/reward_dataset.py of version 0.9.10; eurus-rm:
- * modeling_eurus_rm.py and the card of Eurus-RM-7b; qwen2.5-math-prm, qwen2.5-math-rm, nemotron-reward, inf-orm: the model cards;
- * llama-factory: data/processor/pairwise.py and train/rm of version 0.9.5. */
+ * Sources: qwen3-reranker: the card of Qwen3-Reranker-0.6B; mxbai-rerank-v2: the package
+ * mxbai-rerank 0.1.6; rlhflow-prm: math-rm/prm_evaluate.py of RLHFlow/RLHF-Reward-Modeling;
+ * math-shepherd: the card of math-shepherd-mistral-7b-prm; skywork-prm: skywork-o1-prm-inference,
+ * io_utils.py; openrlhf: datasets/reward_dataset.py of version 0.9.10; eurus-rm:
+ * modeling_eurus_rm.py and the card of Eurus-RM-7b; qwen2.5-math-prm, qwen2.5-math-rm,
+ * nemotron-reward, inf-orm: the model cards; llama-factory: data/processor/pairwise.py and train/rm
+ * of version 0.9.5. */
 #include "broker/text/recipe.h"
 
 #include <stdio.h>

@@ -1,8 +1,6 @@
 /* test_ahead.c - rows that are written ahead, in many transactions: nobody sees any of them until
  * they are placed, all at once. What is not placed goes, whatever ends it, and is in nobody's way. */
-#include "store_fixture.h"
-
-#include "broker/store/scrub.h"
+#include "scrub_fixture.h"
 
 enum { N_ROWS = 300, LEN = 20 };
 
@@ -75,37 +73,15 @@ static int64_t put(struct store *s, struct chunk *c)
     return job;
 }
 
-static int64_t number(const struct fixture *f, const char *sql)
-{
-    char out[200];
-    return atoll(shell(f, sql, out, sizeof out));
-}
-
 /* How many records of rows there are, seen or not. */
 static int64_t records(const struct fixture *f)
 {
     return number(f, "select (select count(*) from row) + (select count(*) from row_input)");
 }
 
-static void found_damage(void *arg, const struct scrub_finding *finding)
-{
-    (void)arg;
-    print_error(
-        "job %lld, row %lld: %s\n", (long long)finding->job, (long long)finding->i, finding->what);
-}
-
-static int go_on(void *arg, int64_t done, int64_t total)
-{
-    (void)arg;
-    return total < done;
-}
-
 static void is_sound(const struct fixture *f)
 {
-    struct err err;
-    struct scrub_totals totals;
-    must(store_scrub(f->dir, &(struct scrub_caller){found_damage, go_on, NULL}, &totals, &err));
-    assert_int_equal(totals.damaged, 0);
+    assert_int_equal(damage(f), 0);
 }
 
 /* The job has the chunk's rows from index `first` on, and they are what was sent. */

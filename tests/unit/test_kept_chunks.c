@@ -1,9 +1,8 @@
 /* test_kept_chunks.c - chunks that are kept: their bytes in pieces, and their rows placed in several
  * transactions. A broker that ends in between goes on where it was, and no row is placed twice. */
-#include "store_fixture.h"
+#include "scrub_fixture.h"
 
 #include "broker/store/private.h"
-#include "broker/store/scrub.h"
 
 enum { N_ROWS = 400, LEN = 20, BYTES = 1 << 20 };
 
@@ -61,33 +60,6 @@ static int place_some(struct store *s, struct store_pending *p, const struct sto
     else
         store_rollback(s);
     return more;
-}
-
-static int64_t number(const struct fixture *f, const char *sql)
-{
-    char out[200];
-    return atoll(shell(f, sql, out, sizeof out));
-}
-
-static void found_damage(void *arg, const struct scrub_finding *finding)
-{
-    (void)arg;
-    print_error(
-        "job %lld, row %lld: %s\n", (long long)finding->job, (long long)finding->i, finding->what);
-}
-
-static int go_on(void *arg, int64_t done, int64_t total)
-{
-    (void)arg;
-    return total < done;
-}
-
-static uint64_t damage(const struct fixture *f)
-{
-    struct err err;
-    struct scrub_totals totals;
-    must(store_scrub(f->dir, &(struct scrub_caller){found_damage, go_on, NULL}, &totals, &err));
-    return totals.damaged;
 }
 
 /* The job has all rows of n chunks, in order, and each once. */
