@@ -38,6 +38,9 @@ void log_init(const char *role, int rank, enum log_level level)
     log_role = role;
     log_rank = rank;
     log_level = level;
+    if (log_fd != STDERR_FILENO)
+        close(log_fd);
+    log_fd = STDERR_FILENO;
     if (fstat(STDERR_FILENO, &st) != 0)
         return;
     log_is_socket = S_ISSOCK(st.st_mode);

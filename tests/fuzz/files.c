@@ -33,7 +33,7 @@ const char *fuzz_directory(void)
     if (!mkdtemp(dir) || atexit(remove_files) != 0)
         die(71, "event=no_directory");
     made = 1;
-    log_init("fuzz", -1, LOG_LEVEL_ERROR); /* once: it opens stderr anew */
+    log_init("fuzz", -1, LOG_LEVEL_ERROR);
     return dir;
 }
 

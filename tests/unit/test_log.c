@@ -50,6 +50,26 @@ static void control_characters_are_not_logged(void **state)
     }
 }
 
+static void beginning_anew_holds_no_more(void **state)
+{
+    int ends[2], saved = dup(STDERR_FILENO);
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    log_init("test", -1, LOG_LEVEL_INFO);
+    int next = dup(STDERR_FILENO);
+    close(next);
+    log_init("test", -1, LOG_LEVEL_INFO);
+    int again = dup(STDERR_FILENO);
+    close(again);
+    dup2(saved, STDERR_FILENO);
+    log_init("test", -1, LOG_LEVEL_INFO);
+    close(saved);
+    close(ends[0]);
+    close(ends[1]);
+    assert_int_equal(again, next);
+}
+
 static void a_long_line_is_cut_between_characters(void **state)
 {
     char text[4096], out[4096];
@@ -70,6 +90,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(control_characters_are_not_logged),
         cmocka_unit_test(a_long_line_is_cut_between_characters),
+        cmocka_unit_test(beginning_anew_holds_no_more), /* it changes the lines' head */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
