@@ -38,7 +38,7 @@ static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk"
 /* The fields of each op besides v, op and id: those it takes, and those it needs. */
 static const struct {
     const char *name;
-    unsigned takes, needs;
+    uint64_t takes, needs;
 } ops[OP_COUNT] = {
     [OP_HELLO] = {"hello", 0, 0},
     [OP_SUBMIT] = {"submit",

@@ -5,7 +5,7 @@
 #include "schema/msg.h"
 
 /* A set of fields has a bit for each. */
-#define BIT(field) (1u << (field))
+#define BIT(field) ((uint64_t)1 << (field))
 
 /* Reads an integer or a short string as its bytes. */
 int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e);

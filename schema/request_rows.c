@@ -48,7 +48,7 @@ static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", 
     "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
     "completion", "responses", "chosen", "rejected", "steps", "query", "document", "documents",
     "instruction", "system", "tools", "add_generation_prompt", "chat_template_kwargs", "error"};
-_Static_assert(R_COUNT <= 32, "a set of fields is 32 bits");
+_Static_assert(R_COUNT <= 64, "a set of fields is 64 bits");
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
 #define SHAPES                                                                                     \
@@ -59,7 +59,7 @@ _Static_assert(R_COUNT <= 32, "a set of fields is 32 bits");
 /* The shapes of a row: the fields that make each, which one of `prompts` goes with them, if any,
  * and whether that one is optional. */
 static const struct {
-    unsigned fields, prompts;
+    uint64_t fields, prompts;
     enum row_shape shape;
     int prompt_optional;
 } row_shapes[] = {
@@ -440,9 +440,9 @@ static int check_combination(const struct row_request *row, uint64_t seen, struc
 /* Finds the shape that the fields make. */
 static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
 {
-    unsigned found = (unsigned)seen & SHAPES;
+    uint64_t found = seen & SHAPES;
     for (size_t i = 0; i < sizeof row_shapes / sizeof row_shapes[0]; i++) {
-        unsigned prompts = found & row_shapes[i].prompts;
+        uint64_t prompts = found & row_shapes[i].prompts;
         int one_prompt = prompts != 0 && (prompts & (prompts - 1)) == 0;
         if ((found & ~prompts) != row_shapes[i].fields)
             continue;
