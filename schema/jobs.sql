@@ -215,6 +215,50 @@ create view errors as
   from result left join row on row.row = result.row
   where error_code is not null and result.job not in (select job from purge);
 
+-- What the scores of the responses to one prompt (shape 4) say together, and each of them. PROTOCOL.md has the formulas; they need SQLite's sqrt().
+create view response_stats as
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+    json_array_length(vector_json) as n,
+    (select key from json_each(vector_json) order by value desc, key limit 1) as best,
+    coalesce((select max(value) from json_each(vector_json)) -
+             (select value from json_each(vector_json) order by value desc limit 1 offset 1), 0.0) as margin,
+    (select avg(value) from json_each(vector_json)) as mean,
+    (select sqrt(sum((value - mean) * (value - mean)) / max(count(*) - 1, 1))
+     from json_each(vector_json), (select avg(value) as mean from json_each(vector_json))) as std
+  from result
+    join row on row.row = result.row and row.shape = 4
+  where error_code is null and result.job not in (select job from purge);
+
+create view responses as
+  select job, i, id, response, score, rank, case when squares > 0 then (score - mean) / sqrt(squares / (n - 1)) else 0.0 end as advantage
+  from (
+    select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares
+    from (
+      select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+        value.key as response, value.value as score, rank() over (partition by result.job, result.row order by value.value desc) as rank,
+        avg(value.value) over (partition by result.job, result.row) as mean
+      from result
+        join row on row.row = result.row and row.shape = 4
+        join json_each(vector_json) value
+      where error_code is null and result.job not in (select job from purge))
+    window of_row as (partition by job, i));
+
+-- Values of the steps of a solution (pool_type 3 and 6) that have one number each, so as many as positions.
+create view step_stats as
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+    json_array_length(vector_json) as n,
+    (select min(value) from json_each(vector_json)) as min,
+    (with recursive up_to(k, product) as (
+       select 0, 1.0
+       union all
+       select k + 1, product * json_extract(vector_json, '$[' || k || ']') from up_to where k < json_array_length(vector_json))
+     select product from up_to order by k desc limit 1) as product,
+    json_extract(vector_json, '$[#-1]') as last,
+    (select avg(value) from json_each(vector_json)) as mean
+  from result
+    join row on row.row = result.row and row.pool_type in (3, 6)
+  where error_code is null and json_array_length(vector_json) * 8 = length(pooled) and result.job not in (select job from purge);
+
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
     last_seen_ms / 1000.0 as last_seen_ts,

@@ -1,6 +1,7 @@
 /* reply_results.c - replies with results: a page of them, or all of a small job. PROTOCOL.md has
  * the fields of a row. */
 #include "broker/api/replies.h"
+#include "broker/api/statistics.h"
 
 #define PAGE_BYTES (8u << 20) /* approximate size of a page */
 
@@ -16,6 +17,13 @@ static void write_floats(struct msg_writer *w, const float *values, uint32_t n)
         msg_float(w, values[i]);
 }
 
+/* Are the values one number for each step of a solution? */
+static int has_steps(const struct store_result_row *r, uint32_t each)
+{
+    return (r->pool.type == POOL_STEP || r->pool.type == POOL_POSITIONS) && each == 1 &&
+           r->n_values > 0;
+}
+
 static void write_steps(struct msg_writer *w, const struct store_result_row *r, uint32_t each)
 {
     uint32_t n = each > 0 ? r->n_values / each : 0;
@@ -26,18 +34,32 @@ static void write_steps(struct msg_writer *w, const struct store_result_row *r, 
             msg_float(w, r->values[i]);
         else
             write_floats(w, r->values + i * each, each);
+    if (!has_steps(r, each))
+        return;
+    struct step_statistics s = step_statistics(r->values, n);
+    msg_key_float(w, "min", (float)s.min);
+    msg_key_float(w, "product", (float)s.product);
+    msg_key_float(w, "last", (float)s.last);
+    msg_key_float(w, "mean", (float)s.mean);
 }
 
-/* Writes every response's score, and which is the highest (the first if several are). */
 static void write_responses(struct msg_writer *w, const struct store_result_row *r)
 {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < r->n_values; i++)
-        if (r->values[i] > r->values[best])
-            best = i;
+    struct response_statistics s;
+    response_statistics_init(&s, r->values, r->n_values);
     msg_str(w, "scores");
     write_floats(w, r->values, r->n_values);
-    msg_key_int(w, "best", best);
+    msg_key_int(w, "best", s.best);
+    msg_str(w, "ranks");
+    msg_array(w, r->n_values);
+    for (uint32_t i = 0; i < r->n_values; i++)
+        msg_uint(w, s.ranks[i]);
+    msg_key_float(w, "margin", (float)s.margin);
+    msg_key_float(w, "mean", (float)s.mean);
+    msg_key_float(w, "std", (float)s.std);
+    msg_str(w, "advantages");
+    write_floats(w, s.advantages, r->n_values);
+    response_statistics_release(&s);
 }
 
 static void write_pair(struct msg_writer *w, const struct store_result_row *r)
@@ -67,9 +89,16 @@ static void write_values(struct msg_writer *w, const struct store_result_row *r,
     }
 }
 
-static uint32_t value_fields(const struct store_result_row *r)
+/* The number of fields that write_values writes. */
+static uint32_t value_fields(const struct store_result_row *r, uint32_t each)
 {
-    return r->error_code ? 1 : r->shape == ROW_RESPONSES ? 2 : r->shape == ROW_PAIR ? 3 : 1;
+    if (r->error_code)
+        return 1;
+    if (r->shape == ROW_RESPONSES)
+        return 7;
+    if (r->shape == ROW_PAIR && r->n_values == 2)
+        return 3;
+    return has_steps(r, each) ? 5 : 1;
 }
 
 static void write_pooled(struct msg_writer *w, const struct store_result_row *r)
@@ -101,7 +130,7 @@ static void write_result(
     uint32_t each = activation_values(r->pool.activation, m->n_labels);
     int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
     int is_another = !failed && r->pool.activation != m->pool.activation;
-    msg_map(w, 4 + value_fields(r) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0) +
+    msg_map(w, 4 + value_fields(r, each) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0) +
                    (uint32_t)is_another);
     msg_key_int(w, "i", r->i);
     msg_str(w, "id");

@@ -78,6 +78,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "piece integer not null, bytes blob not null, primary key (job, chunk, piece));"
           "insert into piece select job, chunk, 0, pending from chunk where length(pending) > 0;"
           "update chunk set pending = length(pending) where pending is not null;",
+    /* New views: responses, response_stats, step_stats. */
+    [10] = "",
 };
 
 /* ---- from one version to the next ---- */

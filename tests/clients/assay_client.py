@@ -22,8 +22,8 @@ truncation_side, keep_last_token, safe_text, join_content, add_generation_prompt
 add_special_tokens, hf_pad_rule and adapter.
 
 A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and the model give: score
-(float), or scores and, for responses, best (index), or chosen, rejected and margin, or steps [one
-probability each]. `i` is the row's index in its job. What is wrong with one row is that row's
+(float), or scores and, for responses, best (index), ranks, margin, mean, std and advantages, or
+chosen, rejected and margin, or steps [one probability each] and their min, product, last and mean. `i` is the row's index in its job. What is wrong with one row is that row's
 `error` {code, message} and its score is None; its neighbours are scored.
 
 NOTHING IS LOST OR DOUBLED. Each try of a request has a socket of its own, so a reply that comes

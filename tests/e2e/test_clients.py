@@ -475,7 +475,7 @@ def test_every_shape_of_text(served, kind):
     with served.client() as plain:
         assert results[:6] == plain.call("score", rows=SHAPES[:6])["rows"]
     assert [sorted(set(row) - {"i", "id", "n_tokens", "pooled_at", "error"}) for row in results[:6]] == [
-        ["score"]] * 4 + [["best", "scores"], ["chosen", "margin", "rejected"]]
+        ["score"]] * 4 + [["advantages", "best", "margin", "mean", "ranks", "scores", "std"], ["chosen", "margin", "rejected"]]
     assert results[6]["error"]["code"] == "bad_text" and results[6]["score"] is None
 
 
