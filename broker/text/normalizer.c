@@ -1,7 +1,8 @@
 /* normalizer.c - see normalizer.h. */
 #include "broker/text/normalizer.h"
 
-#include "broker/text/nfc.h"
+#include <utf8proc.h>
+
 #include "broker/text/unicode.h"
 
 void normalizer_release(struct normalizer *t)
@@ -20,6 +21,12 @@ void normalized_release(struct normalized *n)
     pattern_matcher_free(&n->matcher);
 }
 
+static int grows(const struct normalized *n, struct err *e)
+{
+    return err_set(e, ASSAY_EBADTEXT,
+        "the tokenizer's normalizer makes more than %zu bytes of this text", n->most_bytes);
+}
+
 static int replace(struct normalized *n, const struct normalizer_step *s, struct slice text,
     struct buffer *out, struct err *e)
 {
@@ -34,8 +41,7 @@ static int replace(struct normalized *n, const struct normalizer_step *s, struct
         buffer_append(out, s->content.at, s->content.len);
         done = match.end;
         if (out->len > n->most_bytes)
-            return err_set(e, ASSAY_EBADTEXT,
-                "the tokenizer's normalizer makes more than %zu bytes of this text", n->most_bytes);
+            return grows(n, e);
     }
     buffer_append(out, text.at + done, text.len - done);
     return rc;
@@ -59,20 +65,52 @@ static struct slice strip(const uint8_t *classes, const struct normalizer_step *
     return t;
 }
 
+static void lower(struct buffer *out, struct slice t)
+{
+    unsigned bytes;
+    for (size_t i = 0; i < t.len; i += bytes) {
+        uint32_t c = unicode_decode(t.at + i, &bytes);
+        if (c == 0x130)
+            buffer_text(out, "i\u0307");
+        else
+            out->len += (size_t)utf8proc_encode_char(
+                (utf8proc_int32_t)unicode_lower(c), buffer_reserve(out, 4));
+    }
+}
+
+static void drop_accents(struct buffer *out, struct slice t)
+{
+    unsigned bytes;
+    for (size_t i = 0; i < t.len; i += bytes) {
+        uint32_t c = unicode_decode(t.at + i, &bytes);
+        if (c < 0x80 || !unicode_is_in(unicode_accents, unicode_n_accents, c))
+            buffer_append(out, t.at + i, bytes);
+    }
+}
+
 /* Writes the changed text to `out`. */
 static int apply_step(const struct normalizer_step *s, const uint8_t *classes, struct normalized *n,
     struct slice text, struct buffer *out, struct err *e)
 {
-    if (s->kind == NORMALIZER_REPLACE)
+    switch (s->kind) {
+    case NORMALIZER_REPLACE:
         return replace(n, s, text, out, e);
-    if (s->kind == NORMALIZER_NFC) {
-        nfc_append(out, classes, text.at, text.len);
+    case NORMALIZER_FORM:
+        normal_form_append(out, s->form, classes, text.at, text.len);
         return 0;
-    }
-    if (s->kind == NORMALIZER_STRIP)
+    case NORMALIZER_LOWERCASE:
+        lower(out, text);
+        return 0;
+    case NORMALIZER_ACCENTS:
+        drop_accents(out, text);
+        return 0;
+    case NORMALIZER_STRIP:
         text = strip(classes, s, text);
-    else if (text.len > 0)
-        buffer_append(out, s->content.at, s->content.len);
+        break;
+    case NORMALIZER_PREPEND:
+        if (text.len > 0)
+            buffer_append(out, s->content.at, s->content.len);
+    }
     buffer_append(out, text.at, text.len);
     return 0;
 }
@@ -85,6 +123,8 @@ int normalizer_apply(const struct normalizer *t, const uint8_t *classes, struct 
     for (unsigned i = 0; rc == 0 && i < t->n; i++) {
         n->next.len = 0;
         rc = apply_step(&t->steps[i], classes, n, *text, &n->next, e);
+        if (rc == 0 && n->next.len > n->most_bytes)
+            rc = grows(n, e);
         struct buffer done = n->next;
         n->next = n->text;
         n->text = done;

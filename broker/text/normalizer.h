@@ -3,6 +3,7 @@
 #define ASSAY_NORMALIZER_H
 
 #include "broker/text/buffer.h"
+#include "broker/text/normal_form.h"
 #include "broker/text/pattern.h"
 #include "schema/err.h"
 #include "schema/msg.h"
@@ -10,14 +11,17 @@
 #define NORMALIZER_MAX_STEPS 8
 
 enum normalizer_kind {
-    NORMALIZER_NFC,
-    NORMALIZER_PREPEND, /* content before a text that is not empty */
-    NORMALIZER_REPLACE, /* content for each match of the pattern */
-    NORMALIZER_STRIP    /* white space at the ends */
+    NORMALIZER_FORM,
+    NORMALIZER_PREPEND,   /* content before a text that is not empty */
+    NORMALIZER_REPLACE,   /* content for each match of the pattern */
+    NORMALIZER_STRIP,     /* white space at the ends */
+    NORMALIZER_LOWERCASE, /* each character by itself */
+    NORMALIZER_ACCENTS    /* combining marks are dropped */
 };
 
 struct normalizer_step {
     enum normalizer_kind kind;
+    enum normal_form form;
     struct pattern *pattern; /* owned */
     struct buffer content;
     int left, right;

@@ -237,6 +237,20 @@ static int check_added(const struct reader *r, const json_t *v, size_t k)
     return 0;
 }
 
+/* Where a text's first character becomes several, a token may end between them, and the reference
+ * takes what follows it for the beginning of the text too. */
+static int check_beginning(const struct reader *r, const char *content, uint32_t k)
+{
+    const struct pre_tokenizer *pre = &r->t->pre;
+    for (unsigned i = 0; r->t->normalizer.n > 0 && i < pre->n; i++)
+        if (pre->steps[i].kind == PRE_SPACE && pre->steps[i].prefix == PRE_FIRST)
+            return reader_wrong(r,
+                "added_tokens[%u] '%.80s': normalized is supported only without a normalizer where "
+                "Metaspace.prepend_scheme is first",
+                k, content);
+    return 0;
+}
+
 /* A token marked `normalized` is searched in normalized text, so it is normalized too. */
 static int add_token(struct reader *r, const json_t *v, uint32_t k)
 {
@@ -256,6 +270,8 @@ static int add_token(struct reader *r, const json_t *v, uint32_t k)
         .single_word = !reader_is_off(v, "single_word"),
         /* Special tokens come first. */
         .order = k + (reader_is_off(v, "special") ? BPE_MAX_IDS : 0)};
+    if (rc == 0 && is_normalized)
+        rc = check_beginning(r, (const char *)text.at, k);
     if (rc == 0 && own.len == 0)
         rc = reader_wrong(r, "added_tokens[%u] '%.80s': expected a text that the normalizer leaves",
             k, (const char *)text.at);
@@ -265,6 +281,23 @@ static int add_token(struct reader *r, const json_t *v, uint32_t k)
         new_piece(r, t.id, text.at, text.len);
     normalized_release(&changed);
     return rc;
+}
+
+/* Of tokens that the normalizer makes alike the reference finds now one, now another. */
+static int check_alike(const struct reader *r)
+{
+    const struct added_set *set = &r->t->added_normalized;
+    for (size_t i = 1; i < set->n; i++) {
+        const struct added_token *a = &set->tokens[i - 1], *b = &set->tokens[i];
+        struct slice one = r->t->pieces[a->id], other = r->t->pieces[b->id];
+        if (a->id != b->id && a->len == b->len && memcmp(a->content, b->content, a->len) == 0)
+            return reader_wrong(r,
+                "added_tokens: expected texts that differ behind the normalizer, found '%.*s' and "
+                "'%.*s'",
+                (int)(one.len < 80 ? one.len : 80), (const char *)one.at,
+                (int)(other.len < 80 ? other.len : 80), (const char *)other.at);
+    }
+    return 0;
 }
 
 static int read_added(struct reader *r, const json_t *added)
@@ -281,7 +314,7 @@ static int read_added(struct reader *r, const json_t *added)
     }
     added_set_sort(&r->t->added);
     added_set_sort(&r->t->added_normalized);
-    return 0;
+    return check_alike(r);
 }
 
 /* The texts of special tokens, as an object's keys. */

@@ -116,9 +116,6 @@ static int read_replace(struct reader *r, const json_t *v)
     const json_t *pattern = json_object_get(v, "pattern");
     struct normalizer_step *s = add_change(r, NORMALIZER_REPLACE);
     int rc = s ? read_content(r, v, "content", s) : r->e->code;
-    if (rc == 0 && json_object_get(pattern, "Regex") &&
-        memchr(s->content.at ? (const char *)s->content.at : "", '$', s->content.len))
-        rc = reader_wrong(r, "normalizer: Replace.content: expected no $ with a Regex");
     if (rc == 0)
         rc = compile_pattern(r, "normalizer: Replace.pattern", pattern, &s->pattern);
     return rc;
@@ -131,14 +128,33 @@ static int read_strip(struct reader *r, const json_t *v)
     return rc == 0 ? read_flag(r, "normalizer", v, "strip_right", &s->right) : rc;
 }
 
+static int read_form(struct reader *r, const json_t *v, int *is_form)
+{
+    static const char *const names[] = {"NFC", "NFD", "NFKC", "NFKD"};
+    struct normalizer_step *s;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (reader_is_type(v, names[i])) {
+            *is_form = 1;
+            if (!(s = add_change(r, NORMALIZER_FORM)))
+                return r->e->code;
+            s->form = (enum normal_form)i;
+        }
+    return 0;
+}
+
 static int read_change(struct reader *r, const json_t *v, int depth)
 {
     struct normalizer_step *s;
+    int is_form = 0;
     json_t *item;
     size_t k;
-    int rc = 0;
-    if (reader_is_type(v, "NFC"))
-        return add_change(r, NORMALIZER_NFC) ? 0 : r->e->code;
+    int rc = read_form(r, v, &is_form);
+    if (rc != 0 || is_form)
+        return rc;
+    if (reader_is_type(v, "Lowercase"))
+        return add_change(r, NORMALIZER_LOWERCASE) ? 0 : r->e->code;
+    if (reader_is_type(v, "StripAccents"))
+        return add_change(r, NORMALIZER_ACCENTS) ? 0 : r->e->code;
     if (reader_is_type(v, "Replace"))
         return read_replace(r, v);
     if (reader_is_type(v, "Strip"))
@@ -148,8 +164,8 @@ static int read_change(struct reader *r, const json_t *v, int depth)
                                                        : r->e->code;
     if (!reader_is_type(v, "Sequence") || depth > 2)
         return reader_wrong(r,
-            "normalizer: expected NFC, Prepend, Replace, Strip, a Sequence of them or none, found "
-            "%.80s",
+            "normalizer: expected NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Prepend, Replace, "
+            "Strip, a Sequence of them or none, found %.80s",
             reader_type(v));
     json_array_foreach(json_object_get(v, "normalizers"), k, item)
     {
@@ -258,11 +274,11 @@ static int read_byte_level(struct reader *r, const json_t *v)
     return rc;
 }
 
-/* Does the normalizer leave the beginning of a text where it is? */
+/* Is the first character that the normalizer leaves made of the text's first one? */
 static int keeps_beginning(const struct normalizer *t)
 {
     for (unsigned i = 0; i < t->n; i++)
-        if (t->steps[i].kind != NORMALIZER_NFC)
+        if (t->steps[i].kind != NORMALIZER_FORM && t->steps[i].kind != NORMALIZER_LOWERCASE)
             return 0;
     return 1;
 }

@@ -44,3 +44,32 @@ uint8_t *unicode_classes(void)
         classes[c] |= UNICODE_HEAD;
     return classes;
 }
+
+int unicode_is_in(const struct unicode_range *ranges, unsigned n, uint32_t c)
+{
+    unsigned lo = 0, hi = n;
+    while (lo < hi) { /* the first that does not end before c */
+        unsigned mid = lo + (hi - lo) / 2;
+        if (ranges[mid].last < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < n && ranges[lo].first <= c;
+}
+
+uint32_t unicode_lower(uint32_t c)
+{
+    unsigned lo = 0, hi = unicode_n_lowers;
+    while (lo < hi) { /* the first that does not end before c */
+        unsigned mid = lo + (hi - lo) / 2;
+        if (unicode_lowers[mid].last < c)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    const struct unicode_lower_run *run = &unicode_lowers[lo];
+    if (lo == unicode_n_lowers || c < run->first || (c - run->first) % run->step != 0)
+        return c;
+    return (uint32_t)((int32_t)c + run->shift);
+}

@@ -79,16 +79,33 @@ struct unicode_run {
 extern const struct unicode_run unicode_runs[];
 extern const unsigned unicode_n_runs;
 
+/* Each step-th character from first to last has its small letter `shift` further on. */
+struct unicode_lower_run {
+    uint32_t first, last, step;
+    int32_t shift;
+};
+
+extern const struct unicode_lower_run unicode_lowers[];
+extern const unsigned unicode_n_lowers;
+
 extern const struct unicode_range unicode_spaces[], unicode_han[], unicode_tails[], unicode_heads[],
     unicode_words_but[], unicode_words_alone[], unicode_single_words_but[], unicode_digits_but[],
-    unicode_punctuation_but[];
+    unicode_punctuation_but[],
+    unicode_compatible[], /* NFKC and NFKD change it, NFC and NFD do not */
+    unicode_accents[];    /* the normalizer StripAccents drops it */
 extern const unsigned unicode_n_spaces, unicode_n_han, unicode_n_tails, unicode_n_heads,
     unicode_n_words_but, unicode_n_words_alone, unicode_n_single_words_but, unicode_n_digits_but,
-    unicode_n_punctuation_but;
+    unicode_n_punctuation_but, unicode_n_compatible, unicode_n_accents;
 
 /* Returns the classes of all characters: UNICODE_END bytes of enum unicode_class, by code point.
  * The caller frees it. */
 uint8_t *unicode_classes(void);
+
+/* Is it in one of these n ranges, which ascend? */
+int unicode_is_in(const struct unicode_range *ranges, unsigned n, uint32_t c);
+/* Returns its small letter, or c: as the normalizer Lowercase has it, but for U+0130, which has a
+ * text of two characters. */
+uint32_t unicode_lower(uint32_t c);
 
 /* Decodes the character at p, its first byte in valid UTF-8; *len: its length in bytes. */
 static inline uint32_t unicode_decode(const uint8_t *p, unsigned *len)

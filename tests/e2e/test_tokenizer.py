@@ -59,12 +59,13 @@ def test_generated_strings(form, directory):
         compare(form, list(cases.strings(f"{form[0].name}-{at}", min(BATCH, share - at))), directory)
 
 
-def test_every_character(qwen, directory):
+@pytest.mark.parametrize("form", ["qwen", "nfd", "nfkc", "nfkd", "lower"], indirect=True)
+def test_every_character(form, directory):
     """Alone between letters, behind a space, and with marks around it."""
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     texts = ["".join(f"a{c}b {c}" for c in every[k:k + 64]) for k in range(0, len(every), 64)]
     texts += ["".join(f"e\u0323{c}\u0301" for c in every[k:k + 64]) for k in range(0, 0x20000, 64)]
-    compare(qwen, texts, directory)
+    compare(form, texts, directory)
 
 
 def real_texts(limit):

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/text/nfc.h"
+#include "broker/text/normal_form.h"
 #include "broker/text/unicode.h"
 #include "schema/utf8.h"
 #include "tests/unit/tiny_tokenizer.h"
@@ -40,7 +40,7 @@ static void use_text(const uint8_t *bytes, size_t len, int closed)
     assert((rc == 0) == (utf8_valid(bytes, len) == len));
     if (rc == 0 && closed) { /* added tokens cut the text, and normalizing goes piece by piece */
         struct buffer spelling = spelled(tiny_tokenizer(), encoder_ids(n)), normal = {0};
-        nfc_append(&normal, classes, bytes, len);
+        normal_form_append(&normal, NORMAL_NFC, classes, bytes, len);
         assert(spelling.len == normal.len);
         assert(normal.len == 0 || memcmp(spelling.at, normal.at, normal.len) == 0);
         buffer_release(&spelling);
@@ -132,9 +132,20 @@ static void set_characters(json_t *root)
         json_array_get(json_object_get(root, "added_tokens"), 0), "normalized", json_true());
 }
 
+/* Every kind of change to a character, and tokens that are looked for behind it. */
+static void set_changes(json_t *root)
+{
+    json_object_set_new(root, "normalizer",
+        json_pack("{s:s, s:[{s:s}, {s:s}, {s:s}, {s:s}, {s:s}, {s:s}]}", "type", "Sequence",
+            "normalizers", "type", "NFD", "type", "Lowercase", "type", "NFKC", "type",
+            "StripAccents", "type", "NFKD", "type", "NFC"));
+    json_array_append_new(json_object_get(root, "added_tokens"),
+        json_pack("{s:i, s:s, s:b}", "id", 405, "content", "X\u1112\u0301", "normalized", 1));
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
-    if (n > 6)
+    if (n > 7)
         return 0;
     if (n < 3) {
         msgpack_sbuffer_write(&w->buffer, n == 0 ? "a" : "b", 1);
@@ -148,6 +159,8 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         set_steps(root);
     if (n == 6)
         set_characters(root);
+    if (n == 7)
+        set_changes(root);
     char *text = json_dumps(root, JSON_COMPACT);
     msgpack_sbuffer_write(&w->buffer, "j", 1);
     msgpack_sbuffer_write(&w->buffer, text, strlen(text));

@@ -1,6 +1,6 @@
 """Writes broker/text/unicode_ranges.c and unicode_categories.c: which category each character has in the reference's patterns,
-what it calls words, digits, punctuation and spaces, and which characters its NFC can change. The reference is asked, character
-by character, because it follows no one version of Unicode: its patterns, its normalizer and the rest are of different ages.
+what it calls words, digits, punctuation and spaces, what its normal forms can change, what it calls accents, and its lower case.
+The reference is asked, character by character, because it follows no one version of Unicode: its patterns, its normalizer and the rest are of different ages.
 
     build/venv-reference/bin/python tests/reference/make_unicode.py
 """
@@ -14,7 +14,7 @@ OUT = pathlib.Path(__file__).parents[2] / "broker/text"
 CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Co Cn".split()
 ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 HANGUL_LEADS, HANGUL_SYLLABLES = range(0x1100, 0x1113), range(0xAC00, 0xD7A4)
-nfc = normalizers.NFC().normalize_str
+nfc, nfd, nfkd = (normalizer().normalize_str for normalizer in (normalizers.NFC, normalizers.NFD, normalizers.NFKD))
 
 
 def members(pattern):
@@ -79,6 +79,29 @@ def normalization():
     return tails - set(HANGUL_SYLLABLES), heads - set(HANGUL_SYLLABLES)
 
 
+def compatible():
+    """Characters that NFKC and NFKD change and NFC and NFD do not. What the other forms make of one is that of any Unicode."""
+    found = {c for c in ALL if nfkd(chr(c)) != nfd(chr(c))}
+    assert all(nfkd(chr(c)) == unicode.normalize("NFKD", chr(c)) for c in found)
+    assert all(nfd(chr(c)) in (chr(c), unicode.normalize("NFD", chr(c))) for c in ALL)
+    return found
+
+
+def lower_runs():
+    """[first, last, step, shift]: each step-th character from first to last has its small letter `shift` further on."""
+    lower, runs = normalizers.Lowercase().normalize_str, []
+    pairs = [(c, lower(chr(c))) for c in ALL if lower(chr(c)) != chr(c)]
+    assert [c for c, small in pairs if len(small) > 1] == [0x130]  # the normalizer's own
+    for c, shift in ((c, ord(small) - c) for c, small in pairs if c != 0x130):
+        last = runs[-1] if runs else None
+        step = c - last[1] if last else 0
+        if last and last[3] == shift and step in (1, 2) and last[2] in (step, 0):
+            last[1:3] = c, step
+        else:
+            runs.append([c, c, 0, shift])
+    return [[first, last, step or 1, shift] for first, last, step, shift in runs]
+
+
 def ranges(characters):
     out = []
     for c in sorted(characters):
@@ -90,14 +113,17 @@ def ranges(characters):
 
 
 def array(name, characters):
-    items = [f"{{0x{a:x}, 0x{b:x}}}" for a, b in ranges(characters)]
+    return table("range", name, [f"{{0x{a:x}, 0x{b:x}}}" for a, b in ranges(characters)])
+
+
+def table(kind, name, items):
     lines, line = [], "   "
     for item in items:
         if len(line) + len(item) + 2 > 98:
             lines.append(line)
             line = "   "
         line += f" {item},"
-    return (f"const struct unicode_range unicode_{name}[] = {{\n" + "\n".join([*lines, line]) + "\n};\n"
+    return (f"const struct unicode_{kind} unicode_{name}[] = {{\n" + "\n".join([*lines, line]) + "\n};\n"
             f"const unsigned unicode_n_{name} = sizeof unicode_{name} / sizeof unicode_{name}[0];\n")
 
 
@@ -128,12 +154,16 @@ def main():
     word = members(r"[\w]")
     ascii_punctuation = {c for c in range(0x21, 0x7F) if not chr(c).isalnum()}
     assert members(r"\d") == sets["Nd"]
+    accents = {c for c in ALL if normalizers.StripAccents().normalize_str(chr(c)) == ""}
     tables = dict(spaces=members(r"\s"), han=members(r"\p{Han}"), tails=tails, heads=heads,
                   words_but=word ^ union("L", "M", "Nd", "Pc"), words_alone=members(r"\w") - word,
                   single_words_but=word_ends() ^ word,
                   digits_but=cut_alone(pre_tokenizers.Digits(individual_digits=True)) ^ union("N"),
-                  punctuation_but=cut_alone(pre_tokenizers.Punctuation()) ^ union("P") ^ (ascii_punctuation - union("P")))
-    (OUT / "unicode_ranges.c").write_text(head("unicode_ranges.c") + "".join("\n" + array(name, s) for name, s in tables.items()))
+                  punctuation_but=cut_alone(pre_tokenizers.Punctuation()) ^ union("P") ^ (ascii_punctuation - union("P")),
+                  compatible=compatible(), accents=accents)
+    lowers = table("lower_run", "lowers", [f"{{0x{a:x}, 0x{b:x}, {step}, {shift}}}" for a, b, step, shift in lower_runs()])
+    (OUT / "unicode_ranges.c").write_text(
+        head("unicode_ranges.c") + "".join("\n" + array(name, s) for name, s in tables.items()) + "\n" + lowers)
     print({name: (len(s), len(ranges(s))) for name, s in tables.items()})
 
 

@@ -100,6 +100,38 @@ def llama_with_nfc_form(ranks):
     return {**llama_form(ranks), "normalizer": {"type": "NFC"}}
 
 
+def sequence(*steps):
+    return {"type": "Sequence", "normalizers": [step if isinstance(step, dict) else {"type": step} for step in steps]}
+
+
+def add(t, names):
+    """More added tokens, looked for behind the normalizer; the vocabulary's own keep their ids."""
+    known, last = t["model"]["vocab"], max(token["id"] for token in t["added_tokens"])
+    for content, flags in names:
+        last += content not in known
+        t["added_tokens"].append(added(content, known.get(content, last), normalized=True, **flags))
+    return t
+
+
+def nfd_form(ranks):
+    """Added tokens that begin or end within what was one character."""
+    t = {**llama_form(ranks), "normalizer": {"type": "NFD"}}
+    names = [("e", {}), ("ı", {}), ("\u0301", {"rstrip": True}), ("\u1161", {}), ("Ünïcödé", {"single_word": True})]
+    return add(t, names)
+
+
+def nfkc_form(ranks):
+    """Small letters of what is compatible, in added tokens too."""
+    t = {**llama_form(ranks), "normalizer": sequence("NFKC", "Lowercase")}
+    return add(t, [(c, {}) for c in ["STRAßE", "ﬁne", "Ω", "İstanbul"]])
+
+
+def nfkd_form(ranks):
+    """No accents, white space and words of ASCII replaced; the text may become nothing."""
+    space = {"type": "Replace", "pattern": {"Regex": r"\s+|[!-/]{3,}"}, "content": " $1"}
+    return {**llama_form(ranks), "normalizer": sequence("NFKD", "StripAccents", space, sequence("Lowercase", {"type": "Prepend", "prepend": "É"}))}
+
+
 def pre_tokenizer(t, *steps, regex=False, prefix=False):
     """Steps and then ByteLevel."""
     last = {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
@@ -221,6 +253,13 @@ def words_form(ranks):
     return {**t, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}}
 
 
+def lower_form(ranks):
+    """A space before the first piece, behind a normalizer that leaves the first character first."""
+    t = mistral_form(ranks)
+    t["added_tokens"] = [token for token in t["added_tokens"] if not token["normalized"]]
+    return {**t, "normalizer": sequence("Lowercase", "NFKC", "NFD")}
+
+
 def half_bytes_form(ranks):
     """Tokens for some bytes only, unknown characters together."""
     t = of_characters(ranks, lambda text: stays_in_word(text) and text.isascii())
@@ -230,7 +269,7 @@ def half_bytes_form(ranks):
 
 
 FORMS = {"llama2": llama2_form, "mistral": mistral_form, "gemma": gemma_form, "words": words_form, "half-bytes": half_bytes_form, "gpt2": gpt2_form, "o200k": o200k_form, "tekken": tekken_form, "deepseek": deepseek_form, "digits": digits_form,
-         "text-split": text_split_form, "qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
+         "text-split": text_split_form, "nfd": nfd_form, "nfkc": nfkc_form, "nfkd": nfkd_form, "lower": lower_form, "qwen": qwen_form, "llama": llama_form, "llama-nfc": llama_with_nfc_form}
 
 
 FULL_SIZE = ("qwen", "llama", "llama-nfc")

@@ -1,6 +1,6 @@
-/* nfc.c - finds the stretches of a text that may change, and sorts and composes their characters
- * (nfc.h). */
-#include "broker/text/nfc.h"
+/* normal_form.c - finds the stretches of a text that may change, and decomposes, sorts and composes
+ * their characters (normal_form.h). */
+#include "broker/text/normal_form.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "schema/alloc.h"
 #include "schema/log.h"
 
-#define LONGEST_DECOMPOSITION 8 /* characters; the longest canonical one has 4 */
+#define LONGEST_DECOMPOSITION 18 /* characters, that of U+FDFA; the longest canonical one has 4 */
 
 struct mark {
     utf8proc_int32_t code;
@@ -50,10 +50,21 @@ static void sort_marks(utf8proc_int32_t *codes, size_t n)
     free(marks);
 }
 
+static int is_composed(enum normal_form form)
+{
+    return form == NORMAL_NFC || form == NORMAL_NFKC;
+}
+
+static int is_compatible(enum normal_form form)
+{
+    return form == NORMAL_NFKC || form == NORMAL_NFKD;
+}
+
 /* Normalizes a stretch: decompose, sort, compose. */
-static void compose(struct buffer *out, const uint8_t *text, size_t len)
+static void change(struct buffer *out, enum normal_form form, const uint8_t *text, size_t len)
 {
     size_t room = len * LONGEST_DECOMPOSITION + LONGEST_DECOMPOSITION, n = 0;
+    utf8proc_option_t how = is_compatible(form) ? UTF8PROC_COMPAT : 0;
     utf8proc_int32_t *codes = malloc(room * sizeof *codes);
     if (!codes)
         die(EX_OSERR, "out of memory: %zu bytes of text to normalize", len);
@@ -61,32 +72,44 @@ static void compose(struct buffer *out, const uint8_t *text, size_t len)
         unsigned bytes;
         utf8proc_int32_t code = (utf8proc_int32_t)unicode_decode(text + i, &bytes);
         utf8proc_ssize_t got = utf8proc_decompose_char(code, codes + n,
-            (utf8proc_ssize_t)(room - n), UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, NULL);
+            (utf8proc_ssize_t)(room - n), how | UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, NULL);
         assert(got > 0 && got <= LONGEST_DECOMPOSITION);
         n += (size_t)got;
         i += bytes;
     }
     sort_marks(codes, n);
-    utf8proc_ssize_t composed =
-        utf8proc_normalize_utf32(codes, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    for (utf8proc_ssize_t i = 0; i < composed; i++)
+    if (is_composed(form))
+        n = (size_t)utf8proc_normalize_utf32(
+            codes, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    for (size_t i = 0; i < n; i++)
         out->len += (size_t)utf8proc_encode_char(codes[i], buffer_reserve(out, 4));
     free(codes);
 }
 
-/* Returns the place of the first tail from `at` on, or len. *head: the head before that tail, or
- * the tail's own place if there is none. */
-static size_t find_tail(
-    const uint8_t *classes, const uint8_t *text, size_t len, size_t at, size_t *head)
+/* May the form change this character, move it, or fuse it with what precedes? */
+static int is_active(enum normal_form form, const uint8_t *classes, uint32_t c)
+{
+    if (form == NORMAL_NFC)
+        return classes[c] & UNICODE_TAIL;
+    return c >= 0x80 &&
+           ((classes[c] & (UNICODE_TAIL | UNICODE_HEAD)) ||
+               (c >= 0xac00 && c <= 0xd7a3) || /* Hangul syllables */
+               (is_compatible(form) && unicode_is_in(unicode_compatible, unicode_n_compatible, c)));
+}
+
+/* Returns the place of the first active character from `at` on, or len. *head: the head before it
+ * that it may fuse with, or its own place if there is none. */
+static size_t find_active(enum normal_form form, const uint8_t *classes, const uint8_t *text,
+    size_t len, size_t at, size_t *head)
 {
     unsigned bytes;
     size_t before = at;
     int fuses = 0; /* the character at `before` is a head */
     while (at < len) {
-        uint8_t class = classes[unicode_decode(text + at, &bytes)];
-        if (class & UNICODE_TAIL)
+        uint32_t c = unicode_decode(text + at, &bytes);
+        if (is_active(form, classes, c))
             break;
-        fuses = class & UNICODE_HEAD;
+        fuses = is_composed(form) && (classes[c] & UNICODE_HEAD);
         before = at;
         at += bytes;
     }
@@ -94,19 +117,20 @@ static size_t find_tail(
     return at;
 }
 
-void nfc_append(struct buffer *out, const uint8_t *classes, const uint8_t *text, size_t len)
+void normal_form_append(struct buffer *out, enum normal_form form, const uint8_t *classes,
+    const uint8_t *text, size_t len)
 {
     for (size_t i = 0; i < len;) {
-        size_t head, end = find_tail(classes, text, len, i, &head);
+        size_t head, end = find_active(form, classes, text, len, i, &head);
         unsigned bytes;
         buffer_append(out, text + i, head - i);
         if (end == len) {
             buffer_append(out, text + head, end - head);
             return;
         }
-        while (end < len && (classes[unicode_decode(text + end, &bytes)] & UNICODE_TAIL))
+        while (end < len && is_active(form, classes, unicode_decode(text + end, &bytes)))
             end += bytes;
-        compose(out, text + head, end - head);
+        change(out, form, text + head, end - head);
         i = end;
     }
 }
