@@ -9,7 +9,7 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/json_print.h"
 #include "broker/cli/reply.h"
-#include "broker/text/compose.h"
+#include "broker/text/sample.h"
 #include "broker/workers/spawn.h"
 #include "schema/alloc.h"
 
@@ -22,7 +22,10 @@ struct check {
     json_t *model;          /* what the worker says */
     struct text_model text; /* released only if it was loaded */
     int has_text;
+    int32_t step_token; /* of rows that name none; POOL_NO_STEP_TOKEN: none */
     struct err no_text; /* why texts cannot be scored; code 0: they can */
+    const char *kind;   /* rows that need more than a text as it is, for people, */
+    struct err no_kind; /* and why they cannot be scored; code 0: they can */
 };
 
 /* ---- the worker ---- */
@@ -66,25 +69,77 @@ static int describe(struct check *k, struct err *e)
 
 /* ---- the text ---- */
 
+static int is_by_steps(const struct check *k)
+{
+    return strcmp(reply_text(k->model, "default_pool"), "STEP") == 0;
+}
+
+/* The token that ends a step, as the broker takes it. */
+static void find_step_token(struct check *k)
+{
+    int32_t id;
+    if (sample_step_token(&k->text, &id, &k->no_text) == 0 && id >= 0 &&
+        id < reply_int(k->model, "vocab_size"))
+        k->step_token = id;
+}
+
+static int has_template(const struct check *k)
+{
+    return k->text.chat.template != CHAT_NONE || k->text.chat.origin[0];
+}
+
+/* Can rows of this kind be written? */
+static void try_kind(struct check *k, unsigned kind)
+{
+    const struct recipe *r = k->text.recipe, *needed = NULL;
+    struct err *e = &k->no_kind;
+    k->kind = kind == RECIPE_STEPS     ? "prompt and steps"
+              : kind == RECIPE_QUERIES ? "query and document"
+                                       : "conversations";
+    if (!r)
+        needed = recipe_needed(reply_text(k->model, "architecture"), kind);
+    if (needed)
+        err_set(e, ASSAY_EBADREQ,
+            "expected the recipe of the architecture, --recipe %s, found none", needed->name);
+    else if (r || kind != RECIPE_STEPS || k->step_token >= 0)
+        sample_write(&k->text, kind, k->step_token, e);
+}
+
+/* Tries the rows that the recipe takes, or else what the architecture is for. */
+static void try_rows(struct check *k)
+{
+    const struct recipe *r = k->text.recipe;
+    unsigned kinds = r ? r->rows : is_by_steps(k) ? RECIPE_STEPS : RECIPE_ANSWERS;
+    for (unsigned kind = RECIPE_ANSWERS; kind <= RECIPE_QUERIES && !k->no_kind.code; kind <<= 1)
+        if (kinds & kind)
+            try_kind(k, kind);
+}
+
 static void load_text(struct check *k)
 {
     const struct cli *c = k->cli;
+    const char *tail = c->value[CLI_TAIL];
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
         text_steps_in_chat(reply_text(k->model, "architecture")),
-        c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL, 0};
+        c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL,
+        tail ? (unsigned)tail_from_name(tail) : 0};
     struct text_model *t = &k->text;
+    k->step_token = (int32_t)reply_int(k->model, "step_token");
     if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
         return;
     k->has_text = 1;
     if (!t->tokenizer)
         err_set(&k->no_text, ASSAY_EBADTEXT, "%s", t->reason);
+    else
+        find_step_token(k);
+    if (!k->no_text.code)
+        try_rows(k);
 }
 
-static int32_t step_token(const struct check *k)
+/* Texts as they are need no chat template, so a checkpoint without any is whole. */
+static int is_whole(const struct check *k)
 {
-    int32_t id = k->has_text ? text_model_step_token(&k->text) : -1;
-    int is_known = id >= 0 && id < reply_int(k->model, "vocab_size"); /* as the broker takes it */
-    return is_known ? id : (int32_t)reply_int(k->model, "step_token");
+    return !k->no_text.code && (!k->no_kind.code || (!k->text.recipe && !has_template(k)));
 }
 
 static const char *template_name(const struct check *k)
@@ -141,9 +196,9 @@ static void print_head(const struct check *k)
     print_recipe(k);
     if (k->text.recipe)
         return;
-    if (strcmp(reply_text(m, "default_pool"), "STEP") == 0 && step_token(k) >= 0)
-        printf("step token     %d\n", (int)step_token(k));
-    else if (strcmp(reply_text(m, "default_pool"), "STEP") == 0)
+    if (is_by_steps(k) && k->step_token >= 0)
+        printf("step token     %d\n", (int)k->step_token);
+    else if (is_by_steps(k))
         printf("step token     none: rows need --step-token\n");
 }
 
@@ -163,6 +218,9 @@ static void print_text(const struct check *k)
         printf("chat template  none: %s\n", k->has_text ? chat->reason : "the files are not read");
     if (k->no_text.code)
         printf("text rows      cannot be scored: %s\n", k->no_text.msg);
+    else if (k->no_kind.code)
+        printf(
+            "text rows      can be scored as they are; %s cannot: %s\n", k->kind, k->no_kind.msg);
     else if (tokenizer_n_ids(k->text.tokenizer) > reply_int(k->model, "vocab_size"))
         printf("text rows      can be scored, except those with ids that the embedding lacks\n");
     else
@@ -173,7 +231,7 @@ static int print_json(const struct check *k, struct err *e)
 {
     const char *name = template_name(k);
     json_t *line = json_deep_copy(k->model);
-    json_object_set_new(line, "step_token", json_integer(step_token(k)));
+    json_object_set_new(line, "step_token", json_integer(k->step_token));
     json_object_set_new(line, "tokenizer_ids",
         k->has_text && k->text.tokenizer ? json_integer(tokenizer_n_ids(k->text.tokenizer))
                                          : json_null());
@@ -182,9 +240,9 @@ static int print_json(const struct check *k, struct err *e)
         line, "chat_template_in", name ? json_string(k->text.chat.origin) : json_null());
     json_object_set_new(
         line, "recipe", k->text.recipe ? json_string(k->text.recipe->name) : json_null());
-    json_object_set_new(line, "text_rows", json_boolean(k->no_text.code == 0));
-    json_object_set_new(
-        line, "reason", k->no_text.code ? json_string(k->no_text.msg) : json_null());
+    const struct err *why = k->no_text.code ? &k->no_text : &k->no_kind;
+    json_object_set_new(line, "text_rows", json_boolean(is_whole(k)));
+    json_object_set_new(line, "reason", why->code ? json_string(why->msg) : json_null());
     int rc = json_print_line(stdout, line, e);
     json_decref(line);
     return rc;
@@ -194,12 +252,12 @@ int verb_check(const struct cli *c)
 {
     struct check k = {.cli = c};
     struct err e = {0};
-    if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)
+    if ((c->value[CLI_RECIPE] && cli_check_recipe(c) != 0) || cli_check_numbers(c) != 0)
         return EX_USAGE;
     if (describe(&k, &e) != 0)
         return cli_fail(&e);
     load_text(&k);
-    int rc = k.no_text.code ? EX_CONFIG : EX_OK;
+    int rc = is_whole(&k) ? EX_OK : EX_CONFIG;
     if (c->value[CLI_JSON]) {
         rc = print_json(&k, &e) != 0 ? cli_fail(&e) : rc;
     } else {

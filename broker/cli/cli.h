@@ -122,6 +122,9 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
 int cli_number(
     const struct cli *c, enum cli_option option, long min, long max, long fallback, long *value);
 
+/* Checks the numbers that go to a private broker or a worker, in the same way. */
+int cli_check_numbers(const struct cli *c);
+
 /* Prints one line "assay: <message>" to stderr; control characters in it are made harmless. */
 void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Prints the error in the same way and returns the exit code for e->code. */

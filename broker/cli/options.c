@@ -246,6 +246,20 @@ int cli_number(
     return 0;
 }
 
+int cli_check_numbers(const struct cli *c)
+{
+    static const struct {
+        enum cli_option option;
+        long max;
+    } numbers[] = {
+        {CLI_TP, 16}, {CLI_THREADS, 1024}, {CLI_MAX_BATCH_TOKENS, 1 << 24}, {CLI_MAX_LEN, 1 << 24}};
+    int rc = 0;
+    long value;
+    for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof numbers[0]; i++)
+        rc = cli_number(c, numbers[i].option, 1, numbers[i].max, 1, &value);
+    return rc;
+}
+
 static void say(const char *fmt, va_list args)
 {
     char text[2048], line[2064];

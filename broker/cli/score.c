@@ -104,21 +104,6 @@ static void begin(struct score *s)
     s->after = s->got = 0;
 }
 
-/* Checks here what the private broker would refuse, before anything is begun. */
-static int check_numbers(const struct cli *c)
-{
-    static const struct {
-        enum cli_option option;
-        long max;
-    } numbers[] = {
-        {CLI_TP, 16}, {CLI_THREADS, 1024}, {CLI_MAX_BATCH_TOKENS, 1 << 24}, {CLI_MAX_LEN, 1 << 24}};
-    int rc = 0;
-    long value;
-    for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof numbers[0]; i++)
-        rc = cli_number(c, numbers[i].option, 1, numbers[i].max, 1, &value);
-    return rc;
-}
-
 /* Refuses what is a private broker's, where there is none: a running one has its own. */
 static int check_owner(const struct cli *c)
 {
@@ -143,7 +128,7 @@ static int score_open(struct score *s, int *whole)
     const struct cli *c = s->cli;
     int rc = check_owner(c);
     if (rc == 0)
-        rc = check_numbers(c);
+        rc = cli_check_numbers(c);
     if (rc == 0)
         rc = open_files(s, whole);
     if (rc != 0 || *whole)

@@ -47,7 +47,8 @@ def test_every_checkpoint_of_the_tests(name):
     assert words["model"] == config["architectures"][0]
     assert f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, {config['num_attention_heads']} heads" in words["trunk"]
     can = words["text rows"] == "can be scored"
-    assert done.returncode == (0 if can else 78) and (can or "tokenizer.json" in words["text rows"])
+    needed = config["architectures"][0] in ("Qwen2ForPrmModel", "EurusRewardModel")  # --recipe
+    assert done.returncode == (0 if can else 78) and (can or needed or "tokenizer.json" in words["text rows"])
     assert (MODELS / name / "tokenizer.json").exists() or words["text rows"] == "cannot be scored: the checkpoint has no tokenizer.json; send ids"
     assert ("step token" in words) == ("pooling STEP" in words["scores"])
 
@@ -75,3 +76,52 @@ def test_no_directory(directory):
     assert check("owner/name").returncode == 78
     done = subprocess.run([BIN / "assay", "check"], capture_output=True, text=True)
     assert done.returncode == 64 and "DIR" in done.stderr
+
+
+# ---- rows that cannot be written ----
+
+def without(directory, model, key):
+    """The checkpoint without a field of its tokenizer_config.json."""
+    path = shutil.copytree(MODELS / model, directory / "m") / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config[key]
+    path.write_text(json.dumps(config))
+    return path.parent
+
+
+@pytest.mark.parametrize("model, key, options, words", [
+    ("recipe-llama", "chat_template", ("--recipe", "rlhflow-prm"), "prompt and steps cannot: the checkpoint has no chat template"),
+    ("recipe-llama", "chat_template", ("--recipe", "nemotron-reward"), "conversations cannot: the checkpoint has no chat template"),
+    ("recipe-skywork", "bos_token", ("--recipe", "skywork-prm"), "prompt and steps cannot: the recipe skywork-prm begins with bos_token"),
+    ("recipe-openrlhf", "eos_token", ("--recipe", "openrlhf"), "conversations cannot: expected an eos_token in tokenizer_config.json"),
+    ("recipe-openrlhf", "eos_token", ("--tail", "strip,eos"), "conversations cannot: expected an eos_token in tokenizer_config.json")])
+def test_what_a_recipe_lacks(directory, model, key, options, words):
+    whole = check(MODELS / model, *options)
+    assert whole.returncode == 0 and said(whole)["text rows"] == "can be scored", whole
+    path = without(directory, model, key)
+    done, about = check(path, *options), json.loads(check(path, *options, "--json").stdout)
+    assert done.returncode == 78 and said(done)["text rows"].startswith(f"can be scored as they are; {words}"), done
+    assert about["text_rows"] is False and about["reason"].startswith(words.split(" cannot: ")[1]), about
+
+
+def test_a_template_that_asks_for_the_date(text_model):
+    (text_model / "chat_template.jinja").write_text("{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    done = check(text_model)
+    assert done.returncode == 78 and "conversations cannot: " in said(done)["text rows"] and "--template-date" in said(done)["text rows"], done
+    assert check(text_model, "--template-date", "2026-01-02").returncode == 0
+
+
+@pytest.mark.parametrize("model, recipe", [("recipe-skywork", "skywork-prm"), ("recipe-eurus", "eurus-rm")])
+def test_a_recipe_that_is_needed(model, recipe):
+    done = check(MODELS / model)
+    assert done.returncode == 78 and f"cannot: expected the recipe of the architecture, --recipe {recipe}" in said(done)["text rows"], done
+    assert check(MODELS / model, "--recipe", recipe).returncode == 0
+
+
+@pytest.mark.parametrize("options, words", [
+    (("--max-len", "0"), "--max-len: expected an integer from 1 to 16777216, found '0'"), (("--max-len", "many"), "--max-len: expected an integer"),
+    (("--max-len", "16777217"), "--max-len: expected an integer"), (("--tail", "eos"), "--tail: expected one of none strip strip,eos, found 'eos'"),
+    (("--tail", "strip", "--recipe", "qwen2.5-math-rm"), "--recipe and --tail: expected one of them")])
+def test_options_that_are_refused(text_model, options, words):
+    done = check(text_model, *options)
+    assert (done.returncode, done.stdout) == (64, "") and words in done.stderr, done
