@@ -133,6 +133,7 @@ static int send_chunk(struct feeder *f, struct err *e)
         return waiting_is_worth(e) ? FEEDER_BUSY : rc;
     const char *state = json_string_value(json_object_get(reply, "state"));
     f->paused = state && strcmp(state, "paused") == 0;
+    f->done = state && strcmp(state, "done") == 0;
     f->cancelled = state && strcmp(state, "cancelled") == 0;
     rc = check_job(f, reply_int(reply, "job"), e);
     json_decref(reply);

@@ -32,6 +32,7 @@ struct feeder {
     int64_t n_bad;      /* read so far */
     int sealed;         /* the end was sent */
     int paused;         /* the broker reported the job paused or held */
+    int done;           /* the broker reported the job finished */
     int cancelled;      /* the broker reported the job cancelled: no row will be scored */
     int lost;           /* the job was purged, and its key is another job's */
     int n;              /* rows gathered for the chunk that the broker has not taken yet */

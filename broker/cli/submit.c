@@ -1,6 +1,7 @@
 /* submit.c - `assay submit`: hands a file to a running broker as a job. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "broker/cli/connect.h"
 #include "broker/cli/feeder.h"
@@ -40,19 +41,42 @@ static int feed_all(struct feeder *f, struct progress *progress, struct waiting 
 }
 
 /* The priority of the message that made the job counts. */
-static void check_priority(const struct cli *c, struct feeder *f)
+static void tell_priority(const struct feeder *f, const json_t *status)
+{
+    if (reply_int(status, "priority") != f->priority)
+        cli_say("--priority %d is not applied: job '%s' was there already, with priority %" PRId64,
+            f->priority, f->key, reply_int(status, "priority"));
+}
+
+/* Tells why the job's rows are not scored, or that their scores are not this checkpoint's. */
+static void tell_what_blocks(const struct feeder *f, const json_t *status)
+{
+    const char *reason = reply_text(status, "reason");
+    const char *otherwise = reply_text(status, "made_otherwise");
+    if (reason[0])
+        cli_say("job '%s' is held, and its rows are not scored: %s; `assay resume %s "
+                "--accept-mode` goes on all the same, another key begins anew",
+            f->key, reason, f->key);
+    else if (strcmp(reply_text(status, "state"), "paused") == 0)
+        cli_say("job '%s' is paused; `assay resume %s` lets it go on", f->key, f->key);
+    if (otherwise[0])
+        cli_say("job '%s' was there already: it is finished, and was %s; another key begins anew",
+            f->key, otherwise);
+}
+
+static void tell_status(const struct cli *c, const struct feeder *f)
 {
     struct err e = {0};
-    json_t *reply = NULL;
-    if (!c->value[CLI_PRIORITY])
+    json_t *status = NULL;
+    if (!c->value[CLI_PRIORITY] && !f->paused && !f->done)
         return;
     msg_key_str(client_begin(f->client, "status", 1), "job", f->key);
-    if (client_call_patiently(f->client, 0, &reply, &e) != 0)
+    if (client_call_patiently(f->client, 0, &status, &e) != 0)
         return;
-    if (reply_int(reply, "priority") != f->priority)
-        cli_say("--priority %d is not applied: job '%s' was there already, with priority %" PRId64,
-            f->priority, f->key, reply_int(reply, "priority"));
-    json_decref(reply);
+    if (c->value[CLI_PRIORITY])
+        tell_priority(f, status);
+    tell_what_blocks(f, status);
+    json_decref(status);
 }
 
 static int send_all(const struct cli *c, struct feeder *f, struct progress *progress)
@@ -70,7 +94,7 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
                 f->n_rows);
         return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
     }
-    check_priority(c, f);
+    tell_status(c, f);
     if (c->value[CLI_JSON]) {
         json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,
             "bad_lines", (json_int_t)f->n_bad);

@@ -118,6 +118,34 @@ def test_follow_says_that_a_job_is_held(directory):
         assert len(out.splitlines()) == 20 and follow.returncode == 0, words
 
 
+def test_submit_says_what_blocks_its_job(directory):
+    """Of a job that was there already: it is paused, held, or finished under another mode."""
+    rows, more = directory / "rows.jsonl", directory / "more.jsonl"
+    lines = [json.dumps({"id": row["id"], "input_ids": row["ids"]}) + "\n" for row in ROWS]
+    rows.write_text("".join(lines[:20]))
+    more.write_text("".join(lines[:21]))
+    data = ("--data", directory / "d")
+    with Broker(directory / "d") as broker, broker.client() as client:
+        assert run("submit", rows, "--key", "over", *data).stderr == ""
+        assert run("wait", "over", *data).returncode == 0
+        os.kill(wait_until(broker.worker_pids)[0], signal.SIGSTOP)
+        client.call("pause", job=client.submit("open", [{"ids": [1]}], seal=False)["job"])
+        assert run("submit", rows, "--key", "waits", *data).stderr == ""
+        client.call("pause", job="waits")
+        done = run("submit", rows, "--key", "waits", *data)
+        assert done.returncode == 0 and "job 'waits' is paused; `assay resume waits` lets it go on" in done.stderr, done
+        broker.kill9()
+    with Broker(directory / "d", options=["--quant", "int8"]):
+        done = run("submit", rows, "--key", "waits", *data)
+        assert done.returncode == 0 and "20 rows accepted" in done.stdout, done
+        assert "job 'waits' is held, and its rows are not scored: " in done.stderr and "quant=int8" in done.stderr, done
+        assert "`assay resume waits --accept-mode` goes on all the same, another key begins anew" in done.stderr, done
+        done = run("submit", rows, "--key", "over", *data)
+        assert done.returncode == 0 and "job 'over' was there already: it is finished, and was made under" in done.stderr, done
+        done = run("submit", rows, "--key", "open", *data)  # a chunk that it does not have
+        assert done.returncode == 65 and "key_reused" in done.stderr, done
+
+
 def test_score_says_what_blocks_its_job(stopped, directory):
     path = directory / "rows.jsonl"
     path.write_text("".join(json.dumps({"id": row["id"], "input_ids": row["ids"]}) + "\n" for row in ROWS[:20]))
