@@ -75,15 +75,18 @@ enum row_shape {
     ROW_TEXT,      /* body[0]: a text */
     ROW_MESSAGES,  /* body[0]: messages; prompt or none */
     ROW_RESPONSE,  /* prompt; body[0]: a text or messages. A query's document, too */
-    ROW_RESPONSES, /* prompt; body[0]: an array of texts and of messages. A query's documents, too */
+    ROW_RESPONSES, /* prompt; body[0]: an array of texts and of messages */
     ROW_PAIR,      /* prompt or none; body[0] chosen, body[1] rejected: texts or messages */
     ROW_STEPS,     /* prompt; body[0]: an array of texts */
+    ROW_DOCUMENTS, /* query; body[0]: an array of texts */
     ROW_REFUSED,   /* error: the client could not make the row */
 };
 
-/* Names one sequence of a row in errors: "responses[3]: ", "chosen: ", or "". May write to
- * `text`. */
+/* Names one sequence of a row in errors: "responses[3]: ", "documents[3]: ", "chosen: ", or "". May
+ * write to `text`. */
 const char *row_shape_part(int shape, uint32_t part, char *text, size_t size);
+/* Are its sequences answers to choose from: responses or documents? */
+int row_shape_is_choice(int shape);
 
 #define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
 
@@ -153,6 +156,7 @@ struct row_message {
     struct slice reasoning; /* reasoning_content, or else thinking, or reasoning, as transformers
                                takes them; absent: at == NULL */
     int has_tool_calls;     /* there are tool_calls (not nil, false or empty) */
+    int names_tool_calls;   /* there is a value, even an empty one (not nil) */
     struct slice raw;       /* all of it: the map, with any other keys */
 };
 int request_is_messages(struct slice prompt_or_body);

@@ -72,7 +72,7 @@ static const struct {
     {BIT(R_CHOSEN) | BIT(R_REJECTED), PROMPTS, ROW_PAIR, 1},
     {BIT(R_STEPS), PROMPTS, ROW_STEPS, 0},
     {BIT(R_DOCUMENT), BIT(R_QUERY), ROW_RESPONSE, 0},
-    {BIT(R_DOCUMENTS), BIT(R_QUERY), ROW_RESPONSES, 0},
+    {BIT(R_DOCUMENTS), BIT(R_QUERY), ROW_DOCUMENTS, 0},
     {BIT(R_ERROR), 0, ROW_REFUSED, 0},
 };
 
@@ -508,8 +508,13 @@ void row_request_positions(const struct row_request *row, int32_t *out)
 
 const char *row_shape_part(int shape, uint32_t part, char *text, size_t size)
 {
-    if (shape != ROW_RESPONSES)
+    if (!row_shape_is_choice(shape))
         return shape != ROW_PAIR ? "" : part ? "rejected: " : "chosen: ";
-    snprintf(text, size, "responses[%u]: ", part);
+    snprintf(text, size, "%s[%u]: ", shape == ROW_DOCUMENTS ? "documents" : "responses", part);
     return text;
+}
+
+int row_shape_is_choice(int shape)
+{
+    return shape == ROW_RESPONSES || shape == ROW_DOCUMENTS;
 }

@@ -268,14 +268,21 @@ static uint32_t resolve_pool(struct admit *a, const struct row_request *q, struc
     }
 }
 
+/* Are its sequences compared by one number each? */
+static int is_compared(int shape)
+{
+    return row_shape_is_choice(shape) || shape == ROW_PAIR;
+}
+
 static void check_values(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     uint64_t each = activation_values(out->pool.activation, a->model->n_labels);
     uint64_t values = resolve_pool(a, q, out) * each;
     int many = each > 1 || out->pool.type == POOL_ALL || out->pool.type == POOL_STEP;
-    if (!out->error_code && many && (out->shape == ROW_RESPONSES || out->shape == ROW_PAIR))
+    if (!out->error_code && many && is_compared(out->shape))
         refuse(a, out, ASSAY_EMANY,
-            "responses and pairs are compared by one number each; this pooling and head give "
+            "responses, documents and pairs are compared by one number each; this pooling and head "
+            "give "
             "more: send each as a row of its own, or name another pool");
     if (!out->error_code && values > ADMIT_MAX_VALUES)
         refuse(a, out, ASSAY_ETOOLONG, "expected a row of at most %u values, found %llu",
@@ -306,7 +313,7 @@ static void check_type(struct admit *a, const struct row_request *q, struct stor
     if (q->shape == ROW_STEPS && type != POOL_DEFAULT && type != POOL_STEP)
         refuse(a, out, ASSAY_EBADREQ, "pool.type: steps are pooled by STEP, found %s",
             pool_type_name(type));
-    if ((q->shape == ROW_RESPONSES || q->shape == ROW_PAIR) && type == POOL_POSITIONS)
+    if (is_compared(q->shape) && type == POOL_POSITIONS)
         refuse(a, out, ASSAY_EBADREQ,
             "pool.type: POSITIONS cannot be meant for several sequences; expected one row for "
             "each");

@@ -75,7 +75,7 @@ static void write_values(struct msg_writer *w, const struct store_result_row *r,
     if (r->error_code) {
         msg_str(w, "score");
         msg_nil(w);
-    } else if (r->shape == ROW_RESPONSES) {
+    } else if (row_shape_is_choice(r->shape)) {
         write_responses(w, r);
     } else if (r->shape == ROW_PAIR && r->n_values == 2) {
         write_pair(w, r);
@@ -94,7 +94,7 @@ static uint32_t value_fields(const struct store_result_row *r, uint32_t each)
 {
     if (r->error_code)
         return 1;
-    if (r->shape == ROW_RESPONSES)
+    if (row_shape_is_choice(r->shape))
         return 7;
     if (r->shape == ROW_PAIR && r->n_values == 2)
         return 3;

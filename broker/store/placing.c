@@ -122,7 +122,7 @@ static void end_pack(struct store_rows *r)
 /* Whether rows of this shape have a list of sequences, even if only one. */
 static int is_list_shape(int shape)
 {
-    return shape == ROW_RESPONSES || shape == ROW_PAIR;
+    return row_shape_is_choice(shape) || shape == ROW_PAIR;
 }
 
 /* A row that is born failed has no input: it is empty within a pack, and no pack begins with it. */

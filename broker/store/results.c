@@ -59,8 +59,10 @@ static int has_its_values(const struct result_record *r, const struct row_record
     size_t n = r->has_score ? 1 : r->vector.len / sizeof(float);
     if (r->error_code.at)
         return 1;
-    if (row->shape == ROW_RESPONSES || row->shape == ROW_PAIR)
-        return row->shape == ROW_RESPONSES || n == 2;
+    if (row_shape_is_choice((int)row->shape))
+        return 1;
+    if (row->shape == ROW_PAIR)
+        return n == 2;
     return n == (size_t)row->n_values;
 }
 

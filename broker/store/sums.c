@@ -75,7 +75,7 @@ static int read_pooling(sqlite3_stmt *q, int at, struct pooling *p)
 /* Limits that every row keeps, also one without a checksum. */
 static int is_possible(const struct row_record *r)
 {
-    return in_range(r->shape, ROW_IDS, ROW_STEPS) && in_range(r->n_tokens, 0, INT32_MAX) &&
+    return in_range(r->shape, ROW_IDS, ROW_DOCUMENTS) && in_range(r->n_tokens, 0, INT32_MAX) &&
            in_range(r->n_values, 0, UINT32_MAX / sizeof(float)) &&
            (r->id.type != SQLITE_TEXT ||
                utf8_valid(r->id.text.at, r->id.text.len) == r->id.text.len);

@@ -103,13 +103,14 @@ static int check_frame(const struct composer *c, const char *field, struct err *
         c->model->recipe->name, before + behind);
 }
 
-/* Writes all pieces of a sequence, and notes how many tokens stand around the one that is cut. */
+/* Writes all pieces of a sequence, and notes how many tokens stand around the one that is cut.
+ * `field` is the sequence's. */
 static int encode_pieces(struct composer *c, const struct row_request *q, const struct part *parts,
-    size_t n_parts, struct err *e)
+    size_t n_parts, const char *field, struct err *e)
 {
     const struct recipe_form *form = &c->model->recipe->form;
     uint32_t from = n_ids(c), cut_end = from;
-    int rc = form->framed ? 0 : check_frame(c, q->body_field[0], e);
+    int rc = form->framed ? 0 : check_frame(c, field, e);
     if (form->framed)
         encoder_begin(c->encoder);
     for (size_t i = 0; rc == 0 && i < n_parts; i++)
@@ -119,7 +120,7 @@ static int encode_pieces(struct composer *c, const struct row_request *q, const 
             c->before = n_ids(c) - from;
         c->steps.len = c->n_closed = 0;
         write_piece(c, form->pieces[k], parts, n_parts);
-        rc = encode_piece(c, q->safe_text, q->body_field[0], e);
+        rc = encode_piece(c, q->safe_text, field, e);
         if (k == form->cut)
             cut_end = n_ids(c);
     }
@@ -147,7 +148,7 @@ static int compose_document(struct composer *c, const struct row_request *q, str
         {"{instruction}", "instruction", asked, form->before_instruction, form->behind_instruction,
             has_own},
     };
-    return encode_pieces(c, q, parts, sizeof parts / sizeof parts[0], e);
+    return encode_pieces(c, q, parts, sizeof parts / sizeof parts[0], field, e);
 }
 
 int compose_query(struct composer *c, const struct row_request *q, struct err *e)
@@ -182,7 +183,7 @@ int compose_written(struct composer *c, const struct row_request *q, struct slic
         {"{prompt}", q->prompt_field, turns_text(q->prompt), NULL, NULL, 1},
         {"{response}", field, turns_text(raw), NULL, NULL, 1},
     };
-    return encode_pieces(c, q, parts, sizeof parts / sizeof parts[0], e);
+    return encode_pieces(c, q, parts, sizeof parts / sizeof parts[0], field, e);
 }
 
 /* ---- steps ---- */
