@@ -79,6 +79,13 @@ static int read_content(struct msg_reader *r, struct row_message *message, struc
     return rc;
 }
 
+/* nil counts as absent, as in transformers. */
+static int read_tool_calls(struct msg_reader *r, struct row_message *message, struct err *e)
+{
+    message->names_tool_calls = msg_peek(r) != MSG_NIL;
+    return request_skip_value(r, "tool_calls", &message->has_tool_calls, e);
+}
+
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e)
 {
     static const char *const names[] = {
@@ -92,11 +99,11 @@ int request_read_message(struct msg_reader *r, struct row_message *message, stru
     int rc = msg_read_map(r, "", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         int key = read_message_key(r, names, 6, &seen, e);
-        rc = key < 0    ? key
-             : key == 0 ? msg_read_text(r, "role", &message->role, e)
-             : key == 1 ? read_content(r, message, e)
-             : key == 2 ? read_reasoning(r, &message->reasoning, e)
-             : key == 3 ? request_skip_value(r, "tool_calls", &message->has_tool_calls, e)
+        rc = key < 0                             ? key
+             : key == 0                          ? msg_read_text(r, "role", &message->role, e)
+             : key == 1                          ? read_content(r, message, e)
+             : key == 2                          ? read_reasoning(r, &message->reasoning, e)
+             : key == 3                          ? read_tool_calls(r, message, e)
              : key < 6 && msg_peek(r) == MSG_STR ? msg_read_text(r, names[key], &older[key - 4], e)
                                                  : request_skip_value(r, "", &something, e);
     }

@@ -323,7 +323,7 @@ static const struct {
     [CHAT_QWEN3_INSTRUCT_2507] = {"qwen3-instruct-2507", write_qwen25, NULL, READS_BOTH},
     [CHAT_LLAMA3] = {"llama3", write_llama3, NULL, 0},
     [CHAT_LLAMA3_FIRST] = {"llama3-first", write_llama3_first, NULL, 0},
-    [CHAT_LLAMA31] = {"llama3.1", write_llama31, NULL, READS_BOTH},
+    [CHAT_LLAMA31] = {"llama3.1", write_llama31, NULL, READS_BOTH | CHAT_READS_EMPTY_CALLS},
 };
 
 unsigned chat_reads(enum chat_template t)

@@ -81,7 +81,7 @@ enum chat_template chat_from_source(const char *source, size_t len, char hash[CH
 struct chat_message {
     struct slice role, content; /* valid UTF-8 */
     struct slice reasoning;     /* the message's own reasoning_content; at == NULL if absent */
-    int has_tool_calls;
+    int has_tool_calls, names_tool_calls; /* not empty; or not nil */
     struct slice raw; /* the whole message as it came, a msgpack map; absent: role and content */
     /* Only an interpreted template writes these; content is absent then. */
     struct slice parts; /* a msgpack array of parts; absent: none */
@@ -98,8 +98,11 @@ struct chat_talk {
 /* What a template writes beside role and content. The writers write reasoning if their template
  * does, but never tools or tool calls: a caller whose conversation has those must check chat_reads
  * first. */
-enum { CHAT_READS_TOOLS = 1, CHAT_READS_TOOL_CALLS = 2 };
+enum { CHAT_READS_TOOLS = 1, CHAT_READS_TOOL_CALLS = 2, CHAT_READS_EMPTY_CALLS = 4 };
 unsigned chat_reads(enum chat_template t);
+/* Is it an argument of apply_chat_template, beside the template's own, with the value that it has where
+ * it is not given? The value is the reader's next; nothing is read. */
+int chat_argument_is_default(struct slice name, const struct msg_reader *value);
 
 #define CHAT_NO_MESSAGE UINT32_MAX
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "broker/text/jinja.h"
+#include "schema/request.h"
 
 static int in_message(uint32_t i, struct err *e)
 {
@@ -67,33 +68,51 @@ static int set_tools(struct jinja_run *run, const struct chat_talk *talk, struct
                    : err_field(e, ASSAY_EBADTEXT, "tools", "%s", why.msg);
 }
 
-/* The row's chat_template_kwargs, but for what the row says otherwise. */
-static int set_arguments(struct jinja_run *run, const struct chat_talk *talk, struct err *e)
+int chat_argument_is_default(struct slice name, const struct msg_reader *value)
+{
+    static const char *const names[] = {
+        "add_generation_prompt", "continue_final_message", "tools", "chat_template"};
+    struct msg_reader r = *value;
+    int k = 0, is_true = 0;
+    while (k < 4 && !slice_is(name, names[k]))
+        k++;
+    if (k == 4 || msg_peek(&r) == MSG_NIL)
+        return k < 4;
+    return k < 2 && msg_read_bool(&r, "", &is_true, NULL) == 0 && !is_true;
+}
+
+/* Reads one of the row's arguments as a variable of the template. */
+static int set_argument(struct jinja_run *run, struct msg_reader *r, struct err *e)
 {
     static const char *const own[] = {
         "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template"};
     char name[64];
+    struct slice key;
+    int something, rc = msg_read_str(r, "", &key, e);
+    if (rc == 0 && chat_argument_is_default(key, r))
+        return request_skip_value(r, "", &something, e);
+    snprintf(name, sizeof name, "%.*s", (int)(key.len < 60 ? key.len : 60), (const char *)key.at);
+    for (int k = 0; rc == 0 && k < 5; k++)
+        if (strcmp(name, own[k]) == 0)
+            rc = err_set(e, ASSAY_EBADTEXT,
+                k == 1 || k == 2 ? "expected %s beside it, as a field of the row"
+                                 : "rows are written without the argument %s",
+                name);
+    return rc == 0 ? jinja_read_variable(run, name, r, e) : rc;
+}
+
+/* The row's chat_template_kwargs, but for what the row says otherwise. */
+static int set_arguments(struct jinja_run *run, const struct chat_talk *talk, struct err *e)
+{
     struct err why = {0};
     struct msg_reader r;
-    struct slice key;
     uint32_t n = 0;
     if (!talk->arguments.at)
         return 0;
     msg_reader_init(&r, talk->arguments.at, talk->arguments.len);
     int rc = msg_read_map(&r, "", &n, &why);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        rc = msg_read_str(&r, "", &key, &why);
-        snprintf(
-            name, sizeof name, "%.*s", (int)(key.len < 60 ? key.len : 60), (const char *)key.at);
-        for (int k = 0; rc == 0 && k < 5; k++)
-            if (strcmp(name, own[k]) == 0)
-                rc = err_set(&why, ASSAY_EBADTEXT,
-                    k == 2 ? "expected %s beside it, as a field of the row"
-                           : "rows are written without the argument %s",
-                    name);
-        if (rc == 0)
-            rc = jinja_read_variable(run, name, &r, &why);
-    }
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        rc = set_argument(run, &r, &why);
     return rc == 0 ? check_maps(run, "documents", e)
                    : err_field(e, ASSAY_EBADTEXT, "chat_template_kwargs", "%s", why.msg);
 }

@@ -155,6 +155,7 @@ void composer_free(struct composer **out)
     encoder_free(&c->encoder);
     jinja_run_free(&c->run);
     chat_text_release(&c->chat);
+    chat_text_release(&c->prompt);
     buffer_release(&c->steps);
     turns_release(&c->turns);
     free(c->marks);

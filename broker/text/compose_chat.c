@@ -78,7 +78,7 @@ static uint32_t find_other(const struct composer *c)
 }
 
 /* Has the row arguments beside those that no known template reads, where there is no generation
- * prompt? (Qwen3's has enable_thinking there.) */
+ * prompt (Qwen3's has enable_thinking there), and those that say nothing? */
 static int has_other_arguments(const struct row_request *q)
 {
     static const char *const unread[] = {"enable_thinking", "thinking", "documents"};
@@ -93,9 +93,21 @@ static int has_other_arguments(const struct row_request *q)
         int k = 0, rc = msg_peek(&r) == MSG_STR ? msg_read_str(&r, "", &key, NULL) : -1;
         while (rc == 0 && k < 3 && !slice_is(key, unread[k]))
             k++;
-        others = rc != 0 || k == 3 || request_skip_value(&r, "", &something, NULL) != 0;
+        others = rc != 0 || (k == 3 && !chat_argument_is_default(key, &r)) ||
+                 request_skip_value(&r, "", &something, NULL) != 0;
     }
     return others;
+}
+
+/* Returns the number of a message whose tool calls the template reads, CHAT_NO_MESSAGE: none. */
+static uint32_t find_calls(const struct composer *c)
+{
+    unsigned reads = chat_reads(c->model->chat.template);
+    for (uint32_t i = 0; i < c->turns.n; i++)
+        if ((c->turns.at[i].has_tool_calls && (reads & CHAT_READS_TOOL_CALLS)) ||
+            (c->turns.at[i].names_tool_calls && (reads & CHAT_READS_EMPTY_CALLS)))
+            return i;
+    return CHAT_NO_MESSAGE;
 }
 
 /* Does the row have what the checkpoint's template writes, and the writer by hand does not: tools,
@@ -103,20 +115,17 @@ static int has_other_arguments(const struct row_request *q)
 static int leaves_out(const struct composer *c, const struct row_request *q, char field[48])
 {
     enum chat_template t = c->model->chat.template;
-    uint32_t i = 0;
-    while (i < c->turns.n && !c->turns.at[i].has_tool_calls)
-        i++;
-    int calls = i < c->turns.n && (chat_reads(t) & CHAT_READS_TOOL_CALLS);
+    uint32_t calls = find_calls(c);
     int others = has_other_arguments(q);
     snprintf(field, 48, "%s",
         q->add_generation_prompt ? "add_generation_prompt"
         : others                 ? "chat_template_kwargs"
                                  : "tools");
-    if (calls)
-        snprintf(field, 48, "messages[%u].tool_calls", i);
+    if (calls != CHAT_NO_MESSAGE)
+        snprintf(field, 48, "messages[%u].tool_calls", calls);
     if (find_other(c) != CHAT_NO_MESSAGE)
         snprintf(field, 48, "messages[%u].content", find_other(c));
-    return calls || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)) ||
+    return calls != CHAT_NO_MESSAGE || (q->has_tools && (chat_reads(t) & CHAT_READS_TOOLS)) ||
            find_other(c) != CHAT_NO_MESSAGE || q->add_generation_prompt || others;
 }
 
@@ -155,6 +164,42 @@ static int write_talk(
     return interpret(c, talk, field, e);
 }
 
+static int is_assistant(const struct chat_message *m)
+{
+    return slice_is(m->role, "assistant");
+}
+
+/* Does a known template certainly write the prompt with a generation prompt as the whole begins? */
+static int begins_as_known(const struct chat *chat, const struct chat_talk *talk, uint32_t n_prompt)
+{
+    return chat->template != CHAT_JINJA && is_assistant(&talk->messages[n_prompt]) &&
+           !is_assistant(&talk->messages[n_prompt - 1]);
+}
+
+/* Of a recipe that writes the prompt by itself: where the whole conversation does not begin with
+ * that, the publisher's text is another. */
+static int check_prompt(
+    struct composer *c, const struct chat_talk *whole, const char *field, struct err *e)
+{
+    const struct chat *chat = &c->model->chat;
+    struct chat_talk talk = *whole;
+    const struct buffer *all = &c->chat.text, *first = &c->prompt.text;
+    talk.n -= c->turns.n_answer;
+    talk.add_generation_prompt = 1;
+    if (c->turns.n_answer == 0 || begins_as_known(chat, whole, talk.n))
+        return 0;
+    chat_text_clear(&c->prompt);
+    int rc = chat->jinja ? chat_interpret(chat, c->run, &talk, &c->prompt, e)
+                         : refuse_tools(c, field, e);
+    if (rc == 0 && (first->len > all->len || memcmp(first->at, all->at, first->len) != 0))
+        rc = err_field(e, ASSAY_EBADTEXT, field,
+            "the recipe %s writes the prompt by itself, with a generation prompt; expected a chat "
+            "template that begins the whole conversation so, found another: send messages with the "
+            "prompt in them where it was trained on whole conversations",
+            c->model->recipe->name);
+    return rc;
+}
+
 int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
     const struct chat *chat = &c->model->chat;
@@ -170,6 +215,8 @@ int compose_chat(struct composer *c, const struct row_request *q, const char *fi
         q->arguments, q->add_generation_prompt};
     if (rc == 0)
         rc = interpreted ? interpret(c, &talk, more, e) : write_talk(c, &talk, field, e);
+    if (rc == 0 && c->model->recipe && c->model->recipe->prompt_first)
+        rc = check_prompt(c, &talk, field, e);
     if (rc == 0)
         rc = tail_apply(c->tail, &c->chat, chat->tokens, e);
     if (rc != 0)

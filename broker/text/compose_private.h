@@ -12,9 +12,9 @@ struct composer {
     struct encoder *encoder;
     struct jinja_run *run;
     struct turns turns;
-    struct chat_text chat;
-    struct buffer steps; /* the steps as one assistant message; or a text of a recipe */
-    struct span *marks;  /* where the step tokens stand in it */
+    struct chat_text chat, prompt; /* of a recipe that writes the prompt by itself, too */
+    struct buffer steps;           /* the steps as one assistant message; or a text of a recipe */
+    struct span *marks;            /* where the step tokens stand in it */
     size_t n_marks, marks_room;
     struct span *closed;
     size_t n_closed, closed_room;

@@ -133,6 +133,7 @@ static const struct recipe table[] = {
         .checkpoints = "reward models that OpenRLHF trained with --apply_chat_template",
         .rows = RECIPE_ANSWERS,
         .tail = TAIL_STRIP | TAIL_EOS,
+        .prompt_first = 1,
         .text = "the checkpoint's chat template without newlines at its end, and eos_token there",
         .pooled = "the last token, eos_token"},
     {.name = "nemotron-reward",

@@ -63,8 +63,10 @@ struct recipe {
     unsigned rows;           /* RECIPE_ANSWERS .. */
     struct recipe_form form; /* without pieces: the chat template */
     unsigned tail;           /* of what the chat template writes (tail.h) */
-    const char *text;        /* how rows become text, for people */
-    const char *pooled;      /* which tokens are scored, for people */
+    int prompt_first;   /* the publisher writes the prompt, with a generation prompt, by itself, and
+                         behind it what the whole conversation has behind as many characters */
+    const char *text;   /* how rows become text, for people */
+    const char *pooled; /* which tokens are scored, for people */
 };
 
 /* Returns the k-th entry, or NULL: there are fewer. */

@@ -8,7 +8,7 @@
 
 void turns_clear(struct turns *t)
 {
-    t->n = 0;
+    t->n = t->n_answer = 0;
     while (t->n_joined > 0)
         buffer_release(&t->joined[--t->n_joined]);
 }
@@ -58,7 +58,7 @@ static void add_messages(struct turns *t, struct slice raw)
     msg_read_array(&r, "", &n, NULL);
     for (uint32_t i = 0; i < n && request_read_message(&r, &m, NULL) == 0; i++) {
         add_message(t, (struct chat_message){m.role, m.content, m.reasoning, m.has_tool_calls,
-                           m.raw, m.parts, m.has_no_content});
+                           m.names_tool_calls, m.raw, m.parts, m.has_no_content});
         join_parts(t, &t->at[t->n - 1]);
     }
 }
@@ -122,6 +122,7 @@ static int join_prompt(
         return 0;
     if (holds_prompt(t, n_prompt, is_text)) {
         t->n -= n_prompt;
+        t->n_answer = 0;
         memmove(t->at, first, t->n * sizeof *first);
         return 0;
     }
@@ -164,6 +165,7 @@ int turns_of_answer(struct turns *t, const struct row_request *q, struct slice r
     turns_add(t, raw, "assistant");
     if (t->n == n_prompt)
         return err_field(e, ASSAY_EBADTEXT, field, "expected at least one message, found none");
+    t->n_answer = n_prompt > 0 ? t->n - n_prompt : 0;
     if (request_is_messages(raw))
         rc = join_prompt(t, n_prompt, q->prompt.at && !request_is_messages(q->prompt), field, e);
     return rc == 0 ? turns_put_system(t, q, e) : rc;

@@ -18,6 +18,7 @@
 struct turns {
     struct chat_message *at;
     uint32_t n;
+    uint32_t n_answer; /* how many of them, the last ones, follow the prompt; 0: not known */
     size_t room;
     int joins_parts;       /* the texts of a message's parts become one, joined with newlines */
     struct buffer *joined; /* those texts, one a message */

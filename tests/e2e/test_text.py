@@ -373,6 +373,21 @@ def test_another_template_for_tools(directory, where):
         assert plain["error"] is None and tools["error"]["code"] == "bad_text" and "tool_use" in tools["error"]["message"]
 
 
+@pytest.mark.parametrize("calls", [[], None, {}, False])
+def test_empty_tool_calls(directory, calls):
+    """Llama 3.1's template looks for the key alone, and refuses what is not one call; the others look for calls."""
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "4", "tool_calls": calls}]}
+    answer = {"role": "assistant", "content": "4"}
+    for name in ("llama3.1", "llama3", "qwen2.5", "qwen3"):
+        with Broker(directory / name.replace(".", "-"), model=REWARD, options=["--chat-template", name]) as b:
+            named, plain = score(b, row, {"messages": row["messages"][:1] + [answer]})
+        assert plain["error"] is None
+        if name == "llama3.1" and calls is not None:  # as transformers has it
+            assert named["error"]["code"] == "bad_text" and named["error"]["message"].startswith("messages[1].tool_calls: "), named
+        else:
+            assert named == {**plain, "i": 0}
+
+
 def test_tools_and_documents_are_maps(directory):
     """As for transformers, which takes nothing else."""
     model = copy_model(directory, chat_template="{{ messages[0].content }}{{ tools }}{{ documents }}")
