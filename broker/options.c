@@ -366,6 +366,9 @@ static int check_recipe(const struct options *o)
     if (o->chat_template && !recipe_uses_template(r))
         return complain("chat-template", "none with this --recipe, which writes its own text",
             o->chat_template);
+    if (o->template_date && !recipe_uses_template(r))
+        return complain("template-date", "none with this --recipe, which writes its own text",
+            o->template_date);
     return 0;
 }
 

@@ -8,16 +8,19 @@
 
 int cli_check_recipe(const struct cli *c)
 {
-    static const enum cli_option others[] = {
-        CLI_HEAD, CLI_POOL, CLI_STEP_TOKEN, CLI_ACTIVATION, CLI_PAD_RULE, CLI_TAIL};
+    static const enum cli_option others[] = {CLI_HEAD, CLI_POOL, CLI_STEP_TOKEN, CLI_ACTIVATION,
+        CLI_PAD_RULE, CLI_TAIL, CLI_GENERATION_PROMPT};
+    static const enum cli_option of_templates[] = {CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (c->value[others[i]])
             return cli_usage("--recipe and --%s: expected one of them; the recipe says it already",
                 cli_option_info(others[i])->name);
-    if (c->value[CLI_CHAT_TEMPLATE] && !recipe_uses_template(recipe_find(c->value[CLI_RECIPE])))
-        return cli_usage("--recipe and --chat-template: expected one of them; the recipe %s writes "
-                         "its own text",
-            c->value[CLI_RECIPE]);
+    for (int i = 0; i < 2 && !recipe_uses_template(recipe_find(c->value[CLI_RECIPE])); i++)
+        if (c->value[of_templates[i]])
+            return cli_usage(
+                "--recipe and --%s: expected one of them; the recipe %s writes its own "
+                "text",
+                cli_option_info(of_templates[i])->name, c->value[CLI_RECIPE]);
     return 0;
 }
 

@@ -95,11 +95,14 @@ RERANKER = VECTORS["qwen3-reranker"]
 
 def test_lines_of_query_and_documents(directory):
     """Rows through the command line, and what stands beside them."""
-    rows = [dict(row["row"], id=k, label=1, url="x") for k, row in enumerate(RERANKER["rows"])]
+    rows = [dict(row["row"], id=k, label=1, url="x", tools=[], add_generation_prompt=False, chat_template_kwargs={}) for k, row in enumerate(RERANKER["rows"])]
     rows += [{"query": "a", "document": "b", "context": "c"}, {"query": "a", "document": "b", "documents": ["c"]},
              {"query": "a", "documents": "b"}, {"query": "a", "document": "b", "prompt": "c"}, {"query": "a", "document": "b", "system": "c"},
              {"query": "a", "text": "t", "document": "c"}, {"prompt": "a", "response": "b"}, {"query": "a", "document": "b", "instruction": 5},
-             {"query": "a", "documents": []}]
+             {"query": "a", "documents": []}, {"query": "a", "document": "b", "tools": [{"name": "add"}]},
+             {"query": "a", "documents": ["b"], "add_generation_prompt": True},
+             {"query": "a", "document": "b", "chat_template_kwargs": {"enable_thinking": False}},
+             {"query": "a", "document": "b", "enable_thinking": True}, {"query": "a", "document": "b", "continue_final_message": True}]
     (directory / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = run("score", directory / "in.jsonl", "-o", directory / "out.jsonl", "--model", MODELS / RERANKER["model"], "--recipe",
                "qwen3-reranker")
@@ -108,7 +111,8 @@ def test_lines_of_query_and_documents(directory):
     for got, row in zip(found, RERANKER["rows"]):
         assert close(values(got), row["values"]) and ("best" in got) == ("documents" in row["row"]), got
     words = ["context", "documents", "documents", "prompt", "system", "document", "response: the recipe qwen3-reranker is for rows of query and",
-             "instruction", "documents: expected 1 to 4096, found 0"]
+             "instruction", "documents: expected 1 to 4096, found 0", "tools: ",
+             "add_generation_prompt: ", "chat_template_kwargs: ", "enable_thinking: ", "continue_final_message: "]
     for got, word in zip(found[len(RERANKER["rows"]):], words, strict=True):
         assert got["error"] and word in got["error"]["message"], got
 
@@ -136,6 +140,25 @@ def test_a_long_document_is_cut_inside_its_prompt(directory):
     assert long["error"]["code"] == "too_long" and short["n_tokens"] == len(cut)
     assert short["score"] == as_ids["score"] and short["pooled_at"] == as_ids["pooled_at"]
     assert none["error"]["code"] == "too_long" and "or a recipe, found 60" in none["error"]["message"], none
+
+
+def test_errors_name_the_document(directory):
+    """As it comes, and when its turn comes."""
+    long = "word " * 100
+    row = {"query": "a", "documents": ["b", long, "c"]}
+    options = dict(model=MODELS / RERANKER["model"])
+    with Broker(directory / "d", options=["--recipe", "qwen3-reranker", "--max-len", 300], **options) as broker, broker.client() as client:
+        bad, cut = client.call("score", rows=[row, dict(row, truncate=True)])["rows"]
+        assert bad["error"]["message"].startswith("documents[1]: expected at most 300 tokens, found "), bad
+        assert cut["error"] is None and len(cut["scores"]) == 3, cut
+    with Broker(directory / "e", options=["--recipe", "qwen3-reranker"], **options) as broker, broker.client() as client:
+        client.call("pause", job=client.submit("waits", [{"ids": [1]}], seal=False)["job"])
+        assert client.submit("waits", [row], chunk=1)["accepted"] == 1
+        broker.kill9()
+    with Broker(directory / "e", options=["--recipe", "qwen3-reranker", "--max-len", 300], **options) as broker, broker.client() as client:
+        client.call("resume", job="waits")
+        found = client.results("waits")
+    assert found[-1]["error"]["message"].startswith("documents[1]: expected at most 300 tokens"), found
 
 
 def test_control_tokens_in_documents(directory):
@@ -192,9 +215,12 @@ def test_a_template_that_ends_otherwise(directory):
 
 
 def test_a_template_that_a_recipe_does_not_use(directory):
-    done = subprocess.run([BIN / "assayd", "--model", MODELS / "recipe-eurus", "--data", directory / "d", "--recipe", "eurus-rm",
-                           "--chat-template", "chatml"], capture_output=True, text=True, timeout=60 * PATIENCE)
-    assert done.returncode == 64 and "--chat-template: expected none with this --recipe" in done.stderr, done.stderr
+    for option, value in (("--chat-template", "chatml"), ("--template-date", "2026-01-02")):
+        done = subprocess.run([BIN / "assayd", "--model", MODELS / "recipe-eurus", "--data", directory / "d", "--recipe", "eurus-rm",
+                               option, value], capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == 64 and f"{option}: expected none with this --recipe" in done.stderr, done.stderr
+        done = run("check", MODELS / "recipe-eurus", "--recipe", "eurus-rm", option, value)
+        assert done.returncode == 64 and f"--recipe and {option}: expected one of them" in done.stderr, done.stderr
 
 
 def test_check_names_the_recipes_of_an_architecture():
@@ -239,6 +265,32 @@ def test_what_openrlhf_puts_at_the_end_stays(directory):
         row, dict(row, truncate=True, max_length=20), {"ids": ids[:19] + ids[-1:]}, {"chosen": "a", "rejected": "b"}])
     assert whole["pooled_at"] == [{"i": len(ids) - 1, "id": ids[-1]}] and cut["score"] == same["score"] and cut["n_tokens"] == 20
     assert "chosen: expected messages, or answers to a prompt" in pair["error"]["message"], pair
+
+
+# As DeepSeek-R1's: the generation prompt begins with what an answer that was given does not have.
+THINKS = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{{ '<think>' if thinks }}{% endif %}"""
+
+
+def test_openrlhf_with_a_template_that_is_given(directory):
+    """--chat-template is OpenRLHF's --tokenizer_chat_template. It writes the prompt by itself, with a generation prompt."""
+    vectors, ask, answer = VECTORS["openrlhf"], {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}
+    rows = [{"prompt": "1 + 1?", "response": "2"}, {"prompt": [ask], "responses": [[answer], "2"]}, {"messages": [ask, answer]},
+            {"prompt": "1 + 1?", "messages": [ask, answer]}]
+    (directory / "t.jinja").write_text(THINKS)
+    template = ["--chat-template", directory / "t.jinja"]
+    text = "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|> <|endoftext|>"
+    one, several, whole, same, expected = score(directory / "a", vectors, rows + [{"text": text, "add_special_tokens": False}], template)
+    assert one["score"] == whole["score"] == same["score"] == expected["score"] and several["scores"] == [expected["score"]] * 2
+    thinks = [{**row, "chat_template_kwargs": {"thinks": True}} for row in rows]
+    one, several, whole, same = score(directory / "b", vectors, thinks, template)
+    for got, field in ((one, "response"), (several, "responses[0]")):
+        assert got["error"]["code"] == "bad_text" and got["error"]["message"].startswith(f"{field}: the recipe openrlhf writes the prompt"), got
+    assert whole["score"] == same["score"] == expected["score"]
+    named, = score(directory / "c", vectors, rows[:1], ["--chat-template", "chatml"])
+    assert named["score"] == expected["score"]
 
 
 @pytest.mark.parametrize("options, words", [(["--tail", "eos"], "--tail: expected none, strip or strip,eos, found 'eos'"),
