@@ -26,6 +26,7 @@ struct check {
     struct err no_text; /* why texts cannot be scored; code 0: they can */
     const char *kind;   /* rows that need more than a text as it is, for people, */
     struct err no_kind; /* and why they cannot be scored; code 0: they can */
+    int is_fault;       /* that is one: texts as they are need no chat template */
 };
 
 /* ---- the worker ---- */
@@ -98,6 +99,7 @@ static void try_kind(struct check *k, unsigned kind)
                                        : "conversations";
     if (!r)
         needed = recipe_needed(reply_text(k->model, "architecture"), kind);
+    k->is_fault = needed || r || has_template(k);
     if (needed)
         err_set(e, ASSAY_EBADREQ,
             "expected the recipe of the architecture, --recipe %s, found none", needed->name);
@@ -136,10 +138,9 @@ static void load_text(struct check *k)
         try_rows(k);
 }
 
-/* Texts as they are need no chat template, so a checkpoint without any is whole. */
 static int is_whole(const struct check *k)
 {
-    return !k->no_text.code && (!k->no_kind.code || (!k->text.recipe && !has_template(k)));
+    return !k->no_text.code && !(k->no_kind.code && k->is_fault);
 }
 
 static const char *template_name(const struct check *k)

@@ -162,10 +162,10 @@ static int check_id(struct line *line, const char *key, const json_t *id, int la
             "line %lld: expected an integer or a string, found %s%s", (long long)line->number,
             json_kind(id),
             json_is_real(id) ? "; one is taken where it is an integer below 2^53, as in 7.0" : "");
-    if (json_is_string(id) && json_string_length(id) > 250)
+    if (json_is_string(id) && json_string_length(id) > REQUEST_ID_BYTES)
         return err_field(&line->err, ASSAY_EBADREQ, key,
-            "line %lld: expected at most 250 bytes, found %zu", (long long)line->number,
-            json_string_length(id));
+            "line %lld: expected at most %d bytes, found %zu", (long long)line->number,
+            REQUEST_ID_BYTES, json_string_length(id));
     return 0;
 }
 

@@ -141,7 +141,7 @@ def test_submit_says_what_blocks_its_job(directory):
         assert "job 'waits' is held, and its rows are not scored: " in done.stderr and "quant=int8" in done.stderr, done
         assert "`assay resume waits --accept-mode` goes on all the same, another key begins anew" in done.stderr, done
         done = run("submit", rows, "--key", "over", *data)
-        assert done.returncode == 0 and "job 'over' was there already: it is finished, and was made under" in done.stderr, done
+        assert done.returncode == 0 and "job 'over' was there already: it is finished, and was made with checkpoint " in done.stderr, done
         done = run("submit", rows, "--key", "open", *data)  # a chunk that it does not have
         assert done.returncode == 65 and "key_reused" in done.stderr, done
 

@@ -132,6 +132,9 @@ ONE = [  # (row, the conversation that it stands for)
     ({"messages": [user(Q), answer("73", reasoning_content="not read by ChatML", tool_calls=[{"f": {"a": [[1]]}}])],
       "tools": [{"type": "function", "function": {"parameters": {"properties": {"x": {"enum": ["a", "b"]}}}}}]}, [user(Q), A]),
     ({"prompt": Q, "response": Q + " 73"}, [user(Q), answer(Q + " 73")]),
+    # a template's own arguments, and transformers' where they say what holds anyway
+    ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan", "enable_thinking": None}}, [user(Q), A]),
+    ({"messages": [user(Q), A], "chat_template_kwargs": {"continue_final_message": False, "chat_template": None, "tools": None}}, [user(Q), A]),
 ]
 ONE_LINE = [  # what only lines have
     ({"system_prompt": "s", "question": Q, "response": "73"}, [system("s"), user(Q), A]),
@@ -223,6 +226,8 @@ BAD = [  # (row, the field that its error begins with, a word of it)
     ({"prompt": "Human: 1 + 1?", "chosen": "Human: 1 + 1? Assistant: 2", "rejected": "Human: 1 + 1? Assistant: 3"},
      "chosen", "both texts begin with the prompt"),
     ({"prompt": Q, "messages": [user(OTHER), A]}, "messages", "the prompt"),
+    ({"messages": [user(Q)], "chat_template_kwargs": {"continue_final_message": True}}, "chat_template_kwargs", "continue_final_message"),
+    ({"messages": [user(Q)], "chat_template_kwargs": {"messages": None}}, "chat_template_kwargs", "without the argument messages"),
     ({"system": "s", "messages": [system("t"), user(Q), A]}, "system", "another one"),
     ({"system": "s", "prompt": [system("t"), user(Q)], "response": "73"}, "system", "another one"),
     ({"system": "s", "prompt": Q, "steps": ["a"], "pool": {"step_token": 0, "activation": "none"}}, "system", "as messages"),
@@ -287,7 +292,8 @@ BAD_LINES = [
     ({"messages": [user(Q)], "chat_template_kwargs": {"add_generation_prompt": "yes"}}, "add_generation_prompt", "true or false"),
     ({"messages": [user(Q)], "enable_thinking": True}, "enable_thinking", "chat_template_kwargs"),
     ({"messages": [user(Q)], "continue_final_message": True}, "continue_final_message", "argument"),
-    ({"messages": [user(Q), A], "chat_template_kwargs": {"date_string": "1 Jan"}}, "date_string", "argument"),
+    ({"messages": [user(Q)], "chat_template_kwargs": "enable_thinking"}, "chat_template_kwargs", "expected an object"),
+    ({"messages": [user(Q)], "tools": [], "chat_template_kwargs": {"tools": {"name": "add"}}}, "tools", "a list of tools"),
     ({"messages": [user(Q), {**A, "images": ["x.png"]}]}, "messages[1].images", "text alone"),
     ({"prompt": [{**user(Q), "audio": "x.wav"}], "response": "73"}, "prompt[0].audio", "text alone"),
     ({"chosen": [user(Q), {**A, "video": {"url": "x"}}], "rejected": [user(Q), B]}, "chosen[1].video", "text alone"),
@@ -419,6 +425,15 @@ def test_what_the_template_would_write_is_not_left_out(qwen3, ask):
         assert row["error"]["code"] == "bad_text" and row["error"]["message"].startswith(field), row
         assert "qwen3" in row["error"]["message"]
     assert found[3]["error"] is None
+
+
+def test_the_longest_id(running):
+    """A line's is as long as a message's may be."""
+    lines = [{"id": "x" * n, "text": "a"} for n in (250, 251, 256, 257)]
+    *fit, long = by_lines(running, *lines)
+    assert [(row["id"], row["error"]) for row in fit] == [(line["id"], None) for line in lines[:3]]
+    assert long["error"]["message"].endswith("line 4: expected at most 256 bytes, found 257"), long
+    assert [row["id"] for row in by_socket(running, *lines[:3])] == [line["id"] for line in lines[:3]]
 
 
 # ---- lines that JSON's readers differ about ----

@@ -14,8 +14,8 @@ static const char *const settings[] = {"pool", "truncate", "max_length", "trunca
     NULL};
 /* Fields of `pool`; outside of it they are errors. */
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
-/* Arguments of a chat template. */
-static const char *const arguments[] = {"tools", "chat_template_kwargs", "add_generation_prompt",
+/* Arguments of a chat template; the first two are fields of a row. */
+static const char *const arguments[] = {"tools", "add_generation_prompt", "chat_template_kwargs",
     "continue_final_message", "enable_thinking", NULL};
 
 int column_is_one_of(const char *const *keys, const char *key, size_t len)
@@ -79,42 +79,63 @@ static int take_generation_prompt(json_t *row, const json_t *v, struct err *e)
     return 0;
 }
 
-/* Arguments that only the checkpoint's own template may read go with the row; others are refused. */
-static int take_argument(json_t *row, const char *key, const json_t *v, struct err *e)
+/* Takes an argument that is a field of a message's row. Returns 1 if it is none. */
+static int take_field(json_t *row, const char *key, const json_t *v, struct err *e)
 {
-    static const char *const own[] = {"enable_thinking", "thinking", "documents", NULL};
-    if (column_is_one_of(own, key, strlen(key)) && v && !json_is_null(v)) {
-        json_t *all = json_object_get(row, "chat_template_kwargs");
-        if (!all)
-            json_object_set_new(row, "chat_template_kwargs", all = json_object());
-        json_object_set(all, key, (json_t *)v);
+    int is_tools = strcmp(key, "tools") == 0;
+    if (!is_tools && strcmp(key, "add_generation_prompt") != 0)
+        return 1;
+    if (!v || json_is_null(v))
         return 0;
+    return is_tools ? take_tools(row, v, e) : take_generation_prompt(row, v, e);
+}
+
+/* Takes those in chat_template_kwargs. What is no field of a row goes as it is: the broker says
+ * which it takes. */
+static int take_kwargs(json_t *row, const json_t *all, struct err *e)
+{
+    json_t *others = json_object(), *v;
+    const char *key;
+    int rc = column_is_empty(all) || json_is_object(all)
+                 ? 0
+                 : err_field(e, ASSAY_EBADREQ, "chat_template_kwargs", "expected an object");
+    json_object_foreach((json_t *)all, key, v)
+    {
+        int found = rc == 0 ? take_field(row, key, v, e) : rc;
+        if (found == 1)
+            json_object_set(others, key, v);
+        else
+            rc = found;
     }
-    if (strcmp(key, "add_generation_prompt") == 0 && v && !json_is_null(v))
-        return take_generation_prompt(row, v, e);
-    if (column_is_empty(v))
-        return 0;
-    if (strcmp(key, "tools") == 0)
-        return take_tools(row, v, e);
-    return err_field(
-        e, ASSAY_EBADREQ, key, "rows are written without this argument of the chat template");
+    if (rc == 0 && json_object_size(others) > 0)
+        json_object_set(row, "chat_template_kwargs", others);
+    json_decref(others);
+    return rc;
 }
 
 int column_options_take_arguments(json_t *row, const json_t *line, struct err *e)
 {
-    const json_t *more = column_find(line, "chat_template_kwargs");
-    const char *key;
-    json_t *v;
     int rc = 0;
     if (!column_is_empty(column_find(line, "enable_thinking")))
         return err_field(e, ASSAY_EBADREQ, "enable_thinking",
             "expected in chat_template_kwargs, found beside it; leave the column out where it is "
             "something else");
-    for (int i = 0; rc == 0 && arguments[i]; i++)
-        if (strcmp(arguments[i], "chat_template_kwargs") != 0)
-            rc = take_argument(row, arguments[i], column_find(line, arguments[i]), e);
-    json_object_foreach((json_t *)more, key, v) if (rc == 0) rc = take_argument(row, key, v, e);
-    return rc;
+    if (!column_is_empty(column_find(line, "continue_final_message")))
+        return err_field(e, ASSAY_EBADREQ, "continue_final_message",
+            "rows are written without this argument of the chat template");
+    for (int i = 0; rc == 0 && i < 2; i++)
+        rc = take_field(row, arguments[i], column_find(line, arguments[i]), e);
+    return rc == 0 ? take_kwargs(row, column_find(line, "chat_template_kwargs"), e) : rc;
+}
+
+int column_options_refuse_arguments(const json_t *line, struct err *e)
+{
+    for (int i = 0; arguments[i]; i++)
+        if (!column_is_empty(column_find(line, arguments[i])))
+            return err_field(e, ASSAY_EBADREQ, arguments[i],
+                "expected nothing that only a chat template writes beside query; leave it out to "
+                "have the row scored without it");
+    return 0;
 }
 
 /* ---- media ---- */

@@ -18,9 +18,11 @@ int column_is_one_of(const char *const *keys, const char *key, size_t len);
 /* Is it one of the columns that the functions below look at? */
 int column_options_has(const char *key, size_t len);
 /* Each returns 0 or ASSAY_EBADREQ naming the column. These put into the row what a submit message
- * has; chat_template_kwargs are looked through. */
+ * has; a field of the row is taken out of chat_template_kwargs. */
 int column_options_take_arguments(json_t *row, const json_t *line, struct err *e);
 int column_options_take_settings(json_t *row, const json_t *line, struct err *e);
+/* Refuses the arguments, where no chat template writes the row. */
+int column_options_refuse_arguments(const json_t *line, struct err *e);
 /* Looks for media beside the texts, and in the row's messages. */
 int column_options_check_media(const json_t *row, const json_t *line, struct err *e);
 

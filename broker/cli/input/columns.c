@@ -314,8 +314,10 @@ static int take_text(json_t *row, const json_t *line, struct err *e)
         rc = check_other_bodies(row, line, e);
     for (int i = 0; rc == 0 && hints[i]; i++)
         rc = check_held(row, line, hints[i], e);
-    if (rc == 0)
-        rc = is_plain(row) ? 0 : column_options_take_arguments(row, line, e);
+    if (rc == 0 && is_query(row))
+        rc = column_options_refuse_arguments(line, e);
+    else if (rc == 0 && !is_plain(row))
+        rc = column_options_take_arguments(row, line, e);
     return rc == 0 ? column_options_check_media(row, line, e) : rc;
 }
 
