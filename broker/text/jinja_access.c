@@ -35,8 +35,8 @@ static int is_refused(enum jinja_kind kind, struct slice name)
         "conjugate", "bit_length", "bit_count", "to_bytes", "from_bytes", "as_integer_ratio",
         "is_integer", "hex", "fromhex", NULL};
     static const char *const of_strings[] = {"encode", "format_map", "casefold", "isidentifier",
-        "isprintable", "isascii", "isdecimal", "isnumeric", "maketrans", "translate", "swapcase",
-        "expandtabs", "striptags", "unescape", NULL};
+        "isprintable", "isdecimal", "isnumeric", "maketrans", "translate", "swapcase", "expandtabs",
+        "striptags", "unescape", NULL};
     static const char *const of_containers[] = {"fromkeys", "mapping", "isdisjoint", "start",
         "stop", "step", "send", "throw", "close", NULL};
     const char *const *list = kind == J_STR                       ? of_strings
@@ -53,10 +53,14 @@ static int is_refused(enum jinja_kind kind, struct slice name)
     return 0;
 }
 
-/* The method of this name; MISSING: none. */
+/* The method of this name, or the item of a group; MISSING: none. */
 static struct jinja_value attribute_only(
     struct jinja_run *r, struct jinja_value v, struct slice name)
 {
+    if (v.kind == J_SEQ && v.u.q->is_group && slice_is(name, "grouper"))
+        return v.u.q->at[0];
+    if (v.kind == J_SEQ && v.u.q->is_group && slice_is(name, "list"))
+        return v.u.q->at[1];
     const struct jinja_builtin *found =
         v.kind == J_STR ? jinja_string_method(name) : jinja_container_method(v, name);
     if (found)
@@ -159,10 +163,21 @@ struct jinja_value jinja_item(struct jinja_run *r, struct jinja_value v, struct 
     return only.kind == J_MISSING ? jinja_undefined(r, jinja_slice(key.u.s)) : only;
 }
 
-struct jinja_value jinja_path(struct jinja_run *r, struct jinja_value v, struct jinja_value path)
+/* jinja_item, with `absent` for what is undefined. */
+static struct jinja_value item_or(struct jinja_run *r, struct jinja_value v, struct jinja_value key,
+    const struct jinja_value *absent)
 {
+    v = jinja_item(r, v, key);
+    return v.kind == J_UNDEFINED && absent ? *absent : v;
+}
+
+struct jinja_value jinja_path(struct jinja_run *r, struct jinja_value v, struct jinja_value path,
+    const struct jinja_value *absent)
+{
+    if (path.kind == J_NONE)
+        return v;
     if (path.kind != J_STR)
-        return jinja_item(r, v, path);
+        return item_or(r, v, path, absent);
     const struct jinja_string *s = path.u.s;
     for (size_t from = 0, to; from <= s->len; from = to + 1) {
         int64_t number = 0;
@@ -171,8 +186,8 @@ struct jinja_value jinja_path(struct jinja_run *r, struct jinja_value v, struct 
             is_number &= s->at[to] >= '0' && s->at[to] <= '9' && to - from < 9;
             number = is_number ? number * 10 + (s->at[to] - '0') : 0;
         }
-        v = is_number && to > from ? jinja_item(r, v, jinja_int(number))
-                                   : jinja_item(r, v, jinja_part(r, s, from, to - from));
+        v = item_or(r, v,
+            is_number && to > from ? jinja_int(number) : jinja_part(r, s, from, to - from), absent);
     }
     return v;
 }

@@ -180,6 +180,12 @@ int jinja_has_case(struct jinja_run *r, const struct jinja_string *s, int upper)
     return found;
 }
 
+static int is_ascii_only(struct jinja_run *r, const struct jinja_string *s)
+{
+    jinja_spend(r, s->len / 16);
+    return jinja_n_chars(s) == s->len;
+}
+
 #define METHOD(name, expression)                                                                   \
     static struct jinja_value name(                                                                \
         struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)                 \
@@ -195,6 +201,7 @@ METHOD(is_digit, all_are(r, self.u.s, ASK_DIGIT))
 METHOD(is_alpha, all_are(r, self.u.s, ASK_ALPHA))
 METHOD(is_alnum, all_are(r, self.u.s, ASK_ALNUM))
 METHOD(is_space, all_are(r, self.u.s, ASK_SPACE))
+METHOD(is_ascii, jinja_bool(is_ascii_only(r, self.u.s)))
 METHOD(is_lower, jinja_bool(jinja_has_case(r, self.u.s, 0)))
 METHOD(is_upper, jinja_bool(jinja_has_case(r, self.u.s, 1)))
 
@@ -229,6 +236,7 @@ static const struct jinja_builtin methods[] = {
     {"isalpha", "", 0, is_alpha},
     {"isalnum", "", 0, is_alnum},
     {"isspace", "", 0, is_space},
+    {"isascii", "", 0, is_ascii},
     {"islower", "", 0, is_lower},
     {"isupper", "", 0, is_upper},
 };

@@ -80,6 +80,49 @@ FILTER(escape)
     return jinja_escape(r, v);
 }
 
+FILTER(forceescape)
+{
+    struct jinja_string *plain = jinja_take(r, sizeof *plain);
+    (void)p;
+    *plain = *text_of(r, v);
+    plain->markup = 0;
+    return jinja_escape(r, jinja_string_value(plain));
+}
+
+static struct jinja_value part_to(
+    struct jinja_run *r, const struct jinja_string *s, int64_t n_chars)
+{
+    return jinja_part(r, s, 0, jinja_char_offset(s, (size_t)n_chars));
+}
+
+/* p: length, killwords, end, leeway. */
+FILTER(truncate_)
+{
+    struct jinja_value end = p[2].kind == J_MISSING ? jinja_literal(r, "...") : p[2];
+    int64_t length = p[0].kind == J_MISSING ? 255 : jinja_want_int(r, p[0], "truncate");
+    int64_t leeway = p[3].kind == J_MISSING || p[3].kind == J_NONE
+                         ? 5
+                         : jinja_want_int(r, p[3], "truncate: leeway");
+    int64_t n_end = (int64_t)jinja_n_chars(jinja_want_string(r, end, "truncate: end"));
+    if (length < n_end || leeway < 0)
+        jinja_fail(r, "truncate: expected a length of %lld or more, and no leeway below 0",
+            (long long)n_end);
+    if (v.kind == J_UNDEFINED)
+        return v;
+    const struct jinja_string *s = jinja_want_string(r, v, "truncate");
+    if ((int64_t)jinja_n_chars(s) - length <= leeway)
+        return v;
+    if (s->markup || end.u.s->markup)
+        jinja_fail(r, "truncate of what |safe made is not supported");
+    struct jinja_value kept = part_to(r, s, length - n_end);
+    size_t to = kept.u.s->len;
+    while (to > 0 && kept.u.s->at[to - 1] != ' ')
+        to--;
+    if (to > 0 && !jinja_true(r, p[1]))
+        kept = jinja_part(r, s, 0, to - 1);
+    return jinja_binary(r, '+', kept, end);
+}
+
 FILTER(format)
 {
     struct jinja_value arguments = p[0];
@@ -309,6 +352,8 @@ static const struct jinja_builtin filters[] = {
     {"safe", "", 0, safe},
     {"e", "", 0, escape},
     {"escape", "", 0, escape},
+    {"forceescape", "", 0, forceescape},
+    {"truncate", "length killwords end leeway", 0, truncate_},
     {"format", "*", 0, format},
     {"wordcount", "", 0, wordcount},
     {"indent", "width first blank", 0, indent},
@@ -323,6 +368,18 @@ static const struct jinja_builtin filters[] = {
     {"tojson", "ensure_ascii indent separators sort_keys", 0, tojson},
     {"attr", "name", 1, attribute},
 };
+
+/* Those of jinja2 that are not here. */
+static const char *const others[] = {"filesizeformat", "pprint", "random", "striptags", "urlencode",
+    "urlize", "wordwrap", "xmlattr"};
+
+int jinja_is_filter_name(struct slice name)
+{
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (slice_is(name, others[i]))
+            return 1;
+    return jinja_filter(name) != NULL;
+}
 
 const struct jinja_builtin *jinja_filter(struct slice name)
 {

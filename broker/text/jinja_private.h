@@ -91,6 +91,7 @@ struct jinja_seq {
     struct jinja_value *at;
     size_t n, room, next; /* next: of an iterator, which is read once */
     enum jinja_seq_type type;
+    int is_group; /* of groupby: a tuple whose items have the names grouper and list too */
 };
 
 struct jinja_dict {
@@ -429,8 +430,10 @@ struct jinja_value jinja_call_macro(
     struct jinja_run *r, const struct jinja_macro *m, const struct jinja_call *call);
 struct jinja_value jinja_loop_attribute(
     struct jinja_run *r, struct jinja_loop *loop, const struct jinja_string *name);
-/* Walks "a.b.0", as the attribute arguments of filters do. */
-struct jinja_value jinja_path(struct jinja_run *r, struct jinja_value v, struct jinja_value path);
+/* Walks "a.b.0", as the attribute arguments of filters do. `absent` (NULL: none) takes the place of
+ * what is undefined on the way. */
+struct jinja_value jinja_path(struct jinja_run *r, struct jinja_value v, struct jinja_value path,
+    const struct jinja_value *absent);
 int64_t jinja_want_int(struct jinja_run *r, struct jinja_value v, const char *what);
 const struct jinja_string *jinja_want_string(
     struct jinja_run *r, struct jinja_value v, const char *what);
@@ -445,6 +448,7 @@ const struct jinja_builtin *jinja_find(
     const struct jinja_builtin *table, size_t n, struct slice name);
 const struct jinja_builtin *jinja_filter(struct slice name);
 const struct jinja_builtin *jinja_sequence_filter(struct slice name);
+int jinja_is_filter_name(struct slice name); /* has jinja2 a filter of this name? */
 const struct jinja_builtin *jinja_test(struct slice name);
 const struct jinja_builtin *jinja_string_method(struct slice name);
 const struct jinja_builtin *jinja_case_method(struct slice name);

@@ -80,7 +80,7 @@ FILTER(join)
     for (size_t i = 0; i < q->n; i++) {
         if (i > 0)
             jinja_put_string(r, by);
-        struct jinja_value item = has_path ? jinja_path(r, q->at[i], p[1]) : q->at[i];
+        struct jinja_value item = has_path ? jinja_path(r, q->at[i], p[1], NULL) : q->at[i];
         jinja_put_value(r, item);
         jinja_spend(r, 1);
     }
@@ -109,6 +109,29 @@ FILTER(batch)
     return all;
 }
 
+/* p: slices, fill_with. */
+FILTER(slices)
+{
+    int64_t n = jinja_want_int(r, p[0], "slice");
+    const struct jinja_seq *q = jinja_items(r, v);
+    struct jinja_value all = jinja_seq_new(r, SEQ_ITERATOR);
+    size_t at = 0;
+    if (n == 0)
+        jinja_fail(r, "slice: expected a number of slices, found 0");
+    for (int64_t k = 0; k < n; k++) {
+        int is_longer = (size_t)k < q->n % (size_t)n;
+        size_t end = at + q->n / (size_t)n + (size_t)is_longer;
+        struct jinja_value part = jinja_seq_new(r, SEQ_LIST);
+        jinja_spend(r, 1);
+        while (at < end)
+            jinja_seq_add(r, part.u.q, q->at[at++]);
+        if (p[1].kind != J_MISSING && p[1].kind != J_NONE && !is_longer)
+            jinja_seq_add(r, part.u.q, p[1]);
+        jinja_seq_add(r, all.u.q, part);
+    }
+    return all;
+}
+
 FILTER(sum)
 {
     struct jinja_value total = p[1].kind == J_MISSING ? jinja_int(0) : p[1];
@@ -116,7 +139,7 @@ FILTER(sum)
     for (size_t i = 0; i < q->n; i++) {
         struct jinja_value item = q->at[i];
         if (p[0].kind != J_MISSING && p[0].kind != J_NONE)
-            item = jinja_path(r, item, p[0]);
+            item = jinja_path(r, item, p[0], NULL);
         total = jinja_binary(r, '+', total, item);
     }
     if (total.kind == J_FLOAT && q->n > 2)
@@ -126,13 +149,34 @@ FILTER(sum)
 
 /* ---- order ---- */
 
+static struct jinja_value without_case(struct jinja_run *r, struct jinja_value v, int with_case)
+{
+    return v.kind == J_STR && !with_case ? jinja_lower(r, v.u.s) : v;
+}
+
 /* What a value is compared by: of that attribute, in lower case unless case counts. */
 static struct jinja_value order_key(
     struct jinja_run *r, struct jinja_value v, struct jinja_value path, int with_case)
 {
-    if (path.kind != J_MISSING && path.kind != J_NONE)
-        v = jinja_path(r, v, path);
-    return v.kind == J_STR && !with_case ? jinja_lower(r, v.u.s) : v;
+    if (path.kind != J_MISSING)
+        v = jinja_path(r, v, path, NULL);
+    return without_case(r, v, with_case);
+}
+
+/* The same of "a,b": a list with the key of each. */
+static struct jinja_value order_keys(
+    struct jinja_run *r, struct jinja_value v, struct jinja_value paths, int with_case)
+{
+    if (paths.kind != J_STR || paths.u.s->len == 0 || !memchr(paths.u.s->at, ',', paths.u.s->len))
+        return order_key(r, v, paths, with_case);
+    struct jinja_value keys = jinja_seq_new(r, SEQ_LIST);
+    const struct jinja_string *s = paths.u.s;
+    for (size_t from = 0, to; from <= s->len; from = to + 1) {
+        for (to = from; to < s->len && s->at[to] != ',';)
+            to++;
+        jinja_seq_add(r, keys.u.q, order_key(r, v, jinja_part(r, s, from, to - from), with_case));
+    }
+    return keys;
 }
 
 struct sortable {
@@ -188,7 +232,7 @@ static struct jinja_value sorted(
     struct sortable *at = jinja_take(r, 2 * q->n * sizeof *at);
     struct jinja_value all = jinja_seq_new(r, SEQ_LIST);
     for (size_t i = 0; i < q->n; i++)
-        at[i] = (struct sortable){order_key(r, q->at[i], o->path, o->with_case), q->at[i]};
+        at[i] = (struct sortable){order_keys(r, q->at[i], o->path, o->with_case), q->at[i]};
     sort_items(r, at, at + q->n, q->n, o);
     for (size_t i = 0; i < q->n; i++)
         jinja_seq_add(r, all.u.q, at[i].value);
@@ -199,8 +243,6 @@ static struct jinja_value sorted(
 FILTER(sort)
 {
     const struct order o = {p[2], jinja_true(r, p[0]), jinja_true(r, p[1]), 1};
-    if (p[2].kind == J_STR && p[2].u.s->len > 0 && memchr(p[2].u.s->at, ',', p[2].u.s->len))
-        jinja_fail(r, "sort by several attributes is not supported");
     return sorted(r, jinja_items(r, v), &o);
 }
 
@@ -221,6 +263,35 @@ FILTER(dictsort)
         jinja_container_method(v, (struct slice){(const uint8_t *)"items", 5});
     const struct order o = {jinja_int(place), jinja_true(r, p[2]), jinja_true(r, p[0]), 0};
     return sorted(r, of->call(r, v, none).u.q, &o);
+}
+
+static void add_group(struct jinja_run *r, struct jinja_seq *all, struct jinja_value name)
+{
+    struct jinja_value group = jinja_seq_new(r, SEQ_TUPLE);
+    group.u.q->is_group = 1;
+    jinja_seq_add(r, group.u.q, name);
+    jinja_seq_add(r, group.u.q, jinja_seq_new(r, SEQ_LIST));
+    jinja_seq_add(r, all, group);
+}
+
+/* p: attribute, default, case_sensitive. A group has the name that its first value gives it. */
+FILTER(groupby)
+{
+    const struct order o = {.with_case = jinja_true(r, p[2])};
+    const struct jinja_value *absent = p[1].kind == J_MISSING || p[1].kind == J_NONE ? NULL : &p[1];
+    const struct jinja_seq *q = jinja_items(r, v);
+    struct sortable *at = jinja_take(r, 2 * q->n * sizeof *at);
+    struct jinja_value all = jinja_seq_new(r, SEQ_LIST);
+    for (size_t i = 0; i < q->n; i++)
+        at[i] = (struct sortable){
+            without_case(r, jinja_path(r, q->at[i], p[0], absent), o.with_case), q->at[i]};
+    sort_items(r, at, at + q->n, q->n, &o);
+    for (size_t i = 0; i < q->n; i++) {
+        if (i == 0 || !jinja_equal(r, at[i].key, at[i - 1].key))
+            add_group(r, all.u.q, jinja_path(r, at[i].value, p[0], absent));
+        jinja_seq_add(r, all.u.q->at[all.u.q->n - 1].u.q->at[1].u.q, at[i].value);
+    }
+    return all;
 }
 
 /* p: case_sensitive, attribute. */
@@ -313,7 +384,8 @@ static struct jinja_value choose(
     }
     q = jinja_items(r, v);
     for (size_t i = 0; i < q->n; i++) {
-        struct jinja_value of = has_path ? jinja_path(r, q->at[i], arguments->at[0]) : q->at[i];
+        struct jinja_value of =
+            has_path ? jinja_path(r, q->at[i], arguments->at[0], NULL) : q->at[i];
         jinja_spend(r, 1);
         if (jinja_true(r, test ? jinja_call_builtin(r, test, of, &call) : of) == keep)
             jinja_seq_add(r, all.u.q, q->at[i]);
@@ -356,6 +428,8 @@ FILTER(map)
         return all;
     if (p[0].u.q->n == 0 && (!path || named->n != (absent ? 2 : 1)))
         jinja_fail(r, "map: expected a filter or an attribute");
+    if (absent && absent->kind == J_NONE)
+        absent = NULL;
     if (p[0].u.q->n > 0) {
         filter = named_function(r, p[0].u.q->at[0], 0);
         call = rest_of(r, p, 1, named);
@@ -363,11 +437,9 @@ FILTER(map)
     const struct jinja_seq *q = jinja_items(r, v);
     for (size_t i = 0; i < q->n; i++) {
         jinja_spend(r, 1);
-        struct jinja_value made = filter ? jinja_call_builtin(r, filter, q->at[i], &call)
-                                         : jinja_path(r, q->at[i], *path);
-        if (!filter && absent && made.kind == J_UNDEFINED)
-            made = *absent;
-        jinja_seq_add(r, all.u.q, made);
+        jinja_seq_add(r, all.u.q,
+            filter ? jinja_call_builtin(r, filter, q->at[i], &call)
+                   : jinja_path(r, q->at[i], *path, absent));
     }
     return all;
 }
@@ -380,8 +452,10 @@ static const struct jinja_builtin filters[] = {
     {"items", "", 0, items},
     {"join", "d attribute", 0, join},
     {"batch", "linecount fill_with", 1, batch},
+    {"slice", "slices fill_with", 1, slices},
     {"sum", "attribute start", 0, sum},
     {"sort", "reverse case_sensitive attribute", 0, sort},
+    {"groupby", "attribute default case_sensitive", 1, groupby},
     {"dictsort", "case_sensitive by reverse", 0, dictsort},
     {"unique", "case_sensitive attribute", 0, unique},
     {"min", "case_sensitive attribute", 0, min},

@@ -101,27 +101,60 @@ static size_t find_last(
     return at;
 }
 
-static int64_t place(struct jinja_run *r, struct jinja_value self, struct jinja_value what,
+static int64_t bound(struct jinja_run *r, struct jinja_value v, int64_t otherwise, int64_t n_chars)
+{
+    if (v.kind == J_MISSING || v.kind == J_NONE)
+        return otherwise;
+    int64_t i = jinja_want_int(r, v, "a bound");
+    i = i < 0 ? i + n_chars : i;
+    return i < 0 ? 0 : i;
+}
+
+/* The part of s between two bounds (which may be missing), in which Python's methods search; NULL:
+ * they find nothing there, not even "". *first: the characters before it. */
+static const struct jinja_string *within(
+    struct jinja_run *r, const struct jinja_string *s, const struct jinja_value *p, int64_t *first)
+{
+    *first = 0;
+    if (p[0].kind == J_MISSING)
+        return s;
+    int64_t n = (int64_t)jinja_n_chars(s), end = bound(r, p[1], n, n);
+    *first = bound(r, p[0], 0, n);
+    if (end > n)
+        end = n;
+    if (*first > end)
+        return NULL;
+    size_t from = jinja_char_offset(s, (size_t)*first), to = jinja_char_offset(s, (size_t)end);
+    jinja_spend(r, s->len / 16);
+    return jinja_part(r, s, from, to - from).u.s;
+}
+
+/* p: what, start, end. */
+static int64_t place(struct jinja_run *r, struct jinja_value self, const struct jinja_value *p,
     const char *name, int from_end)
 {
-    const struct jinja_string *s = self.u.s, *w = jinja_want_string(r, what, name);
+    int64_t first;
+    const struct jinja_string *w = jinja_want_string(r, p[0], name);
+    const struct jinja_string *s = within(r, self.u.s, p + 1, &first);
+    if (!s)
+        return -1;
     size_t at = from_end ? find_last(r, s, w, s->len) : find_from(r, s, w, 0);
     if (at == SIZE_MAX)
         return -1;
     struct jinja_string before = {.at = s->at, .len = at};
-    return (int64_t)jinja_n_chars(&before);
+    return first + (int64_t)jinja_n_chars(&before);
 }
 
 static struct jinja_value find(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return jinja_int(place(r, self, p[0], "find", 0));
+    return jinja_int(place(r, self, p, "find", 0));
 }
 
 static struct jinja_value rfind(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return jinja_int(place(r, self, p[0], "rfind", 1));
+    return jinja_int(place(r, self, p, "rfind", 1));
 }
 
 static struct jinja_value must_find(struct jinja_run *r, int64_t at)
@@ -134,20 +167,23 @@ static struct jinja_value must_find(struct jinja_run *r, int64_t at)
 static struct jinja_value index_of(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return must_find(r, place(r, self, p[0], "index", 0));
+    return must_find(r, place(r, self, p, "index", 0));
 }
 
 static struct jinja_value rindex_of(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return must_find(r, place(r, self, p[0], "rindex", 1));
+    return must_find(r, place(r, self, p, "rindex", 1));
 }
 
 static struct jinja_value count(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    const struct jinja_string *s = self.u.s, *what = jinja_want_string(r, p[0], "count");
-    int64_t n = 0;
+    int64_t n = 0, first;
+    const struct jinja_string *what = jinja_want_string(r, p[0], "count");
+    const struct jinja_string *s = within(r, self.u.s, p + 1, &first);
+    if (!s)
+        return jinja_int(0);
     if (what->len == 0)
         return jinja_int((int64_t)jinja_n_chars(s) + 1);
     for (size_t at = 0; (at = find_from(r, s, what, at)) != SIZE_MAX; at += what->len)
@@ -162,28 +198,35 @@ static int has_end(const struct jinja_string *s, const struct jinja_string *part
                memcmp(s->at + (at_end ? s->len - part->len : 0), part->at, part->len) == 0);
 }
 
+/* p: what, start, end. */
 static struct jinja_value has_one_end(
-    struct jinja_run *r, struct jinja_value self, struct jinja_value what, int at_end)
+    struct jinja_run *r, struct jinja_value self, const struct jinja_value *p, int at_end)
 {
     const char *name = at_end ? "endswith" : "startswith";
-    if (what.kind != J_SEQ || what.u.q->type != SEQ_TUPLE)
-        return jinja_bool(has_end(self.u.s, jinja_want_string(r, what, name), at_end));
-    for (size_t i = 0; i < what.u.q->n; i++)
-        if (has_end(self.u.s, jinja_want_string(r, what.u.q->at[i], name), at_end))
+    int64_t first;
+    const struct jinja_string *s = within(r, self.u.s, p + 1, &first);
+    if (p[0].kind != J_SEQ || p[0].u.q->type != SEQ_TUPLE) {
+        const struct jinja_string *what = jinja_want_string(r, p[0], name);
+        return jinja_bool(s && has_end(s, what, at_end));
+    }
+    for (size_t i = 0; i < p[0].u.q->n; i++) {
+        const struct jinja_string *what = jinja_want_string(r, p[0].u.q->at[i], name);
+        if (s && has_end(s, what, at_end))
             return jinja_bool(1);
+    }
     return jinja_bool(0);
 }
 
 static struct jinja_value startswith(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return has_one_end(r, self, p[0], 0);
+    return has_one_end(r, self, p, 0);
 }
 
 static struct jinja_value endswith(
     struct jinja_run *r, struct jinja_value self, const struct jinja_value *p)
 {
-    return has_one_end(r, self, p[0], 1);
+    return has_one_end(r, self, p, 1);
 }
 
 static struct jinja_value removeprefix(
@@ -457,17 +500,17 @@ static const struct jinja_builtin methods[] = {
     {"splitlines", "keepends", 0, splitlines},
     {"partition", "/sep", 1, partition},
     {"rpartition", "/sep", 1, rpartition},
-    {"startswith", "/prefix", 1, startswith},
-    {"endswith", "/suffix", 1, endswith},
+    {"startswith", "/prefix start end", 1, startswith},
+    {"endswith", "/suffix start end", 1, endswith},
     {"removeprefix", "/prefix", 1, removeprefix},
     {"removesuffix", "/suffix", 1, removesuffix},
     {"replace", "/old new count", 2, replace},
     {"join", "/iterable", 1, join},
-    {"find", "/sub", 1, find},
-    {"rfind", "/sub", 1, rfind},
-    {"index", "/sub", 1, index_of},
-    {"rindex", "/sub", 1, rindex_of},
-    {"count", "/sub", 1, count},
+    {"find", "/sub start end", 1, find},
+    {"rfind", "/sub start end", 1, rfind},
+    {"index", "/sub start end", 1, index_of},
+    {"rindex", "/sub start end", 1, rindex_of},
+    {"count", "/sub start end", 1, count},
     {"format", "*", 0, format},
 };
 

@@ -43,6 +43,14 @@ static int has_letters(struct jinja_run *r, struct jinja_value v, int upper)
     return jinja_has_case(r, jinja_str(r, v).u.s, upper);
 }
 
+static int is_name(struct jinja_value v, int of_test)
+{
+    if (v.kind != J_STR)
+        return 0;
+    return of_test ? jinja_test(jinja_slice(v.u.s)) != NULL
+                   : jinja_is_filter_name(jinja_slice(v.u.s));
+}
+
 TEST(defined, v.kind != J_UNDEFINED)
 TEST(undefined, v.kind == J_UNDEFINED)
 TEST(none, v.kind == J_NONE)
@@ -61,6 +69,8 @@ TEST(escaped, v.kind == J_STR && v.u.s->markup)
 TEST(odd, leaves(r, v, jinja_int(2), 1))
 TEST(even, leaves(r, v, jinja_int(2), 0))
 TEST(divisibleby, leaves(r, v, p[0], 0))
+TEST(filter, is_name(v, 0))
+TEST(test, is_name(v, 1))
 TEST(sameas, is_same(r, v, p[0]))
 TEST(lower, has_letters(r, v, 0))
 TEST(upper, has_letters(r, v, 1))
@@ -91,6 +101,8 @@ static const struct jinja_builtin tests[] = {
     {"odd", "", 0, odd},
     {"even", "", 0, even},
     {"divisibleby", "num", 1, divisibleby},
+    {"filter", "", 0, filter},
+    {"test", "", 0, test},
     {"sameas", "other", 1, sameas},
     {"lower", "", 0, lower},
     {"upper", "", 0, upper},

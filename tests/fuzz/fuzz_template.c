@@ -67,6 +67,12 @@ static const char *const seeds[] = {
     "{{ 'a' if x in 'abc' and x is defined else '%s %d' % ('x', 3) }}{# c #}",
     "{% raw %}{{ }}{% endraw %}{{ messages | selectattr('role', 'equalto', 'user') | "
     "map(attribute='content') | list | sort | join(', ') }}{{ messages[0].get('x', 1) }}",
+    "{% for g in messages | groupby('role', default='x', case_sensitive=true) %}{{ g.grouper ~ "
+    "g.list | length }}{{ g.list | slice(2, none) | list }}{% endfor %}{{ messages | "
+    "sort(attribute='role,content') | map(attribute='a.b', default=1) | list }}",
+    "{{ messages[0].content | truncate(5, false, '-', 0) | forceescape }}{{ bos_token.find('s', 1, "
+    "-1) }}{{ bos_token.count('', 2) }}{{ bos_token.endswith(('>', 's'), 0, 2) }}{{ 'e' is filter "
+    "}}",
     "{% for k, v in messages[0].items() %}{{ k.title() }}{{ v.partition(' ') }}{{ "
     "loop.nextitem }}{% break %}{% endfor %}{% filter lower %}{{ bos_token }}{% endfilter %}",
 };

@@ -120,6 +120,26 @@ a {%- if true %} b {% endif -%} c {{- 1 -}} d {{ 2 }}
 {{ missing | attr('x') }}
 {{ map | dictsort }}{{ map | dictsort(true) }}{{ {'a': 2, 'b': 1} | dictsort(by='value') }}{{ {'a': 2, 'b': 1} | dictsort(reverse=true) }}{{ words | unique | list }}{{ numbers | min }}{{ numbers | max }}{{ words | min }}{{ empty | max is undefined }}
 {{ numbers | sum }}{{ numbers | sum(start=5) }}{{ messages | selectattr('n') | sum(attribute='n') }}{{ [1, 2, 3, 4, 5] | batch(2) | list }}{{ [1, 2, 3] | batch(2, 'x') | list }}
+{% for g in messages | groupby('role') %}{{ g.grouper }}:{{ g.list | length }}{{ g[0] }}{{ g['list'] | map(attribute='role') | list }} {% endfor %}{% for name, group in words | groupby(0) %}{{ name }}={{ group }};{% endfor %}{{ words | groupby(none) }}
+{{ words | groupby(0, case_sensitive=true) }}{{ messages | groupby('n', default=0) | map('first') | list }}{{ messages | groupby('x.y', default='z') | map(attribute='grouper') | list }}{{ [] | groupby('a') }}{{ (words | groupby(0))[0] == ('a', ['Apple', 'apple']) }}{{ (words | groupby(0) | first)[:1].grouper is defined }}{{ (words | groupby(0) | first).index is callable }}{{ words | groupby(0) | tojson }}
+{{ messages | groupby('n') }}
+{{ messages | groupby }}
+{{ [{'a': 1}, {'a': 1.0}, {'a': true}] | groupby('a') }}{{ [{'a': 'B', 'b': 2}, {'a': 'b', 'b': 1}, {'a': 'A', 'b': 3}] | sort(attribute='a,b') }}{{ [{'a': 'B', 'b': 2}, {'a': 'b', 'b': 1}] | sort(attribute='a,b', case_sensitive=true, reverse=true) }}{{ [[2, 1], [1, 2]] | sort(attribute='1,0') }}
+{{ [{'a': 1}] | sort(attribute='a,b') }}|{{ [{'a': 1}, {'a': 1}] | sort(attribute='a, b') | length }}
+{{ [1, 2, 3, 4, 5, 6, 7] | slice(3) | list }}{{ [1, 2, 3, 4] | slice(3, 'x') | list }}{{ [1, 2] | slice(2, fill_with=0) | list }}{{ 'abc' | slice(5) | list }}{{ [1] | slice(-1) | list }}
+{{ [1] | slice(0) | list }}
+{{ [1] | slice('a') | list }}
+{{ long | truncate }}|{{ 'foo bar baz qux' | truncate(9) }}|{{ 'foo bar baz qux' | truncate(9, true) }}|{{ 'foo bar baz qux' | truncate(11) }}|{{ 'foo bar baz qux' | truncate(11, leeway=0) }}|{{ 'foo bar baz qux' | truncate(9, end='…', leeway=0) }}|{{ 'ünïcödé text' | truncate(5, true, '', 0) }}|{{ missing | truncate }}|{{ 'a b' | truncate(0, end='', leeway=0) }}|{{ ' ab cd' | truncate(3, end='', leeway=0) }}
+{{ 'abc' | truncate(2) }}
+{{ 5 | truncate }}
+{{ '<b>' | safe | forceescape }}|{{ '<b>' | forceescape }}|{{ 5 | forceescape }}|{{ '<' | e | forceescape }}
+{{ 'upper' is filter }}{{ 'wordwrap' is filter }}{{ 'nosuch' is filter }}{{ 'in' is test }}{{ '==' is test }}{{ 'nosuch' is test }}{{ 5 is filter }}{{ none is test }}{{ 'urlize' is filter }}{{ 'xmlattr' is filter }}
+{{ 'abcabc'.find('b', 2) }}{{ 'abcabc'.find('b', 2, 4) }}{{ 'abcabc'.rfind('b', 0, 3) }}{{ 'éé四'.find('四', -1) }}{{ 'abc'.find('', 3) }}{{ 'abc'.find('', 4) }}{{ 'abc'.find('', 2, 1) }}{{ 'abc'.find('a', none, none) }}{{ 'abc'.index('c', -5) }}{{ 'abcb'.rindex('b', 1, -1) }}{{ 'aaaa'.count('a', 1, 3) }}{{ 'ab'.count('', 1) }}{{ 'ab'.count('', 3) }}{{ 'abc'.find('c', 0, -9) }}
+{{ 'abc'.startswith('b', 1) }}{{ 'abc'.startswith('', 4) }}{{ 'abc'.startswith(('x', 'c'), 2) }}{{ 'abc'.endswith('b', 0, 2) }}{{ 'abc'.endswith('', 2, 1) }}{{ 'abc'.isascii() }}{{ 'é'.isascii() }}{{ ''.isascii() }}{{ ('a' | safe).find('a', 0) }}
+{{ 'abc'.index('a', 1) }}
+{{ 'abc'.find('a', 'x') }}
+{{ 'abc'.startswith(5, 9) }}
+{{ messages | map(attribute='n', default=none) | list }}|{{ messages | map(attribute='x.y', default='q') | list }}|{{ messages | selectattr(none) | list | length }}|{{ words | map(attribute=none) | list }}|{{ words | join(',', attribute=0) }}|{{ messages | sum(attribute=none, start=[]) if false }}
 {{ numbers | select('gt', 2) | list }}{{ numbers | reject('odd') | list }}{{ numbers | select | list }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}{{ messages | rejectattr('role', 'in', ['user', 'system']) | list | length }}{{ messages | selectattr('n', 'defined') | list | length }}
 {{ words | map('upper') | list }}{{ messages | map(attribute='n', default='-') | join(',') }}{{ words | map('replace', 'a', 'o') | join(' ') }}{{ none_value | map('upper') | list }}{{ none_value | selectattr('x') | list }}
 {{ '3' | int }}{{ ' 4 ' | int }}{{ '3.7' | int }}{{ 'x' | int }}{{ 'x' | int(9) }}{{ 3.9 | int }}{{ true | int }}{{ none_value | int }}{{ '1_0' | int }}{{ '2.5' | float }}{{ 'x' | float }}{{ 3 | float }}{{ '1e3' | float }}

@@ -150,6 +150,8 @@ static void hostile_templates_end_soon(void **state)
         "{{ [0] * 1000000000 }}",
         "{{ 'x'.center(1000000000) }}",
         "{{ range(1000000000) | list }}",
+        "{{ [1] | slice(1000000000) | list }}",
+        "{{ range(99999) | groupby('x.' * 99999, default='y') }}",
         "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}"
         "{% endfor %}",
         "{% set ns = namespace(s=[]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}"
@@ -233,6 +235,8 @@ static void text_of_the_input_is_known(void **state)
         {"{{ '<' + m[0].content + '>' }}", "<[7+0:  one two ]>"},
         {"{{ '<' ~ m[0].content | trim ~ '>' }}", "<[7+2:one two]>"},
         {"{{ m[0].content.split()[1] }}", "[7+6:two]"},
+        {"{{ m[0].content | truncate(6, true, '~', 0) }}", "[7+0:  one]~"},
+        {"{{ (m | groupby('content') | first).grouper }}", "[7+0:  one two ]"},
         {"{{ m[0].content[3:5] }}", "[7+3:ne]"},
         {"{{ ('a' + m[0].content.strip() + 'b')[2:-2] }}", "[7+3:ne tw]"},
         {"{{ m[0].content.replace(' ', '_') }}", "__[7+2:one]_[7+6:two]_"},
