@@ -75,7 +75,7 @@ int ahead_go_on(struct broker *b)
 {
     struct err e = {0};
     struct ahead *a = &b->ahead;
-    if (!a->first || (!a->is_written && store_log_is_long(b->store)))
+    if (!a->first || (!a->is_written && store_large_waits(b->store)))
         return 0;
     struct prepared *p = &a->first->task.prepared;
     int rc = a->is_written || !is_large(p) ? 0 : write_some(b, p, &e);

@@ -305,7 +305,7 @@ int kept_go_on(struct broker *b)
     struct err e = {0};
     struct kept_chunks *k = &b->kept;
     if (!k->first || (k->work && !k->work->is_back) || now_mono_ms() < k->again_ms ||
-        store_log_is_long(b->store))
+        store_large_waits(b->store))
         return 0;
     int rc = k->work ? go_on(b, k->work, &e) : begin_work(b, k->first, &e);
     b->wake |= k->first && (!k->work || k->work->is_back);

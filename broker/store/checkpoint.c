@@ -3,12 +3,16 @@
  * Copying 48 MB and syncing them takes 80 ms on an idle machine and much longer on a busy disk. So a
  * thread does it, with a connection of its own that does nothing else: SQLite lets one connection
  * copy while another one writes. But a log begins anew only once all of it is copied, and a busy
- * broker writes on meanwhile. So when the thread is done and few pages are left, this thread copies
- * them; if many are left, the other one goes on. If it cannot keep up at all, the loop waits for it
- * (MOST_PAGES), as large writes do before (store_log_is_long).
+ * broker writes on meanwhile. So the thread goes on with what was written while it copied; when that
+ * is few pages, nobody writes until it has them too. If it cannot keep up at all, the loop waits for
+ * it (MOST_PAGES), as large writes do before (store_large_waits).
  *
- * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile,
- * so a transaction that begins then waits for it. */
+ * SQLite syncs the database only after all of the log was copied: that would be left to the last
+ * few pages, and take long. So the thread syncs what it has copied, each time.
+ *
+ * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile
+ * either: a transaction that begins waits for the thread. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,11 +22,12 @@
 #include "schema/log.h"
 
 /* The log's size at which to copy it: a busy broker writes several times as many pages a second.
- * A log that stays below journal_size_limit is overwritten in place, in memory and on disk. */
+ * A log that stays below journal_size_limit is overwritten in place, in memory and on disk; what is
+ * beyond is cut off when it begins anew, which takes 10 ms and more. */
 #define WAL_PAGES 6144
 #define LONG_PAGES (WAL_PAGES * 3 / 2)
 #define MOST_PAGES (WAL_PAGES * 2)
-#define FEW_PAGES 128               /* a megabyte: 1 ms, and what syncing takes */
+#define FEW_PAGES 128               /* a megabyte: 1 ms, and what two syncs take */
 #define WAL_WARN_BYTES (128u << 20) /* with a reader in the way */
 
 enum copier_state { COPIER_IDLE, COPIER_RUNS, COPIER_IS_OVER };
@@ -38,6 +43,7 @@ struct store_copier {
     int stop;
     /* For who sees the state. */
     int mode;    /* SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE */
+    int is_last; /* nobody writes meanwhile */
     int n_pages; /* of the log when it began, and of it copied now */
     int n_copied;
     int rc;
@@ -56,9 +62,27 @@ static int empty_log(struct store_copier *c)
     return rc;
 }
 
-static void copy(struct store_copier *c)
+/* If that fails, the log must not begin anew: SQLite counts the pages as copied. */
+static int sync_database(struct store_copier *c)
+{
+    sqlite3_file *f = NULL;
+    int rc = sqlite3_file_control(c->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
+    errno = 0;
+    if (rc == SQLITE_OK && (rc = f->pMethods->xSync(f, SQLITE_SYNC_NORMAL)) != SQLITE_OK)
+        store_sync_failed(c->store, "assay.db", errno ? errno : EIO);
+    return rc;
+}
+
+static int copy_log(struct store_copier *c)
 {
     int n_log = 0;
+    int rc =
+        sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &c->n_copied);
+    return rc == SQLITE_OK && !c->is_last ? sync_database(c) : rc;
+}
+
+static void copy(struct store_copier *c)
+{
     c->n_copied = 0;
     c->rc = c->is_open
                 ? SQLITE_OK
@@ -67,8 +91,7 @@ static void copy(struct store_copier *c)
     if (c->is_open && c->mode == SQLITE_CHECKPOINT_TRUNCATE)
         c->rc = empty_log(c);
     else if (c->is_open)
-        c->rc =
-            sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_log, &c->n_copied);
+        c->rc = copy_log(c);
 }
 
 static void *copy_for_ever(void *arg)
@@ -211,12 +234,14 @@ void store_checkpoint_whole(struct store *s, int wait_ms)
 
 /* ---- beside the loop ---- */
 
-/* Has the thread copy what is in the log now, and empty it if `mode` says so. */
-static void begin_copying(struct store *s, int mode)
+/* Has the thread copy what is in the log now, and empty it if `mode` says so. `is_last`: as
+ * store_wait_to_write has it. */
+static void begin_copying(struct store *s, int mode, int is_last)
 {
     if (s->guarded_bytes > 0 && store_guard_check(s, NULL) == ASSAY_EGONE)
         return;
     s->copier->mode = mode;
+    s->copier->is_last = is_last;
     s->copier->n_pages = s->wal_pages;
     set_state(s->copier, COPIER_RUNS);
 }
@@ -239,12 +264,11 @@ static void end_copying(struct store *s)
     if (c->mode == SQLITE_CHECKPOINT_TRUNCATE)
         return;
     recall(s);
-    if (could && left > FEW_PAGES && s->wal_pages >= WAL_PAGES && s->wal_pages < MOST_PAGES) {
-        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
+    if (could && left > 0 && s->wal_pages >= WAL_PAGES) {
+        int is_last = left <= FEW_PAGES || s->wal_pages >= MOST_PAGES;
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, is_last);
         return;
     }
-    if (could && left > 0 && s->wal_pages >= WAL_PAGES)
-        store_checkpoint(s, SQLITE_CHECKPOINT_PASSIVE, 0);
     /* In case a reader blocks its restart. What this connection was reading may have kept the thread
      * from copying all: then soon again. */
     s->wal_pages_due = s->wal_pages + (could ? WAL_PAGES : WAL_PAGES / 8);
@@ -259,15 +283,22 @@ void store_log_has(struct store *s, int n_pages)
     s->wal_pages = n_pages;
 }
 
+/* Whether nobody can write, or is to, while the thread copies. */
+static int is_alone(const struct store_copier *c)
+{
+    return c->mode == SQLITE_CHECKPOINT_TRUNCATE || c->is_last;
+}
+
 void store_wait_to_write(struct store *s)
 {
-    if (s->copier && s->copier->mode == SQLITE_CHECKPOINT_TRUNCATE)
+    if (s->copier && is_alone(s->copier))
         store_copier_wait(s);
 }
 
-int store_log_is_long(const struct store *s)
+int store_large_waits(const struct store *s)
 {
-    return s->wal_pages >= LONG_PAGES && state_of(s->copier) == COPIER_RUNS;
+    return (s->wal_pages >= LONG_PAGES || is_alone(s->copier)) &&
+           state_of(s->copier) == COPIER_RUNS;
 }
 
 void store_tend(struct store *s)
@@ -280,7 +311,7 @@ void store_tend(struct store *s)
     if (state == COPIER_IS_OVER)
         end_copying(s);
     else if (state == COPIER_IDLE && s->wal_pages >= s->wal_pages_due)
-        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
 }
 
 /* Warns at twice the size each time: a few lines at most, however long it lasts. */
@@ -294,7 +325,7 @@ static void look_at_wal(struct store *s)
             "full\" action=\"end the reader\"",
             s->dir, (unsigned long long)bytes);
         s->wal_told_bytes = bytes;
-    } else if (bytes < WAL_WARN_BYTES / 2 && s->wal_told_bytes > 0) {
+    } else if (bytes < WAL_WARN_BYTES && s->wal_told_bytes > 0) {
         log_info("event=log_is_small_again bytes=%llu", (unsigned long long)bytes);
         s->wal_told_bytes = 0;
     }
@@ -314,9 +345,9 @@ void store_idle(struct store *s)
     if (s->has_no_room)
         store_checkpoint_whole(s, 0);
     else if (s->changes)
-        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE);
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
     else if (store_wal_bytes(s) > 0)
-        begin_copying(s, SQLITE_CHECKPOINT_TRUNCATE);
+        begin_copying(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
     else
         recall(s);
     s->changes = s->has_no_room = 0;

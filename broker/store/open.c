@@ -76,7 +76,8 @@ static int open_file(struct store *s, struct err *e)
         rc = store_execute(s,
             "pragma journal_mode=wal; pragma synchronous=full; pragma wal_autocheckpoint=0; pragma "
             "temp_store=memory;"
-            "pragma cache_size=-65536; pragma journal_size_limit=67108864; pragma foreign_keys=off;"
+            "pragma cache_size=-65536; pragma journal_size_limit=117440512; pragma "
+            "foreign_keys=off;"
             "pragma trusted_schema=off;",
             e);
     sqlite3_wal_hook(s->db, note_frames, s); /* after wal_autocheckpoint, which sets it too */

@@ -368,7 +368,7 @@ void store_wal_recall(struct store *s);
 int store_copier_start(struct store *s, struct err *e); /* call it once the sync thread is there */
 void store_copier_stop(struct store *s);                /* NULL-safe */
 void store_copier_wait(struct store *s);                /* until the thread is not copying */
-void store_wait_to_write(struct store *s);              /* until it is not emptying the log */
+void store_wait_to_write(struct store *s); /* until it needs no more that nobody writes */
 /* In this thread: SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE; returns SQLite's code. */
 int store_checkpoint(struct store *s, int mode, int wait_ms);
 /* Empties the log. On a full disk the database may lack room for the log's contents, which then only
@@ -388,5 +388,7 @@ void store_sync_wrote(struct store *s, int synced);
 void store_sync_hold(struct store *s); /* keeps the thread off the record */
 void store_sync_let(struct store *s);
 void store_sync_tell(const struct store *s); /* makes store_sync_fd readable; in any thread */
+/* A sync of that file failed: nothing is told as synced any more. From any thread. */
+void store_sync_failed(struct store *s, const char *file, int error);
 
 #endif

@@ -145,9 +145,9 @@ void store_tend(struct store *s);
 /* Does idle work: a passive checkpoint in the thread, or TRUNCATE when nothing happened, and makes
  * the reserve files again. Call it about once a second. */
 void store_idle(struct store *s);
-/* Whether the log is being copied and has grown much: large writes should wait until it is. Then
- * store_sync_fd is readable. */
-int store_log_is_long(const struct store *s);
+/* Whether the log is being copied and has grown much, or nobody can write meanwhile: large writes
+ * should wait until it is copied. Then store_sync_fd is readable. */
+int store_large_waits(const struct store *s);
 uint64_t store_wal_bytes(const struct store *s);
 
 /* ---- jobs ---- */

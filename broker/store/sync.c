@@ -33,6 +33,7 @@ struct store_sync {
     uint64_t recorded;                /* and of the last that is in the record */
     struct wal_point point;           /* where the last written commit ends */
     int error;                        /* errno of a sync that failed: nothing after it is certain */
+    const char *file;                 /* which could not be synced */
     int stop;
 };
 
@@ -54,6 +55,15 @@ static void record_sync(struct store_sync *y, uint64_t number, const struct wal_
     pthread_mutex_unlock(&y->record);
 }
 
+/* The first one counts. */
+static void set_error(struct store_sync *y, const char *file, int error)
+{
+    if (error == 0 || y->error != 0)
+        return;
+    y->error = error;
+    y->file = file;
+}
+
 static void *sync_for_ever(void *arg)
 {
     struct store_sync *y = arg;
@@ -70,7 +80,7 @@ static void *sync_for_ever(void *arg)
         if (error == 0)
             record_sync(y, number, &point);
         pthread_mutex_lock(&y->lock);
-        y->error = error;
+        set_error(y, "assay.db-wal", error);
         if (error == 0 && number > y->synced)
             y->synced = number;
         pthread_cond_broadcast(&y->synced_more);
@@ -83,6 +93,16 @@ static void *sync_for_ever(void *arg)
 void store_sync_tell(const struct store *s)
 {
     tell(s->sync);
+}
+
+void store_sync_failed(struct store *s, const char *file, int error)
+{
+    struct store_sync *y = s->sync;
+    pthread_mutex_lock(&y->lock);
+    set_error(y, file, error);
+    pthread_cond_broadcast(&y->synced_more);
+    pthread_mutex_unlock(&y->lock);
+    tell(y);
 }
 
 int store_start_thread(pthread_t *thread, void *(*run)(void *), void *arg)
@@ -195,8 +215,8 @@ int store_sync_fd(const struct store *s)
 static int result(struct store *s, struct err *e)
 {
     if (s->sync->error != 0)
-        return err_set(
-            e, ASSAY_EIO, "%s/assay.db-wal: cannot sync: %s", s->dir, strerror(s->sync->error));
+        return err_set(e, ASSAY_EIO, "%s/%s: cannot sync: %s", s->dir, s->sync->file,
+            strerror(s->sync->error));
     int rc = store_guard_check(s, e);
     if (rc == ASSAY_EGONE)
         store_guard_rescue(s);

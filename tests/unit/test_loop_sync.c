@@ -9,14 +9,24 @@
 #include <sys/syscall.h>
 
 /* What the child's syncs do; in memory that both share. */
-enum disk { DISK_FINE, DISK_WAITS, DISK_FAILS };
+enum disk { DISK_FINE, DISK_WAITS, DISK_FAILS, DISK_FAILS_DATABASE };
 static _Atomic int *disk; /* NULL outside of the tests that use it */
+
+static _Atomic int somebody_waits; /* in this process */
+
+static int is_database(int fd)
+{
+    char name[64], path[512];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, path, sizeof path);
+    return n >= 9 && memcmp(path + n - 9, "/assay.db", 9) == 0;
+}
 
 int fdatasync(int fd)
 {
-    while (disk && *disk == DISK_WAITS)
-        usleep(1000);
-    if (disk && *disk == DISK_FAILS) {
+    for (; disk && *disk == DISK_WAITS; usleep(1000))
+        somebody_waits = 1;
+    if (disk && (*disk == DISK_FAILS || (*disk == DISK_FAILS_DATABASE && is_database(fd)))) {
         errno = EIO;
         return -1;
     }
@@ -176,6 +186,26 @@ static void test_a_transaction_of_nothing_syncs_nothing(void **state)
     store_close(&store);
 }
 
+static void write_a_little(struct store *store, const char *key)
+{
+    struct err err;
+    int64_t job = 0;
+    must(store_begin_later(store, &err));
+    must(store_new_job(store, slice_of(key), 0, (struct slice){0}, &job, &err));
+    must(store_commit(store, &err));
+}
+
+/* Has what is left of the log copied, and writes to it before the thread is done. */
+static void write_while_it_copies(struct store *store)
+{
+    *disk = DISK_WAITS;
+    somebody_waits = 0;
+    store_tend(store);
+    while (!somebody_waits)
+        usleep(1000);
+    write_a_little(store, "meanwhile");
+}
+
 /* The log is copied into the database, and both are synced, beside the loop's work. */
 static void test_copying_the_log_holds_nobody(void **state)
 {
@@ -197,12 +227,17 @@ static void test_copying_the_log_holds_nobody(void **state)
         store_idle(store);
     }
     *disk = DISK_FINE;
+    store_copier_wait(store);
+    write_while_it_copies(store);
+    *disk = DISK_FINE;
+    store_copier_wait(store);
+    *disk = DISK_WAITS;
+    store_tend(store); /* has the last pages copied */
+    assert_true(store_large_waits(store));
+    *disk = DISK_FINE;
     alarm(0);
-    store_copier_wait(store);
-    store_tend(store); /* has the rest copied */
-    store_copier_wait(store);
+    new_job(store, "after", 0); /* waits until they are */
     store_tend(store);
-    new_job(store, "after", 0);
     assert_in_range(store->wal_pages, 1, 100); /* it was begun anew */
     must(store_wait_synced(store, &err));
     idle(store);
@@ -215,6 +250,33 @@ static void test_copying_the_log_holds_nobody(void **state)
     alarm(0);
     new_job(store, "then", 0); /* waits until it is empty */
     assert_in_range(store_wal_bytes(store), 1, 1 << 20);
+    store_close(&store);
+}
+
+/* The log has begun to be copied, and SQLite counts its pages as copied though more was written
+ * meanwhile: if the database is then not synced, no more is said to be on the disk. */
+static void test_a_database_that_is_not_synced(void **state)
+{
+    struct scene *s = *state;
+    struct store *store;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    struct err err;
+    uint64_t synced;
+    share_disk();
+    must(store_open(&store, s->dir, &options, &err));
+    int64_t job = new_job(store, "before", 0);
+    for (uint32_t chunk = 0; store->wal_pages < store->wal_pages_due; chunk++) {
+        must(store_begin_later(store, &err));
+        assert_int_equal(add_chunk(store, job, chunk, 4, 1 << 20, 0), CHUNK_IN_ORDER);
+        must(store_commit(store, &err));
+    }
+    write_while_it_copies(store);
+    must(store_synced(store, &synced, &err));
+    *disk = DISK_FAILS_DATABASE;
+    store_copier_wait(store);
+    *disk = DISK_FINE;
+    assert_int_equal(store_synced(store, &synced, &err), ASSAY_EIO);
+    assert_non_null(strstr(err.msg, "/assay.db: cannot sync: Input/output error"));
     store_close(&store);
 }
 
@@ -271,6 +333,7 @@ int main(void)
             test_a_transaction_of_nothing_syncs_nothing, open_scene, close_disk),
         cmocka_unit_test_setup_teardown(
             test_a_sync_that_fails_ends_the_broker, open_scene, close_disk),
+        cmocka_unit_test_setup_teardown(test_a_database_that_is_not_synced, open_scene, close_disk),
         cmocka_unit_test_setup_teardown(test_copying_the_log_holds_nobody, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_a_stop_waits_for_the_disk, open_scene, close_disk),
     };
