@@ -160,6 +160,7 @@ reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
 	python3 -m venv build/venv-reference
 	build/venv-reference/bin/pip install -q -r tests/reference/requirements.txt
 	build/venv-reference/bin/python tests/reference/make_models.py
+	build/venv-reference/bin/python tests/reference/make_quantized.py
 	build/venv-reference/bin/python tests/reference/make_recipes.py
 	build/venv-reference/bin/python tests/reference/make_config_vectors.py
 	build/venv-reference/bin/python tests/reference/make_chat_vectors.py

@@ -136,7 +136,7 @@ static uint8_t *send_stack(
             int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
             (scale ? quantize_rows : send_rows)(d, c, tensor_rows(all, row, n), w, row);
         }
-        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale, DTYPE_F32};
+        *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale, DTYPE_F32, NULL};
         to += w->rows * row_bytes;
         scale = scale ? scale + w->rows : NULL;
     }
@@ -211,7 +211,8 @@ static int place_shapes(struct device *d, struct weight_stack *stacks, size_t n,
         int64_t stride = stride_of(&stacks[i]);
         for (int k = 0; k < stacks[i].n_parts; k++) {
             struct weight *w = &stacks[i].parts[k];
-            *w = (struct weight){to, stacks[i].dtype, w->rows, w->cols, stride, scale, DTYPE_F32};
+            *w = (struct weight){
+                to, stacks[i].dtype, w->rows, w->cols, stride, scale, DTYPE_F32, NULL};
             to += w->rows * stride * dtype_bytes(w->dtype);
         }
     }

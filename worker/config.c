@@ -371,19 +371,6 @@ static int read_window(struct model_config *c, const struct json_file *f, struct
 
 /* ---- the rest ---- */
 
-static int read_quantization(const struct json_file *f, struct err *e)
-{
-    const json_t *q = json_object_get(f->object, "quantization_config");
-    const char *method = json_string_value(json_object_get(q, "quant_method"));
-    if (!q || json_is_null(q))
-        return 0;
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "%s: quantization_config: method '%.40s' is not built; expected a checkpoint of float32, "
-        "float16 or bfloat16: take the one that it was made from, or load it in transformers, "
-        "model.dequantize(), then save_pretrained",
-        f->file, method ? method : "unknown");
-}
-
 /* Finds the step token's id among tokenizer.json's added tokens, if there is such a file. */
 static int read_step_token(struct model_config *c, const char *dir, struct err *e)
 {
@@ -437,11 +424,12 @@ int model_config_load(struct model_config *c, const char *dir, const char *head,
     struct json_file f = {name, "", root};
     int (*const readers[])(struct model_config *, const struct json_file *, struct err *) = {
         read_architecture, read_sizes, read_flags, read_rope, read_window, read_pad_token};
-    rc = read_quantization(&f, e);
     for (size_t i = 0; rc == 0 && i < sizeof readers / sizeof readers[0]; i++)
         rc = readers[i](c, &f, e);
     if (rc == 0)
         rc = model_config_read_head(c, &f, dir, head, e);
+    if (rc == 0)
+        rc = model_config_read_quantization(c, &f, e);
     if (rc == 0)
         model_config_read_activation(c, &f, dir);
     if (rc == 0)

@@ -12,6 +12,7 @@
 #include "worker/architectures.h"
 #include "worker/dtype.h"
 #include "worker/head_option.h"
+#include "worker/quantization.h"
 
 #define MODEL_MAX_LAYERS 512
 #define MODEL_MAX_LABELS 4096
@@ -54,6 +55,8 @@ struct model_config {
      * model_choose_type (qwen2.h). */
     enum dtype activation_type;
     const char *weights_decided; /* weights.h; NULL: there was no choice to make */
+    struct quantization quantization;
+    uint8_t quantized[MODEL_MAX_LAYERS]; /* bit m: matrix m of the layer is (enum layer_matrix) */
 };
 
 /* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
@@ -77,7 +80,7 @@ struct lora_config {
 };
 
 /* Reads DIR/config.json, and the step token from the added tokens in DIR/tokenizer.json if that
- * exists. `head` is --head (head_option.h). A quantization_config is refused by its method's name. */
+ * exists. `head` is --head (head_option.h). */
 int model_config_load(struct model_config *c, const char *dir, const char *head, struct err *e);
 /* Sets what turns hidden states into scores: the head and its names, labels, pooling, activation.
  * For model_config_load, which has read the trunk's sizes; `option` as there. (config_head.c) */

@@ -41,7 +41,8 @@ static int try_model(struct description *about, struct weights *w,
         rc = score_canary(&m, 1, values, e);
     if (rc == 0)
         qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
-    about->dtype = dtype_name(m.model.embed_tokens.dtype);
+    about->dtype = m.config.quantization.format ? about->config.quantization.name
+                                                : dtype_name(m.model.embed_tokens.dtype);
     qwen2_reward_model_release(&m);
     ops->device->close(&d);
     free(values);

@@ -6,7 +6,7 @@
 
 const char *dtype_name(enum dtype t)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "fp8", "int8"};
+    static const char *const names[] = {"f32", "f16", "bf16", "fp8", "int8", "packed"};
     return names[t];
 }
 

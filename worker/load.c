@@ -45,9 +45,8 @@ static float *add_vector(struct loader *l, int layer, const char *name, int64_t 
     return vector;
 }
 
-/* The first row (or column) of this rank's part, and their number. If there are more ranks than kv
- * heads, several have the same head. */
-static void cut_range(
+/* If there are more ranks than kv heads, several have the same head. */
+void load_cut(
     const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n)
 {
     int64_t ranks = m->n_ranks, dim = m->config.head_dim;
@@ -69,7 +68,7 @@ static int64_t add_bias_part(
 {
     int64_t from, n;
     place.vector_type = ops_activations(l->m->ops, l->m->config.activation_type);
-    cut_range(l->m, place.cut, place.rows, &from, &n);
+    load_cut(l->m, place.cut, place.rows, &from, &n);
     if (vector)
         place.vector = (char *)vector + at * dtype_bytes(place.vector_type);
     load_add_place(l, i, name, place);
@@ -117,6 +116,16 @@ static void add_mlp_bias(struct loader *l, int i)
     layer->down_proj.bias = add_whole_bias(l, i, "mlp.down_proj.bias");
 }
 
+static void add_matrix(struct loader *l, int i, enum layer_matrix which, struct place place)
+{
+    char name[PLACE_NAME_BYTES];
+    snprintf(name, sizeof name, "%s.weight", layer_matrix_names[which]);
+    if (l->m->config.quantized[i] >> which & 1)
+        load_add_packed(l, i, which, place);
+    else
+        load_add_place(l, i, name, place);
+}
+
 static void add_attention(struct loader *l, int i)
 {
     const struct model_config *c = &l->m->config;
@@ -126,13 +135,10 @@ static void add_attention(struct loader *l, int i)
             kv = (int64_t)c->n_kv_heads * c->head_dim;
     layer->qkv_proj.n_parts = 3;
     layer->o_proj.n_parts = 1;
-    load_add_place(
-        l, i, "self_attn.q_proj.weight", (struct place){q, h, CUT_ROWS, .view = &qkv[0]});
-    load_add_place(
-        l, i, "self_attn.k_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
-    load_add_place(
-        l, i, "self_attn.v_proj.weight", (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
-    load_add_place(l, i, "self_attn.o_proj.weight", (struct place){h, q, CUT_COLUMNS, .view = o});
+    add_matrix(l, i, MATRIX_Q, (struct place){q, h, CUT_ROWS, .view = &qkv[0]});
+    add_matrix(l, i, MATRIX_K, (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[1]});
+    add_matrix(l, i, MATRIX_V, (struct place){kv, h, CUT_KV_ROWS, .view = &qkv[2]});
+    add_matrix(l, i, MATRIX_O, (struct place){h, q, CUT_COLUMNS, .view = o});
     if (c->qkv_bias)
         add_qkv_bias(l, i);
     if (c->o_bias)
@@ -153,11 +159,9 @@ static void add_layer(struct loader *l, int i)
     layer->input_layernorm = add_vector(l, i, "input_layernorm.weight", h);
     add_attention(l, i);
     layer->post_attention_layernorm = add_vector(l, i, "post_attention_layernorm.weight", h);
-    load_add_place(
-        l, i, "mlp.gate_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
-    load_add_place(
-        l, i, "mlp.up_proj.weight", (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
-    load_add_place(l, i, "mlp.down_proj.weight", (struct place){h, mlp, CUT_COLUMNS, .view = down});
+    add_matrix(l, i, MATRIX_GATE, (struct place){mlp, h, CUT_ROWS, .view = &gate_up[0]});
+    add_matrix(l, i, MATRIX_UP, (struct place){mlp, h, CUT_ROWS, .view = &gate_up[1]});
+    add_matrix(l, i, MATRIX_DOWN, (struct place){h, mlp, CUT_COLUMNS, .view = down});
     if (l->m->config.mlp_bias)
         add_mlp_bias(l, i);
 }
@@ -218,7 +222,8 @@ static void expected_text(char *text, size_t size, const struct place *p)
         snprintf(text, size, "[%lld]", (long long)p->rows);
 }
 
-static int check_tensor(const struct place *p, const struct weight_tensor *t, struct err *e)
+static int check_tensor(
+    const struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
     int n_dims = p->cols > 0 ? 2 : 1;
     char expected[64], found[128];
@@ -226,11 +231,12 @@ static int check_tensor(const struct place *p, const struct weight_tensor *t, st
         return err_set(e, ASSAY_EFORMAT,
             "%s: tensor '%.80s': found twice, the other time as '%.80s' in %s", t->file, t->name,
             p->from, p->from_file);
-    if (t->dtype < 0)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: tensor '%.120s': dtype: expected F32, F16 or BF16, found %s; a quantized "
-            "checkpoint is not built: take the one that it was made from",
-            t->file, t->name, t->dtype_name);
+    if (p->stored ? strcmp(p->stored, t->dtype_name) != 0 : t->dtype < 0)
+        return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': dtype: expected %s, found %s%s",
+            t->file, t->name, p->stored ? p->stored : "F32, F16 or BF16", t->dtype_name,
+            p->stored || l->m->config.quantization.format != FORMAT_NONE
+                ? ""
+                : "; config.json has no quantization_config that says how to read it");
     if (t->n_dims == n_dims && t->shape[0] == p->rows && (n_dims == 1 || t->shape[1] == p->cols))
         return 0;
     shape_text(found, sizeof found, t);
@@ -247,18 +253,18 @@ static void set_view(const struct loader *l, const struct place *p, const struct
     int64_t bytes = dtype_bytes((enum dtype)t->dtype), row = 0, rows = p->rows, column = 0,
             cols = p->cols;
     if (p->cut == CUT_COLUMNS)
-        cut_range(l->m, p->cut, p->cols, &column, &cols);
+        load_cut(l->m, p->cut, p->cols, &column, &cols);
     else
-        cut_range(l->m, p->cut, p->rows, &row, &rows);
+        load_cut(l->m, p->cut, p->rows, &row, &rows);
     *p->view = (struct weight){(const char *)t->data + (row * p->cols + column) * bytes,
-        (enum dtype)t->dtype, rows, cols, p->cols, NULL, DTYPE_F32};
+        (enum dtype)t->dtype, rows, cols, p->cols, NULL, DTYPE_F32, NULL};
 }
 
 static int set_vector(
     struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
     int64_t from, n, bytes = dtype_bytes(p->vector_type);
-    cut_range(l->m, p->cut, p->rows, &from, &n);
+    load_cut(l->m, p->cut, p->rows, &from, &n);
     if (!p->vector)
         return err_set(e, ASSAY_ENOMEM, "weights: no memory for '%s'", p->name);
     void *host = xcalloc((size_t)n, (size_t)bytes);
@@ -277,6 +283,9 @@ static void pick_rows(const struct place *p, const struct weight_tensor *t)
             (const char *)t->data + p->picks[i] * bytes, (enum dtype)t->dtype, p->cols);
 }
 
+#define QUANTIZED                                                                                  \
+    ": of a quantized matrix, which config.json's quantization_config does not name as one"
+
 /* Explains where names like this come from, as ": ..", or "". */
 static const char *why_unknown(const char *name)
 {
@@ -288,12 +297,13 @@ static const char *why_unknown(const char *name)
         {"module.", ": saved from inside a wrapper; save the model itself"},
         {"_orig_mod.", ": saved from a compiled model; save the model itself"},
         {"_fsdp_wrapped_module.", ": saved from inside FSDP; save the model itself"},
-        {".qweight", ": of a quantized checkpoint, which is not built"},
-        {".qzeros", ": of a quantized checkpoint, which is not built"},
-        {".g_idx", ": of a quantized checkpoint, which is not built"},
-        {".scales", ": of a quantized checkpoint, which is not built"},
-        {"_scale", ": of a quantized checkpoint, which is not built"},
-        {".absmax", ": of a quantized checkpoint, which is not built"},
+        {".qweight", QUANTIZED},
+        {".qzeros", QUANTIZED},
+        {".g_idx", QUANTIZED},
+        {".scales", QUANTIZED},
+        {".weight_", QUANTIZED},
+        {"_scale", QUANTIZED},
+        {".absmax", QUANTIZED},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strstr(name, known[i].part))
@@ -333,7 +343,7 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
     struct place *p = load_find_place(l, t->name);
     if (!p)
         return refuse_unknown(l, t, e);
-    int rc = check_tensor(p, t, e);
+    int rc = check_tensor(l, p, t, e);
     if (rc != 0)
         return rc;
     p->from = t->name;
@@ -342,7 +352,9 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
         pick_rows(p, t);
     if (p->view)
         set_view(l, p, t);
-    return p->view || p->picked ? 0 : set_vector(l, p, t, e);
+    if (p->raw)
+        *p->raw = *t;
+    return p->view || p->picked || p->raw ? 0 : set_vector(l, p, t, e);
 }
 
 static int is_of_head(const struct model_config *c, const char *name)
@@ -433,7 +445,10 @@ int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights
         rc = check_filled(&l, e);
     if (rc == 0)
         rc = load_finish_head(&l, e);
+    if (rc == 0)
+        rc = load_finish_packed(&l, e);
     free(l.places);
+    free(l.packed);
     if (rc == 0)
         rc = prepare_matrices(m, e);
     weights_drop(w);

@@ -1,4 +1,4 @@
-/* load.h - what load.c and load_head.c share: the list of places that the checkpoint's tensors go
+/* load.h - what load.c, load_head.c and load_packed.c share: the list of places that the checkpoint's tensors go
  * to. Private to them. */
 #ifndef ASSAY_LOAD_H
 #define ASSAY_LOAD_H
@@ -17,14 +17,20 @@ struct place {
     enum dtype vector_type;
     float *picked; /* and some rows of the matrix go here, in float32, back to back */
     uint32_t n_picks, picks[2];
+    struct weight_tensor *raw;    /* or the tensor as it is stored */
+    const char *stored;           /* what type it is of; NULL: a float type */
     int is_optional;              /* nothing is missing if there is no such tensor */
     int is_labels;                /* the number of rows is the config's number of labels */
     char name[PLACE_NAME_BYTES];  /* without "model." */
     const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
 };
 
+struct packed_matrix; /* load_packed.c */
+
 struct loader {
     struct qwen2_reward_model *m;
+    struct packed_matrix *packed; /* owned; NULL: the layers are not quantized */
+    size_t n_packed;
     struct place *places;
     size_t n, room;
     const char *file; /* the checkpoint's file that was read last, for messages */
@@ -33,6 +39,9 @@ struct loader {
 
 /* Adds the place of a tensor: of this layer, or with -1 of none. */
 void load_add_place(struct loader *l, int layer, const char *name, struct place place);
+/* The first row (or column) of this rank's part of `whole`, and how many. */
+void load_cut(
+    const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n);
 /* Takes device memory for a vector; NULL if there is none, which the loader reports when the vector
  * is to be filled. */
 void *load_new_vector(struct loader *l, int64_t n, enum dtype type);
@@ -44,5 +53,12 @@ struct place *load_find_place(struct loader *l, const char *name);
 void load_add_head(struct loader *l, struct place *embedding);
 /* Puts a head together whose rows were picked, once every place is filled. */
 int load_finish_head(struct loader *l, struct err *e);
+
+/* Adds the places of the tensors of a quantized matrix. */
+void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struct place place);
+/* Makes the views of the quantized matrices, once every place is filled. */
+int load_finish_packed(struct loader *l, struct err *e);
+/* What the tables of the quantized matrices take of the device's memory, at most. */
+size_t load_packed_bytes(const struct model_config *c);
 
 #endif

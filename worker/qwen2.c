@@ -25,6 +25,7 @@
 
 #include "schema/alloc.h"
 #include "schema/log.h"
+#include "worker/load.h"
 #include "worker/rope.h"
 
 #define ALLOC_BYTES 256 /* room for an allocation's rounding */
@@ -83,6 +84,20 @@ static enum dtype own_type(struct weights *w, const struct quant_config *quant)
     return stored == DTYPE_F32 && quant_config_type(quant) != DTYPE_F32 ? DTYPE_BF16 : stored;
 }
 
+/* What is not built for a checkpoint that is quantized itself. */
+static int refuse_quantized(const struct model_config *c, const struct quant_config *quant,
+    const struct ops *ops, struct err *e)
+{
+    if (ops->typed)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "quantization_config: %s is not built for GPUs; expected --device cpu, or a checkpoint "
+            "that is not quantized",
+            c->quantization.name);
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "--quant %s: the checkpoint is quantized already (%s); expected none", quant->method,
+        c->quantization.name);
+}
+
 int model_choose_type(struct model_config *c, const char *dtype, const struct quant_config *quant,
     struct weights *w, const struct ops *ops, struct err *e)
 {
@@ -100,6 +115,9 @@ int model_choose_type(struct model_config *c, const char *dtype, const struct qu
             "--dtype bf16 with --quant %s: expected one of them: products are of bfloat16 or of "
             "what --quant says",
             quant->method);
+    if (c->quantization.format != FORMAT_NONE &&
+        (ops->typed || quant_config_type(quant) != DTYPE_F32))
+        return refuse_quantized(c, quant, ops, e);
     c->activation_type = ops->typed ? own_type(w, quant) : is_bf16 ? DTYPE_BF16 : DTYPE_F32;
     return 0;
 }
@@ -120,6 +138,7 @@ void qwen2_device_needs(
     o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         o->arena_bytes += tensor_bytes(all[i]);
+    o->arena_bytes += load_packed_bytes(c);
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
@@ -223,9 +242,10 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
     m->ops->device->identity(m->device, device, sizeof device);
     const char *weights = m->config.weights_decided;
     snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s%s%s", device,
-        dtype_name(m->config.activation_type), m->quant_config.method, m->n_ranks,
-        weights ? " weights=" : "", weights ? weights : "", m->config.tokens.n > 0 ? " head=" : "",
-        m->config.tokens.text);
+        dtype_name(m->config.activation_type),
+        m->config.quantization.format ? m->config.quantization.name : m->quant_config.method,
+        m->n_ranks, weights ? " weights=" : "", weights ? weights : "",
+        m->config.tokens.n > 0 ? " head=" : "", m->config.tokens.text);
 }
 
 /* ---- forward ---- */

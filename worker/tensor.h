@@ -18,6 +18,31 @@ struct tensor {
     float *scale; /* [rows] of quantized types: value = stored * scale; else NULL */
 };
 
+/* A matrix of few bits, as a checkpoint stores it (quantization.h). Words are 32 bits; the first of
+ * the numbers in a word is in its lowest bits. CPU only. */
+enum packing_order {
+    PACKED_ROWS /* [rows, words of columns]: a word holds neighbours in k of one row */
+};
+
+struct packing {
+    enum packing_order order;
+    int bits; /* of a number: 4 or 8 */
+    /* Of row j in group g at g * group_stride + j, a multiple of PACKING_ROWS: value = (stored -
+     * zero) * scale, both steps in float32. */
+    const float *scale, *zero;
+    int64_t group_stride;
+    /* The group of column k is group_of[k]; or, where that is NULL, (first + k) / group_size. */
+    const int32_t *group_of;
+    int64_t group_size, first;
+};
+
+#define PACKING_ROWS 32
+
+static inline int64_t packing_group(const struct packing *p, int64_t k)
+{
+    return p->group_of ? p->group_of[k] : (p->first + k) / p->group_size;
+}
+
 /* A stored matrix [rows = out, cols = in]. Borrows its data from the mapped checkpoint, or from the
  * device after `prepare_weights`. */
 struct weight {
@@ -27,6 +52,9 @@ struct weight {
     const float *scale; /* [rows] of quantized types, else NULL */
     /* CPU only: the type of its products' factors; F32, or set by prepare_weights */
     enum dtype factors;
+    /* Not NULL: the matrix is of DTYPE_PACKED; `data` is its first word, and `stride` counts words
+     * from row to row of what is stored. */
+    const struct packing *packing;
 };
 
 /* Matrices stacked along their output, which the device takes as one, in `dtype`. F8 and I8: the

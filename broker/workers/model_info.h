@@ -16,7 +16,7 @@ struct model_info {
     char digest[65];
     char identity[65]; /* of the files that were digested (schema/identity.h) */
     char name[128];    /* served name; if not given, the directory's last part */
-    char dtype[8];
+    char dtype[32];
     char rank_mode[272]; /* what decides a score's bits beside checkpoint, ids and pooling */
     char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     const struct recipe *recipe; /* text/recipe.h; NULL: none */

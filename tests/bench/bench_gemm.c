@@ -103,7 +103,8 @@ static void measure(
     fill(weights, in * out, dtype);
     fill(x, tokens * in, DTYPE_F32);
     struct product_run run = {d, tensor_of(y, DTYPE_F32, tokens, out, out),
-        tensor_of(x, DTYPE_F32, tokens, in, in), {weights, dtype, out, in, in, NULL, DTYPE_F32}};
+        tensor_of(x, DTYPE_F32, tokens, in, in),
+        {weights, dtype, out, in, in, NULL, DTYPE_F32, NULL}};
     struct rate r = measure_rate(
         d, 2.0 * (double)in * (double)out * (double)tokens * 1e-9, 0, run_product, &run);
     struct rate tile = measure_tile(d, in);

@@ -59,18 +59,31 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 
 /* ---- seeds: a layer of two heads ---- */
 
-/* The file's bytes with these tensors, all zeros. */
+static int ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+static const char *dtype_of(const char *name)
+{
+    return ends_with(name, "_packed") ? "I32" : ends_with(name, "_shape") ? "I64" : "F32";
+}
+
+/* The file's bytes with these tensors, all zeros but for the shape of a quantized matrix. */
 static void write_tensors(struct msg_writer *w, const char *const *tensors, const int (*shapes)[2])
 {
     json_t *header = json_object();
-    size_t end = 0;
+    size_t end = 0, shape_at = 0;
     for (int i = 0; tensors[i]; i++) {
         size_t begin = end, numbers = (size_t)shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1);
         json_t *shape = shapes[i][1] ? json_pack("[i, i]", shapes[i][0], shapes[i][1])
                                      : json_pack("[i]", shapes[i][0]);
-        end += numbers * sizeof(float);
+        const char *dtype = dtype_of(tensors[i]);
+        end += numbers * (strcmp(dtype, "I64") == 0 ? sizeof(int64_t) : sizeof(float));
+        shape_at = strcmp(dtype, "I64") == 0 ? begin : shape_at;
         json_object_set_new(header, tensors[i],
-            json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+            json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", shape, "data_offsets",
                 (json_int_t)begin, (json_int_t)end));
     }
     char *text = json_dumps(header, JSON_COMPACT);
@@ -78,48 +91,71 @@ static void write_tensors(struct msg_writer *w, const char *const *tensors, cons
     uint8_t *file = calloc(sizeof n + n + end, 1);
     memcpy(file, &n, sizeof n);
     memcpy(file + sizeof n, text, n);
+    if (shape_at > 0)
+        memcpy(file + sizeof n + n + shape_at, (int64_t[]){8, 8}, 2 * sizeof(int64_t));
     msg_bin(w, file, sizeof n + n + end);
     free(file);
     free(text);
     json_decref(header);
 }
 
-static void write_model(struct msg_writer *w, const char *head, int rows)
+/* Up to three tensors stand for the last matrix of the layer. */
+static void write_model(
+    struct msg_writer *w, const char *head, int rows, const char *const *down, const int (*of)[2])
 {
 #define L "model.layers.0."
-    const char *tensors[] = {"model.embed_tokens.weight", "model.norm.weight",
+    const char *tensors[16] = {"model.embed_tokens.weight", "model.norm.weight",
         L "input_layernorm.weight", L "post_attention_layernorm.weight",
         L "self_attn.q_proj.weight", L "self_attn.k_proj.weight", L "self_attn.v_proj.weight",
-        L "self_attn.o_proj.weight", L "mlp.gate_proj.weight", L "mlp.up_proj.weight",
-        L "mlp.down_proj.weight", head, NULL};
+        L "self_attn.o_proj.weight", L "mlp.gate_proj.weight", L "mlp.up_proj.weight", head};
 #undef L
-    const int shapes[][2] = {{16, 8}, {8, 0}, {8, 0}, {8, 0}, {8, 8}, {4, 8}, {4, 8}, {8, 8},
-        {8, 8}, {8, 8}, {8, 8}, {rows, 8}};
+    int shapes[16][2] = {
+        {16, 8}, {8, 0}, {8, 0}, {8, 0}, {8, 8}, {4, 8}, {4, 8}, {8, 8}, {8, 8}, {8, 8}, {rows, 8}};
+    for (int i = 0; i < 4 && down[i]; i++) {
+        tensors[11 + i] = down[i];
+        memcpy(shapes[11 + i], of[i], sizeof shapes[0]);
+    }
     write_tensors(w, tensors, shapes);
 }
+
+#define DOWN "model.layers.0.mlp.down_proj."
+
+/* The last matrix of the layer, by how it is stored. */
+static const struct {
+    const char *tensors[4];
+    int shapes[4][2];
+} downs[] = {{{DOWN "weight"}, {{8, 8}}},
+    {{DOWN "weight_packed", DOWN "weight_scale", DOWN "weight_shape"}, {{8, 1}, {8, 1}, {2, 0}}}};
 
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
     static const struct {
         const char *option, *architecture, *more, *head;
-        int rows, has_value_head;
+        int rows, has_value_head, down;
     } seeds[] = {
         {"auto", "LlamaForSequenceClassification",
             ", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4.0}, \"num_labels\": 3",
-            "score.weight", 3, 0},
+            "score.weight", 3, 0, 0},
         {"auto", "RewardModel",
             ", \"model_type\": \"mistral\", \"value_head_prefix\": \"v\", \"mean\": 0.5, \"std\": "
             "2, "
             "\"normalize_reward\": true, \"sliding_window\": 4",
-            "v.weight", 1, 0},
+            "v.weight", 1, 0, 0},
         {"lm:3,5:softmax", "LlamaForCausalLM",
             ", \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 500.0, \"factor\": "
             "8, "
             "\"low_freq_factor\": 1, \"high_freq_factor\": 4, "
             "\"original_max_position_embeddings\": 9}",
-            "lm_head.weight", 16, 0},
+            "lm_head.weight", 16, 0, 0},
         {"auto", "MistralForCausalLM", ", \"layer_types\": [\"sliding_attention\"]",
-            "lm_head.weight", 16, 1},
+            "lm_head.weight", 16, 1, 0},
+        {"auto", "LlamaForSequenceClassification",
+            ", \"num_labels\": 1, \"quantization_config\": {\"quant_method\": "
+            "\"compressed-tensors\", \"format\": \"pack-quantized\", \"quantization_status\": "
+            "\"compressed\", \"ignore\": [\"re:.*score\"], \"config_groups\": {\"group_0\": "
+            "{\"targets\": [\"re:.*down_proj\"], \"weights\": {\"num_bits\": 4, \"type\": \"int\", "
+            "\"strategy\": \"channel\", \"symmetric\": true}}}}",
+            "score.weight", 1, 0, 1},
     };
     static const char *const value_head[] = {"v_head.summary.weight", "v_head.summary.bias", NULL};
     static const int value_shapes[][2] = {{1, 8}, {1, 0}};
@@ -134,7 +170,8 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     msg_array(w, 1 + N_FILES);
     msg_str(w, seeds[n].option);
     msg_bin(w, config, (size_t)bytes);
-    write_model(w, seeds[n].head, seeds[n].rows);
+    write_model(
+        w, seeds[n].head, seeds[n].rows, downs[seeds[n].down].tensors, downs[seeds[n].down].shapes);
     if (seeds[n].has_value_head)
         write_tensors(w, value_head, value_shapes);
     else

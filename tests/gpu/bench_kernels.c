@@ -50,7 +50,7 @@ static void time_product(struct device *d, const char *name, int64_t rows, int64
     struct tensor w = noise_tensor(d, DTYPE_BF16, n, k, 0.03f);
     struct product_case p = {.x = noise_tensor(d, DTYPE_BF16, rows, k, 1),
         .out = noise_tensor(d, DTYPE_BF16, rows, n, 1),
-        .w = {w.data, w.dtype, n, k, w.stride, NULL, DTYPE_F32}};
+        .w = {w.data, w.dtype, n, k, w.stride, NULL, DTYPE_F32, NULL}};
     print(name, time_of(d, run_product, &p), "tflop_s", 2.0 * (double)rows * (double)n * (double)k);
     GPU_MUST(cudaFree(w.data));
     GPU_MUST(cudaFree(p.x.data));
@@ -145,7 +145,7 @@ static void time_rows(struct device *d, const struct sizes *s)
                   weight = noise_tensor(d, DTYPE_F32, 1, s->hidden, 1),
                   angles = noise_tensor(d, DTYPE_F32, t, s->dim / 2, 1);
     struct rows_case c = {
-        .table = {table.data, table.dtype, t, s->hidden, table.stride, NULL, DTYPE_F32},
+        .table = {table.data, table.dtype, t, s->hidden, table.stride, NULL, DTYPE_F32, NULL},
         .ids = counting(d, t),
         .weight = weight.data,
         .tables = {(uint32_t)s->dim, angles.data, angles.data}};

@@ -40,7 +40,8 @@ static void test_embed(void **)
                 const int32_t *ids = index.data;
                 owned_tensor table(t, 5, cols, l.pad, l.shift), out(DTYPE_F32, 6, cols, l.pad);
                 table.fill(r);
-                struct weight w = {table.t.data, t, 5, cols, table.t.stride, nullptr, DTYPE_F32};
+                struct weight w = {
+                    table.t.data, t, 5, cols, table.t.stride, nullptr, DTYPE_F32, nullptr};
                 assert_int_equal(kernel_embed(nullptr, out.t, &w, ids), cudaSuccess);
                 for (int64_t i = 0; i < 6; i++)
                     for (int64_t j = 0; j < cols; j++)

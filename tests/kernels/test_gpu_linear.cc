@@ -90,7 +90,8 @@ struct model {
         t->fill(r, n_parts + 1);
         t->set(0, 1, 7); /* rows have scales of their own */
         files.push_back(t);
-        parts[n_parts] = {t->t.data, s.stored, t->t.rows, s.in, t->t.stride, nullptr, DTYPE_F32};
+        parts[n_parts] = {
+            t->t.data, s.stored, t->t.rows, s.in, t->t.stride, nullptr, DTYPE_F32, nullptr};
         out += t->t.rows;
     }
     void *add_bias(const setup &s, random_numbers &r)

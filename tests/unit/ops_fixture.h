@@ -96,8 +96,8 @@ static UNUSED struct matrix make_matrix(int64_t rows, int64_t cols, enum dtype d
             half[i] = (uint16_t)(next_random() & 0x3ff); /* a subnormal */
         m.exact[i] = dtype == DTYPE_F32 ? (double)wide[i] : half_value(half[i], dtype);
     }
-    m.w = (struct weight){
-        dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols, NULL, DTYPE_F32};
+    m.w = (struct weight){dtype == DTYPE_F32 ? (void *)wide : (void *)half, dtype, rows, cols, cols,
+        NULL, DTYPE_F32, NULL};
     free(dtype == DTYPE_F32 ? (void *)half : (void *)wide);
     return m;
 }

@@ -103,8 +103,8 @@ static void check_product(
     float *x = random_numbers(rows * in, of_x.low, of_x.high), *alone = calloc((size_t)cols, 4),
           *w = random_numbers(cols * in, of_w.low, of_w.high), *y[WAYS],
           *bias = random_numbers(cols, of_x.low, of_x.high);
-    struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32},
-        {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32}};
+    struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32, NULL},
+        {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32, NULL}};
     for (int way = 0; way < WAYS; way++) {
         int64_t r = next_random() % rows;
         y[way] = calloc((size_t)(rows * cols), sizeof **y);
@@ -170,8 +170,8 @@ static void test_where_flushing_begins(void **unused)
         w[j][1] = sign * 0x1p-63f;
     }
     for (int way = 0; way < WAYS; way++) {
-        multiply(
-            way, y, x, 1, &(struct weight){w, DTYPE_F32, COLUMNS, 2, 2, NULL, DTYPE_F32}, 1, NULL);
+        multiply(way, y, x, 1, &(struct weight){w, DTYPE_F32, COLUMNS, 2, 2, NULL, DTYPE_F32, NULL},
+            1, NULL);
         for (int j = 0; j < COLUMNS; j++) {
             float exact = fmaf(x[0], w[j][0], x[1] * w[j][1]);
             float expected = chain(x[0], w[j][0], x[1] * w[j][1]);
@@ -205,8 +205,8 @@ static void test_rounding(void **unused)
         dtype_convert(rounded, DTYPE_BF16, wide, DTYPE_F32, OUT * IN);
         for (int i = 0; i < ROWS * IN; i++)
             x_rounded[i] = to_bf16(x[i]);
-        struct weight as_stored = {stored + 1, types[t], OUT, IN, IN, NULL, DTYPE_F32},
-                      as_rounded = {rounded, DTYPE_BF16, OUT, IN, IN, NULL, DTYPE_F32};
+        struct weight as_stored = {stored + 1, types[t], OUT, IN, IN, NULL, DTYPE_F32, NULL},
+                      as_rounded = {rounded, DTYPE_BF16, OUT, IN, IN, NULL, DTYPE_F32, NULL};
         multiply(0, expected, x_rounded, ROWS, &as_rounded, 1, NULL);
         for (int way = 0; way < WAYS; way++) {
             multiply(way, y, x, ROWS, &as_stored, 1, NULL);
@@ -236,8 +236,8 @@ static void test_odd_numbers(void **unused)
                             : j == 5 && k == 9 ? of_bits(0xff800001)
                                                : -0.5f;
     for (int way = 0; way < WAYS; way++) {
-        multiply(
-            way, y, x, ROWS, &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32}, 1, NULL);
+        multiply(way, y, x, ROWS,
+            &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
         for (int i = 0; i < ROWS * OUT; i++) {
             const float *a = x + i / OUT * IN, *b = w + i % OUT * IN;
             float sum = 0;
@@ -255,7 +255,8 @@ static void test_subnormal_numbers_are_flushed_in_products_alone(void **unused)
     float x[2] = {1, 1}, w[2] = {1, 1}, y;
     (void)unused;
     for (int way = 0; way < WAYS; way++) {
-        multiply(way, &y, x, 1, &(struct weight){w, DTYPE_F32, 1, 2, 2, NULL, DTYPE_F32}, 1, NULL);
+        multiply(
+            way, &y, x, 1, &(struct weight){w, DTYPE_F32, 1, 2, 2, NULL, DTYPE_F32, NULL}, 1, NULL);
         assert_true(y == 2);
         assert_true(tiny / 2 > 0);
     }

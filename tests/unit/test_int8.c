@@ -65,8 +65,8 @@ static void check_product(int64_t rows, int64_t in, int64_t out)
     int64_t cols = out + 3;
     float *x = whole_numbers(rows, in, INT8_ROW_LEVELS, 0x1p-9f), *alone = calloc((size_t)cols, 4),
           *w = whole_numbers(cols, in, INT8_WEIGHT_LEVELS, 0x1p-5f), *y[WAYS], *bias = w;
-    struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32},
-        {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32}};
+    struct weight parts[] = {{w, DTYPE_F32, out, in, in, NULL, DTYPE_F32, NULL},
+        {w + out * in, DTYPE_F32, 3, in, in, NULL, DTYPE_F32, NULL}};
     bias = whole_numbers(1, cols, 9, 1);
     for (int way = 0; way < WAYS; way++) {
         int64_t r = next_random() % rows;
@@ -108,7 +108,7 @@ static void test_largest_magnitudes(void **unused)
     (void)unused;
     for (int i = 0; i < 6; i++) {
         float *x = malloc((size_t)ins[i] * 4), y[WAYS][18];
-        struct weight w = {x, DTYPE_F32, 1, ins[i], 0, NULL, DTYPE_F32};
+        struct weight w = {x, DTYPE_F32, 1, ins[i], 0, NULL, DTYPE_F32, NULL};
         for (int64_t k = 0; k < ins[i]; k++)
             x[k] = 3;
         for (int way = 0; way < WAYS; way++) {
@@ -135,7 +135,8 @@ static void test_rounding(void **unused)
         x[i] = (float)between(-1000000, 1000000) * 1e-6f;
     for (int i = 0; i < OUT * IN; i++)
         w[i] = (float)between(-1000000, 1000000) * 1e-6f;
-    multiply(1, y, x, 1, &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32}, 1, NULL);
+    multiply(
+        1, y, x, 1, &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
     for (int j = 0; j < OUT; j++) {
         double sum = 0, bound = 0;
         for (int k = 0; k < IN; k++) {
@@ -148,10 +149,10 @@ static void test_rounding(void **unused)
     for (int t = 0; t < 2; t++) {
         dtype_convert(half, halves[t], w, DTYPE_F32, OUT * IN);
         dtype_convert(w, DTYPE_F32, half, halves[t], OUT * IN);
-        multiply(1, of_half, x, 1, &(struct weight){half, halves[t], OUT, IN, IN, NULL, DTYPE_F32},
-            1, NULL);
-        multiply(1, of_wide, x, 1, &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32}, 1,
-            NULL);
+        multiply(1, of_half, x, 1,
+            &(struct weight){half, halves[t], OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
+        multiply(1, of_wide, x, 1,
+            &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
         assert_memory_equal(of_half, of_wide, sizeof of_half);
     }
 }
@@ -175,8 +176,8 @@ static void test_odd_numbers(void **unused)
                             : j == 4 && k == 8 ? INFINITY
                                                : 0.5f;
     for (int way = 0; way < WAYS; way++) {
-        multiply(
-            way, y, x, ROWS, &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32}, 1, NULL);
+        multiply(way, y, x, ROWS,
+            &(struct weight){w, DTYPE_F32, OUT, IN, IN, NULL, DTYPE_F32, NULL}, 1, NULL);
         for (int r = 0; r < ROWS; r++)
             for (int j = 0; j < OUT; j++) {
                 double found = (double)y[r * OUT + j], wanted = 0.5 * IN * (double)values[r];

@@ -1,7 +1,7 @@
 /* gemm.c - linear: out = x * [parts]^T + bias, in float32, bfloat16 or int8.
  *
  * Rows are processed in chunks of CHUNK_ROWS, and K in equal pieces of at most KC words. A word is
- * a float, a pair of bfloat16 (x and float weights are rounded to it), or a pair of int16, to which
+ * a float, a pair of bfloat16 (x and other weights are rounded to it), or a pair of int16, to which
  * int8 weights are widened (prepare_weights.c). Each piece of the rows is packed once, into panels
  * of MR rows that all threads share. A task is one block of BLOCK_COLUMNS output columns of one
  * part: it packs (and widens) the block's weights of this piece into its thread's own panels of NR
@@ -96,11 +96,16 @@ static const char *weights_at(const struct gemm *g, const struct weight *w, int6
 /* Packs the block's weights of this piece of K into panels. */
 static void pack_block(const struct gemm *g, const struct block *b, char *to)
 {
-    int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word;
-    for (int64_t j = 0; j < b->n; j += g->nr)
-        g->kernels->pack_weight(to + j * kc * WORD_BYTES, weights_at(g, b->w, b->n0 + j, g->k0),
-            b->w->dtype, b->w->stride, (int)min64(g->nr, b->n - j),
-            min64(per_word * kc, g->x.cols - per_word * g->k0));
+    int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word, k = per_word * g->k0,
+            n_k = min64(per_word * kc, g->x.cols - k);
+    for (int64_t j = 0; j < b->n; j += g->nr, to += g->nr * kc * WORD_BYTES) {
+        int nr = (int)min64(g->nr, b->n - j);
+        if (b->w->dtype == DTYPE_PACKED)
+            g->kernels->unpack(to, b->w, b->n0 + j, nr, k, n_k);
+        else
+            g->kernels->pack_weight(
+                to, weights_at(g, b->w, b->n0 + j, g->k0), b->w->dtype, b->w->stride, nr, n_k);
+    }
 }
 
 static int64_t blocks_of(const struct weight *w)
@@ -144,6 +149,8 @@ static struct ahead look_ahead(const struct gemm *g, int64_t task)
     if (k0 >= g->words)
         return (struct ahead){0};
     struct block b = find_block(g, next);
+    if (b.w->dtype == DTYPE_PACKED)
+        return (struct ahead){0};
     const char *from = weights_at(g, b.w, b.n0, k0);
     int64_t bytes = dtype_bytes(b.w->dtype), word = g->kernels->per_word * bytes,
             panel = word * g->nr;

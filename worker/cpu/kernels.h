@@ -65,6 +65,9 @@ struct panel_kernels {
      * a panel as prepare_weights.c stores it. */
     void (*pack_weight)(
         void *b, const void *w, enum dtype dtype, int64_t stride, int nr, int64_t n_k);
+    /* The same from rows [row, row + nr) and columns [k, k + n_k) of a packed matrix; row is a
+     * multiple of NR, k of 16. Not in int8: NULL. */
+    void (*unpack)(void *b, const struct weight *w, int64_t row, int nr, int64_t k, int64_t n_k);
 };
 
 struct cpu_kernels {

@@ -75,7 +75,7 @@ static void quantize_part(struct device *d, struct weight *w, uint8_t *to)
     struct quantizing q = {
         .d = d, .from = w, .panels = (void *)to, .scale = (void *)(to + panels_bytes(d, w))};
     thread_pool_run(d->pool, quantize_panel, &q, padded_rows(d, w) / d->kernels->nr);
-    *w = (struct weight){q.panels, DTYPE_I8, w->rows, w->cols, w->cols, q.scale, DTYPE_I8};
+    *w = (struct weight){q.panels, DTYPE_I8, w->rows, w->cols, w->cols, q.scale, DTYPE_I8, NULL};
 }
 
 static void set_factors(struct weight_stack *stacks, size_t n)

@@ -1,0 +1,170 @@
+"""Checkpoints that are quantized as published: through the service, what `assay check` says, and what is refused by name."""
+import json
+import shutil
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, ids_bytes
+
+from test_checkpoints import describe, read, write
+from test_golden import close, values
+
+QUANTIZED = sorted((ROOT / "tests/vectors/quantized").glob("*.json"))
+LAYER = "model.layers.0.self_attn.q_proj."
+
+
+def copied(directory, name):
+    shutil.copytree(MODELS / "quantized" / name, directory / "m")
+    return directory / "m"
+
+
+def change_config(model, path, value):
+    """Sets the field of quantization_config that the path names, or takes it out."""
+    config = json.loads((model / "config.json").read_text())
+    *outer, key = path.split("/")
+    inner = config["quantization_config"]
+    for name in outer:
+        inner = inner[name]
+    inner.pop(key, None)
+    if value != "absent":
+        inner[key] = value
+    (model / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("path", QUANTIZED, ids=lambda path: path.stem)
+def test_scores_agree_with_the_oracle(directory, path):
+    vector = json.loads(path.read_text())
+    rows = [{"ids": ids_bytes(row["ids"]), **({"pool": row["pool"]} if "pool" in row else {})} for row in vector["rows"]]
+    with Broker(directory, model=MODELS / vector["model"]) as broker, broker.client() as client:
+        hello = client.call("hello")
+        found = client.call("score", rows=rows, timeout_ms=60000)["rows"]
+    assert f"quant={hello['model']['dtype']}" in hello["mode"], hello
+    for got, row in zip(found, vector["rows"]):
+        assert got["error"] is None and close(values(got), row["values"]), (path.stem, values(got), row["values"])
+
+
+def test_check_says_it(directory):
+    done = subprocess.run([BIN / "assay", "check", MODELS / "quantized/pack-int4-group"], capture_output=True, text=True,
+                          timeout=60 * PATIENCE)
+    assert "weights        pack-quantized-int4" in done.stdout, done.stdout + done.stderr
+
+
+GROUP = "config_groups/group_0/"
+CONFIG = [
+    ("pack-int4-zeros", "quant_method", "bitsandbytes", ["quant_method", "'bitsandbytes' is not built", "compressed-tensors"]),
+    ("pack-int4-zeros", "quant_method", "hqq", ["'hqq' is not built"]),
+    ("pack-int4-zeros", "quant_method", 4, ["quant_method"]),
+    ("pack-int4-zeros", "format", "marlin-24", ["quantization_config.format", 'expected "pack-quantized"', '"marlin-24"']),
+    ("pack-int4-zeros", "format", "absent", ["quantization_config.format", "found nothing"]),
+    ("pack-int4-zeros", "quantization_status", "frozen", ["quantization_status", 'expected "compressed"', '"frozen"']),
+    ("pack-int4-zeros", "kv_cache_scheme", {"num_bits": 8}, ["kv_cache_scheme", "num_bits"]),
+    ("pack-int4-zeros", "sparsity_config", {"format": "sparse-24-bitmask"}, ["sparsity_config", "sparse-24-bitmask"]),
+    ("pack-int4-zeros", "transform_config", {"config_groups": {}}, ["transform_config"]),
+    ("pack-int4-zeros", "rotation", "hadamard", ["quantization_config.rotation: unknown", "expected no such key"]),
+    ("pack-int4-zeros", "config_groups", {}, ["config_groups", "expected 1, found 0"]),
+    ("pack-int4-zeros", "config_groups", {"a": {}, "b": {}}, ["config_groups", "expected 1, found 2"]),
+    ("pack-int4-zeros", "config_groups", [], ["config_groups", "expected an object"]),
+    ("pack-int4-zeros", GROUP + "weights", "absent", ["config_groups.*.weights", "expected an object, found nothing"]),
+    ("pack-int4-zeros", GROUP + "targets", "absent", ["targets", "found nothing"]),
+    ("pack-int4-zeros", GROUP + "targets", "Linear", ["targets", "expected a list"]),
+    ("pack-int4-zeros", GROUP + "targets", [7], ["targets[0]", "found no string"]),
+    ("pack-int4-zeros", GROUP + "targets", ["Linear", "Embedding"], ["quantized embedding is not built"]),
+    ("pack-int4-zeros", GROUP + "targets", ["re:.*(q_proj"], ["targets", "expected patterns", "re:.*(q_proj"]),
+    ("pack-int4-zeros", GROUP + "input_activations", {"num_bits": 8}, ["input_activations", "expected null"]),
+    ("pack-int4-zeros", GROUP + "output_activations", {"num_bits": 8}, ["output_activations", "expected null"]),
+    ("pack-int4-zeros", GROUP + "weights/num_bits", 3, ["weights.num_bits", "expected 4 or 8, found 3"]),
+    ("pack-int4-zeros", GROUP + "weights/num_bits", "absent", ["weights.num_bits"]),
+    ("pack-int4-zeros", GROUP + "weights/num_bits", 8, ["weight_packed", "expected [64, 40], found [64, 20]"]),
+    ("pack-int4-zeros", GROUP + "weights/type", "float", ["weights.type", 'expected "int", found "float"']),
+    ("pack-int4-zeros", GROUP + "weights/strategy", "tensor", ["weights.strategy", '"tensor"']),
+    ("pack-int4-zeros", GROUP + "weights/strategy", "channel", ["weights.group_size", "expected none", "found 16"]),
+    ("pack-int4-zeros", GROUP + "weights/strategy", "absent", ["weights.strategy", "found nothing"]),
+    ("pack-int4-zeros", GROUP + "weights/group_size", None, ["weights.group_size", "expected a size"]),
+    ("pack-int4-zeros", GROUP + "weights/group_size", 4, ["weights.group_size", "at least 8, found 4"]),
+    ("pack-int4-zeros", GROUP + "weights/group_size", 32, ["weight_zero_point", "expected [8, 5], found [8, 10]"]),
+    ("pack-int4-zeros", GROUP + "weights/symmetric", True, ["weight_zero_point", "does not name"]),
+    ("pack-int4-zeros", GROUP + "weights/symmetric", "no", ["weights.symmetric"]),
+    ("pack-int4-zeros", GROUP + "weights/dynamic", True, ["weights.dynamic", "expected false"]),
+    ("pack-int4-zeros", GROUP + "weights/actorder", "group", ["weight_g_idx", "found missing"]),
+    ("pack-int4-zeros", GROUP + "weights/actorder", "random", ["weights.actorder", '"random"']),
+    ("pack-int4-zeros", GROUP + "weights/block_structure", [128, 128], ["weights.block_structure"]),
+    ("pack-int4-zeros", GROUP + "weights/is_mx", True, ["weights.is_mx: unknown"]),
+    ("pack-int4-zeros", "ignore", ["re:.*score$"], ["model.layers.1.mlp.down_proj.weight"]),
+    ("pack-int4-zeros", "ignore", ["score", "model.layers.1"], ["model.layers.1.mlp.down_proj.weight"]),
+    ("pack-int4-zeros", "ignore", [], ["quantization_config.ignore", "quantized head is not built", "'score'"]),
+    ("pack-int4-zeros", "ignore", ["re:.*score$", "re:.*down_proj"], ["layers.0.mlp.down_proj.weight"]),
+    ("pack-int4-zeros", "ignore", ["re:(.|.)*[!?]"], ["ignore", "quickly tried"]),
+    ("pack-int4-zeros", "ignore", "score", ["ignore", "expected a list"]),
+    ("pack-int4-order", GROUP + "weights/actorder", "weight", ["weight_g_idx", "does not name"]),
+    ("pack-int4-channel", GROUP + "weights/actorder", "group", ["weights.actorder", "expected none with the strategy 'channel'"]),
+]
+
+
+@pytest.mark.parametrize("name, path, value, words", CONFIG)
+def test_config_that_is_not_built(directory, name, path, value, words):
+    model = copied(directory, name)
+    assert describe(model)[0] == 0
+    change_config(model, path, value)
+    code, said = describe(model)
+    assert code == 78 and "config.json" in said or "model.safetensors" in said, said
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("path, value", [
+    ("version", "0.9.1"), ("global_compression_ratio", 1.5), ("run_compressed", False), ("sparsity_config", {}),
+    ("transform_config", {}), (GROUP + "weights/observer", "mse"), (GROUP + "weights/actorder", "static"),
+    (GROUP + "format", "pack-quantized"), (GROUP + "weights/zp_dtype", "torch.int8"), ("ignore", ["score", "model.layers.1.mlp.down_proj"])])
+def test_config_that_changes_nothing(directory, path, value):
+    model = copied(directory, "pack-int4-zeros")
+    change_config(model, path, value)
+    code, said = describe(model)
+    assert code == 0, said
+
+
+def change_tensor(model, suffix, change):
+    header, body = read(model / "model.safetensors")
+    body = bytearray(body)
+    change(header, body, LAYER + suffix)
+    write(model / "model.safetensors", header, bytes(body))
+
+
+def without(header, body, name):
+    """Nothing may be left over: the tensor before it takes its bytes."""
+    entry = header.pop(name)
+    assert entry["data_offsets"][1] > entry["data_offsets"][0]
+    header["model.layers.0.self_attn.rotary_emb.inv_freq"] = {**entry, "dtype": "I8", "shape": [
+        entry["data_offsets"][1] - entry["data_offsets"][0]]}
+
+
+def entry(**changes):
+    def change(header, body, name):
+        header[name] = {**header[name], **changes}
+    return change
+
+
+def bytes_at(at, data):
+    def change(header, body, name):
+        begin = header[name]["data_offsets"][0] + at
+        body[begin:begin + len(data)] = data
+    return change
+
+
+@pytest.mark.parametrize("name, suffix, change, words", [
+    ("pack-int4-zeros", "weight_packed", without, ["weight_packed", "expected shape [64, 8], found missing"]),
+    ("pack-int4-zeros", "weight_scale", without, ["weight_scale", "found missing"]),
+    ("pack-int4-zeros", "weight_zero_point", without, ["weight_zero_point", "expected shape [8, 4], found missing"]),
+    ("pack-int4-zeros", "weight_shape", without, ["weight_shape", "found missing"]),
+    ("pack-int4-order", "weight_g_idx", without, ["weight_g_idx", "found missing"]),
+    ("pack-int4-zeros", "weight_packed", entry(dtype="F32"), ["weight_packed", "dtype: expected I32, found F32"]),
+    ("pack-int4-zeros", "weight_scale", entry(dtype="I16"), ["weight_scale", "expected F32, F16 or BF16, found I16"]),
+    ("pack-int4-zeros", "weight_packed", entry(shape=[8, 64]), ["weight_packed", "expected [64, 8], found [8, 64]"]),
+    ("pack-int4-zeros", "weight_scale", entry(shape=[4, 64]), ["weight_scale", "expected [64, 4], found [4, 64]"]),
+    ("pack-int4-zeros", "weight_shape", bytes_at(0, b"\x3f"), ["weight_shape", "expected the numbers 64 and 64, found 63 and 64"]),
+    ("pack-int4-order", "weight_g_idx", bytes_at(4, b"\x02\0\0\0"), ["weight_g_idx", "expected groups below 2, found 2 for column 1"]),
+    ("pack-int4-order", "weight_g_idx", bytes_at(0, b"\xff" * 4), ["weight_g_idx", "found -1 for column 0"]),
+])
+def test_tensors_that_do_not_fit(directory, name, suffix, change, words):
+    model = copied(directory, name)
+    change_tensor(model, suffix, change)
+    code, said = describe(model)
+    assert code == 78 and "model.safetensors" in said and all(word in said for word in words), said

@@ -1,0 +1,152 @@
+"""Writes the quantized checkpoints under tests/models/quantized and the oracle's values under tests/vectors/quantized.
+
+    python tests/reference/make_quantized.py          all of them
+    python tests/reference/make_quantized.py NAME ..  only these
+
+The values are transformers' in float32 over the matrices that quantized.py says the stored numbers mean. Where
+compressed-tensors is installed, its own decompression is compared with them, bit for bit. `dequantized` in a vector file is
+FNV-1a (64 bits) over each matrix's float32 values, row by row.
+"""
+import argparse
+import json
+import pathlib
+import zlib
+
+import numpy
+import safetensors.torch
+import torch
+import transformers
+
+import checkpoint
+import make_models
+import oracle
+import quantized
+from specs import ALL, FEW, LLAMA, MEAN, MIDDLE, QWEN3, REWARD, SHORT
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def compressed(weights, ignore, targets=("Linear",), format="pack-quantized"):
+    """A quantization_config of compressed-tensors, with the fields that its files have."""
+    weights = {"actorder": None, "block_structure": None, "dynamic": False, "observer": "minmax", "observer_kwargs": {},
+               "type": "int", **weights}
+    group = {"input_activations": None, "output_activations": None, "targets": list(targets), "weights": weights}
+    return {"config_groups": {"group_0": group}, "format": format, "global_compression_ratio": None, "ignore": list(ignore),
+            "kv_cache_scheme": None, "quant_method": "compressed-tensors", "quantization_status": "compressed"}
+
+
+def packed(bits, group_size, symmetric, **more):
+    return dict(num_bits=bits, group_size=group_size, strategy="group" if group_size else "channel", symmetric=symmetric, **more)
+
+
+# name: (what differs from BASE, quantization_config, settings of the format, what is left as it is, row lengths, poolings, ranks)
+SPECS = {
+    "pack-int4-group": (
+        dict(intermediate_size=1088, num_hidden_layers=1), compressed(packed(4, 32, True), ["score"]),
+        dict(format="pack_quantized", bits=4, group_size=32, zeros=False, scale="BF16"), [], SHORT + MIDDLE, [None, ALL], [1, 2, 4]),
+    "pack-int4-zeros": (
+        dict(LLAMA, intermediate_size=160), compressed(packed(4, 16, False), ["re:.*score$", "model.layers.1.mlp.down_proj"]),
+        dict(format="pack_quantized", bits=4, group_size=16, zeros=True, scale="F16"), ["model.layers.1.mlp.down_proj"],
+        MIDDLE, [None, MEAN], [1, 2, 4]),
+    "pack-int4-channel": (
+        dict(REWARD, hidden_size=84, num_attention_heads=6, intermediate_size=204, vocab_size=331),
+        compressed(packed(4, None, True), ["score.0", "score.2"]),
+        dict(format="pack_quantized", bits=4, zeros=False, scale="F32"), [], FEW, [None], [1]),
+    "pack-int4-order": (
+        dict(QWEN3, head_dim=32, num_hidden_layers=1), compressed(packed(4, 32, False, actorder="group"), ["score"]),
+        dict(format="pack_quantized", bits=4, group_size=32, zeros=True, order=True, scale="BF16"), [], MIDDLE, [None], [1, 2]),
+    "pack-int8-channel": (
+        dict(id2label={"0": "a", "1": "b"}), compressed(packed(8, None, False), ["lm_head"],
+                                                        [r"re:.*self_attn\.[qkvo]_proj", r"re:model\.layers\.\d+\.mlp\.up.*"]),
+        dict(format="pack_quantized", bits=8, zeros=True, scale="BF16"), ["gate_proj", "down_proj"], FEW, [None], [1, 2, 4]),
+}
+
+
+def fnv(data):
+    """As schema/fnv.h computes it."""
+    h = 0xcbf29ce484222325
+    for byte in data:
+        h = (h ^ byte) * 0x100000001b3 & 0xffffffffffffffff
+    return f"{h:016x}"
+
+
+def to_torch(array, kind):
+    tensor = torch.from_numpy(numpy.ascontiguousarray(array))
+    return tensor.to(torch.bfloat16) if kind == "BF16" and tensor.dtype == torch.float32 else tensor
+
+
+def compare_compressed(settings, config, tensors, values):
+    """compressed-tensors' own values, with its scales as float32, where it is installed. It has no g_idx any more."""
+    try:
+        from compressed_tensors.compressors import BaseCompressor
+        from compressed_tensors.quantization import QuantizationScheme
+    except ImportError:
+        return
+    if settings.get("order"):
+        return
+    scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
+    state = {k: torch.from_numpy(v) for k, v in tensors.items()}
+    state["weight_scale"] = state["weight_scale"].float()
+    found = BaseCompressor.get_value_from_registry(config["format"]).decompress(state, scheme)["weight"]
+    assert found.dtype == torch.float32 and numpy.array_equal(found.numpy().view(numpy.uint32), values.view(numpy.uint32))
+
+
+def is_quantized(name, kept):
+    module = name.removesuffix(".weight")
+    return module.endswith(MATRICES) and name.endswith(".weight") and not any(module.endswith(k) for k in kept)
+
+
+def quantize(config, settings, kept, tensors, rng):
+    """(tensors of the file, float32 tensors of the model, hashes of the matrices)."""
+    stored, wide, hashes = {}, {}, {}
+    for name, tensor in tensors.items():
+        if not is_quantized(name, kept):
+            stored[name] = tensor
+            wide[name] = tensor.float()
+            continue
+        parts, values = getattr(quantized, settings["format"])(tuple(tensor.shape), settings, rng)
+        if "config_groups" in config:
+            compare_compressed(settings, config, parts, values)
+        module = name.removesuffix(".weight")
+        stored.update({f"{module}.{k}": to_torch(v, settings["scale"]) for k, v in parts.items()})
+        wide[name] = torch.from_numpy(values)
+        hashes[module.removeprefix("model.")] = fnv(values.tobytes())
+    return stored, wide, hashes
+
+
+def make(into, name):
+    changes, quantization, settings, kept, lengths, pools, tp = SPECS[name]
+    seed = zlib.crc32(name.encode())
+    config = checkpoint.config_of(changes)
+    rng = numpy.random.default_rng(seed + 1)
+    stored, wide, hashes = quantize(quantization, settings, kept, checkpoint.random_tensors(config, seed, "BF16"), rng)
+    rows = [make_models.make_row(config, n, pools[k % len(pools)], rng) for k, n in enumerate(lengths)]
+    for row, values in zip(rows, oracle.score(config, wide, rows)):
+        row["values"] = make_models.rounded(values, 9)
+    directory = into / "models/quantized" / name
+    checkpoint.empty(directory)
+    (directory / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}, indent=1) + "\n")
+    safetensors.torch.save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+    how = (f"tests/reference/make_quantized.py, seed {seed}; transformers {transformers.__version__} in float32 over the values that "
+           "the stored numbers mean")
+    head = {"model": "quantized/" + name, "how": how, "tp": tp, "dequantized": hashes}
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    (into / "vectors/quantized" / f"{name}.json").write_text(json.dumps(head)[:-1] + ', "rows": [\n' + lines + "\n]}\n")
+    print(f"{name:24s} {len(rows):3d} rows", rows[0]["values"], rows[1]["values"], flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--into", type=pathlib.Path, default=TESTS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    (args.into / "models/quantized").mkdir(parents=True, exist_ok=True)
+    (args.into / "vectors/quantized").mkdir(parents=True, exist_ok=True)
+    for name in args.names or SPECS:
+        make(args.into, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Matrices of few bits as checkpoints store them: made here, packed, and their values in float32. numpy alone, and none of the
+formats' own libraries: make_quantized.py compares with these.
+
+A format is a function (weight, settings, rng) -> (tensors by suffix, values): `tensors` is what the file gets in place of
+`weight`, `values` the float32 matrix that they mean. Scales are random and not fitted: any numbers will do, and more of them
+occur.
+"""
+import numpy
+
+SCALES = {"F32": numpy.float32, "F16": numpy.float16, "BF16": None}
+
+
+def round_bf16(x):
+    """float32 values that a bfloat16 holds."""
+    bits = numpy.ascontiguousarray(x, numpy.float32).view(numpy.uint32)
+    return ((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000).view(numpy.float32)
+
+
+def pack(numbers, bits):
+    """Along the last axis into int32, the first in the lowest bits; what is missing at the end is 0."""
+    per_word = 32 // bits
+    width = -numbers.shape[-1] % per_word
+    padded = numpy.pad(numbers.astype(numpy.uint32), [(0, 0)] * (numbers.ndim - 1) + [(0, width)])
+    parts = padded.reshape(*padded.shape[:-1], -1, per_word) << (numpy.arange(per_word, dtype=numpy.uint32) * bits)
+    return numpy.bitwise_or.reduce(parts, axis=-1).view(numpy.int32)
+
+
+def group_numbers(rows, cols, settings, rng):
+    """(stored [rows, cols], scale and zero [rows, groups], group of each column)."""
+    bits, size = settings["bits"], settings.get("group_size") or cols
+    groups = -(-cols // size)
+    of = numpy.arange(cols) // size
+    if settings.get("order"):
+        of = rng.permutation(of)
+    stored = rng.integers(0, 1 << bits, (rows, cols))
+    zero = rng.integers(1, 1 << bits, (rows, groups)) if settings["zeros"] else numpy.full((rows, groups), 1 << bits - 1)
+    scale = numpy.exp(rng.normal(0, 0.3, (rows, groups))) * 2.2 / (cols ** 0.5 * (1 << bits))
+    kind = settings["scale"]
+    scale = round_bf16(scale) if kind == "BF16" else scale.astype(SCALES[kind])
+    return stored, scale, zero, of
+
+
+def values_of(stored, scale, zero, of):
+    """(stored - zero) * scale, each step in float32."""
+    exact = stored.astype(numpy.float32) - zero.astype(numpy.float32)[:, of]
+    return exact * scale.astype(numpy.float32)[:, of]
+
+
+def pack_quantized(shape, settings, rng):
+    """compressed-tensors' pack-quantized."""
+    rows, cols = shape
+    stored, scale, zero, of = group_numbers(rows, cols, settings, rng)
+    tensors = {"weight_packed": pack(stored, settings["bits"]), "weight_scale": scale,
+               "weight_shape": numpy.array([rows, cols], numpy.int64)}
+    if settings["zeros"]:
+        tensors["weight_zero_point"] = numpy.ascontiguousarray(pack(zero.T, settings["bits"]).T)
+    if settings.get("order"):
+        tensors["weight_g_idx"] = of.astype(numpy.int32)
+    return tensors, values_of(stored, scale, zero, of)

@@ -1,0 +1,243 @@
+/* load_packed.c - matrices that a checkpoint stores in few bits (quantization.h).
+ *
+ * The numbers stay in the mapped file; the product unpacks them. What belongs to the groups becomes
+ * a table in the device's memory: scale and zero point as float32, for each group the rows of this
+ * rank's part one after the other, whatever their types and order in the file. That is 8 bytes a
+ * group and row: with groups of 128 columns, an eighth of what four bits a weight take.
+ *
+ * compressed-tensors, pack-quantized: `weight_packed` [rows, words of columns]; `weight_scale` and,
+ * where not symmetric, `weight_zero_point` [rows, groups], the latter packed along the rows;
+ * `weight_shape` [2]; with an order `weight_g_idx` [columns], each column's group. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/alloc.h"
+#include "worker/load.h"
+
+#define WORD_BITS 32
+#define WORD_BYTES 4
+
+struct packed_matrix {
+    struct place place; /* the whole matrix's */
+    char name[PLACE_NAME_BYTES];
+    struct weight_tensor words, scale, zeros, shape, order;
+};
+
+/* A rank's part of a matrix, and its tables while they are made. */
+struct part {
+    const struct packed_matrix *m;
+    int64_t row, rows, column, cols, groups;
+    struct packing packing;
+};
+
+/* ---- places ---- */
+
+static void add_tensor(struct loader *l, int layer, const struct packed_matrix *m,
+    const char *suffix, struct place place)
+{
+    char name[PLACE_NAME_BYTES];
+    snprintf(name, sizeof name, "%.60s.%s", m->name, suffix);
+    load_add_place(l, layer, name, place);
+}
+
+static int64_t words_of(const struct quantization *q, int64_t numbers)
+{
+    int64_t per_word = WORD_BITS / q->bits;
+    return (numbers + per_word - 1) / per_word;
+}
+
+void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struct place place)
+{
+    const struct quantization *q = &l->m->config.quantization;
+    int64_t groups = quantization_groups(q, place.cols);
+    if (!l->packed)
+        l->packed = xcalloc((size_t)l->m->config.n_layers * N_LAYER_MATRICES, sizeof *l->packed);
+    struct packed_matrix *m = &l->packed[l->n_packed++];
+    m->place = place;
+    snprintf(m->name, sizeof m->name, "%s", layer_matrix_names[which]);
+    add_tensor(l, layer, m, "weight_packed",
+        (struct place){place.rows, words_of(q, place.cols), .raw = &m->words, .stored = "I32"});
+    add_tensor(l, layer, m, "weight_scale", (struct place){place.rows, groups, .raw = &m->scale});
+    add_tensor(
+        l, layer, m, "weight_shape", (struct place){.rows = 2, .raw = &m->shape, .stored = "I64"});
+    if (q->has_zeros)
+        add_tensor(l, layer, m, "weight_zero_point",
+            (struct place){words_of(q, place.rows), groups, .raw = &m->zeros, .stored = "I32"});
+    if (q->has_order)
+        add_tensor(l, layer, m, "weight_g_idx",
+            (struct place){.rows = place.cols, .raw = &m->order, .stored = "I32"});
+}
+
+/* ---- tables ---- */
+
+static void *to_device(struct loader *l, const void *host, size_t bytes)
+{
+    const struct device_ops *ops = l->m->ops->device;
+    void *to = ops->alloc(l->m->device, bytes);
+    if (to)
+        ops->upload(l->m->device, to, host, bytes);
+    return to;
+}
+
+/* Number i of a row of words. */
+static uint32_t number_at(
+    const struct quantization *q, const void *words, int64_t stride, int64_t i)
+{
+    int64_t per_word = WORD_BITS / q->bits;
+    uint32_t word;
+    memcpy(&word, (const char *)words + i / per_word * stride * WORD_BYTES, sizeof word);
+    return word >> i % per_word * q->bits & ((1u << q->bits) - 1);
+}
+
+static float scale_of(const struct part *p, int64_t group, int64_t row)
+{
+    const struct weight_tensor *t = &p->m->scale;
+    float scale;
+    int64_t at = (p->row + row) * p->groups + group;
+    dtype_convert(&scale, DTYPE_F32, (const char *)t->data + at * dtype_bytes((enum dtype)t->dtype),
+        (enum dtype)t->dtype, 1);
+    return scale;
+}
+
+static float zero_of(const struct part *p, const struct quantization *q, int64_t group, int64_t row)
+{
+    if (!q->has_zeros)
+        return (float)(1 << (q->bits - 1));
+    return (float)number_at(
+        q, (const char *)p->m->zeros.data + group * WORD_BYTES, p->groups, p->row + row);
+}
+
+static int no_memory(const struct part *p, struct err *e)
+{
+    return err_set(e, ASSAY_ENOMEM, "weights: no memory for the scales of '%s'", p->m->scale.name);
+}
+
+static int make_tables(struct loader *l, struct part *p, struct err *e)
+{
+    const struct quantization *q = &l->m->config.quantization;
+    int64_t stride = p->packing.group_stride = round_up(p->rows, PACKING_ROWS);
+    size_t bytes = (size_t)(p->groups * stride) * sizeof(float);
+    float *scale = xcalloc(1, bytes), *zero = xcalloc(1, bytes);
+    for (int64_t row = 0; row < p->rows; row++)
+        for (int64_t g = 0; g < p->groups; g++) {
+            scale[g * stride + row] = scale_of(p, g, row);
+            zero[g * stride + row] = zero_of(p, q, g, row);
+        }
+    p->packing.scale = to_device(l, scale, bytes);
+    p->packing.zero = to_device(l, zero, bytes);
+    free(scale);
+    free(zero);
+    return p->packing.scale && p->packing.zero ? 0 : no_memory(p, e);
+}
+
+/* Takes this rank's columns of g_idx. */
+static int take_order(struct loader *l, struct part *p, struct err *e)
+{
+    const struct weight_tensor *t = &p->m->order;
+    size_t bytes = (size_t)p->cols * sizeof(int32_t);
+    int32_t *order = xcalloc(1, bytes);
+    memcpy(order, (const char *)t->data + p->column * (int64_t)sizeof *order, bytes);
+    int rc = 0;
+    for (int64_t k = 0; rc == 0 && k < p->cols; k++)
+        if (order[k] < 0 || order[k] >= p->groups)
+            rc = err_set(e, ASSAY_EFORMAT,
+                "%s: tensor '%.120s': expected groups below %lld, found %d for column %lld",
+                t->file, t->name, (long long)p->groups, order[k], (long long)(p->column + k));
+    if (rc == 0 && !(p->packing.group_of = to_device(l, order, bytes)))
+        rc = no_memory(p, e);
+    free(order);
+    return rc;
+}
+
+/* ---- views ---- */
+
+static int check_shape(const struct packed_matrix *m, struct err *e)
+{
+    int64_t shape[2];
+    const struct weight_tensor *t = &m->shape;
+    memcpy(shape, t->data, sizeof shape);
+    if (shape[0] == m->place.rows && shape[1] == m->place.cols)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: tensor '%.120s': expected the numbers %lld and %lld, found %lld and %lld", t->file,
+        t->name, (long long)m->place.rows, (long long)m->place.cols, (long long)shape[0],
+        (long long)shape[1]);
+}
+
+/* A rank's part must begin with a word. */
+static int check_part(const struct loader *l, const struct part *p, struct err *e)
+{
+    int64_t per_word = WORD_BITS / l->m->config.quantization.bits;
+    if (p->column % per_word == 0)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "tp %u does not fit '%.120s': expected each rank's columns to begin at a multiple of %lld, "
+        "found %lld",
+        l->m->n_ranks, p->m->words.name, (long long)per_word, (long long)p->column);
+}
+
+static int set_view(struct loader *l, struct part *p, struct err *e)
+{
+    const struct quantization *q = &l->m->config.quantization;
+    int64_t stride = p->m->words.shape[1], at = p->row * stride + p->column * q->bits / WORD_BITS;
+    const struct packing *packing = to_device(l, &p->packing, sizeof p->packing);
+    *p->m->place.view = (struct weight){(const char *)p->m->words.data + at * WORD_BYTES,
+        DTYPE_PACKED, p->rows, p->cols, stride, NULL, DTYPE_F32, packing};
+    return packing ? 0 : no_memory(p, e);
+}
+
+static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct err *e)
+{
+    const struct quantization *q = &l->m->config.quantization;
+    struct part p = {.m = m,
+        .rows = m->place.rows,
+        .cols = m->place.cols,
+        .groups = quantization_groups(q, m->place.cols)};
+    if (m->place.cut == CUT_COLUMNS)
+        load_cut(l->m, m->place.cut, m->place.cols, &p.column, &p.cols);
+    else
+        load_cut(l->m, m->place.cut, m->place.rows, &p.row, &p.rows);
+    p.packing = (struct packing){.order = PACKED_ROWS,
+        .bits = q->bits,
+        .group_size = q->group_size > 0 ? q->group_size : m->place.cols,
+        .first = p.column};
+    int rc = check_shape(m, e);
+    if (rc == 0)
+        rc = check_part(l, &p, e);
+    if (rc == 0)
+        rc = make_tables(l, &p, e);
+    if (rc == 0 && q->has_order)
+        rc = take_order(l, &p, e);
+    return rc == 0 ? set_view(l, &p, e) : rc;
+}
+
+int load_finish_packed(struct loader *l, struct err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < l->n_packed; i++)
+        rc = finish_matrix(l, &l->packed[i], e);
+    return rc;
+}
+
+/* ---- what it takes ---- */
+
+#define ALLOC_BYTES 256 /* room for an allocation's rounding */
+
+static int64_t table_bytes(const struct quantization *q, int64_t rows, int64_t cols)
+{
+    return 2 * quantization_groups(q, cols) * round_up(rows, PACKING_ROWS) *
+               (int64_t)sizeof(float) +
+           cols * (int64_t)sizeof(int32_t) + (int64_t)sizeof(struct packing) + 4 * ALLOC_BYTES;
+}
+
+size_t load_packed_bytes(const struct model_config *c)
+{
+    const struct quantization *q = &c->quantization;
+    int64_t h = c->hidden_size, mlp = c->intermediate_size, dim = c->head_dim,
+            layer = table_bytes(q, c->n_heads * dim, h) +
+                    2 * table_bytes(q, c->n_kv_heads * dim, h) +
+                    table_bytes(q, h, c->n_heads * dim) + 2 * table_bytes(q, mlp, h) +
+                    table_bytes(q, h, mlp);
+    return q->format == FORMAT_NONE ? 0 : (size_t)(layer * c->n_layers);
+}

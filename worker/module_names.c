@@ -1,0 +1,122 @@
+/* module_names.c - see module_names.h. Each pattern is compiled once and tried on the name of every
+ * module. Names are as in the reference's model: "model.layers.0.mlp.up_proj". */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "worker/module_names.h"
+
+#include <pcre2.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MOST_NAMES 10000
+#define MOST_STEPS 100000 /* of a match; names are short */
+
+/* One entry of the list. */
+struct entry {
+    const char *text; /* a name; or NULL: */
+    pcre2_code *code;
+    pcre2_match_context *limits;
+    pcre2_match_data *data;
+    int failed; /* a match took too many steps */
+};
+
+static int matches(struct entry *p, const char *name)
+{
+    if (p->text)
+        return strcmp(p->text, name) == 0;
+    int rc = pcre2_match(p->code, (PCRE2_SPTR)name, strlen(name), 0, 0, p->data, p->limits);
+    p->failed |= rc < 0 && rc != PCRE2_ERROR_NOMATCH;
+    return rc >= 0;
+}
+
+static int is_class(const struct entry *p, const char *class_name)
+{
+    return p->text && strcmp(p->text, class_name) == 0;
+}
+
+static int matches_head(struct entry *p, const struct model_config *c)
+{
+    char name[96];
+    if (c->head->kind != HEAD_MLP)
+        return matches(p, c->head_name);
+    snprintf(name, sizeof name, "%s.0", c->head_name);
+    int found = matches(p, name);
+    snprintf(name, sizeof name, "%s.2", c->head_name);
+    return matches(p, name) || found;
+}
+
+static void add_matches(struct modules *m, struct entry *p, const struct model_config *c)
+{
+    char name[96];
+    int all = is_class(p, "Linear");
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        for (int k = 0; k < N_LAYER_MATRICES; k++) {
+            snprintf(name, sizeof name, "model.layers.%u.%s", i, layer_matrix_names[k]);
+            if (all || matches(p, name))
+                m->matrices[i] |= (uint8_t)(1 << k);
+        }
+    m->head |= all || matches_head(p, c);
+    m->embedding |= is_class(p, "Embedding") || matches(p, "model.embed_tokens");
+}
+
+static int open_entry(
+    struct entry *p, const struct json_file *f, const char *key, const char *text, struct err *e)
+{
+    int why = 0;
+    size_t at = 0;
+    *p = (struct entry){.text = text};
+    if (strncmp(text, "re:", 3) != 0)
+        return 0;
+    p->text = NULL;
+    p->code =
+        pcre2_compile((PCRE2_SPTR)text + 3, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED, &why, &at, NULL);
+    if (!p->code)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %s%s: expected patterns, found '%.80s', which fails at character %zu", f->file,
+            f->where, key, text, at);
+    p->limits = pcre2_match_context_create(NULL);
+    p->data = pcre2_match_data_create(1, NULL);
+    pcre2_set_match_limit(p->limits, MOST_STEPS);
+    return 0;
+}
+
+static void close_entry(struct entry *p)
+{
+    pcre2_code_free(p->code);
+    pcre2_match_context_free(p->limits);
+    pcre2_match_data_free(p->data);
+}
+
+static int add_entry(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, const char *text, struct err *e)
+{
+    struct entry p;
+    int rc = open_entry(&p, f, key, text, e);
+    if (rc != 0)
+        return rc;
+    add_matches(m, &p, c);
+    close_entry(&p);
+    return p.failed ? err_set(e, ASSAY_EFORMAT,
+                          "%s: %s%s: expected patterns that are quickly tried, found '%.80s'",
+                          f->file, f->where, key, text)
+                    : 0;
+}
+
+int modules_named(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e)
+{
+    const json_t *list = json_object_get(f->object, key);
+    if (!list || json_is_null(list))
+        return 0;
+    if (!json_is_array(list) || json_array_size(list) > MOST_NAMES)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected a list of at most %d names", f->file,
+            f->where, key, MOST_NAMES);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        int rc = text ? add_entry(m, c, f, key, text, e)
+                      : err_set(e, ASSAY_EFORMAT, "%s: %s%s[%zu]: expected a name, found no string",
+                            f->file, f->where, key, i);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}

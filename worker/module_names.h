@@ -1,0 +1,23 @@
+/* module_names.h - which of the model's modules a list of names in config.json means. */
+#ifndef ASSAY_MODULE_NAMES_H
+#define ASSAY_MODULE_NAMES_H
+
+#include <stdint.h>
+
+#include "schema/err.h"
+#include "schema/json.h"
+#include "worker/config.h"
+
+/* Modules: bit m of matrices[i] is matrix m of layer i. */
+struct modules {
+    uint8_t matrices[MODEL_MAX_LAYERS];
+    int head, embedding;
+};
+
+/* Adds the modules that compressed-tensors means by the list at `key`: names ("Linear" is every
+ * matrix and the head), or patterns of Python's re.match after "re:". An absent list or null is
+ * empty. ASSAY_EFORMAT for what is no list of names, or no pattern. */
+int modules_named(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e);
+
+#endif

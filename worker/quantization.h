@@ -1,0 +1,55 @@
+/* quantization.h - what config.json's quantization_config says about a checkpoint whose layers are
+ * stored in few bits: compressed-tensors (pack-quantized). A weight's value is
+ *     (stored - zero point) * scale
+ * in float32, with a scale and a zero point for each row's group of columns.
+ *
+ * Embedding, norms and head are never quantized: a config that says otherwise is refused, as is
+ * every field that is not known or whose value would change the numbers. */
+#ifndef ASSAY_QUANTIZATION_H
+#define ASSAY_QUANTIZATION_H
+
+#include <stdint.h>
+
+#include "schema/err.h"
+#include "worker/dtype.h"
+
+enum quantization_format { FORMAT_NONE, FORMAT_PACK_QUANTIZED };
+
+/* The matrices of a layer. */
+enum layer_matrix {
+    MATRIX_Q,
+    MATRIX_K,
+    MATRIX_V,
+    MATRIX_O,
+    MATRIX_GATE,
+    MATRIX_UP,
+    MATRIX_DOWN,
+    N_LAYER_MATRICES
+};
+
+/* "self_attn.q_proj" .. "mlp.down_proj" */
+extern const char *const layer_matrix_names[N_LAYER_MATRICES];
+
+struct quantization {
+    enum quantization_format format;
+    char name[32];      /* "pack-quantized-int4": part of a score's mode */
+    int bits;           /* 4 or 8 */
+    int64_t group_size; /* columns that share a scale; 0: the whole row */
+    int has_zeros;      /* there are zero points in the file; else each is the middle */
+    int has_order;      /* there is a g_idx: which group each column is of */
+};
+
+struct model_config;
+struct json_file;
+
+/* Sets c->quantization and c->quantized from f, which is config.json. The head must have been read.
+ * ASSAY_EUNSUPPORTED or ASSAY_EFORMAT by file, field, found and expected. */
+int model_config_read_quantization(
+    struct model_config *c, const struct json_file *f, struct err *e);
+
+static inline int64_t quantization_groups(const struct quantization *q, int64_t cols)
+{
+    return q->group_size > 0 ? (cols + q->group_size - 1) / q->group_size : 1;
+}
+
+#endif
