@@ -144,10 +144,6 @@ int chat_interpret(const struct chat *c, struct jinja_run *run, const struct cha
 {
     struct jinja_text text;
     int rc = c->date[0] ? jinja_set_date(run, c->date, e) : 0;
-    if (talk->tools.at && c->has_tool_use)
-        return err_field(e, ASSAY_EBADTEXT, "tools",
-            "the checkpoint has another template for rows with tools, tool_use; expected it as a "
-            "file (--chat-template FILE)");
     if (talk->n == 0)
         return err_set(e, ASSAY_EBADTEXT, "expected at least one message, found none");
     jinja_begin(run, c->jinja);

@@ -200,6 +200,19 @@ static int check_prompt(
     return rc;
 }
 
+/* transformers takes the template named tool_use for a conversation with tools, an empty list of
+ * them too. */
+static int check_tools(const struct composer *c, const struct row_request *q, struct err *e)
+{
+    struct msg_reader r;
+    msg_reader_init(&r, q->tools.at, q->tools.len);
+    if (!c->model->chat.has_tool_use || !q->tools.at || msg_peek(&r) != MSG_ARRAY)
+        return 0;
+    return err_field(e, ASSAY_EBADTEXT, "tools",
+        "the checkpoint has another template for rows with tools, tool_use; expected it as a "
+        "file (--chat-template FILE)");
+}
+
 int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e)
 {
     const struct chat *chat = &c->model->chat;
@@ -211,6 +224,8 @@ int compose_chat(struct composer *c, const struct row_request *q, const char *fi
     int rc = check_contents(c, e);
     if (rc == 0)
         rc = check_others(c, e);
+    if (rc == 0)
+        rc = check_tools(c, q, e);
     struct chat_talk talk = {c->turns.at, c->turns.n, q->has_tools ? q->tools : (struct slice){0},
         q->arguments, q->add_generation_prompt};
     if (rc == 0)

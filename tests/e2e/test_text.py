@@ -357,10 +357,14 @@ def test_keys_without_a_value_are_not_there(directory):
     assert bare == null < named
 
 
+CHATML_ITSELF = json.loads((REWARD / "tokenizer_config.json").read_text())["chat_template"]
+
+
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "additional_chat_templates"])
-def test_another_template_for_tools(directory, where):
+@pytest.mark.parametrize("default", ["{{ messages[0].content }}", CHATML_ITSELF], ids=["interpreted", "known"])
+def test_another_template_for_tools(directory, where, default):
     """transformers takes the template tool_use for a conversation with tools: refused by name, the rest is scored."""
-    default, other = "{{ messages[0].content }}", "{{ messages[0].content }}{{ tools }}"
+    other = "{{ messages[0].content }}{{ tools }}"
     named = [{"name": "default", "template": default}, {"name": "tool_use", "template": other}]
     model = copy_model(directory, chat_template=named if where == "tokenizer_config.json" else default)
     if where != "tokenizer_config.json":
@@ -369,8 +373,9 @@ def test_another_template_for_tools(directory, where):
         (model / where / "default.jinja").write_text(default)
     with Broker(directory / "a", model=model) as b:
         row = {"messages": [{"role": "user", "content": "q"}]}
-        plain, tools = score(b, row, {**row, "tools": [{"x": 1}]})
-        assert plain["error"] is None and tools["error"]["code"] == "bad_text" and "tool_use" in tools["error"]["message"]
+        plain, null, tools, none = score(b, row, {**row, "tools": None}, {**row, "tools": [{"x": 1}]}, {**row, "tools": []})
+        assert [row["error"] for row in (plain, null)] == [None, None]
+        assert [(row["error"]["code"], "tool_use" in row["error"]["message"]) for row in (tools, none)] == [("bad_text", True)] * 2
 
 
 @pytest.mark.parametrize("calls", [[], None, {}, False])

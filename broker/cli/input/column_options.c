@@ -16,7 +16,7 @@ static const char *const settings[] = {"pool", "truncate", "max_length", "trunca
 static const char *const pool_fields[] = {"step_token", "positions", "activation", NULL};
 /* Arguments of a chat template; the first two are fields of a row. */
 static const char *const arguments[] = {"tools", "add_generation_prompt", "chat_template_kwargs",
-    "continue_final_message", "enable_thinking", NULL};
+    "continue_final_message", "chat_template", "enable_thinking", NULL};
 
 int column_is_one_of(const char *const *keys, const char *key, size_t len)
 {
@@ -48,25 +48,24 @@ int column_options_has(const char *key, size_t len)
 
 /* ---- a chat template's arguments ---- */
 
-/* Some data sets keep the list of tools as JSON in a string. */
-static int has_tools(const json_t *v)
-{
-    return !column_is_empty(v) && !(json_is_string(v) && strcmp(json_string_value(v), "[]") == 0);
-}
-
+/* Some data sets keep the list of tools as JSON in a string. An empty list is one. */
 static int take_tools(json_t *row, const json_t *v, struct err *e)
 {
-    if (!has_tools(v))
+    if (!json_is_array(v) && column_is_empty(v))
         return 0;
     json_t *list = json_is_string(v)
                        ? json_loadb(json_string_value(v), json_string_length(v), 0, NULL)
                        : json_incref((json_t *)v);
-    if (json_is_array(list)) {
-        json_object_set_new(row, "tools", list);
-        return 0;
-    }
+    const json_t *other = json_object_get(row, "tools");
+    int rc = !json_is_array(list) ? err_field(e, ASSAY_EBADREQ, "tools", "expected a list of tools")
+             : other && !json_equal(other, list)
+                 ? err_field(e, ASSAY_EBADREQ, "tools",
+                       "expected one list of tools, found another in chat_template_kwargs")
+                 : 0;
+    if (rc == 0)
+        json_object_set(row, "tools", list);
     json_decref(list);
-    return err_field(e, ASSAY_EBADREQ, "tools", "expected a list of tools");
+    return rc;
 }
 
 static int take_generation_prompt(json_t *row, const json_t *v, struct err *e)
@@ -113,16 +112,25 @@ static int take_kwargs(json_t *row, const json_t *all, struct err *e)
     return rc;
 }
 
+static int beside_arguments(const char *key, struct err *e)
+{
+    return err_field(e, ASSAY_EBADREQ, key,
+        "expected in chat_template_kwargs, found beside it; leave the column out where it is "
+        "something else");
+}
+
 int column_options_take_arguments(json_t *row, const json_t *line, struct err *e)
 {
+    static const char *const never[] = {"continue_final_message", "chat_template"};
     int rc = 0;
     if (!column_is_empty(column_find(line, "enable_thinking")))
-        return err_field(e, ASSAY_EBADREQ, "enable_thinking",
-            "expected in chat_template_kwargs, found beside it; leave the column out where it is "
-            "something else");
-    if (!column_is_empty(column_find(line, "continue_final_message")))
-        return err_field(e, ASSAY_EBADREQ, "continue_final_message",
-            "rows are written without this argument of the chat template");
+        return beside_arguments("enable_thinking", e);
+    if (json_is_true(column_find(line, "thinking"))) /* a text is what the model thought */
+        return beside_arguments("thinking", e);
+    for (int i = 0; i < 2; i++)
+        if (!column_is_empty(column_find(line, never[i])))
+            return err_field(e, ASSAY_EBADREQ, never[i],
+                "rows are written without this argument of the chat template");
     for (int i = 0; rc == 0 && i < 2; i++)
         rc = take_field(row, arguments[i], column_find(line, arguments[i]), e);
     return rc == 0 ? take_kwargs(row, column_find(line, "chat_template_kwargs"), e) : rc;
