@@ -62,6 +62,10 @@ static void print_status(const json_t *r)
         printf("\n  the workers do not start: ");
         print_safely(stdout, reply_text(r, "failure"));
     }
+    if (reply_text(r, "made_otherwise")[0]) {
+        printf("\n  its scores are not this broker's: ");
+        print_safely(stdout, reply_text(r, "made_otherwise"));
+    }
     printf("\n  %.1f rows/s, time left ", json_number_value(json_object_get(r, "rate")));
     print_time_left(r);
     printf("\n");

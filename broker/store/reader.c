@@ -23,7 +23,10 @@ static int open_database(struct store *s, struct err *e)
             path, STORE_SCHEMA_VERSION, (long long)version);
     if (rc == 0)
         rc = store_integer(s, 0, &s->mode, e, "select value from meta where name = 'mode'", "");
-    return rc == 0 ? store_read_sums_from(s, e) : rc;
+    if (rc == 0)
+        rc = store_read_sums_from(s, e);
+    int primary = sqlite3_errcode(s->db) & 0xff;
+    return rc != 0 && (primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB) ? ASSAY_EDAMAGED : rc;
 }
 
 int store_open_reader(struct store **out, const char *data_dir, struct err *e)

@@ -377,5 +377,9 @@ int store_scrub(const char *data_dir, const struct scrub_caller *caller,
         count_unchecked(&c);
     }
     store_close_reader(&c.s);
+    if (rc == ASSAY_EDAMAGED) {
+        find(&c, -1, "nothing can be read: %s", e->msg);
+        rc = 0;
+    }
     return rc == 0 ? c.ended : rc;
 }

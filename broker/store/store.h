@@ -412,7 +412,8 @@ int store_result_as_kept(
 
 /* ---- reading beside a broker (store/reader.c) ---- */
 /* Opens the database in data_dir to read it only, whether or not a broker uses it. ASSAY_EIO when
- * it cannot be opened, ASSAY_EFORMAT when its schema has another version. On success the caller
+ * it cannot be opened, ASSAY_EDAMAGED when that is because of damage, ASSAY_EFORMAT when its schema
+ * has another version. On success the caller
  * owns *s and ends it with store_close_reader. Functions that read may be called. */
 int store_open_reader(struct store **s, const char *data_dir, struct err *e);
 void store_close_reader(struct store **s); /* NULL-safe */

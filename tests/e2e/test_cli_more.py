@@ -1,4 +1,5 @@
 """The command line's second half: man pages, completion, top, jobs, purge."""
+import contextlib
 import fcntl
 import json
 import os
@@ -6,13 +7,14 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import struct
 import subprocess
 import termios
 import time
 
 import pytest
-from harness import BIN, PATIENCE, Broker, Refused, ids_bytes, random_key, wait_until
+from harness import BIN, DEMO, PATIENCE, Broker, Refused, ids_bytes, random_key, wait_until
 
 ASSAY = str(BIN / "assay")
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -325,6 +327,32 @@ def test_purge_by_age(directory):
             done = run("purge", "--older-than", bad, "--data", broker.data)
             assert done.returncode == 64 and "7d" in done.stderr, bad
     assert run("purge").returncode == 64
+
+
+def test_a_pipe_without_a_writer(directory):
+    """It is waited for, which is said; a signal ends that."""
+    os.mkfifo(pipe := directory / "pipe")
+    command = [BIN / "assay", "score", pipe, "--model", DEMO]
+    for way in ("written", "stopped"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stderr.readline() == f"assay: waiting for somebody to write to the pipe '{pipe}'\n"
+        if way == "written":
+            pipe.write_text('{"id": "a", "ids": [1, 2]}\n')
+        else:
+            process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60 * PATIENCE)
+        assert (process.returncode, len(out.splitlines())) == ((0, 1) if way == "written" else (143, 0))
+
+
+def test_scrub_of_a_damaged_schema(directory):
+    """Nothing of the file can be read then, which is a finding: the same exit code as for any other."""
+    with Broker(directory / "d") as broker, broker.client() as client:
+        client.call("score", rows=[{"ids": [1, 2]}])
+    with contextlib.closing(sqlite3.connect(broker.data / "assay.db", isolation_level=None)) as database:
+        database.execute("pragma writable_schema = on")
+        database.execute("update sqlite_master set sql = 'create tafle block' where name = 'block'")
+    done = run("scrub", "--data", broker.data)
+    assert done.returncode == 65 and "nothing can be read" in done.stdout and "1 damaged" in done.stdout, (done.stdout, done.stderr)
 
 
 def test_results_are_of_one_job(directory):

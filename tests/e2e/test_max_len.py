@@ -7,7 +7,7 @@ import msgpack
 import pytest
 
 import harness
-from harness import MODELS, Broker, Refused, wait_until
+from harness import BIN, MODELS, Broker, Refused, wait_until
 
 
 def distinct(n, length):
@@ -95,6 +95,8 @@ def test_a_job_has_one_truncation(tmp_path):
         assert broker.sql("select key, state, reason from jobs") == [("cut", "open", None), ("another", "done", "made with rows "
                           "truncated to 20 tokens, the broker truncates to 10 (--max-len)")]
         assert "truncated to 20" in client.call("status", job="another")["made_otherwise"]
+        done = subprocess.run([BIN / "assay", "status", "another", "--data", broker.data], capture_output=True, text=True)
+        assert "its scores are not this broker's: " in done.stdout and "truncated to 20" in done.stdout, done
         assert client.submit("cut", more, chunk=1)["accepted"] == 20
         assert {r["n_tokens"] for r in client.results("cut")} == {10}
 

@@ -39,9 +39,8 @@ static int device_open(struct device **out, const struct device_options *o, stru
     const struct cpu_kernels *kernels = kernels_choose(o->isa);
     if (!kernels)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "isa: expected auto, portable or one that this CPU has (avx512bf16, avx512vnni, "
-            "avx512, avx2), "
-            "found '%s'",
+            "isa: expected auto, portable, or of avx512bf16, avx512vnni, avx512 and avx2 one that "
+            "this CPU has, found '%s', which it has not",
             o->isa);
     if (o->quant != DTYPE_F32 && o->quant != DTYPE_I8)
         return err_set(e, ASSAY_EUNSUPPORTED,

@@ -4,21 +4,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broker/cli/cli.h"
 #include "broker/cli/input/beginning.h"
 #include "broker/cli/input/foreign.h"
 #include "broker/cli/input/forgive.h"
 #include "broker/cli/input/inflate.h"
+#include "broker/cli/signals.h"
 #include "schema/alloc.h"
 #include "schema/regular.h"
 #include "schema/json.h"
 #include "schema/log.h"
 #include "schema/utf8.h"
+
+#define POLL_MS 100
+#define SILENT_MS 2000 /* after that, say that the pipe has no writer */
 
 struct jsonl {
     FILE *file;
@@ -70,6 +76,30 @@ static int is_directory(int fd)
     return fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) && !(fcntl(fd, F_GETFL) & O_PATH);
 }
 
+/* Opens a pipe, and waits for a writer: opening it for reading alone would wait without a word. */
+static int open_pipe(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), is_there = 0;
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    for (int waited = 0; fd >= 0 && !is_there && !cli_interrupted(); waited += POLL_MS) {
+        is_there = poll(&p, 1, POLL_MS) > 0;
+        if (!is_there && waited == SILENT_MS)
+            cli_say("waiting for somebody to write to the pipe '%s'", path);
+    }
+    if (is_there)
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    return fd;
+}
+
+static FILE *open_file(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || !S_ISFIFO(st.st_mode))
+        return fopen(path, "rbe");
+    int fd = open_pipe(path);
+    return fd < 0 ? NULL : fdopen(fd, "rb");
+}
+
 int jsonl_open(struct jsonl **out, const char *path, struct err *e)
 {
     struct jsonl *j = xcalloc(1, sizeof *j);
@@ -77,7 +107,7 @@ int jsonl_open(struct jsonl **out, const char *path, struct err *e)
     j->name = is_file ? path : "stdin";
     j->path = is_file ? path : NULL;
     j->total = -1;
-    j->file = is_file ? fopen(path, "rbe") : stdin;
+    j->file = is_file ? open_file(path) : stdin;
     *out = j;
     if (j->file && !is_directory(fileno(j->file)))
         return fstat(fileno(j->file), &j->opened) == 0
