@@ -215,7 +215,7 @@ create view errors as
   from result left join row on row.row = result.row
   where error_code is not null and result.job not in (select job from purge);
 
--- What the scores of the responses to one prompt (shape 4) say together, and each of them. PROTOCOL.md has the formulas; they need SQLite's sqrt().
+-- What the scores of the responses to one prompt (shape 4; of documents 7) say together, and each of them. PROTOCOL.md has the formulas; they need SQLite's sqrt().
 create view response_stats as
   select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
     json_array_length(vector_json) as n,
@@ -226,7 +226,7 @@ create view response_stats as
     (select sqrt(sum((value - mean) * (value - mean)) / max(count(*) - 1, 1))
      from json_each(vector_json), (select avg(value) as mean from json_each(vector_json))) as std
   from result
-    join row on row.row = result.row and row.shape = 4
+    join row on row.row = result.row and row.shape in (4, 7)
   where error_code is null and result.job not in (select job from purge);
 
 create view responses as
@@ -238,7 +238,7 @@ create view responses as
         value.key as response, value.value as score, rank() over (partition by result.job, result.row order by value.value desc) as rank,
         avg(value.value) over (partition by result.job, result.row) as mean
       from result
-        join row on row.row = result.row and row.shape = 4
+        join row on row.row = result.row and row.shape in (4, 7)
         join json_each(vector_json) value
       where error_code is null and result.job not in (select job from purge))
     window of_row as (partition by job, i));

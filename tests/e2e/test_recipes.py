@@ -151,6 +151,8 @@ def test_errors_name_the_document(directory):
         bad, cut = client.call("score", rows=[row, dict(row, truncate=True)])["rows"]
         assert bad["error"]["message"].startswith("documents[1]: expected at most 300 tokens, found "), bad
         assert cut["error"] is None and len(cut["scores"]) == 3, cut
+        assert broker.sql("select i, n, best from response_stats") == [(1, 3, cut["best"])]
+        assert broker.sql("select rank from responses order by response") == [(rank,) for rank in cut["ranks"]]
     with Broker(directory / "e", options=["--recipe", "qwen3-reranker"], **options) as broker, broker.client() as client:
         client.call("pause", job=client.submit("waits", [{"ids": [1]}], seal=False)["job"])
         assert client.submit("waits", [row], chunk=1)["accepted"] == 1
