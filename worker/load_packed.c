@@ -7,7 +7,11 @@
  *
  * compressed-tensors, pack-quantized: `weight_packed` [rows, words of columns]; `weight_scale` and,
  * where not symmetric, `weight_zero_point` [rows, groups], the latter packed along the rows;
- * `weight_shape` [2]; with an order `weight_g_idx` [columns], each column's group. */
+ * `weight_shape` [2]; with an order `weight_g_idx` [columns], each column's group.
+ *
+ * GPTQ: `qweight` [words of columns, rows]; `scales` [groups, rows]; `qzeros` [groups, words of
+ * rows], less 1 in the first format; `g_idx` [columns]. AWQ (gemm): `qweight` [columns, words of
+ * rows], `scales` and `qzeros` likewise, no order; a word has eight rows, 0 2 4 6 1 3 5 7. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,26 +51,55 @@ static int64_t words_of(const struct quantization *q, int64_t numbers)
     return (numbers + per_word - 1) / per_word;
 }
 
+static void add_compressed(
+    struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
+{
+    int64_t rows = m->place.rows, cols = m->place.cols, groups = quantization_groups(q, cols);
+    add_tensor(l, layer, m, "weight_packed",
+        (struct place){rows, words_of(q, cols), .raw = &m->words, .stored = "I32"});
+    add_tensor(l, layer, m, "weight_scale", (struct place){rows, groups, .raw = &m->scale});
+    add_tensor(
+        l, layer, m, "weight_shape", (struct place){.rows = 2, .raw = &m->shape, .stored = "I64"});
+    if (q->has_zeros)
+        add_tensor(l, layer, m, "weight_zero_point",
+            (struct place){words_of(q, rows), groups, .raw = &m->zeros, .stored = "I32"});
+    if (q->has_order)
+        add_tensor(l, layer, m, "weight_g_idx",
+            (struct place){.rows = cols, .raw = &m->order, .stored = "I32"});
+}
+
+/* GPTQ's, and AWQ's, which has no g_idx. */
+static void add_gptq(
+    struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
+{
+    int64_t rows = m->place.rows, cols = m->place.cols, groups = quantization_groups(q, cols);
+    struct place words = {words_of(q, cols), rows, .raw = &m->words, .stored = "I32"};
+    if (q->format == FORMAT_AWQ) {
+        words.rows = cols;
+        words.cols = words_of(q, rows);
+    }
+    add_tensor(l, layer, m, "qweight", words);
+    add_tensor(l, layer, m, "scales", (struct place){groups, rows, .raw = &m->scale});
+    add_tensor(l, layer, m, "qzeros",
+        (struct place){groups, words_of(q, rows), .raw = &m->zeros, .stored = "I32"});
+    if (q->format == FORMAT_GPTQ)
+        add_tensor(l, layer, m, "g_idx",
+            (struct place){
+                .rows = cols, .raw = &m->order, .stored = "I32", .is_optional = !q->has_order});
+}
+
 void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struct place place)
 {
     const struct quantization *q = &l->m->config.quantization;
-    int64_t groups = quantization_groups(q, place.cols);
     if (!l->packed)
         l->packed = xcalloc((size_t)l->m->config.n_layers * N_LAYER_MATRICES, sizeof *l->packed);
     struct packed_matrix *m = &l->packed[l->n_packed++];
     m->place = place;
     snprintf(m->name, sizeof m->name, "%s", layer_matrix_names[which]);
-    add_tensor(l, layer, m, "weight_packed",
-        (struct place){place.rows, words_of(q, place.cols), .raw = &m->words, .stored = "I32"});
-    add_tensor(l, layer, m, "weight_scale", (struct place){place.rows, groups, .raw = &m->scale});
-    add_tensor(
-        l, layer, m, "weight_shape", (struct place){.rows = 2, .raw = &m->shape, .stored = "I64"});
-    if (q->has_zeros)
-        add_tensor(l, layer, m, "weight_zero_point",
-            (struct place){words_of(q, place.rows), groups, .raw = &m->zeros, .stored = "I32"});
-    if (q->has_order)
-        add_tensor(l, layer, m, "weight_g_idx",
-            (struct place){.rows = place.cols, .raw = &m->order, .stored = "I32"});
+    if (q->format == FORMAT_PACK_QUANTIZED)
+        add_compressed(l, layer, m, q);
+    else
+        add_gptq(l, layer, m, q);
 }
 
 /* ---- tables ---- */
@@ -80,32 +113,57 @@ static void *to_device(struct loader *l, const void *host, size_t bytes)
     return to;
 }
 
-/* Number i of a row of words. */
-static uint32_t number_at(
-    const struct quantization *q, const void *words, int64_t stride, int64_t i)
-{
-    int64_t per_word = WORD_BITS / q->bits;
-    uint32_t word;
-    memcpy(&word, (const char *)words + i / per_word * stride * WORD_BYTES, sizeof word);
-    return word >> i % per_word * q->bits & ((1u << q->bits) - 1);
-}
-
-static float scale_of(const struct part *p, int64_t group, int64_t row)
+static float scale_of(
+    const struct part *p, const struct quantization *q, int64_t group, int64_t row)
 {
     const struct weight_tensor *t = &p->m->scale;
     float scale;
-    int64_t at = (p->row + row) * p->groups + group;
+    int64_t at = q->format == FORMAT_PACK_QUANTIZED ? (p->row + row) * p->groups + group
+                                                    : group * p->m->place.rows + p->row + row;
     dtype_convert(&scale, DTYPE_F32, (const char *)t->data + at * dtype_bytes((enum dtype)t->dtype),
         (enum dtype)t->dtype, 1);
     return scale;
 }
 
-static float zero_of(const struct part *p, const struct quantization *q, int64_t group, int64_t row)
+/* Where AWQ puts number i of eight. */
+static int64_t awq_place(int64_t i)
 {
+    static const uint8_t places[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    return i / 8 * 8 + places[i % 8];
+}
+
+/* A word's numbers are zero points of neighbouring rows; the words of compressed-tensors are
+ * [words of rows, groups], the others' [groups, words of rows]. */
+static uint32_t stored_zero(
+    const struct part *p, const struct quantization *q, int64_t group, int64_t row)
+{
+    const struct weight_tensor *t = &p->m->zeros;
+    int64_t per_word = WORD_BITS / q->bits, i = p->row + row;
     if (!q->has_zeros)
-        return (float)(1 << (q->bits - 1));
-    return (float)number_at(
-        q, (const char *)p->m->zeros.data + group * WORD_BYTES, p->groups, p->row + row);
+        return 1u << (q->bits - 1);
+    if (q->format == FORMAT_AWQ)
+        i = awq_place(i);
+    int64_t at = q->format == FORMAT_PACK_QUANTIZED ? i / per_word * p->groups + group
+                                                    : group * t->shape[1] + i / per_word;
+    uint32_t word;
+    memcpy(&word, (const char *)t->data + at * WORD_BYTES, sizeof word);
+    return word >> i % per_word * q->bits & ((1u << q->bits) - 1);
+}
+
+/* In GPTQ's first format the largest number may be one more, or 0 that went below: then the zero
+ * points beside it may be wrong too, and its libraries read it otherwise. */
+static int find_zero(const struct part *p, const struct quantization *q, int64_t group, int64_t row,
+    float *zero, struct err *e)
+{
+    uint32_t stored = stored_zero(p, q, group, row);
+    *zero = (float)(stored + (uint32_t)q->zero_offset);
+    if (q->zero_offset == 0 || stored < (1u << q->bits) - 1)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: tensor '%.120s': expected zero points below %u, found %u for group %lld and row %lld: "
+        "in this format (gptq) it may stand for %u or for 0; save it again as gptq_v2",
+        p->m->zeros.file, p->m->zeros.name, stored, stored, (long long)group,
+        (long long)(p->row + row), stored + 1);
 }
 
 static int no_memory(const struct part *p, struct err *e)
@@ -119,32 +177,53 @@ static int make_tables(struct loader *l, struct part *p, struct err *e)
     int64_t stride = p->packing.group_stride = round_up(p->rows, PACKING_ROWS);
     size_t bytes = (size_t)(p->groups * stride) * sizeof(float);
     float *scale = xcalloc(1, bytes), *zero = xcalloc(1, bytes);
+    int rc = 0;
     for (int64_t row = 0; row < p->rows; row++)
-        for (int64_t g = 0; g < p->groups; g++) {
-            scale[g * stride + row] = scale_of(p, g, row);
-            zero[g * stride + row] = zero_of(p, q, g, row);
+        for (int64_t g = 0; rc == 0 && g < p->groups; g++) {
+            scale[g * stride + row] = scale_of(p, q, g, row);
+            rc = find_zero(p, q, g, row, &zero[g * stride + row], e);
         }
-    p->packing.scale = to_device(l, scale, bytes);
-    p->packing.zero = to_device(l, zero, bytes);
+    if (rc == 0 && (!(p->packing.scale = to_device(l, scale, bytes)) ||
+                       !(p->packing.zero = to_device(l, zero, bytes))))
+        rc = no_memory(p, e);
     free(scale);
     free(zero);
-    return p->packing.scale && p->packing.zero ? 0 : no_memory(p, e);
+    return rc;
 }
 
-/* Takes this rank's columns of g_idx. */
+/* Whether the columns are of the groups that they would be of without an order. */
+static int is_plain_order(const struct part *p, const int32_t *order)
+{
+    int64_t k = 0;
+    while (k < p->cols && order[k] == (p->packing.first + k) / p->packing.group_size)
+        k++;
+    return k == p->cols;
+}
+
+static int check_order(const struct part *p, const int32_t *order, struct err *e)
+{
+    const struct weight_tensor *t = &p->m->order;
+    for (int64_t k = 0; k < p->cols; k++)
+        if (order[k] < 0 || order[k] >= p->groups)
+            return err_set(e, ASSAY_EFORMAT,
+                "%s: tensor '%.120s': expected groups below %lld, found %d for column %lld",
+                t->file, t->name, (long long)p->groups, order[k], (long long)(p->column + k));
+    return 0;
+}
+
+/* Takes this rank's columns of g_idx, if they say anything. */
 static int take_order(struct loader *l, struct part *p, struct err *e)
 {
     const struct weight_tensor *t = &p->m->order;
     size_t bytes = (size_t)p->cols * sizeof(int32_t);
     int32_t *order = xcalloc(1, bytes);
     memcpy(order, (const char *)t->data + p->column * (int64_t)sizeof *order, bytes);
-    int rc = 0;
-    for (int64_t k = 0; rc == 0 && k < p->cols; k++)
-        if (order[k] < 0 || order[k] >= p->groups)
-            rc = err_set(e, ASSAY_EFORMAT,
-                "%s: tensor '%.120s': expected groups below %lld, found %d for column %lld",
-                t->file, t->name, (long long)p->groups, order[k], (long long)(p->column + k));
-    if (rc == 0 && !(p->packing.group_of = to_device(l, order, bytes)))
+    int rc = check_order(p, order, e), plain = is_plain_order(p, order);
+    if (rc == 0 && !plain && !l->m->config.quantization.has_order)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "%s: tensor '%.120s': an order of the columns contradicts desc_act, which is false",
+            t->file, t->name);
+    if (rc == 0 && !plain && !(p->packing.group_of = to_device(l, order, bytes)))
         rc = no_memory(p, e);
     free(order);
     return rc;
@@ -156,6 +235,8 @@ static int check_shape(const struct packed_matrix *m, struct err *e)
 {
     int64_t shape[2];
     const struct weight_tensor *t = &m->shape;
+    if (!t->data)
+        return 0;
     memcpy(shape, t->data, sizeof shape);
     if (shape[0] == m->place.rows && shape[1] == m->place.cols)
         return 0;
@@ -168,23 +249,35 @@ static int check_shape(const struct packed_matrix *m, struct err *e)
 /* A rank's part must begin with a word. */
 static int check_part(const struct loader *l, const struct part *p, struct err *e)
 {
-    int64_t per_word = WORD_BITS / l->m->config.quantization.bits;
-    if (p->column % per_word == 0)
+    int64_t per_word = WORD_BITS / l->m->config.quantization.bits,
+            first = p->packing.order == PACKED_AWQ ? p->row : p->column;
+    if (first % per_word == 0)
         return 0;
     return err_set(e, ASSAY_EFORMAT,
-        "tp %u does not fit '%.120s': expected each rank's columns to begin at a multiple of %lld, "
+        "tp %u does not fit '%.120s': expected each rank's %s to begin at a multiple of %lld, "
         "found %lld",
-        l->m->n_ranks, p->m->words.name, (long long)per_word, (long long)p->column);
+        l->m->n_ranks, p->m->words.name, p->packing.order == PACKED_AWQ ? "rows" : "columns",
+        (long long)per_word, (long long)first);
 }
 
 static int set_view(struct loader *l, struct part *p, struct err *e)
 {
-    const struct quantization *q = &l->m->config.quantization;
-    int64_t stride = p->m->words.shape[1], at = p->row * stride + p->column * q->bits / WORD_BITS;
+    int64_t per_word = WORD_BITS / p->packing.bits, stride = p->m->words.shape[1], at;
     const struct packing *packing = to_device(l, &p->packing, sizeof p->packing);
+    if (p->packing.order == PACKED_ROWS)
+        at = p->row * stride + p->column / per_word;
+    else if (p->packing.order == PACKED_COLUMNS)
+        at = p->column / per_word * stride + p->row;
+    else
+        at = p->column * stride + p->row / per_word;
     *p->m->place.view = (struct weight){(const char *)p->m->words.data + at * WORD_BYTES,
         DTYPE_PACKED, p->rows, p->cols, stride, NULL, DTYPE_F32, packing};
     return packing ? 0 : no_memory(p, e);
+}
+
+static enum packing_order order_of(enum quantization_format format)
+{
+    return format == FORMAT_GPTQ ? PACKED_COLUMNS : format == FORMAT_AWQ ? PACKED_AWQ : PACKED_ROWS;
 }
 
 static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct err *e)
@@ -198,7 +291,7 @@ static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct
         load_cut(l->m, m->place.cut, m->place.cols, &p.column, &p.cols);
     else
         load_cut(l->m, m->place.cut, m->place.rows, &p.row, &p.rows);
-    p.packing = (struct packing){.order = PACKED_ROWS,
+    p.packing = (struct packing){.order = order_of(q->format),
         .bits = q->bits,
         .group_size = q->group_size > 0 ? q->group_size : m->place.cols,
         .first = p.column};
@@ -207,7 +300,7 @@ static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct
         rc = check_part(l, &p, e);
     if (rc == 0)
         rc = make_tables(l, &p, e);
-    if (rc == 0 && q->has_order)
+    if (rc == 0 && m->order.data)
         rc = take_order(l, &p, e);
     return rc == 0 ? set_view(l, &p, e) : rc;
 }

@@ -101,8 +101,9 @@ static int add_entry(struct modules *m, const struct model_config *c, const stru
                     : 0;
 }
 
-int modules_named(struct modules *m, const struct model_config *c, const struct json_file *f,
-    const char *key, struct err *e)
+/* Calls `add` with each name of the list at `key`. */
+static int each_name(const struct json_file *f, const char *key, struct err *e,
+    int (*add)(void *arg, const char *name, struct err *e), void *arg)
 {
     const json_t *list = json_object_get(f->object, key);
     if (!list || json_is_null(list))
@@ -112,11 +113,64 @@ int modules_named(struct modules *m, const struct model_config *c, const struct 
             f->where, key, MOST_NAMES);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *text = json_string_value(json_array_get(list, i));
-        int rc = text ? add_entry(m, c, f, key, text, e)
+        int rc = text ? add(arg, text, e)
                       : err_set(e, ASSAY_EFORMAT, "%s: %s%s[%zu]: expected a name, found no string",
                             f->file, f->where, key, i);
         if (rc != 0)
             return rc;
     }
     return 0;
+}
+
+struct naming {
+    struct modules *m, *of_autoawq;
+    const struct model_config *c;
+    const struct json_file *f;
+    const char *key;
+};
+
+static int add_named(void *arg, const char *name, struct err *e)
+{
+    struct naming *n = arg;
+    return add_entry(n->m, n->c, n->f, n->key, name, e);
+}
+
+int modules_named(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e)
+{
+    return each_name(f, key, e, add_named, &(struct naming){m, NULL, c, f, key});
+}
+
+static int add_pattern(
+    struct naming *n, struct modules *m, const char *format, const char *name, struct err *e)
+{
+    char pattern[600];
+    if (snprintf(pattern, sizeof pattern, format, name) >= (int)sizeof pattern)
+        return err_set(e, ASSAY_EFORMAT, "%s: %s%s: expected names, found one of %zu bytes",
+            n->f->file, n->f->where, n->key, strlen(name));
+    return add_entry(m, n->c, n->f, n->key, pattern, e);
+}
+
+static int add_kept(void *arg, const char *name, struct err *e)
+{
+    struct naming *n = arg;
+    int rc = add_pattern(n, n->m, "re:(?:%s)(?:(?<=\\.)|(?=\\.|$))", name, e);
+    if (rc == 0)
+        rc = add_pattern(n, n->m, "re:.*\\Q%s\\E$", name, e);
+    return rc == 0 ? add_pattern(n, n->of_autoawq, "re:.*\\Q%s\\E", name, e) : rc;
+}
+
+int modules_kept(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e)
+{
+    struct modules of_autoawq = {.head = 0};
+    int rc = each_name(f, key, e, add_kept, &(struct naming){m, &of_autoawq, c, f, key});
+    for (uint32_t i = 0; rc == 0 && i < c->n_layers; i++)
+        if (m->matrices[i] != of_autoawq.matrices[i])
+            rc = err_set(e, ASSAY_EFORMAT,
+                "%s: %s%s: transformers and AutoAWQ leave other matrices of layer %u; expected "
+                "whole "
+                "names of modules, such as 'model.layers.%u' or 'mlp.down_proj'",
+                f->file, f->where, key, i, i);
+    return rc;
 }

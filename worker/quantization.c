@@ -237,12 +237,128 @@ static int read_compressed(struct model_config *c, const struct json_file *f, st
     return rc == 0 ? read_targets(c, f, &group, e) : rc;
 }
 
+/* ---- GPTQ ---- */
+
+static const struct field gptq_fields[] = {{"quant_method", NULL}, {"bits", NULL},
+    {"group_size", NULL}, {"desc_act", "true false"}, {"sym", "true false"},
+    {"format", "\"gptq\" \"gptq_v2\""}, {"checkpoint_format", "\"gptq\" \"gptq_v2\""},
+    {"pack_dtype", "\"int32\""}, {"dynamic", "{}"}, {"lm_head", "false"},
+    {"is_marlin_format", "false"}, {"block_name_to_quantize", "\"model.layers\""},
+    {"modules_in_block_to_quantize", NULL},
+    /* how the checkpoint was made, or is run elsewhere */
+    {"act_group_aware", NULL}, {"backend", NULL}, {"batch_size", NULL},
+    {"cache_block_outputs", NULL}, {"damp_auto_increment", NULL}, {"damp_percent", NULL},
+    {"dataset", NULL}, {"disable_exllama", NULL}, {"exllama_config", NULL},
+    {"max_input_length", NULL}, {"meta", NULL}, {"model_file_base_name", NULL},
+    {"model_name_or_path", NULL}, {"model_seqlen", NULL},
+    {"module_name_preceding_first_block", NULL}, {"mse", NULL}, {"pad_token_id", NULL},
+    {"quantizer", NULL}, {"static_groups", NULL}, {"tokenizer", NULL}, {"true_sequential", NULL},
+    {"use_cuda_fp16", NULL}, {"use_exllama", NULL}, {NULL, NULL}};
+
+/* Adds the matrix that a name means to *found. */
+static int add_named(uint8_t *found, const json_t *name, const struct json_file *f, struct err *e)
+{
+    const char *text = json_string_value(name);
+    for (int k = 0; text && k < N_LAYER_MATRICES; k++)
+        if (strcmp(text, layer_matrix_names[k]) == 0) {
+            *found |= (uint8_t)(1 << k);
+            return 0;
+        }
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: %smodules_in_block_to_quantize: expected lists of a layer's matrices, such as "
+        "'self_attn.q_proj', found '%.60s'",
+        f->file, f->where, text ? text : "no string");
+}
+
+/* A list of lists of names, or null: all. */
+static int read_block(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    const json_t *lists = json_object_get(f->object, "modules_in_block_to_quantize");
+    uint8_t found = 0, all = (1 << N_LAYER_MATRICES) - 1;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < json_array_size(lists); i++) {
+        const json_t *list = json_array_get(lists, i);
+        if (!json_is_array(list))
+            rc = add_named(&found, list, f, e);
+        for (size_t k = 0; rc == 0 && k < json_array_size(list); k++)
+            rc = add_named(&found, json_array_get(list, k), f, e);
+    }
+    if (rc == 0 && lists && !json_is_null(lists) && !json_is_array(lists))
+        rc = add_named(&found, lists, f, e);
+    memset(c->quantized, json_array_size(lists) > 0 ? found : all, c->n_layers);
+    return rc;
+}
+
+/* Two keys name the format; without them it is the first. */
+static int read_gptq_format(struct quantization *q, const struct json_file *f, struct err *e)
+{
+    const char *format = NULL, *old = NULL;
+    if (json_get_string(f, "format", &format, e) < 0 ||
+        json_get_string(f, "checkpoint_format", &old, e) < 0)
+        return ASSAY_EFORMAT;
+    if (format && old && strcmp(format, old) != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %sformat '%s' contradicts %scheckpoint_format '%s'; keep one", f->file, f->where,
+            format, f->where, old);
+    format = format ? format : old;
+    q->zero_offset = !format || strcmp(format, "gptq") == 0;
+    return 0;
+}
+
+static int read_gptq(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct quantization *q = &c->quantization;
+    int rc = check_fields(f, gptq_fields, e);
+    if (rc == 0)
+        rc = read_bits(q, f, "bits", e);
+    if (rc == 0)
+        rc = read_group_size(q, f, e);
+    if (rc == 0)
+        rc = read_gptq_format(q, f, e);
+    if (rc == 0 && json_get_bool(f, "desc_act", &q->has_order, e) < 0)
+        rc = ASSAY_EFORMAT;
+    q->has_zeros = 1;
+    q->format = FORMAT_GPTQ;
+    snprintf(q->name, sizeof q->name, "gptq-int%d", q->bits);
+    return rc == 0 ? read_block(c, f, e) : rc;
+}
+
+/* ---- AWQ ---- */
+
+static const struct field awq_fields[] = {{"quant_method", NULL}, {"bits", "4"},
+    {"group_size", NULL}, {"zero_point", "true"}, {"version", "\"gemm\" \"GEMM\""},
+    {"format", "\"gemm\""}, {"desc_act", "false"}, {"sym", "false"}, {"lm_head", "false"},
+    {"dynamic", "{}"}, {"pack_dtype", "\"int32\""},
+    {"backend", "\"auto\" \"autoawq\" \"legacy_awq\""}, {"modules_to_not_convert", NULL},
+    /* how the checkpoint was made, or is run elsewhere */
+    {"do_fuse", NULL}, {"exllama_config", NULL}, {"fuse_max_seq_len", NULL}, {"meta", NULL},
+    {"modules_to_fuse", NULL}, {NULL, NULL}};
+
+static int read_awq(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct quantization *q = &c->quantization;
+    struct modules kept = {.head = 0};
+    int rc = check_fields(f, awq_fields, e);
+    if (rc == 0)
+        rc = read_bits(q, f, "bits", e);
+    if (rc == 0)
+        rc = read_group_size(q, f, e);
+    if (rc == 0)
+        rc = modules_kept(&kept, c, f, "modules_to_not_convert", e);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        c->quantized[i] = (uint8_t)(~kept.matrices[i] & ((1 << N_LAYER_MATRICES) - 1));
+    q->has_zeros = 1;
+    q->format = FORMAT_AWQ;
+    snprintf(q->name, sizeof q->name, "awq-int%d", q->bits);
+    return rc;
+}
+
 /* ---- methods ---- */
 
 static const struct method {
     const char *name;
     int (*read)(struct model_config *c, const struct json_file *f, struct err *e);
-} methods[] = {{"compressed-tensors", read_compressed}};
+} methods[] = {{"compressed-tensors", read_compressed}, {"gptq", read_gptq}, {"awq", read_awq}};
 
 int model_config_read_quantization(struct model_config *c, const struct json_file *f, struct err *e)
 {
@@ -259,7 +375,8 @@ int model_config_read_quantization(struct model_config *c, const struct json_fil
             return methods[i].read(c, &inner, e);
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: quantization_config.quant_method: '%.40s' is not built; expected compressed-tensors, "
-        "or a checkpoint of float32, float16 or bfloat16: take the one that it was made from, or "
+        "gptq or awq, or a checkpoint of float32, float16 or bfloat16: take the one that it was "
+        "made from, or "
         "load it in transformers, model.dequantize(), then save_pretrained",
         f->file, method);
 }

@@ -1,5 +1,5 @@
 /* quantization.h - what config.json's quantization_config says about a checkpoint whose layers are
- * stored in few bits: compressed-tensors (pack-quantized). A weight's value is
+ * stored in few bits: compressed-tensors (pack-quantized), GPTQ and AWQ. A weight's value is
  *     (stored - zero point) * scale
  * in float32, with a scale and a zero point for each row's group of columns.
  *
@@ -13,7 +13,7 @@
 #include "schema/err.h"
 #include "worker/dtype.h"
 
-enum quantization_format { FORMAT_NONE, FORMAT_PACK_QUANTIZED };
+enum quantization_format { FORMAT_NONE, FORMAT_PACK_QUANTIZED, FORMAT_GPTQ, FORMAT_AWQ };
 
 /* The matrices of a layer. */
 enum layer_matrix {
@@ -37,6 +37,7 @@ struct quantization {
     int64_t group_size; /* columns that share a scale; 0: the whole row */
     int has_zeros;      /* there are zero points in the file; else each is the middle */
     int has_order;      /* there is a g_idx: which group each column is of */
+    int zero_offset;    /* is added to each stored zero point: 1 in GPTQ's first format */
 };
 
 struct model_config;

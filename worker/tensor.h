@@ -21,7 +21,9 @@ struct tensor {
 /* A matrix of few bits, as a checkpoint stores it (quantization.h). Words are 32 bits; the first of
  * the numbers in a word is in its lowest bits. CPU only. */
 enum packing_order {
-    PACKED_ROWS /* [rows, words of columns]: a word holds neighbours in k of one row */
+    PACKED_ROWS,    /* [rows, words of columns]: a word holds neighbours in k of one row */
+    PACKED_COLUMNS, /* [words of columns, rows]: the same, a word of every row after the other */
+    PACKED_AWQ      /* [columns, words of rows]: a word holds eight rows, 0 2 4 6 1 3 5 7 */
 };
 
 struct packing {

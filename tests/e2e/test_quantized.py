@@ -96,6 +96,35 @@ CONFIG = [
     ("pack-int4-zeros", "ignore", ["re:(.|.)*[!?]"], ["ignore", "quickly tried"]),
     ("pack-int4-zeros", "ignore", "score", ["ignore", "expected a list"]),
     ("pack-int4-order", GROUP + "weights/actorder", "weight", ["weight_g_idx", "does not name"]),
+    ("gptq-int4", "bits", 3, ["quantization_config.bits", "expected 4 or 8, found 3"]),
+    ("gptq-int4", "bits", "absent", ["quantization_config.bits"]),
+    ("gptq-int4", "bits", 8, ["qweight", "expected [272, 64], found [136, 64]"]),
+    ("gptq-int4", "group_size", 64, ["qzeros", "expected [17, 8], found [34, 8]"]),
+    ("gptq-int4", "group_size", 0, ["group_size", "found 0"]),
+    ("gptq-int4", "checkpoint_format", "marlin", ["checkpoint_format", "marlin"]),
+    ("gptq-int4", "format", "gptq_v2", ["format 'gptq_v2' contradicts", "checkpoint_format 'gptq'"]),
+    ("gptq-int4", "is_marlin_format", True, ["is_marlin_format", "expected false"]),
+    ("gptq-int4", "lm_head", True, ["lm_head", "expected false"]),
+    ("gptq-int4", "pack_dtype", "int16", ["pack_dtype", "int16"]),
+    ("gptq-int4", "dynamic", {"-:.*up.*": {}}, ["dynamic", "expected {}"]),
+    ("gptq-int4", "desc_act", 1, ["desc_act", "found 1"]),
+    ("gptq-int4", "modules_in_block_to_quantize", [["mlp.gate"]], ["modules_in_block_to_quantize", "'mlp.gate'"]),
+    ("gptq-int4", "modules_in_block_to_quantize", "all", ["modules_in_block_to_quantize", "'all'"]),
+    ("gptq-int4", "modules_in_block_to_quantize", [["mlp.up_proj"]], ["does not name"]),
+    ("gptq-int4", "rotation", "quarot", ["rotation: unknown"]),
+    ("gptq-int4-order", "desc_act", False, ["g_idx", "contradicts desc_act"]),
+    ("gptq-int8-v2", "desc_act", True, ["g_idx", "found missing"]),
+    ("awq-int4", "bits", 8, ["quantization_config.bits", "expected 4, found 8"]),
+    ("awq-int4", "version", "gemv", ["version", '"gemv"']),
+    ("awq-int4", "zero_point", False, ["zero_point", "expected true"]),
+    ("awq-int4", "backend", "llm-awq", ["backend", "llm-awq"]),
+    ("awq-int4", "group_size", 64, ["expected [5, 8], found [9, 8]", "qzeros"]),
+    ("awq-int4", "modules_to_not_convert", ["self_attn.q"], ["modules_to_not_convert", "AutoAWQ", "layer 0"]),
+    ("awq-int4", "modules_to_not_convert", ["mlp"], ["modules_to_not_convert", "AutoAWQ", "layer 0"]),
+    ("awq-int4", "modules_to_not_convert", ["down_proj"], ["down_proj.qweight", "does not name"]),
+    ("awq-int4", "modules_to_not_convert", ["(down_proj"], ["modules_to_not_convert", "expected patterns"]),
+    ("awq-int4", "modules_to_not_convert", ["d" * 700], ["modules_to_not_convert", "700 bytes"]),
+    ("awq-int4", "quantize_embeddings", True, ["quantize_embeddings: unknown"]),
     ("pack-int4-channel", GROUP + "weights/actorder", "group", ["weights.actorder", "expected none with the strategy 'channel'"]),
 ]
 
@@ -106,7 +135,7 @@ def test_config_that_is_not_built(directory, name, path, value, words):
     assert describe(model)[0] == 0
     change_config(model, path, value)
     code, said = describe(model)
-    assert code == 78 and "config.json" in said or "model.safetensors" in said, said
+    assert code == 78 and ("config.json" in said or "model.safetensors" in said), said
     assert all(word in said for word in words), said
 
 
@@ -162,6 +191,18 @@ def bytes_at(at, data):
     ("pack-int4-zeros", "weight_shape", bytes_at(0, b"\x3f"), ["weight_shape", "expected the numbers 64 and 64, found 63 and 64"]),
     ("pack-int4-order", "weight_g_idx", bytes_at(4, b"\x02\0\0\0"), ["weight_g_idx", "expected groups below 2, found 2 for column 1"]),
     ("pack-int4-order", "weight_g_idx", bytes_at(0, b"\xff" * 4), ["weight_g_idx", "found -1 for column 0"]),
+    ("gptq-int4", "qweight", without, ["qweight", "expected shape [8, 64], found missing"]),
+    ("gptq-int4", "scales", without, ["scales", "found missing"]),
+    ("gptq-int4", "qzeros", without, ["qzeros", "found missing"]),
+    ("gptq-int4-order", "g_idx", without, ["g_idx", "found missing"]),
+    ("gptq-int4", "qweight", entry(dtype="F32"), ["qweight", "expected I32, found F32"]),
+    ("gptq-int4", "qweight", entry(shape=[64, 8]), ["qweight", "expected [8, 64], found [64, 8]"]),
+    ("gptq-int4", "qzeros", bytes_at(0, b"\x7f"), ["qzeros", "expected zero points below 15, found 15 for group 0 and row 0", "gptq_v2"]),
+    ("gptq-int4", "g_idx", bytes_at(0, b"\1\0\0\0"), ["g_idx", "contradicts desc_act"]),
+    ("gptq-int4-order", "g_idx", bytes_at(0, b"\4\0\0\0"), ["g_idx", "expected groups below 4, found 4 for column 0"]),
+    ("awq-int4", "qweight", without, ["qweight", "expected shape [64, 16], found missing"]),
+    ("awq-int4", "qzeros", without, ["qzeros", "found missing"]),
+    ("awq-int4", "scales", entry(dtype="I16"), ["scales", "expected F32, F16 or BF16, found I16"]),
 ])
 def test_tensors_that_do_not_fit(directory, name, suffix, change, words):
     model = copied(directory, name)

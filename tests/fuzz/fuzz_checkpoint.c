@@ -67,7 +67,11 @@ static int ends_with(const char *name, const char *end)
 
 static const char *dtype_of(const char *name)
 {
-    return ends_with(name, "_packed") ? "I32" : ends_with(name, "_shape") ? "I64" : "F32";
+    return ends_with(name, "_packed") || ends_with(name, ".qweight") ||
+                   ends_with(name, ".qzeros") || ends_with(name, ".g_idx")
+               ? "I32"
+           : ends_with(name, "_shape") ? "I64"
+                                       : "F32";
 }
 
 /* The file's bytes with these tensors, all zeros but for the shape of a quantized matrix. */
@@ -125,7 +129,10 @@ static const struct {
     const char *tensors[4];
     int shapes[4][2];
 } downs[] = {{{DOWN "weight"}, {{8, 8}}},
-    {{DOWN "weight_packed", DOWN "weight_scale", DOWN "weight_shape"}, {{8, 1}, {8, 1}, {2, 0}}}};
+    {{DOWN "weight_packed", DOWN "weight_scale", DOWN "weight_shape"}, {{8, 1}, {8, 1}, {2, 0}}},
+    {{DOWN "qweight", DOWN "scales", DOWN "qzeros", DOWN "g_idx"},
+        {{1, 8}, {1, 8}, {1, 1}, {8, 0}}},
+    {{DOWN "qweight", DOWN "scales", DOWN "qzeros"}, {{8, 1}, {1, 8}, {1, 1}}}};
 
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
@@ -156,6 +163,18 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
             "{\"targets\": [\"re:.*down_proj\"], \"weights\": {\"num_bits\": 4, \"type\": \"int\", "
             "\"strategy\": \"channel\", \"symmetric\": true}}}}",
             "score.weight", 1, 0, 1},
+        {"auto", "LlamaForSequenceClassification",
+            ", \"num_labels\": 1, \"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": "
+            "4, "
+            "\"group_size\": -1, \"desc_act\": true, \"modules_in_block_to_quantize\": "
+            "[[\"mlp.down_proj\"]]}",
+            "score.weight", 1, 0, 2},
+        {"auto", "LlamaForSequenceClassification",
+            ", \"num_labels\": 1, \"quantization_config\": {\"quant_method\": \"awq\", \"bits\": "
+            "4, "
+            "\"group_size\": 8, \"modules_to_not_convert\": [\"q_proj\", \"k_proj\", \"v_proj\", "
+            "\"o_proj\", \"up_proj\", \"gate_proj\"]}",
+            "score.weight", 1, 0, 3},
     };
     static const char *const value_head[] = {"v_head.summary.weight", "v_head.summary.bias", NULL};
     static const int value_shapes[][2] = {{1, 8}, {1, 0}};

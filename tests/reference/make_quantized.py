@@ -40,6 +40,10 @@ def packed(bits, group_size, symmetric, **more):
     return dict(num_bits=bits, group_size=group_size, strategy="group" if group_size else "channel", symmetric=symmetric, **more)
 
 
+def gptq(**settings):
+    return {"quant_method": "gptq", **settings}
+
+
 # name: (what differs from BASE, quantization_config, settings of the format, what is left as it is, row lengths, poolings, ranks)
 SPECS = {
     "pack-int4-group": (
@@ -61,6 +65,35 @@ SPECS = {
                                                         [r"re:.*self_attn\.[qkvo]_proj", r"re:model\.layers\.\d+\.mlp\.up.*"]),
         dict(format="pack_quantized", bits=8, zeros=True, scale="BF16"), ["gate_proj", "down_proj"], FEW, [None], [1, 2, 4]),
 }
+SPECS.update({
+    "gptq-int4": (
+        dict(intermediate_size=1088, num_hidden_layers=1),
+        gptq(bits=4, group_size=32, sym=True, desc_act=False, checkpoint_format="gptq", lm_head=False, pack_dtype="int32",
+             meta={"quantizer": ["gptqmodel:2.0.0"]}),
+        dict(format="gptq", bits=4, group_size=32, zeros=False, scale="F16", v2=False, g_idx=True), [], SHORT + MIDDLE, [None, ALL],
+        [1, 2, 4]),
+    "gptq-int4-order": (
+        dict(LLAMA, intermediate_size=160), gptq(bits=4, group_size=16, sym=False, desc_act=True, true_sequential=True,
+                                                 model_file_base_name="model", static_groups=False),
+        dict(format="gptq", bits=4, group_size=16, zeros=True, scale="F16", v2=False, g_idx=True, order=True), [], MIDDLE,
+        [None, MEAN], [1, 2, 4]),
+    "gptq-int8-v2": (
+        dict(REWARD, hidden_size=96, intermediate_size=176),
+        gptq(bits=8, group_size=-1, sym=False, desc_act=False, format="gptq_v2", checkpoint_format="gptq_v2", dynamic={},
+             modules_in_block_to_quantize=[["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj"], ["self_attn.o_proj"],
+                                           ["mlp.up_proj", "mlp.down_proj"]]),
+        dict(format="gptq", bits=8, zeros=True, scale="F32", v2=True, g_idx=False), ["gate_proj"], FEW, [None], [1, 2, 4]),
+    "awq-int4": (
+        dict(QWEN3, head_dim=32, intermediate_size=288, num_hidden_layers=1),
+        dict(quant_method="awq", bits=4, group_size=32, zero_point=True, version="gemm", backend="autoawq", do_fuse=False,
+             modules_to_not_convert=None),
+        dict(format="awq", bits=4, group_size=32, zeros=True, scale="F16"), [], SHORT + MIDDLE, [None, ALL], [1, 2, 4]),
+    "awq-int4-kept": (
+        dict(LLAMA), dict(quant_method="awq", bits=4, group_size=16, zero_point=True, version="GEMM",
+                          modules_to_not_convert=["lm_head", "down_proj", "model.layers.0.self_attn"]),
+        dict(format="awq", bits=4, group_size=16, zeros=True, scale="BF16"),
+        ["down_proj", *(f"model.layers.0.self_attn.{k}_proj" for k in "qkvo")], FEW, [None], [1, 2]),
+})
 
 
 def fnv(data):

@@ -57,3 +57,30 @@ def pack_quantized(shape, settings, rng):
     if settings.get("order"):
         tensors["weight_g_idx"] = of.astype(numpy.int32)
     return tensors, values_of(stored, scale, zero, of)
+
+
+def gptq(shape, settings, rng):
+    """GPTQ's qweight, qzeros (in its first format less 1), scales and g_idx. Every zero point is of 1 .. 2^bits - 1."""
+    rows, cols = shape
+    stored, scale, zero, of = group_numbers(rows, cols, settings, rng)
+    bits = settings["bits"]
+    kept = zero if settings["v2"] else zero - 1
+    tensors = {"qweight": numpy.ascontiguousarray(pack(stored, bits).T), "scales": numpy.ascontiguousarray(scale.T),
+               "qzeros": pack(kept.T, bits)}
+    if settings["g_idx"]:
+        tensors["g_idx"] = of.astype(numpy.int32)
+    return tensors, values_of(stored, scale, zero, of)
+
+
+def interleave(numbers):
+    """AWQ's order of each eight: 0 2 4 6 1 3 5 7."""
+    return numbers.reshape(*numbers.shape[:-1], -1, 8)[..., [0, 2, 4, 6, 1, 3, 5, 7]].reshape(numbers.shape)
+
+
+def awq(shape, settings, rng):
+    """AWQ's gemm packing: qweight [columns, rows / 8], qzeros, scales."""
+    rows, cols = shape
+    stored, scale, zero, of = group_numbers(rows, cols, settings, rng)
+    tensors = {"qweight": pack(interleave(stored.T), 4), "scales": numpy.ascontiguousarray(scale.T),
+               "qzeros": pack(interleave(zero.T), 4)}
+    return tensors, values_of(stored, scale, zero, of)
