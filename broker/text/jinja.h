@@ -27,9 +27,9 @@
  * slices, concatenation, filters and macros: safe_text rests on it.
  *
  * REFUSED by name: inheritance, include and import, `recursive` loops, `do`, i18n, `*` and `**` in
- * calls, integers beyond 64 bits, formats with widths, views of maps and iterators written as text,
- * case mappings of one character to several, and filters, tests and methods that are not in the
- * tables.
+ * calls, integers beyond 64 bits, formats other than s, r, d and f, views of maps and iterators
+ * written as text, case mappings of one character to several, and filters, tests and methods that
+ * are not in the tables.
  * LIMITS: what Python escapes in repr() and takes for letters follows the Unicode version of each
  * Python; here it is libutf8proc's. */
 #ifndef ASSAY_JINJA_H

@@ -73,6 +73,8 @@ static const char *const seeds[] = {
     "{{ messages[0].content | truncate(5, false, '-', 0) | forceescape }}{{ bos_token.find('s', 1, "
     "-1) }}{{ bos_token.count('', 2) }}{{ bos_token.endswith(('>', 's'), 0, 2) }}{{ 'e' is filter "
     "}}",
+    "{{ '%-8s|%+05d|%7.2f' % (messages[0].content, 7, -2.5) }}{{ '{:*^9}|{:<5,}|{:08.1f}'"
+    ".format(messages[0].role, 12345, 2.5) }}",
     "{% for k, v in messages[0].items() %}{{ k.title() }}{{ v.partition(' ') }}{{ "
     "loop.nextitem }}{% break %}{% endfor %}{% filter lower %}{{ bos_token }}{% endfilter %}",
 };

@@ -151,6 +151,8 @@ static void hostile_templates_end_soon(void **state)
         "{{ 'x'.center(1000000000) }}",
         "{{ range(1000000000) | list }}",
         "{{ [1] | slice(1000000000) | list }}",
+        "{{ '%1000000000s' % 'x' }}",
+        "{{ '{:>1000000000}'.format('x') }}",
         "{{ range(99999) | groupby('x.' * 99999, default='y') }}",
         "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}"
         "{% endfor %}",
@@ -235,6 +237,8 @@ static void text_of_the_input_is_known(void **state)
         {"{{ '<' + m[0].content + '>' }}", "<[7+0:  one two ]>"},
         {"{{ '<' ~ m[0].content | trim ~ '>' }}", "<[7+2:one two]>"},
         {"{{ m[0].content.split()[1] }}", "[7+6:two]"},
+        {"{{ '%14s|{:.3}' .format(m[0].content) % m[0].content }}",
+            "    [7+0:  one two ]|[7+0:  o]"},
         {"{{ m[0].content | truncate(6, true, '~', 0) }}", "[7+0:  one]~"},
         {"{{ (m | groupby('content') | first).grouper }}", "[7+0:  one two ]"},
         {"{{ m[0].content[3:5] }}", "[7+3:ne]"},
