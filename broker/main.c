@@ -83,11 +83,12 @@ static int take_step_token(struct broker *b, struct err *e)
     const struct recipe *r = b->text.recipe;
     if (r && r->form.steps == STEPS_IN_TURNS)
         b->model.pool.type = POOL_POSITIONS;
-    if (r && r->form.step_word) {
+    if (r && r->form.step_word)
         b->model.pool.type = POOL_STEP;
-        return recipe_step_token(r, b->text.tokenizer, &b->model.pool.step_token, e);
-    }
-    int32_t id = text_model_step_token(&b->text);
+    int32_t id;
+    int rc = text_model_step_token(&b->text, &id, e);
+    if (rc != 0)
+        return rc;
     if (id >= 0 && (uint32_t)id < b->model.vocab_size)
         b->model.pool.step_token = id;
     else if (id >= 0)
@@ -177,8 +178,8 @@ static int open_model(struct broker *b, struct err *e)
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
     rc = text_model_load(&b->text, dir,
-        &(struct text_options){o->chat_template, o->template_date,
-            text_steps_in_chat(b->model.architecture), recipe, (unsigned)tail_from_name(o->tail)},
+        &(struct text_options){o->chat_template, o->template_date, b->model.architecture, recipe,
+            (unsigned)tail_from_name(o->tail)},
         e);
     if (rc == 0)
         rc = check_head(b, e);

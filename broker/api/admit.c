@@ -319,38 +319,12 @@ static void check_type(struct admit *a, const struct row_request *q, struct stor
             "each");
 }
 
-static unsigned kind_of(const struct row_request *q)
-{
-    return q->is_query ? RECIPE_QUERIES : q->shape == ROW_STEPS ? RECIPE_STEPS : RECIPE_ANSWERS;
-}
-
-/* Is the row of texts that somebody must write as one? */
-static int is_written(const struct row_request *q)
-{
-    return q->body_field[0] && q->shape != ROW_TEXT;
-}
-
-static void check_without_recipe(
-    struct admit *a, const struct row_request *q, struct store_row *out)
-{
-    const struct recipe *needed = recipe_needed(a->model->architecture, kind_of(q));
-    if (q->is_query)
-        refuse(a, out, ASSAY_EBADREQ,
-            "query: expected a broker with a recipe for query and document (assayd --recipe, as "
-            "qwen3-reranker), found none");
-    else if (needed && is_written(q))
-        refuse(a, out, ASSAY_EBADREQ,
-            "%s: expected a broker with the recipe of %s (assayd --recipe %s), found none; send "
-            "text or ids where it is to be written otherwise",
-            q->body_field[0], a->model->architecture, needed->name);
-}
-
 /* A recipe says how rows are pooled. A row that says the same is taken. */
-static void check_recipe_pool(struct admit *a, const struct row_request *q, struct store_row *out)
+static void check_recipe_pool(
+    struct admit *a, const struct recipe *r, const struct row_request *q, struct store_row *out)
 {
-    const struct recipe *r = a->model->recipe;
     const struct pooling *own = &a->model->pool, *asked = &q->pool;
-    if (own->type == POOL_POSITIONS && asked->type == POOL_DEFAULT && !is_written(q))
+    if (own->type == POOL_POSITIONS && asked->type == POOL_DEFAULT && !compose_is_written(q))
         refuse(a, out, ASSAY_EBADREQ,
             "pool.type: expected POSITIONS and the positions, found none: the recipe %s finds them "
             "in rows of steps alone",
@@ -370,18 +344,13 @@ static void check_recipe_pool(struct admit *a, const struct row_request *q, stru
 static void check_recipe(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     const struct model_info *m = a->model;
-    const struct recipe *r = m->recipe;
-    if (!r) {
-        check_without_recipe(a, q, out);
+    const struct recipe *r = compose_recipe_of(m->recipe, m->architecture, q);
+    struct err e = {0};
+    if (compose_check_kind(r, q, &e) != 0)
+        refuse(a, out, e.code, "%s: %s", e.field, e.msg);
+    if (!r)
         return;
-    }
-    if (!(r->rows & kind_of(q)) && is_written(q))
-        refuse(a, out, ASSAY_EBADREQ, "%s: the recipe %s is for rows of %s", q->body_field[0],
-            r->name, recipe_rows(r));
-    check_recipe_pool(a, q, out);
-    if (q->add_generation_prompt)
-        refuse(a, out, ASSAY_EBADREQ,
-            "add_generation_prompt: the recipe %s writes rows without it, found true", r->name);
+    check_recipe_pool(a, r, q, out);
     if (q->hf_pad_rule != REQUEST_PAD_RULE_UNSAID && q->hf_pad_rule != m->pad_rule)
         refuse(a, out, ASSAY_EBADREQ, "hf_pad_rule: the recipe %s has %s, found %s", r->name,
             m->pad_rule ? "true" : "false", q->hf_pad_rule ? "true" : "false");

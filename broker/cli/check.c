@@ -79,7 +79,7 @@ static int is_by_steps(const struct check *k)
 static void find_step_token(struct check *k)
 {
     int32_t id;
-    if (sample_step_token(&k->text, &id, &k->no_text) == 0 && id >= 0 &&
+    if (text_model_step_token(&k->text, &id, &k->no_text) == 0 && id >= 0 &&
         id < reply_int(k->model, "vocab_size"))
         k->step_token = id;
 }
@@ -89,32 +89,18 @@ static int has_template(const struct check *k)
     return k->text.chat.template != CHAT_NONE || k->text.chat.origin[0];
 }
 
-/* Can rows of this kind be written? */
-static void try_kind(struct check *k, unsigned kind)
-{
-    const struct recipe *r = k->text.recipe, *needed = NULL;
-    struct err *e = &k->no_kind;
-    k->kind = kind == RECIPE_STEPS     ? "prompt and steps"
-              : kind == RECIPE_QUERIES ? "query and document"
-                                       : "conversations";
-    if (!r)
-        needed = recipe_needed(reply_text(k->model, "architecture"), kind);
-    k->is_fault = needed || r || has_template(k);
-    if (needed)
-        err_set(e, ASSAY_EBADREQ,
-            "expected the recipe of the architecture, --recipe %s, found none", needed->name);
-    else if (r || kind != RECIPE_STEPS || k->step_token >= 0)
-        sample_write(&k->text, kind, k->step_token, e);
-}
-
 /* Tries the rows that the recipe takes, or else what the architecture is for. */
 static void try_rows(struct check *k)
 {
+    static const char *const names[] = {"conversations", "prompt and steps", "query and document"};
     const struct recipe *r = k->text.recipe;
     unsigned kinds = r ? r->rows : is_by_steps(k) ? RECIPE_STEPS : RECIPE_ANSWERS;
-    for (unsigned kind = RECIPE_ANSWERS; kind <= RECIPE_QUERIES && !k->no_kind.code; kind <<= 1)
-        if (kinds & kind)
-            try_kind(k, kind);
+    k->is_fault = r || has_template(k);
+    for (int i = 0; i < 3 && !k->no_kind.code; i++) {
+        k->kind = names[i];
+        if ((kinds >> i & 1) && (r || i != 1 || k->step_token >= 0))
+            sample_write(&k->text, 1u << i, k->step_token, &k->no_kind);
+    }
 }
 
 static void load_text(struct check *k)
@@ -122,7 +108,7 @@ static void load_text(struct check *k)
     const struct cli *c = k->cli;
     const char *tail = c->value[CLI_TAIL];
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
-        text_steps_in_chat(reply_text(k->model, "architecture")),
+        reply_text(k->model, "architecture"),
         c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL,
         tail ? (unsigned)tail_from_name(tail) : 0};
     struct text_model *t = &k->text;
@@ -175,7 +161,8 @@ static void print_recipe(const struct check *k)
     struct err why;
     int n = 0;
     if (r)
-        printf("recipe         %s: %s; scored is %s\n", r->name, r->text, r->pooled);
+        printf("recipe         %s%s: %s; scored is %s\n", r->name,
+            k->cli->value[CLI_RECIPE] ? "" : ", the architecture's own", r->text, r->pooled);
     for (size_t i = 0; !k->text.recipe && (r = recipe_at(i)); i++)
         if (recipe_check_architecture(r, reply_text(k->model, "architecture"), &why) == 0)
             printf("%s%s",

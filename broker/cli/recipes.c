@@ -43,15 +43,17 @@ static void print_recipe(const struct recipe *r)
     printf("  rows           %s\n", recipe_rows(r));
     printf("  text           %s\n", r->text);
     printf("  scored         %s\n", r->pooled);
+    if (r->by_itself)
+        printf("  chosen         by itself for these rows: nobody else has the architecture\n");
 }
 
 static json_t *recipe_json(const struct recipe *r)
 {
     char head[120];
     describe_head(r, head, sizeof head);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "name", r->name, "for", r->checkpoints,
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "name", r->name, "for", r->checkpoints,
         "architectures", r->architectures, "head", head, "rows", recipe_rows(r), "text", r->text,
-        "scored", r->pooled);
+        "scored", r->pooled, "by_itself", r->by_itself);
 }
 
 int print_recipes(const struct cli *c)

@@ -71,23 +71,43 @@ static int load_chat(
     return rc;
 }
 
-int text_steps_in_chat(const char *architecture)
+int text_model_step_token(const struct text_model *m, int32_t *id, struct err *e)
 {
-    return strcmp(architecture, "Qwen2ForProcessRewardModel") == 0;
+    const struct recipe *r = m->recipe;
+    struct err why = {0};
+    *id = m->tokenizer ? tokenizer_find_added(m->tokenizer, "<extra_0>") : POOL_NO_STEP_TOKEN;
+    if (!r || !r->form.step_word || recipe_step_token(r, m->tokenizer, id, &why) == 0)
+        return 0;
+    *id = POOL_NO_STEP_TOKEN;
+    return m->is_own ? 0 : err_set(e, why.code, "%s", why.msg);
 }
 
-int32_t text_model_step_token(const struct text_model *m)
+/* An option that says how a text is written would say nothing where the architecture's recipe does. */
+static int check_own(const struct recipe *own, const struct text_options *o, struct err *e)
 {
-    return m->tokenizer ? tokenizer_find_added(m->tokenizer, "<extra_0>") : -1;
+    const char *name = o->chat_template   ? "--chat-template"
+                       : o->template_date ? "--template-date"
+                       : o->tail          ? "--tail"
+                                          : NULL;
+    return name && !recipe_uses_template(own)
+               ? err_set(e, ASSAY_EFORMAT,
+                     "%s: expected none with %s: its recipe %s writes its own text", name,
+                     o->architecture, own->name)
+               : 0;
 }
 
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e)
 {
-    *m = (struct text_model){.steps_in_chat = o->steps_in_chat,
-        .recipe = o->recipe,
+    const struct recipe *own = o->recipe ? NULL : recipe_by_itself(o->architecture);
+    *m = (struct text_model){
+        .steps_in_chat = strcmp(o->architecture, "Qwen2ForProcessRewardModel") == 0,
+        .recipe = own ? own : o->recipe,
+        .is_own = own != NULL,
         .tail = o->recipe ? o->recipe->tail : o->tail};
-    int rc = load_tokenizer(m, dir, e);
+    int rc = own ? check_own(own, o, e) : 0;
+    if (rc == 0)
+        rc = load_tokenizer(m, dir, e);
     return rc == 0 ? load_chat(m, dir, o, e) : rc;
 }
 
@@ -238,11 +258,19 @@ static int check_tail(struct composer *c, const struct row_request *q, struct er
     return 0;
 }
 
+/* Does the recipe write rows of this kind in a form of its own? (The architecture's own may not be for
+ * all that come.) */
+static int has_form(const struct composer *c, unsigned kind)
+{
+    const struct recipe *r = c->model->recipe;
+    return r && recipe_writes(r) && (r->rows & kind);
+}
+
 /* Composes a conversation: the prompt, if any, and its answer. */
 static int compose_answer(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {
-    if (c->model->recipe && recipe_writes(c->model->recipe))
+    if (has_form(c, RECIPE_ANSWERS))
         return compose_written(c, q, raw, field, e);
     int rc = turns_of_answer(&c->turns, q, raw, field, e);
     c->tail = c->model->tail;
@@ -466,9 +494,8 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     else if (q->shape == ROW_PAIR)
         rc = compose_pair(c, q, e);
     else if (q->shape == ROW_STEPS)
-        rc = c->model->recipe && recipe_writes(c->model->recipe)
-                 ? compose_written_steps(c, q, step_token, e)
-                 : compose_steps(c, q, step_token, e);
+        rc = has_form(c, RECIPE_STEPS) ? compose_written_steps(c, q, step_token, e)
+                                       : compose_steps(c, q, step_token, e);
     else
         rc = compose_answer(c, q, q->body[0], q->body_field[0], e);
     if (rc == 0)

@@ -31,7 +31,8 @@ struct text_model {
     struct tokenizer *tokenizer; /* NULL: the checkpoint has none, as `reason` says */
     struct chat chat;
     int steps_in_chat;           /* the architecture is a process reward model */
-    const struct recipe *recipe; /* NULL: none */
+    const struct recipe *recipe; /* that was chosen, or that the architecture has; NULL: none */
+    int is_own;                  /* the architecture has it */
     unsigned tail;               /* of conversations with an answer (tail.h) */
     char reason[ERR_MESSAGE_BYTES];
 };
@@ -40,22 +41,22 @@ struct text_options {
     const char *chat_template; /* --chat-template: a writer's name or a file; NULL: the checkpoint's
                                 */
     const char *template_date; /* --template-date; NULL: none */
-    int steps_in_chat;         /* of a process reward model */
-    const struct recipe *recipe; /* NULL: none */
+    const char *architecture;  /* "": not known */
+    const struct recipe *recipe; /* --recipe; NULL: none */
     unsigned tail;               /* --tail, where there is no recipe */
 };
 
-/* ASSAY_EFORMAT for an unknown name, a template's file or a date that cannot be used, or for a file
+/* ASSAY_EFORMAT for an option that the architecture's own recipe leaves nothing to say, an unknown name, a template's file or a date that cannot be used, or for a file
  * beside tokenizer.json that is not JSON. A checkpoint without a tokenizer or a
  * usable template is no failure: ids can still be scored, and each text row fails with the
  * reason. */
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e);
 void text_model_release(struct text_model *m);
-/* Do steps of this architecture go through the chat template? (text_options' steps_in_chat) */
-int text_steps_in_chat(const char *architecture);
-/* Returns the token that ends a step, as the tokenizer's files name it, -1: none. */
-int32_t text_model_step_token(const struct text_model *m);
+/* Finds the token that ends a step in rows that do not name one: the recipe's, else the one that the
+ * tokenizer's files name; POOL_NO_STEP_TOKEN: neither. ASSAY_EFORMAT: the one of a recipe that was
+ * chosen is not there. */
+int text_model_step_token(const struct text_model *m, int32_t *id, struct err *e);
 /* Returns what always ends in this token: "conversations" (the template's last token), "texts"
  * (what the tokenizer puts after a text), or both; NULL: neither. Static storage. */
 const char *text_model_ends_in(const struct text_model *m, int32_t id);
@@ -71,6 +72,15 @@ struct composed {
     uint32_t before, behind; /* how many tokens the tokenizer puts around a text, or a recipe, */
     unsigned framed; /* and around which sequences it did: bit k is sequence k; all ones: all */
 };
+
+/* Is the row of texts that somebody must write as one? (A text as it is, and ids, are not.) */
+int compose_is_written(const struct row_request *q);
+/* Returns the recipe that says how the row is scored: `chosen`, or where that is NULL the
+ * architecture's own if it writes the row; else NULL. */
+const struct recipe *compose_recipe_of(
+    const struct recipe *chosen, const char *architecture, const struct row_request *q);
+/* Checks that the row is for that recipe (NULL: none). ASSAY_EBADREQ with the field. */
+int compose_check_kind(const struct recipe *r, const struct row_request *q, struct err *e);
 
 struct composer;
 

@@ -8,6 +8,43 @@
 #include "broker/text/unicode.h"
 #include "schema/utf8.h"
 
+/* ---- which rows a recipe is for ---- */
+
+int compose_is_written(const struct row_request *q)
+{
+    return q->body_field[0] && q->shape != ROW_TEXT;
+}
+
+static unsigned kind_of(const struct row_request *q)
+{
+    return q->is_query ? RECIPE_QUERIES : q->shape == ROW_STEPS ? RECIPE_STEPS : RECIPE_ANSWERS;
+}
+
+const struct recipe *compose_recipe_of(
+    const struct recipe *chosen, const char *architecture, const struct row_request *q)
+{
+    const struct recipe *own = chosen ? NULL : recipe_by_itself(architecture);
+    return own && (own->rows & kind_of(q)) && compose_is_written(q) ? own : chosen;
+}
+
+int compose_check_kind(const struct recipe *r, const struct row_request *q, struct err *e)
+{
+    if (!r)
+        return q->is_query ? err_field(e, ASSAY_EBADREQ, "query",
+                                 "expected a broker with a recipe for query and document (assayd "
+                                 "--recipe, as qwen3-reranker), found none")
+                           : 0;
+    if (!(r->rows & kind_of(q)) && compose_is_written(q))
+        return err_field(e, ASSAY_EBADREQ, q->body_field[0], "the recipe %s is for rows of %s",
+            r->name, recipe_rows(r));
+    return q->add_generation_prompt
+               ? err_field(e, ASSAY_EBADREQ, "add_generation_prompt",
+                     "the recipe %s writes rows without it, found true", r->name)
+               : 0;
+}
+
+/* ---- its forms ---- */
+
 /* A text of the row, and the marker that stands for it. */
 struct part {
     const char *marker, *field;

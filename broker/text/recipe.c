@@ -109,7 +109,7 @@ static const struct recipe table[] = {
         .pooled = "each tag: probability of '+' against '-'"},
     {.name = "skywork-prm",
         .architectures = "Qwen2ForPrmModel",
-        .needed = 1,
+        .by_itself = 1,
         .checkpoints = "Skywork-o1-Open-PRM-Qwen-2.5-1.5B, -7B",
         .rows = RECIPE_STEPS,
         .form = {.pieces = {"{bos}{prompt}\n"},
@@ -122,7 +122,7 @@ static const struct recipe table[] = {
         .pooled = "the newline after each step: sigmoid"},
     {.name = "eurus-rm",
         .architectures = "EurusRewardModel",
-        .needed = 1,
+        .by_itself = 1,
         .checkpoints = "Eurus-RM-7b",
         .rows = RECIPE_ANSWERS,
         .form = {.pieces = {"[INST] {prompt} [/INST] {response}"}, .framed = 1},
@@ -159,11 +159,11 @@ const struct recipe *recipe_find(const char *name)
     return NULL;
 }
 
-const struct recipe *recipe_needed(const char *architecture, unsigned kind)
+const struct recipe *recipe_by_itself(const char *architecture)
 {
     const struct recipe *r;
     for (size_t k = 0; (r = recipe_at(k)); k++)
-        if (r->needed && (r->rows & kind) && strcmp(r->architectures, architecture) == 0)
+        if (r->by_itself && strcmp(r->architectures, architecture) == 0)
             return r;
     return NULL;
 }
@@ -198,14 +198,20 @@ int recipe_check_architecture(const struct recipe *r, const char *name, struct e
         r->name, r->architectures, name);
 }
 
-int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e)
+void recipe_architecture_of_dir(const char *dir, char out[RECIPE_ARCHITECTURE_BYTES])
 {
     json_t *config = json_read_file(dir, "config.json", CONFIG_BYTES, NULL);
     const char *name =
         json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
-    int rc = name ? recipe_check_architecture(r, name, e) : 0;
+    snprintf(out, RECIPE_ARCHITECTURE_BYTES, "%s", name ? name : "");
     json_decref(config);
-    return rc;
+}
+
+int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e)
+{
+    char name[RECIPE_ARCHITECTURE_BYTES];
+    recipe_architecture_of_dir(dir, name);
+    return name[0] ? recipe_check_architecture(r, name, e) : 0;
 }
 
 /* ---- the head ---- */

@@ -3,8 +3,8 @@
  *
  * A recipe names the architectures that it is for, the head (rows of a language model's own head,
  * whose tokens are looked up in the tokenizer, or the architecture's), and the rows that it takes.
- * Each entry follows its publisher's own code. A recipe is chosen by name (--recipe) and is part of
- * a score's mode.
+ * Each entry follows its publisher's own code. A recipe is chosen by name (--recipe) and is then part
+ * of a score's mode. Two are taken by themselves (by_itself), for the rows that they write alone.
  *
  * Its rows are scored as it says: an option or a row's field that says otherwise is an error.
  * Token ids and texts as they are may be sent under every recipe. */
@@ -59,7 +59,8 @@ struct recipe {
     const char *head;          /* --head, where it names tokens by their ids; NULL: see words */
     const char *words[2]; /* the tokens of the head, by their texts; NULL: the checkpoint's own */
     const char *how;      /* and what is made of their logits (worker/head_option.h) */
-    int needed; /* without it such rows of the architecture are refused: nobody writes them otherwise */
+    int by_itself; /* rows of these kinds, of the architecture, are written so without --recipe, too:
+                      one publisher has the class, and nobody writes them otherwise */
     unsigned rows;           /* RECIPE_ANSWERS .. */
     struct recipe_form form; /* without pieces: the chat template */
     unsigned tail;           /* of what the chat template writes (tail.h) */
@@ -73,13 +74,16 @@ struct recipe {
 const struct recipe *recipe_at(size_t k);
 /* Returns the entry of that name, or NULL. */
 const struct recipe *recipe_find(const char *name);
-/* Returns the entry without which rows of this kind of the architecture are refused, or NULL. */
-const struct recipe *recipe_needed(const char *architecture, unsigned kind);
+/* Returns the entry that rows of the architecture are written by where none is chosen, or NULL. */
+const struct recipe *recipe_by_itself(const char *architecture);
 /* Returns the rows that it takes, for people. Static storage. */
 const char *recipe_rows(const struct recipe *r);
 /* Writes all names, with commas between. */
 void recipe_names(char out[RECIPE_NAMES_BYTES]);
 
+/* Writes the architecture that DIR/config.json names; "": none, or the file cannot be read. */
+#define RECIPE_ARCHITECTURE_BYTES 81
+void recipe_architecture_of_dir(const char *dir, char out[RECIPE_ARCHITECTURE_BYTES]);
 /* ASSAY_EFORMAT, naming both, unless the recipe is for that architecture. */
 int recipe_check_architecture(const struct recipe *r, const char *name, struct err *e);
 /* The same for the architecture in DIR/config.json. A file that cannot be read is no error here: the

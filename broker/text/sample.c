@@ -1,14 +1,6 @@
 /* sample.c - makes a row of texts as a client would, and composes it (sample.h). */
 #include "broker/text/sample.h"
 
-int sample_step_token(const struct text_model *m, int32_t *id, struct err *e)
-{
-    *id = text_model_step_token(m);
-    return m->recipe && m->recipe->form.step_word
-               ? recipe_step_token(m->recipe, m->tokenizer, id, e)
-               : 0;
-}
-
 static void write_row(struct msg_writer *w, unsigned kind)
 {
     msg_map(w, 2);

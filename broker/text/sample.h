@@ -5,10 +5,6 @@
 
 #include "broker/text/compose.h"
 
-/* Finds the token that ends a step in rows that do not name one: the recipe's, else the one that the
- * tokenizer's files name; POOL_NO_STEP_TOKEN: neither. ASSAY_EFORMAT: a recipe's is not there. */
-int sample_step_token(const struct text_model *m, int32_t *id, struct err *e);
-
 /* Writes a row of the kind, of RECIPE_ANSWERS, RECIPE_STEPS and RECIPE_QUERIES. Returns 0, or why
  * rows of this kind fail. m has a tokenizer. */
 int sample_write(const struct text_model *m, unsigned kind, int32_t step_token, struct err *e);

@@ -47,10 +47,9 @@ def test_every_checkpoint_of_the_tests(name):
     assert words["model"] == config["architectures"][0]
     assert f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide, {config['num_attention_heads']} heads" in words["trunk"]
     can = words["text rows"] == "can be scored" or "conversations cannot: the checkpoint has no chat template" in words["text rows"]
-    needed = config["architectures"][0] in ("Qwen2ForPrmModel", "EurusRewardModel")  # --recipe
-    assert done.returncode == (0 if can else 78) and (can or needed or "tokenizer.json" in words["text rows"])
+    assert done.returncode == (0 if can else 78) and (can or "tokenizer.json" in words["text rows"])
     assert (MODELS / name / "tokenizer.json").exists() or words["text rows"] == "cannot be scored: the checkpoint has no tokenizer.json; send ids"
-    assert ("step token" in words) == ("pooling STEP" in words["scores"])
+    assert ("step token" in words) == ("pooling STEP" in words["scores"] and "recipe" not in words)
 
 
 def test_what_is_missing(text_model):
@@ -93,6 +92,7 @@ def without(directory, model, key):
     ("recipe-llama", "chat_template", ("--recipe", "rlhflow-prm"), "prompt and steps cannot: the checkpoint has no chat template"),
     ("recipe-llama", "chat_template", ("--recipe", "nemotron-reward"), "conversations cannot: the checkpoint has no chat template"),
     ("recipe-skywork", "bos_token", ("--recipe", "skywork-prm"), "prompt and steps cannot: the recipe skywork-prm begins with bos_token"),
+    ("recipe-skywork", "bos_token", (), "prompt and steps cannot: the recipe skywork-prm begins with bos_token"),
     ("recipe-openrlhf", "eos_token", ("--recipe", "openrlhf"), "conversations cannot: expected an eos_token in tokenizer_config.json"),
     ("recipe-openrlhf", "eos_token", ("--tail", "strip,eos"), "conversations cannot: expected an eos_token in tokenizer_config.json")])
 def test_what_a_recipe_lacks(directory, model, key, options, words):
@@ -109,13 +109,6 @@ def test_a_template_that_asks_for_the_date(text_model):
     done = check(text_model)
     assert done.returncode == 78 and "conversations cannot: " in said(done)["text rows"] and "--template-date" in said(done)["text rows"], done
     assert check(text_model, "--template-date", "2026-01-02").returncode == 0
-
-
-@pytest.mark.parametrize("model, recipe", [("recipe-skywork", "skywork-prm"), ("recipe-eurus", "eurus-rm")])
-def test_a_recipe_that_is_needed(model, recipe):
-    done = check(MODELS / model)
-    assert done.returncode == 78 and f"cannot: expected the recipe of the architecture, --recipe {recipe}" in said(done)["text rows"], done
-    assert check(MODELS / model, "--recipe", recipe).returncode == 0
 
 
 @pytest.mark.parametrize("options, words", [
