@@ -30,8 +30,9 @@ static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_WEIGHT
     CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_TAIL, CLI_WORKER, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option scrub_options[] = {CLI_DATA, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option info_options[] = {CLI_RECIPES, CLI_OPTION_COUNT};
-static const enum cli_option tokenize_options[] = {
-    CLI_MODEL, CLI_JSONL, CLI_SAFE_TEXT, CLI_JSON, CLI_OPTION_COUNT};
+static const enum cli_option tokenize_options[] = {CLI_MODEL, CLI_JSONL, CLI_RECIPE, CLI_TAIL,
+    CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_STEP_TOKEN, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT,
+    CLI_SAFE_TEXT, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option results_options[] = {CLI_FOLLOW, CLI_AFTER, CLI_OPTION_COUNT};
 static const enum cli_option status_options[] = {CLI_WATCH, CLI_OPTION_COUNT};
 static const enum cli_option resume_options[] = {CLI_ACCEPT_MODE, CLI_OPTION_COUNT};
@@ -168,14 +169,17 @@ static const struct cli_verb verbs[] = {
         "  assay check ./Llama-3.1-Nemotron-70B-Reward-HF --recipe nemotron-reward\n"
         "  assay check ./my-reward-model --json\n",
         CLI_OPERAND | CLI_NO_BROKER, check_options, verb_check},
-    {"tokenize", "[TEXT|-]",
-        "Show the token ids of a text, as the checkpoint's tokenizer makes them.",
-        "With --jsonl a line of output is one of input. Blank lines have none, as with `assay "
+    {"tokenize", "[TEXT|-]", "Show the token ids of a text or of rows, as they are scored.",
+        "With --jsonl the lines are those of `assay score`, written by the chat template or the "
+        "recipe, and whole: `assay score` may cut them. A line of output is one of input, with a "
+        "list for each sequence of responses, documents and pairs. Blank lines have none, as with "
+        "`assay "
         "score`: "
         "how many there were is said at the end. No broker is needed.",
         "  assay tokenize 'Hello, world' --model ./my-reward-model\n"
         "  assay tokenize - --model ./my-reward-model < text.txt\n"
-        "  assay tokenize --jsonl texts.jsonl --model ./my-reward-model > ids.jsonl\n",
+        "  assay tokenize --jsonl rows.jsonl --model ./my-reward-model > ids.jsonl\n"
+        "  assay tokenize --jsonl rows.jsonl --model ./Eurus-RM-7b --recipe eurus-rm\n",
         CLI_NO_BROKER, tokenize_options, verb_tokenize},
     {"completion", "bash|zsh|fish",
         "Print the script with which a shell completes assay's arguments.", NULL,

@@ -66,7 +66,7 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "chat template to use instead of the checkpoint's", CHAT_TEMPLATES},
     [CLI_TEMPLATE_DATE] = {"template-date", 0, "DAY",
         "YYYY-MM-DD: what a chat template that asks for the date takes for today", NULL},
-    [CLI_JSONL] = {"jsonl", 0, "FILE", "one text a line: {\"text\": ..} in, {\"ids\": [..]} out",
+    [CLI_JSONL] = {"jsonl", 0, "FILE", "one row a line, as {\"text\": ..}; {\"ids\": [..]} out",
         NULL},
     [CLI_DEVICE] = {"device", 0, "NAME", "device of the private broker's model (default auto)",
         "auto cpu cuda"},

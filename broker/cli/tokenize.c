@@ -1,5 +1,6 @@
-/* tokenize.c - `assay tokenize`: text to token ids, with only a directory that has a
- * tokenizer.json. Needs no broker and no weights. */
+/* tokenize.c - `assay tokenize`: the token ids of a text, or of each row of a file, by the code with
+ * which a broker writes and tokenizes rows. Needs no broker and no weights, and for texts only a
+ * tokenizer.json. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -8,45 +9,82 @@
 
 #include "broker/cli/cli.h"
 #include "broker/cli/json_print.h"
-#include "broker/cli/input/jsonl.h"
+#include "broker/cli/lines.h"
 #include "broker/cli/target.h"
 #include "broker/text/buffer.h"
-#include "broker/text/tokenizer.h"
+#include "broker/text/compose.h"
+#include "schema/request.h"
 #include "schema/utf8.h"
 
 struct job {
     const struct cli *cli;
-    struct tokenizer *tokenizer;
-    struct encoder *encoder;
-    int failed;        /* a text was bad */
-    int64_t n, number; /* lines with a text so far, and the number of the last */
-    int64_t blank;     /* the first blank line between them; 0: none */
+    struct text_model text;
+    const struct recipe *recipe; /* --recipe */
+    struct composer *composer;
+    char architecture[RECIPE_ARCHITECTURE_BYTES];
+    int32_t step_token; /* of rows that name none */
+    struct buffer ids;  /* of a row that is token ids */
+    int failed;         /* a row was bad */
+    int64_t n, number;  /* rows so far, and the number of the last one's line */
+    int64_t blank;      /* the first blank line between them; 0: none */
 };
 
-static int encode(struct job *j, struct slice text, int safe, int special, struct err *e)
+/* A row's sequences; valid until the next one. */
+struct tokens {
+    struct composed composed;
+    int is_list; /* the row has a list of them, even if only of one */
+};
+
+/* ---- a row ---- */
+
+static void take_ids(struct job *j, const struct row_request *q, struct tokens *out)
 {
-    struct span all = {0, text.len};
-    encoder_clear(j->encoder);
-    if (special)
-        encoder_begin(j->encoder);
-    int rc = encoder_text(j->encoder, text, &all, safe, e);
-    if (special)
-        encoder_end(j->encoder);
+    j->ids.len = 0;
+    row_request_ids(q, (int32_t *)(void *)buffer_reserve(&j->ids, q->n_ids * sizeof(int32_t) + 1));
+    out->composed = (struct composed){
+        .ids = (const int32_t *)(const void *)j->ids.at, .ends = &q->n_ids, .n = 1};
+}
+
+/* Makes a row of a message token ids, as a broker does before it cuts what is too long. */
+static int tokenize_row(
+    struct job *j, struct slice row, struct row_request *q, struct tokens *out, struct err *e)
+{
+    struct msg_reader r;
+    msg_reader_init(&r, row.at, row.len);
+    int rc = request_next_row(&r, 0, q, e);
+    if (rc == 0)
+        rc = compose_check_kind(compose_recipe_of(j->recipe, j->architecture, q), q, e);
+    if (rc != 0)
+        return rc;
+    int32_t step_token = q->pool.step_token >= 0 ? q->pool.step_token : j->step_token;
+    *out = (struct tokens){.is_list = row_shape_is_choice(q->shape) || q->shape == ROW_PAIR};
+    if (q->shape == ROW_IDS)
+        take_ids(j, q, out);
+    else
+        rc = compose_row(j->composer, q, step_token, &out->composed, e);
     return rc;
 }
 
-static void print_ids(const struct id_list *ids)
+/* ---- outputs ---- */
+
+static void print_ids(const struct tokens *t)
 {
-    printf("{\"ids\":[");
-    for (size_t i = 0; i < ids->len; i++)
-        printf("%s%d", i ? "," : "", ids->at[i]);
-    printf("]}\n");
+    printf("{\"ids\":%s", t->is_list ? "[" : "");
+    for (uint32_t k = 0, i = 0; k < t->composed.n; k++) {
+        printf("%s[", k ? "," : "");
+        for (uint32_t from = i; i < t->composed.ends[k]; i++)
+            printf("%s%d", i > from ? "," : "", t->composed.ids[i]);
+        printf("]");
+    }
+    printf("%s}\n", t->is_list ? "]" : "");
 }
 
 static void print_error(const struct err *e)
 {
+    char message[ERR_FIELD_BYTES + ERR_MESSAGE_BYTES + 4];
+    snprintf(message, sizeof message, "%s%s%s", e->field, e->field[0] ? ": " : "", e->msg);
     json_t *line = json_pack(
-        "{s:n, s:{s:s, s:s}}", "ids", "error", "code", err_name(e->code), "message", e->msg);
+        "{s:n, s:{s:s, s:s}}", "ids", "error", "code", err_name(e->code), "message", message);
     json_print_line(stdout, line, NULL);
     json_decref(line);
 }
@@ -65,15 +103,15 @@ static void print_piece(struct slice piece)
     }
 }
 
-static void print_table(const struct job *j)
+static void print_table(const struct job *j, const struct tokens *t)
 {
-    const struct id_list *ids = encoder_ids(j->encoder);
-    for (size_t i = 0; i < ids->len; i++) {
-        printf("%6zu %8d  '", i, ids->at[i]);
-        print_piece(tokenizer_piece(j->tokenizer, ids->at[i]));
+    uint32_t n = t->composed.ends[0];
+    for (uint32_t i = 0; i < n; i++) {
+        printf("%6u %8d  '", i, t->composed.ids[i]);
+        print_piece(tokenizer_piece(j->text.tokenizer, t->composed.ids[i]));
         printf("'\n");
     }
-    printf("%zu tokens\n", ids->len);
+    printf("%u tokens\n", n);
 }
 
 /* ---- one text ---- */
@@ -93,66 +131,50 @@ static int read_stdin(struct buffer *text)
     return cli_fail(&e);
 }
 
+static void write_text_row(const struct job *j, const struct buffer *text, struct msg_writer *w)
+{
+    msg_map(w, 2);
+    msg_str(w, "text");
+    msg_str_len(w, (const char *)text->at, text->len);
+    msg_key_bool(w, "safe_text", j->cli->value[CLI_SAFE_TEXT] != NULL);
+}
+
 static int tokenize_text(struct job *j)
 {
     struct buffer text = {0};
     struct err e = {0};
+    struct msg_writer w;
+    struct row_request q;
+    struct tokens tokens;
     int rc = EX_OK;
     if (strcmp(j->cli->operand, "-") == 0)
         rc = read_stdin(&text);
     else
         buffer_text(&text, j->cli->operand);
-    int safe = j->cli->value[CLI_SAFE_TEXT] != NULL;
-    if (rc == EX_OK && encode(j, (struct slice){text.at, text.len}, safe, 1, &e) != 0) {
+    msg_writer_init(&w);
+    write_text_row(j, &text, &w);
+    struct slice row = {(const uint8_t *)w.buffer.data, w.buffer.size};
+    if (rc == EX_OK && tokenize_row(j, row, &q, &tokens, &e) != 0) {
         cli_fail(&e);
         rc = EX_DATAERR;
     } else if (rc == EX_OK && j->cli->value[CLI_JSON]) {
-        print_ids(encoder_ids(j->encoder));
+        print_ids(&tokens);
     } else if (rc == EX_OK) {
-        print_table(j);
+        print_table(j, &tokens);
     }
+    msg_writer_release(&w);
     buffer_release(&text);
     return rc;
 }
 
-/* ---- a file of texts ---- */
+/* ---- a file of rows ---- */
 
-/* Is the text safe, by the line or the option? Negative with line->err: bad, or they contradict. */
-static int is_safe(const struct job *j, struct jsonl_line *line)
+static void tokenize_line(struct job *j, struct line *line)
 {
-    const json_t *v = json_object_get(line->object, "safe_text");
-    int is_given = j->cli->value[CLI_SAFE_TEXT] != NULL;
-    if (!v || json_is_null(v) || (is_given && json_is_true(v)))
-        return is_given;
-    if (json_is_boolean(v) && !is_given)
-        return json_is_true(v);
-    return err_set(&line->err, ASSAY_EBADREQ, "line %lld: safe_text: expected %s, found %s",
-        (long long)line->number, json_is_boolean(v) ? "what --safe-text says" : "true or false",
-        json_is_boolean(v) ? "false" : json_kind(v));
-}
-
-/* Does the line take what the tokenizer puts around a text? Negative with line->err: bad. */
-static int adds_special_tokens(struct jsonl_line *line)
-{
-    const json_t *v = json_object_get(line->object, "add_special_tokens");
-    if (!v || json_is_null(v) || json_is_boolean(v))
-        return !json_is_false(v);
-    return err_set(&line->err, ASSAY_EBADREQ,
-        "line %lld: add_special_tokens: expected true or false, found %s", (long long)line->number,
-        json_kind(v));
-}
-
-static void tokenize_line(struct job *j, struct jsonl_line *line)
-{
-    const json_t *text = json_object_get(line->object, "text");
-    struct slice bytes = {(const uint8_t *)json_string_value(text), json_string_length(text)};
-    if (line->object && !json_is_string(text))
-        err_set(&line->err, ASSAY_EBADREQ, "line %lld: text: expected a string, found %s",
-            (long long)line->number, json_kind(text));
-    int safe = line->err.code == 0 ? is_safe(j, line) : 0;
-    int special = line->err.code == 0 ? adds_special_tokens(line) : 0;
-    if (line->err.code == 0 && encode(j, bytes, safe, special, &line->err) == 0) {
-        print_ids(encoder_ids(j->encoder));
+    struct row_request q;
+    struct tokens tokens;
+    if (line->err.code == 0 && tokenize_row(j, line->row, &q, &tokens, &line->err) == 0) {
+        print_ids(&tokens);
         return;
     }
     j->failed = 1;
@@ -161,26 +183,24 @@ static void tokenize_line(struct job *j, struct jsonl_line *line)
 
 static int tokenize_file(struct job *j, const char *path)
 {
-    struct jsonl *file = NULL;
-    struct jsonl_line line;
+    struct cli of_lines = *j->cli;
+    struct lines *file = NULL;
+    struct line line;
     struct err e = {0};
-    int got = 1;
-    if (jsonl_open(&file, path, &e) != 0) {
-        cli_fail(&e);
-        return EX_NOINPUT;
-    }
-    if (jsonl_look(file, &e) != 0)
-        got = -1;
-    while (got == 1 && (got = jsonl_next(file, &line, &e)) == 1) {
+    int got;
+    of_lines.operand = path;
+    int rc = lines_open(&file, &of_lines);
+    if (rc != 0)
+        return rc;
+    while ((got = lines_next(file, &line, &e)) == 1) {
         if (j->blank == 0 && line.number > j->number + 1)
             j->blank = j->number + 1;
         j->number = line.number;
         j->n++;
         tokenize_line(j, &line);
-        json_decref(line.object);
-        json_decref(line.beginning);
+        line_release(&line);
     }
-    jsonl_close(&file);
+    lines_close(&file);
     if (j->blank > 0)
         cli_say("%s: blank lines: %" PRId64 ", the first is line %" PRId64
                 "; the output has none for them",
@@ -190,22 +210,62 @@ static int tokenize_file(struct job *j, const char *path)
     return j->failed ? EX_ROWS_FAILED : EX_OK;
 }
 
+/* ---- the model's text ---- */
+
+static int load(struct job *j, struct err *e)
+{
+    const struct cli *c = j->cli;
+    const char *dir = c->value[CLI_MODEL], *tail = c->value[CLI_TAIL], *name = c->value[CLI_RECIPE];
+    recipe_architecture_of_dir(dir, j->architecture);
+    struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
+        j->architecture, name ? recipe_find(name) : NULL,
+        tail ? (unsigned)tail_from_name(tail) : 0};
+    j->recipe = options.recipe;
+    int rc = options.recipe ? recipe_check_dir(options.recipe, dir, e) : 0;
+    if (rc == 0)
+        rc = text_model_load(&j->text, dir, &options, e);
+    if (rc == 0 && !j->text.tokenizer)
+        rc = err_set(e, ASSAY_EFORMAT, "%s", j->text.reason);
+    if (rc == 0)
+        rc = text_model_step_token(&j->text, &j->step_token, e);
+    if (rc == 0)
+        j->composer = composer_new(&j->text);
+    return rc;
+}
+
+/* A text is tokenized as it is: what says how a row is written says nothing of it. */
+static int check_options(const struct cli *c)
+{
+    static const enum cli_option of_rows[] = {CLI_RECIPE, CLI_TAIL, CLI_CHAT_TEMPLATE,
+        CLI_TEMPLATE_DATE, CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_STEP_TOKEN};
+    if (!c->value[CLI_MODEL])
+        return cli_usage("tokenize: expected --model DIR, a directory with a tokenizer.json");
+    if (!c->operand == !c->value[CLI_JSONL])
+        return cli_usage("tokenize: expected a text, - for stdin, or --jsonl FILE");
+    for (size_t i = 0; c->operand && i < sizeof of_rows / sizeof of_rows[0]; i++)
+        if (c->value[of_rows[i]])
+            return cli_usage("tokenize: --%s: expected with --jsonl FILE, found with a text, which "
+                             "is tokenized as it is",
+                cli_option_info(of_rows[i])->name);
+    return c->value[CLI_RECIPE] ? cli_check_recipe(c) : 0;
+}
+
 int verb_tokenize(const struct cli *c)
 {
     struct job j = {.cli = c};
     struct err e = {0};
     const char *path = c->value[CLI_JSONL];
-    if (!c->value[CLI_MODEL])
-        return cli_usage("tokenize: expected --model DIR, a directory with a tokenizer.json");
-    if (!c->operand == !path)
-        return cli_usage("tokenize: expected a text, - for stdin, or --jsonl FILE");
+    int rc = check_options(c);
+    if (rc != 0)
+        return rc;
     if ((path || strcmp(c->operand, "-") == 0) && target_check_stdout(path, &e) != 0)
         return cli_usage("tokenize: %s", e.msg);
-    if (tokenizer_load(&j.tokenizer, c->value[CLI_MODEL], &e) != 0)
-        return cli_fail(&e);
-    j.encoder = encoder_new(j.tokenizer);
-    int rc = path ? tokenize_file(&j, path) : tokenize_text(&j);
-    encoder_free(&j.encoder);
-    tokenizer_free(&j.tokenizer);
+    if (load(&j, &e) != 0)
+        rc = cli_fail(&e);
+    else
+        rc = path ? tokenize_file(&j, path) : tokenize_text(&j);
+    composer_free(&j.composer);
+    text_model_release(&j.text);
+    buffer_release(&j.ids);
     return rc;
 }

@@ -32,6 +32,64 @@ def test_rows_are_scored_as_the_publisher_does(directory, name):
         assert close(result(got), row["values"]), (row["row"], got, row["values"])
 
 
+def tokenize(directory, model, rows, *options):
+    """What `assay tokenize` shows for rows, a line each."""
+    (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("tokenize", "--jsonl", directory / "rows.jsonl", "--model", model, *options)
+    assert done.stderr == "", done
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def flat(ids):
+    return [token for part in ids for token in part] if ids and isinstance(ids[0], list) else ids
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_tokenize_shows_the_rows_of_a_recipe(directory, name):
+    vectors = VECTORS[name]
+    rows = [row["row"] for row in vectors["rows"]]
+    code, found = tokenize(directory, MODELS / vectors["model"], rows, "--recipe", vectors["recipe"])
+    assert code == 0 and [flat(line["ids"]) for line in found] == [row["ids"] for row in vectors["rows"]]
+    for line, row in zip(found, rows):
+        assert isinstance(line["ids"][0], list) == any(key in row for key in ("responses", "documents", "chosen")), (line, row)
+
+
+def test_tokenize_shows_any_row(directory):
+    """The ids of each, and for each what a score of it would say: the same ids give the same score."""
+    demo, ask, answer = MODELS / "demo-reward", "1 + 1 = ?", "2"
+    rows = [{"prompt": ask, "response": answer}, {"messages": [{"role": "user", "content": ask}]}, {"prompt": ask, "responses": ["2", "3"]},
+            {"chosen": "a", "rejected": "b"}, {"prompt": ask, "chosen": "2", "rejected": "3"}, {"input_ids": [5, 6]}, {"text": "a", "label": 1}]
+    bad = [{"query": "a", "document": "b"}, {"prompt": ask}, {"text": "a", "context": "c"}]
+    for options in ((), ("--tail", "strip,eos"), ("--chat-template", "qwen2.5"), ("--safe-text", "--join-content")):
+        code, found = tokenize(directory, demo, rows + bad, *options)
+        assert code == 1 and all(line["ids"] is None for line in found[len(rows):]), found
+        for line, word in zip(found[len(rows):], ("query: expected a broker with a recipe", "expected input_ids", "context: line 10")):
+            assert word in line["error"]["message"], line
+        own = [option for option in options if option not in ("--safe-text", "--join-content")]
+        sent = [{("ids" if key == "input_ids" else key): value for key, value in row.items() if key != "label"} for row in rows]
+        with Broker(directory / ("d" + "".join(options)[:6].replace("-", "x")), model=demo, options=own) as broker, broker.client() as client:
+            for row, line in zip(sent, found):
+                if options == ("--tail", "strip,eos") and "prompt" not in row and "chosen" in row:
+                    assert "chosen: expected messages" in line["error"]["message"]
+                    continue
+                parts = line["ids"] if isinstance(line["ids"][0], list) else [line["ids"]]
+                one, *others = client.call("score", rows=[row] + [{"ids": ids} for ids in parts])["rows"]
+                scores = one.get("scores") or ([one["chosen"], one["rejected"]] if "chosen" in one else [one["score"]])
+                assert scores == [other["score"] for other in others] and one["n_tokens"] == sum(map(len, parts)), (row, line, one)
+    steps = {"prompt": "a", "steps": ["b", "c"]}
+    code, found = tokenize(directory, MODELS / "demo-process", [steps])
+    assert code == 0 and sum(token == 298 for token in found[0]["ids"]) == 2, found  # <extra_0>
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("a", "--recipe", "nemotron-reward"), "tokenize: --recipe: expected with --jsonl FILE"), (("a", "--tail", "strip"), "tokenize: --tail: expected"),
+    (("--jsonl", "x", "--recipe", "nemotron-reward", "--tail", "strip"), "--recipe and --tail: expected one of them"),
+    (("--jsonl", "x", "--recipe", "inf-orm"), "--recipe inf-orm: architectures: expected INFORMForSequenceClassification")])
+def test_tokenize_refuses(arguments, words):
+    done = run("tokenize", *arguments, "--model", LLAMA)
+    assert done.returncode in (64, 78) and words in done.stderr, done
+
+
 def test_each_recipe_is_listed_and_has_vectors():
     done = run("info", "--recipes", "--json")
     listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
@@ -227,17 +285,51 @@ def test_a_template_that_a_recipe_does_not_use(directory):
 
 def test_check_names_the_recipes_of_an_architecture():
     text = run("check", MODELS / "recipe-skywork").stdout
-    assert "recipes        none is chosen; for the architecture: skywork-prm\n" in text, text
+    assert "recipe         skywork-prm, the architecture's own: bos_token, the prompt" in text and "none is chosen" not in text, text
+    text = run("check", MODELS / "recipe-openrlhf").stdout
+    assert "recipes        none is chosen; for the architecture: openrlhf\n" in text, text
     text = run("check", MODELS / "recipe-skywork", "--recipe", "skywork-prm").stdout
     assert "recipe         skywork-prm: bos_token, the prompt" in text and "none is chosen" not in text, text
 
 
-@pytest.mark.parametrize("name, row", [("skywork-prm", {"prompt": "a", "steps": ["b"], "pool": {"step_token": 198}}),
-                                       ("eurus-rm", {"prompt": "a", "response": "b"})])
-def test_architectures_that_have_one_recipe(directory, name, row):
-    with Broker(directory / "d", model=MODELS / VECTORS[name]["model"]) as broker, broker.client() as client:
-        written, text = client.call("score", rows=[row, {"text": "a\n", "pool": {"type": "LAST"}}])["rows"]
-    assert f"assayd --recipe {name}" in written["error"]["message"] and text["error"] is None, (written, text)
+OWN = ("skywork-prm", "eurus-rm")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_that_is_taken_by_itself(directory, name):
+    """Its rows are written and scored as with --recipe. All else is as without: a text has any pooling, and no mode says a recipe."""
+    vectors = VECTORS[name]
+    rows = [row["row"] for row in vectors["rows"]]
+    other = {"text": "a\n", "pool": {"type": "MEAN", "activation": "none"}}
+    wrong = [{**rows[0], "pool": {"activation": "none" if name == OWN[0] else "sigmoid"}}, {**rows[0], "add_generation_prompt": True},
+             {"query": "a", "document": "b"}]
+    with Broker(directory / "d", model=MODELS / vectors["model"]) as broker, broker.client() as client:
+        assert client.call("hello")["model"]["recipe"] is None and "recipe" not in client.call("hello")["mode"]
+        found = client.call("score", rows=rows + [other] + wrong, timeout_ms=60000)["rows"]
+    assert found[len(rows)]["error"] is None
+    for got, words in zip(found[len(rows) + 1:], ("pool.activation: the recipe " + name, "add_generation_prompt: the recipe " + name, "query: ")):
+        assert got["error"]["code"] == "bad_request" and got["error"]["message"].startswith(words), got
+    for got, same, row in zip(found, score(directory / "e", vectors, rows), vectors["rows"]):
+        assert close(result(got), row["values"]) and result(got) == result(same), (got, same)
+    code, shown = tokenize(directory, MODELS / vectors["model"], rows)
+    assert code == 0 and [flat(line["ids"]) for line in shown] == [row["ids"] for row in vectors["rows"]]
+
+
+@pytest.mark.parametrize("option, value", [("--chat-template", "chatml"), ("--template-date", "2026-01-02"), ("--tail", "strip")])
+def test_options_beside_a_recipe_that_is_taken_by_itself(directory, option, value):
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "recipe-eurus", "--data", directory / "d", option, value], capture_output=True,
+                          text=True, timeout=60 * PATIENCE)
+    words = f"{option}: expected none with EurusRewardModel: its recipe eurus-rm writes its own text"
+    assert done.returncode == 78 and words in done.stderr, done.stderr
+    done = run("check", MODELS / "recipe-eurus", option, value)
+    assert done.returncode == 78 and words in done.stdout, done
+
+
+def test_steps_need_their_recipe_alone(directory):
+    """Rows that an architecture's own recipe is not for are as without it."""
+    with Broker(directory / "d", model=MODELS / "recipe-skywork") as broker, broker.client() as client:
+        answer, = client.call("score", rows=[{"prompt": "a", "response": "b", "pool": {"type": "LAST", "activation": "none"}}])["rows"]
+    assert answer["error"] is None, answer
 
 
 # ---- how a conversation ends ----

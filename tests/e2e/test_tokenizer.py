@@ -136,7 +136,7 @@ def test_safe_text_of_a_line(qwen, directory):
     plain, safe = [line["ids"] for line in found[False][:2]]
     assert plain != safe and [line["ids"] for line in found[False]] == [plain, safe, plain, plain, None]
     assert [line["ids"] for line in found[True]] == [safe, safe, None, safe, None]
-    assert "expected what --safe-text says" in found[True][2]["error"]["message"]
+    assert "found one in the line and another by an option" in found[True][2]["error"]["message"]
     assert all("expected true or false" in lines[4]["error"]["message"] for lines in found.values())
 
 
@@ -148,7 +148,7 @@ def test_special_tokens_of_a_line(directory):
     found = [json.loads(line) for line in done.stdout.splitlines()]
     (alone,) = found[1]["ids"]
     assert done.returncode == 1 and [line["ids"] for line in found] == [[295, alone, 298], [alone], [295, alone, 298], None]
-    assert "add_special_tokens: expected true or false" in found[3]["error"]["message"]
+    assert "add_special_tokens: line 4: expected true or false" in found[3]["error"]["message"]
 
 
 def test_bad_lines(qwen, directory):
