@@ -70,6 +70,16 @@ def test_responses(running):
         near(numbers, [many[i][name] for name in ("margin", "mean", "std")])
 
 
+def test_documents(directory):
+    """A query's documents have the statistics of responses."""
+    with Broker(directory / "d", model=MODELS / "recipe-qwen3", options=["--recipe", "qwen3-reranker"]) as broker:
+        (row,), job = ask(broker, {"query": "a", "documents": ["b", "c", "d"]})
+        check(row, of_responses(row["scores"]))
+        shown = broker.sql(f"select rank, score from responses where job = {job} order by response")
+        assert [rank for rank, _ in shown] == row["ranks"] and broker.sql(f"select n, best from response_stats where job = {job}") == [(3, row["best"])]
+    near([score for _, score in shown], row["scores"])
+
+
 def test_thousands_of_responses(running):
     (row,), job = ask(running, {"prompt": PROMPT, "responses": [f"{k % 1500}" for k in range(4096)]})
     check(row, of_responses(row["scores"]))
