@@ -48,7 +48,7 @@ static const enum cli_option retry_options[] = {CLI_FAILED, CLI_OPTION_COUNT};
     "  input_ids, or ids                    token ids: one score\n"                                \
     "  chosen and rejected                  two scores and their margin\n"                         \
     "  prompt (question, problem) + steps   one probability a step\n"                              \
-    "  prompt + responses                   one score each, ranks, best, advantages ..\n"          \
+    "  prompt + responses                   one score each, ranks, best ..\n"                      \
     "  prompt + response, or completion     one score\n"                                           \
     "  messages                             a conversation: one score\n"                           \
     "  text                                 one score\n"                                           \

@@ -51,9 +51,9 @@ static json_t *recipe_json(const struct recipe *r)
 {
     char head[120];
     describe_head(r, head, sizeof head);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "name", r->name, "for", r->checkpoints,
-        "architectures", r->architectures, "head", head, "rows", recipe_rows(r), "text", r->text,
-        "scored", r->pooled, "by_itself", r->by_itself);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "name", r->name, "for",
+        r->checkpoints, "architectures", r->architectures, "head", head, "rows", recipe_rows(r),
+        "text", r->text, "scored", r->pooled, "by_itself", r->by_itself);
 }
 
 int print_recipes(const struct cli *c)

@@ -225,7 +225,7 @@ static int load(struct job *j, struct err *e)
     if (rc == 0)
         rc = text_model_load(&j->text, dir, &options, e);
     if (rc == 0 && !j->text.tokenizer)
-        rc = err_set(e, ASSAY_EFORMAT, "%s", j->text.reason);
+        rc = err_set(e, ASSAY_EFORMAT, "--model %s: %s", dir, j->text.reason);
     if (rc == 0)
         rc = text_model_step_token(&j->text, &j->step_token, e);
     if (rc == 0)
