@@ -75,12 +75,18 @@ int target_names_descriptor(const char *path)
     return 0;
 }
 
-static int check_input(const struct target *t, const struct stat *st, const char *input,
-    const char *path, struct err *e)
+/* Whether that file is the one that is read; NULL or "-" is stdin. */
+static int is_input(const struct stat *st, const char *input)
 {
     struct stat in;
     int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
-    if (found != 0 || !S_ISREG(in.st_mode) || !regular_is_same(st, &in))
+    return found == 0 && S_ISREG(in.st_mode) && regular_is_same(st, &in);
+}
+
+static int check_input(const struct target *t, const struct stat *st, const char *input,
+    const char *path, struct err *e)
+{
+    if (!is_input(st, input))
         return 0;
     return err_set(e, ASSAY_EBADREQ, "--output %s: '%s' is the input itself; expected another file",
         t->path, path);
@@ -90,10 +96,8 @@ static int check_input(const struct target *t, const struct stat *st, const char
  * would read its own output. */
 int target_check_stdout(const char *input, struct err *e)
 {
-    struct stat in, out;
-    int found = input && strcmp(input, "-") != 0 ? stat(input, &in) : fstat(STDIN_FILENO, &in);
-    if (found != 0 || fstat(STDOUT_FILENO, &out) != 0 || !S_ISREG(in.st_mode) ||
-        !regular_is_same(&in, &out))
+    struct stat out;
+    if (fstat(STDOUT_FILENO, &out) != 0 || !is_input(&out, input))
         return 0;
     return err_set(e, ASSAY_EBADREQ, "stdout is the input itself, '%s'; expected another file",
         input ? input : "-");
