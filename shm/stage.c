@@ -20,7 +20,7 @@
  *       48  u64  the token's sequence again
  *       64  rows [max_rows], then i32 ids [max_tokens], then i32 positions [max_positions]
  *
- *     Token (32 bytes)                   Row (28 bytes)
+ *     Token (32 bytes)                   Row (32 bytes)
  *        0  u64  epoch                      0  u32  n_tokens
  *        8  u64  incarnation                4  i32  pool type
  *       16  u64  sequence                   8  i32  activation
@@ -28,6 +28,7 @@
  *       28  u32  generation                16  u32  n_positions
  *                                          20  u32  n_values
  *                                          24  u32  n_shared
+ *                                          28  u32  adapter
  *
  *     The first n_shared of a row's n_tokens ids are left out (stage.h); the slot's n_tokens
  *     counts the ids that are there.
@@ -72,7 +73,7 @@
 #include "schema/alloc.h"
 
 #define MAGIC 0x4547415453595341ull /* "ASYSTAGE" */
-#define FORMAT_VERSION 2
+#define FORMAT_VERSION 3
 #define PAGE 4096u
 #define PROGRESS_AT PAGE
 #define OUTPUT_SLOTS_AT (PROGRESS_AT + 64u * STAGE_MAX_RANKS)
@@ -98,7 +99,7 @@ struct output_descriptor {
 /* These structs in memory are the format above. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 _Static_assert(sizeof(struct segment_head) == 32 && sizeof(struct stage_token) == 32 &&
-                   sizeof(struct stage_row) == 28,
+                   sizeof(struct stage_row) == 32,
     "sizes are part of the format");
 _Static_assert(offsetof(struct input_descriptor, sequence) == 48 &&
                    offsetof(struct output_descriptor, sequence) == 40,
@@ -115,7 +116,7 @@ static uint64_t round_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-/* Capacities are 32 bits wide and elements at most 28 bytes, so nothing here can overflow 64 bits.
+/* Capacities are 32 bits wide and elements at most 32 bytes, so nothing here can overflow 64 bits.
  */
 static struct layout make_layout(const struct stage_config *c)
 {
@@ -564,6 +565,8 @@ static int check_shared(const struct stage_row *row, const struct stage_row *bef
         return 0;
     if (!owner || row->n_shared > owner->n_tokens)
         return off(e, "shared tokens, at most", owner ? owner->n_tokens : 0, row->n_shared);
+    if (row->adapter != owner->adapter)
+        return off(e, "adapter of a row that shares, as its owner's", owner->adapter, row->adapter);
     if (row->n_shared >= row->n_tokens)
         return off(e, "shared tokens of a row, at most", row->n_tokens - 1, row->n_shared);
     if (before != owner && row->n_shared != before->n_shared)

@@ -51,6 +51,8 @@ struct stage_row {
     uint32_t n_values;    /* floats expected in the result */
     uint32_t n_shared;    /* below n_tokens, at most the owner's n_tokens, equal for all rows of one
                              owner: the nearest row before them with 0 here */
+    uint32_t adapter;     /* which one it goes through, from 1 on; 0: none. Equal for all rows that
+                             share */
 };
 
 /* A batch from the broker: borrowed arrays, with ids[i] (all of row i's) and positions[i] per

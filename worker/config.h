@@ -73,10 +73,11 @@ struct quant_config {
                            goes into them. Embedding, attention, norms and head never are. */
 };
 
+/* Adapters that rows may choose, opened (lora.h). */
+struct lora_adapter;
 struct lora_config {
-    uint32_t n_adapters; /* above 0 is refused */
-    const char *const *names;
-    const char *const *dirs;
+    uint32_t n_adapters;
+    const struct lora_adapter *adapters; /* [n_adapters], borrowed; their number is index + 1 */
 };
 
 /* Reads DIR/config.json, and the step token from the added tokens in DIR/tokenizer.json if that
@@ -96,7 +97,6 @@ void model_config_read_activation(
  * */
 int cache_config_check(const struct cache_config *c, struct err *e);
 int quant_config_check(const struct quant_config *c, struct err *e);
-int lora_config_check(const struct lora_config *c, struct err *e);
 
 /* ASSAY_EFORMAT with the numbers unless tp divides heads, mlp and (for an MLP head) hidden, and
  * divides the kv heads or is a multiple of them. */

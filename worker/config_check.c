@@ -45,14 +45,6 @@ int model_config_check_quant(
         quant->method, c->hidden_size, q, 2 * kv, mlp);
 }
 
-int lora_config_check(const struct lora_config *c, struct err *e)
-{
-    if (c->n_adapters == 0)
-        return 0;
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "lora_config: adapter '%.80s' is not built; expected none", c->names[0]);
-}
-
 uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
 {
     return c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1;

@@ -10,6 +10,7 @@
 #include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/log.h"
+#include "worker/lora.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
@@ -21,6 +22,7 @@ struct description {
     struct identity identity;
     char mode[MODEL_MODE_BYTES];
     int shares_prefixes; /* ops.h */
+    struct lora_config adapters;
 };
 
 /* Opens a model with room for one token on a device with these options. */
@@ -37,6 +39,8 @@ static int try_model(struct description *about, struct weights *w,
         rc = qwen2_reward_model_init(&m, configs, ops, d, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&m, w, e);
+    if (rc == 0)
+        rc = lora_load(&m, e);
     if (rc == 0 && ops->typed)
         rc = score_canary(&m, 1, values, e);
     if (rc == 0)
@@ -58,6 +62,7 @@ static int check_weights(
     struct qwen2_configs configs = {.config = about->config,
         .cache_config = {1, 1, 1, "none"},
         .quant_config = {"none"},
+        .lora_config = about->adapters,
         .n_ranks = o->tp};
     int rc = quant_config_check(&quant, e);
     if (rc == 0 && o->ops->typed)
@@ -92,12 +97,23 @@ static json_t *label_names(const char *dir, uint32_t n)
     return names;
 }
 
+/* Never NULL. */
+static json_t *adapters_of(const struct lora_config *c)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < c->n_adapters; i++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:b}", "name", c->adapters[i].name, "digest",
+                      c->adapters[i].digest, "has_head", c->adapters[i].has_head));
+    return list;
+}
+
 static int print_description(const struct description *about, uint32_t max_len,
     uint64_t weight_bytes, json_t *labels, FILE *out, struct err *e)
 {
     const struct model_config *c = &about->config;
     json_t *line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:s, s:s, s:i, s:i, s:i, "
-                             "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s, s:s, s:s}",
+                             "s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:b, s:s, s:s, s:s, s:o}",
         "architecture", c->architecture->name, "digest", about->digest, "dtype", about->dtype,
         "vocab_size", (int)c->vocab_size, "max_len", (int)max_len, "max_position",
         (int)c->max_position, "n_labels", (int)c->n_labels, "labels", labels, "default_pool",
@@ -107,8 +123,8 @@ static int print_description(const struct description *about, uint32_t max_len,
         "n_heads", (int)c->n_heads, "n_kv_heads", (int)c->n_kv_heads, "head_dim", (int)c->head_dim,
         "weight_bytes", (json_int_t)weight_bytes, "mode", about->mode, "shares_prefixes",
         about->shares_prefixes, "identity", about->identity.hex, "config_activation",
-        activation_name((int)c->config_activation), "no_config_activation",
-        c->no_config_activation);
+        activation_name((int)c->config_activation), "no_config_activation", c->no_config_activation,
+        "adapters", adapters_of(&about->adapters));
     int failed = !line || json_dumpf(line, out, JSON_COMPACT) != 0 || fputc('\n', out) == EOF ||
                  fflush(out) != 0;
     json_decref(line);
@@ -149,6 +165,8 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     if (rc == 0)
         about.config.weights_decided = weights_decided(w);
     if (rc == 0)
+        rc = lora_open_all(&about.adapters, o->loras, NULL, o->n_loras, c, e);
+    if (rc == 0)
         rc = check_weights(&about, o, w, e);
     if (rc == 0) {
         labels = c->head->n_labels == 0 ? label_names(o->dir, c->n_labels) : json_null();
@@ -158,6 +176,7 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
         rc = print_description(&about, o->max_len ? o->max_len : c->max_position, weights_bytes(w),
             json_incref(labels), out, e);
     json_decref(labels);
+    lora_close_all(&about.adapters);
     weights_close(&w);
     return rc;
 }

@@ -5,7 +5,7 @@
  * n_kv_heads, head_dim, weight_bytes, mode (whatever else determines a score's bits,
  * qwen2_reward_model_mode), identity (64 hex digits: which files were described,
  * schema/identity.h), config_activation (what config.json names, "default": nothing, for the reason
- * in no_config_activation). */
+ * in no_config_activation), adapters (a list of name, digest, has_head). */
 #ifndef ASSAY_DESCRIBE_H
 #define ASSAY_DESCRIBE_H
 
@@ -26,6 +26,8 @@ struct describe_options {
     const struct ops *ops;    /* the operations that will compute; the mode describes them */
     int gpu;                  /* as in device_options */
     const char *cache_dir;
+    const char *const *loras; /* [n_loras] "NAME=DIR" */
+    uint32_t n_loras;
 };
 
 int describe_model(const struct describe_options *o, FILE *out, struct err *e);

@@ -71,6 +71,21 @@ static int digest_files(char hex[65], const char *dir, struct err *e)
     return rc;
 }
 
+int adapter_digest(char hex[65], const char *dir, struct err *e)
+{
+    crypto_generichash_state hash;
+    uint8_t digest[DIGEST_BYTES];
+    if (sodium_init() < 0)
+        return err_set(e, ASSAY_EIO, "libsodium cannot start");
+    crypto_generichash_init(&hash, NULL, 0, sizeof digest);
+    int rc = digest_file(&hash, dir, "adapter_config.json", e);
+    if (rc == 0)
+        rc = digest_file(&hash, dir, "adapter_model.safetensors", e);
+    crypto_generichash_final(&hash, digest, sizeof digest);
+    sodium_bin2hex(hex, 65, digest, sizeof digest);
+    return rc;
+}
+
 static void make_line(char line[LINE_BYTES], const char *stat_hex, const char *hex)
 {
     uint8_t hash[16];

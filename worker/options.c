@@ -23,19 +23,20 @@ const char worker_help[] =
     "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
     "  --weights WHICH         auto; single or index where a checkpoint has both\n"
     "  --head HEAD             auto; lm:ID,ID:softmax and such for a language model\n"
+    "  --lora NAME=DIR         an adapter that rows may choose; may be repeated\n"
     "  --max-len N              longest row in tokens (default: the model's)\n"
     "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
     "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
     "  --start-ms N\n"
-    "  --gpu N --cache-dir DIR --digest HEX --identity HEX\n"
+    "  --gpu N --cache-dir DIR --digest HEX --identity HEX --lora-digest HEX\n"
     "                          set by assayd\n";
 
 struct known_option {
     const char *name;
-    enum { TEXT, NUMBER, FLAG } kind;
-    void *to; /* const char * or long */
+    enum { TEXT, NUMBER, FLAG, LIST } kind;
+    void *to; /* const char *, long or struct worker_list */
 };
 
 __attribute__((format(printf, 1, 2))) static int usage(const char *fmt, ...)
@@ -58,6 +59,11 @@ static int check_options(const struct worker_options *o)
     if (strcmp(o->weights, "auto") != 0 && strcmp(o->weights, "single") != 0 &&
         strcmp(o->weights, "index") != 0)
         return usage("--weights: expected auto, single or index, found '%s'", o->weights);
+    for (uint32_t i = 0; i < o->loras.n; i++)
+        if (!adapters_name_of(o->loras.at[i]))
+            return usage("--lora: expected NAME=DIR, NAME of letters, digits, '.', '_' and '-', "
+                         "found '%s'",
+                o->loras.at[i]);
     if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
                             (o->tp > 1 && o->comm_fd < 0)))
         return usage("expected --control and the descriptors that assayd hands over; "
@@ -70,6 +76,11 @@ static int set_option(const struct known_option *k, char *text)
     char *end;
     if (k->kind == TEXT) {
         *(const char **)k->to = text;
+    } else if (k->kind == LIST) {
+        struct worker_list *list = k->to;
+        if (list->n == ADAPTERS_MOST)
+            return usage("--%s: expected at most %d of them", k->name, ADAPTERS_MOST);
+        list->at[list->n++] = text;
     } else if (k->kind == FLAG) {
         *(long *)k->to = 1;
     } else {
@@ -111,7 +122,8 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         {"start-ms", NUMBER, &o->start_ms}, {"gpu", NUMBER, &o->gpu},
         {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}, {"dtype", TEXT, &o->dtype},
         {"weights", TEXT, &o->weights}, {"head", TEXT, &o->head}, {"digest", TEXT, &o->digest},
-        {"identity", TEXT, &o->identity}};
+        {"identity", TEXT, &o->identity}, {"lora", LIST, &o->loras},
+        {"lora-digest", LIST, &o->lora_digests}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)

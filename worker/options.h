@@ -2,12 +2,21 @@
 #ifndef ASSAY_WORKER_OPTIONS_H
 #define ASSAY_WORKER_OPTIONS_H
 
+#include <stdint.h>
+
+#include "schema/adapters.h"
+
 struct worker_options {
     const char *model, *control, *isa, *digest_cache, *log_level, *cache_dir, *quant, *dtype,
         *weights, *head;
     const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
         max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu;
+    /* Adapters, NAME=DIR, and their digests as far as the broker knows them, in the same order. */
+    struct worker_list {
+        const char *at[ADAPTERS_MOST];
+        uint32_t n;
+    } loras, lora_digests;
 };
 
 extern const char worker_help[];

@@ -137,7 +137,7 @@ void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct ops *ops = m->ops;
     const struct pool_span *spans =
         ops->device->push(m->device, p->spans, p->n_rows * sizeof *spans);
-    struct tensor logits = qwen2_reward_model_score(m, hidden_states);
+    struct tensor logits = qwen2_reward_model_score(m, hidden_states, p->lora);
     ops->pool(m->device, m->values, logits, spans, p->n_rows);
     ops->device->finish(m->device, values, m->values, p->n_values * sizeof *values);
 }

@@ -19,6 +19,7 @@ struct pooling_metadata {
     uint32_t *first;         /* [n_rows + 1] row r owns out_rows[first[r] .. first[r+1]-1] */
     uint32_t n_values;       /* floats of all rows */
     struct pool_span *spans; /* [n_rows] */
+    const struct lora_mapping *lora; /* borrowed; NULL: no row goes through an adapter */
 };
 
 /* Explicit positions are scored in the given order, duplicates included. A token that several rows

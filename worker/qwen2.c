@@ -10,6 +10,7 @@
  *     gate_up   [mlp_rows, 2 mlp]         some rows at a time: a long row needs no more
  *     quantized [T, hidden]               a norm of the residual, if the layers' matrices are
  *     gated     [mlp_rows, mlp]           quantized; else these two lie in normed and gate_up
+ *     lora      [T, ranks of adapters] f32 what goes between the two matrices of an adapter
  *     score     [T, hidden / ranks] and [T, n_labels] f32
  *
  * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
@@ -26,6 +27,7 @@
 #include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/load.h"
+#include "worker/lora.h"
 #include "worker/rope.h"
 
 #define ALLOC_BYTES 256 /* room for an allocation's rounding */
@@ -33,12 +35,20 @@
 struct activations {
     int64_t max_tokens;
     struct tensor residual, pruned, normed, qkv, context, gate_up, quantized, gated, score_hidden,
-        logits;
+        logits, lora;
 };
 
 struct sizes {
     int64_t tokens, hidden, q, kv, mlp, score_hidden, labels;
 };
+
+static int64_t most_ranks(const struct lora_config *lora)
+{
+    int64_t most = 0;
+    for (uint32_t i = 0; i < lora->n_adapters; i++)
+        most = lora->adapters[i].most_ranks > most ? lora->adapters[i].most_ranks : most;
+    return most;
+}
 
 static struct sizes sizes_of(
     const struct model_config *c, const struct cache_config *cache, uint32_t n_ranks)
@@ -56,7 +66,7 @@ static struct sizes sizes_of(
 }
 
 static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
-    const struct ops *ops, const struct quant_config *quant_config)
+    const struct ops *ops, const struct quant_config *quant_config, const struct lora_config *lora)
 {
     enum dtype type = ops_activations(ops, c->activation_type),
                quant = quant_config_type(quant_config);
@@ -75,6 +85,7 @@ static struct activations shape_activations(const struct model_config *c, const 
         .gated = tensor_shaped(NULL, quant, is_quantized ? gated_rows : 0, s->mlp),
         .score_hidden = tensor_shaped(NULL, DTYPE_F32, t, s->score_hidden),
         .logits = tensor_shaped(NULL, DTYPE_F32, t, s->labels),
+        .lora = tensor_shaped(NULL, DTYPE_F32, lora->n_adapters > 0 ? t : 0, most_ranks(lora)),
     };
 }
 
@@ -129,9 +140,11 @@ void qwen2_device_needs(
     const struct model_config *c = &configs->config;
     const struct cache_config *cache = &configs->cache_config;
     struct sizes s = sizes_of(c, cache, configs->n_ranks);
-    struct activations a = shape_activations(c, &s, ops, &configs->quant_config);
+    struct activations a =
+        shape_activations(c, &s, ops, &configs->quant_config, &configs->lora_config);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
-        a.gated, a.score_hidden, a.logits, tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
+        a.gated, a.score_hidden, a.logits, a.lora,
+        tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
     floats += c->n_layers * (4 * s.hidden + s.q + 2 * s.kv + 2 * s.mlp + 2 * c->head_dim);
     floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
@@ -139,6 +152,8 @@ void qwen2_device_needs(
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         o->arena_bytes += tensor_bytes(all[i]);
     o->arena_bytes += load_packed_bytes(c);
+    for (uint32_t i = 0; i < configs->lora_config.n_adapters; i++)
+        o->arena_bytes += lora_arena_bytes(&configs->lora_config.adapters[i]);
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
@@ -162,9 +177,9 @@ static int take_activations(struct qwen2_reward_model *m, struct err *e)
 {
     struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
     struct activations *a = m->activations;
-    *a = shape_activations(&m->config, &s, m->ops, &m->quant_config);
+    *a = shape_activations(&m->config, &s, m->ops, &m->quant_config, &m->lora_config);
     struct tensor *all[] = {&a->residual, &a->pruned, &a->normed, &a->qkv, &a->context, &a->gate_up,
-        &a->quantized, &a->gated, &a->score_hidden, &a->logits};
+        &a->quantized, &a->gated, &a->score_hidden, &a->logits, &a->lora};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->rows > 0 && take(m, &all[i]->data, tensor_bytes(*all[i]), e) != 0)
             return ASSAY_ENOMEM;
@@ -191,13 +206,23 @@ static int take_rope(struct qwen2_reward_model *m, struct err *e)
     return 0;
 }
 
+static int check_adapters(const struct lora_config *c, const struct ops *ops, struct err *e)
+{
+    if (c->n_adapters == 0 || ops->linear_add)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "lora_config: adapter '%.80s': adapters are not built for %s: expected none, or --device "
+        "cpu",
+        c->adapters[0].name, ops->name);
+}
+
 static int check_configs(const struct qwen2_configs *c, const struct ops *ops, struct err *e)
 {
     int rc = cache_config_check(&c->cache_config, e);
     if (rc == 0)
         rc = quant_config_check(&c->quant_config, e);
     if (rc == 0)
-        rc = lora_config_check(&c->lora_config, e);
+        rc = check_adapters(&c->lora_config, ops, e);
     if (rc == 0)
         rc = model_config_check_tp(&c->config, c->n_ranks, e);
     if (rc == 0 && ops->typed)
@@ -211,6 +236,7 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
     *m = (struct qwen2_reward_model){.config = c->config,
         .cache_config = c->cache_config,
         .quant_config = c->quant_config,
+        .lora_config = c->lora_config,
         .ops = ops,
         .device = device,
         .rank = c->rank,
@@ -231,6 +257,7 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
     free(m->model.layers);
     free(m->activations);
     free(m->score.rows);
+    lora_release(m);
     m->score.rows = NULL;
     m->model.layers = NULL;
     m->activations = NULL;
@@ -258,6 +285,14 @@ static struct tensor rows_for(struct tensor t, int64_t rows, int64_t cols)
     return t;
 }
 
+/* A batch on the device. */
+struct batch_inputs {
+    const int32_t *positions;
+    const uint32_t *out_rows; /* NULL: all are wanted */
+    const struct attn_metadata *meta;
+    const struct lora_mapping *lora;
+};
+
 /* A residual stream, the last block's output, which is still to be added to it, and the norm of the
  * sum, which may overwrite block. */
 struct stream {
@@ -274,11 +309,21 @@ static struct tensor add_norm(struct qwen2_reward_model *m, struct stream *s, co
     return s->normed;
 }
 
+/* The rows of a product that go through adapters. */
+static struct lora_rows adapted(
+    const struct qwen2_reward_model *m, const struct lora_span *spans, uint32_t n)
+{
+    return (struct lora_rows){spans, n, 0, m->activations->lora};
+}
+
 /* Attention of one block over all tokens: from x's norm to the context, before o_proj. */
 static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_layer *layer,
-    struct stream *stream, const int32_t *positions, const struct attn_metadata *meta)
+    struct stream *stream, const struct batch_inputs *in_batch)
 {
     const struct ops *ops = m->ops;
+    const int32_t *positions = in_batch->positions;
+    const struct attn_metadata *meta = in_batch->meta;
+    const struct lora_rows lora = adapted(m, in_batch->lora->tokens, in_batch->lora->n_tokens);
     const struct model_config *c = &m->config;
     struct sizes s = sizes_of(c, &m->cache_config, m->n_ranks);
     uint32_t heads = (uint32_t)(s.q / c->head_dim), kv_heads = (uint32_t)(s.kv / c->head_dim);
@@ -289,7 +334,7 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     struct attention_shape shape = {
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
     struct tensor normed = add_norm(m, stream, layer->input_layernorm);
-    column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv);
+    column_parallel_linear(ops, m->device, &layer->qkv_proj, normed, qkv, &lora);
     if (c->trunk->qk_norm) {
         ops->head_norm(m->device, in.q, heads, layer->q_norm, c->rms_norm_eps);
         ops->head_norm(m->device, in.k, kv_heads, layer->k_norm, c->rms_norm_eps);
@@ -301,21 +346,22 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
 
 /* block = down(silu(gate(normed)) * up(normed)), mlp_rows rows at a time; block may be normed */
 static void mlp(struct qwen2_reward_model *m, const struct qwen2_layer *layer, struct tensor block,
-    struct tensor normed)
+    struct tensor normed, struct lora_rows lora)
 {
     const struct ops *ops = m->ops;
     int64_t n = m->config.intermediate_size / m->n_ranks, step = m->activations->gate_up.rows;
     for (int64_t row = 0; row < normed.rows; row += step) {
         int64_t rows = normed.rows - row < step ? normed.rows - row : step;
+        lora.from = row;
         struct tensor gate_up = rows_for(m->activations->gate_up, rows, 2 * n);
         struct tensor gate = tensor_columns(gate_up, 0, n), up = tensor_columns(gate_up, n, n);
         struct tensor gated =
             m->activations->gated.rows > 0 ? rows_for(m->activations->gated, rows, n) : gate;
         column_parallel_linear(
-            ops, m->device, &layer->gate_up_proj, tensor_rows(normed, row, rows), gate_up);
+            ops, m->device, &layer->gate_up_proj, tensor_rows(normed, row, rows), gate_up, &lora);
         ops->silu_mul(m->device, gated, gate, up);
         row_parallel_linear(
-            ops, m->device, &layer->down_proj, gated, tensor_rows(block, row, rows));
+            ops, m->device, &layer->down_proj, gated, tensor_rows(block, row, rows), &lora);
     }
 }
 
@@ -391,18 +437,20 @@ static int check_inputs(
 }
 
 /* Runs one block; its output stays in s->block. */
-static void run_layer(struct qwen2_reward_model *m, uint32_t i, struct stream *s,
-    const int32_t *positions, const struct attn_metadata *meta, const uint32_t *out_rows)
+static void run_layer(
+    struct qwen2_reward_model *m, uint32_t i, struct stream *s, const struct batch_inputs *in)
 {
     const struct qwen2_layer *layer = &m->model.layers[i];
-    struct tensor context = attend(m, layer, s, positions, meta);
-    if (out_rows && i + 1 == m->config.n_layers) {
-        prune(m, &s->x, &context, out_rows, meta->n_out_rows);
-        s->block.rows = s->normed.rows = meta->n_out_rows;
+    struct tensor context = attend(m, layer, s, in);
+    struct lora_rows lora = adapted(m, in->lora->tokens, in->lora->n_tokens);
+    if (in->out_rows && i + 1 == m->config.n_layers) {
+        prune(m, &s->x, &context, in->out_rows, in->meta->n_out_rows);
+        s->block.rows = s->normed.rows = in->meta->n_out_rows;
+        lora = adapted(m, in->lora->wanted, in->lora->n_wanted);
     }
-    row_parallel_linear(m->ops, m->device, &layer->o_proj, context, s->block);
+    row_parallel_linear(m->ops, m->device, &layer->o_proj, context, s->block, &lora);
     s->has_block = 1;
-    mlp(m, layer, s->block, add_norm(m, s, layer->post_attention_layernorm));
+    mlp(m, layer, s->block, add_norm(m, s, layer->post_attention_layernorm), lora);
     s->has_block = 1;
 }
 
@@ -431,23 +479,37 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forwar
     ops->plan_attention(m->device, meta);
     ops->embed(m->device, s.x, &m->model.embed_tokens, ids);
     for (uint32_t i = 0; i < m->config.n_layers; i++)
-        run_layer(m, i, &s, positions, meta, out_rows);
+        run_layer(m, i, &s, &(struct batch_inputs){positions, out_rows, meta, &in->lora_mapping});
     ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);
     *hidden_states = s.x;
     return 0;
 }
 
-struct tensor qwen2_reward_model_score(struct qwen2_reward_model *m, struct tensor h)
+static void run_head(struct qwen2_reward_model *m, const struct reward_head *head, struct tensor h,
+    struct tensor logits)
 {
     const struct ops *ops = m->ops;
-    struct tensor logits = rows_for(m->activations->logits, h.rows, m->config.n_labels);
-    if (!m->score.mlp) {
-        column_parallel_linear(ops, m->device, &m->score.second, h, logits);
-        return logits;
+    if (!head->mlp) {
+        column_parallel_linear(ops, m->device, &head->second, h, logits, NULL);
+        return;
     }
     struct tensor hidden =
         rows_for(m->activations->score_hidden, h.rows, m->config.hidden_size / m->n_ranks);
     hidden =
-        relu(ops, m->device, column_parallel_linear(ops, m->device, &m->score.first, h, hidden));
-    return row_parallel_linear(ops, m->device, &m->score.second, hidden, logits).output;
+        relu(ops, m->device, column_parallel_linear(ops, m->device, &head->first, h, hidden, NULL));
+    row_parallel_linear(ops, m->device, &head->second, hidden, logits, NULL);
+}
+
+struct tensor qwen2_reward_model_score(
+    struct qwen2_reward_model *m, struct tensor h, const struct lora_mapping *mapping)
+{
+    struct tensor logits = rows_for(m->activations->logits, h.rows, m->config.n_labels);
+    run_head(m, &m->score, h, logits);
+    for (uint32_t i = 0; mapping && i < mapping->n_wanted; i++) {
+        const struct lora_span *s = &mapping->wanted[i];
+        if (m->heads[s->adapter - 1].second.n_parts > 0)
+            run_head(m, &m->heads[s->adapter - 1], tensor_rows(h, s->first, s->n),
+                tensor_rows(logits, s->first, s->n));
+    }
+    return logits;
 }

@@ -52,13 +52,16 @@ struct qwen2_reward_model {
     struct model_config config;
     struct cache_config cache_config;
     struct quant_config quant_config;
+    struct lora_config lora_config;
     const struct ops *ops;
     struct device *device; /* borrowed */
     uint32_t rank, n_ranks;
     struct qwen2_model model;
     struct reward_head score;
-    struct rope_tables rope; /* of max_len positions */
-    float *values;           /* device: what the pooler gives, before it is copied out */
+    struct reward_head *heads; /* [adapters] their own; n_parts 0: the base's. NULL: none */
+    struct lora_shard *shards; /* what the layers' products borrow */
+    struct rope_tables rope;   /* of max_len positions */
+    float *values;             /* device: what the pooler gives, before it is copied out */
     struct activations *activations;
 };
 
@@ -100,11 +103,19 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
  * unless the device copies them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
+/* Which tokens of the batch go through adapters, and which of the wanted ones (out_rows). Spans
+ * ascend and do not overlap. */
+struct lora_mapping {
+    const struct lora_span *tokens, *wanted;
+    uint32_t n_tokens, n_wanted;
+};
+
 struct forward_inputs {
     const int32_t *input_ids, *positions; /* host, [n_tokens] */
     const void *kv_caches;                /* must be NULL */
     const struct attn_metadata *attn_metadata;
     const void *intermediate_tensors; /* must be NULL */
+    struct lora_mapping lora_mapping;
 };
 
 /* Begins a batch; pooler ends it. On success *hidden_states is [n_out_rows, hidden] (or [n_tokens,
@@ -115,7 +126,9 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forwar
     struct tensor *hidden_states, struct err *e);
 
 /* score(h) for each row of h, fp32: [rows, n_labels] in the arena, valid until the next call.
+ * The rows of adapters with a head of their own go through that (NULL: there are none).
  * h->rows at most cache_config.max_batch_tokens or max_len, whichever is larger. */
-struct tensor qwen2_reward_model_score(struct qwen2_reward_model *m, struct tensor hidden_states);
+struct tensor qwen2_reward_model_score(
+    struct qwen2_reward_model *m, struct tensor hidden_states, const struct lora_mapping *mapping);
 
 #endif

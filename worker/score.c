@@ -6,7 +6,6 @@
 
 #include "schema/alloc.h"
 #include "schema/log.h"
-#include "worker/pooler.h"
 
 #define CANARY_TOKENS 8
 
@@ -47,10 +46,42 @@ static struct sequences cut(const struct stage_batch *b)
     return s;
 }
 
+/* Adds a row's tokens, or what it wants of them, to the spans. */
+static void add_span(
+    struct lora_span *spans, uint32_t *n_spans, uint32_t first, uint32_t n, uint32_t adapter)
+{
+    struct lora_span *last = *n_spans > 0 ? &spans[*n_spans - 1] : NULL;
+    if (adapter == 0 || n == 0)
+        return;
+    if (last && last->adapter == adapter && last->first + last->n == first)
+        last->n += n;
+    else
+        spans[(*n_spans)++] = (struct lora_span){first, n, adapter};
+}
+
+int score_map_adapters(const struct qwen2_reward_model *m, const struct stage_batch *b,
+    const struct pooling_metadata *p, struct lora_mapping *mapping, struct err *e)
+{
+    struct lora_span *spans = xcalloc(2 * (size_t)b->n_rows, sizeof *spans);
+    *mapping = (struct lora_mapping){.tokens = spans, .wanted = spans + b->n_rows};
+    for (uint32_t r = 0; r < b->n_rows; r++) {
+        uint32_t adapter = b->rows[r].adapter, first = b->cu_seqlens[r];
+        if (adapter > m->lora_config.n_adapters)
+            return err_set(e, ASSAY_EADAPTER,
+                "row %u of the batch: adapter: expected at most %u, found %u", r,
+                m->lora_config.n_adapters, adapter);
+        add_span(spans, &mapping->n_tokens, first, b->cu_seqlens[r + 1] - first, adapter);
+        add_span(spans + b->n_rows, &mapping->n_wanted, p->first[r], p->first[r + 1] - p->first[r],
+            adapter);
+    }
+    return 0;
+}
+
 int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
     int32_t *positions, float *values, struct err *e)
 {
     struct pooling_metadata pooling;
+    struct lora_mapping mapping = {0};
     struct tensor hidden_states;
     uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
     int rc = pooling_metadata_init(
@@ -68,12 +99,18 @@ int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const
     struct attn_metadata meta = {s.n, s.cu_seqlens, s.longest, pooling.out_rows, pooling.n_out_rows,
         shares ? s.prefixes : NULL};
     if (rc == 0)
+        rc = score_map_adapters(m, b, &pooling, &mapping, e);
+    pooling.lora = &mapping;
+    if (rc == 0)
         rc = qwen2_reward_model_forward(m,
-            &(struct forward_inputs){
-                .input_ids = ids, .positions = positions, .attn_metadata = &meta},
+            &(struct forward_inputs){.input_ids = ids,
+                .positions = positions,
+                .attn_metadata = &meta,
+                .lora_mapping = mapping},
             &hidden_states, e);
     if (rc == 0)
         pooler(m, hidden_states, &pooling, values);
+    free((void *)mapping.tokens);
     free(s.cu_seqlens);
     free(s.prefixes);
     pooling_metadata_release(&pooling);

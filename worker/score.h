@@ -4,6 +4,7 @@
 
 #include "schema/err.h"
 #include "shm/stage.h"
+#include "worker/pooler.h"
 #include "worker/qwen2.h"
 
 /* Starts a batch on the device: `values` holds the b->n_values scores once device_ops.poll reports
@@ -12,6 +13,11 @@
  * forward. */
 int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
     int32_t *positions, float *values, struct err *e);
+
+/* Finds which tokens go through adapters. The caller frees mapping->tokens, which has both lists.
+ * ASSAY_EADAPTER for a number that no adapter has. */
+int score_map_adapters(const struct qwen2_reward_model *m, const struct stage_batch *b,
+    const struct pooling_metadata *p, struct lora_mapping *mapping, struct err *e);
 
 /* Scores one short row of at most max_tokens and waits for it. Its n_labels values are the first in
  * `values`. Every operation and every shape of product runs once. */

@@ -41,6 +41,7 @@
 #include "shm/stage.h"
 #include "worker/comm.h"
 #include "worker/describe.h"
+#include "worker/lora.h"
 #include "worker/options.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
@@ -64,6 +65,7 @@ struct worker {
     struct device *device;
     struct weights *weights;
     struct identity identity; /* of the loaded files */
+    struct lora_config adapters;
     struct qwen2_reward_model model;
     void *context, *socket;
     struct msg_writer writer;
@@ -220,7 +222,11 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
     c->config.weights_decided = weights_decided(w->weights);
     c->cache_config = (struct cache_config){(uint32_t)o->max_batch_tokens,
         o->max_len ? (uint32_t)o->max_len : c->config.max_position, (uint32_t)o->max_rows, "none"};
-    rc = model_choose_type(&c->config, o->dtype, &c->quant_config, w->weights, w->ops, e);
+    rc = lora_open_all(&w->adapters, o->loras.at, o->lora_digests.n ? o->lora_digests.at : NULL,
+        o->loras.n, &c->config, e);
+    c->lora_config = w->adapters;
+    if (rc == 0)
+        rc = model_choose_type(&c->config, o->dtype, &c->quant_config, w->weights, w->ops, e);
     return rc == 0 ? model_config_check_tp(&c->config, c->n_ranks, e) : rc;
 }
 
@@ -247,6 +253,8 @@ static int open_model(struct worker *w, struct err *e)
         rc = qwen2_reward_model_init(&w->model, &configs, w->ops, w->device, e);
     if (rc == 0)
         rc = qwen2_reward_model_load_weights(&w->model, w->weights, e);
+    if (rc == 0)
+        rc = lora_load(&w->model, e);
     if (rc == 0)
         rc = weights_check_names(w->weights, e);
     return rc == 0 ? checkpoint_check_identity(o->model, w->identity.hex, "they were read", e) : rc;
@@ -275,6 +283,7 @@ static int open_worker(struct worker *w, struct err *e)
     uint64_t bytes;
     const void *input = stage_view_input(w->stage, &bytes);
     w->pinned = w->ops->device->pin(w->device, input, bytes);
+    lora_close_all(&w->adapters); /* the device has its copy */
     rc = try_canary(w, e);
     comm_set_deadline(w->comm, (uint32_t)o->deadline_ms);
     return rc;
@@ -291,6 +300,7 @@ static void close_worker(struct worker *w)
     if (w->device)
         w->ops->device->close(&w->device);
     weights_close(&w->weights);
+    lora_close_all(&w->adapters);
     comm_free(&w->comm);
     stage_detach(&w->stage);
     free(w->positions);
@@ -433,7 +443,9 @@ static int describe(const struct worker_options *o, const struct ops *ops)
         .weights = o->weights,
         .head = o->head,
         .gpu = (int)o->gpu,
-        .cache_dir = o->cache_dir};
+        .cache_dir = o->cache_dir,
+        .loras = o->loras.at,
+        .n_loras = o->loras.n};
     if (describe_model(&options, stdout, &e) == 0)
         return stdout_end("assay-worker");
     fprintf(stderr, "%s\n", e.msg);

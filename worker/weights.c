@@ -286,6 +286,16 @@ int weights_open_chosen(struct weights **out, const char *dir, const char *choic
     return rc;
 }
 
+int weights_open_file(struct weights **out, const char *dir, const char *name, struct err *e)
+{
+    struct weights *w = *out = xcalloc(1, sizeof *w);
+    w->files = xcalloc(1, sizeof *w->files);
+    int rc = open_file(w, dir, name, e);
+    if (rc != 0)
+        weights_close(out);
+    return rc;
+}
+
 int weights_open(struct weights **out, const char *dir, struct err *e)
 {
     return weights_open_chosen(out, dir, "auto", e);

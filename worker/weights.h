@@ -33,6 +33,8 @@ struct weights;
 int weights_open(struct weights **w, const char *dir, struct err *e);
 /* `choice`: "auto"; "single" or "index" if a directory has both (directory.h). */
 int weights_open_chosen(struct weights **w, const char *dir, const char *choice, struct err *e);
+/* One file of the directory. */
+int weights_open_file(struct weights **w, const char *dir, const char *name, struct err *e);
 /* "single" or "index" if the choice decided between two sets, else NULL. Part of a score's mode. */
 const char *weights_decided(const struct weights *w);
 void weights_close(struct weights **w);
@@ -57,5 +59,7 @@ int weights_check_names(const struct weights *w, struct err *e);
  * remembers the digest by identity. */
 int checkpoint_digest(
     char hex[65], struct identity *id, const char *dir, const char *cache_file, struct err *e);
+/* The same over an adapter's two files (lora.h). */
+int adapter_digest(char hex[65], const char *dir, struct err *e);
 
 #endif

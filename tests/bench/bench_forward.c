@@ -1,10 +1,13 @@
 /* bench_forward.c - tokens/s of the forward and the pooler in process, without broker or shared
  * memory.
  *
- *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [TYPE [ISA]]]]
+ *     bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED [TYPE [ISA [NAME=DIR ..]]]]]
  *         one line of JSON
  *
  * TYPE: none or int8, as for --quant, or bf16, as for --dtype.
+ *
+ * NAME=DIR: adapters (make_lora.py); the rows of a batch choose them in turns. They count for no
+ * gflops.
  *
  * SHARED: the first so many tokens are the same in all rows, and each batch has them once. Then
  * BATCH_TOKENS counts the tokens that are computed, and tokens_per_s counts rows' whole tokens.
@@ -22,6 +25,7 @@
 #include "schema/alloc.h"
 #include "schema/log.h"
 #include "tests/bench/peak.h"
+#include "worker/lora.h"
 #include "worker/score.h"
 
 static void die_on(int rc, const struct err *e)
@@ -36,7 +40,10 @@ static void die_on(int rc, const struct err *e)
 struct bench {
     struct device *device;
     struct weights *weights;
+    struct lora_config adapters;
     struct qwen2_reward_model model;
+    char **loras;
+    uint32_t n_loras;
     uint32_t tokens, shared, rows_per_batch, batch_tokens;
     size_t memory_bytes; /* activations, input and output at most */
     int32_t *ids, *positions;
@@ -48,6 +55,7 @@ struct bench {
 static void open_model(
     struct bench *b, const char *dir, int threads, const char *type, const char *isa)
 {
+
     struct err e = {0};
     int is_bf16 = strcmp(type, "bf16") == 0;
     struct qwen2_configs c = {
@@ -60,11 +68,16 @@ static void open_model(
     die_on(model_choose_type(
                &c.config, is_bf16 ? "bf16" : "auto", &c.quant_config, b->weights, &cpu_ops, &e),
         &e);
+    die_on(
+        lora_open_all(&b->adapters, (const char *const *)b->loras, NULL, b->n_loras, &c.config, &e),
+        &e);
+    c.lora_config = b->adapters;
     qwen2_device_needs(&options, &c, &cpu_ops);
     b->memory_bytes = options.arena_bytes + options.input_bytes + options.output_bytes;
     die_on(cpu_ops.device->open(&b->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(&b->model, &c, &cpu_ops, b->device, &e), &e);
     die_on(qwen2_reward_model_load_weights(&b->model, b->weights, &e), &e);
+    die_on(lora_load(&b->model, &e), &e);
 }
 
 /* Gives all rows so many tokens, no more than there is room for, and lets them share so many. */
@@ -79,7 +92,8 @@ static void set_tokens(struct bench *b, uint32_t tokens, uint32_t shared)
             .pool.type = POOL_LAST,
             .pool.activation = ACTIVATION_NONE,
             .n_values = b->model.config.n_labels,
-            .n_shared = n_shared};
+            .n_shared = n_shared,
+            .adapter = b->n_loras > 0 ? 1 + r % b->n_loras : 0};
     }
 }
 
@@ -204,7 +218,7 @@ int main(int argc, char **argv)
 {
     if (argc < 5) {
         fprintf(stderr, "usage: bench_forward MODEL ROWS TOKENS BATCH_TOKENS [THREADS [SHARED "
-                        "[TYPE [ISA]]]]\n");
+                        "[TYPE [ISA [NAME=DIR ..]]]]]\n");
         return 64;
     }
     uint32_t n_rows = (uint32_t)atoi(argv[2]);
@@ -215,6 +229,8 @@ int main(int argc, char **argv)
         die(64, "expected rows, and fewer shared tokens than %u", b.tokens);
     set_room(&b, (uint32_t)atoi(argv[4]));
     int threads = argc > 5 ? atoi(argv[5]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    b.n_loras = argc > 9 ? (uint32_t)argc - 9 : 0;
+    b.loras = argv + 9;
     open_model(&b, argv[1], threads, argc > 7 ? argv[7] : "none", argc > 8 ? argv[8] : "auto");
     make_rows(&b);
     warm_up(&b);
@@ -232,6 +248,7 @@ int main(int argc, char **argv)
     free_rows(&b);
     qwen2_reward_model_release(&b.model);
     weights_close(&b.weights);
+    lora_close_all(&b.adapters);
     cpu_ops.device->close(&b.device);
     return 0;
 }

@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
         fuzz_write_file(names[i], files[i]);
     snprintf(head, sizeof head, "%.*s", (int)(option.len < 60 ? option.len : 60), option.at);
     struct describe_options o = {
-        fuzz_directory(), 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL};
+        fuzz_directory(), 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL, NULL, 0};
     FILE *out = open_memstream(&text, &text_len);
     memset(&e, 0, sizeof e);
     int rc = describe_model(&o, out, &e);

@@ -21,8 +21,8 @@
 
 #include "shm/stage.h"
 #include "worker/comm.h"
-#include "worker/pooler.h"
-#include "worker/qwen2.h"
+#include "worker/lora.h"
+#include "worker/score.h"
 
 #define MAX_TOKENS 4096
 #define MAX_ROWS 64
@@ -35,6 +35,7 @@ struct scorer {
     struct comm *comm;
     struct device *device;
     struct weights *weights;
+    struct lora_config adapters;
     struct qwen2_reward_model model;
 };
 
@@ -54,6 +55,10 @@ static const char *dtype = "auto";
 
 /* --head of the models that are opened: what the vector file opened last says. */
 static char head_option[HEAD_OPTION_BYTES] = "auto";
+
+/* The adapters of the models that are opened, NAME=DIR: what the vector file opened last says. */
+static char adapter_options[4][256];
+static uint32_t n_adapters;
 
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
@@ -80,6 +85,10 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
+    const char *adapters[4] = {
+        adapter_options[0], adapter_options[1], adapter_options[2], adapter_options[3]};
+    die_on(lora_open_all(&s->adapters, adapters, NULL, n_adapters, &c.config, &e), &e);
+    c.lora_config = s->adapters;
     struct device_options options = {.n_threads = threads,
         .isa = isa,
         .comm = s->comm,
@@ -90,6 +99,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     die_on(ops->device->open(&s->device, &options, &e), &e);
     die_on(qwen2_reward_model_init(&s->model, &c, ops, s->device, &e), &e);
     die_on(qwen2_reward_model_load_weights(&s->model, s->weights, &e), &e);
+    die_on(lora_load(&s->model, &e), &e);
 }
 
 static void scorer_open(
@@ -102,6 +112,7 @@ static void scorer_close(struct scorer *s)
 {
     qwen2_reward_model_release(&s->model);
     weights_close(&s->weights);
+    lora_close_all(&s->adapters);
     s->ops->device->close(&s->device);
     comm_free(&s->comm);
 }
@@ -131,6 +142,18 @@ static int named(const json_t *pool, const char *key, int (*from_name)(const cha
     return name ? from_name(name, strlen(name)) : fallback;
 }
 
+/* The number of the adapter of this name; 0: none is named. */
+static uint32_t adapter_number(const char *name)
+{
+    uint32_t k = 0;
+    while (name && k < n_adapters &&
+           (strncmp(adapter_options[k], name, strlen(name)) != 0 ||
+               adapter_options[k][strlen(name)] != '='))
+        k++;
+    assert_true(!name || k < n_adapters);
+    return name ? k + 1 : 0;
+}
+
 static struct vector_row read_row(const json_t *o, const struct model_config *c)
 {
     struct vector_row r = {0};
@@ -142,6 +165,7 @@ static struct vector_row read_row(const json_t *o, const struct model_config *c)
     r.stage.pool.activation = named(pool, "activation", activation_from_name, c->pool.activation);
     r.stage.pool.step_token = step ? (int32_t)json_integer_value(step) : c->pool.step_token;
     r.stage.n_values = (uint32_t)json_array_size(values);
+    r.stage.adapter = adapter_number(json_string_value(json_object_get(o, "adapter")));
     r.expected = calloc(r.stage.n_values, sizeof *r.expected);
     for (uint32_t i = 0; i < r.stage.n_values; i++)
         r.expected[i] = (float)json_number_value(json_array_get(values, i));
@@ -187,6 +211,13 @@ static struct vector vector_open(const char *file)
     const char *head = json_string_value(json_object_get(root, "head"));
     snprintf(head_option, sizeof head_option, "%s", head ? head : "auto");
     die_on(model_config_load(&config, path, head_option, &e), &e);
+    const json_t *adapters = json_object_get(root, "adapters");
+    n_adapters = (uint32_t)json_array_size(adapters);
+    for (uint32_t i = 0; i < n_adapters; i++) {
+        const char *name = json_string_value(json_array_get(adapters, i));
+        snprintf(adapter_options[i], sizeof adapter_options[i], "%s=tests/models/lora/%s-%s", name,
+            v.model, name);
+    }
     v.n_tp = (int)json_array_size(tp);
     for (int i = 0; i < v.n_tp; i++)
         v.tp[i] = (int)json_integer_value(json_array_get(tp, (size_t)i));
@@ -220,6 +251,7 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     struct stage_batch b = {
         .n_rows = n, .rows = rows, .ids = ids, .positions = explicit_positions, .cu_seqlens = cu};
     struct pooling_metadata pooling;
+    struct lora_mapping mapping;
     struct tensor hidden;
     struct err e = {0};
     for (uint32_t r = 0; r < n; r++) {
@@ -235,9 +267,12 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
         cu[r + 1] = b.n_tokens += row->stage.n_tokens;
     }
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, MAX_TOKENS, &e), &e);
+    die_on(score_map_adapters(&s->model, &b, &pooling, &mapping, &e), &e);
+    pooling.lora = &mapping;
     struct attn_metadata meta = {
         n, cu, 0, prune ? pooling.out_rows : NULL, pooling.n_out_rows, NULL};
-    struct forward_inputs in = {.input_ids = ids, .positions = positions, .attn_metadata = &meta};
+    struct forward_inputs in = {
+        .input_ids = ids, .positions = positions, .attn_metadata = &meta, .lora_mapping = mapping};
     die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
     if (!prune) {
         struct tensor picked = hidden;
@@ -251,6 +286,7 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     }
     assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     pooling_metadata_release(&pooling);
+    free((void *)mapping.tokens);
 }
 
 /* Each row of such a batch has the bits that it had alone. */

@@ -19,8 +19,8 @@ static const struct stage_config config = {2, 4, 100, 10, 50};
 
 static const int32_t ids_a[] = {1, 2, 3}, ids_b[] = {4, 5}, positions_b[] = {1, 0};
 static const int32_t *const ids[] = {ids_a, ids_b}, *const positions[] = {NULL, positions_b};
-static const struct stage_row rows[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0},
-    {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0}};
+static const struct stage_row rows[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0, 0},
+    {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0, 0}};
 static const struct stage_fill fill = {2, rows, ids, positions};
 
 struct pair {
@@ -53,13 +53,14 @@ enum {
     IN_VALUES = 44,
     IN_SEQUENCE = 48,
     ROW_0 = 64,
-    ROW_1 = 64 + 28,
+    ROW_1 = 64 + 32,
     ROW_TOKENS = 0,
     ROW_POOL = 4,
     ROW_ACTIVATION = 8,
     ROW_POSITIONS = 16,
     ROW_VALUES = 20,
     ROW_SHARED = 24,
+    ROW_ADAPTER = 28,
     POSITIONS_AT = 64 + 128 + 448, /* rows [4] and ids [100], rounded up to 64 */
     OUT_VALUES = 32,
     OUT_SEQUENCE = 40,

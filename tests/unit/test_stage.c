@@ -78,24 +78,24 @@ static void test_slots_and_capacities(void **unused)
     struct pair p;
     struct stage_token token;
     struct err e = {0};
-    struct stage_row many[5], big = {101, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0};
+    struct stage_row many[5], big = {101, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0, 0};
     static int32_t zeros[101];
     const int32_t *lists[] = {zeros, zeros, zeros, zeros, zeros}, *none[5] = {NULL};
     (void)unused;
     open_pair(&p);
     for (int i = 0; i < 5; i++)
-        many[i] = (struct stage_row){1, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0};
+        many[i] = (struct stage_row){1, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){5, many, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 51, 0};
+    big = (struct stage_row){1, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 51, 0, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, none}, &token, &e),
         ASSAY_ETOOLARGE);
-    big = (struct stage_row){1, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 11, 1, 0};
+    big = (struct stage_row){1, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 11, 1, 0, 0};
     assert_int_equal(
         stage_publish(p.stage, 1, 1, &(struct stage_fill){1, &big, lists, lists}, &token, &e),
         ASSAY_ETOOLARGE);
@@ -108,7 +108,7 @@ static void test_slots_and_capacities(void **unused)
 /* "Last" may be a position of its own, for rows that end in padding. */
 static void test_last_with_a_position(void **unused)
 {
-    static const struct stage_row padded[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 1, 1, 0}};
+    static const struct stage_row padded[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 1, 1, 0, 0}};
     static const int32_t *const at[] = {positions_b};
     struct pair p;
     struct stage_token token;
@@ -127,22 +127,23 @@ static void test_last_with_a_position(void **unused)
  * are there are counted, and what is said of the shared ones is checked. */
 static void test_shared_tokens(void **unused)
 {
-    static const struct stage_row shared[] = {{5, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0},
-        {6, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 6, 3},
-        {4, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 3},
-        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0}};
+    static const struct stage_row shared[] = {{5, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 0, 0},
+        {6, {POOL_ALL, ACTIVATION_NONE, -1}, 0, 6, 3, 0},
+        {4, {POOL_LAST, ACTIVATION_NONE, -1}, 0, 1, 3, 0},
+        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 2, 2, 0, 0}};
     static const int32_t a[] = {1, 2, 3, 4, 5}, b[] = {1, 2, 3, 6, 7, 8}, c[] = {1, 2, 3, 9},
                          d[] = {10, 11}, at[] = {1, 1},
                          packed[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     static const int32_t *const lists[] = {a, b, c, d}, *const places[] = {NULL, NULL, NULL, at};
     static const uint32_t cu[] = {0, 5, 8, 9, 11};
-    enum { ROW = 28 };
+    enum { ROW = 32 };
     static const struct {
         uint32_t row, field, value, tokens; /* tokens: the descriptor's too, where not 0 */
     } bad[] = {{0, ROW_SHARED, 1, 10}, {0, ROW_SHARED, UINT32_MAX, 0}, {1, ROW_SHARED, 6, 0},
         {1, ROW_SHARED, 5, 9}, {1, ROW_SHARED, 2, 12}, {1, ROW_SHARED, UINT32_MAX, 0},
         {2, ROW_SHARED, 2, 12}, {2, ROW_SHARED, 4, 0}, {2, ROW_TOKENS, 3, 10},
-        {0, ROW_TOKENS, 2, 8}, {3, ROW_SHARED, 2, 9}, {3, ROW_SHARED, 1, 10}};
+        {0, ROW_TOKENS, 2, 8}, {3, ROW_SHARED, 2, 9}, {3, ROW_SHARED, 1, 10},
+        {0, ROW_ADAPTER, 1, 0}, {1, ROW_ADAPTER, 1, 0}, {2, ROW_ADAPTER, 2, 0}};
     struct pair p;
     struct stage_token token;
     struct stage_batch read;

@@ -12,7 +12,8 @@ static void read_many_positions(struct pair *p)
 {
     static const int32_t zeros[10];
     static const int32_t *const at[] = {zeros};
-    static const struct stage_row row[] = {{3, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 10, 10, 0}};
+    static const struct stage_row row[] = {
+        {3, {POOL_POSITIONS, ACTIVATION_NONE, -1}, 10, 10, 0, 0}};
     struct stage_token token;
     struct stage_batch b;
     struct err e = {0};

@@ -59,6 +59,7 @@ int cpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n,
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);
+void cpu_linear_add(struct device *d, struct tensor out, struct tensor x, const struct weight *w);
 void cpu_attention(struct device *d, struct tensor out, const struct attention_input *in,
     const struct attention_shape *shape, const struct attn_metadata *meta);
 

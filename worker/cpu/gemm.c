@@ -40,6 +40,7 @@ struct gemm {
     const float *bias;
     const struct panel_kernels *kernels; /* for this kind of panel */
     int int8;                            /* whether it is int8 */
+    int adds;                            /* the sums begin with what is in out */
     int64_t words;                       /* K in words */
     int64_t mr, nr;                      /* of the tile kernel */
     int64_t n_panels, n_blocks, row_groups, panels_per_group;
@@ -194,7 +195,7 @@ static void multiply_panel(
             .ldc = g->out.stride,
             .mr = rows_in(g, row),
             .nr = (int)min64(g->nr, b->n - j),
-            .first = g->k0 == 0,
+            .first = g->k0 == 0 && !g->adds,
             .bias = bias ? bias + j : NULL,
             .x_scale = g->int8 && ends ? g->x_scale + row : NULL,
             .w_scale = g->int8 ? b->w->scale + b->n0 + j : NULL,
@@ -276,6 +277,19 @@ static const struct panel_kernels *panels_of(const struct device *d, enum dtype 
                                    : &d->kernels->f32;
 }
 
+static void multiply_all(struct gemm *g, struct tensor out, struct tensor x)
+{
+    for (int i = 0; i < g->n_parts; i++)
+        g->n_blocks += blocks_of(&g->parts[i]);
+    for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {
+        int64_t n = min64(CHUNK_ROWS, x.rows - row);
+        g->out = tensor_rows(out, row, n);
+        g->x = tensor_rows(x, row, n);
+        g->k0 = 0;
+        multiply_chunk(g);
+    }
+}
+
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias)
 {
@@ -288,13 +302,18 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
     g.words = (x.cols + g.kernels->per_word - 1) / g.kernels->per_word;
-    for (int i = 0; i < n_parts; i++)
-        g.n_blocks += blocks_of(&parts[i]);
-    for (int64_t row = 0; row < x.rows; row += CHUNK_ROWS) {
-        int64_t n = min64(CHUNK_ROWS, x.rows - row);
-        g.out = tensor_rows(out, row, n);
-        g.x = tensor_rows(x, row, n);
-        g.k0 = 0;
-        multiply_chunk(&g);
-    }
+    multiply_all(&g, out, x);
+}
+
+void cpu_linear_add(struct device *d, struct tensor out, struct tensor x, const struct weight *w)
+{
+    struct gemm g = {.d = d,
+        .parts = w,
+        .n_parts = 1,
+        .kernels = &d->kernels->f32,
+        .adds = 1,
+        .words = x.cols,
+        .mr = d->kernels->mr,
+        .nr = d->kernels->nr};
+    multiply_all(&g, out, x);
 }
