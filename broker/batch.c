@@ -30,10 +30,13 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* What r could share with this owner: all of it, but at least one token must be r's own. */
+/* What r could share with this owner: all of it, but at least one token must be r's own.
+ * What an adapter does to the first tokens is its own. */
 static uint32_t shareable(
     const struct batch *b, const struct sequence *owner, const struct sequence *r, uint32_t most)
 {
+    if (owner->adapter != r->adapter)
+        return 0;
     most = least(most, least(owner->n_tokens, r->n_tokens - 1));
     uint32_t n = most < b->min_shared ? 0 : common(owner, r, most);
     return n < b->min_shared ? 0 : n;

@@ -160,6 +160,8 @@ static int open_model(struct broker *b, struct err *e)
         .dtype = o->dtype,
         .weights = o->weights,
         .head = b->head,
+        .loras = o->loras,
+        .n_loras = o->n_loras,
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
@@ -204,7 +206,7 @@ static int open_store(struct broker *b, struct err *e)
 {
     struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes,
         b->model.mode, b->model.digest, b->lock_fd,
-        {b->model.max_len, b->model.vocab_size, b->model.n_labels}};
+        {b->model.max_len, b->model.vocab_size, b->model.n_labels, &b->model.adapters}};
     b->lock_fd = -1; /* the store owns it now */
     return store_open(&b->store, b->data, &options, e);
 }
@@ -289,6 +291,7 @@ static void open_dedupe(struct broker *b)
         b->cache = score_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
     struct dedupe_options options = {.digest = b->model.digest,
         .mode = b->model.rank_mode, /* a row holds ids and positions: no text, no pad rule */
+        .adapters = &b->model.adapters,
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
@@ -328,6 +331,8 @@ static int open_groups(struct broker *b, struct err *e)
             .dtype = o->dtype,
             .weights = o->weights,
             .head = b->head,
+            .loras = o->loras,
+            .adapters = &b->model.adapters,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.rank_mode,
             .digest = b->model.digest,

@@ -18,7 +18,7 @@
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, REFUSED, LEVEL, PARENT, SIZE };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, LORA, REFUSED, LEVEL, PARENT, SIZE };
 
 static const struct {
     const char *name, *argument, *help;
@@ -120,7 +120,9 @@ static const struct {
         "whether LAST is the last token that is not the pad token, for rows that do not say it "
         "(default auto: as the architecture's class in transformers does)",
         TEXT, offsetof(struct options, pad_rule), 0, 0},
-    {"lora", "NAME=DIR", "adapters; not built", REFUSED, 0, 0, 0},
+    {"lora", "NAME=DIR",
+        "a LoRA adapter (PEFT's directory), which rows choose by name; may be repeated", LORA, 0, 0,
+        0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "print this text", FLAG, offsetof(struct options, help), 0, 0},
 };
@@ -213,9 +215,27 @@ static int take_listen(struct options *o, const char *text)
     return 0;
 }
 
+static int take_lora(struct options *o, const char *text)
+{
+    size_t n = adapters_name_of(text);
+    if (n == 0)
+        return complain(
+            "lora", "NAME=DIR, NAME of up to 64 letters, digits, '.', '_' and '-'", text);
+    for (uint32_t i = 0; i < o->n_loras; i++)
+        if (strncmp(o->loras[i], text, n + 1) == 0)
+            return complain("lora", "another name for each adapter", text);
+    if (o->n_loras == ADAPTERS_MOST)
+        return complain("lora", "at most 64 adapters", text);
+    uint32_t at = o->n_loras++;
+    for (; at > 0 && strcmp(o->loras[at - 1], text) > 0; at--)
+        o->loras[at] = o->loras[at - 1];
+    o->loras[at] = text;
+    return 0;
+}
+
 static int take_refused(const char *name, const char *value)
 {
-    const char *built = strcmp(name, "pp") == 0 ? "1" : "none";
+    const char *built = "1";
     if (strcmp(value, built) == 0)
         return 0;
     fprintf(
@@ -277,6 +297,8 @@ static int take_option(struct options *o, int i, const char *value)
         return take_device(o, value);
     case GPUS:
         return take_gpus(o, value);
+    case LORA:
+        return take_lora(o, value);
     case REFUSED:
         return take_refused(table[i].name, value);
     case PARENT:

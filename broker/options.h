@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "schema/adapters.h"
+
 #define OPTIONS_MAX_ENDPOINTS 8
 #define OPTIONS_MAX_REPLICAS 16
 #define OPTIONS_MAX_GPUS 256
@@ -16,6 +18,8 @@ struct options {
         *dtype, *weights, *head, *pad_rule, *recipe, *tail;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
+    const char *loras[ADAPTERS_MOST]; /* NAME=DIR, by name */
+    uint32_t n_loras;
     enum options_device device;
     int gpus[OPTIONS_MAX_GPUS], n_gpus; /* n_gpus 0: not given */
     int tp, replicas, threads, max_batch_tokens, max_len, hang_ms, start_ms, log_level;

@@ -74,7 +74,8 @@ create table row (
   step_token  integer not null,
   n_values    integer not null,
   attempts    integer not null default 0,  -- groups that it killed alone
-  sum         integer                      -- of all but attempts
+  sum         integer,                     -- of all but attempts
+  adapter     text                         -- the name of the one that it goes through; null: the base model alone
 );
 
 -- Up to 64 rows' input in one record, which has the number of the first of them (packed_rows.h). ids: packed or plain (ids.h). ends: of a row's
@@ -194,7 +195,7 @@ create view rows as
       when (block.running >> (row.row & 63)) & 1 then 'running'
       else 'queued'
     end as state,
-    n_tokens, attempts
+    n_tokens, attempts, adapter
   from row
     join job on job.job = row.row >> 32
     join block on block.block = row.row >> 6;

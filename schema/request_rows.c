@@ -353,6 +353,14 @@ static int read_error(struct msg_reader *r, struct row_request *row, struct err 
     return rc;
 }
 
+/* null is the base model, as if the field were absent. */
+static int read_adapter(struct msg_reader *r, struct row_request *row, struct err *e)
+{
+    struct slice nothing;
+    return msg_peek(r) == MSG_NIL ? msg_read_raw(r, "adapter", 1, &nothing, e)
+                                  : msg_read_str(r, "adapter", &row->adapter, e);
+}
+
 static int read_row_field(
     struct msg_reader *r, enum row_field field, struct row_request *row, struct err *e)
 {
@@ -364,7 +372,7 @@ static int read_row_field(
     case R_POOL:
         return read_pool(r, row, e);
     case R_ADAPTER:
-        return msg_read_str(r, "adapter", &row->adapter, e);
+        return read_adapter(r, row, e);
     case R_TRUNCATE:
         return msg_read_bool(r, "truncate", &row->truncate, e);
     case R_MAX_LENGTH:

@@ -356,6 +356,23 @@ static void check_recipe(struct admit *a, const struct row_request *q, struct st
             m->pad_rule ? "true" : "false", q->hf_pad_rule ? "true" : "false");
 }
 
+/* Finds the adapter that the row names. */
+static void take_adapter(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    const struct adapters *loaded = &a->model->adapters;
+    const char *name = (const char *)q->adapter.at;
+    uint32_t k = adapters_find(loaded, name, q->adapter.len);
+    int shown = (int)(q->adapter.len < 80 ? q->adapter.len : 80);
+    if (k != ADAPTERS_UNKNOWN)
+        out->adapter = loaded->at[k - 1].name;
+    else if (loaded->n == 0)
+        refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'", shown, name);
+    else
+        refuse(a, out, ASSAY_EADAPTER,
+            "adapter: expected one of the %u that are loaded, as '%s', found '%.*s'", loaded->n,
+            loaded->at[0].name, shown, name);
+}
+
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
     struct row_request resolved = *q;
@@ -384,8 +401,7 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
     if (!out->error_code)
         check_ids(a, q, out);
     if (!out->error_code && q->adapter.at)
-        refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'",
-            (int)(q->adapter.len < 80 ? q->adapter.len : 80), (const char *)q->adapter.at);
+        take_adapter(a, q, out);
     if (!out->error_code)
         check_values(a, q, out);
     if (out->error_code)

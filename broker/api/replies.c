@@ -51,12 +51,24 @@ static void write_tokenizer(const struct tokenizer *t, struct msg_writer *w)
     write_token(w, "pad_token", tokenizer_special(t)->pad);
 }
 
+static void write_adapters(const struct adapters *a, struct msg_writer *w)
+{
+    msg_str(w, "adapters");
+    msg_array(w, a->n);
+    for (uint32_t i = 0; i < a->n; i++) {
+        msg_map(w, 2);
+        msg_key_str(w, "name", a->at[i].name);
+        msg_key_str(w, "digest", a->at[i].digest);
+    }
+}
+
 static void write_model(const struct broker *b, struct msg_writer *w)
 {
     const struct model_info *m = &b->model;
     msg_str(w, "model");
-    msg_map(w, 11);
+    msg_map(w, 12);
     msg_key_str(w, "name", m->name);
+    write_adapters(&m->adapters, w);
     msg_str(w, "recipe");
     if (m->recipe)
         msg_str(w, m->recipe->name);

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sysexits.h>
 
+#include "schema/adapters.h"
 #include "schema/err.h"
 #include "schema/version.h"
 
@@ -51,6 +52,7 @@ enum cli_option {
     CLI_DTYPE,
     CLI_WEIGHTS,
     CLI_HEAD,
+    CLI_LORA,
     CLI_RECIPE,
     CLI_RECIPES,
     CLI_TAIL,
@@ -78,6 +80,8 @@ enum cli_option {
 };
 
 struct cli {
+    const char *loras[ADAPTERS_MOST]; /* --lora, which may be repeated */
+    int n_loras;
     const char *value[CLI_OPTION_COUNT]; /* the argument as given, "" for a flag; NULL: not given */
     const char *operand;                 /* INPUT or JOB; NULL: not given */
     /* default data directory, from the environment; "" if the environment names none */

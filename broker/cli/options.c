@@ -86,6 +86,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
         NULL},
+    [CLI_LORA] = {"lora", 0, "NAME=DIR",
+        "a LoRA adapter (PEFT's directory) of the private broker, which rows choose by column "
+        "adapter; may be repeated",
+        NULL},
     [CLI_RECIPE] = {"recipe", 0, "NAME",
         "score as a published reward model is scored where its files do not say it; `assay info "
         "--recipes` lists them",
@@ -215,6 +219,10 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         }
         enum cli_option option = option_of(found);
         c->value[option] = optarg ? optarg : "";
+        if (option == CLI_LORA && c->n_loras == ADAPTERS_MOST)
+            return cli_usage("--lora: expected at most %d adapters", ADAPTERS_MOST);
+        if (option == CLI_LORA)
+            c->loras[c->n_loras++] = optarg;
         if ((rc = check_value(option, c->value[option])) != 0)
             return rc;
     }

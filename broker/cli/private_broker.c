@@ -19,7 +19,7 @@
 #include "schema/clock.h"
 #include "schema/endpoint.h"
 
-#define MAX_ARGUMENTS 48
+#define MAX_ARGUMENTS (48 + 2 * ADAPTERS_MOST)
 #define OWNED "--exit-with-parent=" /* with a process id: a private broker's first argument */
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* time to finish what is in flight; nothing is, once all results are there */
@@ -61,6 +61,8 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--dtype", c->value[CLI_DTYPE]);
     add(b, &n, "--weights", c->value[CLI_WEIGHTS]);
     add(b, &n, "--head", c->value[CLI_HEAD]);
+    for (int i = 0; i < c->n_loras; i++)
+        add(b, &n, "--lora", c->loras[i]);
     add(b, &n, "--recipe", c->value[CLI_RECIPE]);
     add(b, &n, "--tail", c->value[CLI_TAIL]);
     add(b, &n, "--tp", c->value[CLI_TP]);

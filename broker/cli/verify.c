@@ -261,10 +261,13 @@ static void write_positions(struct msg_writer *w, const struct sequence *r)
         msg_int(w, r->positions[k]);
 }
 
-static void write_sequence(struct msg_writer *w, const struct sequence *r)
+/* adapter: its name; NULL: none. */
+static void write_sequence(struct msg_writer *w, const struct sequence *r, const char *adapter)
 {
     int type = r->n_positions > 0 ? POOL_POSITIONS : r->pool.type;
-    msg_map(w, 2);
+    msg_map(w, 2 + (adapter != NULL));
+    if (adapter)
+        msg_key_str(w, "adapter", adapter);
     msg_str(w, "ids");
     msg_bin(w, r->ids, r->n_tokens * sizeof *r->ids);
     msg_str(w, "pool");
@@ -279,6 +282,11 @@ static void write_sequence(struct msg_writer *w, const struct sequence *r)
 
 static int add_sequence(struct verify *v, struct check *c, const struct sequence *r, struct err *e)
 {
+    char name[ADAPTERS_NAME_BYTES];
+    int has_adapter = store_row_adapter(v->store, r->row_id, name, e);
+    const char *adapter = has_adapter == 1 ? name : NULL;
+    if (has_adapter < 0)
+        return has_adapter;
     size_t bytes = v->sequences.buffer.size + r->n_tokens * sizeof *r->ids;
     int rc = 0;
     if (v->n_sequences == CHUNK_SEQUENCES || (v->n_sequences > 0 && bytes > CHUNK_BYTES))
@@ -286,7 +294,7 @@ static int add_sequence(struct verify *v, struct check *c, const struct sequence
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, r);
+    write_sequence(&v->sequences, r, adapter);
     return 0;
 }
 

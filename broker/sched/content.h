@@ -1,4 +1,5 @@
-/* content.h - what makes two sequences equal: token ids, positions, pooling and number of values. A
+/* content.h - what makes two sequences equal: token ids, positions, pooling, number of values
+ * and adapter. A
  * score depends on nothing else, but for the checkpoint and the mode. */
 #ifndef ASSAY_CONTENT_H
 #define ASSAY_CONTENT_H
@@ -7,8 +8,9 @@
 
 #define CONTENT_MODEL_BYTES 32
 
-/* Writes to `model` [CONTENT_MODEL_BYTES] what keys have of the checkpoint's digest and the mode. */
-void content_model(uint8_t *model, const char *digest, const char *mode);
+/* Writes to `model` [CONTENT_MODEL_BYTES] what keys have of the checkpoint's digest, the mode and the
+ * digest of the row's adapter (NULL: none). */
+void content_model(uint8_t *model, const char *digest, const char *mode, const char *adapter);
 
 int content_is_same(const struct sequence *a, const struct sequence *b);
 /* Sets r->hash: a hint, which equal sequences share. `seed` is secret. */

@@ -25,9 +25,9 @@
 
 struct dedupe {
     struct dedupe_options options;
-    uint8_t model[CONTENT_MODEL_BYTES];
-    uint64_t seed;          /* of hashes */
-    struct table primaries; /* lists of those with one key, linked by next_alike */
+    uint8_t (*models)[CONTENT_MODEL_BYTES]; /* [1 + adapters], by the row's number */
+    uint64_t seed;                          /* of hashes */
+    struct table primaries;                 /* lists of those with one key, linked by next_alike */
     struct dedupe_indexes indexes;
     struct dedupe_index *current; /* of the job of the row that is searched for */
     struct answered answered;
@@ -207,7 +207,11 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
         t->options.now_ms = now_mono_ms;
     randombytes_buf(&t->seed, sizeof t->seed);
     t->answered = (struct answered){.store = options->store, .seed = t->seed};
-    content_model(t->model, options->digest, options->mode);
+    uint32_t n = options->adapters ? options->adapters->n : 0;
+    t->models = xcalloc(n + 1, sizeof *t->models);
+    for (uint32_t i = 0; i <= n; i++)
+        content_model(t->models[i], options->digest, options->mode,
+            i > 0 ? options->adapters->at[i - 1].digest : NULL);
     if (options->data_dir)
         dedupe_index_sweep(options->data_dir);
     return t;
@@ -220,6 +224,7 @@ void dedupe_free(struct dedupe **t)
     dedupe_indexes_release(&(*t)->indexes);
     answered_release(&(*t)->answered);
     table_release(&(*t)->primaries);
+    free((*t)->models);
     free(*t);
     *t = NULL;
 }
@@ -240,7 +245,7 @@ static int find_cached(struct dedupe *t, struct sequence *r)
 {
     if (!cache_of(t) || r->fresh || r->not_cached)
         return 0;
-    content_key(r, t->model);
+    content_key(r, t->models[r->adapter]);
     answered_make_room(r, ROW_CACHED);
     int found = score_cache_find(t->options.cache, r->key, r->found_values, r->n_values);
     r->not_cached = !found;
@@ -309,7 +314,7 @@ void dedupe_remove_primary(struct dedupe *t, struct sequence *r, const float *va
         stop_leading(t, r);
     if (!led || !values || !cache_of(t))
         return;
-    content_key(r, t->model);
+    content_key(r, t->models[r->adapter]);
     score_cache_add(t->options.cache, r->key, values, r->n_values);
     t->added = 1;
 }

@@ -23,6 +23,7 @@ struct ready_row {
     int shape;
     struct pooling pool;
     uint32_t n_tokens, n_values;
+    const char *adapter; /* as in struct store_row */
     int error_code;
     char *error_message; /* owned; NULL: none */
     struct input_hash input;
@@ -172,6 +173,7 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
         .pool = row->pool,
         .n_tokens = row->n_tokens,
         .n_values = row->error_code ? 0 : row->n_values,
+        .adapter = row->adapter,
         .error_code = row->error_code,
         .input = add_input(r, row)};
     if (row->error_code && row->error_message)
@@ -280,14 +282,14 @@ static int add_pack(struct store *s, int64_t first_row, const struct store_rows 
 static int insert_row(struct store *s, int64_t row, const struct ready_row *r, struct err *e)
 {
     char digits[DIGITS];
-    struct row_record c = {
-        r->shape, r->n_tokens, r->n_values, r->pool, decode_id(r->client_id, digits)};
+    struct row_record c = {r->shape, r->n_tokens, r->n_values, r->pool,
+        decode_id(r->client_id, digits), store_text(r->adapter)};
     sqlite3_stmt *q = store_prepare(s,
         "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, sum, "
-        "client_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?9)",
-        "iiiiiiii", row, c.shape, c.n_tokens, (int64_t)c.pool.type, (int64_t)c.pool.activation,
-        (int64_t)c.pool.step_token, c.n_values, store_sum_row(row, &c));
-    bind_id(q, 9, &c.id);
+        "adapter, client_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?10)",
+        "iiiiiiiit", row, c.shape, c.n_tokens, (int64_t)c.pool.type, (int64_t)c.pool.activation,
+        (int64_t)c.pool.step_token, c.n_values, store_sum_row(row, &c), c.adapter);
+    bind_id(q, 10, &c.id);
     return store_step(s, q, e);
 }
 

@@ -12,7 +12,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 11
+#define STORE_SCHEMA_VERSION 12
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
@@ -35,6 +35,7 @@ struct row_record {
     int64_t shape, n_tokens, n_values;
     struct pooling pool;
     struct client_id id;
+    struct slice adapter; /* its name; absent: none */
 };
 
 /* A result's record: it has a score, a vector or an error. */
@@ -257,7 +258,7 @@ int64_t store_sum_block(int64_t block, uint64_t queued, uint64_t failed);
 int store_sum_fits(const struct store *s, int64_t job, sqlite3_stmt *q, int at, int64_t sum);
 /* Reads STORE_ROW_COLUMNS from column `at` on. */
 #define STORE_ROW_COLUMNS                                                                          \
-    "shape, n_tokens, pool_type, activation, step_token, n_values, client_id, row.sum "
+    "shape, n_tokens, pool_type, activation, step_token, n_values, client_id, row.sum, adapter "
 int store_read_record(
     const struct store *s, int64_t row, sqlite3_stmt *q, int at, struct row_record *r);
 /* Reads STORE_RESULT_COLUMNS from column `at` on. */

@@ -58,6 +58,10 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     r->pool = f->record.pool;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
+    r->adapter = f->record.adapter.at
+                     ? adapters_find(rd->s->options.limits.adapters,
+                           (const char *)f->record.adapter.at, f->record.adapter.len)
+                     : 0;
     r->of = line;
     r->part = part;
     if (line)
@@ -171,6 +175,10 @@ static int check_limits(
             "checkpoint "
             "with more tokens",
             name, l->vocab_size - 1);
+    if (l && r->adapter == ADAPTERS_UNKNOWN)
+        return err_set(e, ASSAY_EADAPTER,
+            "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
+            (int)f->record.adapter.len, (const char *)f->record.adapter.at);
     if (l && l->n_labels && r->n_values != values_of(r, l->n_labels))
         return err_set(e, ASSAY_EBADREQ,
             "%sexpected %llu values under this checkpoint's head, found %u; the row was accepted "
@@ -359,6 +367,18 @@ int store_finished_rows(
         page->job, (int64_t)page->after, e);
     page->after = (uint64_t)rd.last;
     return rc == 0 ? rd.left == 0 : rc;
+}
+
+int store_row_adapter(struct store *s, int64_t row, char name[ADAPTERS_NAME_BYTES], struct err *e)
+{
+    sqlite3_stmt *q = store_prepare(s, "select adapter from row where row = ?", "i", row);
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    const char *text = (const char *)sqlite3_column_text(q, 0);
+    snprintf(name, ADAPTERS_NAME_BYTES, "%s", text ? text : "");
+    sqlite3_reset(q);
+    return text != NULL;
 }
 
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)

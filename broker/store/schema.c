@@ -80,6 +80,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
           "update chunk set pending = length(pending) where pending is not null;",
     /* New views: responses, response_stats, step_stats. */
     [10] = "",
+    /* A row may name an adapter. */
+    [11] = "alter table row add column adapter text;",
 };
 
 /* ---- from one version to the next ---- */

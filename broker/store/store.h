@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "broker/batch.h"
+#include "schema/adapters.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 #include "schema/packed_rows.h"
@@ -76,6 +77,7 @@ struct store_job {
 struct store_limits {
     uint32_t max_len; /* of each sequence */
     uint32_t vocab_size, n_labels;
+    const struct adapters *adapters; /* that are loaded, borrowed; NULL: none are */
 };
 
 struct store_options {
@@ -282,6 +284,7 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
+    const char *adapter;   /* its name, borrowed until the rows are stored; NULL: none */
     int truncates, is_cut; /* it asked for truncation; and lost tokens by it */
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
@@ -363,6 +366,8 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
  * may be more. */
 int store_finished_rows(
     struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e);
+/* The name of the row's adapter: 1 and `name`, or 0 when it has none. */
+int store_row_adapter(struct store *s, int64_t row, char name[ADAPTERS_NAME_BYTES], struct err *e);
 /* Visits this row, whatever its state. Does not visit a row that was born failed or is not
  * there. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);

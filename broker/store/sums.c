@@ -40,7 +40,7 @@ int64_t store_sum_row(int64_t row, const struct row_record *r)
     int64_t head[] = {row, r->shape, r->n_tokens, r->pool.type, r->pool.activation,
         r->pool.step_token, r->n_values, r->id.type,
         r->id.type == SQLITE_INTEGER ? r->id.number : 0, (int64_t)r->id.text.len};
-    return (int64_t)add_text(XXH3_64bits(head, sizeof head), r->id.text);
+    return (int64_t)add_text(add_text(XXH3_64bits(head, sizeof head), r->id.text), r->adapter);
 }
 
 static struct client_id read_id(sqlite3_stmt *q, int at)
@@ -77,6 +77,7 @@ static int is_possible(const struct row_record *r)
 {
     return in_range(r->shape, ROW_IDS, ROW_DOCUMENTS) && in_range(r->n_tokens, 0, INT32_MAX) &&
            in_range(r->n_values, 0, UINT32_MAX / sizeof(float)) &&
+           (!r->adapter.at || adapters_is_name((const char *)r->adapter.at, r->adapter.len)) &&
            (r->id.type != SQLITE_TEXT ||
                utf8_valid(r->id.text.at, r->id.text.len) == r->id.text.len);
 }
@@ -88,6 +89,8 @@ int store_read_record(
         .n_tokens = sqlite3_column_int64(q, at + 1),
         .n_values = sqlite3_column_int64(q, at + 5),
         .id = read_id(q, at + 6)};
+    r->adapter.at = sqlite3_column_text(q, at + 8);
+    r->adapter.len = (size_t)sqlite3_column_bytes(q, at + 8);
     return read_pooling(q, at + 2, &r->pool) && is_possible(r) &&
            store_sum_fits(s, row_job(row), q, at + 7, store_sum_row(row, r));
 }

@@ -378,7 +378,8 @@ static void fill_rows(
             .pool = r->pool,
             .n_positions = r->n_positions,
             .n_values = r->n_values,
-            .n_shared = r->n_shared};
+            .n_shared = r->n_shared,
+            .adapter = r->adapter};
         ids[i] = r->ids;
         positions[i] = r->positions;
     }

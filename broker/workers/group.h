@@ -17,6 +17,7 @@
 #include <zmq.h>
 
 #include "broker/batch.h"
+#include "schema/adapters.h"
 #include "schema/err.h"
 #include "shm/stage.h"
 
@@ -41,6 +42,8 @@ struct group_options {
     const char *mode;    /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
+    const char *const *loras;        /* [adapters->n] NAME=DIR */
+    const struct adapters *adapters; /* what they must be; NULL: there are none */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;

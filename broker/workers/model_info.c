@@ -3,6 +3,7 @@
 #include "broker/workers/model_info.h"
 
 #include <jansson.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,37 @@ static int take_labels(struct model_info *m, const json_t *names)
     return 0;
 }
 
+static int take_adapters(struct model_info *m, const json_t *list)
+{
+    m->adapters.n = (uint32_t)json_array_size(list);
+    if (!json_is_array(list) || m->adapters.n > ADAPTERS_MOST)
+        return -1;
+    for (uint32_t i = 0; i < m->adapters.n; i++) {
+        const json_t *o = json_array_get(list, i);
+        if (text_field(o, "name", m->adapters.at[i].name, sizeof m->adapters.at[i].name) ||
+            text_field(o, "digest", m->adapters.at[i].digest, sizeof m->adapters.at[i].digest))
+            return -1;
+    }
+    return 0;
+}
+
+/* Writes " lora=", how many adapters there are and a hash of their names and digests; "" if there are
+ * none. They are in order of name. */
+static void name_adapters(const struct adapters *a, char *text, size_t size)
+{
+    uint8_t hash[32];
+    char hex[17];
+    crypto_generichash_state h;
+    crypto_generichash_init(&h, NULL, 0, sizeof hash);
+    for (uint32_t i = 0; i < a->n; i++) {
+        crypto_generichash_update(&h, (const uint8_t *)a->at[i].name, strlen(a->at[i].name) + 1);
+        crypto_generichash_update(&h, (const uint8_t *)a->at[i].digest, sizeof a->at[i].digest);
+    }
+    crypto_generichash_final(&h, hash, sizeof hash);
+    sodium_bin2hex(hex, sizeof hex, hash, sizeof hex / 2);
+    snprintf(text, a->n > 0 ? size : 1, " lora=%u:%s", a->n, hex);
+}
+
 static int take_description(struct model_info *m, const json_t *o, struct err *e)
 {
     char pool[16], activation[16], named[16];
@@ -62,7 +94,8 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     int found = bad ? -1 : activation_from_name(named, strlen(named));
     m->config_activation = found > 0 ? found : ACTIVATION_DEFAULT;
     if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->pool.type < 0 ||
-        m->pool.activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0)
+        m->pool.activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0 ||
+        take_adapters(m, json_object_get(o, "adapters")) != 0)
         return err_set(e, ASSAY_EINTERNAL,
             "the worker's description of the model is not what this broker expects");
     return 0;
@@ -73,9 +106,12 @@ void model_info_set_pad_rule(struct model_info *m, const char *word)
     int asked = strcmp(word, "auto") == 0 ? m->pad_rule : strcmp(word, "on") == 0;
     m->pad_rule = asked && m->pad_token >= 0;
     const char *tail = m->tail && strcmp(m->tail, "none") != 0 ? m->tail : NULL;
-    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s%s%s", m->rank_mode, m->text[0] ? " text=" : "",
-        m->text, m->pad_rule ? " pad_rule=on" : "", tail ? " tail=" : "", tail ? tail : "",
-        m->recipe ? " recipe=" : "", m->recipe ? m->recipe->name : "");
+    char adapters[40];
+    name_adapters(&m->adapters, adapters, sizeof adapters);
+    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s%s%s%s", m->rank_mode,
+        m->text[0] ? " text=" : "", m->text, m->pad_rule ? " pad_rule=on" : "",
+        tail ? " tail=" : "", tail ? tail : "", m->recipe ? " recipe=" : "",
+        m->recipe ? m->recipe->name : "", adapters);
 }
 
 static void name_model(struct model_info *m, const char *dir)
@@ -99,10 +135,14 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     snprintf(gpu_text, sizeof gpu_text, "%d", q->gpu);
     char cache[4200];
     snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
-    const char *argv[] = {q->worker_path, "--describe", "--model", q->model_dir, "--tp", tp_text,
-        "--max-len", len_text, "--gpu", gpu_text, "--cache-dir", q->cache_dir, "--digest-cache",
-        cache, "--quant", q->quant, "--dtype", q->dtype, "--weights", q->weights, "--head", q->head,
-        NULL};
+    const char *argv[32 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
+        q->model_dir, "--tp", tp_text, "--max-len", len_text, "--gpu", gpu_text, "--cache-dir",
+        q->cache_dir, "--digest-cache", cache, "--quant", q->quant, "--dtype", q->dtype,
+        "--weights", q->weights, "--head", q->head};
+    for (uint32_t i = 0, n = 22; i < q->n_loras; i++) {
+        argv[n++] = "--lora";
+        argv[n++] = q->loras[i];
+    }
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};

@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "schema/adapters.h"
 #include "schema/err.h"
 #include "schema/pooling.h"
 
@@ -21,7 +22,7 @@ struct model_info {
     char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     const struct recipe *recipe; /* text/recipe.h; NULL: none */
     const char *tail;            /* --tail (text/tail.h) */
-    char mode[352];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
+    char mode[384]; /* a job's mode: rank_mode, text, the pad rule, the recipe and the adapters */
     uint32_t vocab_size, max_len, n_labels;
     struct pooling pool;   /* of a row that does not say */
     int config_activation; /* what config.json names; ACTIVATION_DEFAULT: nothing, as this says: */
@@ -30,17 +31,20 @@ struct model_info {
     int pad_rule;        /* LAST skips pad tokens, unless a row says otherwise */
     int pad_first;       /* it is then the token before the first of them (PAD_RULE_BEFORE_FIRST) */
     int shares_prefixes; /* the worker accepts batches with shared tokens */
-    char **labels;       /* [n_labels], owned; NULL when the checkpoint names none */
+    struct adapters adapters; /* loaded beside the model */
+    char **labels;            /* [n_labels], owned; NULL when the checkpoint names none */
 };
 
 struct model_question {
     const char *worker_path, *model_dir;
-    const char *name_of;  /* the model's name is this path's last part; NULL: model_dir */
-    const char *quant;    /* "none", "fp8", "int8" */
-    const char *dtype;    /* "auto", "f32", "bf16" */
-    const char *weights;  /* "auto", "single", "index" */
-    const char *head;     /* "auto", or as worker/head_option.h says */
-    uint32_t tp, max_len; /* max_len 0: the model's */
+    const char *name_of;      /* the model's name is this path's last part; NULL: model_dir */
+    const char *quant;        /* "none", "fp8", "int8" */
+    const char *dtype;        /* "auto", "f32", "bf16" */
+    const char *weights;      /* "auto", "single", "index" */
+    const char *head;         /* "auto", or as worker/head_option.h says */
+    uint32_t tp, max_len;     /* max_len 0: the model's */
+    const char *const *loras; /* [n_loras] NAME=DIR */
+    uint32_t n_loras;
     int gpu;
     int limit_ms;          /* longest wait for the answer */
     const char *cache_dir; /* the worker caches the digest and the device's algorithms there */

@@ -12,7 +12,7 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define MAX_ARGUMENTS 56
+#define MAX_ARGUMENTS (56 + 4 * ADAPTERS_MOST)
 
 void ranks_init(struct ranks *r, const struct group_options *options)
 {
@@ -89,6 +89,12 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = o->digest;
         argv[n++] = "--identity";
         argv[n++] = o->identity;
+    }
+    for (uint32_t i = 0; o->adapters && i < o->adapters->n; i++) {
+        argv[n++] = "--lora";
+        argv[n++] = o->loras[i];
+        argv[n++] = "--lora-digest";
+        argv[n++] = o->adapters->at[i].digest;
     }
     struct child_options child = {(char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1};
     return child_start(&r->children[rank], &child, e);

@@ -337,6 +337,7 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     "update chunk set pending = (select bytes from piece where piece.job = chunk.job and "         \
     "piece.chunk = chunk.chunk) where pending > 0; "                                               \
     "update chunk set pending = x'' where pending = 0; drop table piece; "                         \
+    "drop view if exists rows; alter table row drop column adapter; "                              \
     "alter table chunk drop column n_placed; "
 
 /* SQL that makes a database of version 5 of one of now. */

@@ -1,0 +1,256 @@
+"""Adapters through the whole service: the scores of the model that PEFT merged each into, rows of several of them mixed, and no
+row ever with the score, the prefix or the cached result of another adapter's."""
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, wait_until
+
+LORA = MODELS / "lora"
+VECTORS = {base: json.loads((ROOT / f"tests/vectors/lora/{base}.json").read_text()) for base in ("reward", "seqcls")}
+LAST = {"type": "LAST", "activation": "none"}
+
+
+def options(base, names=None, directory=LORA):
+    """--lora for these adapters of the base; by default for all."""
+    names = VECTORS[base]["adapters"] if names is None else names
+    return [word for name in names for word in ("--lora", f"{name}={directory / f'{base}-{name}'}")]
+
+
+def row_of(row):
+    adapter = {} if row["adapter"] is None else {"adapter": row["adapter"]}
+    return {"ids": ids_bytes(row["ids"]), "pool": row["pool"], **adapter}
+
+
+def values(row):
+    found = row.get("score", row.get("scores"))
+    if not isinstance(found, list):
+        return [found]
+    return [v for item in found for v in (item if isinstance(item, list) else [item])]
+
+
+def score(client, rows, **fields):
+    found = client.call("score", rows=rows, timeout_ms=60000, timeout=90, **fields)["rows"]
+    assert all(row["error"] is None for row in found), found
+    return [values(row) for row in found]
+
+
+@pytest.mark.parametrize("base", VECTORS)
+@pytest.mark.parametrize("tp", [1, 2])
+def test_scores_agree_with_peft_and_do_not_depend_on_the_batch(directory, base, tp):
+    vectors = VECTORS[base]["rows"]
+    rows = [row_of(row) for row in vectors]
+    with Broker(directory, model=MODELS / base, options=[*options(base), "--tp", tp, "--no-dedupe"]) as broker, broker.client() as client:
+        mixed = score(client, rows)
+        for found, row in zip(mixed, vectors):
+            assert len(found) == len(row["values"])
+            assert all(abs(a - b) <= 1e-4 for a, b in zip(found, row["values"])), (row["adapter"], found[:3], row["values"][:3])
+        order = random.Random(1).sample(range(len(rows)), len(rows))
+        assert score(client, [rows[k] for k in order]) == [mixed[k] for k in order]
+        for k in range(0, len(rows), 5):
+            assert score(client, [rows[k]]) == [mixed[k]]
+
+
+def test_hello_lists_them_and_a_row_names_one(directory):
+    with Broker(directory, model=MODELS / "seqcls", options=options("seqcls")) as broker, broker.client() as client:
+        listed = client.call("hello")["model"]["adapters"]
+        assert [a["name"] for a in listed] == sorted(VECTORS["seqcls"]["adapters"])
+        assert all(len(a["digest"]) == 64 for a in listed) and len({a["digest"] for a in listed}) == 3
+        assert " lora=3:" in client.call("hello")["mode"]
+        found = client.call("score", rows=[{"ids": [1, 2]}, {"ids": [1, 2], "adapter": None}, {"ids": [1, 2], "adapter": "linear"},
+                                           {"ids": [1, 2], "adapter": "other"}], timeout_ms=30000)["rows"]
+        assert found[0]["score"] == found[1]["score"] != found[2]["score"]
+        assert found[3]["error"]["code"] == "unknown_adapter" and "'other'" in found[3]["error"]["message"]
+        with pytest.raises(Refused) as refused:
+            client.call("score", rows=[{"ids": [1], "adapter": 5}])
+        assert refused.value.err["field"] == "rows[0].adapter"
+    with Broker(directory / "none", model=MODELS / "seqcls") as broker, broker.client() as client:
+        assert client.call("hello")["model"]["adapters"] == []
+        found = client.call("score", rows=[{"ids": [1], "adapter": "linear"}], timeout_ms=30000)["rows"]
+        assert found[0]["error"]["code"] == "unknown_adapter"
+
+
+def shared_rows():
+    """Rows that begin alike, and equal rows, with each adapter and none."""
+    rng, rows = random.Random(2), []
+    beginning = [rng.randrange(256) for _ in range(120)]
+    ends = [[rng.randrange(256) for _ in range(5)] for _ in range(12)]
+    for end in ends + ends[:6]:
+        for name in (None, *VECTORS["seqcls"]["adapters"]):
+            rows.append({"ids": beginning + end, "pool": LAST, **({"adapter": name} if name else {})})
+    return rows
+
+
+def test_prefixes_equal_rows_and_the_cache_keep_adapters_apart(directory):
+    """Against a broker that shares, copies and remembers nothing."""
+    rows, plain = shared_rows(), ["--no-prefix-sharing", "--no-dedupe"]
+    with Broker(directory / "plain", model=MODELS / "seqcls", options=[*options("seqcls"), *plain]) as broker, broker.client() as client:
+        truth = score(client, rows)
+    assert len({v[0] for v in truth}) == 12 * 4
+    with Broker(directory / "all", model=MODELS / "seqcls",
+                options=[*options("seqcls"), "--score-cache", "16M"]) as broker, broker.client() as client:
+        assert score(client, rows, key="a") == truth
+        assert client.call("status", job="a")["copied"] == 6 * 4
+        assert score(client, list(reversed(rows)), key="b") == truth[::-1]
+        assert client.call("status", job="b")["cached"] > 0
+    # The cache knows base rows whatever is loaded, and no adapter by its name alone.
+    shutil.copytree(LORA / "seqcls-patterns", directory / "other")
+    with Broker(directory / "all", model=MODELS / "seqcls",
+                options=["--lora", f"linear={directory / 'other'}", "--score-cache", "16M"]) as broker, broker.client() as client:
+        some = [dict(row, adapter="linear") for row in rows if row.get("adapter") == "patterns"]
+        assert score(client, some, key="c") == [v for row, v in zip(rows, truth) if row.get("adapter") == "patterns"]
+
+
+def long_rows(n=1500):
+    names = [None, *VECTORS["reward"]["adapters"]]
+    rng = random.Random(3)
+    return [{"id": k, "ids": [k % 500, k // 500, *(rng.randrange(500) for _ in range(60))], "pool": LAST,
+             **({"adapter": names[k % 4]} if names[k % 4] else {})} for k in range(n)]
+
+
+def results_of(client, key):
+    rows = client.results(key, timeout=120)
+    assert all(row["error"] is None for row in rows), [row for row in rows if row["error"]][:1]
+    assert len({row["i"] for row in rows}) == len(rows)
+    return {row["i"]: row["score"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    with Broker(tmp_path_factory.mktemp("truth"), model=MODELS / "reward", options=options("reward")) as broker, broker.client() as client:
+        client.submit("truth", long_rows())
+        return results_of(client, "truth")
+
+
+def begin(client, key):
+    client.submit(key, long_rows())
+    wait_until(lambda: client.call("status", job=key)["done"] > 50, 60)
+
+
+def test_killed_again_and_again(directory, truth):
+    """Ranks and broker are killed while a job of several adapters runs: every row once, with the same bits."""
+    broker = Broker(directory, model=MODELS / "reward", options=options("reward"))
+    with broker:
+        with broker.client() as client:
+            begin(client, "job")
+        for _ in range(3):
+            for pid in broker.worker_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            broker.kill9()
+            broker.start()
+        with broker.client() as client:
+            assert results_of(client, "job") == truth
+
+
+@pytest.mark.parametrize("what", ["gone", "changed", "another name"])
+def test_an_adapter_that_is_not_what_it_was_holds_the_job(directory, truth, what):
+    directory.mkdir(exist_ok=True)
+    for name in VECTORS["reward"]["adapters"]:
+        shutil.copytree(LORA / f"reward-{name}", directory / f"reward-{name}")
+    right = options("reward", directory=directory)
+    wrong = {"gone": options("reward", ["all", "half"], directory),
+             "changed": right,
+             "another name": [word.replace("half=", "quarter=") for word in right]}[what]
+    config = directory / "reward-attention/adapter_config.json"
+    kept = config.read_text()
+    broker = Broker(directory / "data", model=MODELS / "reward", options=right)
+    command = broker.command
+    with broker:
+        with broker.client() as client:
+            begin(client, "job")
+        broker.kill9()
+        if what == "changed":
+            config.write_text(kept.replace('"lora_alpha": 6', '"lora_alpha": 7'))
+        broker.command = [word for word in command if word not in right] + wrong
+        broker.start()
+        with broker.client() as client:
+            status = client.call("status", job="job")
+            assert status["state"] == "paused" and "lora=3:" in status["reason"], status
+            assert broker.sql("select state, reason from jobs where key = 'job'")[0] == ("paused", status["reason"])
+        broker.stop()
+        config.write_text(kept)
+        broker.command = command
+        broker.start()
+        with broker.client() as client:
+            assert results_of(client, "job") == truth
+
+
+def test_accept_mode_fails_the_rows_of_an_adapter_that_is_gone(directory, truth):
+    broker = Broker(directory, model=MODELS / "reward", options=options("reward"))
+    with broker:
+        with broker.client() as client:
+            begin(client, "job")
+            done = {i for (i,) in broker.sql("select i from results")}
+        broker.kill9()
+        gone = ["--lora", f"half={LORA / 'reward-half'}"]
+        broker.command = [word for word in broker.command if word not in options("reward")] + ["--lora", gone[1]]
+        broker.start()
+        with broker.client() as client:
+            client.call("resume", job="job", accept_mode=True)
+            rows, found = long_rows(), client.results("job", timeout=120)
+            for row in found:
+                adapter = rows[row["i"]].get("adapter")
+                if row["error"]:
+                    assert row["error"]["code"] == "unknown_adapter" and adapter in row["error"]["message"]
+                    assert adapter in ("all", "attention") and row["i"] not in done
+                else:
+                    assert row["score"] == truth[row["i"]]
+            assert len(found) == len(rows) and any(row["error"] for row in found)
+
+
+def test_changed_under_a_running_broker(directory):
+    """The ranks have copies; one that starts anew finds the change, and says which adapter it is."""
+    directory.mkdir(exist_ok=True)
+    shutil.copytree(LORA / "reward-half", directory / "half")
+    with Broker(directory / "data", model=MODELS / "reward", options=["--lora", f"half={directory / 'half'}"]) as broker:
+        with broker.client() as client:
+            before = score(client, [{"ids": [1, 2, 3], "pool": LAST, "adapter": "half"}])
+            config = directory / "half/adapter_config.json"
+            config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+            assert score(client, [{"ids": [1, 2, 3], "pool": LAST, "adapter": "half"}], fresh=True) == before
+        for pid in broker.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        assert broker.process.wait(60 * PATIENCE) == 78, broker.words()
+        assert "the adapter 'half'" in broker.words() and "changed under the running broker" in broker.words()
+
+
+@pytest.mark.parametrize("option, word", [("half", "NAME=DIR"), ("a b=/x", "NAME=DIR"), ("=/x", "NAME=DIR"), ("a=", "NAME=DIR")])
+def test_options_that_are_not_name_and_directory(option, word):
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", "--lora", option], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 64 and word in done.stderr
+
+
+def test_adapters_that_cannot_be_taken(directory):
+    directory.mkdir(exist_ok=True)
+    for adapter, word in ((LORA / "seqcls-linear", "model.score"), (directory / "none", "adapter_config.json")):
+        done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", "--data", directory / "data", "--lora", f"a={adapter}"],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 78 and word in done.stderr, done
+    twice = ["--lora", f"a={LORA / 'reward-all'}"] * 2
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", *twice], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 64 and "another name" in done.stderr
+
+
+def test_the_command_line(directory):
+    """assay score --lora, with a column that names the adapter; and assay verify of such a job."""
+    directory.mkdir(exist_ok=True)
+    rows = [{"ids": row["ids"], "adapter": row["adapter"], "pool": row["pool"]} for row in VECTORS["reward"]["rows"]]
+    file, out = directory / "rows.jsonl", directory / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run([BIN / "assay", "score", file, "-o", out, "--model", MODELS / "reward", *options("reward")],
+                          capture_output=True, text=True, timeout=120 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    for line, row in zip(out.read_text().splitlines(), VECTORS["reward"]["rows"]):
+        assert all(abs(a - b) <= 1e-4 for a, b in zip(values(json.loads(line)), row["values"])), line
+    with Broker(directory / "data", model=MODELS / "reward", options=options("reward")) as broker, broker.client() as client:
+        client.submit("shapes", [row_of(row) for row in VECTORS["reward"]["rows"]])
+        client.results("shapes")
+        done = subprocess.run([BIN / "assay", "verify", "shapes", "--data", broker.data], capture_output=True, text=True,
+                              timeout=60 * PATIENCE, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0 and "24" in done.stdout + done.stderr, done
