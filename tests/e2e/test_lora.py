@@ -28,7 +28,7 @@ def row_of(row):
 
 
 def values(row):
-    found = row.get("score", row.get("scores"))
+    found = row.get("score", row.get("scores", row.get("steps")))
     if not isinstance(found, list):
         return [found]
     return [v for item in found for v in (item if isinstance(item, list) else [item])]

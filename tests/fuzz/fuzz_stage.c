@@ -47,8 +47,9 @@ static int publish(struct stage *s, struct stage_token *token)
 {
     static const int32_t a[] = {1, 2, 3}, b[] = {4, 5}, at[N_POSITIONS];
     static const int32_t *const ids[] = {a, b}, *const positions[] = {NULL, at};
-    static const struct stage_row rows[] = {{3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, N_LABELS, 0},
-        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, N_POSITIONS, N_POSITIONS * N_LABELS, 1}};
+    static const struct stage_row rows[] = {
+        {3, {POOL_LAST, ACTIVATION_NONE, -1}, 0, N_LABELS, 0, 0},
+        {2, {POOL_POSITIONS, ACTIVATION_NONE, -1}, N_POSITIONS, N_POSITIONS * N_LABELS, 1, 0}};
     struct err e = {0};
     return stage_publish(s, 7, 1, &(struct stage_fill){2, rows, ids, positions}, token, &e);
 }
@@ -98,7 +99,7 @@ static void check_batch(const struct stage_batch *b, const struct stage_config *
         const struct stage_row *row = &b->rows[r];
         assert(row->n_tokens > row->n_shared && b->cu_seqlens[r] == tokens);
         owner = row->n_shared == 0 ? row : owner;
-        assert(owner && row->n_shared <= owner->n_tokens);
+        assert(owner && row->n_shared <= owner->n_tokens && row->adapter == owner->adapter);
         assert(row->pool.type >= POOL_LAST && row->pool.type <= POOL_POSITIONS);
         assert(
             row->pool.activation >= ACTIVATION_NONE && row->pool.activation <= ACTIVATION_CLASS1);
