@@ -365,7 +365,7 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 
 static inline void run_sql(const struct fixture *f, const char *sql)
 {
-    char command[3000];
+    char command[4000];
     snprintf(command, sizeof command, "sqlite3 %s/assay.db \"%s\"", f->dir, sql);
     assert_int_equal(system(command), 0);
 }
