@@ -26,14 +26,19 @@ enum field {
     F_STATE,
     F_OLDER_THAN_S,
     F_FRESH,
+    F_TRUNCATE,
+    F_MAX_LENGTH,
+    F_SIDE,
+    F_KEEP_LAST,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
-    "older_than_s", "fresh"};
+    "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token"};
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
+#define TRUNCATION (BIT(F_TRUNCATE) | BIT(F_MAX_LENGTH) | BIT(F_SIDE) | BIT(F_KEEP_LAST))
 
 /* The fields of each op besides v, op and id: those it takes, and those it needs. */
 static const struct {
@@ -43,13 +48,14 @@ static const struct {
     [OP_HELLO] = {"hello", 0, 0},
     [OP_SUBMIT] = {"submit",
         BIT(F_KEY) | BIT(F_CHUNK) | BIT(F_ROWS) | BIT(F_SEAL) | BIT(F_PRIORITY) | BIT(F_META) |
-            BIT(F_FRESH),
+            BIT(F_FRESH) | TRUNCATION,
         BIT(F_KEY) | BIT(F_CHUNK)},
     [OP_STATUS] = {"status", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESULTS] = {"results", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_WAIT_MS),
         BIT(F_JOB)},
     [OP_SCORE] = {"score",
-        BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) | BIT(F_FRESH), BIT(F_ROWS)},
+        BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) | BIT(F_FRESH) | TRUNCATION,
+        BIT(F_ROWS)},
     [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESUME] = {"resume", BIT(F_JOB) | BIT(F_ACCEPT_MODE), BIT(F_JOB)},
@@ -248,6 +254,13 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return msg_read_bool(r, "accept_mode", &q->accept_mode, e);
     case F_FRESH:
         return msg_read_bool(r, "fresh", &q->fresh, e);
+    case F_TRUNCATE:
+    case F_MAX_LENGTH:
+    case F_SIDE:
+    case F_KEEP_LAST:
+        q->truncation_is_late |= q->n_rows > 0;
+        return request_read_truncation_field(
+            r, (enum truncation_field)(field - F_TRUNCATE), &q->truncation, e);
     case F_OLDER_THAN_S:
         return msg_read_int(r, "older_than_s", 0, INT32_MAX, &q->older_than_s, e);
     default:
@@ -269,6 +282,8 @@ static int check_fields(const struct request *q, uint64_t seen, struct err *e)
             return err_field(e, ASSAY_EBADREQ, field_names[f], "%s needs this field, found none",
                 ops[q->op].name);
     }
+    if (request_check_truncation(&q->truncation, e) != 0)
+        return e->code;
     if (q->op == OP_SUBMIT && q->n_rows == 0 && !q->seal)
         return err_field(e, ASSAY_EBADREQ, "rows", "expected rows, or seal: true, found neither");
     if (q->op == OP_SCORE && q->n_rows == 0)

@@ -46,6 +46,17 @@ struct request_limits {
                                     max_message_bytes */
 };
 
+/* Which end of a sequence that is too long is cut. */
+enum truncation_side { SIDE_UNSAID, SIDE_RIGHT, SIDE_LEFT };
+
+/* How a row is cut, or the rows of a message that do not say it. */
+struct request_truncation {
+    int truncate;        /* 0: not at all */
+    uint32_t max_length; /* the most tokens of a sequence; 0: the broker's limit */
+    int side;            /* enum truncation_side */
+    int keep_last_token;
+};
+
 struct request {
     enum request_op op;
     struct slice id;  /* raw msgpack of the request's id (integer or string); absent: at == NULL */
@@ -58,9 +69,11 @@ struct request {
     int seal;
     int priority; /* -100..100; has_priority says whether it was given */
     int has_priority;
-    struct slice meta; /* raw msgpack, any value */
-    uint64_t after;    /* results: cursor; jobs: list jobs with a number above it */
-    uint32_t limit;    /* 1..10000; 0: not given */
+    struct slice meta;                    /* raw msgpack, any value */
+    struct request_truncation truncation; /* submit, score: of rows that do not say it */
+    int truncation_is_late;               /* a field of it stood behind the rows */
+    uint64_t after; /* results: cursor; jobs: list jobs with a number above it */
+    uint32_t limit; /* 1..10000; 0: not given */
     uint32_t wait_ms;
     uint32_t timeout_ms;  /* 0: not given */
     int accept_mode;      /* resume */
@@ -90,9 +103,6 @@ int row_shape_is_choice(int shape);
 
 #define REQUEST_PAD_RULE_UNSAID (-1) /* the model's own */
 
-/* Which end of a sequence that is too long is cut. */
-enum truncation_side { SIDE_UNSAID, SIDE_RIGHT, SIDE_LEFT };
-
 struct row_request {
     struct slice id; /* raw msgpack (an int64, or a string); absent: at == NULL */
     enum row_shape shape;
@@ -115,11 +125,9 @@ struct row_request {
     struct slice positions; /* raw msgpack array of integers 0..2^31-1, absent unless POSITIONS */
     uint32_t n_positions;
     struct slice adapter;
-    int truncate;
-    uint32_t max_length; /* with truncate: the most tokens of a sequence; 0: the broker's limit */
-    int truncation_side; /* with truncate: enum truncation_side */
-    int keep_last_token; /* with truncate */
-    int hf_pad_rule;     /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
+    struct request_truncation truncation;
+    int says_truncate; /* there is `truncate`: what the message says is not for this row */
+    int hf_pad_rule;   /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
     int safe_text;
     int join_content;       /* the texts of a message's parts become one, joined with newlines */
     int add_special_tokens; /* of a text as it is: with what the tokenizer puts around it */
@@ -140,6 +148,13 @@ int request_decode_rows(struct request *q, struct slice bytes, const struct requ
 /* Reads the next row: msg_reader_init on q->rows, msg_read_array once, then this n_rows times.
  * `index` names the row in errors. */
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e);
+
+/* Cuts a row that does not say it as the message's rows are cut. */
+void row_request_truncate(struct row_request *row, const struct request_truncation *t);
+/* A message's truncation as it stands in front of its rows while they are kept: write it (nothing, where
+ * rows are not cut), and read it where it is there. */
+void request_write_truncation(struct msg_writer *w, const struct request_truncation *t);
+int request_read_truncation(struct msg_reader *r, struct request_truncation *t, struct err *e);
 
 /* Copy a checked row's n_ids ids, or its n_positions positions, to `out`. An integer outside int32
  * becomes INT32_MIN, which no vocabulary holds, so the row ends as bad_token. */

@@ -11,6 +11,12 @@
 int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e);
 /* Returns how many bytes of a text found in a message an error shows. */
 int request_shown(struct slice s);
+/* Read one field of a truncation, and check that they go together. */
+enum truncation_field { T_TRUNCATE, T_MAX_LENGTH, T_SIDE, T_KEEP_LAST };
+struct request_truncation;
+int request_read_truncation_field(
+    struct msg_reader *r, enum truncation_field f, struct request_truncation *t, struct err *e);
+int request_check_truncation(const struct request_truncation *t, struct err *e);
 /* Reads an array of messages. An error's field is "messages[2].role". */
 int request_check_messages(struct msg_reader *r, const char *field, struct err *e);
 

@@ -207,36 +207,6 @@ static int read_pool(struct msg_reader *r, struct row_request *row, struct err *
     return rc == 0 ? check_pool(row, e) : rc;
 }
 
-/* ---- truncation ---- */
-
-static int side_from_name(const char *name, unsigned long len)
-{
-    if (len == 5 && memcmp(name, "right", len) == 0)
-        return SIDE_RIGHT;
-    return len == 4 && memcmp(name, "left", len) == 0 ? SIDE_LEFT : -1;
-}
-
-static int read_max_length(struct msg_reader *r, struct row_request *row, struct err *e)
-{
-    int64_t n = 0;
-    int rc = msg_read_int(r, "max_length", 1, INT32_MAX, &n, e);
-    row->max_length = (uint32_t)n;
-    return rc;
-}
-
-/* Fields that say how a row is cut are of no use without truncate: the row would be scored whole. */
-static int check_truncation(const struct row_request *row, struct err *e)
-{
-    const char *field = row->max_length > 0                   ? "max_length"
-                        : row->truncation_side != SIDE_UNSAID ? "truncation_side"
-                        : row->keep_last_token                ? "keep_last_token"
-                                                              : NULL;
-    if (!field || row->truncate)
-        return 0;
-    return err_field(
-        e, ASSAY_EBADREQ, field, "expected with truncate: true, found without: rows are not cut");
-}
-
 /* ---- texts of a row ---- */
 
 static int check_texts(struct msg_reader *r, const char *field, struct err *e)
@@ -374,14 +344,14 @@ static int read_row_field(
     case R_ADAPTER:
         return read_adapter(r, row, e);
     case R_TRUNCATE:
-        return msg_read_bool(r, "truncate", &row->truncate, e);
+        row->says_truncate = 1;
+        return request_read_truncation_field(r, T_TRUNCATE, &row->truncation, e);
     case R_MAX_LENGTH:
-        return read_max_length(r, row, e);
+        return request_read_truncation_field(r, T_MAX_LENGTH, &row->truncation, e);
     case R_SIDE:
-        return read_name(
-            r, "truncation_side", side_from_name, "right or left", &row->truncation_side, e);
+        return request_read_truncation_field(r, T_SIDE, &row->truncation, e);
     case R_KEEP_LAST:
-        return msg_read_bool(r, "keep_last_token", &row->keep_last_token, e);
+        return request_read_truncation_field(r, T_KEEP_LAST, &row->truncation, e);
     case R_PAD_RULE:
         return msg_read_bool(r, "hf_pad_rule", &row->hf_pad_rule, e);
     case R_SAFE_TEXT:
@@ -482,7 +452,7 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
     if (rc == 0)
         rc = find_shape(row, seen, e);
     if (rc == 0)
-        rc = check_truncation(row, e);
+        rc = request_check_truncation(&row->truncation, e);
     return rc == 0 ? 0 : in_row(index, rc, e);
 }
 

@@ -382,7 +382,8 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
     q = &resolved;
     *out = (struct store_row){.client_id = q->id,
         .shape = q->shape,
-        .truncates = q->truncate && q->max_length == 0, /* depends on the broker's limit */
+        .truncates = q->truncation.truncate &&
+                     q->truncation.max_length == 0, /* depends on the broker's limit */
         .pool = pooling_resolve(q->pool, a->model->pool)};
     if (q->shape == ROW_STEPS)
         out->pool.type = a->model->pool.type == POOL_POSITIONS ? POOL_POSITIONS : POOL_STEP;

@@ -64,7 +64,8 @@ void ahead_done(struct broker *b)
 static int write_some(struct broker *b, const struct prepared *p, struct err *e)
 {
     const struct request *q = &p->request;
-    struct store_ahead_of of = {q->key, q->chunk, q->n_rows, p->rows, q->rows, request_is_slow(p)};
+    struct store_ahead_of of = {
+        q->key, q->chunk, q->n_rows, p->rows, p->encoded, request_is_slow(p)};
     int rc = transaction_begin(b, e);
     int more = rc == 0 ? store_write_ahead(b->store, &of, WRITING_US, e) : rc;
     rc = more >= 0 ? transaction_commit(b, e) : more;

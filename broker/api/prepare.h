@@ -18,6 +18,10 @@ struct prepared {
     int rc;                 /* 0, or why the message is refused, with err */
     struct err err;
     struct store_rows *rows; /* NULL: none */
+    struct slice
+        encoded; /* the rows as they are kept: those of the message, behind how they are cut
+                                where it says that */
+    uint8_t *own_encoded; /* NULL: they are the message's bytes */
     uint8_t digest[STORE_DIGEST_BYTES];
     int is_decoded;
     int64_t job; /* whose kept chunks are placed before the reply (kept.h) */

@@ -104,7 +104,7 @@ static int add_chunk(struct broker *b, const struct request *q, const struct pre
         return rc;
     request_touch(b, *job);
     struct store_chunk chunk = {
-        *job, q->chunk, q->rows, q->n_rows, q->seal, p->digest, request_is_slow(p)};
+        *job, q->chunk, p->encoded, q->n_rows, q->seal, p->digest, request_is_slow(p)};
     rc = store_add_chunk(b->store, &chunk, e);
     if (rc < 0 || rc == CHUNK_SAME)
         return rc < 0 ? rc : 0;

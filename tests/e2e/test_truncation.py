@@ -226,6 +226,61 @@ def test_a_side_at_which_the_reference_fails(tmp_path):
     assert found.returncode == 78 and "truncation_side: expected right or left, found middle" in found.stderr
 
 
+# ---- of all rows of a message ----
+
+CUT = {"truncate": True, "max_length": 9, "truncation_side": "left"}
+
+
+@pytest.mark.parametrize("order", ["in front", "behind", "around"])
+def test_a_message_says_it_for_its_rows(framed, order):
+    """Wherever its fields stand. A row that has truncate says all of it itself."""
+    own = {"text": TEXT, "truncate": True, "max_length": 12}
+    rows = [{"text": TEXT}, {"ids": list(range(20))}, {"prompt": Q, "responses": ["73", TEXT]}, own, {"text": TEXT, "truncate": False},
+            {"error": {"code": "bad_request", "message": "m"}}]
+    fields = list({**CUT, "keep_last_token": False}.items())
+    if order == "behind":
+        said = {"rows": rows, **dict(fields)}
+    else:
+        said = {**dict(fields[:2 if order == "around" else 4]), "rows": rows, **dict(fields)}
+    with framed.client() as client:
+        found = client.call("score", **said)["rows"]
+    expected = score(framed, *({**row, **CUT} for row in rows[:3]), *rows[3:])
+    assert [row["n_tokens"] for row in found[:2]] == [9, 9] and found[3]["n_tokens"] == 12
+    assert [{**row, "i": 0} for row in found] == [{**row, "i": 0} for row in expected]
+
+
+def test_it_is_kept_with_the_rows_of_a_chunk(tmp_path):
+    """Past a gap, over a kill. It is part of a chunk's contents."""
+    row = {"text": TEXT}
+    with Broker(tmp_path, model=REWARD) as broker, broker.client() as client:
+        client.submit("late", [row] * 3, chunk=1, **CUT)
+        assert client.submit("late", [row] * 3, chunk=1, **CUT)["accepted"] == 3
+        for other in ({**CUT, "max_length": 10}, {**CUT, "keep_last_token": True}, {}):
+            with pytest.raises(Refused, match="key_reused"):
+                client.submit("late", [row] * 3, chunk=1, **other)
+        broker.kill9()
+    with Broker(tmp_path, model=REWARD) as broker, broker.client() as client:
+        assert client.submit("late", [row] * 3, chunk=1, **CUT)["accepted"] == 3
+        client.submit("late", [row], seal=False)
+        found = {row["i"]: row for row in client.results("late")}
+        expected, = client.call("score", rows=[{**row, **CUT}])["rows"]
+    assert found[0]["n_tokens"] > 9 and [found[i]["score"] for i in (1, 2, 3)] == [expected["score"]] * 3
+    assert expected["n_tokens"] == found[3]["n_tokens"] == 9
+
+
+@pytest.mark.parametrize("fields, field", [
+    ({"max_length": 5}, "max_length"), ({"truncate": False, "keep_last_token": True}, "keep_last_token"), ({"truncate": 1}, "truncate"),
+    ({"truncate": True, "max_length": 0}, "max_length"), ({"truncate": True, "truncation_side": "Left"}, "truncation_side")])
+def test_what_a_message_cannot_say(framed, fields, field):
+    with framed.client() as client:
+        for said in ({"rows": [{"text": TEXT}], **fields}, {**fields, "rows": [{"text": TEXT}]}):
+            with pytest.raises(Refused) as refused:
+                client.call("score", **said)
+            assert refused.value.code == "bad_request" and refused.value.err["field"] == field
+        with pytest.raises(Refused, match="truncate unknown field of status"):
+            client.call("status", job=1, truncate=True)
+
+
 def test_a_length_of_ones_own_holds_no_job(tmp_path):
     """Rows that say their length do not depend on the broker's limit, so their job goes on under another."""
     rows = [{"ids": list(range(30)), "truncate": True, "max_length": 8}, {"ids": list(range(40)), "truncate": True, "max_length": 9}]

@@ -217,6 +217,49 @@ static void test_kept_chunks(void **state)
     store_rows_free(&k.rows);
 }
 
+/* What a message says of its rows is kept in front of them, wherever it stood. */
+static void test_kept_truncation(void **state)
+{
+    struct scene *s = *state;
+    struct admit admit = {.model = &model, .composer = composer_new(&s->text)};
+    const struct preparing with = {&admit, &limits, NULL, 0};
+    struct store_rows *rows;
+    struct err err;
+    for (int behind = 0; behind < 2; behind++) {
+        struct msg_writer w;
+        struct prepared p = {0};
+        msg_writer_init(&w);
+        msg_map(&w, 6);
+        msg_key_int(&w, "v", 1);
+        msg_key_str(&w, "op", "submit");
+        msg_key_str(&w, "key", "k");
+        msg_key_int(&w, "chunk", 0);
+        if (!behind)
+            msg_key_bool(&w, "truncate", 1);
+        msg_str(&w, "rows");
+        msg_array(&w, 14);
+        for (int i = 0; i < 14; i++)
+            write_row(&w, 1, i);
+        if (behind)
+            msg_key_bool(&w, "truncate", 1);
+        assert_int_equal(
+            prepare(&p, &with, (struct slice){(uint8_t *)w.buffer.data, w.buffer.size}), 1);
+        must(p.rc);
+        assert_int_equal(store_rows_failed(p.rows), 0); /* the last is too long */
+        assert_int_equal(p.encoded.len, p.request.rows.len + 3);
+        must(prepare_rows(&rows, &with, p.encoded, 0, &err));
+        assert_int_equal(store_rows_failed(rows), 0);
+        assert_int_equal(store_rows_bytes(rows), store_rows_bytes(p.rows));
+        store_rows_free(&rows);
+        must(prepare_rows(&rows, &with, p.request.rows, 0, &err));
+        assert_int_equal(store_rows_failed(rows), 1);
+        store_rows_free(&rows);
+        prepared_release(&p);
+        msg_writer_release(&w);
+    }
+    admit_release(&admit);
+}
+
 static void test_stop(void **state)
 {
     struct scene *s = *state;
@@ -231,6 +274,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_threads_give_the_same, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_kept_chunks, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_kept_truncation, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_stop, open_scene, close_scene),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

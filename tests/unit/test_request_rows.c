@@ -28,7 +28,7 @@ static void rows_are_read_one_after_the_other(void **state)
     assert_int_equal(row.pool.type, POOL_DEFAULT);
     assert_int_equal(row.pool.activation, ACTIVATION_DEFAULT);
     assert_int_equal(row.pool.step_token, POOL_NO_STEP_TOKEN);
-    assert_false(row.truncate || row.safe_text);
+    assert_false(row.truncation.truncate || row.safe_text);
     assert_true(row.add_special_tokens);
     assert_int_equal(row.hf_pad_rule, REQUEST_PAD_RULE_UNSAID);
     assert_null(row.adapter.at);
@@ -39,7 +39,7 @@ static void rows_are_read_one_after_the_other(void **state)
     row_request_ids(&row, ids);
     static const int32_t expected[] = {0, INT32_MAX, INT32_MIN, -1, INT32_MIN, INT32_MIN};
     assert_memory_equal(ids, expected, sizeof expected);
-    assert_true(row.truncate && row.hf_pad_rule == 1 && row.safe_text);
+    assert_true(row.truncation.truncate && row.hf_pad_rule == 1 && row.safe_text);
     assert_slice(row.adapter, "lora");
 
     assert_int_equal(request_next_row(&r, 2, &row, NULL), 0);

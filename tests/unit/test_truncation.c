@@ -23,10 +23,7 @@ struct cut {
 static int keep(
     const struct cut *c, const struct side_truncation *own, struct kept *kept, struct err *e)
 {
-    struct row_request q = {.truncate = 1,
-        .max_length = c->max_length,
-        .truncation_side = c->side,
-        .keep_last_token = c->keep_last};
+    struct row_request q = {.truncation = {1, c->max_length, c->side, c->keep_last}};
     struct long_sequence s = {c->n, c->before, c->behind, MAX_LEN, own};
     return truncation_keep(&q, &s, kept, e);
 }
