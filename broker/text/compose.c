@@ -246,12 +246,12 @@ static int compose_text(struct composer *c, const struct row_request *q, struct 
 }
 
 /* The eos_token that ends a conversation is the one token that stays where it is cut. */
-static int check_tail(struct composer *c, const struct row_request *q, struct err *e)
+static int check_tail(struct composer *c, unsigned tail, const struct row_request *q, struct err *e)
 {
-    if (c->tail && q->add_generation_prompt)
+    if (tail && q->add_generation_prompt)
         return err_field(e, ASSAY_EBADTEXT, "add_generation_prompt",
             "expected none with --tail, which says how a conversation ends");
-    if (c->tail & TAIL_EOS) {
+    if (tail & TAIL_EOS) {
         c->framed = COMPOSE_ALL_FRAMED;
         c->behind = 1;
     }
@@ -272,17 +272,16 @@ static int compose_answer(struct composer *c, const struct row_request *q, struc
 {
     if (has_form(c, RECIPE_ANSWERS))
         return compose_written(c, q, raw, field, e);
+    unsigned tail = c->model->tail;
     int rc = turns_of_answer(&c->turns, q, raw, field, e);
-    c->tail = c->model->tail;
     if (rc == 0)
-        rc = check_tail(c, q, e);
+        rc = check_tail(c, tail, q, e);
     if (rc == 0)
-        rc = compose_chat(c, q, field, e);
-    if (rc == 0 && (c->tail & TAIL_EOS) &&
+        rc = compose_chat(c, q, tail, field, e);
+    if (rc == 0 && (tail & TAIL_EOS) &&
         !ends_in(c->encoder, tokenizer_special(c->model->tokenizer)->eos))
         rc = err_field(e, ASSAY_EBADTEXT, field,
             "expected an eos_token that is one of the tokenizer's added tokens, found another");
-    c->tail = 0;
     compose_end_sequence(c);
     return rc;
 }
@@ -392,7 +391,7 @@ static int steps_in_chat(struct composer *c, const struct row_request *q, struct
     turns_add(&c->turns, q->prompt, "user");
     turns_add_text(&c->turns, "assistant", (struct slice){c->steps.at, c->steps.len});
     int rc = turns_put_system(&c->turns, q, e);
-    return rc == 0 ? compose_chat(c, q, "steps", e) : rc;
+    return rc == 0 ? compose_chat(c, q, 0, "steps", e) : rc;
 }
 
 static int steps_plain(struct composer *c, const struct row_request *q, struct msg_reader *r,
@@ -405,7 +404,7 @@ static int steps_plain(struct composer *c, const struct row_request *q, struct m
     if (request_is_messages(q->prompt)) {
         turns_add(&c->turns, q->prompt, "user");
         rc = turns_put_system(&c->turns, q, e);
-        rc = rc == 0 ? compose_chat(c, q, "prompt", e) : rc;
+        rc = rc == 0 ? compose_chat(c, q, 0, "prompt", e) : rc;
     } else if (compose_template_field(q)) {
         rc = err_field(e, ASSAY_EBADTEXT, compose_template_field(q),
             "the steps of this architecture are written without a chat template; send the prompt "

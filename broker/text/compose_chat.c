@@ -213,7 +213,8 @@ static int check_tools(const struct composer *c, const struct row_request *q, st
         "file (--chat-template FILE)");
 }
 
-int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e)
+int compose_chat(struct composer *c, const struct row_request *q, unsigned tail, const char *field,
+    struct err *e)
 {
     const struct chat *chat = &c->model->chat;
     if (chat->template == CHAT_NONE)
@@ -233,7 +234,7 @@ int compose_chat(struct composer *c, const struct row_request *q, const char *fi
     if (rc == 0 && c->model->recipe && c->model->recipe->prompt_first)
         rc = check_prompt(c, &talk, field, e);
     if (rc == 0)
-        rc = tail_apply(c->tail, &c->chat, chat->tokens, e);
+        rc = tail_apply(tail, &c->chat, chat->tokens, e);
     if (rc != 0)
         return compose_bad_text(field, e);
     close_contents(c);

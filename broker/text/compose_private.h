@@ -20,7 +20,6 @@ struct composer {
     size_t n_closed, closed_room;
     uint32_t *ends;
     uint32_t n;
-    unsigned tail;           /* of the conversation that is written next */
     unsigned framed;         /* as of struct composed */
     uint32_t before, behind; /* the same, of a recipe's text */
     size_t ends_room;
@@ -40,8 +39,10 @@ void compose_close(struct composer *c, size_t begin, size_t end);
 /* Returns e->code, with the field named where *e has none. */
 int compose_bad_text(const char *field, struct err *e);
 
-/* Writes the turns so far with the chat template, and tokenizes the text. */
-int compose_chat(struct composer *c, const struct row_request *q, const char *field, struct err *e);
+/* Writes the turns so far with the chat template, ends them as `tail` says (0: as they are), and
+ * tokenizes the text. */
+int compose_chat(struct composer *c, const struct row_request *q, unsigned tail, const char *field,
+    struct err *e);
 /* Returns a field of the row that only a chat template writes, NULL: none. */
 const char *compose_template_field(const struct row_request *q);
 /* Notes that the sequence's token `at` is scored. */

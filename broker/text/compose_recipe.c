@@ -410,7 +410,7 @@ static int steps_in_turns(struct composer *c, struct steps *s, struct err *e)
             &c->turns, "user", (struct slice){c->steps.at + text.begin, text.end - text.begin});
         turns_add_text(&c->turns, "assistant", slice_of(s->recipe->words[0]));
         encoder_clear(c->encoder);
-        rc = compose_chat(c, s->q, "steps", e);
+        rc = compose_chat(c, s->q, 0, "steps", e);
         if (rc == 0)
             rc = note_position(c, s, e);
     }
