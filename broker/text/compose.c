@@ -286,7 +286,8 @@ static int compose_answer(struct composer *c, const struct row_request *q, struc
     return rc;
 }
 
-static int compose_responses(struct composer *c, const struct row_request *q, struct err *e)
+int compose_each(struct composer *c, const struct row_request *q, const char *name,
+    compose_answer_fn *compose, struct err *e)
 {
     struct msg_reader r;
     uint32_t n = 0;
@@ -295,13 +296,13 @@ static int compose_responses(struct composer *c, const struct row_request *q, st
     msg_reader_init(&r, q->body[0].at, q->body[0].len);
     msg_read_array(&r, "", &n, NULL);
     if (n == 0 || n > COMPOSE_MAX_SEQUENCES)
-        return err_field(e, n ? ASSAY_ETOOLONG : ASSAY_EBADTEXT, "responses",
-            "expected 1 to %d, found %u", COMPOSE_MAX_SEQUENCES, n);
+        return err_field(e, n ? ASSAY_ETOOLONG : ASSAY_EBADTEXT, name, "expected 1 to %d, found %u",
+            COMPOSE_MAX_SEQUENCES, n);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         const uint8_t *from = r.at;
         request_skip_value(&r, "", &something, NULL);
-        snprintf(field, sizeof field, "responses[%u]", i);
-        rc = compose_answer(c, q, (struct slice){from, (size_t)(r.at - from)}, field, e);
+        snprintf(field, sizeof field, "%s[%u]", name, i);
+        rc = compose(c, q, (struct slice){from, (size_t)(r.at - from)}, field, e);
     }
     return rc;
 }
@@ -489,7 +490,7 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
     else if (q->shape == ROW_TEXT)
         rc = compose_text(c, q, turns_text(q->body[0]), "text", e);
     else if (q->shape == ROW_RESPONSES)
-        rc = compose_responses(c, q, e);
+        rc = compose_each(c, q, "responses", compose_answer, e);
     else if (q->shape == ROW_PAIR)
         rc = compose_pair(c, q, e);
     else if (q->shape == ROW_STEPS)

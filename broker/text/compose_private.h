@@ -53,6 +53,12 @@ void compose_end_step(struct composer *c, int32_t step_token);
  * the step token tells them. */
 int compose_count_steps(struct composer *c, int32_t step_token, uint32_t n, struct err *e);
 
+/* Composes a value of the row, msgpack, as a sequence. */
+typedef int compose_answer_fn(struct composer *c, const struct row_request *q, struct slice raw,
+    const char *field, struct err *e);
+/* Composes each value of the row's list, which has that name. */
+int compose_each(struct composer *c, const struct row_request *q, const char *name,
+    compose_answer_fn *compose, struct err *e);
 /* An answer to the prompt, and a row of steps, as the form of the model's recipe has them. */
 int compose_written(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e);

@@ -169,7 +169,7 @@ static int encode_pieces(struct composer *c, const struct row_request *q, const 
     return rc;
 }
 
-static int compose_document(struct composer *c, const struct row_request *q, struct slice document,
+static int compose_document(struct composer *c, const struct row_request *q, struct slice raw,
     const char *field, struct err *e)
 {
     const struct recipe_form *form = &c->model->recipe->form;
@@ -181,7 +181,7 @@ static int compose_document(struct composer *c, const struct row_request *q, str
         asked = slice_of(form->instruction);
     const struct part parts[] = {
         {"{query}", "query", turns_text(q->prompt), NULL, NULL, 1},
-        {"{document}", field, document, NULL, NULL, 1},
+        {"{document}", field, turns_text(raw), NULL, NULL, 1},
         {"{instruction}", "instruction", asked, form->before_instruction, form->behind_instruction,
             has_own},
     };
@@ -190,24 +190,8 @@ static int compose_document(struct composer *c, const struct row_request *q, str
 
 int compose_query(struct composer *c, const struct row_request *q, struct err *e)
 {
-    struct msg_reader r;
-    struct slice text;
-    uint32_t n = 0;
-    char field[48];
-    int rc = 0;
-    if (q->shape == ROW_RESPONSE)
-        return compose_document(c, q, turns_text(q->body[0]), "document", e);
-    msg_reader_init(&r, q->body[0].at, q->body[0].len);
-    msg_read_array(&r, "", &n, NULL);
-    if (n == 0 || n > COMPOSE_MAX_SEQUENCES)
-        return err_field(e, n ? ASSAY_ETOOLONG : ASSAY_EBADTEXT, "documents",
-            "expected 1 to %d, found %u", COMPOSE_MAX_SEQUENCES, n);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        msg_read_text(&r, "", &text, NULL);
-        snprintf(field, sizeof field, "documents[%u]", i);
-        rc = compose_document(c, q, text, field, e);
-    }
-    return rc;
+    return q->shape == ROW_RESPONSE ? compose_document(c, q, q->body[0], "document", e)
+                                    : compose_each(c, q, "documents", compose_document, e);
 }
 
 int compose_written(struct composer *c, const struct row_request *q, struct slice raw,
