@@ -343,7 +343,8 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
 /* SQL that makes a database of version 5 of one of now. */
 #define TO_VERSION_5                                                                               \
     "drop index job_done; drop index job_paused; drop index job_cancelled; "                       \
-    "drop view jobs; drop view rows; drop view results; drop view errors; drop table "             \
+    "drop view responses; drop view response_stats; drop view step_stats; drop view jobs; "        \
+    "drop view rows; drop view results; drop view errors; drop table "                             \
     "gone; " TO_VERSION_9                                                                          \
     "alter table chunk drop column sum; alter table job drop column truncation; "                  \
     "alter table job drop column sum; alter table row drop column sum; "                           \
