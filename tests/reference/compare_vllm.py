@@ -297,6 +297,8 @@ As published, without what stands under "given to vLLM":
 - Its Qwen3 has no bias on o_proj, and passes over one in the file: with `attention_bias` true, as in
   qwen3-token, its scores are not transformers'. (With that bias zero they agree within 1e-6.)
 - Its Qwen2 has no sliding window on some of the layers.
+- Its YaRN is not the same from run to run: of four runs on one machine, two gave rope-yarn's scores
+  up to 0.13 away, the others within 1.5e-06. transformers' and Assay's were the same each time.
 - Its Qwen2 takes no `head_dim` from config.json: it divides the hidden size by the heads.
 """
 
