@@ -148,6 +148,18 @@ def b4(turns=3):
                   f"{statistics.mean(theirs):.1f} tokens/s", statistics.mean(ours) / statistics.mean(theirs), 1.85)
 
 
+def q4():
+    """Processor time of one thread, in pairs: what else runs on the machine is in both."""
+    found = lines(TOOLS / "bench_packed")
+    for row in found:
+        say(f"{row['packing']:18s} {row['dtype']:4s} {row['tokens']:4d} tokens {row['ms']:8.1f} ms, {row['ratio']:.3f} times bfloat16's speed")
+    for tokens, target in ((8, 1.3), (512, 0.9)):
+        for row in found:
+            if row["tokens"] == tokens:
+                yield Row("q4", f"product of {tokens} tokens, 4-bit weights of {row['packing']}, in {row['dtype']} / the same of bfloat16 weights",
+                          f"{row['ms']:.1f} ms", f"{row['ms'] * row['ratio']:.1f} ms", row["ratio"], target)
+
+
 def through_broker():
     """tokens/s from submit to the last result of rows of their own, and the share of that time that the rank idled (None: it does not say)."""
     with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:

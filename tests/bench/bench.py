@@ -28,6 +28,7 @@ FIGURES = {
     "b2": (area_forward.b2, "OpenBLAS sgemm on the products alone / the whole forward"),
     "b3": (area_forward.b3, "tokens/s of the forward / llama.cpp and transformers"),
     "b4": (area_forward.b4, "tokens/s of the forward in int8 / what float32's fused multiply-adds allow"),
+    "q4": (area_forward.q4, "products with 4-bit weights / the same with bfloat16 weights"),
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
     "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),

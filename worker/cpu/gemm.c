@@ -27,6 +27,9 @@
 #define CHUNK_ROWS 1536
 #define BLOCK_COLUMNS 64
 #define KC 1024
+/* With few rows, packed weights go through the first-level cache: this many words of K at a time. */
+#define FEW_PANELS 4
+#define SHORT_WORDS 64
 #define CACHE_LINE 64
 #define WORD_BYTES 4
 
@@ -94,18 +97,23 @@ static const char *weights_at(const struct gemm *g, const struct weight *w, int6
     return (const char *)w->data + at;
 }
 
-/* Packs the block's weights of this piece of K into panels. */
-static void pack_block(const struct gemm *g, const struct block *b, char *to)
+/* Words of this piece of K. */
+struct stretch {
+    int64_t at, n;
+};
+
+/* Packs the block's weights of a stretch of K into panels. */
+static void pack_block(const struct gemm *g, const struct block *b, struct stretch s, char *to)
 {
-    int64_t kc = piece_at(g, g->k0), per_word = g->kernels->per_word, k = per_word * g->k0,
-            n_k = min64(per_word * kc, g->x.cols - k);
-    for (int64_t j = 0; j < b->n; j += g->nr, to += g->nr * kc * WORD_BYTES) {
+    int64_t per_word = g->kernels->per_word, k = per_word * (g->k0 + s.at),
+            n_k = min64(per_word * s.n, g->x.cols - k);
+    for (int64_t j = 0; j < b->n; j += g->nr, to += g->nr * s.n * WORD_BYTES) {
         int nr = (int)min64(g->nr, b->n - j);
         if (b->w->dtype == DTYPE_PACKED)
             g->kernels->unpack(to, b->w, b->n0 + j, nr, k, n_k);
         else
-            g->kernels->pack_weight(
-                to, weights_at(g, b->w, b->n0 + j, g->k0), b->w->dtype, b->w->stride, nr, n_k);
+            g->kernels->pack_weight(to, weights_at(g, b->w, b->n0 + j, g->k0 + s.at), b->w->dtype,
+                b->w->stride, nr, n_k);
     }
 }
 
@@ -176,26 +184,26 @@ static void fetch_sums(const struct gemm *g, int64_t row, int64_t column)
             __builtin_prefetch(row_of(g->out, row) + column + j, 1);
 }
 
-/* One panel of rows times the block. */
-static void multiply_panel(
-    const struct gemm *g, const struct block *b, int64_t p, const char *packed, struct ahead *a)
+/* A stretch of one panel of rows times the block. */
+static void multiply_panel(const struct gemm *g, const struct block *b, struct stretch s, int64_t p,
+    const char *packed, struct ahead *a)
 {
     int64_t row = p * g->mr, kc = piece_at(g, g->k0);
-    const char *rows = g->panels[0] + row * kc * WORD_BYTES;
-    int ends = g->k0 + kc == g->words;
+    const char *rows = g->panels[0] + (row * kc + s.at * g->mr) * WORD_BYTES;
+    int ends = g->k0 + s.at + s.n == g->words;
     const float *bias = g->bias && ends ? g->bias + b->column : NULL;
     for (int64_t j = 0; j < b->n; j += g->nr) {
         int last = j + g->nr >= b->n;
         fetch_sums(g, last ? row + g->mr : row, last ? b->column : b->column + j + g->nr);
         g->kernels->tile(&(struct product){.a = rows,
             .a_step = g->mr,
-            .b = packed + j * kc * WORD_BYTES,
-            .k = kc,
+            .b = packed + j * s.n * WORD_BYTES,
+            .k = s.n,
             .c = row_of(g->out, row) + b->column + j,
             .ldc = g->out.stride,
             .mr = rows_in(g, row),
             .nr = (int)min64(g->nr, b->n - j),
-            .first = g->k0 == 0 && !g->adds,
+            .first = g->k0 + s.at == 0 && !g->adds,
             .bias = bias ? bias + j : NULL,
             .x_scale = g->int8 && ends ? g->x_scale + row : NULL,
             .w_scale = g->int8 ? b->w->scale + b->n0 + j : NULL,
@@ -210,9 +218,14 @@ static void multiply_block(const struct gemm *g, int64_t task, int thread)
     char *packed =
         scratch_take(&g->d->per_thread[thread], (size_t)(BLOCK_COLUMNS * g->kc * WORD_BYTES));
     struct ahead a = look_ahead(g, task);
-    pack_block(g, &b, packed);
-    for (int64_t p = 0; p < b.n_panels; p++)
-        multiply_panel(g, &b, b.first_panel + p, packed, &a);
+    int64_t kc = piece_at(g, g->k0),
+            step = b.w->dtype == DTYPE_PACKED && b.n_panels <= FEW_PANELS ? SHORT_WORDS : kc;
+    for (int64_t at = 0; at < kc; at += step) {
+        struct stretch s = {at, min64(step, kc - at)};
+        pack_block(g, &b, s, packed);
+        for (int64_t p = 0; p < b.n_panels; p++)
+            multiply_panel(g, &b, s, b.first_panel + p, packed, &a);
+    }
 }
 
 static void pack_first(void *arg, int64_t task, int thread)
