@@ -217,7 +217,7 @@ def test_errors_name_the_document(directory):
         broker.kill9()
     with Broker(directory / "e", options=["--recipe", "qwen3-reranker", "--max-len", 300], **options) as broker, broker.client() as client:
         client.call("resume", job="waits")
-        found = client.results("waits")
+        found = sorted(client.results("waits"), key=lambda row: row["i"])
     assert found[-1]["error"]["message"].startswith("documents[1]: expected at most 300 tokens"), found
 
 
