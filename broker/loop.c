@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -20,8 +19,8 @@
 #include "broker/dispatch.h"
 #include "broker/outcomes.h"
 #include "broker/transaction.h"
+#include "broker/workers_table.h"
 #include "schema/clock.h"
-#include "schema/fnv.h"
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (4 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
@@ -32,7 +31,6 @@
     3000              /* the same while something large is written too (4 ms, and its commit) */
 #define LEAST_US 1000 /* for requests, however long the tick has taken */
 #define HOUSEKEEPING_MS 1000
-#define WORKERS_MS 10000 /* between two writes without a change */
 #define DRAIN_MS 30000
 #define MOST_REFUSED 4096 /* messages refused at the end, at most */
 #define PURGE_SLICE_MS 2  /* time for deleting; writing it to disk takes several times that */
@@ -163,58 +161,7 @@ static void take_work(struct broker *b)
     b->wake |= b->dedupe && dedupe_is_behind(b->dedupe);
 }
 
-/* ---- the workers table ---- */
-
-static struct store_worker describe(const struct broker *b, int group, uint32_t rank)
-{
-    uint32_t n;
-    const struct group *g = b->groups[group];
-    const struct group_rank_info *info = &group_ranks(g, &n)[rank];
-    return (struct store_worker){group, (int)rank, group_incarnation(g), info->pid, info->device,
-        group_state_name(group_state(g)), b->counters.batches, group_restarts(g),
-        (int64_t)info->busy_us, (int64_t)info->up_us};
-}
-
-/* Returns a hash of the whole table, except times. */
-static uint64_t sum_of_workers(const struct broker *b)
-{
-    uint64_t sum = FNV_NOTHING;
-    uint32_t n = 0;
-    for (int g = 0; g < b->options->replicas; g++)
-        for (uint32_t r = (group_ranks(b->groups[g], &n), 0); r < n; r++) {
-            struct store_worker w = describe(b, g, r);
-            int64_t numbers[] = {
-                w.group, w.rank, (int64_t)w.incarnation, w.pid, w.batches, w.restarts};
-            sum = fnv_add(sum, numbers, sizeof numbers);
-            sum = fnv_add(sum, w.device, strlen(w.device) + 1);
-            sum = fnv_add(sum, w.state, strlen(w.state) + 1);
-        }
-    return sum;
-}
-
-static int write_all_workers(struct broker *b, struct err *e)
-{
-    int rc = transaction_begin(b, e);
-    uint32_t n = 0;
-    for (int g = 0; g < b->options->replicas; g++)
-        for (uint32_t r = (group_ranks(b->groups[g], &n), 0); rc == 0 && r < n; r++) {
-            struct store_worker w = describe(b, g, r);
-            rc = store_set_worker(b->store, &w, e);
-        }
-    return rc;
-}
-
-/* Writes the workers table when it has changed, and every WORKERS_MS: an idle broker must leave the
- * database alone, or the WAL is never truncated. */
-static int write_workers(struct broker *b, long long now_ms, struct err *e)
-{
-    uint64_t sum = sum_of_workers(b);
-    if (sum == b->workers_sum && now_ms < b->workers_due_ms)
-        return 0;
-    b->workers_sum = sum;
-    b->workers_due_ms = now_ms + WORKERS_MS;
-    return write_all_workers(b, e);
-}
+/* ---- housekeeping ---- */
 
 /* Fails when every group is hopeless. As long as one may still serve, the others go on trying. */
 static int check_groups(struct broker *b, struct err *e)
@@ -268,7 +215,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     struct err e = {0};
     if (now_ms < due_ms)
         return due_ms;
-    if (write_workers(b, now_ms, &e) != 0 || transaction_commit(b, &e) != 0)
+    if (workers_table_write(b, now_ms, &e) != 0 || transaction_commit(b, &e) != 0)
         transaction_forgo(b, &e);
     if (b->dedupe && dedupe_idle(b->dedupe, &e) < 0)
         transaction_die(b, &e);
