@@ -26,6 +26,7 @@
 #include "broker/loop.h"
 #include "broker/outcomes.h"
 #include "broker/sched/dedupe_index.h"
+#include "broker/text/adapter_text.h"
 #include "broker/text/text_digest.h"
 #include "schema/clock.h"
 #include "schema/endpoint.h"
@@ -144,6 +145,19 @@ static int check_head(const struct broker *b, struct err *e)
     return rc;
 }
 
+/* Are the adapters' rows written as the base's? */
+static int check_adapters(const struct broker *b, const struct text_options *text, struct err *e)
+{
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < b->options->n_loras; i++) {
+        char name[128];
+        const char *lora = b->options->loras[i], *dir = strchr(lora, '=') + 1;
+        snprintf(name, sizeof name, "%.*s", (int)(dir - 1 - lora), lora);
+        rc = adapter_text_check(&b->text, text, name, dir, e);
+    }
+    return rc;
+}
+
 static int open_model(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
@@ -179,10 +193,11 @@ static int open_model(struct broker *b, struct err *e)
     b->model.tail = o->tail;
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
-    rc = text_model_load(&b->text, dir,
-        &(struct text_options){o->chat_template, o->template_date, b->model.architecture, recipe,
-            (unsigned)tail_from_name(o->tail)},
-        e);
+    struct text_options text = {o->chat_template, o->template_date, b->model.architecture, recipe,
+        (unsigned)tail_from_name(o->tail)};
+    rc = text_model_load(&b->text, dir, &text, e);
+    if (rc == 0)
+        rc = check_adapters(b, &text, e);
     if (rc == 0)
         rc = check_head(b, e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */

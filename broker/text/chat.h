@@ -29,6 +29,8 @@
 #include "schema/err.h"
 #include "schema/msg.h"
 
+#define CHAT_HASH_HEX 65
+
 enum chat_template {
     CHAT_NONE,  /* no template that can be used: see `reason` in struct chat */
     CHAT_JINJA, /* interpreted */
@@ -54,6 +56,7 @@ struct chat {
     const json_t *tokens;           /* the special tokens by name, borrowed; NULL: none */
     int has_tool_use;               /* another template is there, for rows with tools */
     char origin[64];                /* the file that it is in; "": it was named */
+    char hash[CHAT_HASH_HEX];       /* of its text, as chat_from_source has it; "": there is none */
     char date[12];                  /* what the template takes for today, "": not known */
 };
 
@@ -73,7 +76,6 @@ void chat_check_bos(struct chat *c, const json_t *tokens);
 /* Returns CHAT_COUNT for an unknown name. */
 enum chat_template chat_from_name(const char *name);
 const char *chat_name(enum chat_template t);
-#define CHAT_HASH_HEX 65
 enum chat_template chat_from_hash(const char *hash);
 /* Returns the template for a template string, CHAT_NONE if it is unknown, and its hash in hex. */
 enum chat_template chat_from_source(const char *source, size_t len, char hash[CHAT_HASH_HEX]);

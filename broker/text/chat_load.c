@@ -105,10 +105,9 @@ static int writes_bos(enum chat_template t)
 
 static void set_template(struct chat *c, const char *source, size_t len, const char *file)
 {
-    char hash[CHAT_HASH_HEX];
     struct err why = {0};
     snprintf(c->origin, sizeof c->origin, "%s", file);
-    c->template = chat_from_source(source, len, hash);
+    c->template = chat_from_source(source, len, c->hash);
     if (jinja_parse(&c->jinja, (struct slice){(const uint8_t *)source, len}, &why) != 0)
         snprintf(c->reason, sizeof c->reason,
             "the chat template in %s cannot be used: %.200s; send text or ids, or name another one "

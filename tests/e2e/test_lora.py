@@ -237,6 +237,40 @@ def test_adapters_that_cannot_be_taken(directory):
     assert done.returncode == 64 and "another name" in done.stderr
 
 
+def other_tokens(text):
+    tokenizer = json.loads(text)
+    tokenizer["added_tokens"][-1]["content"] = "<new>"
+    return json.dumps(tokenizer)
+
+
+@pytest.mark.parametrize("name, change, words", [
+    ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "found another under id "),
+    ("tokenizer.json", lambda text: "{", "not JSON"),
+    ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), eos_token="<|endoftext|>")), "bos_token and eos_token"),
+    ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), chat_template="{{ messages }}")),
+     "tokenizer_config.json: expected the base's chat template, found another"),
+    ("chat_template.jinja", lambda text: "{{ messages }}", "chat_template.jinja: expected the base's chat template, found another")])
+def test_text_files_beside_an_adapter(directory, name, change, words):
+    """Trainers save them; where they would write rows otherwise than the base's, the start is refused by name."""
+    directory.mkdir(exist_ok=True)
+    base, adapter = directory / "base", directory / "adapter"
+    shutil.copytree(MODELS / "reward", base)
+    shutil.copytree(LORA / "reward-all", adapter)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        for folder in (base, adapter):
+            shutil.copy(MODELS / "demo-reward" / file, folder)
+    text = (adapter / name).read_text() if (adapter / name).exists() else ""
+    (adapter / name).write_text(change(text))
+    command = [BIN / "assayd", "--model", base, "--data", directory / "data", "--lora", f"a={adapter}"]
+    if words:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == 78 and "--lora a: " in done.stderr and words in done.stderr, done.stderr
+    named = ["--chat-template", "chatml"] if words and "chat template" in words else []
+    if named or not words:
+        with Broker(directory / "data", model=base, options=["--lora", f"a={adapter}", *named]) as broker, broker.client() as client:
+            assert client.call("score", rows=[{"prompt": "a", "response": "b", "adapter": "a"}])["rows"][0]["error"] is None
+
+
 def test_the_command_line(directory):
     """assay score --lora, with a column that names the adapter; and assay verify of such a job."""
     directory.mkdir(exist_ok=True)

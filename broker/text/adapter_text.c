@@ -1,0 +1,88 @@
+/* adapter_text.c - compares the tokenizer and the chat template beside an adapter with the base's
+ * (adapter_text.h). */
+#include "broker/text/adapter_text.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define WAY_OUT                                                                                    \
+    "the rows of all adapters are written with the base's; leave the file out of the adapter's "   \
+    "directory if that is meant, or merge the adapter"
+
+/* Returns the first id that is another token in the two, -1: none. */
+static int64_t find_other_token(const struct tokenizer *a, const struct tokenizer *b)
+{
+    uint32_t n = tokenizer_n_ids(a) > tokenizer_n_ids(b) ? tokenizer_n_ids(a) : tokenizer_n_ids(b);
+    for (uint32_t id = 0; id < n; id++)
+        if (!slice_is_same(tokenizer_piece(a, (int32_t)id), tokenizer_piece(b, (int32_t)id)))
+            return id;
+    return -1;
+}
+
+/* Do templates and tokenizer find the same token under this name? */
+static int is_alike(const struct tokenizer *a, const struct tokenizer *b, const char *token)
+{
+    const json_t *x = json_object_get(tokenizer_texts(a), token);
+    const json_t *y = json_object_get(tokenizer_texts(b), token);
+    return x == y || json_equal(x, y);
+}
+
+static int compare_tokenizers(
+    const struct tokenizer *own, const struct tokenizer *base, const char *name, struct err *e)
+{
+    uint32_t before, behind, base_before, base_behind;
+    int64_t id = find_other_token(own, base);
+    tokenizer_frame(own, &before, &behind);
+    tokenizer_frame(base, &base_before, &base_behind);
+    if (id >= 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "--lora %s: tokenizer.json: expected the base's tokens, found another under id "
+            "%lld: " WAY_OUT,
+            name, (long long)id);
+    if (before != base_before || behind != base_behind)
+        return err_set(e, ASSAY_EFORMAT,
+            "--lora %s: tokenizer.json: expected %u tokens before and %u behind a text as for the "
+            "base, found %u and %u: " WAY_OUT,
+            name, base_before, base_behind, before, behind);
+    if (!is_alike(own, base, "bos_token") || !is_alike(own, base, "eos_token"))
+        return err_set(e, ASSAY_EFORMAT,
+            "--lora %s: tokenizer_config.json: expected the base's bos_token and eos_token, found "
+            "another: " WAY_OUT,
+            name);
+    return 0;
+}
+
+static int check_tokenizer(
+    const struct text_model *base, const char *name, const char *dir, struct err *e)
+{
+    struct tokenizer *own = NULL;
+    struct err why = {0};
+    if (!base->tokenizer || tokenizer_is_there(dir, &why) != 0)
+        return 0;
+    int rc = tokenizer_load(&own, dir, &why);
+    rc = rc == 0 ? compare_tokenizers(own, base->tokenizer, name, e)
+                 : err_set(e, rc, "--lora %s: %s", name, why.msg);
+    tokenizer_free(&own);
+    return rc;
+}
+
+int adapter_text_check(const struct text_model *base, const struct text_options *o,
+    const char *name, const char *dir, struct err *e)
+{
+    struct chat own = {0};
+    struct err why = {0};
+    int rc = check_tokenizer(base, name, dir, e);
+    if (rc != 0 || o->chat_template || !base->chat.hash[0])
+        return rc;
+    rc = chat_load(&own, dir, &why);
+    if (rc != 0)
+        rc = err_set(e, rc, "--lora %s: %s", name, why.msg);
+    else if (own.hash[0] && strcmp(own.hash, base->chat.hash) != 0)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "--lora %s: %s: expected the base's chat template, found another: give the one that "
+            "all rows are written with to --chat-template, or leave the file out of the adapter's "
+            "directory",
+            name, own.origin);
+    chat_release(&own);
+    return rc;
+}

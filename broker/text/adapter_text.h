@@ -1,0 +1,17 @@
+/* adapter_text.h - does a text mean the same for an adapter as for its base?
+ *
+ * Trainers save a tokenizer and a chat template beside an adapter, and whoever loads the adapter
+ * with them writes rows so. Here all rows are written with the base's, so files that would write
+ * them otherwise are refused. */
+#ifndef ASSAY_ADAPTER_TEXT_H
+#define ASSAY_ADAPTER_TEXT_H
+
+#include "broker/text/compose.h"
+
+/* Compares what is in the adapter's directory with the base's: tokens by id, bos_token and
+ * eos_token, what is put around a text, and the chat template unless --chat-template was given.
+ * What the directory lacks is the base's. ASSAY_EFORMAT naming adapter, file and difference. */
+int adapter_text_check(const struct text_model *base, const struct text_options *o,
+    const char *name, const char *dir, struct err *e);
+
+#endif
