@@ -399,7 +399,7 @@ static void add_listed(struct side *s)
     json_decref(list);
 }
 
-/* A class that builds its own tokenizer adds the named tokens once more, without flags. */
+/* Qwen2Tokenizer adds the named tokens once more, without flags. */
 static void add_named_plain(struct side *s)
 {
     const char *key;
@@ -502,7 +502,7 @@ static int add_all(struct side *s)
         side_tokens_add(&s->tokens, token);
     }
     add_listed(s);
-    if (s->is_qwen2 || s->is_llama)
+    if (s->is_qwen2)
         add_named_plain(s);
     int rc = check_kept(s);
     if (rc == 0)

@@ -179,6 +179,12 @@ VARIANTS['spm-llama-model']=dict(tc=LLAMA, tj=spm(lambda t:t["model"].update(ign
 VARIANTS['spm-llama-decoder']=dict(tc=LLAMA, tj=spm(decoder={"type":"ByteLevel","add_prefix_space":True,"trim_offsets":True,"use_regex":True}))
 VARIANTS['spm-llama-no-post']=dict(tc={**LLAMA,"add_bos_token":True}, tj=spm(post_processor=None))
 VARIANTS['spm-llama-bos']=dict(tc={**LLAMA,"bos_token":"<y>","eos_token":"<z>"}, tj=spm())
+# Named tokens keep their flags: LlamaTokenizer adds them once, Qwen2Tokenizer once more without.
+NAMED = {"unk_token":"<unk>","bos_token":"<s>","eos_token":"</s>"}
+VARIANTS['spm-llama-flags-decoder']=dict(tc={**LLAMA,**NAMED,"pad_token":"<y>","added_tokens_decoder":{"0":at("<unk>",rstrip=True),"1":at("<s>",lstrip=True),"2":at("</s>")}}, tj=spm())
+VARIANTS['spm-llama-flags-map']=dict(tc=LLAMA, stm={**NAMED,"unk_token":at("<unk>",rstrip=True),"pad_token":at("<y>",lstrip=True,rstrip=True)}, tj=spm())
+VARIANTS['spm-llama-flags-objects']=dict(tc={**LLAMA,**NAMED,"extra_special_tokens":[AT("<x>",lstrip=True),AT("<y>",single_word=True)],"pad_token":AT("<z>",rstrip=True)}, tj=spm())
+VARIANTS['spm-llama-flags-token']=dict(tc={**LLAMA,**NAMED,"z_token":AT("<z>",rstrip=True),"additional_special_tokens":[AT("<|pad|>",single_word=True)]}, tj=spm())
 def unnamed(t):
     t["added_tokens"]=[]; v=t["model"]["vocab"]; t["model"]["unk_token"]=None
     for c in ("<unk>","</s>"): v[c.replace("<","_")]=v.pop(c)
