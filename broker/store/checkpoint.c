@@ -10,6 +10,9 @@
  * SQLite syncs the database only after all of the log was copied: that would be left to the last
  * few pages, and take long. So the thread syncs what it has copied, each time.
  *
+ * A pass begins only while pages are left: where all is copied a commit may begin the log anew, and
+ * SQLite before 3.51.3 would then count pages of the new log as copied that this pass never saw.
+ *
  * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile
  * either: a transaction that begins waits for the thread. */
 #include <errno.h>
@@ -243,6 +246,7 @@ static void begin_copying(struct store *s, int mode, int is_last)
     s->copier->mode = mode;
     s->copier->is_last = is_last;
     s->copier->n_pages = s->wal_pages;
+    s->wal_is_new = 0;
     set_state(s->copier, COPIER_RUNS);
 }
 
@@ -261,6 +265,7 @@ static void end_copying(struct store *s)
     int could = c->rc == SQLITE_OK && c->n_copied >= c->n_pages;
     set_state(s->copier, COPIER_IDLE);
     s->has_no_room = c->rc == SQLITE_FULL;
+    s->wal_copied = c->mode == SQLITE_CHECKPOINT_TRUNCATE || s->wal_is_new ? 0 : c->n_copied;
     if (c->mode == SQLITE_CHECKPOINT_TRUNCATE)
         return;
     recall(s);
@@ -278,8 +283,11 @@ static void end_copying(struct store *s)
 
 void store_log_has(struct store *s, int n_pages)
 {
-    if (n_pages < s->wal_pages)
+    if (n_pages <= s->wal_pages) { /* begun anew: a commit writes a page at least */
         s->wal_pages_due = WAL_PAGES;
+        s->wal_copied = 0;
+        s->wal_is_new = 1;
+    }
     s->wal_pages = n_pages;
 }
 
@@ -344,9 +352,10 @@ void store_idle(struct store *s)
         return;
     if (s->has_no_room)
         store_checkpoint_whole(s, 0);
-    else if (s->changes)
-        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    else if (store_wal_bytes(s) > 0)
+    else if (s->changes) { /* where all is copied, the next idle moment empties the log */
+        if (s->wal_copied < s->wal_pages)
+            begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    } else if (store_wal_bytes(s) > 0)
         begin_copying(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
     else
         recall(s);

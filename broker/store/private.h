@@ -130,6 +130,8 @@ struct store {
     uint64_t room;     /* bytes that may be granted before asking the file system again */
     long long room_ms; /* and when to ask at the latest */
     int wal_pages, wal_pages_due; /* pages in the WAL; at how many to checkpoint */
+    int wal_copied;               /* of them in the database, as far as is known */
+    int wal_is_new;               /* it was begun anew since the thread began to copy */
     int has_no_room;              /* the last checkpoint lacked room */
     uint64_t wal_told_bytes;      /* size last warned of; 0: none since it was small */
     int wrote; /* the last commit wrote frames: without any, SQLite syncs nothing */
