@@ -15,6 +15,7 @@
 #include "broker/text/compose.h"
 #include "schema/request.h"
 #include "schema/utf8.h"
+#include "schema/model_path.h"
 
 struct job {
     const struct cli *cli;
@@ -216,12 +217,16 @@ static int load(struct job *j, struct err *e)
 {
     const struct cli *c = j->cli;
     const char *dir = c->value[CLI_MODEL], *tail = c->value[CLI_TAIL], *name = c->value[CLI_RECIPE];
+    int rc = model_path_check(dir, e);
+    if (rc != 0)
+        return rc;
     recipe_architecture_of_dir(dir, j->architecture);
     struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
         j->architecture, name ? recipe_find(name) : NULL,
         tail ? (unsigned)tail_from_name(tail) : 0};
     j->recipe = options.recipe;
-    int rc = options.recipe ? recipe_check_dir(options.recipe, dir, e) : 0;
+    if (options.recipe)
+        rc = recipe_check_dir(options.recipe, dir, e);
     if (rc == 0)
         rc = text_model_load(&j->text, dir, &options, e);
     if (rc == 0 && !j->text.tokenizer)

@@ -188,7 +188,7 @@ def test_config_fields(model, field, value):
 
 @pytest.mark.parametrize("changes,word", [
     ({"architectures": ["BertModel"]}, "BertModel"), ({"hidden_act": "gelu"}, "gelu"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "gptq"), ({"rope_scaling": {"type": "longrope"}}, "longrope"),
+    ({"quantization_config": {"quant_method": "hqq"}}, "hqq"), ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.bits"), ({"rope_scaling": {"type": "longrope"}}, "longrope"),
     ({"rope_scaling": {"type": "linear"}}, "factor"), ({"rope_scaling": 5}, "rope_scaling"),
     ({"num_key_value_heads": 3}, "num_key_value_heads"), ({"head_dim": 7}, "head_dim"),
     ({"num_key_value_heads": None}, "k_proj"), ({"use_sliding_window": True, "sliding_window": -1}, "sliding_window"),
