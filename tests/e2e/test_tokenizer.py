@@ -61,8 +61,11 @@ def test_generated_strings(form, directory):
 
 @pytest.mark.parametrize("form", ["qwen", "nfd", "nfkc", "nfkd", "lower"], indirect=True)
 def test_every_character(form, directory):
-    """Alone between letters, behind a space, and with marks around it."""
-    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    """Alone between letters, behind a space, and with marks around it. In a short run the other forms leave out planes in which
+    nothing is assigned, and those of private use."""
+    short = form[0].name != "qwen" and STRINGS <= 100_000
+    planes = [*range(0x32400), *range(0xE0000, 0xE0200)] if short else range(0x110000)
+    every = [chr(c) for c in planes if not 0xD800 <= c < 0xE000]
     texts = ["".join(f"a{c}b {c}" for c in every[k:k + 64]) for k in range(0, len(every), 64)]
     texts += ["".join(f"e\u0323{c}\u0301" for c in every[k:k + 64]) for k in range(0, 0x20000, 64)]
     compare(form, texts, directory)
