@@ -81,7 +81,7 @@ static int names_byte_level(const json_t *v)
     return 0;
 }
 
-/* A type for which LlamaTokenizer is taken for a mistake. */
+/* A type for which transformers takes its generic class where Llama's or Qwen2's is named. */
 static int is_mistral(const char *type)
 {
     static const char *const types[] = {
@@ -101,6 +101,8 @@ static int choose_class(struct side *s, const json_t *config)
     if (!class)
         class = json_string_value(json_object_get(config, "tokenizer_class"));
     int is_qwen3 = type && strcmp(type, "qwen3") == 0;
+    if (class && is_mistral(type) && class_is(class, "Qwen2Tokenizer"))
+        class = NULL; /* transformers takes the generic one */
     s->is_qwen2 = (type && strcmp(type, "qwen2") == 0) ||
                   (class ? class_is(class, "Qwen2Tokenizer") : is_qwen3);
     s->is_llama = !s->is_qwen2 && class && class_is(class, "LlamaTokenizer") && !is_mistral(type) &&

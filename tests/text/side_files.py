@@ -18,6 +18,8 @@ VARIANTS = {}
 VARIANTS['none']=dict(tc=None)
 VARIANTS['empty']=dict(tc={})
 VARIANTS['cls']=dict(tc={"tokenizer_class":"Qwen2Tokenizer"})
+VARIANTS['cls-flags']=dict(tc={"tokenizer_class":"Qwen2Tokenizer","eos_token":"<|im_end|>","additional_special_tokens":[AT("<x>",lstrip=True,rstrip=True),AT("<y>",rstrip=True)]})
+VARIANTS['cls-fast-flags']=dict(tc={"tokenizer_class":"Qwen2TokenizerFast","pad_token":AT("<x>",lstrip=True)})
 VARIANTS['fastcls']=dict(tc={"tokenizer_class":"PreTrainedTokenizerFast"})
 VARIANTS['llamacls']=dict(tc={"tokenizer_class":"LlamaTokenizerFast"})
 VARIANTS['tbcls']=dict(tc={"tokenizer_class":"TokenizersBackend"})
