@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "schema/alloc.h"
 #include "worker/config.h"
+#include "worker/directory.h"
 
 #define WEIGHTS_FILE "adapter_model.safetensors"
 #define WRAPPING "base_model.model."
@@ -222,6 +224,22 @@ static int check_all(
     return rc;
 }
 
+/* LLaMA-Factory saves a head of its own beside an adapter, and reads it from there. */
+static int refuse_value_head(const char *dir, struct err *e)
+{
+    static const char *const names[] = {VALUE_HEAD_FILE, "value_head.bin"};
+    char path[4200];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (snprintf(path, sizeof path, "%s/%s", dir, names[i]) < (int)sizeof path &&
+            access(path, F_OK) == 0)
+            return err_set(e, ASSAY_EFORMAT,
+                "%s: a head beside an adapter, which is not built; expected the adapter merged "
+                "into the model, with the head beside that, or the file elsewhere if the base's "
+                "head is meant",
+                path);
+    return 0;
+}
+
 int lora_open(struct lora_adapter *a, const char *dir, const struct model_config *c, struct err *e)
 {
     struct lora_file *f = NULL;
@@ -229,6 +247,8 @@ int lora_open(struct lora_adapter *a, const char *dir, const struct model_config
     *a = (struct lora_adapter){.dir = dir};
     a->pairs = xcalloc((size_t)c->n_layers * LORA_MODULES, sizeof *a->pairs);
     int rc = adapter_digest(a->digest, dir, e);
+    if (rc == 0)
+        rc = refuse_value_head(dir, e);
     if (rc == 0)
         rc = lora_file_read(&f, dir, c, e);
     if (rc == 0)
