@@ -131,14 +131,37 @@ static int is_checkpoint_name(const char *name)
     return ends[i] != NULL;
 }
 
-/* Does the directory hold a checkpoint, even if this run does not use it? */
-static int is_checkpoint(const char *dir)
+static int has_config(const char *dir, const char *name)
 {
     char path[PATH_MAX + 64];
     struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return stat(path, &st) == 0;
+}
+
+/* Returns the directory of the run's k-th adapter, NULL: there is none. */
+static const char *adapter_dir(const struct cli *c, int k)
+{
+    const char *dir = k < c->n_loras ? strchr(c->loras[k], '=') : NULL;
+    return dir ? dir + 1 : NULL;
+}
+
+/* Is it the directory of the run's checkpoint, or of one of its adapters? */
+static int is_read_as_model(const struct cli *c, const struct stat *dir)
+{
+    int found = leads_to(c->value[CLI_MODEL], dir);
+    for (int k = 0; !found && k < c->n_loras; k++)
+        found = leads_to(adapter_dir(c, k), dir);
+    return found;
+}
+
+/* Does the directory hold a checkpoint or an adapter, even if this run does not use it? */
+static int is_checkpoint(const char *dir)
+{
     int found = 0;
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    DIR *entries = stat(path, &st) == 0 ? opendir(dir) : NULL;
+    DIR *entries = has_config(dir, "config.json") || has_config(dir, "adapter_config.json")
+                       ? opendir(dir)
+                       : NULL;
     for (struct dirent *d; !found && entries && (d = readdir(entries)) != NULL;)
         found = strstr(d->d_name, ".safetensors") != NULL;
     if (entries)
@@ -156,7 +179,7 @@ static int belongs_to_checkpoint(const struct cli *c, const char *dir)
     const char *slash = strrchr(at, '/');
     if (strcmp(slash + 1, TEMPLATES) == 0)
         go_up(at);
-    return stat(at, &st) == 0 && (is_checkpoint(at) || leads_to(c->value[CLI_MODEL], &st));
+    return stat(at, &st) == 0 && (is_checkpoint(at) || is_read_as_model(c, &st));
 }
 
 /* path: of the output, as given or as resolved. */
@@ -215,6 +238,10 @@ int guard_output(const struct cli *c, const char *place, struct err *e)
     if (c->value[CLI_MODEL] && is_in_checkpoint(c->value[CLI_MODEL], &st))
         return err_set(e, ASSAY_EBADREQ,
             "--output: '%.200s' is a file of the checkpoint; expected another file", place);
+    for (int k = 0; k < c->n_loras; k++)
+        if (adapter_dir(c, k) && is_in_checkpoint(adapter_dir(c, k), &st))
+            return err_set(e, ASSAY_EBADREQ,
+                "--output: '%.200s' is a file of an adapter; expected another file", place);
     const char *template = c->value[CLI_CHAT_TEMPLATE];
     if (template && leads_to(template, &st))
         return err_set(e, ASSAY_EBADREQ,
@@ -281,6 +308,13 @@ static int check_name(const struct cli *c, const char *data, struct err *e)
         of_output ? "--output" : "the input", of_output ? output : c->operand, data);
 }
 
+static int refuse_work(const char *what, const char *path, const char *data, struct err *e)
+{
+    return err_set(e, ASSAY_EBADREQ,
+        "%s '%.150s' is in '%.150s', where this run keeps its work; expected it elsewhere", what,
+        path, data);
+}
+
 int guard_work(const struct cli *c, const char *data, int is_own, struct err *e)
 {
     const struct {
@@ -295,8 +329,9 @@ int guard_work(const struct cli *c, const char *data, int is_own, struct err *e)
         return rc;
     for (size_t i = 0; i < sizeof read / sizeof read[0]; i++)
         if (is_own ? is_within(read[i].path, &st) : i == 0 && is_broker_file(read[i].path, &st))
-            return err_set(e, ASSAY_EBADREQ,
-                "%s '%.150s' is in '%.150s', where this run keeps its work; expected it elsewhere",
-                read[i].what, read[i].path, data);
+            return refuse_work(read[i].what, read[i].path, data, e);
+    for (int k = 0; is_own && k < c->n_loras; k++)
+        if (is_within(adapter_dir(c, k), &st))
+            return refuse_work("the adapter", adapter_dir(c, k), data, e);
     return 0;
 }

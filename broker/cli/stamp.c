@@ -104,7 +104,7 @@ static void add_options(crypto_generichash_state *hash, const struct cli *c)
 {
     static const enum cli_option others[] = {CLI_CONNECT, CLI_DATA, CLI_JSON, CLI_TIMEOUT, CLI_HELP,
         CLI_OUTPUT, CLI_MODEL, CLI_PRIORITY, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_SCORE_CACHE,
-        CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_MAX_WAIT, CLI_KEEP_DATA, CLI_FORCE};
+        CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_MAX_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_LORA};
     int counts[CLI_OPTION_COUNT];
     for (int k = 0; k < CLI_OPTION_COUNT; k++)
         counts[k] = 1;
@@ -115,6 +115,21 @@ static void add_options(crypto_generichash_state *hash, const struct cli *c)
         add_text(hash, value ? "given" : "");
         add_text(hash, value ? value : "");
     }
+}
+
+/* Adds every adapter: its name, and the files in its directory. */
+static int add_adapters(
+    crypto_generichash_state *hash, const struct cli *c, const char *place, const char *part)
+{
+    int rc = 0;
+    for (int i = 0; i < c->n_loras; i++) {
+        char name[ADAPTERS_NAME_BYTES];
+        const char *dir = strchr(c->loras[i], '=');
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(c->loras[i], "="), c->loras[i]);
+        add_text(hash, name);
+        rc |= dir ? add_folder(hash, &(struct folder){dir + 1, place, part}) : -1;
+    }
+    return rc;
 }
 
 static int add_programs(crypto_generichash_state *hash, const struct cli *c)
@@ -153,7 +168,8 @@ void stamp_make(const struct cli *c, const struct stat *input, const char *place
     add_options(&hash, c);
     add_text(&hash, deflate_suffix(place));
     add_stat(&hash, input);
-    int rc = add_programs(&hash, c) | add_folder(&hash, &checkpoint);
+    int rc = add_programs(&hash, c) | add_folder(&hash, &checkpoint) |
+             add_adapters(&hash, c, place, part);
     crypto_generichash_final(&hash, digest, sizeof digest);
     if (rc == 0)
         sodium_bin2hex(stamp, STAMP_BYTES, digest, sizeof digest);

@@ -232,6 +232,11 @@ def test_adapters_that_cannot_be_taken(directory):
         done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", "--data", directory / "data", "--lora", f"a={adapter}"],
                               capture_output=True, text=True, timeout=60)
         assert done.returncode == 78 and word in done.stderr, done
+    shutil.copytree(LORA / "reward-all", directory / "headed")
+    (directory / "headed/value_head.safetensors").write_bytes(b"")
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", "--data", directory / "data", "--lora", f"a={directory / 'headed'}"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78 and "value_head.safetensors: a head beside an adapter" in done.stderr, done.stderr
     twice = ["--lora", f"a={LORA / 'reward-all'}"] * 2
     done = subprocess.run([BIN / "assayd", "--model", MODELS / "reward", *twice], capture_output=True, text=True, timeout=30)
     assert done.returncode == 64 and "another name" in done.stderr
@@ -269,6 +274,48 @@ def test_text_files_beside_an_adapter(directory, name, change, words):
     if named or not words:
         with Broker(directory / "data", model=base, options=["--lora", f"a={adapter}", *named]) as broker, broker.client() as client:
             assert client.call("score", rows=[{"prompt": "a", "response": "b", "adapter": "a"}])["rows"][0]["error"] is None
+
+
+def run_score(directory, *more, **adapters):
+    (directory / "in.jsonl").write_text('{"ids": [1, 2, 3], "adapter": "x"}\n') if not (directory / "in.jsonl").exists() else None
+    loras = [word for name, path in adapters.items() for word in ("--lora", f"{name}={path}")]
+    return subprocess.run([BIN / "assay", "score", directory / "in.jsonl", "--model", MODELS / "reward", *loras, *map(str, more)],
+                          capture_output=True, text=True, timeout=60 * PATIENCE)
+
+
+def test_an_output_of_other_adapters_is_scored_anew(directory):
+    """It is not whole where one of several adapters, its name or its files are others."""
+    directory.mkdir(exist_ok=True)
+    out, mine = directory / "out", directory / "mine"
+    shutil.copytree(LORA / "reward-all", mine)
+    all, half, attention = (LORA / f"reward-{name}" for name in ("all", "half", "attention"))
+
+    def scored(**adapters):
+        done = run_score(directory, "-o", out, **adapters)
+        assert done.returncode == 0, done.stderr
+        return json.loads(out.read_text())["score"], "there and whole" in done.stderr
+
+    first = scored(x=mine)
+    assert first == scored(x=mine, y=attention)[:1] + (False,) and scored(x=mine, y=attention)[1]
+    other = scored(x=half, y=attention)
+    assert other[0] != first[0] and not other[1]
+    for file in half.iterdir():
+        shutil.copy(file, mine)
+    assert scored(x=mine, y=attention) == other == scored(y=attention, x=mine)[:1] + (False,)
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "new.json"])
+def test_an_adapters_files_are_no_output(directory, used, name):
+    directory.mkdir(exist_ok=True)
+    adapter = directory / "adapter"
+    shutil.copytree(LORA / "reward-all", adapter)
+    before = {file.name: file.read_bytes() for file in adapter.iterdir()}
+    (directory / "link").symlink_to(adapter / name)
+    for place in (adapter / name, directory / "link"):
+        done = run_score(directory, "-o", place, x=adapter if used else LORA / "reward-half")
+        assert done.returncode == 64 and "--output" in done.stderr, done.stderr
+    assert {file.name: file.read_bytes() for file in adapter.iterdir()} == before
 
 
 def test_the_command_line(directory):
