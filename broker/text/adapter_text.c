@@ -19,6 +19,41 @@ static int64_t find_other_token(const struct tokenizer *a, const struct tokenize
     return -1;
 }
 
+/* Encodes the token's text with white space around it. Returns the ids, borrowed; NULL: it is no
+ * text by itself. */
+static const struct id_list *encode_alone(
+    struct encoder *n, struct buffer *text, struct slice piece)
+{
+    struct err why = {0};
+    text->len = 0;
+    buffer_append(text, " ", 1);
+    buffer_append(text, piece.at, piece.len);
+    buffer_append(text, " a", 2);
+    encoder_clear(n);
+    return encoder_text(n, (struct slice){text->at, text->len}, NULL, 0, &why) == 0 ? encoder_ids(n)
+                                                                                    : NULL;
+}
+
+/* Returns the first id whose text becomes other ids in the two, -1: none. Merges, flags of added
+ * tokens and the like show in it. */
+static int64_t find_other_ids(const struct tokenizer *a, const struct tokenizer *b)
+{
+    struct encoder *x = encoder_new(a), *y = encoder_new(b);
+    struct buffer text = {0};
+    int64_t found = -1;
+    for (uint32_t id = 0; id < tokenizer_n_ids(a) && found < 0; id++) {
+        struct slice piece = tokenizer_piece(a, (int32_t)id);
+        const struct id_list *p = piece.len ? encode_alone(x, &text, piece) : NULL;
+        const struct id_list *q = piece.len ? encode_alone(y, &text, piece) : NULL;
+        if (!p != !q || (p && (p->len != q->len || memcmp(p->at, q->at, p->len * sizeof *p->at))))
+            found = id;
+    }
+    buffer_release(&text);
+    encoder_free(&x);
+    encoder_free(&y);
+    return found;
+}
+
 /* Do templates and tokenizer find the same token under this name? */
 static int is_alike(const struct tokenizer *a, const struct tokenizer *b, const char *token)
 {
@@ -38,6 +73,11 @@ static int compare_tokenizers(
         return err_set(e, ASSAY_EFORMAT,
             "--lora %s: tokenizer.json: expected the base's tokens, found another under id "
             "%lld: " WAY_OUT,
+            name, (long long)id);
+    if ((id = find_other_ids(own, base)) >= 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "--lora %s: tokenizer.json: expected ids as the base's tokenizer gives them, found "
+            "others for the text of token %lld: " WAY_OUT,
             name, (long long)id);
     if (before != base_before || behind != base_behind)
         return err_set(e, ASSAY_EFORMAT,
@@ -77,6 +117,9 @@ int adapter_text_check(const struct text_model *base, const struct text_options 
     rc = chat_load(&own, dir, &why);
     if (rc != 0)
         rc = err_set(e, rc, "--lora %s: %s", name, why.msg);
+    else if (own.has_tool_use && !base->chat.has_tool_use)
+        rc = err_set(e, ASSAY_EFORMAT,
+            "--lora %s: a chat template named tool_use, which the base has not: " WAY_OUT, name);
     else if (own.hash[0] && strcmp(own.hash, base->chat.hash) != 0)
         rc = err_set(e, ASSAY_EFORMAT,
             "--lora %s: %s: expected the base's chat template, found another: give the one that "

@@ -248,7 +248,21 @@ def other_tokens(text):
     return json.dumps(tokenizer)
 
 
+def without_merges(text):
+    tokenizer = json.loads(text)
+    tokenizer["model"]["merges"] = []
+    return json.dumps(tokenizer)
+
+
+def with_a_flag(text):
+    tokenizer = json.loads(text)
+    tokenizer["added_tokens"][-1]["lstrip"] = True
+    return json.dumps(tokenizer)
+
+
 @pytest.mark.parametrize("name, change, words", [
+    ("tokenizer.json", without_merges, "found others for the text of token"), ("tokenizer.json", with_a_flag, "found others for the text of token"),
+    ("additional_chat_templates/tool_use.jinja", lambda text: "{{ tools }}", "named tool_use"),
     ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "found another under id "),
     ("tokenizer.json", lambda text: "{", "not JSON"),
     ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), eos_token="<|endoftext|>")), "bos_token and eos_token"),
@@ -264,6 +278,7 @@ def test_text_files_beside_an_adapter(directory, name, change, words):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         for folder in (base, adapter):
             shutil.copy(MODELS / "demo-reward" / file, folder)
+    (adapter / name).parent.mkdir(exist_ok=True)
     text = (adapter / name).read_text() if (adapter / name).exists() else ""
     (adapter / name).write_text(change(text))
     command = [BIN / "assayd", "--model", base, "--data", directory / "data", "--lora", f"a={adapter}"]
