@@ -50,8 +50,10 @@ static int refuse_instead(const char *dir, const char *missing, struct err *e)
     static const struct {
         const char *pattern, *advice;
     } others[] = {
-        {"adapter_model.*", "an adapter alone; expected a whole model: merge it into its base "
-                            "(peft: merge_and_unload, then save_pretrained)"},
+        {"adapter_model.*",
+            "an adapter alone; expected a whole model: give its base, and the adapter "
+            "with --lora NAME=DIR, or merge it into the base (peft: "
+            "merge_and_unload, then save_pretrained)"},
         {"model-" DIGITS "-of-" DIGITS ".safetensors",
             "a shard without its index; expected " WEIGHTS_INDEX_FILE " beside it: fetch that too"},
         {"model.*.safetensors", "a variant; expected " WEIGHTS_SINGLE_FILE
