@@ -390,8 +390,10 @@ def test_interrupted_work_is_kept(directory):
 
 
 def test_a_terminal_that_hangs_up(directory):
-    rows = write_rows(directory / "in.jsonl", 12000, low=200, high=300)
-    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1")
+    """The tests themselves may run under `nohup`."""
+    rows = write_rows(directory / "in.jsonl", 4000, low=200, high=300)
+    process = start("score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1",
+                    preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
     wait_until(lambda: rows_done(directory / "out.assay/assay.db") > 0, 60)
     process.send_signal(signal.SIGHUP)
     words = process.communicate(timeout=60 * PATIENCE)[1]
