@@ -65,6 +65,10 @@ class Peer:
         data = frame(body)
         for at in range(0, len(data), pieces or len(data)):
             self.socket.sendall(data[at:at + (pieces or len(data))])
+        return self.body()
+
+    def body(self) -> bytes:
+        """The next frame of a message: the broker sends heartbeats between them."""
         return next(body for flags, body in self.frames if not flags & COMMAND)
 
     def has_ended(self):
