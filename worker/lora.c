@@ -15,9 +15,6 @@
 #define WRAPPING "base_model.model."
 #define ALLOC_BYTES 256 /* an allocation's rounding */
 
-const char *const lora_module_names[LORA_MODULES] = {"self_attn.q_proj", "self_attn.k_proj",
-    "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
-
 /* ---- where a tensor belongs ---- */
 
 /* Reads "layers.N." at *name and moves it behind; returns N, or -1. */
@@ -38,10 +35,10 @@ static struct weight_tensor *pair_place(
     struct lora_adapter *a, const struct model_config *c, const char *name)
 {
     long layer = take_layer(&name);
-    for (int i = 0; layer >= 0 && layer < (long)c->n_layers && i < LORA_MODULES; i++) {
-        size_t n = strlen(lora_module_names[i]);
-        struct lora_pair *pair = &a->pairs[layer * LORA_MODULES + i];
-        if (strncmp(name, lora_module_names[i], n) != 0)
+    for (int i = 0; layer >= 0 && layer < (long)c->n_layers && i < N_LAYER_MATRICES; i++) {
+        size_t n = strlen(layer_matrix_names[i]);
+        struct lora_pair *pair = &a->pairs[layer * N_LAYER_MATRICES + i];
+        if (strncmp(name, layer_matrix_names[i], n) != 0)
             continue;
         if (strcmp(name + n, ".lora_A.weight") == 0)
             return &pair->a;
@@ -143,9 +140,9 @@ static int check_pair(struct lora_adapter *a, const struct lora_file *f,
 {
     char name[64];
     struct lora_module_config want;
-    struct lora_pair *pair = &a->pairs[layer * LORA_MODULES + (uint32_t)module];
+    struct lora_pair *pair = &a->pairs[layer * N_LAYER_MATRICES + (uint32_t)module];
     int64_t out, in;
-    snprintf(name, sizeof name, "model.layers.%u.%s", layer, lora_module_names[module]);
+    snprintf(name, sizeof name, "model.layers.%u.%s", layer, layer_matrix_names[module]);
     int rc = lora_file_module(f, name, &want, e);
     if (rc != 0)
         return rc;
@@ -192,14 +189,14 @@ static int check_head(const struct lora_adapter *a, const struct model_config *c
 /* The modules that have one input are one product. */
 static uint32_t most_ranks(const struct lora_adapter *a, uint32_t n_layers)
 {
-    static const int groups[][3] = {
-        {LORA_Q, LORA_K, LORA_V}, {LORA_O, -1, -1}, {LORA_GATE, LORA_UP, -1}, {LORA_DOWN, -1, -1}};
+    static const int groups[][3] = {{MATRIX_Q, MATRIX_K, MATRIX_V}, {MATRIX_O, -1, -1},
+        {MATRIX_GATE, MATRIX_UP, -1}, {MATRIX_DOWN, -1, -1}};
     uint32_t most = 0;
     for (uint32_t i = 0; i < n_layers; i++)
         for (int g = 0; g < 4; g++) {
             uint32_t sum = 0;
             for (int k = 0; k < 3 && groups[g][k] >= 0; k++)
-                sum += (uint32_t)a->pairs[i * LORA_MODULES + (uint32_t)groups[g][k]].a.shape[0];
+                sum += (uint32_t)a->pairs[i * N_LAYER_MATRICES + (uint32_t)groups[g][k]].a.shape[0];
             most = sum > most ? sum : most;
         }
     return most;
@@ -210,7 +207,7 @@ static int check_all(
 {
     int rc = 0;
     for (uint32_t i = 0; i < c->n_layers; i++)
-        for (int module = 0; rc == 0 && module < LORA_MODULES; module++)
+        for (int module = 0; rc == 0 && module < N_LAYER_MATRICES; module++)
             rc = check_pair(a, f, c, i, module, e);
     if (rc == 0)
         rc = check_head(a, c, e);
@@ -245,7 +242,7 @@ int lora_open(struct lora_adapter *a, const char *dir, const struct model_config
     struct lora_file *f = NULL;
     struct weight_tensor t;
     *a = (struct lora_adapter){.dir = dir};
-    a->pairs = xcalloc((size_t)c->n_layers * LORA_MODULES, sizeof *a->pairs);
+    a->pairs = xcalloc((size_t)c->n_layers * N_LAYER_MATRICES, sizeof *a->pairs);
     int rc = adapter_digest(a->digest, dir, e);
     if (rc == 0)
         rc = refuse_value_head(dir, e);

@@ -17,12 +17,10 @@
 
 #include "schema/adapters.h"
 #include "schema/err.h"
+#include "worker/quantization.h"
 #include "worker/weights.h"
 
 #define LORA_MAX_RANK 256
-
-enum lora_module { LORA_Q, LORA_K, LORA_V, LORA_O, LORA_GATE, LORA_UP, LORA_DOWN, LORA_MODULES };
-extern const char *const lora_module_names[LORA_MODULES]; /* "self_attn.q_proj" .. */
 
 /* What adapter_config.json says of one linear module. */
 struct lora_module_config {
@@ -47,7 +45,7 @@ struct lora_adapter {
     const char *dir; /* borrowed */
     char digest[65]; /* of its two files' contents */
     struct weights *weights;
-    struct lora_pair *pairs; /* [n_layers][LORA_MODULES] */
+    struct lora_pair *pairs; /* [n_layers][N_LAYER_MATRICES] */
     uint32_t most_ranks;     /* largest sum of ranks of modules that have one input */
     int has_head;
     struct weight_tensor head[LORA_HEAD_TENSORS]; /* name NULL: the head has no such tensor */

@@ -48,15 +48,15 @@ static int copy_matrix(
 
 /* ---- modules ---- */
 
-static const enum cut cuts[LORA_MODULES] = {
+static const enum cut cuts[N_LAYER_MATRICES] = {
     CUT_ROWS, CUT_KV_ROWS, CUT_KV_ROWS, CUT_COLUMNS, CUT_ROWS, CUT_ROWS, CUT_COLUMNS};
 
 static struct parallel_linear *product_of(struct qwen2_layer *layer, int module)
 {
-    return module <= LORA_V    ? &layer->qkv_proj
-           : module == LORA_O  ? &layer->o_proj
-           : module <= LORA_UP ? &layer->gate_up_proj
-                               : &layer->down_proj;
+    return module <= MATRIX_V    ? &layer->qkv_proj
+           : module == MATRIX_O  ? &layer->o_proj
+           : module <= MATRIX_UP ? &layer->gate_up_proj
+                                 : &layer->down_proj;
 }
 
 /* The module's part of its product: how far into the outputs it begins. */
@@ -65,10 +65,10 @@ static int64_t begins_at(const struct qwen2_reward_model *m, int module)
     const struct model_config *c = &m->config;
     int64_t q = (int64_t)c->n_heads / m->n_ranks * c->head_dim,
             kv = (int64_t)model_config_rank_kv_heads(c, m->n_ranks) * c->head_dim;
-    return module == LORA_K    ? q
-           : module == LORA_V  ? q + kv
-           : module == LORA_UP ? c->intermediate_size / m->n_ranks
-                               : 0;
+    return module == MATRIX_K    ? q
+           : module == MATRIX_V  ? q + kv
+           : module == MATRIX_UP ? c->intermediate_size / m->n_ranks
+                                 : 0;
 }
 
 static int load_pair(struct qwen2_reward_model *m, const struct lora_pair *pair, int module,
@@ -126,8 +126,8 @@ static int load_adapter(struct qwen2_reward_model *m, uint32_t k, struct err *e)
     const struct lora_adapter *a = &m->lora_config.adapters[k];
     int rc = 0;
     for (uint32_t i = 0; i < m->config.n_layers; i++)
-        for (int module = 0; rc == 0 && module < LORA_MODULES; module++) {
-            const struct lora_pair *pair = &a->pairs[i * LORA_MODULES + (uint32_t)module];
+        for (int module = 0; rc == 0 && module < N_LAYER_MATRICES; module++) {
+            const struct lora_pair *pair = &a->pairs[i * N_LAYER_MATRICES + (uint32_t)module];
             if (pair->a.name)
                 rc = load_pair(
                     m, pair, module, &product_of(&m->model.layers[i], module)->lora[k], e);
