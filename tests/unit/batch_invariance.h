@@ -41,4 +41,16 @@ static void check_batch_invariance(const char *file, const char *isa_alone, int 
     vector_close(&v);
 }
 
+/* The golden values of every row, on one rank. */
+UNUSED static void check_alone(const struct vector *v)
+{
+    static float values[MAX_VALUES];
+    struct scorer s;
+    count_values(v);
+    scorer_open(&s, &cpu_ops, v->model, "auto", 2);
+    score_all(&s, v, values);
+    scorer_close(&s);
+    check_values(v, values);
+}
+
 #endif

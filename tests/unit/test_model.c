@@ -7,17 +7,6 @@
 #include "worker/cpu/device.h"
 #include "worker/score.h"
 
-static void check_alone(const struct vector *v)
-{
-    static float values[MAX_VALUES];
-    struct scorer s;
-    count_values(v);
-    scorer_open(&s, &cpu_ops, v->model, "auto", 2);
-    score_all(&s, v, values);
-    scorer_close(&s);
-    check_values(v, values);
-}
-
 static void test_golden(void **unused)
 {
     (void)unused;

@@ -28,12 +28,7 @@ static void each_quantized(void (*check)(const struct vector *v))
 static void check_golden(const struct vector *v)
 {
     static float values[MAX_VALUES];
-    struct scorer s;
-    count_values(v);
-    scorer_open(&s, &cpu_ops, v->model, "auto", 2);
-    score_all(&s, v, values);
-    scorer_close(&s);
-    check_values(v, values);
+    check_alone(v);
     for (int i = 0; i < v->n_tp; i++)
         if (v->tp[i] > 1) {
             score_ranks(&cpu_ops, v, (uint32_t)v->tp[i], values);
