@@ -126,7 +126,12 @@ static double best_ms(struct bench *b, struct product *p, int64_t rows)
     struct trial t = {.p = p,
         .o = {.x = noise_tensor(b->d, p->in, rows, p->k, 1),
             .out = noise_tensor(b->d, p->out, rows, p->n, 1),
-            .w = {w.data, w.dtype, p->n, p->k, w.stride, w.scale, DTYPE_F32},
+            .w = {.data = w.data,
+                .dtype = w.dtype,
+                .rows = p->n,
+                .cols = p->k,
+                .stride = w.stride,
+                .scale = w.scale},
             .bias = bias.data}};
     double best = 1e30;
     for (int i = 0; i < n; i++) {

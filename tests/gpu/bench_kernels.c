@@ -50,7 +50,7 @@ static void time_product(struct device *d, const char *name, int64_t rows, int64
     struct tensor w = noise_tensor(d, DTYPE_BF16, n, k, 0.03f);
     struct product_case p = {.x = noise_tensor(d, DTYPE_BF16, rows, k, 1),
         .out = noise_tensor(d, DTYPE_BF16, rows, n, 1),
-        .w = {w.data, w.dtype, n, k, w.stride, NULL, DTYPE_F32, NULL}};
+        .w = {.data = w.data, .dtype = w.dtype, .rows = n, .cols = k, .stride = w.stride}};
     print(name, time_of(d, run_product, &p), "tflop_s", 2.0 * (double)rows * (double)n * (double)k);
     GPU_MUST(cudaFree(w.data));
     GPU_MUST(cudaFree(p.x.data));
