@@ -1,8 +1,9 @@
-/* load.h - what load.c, load_head.c and load_packed.c share: the list of places that the checkpoint's tensors go
- * to. Private to them. */
+/* load.h - what load.c, load_head.c and load_packed.c share: the list of places that the
+ * checkpoint's tensors go to. Private to them. */
 #ifndef ASSAY_LOAD_H
 #define ASSAY_LOAD_H
 
+#include "worker/layer_matrix.h"
 #include "worker/qwen2.h"
 
 #define PLACE_NAME_BYTES 96

@@ -17,7 +17,7 @@
 
 #include "schema/adapters.h"
 #include "schema/err.h"
-#include "worker/quantization.h"
+#include "worker/layer_matrix.h"
 #include "worker/weights.h"
 
 #define LORA_MAX_RANK 256

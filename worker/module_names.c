@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "worker/layer_matrix.h"
+
 #define MOST_NAMES 10000
 #define MOST_STEPS 100000 /* of a match; names are short */
 

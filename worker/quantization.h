@@ -15,21 +15,6 @@
 
 enum quantization_format { FORMAT_NONE, FORMAT_PACK_QUANTIZED, FORMAT_GPTQ, FORMAT_AWQ };
 
-/* The matrices of a layer. */
-enum layer_matrix {
-    MATRIX_Q,
-    MATRIX_K,
-    MATRIX_V,
-    MATRIX_O,
-    MATRIX_GATE,
-    MATRIX_UP,
-    MATRIX_DOWN,
-    N_LAYER_MATRICES
-};
-
-/* "self_attn.q_proj" .. "mlp.down_proj" */
-extern const char *const layer_matrix_names[N_LAYER_MATRICES];
-
 struct quantization {
     enum quantization_format format;
     char name[32];      /* "pack-quantized-int4": part of a score's mode */

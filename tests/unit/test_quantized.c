@@ -6,6 +6,7 @@
 
 #include "schema/fnv.h"
 #include "worker/cpu/device.h"
+#include "worker/layer_matrix.h"
 
 #define DIRECTORY "tests/vectors/quantized"
 
