@@ -5,11 +5,9 @@
  * linear modules. rank_pattern and alpha_pattern: the first key that the name ends with, after a dot
  * or at its beginning, counts. PEFT takes these keys for regular expressions; only plain names are
  * taken here, since those mean the same either way. */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "worker/lora.h"
 
 #include <math.h>
-#include <pcre2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +16,7 @@
 #include "schema/alloc.h"
 #include "schema/json.h"
 #include "worker/config.h"
+#include "worker/module_pattern.h"
 
 #define FILE_NAME "adapter_config.json"
 #define FILE_BYTES (8u << 20)
@@ -29,9 +28,8 @@ struct lora_file {
     int64_t rank;
     double alpha;
     int is_rslora, has_head;
-    int is_all;        /* target_modules is "all-linear" */
-    pcre2_code *regex; /* target_modules is another text */
-    pcre2_match_data *match;
+    int is_all;                     /* target_modules is "all-linear" */
+    struct module_pattern *pattern; /* target_modules is another text */
 };
 
 /* What a key's value must be. */
@@ -198,26 +196,17 @@ static int read_numbers(struct lora_file *f, struct err *e)
 
 /* ---- target_modules ---- */
 
-static int compile(struct lora_file *f, const json_t *v, struct err *e)
-{
-    int code;
-    size_t at;
-    const char *text = json_string_value(v);
-    f->regex = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
-        PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &code, &at, NULL);
-    if (!f->regex)
-        return refuse(
-            f, ASSAY_EUNSUPPORTED, "target_modules", "an expression that PCRE2 knows", v, e);
-    f->match = pcre2_match_data_create_from_pattern(f->regex, NULL);
-    return f->match ? 0 : err_set(e, ASSAY_ENOMEM, "%s: no memory", f->path);
-}
-
 static int read_targets(struct lora_file *f, struct err *e)
 {
+    size_t at;
     const json_t *v = json_object_get(f->root, "target_modules");
-    if (json_is_string(v)) {
-        f->is_all = strcasecmp(json_string_value(v), "all-linear") == 0;
-        return f->is_all ? 0 : compile(f, v, e);
+    const char *text = json_string_value(v);
+    if (text) {
+        f->is_all = strcasecmp(text, "all-linear") == 0;
+        f->pattern = f->is_all ? NULL : module_pattern_new(text, MODULE_WHOLE, &at);
+        return f->is_all || f->pattern ? 0
+                                       : refuse(f, ASSAY_EUNSUPPORTED, "target_modules",
+                                             "an expression that PCRE2 knows", v, e);
     }
     for (size_t i = 0; i < json_array_size(v); i++)
         if (!json_is_string(json_array_get(v, i)))
@@ -241,13 +230,13 @@ static int is_target(const struct lora_file *f, const char *module, int *is, str
     *is = f->is_all;
     for (size_t i = 0; i < json_array_size(v); i++)
         *is |= ends_with(module, json_string_value(json_array_get(v, i)));
-    if (!f->regex)
+    if (!f->pattern)
         return 0;
-    int rc = pcre2_match(f->regex, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, f->match, NULL);
-    *is = rc >= 0;
-    return rc >= 0 || rc == PCRE2_ERROR_NOMATCH ? 0
-                                                : refuse(f, ASSAY_EUNSUPPORTED, "target_modules",
-                                                      "an expression that matches in time", v, e);
+    int rc = module_pattern_matches(f->pattern, module);
+    *is = rc == 1;
+    return rc >= 0 ? 0
+                   : refuse(f, ASSAY_EUNSUPPORTED, "target_modules",
+                         "an expression that is quickly tried", v, e);
 }
 
 /* ---- modules_to_save ---- */
@@ -306,8 +295,7 @@ void lora_file_free(struct lora_file **out)
     struct lora_file *f = *out;
     if (!f)
         return;
-    pcre2_match_data_free(f->match);
-    pcre2_code_free(f->regex);
+    module_pattern_free(&f->pattern);
     json_decref(f->root);
     free(f);
     *out = NULL;

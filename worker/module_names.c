@@ -1,23 +1,19 @@
 /* module_names.c - see module_names.h. Each pattern is compiled once and tried on the name of every
  * module. Names are as in the reference's model: "model.layers.0.mlp.up_proj". */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "worker/module_names.h"
 
-#include <pcre2.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "worker/layer_matrix.h"
+#include "worker/module_pattern.h"
 
 #define MOST_NAMES 10000
-#define MOST_STEPS 100000 /* of a match; names are short */
 
 /* One entry of the list. */
 struct entry {
     const char *text; /* a name; or NULL: */
-    pcre2_code *code;
-    pcre2_match_context *limits;
-    pcre2_match_data *data;
+    struct module_pattern *pattern;
     int failed; /* a match took too many steps */
 };
 
@@ -25,9 +21,9 @@ static int matches(struct entry *p, const char *name)
 {
     if (p->text)
         return strcmp(p->text, name) == 0;
-    int rc = pcre2_match(p->code, (PCRE2_SPTR)name, strlen(name), 0, 0, p->data, p->limits);
-    p->failed |= rc < 0 && rc != PCRE2_ERROR_NOMATCH;
-    return rc >= 0;
+    int rc = module_pattern_matches(p->pattern, name);
+    p->failed |= rc < 0;
+    return rc == 1;
 }
 
 static int is_class(const struct entry *p, const char *class_name)
@@ -63,29 +59,16 @@ static void add_matches(struct modules *m, struct entry *p, const struct model_c
 static int open_entry(
     struct entry *p, const struct json_file *f, const char *key, const char *text, struct err *e)
 {
-    int why = 0;
-    size_t at = 0;
+    size_t at;
     *p = (struct entry){.text = text};
     if (strncmp(text, "re:", 3) != 0)
         return 0;
-    p->text = NULL;
-    p->code =
-        pcre2_compile((PCRE2_SPTR)text + 3, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED, &why, &at, NULL);
-    if (!p->code)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: %s%s: expected patterns, found '%.80s', which fails at character %zu", f->file,
-            f->where, key, text, at);
-    p->limits = pcre2_match_context_create(NULL);
-    p->data = pcre2_match_data_create(1, NULL);
-    pcre2_set_match_limit(p->limits, MOST_STEPS);
-    return 0;
-}
-
-static void close_entry(struct entry *p)
-{
-    pcre2_code_free(p->code);
-    pcre2_match_context_free(p->limits);
-    pcre2_match_data_free(p->data);
+    *p = (struct entry){.pattern = module_pattern_new(text + 3, MODULE_BEGINNING, &at)};
+    return p->pattern ? 0
+                      : err_set(e, ASSAY_EFORMAT,
+                            "%s: %s%s: expected patterns, found '%.80s', which fails at character "
+                            "%zu",
+                            f->file, f->where, key, text, at);
 }
 
 static int add_entry(struct modules *m, const struct model_config *c, const struct json_file *f,
@@ -96,7 +79,7 @@ static int add_entry(struct modules *m, const struct model_config *c, const stru
     if (rc != 0)
         return rc;
     add_matches(m, &p, c);
-    close_entry(&p);
+    module_pattern_free(&p.pattern);
     return p.failed ? err_set(e, ASSAY_EFORMAT,
                           "%s: %s%s: expected patterns that are quickly tried, found '%.80s'",
                           f->file, f->where, key, text)

@@ -143,6 +143,7 @@ static void test_refusals(void **unused)
         {"{\"target_modules\":[\"q_proj\"]}", "k_proj.lora_A.weight': expected none"},
         {"{\"target_modules\":\"(\"}", "target_modules: expected an expression"},
         {"{\"target_modules\":\".*q_proj\"}", "k_proj.lora_A.weight': expected none"},
+        {"{\"target_modules\":\"(.|.|.){12}[!?].*\"}", "an expression that is quickly tried"},
         {"{\"target_modules\":[]}", "target_modules: expected names"},
         {"{\"target_modules\":[\"c_attn\"]}", "expected none"},
         {"{\"modules_to_save\":[\"score\",\"embed_tokens\"]}",

@@ -1,0 +1,56 @@
+/* module_pattern.c - see module_pattern.h. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "worker/module_pattern.h"
+
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "schema/alloc.h"
+#include "schema/log.h"
+
+#define MOST_STEPS 100000 /* of a match: a few milliseconds; the usual ones take a hundred */
+
+struct module_pattern {
+    pcre2_code *code;
+    pcre2_match_context *limits;
+    pcre2_match_data *data;
+};
+
+struct module_pattern *module_pattern_new(const char *text, enum module_part part, size_t *at)
+{
+    int why;
+    uint32_t options = PCRE2_UTF | PCRE2_ANCHORED | (part == MODULE_WHOLE ? PCRE2_ENDANCHORED : 0);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, options, &why, at, NULL);
+    if (!code)
+        return NULL;
+    struct module_pattern *p = xcalloc(1, sizeof *p);
+    *p = (struct module_pattern){
+        code, pcre2_match_context_create(NULL), pcre2_match_data_create(1, NULL)};
+    if (!p->limits || !p->data)
+        die(EX_OSERR, "out of memory: a pattern for names of modules");
+    pcre2_set_match_limit(p->limits, MOST_STEPS);
+    return p;
+}
+
+void module_pattern_free(struct module_pattern **out)
+{
+    struct module_pattern *p = *out;
+    if (!p)
+        return;
+    pcre2_code_free(p->code);
+    pcre2_match_context_free(p->limits);
+    pcre2_match_data_free(p->data);
+    free(p);
+    *out = NULL;
+}
+
+int module_pattern_matches(struct module_pattern *p, const char *name)
+{
+    int rc = pcre2_match(p->code, (PCRE2_SPTR)name, strlen(name), 0, 0, p->data, p->limits);
+    if (rc == PCRE2_ERROR_NOMATCH)
+        return 0;
+    return rc >= 0 ? 1 : rc;
+}
