@@ -160,18 +160,26 @@ static void test_replies_that_wait_are_bounded(void **state)
     assert_int_equal(stop(s), 0);
 }
 
+static struct store *open_store(const struct scene *s)
+{
+    struct store *store;
+    struct store_options options = {.mode = MODE, .digest = DIGEST};
+    struct err err;
+    must(store_open(&store, s->dir, &options, &err));
+    return store;
+}
+
 /* A transaction that changes nothing, as one of results that nobody wants any more, writes no
  * frames and syncs none: what was written before it is still not on the disk. */
 static void test_a_transaction_of_nothing_syncs_nothing(void **state)
 {
     struct scene *s = *state;
     struct store *store;
-    struct store_options options = {.mode = MODE, .digest = DIGEST};
     struct err err;
     int64_t job = 0;
     uint64_t synced;
     share_disk();
-    must(store_open(&store, s->dir, &options, &err));
+    store = open_store(s);
     new_job(store, "before", 0); /* a new WAL's header is always synced */
     *disk = DISK_WAITS;
     must(store_begin_later(store, &err));
@@ -213,11 +221,10 @@ static void test_copying_the_log_holds_nobody(void **state)
 {
     struct scene *s = *state;
     struct store *store;
-    struct store_options options = {.mode = MODE, .digest = DIGEST};
     struct err err;
     uint64_t synced;
     share_disk();
-    must(store_open(&store, s->dir, &options, &err));
+    store = open_store(s);
     int64_t job = new_job(store, "before", 0);
     *disk = DISK_WAITS;
     alarm(PATIENCE_MS / 1000); /* or it would wait for ever */
@@ -270,10 +277,7 @@ static int idle_once(struct store *store)
 static void test_what_is_copied_is_not_copied_again(void **state)
 {
     struct scene *s = *state;
-    struct store *store;
-    struct store_options options = {.mode = MODE, .digest = DIGEST};
-    struct err err;
-    must(store_open(&store, s->dir, &options, &err));
+    struct store *store = open_store(s);
     idle_once(store);
     for (int k = 0; k < 3; k++) {
         write_a_little(store, k == 0 ? "first" : k == 1 ? "second" : "third");
@@ -291,11 +295,10 @@ static void test_a_database_that_is_not_synced(void **state)
 {
     struct scene *s = *state;
     struct store *store;
-    struct store_options options = {.mode = MODE, .digest = DIGEST};
     struct err err;
     uint64_t synced;
     share_disk();
-    must(store_open(&store, s->dir, &options, &err));
+    store = open_store(s);
     int64_t job = new_job(store, "before", 0);
     for (uint32_t chunk = 0; store->wal_pages < store->wal_pages_due; chunk++) {
         must(store_begin_later(store, &err));
