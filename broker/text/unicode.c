@@ -1,8 +1,9 @@
 /* unicode.c - writes the ranges of unicode_ranges.c into one table by code point (unicode.h). */
 #include "broker/text/unicode.h"
 
+#include <stdlib.h>
+
 #include "schema/alloc.h"
-#include "schema/log.h"
 
 static uint8_t classes_of(uint8_t category)
 {
@@ -45,31 +46,23 @@ uint8_t *unicode_classes(void)
     return classes;
 }
 
+static int compare(const void *key, const void *range)
+{
+    uint32_t c = *(const uint32_t *)key;
+    const struct unicode_range *r = range;
+    return c < r->first ? -1 : c > r->last;
+}
+
 int unicode_is_in(const struct unicode_range *ranges, unsigned n, uint32_t c)
 {
-    unsigned lo = 0, hi = n;
-    while (lo < hi) { /* the first that does not end before c */
-        unsigned mid = lo + (hi - lo) / 2;
-        if (ranges[mid].last < c)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < n && ranges[lo].first <= c;
+    return bsearch(&c, ranges, n, sizeof *ranges, compare) != NULL;
 }
 
 uint32_t unicode_lower(uint32_t c)
 {
-    unsigned lo = 0, hi = unicode_n_lowers;
-    while (lo < hi) { /* the first that does not end before c */
-        unsigned mid = lo + (hi - lo) / 2;
-        if (unicode_lowers[mid].last < c)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    const struct unicode_lower_run *run = &unicode_lowers[lo];
-    if (lo == unicode_n_lowers || c < run->first || (c - run->first) % run->step != 0)
+    const struct unicode_lower_run *run =
+        bsearch(&c, unicode_lowers, unicode_n_lowers, sizeof *unicode_lowers, compare);
+    if (!run || (c - run->range.first) % run->step != 0)
         return c;
     return (uint32_t)((int32_t)c + run->shift);
 }

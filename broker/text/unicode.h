@@ -79,9 +79,10 @@ struct unicode_run {
 extern const struct unicode_run unicode_runs[];
 extern const unsigned unicode_n_runs;
 
-/* Each step-th character from first to last has its small letter `shift` further on. */
+/* Each step-th character of the range has its small letter `shift` further on. */
 struct unicode_lower_run {
-    uint32_t first, last, step;
+    struct unicode_range range;
+    uint32_t step;
     int32_t shift;
 };
 

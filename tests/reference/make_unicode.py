@@ -161,7 +161,7 @@ def main():
                   digits_but=cut_alone(pre_tokenizers.Digits(individual_digits=True)) ^ union("N"),
                   punctuation_but=cut_alone(pre_tokenizers.Punctuation()) ^ union("P") ^ (ascii_punctuation - union("P")),
                   compatible=compatible(), accents=accents)
-    lowers = table("lower_run", "lowers", [f"{{0x{a:x}, 0x{b:x}, {step}, {shift}}}" for a, b, step, shift in lower_runs()])
+    lowers = table("lower_run", "lowers", [f"{{{{0x{a:x}, 0x{b:x}}}, {step}, {shift}}}" for a, b, step, shift in lower_runs()])
     (OUT / "unicode_ranges.c").write_text(
         head("unicode_ranges.c") + "".join("\n" + array(name, s) for name, s in tables.items()) + "\n" + lowers)
     print({name: (len(s), len(ranges(s))) for name, s in tables.items()})
