@@ -35,7 +35,7 @@ static uint32_t least(uint32_t a, uint32_t b)
 static uint32_t shareable(
     const struct batch *b, const struct sequence *owner, const struct sequence *r, uint32_t most)
 {
-    if (owner->adapter != r->adapter)
+    if (owner->mode != r->mode)
         return 0;
     most = least(most, least(owner->n_tokens, r->n_tokens - 1));
     uint32_t n = most < b->min_shared ? 0 : common(owner, r, most);

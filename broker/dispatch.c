@@ -24,13 +24,28 @@ static void write_start(struct broker *b, int g, struct batch *batch)
         transaction_forgo(b, &e);
 }
 
+/* Says by number which adapter each row goes through: 1, or 0 when one of them is gone. */
+static int name_adapters(const struct broker *b, struct batch *batch)
+{
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        struct sequence *r = batch->rows[i];
+        r->adapter = store_adapter_of(b->store, r->mode);
+        if (r->adapter == ADAPTERS_UNKNOWN)
+            return 0;
+    }
+    return 1;
+}
+
 /* Sends the batch to group g. 1: gone; 0: the planner has it again; negative: the database
  * failed. */
 static int send_out(struct broker *b, int g, struct batch **batch, struct err *e)
 {
     struct err why = {0};
-    write_start(b, g, *batch);
-    int rc = group_run(b->groups[g], batch, &why);
+    int rc = name_adapters(b, *batch);
+    if (rc == 1) {
+        write_start(b, g, *batch);
+        rc = group_run(b->groups[g], batch, &why);
+    }
     if (rc == 0)
         planner_lost(b->planner, batch, 0); /* not taken after all */
     if (rc >= 0)

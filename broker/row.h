@@ -60,7 +60,8 @@ struct sequence {
     uint32_t n_tokens, n_positions;
     struct pooling pool; /* resolved: never DEFAULT */
     uint32_t n_values;   /* floats in its result */
-    uint32_t adapter;    /* its number (schema/adapters.h) */
+    int64_t mode;        /* checkpoint, mode and adapter (store.h) */
+    uint32_t adapter;    /* the adapter's number (schema/adapters.h), while it is with a group */
     uint32_t n_shared;   /* first tokens that it shares with its prefix owner (stage.h) */
     uint32_t attempts;   /* times that it killed a group while alone */
     int32_t *ids;

@@ -6,6 +6,7 @@
 
 create table meta (name text primary key, value) without rowid;
 
+-- What scores depend on beside their rows. Of rows with an adapter: text ends in " lora=" and its digest.
 create table mode (mode integer primary key, digest text not null, text text not null, unique (digest, text));
 
 create table job (
@@ -28,6 +29,7 @@ create table job (
   next_seq    integer not null default 1,  -- cursor of the next result
   mode        integer not null references mode,
   truncation  integer not null default 0,  -- of rows that asked for it: n the longest, none was cut; -n some were cut to this many tokens
+  adapters    text,                        -- JSON: of each adapter that its rows name the mode they are scored under; null: none, they fail
   meta        blob,                        -- the client's, msgpack
   rate        real not null default 0,
   created_ms  integer not null,
@@ -170,17 +172,27 @@ create view jobs as
     select job.*,
       seal_chunk is not null and next_chunk > seal_chunk as sealed,
       job.mode <> current.value or
+        missing is not null or
         case when job.truncation < 0 then -job.truncation <> longest.value else job.truncation > longest.value end as held,
       case
         when job.mode <> current.value then
           'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker runs ' ||
           substr(now.digest, 1, 12) || ' (' || now.text || ')'
+        when missing is not null then
+          'made with adapter ' || missing || ' (' ||
+          ifnull((select substr(text, -64, 12) from mode where mode.mode = json_extract(adapters, '$."' || missing || '"')), '') ||
+          '), the broker has ' || ifnull((select missing || ' (' || substr(text, -64, 12) || ')' from mode
+            where mode.mode = json_extract(loaded, '$."' || missing || '"')), 'none of that name')
         when job.truncation < 0 and -job.truncation <> longest.value then
           'made with rows truncated to ' || -job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
         when job.truncation > longest.value then
           'made with rows of up to ' || job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
       end as reason
-    from job
+    from (
+      select job.*, loaded,
+        (select key from json_each(adapters) where value is not null and value is not json_extract(loaded, '$."' || key || '"')
+         order by key limit 1) as missing
+      from job, (select coalesce(max(value), '{}') as loaded from meta where name = 'adapters')) job
       join meta current on current.name = 'mode'
       join (select coalesce(max(value), 1 << 40) as value from meta where name = 'max_len') longest
       join mode made on made.mode = job.mode

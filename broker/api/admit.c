@@ -364,7 +364,7 @@ static void take_adapter(struct admit *a, const struct row_request *q, struct st
     uint32_t k = adapters_find(loaded, name, q->adapter.len);
     int shown = (int)(q->adapter.len < 80 ? q->adapter.len : 80);
     if (k != ADAPTERS_UNKNOWN)
-        out->adapter = loaded->at[k - 1].name;
+        out->adapter = q->adapter;
     else if (loaded->n == 0)
         refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'", shown, name);
     else

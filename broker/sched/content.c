@@ -45,7 +45,7 @@ void content_model(uint8_t *model, const char *digest, const char *mode, const c
 int content_is_same(const struct sequence *a, const struct sequence *b)
 {
     struct numbers n = numbers_of(a), m = numbers_of(b);
-    return a->adapter == b->adapter && memcmp(&n, &m, sizeof n) == 0 &&
+    return a->mode == b->mode && memcmp(&n, &m, sizeof n) == 0 &&
            memcmp(a->ids, b->ids, a->n_tokens * sizeof *a->ids) == 0 &&
            memcmp(a->positions, b->positions, a->n_positions * sizeof *a->positions) == 0;
 }
@@ -55,7 +55,7 @@ void content_hash(struct sequence *r, uint64_t seed)
     struct numbers numbers = numbers_of(r);
     if (r->hash_seed == seed)
         return;
-    uint64_t h = XXH3_64bits_withSeed(&numbers, sizeof numbers, seed ^ r->adapter);
+    uint64_t h = XXH3_64bits_withSeed(&numbers, sizeof numbers, seed ^ (uint64_t)r->mode);
     h = XXH3_64bits_withSeed(r->ids, r->n_tokens * sizeof *r->ids, h);
     if (r->n_positions > 0)
         h = XXH3_64bits_withSeed(r->positions, r->n_positions * sizeof *r->positions, h);

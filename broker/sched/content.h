@@ -1,6 +1,5 @@
 /* content.h - what makes two sequences equal: token ids, positions, pooling, number of values
- * and adapter. A
- * score depends on nothing else, but for the checkpoint and the mode. */
+ * and mode. A score depends on nothing else. */
 #ifndef ASSAY_CONTENT_H
 #define ASSAY_CONTENT_H
 

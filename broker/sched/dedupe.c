@@ -25,9 +25,9 @@
 
 struct dedupe {
     struct dedupe_options options;
-    uint8_t (*models)[CONTENT_MODEL_BYTES]; /* [1 + adapters], by the row's number */
-    uint64_t seed;                          /* of hashes */
-    struct table primaries;                 /* lists of those with one key, linked by next_alike */
+    uint8_t model[CONTENT_MODEL_BYTES]; /* of rows without an adapter */
+    uint64_t seed;                      /* of hashes */
+    struct table primaries;             /* lists of those with one key, linked by next_alike */
     struct dedupe_indexes indexes;
     struct dedupe_index *current; /* of the job of the row that is searched for */
     struct answered answered;
@@ -207,11 +207,7 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
         t->options.now_ms = now_mono_ms;
     randombytes_buf(&t->seed, sizeof t->seed);
     t->answered = (struct answered){.store = options->store, .seed = t->seed};
-    uint32_t n = options->adapters ? options->adapters->n : 0;
-    t->models = xcalloc(n + 1, sizeof *t->models);
-    for (uint32_t i = 0; i <= n; i++)
-        content_model(t->models[i], options->digest, options->mode,
-            i > 0 ? options->adapters->at[i - 1].digest : NULL);
+    content_model(t->model, options->digest, options->mode, NULL);
     if (options->data_dir)
         dedupe_index_sweep(options->data_dir);
     return t;
@@ -224,7 +220,6 @@ void dedupe_free(struct dedupe **t)
     dedupe_indexes_release(&(*t)->indexes);
     answered_release(&(*t)->answered);
     table_release(&(*t)->primaries);
-    free((*t)->models);
     free(*t);
     *t = NULL;
 }
@@ -241,11 +236,27 @@ static struct score_cache *cache_of(const struct dedupe *t)
     return t->options.cache ? *t->options.cache : NULL;
 }
 
+/* Sets r->key: 1, or 0 when the row's adapter is gone. */
+static int make_key(const struct dedupe *t, struct sequence *r)
+{
+    const struct dedupe_options *o = &t->options;
+    uint8_t model[CONTENT_MODEL_BYTES];
+    uint32_t k = store_adapter_of(o->store, r->mode);
+    if (k == 0 || r->has_key) {
+        content_key(r, t->model);
+        return 1;
+    }
+    if (k == ADAPTERS_UNKNOWN)
+        return 0;
+    content_model(model, o->digest, o->mode, o->adapters->at[k - 1].digest);
+    content_key(r, model);
+    return 1;
+}
+
 static int find_cached(struct dedupe *t, struct sequence *r)
 {
-    if (!cache_of(t) || r->fresh || r->not_cached)
+    if (!cache_of(t) || r->fresh || r->not_cached || !make_key(t, r))
         return 0;
-    content_key(r, t->models[r->adapter]);
     answered_make_room(r, ROW_CACHED);
     int found = score_cache_find(t->options.cache, r->key, r->found_values, r->n_values);
     r->not_cached = !found;
@@ -312,9 +323,8 @@ void dedupe_remove_primary(struct dedupe *t, struct sequence *r, const float *va
     int led = r->is_primary;
     if (led)
         stop_leading(t, r);
-    if (!led || !values || !cache_of(t))
+    if (!led || !values || !cache_of(t) || !make_key(t, r))
         return;
-    content_key(r, t->models[r->adapter]);
     score_cache_add(t->options.cache, r->key, values, r->n_values);
     t->added = 1;
 }

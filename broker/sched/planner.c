@@ -303,9 +303,17 @@ static void drop(struct planner *p, struct sequence **out)
     sequence_free(out);
 }
 
+/* Whether the sequence can be computed no more: its adapter is gone. The store has the row, for when
+ * it is there again. */
+static int is_gone(const struct planner *p, const struct sequence *r)
+{
+    return store_adapter_of(p->store, r->mode) == ADAPTERS_UNKNOWN;
+}
+
 /* Drops the batch's sequences that nobody wants, and leaves NULL in their places: how many. */
 static uint32_t drop_unwanted(struct planner *p, struct batch *b)
 {
+    struct err ignored = {0};
     int64_t last = 0;
     uint32_t n = 0;
     int over = 0;
@@ -313,9 +321,12 @@ static uint32_t drop_unwanted(struct planner *p, struct batch *b)
         int64_t job = row_job(b->rows[i]->row_id);
         over = job == last ? over : is_over(p, job);
         last = job;
-        n += (uint32_t)over;
-        if (over)
+        int gone = !over && is_gone(p, b->rows[i]);
+        n += (uint32_t)(over || gone);
+        if (over || gone)
             drop(p, &b->rows[i]);
+        if (gone)
+            planner_job_changed(p, job, &ignored);
     }
     return n;
 }

@@ -94,11 +94,14 @@ static void read_mode(struct store *s, int64_t mode, struct store_job *j)
 }
 
 /* Says what the job was made with that the broker has otherwise. */
-static void read_reason(struct store *s, int64_t mode, int64_t truncation, struct store_job *j)
+static void read_reason(struct store *s, int64_t mode, const struct missing_adapter *missing,
+    int64_t truncation, struct store_job *j)
 {
     long long n = truncation < 0 ? -truncation : truncation;
     if (mode != s->mode)
         read_mode(s, mode, j);
+    else if (missing->name[0])
+        store_name_missing(s, missing, j->reason, sizeof j->reason);
     else
         snprintf(j->reason, sizeof j->reason,
             "made with rows %s %lld tokens, the broker truncates to %u (--max-len)",
@@ -192,14 +195,19 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     j->cached = rows_at(q, 17);
     j->fresh = sqlite3_column_int(q, 18);
     int64_t truncation = sqlite3_column_int64(q, 22);
+    struct missing_adapter missing = {0};
+    const uint8_t *adapters = sqlite3_column_text(q, 23);
+    if (adapters)
+        store_find_missing(
+            s, (struct slice){adapters, (size_t)sqlite3_column_bytes(q, 23)}, &missing);
     sqlite3_reset(q);
     /* A finished job is not held: nothing is left to score under another mode. */
     j->truncated_otherwise = truncates_otherwise(s, truncation);
-    j->otherwise = mode != s->mode || j->truncated_otherwise;
+    j->otherwise = mode != s->mode || missing.name[0] || j->truncated_otherwise;
     j->held = j->otherwise && !(j->sealed && j->done == j->placed);
     j->made_otherwise = j->otherwise && !j->held;
     if (j->otherwise)
-        read_reason(s, mode, truncation, j);
+        read_reason(s, mode, &missing, truncation, j);
     if (damage)
         note_damage(s, damage, j);
     j->state = state_of(j);
@@ -228,9 +236,10 @@ static const char *const sets[] = {
     [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
     [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
     [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
-    [JOBS_HELD] =
-        FIRST("job_unfinished", "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
-                                "iif(truncation < 0, -truncation <> ?4, truncation > ?4)))"),
+    [JOBS_HELD] = FIRST("job_unfinished",
+        "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
+        "iif(truncation < 0, -truncation <> ?4, truncation > ?4)) or "
+        "exists (select 1 from json_each(adapters) where " STORE_IS_MISSING("?5") "))"),
     [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
     [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
     [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
@@ -249,8 +258,8 @@ static int first_of(
     struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
 {
     sqlite3_stmt *q = set == JOBS_HELD
-                          ? store_prepare(s, sets[set], "iiii", after, (int64_t)STORE_LAST_JOB,
-                                s->mode, (int64_t)s->options.limits.max_len)
+                          ? store_prepare(s, sets[set], "iiiis", after, (int64_t)STORE_LAST_JOB,
+                                s->mode, (int64_t)s->options.limits.max_len, s->adapters)
                           : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
     int rc = store_step(s, q, e);
     if (rc == 1)
@@ -353,6 +362,8 @@ int store_accept_mode(struct store *s, int64_t job, struct err *e)
     int64_t max_len = rc == 1 && j.truncated_otherwise ? s->options.limits.max_len : 0;
     if (rc >= 0)
         rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
+    if (rc == 0)
+        rc = store_accept_adapters(s, job, 1, e);
     return rc != 0 ? rc
                    : store_run(s, e,
                          "update job set mode = ?1, truncation = iif(?2 > 0, -?2, truncation) "
@@ -450,6 +461,8 @@ int store_retry(struct store *s, int64_t job, struct store_retried *out, struct 
             rc = rc < 0 ? rc : 0;
         }
     out->rows += n;
+    if (rc == 0 && n > 0)
+        rc = store_accept_adapters(s, job, 0, e);
     if (rc != 0 || n == 0)
         return rc;
     s->queued_tokens += tokens;

@@ -127,6 +127,8 @@ static int read_state(struct store *s, struct err *e)
     int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
         "ss", s->options.digest, s->options.mode);
     if (rc == 0)
+        rc = store_read_adapters(s, e);
+    if (rc == 0)
         rc = store_integer(
             s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
     if (rc == 0)
@@ -148,6 +150,8 @@ static int write_state(struct store *s, struct err *e)
     if (rc == 0)
         rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
             s->options.digest, s->options.mode);
+    if (rc == 0)
+        rc = store_write_adapters(s, e);
     if (rc == 0)
         rc = read_state(s, e);
     if (rc == 0)

@@ -23,7 +23,7 @@ struct ready_row {
     int shape;
     struct pooling pool;
     uint32_t n_tokens, n_values;
-    const char *adapter; /* as in struct store_row */
+    struct slice adapter; /* as in struct store_row */
     int error_code;
     char *error_message; /* owned; NULL: none */
     struct input_hash input;
@@ -44,7 +44,9 @@ struct store_rows {
     struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
     size_t pack_bytes;            /* memory of the packs */
     int64_t truncation;           /* of its rows (store_join_truncation) */
-    uint32_t n_failed;            /* born failed */
+    struct slice *adapters;       /* [n_adapters] the different ones that rows name */
+    uint32_t n_adapters;
+    uint32_t n_failed; /* born failed */
 };
 
 /* ---- made ready, on any thread ---- */
@@ -79,6 +81,7 @@ void store_rows_free(struct store_rows **out)
         next = p->next;
         free(p);
     }
+    free(r->adapters);
     free(r->rows);
     free(r);
     *out = NULL;
@@ -165,6 +168,18 @@ static int64_t truncation_of(const struct store_row *row)
     return row->is_cut ? -(int64_t)longest : longest;
 }
 
+static void add_adapter(struct store_rows *r, struct slice name)
+{
+    uint32_t k = 0;
+    while (k < r->n_adapters && !slice_is_same(r->adapters[k], name))
+        k++;
+    if (k < r->n_adapters)
+        return;
+    size_t bytes = (k + 1) * sizeof *r->adapters;
+    r->adapters = must_have(realloc(r->adapters, bytes), bytes);
+    r->adapters[r->n_adapters++] = name;
+}
+
 void store_rows_add(struct store_rows *r, const struct store_row *row)
 {
     struct ready_row *ready = make_room(r);
@@ -180,6 +195,8 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
         ready->error_message =
             must_have(strdup(row->error_message), strlen(row->error_message) + 1);
     r->truncation = store_join_truncation(r->truncation, truncation_of(row));
+    if (row->adapter.at && row->error_code == 0)
+        add_adapter(r, row->adapter);
     r->n_failed += row->error_code != 0;
     r->n++;
 }
@@ -282,8 +299,8 @@ static int add_pack(struct store *s, int64_t first_row, const struct store_rows 
 static int insert_row(struct store *s, int64_t row, const struct ready_row *r, struct err *e)
 {
     char digits[DIGITS];
-    struct row_record c = {r->shape, r->n_tokens, r->n_values, r->pool,
-        decode_id(r->client_id, digits), store_text(r->adapter)};
+    struct row_record c = {
+        r->shape, r->n_tokens, r->n_values, r->pool, decode_id(r->client_id, digits), r->adapter};
     sqlite3_stmt *q = store_prepare(s,
         "insert into row(row, shape, n_tokens, pool_type, activation, step_token, n_values, sum, "
         "adapter, client_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?10)",
@@ -335,11 +352,16 @@ static int end_placing(struct store *s, const struct placing *p, struct err *e)
     return rc == 0 && p->failed > 0 ? store_set_finished(s, p->job, e) : rc;
 }
 
-/* Notes the rows' truncation with their job. */
-static int keep_truncation(
+/* Notes the rows' adapters and truncation with their job. */
+static int keep_conditions(
     struct store *s, const struct placing *p, const struct store_rows *rows, struct err *e)
 {
     int64_t all = store_join_truncation(p->truncation, rows->truncation);
+    for (uint32_t k = 0; k < rows->n_adapters; k++) {
+        int rc = store_note_adapter(s, p->job, rows->adapters[k], e);
+        if (rc != 0)
+            return rc;
+    }
     return all == p->truncation
                ? 0
                : store_run_job(s, p->job, JOB_SAID, e,
@@ -422,7 +444,7 @@ static int place_rows(struct store *s, struct placing *p, const struct store_row
             break;
     }
     if (rc == 0)
-        rc = keep_truncation(s, p, rows, e);
+        rc = keep_conditions(s, p, rows, e);
     if (rc == 0)
         rc = end_placing(s, p, e);
     return rc == 0 ? w->n_rows < rows->n : rc;

@@ -12,7 +12,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 12
+#define STORE_SCHEMA_VERSION 13
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
@@ -57,7 +57,7 @@ struct touched_job {
 #define STORE_JOB_COLUMNS                                                                          \
     "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
     "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh, "          \
-    "tokens_left, next_seq, sum, truncation from job "
+    "tokens_left, next_seq, sum, truncation, adapters from job "
 
 /* What the open transaction has finished of one job. Its counters are updated once: when rows of
  * another job follow, or at the commit (store/finish.c). */
@@ -144,7 +144,9 @@ struct store {
     off_t guarded_bytes;                /* size of assay.db, as last seen */
     struct store_options options;
     uint64_t epoch;
-    int64_t mode;                 /* the broker's present one */
+    int64_t mode;                 /* the broker's present one: of rows without an adapter */
+    int64_t modes[ADAPTERS_MOST]; /* of rows with an adapter, by its place in the list; 0: none */
+    char adapters[ADAPTERS_MOST * (ADAPTERS_NAME_BYTES + 24)]; /* JSON: {"name": mode, ..} */
     int64_t queued_tokens;        /* of unfinished rows, including the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
@@ -200,6 +202,25 @@ int store_execute(struct store *s, const char *sql, struct err *e);
 int store_make_schema(struct store *s, struct err *e);
 /* 0: a new file; else 1 to STORE_SCHEMA_VERSION, or ASSAY_EFORMAT. */
 int store_read_version(struct store *s, int64_t *version, struct err *e);
+
+/* store/adapters.c: the modes of rows that name an adapter. */
+/* The mode of rows that name this adapter now, or of those that name none; 0: it is not there. */
+int64_t store_present_mode(struct store *s, struct slice name);
+/* What a job was begun with that is not there now. */
+struct missing_adapter {
+    char name[ADAPTERS_NAME_BYTES]; /* "": all are there */
+    int64_t mode, present;          /* the job's, and what the broker has; 0: nothing of the name */
+};
+#define STORE_IS_MISSING(present)                                                                  \
+    "value is not null and value is not json_extract(" present ", '$.\"' || key || '\"')"
+void store_find_missing(struct store *s, struct slice adapters, struct missing_adapter *m);
+void store_name_missing(struct store *s, const struct missing_adapter *m, char *text, size_t size);
+/* The mode under which the job's rows that name this adapter are scored; 0: none, they fail. */
+int store_wanted_mode(
+    struct store *s, int64_t job, struct slice name, int64_t *mode, struct err *e);
+int store_note_adapter(struct store *s, int64_t job, struct slice name, struct err *e);
+/* The job goes on with what is there now; all = 0: only where it had nothing. */
+int store_accept_adapters(struct store *s, int64_t job, int all, struct err *e);
 
 /* store/reserve.c: the reserve files: 0 for results of accepted work, 1 for a purge. */
 #define STORE_RESERVES 2

@@ -5,6 +5,19 @@
 #include "broker/store/private.h"
 #include "schema/alloc.h"
 
+/* The broker's adapters, as of its start or their last change. */
+static int read_adapters(struct store *s, struct err *e)
+{
+    sqlite3_stmt *q =
+        store_prepare(s, "select ifnull(max(value), '{}') from meta where name = 'adapters'", "");
+    int rc = store_step(s, q, e);
+    if (rc != 1)
+        return rc;
+    snprintf(s->adapters, sizeof s->adapters, "%s", (const char *)sqlite3_column_text(q, 0));
+    sqlite3_reset(q);
+    return 0;
+}
+
 static int open_database(struct store *s, struct err *e)
 {
     char path[4200];
@@ -23,6 +36,8 @@ static int open_database(struct store *s, struct err *e)
             path, STORE_SCHEMA_VERSION, (long long)version);
     if (rc == 0)
         rc = store_integer(s, 0, &s->mode, e, "select value from meta where name = 'mode'", "");
+    if (rc == 0)
+        rc = read_adapters(s, e);
     if (rc == 0)
         rc = store_read_sums_from(s, e);
     int primary = sqlite3_errcode(s->db) & 0xff;

@@ -72,7 +72,7 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
     float score = (float)r->score, *values = copy_of(r->vector);
     struct store_result_row out = {.cursor = (uint64_t)r->seq,
         .i = row_index(r->row),
-        .is_other_mode = r->mode != w->s->mode,
+        .is_other_mode = r->mode != store_present_mode(w->s, row->adapter),
         .client_id = encode_id(&row->id, &w->id),
         .n_tokens = (uint32_t)row->n_tokens,
         .shape = (int)row->shape,
@@ -318,13 +318,14 @@ static const char *text_of(struct slice text)
     return text.at ? (const char *)text.at : "";
 }
 
-int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e)
+int store_read_answer(
+    struct store *s, int64_t row, int64_t mode, struct store_answer *answer, struct err *e)
 {
     struct result_record r;
     sqlite3_stmt *q = store_prepare(s,
         "select " STORE_RESULT_COLUMNS
         "from result indexed by result_row where result.row = ? and mode = ?",
-        "ii", row, s->mode);
+        "ii", row, mode);
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc;

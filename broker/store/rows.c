@@ -32,12 +32,16 @@ struct reading {
     int is_over;                       /* rows in any state; skips those born failed or damaged */
     const struct store_limits *limits; /* NULL: none */
     int64_t last;                      /* the last row read or skipped */
+    /* the last adapter named, and its mode; all rows are of one job */
+    char adapter[ADAPTERS_NAME_BYTES];
+    int64_t adapter_mode;
 };
 
 /* The row that is being read. */
 struct found {
     int64_t row;
     struct row_record record;
+    int64_t mode;
     uint32_t n_tokens, attempts;
     struct packed_input in;
 };
@@ -58,10 +62,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     r->pool = f->record.pool;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
-    r->adapter = f->record.adapter.at
-                     ? adapters_find(rd->s->options.limits.adapters,
-                           (const char *)f->record.adapter.at, f->record.adapter.len)
-                     : 0;
+    r->mode = f->mode;
     r->of = line;
     r->part = part;
     if (line)
@@ -131,6 +132,7 @@ static void give_failed(struct reading *rd, int64_t row, uint32_t n_tokens, cons
 {
     struct sequence *r = sequence_new(n_tokens, 0);
     r->row_id = row;
+    r->mode = rd->s->mode;
     r->pool = (struct pooling){POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN};
     r->origin = ROW_COPIED; /* not computed */
     r->found_error = why->code;
@@ -175,7 +177,7 @@ static int check_limits(
             "checkpoint "
             "with more tokens",
             name, l->vocab_size - 1);
-    if (l && r->adapter == ADAPTERS_UNKNOWN)
+    if (l && r->mode == 0)
         return err_set(e, ASSAY_EADAPTER,
             "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
             (int)f->record.adapter.len, (const char *)f->record.adapter.at);
@@ -251,6 +253,23 @@ static int give_parts(struct reading *rd, const struct found *f)
     return sound;
 }
 
+/* The mode that the row is scored under; 0: it names an adapter that its job has to do without. */
+static int read_mode(struct reading *rd, struct found *f, struct err *e)
+{
+    const struct slice *name = &f->record.adapter;
+    f->mode = rd->s->mode;
+    if (!name->at)
+        return 0;
+    if (strlen(rd->adapter) != name->len || memcmp(rd->adapter, name->at, name->len) != 0) {
+        int rc = store_wanted_mode(rd->s, row_job(f->row), *name, &rd->adapter_mode, e);
+        if (rc != 0)
+            return rc;
+        snprintf(rd->adapter, sizeof rd->adapter, "%.*s", (int)name->len, (const char *)name->at);
+    }
+    f->mode = rd->adapter_mode;
+    return 0;
+}
+
 /* Reads the row that q is at: one sequence, or more. */
 static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
 {
@@ -260,11 +279,14 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
     rd->left--;
     rd->last = f.row;
     int sound = store_read_record(rd->s, f.row, q, 2, &f.record);
+    int rc = sound ? read_mode(rd, &f, e) : 0;
+    if (rc < 0)
+        return rc;
     if ((rd->is_over || (rd->skips_refused && sound)) && f.record.n_values == 0)
         return 0; /* born failed */
     f.n_tokens = sound ? (uint32_t)f.record.n_tokens : 0;
     f.attempts = attempts > 0 && attempts < MOST_ATTEMPTS ? (uint32_t)attempts : 0;
-    int rc = sound && f.record.n_values > 0 ? read_packed(rd, f.row, f.n_tokens, e) : 0;
+    rc = sound && f.record.n_values > 0 ? read_packed(rd, f.row, f.n_tokens, e) : 0;
     if (rc < 0)
         return rc;
     if (rc == 1)

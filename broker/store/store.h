@@ -91,6 +91,14 @@ struct store_options {
     struct store_limits limits;
 };
 
+/* Call it in a transaction when the list of adapters has changed; and again, outside of one, if that
+ * was rolled back, with the list as it was. Jobs may be held by it, or be held no more. */
+int store_write_adapters(struct store *s, struct err *e);
+int store_read_adapters(struct store *s, struct err *e);
+/* The number of the adapter that rows of this mode go through (struct sequence); 0: none;
+ * ADAPTERS_UNKNOWN: it is not there now. */
+uint32_t store_adapter_of(const struct store *s, int64_t mode);
+
 /* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
  * negative: ASSAY_EBUSY names the directory and the holder. */
 int store_lock(const char *data_dir, struct err *e);
@@ -188,8 +196,8 @@ int store_each_job(struct store *s, const struct store_job_page *page, store_job
 /* Cancels the job if it is unfinished. */
 int store_cancel(struct store *s, int64_t job, struct err *e);
 int store_pause(struct store *s, int64_t job, int paused, struct err *e);
-/* Moves the job to the broker's present mode and truncation, and accepts a damaged record as it
- * is. */
+/* Moves the job to the broker's present mode, adapters and truncation, and accepts a damaged record
+ * as it is. */
 int store_accept_mode(struct store *s, int64_t job, struct err *e);
 /* Queues failed rows again, and rows whose results were found damaged. Their old results are
  * deleted; the new ones get later cursors. */
@@ -284,7 +292,7 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
-    const char *adapter;   /* its name, borrowed until the rows are stored; NULL: none */
+    struct slice adapter;  /* its name, borrowed until the rows are stored; absent: none */
     int truncates, is_cut; /* it asked for truncation; and lost tokens by it */
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
@@ -378,15 +386,15 @@ struct store_answer {
     char error_code[32]; /* wire name, "" when the row has values */
     char error_message[256];
 };
-/* Reads the row's result under the broker's present mode: 1, or 0 when it has none, or a damaged
- * one. */
-int store_read_answer(struct store *s, int64_t row, struct store_answer *answer, struct err *e);
+/* Reads the row's result under this mode: 1, or 0 when it has none, or a damaged one. */
+int store_read_answer(
+    struct store *s, int64_t row, int64_t mode, struct store_answer *answer, struct err *e);
 
 /* ---- reading results ---- */
 struct store_result_row {
     uint64_t cursor; /* pass it as `after` to continue behind this row */
     uint32_t i;
-    int is_other_mode;      /* computed under another checkpoint or mode than the present one */
+    int is_other_mode; /* computed under another checkpoint, mode or adapter than the present */
     struct slice client_id; /* raw msgpack; absent: none */
     uint32_t n_tokens;
     int shape;

@@ -3,7 +3,6 @@
 #include "broker/workers/model_info.h"
 
 #include <jansson.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,23 +49,6 @@ static int take_adapters(struct model_info *m, const json_t *list)
     return 0;
 }
 
-/* Writes " lora=", how many adapters there are and a hash of their names and digests; "" if there are
- * none. They are in order of name. */
-static void name_adapters(const struct adapters *a, char *text, size_t size)
-{
-    uint8_t hash[32];
-    char hex[17];
-    crypto_generichash_state h;
-    crypto_generichash_init(&h, NULL, 0, sizeof hash);
-    for (uint32_t i = 0; i < a->n; i++) {
-        crypto_generichash_update(&h, (const uint8_t *)a->at[i].name, strlen(a->at[i].name) + 1);
-        crypto_generichash_update(&h, (const uint8_t *)a->at[i].digest, sizeof a->at[i].digest);
-    }
-    crypto_generichash_final(&h, hash, sizeof hash);
-    sodium_bin2hex(hex, sizeof hex, hash, sizeof hex / 2);
-    snprintf(text, a->n > 0 ? size : 1, " lora=%u:%s", a->n, hex);
-}
-
 static int take_description(struct model_info *m, const json_t *o, struct err *e)
 {
     char pool[16], activation[16], named[16];
@@ -106,12 +88,9 @@ void model_info_set_pad_rule(struct model_info *m, const char *word)
     int asked = strcmp(word, "auto") == 0 ? m->pad_rule : strcmp(word, "on") == 0;
     m->pad_rule = asked && m->pad_token >= 0;
     const char *tail = m->tail && strcmp(m->tail, "none") != 0 ? m->tail : NULL;
-    char adapters[40];
-    name_adapters(&m->adapters, adapters, sizeof adapters);
-    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s%s%s%s", m->rank_mode,
-        m->text[0] ? " text=" : "", m->text, m->pad_rule ? " pad_rule=on" : "",
-        tail ? " tail=" : "", tail ? tail : "", m->recipe ? " recipe=" : "",
-        m->recipe ? m->recipe->name : "", adapters);
+    snprintf(m->mode, sizeof m->mode, "%s%s%s%s%s%s%s%s", m->rank_mode, m->text[0] ? " text=" : "",
+        m->text, m->pad_rule ? " pad_rule=on" : "", tail ? " tail=" : "", tail ? tail : "",
+        m->recipe ? " recipe=" : "", m->recipe ? m->recipe->name : "");
 }
 
 static void name_model(struct model_info *m, const char *dir)

@@ -22,7 +22,7 @@ struct model_info {
     char text[9]; /* how text becomes tokens (text/text_digest.h); "": as tokenizer.json says */
     const struct recipe *recipe; /* text/recipe.h; NULL: none */
     const char *tail;            /* --tail (text/tail.h) */
-    char mode[384]; /* a job's mode: rank_mode, text, the pad rule, the recipe and the adapters */
+    char mode[384];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
     uint32_t vocab_size, max_len, n_labels;
     struct pooling pool;   /* of a row that does not say */
     int config_activation; /* what config.json names; ACTIVATION_DEFAULT: nothing, as this says: */

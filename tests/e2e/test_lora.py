@@ -61,7 +61,7 @@ def test_hello_lists_them_and_a_row_names_one(directory):
         listed = client.call("hello")["model"]["adapters"]
         assert [a["name"] for a in listed] == sorted(VECTORS["seqcls"]["adapters"])
         assert all(len(a["digest"]) == 64 for a in listed) and len({a["digest"] for a in listed}) == 3
-        assert " lora=3:" in client.call("hello")["mode"]
+        assert "lora" not in client.call("hello")["mode"]
         found = client.call("score", rows=[{"ids": [1, 2]}, {"ids": [1, 2], "adapter": None}, {"ids": [1, 2], "adapter": "linear"},
                                            {"ids": [1, 2], "adapter": "other"}], timeout_ms=30000)["rows"]
         assert found[0]["score"] == found[1]["score"] != found[2]["score"]
@@ -171,7 +171,10 @@ def test_an_adapter_that_is_not_what_it_was_holds_the_job(directory, truth, what
         broker.start()
         with broker.client() as client:
             status = client.call("status", job="job")
-            assert status["state"] == "paused" and "lora=3:" in status["reason"], status
+            name, now = {"gone": ("attention", "none of that name"), "changed": ("attention", "attention ("),
+                         "another name": ("half", "none of that name")}[what]
+            assert status["state"] == "paused" and f"made with adapter {name} (" in status["reason"], status
+            assert f"the broker has {now}" in status["reason"], status
             assert broker.sql("select state, reason from jobs where key = 'job'")[0] == ("paused", status["reason"])
         broker.stop()
         config.write_text(kept)
@@ -179,6 +182,31 @@ def test_an_adapter_that_is_not_what_it_was_holds_the_job(directory, truth, what
         broker.start()
         with broker.client() as client:
             assert results_of(client, "job") == truth
+
+
+def test_adapters_that_no_row_names_hold_nothing(directory):
+    """Base rows go on under any list, rows of an adapter under any that has it; both with the same bits."""
+    rows = [row for row in long_rows() if row.get("adapter") in (None, "half")]
+    broker = Broker(directory, model=MODELS / "reward", options=[*options("reward", ["half"]), "--score-cache", "16M"])
+    with broker:
+        with broker.client() as client:
+            for key, some in (("base", [row for row in rows if "adapter" not in row]), ("half", rows)):
+                client.submit(key, some)
+            wait_until(lambda: all(client.call("status", job=key)["done"] > 20 for key in ("base", "half")), 60)
+        broker.kill9()
+        broker.command += options("reward", ["all"])
+        broker.start()
+        with broker.client() as client:
+            assert {client.call("status", job=key)["state"] for key in ("base", "half")} <= {"queued", "running"}
+            base, half = results_of(client, "base"), results_of(client, "half")
+        broker.stop()
+        broker.command = [word for word in broker.command if "half=" not in word and "all=" not in word and word != "--lora"]
+        broker.start()
+        with broker.client() as client:
+            found = score(client, [row for row in rows if "adapter" not in row])
+            assert [v for (v,) in found] == [base[i] for i in range(len(found))]
+            assert client.call("status", job="half")["state"] == "done" and "half" in client.call("status", job="half")["made_otherwise"]
+    assert len(half) == len(rows)
 
 
 def test_accept_mode_fails_the_rows_of_an_adapter_that_is_gone(directory, truth):

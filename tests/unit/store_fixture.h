@@ -337,13 +337,14 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     "update chunk set pending = (select bytes from piece where piece.job = chunk.job and "         \
     "piece.chunk = chunk.chunk) where pending > 0; "                                               \
     "update chunk set pending = x'' where pending = 0; drop table piece; "                         \
+    "drop view if exists jobs; alter table job drop column adapters; "                             \
     "drop view if exists rows; alter table row drop column adapter; "                              \
     "alter table chunk drop column n_placed; "
 
 /* SQL that makes a database of version 5 of one of now. */
 #define TO_VERSION_5                                                                               \
     "drop index job_done; drop index job_paused; drop index job_cancelled; "                       \
-    "drop view responses; drop view response_stats; drop view step_stats; drop view jobs; "        \
+    "drop view responses; drop view response_stats; drop view step_stats; "                        \
     "drop view rows; drop view results; drop view errors; drop table "                             \
     "gone; " TO_VERSION_9                                                                          \
     "alter table chunk drop column sum; alter table job drop column truncation; "                  \

@@ -213,9 +213,8 @@ static void test_upgrade_from_7(void **state)
     struct fixture *f = *state;
     int64_t job = put_job(f->s, "old", 0, 3, 10);
     store_close(&f->s);
-    run_sql(f, TO_VERSION_9
-        "drop view jobs; alter table job drop column truncation; alter table chunk drop "
-        "column sum; pragma user_version = 7;");
+    run_sql(f, TO_VERSION_9 "alter table job drop column truncation; alter table chunk drop "
+                            "column sum; pragma user_version = 7;");
     open_mode(f, MODE);
     assert_false(job_now(f->s, job).damaged);
     assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
