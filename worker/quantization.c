@@ -1,6 +1,4 @@
-/* quantization.c - see quantization.h. Every field of quantization_config is in a table: those that
- * are read, those that must have the value under which nothing changes, and those that change
- * nothing. */
+/* quantization.c - see quantization.h. The methods whose configs are short are read here. */
 #include "worker/quantization.h"
 
 #include <stdio.h>
@@ -10,16 +8,11 @@
 #include "worker/config.h"
 #include "worker/layer_matrix.h"
 #include "worker/module_names.h"
+#include "worker/quantization_fields.h"
 
 #define LEAST_GROUP 8
 
 /* ---- fields ---- */
-
-/* A field and the values, as JSON, that are built; no value: it is read elsewhere or changes
- * nothing. Absent and null are always built here: a field that must be there is read by name. */
-struct field {
-    const char *key, *values; /* separated by spaces */
-};
 
 static int is_one_of(const char *found, const char *values)
 {
@@ -46,12 +39,13 @@ static int check_field(
 }
 
 /* Checks every field of f against the table; `fields` ends with a key of NULL. */
-static int check_fields(const struct json_file *f, const struct field *fields, struct err *e)
+int quantization_check_fields(
+    const struct json_file *f, const struct quantization_field *fields, struct err *e)
 {
     void *at = json_object_iter((json_t *)f->object);
     for (; at; at = json_object_iter_next((json_t *)f->object, at)) {
         const char *key = json_object_iter_key(at);
-        const struct field *known = fields;
+        const struct quantization_field *known = fields;
         while (known->key && strcmp(known->key, key) != 0)
             known++;
         if (!known->key)
@@ -66,7 +60,7 @@ static int check_fields(const struct json_file *f, const struct field *fields, s
 }
 
 /* The object at `key` of f, named so in errors. */
-static int open_object(struct json_file *inner, const struct json_file *f, const char *key,
+int quantization_open(struct json_file *inner, const struct json_file *f, const char *key,
     const char *where, struct err *e)
 {
     const json_t *v = json_object_get(f->object, key);
@@ -76,7 +70,7 @@ static int open_object(struct json_file *inner, const struct json_file *f, const
                                    f->file, f->where, key, v ? "something else" : "nothing");
 }
 
-static int need_string(
+int quantization_need_string(
     const struct json_file *f, const char *key, const char **value, struct err *e)
 {
     int rc = json_get_string(f, key, value, e);
@@ -86,7 +80,7 @@ static int need_string(
                     : 0;
 }
 
-static int read_bits(
+int quantization_read_bits(
     struct quantization *q, const struct json_file *f, const char *key, struct err *e)
 {
     int64_t bits = 0;
@@ -99,7 +93,7 @@ static int read_bits(
 }
 
 /* -1 is the whole row. */
-static int read_group_size(struct quantization *q, const struct json_file *f, struct err *e)
+int quantization_read_group_size(struct quantization *q, const struct json_file *f, struct err *e)
 {
     int64_t size = -1;
     if (json_get_int(f, "group_size", -1, 1 << 20, &size, e) < 0)
@@ -112,132 +106,9 @@ static int read_group_size(struct quantization *q, const struct json_file *f, st
     return 0;
 }
 
-/* ---- compressed-tensors ---- */
-
-static const struct field compressed_fields[] = {{"quant_method", NULL}, {"config_groups", NULL},
-    {"ignore", NULL}, {"format", "\"pack-quantized\""}, {"quantization_status", "\"compressed\""},
-    {"kv_cache_scheme", "null"}, {"sparsity_config", "{}"}, {"transform_config", "{}"},
-    {"moe_sparsity_config", "null"}, {"global_compression_ratio", NULL}, {"version", NULL},
-    {"run_compressed", NULL}, {"dequantize", NULL}, {NULL, NULL}};
-
-static const struct field group_fields[] = {{"targets", NULL}, {"weights", NULL},
-    {"input_activations", "null"}, {"output_activations", "null"}, {"format", "\"pack-quantized\""},
-    {NULL, NULL}};
-
-static const struct field weight_fields[] = {{"num_bits", NULL}, {"type", "\"int\""},
-    {"symmetric", "true false"}, {"strategy", "\"group\" \"channel\""}, {"group_size", NULL},
-    {"dynamic", "false"}, {"actorder", "false true \"group\" \"dynamic\" \"weight\" \"static\""},
-    {"block_structure", "null"}, {"observer", NULL}, {"observer_kwargs", NULL},
-    {"scale_dtype", NULL}, {"zp_dtype", NULL}, {NULL, NULL}};
-
-/* By "group" (or "dynamic", or true) a column's group is in g_idx; by "weight" (or "static") it is
- * as without an order. */
-static int is_grouped_order(const json_t *order)
-{
-    const char *name = json_string_value(order);
-    return json_is_true(order) ||
-           (name && (strcmp(name, "group") == 0 || strcmp(name, "dynamic") == 0));
-}
-
-/* Group size and strategy must agree. */
-static int check_strategy(
-    const struct quantization *q, const struct json_file *f, const char *strategy, struct err *e)
-{
-    int is_group = strcmp(strategy, "group") == 0;
-    if (is_group == (q->group_size > 0) && (is_group || !q->has_order))
-        return 0;
-    if (!is_group && q->has_order)
-        return err_set(e, ASSAY_EFORMAT,
-            "%s: %sactorder: expected none with the strategy 'channel', found one", f->file,
-            f->where);
-    return err_set(e, ASSAY_EFORMAT,
-        "%s: %sgroup_size: expected %s with the strategy '%s', found %lld", f->file, f->where,
-        is_group ? "a size" : "none", strategy, (long long)(q->group_size ? q->group_size : -1));
-}
-
-static int read_weights(struct quantization *q, const struct json_file *f, struct err *e)
-{
-    const char *strategy = "";
-    int symmetric = 1, rc = check_fields(f, weight_fields, e);
-    if (rc == 0)
-        rc = read_bits(q, f, "num_bits", e);
-    if (rc == 0)
-        rc = read_group_size(q, f, e);
-    if (rc == 0)
-        rc = need_string(f, "strategy", &strategy, e);
-    if (rc == 0 && json_get_bool(f, "symmetric", &symmetric, e) < 0)
-        rc = ASSAY_EFORMAT;
-    q->has_zeros = !symmetric;
-    q->has_order = is_grouped_order(json_object_get(f->object, "actorder"));
-    return rc == 0 ? check_strategy(q, f, strategy, e) : rc;
-}
-
-/* The one group, as an object named in errors. */
-static int open_group(struct json_file *group, const struct json_file *f, struct err *e)
-{
-    struct json_file groups;
-    int rc = open_object(&groups, f, "config_groups", "quantization_config.config_groups.", e);
-    if (rc != 0)
-        return rc;
-    if (json_object_size(groups.object) != 1)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "%s: %sconfig_groups: more than one is not built: expected 1, found %zu", f->file,
-            f->where, json_object_size(groups.object));
-    const char *name = json_object_iter_key(json_object_iter((json_t *)groups.object));
-    return open_object(group, &groups, name, "quantization_config.config_groups.*.", e);
-}
-
-/* What the targets name and `ignore` does not is quantized; what is not built for that is refused. */
-static int read_targets(
-    struct model_config *c, const struct json_file *f, const struct json_file *group, struct err *e)
-{
-    struct modules targets = {.head = 0}, ignored = {.head = 0};
-    if (!json_object_get(group->object, "targets"))
-        return err_set(e, ASSAY_EFORMAT, "%s: %stargets: expected a list, found nothing",
-            group->file, group->where);
-    int rc = modules_named(&targets, c, group, "targets", e);
-    if (rc == 0)
-        rc = modules_named(&ignored, c, f, "ignore", e);
-    for (uint32_t i = 0; i < c->n_layers; i++)
-        c->quantized[i] = targets.matrices[i] & (uint8_t)~ignored.matrices[i];
-    if (rc == 0 && targets.head && !ignored.head)
-        rc = err_set(e, ASSAY_EUNSUPPORTED,
-            "%s: %signore: a quantized head is not built: expected '%s' among them", f->file,
-            f->where, c->head_name);
-    if (rc == 0 && targets.embedding && !ignored.embedding)
-        rc = err_set(e, ASSAY_EUNSUPPORTED,
-            "%s: %stargets: a quantized embedding is not built: expected Linear alone", f->file,
-            group->where);
-    return rc;
-}
-
-static int read_compressed(struct model_config *c, const struct json_file *f, struct err *e)
-{
-    struct quantization *q = &c->quantization;
-    struct json_file group, weights;
-    const char *format = "", *status = "";
-    int rc = check_fields(f, compressed_fields, e);
-    if (rc == 0)
-        rc = need_string(f, "format", &format, e);
-    if (rc == 0)
-        rc = need_string(f, "quantization_status", &status, e);
-    if (rc == 0)
-        rc = open_group(&group, f, e);
-    if (rc == 0)
-        rc = check_fields(&group, group_fields, e);
-    if (rc == 0)
-        rc = open_object(
-            &weights, &group, "weights", "quantization_config.config_groups.*.weights.", e);
-    if (rc == 0)
-        rc = read_weights(q, &weights, e);
-    q->format = FORMAT_PACK_QUANTIZED;
-    snprintf(q->name, sizeof q->name, "pack-quantized-int%d", q->bits);
-    return rc == 0 ? read_targets(c, f, &group, e) : rc;
-}
-
 /* ---- GPTQ ---- */
 
-static const struct field gptq_fields[] = {{"quant_method", NULL}, {"bits", NULL},
+static const struct quantization_field gptq_fields[] = {{"quant_method", NULL}, {"bits", NULL},
     {"group_size", NULL}, {"desc_act", "true false"}, {"sym", "true false"},
     {"format", "\"gptq\" \"gptq_v2\""}, {"checkpoint_format", "\"gptq\" \"gptq_v2\""},
     {"pack_dtype", "\"int32\""}, {"dynamic", "{}"}, {"lm_head", "false"},
@@ -306,11 +177,11 @@ static int read_gptq_format(struct quantization *q, const struct json_file *f, s
 static int read_gptq(struct model_config *c, const struct json_file *f, struct err *e)
 {
     struct quantization *q = &c->quantization;
-    int rc = check_fields(f, gptq_fields, e);
+    int rc = quantization_check_fields(f, gptq_fields, e);
     if (rc == 0)
-        rc = read_bits(q, f, "bits", e);
+        rc = quantization_read_bits(q, f, "bits", e);
     if (rc == 0)
-        rc = read_group_size(q, f, e);
+        rc = quantization_read_group_size(q, f, e);
     if (rc == 0)
         rc = read_gptq_format(q, f, e);
     if (rc == 0 && json_get_bool(f, "desc_act", &q->has_order, e) < 0)
@@ -323,7 +194,7 @@ static int read_gptq(struct model_config *c, const struct json_file *f, struct e
 
 /* ---- AWQ ---- */
 
-static const struct field awq_fields[] = {{"quant_method", NULL}, {"bits", "4"},
+static const struct quantization_field awq_fields[] = {{"quant_method", NULL}, {"bits", "4"},
     {"group_size", NULL}, {"zero_point", "true"}, {"version", "\"gemm\" \"GEMM\""},
     {"format", "\"gemm\""}, {"desc_act", "false"}, {"sym", "false"}, {"lm_head", "false"},
     {"dynamic", "{}"}, {"pack_dtype", "\"int32\""},
@@ -336,11 +207,11 @@ static int read_awq(struct model_config *c, const struct json_file *f, struct er
 {
     struct quantization *q = &c->quantization;
     struct modules kept = {.head = 0};
-    int rc = check_fields(f, awq_fields, e);
+    int rc = quantization_check_fields(f, awq_fields, e);
     if (rc == 0)
-        rc = read_bits(q, f, "bits", e);
+        rc = quantization_read_bits(q, f, "bits", e);
     if (rc == 0)
-        rc = read_group_size(q, f, e);
+        rc = quantization_read_group_size(q, f, e);
     if (rc == 0)
         rc = modules_kept(&kept, c, f, "modules_to_not_convert", e);
     for (uint32_t i = 0; i < c->n_layers; i++)
@@ -356,7 +227,8 @@ static int read_awq(struct model_config *c, const struct json_file *f, struct er
 static const struct method {
     const char *name;
     int (*read)(struct model_config *c, const struct json_file *f, struct err *e);
-} methods[] = {{"compressed-tensors", read_compressed}, {"gptq", read_gptq}, {"awq", read_awq}};
+} methods[] = {
+    {"compressed-tensors", quantization_read_compressed}, {"gptq", read_gptq}, {"awq", read_awq}};
 
 int model_config_read_quantization(struct model_config *c, const struct json_file *f, struct err *e)
 {
@@ -365,7 +237,7 @@ int model_config_read_quantization(struct model_config *c, const struct json_fil
     const json_t *v = json_object_get(f->object, "quantization_config");
     if (!v || json_is_null(v))
         return 0;
-    if (open_object(&inner, f, "quantization_config", "quantization_config.", e) != 0 ||
+    if (quantization_open(&inner, f, "quantization_config", "quantization_config.", e) != 0 ||
         json_get_string(&inner, "quant_method", &method, e) < 0)
         return ASSAY_EFORMAT;
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)

@@ -1,0 +1,130 @@
+/* quantization_compressed.c - quantization_config of compressed-tensors (quantization.h). */
+#include <stdio.h>
+#include <string.h>
+
+#include "worker/config.h"
+#include "worker/module_names.h"
+#include "worker/quantization_fields.h"
+
+static const struct quantization_field compressed_fields[] = {{"quant_method", NULL},
+    {"config_groups", NULL}, {"ignore", NULL}, {"format", "\"pack-quantized\""},
+    {"quantization_status", "\"compressed\""}, {"kv_cache_scheme", "null"},
+    {"sparsity_config", "{}"}, {"transform_config", "{}"}, {"moe_sparsity_config", "null"},
+    {"global_compression_ratio", NULL}, {"version", NULL}, {"run_compressed", NULL},
+    {"dequantize", NULL}, {NULL, NULL}};
+
+static const struct quantization_field group_fields[] = {{"targets", NULL}, {"weights", NULL},
+    {"input_activations", "null"}, {"output_activations", "null"}, {"format", "\"pack-quantized\""},
+    {NULL, NULL}};
+
+static const struct quantization_field weight_fields[] = {{"num_bits", NULL}, {"type", "\"int\""},
+    {"symmetric", "true false"}, {"strategy", "\"group\" \"channel\""}, {"group_size", NULL},
+    {"dynamic", "false"}, {"actorder", "false true \"group\" \"dynamic\" \"weight\" \"static\""},
+    {"block_structure", "null"}, {"observer", NULL}, {"observer_kwargs", NULL},
+    {"scale_dtype", NULL}, {"zp_dtype", NULL}, {NULL, NULL}};
+
+/* By "group" (or "dynamic", or true) a column's group is in g_idx; by "weight" (or "static") it is
+ * as without an order. */
+static int is_grouped_order(const json_t *order)
+{
+    const char *name = json_string_value(order);
+    return json_is_true(order) ||
+           (name && (strcmp(name, "group") == 0 || strcmp(name, "dynamic") == 0));
+}
+
+/* Group size and strategy must agree. */
+static int check_strategy(
+    const struct quantization *q, const struct json_file *f, const char *strategy, struct err *e)
+{
+    int is_group = strcmp(strategy, "group") == 0;
+    if (is_group == (q->group_size > 0) && (is_group || !q->has_order))
+        return 0;
+    if (!is_group && q->has_order)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %sactorder: expected none with the strategy 'channel', found one", f->file,
+            f->where);
+    return err_set(e, ASSAY_EFORMAT,
+        "%s: %sgroup_size: expected %s with the strategy '%s', found %lld", f->file, f->where,
+        is_group ? "a size" : "none", strategy, (long long)(q->group_size ? q->group_size : -1));
+}
+
+static int read_weights(struct quantization *q, const struct json_file *f, struct err *e)
+{
+    const char *strategy = "";
+    int symmetric = 1, rc = quantization_check_fields(f, weight_fields, e);
+    if (rc == 0)
+        rc = quantization_read_bits(q, f, "num_bits", e);
+    if (rc == 0)
+        rc = quantization_read_group_size(q, f, e);
+    if (rc == 0)
+        rc = quantization_need_string(f, "strategy", &strategy, e);
+    if (rc == 0 && json_get_bool(f, "symmetric", &symmetric, e) < 0)
+        rc = ASSAY_EFORMAT;
+    q->has_zeros = !symmetric;
+    q->has_order = is_grouped_order(json_object_get(f->object, "actorder"));
+    return rc == 0 ? check_strategy(q, f, strategy, e) : rc;
+}
+
+/* The one group, as an object named in errors. */
+static int open_group(struct json_file *group, const struct json_file *f, struct err *e)
+{
+    struct json_file groups;
+    int rc =
+        quantization_open(&groups, f, "config_groups", "quantization_config.config_groups.", e);
+    if (rc != 0)
+        return rc;
+    if (json_object_size(groups.object) != 1)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %sconfig_groups: more than one is not built: expected 1, found %zu", f->file,
+            f->where, json_object_size(groups.object));
+    const char *name = json_object_iter_key(json_object_iter((json_t *)groups.object));
+    return quantization_open(group, &groups, name, "quantization_config.config_groups.*.", e);
+}
+
+/* What the targets name and `ignore` does not is quantized; what is not built for that is refused. */
+static int read_targets(
+    struct model_config *c, const struct json_file *f, const struct json_file *group, struct err *e)
+{
+    struct modules targets = {.head = 0}, ignored = {.head = 0};
+    if (!json_object_get(group->object, "targets"))
+        return err_set(e, ASSAY_EFORMAT, "%s: %stargets: expected a list, found nothing",
+            group->file, group->where);
+    int rc = modules_named(&targets, c, group, "targets", e);
+    if (rc == 0)
+        rc = modules_named(&ignored, c, f, "ignore", e);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        c->quantized[i] = targets.matrices[i] & (uint8_t)~ignored.matrices[i];
+    if (rc == 0 && targets.head && !ignored.head)
+        rc = err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %signore: a quantized head is not built: expected '%s' among them", f->file,
+            f->where, c->head_name);
+    if (rc == 0 && targets.embedding && !ignored.embedding)
+        rc = err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %stargets: a quantized embedding is not built: expected Linear alone", f->file,
+            group->where);
+    return rc;
+}
+
+int quantization_read_compressed(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct quantization *q = &c->quantization;
+    struct json_file group, weights;
+    const char *format = "", *status = "";
+    int rc = quantization_check_fields(f, compressed_fields, e);
+    if (rc == 0)
+        rc = quantization_need_string(f, "format", &format, e);
+    if (rc == 0)
+        rc = quantization_need_string(f, "quantization_status", &status, e);
+    if (rc == 0)
+        rc = open_group(&group, f, e);
+    if (rc == 0)
+        rc = quantization_check_fields(&group, group_fields, e);
+    if (rc == 0)
+        rc = quantization_open(
+            &weights, &group, "weights", "quantization_config.config_groups.*.weights.", e);
+    if (rc == 0)
+        rc = read_weights(q, &weights, e);
+    q->format = FORMAT_PACK_QUANTIZED;
+    snprintf(q->name, sizeof q->name, "pack-quantized-int%d", q->bits);
+    return rc == 0 ? read_targets(c, f, &group, e) : rc;
+}
