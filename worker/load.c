@@ -222,6 +222,14 @@ static void expected_text(char *text, size_t size, const struct place *p)
         snprintf(text, size, "[%lld]", (long long)p->rows);
 }
 
+static int is_number(const struct weight_tensor *t)
+{
+    int i = 0;
+    while (i < t->n_dims && t->shape[i] == 1)
+        i++;
+    return i == t->n_dims && t->n_dims <= 2;
+}
+
 static int check_tensor(
     const struct loader *l, const struct place *p, const struct weight_tensor *t, struct err *e)
 {
@@ -237,6 +245,8 @@ static int check_tensor(
             p->stored || l->m->config.quantization.format != FORMAT_NONE
                 ? ""
                 : "; config.json has no quantization_config that says how to read it");
+    if (p->is_scalar && is_number(t))
+        return 0;
     if (t->n_dims == n_dims && t->shape[0] == p->rows && (n_dims == 1 || t->shape[1] == p->cols))
         return 0;
     shape_text(found, sizeof found, t);

@@ -20,6 +20,7 @@ struct place {
     uint32_t n_picks, picks[2];
     struct weight_tensor *raw;    /* or the tensor as it is stored */
     const char *stored;           /* what type it is of; NULL: a float type */
+    int is_scalar;                /* one number, of shape [1], [] or [1, 1] */
     int is_optional;              /* nothing is missing if there is no such tensor */
     int is_labels;                /* the number of rows is the config's number of labels */
     char name[PLACE_NAME_BYTES];  /* without "model." */

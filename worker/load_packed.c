@@ -9,6 +9,10 @@
  * where not symmetric, `weight_zero_point` [rows, groups], the latter packed along the rows;
  * `weight_shape` [2]; with an order `weight_g_idx` [columns], each column's group.
  *
+ * compressed-tensors, int-, float- and naive-quantized: `weight` [rows, columns] of bytes, four of
+ * which are a word here; `weight_scale` and, where not symmetric, `weight_zero_point` [rows, 1],
+ * [rows, groups], [blocks of rows, blocks of columns] or a single number.
+ *
  * GPTQ: `qweight` [words of columns, rows]; `scales` [groups, rows]; `qzeros` [groups, words of
  * rows], less 1 in the first format; `g_idx` [columns]. AWQ (gemm): `qweight` [columns, words of
  * rows], `scales` and `qzeros` likewise, no order; a word has eight rows, 0 2 4 6 1 3 5 7. */
@@ -68,6 +72,24 @@ static void add_compressed(
             (struct place){.rows = cols, .raw = &m->order, .stored = "I32"});
 }
 
+static void add_plain(
+    struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
+{
+    int64_t rows = m->place.rows, cols = m->place.cols;
+    struct place scale = {
+        quantization_scale_rows(q, rows), quantization_groups(q, cols), .raw = &m->scale};
+    if (q->group_rows == 0)
+        scale = (struct place){.rows = 1, .is_scalar = 1, .raw = &m->scale};
+    add_tensor(l, layer, m, "weight",
+        (struct place){
+            rows, cols, .raw = &m->words, .stored = q->numbers == PACKED_E4M3 ? "F8_E4M3" : "I8"});
+    add_tensor(l, layer, m, "weight_scale", scale);
+    scale.raw = &m->zeros;
+    scale.stored = "I8";
+    if (q->has_zeros)
+        add_tensor(l, layer, m, "weight_zero_point", scale);
+}
+
 /* GPTQ's, and AWQ's, which has no g_idx. */
 static void add_gptq(
     struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
@@ -98,6 +120,8 @@ void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struc
     snprintf(m->name, sizeof m->name, "%s", layer_matrix_names[which]);
     if (q->format == FORMAT_PACK_QUANTIZED)
         add_compressed(l, layer, m, q);
+    else if (q->format == FORMAT_PLAIN)
+        add_plain(l, layer, m, q);
     else
         add_gptq(l, layer, m, q);
 }
@@ -113,13 +137,21 @@ static void *to_device(struct loader *l, const void *host, size_t bytes)
     return to;
 }
 
+/* Where the scale of a row in a group is in its tensor. */
+static int64_t scale_at(
+    const struct part *p, const struct quantization *q, int64_t group, int64_t row)
+{
+    if (q->format == FORMAT_GPTQ || q->format == FORMAT_AWQ)
+        return group * p->m->place.rows + p->row + row;
+    return (q->group_rows > 0 ? (p->row + row) / q->group_rows : 0) * p->groups + group;
+}
+
 static float scale_of(
     const struct part *p, const struct quantization *q, int64_t group, int64_t row)
 {
     const struct weight_tensor *t = &p->m->scale;
     float scale;
-    int64_t at = q->format == FORMAT_PACK_QUANTIZED ? (p->row + row) * p->groups + group
-                                                    : group * p->m->place.rows + p->row + row;
+    int64_t at = scale_at(p, q, group, row);
     dtype_convert(&scale, DTYPE_F32, (const char *)t->data + at * dtype_bytes((enum dtype)t->dtype),
         (enum dtype)t->dtype, 1);
     return scale;
@@ -150,11 +182,24 @@ static uint32_t stored_zero(
     return word >> i % per_word * q->bits & ((1u << q->bits) - 1);
 }
 
+/* Of bytes, as unpacking takes them: signed ones as 128 more. */
+static float plain_zero(
+    const struct part *p, const struct quantization *q, int64_t group, int64_t row)
+{
+    const int8_t *zeros = p->m->zeros.data;
+    int zero = q->has_zeros ? zeros[scale_at(p, q, group, row)] : 0;
+    return q->numbers == PACKED_SIGNED ? (float)(zero + 128) : 0;
+}
+
 /* In GPTQ's first format the largest number may be one more, or 0 that went below: then the zero
  * points beside it may be wrong too, and its libraries read it otherwise. */
 static int find_zero(const struct part *p, const struct quantization *q, int64_t group, int64_t row,
     float *zero, struct err *e)
 {
+    if (q->format == FORMAT_PLAIN) {
+        *zero = plain_zero(p, q, group, row);
+        return 0;
+    }
     uint32_t stored = stored_zero(p, q, group, row);
     *zero = (float)(stored + (uint32_t)q->zero_offset);
     if (q->zero_offset == 0 || stored < (1u << q->bits) - 1)
@@ -246,11 +291,16 @@ static int check_shape(const struct packed_matrix *m, struct err *e)
         (long long)shape[1]);
 }
 
-/* A rank's part must begin with a word. */
+/* Rows of bytes must be whole words, and a rank's part must begin with a word. */
 static int check_part(const struct loader *l, const struct part *p, struct err *e)
 {
     int64_t per_word = WORD_BITS / l->m->config.quantization.bits,
             first = p->packing.order == PACKED_AWQ ? p->row : p->column;
+    if (l->m->config.quantization.format == FORMAT_PLAIN && p->m->place.cols % per_word != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: tensor '%.120s': is not built: expected columns that are a multiple of %lld, "
+            "found %lld",
+            p->m->words.file, p->m->words.name, (long long)per_word, (long long)p->m->place.cols);
     if (first % per_word == 0)
         return 0;
     return err_set(e, ASSAY_EFORMAT,
@@ -263,6 +313,8 @@ static int check_part(const struct loader *l, const struct part *p, struct err *
 static int set_view(struct loader *l, struct part *p, struct err *e)
 {
     int64_t per_word = WORD_BITS / p->packing.bits, stride = p->m->words.shape[1], at;
+    if (l->m->config.quantization.format == FORMAT_PLAIN)
+        stride /= per_word;
     const struct packing *packing = to_device(l, &p->packing, sizeof p->packing);
     if (p->packing.order == PACKED_ROWS)
         at = p->row * stride + p->column / per_word;
@@ -292,6 +344,7 @@ static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct
     else
         load_cut(l->m, m->place.cut, m->place.rows, &p.row, &p.rows);
     p.packing = (struct packing){.order = order_of(q->format),
+        .numbers = q->numbers,
         .bits = q->bits,
         .group_size = q->group_size > 0 ? q->group_size : m->place.cols,
         .first = p.column};

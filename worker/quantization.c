@@ -106,6 +106,33 @@ int quantization_read_group_size(struct quantization *q, const struct json_file 
     return 0;
 }
 
+/* Whether the list or the text at `key` gives two numbers. */
+static int find_block(const json_t *v, json_int_t size[2])
+{
+    const char *text = json_string_value(v);
+    char after;
+    if (text)
+        return sscanf(text, "%7" JSON_INTEGER_FORMAT "x%7" JSON_INTEGER_FORMAT "%c", &size[0],
+                   &size[1], &after) == 2;
+    for (size_t i = 0; i < 2; i++)
+        size[i] = json_integer_value(json_array_get(v, i));
+    return json_array_size(v) == 2;
+}
+
+int quantization_read_block(
+    struct quantization *q, const struct json_file *f, const char *key, struct err *e)
+{
+    json_int_t size[2] = {0, 0};
+    if (!find_block(json_object_get(f->object, key), size) || size[0] < 1 || size[0] > 1 << 20 ||
+        size[1] < LEAST_GROUP || size[1] > 1 << 20)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %s%s: expected rows and columns, such as [128, 128], of at least 1 and %d",
+            f->file, f->where, key, LEAST_GROUP);
+    q->group_rows = size[0];
+    q->group_size = size[1];
+    return 0;
+}
+
 /* ---- GPTQ ---- */
 
 static const struct quantization_field gptq_fields[] = {{"quant_method", NULL}, {"bits", NULL},

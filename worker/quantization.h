@@ -1,7 +1,8 @@
 /* quantization.h - what config.json's quantization_config says about a checkpoint whose layers are
- * stored in few bits: compressed-tensors (pack-quantized), GPTQ and AWQ. A weight's value is
+ * stored in few bits: compressed-tensors, GPTQ and AWQ. A weight's value is
  *     (stored - zero point) * scale
- * in float32, with a scale and a zero point for each row's group of columns.
+ * in float32, with a scale and a zero point for each row's group of columns, or for a block of rows
+ * and columns.
  *
  * Embedding, norms and head are never quantized: a config that says otherwise is refused, as is
  * every field that is not known or whose value would change the numbers. */
@@ -11,15 +12,23 @@
 #include <stdint.h>
 
 #include "schema/err.h"
-#include "worker/dtype.h"
+#include "worker/tensor.h"
 
-enum quantization_format { FORMAT_NONE, FORMAT_PACK_QUANTIZED, FORMAT_GPTQ, FORMAT_AWQ };
+enum quantization_format {
+    FORMAT_NONE,
+    FORMAT_PACK_QUANTIZED,
+    FORMAT_PLAIN, /* compressed-tensors' int-, float- and naive-quantized: a byte a weight */
+    FORMAT_GPTQ,
+    FORMAT_AWQ
+};
 
 struct quantization {
     enum quantization_format format;
-    char name[32];      /* "pack-quantized-int4": part of a score's mode */
+    char name[32]; /* "pack-quantized-int4": part of a score's mode */
+    enum packed_numbers numbers;
     int bits;           /* 4 or 8 */
     int64_t group_size; /* columns that share a scale; 0: the whole row */
+    int64_t group_rows; /* FORMAT_PLAIN: rows that share it; 0: all */
     int has_zeros;      /* there are zero points in the file; else each is the middle */
     int has_order;      /* there is a g_idx: which group each column is of */
     int zero_offset;    /* is added to each stored zero point: 1 in GPTQ's first format */
@@ -36,6 +45,12 @@ int model_config_read_quantization(
 static inline int64_t quantization_groups(const struct quantization *q, int64_t cols)
 {
     return q->group_size > 0 ? (cols + q->group_size - 1) / q->group_size : 1;
+}
+
+/* FORMAT_PLAIN: the rows of the table of scales. */
+static inline int64_t quantization_scale_rows(const struct quantization *q, int64_t rows)
+{
+    return q->group_rows > 0 ? (rows + q->group_rows - 1) / q->group_rows : 1;
 }
 
 #endif

@@ -6,22 +6,25 @@
 #include "worker/module_names.h"
 #include "worker/quantization_fields.h"
 
+#define FORMATS "\"pack-quantized\" \"int-quantized\" \"float-quantized\" \"naive-quantized\""
+
 static const struct quantization_field compressed_fields[] = {{"quant_method", NULL},
-    {"config_groups", NULL}, {"ignore", NULL}, {"format", "\"pack-quantized\""},
+    {"config_groups", NULL}, {"ignore", NULL}, {"format", FORMATS},
     {"quantization_status", "\"compressed\""}, {"kv_cache_scheme", "null"},
     {"sparsity_config", "{}"}, {"transform_config", "{}"}, {"moe_sparsity_config", "null"},
     {"global_compression_ratio", NULL}, {"version", NULL}, {"run_compressed", NULL},
     {"dequantize", NULL}, {NULL, NULL}};
 
 static const struct quantization_field group_fields[] = {{"targets", NULL}, {"weights", NULL},
-    {"input_activations", "null"}, {"output_activations", "null"}, {"format", "\"pack-quantized\""},
+    {"input_activations", "null"}, {"output_activations", "null"}, {"format", FORMATS},
     {NULL, NULL}};
 
-static const struct quantization_field weight_fields[] = {{"num_bits", NULL}, {"type", "\"int\""},
-    {"symmetric", "true false"}, {"strategy", "\"group\" \"channel\""}, {"group_size", NULL},
+static const struct quantization_field weight_fields[] = {{"num_bits", NULL},
+    {"type", "\"int\" \"float\""}, {"symmetric", "true false"},
+    {"strategy", "\"group\" \"channel\" \"tensor\" \"block\""}, {"group_size", NULL},
     {"dynamic", "false"}, {"actorder", "false true \"group\" \"dynamic\" \"weight\" \"static\""},
-    {"block_structure", "null"}, {"observer", NULL}, {"observer_kwargs", NULL},
-    {"scale_dtype", NULL}, {"zp_dtype", NULL}, {NULL, NULL}};
+    {"block_structure", NULL}, {"observer", NULL}, {"observer_kwargs", NULL}, {"scale_dtype", NULL},
+    {"zp_dtype", NULL}, {NULL, NULL}};
 
 /* By "group" (or "dynamic", or true) a column's group is in g_idx; by "weight" (or "static") it is
  * as without an order. */
@@ -30,6 +33,32 @@ static int is_grouped_order(const json_t *order)
     const char *name = json_string_value(order);
     return json_is_true(order) ||
            (name && (strcmp(name, "group") == 0 || strcmp(name, "dynamic") == 0));
+}
+
+/* "int" or "float", as the format's name has it too where that names one. Both have 8 bits where a
+ * weight is a byte. */
+static int read_type(
+    struct quantization *q, const struct json_file *f, const char *format, struct err *e)
+{
+    const char *type = "int";
+    if (json_get_string(f, "type", &type, e) < 0)
+        return ASSAY_EFORMAT;
+    int is_float = strcmp(type, "float") == 0, is_packed = strcmp(format, "pack-quantized") == 0;
+    const char *expected = strcmp(format, "float-quantized") == 0   ? "float"
+                           : strcmp(format, "naive-quantized") == 0 ? type
+                                                                    : "int";
+    if (strcmp(type, expected) != 0)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %stype: expected \"%s\" with the format '%s', found \"%s\"", f->file, f->where,
+            expected, format, type);
+    if (!is_packed && q->bits != 8)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %snum_bits: expected 8 with the format '%s', found %d", f->file, f->where, format,
+            q->bits);
+    q->format = is_packed ? FORMAT_PACK_QUANTIZED : FORMAT_PLAIN;
+    q->numbers = is_float ? PACKED_E4M3 : is_packed ? PACKED_UNSIGNED : PACKED_SIGNED;
+    snprintf(q->name, sizeof q->name, is_float ? "%.20s-fp8" : "%.20s-int%d", format, q->bits);
+    return 0;
 }
 
 /* Group size and strategy must agree. */
@@ -41,19 +70,59 @@ static int check_strategy(
         return 0;
     if (!is_group && q->has_order)
         return err_set(e, ASSAY_EFORMAT,
-            "%s: %sactorder: expected none with the strategy 'channel', found one", f->file,
-            f->where);
+            "%s: %sactorder: expected none with the strategy '%s', found one", f->file, f->where,
+            strategy);
     return err_set(e, ASSAY_EFORMAT,
         "%s: %sgroup_size: expected %s with the strategy '%s', found %lld", f->file, f->where,
         is_group ? "a size" : "none", strategy, (long long)(q->group_size ? q->group_size : -1));
 }
 
-static int read_weights(struct quantization *q, const struct json_file *f, struct err *e)
+/* What the strategies 'tensor' and 'block' add; others may not name blocks. */
+static int read_block(
+    struct quantization *q, const struct json_file *f, const char *strategy, struct err *e)
+{
+    const json_t *v = json_object_get(f->object, "block_structure");
+    int is_block = strcmp(strategy, "block") == 0;
+    q->group_rows = strcmp(strategy, "tensor") != 0;
+    if (!is_block && (!v || json_is_null(v)))
+        return 0;
+    if (!is_block)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: %sblock_structure: expected none with the strategy '%s', found one", f->file,
+            f->where, strategy);
+    return quantization_read_block(q, f, "block_structure", e);
+}
+
+/* Packed formats have scales for each row; an order and float have their own bounds. */
+static int check_built(
+    const struct quantization *q, const struct json_file *f, const char *strategy, struct err *e)
+{
+    int is_plain = q->format == FORMAT_PLAIN;
+    if (!is_plain && strcmp(strategy, "group") != 0 && strcmp(strategy, "channel") != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %sstrategy: is not built: expected \"group\" or \"channel\" with the format "
+            "'pack-quantized', found \"%s\"",
+            f->file, f->where, strategy);
+    if (is_plain && q->has_order)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %sactorder: is not built where weights are bytes: expected none, found one",
+            f->file, f->where);
+    if (q->numbers == PACKED_E4M3 && q->has_zeros)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "%s: %ssymmetric: is not built with the type \"float\": expected true, found false",
+            f->file, f->where);
+    return 0;
+}
+
+static int read_weights(
+    struct quantization *q, const struct json_file *f, const char *format, struct err *e)
 {
     const char *strategy = "";
     int symmetric = 1, rc = quantization_check_fields(f, weight_fields, e);
     if (rc == 0)
         rc = quantization_read_bits(q, f, "num_bits", e);
+    if (rc == 0)
+        rc = read_type(q, f, format, e);
     if (rc == 0)
         rc = quantization_read_group_size(q, f, e);
     if (rc == 0)
@@ -62,7 +131,11 @@ static int read_weights(struct quantization *q, const struct json_file *f, struc
         rc = ASSAY_EFORMAT;
     q->has_zeros = !symmetric;
     q->has_order = is_grouped_order(json_object_get(f->object, "actorder"));
-    return rc == 0 ? check_strategy(q, f, strategy, e) : rc;
+    if (rc == 0)
+        rc = check_built(q, f, strategy, e);
+    if (rc == 0)
+        rc = check_strategy(q, f, strategy, e);
+    return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
 /* The one group, as an object named in errors. */
@@ -79,6 +152,17 @@ static int open_group(struct json_file *group, const struct json_file *f, struct
             f->where, json_object_size(groups.object));
     const char *name = json_object_iter_key(json_object_iter((json_t *)groups.object));
     return quantization_open(group, &groups, name, "quantization_config.config_groups.*.", e);
+}
+
+static int check_group_format(const struct json_file *group, const char *format, struct err *e)
+{
+    const char *own = format;
+    if (json_get_string(group, "format", &own, e) < 0)
+        return ASSAY_EFORMAT;
+    if (strcmp(own, format) == 0)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT, "%s: %sformat: expected '%s', as the file's, found '%s'",
+        group->file, group->where, format, own);
 }
 
 /* What the targets name and `ignore` does not is quantized; what is not built for that is refused. */
@@ -120,11 +204,11 @@ int quantization_read_compressed(struct model_config *c, const struct json_file 
     if (rc == 0)
         rc = quantization_check_fields(&group, group_fields, e);
     if (rc == 0)
+        rc = check_group_format(&group, format, e);
+    if (rc == 0)
         rc = quantization_open(
             &weights, &group, "weights", "quantization_config.config_groups.*.weights.", e);
     if (rc == 0)
-        rc = read_weights(q, &weights, e);
-    q->format = FORMAT_PACK_QUANTIZED;
-    snprintf(q->name, sizeof q->name, "pack-quantized-int%d", q->bits);
+        rc = read_weights(q, &weights, format, e);
     return rc == 0 ? read_targets(c, f, &group, e) : rc;
 }

@@ -27,6 +27,9 @@ int quantization_read_bits(
     struct quantization *q, const struct json_file *f, const char *key, struct err *e);
 /* -1 is the whole row. */
 int quantization_read_group_size(struct quantization *q, const struct json_file *f, struct err *e);
+/* Rows and columns of a block: [128, 128], or "128x128". */
+int quantization_read_block(
+    struct quantization *q, const struct json_file *f, const char *key, struct err *e);
 
 /* The methods that have files of their own. Each sets c->quantization and c->quantized. */
 int quantization_read_compressed(struct model_config *c, const struct json_file *f, struct err *e);

@@ -26,8 +26,15 @@ enum packing_order {
     PACKED_AWQ      /* [columns, words of rows]: a word holds eight rows, 0 2 4 6 1 3 5 7 */
 };
 
+enum packed_numbers {
+    PACKED_UNSIGNED,
+    PACKED_SIGNED, /* 8 bits, two's complement, taken as 128 more: 0 .. 255 */
+    PACKED_E4M3    /* 8 bits, DTYPE_F8's format: 0x7f and 0xff are NaN */
+};
+
 struct packing {
     enum packing_order order;
+    enum packed_numbers numbers;
     int bits; /* of a number: 4 or 8 */
     /* Of row j in group g at g * group_stride + j, a multiple of PACKING_ROWS: value = (stored -
      * zero) * scale, both steps in float32. */

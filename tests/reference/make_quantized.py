@@ -40,6 +40,10 @@ def packed(bits, group_size, symmetric, **more):
     return dict(num_bits=bits, group_size=group_size, strategy="group" if group_size else "channel", symmetric=symmetric, **more)
 
 
+def plain(kind, strategy, **more):
+    return dict(num_bits=8, type=kind, strategy=strategy, group_size=None, symmetric=True, **more)
+
+
 def gptq(**settings):
     return {"quant_method": "gptq", **settings}
 
@@ -65,6 +69,30 @@ SPECS = {
                                                         [r"re:.*self_attn\.[qkvo]_proj", r"re:model\.layers\.\d+\.mlp\.up.*"]),
         dict(format="pack_quantized", bits=8, zeros=True, scale="BF16"), ["gate_proj", "down_proj"], FEW, [None], [1, 2, 4]),
 }
+SPECS.update({
+    "naive-fp8-channel": (
+        dict(LLAMA, intermediate_size=160), compressed(plain("float", "channel"), ["score", "re:.*1.mlp.down_proj"], format="naive-quantized"),
+        dict(format="plain", type="float", block=(1, None), scale="BF16"), ["model.layers.1.mlp.down_proj"], SHORT + MIDDLE, [None, ALL],
+        [1, 2, 4]),
+    "naive-fp8-blocks": (
+        dict(intermediate_size=1088, num_hidden_layers=1),
+        compressed(plain("float", "block", block_structure=[128, 128]), ["score"], format="naive-quantized"),
+        dict(format="plain", type="float", block=(128, 128), scale="F32"), [], MIDDLE, [None, MEAN], [1, 2, 4]),
+    "float-fp8-tensor": (
+        dict(REWARD, hidden_size=84, num_attention_heads=6, intermediate_size=204, vocab_size=331),
+        compressed(plain("float", "tensor"), ["score.0", "score.2"], format="float-quantized"),
+        dict(format="plain", type="float", block=(None, None), scale="F32"), [], FEW, [None], [1]),
+    "int-int8-channel": (
+        dict(QWEN3, head_dim=32, num_hidden_layers=1),
+        compressed({**plain("int", "channel"), "symmetric": False}, ["score"], format="int-quantized"),
+        dict(format="plain", type="int", block=(1, None), zeros=True, scale="BF16"), [], MIDDLE, [None], [1, 2, 4]),
+    "int-int8-groups": (
+        dict(intermediate_size=160), compressed({**plain("int", "group"), "group_size": 16}, ["score"], format="int-quantized"),
+        dict(format="plain", type="int", block=(1, 16), scale="F16"), [], FEW, [None], [1, 2]),
+    "int-int8-tensor": (
+        dict(num_hidden_layers=1), compressed({**plain("int", "tensor"), "symmetric": False}, ["score"], format="naive-quantized"),
+        dict(format="plain", type="int", block=(None, None), zeros=True, scale="F32"), [], FEW, [None], [1, 2]),
+})
 SPECS.update({
     "gptq-int4": (
         dict(intermediate_size=1088, num_hidden_layers=1),
@@ -106,6 +134,8 @@ def fnv(data):
 
 def to_torch(array, kind):
     tensor = torch.from_numpy(numpy.ascontiguousarray(array))
+    if array.dtype == numpy.uint8:
+        return tensor.view(torch.float8_e4m3fn)
     return tensor.to(torch.bfloat16) if kind == "BF16" and tensor.dtype == torch.float32 else tensor
 
 
@@ -119,7 +149,7 @@ def compare_compressed(settings, config, tensors, values):
     if settings.get("order"):
         return
     scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
-    state = {k: torch.from_numpy(v) for k, v in tensors.items()}
+    state = {k: to_torch(v, "F32") for k, v in tensors.items()}
     state["weight_scale"] = state["weight_scale"].float()
     found = BaseCompressor.get_value_from_registry(config["format"]).decompress(state, scheme)["weight"]
     assert found.dtype == torch.float32 and numpy.array_equal(found.numpy().view(numpy.uint32), values.view(numpy.uint32))

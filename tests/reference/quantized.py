@@ -72,6 +72,49 @@ def gptq(shape, settings, rng):
     return tensors, values_of(stored, scale, zero, of)
 
 
+def e4m3_values():
+    """What each byte means in e4m3 (finite only): sign, four bits of exponent with bias 7, three of mantissa."""
+    byte = numpy.arange(256)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    value = numpy.where(exponent > 0, (1 + mantissa / 8) * 2.0 ** (exponent - 7), mantissa / 8 * 2.0 ** -6)
+    value[byte & 127 == 127] = numpy.nan
+    return numpy.where(byte & 128, -value, value).astype(numpy.float32)
+
+
+def to_e4m3(x):
+    """The bytes of the nearest finite values, some of them exchanged for any byte that is no NaN."""
+    finite = numpy.array([b for b in range(256) if b & 127 != 127], numpy.uint8)
+    order = finite[numpy.argsort(e4m3_values()[finite], kind="stable")]
+    sorted_values = e4m3_values()[order]
+    return order[numpy.clip(numpy.searchsorted(sorted_values, x), 0, len(order) - 1)]
+
+
+def plain(shape, settings, rng):
+    """compressed-tensors' int-, float- and naive-quantized: a byte a weight. A scale (and zero point) is of a block of rows and
+    columns: `block` has their numbers, None for all."""
+    rows, cols = shape
+    high, wide = (n or all for n, all in zip(settings["block"], shape))
+    table = -(-rows // high), -(-cols // wide)
+    row, col = numpy.arange(rows)[:, None] // high, numpy.arange(cols)[None, :] // wide
+    is_float = settings["type"] == "float"
+    scale = numpy.exp(rng.normal(0, 0.3, table)) * (0.03 if is_float else 1 / 64) / cols ** 0.5
+    scale = round_bf16(scale) if settings["scale"] == "BF16" else scale.astype(SCALES[settings["scale"]])
+    if is_float:
+        stored = to_e4m3(rng.normal(0, 32, shape))
+        any_byte = to_e4m3(rng.uniform(-448, 448, shape) * 2.0 ** rng.integers(-17, 1, shape))
+        stored = numpy.where(rng.random(shape) < 0.1, any_byte, stored)
+        exact = e4m3_values()[stored]
+    else:
+        stored = rng.integers(-128, 128, shape).astype(numpy.int8)
+        exact = stored.astype(numpy.float32)
+    tensors = {"weight": stored, "weight_scale": scale.reshape(1) if settings["block"] == (None, None) else scale}
+    if settings.get("zeros"):
+        zero = rng.integers(-128, 128, table).astype(numpy.int8)
+        exact = exact - zero.astype(numpy.float32)[row, col]
+        tensors["weight_zero_point"] = zero.reshape(tensors["weight_scale"].shape)
+    return tensors, exact * scale.astype(numpy.float32)[row, col]
+
+
 def interleave(numbers):
     """AWQ's order of each eight: 0 2 4 6 1 3 5 7."""
     return numbers.reshape(*numbers.shape[:-1], -1, 8)[..., [0, 2, 4, 6, 1, 3, 5, 7]].reshape(numbers.shape)

@@ -4,6 +4,8 @@
  * stored as float32; and what is not built. Run from the repository root. */
 #include "tests/unit/batch_invariance.h"
 
+#include <math.h>
+
 #include "schema/fnv.h"
 #include "worker/cpu/device.h"
 #include "worker/layer_matrix.h"
@@ -107,6 +109,42 @@ static void test_values_are_the_references(void **unused)
 {
     (void)unused;
     each_quantized(check_matrices);
+}
+
+/* What a byte means in e4m3: sign, four bits of exponent, three of mantissa. */
+static float e4m3(int byte)
+{
+    int exponent = byte >> 3 & 15, mantissa = byte & 7;
+    float value =
+        exponent > 0 ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
+    return (byte & 127) == 127 ? NAN : byte & 128 ? -value : value;
+}
+
+static void test_every_byte_of_e4m3(void **unused)
+{
+    uint8_t bytes[256];
+    float scale[PACKING_ROWS] = {1}, zero[PACKING_ROWS] = {0};
+    struct packing packing = {.order = PACKED_ROWS,
+        .numbers = PACKED_E4M3,
+        .bits = 8,
+        .scale = scale,
+        .zero = zero,
+        .group_stride = PACKING_ROWS,
+        .group_size = 256};
+    struct weight w = {bytes, DTYPE_PACKED, 1, 256, 64, NULL, DTYPE_F32, &packing};
+    (void)unused;
+    for (int i = 0; i < 256; i++)
+        bytes[i] = (uint8_t)i;
+    for (int way = 0; way < WAYS; way++) {
+        float *wide = widen_matrix(kernels_choose(ways[way].isa), &w);
+        for (int i = 0; i < 256; i++) {
+            float wanted = e4m3(i);
+            assert_int_equal(isnan(wide[i]), isnan(wanted));
+            if (!isnan(wanted))
+                assert_memory_equal(&wide[i], &wanted, sizeof wanted);
+        }
+        free(wide);
+    }
 }
 
 /* ---- products ---- */
@@ -242,7 +280,7 @@ static void test_parts_that_cut_a_word(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_values_are_the_references),
+        cmocka_unit_test(test_values_are_the_references), cmocka_unit_test(test_every_byte_of_e4m3),
         cmocka_unit_test(test_products_are_those_of_the_values),
         cmocka_unit_test(test_rows_are_invariant_of_batch_and_cpu),
         cmocka_unit_test(test_mode_and_refusals), cmocka_unit_test(test_parts_that_cut_a_word)};
