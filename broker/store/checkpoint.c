@@ -13,12 +13,18 @@
  * A pass begins only while pages are left: where all is copied a commit may begin the log anew, and
  * SQLite before 3.51.3 would then count pages of the new log as copied that this pass never saw.
  *
- * When nothing happens the thread also empties the log's file (TRUNCATE). Nobody can write meanwhile
- * either: a transaction that begins waits for the thread. */
+ * When nothing happens the thread also empties the log (TRUNCATE). Nobody can write meanwhile
+ * either: a transaction that begins waits for the thread. But cutting a file of 60 MB takes 10 ms,
+ * and 100 ms where the file system tells the disk of each free block. So SQLite's truncation only
+ * overwrites the log's header: to every reader the log then ends there. Once that is synced the file
+ * is cut bit by bit, with SQLite's lock for writers; who begins to write waits for one part at most,
+ * and ends the cutting. What is left of the file is overwritten, or cut in another idle moment. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "broker/store/private.h"
 #include "schema/alloc.h"
@@ -31,19 +37,24 @@
 #define LONG_PAGES (WAL_PAGES * 3 / 2)
 #define MOST_PAGES (WAL_PAGES * 2)
 #define FEW_PAGES 128               /* a megabyte: 1 ms, and what two syncs take */
+#define CUT_BYTES (4 << 20)         /* 1 ms */
 #define WAL_WARN_BYTES (128u << 20) /* with a reader in the way */
 
 enum copier_state { COPIER_IDLE, COPIER_RUNS, COPIER_IS_OVER };
 
 struct store_copier {
     pthread_t thread;
-    pthread_mutex_t lock; /* for `state` and `stop` */
+    pthread_mutex_t lock; /* for `state`, `stop` and the next three */
     pthread_cond_t changed;
     struct store *store;
     sqlite3 *db; /* the thread's */
     int is_open; /* it has read the database, and so knows the log */
     enum copier_state state;
     int stop;
+    int is_cutting; /* the log is empty: others may write, but */
+    int in_part;    /* not now */
+    int is_wanted;  /* somebody writes: no other part is cut */
+    sqlite3_io_methods log_methods;
     /* For who sees the state. */
     int mode;    /* SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE */
     int is_last; /* nobody writes meanwhile */
@@ -54,14 +65,90 @@ struct store_copier {
 
 /* ---- the thread ---- */
 
+static const uint8_t no_header[32]; /* instead of a log's: it has no frames */
+
+static int is_emptied(const struct store_copier *c)
+{
+    uint8_t found[sizeof no_header];
+    return pread(c->store->wal.log_fd, found, sizeof found, 0) == (ssize_t)sizeof found &&
+           memcmp(found, no_header, sizeof found) == 0;
+}
+
+/* The log's xTruncate: SQLite empties it, or makes it shorter, which can be left. */
+static int overwrite_header(sqlite3_file *log, sqlite3_int64 size)
+{
+    return size == 0 ? log->pMethods->xWrite(log, no_header, sizeof no_header, 0) : SQLITE_OK;
+}
+
+static int replace_truncation(struct store_copier *c)
+{
+    sqlite3_file *log = NULL;
+    int rc = sqlite3_file_control(c->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    if (rc != SQLITE_OK || log->pMethods == &c->log_methods)
+        return rc;
+    c->log_methods = *log->pMethods;
+    c->log_methods.xTruncate = overwrite_header;
+    log->pMethods = &c->log_methods;
+    return rc;
+}
+
+/* Cuts a part off the file's end: 1 when there is more. */
+static int cut_part(struct store_copier *c)
+{
+    int fd = c->store->wal.log_fd, more = 0;
+    struct stat st;
+    if (sqlite3_exec(c->db, "begin immediate", NULL, NULL, NULL) != SQLITE_OK)
+        return 0;
+    if (is_emptied(c) && fstat(fd, &st) == 0) {
+        off_t left = st.st_size > CUT_BYTES ? st.st_size - CUT_BYTES : 0;
+        more = ftruncate(fd, left) == 0 && left > 0;
+    }
+    sqlite3_exec(c->db, "rollback", NULL, NULL, NULL);
+    return more;
+}
+
+/* Begins a part, or ends it: 0 when no other is to be cut. */
+static int set_in_part(struct store_copier *c, int in_part)
+{
+    pthread_mutex_lock(&c->lock);
+    int goes_on = !c->stop && !c->is_wanted;
+    c->in_part = in_part && goes_on;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    return goes_on;
+}
+
+/* The header is synced before: after a power cut, a shorter log that is read would undo changes. */
+static void cut_log(struct store_copier *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->is_cutting = 1;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    if (fdatasync(c->store->wal.log_fd) != 0) {
+        store_sync_failed(c->store, "assay.db-wal", errno);
+        return;
+    }
+    for (int more = 1; more && set_in_part(c, 1); set_in_part(c, 0))
+        more = cut_part(c);
+}
+
 /* Empties the log, as store_checkpoint does. */
 static int empty_log(struct store_copier *c)
 {
+    int rc = replace_truncation(c);
     store_sync_hold(c->store);
     store_wal_forget(c->store);
-    int rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-    store_wal_recall(c->store);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_wal_checkpoint_v2(c->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    int is_empty = rc == SQLITE_OK && is_emptied(c);
+    if (is_empty)
+        store_wal_emptied(c->store);
+    else
+        store_wal_recall(c->store);
     store_sync_let(c->store);
+    if (is_empty)
+        cut_log(c);
     return rc;
 }
 
@@ -109,6 +196,7 @@ static void *copy_for_ever(void *arg)
         pthread_mutex_unlock(&c->lock);
         copy(c);
         pthread_mutex_lock(&c->lock);
+        c->is_cutting = c->is_wanted = 0;
         c->state = COPIER_IS_OVER;
         pthread_cond_broadcast(&c->changed);
         store_sync_tell(c->store);
@@ -291,22 +379,32 @@ void store_log_has(struct store *s, int n_pages)
     s->wal_pages = n_pages;
 }
 
-/* Whether nobody can write, or is to, while the thread copies. */
+/* Whether nobody can write, or is to, while the thread copies. Hold the lock. */
 static int is_alone(const struct store_copier *c)
 {
-    return c->mode == SQLITE_CHECKPOINT_TRUNCATE || c->is_last;
+    return c->state == COPIER_RUNS && !c->is_cutting &&
+           (c->mode == SQLITE_CHECKPOINT_TRUNCATE || c->is_last);
 }
 
 void store_wait_to_write(struct store *s)
 {
-    if (s->copier && is_alone(s->copier))
-        store_copier_wait(s);
+    struct store_copier *c = s->copier;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->is_wanted = c->state == COPIER_RUNS;
+    while (is_alone(c) || c->in_part)
+        pthread_cond_wait(&c->changed, &c->lock);
+    pthread_mutex_unlock(&c->lock);
 }
 
 int store_large_waits(const struct store *s)
 {
-    return (s->wal_pages >= LONG_PAGES || is_alone(s->copier)) &&
-           state_of(s->copier) == COPIER_RUNS;
+    struct store_copier *c = s->copier;
+    pthread_mutex_lock(&c->lock);
+    int waits = is_alone(c) || (s->wal_pages >= LONG_PAGES && c->state == COPIER_RUNS);
+    pthread_mutex_unlock(&c->lock);
+    return waits;
 }
 
 void store_tend(struct store *s)

@@ -387,6 +387,7 @@ void store_wal_synced(struct store *s, const struct wal_point *p);
 void store_wal_wrote(struct store *s, const struct wal_point *p);
 void store_wal_forget(struct store *s);
 void store_wal_recall(struct store *s);
+void store_wal_emptied(struct store *s); /* instead, if it is empty, though its file may not be */
 
 /* store/checkpoint.c: copies the log into the database; in a thread, as a rule. */
 int store_copier_start(struct store *s, struct err *e); /* call it once the sync thread is there */

@@ -392,14 +392,18 @@ void store_wal_forget(struct store *s)
         log_warn("event=cannot_sync file=%s/synced error=\"%s\"", s->dir, strerror(errno));
 }
 
+void store_wal_emptied(struct store *s)
+{
+    store_wal_forget(s);
+    s->wal.synced.frames = 0;
+}
+
 void store_wal_recall(struct store *s)
 {
     if (s->wal.fd < 0 || s->wal.synced.frames == 0)
         return;
-    if (store_wal_bytes(s) > 0) {
+    if (store_wal_bytes(s) > 0)
         write_record(&s->wal, &s->wal.synced);
-        return;
-    }
-    store_wal_forget(s);
-    s->wal.synced.frames = 0;
+    else
+        store_wal_emptied(s);
 }

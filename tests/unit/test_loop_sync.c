@@ -12,15 +12,20 @@
 enum disk { DISK_FINE, DISK_WAITS, DISK_FAILS, DISK_FAILS_DATABASE };
 static _Atomic int *disk; /* NULL outside of the tests that use it */
 
-static _Atomic int somebody_waits;   /* in this process */
-static _Atomic int n_database_syncs; /* also in this process */
+static _Atomic int somebody_waits;                /* in this process */
+static _Atomic int n_database_syncs, n_log_syncs; /* also in this process */
 
-static int is_database(int fd)
+static int is_file(int fd, const char *end)
 {
     char name[64], path[512];
     snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(name, path, sizeof path);
-    return n >= 9 && memcmp(path + n - 9, "/assay.db", 9) == 0;
+    ssize_t n = readlink(name, path, sizeof path), m = (ssize_t)strlen(end);
+    return n >= m && memcmp(path + n - m, end, (size_t)m) == 0;
+}
+
+static int is_database(int fd)
+{
+    return is_file(fd, "/assay.db");
 }
 
 int fdatasync(int fd)
@@ -32,7 +37,18 @@ int fdatasync(int fd)
         return -1;
     }
     n_database_syncs += is_database(fd);
+    n_log_syncs += is_file(fd, "/assay.db-wal");
     return (int)syscall(SYS_fdatasync, fd);
+}
+
+static _Atomic int cuts_slowly, n_cuts, n_log_syncs_before; /* also in this process */
+
+int ftruncate(int fd, off_t size)
+{
+    if (n_cuts++ == 0)
+        n_log_syncs_before = n_log_syncs;
+    usleep(cuts_slowly ? 30000 : 0);
+    return (int)syscall(SYS_ftruncate, fd, size);
 }
 
 /* Nothing within a while. */
@@ -258,7 +274,72 @@ static void test_copying_the_log_holds_nobody(void **state)
     *disk = DISK_FINE;
     alarm(0);
     new_job(store, "then", 0); /* waits until it is empty */
-    assert_in_range(store_wal_bytes(store), 1, 1 << 20);
+    assert_in_range(store->wal_pages, 1, 100);
+    store_close(&store);
+}
+
+/* Has the log emptied, and begins to cut its file, slowly. What makes it empty is synced before. */
+static void cut_slowly(struct store *store)
+{
+    int before = n_log_syncs;
+    cuts_slowly = 1;
+    n_cuts = 0;
+    alarm(PATIENCE_MS / 1000);
+    store_idle(store);
+    while (n_cuts == 0)
+        usleep(1000);
+    alarm(0);
+    assert_true(n_log_syncs_before > before);
+}
+
+static void write_while_it_is_cut(struct store *store)
+{
+    cut_slowly(store);
+    int before = n_cuts;
+    write_a_little(store, "meanwhile");
+    cuts_slowly = 0;
+    assert_in_range(n_cuts - before, 0, 1);
+    assert_true(store_wal_bytes(store) > 20 << 20); /* much is left */
+    assert_in_range(store->wal_pages, 1, 100);
+}
+
+/* As a kill would leave it now, it is whole. */
+static void open_copy(const struct scene *s, int64_t job, int64_t n_rows)
+{
+    struct scene copy;
+    char command[300];
+    make_dir(copy.dir);
+    snprintf(command, sizeof command, "cd %.63s && cp assay.db assay.db-wal synced %.63s", s->dir,
+        copy.dir);
+    assert_int_equal(system(command), 0);
+    struct store *store = open_store(&copy);
+    assert_int_equal(job_now(store, job).accepted, n_rows);
+    store_close(&store);
+    remove_dir(copy.dir);
+}
+
+/* Who writes does not wait until the file of a log that was emptied is cut. */
+static void test_cutting_the_log_holds_nobody(void **state)
+{
+    struct scene *s = *state;
+    struct store *store = open_store(s);
+    struct err err;
+    int64_t job = new_job(store, "before", 0);
+    uint32_t chunk = 0;
+    for (; store_wal_bytes(store) < 40 << 20; chunk++) {
+        must(store_begin_later(store, &err));
+        assert_int_equal(add_chunk(store, job, chunk, 4, 1 << 20, 0), CHUNK_IN_ORDER);
+        must(store_commit(store, &err));
+    }
+    idle(store);
+    write_while_it_is_cut(store);
+    open_copy(s, job, 4 * (int64_t)chunk);
+    idle(store);
+    cut_slowly(store);
+    open_copy(s, job, 4 * (int64_t)chunk);
+    cuts_slowly = 0;
+    store_copier_wait(store);
+    assert_int_equal(store_wal_bytes(store), 0);
     store_close(&store);
 }
 
@@ -370,6 +451,7 @@ int main(void)
             test_a_sync_that_fails_ends_the_broker, open_scene, close_disk),
         cmocka_unit_test_setup_teardown(test_a_database_that_is_not_synced, open_scene, close_disk),
         cmocka_unit_test_setup_teardown(test_copying_the_log_holds_nobody, open_scene, close_scene),
+        cmocka_unit_test_setup_teardown(test_cutting_the_log_holds_nobody, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(
             test_what_is_copied_is_not_copied_again, open_scene, close_scene),
         cmocka_unit_test_setup_teardown(test_a_stop_waits_for_the_disk, open_scene, close_disk),
