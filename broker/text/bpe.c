@@ -492,12 +492,21 @@ static int crosses_space(const uint8_t *text, size_t len)
     return next_space(text, 1, len) < len;
 }
 
-/* A word may be cut before a space (U+2581) if nothing merges across that place and no unknown
- * character waits there. */
+/* Is no character left out, with spaces on both sides that then stand side by side? */
+static int keeps_all_characters(const struct bpe *b)
+{
+    int keeps = b->unk >= 0;
+    for (int i = 0; !keeps && i < 256 && b->byte_ids[i] >= 0; i++)
+        keeps = i == 255;
+    return keeps;
+}
+
+/* A word may be cut before a space (U+2581) if nothing merges across that place, whatever was
+ * before it; no unknown character waits there. */
 static int cuts_at_space(const struct bpe *b, const struct bpe_options *o)
 {
     unsigned bytes;
-    int cuts = b->character_ids && !o->ignore_merges &&
+    int cuts = b->character_ids && !o->ignore_merges && keeps_all_characters(b) &&
                b->character_ids[unicode_decode((const uint8_t *)SPACE, &bytes)] >= 0;
     uint8_t *crosses = xcalloc(BPE_MAX_IDS, 1);
     for (uint32_t i = 0; cuts && i < b->n_tokens; i++)

@@ -17,7 +17,7 @@
 
 /* Changes with the way in which rows become text, and text becomes ids, so that a job is not
  * finished by a program that reads the same files otherwise. */
-#define TEXT_VERSION "3"
+#define TEXT_VERSION "4"
 #define MAX_BYTES (64u << 20)
 #define BLOCK_BYTES 65536
 #define FOLDER "additional_chat_templates"

@@ -165,6 +165,7 @@ static void text_that_is_not_utf8_is_refused(void **state)
 #define SPM_UNK 300
 #define SPM_SPACE 301 /* U+2581 */
 #define SPM_SPACE_A 302
+#define SPM_SPACES 305
 #define SPM_E_BYTES 303 /* <0xC3>, the first byte of an e with acute */
 
 /* The tiny tokenizer over characters, with a space before each text; bytes: with tokens of bytes. */
@@ -239,9 +240,14 @@ static void unknown_characters_one_by_one_or_dropped(void **state)
     expect_ids(t, "\u00e9\u4e2da", NULL, 0, 4, SPM_SPACE, SPM_UNK, SPM_UNK, 'a');
     tokenizer_free(&t);
     json_object_set_new(model, "unk_token", json_null());
+    json_object_set_new(json_object_get(model, "vocab"), "\u2581\u2581", json_integer(SPM_SPACES));
+    json_array_append_new(
+        json_object_get(model, "merges"), json_pack("[s, s]", "\u2581", "\u2581"));
     t = load(root);
     expect_ids(t, "\u00e9\u4e2da", NULL, 0, 1, SPM_SPACE_A);
     expect_ids(t, "\u00e9", NULL, 0, 1, SPM_SPACE);
+    /* The spaces around it stand side by side then. */
+    expect_ids(t, "b \u00e9 b", NULL, 0, 4, SPM_SPACE, 'b', SPM_SPACES, 'b');
     tokenizer_free(&t);
 }
 
