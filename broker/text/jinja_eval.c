@@ -343,27 +343,29 @@ static enum flow run_else(struct jinja_run *r, const struct jinja_node *node)
     return flow;
 }
 
+/* The `else` is for a loop of which no pass came to its end: all were left by continue or break. */
 static enum flow run_for(struct jinja_run *r, const struct jinja_node *node)
 {
     struct jinja_value of = jinja_eval(r, node->b);
     struct jinja_loop *loop = jinja_take(r, sizeof *loop);
-    struct jinja_scope *scope = r->scope, *inner = NULL;
+    struct jinja_scope *scope = r->scope;
     struct jinja_value self = {.kind = J_LOOP, .u.loop = loop};
     enum flow flow = FLOW_ON;
+    int ended = 0;
     *loop = (struct jinja_loop){.node = node, .scope = scope, .index0 = -1, .length = -1};
     loop->items = jinja_items(r, of);
     if (!node->c && !(of.kind == J_SEQ && of.u.q->type == SEQ_ITERATOR))
         loop->length = (int64_t)loop->items->n;
     while (flow != FLOW_BREAK && next_pass(r, loop)) {
         jinja_spend(r, 1);
-        inner = jinja_scope_new(r, scope);
-        r->scope = inner;
+        r->scope = jinja_scope_new(r, scope);
         assign_to(r, node->a, loop->current);
         jinja_assign(r, JINJA_LOOP, self);
         flow = run_body(r, node->list[0]);
         r->scope = scope;
+        ended |= flow == FLOW_ON;
     }
-    return inner ? FLOW_ON : run_else(r, node);
+    return ended ? FLOW_ON : run_else(r, node);
 }
 
 /* ---- statements ---- */

@@ -305,7 +305,8 @@ FILTER(round_to)
     double f = jinja_binary(r, '/', v, jinja_float(1)).u.f, scale = pow(10, (double)precision);
     if (!is_common) {
         f *= scale;
-        return jinja_float((slice_is(how, "ceil") ? ceil(f) : floor(f)) / scale);
+        return jinja_float(
+            (slice_is(how, "ceil") ? ceil(f) : floor(f)) / scale + 0.0); /* no -0.0 */
     }
     snprintf(text, sizeof text, "%.*f", (int)precision, f);
     return jinja_float(strtod(text, NULL));

@@ -68,6 +68,7 @@ plain text
 {% for x in none_value %}{% endfor %}
 {% for x in 5 %}{% endfor %}
 {% for n in numbers %}{% if n == 1 %}{% continue %}{% endif %}{% if n == 10 %}{% break %}{% endif %}{{ n }}{% endfor %}
+{% for n in numbers %}{% continue %}{% else %}none{% endfor %}|{% for n in numbers %}{% break %}{% else %}none{% endfor %}|{% for n in numbers %}{% if n > 1 %}{% break %}{% endif %}{% else %}none{% endfor %}|{% for n in numbers if n > 1 %}{{ n }}{% continue %}{% else %}none{% endfor %}|{% for a in 'xy' %}{% for n in numbers %}{% break %}{% else %}{% continue %}{% endfor %}{{ a }}{% endfor %}|{% for n in numbers %}{% set n = 5 %}{% if true %}{% continue %}{% endif %}{% else %}{{ n }}{% endfor %}
 {% for a in [1, 2] %}{% for b in [3, 4] %}{{ a }}{{ b }}{{ loop.index }} {% endfor %}{{ loop.index }}{% endfor %}
 {% for a in [1, 2] %}{% for b in [] %}{% else %}{{ loop.index }}{% endfor %}{% endfor %}
 {% set x = 1 %}{% for n in numbers %}{{ x }}{% set x = n %}{{ x }}{% endfor %}{{ x }}
@@ -153,7 +154,7 @@ a {%- if true %} b {% endif -%} c {{- 1 -}} d {{ 2 }}
 {{ numbers | select('gt', 2) | list }}{{ numbers | reject('odd') | list }}{{ numbers | select | list }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}{{ messages | rejectattr('role', 'in', ['user', 'system']) | list | length }}{{ messages | selectattr('n', 'defined') | list | length }}
 {{ words | map('upper') | list }}{{ messages | map(attribute='n', default='-') | join(',') }}{{ words | map('replace', 'a', 'o') | join(' ') }}{{ none_value | map('upper') | list }}{{ none_value | selectattr('x') | list }}
 {{ '3' | int }}{{ ' 4 ' | int }}{{ '3.7' | int }}{{ 'x' | int }}{{ 'x' | int(9) }}{{ 3.9 | int }}{{ true | int }}{{ none_value | int }}{{ '1_0' | int }}{{ '2.5' | float }}{{ 'x' | float }}{{ 3 | float }}{{ '1e3' | float }}
-{{ 2.5 | round }}|{{ 3.5 | round }}|{{ 2.675 | round(2) }}|{{ 2.1 | round(0, 'ceil') }}|{{ 2.9 | round(method='floor') }}|{{ 5 | round }}|{{ -3 | abs }}|{{ -2.5 | abs }}
+{{ 2.5 | round }}|{{ 3.5 | round }}|{{ 2.675 | round(2) }}|{{ 2.1 | round(0, 'ceil') }}|{{ 2.9 | round(method='floor') }}|{{ (-0.1) | round(0, 'ceil') }}|{{ (-0.04) | round(1, 'ceil') }}|{{ (-0.0) | round(method='floor') }}|{{ (-0.1) | round }}|{{ 5 | round }}|{{ -3 | abs }}|{{ -2.5 | abs }}
 {{ floats }}{{ 1.0 }}{{ 100000000000000000.0 }}{{ 0.1 + 0.2 }}{{ 1 / 3 }}{{ 10 / 2 }}{{ 1e300 * 1e10 }}
 {{ 'a\\nb\\n\\nc' | indent }}|{{ 'a\\nb' | indent(2, true) }}|{{ 'a\\n\\nb' | indent(1, blank=true) }}|{{ 'a\\nb' | indent('> ') }}|{{ 'a\\n' | indent(width=3, first=true) }}|{{ '' | indent }}
 {{ 1 | string ~ 2 }}|{{ 'one two_3 four' | wordcount }}|{{ none_value | string }}|{{ [1] | string }}
