@@ -340,11 +340,11 @@ static void check_recipe_pool(
             own->step_token, asked->step_token);
 }
 
-/* A recipe says which rows it is for, and how they are scored. */
-static void check_recipe(struct admit *a, const struct row_request *q, struct store_row *out)
+/* A recipe says which rows it is for, and how they are scored. r: the row's; NULL: none. */
+static void check_recipe(
+    struct admit *a, const struct recipe *r, const struct row_request *q, struct store_row *out)
 {
     const struct model_info *m = a->model;
-    const struct recipe *r = compose_recipe_of(m->recipe, m->architecture, q);
     struct err e = {0};
     if (compose_check_kind(r, q, &e) != 0)
         refuse(a, out, e.code, "%s: %s", e.field, e.msg);
@@ -373,8 +373,21 @@ static void take_adapter(struct admit *a, const struct row_request *q, struct st
             loaded->at[0].name, shown, name);
 }
 
+/* What is asked, and for the rest what is the model's or the recipe's (NULL: none). */
+static struct pooling pooling_of(
+    const struct model_info *m, const struct recipe *r, const struct row_request *q)
+{
+    struct pooling own = m->pool;
+    own.step_token = compose_step_token(r, m->architecture, own.step_token);
+    own = pooling_resolve(q->pool, own);
+    if (q->shape == ROW_STEPS)
+        own.type = m->pool.type == POOL_POSITIONS ? POOL_POSITIONS : POOL_STEP;
+    return own;
+}
+
 void admit_row(struct admit *a, const struct row_request *q, struct store_row *out)
 {
+    const struct recipe *r = compose_recipe_of(a->model->recipe, a->model->architecture, q);
     struct row_request resolved = *q;
     int by_config = q->pool.activation == ACTIVATION_CONFIG;
     if (by_config)
@@ -384,12 +397,10 @@ void admit_row(struct admit *a, const struct row_request *q, struct store_row *o
         .shape = q->shape,
         .truncates = q->truncation.truncate &&
                      q->truncation.max_length == 0, /* depends on the broker's limit */
-        .pool = pooling_resolve(q->pool, a->model->pool)};
-    if (q->shape == ROW_STEPS)
-        out->pool.type = a->model->pool.type == POOL_POSITIONS ? POOL_POSITIONS : POOL_STEP;
+        .pool = pooling_of(a->model, r, q)};
     check_activation(a, q, out);
     check_type(a, q, out);
-    check_recipe(a, q, out);
+    check_recipe(a, r, q, out);
     if (by_config && q->pool.activation == ACTIVATION_DEFAULT)
         refuse(a, out, ASSAY_EBADREQ, "pool.activation: %s", a->model->no_config_activation);
     if (q->shape == ROW_REFUSED) {

@@ -86,7 +86,8 @@ static void write_model(const struct broker *b, struct msg_writer *w)
     msg_map(w, 5);
     msg_key_str(w, "type", pool_type_name(m->pool.type));
     msg_key_str(w, "activation", activation_name(m->pool.activation));
-    write_token(w, "step_token", m->pool.step_token);
+    write_token(
+        w, "step_token", compose_step_token(m->recipe, m->architecture, m->pool.step_token));
     msg_key_bool(w, "hf_pad_rule", m->pad_rule);
     write_token(w, "pad_token", m->pad_token);
     write_tokenizer(b->text.tokenizer, w);

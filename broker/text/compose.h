@@ -79,6 +79,9 @@ int compose_is_written(const struct row_request *q);
  * architecture's own if it writes the row; else NULL. */
 const struct recipe *compose_recipe_of(
     const struct recipe *chosen, const char *architecture, const struct row_request *q);
+/* Returns the token that ends a step in a row of this recipe (NULL: none) that names none: `token`,
+ * text_model_step_token's; but none where that is the architecture's own recipe's. */
+int32_t compose_step_token(const struct recipe *r, const char *architecture, int32_t token);
 /* Checks that the row is for that recipe (NULL: none). ASSAY_EBADREQ with the field. */
 int compose_check_kind(const struct recipe *r, const struct row_request *q, struct err *e);
 

@@ -27,6 +27,12 @@ const struct recipe *compose_recipe_of(
     return own && (own->rows & kind_of(q)) && compose_is_written(q) ? own : chosen;
 }
 
+int32_t compose_step_token(const struct recipe *r, const char *architecture, int32_t token)
+{
+    const struct recipe *own = r ? NULL : recipe_by_itself(architecture);
+    return own && own->form.step_word ? POOL_NO_STEP_TOKEN : token;
+}
+
 int compose_check_kind(const struct recipe *r, const struct row_request *q, struct err *e)
 {
     if (!r)

@@ -327,9 +327,18 @@ def test_options_beside_a_recipe_that_is_taken_by_itself(directory, option, valu
 
 def test_steps_need_their_recipe_alone(directory):
     """Rows that an architecture's own recipe is not for are as without it."""
+    answer, text = {"prompt": "a", "response": "b\nc"}, "<|endoftext|>Q\na\nb\n"
+    others = [answer, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {"text": text},
+              {"ids": [270, 198, 48, 198]}, {"responses": ["a\n", "b"], "prompt": "c"}]
     with Broker(directory / "d", model=MODELS / "recipe-skywork") as broker, broker.client() as client:
-        answer, = client.call("score", rows=[{"prompt": "a", "response": "b", "pool": {"type": "LAST", "activation": "none"}}])["rows"]
-    assert answer["error"] is None, answer
+        assert client.call("hello")["model"]["pooling"]["step_token"] is None
+        pooled, asked, steps, *refused = client.call("score", rows=[
+            {**answer, "pool": {"type": "LAST", "activation": "none"}}, {"text": text, "pool": {"step_token": 198}},
+            {"prompt": "Q", "steps": ["a", "b"]}, *others])["rows"]
+    assert pooled["error"] is None, pooled
+    assert len(asked["steps"]) == 3 and asked["steps"][1:] == steps["steps"], (asked, steps)
+    for row in refused:  # the newlines of a template, or of a prompt, are no steps
+        assert row["error"]["code"] == "no_step_token" and "expected pool.step_token" in row["error"]["message"], row
 
 
 # ---- how a conversation ends ----
