@@ -5,6 +5,7 @@
  *     outcomes  writes the results of finished batches, in one transaction, synced
  *     dispatch  gives the next batches to groups with free slots
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
+ *     adapters  goes on with an adapter that is added or removed (adapters.h)
  *     requests  handles client messages in one transaction; replies are held until another thread
  *               has synced it, while the next tick runs. Threads prepare the large ones before
  *               (inbox.h), and their rows are written before, a few in each tick (ahead.h).
@@ -21,6 +22,8 @@
 #ifndef ASSAY_BROKER_H
 #define ASSAY_BROKER_H
 
+#include <pthread.h>
+
 #include "broker/api/admit.h"
 #include "broker/api/listen.h"
 #include "broker/workers/devices.h"
@@ -32,6 +35,7 @@
 #include "broker/store/store.h"
 #include "schema/request.h"
 
+struct adapter_change;
 struct inbox;
 struct message;
 struct waiters;
@@ -87,8 +91,13 @@ struct broker {
     int data_fd;     /* descriptor of `data`, if its path is too long for a socket; else -1 */
     char *model_dir; /* resolved at the start: a symbolic link may change later */
     struct model_info model;
-    struct text_model text; /* its tokenizer and chat template */
-    const char *head;       /* --head, or the recipe's */
+    struct model_question question; /* about it */
+    struct text_options text_options;
+    struct group_adapters rank_adapters; /* what the groups load */
+    struct adapter_change *change;       /* of the adapters, under way (adapters.h); NULL: none */
+    pthread_mutex_t adapters_lock; /* for writing model.adapters, and reading in other threads */
+    struct text_model text;        /* its tokenizer and chat template */
+    const char *head;              /* --head, or the recipe's */
     char recipe_head[RECIPE_HEAD_BYTES];
     struct request_limits limits;
     int lock_fd; /* lock of the data directory, until the store takes it over; -1 */

@@ -24,14 +24,15 @@ static void write_start(struct broker *b, int g, struct batch *batch)
         transaction_forgo(b, &e);
 }
 
-/* Says by number which adapter each row goes through: 1, or 0 when one of them is gone. */
+/* Says which adapter each row goes through: 1, or 0 when one of them is gone. */
 static int name_adapters(const struct broker *b, struct batch *batch)
 {
     for (uint32_t i = 0; i < batch->n_rows; i++) {
         struct sequence *r = batch->rows[i];
-        r->adapter = store_adapter_of(b->store, r->mode);
-        if (r->adapter == ADAPTERS_UNKNOWN)
+        uint32_t k = store_adapter_of(b->store, r->mode);
+        if (k == ADAPTERS_UNKNOWN)
             return 0;
+        r->adapter = k > 0 ? b->model.adapters.at[k - 1].digest : NULL;
     }
     return 1;
 }

@@ -8,6 +8,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/adapters.h"
 #include "broker/api/ahead.h"
 #include "broker/api/connections.h"
 #include "broker/api/inbox.h"
@@ -341,6 +342,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
     for (int g = 0; g < b->options->replicas; g++)
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
+    next_ms = earlier(next_ms, adapters_tick(b, now_ms));
     take_requests(b, tick_us);
     next_ms = earlier(next_ms, waiters_tick(b, now_ms));
     next_ms = earlier(next_ms, progress_tick(b, now_ms));
@@ -399,6 +401,7 @@ static void end(struct broker *b, const char *why)
 {
     struct err e = {0};
     waiters_end(b, why);
+    adapters_end(b);
     refuse_rest(b, why);
     if (transaction_commit(b, &e) != 0) /* an open transaction would block the last checkpoint */
         transaction_forgo(b, &e);

@@ -16,6 +16,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/adapters.h"
 #include "broker/api/connections.h"
 #include "broker/api/listen.h"
 #include "broker/api/preparers.h"
@@ -146,14 +147,14 @@ static int check_head(const struct broker *b, struct err *e)
 }
 
 /* Are the adapters' rows written as the base's? */
-static int check_adapters(const struct broker *b, const struct text_options *text, struct err *e)
+static int check_adapters(const struct broker *b, struct err *e)
 {
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < b->options->n_loras; i++) {
         char name[128];
         const char *lora = b->options->loras[i], *dir = strchr(lora, '=') + 1;
         snprintf(name, sizeof name, "%.*s", (int)(dir - 1 - lora), lora);
-        rc = adapter_text_check(&b->text, text, name, dir, e);
+        rc = adapter_text_check(&b->text, &b->text_options, name, dir, e);
     }
     return rc;
 }
@@ -167,7 +168,7 @@ static int open_model(struct broker *b, struct err *e)
     int rc = choose_head(b, recipe, dir, e);
     if (rc != 0)
         return rc;
-    struct model_question question = {.worker_path = b->devices.worker,
+    b->question = (struct model_question){.worker_path = b->devices.worker,
         .model_dir = dir,
         .name_of = o->model,
         .quant = o->quant,
@@ -181,7 +182,7 @@ static int open_model(struct broker *b, struct err *e)
         .gpu = b->devices.gpus[0],
         .limit_ms = o->start_ms,
         .cache_dir = b->data};
-    rc = model_info_load(&b->model, &question, e);
+    rc = model_info_load(&b->model, &b->question, e);
     if (rc == 0 && recipe)
         rc = recipe_check_architecture(recipe, b->model.architecture, e);
     if (rc != 0)
@@ -193,11 +194,13 @@ static int open_model(struct broker *b, struct err *e)
     b->model.tail = o->tail;
     model_info_set_pad_rule(&b->model, o->pad_rule);
     b->admit.model = &b->model;
-    struct text_options text = {o->chat_template, o->template_date, b->model.architecture, recipe,
-        (unsigned)tail_from_name(o->tail)};
-    rc = text_model_load(&b->text, dir, &text, e);
+    b->model.lock = &b->adapters_lock;
+    adapters_open(b);
+    b->text_options = (struct text_options){o->chat_template, o->template_date,
+        b->model.architecture, recipe, (unsigned)tail_from_name(o->tail)};
+    rc = text_model_load(&b->text, dir, &b->text_options, e);
     if (rc == 0)
-        rc = check_adapters(b, &text, e);
+        rc = check_adapters(b, e);
     if (rc == 0)
         rc = check_head(b, e);
     if (rc == 0) /* the tokenizer comes from the files that were digested */
@@ -346,8 +349,7 @@ static int open_groups(struct broker *b, struct err *e)
             .dtype = o->dtype,
             .weights = o->weights,
             .head = b->head,
-            .loras = o->loras,
-            .adapters = &b->model.adapters,
+            .adapters = &b->rank_adapters,
             .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
             .mode = b->model.rank_mode,
             .digest = b->model.digest,
@@ -402,6 +404,7 @@ static void close_broker(struct broker *b)
         close(b->data_fd);
     admit_release(&b->admit);
     text_model_release(&b->text);
+    adapters_close(b);
     model_info_release(&b->model);
     free(b->model_dir);
 }
@@ -457,8 +460,11 @@ static int follow_parent(pid_t parent)
 int main(int argc, char **argv)
 {
     struct options options;
-    struct broker b = {
-        .options = &options, .lock_fd = -1, .data_fd = -1, .started_ms = now_wall_ms()};
+    struct broker b = {.options = &options,
+        .lock_fd = -1,
+        .data_fd = -1,
+        .adapters_lock = PTHREAD_MUTEX_INITIALIZER,
+        .started_ms = now_wall_ms()};
     struct err e = {0};
     char data[4096] = "";
     struct data_dir_start start = {0};

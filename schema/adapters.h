@@ -15,23 +15,17 @@
 #define ADAPTERS_UNKNOWN UINT32_MAX
 
 struct adapters {
-    uint32_t n; /* places; one without a name is empty */
+    uint32_t n;
     struct {
         char name[ADAPTERS_NAME_BYTES];
         char digest[65]; /* of its files, 64 hex digits */
     } at[ADAPTERS_MOST];
 };
 
-/* Whether there is one in this place, from 0 on. */
-static inline int adapters_is_there(const struct adapters *a, uint32_t k)
-{
-    return k < a->n && a->at[k].name[0] != '\0';
-}
-
 /* The number of the adapter of this name, or ADAPTERS_UNKNOWN. `a` may be NULL: there are none. */
 static inline uint32_t adapters_find(const struct adapters *a, const char *name, size_t n)
 {
-    for (uint32_t i = 0; a && n > 0 && i < a->n; i++)
+    for (uint32_t i = 0; a && i < a->n; i++)
         if (strlen(a->at[i].name) == n && memcmp(a->at[i].name, name, n) == 0)
             return i + 1;
     return ADAPTERS_UNKNOWN;

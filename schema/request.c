@@ -30,12 +30,15 @@ enum field {
     F_MAX_LENGTH,
     F_SIDE,
     F_KEEP_LAST,
+    F_NAME,
+    F_DIR,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
-    "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token"};
+    "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token", "name",
+    "dir"};
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
 #define TRUNCATION (BIT(F_TRUNCATE) | BIT(F_MAX_LENGTH) | BIT(F_SIDE) | BIT(F_KEEP_LAST))
@@ -63,6 +66,9 @@ static const struct {
     [OP_JOBS] = {"jobs", BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_STATE), 0},
     [OP_INFO] = {"info", 0, 0},
     [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S), 0},
+    [OP_ADAPTERS] = {"adapters", 0, 0},
+    [OP_ADAPTER_ADD] = {"adapter_add", BIT(F_NAME) | BIT(F_DIR), BIT(F_NAME) | BIT(F_DIR)},
+    [OP_ADAPTER_REMOVE] = {"adapter_remove", BIT(F_NAME), BIT(F_NAME)},
 };
 
 const char *request_op_name(enum request_op op)
@@ -93,6 +99,27 @@ static int read_job_key(struct msg_reader *r, const char *field, struct slice *k
     if (memchr(key->at, '\0', key->len))
         return err_field(e, ASSAY_EBADREQ, field, "expected a key without NUL bytes");
     return 0;
+}
+
+static int read_name(struct msg_reader *r, struct slice *name, struct err *e)
+{
+    int rc = msg_read_str(r, "name", name, e);
+    if (rc == 0 && !adapters_is_name((const char *)name->at, name->len))
+        rc = err_field(e, ASSAY_EBADREQ, "name",
+            "expected 1 to %d letters, digits, '.', '_' and '-', found '%.*s'",
+            ADAPTERS_NAME_BYTES - 1, request_shown(*name), (const char *)name->at);
+    return rc;
+}
+
+static int read_dir(struct msg_reader *r, struct slice *dir, struct err *e)
+{
+    int rc = msg_read_str(r, "dir", dir, e);
+    if (rc == 0 && (dir->len < 1 || dir->len > REQUEST_DIR_BYTES || dir->at[0] != '/' ||
+                       memchr(dir->at, '\0', dir->len)))
+        rc = err_field(e, ASSAY_EBADREQ, "dir",
+            "expected an absolute path of at most %d bytes, found '%.*s'", REQUEST_DIR_BYTES,
+            request_shown(*dir), (const char *)dir->at);
+    return rc;
 }
 
 int request_read_id(struct msg_reader *r, const char *field, struct slice *id, struct err *e)
@@ -261,6 +288,10 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         q->truncation_is_late |= q->n_rows > 0;
         return request_read_truncation_field(
             r, (enum truncation_field)(field - F_TRUNCATE), &q->truncation, e);
+    case F_NAME:
+        return read_name(r, &q->name, e);
+    case F_DIR:
+        return read_dir(r, &q->dir, e);
     case F_OLDER_THAN_S:
         return msg_read_int(r, "older_than_s", 0, INT32_MAX, &q->older_than_s, e);
     default:

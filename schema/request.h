@@ -8,11 +8,13 @@
 #ifndef ASSAY_REQUEST_H
 #define ASSAY_REQUEST_H
 
+#include "schema/adapters.h"
 #include "schema/err.h"
 #include "schema/msg.h"
 #include "schema/pooling.h"
 
 #define REQUEST_VERSION 1 /* how to raise it: PROTOCOL.md, Versions */
+#define REQUEST_DIR_BYTES 4000
 #define REQUEST_KEY_BYTES 200
 #define REQUEST_WAIT_MS_MAX 60000
 #define REQUEST_TIMEOUT_MS_MAX 86400000
@@ -36,6 +38,9 @@ enum request_op {
     OP_JOBS,
     OP_INFO,
     OP_PURGE,
+    OP_ADAPTERS,
+    OP_ADAPTER_ADD,
+    OP_ADAPTER_REMOVE,
     OP_COUNT
 };
 
@@ -80,6 +85,8 @@ struct request {
     int fresh;            /* submit, score: a new job takes nothing from the score cache */
     int64_t older_than_s; /* purge; -1: not given */
     struct slice state;   /* jobs: filter, a job state's name (checked); absent: all */
+    struct slice name;    /* adapter_add, adapter_remove: the adapter's (checked) */
+    struct slice dir;     /* adapter_add: an absolute path (checked), without NUL */
 };
 
 /* What a row holds. Texts are slices of the message, not checked to be UTF-8: that is content. */

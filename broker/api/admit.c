@@ -361,9 +361,10 @@ static void take_adapter(struct admit *a, const struct row_request *q, struct st
 {
     const struct adapters *loaded = &a->model->adapters;
     const char *name = (const char *)q->adapter.at;
-    uint32_t k = adapters_find(loaded, name, q->adapter.len);
     int shown = (int)(q->adapter.len < 80 ? q->adapter.len : 80);
-    if (k != ADAPTERS_UNKNOWN)
+    if (a->model->lock)
+        pthread_mutex_lock(a->model->lock);
+    if (adapters_find(loaded, name, q->adapter.len) != ADAPTERS_UNKNOWN)
         out->adapter = q->adapter;
     else if (loaded->n == 0)
         refuse(a, out, ASSAY_EADAPTER, "no adapter is loaded, found '%.*s'", shown, name);
@@ -371,6 +372,8 @@ static void take_adapter(struct admit *a, const struct row_request *q, struct st
         refuse(a, out, ASSAY_EADAPTER,
             "adapter: expected one of the %u that are loaded, as '%s', found '%.*s'", loaded->n,
             loaded->at[0].name, shown, name);
+    if (a->model->lock)
+        pthread_mutex_unlock(a->model->lock);
 }
 
 /* What is asked, and for the rest what is the model's or the recipe's (NULL: none). */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/adapters.h"
 #include "broker/api/ahead.h"
 #include "broker/api/connections.h"
 #include "broker/api/kept.h"
@@ -339,6 +340,13 @@ static int serve(struct broker *b, const struct envelope *env, struct prepared *
         return on_score(b, env, p, e);
     case OP_PURGE:
         return on_purge(b, env, q, e);
+    case OP_ADAPTERS:
+        adapters_list(b, env, q);
+        return 0;
+    case OP_ADAPTER_ADD:
+        return adapters_add(b, env, q, e);
+    case OP_ADAPTER_REMOVE:
+        return adapters_remove(b, env, q, e);
     default:
         return on_job(b, env, q, e);
     }
@@ -350,8 +358,8 @@ static int is_in_vain(const struct message *m)
 {
     enum request_op op = m->task.prepared.request.op;
     uint64_t connection = m->envelope.connection;
-    int asks =
-        op == OP_HELLO || op == OP_INFO || op == OP_JOBS || op == OP_STATUS || op == OP_RESULTS;
+    int asks = op == OP_HELLO || op == OP_INFO || op == OP_JOBS || op == OP_STATUS ||
+               op == OP_RESULTS || op == OP_ADAPTERS;
     return asks && m->envelope.bytes[0] == 0 && connection != 0 &&
            !connections_is_there(connection);
 }

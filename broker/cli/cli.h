@@ -84,6 +84,7 @@ struct cli {
     int n_loras;
     const char *value[CLI_OPTION_COUNT]; /* the argument as given, "" for a flag; NULL: not given */
     const char *operand;                 /* INPUT or JOB; NULL: not given */
+    const char *adapter;                 /* what follows it, with CLI_ADAPTER; NULL: not given */
     /* default data directory, from the environment; "" if the environment names none */
     const char *state_dir;
     const char *bin_dir; /* where this program and assayd are installed */
@@ -92,7 +93,9 @@ struct cli {
     const struct cli_verb *verbs; /* all verbs; the last one has no name */
 };
 
-enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2 };
+/* CLI_ADAPTER: an adapter may follow the operand. */
+enum cli_need { CLI_OPERAND = 1, CLI_NO_BROKER = 2, CLI_ADAPTER = 4 };
+#define CLI_ADAPTER_OPERAND " [NAME=DIR|NAME]"
 
 struct cli_verb {
     const char *name, *operand, *summary;
@@ -169,6 +172,7 @@ int verb_tokenize(const struct cli *c);
 int verb_check(const struct cli *c);
 int verb_top(const struct cli *c);
 int verb_purge(const struct cli *c);
+int verb_lora(const struct cli *c);
 int verb_verify(const struct cli *c);
 int verb_scrub(const struct cli *c);
 int verb_man(const struct cli *c);

@@ -72,8 +72,9 @@ static void print_options(const enum cli_option *options)
 void cli_print_help(const struct cli_verb *verb)
 {
     put_text(stdout, verb->summary);
-    printf("\nExamples:\n%s\nUsage: assay %s%s%s [options]\n\n", verb->examples, verb->name,
-        verb->operand ? " " : "", verb->operand ? verb->operand : "");
+    printf("\nExamples:\n%s\nUsage: assay %s%s%s%s [options]\n\n", verb->examples, verb->name,
+        verb->operand ? " " : "", verb->operand ? verb->operand : "",
+        verb->needs & CLI_ADAPTER ? CLI_ADAPTER_OPERAND : "");
     if (verb->details) {
         put_text(stdout, verb->details);
         printf("\n");

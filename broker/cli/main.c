@@ -159,6 +159,18 @@ static const struct cli_verb verbs[] = {
         "  assay purge --older-than 7d\n"
         "  assay purge monday\n",
         0, purge_options, verb_purge},
+    {"lora", "add|list|remove", "Add LoRA adapters to a running broker, list and remove them.",
+        "The broker checks the directory, and its workers start anew with it: what is being "
+        "computed "
+        "is finished first. Then rows may name it by `adapter`. Jobs whose rows name an adapter "
+        "that "
+        "is removed wait until it is added again, or until `assay resume --accept-mode`, with "
+        "which "
+        "these rows fail. A broker that is started again has those of its --lora alone.",
+        "  assay lora add helpful=./helpful-lora\n"
+        "  assay lora list\n"
+        "  assay lora remove helpful\n",
+        CLI_OPERAND | CLI_ADAPTER, no_options, verb_lora},
     {"check", "DIR", "Say what a checkpoint is taken for, and what is missing.",
         "No broker is needed, and nothing is scored. A short row is written, of the kind that the "
         "recipe or the architecture is for. The exit code is 0 if rows of text can be scored, and "

@@ -111,6 +111,8 @@ static void put_verb_page(FILE *f, const struct cli_verb *verb)
     if (verb->operand) {
         fputs(" \\fI", f);
         put_all(f, verb->operand);
+        if (verb->needs & CLI_ADAPTER)
+            put_all(f, CLI_ADAPTER_OPERAND);
         fputs("\\fR", f);
     }
     fputc('\n', f);

@@ -230,6 +230,8 @@ int cli_parse(struct cli *c, const struct cli_verb *verb, int argc, char **argv)
         return 1;
     if (optind < argc && verb->operand)
         c->operand = argv[optind++];
+    if (optind < argc && verb->needs & CLI_ADAPTER)
+        c->adapter = argv[optind++];
     if (optind < argc)
         return cli_usage("%s: unexpected argument '%s'", verb->name, argv[optind]);
     if ((verb->needs & CLI_OPERAND) && !c->operand)

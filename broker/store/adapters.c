@@ -52,10 +52,8 @@ int store_read_adapters(struct store *s, struct err *e)
     memset(s->modes, 0, sizeof s->modes);
     for (uint32_t k = 0; rc == 0 && k < n_adapters(s); k++) {
         name_mode(s, k, text, sizeof text);
-        if (adapters_is_there(s->options.limits.adapters, k))
-            rc = store_integer(s, 0, &s->modes[k], e,
-                "select mode from mode where digest = ? and text = ?", "ss", s->options.digest,
-                text);
+        rc = store_integer(s, 0, &s->modes[k], e,
+            "select mode from mode where digest = ? and text = ?", "ss", s->options.digest, text);
     }
     list_present(s);
     return rc;
@@ -67,9 +65,8 @@ int store_write_adapters(struct store *s, struct err *e)
     int rc = 0;
     for (uint32_t k = 0; rc == 0 && k < n_adapters(s); k++) {
         name_mode(s, k, text, sizeof text);
-        if (adapters_is_there(s->options.limits.adapters, k))
-            rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
-                s->options.digest, text);
+        rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
+            s->options.digest, text);
     }
     if (rc == 0)
         rc = store_read_adapters(s, e);

@@ -40,6 +40,8 @@ struct group {
     struct ranks ranks; /* of this incarnation */
     struct group_rank_info infos[GROUP_MAX_RANKS];
     uint64_t incarnation;
+    struct adapters loaded;                            /* by this incarnation */
+    int reloads;                                       /* it lacks some, and is to start anew */
     struct in_flight_batch in_flight[STAGE_MAX_SLOTS]; /* in order of hand-over */
     uint32_t n_in_flight;
     struct batch *ended; /* on their way back to the owner */
@@ -149,6 +151,9 @@ static void start(struct group *g, long long now_ms)
     g->state = GROUP_STARTING;
     g->failures.said_exit = 0;
     g->started_ms = g->progressed_ms = now_ms;
+    g->loaded = g->options.adapters ? g->options.adapters->list : (struct adapters){0};
+    g->reloads = 0;
+    g->stop_by_ms = 0;
     if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
         fail(g, now_ms, e.msg);
 }
@@ -283,7 +288,13 @@ static long long hang_deadline(struct group *g, long long now_ms)
     return g->n_in_flight > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
 }
 
-/* Stops the ranks when nothing is in flight, and kills those that have not ended in time. */
+/* The ranks have nothing more to do. */
+static int is_stopping(const struct group *g)
+{
+    return (g->state == GROUP_DRAINING || g->reloads) && g->n_in_flight == 0;
+}
+
+/* Stops the ranks, and kills those that have not ended in time. */
 static long long tick_stopping(struct group *g, long long now_ms)
 {
     int exit_code, signal;
@@ -295,8 +306,10 @@ static long long tick_stopping(struct group *g, long long now_ms)
     if (!ranks_all_ended(&g->ranks) && now_ms < g->stop_by_ms)
         return g->stop_by_ms;
     end_ranks(g, &exit_code, &signal);
-    g->state = GROUP_STOPPED;
-    return FOREVER;
+    g->stop_by_ms = 0;
+    g->state = g->state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
+    g->start_at_ms = now_ms;
+    return g->state == GROUP_STOPPED ? FOREVER : now_ms;
 }
 
 static long long look_interval(const struct group *g)
@@ -330,8 +343,7 @@ static long long tick_alive(struct group *g, long long now_ms)
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
     if (rc < 0)
         fail_with(g, now_ms, rc, e.msg);
-    else if ((g->state != GROUP_DRAINING || g->n_in_flight > 0) &&
-             (dead = ranks_find_dead(&g->ranks)) >= 0) {
+    else if (!is_stopping(g) && (dead = ranks_find_dead(&g->ranks)) >= 0) {
         snprintf(reason, sizeof reason, "rank %d ended", dead);
         fail(g, now_ms, reason);
     } else if (now_ms >= deadline)
@@ -341,7 +353,7 @@ static long long tick_alive(struct group *g, long long now_ms)
         fail(g, now_ms, reason);
     } else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
         fail(g, now_ms, "not ready in time");
-    else if (g->state == GROUP_DRAINING && g->n_in_flight == 0)
+    else if (is_stopping(g))
         return tick_stopping(g, now_ms);
     if (g->state == GROUP_DEAD)
         return g->start_at_ms;
@@ -369,8 +381,25 @@ int group_poll_items(const struct group *g, zmq_pollitem_t *items, int max)
 
 /* ---- batches ---- */
 
-static void fill_rows(
-    const struct batch *b, struct stage_row *rows, const int32_t **ids, const int32_t **positions)
+/* The number that this incarnation has given the adapter; 0: none. */
+static uint32_t adapter_number(const struct group *g, const char *digest)
+{
+    for (uint32_t k = 0; digest && k < g->loaded.n; k++)
+        if (strcmp(g->loaded.at[k].digest, digest) == 0)
+            return k + 1;
+    return digest ? ADAPTERS_UNKNOWN : 0;
+}
+
+static int lacks_adapter(const struct group *g, const struct batch *b)
+{
+    uint32_t i = 0;
+    while (i < b->n_rows && adapter_number(g, b->rows[i]->adapter) != ADAPTERS_UNKNOWN)
+        i++;
+    return i < b->n_rows;
+}
+
+static void fill_rows(const struct group *g, const struct batch *b, struct stage_row *rows,
+    const int32_t **ids, const int32_t **positions)
 {
     for (uint32_t i = 0; i < b->n_rows; i++) {
         const struct sequence *r = b->rows[i];
@@ -379,7 +408,7 @@ static void fill_rows(
             .n_positions = r->n_positions,
             .n_values = r->n_values,
             .n_shared = r->n_shared,
-            .adapter = r->adapter};
+            .adapter = adapter_number(g, r->adapter)};
         ids[i] = r->ids;
         positions[i] = r->positions;
     }
@@ -387,13 +416,13 @@ static void fill_rows(
 
 int group_run(struct group *g, struct batch **b, struct err *e)
 {
-    if (group_free_slots(g) == 0)
+    if (group_free_slots(g) == 0 || lacks_adapter(g, *b))
         return 0;
     uint32_t n = (*b)->n_rows;
     struct stage_row *rows = xcalloc(n, sizeof *rows);
     const int32_t **ids = xcalloc(2 * (size_t)n, sizeof *ids), **positions = ids + n;
     struct in_flight_batch *f = &g->in_flight[g->n_in_flight];
-    fill_rows(*b, rows, ids, positions);
+    fill_rows(g, *b, rows, ids, positions);
     *f = (struct in_flight_batch){.batch = *b};
     struct stage_fill fill = {n, rows, ids, positions};
     int rc = stage_publish(g->stage, g->options.epoch, g->incarnation, &fill, &f->token, e);
@@ -451,7 +480,37 @@ uint32_t group_in_flight(const struct group *g)
 
 uint32_t group_free_slots(const struct group *g)
 {
-    return g->state == GROUP_READY ? stage_free_slots(g->stage) : 0;
+    return g->state == GROUP_READY && !g->reloads ? stage_free_slots(g->stage) : 0;
+}
+
+/* ---- adapters ---- */
+
+static int lacks_any(const struct group *g)
+{
+    const struct adapters *wanted = &g->options.adapters->list;
+    uint32_t k = 0;
+    while (k < wanted->n && adapter_number(g, wanted->at[k].digest) != ADAPTERS_UNKNOWN)
+        k++;
+    return k < wanted->n;
+}
+
+void group_adapters_changed(struct group *g)
+{
+    int exit_code, signal;
+    if ((g->state != GROUP_READY && g->state != GROUP_STARTING) || !lacks_any(g))
+        return;
+    if (g->state == GROUP_READY) {
+        g->reloads = 1;
+        return;
+    }
+    end_ranks(g, &exit_code, &signal);
+    g->state = GROUP_DEAD;
+    g->start_at_ms = now_mono_ms();
+}
+
+int group_has_adapters(const struct group *g)
+{
+    return g->state == GROUP_READY && !g->reloads && !lacks_any(g);
 }
 
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)

@@ -1,6 +1,7 @@
 /* group.h - one worker group: ranks that together hold a copy of the model, from spawn to reap.
  *
  *     STARTING -> READY -> DEAD -> (back-off 0, 0.5, 1, 2 .. 30 s) -> STARTING, incarnation + 1
+ *     group_adapters_changed: READY -> (in flight: none) -> DEAD -> STARTING, at once
  *              stop ->  DRAINING -> STOPPED
  * The group dies when a rank exits, reports an error, disagrees with the others about a batch's
  * scores, or stays stopped by a signal for hang_ms, or when no rank makes progress for hang_ms
@@ -25,6 +26,13 @@
 
 enum group_state { GROUP_STARTING, GROUP_READY, GROUP_DEAD, GROUP_DRAINING, GROUP_STOPPED };
 
+/* The adapters that ranks load when they start. Their owner may change this, and calls
+ * group_adapters_changed then. */
+struct group_adapters {
+    struct adapters list;
+    char *loras[ADAPTERS_MOST]; /* [list.n] NAME=DIR */
+};
+
 struct group_options {
     const char *worker_path; /* assay-worker */
     const char *model_dir;
@@ -42,8 +50,7 @@ struct group_options {
     const char *mode;    /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
-    const char *const *loras;        /* [adapters->n] NAME=DIR */
-    const struct adapters *adapters; /* what they must be; NULL: there are none */
+    const struct group_adapters *adapters; /* beside the model; NULL: none */
     uint32_t max_len;
     struct stage_config stage;
     uint64_t epoch;
@@ -90,7 +97,13 @@ int group_failure_stays(const struct group *g);
  * ended. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
-/* Stages the batch and hands it to the ranks. 1: taken, *b is NULL; 0: no free slot, or not READY;
+/* Has the ranks load what they lack: a READY group finishes what is in flight, and starts anew, which
+ * is no failure. Adapters that are not wanted any more stay until the next start. */
+void group_adapters_changed(struct group *g);
+int group_has_adapters(const struct group *g); /* it is READY, with all of them */
+
+/* Stages the batch and hands it to the ranks. 1: taken, *b is NULL; 0: no free slot, not READY, or it
+ * lacks an adapter;
  * negative: the batch is too large and can never run. */
 int group_run(struct group *g, struct batch **b, struct err *e);
 

@@ -4,6 +4,7 @@
 #ifndef ASSAY_MODEL_INFO_H
 #define ASSAY_MODEL_INFO_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "schema/adapters.h"
@@ -32,6 +33,7 @@ struct model_info {
     int pad_first;       /* it is then the token before the first of them (PAD_RULE_BEFORE_FIRST) */
     int shares_prefixes; /* the worker accepts batches with shared tokens */
     struct adapters adapters; /* loaded beside the model */
+    pthread_mutex_t *lock;    /* for reading them in other threads; NULL: they never change */
     char **labels;            /* [n_labels], owned; NULL when the checkpoint names none */
 };
 

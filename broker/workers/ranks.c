@@ -90,11 +90,11 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--identity";
         argv[n++] = o->identity;
     }
-    for (uint32_t i = 0; o->adapters && i < o->adapters->n; i++) {
+    for (uint32_t i = 0; o->adapters && i < o->adapters->list.n; i++) {
         argv[n++] = "--lora";
-        argv[n++] = o->loras[i];
+        argv[n++] = o->adapters->loras[i];
         argv[n++] = "--lora-digest";
-        argv[n++] = o->adapters->at[i].digest;
+        argv[n++] = o->adapters->list.at[i].digest;
     }
     struct child_options child = {(char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1};
     return child_start(&r->children[rank], &child, e);

@@ -24,7 +24,8 @@ static void every_op_has_its_name(void **state)
 {
     (void)state;
     static const char *const names[OP_COUNT] = {"hello", "submit", "status", "results", "score",
-        "cancel", "pause", "resume", "retry", "jobs", "info", "purge"};
+        "cancel", "pause", "resume", "retry", "jobs", "info", "purge", "adapters", "adapter_add",
+        "adapter_remove"};
     for (int op = 0; op < OP_COUNT; op++)
         assert_string_equal(request_op_name((enum request_op)op), names[op]);
 }
@@ -130,6 +131,20 @@ static void purge_fields(void **state)
     free(m.bytes);
 }
 
+static void adapter_fields(void **state)
+{
+    (void)state;
+    struct request q;
+    struct message m;
+    good("{'v':1,'op':'adapter_add','name':'a.B_9-','dir':'/x'}", &q, &m);
+    assert_slice(q.name, "a.B_9-");
+    assert_slice(q.dir, "/x");
+    free(m.bytes);
+    good("{'v':1,'op':'adapter_remove','name':'a'}", &q, &m);
+    assert_slice(q.name, "a");
+    free(m.bytes);
+}
+
 static void score_fields(void **state)
 {
     (void)state;
@@ -220,6 +235,11 @@ static void fields_of_wrong_type_or_range(void **state)
     static const struct {
         const char *around, *field, *bad[12];
     } cases[] = {
+        {"{'v':1,'op':'adapter_remove','name':%s}", "name",
+            {"''", "'a b'", "'a/b'", "'a\xc3\xa4'", "1", "nil",
+                "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'"}},
+        {"{'v':1,'op':'adapter_add','name':'a','dir':%s}", "dir",
+            {"''", "'x'", "'./x'", "1", "nil"}},
         {"{'v':1,'op':'submit','key':'k','seal':true,'chunk':%s}", "chunk",
             {"-1", "2147483648", "18446744073709551615", "1.0", "'0'", "nil", "true", "[0]", "{}",
                 "x'00'"}},
@@ -290,6 +310,7 @@ int main(void)
         cmocka_unit_test(a_job_is_a_number_or_a_key),
         cmocka_unit_test(results_and_jobs_fields),
         cmocka_unit_test(purge_fields),
+        cmocka_unit_test(adapter_fields),
         cmocka_unit_test(score_fields),
         cmocka_unit_test(bodies_that_are_no_map),
         cmocka_unit_test(top_fields),

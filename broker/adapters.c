@@ -1,0 +1,368 @@
+/* adapters.c - adds and removes adapters while the broker runs (adapters.h). */
+#include "broker/adapters.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/api/progress.h"
+#include "broker/api/send.h"
+#include "broker/api/waiters.h"
+#include "broker/text/adapter_text.h"
+#include "broker/transaction.h"
+#include "schema/alloc.h"
+#include "schema/log.h"
+
+#define CHECK_MS 20 /* how often the thread and the groups are looked at */
+#define IDLE_MS (1ll << 40)
+
+enum phase { CHECKING, LOADING, REMOVING };
+
+struct adapter_change {
+    enum phase phase;
+    struct envelope envelope;
+    uint8_t id[REQUEST_ID_BYTES + 8];
+    struct slice request_id;
+    char name[ADAPTERS_NAME_BYTES];
+    char *lora; /* NAME=DIR */
+    int64_t restarts;
+    /* the thread's */
+    pthread_t thread;
+    const struct broker *broker;
+    char digest[65];
+    int rc;
+    struct err err;
+    atomic_int is_done;
+};
+
+/* ---- lists ---- */
+
+static uint32_t find(const struct adapters *a, const char *name)
+{
+    return adapters_find(a, name, strlen(name));
+}
+
+/* Adds the name in its place, and returns that. */
+static uint32_t insert(struct adapters *a, const char *name, const char *digest)
+{
+    uint32_t k = 0;
+    while (k < a->n && strcmp(a->at[k].name, name) < 0)
+        k++;
+    memmove(&a->at[k + 1], &a->at[k], (a->n++ - k) * sizeof a->at[0]);
+    snprintf(a->at[k].name, sizeof a->at[k].name, "%s", name);
+    snprintf(a->at[k].digest, sizeof a->at[k].digest, "%s", digest);
+    return k;
+}
+
+static void erase(struct adapters *a, uint32_t k)
+{
+    memmove(&a->at[k], &a->at[k + 1], (--a->n - k) * sizeof a->at[0]);
+}
+
+static void insert_for_ranks(struct group_adapters *r, struct adapter_change *c)
+{
+    uint32_t n = r->list.n, k = insert(&r->list, c->name, c->digest);
+    memmove(&r->loras[k + 1], &r->loras[k], (n - k) * sizeof r->loras[0]);
+    r->loras[k] = c->lora;
+    c->lora = NULL;
+}
+
+static void erase_for_ranks(struct group_adapters *r, uint32_t k)
+{
+    free(r->loras[k]);
+    memmove(&r->loras[k], &r->loras[k + 1], (r->list.n - 1 - k) * sizeof r->loras[0]);
+    erase(&r->list, k);
+}
+
+void adapters_open(struct broker *b)
+{
+    b->rank_adapters.list = b->model.adapters;
+    for (uint32_t k = 0; k < b->model.adapters.n; k++)
+        b->rank_adapters.loras[k] =
+            strcpy(xcalloc(1, strlen(b->options->loras[k]) + 1), b->options->loras[k]);
+}
+
+/* ---- the check, in a thread ---- */
+
+static int check(struct adapter_change *c)
+{
+    const struct broker *b = c->broker;
+    struct model_info found;
+    struct model_question question = b->question;
+    const char *lora = c->lora;
+    question.loras = &lora;
+    question.n_loras = 1;
+    int rc = model_info_load(&found, &question, &c->err);
+    if (rc != 0)
+        return rc;
+    if (strcmp(found.digest, b->model.digest) != 0)
+        rc = err_set(&c->err, ASSAY_EFORMAT,
+            "the checkpoint in %.200s was changed under the running broker: expected digest "
+            "%.12s.., found %.12s..",
+            question.model_dir, b->model.digest, found.digest);
+    if (rc == 0)
+        rc = adapter_text_check(
+            &b->text, &b->text_options, c->name, strchr(c->lora, '=') + 1, &c->err);
+    memcpy(c->digest, found.adapters.at[0].digest, sizeof c->digest);
+    model_info_release(&found);
+    return rc;
+}
+
+static void *check_in_thread(void *arg)
+{
+    struct adapter_change *c = arg;
+    c->rc = check(c);
+    atomic_store(&c->is_done, 1);
+    return NULL;
+}
+
+/* ---- a change begins ---- */
+
+static int begin(struct broker *b, const struct envelope *env, const struct request *q,
+    enum phase phase, struct err *e)
+{
+    if (b->draining || b->change) {
+        err_set(e, ASSAY_ENOTREADY, "%s",
+            b->draining ? "the broker is shutting down"
+                        : "another adapter is being added or removed; again when that is over");
+        e->retry_after_ms = 500;
+        return ASSAY_ENOTREADY;
+    }
+    struct adapter_change *c = xcalloc(1, sizeof *c);
+    c->phase = phase;
+    c->broker = b;
+    c->envelope = *env;
+    memcpy(c->id, q->id.at ? q->id.at : c->id, q->id.len);
+    c->request_id = (struct slice){q->id.at ? c->id : NULL, q->id.len};
+    snprintf(c->name, sizeof c->name, "%.*s", (int)q->name.len, (const char *)q->name.at);
+    b->change = c;
+    return 0;
+}
+
+static void end(struct broker *b)
+{
+    free(b->change->lora);
+    free(b->change);
+    b->change = NULL;
+}
+
+int adapters_add(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    int rc = begin(b, env, q, CHECKING, e);
+    if (rc != 0)
+        return rc;
+    struct adapter_change *c = b->change;
+    size_t size = q->name.len + q->dir.len + 2;
+    c->lora = xcalloc(1, size);
+    snprintf(c->lora, size, "%s=%.*s", c->name, (int)q->dir.len, (const char *)q->dir.at);
+    if (b->model.adapters.n == ADAPTERS_MOST &&
+        find(&b->model.adapters, c->name) == ADAPTERS_UNKNOWN)
+        rc = err_field(
+            e, ASSAY_ESTATE, "name", "expected at most %d adapters at once", ADAPTERS_MOST);
+    else if (pthread_create(&c->thread, NULL, check_in_thread, c) != 0)
+        rc = err_set(e, ASSAY_EINTERNAL, "cannot start a thread to check the adapter");
+    if (rc != 0)
+        end(b);
+    return rc;
+}
+
+int adapters_remove(
+    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+{
+    if (adapters_find(&b->model.adapters, (const char *)q->name.at, q->name.len) ==
+        ADAPTERS_UNKNOWN)
+        return err_field(e, ASSAY_EADAPTER, "name",
+            "expected an adapter that is loaded, found '%.*s'", (int)q->name.len,
+            (const char *)q->name.at);
+    return begin(b, env, q, REMOVING, e);
+}
+
+void adapters_list(struct broker *b, const struct envelope *env, const struct request *q)
+{
+    const struct adapters *a = &b->model.adapters;
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 1);
+    msg_str(w, "adapters");
+    msg_array(w, a->n);
+    for (uint32_t k = 0; k < a->n; k++) {
+        uint32_t r = find(&b->rank_adapters.list, a->at[k].name) - 1;
+        msg_map(w, 3);
+        msg_key_str(w, "name", a->at[k].name);
+        msg_key_str(w, "digest", a->at[k].digest);
+        msg_key_str(w, "dir", strchr(b->rank_adapters.loras[r], '=') + 1);
+    }
+}
+
+/* ---- and goes on ---- */
+
+static int look_again(void *arg, const struct store_job *j)
+{
+    struct broker *b = arg;
+    struct err e = {0};
+    waiters_job_changed(b, j->job);
+    progress_job_changed(b, j->job);
+    if (planner_job_changed(b->planner, j->job, &e) < 0)
+        transaction_die(b, &e);
+    return 0;
+}
+
+/* Makes `to` the list of adapters that rows may name: all of it, or nothing. */
+static int change_list(struct broker *b, const struct adapters *to, struct err *e)
+{
+    struct adapters before = b->model.adapters;
+    pthread_mutex_lock(&b->adapters_lock);
+    b->model.adapters = *to;
+    pthread_mutex_unlock(&b->adapters_lock);
+    int rc = transaction_begin_synced(b, e);
+    if (rc == 0)
+        rc = store_write_adapters(b->store, e);
+    if (rc == 0)
+        rc = transaction_commit(b, e);
+    if (rc != 0 && !store_may_pass(rc))
+        transaction_die(b, e);
+    struct err why = {0};
+    if (rc != 0) {
+        transaction_rollback(b);
+        transaction_refuse(e);
+        pthread_mutex_lock(&b->adapters_lock);
+        b->model.adapters = before;
+        pthread_mutex_unlock(&b->adapters_lock);
+        if (store_read_adapters(b->store, &why) < 0)
+            transaction_die(b, &why);
+        return rc;
+    }
+    struct store_job_page unfinished = {JOBS_UNFINISHED, 0, UINT32_MAX};
+    if (store_each_job(b->store, &unfinished, look_again, b, &why) < 0)
+        transaction_die(b, &why);
+    b->wake = 1;
+    return 0;
+}
+
+static void tell_groups(struct broker *b)
+{
+    for (int g = 0; g < b->options->replicas; g++)
+        group_adapters_changed(b->groups[g]);
+}
+
+static int64_t count_restarts(const struct broker *b)
+{
+    int64_t n = 0;
+    for (int g = 0; g < b->options->replicas; g++)
+        n += group_restarts(b->groups[g]);
+    return n;
+}
+
+static void reply(struct broker *b, int rc, const struct err *e)
+{
+    struct adapter_change *c = b->change;
+    if (rc != 0) {
+        log_warn("event=adapter_refused name=%s error=\"%s\"", c->name, e->msg);
+        outbox_error(b->outbox, &c->envelope, c->request_id, e);
+    } else {
+        log_info("event=%s name=%s digest=%.12s",
+            c->phase == REMOVING ? "adapter_removed" : "adapter_added", c->name, c->digest);
+        struct msg_writer *w = outbox_ok(b->outbox, &c->envelope, c->request_id, 2);
+        msg_key_str(w, "name", c->name);
+        msg_key_str(w, "digest", c->digest);
+    }
+    end(b);
+    send_replies(b);
+}
+
+/* The directory is checked: the ranks are to load it, unless it is there already. */
+static void start_loading(struct broker *b, struct adapter_change *c)
+{
+    struct adapters *there = &b->model.adapters;
+    uint32_t k = find(there, c->name);
+    pthread_join(c->thread, NULL);
+    if (c->rc != 0) {
+        if (c->err.code == ASSAY_EFORMAT || c->err.code == ASSAY_EUNSUPPORTED) {
+            struct err why = c->err;
+            err_field(&c->err, ASSAY_EBADREQ, "dir", "%s", why.msg);
+        }
+        reply(b, c->rc, &c->err);
+    } else if (k != ADAPTERS_UNKNOWN && strcmp(there->at[k - 1].digest, c->digest) == 0) {
+        reply(b, 0, NULL);
+    } else if (k != ADAPTERS_UNKNOWN) {
+        err_field(&c->err, ASSAY_ESTATE, "name",
+            "'%s' is loaded with other contents: expected another name, or this one removed first",
+            c->name);
+        reply(b, ASSAY_ESTATE, &c->err);
+    } else {
+        insert_for_ranks(&b->rank_adapters, c);
+        c->phase = LOADING;
+        c->restarts = count_restarts(b);
+        tell_groups(b);
+    }
+}
+
+static int all_have_it(const struct broker *b)
+{
+    int g = 0;
+    while (g < b->options->replicas && group_has_adapters(b->groups[g]))
+        g++;
+    return g == b->options->replicas;
+}
+
+static void go_on_loading(struct broker *b, struct adapter_change *c)
+{
+    struct adapters to = b->model.adapters;
+    int code, rc = 0;
+    if (count_restarts(b) != c->restarts)
+        rc = err_set(&c->err, ASSAY_EINTERNAL,
+            "a worker ended while it was to load the adapter: %.400s",
+            group_last_failure(b->groups[0], &code));
+    else if (!all_have_it(b))
+        return;
+    if (rc == 0) {
+        insert(&to, c->name, c->digest);
+        rc = change_list(b, &to, &c->err);
+    }
+    if (rc != 0)
+        erase_for_ranks(&b->rank_adapters, find(&b->rank_adapters.list, c->name) - 1);
+    reply(b, rc, &c->err);
+}
+
+static void go_on_removing(struct broker *b, struct adapter_change *c)
+{
+    struct adapters to = b->model.adapters;
+    uint32_t k = find(&to, c->name) - 1;
+    memcpy(c->digest, to.at[k].digest, sizeof c->digest);
+    erase(&to, k);
+    int rc = change_list(b, &to, &c->err);
+    if (rc == 0)
+        erase_for_ranks(&b->rank_adapters, find(&b->rank_adapters.list, c->name) - 1);
+    reply(b, rc, &c->err);
+}
+
+long long adapters_tick(struct broker *b, long long now_ms)
+{
+    struct adapter_change *c = b->change;
+    if (!c)
+        return now_ms + IDLE_MS;
+    if (c->phase == REMOVING)
+        go_on_removing(b, c);
+    else if (c->phase == LOADING)
+        go_on_loading(b, c);
+    else if (atomic_load(&c->is_done))
+        start_loading(b, c);
+    return now_ms + CHECK_MS;
+}
+
+void adapters_end(struct broker *b)
+{
+    struct err e = {0};
+    if (!b->change)
+        return;
+    if (b->change->phase == CHECKING)
+        pthread_join(b->change->thread, NULL);
+    e.retry_after_ms = 1000;
+    reply(b, err_set(&e, ASSAY_ENOTREADY, "the broker is shutting down"), &e);
+}
+
+void adapters_close(struct broker *b)
+{
+    while (b->rank_adapters.list.n > 0)
+        erase_for_ranks(&b->rank_adapters, b->rank_adapters.list.n - 1);
+}

@@ -1,0 +1,225 @@
+"""Adapters that are added and removed while the broker runs: jobs wait for theirs alone, no row ever gets another's score, and kills
+at any moment leave a list that is whole."""
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, wait_until
+
+LORA = MODELS / "lora"
+NAMES = ("all", "attention", "half")
+LAST = {"type": "LAST", "activation": "none"}
+
+
+def options(*names):
+    return [word for name in names for word in ("--lora", f"{name}={LORA / f'reward-{name}'}")]
+
+
+def broker(directory, *more):
+    return Broker(directory, model=MODELS / "reward", options=list(more))
+
+
+def add(client, name, directory=None):
+    return client.call("adapter_add", name=name, dir=str(directory or LORA / f"reward-{name}"), timeout=120)
+
+
+def listed(client):
+    names = [a["name"] for a in client.call("adapters")["adapters"]]
+    assert names == [a["name"] for a in client.call("hello")["model"]["adapters"]] == sorted(names)
+    return names
+
+
+def rows_of(name, n=40, seed=1, length=40):
+    rng = random.Random(seed)
+    return [{"id": k, "ids": [rng.randrange(500) for _ in range(length)], "pool": LAST, **({"adapter": name} if name else {})} for k in range(n)]
+
+
+def scores(client, rows):
+    found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+    assert all(row["error"] is None for row in found), found
+    return [row["score"] for row in found]
+
+
+@pytest.fixture(scope="module")
+def truths(tmp_path_factory):
+    """By ranks and by adapter (and None): the scores of rows_of, by a broker that was started with all of them."""
+    found = {}
+    for tp in (1, 2):
+        with broker(tmp_path_factory.mktemp("truth"), *options(*NAMES), "--tp", tp) as b, b.client() as client:
+            found[tp] = {name: scores(client, rows_of(name)) for name in (None, *NAMES)}
+        assert len({tuple(v) for v in found[tp].values()}) == 4
+    return found
+
+
+@pytest.fixture
+def truth(truths):
+    return truths[1]
+
+
+@pytest.mark.parametrize("more", [[], ["--tp", 2], ["--replicas", 2]])
+def test_added_and_removed(directory, truths, more):
+    truth = truths[2 if "--tp" in more else 1]
+    with broker(directory, *more) as b, b.client() as client:
+        assert listed(client) == []
+        found = client.call("score", rows=rows_of("half", 1), timeout_ms=30000)["rows"]
+        assert found[0]["error"]["code"] == "unknown_adapter"
+        added = add(client, "half")
+        assert added["name"] == "half" and len(added["digest"]) == 64
+        assert add(client, "half")["digest"] == added["digest"]  # again: the same
+        assert scores(client, rows_of("half")) == truth["half"] and scores(client, rows_of(None)) == truth[None]
+        add(client, "all")
+        assert listed(client) == ["all", "half"]
+        for name in ("all", "half", None):
+            assert scores(client, rows_of(name)) == truth[name]
+        client.call("adapter_remove", name="half")
+        assert listed(client) == ["all"]
+        found = client.call("score", rows=rows_of("half", 1), timeout_ms=30000)["rows"]
+        assert found[0]["error"]["code"] == "unknown_adapter"
+        assert scores(client, rows_of("all")) == truth["all"]
+        for request in (dict(op="adapter_remove", name="half"), dict(op="adapter_remove", name="none")):
+            with pytest.raises(Refused) as refused:
+                client.call(**request)
+            assert refused.value.err["code"] == "unknown_adapter" and request["name"] in refused.value.err["message"]
+
+
+def test_another_directory_under_a_name(directory, truth):
+    """What the name meant before waits, and is not scored by the new one unless somebody says so."""
+    with broker(directory, *options("half")) as b, b.client() as client:
+        with pytest.raises(Refused) as refused:
+            add(client, "half", LORA / "reward-all")
+        assert refused.value.err["code"] == "wrong_state" and "other contents" in refused.value.err["message"]
+        client.submit("job", rows_of("half", 3000, length=100))
+        wait_until(lambda: client.call("status", job="job")["done"] > 20, 60)
+        client.call("adapter_remove", name="half")
+        for pid in b.worker_pids():  # what they have in hand comes back, and waits with the rest
+            os.kill(pid, signal.SIGKILL)
+        status = client.call("status", job="job")
+        assert status["state"] == "paused" and "adapter half (" in status["reason"] and "none of that name" in status["reason"]
+        with pytest.raises(Refused) as refused:
+            client.call("submit", key="job", chunk=7, rows=rows_of(None, 1))
+        assert refused.value.err["code"] == "wrong_state"
+        assert scores(client, rows_of(None)) == truth[None]  # other jobs go on
+        add(client, "half", LORA / "reward-all")
+        assert "the broker has half (" in client.call("status", job="job")["reason"]
+        assert scores(client, rows_of("half")) == truth["all"]
+        wait_until(lambda: client.call("status", job="job")["running"] == 0, 60)
+        done = client.call("status", job="job")["done"]
+        client.call("adapter_remove", name="half")
+        add(client, "half")
+        assert client.call("status", job="job")["state"] in ("queued", "running")
+        found = client.results("job", timeout=200)
+        assert 20 < done < 3000 and len(found) == 3000 and all(row["error"] is None for row in found)
+    with broker(directory / "again", *options("half")) as b, b.client() as client:
+        client.submit("job", rows_of("half", 3000, length=100))
+        assert {row["i"]: row["score"] for row in client.results("job", timeout=200)} == {row["i"]: row["score"] for row in found}
+
+
+def test_directories_that_are_refused(directory):
+    """And the broker goes on as before."""
+    directory.mkdir(exist_ok=True)
+    shutil.copytree(LORA / "reward-all", directory / "bad")
+    config = directory / "bad/adapter_config.json"
+    config.write_text(config.read_text().replace('"use_dora": false', '"use_dora": true'))
+    with broker(directory / "data") as b, b.client() as client:
+        pids = b.worker_pids()
+        for name, where, field, word in (("a", LORA / "seqcls-linear", "dir", "model.score"), ("a", directory / "none", "dir", "adapter_config.json"),
+                                         ("a", directory / "bad", "dir", "use_dora"), ("a", "relative", "dir", "absolute path"),
+                                         ("a b", LORA / "reward-all", "name", "letters")):
+            with pytest.raises(Refused) as refused:
+                add(client, name, where)
+            assert refused.value.err["code"] == "bad_request" and refused.value.err["field"] == field and word in refused.value.err["message"]
+        assert listed(client) == [] and b.worker_pids() == pids
+
+
+def test_a_start_has_those_of_its_options(directory, truth):
+    """A job whose adapter was added at run time waits over a restart until it is added again."""
+    b = broker(directory)
+    with b:
+        with b.client() as client:
+            add(client, "half")
+            client.submit("job", rows_of("half", 3000, length=100))
+            wait_until(lambda: client.call("status", job="job")["done"] > 20, 60)
+        b.kill9()
+        b.start()
+        with b.client() as client:
+            assert listed(client) == [] and "adapter half" in client.call("status", job="job")["reason"]
+            assert b.sql("select state from jobs where key = 'job'") == [("paused",)]
+            add(client, "half")
+            found = client.results("job", timeout=200)
+            assert len(found) == 3000 and all(row["error"] is None for row in found)
+
+
+def test_killed_while_adapters_come_and_go(directory, truths):
+    """Ranks are killed at random while adapters are added and removed and rows are scored. Every addition is there or refused, and a
+    score is that of its adapter or an error that says which adapter was not there."""
+    b, stop, rng, truth = broker(directory, "--tp", 2), threading.Event(), random.Random(5), truths[2]
+
+    def kill():
+        while not stop.wait(rng.uniform(0.3, 2.5)):
+            for pid in b.worker_pids()[:rng.randrange(3)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    with b:
+        with b.client() as client, b.client() as other:
+            client.submit("base", rows_of(None, 4000))
+            killer = threading.Thread(target=kill)
+            killer.start()
+            try:
+                end, n_added, n_scored = time.monotonic() + 25 * PATIENCE, 0, 0
+                while time.monotonic() < end and (n_added < 6 or n_scored < 3):
+                    name = rng.choice(NAMES)
+                    try:
+                        if name in listed(client):
+                            client.call("adapter_remove", name=name)
+                            assert name not in listed(client)
+                        else:
+                            add(client, name)
+                            n_added += 1
+                            assert name in listed(client)
+                    except Refused as refused:
+                        assert refused.err["code"] == "internal" and "a worker ended" in refused.err["message"], refused.err
+                        assert name not in listed(client)
+                    for row, right in zip(other.call("score", rows=rows_of(name), timeout_ms=60000, timeout=90)["rows"], truth[name]):
+                        if row["error"]:
+                            assert row["error"]["code"] == "unknown_adapter"
+                        else:
+                            assert row["score"] == right
+                            n_scored += 1
+            finally:
+                stop.set()
+                killer.join()
+            assert n_added >= 2 and n_scored >= 1
+            for name in NAMES:
+                if name not in listed(client):
+                    wait_until(lambda: client.call("info")["state"] == "ready", 60)
+                    add(client, name)
+                assert scores(client, rows_of(name)) == truth[name]
+            found = client.results("base", timeout=300)
+            assert len(found) == 4000 and all(row["error"] is None for row in found)
+
+
+def test_the_command_line(directory):
+    def lora(*words):
+        return subprocess.run([BIN / "assay", "lora", *words, "--data", directory], cwd=LORA, capture_output=True, text=True,
+                              timeout=60 * PATIENCE)
+    with broker(directory) as b:
+        done = lora("add", "half=reward-half")
+        assert done.returncode == 0 and done.stdout.startswith("added half "), done
+        assert json.loads(lora("list", "--json").stdout)["adapters"][0]["dir"] == str(LORA / "reward-half")
+        assert lora("list").stdout.split()[0] == "half"
+        done = lora("add", "bad=seqcls-linear")
+        assert done.returncode != 0 and "model.score" in done.stderr, done
+        assert lora("remove", "half").stdout.startswith("removed half ") and lora("list").stdout == ""
+        for words, expected in ((("add",), "NAME=DIR"), (("add", "half"), "NAME=DIR"), (("remove",), "NAME"), (("list", "x"), "nothing more"),
+                                (("drop", "x"), "add, list or remove"), (("add", "a=/none"), "cannot find")):
+            done = lora(*words)
+            assert done.returncode == 64 and expected in done.stderr, done
+        assert b.process.poll() is None
