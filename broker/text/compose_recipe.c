@@ -120,6 +120,11 @@ static int check_texts_only(const struct row_request *q, struct slice raw, const
     const char *name, struct err *e)
 {
     const char *more = compose_template_field(q);
+    if (!q->prompt.at && raw.at && request_is_messages(raw))
+        return err_field(e, ASSAY_EBADTEXT, field,
+            "the recipe %s writes a prompt and an answer that are texts; expected prompt and "
+            "response, found messages",
+            name);
     if (!q->prompt.at || request_is_messages(q->prompt))
         return err_field(e, ASSAY_EBADTEXT, q->prompt.at ? q->prompt_field : "prompt",
             "the recipe %s writes a prompt that is one text; expected one, found %s", name,

@@ -172,6 +172,8 @@ const char *recipe_rows(const struct recipe *r)
 {
     if (r->rows & RECIPE_QUERIES)
         return "query and document(s), perhaps instruction";
+    if (r->rows == RECIPE_ANSWERS && !recipe_uses_template(r))
+        return "prompt and response(s), chosen and rejected, all of them texts";
     static const char *const names[] = {"text",
         "messages, prompt and response(s), chosen and rejected", "prompt and steps",
         "prompt and steps, messages, prompt and response(s), chosen and rejected"};
