@@ -104,6 +104,11 @@ static const struct {
         "which weights to take where a checkpoint has both model.safetensors and an index of other "
         "files (default auto: refuse such a checkpoint)",
         TEXT, offsetof(struct options, weights), 0, 0},
+    {"activations", "auto|weights-only",
+        "where a quantized checkpoint's config says that activations are quantized too: "
+        "weights-only "
+        "leaves them as they are (default auto: refuse such a checkpoint)",
+        TEXT, offsetof(struct options, activations), 0, 0},
     {"head", "auto|lm:IDS:HOW",
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",
@@ -362,6 +367,8 @@ static int check_words(const struct options *o)
         return complain("dtype", "auto, f32 or bf16", o->dtype);
     if (!is_one_of(o->weights, "auto single index"))
         return complain("weights", "auto, single or index", o->weights);
+    if (!is_one_of(o->activations, "auto weights-only"))
+        return complain("activations", "auto or weights-only", o->activations);
     if (!is_one_of(o->tail, TAIL_NAMES))
         return complain("tail", "none, strip or strip,eos", o->tail);
     if (!is_one_of(o->pad_rule, "auto on off"))
@@ -434,6 +441,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .activations = "auto",
         .head = "auto",
         .pad_rule = "auto",
         .tail = "none",

@@ -15,7 +15,7 @@ enum options_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 struct options {
     const char *model, *data, *served_name, *chat_template, *template_date, *worker, *isa, *quant,
-        *dtype, *weights, *head, *pad_rule, *recipe, *tail;
+        *dtype, *weights, *activations, *head, *pad_rule, *recipe, *tail;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
     const char *loras[ADAPTERS_MOST]; /* NAME=DIR, by name */

@@ -155,6 +155,8 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
     if (rc == 0 && (rc = why.code) != 0)
         *e = why;
     if (rc == 0)
+        rc = quantization_choose(&about.config.quantization, o->activations, e);
+    if (rc == 0)
         rc = model_config_check_tp(c, o->tp, e);
     if (rc == 0 && o->max_len > c->max_position)
         rc = err_set(e, ASSAY_EFORMAT,

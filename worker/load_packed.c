@@ -13,6 +13,9 @@
  * which are a word here; `weight_scale` and, where not symmetric, `weight_zero_point` [rows, 1],
  * [rows, groups], [blocks of rows, blocks of columns] or a single number.
  *
+ * transformers' FP8: the same with `weight_scale_inv` (which is no inverse) of [blocks of rows, blocks
+ * of columns], or a single number.
+ *
  * GPTQ: `qweight` [words of columns, rows]; `scales` [groups, rows]; `qzeros` [groups, words of
  * rows], less 1 in the first format; `g_idx` [columns]. AWQ (gemm): `qweight` [columns, words of
  * rows], `scales` and `qzeros` likewise, no order; a word has eight rows, 0 2 4 6 1 3 5 7. */
@@ -29,7 +32,7 @@
 struct packed_matrix {
     struct place place; /* the whole matrix's */
     char name[PLACE_NAME_BYTES];
-    struct weight_tensor words, scale, zeros, shape, order;
+    struct weight_tensor words, scale, zeros, shape, order, input_scale, input_zero;
 };
 
 /* A rank's part of a matrix, and its tables while they are made. */
@@ -83,11 +86,24 @@ static void add_plain(
     add_tensor(l, layer, m, "weight",
         (struct place){
             rows, cols, .raw = &m->words, .stored = q->numbers == PACKED_E4M3 ? "F8_E4M3" : "I8"});
-    add_tensor(l, layer, m, "weight_scale", scale);
+    add_tensor(l, layer, m, q->scale_name, scale);
     scale.raw = &m->zeros;
     scale.stored = "I8";
     if (q->has_zeros)
         add_tensor(l, layer, m, "weight_zero_point", scale);
+}
+
+/* A number each, for inputs that are not quantized here. */
+static void add_inputs(
+    struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
+{
+    struct place scale = {.rows = 1, .is_scalar = 1, .raw = &m->input_scale}, zero = scale;
+    zero.raw = &m->input_zero;
+    zero.stored = "I8";
+    if (q->input_scale_name)
+        add_tensor(l, layer, m, q->input_scale_name, scale);
+    if (q->input_zero_name)
+        add_tensor(l, layer, m, q->input_zero_name, zero);
 }
 
 /* GPTQ's, and AWQ's, which has no g_idx. */
@@ -124,6 +140,7 @@ void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struc
         add_plain(l, layer, m, q);
     else
         add_gptq(l, layer, m, q);
+    add_inputs(l, layer, m, q);
 }
 
 /* ---- tables ---- */

@@ -142,10 +142,16 @@ static int add_kept(void *arg, const char *name, struct err *e)
     int rc = add_pattern(n, n->m, "re:(?:%s)(?:(?<=\\.)|(?=\\.|$))", name, e);
     if (rc == 0)
         rc = add_pattern(n, n->m, "re:.*\\Q%s\\E$", name, e);
-    return rc == 0 ? add_pattern(n, n->of_autoawq, "re:.*\\Q%s\\E", name, e) : rc;
+    return rc == 0 && n->of_autoawq ? add_pattern(n, n->of_autoawq, "re:.*\\Q%s\\E", name, e) : rc;
 }
 
 int modules_kept(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e)
+{
+    return each_name(f, key, e, add_kept, &(struct naming){m, NULL, c, f, key});
+}
+
+int modules_kept_alike(struct modules *m, const struct model_config *c, const struct json_file *f,
     const char *key, struct err *e)
 {
     struct modules of_autoawq = {.head = 0};

@@ -21,9 +21,12 @@ int modules_named(struct modules *m, const struct model_config *c, const struct 
     const char *key, struct err *e);
 
 /* The same for a list of modules that are left as they are, by transformers' rule: a pattern for
- * the beginning of a name up to a dot or its end, or the end of a name. ASSAY_EFORMAT where AutoAWQ,
- * to which it is any part of a name, reads it otherwise. */
+ * the beginning of a name up to a dot or its end, or the end of a name. */
 int modules_kept(struct modules *m, const struct model_config *c, const struct json_file *f,
+    const char *key, struct err *e);
+
+/* The same; ASSAY_EFORMAT where AutoAWQ, to which it is any part of a name, reads it otherwise. */
+int modules_kept_alike(struct modules *m, const struct model_config *c, const struct json_file *f,
     const char *key, struct err *e);
 
 #endif

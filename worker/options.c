@@ -22,6 +22,7 @@ const char worker_help[] =
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
     "  --weights WHICH         auto; single or index where a checkpoint has both\n"
+    "  --activations WHICH     auto; weights-only where a config says that they are quantized\n"
     "  --head HEAD             auto; lm:ID,ID:softmax and such for a language model\n"
     "  --lora NAME=DIR         an adapter that rows may choose; may be repeated\n"
     "  --max-len N              longest row in tokens (default: the model's)\n"
@@ -99,6 +100,7 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .activations = "auto",
         .head = "auto",
         .tp = 1,
         .threads = 1,
@@ -121,9 +123,9 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         {"max-rows", NUMBER, &o->max_rows}, {"deadline-ms", NUMBER, &o->deadline_ms},
         {"start-ms", NUMBER, &o->start_ms}, {"gpu", NUMBER, &o->gpu},
         {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}, {"dtype", TEXT, &o->dtype},
-        {"weights", TEXT, &o->weights}, {"head", TEXT, &o->head}, {"digest", TEXT, &o->digest},
-        {"identity", TEXT, &o->identity}, {"lora", LIST, &o->loras},
-        {"lora-digest", LIST, &o->lora_digests}};
+        {"weights", TEXT, &o->weights}, {"activations", TEXT, &o->activations},
+        {"head", TEXT, &o->head}, {"digest", TEXT, &o->digest}, {"identity", TEXT, &o->identity},
+        {"lora", LIST, &o->loras}, {"lora-digest", LIST, &o->lora_digests}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)

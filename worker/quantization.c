@@ -240,7 +240,7 @@ static int read_awq(struct model_config *c, const struct json_file *f, struct er
     if (rc == 0)
         rc = quantization_read_group_size(q, f, e);
     if (rc == 0)
-        rc = modules_kept(&kept, c, f, "modules_to_not_convert", e);
+        rc = modules_kept_alike(&kept, c, f, "modules_to_not_convert", e);
     for (uint32_t i = 0; i < c->n_layers; i++)
         c->quantized[i] = (uint8_t)(~kept.matrices[i] & ((1 << N_LAYER_MATRICES) - 1));
     q->has_zeros = 1;
@@ -249,13 +249,78 @@ static int read_awq(struct model_config *c, const struct json_file *f, struct er
     return rc;
 }
 
+/* ---- transformers' FP8 ---- */
+
+static const struct quantization_field fp8_fields[] = {{"quant_method", NULL},
+    {"activation_scheme", "\"dynamic\" \"static\""}, {"weight_block_size", NULL},
+    {"modules_to_not_convert", NULL}, {"ignored_layers", NULL}, {"modules_to_convert", "[]"},
+    {"fmt", "\"e4m3\""}, {"scale_fmt", "\"float\""}, {"expert_dtype", NULL}, {"dequantize", NULL},
+    {NULL, NULL}};
+
+/* Without the key blocks are of 128 x 128; null is one scale for a matrix. */
+static int read_fp8_block(struct quantization *q, const struct json_file *f, struct err *e)
+{
+    const json_t *v = json_object_get(f->object, "weight_block_size");
+    q->group_size = q->group_rows = v ? 0 : 128;
+    return v && !json_is_null(v) ? quantization_read_block(q, f, "weight_block_size", e) : 0;
+}
+
+/* `ignored_layers` stands in for the other list where that is missing. */
+static int read_fp8_kept(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct modules kept = {.head = 0};
+    const json_t *v = json_object_get(f->object, "modules_to_not_convert");
+    int rc = modules_kept(
+        &kept, c, f, v && !json_is_null(v) ? "modules_to_not_convert" : "ignored_layers", e);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        c->quantized[i] = (uint8_t)(~kept.matrices[i] & ((1 << N_LAYER_MATRICES) - 1));
+    return rc;
+}
+
+static int read_fp8(struct model_config *c, const struct json_file *f, struct err *e)
+{
+    struct quantization *q = &c->quantization;
+    const char *scheme = "dynamic";
+    *q = (struct quantization){.format = FORMAT_PLAIN,
+        .numbers = PACKED_E4M3,
+        .bits = 8,
+        .scale_name = "weight_scale_inv",
+        .has_inputs = 1};
+    int rc = quantization_check_fields(f, fp8_fields, e);
+    if (rc == 0 && json_get_string(f, "activation_scheme", &scheme, e) < 0)
+        rc = ASSAY_EFORMAT;
+    if (rc == 0)
+        rc = read_fp8_block(q, f, e);
+    if (strcmp(scheme, "static") == 0)
+        q->input_scale_name = "activation_scale";
+    snprintf(q->name, sizeof q->name, "fp8-%s", q->group_rows > 0 ? "blocks" : "tensor");
+    return rc == 0 ? read_fp8_kept(c, f, e) : rc;
+}
+
+int quantization_choose(struct quantization *q, const char *option, struct err *e)
+{
+    if (strcmp(option, "auto") != 0 && strcmp(option, "weights-only") != 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--activations: expected auto or weights-only, found '%.40s'", option);
+    if (!q->has_inputs)
+        return 0;
+    if (strcmp(option, "auto") == 0)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "config.json: quantization_config (%s): activations that are quantized too are not "
+            "built; --activations weights-only leaves them as they are, as transformers does with "
+            "dequantize=True",
+            q->name);
+    q->chosen = "weights-only";
+    return 0;
+}
+
 /* ---- methods ---- */
 
 static const struct method {
     const char *name;
     int (*read)(struct model_config *c, const struct json_file *f, struct err *e);
-} methods[] = {
-    {"compressed-tensors", quantization_read_compressed}, {"gptq", read_gptq}, {"awq", read_awq}};
+} methods[] = {{"compressed-tensors", quantization_read_compressed}, {"gptq", read_gptq},
+    {"awq", read_awq}, {"fp8", read_fp8}};
 
 int model_config_read_quantization(struct model_config *c, const struct json_file *f, struct err *e)
 {
@@ -272,7 +337,8 @@ int model_config_read_quantization(struct model_config *c, const struct json_fil
             return methods[i].read(c, &inner, e);
     return err_set(e, ASSAY_EUNSUPPORTED,
         "%s: quantization_config.quant_method: '%.40s' is not built; expected compressed-tensors, "
-        "gptq or awq, or a checkpoint of float32, float16 or bfloat16: take the one that it was "
+        "gptq, awq or fp8, or a checkpoint of float32, float16 or bfloat16: take the one that it "
+        "was "
         "made from, or "
         "load it in transformers, model.dequantize(), then save_pretrained",
         f->file, method);

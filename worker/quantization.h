@@ -1,8 +1,11 @@
 /* quantization.h - what config.json's quantization_config says about a checkpoint whose layers are
- * stored in few bits: compressed-tensors, GPTQ and AWQ. A weight's value is
+ * stored in few bits: compressed-tensors, transformers' FP8, GPTQ and AWQ. A weight's value is
  *     (stored - zero point) * scale
  * in float32, with a scale and a zero point for each row's group of columns, or for a block of rows
  * and columns.
+ *
+ * A config may also say that the inputs of the layers' products are quantized when they are
+ * computed. That is not built, and `--activations weights-only` leaves them as they are.
  *
  * Embedding, norms and head are never quantized: a config that says otherwise is refused, as is
  * every field that is not known or whose value would change the numbers. */
@@ -17,7 +20,7 @@
 enum quantization_format {
     FORMAT_NONE,
     FORMAT_PACK_QUANTIZED,
-    FORMAT_PLAIN, /* compressed-tensors' int-, float- and naive-quantized: a byte a weight */
+    FORMAT_PLAIN, /* a byte a weight: compressed-tensors' int-, float- and naive-quantized, FP8 */
     FORMAT_GPTQ,
     FORMAT_AWQ
 };
@@ -26,11 +29,16 @@ struct quantization {
     enum quantization_format format;
     char name[32]; /* "pack-quantized-int4": part of a score's mode */
     enum packed_numbers numbers;
-    int bits;           /* 4 or 8 */
-    int64_t group_size; /* columns that share a scale; 0: the whole row */
-    int64_t group_rows; /* FORMAT_PLAIN: rows that share it; 0: all */
-    int has_zeros;      /* there are zero points in the file; else each is the middle */
-    int has_order;      /* there is a g_idx: which group each column is of */
+    int bits;               /* 4 or 8 */
+    int64_t group_size;     /* columns that share a scale; 0: the whole row */
+    int64_t group_rows;     /* FORMAT_PLAIN: rows that share it; 0: all */
+    int has_zeros;          /* there are zero points in the file; else each is the middle */
+    int has_order;          /* there is a g_idx: which group each column is of */
+    const char *scale_name; /* FORMAT_PLAIN: the tensor's, after the matrix's */
+    /* Tensors of the inputs' quantization, a number each, which nothing is read from; NULL: none */
+    const char *input_scale_name, *input_zero_name;
+    int has_inputs;     /* the config says that they are quantized */
+    const char *chosen; /* what --activations decided, where it had to */
     int zero_offset;    /* is added to each stored zero point: 1 in GPTQ's first format */
 };
 
@@ -41,6 +49,10 @@ struct json_file;
  * ASSAY_EUNSUPPORTED or ASSAY_EFORMAT by file, field, found and expected. */
 int model_config_read_quantization(
     struct model_config *c, const struct json_file *f, struct err *e);
+
+/* Sets q->chosen by --activations: "auto" or "weights-only". ASSAY_EUNSUPPORTED where the config says
+ * that activations are quantized and the option does not decide. */
+int quantization_choose(struct quantization *q, const char *option, struct err *e);
 
 static inline int64_t quantization_groups(const struct quantization *q, int64_t cols)
 {

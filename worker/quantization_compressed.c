@@ -16,8 +16,7 @@ static const struct quantization_field compressed_fields[] = {{"quant_method", N
     {"dequantize", NULL}, {NULL, NULL}};
 
 static const struct quantization_field group_fields[] = {{"targets", NULL}, {"weights", NULL},
-    {"input_activations", "null"}, {"output_activations", "null"}, {"format", FORMATS},
-    {NULL, NULL}};
+    {"input_activations", NULL}, {"output_activations", "null"}, {"format", FORMATS}, {NULL, NULL}};
 
 static const struct quantization_field weight_fields[] = {{"num_bits", NULL},
     {"type", "\"int\" \"float\""}, {"symmetric", "true false"},
@@ -25,6 +24,12 @@ static const struct quantization_field weight_fields[] = {{"num_bits", NULL},
     {"dynamic", "false"}, {"actorder", "false true \"group\" \"dynamic\" \"weight\" \"static\""},
     {"block_structure", NULL}, {"observer", NULL}, {"observer_kwargs", NULL}, {"scale_dtype", NULL},
     {"zp_dtype", NULL}, {NULL, NULL}};
+
+static const struct quantization_field input_fields[] = {{"num_bits", NULL},
+    {"type", "\"int\" \"float\""}, {"symmetric", "true false"},
+    {"strategy", "\"tensor\" \"token\" \"group\""}, {"group_size", NULL}, {"dynamic", "true false"},
+    {"actorder", "false"}, {"block_structure", "null"}, {"observer", NULL},
+    {"observer_kwargs", NULL}, {"scale_dtype", NULL}, {"zp_dtype", NULL}, {NULL, NULL}};
 
 /* By "group" (or "dynamic", or true) a column's group is in g_idx; by "weight" (or "static") it is
  * as without an order. */
@@ -55,6 +60,7 @@ static int read_type(
         return err_set(e, ASSAY_EUNSUPPORTED,
             "%s: %snum_bits: expected 8 with the format '%s', found %d", f->file, f->where, format,
             q->bits);
+    q->scale_name = "weight_scale";
     q->format = is_packed ? FORMAT_PACK_QUANTIZED : FORMAT_PLAIN;
     q->numbers = is_float ? PACKED_E4M3 : is_packed ? PACKED_UNSIGNED : PACKED_SIGNED;
     snprintf(q->name, sizeof q->name, is_float ? "%.20s-fp8" : "%.20s-int%d", format, q->bits);
@@ -138,6 +144,37 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
+/* What quantizes the inputs when they are known has no tensors; else a number for all. */
+static int read_inputs(struct quantization *q, const struct json_file *group, struct err *e)
+{
+    struct json_file f;
+    const json_t *v = json_object_get(group->object, "input_activations");
+    int is_dynamic = 0, symmetric = 1;
+    const char *strategy = "tensor";
+    if (!v || json_is_null(v))
+        return 0;
+    q->has_inputs = 1;
+    int rc = quantization_open(&f, group, "input_activations",
+        "quantization_config.config_groups.*.input_activations.", e);
+    if (rc == 0)
+        rc = quantization_check_fields(&f, input_fields, e);
+    if (rc != 0)
+        return rc;
+    if (json_get_bool(&f, "dynamic", &is_dynamic, e) < 0 ||
+        json_get_bool(&f, "symmetric", &symmetric, e) < 0 ||
+        json_get_string(&f, "strategy", &strategy, e) < 0)
+        return ASSAY_EFORMAT;
+    if (is_dynamic)
+        return 0;
+    q->input_scale_name = "input_scale";
+    q->input_zero_name = symmetric ? NULL : "input_zero_point";
+    return strcmp(strategy, "tensor") == 0
+               ? 0
+               : err_set(e, ASSAY_EUNSUPPORTED,
+                     "%s: %sstrategy: expected \"tensor\" where dynamic is false, found \"%s\"",
+                     f.file, f.where, strategy);
+}
+
 /* The one group, as an object named in errors. */
 static int open_group(struct json_file *group, const struct json_file *f, struct err *e)
 {
@@ -210,5 +247,7 @@ int quantization_read_compressed(struct model_config *c, const struct json_file 
             &weights, &group, "weights", "quantization_config.config_groups.*.weights.", e);
     if (rc == 0)
         rc = read_weights(q, &weights, format, e);
+    if (rc == 0)
+        rc = read_inputs(q, &group, e);
     return rc == 0 ? read_targets(c, f, &group, e) : rc;
 }

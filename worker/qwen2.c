@@ -268,11 +268,12 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
     char device[160];
     m->ops->device->identity(m->device, device, sizeof device);
     const char *weights = m->config.weights_decided;
-    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s%s%s", device,
+    const char *inputs = m->config.quantization.chosen;
+    snprintf(text, bytes, "device=%s dtype=%s quant=%s tp=%u pp=1%s%s%s%s%s%s", device,
         dtype_name(m->config.activation_type),
         m->config.quantization.format ? m->config.quantization.name : m->quant_config.method,
-        m->n_ranks, weights ? " weights=" : "", weights ? weights : "",
-        m->config.tokens.n > 0 ? " head=" : "", m->config.tokens.text);
+        m->n_ranks, inputs ? " activations=" : "", inputs ? inputs : "", weights ? " weights=" : "",
+        weights ? weights : "", m->config.tokens.n > 0 ? " head=" : "", m->config.tokens.text);
 }
 
 /* ---- forward ---- */

@@ -216,6 +216,8 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
         .quant_config = {o->quant}, .rank = (uint32_t)o->rank, .n_ranks = (uint32_t)o->tp};
     int rc = model_config_load(&c->config, o->model, o->head, e);
     if (rc == 0)
+        rc = quantization_choose(&c->config.quantization, o->activations, e);
+    if (rc == 0)
         rc = weights_open_chosen(&w->weights, o->model, o->weights, e);
     if (rc != 0)
         return rc;
@@ -441,6 +443,7 @@ static int describe(const struct worker_options *o, const struct ops *ops)
         .quant = o->quant,
         .dtype = o->dtype,
         .weights = o->weights,
+        .activations = o->activations,
         .head = o->head,
         .gpu = (int)o->gpu,
         .cache_dir = o->cache_dir,

@@ -56,6 +56,7 @@ static int describe(struct check *k, struct err *e)
         snprintf(worker, sizeof worker, "%s", c->value[CLI_WORKER]);
     add_option(argv, &n, "--head", recipe ? head : c->value[CLI_HEAD]);
     add_option(argv, &n, "--weights", c->value[CLI_WEIGHTS]);
+    add_option(argv, &n, "--activations", c->value[CLI_ACTIVATIONS]);
     add_option(argv, &n, "--max-len", c->value[CLI_MAX_LEN]);
     char *out = xcalloc(1, OUTPUT_BYTES);
     int rc = child_output((char *const *)argv, LIMIT_MS, (struct child_text){out, OUTPUT_BYTES},

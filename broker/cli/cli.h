@@ -51,6 +51,7 @@ enum cli_option {
     CLI_QUANT,
     CLI_DTYPE,
     CLI_WEIGHTS,
+    CLI_ACTIVATIONS,
     CLI_HEAD,
     CLI_LORA,
     CLI_RECIPE,

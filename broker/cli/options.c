@@ -82,6 +82,11 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "which weights to take where a checkpoint has both model.safetensors and an index of other "
         "files (default auto: refuse such a checkpoint)",
         "auto single index"},
+    [CLI_ACTIVATIONS] = {"activations", 0, "WHICH",
+        "where a quantized checkpoint's config says that activations are quantized too: "
+        "weights-only "
+        "leaves them as they are (default auto: refuse such a checkpoint)",
+        "auto weights-only"},
     [CLI_HEAD] = {"head", 0, "HEAD",
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",

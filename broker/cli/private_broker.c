@@ -60,6 +60,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--quant", c->value[CLI_QUANT]);
     add(b, &n, "--dtype", c->value[CLI_DTYPE]);
     add(b, &n, "--weights", c->value[CLI_WEIGHTS]);
+    add(b, &n, "--activations", c->value[CLI_ACTIVATIONS]);
     add(b, &n, "--head", c->value[CLI_HEAD]);
     for (int i = 0; i < c->n_loras; i++)
         add(b, &n, "--lora", c->loras[i]);

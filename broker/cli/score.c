@@ -108,7 +108,7 @@ static void begin(struct score *s)
 static int check_owner(const struct cli *c)
 {
     static const enum cli_option own[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
-        CLI_WEIGHTS, CLI_HEAD, CLI_LORA, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_MAX_LEN,
+        CLI_WEIGHTS, CLI_ACTIVATIONS, CLI_HEAD, CLI_LORA, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_MAX_LEN,
         CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_WORKER,
         CLI_SCORE_CACHE, CLI_NO_DEDUPE, CLI_KEEP_DATA};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])

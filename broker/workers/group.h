@@ -42,12 +42,13 @@ struct group_options {
     uint32_t tp;
     uint32_t threads; /* of the whole group, divided among its ranks, at least one each */
     const char *isa;
-    const char *quant;   /* "none", "fp8", "int8" */
-    const char *dtype;   /* "auto", "f32", "bf16" */
-    const char *head;    /* "auto", or as worker/head_option.h says */
-    const char *weights; /* "auto", "single", "index" */
-    const int *gpus;     /* [tp] each rank's device; NULL: the CPU */
-    const char *mode;    /* a rank with another mode (control.h) is refused; NULL: any */
+    const char *quant;       /* "none", "fp8", "int8" */
+    const char *dtype;       /* "auto", "f32", "bf16" */
+    const char *head;        /* "auto", or as worker/head_option.h says */
+    const char *weights;     /* "auto", "single", "index" */
+    const char *activations; /* "auto", "weights-only" */
+    const int *gpus;         /* [tp] each rank's device; NULL: the CPU */
+    const char *mode;        /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
     const struct group_adapters *adapters; /* beside the model; NULL: none */

@@ -117,8 +117,8 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     const char *argv[32 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
         q->model_dir, "--tp", tp_text, "--max-len", len_text, "--gpu", gpu_text, "--cache-dir",
         q->cache_dir, "--digest-cache", cache, "--quant", q->quant, "--dtype", q->dtype,
-        "--weights", q->weights, "--head", q->head};
-    for (uint32_t i = 0, n = 22; i < q->n_loras; i++) {
+        "--weights", q->weights, "--activations", q->activations, "--head", q->head};
+    for (uint32_t i = 0, n = 24; i < q->n_loras; i++) {
         argv[n++] = "--lora";
         argv[n++] = q->loras[i];
     }

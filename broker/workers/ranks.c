@@ -76,8 +76,8 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
     char text[N][24];
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
         endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant, "--dtype",
-        o->dtype, "--weights", o->weights, "--head", o->head};
-    int n = 17,
+        o->dtype, "--weights", o->weights, "--activations", o->activations, "--head", o->head};
+    int n = 19,
         keep[] = {stage_input_fd(stage), stage_output_fd(stage), r->comm_fd, parent_fd, r->dir_fd};
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);

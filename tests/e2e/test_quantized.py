@@ -35,12 +35,31 @@ def change_config(model, path, value):
 def test_scores_agree_with_the_oracle(directory, path):
     vector = json.loads(path.read_text())
     rows = [{"ids": ids_bytes(row["ids"]), **({"pool": row["pool"]} if "pool" in row else {})} for row in vector["rows"]]
-    with Broker(directory, model=MODELS / vector["model"]) as broker, broker.client() as client:
+    with Broker(directory, model=MODELS / vector["model"], options=["--activations", "weights-only"]) as broker, broker.client() as client:
         hello = client.call("hello")
         found = client.call("score", rows=rows, timeout_ms=60000)["rows"]
     assert f"quant={hello['model']['dtype']}" in hello["mode"], hello
+    assert (" activations=weights-only" in hello["mode"]) == has_inputs(MODELS / vector["model"]), hello
     for got, row in zip(found, vector["rows"]):
         assert got["error"] is None and close(values(got), row["values"]), (path.stem, values(got), row["values"])
+
+
+def has_inputs(model):
+    """Whether the config says that activations are quantized."""
+    text = (model / "config.json").read_text()
+    return '"activation_scheme"' in text or '"input_activations": {' in text
+
+
+@pytest.mark.parametrize("name", ["float-fp8-dynamic", "int-int8-static", "fp8-blocks", "fp8-tensor"])
+def test_quantized_activations_need_a_choice(name):
+    code, said = describe(MODELS / "quantized" / name)
+    assert code == 78 and "activations" in said and "--activations weights-only" in said, said
+    assert describe(MODELS / "quantized" / name, "--activations", "weights-only")[0] == 0
+    code, said = describe(MODELS / "quantized" / name, "--activations", "int8")
+    assert code != 0 and "--activations" in said and "weights-only" in said, said
+    done = subprocess.run([BIN / "assay", "check", "--activations", "weights-only", MODELS / "quantized" / name], capture_output=True,
+                          text=True, timeout=60 * PATIENCE)
+    assert f"weights        {'fp8' if name.startswith('fp8') else name.split('-')[0]}-" in done.stdout, done.stdout + done.stderr
 
 
 def test_check_says_it(directory):
@@ -70,7 +89,11 @@ CONFIG = [
     ("pack-int4-zeros", GROUP + "targets", [7], ["targets[0]", "found no string"]),
     ("pack-int4-zeros", GROUP + "targets", ["Linear", "Embedding"], ["quantized embedding is not built"]),
     ("pack-int4-zeros", GROUP + "targets", ["re:.*(q_proj"], ["targets", "expected patterns", "re:.*(q_proj"]),
-    ("pack-int4-zeros", GROUP + "input_activations", {"num_bits": 8}, ["input_activations", "expected null"]),
+    ("pack-int4-zeros", GROUP + "input_activations", {"num_bits": 8, "dynamic": True}, ["activations", "--activations weights-only"]),
+    ("pack-int4-zeros", GROUP + "input_activations", [8], ["input_activations", "expected an object"]),
+    ("pack-int4-zeros", GROUP + "input_activations", {"dynamic": "local"}, ["input_activations.dynamic", '"local"']),
+    ("pack-int4-zeros", GROUP + "input_activations", {"strategy": "token"}, ["input_activations.strategy", 'expected "tensor"']),
+    ("pack-int4-zeros", GROUP + "input_activations", {"rotated": True}, ["input_activations.rotated: unknown"]),
     ("pack-int4-zeros", GROUP + "output_activations", {"num_bits": 8}, ["output_activations", "expected null"]),
     ("pack-int4-zeros", GROUP + "weights/num_bits", 3, ["weights.num_bits", "expected 4 or 8, found 3"]),
     ("pack-int4-zeros", GROUP + "weights/num_bits", "absent", ["weights.num_bits"]),
@@ -115,6 +138,18 @@ CONFIG = [
     ("naive-fp8-channel", GROUP + "weights/strategy", "tensor", ["weight_scale", "expected [1], found ["]),
     ("float-fp8-tensor", GROUP + "weights/strategy", "channel", ["weight_scale", "expected [84, 1], found [1]"]),
     ("float-fp8-tensor", "ignore", [], ["quantized head is not built"]),
+    ("fp8-blocks", "activation_scheme", "per-token", ["activation_scheme", "per-token"]),
+    ("fp8-blocks", "activation_scheme", "static", ["activation_scale", "found missing"]),
+    ("fp8-blocks", "fmt", "e5m2", ["quantization_config.fmt", "e5m2"]),
+    ("fp8-blocks", "scale_fmt", "ue8m0", ["scale_fmt", "ue8m0"]),
+    ("fp8-blocks", "weight_block_size", None, ["weight_scale_inv", "expected [1], found ["]),
+    ("fp8-blocks", "weight_block_size", [64, 64], ["weight_scale_inv", "shape: expected ["]),
+    ("fp8-blocks", "modules_to_not_convert", ["lm_head"], ["layers.1.mlp.down_proj.weight", "expected F8_E4M3, found BF16"]),
+    ("fp8-blocks", "modules_to_not_convert", ["mlp"], ["_proj.weight"]),
+    ("fp8-blocks", "modules_to_convert", ["model.embed_tokens"], ["modules_to_convert", "embed_tokens"]),
+    ("fp8-blocks", "weight_rotation", True, ["weight_rotation: unknown"]),
+    ("fp8-tensor", "activation_scheme", "dynamic", ["activation_scale"]),
+    ("fp8-tensor", "weight_block_size", "absent", ["weight_scale_inv", "expected [1, 1], found [1]"]),
     ("int-int8-channel", GROUP + "weights/symmetric", True, ["weight_zero_point", "does not name"]),
     ("pack-int4-order", GROUP + "weights/actorder", "weight", ["weight_g_idx", "does not name"]),
     ("gptq-int4", "bits", 3, ["quantization_config.bits", "expected 4 or 8, found 3"]),
@@ -153,9 +188,10 @@ CONFIG = [
 @pytest.mark.parametrize("name, path, value, words", CONFIG)
 def test_config_that_is_not_built(directory, name, path, value, words):
     model = copied(directory, name)
-    assert describe(model)[0] == 0
+    how = ["--activations", "weights-only"] if has_inputs(model) else []
+    assert describe(model, *how)[0] == 0
     change_config(model, path, value)
-    code, said = describe(model)
+    code, said = describe(model, *how)
     assert code == 78 and ("config.json" in said or "model.safetensors" in said), said
     assert all(word in said for word in words), said
 
@@ -220,6 +256,9 @@ def bytes_at(at, data):
     ("float-fp8-tensor", "weight_scale", entry(shape=[]), None),
     ("float-fp8-tensor", "weight_scale", entry(shape=[1, 1]), None),
     ("float-fp8-tensor", "weight_scale", entry(shape=[1, 1, 1]), ["weight_scale", "expected [1], found [1, 1, 1]"]),
+    ("fp8-blocks", "weight_scale_inv", without, ["weight_scale_inv", "found missing"]),
+    ("fp8-tensor", "activation_scale", without, ["activation_scale", "expected shape [1], found missing"]),
+    ("int-int8-static", "input_zero_point", without, ["input_zero_point", "found missing"]),
     ("gptq-int4", "qweight", without, ["qweight", "expected shape [8, 64], found missing"]),
     ("gptq-int4", "scales", without, ["scales", "found missing"]),
     ("gptq-int4", "qzeros", without, ["qzeros", "found missing"]),
@@ -236,7 +275,7 @@ def bytes_at(at, data):
 def test_tensors_that_do_not_fit(directory, name, suffix, change, words):
     model = copied(directory, name)
     change_tensor(model, suffix, change)
-    code, said = describe(model)
+    code, said = describe(model, *(["--activations", "weights-only"] if has_inputs(model) else []))
     if words is None:
         assert code == 0, said
     else:

@@ -27,11 +27,11 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def compressed(weights, ignore, targets=("Linear",), format="pack-quantized"):
+def compressed(weights, ignore, targets=("Linear",), format="pack-quantized", inputs=None):
     """A quantization_config of compressed-tensors, with the fields that its files have."""
     weights = {"actorder": None, "block_structure": None, "dynamic": False, "observer": "minmax", "observer_kwargs": {},
                "type": "int", **weights}
-    group = {"input_activations": None, "output_activations": None, "targets": list(targets), "weights": weights}
+    group = {"input_activations": inputs, "output_activations": None, "targets": list(targets), "weights": weights}
     return {"config_groups": {"group_0": group}, "format": format, "global_compression_ratio": None, "ignore": list(ignore),
             "kv_cache_scheme": None, "quant_method": "compressed-tensors", "quantization_status": "compressed"}
 
@@ -42,6 +42,15 @@ def packed(bits, group_size, symmetric, **more):
 
 def plain(kind, strategy, **more):
     return dict(num_bits=8, type=kind, strategy=strategy, group_size=None, symmetric=True, **more)
+
+
+def inputs(kind, strategy, **more):
+    """How activations are to be quantized, which the values here leave out."""
+    return {**plain(kind, strategy), "dynamic": strategy == "token", "observer": None, **more}
+
+
+def fp8(**settings):
+    return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", **settings}
 
 
 def gptq(**settings):
@@ -89,6 +98,22 @@ SPECS.update({
     "int-int8-groups": (
         dict(intermediate_size=160), compressed({**plain("int", "group"), "group_size": 16}, ["score"], format="int-quantized"),
         dict(format="plain", type="int", block=(1, 16), scale="F16"), [], FEW, [None], [1, 2]),
+    "float-fp8-dynamic": (
+        dict(intermediate_size=1088, num_hidden_layers=1),
+        compressed(plain("float", "channel"), ["score"], format="float-quantized", inputs=inputs("float", "token")),
+        dict(format="plain", type="float", block=(1, None), scale="BF16"), [], FEW, [None], [1, 2, 4]),
+    "int-int8-static": (
+        dict(LLAMA), compressed(plain("int", "channel"), ["score"], format="int-quantized", inputs=inputs("int", "tensor", symmetric=False)),
+        dict(format="plain", type="int", block=(1, None), scale="BF16", inputs=["input_scale", "input_zero_point"]), [], FEW, [None], [1, 2]),
+    "fp8-blocks": (
+        dict(QWEN3, head_dim=32, intermediate_size=288),
+        fp8(weight_block_size=[128, 128], modules_to_not_convert=["lm_head", "score", "model.layers.1.mlp.down_proj"]),
+        dict(format="plain", type="float", block=(128, 128), scale="BF16", scale_name="weight_scale_inv"), ["model.layers.1.mlp.down_proj"],
+        MIDDLE, [None, ALL], [1, 2, 4]),
+    "fp8-tensor": (
+        dict(LLAMA, hidden_size=128), fp8(weight_block_size=None, activation_scheme="static", modules_to_not_convert=None),
+        dict(format="plain", type="float", block=(None, None), scale="F32", scale_name="weight_scale_inv", inputs=["activation_scale"]), [],
+        FEW, [None], [1, 2]),
     "int-int8-tensor": (
         dict(num_hidden_layers=1), compressed({**plain("int", "tensor"), "symmetric": False}, ["score"], format="naive-quantized"),
         dict(format="plain", type="int", block=(None, None), zeros=True, scale="F32"), [], FEW, [None], [1, 2]),
@@ -155,6 +180,17 @@ def compare_compressed(settings, config, tensors, values):
     assert found.dtype == torch.float32 and numpy.array_equal(found.numpy().view(numpy.uint32), values.view(numpy.uint32))
 
 
+def compare_fp8(tensors, values):
+    """transformers' own values, which takes the blocks' size from the numbers of scales: where these divide the matrix's."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+    state = {k: to_torch(v, "F32") for k, v in tensors.items()}
+    scales = state["weight_scale_inv"]
+    if scales.ndim == 2 and any(n != 1 and (n * 128 != size) for n, size in zip(scales.shape, values.shape)):
+        return
+    found = Fp8Dequantize(None)._dequantize_one(state["weight"], scales, output_dtype=torch.float32)
+    assert numpy.array_equal(found.numpy().view(numpy.uint32), values.view(numpy.uint32))
+
+
 def is_quantized(name, kept):
     module = name.removesuffix(".weight")
     return module.endswith(MATRICES) and name.endswith(".weight") and not any(module.endswith(k) for k in kept)
@@ -171,6 +207,8 @@ def quantize(config, settings, kept, tensors, rng):
         parts, values = getattr(quantized, settings["format"])(tuple(tensor.shape), settings, rng)
         if "config_groups" in config:
             compare_compressed(settings, config, parts, values)
+        if config["quant_method"] == "fp8":
+            compare_fp8(parts, values)
         module = name.removesuffix(".weight")
         stored.update({f"{module}.{k}": to_torch(v, settings["scale"]) for k, v in parts.items()})
         wide[name] = torch.from_numpy(values)

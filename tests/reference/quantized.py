@@ -107,11 +107,14 @@ def plain(shape, settings, rng):
     else:
         stored = rng.integers(-128, 128, shape).astype(numpy.int8)
         exact = stored.astype(numpy.float32)
-    tensors = {"weight": stored, "weight_scale": scale.reshape(1) if settings["block"] == (None, None) else scale}
+    name = settings.get("scale_name", "weight_scale")
+    tensors = {"weight": stored, name: scale.reshape(1) if settings["block"] == (None, None) else scale}
     if settings.get("zeros"):
         zero = rng.integers(-128, 128, table).astype(numpy.int8)
         exact = exact - zero.astype(numpy.float32)[row, col]
-        tensors["weight_zero_point"] = zero.reshape(tensors["weight_scale"].shape)
+        tensors["weight_zero_point"] = zero.reshape(tensors[name].shape)
+    for extra in settings.get("inputs", []):
+        tensors[extra] = numpy.ones(1, numpy.int8 if "zero" in extra else numpy.float32)
     return tensors, exact * scale.astype(numpy.float32)[row, col]
 
 

@@ -246,6 +246,7 @@ static UNUSED struct group_options options_for(
         .quant = "none",
         .dtype = "auto",
         .weights = "auto",
+        .activations = "auto",
         .head = "auto",
         .max_len = 256,
         .stage =
