@@ -1,52 +1,21 @@
-/* bpe.c - builds the tables of tokens and merges, and merges words: short ones by search, long
- * ones with a heap (bpe.h). */
+/* bpe.c - merges words: short ones by search, long ones with a heap (bpe.h). */
 #include "broker/text/bpe.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 
+#include "broker/text/bpe_private.h"
 #include "broker/text/buffer.h"
 #include "broker/text/unicode.h"
 #include "schema/alloc.h"
 #include "schema/log.h"
 
 #define SPACE "\xe2\x96\x81" /* U+2581, which stands for a space */
-#define NO_RANK UINT32_MAX
-#define SHORT_WORD 48 /* bytes; a longer word keeps its candidates in a heap */
+#define SHORT_WORD 48        /* bytes; a longer word keeps its candidates in a heap */
 #define CACHE_WORDS (1u << 15)
 #define CACHE_WORD_BYTES 24
 #define CACHE_WORD_IDS 9
-
-struct slot {
-    uint32_t hash, token; /* token: index + 1 into tokens; 0: empty */
-};
-
-struct token {
-    uint32_t from, len; /* in bytes */
-    int32_t id;
-    uint8_t is_whole; /* the merges of its own bytes lead to this token alone */
-    uint8_t is_control;
-};
-
-struct merge {
-    uint64_t pair; /* left << 32 | right */
-    uint32_t rank; /* NO_RANK: an empty slot */
-    int32_t whole;
-};
-
-struct bpe {
-    struct token *tokens;
-    uint8_t *bytes; /* of all tokens, one after another */
-    struct slot *slots;
-    struct merge *merges;
-    uint32_t n_tokens, slot_mask, merge_mask;
-    int32_t byte_ids[256];  /* of one byte, or of <0x..>; -1: none */
-    int32_t *character_ids; /* by code point, -1: none; NULL: words start as bytes */
-    int fuse_unk, cuts_at_space;
-    int32_t unk;
-};
 
 /* A part of a word during its merges. */
 struct part {
@@ -78,148 +47,15 @@ void id_list_add(struct id_list *l, int32_t id)
     l->at[l->len++] = id;
 }
 
-/* ---- tables ---- */
-
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 32;
-    x *= 0x9e3779b97f4a7c15ull;
-    return x ^ x >> 29;
-}
-
-static uint32_t hash_word(const uint8_t *word, size_t len)
-{
-    uint64_t h = len, piece = 0;
-    for (; len >= 8; len -= 8, word += 8) {
-        memcpy(&piece, word, 8);
-        h = mix(h ^ piece);
-    }
-    piece = 0;
-    memcpy(&piece, word, len);
-    return (uint32_t)(mix(h ^ piece) >> 8);
-}
-
-static const struct token *find_token(
-    const struct bpe *b, const uint8_t *word, size_t len, uint32_t hash)
-{
-    for (uint32_t i = hash & b->slot_mask; b->slots[i].token; i = (i + 1) & b->slot_mask) {
-        if (b->slots[i].hash != hash)
-            continue;
-        const struct token *t = &b->tokens[b->slots[i].token - 1];
-        if (t->len == len && memcmp(b->bytes + t->from, word, len) == 0)
-            return t;
-    }
-    return NULL;
-}
-
-static struct merge *find_merge(const struct bpe *b, int32_t left, int32_t right)
-{
-    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    uint32_t i = (uint32_t)(mix(pair) >> 8) & b->merge_mask;
-    while (b->merges[i].rank != NO_RANK && b->merges[i].pair != pair)
-        i = (i + 1) & b->merge_mask;
-    return &b->merges[i];
-}
-
-/* A power of two, at least twice n. */
-static uint32_t table_size(uint32_t n)
-{
-    uint32_t size = 1024;
-    while (size < 2 * n)
-        size *= 2;
-    return size;
-}
-
-/* A token that is one character, or one byte as <0x0A>. */
-static void note_character(struct bpe *b, const struct bpe_token *t)
-{
-    unsigned bytes, byte;
-    char text[8];
-    uint32_t code = unicode_decode(t->bytes.at, &bytes);
-    if (bytes == t->bytes.len)
-        b->character_ids[code] = t->id;
-    if (t->bytes.len != 6)
-        return;
-    memcpy(text, t->bytes.at, 6);
-    text[6] = 0;
-    if (sscanf(text, "<0x%2X>", &byte) != 1)
-        return;
-    snprintf(text, sizeof text, "<0x%02X>", byte);
-    if (memcmp(text, t->bytes.at, 6) == 0)
-        b->byte_ids[byte] = t->id;
-}
-
-static int add_token(struct bpe *b, const struct bpe_token *t, uint32_t *used, struct err *e)
-{
-    uint32_t hash = hash_word(t->bytes.at, t->bytes.len), i = hash & b->slot_mask;
-    const struct token *same = find_token(b, t->bytes.at, t->bytes.len, hash);
-    if (same)
-        return err_set(
-            e, ASSAY_EFORMAT, "tokens %d and %d stand for the same bytes", same->id, t->id);
-    b->tokens[b->n_tokens] =
-        (struct token){*used, (uint32_t)t->bytes.len, t->id, 0, (uint8_t)t->is_control};
-    memcpy(b->bytes + *used, t->bytes.at, t->bytes.len);
-    *used += (uint32_t)t->bytes.len;
-    while (b->slots[i].token)
-        i = (i + 1) & b->slot_mask;
-    b->slots[i] = (struct slot){hash, ++b->n_tokens};
-    if (b->character_ids)
-        note_character(b, t);
-    else if (t->bytes.len == 1)
-        b->byte_ids[t->bytes.at[0]] = t->id;
-    return 0;
-}
-
-static int add_tokens(struct bpe *b, const struct bpe_options *o, struct err *e)
-{
-    uint64_t bytes = 0;
-    uint32_t used = 0, size = table_size(o->n_tokens);
-    int rc = 0;
-    for (uint32_t i = 0; i < o->n_tokens; i++)
-        bytes += o->tokens[i].bytes.len;
-    if (bytes > UINT32_MAX)
-        return err_set(e, ASSAY_EFORMAT, "expected at most 4 GiB of tokens");
-    b->tokens = xcalloc(o->n_tokens + 1ul, sizeof *b->tokens);
-    b->bytes = xcalloc(bytes + 1, 1);
-    b->slots = xcalloc(size, sizeof *b->slots);
-    b->slot_mask = size - 1;
-    memset(b->byte_ids, 0xff, sizeof b->byte_ids);
-    if (o->of_characters) {
-        b->character_ids = xcalloc(UNICODE_END, sizeof *b->character_ids);
-        memset(b->character_ids, 0xff, UNICODE_END * sizeof *b->character_ids);
-    }
-    for (uint32_t i = 0; rc == 0 && i < o->n_tokens; i++)
-        rc = add_token(b, &o->tokens[i], &used, e);
-    for (int c = 0; rc == 0 && !o->of_characters && c < 256; c++)
-        if (b->byte_ids[c] < 0)
-            rc = err_set(e, ASSAY_EFORMAT,
-                "expected a token for each of the 256 bytes, found none for byte 0x%02x", c);
-    return rc;
-}
-
-static void add_merges(struct bpe *b, const struct bpe_options *o)
-{
-    uint32_t size = table_size(o->n_merges);
-    b->merges = xcalloc(size, sizeof *b->merges);
-    b->merge_mask = size - 1;
-    for (uint32_t i = 0; i < size; i++)
-        b->merges[i].rank = NO_RANK;
-    for (uint32_t i = 0; i < o->n_merges; i++) {
-        const struct bpe_merge *m = &o->merges[i];
-        *find_merge(b, m->left, m->right) =
-            (struct merge){(uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, i, m->whole};
-    }
-}
-
 /* ---- one word ---- */
 
 static void rank_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
 {
     struct part *p = &n->parts[at];
-    p->rank = NO_RANK;
+    p->rank = BPE_NO_RANK;
     if (p->next == end)
         return;
-    const struct merge *m = find_merge(n->bpe, p->id, n->parts[p->next].id);
+    const struct merge *m = bpe_find_merge(n->bpe, p->id, n->parts[p->next].id);
     p->rank = m->rank;
     p->whole = m->whole;
 }
@@ -240,7 +76,7 @@ static void merge_part(const struct bpe_encoder *n, uint32_t at, uint32_t end)
 
 static void heap_push(struct bpe_encoder *n, uint32_t at)
 {
-    if (n->parts[at].rank == NO_RANK)
+    if (n->parts[at].rank == BPE_NO_RANK)
         return;
     if (n->heap_len == n->heap_room) {
         n->heap_room = n->heap_room ? n->heap_room * 2 : 1024;
@@ -295,7 +131,7 @@ static void merge_short(const struct bpe_encoder *n, uint32_t end)
         for (uint32_t i = n->parts[0].next; i != end; i = n->parts[i].next)
             if (n->parts[i].rank < n->parts[best].rank)
                 best = i;
-        if (n->parts[best].rank == NO_RANK)
+        if (n->parts[best].rank == BPE_NO_RANK)
             return;
         merge_part(n, best, end);
     }
@@ -304,7 +140,7 @@ static void merge_short(const struct bpe_encoder *n, uint32_t end)
 /* Appends a part to the *n of the word. */
 static void add_part(const struct bpe_encoder *n, uint32_t *parts, int32_t id)
 {
-    n->parts[*parts] = (struct part){id, NO_RANK, 0, *parts + 1, *parts - 1};
+    n->parts[*parts] = (struct part){id, BPE_NO_RANK, 0, *parts + 1, *parts - 1};
     ++*parts;
 }
 
@@ -396,7 +232,7 @@ static void remember(
 
 static int is_control(const struct bpe *b, const uint8_t *word, size_t len, uint32_t hash)
 {
-    const struct token *t = find_token(b, word, len, hash);
+    const struct token *t = bpe_find_token(b, word, len, hash);
     return t && t->is_control;
 }
 
@@ -407,7 +243,7 @@ void bpe_avoid_controls(struct bpe_encoder *n, int avoid)
 
 static void encode_word(struct bpe_encoder *n, const uint8_t *word, size_t len, struct id_list *out)
 {
-    uint32_t hash = hash_word(word, len);
+    uint32_t hash = bpe_hash(word, len);
     if (n->avoids_controls && is_control(n->bpe, word, len, hash)) {
         merge_word(n, word, len, out); /* nor is it remembered */
         return;
@@ -416,7 +252,7 @@ static void encode_word(struct bpe_encoder *n, const uint8_t *word, size_t len, 
     if (c && recall(c, word, len, out))
         return;
     size_t before = out->len;
-    const struct token *t = find_token(n->bpe, word, len, hash);
+    const struct token *t = bpe_find_token(n->bpe, word, len, hash);
     if (t && t->is_whole)
         id_list_add(out, t->id);
     else
@@ -523,11 +359,11 @@ int bpe_new(struct bpe **out, const struct bpe_options *o, struct err *e)
     struct bpe *b = xcalloc(1, sizeof *b);
     b->fuse_unk = o->fuse_unk;
     b->unk = o->of_characters ? o->unk : -1;
-    int rc = add_tokens(b, o, e);
+    int rc = bpe_add_tokens(b, o, e);
     if (rc == 0 && o->of_characters && !o->byte_fallback)
         memset(b->byte_ids, 0xff, sizeof b->byte_ids);
     if (rc == 0) {
-        add_merges(b, o);
+        bpe_add_merges(b, o);
         find_whole_tokens(b, o->ignore_merges);
         b->cuts_at_space = cuts_at_space(b, o);
     } else {
