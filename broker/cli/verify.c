@@ -15,6 +15,7 @@
 #include "broker/cli/connect.h"
 #include "broker/cli/json_print.h"
 #include "broker/cli/progress.h"
+#include "broker/cli/verify_report.h"
 #include "broker/row.h"
 #include "broker/store/store.h"
 #include "broker/text/buffer.h"
@@ -23,16 +24,6 @@
 #define CHUNK_SEQUENCES 256
 #define CHUNK_BYTES (1u << 20)
 #define SCORE_MS 10000 /* then it is asked again, as the broker may have restarted */
-
-/* A row that is checked. */
-struct check {
-    uint32_t i;
-    json_t *id;
-    float *stored, *now; /* [n_values] */
-    uint32_t n_values, n_now;
-    json_t *error;     /* the row's error if it failed this time; NULL: none */
-    int is_other_mode; /* scored under another checkpoint or mode */
-};
 
 struct verify {
     const struct cli *cli;
@@ -43,13 +34,12 @@ struct verify {
     char key[256];
     int64_t *rows; /* the sample, ascending */
     size_t n_rows, rows_room;
-    struct check *checks;        /* [n_rows], of which n_checks are filled */
+    struct verify_check *checks; /* [n_rows], of which n_checks are filled */
     size_t n_checks, n_compared; /* those that have come back are the first */
     struct msg_writer sequences; /* rows of the request that is being built */
-    struct check *whose[CHUNK_SEQUENCES];
+    struct verify_check *whose[CHUNK_SEQUENCES];
     uint32_t n_sequences;
     int chunk, score_ms;
-    size_t n_equal;
     struct progress progress;
     struct waiting waiting;
 };
@@ -103,7 +93,7 @@ static void choose_row(void *arg, int64_t row)
 
 /* Takes the values of a result one after the other, whatever their shape. The JSON has at most nine
  * digits of each, which is enough to restore the float32. */
-static void take_values(struct check *c, const json_t *value)
+static void take_values(struct verify_check *c, const json_t *value)
 {
     json_t *each;
     size_t k;
@@ -120,7 +110,7 @@ static void take_values(struct check *c, const json_t *value)
     c->n_now++;
 }
 
-static void take_row(struct check *c, const json_t *row)
+static void take_row(struct verify_check *c, const json_t *row)
 {
     const json_t *error = json_object_get(row, "error");
     if (!json_is_null(error)) {
@@ -241,7 +231,7 @@ static json_t *read_id(struct slice id)
 static int take_stored(void *arg, const struct store_result_row *row)
 {
     struct verify *v = arg;
-    struct check *c = &v->checks[v->n_checks++];
+    struct verify_check *c = &v->checks[v->n_checks++];
     c->i = row->i;
     c->id = read_id(row->client_id);
     c->n_values = row->n_values;
@@ -280,7 +270,8 @@ static void write_sequence(struct msg_writer *w, const struct sequence *r, const
         write_positions(w, r);
 }
 
-static int add_sequence(struct verify *v, struct check *c, const struct sequence *r, struct err *e)
+static int add_sequence(
+    struct verify *v, struct verify_check *c, const struct sequence *r, struct err *e)
 {
     char name[ADAPTERS_NAME_BYTES];
     int has_adapter = store_row_adapter(v->store, r->row_id, name, e);
@@ -315,7 +306,7 @@ static void keep_part(void *arg, struct sequence *r)
 static int check_row(struct verify *v, int64_t row, struct err *e)
 {
     struct parts parts = {.end = &parts.first};
-    struct check *c = &v->checks[v->n_checks];
+    struct verify_check *c = &v->checks[v->n_checks];
     int rc = store_one_row(v->store, row, keep_part, &parts, e), found = 0;
     if (rc == 0)
         rc = found = store_result_as_kept(v->store, row, take_stored, v, e);
@@ -344,81 +335,9 @@ static int check_all(struct verify *v, struct err *e)
 
 /* ---- the report ---- */
 
-static int is_equal(const struct check *c)
+static int report(const struct verify *v)
 {
-    return !c->error && c->n_now == c->n_values &&
-           memcmp(c->stored, c->now, c->n_values * sizeof *c->now) == 0;
-}
-
-static json_t *float_list(const float *values, uint32_t n)
-{
-    json_t *list = json_array();
-    for (uint32_t k = 0; k < n; k++)
-        json_array_append_new(list, json_real((double)values[k]));
-    return list;
-}
-
-static json_t *difference(const struct check *c)
-{
-    json_t *now = c->error ? json_null()
-                           : float_list(c->now, c->n_now < c->n_values ? c->n_now : c->n_values);
-    return json_pack("{s:I, s:O, s:o, s:o, s:O?}", "i", (json_int_t)c->i, "id", c->id, "stored",
-        float_list(c->stored, c->n_values), "now", now, "error", c->error);
-}
-
-static void print_difference(const struct check *c)
-{
-    printf("row %u, id ", c->i);
-    json_print(stdout, c->id, 0);
-    printf(": ");
-    if (c->error) {
-        printf("stored a score, now %s\n", json_string_value(json_object_get(c->error, "code")));
-        return;
-    }
-    if (c->n_now != c->n_values) {
-        printf("stored %u values, now %u\n", c->n_values, c->n_now);
-        return;
-    }
-    uint32_t k = 0;
-    while (memcmp(&c->stored[k], &c->now[k], sizeof c->now[k]) == 0)
-        k++;
-    if (c->n_values > 1)
-        printf("value %u of %u: ", k, c->n_values);
-    printf("stored %.9g, now %.9g\n", (double)c->stored[k], (double)c->now[k]);
-}
-
-/* Prints what came of the rows that were compared. */
-static int report(struct verify *v)
-{
-    json_t *differ = json_array();
-    struct err e = {0};
-    int as_json = v->cli->value[CLI_JSON] != NULL, rc = EX_OK;
-    size_t n = v->n_compared, n_other_mode = 0;
-    for (size_t k = 0; k < n; k++) {
-        n_other_mode += v->checks[k].is_other_mode != 0;
-        if (is_equal(&v->checks[k]))
-            v->n_equal++;
-        else if (as_json)
-            json_array_append_new(differ, difference(&v->checks[k]));
-        else
-            print_difference(&v->checks[k]);
-    }
-    if (as_json) {
-        json_t *all = json_pack("{s:I, s:s, s:I, s:I, s:I, s:O}", "job", (json_int_t)v->job, "key",
-            v->key, "compared", (json_int_t)n, "equal", (json_int_t)v->n_equal, "other_mode",
-            (json_int_t)n_other_mode, "differ", differ);
-        rc = json_print_line(stdout, all, &e) == 0 ? EX_OK : cli_fail(&e);
-        json_decref(all);
-    } else {
-        printf("job %lld: %zu rows scored again, %zu equal in every bit, %zu not\n",
-            (long long)v->job, n, v->n_equal, n - v->n_equal);
-        if (n_other_mode > 0)
-            printf("%zu of them were scored under another checkpoint or mode than the broker has "
-                   "now\n",
-                n_other_mode);
-    }
-    json_decref(differ);
-    return rc == EX_OK && v->n_equal < n ? EX_ROWS_FAILED : rc;
+    return verify_report(v->cli, &(struct verify_result){v->job, v->key, v->checks, v->n_compared});
 }
 
 /* Reports as far as it came. Returns the exit code. */
