@@ -245,7 +245,6 @@ BAD_ROWS = [
     ("rlhflow-prm", {"prompt": "a", "steps": ["b"], "pool": {"type": "STEP"}}, "bad_request", "pool.type: the recipe rlhflow-prm"),
     ("eurus-rm", {"messages": [{"role": "user", "content": "a"}]}, "bad_text", "messages: the recipe eurus-rm writes a prompt and an answer that are texts; expected prompt and response, found messages"),
     ("eurus-rm", {"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]}, "bad_text", "chosen: the recipe eurus-rm writes a prompt and an answer that are texts"),
-    ("eurus-rm", {"chosen": "a", "rejected": "b"}, "bad_text", "prompt: the recipe eurus-rm writes a prompt that is one text; expected one, found none"),
     ("eurus-rm", {"prompt": "a", "response": [{"role": "assistant", "content": "a"}]}, "bad_text", "response: the recipe eurus-rm writes an answer"),
 ]
 
