@@ -121,7 +121,7 @@ PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(
 run-tests:
 	@$(PYTHON) tests/run.py $(foreach t,$(sort $(KERNELS)),--beside "$(notdir $(t))=$(t)") \
 	  $(foreach f,$(FUZZ),--beside "$(notdir $(f))=$(f) $(SECONDS)") \
-	  $(foreach t,$(sort $(wildcard tests/e2e/test_*.py tests/chaos/test_*.py)),--beside "$(t)=env $(PYTEST) $(t)") \
+	  $(foreach t,$(sort $(wildcard tests/chaos/test_*.py)) $(sort $(wildcard tests/e2e/test_*.py)),--beside "$(t)=env $(PYTEST) $(t)") \
 	  $(foreach t,$(UNIT),"$(notdir $(t))=$(t)")
 
 check: ## the tests under ASan and UBSan

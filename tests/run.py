@@ -2,8 +2,8 @@
 
     run.py [--limit S] [--beside LABEL=COMMAND] .. LABEL=COMMAND ..
 
-Those given with --beside run first, as many at a time as there are cores: for programs that only compute. The others run one after
-the other, since they watch the clock.
+Those given with --beside run first, one more at a time than there are cores: they wait for disks and for one another about half of
+their time. The others run one after the other, since they watch the clock.
 
 Understands cmocka and pytest. A program that crashes, hangs or reports nothing counts as one failure. Output is shown
 only of programs that fail. The last line is "N passed, N failed", with ", N skipped" where some were.
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("programs", nargs="+", metavar="LABEL=COMMAND")
     args = parser.parse_args()
     total = {"passed": 0, "failed": 0, "skipped": 0}
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1) as pool:
         list(pool.map(lambda program: report(program, args.limit, total), args.beside))
     for program in args.programs:
         report(program, args.limit, total)
