@@ -9,17 +9,19 @@
 #include "broker/cli/cli.h"
 #include "broker/cli/json_print.h"
 #include "broker/cli/reply.h"
+#include "broker/text/adapter_text.h"
 #include "broker/text/sample.h"
 #include "broker/workers/spawn.h"
 #include "schema/alloc.h"
 
 #define OUTPUT_BYTES (1u << 20)
 #define LIMIT_MS 3600000 /* the digest of a large checkpoint on a slow disk */
-#define MAX_ARGUMENTS 16
+#define MAX_ARGUMENTS (16 + 2 * ADAPTERS_MOST)
 
 struct check {
     const struct cli *cli;
-    json_t *model;          /* what the worker says */
+    json_t *model; /* what the worker says */
+    struct text_options options;
     struct text_model text; /* released only if it was loaded */
     int has_text;
     int32_t step_token; /* of rows that name none; POOL_NO_STEP_TOKEN: none */
@@ -58,6 +60,8 @@ static int describe(struct check *k, struct err *e)
     add_option(argv, &n, "--weights", c->value[CLI_WEIGHTS]);
     add_option(argv, &n, "--activations", c->value[CLI_ACTIVATIONS]);
     add_option(argv, &n, "--max-len", c->value[CLI_MAX_LEN]);
+    for (int i = 0; i < c->n_loras; i++)
+        add_option(argv, &n, "--lora", c->loras[i]);
     char *out = xcalloc(1, OUTPUT_BYTES);
     int rc = child_output((char *const *)argv, LIMIT_MS, (struct child_text){out, OUTPUT_BYTES},
         (struct child_text){words, sizeof words}, e);
@@ -104,17 +108,31 @@ static void try_rows(struct check *k)
     }
 }
 
+/* Are the adapters' rows written as the base's? */
+static int check_adapters(const struct check *k, struct err *e)
+{
+    const struct cli *c = k->cli;
+    int rc = 0;
+    for (int i = 0; k->has_text && rc == 0 && i < c->n_loras; i++) {
+        char name[ADAPTERS_NAME_BYTES];
+        size_t n = adapters_name_of(c->loras[i]);
+        snprintf(name, sizeof name, "%.*s", (int)n, c->loras[i]);
+        rc = adapter_text_check(&k->text, &k->options, name, c->loras[i] + n + 1, e);
+    }
+    return rc;
+}
+
 static void load_text(struct check *k)
 {
     const struct cli *c = k->cli;
     const char *tail = c->value[CLI_TAIL];
-    struct text_options options = {c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
+    k->options = (struct text_options){c->value[CLI_CHAT_TEMPLATE], c->value[CLI_TEMPLATE_DATE],
         reply_text(k->model, "architecture"),
         c->value[CLI_RECIPE] ? recipe_find(c->value[CLI_RECIPE]) : NULL,
         tail ? (unsigned)tail_from_name(tail) : 0};
     struct text_model *t = &k->text;
     k->step_token = (int32_t)reply_int(k->model, "step_token");
-    if (text_model_load(t, c->operand, &options, &k->no_text) != 0)
+    if (text_model_load(t, c->operand, &k->options, &k->no_text) != 0)
         return;
     k->has_text = 1;
     if (!t->tokenizer)
@@ -153,6 +171,17 @@ static void print_model(const struct check *k)
     printf("vocabulary     %lld ids\n", (long long)reply_int(m, "vocab_size"));
     printf("longest row    %lld tokens\n", (long long)reply_int(m, "max_len"));
     printf("mode           %s\n", reply_text(m, "mode"));
+}
+
+static void print_adapters(const struct check *k)
+{
+    const json_t *list = json_object_get(k->model, "adapters");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *a = json_array_get(list, i);
+        printf("%s%s, digest %.12s, %s head\n", i == 0 ? "adapters       " : "               ",
+            reply_text(a, "name"), reply_text(a, "digest"),
+            json_is_true(json_object_get(a, "has_head")) ? "its own" : "the base's");
+    }
 }
 
 /* The recipe, or those that there are for the architecture. */
@@ -243,16 +272,24 @@ int verb_check(const struct cli *c)
     struct err e = {0};
     if ((c->value[CLI_RECIPE] && cli_check_recipe(c) != 0) || cli_check_numbers(c) != 0)
         return EX_USAGE;
+    for (int i = 0; i < c->n_loras; i++)
+        if (!adapters_name_of(c->loras[i]))
+            return cli_usage("check: --lora: expected NAME=DIR, NAME of letters, digits, '.', '_' "
+                             "and '-', found '%s'",
+                c->loras[i]);
     if (describe(&k, &e) != 0)
         return cli_fail(&e);
     load_text(&k);
     int rc = is_whole(&k) ? EX_OK : EX_CONFIG;
-    if (c->value[CLI_JSON]) {
+    if (check_adapters(&k, &e) != 0) {
+        rc = cli_fail(&e);
+    } else if (c->value[CLI_JSON]) {
         rc = print_json(&k, &e) != 0 ? cli_fail(&e) : rc;
     } else {
         print_model(&k);
         print_head(&k);
         print_text(&k);
+        print_adapters(&k);
     }
     if (k.has_text)
         text_model_release(&k.text);

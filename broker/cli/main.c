@@ -26,9 +26,9 @@ static const enum cli_option score_options[] = {CLI_OUTPUT, CLI_MODEL, CLI_KEY, 
 static const enum cli_option submit_options[] = {CLI_KEY, CLI_PRIORITY, CLI_POOL, CLI_ACTIVATION,
     CLI_STEP_TOKEN, CLI_TRUNCATE, CLI_MAX_LENGTH, CLI_TRUNCATION_SIDE, CLI_KEEP_LAST, CLI_SAFE_TEXT,
     CLI_JOIN_CONTENT, CLI_GENERATION_PROMPT, CLI_PAD_RULE, CLI_NO_WAIT, CLI_OPTION_COUNT};
-static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_WEIGHTS, CLI_ACTIVATIONS,
-    CLI_MAX_LEN, CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_TAIL, CLI_WORKER, CLI_JSON,
-    CLI_OPTION_COUNT};
+static const enum cli_option check_options[] = {CLI_HEAD, CLI_RECIPE, CLI_LORA, CLI_WEIGHTS,
+    CLI_ACTIVATIONS, CLI_MAX_LEN, CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_TAIL, CLI_WORKER,
+    CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option scrub_options[] = {CLI_DATA, CLI_JSON, CLI_OPTION_COUNT};
 static const enum cli_option info_options[] = {CLI_RECIPES, CLI_OPTION_COUNT};
 static const enum cli_option tokenize_options[] = {CLI_MODEL, CLI_JSONL, CLI_RECIPE, CLI_TAIL,
@@ -176,10 +176,11 @@ static const struct cli_verb verbs[] = {
         "No broker is needed, and nothing is scored. A short row is written, of the kind that the "
         "recipe or the architecture is for. The exit code is 0 if rows of text can be scored, and "
         "78 if they cannot, if the chat template or the recipe cannot write its rows, or if the "
-        "checkpoint cannot be loaded at all.",
+        "checkpoint or an adapter (--lora) cannot be loaded at all.",
         "  assay check ./my-reward-model\n"
         "  assay check ./my-language-model --head lm:9693,2152:softmax\n"
         "  assay check ./Llama-3.1-Nemotron-70B-Reward-HF --recipe nemotron-reward\n"
+        "  assay check ./my-reward-model --lora helpful=./helpful-lora\n"
         "  assay check ./my-reward-model --json\n",
         CLI_OPERAND | CLI_NO_BROKER, check_options, verb_check},
     {"tokenize", "[TEXT|-]", "Show the token ids of a text or of rows, as they are scored.",

@@ -206,6 +206,27 @@ def test_killed_while_adapters_come_and_go(directory, truths):
             assert len(found) == 4000 and all(row["error"] is None for row in found)
 
 
+def test_check(directory):
+    """assay check says whether adapters can be used, without a broker."""
+    def check(*loras):
+        return subprocess.run([BIN / "assay", "check", directory / "base", *[word for lora in loras for word in ("--lora", lora)]],
+                              capture_output=True, text=True, timeout=60 * PATIENCE)
+    directory.mkdir(exist_ok=True)
+    shutil.copytree(MODELS / "reward", directory / "base")
+    shutil.copytree(LORA / "reward-all", directory / "adapter")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        for folder in ("base", "adapter"):
+            shutil.copy(MODELS / "demo-reward" / file, directory / folder)
+    done = check(f"a={directory / 'adapter'}", f"h={LORA / 'reward-half'}")
+    assert done.returncode == 0 and "adapters       a, digest " in done.stdout and "\n               h, digest " in done.stdout, done
+    assert "its own head" in done.stdout or "the base's head" in done.stdout
+    (directory / "adapter/chat_template.jinja").write_text("{{ messages }}")
+    for lora, code, word in ((f"a={directory / 'adapter'}", 78, "found another"), (f"a={LORA / 'seqcls-linear'}", 78, "model.score"),
+                             (f"a={directory / 'none'}", 78, "adapter_config.json"), ("half", 64, "NAME=DIR")):
+        done = check(lora)
+        assert done.returncode == code and word in done.stderr, done
+
+
 def test_the_command_line(directory):
     def lora(*words):
         return subprocess.run([BIN / "assay", "lora", *words, "--data", directory], cwd=LORA, capture_output=True, text=True,
