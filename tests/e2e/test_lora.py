@@ -56,6 +56,21 @@ def test_scores_agree_with_peft_and_do_not_depend_on_the_batch(directory, base, 
             assert score(client, [rows[k]]) == [mixed[k]]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/vectors/lora").glob("quantized-*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("tp", [1, 2])
+def test_over_quantized_bases(directory, path, tp):
+    """The scores of what PEFT merged into the values that the base's stored numbers mean."""
+    vector = json.loads(path.read_text())
+    lora = f"only={LORA / (path.stem + '-only')}"
+    with Broker(directory, model=MODELS / vector["model"], options=["--lora", lora, "--tp", tp]) as broker, broker.client() as client:
+        assert "quant=" in client.call("hello")["mode"]
+        found = score(client, [row_of(row) for row in vector["rows"]])
+    assert any(row["adapter"] for row in vector["rows"])
+    for got, row in zip(found, vector["rows"]):
+        assert len(got) == len(row["values"])
+        assert all(abs(a - b) <= 1e-4 for a, b in zip(got, row["values"])), (row["adapter"], got[:3], row["values"][:3])
+
+
 def test_hello_lists_them_and_a_row_names_one(directory):
     with Broker(directory, model=MODELS / "seqcls", options=options("seqcls")) as broker, broker.client() as client:
         listed = client.call("hello")["model"]["adapters"]

@@ -6,12 +6,17 @@ into, under tests/vectors/lora. Needs peft beside requirements.txt. Seeded: the 
 import json
 import pathlib
 import shutil
+import zlib
 
 import numpy
 import peft
 import safetensors.torch
 import torch
 import transformers
+
+import checkpoint
+import make_quantized
+import oracle
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -50,7 +55,27 @@ ADAPTERS = {
 }
 
 
+# Quantized bases; their adapters are over the values that the stored numbers mean.
+QUANTIZED = {
+    "pack-int4-group": dict(r=3, lora_alpha=6, target_modules=LAYER, task_type="SEQ_CLS"),
+    "gptq-int4-order": dict(r=4, lora_alpha=4, target_modules=LAYER),
+    "awq-int4": dict(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
+    "naive-fp8-channel": dict(r=4, lora_alpha=4, target_modules=["k_proj", "gate_proj", "down_proj"]),
+}
+
+
+def dequantized_model(name):
+    """As make_quantized.py made it."""
+    changes, quantization, settings, kept, *_ = make_quantized.SPECS[name]
+    seed = zlib.crc32(name.encode())
+    config = checkpoint.config_of(changes)
+    tensors = checkpoint.random_tensors(config, seed, "BF16")
+    return oracle.whole_model(config, make_quantized.quantize(quantization, settings, kept, tensors, numpy.random.default_rng(seed + 1))[1])
+
+
 def base_model(name):
+    if name.startswith("quantized/"):
+        return dequantized_model(name.removeprefix("quantized/"))
     directory = TESTS / "models" / name
     settings = transformers.Qwen2Config.from_dict(json.loads((directory / "config.json").read_text()))
     settings._attn_implementation = "eager"
@@ -62,14 +87,14 @@ def base_model(name):
 def logits(model, ids):
     """Of every token, in float32."""
     with torch.no_grad():
-        if hasattr(model, "num_labels") and isinstance(model, transformers.Qwen2ForSequenceClassification):
+        if not isinstance(model, Qwen2ForRewardModel):
             return model.score(model.model(input_ids=ids).last_hidden_state)[0]
         return model(input_ids=ids)[0]
 
 
 def make_adapter(base, name, settings, dtype, seed):
     """Saves the adapter, and returns the base with it merged, from the file."""
-    directory = TESTS / "models" / "lora" / f"{base}-{name}"
+    directory = TESTS / "models" / "lora" / f"{base.replace('/', '-')}-{name}"
     torch.manual_seed(seed)
     wrapped = peft.get_peft_model(base_model(base), peft.LoraConfig(init_lora_weights=False, **settings))
     for key, value in wrapped.named_parameters():
@@ -94,7 +119,8 @@ def pooled(values, pool):
 
 def main():
     torch.set_num_threads(1)
-    for b, (base, adapters) in enumerate(ADAPTERS.items()):
+    quantized = {f"quantized/{name}": {"only": (settings, torch.float32)} for name, settings in QUANTIZED.items()}
+    for b, (base, adapters) in enumerate({**ADAPTERS, **quantized}.items()):
         models = {None: base_model(base)}
         for a, (name, (settings, dtype)) in enumerate(adapters.items()):
             models[name] = make_adapter(base, name, settings, dtype, 100 * b + a)
@@ -110,7 +136,7 @@ def main():
         assert min(moves) > 1e-2, moves
         how = f"make_lora.py, transformers {transformers.__version__}, peft {peft.__version__}, float32, each row alone"
         head = json.dumps({"model": base, "how": how, "tp": [1, 2], "adapters": list(adapters)})[:-1]
-        path = TESTS / "vectors" / "lora" / f"{base}.json"
+        path = TESTS / "vectors" / "lora" / f"{base.replace('/', '-')}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(head + ', "rows": [\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]}\n")
         print(base, moves)
