@@ -85,22 +85,38 @@ void adapters_open(struct broker *b)
 
 /* ---- the check, in a thread ---- */
 
+/* Is all else as the ranks have it? They would end if it was not. */
+static int check_rest(struct adapter_change *c, const struct model_info *found)
+{
+    const struct broker *b = c->broker;
+    const struct adapters *there = &b->rank_adapters.list;
+    if (strcmp(found->digest, b->model.digest) != 0)
+        return err_set(&c->err, ASSAY_EFORMAT,
+            "the checkpoint in %.200s was changed under the running broker: expected digest "
+            "%.12s.., found %.12s..",
+            b->question.model_dir, b->model.digest, found->digest);
+    for (uint32_t k = 0; k < there->n; k++)
+        if (strcmp(found->adapters.at[1 + k].digest, there->at[k].digest) != 0)
+            return err_set(&c->err, ASSAY_EFORMAT,
+                "the adapter '%s' was changed under the running broker: expected digest %.12s.., "
+                "found %.12s..; put the old files back, or remove it first",
+                there->at[k].name, there->at[k].digest, found->adapters.at[1 + k].digest);
+    return 0;
+}
+
 static int check(struct adapter_change *c)
 {
     const struct broker *b = c->broker;
     struct model_info found;
     struct model_question question = b->question;
-    const char *lora = c->lora;
-    question.loras = &lora;
-    question.n_loras = 1;
+    const char *loras[1 + ADAPTERS_MOST] = {c->lora};
+    question.loras = loras;
+    question.n_loras = 1 + b->rank_adapters.list.n;
+    memcpy(loras + 1, b->rank_adapters.loras, b->rank_adapters.list.n * sizeof loras[0]);
     int rc = model_info_load(&found, &question, &c->err);
     if (rc != 0)
         return rc;
-    if (strcmp(found.digest, b->model.digest) != 0)
-        rc = err_set(&c->err, ASSAY_EFORMAT,
-            "the checkpoint in %.200s was changed under the running broker: expected digest "
-            "%.12s.., found %.12s..",
-            question.model_dir, b->model.digest, found.digest);
+    rc = check_rest(c, &found);
     if (rc == 0)
         rc = adapter_text_check(
             &b->text, &b->text_options, c->name, strchr(c->lora, '=') + 1, &c->err);
@@ -157,8 +173,7 @@ int adapters_add(
     size_t size = q->name.len + q->dir.len + 2;
     c->lora = xcalloc(1, size);
     snprintf(c->lora, size, "%s=%.*s", c->name, (int)q->dir.len, (const char *)q->dir.at);
-    if (b->model.adapters.n == ADAPTERS_MOST &&
-        find(&b->model.adapters, c->name) == ADAPTERS_UNKNOWN)
+    if (b->model.adapters.n == ADAPTERS_MOST)
         rc = err_field(
             e, ASSAY_ESTATE, "name", "expected at most %d adapters at once", ADAPTERS_MOST);
     else if (pthread_create(&c->thread, NULL, check_in_thread, c) != 0)

@@ -138,6 +138,27 @@ def test_directories_that_are_refused(directory):
         assert listed(client) == [] and b.worker_pids() == pids
 
 
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_an_adapter_whose_files_went(directory, truth, change):
+    """Its ranks have a copy. Nothing is added that would have them start without it."""
+    directory.mkdir(exist_ok=True)
+    shutil.copytree(LORA / "reward-half", directory / "half")
+    with broker(directory / "data") as b, b.client() as client:
+        add(client, "half", directory / "half")
+        pids = b.worker_pids()
+        shutil.rmtree(directory / "half")
+        if change == "other":
+            shutil.copytree(LORA / "reward-attention", directory / "half")
+        with pytest.raises(Refused) as refused:
+            add(client, "all")
+        message = refused.value.err["message"]
+        assert refused.value.err["code"] == "bad_request" and ("/half" in message if change == "gone" else "'half' was changed" in message), message
+        assert b.worker_pids() == pids and scores(client, rows_of("half")) == truth["half"]
+        client.call("adapter_remove", name="half")
+        add(client, "all")
+        assert scores(client, rows_of("all")) == truth["all"] and listed(client) == ["all"]
+
+
 def test_a_start_has_those_of_its_options(directory, truth):
     """A job whose adapter was added at run time waits over a restart until it is added again."""
     b = broker(directory)
