@@ -121,6 +121,29 @@ def test_another_directory_under_a_name(directory, truth):
         assert {row["i"]: row["score"] for row in client.results("job", timeout=200)} == {row["i"]: row["score"] for row in found}
 
 
+def test_who_waits_is_told(directory, truth):
+    """`score` under way for an adapter that is removed is answered at once; under its key it goes on when the adapter is there."""
+    rows = rows_of("half", 3000, length=100)
+    with broker(directory, *options("half")) as b, b.client() as waiting, b.client() as client:
+        answers = []
+
+        def wait():
+            try:
+                answers.append(waiting.call("score", rows=rows, key="mine", timeout_ms=600000, timeout=600))
+            except Refused as refused:
+                answers.append(refused.err)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        wait_until(lambda: any(job["key"] == "mine" and job["done"] > 20 for job in client.call("jobs")["jobs"]), 60)
+        client.call("adapter_remove", name="half")
+        thread.join(30 * PATIENCE)
+        assert answers[0]["code"] == "wrong_state" and "adapter half (" in answers[0]["message"], answers
+        add(client, "half")
+        assert scores(client, rows_of("half")) == truth["half"]
+        found = client.call("score", rows=rows, key="mine", timeout_ms=200000, timeout=300)["rows"]
+        assert len(found) == 3000 and all(row["error"] is None for row in found)
+
+
 def test_directories_that_are_refused(directory):
     """And the broker goes on as before."""
     directory.mkdir(exist_ok=True)
