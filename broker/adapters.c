@@ -254,12 +254,6 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
     return 0;
 }
 
-static void tell_groups(struct broker *b)
-{
-    for (int g = 0; g < b->options->replicas; g++)
-        group_adapters_changed(b->groups[g]);
-}
-
 static int64_t count_restarts(const struct broker *b)
 {
     int64_t n = 0;
@@ -308,15 +302,17 @@ static void start_loading(struct broker *b, struct adapter_change *c)
         insert_for_ranks(&b->rank_adapters, c);
         c->phase = LOADING;
         c->restarts = count_restarts(b);
-        tell_groups(b);
     }
 }
 
-static int all_have_it(const struct broker *b)
+/* Has the groups load it one after the other, so that others serve meanwhile: 1 when all have it. */
+static int load(const struct broker *b)
 {
     int g = 0;
     while (g < b->options->replicas && group_has_adapters(b->groups[g]))
         g++;
+    if (g < b->options->replicas)
+        group_adapters_changed(b->groups[g]);
     return g == b->options->replicas;
 }
 
@@ -328,7 +324,7 @@ static void go_on_loading(struct broker *b, struct adapter_change *c)
         rc = err_set(&c->err, ASSAY_EINTERNAL,
             "a worker ended while it was to load the adapter: %.400s",
             group_last_failure(b->groups[0], &code));
-    else if (!all_have_it(b))
+    else if (!load(b))
         return;
     if (rc == 0) {
         insert(&to, c->name, c->digest);

@@ -3,7 +3,7 @@
  *
  * One change is under way at a time, and the loop never waits for it:
  *     add      a thread has the worker check the directory, and compares the text files
- *              the groups start anew with it (group_adapters_changed)
+ *              the groups start anew with it, one after the other (group_adapters_changed)
  *              when all of them are ready the store and admission get to know it, and the client
  *     remove   the store and admission forget it; the ranks drop it at their next start
  * An addition that fails leaves everything as it was. If a group dies while it loads the adapter, that

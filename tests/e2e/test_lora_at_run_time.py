@@ -89,6 +89,26 @@ def test_added_and_removed(directory, truths, more):
             assert refused.value.err["code"] == "unknown_adapter" and request["name"] in refused.value.err["message"]
 
 
+def test_a_replica_serves_while_another_loads(directory, truth):
+    with broker(directory, "--replicas", 2) as b, b.client() as client, b.client() as other:
+        wait_until(lambda: [w["state"] for w in client.call("info")["workers"]] == ["ready", "ready"], 60)
+        states, stop = [], threading.Event()
+
+        def look():
+            while not stop.is_set():
+                states.append([w["state"] for w in other.call("info")["workers"]])
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            add(client, "half")
+        finally:
+            stop.set()
+            thread.join()
+        assert all("ready" in both for both in states) and any(both[0] != "ready" for both in states), states
+        assert any(both[1] != "ready" for both in states), states
+        assert scores(client, rows_of("half")) == truth["half"]
+
+
 def test_another_directory_under_a_name(directory, truth):
     """What the name meant before waits, and is not scored by the new one unless somebody says so."""
     with broker(directory, *options("half")) as b, b.client() as client:
