@@ -190,7 +190,7 @@ create view jobs as
       end as reason
     from (
       select job.*, loaded,
-        (select key from json_each(adapters) where value is not null and value is not json_extract(loaded, '$."' || key || '"')
+        (select key from json_each(iif(json_valid(adapters), adapters, '{}')) where value is not null and value is not json_extract(loaded, '$."' || key || '"')
          order by key limit 1) as missing
       from job, (select coalesce(max(value), '{}') as loaded from meta where name = 'adapters')) job
       join meta current on current.name = 'mode'

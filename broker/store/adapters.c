@@ -100,8 +100,8 @@ void store_find_missing(struct store *s, struct slice adapters, struct missing_a
 {
     *m = (struct missing_adapter){0};
     sqlite3_stmt *q = store_prepare(s,
-        "select key, value, " VALUE("?2", "key") " from json_each(?1) where " STORE_IS_MISSING(
-            "?2") " order by key limit 1",
+        "select key, value, " VALUE("?2", "key") " from json_each(" STORE_JSON(
+            "?1") ") where " STORE_IS_MISSING("?2") " order by key limit 1",
         "ts", adapters, s->adapters);
     if (store_step(s, q, NULL) != 1)
         return;
@@ -138,18 +138,20 @@ void store_name_missing(struct store *s, const struct missing_adapter *m, char *
 int store_wanted_mode(struct store *s, int64_t job, struct slice name, int64_t *mode, struct err *e)
 {
     return store_integer(s, 0, mode, e,
-        "select " VALUE("adapters", "?2") " from job where job = ?1", "it", job, name);
+        "select " VALUE(STORE_JSON("adapters"), "?2") " from job where job = ?1", "it", job, name);
 }
 
 int store_note_adapter(struct store *s, int64_t job, struct slice name, struct err *e)
 {
     int64_t wanted;
     int rc = store_wanted_mode(s, job, name, &wanted, e);
-    return rc != 0 || wanted > 0 ? rc
-                                 : store_run_job(s, job, JOB_SAID, e,
-                                       "update job set adapters = json_set(ifnull(adapters, '{}'), "
-                                       "'$.\"' || ?2 || '\"', nullif(?3, 0)) where job = ?1",
-                                       "iti", job, name, store_present_mode(s, name));
+    return rc != 0 || wanted > 0
+               ? rc
+               : store_run_job(s, job, JOB_SAID, e,
+                     "update job set adapters = json_set(" STORE_JSON(
+                         "adapters") ", "
+                                     "'$.\"' || ?2 || '\"', nullif(?3, 0)) where job = ?1",
+                     "iti", job, name, store_present_mode(s, name));
 }
 
 /* Makes the column of a job from before there was one. */
@@ -171,12 +173,12 @@ static int list_names(struct store *s, int64_t job, struct err *e)
 int store_accept_adapters(struct store *s, int64_t job, int all, struct err *e)
 {
     int rc = all ? list_names(s, job, e) : 0;
-    return rc != 0
-               ? rc
-               : store_run_job(s, job, JOB_SAID, e,
-                     "update job set adapters = (select json_group_object(key, "
-                     "iif(?2 or value is null, " VALUE("?3",
-                         "key") ", value)) "
-                                "from json_each(adapters)) where job = ?1 and adapters is not null",
-                     "iis", job, (int64_t)all, s->adapters);
+    return rc != 0 ? rc
+                   : store_run_job(s, job, JOB_SAID, e,
+                         "update job set adapters = (select json_group_object(key, "
+                         "iif(?2 or value is null, " VALUE("?3",
+                             "key") ", value)) "
+                                    "from json_each(" STORE_JSON(
+                                        "adapters") ")) where job = ?1 and adapters is not null",
+                         "iis", job, (int64_t)all, s->adapters);
 }

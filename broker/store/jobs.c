@@ -236,10 +236,11 @@ static const char *const sets[] = {
     [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
     [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
     [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
-    [JOBS_HELD] = FIRST("job_unfinished",
-        "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
-        "iif(truncation < 0, -truncation <> ?4, truncation > ?4)) or "
-        "exists (select 1 from json_each(adapters) where " STORE_IS_MISSING("?5") "))"),
+    [JOBS_HELD] =
+        FIRST("job_unfinished", "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
+                                "iif(truncation < 0, -truncation <> ?4, truncation > ?4)) or "
+                                "exists (select 1 from json_each(" STORE_JSON(
+                                    "adapters") ") where " STORE_IS_MISSING("?5") "))"),
     [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
     [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
     [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),

@@ -211,6 +211,8 @@ struct missing_adapter {
     char name[ADAPTERS_NAME_BYTES]; /* "": all are there */
     int64_t mode, present;          /* the job's, and what the broker has; 0: nothing of the name */
 };
+/* The object, also where it is null, or damaged and no JSON any more. */
+#define STORE_JSON(object) "iif(json_valid(" object "), " object ", '{}')"
 #define STORE_IS_MISSING(present)                                                                  \
     "value is not null and value is not json_extract(" present ", '$.\"' || key || '\"')"
 void store_find_missing(struct store *s, struct slice adapters, struct missing_adapter *m);

@@ -265,6 +265,33 @@ static void lost_batches_wait_for_their_adapter(void **state)
     planner_free(&p);
 }
 
+/* It is held as damaged, all others can be listed, and it can be accepted as it is. */
+static void a_damaged_list_is_its_jobs_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct err err;
+    char out[200];
+    struct adapters first = LIST("x", "a");
+    int sum = 0;
+    open_with(f, &first);
+    int64_t job = JOB(f->s, "job", "x"), other = JOB(f->s, "other", "x");
+    store_close(&f->s);
+    run_sql(f, "update job set adapters = '{' || char(34) || 'x' where key = 'job'");
+    open_with(f, &first);
+    assert_true(job_now(f->s, job).damaged);
+    must(store_each_job(f->s, &(struct store_job_page){JOBS_PAUSED, 0, 10}, n_listed, &sum, &err));
+    assert_int_equal(sum, job);
+    assert_int_equal(state_of(f, other), JOB_QUEUED);
+    shell(f, "select count(*) from jobs", out, sizeof out);
+    assert_string_equal(out, "2\n");
+    accept_mode(f, job);
+    assert_int_equal(job_now(f->s, job).state, JOB_QUEUED);
+    struct row_list list = queued(f->s, job, 0, 10);
+    assert_int_equal(list.n, 2);
+    assert_int_equal(list.at[0]->found_error, ASSAY_EADAPTER);
+    free_rows(&list);
+}
+
 /* Version 12 had a hash of all adapters in the mode of every job. */
 static void test_upgrade_from_12(void **state)
 {
@@ -304,6 +331,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(results_belong_to_contents, setup, teardown),
         cmocka_unit_test_setup_teardown(the_list_changes_while_jobs_run, setup, teardown),
         cmocka_unit_test_setup_teardown(lost_batches_wait_for_their_adapter, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_damaged_list_is_its_jobs_alone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upgrade_from_12, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
