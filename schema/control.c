@@ -9,7 +9,7 @@
 
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
-    "up_us", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
+    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
 
 void control_encode(const struct control *c, struct msg_writer *w)
 {
@@ -34,6 +34,12 @@ void control_encode(const struct control *c, struct msg_writer *w)
     msg_uint(w, c->busy_us);
     msg_str(w, "up_us");
     msg_uint(w, c->up_us);
+    msg_str(w, "tokens");
+    msg_uint(w, c->tokens);
+    msg_str(w, "reused");
+    msg_uint(w, c->reused);
+    msg_str(w, "kv_bytes");
+    msg_uint(w, c->kv_bytes);
     msg_key_int(w, "pid", c->pid);
     msg_key_int(w, "threads", c->threads);
     msg_key_int(w, "code", c->code);
@@ -123,16 +129,22 @@ static int read_value(struct msg_reader *r, int key, struct control *c, struct e
     case 7:
         return msg_read_uint64(r, "up_us", &c->up_us, e);
     case 8:
-        return read_i32(r, "pid", &c->pid, e);
+        return msg_read_uint64(r, "tokens", &c->tokens, e);
     case 9:
-        return read_u32(r, "threads", &c->threads, e);
+        return msg_read_uint64(r, "reused", &c->reused, e);
     case 10:
-        return read_u32(r, "code", &c->code, e);
+        return msg_read_uint64(r, "kv_bytes", &c->kv_bytes, e);
     case 11:
-        return read_text(r, "device", c->device, sizeof c->device, e);
+        return read_i32(r, "pid", &c->pid, e);
     case 12:
-        return read_text(r, "mode", c->mode, sizeof c->mode, e);
+        return read_u32(r, "threads", &c->threads, e);
     case 13:
+        return read_u32(r, "code", &c->code, e);
+    case 14:
+        return read_text(r, "device", c->device, sizeof c->device, e);
+    case 15:
+        return read_text(r, "mode", c->mode, sizeof c->mode, e);
+    case 16:
         return read_text(r, "checkpoint", c->checkpoint, sizeof c->checkpoint, e);
     default:
         return read_text(r, "message", c->message, sizeof c->message, e);

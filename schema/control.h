@@ -5,7 +5,7 @@
  *                             mode, checkpoint
  *     broker -> rank  run     the slot of this token is published
  *     rank -> broker  done    the results are in the output segment: token, digest, ms, busy_us,
- *                             up_us
+ *                             up_us, tokens, reused, kv_bytes
  *     rank -> broker  failed  this batch could not be read or run, or the rank could not start, and
  *                             the rank ends: token (all 0), message, code
  *     broker -> rank  stop    finish what was handed over, then exit 0
@@ -44,6 +44,8 @@ struct control {
     uint32_t ms;     /* time to compute the batch */
     uint64_t busy_us,
         up_us; /* time computing, and time since this rank was ready, at the batch's end */
+    uint64_t tokens, reused; /* of all batches so far, and those of them that were not computed */
+    uint64_t kv_bytes;       /* of the KV cache, that hold something */
     int32_t pid;
     uint32_t threads;
     uint32_t code; /* exit code with which the rank ends; 0: it does not end by itself */

@@ -59,12 +59,12 @@ struct model_config {
     uint8_t quantized[MODEL_MAX_LAYERS]; /* bit m: matrix m of the layer is (enum layer_matrix) */
 };
 
-/* Scoring is prefill only, so there is no KV cache yet: kv_cache is refused unless "none". */
 struct cache_config {
     uint32_t max_batch_tokens; /* activation arena: tokens of one batch */
     uint32_t max_len;          /* longest row */
     uint32_t max_rows;         /* rows of one batch */
-    const char *kv_cache;      /* "none" */
+    uint64_t kv_cache_bytes;   /* of each rank, for keys and values of earlier batches; 0: none are
+                                  kept */
 };
 
 struct quant_config {

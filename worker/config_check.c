@@ -6,9 +6,6 @@
 
 int cache_config_check(const struct cache_config *c, struct err *e)
 {
-    if (strcmp(c->kv_cache, "none") != 0)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "cache_config: kv_cache '%.40s' is not built; expected none", c->kv_cache);
     if (c->max_batch_tokens < 1 || c->max_len < 1 || c->max_rows < 1)
         return err_set(e, ASSAY_EBADREQ,
             "cache_config: expected at least 1 token, length and row, found %u, %u, %u",

@@ -60,7 +60,7 @@ static int check_weights(
     struct device_options gpu = {.gpu = o->gpu, .cache_dir = o->cache_dir, .shapes_only = 1};
     struct quant_config quant = {o->quant};
     struct qwen2_configs configs = {.config = about->config,
-        .cache_config = {1, 1, 1, "none"},
+        .cache_config = {1, 1, 1, o->kv_cache_bytes},
         .quant_config = {"none"},
         .lora_config = about->adapters,
         .n_ranks = o->tp};

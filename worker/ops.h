@@ -19,10 +19,26 @@
 
 #include "worker/device.h"
 
-/* The location of a row's first n tokens in the batch: first .. first + n - 1, in an earlier row
- * that has no prefix itself. n 0: no prefix. */
+/* The location of n tokens of a row in the batch: first .. first + n - 1, in an earlier row that
+ * has no prefix itself. They are the row's first tokens, or those after its cached ones. n 0: no
+ * prefix. */
 struct attn_prefix {
     uint32_t first, n;
+};
+
+/* Keys and values that are kept from batch to batch lie in blocks of this many tokens. A slot is a
+ * token's place: block * KV_BLOCK_TOKENS + its place in the block. */
+#define KV_BLOCK_TOKENS 16
+
+/* The blocks of a row's first n_tokens, whole blocks of them. n_tokens 0: nothing is cached. */
+struct attn_block_table {
+    const uint32_t *blocks; /* [n_tokens / KV_BLOCK_TOKENS] */
+    uint32_t n_tokens;
+};
+
+/* n tokens of the batch, from `token` on, are kept in slots from `slot` on. */
+struct kv_slots {
+    uint32_t token, slot, n;
 };
 
 /* Which tokens see which: everything that attention needs beside q, k, v. Arrays are host memory,
@@ -31,7 +47,11 @@ struct attn_prefix {
  * Rows with a common beginning may share it: the beginning is in the batch once, as part of the
  * prefix owner, and the other rows name it as their prefix. Such a row has only its remaining
  * tokens in the batch; their positions begin at prefix.n, and they see the prefix's keys before
- * their own. Sharing does not change a row's bits. */
+ * their own. Sharing does not change a row's bits.
+ *
+ * Keys and values of a row's first tokens may also be cached: computed by an earlier batch. Then
+ * the row's tokens, or those of the prefix that it names, begin after them. A prefix and the rows
+ * that name it have the same cached tokens. */
 struct attn_metadata {
     uint32_t n_rows;
     const uint32_t *cu_seqlens; /* [n_rows + 1]: row r is tokens cu_seqlens[r] .. cu_seqlens[r+1]-1
@@ -40,8 +60,11 @@ struct attn_metadata {
     const uint32_t *out_rows; /* tokens (indices into the batch) whose hidden states are wanted, in
                                  this order; duplicates are allowed; NULL: all */
     uint32_t n_out_rows;
-    const struct attn_prefix *prefix_segments; /* [n_rows]; NULL: no row has a prefix. Only if
+    const struct attn_prefix *prefix_segments;   /* [n_rows]; NULL: no row has a prefix. Only if
                                                   ops.shares_prefixes. */
+    const struct attn_block_table *block_tables; /* [n_rows]; NULL: nothing is cached */
+    const struct kv_slots *slot_mapping;         /* [n_slot_mapping] what of this batch is kept */
+    uint32_t n_slot_mapping;
 };
 
 /* In the device's memory: cos and sin of every position and frequency, [max_position,
@@ -52,8 +75,9 @@ struct rope_tables {
 };
 
 struct attention_input {
-    struct tensor q;    /* [T, n_heads*head_dim] */
-    struct tensor k, v; /* [T, n_kv_heads*head_dim] */
+    struct tensor q;                  /* [T, n_heads*head_dim] */
+    struct tensor k, v;               /* [T, n_kv_heads*head_dim] */
+    struct tensor cached_k, cached_v; /* the same of all slots; for block_tables */
 };
 
 struct attention_shape {
@@ -113,6 +137,10 @@ struct ops {
     void (*relu)(struct device *d, struct tensor x);
     /* out[i] = x[rows[i]] */
     void (*gather)(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows);
+    /* out[slot] = x[token], for all tokens of the n runs; `slots` is host memory. Several runs may
+     * name one slot if the rows are the same. NULL: this device has no KV cache. */
+    void (*keep)(struct device *d, struct tensor out, struct tensor x, const struct kv_slots *slots,
+        uint32_t n);
     /* values: float32 of the arena; logits float32 */
     void (*pool)(struct device *d, float *values, struct tensor logits,
         const struct pool_span *spans, uint32_t n_spans);

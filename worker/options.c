@@ -2,6 +2,7 @@
 #include "worker/options.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,6 +26,7 @@ const char worker_help[] =
     "  --activations WHICH     auto; weights-only where a config says that they are quantized\n"
     "  --head HEAD             auto; lm:ID,ID:softmax and such for a language model\n"
     "  --lora NAME=DIR         an adapter that rows may choose; may be repeated\n"
+    "  --kv-cache BYTES        for keys and values kept from batch to batch (default 0: none)\n"
     "  --max-len N              longest row in tokens (default: the model's)\n"
     "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
@@ -36,7 +38,7 @@ const char worker_help[] =
 
 struct known_option {
     const char *name;
-    enum { TEXT, NUMBER, FLAG, LIST } kind;
+    enum { TEXT, NUMBER, BYTES, FLAG, LIST } kind;
     void *to; /* const char *, long or struct worker_list */
 };
 
@@ -85,8 +87,8 @@ static int set_option(const struct known_option *k, char *text)
     } else if (k->kind == FLAG) {
         *(long *)k->to = 1;
     } else {
-        long value = strtol(text, &end, 10);
-        if (*end != '\0' || end == text || value < 0 || value > INT32_MAX)
+        long value = strtol(text, &end, 10), most = k->kind == BYTES ? LONG_MAX - 1 : INT32_MAX;
+        if (*end != '\0' || end == text || value < 0 || value > most)
             return usage("--%s: expected a number, found '%s'", k->name, text);
         *(long *)k->to = value;
     }
@@ -122,10 +124,11 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         {"max-batch-tokens", NUMBER, &o->max_batch_tokens}, {"max-len", NUMBER, &o->max_len},
         {"max-rows", NUMBER, &o->max_rows}, {"deadline-ms", NUMBER, &o->deadline_ms},
         {"start-ms", NUMBER, &o->start_ms}, {"gpu", NUMBER, &o->gpu},
-        {"cache-dir", TEXT, &o->cache_dir}, {"quant", TEXT, &o->quant}, {"dtype", TEXT, &o->dtype},
-        {"weights", TEXT, &o->weights}, {"activations", TEXT, &o->activations},
-        {"head", TEXT, &o->head}, {"digest", TEXT, &o->digest}, {"identity", TEXT, &o->identity},
-        {"lora", LIST, &o->loras}, {"lora-digest", LIST, &o->lora_digests}};
+        {"kv-cache", BYTES, &o->kv_cache}, {"cache-dir", TEXT, &o->cache_dir},
+        {"quant", TEXT, &o->quant}, {"dtype", TEXT, &o->dtype}, {"weights", TEXT, &o->weights},
+        {"activations", TEXT, &o->activations}, {"head", TEXT, &o->head},
+        {"digest", TEXT, &o->digest}, {"identity", TEXT, &o->identity}, {"lora", LIST, &o->loras},
+        {"lora-digest", LIST, &o->lora_digests}};
     enum { N = sizeof table / sizeof table[0] };
     struct option list[N + 1] = {{0}};
     for (int i = 0; i < N; i++)

@@ -131,6 +131,23 @@ void pooling_metadata_release(struct pooling_metadata *p)
     *p = (struct pooling_metadata){0};
 }
 
+/* The logits of all pooled tokens: those of the computed ones, and those that are kept. */
+static struct tensor merge_logits(struct qwen2_reward_model *m, struct tensor computed,
+    const struct kept_logits *k, uint32_t n_out_rows)
+{
+    const struct ops *ops = m->ops;
+    struct tensor all = computed, kept = computed, out = m->kv_caches.merged;
+    all.rows = computed.rows + k->n_cached;
+    kept = tensor_rows(all, computed.rows, k->n_cached);
+    out.rows = n_out_rows;
+    ops->gather(m->device, kept, m->kv_caches.logits,
+        ops->device->push(m->device, k->cached, k->n_cached * sizeof *k->cached));
+    ops->gather(
+        m->device, out, all, ops->device->push(m->device, k->order, n_out_rows * sizeof *k->order));
+    ops->keep(m->device, m->kv_caches.logits, computed, k->slots, k->n_slots);
+    return out;
+}
+
 void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pooling_metadata *p, float *values)
 {
@@ -138,6 +155,8 @@ void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pool_span *spans =
         ops->device->push(m->device, p->spans, p->n_rows * sizeof *spans);
     struct tensor logits = qwen2_reward_model_score(m, hidden_states, p->lora);
+    if (p->kept)
+        logits = merge_logits(m, logits, p->kept, p->n_out_rows);
     ops->pool(m->device, m->values, logits, spans, p->n_rows);
     ops->device->finish(m->device, values, m->values, p->n_values * sizeof *values);
 }

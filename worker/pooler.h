@@ -12,6 +12,17 @@
 #include "shm/stage.h"
 #include "worker/qwen2.h"
 
+/* Where some pooled tokens are not computed, since the KV cache has their logits (reuse.h). */
+struct kept_logits {
+    const uint32_t *cached; /* [n_cached] slots of those */
+    uint32_t n_cached;
+    const uint32_t *order; /* [n_out_rows] each one's place among the computed ones, and those of
+                              `cached` after them */
+    const struct kv_slots *slots; /* [n_slots] which of the computed ones are kept; their tokens
+                                     count the computed ones */
+    uint32_t n_slots;
+};
+
 struct pooling_metadata {
     uint32_t n_rows;
     uint32_t n_out_rows;
@@ -20,6 +31,7 @@ struct pooling_metadata {
     uint32_t n_values;       /* floats of all rows */
     struct pool_span *spans; /* [n_rows] */
     const struct lora_mapping *lora; /* borrowed; NULL: no row goes through an adapter */
+    const struct kept_logits *kept;  /* borrowed; NULL: all are computed */
 };
 
 /* Explicit positions are scored in the given order, duplicates included. A token that several rows
@@ -31,7 +43,8 @@ int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *
 void pooling_metadata_release(struct pooling_metadata *p);
 
 /* Ends the batch that forward began: once device_ops.poll reports the batch done, `values` (host)
- * holds p->n_values floats. A row's bits are the same in any batch. */
+ * holds p->n_values floats. hidden_states are of the tokens that were computed. A row's bits are the
+ * same in any batch. */
 void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pooling_metadata *p, float *values);
 

@@ -16,6 +16,9 @@
  * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
  * holds a block's output until the next norm reads it and overwrites it.
  *
+ * With a KV cache, the keys and values of attn_metadata.slot_mapping are copied to their slots as
+ * soon as they are there; attention finds those of block_tables in theirs.
+ *
  * In the last layer only the wanted tokens (attn_metadata.out_rows) continue after attention: from
  * there tokens are independent, so the others need not be computed, and no bit changes. */
 #include "worker/qwen2.h"
@@ -26,6 +29,7 @@
 
 #include "schema/alloc.h"
 #include "schema/log.h"
+#include "worker/kv_cache.h"
 #include "worker/load.h"
 #include "worker/lora.h"
 #include "worker/rope.h"
@@ -87,6 +91,25 @@ static struct activations shape_activations(const struct model_config *c, const 
         .logits = tensor_shaped(NULL, DTYPE_F32, t, s->labels),
         .lora = tensor_shaped(NULL, DTYPE_F32, lora->n_adapters > 0 ? t : 0, most_ranks(lora)),
     };
+}
+
+/* The KV cache's tensors, without memory: as many blocks as fit into its bytes. */
+static struct kv_caches shape_kv_caches(
+    const struct model_config *c, const struct cache_config *cache, const struct sizes *s)
+{
+    struct tensor layer = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, 2 * s->kv),
+                  logits = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, s->labels);
+    uint64_t block = (uint64_t)c->n_layers * tensor_bytes(layer) + tensor_bytes(logits),
+             n = cache->kv_cache_bytes / block, most = INT32_MAX / KV_BLOCK_TOKENS;
+    struct kv_caches k = {.n_slots = (int64_t)(n < most ? n : most) * KV_BLOCK_TOKENS};
+    k.logits = tensor_shaped(NULL, DTYPE_F32, k.n_slots, s->labels);
+    k.merged = tensor_shaped(NULL, DTYPE_F32, k.n_slots > 0 ? s->tokens : 0, s->labels);
+    return k;
+}
+
+static struct tensor shape_kv_layer(const struct kv_caches *k, const struct sizes *s)
+{
+    return tensor_shaped(NULL, DTYPE_F32, k->n_slots, 2 * s->kv);
 }
 
 static enum dtype own_type(struct weights *w, const struct quant_config *quant)
@@ -151,11 +174,16 @@ void qwen2_device_needs(
     o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         o->arena_bytes += tensor_bytes(all[i]);
+    struct kv_caches k = shape_kv_caches(c, cache, &s);
+    o->arena_bytes += c->n_layers * (tensor_bytes(shape_kv_layer(&k, &s)) + ALLOC_BYTES) +
+                      tensor_bytes(k.logits) + tensor_bytes(k.merged) + 2 * ALLOC_BYTES;
     o->arena_bytes += load_packed_bytes(c);
     for (uint32_t i = 0; i < configs->lora_config.n_adapters; i++)
         o->arena_bytes += lora_arena_bytes(&configs->lora_config.adapters[i]);
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
+    if (cache->kv_cache_bytes > 0) /* places of kept logits */
+        o->input_bytes += 2 * ((size_t)s.tokens * sizeof(uint32_t) + ALLOC_BYTES);
     o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
@@ -191,6 +219,34 @@ static int take_activations(struct qwen2_reward_model *m, struct err *e)
     return take(m, &m->values, (size_t)(s.tokens * s.labels) * sizeof(float), e);
 }
 
+static int take_tensor(struct qwen2_reward_model *m, struct tensor *t, struct err *e)
+{
+    return take(m, &t->data, tensor_bytes(*t), e);
+}
+
+static int take_kv_caches(struct qwen2_reward_model *m, struct err *e)
+{
+    struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
+    struct kv_caches *k = &m->kv_caches;
+    if (m->cache_config.kv_cache_bytes == 0)
+        return 0;
+    *k = shape_kv_caches(&m->config, &m->cache_config, &s);
+    if (k->n_slots == 0)
+        return err_set(e, ASSAY_EBADREQ,
+            "--kv-cache: expected room for %d tokens at least, found %llu bytes", KV_BLOCK_TOKENS,
+            (unsigned long long)m->cache_config.kv_cache_bytes);
+    k->layers = xcalloc(m->config.n_layers, sizeof *k->layers);
+    m->kv_cache = kv_cache_new((uint32_t)(k->n_slots / KV_BLOCK_TOKENS));
+    int rc = take_tensor(m, &k->logits, e);
+    if (rc == 0)
+        rc = take_tensor(m, &k->merged, e);
+    for (uint32_t i = 0; rc == 0 && i < m->config.n_layers; i++) {
+        k->layers[i] = shape_kv_layer(k, &s);
+        rc = take_tensor(m, &k->layers[i], e);
+    }
+    return rc;
+}
+
 static int take_rope(struct qwen2_reward_model *m, struct err *e)
 {
     int64_t n = m->cache_config.max_len, half = m->config.head_dim / 2;
@@ -216,6 +272,15 @@ static int check_adapters(const struct lora_config *c, const struct ops *ops, st
         c->adapters[0].name, ops->name);
 }
 
+static int check_kv_cache(const struct cache_config *c, const struct ops *ops, struct err *e)
+{
+    if (c->kv_cache_bytes == 0 || ops->keep)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "cache_config: a KV cache is not built for %s: expected no --kv-cache, or --device cpu",
+        ops->name);
+}
+
 static int check_configs(const struct qwen2_configs *c, const struct ops *ops, struct err *e)
 {
     int rc = cache_config_check(&c->cache_config, e);
@@ -223,6 +288,8 @@ static int check_configs(const struct qwen2_configs *c, const struct ops *ops, s
         rc = quant_config_check(&c->quant_config, e);
     if (rc == 0)
         rc = check_adapters(&c->lora_config, ops, e);
+    if (rc == 0)
+        rc = check_kv_cache(&c->cache_config, ops, e);
     if (rc == 0)
         rc = model_config_check_tp(&c->config, c->n_ranks, e);
     if (rc == 0 && ops->typed)
@@ -249,6 +316,8 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
     for (uint32_t i = 0; i < c->config.n_layers; i++)
         m->model.layers[i].window = c->config.layer_slides[i] ? c->config.sliding_window : 0;
     rc = take_activations(m, e);
+    if (rc == 0)
+        rc = take_kv_caches(m, e);
     return rc == 0 ? take_rope(m, e) : rc;
 }
 
@@ -256,9 +325,12 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
 {
     free(m->model.layers);
     free(m->activations);
+    free(m->kv_caches.layers);
+    kv_cache_free(&m->kv_cache);
     free(m->score.rows);
     lora_release(m);
     m->score.rows = NULL;
+    m->kv_caches.layers = NULL;
     m->model.layers = NULL;
     m->activations = NULL;
 }
@@ -274,6 +346,16 @@ void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, siz
         m->config.quantization.format ? m->config.quantization.name : m->quant_config.method,
         m->n_ranks, inputs ? " activations=" : "", inputs ? inputs : "", weights ? " weights=" : "",
         weights ? weights : "", m->config.tokens.n > 0 ? " head=" : "", m->config.tokens.text);
+}
+
+uint64_t qwen2_reward_model_kv_bytes(const struct qwen2_reward_model *m)
+{
+    const struct kv_caches *k = &m->kv_caches;
+    if (!m->kv_cache)
+        return 0;
+    uint64_t slot = tensor_bytes(tensor_rows(k->logits, 0, 1)) +
+                    m->config.n_layers * tensor_bytes(tensor_rows(k->layers[0], 0, 1));
+    return (uint64_t)kv_cache_used(m->kv_cache) * KV_BLOCK_TOKENS * slot;
 }
 
 /* ---- forward ---- */
@@ -292,6 +374,7 @@ struct batch_inputs {
     const uint32_t *out_rows; /* NULL: all are wanted */
     const struct attn_metadata *meta;
     const struct lora_mapping *lora;
+    const struct kv_caches *kv_caches;
 };
 
 /* A residual stream, the last block's output, which is still to be added to it, and the norm of the
@@ -317,6 +400,15 @@ static struct lora_rows adapted(
     return (struct lora_rows){spans, n, 0, m->activations->lora};
 }
 
+/* Keeps what is to be kept of a layer's keys and values, and shows attention what is kept. */
+static void use_kv_cache(struct qwen2_reward_model *m, struct tensor cache, struct tensor kv,
+    const struct attn_metadata *meta, struct attention_input *in)
+{
+    m->ops->keep(m->device, cache, kv, meta->slot_mapping, meta->n_slot_mapping);
+    in->cached_k = tensor_columns(cache, 0, kv.cols / 2);
+    in->cached_v = tensor_columns(cache, kv.cols / 2, kv.cols / 2);
+}
+
 /* Attention of one block over all tokens: from x's norm to the context, before o_proj. */
 static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_layer *layer,
     struct stream *stream, const struct batch_inputs *in_batch)
@@ -329,8 +421,9 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     struct sizes s = sizes_of(c, &m->cache_config, m->n_ranks);
     uint32_t heads = (uint32_t)(s.q / c->head_dim), kv_heads = (uint32_t)(s.kv / c->head_dim);
     struct tensor qkv = rows_for(m->activations->qkv, stream->x.rows, s.q + 2 * s.kv);
-    struct attention_input in = {tensor_columns(qkv, 0, s.q), tensor_columns(qkv, s.q, s.kv),
-        tensor_columns(qkv, s.q + s.kv, s.kv)};
+    struct attention_input in = {.q = tensor_columns(qkv, 0, s.q),
+        .k = tensor_columns(qkv, s.q, s.kv),
+        .v = tensor_columns(qkv, s.q + s.kv, s.kv)};
     struct tensor context = rows_for(m->activations->context, stream->x.rows, s.q);
     struct attention_shape shape = {
         heads, kv_heads, c->head_dim, 1.0f / __builtin_sqrtf((float)c->head_dim), layer->window};
@@ -341,6 +434,9 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
         ops->head_norm(m->device, in.k, kv_heads, layer->k_norm, c->rms_norm_eps);
     }
     ops->rope(m->device, tensor_columns(qkv, 0, s.q + s.kv), heads + kv_heads, &m->rope, positions);
+    if (in_batch->kv_caches)
+        use_kv_cache(m, in_batch->kv_caches->layers[layer - m->model.layers],
+            tensor_columns(qkv, s.q, 2 * s.kv), meta, &in);
     ops->attention(m->device, context, &in, &shape, meta);
     return context;
 }
@@ -420,8 +516,13 @@ static int check_inputs(
     const struct attn_metadata *meta = in->attn_metadata;
     const int32_t *ids = in->input_ids;
     uint32_t n = meta->cu_seqlens[meta->n_rows];
-    if (in->kv_caches)
-        return err_set(e, ASSAY_EUNSUPPORTED, "kv_caches is not built: expected NULL");
+    if (in->kv_caches && !m->ops->keep)
+        return err_set(
+            e, ASSAY_EUNSUPPORTED, "kv_caches is not built for %s: expected NULL", m->ops->name);
+    if (!in->kv_caches && (meta->block_tables || meta->n_slot_mapping > 0))
+        return err_set(e, ASSAY_EBADREQ,
+            "attn_metadata: block_tables and slot_mapping: expected kv_caches with them, found "
+            "none");
     if (in->intermediate_tensors)
         return err_set(e, ASSAY_EUNSUPPORTED, "intermediate_tensors is not built: expected NULL");
     if (check_prefixes(m, meta, e) != 0)
@@ -480,7 +581,8 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forwar
     ops->plan_attention(m->device, meta);
     ops->embed(m->device, s.x, &m->model.embed_tokens, ids);
     for (uint32_t i = 0; i < m->config.n_layers; i++)
-        run_layer(m, i, &s, &(struct batch_inputs){positions, out_rows, meta, &in->lora_mapping});
+        run_layer(m, i, &s,
+            &(struct batch_inputs){positions, out_rows, meta, &in->lora_mapping, in->kv_caches});
     ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);
     *hidden_states = s.x;
     return 0;

@@ -46,6 +46,15 @@ struct reward_head {
     float *rows; /* owned: a matrix of `second` that was put together (load_head.c), or NULL */
 };
 
+/* What is kept from batch to batch, by slot: which, kv_cache.h says. */
+struct kv_caches {
+    int64_t n_slots;       /* 0: nothing is kept */
+    struct tensor *layers; /* [n_layers] each [n_slots, keys and values of this rank's heads] */
+    struct tensor logits;  /* [n_slots, n_labels] of tokens that were pooled */
+    struct tensor merged;  /* [T, n_labels] those of a batch's pooled tokens, kept and computed */
+};
+
+struct kv_cache;    /* kv_cache.h */
 struct activations; /* the arena's buffers; private to qwen2.c */
 
 struct qwen2_reward_model {
@@ -62,6 +71,9 @@ struct qwen2_reward_model {
     struct lora_shard *shards; /* what the layers' products borrow */
     struct rope_tables rope;   /* of max_len positions */
     float *values;             /* device: what the pooler gives, before it is copied out */
+    struct kv_caches kv_caches;
+    struct kv_cache *kv_cache;            /* NULL: nothing is kept */
+    uint64_t tokens_given, tokens_reused; /* of all batches; reused ones were not computed */
     struct activations *activations;
 };
 
@@ -97,6 +109,9 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m);
 #define MODEL_MODE_BYTES 272
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
+/* Bytes of the KV cache that hold something. */
+uint64_t qwen2_reward_model_kv_bytes(const struct qwen2_reward_model *m);
+
 /* Takes every tensor from the iterator. A missing, unknown or misshapen one is ASSAY_EFORMAT,
  * naming file, tensor, expected and found. Names may begin with "model."; lm_head.* and
  * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model
@@ -112,7 +127,7 @@ struct lora_mapping {
 
 struct forward_inputs {
     const int32_t *input_ids, *positions; /* host, [n_tokens] */
-    const void *kv_caches;                /* must be NULL */
+    const struct kv_caches *kv_caches;    /* NULL: nothing is cached, and nothing kept */
     const struct attn_metadata *attn_metadata;
     const void *intermediate_tensors; /* must be NULL */
     struct lora_mapping lora_mapping;
@@ -120,8 +135,8 @@ struct forward_inputs {
 
 /* Begins a batch; pooler ends it. On success *hidden_states is [n_out_rows, hidden] (or [n_tokens,
  * hidden] without out_rows), after the final norm, in the arena, valid until the next forward.
- * ASSAY_EBADTOKEN for an id outside the vocabulary; kv_caches and intermediate_tensors are refused
- * by name. */
+ * ASSAY_EBADTOKEN for an id outside the vocabulary; intermediate_tensors, and kv_caches on a device
+ * without them, are refused by name. */
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
     struct tensor *hidden_states, struct err *e);
 

@@ -6,45 +6,10 @@
 
 #include "schema/alloc.h"
 #include "schema/log.h"
+#include "worker/reuse.h"
+#include "worker/sequences.h"
 
 #define CANARY_TOKENS 8
-
-/* The batch as attention takes it. Tokens that a prefix owner shares become a sequence of their
- * own; the rest of each row, the owner's included, becomes a sequence that has the shared one as
- * its prefix. So nothing computed for shared tokens depends on the rest of any row. */
-struct sequences {
-    uint32_t n, longest;          /* longest: the longest whole row */
-    uint32_t *cu_seqlens;         /* [n + 1] */
-    struct attn_prefix *prefixes; /* [n] */
-};
-
-static void add_sequence(struct sequences *s, uint32_t end, struct attn_prefix prefix)
-{
-    s->prefixes[s->n++] = prefix;
-    s->cu_seqlens[s->n] = end;
-}
-
-static struct sequences cut(const struct stage_batch *b)
-{
-    struct sequences s = {.cu_seqlens = xcalloc(2 * (size_t)b->n_rows + 1, sizeof *s.cu_seqlens),
-        .prefixes = xcalloc(2 * (size_t)b->n_rows, sizeof *s.prefixes)};
-    struct attn_prefix prefix = {0, 0};
-    for (uint32_t r = 0; r < b->n_rows; r++) {
-        const struct stage_row *row = &b->rows[r];
-        if (row->n_tokens > s.longest)
-            s.longest = row->n_tokens;
-        if (row->n_shared == 0) {
-            uint32_t n = r + 1 < b->n_rows ? row[1].n_shared : 0;
-            prefix = (struct attn_prefix){b->cu_seqlens[r], n};
-            if (n > 0)
-                add_sequence(&s, prefix.first + n, (struct attn_prefix){0, 0});
-            if (n == row->n_tokens)
-                continue;
-        }
-        add_sequence(&s, b->cu_seqlens[r + 1], prefix);
-    }
-    return s;
-}
 
 /* Adds a row's tokens, or what it wants of them, to the spans. */
 static void add_span(
@@ -77,42 +42,92 @@ int score_map_adapters(const struct qwen2_reward_model *m, const struct stage_ba
     return 0;
 }
 
-int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
-    int32_t *positions, float *values, struct err *e)
+/* A batch, all of it or what the KV cache does not have, and where its scores go. */
+struct run {
+    const struct stage_batch *batch;
+    const int32_t *ids;
+    const struct pooling_metadata *wanted; /* of these tokens */
+    struct pooling_metadata *pooling;      /* of the whole batch */
+    const struct reuse *reuse;             /* NULL: there is no cache */
+    int32_t *positions;
+    float *values;
+};
+
+static struct attn_metadata metadata_of(const struct run *r, const struct sequences *s, int shares)
 {
-    struct pooling_metadata pooling;
+    struct attn_metadata meta = {.n_rows = s->n,
+        .cu_seqlens = s->cu_seqlens,
+        .max_seqlen = s->longest,
+        .out_rows = r->wanted->out_rows,
+        .n_out_rows = r->wanted->n_out_rows,
+        .prefix_segments = shares ? s->prefixes : NULL};
+    if (r->reuse) {
+        meta.block_tables = s->tables;
+        meta.slot_mapping = r->reuse->slots;
+        meta.n_slot_mapping = r->reuse->n_slots;
+    }
+    return meta;
+}
+
+/* Starts forward and pooler. */
+static int run(
+    struct qwen2_reward_model *m, struct run *r, const struct sequences *s, struct err *e)
+{
     struct lora_mapping mapping = {0};
     struct tensor hidden_states;
-    uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
-    int rc = pooling_metadata_init(
-        &pooling, b, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
-    struct sequences s = cut(b);
-    int shares = 0;
-    for (uint32_t k = 0; k < s.n; k++) {
-        for (uint32_t i = s.cu_seqlens[k]; i < s.cu_seqlens[k + 1]; i++)
-            positions[i] = (int32_t)(s.prefixes[k].n + i - s.cu_seqlens[k]);
-        shares |= s.prefixes[k].n > 0;
-    }
-    if (rc == 0 && s.longest > max_len)
-        rc =
-            err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", s.longest, max_len);
-    struct attn_metadata meta = {s.n, s.cu_seqlens, s.longest, pooling.out_rows, pooling.n_out_rows,
-        shares ? s.prefixes : NULL};
-    if (rc == 0)
-        rc = score_map_adapters(m, b, &pooling, &mapping, e);
-    pooling.lora = &mapping;
+    struct attn_metadata meta = metadata_of(r, s, sequences_positions(s, r->positions));
+    int rc = score_map_adapters(m, r->batch, r->wanted, &mapping, e);
+    r->pooling->lora = &mapping;
+    r->pooling->kept = r->reuse ? &r->reuse->logits : NULL;
     if (rc == 0)
         rc = qwen2_reward_model_forward(m,
-            &(struct forward_inputs){.input_ids = ids,
-                .positions = positions,
+            &(struct forward_inputs){.input_ids = r->ids,
+                .positions = r->positions,
+                .kv_caches = r->reuse ? &m->kv_caches : NULL,
                 .attn_metadata = &meta,
                 .lora_mapping = mapping},
             &hidden_states, e);
     if (rc == 0)
-        pooler(m, hidden_states, &pooling, values);
+        pooler(m, hidden_states, r->pooling, r->values);
     free((void *)mapping.tokens);
-    free(s.cu_seqlens);
-    free(s.prefixes);
+    return rc;
+}
+
+/* The same for what the KV cache does not have of the batch. */
+static int run_rest(
+    struct qwen2_reward_model *m, const struct run *r, struct sequences *s, struct err *e)
+{
+    struct reuse u;
+    struct run rest = *r;
+    reuse_init(&u, m->kv_cache, r->batch, r->pooling, s);
+    rest.batch = &u.batch;
+    rest.ids = u.batch.ids;
+    rest.wanted = &u.wanted;
+    rest.reuse = &u;
+    int rc = run(m, &rest, s, e);
+    reuse_end(&u, rc == 0);
+    m->tokens_reused += rc == 0 ? u.n_reused : 0;
+    reuse_release(&u);
+    return rc;
+}
+
+int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
+    int32_t *positions, float *values, struct err *e)
+{
+    struct pooling_metadata pooling;
+    struct sequences s;
+    uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
+    struct run r = {b, ids, &pooling, &pooling, NULL, positions, values};
+    int rc = pooling_metadata_init(
+        &pooling, b, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
+    sequences_init(&s, b);
+    if (rc == 0 && s.longest > max_len)
+        rc =
+            err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", s.longest, max_len);
+    if (rc == 0)
+        rc = m->kv_cache ? run_rest(m, &r, &s, e) : run(m, &r, &s, e);
+    m->tokens_given += rc == 0 ? b->n_tokens : 0;
+    sequences_release(&s);
     pooling_metadata_release(&pooling);
     return rc;
 }

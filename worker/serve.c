@@ -129,6 +129,9 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
     w->busy_since_us = now;
     reply.busy_us = (uint64_t)w->busy_us;
     reply.up_us = (uint64_t)(now - w->ready_us);
+    reply.tokens = w->model.tokens_given;
+    reply.reused = w->model.tokens_reused;
+    reply.kv_bytes = qwen2_reward_model_kv_bytes(&w->model);
     send_control(w, &reply);
 }
 
@@ -223,7 +226,8 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
         return rc;
     c->config.weights_decided = weights_decided(w->weights);
     c->cache_config = (struct cache_config){(uint32_t)o->max_batch_tokens,
-        o->max_len ? (uint32_t)o->max_len : c->config.max_position, (uint32_t)o->max_rows, "none"};
+        o->max_len ? (uint32_t)o->max_len : c->config.max_position, (uint32_t)o->max_rows,
+        (uint64_t)o->kv_cache};
     rc = lora_open_all(&w->adapters, o->loras.at, o->lora_digests.n ? o->lora_digests.at : NULL,
         o->loras.n, &c->config, e);
     c->lora_config = w->adapters;
@@ -438,6 +442,7 @@ static int describe(const struct worker_options *o, const struct ops *ops)
     struct describe_options options = {.dir = o->model,
         .tp = (uint32_t)o->tp,
         .max_len = (uint32_t)o->max_len,
+        .kv_cache_bytes = (uint64_t)o->kv_cache,
         .digest_cache = o->digest_cache,
         .ops = ops,
         .quant = o->quant,

@@ -81,7 +81,9 @@ static void measure(struct device *d, const struct model_heads *h, uint32_t leng
     fill(qkv, tokens * all, DTYPE_F32);
     struct tensor t = tensor_of(qkv, DTYPE_F32, tokens, all, all);
     struct attention_run run = {d, tensor_of(out, DTYPE_F32, tokens, q, q),
-        {tensor_columns(t, 0, q), tensor_columns(t, q, kv), tensor_columns(t, q + kv, kv)},
+        {.q = tensor_columns(t, 0, q),
+            .k = tensor_columns(t, q, kv),
+            .v = tensor_columns(t, q + kv, kv)},
         {h->heads, h->kv_heads, h->dim, 1.0f / __builtin_sqrtf((float)h->dim), 0},
         {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = length}};
     double pairs = n_rows * ((double)length * (length + 1) / 2) * h->heads;

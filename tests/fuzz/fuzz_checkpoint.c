@@ -43,8 +43,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     for (int i = 0; i < N_FILES; i++)
         fuzz_write_file(names[i], files[i]);
     snprintf(head, sizeof head, "%.*s", (int)(option.len < 60 ? option.len : 60), option.at);
-    struct describe_options o = {
-        fuzz_directory(), 1, 0, NULL, "none", "auto", "auto", head, &cpu_ops, 0, NULL, NULL, 0};
+    struct describe_options o = {.dir = fuzz_directory(),
+        .tp = 1,
+        .quant = "none",
+        .dtype = "auto",
+        .weights = "auto",
+        .head = head,
+        .ops = &cpu_ops};
     FILE *out = open_memstream(&text, &text_len);
     memset(&e, 0, sizeof e);
     int rc = describe_model(&o, out, &e);

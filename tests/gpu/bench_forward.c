@@ -27,7 +27,7 @@ struct bench {
 static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, uint32_t max_len)
 {
     struct err e = {0};
-    struct qwen2_configs c = {.cache_config = {max_tokens, max_len, max_tokens, "none"},
+    struct qwen2_configs c = {.cache_config = {max_tokens, max_len, max_tokens, 0},
         .quant_config = {b->quant},
         .n_ranks = 1};
     struct device_options options = {.shapes_only = 1};

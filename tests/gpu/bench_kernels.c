@@ -201,8 +201,9 @@ static void time_attention(struct device *d, const struct sizes *s, int64_t leng
     struct attention_tile *host = xcalloc((size_t)(n * per), sizeof *host);
     void *tiles;
     struct attention_case c = {.out = noise_tensor(d, DTYPE_BF16, n * length, q, 1),
-        .in = {tensor_columns(qkv, 0, q), tensor_columns(qkv, q, kv),
-            tensor_columns(qkv, q + kv, kv)},
+        .in = {.q = tensor_columns(qkv, 0, q),
+            .k = tensor_columns(qkv, q, kv),
+            .v = tensor_columns(qkv, q + kv, kv)},
         .shape = {(uint32_t)s->heads, (uint32_t)s->kv_heads, (uint32_t)s->dim,
             1 / __builtin_sqrtf((float)s->dim), 0},
         .tiles.n = (uint32_t)(n * per)};

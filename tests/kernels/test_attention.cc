@@ -75,7 +75,7 @@ struct batch {
         owned_tensor counter(DTYPE_F32, 1, 1);
         auto *progress = static_cast<uint32_t *>(counter.t.data);
         *progress = 7;
-        struct attention_input in = {q(p), k(p), v(p)};
+        struct attention_input in = {q(p), k(p), v(p), {}, {}};
         struct attention_tiles all = {list.data, static_cast<uint32_t>(tiles.size())};
         assert_int_equal(kernel(nullptr, out.t, &in, &shape, &all, progress), cudaSuccess);
         assert_true(*progress > 7);
@@ -287,8 +287,8 @@ static void test_what_fits(void **)
 {
     owned_tensor x(DTYPE_BF16, 4, 64), f(DTYPE_F32, 4, 64), askew(DTYPE_BF16, 4, 64, 3, 1);
     struct attention_shape shape = {1, 1, 64, 0.125f, 0}, odd = {1, 1, 72, 0.1f, 0};
-    struct attention_input in = {x.t, x.t, x.t}, floats = {f.t, f.t, f.t},
-                           unaligned = {x.t, askew.t, x.t};
+    struct attention_input in = {x.t, x.t, x.t, {}, {}}, floats = {f.t, f.t, f.t, {}, {}},
+                           unaligned = {x.t, askew.t, x.t, {}, {}};
     assert_true(kernel_attention_mma_fits(x.t, &in, &shape));
     assert_false(kernel_attention_mma_fits(x.t, &in, &odd));
     assert_false(kernel_attention_mma_fits(f.t, &floats, &shape));

@@ -290,8 +290,11 @@ static void submit_row(struct scorer *s, const struct vector_row *row, float *va
     for (uint32_t i = 0; i < row->stage.n_tokens; i++)
         positions[i] = (int32_t)i;
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, b.n_tokens, &e), &e);
-    struct attn_metadata meta = {
-        1, cu, row->stage.n_tokens, pooling.out_rows, pooling.n_out_rows, NULL};
+    struct attn_metadata meta = {.n_rows = 1,
+        .cu_seqlens = cu,
+        .max_seqlen = row->stage.n_tokens,
+        .out_rows = pooling.out_rows,
+        .n_out_rows = pooling.n_out_rows};
     struct forward_inputs in = {
         .input_ids = row->ids, .positions = positions, .attn_metadata = &meta};
     die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);

@@ -60,6 +60,9 @@ static char head_option[HEAD_OPTION_BYTES] = "auto";
 static char adapter_options[4][256];
 static uint32_t n_adapters;
 
+/* Of the models that are opened, for keys and values of earlier batches. */
+static uint64_t kv_cache_bytes;
+
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
@@ -74,7 +77,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
 {
     char dir[512];
     struct err e = {0};
-    struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, "none"},
+    struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, kv_cache_bytes},
         .quant_config = {quant_method},
         .rank = r.rank,
         .n_ranks = r.n_ranks};
@@ -102,7 +105,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     die_on(lora_load(&s->model, &e), &e);
 }
 
-static void scorer_open(
+UNUSED static void scorer_open(
     struct scorer *s, const struct ops *ops, const char *name, const char *isa, int threads)
 {
     scorer_open_rank(s, ops, name, isa, threads, (struct scorer_rank){-1, 0, 1});
@@ -269,8 +272,10 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, MAX_TOKENS, &e), &e);
     die_on(score_map_adapters(&s->model, &b, &pooling, &mapping, &e), &e);
     pooling.lora = &mapping;
-    struct attn_metadata meta = {
-        n, cu, 0, prune ? pooling.out_rows : NULL, pooling.n_out_rows, NULL};
+    struct attn_metadata meta = {.n_rows = n,
+        .cu_seqlens = cu,
+        .out_rows = prune ? pooling.out_rows : NULL,
+        .n_out_rows = pooling.n_out_rows};
     struct forward_inputs in = {
         .input_ids = ids, .positions = positions, .attn_metadata = &meta, .lora_mapping = mapping};
     die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);

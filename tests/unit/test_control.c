@@ -20,6 +20,9 @@ static const struct control sample = {
     .ms = UINT32_MAX,
     .busy_us = 1,
     .up_us = UINT64_MAX,
+    .tokens = UINT64_MAX - 1,
+    .reused = 7,
+    .kv_bytes = 1ull << 40,
     .pid = INT32_MAX,
     .threads = 8,
     .code = 78,
@@ -47,6 +50,7 @@ static void assert_same(const struct control *a, const struct control *b)
     assert_true(a->digest == b->digest);
     assert_int_equal(a->ms, b->ms);
     assert_true(a->busy_us == b->busy_us && a->up_us == b->up_us);
+    assert_true(a->tokens == b->tokens && a->reused == b->reused && a->kv_bytes == b->kv_bytes);
     assert_int_equal(a->pid, b->pid);
     assert_int_equal(a->threads, b->threads);
     assert_int_equal(a->code, b->code);
@@ -106,7 +110,7 @@ static void cut_or_longer_is_refused(void **state)
 }
 
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
-    "up_us", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
+    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
 
 /* A good message whose field `at` (-1: none) has the value that `raw` holds, or is left out when
  * raw is empty. */
@@ -116,8 +120,8 @@ static int with_field(int at, struct slice raw, struct err *e)
     struct control got;
     int left_out = at >= 0 && raw.len == 0;
     msg_writer_init(&w);
-    msg_map(&w, (uint32_t)(15 - left_out));
-    for (int i = 0; i < 15; i++) {
+    msg_map(&w, (uint32_t)(18 - left_out));
+    for (int i = 0; i < 18; i++) {
         if (i == at && left_out)
             continue;
         msg_str(&w, keys[i]);
@@ -127,7 +131,7 @@ static int with_field(int at, struct slice raw, struct err *e)
             msg_str(&w, "run");
         else if (i == 3)
             msg_raw(&w, (struct slice){(const uint8_t *)"\x95\x01\x02\x03\x04\x05", 6});
-        else if (i >= 11)
+        else if (i >= 14)
             msg_str(&w, "");
         else
             msg_int(&w, i);
@@ -144,14 +148,14 @@ static void each_field_has_its_type_and_range(void **state)
     (void)state;
     struct err e;
     assert_int_equal(with_field(-1, RAW(""), &e), 0);
-    for (int i = 0; i < 15; i++) {
+    for (int i = 0; i < 18; i++) {
         assert_int_equal(with_field(i, RAW(""), &e), ASSAY_EBADREQ);
         assert_int_equal(with_field(i, RAW("\xc0"), &e), ASSAY_EBADREQ);
         assert_string_equal(e.field, keys[i]);
         assert_int_equal(with_field(i, RAW("\xca\x00\x00\x00\x00"), &e), ASSAY_EBADREQ);
         assert_string_equal(e.field, keys[i]);
         assert_int_equal(with_field(i, RAW("\xd4\x01\x00"), &e), ASSAY_EBADMSG);
-        if (i != 0 && i < 11) {
+        if (i != 0 && i < 14) {
             assert_int_equal(with_field(i, RAW("\xff"), &e), ASSAY_EBADREQ);
             assert_string_equal(e.field, keys[i]);
         }
@@ -161,12 +165,12 @@ static void each_field_has_its_type_and_range(void **state)
     assert_int_equal(with_field(0, RAW("\xa3yes"), &e), ASSAY_EBADREQ);
     assert_int_equal(with_field(0, RAW("\xa4run\0"), &e), ASSAY_EBADREQ);
     assert_int_equal(with_field(0, RAW("\xb4runrunrunrunrunrunru"), &e), ASSAY_EBADREQ);
-    assert_int_equal(with_field(12,
+    assert_int_equal(with_field(15,
                          RAW("\xa3"
                              "a\0b"),
                          &e),
         ASSAY_EBADREQ);
-    assert_int_equal(with_field(12, RAW("\xa2\xc3z"), &e), ASSAY_EBADMSG);
+    assert_int_equal(with_field(15, RAW("\xa2\xc3z"), &e), ASSAY_EBADMSG);
 }
 
 static void a_token_has_five_numbers(void **state)
@@ -188,10 +192,10 @@ static void texts_too_long_are_refused_not_cut(void **state)
     struct err e;
     uint8_t text[2 + 64] = {0xd9, 64};
     memset(text + 2, 'd', 64);
-    assert_int_equal(with_field(11, (struct slice){text, sizeof text}, &e), ASSAY_EBADREQ);
+    assert_int_equal(with_field(14, (struct slice){text, sizeof text}, &e), ASSAY_EBADREQ);
     assert_string_equal(e.field, "device");
     text[1] = 63;
-    assert_int_equal(with_field(11, (struct slice){text, sizeof text - 1}, &e), 0);
+    assert_int_equal(with_field(14, (struct slice){text, sizeof text - 1}, &e), 0);
 }
 
 static void other_maps_are_refused(void **state)

@@ -16,7 +16,8 @@ static void attend(const char *isa, int threads, const struct case_ *c, float *q
         c->heads, c->kv_heads, c->dim, 1 / sqrtf((float)c->dim), c->window};
     struct attn_metadata meta = {.n_rows = n_rows, .cu_seqlens = cu, .max_seqlen = 0};
     int64_t qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
-    struct attention_input in = {tensor_f32(q, n, qd), tensor_f32(k, n, kd), tensor_f32(v, n, kd)};
+    struct attention_input in = {
+        .q = tensor_f32(q, n, qd), .k = tensor_f32(k, n, kd), .v = tensor_f32(v, n, kd)};
     cpu_ops.attention(d, tensor_f32(out, n, qd), &in, &shape, &meta);
     cpu_ops.device->close(&d);
 }
@@ -206,8 +207,9 @@ static void attend_shared(const char *isa, int threads, const struct shared_case
         c->heads, c->kv_heads, c->dim, 1 / sqrtf((float)c->dim), c->window};
     struct attn_metadata meta = {.n_rows = n_rows, .cu_seqlens = cu, .prefix_segments = prefixes};
     int64_t n = cu[n_rows], qd = (int64_t)c->heads * c->dim, kd = (int64_t)c->kv_heads * c->dim;
-    struct attention_input in = {
-        tensor_f32(qkv[0], n, qd), tensor_f32(qkv[1], n, kd), tensor_f32(qkv[2], n, kd)};
+    struct attention_input in = {.q = tensor_f32(qkv[0], n, qd),
+        .k = tensor_f32(qkv[1], n, kd),
+        .v = tensor_f32(qkv[2], n, kd)};
     cpu_ops.attention(d, tensor_f32(out, n, qd), &in, &shape, &meta);
     cpu_ops.device->close(&d);
 }

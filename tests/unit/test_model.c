@@ -259,7 +259,8 @@ static void check_bad_prefixes(struct scorer *s)
     static const struct attn_prefix good[3] = {{0, 0}, {0, 2}, {1, 1}};
     static const int32_t ids[6] = {1, 2, 3, 4, 5, 6}, positions[6] = {0, 1, 2, 3, 1, 2};
     static const uint32_t cu[] = {0, 2, 4, 6};
-    struct attn_metadata meta = {3, cu, 4, NULL, 0, good};
+    struct attn_metadata meta = {
+        .n_rows = 3, .cu_seqlens = cu, .max_seqlen = 4, .prefix_segments = good};
     struct forward_inputs in = {.input_ids = ids, .positions = positions, .attn_metadata = &meta};
     struct tensor hidden;
     struct err e = {0};
@@ -321,13 +322,22 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     struct tensor hidden;
     int32_t ids[] = {1, 2, 100000}, positions[] = {0, 1, 2};
     uint32_t cu[] = {0, 2}, all[] = {0, 3};
-    struct attn_metadata meta = {1, cu, 2, NULL, 0, NULL};
-    struct forward_inputs in = {ids, positions, &e, &meta, NULL, {0}};
+    struct attn_metadata meta = {.n_rows = 1, .cu_seqlens = cu, .max_seqlen = 2};
+    struct kv_caches none_kept = {0};
+    struct ops without_cache = cpu_ops;
+    struct forward_inputs in = {ids, positions, &none_kept, &meta, NULL, {0}};
     (void)unused;
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
+    without_cache.keep = NULL;
+    s.model.ops = &without_cache;
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "kv_caches"));
+    s.model.ops = &cpu_ops;
     in.kv_caches = NULL;
+    meta.n_slot_mapping = 1;
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EBADREQ);
+    assert_non_null(strstr(e.msg, "kv_caches"));
+    meta.n_slot_mapping = 0;
     in.intermediate_tensors = &e;
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "intermediate_tensors"));
@@ -341,13 +351,10 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "prefix_segments"));
     s.model.ops = &cpu_ops;
-    meta = (struct attn_metadata){1, all, 3, NULL, 0, NULL};
+    meta = (struct attn_metadata){.n_rows = 1, .cu_seqlens = all, .max_seqlen = 3};
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EBADTOKEN);
     scorer_close(&s);
-    struct cache_config cache = {1, 1, 1, "paged"};
     struct quant_config quant = {"fp4"};
-    assert_int_equal(cache_config_check(&cache, &e), ASSAY_EUNSUPPORTED);
-    assert_non_null(strstr(e.msg, "paged"));
     assert_int_equal(quant_config_check(&quant, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "fp8"));
 }

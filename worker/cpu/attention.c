@@ -18,7 +18,8 @@
  *
  * For a sequence with a prefix (ops.h) the computation is the same, done for its own tokens only.
  * Positions count from the prefix's first token, so the tiles of keys are those of the whole
- * sequence. Only the keys' places in the batch differ, and one tile may hold keys from both. */
+ * sequence. Only the keys' places differ, and one tile may hold keys from both. Nor does it matter
+ * that the first keys are cached: they come from their blocks instead of the batch. */
 #include <math.h>
 #include <string.h>
 
@@ -32,7 +33,7 @@
 
 struct attention {
     struct device *d;
-    struct tensor out, q, k, v;
+    struct tensor out, q, k, v, cached_k, cached_v;
     const struct attention_shape *shape;
     const struct attn_metadata *meta;
     int64_t heads_per_kv, tile_tokens;
@@ -47,9 +48,10 @@ struct attention {
  * n_queries repeat the last one. */
 struct tile {
     const struct attention *a;
-    struct attn_prefix prefix;
-    int64_t first; /* the sequence's first own token in the batch, at position prefix.n */
-    int64_t kv_head, from, n; /* query tokens at positions [from, from + n) */
+    struct attn_block_table cached;
+    struct attn_prefix prefix; /* at positions from cached.n_tokens on */
+    int64_t first;             /* the sequence's first own token in the batch, behind the prefix */
+    int64_t kv_head, from, n;  /* query tokens at positions [from, from + n) */
     int64_t n_queries, n_columns;
     int64_t next_key, next_float; /* see next_line */
     int odd;           /* some of this tile's values are not finite, and some are hidden */
@@ -64,11 +66,31 @@ struct tile {
         *high; /* [n_columns]: the first key that a column sees, and the one after the last */
 };
 
-/* The batch's index of the token at this position. */
+/* The batch's index of the token at this position, which is not cached. */
 static int64_t token_at(const struct tile *t, int64_t position)
 {
-    int64_t own = position - t->prefix.n;
-    return own < 0 ? t->prefix.first + position : t->first + own;
+    int64_t after = position - t->cached.n_tokens, own = after - t->prefix.n;
+    return own < 0 ? t->prefix.first + after : t->first + own;
+}
+
+/* The token's row of x, or of what is cached of x. */
+static const float *row_at(
+    const struct tile *t, struct tensor x, struct tensor cached, int64_t position)
+{
+    if (position >= t->cached.n_tokens)
+        return row_of(x, token_at(t, position));
+    int64_t block = t->cached.blocks[position / KV_BLOCK_TOKENS];
+    return row_of(cached, block * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS);
+}
+
+static const float *key_at(const struct tile *t, int64_t position)
+{
+    return row_at(t, t->a->k, t->a->cached_k, position) + t->kv_head * t->a->shape->head_dim;
+}
+
+static const float *value_at(const struct tile *t, int64_t position)
+{
+    return row_at(t, t->a->v, t->a->cached_v, position) + t->kv_head * t->a->shape->head_dim;
 }
 
 /* Finds where in x a panel's queries, or their outputs, lie. */
@@ -112,11 +134,19 @@ static void set_limits(struct tile *t)
     }
 }
 
-/* Returns how many of the n keys are contiguous in the batch: a prefix and its sequence are
+/* Returns how many of the n keys are contiguous in memory: blocks, a prefix and its sequence are
  * apart. */
 static int64_t run_of_keys(const struct tile *t, int64_t key, int64_t n)
 {
-    return key < t->prefix.n ? min64(n, t->prefix.n - key) : n;
+    int64_t cached = t->cached.n_tokens, prefix_end = cached + t->prefix.n;
+    if (key < cached)
+        return min64(n, KV_BLOCK_TOKENS - key % KV_BLOCK_TOKENS);
+    return key < prefix_end ? min64(n, prefix_end - key) : n;
+}
+
+static int64_t key_stride(const struct tile *t, int64_t position)
+{
+    return position < t->cached.n_tokens ? t->a->cached_k.stride : t->a->k.stride;
 }
 
 /* Returns whether none is NaN or infinite. */
@@ -141,15 +171,14 @@ static int all_values_finite(const struct tile *t, int64_t n)
 static void fetch_keys(struct tile *t, int64_t key, int64_t n)
 {
     const struct attention *a = t->a;
-    int64_t dim = a->shape->head_dim, at = t->kv_head * dim;
+    int64_t dim = a->shape->head_dim;
     for (int64_t i = 0, run; i < n; i += run) {
         run = run_of_keys(t, key + i, n - i);
         a->d->kernels->transpose(
-            t->keys + i, KEY_STEP, row_of(a->k, token_at(t, key + i)) + at, a->k.stride, run, dim);
+            t->keys + i, KEY_STEP, key_at(t, key + i), key_stride(t, key + i), run, dim);
     }
     for (int64_t i = 0; i < n; i++)
-        memcpy(t->values + i * a->value_step, row_of(a->v, token_at(t, key + i)) + at,
-            (size_t)dim * sizeof(float));
+        memcpy(t->values + i * a->value_step, value_at(t, key + i), (size_t)dim * sizeof(float));
     t->odd = (a->shape->window > 0 || key + n > t->from + 1) && !all_values_finite(t, n);
 }
 
@@ -162,8 +191,7 @@ static const void *next_line(struct tile *t)
     if (at >= 2 * dim || t->next_key >= t->from + t->n)
         return NULL;
     t->next_float += CACHE_LINE / (int64_t)sizeof(float);
-    const float *row = row_of(at < dim ? a->k : a->v, token_at(t, t->next_key));
-    return row + t->kv_head * dim + at % dim;
+    return (at < dim ? key_at(t, t->next_key) : value_at(t, t->next_key)) + at % dim;
 }
 
 /* Computes S for a panel of columns and n keys. */
@@ -178,7 +206,7 @@ static void multiply_keys(struct tile *t, int64_t column, int64_t n)
         .mr = (int)n,
         .first = 1,
         .next = next_line(t),
-        .next_step = a->k.stride * (int64_t)sizeof(float)});
+        .next_step = key_stride(t, t->next_key) * (int64_t)sizeof(float)});
 }
 
 static float *sums_of(const struct tile *t, int64_t column)
@@ -346,7 +374,9 @@ static void run_task(void *arg, int64_t task, int thread)
     t.first = a->meta->cu_seqlens[s];
     if (a->meta->prefix_segments)
         t.prefix = a->meta->prefix_segments[s];
-    t.from = t.prefix.n + done;
+    if (a->meta->block_tables)
+        t.cached = a->meta->block_tables[s];
+    t.from = (int64_t)t.cached.n_tokens + t.prefix.n + done;
     t.n = min64(a->tile_tokens, a->meta->cu_seqlens[s + 1] - t.first - done);
     run_tile(&t, thread);
 }
@@ -374,6 +404,8 @@ void cpu_attention(struct device *d, struct tensor out, const struct attention_i
         .q = in->q,
         .k = in->k,
         .v = in->v,
+        .cached_k = in->cached_k,
+        .cached_v = in->cached_v,
         .shape = shape,
         .meta = meta,
         .first_tile = scratch_take(&d->packed_x, ((size_t)meta->n_rows + 1) * sizeof(int64_t)),

@@ -153,6 +153,17 @@ static void op_gather(struct device *d, struct tensor out, struct tensor x, cons
     each_row(&(struct rows){.d = d, .out = out, .x = x, .indices = indices, .row = row_gather});
 }
 
+/* On one thread: runs may name one slot, and it is little beside the products. */
+static void op_keep(
+    struct device *d, struct tensor out, struct tensor x, const struct kv_slots *slots, uint32_t n)
+{
+    (void)d;
+    for (uint32_t k = 0; k < n; k++)
+        for (uint32_t i = 0; i < slots[k].n; i++)
+            memcpy(row_of(out, slots[k].slot + i), row_of(x, slots[k].token + i),
+                (size_t)x.cols * sizeof(float));
+}
+
 /* ---- pooling ---- */
 
 /* Mean of rows [first, first + n), summed in order. */
@@ -233,6 +244,7 @@ const struct ops cpu_ops = {
     .silu_mul = op_silu_mul,
     .relu = op_relu,
     .gather = op_gather,
+    .keep = op_keep,
     .pool = op_pool,
     .all_reduce = op_all_reduce,
 };

@@ -1,0 +1,252 @@
+/* test_reuse.c - batches after each other with a KV cache: every value has the bits that it has
+ * without one, whatever is found there, kept, or driven out; and what is found need not be
+ * computed. Run from the repository root. */
+#include "tests/unit/model_fixture.h"
+
+#include "worker/kv_cache.h"
+#include "worker/score.h"
+
+enum { MOST_ROWS = 10, ROW_TOKENS = 320, STEP_TOKEN = 3 };
+
+struct rows {
+    uint32_t n;
+    struct stage_row rows[MOST_ROWS];
+    int32_t ids[MOST_ROWS][ROW_TOKENS], positions[MOST_ROWS][4];
+};
+
+static uint32_t below(uint32_t n)
+{
+    return (uint32_t)rand() % n;
+}
+
+/* A row is a walk down a tree of texts, cut off somewhere: two children a node, each of so many
+ * tokens. Equal walks are equal ids; one token in eight is a step. */
+static void walk(int32_t *ids, uint32_t n, uint32_t root, uint32_t vocab)
+{
+    static const uint32_t lengths[] = {96, 40, 17, 64, 33};
+    uint32_t node = root + 1, end = 0, next[ROW_TOKENS / 16] = {0};
+    for (size_t k = 0; k < sizeof next / sizeof *next; k++)
+        next[k] = k > 0 ? below(2) : 0;
+    for (uint32_t i = 0, level = 0; i < n; i++) {
+        if (i == end) {
+            end += lengths[level % 5];
+            node = node * 2 + next[level++];
+        }
+        uint32_t x = (node * 2654435761u ^ i * 40503u) * 2246822519u;
+        x ^= x >> 15;
+        ids[i] = x % 8 == 0 ? STEP_TOKEN : (int32_t)(4 + x / 8 % (vocab - 4));
+    }
+}
+
+static uint32_t count_pooled(const struct stage_row *row, const int32_t *ids)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < row->n_tokens; k++)
+        n += ids[k] == STEP_TOKEN;
+    return row->pool.type == POOL_ALL         ? row->n_tokens
+           : row->pool.type == POOL_STEP      ? n
+           : row->pool.type == POOL_POSITIONS ? row->n_positions
+                                              : 1;
+}
+
+static void choose_pooling(
+    const struct model_config *c, struct stage_row *row, int32_t *ids, int32_t *at)
+{
+    row->pool.type = POOL_LAST + (int)below(POOL_POSITIONS - POOL_LAST + 1);
+    row->pool.activation = ACTIVATION_NONE + (int)below(c->n_labels > 1 ? 4 : 3);
+    row->pool.step_token = STEP_TOKEN;
+    ids[row->n_tokens - 1] = STEP_TOKEN; /* at least one */
+    row->n_positions = row->pool.type == POOL_POSITIONS ? 4 : 0;
+    for (uint32_t i = 0; i < row->n_positions; i++)
+        at[i] = (int32_t)below(row->n_tokens);
+    row->n_values =
+        count_pooled(row, ids) * activation_values((int)row->pool.activation, c->n_labels);
+}
+
+static uint32_t common(const int32_t *a, const int32_t *b, uint32_t most)
+{
+    uint32_t n = 0;
+    while (n < most && a[n] == b[n])
+        n++;
+    return n;
+}
+
+/* Rows from `first` on begin alike: lets them share what all have in common. */
+static void share(struct rows *r, uint32_t first)
+{
+    uint32_t n = r->rows[first].n_tokens;
+    for (uint32_t i = first + 1; i < r->n; i++) {
+        uint32_t most = r->rows[i].n_tokens - 1;
+        n = common(r->ids[first], r->ids[i], n < most ? n : most);
+    }
+    for (uint32_t i = first + 1; i < r->n; i++)
+        r->rows[i].n_shared = n;
+}
+
+/* A group of rows of one root and one adapter, which share or not. */
+static void add_group(struct rows *r, const struct qwen2_reward_model *m, uint32_t size)
+{
+    uint32_t first = r->n, root = 64 * below(6), adapter = below(m->lora_config.n_adapters + 1);
+    for (uint32_t i = 0; i < size && r->n < MOST_ROWS; i++) {
+        struct stage_row *row = &r->rows[r->n];
+        *row = (struct stage_row){
+            .n_tokens = below(4) > 0 ? 97 + below(ROW_TOKENS - 97) : 1 + below(97),
+            .adapter = adapter};
+        walk(r->ids[r->n], row->n_tokens, root, m->config.vocab_size);
+        choose_pooling(&m->config, row, r->ids[r->n], r->positions[r->n]);
+        r->n++;
+    }
+    if (below(3) > 0)
+        share(r, first);
+}
+
+static void make_batch(struct rows *r, const struct qwen2_reward_model *m)
+{
+    uint32_t groups = 1 + below(3);
+    memset(r, 0, sizeof *r);
+    while (groups-- > 0)
+        add_group(r, m, 1 + below(5));
+}
+
+/* Values of all rows; how many tokens the batch has. */
+static uint32_t score_rows(struct scorer *s, const struct rows *r, float *values)
+{
+    static int32_t ids[MAX_TOKENS], positions[MAX_TOKENS], explicit_positions[MAX_TOKENS];
+    uint32_t cu[MOST_ROWS + 1] = {0};
+    struct stage_batch b = {.n_rows = r->n,
+        .rows = r->rows,
+        .ids = ids,
+        .positions = explicit_positions,
+        .cu_seqlens = cu};
+    struct err e = {0};
+    for (uint32_t i = 0; i < r->n; i++) {
+        const struct stage_row *row = &r->rows[i];
+        uint32_t own = row->n_tokens - row->n_shared;
+        memcpy(ids + b.n_tokens, r->ids[i] + row->n_shared, own * sizeof *ids);
+        memcpy(explicit_positions + b.n_positions, r->positions[i], row->n_positions * sizeof *ids);
+        b.n_positions += row->n_positions;
+        b.n_values += row->n_values;
+        cu[i + 1] = b.n_tokens += own;
+    }
+    assert_true(b.n_values <= MAX_VALUES && b.n_tokens <= MAX_TOKENS);
+    die_on(score_batch(&s->model, &b, ids, positions, values, &e), &e);
+    assert_int_equal(s->ops->device->poll(s->device, 1), 1);
+    return b.n_tokens;
+}
+
+static const struct scorer_rank alone = {-1, 0, 1};
+
+/* Bytes for so many tokens of the model, so that there is room for part of what comes. */
+static uint64_t bytes_for(const struct scorer *s, uint32_t n_tokens)
+{
+    const struct model_config *c = &s->model.config;
+    uint64_t kv = 2ull * model_config_rank_kv_heads(c, s->model.n_ranks) * c->head_dim;
+    return n_tokens * sizeof(float) *
+           (c->n_layers * (uint64_t)round_up((int64_t)kv, ROW_ELEMENTS) + ROW_ELEMENTS);
+}
+
+/* Random batches through a model without a cache and one with room for n_tokens. */
+static void check_reuse(
+    const char *name, uint32_t n_tokens, uint32_t n_batches, int threads, struct scorer_rank rank)
+{
+    static float whole[MAX_VALUES], found[MAX_VALUES];
+    static struct rows rows;
+    struct scorer without, with;
+    uint64_t given = 0;
+    scorer_open_rank(&without, &cpu_ops, name, "auto", threads, rank);
+    kv_cache_bytes = bytes_for(&without, n_tokens);
+    scorer_open_rank(&with, &cpu_ops, name, "auto", threads, rank);
+    kv_cache_bytes = 0;
+    assert_int_equal(with.model.kv_caches.n_slots, n_tokens);
+    srand(7); /* all ranks the same rows */
+    for (uint32_t turn = 0; turn < n_batches; turn++) {
+        make_batch(&rows, &without.model);
+        memset(whole, 0, sizeof whole);
+        memset(found, 0, sizeof found);
+        score_rows(&without, &rows, whole);
+        given += score_rows(&with, &rows, found);
+        assert_memory_equal(whole, found, sizeof whole);
+    }
+    assert_int_equal(with.model.tokens_given, given);
+    assert_true(with.model.tokens_reused > (n_tokens >= 1024 ? given / 8 : 0));
+    assert_true(kv_cache_used(with.model.kv_cache) <= n_tokens / KV_BLOCK_TOKENS);
+    scorer_close(&without);
+    scorer_close(&with);
+}
+
+static void test_every_shape_of_model(void **unused)
+{
+    static const char *const names[] = {"seqcls", "reward", "process", "token", "seqcls-3-labels",
+        "window", "window-layer-types", "qwen3", "llama-mha", "mqa", "head-dim-80", "head-dim-128",
+        "odd-sizes", "rope-yarn", "quantized/pack-int4-group", "quantized/awq-int4"};
+    (void)unused;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_reuse(names[i], 16384, 12, 2, alone);
+}
+
+/* From one block to plenty. */
+static void test_every_size_of_cache(void **unused)
+{
+    static const uint32_t sizes[] = {16, 32, 160, 1024, 4096, 1 << 16};
+    (void)unused;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_reuse(i % 2 ? "window" : "reward", sizes[i], 60, 1, alone);
+}
+
+static void test_types(void **unused)
+{
+    (void)unused;
+    dtype = "bf16";
+    check_reuse("window", 4096, 20, 2, alone);
+    dtype = "auto";
+    quant_method = "int8";
+    check_reuse("reward", 4096, 20, 2, alone);
+    quant_method = "none";
+}
+
+/* Rows of the same ids through other adapters share nothing. */
+static void test_adapters(void **unused)
+{
+    (void)unused;
+    n_adapters = 2;
+    snprintf(adapter_options[0], sizeof adapter_options[0], "all=tests/models/lora/reward-all");
+    snprintf(adapter_options[1], sizeof adapter_options[1], "half=tests/models/lora/reward-half");
+    check_reuse("reward", 16384, 40, 2, alone);
+    n_adapters = 0;
+}
+
+static void check_ranks(const char *name, uint32_t tp, uint32_t n_tokens)
+{
+    struct err e = {0};
+    int fd = stage_segment_new(stage_comm_bytes(tp), &e), status;
+    pid_t pids[4];
+    assert_true(fd >= 0);
+    for (uint32_t r = 0; r < tp; r++)
+        if ((pids[r] = fork()) == 0) {
+            check_reuse(name, n_tokens, 20, 1, (struct scorer_rank){fd, r, tp});
+            _exit(0);
+        }
+    for (uint32_t r = 0; r < tp; r++) {
+        waitpid(pids[r], &status, 0);
+        assert_int_equal(status, 0);
+    }
+    close(fd);
+}
+
+static void test_tensor_parallel(void **unused)
+{
+    (void)unused;
+    check_ranks("tp-head-dim-64", 2, 8192);
+    check_ranks("tp-12-4", 4, 1024);
+    dtype = "bf16";
+    check_ranks("seqcls", 2, 512);
+    dtype = "auto";
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_shape_of_model),
+        cmocka_unit_test(test_every_size_of_cache), cmocka_unit_test(test_types),
+        cmocka_unit_test(test_adapters), cmocka_unit_test(test_tensor_parallel)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
