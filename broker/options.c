@@ -77,6 +77,10 @@ static const struct {
     {"score-cache", "SIZE",
         "keep scores on disk, for rows that come again in any job: 512M, 4G (default none)", SIZE,
         offsetof(struct options, score_cache), STORE_CACHE_LEAST, 1ll << 50},
+    {"kv-cache", "SIZE",
+        "memory of each rank for keys and values of rows' first tokens, which rows of later "
+        "batches need not compute again; on the CPU: 512M, 4G (default none)",
+        SIZE, offsetof(struct options, kv_cache), 1, 1ll << 50},
     {"no-dedupe", NULL, "compute each row, even if it is the same as another of its job", FLAG,
         offsetof(struct options, no_dedupe), 0, 0},
     {"insecure-loopback", NULL,

@@ -9,7 +9,8 @@
 
 static const char *const type_names[] = {"ready", "run", "done", "failed", "stop"};
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
-    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
+    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode",
+    "checkpoint", "message"};
 
 void control_encode(const struct control *c, struct msg_writer *w)
 {

@@ -17,7 +17,7 @@
 struct describe_options {
     const char *dir;
     uint32_t tp;
-    uint32_t max_len;         /* 0: the config's max_position_embeddings */
+    uint32_t max_len; /* 0: the config's max_position_embeddings */
     uint64_t kv_cache_bytes;
     const char *digest_cache; /* may be NULL */
     const char *quant;        /* method: "none", "fp8", "int8" */

@@ -121,7 +121,7 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
-            msg_map(w, 9);
+            msg_map(w, 12);
             msg_key_int(w, "group", g);
             msg_key_int(w, "rank", r);
             msg_key_int(w, "incarnation", (int64_t)group_incarnation(b->groups[g]));
@@ -129,6 +129,9 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
             msg_key_int(w, "restarts", group_restarts(b->groups[g]));
             msg_key_int(w, "busy_us", (int64_t)ranks[r].busy_us);
             msg_key_int(w, "up_us", (int64_t)ranks[r].up_us);
+            msg_key_int(w, "tokens", (int64_t)ranks[r].tokens);
+            msg_key_int(w, "reused", (int64_t)ranks[r].reused);
+            msg_key_int(w, "kv_bytes", (int64_t)ranks[r].kv_bytes);
             msg_key_str(w, "device", ranks[r].device);
             msg_key_str(w, "state", group_state_name(group_state(b->groups[g])));
         }

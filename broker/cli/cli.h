@@ -63,6 +63,7 @@ enum cli_option {
     CLI_MAX_LEN,
     CLI_WORKER,
     CLI_SCORE_CACHE,
+    CLI_KV_CACHE,
     CLI_NO_DEDUPE,
     CLI_FOLLOW,
     CLI_AFTER,

@@ -114,6 +114,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
     [CLI_WORKER] = {"worker", 0, "PATH", "worker program of the private broker", NULL},
     [CLI_SCORE_CACHE] = {"score-cache", 0, "SIZE",
         "the private broker keeps scores on disk, for rows that come again: 512M, 4G", NULL},
+    [CLI_KV_CACHE] = {"kv-cache", 0, "SIZE",
+        "memory of each rank of the private broker for keys and values of rows' first tokens, for "
+        "rows of later batches that begin alike: 512M, 4G (default none)",
+        NULL},
     [CLI_NO_DEDUPE] = {"no-dedupe", 0, NULL,
         "the private broker computes each row, even if it is the same as another", NULL},
     [CLI_FOLLOW] = {"follow", 0, NULL, "wait for rows that are not finished yet", NULL},

@@ -76,6 +76,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     const char *cache =
         c->value[CLI_NO_DEDUPE] ? NULL : DEFAULT_CACHE; /* they exclude each other */
     add(b, &n, "--score-cache", c->value[CLI_SCORE_CACHE] ? c->value[CLI_SCORE_CACHE] : cache);
+    add(b, &n, "--kv-cache", c->value[CLI_KV_CACHE]);
     if (c->value[CLI_NO_DEDUPE])
         b->arguments[n++] = "--no-dedupe";
 }

@@ -104,7 +104,7 @@ static void add_options(crypto_generichash_state *hash, const struct cli *c)
 {
     static const enum cli_option others[] = {CLI_CONNECT, CLI_DATA, CLI_JSON, CLI_TIMEOUT, CLI_HELP,
         CLI_OUTPUT, CLI_MODEL, CLI_PRIORITY, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_SCORE_CACHE,
-        CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_MAX_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_LORA};
+        CLI_KV_CACHE, CLI_NO_DEDUPE, CLI_NO_WAIT, CLI_MAX_WAIT, CLI_KEEP_DATA, CLI_FORCE, CLI_LORA};
     int counts[CLI_OPTION_COUNT];
     for (int k = 0; k < CLI_OPTION_COUNT; k++)
         counts[k] = 1;

@@ -223,6 +223,9 @@ static int on_done(struct group *g, const struct control *c, struct err *e)
             e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
     g->infos[c->rank].busy_us = c->busy_us;
     g->infos[c->rank].up_us = c->up_us;
+    g->infos[c->rank].tokens = c->tokens;
+    g->infos[c->rank].reused = c->reused;
+    g->infos[c->rank].kv_bytes = c->kv_bytes;
     f->digest = c->digest;
     f->done |= 1u << c->rank;
     return f->done == all ? finish(g, f, c->ms, e) : 0;

@@ -53,6 +53,7 @@ struct group_options {
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
     const struct group_adapters *adapters; /* beside the model; NULL: none */
     uint32_t max_len;
+    uint64_t kv_cache_bytes; /* of each rank; 0: none */
     struct stage_config stage;
     uint64_t epoch;
     uint32_t hang_ms;  /* 2000 */
@@ -63,7 +64,8 @@ struct group_rank_info {
     int pid;
     char device[64];
     int ready;
-    uint64_t busy_us, up_us; /* from its last message: time computing, time since ready */
+    uint64_t busy_us, up_us;           /* from its last message: time computing, time since ready */
+    uint64_t tokens, reused, kv_bytes; /* and what control.h says of them */
 };
 
 struct group;

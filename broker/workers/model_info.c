@@ -107,18 +107,20 @@ static void name_model(struct model_info *m, const char *dir)
 
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e)
 {
-    char tp_text[16], len_text[16], gpu_text[16], words[4096];
+    char tp_text[16], len_text[16], gpu_text[16], kv_text[24], words[4096];
     char *out = xcalloc(1, OUTPUT_BYTES);
     snprintf(tp_text, sizeof tp_text, "%u", q->tp);
     snprintf(len_text, sizeof len_text, "%u", q->max_len);
     snprintf(gpu_text, sizeof gpu_text, "%d", q->gpu);
+    snprintf(kv_text, sizeof kv_text, "%llu", (unsigned long long)q->kv_cache_bytes);
     char cache[4200];
     snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
-    const char *argv[32 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
+    const char *argv[34 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
         q->model_dir, "--tp", tp_text, "--max-len", len_text, "--gpu", gpu_text, "--cache-dir",
         q->cache_dir, "--digest-cache", cache, "--quant", q->quant, "--dtype", q->dtype,
-        "--weights", q->weights, "--activations", q->activations, "--head", q->head};
-    for (uint32_t i = 0, n = 24; i < q->n_loras; i++) {
+        "--weights", q->weights, "--activations", q->activations, "--head", q->head, "--kv-cache",
+        kv_text};
+    for (uint32_t i = 0, n = 26; i < q->n_loras; i++) {
         argv[n++] = "--lora";
         argv[n++] = q->loras[i];
     }

@@ -46,6 +46,7 @@ struct model_question {
     const char *activations;  /* "auto", "weights-only" */
     const char *head;         /* "auto", or as worker/head_option.h says */
     uint32_t tp, max_len;     /* max_len 0: the model's */
+    uint64_t kv_cache_bytes;  /* of each rank; 0: none */
     const char *const *loras; /* [n_loras] NAME=DIR */
     uint32_t n_loras;
     int gpu;

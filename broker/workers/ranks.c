@@ -71,7 +71,8 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
         {"--max-batch-tokens", o->stage.max_tokens}, {"--max-len", o->max_len},
         {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
-        {"--start-ms", o->start_ms}, {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
+        {"--start-ms", o->start_ms}, {"--kv-cache", o->kv_cache_bytes},
+        {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};
     enum { N = sizeof numbers / sizeof numbers[0] };
     char text[N][24];
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",

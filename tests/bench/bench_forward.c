@@ -58,8 +58,7 @@ static void open_model(
 
     struct err e = {0};
     int is_bf16 = strcmp(type, "bf16") == 0;
-    struct qwen2_configs c = {
-        .cache_config = {b->batch_tokens, b->tokens, b->rows_per_batch, 0},
+    struct qwen2_configs c = {.cache_config = {b->batch_tokens, b->tokens, b->rows_per_batch, 0},
         .quant_config = {is_bf16 ? "none" : type},
         .n_ranks = 1};
     struct device_options options = {.n_threads = threads, .isa = isa};

@@ -76,7 +76,7 @@ def test_the_head_is_part_of_the_mode_and_of_a_score(directory):
 
 @pytest.mark.parametrize("option, value", [("head", SOFTMAX), ("dtype", "bf16"), ("quant", "int8"), ("weights", "single"), ("tp", "2"),
                                            ("max-len", "8"), ("chat-template", "chatml"), ("template-date", "2026-01-02"), ("device", "cpu"),
-                                           ("devices", "0"), ("threads", "1"), ("worker", "w"), ("score-cache", "1G"),
+                                           ("devices", "0"), ("threads", "1"), ("worker", "w"), ("score-cache", "1G"), ("kv-cache", "1G"),
                                            ("max-batch-tokens", "9"), ("no-dedupe", None), ("keep-data", None)])
 def test_what_is_a_private_broker_s_is_not_ignored_by_a_running_one(directory, option, value):
     (directory / "rows.jsonl").write_text('{"input_ids": [1]}\n')

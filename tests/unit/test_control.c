@@ -110,7 +110,8 @@ static void cut_or_longer_is_refused(void **state)
 }
 
 static const char *const keys[] = {"t", "rank", "incarnation", "token", "digest", "ms", "busy_us",
-    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode", "checkpoint", "message"};
+    "up_us", "tokens", "reused", "kv_bytes", "pid", "threads", "code", "device", "mode",
+    "checkpoint", "message"};
 
 /* A good message whose field `at` (-1: none) has the value that `raw` holds, or is left out when
  * raw is empty. */
