@@ -3,6 +3,7 @@
 #include "worker/config.h"
 
 #include <string.h>
+#include <unistd.h>
 
 int cache_config_check(const struct cache_config *c, struct err *e)
 {
@@ -10,6 +11,11 @@ int cache_config_check(const struct cache_config *c, struct err *e)
         return err_set(e, ASSAY_EBADREQ,
             "cache_config: expected at least 1 token, length and row, found %u, %u, %u",
             c->max_batch_tokens, c->max_len, c->max_rows);
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (c->kv_cache_bytes > memory)
+        return err_set(e, ASSAY_EBADREQ,
+            "--kv-cache: expected at most this machine's memory, %llu bytes, found %llu",
+            (unsigned long long)memory, (unsigned long long)c->kv_cache_bytes);
     return 0;
 }
 

@@ -112,11 +112,16 @@ def test_killed_in_the_middle_of_a_job(directory):
     assert found == without
 
 
-def test_a_cache_that_holds_nothing_is_refused(directory):
-    """By name, at the start; so is one on a GPU."""
-    done = subprocess.run([BIN / "assayd", "--model", MODELS / "seqcls", "--data", directory / "d", "--kv-cache", "100"],
-                          capture_output=True, text=True)
-    assert done.returncode == os.EX_CONFIG and "--kv-cache: expected room for 16 tokens at least, found 100 bytes" in done.stderr, done.stderr
+@pytest.mark.parametrize("size,words", [("100", "expected room for 16 tokens at least, found 100 bytes"),
+                                        ("1000T", "expected at most this machine's memory")])
+def test_a_cache_of_no_use_is_refused(directory, size, words):
+    """By name, at the start."""
+    done = subprocess.run([BIN / "assayd", "--model", MODELS / "seqcls", "--data", directory / "d", "--kv-cache", size],
+                          capture_output=True, text=True, timeout=20 * PATIENCE)
+    assert done.returncode == os.EX_CONFIG and f"--kv-cache: {words}" in done.stderr, done.stderr
+
+
+def test_a_cache_s_size_is_one():
     for size in ("0", "1.5G", "x", "-1"):
         done = subprocess.run([BIN / "assayd", "--model", "x", "--kv-cache", size], capture_output=True, text=True)
         assert done.returncode == os.EX_USAGE and "--kv-cache: expected a size" in done.stderr, (size, done.stderr)
