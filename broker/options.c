@@ -108,10 +108,10 @@ static const struct {
         "which weights to take where a checkpoint has both model.safetensors and an index of other "
         "files (default auto: refuse such a checkpoint)",
         TEXT, offsetof(struct options, weights), 0, 0},
-    {"activations", "auto|weights-only",
-        "where a quantized checkpoint's config says that activations are quantized too: "
-        "weights-only "
-        "leaves them as they are (default auto: refuse such a checkpoint)",
+    {"activations", "auto|as-stored|weights-only",
+        "where a quantized checkpoint's config says that activations are quantized too: as-stored "
+        "rounds them so, weights-only leaves them as they are (default auto: refuse such a "
+        "checkpoint)",
         TEXT, offsetof(struct options, activations), 0, 0},
     {"head", "auto|lm:IDS:HOW",
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
@@ -371,8 +371,8 @@ static int check_words(const struct options *o)
         return complain("dtype", "auto, f32 or bf16", o->dtype);
     if (!is_one_of(o->weights, "auto single index"))
         return complain("weights", "auto, single or index", o->weights);
-    if (!is_one_of(o->activations, "auto weights-only"))
-        return complain("activations", "auto or weights-only", o->activations);
+    if (!is_one_of(o->activations, "auto as-stored weights-only"))
+        return complain("activations", "auto, as-stored or weights-only", o->activations);
     if (!is_one_of(o->tail, TAIL_NAMES))
         return complain("tail", "none, strip or strip,eos", o->tail);
     if (!is_one_of(o->pad_rule, "auto on off"))

@@ -23,7 +23,7 @@ struct describe_options {
     const char *quant;        /* method: "none", "fp8", "int8" */
     const char *dtype;        /* "auto", "f32", "bf16" */
     const char *weights;      /* "auto", "single", "index" */
-    const char *activations;  /* "auto", "weights-only" */
+    const char *activations;  /* "auto", "as-stored", "weights-only" */
     const char *head;         /* head_option.h */
     const struct ops *ops;    /* the operations that will compute; the mode describes them */
     int gpu;                  /* as in device_options */

@@ -93,7 +93,7 @@ static void add_plain(
         add_tensor(l, layer, m, "weight_zero_point", scale);
 }
 
-/* A number each, for inputs that are not quantized here. */
+/* A number each: how inputs are rounded, where they are. */
 static void add_inputs(
     struct loader *l, int layer, struct packed_matrix *m, const struct quantization *q)
 {
@@ -291,6 +291,34 @@ static int take_order(struct loader *l, struct part *p, struct err *e)
     return rc;
 }
 
+/* ---- inputs ---- */
+
+/* A scale that is no positive number would make every input NaN. */
+static int take_scale(struct part *p, struct rounding *r, struct err *e)
+{
+    const struct weight_tensor *t = &p->m->input_scale;
+    dtype_convert(&r->scale, DTYPE_F32, t->data, (enum dtype)t->dtype, 1);
+    r->zero = p->m->input_zero.data ? (float)*(const int8_t *)p->m->input_zero.data : 0;
+    if (r->scale > 0 && r->scale <= 0x1.fffffep127f)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT, "%s: tensor '%.120s': expected a positive scale, found %g",
+        t->file, t->name, (double)r->scale);
+}
+
+/* A row's own scale is of the whole row, of which a rank may have a part. */
+static int take_inputs(const struct loader *l, struct part *p, struct err *e)
+{
+    struct rounding *r = &p->packing.inputs;
+    *r = l->m->config.quantization.inputs;
+    if (r->how == ROUND_BY_ROW && p->cols < p->m->place.cols)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "tp %u does not fit '%.120s': its inputs are rounded by token, and a rank has a part "
+            "of "
+            "each; expected tp 1, or --activations weights-only",
+            l->m->n_ranks, p->m->words.name);
+    return r->how == ROUND_BY_SCALE ? take_scale(p, r, e) : 0;
+}
+
 /* ---- views ---- */
 
 static int check_shape(const struct packed_matrix *m, struct err *e)
@@ -368,6 +396,8 @@ static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct
     int rc = check_shape(m, e);
     if (rc == 0)
         rc = check_part(l, &p, e);
+    if (rc == 0)
+        rc = take_inputs(l, &p, e);
     if (rc == 0)
         rc = make_tables(l, &p, e);
     if (rc == 0 && m->order.data)

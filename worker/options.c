@@ -23,7 +23,7 @@ const char worker_help[] =
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
     "  --weights WHICH         auto; single or index where a checkpoint has both\n"
-    "  --activations WHICH     auto; weights-only where a config says that they are quantized\n"
+    "  --activations WHICH     auto; as-stored or weights-only where a config quantizes them\n"
     "  --head HEAD             auto; lm:ID,ID:softmax and such for a language model\n"
     "  --lora NAME=DIR         an adapter that rows may choose; may be repeated\n"
     "  --kv-cache BYTES        for keys and values kept from batch to batch (default 0: none)\n"

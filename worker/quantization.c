@@ -299,18 +299,28 @@ static int read_fp8(struct model_config *c, const struct json_file *f, struct er
 
 int quantization_choose(struct quantization *q, const char *option, struct err *e)
 {
-    if (strcmp(option, "auto") != 0 && strcmp(option, "weights-only") != 0)
+    int is_stored = strcmp(option, "as-stored") == 0;
+    if (strcmp(option, "auto") != 0 && strcmp(option, "weights-only") != 0 && !is_stored)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "--activations: expected auto or weights-only, found '%.40s'", option);
+            "--activations: expected auto, as-stored or weights-only, found '%.40s'", option);
     if (!q->has_inputs)
         return 0;
+    if (is_stored && q->of_config.how == ROUND_NOT)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "config.json: quantization_config (%s): activations that are quantized so are not "
+            "built; expected --activations weights-only, which leaves them as they are, as "
+            "transformers does with dequantize=True",
+            q->name);
     if (strcmp(option, "auto") == 0)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "config.json: quantization_config (%s): activations that are quantized too are not "
-            "built; --activations weights-only leaves them as they are, as transformers does with "
-            "dequantize=True",
-            q->name);
-    q->chosen = "weights-only";
+            "config.json: quantization_config (%s) says that activations are quantized too: "
+            "--activations weights-only leaves them as they are, as transformers does with "
+            "dequantize=True%s",
+            q->name,
+            q->of_config.how == ROUND_NOT ? "; rounding them is not built"
+                                          : "; --activations as-stored rounds them");
+    q->inputs = is_stored ? q->of_config : (struct rounding){.how = ROUND_NOT};
+    q->chosen = is_stored ? "as-stored" : "weights-only";
     return 0;
 }
 

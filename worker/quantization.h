@@ -5,7 +5,7 @@
  * and columns.
  *
  * A config may also say that the inputs of the layers' products are quantized when they are
- * computed. That is not built, and `--activations weights-only` leaves them as they are.
+ * computed. `--activations` chooses whether they are.
  *
  * Embedding, norms and head are never quantized: a config that says otherwise is refused, as is
  * every field that is not known or whose value would change the numbers. */
@@ -35,11 +35,13 @@ struct quantization {
     int has_zeros;          /* there are zero points in the file; else each is the middle */
     int has_order;          /* there is a g_idx: which group each column is of */
     const char *scale_name; /* FORMAT_PLAIN: the tensor's, after the matrix's */
-    /* Tensors of the inputs' quantization, a number each, which nothing is read from; NULL: none */
+    /* Tensors of the inputs' quantization, a number each; NULL: there are none */
     const char *input_scale_name, *input_zero_name;
-    int has_inputs;     /* the config says that they are quantized */
-    const char *chosen; /* what --activations decided, where it had to */
-    int zero_offset;    /* is added to each stored zero point: 1 in GPTQ's first format */
+    int has_inputs;            /* the config says that they are quantized */
+    struct rounding of_config; /* how, without scale and zero; ROUND_NOT: that is not built */
+    struct rounding inputs;    /* of_config, where that was chosen */
+    const char *chosen;        /* what --activations decided, where it had to */
+    int zero_offset;           /* is added to each stored zero point: 1 in GPTQ's first format */
 };
 
 struct model_config;
@@ -50,8 +52,9 @@ struct json_file;
 int model_config_read_quantization(
     struct model_config *c, const struct json_file *f, struct err *e);
 
-/* Sets q->chosen by --activations: "auto" or "weights-only". ASSAY_EUNSUPPORTED where the config says
- * that activations are quantized and the option does not decide. */
+/* Sets q->chosen and q->inputs by --activations: "auto", "as-stored" or "weights-only".
+ * ASSAY_EUNSUPPORTED where the config says that activations are quantized and the option does not
+ * decide, or what it asks for is not built. */
 int quantization_choose(struct quantization *q, const char *option, struct err *e);
 
 static inline int64_t quantization_groups(const struct quantization *q, int64_t cols)

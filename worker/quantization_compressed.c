@@ -144,26 +144,32 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
-/* What quantizes the inputs when they are known has no tensors; else a number for all. */
-static int read_inputs(struct quantization *q, const struct json_file *group, struct err *e)
+/* Whether rounding by these is built: to 8 bits, by token where dynamic. Symmetric integers by token
+ * are not: compressed-tensors' scale puts the largest magnitude on 127.5, between two integers, so
+ * that the last bit of a sum would decide; other libraries have another scale. */
+static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
-    struct json_file f;
-    const json_t *v = json_object_get(group->object, "input_activations");
+    const char *strategy = json_string_value(json_object_get(f->object, "strategy"));
+    const char *expected = r->how == ROUND_BY_ROW ? "token" : "tensor";
+    return strategy && strcmp(strategy, expected) == 0 &&
+           json_integer_value(json_object_get(f->object, "num_bits")) == 8 &&
+           (r->numbers == PACKED_E4M3 ? symmetric : r->how == ROUND_BY_SCALE || !symmetric) &&
+           !json_is_string(json_object_get(f->object, "scale_dtype"));
+}
+
+static int read_rounding(struct quantization *q, const struct json_file *f, struct err *e)
+{
+    const char *type = "int", *strategy = "tensor";
     int is_dynamic = 0, symmetric = 1;
-    const char *strategy = "tensor";
-    if (!v || json_is_null(v))
-        return 0;
-    q->has_inputs = 1;
-    int rc = quantization_open(&f, group, "input_activations",
-        "quantization_config.config_groups.*.input_activations.", e);
-    if (rc == 0)
-        rc = quantization_check_fields(&f, input_fields, e);
-    if (rc != 0)
-        return rc;
-    if (json_get_bool(&f, "dynamic", &is_dynamic, e) < 0 ||
-        json_get_bool(&f, "symmetric", &symmetric, e) < 0 ||
-        json_get_string(&f, "strategy", &strategy, e) < 0)
+    if (json_get_bool(f, "dynamic", &is_dynamic, e) < 0 ||
+        json_get_bool(f, "symmetric", &symmetric, e) < 0 ||
+        json_get_string(f, "strategy", &strategy, e) < 0 ||
+        json_get_string(f, "type", &type, e) < 0)
         return ASSAY_EFORMAT;
+    struct rounding r = {.how = is_dynamic ? ROUND_BY_ROW : ROUND_BY_SCALE,
+        .numbers = strcmp(type, "float") == 0 ? PACKED_E4M3 : PACKED_SIGNED};
+    if (is_rounding_built(f, &r, symmetric))
+        q->of_config = r;
     if (is_dynamic)
         return 0;
     q->input_scale_name = "input_scale";
@@ -172,7 +178,22 @@ static int read_inputs(struct quantization *q, const struct json_file *group, st
                ? 0
                : err_set(e, ASSAY_EUNSUPPORTED,
                      "%s: %sstrategy: expected \"tensor\" where dynamic is false, found \"%s\"",
-                     f.file, f.where, strategy);
+                     f->file, f->where, strategy);
+}
+
+/* What quantizes the inputs when they are known has no tensors; else a number for all. */
+static int read_inputs(struct quantization *q, const struct json_file *group, struct err *e)
+{
+    struct json_file f;
+    const json_t *v = json_object_get(group->object, "input_activations");
+    if (!v || json_is_null(v))
+        return 0;
+    q->has_inputs = 1;
+    int rc = quantization_open(&f, group, "input_activations",
+        "quantization_config.config_groups.*.input_activations.", e);
+    if (rc == 0)
+        rc = quantization_check_fields(&f, input_fields, e);
+    return rc == 0 ? read_rounding(q, &f, e) : rc;
 }
 
 /* The one group, as an object named in errors. */

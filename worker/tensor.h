@@ -32,6 +32,20 @@ enum packed_numbers {
     PACKED_E4M3    /* 8 bits, DTYPE_F8's format: 0x7f and 0xff are NaN */
 };
 
+/* How the inputs of a matrix's products are rounded to 8 bits and back, as a checkpoint may ask for
+ * it (worker/cpu/round_rows.c). */
+enum rounding_how {
+    ROUND_NOT,
+    ROUND_BY_ROW, /* scale and zero point from each row's smallest and largest number */
+    ROUND_BY_SCALE
+};
+
+struct rounding {
+    enum rounding_how how;
+    enum packed_numbers numbers; /* PACKED_SIGNED or PACKED_E4M3 */
+    float scale, zero;           /* of ROUND_BY_SCALE */
+};
+
 struct packing {
     enum packing_order order;
     enum packed_numbers numbers;
@@ -43,6 +57,7 @@ struct packing {
     /* The group of column k is group_of[k]; or, where that is NULL, (first + k) / group_size. */
     const int32_t *group_of;
     int64_t group_size, first;
+    struct rounding inputs;
 };
 
 #define PACKING_ROWS 32

@@ -83,10 +83,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "files (default auto: refuse such a checkpoint)",
         "auto single index"},
     [CLI_ACTIVATIONS] = {"activations", 0, "WHICH",
-        "where a quantized checkpoint's config says that activations are quantized too: "
-        "weights-only "
-        "leaves them as they are (default auto: refuse such a checkpoint)",
-        "auto weights-only"},
+        "where a quantized checkpoint's config says that activations are quantized too: as-stored "
+        "rounds them so, weights-only leaves them as they are (default auto: refuse such a "
+        "checkpoint)",
+        "auto as-stored weights-only"},
     [CLI_HEAD] = {"head", 0, "HEAD",
         "how a language model scores: lm:ID,ID:softmax, lm:ID,ID:difference, lm:ID:raw or "
         "lm:ID:sigmoid, of the logits of these tokens (default auto: the checkpoint's own head)",

@@ -46,7 +46,7 @@ struct group_options {
     const char *dtype;       /* "auto", "f32", "bf16" */
     const char *head;        /* "auto", or as worker/head_option.h says */
     const char *weights;     /* "auto", "single", "index" */
-    const char *activations; /* "auto", "weights-only" */
+    const char *activations; /* "auto", "as-stored", "weights-only" */
     const int *gpus;         /* [tp] each rank's device; NULL: the CPU */
     const char *mode;        /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,

@@ -43,7 +43,7 @@ struct model_question {
     const char *quant;        /* "none", "fp8", "int8" */
     const char *dtype;        /* "auto", "f32", "bf16" */
     const char *weights;      /* "auto", "single", "index" */
-    const char *activations;  /* "auto", "weights-only" */
+    const char *activations;  /* "auto", "as-stored", "weights-only" */
     const char *head;         /* "auto", or as worker/head_option.h says */
     uint32_t tp, max_len;     /* max_len 0: the model's */
     uint64_t kv_cache_bytes;  /* of each rank; 0: none */

@@ -50,7 +50,7 @@ def has_inputs(model):
     return '"activation_scheme"' in text or '"input_activations": {' in text
 
 
-@pytest.mark.parametrize("name", ["float-fp8-dynamic", "int-int8-static", "fp8-blocks", "fp8-tensor"])
+@pytest.mark.parametrize("name", ["float-fp8-dynamic", "int-int8-static", "fp8-blocks", "fp8-tensor", "int-int8-dynamic"])
 def test_quantized_activations_need_a_choice(name):
     code, said = describe(MODELS / "quantized" / name)
     assert code == 78 and "activations" in said and "--activations weights-only" in said, said
@@ -60,6 +60,36 @@ def test_quantized_activations_need_a_choice(name):
     done = subprocess.run([BIN / "assay", "check", "--activations", "weights-only", MODELS / "quantized" / name], capture_output=True,
                           text=True, timeout=60 * PATIENCE)
     assert f"weights        {'fp8' if name.startswith('fp8') else name.split('-')[0]}-" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name, options, words", [
+    ("float-fp8-dynamic", [], None), ("float-fp8-static", ["--tp", "2"], None), ("int-int8-static", ["--tp", "2"], None),
+    ("pack-int4-dynamic", [], None),
+    ("float-fp8-dynamic", ["--tp", "2"], ["tp 2 does not fit", "rounded by token", "expected tp 1, or --activations weights-only"]),
+    ("int-int8-dynamic", [], ["are not built", "expected --activations weights-only"]),
+    ("fp8-blocks", [], ["are not built", "expected --activations weights-only"])])
+def test_which_roundings_of_activations_are_built(name, options, words):
+    code, said = describe(MODELS / "quantized" / name, "--activations", "as-stored", *options)
+    assert code == (78 if words else 0) and all(word in said for word in words or []), said
+
+
+@pytest.mark.parametrize("scale", [b"\0\0\0\0", b"\0\0\xc0\x7f", b"\0\0\x80\xbf"])
+def test_a_scale_of_inputs_that_is_none(directory, scale):
+    model = copied(directory, "float-fp8-static")
+    change_tensor(model, "input_scale", bytes_at(0, scale[2:]))
+    code, said = describe(model, "--activations", "as-stored")
+    assert code == 78 and "q_proj.input_scale" in said and "expected a positive scale" in said, said
+
+
+def test_rounded_activations_through_the_service(directory):
+    vector = json.loads((ROOT / "tests/vectors/rounded/float-fp8-static.json").read_text())
+    rows = [{"ids": ids_bytes(row["ids"])} for row in vector["rows"]]
+    with Broker(directory, model=MODELS / vector["model"], options=["--activations", "as-stored", "--tp", "2"]) as broker:
+        with broker.client() as client:
+            assert " activations=as-stored" in client.call("hello")["mode"]
+            found = client.call("score", rows=rows, timeout_ms=60000)["rows"]
+    for got, row in zip(found, vector["rows"]):
+        assert got["error"] is None and close(values(got), row["values"]), (values(got), row["values"])
 
 
 def test_check_says_it(directory):

@@ -114,6 +114,15 @@ SPECS.update({
         dict(LLAMA, hidden_size=128), fp8(weight_block_size=None, activation_scheme="static", modules_to_not_convert=None),
         dict(format="plain", type="float", block=(None, None), scale="F32", scale_name="weight_scale_inv", inputs=["activation_scale"]), [],
         FEW, [None], [1, 2]),
+    "float-fp8-static": (
+        dict(QWEN3, head_dim=32), compressed(plain("float", "tensor"), ["score"], format="float-quantized", inputs=inputs("float", "tensor")),
+        dict(format="plain", type="float", block=(None, None), scale="BF16", inputs=["input_scale"]), [], FEW, [None], [1, 2]),
+    "int-int8-dynamic": (
+        dict(LLAMA), compressed(plain("int", "channel"), ["score"], format="int-quantized", inputs=inputs("int", "token")),
+        dict(format="plain", type="int", block=(1, None), scale="BF16"), [], FEW, [None], [1, 2]),
+    "pack-int4-dynamic": (
+        dict(num_hidden_layers=1), compressed(packed(4, 16, True), ["score", "re:.*k_proj"], inputs=inputs("int", "token", symmetric=False)),
+        dict(format="pack_quantized", bits=4, group_size=16, zeros=False, scale="BF16"), ["k_proj"], FEW, [None], [1, 2]),
     "int-int8-tensor": (
         dict(num_hidden_layers=1), compressed({**plain("int", "tensor"), "symmetric": False}, ["score"], format="naive-quantized"),
         dict(format="plain", type="int", block=(None, None), zeros=True, scale="F32"), [], FEW, [None], [1, 2]),
@@ -147,6 +156,12 @@ SPECS.update({
         dict(format="awq", bits=4, group_size=16, zeros=True, scale="BF16"),
         ["down_proj", *(f"model.layers.0.self_attn.{k}_proj" for k in "qkvo")], FEW, [None], [1, 2]),
 })
+
+
+# Of which of them vectors/rounded has values with rounded activations, and for how many ranks. Rows are short: where two sums of
+# float32 differ in their last bits a number may round to the other side, which is a step of the 8 bits.
+ROUNDED = {"float-fp8-dynamic": [1], "float-fp8-static": [1, 2], "int-int8-static": [1, 2], "pack-int4-dynamic": [1]}
+ROUNDED_LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def fnv(data):
@@ -216,6 +231,41 @@ def quantize(config, settings, kept, tensors, rng):
     return stored, wide, hashes
 
 
+def round_inputs(model, scheme, stored, hashes):
+    """Makes compressed-tensors' own forward of every quantized module, over weights that are float32 already."""
+    from compressed_tensors.quantization import QuantizationScheme, QuantizationStatus
+    from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
+    scheme = QuantizationScheme.model_validate(scheme)
+    for name in hashes:
+        module = model.get_submodule(name)
+        initialize_module_for_quantization(module, scheme)
+        for key in ("input_scale", "input_zero_point"):
+            if f"model.{name}.{key}" in stored:
+                value = stored[f"model.{name}.{key}"]
+                getattr(module, key).data = value.float() if key == "input_scale" else value
+        module.quantization_status = QuantizationStatus.DECOMPRESSED
+
+
+def make_rounded(into, name, config, quantization, stored, wide, hashes):
+    import compressed_tensors
+    rng = numpy.random.default_rng(zlib.crc32(name.encode()) + 2)
+    model, head = oracle.trunk_and_head(config, wide)
+    round_inputs(model, quantization["config_groups"]["group_0"], stored, hashes)
+    rows = [make_models.make_row(config, n, None, rng) for n in ROUNDED_LENGTHS]
+    for row in rows:
+        scores = oracle.logits(model, head, row["ids"])
+        row["values"] = make_models.rounded(oracle.pool(config, scores, row["ids"], row.get("pool")), 9)
+    how = (f"tests/reference/make_quantized.py; transformers {transformers.__version__} in float32 with compressed-tensors "
+           f"{compressed_tensors.__version__}'s forward of quantized modules")
+    write_vector(into / "vectors/rounded" / f"{name}.json", {"model": "quantized/" + name, "how": how, "tp": ROUNDED[name]}, rows)
+
+
+def write_vector(path, head, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    path.write_text(json.dumps(head)[:-1] + ', "rows": [\n' + lines + "\n]}\n")
+
+
 def make(into, name):
     changes, quantization, settings, kept, lengths, pools, tp = SPECS[name]
     seed = zlib.crc32(name.encode())
@@ -232,8 +282,9 @@ def make(into, name):
     how = (f"tests/reference/make_quantized.py, seed {seed}; transformers {transformers.__version__} in float32 over the values that "
            "the stored numbers mean")
     head = {"model": "quantized/" + name, "how": how, "tp": tp, "dequantized": hashes}
-    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    (into / "vectors/quantized" / f"{name}.json").write_text(json.dumps(head)[:-1] + ', "rows": [\n' + lines + "\n]}\n")
+    write_vector(into / "vectors/quantized" / f"{name}.json", head, rows)
+    if name in ROUNDED:
+        make_rounded(into, name, config, quantization, stored, wide, hashes)
     print(f"{name:24s} {len(rows):3d} rows", rows[0]["values"], rows[1]["values"], flush=True)
 
 

@@ -114,7 +114,7 @@ def plain(shape, settings, rng):
         exact = exact - zero.astype(numpy.float32)[row, col]
         tensors["weight_zero_point"] = zero.reshape(tensors[name].shape)
     for extra in settings.get("inputs", []):
-        tensors[extra] = numpy.ones(1, numpy.int8 if "zero" in extra else numpy.float32)
+        tensors[extra] = numpy.array([-9], numpy.int8) if "zero" in extra else numpy.array([0.03], numpy.float32)
     return tensors, exact * scale.astype(numpy.float32)[row, col]
 
 

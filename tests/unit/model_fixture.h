@@ -63,6 +63,9 @@ static uint32_t n_adapters;
 /* Of the models that are opened, for keys and values of earlier batches. */
 static uint64_t kv_cache_bytes;
 
+/* --activations; NULL: not chosen, they are as they are. */
+static const char *activations;
+
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
@@ -85,6 +88,8 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
     die_on(model_config_load(&c.config, dir, head_option, &e), &e);
+    if (activations)
+        die_on(quantization_choose(&c.config.quantization, activations, &e), &e);
     die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, 60000, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);

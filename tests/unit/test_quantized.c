@@ -10,22 +10,27 @@
 #include "worker/cpu/device.h"
 #include "worker/layer_matrix.h"
 
-#define DIRECTORY "tests/vectors/quantized"
-
-static void each_quantized(void (*check)(const struct vector *v))
+static void each_vector_of(const char *directory, void (*check)(const struct vector *v))
 {
     struct dirent **names;
-    int n = scandir(DIRECTORY, &names, is_vector, alphasort);
-    assert_true(n >= 5);
+    char path[64];
+    snprintf(path, sizeof path, "tests/vectors/%s", directory);
+    int n = scandir(path, &names, is_vector, alphasort);
+    assert_true(n >= 4);
     for (int i = 0; i < n; i++) {
         char file[300];
-        snprintf(file, sizeof file, "quantized/%s", names[i]->d_name);
+        snprintf(file, sizeof file, "%s/%s", directory, names[i]->d_name);
         struct vector v = vector_open(file);
         check(&v);
         vector_close(&v);
         free(names[i]);
     }
     free(names);
+}
+
+static void each_quantized(void (*check)(const struct vector *v))
+{
+    each_vector_of("quantized", check);
 }
 
 static void check_golden(const struct vector *v)
@@ -43,6 +48,14 @@ static void test_golden(void **unused)
 {
     (void)unused;
     each_quantized(check_golden);
+}
+
+static void test_golden_with_rounded_activations(void **unused)
+{
+    (void)unused;
+    activations = "as-stored";
+    each_vector_of("rounded", check_golden);
+    activations = NULL;
 }
 
 /* ---- the matrices ---- */
@@ -221,6 +234,9 @@ static void test_rows_are_invariant_of_batch_and_cpu(void **unused)
     dtype = "bf16";
     each_quantized(check_batches);
     dtype = "auto";
+    activations = "as-stored";
+    each_vector_of("rounded", check_batches);
+    activations = NULL;
 }
 
 /* ---- what is not built ---- */
@@ -280,6 +296,7 @@ static void test_parts_that_cut_a_word(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_golden_with_rounded_activations),
         cmocka_unit_test(test_values_are_the_references), cmocka_unit_test(test_every_byte_of_e4m3),
         cmocka_unit_test(test_products_are_those_of_the_values),
         cmocka_unit_test(test_rows_are_invariant_of_batch_and_cpu),

@@ -77,6 +77,7 @@ static void device_close(struct device **out)
     thread_pool_free(&d->pool);
     free(d->per_thread);
     free(d->packed_x.data);
+    free(d->rounded_x.data);
     munmap(d->arena, d->arena_bytes);
     if (d->quantized)
         munmap(d->quantized, d->quantized_bytes);

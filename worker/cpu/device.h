@@ -31,6 +31,7 @@ struct device {
     size_t quantized_bytes;
     int unpolled;               /* batches finished and not yet polled */
     struct scratch packed_x;    /* shared */
+    struct scratch rounded_x;   /* shared */
     struct scratch *per_thread; /* [n_threads] */
 };
 
@@ -56,6 +57,9 @@ void *scratch_take(struct scratch *s, size_t bytes);
 extern const struct device_ops cpu_device_ops;
 /* See prepare_weights.c. */
 int cpu_prepare_weights(struct device *d, struct weight_stack *stacks, size_t n, struct err *e);
+
+/* x with its rows rounded (round_rows.c), in memory that the next call takes again. */
+struct tensor cpu_round_rows(struct device *d, struct tensor x, const struct rounding *r);
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);

@@ -43,6 +43,7 @@ struct gemm {
     const float *bias;
     const struct panel_kernels *kernels; /* for this kind of panel */
     int int8;                            /* whether it is int8 */
+    const struct rounding *rounding;     /* of x, before anything else; NULL: none */
     int adds;                            /* the sums begin with what is in out */
     int64_t words;                       /* K in words */
     int64_t mr, nr;                      /* of the tile kernel */
@@ -290,6 +291,21 @@ static const struct panel_kernels *panels_of(const struct device *d, enum dtype 
                                    : &d->kernels->f32;
 }
 
+/* NULL: they are not. */
+static const struct rounding *rounding_of(const struct weight *w)
+{
+    return w->packing && w->packing->inputs.how != ROUND_NOT ? &w->packing->inputs : NULL;
+}
+
+static int is_rounded_alike(const struct weight *a, const struct weight *b)
+{
+    const struct rounding *r = rounding_of(a), *s = rounding_of(b);
+    if (!r || !s)
+        return r == s;
+    return r->how == s->how && r->numbers == s->numbers && r->scale == s->scale &&
+           r->zero == s->zero;
+}
+
 static void multiply_all(struct gemm *g, struct tensor out, struct tensor x)
 {
     for (int i = 0; i < g->n_parts; i++)
@@ -298,24 +314,42 @@ static void multiply_all(struct gemm *g, struct tensor out, struct tensor x)
         int64_t n = min64(CHUNK_ROWS, x.rows - row);
         g->out = tensor_rows(out, row, n);
         g->x = tensor_rows(x, row, n);
+        if (g->rounding)
+            g->x = cpu_round_rows(g->d, g->x, g->rounding);
         g->k0 = 0;
         multiply_chunk(g);
     }
 }
 
-void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
-    int n_parts, const void *bias)
+/* Parts whose inputs are rounded alike. */
+static void multiply_parts(struct device *d, struct tensor out, struct tensor x,
+    const struct weight *parts, int n_parts, const float *bias)
 {
     struct gemm g = {.d = d,
         .parts = parts,
         .n_parts = n_parts,
         .bias = bias,
         .kernels = panels_of(d, parts->factors),
+        .rounding = rounding_of(parts),
         .int8 = parts->dtype == DTYPE_I8,
         .mr = d->kernels->mr,
         .nr = d->kernels->nr};
     g.words = (x.cols + g.kernels->per_word - 1) / g.kernels->per_word;
     multiply_all(&g, out, x);
+}
+
+void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
+    int n_parts, const void *bias)
+{
+    const float *each = bias;
+    int64_t column = 0, columns = 0;
+    for (int i = 0, n; i < n_parts; i += n, column += columns) {
+        columns = parts[i].rows;
+        for (n = 1; i + n < n_parts && is_rounded_alike(&parts[i], &parts[i + n]); n++)
+            columns += parts[i + n].rows;
+        multiply_parts(
+            d, tensor_columns(out, column, columns), x, parts + i, n, each ? each + column : NULL);
+    }
 }
 
 void cpu_linear_add(struct device *d, struct tensor out, struct tensor x, const struct weight *w)
