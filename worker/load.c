@@ -13,6 +13,7 @@
 #include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/directory.h"
+#include "worker/layer_matrix.h"
 #include "worker/load.h"
 
 void load_add_place(struct loader *l, int layer, const char *name, struct place place)
@@ -331,10 +332,35 @@ static int is_another_head(const char *name)
     return 0;
 }
 
+/* GPTQ's writers give each matrix a bias, of zeros where the model has none. transformers passes
+ * over those that the model has not. */
+static int is_bias_of_matrix(const char *name)
+{
+    const char *end = strstr(name, ".bias");
+    for (int k = 0; end && !end[5] && k < N_LAYER_MATRICES; k++) {
+        size_t n = strlen(layer_matrix_names[k]);
+        if ((size_t)(end - name) > n && strncmp(end - n, layer_matrix_names[k], n) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int is_of_zeros(const struct weight_tensor *t)
+{
+    const unsigned char *data = t->data;
+    uint64_t i = 0;
+    while (i < t->bytes && data[i] == 0)
+        i++;
+    return i == t->bytes;
+}
+
 static int refuse_unknown(const struct loader *l, const struct weight_tensor *t, struct err *e)
 {
     const struct model_config *c = &l->m->config;
     const char *why = why_unknown(t->name);
+    if (c->quantization.format != FORMAT_NONE && is_bias_of_matrix(t->name))
+        why = ": a bias of a quantized matrix that has none in the architecture; one of zeros is "
+              "passed over, expected that";
     if (!*why && is_another_head(t->name))
         return err_set(e, ASSAY_EFORMAT,
             "%s: tensor '%.120s': unknown for %s: another head; expected its own, '%s', alone%s",
@@ -351,6 +377,9 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
     if (is_ignored(&l->m->config, t->name))
         return 0;
     struct place *p = load_find_place(l, t->name);
+    if (!p && l->m->config.quantization.format == FORMAT_GPTQ && is_bias_of_matrix(t->name) &&
+        is_of_zeros(t))
+        return 0;
     if (!p)
         return refuse_unknown(l, t, e);
     int rc = check_tensor(l, p, t, e);

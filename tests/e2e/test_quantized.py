@@ -265,6 +265,14 @@ def bytes_at(at, data):
     return change
 
 
+def bias(value):
+    """A bias of a matrix that has none in the architecture, as GPTQ's writers add it."""
+    def change(header, body, name):
+        header["model.layers.0.self_attn.o_proj.bias"] = {"dtype": "F16", "shape": [64], "data_offsets": [len(body), len(body) + 128]}
+        body += bytes(126) + bytes([0, value])
+    return change
+
+
 @pytest.mark.parametrize("name, suffix, change, words", [
     ("pack-int4-zeros", "weight_packed", without, ["weight_packed", "expected shape [64, 8], found missing"]),
     ("pack-int4-zeros", "weight_scale", without, ["weight_scale", "found missing"]),
@@ -298,6 +306,9 @@ def bytes_at(at, data):
     ("gptq-int4", "qzeros", bytes_at(0, b"\x7f"), ["qzeros", "expected zero points below 15, found 15 for group 0 and row 0", "gptq_v2"]),
     ("gptq-int4", "g_idx", bytes_at(0, b"\1\0\0\0"), ["g_idx", "contradicts desc_act"]),
     ("gptq-int4-order", "g_idx", bytes_at(0, b"\4\0\0\0"), ["g_idx", "expected groups below 4, found 4 for column 0"]),
+    ("gptq-int4", "qweight", bias(0), None),
+    ("gptq-int4", "qweight", bias(0x3c), ["o_proj.bias", "a bias of a quantized matrix that has none in the architecture"]),
+    ("awq-int4", "qweight", bias(0), ["o_proj.bias", "a bias of a quantized matrix that has none in the architecture"]),
     ("awq-int4", "qweight", without, ["qweight", "expected shape [64, 16], found missing"]),
     ("awq-int4", "qzeros", without, ["qzeros", "found missing"]),
     ("awq-int4", "scales", entry(dtype="I16"), ["scales", "expected F32, F16 or BF16, found I16"]),
