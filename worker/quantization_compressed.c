@@ -11,7 +11,7 @@
 static const struct quantization_field compressed_fields[] = {{"quant_method", NULL},
     {"config_groups", NULL}, {"ignore", NULL}, {"format", FORMATS},
     {"quantization_status", "\"compressed\""}, {"kv_cache_scheme", "null"},
-    {"sparsity_config", "{}"}, {"transform_config", "{}"}, {"moe_sparsity_config", "null"},
+    {"sparsity_config", NULL}, {"transform_config", "{}"}, {"moe_sparsity_config", "null"},
     {"global_compression_ratio", NULL}, {"version", NULL}, {"run_compressed", NULL},
     {"dequantize", NULL}, {NULL, NULL}};
 
@@ -247,12 +247,28 @@ static int read_targets(
     return rc;
 }
 
+/* Weights of the format "dense" are stored whole; what they were pruned to changes nothing. */
+static int check_sparsity(const struct json_file *f, struct err *e)
+{
+    const json_t *v = json_object_get(f->object, "sparsity_config");
+    const char *format = json_string_value(json_object_get(v, "format"));
+    if (!v || json_is_null(v) || (json_is_object(v) && json_object_size(v) == 0) ||
+        (format && strcmp(format, "dense") == 0))
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "%s: %ssparsity_config: sparse weights are not built: expected the format \"dense\", found "
+        "%s",
+        f->file, f->where, format ? format : "none");
+}
+
 int quantization_read_compressed(struct model_config *c, const struct json_file *f, struct err *e)
 {
     struct quantization *q = &c->quantization;
     struct json_file group, weights;
     const char *format = "", *status = "";
     int rc = quantization_check_fields(f, compressed_fields, e);
+    if (rc == 0)
+        rc = check_sparsity(f, e);
     if (rc == 0)
         rc = quantization_need_string(f, "format", &format, e);
     if (rc == 0)

@@ -108,6 +108,8 @@ CONFIG = [
     ("pack-int4-zeros", "quantization_status", "frozen", ["quantization_status", 'expected "compressed"', '"frozen"']),
     ("pack-int4-zeros", "kv_cache_scheme", {"num_bits": 8}, ["kv_cache_scheme", "num_bits"]),
     ("pack-int4-zeros", "sparsity_config", {"format": "sparse-24-bitmask"}, ["sparsity_config", "sparse-24-bitmask"]),
+    ("pack-int4-zeros", "sparsity_config", {"global_sparsity": 0.5}, ["sparsity_config", "found none"]),
+    ("pack-int4-zeros", "sparsity_config", "dense", ["sparsity_config", "found none"]),
     ("pack-int4-zeros", "transform_config", {"config_groups": {}}, ["transform_config"]),
     ("pack-int4-zeros", "rotation", "hadamard", ["quantization_config.rotation: unknown", "expected no such key"]),
     ("pack-int4-zeros", "config_groups", {}, ["config_groups", "expected 1, found 0"]),
@@ -228,6 +230,8 @@ def test_config_that_is_not_built(directory, name, path, value, words):
 
 @pytest.mark.parametrize("path, value", [
     ("version", "0.9.1"), ("global_compression_ratio", 1.5), ("run_compressed", False), ("sparsity_config", {}),
+    ("sparsity_config", {"format": "dense", "global_sparsity": 0.1, "ignore": [], "registry_requires_subclass": False,
+                         "sparsity_structure": "unstructured"}),
     ("transform_config", {}), (GROUP + "weights/observer", "mse"), (GROUP + "weights/actorder", "static"),
     (GROUP + "format", "pack-quantized"), (GROUP + "weights/zp_dtype", "torch.int8"), ("ignore", ["score", "model.layers.1.mlp.down_proj"])])
 def test_config_that_changes_nothing(directory, path, value):
