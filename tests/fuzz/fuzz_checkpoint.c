@@ -33,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     char head[64], *text = NULL;
     uint32_t n;
     size_t text_len = 0;
+    static const char *const choices[] = {"auto", "weights-only", "as-stored"};
     msg_reader_init(&m, bytes, len);
     if (msg_read_array(&m, "", &n, &e) != 0 || n != 1 + N_FILES ||
         msg_read_str(&m, "", &option, &e) != 0)
@@ -49,6 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
         .dtype = "auto",
         .weights = "auto",
         .head = head,
+        .activations = choices[len % 3],
         .ops = &cpu_ops};
     FILE *out = open_memstream(&text, &text_len);
     memset(&e, 0, sizeof e);
