@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "broker/api/progress.h"
 #include "broker/api/send.h"
@@ -25,8 +27,8 @@ struct adapter_change {
     uint8_t id[REQUEST_ID_BYTES + 8];
     struct slice request_id;
     char name[ADAPTERS_NAME_BYTES];
-    char *lora; /* NAME=DIR */
-    int64_t restarts;
+    char *lora;                             /* NAME=DIR */
+    int64_t restarts[OPTIONS_MAX_REPLICAS]; /* of each group, when it was to load the adapter */
     /* the thread's */
     pthread_t thread;
     const struct broker *broker;
@@ -34,6 +36,7 @@ struct adapter_change {
     int rc;
     struct err err;
     atomic_int is_done;
+    int stop_fd; /* an eventfd: readable once the check is to end */
 };
 
 /* ---- lists ---- */
@@ -65,6 +68,15 @@ static void insert_for_ranks(struct group_adapters *r, struct adapter_change *c)
     uint32_t n = r->list.n, k = insert(&r->list, c->name, c->digest);
     memmove(&r->loras[k + 1], &r->loras[k], (n - k) * sizeof r->loras[0]);
     r->loras[k] = c->lora;
+    c->lora = NULL;
+}
+
+/* The same contents are in another directory: the ranks read that one at their next start. */
+static void take_directory(struct group_adapters *r, struct adapter_change *c)
+{
+    char **lora = &r->loras[find(&r->list, c->name) - 1];
+    free(*lora);
+    *lora = c->lora;
     c->lora = NULL;
 }
 
@@ -110,6 +122,8 @@ static int check(struct adapter_change *c)
     struct model_info found;
     struct model_question question = b->question;
     const char *loras[1 + ADAPTERS_MOST] = {c->lora};
+    question.can_stop = 1;
+    question.stop_fd = c->stop_fd;
     question.loras = loras;
     question.n_loras = 1 + b->rank_adapters.list.n;
     memcpy(loras + 1, b->rank_adapters.loras, b->rank_adapters.list.n * sizeof loras[0]);
@@ -147,6 +161,7 @@ static int begin(struct broker *b, const struct envelope *env, const struct requ
     }
     struct adapter_change *c = xcalloc(1, sizeof *c);
     c->phase = phase;
+    c->stop_fd = -1;
     c->broker = b;
     c->envelope = *env;
     memcpy(c->id, q->id.at ? q->id.at : c->id, q->id.len);
@@ -158,6 +173,8 @@ static int begin(struct broker *b, const struct envelope *env, const struct requ
 
 static void end(struct broker *b)
 {
+    if (b->change->stop_fd >= 0)
+        close(b->change->stop_fd);
     free(b->change->lora);
     free(b->change);
     b->change = NULL;
@@ -173,9 +190,12 @@ int adapters_add(
     size_t size = q->name.len + q->dir.len + 2;
     c->lora = xcalloc(1, size);
     snprintf(c->lora, size, "%s=%.*s", c->name, (int)q->dir.len, (const char *)q->dir.at);
+    c->stop_fd = eventfd(0, EFD_CLOEXEC);
     if (b->model.adapters.n == ADAPTERS_MOST)
         rc = err_field(
             e, ASSAY_ESTATE, "name", "expected at most %d adapters at once", ADAPTERS_MOST);
+    else if (c->stop_fd < 0)
+        rc = err_errno(e, ASSAY_EINTERNAL, "eventfd");
     else if (pthread_create(&c->thread, NULL, check_in_thread, c) != 0)
         rc = err_set(e, ASSAY_EINTERNAL, "cannot start a thread to check the adapter");
     if (rc != 0)
@@ -254,12 +274,13 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
     return 0;
 }
 
-static int64_t count_restarts(const struct broker *b)
+/* A group that has ended since the adapter was to be loaded; NULL: none. */
+static const struct group *ended_group(const struct broker *b, const struct adapter_change *c)
 {
-    int64_t n = 0;
     for (int g = 0; g < b->options->replicas; g++)
-        n += group_restarts(b->groups[g]);
-    return n;
+        if (group_restarts(b->groups[g]) != c->restarts[g])
+            return b->groups[g];
+    return NULL;
 }
 
 static void reply(struct broker *b, int rc, const struct err *e)
@@ -292,6 +313,7 @@ static void start_loading(struct broker *b, struct adapter_change *c)
         }
         reply(b, c->rc, &c->err);
     } else if (k != ADAPTERS_UNKNOWN && strcmp(there->at[k - 1].digest, c->digest) == 0) {
+        take_directory(&b->rank_adapters, c);
         reply(b, 0, NULL);
     } else if (k != ADAPTERS_UNKNOWN) {
         err_field(&c->err, ASSAY_ESTATE, "name",
@@ -301,7 +323,8 @@ static void start_loading(struct broker *b, struct adapter_change *c)
     } else {
         insert_for_ranks(&b->rank_adapters, c);
         c->phase = LOADING;
-        c->restarts = count_restarts(b);
+        for (int g = 0; g < b->options->replicas; g++)
+            c->restarts[g] = group_restarts(b->groups[g]);
     }
 }
 
@@ -320,10 +343,11 @@ static void go_on_loading(struct broker *b, struct adapter_change *c)
 {
     struct adapters to = b->model.adapters;
     int code, rc = 0;
-    if (count_restarts(b) != c->restarts)
+    const struct group *ended = ended_group(b, c);
+    if (ended)
         rc = err_set(&c->err, ASSAY_EINTERNAL,
             "a worker ended while it was to load the adapter: %.400s",
-            group_last_failure(b->groups[0], &code));
+            group_last_failure(ended, &code));
     else if (!load(b))
         return;
     if (rc == 0) {
@@ -366,8 +390,10 @@ void adapters_end(struct broker *b)
     struct err e = {0};
     if (!b->change)
         return;
-    if (b->change->phase == CHECKING)
+    if (b->change->phase == CHECKING) {
+        eventfd_write(b->change->stop_fd, 1);
         pthread_join(b->change->thread, NULL);
+    }
     e.retry_after_ms = 1000;
     reply(b, err_set(&e, ASSAY_ENOTREADY, "the broker is shutting down"), &e);
 }

@@ -63,8 +63,8 @@ static int describe(struct check *k, struct err *e)
     for (int i = 0; i < c->n_loras; i++)
         add_option(argv, &n, "--lora", c->loras[i]);
     char *out = xcalloc(1, OUTPUT_BYTES);
-    int rc = child_output((char *const *)argv, LIMIT_MS, (struct child_text){out, OUTPUT_BYTES},
-        (struct child_text){words, sizeof words}, e);
+    int rc = child_output((char *const *)argv, (struct child_limits){LIMIT_MS, -1},
+        (struct child_text){out, OUTPUT_BYTES}, (struct child_text){words, sizeof words}, e);
     if (rc > 0)
         rc = err_set(e, ASSAY_EFORMAT, "%s", child_last_line(words, "the worker gave no reason"));
     if (rc == 0 && !(k->model = json_loads(out, 0, &why)))

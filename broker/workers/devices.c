@@ -86,7 +86,7 @@ static int list_gpus(struct found *f, const char *worker, struct err *e)
 {
     char words[4096], *out = xcalloc(1, OUTPUT_BYTES);
     const char *argv[] = {worker, "--devices", NULL};
-    int rc = child_output((char *const *)argv, LIST_LIMIT_MS,
+    int rc = child_output((char *const *)argv, (struct child_limits){LIST_LIMIT_MS, -1},
         (struct child_text){out, OUTPUT_BYTES}, (struct child_text){words, sizeof words}, e);
     if (rc > 0)
         rc = err_set(e, ASSAY_EUNSUPPORTED, "%s", child_last_line(words, "it does not start"));

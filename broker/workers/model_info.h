@@ -51,12 +51,13 @@ struct model_question {
     uint32_t n_loras;
     int gpu;
     int limit_ms;          /* longest wait for the answer */
+    int can_stop, stop_fd; /* can_stop: no more is waited once stop_fd is readable */
     const char *cache_dir; /* the worker caches the digest and the device's algorithms there */
 };
 
 /* Runs `worker_path --describe ..` and parses its output. ASSAY_EFORMAT, with the worker's own
  * words: a bad checkpoint, or a device that cannot run it. ASSAY_EINTERNAL: the output is not as
- * expected. */
+ * expected. ASSAY_ENOTREADY: it was stopped. */
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e);
 /* Sets whether LAST skips pad tokens: `word` is on, off, or auto (as the reference's class for this
  * architecture does). If there is a pad token, the rule is part of the mode: a job that began under

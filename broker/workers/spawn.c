@@ -198,16 +198,21 @@ static void read_some(struct output *o)
     text[o->n] = '\0';
 }
 
-/* Reads both pipes at once: a child that fills one must not wait for the other. 0: both have ended;
- * -1: nothing came for silence_ms. */
-static int read_both(struct output *a, struct output *b, int silence_ms)
+enum { BOTH_ENDED, SILENT, STOPPED };
+
+/* Reads both pipes at once: a child that fills one must not wait for the other. SILENT: nothing came
+ * for silence_ms; STOPPED: stop_fd is readable. */
+static int read_both(struct output *a, struct output *b, int silence_ms, int stop_fd)
 {
     long long until_ms = now_mono_ms() + silence_ms;
     while (a->fd >= 0 || b->fd >= 0) {
-        struct pollfd fds[2] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN}};
+        struct pollfd fds[3] = {{.fd = a->fd, .events = POLLIN}, {.fd = b->fd, .events = POLLIN},
+            {.fd = stop_fd, .events = POLLIN}};
         long long left = until_ms - now_mono_ms();
-        if (left <= 0 || (poll(fds, 2, (int)left) < 0 && errno != EINTR))
-            return -1;
+        if (left <= 0 || (poll(fds, 3, (int)left) < 0 && errno != EINTR))
+            return SILENT;
+        if (fds[2].revents)
+            return STOPPED;
         if (fds[0].revents || fds[1].revents)
             until_ms = now_mono_ms() + silence_ms;
         if (fds[0].revents)
@@ -215,18 +220,21 @@ static int read_both(struct output *a, struct output *b, int silence_ms)
         if (fds[1].revents)
             read_some(b);
     }
-    return 0;
+    return BOTH_ENDED;
 }
 
-/* Reads both pipes until the child ends, or kills it after too long a silence. Returns its exit
- * code, or negative. */
+/* Reads both pipes until the child ends, or kills it after too long a silence, or when it is to stop.
+ * Returns its exit code, or negative. */
 static int take_words(struct child *c, const char *name, struct output *out, struct output *words,
-    int limit_ms, struct err *e)
+    struct child_limits limits, struct err *e)
 {
-    int exit_code = -1, signal = 0, late = read_both(out, words, limit_ms);
-    if (late || !child_reap(c, limit_ms, &exit_code, &signal))
+    int exit_code = -1, signal = 0, limit_ms = limits.silence_ms,
+        how = read_both(out, words, limit_ms, limits.stop_fd);
+    if (how != BOTH_ENDED || !child_reap(c, limit_ms, &exit_code, &signal))
         child_end(c, now_mono_ms() + CHILD_END_MS, &exit_code, &signal);
-    if (late)
+    if (how == STOPPED)
+        return err_set(e, ASSAY_ENOTREADY, "%s was stopped", name);
+    if (how == SILENT)
         return err_set(
             e, ASSAY_EFORMAT, "%s did not end, and said nothing for %d s", name, limit_ms / 1000);
     if (signal)
@@ -234,8 +242,8 @@ static int take_words(struct child *c, const char *name, struct output *out, str
     return exit_code;
 }
 
-int child_output(
-    char *const argv[], int limit_ms, struct child_text out, struct child_text words, struct err *e)
+int child_output(char *const argv[], struct child_limits limits, struct child_text out,
+    struct child_text words, struct err *e)
 {
     int output[2], error[2];
     struct child child;
@@ -253,7 +261,7 @@ int child_output(
     close(error[1]);
     if (rc == 0) {
         struct output result = {output[0], 0, out}, why = {error[0], 0, words};
-        rc = take_words(&child, name, &result, &why, limit_ms, e);
+        rc = take_words(&child, name, &result, &why, limits, e);
     }
     close(output[0]);
     close(error[0]);

@@ -43,11 +43,16 @@ struct child_text {
     size_t size;
 };
 
+struct child_limits {
+    int silence_ms;
+    int stop_fd; /* the child is to be killed once this is readable; -1: nothing stops it */
+};
+
 /* Runs argv to its end and captures its stdout in `out` and its stderr in `words`, NUL-terminated;
  * if the output is too long, its end. Returns the exit code, or negative: ASSAY_EFORMAT if a signal
- * ended it, or it was killed after limit_ms of silence. */
-int child_output(char *const argv[], int limit_ms, struct child_text out, struct child_text words,
-    struct err *e);
+ * ended it, or it was killed after silence_ms without a word; ASSAY_ENOTREADY: it was stopped. */
+int child_output(char *const argv[], struct child_limits limits, struct child_text out,
+    struct child_text words, struct err *e);
 /* Returns the last line of `words`, cutting it in place: what a program prints before it gives up.
  * `otherwise` if there is none. */
 const char *child_last_line(char *words, const char *otherwise);

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 
+import msgpack
 import pytest
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, wait_until
 
@@ -139,6 +140,31 @@ def test_another_directory_under_a_name(directory, truth):
     with broker(directory / "again", *options("half")) as b, b.client() as client:
         client.submit("job", rows_of("half", 3000, length=100))
         assert {row["i"]: row["score"] for row in client.results("job", timeout=200)} == {row["i"]: row["score"] for row in found}
+
+
+def test_the_same_contents_in_another_place(directory, truth):
+    """Adding them again takes the new directory: the old one may go."""
+    for name in ("old", "new"):
+        shutil.copytree(LORA / "reward-half", directory / name)
+    with broker(directory / "d") as b, b.client() as client:
+        add(client, "half", directory / "old")
+        add(client, "half", directory / "new")
+        assert [a["dir"] for a in client.call("adapters")["adapters"]] == [str(directory / "new")]
+        shutil.rmtree(directory / "old")
+        for pid in b.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        assert scores(client, rows_of("half")) == truth["half"]
+
+
+def test_a_check_that_takes_long_does_not_hold_up_the_end(directory):
+    shutil.copytree(LORA / "reward-half", directory / "a")
+    os.truncate(directory / "a/adapter_model.safetensors", 1 << 40)  # sparse: minutes of reading
+    with broker(directory / "d") as b, b.client() as client:
+        ranks = len(b.worker_pids())
+        client.socket.send(msgpack.packb({"v": 1, "op": "adapter_add", "id": 1, "name": "half", "dir": str(directory / "a")}))
+        wait_until(lambda: len(b.worker_pids()) > ranks, 20)
+        os.kill(b.process.pid, signal.SIGTERM)
+        assert b.process.wait(20 * PATIENCE) == 0
 
 
 def test_who_waits_is_told(directory, truth):

@@ -81,12 +81,14 @@ static void test_a_watched_child_is_reaped(void **unused)
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
 }
 
+static int stop_fd = -1;
+
 static int say(const char *script, int limit_ms, char *words, size_t size, struct err *e)
 {
     char out[64];
     const char *argv[] = {"/bin/sh", "-c", script, NULL};
-    return child_output((char *const *)argv, limit_ms, (struct child_text){out, sizeof out},
-        (struct child_text){words, size}, e);
+    return child_output((char *const *)argv, (struct child_limits){limit_ms, stop_fd},
+        (struct child_text){out, sizeof out}, (struct child_text){words, size}, e);
 }
 
 static void test_only_silence_is_too_long(void **unused)
@@ -99,6 +101,15 @@ static void test_only_silence_is_too_long(void **unused)
     assert_string_equal(child_last_line(words, "none"), "6");
     assert_int_equal(say("exec sleep 100", 300, words, sizeof words, &e), ASSAY_EFORMAT);
     assert_non_null(strstr(e.msg, "did not end, and said nothing"));
+    int stop[2];
+    assert_int_equal(pipe(stop), 0);
+    stop_fd = stop[0];
+    assert_int_equal(say(talks, 2000, words, sizeof words, &e), 3);
+    assert_int_equal(write(stop[1], "", 1), 1);
+    assert_int_equal(say("exec sleep 100", 20000, words, sizeof words, &e), ASSAY_ENOTREADY);
+    stop_fd = -1;
+    close(stop[0]);
+    close(stop[1]);
     /* closes what it says things with, and stays */
     assert_int_equal(say("exec sleep 100 >&- 2>&-", 300, words, sizeof words, &e), ASSAY_EFORMAT);
 }
@@ -122,8 +133,8 @@ static void test_the_environment_is_a_short_list(void **unused)
         setenv(passed[i], "7", 1);
     for (int i = 0; i < N_KEPT; i++)
         setenv(kept_back[i], "7", 1);
-    int rc = child_output((char *const *)argv, 20000, (struct child_text){out + 1, sizeof out - 1},
-        (struct child_text){words, sizeof words}, &e);
+    int rc = child_output((char *const *)argv, (struct child_limits){20000, -1},
+        (struct child_text){out + 1, sizeof out - 1}, (struct child_text){words, sizeof words}, &e);
     out[0] = '\n';
     for (int i = 0; i < N_KEPT; i++)
         unsetenv(kept_back[i]);
