@@ -1,4 +1,5 @@
-/* jinja_filters.c - jinja2's filters of single values; jinja_sequence.c has those of sequences. */
+/* jinja_filters.c - jinja2's filters of single values; jinja_sequence.c has those of sequences,
+ * jinja_json.c tojson. */
 #include "broker/text/jinja_private.h"
 
 #include <errno.h>
