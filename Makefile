@@ -116,13 +116,14 @@ test: ## install, build, run every test; ends with "N passed, N failed"
 
 tests: $(UNIT) $(KERNELS) $(B)/kernels/assay-worker-cuda $(KIT) $(FUZZ) $(TOOLS)
 COMPUTES := $(foreach t,model bf16 int8 quantized cpu_attention lora,$(B)/tests/test_$t) # and watch no clock
+LONGEST  := $(wildcard tests/chaos/test_*.py) $(foreach t,tokenizer cli_again cli_unfinished quant dedupe gpu identity,tests/e2e/test_$t.py)
 SECONDS  ?= 5
 PATIENCE ?= $(if $(SANITIZE),4,1)
 PYTEST   := ASSAY_BIN=$(CURDIR)/$(B)/bin ASSAY_PATIENCE=$(PATIENCE) $(CURDIR)/$(PYTHON) -m pytest -q -p no:cacheprovider
 run-tests:
 	@$(PYTHON) tests/run.py $(foreach t,$(sort $(KERNELS)) $(COMPUTES),--beside "$(notdir $(t))=$(t)") \
 	  $(foreach f,$(FUZZ),--beside "$(notdir $(f))=$(f) $(SECONDS)") \
-	  $(foreach t,$(sort $(wildcard tests/chaos/test_*.py)) $(sort $(wildcard tests/e2e/test_*.py)),--beside "$(t)=env $(PYTEST) $(t)") \
+	  $(foreach t,$(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard tests/e2e/test_*.py))),--beside "$(t)=env $(PYTEST) $(t)") \
 	  $(foreach t,$(filter-out $(COMPUTES),$(UNIT)),"$(notdir $(t))=$(t)")
 
 check: ## the tests under ASan and UBSan
