@@ -122,7 +122,6 @@ static int check(struct adapter_change *c)
     struct model_info found;
     struct model_question question = b->question;
     const char *loras[1 + ADAPTERS_MOST] = {c->lora};
-    question.can_stop = 1;
     question.stop_fd = c->stop_fd;
     question.loras = loras;
     question.n_loras = 1 + b->rank_adapters.list.n;

@@ -183,6 +183,7 @@ static int open_model(struct broker *b, struct err *e)
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
         .limit_ms = o->start_ms,
+        .stop_fd = -1,
         .cache_dir = b->data};
     rc = model_info_load(&b->model, &b->question, e);
     if (rc == 0 && recipe)

@@ -331,10 +331,10 @@ static int crosses_space(const uint8_t *text, size_t len)
 /* Is no character left out, with spaces on both sides that then stand side by side? */
 static int keeps_all_characters(const struct bpe *b)
 {
-    int keeps = b->unk >= 0;
-    for (int i = 0; !keeps && i < 256 && b->byte_ids[i] >= 0; i++)
-        keeps = i == 255;
-    return keeps;
+    int n = 0;
+    while (n < 256 && b->byte_ids[n] >= 0)
+        n++;
+    return b->unk >= 0 || n == 256;
 }
 
 /* A word may be cut before a space (U+2581) if nothing merges across that place, whatever was

@@ -127,8 +127,7 @@ int model_info_load(struct model_info *m, const struct model_question *q, struct
     json_error_t why;
     json_t *o = NULL;
     *m = (struct model_info){0};
-    int rc = child_output((char *const *)argv,
-        (struct child_limits){q->limit_ms, q->can_stop ? q->stop_fd : -1},
+    int rc = child_output((char *const *)argv, (struct child_limits){q->limit_ms, q->stop_fd},
         (struct child_text){out, OUTPUT_BYTES}, (struct child_text){words, sizeof words}, e);
     if (rc > 0) {
         rc = err_set(e, ASSAY_EFORMAT, "%s", child_last_line(words, "the worker gave no reason"));

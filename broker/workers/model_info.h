@@ -51,7 +51,7 @@ struct model_question {
     uint32_t n_loras;
     int gpu;
     int limit_ms;          /* longest wait for the answer */
-    int can_stop, stop_fd; /* can_stop: no more is waited once stop_fd is readable */
+    int stop_fd;           /* no more is waited once it is readable; -1: nothing stops it */
     const char *cache_dir; /* the worker caches the digest and the device's algorithms there */
 };
 
