@@ -345,7 +345,7 @@ def test_a_client_that_leaves(broker):
     with broker.client() as other:
         with contextlib.closing(broker.client()) as client:
             for chunk in range(3):
-                send(client, "submit", key=key, chunk=chunk, rows=rows_of(8))
+                send(client, "submit", key=key, chunk=chunk, rows=rows_of(8), seal=chunk == 2)
             wait_until_taken(other, 8)
         assert other.call("hello")["ok"]
         wait_until(lambda: other.call("info")["received_bytes"] == 0)
