@@ -102,6 +102,16 @@ int quant_config_check(const struct quant_config *c, struct err *e);
  * divides the kv heads or is a multiple of them. */
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
 
+/* The layers [first, end) of a pipeline stage. What does not divide evenly goes as in vLLM
+ * (get_pp_indices): one layer more for the stage before the last, the one before that, and so on. */
+struct layer_range {
+    uint32_t first, end;
+};
+struct layer_range model_config_pp_layers(
+    const struct model_config *c, uint32_t pp_rank, uint32_t n_pp_ranks);
+/* ASSAY_EFORMAT with the numbers unless each of pp stages has a layer. */
+int model_config_check_pp(const struct model_config *c, uint32_t pp, struct err *e);
+
 /* The kv heads of one of tp ranks: its share, or one if there are more ranks than kv heads. */
 uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp);
 

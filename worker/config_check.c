@@ -48,6 +48,27 @@ int model_config_check_quant(
         quant->method, c->hidden_size, q, 2 * kv, mlp);
 }
 
+struct layer_range model_config_pp_layers(
+    const struct model_config *c, uint32_t pp_rank, uint32_t n_pp_ranks)
+{
+    uint32_t each = c->n_layers / n_pp_ranks, rest = c->n_layers % n_pp_ranks,
+             larger = n_pp_ranks - 1 - rest; /* the first stage that has one more */
+    struct layer_range r = {.first = each * pp_rank};
+    if (pp_rank > larger)
+        r.first += pp_rank - larger < rest ? pp_rank - larger : rest;
+    r.end = r.first + each + (pp_rank >= larger && pp_rank + 1 < n_pp_ranks);
+    return r;
+}
+
+int model_config_check_pp(const struct model_config *c, uint32_t pp, struct err *e)
+{
+    if (pp >= 1 && pp <= c->n_layers)
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "pp %u does not fit: expected at least 1 and at most num_hidden_layers (%u)", pp,
+        c->n_layers);
+}
+
 uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp)
 {
     return c->n_kv_heads >= tp ? c->n_kv_heads / tp : 1;
