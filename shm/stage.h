@@ -129,8 +129,19 @@ static inline uint64_t stage_comm_bytes(uint32_t n_ranks)
     return 4096u + (uint64_t)n_ranks * 2 * STAGE_COMM_FLOATS * sizeof(float);
 }
 
+/* The same of the segment through which pipeline stages hand over what they computed
+ * (worker/pipeline.c): between each stage and the next one PIPELINE_BUFFERS buffers, each a page of
+ * descriptors and two arrays of floats. */
+#define PIPELINE_BUFFERS 3u
+static inline uint64_t stage_pipeline_bytes(
+    uint32_t n_stages, uint32_t max_tokens, uint32_t hidden_size)
+{
+    uint64_t arrays = 2 * (uint64_t)max_tokens * hidden_size * sizeof(float);
+    return (n_stages - 1) * PIPELINE_BUFFERS * (4096u + (arrays + 4095u) / 4096u * 4096u);
+}
+
 /* Makes a shared segment of `bytes` (zeroed, allocated, sealed in its size) for the ranks'
- * communicator. Returns its descriptor or a negative code. */
+ * communicator or pipeline. Returns its descriptor or a negative code. */
 int stage_segment_new(uint64_t bytes, struct err *e);
 
 #endif

@@ -42,7 +42,7 @@ static int try_model(struct description *about, struct weights *w,
     if (rc == 0)
         rc = lora_load(&m, e);
     if (rc == 0 && ops->typed)
-        rc = score_canary(&m, 1, values, e);
+        rc = score_canary(&m, NULL, 1, values, e);
     if (rc == 0)
         qwen2_reward_model_mode(&m, about->mode, sizeof about->mode);
     about->dtype = m.config.quantization.format ? about->config.quantization.name
@@ -63,7 +63,8 @@ static int check_weights(
         .cache_config = {1, 1, 1, o->kv_cache_bytes},
         .quant_config = {"none"},
         .lora_config = about->adapters,
-        .n_ranks = o->tp};
+        .n_ranks = o->tp,
+        .n_pp_ranks = 1};
     int rc = quant_config_check(&quant, e);
     if (rc == 0 && o->ops->typed)
         rc = try_model(about, w, &configs, &cpu_ops, cpu, e);

@@ -5,7 +5,8 @@
  * view into the mapped file, a vector is converted into device memory. The config determines the
  * list of places; each tensor is looked up in it, and at the end every place must be filled. Then
  * the device gets all matrices at once (device_ops.prepare_weights), so that it can size its memory
- * before it copies any. */
+ * before it copies any. On a pipeline stage the other stages' tensors have places too: a checkpoint
+ * is as strictly checked as on one, but their bytes are not touched. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,12 +31,14 @@ void load_add_place(struct loader *l, int layer, const char *name, struct place 
         snprintf(place.name, sizeof place.name, "layers.%d.%s", layer, name);
     else
         snprintf(place.name, sizeof place.name, "%s", name);
+    place.is_elsewhere = l->elsewhere;
     l->places[l->n++] = place;
 }
 
 void *load_new_vector(struct loader *l, int64_t n, enum dtype type)
 {
-    return l->m->ops->device->alloc(l->m->device, (size_t)(n * dtype_bytes(type)));
+    return l->elsewhere ? NULL
+                        : l->m->ops->device->alloc(l->m->device, (size_t)(n * dtype_bytes(type)));
 }
 
 /* Adds the place of a float32 vector that every rank has whole; returns its device memory. */
@@ -171,13 +174,19 @@ static void add_places(struct loader *l)
 {
     const struct model_config *c = &l->m->config;
     struct qwen2_model *model = &l->m->model;
+    int is_first = qwen2_is_first_stage(l->m), is_last = qwen2_is_last_stage(l->m);
     struct place embedding = {
-        c->vocab_size, c->hidden_size, CUT_NONE, .view = &model->embed_tokens};
+        c->vocab_size, c->hidden_size, CUT_NONE, .view = is_first ? &model->embed_tokens : NULL};
+    l->elsewhere = !is_last;
     load_add_head(l, &embedding);
-    load_add_place(l, -1, "embed_tokens.weight", embedding);
-    for (uint32_t i = 0; i < c->n_layers; i++)
-        add_layer(l, (int)i);
     model->norm = add_vector(l, -1, "norm.weight", c->hidden_size);
+    l->elsewhere = !embedding.view && !embedding.picked;
+    load_add_place(l, -1, "embed_tokens.weight", embedding);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        l->elsewhere = i < l->m->own.first || i >= l->m->own.end;
+        add_layer(l, (int)i);
+    }
+    l->elsewhere = 0;
 }
 
 /* ---- filling ---- */
@@ -387,6 +396,8 @@ static int take_tensor(struct loader *l, const struct weight_tensor *t, struct e
         return rc;
     p->from = t->name;
     p->from_file = t->file;
+    if (p->is_elsewhere)
+        return 0;
     if (p->picked)
         pick_rows(p, t);
     if (p->view)
@@ -452,16 +463,19 @@ static int prepare_matrices(struct qwen2_reward_model *m, struct err *e)
                type = quant == DTYPE_F32 ? m->config.activation_type : quant;
     struct weight_stack *stacks = xcalloc(3 + 4 * (size_t)m->config.n_layers, sizeof *stacks);
     size_t n = 0;
-    stacks[n++] = (struct weight_stack){&m->model.embed_tokens, 1, m->model.embed_tokens.dtype};
-    for (uint32_t i = 0; i < m->config.n_layers; i++) {
+    if (qwen2_is_first_stage(m))
+        stacks[n++] = (struct weight_stack){&m->model.embed_tokens, 1, m->model.embed_tokens.dtype};
+    for (uint32_t i = m->own.first; i < m->own.end; i++) {
         struct qwen2_layer *layer = &m->model.layers[i];
         add_stack(stacks, &n, &layer->qkv_proj, type);
         add_stack(stacks, &n, &layer->o_proj, type);
         add_stack(stacks, &n, &layer->gate_up_proj, type);
         add_stack(stacks, &n, &layer->down_proj, type);
     }
-    add_stack(stacks, &n, &m->score.first, DTYPE_F32);
-    add_stack(stacks, &n, &m->score.second, DTYPE_F32);
+    if (qwen2_is_last_stage(m)) {
+        add_stack(stacks, &n, &m->score.first, DTYPE_F32);
+        add_stack(stacks, &n, &m->score.second, DTYPE_F32);
+    }
     int rc = m->ops->device->prepare_weights(m->device, stacks, n, e);
     free(stacks);
     return rc;

@@ -22,6 +22,7 @@ struct place {
     const char *stored;           /* what type it is of; NULL: a float type */
     int is_scalar;                /* one number, of shape [1], [] or [1, 1] */
     int is_optional;              /* nothing is missing if there is no such tensor */
+    int is_elsewhere;             /* it belongs to another pipeline stage: checked, not read */
     int is_labels;                /* the number of rows is the config's number of labels */
     char name[PLACE_NAME_BYTES];  /* without "model." */
     const char *from, *from_file; /* the tensor that filled it; NULL: none yet */
@@ -35,17 +36,19 @@ struct loader {
     size_t n_packed;
     struct place *places;
     size_t n, room;
+    int elsewhere;    /* what is added now belongs to another pipeline stage */
     const char *file; /* the checkpoint's file that was read last, for messages */
     int has_files;    /* there is more than that one */
 };
 
-/* Adds the place of a tensor: of this layer, or with -1 of none. */
+/* Adds the place of a tensor: of this layer, or with -1 of none. While l->elsewhere, it is filled
+ * by the first tensor that fits, and nothing is kept of that. */
 void load_add_place(struct loader *l, int layer, const char *name, struct place place);
 /* The first row (or column) of this rank's part of `whole`, and how many. */
 void load_cut(
     const struct qwen2_reward_model *m, enum cut cut, int64_t whole, int64_t *from, int64_t *n);
 /* Takes device memory for a vector; NULL if there is none, which the loader reports when the vector
- * is to be filled. */
+ * is to be filled. Takes none while l->elsewhere. */
 void *load_new_vector(struct loader *l, int64_t n, enum dtype type);
 /* The place of that name, once the places are sorted, or NULL. */
 struct place *load_find_place(struct loader *l, const char *name);
@@ -60,7 +63,7 @@ int load_finish_head(struct loader *l, struct err *e);
 void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struct place place);
 /* Makes the views of the quantized matrices, once every place is filled. */
 int load_finish_packed(struct loader *l, struct err *e);
-/* What the tables of the quantized matrices take of the device's memory, at most. */
-size_t load_packed_bytes(const struct model_config *c);
+/* What the tables of so many layers' quantized matrices take of the device's memory, at most. */
+size_t load_packed_bytes(const struct model_config *c, uint32_t n_layers);
 
 #endif

@@ -53,7 +53,7 @@ static void add_linear_head(struct loader *l)
     struct place place = {
         c->n_labels, c->hidden_size, CUT_NONE, .is_labels = c->head->n_labels == 0};
     place.view = head->second.parts;
-    if (c->std > 0) {
+    if (c->std > 0 && !l->elsewhere) {
         head->rows = xcalloc(c->hidden_size, sizeof *head->rows);
         place.picked = head->rows;
         place.n_picks = 1;
@@ -63,7 +63,7 @@ static void add_linear_head(struct loader *l)
         head->second.bias = add_head_bias(l, "bias");
 }
 
-/* A tied head's rows are the embedding's. Where there is a head in the file all the same, its rows
+/* A tied head's rows are the embedding's, which the last pipeline stage reads for them alone. Where there is a head in the file all the same, its rows
  * follow them in head->rows. */
 static void add_token_head(struct loader *l, struct place *embedding)
 {
@@ -72,6 +72,10 @@ static void add_token_head(struct loader *l, struct place *embedding)
     size_t numbers = (size_t)c->tokens.n * c->hidden_size;
     struct place place = {c->vocab_size, c->hidden_size, CUT_NONE, .n_picks = c->tokens.n,
         .picks = {c->tokens.ids[0], c->tokens.ids[1]}, .is_optional = c->tie_word_embeddings};
+    if (l->elsewhere) {
+        load_add_place(l, -1, "lm_head.weight", place);
+        return;
+    }
     place.picked = head->rows = xcalloc(2 * numbers, sizeof *head->rows);
     if (c->tie_word_embeddings) {
         embedding->picked = head->rows;

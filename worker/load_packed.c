@@ -134,6 +134,7 @@ void load_add_packed(struct loader *l, int layer, enum layer_matrix which, struc
         l->packed = xcalloc((size_t)l->m->config.n_layers * N_LAYER_MATRICES, sizeof *l->packed);
     struct packed_matrix *m = &l->packed[l->n_packed++];
     m->place = place;
+    m->place.is_elsewhere = l->elsewhere;
     snprintf(m->name, sizeof m->name, "%s", layer_matrix_names[which]);
     if (q->format == FORMAT_PACK_QUANTIZED)
         add_compressed(l, layer, m, q);
@@ -410,7 +411,8 @@ int load_finish_packed(struct loader *l, struct err *e)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < l->n_packed; i++)
-        rc = finish_matrix(l, &l->packed[i], e);
+        if (!l->packed[i].place.is_elsewhere)
+            rc = finish_matrix(l, &l->packed[i], e);
     return rc;
 }
 
@@ -425,7 +427,7 @@ static int64_t table_bytes(const struct quantization *q, int64_t rows, int64_t c
            cols * (int64_t)sizeof(int32_t) + (int64_t)sizeof(struct packing) + 4 * ALLOC_BYTES;
 }
 
-size_t load_packed_bytes(const struct model_config *c)
+size_t load_packed_bytes(const struct model_config *c, uint32_t n_layers)
 {
     const struct quantization *q = &c->quantization;
     int64_t h = c->hidden_size, mlp = c->intermediate_size, dim = c->head_dim,
@@ -433,5 +435,5 @@ size_t load_packed_bytes(const struct model_config *c)
                     2 * table_bytes(q, c->n_kv_heads * dim, h) +
                     table_bytes(q, h, c->n_heads * dim) + 2 * table_bytes(q, mlp, h) +
                     table_bytes(q, h, mlp);
-    return q->format == FORMAT_NONE ? 0 : (size_t)(layer * c->n_layers);
+    return q->format == FORMAT_NONE ? 0 : (size_t)(layer * n_layers);
 }

@@ -2,7 +2,8 @@
  *
  * A module that is split by output features has A whole and its rows of B; one that is split by input
  * features has its columns of A, and B whole: what the ranks add is summed with the base's partial
- * products. The scale is multiplied into B. */
+ * products. The scale is multiplied into B. A pipeline stage copies what its own layers have, the last
+ * one the head. */
 #include <stdlib.h>
 
 #include "schema/alloc.h"
@@ -125,14 +126,14 @@ static int load_adapter(struct qwen2_reward_model *m, uint32_t k, struct err *e)
 {
     const struct lora_adapter *a = &m->lora_config.adapters[k];
     int rc = 0;
-    for (uint32_t i = 0; i < m->config.n_layers; i++)
+    for (uint32_t i = m->own.first; i < m->own.end; i++)
         for (int module = 0; rc == 0 && module < N_LAYER_MATRICES; module++) {
             const struct lora_pair *pair = &a->pairs[i * N_LAYER_MATRICES + (uint32_t)module];
             if (pair->a.name)
                 rc = load_pair(
                     m, pair, module, &product_of(&m->model.layers[i], module)->lora[k], e);
         }
-    if (rc == 0 && a->has_head)
+    if (rc == 0 && a->has_head && qwen2_is_last_stage(m))
         rc = load_head(m, a, &m->heads[k], e);
     return rc == 0 ? lora_check(a, e) : rc;
 }

@@ -1,4 +1,5 @@
-/* qwen2.c - the forward pass, written once over the table of operations (qwen2.h).
+/* qwen2.c - the forward pass, written once over the table of operations (qwen2.h), of the whole
+ * model or of a pipeline stage.
  *
  * Activations in the arena, with T tokens in the batch and this rank's sizes; float32 on the CPU
  * and where marked f32, else of the activation type:
@@ -14,7 +15,9 @@
  *     score     [T, hidden / ranks] and [T, n_labels] f32
  *
  * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
- * holds a block's output until the next norm reads it and overwrites it.
+ * holds a block's output until the next norm reads it and overwrites it. Between two blocks these two are
+ * all there is: `normed` and `residual` are the intermediate tensors {hidden_states, residual} that a
+ * pipeline stage takes and gives, so a pipeline adds in the same order as one stage.
  *
  * With a KV cache, the keys and values of attn_metadata.slot_mapping are copied to their slots as
  * soon as they are there; attention finds those of block_tables in theirs.
@@ -44,6 +47,7 @@ struct activations {
 
 struct sizes {
     int64_t tokens, hidden, q, kv, mlp, score_hidden, labels;
+    int64_t wanted; /* tokens that a head scores: none but on the last pipeline stage */
 };
 
 static int64_t most_ranks(const struct lora_config *lora)
@@ -54,12 +58,14 @@ static int64_t most_ranks(const struct lora_config *lora)
     return most;
 }
 
-static struct sizes sizes_of(
-    const struct model_config *c, const struct cache_config *cache, uint32_t n_ranks)
+static struct sizes sizes_of(const struct model_config *c, const struct cache_config *cache,
+    uint32_t n_ranks, int is_last_stage)
 {
+    int64_t tokens =
+        cache->max_batch_tokens > cache->max_len ? cache->max_batch_tokens : cache->max_len;
     return (struct sizes){
-        .tokens =
-            cache->max_batch_tokens > cache->max_len ? cache->max_batch_tokens : cache->max_len,
+        .tokens = tokens,
+        .wanted = is_last_stage ? tokens : 0,
         .hidden = c->hidden_size,
         .q = (int64_t)c->n_heads / n_ranks * c->head_dim,
         .kv = (int64_t)model_config_rank_kv_heads(c, n_ranks) * c->head_dim,
@@ -80,30 +86,37 @@ static struct activations shape_activations(const struct model_config *c, const 
     return (struct activations){
         .max_tokens = t,
         .residual = tensor_shaped(NULL, DTYPE_F32, t, s->hidden),
-        .pruned = tensor_shaped(NULL, DTYPE_F32, t, s->hidden),
+        .pruned = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->hidden),
         .normed = tensor_shaped(NULL, type, t, s->hidden),
         .qkv = tensor_shaped(NULL, type, t, s->q + 2 * s->kv),
         .context = tensor_shaped(NULL, type, t, s->q),
         .gate_up = tensor_shaped(NULL, type, mlp_rows, 2 * s->mlp),
         .quantized = tensor_shaped(NULL, quant, is_quantized ? quant_rows : 0, s->hidden),
         .gated = tensor_shaped(NULL, quant, is_quantized ? gated_rows : 0, s->mlp),
-        .score_hidden = tensor_shaped(NULL, DTYPE_F32, t, s->score_hidden),
-        .logits = tensor_shaped(NULL, DTYPE_F32, t, s->labels),
+        .score_hidden = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->score_hidden),
+        .logits = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->labels),
         .lora = tensor_shaped(NULL, DTYPE_F32, lora->n_adapters > 0 ? t : 0, most_ranks(lora)),
     };
 }
 
-/* The KV cache's tensors, without memory: as many blocks as fit into its bytes. */
-static struct kv_caches shape_kv_caches(
-    const struct model_config *c, const struct cache_config *cache, const struct sizes *s)
+/* Layers of the largest pipeline stage. */
+static uint32_t most_layers(const struct model_config *c, uint32_t n_pp_ranks)
+{
+    return (c->n_layers + n_pp_ranks - 1) / n_pp_ranks;
+}
+
+/* The KV cache's tensors, without memory: as many blocks as fit into its bytes on the largest
+ * pipeline stage. So all stages keep the same. */
+static struct kv_caches shape_kv_caches(const struct model_config *c,
+    const struct cache_config *cache, uint32_t n_pp_ranks, const struct sizes *s)
 {
     struct tensor layer = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, 2 * s->kv),
                   logits = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, s->labels);
-    uint64_t block = (uint64_t)c->n_layers * tensor_bytes(layer) + tensor_bytes(logits),
+    uint64_t block = most_layers(c, n_pp_ranks) * tensor_bytes(layer) + tensor_bytes(logits),
              n = cache->kv_cache_bytes / block, most = INT32_MAX / KV_BLOCK_TOKENS;
     struct kv_caches k = {.n_slots = (int64_t)(n < most ? n : most) * KV_BLOCK_TOKENS};
-    k.logits = tensor_shaped(NULL, DTYPE_F32, k.n_slots, s->labels);
-    k.merged = tensor_shaped(NULL, DTYPE_F32, k.n_slots > 0 ? s->tokens : 0, s->labels);
+    k.logits = tensor_shaped(NULL, DTYPE_F32, s->wanted > 0 ? k.n_slots : 0, s->labels);
+    k.merged = tensor_shaped(NULL, DTYPE_F32, k.n_slots > 0 ? s->wanted : 0, s->labels);
     return k;
 }
 
@@ -162,29 +175,32 @@ void qwen2_device_needs(
 {
     const struct model_config *c = &configs->config;
     const struct cache_config *cache = &configs->cache_config;
-    struct sizes s = sizes_of(c, cache, configs->n_ranks);
+    struct layer_range own = model_config_pp_layers(c, configs->pp_rank, configs->n_pp_ranks);
+    uint32_t n_layers = own.end - own.first;
+    struct sizes s =
+        sizes_of(c, cache, configs->n_ranks, configs->pp_rank + 1 == configs->n_pp_ranks);
     struct activations a =
         shape_activations(c, &s, ops, &configs->quant_config, &configs->lora_config);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
         a.gated, a.score_hidden, a.logits, a.lora,
-        tensor_shaped(NULL, DTYPE_F32, s.tokens, s.labels)};
+        tensor_shaped(NULL, DTYPE_F32, s.wanted, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
-    floats += c->n_layers * (4 * s.hidden + s.q + 2 * s.kv + 2 * s.mlp + 2 * c->head_dim);
+    floats += n_layers * (4 * s.hidden + s.q + 2 * s.kv + 2 * s.mlp + 2 * c->head_dim);
     floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
-    o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)c->n_layers);
+    o->arena_bytes = (size_t)floats * sizeof(float) + ALLOC_BYTES * (16 + 8 * (size_t)n_layers);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         o->arena_bytes += tensor_bytes(all[i]);
-    struct kv_caches k = shape_kv_caches(c, cache, &s);
-    o->arena_bytes += c->n_layers * (tensor_bytes(shape_kv_layer(&k, &s)) + ALLOC_BYTES) +
+    struct kv_caches k = shape_kv_caches(c, cache, configs->n_pp_ranks, &s);
+    o->arena_bytes += n_layers * (tensor_bytes(shape_kv_layer(&k, &s)) + ALLOC_BYTES) +
                       tensor_bytes(k.logits) + tensor_bytes(k.merged) + 2 * ALLOC_BYTES;
-    o->arena_bytes += load_packed_bytes(c);
+    o->arena_bytes += load_packed_bytes(c, n_layers);
     for (uint32_t i = 0; i < configs->lora_config.n_adapters; i++)
         o->arena_bytes += lora_arena_bytes(&configs->lora_config.adapters[i]);
     o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     if (cache->kv_cache_bytes > 0) /* places of kept logits */
         o->input_bytes += 2 * ((size_t)s.tokens * sizeof(uint32_t) + ALLOC_BYTES);
-    o->output_bytes = (size_t)(s.tokens * s.labels) * sizeof(float);
+    o->output_bytes = (size_t)(s.wanted * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
     o->quant = quant_config_type(&configs->quant_config);
@@ -201,9 +217,14 @@ static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct er
     return at ? 0 : err_set(e, ASSAY_ENOMEM, "activations: no memory for %zu bytes", bytes);
 }
 
+static struct sizes own_sizes(const struct qwen2_reward_model *m)
+{
+    return sizes_of(&m->config, &m->cache_config, m->n_ranks, qwen2_is_last_stage(m));
+}
+
 static int take_activations(struct qwen2_reward_model *m, struct err *e)
 {
-    struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
+    struct sizes s = own_sizes(m);
     struct activations *a = m->activations;
     *a = shape_activations(&m->config, &s, m->ops, &m->quant_config, &m->lora_config);
     struct tensor *all[] = {&a->residual, &a->pruned, &a->normed, &a->qkv, &a->context, &a->gate_up,
@@ -216,7 +237,7 @@ static int take_activations(struct qwen2_reward_model *m, struct err *e)
         if (scaled[i]->rows > 0 &&
             take(m, &scaled[i]->scale, (size_t)scaled[i]->rows * sizeof(float), e) != 0)
             return ASSAY_ENOMEM;
-    return take(m, &m->values, (size_t)(s.tokens * s.labels) * sizeof(float), e);
+    return take(m, &m->values, (size_t)(s.wanted * s.labels) * sizeof(float), e);
 }
 
 static int take_tensor(struct qwen2_reward_model *m, struct tensor *t, struct err *e)
@@ -226,11 +247,11 @@ static int take_tensor(struct qwen2_reward_model *m, struct tensor *t, struct er
 
 static int take_kv_caches(struct qwen2_reward_model *m, struct err *e)
 {
-    struct sizes s = sizes_of(&m->config, &m->cache_config, m->n_ranks);
+    struct sizes s = own_sizes(m);
     struct kv_caches *k = &m->kv_caches;
     if (m->cache_config.kv_cache_bytes == 0)
         return 0;
-    *k = shape_kv_caches(&m->config, &m->cache_config, &s);
+    *k = shape_kv_caches(&m->config, &m->cache_config, m->n_pp_ranks, &s);
     if (k->n_slots == 0)
         return err_set(e, ASSAY_EBADREQ,
             "--kv-cache: expected room for %d tokens at least, found %llu bytes", KV_BLOCK_TOKENS,
@@ -240,7 +261,7 @@ static int take_kv_caches(struct qwen2_reward_model *m, struct err *e)
     int rc = take_tensor(m, &k->logits, e);
     if (rc == 0)
         rc = take_tensor(m, &k->merged, e);
-    for (uint32_t i = 0; rc == 0 && i < m->config.n_layers; i++) {
+    for (uint32_t i = m->own.first; rc == 0 && i < m->own.end; i++) {
         k->layers[i] = shape_kv_layer(k, &s);
         rc = take_tensor(m, &k->layers[i], e);
     }
@@ -292,6 +313,8 @@ static int check_configs(const struct qwen2_configs *c, const struct ops *ops, s
         rc = check_kv_cache(&c->cache_config, ops, e);
     if (rc == 0)
         rc = model_config_check_tp(&c->config, c->n_ranks, e);
+    if (rc == 0)
+        rc = model_config_check_pp(&c->config, c->n_pp_ranks, e);
     if (rc == 0 && ops->typed)
         rc = model_config_check_quant(&c->config, &c->quant_config, c->n_ranks, e);
     return rc;
@@ -307,10 +330,13 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
         .ops = ops,
         .device = device,
         .rank = c->rank,
-        .n_ranks = c->n_ranks};
+        .n_ranks = c->n_ranks,
+        .pp_rank = c->pp_rank,
+        .n_pp_ranks = c->n_pp_ranks};
     int rc = check_configs(c, ops, e);
     if (rc != 0)
         return rc;
+    m->own = model_config_pp_layers(&c->config, c->pp_rank, c->n_pp_ranks);
     m->activations = xcalloc(1, sizeof *m->activations);
     m->model.layers = xcalloc(c->config.n_layers, sizeof *m->model.layers);
     for (uint32_t i = 0; i < c->config.n_layers; i++)
@@ -353,8 +379,9 @@ uint64_t qwen2_reward_model_kv_bytes(const struct qwen2_reward_model *m)
     const struct kv_caches *k = &m->kv_caches;
     if (!m->kv_cache)
         return 0;
-    uint64_t slot = tensor_bytes(tensor_rows(k->logits, 0, 1)) +
-                    m->config.n_layers * tensor_bytes(tensor_rows(k->layers[0], 0, 1));
+    uint64_t slot =
+        (m->own.end - m->own.first) * tensor_bytes(tensor_rows(k->layers[m->own.first], 0, 1));
+    slot += k->logits.rows > 0 ? tensor_bytes(tensor_rows(k->logits, 0, 1)) : 0;
     return (uint64_t)kv_cache_used(m->kv_cache) * KV_BLOCK_TOKENS * slot;
 }
 
@@ -418,7 +445,7 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     const struct attn_metadata *meta = in_batch->meta;
     const struct lora_rows lora = adapted(m, in_batch->lora->tokens, in_batch->lora->n_tokens);
     const struct model_config *c = &m->config;
-    struct sizes s = sizes_of(c, &m->cache_config, m->n_ranks);
+    struct sizes s = own_sizes(m);
     uint32_t heads = (uint32_t)(s.q / c->head_dim), kv_heads = (uint32_t)(s.kv / c->head_dim);
     struct tensor qkv = rows_for(m->activations->qkv, stream->x.rows, s.q + 2 * s.kv);
     struct attention_input in = {.q = tensor_columns(qkv, 0, s.q),
@@ -510,6 +537,31 @@ static int check_prefixes(
     return 0;
 }
 
+static int has_shape(
+    const struct qwen2_reward_model *m, struct tensor t, enum dtype type, uint32_t n)
+{
+    return t.dtype == type && t.rows == n && t.cols == m->config.hidden_size;
+}
+
+/* A stage takes them from the one before; the first has none. */
+static int check_intermediate_tensors(const struct qwen2_reward_model *m,
+    const struct intermediate_tensors *t, uint32_t n_tokens, struct err *e)
+{
+    if (qwen2_is_first_stage(m) != !t)
+        return err_set(e, ASSAY_EBADREQ,
+            "intermediate_tensors: pipeline stage %u: expected %s, found %s", m->pp_rank,
+            t ? "NULL, since no stage is before it" : "those of the stage before it",
+            t ? "some" : "none");
+    if (!t || (has_shape(m, t->residual, DTYPE_F32, n_tokens) &&
+                  has_shape(m, t->hidden_states, m->activations->normed.dtype, n_tokens)))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "intermediate_tensors: expected [%u, %u], found hidden_states [%lld, %lld] and residual "
+        "[%lld, %lld]",
+        n_tokens, m->config.hidden_size, (long long)t->hidden_states.rows,
+        (long long)t->hidden_states.cols, (long long)t->residual.rows, (long long)t->residual.cols);
+}
+
 static int check_inputs(
     const struct qwen2_reward_model *m, const struct forward_inputs *in, struct err *e)
 {
@@ -523,9 +575,8 @@ static int check_inputs(
         return err_set(e, ASSAY_EBADREQ,
             "attn_metadata: block_tables and slot_mapping: expected kv_caches with them, found "
             "none");
-    if (in->intermediate_tensors)
-        return err_set(e, ASSAY_EUNSUPPORTED, "intermediate_tensors is not built: expected NULL");
-    if (check_prefixes(m, meta, e) != 0)
+    if (check_intermediate_tensors(m, in->intermediate_tensors, n, e) != 0 ||
+        check_prefixes(m, meta, e) != 0)
         return e->code;
     if (n > m->activations->max_tokens ||
         (meta->out_rows && meta->n_out_rows > m->activations->max_tokens))
@@ -556,8 +607,33 @@ static void run_layer(
     s->has_block = 1;
 }
 
+struct intermediate_tensors qwen2_reward_model_make_empty_intermediate_tensors(
+    struct qwen2_reward_model *m, uint32_t n_tokens)
+{
+    int64_t hidden = m->config.hidden_size;
+    return (struct intermediate_tensors){rows_for(m->activations->normed, n_tokens, hidden),
+        rows_for(m->activations->residual, n_tokens, hidden)};
+}
+
+/* The stream that the first layer of this stage takes. */
+static struct stream begin_stream(struct qwen2_reward_model *m, const struct forward_inputs *in)
+{
+    const struct intermediate_tensors *given = in->intermediate_tensors;
+    uint32_t n = in->attn_metadata->cu_seqlens[in->attn_metadata->n_rows];
+    struct intermediate_tensors t =
+        given ? *given : qwen2_reward_model_make_empty_intermediate_tensors(m, n);
+    struct stream s = {.x = t.residual, .block = t.hidden_states, .has_block = given != NULL};
+    s.normed = m->activations->quantized.rows > 0
+                   ? rows_for(m->activations->quantized, n, m->config.hidden_size)
+                   : s.block;
+    if (!given)
+        m->ops->embed(m->device, s.x, &m->model.embed_tokens,
+            m->ops->device->push(m->device, in->input_ids, n * sizeof *in->input_ids));
+    return s;
+}
+
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
-    struct tensor *hidden_states, struct err *e)
+    struct intermediate_tensors *out, struct err *e)
 {
     const struct ops *ops = m->ops;
     const struct attn_metadata *meta = in->attn_metadata;
@@ -565,26 +641,22 @@ int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forwar
     if (rc != 0)
         return rc;
     size_t n_tokens = meta->cu_seqlens[meta->n_rows];
-    int64_t hidden = m->config.hidden_size;
-    struct stream s = {.x = rows_for(m->activations->residual, (int64_t)n_tokens, hidden),
-        .block = rows_for(m->activations->normed, (int64_t)n_tokens, hidden)};
-    s.normed = m->activations->quantized.rows > 0
-                   ? rows_for(m->activations->quantized, (int64_t)n_tokens, hidden)
-                   : s.block;
     ops->device->begin(m->device);
-    const int32_t *ids = ops->device->push(m->device, in->input_ids, n_tokens * sizeof *ids);
+    struct stream s = begin_stream(m, in);
     const int32_t *positions =
         ops->device->push(m->device, in->positions, n_tokens * sizeof *positions);
     const uint32_t *out_rows = meta->out_rows ? ops->device->push(m->device, meta->out_rows,
                                                     meta->n_out_rows * sizeof *out_rows)
                                               : NULL;
     ops->plan_attention(m->device, meta);
-    ops->embed(m->device, s.x, &m->model.embed_tokens, ids);
-    for (uint32_t i = 0; i < m->config.n_layers; i++)
+    for (uint32_t i = m->own.first; i < m->own.end; i++)
         run_layer(m, i, &s,
             &(struct batch_inputs){positions, out_rows, meta, &in->lora_mapping, in->kv_caches});
-    ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);
-    *hidden_states = s.x;
+    *out = (struct intermediate_tensors){s.block, s.x};
+    if (qwen2_is_last_stage(m)) {
+        ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);
+        *out = (struct intermediate_tensors){.hidden_states = s.x};
+    }
     return 0;
 }
 

@@ -34,7 +34,7 @@ struct qwen2_layer {
 
 struct qwen2_model {
     struct weight embed_tokens;
-    struct qwen2_layer *layers; /* [n_layers] */
+    struct qwen2_layer *layers; /* [n_layers]; another stage's are empty */
     float *norm;
 };
 
@@ -49,22 +49,33 @@ struct reward_head {
 /* What is kept from batch to batch, by slot: which, kv_cache.h says. */
 struct kv_caches {
     int64_t n_slots;       /* 0: nothing is kept */
-    struct tensor *layers; /* [n_layers] each [n_slots, keys and values of this rank's heads] */
-    struct tensor logits;  /* [n_slots, n_labels] of tokens that were pooled */
+    struct tensor *layers; /* [n_layers] each [n_slots, keys and values of this rank's heads]; none
+                              of another stage's */
+    struct tensor logits;  /* [n_slots, n_labels] of tokens that were pooled; on the last stage */
     struct tensor merged;  /* [T, n_labels] those of a batch's pooled tokens, kept and computed */
 };
 
 struct kv_cache;    /* kv_cache.h */
 struct activations; /* the arena's buffers; private to qwen2.c */
 
+/* What a pipeline stage hands to the next one, as vLLM's IntermediateTensors: the last block's
+ * output and the residual stream, to which it is still to be added. Each [n_tokens, hidden]. */
+struct intermediate_tensors {
+    struct tensor hidden_states, residual;
+};
+
+/* The whole model, or a pipeline stage of it: its layers, on the first stage the embedding, on the
+ * last one final norm and head. */
 struct qwen2_reward_model {
     struct model_config config;
     struct cache_config cache_config;
     struct quant_config quant_config;
     struct lora_config lora_config;
     const struct ops *ops;
-    struct device *device; /* borrowed */
-    uint32_t rank, n_ranks;
+    struct device *device;        /* borrowed */
+    uint32_t rank, n_ranks;       /* of the ranks that share every matrix */
+    uint32_t pp_rank, n_pp_ranks; /* of the pipeline's stages */
+    struct layer_range own;       /* this stage's layers */
     struct qwen2_model model;
     struct reward_head score;
     struct reward_head *heads; /* [adapters] their own; n_parts 0: the base's. NULL: none */
@@ -84,13 +95,14 @@ int model_choose_type(struct model_config *config, const char *dtype,
     const struct quant_config *quant_config, struct weights *w, const struct ops *ops,
     struct err *e);
 
-/* What the constructor takes: the four structs, and which rank of how many this is. */
+/* What the constructor takes: the four structs, and which rank of how many this is, within its
+ * pipeline stage and among the stages. */
 struct qwen2_configs {
     struct model_config config;
     struct cache_config cache_config;
     struct quant_config quant_config;
     struct lora_config lora_config;
-    uint32_t rank, n_ranks;
+    uint32_t rank, n_ranks, pp_rank, n_pp_ranks;
 };
 
 /* Fills in the sizes in the device's options that one rank of this model needs.
@@ -103,9 +115,20 @@ int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_con
     const struct ops *ops, struct device *device, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
 
+static inline int qwen2_is_first_stage(const struct qwen2_reward_model *m)
+{
+    return m->pp_rank == 0;
+}
+
+static inline int qwen2_is_last_stage(const struct qwen2_reward_model *m)
+{
+    return m->pp_rank + 1 == m->n_pp_ranks;
+}
+
 /* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
- * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1", and with --head " head=lm:..". On a device that chooses algorithms, it
- * is complete only after every product has run (score_canary). */
+ * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1", and with --head " head=lm:..". A pipeline
+ * of any number of stages gives the bits of one, so pp is always 1 here. On a device that chooses
+ * algorithms, it is complete only after every product has run (score_canary). */
 #define MODEL_MODE_BYTES 272
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
@@ -114,8 +137,8 @@ uint64_t qwen2_reward_model_kv_bytes(const struct qwen2_reward_model *m);
 
 /* Takes every tensor from the iterator. A missing, unknown or misshapen one is ASSAY_EFORMAT,
  * naming file, tensor, expected and found. Names may begin with "model."; lm_head.* and
- * rotary_emb.inv_freq are ignored. Matrices stay views into `w`, which must outlive the model
- * unless the device copies them. */
+ * rotary_emb.inv_freq are ignored. Those of other pipeline stages are checked, and not read.
+ * Matrices stay views into `w`, which must outlive the model unless the device copies them. */
 int qwen2_reward_model_load_weights(struct qwen2_reward_model *m, struct weights *w, struct err *e);
 
 /* Which tokens of the batch go through adapters, and which of the wanted ones (out_rows). Spans
@@ -129,16 +152,25 @@ struct forward_inputs {
     const int32_t *input_ids, *positions; /* host, [n_tokens] */
     const struct kv_caches *kv_caches;    /* NULL: nothing is cached, and nothing kept */
     const struct attn_metadata *attn_metadata;
-    const void *intermediate_tensors; /* must be NULL */
+    /* What the stage before gave, in this device's memory; forward writes over it. NULL on the first
+     * stage, and there alone. */
+    const struct intermediate_tensors *intermediate_tensors;
     struct lora_mapping lora_mapping;
 };
 
-/* Begins a batch; pooler ends it. On success *hidden_states is [n_out_rows, hidden] (or [n_tokens,
- * hidden] without out_rows), after the final norm, in the arena, valid until the next forward.
- * ASSAY_EBADTOKEN for an id outside the vocabulary; intermediate_tensors, and kv_caches on a device
- * without them, are refused by name. */
+/* Room in the arena for what the stage before gives: where forward takes it from at no cost. Valid
+ * until the next forward. n_tokens at most those of the arena. */
+struct intermediate_tensors qwen2_reward_model_make_empty_intermediate_tensors(
+    struct qwen2_reward_model *m, uint32_t n_tokens);
+
+/* Begins a batch; pooler ends it, or on a stage that is not the last device_ops.finish. On success
+ * `out` is in the arena, valid until the next forward. On the last stage out->hidden_states is
+ * [n_out_rows, hidden] (or [n_tokens, hidden] without out_rows), after the final norm, and residual
+ * is empty; on others both are what the next stage takes. ASSAY_EBADTOKEN for an id outside the
+ * vocabulary; intermediate_tensors where they do not belong, are missing, or are not this batch's,
+ * and kv_caches on a device without them, are refused by name. */
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
-    struct tensor *hidden_states, struct err *e);
+    struct intermediate_tensors *out, struct err *e);
 
 /* score(h) for each row of h, fp32: [rows, n_labels] in the arena, valid until the next call.
  * The rows of adapters with a head of their own go through that (NULL: there are none).

@@ -1,5 +1,5 @@
-/* score.c - builds a batch's metadata, and starts its forward and pooler on the device
- * (score.h). */
+/* score.c - builds a batch's metadata, and starts its forward and pooler on the device, or hands it
+ * on to the next pipeline stage (score.h). */
 #include "worker/score.h"
 
 #include <stdlib.h>
@@ -44,6 +44,7 @@ int score_map_adapters(const struct qwen2_reward_model *m, const struct stage_ba
 
 /* A batch, all of it or what the KV cache does not have, and where its scores go. */
 struct run {
+    struct pipeline *pipeline;
     const struct stage_batch *batch;
     const int32_t *ids;
     const struct pooling_metadata *wanted; /* of these tokens */
@@ -69,26 +70,46 @@ static struct attn_metadata metadata_of(const struct run *r, const struct sequen
     return meta;
 }
 
-/* Starts forward and pooler. */
+/* Ends a stage's batch: with scores, or with what the next stage goes on from. */
+static int end_stage(struct qwen2_reward_model *m, const struct run *r,
+    const struct intermediate_tensors *out, struct err *e)
+{
+    if (qwen2_is_last_stage(m)) {
+        pooler(m, out->hidden_states, r->pooling, r->values);
+        return 0;
+    }
+    int rc = pipeline_send(r->pipeline, &r->batch->token, out, e);
+    if (rc == 0)
+        m->ops->device->finish(m->device, r->values, out->residual.data, 0);
+    return rc;
+}
+
+/* Starts forward and what follows it. */
 static int run(
     struct qwen2_reward_model *m, struct run *r, const struct sequences *s, struct err *e)
 {
     struct lora_mapping mapping = {0};
-    struct tensor hidden_states;
+    struct intermediate_tensors in, out;
+    int is_first = qwen2_is_first_stage(m);
     struct attn_metadata meta = metadata_of(r, s, sequences_positions(s, r->positions));
     int rc = score_map_adapters(m, r->batch, r->wanted, &mapping, e);
     r->pooling->lora = &mapping;
     r->pooling->kept = r->reuse ? &r->reuse->logits : NULL;
+    if (rc == 0 && !is_first) {
+        in = qwen2_reward_model_make_empty_intermediate_tensors(m, r->batch->n_tokens);
+        rc = pipeline_receive(r->pipeline, &r->batch->token, &in, e);
+    }
     if (rc == 0)
         rc = qwen2_reward_model_forward(m,
             &(struct forward_inputs){.input_ids = r->ids,
                 .positions = r->positions,
                 .kv_caches = r->reuse ? &m->kv_caches : NULL,
                 .attn_metadata = &meta,
+                .intermediate_tensors = is_first ? NULL : &in,
                 .lora_mapping = mapping},
-            &hidden_states, e);
+            &out, e);
     if (rc == 0)
-        pooler(m, hidden_states, r->pooling, r->values);
+        rc = end_stage(m, r, &out, e);
     free((void *)mapping.tokens);
     return rc;
 }
@@ -111,13 +132,14 @@ static int run_rest(
     return rc;
 }
 
-int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const int32_t *ids,
-    int32_t *positions, float *values, struct err *e)
+int score_batch(struct qwen2_reward_model *m, struct pipeline *pipeline,
+    const struct stage_batch *b, const int32_t *ids, int32_t *positions, float *values,
+    struct err *e)
 {
     struct pooling_metadata pooling;
     struct sequences s;
     uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
-    struct run r = {b, ids, &pooling, &pooling, NULL, positions, values};
+    struct run r = {pipeline, b, ids, &pooling, &pooling, NULL, positions, values};
     int rc = pooling_metadata_init(
         &pooling, b, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
     sequences_init(&s, b);
@@ -132,7 +154,8 @@ int score_batch(struct qwen2_reward_model *m, const struct stage_batch *b, const
     return rc;
 }
 
-int score_canary(struct qwen2_reward_model *m, uint32_t max_tokens, float *values, struct err *e)
+int score_canary(struct qwen2_reward_model *m, struct pipeline *pipeline, uint32_t max_tokens,
+    float *values, struct err *e)
 {
     int32_t ids[CANARY_TOKENS], positions[CANARY_TOKENS], position = 0;
     uint32_t n = CANARY_TOKENS, cu_seqlens[2] = {0};
@@ -154,7 +177,7 @@ int score_canary(struct qwen2_reward_model *m, uint32_t max_tokens, float *value
         .ids = ids,
         .positions = &position};
     b.cu_seqlens = cu_seqlens;
-    int rc = score_batch(m, &b, ids, positions, values, e);
+    int rc = score_batch(m, pipeline, &b, ids, positions, values, e);
     if (rc == 0)
         m->ops->device->poll(m->device, 1);
     return rc;

@@ -158,7 +158,7 @@ static void run_batch(struct worker *w, const struct stage_token *token)
         w->busy_since_us = now_mono_us();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
-        rc = score_batch(&w->model, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
+        rc = score_batch(&w->model, NULL, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
             w->positions, batch->values, &e);
     if (rc != 0) {
         reply_failed(w, token, 0, &e);
@@ -179,7 +179,7 @@ static int try_canary(struct worker *w, struct err *e)
     if (n_labels > c->max_values)
         return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
             n_labels, c->max_values);
-    int rc = score_canary(&w->model, c->max_tokens, values, e);
+    int rc = score_canary(&w->model, NULL, c->max_tokens, values, e);
     for (uint32_t i = 0; rc == 0 && i < n_labels; i++)
         if (!(values[i] - values[i] == 0))
             rc = err_set(e, ASSAY_ENONFINITE,
@@ -215,8 +215,10 @@ static int check_checkpoint(struct worker *w, struct err *e)
 static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e)
 {
     const struct worker_options *o = &w->options;
-    *c = (struct qwen2_configs){
-        .quant_config = {o->quant}, .rank = (uint32_t)o->rank, .n_ranks = (uint32_t)o->tp};
+    *c = (struct qwen2_configs){.quant_config = {o->quant},
+        .rank = (uint32_t)o->rank,
+        .n_ranks = (uint32_t)o->tp,
+        .n_pp_ranks = 1};
     int rc = model_config_load(&c->config, o->model, o->head, e);
     if (rc == 0)
         rc = quantization_choose(&c->config.quantization, o->activations, e);

@@ -60,7 +60,8 @@ static void open_model(
     int is_bf16 = strcmp(type, "bf16") == 0;
     struct qwen2_configs c = {.cache_config = {b->batch_tokens, b->tokens, b->rows_per_batch, 0},
         .quant_config = {is_bf16 ? "none" : type},
-        .n_ranks = 1};
+        .n_ranks = 1,
+        .n_pp_ranks = 1};
     struct device_options options = {.n_threads = threads, .isa = isa};
     die_on(model_config_load(&c.config, dir, "auto", &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
@@ -125,7 +126,7 @@ static void run_batch(struct bench *b, uint32_t n_rows)
         .rows = b->rows,
         .ids = b->ids,
         .cu_seqlens = b->cu_seqlens};
-    die_on(score_batch(&b->model, &batch, b->ids, b->positions, b->values, &e), &e);
+    die_on(score_batch(&b->model, NULL, &batch, b->ids, b->positions, b->values, &e), &e);
     cpu_ops.device->poll(b->device, 1);
 }
 

@@ -46,7 +46,8 @@ static void open_scorer(
     struct qwen2_configs c = {
         .cache_config = {of->batch_tokens, of->row_tokens, of->beams, kv_cache_bytes},
         .quant_config = {"none"},
-        .n_ranks = 1};
+        .n_ranks = 1,
+        .n_pp_ranks = 1};
     struct device_options options = {.n_threads = threads, .isa = "auto"};
     die_on(model_config_load(&c.config, dir, "auto", &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
@@ -99,7 +100,7 @@ static void run_batch(struct scorer *s, const struct step *step, uint32_t from, 
         .rows = rows,
         .ids = ids,
         .cu_seqlens = cu_seqlens};
-    die_on(score_batch(&s->model, &b, ids, positions, s->values + from * n_labels, &e), &e);
+    die_on(score_batch(&s->model, NULL, &b, ids, positions, s->values + from * n_labels, &e), &e);
     cpu_ops.device->poll(s->device, 1);
     free(rows);
     free(cu_seqlens);

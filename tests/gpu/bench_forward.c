@@ -29,7 +29,8 @@ static void open_model(struct bench *b, const char *dir, uint32_t max_tokens, ui
     struct err e = {0};
     struct qwen2_configs c = {.cache_config = {max_tokens, max_len, max_tokens, 0},
         .quant_config = {b->quant},
-        .n_ranks = 1};
+        .n_ranks = 1,
+        .n_pp_ranks = 1};
     struct device_options options = {.shapes_only = 1};
     die_on(model_config_load(&c.config, dir, "auto", &e), &e);
     die_on(weights_open(&b->weights, dir, &e), &e);
@@ -73,7 +74,7 @@ static void submit(struct bench *b, int turn)
         .ids = b->ids,
         .positions = b->positions,
         .cu_seqlens = b->cu_seqlens};
-    die_on(score_batch(&b->model, &batch, b->ids, b->positions, b->values[turn % 2], &e), &e);
+    die_on(score_batch(&b->model, NULL, &batch, b->ids, b->positions, b->values[turn % 2], &e), &e);
 }
 
 /* Wall time of n batches, and how much of it lay between a batch's begin and its end on the device.

@@ -276,7 +276,7 @@ static void submit_row(struct scorer *s, const struct vector_row *row, float *va
 {
     struct err e = {0};
     struct pooling_metadata pooling;
-    struct tensor hidden;
+    struct intermediate_tensors out;
     uint32_t cu[2] = {0, row->stage.n_tokens};
     int32_t *positions = calloc(row->stage.n_tokens, sizeof *positions);
     struct stage_batch b = {.n_rows = 1,
@@ -297,8 +297,8 @@ static void submit_row(struct scorer *s, const struct vector_row *row, float *va
         .n_out_rows = pooling.n_out_rows};
     struct forward_inputs in = {
         .input_ids = row->ids, .positions = positions, .attn_metadata = &meta};
-    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
-    pooler(&s->model, hidden, &pooling, values);
+    die_on(qwen2_reward_model_forward(&s->model, &in, &out, &e), &e);
+    pooler(&s->model, out.hidden_states, &pooling, values);
     pooling_metadata_release(&pooling);
     memset(positions, 0xff, row->stage.n_tokens * sizeof *positions); /* may be used again */
     free(positions);

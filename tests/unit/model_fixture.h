@@ -69,10 +69,11 @@ static const char *activations;
 /* Where a device remembers its choices; NULL: it does not. */
 static const char *cache_dir;
 
-/* A rank of a group: the segment through which they sum (-1: there is one rank), and its place. */
+/* A rank of a group: the segment through which they sum (-1: there is one rank), its place, and the
+ * pipeline stage that it has (n_pp_ranks 0: there is one). */
 struct scorer_rank {
     int comm_fd;
-    uint32_t rank, n_ranks;
+    uint32_t rank, n_ranks, pp_rank, n_pp_ranks;
 };
 
 static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char *name,
@@ -83,7 +84,9 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, kv_cache_bytes},
         .quant_config = {quant_method},
         .rank = r.rank,
-        .n_ranks = r.n_ranks};
+        .n_ranks = r.n_ranks,
+        .pp_rank = r.pp_rank,
+        .n_pp_ranks = r.n_pp_ranks ? r.n_pp_ranks : 1};
     memset(s, 0, sizeof *s);
     s->ops = ops;
     snprintf(dir, sizeof dir, "%s%s", name[0] == '/' ? "" : "tests/models/", name);
@@ -113,7 +116,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
 UNUSED static void scorer_open(
     struct scorer *s, const struct ops *ops, const char *name, const char *isa, int threads)
 {
-    scorer_open_rank(s, ops, name, isa, threads, (struct scorer_rank){-1, 0, 1});
+    scorer_open_rank(s, ops, name, isa, threads, (struct scorer_rank){-1, 0, 1, 0, 1});
 }
 
 static void scorer_close(struct scorer *s)
@@ -248,25 +251,17 @@ static void vector_close(struct vector *v)
     free(v->rows);
 }
 
-/* Score the rows order[0..n-1] as one batch; values row after row. prune 0: hidden states of all
- * tokens are computed first, and the pooler picks from them. */
-static void score(struct scorer *s, const struct vector *v, const uint32_t *order, uint32_t n,
-    int prune, float *values)
+/* The rows order[0..n-1] as one batch, in static memory. */
+static struct stage_batch batch_of(const struct vector *v, const uint32_t *order, uint32_t n)
 {
-    static int32_t ids[MAX_TOKENS], positions[MAX_TOKENS], explicit_positions[MAX_TOKENS];
+    static int32_t ids[MAX_TOKENS], explicit_positions[MAX_TOKENS];
     static struct stage_row rows[MAX_ROWS];
     static uint32_t cu[MAX_ROWS + 1];
     struct stage_batch b = {
         .n_rows = n, .rows = rows, .ids = ids, .positions = explicit_positions, .cu_seqlens = cu};
-    struct pooling_metadata pooling;
-    struct lora_mapping mapping;
-    struct tensor hidden;
-    struct err e = {0};
     for (uint32_t r = 0; r < n; r++) {
         const struct vector_row *row = &v->rows[order[r]];
         rows[r] = row->stage;
-        for (uint32_t i = 0; i < row->stage.n_tokens; i++)
-            positions[b.n_tokens + i] = (int32_t)i;
         memcpy(ids + b.n_tokens, row->ids, row->stage.n_tokens * sizeof *ids);
         memcpy(explicit_positions + b.n_positions, row->positions,
             row->stage.n_positions * sizeof *ids);
@@ -274,25 +269,44 @@ static void score(struct scorer *s, const struct vector *v, const uint32_t *orde
         b.n_values += row->stage.n_values;
         cu[r + 1] = b.n_tokens += row->stage.n_tokens;
     }
+    return b;
+}
+
+/* Score the rows order[0..n-1] as one batch; values row after row. prune 0: hidden states of all
+ * tokens are computed first, and the pooler picks from them. */
+static void score(struct scorer *s, const struct vector *v, const uint32_t *order, uint32_t n,
+    int prune, float *values)
+{
+    static int32_t positions[MAX_TOKENS];
+    struct stage_batch b = batch_of(v, order, n);
+    struct pooling_metadata pooling;
+    struct lora_mapping mapping;
+    struct intermediate_tensors out;
+    struct err e = {0};
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t i = b.cu_seqlens[r]; i < b.cu_seqlens[r + 1]; i++)
+            positions[i] = (int32_t)(i - b.cu_seqlens[r]);
     die_on(pooling_metadata_init(&pooling, &b, s->model.config.n_labels, MAX_TOKENS, &e), &e);
     die_on(score_map_adapters(&s->model, &b, &pooling, &mapping, &e), &e);
     pooling.lora = &mapping;
     struct attn_metadata meta = {.n_rows = n,
-        .cu_seqlens = cu,
+        .cu_seqlens = b.cu_seqlens,
         .out_rows = prune ? pooling.out_rows : NULL,
         .n_out_rows = pooling.n_out_rows};
-    struct forward_inputs in = {
-        .input_ids = ids, .positions = positions, .attn_metadata = &meta, .lora_mapping = mapping};
-    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
+    struct forward_inputs in = {.input_ids = b.ids,
+        .positions = positions,
+        .attn_metadata = &meta,
+        .lora_mapping = mapping};
+    die_on(qwen2_reward_model_forward(&s->model, &in, &out, &e), &e);
     if (!prune) {
-        struct tensor picked = hidden;
+        struct tensor picked = out.hidden_states;
         picked.rows = pooling.n_out_rows;
         picked.data = calloc((size_t)picked.rows, (size_t)picked.stride * sizeof(float));
-        cpu_ops.gather(s->device, picked, hidden, pooling.out_rows);
+        cpu_ops.gather(s->device, picked, out.hidden_states, pooling.out_rows);
         pooler(&s->model, picked, &pooling, values);
         free(picked.data);
     } else {
-        pooler(&s->model, hidden, &pooling, values);
+        pooler(&s->model, out.hidden_states, &pooling, values);
     }
     assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     pooling_metadata_release(&pooling);
@@ -359,7 +373,7 @@ UNUSED static void score_ranks(
     for (uint32_t r = 0; r < tp; r++) {
         if ((pids[r] = fork()) == 0) {
             struct scorer s;
-            scorer_open_rank(&s, ops, v->model, "auto", 1, (struct scorer_rank){fd, r, tp});
+            scorer_open_rank(&s, ops, v->model, "auto", 1, (struct scorer_rank){fd, r, tp, 0, 1});
             score_all(&s, v, shared + r * MAX_VALUES);
             scorer_close(&s);
             _exit(0);

@@ -199,7 +199,8 @@ static void test_devices_without_adapters_refuse_them(void **unused)
         .cache_config = s.model.cache_config,
         .quant_config = s.model.quant_config,
         .lora_config = s.adapters,
-        .n_ranks = 1};
+        .n_ranks = 1,
+        .n_pp_ranks = 1};
     without.linear_add = NULL;
     assert_int_equal(qwen2_reward_model_init(&m, &c, &without, s.device, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "'all'"));

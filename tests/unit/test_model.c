@@ -145,12 +145,12 @@ static uint32_t score_rows(struct scorer *s, struct rows *r, int share, float *v
         cu[i + 1] = b.n_tokens += own;
     }
     assert_true(b.n_values <= MAX_VALUES && b.n_tokens <= MAX_TOKENS);
-    die_on(score_batch(&s->model, &b, ids, positions, values, &e), &e);
+    die_on(score_batch(&s->model, NULL, &b, ids, positions, values, &e), &e);
     assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     return b.n_tokens;
 }
 
-static const struct scorer_rank alone = {-1, 0, 1};
+static const struct scorer_rank alone = {-1, 0, 1, 0, 1};
 
 static void check_sharing(const char *name, const char *isa, int threads, struct scorer_rank rank)
 {
@@ -208,7 +208,8 @@ static void test_sharing_tensor_parallel(void **unused)
         assert_true(fd >= 0);
         for (uint32_t r = 0; r < cases[i].tp; r++)
             if ((pids[r] = fork()) == 0) {
-                check_sharing(cases[i].name, "auto", 1, (struct scorer_rank){fd, r, cases[i].tp});
+                check_sharing(
+                    cases[i].name, "auto", 1, (struct scorer_rank){fd, r, cases[i].tp, 0, 1});
                 _exit(0);
             }
         for (uint32_t r = 0; r < cases[i].tp; r++) {
@@ -242,7 +243,7 @@ static void test_too_many_wanted_tokens(void **unused)
         cu[i + 1] = b.n_tokens += LEN - rows[i].n_shared;
     }
     scorer_open(&s, &cpu_ops, "reward", "auto", 1);
-    assert_int_equal(score_batch(&s.model, &b, ids, positions, values, &e), ASSAY_ETOOLARGE);
+    assert_int_equal(score_batch(&s.model, NULL, &b, ids, positions, values, &e), ASSAY_ETOOLARGE);
     assert_non_null(strstr(e.msg, "expected at most 4096"));
     scorer_close(&s);
 }
@@ -262,12 +263,12 @@ static void check_bad_prefixes(struct scorer *s)
     struct attn_metadata meta = {
         .n_rows = 3, .cu_seqlens = cu, .max_seqlen = 4, .prefix_segments = good};
     struct forward_inputs in = {.input_ids = ids, .positions = positions, .attn_metadata = &meta};
-    struct tensor hidden;
+    struct intermediate_tensors out;
     struct err e = {0};
-    die_on(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), &e);
+    die_on(qwen2_reward_model_forward(&s->model, &in, &out, &e), &e);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         meta.prefix_segments = bad[i];
-        assert_int_equal(qwen2_reward_model_forward(&s->model, &in, &hidden, &e), ASSAY_EFORMAT);
+        assert_int_equal(qwen2_reward_model_forward(&s->model, &in, &out, &e), ASSAY_EFORMAT);
         assert_non_null(strstr(e.msg, "prefix_segments"));
     }
 }
@@ -319,7 +320,7 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
 {
     struct scorer s;
     struct err e = {0};
-    struct tensor hidden;
+    struct intermediate_tensors out;
     int32_t ids[] = {1, 2, 100000}, positions[] = {0, 1, 2};
     uint32_t cu[] = {0, 2}, all[] = {0, 3};
     struct attn_metadata meta = {.n_rows = 1, .cu_seqlens = cu, .max_seqlen = 2};
@@ -330,16 +331,16 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
     without_cache.keep = NULL;
     s.model.ops = &without_cache;
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "kv_caches"));
     s.model.ops = &cpu_ops;
     in.kv_caches = NULL;
     meta.n_slot_mapping = 1;
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EBADREQ);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EBADREQ);
     assert_non_null(strstr(e.msg, "kv_caches"));
     meta.n_slot_mapping = 0;
-    in.intermediate_tensors = &e;
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
+    in.intermediate_tensors = &out;
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EBADREQ);
     assert_non_null(strstr(e.msg, "intermediate_tensors"));
     in.intermediate_tensors = NULL;
     check_bad_prefixes(&s);
@@ -348,11 +349,11 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     without.shares_prefixes = 0;
     s.model.ops = &without;
     meta.prefix_segments = &none;
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EUNSUPPORTED);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EUNSUPPORTED);
     assert_non_null(strstr(e.msg, "prefix_segments"));
     s.model.ops = &cpu_ops;
     meta = (struct attn_metadata){.n_rows = 1, .cu_seqlens = all, .max_seqlen = 3};
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &hidden, &e), ASSAY_EBADTOKEN);
+    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EBADTOKEN);
     scorer_close(&s);
     struct quant_config quant = {"fp4"};
     assert_int_equal(quant_config_check(&quant, &e), ASSAY_EUNSUPPORTED);

@@ -274,8 +274,11 @@ static void test_parts_that_cut_a_word(void **unused)
 {
     struct scorer s = {.ops = &cpu_ops};
     struct err e = {0};
-    struct qwen2_configs c = {
-        .cache_config = {8, 8, 1, 0}, .quant_config = {"none"}, .rank = 1, .n_ranks = 2};
+    struct qwen2_configs c = {.cache_config = {8, 8, 1, 0},
+        .quant_config = {"none"},
+        .rank = 1,
+        .n_ranks = 2,
+        .n_pp_ranks = 1};
     struct device_options o = {.n_threads = 1, .isa = "auto"};
     const char *dir = "tests/models/quantized/pack-int4-channel";
     (void)unused;

@@ -1,7 +1,7 @@
 /* test_reuse.c - batches after each other with a KV cache: every value has the bits that it has
  * without one, whatever is found there, kept, or driven out; and what is found need not be
  * computed. Run from the repository root. */
-#include "tests/unit/model_fixture.h"
+#include "tests/unit/pipeline_fixture.h"
 
 #include "worker/kv_cache.h"
 #include "worker/score.h"
@@ -108,17 +108,16 @@ static void make_batch(struct rows *r, const struct qwen2_reward_model *m)
         add_group(r, m, 1 + below(5));
 }
 
-/* Values of all rows; how many tokens the batch has. */
-static uint32_t score_rows(struct scorer *s, const struct rows *r, float *values)
+/* All rows as one batch, in static memory. */
+static struct stage_batch batch_of_rows(const struct rows *r)
 {
-    static int32_t ids[MAX_TOKENS], positions[MAX_TOKENS], explicit_positions[MAX_TOKENS];
-    uint32_t cu[MOST_ROWS + 1] = {0};
+    static int32_t ids[MAX_TOKENS], explicit_positions[MAX_TOKENS];
+    static uint32_t cu[MOST_ROWS + 1];
     struct stage_batch b = {.n_rows = r->n,
         .rows = r->rows,
         .ids = ids,
         .positions = explicit_positions,
         .cu_seqlens = cu};
-    struct err e = {0};
     for (uint32_t i = 0; i < r->n; i++) {
         const struct stage_row *row = &r->rows[i];
         uint32_t own = row->n_tokens - row->n_shared;
@@ -129,12 +128,21 @@ static uint32_t score_rows(struct scorer *s, const struct rows *r, float *values
         cu[i + 1] = b.n_tokens += own;
     }
     assert_true(b.n_values <= MAX_VALUES && b.n_tokens <= MAX_TOKENS);
-    die_on(score_batch(&s->model, &b, ids, positions, values, &e), &e);
+    return b;
+}
+
+/* Values of all rows; how many tokens the batch has. */
+static uint32_t score_rows(struct scorer *s, const struct rows *r, float *values)
+{
+    static int32_t positions[MAX_TOKENS];
+    struct stage_batch b = batch_of_rows(r);
+    struct err e = {0};
+    die_on(score_batch(&s->model, NULL, &b, b.ids, positions, values, &e), &e);
     assert_int_equal(s->ops->device->poll(s->device, 1), 1);
     return b.n_tokens;
 }
 
-static const struct scorer_rank alone = {-1, 0, 1};
+static const struct scorer_rank alone = {-1, 0, 1, 0, 1};
 
 /* Bytes for so many tokens of the model, so that there is room for part of what comes. */
 static uint64_t bytes_for(const struct scorer *s, uint32_t n_tokens)
@@ -223,7 +231,7 @@ static void check_ranks(const char *name, uint32_t tp, uint32_t n_tokens)
     assert_true(fd >= 0);
     for (uint32_t r = 0; r < tp; r++)
         if ((pids[r] = fork()) == 0) {
-            check_reuse(name, n_tokens, 20, 1, (struct scorer_rank){fd, r, tp});
+            check_reuse(name, n_tokens, 20, 1, (struct scorer_rank){fd, r, tp, 0, 1});
             _exit(0);
         }
     for (uint32_t r = 0; r < tp; r++) {
@@ -243,10 +251,60 @@ static void test_tensor_parallel(void **unused)
     dtype = "auto";
 }
 
+/* A pipeline whose stages keep their own layers' keys and values, and one stage that keeps none. */
+static void check_pipeline(const char *name, uint32_t n_stages, uint64_t bytes, uint32_t n_batches)
+{
+    static float whole[MAX_VALUES], found[MAX_VALUES];
+    static struct rows rows;
+    struct scorer without;
+    struct chain chain;
+    scorer_open(&without, &cpu_ops, name, "auto", 1);
+    kv_cache_bytes = bytes;
+    chain_open(&chain, name, n_stages);
+    kv_cache_bytes = 0;
+    srand(7);
+    for (uint32_t turn = 0; turn < n_batches; turn++) {
+        make_batch(&rows, &without.model);
+        memset(whole, 0, sizeof whole);
+        memset(found, 0, sizeof found);
+        score_rows(&without, &rows, whole);
+        struct stage_batch b = batch_of_rows(&rows);
+        chain_score(&chain, &b, found);
+        assert_memory_equal(whole, found, sizeof whole);
+    }
+    const struct qwen2_reward_model *first = &chain.stages[0].model;
+    assert_true(first->tokens_reused > first->tokens_given / 16);
+    for (uint32_t i = 1; i < n_stages; i++) {
+        const struct qwen2_reward_model *m = &chain.stages[i].model;
+        assert_int_equal(m->kv_caches.n_slots, first->kv_caches.n_slots);
+        assert_int_equal(m->tokens_reused, first->tokens_reused);
+        assert_true(qwen2_reward_model_kv_bytes(m) <= bytes);
+        assert_true(!m->kv_caches.layers[0].data);
+    }
+    scorer_close(&without);
+    chain_close(&chain);
+}
+
+static void test_pipeline(void **unused)
+{
+    (void)unused;
+    check_pipeline("reward", 2, 1 << 20, 30);
+    check_pipeline("window-layer-types", 3, 1 << 18, 30);
+    check_pipeline("demo-process", 4, 1 << 20, 10);
+    check_pipeline("demo-reward", 4, 1 << 20, 10);
+    dtype = "bf16";
+    check_pipeline("window", 2, 1 << 18, 20);
+    dtype = "auto";
+    quant_method = "int8";
+    check_pipeline("demo-process", 3, 1 << 20, 10);
+    quant_method = "none";
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_shape_of_model),
         cmocka_unit_test(test_every_size_of_cache), cmocka_unit_test(test_types),
-        cmocka_unit_test(test_adapters), cmocka_unit_test(test_tensor_parallel)};
+        cmocka_unit_test(test_adapters), cmocka_unit_test(test_tensor_parallel),
+        cmocka_unit_test(test_pipeline)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
