@@ -38,6 +38,17 @@ int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
     return code;
 }
 
+int err_within(struct err *e, int code, const char *where)
+{
+    char field[2 * ERR_FIELD_BYTES];
+    if (!e)
+        return code;
+    snprintf(field, sizeof field, "%s%s%s", where, where[0] && e->field[0] ? "." : "", e->field);
+    snprintf(e->field, sizeof e->field, "%.*s", (int)sizeof e->field - 1, field);
+    utf8_make_printable(e->field);
+    return code;
+}
+
 int err_errno(struct err *e, int code, const char *fmt, ...)
 {
     int saved = errno;
@@ -86,6 +97,8 @@ const char *err_name(int code)
         return "timeout";
     case ASSAY_ESTATE:
         return "wrong_state";
+    case ASSAY_ENOSESSION:
+        return "unknown_session";
     case ASSAY_EBADTOKEN:
         return "bad_token";
     case ASSAY_ENOTOKENS:

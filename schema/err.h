@@ -31,6 +31,7 @@ enum assay_code {
     ASSAY_ETIMEOUT = -12,  /* timeout: `score` took too long; the job lives on */
     ASSAY_ESTATE =
         -13, /* wrong_state: the job is sealed, cancelled or held, so this cannot be done to it */
+    ASSAY_ENOSESSION = -14, /* unknown_session */
     /* codes of rows */
     ASSAY_EBADTOKEN = -20, /* bad_token: a token id outside the vocabulary */
     ASSAY_ENOTOKENS = -21, /* no_tokens */
@@ -73,6 +74,10 @@ int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format
 /* The same with the name of the request's field, for example "rows[3].ids". */
 int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* Puts `where` ("rows[3]") in front of the error's field, which is inside it. Returns the error's code.
+ * e may be NULL: then `code`. */
+int err_within(struct err *e, int code, const char *where);
 
 /* Like err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes
  * ASSAY_EFULL. */

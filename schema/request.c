@@ -32,13 +32,19 @@ enum field {
     F_KEEP_LAST,
     F_NAME,
     F_DIR,
+    F_SESSION,
+    F_SESSIONS,
+    F_ROW,
+    F_MORE,
+    F_N,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
     "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token", "name",
-    "dir"};
+    "dir", "session", "sessions", "row", "more", "n"};
+_Static_assert(F_COUNT <= 64, "a set of fields is 64 bits");
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
 #define TRUNCATION (BIT(F_TRUNCATE) | BIT(F_MAX_LENGTH) | BIT(F_SIDE) | BIT(F_KEEP_LAST))
@@ -57,8 +63,9 @@ static const struct {
     [OP_RESULTS] = {"results", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_WAIT_MS),
         BIT(F_JOB)},
     [OP_SCORE] = {"score",
-        BIT(F_KEY) | BIT(F_ROWS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) | BIT(F_FRESH) | TRUNCATION,
-        BIT(F_ROWS)},
+        BIT(F_KEY) | BIT(F_ROWS) | BIT(F_SESSIONS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) |
+            BIT(F_FRESH) | TRUNCATION,
+        0},
     [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESUME] = {"resume", BIT(F_JOB) | BIT(F_ACCEPT_MODE), BIT(F_JOB)},
@@ -69,6 +76,10 @@ static const struct {
     [OP_ADAPTERS] = {"adapters", 0, 0},
     [OP_ADAPTER_ADD] = {"adapter_add", BIT(F_NAME) | BIT(F_DIR), BIT(F_NAME) | BIT(F_DIR)},
     [OP_ADAPTER_REMOVE] = {"adapter_remove", BIT(F_NAME), BIT(F_NAME)},
+    [OP_OPEN] = {"open", BIT(F_ROW), BIT(F_ROW)},
+    [OP_APPEND] = {"append", BIT(F_SESSIONS) | BIT(F_MORE), BIT(F_SESSIONS) | BIT(F_MORE)},
+    [OP_FORK] = {"fork", BIT(F_SESSION) | BIT(F_N), BIT(F_SESSION) | BIT(F_N)},
+    [OP_CLOSE] = {"close", BIT(F_SESSIONS), BIT(F_SESSIONS)},
 };
 
 const char *request_op_name(enum request_op op)
@@ -158,8 +169,7 @@ static int read_op(struct msg_reader *r, struct request *q, struct err *e)
         }
     return err_field(e, ASSAY_EBADREQ, "op",
         "expected one of hello submit status results score cancel pause resume retry jobs info "
-        "purge, "
-        "found '%.*s'",
+        "purge adapters adapter_add adapter_remove open append fork close, found '%.*s'",
         request_shown(name), (const char *)name.at);
 }
 
@@ -245,6 +255,56 @@ static int read_rows(
     return rc;
 }
 
+/* ---- sessions ---- */
+
+/* The row of a session; its results have the session's name as their id. */
+static int read_session_row(struct msg_reader *r, struct slice *raw, struct err *e)
+{
+    struct row_request row;
+    const uint8_t *from = r->at;
+    int rc = request_read_row(r, "row", &row, e);
+    if (rc == 0 && row.id.at)
+        rc = err_field(e, ASSAY_EBADREQ, "row.id",
+            "expected none, since the session's name is the id of its results");
+    *raw = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+/* An array of `expected` values; `limits` bounds their number. */
+static int read_array(struct msg_reader *r, const char *field, enum msg_type expected,
+    const struct request_limits *limits, struct slice *raw, uint32_t *n, struct err *e)
+{
+    char element[48];
+    struct slice text;
+    int something;
+    const uint8_t *from = r->at;
+    int rc = msg_read_array(r, field, n, e);
+    if (rc == 0 && *n > limits->max_rows_per_message)
+        return err_field(e, ASSAY_ETOOLARGE, field, "expected at most %u in a message, found %u",
+            limits->max_rows_per_message, *n);
+    for (uint32_t i = 0; rc == 0 && i < *n; i++) {
+        snprintf(element, sizeof element, "%s[%u]", field, i);
+        if (msg_peek(r) != expected)
+            return msg_unexpected(r, element, msg_type_name(expected), e);
+        rc = expected == MSG_STR ? msg_read_str(r, element, &text, e)
+                                 : request_skip_value(r, element, &something, e);
+    }
+    *raw = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
+}
+
+static int check_sessions(const struct request *q, uint64_t seen, struct err *e)
+{
+    if ((seen >> F_SESSIONS & 1) && q->n_sessions == 0)
+        return err_field(e, ASSAY_EBADREQ, "sessions", "expected at least one, found none");
+    if (q->op == OP_APPEND && q->n_more != q->n_sessions)
+        return err_field(e, ASSAY_EBADREQ, "more",
+            "expected one for each of the %u sessions, found %u", q->n_sessions, q->n_more);
+    if (q->op == OP_SCORE && (seen >> F_SESSIONS & 1) && (seen >> F_ROWS & 1))
+        return err_field(e, ASSAY_EBADREQ, "sessions", "expected rows or sessions, found both");
+    return 0;
+}
+
 static int read_field(struct msg_reader *r, struct request *q, enum field field,
     const struct decoding *d, struct err *e)
 {
@@ -292,6 +352,16 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
         return read_name(r, &q->name, e);
     case F_DIR:
         return read_dir(r, &q->dir, e);
+    case F_SESSION:
+        return msg_read_str(r, "session", &q->session, e);
+    case F_SESSIONS:
+        return read_array(r, "sessions", MSG_STR, d->limits, &q->sessions, &q->n_sessions, e);
+    case F_ROW:
+        return read_session_row(r, &q->row, e);
+    case F_MORE:
+        return read_array(r, "more", MSG_MAP, d->limits, &q->more, &q->n_more, e);
+    case F_N:
+        return read_u32(r, "n", 1, d->limits->max_rows_per_message, &q->n, e);
     case F_OLDER_THAN_S:
         return msg_read_int(r, "older_than_s", 0, INT32_MAX, &q->older_than_s, e);
     default:
@@ -317,9 +387,10 @@ static int check_fields(const struct request *q, uint64_t seen, struct err *e)
         return e->code;
     if (q->op == OP_SUBMIT && q->n_rows == 0 && !q->seal)
         return err_field(e, ASSAY_EBADREQ, "rows", "expected rows, or seal: true, found neither");
-    if (q->op == OP_SCORE && q->n_rows == 0)
-        return err_field(e, ASSAY_EBADREQ, "rows", "expected at least one row, found none");
-    return 0;
+    if (q->op == OP_SCORE && q->n_rows == 0 && !(seen >> F_SESSIONS & 1))
+        return err_field(
+            e, ASSAY_EBADREQ, "rows", "expected at least one row, or sessions, found none");
+    return check_sessions(q, seen, e);
 }
 
 /* The id of a refused request may follow the field at fault: finds it, so that the reply can carry

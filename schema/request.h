@@ -41,6 +41,10 @@ enum request_op {
     OP_ADAPTERS,
     OP_ADAPTER_ADD,
     OP_ADAPTER_REMOVE,
+    OP_OPEN,
+    OP_APPEND,
+    OP_FORK,
+    OP_CLOSE,
     OP_COUNT
 };
 
@@ -80,13 +84,20 @@ struct request {
     uint64_t after; /* results: cursor; jobs: list jobs with a number above it */
     uint32_t limit; /* 1..10000; 0: not given */
     uint32_t wait_ms;
-    uint32_t timeout_ms;  /* 0: not given */
-    int accept_mode;      /* resume */
-    int fresh;            /* submit, score: a new job takes nothing from the score cache */
-    int64_t older_than_s; /* purge; -1: not given */
-    struct slice state;   /* jobs: filter, a job state's name (checked); absent: all */
-    struct slice name;    /* adapter_add, adapter_remove: the adapter's (checked) */
-    struct slice dir;     /* adapter_add: an absolute path (checked), without NUL */
+    uint32_t timeout_ms;   /* 0: not given */
+    int accept_mode;       /* resume */
+    int fresh;             /* submit, score: a new job takes nothing from the score cache */
+    int64_t older_than_s;  /* purge; -1: not given */
+    struct slice state;    /* jobs: filter, a job state's name (checked); absent: all */
+    struct slice name;     /* adapter_add, adapter_remove: the adapter's (checked) */
+    struct slice dir;      /* adapter_add: an absolute path (checked), without NUL */
+    struct slice session;  /* fork: a session's name */
+    struct slice sessions; /* append, close, score (instead of rows): raw msgpack array of names */
+    uint32_t n_sessions;
+    struct slice row;  /* open: raw msgpack map, a row (checked) without an id */
+    struct slice more; /* append: raw msgpack array of n_sessions maps (request_extend_row) */
+    uint32_t n_more;
+    uint32_t n; /* fork: how many */
 };
 
 /* What a row holds. Texts are slices of the message, not checked to be UTF-8: that is content. */
@@ -155,6 +166,16 @@ int request_decode_rows(struct request *q, struct slice bytes, const struct requ
 /* Reads the next row: msg_reader_init on q->rows, msg_read_array once, then this n_rows times.
  * `index` names the row in errors. */
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e);
+
+/* Reads a row that stands alone; `where` names it in errors. */
+int request_read_row(
+    struct msg_reader *r, const char *where, struct row_request *row, struct err *e);
+
+/* Writes the row (a checked one, a raw msgpack map) with what `more`, a raw map of any contents, adds
+ * to its fields: of the same name and type, token ids behind token ids, text behind text, items
+ * behind items. Returns 0, or a code with *e, which names the field; what was written is of no use
+ * then. */
+int request_extend_row(struct msg_writer *w, struct slice row, struct slice more, struct err *e);
 
 /* Cuts a row that does not say it as the message's rows are cut. */
 void row_request_truncate(struct row_request *row, const struct request_truncation *t);

@@ -85,16 +85,6 @@ static int in_element(const char *field, uint32_t i, int rc, struct err *e)
     return rc;
 }
 
-static int in_row(uint32_t index, int rc, struct err *e)
-{
-    char field[ERR_FIELD_BYTES + sizeof "rows[4294967295]."];
-    if (!e)
-        return rc;
-    struct err inner = *e;
-    snprintf(field, sizeof field, "rows[%u]%s%s", index, inner.field[0] ? "." : "", inner.field);
-    return err_field(e, rc, field, "%s", inner.msg);
-}
-
 static int read_row_id(struct msg_reader *r, struct slice *id, struct err *e)
 {
     struct msg_reader number = *r;
@@ -437,7 +427,7 @@ static int find_shape(struct row_request *row, uint64_t seen, struct err *e)
         found == 0 ? "none of them" : "another mixture of these fields");
 }
 
-int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
+static int read_row(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     uint64_t seen = 0;
     uint32_t n = 0;
@@ -453,7 +443,24 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
         rc = find_shape(row, seen, e);
     if (rc == 0)
         rc = request_check_truncation(&row->truncation, e);
-    return rc == 0 ? 0 : in_row(index, rc, e);
+    return rc;
+}
+
+int request_read_row(
+    struct msg_reader *r, const char *where, struct row_request *row, struct err *e)
+{
+    int rc = read_row(r, row, e);
+    return rc == 0 ? 0 : err_within(e, rc, where);
+}
+
+int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)
+{
+    char where[sizeof "rows[4294967295]"];
+    int rc = read_row(r, row, e);
+    if (rc == 0)
+        return 0;
+    snprintf(where, sizeof where, "rows[%u]", index);
+    return err_within(e, rc, where);
 }
 
 /* An integer outside int32 becomes INT32_MIN, which no vocabulary holds. */

@@ -1,5 +1,6 @@
 /* fuzz_request.c - any bytes as a client's request: taken or refused, and what is taken can be
- * used: its rows read, its ids and positions copied, its slices written into a reply. */
+ * used: its rows read, its ids and positions copied, its slices written into a reply. What is appended
+ * to a session's row makes another row, or is refused. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>
@@ -82,6 +83,54 @@ static void assert_sendable(const struct err *e)
     msg_writer_release(&w);
 }
 
+/* Appends it to the row. What comes of it is a row once more, with all that was there. */
+static void use_more(struct slice row, struct slice more)
+{
+    struct msg_writer w;
+    struct msg_reader r;
+    struct row_request whole;
+    struct err e = {0};
+    msg_writer_init(&w);
+    int rc = request_extend_row(&w, row, more, &e);
+    assert(rc == 0 || (rc < 0 && rc == e.code));
+    if (rc != 0)
+        assert_sendable(&e);
+    else
+        assert(w.buffer.size + 8 >= row.len);
+    msg_reader_init(&r, (const uint8_t *)w.buffer.data, w.buffer.size);
+    if (rc == 0) {
+        assert(request_read_row(&r, "", &whole, NULL) == 0 && msg_read_end(&r, NULL) == 0);
+        use_row(&whole);
+    }
+    msg_writer_release(&w);
+}
+
+static const char *const rows_of_sessions[] = {"\x81\xa3ids\x91\x01", "\x81\xa4text\xa1t",
+    "\x82\xa3ids\xc4\x04\x01\x00\x00\x00\xa4pool\x82\xa4type\xa9POSITIONS\xa9positions\x91\x00",
+    "\x82\xa6prompt\xa1p\xa5steps\x91\xa1s"};
+static const size_t rows_of_sessions_bytes[] = {7, 8, 44, 19};
+
+/* Each of `more` behind each of some rows. */
+static void use_append(const struct request *q)
+{
+    struct msg_reader r;
+    uint32_t n = 0;
+    int something;
+    msg_reader_init(&r, q->more.at, q->more.len);
+    int rc = msg_read_array(&r, "more", &n, NULL);
+    assert(rc == 0 && n == q->n_more && n == q->n_sessions && n > 0);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *from = r.at;
+        rc = request_skip_value(&r, "more", &something, NULL);
+        assert(rc == 0);
+        for (size_t k = 0; k < sizeof rows_of_sessions / sizeof rows_of_sessions[0]; k++)
+            use_more(
+                (struct slice){(const uint8_t *)rows_of_sessions[k], rows_of_sessions_bytes[k]},
+                (struct slice){from, (size_t)(r.at - from)});
+    }
+    assert(msg_read_end(&r, NULL) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
 {
     static const struct request_limits limits = {
@@ -101,6 +150,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     assert((q.n_rows > 0) == (q.rows.at != NULL));
     if (q.rows.at)
         use_rows(&q);
+    if (q.op == OP_OPEN)
+        use_more(q.row, q.row);
+    if (q.op == OP_APPEND)
+        use_append(&q);
+    assert_one_value(q.sessions);
     return 0;
 }
 
@@ -168,6 +222,52 @@ static void seed_submit(struct msg_writer *w)
     msg_float(w, 1.5f);
 }
 
+static void seed_append(struct msg_writer *w)
+{
+    static const char *const names[] = {"0123456789abcdef.0", "0123456789abcdef.4294967295"};
+    seed_head(w, "append", 2);
+    msg_str(w, "sessions");
+    msg_array(w, 4);
+    for (int i = 0; i < 4; i++)
+        msg_str(w, names[i % 2]);
+    msg_str(w, "more");
+    msg_array(w, 4);
+    msg_map(w, 1);
+    msg_str(w, "ids");
+    msg_array(w, 1);
+    msg_int(w, 7);
+    msg_map(w, 1);
+    msg_key_str(w, "text", "more");
+    msg_map(w, 2);
+    msg_str(w, "ids");
+    msg_bin(w, "\2\0\0\0", 4);
+    msg_str(w, "pool");
+    msg_map(w, 1);
+    msg_str(w, "positions");
+    msg_array(w, 1);
+    msg_int(w, 1);
+    msg_map(w, 1);
+    msg_str(w, "steps");
+    msg_array(w, 1);
+    msg_str(w, "next");
+}
+
+static void seed_open(struct msg_writer *w)
+{
+    seed_head(w, "open", 1);
+    msg_str(w, "row");
+    msg_map(w, 3);
+    msg_str(w, "messages");
+    msg_array(w, 1);
+    msg_map(w, 2);
+    msg_key_str(w, "role", "user");
+    msg_key_str(w, "content", "3 + 4?");
+    msg_key_bool(w, "truncate", 1);
+    msg_str(w, "pool");
+    msg_map(w, 1);
+    msg_key_str(w, "type", "MEAN");
+}
+
 int fuzz_seed(unsigned n, struct msg_writer *w)
 {
     switch (n) {
@@ -200,6 +300,31 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
         return 1;
     case 5:
         seed_head(w, "hello", 0);
+        return 1;
+    case 6:
+        seed_append(w);
+        return 1;
+    case 7:
+        seed_open(w);
+        return 1;
+    case 8:
+        seed_head(w, "fork", 2);
+        msg_key_str(w, "session", "0123456789abcdef.0");
+        msg_key_int(w, "n", 64);
+        return 1;
+    case 9:
+        seed_head(w, "score", 1);
+        msg_str(w, "sessions");
+        msg_array(w, 1);
+        msg_str(w, "0123456789abcdef.0");
+        return 1;
+    case 10: /* a row made of what grows alone */
+        seed_head(w, "open", 1);
+        msg_str(w, "row");
+        msg_map(w, 1);
+        msg_str(w, "ids");
+        msg_array(w, 1);
+        msg_int(w, 1);
         return 1;
     default:
         return 0;

@@ -25,7 +25,7 @@ static void every_op_has_its_name(void **state)
     (void)state;
     static const char *const names[OP_COUNT] = {"hello", "submit", "status", "results", "score",
         "cancel", "pause", "resume", "retry", "jobs", "info", "purge", "adapters", "adapter_add",
-        "adapter_remove"};
+        "adapter_remove", "open", "append", "fork", "close"};
     for (int op = 0; op < OP_COUNT; op++)
         assert_string_equal(request_op_name((enum request_op)op), names[op]);
 }
@@ -163,6 +163,71 @@ static void score_fields(void **state)
 }
 
 /* ---- what is refused ---- */
+
+static void session_fields(void **state)
+{
+    (void)state;
+    struct request q;
+    struct message m;
+    good("{'v':1,'op':'open','row':{'text':'a','pool':{'type':'MEAN'}}}", &q, &m);
+    assert_int_equal(q.row.len, 1 + 5 + 2 + 5 + 1 + 5 + 5);
+    free(m.bytes);
+    good("{'v':1,'op':'append','more':[{'a':[{}]},{}],'sessions':['x.0','y']}", &q, &m);
+    assert_slice(q.sessions, "\x92\xa3x.0\xa1y");
+    assert_int_equal(q.n_sessions, 2);
+    assert_int_equal(q.n_more, 2);
+    assert_int_equal(q.more.len, 7);
+    free(m.bytes);
+    good("{'v':1,'op':'fork','session':'x.0','n':4}", &q, &m);
+    assert_slice(q.session, "x.0");
+    assert_int_equal(q.n, 4);
+    free(m.bytes);
+    good("{'v':1,'op':'score','sessions':['x.0','x.0'],'key':'k'}", &q, &m);
+    assert_int_equal(q.n_sessions, 2);
+    assert_null(q.rows.at);
+    free(m.bytes);
+}
+
+static void bad_session_fields(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *field;
+        int code;
+    } cases[] = {
+        {"'open'", "row", ASSAY_EBADREQ},
+        {"'open','row':[]", "row", ASSAY_EBADREQ},
+        {"'open','row':{}", "row", ASSAY_EBADREQ},
+        {"'open','row':{'ids':[1],'id':1}", "row.id", ASSAY_EBADREQ},
+        {"'open','row':{'ids':[1],'pool':{'type':'X'}}", "row.pool.type", ASSAY_EBADREQ},
+        {"'open','row':{'ids':[1]},'session':'a'", "session", ASSAY_EBADREQ},
+        {"'append','sessions':['a']", "more", ASSAY_EBADREQ},
+        {"'append','more':[{}]", "sessions", ASSAY_EBADREQ},
+        {"'append','sessions':[],'more':[]", "sessions", ASSAY_EBADREQ},
+        {"'append','sessions':['a'],'more':[{},{}]", "more", ASSAY_EBADREQ},
+        {"'append','sessions':['a',1],'more':[{},{}]", "sessions[1]", ASSAY_EBADREQ},
+        {"'append','sessions':['a','b'],'more':[{},[]]", "more[1]", ASSAY_EBADREQ},
+        {"'append','sessions':'a','more':[{}]", "sessions", ASSAY_EBADREQ},
+        {"'append','sessions':['a'],'more':{}", "more", ASSAY_EBADREQ},
+        {"'append','sessions':['a'],'more':[{'a':!c1}]", "more[0]", ASSAY_EBADMSG},
+        {"'fork','session':'a'", "n", ASSAY_EBADREQ},
+        {"'fork','n':2", "session", ASSAY_EBADREQ},
+        {"'fork','session':['a'],'n':2", "session", ASSAY_EBADREQ},
+        {"'fork','session':'a','n':0", "n", ASSAY_EBADREQ},
+        {"'fork','session':'a','n':5", "n", ASSAY_EBADREQ},
+        {"'close'", "sessions", ASSAY_EBADREQ},
+        {"'close','sessions':[]", "sessions", ASSAY_EBADREQ},
+        {"'close','sessions':['a','b','c','d','e']", "sessions", ASSAY_ETOOLARGE},
+        {"'score','sessions':[]", "sessions", ASSAY_EBADREQ},
+        {"'score','sessions':['a'],'rows':[{'ids':[1]}]", "sessions", ASSAY_EBADREQ},
+        {"'submit','sessions':['a'],'key':'k','chunk':0,'seal':true", "sessions", ASSAY_EBADREQ},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[200];
+        snprintf(text, sizeof text, "{'v':1,'op':%s}", cases[i].fields);
+        refused(text, cases[i].code, cases[i].field);
+    }
+}
 
 static void bodies_that_are_no_map(void **state)
 {
@@ -312,6 +377,8 @@ int main(void)
         cmocka_unit_test(purge_fields),
         cmocka_unit_test(adapter_fields),
         cmocka_unit_test(score_fields),
+        cmocka_unit_test(session_fields),
+        cmocka_unit_test(bad_session_fields),
         cmocka_unit_test(bodies_that_are_no_map),
         cmocka_unit_test(top_fields),
         cmocka_unit_test(needed_fields),
