@@ -38,6 +38,7 @@
 struct adapter_change;
 struct inbox;
 struct message;
+struct sessions;
 struct waiters;
 struct progress_table;
 
@@ -110,6 +111,7 @@ struct broker {
     struct listeners listeners;
     struct outbox *outbox;
     struct waiters *waiters;
+    struct sessions *sessions;
     struct progress_table *progress;
     struct admit admit;  /* the loop's own */
     struct inbox *inbox; /* while the loop runs */

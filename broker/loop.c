@@ -16,6 +16,7 @@
 #include "broker/api/progress.h"
 #include "broker/api/requests.h"
 #include "broker/api/send.h"
+#include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/dispatch.h"
 #include "broker/outcomes.h"
@@ -84,6 +85,8 @@ static void take_request(struct broker *b, struct message *m, int *rc, struct er
         ahead_add(b, m);
     else if (handled == REQUEST_KEPT)
         kept_add(b, m->task.prepared.job, m);
+    else if (handled == REQUEST_AGAIN)
+        inbox_again(b->inbox, m);
     if (handled > 0)
         return;
     *rc = handled;
@@ -224,6 +227,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     store_idle(b->store);
     look_at_connections(b);
     waiters_let_go(b);
+    sessions_tick(b->sessions, now_ms);
     return now_ms + HOUSEKEEPING_MS;
 }
 

@@ -21,6 +21,7 @@
 #include "broker/api/listen.h"
 #include "broker/api/preparers.h"
 #include "broker/api/progress.h"
+#include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/broker.h"
 #include "broker/data_dir.h"
@@ -396,6 +397,7 @@ static void close_broker(struct broker *b)
     dedupe_free(&b->dedupe);
     score_cache_close(&b->cache);
     waiters_free(&b->waiters);
+    sessions_free(&b->sessions);
     progress_free(&b->progress);
     outbox_free(&b->outbox);
     if (b->clients)
@@ -492,6 +494,7 @@ int main(int argc, char **argv)
     raise_descriptor_limit();
     keep_memory();
     b.waiters = waiters_new();
+    b.sessions = sessions_new((uint64_t)options.session_bytes, &b.limits);
     if (sodium_init() < 0)
         rc = err_set(&e, ASSAY_EIO, "libsodium cannot start");
     if (rc == 0)

@@ -81,6 +81,8 @@ static const struct {
         "memory of each rank for keys and values of rows' first tokens, which rows of later "
         "batches need not compute again; on the CPU: 512M, 4G (default none)",
         SIZE, offsetof(struct options, kv_cache), 1, 1ll << 50},
+    {"session-bytes", "SIZE", "most memory of all clients' sessions: 64M, 1G (default 256M)", SIZE,
+        offsetof(struct options, session_bytes), 1 << 16, 1ll << 50},
     {"no-dedupe", NULL, "compute each row, even if it is the same as another of its job", FLAG,
         offsetof(struct options, no_dedupe), 0, 0},
     {"insecure-loopback", NULL,
@@ -456,7 +458,8 @@ int options_parse(struct options *o, int argc, char **argv)
         .min_free_bytes = 64 << 20,
         .max_message_bytes = 64 << 20,
         .max_rows_per_message = 10000,
-        .max_queued_bytes = 64ll << 30};
+        .max_queued_bytes = 64ll << 30,
+        .session_bytes = 256 << 20};
     for (int i = 0; i < N_OPTIONS; i++)
         list[i] = (struct option){table[i].name, argument_of(i), NULL, i + 256};
     opterr = 0;

@@ -27,6 +27,7 @@ struct options {
     int exit_with_parent; /* 0: no; the parent's process id; -1: whichever parent it has */
     int64_t score_cache;  /* bytes; 0: none */
     int64_t kv_cache;     /* bytes of each rank; 0: none */
+    int64_t session_bytes;
     int insecure_loopback, no_prefix_sharing, no_dedupe, help, version;
 };
 

@@ -270,6 +270,18 @@ void inbox_done(struct inbox *in, struct message **m)
         add_ready(in, next);
 }
 
+void inbox_again(struct inbox *in, struct message *m)
+{
+    if (m->kept > 0)
+        connections_let_go(m->kept);
+    m->kept = 0;
+    keep_bytes(m);
+    if (zmq_msg_size(&m->body) > INBOX_SMALL_BYTES)
+        send_away(in, m);
+    else
+        add_ready(in, m);
+}
+
 void inbox_give(struct inbox *in, struct task *t)
 {
     preparers_give(in->preparers, t);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "broker/api/connections.h"
+#include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "schema/clock.h"
 #include "schema/version.h"
@@ -101,11 +102,13 @@ static void write_about(const struct broker *b, struct msg_writer *w)
     msg_key_str(w, "mode", b->model.mode);
     write_model(b, w);
     msg_str(w, "limits");
-    msg_map(w, 4);
+    msg_map(w, 6);
     msg_key_int(w, "max_message_bytes", (int64_t)b->limits.max_message_bytes);
     msg_key_int(w, "max_rows_per_message", b->limits.max_rows_per_message);
     msg_key_int(w, "max_tokens_per_row", b->model.max_len);
     msg_key_int(w, "max_queued_bytes", b->options->max_queued_bytes);
+    msg_key_int(w, "max_session_bytes", b->options->session_bytes);
+    msg_key_int(w, "session_idle_ms", SESSION_IDLE_MS);
 }
 
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q)
@@ -167,7 +170,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b, 0);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 18 + (failure != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 20 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -180,6 +183,8 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
     msg_key_int(w, "wal_bytes", (int64_t)store_wal_bytes(b->store));
     msg_key_int(w, "received_bytes", (int64_t)connections_received());
     msg_key_int(w, "waiting", waiters_count(b));
+    msg_key_int(w, "sessions", sessions_count(b->sessions));
+    msg_key_int(w, "session_bytes", (int64_t)sessions_bytes(b->sessions));
     msg_key_int(w, "longest_tick_ms", b->ticks.longest_us / 1000);
     msg_key_int(w, "recent_tick_ms",
         (b->ticks.recent_us > b->ticks.before_us ? b->ticks.recent_us : b->ticks.before_us) / 1000);

@@ -16,6 +16,7 @@
 #include "broker/api/connections.h"
 #include "broker/api/kept.h"
 #include "broker/api/replies.h"
+#include "broker/api/session_requests.h"
 #include "broker/api/waiters.h"
 #include "broker/transaction.h"
 #include "schema/clock.h"
@@ -59,14 +60,20 @@ static int check_queue(struct broker *b, const struct request *q, struct err *e)
     return ASSAY_EQUEUEFULL;
 }
 
+int request_check_draining(const struct broker *b, struct err *e)
+{
+    if (!b->draining)
+        return 0;
+    err_set(e, ASSAY_ENOTREADY, "the broker is shutting down");
+    e->retry_after_ms = 1000;
+    return ASSAY_ENOTREADY;
+}
+
 static int check_room(struct broker *b, const struct request *q, struct err *e)
 {
-    if (b->draining) {
-        err_set(e, ASSAY_ENOTREADY, "the broker is shutting down");
-        e->retry_after_ms = 1000;
-        return ASSAY_ENOTREADY;
-    }
-    int rc = check_queue(b, q, e);
+    int rc = request_check_draining(b, e);
+    if (rc == 0)
+        rc = check_queue(b, q, e);
     return rc == 0 ? store_check_room(b->store, q->rows.len, e) : rc;
 }
 
@@ -322,9 +329,12 @@ static int on_purge(
 
 /* ---- all ---- */
 
-static int serve(struct broker *b, const struct envelope *env, struct prepared *p, struct err *e)
+static int serve(struct broker *b, struct message *m, struct err *e)
 {
+    const struct envelope *env = &m->envelope;
+    struct prepared *p = &m->task.prepared;
     const struct request *q = &p->request;
+    int rc;
     switch (q->op) {
     case OP_HELLO:
         reply_hello(b, env, q);
@@ -337,7 +347,10 @@ static int serve(struct broker *b, const struct envelope *env, struct prepared *
     case OP_SUBMIT:
         return on_submit(b, env, p, e);
     case OP_SCORE:
-        return on_score(b, env, p, e);
+        if (!q->sessions.at)
+            return on_score(b, env, p, e);
+        rc = session_request_expand(b, m, e);
+        return rc == 0 ? REQUEST_AGAIN : rc;
     case OP_PURGE:
         return on_purge(b, env, q, e);
     case OP_ADAPTERS:
@@ -347,19 +360,24 @@ static int serve(struct broker *b, const struct envelope *env, struct prepared *
         return adapters_add(b, env, q, e);
     case OP_ADAPTER_REMOVE:
         return adapters_remove(b, env, q, e);
+    case OP_OPEN:
+    case OP_APPEND:
+    case OP_FORK:
+    case OP_CLOSE:
+        return session_request(b, env, q, e);
     default:
         return on_job(b, env, q, e);
     }
 }
 
-/* Whether the request only asks, and the client has left: nobody would get the answer. A client
+/* Whether the request is only for its answer, and the client has left: nobody would get it. A client
  * that chose its routing id (libzmq's own begin with 0) may be back under it. */
 static int is_in_vain(const struct message *m)
 {
     enum request_op op = m->task.prepared.request.op;
     uint64_t connection = m->envelope.connection;
     int asks = op == OP_HELLO || op == OP_INFO || op == OP_JOBS || op == OP_STATUS ||
-               op == OP_RESULTS || op == OP_ADAPTERS;
+               op == OP_RESULTS || op == OP_ADAPTERS || op == OP_OPEN || op == OP_FORK;
     return asks && m->envelope.bytes[0] == 0 && connection != 0 &&
            !connections_is_there(connection);
 }
@@ -371,8 +389,8 @@ int request_handle(struct broker *b, struct message *m, struct err *e)
         return 0;
     if (p->rc != 0)
         *e = p->err;
-    int rc = p->rc != 0 ? p->rc : serve(b, &m->envelope, p, e);
-    if (rc == REQUEST_LATER || rc == REQUEST_KEPT)
+    int rc = p->rc != 0 ? p->rc : serve(b, m, e);
+    if (rc > 0)
         return rc;
     b->counters.requests++;
     if (rc < 0) {

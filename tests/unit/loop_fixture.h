@@ -11,6 +11,7 @@
 #include <zmq.h>
 
 #include "broker/api/progress.h"
+#include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
 #include "broker/broker.h"
 #include "broker/loop.h"
@@ -54,6 +55,7 @@ static inline int run_broker(const struct scene *s, int kbytes)
         .pool.activation = ACTIVATION_NONE};
     b.admit.model = &b.model;
     b.limits = (struct request_limits){1 << 20, 10000, 1000};
+    b.sessions = sessions_new(1 << 20, &b.limits);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     log_init("test", -1, LOG_LEVEL_ERROR);
     must(store_open(&b.store, s->dir, &store, &err));
@@ -72,6 +74,7 @@ static inline int run_broker(const struct scene *s, int kbytes)
     int rc = loop_run(&b, &err);
     planner_free(&b.planner);
     waiters_free(&b.waiters);
+    sessions_free(&b.sessions);
     progress_free(&b.progress);
     outbox_free(&b.outbox);
     zmq_close(b.clients);
