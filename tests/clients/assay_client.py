@@ -102,10 +102,14 @@ def _pack(value) -> bytes:
     return msgpack.packb(value, default=_plain, unicode_errors="surrogatepass")
 
 
-def _pack_row(row) -> bytes:
+def _with_ids(row) -> dict:
     if not isinstance(row, dict):
         raise TypeError(f"expected a row as a dict, found {type(row).__name__}: {row!r:.100}")
-    return _pack({**row, "ids": pack_ids(row["ids"])} if "ids" in row else row)
+    return {**row, "ids": pack_ids(row["ids"])} if "ids" in row else row
+
+
+def _pack_row(row) -> bytes:
+    return _pack(_with_ids(row))
 
 
 def _flaw(row):
@@ -288,12 +292,51 @@ class AssayClient:
         longer than timeout_s: the job lives on, under the key that the message names."""
         rows, deadline = list(rows), time.monotonic() + timeout_s
         key, job = self._submit(rows, key, priority, timeout_s=timeout_s)
+        return self._in_order(job, key, len(rows), deadline)
+
+    def _in_order(self, job, key, n_rows, deadline) -> list:
         found = {row["i"]: row
                  for row in self._results(job, key, 0, deadline - time.monotonic())}
-        if len(found) != len(rows):
-            raise AssayError("wrong_state", f"job {key} was cancelled: {len(found)} of {len(rows)} "
+        if len(found) != n_rows:
+            raise AssayError("wrong_state", f"job {key} was cancelled: {len(found)} of {n_rows} "
                                             "rows have a result")
-        return [found[i] for i in range(len(rows))]
+        return [found[i] for i in range(n_rows)]
+
+    # ---- sessions: rows that grow, for a search ----
+
+    def open(self, row) -> str:
+        """Open a session of this row, any ROW without an id; its name."""
+        return self._send(_pack({"v": 1, "op": "open", "row": _with_ids(row)}))["session"]
+
+    def append(self, sessions, more) -> list:
+        """Append more[k], a dict of fields that sessions[k]'s row has, as {"steps": ["so 7"]}, to
+        each of them; their new names. The names before are of no use from then on."""
+        return self._send(_pack({"v": 1, "op": "append", "sessions": list(sessions),
+                                 "more": [_with_ids(part) for part in more]}))["sessions"]
+
+    def fork(self, session: str, n: int) -> list:
+        """n new sessions with this one's row, which stays; their names."""
+        return self.call("fork", session=session, n=n)["sessions"]
+
+    def score_sessions(self, sessions, timeout_s: float = 600.0, priority: int = 50) -> list:
+        """score() of sessions' rows: the results in their order, each with its session's name as
+        `id`. AssayError `unknown_session` when one is gone: open it again with its whole row."""
+        key, deadline = f"client-{uuid.uuid4().hex}", time.monotonic() + timeout_s
+        held_s = min(POLL_S, timeout_s)
+        request = {"v": 1, "op": "score", "sessions": list(sessions), "key": key,
+                   "priority": priority, "timeout_ms": max(1, int(held_s * 1000))}
+        try:
+            return self._send(_pack(request), held_s, deadline)["rows"]
+        except AssayError as error:
+            if error.code != "timeout":
+                raise
+        return self._in_order(key, key, len(request["sessions"]), deadline)
+
+    def close_sessions(self, sessions) -> int:
+        """Close them; how many were there."""
+        return self.call("close", sessions=list(sessions))["closed"]
+
+    # ---- more ----
 
     def rewards(self, rows, timeout_s: float = 600.0) -> list:
         """score() for training loops: one float a row, None for a row that failed (a warning in the

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import multiprocessing
 import pickle
+import random
 import re
 import shutil
 import signal
@@ -360,6 +361,42 @@ def test_every_reply_is_lost_once(broker, kind):
     assert len(submits) == 5 and all(times[body] >= 2 for body in times)
 
 
+def test_a_search_whose_replies_are_lost(broker, kind):
+    """What was appended is there once, and the scores are those of the rows sent whole."""
+    rng, rows = random.Random(2), [list(range(40))] * 8
+    with Middleman(broker, lossy=True) as middle:
+        client = kind(middle.endpoint, resend_s=0.2)
+        root = client.open({"ids": list(range(40))})
+        beams = client.fork(root, 8)
+        for _ in range(3):
+            more = [[rng.randrange(500) for _ in range(7)] for _ in beams]
+            beams = client.append(beams, [{"ids": ids} for ids in more])
+            rows = [ids + what for ids, what in zip(rows, more)]
+            found = client.score_sessions(beams)
+        assert [row["id"] for row in found] == beams and beams[0].endswith(".3")
+        assert [row["score"] for row in found] == [row["score"] for row in client.score([{"ids": ids} for ids in rows])]
+        assert client.close_sessions([root, *beams]) == 0  # the first time, whose reply is lost, all are there
+    assert all(n >= 2 for n in Counter(middle.requests).values())
+    with pytest.raises(AssayError) as error:
+        kind(broker.endpoint).score_sessions(beams)
+    assert error.value.code == "unknown_session"
+
+
+def test_a_score_of_sessions_that_takes_long(directory, kind):
+    """It goes on under its key, and has a time of its own."""
+    with Broker(directory / "d", options=["--max-batch-tokens", 2000]) as broker:
+        client = kind(broker.endpoint)
+        client.submit([{"ids": [n % 500] * 1000} for n in range(120)], priority=90)
+        session = client.open({"ids": [1, 2, 3]})
+        with pytest.raises(AssayError) as error:
+            client.score_sessions([session], timeout_s=0.2)
+        assert error.value.code == "timeout"
+        started = time.monotonic()
+        found = client.score_sessions([session] * 2)
+        assert time.monotonic() - started > assay_client.POLL_S, "too quick to show anything"
+        assert [row["id"] for row in found] == [session] * 2 and found[0]["score"] == client.score([{"ids": [1, 2, 3]}])[0]["score"]
+
+
 def test_chunks_are_as_asked_for(broker):
     """By rows and by bytes, streamed: a row is not drawn before the chunk in front of it is stored."""
     drawn = []
@@ -689,6 +726,20 @@ def test_c_program_needs_nothing_of_assay(directory):
 
 
 # ---- the documents ----
+
+def test_search_as_printed(directory):
+    """Its two best beams are right sums: their lowest step is above the wrong ones'."""
+    example = re.search(r"## Search.*?```python\n(.*?)```", (CLIENTS / "README.md").read_text(), re.S).group(1)
+    assert "ipc://assay-data/broker.sock" in example
+    with Broker(directory / "d", model=MODELS / "demo-process", options=["--kv-cache", "16M"]) as broker, broker.client() as client:
+        done = subprocess.run([sys.executable, "-c", example.replace("ipc://assay-data/broker.sock", broker.endpoint)], cwd=CLIENTS,
+                              capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == 0, done.stderr
+        info = client.call("info")
+        assert info["sessions"] == 0 and info["workers"][0]["reused"] > 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and lines[0].endswith("['3 + 4 = 7', '7 + 5 = 12']") and float(lines[0].split()[0]) > 0.5, lines
+
 
 def test_readme_as_printed(served):
     example = re.search(r"```python\n(.*?)```", (CLIENTS / "README.md").read_text(), re.S).group(1)
