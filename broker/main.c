@@ -359,6 +359,7 @@ static int open_groups(struct broker *b, struct err *e)
             .mode = b->model.rank_mode,
             .digest = b->model.digest,
             .identity = b->model.identity,
+            .max_batch_tokens = (uint32_t)o->max_batch_tokens,
             .max_len = b->model.max_len,
             .kv_cache_bytes = (uint64_t)o->kv_cache,
             .stage = capacity,

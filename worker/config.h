@@ -60,7 +60,7 @@ struct model_config {
 };
 
 struct cache_config {
-    uint32_t max_batch_tokens; /* activation arena: tokens of one batch */
+    uint32_t max_batch_tokens; /* of a batch that is not one longer row */
     uint32_t max_len;          /* longest row */
     uint32_t max_rows;         /* rows of one batch */
     uint64_t kv_cache_bytes;   /* of each rank, for keys and values of earlier batches; 0: none are

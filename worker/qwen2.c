@@ -12,7 +12,7 @@
  *     quantized [T, hidden]               a norm of the residual, if the layers' matrices are
  *     gated     [mlp_rows, mlp]           quantized; else these two lie in normed and gate_up
  *     lora      [T, ranks of adapters] f32 what goes between the two matrices of an adapter
- *     score     [T, hidden / ranks] and [T, n_labels] f32
+ *     score     [T, hidden / ranks] f32, and [P, n_labels] f32 of the P tokens that a batch pools
  *
  * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
  * holds a block's output until the next norm reads it and overwrites it. Between two blocks these two are
@@ -46,8 +46,9 @@ struct activations {
 };
 
 struct sizes {
-    int64_t tokens, hidden, q, kv, mlp, score_hidden, labels;
-    int64_t wanted; /* tokens that a head scores: none but on the last pipeline stage */
+    int64_t hidden, q, kv, mlp, score_hidden, labels;
+    int64_t batch, tokens;  /* most tokens of a batch, and of a forward pass */
+    int64_t pooled, wanted; /* of which a head scores; none but on the last pipeline stage */
 };
 
 static int64_t most_ranks(const struct lora_config *lora)
@@ -58,14 +59,40 @@ static int64_t most_ranks(const struct lora_config *lora)
     return most;
 }
 
-static struct sizes sizes_of(const struct model_config *c, const struct cache_config *cache,
-    uint32_t n_ranks, int is_last_stage)
+/* Layers of the largest pipeline stage. */
+static uint32_t most_layers(const struct model_config *c, uint32_t n_pp_ranks)
 {
-    int64_t tokens =
-        cache->max_batch_tokens > cache->max_len ? cache->max_batch_tokens : cache->max_len;
-    return (struct sizes){
-        .tokens = tokens,
-        .wanted = is_last_stage ? tokens : 0,
+    return (c->n_layers + n_pp_ranks - 1) / n_pp_ranks;
+}
+
+/* How many blocks of keys and values fit into the KV cache's bytes, on the largest pipeline stage.
+ * So all stages keep the same. */
+static int64_t count_blocks(const struct model_config *c, const struct cache_config *cache,
+    uint32_t n_pp_ranks, const struct sizes *s)
+{
+    struct tensor layer = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, 2 * s->kv),
+                  logits = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, s->labels);
+    uint64_t block = most_layers(c, n_pp_ranks) * tensor_bytes(layer) + tensor_bytes(logits),
+             n = cache->kv_cache_bytes / block, most = INT32_MAX / KV_BLOCK_TOKENS;
+    return (int64_t)(n < most ? n : most);
+}
+
+/* If the KV cache has room for the longest row, a row need not be computed at once. Pipeline stages
+ * hand batches over whole. */
+static int64_t count_tokens(const struct model_config *c, const struct cache_config *cache,
+    uint32_t n_pp_ranks, const struct sizes *s)
+{
+    int64_t chunk = round_up(cache->max_batch_tokens, KV_BLOCK_TOKENS);
+    int holds_a_row = count_blocks(c, cache, n_pp_ranks, s) * KV_BLOCK_TOKENS >= cache->max_len;
+    return n_pp_ranks == 1 && holds_a_row && chunk < s->batch ? chunk : s->batch;
+}
+
+static struct sizes sizes_of(const struct model_config *c, const struct cache_config *cache,
+    uint32_t n_ranks, uint32_t n_pp_ranks, int is_last_stage)
+{
+    struct sizes s = {
+        .batch =
+            cache->max_batch_tokens > cache->max_len ? cache->max_batch_tokens : cache->max_len,
         .hidden = c->hidden_size,
         .q = (int64_t)c->n_heads / n_ranks * c->head_dim,
         .kv = (int64_t)model_config_rank_kv_heads(c, n_ranks) * c->head_dim,
@@ -73,6 +100,10 @@ static struct sizes sizes_of(const struct model_config *c, const struct cache_co
         .score_hidden = c->hidden_size / n_ranks,
         .labels = c->n_labels,
     };
+    s.tokens = count_tokens(c, cache, n_pp_ranks, &s);
+    s.pooled = is_last_stage ? s.batch : 0;
+    s.wanted = is_last_stage ? s.tokens : 0;
+    return s;
 }
 
 static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
@@ -94,29 +125,18 @@ static struct activations shape_activations(const struct model_config *c, const 
         .quantized = tensor_shaped(NULL, quant, is_quantized ? quant_rows : 0, s->hidden),
         .gated = tensor_shaped(NULL, quant, is_quantized ? gated_rows : 0, s->mlp),
         .score_hidden = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->score_hidden),
-        .logits = tensor_shaped(NULL, DTYPE_F32, s->wanted, s->labels),
+        .logits = tensor_shaped(NULL, DTYPE_F32, s->pooled, s->labels),
         .lora = tensor_shaped(NULL, DTYPE_F32, lora->n_adapters > 0 ? t : 0, most_ranks(lora)),
     };
 }
 
-/* Layers of the largest pipeline stage. */
-static uint32_t most_layers(const struct model_config *c, uint32_t n_pp_ranks)
-{
-    return (c->n_layers + n_pp_ranks - 1) / n_pp_ranks;
-}
-
-/* The KV cache's tensors, without memory: as many blocks as fit into its bytes on the largest
- * pipeline stage. So all stages keep the same. */
+/* The KV cache's tensors, without memory. */
 static struct kv_caches shape_kv_caches(const struct model_config *c,
     const struct cache_config *cache, uint32_t n_pp_ranks, const struct sizes *s)
 {
-    struct tensor layer = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, 2 * s->kv),
-                  logits = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, s->labels);
-    uint64_t block = most_layers(c, n_pp_ranks) * tensor_bytes(layer) + tensor_bytes(logits),
-             n = cache->kv_cache_bytes / block, most = INT32_MAX / KV_BLOCK_TOKENS;
-    struct kv_caches k = {.n_slots = (int64_t)(n < most ? n : most) * KV_BLOCK_TOKENS};
-    k.logits = tensor_shaped(NULL, DTYPE_F32, s->wanted > 0 ? k.n_slots : 0, s->labels);
-    k.merged = tensor_shaped(NULL, DTYPE_F32, k.n_slots > 0 ? s->wanted : 0, s->labels);
+    struct kv_caches k = {.n_slots = count_blocks(c, cache, n_pp_ranks, s) * KV_BLOCK_TOKENS};
+    k.logits = tensor_shaped(NULL, DTYPE_F32, s->pooled > 0 ? k.n_slots : 0, s->labels);
+    k.merged = tensor_shaped(NULL, DTYPE_F32, k.n_slots > 0 ? s->pooled : 0, s->labels);
     return k;
 }
 
@@ -177,13 +197,13 @@ void qwen2_device_needs(
     const struct cache_config *cache = &configs->cache_config;
     struct layer_range own = model_config_pp_layers(c, configs->pp_rank, configs->n_pp_ranks);
     uint32_t n_layers = own.end - own.first;
-    struct sizes s =
-        sizes_of(c, cache, configs->n_ranks, configs->pp_rank + 1 == configs->n_pp_ranks);
+    struct sizes s = sizes_of(c, cache, configs->n_ranks, configs->n_pp_ranks,
+        configs->pp_rank + 1 == configs->n_pp_ranks);
     struct activations a =
         shape_activations(c, &s, ops, &configs->quant_config, &configs->lora_config);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
         a.gated, a.score_hidden, a.logits, a.lora,
-        tensor_shaped(NULL, DTYPE_F32, s.wanted, s.labels)};
+        tensor_shaped(NULL, DTYPE_F32, s.pooled, s.labels)};
     int64_t floats = (int64_t)cache->max_len * c->head_dim;
     floats += n_layers * (4 * s.hidden + s.q + 2 * s.kv + 2 * s.mlp + 2 * c->head_dim);
     floats += 3 * s.hidden + 2 * s.labels + a.quantized.rows + a.gated.rows;
@@ -196,11 +216,11 @@ void qwen2_device_needs(
     o->arena_bytes += load_packed_bytes(c, n_layers);
     for (uint32_t i = 0; i < configs->lora_config.n_adapters; i++)
         o->arena_bytes += lora_arena_bytes(&configs->lora_config.adapters[i]);
-    o->input_bytes = (size_t)s.tokens * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
+    o->input_bytes = (size_t)s.batch * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
     if (cache->kv_cache_bytes > 0) /* places of kept logits */
-        o->input_bytes += 2 * ((size_t)s.tokens * sizeof(uint32_t) + ALLOC_BYTES);
-    o->output_bytes = (size_t)(s.wanted * s.labels) * sizeof(float);
+        o->input_bytes += 2 * ((size_t)s.batch * sizeof(uint32_t) + ALLOC_BYTES);
+    o->output_bytes = (size_t)(s.pooled * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
     o->quant = quant_config_type(&configs->quant_config);
@@ -219,7 +239,8 @@ static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct er
 
 static struct sizes own_sizes(const struct qwen2_reward_model *m)
 {
-    return sizes_of(&m->config, &m->cache_config, m->n_ranks, qwen2_is_last_stage(m));
+    return sizes_of(
+        &m->config, &m->cache_config, m->n_ranks, m->n_pp_ranks, qwen2_is_last_stage(m));
 }
 
 static int take_activations(struct qwen2_reward_model *m, struct err *e)
@@ -237,7 +258,7 @@ static int take_activations(struct qwen2_reward_model *m, struct err *e)
         if (scaled[i]->rows > 0 &&
             take(m, &scaled[i]->scale, (size_t)scaled[i]->rows * sizeof(float), e) != 0)
             return ASSAY_ENOMEM;
-    return take(m, &m->values, (size_t)(s.wanted * s.labels) * sizeof(float), e);
+    return take(m, &m->values, (size_t)(s.pooled * s.labels) * sizeof(float), e);
 }
 
 static int take_tensor(struct qwen2_reward_model *m, struct tensor *t, struct err *e)
@@ -359,6 +380,11 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
     m->kv_caches.layers = NULL;
     m->model.layers = NULL;
     m->activations = NULL;
+}
+
+uint32_t qwen2_reward_model_max_tokens(const struct qwen2_reward_model *m)
+{
+    return (uint32_t)m->activations->max_tokens;
 }
 
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes)

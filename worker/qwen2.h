@@ -85,6 +85,7 @@ struct qwen2_reward_model {
     struct kv_caches kv_caches;
     struct kv_cache *kv_cache;            /* NULL: nothing is kept */
     uint64_t tokens_given, tokens_reused; /* of all batches; reused ones were not computed */
+    uint64_t tokens_computed;             /* with a KV cache */
     struct activations *activations;
 };
 
@@ -114,6 +115,10 @@ void qwen2_device_needs(
 int qwen2_reward_model_init(struct qwen2_reward_model *m, const struct qwen2_configs *c,
     const struct ops *ops, struct device *device, struct err *e);
 void qwen2_reward_model_release(struct qwen2_reward_model *m);
+
+/* The most tokens that one forward pass takes: those of the largest batch; or, if the KV cache has
+ * room for the longest row, cache_config.max_batch_tokens (chunked_prefill.h). */
+uint32_t qwen2_reward_model_max_tokens(const struct qwen2_reward_model *m);
 
 static inline int qwen2_is_first_stage(const struct qwen2_reward_model *m)
 {

@@ -187,26 +187,34 @@ static void keep_part(struct plan *p, struct part *part)
 
 /* ---- logits ---- */
 
-/* Sorts the pooled tokens into those that are computed and those whose logits are kept. */
+/* Sorts the pooled tokens into those that are computed, each once, and those whose logits are
+ * kept. */
 static void sort_wanted(struct plan *p)
 {
     struct reuse *u = p->u;
     const struct pooling_metadata *all = p->pooling;
     uint32_t n = 0, *cached = (uint32_t *)u->logits.cached, *order = (uint32_t *)u->logits.order;
-    for (uint32_t i = 0; i < all->n_out_rows; i++)
-        u->wanted.n_out_rows += p->at[all->out_rows[i]] != NOT_COMPUTED;
+    uint32_t *place = xcalloc(u->batch.n_tokens + 1u, sizeof *place);
+    memset(place, 0xff, u->batch.n_tokens * sizeof *place);
     for (uint32_t r = 0; r < all->n_rows; u->wanted.first[++r] = n)
         for (uint32_t i = all->first[r]; i < all->first[r + 1]; i++) {
-            uint32_t token = all->out_rows[i];
-            const struct part *part = &p->parts[p->part_of[token]];
-            if (p->at[token] != NOT_COMPUTED) {
-                u->wanted.out_rows[n] = p->at[token];
-                order[i] = n++;
+            uint32_t at = p->at[all->out_rows[i]];
+            if (at == NOT_COMPUTED)
                 continue;
-            }
-            order[i] = u->wanted.n_out_rows + u->logits.n_cached;
-            cached[u->logits.n_cached++] = slot_of(part, part->from + token - part->first);
+            if (place[at] == NOT_WANTED)
+                u->wanted.out_rows[place[at] = n++] = at;
+            order[i] = place[at];
         }
+    u->wanted.n_out_rows = n;
+    for (uint32_t i = 0; i < all->n_out_rows; i++) {
+        uint32_t token = all->out_rows[i];
+        const struct part *part = &p->parts[p->part_of[token]];
+        if (p->at[token] != NOT_COMPUTED)
+            continue;
+        order[i] = n + u->logits.n_cached;
+        cached[u->logits.n_cached++] = slot_of(part, part->from + token - part->first);
+    }
+    free(place);
 }
 
 /* The pooled ones among the tokens that are kept. */

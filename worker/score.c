@@ -6,6 +6,7 @@
 
 #include "schema/alloc.h"
 #include "schema/log.h"
+#include "worker/chunked_prefill.h"
 #include "worker/reuse.h"
 #include "worker/sequences.h"
 
@@ -52,6 +53,7 @@ struct run {
     const struct reuse *reuse;             /* NULL: there is no cache */
     int32_t *positions;
     float *values;
+    int is_chunk; /* of a larger batch (chunked_prefill.h) */
 };
 
 static struct attn_metadata metadata_of(const struct run *r, const struct sequences *s, int shares)
@@ -114,21 +116,70 @@ static int run(
     return rc;
 }
 
-/* The same for what the KV cache does not have of the batch. */
+static int score_chunks(struct qwen2_reward_model *m, const struct run *r, struct err *e);
+
+/* The same for what the KV cache does not have of the batch; by chunks, if that is too much. */
 static int run_rest(
     struct qwen2_reward_model *m, const struct run *r, struct sequences *s, struct err *e)
 {
     struct reuse u;
     struct run rest = *r;
     reuse_init(&u, m->kv_cache, r->batch, r->pooling, s);
+    int is_too_large = !r->is_chunk && u.batch.n_tokens > qwen2_reward_model_max_tokens(m);
     rest.batch = &u.batch;
     rest.ids = u.batch.ids;
     rest.wanted = &u.wanted;
     rest.reuse = &u;
-    int rc = run(m, &rest, s, e);
-    reuse_end(&u, rc == 0);
-    m->tokens_reused += rc == 0 ? u.n_reused : 0;
+    int rc = is_too_large ? 0 : run(m, &rest, s, e);
+    reuse_end(&u, rc == 0 && !is_too_large);
+    m->tokens_computed += rc == 0 && !is_too_large ? u.batch.n_tokens : 0;
     reuse_release(&u);
+    return is_too_large ? score_chunks(m, r, e) : rc;
+}
+
+/* Scores a batch, or a chunk of one. */
+static int score_run(struct qwen2_reward_model *m, struct run *r, struct err *e)
+{
+    struct pooling_metadata pooling;
+    struct sequences s;
+    uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
+    int rc = pooling_metadata_init(
+        &pooling, r->batch, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
+    r->wanted = r->pooling = &pooling;
+    sequences_init(&s, r->batch);
+    if (rc == 0 && s.longest > max_len)
+        rc =
+            err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", s.longest, max_len);
+    if (rc == 0)
+        rc = m->kv_cache ? run_rest(m, r, &s, e) : run(m, r, &s, e);
+    sequences_release(&s);
+    pooling_metadata_release(&pooling);
+    return rc;
+}
+
+/* Scores a batch chunk by chunk; the device ends each before the next begins. */
+static int score_chunks(struct qwen2_reward_model *m, const struct run *whole, struct err *e)
+{
+    struct chunked_prefill c;
+    uint32_t most = qwen2_reward_model_max_tokens(m) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+    float *unused = xcalloc((size_t)most * m->config.n_labels, sizeof *unused);
+    chunked_prefill_init(&c, whole->batch, most, m->config.n_labels);
+    int rc;
+    for (int is_first = 1; (rc = chunked_prefill_next(&c, e)) > 0; is_first = 0) {
+        if (!is_first)
+            m->ops->device->poll(m->device, 1);
+        float *values = c.is_part ? unused : whole->values + (c.n_values - c.batch.n_values);
+        struct run r = {.pipeline = whole->pipeline,
+            .batch = &c.batch,
+            .ids = c.batch.ids,
+            .positions = whole->positions,
+            .values = values,
+            .is_chunk = 1};
+        if ((rc = score_run(m, &r, e)) != 0)
+            break;
+    }
+    chunked_prefill_release(&c);
+    free(unused);
     return rc;
 }
 
@@ -136,22 +187,16 @@ int score_batch(struct qwen2_reward_model *m, struct pipeline *pipeline,
     const struct stage_batch *b, const int32_t *ids, int32_t *positions, float *values,
     struct err *e)
 {
-    struct pooling_metadata pooling;
-    struct sequences s;
-    uint32_t max_len = m->cache_config.max_len, max_tokens = m->cache_config.max_batch_tokens;
-    struct run r = {pipeline, b, ids, &pooling, &pooling, NULL, positions, values};
-    int rc = pooling_metadata_init(
-        &pooling, b, m->config.n_labels, max_len > max_tokens ? max_len : max_tokens, e);
-    sequences_init(&s, b);
-    if (rc == 0 && s.longest > max_len)
-        rc =
-            err_set(e, ASSAY_ETOOLONG, "row of %u tokens: expected at most %u", s.longest, max_len);
-    if (rc == 0)
-        rc = m->kv_cache ? run_rest(m, &r, &s, e) : run(m, &r, &s, e);
-    m->tokens_given += rc == 0 ? b->n_tokens : 0;
-    sequences_release(&s);
-    pooling_metadata_release(&pooling);
-    return rc;
+    struct run r = {
+        .pipeline = pipeline, .batch = b, .ids = ids, .positions = positions, .values = values};
+    uint64_t computed = m->tokens_computed;
+    int rc = score_run(m, &r, e);
+    computed = m->tokens_computed - computed;
+    if (rc != 0)
+        return rc;
+    m->tokens_given += b->n_tokens;
+    m->tokens_reused += m->kv_cache && computed < b->n_tokens ? b->n_tokens - computed : 0;
+    return 0;
 }
 
 int score_canary(struct qwen2_reward_model *m, struct pipeline *pipeline, uint32_t max_tokens,

@@ -52,7 +52,7 @@ struct group_options {
     const char *digest,
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
     const struct group_adapters *adapters; /* beside the model; NULL: none */
-    uint32_t max_len;
+    uint32_t max_batch_tokens, max_len;
     uint64_t kv_cache_bytes; /* of each rank; 0: none */
     struct stage_config stage;
     uint64_t epoch;

@@ -69,7 +69,7 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         {"--output-fd", (unsigned)stage_output_fd(stage)}, {"--comm-fd", (unsigned)r->comm_fd},
         {"--parent-fd", (unsigned)parent_fd},
         {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
-        {"--max-batch-tokens", o->stage.max_tokens}, {"--max-len", o->max_len},
+        {"--max-batch-tokens", o->max_batch_tokens}, {"--max-len", o->max_len},
         {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
         {"--start-ms", o->start_ms}, {"--kv-cache", o->kv_cache_bytes},
         {"--gpu", o->gpus ? (unsigned)o->gpus[rank] : 0}};

@@ -72,6 +72,19 @@ def test_the_same_bytes_for_every_pooling(directory, model, tp, more):
     assert 0.2 * given < many < same and some <= many, (given, same, many, some)
 
 
+def test_rows_that_go_in_chunks(directory):
+    """Of more tokens than a batch, with a cache that has room for the longest row; others, and their neighbours, beside them."""
+    jobs, rng = jobs_of(POOLS), random.Random(4)
+    for rows in jobs:
+        for pool in POOLS:
+            rows.append({"ids": ids_bytes([3] + [rng.randrange(20, 250) for _ in range(rng.randint(200, 1022))] + [3]), "pool": pool})
+    for tp in (1, 2):
+        options = ["--tp", tp, "--max-batch-tokens", 100]
+        without, _ = run(directory, f"without-{tp}", jobs, options, model=MODELS / "seqcls")
+        chunks, (given, many, _) = run(directory, f"chunks-{tp}", jobs, [*options, "--kv-cache", "16M"], model=MODELS / "seqcls")
+        assert chunks == without and 0 < many < given
+
+
 def test_rows_through_adapters(directory):
     """The same ids through another adapter, or none, are other rows."""
     loras = [f"all={MODELS}/lora/reward-all", f"half={MODELS}/lora/reward-half"]

@@ -248,6 +248,7 @@ static UNUSED struct group_options options_for(
         .weights = "auto",
         .activations = "auto",
         .head = "auto",
+        .max_batch_tokens = 512,
         .max_len = 256,
         .stage =
             {.n_slots = 2, .max_rows = 8, .max_tokens = 512, .max_positions = 8, .max_values = 64},

@@ -63,6 +63,9 @@ static uint32_t n_adapters;
 /* Of the models that are opened, for keys and values of earlier batches. */
 static uint64_t kv_cache_bytes;
 
+/* Of the models that are opened, the token budget of a batch. */
+static uint32_t max_batch_tokens = MAX_TOKENS;
+
 /* --activations; NULL: not chosen, they are as they are. */
 static const char *activations;
 
@@ -81,7 +84,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
 {
     char dir[512];
     struct err e = {0};
-    struct qwen2_configs c = {.cache_config = {MAX_TOKENS, 1024, MAX_ROWS, kv_cache_bytes},
+    struct qwen2_configs c = {.cache_config = {max_batch_tokens, 1024, MAX_ROWS, kv_cache_bytes},
         .quant_config = {quant_method},
         .rank = r.rank,
         .n_ranks = r.n_ranks,
