@@ -11,6 +11,7 @@
 #include "schema/json.h"
 #include "schema/log.h"
 #include "worker/lora.h"
+#include "worker/pipeline.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
@@ -159,6 +160,10 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
         rc = quantization_choose(&about.config.quantization, o->activations, e);
     if (rc == 0)
         rc = model_config_check_tp(c, o->tp, e);
+    if (rc == 0)
+        rc = model_config_check_pp(c, o->pp, e);
+    if (rc == 0)
+        rc = pipeline_check_ops(o->pp, o->ops, e);
     if (rc == 0 && o->max_len > c->max_position)
         rc = err_set(e, ASSAY_EFORMAT,
             "--max-len: expected at most max_position_embeddings (%u), found %u", c->max_position,

@@ -16,7 +16,7 @@
 
 struct describe_options {
     const char *dir;
-    uint32_t tp;
+    uint32_t tp, pp;
     uint32_t max_len; /* 0: the config's max_position_embeddings */
     uint64_t kv_cache_bytes;
     const char *digest_cache; /* may be NULL */

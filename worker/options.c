@@ -19,7 +19,8 @@ const char worker_help[] =
     "Options:\n"
     "  --describe              check the checkpoint, describe it as JSON, exit\n"
     "  --model DIR             checkpoint: config.json and safetensors\n"
-    "  --tp N                  ranks of the group (default 1)\n"
+    "  --tp N                  ranks that share every matrix (default 1)\n"
+    "  --pp N                  pipeline stages, each of so many ranks (default 1)\n"
     "  --quant METHOD          none, fp8 (on GPUs) or int8 (default none)\n"
     "  --dtype TYPE            type of the layers' products: auto, or f32 or bf16 (on the CPU)\n"
     "  --weights WHICH         auto; single or index where a checkpoint has both\n"
@@ -31,7 +32,8 @@ const char worker_help[] =
     "  --digest-cache FILE     file that keeps the checkpoint's digest\n"
     "  --log-level LEVEL       error, warn, info or debug (default info)\n"
     "  --rank N --control ENDPOINT --incarnation N --input-fd N --output-fd N --comm-fd N\n"
-    "  --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME --deadline-ms N\n"
+    "  --pipeline-fd N --parent-fd N --threads N --max-batch-tokens N --max-rows N --isa NAME "
+    "--deadline-ms N\n"
     "  --start-ms N\n"
     "  --gpu N --cache-dir DIR --digest HEX --identity HEX --lora-digest HEX\n"
     "                          set by assayd\n";
@@ -67,8 +69,10 @@ static int check_options(const struct worker_options *o)
             return usage("--lora: expected NAME=DIR, NAME of letters, digits, '.', '_' and '-', "
                          "found '%s'",
                 o->loras.at[i]);
+    if (!o->describe && (o->tp < 1 || o->pp < 1 || o->rank >= o->tp * o->pp))
+        return usage("--rank %ld: expected one of --tp %ld times --pp %ld", o->rank, o->tp, o->pp);
     if (!o->describe && (!o->control || o->input_fd < 0 || o->output_fd < 0 || o->parent_fd < 0 ||
-                            (o->tp > 1 && o->comm_fd < 0)))
+                            (o->tp > 1 && o->comm_fd < 0) || (o->pp > 1 && o->pipeline_fd < 0)))
         return usage("expected --control and the descriptors that assayd hands over; "
                      "see `assay-worker --help`");
     return 0;
@@ -105,10 +109,12 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         .activations = "auto",
         .head = "auto",
         .tp = 1,
+        .pp = 1,
         .threads = 1,
         .input_fd = -1,
         .output_fd = -1,
         .comm_fd = -1,
+        .pipeline_fd = -1,
         .parent_fd = -1,
         .max_batch_tokens = 4096,
         .max_rows = 4096,
@@ -118,6 +124,7 @@ int worker_options_parse(struct worker_options *o, int argc, char **argv)
         {"isa", TEXT, &o->isa}, {"digest-cache", TEXT, &o->digest_cache},
         {"log-level", TEXT, &o->log_level}, {"describe", FLAG, &o->describe},
         {"help", FLAG, &o->help}, {"rank", NUMBER, &o->rank}, {"tp", NUMBER, &o->tp},
+        {"pp", NUMBER, &o->pp}, {"pipeline-fd", NUMBER, &o->pipeline_fd},
         {"incarnation", NUMBER, &o->incarnation}, {"input-fd", NUMBER, &o->input_fd},
         {"output-fd", NUMBER, &o->output_fd}, {"comm-fd", NUMBER, &o->comm_fd},
         {"parent-fd", NUMBER, &o->parent_fd}, {"threads", NUMBER, &o->threads},

@@ -11,7 +11,7 @@ struct worker_options {
         *weights, *activations, *head;
     const char *digest, *identity; /* what the broker knows of the checkpoint; NULL: nothing */
     long describe, help, rank, tp, incarnation, input_fd, output_fd, comm_fd, parent_fd, threads,
-        max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu, kv_cache;
+        max_batch_tokens, max_len, max_rows, deadline_ms, start_ms, gpu, kv_cache, pp, pipeline_fd;
     /* Adapters, NAME=DIR, and their digests as far as the broker knows them, in the same order. */
     struct worker_list {
         const char *at[ADAPTERS_MOST];

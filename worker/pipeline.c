@@ -44,9 +44,20 @@ struct pipeline {
     uint8_t *at;
 };
 
+int pipeline_check_ops(uint32_t n_pp_ranks, const struct ops *ops, struct err *e)
+{
+    if (n_pp_ranks <= 1 || !ops->typed)
+        return 0;
+    return err_set(e, ASSAY_EUNSUPPORTED,
+        "--pp %u: pipeline stages are not built for GPUs: expected --pp 1 (with more ranks by "
+        "--tp), "
+        "or --device cpu",
+        n_pp_ranks);
+}
+
 int pipeline_new(struct pipeline **out, int fd, const struct pipeline_options *o, struct err *e)
 {
-    struct stat st;
+    struct stat st = {0};
     *out = NULL;
     if (o->n_pp_ranks == 1)
         return 0;
@@ -56,8 +67,8 @@ int pipeline_new(struct pipeline **out, int fd, const struct pipeline_options *o
     p->bytes = stage_pipeline_bytes(o->n_pp_ranks, o->max_tokens, o->hidden_size);
     int rc = 0;
     if (fstat(fd, &st) != 0 || (uint64_t)st.st_size != p->bytes)
-        rc = err_set(e, ASSAY_EFORMAT, "pipeline segment: expected %llu bytes",
-            (unsigned long long)p->bytes);
+        rc = err_set(e, ASSAY_EFORMAT, "pipeline segment: expected %llu bytes, found %lld",
+            (unsigned long long)p->bytes, (long long)st.st_size);
     void *at = rc == 0 ? mmap(NULL, p->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : NULL;
     if (at == MAP_FAILED)
         rc = err_errno(e, ASSAY_EIO, "pipeline segment: cannot map");

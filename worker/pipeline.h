@@ -19,6 +19,9 @@
 
 struct pipeline;
 
+/* ASSAY_EUNSUPPORTED for several stages on a device that this cannot read from. */
+int pipeline_check_ops(uint32_t n_pp_ranks, const struct ops *ops, struct err *e);
+
 /* Which rank of a stage this is, of which stage, and what a buffer holds. */
 struct pipeline_options {
     uint32_t rank, n_ranks, pp_rank, n_pp_ranks;

@@ -2,7 +2,9 @@
  *
  * A batch: RUN names a slot -> stage_read copies and checks it -> the pooling says which tokens are
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
- * digest of the values' bits (schema/fnv.h), by which the broker checks that all ranks agree. On
+ * digest of the values' bits (schema/fnv.h), by which the broker checks that all ranks agree. A
+ * pipeline stage takes what the stage before computed, and a stage that is not the last hands on what
+ * it computed in place of values (pipeline.h): the broker sends RUN once that is there. On
  * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
  * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is
  * never idle between two; a descriptor signals completion, and replies go out in order.
@@ -43,6 +45,7 @@
 #include "worker/describe.h"
 #include "worker/lora.h"
 #include "worker/options.h"
+#include "worker/pipeline.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
@@ -62,6 +65,7 @@ struct worker {
     const struct ops *ops;
     struct stage_view *stage;
     struct comm *comm;
+    struct pipeline *pipeline; /* NULL: there is one stage */
     struct device *device;
     struct weights *weights;
     struct identity identity; /* of the loaded files */
@@ -103,6 +107,12 @@ static void reply_failed(
     send_control(w, &reply);
 }
 
+/* This rank has scores: its stage is the last. */
+static int has_scores(const struct worker *w)
+{
+    return qwen2_is_last_stage(&w->model);
+}
+
 /* Checks that the checkpoint did not change while it was in use. A GPU has its own copy. */
 static int check_mapping(const struct worker *w, struct err *e)
 {
@@ -117,13 +127,14 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
         reply_failed(w, &batch->token, EX_CONFIG, &e);
         return;
     }
-    if (w->options.rank == 0 &&
+    if (has_scores(w) && w->model.rank == 0 &&
         stage_write(w->stage, &batch->token, batch->values, batch->n_values, &e) != 0) {
         reply_failed(w, &batch->token, 0, &e);
         return;
     }
     long long now = now_mono_us();
-    reply.digest = fnv_add(FNV_NOTHING, batch->values, batch->n_values * sizeof *batch->values);
+    if (has_scores(w))
+        reply.digest = fnv_add(FNV_NOTHING, batch->values, batch->n_values * sizeof *batch->values);
     reply.ms = (uint32_t)((now - w->busy_since_us) / 1000);
     w->busy_us += now - w->busy_since_us;
     w->busy_since_us = now;
@@ -158,8 +169,8 @@ static void run_batch(struct worker *w, const struct stage_token *token)
         w->busy_since_us = now_mono_us();
     int rc = stage_read(w->stage, token, &b, &e);
     if (rc == 0)
-        rc = score_batch(&w->model, NULL, &b, w->pinned && b.shared_ids ? b.shared_ids : b.ids,
-            w->positions, batch->values, &e);
+        rc = score_batch(&w->model, w->pipeline, &b,
+            w->pinned && b.shared_ids ? b.shared_ids : b.ids, w->positions, batch->values, &e);
     if (rc != 0) {
         reply_failed(w, token, 0, &e);
         return;
@@ -179,8 +190,8 @@ static int try_canary(struct worker *w, struct err *e)
     if (n_labels > c->max_values)
         return err_set(e, ASSAY_ETOOLARGE, "canary row: expected a slot of %u values, found %u",
             n_labels, c->max_values);
-    int rc = score_canary(&w->model, NULL, c->max_tokens, values, e);
-    for (uint32_t i = 0; rc == 0 && i < n_labels; i++)
+    int rc = score_canary(&w->model, w->pipeline, c->max_tokens, values, e);
+    for (uint32_t i = 0; rc == 0 && has_scores(w) && i < n_labels; i++)
         if (!(values[i] - values[i] == 0))
             rc = err_set(e, ASSAY_ENONFINITE,
                 "a row of %s, tried before any is served: expected a finite score, found %g; are "
@@ -216,9 +227,10 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
 {
     const struct worker_options *o = &w->options;
     *c = (struct qwen2_configs){.quant_config = {o->quant},
-        .rank = (uint32_t)o->rank,
+        .rank = (uint32_t)(o->rank % o->tp),
         .n_ranks = (uint32_t)o->tp,
-        .n_pp_ranks = 1};
+        .pp_rank = (uint32_t)(o->rank / o->tp),
+        .n_pp_ranks = (uint32_t)o->pp};
     int rc = model_config_load(&c->config, o->model, o->head, e);
     if (rc == 0)
         rc = quantization_choose(&c->config.quantization, o->activations, e);
@@ -235,7 +247,23 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
     c->lora_config = w->adapters;
     if (rc == 0)
         rc = model_choose_type(&c->config, o->dtype, &c->quant_config, w->weights, w->ops, e);
-    return rc == 0 ? model_config_check_tp(&c->config, c->n_ranks, e) : rc;
+    if (rc == 0)
+        rc = model_config_check_tp(&c->config, c->n_ranks, e);
+    if (rc == 0)
+        rc = model_config_check_pp(&c->config, c->n_pp_ranks, e);
+    return rc == 0 ? pipeline_check_ops(c->n_pp_ranks, w->ops, e) : rc;
+}
+
+static int open_pipeline(struct worker *w, const struct qwen2_configs *c, struct err *e)
+{
+    struct pipeline_options options = {.rank = c->rank,
+        .n_ranks = c->n_ranks,
+        .pp_rank = c->pp_rank,
+        .n_pp_ranks = c->n_pp_ranks,
+        .max_tokens = stage_view_config(w->stage)->max_tokens,
+        .hidden_size = c->config.hidden_size,
+        .deadline_ms = (uint32_t)w->options.start_ms};
+    return pipeline_new(&w->pipeline, (int)w->options.pipeline_fd, &options, e);
 }
 
 static int open_model(struct worker *w, struct err *e)
@@ -253,6 +281,8 @@ static int open_model(struct worker *w, struct err *e)
     int rc = check_checkpoint(w, e);
     if (rc == 0)
         rc = read_configs(w, &configs, e);
+    if (rc == 0)
+        rc = open_pipeline(w, &configs, e);
     if (rc != 0)
         return rc;
     qwen2_device_needs(&options, &configs, w->ops);
@@ -275,7 +305,7 @@ static int open_worker(struct worker *w, struct err *e)
     const struct worker_options *o = &w->options;
     int rc = stage_attach(&w->stage, (int)o->input_fd, (int)o->output_fd, (uint32_t)o->rank, e);
     if (rc == 0)
-        rc = comm_new(&w->comm, (int)o->comm_fd, (uint32_t)o->rank, (uint32_t)o->tp,
+        rc = comm_new(&w->comm, (int)o->comm_fd, (uint32_t)(o->rank % o->tp), (uint32_t)o->tp,
             (uint32_t)o->start_ms, e);
     if (rc != 0)
         return rc;
@@ -310,6 +340,7 @@ static void close_worker(struct worker *w)
     weights_close(&w->weights);
     lora_close_all(&w->adapters);
     comm_free(&w->comm);
+    pipeline_free(&w->pipeline);
     stage_detach(&w->stage);
     free(w->positions);
     for (int i = 0; i < MAX_IN_FLIGHT; i++)
@@ -443,6 +474,7 @@ static int describe(const struct worker_options *o, const struct ops *ops)
     struct err e = {0};
     struct describe_options options = {.dir = o->model,
         .tp = (uint32_t)o->tp,
+        .pp = (uint32_t)o->pp,
         .max_len = (uint32_t)o->max_len,
         .kv_cache_bytes = (uint64_t)o->kv_cache,
         .digest_cache = o->digest_cache,
