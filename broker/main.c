@@ -50,8 +50,8 @@
 #define KEPT_MEMORY (64 << 20)
 #define API_FILES 16                        /* descriptors before any client: libzmq's, and one */
 #define API_THREADS (2 + PREPARERS_THREADS) /* libzmq starts two */
-/* What the loop opens, and for each group and rank that runs. */
-enum { LOOP_FILES = 2, GROUP_FILES = 4, RANK_FILES = 2 };
+/* What the loop opens, and for each group, further pipeline stage, and rank that runs. */
+enum { LOOP_FILES = 2, GROUP_FILES = 4, STAGE_FILES = 2, RANK_FILES = 2 };
 
 /* Finds or makes the data directory, checks it, and locks it. */
 static int open_data(
@@ -181,6 +181,7 @@ static int open_model(struct broker *b, struct err *e)
         .kv_cache_bytes = (uint64_t)o->kv_cache,
         .n_loras = o->n_loras,
         .tp = (uint32_t)o->tp,
+        .pp = (uint32_t)o->pp,
         .max_len = (uint32_t)o->max_len,
         .gpu = b->devices.gpus[0],
         .limit_ms = o->start_ms,
@@ -290,6 +291,13 @@ static int open_sockets(struct broker *b, struct err *e)
     return rc;
 }
 
+/* Slots: so many that each pipeline stage has a batch, and another waits for it. */
+static uint32_t slots_for(const struct options *o)
+{
+    uint32_t n = SLOTS + 2 * (uint32_t)(o->pp - 1);
+    return n < STAGE_MAX_SLOTS ? n : STAGE_MAX_SLOTS;
+}
+
 /* A slot holds a batch of the token budget, or one row of max_len. Values: one for each label of
  * each token, for ALL. */
 static struct stage_config stage_capacity(const struct broker *b)
@@ -297,7 +305,7 @@ static struct stage_config stage_capacity(const struct broker *b)
     uint32_t budget = (uint32_t)b->options->max_batch_tokens;
     uint32_t tokens = budget > b->model.max_len ? budget : b->model.max_len;
     uint64_t values = (uint64_t)tokens * b->model.n_labels;
-    return (struct stage_config){SLOTS, MAX_ROWS, tokens, tokens,
+    return (struct stage_config){slots_for(b->options), MAX_ROWS, tokens, tokens,
         values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
 }
 
@@ -347,6 +355,8 @@ static int open_groups(struct broker *b, struct err *e)
             .zmq_context = b->zmq,
             .number = g,
             .tp = (uint32_t)o->tp,
+            .pp = (uint32_t)o->pp,
+            .hidden_size = b->model.hidden_size,
             .threads = (uint32_t)(share > 0 ? share : 1),
             .isa = o->isa,
             .quant = o->quant,
@@ -355,7 +365,7 @@ static int open_groups(struct broker *b, struct err *e)
             .activations = o->activations,
             .head = b->head,
             .adapters = &b->rank_adapters,
-            .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp] : NULL,
+            .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp * o->pp] : NULL,
             .mode = b->model.rank_mode,
             .digest = b->model.digest,
             .identity = b->model.identity,
@@ -379,7 +389,8 @@ static int check_room_for_a_client(const struct broker *b, struct err *e)
     int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
     if (lowest >= 0)
         close(lowest);
-    int first = lowest + LOOP_FILES + o->replicas * (GROUP_FILES + RANK_FILES * (int)o->tp);
+    int group = GROUP_FILES + STAGE_FILES * (o->pp - 1) + RANK_FILES * o->tp * o->pp;
+    int first = lowest + LOOP_FILES + o->replicas * group;
     if (lowest >= 0 && first < connections_end())
         return 0;
     return err_set(e, ASSAY_EIO,

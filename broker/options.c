@@ -18,7 +18,7 @@
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, LORA, REFUSED, LEVEL, PARENT, SIZE };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, LORA, LEVEL, PARENT, SIZE };
 
 static const struct {
     const char *name, *argument, *help;
@@ -42,6 +42,10 @@ static const struct {
         "GPUs to use, --tp of them for each copy of the model (default: the first)", GPUS, 0, 0, 0},
     {"tp", "N", "tensor-parallel ranks that share one copy of the model (default 1)", INT,
         offsetof(struct options, tp), 1, 16},
+    {"pp", "N",
+        "pipeline stages, of --tp ranks each, that share the model's layers; on the CPU (default "
+        "1)",
+        INT, offsetof(struct options, pp), 1, 16},
     {"replicas", "N", "copies of the model (default: as many as --devices has room for, else 1)",
         INT, offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},
     {"threads", "N", "threads of all ranks together (default: as many as cores it may use)", INT,
@@ -98,7 +102,6 @@ static const struct {
         TEXT, offsetof(struct options, worker), 0, 0},
     {"log-level", "LEVEL", "error, warn, info or debug (default info)", LEVEL,
         offsetof(struct options, log_level), 0, 0},
-    {"pp", "N", "pipeline stages; only 1 is built", REFUSED, 0, 0, 0},
     {"quant", "none|fp8|int8",
         "quantization of the layers' matrices; fp8 on GPUs only (default none)", TEXT,
         offsetof(struct options, quant), 0, 0},
@@ -244,16 +247,6 @@ static int take_lora(struct options *o, const char *text)
     return 0;
 }
 
-static int take_refused(const char *name, const char *value)
-{
-    const char *built = "1";
-    if (strcmp(value, built) == 0)
-        return 0;
-    fprintf(
-        stderr, "assayd: --%s %s: not built in this version; expected %s\n", name, value, built);
-    return EX_CONFIG;
-}
-
 static int take_device(struct options *o, const char *name)
 {
     static const char *const names[] = {"auto", "cpu", "cuda"};
@@ -310,8 +303,6 @@ static int take_option(struct options *o, int i, const char *value)
         return take_gpus(o, value);
     case LORA:
         return take_lora(o, value);
-    case REFUSED:
-        return take_refused(table[i].name, value);
     case PARENT:
         o->exit_with_parent = -1;
         return value ? take_number(o, i, value) : 0;
@@ -426,6 +417,11 @@ static int check_together(const struct options *o)
         return complain("no-dedupe", "no --score-cache with it", "one");
     if (o->n_gpus > 0 && o->device == DEVICE_CPU)
         return complain("devices", "no list with --device cpu", "one");
+    if (o->tp * o->pp > OPTIONS_MAX_RANKS) {
+        fprintf(stderr, "assayd: --tp %d --pp %d: expected at most %d ranks, found %d\n", o->tp,
+            o->pp, OPTIONS_MAX_RANKS, o->tp * o->pp);
+        return EX_CONFIG;
+    }
     int rc = check_name(o->served_name);
     if (rc == 0)
         rc = check_words(o);
@@ -452,6 +448,7 @@ int options_parse(struct options *o, int argc, char **argv)
         .pad_rule = "auto",
         .tail = "none",
         .tp = 1,
+        .pp = 1,
         .hang_ms = 2000,
         .start_ms = 600000,
         .log_level = LOG_LEVEL_INFO,

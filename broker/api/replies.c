@@ -119,7 +119,7 @@ void reply_hello(struct broker *b, const struct envelope *env, const struct requ
 static void write_workers(const struct broker *b, struct msg_writer *w)
 {
     msg_str(w, "workers");
-    msg_array(w, (uint32_t)(b->options->replicas * b->options->tp));
+    msg_array(w, (uint32_t)(b->options->replicas * b->options->tp * b->options->pp));
     for (int g = 0; g < b->options->replicas; g++) {
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);

@@ -58,6 +58,7 @@ enum cli_option {
     CLI_RECIPES,
     CLI_TAIL,
     CLI_TP,
+    CLI_PP,
     CLI_THREADS,
     CLI_MAX_BATCH_TOKENS,
     CLI_MAX_LEN,

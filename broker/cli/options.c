@@ -106,6 +106,8 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "puts eos_token there (default none)",
         TAIL_NAMES},
     [CLI_TP] = {"tp", 0, "N", "tensor-parallel ranks of the private broker (default 1)", NULL},
+    [CLI_PP] = {"pp", 0, "N", "pipeline stages of the private broker, on the CPU (default 1)",
+        NULL},
     [CLI_THREADS] = {"threads", 0, "N",
         "threads of the private broker's ranks (default: as many as cores it may use)", NULL},
     [CLI_MAX_BATCH_TOKENS] = {"max-batch-tokens", 0, "N",
@@ -270,8 +272,8 @@ int cli_check_numbers(const struct cli *c)
     static const struct {
         enum cli_option option;
         long max;
-    } numbers[] = {
-        {CLI_TP, 16}, {CLI_THREADS, 1024}, {CLI_MAX_BATCH_TOKENS, 1 << 24}, {CLI_MAX_LEN, 1 << 24}};
+    } numbers[] = {{CLI_TP, 16}, {CLI_PP, 16}, {CLI_THREADS, 1024}, {CLI_MAX_BATCH_TOKENS, 1 << 24},
+        {CLI_MAX_LEN, 1 << 24}};
     int rc = 0;
     long value;
     for (size_t i = 0; rc == 0 && i < sizeof numbers / sizeof numbers[0]; i++)

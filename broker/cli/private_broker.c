@@ -19,7 +19,7 @@
 #include "schema/clock.h"
 #include "schema/endpoint.h"
 
-#define MAX_ARGUMENTS (48 + 2 * ADAPTERS_MOST)
+#define MAX_ARGUMENTS (56 + 2 * ADAPTERS_MOST)
 #define OWNED "--exit-with-parent=" /* with a process id: a private broker's first argument */
 #define MAX_RESTARTS 10
 #define DRAIN_MS 2000 /* time to finish what is in flight; nothing is, once all results are there */
@@ -67,6 +67,7 @@ static void set_arguments(struct private_broker *b, const struct cli *c)
     add(b, &n, "--recipe", c->value[CLI_RECIPE]);
     add(b, &n, "--tail", c->value[CLI_TAIL]);
     add(b, &n, "--tp", c->value[CLI_TP]);
+    add(b, &n, "--pp", c->value[CLI_PP]);
     add(b, &n, "--threads", c->value[CLI_THREADS]);
     add(b, &n, "--max-batch-tokens", c->value[CLI_MAX_BATCH_TOKENS]);
     add(b, &n, "--max-len", c->value[CLI_MAX_LEN]);

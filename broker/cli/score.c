@@ -108,9 +108,9 @@ static void begin(struct score *s)
 static int check_owner(const struct cli *c)
 {
     static const enum cli_option own[] = {CLI_DEVICE, CLI_DEVICES, CLI_QUANT, CLI_DTYPE,
-        CLI_WEIGHTS, CLI_ACTIVATIONS, CLI_HEAD, CLI_LORA, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_MAX_LEN,
-        CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_THREADS, CLI_MAX_BATCH_TOKENS, CLI_WORKER,
-        CLI_SCORE_CACHE, CLI_KV_CACHE, CLI_NO_DEDUPE, CLI_KEEP_DATA};
+        CLI_WEIGHTS, CLI_ACTIVATIONS, CLI_HEAD, CLI_LORA, CLI_RECIPE, CLI_TAIL, CLI_TP, CLI_PP,
+        CLI_MAX_LEN, CLI_CHAT_TEMPLATE, CLI_TEMPLATE_DATE, CLI_THREADS, CLI_MAX_BATCH_TOKENS,
+        CLI_WORKER, CLI_SCORE_CACHE, CLI_KV_CACHE, CLI_NO_DEDUPE, CLI_KEEP_DATA};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");
     if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)

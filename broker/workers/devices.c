@@ -143,6 +143,11 @@ static int place(struct devices *d, struct options *o, const struct found *f, st
 {
     char all[300];
     int given = o->n_gpus, available = given ? given : f->n;
+    if (o->pp > 1)
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--pp %d: pipeline stages are not built for GPUs: expected --pp 1 (with more ranks by "
+            "--tp), or --device cpu",
+            o->pp);
     if (o->replicas == 0)
         o->replicas = given >= o->tp ? given / o->tp : 1;
     if (o->max_batch_tokens == 0)

@@ -30,6 +30,8 @@ struct in_flight_batch {
     struct batch *batch; /* NULL: this entry is free */
     struct stage_token token;
     uint32_t done; /* a bit for each rank */
+    uint32_t sent; /* pipeline stages that were told to run it */
+    uint32_t ms;   /* time to compute it, in all stages that are done with it */
     uint64_t digest;
 };
 
@@ -56,9 +58,10 @@ struct group {
 int group_new(struct group **out, const struct group_options *options, struct err *e)
 {
     *out = NULL;
-    if (options->tp < 1 || options->tp > GROUP_MAX_RANKS)
-        return err_set(
-            e, ASSAY_EBADREQ, "tp: expected 1 to %d, found %u", GROUP_MAX_RANKS, options->tp);
+    if (options->tp < 1 || options->pp < 1 || options->pp > GROUP_MAX_RANKS ||
+        options->tp > GROUP_MAX_RANKS / options->pp)
+        return err_set(e, ASSAY_EBADREQ, "tp times pp: expected 1 to %d, found %u times %u",
+            GROUP_MAX_RANKS, options->tp, options->pp);
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
@@ -85,24 +88,38 @@ static void send_home(struct group *g, struct batch *b, enum batch_outcome outco
     batch_append(&g->ended, b);
 }
 
+/* The batch that this rank is running, by its place in flight; n_in_flight: none. Rank -1, unknown:
+ * the oldest, which is the one that the others wait for. */
+static uint32_t running_of(const struct group *g, int rank)
+{
+    uint32_t i = 0;
+    while (rank >= 0 && i < g->n_in_flight &&
+           (g->in_flight[i].done >> rank & 1 ||
+               g->in_flight[i].sent <= (uint32_t)rank / g->options.tp))
+        i++;
+    return i;
+}
+
 /* Gives back all batches as lost. If a rank ended because the checkpoint was changed, no batch is
- * to blame. */
-static void lose_batches(struct group *g, int exit_code, int signal)
+ * to blame; else the one that `running` is the place of. */
+static void lose_batches(struct group *g, int exit_code, int signal, uint32_t running)
 {
     int blame = g->failures.said_exit != EX_CONFIG;
     for (uint32_t i = 0; i < g->n_in_flight; i++) {
         struct batch *b = g->in_flight[i].batch;
         b->lost_exit = exit_code;
         b->lost_signal = signal;
-        send_home(g, b, i == 0 && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
+        send_home(g, b, i == running && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
     }
     g->n_in_flight = 0;
     stage_revoke_all(g->stage);
 }
 
-static void fail(struct group *g, long long now_ms, const char *reason)
+/* rank: whose fault it is; -1: unknown */
+static void fail(struct group *g, long long now_ms, int rank, const char *reason)
 {
     int exit_code = -1, signal = 0, state = (int)g->state;
+    uint32_t running = running_of(g, rank);
     end_ranks(g, &exit_code, &signal);
     if (exit_code < 0 && g->failures.said_exit)
         exit_code = g->failures.said_exit;
@@ -111,19 +128,19 @@ static void fail(struct group *g, long long now_ms, const char *reason)
     log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
              "restart_in_ms=%lld",
         g->options.number, (unsigned long long)g->incarnation, g->n_in_flight,
-        g->n_in_flight ? g->in_flight[0].batch->n_rows : 0, g->failures.why,
+        running < g->n_in_flight ? g->in_flight[running].batch->n_rows : 0, g->failures.why,
         g->failures.back_off_ms);
-    lose_batches(g, exit_code, signal);
+    lose_batches(g, exit_code, signal, running);
     g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
     g->start_at_ms = now_ms + failures_back_off(&g->failures);
 }
 
 /* Fails the group. A rank of another mode or checkpoint counts as one that refuses its options. */
-static void fail_with(struct group *g, long long now_ms, int rc, const char *reason)
+static void fail_with(struct group *g, long long now_ms, int rc, uint32_t rank, const char *reason)
 {
     if (rc == ASSAY_EUNSUPPORTED)
         g->failures.said_exit = EX_CONFIG;
-    fail(g, now_ms, reason);
+    fail(g, now_ms, (int)rank, reason);
 }
 
 void group_free(struct group **out)
@@ -134,7 +151,7 @@ void group_free(struct group **out)
         return;
     end_ranks(g, &exit_code, &signal);
     if (g->stage) /* NULL when group_new failed */
-        lose_batches(g, -1, 0);
+        lose_batches(g, -1, 0, 0);
     batch_free_all(&g->ended);
     stage_free(&g->stage);
     ranks_release(&g->ranks);
@@ -155,7 +172,7 @@ static void start(struct group *g, long long now_ms)
     g->reloads = 0;
     g->stop_by_ms = 0;
     if (ranks_start(&g->ranks, g->incarnation, g->stage, &e) != 0)
-        fail(g, now_ms, e.msg);
+        fail(g, now_ms, -1, e.msg);
 }
 
 /* ---- messages ---- */
@@ -172,7 +189,7 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     info->ready = 1;
     info->pid = c->pid;
     snprintf(info->device, sizeof info->device, "%s", c->device);
-    for (uint32_t r = 0; r < g->options.tp; r++)
+    for (uint32_t r = 0; r < group_size(&g->options); r++)
         if (!g->infos[r].ready)
             return 0;
     if (g->state != GROUP_STARTING)
@@ -180,9 +197,10 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     g->state = GROUP_READY;
     g->failures.failed_starts = g->failures.bad_starts = 0;
     g->progressed_ms = now_ms;
-    log_info("event=group_ready group=%d incarnation=%llu tp=%u device=\"%s\" start_ms=%lld",
-        g->options.number, (unsigned long long)g->incarnation, g->options.tp, info->device,
-        now_ms - g->started_ms);
+    log_info("event=group_ready group=%d incarnation=%llu tp=%u pp=%u device=\"%s\" "
+             "start_ms=%lld",
+        g->options.number, (unsigned long long)g->incarnation, g->options.tp, g->options.pp,
+        info->device, now_ms - g->started_ms);
     return 0;
 }
 
@@ -194,14 +212,49 @@ static struct in_flight_batch *find_flight(struct group *g, const struct stage_t
     return NULL;
 }
 
+static uint32_t bits_of(const struct group *g, uint32_t stage)
+{
+    return (uint32_t)((1ull << g->options.tp) - 1) << stage * g->options.tp;
+}
+
+/* All ranks of a pipeline stage are done with it. */
+static int stage_is_done(const struct group *g, const struct in_flight_batch *f, uint32_t stage)
+{
+    return (f->done & bits_of(g, stage)) == bits_of(g, stage);
+}
+
+/* The stage after has read what this stage would write over: the batch that had the buffer is done
+ * there, or not in flight any more. */
+static int has_room_after(const struct group *g, const struct in_flight_batch *f, uint32_t stage)
+{
+    uint64_t sequence = f->token.sequence;
+    for (uint32_t i = 0; stage + 1 < g->options.pp && i < g->n_in_flight; i++)
+        if (g->in_flight[i].token.sequence + PIPELINE_BUFFERS == sequence)
+            return stage_is_done(g, &g->in_flight[i], stage + 1);
+    return 1;
+}
+
+/* Tells pipeline stages to run the batches that they can run now. */
+static void send_on(struct group *g)
+{
+    for (uint32_t i = 0; i < g->n_in_flight; i++) {
+        struct in_flight_batch *f = &g->in_flight[i];
+        struct control run = {
+            .type = CONTROL_RUN, .incarnation = g->incarnation, .token = f->token};
+        while (f->sent < g->options.pp && (f->sent == 0 || stage_is_done(g, f, f->sent - 1)) &&
+               has_room_after(g, f, f->sent))
+            ranks_send_stage(&g->ranks, f->sent++, &run);
+    }
+}
+
 /* Takes the results when all ranks are done, and frees the slot. */
-static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struct err *e)
+static int finish(struct group *g, struct in_flight_batch *f, struct err *e)
 {
     struct batch *b = f->batch;
     int rc = stage_collect(g->stage, &f->token, &b->values, &b->n_values, e);
     if (rc != 0)
         return rc;
-    b->ms = ms;
+    b->ms = f->ms;
     stage_release(g->stage, &f->token);
     send_home(g, b, BATCH_DONE);
     memmove(f, f + 1, (size_t)(g->in_flight + g->n_in_flight - (f + 1)) * sizeof *f);
@@ -210,25 +263,45 @@ static int finish(struct group *g, struct in_flight_batch *f, uint32_t ms, struc
     return 0;
 }
 
+/* Takes a rank's figures. */
+static void take_info(struct group *g, const struct control *c)
+{
+    struct group_rank_info *info = &g->infos[c->rank];
+    info->busy_us = c->busy_us;
+    info->up_us = c->up_us;
+    info->tokens = c->tokens;
+    info->reused = c->reused;
+    info->kv_bytes = c->kv_bytes;
+}
+
+/* Ranks of the last pipeline stage have the scores. */
 static int on_done(struct group *g, const struct control *c, struct err *e)
 {
     struct in_flight_batch *f = find_flight(g, &c->token);
-    uint32_t all = (uint32_t)((1ull << g->options.tp) - 1);
+    uint32_t all = (uint32_t)((1ull << group_size(&g->options)) - 1), bit = 1u << c->rank,
+             stage = (uint32_t)c->rank / g->options.tp, first = (g->options.pp - 1) * g->options.tp;
     if (!f) {
         log_warn("event=stale_done rank=%d slot=%u", c->rank, c->token.slot);
         return 0;
     }
-    if (f->done && f->digest != c->digest)
+    if (f->sent <= stage)
+        return err_set(
+            e, ASSAY_EFORMAT, "rank %d is done with a batch that it was not given", c->rank);
+    if (f->done >> first && (uint32_t)c->rank >= first && f->digest != c->digest)
         return err_set(
             e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
-    g->infos[c->rank].busy_us = c->busy_us;
-    g->infos[c->rank].up_us = c->up_us;
-    g->infos[c->rank].tokens = c->tokens;
-    g->infos[c->rank].reused = c->reused;
-    g->infos[c->rank].kv_bytes = c->kv_bytes;
-    f->digest = c->digest;
-    f->done |= 1u << c->rank;
-    return f->done == all ? finish(g, f, c->ms, e) : 0;
+    take_info(g, c);
+    if ((uint32_t)c->rank >= first)
+        f->digest = c->digest;
+    uint32_t done = f->done | bit;
+    if ((done & bits_of(g, stage)) == bits_of(g, stage))
+        f->ms += c->ms;
+    int rc = done == all ? finish(g, f, e) : 0;
+    if (rc == 0 && done != all)
+        f->done = done;
+    if (rc == 0)
+        send_on(g);
+    return rc;
 }
 
 /* Handles one message: 0, or negative with *e: the group must end. */
@@ -258,14 +331,13 @@ static int on_message(struct group *g, const uint8_t *bytes, size_t len, uint32_
     }
 }
 
-/* Receives one message: 1: handled; 0: none; negative: the group must end. */
-static int receive(struct group *g, long long now_ms, struct err *e)
+/* Receives one message, of *rank: 1: handled; 0: none; negative: the group must end. */
+static int receive(struct group *g, long long now_ms, uint32_t *rank, struct err *e)
 {
-    uint32_t rank;
     zmq_msg_t body;
-    if (!ranks_receive(&g->ranks, &rank, &body))
+    if (!ranks_receive(&g->ranks, rank, &body))
         return 0;
-    int rc = on_message(g, zmq_msg_data(&body), zmq_msg_size(&body), rank, now_ms, e);
+    int rc = on_message(g, zmq_msg_data(&body), zmq_msg_size(&body), *rank, now_ms, e);
     zmq_msg_close(&body);
     return rc < 0 ? rc : 1;
 }
@@ -275,7 +347,7 @@ static int receive(struct group *g, long long now_ms, struct err *e)
 static uint64_t total_progress(const struct group *g)
 {
     uint64_t sum = 0;
-    for (uint32_t r = 0; r < g->options.tp; r++)
+    for (uint32_t r = 0; r < group_size(&g->options); r++)
         sum += stage_progress(g->stage, r);
     return sum;
 }
@@ -341,21 +413,22 @@ static long long tick_alive(struct group *g, long long now_ms)
     struct err e = {0};
     char reason[64];
     int rc, dead, stopped;
-    while ((rc = receive(g, now_ms, &e)) == 1)
+    uint32_t rank = 0;
+    while ((rc = receive(g, now_ms, &rank, &e)) == 1)
         ;
     long long deadline = hang_deadline(g, now_ms), half = now_ms + g->options.hang_ms / 4;
     if (rc < 0)
-        fail_with(g, now_ms, rc, e.msg);
+        fail_with(g, now_ms, rc, rank, e.msg);
     else if (!is_stopping(g) && (dead = ranks_find_dead(&g->ranks)) >= 0) {
         snprintf(reason, sizeof reason, "rank %d ended", dead);
-        fail(g, now_ms, reason);
+        fail(g, now_ms, dead, reason);
     } else if (now_ms >= deadline)
-        fail(g, now_ms, "no progress: hung");
+        fail(g, now_ms, -1, "no progress: hung");
     else if ((stopped = find_stopped(g, now_ms)) >= 0) {
         snprintf(reason, sizeof reason, "rank %d is stopped by a signal", stopped);
-        fail(g, now_ms, reason);
+        fail(g, now_ms, stopped, reason);
     } else if (g->state == GROUP_STARTING && now_ms - g->started_ms > g->options.start_ms)
-        fail(g, now_ms, "not ready in time");
+        fail(g, now_ms, -1, "not ready in time");
     else if (is_stopping(g))
         return tick_stopping(g, now_ms);
     if (g->state == GROUP_DEAD)
@@ -436,8 +509,7 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     if (g->n_in_flight++ == 0)
         g->progressed_ms = g->ticked_ms = now_mono_ms();
     *b = NULL;
-    ranks_send_all(&g->ranks,
-        &(struct control){.type = CONTROL_RUN, .incarnation = g->incarnation, .token = f->token});
+    send_on(g);
     return 1;
 }
 
@@ -453,7 +525,7 @@ void group_stop(struct group *g)
     else if (g->state != GROUP_STOPPED) {
         int exit_code, signal;
         end_ranks(g, &exit_code, &signal);
-        lose_batches(g, -1, 0);
+        lose_batches(g, -1, 0, 0);
         g->state = GROUP_STOPPED;
     }
 }
@@ -518,7 +590,7 @@ int group_has_adapters(const struct group *g)
 
 const struct group_rank_info *group_ranks(const struct group *g, uint32_t *n)
 {
-    *n = g->options.tp;
+    *n = group_size(&g->options);
     return g->infos;
 }
 

@@ -9,6 +9,11 @@
  * group_take, and new ranks start. A death shows as a readable pidfd, a hang as progress counters
  * that all stand still.
  *
+ * With several pipeline stages a group has tp ranks for each: rank r is of stage r / tp. A stage is
+ * told to run a batch when the stage before is done with it, and the one after with the batch whose
+ * buffer it needs (worker/pipeline.h). So as many batches run at a time as there are stages, each in
+ * its turn everywhere, and the batch that a dying rank was running is the one to blame.
+ *
  * The group owns batches between group_run and group_take. It has one thread, and every call
  * returns at once. The owner polls the descriptors of group_poll_items, calls group_tick when one
  * is readable or the deadline that it returned has passed, then takes what is finished. */
@@ -38,16 +43,18 @@ struct group_options {
     const char *model_dir;
     const char *run_dir; /* private directory: control socket, the ranks' caches */
     void *zmq_context;
-    int number; /* the group's number, from 0 */
-    uint32_t tp;
-    uint32_t threads; /* of the whole group, divided among its ranks, at least one each */
+    int number;           /* the group's number, from 0 */
+    uint32_t tp;          /* ranks of a pipeline stage */
+    uint32_t pp;          /* pipeline stages, at least 1 */
+    uint32_t hidden_size; /* of what stages hand over */
+    uint32_t threads;     /* of the whole group, divided among its ranks, at least one each */
     const char *isa;
     const char *quant;       /* "none", "fp8", "int8" */
     const char *dtype;       /* "auto", "f32", "bf16" */
     const char *head;        /* "auto", or as worker/head_option.h says */
     const char *weights;     /* "auto", "single", "index" */
     const char *activations; /* "auto", "as-stored", "weights-only" */
-    const int *gpus;         /* [tp] each rank's device; NULL: the CPU */
+    const int *gpus;         /* [group_size] each rank's device; NULL: the CPU */
     const char *mode;        /* a rank with another mode (control.h) is refused; NULL: any */
     const char *digest,
         *identity; /* same for the checkpoint's digest; the identity of its files (identity.h) */
@@ -60,6 +67,11 @@ struct group_options {
     uint32_t start_ms; /* longest start-up */
 };
 
+static inline uint32_t group_size(const struct group_options *o) /* how many ranks */
+{
+    return o->tp * o->pp;
+}
+
 struct group_rank_info {
     int pid;
     char device[64];
@@ -71,7 +83,7 @@ struct group_rank_info {
 struct group;
 
 /* Makes the staging segments; the first start, with its control socket, happens in the first tick.
- * ASSAY_EBADREQ if tp is out of range, or negative from stage_new; *g is NULL then. The strings and
+ * ASSAY_EBADREQ if tp or pp is out of range, or negative from stage_new; *g is NULL then. The strings and
  * arrays of `options` must outlive the group. */
 int group_new(struct group **g, const struct group_options *options, struct err *e);
 void group_free(struct group **g); /* kills and reaps its ranks */

@@ -65,6 +65,7 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->vocab_size = (uint32_t)json_integer_value(json_object_get(o, "vocab_size"));
     m->max_len = (uint32_t)json_integer_value(json_object_get(o, "max_len"));
     m->n_labels = (uint32_t)json_integer_value(json_object_get(o, "n_labels"));
+    m->hidden_size = (uint32_t)json_integer_value(json_object_get(o, "hidden_size"));
     m->pool.step_token = (int32_t)json_integer_value(json_object_get(o, "step_token"));
     m->pad_token = (int32_t)json_integer_value(json_object_get(o, "pad_token"));
     json_int_t pad_rule = json_integer_value(json_object_get(o, "pad_rule"));
@@ -75,8 +76,9 @@ static int take_description(struct model_info *m, const json_t *o, struct err *e
     m->pool.activation = bad ? -1 : activation_from_name(activation, strlen(activation));
     int found = bad ? -1 : activation_from_name(named, strlen(named));
     m->config_activation = found > 0 ? found : ACTIVATION_DEFAULT;
-    if (bad || m->vocab_size == 0 || m->max_len == 0 || m->n_labels == 0 || m->pool.type < 0 ||
-        m->pool.activation < 0 || take_labels(m, json_object_get(o, "labels")) != 0 ||
+    if (bad || m->vocab_size == 0 || m->hidden_size == 0 || m->max_len == 0 || m->n_labels == 0 ||
+        m->pool.type < 0 || m->pool.activation < 0 ||
+        take_labels(m, json_object_get(o, "labels")) != 0 ||
         take_adapters(m, json_object_get(o, "adapters")) != 0)
         return err_set(e, ASSAY_EINTERNAL,
             "the worker's description of the model is not what this broker expects");
@@ -107,20 +109,21 @@ static void name_model(struct model_info *m, const char *dir)
 
 int model_info_load(struct model_info *m, const struct model_question *q, struct err *e)
 {
-    char tp_text[16], len_text[16], gpu_text[16], kv_text[24], words[4096];
+    char tp_text[16], pp_text[16], len_text[16], gpu_text[16], kv_text[24], words[4096];
     char *out = xcalloc(1, OUTPUT_BYTES);
     snprintf(tp_text, sizeof tp_text, "%u", q->tp);
+    snprintf(pp_text, sizeof pp_text, "%u", q->pp);
     snprintf(len_text, sizeof len_text, "%u", q->max_len);
     snprintf(gpu_text, sizeof gpu_text, "%d", q->gpu);
     snprintf(kv_text, sizeof kv_text, "%llu", (unsigned long long)q->kv_cache_bytes);
     char cache[4200];
     snprintf(cache, sizeof cache, "%s/digest.cache", q->cache_dir);
-    const char *argv[34 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
+    const char *argv[36 + 2 * ADAPTERS_MOST] = {q->worker_path, "--describe", "--model",
         q->model_dir, "--tp", tp_text, "--max-len", len_text, "--gpu", gpu_text, "--cache-dir",
         q->cache_dir, "--digest-cache", cache, "--quant", q->quant, "--dtype", q->dtype,
         "--weights", q->weights, "--activations", q->activations, "--head", q->head, "--kv-cache",
-        kv_text};
-    for (uint32_t i = 0, n = 26; i < q->n_loras; i++) {
+        kv_text, "--pp", pp_text};
+    for (uint32_t i = 0, n = 28; i < q->n_loras; i++) {
         argv[n++] = "--lora";
         argv[n++] = q->loras[i];
     }

@@ -24,7 +24,7 @@ struct model_info {
     const struct recipe *recipe; /* text/recipe.h; NULL: none */
     const char *tail;            /* --tail (text/tail.h) */
     char mode[384];              /* a job's mode: rank_mode, text, the pad rule and the recipe */
-    uint32_t vocab_size, max_len, n_labels;
+    uint32_t vocab_size, max_len, n_labels, hidden_size;
     struct pooling pool;   /* of a row that does not say */
     int config_activation; /* what config.json names; ACTIVATION_DEFAULT: nothing, as this says: */
     char no_config_activation[240];
@@ -45,7 +45,7 @@ struct model_question {
     const char *weights;      /* "auto", "single", "index" */
     const char *activations;  /* "auto", "as-stored", "weights-only" */
     const char *head;         /* "auto", or as worker/head_option.h says */
-    uint32_t tp, max_len;     /* max_len 0: the model's */
+    uint32_t tp, pp, max_len; /* max_len 0: the model's */
     uint64_t kv_cache_bytes;  /* of each rank; 0: none */
     const char *const *loras; /* [n_loras] NAME=DIR */
     uint32_t n_loras;

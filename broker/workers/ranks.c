@@ -12,13 +12,13 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define MAX_ARGUMENTS (56 + 4 * ADAPTERS_MOST)
+#define MAX_ARGUMENTS (60 + 4 * ADAPTERS_MOST)
 
 void ranks_init(struct ranks *r, const struct group_options *options)
 {
-    *r = (struct ranks){.options = options, .dir_fd = -1, .comm_fd = -1, .pipe_fd = -1};
+    *r = (struct ranks){.options = options, .dir_fd = -1, .pipeline_fd = -1, .pipe_fd = -1};
     for (int k = 0; k < GROUP_MAX_RANKS; k++)
-        r->children[k].pidfd = -1;
+        r->children[k].pidfd = r->comm_fds[k] = -1;
     msg_writer_init(&r->writer);
 }
 
@@ -61,14 +61,15 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
     const char *endpoint, int parent_fd, struct err *e)
 {
     const struct group_options *o = r->options;
+    uint32_t threads = o->threads / group_size(o);
+    int comm_fd = r->comm_fds[rank / o->tp];
     struct {
         const char *name;
         unsigned long long value;
-    } numbers[] = {{"--rank", rank}, {"--tp", o->tp}, {"--incarnation", r->incarnation},
-        {"--input-fd", (unsigned)stage_input_fd(stage)},
-        {"--output-fd", (unsigned)stage_output_fd(stage)}, {"--comm-fd", (unsigned)r->comm_fd},
-        {"--parent-fd", (unsigned)parent_fd},
-        {"--threads", o->threads / o->tp > 0 ? o->threads / o->tp : 1},
+    } numbers[] = {{"--rank", rank}, {"--tp", o->tp}, {"--pp", o->pp},
+        {"--incarnation", r->incarnation}, {"--input-fd", (unsigned)stage_input_fd(stage)},
+        {"--output-fd", (unsigned)stage_output_fd(stage)}, {"--comm-fd", (unsigned)comm_fd},
+        {"--parent-fd", (unsigned)parent_fd}, {"--threads", threads > 0 ? threads : 1},
         {"--max-batch-tokens", o->max_batch_tokens}, {"--max-len", o->max_len},
         {"--max-rows", o->stage.max_rows}, {"--deadline-ms", 10ull * o->hang_ms},
         {"--start-ms", o->start_ms}, {"--kv-cache", o->kv_cache_bytes},
@@ -78,8 +79,17 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
     const char *argv[MAX_ARGUMENTS] = {o->worker_path, "--model", o->model_dir, "--control",
         endpoint, "--isa", o->isa, "--cache-dir", o->run_dir, "--quant", o->quant, "--dtype",
         o->dtype, "--weights", o->weights, "--activations", o->activations, "--head", o->head};
-    int n = 19,
-        keep[] = {stage_input_fd(stage), stage_output_fd(stage), r->comm_fd, parent_fd, r->dir_fd};
+    char pipeline_text[16];
+    int n = 19, n_keep = 4,
+        keep[6] = {stage_input_fd(stage), stage_output_fd(stage), comm_fd, parent_fd};
+    if (r->dir_fd >= 0)
+        keep[n_keep++] = r->dir_fd;
+    if (r->pipeline_fd >= 0) {
+        keep[n_keep++] = r->pipeline_fd;
+        snprintf(pipeline_text, sizeof pipeline_text, "%d", r->pipeline_fd);
+        argv[n++] = "--pipeline-fd";
+        argv[n++] = pipeline_text;
+    }
     for (int i = 0; i < N; i++) {
         snprintf(text[i], sizeof text[i], "%llu", numbers[i].value);
         argv[n++] = numbers[i].name;
@@ -97,8 +107,22 @@ static int start_rank(struct ranks *r, uint32_t rank, const struct stage *stage,
         argv[n++] = "--lora-digest";
         argv[n++] = o->adapters->list.at[i].digest;
     }
-    struct child_options child = {(char *const *)argv, keep, r->dir_fd >= 0 ? 5 : 4, -1, -1};
+    struct child_options child = {(char *const *)argv, keep, n_keep, -1, -1};
     return child_start(&r->children[rank], &child, e);
+}
+
+/* Makes the segments of this incarnation's ranks. */
+static int make_segments(struct ranks *r, struct err *e)
+{
+    const struct group_options *o = r->options;
+    for (uint32_t k = 0; k < o->pp; k++)
+        if ((r->comm_fds[k] = stage_segment_new(stage_comm_bytes(o->tp), e)) < 0)
+            return r->comm_fds[k];
+    if (o->pp == 1)
+        return 0;
+    r->pipeline_fd =
+        stage_segment_new(stage_pipeline_bytes(o->pp, o->stage.max_tokens, o->hidden_size), e);
+    return r->pipeline_fd < 0 ? r->pipeline_fd : 0;
 }
 
 int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage, struct err *e)
@@ -108,14 +132,14 @@ int ranks_start(struct ranks *r, uint64_t incarnation, const struct stage *stage
     r->incarnation = incarnation;
     memset(r->stopped_ms, 0, sizeof r->stopped_ms);
     int rc = bind_socket(r, endpoint, e);
-    if (rc == 0 && (r->comm_fd = stage_segment_new(stage_comm_bytes(r->options->tp), e)) < 0)
-        rc = r->comm_fd;
+    if (rc == 0)
+        rc = make_segments(r, e);
     if (rc == 0 && pipe2(ends, O_CLOEXEC) != 0)
         rc = err_errno(e, ASSAY_EIO, "pipe");
     if (rc != 0)
         return rc;
     r->pipe_fd = ends[1];
-    for (uint32_t k = 0; rc == 0 && k < r->options->tp; k++)
+    for (uint32_t k = 0; rc == 0 && k < group_size(r->options); k++)
         rc = start_rank(r, k, stage, endpoint, ends[0], e);
     close(ends[0]);
     return rc;
@@ -125,22 +149,24 @@ void ranks_end(struct ranks *r, int *exit_code, int *signal)
 {
     int known = 0, code, number;
     long long until_ms = now_mono_ms() + CHILD_END_MS;
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         if (!known && child_reap(&r->children[k], 0, &code, &number)) {
             known = 1;
             *exit_code = code;
             *signal = number;
         }
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         child_kill(&r->children[k]);
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         child_end(&r->children[k], until_ms, &code, &number);
     if (r->socket) {
         zmq_close(r->socket);
         unlink(r->socket_path); /* ZeroMQ does not remove it */
     }
     r->socket = NULL;
-    close_fd(&r->comm_fd);
+    for (uint32_t k = 0; k < r->options->pp; k++)
+        close_fd(&r->comm_fds[k]);
+    close_fd(&r->pipeline_fd);
     close_fd(&r->pipe_fd);
 }
 
@@ -158,7 +184,14 @@ void ranks_send(struct ranks *r, uint32_t rank, const struct control *c)
 
 void ranks_send_all(struct ranks *r, const struct control *c)
 {
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
+        ranks_send(r, k, c);
+}
+
+void ranks_send_stage(struct ranks *r, uint32_t stage, const struct control *c)
+{
+    uint32_t tp = r->options->tp;
+    for (uint32_t k = stage * tp; k < (stage + 1) * tp; k++)
         ranks_send(r, k, c);
 }
 
@@ -168,7 +201,7 @@ static int rank_of(const struct ranks *r, const char *name, uint32_t *rank)
     char *end;
     unsigned long k = strtoul(name + 1, &end, 10);
     *rank = (uint32_t)k;
-    return name[0] == 'r' && end != name + 1 && *end == '\0' && k < r->options->tp;
+    return name[0] == 'r' && end != name + 1 && *end == '\0' && k < group_size(r->options);
 }
 
 /* A message has two frames: the rank's routing id and the body. */
@@ -203,7 +236,7 @@ static int has_ended(const struct child *c)
 
 int ranks_find_dead(const struct ranks *r)
 {
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         if (r->children[k].pidfd >= 0 && has_ended(&r->children[k]))
             return (int)k;
     return -1;
@@ -212,7 +245,7 @@ int ranks_find_dead(const struct ranks *r)
 int ranks_find_stopped(struct ranks *r, long long now_ms, long long stopped_for_ms, int anew)
 {
     int found = -1;
-    for (uint32_t k = 0; k < r->options->tp; k++) {
+    for (uint32_t k = 0; k < group_size(r->options); k++) {
         long long *since_ms = &r->stopped_ms[k];
         int event = child_was_stopped(&r->children[k]);
         if (event < 0)
@@ -227,7 +260,7 @@ int ranks_find_stopped(struct ranks *r, long long now_ms, long long stopped_for_
 
 int ranks_all_ended(const struct ranks *r)
 {
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         if (!has_ended(&r->children[k]))
             return 0;
     return 1;
@@ -238,7 +271,7 @@ int ranks_poll_items(const struct ranks *r, zmq_pollitem_t *items, int max)
     int n = 0;
     if (r->socket && n < max)
         items[n++] = (zmq_pollitem_t){.socket = r->socket, .events = ZMQ_POLLIN};
-    for (uint32_t k = 0; k < r->options->tp; k++)
+    for (uint32_t k = 0; k < group_size(r->options); k++)
         if (r->children[k].pidfd >= 0 && n < max)
             items[n++] = (zmq_pollitem_t){.fd = r->children[k].pidfd, .events = ZMQ_POLLIN};
     return n;

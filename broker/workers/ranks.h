@@ -17,8 +17,10 @@ struct ranks {
     uint64_t incarnation;
     void *socket; /* ROUTER; NULL: no ranks */
     char socket_path[ENDPOINT_BYTES];
-    int dir_fd;           /* descriptor of run_dir, if its path is too long for a socket; else -1 */
-    int comm_fd, pipe_fd; /* segment in which ranks sum; pipe that closes when this process ends */
+    int dir_fd; /* descriptor of run_dir, if its path is too long for a socket; else -1 */
+    int comm_fds[GROUP_MAX_RANKS]; /* for each pipeline stage, the segment in which its ranks sum */
+    int pipeline_fd; /* that through which the stages hand over what they computed; -1: there is one */
+    int pipe_fd;     /* closes when this process ends */
     struct child children[GROUP_MAX_RANKS];
     long long stopped_ms
         [GROUP_MAX_RANKS]; /* when a signal was seen to stop each rank; 0: it is not stopped */
@@ -38,6 +40,7 @@ void ranks_release(struct ranks *r); /* call ranks_end first */
  * noticed. */
 void ranks_send(struct ranks *r, uint32_t rank, const struct control *c);
 void ranks_send_all(struct ranks *r, const struct control *c);
+void ranks_send_stage(struct ranks *r, uint32_t stage, const struct control *c); /* to its ranks */
 /* Receives one message: 1, its rank, and *body, which the caller closes; 0: none. */
 int ranks_receive(struct ranks *r, uint32_t *rank, zmq_msg_t *body);
 

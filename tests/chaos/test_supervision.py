@@ -119,7 +119,7 @@ def test_full_disk_refuses_new_work_and_keeps_the_old(directory):
 
 
 def test_options_that_are_not_built_are_refused_by_name(directory):
-    for options, word in [(["--pp", "2"], "pp"), (["--quant", "fp8"], "fp8"), (["--device", "cuda"], "cuda"),
+    for options, word in [(["--pp", "4"], "pp 4 does not fit"), (["--quant", "fp8"], "fp8"), (["--device", "cuda"], "cuda"),
                           (["--lora", "a=/x"], "/x/adapter_config.json"), (["--tp", "3"], "tp"), (["--nonsense"], "nonsense"),
                           (["--listen", "tcp://0.0.0.0:5555"], "tcp")]:
         done = subprocess.run([BIN / "assayd", "--model", DEMO, "--data", directory, *options], capture_output=True,

@@ -136,6 +136,7 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 4], 2, {}, "expected 4 GPUs, one for each rank, found 2 (0 Test Double, 1 Test Double)"),
     (["--tp", 2, "--replicas", 2], 3, {}, "expected 4 GPUs, one for each rank, found 3"),
     (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
+    (["--pp", 2], 2, {}, "--pp 2: pipeline stages are not built for GPUs: expected --pp 1 (with more ranks by --tp), or --device cpu"),
     (["--devices", "7"], 2, {}, "there is no GPU 7 to use; found 0 Test Double, 1 Test Double"),
     (["--devices", "0"], 2, {"ASSAY_DOUBLE_OLD": "1"}, "there is no GPU 0 to use; found 1 Test Double; GPU 0 (Test Double): expected"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -158,6 +159,14 @@ static UNUSED void serve(struct fake *f)
     }
 }
 
+/* A rank that says again and again that it is done with the group's first batch, and an idle one. */
+static UNUSED void say_early(struct fake *f)
+{
+    for (;; poll(NULL, 0, 20))
+        if (f->rank == 1)
+            say_done(f, (struct stage_token){7, f->incarnation, 1, 0, 1}, 1);
+}
+
 static UNUSED void fake_worker(int argc, char **argv)
 {
     const char *habit = strrchr(argument(argc, argv, "--model"), '/');
@@ -169,7 +178,8 @@ static UNUSED void fake_worker(int argc, char **argv)
         .input_fd = atoi(argument(argc, argv, "--input-fd")),
         .output_fd = atoi(argument(argc, argv, "--output-fd"))};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (count_descriptors() != 3 + 4) /* what spawn.h promises: nothing else was inherited */
+    int n_given = atoi(argument(argc, argv, "--pp")) > 1 ? 5 : 4;
+    if (count_descriptors() != 3 + n_given) /* what spawn.h promises: nothing else was inherited */
         _exit(67);
     if (stage_attach(&f.stage, f.input_fd, f.output_fd, f.rank, NULL) != 0)
         _exit(68);
@@ -183,6 +193,8 @@ static UNUSED void fake_worker(int argc, char **argv)
                     .rank = (int32_t)f.rank,
                     .incarnation = f.incarnation,
                     .pid = (int32_t)getpid()});
+    if (strcmp(f.habit, "early") == 0)
+        say_early(&f);
     serve(&f);
 }
 
@@ -241,6 +253,7 @@ static UNUSED struct group_options options_for(
         .run_dir = s->dir,
         .zmq_context = s->zmq,
         .tp = tp,
+        .pp = 1,
         .threads = 1,
         .isa = "auto",
         .quant = "none",
