@@ -2,9 +2,9 @@
  *
  * Which modules it means: a name in target_modules is a whole module name or its last parts, a
  * text is a regular expression that the whole name matches, "all-linear" are all of the layers'
- * linear modules. rank_pattern and alpha_pattern: the first key that the name ends with, after a dot
- * or at its beginning, counts. PEFT takes these keys for regular expressions; only plain names are
- * taken here, since those mean the same either way. */
+ * linear modules. The keys of rank_pattern and alpha_pattern are regular expressions too, so a dot in
+ * them is any character: the first key counts that matches the name's end, after a dot or from its
+ * beginning (PEFT's get_pattern_key). */
 #include "worker/lora.h"
 
 #include <math.h>
@@ -21,6 +21,13 @@
 #define FILE_NAME "adapter_config.json"
 #define FILE_BYTES (8u << 20)
 
+/* rank_pattern or alpha_pattern: the keys, and their values in the file. */
+struct module_map {
+    size_t n;
+    struct module_pattern **keys; /* [n] owned */
+    const json_t **values;        /* [n] */
+};
+
 struct lora_file {
     char path[4200];
     json_t *root; /* owned */
@@ -30,6 +37,7 @@ struct lora_file {
     int is_rslora, has_head;
     int is_all;                     /* target_modules is "all-linear" */
     struct module_pattern *pattern; /* target_modules is another text */
+    struct module_map ranks, alphas;
 };
 
 /* What a key's value must be. */
@@ -145,37 +153,57 @@ static int check_init(const struct lora_file *f, struct err *e)
         e);
 }
 
-static int is_plain(const char *key)
+/* Adds what a key of `field` means. */
+static int add_key(const struct lora_file *f, struct module_map *map, const char *field,
+    const char *key, const json_t *value, struct err *e)
 {
-    return *key &&
-           strspn(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._") ==
-               strlen(key);
+    char where[160], *text = xcalloc(strlen(key) + sizeof "(.*\\.)?()$", 1);
+    size_t at;
+    int is_rank = map == &f->ranks;
+    snprintf(where, sizeof where, "%s['%.100s']", field, key);
+    sprintf(text, "(.*\\.)?(%s)$", key);
+    map->keys[map->n] = module_pattern_new(text, MODULE_BEGINNING, &at);
+    free(text);
+    if (!map->keys[map->n])
+        return refuse(f, ASSAY_EUNSUPPORTED, where,
+            "a module's name, or an expression that PCRE2 knows", value, e);
+    map->values[map->n++] = value;
+    if (is_rank ? !json_is_integer(value) || json_integer_value(value) < 1 ||
+                      json_integer_value(value) > LORA_MAX_RANK
+                : !json_is_number(value) || !isfinite(json_number_value(value)))
+        return refuse(
+            f, ASSAY_EFORMAT, where, is_rank ? "a rank from 1 to 256" : "a number", value, e);
+    return 0;
 }
 
-static int check_pattern(const struct lora_file *f, const char *field, int is_rank, struct err *e)
+static int read_map(
+    const struct lora_file *f, struct module_map *map, const char *field, struct err *e)
 {
-    const json_t *map = json_object_get(f->root, field);
+    const json_t *object = json_object_get(f->root, field);
     const char *key;
     json_t *value;
-    if (is_nothing(map))
+    int rc = 0;
+    if (is_nothing(object))
         return 0;
-    if (!json_is_object(map))
-        return refuse(f, ASSAY_EFORMAT, field, "an object of module names", map, e);
-    json_object_foreach((json_t *)map, key, value)
+    if (!json_is_object(object))
+        return refuse(f, ASSAY_EFORMAT, field, "an object of module names", object, e);
+    map->keys = xcalloc(json_object_size(object), sizeof *map->keys);
+    map->values = xcalloc(json_object_size(object), sizeof *map->values);
+    json_object_foreach((json_t *)object, key, value) /* jansson keeps the keys' order */
     {
-        char where[160];
-        snprintf(where, sizeof where, "%s['%.100s']", field, key);
-        if (!is_plain(key))
-            return refuse(f, ASSAY_EUNSUPPORTED, where,
-                "a module's name of letters, digits, '.' and '_' (expressions are not built)",
-                value, e);
-        if (is_rank ? !json_is_integer(value) || json_integer_value(value) < 1 ||
-                          json_integer_value(value) > LORA_MAX_RANK
-                    : !json_is_number(value) || !isfinite(json_number_value(value)))
-            return refuse(
-                f, ASSAY_EFORMAT, where, is_rank ? "a rank from 1 to 256" : "a number", value, e);
+        rc = add_key(f, map, field, key, value, e);
+        if (rc != 0)
+            return rc;
     }
-    return 0;
+    return rc;
+}
+
+static void release_map(struct module_map *map)
+{
+    for (size_t i = 0; i < map->n; i++)
+        module_pattern_free(&map->keys[i]);
+    free(map->keys);
+    free(map->values);
 }
 
 static int read_numbers(struct lora_file *f, struct err *e)
@@ -190,8 +218,8 @@ static int read_numbers(struct lora_file *f, struct err *e)
     if (rc >= 0)
         rc = json_get_bool(&f->json, "use_rslora", &f->is_rslora, e);
     if (rc >= 0)
-        rc = check_pattern(f, "rank_pattern", 1, e);
-    return rc >= 0 ? check_pattern(f, "alpha_pattern", 0, e) : rc;
+        rc = read_map(f, &f->ranks, "rank_pattern", e);
+    return rc >= 0 ? read_map(f, &f->alphas, "alpha_pattern", e) : rc;
 }
 
 /* ---- target_modules ---- */
@@ -296,6 +324,8 @@ void lora_file_free(struct lora_file **out)
     if (!f)
         return;
     module_pattern_free(&f->pattern);
+    release_map(&f->ranks);
+    release_map(&f->alphas);
     json_decref(f->root);
     free(f);
     *out = NULL;
@@ -306,25 +336,34 @@ int lora_file_has_head(const struct lora_file *f)
     return f->has_head;
 }
 
-/* The value of the first key that means this module, or NULL. jansson keeps the keys' order. */
-static const json_t *pattern_of(const struct lora_file *f, const char *field, const char *module)
+/* The value of the first key that means this module, or NULL. */
+static int look_up(const struct lora_file *f, const struct module_map *map, const char *module,
+    const json_t **value, struct err *e)
 {
-    const json_t *map = json_object_get(f->root, field);
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)map, key, value)
-    {
-        if (ends_with(module, key))
-            return value;
+    *value = NULL;
+    for (size_t i = 0; i < map->n; i++) {
+        int rc = module_pattern_matches(map->keys[i], module);
+        if (rc < 0)
+            return refuse(f, ASSAY_EUNSUPPORTED,
+                map == &f->ranks ? "rank_pattern" : "alpha_pattern",
+                "expressions that are quickly tried", map->values[i], e);
+        if (rc == 1) {
+            *value = map->values[i];
+            return 0;
+        }
     }
-    return NULL;
+    return 0;
 }
 
 int lora_file_module(
     const struct lora_file *f, const char *module, struct lora_module_config *out, struct err *e)
 {
-    const json_t *rank = pattern_of(f, "rank_pattern", module),
-                 *alpha = pattern_of(f, "alpha_pattern", module);
+    const json_t *rank, *alpha;
+    int rc = look_up(f, &f->ranks, module, &rank, e);
+    if (rc == 0)
+        rc = look_up(f, &f->alphas, module, &alpha, e);
+    if (rc != 0)
+        return rc;
     *out =
         (struct lora_module_config){.rank = (uint32_t)(rank ? json_integer_value(rank) : f->rank)};
     out->scale = (alpha ? json_number_value(alpha) : f->alpha) /

@@ -136,7 +136,9 @@ static void test_refusals(void **unused)
         {"{\"r\":4}", "shape: expected [4, 64]"},
         {"{\"lora_alpha\":\"16\"}", "lora_alpha: expected a number"},
         {"{\"lora_alpha\":null}", "lora_alpha: expected a number"},
-        {"{\"rank_pattern\":{\"q_.*\":8}}", "rank_pattern['q_.*']"},
+        {"{\"rank_pattern\":{\"q_.*\":7}}", "q_proj.lora_A.weight': shape: expected [7, 64]"},
+        {"{\"rank_pattern\":{\"(q\":8}}", "rank_pattern['(q']: expected a module's name"},
+        {"{\"rank_pattern\":{\"(.|.|.){12}[!?].*\":8}}", "that are quickly tried"},
         {"{\"rank_pattern\":{\"q_proj\":0}}", "a rank from 1 to 256"},
         {"{\"rank_pattern\":{\"q_proj\":7}}", "q_proj.lora_A.weight': shape: expected [7, 64]"},
         {"{\"alpha_pattern\":{\"q_proj\":\"x\"}}", "alpha_pattern['q_proj']: expected a number"},
@@ -159,6 +161,42 @@ static void test_refusals(void **unused)
         int rc = open_changed(cases[i].change, &e);
         if (rc == 0 || !strstr(e.msg, cases[i].part))
             fail_msg("%s: expected '%s', found %d: %s", cases[i].change, cases[i].part, rc, e.msg);
+    }
+}
+
+/* Which key of a pattern counts for which module: as PEFT 0.21's get_pattern_key says. */
+static void test_keys_are_expressions(void **unused)
+{
+    static const char *const modules[] = {"model.layers.0.mlp.up_proj",
+        "model.layers.1.self_attn.q_proj", "model.layers.11.mlp.up_proj"};
+    static const struct {
+        const char *keys; /* of alpha_pattern; the first has 1, the second 2 */
+        int alpha[3];     /* of each module; lora_alpha is 16 */
+    } cases[] = {{"{\"up.proj\":1}", {1, 16, 1}}, {"{\"q_proj\":1}", {16, 1, 16}},
+        {"{\"proj\":1}", {16, 16, 16}}, {"{\"self_attn\":1}", {16, 16, 16}},
+        {"{\"layers.1..mlp.up_proj\":1}", {16, 16, 1}},
+        {"{\"self.attn.q_proj\":1,\"q_proj\":2}", {16, 1, 16}}, {"{\"q|up_proj\":1}", {1, 16, 1}},
+        {"{\"(q|up)_proj\":1}", {1, 1, 1}}, {"{\"model\":1}", {16, 16, 16}},
+        {"{\"model.*\":1}", {1, 1, 1}}, {"{\"layers\\\\.\\\\d+\\\\.mlp\\\\..*\":1}", {1, 16, 1}},
+        {"{\"up_pro\":1}", {16, 16, 16}}, {"{\".*1.*\":1}", {16, 1, 1}},
+        {"{\"\":1,\"up_proj\":2}", {2, 16, 2}}};
+    struct model_config c;
+    struct err e;
+    (void)unused;
+    die_on(model_config_load(&c, "tests/models/reward", "auto", &e), &e);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct lora_file *f;
+        struct lora_module_config found;
+        char change[256];
+        snprintf(change, sizeof change, "{\"r\":1,\"lora_alpha\":16,\"alpha_pattern\":%s}",
+            cases[i].keys);
+        (void)open_changed(change, &e);
+        die_on(lora_file_read(&f, MADE, &c, &e), &e);
+        for (int k = 0; k < 3; k++) {
+            die_on(lora_file_module(f, modules[k], &found, &e), &e);
+            assert_true(found.scale == cases[i].alpha[k]);
+        }
+        lora_file_free(&f);
     }
 }
 
@@ -213,7 +251,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
         cmocka_unit_test(test_tensor_parallel), cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_the_base_is_as_without_adapters), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_keys_are_expressions),
         cmocka_unit_test(test_devices_without_adapters_refuse_them)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
