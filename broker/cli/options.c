@@ -334,9 +334,19 @@ static int exit_code_of(int code)
     case ASSAY_ETOOLARGE:
     case ASSAY_EUNKNOWNJOB:
     case ASSAY_ESTATE:
+    case ASSAY_ENOSESSION:
+    case ASSAY_EBADTOKEN:
+    case ASSAY_ENOTOKENS:
+    case ASSAY_ENOSTEP:
+    case ASSAY_EADAPTER:
+    case ASSAY_EBADTEXT:
+    case ASSAY_EPOSITION:
+    case ASSAY_EMANY:
+    case ASSAY_EDAMAGED:
         return EX_DATAERR;
     case ASSAY_EQUEUEFULL:
     case ASSAY_EBUSY:
+    case ASSAY_ELOCKED:
         return EX_TEMPFAIL;
     case ASSAY_ENOTREADY:
     case ASSAY_ETIMEOUT:
@@ -345,6 +355,7 @@ static int exit_code_of(int code)
         return EX_NOPERM;
     case ASSAY_EIO:
     case ASSAY_EFULL:
+    case ASSAY_EGONE:
         return EX_IOERR;
     case ASSAY_EFORMAT:
         return EX_CONFIG;

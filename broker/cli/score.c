@@ -370,7 +370,8 @@ static int report(struct score *s)
     return o->n_failed > 0 ? EX_ROWS_FAILED : EX_OK;
 }
 
-/* Stamps the output, unless a file changed while it was read: then the next run scores again. */
+/* Stamps an output without failed rows, unless a file changed while it was read: then the next run
+ * scores again. */
 static void stamp_output(struct score *s)
 {
     char now[STAMP_BYTES];
@@ -378,7 +379,7 @@ static void stamp_output(struct score *s)
         cli_say("'%s' was written to while it was read: the output may hold scores of its old "
                 "lines; the same command scores it again",
             s->cli->operand);
-    else if (s->stamp[0]) {
+    else if (s->stamp[0] && s->output.n_failed == 0) {
         make_stamp(s, now);
         if (strcmp(now, s->stamp) == 0)
             memcpy(s->output.target.stamp, now, sizeof now);
@@ -392,7 +393,7 @@ static int run_all(struct score *s)
     if (failed && cli_interrupted())
         watch(s, &e); /* if a signal ended the write, report the signal */
     progress_end(&s->progress);
-    if (!failed && s->output.n_failed == 0)
+    if (!failed)
         stamp_output(s);
     if (!failed)
         failed = output_finish(&s->output, &e) != 0;

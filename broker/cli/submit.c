@@ -94,6 +94,10 @@ static int send_all(const struct cli *c, struct feeder *f, struct progress *prog
                 f->n_rows);
         return w.refuse && waiting_is_worth(&e) ? EX_TEMPFAIL : rc;
     }
+    if (lines_is_changed(f->lines))
+        cli_say("'%s' was written to while it was read: the job may have its old lines; cancel it, "
+                "and submit the file again under another key",
+            c->operand);
     tell_status(c, f);
     if (c->value[CLI_JSON]) {
         json_t *all = json_pack("{s:s, s:I, s:I}", "key", f->key, "accepted", (json_int_t)f->n_rows,

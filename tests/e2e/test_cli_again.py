@@ -126,6 +126,32 @@ def test_an_input_that_changes_while_it_is_read(directory, marks, how):
     assert fresh.returncode == 0 and read_lines(out) == read_lines(directory / "fresh")
 
 
+def test_an_input_with_a_bad_line_that_changes(directory, marks):
+    """A failed row does not hide it."""
+    rows = write_rows(directory / "in.jsonl", 2000)
+    rows.write_bytes(b"{bad\n" + rows.read_bytes())
+    process = subprocess.Popen([ASSAY, "score", rows, "-o", directory / "out", "--model", DEMO, "--threads", "1"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: rows_done(directory / "out.assay/assay.db") >= 1, 60)
+    os.utime(rows)
+    words = process.communicate(timeout=120 * PATIENCE)[1]
+    assert process.returncode == 1 and "was written to while it was read" in words and "1 failed" in words, words
+
+
+def test_a_submitted_file_that_changes(directory):
+    rows = write_rows(directory / "in.jsonl", 20_000)
+    with Broker(directory / "d", model=DEMO, options=["--max-batch-tokens", 64]) as broker, broker.client() as client:
+        process = subprocess.Popen([ASSAY, "submit", rows, "--key", "job", "--data", broker.data], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: client.call("jobs")["jobs"], 60, step=0.001)
+        process.send_signal(signal.SIGSTOP)
+        is_read = client.call("status", job="job")["accepted"] == 20_000
+        os.utime(rows)
+        process.send_signal(signal.SIGCONT)
+        out, words = process.communicate(timeout=60 * PATIENCE)
+        assert process.returncode == 0 and "20000 rows accepted" in out, (out, words)
+        assert is_read or ("was written to while it was read" in words and "another key" in words), words
+
+
 def test_an_output_in_the_model_s_directory(directory, marks):
     """It is no file of the checkpoint, and neither is the folder that a run has beside it."""
     if not marks:
