@@ -329,6 +329,8 @@ def test_the_command_line(directory):
         done = lora("add", "bad=seqcls-linear")
         assert done.returncode != 0 and "model.score" in done.stderr, done
         assert lora("remove", "half").stdout.startswith("removed half ") and lora("list").stdout == ""
+        gone = lora("remove", "half")
+        assert gone.returncode == os.EX_DATAERR, gone
         for words, expected in ((("add",), "NAME=DIR"), (("add", "half"), "NAME=DIR"), (("remove",), "NAME"), (("list", "x"), "nothing more"),
                                 (("drop", "x"), "add, list or remove"), (("add", "a=/none"), "cannot find")):
             done = lora(*words)
