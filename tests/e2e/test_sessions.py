@@ -1,5 +1,6 @@
 """Sessions: rows that grow, fork and are scored, in random order, with a KV cache that is too small and ranks that die. Each score has the
 bits of its row sent whole, which a model of the sessions in Python knows."""
+import contextlib
 import copy
 import json
 import os
@@ -350,15 +351,18 @@ def test_names_are_each_client_s_own(served):
         assert a.call("close", sessions=names)["closed"] == 2
 
 
-def test_scores_beyond_the_room_wait_or_are_told_to_come_again(served):
-    """Few bytes ask for many rows: each of these 60 for 450 kB. What is taken is scored, and the broker's memory has its bound."""
-    with served.client() as client:
+def test_scores_beyond_the_room_are_told_to_come_again(served):
+    """Few bytes ask for many rows: each of these 80 clients for 450 kB, where 18 MB have room. What is taken is scored."""
+    with served.client() as client, contextlib.ExitStack() as stack:
         name = client.call("open", row={"text": "x" * 450000})["session"]
-        for _ in range(60):
-            client.socket.send(msgpack.packb({"v": 1, "op": "score", "sessions": [name]}))
-        replies = [client.receive(60) for _ in range(60)]
+        clients = [stack.enter_context(served.client()) for _ in range(80)]
+        for c in clients:
+            c.call("hello")
+        for c in clients:
+            c.socket.send(msgpack.packb({"v": 1, "op": "score", "sessions": [name]}))
+        replies = [c.receive(60 * PATIENCE) for c in clients]
         refusals = [reply["err"] for reply in replies if not reply["ok"]]
-        assert all(err["code"] == "queue_full" and err["retry_after_ms"] for err in refusals), refusals
-        assert len(refusals) < 60
-        wait_until(lambda: client.call("info")["received_bytes"] == 0, timeout=20 * PATIENCE)
+        assert all(err["code"] == "queue_full" and err["retry_after_ms"] and "handled yet" in err["message"] for err in refusals), refusals
+        assert 0 < len(refusals) < 50
+        wait_until(lambda: client.call("info")["received_bytes"] == 0)
         client.call("close", sessions=[name])
