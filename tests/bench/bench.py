@@ -19,6 +19,7 @@ import area_forward
 import area_growth
 import area_load
 import area_queue
+import area_search
 import area_text
 import page
 
@@ -32,6 +33,7 @@ FIGURES = {
     "c1": (area_queue.c1, "durable rows/s through the socket / the disk alone, beanstalkd, Redis Streams"),
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
     "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),
+    "f2": (area_search.f2, "a beam search by sessions with a KV cache / its rows sent whole without"),
     "g1": (area_load.g1, "weights mapped and used / read() of the same file"),
     "h1": (area_load.h1, "weights + bound of the activations / peak memory of a worker"),
     "len": (area_growth.length, "share of the peak over the length of a row"),

@@ -26,6 +26,9 @@ A RESULT is a dict {i, id, n_tokens, pooled_at, error} with what the shape and t
 chosen, rejected and margin, or steps [one probability each] and their min, product, last and mean. `i` is the row's index in its job. What is wrong with one row is that row's
 `error` {code, message} and its score is None; its neighbours are scored.
 
+A SEARCH scores rows that grow: open() keeps a row at the broker, append() and fork() make others of
+it, score_sessions() scores them by name. What is kept so is gone when the broker is started again.
+
 NOTHING IS LOST OR DOUBLED. Each try of a request has a socket of its own, so a reply that comes
 late cannot be taken for another's. When none comes, because the broker was killed, say, the same
 bytes go out again under the same key, and the broker stores a chunk once. `queue_full` and
