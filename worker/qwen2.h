@@ -56,7 +56,7 @@ struct kv_caches {
 };
 
 struct kv_cache;    /* kv_cache.h */
-struct activations; /* the arena's buffers; private to qwen2.c */
+struct activations; /* the arena's buffers: qwen2_memory.h */
 
 /* What a pipeline stage hands to the next one, as vLLM's IntermediateTensors: the last block's
  * output and the residual stream, to which it is still to be added. Each [n_tokens, hidden]. */
