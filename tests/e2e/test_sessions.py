@@ -149,17 +149,19 @@ def without_names(result):
     return {key: value for key, value in result.items() if key not in ("i", "id")}
 
 
-def cache_of(model, tokens, tp=1):
+def cache_of(model, tokens, ranks=1):
+    """Bytes for the tokens in each of the ranks that share them, by heads or by layers."""
     c = json.loads((MODELS / model / "config.json").read_text())
-    heads = max(1, c["num_key_value_heads"] // tp)
     head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    return tokens * 2 * c["num_hidden_layers"] * heads * head_dim * 4
+    return tokens * 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * head_dim * 4 // ranks
 
 
 WALKS = {
     "ids": ("process", of_ids(POOLS + OF_CLASSES), ["--tp", 2], 2),
     "ids-labels": ("seqcls-3-labels", of_ids(POOLS + OF_CLASSES), ["--replicas", 2], 1),
     "ids-bf16": ("window", of_ids(POOLS), ["--dtype", "bf16"], 1),
+    "ids-stages": ("process", of_ids(POOLS + OF_CLASSES), ["--pp", 2], 2),
+    "ids-chunks": ("reward", of_ids(POOLS), ["--max-batch-tokens", 96], 1),
     "texts": ("demo-reward", forms("text", "messages", "response", "conversation", "responses", "pair"), ["--replicas", 2], 1),
     "steps": ("demo-process", forms("steps"), ["--tp", 2], 2),
     "documents": ("recipe-qwen3", forms("document", "documents"), ["--recipe", "qwen3-reranker"], 1),
@@ -169,9 +171,9 @@ WALKS = {
 @pytest.mark.parametrize("name", WALKS)
 @pytest.mark.parametrize("tokens", [640, 1 << 16], ids=["evicts", "keeps"])
 def test_same_bits_as_the_row_sent_whole(directory, name, tokens):
-    model, form, options, tp = WALKS[name]
-    options = [*options, "--max-batch-tokens", 512]
-    with Broker(directory / "d", model=MODELS / model, options=[*options, "--kv-cache", cache_of(model, tokens, tp)]) as broker, \
+    model, form, options, ranks = WALKS[name]
+    options = ["--max-batch-tokens", 512, *options]
+    with Broker(directory / "d", model=MODELS / model, options=[*options, "--kv-cache", cache_of(model, tokens, ranks)]) as broker, \
             broker.client() as client:
         walk = Walk(client, form, seed=f"{name} {tokens}")
         walk.go(60)
@@ -179,15 +181,15 @@ def test_same_bits_as_the_row_sent_whole(directory, name, tokens):
         assert info["sessions"] == len(walk.rows)
         assert sum(worker["reused"] for worker in info["workers"]) > 0
         if tokens == 640:  # full, so that blocks make room
-            assert max(worker["kv_bytes"] for worker in info["workers"]) > 0.9 * cache_of(model, tokens, tp)
+            assert max(worker["kv_bytes"] for worker in info["workers"]) > 0.9 * cache_of(model, tokens, ranks)
     whole = walk.compare(directory, model=MODELS / model, options=options)
     failed = [row["error"]["code"] for row in whole if row["error"] is not None]
     assert len(whole) > 60 and len(failed) < len(whole) // 4, failed
 
 
 def test_same_bits_after_ranks_are_killed(directory):
-    model, form, options, tp = WALKS["ids"]
-    with Broker(directory / "d", model=MODELS / model, options=[*options, "--kv-cache", cache_of(model, 1 << 14, tp)]) as broker, \
+    model, form, options, ranks = WALKS["ids"]
+    with Broker(directory / "d", model=MODELS / model, options=[*options, "--kv-cache", cache_of(model, 1 << 14, ranks)]) as broker, \
             broker.client() as client:
         walk = Walk(client, form, seed=5)
 
