@@ -18,22 +18,13 @@
 #include <sysexits.h>
 
 #include "broker/workers/failures.h"
+#include "broker/workers/in_flight.h"
 #include "broker/workers/ranks.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 
 #define LOOK_MS 1000 /* between two checks for stopped ranks */
-
-/* A batch that was handed over, and what its ranks have reported. */
-struct in_flight_batch {
-    struct batch *batch; /* NULL: this entry is free */
-    struct stage_token token;
-    uint32_t done; /* a bit for each rank */
-    uint32_t sent; /* pipeline stages that were told to run it */
-    uint32_t ms;   /* time to compute it, in all stages that are done with it */
-    uint64_t digest;
-};
 
 struct group {
     struct group_options options;
@@ -42,10 +33,9 @@ struct group {
     struct ranks ranks; /* of this incarnation */
     struct group_rank_info infos[GROUP_MAX_RANKS];
     uint64_t incarnation;
-    struct adapters loaded;                            /* by this incarnation */
-    int reloads;                                       /* it lacks some, and is to start anew */
-    struct in_flight_batch in_flight[STAGE_MAX_SLOTS]; /* in order of hand-over */
-    uint32_t n_in_flight;
+    struct adapters loaded; /* by this incarnation */
+    int reloads;            /* it lacks some, and is to start anew */
+    struct in_flight in_flight;
     struct batch *ended; /* on their way back to the owner */
     long long start_at_ms, started_ms;
     long long stop_by_ms;               /* when ranks are killed after `stop`; 0: not sent */
@@ -65,6 +55,7 @@ int group_new(struct group **out, const struct group_options *options, struct er
     struct group *g = xcalloc(1, sizeof *g);
     g->options = *options;
     g->state = GROUP_DEAD;
+    g->in_flight = (struct in_flight){.tp = options->tp, .pp = options->pp};
     ranks_init(&g->ranks, &g->options);
     int rc = stage_new(&g->stage, &options->stage, e);
     *out = g;
@@ -88,30 +79,18 @@ static void send_home(struct group *g, struct batch *b, enum batch_outcome outco
     batch_append(&g->ended, b);
 }
 
-/* The batch that this rank is running, by its place in flight; n_in_flight: none. Rank -1, unknown:
- * the oldest, which is the one that the others wait for. */
-static uint32_t running_of(const struct group *g, int rank)
-{
-    uint32_t i = 0;
-    while (rank >= 0 && i < g->n_in_flight &&
-           (g->in_flight[i].done >> rank & 1 ||
-               g->in_flight[i].sent <= (uint32_t)rank / g->options.tp))
-        i++;
-    return i;
-}
-
 /* Gives back all batches as lost. If a rank ended because the checkpoint was changed, no batch is
  * to blame; else the one that `running` is the place of. */
 static void lose_batches(struct group *g, int exit_code, int signal, uint32_t running)
 {
     int blame = g->failures.said_exit != EX_CONFIG;
-    for (uint32_t i = 0; i < g->n_in_flight; i++) {
-        struct batch *b = g->in_flight[i].batch;
+    for (uint32_t i = 0; i < g->in_flight.n; i++) {
+        struct batch *b = g->in_flight.at[i].batch;
         b->lost_exit = exit_code;
         b->lost_signal = signal;
         send_home(g, b, i == running && blame ? BATCH_LOST_RUNNING : BATCH_LOST_WAITING);
     }
-    g->n_in_flight = 0;
+    g->in_flight.n = 0;
     stage_revoke_all(g->stage);
 }
 
@@ -119,7 +98,7 @@ static void lose_batches(struct group *g, int exit_code, int signal, uint32_t ru
 static void fail(struct group *g, long long now_ms, int rank, const char *reason)
 {
     int exit_code = -1, signal = 0, state = (int)g->state;
-    uint32_t running = running_of(g, rank);
+    uint32_t running = in_flight_running(&g->in_flight, rank);
     end_ranks(g, &exit_code, &signal);
     if (exit_code < 0 && g->failures.said_exit)
         exit_code = g->failures.said_exit;
@@ -127,8 +106,8 @@ static void fail(struct group *g, long long now_ms, int rank, const char *reason
     failures_count(&g->failures, state == GROUP_STARTING);
     log_warn("event=group_died group=%d incarnation=%llu batches=%u running_rows=%u reason=\"%s\" "
              "restart_in_ms=%lld",
-        g->options.number, (unsigned long long)g->incarnation, g->n_in_flight,
-        running < g->n_in_flight ? g->in_flight[running].batch->n_rows : 0, g->failures.why,
+        g->options.number, (unsigned long long)g->incarnation, g->in_flight.n,
+        running < g->in_flight.n ? g->in_flight.at[running].batch->n_rows : 0, g->failures.why,
         g->failures.back_off_ms);
     lose_batches(g, exit_code, signal, running);
     g->state = state == GROUP_DRAINING ? GROUP_STOPPED : GROUP_DEAD;
@@ -204,45 +183,14 @@ static int on_ready(struct group *g, const struct control *c, long long now_ms, 
     return 0;
 }
 
-static struct in_flight_batch *find_flight(struct group *g, const struct stage_token *token)
-{
-    for (uint32_t i = 0; i < g->n_in_flight; i++)
-        if (stage_token_equal(&g->in_flight[i].token, token))
-            return &g->in_flight[i];
-    return NULL;
-}
-
-static uint32_t bits_of(const struct group *g, uint32_t stage)
-{
-    return (uint32_t)((1ull << g->options.tp) - 1) << stage * g->options.tp;
-}
-
-/* All ranks of a pipeline stage are done with it. */
-static int stage_is_done(const struct group *g, const struct in_flight_batch *f, uint32_t stage)
-{
-    return (f->done & bits_of(g, stage)) == bits_of(g, stage);
-}
-
-/* The stage after has read what this stage would write over: the batch that had the buffer is done
- * there, or not in flight any more. */
-static int has_room_after(const struct group *g, const struct in_flight_batch *f, uint32_t stage)
-{
-    uint64_t sequence = f->token.sequence;
-    for (uint32_t i = 0; stage + 1 < g->options.pp && i < g->n_in_flight; i++)
-        if (g->in_flight[i].token.sequence + PIPELINE_BUFFERS == sequence)
-            return stage_is_done(g, &g->in_flight[i], stage + 1);
-    return 1;
-}
-
 /* Tells pipeline stages to run the batches that they can run now. */
 static void send_on(struct group *g)
 {
-    for (uint32_t i = 0; i < g->n_in_flight; i++) {
-        struct in_flight_batch *f = &g->in_flight[i];
+    for (uint32_t i = 0; i < g->in_flight.n; i++) {
+        struct in_flight_batch *f = &g->in_flight.at[i];
         struct control run = {
             .type = CONTROL_RUN, .incarnation = g->incarnation, .token = f->token};
-        while (f->sent < g->options.pp && (f->sent == 0 || stage_is_done(g, f, f->sent - 1)) &&
-               has_room_after(g, f, f->sent))
+        while (in_flight_may_go_on(&g->in_flight, f))
             ranks_send_stage(&g->ranks, f->sent++, &run);
     }
 }
@@ -257,8 +205,7 @@ static int finish(struct group *g, struct in_flight_batch *f, struct err *e)
     b->ms = f->ms;
     stage_release(g->stage, &f->token);
     send_home(g, b, BATCH_DONE);
-    memmove(f, f + 1, (size_t)(g->in_flight + g->n_in_flight - (f + 1)) * sizeof *f);
-    g->n_in_flight--;
+    in_flight_remove(&g->in_flight, f);
     g->failures.back_off_ms = 0;
     return 0;
 }
@@ -274,31 +221,19 @@ static void take_info(struct group *g, const struct control *c)
     info->kv_bytes = c->kv_bytes;
 }
 
-/* Ranks of the last pipeline stage have the scores. */
 static int on_done(struct group *g, const struct control *c, struct err *e)
 {
-    struct in_flight_batch *f = find_flight(g, &c->token);
-    uint32_t all = (uint32_t)((1ull << group_size(&g->options)) - 1), bit = 1u << c->rank,
-             stage = (uint32_t)c->rank / g->options.tp, first = (g->options.pp - 1) * g->options.tp;
+    struct in_flight_batch *f = in_flight_find(&g->in_flight, &c->token);
     if (!f) {
         log_warn("event=stale_done rank=%d slot=%u", c->rank, c->token.slot);
         return 0;
     }
-    if (f->sent <= stage)
-        return err_set(
-            e, ASSAY_EFORMAT, "rank %d is done with a batch that it was not given", c->rank);
-    if (f->done >> first && (uint32_t)c->rank >= first && f->digest != c->digest)
-        return err_set(
-            e, ASSAY_EFORMAT, "rank %d disagrees with the others about a batch's scores", c->rank);
+    int rc = in_flight_done(&g->in_flight, f, c, e);
+    if (rc < 0)
+        return rc;
     take_info(g, c);
-    if ((uint32_t)c->rank >= first)
-        f->digest = c->digest;
-    uint32_t done = f->done | bit;
-    if ((done & bits_of(g, stage)) == bits_of(g, stage))
-        f->ms += c->ms;
-    int rc = done == all ? finish(g, f, e) : 0;
-    if (rc == 0 && done != all)
-        f->done = done;
+    if (rc == 1)
+        rc = finish(g, f, e);
     if (rc == 0)
         send_on(g);
     return rc;
@@ -360,13 +295,13 @@ static long long hang_deadline(struct group *g, long long now_ms)
         g->progressed_ms = now_ms;
     g->progress = progress;
     g->ticked_ms = now_ms;
-    return g->n_in_flight > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
+    return g->in_flight.n > 0 ? g->progressed_ms + g->options.hang_ms : FOREVER;
 }
 
 /* The ranks have nothing more to do. */
 static int is_stopping(const struct group *g)
 {
-    return (g->state == GROUP_DRAINING || g->reloads) && g->n_in_flight == 0;
+    return (g->state == GROUP_DRAINING || g->reloads) && g->in_flight.n == 0;
 }
 
 /* Stops the ranks, and kills those that have not ended in time. */
@@ -497,7 +432,7 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     uint32_t n = (*b)->n_rows;
     struct stage_row *rows = xcalloc(n, sizeof *rows);
     const int32_t **ids = xcalloc(2 * (size_t)n, sizeof *ids), **positions = ids + n;
-    struct in_flight_batch *f = &g->in_flight[g->n_in_flight];
+    struct in_flight_batch *f = &g->in_flight.at[g->in_flight.n];
     fill_rows(g, *b, rows, ids, positions);
     *f = (struct in_flight_batch){.batch = *b};
     struct stage_fill fill = {n, rows, ids, positions};
@@ -506,7 +441,7 @@ int group_run(struct group *g, struct batch **b, struct err *e)
     free(ids);
     if (rc != 1)
         return rc;
-    if (g->n_in_flight++ == 0)
+    if (g->in_flight.n++ == 0)
         g->progressed_ms = g->ticked_ms = now_mono_ms();
     *b = NULL;
     send_on(g);
@@ -550,7 +485,7 @@ uint64_t group_incarnation(const struct group *g)
 
 uint32_t group_in_flight(const struct group *g)
 {
-    return g->n_in_flight;
+    return g->in_flight.n;
 }
 
 uint32_t group_free_slots(const struct group *g)
