@@ -1,4 +1,4 @@
-"""How cost grows: over a row's length, the tokens of a batch, the ranks that share a model. (Over the queue's depth: e1.)"""
+"""How cost grows: over a row's length, the tokens of a batch, the ranks that share a model; how long pipeline stages idle. (Over the queue's depth: e1.)"""
 import pathlib
 import statistics
 import tempfile
@@ -93,3 +93,56 @@ def ranks():
                 ["ranks", "threads in all", "tokens/s", "of one rank"],
                 [[n, threads[n], f"{middle[n]:.0f}", f"{against[n]:.2f}"] for n in RANKS],
                 {"tokens/s, of one rank's": [(n, against[n]) for n in RANKS]}, "ranks", "tokens/s, of one rank's")
+
+
+STAGES, STAGE_LAYERS, STAGE_ROWS, STAGE_BUDGET = (1, 2, 4), 4, 32, 1024
+
+
+def busy_of(client):
+    """Seconds that each rank has computed."""
+    return [worker["busy_us"] / 1e6 for worker in client.call("info")["workers"]]
+
+
+def piped(broker, key):
+    """tokens/s of a job, and the share of its time that the ranks did not compute."""
+    rows = [common.fresh_row(common.TOKENS) for _ in range(STAGE_ROWS)]
+    with broker.client(timeout=600) as client:
+        before, start = busy_of(client), time.perf_counter()
+        client.submit(key, rows)
+        assert all(r["error"] is None for r in client.results(key, timeout=600))
+        seconds = time.perf_counter() - start
+        busy = [after - earlier for earlier, after in zip(before, busy_of(client))]
+    return STAGE_ROWS * common.TOKENS / seconds, 1 - statistics.mean(busy) / seconds
+
+
+def resident(pid):
+    """MB of a process in memory: those of the checkpoint's file among them, and the others."""
+    with open(f"/proc/{pid}/status") as f:
+        kb = {line.split(":")[0]: int(line.split()[1]) for line in f if line.startswith("Rss")}
+    return kb["RssFile"] / 1e3, (kb["RssAnon"] + kb["RssShmem"]) / 1e3
+
+
+def stages():
+    """Brokers one after the other: what idles would share the cores with what does not."""
+    model, found = common.checkpoint(STAGE_LAYERS), {}
+    for n in STAGES:
+        with tempfile.TemporaryDirectory(prefix="assay-", dir="/tmp") as directory:
+            with harness.Broker(pathlib.Path(directory) / "d", model=model, options=[
+                    "--pp", n, "--threads", max(n, CORES), "--max-batch-tokens", STAGE_BUDGET, "--max-len", common.TOKENS]) as broker:
+                piped(broker, "warm")
+                turns = [piped(broker, f"turn-{turn}") for turn in range(TURNS)]
+                found[n] = [statistics.median(values) for values in zip(*turns)] + [[resident(pid) for pid in broker.worker_pids()]]
+        say(f"pp {n}: {found[n][0]:.0f} tokens/s, {found[n][1]:.1%} idle, memory of file and own {[tuple(map(round, m)) for m in found[n][2]]} MB")
+    batches = STAGE_ROWS * common.TOKENS // STAGE_BUDGET
+    ideal = {n: (n - 1) / (batches + n - 1) for n in STAGES}
+    yield Row("pp", f"tokens/s, 2 stages / 1 stage, {CORES} threads in all", f"{found[2][0]:.0f} tokens/s", f"{found[1][0]:.0f} tokens/s",
+              found[2][0] / found[1][0])
+    yield Row("pp", f"share of a job's time that 2 stages idled / of {batches} equal batches (less is better)", f"{found[2][1]:.1%}", f"{ideal[2]:.1%}",
+              found[2][1] / ideal[2])
+    yield Chart("stages", "Pipeline stages on one machine", f"{STAGE_LAYERS} layers of the 0.5B shape, {STAGE_ROWS} rows of {common.TOKENS} tokens in "
+                f"batches of {STAGE_BUDGET}, from submit to last result. Idle is the time that a stage does not compute, waiting for a core not "
+                f"counted: with 4 stages on {CORES} cores each computes half as fast. Filling and draining alone idle (stages - 1) / (batches + stages - 1).",
+                ["stages", "tokens/s", "of one stage", "idle", "filling and draining", "largest stage: MB of the file, of its own"],
+                [[n, f"{found[n][0]:.0f}", f"{found[n][0] / found[1][0]:.2f}", f"{found[n][1]:.1%}", f"{ideal[n]:.1%}",
+                  ", ".join(f"{mb:.0f}" for mb in max(found[n][2]))] for n in STAGES],
+                {"idle": [(n, found[n][1]) for n in STAGES], "filling and draining": [(n, ideal[n]) for n in STAGES]}, "stages", "share of the time")

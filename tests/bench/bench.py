@@ -39,6 +39,7 @@ FIGURES = {
     "len": (area_growth.length, "share of the peak over the length of a row"),
     "batch": (area_growth.batch, "share of the peak over the tokens of a batch"),
     "tp": (area_growth.ranks, "tokens/s over the ranks that share a model"),
+    "pp": (area_growth.stages, "how long pipeline stages idle"),
     "t1": (area_text.t1, "tokenizer / the tokenizers package"),
     "d2": (area_forward.d2, "tokens/s from submit to last result / the forward in process; d1: how long the rank idled"),
 }
