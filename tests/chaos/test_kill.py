@@ -13,6 +13,7 @@ import threading
 import time
 
 import msgpack
+import pytest
 from harness import BIN, Broker, Refused, ids_bytes, random_key, wait_until
 
 KILLS = int(os.environ.get("ASSAY_KILLS", "200"))
@@ -94,9 +95,10 @@ def seal(client, key, chunk):
         client.submit(key, None, chunk=chunk + 1)
 
 
-def test_kill_9(directory):
+@pytest.mark.parametrize("ranks", [["--tp", 2], ["--pp", 3]], ids=["tp", "pp"])
+def test_kill_9(directory, ranks):
     rng = random.Random(int(os.environ.get("ASSAY_SEED", "1")))
-    options = ["--tp", 2, "--max-batch-tokens", 1024]
+    options = [*ranks, "--max-batch-tokens", 1024]
     broker, log, stop, key = Broker(directory / "d", options=options), Log(), threading.Event(), random_key()
     broker.start()
     threads = [threading.Thread(target=work, args=(broker, key, log, stop)) for work in (submitter, reader)]
