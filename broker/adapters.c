@@ -327,7 +327,8 @@ static void start_loading(struct broker *b, struct adapter_change *c)
     }
 }
 
-/* Has the groups load it one after the other, so that others serve meanwhile: 1 when all have it. */
+/* Has the groups load it one after the other, so that others serve meanwhile: 1 when all have
+ * it. */
 static int load(const struct broker *b)
 {
     int g = 0;

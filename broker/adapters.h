@@ -6,8 +6,8 @@
  *              the groups start anew with it, one after the other (group_adapters_changed)
  *              when all of them are ready the store and admission get to know it, and the client
  *     remove   the store and admission forget it; the ranks drop it at their next start
- * An addition that fails leaves everything as it was. If a group dies while it loads the adapter, that
- * is such a failure: whatever the cause, the next start is without it.
+ * An addition that fails leaves everything as it was. If a group dies while it loads the adapter,
+ * that is such a failure: whatever the cause, the next start is without it.
  *
  * The list is that of the options at each start of the broker: what came at run time is not kept. A
  * job whose rows name it waits until it is added again (store/adapters.c). */

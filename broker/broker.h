@@ -43,7 +43,8 @@ struct waiters;
 struct progress_table;
 
 #define BROKER_MESSAGES_PER_TICK 256
-/* Beside them a message that was written ahead, one whose chunks were placed, and a job of these. */
+/* Beside them a message that was written ahead, one whose chunks were placed, and a job of
+ * these. */
 #define BROKER_TOUCHED (BROKER_MESSAGES_PER_TICK + 3)
 
 struct counters {

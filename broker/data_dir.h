@@ -13,8 +13,8 @@
 
 #include "schema/err.h"
 
-/* The mark of a directory that `assay score` made, and removes when its work is done; and what a run
- * locks in a directory without the mark. */
+/* The mark of a directory that `assay score` made, and removes when its work is done; and what a
+ * run locks in a directory without the mark. */
 #define DATA_DIR_RUN_MARK "score.lock"
 #define DATA_DIR_RUN_LOCK "client.lock"
 
@@ -37,9 +37,9 @@ int data_dir_open(const char *path, struct data_dir_start *start, struct err *e)
 /* From now on the directory is a service's: a run that has it locked does not remove it. */
 void data_dir_keep(const char *path);
 
-/* Removes what brokers and runs made in the directory, and then the directory. Returns 0, or -1 if it
- * stays: because a broker has it, or because there are other files in it, one of which `other` names.
- * Then the mark stays too. */
+/* Removes what brokers and runs made in the directory, and then the directory. Returns 0, or -1 if
+ * it stays: because a broker has it, or because there are other files in it, one of which `other`
+ * names. Then the mark stays too. */
 #define DATA_DIR_NAME_BYTES 256
 int data_dir_remove(const char *path, char other[DATA_DIR_NAME_BYTES]);
 

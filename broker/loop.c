@@ -26,8 +26,8 @@
 #include "schema/log.h"
 
 #define MAX_POLL_ITEMS (4 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
-/* A tick should take less than 20 ms, so that nobody waits for long. What requests write is committed
- * at its end, which takes about as long again. */
+/* A tick should take less than 20 ms, so that nobody waits for long. What requests write is
+ * committed at its end, which takes about as long again. */
 #define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
 #define WITH_LARGE_US                                                                              \
     3000              /* the same while something large is written too (4 ms, and its commit) */

@@ -1,6 +1,6 @@
-/* adapters.h - adapters: what one may be called, how many there may be at once, and the list of those
- * that are loaded. A row names its adapter; where it is computed it has the adapter's number, which is
- * its place in the list, from 1 on. 0 is the base model alone. */
+/* adapters.h - adapters: what one may be called, how many there may be at once, and the list of
+ * those that are loaded. A row names its adapter; where it is computed it has the adapter's number,
+ * which is its place in the list, from 1 on. 0 is the base model alone. */
 #ifndef ASSAY_ADAPTERS_H
 #define ASSAY_ADAPTERS_H
 

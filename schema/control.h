@@ -12,9 +12,9 @@
  *
  * Every message is a map with all fields of struct control; those that its type does not use are 0
  * or empty. All ranks of a group get every run; those of a pipeline stage when the stage before is
- * done with it, and there is room for what they give to the next one. Only the first rank of the last
- * stage writes results; each rank of that stage sends a digest of its own scores, so that the broker
- * sees whether the ranks agree. The broker does not trust what ranks send. */
+ * done with it, and there is room for what they give to the next one. Only the first rank of the
+ * last stage writes results; each rank of that stage sends a digest of its own scores, so that the
+ * broker sees whether the ranks agree. The broker does not trust what ranks send. */
 #ifndef ASSAY_CONTROL_H
 #define ASSAY_CONTROL_H
 

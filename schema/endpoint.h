@@ -25,15 +25,16 @@ int endpoint_parse(struct endpoint *out, const char *text, enum endpoint_use use
 
 #define ENDPOINT_BYTES 128
 /* Writes the endpoint of socket `name` in a directory whose path may be too long for a socket's:
- * ipc://DIR/NAME where that fits (ASSAY_EFORMAT if DIR has a control character), else ipc:///proc/self/fd/N/NAME by a descriptor of the directory,
- * which works in this process and in those that inherit it. *dir_fd: -1, or from an earlier call;
- * the caller closes it when the socket is closed. */
+ * ipc://DIR/NAME where that fits (ASSAY_EFORMAT if DIR has a control character), else
+ * ipc:///proc/self/fd/N/NAME by a descriptor of the directory, which works in this process and in
+ * those that inherit it. *dir_fd: -1, or from an earlier call; the caller closes it when the socket
+ * is closed. */
 int endpoint_in_dir(
     char out[ENDPOINT_BYTES], const char *dir, const char *name, int *dir_fd, struct err *e);
 
 #define ENDPOINT_SOCKET_BYTES 32
-/* Writes the name of the broker's socket in its data directory: broker.sock; or broker.sock.PID, which
- * nobody else looks for, of the broker that process `owner` has for itself (0: none has). */
+/* Writes the name of the broker's socket in its data directory: broker.sock; or broker.sock.PID,
+ * which nobody else looks for, of the broker that process `owner` has for itself (0: none has). */
 void endpoint_socket(char name[ENDPOINT_SOCKET_BYTES], int owner);
 
 #endif

@@ -75,8 +75,8 @@ int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format
 int err_field(struct err *e, int code, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Puts `where` ("rows[3]") in front of the error's field, which is inside it. Returns the error's code.
- * e may be NULL: then `code`. */
+/* Puts `where` ("rows[3]") in front of the error's field, which is inside it. Returns the error's
+ * code. e may be NULL: then `code`. */
 int err_within(struct err *e, int code, const char *where);
 
 /* Like err_set, with ": <strerror(errno)>" at the end. A full disk (ENOSPC, EDQUOT) becomes

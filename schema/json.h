@@ -18,8 +18,8 @@ struct json_file {
  * *e. */
 json_t *json_read_file(const char *dir, const char *name, size_t max_bytes, struct err *e);
 
-/* How to name the reason that jansson gives: "not JSON", or "unsupported JSON" where it is JSON all the
- * same (U+0000 in a key). */
+/* How to name the reason that jansson gives: "not JSON", or "unsupported JSON" where it is JSON all
+ * the same (U+0000 in a key). */
 const char *json_fault_kind(const json_error_t *why);
 
 /* Each reads a field. Returns 0 with *value untouched when it is absent or null, 1 when it is
@@ -34,8 +34,8 @@ int json_get_string(const struct json_file *f, const char *key, const char **val
 int json_need_int(const struct json_file *f, const char *key, int64_t min, int64_t max,
     int64_t *value, struct err *e);
 
-/* `at`: the quote that begins a string in JSON text. Returns where the text behind the string begins, or NULL when it
- * does not end before `end`. The text need not be JSON. */
+/* `at`: the quote that begins a string in JSON text. Returns where the text behind the string
+ * begins, or NULL when it does not end before `end`. The text need not be JSON. */
 const char *json_string_end(const char *at, const char *end);
 
 #endif

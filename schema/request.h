@@ -171,16 +171,16 @@ int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *r
 int request_read_row(
     struct msg_reader *r, const char *where, struct row_request *row, struct err *e);
 
-/* Writes the row (a checked one, a raw msgpack map) with what `more`, a raw map of any contents, adds
- * to its fields: of the same name and type, token ids behind token ids, text behind text, items
- * behind items. Returns 0, or a code with *e, which names the field; what was written is of no use
- * then. */
+/* Writes the row (a checked one, a raw msgpack map) with what `more`, a raw map of any contents,
+ * adds to its fields: of the same name and type, token ids behind token ids, text behind text,
+ * items behind items. Returns 0, or a code with *e, which names the field; what was written is of
+ * no use then. */
 int request_extend_row(struct msg_writer *w, struct slice row, struct slice more, struct err *e);
 
 /* Cuts a row that does not say it as the message's rows are cut. */
 void row_request_truncate(struct row_request *row, const struct request_truncation *t);
-/* A message's truncation as it stands in front of its rows while they are kept: write it (nothing, where
- * rows are not cut), and read it where it is there. */
+/* A message's truncation as it stands in front of its rows while they are kept: write it (nothing,
+ * where rows are not cut), and read it where it is there. */
 void request_write_truncation(struct msg_writer *w, const struct request_truncation *t);
 int request_read_truncation(struct msg_reader *r, struct request_truncation *t, struct err *e);
 

@@ -1,8 +1,8 @@
 /* request_extend.c - what a session's row becomes when something is appended to it (request.h).
  *
- * It is done to the bytes of the row: its fields stay in their order, and one that grows has the new
- * contents behind the old ones, under a head of the new size. So the result is a row that a client
- * could have sent whole. */
+ * It is done to the bytes of the row: its fields stay in their order, and one that grows has the
+ * new contents behind the old ones, under a head of the new size. So the result is a row that a
+ * client could have sent whole. */
 #include <stdio.h>
 #include <string.h>
 
@@ -77,7 +77,8 @@ static int read_more(
     return rc;
 }
 
-/* Reads the head of a str, bin or array: its size, and its contents, whose items are counted only. */
+/* Reads the head of a str, bin or array: its size, and its contents, whose items are counted
+ * only. */
 static int open_value(struct slice value, enum msg_type type, uint32_t *n, struct slice *contents)
 {
     struct msg_reader r;

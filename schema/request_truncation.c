@@ -1,5 +1,5 @@
-/* request_truncation.c - how rows are cut: the fields of a row, those of a message for the rows that do
- * not say it, and the form in which these are kept with the rows (request.h). */
+/* request_truncation.c - how rows are cut: the fields of a row, those of a message for the rows
+ * that do not say it, and the form in which these are kept with the rows (request.h). */
 #include <string.h>
 
 #include "schema/request.h"
@@ -41,7 +41,8 @@ int request_read_truncation_field(
     }
 }
 
-/* Fields that say how a row is cut are of no use without truncate: the row would be scored whole. */
+/* Fields that say how a row is cut are of no use without truncate: the row would be scored
+ * whole. */
 int request_check_truncation(const struct request_truncation *t, struct err *e)
 {
     const char *field = t->max_length > 0        ? "max_length"

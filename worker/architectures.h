@@ -2,7 +2,8 @@
  * a trunk (the decoder of a family) and a head (what turns hidden states into scores). A new family
  * is an entry in architectures.c; config.c, load.c and qwen2.c only read what an entry says.
  *
- * A default here is what the reference's config class fills in where config.json has no such key. */
+ * A default here is what the reference's config class fills in where config.json has no such
+ * key. */
 #ifndef ASSAY_ARCHITECTURES_H
 #define ASSAY_ARCHITECTURES_H
 

@@ -103,7 +103,8 @@ int quant_config_check(const struct quant_config *c, struct err *e);
 int model_config_check_tp(const struct model_config *c, uint32_t tp, struct err *e);
 
 /* The layers [first, end) of a pipeline stage. What does not divide evenly goes as in vLLM
- * (get_pp_indices): one layer more for the stage before the last, the one before that, and so on. */
+ * (get_pp_indices): one layer more for the stage before the last, the one before that, and so
+ * on. */
 struct layer_range {
     uint32_t first, end;
 };

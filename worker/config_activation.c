@@ -2,8 +2,8 @@
  *
  * As the references read it: sentence-transformers' CrossEncoder takes activation_fn of
  * config_sentence_transformers.json, else sentence_transformers.activation_fn of config.json, else
- * the older sbert_ce_default_activation_function there; transformers' pipeline takes problem_type. Where two of them say different things, or none says any, there is
- * nothing to take. */
+ * the older sbert_ce_default_activation_function there; transformers' pipeline takes problem_type.
+ * Where two of them say different things, or none says any, there is nothing to take. */
 #include "worker/config.h"
 
 #include <stdio.h>

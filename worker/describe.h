@@ -1,9 +1,9 @@
 /* describe.h - checks a checkpoint completely and describes it in one line of JSON, from which the
  * broker learns everything it knows about the model. Fields: architecture, digest (64 hex digits),
  * dtype, vocab_size, max_len, max_position, n_labels, labels (names, or null), default_pool,
- * default_activation, step_token, pad_token (-1: none), pad_rule (enum pad_rule), hidden_size, n_layers, n_heads,
- * n_kv_heads, head_dim, weight_bytes, mode (whatever else determines a score's bits,
- * qwen2_reward_model_mode), identity (64 hex digits: which files were described,
+ * default_activation, step_token, pad_token (-1: none), pad_rule (enum pad_rule), hidden_size,
+ * n_layers, n_heads, n_kv_heads, head_dim, weight_bytes, mode (whatever else determines a score's
+ * bits, qwen2_reward_model_mode), identity (64 hex digits: which files were described,
  * schema/identity.h), config_activation (what config.json names, "default": nothing, for the reason
  * in no_config_activation), adapters (a list of name, digest, has_head). */
 #ifndef ASSAY_DESCRIBE_H

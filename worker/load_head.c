@@ -63,8 +63,8 @@ static void add_linear_head(struct loader *l)
         head->second.bias = add_head_bias(l, "bias");
 }
 
-/* A tied head's rows are the embedding's, which the last pipeline stage reads for them alone. Where there is a head in the file all the same, its rows
- * follow them in head->rows. */
+/* A tied head's rows are the embedding's, which the last pipeline stage reads for them alone. Where
+ * there is a head in the file all the same, its rows follow them in head->rows. */
 static void add_token_head(struct loader *l, struct place *embedding)
 {
     const struct model_config *c = &l->m->config;

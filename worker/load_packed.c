@@ -1,10 +1,10 @@
 /* load_packed.c - matrices that a checkpoint stores in few bits (quantization.h).
  *
  * The numbers stay in the mapped file; the product unpacks them (cpu/kernels_packed.inc). What
- * belongs to the groups becomes a table in the device's memory: scale and zero point as float32, for
- * each group the rows of this rank's part one after the other, whatever their types and order in the
- * file. That is 8 bytes a group and row: with groups of 128 columns, an eighth of what four bits a
- * weight take.
+ * belongs to the groups becomes a table in the device's memory: scale and zero point as float32,
+ * for each group the rows of this rank's part one after the other, whatever their types and order
+ * in the file. That is 8 bytes a group and row: with groups of 128 columns, an eighth of what four
+ * bits a weight take.
  *
  * compressed-tensors, pack-quantized: `weight_packed` [rows, words of columns]; `weight_scale` and,
  * where not symmetric, `weight_zero_point` [rows, groups], the latter packed along the rows;
@@ -14,8 +14,8 @@
  * which are a word here; `weight_scale` and, where not symmetric, `weight_zero_point` [rows, 1],
  * [rows, groups], [blocks of rows, blocks of columns] or a single number.
  *
- * transformers' FP8: the same with `weight_scale_inv` (which is no inverse) of [blocks of rows, blocks
- * of columns], or a single number.
+ * transformers' FP8: the same with `weight_scale_inv` (which is no inverse) of [blocks of rows,
+ * blocks of columns], or a single number.
  *
  * GPTQ: `qweight` [words of columns, rows]; `scales` [groups, rows]; `qzeros` [groups, words of
  * rows], less 1 in the first format; `g_idx` [columns]. AWQ (gemm): `qweight` [columns, words of

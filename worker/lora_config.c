@@ -2,9 +2,9 @@
  *
  * Which modules it means: a name in target_modules is a whole module name or its last parts, a
  * text is a regular expression that the whole name matches, "all-linear" are all of the layers'
- * linear modules. The keys of rank_pattern and alpha_pattern are regular expressions too, so a dot in
- * them is any character: the first key counts that matches the name's end, after a dot or from its
- * beginning (PEFT's get_pattern_key). */
+ * linear modules. The keys of rank_pattern and alpha_pattern are regular expressions too, so a dot
+ * in them is any character: the first key counts that matches the name's end, after a dot or from
+ * its beginning (PEFT's get_pattern_key). */
 #include "worker/lora.h"
 
 #include <math.h>

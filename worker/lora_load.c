@@ -1,9 +1,9 @@
 /* lora_load.c - copies adapters to the device, cut for this rank (lora.h).
  *
- * A module that is split by output features has A whole and its rows of B; one that is split by input
- * features has its columns of A, and B whole: what the ranks add is summed with the base's partial
- * products. The scale is multiplied into B. A pipeline stage copies what its own layers have, the last
- * one the head. */
+ * A module that is split by output features has A whole and its rows of B; one that is split by
+ * input features has its columns of A, and B whole: what the ranks add is summed with the base's
+ * partial products. The scale is multiplied into B. A pipeline stage copies what its own layers
+ * have, the last one the head. */
 #include <stdlib.h>
 
 #include "schema/alloc.h"

@@ -111,8 +111,8 @@ struct ops {
      * float type, and then each row is quantized by itself. */
     void (*linear)(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
         int n_parts, const void *bias);
-    /* out += x * w^T, the chain over x.cols beginning with out's value; w float32. NULL: this device
-     * takes no adapters. */
+    /* out += x * w^T, the chain over x.cols beginning with out's value; w float32. NULL: this
+     * device takes no adapters. */
     void (*linear_add)(
         struct device *d, struct tensor out, struct tensor x, const struct weight *w);
     void (*add_bias)(struct device *d, struct tensor x, const void *bias); /* in x's dtype */

@@ -1,5 +1,5 @@
-/* parallel_linear.c - a product, what adapters add to it, the all-reduce after it where it is needed,
- * and the bias
+/* parallel_linear.c - a product, what adapters add to it, the all-reduce after it where it is
+ * needed, and the bias
  * (parallel_linear.h). */
 #include "worker/parallel_linear.h"
 

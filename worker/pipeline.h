@@ -1,16 +1,16 @@
 /* pipeline.h - hands a batch's intermediate tensors from a pipeline stage to the next one, through
  * shared memory; CPU ranks.
  *
- * All ranks map one segment, which the broker makes anew at each group start (stage_segment_new). It
- * has PIPELINE_BUFFERS buffers between each stage and the next; a batch takes the one of its
+ * All ranks map one segment, which the broker makes anew at each group start (stage_segment_new).
+ * It has PIPELINE_BUFFERS buffers between each stage and the next; a batch takes the one of its
  * hand-over's number. The broker alone decides who has a buffer, in its own memory: a stage is told
  * to run a batch when the stage before is done with it, and when the stage after is done with the
  * batch that had the buffer. So nobody waits here, but for the canary row, which each rank runs
  * before the broker knows of it.
  *
- * Ranks of a stage have the same tensors, so each writes its share of the rows, and readers take all
- * of them. A reader trusts nothing: the writers' descriptors must have the hand-over's token and the
- * number of tokens that the reader computes itself. */
+ * Ranks of a stage have the same tensors, so each writes its share of the rows, and readers take
+ * all of them. A reader trusts nothing: the writers' descriptors must have the hand-over's token
+ * and the number of tokens that the reader computes itself. */
 #ifndef ASSAY_PIPELINE_H
 #define ASSAY_PIPELINE_H
 

@@ -144,9 +144,9 @@ static int read_weights(
     return rc == 0 ? read_block(q, f, strategy, e) : rc;
 }
 
-/* Whether rounding by these is built: to 8 bits, by token where dynamic. Symmetric integers by token
- * are not: compressed-tensors' scale puts the largest magnitude on 127.5, between two integers, so
- * that the last bit of a sum would decide; other libraries have another scale. */
+/* Whether rounding by these is built: to 8 bits, by token where dynamic. Symmetric integers by
+ * token are not: compressed-tensors' scale puts the largest magnitude on 127.5, between two
+ * integers, so that the last bit of a sum would decide; other libraries have another scale. */
 static int is_rounding_built(const struct json_file *f, const struct rounding *r, int symmetric)
 {
     const char *strategy = json_string_value(json_object_get(f->object, "strategy"));
@@ -223,7 +223,8 @@ static int check_group_format(const struct json_file *group, const char *format,
         group->file, group->where, format, own);
 }
 
-/* What the targets name and `ignore` does not is quantized; what is not built for that is refused. */
+/* What the targets name and `ignore` does not is quantized; what is not built for that is
+ * refused. */
 static int read_targets(
     struct model_config *c, const struct json_file *f, const struct json_file *group, struct err *e)
 {

@@ -2,9 +2,10 @@
  * model or of a pipeline stage.
  *
  * The norm after a block adds the block's output to the residual: one pass over both. So `normed`
- * holds a block's output until the next norm reads it and overwrites it. Between two blocks these two are
- * all there is: `normed` and `residual` are the intermediate tensors {hidden_states, residual} that a
- * pipeline stage takes and gives, so a pipeline adds in the same order as one stage.
+ * holds a block's output until the next norm reads it and overwrites it. Between two blocks these
+ * two are all there is: `normed` and `residual` are the intermediate tensors {hidden_states,
+ * residual} that a pipeline stage takes and gives, so a pipeline adds in the same order as one
+ * stage.
  *
  * With a KV cache, the keys and values of attn_metadata.slot_mapping are copied to their slots as
  * soon as they are there; attention finds those of block_tables in theirs.

@@ -131,9 +131,9 @@ static inline int qwen2_is_last_stage(const struct qwen2_reward_model *m)
 }
 
 /* Writes, as text, what determines a score's bits besides checkpoint, token ids and pooling:
- * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1", and with --head " head=lm:..". A pipeline
- * of any number of stages gives the bits of one, so pp is always 1 here. On a device that chooses
- * algorithms, it is complete only after every product has run (score_canary). */
+ * "device=cpu arithmetic=4 dtype=f32 quant=none tp=1 pp=1", and with --head " head=lm:..". A
+ * pipeline of any number of stages gives the bits of one, so pp is always 1 here. On a device that
+ * chooses algorithms, it is complete only after every product has run (score_canary). */
 #define MODEL_MODE_BYTES 272
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
@@ -157,8 +157,8 @@ struct forward_inputs {
     const int32_t *input_ids, *positions; /* host, [n_tokens] */
     const struct kv_caches *kv_caches;    /* NULL: nothing is cached, and nothing kept */
     const struct attn_metadata *attn_metadata;
-    /* What the stage before gave, in this device's memory; forward writes over it. NULL on the first
-     * stage, and there alone. */
+    /* What the stage before gave, in this device's memory; forward writes over it. NULL on the
+     * first stage, and there alone. */
     const struct intermediate_tensors *intermediate_tensors;
     struct lora_mapping lora_mapping;
 };

@@ -1,5 +1,5 @@
-/* qwen2_memory.h - what a model's tensors beside its weights take of the device: activations, the KV
- * cache, rope tables. Private to qwen2.c, but for qwen2_device_needs (qwen2.h).
+/* qwen2_memory.h - what a model's tensors beside its weights take of the device: activations, the
+ * KV cache, rope tables. Private to qwen2.c, but for qwen2_device_needs (qwen2.h).
  *
  * Activations in the arena, with T tokens in the batch and this rank's sizes; float32 on the CPU
  * and where marked f32, else of the activation type:
@@ -12,7 +12,8 @@
  *     quantized [T, hidden]               a norm of the residual, if the layers' matrices are
  *     gated     [mlp_rows, mlp]           quantized; else these two lie in normed and gate_up
  *     lora      [T, ranks of adapters] f32 what goes between the two matrices of an adapter
- *     score     [T, hidden / ranks] f32, and [P, n_labels] f32 of the P tokens that a batch pools */
+ *     score     [T, hidden / ranks] f32, and [P, n_labels] f32 of the P tokens that a batch
+ *     pools */
 #ifndef ASSAY_QWEN2_MEMORY_H
 #define ASSAY_QWEN2_MEMORY_H
 

@@ -3,8 +3,8 @@
  * A batch: RUN names a slot -> stage_read copies and checks it -> the pooling says which tokens are
  * wanted -> forward -> pooler -> rank 0 writes the values into the output segment -> DONE with a
  * digest of the values' bits (schema/fnv.h), by which the broker checks that all ranks agree. A
- * pipeline stage takes what the stage before computed, and a stage that is not the last hands on what
- * it computed in place of values (pipeline.h): the broker sends RUN once that is there. On
+ * pipeline stage takes what the stage before computed, and a stage that is not the last hands on
+ * what it computed in place of values (pipeline.h): the broker sends RUN once that is there. On
  * the CPU a batch is done when it is submitted, and the next RUN waits in the socket. A GPU is
  * asynchronous: the next batch is submitted while one runs (device_ops.in_flight), so that it is
  * never idle between two; a descriptor signals completion, and replies go out in order.

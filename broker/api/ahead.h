@@ -1,10 +1,10 @@
 /* ahead.h - large messages whose rows are written before they are accepted, bit by bit.
  *
  * Writing the rows of a large chunk in the tick that accepts it would hold the loop for long. So
- * its message waits here, in the order of arrival, and each tick writes some of the first one's rows
- * ahead (store_write_ahead), for a few milliseconds. Once all are written, the next tick handles the
- * message as any other, which then finds little left to do. What may refuse it is asked both before
- * the first row is written and when it is handled.
+ * its message waits here, in the order of arrival, and each tick writes some of the first one's
+ * rows ahead (store_write_ahead), for a few milliseconds. Once all are written, the next tick
+ * handles the message as any other, which then finds little left to do. What may refuse it is asked
+ * both before the first row is written and when it is handled.
  *
  * While rows of a job are written, other messages that add rows to it wait here as well.
  *

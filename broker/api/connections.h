@@ -20,12 +20,12 @@
  * heartbeat.
  *
  * MEMORY. libzmq keeps a number of messages for each connection, of any size. Here the bytes over
- * all connections are bounded: complete messages count until the broker has handled them, incomplete ones
- * with what they have promised (a frame begins with its length). A connection whose message has no
- * room is paused: epoll_ctl removes it from libzmq's epoll for a while, so its client waits, first
- * come, first served. Large messages leave some room for small ones. A message that was let in has
- * all its room, so only its client can keep it from completing: while others wait, a client that
- * stops gets CONNECTIONS_SLOW_MS, then its connection ends.
+ * all connections are bounded: complete messages count until the broker has handled them,
+ * incomplete ones with what they have promised (a frame begins with its length). A connection whose
+ * message has no room is paused: epoll_ctl removes it from libzmq's epoll for a while, so its
+ * client waits, first come, first served. Large messages leave some room for small ones. A message
+ * that was let in has all its room, so only its client can keep it from completing: while others
+ * wait, a client that stops gets CONNECTIONS_SLOW_MS, then its connection ends.
  * LIMITS: libzmq reads 8 kB before it knows how long a message is; each connection may take that
  * much more. */
 #ifndef ASSAY_CONNECTIONS_H

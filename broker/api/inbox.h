@@ -1,9 +1,9 @@
 /* inbox.h - messages of clients, from the socket until they are handled.
  *
  * A small message is prepared here (prepare.h), a large one by a thread (preparers.h) while the
- * loop goes on. The messages of one connection are given in their order: one that is not prepared yet
- * has those behind it wait here, prepared or not. What is put aside is counted in connections.h, so
- * all of it has a bound.
+ * loop goes on. The messages of one connection are given in their order: one that is not prepared
+ * yet has those behind it wait here, prepared or not. What is put aside is counted in
+ * connections.h, so all of it has a bound.
  *
  * LIMITS: connections whose numbers differ by a multiple of INBOX_LINES share a line. */
 #ifndef ASSAY_INBOX_H
@@ -44,11 +44,11 @@ int inbox_fd(const struct inbox *in); /* readable when a thread has prepared a m
  * came, and was dropped or put aside; -1: there is none. */
 int inbox_next(struct inbox *in, struct message **m);
 void inbox_done(struct inbox *in, struct message **m);
-/* Takes back a message whose body is another now, to prepare and give it once more before those behind
- * it in its line. */
+/* Takes back a message whose body is another now, to prepare and give it once more before those
+ * behind it in its line. */
 void inbox_again(struct inbox *in, struct message *m);
-/* Has a thread do t->work. *t->is_done is 1 when that is over. The caller's, until then the inbox's;
- * it ends with the threads. */
+/* Has a thread do t->work. *t->is_done is 1 when that is over. The caller's, until then the
+ * inbox's; it ends with the threads. */
 void inbox_give(struct inbox *in, struct task *t);
 
 /* Stops the threads. inbox_next must not be called any more, but this, until it returns -1: gives

@@ -12,7 +12,8 @@
 struct visit {
     const struct preparing *with;
     struct store_rows *rows;
-    /* of rows that do not say it, as far as it is known; all of it, when they are decoded once more */
+    /* of rows that do not say it, as far as it is known; all of it, when they are decoded once
+     * more */
     const struct request_truncation *truncation;
     struct request_truncation known;
     long long until_us; /* 0: for ever */

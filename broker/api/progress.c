@@ -1,7 +1,8 @@
 /* progress.c - reports the progress of jobs: events on a PUB socket, rates in the jobs view.
  *
- * There is an entry for each job that changed since the start and is not over. A changed entry is published at the next tick; ticks are TICK_MS apart. The rate is an
- * average over about ten seconds of how fast `done` grows.
+ * There is an entry for each job that changed since the start and is not over. A changed entry is
+ * published at the next tick; ticks are TICK_MS apart. The rate is an average over about ten
+ * seconds of how fast `done` grows.
  *
  * An event reports what was read from the store, so it waits for the disk as a reply does. */
 #include "broker/api/progress.h"

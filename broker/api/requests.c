@@ -85,8 +85,8 @@ static int new_job(struct broker *b, const struct request *q, const struct prepa
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
-/* Finds the job of that key: 1, or 0. A message that waited for kept chunks goes to its own job only:
- * after a purge the key is free, or another's. */
+/* Finds the job of that key: 1, or 0. A message that waited for kept chunks goes to its own job
+ * only: after a purge the key is free, or another's. */
 static int find_key(struct broker *b, const struct request *q, const struct prepared *p,
     int64_t *job, struct err *e)
 {
@@ -370,8 +370,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
     }
 }
 
-/* Whether the request is only for its answer, and the client has left: nobody would get it. A client
- * that chose its routing id (libzmq's own begin with 0) may be back under it. */
+/* Whether the request is only for its answer, and the client has left: nobody would get it. A
+ * client that chose its routing id (libzmq's own begin with 0) may be back under it. */
 static int is_in_vain(const struct message *m)
 {
     enum request_op op = m->task.prepared.request.op;

@@ -1,17 +1,18 @@
 /* sessions.h - rows that grow, kept between requests: open, append, fork, score, close.
  *
- * A session is one row as a client could send it, in msgpack, under a name that the broker gives. It
- * is kept in memory only, and nothing of it is in a worker: when sessions are scored, their rows take
- * the way of all rows, so a session's score is its row's by construction. That a row's beginning was
- * computed before is the KV cache's to find out (worker/kv_cache.h).
+ * A session is one row as a client could send it, in msgpack, under a name that the broker gives.
+ * It is kept in memory only, and nothing of it is in a worker: when sessions are scored, their rows
+ * take the way of all rows, so a session's score is its row's by construction. That a row's
+ * beginning was computed before is the KV cache's to find out (worker/kv_cache.h).
  *
  * A name is 16 hexadecimal digits, which are random, and the number of appends, as in
- * "9f0c2b1e5a7d4c38.3". So a name stands for one row for ever: after an append the session has another
- * name, and the one before it is only good for the same append once more, whose reply was lost. Nobody
- * scores a row that somebody else has changed meanwhile.
+ * "9f0c2b1e5a7d4c38.3". So a name stands for one row for ever: after an append the session has
+ * another name, and the one before it is only good for the same append once more, whose reply was
+ * lost. Nobody scores a row that somebody else has changed meanwhile.
  *
  * All sessions together have at most so many bytes, SESSION_BYTES for each beside its row. Beyond
- * that open, append and fork are refused; a session that was not used for SESSION_IDLE_MS is closed.
+ * that open, append and fork are refused; a session that was not used for SESSION_IDLE_MS is
+ * closed.
  *
  * LIMITS: an append copies the whole row. Rows of one append are there twice for a moment. */
 #ifndef ASSAY_SESSIONS_H
@@ -30,15 +31,17 @@ struct sessions *sessions_new(
 void sessions_free(struct sessions **s);                      /* NULL-safe */
 
 /* Each handles a decoded request of its op at now_ms (monotonic). Returns 0; or a code with *e, and
- * nothing has changed: ASSAY_ENOSESSION, ASSAY_ESTATE (the name is of an earlier row), ASSAY_ETOOLARGE,
- * or what request_extend_row says. `names`: what is opened, appended to or forked; a msgpack str each. */
+ * nothing has changed: ASSAY_ENOSESSION, ASSAY_ESTATE (the name is of an earlier row),
+ * ASSAY_ETOOLARGE, or what request_extend_row says. `names`: what is opened, appended to or forked;
+ * a msgpack str each. */
 int sessions_open(struct sessions *s, const struct request *q, long long now_ms,
     struct msg_writer *names, struct err *e);
 int sessions_append(struct sessions *s, const struct request *q, long long now_ms,
     struct msg_writer *names, struct err *e);
 int sessions_fork(struct sessions *s, const struct request *q, long long now_ms,
     struct msg_writer *names, struct err *e);
-/* *closed: how many were there. Any name of a session closes it; one that is gone counts as nothing. */
+/* *closed: how many were there. Any name of a session closes it; one that is gone counts as
+ * nothing. */
 int sessions_close(struct sessions *s, const struct request *q, uint32_t *closed, struct err *e);
 
 /* Writes the rows of score's sessions, as a msgpack array; the id of each is its session's name. */

@@ -8,10 +8,10 @@
  *       loses one more in front of it.
  * Each sequence of a row is cut by itself.
  *
- * A row that says truncate without a side or a length is cut at its end to the broker's limit. Where
- * the checkpoint's files ask for another side, or for fewer tokens, two readings are possible: a
- * text that would be cut is refused then. Token ids are not the tokenizer's, so its files say
- * nothing of them. */
+ * A row that says truncate without a side or a length is cut at its end to the broker's limit.
+ * Where the checkpoint's files ask for another side, or for fewer tokens, two readings are
+ * possible: a text that would be cut is refused then. Token ids are not the tokenizer's, so its
+ * files say nothing of them. */
 #ifndef ASSAY_TRUNCATION_H
 #define ASSAY_TRUNCATION_H
 

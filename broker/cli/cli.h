@@ -167,8 +167,8 @@ int verb_pause(const struct cli *c);
 int verb_resume(const struct cli *c);
 int verb_retry(const struct cli *c);
 int verb_info(const struct cli *c);
-/* recipes.c: prints the table of recipes, which needs no broker; and refuses, with EX_USAGE, options
- * that say what --recipe says. */
+/* recipes.c: prints the table of recipes, which needs no broker; and refuses, with EX_USAGE,
+ * options that say what --recipe says. */
 int print_recipes(const struct cli *c);
 int cli_check_recipe(const struct cli *c);
 int verb_tokenize(const struct cli *c);

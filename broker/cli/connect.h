@@ -9,7 +9,8 @@
 /* Connects to --connect, else to broker.sock in --data or its default. Returns 0, or an exit code
  * after printing an error to stderr. Catches signals from here on (signals.h). */
 int cli_connect(const struct cli *c, struct client **client);
-/* The same, to the broker that this process has for itself in the directory, and to no other there. */
+/* The same, to the broker that this process has for itself in the directory, and to no other
+ * there. */
 int cli_connect_own(const struct cli *c, const char *data, struct client **client);
 
 /* May the path be read or written (R_OK, W_OK)? Returns EX_NOPERM after printing an error to stderr

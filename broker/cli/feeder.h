@@ -47,8 +47,8 @@ void feeder_release(struct feeder *f);
 #define FEEDER_BUSY 1
 /* Reads and submits one chunk, sealing the job at the end of the input. After many bad lines it may
  * only read. FEEDER_BUSY, with the reason in *e (waiting.h), when the broker cannot take the chunk
- * now: the next call tries the same chunk again. ASSAY_EUNKNOWNJOB when the job was purged meanwhile:
- * the chunk went to a new job, which lacks those before it. */
+ * now: the next call tries the same chunk again. ASSAY_EUNKNOWNJOB when the job was purged
+ * meanwhile: the chunk went to a new job, which lacks those before it. */
 int feeder_step(struct feeder *f, struct err *e);
 
 #endif

@@ -343,8 +343,8 @@ static int in_line(struct line *line, const struct err *why)
         &line->err, why->code, why->field, "line %lld: %s", (long long)line->number, why->msg);
 }
 
-/* Sets *n to how many fields the options add to the line's own. A line may say the same as an option,
- * but not otherwise. */
+/* Sets *n to how many fields the options add to the line's own. A line may say the same as an
+ * option, but not otherwise. */
 static int count_options(
     const struct lines *l, struct line *line, const json_t *fields, uint32_t *n)
 {

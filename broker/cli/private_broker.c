@@ -233,7 +233,8 @@ static int refused(const struct private_broker *b, int exit_code, struct err *e)
     return err_set(e, code, "the broker cannot serve: %s", words);
 }
 
-/* Is the process a broker that a run has for itself? One that an earlier run left ends by itself. */
+/* Is the process a broker that a run has for itself? One that an earlier run left ends by
+ * itself. */
 static int is_private(int pid)
 {
     char path[40], text[4096];

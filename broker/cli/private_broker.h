@@ -1,7 +1,7 @@
 /* private_broker.h - an assayd for one `assay score`: started, watched, restarted when it dies,
  * stopped at the end. It ends with its parent even if the parent is killed. Its log is
- * DATA/assayd.log. Its socket is one of its own: this run asks no other broker, whatever runs on the
- * directory, and nobody else gives work to this one (endpoint_socket). */
+ * DATA/assayd.log. Its socket is one of its own: this run asks no other broker, whatever runs on
+ * the directory, and nobody else gives work to this one (endpoint_socket). */
 #ifndef ASSAY_PRIVATE_BROKER_H
 #define ASSAY_PRIVATE_BROKER_H
 

@@ -1,5 +1,5 @@
-/* results.c - `assay results`: prints a job's results, page by page, in order of completion, and says
- * so where they are not all there. */
+/* results.c - `assay results`: prints a job's results, page by page, in order of completion, and
+ * says so where they are not all there. */
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>

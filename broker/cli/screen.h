@@ -20,7 +20,8 @@ void screen_end(struct screen *s);
 /* Gets the size of the terminal on fd, 80 x 24 if unknown. */
 void screen_size(int fd, int *width, int *height);
 #define SCREEN_GONE (-1)
-/* Returns a key pressed within timeout_ms, 0 if none was, or SCREEN_GONE: the terminal is closed. */
+/* Returns a key pressed within timeout_ms, 0 if none was, or SCREEN_GONE: the terminal is
+ * closed. */
 int screen_key(const struct screen *s, int timeout_ms);
 
 enum style { STYLE_PLAIN, STYLE_BOLD, STYLE_DIM, STYLE_GREEN, STYLE_YELLOW, STYLE_RED };

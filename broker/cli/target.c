@@ -367,9 +367,9 @@ static int copy_acl(const struct target *t)
     return fremovexattr(t->fd, ACL_NAME) == 0 || errno == ENODATA || errno == ENOTSUP ? 0 : -1;
 }
 
-/* Gives the file the owner, if this user may, and the permissions of the one that it replaces. Where
- * the group cannot be the same, another one gets none. Where the list cannot be copied, neither: the
- * group's bits of a file with a list say what the list allows at most. */
+/* Gives the file the owner, if this user may, and the permissions of the one that it replaces.
+ * Where the group cannot be the same, another one gets none. Where the list cannot be copied,
+ * neither: the group's bits of a file with a list say what the list allows at most. */
 static int become_old(const struct target *t)
 {
     mode_t mode = t->old.st_mode & 0777;

@@ -6,8 +6,8 @@
  * open already (/dev/stdout, /dev/fd/3), is written through and never renamed over.
  *
  * Refused before anything is written: a directory, a disk, the input, what guard.h protects, a file
- * without write permission, one that is mounted by itself, another run's unfinished file, and a FILE.part that such a run did not
- * make. */
+ * without write permission, one that is mounted by itself, another run's unfinished file, and a
+ * FILE.part that such a run did not make. */
 #ifndef ASSAY_TARGET_H
 #define ASSAY_TARGET_H
 

@@ -1,6 +1,6 @@
-/* tokenize.c - `assay tokenize`: the token ids of a text, or of each row of a file, by the code with
- * which a broker writes and tokenizes rows. Needs no broker and no weights, and for texts only a
- * tokenizer.json. */
+/* tokenize.c - `assay tokenize`: the token ids of a text, or of each row of a file, by the code
+ * with which a broker writes and tokenizes rows. Needs no broker and no weights, and for texts only
+ * a tokenizer.json. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

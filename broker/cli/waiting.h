@@ -18,8 +18,8 @@ struct waiting {
 void waiting_tell(struct waiting *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Ends the report. */
 void waiting_over(struct waiting *w);
-/* Reports what keeps a job from going on, by the reply of `status`; ends the report if nothing does.
- * idle_ms: how long the job has made no progress. */
+/* Reports what keeps a job from going on, by the reply of `status`; ends the report if nothing
+ * does. idle_ms: how long the job has made no progress. */
 void waiting_tell_what_blocks(struct waiting *w, const json_t *status, long long idle_ms);
 /* Is this an error with which the broker says that it cannot take a request now? */
 int waiting_is_worth(const struct err *e);

@@ -7,8 +7,8 @@
 
 #define CONTENT_MODEL_BYTES 32
 
-/* Writes to `model` [CONTENT_MODEL_BYTES] what keys have of the checkpoint's digest, the mode and the
- * digest of the row's adapter (NULL: none). */
+/* Writes to `model` [CONTENT_MODEL_BYTES] what keys have of the checkpoint's digest, the mode and
+ * the digest of the row's adapter (NULL: none). */
 void content_model(uint8_t *model, const char *digest, const char *mode, const char *adapter);
 
 int content_is_same(const struct sequence *a, const struct sequence *b);

@@ -1,6 +1,6 @@
 /* dedupe_indexes.h - the indexes of all jobs (dedupe_index.h). Their number and the memory of the
- * small ones are limited: another one is closed for a new one, and made again from the database when
- * its job needs it. */
+ * small ones are limited: another one is closed for a new one, and made again from the database
+ * when its job needs it. */
 #ifndef ASSAY_DEDUPE_INDEXES_H
 #define ASSAY_DEDUPE_INDEXES_H
 

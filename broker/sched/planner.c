@@ -303,8 +303,8 @@ static void drop(struct planner *p, struct sequence **out)
     sequence_free(out);
 }
 
-/* Whether the sequence can be computed no more: its adapter is gone. The store has the row, for when
- * it is there again. */
+/* Whether the sequence can be computed no more: its adapter is gone. The store has the row, for
+ * when it is there again. */
 static int is_gone(const struct planner *p, const struct sequence *r)
 {
     return store_adapter_of(p->store, r->mode) == ADAPTERS_UNKNOWN;

@@ -1,15 +1,15 @@
 /* adapters.c - what the score of a row that names an adapter belongs to.
  *
- * A result belongs to a mode (table mode): the checkpoint's digest and how scores are computed. A row
- * with an adapter has a mode of its own, whose text ends in the digest of the adapter's files. So
- * neither an equal row, nor a later start, takes a result for that of another adapter under the same
- * name.
+ * A result belongs to a mode (table mode): the checkpoint's digest and how scores are computed. A
+ * row with an adapter has a mode of its own, whose text ends in the digest of the adapter's files.
+ * So neither an equal row, nor a later start, takes a result for that of another adapter under the
+ * same name.
  *
  * A row holds the name, and its job, in column `adapters`, the mode of each name that its rows use.
- * A job waits (it is held) while one of them is not what the broker has under that name: adapters that
- * no row of it names are of no concern. Null instead of a mode: the broker had none when somebody last
- * accepted that, and the rows fail. A job of version 12 of the schema has no such column: the mode of
- * all its rows says " lora=" and a hash of all adapters that were there. */
+ * A job waits (it is held) while one of them is not what the broker has under that name: adapters
+ * that no row of it names are of no concern. Null instead of a mode: the broker had none when
+ * somebody last accepted that, and the rows fail. A job of version 12 of the schema has no such
+ * column: the mode of all its rows says " lora=" and a hash of all adapters that were there. */
 #include <stdio.h>
 #include <string.h>
 

@@ -10,9 +10,9 @@
  * them before the chunk's record says that it is kept.
  *
  * One chunk at a time is written ahead. A new job gets its number before and its record after: the
- * number is kept in table purge meanwhile, so if the chunk is never accepted, even after a kill, the
- * rows are deleted like those of a purged job. Rows left behind the placed ones of a job that goes
- * on are deleted before others take their numbers, and at each start. */
+ * number is kept in table purge meanwhile, so if the chunk is never accepted, even after a kill,
+ * the rows are deleted like those of a purged job. Rows left behind the placed ones of a job that
+ * goes on are deleted before others take their numbers, and at each start. */
 #include "broker/store/private.h"
 #include "schema/clock.h"
 #include "schema/log.h"

@@ -1,11 +1,11 @@
 /* checkpoint.c - copies the log into the database (checkpoints), beside the broker's work.
  *
- * Copying 48 MB and syncing them takes 80 ms on an idle machine and much longer on a busy disk. So a
- * thread does it, with a connection of its own that does nothing else: SQLite lets one connection
+ * Copying 48 MB and syncing them takes 80 ms on an idle machine and much longer on a busy disk. So
+ * a thread does it, with a connection of its own that does nothing else: SQLite lets one connection
  * copy while another one writes. But a log begins anew only once all of it is copied, and a busy
- * broker writes on meanwhile. So the thread goes on with what was written while it copied; when that
- * is few pages, nobody writes until it has them too. If it cannot keep up at all, the loop waits for
- * it (MOST_PAGES), as large writes do before (store_large_waits).
+ * broker writes on meanwhile. So the thread goes on with what was written while it copied; when
+ * that is few pages, nobody writes until it has them too. If it cannot keep up at all, the loop
+ * waits for it (MOST_PAGES), as large writes do before (store_large_waits).
  *
  * SQLite syncs the database only after all of the log was copied: that would be left to the last
  * few pages, and take long. So the thread syncs what it has copied, each time.
@@ -16,9 +16,10 @@
  * When nothing happens the thread also empties the log (TRUNCATE). Nobody can write meanwhile
  * either: a transaction that begins waits for the thread. But cutting a file of 60 MB takes 10 ms,
  * and 100 ms where the file system tells the disk of each free block. So SQLite's truncation only
- * overwrites the log's header: to every reader the log then ends there. Once that is synced the file
- * is cut bit by bit, with SQLite's lock for writers; who begins to write waits for one part at most,
- * and ends the cutting. What is left of the file is overwritten, or cut in another idle moment. */
+ * overwrites the log's header: to every reader the log then ends there. Once that is synced the
+ * file is cut bit by bit, with SQLite's lock for writers; who begins to write waits for one part at
+ * most, and ends the cutting. What is left of the file is overwritten, or cut in another idle
+ * moment. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -362,8 +363,8 @@ static void end_copying(struct store *s)
         begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, is_last);
         return;
     }
-    /* In case a reader blocks its restart. What this connection was reading may have kept the thread
-     * from copying all: then soon again. */
+    /* In case a reader blocks its restart. What this connection was reading may have kept the
+     * thread from copying all: then soon again. */
     s->wal_pages_due = s->wal_pages + (could ? WAL_PAGES : WAL_PAGES / 8);
     if (s->wal_pages < WAL_PAGES && could)
         s->wal_pages_due = WAL_PAGES;

@@ -3,9 +3,10 @@
  * A chunk is kept when it is past a gap, or when placing its rows takes long. It is accepted then:
  * its record is there, with the number of its bytes in column `pending`, and its bytes are in table
  * piece. When it is the next of its job, its rows are placed, in one transaction or in several. Its
- * record says how many are (n_placed), so a broker that was killed goes on behind them. With the last
- * of them it counts as placed: `pending` is null, and its pieces are nobody's. They are deleted a few
- * in each transaction, what a broker that was killed has left of them at the next start.
+ * record says how many are (n_placed), so a broker that was killed goes on behind them. With the
+ * last of them it counts as placed: `pending` is null, and its pieces are nobody's. They are
+ * deleted a few in each transaction, what a broker that was killed has left of them at the next
+ * start.
  *
  * The pieces of a large chunk are written before it is accepted (store/ahead.c), and are nobody's
  * until then. */

@@ -398,8 +398,8 @@ void store_copier_wait(struct store *s);                /* until the thread is n
 void store_wait_to_write(struct store *s); /* until it needs no more that nobody writes */
 /* In this thread: SQLITE_CHECKPOINT_PASSIVE or _TRUNCATE; returns SQLite's code. */
 int store_checkpoint(struct store *s, int mode, int wait_ms);
-/* Empties the log. On a full disk the database may lack room for the log's contents, which then only
- * grows: a reserve lends it space until the log has given back as much. */
+/* Empties the log. On a full disk the database may lack room for the log's contents, which then
+ * only grows: a reserve lends it space until the log has given back as much. */
 void store_checkpoint_whole(struct store *s, int wait_ms);
 void store_log_has(struct store *s, int n_pages); /* after a commit */
 /* store/open.c: writes the start's state once that is possible. */

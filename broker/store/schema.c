@@ -82,8 +82,8 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     [10] = "",
     /* A row may name an adapter. */
     [11] = "alter table row add column adapter text;",
-    /* A job knows the adapters that its rows name (store/adapters.c). Those of version 12 have them all
-     * in the text of their mode. */
+    /* A job knows the adapters that its rows name (store/adapters.c). Those of version 12 have them
+     * all in the text of their mode. */
     [12] = "alter table job add column adapters text;",
 };
 

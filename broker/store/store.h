@@ -2,9 +2,10 @@
  * broker/store/.
  *
  * One process opens the database, in WAL mode and under a lock file, with one connection for all
- * but copying the log (store/checkpoint.c); others open it read-only. A client may be told of something only once it is on disk: when store_commit
- * returns, or, after store_begin_later, when store_synced says so. When a commit fails with
- * ASSAY_EIO, or a sync fails, the outcome is unknown and the broker must exit.
+ * but copying the log (store/checkpoint.c); others open it read-only. A client may be told of
+ * something only once it is on disk: when store_commit returns, or, after store_begin_later, when
+ * store_synced says so. When a commit fails with ASSAY_EIO, or a sync fails, the outcome is unknown
+ * and the broker must exit.
  *
  * The tables are private; the plural views are public (SCHEMA.md). A row's input is written once,
  * apart from its small state, so a result does not rewrite the tokens. Counters are maintained, not
@@ -72,8 +73,9 @@ struct store_job {
     enum job_state state;
 };
 
-/* What a row must keep to be computed now. It was checked when the row came, but the broker may have
- * been started with another --max-len since, or its job moved to another checkpoint. 0: no limit. */
+/* What a row must keep to be computed now. It was checked when the row came, but the broker may
+ * have been started with another --max-len since, or its job moved to another checkpoint. 0: no
+ * limit. */
 struct store_limits {
     uint32_t max_len; /* of each sequence */
     uint32_t vocab_size, n_labels;
@@ -91,8 +93,8 @@ struct store_options {
     struct store_limits limits;
 };
 
-/* Call it in a transaction when the list of adapters has changed; and again, outside of one, if that
- * was rolled back, with the list as it was. Jobs may be held by it, or be held no more. */
+/* Call it in a transaction when the list of adapters has changed; and again, outside of one, if
+ * that was rolled back, with the list as it was. Jobs may be held by it, or be held no more. */
 int store_write_adapters(struct store *s, struct err *e);
 int store_read_adapters(struct store *s, struct err *e);
 /* The number of the adapter that rows of this mode go through (struct sequence); 0: none;
@@ -232,9 +234,9 @@ void store_digest_rows(struct slice rows, uint8_t digest[STORE_DIGEST_BYTES]);
 enum store_chunk_outcome { CHUNK_SAME = 1, CHUNK_IN_ORDER = 2, CHUNK_KEPT = 3 };
 /* Records the chunk with a digest of its encoded rows. Returns a positive outcome. CHUNK_SAME: it
  * was there with the same contents; do nothing. CHUNK_IN_ORDER: give its rows to store_add_rows,
- * then look for store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another seal.
- * ASSAY_ESTATE: the job is cancelled, or was made under another mode or truncation, or the chunk is past
- * the sealing one. */
+ * then look for store_next_pending. ASSAY_EKEYREUSED: it was there with other contents or another
+ * seal. ASSAY_ESTATE: the job is cancelled, or was made under another mode or truncation, or the
+ * chunk is past the sealing one. */
 int store_add_chunk(struct store *s, const struct store_chunk *chunk, struct err *e);
 /* Returns 1 when a full queue must still take this chunk: either it is there already and adds
  * nothing, or it fills the gap that other chunks wait behind. 0 otherwise. */
@@ -254,8 +256,8 @@ struct store_pending {
 };
 /* Finds it: 1 and *p, or 0 when there is none, or nothing may be added to the job. */
 int store_next_pending(struct store *s, int64_t job, struct store_pending *p, struct err *e);
-/* Reads into bytes[p->bytes] until about until_us: 1, or 0 when all is read. Begin with *p as it was
- * found. */
+/* Reads into bytes[p->bytes] until about until_us: 1, or 0 when all is read. Begin with *p as it
+ * was found. */
 int store_read_pending(
     struct store *s, struct store_pending *p, uint8_t *bytes, long long until_us, struct err *e);
 /* Whether what was read is what arrived. In any thread. */
@@ -267,9 +269,9 @@ struct store_written {
     uint32_t n_rows, n_packs;
     const void *pack; /* the next one */
 };
-/* Places rows of the chunk, the first of which are p->n_placed and following, until about until_us: 1
- * when there are more, 0 when the chunk counts as placed, or is not the next any more. *w: zero at
- * first. When that fails, or the commit, find the chunk anew. rows NULL: none. */
+/* Places rows of the chunk, the first of which are p->n_placed and following, until about until_us:
+ * 1 when there are more, 0 when the chunk counts as placed, or is not the next any more. *w: zero
+ * at first. When that fails, or the commit, find the chunk anew. rows NULL: none. */
 int store_place_pending(struct store *s, struct store_pending *p, const struct store_rows *rows,
     struct store_written *w, long long until_us, struct err *e);
 /* The chunk counts as placed. */
@@ -312,8 +314,8 @@ int store_add_rows(struct store *s, int64_t job, const struct store_rows *rows, 
 
 /* ---- rows written ahead (store/ahead.c) ----
  * store_add_rows takes long for many rows. It finds those written that were written ahead, some in
- * each of several transactions. Nobody sees them before. So does store_add_chunk with the bytes of a
- * chunk that it keeps. */
+ * each of several transactions. Nobody sees them before. So does store_add_chunk with the bytes of
+ * a chunk that it keeps. */
 struct store_ahead_of {
     struct slice key; /* of their job, which may not exist yet */
     uint32_t chunk, n_rows;

@@ -1,4 +1,5 @@
-/* bpe.h - byte pair encoding: a vocabulary of strings and ranked merges that cut a word into tokens.
+/* bpe.h - byte pair encoding: a vocabulary of strings and ranked merges that cut a word into
+ * tokens.
  *
  * This is the reference's algorithm: a word starts as its bytes, or as its characters; of all
  * neighbours that may merge, those of the lowest rank merge, leftmost first, until none may. Short

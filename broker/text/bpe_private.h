@@ -1,5 +1,5 @@
-/* bpe_private.h - the tables of tokens and merges, and how to find in them (bpe_tables.c fills them).
- * Private to bpe*.c. */
+/* bpe_private.h - the tables of tokens and merges, and how to find in them (bpe_tables.c fills
+ * them). Private to bpe*.c. */
 #ifndef ASSAY_BPE_PRIVATE_H
 #define ASSAY_BPE_PRIVATE_H
 

@@ -62,12 +62,12 @@ struct chat {
 
 /* Finds the template in transformers' order: DIR/additional_chat_templates/default.jinja, then
  * DIR/chat_template.jinja, then, if that folder has no other template, `chat_template` in
- * DIR/tokenizer_config.json. DIR/chat_template.json is a processor's, and is only named where there is
- * no other. ASSAY_EFORMAT if a file cannot be read or is not JSON. A missing or
+ * DIR/tokenizer_config.json. DIR/chat_template.json is a processor's, and is only named where there
+ * is no other. ASSAY_EFORMAT if a file cannot be read or is not JSON. A missing or
  * unknown template is no failure: CHAT_NONE. */
 int chat_load(struct chat *c, const char *dir, struct err *e);
-/* The same for the template in a file: its text, or of a .json its chat_template. ASSAY_EFORMAT if it
- * cannot be read. */
+/* The same for the template in a file: its text, or of a .json its chat_template. ASSAY_EFORMAT if
+ * it cannot be read. */
 int chat_load_file(struct chat *c, const char *path, struct err *e);
 void chat_release(struct chat *c);
 /* Last step of loading Llama 3's templates. They write the tokenizer's bos_token, and the writers
@@ -102,8 +102,8 @@ struct chat_talk {
  * first. */
 enum { CHAT_READS_TOOLS = 1, CHAT_READS_TOOL_CALLS = 2, CHAT_READS_EMPTY_CALLS = 4 };
 unsigned chat_reads(enum chat_template t);
-/* Is it an argument of apply_chat_template, beside the template's own, with the value that it has where
- * it is not given? The value is the reader's next; nothing is read. */
+/* Is it an argument of apply_chat_template, beside the template's own, with the value that it has
+ * where it is not given? The value is the reader's next; nothing is read. */
 int chat_argument_is_default(struct slice name, const struct msg_reader *value);
 
 #define CHAT_NO_MESSAGE UINT32_MAX

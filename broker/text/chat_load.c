@@ -1,5 +1,6 @@
 /* chat_load.c - finds a checkpoint's chat template (chat.h), and its writer by its hash. The hashes
- * are those of the published templates; tests/reference/make_chat_vectors.py says how they were checked. */
+ * are those of the published templates; tests/reference/make_chat_vectors.py says how they were
+ * checked. */
 #include "broker/text/chat.h"
 
 #include <ctype.h>

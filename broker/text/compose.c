@@ -82,7 +82,8 @@ int text_model_step_token(const struct text_model *m, int32_t *id, struct err *e
     return m->is_own ? 0 : err_set(e, why.code, "%s", why.msg);
 }
 
-/* An option that says how a text is written would say nothing where the architecture's recipe does. */
+/* An option that says how a text is written would say nothing where the architecture's recipe
+ * does. */
 static int check_own(const struct recipe *own, const struct text_options *o, struct err *e)
 {
     const char *name = o->chat_template   ? "--chat-template"
@@ -258,8 +259,8 @@ static int check_tail(struct composer *c, unsigned tail, const struct row_reques
     return 0;
 }
 
-/* Does the recipe write rows of this kind in a form of its own? (The architecture's own may not be for
- * all that come.) */
+/* Does the recipe write rows of this kind in a form of its own? (The architecture's own may not be
+ * for all that come.) */
 static int has_form(const struct composer *c, unsigned kind)
 {
     const struct recipe *r = c->model->recipe;
@@ -438,8 +439,8 @@ void compose_end_step(struct composer *c, int32_t step_token)
 }
 
 /* Where the step tokens' places are known, one that stands in a text (a newline, say) does no harm:
- * the places go with the row then. Where they are not, one that the client wrote, or that a template
- * dropped, would shift all probabilities. */
+ * the places go with the row then. Where they are not, one that the client wrote, or that a
+ * template dropped, would shift all probabilities. */
 int compose_count_steps(struct composer *c, int32_t step_token, uint32_t n, struct err *e)
 {
     const struct id_list *ids = encoder_ids(c->encoder);

@@ -46,16 +46,16 @@ struct text_options {
     unsigned tail;               /* --tail, where there is no recipe */
 };
 
-/* ASSAY_EFORMAT for an option that the architecture's own recipe leaves nothing to say, an unknown name, a template's file or a date that cannot be used, or for a file
- * beside tokenizer.json that is not JSON. A checkpoint without a tokenizer or a
- * usable template is no failure: ids can still be scored, and each text row fails with the
- * reason. */
+/* ASSAY_EFORMAT for an option that the architecture's own recipe leaves nothing to say, an unknown
+ * name, a template's file or a date that cannot be used, or for a file beside tokenizer.json that
+ * is not JSON. A checkpoint without a tokenizer or a usable template is no failure: ids can still
+ * be scored, and each text row fails with the reason. */
 int text_model_load(
     struct text_model *m, const char *dir, const struct text_options *o, struct err *e);
 void text_model_release(struct text_model *m);
-/* Finds the token that ends a step in rows that do not name one: the recipe's, else the one that the
- * tokenizer's files name; POOL_NO_STEP_TOKEN: neither. ASSAY_EFORMAT: the one of a recipe that was
- * chosen is not there. */
+/* Finds the token that ends a step in rows that do not name one: the recipe's, else the one that
+ * the tokenizer's files name; POOL_NO_STEP_TOKEN: neither. ASSAY_EFORMAT: the one of a recipe that
+ * was chosen is not there. */
 int text_model_step_token(const struct text_model *m, int32_t *id, struct err *e);
 /* Returns what always ends in this token: "conversations" (the template's last token), "texts"
  * (what the tokenizer puts after a text), or both; NULL: neither. Static storage. */

@@ -90,8 +90,8 @@ void jinja_set_none(struct jinja_run *r, const char *name);
  * its keys. Strings are borrowed until the evaluation is over; `source` numbers them for marks. */
 struct jinja_value *jinja_set_list(struct jinja_run *r, const char *name, size_t n);
 struct jinja_value *jinja_add_map(struct jinja_run *r, struct jinja_value *list, size_t n);
-/* A map of msgpack, with room for n_more keys; keys with null are left out, as transformers does for
- * a message. NULL with *e as jinja_set_msgpack. */
+/* A map of msgpack, with room for n_more keys; keys with null are left out, as transformers does
+ * for a message. NULL with *e as jinja_set_msgpack. */
 struct jinja_value *jinja_add_msgpack(
     struct jinja_run *r, struct jinja_value *list, struct slice raw, size_t n_more, struct err *e);
 /* NULL: the map has no such key, or None under it. */

@@ -1,5 +1,5 @@
-/* jinja_string.c - the methods of Python's str (jinja_pad.c and jinja_case.c have some). Lengths and
- * places are counted in characters, as Python counts them. */
+/* jinja_string.c - the methods of Python's str (jinja_pad.c and jinja_case.c have some). Lengths
+ * and places are counted in characters, as Python counts them. */
 #include "broker/text/jinja_private.h"
 
 #include <stdio.h>

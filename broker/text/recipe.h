@@ -3,8 +3,9 @@
  *
  * A recipe names the architectures that it is for, the head (rows of a language model's own head,
  * whose tokens are looked up in the tokenizer, or the architecture's), and the rows that it takes.
- * Each entry follows its publisher's own code. A recipe is chosen by name (--recipe) and is then part
- * of a score's mode. Two are taken by themselves (by_itself), for the rows that they write alone.
+ * Each entry follows its publisher's own code. A recipe is chosen by name (--recipe) and is then
+ * part of a score's mode. Two are taken by themselves (by_itself), for the rows that they write
+ * alone.
  *
  * Its rows are scored as it says: an option or a row's field that says otherwise is an error.
  * Token ids and texts as they are may be sent under every recipe. */
@@ -86,8 +87,8 @@ void recipe_names(char out[RECIPE_NAMES_BYTES]);
 void recipe_architecture_of_dir(const char *dir, char out[RECIPE_ARCHITECTURE_BYTES]);
 /* ASSAY_EFORMAT, naming both, unless the recipe is for that architecture. */
 int recipe_check_architecture(const struct recipe *r, const char *name, struct err *e);
-/* The same for the architecture in DIR/config.json. A file that cannot be read is no error here: the
- * worker says it better. */
+/* The same for the architecture in DIR/config.json. A file that cannot be read is no error here:
+ * the worker says it better. */
 int recipe_check_dir(const struct recipe *r, const char *dir, struct err *e);
 
 /* Are rows of these kinds written as the form says, without the chat template? */

@@ -1,4 +1,5 @@
-/* side_class.h - the class that transformers takes for a tokenizer, and what that makes of the file. */
+/* side_class.h - the class that transformers takes for a tokenizer, and what that makes of the
+ * file. */
 #ifndef ASSAY_SIDE_CLASS_H
 #define ASSAY_SIDE_CLASS_H
 

@@ -6,15 +6,16 @@
  * the same. It adds these tokens in this order, each with the next free id unless its text is a
  * token already:
  *     the tokens of tokenizer.json (not for the classes Qwen2Tokenizer and LlamaTokenizer, which
- *     build their own from vocabulary and merges); added_tokens_decoder by id, or without it added_tokens.json and
- *     tokenizer.json by id; bos, eos, unk, sep, pad, cls and mask token; other *_token keys and
- *     extra_special_tokens where it is an object; extra_special_tokens (additional_special_tokens)
- *     where it is a list.
+ *     build their own from vocabulary and merges); added_tokens_decoder by id, or without it
+ *     added_tokens.json and tokenizer.json by id; bos, eos, unk, sep, pad, cls and mask token;
+ *     other *_token keys and extra_special_tokens where it is an object; extra_special_tokens
+ *     (additional_special_tokens) where it is a list.
  * special_tokens_map.json counts only without added_tokens_decoder. A later token with the same
  * text changes the flags of the earlier one.
  *
- * LlamaTokenizer has its own normalizer, pre_tokenizer and settings of the model, too, which replace
- * the file's; where the file names ByteLevel, and for Mistral's types, the class counts for nothing.
+ * LlamaTokenizer has its own normalizer, pre_tokenizer and settings of the model, too, which
+ * replace the file's; where the file names ByteLevel, and for Mistral's types, the class counts for
+ * nothing.
  *
  * If this loses a token of tokenizer.json or gives it another id, the files contradict each other
  * and are refused with the token's name. What the files ask for and is not implemented is refused

@@ -1,5 +1,5 @@
-/* text_digest.c - see text_digest.h. The code that needs a file that cannot be read reports the error;
- * here it counts as one that is neither absent nor any file, as rows fail with it. */
+/* text_digest.c - see text_digest.h. The code that needs a file that cannot be read reports the
+ * error; here it counts as one that is neither absent nor any file, as rows fail with it. */
 #include "broker/text/text_digest.h"
 
 #include <dirent.h>

@@ -1,6 +1,6 @@
 /* tokenizer.h - turns text into token ids as the checkpoint's tokenizer.json and the files beside
- * it say: BPE over bytes (Qwen, Llama 3, GPT-2) or over characters (Llama 2, Mistral), with the same
- * ids as Hugging Face's tokenizers.
+ * it say: BPE over bytes (Qwen, Llama 3, GPT-2) or over characters (Llama 2, Mistral), with the
+ * same ids as Hugging Face's tokenizers.
  *
  * Added tokens are cut out of the text; each piece between them is normalized (normalizer.h); added
  * tokens marked `normalized` are cut out of that; the pre-tokenizer cuts the rest into words
@@ -45,7 +45,8 @@ const struct special_ids *tokenizer_special(const struct tokenizer *t);
 const struct side_truncation *tokenizer_truncation(const struct tokenizer *t);
 /* Sets how many tokens the post-processor puts before and behind a text. */
 void tokenizer_frame(const struct tokenizer *t, uint32_t *before, uint32_t *behind);
-/* Returns the texts of the tokens that they name: an object from bos_token and the like, or NULL. */
+/* Returns the texts of the tokens that they name: an object from bos_token and the like, or
+ * NULL. */
 const json_t *tokenizer_texts(const struct tokenizer *t);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
@@ -58,8 +59,8 @@ void encoder_free(struct encoder **n);
 const struct id_list *encoder_ids(const struct encoder *n);
 void encoder_clear(struct encoder *n);
 void encoder_add(struct encoder *n, int32_t id);
-/* Appends the ids of text. ASSAY_EBADTEXT naming the byte that is not UTF-8 or the limit (pattern.h,
- * normalizer.h) that the text exceeds, with some ids appended then. closed: spans
+/* Appends the ids of text. ASSAY_EBADTEXT naming the byte that is not UTF-8 or the limit
+ * (pattern.h, normalizer.h) that the text exceeds, with some ids appended then. closed: spans
  * (ascending, not overlapping) in which no added token is recognised. */
 int encoder_text(struct encoder *n, struct slice text, const struct span *closed, size_t n_closed,
     struct err *e);

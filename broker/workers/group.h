@@ -11,8 +11,8 @@
  *
  * With several pipeline stages a group has tp ranks for each: rank r is of stage r / tp. A stage is
  * told to run a batch when the stage before is done with it, and the one after with the batch whose
- * buffer it needs (worker/pipeline.h). So as many batches run at a time as there are stages, each in
- * its turn everywhere, and the batch that a dying rank was running is the one to blame.
+ * buffer it needs (worker/pipeline.h). So as many batches run at a time as there are stages, each
+ * in its turn everywhere, and the batch that a dying rank was running is the one to blame.
  *
  * The group owns batches between group_run and group_take. It has one thread, and every call
  * returns at once. The owner polls the descriptors of group_poll_items, calls group_tick when one
@@ -83,8 +83,8 @@ struct group_rank_info {
 struct group;
 
 /* Makes the staging segments; the first start, with its control socket, happens in the first tick.
- * ASSAY_EBADREQ if tp or pp is out of range, or negative from stage_new; *g is NULL then. The strings and
- * arrays of `options` must outlive the group. */
+ * ASSAY_EBADREQ if tp or pp is out of range, or negative from stage_new; *g is NULL then. The
+ * strings and arrays of `options` must outlive the group. */
 int group_new(struct group **g, const struct group_options *options, struct err *e);
 void group_free(struct group **g); /* kills and reaps its ranks */
 
@@ -112,13 +112,13 @@ int group_failure_stays(const struct group *g);
  * ended. */
 const char *group_last_failure(const struct group *g, int *exit_code);
 
-/* Has the ranks load what they lack: a READY group finishes what is in flight, and starts anew, which
- * is no failure. Adapters that are not wanted any more stay until the next start. */
+/* Has the ranks load what they lack: a READY group finishes what is in flight, and starts anew,
+ * which is no failure. Adapters that are not wanted any more stay until the next start. */
 void group_adapters_changed(struct group *g);
 int group_has_adapters(const struct group *g); /* it is READY, with all of them */
 
-/* Stages the batch and hands it to the ranks. 1: taken, *b is NULL; 0: no free slot, not READY, or it
- * lacks an adapter;
+/* Stages the batch and hands it to the ranks. 1: taken, *b is NULL; 0: no free slot, not READY, or
+ * it lacks an adapter;
  * negative: the batch is too large and can never run. */
 int group_run(struct group *g, struct batch **b, struct err *e);
 

@@ -1,5 +1,5 @@
-/* in_flight.h - a group's batches: which ranks are done with which, and which pipeline stage may run
- * which next. */
+/* in_flight.h - a group's batches: which ranks are done with which, and which pipeline stage may
+ * run which next. */
 #ifndef ASSAY_IN_FLIGHT_H
 #define ASSAY_IN_FLIGHT_H
 

@@ -200,8 +200,8 @@ static void read_some(struct output *o)
 
 enum { BOTH_ENDED, SILENT, STOPPED };
 
-/* Reads both pipes at once: a child that fills one must not wait for the other. SILENT: nothing came
- * for silence_ms; STOPPED: stop_fd is readable. */
+/* Reads both pipes at once: a child that fills one must not wait for the other. SILENT: nothing
+ * came for silence_ms; STOPPED: stop_fd is readable. */
 static int read_both(struct output *a, struct output *b, int silence_ms, int stop_fd)
 {
     long long until_ms = now_mono_ms() + silence_ms;
@@ -223,8 +223,8 @@ static int read_both(struct output *a, struct output *b, int silence_ms, int sto
     return BOTH_ENDED;
 }
 
-/* Reads both pipes until the child ends, or kills it after too long a silence, or when it is to stop.
- * Returns its exit code, or negative. */
+/* Reads both pipes until the child ends, or kills it after too long a silence, or when it is to
+ * stop. Returns its exit code, or negative. */
 static int take_words(struct child *c, const char *name, struct output *out, struct output *words,
     struct child_limits limits, struct err *e)
 {

@@ -1,6 +1,6 @@
 /* fuzz_request.c - any bytes as a client's request: taken or refused, and what is taken can be
- * used: its rows read, its ids and positions copied, its slices written into a reply. What is appended
- * to a session's row makes another row, or is refused. */
+ * used: its rows read, its ids and positions copied, its slices written into a reply. What is
+ * appended to a session's row makes another row, or is refused. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>

@@ -1,8 +1,8 @@
 /* fuzz_side_files.c - any bytes as the files beside a tokenizer.json.
  *
- * An input is a msgpack array: the class of the tokenizer.json (bytes; characters where it is true),
- * and the bytes of each side file; an empty one is not there. They are refused with words, or the
- * tokenizer that comes of them is refused, or it turns a text into tokens that it has. */
+ * An input is a msgpack array: the class of the tokenizer.json (bytes; characters where it is
+ * true), and the bytes of each side file; an empty one is not there. They are refused with words,
+ * or the tokenizer that comes of them is refused, or it turns a text into tokens that it has. */
 #include "tests/fuzz/fuzz.h"
 
 #include <assert.h>

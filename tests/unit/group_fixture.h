@@ -159,7 +159,8 @@ static UNUSED void serve(struct fake *f)
     }
 }
 
-/* A rank that says again and again that it is done with the group's first batch, and an idle one. */
+/* A rank that says again and again that it is done with the group's first batch, and an idle
+ * one. */
 static UNUSED void say_early(struct fake *f)
 {
     for (;; poll(NULL, 0, 20))

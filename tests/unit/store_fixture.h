@@ -331,8 +331,8 @@ static inline const char *shell(const struct fixture *f, const char *sql, char *
     return out;
 }
 
-/* SQL that makes a database of version 9 of one of now, all but the number: the bytes of a kept chunk
- * were in its record. */
+/* SQL that makes a database of version 9 of one of now, all but the number: the bytes of a kept
+ * chunk were in its record. */
 #define TO_VERSION_9                                                                               \
     "update chunk set pending = (select bytes from piece where piece.job = chunk.job and "         \
     "piece.chunk = chunk.chunk) where pending > 0; "                                               \

@@ -1,5 +1,6 @@
 /* test_ahead.c - rows that are written ahead, in many transactions: nobody sees any of them until
- * they are placed, all at once. What is not placed goes, whatever ends it, and is in nobody's way. */
+ * they are placed, all at once. What is not placed goes, whatever ends it, and is in nobody's
+ * way. */
 #include "scrub_fixture.h"
 
 enum { N_ROWS = 300, LEN = 20 };
@@ -343,8 +344,8 @@ static void purged_meanwhile(void **state)
     free_chunk(&again);
 }
 
-/* A chunk past a gap, of a job that is there or not: its bytes are written, and nobody's until it is
- * accepted. A broker that ends leaves nothing. */
+/* A chunk past a gap, of a job that is there or not: its bytes are written, and nobody's until it
+ * is accepted. A broker that ends leaves nothing. */
 static void bytes_past_a_gap(void **state)
 {
     enum { LONG = 5 << 18 };

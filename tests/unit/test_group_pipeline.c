@@ -1,5 +1,6 @@
-/* test_group_pipeline.c - a group of several pipeline stages: the bits of one stage, several batches
- * at a time, each in its turn; and which batch is to blame when a rank dies (group_fixture.h). */
+/* test_group_pipeline.c - a group of several pipeline stages: the bits of one stage, several
+ * batches at a time, each in its turn; and which batch is to blame when a rank dies
+ * (group_fixture.h). */
 #include "tests/unit/group_fixture.h"
 
 #define KILLS 7   /* in the first stage, which embeds */
@@ -98,8 +99,8 @@ static void test_the_batch_of_the_stage_that_dies_is_to_blame(void **state)
     }
 }
 
-/* Someone kills a rank of a stage to which nothing has come yet: no batch is to blame. Then one of the
- * stage that runs it. */
+/* Someone kills a rank of a stage to which nothing has come yet: no batch is to blame. Then one of
+ * the stage that runs it. */
 static void test_a_rank_without_work_blames_no_batch(void **state)
 {
     struct scene *s = *state;

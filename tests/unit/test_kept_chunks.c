@@ -1,5 +1,6 @@
-/* test_kept_chunks.c - chunks that are kept: their bytes in pieces, and their rows placed in several
- * transactions. A broker that ends in between goes on where it was, and no row is placed twice. */
+/* test_kept_chunks.c - chunks that are kept: their bytes in pieces, and their rows placed in
+ * several transactions. A broker that ends in between goes on where it was, and no row is placed
+ * twice. */
 #include "scrub_fixture.h"
 
 #include "broker/store/private.h"
@@ -15,7 +16,8 @@ static uint8_t *bytes_of(uint32_t chunk)
     return bytes;
 }
 
-/* Its rows from `first` on, {chunk, k, 7, 7 ..}; k % 5 == 2 is born failed, and so are 100 to 250. */
+/* Its rows from `first` on, {chunk, k, 7, 7 ..}; k % 5 == 2 is born failed, and so are 100 to
+ * 250. */
 static struct store_rows *rows_of(uint32_t chunk, uint32_t first)
 {
     struct packed_writer scratch = {0};

@@ -341,7 +341,8 @@ static void test_cutting_the_log_holds_nobody(void **state)
     store_close(&store);
 }
 
-/* Lets the thread copy if an idle moment has it do so; returns how often the database was synced. */
+/* Lets the thread copy if an idle moment has it do so; returns how often the database was
+ * synced. */
 static int idle_once(struct store *store)
 {
     int before = n_database_syncs;
@@ -351,8 +352,8 @@ static int idle_once(struct store *store)
     return n_database_syncs - before;
 }
 
-/* No pass begins where all is copied: a commit could begin the log anew meanwhile, and SQLite before
- * 3.51.3 then loses pages of the new one. */
+/* No pass begins where all is copied: a commit could begin the log anew meanwhile, and SQLite
+ * before 3.51.3 then loses pages of the new one. */
 static void test_what_is_copied_is_not_copied_again(void **state)
 {
     struct scene *s = *state;

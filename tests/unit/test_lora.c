@@ -1,5 +1,5 @@
-/* test_lora.c - adapters: the values of the model that PEFT merged each into, rows of several of them
- * in one batch; a row's bits whatever its batch; and what is refused, by name. Run from the
+/* test_lora.c - adapters: the values of the model that PEFT merged each into, rows of several of
+ * them in one batch; a row's bits whatever its batch; and what is refused, by name. Run from the
  * repository root. */
 #include "tests/unit/batch_invariance.h"
 

@@ -1,5 +1,5 @@
-/* test_request_extend.c - what a session's row becomes when something is appended: of every field that
- * grows the row that a client would have sent whole, and each refusal by name. */
+/* test_request_extend.c - what a session's row becomes when something is appended: of every field
+ * that grows the row that a client would have sent whole, and each refusal by name. */
 #include "tests/unit/request_fixture.h"
 
 static int extend(struct msg_writer *w, const char *row, const char *more, struct err *e)

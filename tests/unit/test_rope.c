@@ -45,7 +45,8 @@ static void frequencies_are_the_references(void **unused)
     }
 }
 
-/* The literals are those of transformers' modeling_rope_utils, which rounds each step to float32. */
+/* The literals are those of transformers' modeling_rope_utils, which rounds each step to
+ * float32. */
 static void scaled_frequencies_are_the_references(void **unused)
 {
     static const struct {

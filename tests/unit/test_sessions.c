@@ -1,5 +1,5 @@
-/* test_sessions.c - sessions under their names: what each operation does and refuses, that a refused
- * one changes nothing, how many bytes there are, and when idle ones go. */
+/* test_sessions.c - sessions under their names: what each operation does and refuses, that a
+ * refused one changes nothing, how many bytes there are, and when idle ones go. */
 #include "broker/api/sessions.h"
 #include "tests/unit/request_fixture.h"
 

@@ -1,5 +1,5 @@
-/* test_store_adapters.c - rows that name an adapter: which jobs wait for it, and whose results theirs
- * are. */
+/* test_store_adapters.c - rows that name an adapter: which jobs wait for it, and whose results
+ * theirs are. */
 #include "broker/sched/planner.h"
 #include "schema/adapters.h"
 #include "tests/unit/store_fixture.h"
@@ -225,8 +225,8 @@ static void change_list(struct fixture *f)
     must(store_commit(f->s, &err));
 }
 
-/* A batch that comes back after its adapter went is not given out, and its rows are when the adapter is
- * there again: each once. */
+/* A batch that comes back after its adapter went is not given out, and its rows are when the
+ * adapter is there again: each once. */
 static void lost_batches_wait_for_their_adapter(void **state)
 {
     struct fixture *f = *state;

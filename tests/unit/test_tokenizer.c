@@ -168,7 +168,8 @@ static void text_that_is_not_utf8_is_refused(void **state)
 #define SPM_SPACES 305
 #define SPM_E_BYTES 303 /* <0xC3>, the first byte of an e with acute */
 
-/* The tiny tokenizer over characters, with a space before each text; bytes: with tokens of bytes. */
+/* The tiny tokenizer over characters, with a space before each text; bytes: with tokens of
+ * bytes. */
 static json_t *spm_json(int bytes)
 {
     json_t *root = tiny_json(), *model = json_object_get(root, "model");
@@ -210,7 +211,8 @@ static void words_of_characters(void **state)
     tokenizer_free(&t);
 }
 
-/* A word that is a control token's text, in closed text, where each word that is a token is taken. */
+/* A word that is a control token's text, in closed text, where each word that is a token is
+ * taken. */
 static void ignore_merges_makes_no_control_of_closed_text(void **state)
 {
     (void)state;

@@ -27,7 +27,8 @@
 #define CHUNK_ROWS 1536
 #define BLOCK_COLUMNS 64
 #define KC 1024
-/* With few rows, packed weights go through the first-level cache: this many words of K at a time. */
+/* With few rows, packed weights go through the first-level cache: this many words of K at a
+ * time. */
 #define FEW_PANELS 4
 #define SHORT_WORDS 64
 #define CACHE_LINE 64

@@ -1,5 +1,5 @@
-/* column_options.h - the columns of a line beside its texts: a chat template's arguments, how the row
- * is scored, and media, which no model here reads (columns.h). */
+/* column_options.h - the columns of a line beside its texts: a chat template's arguments, how the
+ * row is scored, and media, which no model here reads (columns.h). */
 #ifndef ASSAY_COLUMN_OPTIONS_H
 #define ASSAY_COLUMN_OPTIONS_H
 

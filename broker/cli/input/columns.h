@@ -11,8 +11,8 @@
  *                     scored already (held.h), else an error that names it. Token ids
  *                     under the name ids beside another key of what is scored
  *     how to score    pool, truncate, max_length, truncation_side, keep_last_token, hf_pad_rule,
- *                     safe_text, join_content, add_special_tokens, adapter: as in a row of a submit message.
- *                     step_token, positions and activation belong in pool
+ *                     safe_text, join_content, add_special_tokens, adapter: as in a row of a submit
+ *                     message. step_token, positions and activation belong in pool
  *                     and are an error elsewhere
  *     ignored         all others: labels, scores, sources ..
  * With input_ids, only the last two kinds are looked at. */

@@ -1,9 +1,9 @@
 /* held.h - does a column's text stand in what is scored already?
  *
- * Data sets keep the parts of a prompt beside the prompt, and a conversation beside its answer. Such
- * a column changes nothing where its text is in the prompt, and is missing from it otherwise. A row
- * is therefore seen as two sides: what stands in front of the answers, and the answers. A column
- * that an answer happens to repeat is not part of the prompt. */
+ * Data sets keep the parts of a prompt beside the prompt, and a conversation beside its answer.
+ * Such a column changes nothing where its text is in the prompt, and is missing from it otherwise.
+ * A row is therefore seen as two sides: what stands in front of the answers, and the answers. A
+ * column that an answer happens to repeat is not part of the prompt. */
 #ifndef ASSAY_HELD_H
 #define ASSAY_HELD_H
 
