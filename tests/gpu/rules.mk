@@ -49,9 +49,10 @@ $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cud
 # the same programs on the doubles, so that the tests see them work.
 KIT_TESTS := test_elementwise test_attention test_gpu_linear test_gpu_model
 KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
-KIT_LIB   := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c worker/digest.c,$(wildcard worker/*.c worker/cpu/*.c))) \
-             $(call objects,schema/alloc.c schema/clock.c schema/cores.c schema/err.c schema/log.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c) \
-             $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
+KIT_HOST  := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c,$(wildcard worker/*.c worker/cpu/*.c))) \
+             $(call objects,schema/alloc.c schema/clock.c schema/cores.c schema/err.c schema/log.c schema/identity.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c)
+KIT_LIB   := $(KIT_HOST) $(patsubst %,$(B)/nvcc/%.o,$(filter-out cuda/main,$(basename $(wildcard cuda/*.cu cuda/*.c))))
+KIT_LIBS  := -lcmocka -ljansson -lpcre2-8 -lsodium -lm -pthread
 $(B)/nvcc/tests/kernels/test_gpu_model.o: override CPPFLAGS += -DASSAY_ON_DEVICE
 $(B)/nvcc/%.o: %.cc
 	@mkdir -p $(@D)
@@ -60,11 +61,11 @@ $(addprefix $(B)/gpu/,$(KIT_TESTS)): $(B)/gpu/%: $(B)/nvcc/tests/kernels/%.o $(B
 $(addprefix $(B)/gpu/,$(KIT_TOOLS)): $(B)/gpu/%: $(B)/nvcc/tests/gpu/%.o $(KIT_LIB)
 $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS)):
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl -lcmocka -ljansson -lm -pthread
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -lnccl $(KIT_LIBS)
 KIT := $(addprefix $(B)/kit/,$(KIT_TOOLS))
-$(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+$(KIT): $(B)/kit/%: $(B)/obj/tests/gpu/%.o $(GPU) $(DOUBLES) $(BENCH) $(KIT_HOST)
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(KIT_LIBS)
 gpu-programs: $(addprefix $(B)/gpu/,$(KIT_TESTS) $(KIT_TOOLS))
 gpu-check: ## on a machine with a GPU: kernels, products and the model on it, compute-sanitizer (tests/gpu/check.py)
 	@$(MAKE) --no-print-directory CUDA=1 -j4 gpu-programs
