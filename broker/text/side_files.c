@@ -367,7 +367,21 @@ static void name_texts(const struct side *s, json_t *texts)
     }
 }
 
-int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, struct err *e)
+/* What side_class_read asks config.json for, or `model` where there is no such file. NULL: it
+ * cannot be read. */
+static json_t *read_model(const char *dir, const json_t *model, struct err *e)
+{
+    static const char *const keys[] = {"model_type", "tokenizer_class"};
+    json_t *config = read_optional(dir, "config.json", e), *found = config ? json_object() : NULL;
+    for (size_t i = 0; config && i < sizeof keys / sizeof *keys; i++)
+        json_object_set(found, keys[i],
+            json_object_get(json_object_size(config) > 0 ? config : model, keys[i]));
+    json_decref(config);
+    return found;
+}
+
+int side_files_apply(
+    json_t *root, const char *dir, const json_t *model, struct side_facts *facts, struct err *e)
 {
     struct err why = {0};
     struct side s = {.root = root,
@@ -376,14 +390,14 @@ int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, st
         .names = {json_object(), json_array()},
         .e = &why};
     side_tokens_init(&s.tokens, json_object_get(json_object_get(root, "model"), "vocab"));
-    json_t *config = read_optional(dir, "config.json", &why);
+    json_t *config = read_model(dir, model, &why);
     s.settings = config ? read_optional(dir, CONFIG, &why) : NULL;
     int rc = s.settings ? side_class_read(&s.class, root, s.settings, config, &why) : why.code;
     if (rc == 0)
         rc = list_tokens(&s, dir);
     if (rc == 0)
         rc = add_all(&s);
-    *facts = (struct side_facts){.ids = {-1, -1, -1}, .texts = json_object()};
+    *facts = (struct side_facts){.ids = {-1, -1, -1}, .texts = json_object(), .model = config};
     if (rc == 0)
         rc = side_truncation_read(s.settings, root, &facts->truncation, &why);
     if (rc == 0)
@@ -391,7 +405,7 @@ int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, st
             named_id(&s, "bos_token"), named_id(&s, "eos_token"), named_id(&s, "pad_token")};
     if (rc == 0)
         name_texts(&s, facts->texts);
-    json_t *const parts[] = {config, s.settings, s.decoder, s.known, s.names.named, s.names.extra};
+    json_t *const parts[] = {s.settings, s.decoder, s.known, s.names.named, s.names.extra};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         json_decref(parts[i]);
     side_tokens_release(&s.tokens);

@@ -40,12 +40,16 @@ struct side_facts {
     struct side_truncation truncation;
     json_t *texts; /* transformers' special_tokens_map: an object from names (bos_token ..) to the
                       tokens' texts; owned */
+    json_t *model; /* model_type and tokenizer_class of config.json, as far as they are there;
+                      owned */
 };
 
-/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. Fills
- * *facts, whose texts the caller frees even after a failure. Returns 0, or ASSAY_EFORMAT naming
- * file, field, expected and found. */
-int side_files_apply(json_t *root, const char *dir, struct side_facts *facts, struct err *e);
+/* root: the contents of DIR/tokenizer.json; its added_tokens become those of transformers. `model`:
+ * what a DIR without a config.json takes for it (facts.model of the base, beside an adapter), or
+ * NULL. Fills *facts, whose texts and model the caller frees even after a failure. Returns 0, or
+ * ASSAY_EFORMAT naming file, field, expected and found. */
+int side_files_apply(
+    json_t *root, const char *dir, const json_t *model, struct side_facts *facts, struct err *e);
 
 /* Checks that those of the files that side_files_apply would read are JSON objects or absent.
  * Returns 0, or ASSAY_EFORMAT naming the file. */

@@ -60,7 +60,8 @@ int tokenizer_is_there(const char *dir, struct err *e)
         "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)");
 }
 
-int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
+int tokenizer_load_beside(
+    struct tokenizer **out, const char *dir, const struct tokenizer *base, struct err *e)
 {
     struct err why = {0};
     struct side_facts facts = {.texts = NULL};
@@ -69,18 +70,35 @@ int tokenizer_load(struct tokenizer **out, const char *dir, struct err *e)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
-    if (root && side_files_apply(root, dir, &facts, &why) == 0 &&
+    if (root && side_files_apply(root, dir, base ? base->model : NULL, &facts, &why) == 0 &&
         tokenizer_new(out, root, &why) == 0) {
         (*out)->special = facts.ids;
         (*out)->truncation = facts.truncation;
         (*out)->texts = json_incref(facts.texts);
+        (*out)->model = json_incref(facts.model);
         why.code = 0;
     }
     json_decref(root);
     json_decref(facts.texts);
+    json_decref(facts.model);
     if (e && why.code != 0)
         *e = why;
     return why.code;
+}
+
+int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e)
+{
+    return tokenizer_load_beside(t, dir, NULL, e);
+}
+
+static int is_equal(const json_t *a, const json_t *b)
+{
+    return a && b ? json_equal(a, b) : a == b;
+}
+
+int tokenizer_cuts_alike(const struct tokenizer *a, const struct tokenizer *b)
+{
+    return is_equal(a->normalizer_json, b->normalizer_json) && is_equal(a->pre_json, b->pre_json);
 }
 
 void tokenizer_free(struct tokenizer **out)
@@ -89,6 +107,9 @@ void tokenizer_free(struct tokenizer **out)
     if (!t)
         return;
     json_decref(t->texts);
+    json_decref(t->model);
+    json_decref(t->normalizer_json);
+    json_decref(t->pre_json);
     free(t->pieces);
     free(t->piece_bytes);
     free(t->classes);

@@ -30,6 +30,9 @@ int tokenizer_is_there(const char *dir, struct err *e);
 /* Loads DIR/tokenizer.json, with the changes of the files beside it (side_files.h). ASSAY_EFORMAT
  * naming file, field, expected and found. */
 int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e);
+/* The same for an adapter's directory, which has no config.json: that of the base counts. */
+int tokenizer_load_beside(
+    struct tokenizer **t, const char *dir, const struct tokenizer *base, struct err *e);
 /* The same from the parsed contents of such a file. */
 int tokenizer_new(struct tokenizer **t, const json_t *root, struct err *e);
 void tokenizer_free(struct tokenizer **t);
@@ -48,6 +51,8 @@ void tokenizer_frame(const struct tokenizer *t, uint32_t *before, uint32_t *behi
 /* Returns the texts of the tokens that they name: an object from bos_token and the like, or
  * NULL. */
 const json_t *tokenizer_texts(const struct tokenizer *t);
+/* Have the two the same normalizer and pre-tokenizer in their files? */
+int tokenizer_cuts_alike(const struct tokenizer *a, const struct tokenizer *b);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
 

@@ -340,6 +340,13 @@ static int check_frame(const struct reader *r, const struct id_list *ids)
     return 0;
 }
 
+/* A stage's JSON, for itself to be kept; NULL: there is none. */
+static json_t *keep_stage(const json_t *root, const char *name)
+{
+    json_t *stage = json_object_get(root, name);
+    return json_is_null(stage) ? NULL : json_incref(stage);
+}
+
 int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
 {
     struct reader r = {.t = t, .e = e};
@@ -348,6 +355,8 @@ int tokenizer_read(struct tokenizer *t, const json_t *root, struct err *e)
     r.vocab = json_object_get(model, "vocab");
     r.controls = find_controls(added);
     make_alphabet(r.byte_of);
+    t->normalizer_json = keep_stage(root, "normalizer");
+    t->pre_json = keep_stage(root, "pre_tokenizer");
     int rc = check_model(&r, model);
     if (rc == 0)
         rc = reader_normalizer(&r, json_object_get(root, "normalizer"));

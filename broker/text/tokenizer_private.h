@@ -14,9 +14,10 @@ struct tokenizer {
     struct id_list before, behind; /* ids that the post-processor puts around a text */
     struct special_ids special;    /* of the files beside tokenizer.json */
     struct side_truncation truncation;
-    json_t *texts;        /* of what they name; NULL: loaded without them */
-    struct slice *pieces; /* [n_ids] bytes of each id; absent: no such token */
-    uint8_t *piece_bytes; /* the bytes that pieces point into */
+    json_t *texts, *model; /* of what they name, and side_facts.model; NULL: loaded without them */
+    json_t *normalizer_json, *pre_json; /* what normalizer and pre were read from; NULL: nothing */
+    struct slice *pieces;               /* [n_ids] bytes of each id; absent: no such token */
+    uint8_t *piece_bytes;               /* the bytes that pieces point into */
     uint32_t n_ids;
     struct normalizer normalizer;
     struct pre_tokenizer pre;

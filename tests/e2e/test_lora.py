@@ -308,7 +308,7 @@ def with_a_flag(text):
     ("additional_chat_templates/tool_use.jinja", lambda text: "{{ tools }}", "named tool_use"),
     ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "found another under id "),
     ("tokenizer.json", lambda text: "{", "not JSON"),
-    ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), eos_token="<|endoftext|>")), "bos_token and eos_token"),
+    ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), eos_token="<|endoftext|>")), "base's eos_token"),
     ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), chat_template="{{ messages }}")),
      "tokenizer_config.json: expected the base's chat template, found another"),
     ("chat_template.jinja", lambda text: "{{ messages }}", "chat_template.jinja: expected the base's chat template, found another")])

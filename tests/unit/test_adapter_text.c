@@ -1,0 +1,170 @@
+/* test_adapter_text.c - the tokenizer's files beside an adapter: taken where they write rows as the
+ * base's do, refused by name where they do not. Run from the repository root. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "broker/text/adapter_text.h"
+#include "broker/text/compose.h"
+
+static const char *const names[] = {"tokenizer.json", "tokenizer_config.json"};
+static char here[] = "/tmp/assay-adapter-text-XXXXXX";
+
+static json_t *parse(const char *text)
+{
+    json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
+    assert_non_null(v);
+    return v;
+}
+
+/* Writes a model's files into the folder, changed: each of `changes`, in the order of `names`, is an
+ * object whose values replace or add what is there; NULL: none. */
+static void write_files(const char *folder, const char *model, const char *const changes[2])
+{
+    for (int i = 0; i < 2; i++) {
+        char path[256];
+        snprintf(path, sizeof path, "tests/models/%s/%s", model, names[i]);
+        json_t *v = json_load_file(path, 0, NULL);
+        assert_non_null(v);
+        if (changes[i]) {
+            json_t *change = parse(changes[i]);
+            assert_int_equal(json_object_update(v, change), 0);
+            json_decref(change);
+        }
+        snprintf(path, sizeof path, "%s/%s/%s", here, folder, names[i]);
+        assert_int_equal(json_dump_file(v, path, 0), 0);
+        json_decref(v);
+    }
+}
+
+static void write_config(const char *model_type)
+{
+    char path[256];
+    json_t *v = json_pack("{s:s}", "model_type", model_type);
+    snprintf(path, sizeof path, "%s/base/config.json", here);
+    assert_int_equal(json_dump_file(v, path, 0), 0);
+    json_decref(v);
+}
+
+/* What the check says of the files in `adapter` beside those in `base`: "" if they are taken. */
+static const char *check(void)
+{
+    static struct err e;
+    struct text_model m = {0};
+    struct text_options o = {.architecture = ""};
+    char base[256], adapter[256];
+    snprintf(base, sizeof base, "%s/base", here);
+    snprintf(adapter, sizeof adapter, "%s/adapter", here);
+    e = (struct err){0};
+    assert_int_equal(text_model_load(&m, base, &o, &e), 0);
+    assert_non_null(m.tokenizer);
+    int rc = adapter_text_check(&m, &o, "a", adapter, &e);
+    text_model_release(&m);
+    return rc == 0 ? "" : e.msg;
+}
+
+#define GENERIC "\"tokenizer_class\":\"PreTrainedTokenizerFast\""
+#define FRAME(token)                                                                               \
+    "{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":"      \
+    "\"A\",\"type_id\":0}},{\"SpecialToken\":{\"id\":\"" token "\",\"type_id\":0}}],\"pair\":[],"  \
+    "\"special_tokens\":{\"" token "\":{\"id\":\"" token "\",\"ids\":[%d],\"tokens\":[\"" token    \
+    "\"]}}}}"
+
+static void test_what_little_differs(void **unused)
+{
+    static const struct {
+        const char *base[2], *adapter[2], *words; /* "": it is taken */
+    } cases[] = {
+        {{NULL, NULL}, {NULL, NULL}, ""},
+        {{NULL, "{" GENERIC "}"}, {"{\"normalizer\":null}", "{" GENERIC "}"},
+            "expected the base's normalizer and pre_tokenizer"},
+        {{NULL, NULL}, {NULL, "{\"pad_token\":\"<|im_end|>\"}"}, ""},
+        {{NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"},
+            {NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\",\"pad_token\":"
+                   "\"<|im_end|>\"}"},
+            "expected the base's pad_token"},
+        {{NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"},
+            {NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"}, ""},
+        {{NULL, NULL}, {NULL, "{\"bos_token\":\"<|im_end|>\"}"}, "expected the base's bos_token"},
+        {{NULL, "{\"bos_token\":\"<|im_end|>\"}"}, {NULL, NULL}, "expected the base's bos_token"},
+    };
+    (void)unused;
+    write_config("llama");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_files("base", "demo-reward", cases[i].base);
+        write_files("adapter", "demo-reward", cases[i].adapter);
+        const char *found = check();
+        if (cases[i].words[0] ? !strstr(found, cases[i].words) : found[0] != '\0')
+            fail_msg("case %zu: expected '%s', found '%s'", i, cases[i].words, found);
+    }
+}
+
+static void test_another_token_behind_a_text(void **unused)
+{
+    char end[512], other[512];
+    snprintf(end, sizeof end, FRAME("<|im_end|>"), 297);
+    snprintf(other, sizeof other, FRAME("<|endoftext|>"), 295);
+    (void)unused;
+    write_config("llama");
+    write_files("base", "demo-reward", (const char *const[2]){end, "{" GENERIC "}"});
+    write_files("adapter", "demo-reward", (const char *const[2]){end, "{" GENERIC "}"});
+    assert_string_equal(check(), "");
+    write_files("adapter", "demo-reward", (const char *const[2]){other, "{" GENERIC "}"});
+    assert_non_null(strstr(check(), "expected the base's tokens before and behind a text"));
+}
+
+/* What LlamaTokenizer means depends on the model's type, which an adapter's directory does not
+ * say. */
+static void test_the_base_s_model_type_counts(void **unused)
+{
+    static const char *const llama[2] = {NULL, "{\"tokenizer_class\":\"LlamaTokenizer\"}"};
+    (void)unused;
+    write_config("mistral");
+    write_files("base", "recipe-mistral", llama);
+    write_files("adapter", "recipe-mistral", llama);
+    assert_string_equal(check(), "");
+}
+
+static int make_folders(void **unused)
+{
+    char path[256];
+    (void)unused;
+    if (!mkdtemp(here))
+        return -1;
+    snprintf(path, sizeof path, "%s/base", here);
+    int rc = mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/adapter", here);
+    return rc == 0 ? mkdir(path, 0700) : rc;
+}
+
+/* Removes what the tests made. */
+static int remove_folders(void **unused)
+{
+    static const char *const paths[] = {"base/tokenizer.json", "base/tokenizer_config.json",
+        "base/config.json", "base", "adapter/tokenizer.json", "adapter/tokenizer_config.json",
+        "adapter", ""};
+    char path[256];
+    (void)unused;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        snprintf(path, sizeof path, "%s/%s", here, paths[i]);
+        if (remove(path) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_little_differs),
+        cmocka_unit_test(test_another_token_behind_a_text),
+        cmocka_unit_test(test_the_base_s_model_type_counts)};
+    return cmocka_run_group_tests(tests, make_folders, remove_folders);
+}
