@@ -60,6 +60,7 @@ static const struct {
     {"modules_to_save", READ},
     {"bias", READ},
     {"init_lora_weights", READ},
+    {"eva_config", READ}, /* says how the training began */
     {"auto_mapping", READ},
     {"base_model_name_or_path", READ},
     {"inference_mode", READ},
@@ -166,7 +167,9 @@ static int add_key(const struct lora_file *f, struct module_map *map, const char
     free(text);
     if (!map->keys[map->n])
         return refuse(f, ASSAY_EUNSUPPORTED, where,
-            "a module's name, or an expression that PCRE2 knows", value, e);
+            "a module's name, or an expression that PCRE2 and Python read alike ({0,n}, no "
+            "[:class:])",
+            value, e);
     map->values[map->n++] = value;
     if (is_rank ? !json_is_integer(value) || json_integer_value(value) < 1 ||
                       json_integer_value(value) > LORA_MAX_RANK
@@ -232,9 +235,11 @@ static int read_targets(struct lora_file *f, struct err *e)
     if (text) {
         f->is_all = strcasecmp(text, "all-linear") == 0;
         f->pattern = f->is_all ? NULL : module_pattern_new(text, MODULE_WHOLE, &at);
-        return f->is_all || f->pattern ? 0
-                                       : refuse(f, ASSAY_EUNSUPPORTED, "target_modules",
-                                             "an expression that PCRE2 knows", v, e);
+        return f->is_all || f->pattern
+                   ? 0
+                   : refuse(f, ASSAY_EUNSUPPORTED, "target_modules",
+                         "an expression that PCRE2 and Python read alike ({0,n}, no [:class:])", v,
+                         e);
     }
     for (size_t i = 0; i < json_array_size(v); i++)
         if (!json_is_string(json_array_get(v, i)))

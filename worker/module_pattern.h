@@ -1,5 +1,6 @@
 /* module_pattern.h - a regular expression of a checkpoint's or an adapter's JSON file, tried on the
- * names of the model's modules: Python's re, as far as PCRE2 reads it alike. */
+ * names of the model's modules: Python's re, as far as PCRE2 reads it alike. What is known to be read
+ * otherwise is no pattern: {,n}, a quantifier with spaces, and [:word:] in a set. */
 #ifndef ASSAY_MODULE_PATTERN_H
 #define ASSAY_MODULE_PATTERN_H
 
@@ -10,7 +11,7 @@ struct module_pattern;
 /* What of a name must match: re.match or re.fullmatch. */
 enum module_part { MODULE_BEGINNING, MODULE_WHOLE };
 
-/* NULL for what is no pattern to PCRE2; *at: where it fails, in bytes. */
+/* NULL for what is no pattern to both; *at: where it fails, in bytes. */
 struct module_pattern *module_pattern_new(const char *text, enum module_part part, size_t *at);
 void module_pattern_free(struct module_pattern **p);
 /* 1 or 0; negative if the pattern takes more steps than names this short give cause for. */

@@ -138,6 +138,11 @@ static void test_refusals(void **unused)
         {"{\"lora_alpha\":null}", "lora_alpha: expected a number"},
         {"{\"rank_pattern\":{\"q_.*\":7}}", "q_proj.lora_A.weight': shape: expected [7, 64]"},
         {"{\"rank_pattern\":{\"(q\":8}}", "rank_pattern['(q']: expected a module's name"},
+        {"{\"alpha_pattern\":{\"layers.[0-9]{,2}.self_attn.q_proj\":8}}", "read alike"},
+        {"{\"alpha_pattern\":{\"layers.[0-9]{1, 2}.self_attn.q_proj\":8}}", "read alike"},
+        {"{\"alpha_pattern\":{\"[[:alpha:]]_proj\":8}}", "read alike"},
+        {"{\"alpha_pattern\":{\"[]a[=b=]_proj\":8}}", "read alike"},
+        {"{\"target_modules\":\".*{,2}\"}", "read alike"},
         {"{\"rank_pattern\":{\"(.|.|.){12}[!?].*\":8}}", "that are quickly tried"},
         {"{\"rank_pattern\":{\"q_proj\":0}}", "a rank from 1 to 256"},
         {"{\"rank_pattern\":{\"q_proj\":7}}", "q_proj.lora_A.weight': shape: expected [7, 64]"},
@@ -157,6 +162,8 @@ static void test_refusals(void **unused)
     assert_int_equal(open_changed("{}", &e), 0);
     assert_int_equal(open_changed("{\"base_model_name_or_path\":\"x\",\"unknown\":null}", &e), 0);
     assert_int_equal(open_changed("{\"target_modules\":\"all-linear\"}", &e), 0);
+    assert_int_equal(
+        open_changed("{\"init_lora_weights\":\"eva\",\"eva_config\":{\"rho\":2.0}}", &e), 0);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int rc = open_changed(cases[i].change, &e);
         if (rc == 0 || !strstr(e.msg, cases[i].part))
@@ -179,7 +186,8 @@ static void test_keys_are_expressions(void **unused)
         {"{\"(q|up)_proj\":1}", {1, 1, 1}}, {"{\"model\":1}", {16, 16, 16}},
         {"{\"model.*\":1}", {1, 1, 1}}, {"{\"layers\\\\.\\\\d+\\\\.mlp\\\\..*\":1}", {1, 16, 1}},
         {"{\"up_pro\":1}", {16, 16, 16}}, {"{\".*1.*\":1}", {16, 1, 1}},
-        {"{\"\":1,\"up_proj\":2}", {2, 16, 2}}};
+        {"{\"\":1,\"up_proj\":2}", {2, 16, 2}}, {"{\"layers[.][0-9]{1,2}[.]mlp.*\":1}", {1, 16, 1}},
+        {"{\"[]\\\\[:u]p_proj\":1}", {1, 16, 1}}};
     struct model_config c;
     struct err e;
     (void)unused;
