@@ -276,7 +276,6 @@ static int read_array(struct msg_reader *r, const char *field, enum msg_type exp
 {
     char element[48];
     struct slice text;
-    int something;
     const uint8_t *from = r->at;
     int rc = msg_read_array(r, field, n, e);
     if (rc == 0 && *n > limits->max_rows_per_message)
@@ -287,7 +286,7 @@ static int read_array(struct msg_reader *r, const char *field, enum msg_type exp
         if (msg_peek(r) != expected)
             return msg_unexpected(r, element, msg_type_name(expected), e);
         rc = expected == MSG_STR ? msg_read_str(r, element, &text, e)
-                                 : request_skip_value(r, element, &something, e);
+                                 : request_skip_bytes(r, element, &text, e);
     }
     *raw = (struct slice){from, (size_t)(r->at - from)};
     return rc;

@@ -42,12 +42,8 @@ static const char *path(const struct growing *g, struct slice key, char *out, si
 
 static int read_pair(struct msg_reader *r, struct slice *key, struct slice *value, struct err *e)
 {
-    int something, rc = msg_read_str(r, "", key, e);
-    const uint8_t *from = r->at;
-    if (rc == 0)
-        rc = request_skip_value(r, "", &something, e);
-    *value = (struct slice){from, (size_t)(r->at - from)};
-    return rc;
+    int rc = msg_read_str(r, "", key, e);
+    return rc == 0 ? request_skip_bytes(r, "", value, e) : rc;
 }
 
 /* Reads what is to be added to each field. */

@@ -12,7 +12,9 @@ int request_is_messages(struct slice s)
     return msg_peek(&r) == MSG_ARRAY;
 }
 
-int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
+/* texts_are_bytes: its texts need not be UTF-8. */
+static int skip(
+    struct msg_reader *r, const char *field, int texts_are_bytes, int *something, struct err *e)
 {
     struct slice raw;
     uint32_t n;
@@ -26,6 +28,8 @@ int request_skip_value(struct msg_reader *r, const char *field, int *something, 
             rc = msg_read_array(r, field, &n, e);
         else if (type == MSG_MAP)
             rc = msg_read_map(r, field, &n, e);
+        else if (type == MSG_STR && texts_are_bytes)
+            rc = msg_read_text(r, field, &raw, e);
         else
             rc = msg_read_raw(r, field, 1, &raw, e);
         pending += type == MSG_MAP ? 2 * (uint64_t)n : n;
@@ -33,6 +37,20 @@ int request_skip_value(struct msg_reader *r, const char *field, int *something, 
     int is_empty = r->at == from + 1 && (*from & 0x0f) == 0; /* "", [] or {}, in the short form */
     *something =
         first == MSG_BOOL ? *from == 0xc3 : first != MSG_NIL && !(first != MSG_INT && is_empty);
+    return rc;
+}
+
+int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e)
+{
+    return skip(r, field, 0, something, e);
+}
+
+int request_skip_bytes(struct msg_reader *r, const char *field, struct slice *raw, struct err *e)
+{
+    int something;
+    const uint8_t *from = r->at;
+    int rc = skip(r, field, 1, &something, e);
+    *raw = (struct slice){from, (size_t)(r->at - from)};
     return rc;
 }
 

@@ -176,14 +176,15 @@ static int check_room(
         s->max_bytes, s->bytes, more_bytes);
 }
 
-/* A session's row could be sent by itself. */
+/* A session's row can be scored by itself: it fits into a message, with what stands around it. */
 static int check_row(const struct sessions *s, const char *field, size_t bytes, struct err *e)
 {
-    if (bytes <= s->limits->max_message_bytes)
+    if (bytes + 2 * SESSION_BYTES <= s->limits->max_message_bytes)
         return 0;
     return err_field(e, ASSAY_ETOOLARGE, field,
-        "expected a row that fits into a message of %" PRIu64 " bytes, found one of %zu",
-        s->limits->max_message_bytes, bytes);
+        "expected a row that fits into a message of %" PRIu64 " bytes, %d of them around it, "
+        "found one of %zu",
+        s->limits->max_message_bytes, 2 * SESSION_BYTES, bytes);
 }
 
 /* ---- operations ---- */
@@ -191,7 +192,9 @@ static int check_row(const struct sessions *s, const char *field, size_t bytes, 
 int sessions_open(struct sessions *s, const struct request *q, long long now_ms,
     struct msg_writer *names, struct err *e)
 {
-    int rc = check_room(s, "row", SESSION_BYTES + q->row.len, e);
+    int rc = check_row(s, "row", q->row.len, e);
+    if (rc == 0)
+        rc = check_room(s, "row", SESSION_BYTES + q->row.len, e);
     if (rc == 0)
         write_name(names, add(s, q->row, now_ms));
     return rc;
@@ -289,17 +292,16 @@ int sessions_append(struct sessions *s, const struct request *q, long long now_m
     struct msg_writer rows;
     uint64_t added = 0;
     uint32_t n = 0;
-    int rc = 0, something;
+    int rc = 0;
     msg_writer_init(&rows);
     msg_reader_init(&more, q->more.at, q->more.len);
     (void)msg_read_array(&more, "", &n, NULL);
     assert(n == q->n_sessions);
     for (uint32_t i = 0; rc == 0 && next_name(&all); i++) {
-        const uint8_t *from = more.at;
-        rc = request_skip_value(&more, "more", &something, e);
+        struct slice one;
+        rc = request_skip_bytes(&more, "more", &one, e);
         if (rc == 0)
-            rc = extend(s, &all, (struct slice){from, (size_t)(more.at - from)}, &appended[i],
-                &rows, &added, e);
+            rc = extend(s, &all, one, &appended[i], &rows, &added, e);
     }
     if (rc == 0)
         rc = check_once(appended, n, e);
@@ -351,7 +353,7 @@ int sessions_rows(struct sessions *s, const struct request *q, long long now_ms,
             break;
         use_again(s, of, now_ms);
         write_row(rows, of);
-        if (rows->buffer.size > s->limits->max_message_bytes)
+        if (rows->buffer.size + SESSION_BYTES > s->limits->max_message_bytes)
             rc = err_field(e, ASSAY_ETOOLARGE, "sessions",
                 "expected rows of at most %" PRIu64
                 " bytes together, as of one message, found more: score fewer at once",

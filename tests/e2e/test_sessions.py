@@ -283,6 +283,20 @@ def test_a_session_s_error_is_its_row_s(client):
     cut = client.call("score", sessions=[long], truncate=True, max_length=1)["rows"]
     assert without_names(cut[0]) == without_names(found[1])
     client.call("close", sessions=[long, short])
+    raw = msgpack.packb({"v": 1, "op": "open", "id": client.number, "row": {"text": "a\ud800"}}, unicode_errors="surrogatepass")
+    name = client.call("append", sessions=[client.raw(raw)["session"]], more=[{"text": "b"}])["sessions"][0]
+    assert client.call("score", sessions=[name])["rows"][0]["error"]["code"] == "bad_text"
+    client.call("close", sessions=[name])
+
+
+def test_a_session_as_large_as_a_message(directory):
+    """It can be scored, or is not taken."""
+    with Broker(directory / "d", model=MODELS / "demo-reward", options=["--max-message-bytes", 100_000]) as broker, broker.client() as client:
+        assert "found one of 99911" in refused(client, "too_large", "row", "open", row={"text": "x" * 99_900})
+        name = client.call("open", row={"text": "x" * 99_400})["session"]
+        refused(client, "too_large", "more[0]", "append", sessions=[name], more=[{"text": "x" * 100}])
+        name = client.call("append", sessions=[name], more=[{"text": "x" * 50}])["sessions"][0]
+        assert client.call("score", sessions=[name])["rows"][0]["error"]["code"] == "too_long"
 
 
 def test_bounds(client):

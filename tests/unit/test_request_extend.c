@@ -59,6 +59,18 @@ static void fields_that_grow(void **state)
         "{'pool':{'type':'POSITIONS','positions':[0,1],'activation':'none'},'ids':[1,2]}");
 }
 
+/* A text may be any bytes; a character may come in two parts. */
+static void texts_are_bytes(void **state)
+{
+    (void)state;
+    is_whole("{'text':'caf\xc3'}", "{'text':'\xa9'}", "{'text':'caf\xc3\xa9'}");
+    is_whole("{'text':'\xff'}", "{'text':'a'}",
+        "{'text':'\xff"
+        "a'}");
+    is_whole("{'prompt':'\xff','response':'a'}", "{'response':'b'}",
+        "{'prompt':'\xff','response':'ab'}");
+}
+
 /* The heads of msgpack get longer where the contents do. */
 static void sizes_that_need_a_longer_head(void **state)
 {
@@ -148,6 +160,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fields_that_grow),
+        cmocka_unit_test(texts_are_bytes),
         cmocka_unit_test(sizes_that_need_a_longer_head),
         cmocka_unit_test(what_is_refused),
     };
