@@ -114,19 +114,18 @@ static const size_t rows_of_sessions_bytes[] = {7, 8, 44, 19};
 static void use_append(const struct request *q)
 {
     struct msg_reader r;
+    struct slice one;
     uint32_t n = 0;
-    int something;
     msg_reader_init(&r, q->more.at, q->more.len);
     int rc = msg_read_array(&r, "more", &n, NULL);
     assert(rc == 0 && n == q->n_more && n == q->n_sessions && n > 0);
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *from = r.at;
-        rc = request_skip_value(&r, "more", &something, NULL);
+        rc = request_skip_bytes(&r, "more", &one, NULL);
         assert(rc == 0);
         for (size_t k = 0; k < sizeof rows_of_sessions / sizeof rows_of_sessions[0]; k++)
             use_more(
                 (struct slice){(const uint8_t *)rows_of_sessions[k], rows_of_sessions_bytes[k]},
-                (struct slice){from, (size_t)(r.at - from)});
+                one);
     }
     assert(msg_read_end(&r, NULL) == 0);
 }
