@@ -66,12 +66,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
     }
     json_t *root = characters ? over_characters() : tiny_json();
     memset(&e, 0, sizeof e);
-    int rc = side_files_apply(root, fuzz_directory(), &facts, &e);
+    int rc = side_files_apply(root, fuzz_directory(), NULL, &facts, &e);
     if (rc == 0)
         use(root);
     else
         assert(rc < 0 && e.msg[0]);
     json_decref(facts.texts);
+    json_decref(facts.model);
     json_decref(root);
     return 0;
 }
