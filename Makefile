@@ -54,7 +54,7 @@ ISA_FLAGS = $(if $(X86),$(if $(filter %_avx2.c,$<),-mavx2 -mfma) $(if $(filter %
 # One short line a step; V=1 shows the commands.
 say       = $(if $(V),,@$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,echo '  $(1)  $(2)';))
 objects   = $(patsubst %.c,$(B)/obj/%.o,$(1))
-# Under sanitizers the worker's inner loops take five times as long: in the worker they have none, in the unit programs they do.
+# Under sanitizers the inner loops take five times as long: the worker and tests of whole models have them without, their own tests not.
 quick     = $(if $(SANITIZE),$(patsubst $(B)/obj/worker/cpu/kernels_%,$(B)/quick/worker/cpu/kernels_%,$(1)),$(1))
 COMMON    := $(call objects,$(wildcard schema/*.c shm/*.c))
 MODEL     := $(call objects,$(filter-out worker/main.c,$(wildcard worker/*.c worker/cpu/*.c)))
@@ -77,15 +77,15 @@ $(B)/bin/assay-worker: $(call objects,worker/main.c) $(call quick,$(MODEL)) $(CO
 $(B)/bin/assay: $(call objects,broker/cli/main.c broker/options.c broker/data_dir.c broker/workers/spawn.c) $(STORE) $(CLI) $(TEXT) $(COMMON)
 $(UNIT): $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/lib/assay.a
 $(UNIT): LDLIBS += -lcmocka
+$(addprefix $(B)/tests/test_,model pipeline quantized reuse): $(call quick,$(filter $(B)/obj/worker/cpu/kernels_%,$(MODEL)))
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/obj/tests/fuzz/files.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
-
 include tests/gpu/rules.mk tests/reference/rules.mk
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)
-	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 
 $(B)/lib/assay.a: $(COMMON) $(MODEL) $(BROKER) $(CLI)
 	@mkdir -p $(@D)
@@ -196,5 +196,4 @@ clean: ## remove what was built (build/venv too)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile tests/gpu/rules.mk tests/reference/rules.mk | expand -t 20
-
 -include $(shell find $(B)/obj $(B)/quick -name '*.d' 2>/dev/null)
