@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define WAY_OUT                                                                                    \
     "the rows of all adapters are written with the base's; leave the file out of the adapter's "   \
@@ -116,6 +117,8 @@ static int compare_tokenizers(const struct tokenizer *own, const struct tokenize
             "--lora %s: tokenizer.json: expected the base's tokens before and behind a text, found "
             "others: " WAY_OUT,
             name);
+    if (tokenizer_truncation(own)->is_left != tokenizer_truncation(base)->is_left)
+        text = "truncation_side";
     if (!text)
         text = find_other_text(base, own, chat);
     if (text)
@@ -125,13 +128,31 @@ static int compare_tokenizers(const struct tokenizer *own, const struct tokenize
     return 0;
 }
 
+/* Without tokenizer.json what the files beside it say cannot be compared. */
+static int check_no_side_files(const char *name, const char *dir, struct err *e)
+{
+    static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json",
+        "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"};
+    char path[4096];
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (snprintf(path, sizeof path, "%s/%s", dir, files[i]) < (int)sizeof path &&
+            access(path, F_OK) == 0)
+            return err_set(e, ASSAY_EFORMAT,
+                "--lora %s: %s: expected a tokenizer.json beside it, to compare with the base's, "
+                "found none: " WAY_OUT,
+                name, files[i]);
+    return 0;
+}
+
 static int check_tokenizer(
     const struct text_model *base, const char *name, const char *dir, struct err *e)
 {
     struct tokenizer *own = NULL;
     struct err why = {0};
-    if (!base->tokenizer || tokenizer_is_there(dir, &why) != 0)
+    if (!base->tokenizer)
         return 0;
+    if (tokenizer_is_there(dir, &why) != 0)
+        return check_no_side_files(name, dir, e);
     int rc = tokenizer_load_beside(&own, dir, base->tokenizer, &why);
     rc = rc == 0 ? compare_tokenizers(own, base->tokenizer, &base->chat, name, e)
                  : err_set(e, rc, "--lora %s: %s", name, why.msg);

@@ -93,6 +93,8 @@ static void test_what_little_differs(void **unused)
             "expected the base's pad_token"},
         {{NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"},
             {NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"}, ""},
+        {{NULL, NULL}, {NULL, "{\"truncation_side\":\"left\"}"},
+            "expected the base's truncation_side"},
         {{NULL, NULL}, {NULL, "{\"bos_token\":\"<|im_end|>\"}"}, "expected the base's bos_token"},
         {{NULL, "{\"bos_token\":\"<|im_end|>\"}"}, {NULL, NULL}, "expected the base's bos_token"},
     };
@@ -133,6 +135,19 @@ static void test_the_base_s_model_type_counts(void **unused)
     assert_string_equal(check(), "");
 }
 
+static void test_files_without_tokenizer_json(void **unused)
+{
+    char path[256];
+    (void)unused;
+    write_config("llama");
+    write_files("base", "demo-reward", (const char *const[2]){NULL, NULL});
+    write_files("adapter", "demo-reward", (const char *const[2]){NULL, NULL});
+    snprintf(path, sizeof path, "%s/adapter/tokenizer.json", here);
+    assert_int_equal(unlink(path), 0);
+    assert_non_null(strstr(check(), "tokenizer_config.json: expected a tokenizer.json beside it"));
+    write_files("adapter", "demo-reward", (const char *const[2]){NULL, NULL});
+}
+
 static int make_folders(void **unused)
 {
     char path[256];
@@ -165,6 +180,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_little_differs),
         cmocka_unit_test(test_another_token_behind_a_text),
-        cmocka_unit_test(test_the_base_s_model_type_counts)};
+        cmocka_unit_test(test_the_base_s_model_type_counts),
+        cmocka_unit_test(test_files_without_tokenizer_json)};
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
 }
