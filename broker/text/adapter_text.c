@@ -20,32 +20,34 @@ static int64_t find_other_token(const struct tokenizer *a, const struct tokenize
     return -1;
 }
 
-/* Encodes the token's text with white space around it. Returns the ids, borrowed; NULL: it is no
+/* Encodes the token's text between these. Returns the ids, borrowed; NULL: it is no
  * text by itself. */
 static const struct id_list *encode_alone(
-    struct encoder *n, struct buffer *text, struct slice piece)
+    struct encoder *n, struct buffer *text, const char *between[2], struct slice piece)
 {
     struct err why = {0};
     text->len = 0;
-    buffer_append(text, " ", 1);
+    buffer_append(text, between[0], strlen(between[0]));
     buffer_append(text, piece.at, piece.len);
-    buffer_append(text, " a", 2);
+    buffer_append(text, between[1], strlen(between[1]));
     encoder_clear(n);
     return encoder_text(n, (struct slice){text->at, text->len}, NULL, 0, &why) == 0 ? encoder_ids(n)
                                                                                     : NULL;
 }
 
-/* Returns the first id whose text becomes other ids in the two, -1: none. Merges, flags of added
- * tokens and the like show in it. */
+/* Returns the first id whose text becomes other ids in the two, alone or within a word, -1: none.
+ * Merges, flags of added tokens and the like show in it. */
 static int64_t find_other_ids(const struct tokenizer *a, const struct tokenizer *b)
 {
+    const char *between[2][2] = {{" ", " a"}, {"a", "a"}};
     struct encoder *x = encoder_new(a), *y = encoder_new(b);
     struct buffer text = {0};
     int64_t found = -1;
-    for (uint32_t id = 0; id < tokenizer_n_ids(a) && found < 0; id++) {
+    for (uint32_t k = 0; k < 2 * tokenizer_n_ids(a) && found < 0; k++) {
+        uint32_t id = k / 2;
         struct slice piece = tokenizer_piece(a, (int32_t)id);
-        const struct id_list *p = piece.len ? encode_alone(x, &text, piece) : NULL;
-        const struct id_list *q = piece.len ? encode_alone(y, &text, piece) : NULL;
+        const struct id_list *p = piece.len ? encode_alone(x, &text, between[k % 2], piece) : NULL;
+        const struct id_list *q = piece.len ? encode_alone(y, &text, between[k % 2], piece) : NULL;
         if (!p != !q || (p && (p->len != q->len || memcmp(p->at, q->at, p->len * sizeof *p->at))))
             found = id;
     }

@@ -303,8 +303,14 @@ def with_a_flag(text):
     return json.dumps(tokenizer)
 
 
+def as_a_word(text):
+    tokenizer = json.loads(text)
+    tokenizer["added_tokens"][-1]["single_word"] = True
+    return json.dumps(tokenizer)
+
+
 @pytest.mark.parametrize("name, change, words", [
-    ("tokenizer.json", without_merges, "found others for the text of token"), ("tokenizer.json", with_a_flag, "found others for the text of token"),
+    ("tokenizer.json", as_a_word, "found others for the text of token"), ("tokenizer.json", without_merges, "found others for the text of token"), ("tokenizer.json", with_a_flag, "found others for the text of token"),
     ("additional_chat_templates/tool_use.jinja", lambda text: "{{ tools }}", "named tool_use"),
     ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "found another under id "),
     ("tokenizer.json", lambda text: "{", "not JSON"),
