@@ -20,8 +20,13 @@ static int64_t find_other_token(const struct tokenizer *a, const struct tokenize
     return -1;
 }
 
-/* Encodes the token's text between these. Returns the ids, borrowed; NULL: it is no
- * text by itself. */
+static int are_same_ids(const struct id_list *a, const struct id_list *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->at, b->at, a->len * sizeof *a->at) == 0);
+}
+
+/* Encodes the token's text between these. Returns the ids, borrowed; NULL: it is no text by
+ * itself. */
 static const struct id_list *encode_alone(
     struct encoder *n, struct buffer *text, const char *between[2], struct slice piece)
 {
@@ -48,7 +53,7 @@ static int64_t find_other_ids(const struct tokenizer *a, const struct tokenizer 
         struct slice piece = tokenizer_piece(a, (int32_t)id);
         const struct id_list *p = piece.len ? encode_alone(x, &text, between[k % 2], piece) : NULL;
         const struct id_list *q = piece.len ? encode_alone(y, &text, between[k % 2], piece) : NULL;
-        if (!p != !q || (p && (p->len != q->len || memcmp(p->at, q->at, p->len * sizeof *p->at))))
+        if (!p != !q || (p && !are_same_ids(p, q)))
             found = id;
     }
     buffer_release(&text);
@@ -68,9 +73,7 @@ static int frames_alike(const struct tokenizer *a, const struct tokenizer *b)
         encoder_begin(both[i]);
         encoder_end(both[i]);
     }
-    const struct id_list *x = encoder_ids(both[0]), *y = encoder_ids(both[1]);
-    int alike = before[0] == before[1] && x->len == y->len &&
-                (x->len == 0 || memcmp(x->at, y->at, x->len * sizeof *x->at) == 0);
+    int alike = before[0] == before[1] && are_same_ids(encoder_ids(both[0]), encoder_ids(both[1]));
     encoder_free(&both[0]);
     encoder_free(&both[1]);
     return alike;
@@ -98,7 +101,6 @@ static int compare_tokenizers(const struct tokenizer *own, const struct tokenize
     const struct chat *chat, const char *name, struct err *e)
 {
     int64_t id = find_other_token(own, base);
-    const char *text = find_other_text(own, base, chat);
     if (id >= 0)
         return err_set(e, ASSAY_EFORMAT,
             "--lora %s: tokenizer.json: expected the base's tokens, found another under id "
@@ -119,8 +121,9 @@ static int compare_tokenizers(const struct tokenizer *own, const struct tokenize
             "--lora %s: tokenizer.json: expected the base's tokens before and behind a text, found "
             "others: " WAY_OUT,
             name);
-    if (tokenizer_truncation(own)->is_left != tokenizer_truncation(base)->is_left)
-        text = "truncation_side";
+    const char *text = tokenizer_truncation(own)->is_left != tokenizer_truncation(base)->is_left
+                           ? "truncation_side"
+                           : find_other_text(own, base, chat);
     if (!text)
         text = find_other_text(base, own, chat);
     if (text)
