@@ -51,16 +51,7 @@ void chunked_prefill_release(struct chunked_prefill *c)
     *c = (struct chunked_prefill){0};
 }
 
-/* The explicit positions of row r in the whole batch. */
-static const int32_t *positions_in(const struct stage_batch *b, uint32_t r)
-{
-    const int32_t *at = b->positions;
-    for (uint32_t i = 0; i < r; i++)
-        at += b->rows[i].n_positions;
-    return at;
-}
-
-/* Adds row r; whole: with the tokens that it shares in the whole batch. */
+/* Adds row r, the next one; whole: with the tokens that it shares in the whole batch. */
 static void add_row(struct chunked_prefill *c, uint32_t r, int is_whole)
 {
     const struct stage_batch *b = c->whole;
@@ -78,8 +69,8 @@ static void add_row(struct chunked_prefill *c, uint32_t r, int is_whole)
     }
     memcpy(ids, b->ids + b->cu_seqlens[r], own * sizeof *ids);
     if (row->n_positions > 0)
-        memcpy(positions_of(c) + c->batch.n_positions, positions_in(b, r),
-            row->n_positions * sizeof *ids);
+        memcpy(positions_of(c) + c->batch.n_positions,
+            b->positions + c->n_positions + c->batch.n_positions, row->n_positions * sizeof *ids);
     c->batch.n_positions += row->n_positions;
     c->batch.n_tokens += own;
     c->batch.n_values += row->n_values;
@@ -101,6 +92,7 @@ static void add_rows(struct chunked_prefill *c)
         add_row(c, c->row, c->row == first);
     while (++c->row < c->whole->n_rows &&
            c->batch.n_tokens + rows[c->row].n_tokens - rows[c->row].n_shared <= c->most);
+    c->n_positions += c->batch.n_positions;
     c->n_values += c->batch.n_values;
     c->token = 0;
 }
@@ -136,8 +128,7 @@ int chunked_prefill_next(struct chunked_prefill *c, struct err *e)
     begin(c);
     if (c->row == c->whole->n_rows)
         return 0;
-    uint32_t n_tokens = c->whole->rows[c->row].n_tokens;
-    if (n_tokens <= c->most || n_tokens - c->token <= c->most) {
+    if (c->whole->rows[c->row].n_tokens - c->token <= c->most) {
         add_rows(c);
         return 1;
     }

@@ -16,10 +16,10 @@
 
 struct chunked_prefill {
     const struct stage_batch *whole;
-    uint32_t most, n_labels;  /* most: tokens of a chunk, a multiple of KV_BLOCK_TOKENS */
-    uint32_t row, token;      /* the next row, and how many of its tokens were given already */
-    uint32_t n_values;        /* of the rows before it */
-    struct stage_batch batch; /* the present one, with memory of its own */
+    uint32_t most, n_labels; /* most: tokens of a chunk, a multiple of KV_BLOCK_TOKENS */
+    uint32_t row, token;     /* the next row, and how many of its tokens were given already */
+    uint32_t n_positions, n_values; /* of the rows before it */
+    struct stage_batch batch;       /* the present one, with memory of its own */
     int is_part; /* it is a row's first tokens, of which no value is wanted: its pooled tokens are
                     those of its last chunk, so that the cache has their logits */
 };

@@ -85,7 +85,6 @@ struct qwen2_reward_model {
     struct kv_caches kv_caches;
     struct kv_cache *kv_cache;            /* NULL: nothing is kept */
     uint64_t tokens_given, tokens_reused; /* of all batches; reused ones were not computed */
-    uint64_t tokens_computed;             /* with a KV cache */
     struct activations *activations;
 };
 

@@ -284,7 +284,6 @@ void reuse_init(struct reuse *u, struct kv_cache *cache, const struct stage_batc
     for (uint32_t k = 0; k < p.n; k++)
         keep_part(&p, &p.parts[k]);
     keep_logits(u);
-    u->n_reused = b->n_tokens - u->batch.n_tokens;
     free(p.parts);
     free(p.row_ids);
     free(p.wanted);

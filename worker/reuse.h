@@ -20,8 +20,8 @@ struct reuse {
     struct pooling_metadata wanted; /* the pooled ones among them: out_rows, first */
     struct kept_logits logits;      /* of all the batch's pooled tokens */
     struct kv_slots *slots;         /* [n_slots] what of the computed tokens is kept */
-    uint32_t n_slots, n_reused;     /* n_reused: the batch's tokens that are not computed */
-    uint32_t *blocks;               /* what the sequences' tables point to */
+    uint32_t n_slots;
+    uint32_t *blocks; /* what the sequences' tables point to */
 };
 
 /* Decides for a batch and its pooling, and cuts `s`, which is of the whole batch, down to what is

@@ -53,7 +53,8 @@ struct run {
     const struct reuse *reuse;             /* NULL: there is no cache */
     int32_t *positions;
     float *values;
-    int is_chunk; /* of a larger batch (chunked_prefill.h) */
+    int is_chunk;        /* of a larger batch (chunked_prefill.h) */
+    uint32_t n_computed; /* tokens of it that the KV cache did not have; 0 without one */
 };
 
 static struct attn_metadata metadata_of(const struct run *r, const struct sequences *s, int shares)
@@ -116,25 +117,28 @@ static int run(
     return rc;
 }
 
-static int score_chunks(struct qwen2_reward_model *m, const struct run *r, struct err *e);
+static int score_chunks(struct qwen2_reward_model *m, struct run *r, struct err *e);
 
 /* The same for what the KV cache does not have of the batch; by chunks, if that is too much. */
-static int run_rest(
-    struct qwen2_reward_model *m, const struct run *r, struct sequences *s, struct err *e)
+static int run_rest(struct qwen2_reward_model *m, struct run *r, struct sequences *s, struct err *e)
 {
     struct reuse u;
     struct run rest = *r;
     reuse_init(&u, m->kv_cache, r->batch, r->pooling, s);
-    int is_too_large = !r->is_chunk && u.batch.n_tokens > qwen2_reward_model_max_tokens(m);
+    if (!r->is_chunk && u.batch.n_tokens > qwen2_reward_model_max_tokens(m)) {
+        reuse_end(&u, 0);
+        reuse_release(&u);
+        return score_chunks(m, r, e);
+    }
     rest.batch = &u.batch;
     rest.ids = u.batch.ids;
     rest.wanted = &u.wanted;
     rest.reuse = &u;
-    int rc = is_too_large ? 0 : run(m, &rest, s, e);
-    reuse_end(&u, rc == 0 && !is_too_large);
-    m->tokens_computed += rc == 0 && !is_too_large ? u.batch.n_tokens : 0;
+    int rc = run(m, &rest, s, e);
+    reuse_end(&u, rc == 0);
+    r->n_computed = u.batch.n_tokens;
     reuse_release(&u);
-    return is_too_large ? score_chunks(m, r, e) : rc;
+    return rc;
 }
 
 /* Scores a batch, or a chunk of one. */
@@ -158,10 +162,10 @@ static int score_run(struct qwen2_reward_model *m, struct run *r, struct err *e)
 }
 
 /* Scores a batch chunk by chunk; the device ends each before the next begins. */
-static int score_chunks(struct qwen2_reward_model *m, const struct run *whole, struct err *e)
+static int score_chunks(struct qwen2_reward_model *m, struct run *whole, struct err *e)
 {
     struct chunked_prefill c;
-    uint32_t most = qwen2_reward_model_max_tokens(m) / KV_BLOCK_TOKENS * KV_BLOCK_TOKENS;
+    uint32_t most = qwen2_reward_model_max_tokens(m);
     float *unused = xcalloc((size_t)most * m->config.n_labels, sizeof *unused);
     chunked_prefill_init(&c, whole->batch, most, m->config.n_labels);
     int rc;
@@ -177,6 +181,7 @@ static int score_chunks(struct qwen2_reward_model *m, const struct run *whole, s
             .is_chunk = 1};
         if ((rc = score_run(m, &r, e)) != 0)
             break;
+        whole->n_computed += r.n_computed;
     }
     chunked_prefill_release(&c);
     free(unused);
@@ -189,13 +194,11 @@ int score_batch(struct qwen2_reward_model *m, struct pipeline *pipeline,
 {
     struct run r = {
         .pipeline = pipeline, .batch = b, .ids = ids, .positions = positions, .values = values};
-    uint64_t computed = m->tokens_computed;
     int rc = score_run(m, &r, e);
-    computed = m->tokens_computed - computed;
     if (rc != 0)
         return rc;
     m->tokens_given += b->n_tokens;
-    m->tokens_reused += m->kv_cache && computed < b->n_tokens ? b->n_tokens - computed : 0;
+    m->tokens_reused += m->kv_cache && r.n_computed < b->n_tokens ? b->n_tokens - r.n_computed : 0;
     return 0;
 }
 
