@@ -8,10 +8,10 @@
 
 #include "broker/text/compose.h"
 
-/* Compares what is in the adapter's directory with the base's: tokens by id, bos_token and
- * eos_token, what is put around a text, and the chat template unless --chat-template was given.
- * The text of every token must become the same ids. What the directory lacks is the base's, and so
- * is how a text that is too long is cut. ASSAY_EFORMAT naming adapter, file and difference. */
+/* Compares what is in the adapter's directory with the base's: the tokenizer (tokenizer_differs),
+ * bos_token, eos_token and the tokens that a template names, the side on which a text that is too
+ * long is cut, and the chat template unless --chat-template was given. What the directory lacks is
+ * the base's. ASSAY_EFORMAT naming adapter, file and difference. */
 int adapter_text_check(const struct text_model *base, const struct text_options *o,
     const char *name, const char *dir, struct err *e);
 

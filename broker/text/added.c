@@ -35,6 +35,21 @@ void added_set_sort(struct added_set *s)
         qsort(s->tokens, s->n, sizeof *s->tokens, by_content);
 }
 
+static int are_same(const struct added_token *a, const struct added_token *b)
+{
+    return a->id == b->id && a->lstrip == b->lstrip && a->rstrip == b->rstrip &&
+           a->single_word == b->single_word && a->len == b->len &&
+           memcmp(a->content, b->content, a->len) == 0;
+}
+
+int added_sets_are_same(const struct added_set *a, const struct added_set *b)
+{
+    int same = a->n == b->n;
+    for (size_t i = 0; same && i < a->n; i++)
+        same = are_same(&a->tokens[i], &b->tokens[i]);
+    return same;
+}
+
 void added_set_release(struct added_set *s)
 {
     for (size_t i = 0; i < s->n; i++)

@@ -26,6 +26,8 @@ struct added_set {
 
 void added_set_add(struct added_set *s, const struct added_token *t); /* copies the content */
 void added_set_sort(struct added_set *s);
+/* Do two sorted sets find the same tokens everywhere? */
+int added_sets_are_same(const struct added_set *a, const struct added_set *b);
 void added_set_release(struct added_set *s);
 
 /* Part of a text, in bytes. */

@@ -50,6 +50,9 @@ struct bpe_options {
  * token where words start as bytes. */
 int bpe_new(struct bpe **b, const struct bpe_options *o, struct err *e);
 void bpe_free(struct bpe **b);
+/* Names the first thing in which the two may cut a word differently, such as "merges"; NULL: they
+ * never do. */
+const char *bpe_difference(const struct bpe *a, const struct bpe *b);
 
 /* A growing list of ids. Zero-initialize; free(at). */
 struct id_list {

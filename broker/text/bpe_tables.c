@@ -94,3 +94,60 @@ void bpe_add_merges(struct bpe *b, const struct bpe_options *o)
             (struct merge){(uint64_t)(uint32_t)m->left << 32 | (uint32_t)m->right, i, m->whole};
     }
 }
+
+/* ---- comparing ---- */
+
+/* Has `b` each token of `a`, as it is there? */
+static int has_tokens(const struct bpe *b, const struct bpe *a)
+{
+    int same = 1;
+    for (uint32_t i = 0; same && i < a->n_tokens; i++) {
+        const struct token *t = &a->tokens[i], *other;
+        const uint8_t *bytes = a->bytes + t->from;
+        other = bpe_find_token(b, bytes, t->len, bpe_hash(bytes, t->len));
+        same = other && other->id == t->id && other->is_control == t->is_control;
+    }
+    return same;
+}
+
+/* Does each token stay whole in both, or in neither? */
+static int keep_same_whole(const struct bpe *a, const struct bpe *b)
+{
+    int same = 1;
+    for (uint32_t i = 0; same && i < a->n_tokens; i++) {
+        const struct token *t = &a->tokens[i];
+        const uint8_t *bytes = a->bytes + t->from;
+        same = t->is_whole == bpe_find_token(b, bytes, t->len, bpe_hash(bytes, t->len))->is_whole;
+    }
+    return same;
+}
+
+/* Has `b` each merge of `a`, with its rank? */
+static int has_merges(const struct bpe *b, const struct bpe *a)
+{
+    int same = 1;
+    for (uint32_t i = 0; same && i <= a->merge_mask; i++) {
+        const struct merge *m = &a->merges[i];
+        if (m->rank != BPE_NO_RANK)
+            same = bpe_find_merge(b, (int32_t)(m->pair >> 32), (int32_t)m->pair)->rank == m->rank;
+    }
+    return same;
+}
+
+static int have_same_characters(const struct bpe *a, const struct bpe *b)
+{
+    return a->fuse_unk == b->fuse_unk && a->unk == b->unk &&
+           !a->character_ids == !b->character_ids &&
+           memcmp(a->byte_ids, b->byte_ids, sizeof a->byte_ids) == 0;
+}
+
+const char *bpe_difference(const struct bpe *a, const struct bpe *b)
+{
+    if (a->n_tokens != b->n_tokens || !has_tokens(b, a))
+        return "vocab and which of its tokens are special";
+    if (!has_merges(b, a) || !has_merges(a, b))
+        return "merges";
+    if (!keep_same_whole(a, b))
+        return "ignore_merges";
+    return have_same_characters(a, b) ? NULL : "unk_token, fuse_unk or byte_fallback";
+}

@@ -91,16 +91,6 @@ int tokenizer_load(struct tokenizer **t, const char *dir, struct err *e)
     return tokenizer_load_beside(t, dir, NULL, e);
 }
 
-static int is_equal(const json_t *a, const json_t *b)
-{
-    return a && b ? json_equal(a, b) : a == b;
-}
-
-int tokenizer_cuts_alike(const struct tokenizer *a, const struct tokenizer *b)
-{
-    return is_equal(a->normalizer_json, b->normalizer_json) && is_equal(a->pre_json, b->pre_json);
-}
-
 void tokenizer_free(struct tokenizer **out)
 {
     struct tokenizer *t = *out;

@@ -51,8 +51,11 @@ void tokenizer_frame(const struct tokenizer *t, uint32_t *before, uint32_t *behi
 /* Returns the texts of the tokens that they name: an object from bos_token and the like, or
  * NULL. */
 const json_t *tokenizer_texts(const struct tokenizer *t);
-/* Have the two the same normalizer and pre-tokenizer in their files? */
-int tokenizer_cuts_alike(const struct tokenizer *a, const struct tokenizer *b);
+/* 1: the two may give a text different ids, and `what` is where b's file differs from a's first,
+ * such as "merges". 0: never; what the files beside them name is not compared, nor how a normalizer
+ * that is spelled otherwise works. */
+int tokenizer_differs(
+    const struct tokenizer *a, const struct tokenizer *b, char *what, size_t size);
 /* Returns the bytes of an id, borrowed; absent if the id is no token. */
 struct slice tokenizer_piece(const struct tokenizer *t, int32_t id);
 

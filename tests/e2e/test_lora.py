@@ -212,7 +212,7 @@ def test_adapters_that_no_row_names_hold_nothing(directory):
         broker.command += options("reward", ["all"])
         broker.start()
         with broker.client() as client:
-            assert {client.call("status", job=key)["state"] for key in ("base", "half")} <= {"queued", "running"}
+            assert {client.call("status", job=key)["state"] for key in ("base", "half")} <= {"queued", "running", "done"}
             base, half = results_of(client, "base"), results_of(client, "half")
         broker.stop()
         broker.command = [word for word in broker.command if "half=" not in word and "all=" not in word and word != "--lora"]
@@ -310,9 +310,9 @@ def as_a_word(text):
 
 
 @pytest.mark.parametrize("name, change, words", [
-    ("tokenizer.json", as_a_word, "found others for the text of token"), ("tokenizer.json", without_merges, "found others for the text of token"), ("tokenizer.json", with_a_flag, "found others for the text of token"),
+    ("tokenizer.json", as_a_word, "difference in the flags of the added tokens"), ("tokenizer.json", without_merges, "difference in the merges"), ("tokenizer.json", with_a_flag, "difference in the flags of the added tokens"),
     ("additional_chat_templates/tool_use.jinja", lambda text: "{{ tools }}", "named tool_use"),
-    ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "found another under id "),
+    ("tokenizer.json", lambda text: text + " ", None), ("tokenizer.json", other_tokens, "difference in the token under id "),
     ("tokenizer.json", lambda text: "{", "not JSON"),
     ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), eos_token="<|endoftext|>")), "base's eos_token"),
     ("tokenizer_config.json", lambda text: json.dumps(dict(json.loads(text), chat_template="{{ messages }}")),

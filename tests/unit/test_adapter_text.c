@@ -85,7 +85,7 @@ static void test_what_little_differs(void **unused)
     } cases[] = {
         {{NULL, NULL}, {NULL, NULL}, ""},
         {{NULL, "{" GENERIC "}"}, {"{\"normalizer\":null}", "{" GENERIC "}"},
-            "expected the base's normalizer and pre_tokenizer"},
+            "difference in the normalizer"},
         {{NULL, NULL}, {NULL, "{\"pad_token\":\"<|im_end|>\"}"}, ""},
         {{NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\"}"},
             {NULL, "{\"chat_template\":\"{{ messages[0].content + pad_token }}\",\"pad_token\":"
@@ -120,7 +120,7 @@ static void test_another_token_behind_a_text(void **unused)
     write_files("adapter", "demo-reward", (const char *const[2]){end, "{" GENERIC "}"});
     assert_string_equal(check(), "");
     write_files("adapter", "demo-reward", (const char *const[2]){other, "{" GENERIC "}"});
-    assert_non_null(strstr(check(), "expected the base's tokens before and behind a text"));
+    assert_non_null(strstr(check(), "difference in the tokens before and behind a text"));
 }
 
 /* What LlamaTokenizer means depends on the model's type, which an adapter's directory does not
@@ -146,6 +146,81 @@ static void test_files_without_tokenizer_json(void **unused)
     assert_int_equal(unlink(path), 0);
     assert_non_null(strstr(check(), "tokenizer_config.json: expected a tokenizer.json beside it"));
     write_files("adapter", "demo-reward", (const char *const[2]){NULL, NULL});
+}
+
+/* What the check says once `key` in this part of the adapter's tokenizer.json has this value. Of a
+ * list its first is the part. */
+static const char *check_with(const char *model, const char *in, const char *key, json_t *value)
+{
+    char path[256];
+    write_files("adapter", model, (const char *const[2]){NULL, "{" GENERIC "}"});
+    snprintf(path, sizeof path, "%s/adapter/tokenizer.json", here);
+    json_t *root = json_load_file(path, 0, NULL), *part = json_object_get(root, in);
+    part = json_is_array(part) ? json_array_get(part, 0) : part;
+    assert_int_equal(json_object_set_new(part, key, value), 0);
+    assert_int_equal(json_dump_file(root, path, 0), 0);
+    json_decref(root);
+    return check();
+}
+
+static void test_all_that_the_encoder_reads_is_compared(void **unused)
+{
+    static const struct {
+        const char *model, *in, *key, *value, *words;
+    } cases[] = {
+        {"demo-reward", "model", "fuse_unk", "false", ""},
+        {"demo-reward", "model", "ignore_merges", "true", ""}, /* each token is whole anyway */
+        {"demo-reward", "added_tokens", "single_word", "true", "flags of the added tokens"},
+        {"demo-reward", "added_tokens", "lstrip", "true", "flags of the added tokens"},
+        {"demo-reward", "added_tokens", "normalized", "true", "flags of the added tokens"},
+        {"recipe-mistral", "model", "byte_fallback", "true", ""},
+        {"recipe-mistral", "model", "byte_fallback", "false",
+            "unk_token, fuse_unk or byte_fallback"},
+        {"recipe-mistral", "model", "fuse_unk", "false", "unk_token, fuse_unk or byte_fallback"},
+        {"recipe-mistral", "model", "unk_token", "null", "unk_token, fuse_unk or byte_fallback"},
+    };
+    (void)unused;
+    write_config("llama");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_files("base", cases[i].model, (const char *const[2]){NULL, "{" GENERIC "}"});
+        const char *found =
+            check_with(cases[i].model, cases[i].in, cases[i].key, parse(cases[i].value));
+        if (cases[i].words[0] ? !strstr(found, cases[i].words) : found[0] != '\0')
+            fail_msg("case %zu: expected '%s', found '%s'", i, cases[i].words, found);
+    }
+}
+
+/* Merges as `left right`, as older files have them. */
+static json_t *as_texts(const json_t *merges)
+{
+    json_t *texts = json_array(), *pair;
+    size_t k;
+    json_array_foreach((json_t *)merges, k, pair) json_array_append_new(
+        texts, json_sprintf("%s %s", json_string_value(json_array_get(pair, 0)),
+                   json_string_value(json_array_get(pair, 1))));
+    return texts;
+}
+
+/* Two merges that change places show in the text of no single token. */
+static void test_merges_are_compared(void **unused)
+{
+    (void)unused;
+    write_config("llama");
+    write_files("base", "demo-reward", (const char *const[2]){NULL, "{" GENERIC "}"});
+    json_t *root = json_load_file("tests/models/demo-reward/tokenizer.json", 0, NULL);
+    assert_non_null(root);
+    json_t *merges = json_object_get(json_object_get(root, "model"), "merges");
+    assert_string_equal(check_with("demo-reward", "model", "merges", as_texts(merges)), "");
+    size_t last = json_array_size(merges) - 1;
+    json_t *one = json_incref(json_array_get(merges, last - 1)); /* W-ork, and another word's */
+    json_array_set(merges, last - 1, json_array_get(merges, last));
+    json_array_set_new(merges, last, one);
+    assert_non_null(strstr(check_with("demo-reward", "model", "merges", json_incref(merges)),
+        "difference in the merges"));
+    json_array_remove(merges, last);
+    assert_non_null(strstr(check_with("demo-reward", "model", "merges", json_incref(merges)),
+        "difference in the merges"));
+    json_decref(root);
 }
 
 static int make_folders(void **unused)
@@ -181,6 +256,8 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_what_little_differs),
         cmocka_unit_test(test_another_token_behind_a_text),
         cmocka_unit_test(test_the_base_s_model_type_counts),
-        cmocka_unit_test(test_files_without_tokenizer_json)};
+        cmocka_unit_test(test_files_without_tokenizer_json),
+        cmocka_unit_test(test_all_that_the_encoder_reads_is_compared),
+        cmocka_unit_test(test_merges_are_compared)};
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
 }
