@@ -31,7 +31,7 @@ struct adapter_change {
     int64_t restarts[OPTIONS_MAX_REPLICAS]; /* of each group, when it was to load the adapter */
     /* the thread's */
     pthread_t thread;
-    const struct broker *broker;
+    struct served_model *model;
     char digest[65];
     int rc;
     struct err err;
@@ -87,12 +87,12 @@ static void erase_for_ranks(struct group_adapters *r, uint32_t k)
     erase(&r->list, k);
 }
 
-void adapters_open(struct broker *b)
+void adapters_open(struct served_model *m)
 {
-    b->rank_adapters.list = b->model.adapters;
-    for (uint32_t k = 0; k < b->model.adapters.n; k++)
-        b->rank_adapters.loras[k] =
-            strcpy(xcalloc(1, strlen(b->options->loras[k]) + 1), b->options->loras[k]);
+    m->rank_adapters.list = m->info.adapters;
+    for (uint32_t k = 0; k < m->info.adapters.n; k++)
+        m->rank_adapters.loras[k] =
+            strcpy(xcalloc(1, strlen(m->question.loras[k]) + 1), m->question.loras[k]);
 }
 
 /* ---- the check, in a thread ---- */
@@ -100,13 +100,13 @@ void adapters_open(struct broker *b)
 /* Is all else as the ranks have it? They would end if it was not. */
 static int check_rest(struct adapter_change *c, const struct model_info *found)
 {
-    const struct broker *b = c->broker;
-    const struct adapters *there = &b->rank_adapters.list;
-    if (strcmp(found->digest, b->model.digest) != 0)
+    const struct served_model *m = c->model;
+    const struct adapters *there = &m->rank_adapters.list;
+    if (strcmp(found->digest, m->info.digest) != 0)
         return err_set(&c->err, ASSAY_EFORMAT,
             "the checkpoint in %.200s was changed under the running broker: expected digest "
             "%.12s.., found %.12s..",
-            b->question.model_dir, b->model.digest, found->digest);
+            m->question.model_dir, m->info.digest, found->digest);
     for (uint32_t k = 0; k < there->n; k++)
         if (strcmp(found->adapters.at[1 + k].digest, there->at[k].digest) != 0)
             return err_set(&c->err, ASSAY_EFORMAT,
@@ -118,21 +118,21 @@ static int check_rest(struct adapter_change *c, const struct model_info *found)
 
 static int check(struct adapter_change *c)
 {
-    const struct broker *b = c->broker;
+    const struct served_model *m = c->model;
     struct model_info found;
-    struct model_question question = b->question;
+    struct model_question question = m->question;
     const char *loras[1 + ADAPTERS_MOST] = {c->lora};
     question.stop_fd = c->stop_fd;
     question.loras = loras;
-    question.n_loras = 1 + b->rank_adapters.list.n;
-    memcpy(loras + 1, b->rank_adapters.loras, b->rank_adapters.list.n * sizeof loras[0]);
+    question.n_loras = 1 + m->rank_adapters.list.n;
+    memcpy(loras + 1, m->rank_adapters.loras, m->rank_adapters.list.n * sizeof loras[0]);
     int rc = model_info_load(&found, &question, &c->err);
     if (rc != 0)
         return rc;
     rc = check_rest(c, &found);
     if (rc == 0)
         rc = adapter_text_check(
-            &b->text, &b->text_options, c->name, strchr(c->lora, '=') + 1, &c->err);
+            &m->text, &m->text_options, c->name, strchr(c->lora, '=') + 1, &c->err);
     memcpy(c->digest, found.adapters.at[0].digest, sizeof c->digest);
     model_info_release(&found);
     return rc;
@@ -161,7 +161,7 @@ static int begin(struct broker *b, const struct envelope *env, const struct requ
     struct adapter_change *c = xcalloc(1, sizeof *c);
     c->phase = phase;
     c->stop_fd = -1;
-    c->broker = b;
+    c->model = b->models[0];
     c->envelope = *env;
     memcpy(c->id, q->id.at ? q->id.at : c->id, q->id.len);
     c->request_id = (struct slice){q->id.at ? c->id : NULL, q->id.len};
@@ -190,7 +190,7 @@ int adapters_add(
     c->lora = xcalloc(1, size);
     snprintf(c->lora, size, "%s=%.*s", c->name, (int)q->dir.len, (const char *)q->dir.at);
     c->stop_fd = eventfd(0, EFD_CLOEXEC);
-    if (b->model.adapters.n == ADAPTERS_MOST)
+    if (c->model->info.adapters.n == ADAPTERS_MOST)
         rc = err_field(
             e, ASSAY_ESTATE, "name", "expected at most %d adapters at once", ADAPTERS_MOST);
     else if (c->stop_fd < 0)
@@ -205,7 +205,7 @@ int adapters_add(
 int adapters_remove(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
-    if (adapters_find(&b->model.adapters, (const char *)q->name.at, q->name.len) ==
+    if (adapters_find(&b->models[0]->info.adapters, (const char *)q->name.at, q->name.len) ==
         ADAPTERS_UNKNOWN)
         return err_field(e, ASSAY_EADAPTER, "name",
             "expected an adapter that is loaded, found '%.*s'", (int)q->name.len,
@@ -215,16 +215,17 @@ int adapters_remove(
 
 void adapters_list(struct broker *b, const struct envelope *env, const struct request *q)
 {
-    const struct adapters *a = &b->model.adapters;
+    const struct served_model *m = b->models[0];
+    const struct adapters *a = &m->info.adapters;
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 1);
     msg_str(w, "adapters");
     msg_array(w, a->n);
     for (uint32_t k = 0; k < a->n; k++) {
-        uint32_t r = find(&b->rank_adapters.list, a->at[k].name) - 1;
+        uint32_t r = find(&m->rank_adapters.list, a->at[k].name) - 1;
         msg_map(w, 3);
         msg_key_str(w, "name", a->at[k].name);
         msg_key_str(w, "digest", a->at[k].digest);
-        msg_key_str(w, "dir", strchr(b->rank_adapters.loras[r], '=') + 1);
+        msg_key_str(w, "dir", strchr(m->rank_adapters.loras[r], '=') + 1);
     }
 }
 
@@ -244,9 +245,10 @@ static int look_again(void *arg, const struct store_job *j)
 /* Makes `to` the list of adapters that rows may name: all of it, or nothing. */
 static int change_list(struct broker *b, const struct adapters *to, struct err *e)
 {
-    struct adapters before = b->model.adapters;
+    struct model_info *info = &b->change->model->info;
+    struct adapters before = info->adapters;
     pthread_mutex_lock(&b->adapters_lock);
-    b->model.adapters = *to;
+    info->adapters = *to;
     pthread_mutex_unlock(&b->adapters_lock);
     int rc = transaction_begin_synced(b, e);
     if (rc == 0)
@@ -260,7 +262,7 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
         transaction_rollback(b);
         transaction_refuse(e);
         pthread_mutex_lock(&b->adapters_lock);
-        b->model.adapters = before;
+        info->adapters = before;
         pthread_mutex_unlock(&b->adapters_lock);
         if (store_read_adapters(b->store, &why) < 0)
             transaction_die(b, &why);
@@ -276,7 +278,7 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
 /* A group that has ended since the adapter was to be loaded; NULL: none. */
 static const struct group *ended_group(const struct broker *b, const struct adapter_change *c)
 {
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         if (group_restarts(b->groups[g]) != c->restarts[g])
             return b->groups[g];
     return NULL;
@@ -302,7 +304,7 @@ static void reply(struct broker *b, int rc, const struct err *e)
 /* The directory is checked: the ranks are to load it, unless it is there already. */
 static void start_loading(struct broker *b, struct adapter_change *c)
 {
-    struct adapters *there = &b->model.adapters;
+    struct adapters *there = &c->model->info.adapters;
     uint32_t k = find(there, c->name);
     pthread_join(c->thread, NULL);
     if (c->rc != 0) {
@@ -312,7 +314,7 @@ static void start_loading(struct broker *b, struct adapter_change *c)
         }
         reply(b, c->rc, &c->err);
     } else if (k != ADAPTERS_UNKNOWN && strcmp(there->at[k - 1].digest, c->digest) == 0) {
-        take_directory(&b->rank_adapters, c);
+        take_directory(&c->model->rank_adapters, c);
         reply(b, 0, NULL);
     } else if (k != ADAPTERS_UNKNOWN) {
         err_field(&c->err, ASSAY_ESTATE, "name",
@@ -320,9 +322,9 @@ static void start_loading(struct broker *b, struct adapter_change *c)
             c->name);
         reply(b, ASSAY_ESTATE, &c->err);
     } else {
-        insert_for_ranks(&b->rank_adapters, c);
+        insert_for_ranks(&c->model->rank_adapters, c);
         c->phase = LOADING;
-        for (int g = 0; g < b->options->replicas; g++)
+        for (int g = 0; g < b->n_groups; g++)
             c->restarts[g] = group_restarts(b->groups[g]);
     }
 }
@@ -332,16 +334,16 @@ static void start_loading(struct broker *b, struct adapter_change *c)
 static int load(const struct broker *b)
 {
     int g = 0;
-    while (g < b->options->replicas && group_has_adapters(b->groups[g]))
+    while (g < b->n_groups && group_has_adapters(b->groups[g]))
         g++;
-    if (g < b->options->replicas)
+    if (g < b->n_groups)
         group_adapters_changed(b->groups[g]);
     return g == b->options->replicas;
 }
 
 static void go_on_loading(struct broker *b, struct adapter_change *c)
 {
-    struct adapters to = b->model.adapters;
+    struct adapters to = c->model->info.adapters;
     int code, rc = 0;
     const struct group *ended = ended_group(b, c);
     if (ended)
@@ -355,19 +357,19 @@ static void go_on_loading(struct broker *b, struct adapter_change *c)
         rc = change_list(b, &to, &c->err);
     }
     if (rc != 0)
-        erase_for_ranks(&b->rank_adapters, find(&b->rank_adapters.list, c->name) - 1);
+        erase_for_ranks(&c->model->rank_adapters, find(&c->model->rank_adapters.list, c->name) - 1);
     reply(b, rc, &c->err);
 }
 
 static void go_on_removing(struct broker *b, struct adapter_change *c)
 {
-    struct adapters to = b->model.adapters;
+    struct adapters to = c->model->info.adapters;
     uint32_t k = find(&to, c->name) - 1;
     memcpy(c->digest, to.at[k].digest, sizeof c->digest);
     erase(&to, k);
     int rc = change_list(b, &to, &c->err);
     if (rc == 0)
-        erase_for_ranks(&b->rank_adapters, find(&b->rank_adapters.list, c->name) - 1);
+        erase_for_ranks(&c->model->rank_adapters, find(&c->model->rank_adapters.list, c->name) - 1);
     reply(b, rc, &c->err);
 }
 
@@ -398,8 +400,8 @@ void adapters_end(struct broker *b)
     reply(b, err_set(&e, ASSAY_ENOTREADY, "the broker is shutting down"), &e);
 }
 
-void adapters_close(struct broker *b)
+void adapters_release(struct served_model *m)
 {
-    while (b->rank_adapters.list.n > 0)
-        erase_for_ranks(&b->rank_adapters, b->rank_adapters.list.n - 1);
+    while (m->rank_adapters.list.n > 0)
+        erase_for_ranks(&m->rank_adapters, m->rank_adapters.list.n - 1);
 }

@@ -17,9 +17,9 @@
 #include "broker/api/outbox.h"
 #include "broker/broker.h"
 
-void adapters_open(struct broker *b); /* those of the options, once the model is known */
-void adapters_end(struct broker *b);  /* the change under way is refused; waits for its thread */
-void adapters_close(struct broker *b);
+void adapters_open(struct served_model *m); /* those of the options, once it is described */
+void adapters_release(struct served_model *m);
+void adapters_end(struct broker *b); /* the change under way is refused; waits for its thread */
 
 /* Take a request; its answer may come later. 0, or negative: refused. */
 int adapters_add(

@@ -32,6 +32,7 @@
 #include "broker/options.h"
 #include "broker/api/outbox.h"
 #include "broker/sched/planner.h"
+#include "broker/served.h"
 #include "broker/store/store.h"
 #include "schema/request.h"
 
@@ -42,6 +43,7 @@ struct sessions;
 struct waiters;
 struct progress_table;
 
+#define BROKER_MODELS 1
 #define BROKER_MESSAGES_PER_TICK 256
 /* Beside them a message that was written ahead, one whose chunks were placed, and a job of
  * these. */
@@ -90,24 +92,18 @@ struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
     const char *data;
-    int data_fd;     /* descriptor of `data`, if its path is too long for a socket; else -1 */
-    char *model_dir; /* resolved at the start: a symbolic link may change later */
-    struct model_info model;
-    struct model_question question; /* about it */
-    struct text_options text_options;
-    struct group_adapters rank_adapters; /* what the groups load */
-    struct adapter_change *change;       /* of the adapters, under way (adapters.h); NULL: none */
-    pthread_mutex_t adapters_lock; /* for writing model.adapters, and reading in other threads */
-    struct text_model text;        /* its tokenizer and chat template */
-    const char *head;              /* --head, or the recipe's */
-    char recipe_head[RECIPE_HEAD_BYTES];
+    int data_fd; /* descriptor of `data`, if its path is too long for a socket; else -1 */
+    struct served_model *models[BROKER_MODELS]; /* the first is that of rows that name none */
+    struct adapter_change *change; /* of the adapters, under way (adapters.h); NULL: none */
+    pthread_mutex_t adapters_lock; /* for writing info.adapters, and reading in other threads */
     struct request_limits limits;
     int lock_fd; /* lock of the data directory, until the store takes it over; -1 */
     struct store *store;
     struct score_cache *cache; /* NULL: not used, or given up */
     struct dedupe *dedupe;     /* NULL: --no-dedupe */
     struct planner *planner;
-    struct group *groups[OPTIONS_MAX_REPLICAS];
+    struct group *groups[BROKER_MODELS * OPTIONS_MAX_REPLICAS]; /* [n_groups] */
+    int n_groups;
     void *zmq, *clients; /* context; ROUTER */
     struct listeners listeners;
     struct outbox *outbox;

@@ -10,7 +10,7 @@
 static uint32_t in_flight(const struct broker *b)
 {
     uint32_t n = 0;
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         n += group_in_flight(b->groups[g]);
     return n;
 }
@@ -32,7 +32,7 @@ static int name_adapters(const struct broker *b, struct batch *batch)
         uint32_t k = store_adapter_of(b->store, r->mode);
         if (k == ADAPTERS_UNKNOWN)
             return 0;
-        r->adapter = k > 0 ? b->model.adapters.at[k - 1].digest : NULL;
+        r->adapter = k > 0 ? b->models[0]->info.adapters.at[k - 1].digest : NULL;
     }
     return 1;
 }
@@ -62,7 +62,7 @@ int dispatch_batches(struct broker *b, struct err *e)
     while (
         rc >= 0 && sent && !outcomes_block(b)) { /* round by round, so that groups share the work */
         sent = 0;
-        for (int g = 0; rc >= 0 && g < b->options->replicas; g++) {
+        for (int g = 0; rc >= 0 && g < b->n_groups; g++) {
             struct batch *batch = NULL;
             if (group_free_slots(b->groups[g]) == 0 || b->held.first)
                 continue;

@@ -25,7 +25,7 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define MAX_POLL_ITEMS (4 + OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
+#define MAX_POLL_ITEMS (4 + BROKER_MODELS * OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 /* A tick should take less than 20 ms, so that nobody waits for long. What requests write is
  * committed at its end, which takes about as long again. */
 #define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
@@ -170,7 +170,7 @@ static void take_work(struct broker *b)
 /* Fails when every group is hopeless. As long as one may still serve, the others go on trying. */
 static int check_groups(struct broker *b, struct err *e)
 {
-    int exit_code, n = b->options->replicas, hopeless = 0;
+    int exit_code, n = b->n_groups, hopeless = 0;
     while (hopeless < n && group_is_hopeless(b->groups[hopeless]))
         hopeless++;
     if (n == 0 || hopeless < n)
@@ -273,7 +273,7 @@ static int poll_items(struct broker *b, int signal_fd, zmq_pollitem_t *items)
     items[n++] = (zmq_pollitem_t){.fd = signal_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = store_sync_fd(b->store), .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.fd = inbox_fd(b->inbox), .events = full ? 0 : ZMQ_POLLIN};
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         n += group_poll_items(b->groups[g], items + n, MAX_POLL_ITEMS - n);
     return n;
 }
@@ -282,7 +282,7 @@ static void start_draining(struct broker *b)
 {
     log_info("event=draining");
     b->draining = 1;
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         group_stop(b->groups[g]);
 }
 
@@ -300,7 +300,7 @@ static int take_signal(struct broker *b, int signal_fd)
 
 static int all_stopped(const struct broker *b)
 {
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         if (group_state(b->groups[g]) != GROUP_STOPPED)
             return 0;
     return 1;
@@ -343,7 +343,7 @@ static long long tick(struct broker *b, long long *housekeeping_ms)
 {
     long long tick_us = now_mono_us(), now_ms = now_mono_ms(), next_ms = *housekeeping_ms;
     b->wake = 0;
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         next_ms = earlier(next_ms, group_tick(b->groups[g], now_ms));
     take_work(b);
     next_ms = earlier(next_ms, adapters_tick(b, now_ms));
@@ -394,7 +394,7 @@ static void tell_of_failure(struct broker *b, const char *why)
     outbox_send(b->outbox, 0, UINT64_MAX);
     listen_end(&b->listeners);
     zmq_close(b->clients);
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         group_free(&b->groups[g]);
     progress_free(&b->progress);
     zmq_ctx_term(b->zmq);
@@ -435,7 +435,7 @@ int loop_run(struct broker *b, struct err *e)
     long long housekeeping_ms = 0, drained_by_ms = 0, sockets_ms = 0;
     int signal_fd = open_signals(b, e), rc = signal_fd < 0 ? signal_fd : 0;
     if (rc == 0) /* its threads have the signals blocked */
-        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->text, &b->limits, e);
+        rc = inbox_new(&b->inbox, b->clients, &b->admit, &b->models[0]->text, &b->limits, e);
     if (rc == 0)
         rc = kept_begin(b, e);
     b->at_end = tell_of_failure;

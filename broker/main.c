@@ -16,7 +16,6 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "broker/adapters.h"
 #include "broker/api/connections.h"
 #include "broker/api/listen.h"
 #include "broker/api/preparers.h"
@@ -28,20 +27,15 @@
 #include "broker/loop.h"
 #include "broker/outcomes.h"
 #include "broker/sched/dedupe_index.h"
-#include "broker/text/adapter_text.h"
-#include "broker/text/text_digest.h"
+#include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/endpoint.h"
-#include "schema/identity.h"
-#include "schema/cores.h"
 #include "schema/log.h"
 #include "schema/resources.h"
 #include "schema/start.h"
 #include "schema/stdout.h"
 #include "schema/version.h"
 
-#define SLOTS 3
-#define MAX_ROWS 1024
 #define RESERVE_BYTES (8u << 20)
 #define HIGH_WATER_MARK 1000
 #define HEARTBEAT_MS 10000
@@ -67,169 +61,25 @@ static int open_data(
     return b->lock_fd < 0 ? b->lock_fd : 0;
 }
 
-static void log_text(const struct broker *b)
-{
-    const struct text_model *t = &b->text;
-    if (!t->tokenizer)
-        log_warn("event=no_text reason=\"%s\"", t->reason);
-    else if (t->chat.template == CHAT_NONE)
-        log_warn("event=no_chat_template reason=\"%s\"", t->chat.reason);
-    if (t->tokenizer && tokenizer_n_ids(t->tokenizer) > b->model.vocab_size)
-        log_warn("event=tokenizer_too_large ids=%u embedding_rows=%u",
-            tokenizer_n_ids(t->tokenizer), b->model.vocab_size);
-}
-
-/* Takes the step token from the tokenizer, which knows more tokens than tokenizer.json; the worker
- * reads only that file. */
-static int take_step_token(struct broker *b, struct err *e)
-{
-    const struct recipe *r = b->text.recipe;
-    if (r && r->form.steps == STEPS_IN_TURNS)
-        b->model.pool.type = POOL_POSITIONS;
-    if (r && r->form.step_word)
-        b->model.pool.type = POOL_STEP;
-    int32_t id;
-    int rc = text_model_step_token(&b->text, &id, e);
-    if (rc != 0)
-        return rc;
-    if (id >= 0 && (uint32_t)id < b->model.vocab_size)
-        b->model.pool.step_token = id;
-    else if (id >= 0)
-        log_warn(
-            "event=step_token_too_large token=%d embedding_rows=%u", (int)id, b->model.vocab_size);
-    return 0;
-}
-
-/* Warns how LAST treats a pad token that ends texts: both ways have their users, and must not be
- * confused. */
-static void log_pad_rule(const struct broker *b)
-{
-    const struct model_info *m = &b->model;
-    const char *what = m->pad_token >= 0 ? text_model_ends_in(&b->text, m->pad_token) : NULL;
-    if (!what)
-        return;
-    if (m->pad_rule)
-        log_warn(
-            "event=pad_token_ends_texts token=%d what=\"%s\" reason=\"LAST scores the token "
-            "before it, as transformers' %s does; hf_pad_rule false (--hf-pad-rule off) scores "
-            "the last token\"",
-            (int)m->pad_token, what, m->architecture);
-    else
-        log_warn("event=pad_token_ends_texts token=%d what=\"%s\" reason=\"LAST scores it; "
-                 "hf_pad_rule true (--hf-pad-rule on) scores the last token that is not "
-                 "pad_token_id\"",
-            (int)m->pad_token, what);
-}
-
-/* Chooses the head: --head, or that of the recipe. */
-static int choose_head(
-    struct broker *b, const struct recipe *recipe, const char *dir, struct err *e)
-{
-    b->head = b->options->head;
-    if (!recipe || recipe_check_dir(recipe, dir, e) != 0)
-        return e->code;
-    b->head = b->recipe_head;
-    return recipe_head_of_dir(recipe, dir, b->recipe_head, e);
-}
-
-/* The tokenizer may have been another when it was asked for the head. */
-static int check_head(const struct broker *b, struct err *e)
-{
-    char head[RECIPE_HEAD_BYTES];
-    const struct recipe *r = b->text.recipe;
-    if (!r || !recipe_has_head(r))
-        return 0;
-    int rc = recipe_head(r, b->text.tokenizer, head, e);
-    if (rc == 0 && strcmp(head, b->head) != 0)
-        rc = err_set(e, ASSAY_EFORMAT,
-            "the tokenizer's files changed while the broker started; restart when they are "
-            "complete");
-    return rc;
-}
-
-/* Are the adapters' rows written as the base's? */
-static int check_adapters(const struct broker *b, struct err *e)
-{
-    int rc = 0;
-    for (uint32_t i = 0; rc == 0 && i < b->options->n_loras; i++) {
-        char name[128];
-        const char *lora = b->options->loras[i], *dir = strchr(lora, '=') + 1;
-        snprintf(name, sizeof name, "%.*s", (int)(dir - 1 - lora), lora);
-        rc = adapter_text_check(&b->text, &b->text_options, name, dir, e);
-    }
-    return rc;
-}
-
-static int open_model(struct broker *b, struct err *e)
+static int open_models(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
-    const struct recipe *recipe = o->recipe ? recipe_find(o->recipe) : NULL;
-    b->model_dir = realpath(o->model, NULL);
-    const char *dir = b->model_dir ? b->model_dir : o->model;
-    int rc = choose_head(b, recipe, dir, e);
+    struct served_model *m = b->models[0] = xcalloc(1, sizeof *m);
+    int rc = served_open(b, m, e);
     if (rc != 0)
         return rc;
-    b->question = (struct model_question){.worker_path = b->devices.worker,
-        .model_dir = dir,
-        .name_of = o->model,
-        .quant = o->quant,
-        .dtype = o->dtype,
-        .weights = o->weights,
-        .activations = o->activations,
-        .head = b->head,
-        .loras = o->loras,
-        .kv_cache_bytes = (uint64_t)o->kv_cache,
-        .n_loras = o->n_loras,
-        .tp = (uint32_t)o->tp,
-        .pp = (uint32_t)o->pp,
-        .max_len = (uint32_t)o->max_len,
-        .gpu = b->devices.gpus[0],
-        .limit_ms = o->start_ms,
-        .stop_fd = -1,
-        .cache_dir = b->data};
-    rc = model_info_load(&b->model, &b->question, e);
-    if (rc == 0 && recipe)
-        rc = recipe_check_architecture(recipe, b->model.architecture, e);
-    if (rc != 0)
-        return rc;
-    if (o->served_name)
-        snprintf(b->model.name, sizeof b->model.name, "%s", o->served_name);
-    text_digest(b->model.text, dir, o->chat_template, o->template_date);
-    b->model.recipe = recipe;
-    b->model.tail = o->tail;
-    model_info_set_pad_rule(&b->model, o->pad_rule);
-    b->admit.model = &b->model;
-    b->model.lock = &b->adapters_lock;
-    adapters_open(b);
-    b->text_options = (struct text_options){o->chat_template, o->template_date,
-        b->model.architecture, recipe, (unsigned)tail_from_name(o->tail)};
-    rc = text_model_load(&b->text, dir, &b->text_options, e);
-    if (rc == 0)
-        rc = check_adapters(b, e);
-    if (rc == 0)
-        rc = check_head(b, e);
-    if (rc == 0) /* the tokenizer comes from the files that were digested */
-        rc = checkpoint_check_identity(dir, b->model.identity, "the broker started", e);
-    if (rc == 0)
-        rc = text_digest_check(b->model.text, dir, o->chat_template, o->template_date, e);
-    if (rc != 0)
-        return rc;
-    b->admit.composer = composer_new(&b->text);
-    rc = take_step_token(b, e);
-    if (rc != 0)
-        return rc;
-    log_text(b);
-    log_pad_rule(b);
+    b->admit.model = &m->info;
+    b->admit.composer = composer_new(&m->text);
     b->limits = (struct request_limits){
-        (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, b->model.max_len};
+        (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, m->info.max_len};
     return 0;
 }
 
 static int open_store(struct broker *b, struct err *e)
 {
-    struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes,
-        b->model.mode, b->model.digest, b->lock_fd,
-        {b->model.max_len, b->model.vocab_size, b->model.n_labels, &b->model.adapters}};
+    const struct model_info *m = &b->models[0]->info;
+    struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, m->mode,
+        m->digest, b->lock_fd, {m->max_len, m->vocab_size, m->n_labels, &m->adapters}};
     b->lock_fd = -1; /* the store owns it now */
     return store_open(&b->store, b->data, &options, e);
 }
@@ -238,7 +88,8 @@ static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
 {
     int rc = listen_bind(&b->listeners, b->clients, endpoint, e);
     if (rc == 0)
-        log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data, b->model.name);
+        log_info("event=listening endpoint=%s data=%s model=%s", endpoint, b->data,
+            b->models[0]->info.name);
     return rc;
 }
 
@@ -291,24 +142,6 @@ static int open_sockets(struct broker *b, struct err *e)
     return rc;
 }
 
-/* Slots: so many that each pipeline stage has a batch, and another waits for it. */
-static uint32_t slots_for(const struct options *o)
-{
-    uint32_t n = SLOTS + 2 * (uint32_t)(o->pp - 1);
-    return n < STAGE_MAX_SLOTS ? n : STAGE_MAX_SLOTS;
-}
-
-/* A slot holds a batch of the token budget, or one row of max_len. Values: one for each label of
- * each token, for ALL. */
-static struct stage_config stage_capacity(const struct broker *b)
-{
-    uint32_t budget = (uint32_t)b->options->max_batch_tokens;
-    uint32_t tokens = budget > b->model.max_len ? budget : b->model.max_len;
-    uint64_t values = (uint64_t)tokens * b->model.n_labels;
-    return (struct stage_config){slots_for(b->options), MAX_ROWS, tokens, tokens,
-        values > ADMIT_MAX_VALUES ? ADMIT_MAX_VALUES : (uint32_t)values};
-}
-
 /* Opens dedupe, which finds equal rows, unless --no-dedupe is given. */
 static void open_dedupe(struct broker *b)
 {
@@ -319,9 +152,10 @@ static void open_dedupe(struct broker *b)
     }
     if (o->score_cache > 0)
         b->cache = score_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
-    struct dedupe_options options = {.digest = b->model.digest,
-        .mode = b->model.rank_mode, /* a row holds ids and positions: no text, no pad rule */
-        .adapters = &b->model.adapters,
+    struct dedupe_options options = {.digest = b->models[0]->info.digest,
+        .mode =
+            b->models[0]->info.rank_mode, /* a row holds ids and positions: no text, no pad rule */
+        .adapters = &b->models[0]->info.adapters,
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
@@ -332,53 +166,12 @@ static void open_dedupe(struct broker *b)
 
 static int open_groups(struct broker *b, struct err *e)
 {
-    const struct options *o = b->options;
-    int threads = o->threads ? o->threads : cores_usable("");
-    struct stage_config capacity = stage_capacity(b);
-    int shares = b->model.shares_prefixes && !o->no_prefix_sharing;
-    struct planner_limits limits = {.max_tokens = (uint32_t)o->max_batch_tokens,
-        .max_rows = capacity.max_rows,
-        .max_positions = capacity.max_positions,
-        .max_values = capacity.max_values,
-        .slot_tokens = capacity.max_tokens,
-        .min_shared = shares ? PLANNER_MIN_SHARED : 0,
-        .first_tokens = PLANNER_FIRST_TOKENS};
+    struct planner_limits limits = served_limits(b, b->models[0]);
     int rc = planner_new(&b->planner, b->store, &limits, e);
     open_dedupe(b);
     if (rc == 0)
         planner_use_dedupe(b->planner, b->dedupe);
-    for (int g = 0; rc == 0 && g < o->replicas; g++) {
-        int share = threads / o->replicas;
-        struct group_options options = {.worker_path = b->devices.worker,
-            .model_dir = b->model_dir ? b->model_dir : o->model,
-            .run_dir = b->data,
-            .zmq_context = b->zmq,
-            .number = g,
-            .tp = (uint32_t)o->tp,
-            .pp = (uint32_t)o->pp,
-            .hidden_size = b->model.hidden_size,
-            .threads = (uint32_t)(share > 0 ? share : 1),
-            .isa = o->isa,
-            .quant = o->quant,
-            .dtype = o->dtype,
-            .weights = o->weights,
-            .activations = o->activations,
-            .head = b->head,
-            .adapters = &b->rank_adapters,
-            .gpus = b->devices.cuda ? &b->devices.gpus[g * o->tp * o->pp] : NULL,
-            .mode = b->model.rank_mode,
-            .digest = b->model.digest,
-            .identity = b->model.identity,
-            .max_batch_tokens = (uint32_t)o->max_batch_tokens,
-            .max_len = b->model.max_len,
-            .kv_cache_bytes = (uint64_t)o->kv_cache,
-            .stage = capacity,
-            .epoch = store_epoch(b->store),
-            .hang_ms = (uint32_t)o->hang_ms,
-            .start_ms = (uint32_t)o->start_ms};
-        rc = group_new(&b->groups[g], &options, e);
-    }
-    return rc;
+    return rc == 0 ? served_open_groups(b, b->models[0], e) : rc;
 }
 
 /* Descriptors beyond the last ones are refused to clients (api/connections.h), so the first of them
@@ -402,7 +195,7 @@ static int check_room_for_a_client(const struct broker *b, struct err *e)
 static void close_broker(struct broker *b)
 {
     listen_end(&b->listeners);
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         group_free(&b->groups[g]);
     outcomes_drop(b);
     planner_free(&b->planner);
@@ -422,10 +215,10 @@ static void close_broker(struct broker *b)
     if (b->data_fd >= 0)
         close(b->data_fd);
     admit_release(&b->admit);
-    text_model_release(&b->text);
-    adapters_close(b);
-    model_info_release(&b->model);
-    free(b->model_dir);
+    for (int k = 0; k < BROKER_MODELS; k++) {
+        served_release(b->models[k]);
+        free(b->models[k]);
+    }
 }
 
 static int exit_code_of(const struct err *e)
@@ -514,7 +307,7 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = devices_choose(&b.devices, &options, &e);
     if (rc == 0)
-        rc = open_model(&b, &e);
+        rc = open_models(&b, &e);
     if (rc == 0)
         rc = open_store(&b, &e);
     if (rc == 0)

@@ -294,7 +294,7 @@ int outcomes_take(struct broker *b, struct err *e)
 {
     struct batch *batch;
     int all_written = !b->held.first;
-    for (int g = 0; all_written && g < b->options->replicas; g++)
+    for (int g = 0; all_written && g < b->n_groups; g++)
         while ((batch = group_take(b->groups[g])))
             batch_append(&b->held.first, batch);
     return write_held(b, e);

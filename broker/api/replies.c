@@ -65,7 +65,7 @@ static void write_adapters(const struct adapters *a, struct msg_writer *w)
 
 static void write_model(const struct broker *b, struct msg_writer *w)
 {
-    const struct model_info *m = &b->model;
+    const struct model_info *m = &b->models[0]->info;
     msg_str(w, "model");
     msg_map(w, 12);
     msg_key_str(w, "name", m->name);
@@ -91,7 +91,7 @@ static void write_model(const struct broker *b, struct msg_writer *w)
         w, "step_token", compose_step_token(m->recipe, m->architecture, m->pool.step_token));
     msg_key_bool(w, "hf_pad_rule", m->pad_rule);
     write_token(w, "pad_token", m->pad_token);
-    write_tokenizer(b->text.tokenizer, w);
+    write_tokenizer(b->models[0]->text.tokenizer, w);
 }
 
 /* Five fields: version, protocol, mode, model, limits. */
@@ -99,13 +99,13 @@ static void write_about(const struct broker *b, struct msg_writer *w)
 {
     msg_key_str(w, "version", ASSAY_VERSION);
     msg_key_int(w, "protocol", REQUEST_VERSION);
-    msg_key_str(w, "mode", b->model.mode);
+    msg_key_str(w, "mode", b->models[0]->info.mode);
     write_model(b, w);
     msg_str(w, "limits");
     msg_map(w, 6);
     msg_key_int(w, "max_message_bytes", (int64_t)b->limits.max_message_bytes);
     msg_key_int(w, "max_rows_per_message", b->limits.max_rows_per_message);
-    msg_key_int(w, "max_tokens_per_row", b->model.max_len);
+    msg_key_int(w, "max_tokens_per_row", b->models[0]->info.max_len);
     msg_key_int(w, "max_queued_bytes", b->options->max_queued_bytes);
     msg_key_int(w, "max_session_bytes", b->options->session_bytes);
     msg_key_int(w, "session_idle_ms", SESSION_IDLE_MS);
@@ -119,8 +119,8 @@ void reply_hello(struct broker *b, const struct envelope *env, const struct requ
 static void write_workers(const struct broker *b, struct msg_writer *w)
 {
     msg_str(w, "workers");
-    msg_array(w, (uint32_t)(b->options->replicas * b->options->tp * b->options->pp));
-    for (int g = 0; g < b->options->replicas; g++) {
+    msg_array(w, (uint32_t)(b->n_groups * b->options->tp * b->options->pp));
+    for (int g = 0; g < b->n_groups; g++) {
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
@@ -145,7 +145,7 @@ static const char *broker_state(const struct broker *b)
 {
     if (b->draining)
         return "draining";
-    for (int g = 0; g < b->options->replicas; g++)
+    for (int g = 0; g < b->n_groups; g++)
         if (group_state(b->groups[g]) == GROUP_READY)
             return "ready";
     return "starting";
@@ -157,7 +157,7 @@ static const char *failure_of(const struct broker *b, int none_serves)
 {
     const char *why = NULL;
     int exit_code;
-    for (int g = 0; g < b->options->replicas; g++) {
+    for (int g = 0; g < b->n_groups; g++) {
         if (none_serves && group_state(b->groups[g]) == GROUP_READY)
             return NULL;
         if (!why && group_failed_starts(b->groups[g]) > 0)

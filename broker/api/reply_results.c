@@ -204,8 +204,9 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     struct store_page page, int wait, struct err *e)
 {
     struct store_job j;
-    struct page p = {
-        .model = &b->model, .next = page.after, .max_bytes = b->limits.max_message_bytes / 4};
+    struct page p = {.model = &b->models[0]->info,
+        .next = page.after,
+        .max_bytes = b->limits.max_message_bytes / 4};
     if (p.max_bytes > PAGE_BYTES)
         p.max_bytes = PAGE_BYTES;
     if (page.limit == 0)
@@ -229,7 +230,7 @@ int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
 {
     struct store_job j;
-    struct page p = {.model = &b->model, .max_bytes = b->limits.max_message_bytes};
+    struct page p = {.model = &b->models[0]->info, .max_bytes = b->limits.max_message_bytes};
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;

@@ -48,12 +48,13 @@ static inline int run_broker(const struct scene *s, int kbytes)
     struct planner_limits limits = {4096, 1024, 4096, 4096, 4096, 0, 0};
     struct store_options store = {.mode = MODE, .digest = DIGEST};
     struct err err;
-    b.model = (struct model_info){.vocab_size = 1000,
-        .max_len = 1000,
-        .n_labels = 1,
-        .pool.type = POOL_LAST,
-        .pool.activation = ACTIVATION_NONE};
-    b.admit.model = &b.model;
+    struct served_model model = {.info = {.vocab_size = 1000,
+                                     .max_len = 1000,
+                                     .n_labels = 1,
+                                     .pool.type = POOL_LAST,
+                                     .pool.activation = ACTIVATION_NONE}};
+    b.models[0] = &model;
+    b.admit.model = &model.info;
     b.limits = (struct request_limits){1 << 20, 10000, 1000};
     b.sessions = sessions_new(1 << 20, &b.limits);
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -18,6 +18,7 @@ struct scene {
     struct fixture *store;
     struct broker b;
     struct options options;
+    struct served_model model;
     void *client; /* DEALER */
     struct envelope envelope;
 };
@@ -133,7 +134,8 @@ static inline int open_scene(void **state)
     s->b.options = &s->options;
     s->b.store = s->store->s;
     s->b.waiters = waiters_new();
-    s->b.model.n_labels = 1;
+    s->model.info.n_labels = 1;
+    s->b.models[0] = &s->model;
     s->b.limits.max_message_bytes = 1 << 20;
     s->b.zmq = zmq_ctx_new();
     s->b.clients = zmq_socket(s->b.zmq, ZMQ_ROUTER);
