@@ -285,8 +285,9 @@ size_t lora_arena_bytes(const struct lora_adapter *a)
     size_t bytes = 0;
     weights_rewind(a->weights);
     while (weights_next(a->weights, &t))
-        bytes += (size_t)(t.bytes / (uint64_t)dtype_bytes((enum dtype)t.dtype)) * sizeof(float) +
-                 ALLOC_BYTES;
+        bytes +=
+            (size_t)(t.shape[0] * (t.n_dims > 1 ? lora_stride(t.shape[1]) : 1)) * sizeof(float) +
+            ALLOC_BYTES;
     return bytes;
 }
 

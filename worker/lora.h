@@ -68,6 +68,11 @@ int lora_open(struct lora_adapter *a, const char *dir, const struct model_config
 void lora_close(struct lora_adapter *a);
 /* ASSAY_EFORMAT unless the files still have the digest. */
 int lora_check(const struct lora_adapter *a, struct err *e);
+/* Floats from row to row of an adapter's matrices in the device's memory: whole 16 bytes. */
+static inline int64_t lora_stride(int64_t cols)
+{
+    return round_up(cols, 4);
+}
 /* Device memory that the adapter takes, at most. */
 size_t lora_arena_bytes(const struct lora_adapter *a);
 

@@ -18,17 +18,24 @@ struct part {
     double scale;
 };
 
+/* Floats from row to row of what `copy` makes: a head of an adapter is a product like the base's,
+ * whose rows a device may want at multiples of 16 bytes. */
+static int64_t stride_of(const struct part *p)
+{
+    return p->t->n_dims > 1 ? lora_stride(p->cols) : 1;
+}
+
 static float *copy(struct qwen2_reward_model *m, const struct part *p, struct err *e)
 {
     const struct device_ops *d = m->ops->device;
-    int64_t width = p->t->n_dims > 1 ? p->t->shape[1] : 1,
+    int64_t width = p->t->n_dims > 1 ? p->t->shape[1] : 1, stride = stride_of(p),
             element = dtype_bytes((enum dtype)p->t->dtype);
-    size_t n = (size_t)(p->rows * p->cols), bytes = n * sizeof(float);
+    size_t n = (size_t)(p->rows * stride), bytes = n * sizeof(float);
     float *to = d->alloc(m->device, bytes), *host = xcalloc(n, sizeof *host);
     if (!to)
         err_set(e, ASSAY_ENOMEM, "%s: no memory for its tensors", p->t->file);
     for (int64_t i = 0; to && i < p->rows; i++)
-        dtype_convert(host + i * p->cols, DTYPE_F32,
+        dtype_convert(host + i * stride, DTYPE_F32,
             (const char *)p->t->data + ((p->row + i) * width + p->col) * element,
             (enum dtype)p->t->dtype, p->cols);
     for (size_t i = 0; p->scale != 1 && i < n; i++)
@@ -43,7 +50,7 @@ static int copy_matrix(
     struct qwen2_reward_model *m, struct weight *out, const struct part *p, struct err *e)
 {
     const float *data = copy(m, p, e);
-    *out = (struct weight){data, DTYPE_F32, p->rows, p->cols, p->cols, NULL, DTYPE_F32, NULL};
+    *out = (struct weight){data, DTYPE_F32, p->rows, p->cols, stride_of(p), NULL, DTYPE_F32, NULL};
     return data ? 0 : ASSAY_ENOMEM;
 }
 
