@@ -111,8 +111,13 @@ struct ops {
      * float type, and then each row is quantized by itself. */
     void (*linear)(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
         int n_parts, const void *bias);
-    /* out += x * w^T, the chain over x.cols beginning with out's value; w float32. NULL: this
-     * device takes no adapters. */
+    /* The products of adapters; matrices and sums are float32 whatever the type of activations. An
+     * element is one chain over x.cols, in order, on GPUs too.
+     * linear_narrow: out = x * [parts stacked along out]^T, out float32, x as linear takes it; the
+     * parts lie anywhere.
+     * linear_add: out += x * w^T, x float32, the chain beginning with out's value; rounded once. */
+    void (*linear_narrow)(struct device *d, struct tensor out, struct tensor x,
+        const struct weight *parts, int n_parts);
     void (*linear_add)(
         struct device *d, struct tensor out, struct tensor x, const struct weight *w);
     void (*add_bias)(struct device *d, struct tensor x, const void *bias); /* in x's dtype */

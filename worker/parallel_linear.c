@@ -12,7 +12,7 @@ static void add_shard(const struct ops *ops, struct device *d, const struct lora
     scratch.cols = 0;
     for (int k = 0; k < shard->n; k++)
         scratch.cols += shard->a[k].rows;
-    ops->linear(d, scratch, x, shard->a, shard->n, NULL);
+    ops->linear_narrow(d, scratch, x, shard->a, shard->n);
     for (int k = 0; k < shard->n; rank += shard->a[k++].rows)
         ops->linear_add(d, tensor_columns(out, shard->at[k], shard->b[k].rows),
             tensor_columns(scratch, rank, shard->a[k].rows), &shard->b[k]);

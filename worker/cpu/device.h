@@ -63,6 +63,8 @@ struct tensor cpu_round_rows(struct device *d, struct tensor x, const struct rou
 
 void cpu_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);
+void cpu_linear_narrow(
+    struct device *d, struct tensor out, struct tensor x, const struct weight *parts, int n_parts);
 void cpu_linear_add(struct device *d, struct tensor out, struct tensor x, const struct weight *w);
 void cpu_attention(struct device *d, struct tensor out, const struct attention_input *in,
     const struct attention_shape *shape, const struct attn_metadata *meta);

@@ -353,6 +353,12 @@ void cpu_linear(struct device *d, struct tensor out, struct tensor x, const stru
     }
 }
 
+void cpu_linear_narrow(
+    struct device *d, struct tensor out, struct tensor x, const struct weight *parts, int n_parts)
+{
+    multiply_parts(d, out, x, parts, n_parts, NULL);
+}
+
 void cpu_linear_add(struct device *d, struct tensor out, struct tensor x, const struct weight *w)
 {
     struct gemm g = {.d = d,

@@ -234,6 +234,7 @@ const struct ops cpu_ops = {
     .shares_prefixes = 1,
     .embed = op_embed,
     .linear = cpu_linear,
+    .linear_narrow = cpu_linear_narrow,
     .linear_add = cpu_linear_add,
     .add_bias = op_add_bias,
     .rms_norm = op_rms_norm,
