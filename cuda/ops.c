@@ -158,6 +158,22 @@ static void op_linear(struct device *d, struct tensor out, struct tensor x,
     nvtxRangePop();
 }
 
+/* Part after part: each gives some columns of out. */
+static void op_linear_narrow(
+    struct device *d, struct tensor out, struct tensor x, const struct weight *parts, int n_parts)
+{
+    int64_t column = 0;
+    for (int i = 0; i < n_parts; column += parts[i++].rows)
+        LAUNCH("linear_narrow", kernel_linear_narrow(gpu_stream(d),
+                                    tensor_columns(out, column, parts[i].rows), x, &parts[i]));
+}
+
+static void op_linear_add(
+    struct device *d, struct tensor out, struct tensor x, const struct weight *w)
+{
+    LAUNCH("linear_add", kernel_linear_add(gpu_stream(d), out, x, w));
+}
+
 static void op_all_reduce(struct device *d, struct tensor x)
 {
     nvtxRangePushA("all_reduce");
@@ -173,6 +189,8 @@ const struct ops gpu_ops = {
     .shares_prefixes = 1,
     .embed = op_embed,
     .linear = op_linear,
+    .linear_narrow = op_linear_narrow,
+    .linear_add = op_linear_add,
     .add_bias = op_add_bias,
     .rms_norm = op_rms_norm,
     .head_norm = op_head_norm,

@@ -68,16 +68,6 @@ int model_choose_type(struct model_config *c, const char *dtype, const struct qu
     return 0;
 }
 
-static int check_adapters(const struct lora_config *c, const struct ops *ops, struct err *e)
-{
-    if (c->n_adapters == 0 || ops->linear_add)
-        return 0;
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "lora_config: adapter '%.80s': adapters are not built for %s: expected none, or --device "
-        "cpu",
-        c->adapters[0].name, ops->name);
-}
-
 static int check_kv_cache(const struct cache_config *c, const struct ops *ops, struct err *e)
 {
     if (c->kv_cache_bytes == 0 || ops->keep)
@@ -92,8 +82,6 @@ static int check_configs(const struct qwen2_configs *c, const struct ops *ops, s
     int rc = cache_config_check(&c->cache_config, e);
     if (rc == 0)
         rc = quant_config_check(&c->quant_config, e);
-    if (rc == 0)
-        rc = check_adapters(&c->lora_config, ops, e);
     if (rc == 0)
         rc = check_kv_cache(&c->cache_config, ops, e);
     if (rc == 0)

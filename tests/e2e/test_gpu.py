@@ -1,5 +1,6 @@
 """Broker, shared memory and the GPU's worker, end to end. The worker is the real one on doubles of CUDA's libraries
 (tests/kernels/README.md), which stand for as many devices as a test asks for."""
+import json
 import os
 import pathlib
 import re
@@ -8,7 +9,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import BIN, MODELS, PATIENCE, Broker, Refused, ids_bytes, random_key, vectors, wait_until
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, vectors, wait_until
 
 WORKER = BIN.parent / "kernels/assay-worker-cuda"
 VECTORS = vectors()
@@ -79,6 +80,21 @@ def test_heads_agree_with_the_oracle(installed, name, tp):
     expected, rows = rows_of(name, longest=40)
     head = ["--head", VECTORS[name]["head"]] if "head" in VECTORS[name] else []
     with GpuBroker(installed, name, ["--tp", tp, *head], tp) as broker, broker.client() as client:
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert client.call("hello")["mode"].startswith("device=cuda ")
+    for row, right in zip(found, expected, strict=True):
+        assert row["error"] is None, row
+        assert max(abs(a - b) for a, b in zip(flat(row), right["values"], strict=True)) <= 1e-4
+
+
+def test_adapters_agree_with_the_oracle(installed):
+    """Rows of the base and of each adapter in one batch, on two ranks."""
+    vector = json.loads((ROOT / "tests/vectors/lora/reward.json").read_text())
+    expected = [row for row in vector["rows"] if len(row["ids"]) <= 40]
+    rows = [{"ids": ids_bytes(row["ids"]), "pool": row["pool"], **({"adapter": row["adapter"]} if row["adapter"] else {})}
+            for row in expected]
+    loras = [word for name in vector["adapters"] for word in ("--lora", f"{name}={MODELS / f'lora/reward-{name}'}")]
+    with GpuBroker(installed, "reward", ["--tp", 2, *loras], 2) as broker, broker.client() as client:
         found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
         assert client.call("hello")["mode"].startswith("device=cuda ")
     for row, right in zip(found, expected, strict=True):

@@ -120,6 +120,18 @@ static void run_sum(struct device *d, void *arg)
     GPU_MUST(kernel_sum_ranks(d->compute, c->out.data, c->x));
 }
 
+static void run_linear_narrow(struct device *d, void *arg)
+{
+    struct rows_case *c = arg;
+    GPU_MUST(kernel_linear_narrow(d->compute, c->out, c->x, &c->table));
+}
+
+static void run_linear_add(struct device *d, void *arg)
+{
+    struct rows_case *c = arg;
+    GPU_MUST(kernel_linear_add(d->compute, c->out, c->x, &c->table));
+}
+
 /* Token i has id, and position, i. */
 static const int32_t *counting(struct device *d, int64_t n)
 {
@@ -131,6 +143,28 @@ static const int32_t *counting(struct device *d, int64_t n)
     gpu_device_ops.upload(d, at, host, (size_t)n * sizeof *host);
     free(host);
     return at;
+}
+
+static struct weight weight_of(struct tensor t)
+{
+    return (struct weight){t.data, t.dtype, t.rows, t.cols, t.stride, NULL, DTYPE_F32, NULL};
+}
+
+/* An adapter of rank 16 beside a square matrix. */
+static void time_adapter(struct device *d, const struct sizes *s)
+{
+    const int64_t rank = 16;
+    double hidden = (double)(s->tokens * s->hidden), low = (double)(s->tokens * rank);
+    struct tensor x = noise_tensor(d, DTYPE_BF16, s->tokens, s->hidden, 1),
+                  scratch = noise_tensor(d, DTYPE_F32, s->tokens, rank, 1);
+    struct rows_case c = {
+        .out = scratch, .x = x, .table = weight_of(noise_tensor(d, DTYPE_F32, rank, s->hidden, 1))};
+    print(
+        "linear_narrow, rank 16", time_of(d, run_linear_narrow, &c), "gb_s", hidden * 2 + low * 4);
+    c.out = x;
+    c.x = scratch;
+    c.table = weight_of(noise_tensor(d, DTYPE_F32, s->hidden, rank, 1));
+    print("linear_add, rank 16", time_of(d, run_linear_add, &c), "gb_s", hidden * 4 + low * 4);
 }
 
 static void time_rows(struct device *d, const struct sizes *s)
@@ -246,5 +280,6 @@ int main(int argc, char **argv)
     for (int64_t length = 64; length <= s.tokens; length *= 4)
         time_attention(d, &s, length);
     time_rows(d, &s);
+    time_adapter(d, &s);
     return 0; /* the process's end frees the rest */
 }

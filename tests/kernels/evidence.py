@@ -37,6 +37,8 @@ def launch(name: str, template: str) -> tuple:
         return ROW_THREADS, 128
     if name == "swiglu_quantized_kernel":
         return MLP_THREADS, 128
+    if name == "adapter_kernel":
+        return 256, 4 * 32 * (65 + int(template.split(", ")[2]) + 1)
     if name in ("embed_kernel", "gather_kernel"):
         return ROW_THREADS, 0
     return {"pool_kernel": (128, 132), "relu_kernel": (128, 0), "add_bias_kernel": (128, 0),

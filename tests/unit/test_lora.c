@@ -232,35 +232,12 @@ static void test_damaged_files(void **unused)
     lora_close(&a);
 }
 
-static void test_devices_without_adapters_refuse_them(void **unused)
-{
-    struct vector v = vector_open(files[0]);
-    struct scorer s;
-    struct qwen2_reward_model m;
-    struct err e = {0};
-    struct ops without = cpu_ops;
-    (void)unused;
-    scorer_open(&s, &cpu_ops, v.model, "auto", 1);
-    struct qwen2_configs c = {.config = s.model.config,
-        .cache_config = s.model.cache_config,
-        .quant_config = s.model.quant_config,
-        .lora_config = s.adapters,
-        .n_ranks = 1,
-        .n_pp_ranks = 1};
-    without.linear_add = NULL;
-    assert_int_equal(qwen2_reward_model_init(&m, &c, &without, s.device, &e), ASSAY_EUNSUPPORTED);
-    assert_non_null(strstr(e.msg, "'all'"));
-    scorer_close(&s);
-    vector_close(&v);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),
         cmocka_unit_test(test_tensor_parallel), cmocka_unit_test(test_batch_invariance),
         cmocka_unit_test(test_the_base_is_as_without_adapters), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_keys_are_expressions),
-        cmocka_unit_test(test_devices_without_adapters_refuse_them)};
+        cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_keys_are_expressions)};
     skip_missing_isas();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
