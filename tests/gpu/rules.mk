@@ -6,22 +6,33 @@
 BENCH   := $(B)/obj/tests/kernels/bench/simt.o $(patsubst %.cu,$(B)/obj/%.cu.o,$(wildcard cuda/*.cu))
 DOUBLES := $(patsubst %.cc,$(B)/obj/%.o,$(wildcard tests/kernels/doubles/*.cc))
 GPU     := $(call objects,$(filter-out cuda/main.c,$(wildcard cuda/*.c)))
+# As on the CPU (Makefile, quick): under sanitizers whole models have the kernels without them, the kernels' own tests with them.
+QUICK_BENCH := $(if $(SANITIZE),$(patsubst $(B)/obj/%,$(B)/quick/%,$(BENCH)),$(BENCH))
 BENCH_FLAGS := -Wno-unknown-pragmas -DASSAY_SIMT_BENCH='"tests/kernels/bench/simt.h"' -Itests/kernels/include
+define compile_bench
+	@mkdir -p $(@D)
+	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(1) -MMD -MP -x c++ -c -o $@ $<
+endef
 $(B)/obj/%.o: %.cc
-	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+	$(call compile_bench,$(CXXFLAGS))
 $(B)/obj/%.cu.o: %.cu
-	@mkdir -p $(@D)
-	$(call say,CXX,$<)$(CXX) $(CPPFLAGS) $(BENCH_FLAGS) $(CXXFLAGS) -MMD -MP -x c++ -c -o $@ $<
+	$(call compile_bench,$(CXXFLAGS))
+$(B)/quick/%.o: %.cc
+	$(call compile_bench,$(filter-out $(SANITIZERS),$(CXXFLAGS)))
+$(B)/quick/%.cu.o: %.cu
+	$(call compile_bench,$(filter-out $(SANITIZERS),$(CXXFLAGS)))
 $(DOUBLES): CXXFLAGS += -O3
 $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): override CPPFLAGS += -Itests/kernels/include
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
-$(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(BENCH) $(B)/lib/assay.a
+MODEL_TEST := $(B)/kernels/test_gpu_model
+$(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(QUICK_BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(BENCH) $(B)/lib/assay.a
+$(MODEL_TEST): $(QUICK_BENCH)
+$(filter-out $(MODEL_TEST),$(KERNELS)): $(BENCH)
+$(KERNELS): $(B)/kernels/%: $(B)/obj/tests/kernels/%.o $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/lib/assay.a $(LDLIBS)
 
