@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -42,6 +43,13 @@ int regular_exists(const char *path)
 {
     struct stat st;
     return lstat(path, &st) == 0;
+}
+
+int regular_is_in(const char *dir, const char *name)
+{
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path ||
+           regular_exists(path) || (errno != ENOENT && errno != ENOTDIR);
 }
 
 int regular_open(const char *path, struct stat *st, struct err *e)

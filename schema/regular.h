@@ -15,6 +15,9 @@ int regular_open(const char *path, struct stat *st, struct err *e);
 
 /* Does anything have that name, even a dangling link? */
 int regular_exists(const char *path);
+/* The same in a directory. What cannot be looked at counts as there, so that opening it says
+ * why. */
+int regular_is_in(const char *dir, const char *name);
 
 /* Do both describe one file (device and inode), whatever names lead to it? */
 int regular_is_same(const struct stat *a, const struct stat *b);

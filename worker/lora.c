@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "schema/alloc.h"
+#include "schema/regular.h"
 #include "worker/config.h"
 #include "worker/directory.h"
 
@@ -225,15 +225,13 @@ static int check_all(
 static int refuse_value_head(const char *dir, struct err *e)
 {
     static const char *const names[] = {VALUE_HEAD_FILE, "value_head.bin"};
-    char path[4200];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (snprintf(path, sizeof path, "%s/%s", dir, names[i]) < (int)sizeof path &&
-            access(path, F_OK) == 0)
+        if (regular_is_in(dir, names[i]))
             return err_set(e, ASSAY_EFORMAT,
-                "%s: a head beside an adapter, which is not built; expected the adapter merged "
+                "%s/%s: a head beside an adapter, which is not built; expected the adapter merged "
                 "into the model, with the head beside that, or the file elsewhere if the base's "
                 "head is meant",
-                path);
+                dir, names[i]);
     return 0;
 }
 

@@ -4,7 +4,8 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "schema/regular.h"
 
 #define WAY_OUT                                                                                    \
     "the rows of all adapters are written with the base's; leave the file out of the adapter's "   \
@@ -54,10 +55,8 @@ static int check_no_side_files(const char *name, const char *dir, struct err *e)
 {
     static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"};
-    char path[4096];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (snprintf(path, sizeof path, "%s/%s", dir, files[i]) < (int)sizeof path &&
-            access(path, F_OK) == 0)
+        if (regular_is_in(dir, files[i]))
             return err_set(e, ASSAY_EFORMAT,
                 "--lora %s: %s: expected a tokenizer.json beside it, to compare with the base's, "
                 "found none: " WAY_OUT,

@@ -150,19 +150,9 @@ static int load_jinja(struct chat *c, const char *dir, const char *name, struct 
     return load_path(c, path, name, e);
 }
 
-static int is_there(const char *dir, const char *name)
-{
-    char path[4096];
-    return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path &&
-           access(path, F_OK) == 0;
-}
-
 static int has_tool_use(const char *dir)
 {
-    char path[4096];
-    return snprintf(path, sizeof path, "%s/additional_chat_templates/tool_use.jinja", dir) <
-               (int)sizeof path &&
-           regular_exists(path);
+    return regular_is_in(dir, "additional_chat_templates/tool_use.jinja");
 }
 
 /* Does `additional_chat_templates` hold any template? If so, the one in tokenizer_config.json is
@@ -281,7 +271,7 @@ int chat_load(struct chat *c, const char *dir, struct err *e)
             "text or ids, or name a template with --chat-template");
     else if (rc == 0)
         rc = load_config(c, dir, e);
-    if (rc == 0 && !c->origin[0] && !has_additional(dir) && is_there(dir, PROCESSOR))
+    if (rc == 0 && !c->origin[0] && !has_additional(dir) && regular_is_in(dir, PROCESSOR))
         snprintf(c->reason, sizeof c->reason,
             "the checkpoint has a chat template in " PROCESSOR " alone, which is a processor's and "
             "which transformers' tokenizer does not read; send text or ids, or name the file with "

@@ -2,11 +2,9 @@
  * `normalized` is absent, it is the opposite of `special`. */
 #include "broker/text/side_files.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/text/side_class.h"
 #include "broker/text/side_names.h"
@@ -14,6 +12,7 @@
 #include "schema/alloc.h"
 #include "schema/json.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 #define MAX_BYTES (64u << 20)
 #define CONFIG "tokenizer_config.json"
@@ -28,17 +27,10 @@ struct side {
     struct err *e;
 };
 
-static int is_there(const char *dir, const char *name)
-{
-    char path[4096];
-    return snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path ||
-           access(path, F_OK) == 0 || errno != ENOENT;
-}
-
 /* Reads an object; an absent file gives an empty one. NULL and *e on failure. */
 static json_t *read_optional(const char *dir, const char *name, struct err *e)
 {
-    if (!is_there(dir, name))
+    if (!regular_is_in(dir, name))
         return json_object();
     json_t *v = json_read_file(dir, name, MAX_BYTES, e);
     if (v && !json_is_object(v)) {

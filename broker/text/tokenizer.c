@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "broker/text/buffer.h"
 #include "broker/text/side_files.h"
@@ -15,6 +14,7 @@
 #include "schema/json.h"
 #include "schema/model_path.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 #include "schema/utf8.h"
 
 #define FILE_MAX_BYTES (256u << 20)
@@ -41,18 +41,11 @@ int tokenizer_new(struct tokenizer **out, const json_t *root, struct err *e)
     return rc;
 }
 
-static int has_file(const char *dir, const char *name)
-{
-    char path[4096];
-    return snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path ||
-           access(path, F_OK) == 0;
-}
-
 int tokenizer_is_there(const char *dir, struct err *e)
 {
-    if (has_file(dir, "tokenizer.json"))
+    if (regular_is_in(dir, "tokenizer.json"))
         return 0;
-    if (!has_file(dir, "tokenizer.model"))
+    if (!regular_is_in(dir, "tokenizer.model"))
         return err_set(e, ASSAY_EFORMAT, "the checkpoint has no tokenizer.json; send ids");
     return err_set(e, ASSAY_EFORMAT,
         "the checkpoint has a tokenizer.model and no tokenizer.json; send ids, or make the file "
@@ -65,8 +58,8 @@ int tokenizer_load_beside(
 {
     struct err why = {0};
     struct side_facts facts = {.texts = NULL};
-    json_t *root = model_path_check(dir, &why) == 0 &&
-                           (!has_file(dir, "tokenizer.model") || tokenizer_is_there(dir, &why) == 0)
+    json_t *root = model_path_check(dir, &why) == 0 && (!regular_is_in(dir, "tokenizer.model") ||
+                                                           tokenizer_is_there(dir, &why) == 0)
                        ? json_read_file(dir, "tokenizer.json", FILE_MAX_BYTES, &why)
                        : NULL;
     *out = NULL;
