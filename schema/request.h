@@ -173,8 +173,8 @@ int request_read_row(
 
 /* Writes the row (a checked one, a raw msgpack map) with what `more`, a raw map of any contents,
  * adds to its fields: of the same name and type, token ids behind token ids, text behind text,
- * items behind items. Returns 0, or a code with *e, which names the field; what was written is of
- * no use then. */
+ * items behind items. Returns 0, or a code with *e, which names the field, and an item as `more`
+ * counts it; what was written is of no use then. */
 int request_extend_row(struct msg_writer *w, struct slice row, struct slice more, struct err *e);
 
 /* Cuts a row that does not say it as the message's rows are cut. */

@@ -2,11 +2,13 @@
  *
  * It is done to the bytes of the row: its fields stay in their order, and one that grows has the
  * new contents behind the old ones, under a head of the new size. So the result is a row that a
- * client could have sent whole. */
+ * client could have sent whole. Only what is new is checked: the row was, and one item says nothing
+ * about another. */
 #include <stdio.h>
 #include <string.h>
 
 #include "schema/request.h"
+#include "schema/request_private.h"
 
 /* The fields that grow, of a row and of its pool. */
 #define MOST_GROW 12
@@ -158,12 +160,6 @@ static int extend_map(struct msg_writer *w, const struct growing *g, struct slic
 
 int request_extend_row(struct msg_writer *w, struct slice row, struct slice more, struct err *e)
 {
-    struct msg_reader r;
-    struct row_request whole;
-    size_t from = w->buffer.size;
     int rc = extend_map(w, &of_row, row, more, e);
-    if (rc != 0)
-        return rc;
-    msg_reader_init(&r, (const uint8_t *)w->buffer.data + from, w->buffer.size - from);
-    return request_read_row(&r, "", &whole, e); /* are the items what they must be? */
+    return rc == 0 ? request_check_more(more, e) : rc;
 }

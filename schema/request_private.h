@@ -17,6 +17,9 @@ struct request_truncation;
 int request_read_truncation_field(
     struct msg_reader *r, enum truncation_field f, struct request_truncation *t, struct err *e);
 int request_check_truncation(const struct request_truncation *t, struct err *e);
+/* Checks what is to be added to fields of a row that may grow, each of the type that the row has:
+ * are the items what they must be? An error counts them within `more`. */
+int request_check_more(struct slice more, struct err *e);
 /* Reads an array of messages. An error's field is "messages[2].role". */
 int request_check_messages(struct msg_reader *r, const char *field, struct err *e);
 

@@ -139,20 +139,25 @@ static int read_name(struct msg_reader *r, const char *field,
     return 0;
 }
 
+static int check_positions(struct msg_reader *r, uint32_t *n, struct err *e)
+{
+    int64_t v;
+    int rc = msg_read_array(r, "pool.positions", n, e);
+    for (uint32_t i = 0; rc == 0 && i < *n; i++)
+        if ((rc = msg_read_int(r, "pool.positions", 0, INT32_MAX, &v, e)) != 0)
+            return in_element("pool.positions", i, rc, e);
+    return rc;
+}
+
 static int read_positions(struct msg_reader *r, struct row_request *row, struct err *e)
 {
     const uint8_t *from = r->at;
-    int64_t v;
-    int rc = msg_read_array(r, "pool.positions", &row->n_positions, e);
+    int rc = check_positions(r, &row->n_positions, e);
     if (rc == 0 && row->n_positions == 0)
         rc = err_field(e, ASSAY_EBADREQ, "pool.positions", "expected a position, found none");
-    if (rc != 0)
-        return rc;
-    for (uint32_t i = 0; i < row->n_positions; i++)
-        if ((rc = msg_read_int(r, "pool.positions", 0, INT32_MAX, &v, e)) != 0)
-            return in_element("pool.positions", i, rc, e);
-    row->positions = (struct slice){from, (size_t)(r->at - from)};
-    return 0;
+    if (rc == 0)
+        row->positions = (struct slice){from, (size_t)(r->at - from)};
+    return rc;
 }
 
 static int read_step_token(struct msg_reader *r, struct row_request *row, struct err *e)
@@ -451,6 +456,37 @@ int request_read_row(
 {
     int rc = read_row(r, row, e);
     return rc == 0 ? 0 : err_within(e, rc, where);
+}
+
+/* The positions that a pool gets; there is no other field in it. */
+static int check_more_positions(struct msg_reader *r, struct err *e)
+{
+    struct slice key;
+    uint32_t n = 0, n_positions;
+    int rc = msg_read_map(r, "pool", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = msg_read_str(r, "pool", &key, e);
+        if (rc == 0)
+            rc = check_positions(r, &n_positions, e);
+    }
+    return rc;
+}
+
+int request_check_more(struct slice more, struct err *e)
+{
+    struct msg_reader r;
+    struct row_request part = {.n_ids = 0};
+    uint64_t seen = 0;
+    uint32_t n = 0;
+    msg_reader_init(&r, more.at, more.len);
+    int rc = msg_read_map(&r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        int field = msg_read_key(&r, "", row_fields, R_COUNT, &seen, e);
+        rc = field < 0         ? field
+             : field == R_POOL ? check_more_positions(&r, e)
+                               : read_row_field(&r, (enum row_field)field, &part, e);
+    }
+    return rc;
 }
 
 int request_next_row(struct msg_reader *r, uint32_t index, struct row_request *row, struct err *e)

@@ -107,6 +107,7 @@ static void sizes_that_need_a_longer_head(void **state)
         }
 }
 
+/* Items are counted within what is appended, as the client that sent it counts them. */
 static void what_is_refused(void **state)
 {
     (void)state;
@@ -118,7 +119,8 @@ static void what_is_refused(void **state)
         {"{'ids':[1]}", "{'ids':x'01000000'}", "ids"},
         {"{'ids':x'01000000'}", "{'ids':[1]}", "ids"},
         {"{'ids':x'01000000'}", "{'ids':x'0100'}", "ids"},
-        {"{'ids':[1]}", "{'ids':[1.5]}", "ids[1]"},
+        {"{'ids':[1]}", "{'ids':[1.5]}", "ids[0]"},
+        {"{'ids':[1,2,3]}", "{'ids':[4,'x']}", "ids[1]"},
         {"{'ids':[1]}", "{'ids':nil}", "ids"},
         {"{'ids':[1]}", "{'ids':[2],'ids':[3]}", "ids"},
         {"{'ids':[1]}", "{'ids':[2],'truncate':true}", "truncate"},
@@ -131,10 +133,14 @@ static void what_is_refused(void **state)
         {"{'prompt':'p','response':'a'}", "{'completion':'b'}", "completion"},
         {"{'prompt':'p','response':'a'}", "{'response':[]}", "response"},
         {"{'prompt':'p','steps':['a']}", "{'steps':'b'}", "steps"},
-        {"{'prompt':'p','steps':['a']}", "{'steps':[1]}", "steps[1]"},
+        {"{'prompt':'p','steps':['a']}", "{'steps':[1]}", "steps[0]"},
+        {"{'prompt':'p','responses':['a','b']}", "{'responses':['c',[{'role':'user'}]]}",
+            "responses[1][0].content"},
         {"{'prompt':'p','steps':['a']}", "{'system':'s'}", "system"},
         {"{'messages':[]}", "{'messages':[{'role':'user'}]}", "messages[0].content"},
         {"{'messages':[]}", "{'messages':['a']}", "messages[0]"},
+        {"{'messages':[{'role':'user','content':'a'}]}", "{'messages':[{'content':'b'}]}",
+            "messages[0].role"},
         {"{'query':'q','document':'a'}", "{'query':'r'}", "query"},
         {"{'query':'q','document':'a'}", "{'instruction':'r'}", "instruction"},
         {"{'ids':[1],'pool':{'type':'MEAN'}}", "{'pool':{'positions':[1]}}", "pool.positions"},
@@ -142,7 +148,7 @@ static void what_is_refused(void **state)
         {"{'ids':[1],'pool':{'type':'MEAN'}}", "{'pool':{}}", "pool"},
         {"{'ids':[1],'pool':{'type':'MEAN'}}", "{'pool':1}", "pool"},
         {"{'ids':[1],'pool':{'type':'POSITIONS','positions':[0]}}", "{'pool':{'positions':[-1]}}",
-            "pool.positions[1]"},
+            "pool.positions[0]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct msg_writer w;
