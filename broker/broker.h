@@ -88,6 +88,12 @@ struct kept_chunks {
     int is_first;                   /* before `ahead`, in this tick */
 };
 
+/* Appends to sessions whose rows a thread writes, one at a time (api/session_requests.c). */
+struct large_appends {
+    struct message *now;          /* whose turn it is; NULL: nobody's */
+    struct message *first, *last; /* those that wait; first NULL: none */
+};
+
 struct broker {
     const struct options *options;
     struct devices devices; /* what the groups run on */
@@ -114,6 +120,7 @@ struct broker {
     struct inbox *inbox; /* while the loop runs */
     struct ahead ahead;
     struct kept_chunks kept;
+    struct large_appends appends;
     struct counters counters;
     struct tick_times ticks;
     int64_t started_ms;

@@ -227,8 +227,7 @@ static long long housekeep(struct broker *b, long long now_ms, long long due_ms)
     store_idle(b->store);
     look_at_connections(b);
     waiters_let_go(b);
-    sessions_tick(b->sessions, now_ms);
-    return now_ms + HOUSEKEEPING_MS;
+    return sessions_tick(b->sessions, now_ms) ? now_ms : now_ms + HOUSEKEEPING_MS;
 }
 
 /* Deletes a slice of the data of purged jobs. On a full disk, deleting is urgent: the reserve makes

@@ -44,9 +44,11 @@ int inbox_fd(const struct inbox *in); /* readable when a thread has prepared a m
  * came, and was dropped or put aside; -1: there is none. */
 int inbox_next(struct inbox *in, struct message **m);
 void inbox_done(struct inbox *in, struct message **m);
-/* Takes back a message whose body is another now, to prepare and give it once more before those
- * behind it in its line. */
+/* Takes back a message, to give it once more before those behind it in its line: after a thread has
+ * done m->task.work, if that is not NULL, and prepared again if its body is another now. */
 void inbox_again(struct inbox *in, struct message *m);
+struct message *message_of(struct task *t); /* in such work */
+struct slice message_bytes(struct message *m);
 /* Has a thread do t->work. *t->is_done is 1 when that is over. The caller's, until then the
  * inbox's; it ends with the threads. */
 void inbox_give(struct inbox *in, struct task *t);

@@ -132,6 +132,7 @@ int prepare(struct prepared *p, const struct preparing *with, struct slice messa
     if (p->rc == 0) {
         encode(p);
         store_digest_rows(p->encoded, p->digest); /* a chunk that only seals has one too */
+        p->row = p->request.row.at ? session_row_new(p->request.row) : NULL;
     }
     if (p->rc != 0 || !p->request.rows.at)
         store_rows_free(&p->rows);
@@ -145,10 +146,14 @@ void prepared_release(struct prepared *p)
 {
     store_rows_free(&p->rows);
     free(p->own_encoded);
+    session_row_let_go(&p->row);
+    session_work_free(&p->work);
     *p = (struct prepared){0};
 }
 
 size_t prepared_bytes(const struct prepared *p)
 {
-    return store_rows_bytes(p->rows) + (p->own_encoded ? p->encoded.len : 0);
+    return store_rows_bytes(p->rows) + (p->own_encoded ? p->encoded.len : 0) +
+           (p->row ? p->row->bytes.len : 0) +
+           (p->work && p->request.op == OP_SCORE ? p->work->bytes : 0);
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "broker/api/admit.h"
+#include "broker/api/session_work.h"
 #include "broker/store/store.h"
 #include "schema/request.h"
 
@@ -23,6 +24,8 @@ struct prepared {
                                 where it says that */
     uint8_t *own_encoded; /* NULL: they are the message's bytes */
     uint8_t digest[STORE_DIGEST_BYTES];
+    struct session_row *row;   /* an open's; NULL: the session has it, or it is another op */
+    struct session_work *work; /* of an op on sessions, once it is begun */
     int is_decoded;
     int64_t job; /* whose kept chunks are placed before the reply (kept.h) */
 };
@@ -46,7 +49,7 @@ int prepare_rows(struct store_rows **rows, const struct preparing *with, struct 
  * the bytes are not what arrived. ASSAY_ENOTREADY: given up. */
 int prepare_pending(struct store_rows **rows, const struct preparing *with,
     const struct store_pending *p, const uint8_t *bytes, struct err *e);
-/* Bytes of memory that the prepared rows take. */
+/* Bytes of memory that the prepared rows take, or will take once a score of sessions has theirs. */
 size_t prepared_bytes(const struct prepared *p);
 
 #endif

@@ -364,7 +364,8 @@ static int serve(struct broker *b, struct message *m, struct err *e)
     case OP_APPEND:
     case OP_FORK:
     case OP_CLOSE:
-        return session_request(b, env, q, e);
+        rc = session_request(b, m, e);
+        return rc == 1 ? REQUEST_AGAIN : rc == 2 ? REQUEST_TAKEN : rc;
     default:
         return on_job(b, env, q, e);
     }

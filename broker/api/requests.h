@@ -8,12 +8,13 @@
 #define REQUEST_LATER 1
 #define REQUEST_KEPT 2
 #define REQUEST_AGAIN 3
+#define REQUEST_TAKEN 4
 
 /* Puts the reply to a prepared message into the outbox and the job it wrote to into `touched`.
  * Returns 0; or REQUEST_LATER before anything was written: give it to ahead_add; or REQUEST_KEPT:
  * its chunk is accepted, and the reply is to come once chunks are placed: give it to kept_add with
- * m->task.prepared.job; or REQUEST_AGAIN: it has become another message, which is to be prepared:
- * give it to inbox_again; or ASSAY_EFULL, ASSAY_ELOCKED or ASSAY_EIO when the database failed: then
+ * m->task.prepared.job; or REQUEST_AGAIN: it has become another message, which is to be prepared,
+ * or has work for a thread: give it to inbox_again; or REQUEST_TAKEN: it waits where it is; or ASSAY_EFULL, ASSAY_ELOCKED or ASSAY_EIO when the database failed: then
  * nothing of this tick's requests may be kept. */
 int request_handle(struct broker *b, struct message *m, struct err *e);
 /* Whether the message's rows take long to place, so that their chunk is kept first (kept.h). */

@@ -1,5 +1,8 @@
 /* session_requests.c - the operations on sessions, as requests (session_requests.h). Nothing here
- * touches the database. */
+ * touches the database.
+ *
+ * Rows of more than INBOX_SMALL_BYTES together, and many rows, are written by a thread. Of such appends there is
+ * one at a time: until it is over, the memory that it takes is in no account. */
 #include "broker/api/session_requests.h"
 
 #include <stdlib.h>
@@ -7,6 +10,7 @@
 #include "broker/api/connections.h"
 #include "broker/api/requests.h"
 #include "broker/api/sessions.h"
+#include "schema/alloc.h"
 #include "schema/clock.h"
 #include "schema/log.h"
 
@@ -20,31 +24,105 @@ static void reply_names(struct broker *b, const struct envelope *env, const stru
     msg_raw(w, (struct slice){(const uint8_t *)names->buffer.data, names->buffer.size});
 }
 
-static int on_close(
-    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+static int on_close(struct broker *b, struct message *m)
 {
     uint32_t closed = 0;
-    int rc = sessions_close(b->sessions, q, &closed, e);
+    struct prepared *p = &m->task.prepared;
+    p->work = sessions_close(b->sessions, &p->request, &closed);
+    msg_key_int(outbox_ok(b->outbox, &m->envelope, p->request.id, 1), "closed", closed);
+    return 0;
+}
+
+/* Whether the loop may write the rows. */
+static int is_small(const struct prepared *p)
+{
+    const struct session_work *w = p->work;
+    return w->bytes + p->request.more.len + (uint64_t)w->n * SESSION_BYTES <= INBOX_SMALL_BYTES;
+}
+
+/* ---- append ---- */
+
+static void extend(struct task *t, const struct preparing *with)
+{
+    session_work_extend(t->prepared.work, &t->prepared.request, with->stop);
+}
+
+/* Whether it is this append's turn; else it waits. */
+static int has_turn(struct broker *b, struct message *m)
+{
+    struct large_appends *a = &b->appends;
+    if (!a->now)
+        a->now = m;
+    if (a->now == m)
+        return 1;
+    m->next_ready = NULL;
+    *(a->first ? &a->last->next_ready : &a->first) = m;
+    a->last = m;
+    return 0;
+}
+
+/* This append is over: if it was its turn, it is the next one's. */
+static void pass_turn(struct broker *b, struct message *m)
+{
+    struct large_appends *a = &b->appends;
+    if (a->now != m)
+        return;
+    a->now = a->first;
+    if (!a->now)
+        return;
+    a->first = a->now->next_ready;
+    a->now->next_ready = NULL;
+    inbox_again(b->inbox, a->now);
+}
+
+/* Has the longer rows written, here or by a thread. 0: they are; else as session_request. */
+static int begin_append(struct broker *b, struct message *m)
+{
+    struct prepared *p = &m->task.prepared;
+    p->work = sessions_begin_append(b->sessions, &p->request);
+    if (is_small(p)) {
+        session_work_extend(p->work, &p->request, NULL);
+        return 0;
+    }
+    if (has_turn(b, m)) {
+        m->task.work = extend;
+        return 1;
+    }
+    session_work_free(&p->work);
+    return 2;
+}
+
+static int on_append(struct broker *b, struct message *m, struct msg_writer *names, struct err *e)
+{
+    struct prepared *p = &m->task.prepared;
+    int rc = request_check_draining(b, e);
+    if (rc == 0 && !p->work)
+        rc = begin_append(b, m);
     if (rc == 0)
-        msg_key_int(outbox_ok(b->outbox, env, q->id, 1), "closed", closed);
+        rc = sessions_append(b->sessions, &p->request, p->work, now_mono_ms(), names, e);
+    if (rc <= 0)
+        pass_turn(b, m);
     return rc;
 }
 
-int session_request(
-    struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
+/* ---- all but score ---- */
+
+int session_request(struct broker *b, struct message *m, struct err *e)
 {
+    struct prepared *p = &m->task.prepared;
+    const struct request *q = &p->request;
     struct msg_writer names;
     if (q->op == OP_CLOSE)
-        return on_close(b, env, q, e);
-    int rc = request_check_draining(b, e);
+        return on_close(b, m);
+    int rc = q->op == OP_APPEND ? 0 : request_check_draining(b, e);
     if (rc != 0)
         return rc;
     msg_writer_init(&names);
-    rc = (q->op == OP_OPEN     ? sessions_open
-          : q->op == OP_APPEND ? sessions_append
-                               : sessions_fork)(b->sessions, q, now_mono_ms(), &names, e);
+    rc = q->op == OP_OPEN     ? sessions_open(b->sessions, q, &p->row, now_mono_ms(), &names, e)
+         : q->op == OP_APPEND ? on_append(b, m, &names, e)
+                              : sessions_fork(b->sessions, q, now_mono_ms(), &names, e);
     if (rc == 0)
-        reply_names(b, env, q, &names);
+        reply_names(b, &m->envelope, q, &names);
     msg_writer_release(&names);
     return rc;
 }
@@ -66,14 +144,14 @@ static int check_room(const struct broker *b, struct err *e)
 }
 
 /* Writes the request with `rows` in place of `sessions`. It was decoded, so its form is good. */
-static int write_request(struct broker *b, struct message *m, struct msg_writer *w, struct err *e)
+static int write_request(struct message *m, struct msg_writer *w, struct err *e)
 {
+    const struct prepared *p = &m->task.prepared;
     struct msg_reader r;
-    struct slice key, value;
+    struct slice key, value, body = message_bytes(m);
     uint32_t n = 0;
-    int rc;
-    msg_reader_init(&r, zmq_msg_data(&m->body), zmq_msg_size(&m->body));
-    rc = msg_read_map(&r, "", &n, e);
+    msg_reader_init(&r, body.at, body.len);
+    int rc = msg_read_map(&r, "", &n, e);
     if (rc == 0)
         msg_map(w, n);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
@@ -84,7 +162,7 @@ static int write_request(struct broker *b, struct message *m, struct msg_writer 
             break;
         if (slice_is(key, "sessions")) {
             msg_str(w, "rows");
-            rc = sessions_rows(b->sessions, &m->task.prepared.request, now_mono_ms(), w, e);
+            session_work_write(p->work, &p->request, w);
         } else {
             msg_str_len(w, key.at, key.len);
             msg_raw(w, value);
@@ -99,24 +177,44 @@ static void free_body(void *data, void *hint)
     free(data);
 }
 
+/* Puts what was written in place of the message's body, which is to be prepared then. */
+static void replace_body(struct message *m, struct msg_writer *w)
+{
+    size_t len = w->buffer.size;
+    prepared_release(&m->task.prepared);
+    zmq_msg_close(&m->body);
+    if (zmq_msg_init_data(&m->body, msgpack_sbuffer_release(&w->buffer), len, free_body, NULL) != 0)
+        die(71, "event=out_of_memory wanted=a message");
+}
+
+static void expand(struct task *t, const struct preparing *with)
+{
+    struct message *m = message_of(t);
+    struct prepared *p = &t->prepared;
+    struct msg_writer w;
+    (void)with;
+    msg_writer_init(&w);
+    w.buffer.alloc = p->work->bytes + zmq_msg_size(&m->body);
+    w.buffer.data = xcalloc(1, w.buffer.alloc);
+    p->rc = write_request(m, &w, &p->err);
+    if (p->rc == 0)
+        replace_body(m, &w);
+    msg_writer_release(&w);
+}
+
 int session_request_expand(struct broker *b, struct message *m, struct err *e)
 {
-    struct msg_writer w;
+    struct prepared *p = &m->task.prepared;
     int rc = request_check_draining(b, e);
     if (rc == 0)
         rc = check_room(b, e);
+    if (rc == 0)
+        rc = sessions_begin_score(b->sessions, &p->request, now_mono_ms(), &p->work, e);
     if (rc != 0)
         return rc;
-    msg_writer_init(&w);
-    rc = write_request(b, m, &w, e);
-    if (rc == 0) {
-        size_t len = w.buffer.size;
-        prepared_release(&m->task.prepared);
-        zmq_msg_close(&m->body);
-        if (zmq_msg_init_data(&m->body, msgpack_sbuffer_release(&w.buffer), len, free_body, NULL) !=
-            0)
-            die(71, "event=out_of_memory wanted=a message");
-    }
-    msg_writer_release(&w);
-    return rc;
+    if (is_small(p))
+        expand(&m->task, NULL);
+    else
+        m->task.work = expand;
+    return 0;
 }

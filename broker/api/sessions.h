@@ -14,13 +14,15 @@
  * that open, append and fork are refused; a session that was not used for SESSION_IDLE_MS is
  * closed.
  *
+ * Rows are shared, so a fork copies none. What takes long is done apart from the loop
+ * (session_work.h).
  * LIMITS: an append copies the whole row. Rows of one append are there twice for a moment. */
 #ifndef ASSAY_SESSIONS_H
 #define ASSAY_SESSIONS_H
 
+#include "broker/api/session_work.h"
 #include "schema/request.h"
 
-#define SESSION_BYTES 256 /* what a session takes beside its row, and more */
 #define SESSION_IDLE_MS (60 * 60 * 1000ll)
 #define SESSION_NAME_BYTES sizeof "0123456789abcdef.4294967295"
 
@@ -34,22 +36,31 @@ void sessions_free(struct sessions **s);                      /* NULL-safe */
  * nothing has changed: ASSAY_ENOSESSION, ASSAY_ESTATE (the name is of an earlier row),
  * ASSAY_ETOOLARGE, or what request_extend_row says. `names`: what is opened, appended to or forked;
  * a msgpack str each. */
-int sessions_open(struct sessions *s, const struct request *q, long long now_ms,
-    struct msg_writer *names, struct err *e);
-int sessions_append(struct sessions *s, const struct request *q, long long now_ms,
-    struct msg_writer *names, struct err *e);
+
+/* *row: of the request. The session takes it. */
+int sessions_open(struct sessions *s, const struct request *q, struct session_row **row,
+    long long now_ms, struct msg_writer *names, struct err *e);
 int sessions_fork(struct sessions *s, const struct request *q, long long now_ms,
     struct msg_writer *names, struct err *e);
+
+/* Takes the rows that an append is to make longer. What can be refused is refused at its end. */
+struct session_work *sessions_begin_append(const struct sessions *s, const struct request *q);
+/* Ends it, after session_work_extend: gives the sessions their longer rows, and the work the ones
+ * that they had. */
+int sessions_append(struct sessions *s, const struct request *q, struct session_work *work,
+    long long now_ms, struct msg_writer *names, struct err *e);
+
+/* Takes the rows of score's sessions, for session_work_write. *work: the caller's; NULL if it is
+ * refused. */
+int sessions_begin_score(struct sessions *s, const struct request *q, long long now_ms,
+    struct session_work **work, struct err *e);
+
 /* *closed: how many were there. Any name of a session closes it; one that is gone counts as
- * nothing. */
-int sessions_close(struct sessions *s, const struct request *q, uint32_t *closed, struct err *e);
+ * nothing. Returns their rows, to be released. */
+struct session_work *sessions_close(struct sessions *s, const struct request *q, uint32_t *closed);
 
-/* Writes the rows of score's sessions, as a msgpack array; the id of each is its session's name. */
-int sessions_rows(struct sessions *s, const struct request *q, long long now_ms,
-    struct msg_writer *rows, struct err *e);
-
-/* Closes the idle ones. */
-void sessions_tick(struct sessions *s, long long now_ms);
+/* Closes idle ones; 1: there are more. */
+int sessions_tick(struct sessions *s, long long now_ms);
 
 uint32_t sessions_count(const struct sessions *s);
 uint64_t sessions_bytes(const struct sessions *s);

@@ -10,6 +10,8 @@ struct scene {
     long long now_ms;
     struct msg_writer out; /* of the last operation */
     struct err e;
+    void (*meanwhile)(struct scene *c); /* what others do while rows are written */
+    char name[40];                      /* to that session */
 };
 
 static int setup(void **state)
@@ -30,23 +32,64 @@ static int teardown(void **state)
     return 0;
 }
 
+static int open_session(struct scene *c, const struct request *q)
+{
+    struct session_row *row = session_row_new(q->row);
+    int rc = sessions_open(c->s, q, &row, c->now_ms, &c->out, &c->e);
+    session_row_let_go(&row);
+    return rc;
+}
+
+static int append(struct scene *c, const struct request *q)
+{
+    struct session_work *w = sessions_begin_append(c->s, q);
+    session_work_extend(w, q, NULL);
+    if (c->meanwhile)
+        c->meanwhile(c);
+    int rc = sessions_append(c->s, q, w, c->now_ms, &c->out, &c->e);
+    session_work_free(&w);
+    return rc;
+}
+
+static int score(struct scene *c, const struct request *q)
+{
+    struct session_work *w;
+    int rc = sessions_begin_score(c->s, q, c->now_ms, &w, &c->e);
+    if (rc != 0)
+        return rc;
+    if (c->meanwhile)
+        c->meanwhile(c);
+    session_work_write(w, q, &c->out);
+    size_t head = w->n < 16 ? 1 : 3;
+    assert_int_equal(c->out.buffer.size, head + w->bytes);
+    session_work_free(&w);
+    return 0;
+}
+
+static int close_sessions(struct scene *c, const struct request *q)
+{
+    uint32_t closed;
+    struct session_work *w = sessions_close(c->s, q, &closed);
+    session_work_free(&w);
+    return (int)closed;
+}
+
 static int run(struct scene *c, const char *fields)
 {
     char text[1200];
     struct request q;
     struct message m;
-    uint32_t closed = 0;
     snprintf(text, sizeof text, "{'v':1,'op':%s}", fields);
     good(text, &q, &m);
     msg_writer_clear(&c->out);
     c->e = (struct err){0};
-    int rc = q.op == OP_OPEN     ? sessions_open(c->s, &q, c->now_ms, &c->out, &c->e)
-             : q.op == OP_APPEND ? sessions_append(c->s, &q, c->now_ms, &c->out, &c->e)
+    int rc = q.op == OP_OPEN     ? open_session(c, &q)
+             : q.op == OP_APPEND ? append(c, &q)
              : q.op == OP_FORK   ? sessions_fork(c->s, &q, c->now_ms, &c->out, &c->e)
-             : q.op == OP_SCORE  ? sessions_rows(c->s, &q, c->now_ms, &c->out, &c->e)
-                                 : sessions_close(c->s, &q, &closed, &c->e);
+             : q.op == OP_SCORE  ? score(c, &q)
+                                 : close_sessions(c, &q);
     free(m.bytes);
-    return q.op == OP_CLOSE && rc == 0 ? (int)closed : rc;
+    return rc;
 }
 
 /* The k-th name that the last operation wrote. */
@@ -195,6 +238,76 @@ static void an_append_is_whole_or_nothing(void **state)
     row_is(c, b, "{'ids':[5]}");
 }
 
+/* Another client's request, while the rows of one are written. */
+static void do_meanwhile(struct scene *c, const char *fields)
+{
+    struct scene other = {.s = c->s, .now_ms = c->now_ms};
+    char text[1200];
+    c->meanwhile = NULL;
+    msg_writer_init(&other.out);
+    snprintf(text, sizeof text, fields, c->name);
+    assert_true(run(&other, text) >= 0);
+    msg_writer_release(&other.out);
+}
+
+static void close_it(struct scene *c)
+{
+    do_meanwhile(c, "'close','sessions':['%s']");
+}
+static void append_2(struct scene *c)
+{
+    do_meanwhile(c, "'append','sessions':['%s'],'more':[{'ids':[2]}]");
+}
+static void append_3(struct scene *c)
+{
+    do_meanwhile(c, "'append','sessions':['%s'],'more':[{'ids':[3]}]");
+}
+static void open_another(struct scene *c)
+{
+    char text[1101], fields[1200];
+    memset(text, 'a', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    snprintf(fields, sizeof fields, "'open','row':{'text':'%s'}%%.0s", text);
+    do_meanwhile(c, fields);
+}
+
+/* An append ends as if all of it was done at its end. */
+static void what_changes_while_rows_are_written(void **state)
+{
+    struct scene *c = *state;
+    static const char *const two =
+        "'append','sessions':['%s','%s'],'more':[{'ids':[1]},{'ids':[2]}]";
+    char a[40], more[600], row[500];
+    open_row(c, "{'ids':[1]}", a);
+    for (int i = 0; i < 3; i++) {
+        open_row(c, "{'ids':[1]}", c->name);
+        c->meanwhile = i == 0 ? close_it : i == 1 ? append_3 : append_2;
+        uint64_t before = sessions_bytes(c->s);
+        int rc = with(c, two, a, c->name);
+        refused_as(c, rc,
+            i == 0   ? ASSAY_ENOSESSION
+            : i == 1 ? ASSAY_ESTATE
+                     : 0,
+            i < 2 ? "sessions[1]" : "");
+        assert_int_equal(sessions_bytes(c->s), before + (i == 0 ? -SESSION_BYTES - 7 : i));
+        c->name[17] = '1';
+        if (i > 0)
+            row_is(c, c->name, i == 1 ? "{'ids':[1,3]}" : "{'ids':[1,2]}");
+        a[17] = i == 2 ? '1' : '0';
+        row_is(c, a, i == 2 ? "{'ids':[1,1]}" : "{'ids':[1]}");
+        assert_true(i == 0 || with(c, "'close','sessions':['%s']%s", c->name, "") == 1);
+    }
+    strcpy(c->name, a);
+    c->meanwhile = close_it; /* a score has the rows it began with */
+    assert_int_equal(with(c, "'score','sessions':['%s']%s", a, ""), 0);
+    open_row(c, "{'text':''}", c->name);
+    memset(row, 'a', sizeof row - 1);
+    row[sizeof row - 1] = '\0';
+    snprintf(more, sizeof more, "'append','sessions':['%s'],'more':[{'text':'%s'}]", c->name, row);
+    c->meanwhile = open_another; /* and an append needs the room that there is then */
+    refused_as(c, run(c, more), ASSAY_ETOOLARGE, "more[0]");
+}
+
 static void bytes_have_a_bound(void **state)
 {
     struct scene *c = *state;
@@ -279,6 +392,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(earlier_names, setup, teardown),
         cmocka_unit_test_setup_teardown(names_that_nobody_has, setup, teardown),
         cmocka_unit_test_setup_teardown(an_append_is_whole_or_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_changes_while_rows_are_written, setup, teardown),
         cmocka_unit_test_setup_teardown(bytes_have_a_bound, setup, teardown),
         cmocka_unit_test_setup_teardown(messages_have_a_bound, setup, teardown),
         cmocka_unit_test_setup_teardown(idle_ones_are_closed, setup, teardown),
