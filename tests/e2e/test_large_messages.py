@@ -213,6 +213,98 @@ def test_many_medium_messages(directory):
             assert [one.receive(60)["accepted"] for one in clients] == [100] * n
 
 
+# ---- sessions ----
+
+BIG = bytes(50_000_000)  # of ids, too many for the model
+N_IDS = 50_000_000 // 4
+
+
+@contextlib.contextmanager
+def clients_of(directory, n=2):
+    with Broker(directory / "d", model=MODELS / "demo") as broker, contextlib.ExitStack() as stack:
+        yield broker, [stack.enter_context(broker.client(timeout=120)) for _ in range(n)]
+
+
+def test_rows_of_sessions_that_are_large(directory):
+    """200 MB of rows: opened, made longer by a few bytes each and by many, scored one by one, closed."""
+    with clients_of(directory, 1) as (broker, (client,)):
+        with short_ticks(broker, "opens"):
+            names = [client.call("open", row={"ids": BIG})["session"] for _ in range(4)]
+        with short_ticks(broker, "a short append to 200 MB"):
+            names = client.call("append", sessions=names, more=[{"ids": struct.pack("<i", i)} for i in range(4)])["sessions"]
+        with short_ticks(broker, "a long append") as other:
+            with pytest.raises(Refused) as refused:
+                client.call("append", sessions=names[:1], more=[{"ids": BIG}])
+            assert (refused.value.code, refused.value.err["field"]) == ("too_large", "more[0]")
+            short = client.call("open", row={"ids": b""})["session"]
+            long = client.call("append", sessions=[short], more=[{"ids": BIG}])["sessions"][0]
+            assert other.call("info")["session_bytes"] > 5 * len(BIG)
+        with short_ticks(broker, "scores"):
+            for name, n in [(names[0], N_IDS + 1), (long, N_IDS)]:
+                (row,) = client.call("score", sessions=[name], timeout_ms=120_000)["rows"]
+                assert (row["id"], row["error"]["code"], row["n_tokens"]) == (name, "too_long", n)
+        with short_ticks(broker, "close") as other:
+            assert client.call("close", sessions=[*names, long])["closed"] == 5
+            assert other.call("info")["session_bytes"] == 0
+
+
+def test_many_sessions_at_once(directory):
+    """10,000 sessions in a request: forked, appended to and closed; 2,000 scored."""
+    with clients_of(directory, 1) as (broker, (client,)):
+        first = client.call("open", row={"ids": [1, 2]})["session"]
+        with short_ticks(broker, "fork"):
+            names = client.call("fork", session=first, n=10_000)["sessions"]
+        with short_ticks(broker, "append"):
+            names = client.call("append", sessions=names, more=[{"ids": [i % 256]} for i in range(10_000)])["sessions"]
+        with short_ticks(broker, "score"):
+            rows = client.call("score", sessions=names[:2000], timeout_ms=600_000)["rows"]
+        assert [row["id"] for row in rows] == names[:2000] and not any(row["error"] for row in rows)
+        with short_ticks(broker, "close"):
+            assert client.call("close", sessions=names)["closed"] == 10_000
+
+
+def test_what_follows_a_large_append(directory):
+    """A connection's requests go in their order, also where threads do a part; others go on, and large appends take turns."""
+    with clients_of(directory, 4) as (broker, (client, second, third, other)):
+        row = {"ids": bytes(1_000_000)}
+        names = [c.call("fork", session=c.call("open", row=row)["session"], n=40)["sessions"] for c in (client, second, third)]
+        longer = [[name[:-1] + "1" for name in some] for some in names]
+        for c, some, then in zip((client, second, third), names, longer):
+            send(c, "append", sessions=some, more=[{"ids": [1]}] * 40)  # refused: they have a bin
+            send(c, "append", sessions=some, more=[{"ids": b"1234"}] * 40)
+            send(c, "append", sessions=some, more=[{"ids": b"1234"}] * 40)  # the same again
+            send(c, "score", sessions=then[:2])
+            send(c, "append", sessions=then[:3] + then[:1], more=[{"ids": b"5678"}] * 4)  # refused: one twice
+            send(c, "append", sessions=then, more=[{"ids": b"5678"}] * 40)
+            send(c, "close", sessions=then)
+            send(c, "score", sessions=then[:2])
+        answers, replies = 0, []
+        while len(replies) < 8:
+            other.call("hello")
+            answers += 1
+            replies += [third.receive()] if third.socket.poll(0) else []
+        assert answers > 10
+        for c, then in zip((third, client, second), longer[2:] + longer[:2]):
+            refused, first, again, scored, twice, last, closed, gone = replies or [c.receive(120) for _ in range(8)]
+            replies = None
+            assert refused["err"]["field"] == "more[0].ids" and twice["err"]["field"] == "sessions"
+            assert first["sessions"] == again["sessions"] == then
+            assert [(r["id"], r["error"]["code"]) for r in scored["rows"]] == [(name, "too_long") for name in then[:2]]
+            assert last["sessions"] == [name[:-1] + "2" for name in then] and closed["closed"] == 40
+            assert gone["err"]["code"] == "unknown_session"
+
+
+def test_sigterm_while_large_appends_wait(directory):
+    with clients_of(directory, 3) as (broker, clients):
+        names = [[c.call("open", row={"ids": BIG})["session"]] for c in clients]
+        numbers = [[send(c, "append", sessions=name, more=[{"ids": b"1234"}]), send(c, "hello")] for c, name in zip(clients, names)]
+        assert broker.stop() == 0
+        for c, mine in zip(clients, numbers):
+            replies = [c.receive(), c.receive()]
+            assert [reply["id"] for reply in replies] == mine
+            assert all(reply["ok"] or reply["err"]["code"] == "not_ready" for reply in replies)
+
+
 def test_nobody_starves(directory):
     """While something large is written, small requests of others are answered, and the large one ends though they go on."""
     with open_job(directory) as (broker, client), broker.client() as other, broker.client() as third:
