@@ -1,0 +1,136 @@
+/* results.c - see results.h. */
+#include "broker/http/results.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/alloc.h"
+
+#define LOWEST_CODE (-40) /* below it are codes that are never sent */
+
+void row_result_release(struct row_result *r)
+{
+    free(r->values);
+    free(r->message);
+    *r = (struct row_result){0};
+}
+
+int results_code(const char *name, size_t len)
+{
+    for (int code = -1; code > LOWEST_CODE; code--)
+        if (strlen(err_name(code)) == len && memcmp(err_name(code), name, len) == 0)
+            return code;
+    return ASSAY_EINTERNAL;
+}
+
+static int read_float(struct msg_reader *r, float *out, struct err *e)
+{
+    double v = 0;
+    int rc = msg_read_float(r, "", &v, e);
+    *out = (float)v;
+    if (rc == 0 && !isfinite(v))
+        rc = err_set(e, ASSAY_EBADMSG, "reply: a value is not finite");
+    return rc;
+}
+
+static int read_inner(struct msg_reader *r, struct row_result *row, uint32_t i, struct err *e)
+{
+    uint32_t width = 1;
+    int is_array = msg_peek(r) == MSG_ARRAY;
+    int rc = is_array ? msg_read_array(r, "", &width, e) : 0;
+    if (rc == 0 && i == 0) {
+        row->width = width;
+        row->values = xcalloc((size_t)row->n * width, sizeof *row->values);
+    }
+    if (rc == 0 && width != row->width)
+        rc = err_set(e, ASSAY_EBADMSG, "reply: rows of %u and of %u values", row->width, width);
+    for (uint32_t k = 0; rc == 0 && k < width; k++)
+        rc = read_float(r, &row->values[(size_t)i * width + k], e);
+    return rc;
+}
+
+/* `steps`: numbers, or arrays of them. */
+static int read_steps(struct msg_reader *r, struct row_result *row, struct err *e)
+{
+    row->is_steps = row->is_read = 1;
+    int rc = msg_read_array(r, "", &row->n, e);
+    for (uint32_t i = 0; rc == 0 && i < row->n; i++)
+        rc = read_inner(r, row, i, e);
+    return rc;
+}
+
+/* `score` or `scores`: one position. A failed row's score is nil. */
+static int read_score(struct msg_reader *r, struct row_result *row, struct err *e)
+{
+    struct slice none;
+    row->n = row->is_read = 1;
+    if (msg_peek(r) == MSG_NIL)
+        return msg_read_raw(r, "", 1, &none, e);
+    return read_inner(r, row, 0, e);
+}
+
+static int read_error(struct msg_reader *r, struct row_result *row, struct err *e)
+{
+    struct slice key, value = {0};
+    uint32_t n;
+    if (msg_peek(r) == MSG_NIL)
+        return msg_read_raw(r, "", 1, &value, e);
+    int rc = msg_read_map(r, "", &n, e);
+    row->code = ASSAY_EINTERNAL;
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = msg_read_str(r, "", &key, e);
+        if (rc == 0)
+            rc = msg_read_str(r, "", &value, e);
+        if (rc == 0 && slice_is(key, "code"))
+            row->code = results_code((const char *)value.at, value.len);
+        if (rc == 0 && slice_is(key, "message") && !row->message)
+            row->message = strndup((const char *)value.at, value.len);
+    }
+    return rc;
+}
+
+static int read_field(struct msg_reader *r, struct slice key, struct row_result *row, struct err *e)
+{
+    struct slice skipped;
+    if ((slice_is(key, "score") || slice_is(key, "scores")) && !row->values)
+        return read_score(r, row, e);
+    if (slice_is(key, "steps") && !row->values)
+        return read_steps(r, row, e);
+    if (slice_is(key, "error") && row->code == 0)
+        return read_error(r, row, e);
+    if (slice_is(key, "n_tokens"))
+        return msg_read_int(r, "", 0, INT64_MAX, &row->n_tokens, e);
+    return msg_read_raw(r, "", MSG_MAX_DEPTH, &skipped, e);
+}
+
+static int read_row(struct msg_reader *r, struct row_result *row, struct err *e)
+{
+    uint32_t n;
+    struct slice key;
+    int rc = msg_read_map(r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = msg_read_str(r, "", &key, e);
+        if (rc == 0)
+            rc = read_field(r, key, row, e);
+    }
+    if (rc == 0 && row->code == 0 && (!row->is_read || (!row->values && row->n > 0)))
+        rc = err_set(e, ASSAY_EBADMSG, "reply: a row has neither values nor an error");
+    return rc;
+}
+
+int results_read(struct row_result *out, uint32_t n, struct slice rows, struct err *e)
+{
+    struct msg_reader r;
+    uint32_t found = 0;
+    msg_reader_init(&r, rows.at, rows.len);
+    memset(out, 0, n * sizeof *out);
+    int rc = msg_read_array(&r, "rows", &found, e);
+    if (rc == 0 && found != n)
+        rc = err_set(e, ASSAY_EBADMSG, "reply: expected %u rows, found %u", n, found);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        rc = read_row(&r, &out[i], e);
+    for (uint32_t i = 0; rc != 0 && i < n; i++)
+        row_result_release(&out[i]);
+    return rc == 0 ? 0 : ASSAY_EBADMSG;
+}

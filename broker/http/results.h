@@ -1,0 +1,29 @@
+/* results.h - what the broker says of a request's rows, and the error that a failed row is. */
+#ifndef ASSAY_HTTP_RESULTS_H
+#define ASSAY_HTTP_RESULTS_H
+
+#include "schema/msg.h"
+
+/* One row's values: n positions of `width` each. A score is one position of one value; a score of
+ * several labels one of several; steps and tokens are as many as were pooled. */
+struct row_result {
+    float *values; /* [n * width]; NULL in a failed row */
+    uint32_t n, width;
+    int is_read;  /* a score or steps were there */
+    int is_steps; /* a value for each position: not a score */
+    int64_t n_tokens;
+    int code; /* 0, or the row's error */
+    char *message;
+};
+
+void row_result_release(struct row_result *r);
+
+/* Reads the broker's `rows`, exactly n of them. Returns 0, or ASSAY_EBADMSG: then nothing is read
+ * that must be released. */
+int results_read(struct row_result *out, uint32_t n, struct slice rows, struct err *e);
+
+/* The code of an error's name on the wire; ASSAY_EINTERNAL for a name that this version does not
+ * know. */
+int results_code(const char *name, size_t len);
+
+#endif
