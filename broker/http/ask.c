@@ -1,0 +1,97 @@
+/* ask.c - what decoders share (ask.h). */
+#include "broker/http/ask.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/http/fields.h"
+
+void ask_init(struct ask *ask, const struct card *card)
+{
+    *ask = (struct ask){.card = card, .model = card->names[0]};
+    rows_init(&ask->rows);
+}
+
+void ask_release(struct ask *ask)
+{
+    rows_release(&ask->rows);
+    json_decref(ask->documents);
+    *ask = (struct ask){0};
+}
+
+int ask_take_model(
+    struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e)
+{
+    const char *adapter = NULL;
+    int rc = field_text(body, "model", &model, e);
+    if (rc >= 0)
+        rc = card_find(ask->card, model, &adapter, &ask->model, e);
+    if (rc == 0 && adapter)
+        msg_str(row_options_add(o, "adapter"), adapter);
+    return rc;
+}
+
+int ask_needs_score(const struct ask *ask, struct err *e)
+{
+    const char *type = ask->card->pool_type;
+    if (strcmp(type, "STEP") != 0 && strcmp(type, "POSITIONS") != 0 && strcmp(type, "ALL") != 0)
+        return 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "this endpoint gives one result a text, and the model scores positions (%s): use /pooling",
+        type);
+}
+
+int ask_end(const struct ask *ask, struct err *e)
+{
+    if (ask->rows.n == 0)
+        return err_set(e, ASSAY_EBADREQ, "expected at least one text to score, found none");
+    if (ask->rows.n > ask->card->max_rows)
+        return err_set(e, ASSAY_ETOOLARGE, "expected at most %lld rows, found %u",
+            (long long)ask->card->max_rows, ask->rows.n);
+    return rows_check(&ask->rows, e);
+}
+
+static int is_message(const json_t *v)
+{
+    return json_is_object(v);
+}
+
+static int add_item(struct ask *ask, const struct row_options *o, const json_t *item,
+    const char *where, struct err *e)
+{
+    const json_t *first = json_array_get(item, 0);
+    if (json_is_string(item))
+        rows_add_text(&ask->rows, o, json_string_value(item), json_string_length(item));
+    else if (json_is_array(item) && is_message(first))
+        rows_add_messages(&ask->rows, o, item);
+    else if (json_is_array(item))
+        return rows_add_ids(&ask->rows, o, item, where, e);
+    else
+        return err_field(e, ASSAY_EBADREQ, where,
+            "`%s`: expected a text, token ids or messages, found something else", where);
+    return 0;
+}
+
+int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *input,
+    const char *name, struct err *e)
+{
+    const json_t *first = json_array_get(input, 0), *item;
+    size_t k;
+    int rc = 0;
+    if (json_is_string(input) || json_is_integer(first) || is_message(first))
+        return add_item(ask, o, input, name, e);
+    if (!json_is_array(input) || json_array_size(input) == 0)
+        return err_field(e, ASSAY_EBADREQ, name,
+            "`%s`: expected a text, token ids, or a list of them that is not empty", name);
+    json_array_foreach(input, k, item)
+    {
+        char where[64];
+        snprintf(where, sizeof where, "%s[%zu]", name, k);
+        if (rc == 0)
+            rc = json_typeof(item) == json_typeof(first)
+                     ? add_item(ask, o, item, where, e)
+                     : err_field(e, ASSAY_EBADREQ, where,
+                           "`%s`: expected the same type as the first, found another", where);
+    }
+    return rc;
+}

@@ -1,0 +1,70 @@
+/* ask.h - a request to score, decoded: its rows, and how its reply is to be written. Every family
+ * of endpoints has a decoder and a writer of replies. Decoders do no I/O.
+ *
+ * assay-http (main.c) is a process of its own, in front of a broker, for programs that speak HTTP:
+ *
+ *     listen.c      sockets and connections, by libmicrohttpd; peers.c: those that leave or dawdle
+ *     headers.c     what a request's head may say; keys.c: who may ask
+ *     routes.c      the endpoints
+ *     body.c, fields.c              JSON from outside, and the fields that endpoints share
+ *     ask_input.c, ask_pairs.c, ask_trainers.c   decoders, by family of endpoints
+ *     rows.c        the rows, in msgpack
+ *     link.c        the thread that has the socket to the broker; jobs.c: what it has sent;
+ *                   coalesce.c: which requests make one job, and when
+ *     results.c     what came of the rows
+ *     answers.c     replies, by family; faults.c: errors as HTTP and vLLM have them
+ *     card.c        what is known of the broker and its model
+ *     metrics.c     counts, for Prometheus */
+#ifndef ASSAY_HTTP_ASK_H
+#define ASSAY_HTTP_ASK_H
+
+#include <jansson.h>
+
+#include "broker/http/card.h"
+#include "broker/http/results.h"
+#include "broker/http/rows.h"
+
+struct ask {
+    const struct card *card; /* borrowed */
+    const char *prompt_is;   /* what ?prompt= says behind the path: NULL for nothing; borrowed */
+    char id[64];             /* the reply's `id` */
+    const char *model;       /* the name to give back; lies in the card */
+    struct rows rows;
+    int is_base64;     /* values as base64 of float32, little-endian */
+    int is_sglang;     /* SGLang's body, and so its reply */
+    int is_single;     /* SGLang: one text, so the reply is one object */
+    json_t *documents; /* rerank: to be given back; owned; NULL: not wanted */
+    size_t top_n;      /* rerank; 0: all */
+};
+
+void ask_init(struct ask *ask, const struct card *card);
+void ask_release(struct ask *ask);
+
+typedef int ask_decoder(struct ask *ask, const json_t *body, struct err *e);
+
+/* Each reads a body and appends the rows that it asks for, at least one. Returns 0; ASSAY_EBADREQ
+ * with the field's name; ASSAY_EADAPTER for another model; ASSAY_ETOOLARGE for too many rows. */
+ask_decoder ask_classify;   /* /classify: vLLM's body or SGLang's, by its keys */
+ask_decoder ask_embeddings; /* /v1/embeddings */
+ask_decoder ask_pooling;    /* /pooling */
+ask_decoder ask_score;      /* /score */
+ask_decoder ask_rerank;     /* /rerank */
+ask_decoder ask_get_reward; /* /get_reward: OpenRLHF's */
+ask_decoder ask_rm;         /* /rm: slime's */
+
+/* Is it SGLang's body, rather than vLLM's? */
+int ask_is_sglang(const json_t *body);
+
+/* What decoders share. */
+/* Takes `model` and what the request says of all rows, of a request whose fields are checked. */
+int ask_take_model(
+    struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e);
+/* Refuses a model that scores positions, for endpoints with one score a row. */
+int ask_needs_score(const struct ask *ask, struct err *e);
+/* Judges the rows: there is one, there are not too many, and the broker would take each. */
+int ask_end(const struct ask *ask, struct err *e);
+/* A text, a list of texts, ids, or a list of lists of ids, or conversations, under `name`. */
+int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *input,
+    const char *name, struct err *e);
+
+#endif
