@@ -1,0 +1,228 @@
+/* answers.c - see answers.h. */
+#include "broker/http/answers.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "broker/http/pack.h"
+#include "schema/alloc.h"
+
+/* Takes the body over. Scores have at most nine digits, which read back as the same float32. */
+static int finish(char **text, json_t *body, struct err *e)
+{
+    *text = json_dumps(body, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    json_decref(body);
+    return *text ? 0 : err_set(e, ASSAY_EINTERNAL, "the reply cannot be written as JSON");
+}
+
+static json_t *list_of(const float *values, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t k = 0; k < n; k++)
+        json_array_append_new(list, pack_score(values[k]));
+    return list;
+}
+
+static json_t *base64_of(const float *values, size_t n)
+{
+    size_t bytes = n * sizeof *values;
+    size_t room = sodium_base64_encoded_len(bytes, sodium_base64_VARIANT_ORIGINAL);
+    char *text = xcalloc(room, 1);
+    sodium_bin2base64(
+        text, room, (const unsigned char *)values, bytes, sodium_base64_VARIANT_ORIGINAL);
+    json_t *value = json_string(text);
+    free(text);
+    return value;
+}
+
+static json_int_t count_tokens(const struct ask *ask, const struct row_result *rows)
+{
+    json_int_t n = 0;
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        n += rows[i].n_tokens;
+    return n;
+}
+
+static json_t *usage(const struct ask *ask, const struct row_result *rows)
+{
+    json_int_t n = count_tokens(ask, rows);
+    return json_pack(
+        "{s:I, s:I, s:i}", "prompt_tokens", n, "total_tokens", n, "completion_tokens", 0);
+}
+
+/* What vLLM's lists have around their data, which is taken over. */
+static json_t *list_reply(const struct ask *ask, const struct row_result *rows, json_t *data)
+{
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:o}", "id", ask->id, "object", "list", "created",
+        (json_int_t)time(NULL), "model", ask->model, "data", data, "usage", usage(ask, rows));
+}
+
+static int need_number(const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        if (rows[i].n != 1 || rows[i].width != 1 || rows[i].is_steps)
+            return err_set(e, ASSAY_EBADREQ,
+                "this endpoint gives one number a text, and the model gives %u: use /classify",
+                rows[i].n * rows[i].width);
+    return 0;
+}
+
+static uint32_t highest(const float *values, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t k = 1; k < n; k++)
+        if (values[k] > values[best])
+            best = k;
+    return best;
+}
+
+/* Where the checkpoint names no labels, they have the names that transformers gives them. */
+static json_t *class_of(const struct ask *ask, const struct row_result *row, uint32_t i)
+{
+    uint32_t best = highest(row->values, row->width);
+    const char *label = card_label(ask->card, best);
+    char standard[24];
+    snprintf(standard, sizeof standard, "LABEL_%u", best);
+    return json_pack("{s:i, s:s, s:o, s:i}", "index", (int)i, "label", label ? label : standard,
+        "probs", list_of(row->values, row->width), "num_classes", (int)row->width);
+}
+
+static json_t *sglang_of(const struct ask *ask, const struct row_result *row, uint32_t i)
+{
+    char id[96];
+    snprintf(id, sizeof id, "%s-%u", ask->id, i);
+    return json_pack("{s:o, s:{s:s, s:I, s:n}}", "embedding", list_of(row->values, row->width),
+        "meta_info", "id", id, "prompt_tokens", (json_int_t)row->n_tokens, "finish_reason");
+}
+
+int answer_classify(
+    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    json_t *data = json_array();
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        json_array_append_new(
+            data, ask->is_sglang ? sglang_of(ask, &rows[i], i) : class_of(ask, &rows[i], i));
+    if (!ask->is_sglang)
+        return finish(text, list_reply(ask, rows, data), e);
+    json_t *body = ask->is_single ? json_incref(json_array_get(data, 0)) : json_incref(data);
+    json_decref(data);
+    return finish(text, body, e);
+}
+
+static json_t *encode(const struct ask *ask, const struct row_result *row)
+{
+    size_t n = (size_t)row->n * row->width;
+    return ask->is_base64 ? base64_of(row->values, n) : list_of(row->values, n);
+}
+
+int answer_embeddings(
+    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    json_t *data = json_array();
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object",
+                                        "embedding", "embedding", encode(ask, &rows[i])));
+    return finish(text, list_reply(ask, rows, data), e);
+}
+
+/* One list a position, or of a score its labels' values alone. */
+static json_t *positions_of(const struct ask *ask, const struct row_result *row)
+{
+    if (ask->is_base64 || !row->is_steps)
+        return encode(ask, row);
+    json_t *all = json_array();
+    for (uint32_t k = 0; k < row->n; k++)
+        json_array_append_new(all, list_of(row->values + (size_t)k * row->width, row->width));
+    return all;
+}
+
+int answer_pooling(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    json_t *data = json_array();
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object",
+                                        "pooling", "data", positions_of(ask, &rows[i])));
+    return finish(text, list_reply(ask, rows, data), e);
+}
+
+int answer_score(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    int rc = need_number(ask, rows, e);
+    if (rc != 0)
+        return rc;
+    json_t *data = json_array();
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        json_array_append_new(data, json_pack("{s:i, s:s, s:o}", "index", (int)i, "object", "score",
+                                        "score", pack_score(rows[i].values[0])));
+    return finish(text, list_reply(ask, rows, data), e);
+}
+
+struct ranked {
+    float score;
+    uint32_t i;
+};
+
+/* Highest first; equal ones in the order of the documents. */
+static int compare(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    if (x->score != y->score)
+        return x->score < y->score ? 1 : -1;
+    return (x->i > y->i) - (x->i < y->i);
+}
+
+static json_t *ranked_of(const struct ask *ask, struct ranked r)
+{
+    json_t *result =
+        json_pack("{s:i, s:o}", "index", (int)r.i, "relevance_score", pack_score(r.score));
+    const json_t *document =
+        json_is_array(ask->documents) ? json_array_get(ask->documents, r.i) : ask->documents;
+    if (json_is_object(document))
+        document = json_object_get(document, "text");
+    if (document)
+        json_object_set_new(result, "document", json_pack("{s:O}", "text", document));
+    return result;
+}
+
+int answer_rerank(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    uint32_t n = ask->rows.n;
+    json_int_t tokens = count_tokens(ask, rows);
+    int rc = need_number(ask, rows, e);
+    if (rc != 0)
+        return rc;
+    struct ranked *all = xcalloc(n, sizeof *all);
+    for (uint32_t i = 0; i < n; i++)
+        all[i] = (struct ranked){rows[i].values[0], i};
+    qsort(all, n, sizeof *all, compare);
+    json_t *results = json_array();
+    for (uint32_t i = 0; i < n && (ask->top_n == 0 || i < ask->top_n); i++)
+        json_array_append_new(results, ranked_of(ask, all[i]));
+    free(all);
+    json_t *body = json_pack("{s:s, s:s, s:{s:I, s:I}, s:o}", "id", ask->id, "model", ask->model,
+        "usage", "prompt_tokens", tokens, "total_tokens", tokens, "results", results);
+    return finish(text, body, e);
+}
+
+int answer_get_reward(
+    char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    int rc = need_number(ask, rows, e);
+    if (rc != 0)
+        return rc;
+    json_t *rewards = json_array();
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        json_array_append_new(rewards, pack_score(rows[i].values[0]));
+    json_t *body =
+        json_pack("{s:O, s:o, s:{}}", "rewards", rewards, "scores", rewards, "extra_logs");
+    return finish(text, body, e);
+}
+
+int answer_rm(char **text, const struct ask *ask, const struct row_result *rows, struct err *e)
+{
+    int rc = need_number(ask, rows, e);
+    return rc == 0 ? finish(text, pack_score(rows[0].values[0]), e) : rc;
+}
