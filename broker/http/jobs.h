@@ -1,0 +1,34 @@
+/* jobs.h - a job that was sent to the broker: the bytes of its `score`, to send again, and whose
+ * rows it has. */
+#ifndef ASSAY_HTTP_JOBS_H
+#define ASSAY_HTTP_JOBS_H
+
+#include "broker/http/coalesce.h"
+
+#define JOB_KEY_BYTES 48
+#define JOB_SCORE_TIMEOUT_MS 60000 /* then the broker says so, and is asked again */
+#define JOB_MESSAGE_ROOM 1024      /* of a message, beside its rows */
+
+struct job {
+    struct job *next;
+    int64_t id; /* of the message */
+    char key[JOB_KEY_BYTES];
+    struct msg_writer message;
+    struct job_row *rows; /* in the order in which they were sent; a ticket is NULL once gone */
+    uint32_t n_rows, n_tickets; /* n_tickets: those that still wait for it */
+    int takes_place;            /* coalesce.h */
+    long long sent_us;          /* 0: not yet */
+};
+
+/* Makes a job of a list of tickets, which then are in it. */
+struct job *job_new(struct ticket *list, int64_t id, const char *key);
+void job_free(struct job **job);
+
+/* Gives the rows of a reply to their tickets. Returns 0, or ASSAY_EBADMSG with nothing given. */
+int job_give(struct job *job, struct slice rows, struct err *e);
+/* Takes a ticket out; its rows are computed for nobody. */
+void job_leave(struct job *job, struct ticket *t);
+/* Takes any ticket out that is still in; NULL when there is none. */
+struct ticket *job_pop(struct job *job);
+
+#endif
