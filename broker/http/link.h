@@ -1,0 +1,45 @@
+/* link.h - the thread that speaks with the broker, over a DEALER socket that is its own.
+ *
+ * It sends requests' rows as `score` jobs (coalesce.h), asks for `info` every second, gives results
+ * to their tickets, and purges a job when its results are delivered. A message without an answer is
+ * sent again: when the broker has been started anew, which its epoch shows, and when it has been
+ * silent for longer than it may be. The key stays the same, so nothing is computed twice. */
+#ifndef ASSAY_HTTP_LINK_H
+#define ASSAY_HTTP_LINK_H
+
+#include "broker/http/card.h"
+#include "broker/http/ticket.h"
+
+struct link;
+
+struct link_options {
+    const char *endpoint;     /* as zmq_connect takes it */
+    const char *const *names; /* of the model; borrowed */
+    int n_names;
+};
+
+/* Starts the thread. Returns 0, or ASSAY_EIO. */
+int link_new(struct link **link, const struct link_options *options, struct err *e);
+/* Ends the thread: tickets that are in it, and those that come later, end as not_ready. */
+void link_stop(struct link *link);
+void link_free(struct link **link);
+
+/* From any thread. Takes the ticket until its `done` is called. */
+void link_submit(struct link *link, struct ticket *t);
+/* The ticket's client has left: `done` is called soon, and what is only computed for it is
+ * cancelled. */
+void link_abandon(struct link *link, struct ticket *t);
+
+/* The last card, held for the caller: NULL while the broker has not answered, or not for
+ * LINK_SILENT_MS. */
+#define LINK_SILENT_MS 5000
+struct card *link_card(struct link *link);
+
+struct link_counts {
+    uint64_t n_jobs, n_rows;       /* sent since the start */
+    uint32_t n_waiting, n_running; /* requests: not sent yet; with the broker */
+    long long full_until_ms;       /* until then the broker, or its disk, has no room; monotonic */
+};
+void link_count(struct link *link, struct link_counts *counts);
+
+#endif
