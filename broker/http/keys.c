@@ -1,0 +1,112 @@
+/* keys.c - see keys.h. */
+#include "broker/http/keys.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "schema/alloc.h"
+
+#define KEYS_MOST 1024
+#define LINE_BYTES 1024
+#define NAME_BYTES 65
+
+struct key {
+    char name[NAME_BYTES];
+    unsigned char hash[crypto_generichash_BYTES];
+};
+
+struct keys {
+    struct key *all;
+    int n;
+};
+
+static void hash_token(unsigned char *hash, const char *token)
+{
+    crypto_generichash(
+        hash, crypto_generichash_BYTES, (const unsigned char *)token, strlen(token), NULL, 0);
+}
+
+static int add(struct keys *keys, char *line, const char *path, int number, struct err *e)
+{
+    char *rest = NULL, *name = strtok_r(line, " \t\r\n", &rest);
+    char *token = name ? strtok_r(NULL, " \t\r\n", &rest) : NULL;
+    if (!name || *name == '#')
+        return 0;
+    if (!token || strtok_r(NULL, " \t\r\n", &rest) || strlen(name) >= NAME_BYTES)
+        return err_set(e, ASSAY_EFORMAT, "%s: line %d: expected a name and a token", path, number);
+    if (strlen(token) < KEYS_LEAST_BYTES)
+        return err_set(e, ASSAY_EFORMAT,
+            "%s: line %d: expected a token of at least %d bytes, found "
+            "%zu",
+            path, number, KEYS_LEAST_BYTES, strlen(token));
+    if (keys->n == KEYS_MOST)
+        return err_set(e, ASSAY_EFORMAT, "%s: expected at most %d keys", path, KEYS_MOST);
+    struct key *key = &keys->all[keys->n++];
+    snprintf(key->name, sizeof key->name, "%s", name);
+    hash_token(key->hash, token);
+    return 0;
+}
+
+static int read_lines(struct keys *keys, FILE *f, const char *path, struct err *e)
+{
+    char line[LINE_BYTES];
+    int rc = 0;
+    for (int number = 1; rc == 0 && fgets(line, sizeof line, f); number++)
+        rc = strlen(line) == sizeof line - 1
+                 ? err_set(e, ASSAY_EFORMAT, "%s: line %d: too long", path, number)
+                 : add(keys, line, path, number, e);
+    sodium_memzero(line, sizeof line);
+    if (rc == 0 && ferror(f))
+        rc = err_errno(e, ASSAY_EIO, "%s", path);
+    if (rc == 0 && keys->n == 0)
+        rc = err_set(e, ASSAY_EFORMAT, "%s: expected at least one key, found none", path);
+    return rc;
+}
+
+int keys_read(struct keys **out, const char *path, struct err *e)
+{
+    struct stat st;
+    FILE *f = fopen(path, "re");
+    *out = NULL;
+    if (!f)
+        return err_errno(e, ASSAY_EIO, "%s", path);
+    struct keys *keys = xcalloc(1, sizeof *keys);
+    keys->all = xcalloc(KEYS_MOST, sizeof *keys->all);
+    int rc = fstat(fileno(f), &st) == 0 && (st.st_mode & 077) == 0
+                 ? read_lines(keys, f, path, e)
+                 : err_set(e, ASSAY_EUNAUTHORIZED,
+                       "%s: expected a file that only its owner may read (chmod 600)", path);
+    fclose(f);
+    *out = keys;
+    if (rc != 0)
+        keys_free(out);
+    return rc;
+}
+
+void keys_free(struct keys **keys)
+{
+    if (*keys)
+        free((*keys)->all);
+    free(*keys);
+    *keys = NULL;
+}
+
+const char *keys_find(const struct keys *keys, const char *authorization)
+{
+    unsigned char hash[crypto_generichash_BYTES];
+    const char *found = NULL;
+    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
+        return NULL;
+    authorization += 7;
+    while (*authorization == ' ')
+        authorization++;
+    hash_token(hash, authorization);
+    for (int i = 0; i < keys->n; i++)
+        if (sodium_memcmp(hash, keys->all[i].hash, sizeof hash) == 0)
+            found = keys->all[i].name;
+    return found;
+}
