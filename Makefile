@@ -1,6 +1,6 @@
 # Assay. `make help` lists the targets. One tree of objects per configuration under build/.
 #
-#   make [BUILD=cpu]          build/cpu/bin/{assayd,assay-worker,assay}
+#   make [BUILD=cpu]          build/cpu/bin/{assayd,assay-worker,assay,assay-http}
 #   make SANITIZE=1           the same under ASan and UBSan, in build/asan
 #   make CC=clang BUILD=clang another compiler, in a tree of its own
 #   make CC=aarch64-linux-gnu-gcc PKG_CONFIG=aarch64-linux-gnu-pkg-config BUILD=arm   for another machine
@@ -26,7 +26,7 @@ override CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell $(PKG_CONFIG) --cflags
 # What builds needs them; what installs them, cleans or only tells does not. The GPU's kit takes fewer.
 WITHOUT_LIBS := deps demo test check test-long reference evidence format help clean gpu-%
 ifneq ($(filter-out $(WITHOUT_LIBS),$(or $(MAKECMDGOALS),all)),)
-$(if $(shell $(PKG_CONFIG) --exists --print-errors $(LIB_NAMES) $(MSGPACK) && echo there),,\
+$(if $(shell $(PKG_CONFIG) --exists --print-errors $(LIB_NAMES) libmicrohttpd $(MSGPACK) && echo there),,\
   $(error libraries are missing: run `make deps` (Debian, Ubuntu), or install what .ci/deps names))
 endif
 CFLAGS   ?= -O2 -g
@@ -62,7 +62,7 @@ TEXT      := $(call objects,$(wildcard broker/text/*.c))
 STORE     := $(call objects,broker/row.c $(wildcard broker/store/*.c))
 BROKER    := $(sort $(STORE) $(call objects,$(filter-out broker/main.c,$(wildcard $(addprefix broker/,*.c api/*.c sched/*.c workers/*.c))))) $(TEXT)
 CLI       := $(call objects,$(filter-out broker/cli/main.c,$(wildcard broker/cli/*.c broker/cli/input/*.c)))
-BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay)
+BINS      := $(addprefix $(B)/bin/,assayd assay-worker assay assay-http)
 CUDA_BINS := $(if $(CUDA),$(B)/bin/assay-worker-cuda)
 UNIT      := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZ      := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -70,7 +70,7 @@ KERNELS   := $(patsubst tests/kernels/%,$(B)/kernels/%,$(basename $(wildcard tes
 TOOLS     := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/chaos/*.c tests/clients/*.c tests/e2e/*.c tests/bench/*.c))
 
 .PHONY: all deps demo test tests run-tests check lint format bench bench-compare bench-text quant-drift test-long reference reference-vllm compare-templates evidence gpu-programs gpu-check gpu-bench man install clean help
-all: $(BINS) $(CUDA_BINS) ## build the three programs; CUDA=1: and the worker for GPUs
+all: $(BINS) $(CUDA_BINS) ## build the four programs; CUDA=1: and the worker for GPUs
 
 $(B)/bin/assayd: $(call objects,broker/main.c) $(BROKER) $(COMMON)
 $(B)/bin/assay-worker: $(call objects,worker/main.c) $(call quick,$(MODEL)) $(COMMON)
@@ -81,7 +81,7 @@ $(addprefix $(B)/tests/test_,model pipeline quantized reuse): $(call quick,$(fil
 $(FUZZ): $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/driver.o $(B)/obj/tests/fuzz/files.o $(B)/lib/assay.a
 $(TOOLS): $(B)/tests/%: $(B)/obj/tests/%.o $(B)/lib/assay.a
 $(B)/tests/bench/bench_blas: LDLIBS += -ldl
-include tests/gpu/rules.mk tests/reference/rules.mk
+include broker/http/rules.mk tests/gpu/rules.mk tests/reference/rules.mk
 
 $(BINS) $(UNIT) $(FUZZ) $(TOOLS):
 	@mkdir -p $(@D)

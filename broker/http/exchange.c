@@ -1,0 +1,346 @@
+/* exchange.c - see exchange.h.
+ *
+ * libmicrohttpd calls exchange_step when the head is there, for each piece of the body, when the
+ * body is whole, and once more when the scores are there: between these two the connection is
+ * suspended, and belongs to the link's thread until `done`. */
+#include "broker/http/exchange.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/http/body.h"
+#include "broker/http/faults.h"
+#include "broker/http/headers.h"
+#include "broker/http/pages.h"
+#include "broker/http/routes.h"
+#include "schema/alloc.h"
+#include "schema/clock.h"
+#include "schema/log.h"
+
+#define ALL_BODIES 16 /* times the largest: most bytes of all bodies */
+#define FIRST_ROOM 4096
+
+struct exchange {
+    struct server *server;
+    struct MHD_Connection *connection;
+    struct peer *peer;
+    const struct route *route;
+    long long began_us;
+    unsigned status;
+    /* The body, as it comes. */
+    char *body;
+    size_t n_body, room, n_dropped;
+    struct err refusal; /* known before the body is whole */
+    /* Set once the body is decoded. */
+    struct card *card;
+    struct ask ask;
+    struct ticket ticket;
+    int is_asked;
+};
+
+static int is_post(const char *method)
+{
+    return strcmp(method, "POST") == 0;
+}
+
+static struct peer *peer_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+/* ---- replies ---- */
+
+/* Takes the text over. closes: the connection ends with the reply. */
+static enum MHD_Result reply(struct exchange *x, unsigned status, char *text, const char *type,
+    const char *const (*headers)[2], int closes)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
+    MHD_add_response_header(response, "Content-Type", type);
+    for (; headers && (*headers)[0]; headers++)
+        MHD_add_response_header(response, (*headers)[0], (*headers)[1]);
+    if (closes)
+        MHD_add_response_header(response, "Connection", "close");
+    x->status = status;
+    if (x->peer)
+        peer_is_idle(x->server->peers, x->peer);
+    enum MHD_Result rc = MHD_queue_response(x->connection, status, response);
+    MHD_destroy_response(response);
+    return rc;
+}
+
+static enum MHD_Result reply_fault(struct exchange *x, int status, const struct err *e, int closes)
+{
+    char retry[16];
+    const char *const headers[][2] = {
+        {status == 401      ? "WWW-Authenticate"
+            : status == 405 ? "Allow"
+                            : "Retry-After",
+            status == 401   ? "Bearer"
+            : status == 405 ? (x->route && x->route->kind == ROUTE_SCORES ? "POST" : "GET, HEAD")
+                            : retry},
+        {NULL, NULL}};
+    int has_header = status == 401 || status == 405 || status == 503;
+    snprintf(retry, sizeof retry, "%d", fault_retry_s(e) > 0 ? fault_retry_s(e) : 1);
+    return reply(x, (unsigned)status, fault_body(e, status), "application/json",
+        has_header ? headers : NULL, closes);
+}
+
+static enum MHD_Result reply_scores(struct exchange *x)
+{
+    struct err e = {0};
+    char *text = NULL;
+    int rc = fault_of_rows(x->ticket.results, x->ask.rows.n, &e);
+    if (rc == 0)
+        rc = x->route->reply(&text, &x->ask, x->ticket.results, &e);
+    if (rc != 0)
+        return reply_fault(x, fault_status(e.code), &e, 0);
+    const char *const headers[][2] = {
+        {"x-assay-score-mode", x->card->mode}, {"x-assay-job", x->ticket.job}, {NULL, NULL}};
+    return reply(x, 200, text, "application/json", headers, 0);
+}
+
+/* ---- the head ---- */
+
+static int check_key(const struct exchange *x, const struct head *head, struct err *e)
+{
+    int is_open = x->route && (x->route->kind == ROUTE_HEALTH || x->route->kind == ROUTE_READY);
+    if (!x->server->keys || is_open || keys_find(x->server->keys, head->authorization))
+        return 0;
+    err_set(e, ASSAY_EUNAUTHORIZED, "expected an Authorization header with a known bearer token");
+    return 401;
+}
+
+static int check_head(
+    const struct exchange *x, const struct head *head, const char *method, struct err *e)
+{
+    int is_get = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+    int status = head_check(head, e);
+    if (status == 0)
+        status = check_key(x, head, e);
+    if (status == 0 && !x->route) {
+        err_set(e, ASSAY_EGONE, "Not Found");
+        status = 404;
+    }
+    if (status == 0 && (x->route->kind == ROUTE_SCORES ? !is_post(method) : !is_get)) {
+        err_set(e, ASSAY_EBADREQ, "%s: expected another method than %.20s", x->route->path, method);
+        status = 405;
+    }
+    if (status == 0 && x->route->kind == ROUTE_SCORES)
+        status = head_check_body(head, (size_t)x->server->options->max_body_bytes, e);
+    return status;
+}
+
+/* "classify-" and the client's X-Request-Id, or random digits. */
+static void make_id(struct exchange *x, const char *given)
+{
+    unsigned char random[16];
+    char hex[2 * sizeof random + 1];
+    int n = given ? (int)strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                       "0123456789-_.:")
+                  : 0;
+    randombytes_buf(random, sizeof random);
+    sodium_bin2hex(hex, sizeof hex, random, sizeof random);
+    if (n > 0 && given[n] == '\0' && n <= 40)
+        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->id, given);
+    else
+        snprintf(x->ask.id, sizeof x->ask.id, "%s-%s", x->route->id, hex);
+}
+
+static enum MHD_Result begin(struct exchange *x, const char *url, const char *method)
+{
+    struct head head;
+    struct err e = {0};
+    head_read(&head, x->connection);
+    x->route = route_find(url);
+    int status = check_head(x, &head, method, &e);
+    if (status != 0)
+        return reply_fault(x, status, &e, 1);
+    if (x->route->kind != ROUTE_SCORES)
+        return MHD_YES;
+    make_id(x, head.request_id);
+    if (x->peer)
+        peer_sends_body(x->server->peers, x->peer);
+    return MHD_YES;
+}
+
+/* ---- the body ---- */
+
+static int make_room(struct exchange *x, size_t n)
+{
+    if (x->n_body + n <= x->room)
+        return 0;
+    size_t room = x->room ? x->room : FIRST_ROOM;
+    while (room < x->n_body + n)
+        room *= 2;
+    char *body = realloc(x->body, room);
+    if (!body)
+        return -1;
+    x->body = body;
+    x->room = room;
+    return 0;
+}
+
+static void keep(struct exchange *x, const char *bytes, size_t n)
+{
+    size_t most = (size_t)x->server->options->max_body_bytes;
+    size_t all = atomic_fetch_add(&x->server->body_bytes, n) + n;
+    x->n_body += n;
+    if (x->refusal.code == 0 && x->n_body > most)
+        err_set(&x->refusal, ASSAY_ETOOLARGE, "body: expected at most %zu bytes, found more", most);
+    if (x->refusal.code == 0 && all > ALL_BODIES * most)
+        err_set(&x->refusal, ASSAY_EQUEUEFULL, "the requests under way have too many bytes");
+    x->n_body -= n;
+    if (x->refusal.code == 0 && make_room(x, n) != 0)
+        err_set(&x->refusal, ASSAY_EQUEUEFULL, "no memory for the body");
+    if (x->refusal.code != 0) {
+        atomic_fetch_sub(&x->server->body_bytes, n);
+        x->n_dropped += n;
+        return;
+    }
+    memcpy(x->body + x->n_body, bytes, n);
+    x->n_body += n;
+}
+
+static enum MHD_Result take_body(struct exchange *x, const char *upload, size_t *n_upload)
+{
+    keep(x, upload, *n_upload);
+    if (x->peer)
+        peer_has_sent(x->server->peers, x->peer, *n_upload);
+    *n_upload = 0;
+    /* One that goes on and on is not read to its end to be told so. */
+    return x->n_dropped > (size_t)x->server->options->max_body_bytes ? MHD_NO : MHD_YES;
+}
+
+static void drop_body(struct exchange *x)
+{
+    atomic_fetch_sub(&x->server->body_bytes, x->n_body);
+    free(x->body);
+    x->body = NULL;
+    x->n_body = x->room = 0;
+}
+
+/* ---- asking ---- */
+
+/* In the link's thread. */
+static void on_done(struct ticket *t)
+{
+    struct exchange *x = t->owner;
+    MHD_resume_connection(x->connection);
+}
+
+static int decode(struct exchange *x, struct err *e)
+{
+    char id[sizeof x->ask.id];
+    json_t *body = NULL;
+    int rc = body_parse(x->body, x->n_body, &body, e);
+    if (rc != 0)
+        return rc;
+    memcpy(id, x->ask.id, sizeof id);
+    ask_init(&x->ask, x->card);
+    memcpy(x->ask.id, id, sizeof id);
+    x->ask.prompt_is = MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, "prompt");
+    rc = x->route->decode(&x->ask, body, e);
+    json_decref(body);
+    return rc;
+}
+
+static enum MHD_Result ask(struct exchange *x)
+{
+    struct err e = x->refusal;
+    if (e.code == 0 && !(x->card = link_card(x->server->link)))
+        err_set(&e, ASSAY_ENOTREADY, "the broker does not answer");
+    if (e.code == 0)
+        decode(x, &e);
+    if (e.code == 0 && (int64_t)x->ask.rows.bytes.buffer.size + 4096 > x->card->max_message_bytes)
+        err_set(&e, ASSAY_ETOOLARGE, "expected rows of at most %lld bytes, found %zu",
+            (long long)x->card->max_message_bytes, x->ask.rows.bytes.buffer.size);
+    drop_body(x);
+    if (e.code != 0)
+        return reply_fault(x, fault_status(e.code), &e, x->refusal.code != 0);
+    x->is_asked = 1;
+    x->ticket.rows = &x->ask.rows;
+    x->ticket.done = on_done;
+    x->ticket.owner = x;
+    x->ticket.deadline_us = now_mono_us() + x->server->options->timeout_s * 1000000;
+    if (x->peer)
+        peer_waits(x->server->peers, x->peer, &x->ticket);
+    MHD_suspend_connection(x->connection);
+    link_submit(x->server->link, &x->ticket);
+    return MHD_YES;
+}
+
+static enum MHD_Result answer(struct exchange *x)
+{
+    const struct err *e = &x->ticket.error;
+    if (x->peer)
+        peer_is_idle(x->server->peers, x->peer);
+    if (e->code == ASSAY_EGONE) {
+        x->status = 499;
+        return MHD_NO;
+    }
+    return e->code == 0 ? reply_scores(x) : reply_fault(x, fault_status(e->code), e, 0);
+}
+
+/* ---- pages ---- */
+
+static enum MHD_Result show(struct exchange *x)
+{
+    struct page page;
+    page_write(&page, x->server, x->route);
+    if (page.error.code != 0)
+        return reply_fault(x, fault_status(page.error.code), &page.error, 0);
+    return reply(x, 200, page.text, page.type, NULL, 0);
+}
+
+/* ---- libmicrohttpd's side ---- */
+
+static struct exchange *exchange_new(struct server *server, struct MHD_Connection *connection)
+{
+    struct exchange *x = xcalloc(1, sizeof *x);
+    x->server = server;
+    x->connection = connection;
+    x->peer = peer_of(connection);
+    x->began_us = now_mono_us();
+    return x;
+}
+
+enum MHD_Result exchange_step(void *cls, struct MHD_Connection *connection, const char *url,
+    const char *method, const char *version, const char *upload, size_t *n_upload, void **state)
+{
+    struct exchange *x = *state;
+    (void)version;
+    if (!x) {
+        *state = x = exchange_new(cls, connection);
+        return begin(x, url, method);
+    }
+    if (*n_upload > 0)
+        return take_body(x, upload, n_upload);
+    if (x->route->kind != ROUTE_SCORES)
+        return show(x);
+    return x->is_asked ? answer(x) : ask(x);
+}
+
+void exchange_end(
+    void *cls, struct MHD_Connection *connection, void **state, enum MHD_RequestTerminationCode why)
+{
+    struct exchange *x = *state;
+    (void)cls;
+    (void)connection;
+    if (!x)
+        return;
+    *state = NULL;
+    unsigned status = why == MHD_REQUEST_TERMINATED_COMPLETED_OK ? x->status : 499;
+    if (x->peer && why == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        peer_is_idle(x->server->peers, x->peer);
+    metrics_note(x->server->metrics, route_index(x->route), status, now_mono_us() - x->began_us);
+    drop_body(x);
+    ticket_release(&x->ticket);
+    ask_release(&x->ask);
+    card_release(&x->card);
+    free(x);
+}

@@ -1,0 +1,21 @@
+/* options.h - assay-http's command line. */
+#ifndef ASSAY_HTTP_OPTIONS_H
+#define ASSAY_HTTP_OPTIONS_H
+
+#include <stdint.h>
+
+#include "broker/http/card.h"
+
+struct http_options {
+    const char *connect, *data, *listen, *api_keys, *tls_cert, *tls_key;
+    const char *names[CARD_MAX_NAMES]; /* --served-model-name */
+    int n_names;
+    int64_t max_body_bytes, timeout_s, max_connections, log_level;
+    int help, version;
+};
+
+/* Returns 0, or an exit code after printing the error to stderr. */
+int http_options_parse(struct http_options *o, int argc, char **argv);
+void http_options_print_help(void);
+
+#endif

@@ -1,0 +1,16 @@
+/* pages.h - what is answered without a score: /health, /ready, /v1/models, /version, /metrics. */
+#ifndef ASSAY_HTTP_PAGES_H
+#define ASSAY_HTTP_PAGES_H
+
+#include "broker/http/routes.h"
+#include "broker/http/server.h"
+
+struct page {
+    struct err error; /* code 0: there is a text */
+    char *text;       /* the caller frees it */
+    const char *type;
+};
+
+void page_write(struct page *page, struct server *server, const struct route *route);
+
+#endif

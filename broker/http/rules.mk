@@ -1,0 +1,5 @@
+# assay-http: libmicrohttpd is for this program alone.
+HTTP := $(call objects,$(filter-out broker/http/main.c,$(wildcard broker/http/*.c)))
+$(B)/bin/assay-http: $(call objects,broker/http/main.c broker/data_dir.c) $(HTTP) $(STORE) $(COMMON)
+$(B)/bin/assay-http: LDLIBS += $(shell $(PKG_CONFIG) --libs libmicrohttpd)
+$(B)/lib/assay.a: $(HTTP)

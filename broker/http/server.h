@@ -1,0 +1,24 @@
+/* server.h - what all requests share: assay-http's one context. */
+#ifndef ASSAY_HTTP_SERVER_H
+#define ASSAY_HTTP_SERVER_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "broker/http/keys.h"
+#include "broker/http/link.h"
+#include "broker/http/metrics.h"
+#include "broker/http/options.h"
+#include "broker/http/peers.h"
+
+struct server {
+    const struct http_options *options;
+    struct link *link;
+    struct keys *keys; /* NULL: none are asked for */
+    struct metrics *metrics;
+    struct peers *peers;
+    atomic_size_t body_bytes; /* of all requests that are not over */
+    long long started_ms;
+};
+
+#endif
