@@ -1,7 +1,7 @@
 /* load_packed.c - matrices that a checkpoint stores in few bits (quantization.h).
  *
- * The numbers stay in the mapped file; the product unpacks them (cpu/kernels_packed.inc). What
- * belongs to the groups becomes a table in the device's memory: scale and zero point as float32,
+ * The numbers stay in the mapped file, or as they are in a device's memory; the product unpacks them
+ * (cpu/kernels_packed.inc, ../cuda/unpack.cu). What belongs to the groups becomes a table in the device's memory: scale and zero point as float32,
  * for each group the rows of this rank's part one after the other, whatever their types and order
  * in the file. That is 8 bytes a group and row: with groups of 128 columns, an eighth of what four
  * bits a weight take.
@@ -357,12 +357,13 @@ static int check_part(const struct loader *l, const struct part *p, struct err *
         (long long)per_word, (long long)first);
 }
 
-static int set_view(struct loader *l, struct part *p, struct err *e)
+static void set_view(struct loader *l, const struct part *p)
 {
     int64_t per_word = WORD_BITS / p->packing.bits, stride = p->m->words.shape[1], at;
     if (l->m->config.quantization.format == FORMAT_PLAIN)
         stride /= per_word;
-    const struct packing *packing = to_device(l, &p->packing, sizeof p->packing);
+    struct packing *packing = &l->m->packings[p->m - l->packed];
+    *packing = p->packing;
     if (p->packing.order == PACKED_ROWS)
         at = p->row * stride + p->column / per_word;
     else if (p->packing.order == PACKED_COLUMNS)
@@ -371,7 +372,6 @@ static int set_view(struct loader *l, struct part *p, struct err *e)
         at = p->column * stride + p->row / per_word;
     *p->m->place.view = (struct weight){(const char *)p->m->words.data + at * WORD_BYTES,
         DTYPE_PACKED, p->rows, p->cols, stride, NULL, DTYPE_F32, packing};
-    return packing ? 0 : no_memory(p, e);
 }
 
 static enum packing_order order_of(enum quantization_format format)
@@ -404,12 +404,16 @@ static int finish_matrix(struct loader *l, const struct packed_matrix *m, struct
         rc = make_tables(l, &p, e);
     if (rc == 0 && m->order.data)
         rc = take_order(l, &p, e);
-    return rc == 0 ? set_view(l, &p, e) : rc;
+    if (rc == 0)
+        set_view(l, &p);
+    return rc;
 }
 
 int load_finish_packed(struct loader *l, struct err *e)
 {
     int rc = 0;
+    if (l->n_packed > 0)
+        l->m->packings = xcalloc(l->n_packed, sizeof *l->m->packings);
     for (size_t i = 0; rc == 0 && i < l->n_packed; i++)
         if (!l->packed[i].place.is_elsewhere)
             rc = finish_matrix(l, &l->packed[i], e);
@@ -424,7 +428,7 @@ static int64_t table_bytes(const struct quantization *q, int64_t rows, int64_t c
 {
     return 2 * quantization_groups(q, cols) * round_up(rows, PACKING_ROWS) *
                (int64_t)sizeof(float) +
-           cols * (int64_t)sizeof(int32_t) + (int64_t)sizeof(struct packing) + 4 * ALLOC_BYTES;
+           cols * (int64_t)sizeof(int32_t) + 3 * ALLOC_BYTES;
 }
 
 size_t load_packed_bytes(const struct model_config *c, uint32_t n_layers)

@@ -124,6 +124,8 @@ void qwen2_reward_model_release(struct qwen2_reward_model *m)
     free(m->kv_caches.layers);
     kv_cache_free(&m->kv_cache);
     free(m->score.rows);
+    free(m->packings);
+    m->packings = NULL;
     lora_release(m);
     m->score.rows = NULL;
     m->kv_caches.layers = NULL;

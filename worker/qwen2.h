@@ -80,6 +80,7 @@ struct qwen2_reward_model {
     struct reward_head score;
     struct reward_head *heads; /* [adapters] their own; n_parts 0: the base's. NULL: none */
     struct lora_shard *shards; /* what the layers' products borrow */
+    struct packing *packings;  /* what packed matrices borrow; NULL: none is packed */
     struct rope_tables rope;   /* of max_len positions */
     float *values;             /* device: what the pooler gives, before it is copied out */
     struct kv_caches kv_caches;

@@ -19,7 +19,7 @@ struct tensor {
 };
 
 /* A matrix of few bits, as a checkpoint stores it (quantization.h). Words are 32 bits; the first of
- * the numbers in a word is in its lowest bits. CPU only. */
+ * the numbers in a word is in its lowest bits. */
 enum packing_order {
     PACKED_ROWS,    /* [rows, words of columns]: a word holds neighbours in k of one row */
     PACKED_COLUMNS, /* [words of columns, rows]: the same, a word of every row after the other */
@@ -74,10 +74,12 @@ struct weight {
     enum dtype dtype;
     int64_t rows, cols, stride;
     const float *scale; /* [rows] of quantized types, else NULL */
-    /* CPU only: the type of its products' factors; F32, or set by prepare_weights */
+    /* The type of its products' factors: F32, or set by prepare_weights on the CPU, and on GPUs
+     * where its stack has packed matrices */
     enum dtype factors;
-    /* Not NULL: the matrix is of DTYPE_PACKED; `data` is its first word, and `stride` counts words
-     * from row to row of what is stored. */
+    /* Of DTYPE_PACKED, whose `data` is its first word, and whose `stride` counts words from row to
+     * row of what is stored; else NULL. The struct is in the host's memory, its tables are in the
+     * device's. */
     const struct packing *packing;
 };
 
