@@ -82,6 +82,12 @@ cudaError_t kernel_quantize_rows(cudaStream_t stream, struct tensor out, struct 
 cudaError_t kernel_dequantize(cudaStream_t stream, struct tensor out, struct tensor sums,
     const float *w_scale, const void *bias);
 
+/* ---- unpack.cu ---- */
+
+/* The values of a packed matrix, rounded to out's float type. w's numbers, scales and the like are
+ * device memory, w->packing is the host's. */
+cudaError_t kernel_unpack(cudaStream_t stream, struct tensor out, const struct weight *w);
+
 /* ---- adapters.cu ---- */
 
 /* out = x * w^T and out += x * w^T, w F32; each element one chain of fused multiply-adds over x.cols
