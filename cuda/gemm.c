@@ -17,6 +17,7 @@
 
 #include "cuda/gemm_cache.h"
 #include "cuda/gemm_private.h"
+#include "cuda/packed.h"
 #include "schema/alloc.h"
 #include "schema/fnv.h"
 #include "schema/log.h"
@@ -228,6 +229,8 @@ void gemm_linear(struct device *d, struct tensor out, struct tensor x, const str
         o.w.rows += parts[i].rows;
     if (x.rows == 0)
         return;
+    if (packed_any(parts, n_parts))
+        o.w = packed_unpack(d, parts, n_parts);
     if (dtype_bytes(o.w.dtype) == 1 && x.dtype != o.w.dtype)
         o.x = quantize(d, x);
     if (o.w.dtype == DTYPE_I8)

@@ -13,7 +13,8 @@
 int gemm_new(struct gemm **g, struct device *d, const struct device_options *o, struct err *e);
 void gemm_free(struct gemm **g);
 
-/* As ops.linear. The parts of w are contiguous in memory (prepare_weights.c). */
+/* As ops.linear. The parts of w are contiguous in memory (prepare_weights.c), or some of them are
+ * packed (packed.h). */
 void gemm_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);
 

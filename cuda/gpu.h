@@ -42,6 +42,7 @@ struct device {
     struct cudaDeviceProp properties;
     cudaStream_t compute, copy;
     uint8_t *arena, *weights;
+    uint8_t *unpacked; /* in weights: one stack's matrix (packed.h); NULL: none is packed */
     size_t arena_bytes, arena_used, input_bytes, output_bytes;
     struct lane lanes[GPU_LANES];
     uint32_t first_lane, in_flight; /* lanes[(first_lane + i) % GPU_LANES] are not polled yet */
@@ -76,6 +77,13 @@ cudaStream_t gpu_stream(struct device *d);
 static inline size_t gpu_aligned(size_t bytes)
 {
     return (bytes + GPU_ALIGNMENT - 1) / GPU_ALIGNMENT * GPU_ALIGNMENT;
+}
+
+/* Elements from row to row of a matrix in the device's memory: whole 16 bytes. */
+static inline int64_t gpu_row_stride(int64_t cols, enum dtype type)
+{
+    int64_t size = dtype_bytes(type);
+    return round_up(cols * size, 16) / size;
 }
 
 /* Fills [to, to + bytes) with numbers from -size to size (for one-byte types: random bytes that are

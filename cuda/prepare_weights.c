@@ -3,18 +3,22 @@
  *
  * The parts of a stack follow each other, with rows of one length, so a list of views becomes one
  * matrix and one product. A matrix to be quantized is first copied as stored to a chunk on the
- * device, then quantized row by row into its place; its rows' scales follow it. */
+ * device, then quantized row by row into its place; its rows' scales follow it.
+ *
+ * Packed matrices (packed.h) are copied word by word, and the stacks that have any are unpacked for
+ * each product: the largest such stack has room behind all matrices. Only packed FP8 of which the
+ * products are FP8 too is copied as it would be quantized: its bytes and its rows' scales. */
 #include <string.h>
 
-#include "cuda/gpu.h"
+#include "cuda/packed.h"
 
 #define CHUNK_BYTES (16u << 20)
-#define ROW_BYTES 16 /* rows begin at multiples of this */
+#define WORD_BYTES 4
+#define ROW_BYTES 16
 
 static int64_t stride_of(const struct weight_stack *s)
 {
-    int64_t size = dtype_bytes(s->dtype);
-    return round_up(s->parts[0].cols * size, ROW_BYTES) / size;
+    return gpu_row_stride(s->parts[0].cols, s->dtype);
 }
 
 static int is_quantized(const struct weight_stack *s)
@@ -35,10 +39,40 @@ static size_t matrix_bytes(const struct weight_stack *s)
     return gpu_aligned((size_t)(stack_rows(s) * stride_of(s) * dtype_bytes(s->dtype)));
 }
 
+/* Whether products unpack it. */
+static int is_packed(const struct weight_stack *s)
+{
+    return !is_quantized(s) && packed_any(s->parts, s->n_parts);
+}
+
+/* Of a stack that is unpacked; in such the parts lie by themselves. */
+static struct tensor part_tensor(const struct weight_stack *s, const struct weight *w, void *at)
+{
+    if (w->dtype != DTYPE_PACKED)
+        return tensor_of(at, s->dtype, w->rows, w->cols, stride_of(s));
+    struct weight words = packed_words(w);
+    return tensor_of(at, DTYPE_F32, words.rows, words.cols, gpu_row_stride(words.cols, DTYPE_F32));
+}
+
 static size_t stack_bytes(const struct weight_stack *s)
 {
+    size_t bytes = 0;
+    for (int i = 0; is_packed(s) && i < s->n_parts; i++)
+        bytes += gpu_aligned(tensor_bytes(part_tensor(s, &s->parts[i], NULL)));
+    if (is_packed(s))
+        return bytes;
     return matrix_bytes(s) +
            (is_quantized(s) ? gpu_aligned((size_t)stack_rows(s) * sizeof(float)) : 0);
+}
+
+/* The largest stack's that is unpacked. */
+static size_t unpacked_bytes(const struct weight_stack *stacks, size_t n)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++)
+        if (is_packed(&stacks[i]) && matrix_bytes(&stacks[i]) > most)
+            most = matrix_bytes(&stacks[i]);
+    return most;
 }
 
 static int take_weights(struct device *d, size_t bytes, struct err *e)
@@ -120,21 +154,61 @@ static void quantize_rows(
     GPU_MUST(kernel_quantize_rows(d->copy, to, stored));
 }
 
+/* Packed FP8 as it is: its bytes, word by word, and its rows' scales from their table. */
+static void send_stored(
+    struct device *d, struct chunks *c, struct tensor to, const struct weight *w, int64_t row)
+{
+    struct weight words = packed_words(w);
+    GPU_MUST(cudaMemcpyAsync(to.scale, w->packing->scale + row, (size_t)to.rows * sizeof(float),
+        cudaMemcpyDeviceToDevice, d->copy));
+    send_rows(d, c, tensor_of(to.data, DTYPE_F32, to.rows, words.cols, to.stride / WORD_BYTES),
+        &words, row);
+}
+
+/* Rows that a chunk holds. */
+static int64_t rows_at_once(const struct chunks *c, struct tensor t)
+{
+    return (int64_t)c->bytes / (t.stride * dtype_bytes(t.dtype));
+}
+
+static uint8_t *send_packed_stack(
+    struct device *d, struct chunks *c, uint8_t *to, const struct weight_stack *s)
+{
+    for (int i = 0; i < s->n_parts; i++) {
+        struct weight *w = &s->parts[i];
+        struct tensor all = part_tensor(s, w, to);
+        struct weight from = w->dtype == DTYPE_PACKED ? packed_words(w) : *w;
+        int64_t step = rows_at_once(c, all);
+        for (int64_t row = 0; row < all.rows; row += step) {
+            int64_t n = all.rows - row < step ? all.rows - row : step;
+            send_rows(d, c, tensor_rows(all, row, n), &from, row);
+        }
+        enum dtype type = w->dtype == DTYPE_PACKED ? DTYPE_PACKED : s->dtype;
+        *w = (struct weight){to, type, w->rows, w->cols, all.stride, NULL, s->dtype, w->packing};
+        to += gpu_aligned(tensor_bytes(all));
+    }
+    return to;
+}
+
 static uint8_t *send_stack(
     struct device *d, struct chunks *c, uint8_t *to, const struct weight_stack *s)
 {
+    if (is_packed(s))
+        return send_packed_stack(d, c, to, s);
     int64_t stride = stride_of(s), row_bytes = stride * dtype_bytes(s->dtype);
     float *scale = is_quantized(s) ? (float *)(void *)(to + matrix_bytes(s)) : NULL;
     uint8_t *end = to + stack_bytes(s);
     for (int i = 0; i < s->n_parts; i++) {
         struct weight *w = &s->parts[i];
         struct tensor all = tensor_of(to, s->dtype, w->rows, w->cols, stride);
-        int64_t rows_at_once =
+        int64_t step =
             (int64_t)c->bytes / (scale ? chunk_stride(w) * dtype_bytes(w->dtype) : row_bytes);
         all.scale = scale;
-        for (int64_t row = 0; row < w->rows; row += rows_at_once) {
-            int64_t n = w->rows - row < rows_at_once ? w->rows - row : rows_at_once;
-            (scale ? quantize_rows : send_rows)(d, c, tensor_rows(all, row, n), w, row);
+        for (int64_t row = 0; row < w->rows; row += step) {
+            int64_t n = w->rows - row < step ? w->rows - row : step;
+            (w->dtype == DTYPE_PACKED ? send_stored
+                : scale               ? quantize_rows
+                                      : send_rows)(d, c, tensor_rows(all, row, n), w, row);
         }
         *w = (struct weight){to, s->dtype, w->rows, w->cols, stride, scale, DTYPE_F32, NULL};
         to += w->rows * row_bytes;
@@ -143,16 +217,25 @@ static uint8_t *send_stack(
     return end;
 }
 
-/* A chunk must hold a row of any matrix, both as stored and as sent. */
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* A chunk must hold a row of any matrix, both as stored and as sent, and of words. */
 static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
 {
     int64_t bytes = CHUNK_BYTES;
     for (size_t i = 0; i < n; i++) {
-        int64_t row = stride_of(&stacks[i]) * dtype_bytes(stacks[i].dtype);
-        const struct weight *w = &stacks[i].parts[0];
-        int64_t stored = chunk_stride(w) * dtype_bytes(w->dtype);
-        bytes = row > bytes ? row : bytes;
-        bytes = stored > bytes ? stored : bytes;
+        const struct weight_stack *s = &stacks[i];
+        bytes = most(bytes, stride_of(s) * dtype_bytes(s->dtype));
+        for (int k = 0; k < s->n_parts; k++) {
+            const struct weight *w = &s->parts[k];
+            bytes = most(bytes, chunk_stride(w) * dtype_bytes(w->dtype));
+            if (is_packed(s))
+                bytes =
+                    most(bytes, (int64_t)tensor_bytes(tensor_rows(part_tensor(s, w, NULL), 0, 1)));
+        }
     }
     return (size_t)bytes;
 }
@@ -160,13 +243,14 @@ static size_t chunk_bytes(const struct weight_stack *stacks, size_t n)
 static int send_stacks(struct device *d, struct weight_stack *stacks, size_t n, struct err *e)
 {
     struct chunks c = {.bytes = chunk_bytes(stacks, n)};
-    size_t bytes = 0;
+    size_t bytes = 0, unpacked = unpacked_bytes(stacks, n);
     int quantized = 0;
     for (size_t i = 0; i < n; i++) {
         bytes += stack_bytes(&stacks[i]);
         quantized |= is_quantized(&stacks[i]);
     }
-    int rc = take_weights(d, bytes, e);
+    int rc = take_weights(d, bytes + unpacked, e);
+    d->unpacked = rc == 0 && unpacked > 0 ? d->weights + bytes : NULL;
     if (rc == 0)
         rc = chunks_new(&c, quantized, e);
     uint8_t *to = d->weights;
