@@ -43,8 +43,8 @@ static int check_quant(const struct device *d, enum dtype quant, struct err *e)
     if (quant != DTYPE_F8 || p->major == 9)
         return 0;
     return err_set(e, ASSAY_EUNSUPPORTED,
-        "--quant fp8: expected a GPU of compute capability 9.0, found GPU %d (%s) of "
-        "%d.%d",
+        "--quant fp8: expected a GPU of compute capability 9.0, found GPU %d (%s) of %d.%d (an FP8 "
+        "checkpoint's --activations as-stored needs it too: expected weights-only)",
         d->index, p->name, p->major, p->minor);
 }
 

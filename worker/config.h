@@ -118,6 +118,9 @@ uint32_t model_config_rank_kv_heads(const struct model_config *c, uint32_t tp);
 
 /* F8, I8, or F32 for "none". */
 enum dtype quant_config_type(const struct quant_config *c);
+/* What products are of where it is neither float type: what --quant says, or the checkpoint itself
+ * (quantization.products); else F32. */
+enum dtype model_config_products(const struct model_config *c, const struct quant_config *quant);
 /* ASSAY_EFORMAT with the numbers unless each rank's quantized products have sizes that are
  * multiples of 16. Only GPUs need this; the CPU takes any size. */
 int model_config_check_quant(

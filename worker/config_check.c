@@ -34,18 +34,26 @@ enum dtype quant_config_type(const struct quant_config *c)
                                             : DTYPE_F32;
 }
 
+enum dtype model_config_products(const struct model_config *c, const struct quant_config *quant)
+{
+    return c->quantization.products != DTYPE_F32 ? c->quantization.products
+                                                 : quant_config_type(quant);
+}
+
 int model_config_check_quant(
     const struct model_config *c, const struct quant_config *quant, uint32_t tp, struct err *e)
 {
     uint32_t q = c->n_heads / tp * c->head_dim, mlp = c->intermediate_size / tp,
              kv = model_config_rank_kv_heads(c, tp) * c->head_dim;
-    if (quant_config_type(quant) == DTYPE_F32 ||
+    if (model_config_products(c, quant) == DTYPE_F32 ||
         (c->hidden_size % 16 == 0 && q % 16 == 0 && (2 * kv) % 16 == 0 && mlp % 16 == 0))
         return 0;
     return err_set(e, ASSAY_EFORMAT,
-        "--quant %s: expected sizes that are multiples of 16 on each rank, found hidden_size %u, "
+        "%s %s: expected sizes that are multiples of 16 on each rank, found hidden_size %u, "
         "query %u, key and value %u, intermediate_size %u",
-        quant->method, c->hidden_size, q, 2 * kv, mlp);
+        c->quantization.products != DTYPE_F32 ? "--activations" : "--quant",
+        c->quantization.products != DTYPE_F32 ? "as-stored" : quant->method, c->hidden_size, q,
+        2 * kv, mlp);
 }
 
 struct layer_range model_config_pp_layers(

@@ -459,7 +459,7 @@ static void add_stack(
  * head is float32. */
 static int prepare_matrices(struct qwen2_reward_model *m, struct err *e)
 {
-    enum dtype quant = quant_config_type(&m->quant_config),
+    enum dtype quant = model_config_products(&m->config, &m->quant_config),
                type = quant == DTYPE_F32 ? m->config.activation_type : quant;
     struct weight_stack *stacks = xcalloc(3 + 4 * (size_t)m->config.n_layers, sizeof *stacks);
     size_t n = 0;

@@ -42,6 +42,9 @@ struct quantization {
     struct rounding inputs;    /* of_config, where that was chosen */
     const char *chosen;        /* what --activations decided, where it had to */
     int zero_offset;           /* is added to each stored zero point: 1 in GPTQ's first format */
+    /* F8: the device multiplies the stored numbers by inputs that it rounded (`inputs`); F32: it
+     * multiplies values. Set by model_choose_type. */
+    enum dtype products;
 };
 
 struct model_config;

@@ -21,27 +21,51 @@
 #include "schema/alloc.h"
 #include "schema/log.h"
 #include "worker/kv_cache.h"
+#include "worker/layer_matrix.h"
 #include "worker/lora.h"
 #include "worker/qwen2_memory.h"
 
-static enum dtype own_type(struct weights *w, const struct quant_config *quant)
+/* A quantized checkpoint's own type is that of its embedding, as it was before. */
+static enum dtype own_type(
+    struct weights *w, const struct model_config *c, const struct quant_config *quant)
 {
-    enum dtype stored = weights_dtype(w);
+    enum dtype stored =
+        c->quantization.format == FORMAT_NONE ? weights_dtype(w) : weights_embedding_dtype(w);
     return stored == DTYPE_F32 && quant_config_type(quant) != DTYPE_F32 ? DTYPE_BF16 : stored;
 }
 
-/* What is not built for a checkpoint that is quantized itself. */
-static int refuse_quantized(const struct model_config *c, const struct quant_config *quant,
-    const struct ops *ops, struct err *e)
+/* Inputs that are rounded to FP8 by token, times FP8 with a scale for each row, is a product that
+ * GPUs have. */
+static int is_fp8_product(const struct model_config *c)
 {
-    if (ops->typed)
+    const struct quantization *q = &c->quantization;
+    uint8_t all = (1 << N_LAYER_MATRICES) - 1;
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        all &= c->quantized[i];
+    return q->inputs.how == ROUND_BY_ROW && q->inputs.numbers == PACKED_E4M3 &&
+           q->format == FORMAT_PLAIN && q->numbers == PACKED_E4M3 && q->group_size == 0 &&
+           q->group_rows <= 1 && all == (1 << N_LAYER_MATRICES) - 1;
+}
+
+/* What of a checkpoint that is quantized itself is built here: its matrices' numbers always,
+ * rounded inputs on the CPU, and on GPUs those that are a product there. */
+static int choose_quantized(
+    struct model_config *c, const struct quant_config *quant, const struct ops *ops, struct err *e)
+{
+    if (quant_config_type(quant) != DTYPE_F32)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "quantization_config: %s is not built for GPUs; expected --device cpu, or a checkpoint "
-            "that is not quantized",
+            "--quant %s: the checkpoint is quantized already (%s); expected none", quant->method,
             c->quantization.name);
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "--quant %s: the checkpoint is quantized already (%s); expected none", quant->method,
-        c->quantization.name);
+    if (!ops->typed || c->quantization.inputs.how == ROUND_NOT)
+        return 0;
+    if (!is_fp8_product(c))
+        return err_set(e, ASSAY_EUNSUPPORTED,
+            "--activations as-stored: the activations of this checkpoint (%s) are not built for "
+            "GPUs, which have FP8 by token with FP8 matrices that have a scale for each row, in "
+            "every layer; expected weights-only, or --device cpu",
+            c->quantization.name);
+    c->quantization.products = DTYPE_F8;
+    return 0;
 }
 
 int model_choose_type(struct model_config *c, const char *dtype, const struct quant_config *quant,
@@ -61,10 +85,10 @@ int model_choose_type(struct model_config *c, const char *dtype, const struct qu
             "--dtype bf16 with --quant %s: expected one of them: products are of bfloat16 or of "
             "what --quant says",
             quant->method);
-    if (c->quantization.format != FORMAT_NONE &&
-        (ops->typed || quant_config_type(quant) != DTYPE_F32))
-        return refuse_quantized(c, quant, ops, e);
-    c->activation_type = ops->typed ? own_type(w, quant) : is_bf16 ? DTYPE_BF16 : DTYPE_F32;
+    c->quantization.products = DTYPE_F32;
+    if (c->quantization.format != FORMAT_NONE && choose_quantized(c, quant, ops, e) != 0)
+        return e->code;
+    c->activation_type = ops->typed ? own_type(w, c, quant) : is_bf16 ? DTYPE_BF16 : DTYPE_F32;
     return 0;
 }
 

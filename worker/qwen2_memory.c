@@ -77,7 +77,7 @@ static struct activations shape_activations(const struct model_config *c, const 
     const struct ops *ops, const struct quant_config *quant_config, const struct lora_config *lora)
 {
     enum dtype type = ops_activations(ops, c->activation_type),
-               quant = quant_config_type(quant_config);
+               quant = model_config_products(c, quant_config);
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
     int64_t quant_rows = round_up(t, QUANT_ROWS), gated_rows = round_up(mlp_rows, QUANT_ROWS);
@@ -146,7 +146,7 @@ void qwen2_device_needs(
     o->output_bytes = (size_t)(s.pooled * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
-    o->quant = quant_config_type(&configs->quant_config);
+    o->quant = model_config_products(c, &configs->quant_config);
     o->quant_rows = s.tokens;
     o->quant_in = s.q;
     o->quant_out = 2 * s.mlp > s.q + 2 * s.kv ? 2 * s.mlp : s.q + 2 * s.kv;

@@ -357,6 +357,19 @@ enum dtype weights_dtype(struct weights *w)
     return mixed || found < 0 ? DTYPE_F32 : (enum dtype)found;
 }
 
+enum dtype weights_embedding_dtype(struct weights *w)
+{
+    struct weight_tensor t;
+    int found = -1;
+    weights_rewind(w);
+    while (weights_next(w, &t))
+        if (strcmp(t.name, "model.embed_tokens.weight") == 0 ||
+            strcmp(t.name, "embed_tokens.weight") == 0)
+            found = t.dtype;
+    weights_rewind(w);
+    return found < 0 ? DTYPE_F32 : (enum dtype)found;
+}
+
 static int is_same(const struct stat *a, const struct stat *b)
 {
     return regular_is_same(a, b) && a->st_size == b->st_size &&

@@ -43,6 +43,8 @@ int weights_next(struct weights *w, struct weight_tensor *t);
 void weights_rewind(struct weights *w);
 /* The dtype of the layers' matrices if they all have the same, else DTYPE_F32. Rewinds. */
 enum dtype weights_dtype(struct weights *w);
+/* The embedding's dtype; DTYPE_F32 where there is none of a float type. Rewinds. */
+enum dtype weights_embedding_dtype(struct weights *w);
 /* Drops the files' pages from this process; later reads come from the page cache. For use once most
  * of the data has been copied or quantized. */
 void weights_drop(const struct weights *w);

@@ -102,6 +102,43 @@ def test_adapters_agree_with_the_oracle(installed):
         assert max(abs(a - b) for a, b in zip(flat(row), right["values"], strict=True)) <= 1e-4
 
 
+def relative_error(found, expected):
+    """Of all values, as a part of the expected ones' spread."""
+    pairs = [(a, b) for row, right in zip(found, expected, strict=True) for a, b in zip(flat(row), right["values"], strict=True)]
+    mean = sum(b for _, b in pairs) / len(pairs)
+    return (sum((a - b) ** 2 for a, b in pairs) / sum((b - mean) ** 2 for _, b in pairs)) ** 0.5
+
+
+@pytest.mark.parametrize("vector,tp,options,mode", [
+    ("quantized/gptq-int4", 1, [], "dtype=bf16 quant=gptq-int4 tp=1"),
+    ("quantized/awq-int4", 2, [], "dtype=bf16 quant=awq-int4 tp=2"),
+    ("quantized/float-fp8-dynamic", 1, ["--activations", "weights-only"], "quant=float-quantized-fp8 tp=1 pp=1 activations=weights-only"),
+    ("rounded/float-fp8-dynamic", 1, ["--activations", "as-stored"], "quant=float-quantized-fp8 tp=1 pp=1 activations=as-stored"),
+])
+def test_quantized_checkpoints_agree_with_the_oracle(installed, vector, tp, options, mode):
+    """Sixteen bits where the oracle has 32: test_gpu_quantized.c bounds each model's error."""
+    vector = json.loads((ROOT / f"tests/vectors/{vector}.json").read_text())
+    expected = [row for row in vector["rows"] if len(row["ids"]) <= 40]
+    rows = [{"ids": ids_bytes(row["ids"]), **({"pool": row["pool"]} if "pool" in row else {})} for row in expected]
+    with GpuBroker(installed, vector["model"], ["--tp", tp, *options], tp) as broker, broker.client() as client:
+        found = client.call("score", rows=rows, timeout_ms=60000, timeout=90)["rows"]
+        assert mode in client.call("hello")["mode"]
+    assert all(row["error"] is None for row in found)
+    assert 0 < relative_error(found, expected) < 0.1
+
+
+@pytest.mark.parametrize("model,options,env,words", [
+    ("float-fp8-dynamic", [], {}, "says that activations are quantized too"),
+    ("float-fp8-dynamic", ["--activations", "as-stored"], {"ASSAY_DOUBLE_CAPABILITY": "80"},
+     "as-stored needs it too: expected weights-only"),
+    ("float-fp8-static", ["--activations", "as-stored"], {}, "(float-quantized-fp8) are not built for GPUs"),
+    ("gptq-int4", ["--quant", "int8"], {}, "--quant int8: the checkpoint is quantized already (gptq-int4)"),
+])
+def test_quantized_checkpoints_that_are_refused(installed, model, options, env, words):
+    code, found = GpuBroker(installed, f"quantized/{model}", options, **env).refusal()
+    assert code == 78 and words in found, found
+
+
 @pytest.mark.parametrize("name,tp", [("bf16", 1), ("reward", 2)])
 def test_rows_that_share_their_beginning(installed, name, tp):
     """The same bytes as without sharing, and fewer tokens are computed."""

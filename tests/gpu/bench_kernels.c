@@ -132,6 +132,12 @@ static void run_linear_add(struct device *d, void *arg)
     GPU_MUST(kernel_linear_add(d->compute, c->out, c->x, &c->table));
 }
 
+static void run_unpack(struct device *d, void *arg)
+{
+    struct rows_case *c = arg;
+    GPU_MUST(kernel_unpack(d->compute, c->out, &c->table));
+}
+
 /* Token i has id, and position, i. */
 static const int32_t *counting(struct device *d, int64_t n)
 {
@@ -165,6 +171,40 @@ static void time_adapter(struct device *d, const struct sizes *s)
     c.x = scratch;
     c.table = weight_of(noise_tensor(d, DTYPE_F32, s->hidden, rank, 1));
     print("linear_add, rank 16", time_of(d, run_linear_add, &c), "gb_s", hidden * 4 + low * 4);
+}
+
+/* Four bits with groups of 128 columns, and eight in blocks, of the largest product's matrix. */
+static void time_unpack(struct device *d, const struct sizes *s)
+{
+    static const struct {
+        const char *name;
+        enum packing_order order;
+        enum packed_numbers numbers;
+        int bits;
+    } kinds[] = {{"unpack int4, rows", PACKED_ROWS, PACKED_UNSIGNED, 4},
+        {"unpack int4, columns (GPTQ)", PACKED_COLUMNS, PACKED_UNSIGNED, 4},
+        {"unpack int4, AWQ", PACKED_AWQ, PACKED_UNSIGNED, 4},
+        {"unpack fp8", PACKED_ROWS, PACKED_E4M3, 8}};
+    int64_t rows = 2 * s->mlp, cols = s->hidden, groups = (cols + 127) / 128;
+    double n = (double)(rows * cols);
+    struct tensor words = noise_tensor(d, DTYPE_F32, rows, round_up(cols, 64) / 4, 1),
+                  table = noise_tensor(d, DTYPE_F32, groups, round_up(rows, PACKING_ROWS), 1);
+    struct rows_case c = {.out = noise_tensor(d, DTYPE_BF16, rows, cols, 1)};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct packing p = {.order = kinds[i].order,
+            .numbers = kinds[i].numbers,
+            .bits = kinds[i].bits,
+            .scale = table.data,
+            .zero = table.data,
+            .group_stride = table.stride,
+            .group_size = 128};
+        int64_t stride = p.order == PACKED_ROWS      ? cols * p.bits / 32
+                         : p.order == PACKED_COLUMNS ? rows
+                                                     : rows / 8;
+        c.table =
+            (struct weight){words.data, DTYPE_PACKED, rows, cols, stride, NULL, DTYPE_F32, &p};
+        print(kinds[i].name, time_of(d, run_unpack, &c), "gb_s", n * (p.bits / 8.0 + 2));
+    }
 }
 
 static void time_rows(struct device *d, const struct sizes *s)
@@ -281,5 +321,6 @@ int main(int argc, char **argv)
         time_attention(d, &s, length);
     time_rows(d, &s);
     time_adapter(d, &s);
+    time_unpack(d, &s);
     return 0; /* the process's end frees the rest */
 }

@@ -26,7 +26,7 @@ $(GPU) $(call objects,$(wildcard cuda/main.c tests/kernels/*.c tests/gpu/*.c)): 
 $(KERNELS): LDLIBS += -lcmocka
 $(filter-out $(B)/kernels/test_gpu_%,$(KERNELS)): $(B)/obj/tests/kernels/bench/submit.o
 $(filter $(B)/kernels/test_gpu_%,$(KERNELS)): $(GPU) $(DOUBLES) $(B)/obj/tests/kernels/check_headers.o
-MODEL_TEST := $(B)/kernels/test_gpu_model
+MODEL_TEST := $(addprefix $(B)/kernels/test_gpu_,model lora quantized)
 $(B)/kernels/assay-worker-cuda: $(call objects,cuda/main.c) $(GPU) $(DOUBLES) $(QUICK_BENCH) $(B)/lib/assay.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -58,7 +58,7 @@ $(B)/bin/assay-worker-cuda: $(patsubst %,$(B)/nvcc/%.o,$(basename $(wildcard cud
 
 # For the first day on a GPU: the kernels' and the model's tests on the device, and benchmarks. Needs no ZeroMQ. $(B)/kit has
 # the same programs on the doubles, so that the tests see them work.
-KIT_TESTS := test_elementwise test_attention test_adapters test_gpu_linear test_gpu_model test_gpu_lora
+KIT_TESTS := test_elementwise test_attention test_adapters test_unpack test_gpu_linear test_gpu_model test_gpu_lora test_gpu_quantized
 KIT_TOOLS := $(basename $(notdir $(wildcard tests/gpu/*.c)))
 KIT_HOST  := $(call objects,$(filter-out worker/main.c worker/serve.c worker/describe.c,$(wildcard worker/*.c worker/cpu/*.c))) \
              $(call objects,schema/alloc.c schema/clock.c schema/cores.c schema/err.c schema/log.c schema/identity.c schema/json.c schema/regular.c schema/model_path.c schema/pooling.c schema/utf8.c shm/stage.c)

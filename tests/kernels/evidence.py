@@ -37,6 +37,8 @@ def launch(name: str, template: str) -> tuple:
         return ROW_THREADS, 128
     if name == "swiglu_quantized_kernel":
         return MLP_THREADS, 128
+    if name == "unpack_kernel":
+        return 256, 64 * 64  # of eight bits
     if name == "adapter_kernel":
         return 256, 4 * 32 * (65 + int(template.split(", ")[2]) + 1)
     if name in ("embed_kernel", "gather_kernel"):
@@ -52,7 +54,7 @@ def readable(symbol: str) -> tuple:
         return symbol, ""
     rest, args = found.group(2) or "", []
     while rest:
-        number = re.match(r"Li(\d+)E?", rest)
+        number = re.match(r"L(?:i|\d+[a-z_]+)(\d+)E?", rest)
         back = re.match(r"S\d*_", rest)
         known = next((k for k in TYPES if rest.startswith(k)), None)
         if number:

@@ -265,7 +265,7 @@ static void test_mode_and_refusals(void **unused)
         mode, "device=cpu arithmetic=4 dtype=f32 quant=pack-quantized-int4 tp=1 pp=1");
     scorer_close(&s);
     typed.typed = 1;
-    check_refused("auto", "none", &typed, "pack-quantized-int4 is not built for GPUs");
+    check_refused("auto", "int8", &typed, "--quant int8: the checkpoint is quantized already");
     check_refused("auto", "int8", &cpu_ops, "--quant int8: the checkpoint is quantized already");
 }
 
