@@ -16,6 +16,7 @@ struct sizes {
     int64_t hidden, q, kv, mlp, score_hidden, labels;
     int64_t batch, tokens;  /* most tokens of a batch, and of a forward pass */
     int64_t pooled, wanted; /* of which a head scores; none but on the last pipeline stage */
+    enum dtype type;        /* of keys and values, as of all that products give */
 };
 
 static int64_t most_ranks(const struct lora_config *lora)
@@ -37,7 +38,7 @@ static uint32_t most_layers(const struct model_config *c, uint32_t n_pp_ranks)
 static int64_t count_blocks(const struct model_config *c, const struct cache_config *cache,
     uint32_t n_pp_ranks, const struct sizes *s)
 {
-    struct tensor layer = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, 2 * s->kv),
+    struct tensor layer = tensor_shaped(NULL, s->type, KV_BLOCK_TOKENS, 2 * s->kv),
                   logits = tensor_shaped(NULL, DTYPE_F32, KV_BLOCK_TOKENS, s->labels);
     uint64_t block = most_layers(c, n_pp_ranks) * tensor_bytes(layer) + tensor_bytes(logits),
              n = cache->kv_cache_bytes / block, most = INT32_MAX / KV_BLOCK_TOKENS;
@@ -55,7 +56,7 @@ static int64_t count_tokens(const struct model_config *c, const struct cache_con
 }
 
 static struct sizes sizes_of(const struct model_config *c, const struct cache_config *cache,
-    uint32_t n_ranks, uint32_t n_pp_ranks, int is_last_stage)
+    uint32_t n_ranks, uint32_t n_pp_ranks, int is_last_stage, const struct ops *ops)
 {
     struct sizes s = {
         .batch =
@@ -66,6 +67,7 @@ static struct sizes sizes_of(const struct model_config *c, const struct cache_co
         .mlp = c->intermediate_size / n_ranks,
         .score_hidden = c->hidden_size / n_ranks,
         .labels = c->n_labels,
+        .type = ops_activations(ops, c->activation_type),
     };
     s.tokens = count_tokens(c, cache, n_pp_ranks, &s);
     s.pooled = is_last_stage ? s.batch : 0;
@@ -76,8 +78,7 @@ static struct sizes sizes_of(const struct model_config *c, const struct cache_co
 static struct activations shape_activations(const struct model_config *c, const struct sizes *s,
     const struct ops *ops, const struct quant_config *quant_config, const struct lora_config *lora)
 {
-    enum dtype type = ops_activations(ops, c->activation_type),
-               quant = model_config_products(c, quant_config);
+    enum dtype type = s->type, quant = model_config_products(c, quant_config);
     int64_t t = s->tokens, mlp_rows = ops->mlp_rows < t ? ops->mlp_rows : t;
     int is_quantized = ops->typed && quant != DTYPE_F32;
     int64_t quant_rows = round_up(t, QUANT_ROWS), gated_rows = round_up(mlp_rows, QUANT_ROWS);
@@ -109,7 +110,18 @@ static struct kv_caches shape_kv_caches(const struct model_config *c,
 
 static struct tensor shape_kv_layer(const struct kv_caches *k, const struct sizes *s)
 {
-    return tensor_shaped(NULL, DTYPE_F32, k->n_slots, 2 * s->kv);
+    return tensor_shaped(NULL, s->type, k->n_slots, 2 * s->kv);
+}
+
+/* What a batch pushes for the KV cache's sake: places of kept logits; where its keys, values and
+ * logits are kept, at most two runs for a token (reuse.c); and the sequences' tables of blocks. */
+static size_t reuse_bytes(const struct cache_config *cache, const struct sizes *s)
+{
+    size_t tokens = (size_t)s->batch, sequences = 2 * (size_t)cache->max_rows;
+    if (sequences > tokens)
+        sequences = tokens;
+    return tokens * (2 * sizeof(uint32_t) + 3 * sizeof(struct kv_slots)) +
+           sequences * (cache->max_len / KV_BLOCK_TOKENS + 1u) * sizeof(uint32_t) + 5 * ALLOC_BYTES;
 }
 
 /* Activations, values, rope tables, and the vectors that load_weights takes. */
@@ -121,7 +133,7 @@ void qwen2_device_needs(
     struct layer_range own = model_config_pp_layers(c, configs->pp_rank, configs->n_pp_ranks);
     uint32_t n_layers = own.end - own.first;
     struct sizes s = sizes_of(c, cache, configs->n_ranks, configs->n_pp_ranks,
-        configs->pp_rank + 1 == configs->n_pp_ranks);
+        configs->pp_rank + 1 == configs->n_pp_ranks, ops);
     struct activations a =
         shape_activations(c, &s, ops, &configs->quant_config, &configs->lora_config);
     struct tensor all[] = {a.residual, a.pruned, a.normed, a.qkv, a.context, a.gate_up, a.quantized,
@@ -139,10 +151,10 @@ void qwen2_device_needs(
     o->arena_bytes += load_packed_bytes(c, n_layers);
     for (uint32_t i = 0; i < configs->lora_config.n_adapters; i++)
         o->arena_bytes += lora_arena_bytes(&configs->lora_config.adapters[i]);
-    o->input_bytes = (size_t)s.batch * (8 * sizeof(int32_t) + sizeof(struct pool_span)) +
+    o->input_bytes = (size_t)s.batch * (10 * sizeof(int32_t) + sizeof(struct pool_span)) +
                      ((size_t)cache->max_rows + 1) * sizeof(uint32_t) + 8 * ALLOC_BYTES;
-    if (cache->kv_cache_bytes > 0) /* places of kept logits */
-        o->input_bytes += 2 * ((size_t)s.batch * sizeof(uint32_t) + ALLOC_BYTES);
+    if (cache->kv_cache_bytes > 0)
+        o->input_bytes += reuse_bytes(cache, &s);
     o->output_bytes = (size_t)(s.pooled * s.labels) * sizeof(float);
     o->reduce_bytes = tensor_bytes(tensor_shaped(NULL, DTYPE_F32, s.tokens, s.hidden));
     o->head_dim = c->head_dim;
@@ -163,7 +175,7 @@ static int take(struct qwen2_reward_model *m, void *out, size_t bytes, struct er
 static struct sizes own_sizes(const struct qwen2_reward_model *m)
 {
     return sizes_of(
-        &m->config, &m->cache_config, m->n_ranks, m->n_pp_ranks, qwen2_is_last_stage(m));
+        &m->config, &m->cache_config, m->n_ranks, m->n_pp_ranks, qwen2_is_last_stage(m), m->ops);
 }
 
 static int take_activations(struct qwen2_reward_model *m, struct err *e)
