@@ -36,7 +36,7 @@ struct attn_block_table {
     uint32_t n_tokens;
 };
 
-/* n tokens of the batch, from `token` on, are kept in slots from `slot` on. */
+/* n tokens of the batch, from `token` on, are kept in slots from `slot` on, all of one block. */
 struct kv_slots {
     uint32_t token, slot, n;
 };
@@ -142,8 +142,8 @@ struct ops {
     void (*relu)(struct device *d, struct tensor x);
     /* out[i] = x[rows[i]] */
     void (*gather)(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows);
-    /* out[slot] = x[token], for all tokens of the n runs; `slots` is host memory. Several runs may
-     * name one slot if the rows are the same. NULL: this device has no KV cache. */
+    /* out[slot] = x[token], for all tokens of the n runs. Several runs may name one slot if the rows
+     * are the same. NULL: this device has no KV cache. */
     void (*keep)(struct device *d, struct tensor out, struct tensor x, const struct kv_slots *slots,
         uint32_t n);
     /* values: float32 of the arena; logits float32 */

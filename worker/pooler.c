@@ -136,15 +136,17 @@ static struct tensor merge_logits(struct qwen2_reward_model *m, struct tensor co
     const struct kept_logits *k, uint32_t n_out_rows)
 {
     const struct ops *ops = m->ops;
+    const struct device_ops *device = ops->device;
     struct tensor all = computed, kept = computed, out = m->kv_caches.merged;
     all.rows = computed.rows + k->n_cached;
     kept = tensor_rows(all, computed.rows, k->n_cached);
     out.rows = n_out_rows;
     ops->gather(m->device, kept, m->kv_caches.logits,
-        ops->device->push(m->device, k->cached, k->n_cached * sizeof *k->cached));
+        device->push(m->device, k->cached, k->n_cached * sizeof *k->cached));
     ops->gather(
-        m->device, out, all, ops->device->push(m->device, k->order, n_out_rows * sizeof *k->order));
-    ops->keep(m->device, m->kv_caches.logits, computed, k->slots, k->n_slots);
+        m->device, out, all, device->push(m->device, k->order, n_out_rows * sizeof *k->order));
+    ops->keep(m->device, m->kv_caches.logits, computed,
+        device->push(m->device, k->slots, k->n_slots * sizeof *k->slots), k->n_slots);
     return out;
 }
 

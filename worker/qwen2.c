@@ -203,6 +203,7 @@ struct batch_inputs {
     const struct attn_metadata *meta;
     const struct lora_mapping *lora;
     const struct kv_caches *kv_caches;
+    const struct kv_slots *slots; /* meta->slot_mapping on the device */
 };
 
 /* A residual stream, the last block's output, which is still to be added to it, and the norm of the
@@ -230,9 +231,9 @@ static struct lora_rows adapted(
 
 /* Keeps what is to be kept of a layer's keys and values, and shows attention what is kept. */
 static void use_kv_cache(struct qwen2_reward_model *m, struct tensor cache, struct tensor kv,
-    const struct attn_metadata *meta, struct attention_input *in)
+    const struct batch_inputs *batch, struct attention_input *in)
 {
-    m->ops->keep(m->device, cache, kv, meta->slot_mapping, meta->n_slot_mapping);
+    m->ops->keep(m->device, cache, kv, batch->slots, batch->meta->n_slot_mapping);
     in->cached_k = tensor_columns(cache, 0, kv.cols / 2);
     in->cached_v = tensor_columns(cache, kv.cols / 2, kv.cols / 2);
 }
@@ -265,7 +266,7 @@ static struct tensor attend(struct qwen2_reward_model *m, const struct qwen2_lay
     ops->rope(m->device, tensor_columns(qkv, 0, q + kv), heads + kv_heads, &m->rope, positions);
     if (in_batch->kv_caches)
         use_kv_cache(m, in_batch->kv_caches->layers[layer - m->model.layers],
-            tensor_columns(qkv, q, 2 * kv), meta, &in);
+            tensor_columns(qkv, q, 2 * kv), in_batch, &in);
     ops->attention(m->device, context, &in, &shape, meta);
     return context;
 }
@@ -434,26 +435,35 @@ static struct stream begin_stream(struct qwen2_reward_model *m, const struct for
     return s;
 }
 
+static struct batch_inputs push_inputs(
+    struct qwen2_reward_model *m, const struct forward_inputs *in)
+{
+    const struct device_ops *device = m->ops->device;
+    const struct attn_metadata *meta = in->attn_metadata;
+    struct batch_inputs b = {.meta = meta, .lora = &in->lora_mapping, .kv_caches = in->kv_caches};
+    size_t n_tokens = meta->cu_seqlens[meta->n_rows];
+    b.positions = device->push(m->device, in->positions, n_tokens * sizeof *b.positions);
+    if (meta->out_rows)
+        b.out_rows = device->push(m->device, meta->out_rows, meta->n_out_rows * sizeof *b.out_rows);
+    if (meta->n_slot_mapping > 0)
+        b.slots =
+            device->push(m->device, meta->slot_mapping, meta->n_slot_mapping * sizeof *b.slots);
+    return b;
+}
+
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
     struct intermediate_tensors *out, struct err *e)
 {
     const struct ops *ops = m->ops;
-    const struct attn_metadata *meta = in->attn_metadata;
     int rc = check_inputs(m, in, e);
     if (rc != 0)
         return rc;
-    size_t n_tokens = meta->cu_seqlens[meta->n_rows];
     ops->device->begin(m->device);
     struct stream s = begin_stream(m, in);
-    const int32_t *positions =
-        ops->device->push(m->device, in->positions, n_tokens * sizeof *positions);
-    const uint32_t *out_rows = meta->out_rows ? ops->device->push(m->device, meta->out_rows,
-                                                    meta->n_out_rows * sizeof *out_rows)
-                                              : NULL;
-    ops->plan_attention(m->device, meta);
+    struct batch_inputs batch = push_inputs(m, in);
+    ops->plan_attention(m->device, batch.meta);
     for (uint32_t i = m->own.first; i < m->own.end; i++)
-        run_layer(m, i, &s,
-            &(struct batch_inputs){positions, out_rows, meta, &in->lora_mapping, in->kv_caches});
+        run_layer(m, i, &s, &batch);
     *out = (struct intermediate_tensors){s.block, s.x};
     if (qwen2_is_last_stage(m)) {
         ops->rms_norm(m->device, s.x, s.x, &s.block, m->model.norm, m->config.rms_norm_eps);

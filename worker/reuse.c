@@ -156,10 +156,12 @@ static void cut_rows(struct plan *p)
 
 /* ---- what is kept ---- */
 
+/* Runs end with their block: a device may copy each by itself. */
 static void add_slot(struct kv_slots *slots, uint32_t *n, uint32_t token, uint32_t slot)
 {
     struct kv_slots *last = *n > 0 ? &slots[*n - 1] : NULL;
-    if (last && last->token + last->n == token && last->slot + last->n == slot)
+    if (last && last->token + last->n == token && last->slot + last->n == slot &&
+        slot % KV_BLOCK_TOKENS > 0)
         last->n++;
     else
         slots[(*n)++] = (struct kv_slots){token, slot, 1};
