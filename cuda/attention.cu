@@ -13,7 +13,7 @@
  *
  * A row's result depends on its sequence alone. Tiles of queries and of keys begin at fixed
  * positions, so a row meets the same tiles wherever the sequence lies, and whether its first tokens
- * are its own or a prefix (attention_tile.h). Rows of shared memory are padded by 8 elements: their
+ * are its own, a prefix, or cached (attention_tile.h). Rows of shared memory are padded by 8 elements: their
  * length in 16-byte units is then odd for every head_dim here, so ldmatrix has no bank conflicts. Q
  * lies in the second buffer of K until it is in registers. */
 #include "cuda/attention_tile.h"
@@ -28,13 +28,14 @@ struct attention_arguments {
     const struct attention_tile *tiles;
     uint32_t n_heads, heads_per_kv, window;
     float scale_log2; /* scale * log2(e) */
-    int64_t out_stride, q_stride, k_stride, v_stride;
+    int64_t out_stride, q_stride;
     uint32_t *progress;
 };
 
-/* A block's work. q, k, v, out: the batch's first row, this head's first column. */
+/* A block's work. q, out: the batch's first row, this head's first column. */
 template <typename T> struct attention_block {
-    const T *q, *k, *v;
+    const T *q;
+    tile_rows<T> k, v;
     T *out;
     struct attention_tile tile;
     int32_t length, from; /* the tile's, signed */
@@ -50,14 +51,29 @@ template <int DIM> struct row_state {
  * beyond its end. */
 template <typename T, int DIM>
 SIMT_DEVICE void copy_tile(
-    T *to, const T *base, int64_t stride, int32_t from, const attention_block<T> &b)
+    T *to, const tile_rows<T> &rows, int32_t from, const attention_block<T> &b)
 {
     const int units = DIM / 8;
 #pragma unroll
     for (int i = static_cast<int>(threadIdx.x); i < KEYS * units; i += THREADS) {
         int row = i / units, column = i % units * 8;
         bool valid = from + row < b.length;
-        const T *source = base + tile_row(b.tile, valid ? from + row : 0) * stride + column;
+        const T *source = tile_token(rows, b.tile, valid ? from + row : b.length - 1) + column;
+        cp_async_16(to + row * (DIM + PAD) + column, source, valid);
+    }
+}
+
+/* The same of the tile's queries, which cached tokens have not: zeros. */
+template <typename T, int DIM>
+SIMT_DEVICE void copy_queries(T *to, int64_t stride, const attention_block<T> &b)
+{
+    const int units = DIM / 8;
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x); i < KEYS * units; i += THREADS) {
+        int row = i / units, column = i % units * 8;
+        bool valid = b.from + row < b.length && !tile_cached(b.tile, b.from + row);
+        const T *source =
+            b.q + tile_row(b.tile, valid ? b.from + row : b.length - 1) * stride + column;
         cp_async_16(to + row * (DIM + PAD) + column, source, valid);
     }
 }
@@ -179,13 +195,13 @@ SIMT_DEVICE void write_rows(
 }
 
 template <typename T>
-SIMT_DEVICE attention_block<T> block_of(
-    const attention_arguments &a, const T *q, const T *k, const T *v, T *out, uint32_t dim)
+SIMT_DEVICE attention_block<T> block_of(const attention_arguments &a, const T *q,
+    const tile_rows<T> &k, const tile_rows<T> &v, T *out, uint32_t dim)
 {
     struct attention_tile tile = a.tiles[blockIdx.x / a.n_heads];
     uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
-    return {q + head * dim, k + kv_head * dim, v + kv_head * dim, out + head * dim, tile,
-        static_cast<int32_t>(tile.length), static_cast<int32_t>(tile.from)};
+    return {q + head * dim, tile_columns(k, kv_head * dim), tile_columns(v, kv_head * dim),
+        out + head * dim, tile, static_cast<int32_t>(tile.length), static_cast<int32_t>(tile.from)};
 }
 
 /* Processes a tile of keys for one warp. row: position of this thread's first row. */
@@ -204,8 +220,8 @@ SIMT_DEVICE void take_tile(row_state<DIM> &r, const uint32_t q[DIM / 16][4], con
 }
 
 template <typename T, int DIM>
-__global__ void __launch_bounds__(THREADS)
-    attention_kernel(attention_arguments a, const T *q_all, const T *k_all, const T *v_all, T *out)
+__global__ void __launch_bounds__(THREADS) attention_kernel(
+    attention_arguments a, const T *q_all, tile_rows<T> k_all, tile_rows<T> v_all, T *out)
 {
     SIMT_SHARED(T, shared);
     const int tile_elements = KEYS * (DIM + PAD);
@@ -219,9 +235,9 @@ __global__ void __launch_bounds__(THREADS)
     int32_t first_seen = b.from + 1 - static_cast<int32_t>(a.window);
     int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / KEYS : 0;
     int32_t last_tile = last_query / KEYS;
-    copy_tile<T, DIM>(keys + tile_elements, b.q, a.q_stride, b.from, b);
-    copy_tile<T, DIM>(keys, b.k, a.k_stride, tile * KEYS, b);
-    copy_tile<T, DIM>(values, b.v, a.v_stride, tile * KEYS, b);
+    copy_queries<T, DIM>(keys + tile_elements, a.q_stride, b);
+    copy_tile<T, DIM>(keys, b.k, tile * KEYS, b);
+    copy_tile<T, DIM>(values, b.v, tile * KEYS, b);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -242,8 +258,8 @@ __global__ void __launch_bounds__(THREADS)
         __syncthreads(); /* the other buffer is free */
         if (tile < last_tile) {
             int other = (buffer ^ 1) * tile_elements;
-            copy_tile<T, DIM>(keys + other, b.k, a.k_stride, (tile + 1) * KEYS, b);
-            copy_tile<T, DIM>(values + other, b.v, a.v_stride, (tile + 1) * KEYS, b);
+            copy_tile<T, DIM>(keys + other, b.k, (tile + 1) * KEYS, b);
+            copy_tile<T, DIM>(values + other, b.v, (tile + 1) * KEYS, b);
         }
         cp_async_commit();
         cp_async_wait<1>();
@@ -262,27 +278,27 @@ __global__ void __launch_bounds__(THREADS)
 
 template <typename T, int DIM>
 cudaError_t launch(cudaStream_t stream, struct tensor out, const struct attention_input *in,
-    const attention_arguments &a, uint32_t n_tiles)
+    const attention_arguments &a, const struct attention_tiles *tiles)
 {
     size_t bytes = static_cast<size_t>(4 * KEYS * (DIM + PAD)) * sizeof(T);
-    return SIMT_LAUNCH(stream, (attention_kernel<T, DIM>), n_tiles * a.n_heads, THREADS, bytes, a,
-        static_cast<const T *>(in->q.data), static_cast<const T *>(in->k.data),
-        static_cast<const T *>(in->v.data), static_cast<T *>(out.data));
+    return SIMT_LAUNCH(stream, (attention_kernel<T, DIM>), tiles->n * a.n_heads, THREADS, bytes, a,
+        static_cast<const T *>(in->q.data), tile_rows_of<T>(in->k, in->cached_k, tiles),
+        tile_rows_of<T>(in->v, in->cached_v, tiles), static_cast<T *>(out.data));
 }
 
 template <typename T>
 cudaError_t launch_type(cudaStream_t stream, struct tensor out, const struct attention_input *in,
-    uint32_t head_dim, const attention_arguments &a, uint32_t n_tiles)
+    uint32_t head_dim, const attention_arguments &a, const struct attention_tiles *tiles)
 {
     switch (head_dim) {
     case 64:
-        return launch<T, 64>(stream, out, in, a, n_tiles);
+        return launch<T, 64>(stream, out, in, a, tiles);
     case 80:
-        return launch<T, 80>(stream, out, in, a, n_tiles);
+        return launch<T, 80>(stream, out, in, a, tiles);
     case 96:
-        return launch<T, 96>(stream, out, in, a, n_tiles);
+        return launch<T, 96>(stream, out, in, a, tiles);
     case 128:
-        return launch<T, 128>(stream, out, in, a, n_tiles);
+        return launch<T, 128>(stream, out, in, a, tiles);
     default:
         return cudaErrorInvalidValue;
     }
@@ -311,9 +327,10 @@ cudaError_t kernel_attention_mma(cudaStream_t stream, struct tensor out,
     if (tiles->n == 0)
         return cudaSuccess;
     attention_arguments a = {tiles->list, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->window, shape->scale * 1.44269504f, out.stride, in->q.stride, in->k.stride,
-        in->v.stride, progress};
+        shape->window, shape->scale * 1.44269504f, out.stride, in->q.stride, progress};
+    if (tiles->blocks && !(rows_aligned(in->cached_k) && rows_aligned(in->cached_v)))
+        return cudaErrorInvalidValue;
     if (in->q.dtype == DTYPE_BF16)
-        return launch_type<bf16_t>(stream, out, in, shape->head_dim, a, tiles->n);
-    return launch_type<f16_t>(stream, out, in, shape->head_dim, a, tiles->n);
+        return launch_type<bf16_t>(stream, out, in, shape->head_dim, a, tiles);
+    return launch_type<f16_t>(stream, out, in, shape->head_dim, a, tiles);
 }

@@ -18,7 +18,7 @@ struct simt_attention_arguments {
     const struct attention_tile *tiles;
     uint32_t n_heads, heads_per_kv, head_dim, window;
     float scale;
-    int64_t out_stride, q_stride, k_stride, v_stride;
+    int64_t out_stride;
     uint32_t *progress;
 };
 
@@ -26,13 +26,27 @@ struct simt_attention_arguments {
  * beyond its end. */
 template <typename T>
 SIMT_DEVICE void load_tile(
-    float *to, const T *base, int64_t stride, int32_t from, const struct attention_tile &t, int dim)
+    float *to, const tile_rows<T> &rows, int32_t from, const struct attention_tile &t, int dim)
 {
     int32_t length = static_cast<int32_t>(t.length);
     for (int i = static_cast<int>(threadIdx.x); i < TILE * dim; i += THREADS) {
         int row = i / dim, column = i % dim;
         to[row * (dim + 1) + column] =
-            from + row < length ? to_float(base[tile_row(t, from + row) * stride + column]) : 0.0f;
+            from + row < length ? to_float(tile_token(rows, t, from + row)[column]) : 0.0f;
+    }
+}
+
+/* The same of queries, which cached tokens have not: zeros. */
+template <typename T>
+SIMT_DEVICE void load_queries(
+    float *to, const T *base, int64_t stride, const struct attention_tile &t, int dim)
+{
+    int32_t length = static_cast<int32_t>(t.length), from = static_cast<int32_t>(t.from);
+    for (int i = static_cast<int>(threadIdx.x); i < TILE * dim; i += THREADS) {
+        int row = i / dim, column = i % dim;
+        bool valid = from + row < length && !tile_cached(t, from + row);
+        to[row * (dim + 1) + column] =
+            valid ? to_float(base[tile_row(t, from + row) * stride + column]) : 0.0f;
     }
 }
 
@@ -90,8 +104,8 @@ SIMT_DEVICE float softmax_step(float *row, float &m, float &l)
 }
 
 template <typename T, int MAX_DIM>
-__global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
-    simt_attention_arguments a, const T *q_all, const T *k_all, const T *v_all, T *out_all)
+__global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(simt_attention_arguments a,
+    const T *q_all, int64_t q_stride, tile_rows<T> k, tile_rows<T> v, T *out_all)
 {
     SIMT_SHARED(float, q);
     const int dim = static_cast<int>(a.head_dim), mine = static_cast<int>(threadIdx.x % 4);
@@ -100,19 +114,20 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
     struct attention_tile t = a.tiles[blockIdx.x / a.n_heads];
     int32_t length = static_cast<int32_t>(t.length), from = static_cast<int32_t>(t.from);
     uint32_t head = blockIdx.x % a.n_heads, kv_head = head / a.heads_per_kv;
-    const T *k = k_all + kv_head * a.head_dim, *v = v_all + kv_head * a.head_dim;
+    k = tile_columns(k, kv_head * a.head_dim);
+    v = tile_columns(v, kv_head * a.head_dim);
     int32_t last_query = from + TILE < length ? from + TILE - 1 : length - 1;
     int32_t first_seen = from + 1 - static_cast<int32_t>(a.window);
     int32_t tile = a.window > 0 && first_seen > 0 ? first_seen / TILE : 0;
     float o[MAX_DIM / 4] = {}, m = float_from_bits(0xff800000), l = 0;
-    load_tile(q, q_all + head * a.head_dim, a.q_stride, from, t, dim);
+    load_queries(q, q_all + head * a.head_dim, q_stride, t, dim);
     for (; tile <= last_query / TILE; tile++) {
         __syncthreads(); /* the previous values are no longer needed */
-        load_tile(kv, k, a.k_stride, tile * TILE, t, dim);
+        load_tile(kv, k, tile * TILE, t, dim);
         __syncthreads();
         multiply_keys(scores, q, kv, from, tile * TILE, a);
         __syncthreads();
-        load_tile(kv, v, a.v_stride, tile * TILE, t, dim);
+        load_tile(kv, v, tile * TILE, t, dim);
         float kept = softmax_step(row_scores, m, l);
         __syncthreads();
 #pragma unroll
@@ -138,24 +153,24 @@ __global__ void __launch_bounds__(THREADS, 1) attention_simt_kernel(
 
 template <typename T, int MAX_DIM>
 cudaError_t launch(cudaStream_t stream, struct tensor out, const struct attention_input *in,
-    const simt_attention_arguments &a, uint32_t n_tiles)
+    const simt_attention_arguments &a, const struct attention_tiles *tiles)
 {
-    return SIMT_LAUNCH(stream, (attention_simt_kernel<T, MAX_DIM>), n_tiles * a.n_heads, THREADS,
+    return SIMT_LAUNCH(stream, (attention_simt_kernel<T, MAX_DIM>), tiles->n * a.n_heads, THREADS,
         kernel_attention_simt_shared_bytes(a.head_dim), a, static_cast<const T *>(in->q.data),
-        static_cast<const T *>(in->k.data), static_cast<const T *>(in->v.data),
-        static_cast<T *>(out.data));
+        in->q.stride, tile_rows_of<T>(in->k, in->cached_k, tiles),
+        tile_rows_of<T>(in->v, in->cached_v, tiles), static_cast<T *>(out.data));
 }
 
 template <typename T>
 cudaError_t launch_type(cudaStream_t stream, struct tensor out, const struct attention_input *in,
-    const simt_attention_arguments &a, uint32_t n_tiles)
+    const simt_attention_arguments &a, const struct attention_tiles *tiles)
 {
     if (a.head_dim <= 64)
-        return launch<T, 64>(stream, out, in, a, n_tiles);
+        return launch<T, 64>(stream, out, in, a, tiles);
     if (a.head_dim <= 128)
-        return launch<T, 128>(stream, out, in, a, n_tiles);
+        return launch<T, 128>(stream, out, in, a, tiles);
     if (a.head_dim <= 256)
-        return launch<T, 256>(stream, out, in, a, n_tiles);
+        return launch<T, 256>(stream, out, in, a, tiles);
     return cudaErrorInvalidValue;
 }
 
@@ -173,15 +188,14 @@ cudaError_t kernel_attention_simt(cudaStream_t stream, struct tensor out,
     if (tiles->n == 0)
         return cudaSuccess;
     simt_attention_arguments a = {tiles->list, shape->n_heads, shape->n_heads / shape->n_kv_heads,
-        shape->head_dim, shape->window, shape->scale, out.stride, in->q.stride, in->k.stride,
-        in->v.stride, progress};
+        shape->head_dim, shape->window, shape->scale, out.stride, progress};
     switch (in->q.dtype) {
     case DTYPE_F32:
-        return launch_type<f32_t>(stream, out, in, a, tiles->n);
+        return launch_type<f32_t>(stream, out, in, a, tiles);
     case DTYPE_F16:
-        return launch_type<f16_t>(stream, out, in, a, tiles->n);
+        return launch_type<f16_t>(stream, out, in, a, tiles);
     case DTYPE_BF16:
-        return launch_type<bf16_t>(stream, out, in, a, tiles->n);
+        return launch_type<bf16_t>(stream, out, in, a, tiles);
     default:
         return cudaErrorInvalidValue;
     }

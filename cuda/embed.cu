@@ -1,5 +1,5 @@
-/* embed.cu - gathers rows by index: of the embedding table, widened; of activations, unchanged. One
- * block per row. */
+/* embed.cu - moves rows by index: of the embedding table, widened; of activations, unchanged,
+ * gathered or to their slots in a KV cache. One block per row, or per run of slots. */
 #include "cuda/rows.h"
 
 namespace
@@ -43,6 +43,42 @@ template <typename Unit> __global__ void gather_kernel(gather_arguments a)
         to[i] = from[i];
 }
 
+struct keep_arguments {
+    char *out;
+    const char *x;
+    int64_t out_step, x_step, bytes; /* of a row */
+    const struct kv_slots *slots;
+};
+
+template <typename Unit> __global__ void keep_kernel(keep_arguments a)
+{
+    struct kv_slots run = a.slots[blockIdx.x];
+    for (uint32_t k = 0; k < run.n; k++) {
+        const Unit *from =
+            reinterpret_cast<const Unit *>(a.x + static_cast<int64_t>(run.token + k) * a.x_step);
+        Unit *to =
+            reinterpret_cast<Unit *>(a.out + static_cast<int64_t>(run.slot + k) * a.out_step);
+        for (int64_t i = threadIdx.x; i < a.bytes / static_cast<int64_t>(sizeof(Unit));
+             i += blockDim.x)
+            to[i] = from[i];
+    }
+}
+
+/* What the pointers, steps and sizes are all multiples of, at most 16 bytes, is the unit of the
+ * accesses: calls f with a value of such a type. */
+template <typename A, typename F> cudaError_t with_unit(const A &a, F f)
+{
+    uintptr_t all = reinterpret_cast<uintptr_t>(a.out) | reinterpret_cast<uintptr_t>(a.x) |
+                    static_cast<uintptr_t>(a.out_step | a.x_step | a.bytes);
+    if (all % 16 == 0)
+        return f(simt_vec16{});
+    if (all % 4 == 0)
+        return f(uint32_t{});
+    if (all % 2 == 0)
+        return f(uint16_t{});
+    return f(uint8_t{});
+}
+
 } // namespace
 
 cudaError_t kernel_embed(
@@ -68,14 +104,21 @@ cudaError_t kernel_gather(
         return cudaSuccess;
     gather_arguments a = {static_cast<char *>(out.data), static_cast<const char *>(x.data),
         out.stride * size, x.stride * size, out.cols * size, rows};
-    uintptr_t all = reinterpret_cast<uintptr_t>(a.out) | reinterpret_cast<uintptr_t>(a.x) |
-                    static_cast<uintptr_t>(a.out_step | a.x_step | a.bytes);
-    unsigned blocks = static_cast<unsigned>(out.rows), threads = block_for(out.cols);
-    if (all % 16 == 0)
-        return SIMT_LAUNCH(stream, gather_kernel<simt_vec16>, blocks, threads, 0, a);
-    if (all % 4 == 0)
-        return SIMT_LAUNCH(stream, gather_kernel<uint32_t>, blocks, threads, 0, a);
-    if (all % 2 == 0)
-        return SIMT_LAUNCH(stream, gather_kernel<uint16_t>, blocks, threads, 0, a);
-    return SIMT_LAUNCH(stream, gather_kernel<uint8_t>, blocks, threads, 0, a);
+    return with_unit(a, [&](auto unit) {
+        return SIMT_LAUNCH(stream, gather_kernel<decltype(unit)>, static_cast<unsigned>(out.rows),
+            block_for(out.cols), 0, a);
+    });
+}
+
+cudaError_t kernel_keep(cudaStream_t stream, struct tensor out, struct tensor x,
+    const struct kv_slots *slots, uint32_t n_slots)
+{
+    int64_t size = dtype_bytes(x.dtype);
+    if (n_slots == 0)
+        return cudaSuccess;
+    keep_arguments a = {static_cast<char *>(out.data), static_cast<const char *>(x.data),
+        out.stride * size, x.stride * size, x.cols * size, slots};
+    return with_unit(a, [&](auto unit) {
+        return SIMT_LAUNCH(stream, keep_kernel<decltype(unit)>, n_slots, block_for(x.cols), 0, a);
+    });
 }

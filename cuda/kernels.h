@@ -29,6 +29,10 @@ cudaError_t kernel_embed(
 /* out[i] = x[rows[i]]; any dtype, same in both */
 cudaError_t kernel_gather(
     cudaStream_t stream, struct tensor out, struct tensor x, const uint32_t *rows);
+/* out[slot + i] = x[token + i], i < n, for each of n_slots runs of at most KV_BLOCK_TOKENS; any
+ * dtype, same in both. Runs that name one slot write the same to it. */
+cudaError_t kernel_keep(cudaStream_t stream, struct tensor out, struct tensor x,
+    const struct kv_slots *slots, uint32_t n_slots);
 
 /* ---- norm.cu ---- */
 
@@ -101,25 +105,32 @@ cudaError_t kernel_linear_add(
 /* ---- attention.cu (mma), attention_simt.cu ---- */
 
 /* One block's work: query tokens at positions [from, from + ATTENTION_TILE_TOKENS) of a sequence of
- * `length` tokens; `from` is a multiple of ATTENTION_TILE_TOKENS. The token at position p is token
- * first + p of the batch. If the sequence has a prefix (ops.h), its first `prefix` tokens are
- * tokens prefix_first + p instead, and only the tokens after them are written. */
+ * `length` tokens; `from` is a multiple of ATTENTION_TILE_TOKENS. Where the token at position p
+ * lies:
+ *     p < cached    blocks[table + p / KV_BLOCK_TOKENS] of cached_k and cached_v (ops.h)
+ *     p < prefix    token prefix_first + p of the batch, which is another sequence's
+ *     else          token first + p of the batch
+ * Sums are modulo 2^32, since a sequence may begin before the batch does. Only tokens from `prefix`
+ * on are the sequence's own, and written. cached <= prefix < length. */
 struct attention_tile {
     uint32_t first, length, from;
     uint32_t prefix_first, prefix;
+    uint32_t cached, table;
 };
 #define ATTENTION_TILE_TOKENS 64
 struct attention_tiles {
     const struct attention_tile *list; /* device memory */
     uint32_t n;
+    const uint32_t *blocks; /* device memory; NULL: nothing is cached */
 };
 #define ATTENTION_BLOCKS_PER_SIGN 64 /* one of this many blocks shows progress */
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
  * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
- * out of one dtype. The tiles cover every token of the batch once, longest sequences first.
+ * out, and what is cached, of one dtype. The tiles cover every token of the batch once, longest sequences first.
  *
- * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes.
+ * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes, also
+ * of what is cached.
  * kernel_attention_simt: F32, F16, BF16; any head_dim up to 256, any alignment; also the reference
  * that the other is tested against.
  * progress: as for the norm, but some of the blocks add to it, as a long row takes seconds. */

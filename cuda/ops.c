@@ -51,7 +51,7 @@ static void op_rope(struct device *d, struct tensor x, uint32_t n_heads,
 
 /* The fields mean what they mean in attention_tile (kernels.h). */
 struct sequence {
-    uint32_t first, length, prefix_first, prefix;
+    uint32_t first, length, prefix_first, prefix, cached, table;
 };
 
 static int longest_first(const void *a, const void *b)
@@ -62,15 +62,25 @@ static int longest_first(const void *a, const void *b)
     return x->first > y->first ? 1 : x->first < y->first ? -1 : 0;
 }
 
-/* `first` is where the sequence would begin if its prefix lay just before its own tokens. It is not
- * negative, since the prefix lies somewhere before them. */
+static uint32_t cached_of(const struct attn_metadata *meta, uint32_t r)
+{
+    return meta->block_tables ? meta->block_tables[r].n_tokens : 0;
+}
+
+/* `first` is where the sequence would begin if its prefix and its cached tokens lay just before its
+ * own, and prefix_first the same of its prefix: both modulo 2^32. */
 static struct sequence sequence_of(const struct attn_metadata *meta, uint32_t r)
 {
     const uint32_t *cu = meta->cu_seqlens;
     struct attn_prefix p = {0, 0};
     if (meta->prefix_segments)
         p = meta->prefix_segments[r];
-    return (struct sequence){cu[r] - p.n, cu[r + 1] - cu[r] + p.n, p.first, p.n};
+    uint32_t cached = cached_of(meta, r), before = cached + p.n;
+    return (struct sequence){.first = cu[r] - before,
+        .length = cu[r + 1] - cu[r] + before,
+        .prefix_first = p.first - cached,
+        .prefix = before,
+        .cached = cached};
 }
 
 /* Tiles begin at multiples of their size, even if the prefix ends inside one. */
@@ -94,6 +104,27 @@ static uint32_t count_tiles(const struct attn_metadata *meta)
     return n;
 }
 
+/* Puts all sequences' tables into one; returns it on the device, or NULL if nothing is cached. */
+static const uint32_t *push_tables(
+    struct device *d, const struct attn_metadata *meta, struct sequence *sequences)
+{
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < meta->n_rows; r++) {
+        sequences[r].table = n;
+        n += sequences[r].cached / KV_BLOCK_TOKENS;
+    }
+    if (n == 0)
+        return NULL;
+    uint32_t *blocks = xcalloc(n, sizeof *blocks);
+    for (uint32_t r = 0; r < meta->n_rows; r++)
+        if (sequences[r].cached > 0)
+            memcpy(blocks + sequences[r].table, meta->block_tables[r].blocks,
+                sequences[r].cached / KV_BLOCK_TOKENS * sizeof *blocks);
+    const uint32_t *pushed = gpu_device_ops.push(d, blocks, n * sizeof *blocks);
+    free(blocks);
+    return pushed;
+}
+
 /* Makes the tiles of every sequence, those with the most keys first, so that the device does not
  * end up waiting for a long one. */
 static void op_plan_attention(struct device *d, const struct attn_metadata *meta)
@@ -103,14 +134,17 @@ static void op_plan_attention(struct device *d, const struct attn_metadata *meta
     struct attention_tile *tiles = xcalloc(count_tiles(meta) + 1u, sizeof *tiles);
     for (uint32_t r = 0; r < meta->n_rows; r++)
         order[r] = sequence_of(meta, r);
+    d->tiles.blocks = push_tables(d, meta, order);
     qsort(order, meta->n_rows, sizeof *order, longest_first);
     for (uint32_t r = 0; r < meta->n_rows; r++) {
         const struct sequence *s = &order[r];
         for (uint32_t next = last_tile(s) + 1; next > first_tile(s); next--)
-            tiles[at++] = (struct attention_tile){s->first, s->length,
-                (next - 1) * ATTENTION_TILE_TOKENS, s->prefix_first, s->prefix};
+            tiles[at++] =
+                (struct attention_tile){s->first, s->length, (next - 1) * ATTENTION_TILE_TOKENS,
+                    s->prefix_first, s->prefix, s->cached, s->table};
     }
-    d->tiles = (struct attention_tiles){gpu_device_ops.push(d, tiles, at * sizeof *tiles), at};
+    d->tiles.list = gpu_device_ops.push(d, tiles, at * sizeof *tiles);
+    d->tiles.n = at;
     free(order);
     free(tiles);
 }
@@ -142,6 +176,12 @@ static void op_relu(struct device *d, struct tensor x)
 static void op_gather(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows)
 {
     LAUNCH("gather", kernel_gather(gpu_stream(d), out, x, rows));
+}
+
+static void op_keep(
+    struct device *d, struct tensor out, struct tensor x, const struct kv_slots *slots, uint32_t n)
+{
+    LAUNCH("keep", kernel_keep(gpu_stream(d), out, x, slots, n));
 }
 
 static void op_pool(struct device *d, float *values, struct tensor logits,
@@ -200,6 +240,7 @@ const struct ops gpu_ops = {
     .silu_mul = op_silu_mul,
     .relu = op_relu,
     .gather = op_gather,
+    .keep = op_keep,
     .pool = op_pool,
     .all_reduce = op_all_reduce,
 };

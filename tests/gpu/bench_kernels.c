@@ -283,7 +283,7 @@ static void time_attention(struct device *d, const struct sizes *s, int64_t leng
         .tiles.n = (uint32_t)(n * per)};
     for (uint32_t i = 0; i < c.tiles.n; i++)
         host[i] = (struct attention_tile){(uint32_t)(i / per * length), (uint32_t)length,
-            (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS), 0, 0};
+            (uint32_t)((per - 1 - i % per) * ATTENTION_TILE_TOKENS), 0, 0, 0, 0};
     GPU_MUST(cudaMalloc(&tiles, c.tiles.n * sizeof *host));
     gpu_device_ops.upload(d, tiles, host, c.tiles.n * sizeof *host);
     c.tiles.list = tiles;

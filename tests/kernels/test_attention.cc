@@ -31,6 +31,8 @@ static struct attention_shape shape_of(const problem &p)
 struct batch {
     owned_tensor qkv, out;
     std::vector<struct attention_tile> tiles;
+    std::vector<uint32_t> blocks; /* of what is cached */
+    struct tensor cached_k = {}, cached_v = {};
 
     batch(const problem &p, const owned_tensor &all, const std::vector<size_t> &which)
         : qkv(p.type, tokens(p, which), all.t.cols, p.pad, p.shift),
@@ -45,7 +47,7 @@ struct batch {
                 for (int64_t j = 0; j < all.t.cols; j++)
                     qkv.set(at + i, j, all.at(first + i, j));
             for (uint32_t from = 0; from < p.lengths[s]; from += ATTENTION_TILE_TOKENS)
-                tiles.push_back({at, p.lengths[s], from, 0, 0});
+                tiles.push_back({at, p.lengths[s], from, 0, 0, 0, 0});
             at += p.lengths[s];
         }
     }
@@ -75,8 +77,10 @@ struct batch {
         owned_tensor counter(DTYPE_F32, 1, 1);
         auto *progress = static_cast<uint32_t *>(counter.t.data);
         *progress = 7;
-        struct attention_input in = {q(p), k(p), v(p), {}, {}};
-        struct attention_tiles all = {list.data, static_cast<uint32_t>(tiles.size())};
+        struct attention_input in = {q(p), k(p), v(p), cached_k, cached_v};
+        test_array<uint32_t> table(blocks);
+        struct attention_tiles all = {
+            list.data, static_cast<uint32_t>(tiles.size()), blocks.empty() ? nullptr : table.data};
         assert_int_equal(kernel(nullptr, out.t, &in, &shape, &all, progress), cudaSuccess);
         assert_true(*progress > 7);
     }
@@ -199,13 +203,13 @@ static void check_prefix(const problem &p, uint32_t prefix, attention_kernel *ke
         source; /* of each token of the whole sequences, in the batch that shares */
     std::vector<struct attention_tile> tiles;
     for (uint32_t from = 0; from < prefix; from += ATTENTION_TILE_TOKENS)
-        tiles.push_back({0, prefix, from, 0, 0});
+        tiles.push_back({0, prefix, from, 0, 0, 0, 0});
     for (uint32_t length : p.lengths) {
         for (uint32_t i = 0; i < length; i++)
             source.push_back(i < prefix ? i : at + (i - prefix));
         uint32_t from = prefix / ATTENTION_TILE_TOKENS * ATTENTION_TILE_TOKENS;
         for (; from < length; from += ATTENTION_TILE_TOKENS)
-            tiles.push_back({at - prefix, length, from, 0, prefix});
+            tiles.push_back({at - prefix, length, from, 0, prefix, 0, 0});
         at += length - prefix;
     }
     for (int64_t i = 0; i < whole_tokens; i++)
@@ -229,6 +233,119 @@ static void check_prefix(const problem &p, uint32_t prefix, attention_kernel *ke
         }
     assert_true(same_bits(found, wanted));
     assert_true(shared.out.rest_untouched());
+}
+
+/* Two sequences of one beginning: its first tokens are cached, in scattered blocks, those after them
+ * are a prefix, and the rest of each is its own. Each one's own tokens have the bits that they have
+ * where it is whole. */
+struct cached_problem {
+    const problem &p;
+    uint32_t cached, before; /* tokens that are cached; with those of the prefix */
+    int64_t q, kv, columns;
+    owned_tensor begin, rest, all, cache;
+
+    cached_problem(const problem &of, uint32_t n_cached, uint32_t prefix)
+        : p(of), cached(n_cached), before(n_cached + prefix), q(of.heads * of.dim),
+          kv(of.kv_heads * of.dim), columns(q + 2 * kv), begin(of.type, before, columns),
+          rest(of.type, prefix + of.lengths[0] + of.lengths[1] - 2 * before, columns),
+          all(of.type, of.lengths[0] + of.lengths[1], columns),
+          cache(of.type, 2 * n_cached + KV_BLOCK_TOKENS, 2 * kv, of.pad, of.shift)
+    {
+        random_numbers r = {of.dim * 13 + before};
+        begin.fill(r);
+        rest.fill(r);
+        for (uint32_t i = 0; i < prefix; i++)
+            for (int64_t j = 0; j < columns; j++)
+                rest.set(i, j, begin.at(cached + i, j));
+    }
+    /* The sequence is rows [first, ..) of `all`; its own tokens are rows [at, ..) of `rest`. */
+    void add_whole(uint32_t first, uint32_t at, uint32_t length)
+    {
+        for (uint32_t i = 0; i < length; i++)
+            for (int64_t j = 0; j < columns; j++)
+                all.set(first + i, j, i < before ? begin.at(i, j) : rest.at(at + i - before, j));
+    }
+    /* Every other block, from the last on, has 16 of the first tokens. */
+    void keep(batch &b)
+    {
+        for (uint32_t n = cached / KV_BLOCK_TOKENS; n > 0; n--)
+            b.blocks.push_back(2 * n);
+        for (uint32_t i = 0; i < cached; i++)
+            for (int64_t j = 0; j < 2 * kv; j++)
+                cache.set(b.blocks[i / KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS + i % KV_BLOCK_TOKENS, j,
+                    begin.at(i, q + j));
+        b.cached_k = tensor_columns(cache.t, 0, kv);
+        b.cached_v = tensor_columns(cache.t, kv, kv);
+    }
+};
+
+/* Tiles of a sequence whose own tokens, from position `own` on, begin at token `at`; the prefix is
+ * at the batch's beginning. */
+static void add_tiles(batch &b, uint32_t at, uint32_t own, uint32_t length, uint32_t cached)
+{
+    for (uint32_t from = own / ATTENTION_TILE_TOKENS * ATTENTION_TILE_TOKENS; from < length;
+         from += ATTENTION_TILE_TOKENS)
+        b.tiles.push_back({at - own, length, from, 0 - cached, own, cached, 0});
+}
+
+static void check_cached(
+    const problem &p, uint32_t cached, uint32_t prefix, attention_kernel *kernel)
+{
+    cached_problem c(p, cached, prefix);
+    problem packed = p;
+    packed.lengths = {static_cast<uint32_t>(c.rest.t.rows)};
+    batch found(packed, c.rest, {0});
+    found.tiles.clear();
+    c.keep(found);
+    uint32_t at = prefix, first = 0;
+    if (prefix > 0)
+        add_tiles(found, 0, cached, c.before, cached);
+    for (uint32_t length : p.lengths) {
+        add_tiles(found, at, c.before, length, cached);
+        c.add_whole(first, at, length);
+        at += length - c.before;
+        first += length;
+    }
+    batch whole(p, c.all, {0, 1});
+    whole.run(p, kernel);
+    found.run(packed, kernel);
+    at = first = 0;
+    for (uint32_t length : p.lengths) { /* the prefix's tokens are the first sequence's */
+        for (uint32_t i = first == 0 ? cached : c.before; i < length; i++, at++)
+            for (int64_t j = 0; j < c.q; j++)
+                assert_true(whole.out.at(first + i, j) == found.out.at(at, j));
+        first += length;
+    }
+    assert_true(found.out.rest_untouched() && c.cache.rest_untouched());
+}
+
+static void test_cached(void **)
+{
+    simt_set_seed(0);
+    for (uint32_t cached : {16u, 48u, 64u, 80u, 144u})
+        for (uint32_t prefix : {0u, 5u, 64u}) {
+            uint32_t n = cached + prefix;
+            check_cached({DTYPE_BF16, 2, 1, 64, 0, {n + 1, n + 70}, 8, 0, 1}, cached, prefix,
+                kernel_attention_mma);
+            check_cached({DTYPE_F32, 2, 1, 20, 0, {n + 66, n + 17}, 3, 1, 1}, cached, prefix,
+                kernel_attention_simt);
+            check_cached({DTYPE_F16, 2, 2, 80, 50, {n + 66, n + 1}, 0, 0, 9}, cached, prefix,
+                kernel_attention_mma);
+        }
+}
+
+/* Rows that the kernel cannot read 16 bytes at a time are refused, as another kernel would give
+ * other bits. */
+static void test_cached_askew(void **)
+{
+    owned_tensor x(DTYPE_BF16, 17, 64), cache(DTYPE_BF16, 16, 64, 3, 1), out(DTYPE_BF16, 17, 64);
+    test_array<struct attention_tile> list({{0u - 16, 17, 0, 0, 16, 16, 0}});
+    test_array<uint32_t> blocks({0});
+    struct attention_shape shape = {1, 1, 64, 0.125f, 0};
+    struct attention_input in = {x.t, x.t, x.t, cache.t, cache.t};
+    struct attention_tiles tiles = {list.data, 1, blocks.data};
+    assert_int_equal(
+        kernel_attention_mma(nullptr, out.t, &in, &shape, &tiles, nullptr), cudaErrorInvalidValue);
 }
 
 static void test_prefixes(void **)
@@ -302,6 +419,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_mma_every_size_and_type),
         cmocka_unit_test(test_mma_lengths), cmocka_unit_test(test_mma_windows),
         cmocka_unit_test(test_mma_sharp_scores), cmocka_unit_test(test_simt),
-        cmocka_unit_test(test_prefixes), cmocka_unit_test(test_what_fits)};
+        cmocka_unit_test(test_prefixes), cmocka_unit_test(test_cached),
+        cmocka_unit_test(test_cached_askew), cmocka_unit_test(test_what_fits)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

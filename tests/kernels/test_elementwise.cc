@@ -69,6 +69,29 @@ static void test_gather(void **)
             }
 }
 
+/* Runs of a block, of part of one, and of a single token, twice. */
+static void test_keep(void **)
+{
+    random_numbers r = {3};
+    for (enum dtype t : {DTYPE_F32, DTYPE_BF16, DTYPE_I8})
+        for (const layout &l : layouts)
+            for (int64_t cols : {1, 9, 96}) {
+                const test_array<struct kv_slots> slots(
+                    {{4, 16, 16}, {1, 3, 2}, {20, 0, 1}, {20, 0, 1}});
+                owned_tensor x(t, 21, cols, l.pad, l.shift), out(t, 32, cols, l.pad);
+                owned_tensor want(t, 32, cols);
+                x.fill(r, 100);
+                out.fill(r, 100);
+                want.copy(out);
+                for (uint32_t k = 0; k < 4; k++)
+                    for (uint32_t i = 0; i < slots.data[k].n; i++)
+                        for (int64_t j = 0; j < cols; j++)
+                            want.set(slots.data[k].slot + i, j, x.at(slots.data[k].token + i, j));
+                assert_int_equal(kernel_keep(nullptr, out.t, x.t, slots.data, 4), cudaSuccess);
+                assert_true(same_bits(out, want) && out.rest_untouched());
+            }
+}
+
 /* ---- norms ---- */
 
 /* Quantized values are within half a step of the scaled ones; the step is largest / 448 .. /
@@ -468,10 +491,11 @@ int main(int argc, char **argv)
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_embed), cmocka_unit_test(test_gather),
-        cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_norm_alone_in_place_and_empty),
-        cmocka_unit_test(test_head_norm), cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_swiglu), cmocka_unit_test(test_bias_and_relu),
-        cmocka_unit_test(test_pool), cmocka_unit_test(test_sum_ranks),
-        cmocka_unit_test(test_quantize_and_back), cmocka_unit_test(test_unknown_types_are_refused)};
+        cmocka_unit_test(test_keep), cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_norm_alone_in_place_and_empty), cmocka_unit_test(test_head_norm),
+        cmocka_unit_test(test_rope), cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_bias_and_relu), cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_sum_ranks), cmocka_unit_test(test_quantize_and_back),
+        cmocka_unit_test(test_unknown_types_are_refused)};
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
