@@ -83,7 +83,7 @@ static const struct {
         offsetof(struct options, score_cache), STORE_CACHE_LEAST, 1ll << 50},
     {"kv-cache", "SIZE",
         "memory of each rank for keys and values of rows' first tokens, which rows of later "
-        "batches need not compute again; on the CPU: 512M, 4G (default none)",
+        "batches need not compute again: 512M, 4G (default none)",
         SIZE, offsetof(struct options, kv_cache), 1, 1ll << 50},
     {"session-bytes", "SIZE", "most memory of all clients' sessions: 64M, 1G (default 256M)", SIZE,
         offsetof(struct options, session_bytes), 1 << 16, 1ll << 50},

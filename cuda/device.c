@@ -88,8 +88,8 @@ static int take_arena(struct device *d, struct err *e)
     (void)cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
     return err_set(e, ASSAY_EUNSUPPORTED,
-        "GPU %d: activations need %zu MiB, %zu of %zu MiB are free: lower --max-batch-tokens or "
-        "--max-len, or use more ranks",
+        "GPU %d: activations and KV cache need %zu MiB, %zu of %zu MiB are free: lower --kv-cache, "
+        "--max-batch-tokens or --max-len, or use more ranks",
         d->index, d->arena_bytes >> 20, free_bytes >> 20, total >> 20);
 }
 
@@ -125,6 +125,8 @@ static int device_open(struct device **out, const struct device_options *o, stru
     d->input_bytes = o->input_bytes > GPU_ALIGNMENT ? o->input_bytes : GPU_ALIGNMENT;
     d->output_bytes = o->output_bytes > 0 ? o->output_bytes : 1;
     d->shapes_only = o->shapes_only;
+    d->bump = o->bump;
+    d->bump_arg = o->bump_arg;
     d->comm = o->comm && comm_size(o->comm) > 1 ? o->comm : NULL;
     d->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
     if (d->done_fd < 0)
@@ -309,7 +311,10 @@ static int device_poll(struct device *d, int wait)
     gpu_must(rc, "cudaEventQuery(batch)");
     if (read(d->done_fd, &one, sizeof one) < 0)
         die(70, "event=wake_missing errno=%d", errno);
-    memcpy(l->to, l->host_output, l->output_bytes);
+    if (l->output_bytes > 0)
+        memcpy(l->to, l->host_output, l->output_bytes);
+    if (d->bump)
+        d->bump(d->bump_arg);
     d->first_lane = (d->first_lane + 1) % GPU_LANES;
     d->in_flight--;
     return 1;

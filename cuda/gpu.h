@@ -53,6 +53,8 @@ struct device {
     struct attention_tiles tiles;         /* of this batch */
     uint32_t *progress, *progress_device; /* one counter, as the host and the device see it */
     int done_fd;
+    void (*bump)(void *); /* device_options.bump */
+    void *bump_arg;
     struct gemm *gemm;
     struct comm_nccl *comm_nccl; /* NULL: alone */
     struct comm *comm;           /* borrowed; NULL: alone */

@@ -16,8 +16,8 @@
 struct device; /* one per process: threads or streams, arena, communicator */
 struct comm;   /* comm.h */
 
-/* Options of a device. `bump` (may be NULL) is called with bump_arg after each block of work, from
- * any thread, so that a supervisor can tell a long batch from a hang. */
+/* Options of a device. `bump` (may be NULL) is called with bump_arg after each block of work, on a
+ * GPU after each batch, from any thread, so that a supervisor can tell long work from a hang. */
 struct device_options {
     size_t arena_bytes;   /* for alloc; on the CPU address space, touched only as used */
     size_t input_bytes;   /* most bytes that one batch pushes */
@@ -32,12 +32,12 @@ struct device_options {
     int shapes_only; /* prepare_weights uses only shapes: CUDA fills the matrices with noise, the
                         CPU keeps the file's. For runs that only make the device choose its
                         algorithms, or none at all; not for scores. */
+    void (*bump)(void *);
+    void *bump_arg;
     /* the CPU's */
     int n_threads; /* at least 1 */
     /* "auto", "avx512bf16", "avx512vnni", "avx512", "avx2", "portable": all give the same bits */
     const char *isa;
-    void (*bump)(void *);
-    void *bump_arg;
     /* CUDA's */
     int gpu;               /* index of the device */
     uint32_t head_dim;     /* 0: no heads; a device without room for such heads refuses to open */
@@ -74,7 +74,7 @@ struct device_ops {
     /* Returns the device's view of host memory, valid until the batch is finished. Unpinned host
      * memory may be reused when `finish` returns. */
     const void *(*push)(struct device *d, const void *host, size_t bytes);
-    /* Ends the batch with a copy of `bytes` from the device to `to`. */
+    /* Ends the batch with a copy of `bytes` (0: none) from the device to `to`. */
     void (*finish)(struct device *d, void *to, const void *from, size_t bytes);
     /* Returns 1 if the oldest unpolled batch and its copy are done, which ends the batch; else 0.
      * With `wait`, blocks until it is done. */
@@ -83,7 +83,7 @@ struct device_ops {
      * done when finish returns. */
     int (*poll_fd)(struct device *d);
     /* A counter that rises while the device works, so that a supervisor can tell a long batch from
-     * a hang. The CPU returns 0 and calls device_options.bump instead. */
+     * a hang. The CPU returns 0: there device_options.bump says it. */
     uint32_t (*progress)(struct device *d);
 };
 

@@ -160,5 +160,5 @@ void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     if (p->kept)
         logits = merge_logits(m, logits, p->kept, p->n_out_rows);
     ops->pool(m->device, m->values, logits, spans, p->n_rows);
-    ops->device->finish(m->device, values, m->values, p->n_values * sizeof *values);
+    ops->device->finish(m->device, values, m->values, values ? p->n_values * sizeof *values : 0);
 }

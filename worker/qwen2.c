@@ -92,22 +92,11 @@ int model_choose_type(struct model_config *c, const char *dtype, const struct qu
     return 0;
 }
 
-static int check_kv_cache(const struct cache_config *c, const struct ops *ops, struct err *e)
-{
-    if (c->kv_cache_bytes == 0 || ops->keep)
-        return 0;
-    return err_set(e, ASSAY_EUNSUPPORTED,
-        "cache_config: a KV cache is not built for %s: expected no --kv-cache, or --device cpu",
-        ops->name);
-}
-
 static int check_configs(const struct qwen2_configs *c, const struct ops *ops, struct err *e)
 {
     int rc = cache_config_check(&c->cache_config, e);
     if (rc == 0)
         rc = quant_config_check(&c->quant_config, e);
-    if (rc == 0)
-        rc = check_kv_cache(&c->cache_config, ops, e);
     if (rc == 0)
         rc = model_config_check_tp(&c->config, c->n_ranks, e);
     if (rc == 0)
@@ -371,9 +360,6 @@ static int check_inputs(
     const struct attn_metadata *meta = in->attn_metadata;
     const int32_t *ids = in->input_ids;
     uint32_t n = meta->cu_seqlens[meta->n_rows];
-    if (in->kv_caches && !m->ops->keep)
-        return err_set(
-            e, ASSAY_EUNSUPPORTED, "kv_caches is not built for %s: expected NULL", m->ops->name);
     if (!in->kv_caches && (meta->block_tables || meta->n_slot_mapping > 0))
         return err_set(e, ASSAY_EBADREQ,
             "attn_metadata: block_tables and slot_mapping: expected kv_caches with them, found "

@@ -173,7 +173,7 @@ struct intermediate_tensors qwen2_reward_model_make_empty_intermediate_tensors(
  * [n_out_rows, hidden] (or [n_tokens, hidden] without out_rows), after the final norm, and residual
  * is empty; on others both are what the next stage takes. ASSAY_EBADTOKEN for an id outside the
  * vocabulary; intermediate_tensors where they do not belong, are missing, or are not this batch's,
- * and kv_caches on a device without them, are refused by name. */
+ * are refused by name. */
 int qwen2_reward_model_forward(struct qwen2_reward_model *m, const struct forward_inputs *in,
     struct intermediate_tensors *out, struct err *e);
 

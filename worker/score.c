@@ -161,18 +161,18 @@ static int score_run(struct qwen2_reward_model *m, struct run *r, struct err *e)
     return rc;
 }
 
-/* Scores a batch chunk by chunk; the device ends each before the next begins. */
+/* Scores a batch chunk by chunk. Before each but the first the device ends its oldest batch, so in
+ * the end as many are in flight as after a batch that is not cut. */
 static int score_chunks(struct qwen2_reward_model *m, struct run *whole, struct err *e)
 {
     struct chunked_prefill c;
     uint32_t most = qwen2_reward_model_max_tokens(m);
-    float *unused = xcalloc((size_t)most * m->config.n_labels, sizeof *unused);
     chunked_prefill_init(&c, whole->batch, most, m->config.n_labels);
     int rc;
     for (int is_first = 1; (rc = chunked_prefill_next(&c, e)) > 0; is_first = 0) {
         if (!is_first)
             m->ops->device->poll(m->device, 1);
-        float *values = c.is_part ? unused : whole->values + (c.n_values - c.batch.n_values);
+        float *values = c.is_part ? NULL : whole->values + (c.n_values - c.batch.n_values);
         struct run r = {.pipeline = whole->pipeline,
             .batch = &c.batch,
             .ids = c.batch.ids,
@@ -184,7 +184,6 @@ static int score_chunks(struct qwen2_reward_model *m, struct run *whole, struct 
         whole->n_computed += r.n_computed;
     }
     chunked_prefill_release(&c);
-    free(unused);
     return rc;
 }
 

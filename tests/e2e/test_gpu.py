@@ -157,6 +157,20 @@ def test_rows_that_share_their_beginning(installed, name, tp):
     assert (tokens, all_tokens) == (40 + 64 + 70 + 36, 4 * (40 + 64 + 70) + 36)
 
 
+def test_a_kv_cache_changes_no_score(installed):
+    """Rows that begin as earlier ones did, some longer than the batch that is computed at once."""
+    begin = [20 + k * 7 % 200 for k in range(70)]
+    rows = [{"ids": ids_bytes(begin + [30 + r] * (r + 1))} for r in range(4)]
+    found = {}
+    for extra in ((), ("--kv-cache", "4M", "--max-batch-tokens", "48")):
+        with GpuBroker(installed, "bf16", extra, name=f"d{len(extra)}") as broker, broker.client(timeout=90) as client:
+            turns = [client.call("score", rows=rows[i:i + 2], timeout_ms=60000, timeout=90)["rows"] for i in (0, 2)]
+            found[extra] = [flat(row) for turn in turns for row in turn], client.call("hello")["mode"]
+            reused = sum(worker["reused"] for worker in client.call("info")["workers"])
+            assert (reused >= 64) == bool(extra)
+    assert len({str(v) for v in found.values()}) == 1
+
+
 def test_auto_without_a_device_is_the_cpu_and_says_so(installed):
     with GpuBroker(installed, devices=0) as broker, broker.client() as client:
         assert client.call("hello")["mode"].startswith("device=cpu ")

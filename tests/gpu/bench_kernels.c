@@ -266,6 +266,50 @@ static void run_attention(struct device *d, void *arg)
     GPU_MUST(kernel_attention_mma(d->compute, c->out, &c->in, &c->shape, &c->tiles, NULL));
 }
 
+/* Keys and values of so many tokens, and where they are cached: the even blocks, from the last on. */
+static void add_cache(struct device *d, struct attention_case *c, int64_t tokens, int64_t kv)
+{
+    int64_t n = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    struct tensor cache = noise_tensor(d, DTYPE_BF16, 2 * n * KV_BLOCK_TOKENS, 2 * kv, 1);
+    uint32_t *host = xcalloc((size_t)n, sizeof *host);
+    void *blocks;
+    for (int64_t i = 0; i < n; i++)
+        host[i] = (uint32_t)(2 * (n - 1 - i));
+    GPU_MUST(cudaMalloc(&blocks, (size_t)n * sizeof *host));
+    gpu_device_ops.upload(d, blocks, host, (size_t)n * sizeof *host);
+    c->tiles.blocks = blocks;
+    c->in.cached_k = tensor_columns(cache, 0, kv);
+    c->in.cached_v = tensor_columns(cache, kv, kv);
+    free(host);
+}
+
+/* The last tokens of a row whose others are cached. */
+static void time_cached(struct device *d, const struct sizes *s, int64_t length)
+{
+    char name[64];
+    int64_t q = s->heads * s->dim, kv = s->kv_heads * s->dim, own = ATTENTION_TILE_TOKENS,
+            cached = (length - 1) / own * own;
+    struct tensor qkv = noise_tensor(d, DTYPE_BF16, own, q + 2 * kv, 1);
+    struct attention_tile host = {0 - (uint32_t)cached, (uint32_t)(cached + own), (uint32_t)cached,
+        0, (uint32_t)cached, (uint32_t)cached, 0};
+    void *tile;
+    struct attention_case c = {.out = noise_tensor(d, DTYPE_BF16, own, q, 1),
+        .in = {.q = tensor_columns(qkv, 0, q),
+            .k = tensor_columns(qkv, q, kv),
+            .v = tensor_columns(qkv, q + kv, kv)},
+        .shape = {(uint32_t)s->heads, (uint32_t)s->kv_heads, (uint32_t)s->dim,
+            1 / __builtin_sqrtf((float)s->dim), 0}};
+    add_cache(d, &c, cached, kv);
+    GPU_MUST(cudaMalloc(&tile, sizeof host));
+    gpu_device_ops.upload(d, tile, &host, sizeof host);
+    c.tiles.list = tile;
+    c.tiles.n = 1;
+    snprintf(name, sizeof name, "attention, %lld tokens after %lld cached", (long long)own,
+        (long long)cached);
+    print(name, time_of(d, run_attention, &c), "tflop_s",
+        4.0 * (double)(own * q) * ((double)cached + (double)(own + 1) / 2));
+}
+
 static void time_attention(struct device *d, const struct sizes *s, int64_t length)
 {
     char name[64];
@@ -319,6 +363,7 @@ int main(int argc, char **argv)
     time_product(d, "down_proj", s.tokens, s.hidden, s.mlp);
     for (int64_t length = 64; length <= s.tokens; length *= 4)
         time_attention(d, &s, length);
+    time_cached(d, &s, s.tokens);
     time_rows(d, &s);
     time_adapter(d, &s);
     time_unpack(d, &s);

@@ -20,6 +20,7 @@ MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_tensor_parallel_head
 LORA_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "test_the_base_is_as_without_adapters", "test_low_precision")
 QUANTIZED_TESTS = ("test_values_are_the_cpus", "test_golden", "test_tensor_parallel", "test_batch_invariance", "test_adapters",
                    "test_rounded_inputs")
+REUSE_TESTS = ("test_reuse", "test_quantized", "test_chunked_prefill", "test_tensor_parallel", "test_chunks_behind_a_batch_in_flight")
 # What is looked at under each tool of compute-sanitizer: own kernels; memcheck also the host code around them.
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),
              ("memcheck", "test_adapters"), ("racecheck", "test_adapters"), ("synccheck", "test_adapters"),
@@ -51,7 +52,7 @@ def checks(programs, sanitizer):
     for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack", "test_gpu_linear"):
         yield test, [programs / test]
     for program, tests in (("test_gpu_model", MODEL_TESTS), ("test_gpu_lora", LORA_TESTS),
-                           ("test_gpu_quantized", QUANTIZED_TESTS)):
+                           ("test_gpu_quantized", QUANTIZED_TESTS), ("test_gpu_reuse", REUSE_TESTS)):
         for test in tests:
             yield f"{program} {test}", [programs / program, test]
     for tool, what in SANITIZED if sanitizer else ():

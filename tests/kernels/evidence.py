@@ -41,7 +41,7 @@ def launch(name: str, template: str) -> tuple:
         return 256, 64 * 64  # of eight bits
     if name == "adapter_kernel":
         return 256, 4 * 32 * (65 + int(template.split(", ")[2]) + 1)
-    if name in ("embed_kernel", "gather_kernel"):
+    if name in ("embed_kernel", "gather_kernel", "keep_kernel"):
         return ROW_THREADS, 0
     return {"pool_kernel": (128, 132), "relu_kernel": (128, 0), "add_bias_kernel": (128, 0),
             "head_norm_kernel": (128, 0)}.get(name, (256, 0))

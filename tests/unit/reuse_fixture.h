@@ -13,6 +13,9 @@ struct rows {
     int32_t ids[MOST_ROWS][ROW_TOKENS], positions[MOST_ROWS][4];
 };
 
+/* The longest row, more than 97 tokens: a walk ends on its second level or beyond. */
+static uint32_t most_row_tokens = ROW_TOKENS;
+
 static uint32_t below(uint32_t n)
 {
     return (uint32_t)rand() % n;
@@ -89,7 +92,7 @@ static void add_group(struct rows *r, const struct qwen2_reward_model *m, uint32
     for (uint32_t i = 0; i < size && r->n < MOST_ROWS; i++) {
         struct stage_row *row = &r->rows[r->n];
         *row = (struct stage_row){
-            .n_tokens = below(4) > 0 ? 97 + below(ROW_TOKENS - 97) : 1 + below(97),
+            .n_tokens = below(4) > 0 ? 97 + below(most_row_tokens - 97) : 1 + below(97),
             .adapter = adapter};
         walk(r->ids[r->n], row->n_tokens, root, m->config.vocab_size);
         choose_pooling(&m->config, row, r->ids[r->n], r->positions[r->n]);

@@ -324,17 +324,9 @@ static void test_what_is_not_built_is_refused_by_name(void **unused)
     int32_t ids[] = {1, 2, 100000}, positions[] = {0, 1, 2};
     uint32_t cu[] = {0, 2}, all[] = {0, 3};
     struct attn_metadata meta = {.n_rows = 1, .cu_seqlens = cu, .max_seqlen = 2};
-    struct kv_caches none_kept = {0};
-    struct ops without_cache = cpu_ops;
-    struct forward_inputs in = {ids, positions, &none_kept, &meta, NULL, {0}};
+    struct forward_inputs in = {ids, positions, NULL, &meta, NULL, {0}};
     (void)unused;
     scorer_open(&s, &cpu_ops, "seqcls", "auto", 1);
-    without_cache.keep = NULL;
-    s.model.ops = &without_cache;
-    assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EUNSUPPORTED);
-    assert_non_null(strstr(e.msg, "kv_caches"));
-    s.model.ops = &cpu_ops;
-    in.kv_caches = NULL;
     meta.n_slot_mapping = 1;
     assert_int_equal(qwen2_reward_model_forward(&s.model, &in, &out, &e), ASSAY_EBADREQ);
     assert_non_null(strstr(e.msg, "kv_caches"));

@@ -133,7 +133,8 @@ static const void *device_push(struct device *d, const void *host, size_t bytes)
 
 static void device_finish(struct device *d, void *to, const void *from, size_t bytes)
 {
-    memcpy(to, from, bytes);
+    if (bytes > 0)
+        memcpy(to, from, bytes);
     d->unpolled++;
 }
 
