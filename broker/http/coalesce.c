@@ -53,17 +53,27 @@ void coalesce_remove(struct coalesce *c, struct ticket *t)
     uncount(c, t);
 }
 
-long long coalesce_due(const struct coalesce *c, int n_sent, int n_places)
+static int is_idle(const struct coalesce *c, const struct coalesce_load *load)
 {
-    if (!c->first || n_sent >= n_places)
+    int has_just_ended =
+        load->last_was_shared && c->first->since_us - load->last_end_us < COALESCE_RECENT_US;
+    return load->n_sent == 0 && !has_just_ended;
+}
+
+long long coalesce_due(const struct coalesce *c, const struct coalesce_load *load)
+{
+    if (!c->first || load->n_sent > load->n_groups)
         return FOREVER;
-    if (n_sent == 0)
+    if (is_idle(c, load))
         return c->first->since_us;
     long long least = c->first->since_us + COALESCE_LEAST_US;
     long long most = c->first->since_us + COALESCE_MOST_US;
-    long long quiet = c->last_us + COALESCE_QUIET_US;
-    quiet = quiet > least ? quiet : least;
-    return quiet < most ? quiet : most;
+    long long due = c->last_us + COALESCE_QUIET_US;
+    due = due > least ? due : least;
+    due = due < most ? due : most;
+    if (load->n_sent == load->n_groups && load->soonest_end_us - COALESCE_LEAD_US > due)
+        due = load->soonest_end_us - COALESCE_LEAD_US;
+    return due;
 }
 
 struct ticket *coalesce_take(struct coalesce *c, uint32_t max_rows, size_t max_bytes)

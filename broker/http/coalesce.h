@@ -3,14 +3,15 @@
  * Trainers post one sample a request. Sent as they come, they would be jobs of one row, and lose
  * the sharing of prompts and full batches. So:
  *
- *     nothing is computed        what waits goes at once: a lone client waits for nobody
- *     a place is free            it goes COALESCE_LEAST_US after the first came, and as long as more
- *                                keep coming, COALESCE_MOST_US after it
- *     no place is free           it waits for one: rows that are sent earlier would wait in the
- *                                broker, and not beside those that are still to come
+ *     the broker is idle     what waits goes at once: a lone client waits for nobody
+ *     a group may be idle    it goes COALESCE_LEAST_US after the first came, and as long as more keep
+ *                            coming, COALESCE_MOST_US after it; so too where a job of several
+ *                            requests has just ended, since their clients will send the next ones
+ *     every group is busy    it goes when a job is nearly over: rows that are sent earlier would
+ *                            wait in the broker, and not beside those that are still to come
  *
- * There are as many places as worker groups, and one more, so that a group never waits. A request
- * of COALESCE_LARGE_ROWS rows is a job of its own at once and takes no place. */
+ * There is at most one job more with the broker than there are groups. A request of
+ * COALESCE_LARGE_ROWS rows is a job of its own at once and does not count. */
 #ifndef ASSAY_HTTP_COALESCE_H
 #define ASSAY_HTTP_COALESCE_H
 
@@ -19,6 +20,8 @@
 #define COALESCE_LEAST_US 2000
 #define COALESCE_MOST_US 5000
 #define COALESCE_QUIET_US 1000
+#define COALESCE_RECENT_US 10000 /* a job that ended so long ago has just ended */
+#define COALESCE_LEAD_US 10000   /* before a job's end, in which the next is made and sent */
 #define COALESCE_LARGE_ROWS 64
 
 struct coalesce {
@@ -33,9 +36,16 @@ void coalesce_add(struct coalesce *c, struct ticket *t, long long now_us);
 /* Takes out one that waits. */
 void coalesce_remove(struct coalesce *c, struct ticket *t);
 
-/* When what waits should go, given how many jobs are with the broker and how many places there are:
- * a moment (perhaps past), or FOREVER. */
-long long coalesce_due(const struct coalesce *c, int n_sent, int n_places);
+/* What the broker has of this process. */
+struct coalesce_load {
+    int n_sent, n_groups;     /* jobs that count; worker groups */
+    long long soonest_end_us; /* when one of them should be over; 0: not known */
+    long long last_end_us;    /* when the last one was; 0: none was */
+    int last_was_shared;      /* by several requests */
+};
+
+/* When what waits should go: a moment (perhaps past), or FOREVER. */
+long long coalesce_due(const struct coalesce *c, const struct coalesce_load *load);
 
 /* Takes those that make the next job: all that waits, within max_rows and max_bytes, at least one.
  * Returns the first of a list. */

@@ -49,7 +49,8 @@ struct job *job_new(struct ticket *list, int64_t id, const char *key)
     msg_writer_init(&job->message);
     take_rows(job, list);
     job->takes_place = job->n_tickets > 1 || job->n_rows < COALESCE_LARGE_ROWS;
-    if (job->n_tickets > 1)
+    job->is_shared = job->n_tickets > 1;
+    if (job->is_shared)
         coalesce_order(job->rows, job->n_rows);
     write_message(job);
     return job;

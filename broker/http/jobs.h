@@ -16,8 +16,10 @@ struct job {
     struct msg_writer message;
     struct job_row *rows; /* in the order in which they were sent; a ticket is NULL once gone */
     uint32_t n_rows, n_tickets; /* n_tickets: those that still wait for it */
-    int takes_place;            /* coalesce.h */
+    int takes_place;            /* counts (coalesce.h) */
+    int is_shared;              /* by several tickets, at its start */
     long long sent_us;          /* 0: not yet */
+    long long began_us;         /* when it was sent first */
 };
 
 /* Makes a job of a list of tickets, which then are in it. */

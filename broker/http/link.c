@@ -41,7 +41,8 @@ struct link {
     struct coalesce waiting;
     struct job *jobs;
     int64_t next_id, epoch;
-    int n_places, n_sent;
+    struct coalesce_load load;
+    double us_per_byte; /* of jobs, lately; 0: not known */
     uint32_t max_rows;
     size_t max_bytes;
     long long info_due_ms;
@@ -80,6 +81,8 @@ static void send_small(struct link *l, const char *op, int id, const char *key)
 static void send_job(struct link *l, struct job *job)
 {
     job->sent_us = send_bytes(l, &job->message) == 0 ? now_mono_us() : 0;
+    if (job->began_us == 0)
+        job->began_us = job->sent_us;
 }
 
 static struct job *start_job(struct link *l, struct ticket *list)
@@ -90,13 +93,32 @@ static struct job *start_job(struct link *l, struct ticket *list)
     struct job *job = job_new(list, id, key);
     job->next = l->jobs;
     l->jobs = job;
-    l->n_sent += job->takes_place;
+    l->load.n_sent += job->takes_place;
     send_job(l, job);
     pthread_mutex_lock(&l->lock);
     l->counts.n_jobs++;
     l->counts.n_rows += job->n_rows;
     pthread_mutex_unlock(&l->lock);
     return job;
+}
+
+/* When the job's turn came, as far as that is known. */
+static long long begin_of(const struct link *l, const struct job *job)
+{
+    return job->began_us > l->load.last_end_us ? job->began_us : l->load.last_end_us;
+}
+
+/* Notes that a job has ended, and how long it took. */
+static void note_end(struct link *l, const struct job *job)
+{
+    long long now_us = now_mono_us();
+    double rate = (double)(now_us - begin_of(l, job)) / (double)job->message.buffer.size;
+    if (!job->takes_place)
+        return;
+    l->load.n_sent--;
+    l->us_per_byte = l->us_per_byte > 0 ? (l->us_per_byte + rate) / 2 : rate;
+    l->load.last_end_us = now_us;
+    l->load.last_was_shared = job->is_shared;
 }
 
 /* Forgets the job, which has no tickets any more; the broker purges it. */
@@ -106,7 +128,7 @@ static void end_job(struct link *l, struct job *job)
     while (*at != job)
         at = &(*at)->next;
     *at = job->next;
-    l->n_sent -= job->takes_place;
+    note_end(l, job);
     send_small(l, "purge", ID_NONE, job->key);
     job_free(&job);
 }
@@ -137,7 +159,7 @@ static void split_job(struct link *l, struct job *job)
         t->next = NULL;
         t->is_alone = 1;
         struct job *own = start_job(l, t);
-        l->n_sent -= own->takes_place;
+        l->load.n_sent -= own->takes_place;
         own->takes_place = 0;
     }
     end_job(l, job);
@@ -169,9 +191,22 @@ static void take_inbox(struct link *l)
     }
 }
 
+static long long due_us(struct link *l)
+{
+    long long soonest = FOREVER;
+    for (const struct job *job = l->jobs; job; job = job->next) {
+        double us = l->us_per_byte * (double)job->message.buffer.size;
+        long long end = begin_of(l, job) + (us < 1e9 ? (long long)us : 1000000000ll);
+        if (job->takes_place && end < soonest)
+            soonest = end;
+    }
+    l->load.soonest_end_us = l->us_per_byte > 0 ? soonest : 0;
+    return coalesce_due(&l->waiting, &l->load);
+}
+
 static void send_due(struct link *l)
 {
-    while (coalesce_due(&l->waiting, l->n_sent, l->n_places) <= now_mono_us())
+    while (due_us(l) <= now_mono_us())
         start_job(l, coalesce_take(&l->waiting, l->max_rows, l->max_bytes));
 }
 
@@ -185,7 +220,7 @@ static void take_card(struct link *l, json_t *info)
         log_warn("event=info_refused reason=\"%s\"", e.msg);
         return;
     }
-    l->n_places = card->n_groups + 1;
+    l->load.n_groups = card->n_groups;
     l->max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
     l->max_bytes = (size_t)card->max_message_bytes / 2;
     int restarted = l->epoch != 0 && l->epoch != card->epoch;
@@ -382,7 +417,7 @@ static void count_requests(struct link *l)
 
 static void wait_for_more(struct link *l)
 {
-    long long due = coalesce_due(&l->waiting, l->n_sent, l->n_places) - now_mono_us();
+    long long due = due_us(l) - now_mono_us();
     long ms = due > TICK_MS * 1000 ? TICK_MS : due <= 0 ? 0 : (long)((due + 999) / 1000);
     zmq_pollitem_t items[] = {
         {.socket = l->socket, .events = ZMQ_POLLIN}, {.fd = l->wake_fd, .events = ZMQ_POLLIN}};
@@ -470,7 +505,7 @@ int link_new(struct link **out, const struct link_options *options, struct err *
     l->options = *options;
     l->inbox_end = &l->inbox;
     l->next_id = ID_FIRST_JOB;
-    l->n_places = 2;
+    l->load.n_groups = 1;
     l->max_rows = 1;
     coalesce_init(&l->waiting);
     pthread_mutex_init(&l->lock, NULL);
