@@ -1,0 +1,138 @@
+/* fuzz_http.c - any bytes as the body of an HTTP request, for an endpoint that the first byte
+ * chooses: refused with a message, or rows that the broker takes; and any bytes as the broker's
+ * rows of results. */
+#include "tests/fuzz/fuzz.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "broker/http/answers.h"
+#include "broker/http/body.h"
+#include "broker/http/faults.h"
+#include "schema/alloc.h"
+#include "schema/request.h"
+#include "tests/unit/http_fixture.h"
+
+static const struct {
+    ask_decoder *decode;
+    answer_writer *write;
+} endpoints[] = {{ask_classify, answer_classify}, {ask_embeddings, answer_embeddings},
+    {ask_pooling, answer_pooling}, {ask_score, answer_score}, {ask_rerank, answer_rerank},
+    {ask_get_reward, answer_get_reward}, {ask_rm, answer_rm}};
+enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0], RESULTS = N_ENDPOINTS };
+
+/* The rows that were taken are those of a request that the broker would take. */
+static void check_rows(const struct ask *ask)
+{
+    for (uint32_t i = 0; i < ask->rows.n; i++) {
+        const struct row_place *place = &ask->rows.all[i];
+        struct msg_reader r;
+        struct row_request row;
+        struct err e = {0};
+        assert(place->at + place->len <= ask->rows.bytes.buffer.size);
+        assert(place->content <= place->len);
+        msg_reader_init(&r, (const uint8_t *)ask->rows.bytes.buffer.data + place->at, place->len);
+        assert(request_next_row(&r, i, &row, &e) == 0 && msg_read_end(&r, &e) == 0);
+    }
+}
+
+static void write_reply(answer_writer *write, const struct ask *ask)
+{
+    struct row_result *results = xcalloc(ask->rows.n, sizeof *results);
+    float values[2] = {1.5f, -2};
+    char *text = NULL;
+    struct err e = {0};
+    for (uint32_t i = 0; i < ask->rows.n; i++)
+        results[i] =
+            (struct row_result){.values = values, .n = 1, .width = 1 + i % 2, .is_read = 1};
+    int rc = write(&text, ask, results, &e);
+    assert(rc == e.code && (rc != 0) == !text);
+    free(text);
+    free(results);
+}
+
+static void try_body(int k, const uint8_t *bytes, size_t len)
+{
+    struct card *card = http_card("LAST", "none");
+    struct ask ask;
+    struct err e = {0};
+    json_t *body = NULL;
+    ask_init(&ask, card);
+    ask.prompt_is = len % 2 ? "text" : NULL;
+    int rc = body_parse((const char *)bytes, len, &body, &e);
+    if (rc == 0)
+        rc = endpoints[k].decode(&ask, body, &e);
+    json_decref(body);
+    assert(rc == e.code && (rc == 0 || e.msg[0]));
+    if (rc == 0) {
+        check_rows(&ask);
+        write_reply(endpoints[k].write, &ask);
+    } else {
+        free(fault_body(&e, fault_status(rc)));
+    }
+    ask_release(&ask);
+    card_release(&card);
+}
+
+static void try_results(const uint8_t *bytes, size_t len)
+{
+    struct row_result rows[3];
+    struct err e = {0};
+    if (results_read(rows, 3, (struct slice){bytes, len}, &e) != 0)
+        return;
+    for (int i = 0; i < 3; i++) {
+        assert(rows[i].code != 0 || rows[i].n == 0 || rows[i].values);
+        row_result_release(&rows[i]);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len)
+{
+    if (len == 0)
+        return 0;
+    int k = bytes[0] % (N_ENDPOINTS + 1);
+    if (k == RESULTS)
+        try_results(bytes + 1, len - 1);
+    else
+        try_body(k, bytes + 1, len - 1);
+    return 0;
+}
+
+static void seed_results(struct msg_writer *w)
+{
+    msg_array(w, 3);
+    for (int i = 0; i < 3; i++) {
+        msg_map(w, 3);
+        msg_key_int(w, "n_tokens", 7);
+        msg_str(w, i == 2 ? "steps" : "score");
+        if (i == 2)
+            msg_array(w, 2);
+        for (int k = 0; k < 1 + (i == 2); k++)
+            msg_float(w, 0.5f);
+        msg_str(w, "error");
+        msg_nil(w);
+    }
+}
+
+int fuzz_seed(unsigned n, struct msg_writer *w)
+{
+    static const char *const bodies[] = {
+        "{\"input\":[\"a\",\"b\"],\"model\":\"reward\",\"use_activation\":false,\"user\":\"u\"}",
+        "{\"input\":[[1,2],[3]],\"encoding_format\":\"base64\",\"add_special_tokens\":false}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],"
+        "\"chat_template_kwargs\":{\"a\":[1.5,null]},\"pooling_type\":\"MEAN\"}",
+        "{\"queries\":[\"a\"],\"documents\":[\"b\",{\"text\":\"c\"}],\"instruction\":\"i\"}",
+        "{\"query\":\"a\",\"documents\":[\"b\",\"c\"],\"top_n\":1,\"truncate_prompt_tokens\":-1}",
+        "{\"query\":[\"a\"],\"prompts\":[\"a\"],\"labels\":[null]}",
+        "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"}],\"response\":\"b\",\"label\":1}",
+    };
+    uint8_t first = (uint8_t)n;
+    if (n > N_ENDPOINTS)
+        return 0;
+    msgpack_sbuffer_write(&w->buffer, (const char *)&first, 1);
+    if (n == RESULTS)
+        seed_results(w);
+    else
+        msgpack_sbuffer_write(&w->buffer, bodies[n], strlen(bodies[n]));
+    return 1;
+}
