@@ -1,0 +1,246 @@
+"""assay-http over time: clients and brokers that leave, queues that are full, many samples at once, keys, TLS, signals."""
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import BIN, FAULTY_WORKER, MODELS, PATIENCE, Broker, wait_until
+from http_harness import Http, float32
+
+MODEL = MODELS / "demo-reward"
+JSON = {"Content-Type": "application/json"}
+TOKEN = "s3cret-token-of-the-trainer"
+
+
+def many(http, bodies, path="/classify", clients=32):
+    """Each body in a request of its own, by so many clients at once; the replies in order."""
+    replies, order, lock = [None] * len(bodies), iter(range(len(bodies))), threading.Lock()
+
+    def work():
+        connection = http.connect()
+        while True:
+            with lock:
+                k = next(order, None)
+            if k is None:
+                return connection.close()
+            connection.request("POST", path, json.dumps(bodies[k]), JSON)
+            reply = connection.getresponse()
+            replies[k] = (reply.status, json.loads(reply.read()))
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return replies
+
+
+def counted(http, name):
+    return sum(float(line.split()[-1]) for line in http.get("/metrics")[1].splitlines() if line.startswith(name))
+
+
+def test_many_samples_become_few_jobs(directory):
+    """64 samples of 8 prompts by 64 clients: the socket's scores, each to the one who asked, in fewer jobs."""
+    bodies = [{"prompt": f"What is {p} + 4? " * 6, "response": str(r)} for r in range(8) for p in range(8)]
+    with Broker(directory / "d", model=MODEL) as broker, broker.client() as client, Http(directory, broker) as http:
+        replies = many(http, bodies, "/rm", clients=64)
+        wanted = [row["score"] for row in client.call("score", rows=bodies)["rows"]]
+        assert [status for status, _ in replies] == [200] * 64
+        assert [float32(score) for _, score in replies] == wanted
+        assert counted(http, "assay_http_jobs_total") < 32 and counted(http, "assay_http_job_rows_total") == 64
+        wait_until(lambda: not broker.sql("select key from jobs where key like 'http-%'"))
+
+
+def test_one_bad_sample_fails_alone(directory):
+    """Among samples that share jobs, each bad one has an error of its own."""
+    bodies = [{"input": [[1, 2, k]] if k % 5 else [[1, 10**6]]} for k in range(40)]
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker) as http:
+        replies = many(http, bodies, clients=40)
+    assert [status for status, _ in replies] == [200 if k % 5 else 400 for k in range(40)]
+    assert all("bad_token" in reply["error"]["message"] for status, reply in replies if status == 400)
+
+
+def test_a_client_that_leaves_frees_what_waits(directory):
+    with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]) as broker, Http(directory, broker) as http:
+        body = json.dumps({"input": [[k % 300, 5, 7, k // 300] * 200 for k in range(600)]})
+        connection = http.connect()
+        connection.request("POST", "/classify", body, JSON)
+        wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+        connection.close()
+        wait_until(lambda: counted(http, "vllm:num_requests_running") == 0)
+        wait_until(lambda: not broker.sql("select key from jobs"))
+        assert http.ok("/classify", {"input": "a"})
+        assert broker.process.poll() is None
+
+
+def test_a_broker_that_is_started_again(directory):
+    """Requests under way get their scores; meanwhile /health says so, and new ones are 503."""
+    broker = Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]).start()
+    rows = [[k % 300, 5, 7, k // 300] * 120 for k in range(100)]
+    with Http(directory, broker) as http:
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(http.post("/classify", {"input": rows})))
+        thread.start()
+        wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+        broker.kill9()
+        wait_until(lambda: http.get("/health")[0] == 503, timeout=20)
+        status, headers, text = http.ask("POST", "/classify", '{"input": "a"}', JSON)
+        assert status == 503 and int(headers["retry-after"]) >= 1 and "broker" in json.loads(text)["error"]["message"]
+        broker.start()
+        thread.join(120 * PATIENCE)
+        [(status, reply)] = replies
+        assert status == 200 and len(reply["data"]) == 100
+        with broker.client() as client:
+            wanted = [row["score"] for row in client.call("score", rows=[{"ids": row} for row in rows], timeout=60)["rows"]]
+        assert [float32(one["probs"][0]) for one in reply["data"]] == wanted
+    broker.stop()
+
+
+def test_a_full_queue_is_503(directory):
+    """With advice when to come again; clients give up on 4xx."""
+    with Broker(directory / "d", model=MODEL, options=["--max-queued-bytes", 65536]) as broker, broker.client() as client, \
+            Http(directory, broker) as http:
+        client.submit("held", [{"ids": [5] * 900}], seal=False)
+        client.call("pause", job="held")
+        client.submit("held", [{"ids": [5, k] * 450} for k in range(16)], chunk=1)
+        status, headers, text = http.ask("POST", "/classify", json.dumps({"input": [[7] * 900] * 4}), JSON)
+        error = json.loads(text)["error"]
+        assert status == 503 and int(headers["retry-after"]) >= 1 and error["type"] == "ServiceUnavailableError", text
+        assert http.get("/ready")[0] == 503 and http.get("/health")[0] == 200
+        client.call("cancel", job="held")
+        wait_until(lambda: http.get("/ready")[0] == 200)
+        assert http.ok("/classify", {"input": "a"})
+
+
+def test_a_request_in_time(directory):
+    """--timeout: 504, and the rows are given up."""
+    with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]) as broker, Http(directory, broker, ["--timeout", 1]) as http:
+        body = {"input": [[k % 300, 5, 7, k // 300] * 200 for k in range(2000)]}
+        assert http.refused("/classify", body, 504)["type"] == "GatewayTimeoutError"
+        wait_until(lambda: not broker.sql("select key from jobs"))
+
+
+def test_sigterm_ends_what_is_under_way(directory):
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker) as http:
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(http.post("/classify", {"input": [[k, 5] * 100 for k in range(60)]})))
+        thread.start()
+        wait_until(lambda: counted(http, "assay_http_jobs_total") == 1)
+        assert http.stop() == 0
+        thread.join(60 * PATIENCE)
+        assert replies and replies[0][0] in (200, 503)
+
+
+def test_keys(directory):
+    keys = directory / "keys"
+    keys.write_text(f"# who may ask\ntrainer {TOKEN}\n\nother another-long-enough-token\n")
+    keys.chmod(0o600)
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker, ["--api-keys", keys]) as http:
+        assert http.ok("/classify", {"input": "a"}, Authorization=f"Bearer {TOKEN}")
+        assert http.get("/health")[0] == 200 and http.get("/v1/models", Authorization=f"bearer {TOKEN}")[0] == 200
+        for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"},
+                      {"Authorization": "Basic abc"}, {"Authorization": "Bearer "}):
+            status, headers, text = http.ask("POST", "/classify", '{"input": "a"}', {**JSON, **wrong})
+            assert status == 401 and headers["www-authenticate"] == "Bearer", text
+            assert json.loads(text)["error"]["type"] == "AuthenticationError"
+        assert http.get("/metrics")[0] == 401
+        assert TOKEN not in http.words()
+
+
+def fails(directory, *options):
+    """An assay-http that does not start: its exit code and words."""
+    done = subprocess.run([BIN / "assay-http", "--data", directory, *map(str, options)], capture_output=True, text=True, timeout=20 * PATIENCE)
+    return done.returncode, done.stderr
+
+
+def test_what_does_not_start(directory):
+    keys = directory / "keys"
+    code, words = fails(directory, "--listen", "0.0.0.0:0")
+    assert code == 78 and "--api-keys" in words
+    assert fails(directory, "--listen", "[::]:0")[0] == 78
+    keys.write_text(f"trainer {TOKEN}\n")
+    keys.chmod(0o644)
+    code, words = fails(directory, "--listen", "0.0.0.0:0", "--api-keys", keys)
+    assert code == 78 and "chmod 600" in words
+    keys.chmod(0o600)
+    keys.write_text("trainer short\n")
+    assert "line 1" in fails(directory, "--api-keys", keys)[1]
+    for listen in ("8000", "127.0.0.1", "127.0.0.1:x", "::1:80", "127.0.0.1:70000", ":80"):
+        code, words = fails(directory, "--listen", listen)
+        assert code == 64 and "HOST:PORT" in words, words
+    assert fails(directory, "--connect", "inproc://a")[0] == 64
+    assert fails(directory, "--tls-cert", keys)[0] == 64
+    assert "--timeout" in fails(directory, "--timout", "3")[1]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, words = fails(directory, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert code == 69 and "in use" in words
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
+def test_tls(directory):
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", cert,
+                    "-subj", "/CN=localhost", "-days", "2"], check=True, capture_output=True)
+    with Broker(directory / "d", model=MODEL) as broker:
+        http = Http(directory, broker, ["--tls-cert", cert, "--tls-key", key]).start(ready=False)
+        context = ssl.create_default_context(cafile=cert)
+        context.check_hostname = False
+
+        def ask():
+            with socket.create_connection((http.host, http.port), timeout=20 * PATIENCE) as plain, context.wrap_socket(plain) as s:
+                s.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                          b"Content-Length: 14\r\n\r\n{\"input\": \"a\"}")
+                reply = b""
+                while more := s.recv(65536):
+                    reply += more
+                return reply
+
+        assert wait_until(lambda: b" 200 " in ask()[:16])
+        assert b"200" not in http.raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", timeout=3)
+        http.stop()
+    assert "not start" in fails(directory, "--listen", "127.0.0.1:0", "--tls-cert", key, "--tls-key", key)[1]
+
+
+def test_ipv6(directory):
+    with Broker(directory / "d", model=MODEL) as broker:
+        http = Http(directory, broker, host="::1")
+        http.command[2] = "[::1]:0"
+        try:
+            http.start()
+        except AssertionError:
+            pytest.skip("no IPv6 here")
+        assert http.ok("/classify", {"input": "a"})
+        http.stop()
+
+
+def test_metrics(directory):
+    """Prometheus' text: counters and a histogram by endpoint and code, the broker's numbers, vLLM's two gauges."""
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker, ["--served-model-name", "rm", "--served-model-name", "/models/rm"]) as http:
+        http.ok("/classify", {"input": "a", "model": "/models/rm"})
+        http.refused("/classify", {"input": "a", "model": "demo-reward"}, 404)
+        http.get("/nowhere")
+        wait_until(lambda: counted(http, 'assay_http_requests_total{endpoint="other",code="404"}') == 1)
+        page = http.get("/metrics")[1]
+        for line in page.splitlines():
+            assert line.startswith("# ") or len(line.rsplit(" ", 1)) == 2 and float(line.rsplit(" ", 1)[1]) >= 0, line
+        assert 'assay_http_requests_total{endpoint="/classify",code="200"} 1' in page
+        assert 'assay_http_requests_total{endpoint="/classify",code="404"} 1' in page
+        assert 'assay_http_request_seconds_bucket{endpoint="/classify",le="+Inf"} 2' in page
+        assert 'vllm:num_requests_running{model_name="rm"} 0' in page and "assay_queued_bytes " in page and "assay_rows_done_total " in page
+        assert [one["id"] for one in json.loads(http.get("/v1/models")[1])["data"]] == ["rm", "/models/rm"]
+
+
+def test_a_failed_row_is_never_a_zero(directory):
+    """The model gives NaN, or the worker dies of a row: the request fails by name, and other requests have their scores."""
+    with Broker(directory / "d", model=MODEL, worker=FAULTY_WORKER) as broker, Http(directory, broker) as http:
+        replies = many(http, [{"input": [[5, 6, 20 + k]] if k else [[5, 9, 6], [5, 6]]} for k in range(12)], clients=12)
+        assert [status for status, _ in replies] == [500] + [200] * 11
+        error = replies[0][1]["error"]
+        assert error["message"].startswith("row 0 of 2: non_finite") and error["type"] == "InternalServerError"
+        assert "worker_killed" in http.refused("/classify", {"input": [[5, 7, 6]]}, 500)["message"]
