@@ -148,6 +148,7 @@ static int same_shape(const struct product *a, const struct product *b)
            a->weight_stride == b->weight_stride && a->has_bias == b->has_bias;
 }
 
+/* w NULL: there is no matrix of this shape here. */
 static struct product *find_product(
     struct device *d, struct product wanted, const struct weight *w, const void *bias)
 {
@@ -161,7 +162,10 @@ static struct product *find_product(
     *p = wanted;
     gemm_make_descriptors(p, w, bias);
     if ((!d->comm || comm_rank(d->comm) == 0) && !recall(d, p)) {
-        gemm_choose(d, p, w, bias);
+        if (w)
+            gemm_choose(d, p, w, bias);
+        else
+            gemm_choose_on_noise(d, p);
         remember(d, p);
     }
     if (d->comm)
@@ -237,6 +241,19 @@ void gemm_linear(struct device *d, struct tensor out, struct tensor x, const str
         run_sums(d, &o);
     else
         run(d, &o);
+}
+
+/* The bias's place is only looked at. */
+void gemm_choose_linear(struct device *d, enum dtype type, int64_t rows, int64_t cols, int has_bias)
+{
+    find_product(d,
+        (struct product){.in = type,
+            .out = type,
+            .n = rows,
+            .k = cols,
+            .weight_stride = gpu_row_stride(cols, type),
+            .has_bias = has_bias},
+        NULL, d->gemm->workspace);
 }
 
 /* A sum of hashes, so that the order in which shapes were first needed does not matter. */

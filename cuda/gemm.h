@@ -18,6 +18,10 @@ void gemm_free(struct gemm **g);
 void gemm_linear(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
     int n_parts, const void *bias);
 
+/* As ops.choose_linear. */
+void gemm_choose_linear(
+    struct device *d, enum dtype type, int64_t rows, int64_t cols, int has_bias);
+
 /* Hash of all shapes and choices so far: part of what determines a score's bits. */
 uint64_t gemm_table_hash(const struct gemm *g);
 

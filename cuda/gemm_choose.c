@@ -245,6 +245,17 @@ static struct tensor trial_tensor(struct device *d, enum dtype type, int64_t row
     return t;
 }
 
+void gemm_choose_on_noise(struct device *d, struct product *p)
+{
+    struct tensor w = trial_tensor(d, p->in, p->n, p->k), bias = trial_tensor(d, p->out, 1, p->n);
+    gemm_choose(d, p,
+        &(struct weight){
+            .data = w.data, .dtype = p->in, .rows = p->n, .cols = p->k, .stride = p->weight_stride},
+        p->has_bias ? bias.data : NULL);
+    GPU_MUST(cudaFree(w.data));
+    GPU_MUST(cudaFree(bias.data));
+}
+
 void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias)
 {
     struct trial t = {.device = d, .p = p, .all = {.w = *w, .bias = bias}};

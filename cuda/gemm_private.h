@@ -66,5 +66,7 @@ int gemm_candidates(struct device *d, struct product *p, const int64_t *rows, in
 /* Tries and times the library's algorithms for this shape and sets p->algo by gemm.h's rule; dies
  * if there is none. w and bias represent all products of this shape. */
 void gemm_choose(struct device *d, struct product *p, const struct weight *w, const void *bias);
+/* The same with noise for both. */
+void gemm_choose_on_noise(struct device *d, struct product *p);
 
 #endif

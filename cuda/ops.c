@@ -214,6 +214,12 @@ static void op_linear_add(
     LAUNCH("linear_add", kernel_linear_add(gpu_stream(d), out, x, w));
 }
 
+static void op_choose_linear(
+    struct device *d, enum dtype type, int64_t rows, int64_t cols, int has_bias)
+{
+    gemm_choose_linear(d, type, rows, cols, has_bias);
+}
+
 static void op_all_reduce(struct device *d, struct tensor x)
 {
     nvtxRangePushA("all_reduce");
@@ -229,6 +235,7 @@ const struct ops gpu_ops = {
     .shares_prefixes = 1,
     .embed = op_embed,
     .linear = op_linear,
+    .choose_linear = op_choose_linear,
     .linear_narrow = op_linear_narrow,
     .linear_add = op_linear_add,
     .add_bias = op_add_bias,

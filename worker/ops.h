@@ -111,6 +111,10 @@ struct ops {
      * float type, and then each row is quantized by itself. */
     void (*linear)(struct device *d, struct tensor out, struct tensor x, const struct weight *parts,
         int n_parts, const void *bias);
+    /* Chooses, as `linear` would at its first call, for a product with one matrix [rows, cols], all
+     * of this type: another rank of the group has it, and the device's identity tells of it. */
+    void (*choose_linear)(
+        struct device *d, enum dtype type, int64_t rows, int64_t cols, int has_bias);
     /* The products of adapters; matrices and sums are float32 whatever the type of activations. An
      * element is one chain over x.cols, in order, on GPUs too.
      * linear_narrow: out = x * [parts stacked along out]^T, out float32, x as linear takes it; the

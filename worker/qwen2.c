@@ -473,6 +473,22 @@ static void run_head(struct qwen2_reward_model *m, const struct reward_head *hea
     row_parallel_linear(ops, m->device, &head->second, hidden, logits, NULL);
 }
 
+/* The shapes and biases are those of run_head: there the bias of an MLP is added apart. */
+void qwen2_reward_model_choose_head(struct qwen2_reward_model *m)
+{
+    const struct model_config *c = &m->config;
+    int64_t hidden = c->hidden_size, own = hidden / m->n_ranks;
+    if (qwen2_is_last_stage(m))
+        return;
+    if (c->head->kind != HEAD_MLP) {
+        m->ops->choose_linear(
+            m->device, DTYPE_F32, c->n_labels, hidden, c->head_bias || c->std > 0);
+        return;
+    }
+    m->ops->choose_linear(m->device, DTYPE_F32, own, hidden, 0);
+    m->ops->choose_linear(m->device, DTYPE_F32, c->n_labels, own, 0);
+}
+
 struct tensor qwen2_reward_model_score(
     struct qwen2_reward_model *m, struct tensor h, const struct lora_mapping *mapping)
 {

@@ -137,6 +137,10 @@ static inline int qwen2_is_last_stage(const struct qwen2_reward_model *m)
 #define MODEL_MODE_BYTES 272
 void qwen2_reward_model_mode(const struct qwen2_reward_model *m, char *text, size_t bytes);
 
+/* On a pipeline stage without the head: lets the device choose for its products too, since the mode
+ * is the same on every stage. */
+void qwen2_reward_model_choose_head(struct qwen2_reward_model *m);
+
 /* Bytes of the KV cache that hold something. */
 uint64_t qwen2_reward_model_kv_bytes(const struct qwen2_reward_model *m);
 

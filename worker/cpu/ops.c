@@ -138,6 +138,12 @@ static void row_relu(const struct rows *a, int64_t row)
         x[i] = x[i] < 0 ? 0 : x[i];
 }
 
+static void op_choose_linear(
+    struct device *d, enum dtype type, int64_t rows, int64_t cols, int has_bias)
+{
+    (void)d, (void)type, (void)rows, (void)cols, (void)has_bias; /* there is no choice */
+}
+
 static void op_relu(struct device *d, struct tensor x)
 {
     each_row(&(struct rows){.d = d, .out = x, .row = row_relu});
@@ -234,6 +240,7 @@ const struct ops cpu_ops = {
     .shares_prefixes = 1,
     .embed = op_embed,
     .linear = cpu_linear,
+    .choose_linear = op_choose_linear,
     .linear_narrow = cpu_linear_narrow,
     .linear_add = cpu_linear_add,
     .add_bias = op_add_bias,
