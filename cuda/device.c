@@ -165,6 +165,8 @@ static void device_close(struct device **out)
         cudaStreamSynchronize(d->compute);
     if (d->pinned)
         cudaHostUnregister((void *)d->pinned);
+    if (d->shared)
+        cudaHostUnregister(d->shared);
     gemm_free(&d->gemm);
     for (int i = 0; i < GPU_LANES; i++)
         free_lane(&d->lanes[i]);
@@ -236,6 +238,14 @@ static int device_pin(struct device *d, const void *from, size_t bytes)
     return 1;
 }
 
+static int device_share(struct device *d, void *host, size_t bytes, struct err *e)
+{
+    int rc = GPU_TRY(cudaHostRegister(host, bytes, cudaHostRegisterDefault), e);
+    if (rc == 0)
+        d->shared = host;
+    return rc == 0 ? 0 : ASSAY_EUNSUPPORTED;
+}
+
 /* ---- batches ---- */
 
 static struct lane *open_lane(struct device *d)
@@ -270,6 +280,28 @@ static const void *device_push(struct device *d, const void *host, size_t bytes)
     d->copies_pending = 1;
     l->used = gpu_aligned(at + bytes) < d->input_bytes ? gpu_aligned(at + bytes) : d->input_bytes;
     return l->input + at;
+}
+
+/* The rows, to host memory or from there, where they follow each other without gaps. */
+static void copy_rows(
+    struct device *d, void *to, const void *from, struct tensor rows, enum cudaMemcpyKind kind)
+{
+    size_t size = (size_t)dtype_bytes(rows.dtype), width = (size_t)rows.cols * size,
+           stride = (size_t)rows.stride * size;
+    int out = kind == cudaMemcpyDeviceToHost;
+    if (rows.rows > 0)
+        GPU_MUST(cudaMemcpy2DAsync(to, out ? width : stride, from, out ? stride : width, width,
+            (size_t)rows.rows, kind, gpu_stream(d)));
+}
+
+static void device_copy_out(struct device *d, void *to, struct tensor from)
+{
+    copy_rows(d, to, from.data, from, cudaMemcpyDeviceToHost);
+}
+
+static void device_copy_in(struct device *d, struct tensor to, const void *from)
+{
+    copy_rows(d, to.data, from, to, cudaMemcpyHostToDevice);
 }
 
 /* Runs on one of the driver's threads. */
@@ -340,8 +372,11 @@ const struct device_ops gpu_device_ops = {
     .upload = device_upload,
     .prepare_weights = gpu_prepare_weights,
     .pin = device_pin,
+    .share = device_share,
     .begin = device_begin,
     .push = device_push,
+    .copy_out = device_copy_out,
+    .copy_in = device_copy_in,
     .finish = device_finish,
     .poll = device_poll,
     .poll_fd = device_poll_fd,

@@ -50,6 +50,7 @@ struct device {
     int copies_pending; /* pushed since compute last waited for `copied` */
     const void *pinned; /* host memory that pushes read from directly */
     size_t pinned_bytes;
+    void *shared;                         /* host memory of copy_out and copy_in */
     struct attention_tiles tiles;         /* of this batch */
     uint32_t *progress, *progress_device; /* one counter, as the host and the device see it */
     int done_fd;

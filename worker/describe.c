@@ -11,7 +11,6 @@
 #include "schema/json.h"
 #include "schema/log.h"
 #include "worker/lora.h"
-#include "worker/pipeline.h"
 #include "worker/qwen2.h"
 #include "worker/score.h"
 
@@ -73,6 +72,10 @@ static int check_weights(
     configs.quant_config = quant;
     if (rc == 0)
         rc = model_choose_type(&configs.config, o->dtype, &quant, w, o->ops, e);
+    if (rc == 0 && o->ops->typed) { /* a device may have room for no more than a stage */
+        configs.n_pp_ranks = o->pp;
+        configs.pp_rank = o->pp - 1;
+    }
     if (rc == 0)
         rc = try_model(about, w, &configs, o->ops, o->ops->typed ? gpu : cpu, e);
     about->dtype = o->ops->typed ? dtype : about->dtype;
@@ -162,8 +165,6 @@ int describe_model(const struct describe_options *o, FILE *out, struct err *e)
         rc = model_config_check_tp(c, o->tp, e);
     if (rc == 0)
         rc = model_config_check_pp(c, o->pp, e);
-    if (rc == 0)
-        rc = pipeline_check_ops(o->pp, o->ops, e);
     if (rc == 0 && o->max_len > c->max_position)
         rc = err_set(e, ASSAY_EFORMAT,
             "--max-len: expected at most max_position_embeddings (%u), found %u", c->max_position,

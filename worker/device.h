@@ -67,6 +67,9 @@ struct device_ops {
      * it, so that pushed data must not change until the batch is polled; 0 if pinning gains
      * nothing. */
     int (*pin)(struct device *d, const void *from, size_t bytes);
+    /* Declares host memory for copy_out and copy_in, whole pages of it, that stays until the device
+     * is closed; once. ASSAY_EUNSUPPORTED if the device cannot reach it. */
+    int (*share)(struct device *d, void *host, size_t bytes, struct err *e);
 
     /* ---- a batch ---- */
 
@@ -74,6 +77,10 @@ struct device_ops {
     /* Returns the device's view of host memory, valid until the batch is finished. Unpinned host
      * memory may be reused when `finish` returns. */
     const void *(*push)(struct device *d, const void *host, size_t bytes);
+    /* Copies rows to shared host memory, without gaps, or from there; before finish. They are there
+     * once the batch is done. What is copied in must not change until then. */
+    void (*copy_out)(struct device *d, void *to, struct tensor from);
+    void (*copy_in)(struct device *d, struct tensor to, const void *from);
     /* Ends the batch with a copy of `bytes` (0: none) from the device to `to`. */
     void (*finish)(struct device *d, void *to, const void *from, size_t bytes);
     /* Returns 1 if the oldest unpolled batch and its copy are done, which ends the batch; else 0.

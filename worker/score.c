@@ -100,7 +100,8 @@ static int run(
     r->pooling->kept = r->reuse ? &r->reuse->logits : NULL;
     if (rc == 0 && !is_first) {
         in = qwen2_reward_model_make_empty_intermediate_tensors(m, r->batch->n_tokens);
-        rc = pipeline_receive(r->pipeline, &r->batch->token, &in, e);
+        if (r->pipeline)
+            rc = pipeline_receive(r->pipeline, &r->batch->token, &in, e);
     }
     if (rc == 0)
         rc = qwen2_reward_model_forward(m,
@@ -227,5 +228,9 @@ int score_canary(struct qwen2_reward_model *m, struct pipeline *pipeline, uint32
     int rc = score_batch(m, pipeline, &b, ids, positions, values, e);
     if (rc == 0)
         m->ops->device->poll(m->device, 1);
+    if (rc == 0 && !qwen2_is_last_stage(m))
+        pipeline_sent(pipeline);
+    if (rc == 0)
+        qwen2_reward_model_choose_head(m);
     return rc;
 }

@@ -10,8 +10,9 @@
 #include "worker/qwen2.h"
 
 /* Starts a batch on the device: `values` holds the b->n_values scores once device_ops.poll reports
- * it done; on a pipeline stage that is not the last it stays as it is. `pipeline` leads to the
- * other stages; NULL where there is one. `ids` is b->ids, or a copy in pinned memory; `positions`
+ * it done; on a pipeline stage that is not the last it stays as it is, and pipeline_sent must follow
+ * then. `pipeline` leads to the other stages; NULL where there is one, or for a last stage that
+ * takes what its memory has in place of the stage before. `ids` is b->ids, or a copy in pinned memory; `positions`
  * has room for b->n_tokens. ASSAY_ETOOLONG for a row longer than max_len; else the errors of
  * pooling_metadata_init and forward. */
 int score_batch(struct qwen2_reward_model *m, struct pipeline *pipeline,
@@ -25,7 +26,7 @@ int score_map_adapters(const struct qwen2_reward_model *m, const struct stage_ba
 
 /* Scores one short row of at most max_tokens and waits for it. On the last pipeline stage its
  * n_labels values are the first in `values`. Every operation and every shape of product runs
- * once. */
+ * once, those of another stage's head excepted, for which the device chooses all the same. */
 int score_canary(struct qwen2_reward_model *m, struct pipeline *pipeline, uint32_t max_tokens,
     float *values, struct err *e);
 

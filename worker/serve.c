@@ -123,6 +123,8 @@ static void reply_done(struct worker *w, const struct inflight_batch *batch)
 {
     struct control reply = {.type = CONTROL_DONE, .token = batch->token};
     struct err e = {0};
+    if (!has_scores(w))
+        pipeline_sent(w->pipeline);
     if (check_mapping(w, &e) != 0) {
         reply_failed(w, &batch->token, EX_CONFIG, &e);
         return;
@@ -249,9 +251,7 @@ static int read_configs(struct worker *w, struct qwen2_configs *c, struct err *e
         rc = model_choose_type(&c->config, o->dtype, &c->quant_config, w->weights, w->ops, e);
     if (rc == 0)
         rc = model_config_check_tp(&c->config, c->n_ranks, e);
-    if (rc == 0)
-        rc = model_config_check_pp(&c->config, c->n_pp_ranks, e);
-    return rc == 0 ? pipeline_check_ops(c->n_pp_ranks, w->ops, e) : rc;
+    return rc == 0 ? model_config_check_pp(&c->config, c->n_pp_ranks, e) : rc;
 }
 
 static int open_pipeline(struct worker *w, const struct qwen2_configs *c, struct err *e)
@@ -262,7 +262,10 @@ static int open_pipeline(struct worker *w, const struct qwen2_configs *c, struct
         .n_pp_ranks = c->n_pp_ranks,
         .max_tokens = stage_view_config(w->stage)->max_tokens,
         .hidden_size = c->config.hidden_size,
-        .deadline_ms = (uint32_t)w->options.start_ms};
+        .type = ops_activations(w->ops, c->config.activation_type),
+        .deadline_ms = (uint32_t)w->options.start_ms,
+        .ops = w->ops->device,
+        .device = w->device};
     return pipeline_new(&w->pipeline, (int)w->options.pipeline_fd, &options, e);
 }
 
@@ -281,12 +284,12 @@ static int open_model(struct worker *w, struct err *e)
     int rc = check_checkpoint(w, e);
     if (rc == 0)
         rc = read_configs(w, &configs, e);
-    if (rc == 0)
-        rc = open_pipeline(w, &configs, e);
     if (rc != 0)
         return rc;
     qwen2_device_needs(&options, &configs, w->ops);
     rc = w->ops->device->open(&w->device, &options, e);
+    if (rc == 0)
+        rc = open_pipeline(w, &configs, e);
     if (rc == 0)
         rc = qwen2_reward_model_init(&w->model, &configs, w->ops, w->device, e);
     if (rc == 0)

@@ -32,6 +32,7 @@ IS(cudaStreamNonBlocking, 1);
 IS(cudaEventBlockingSync, 1);
 IS(cudaEventDisableTiming, 2);
 IS(cudaHostAllocMapped, 2);
+IS(cudaHostRegisterDefault, 0);
 IS(cudaHostRegisterReadOnly, 8);
 
 IS(CUBLAS_STATUS_SUCCESS, 0);

@@ -9,6 +9,8 @@
 
 #define MOST_STAGES 4
 
+static const struct ops *chain_ops = &cpu_ops;
+
 struct chain {
     uint32_t n;
     struct scorer stages[MOST_STAGES];
@@ -23,12 +25,21 @@ static void chain_open(struct chain *c, const char *name, uint32_t n)
     c->n = n;
     for (uint32_t i = 0; i < n; i++)
         scorer_open_rank(
-            &c->stages[i], &cpu_ops, name, "auto", 1, (struct scorer_rank){-1, 0, 1, i, n});
+            &c->stages[i], chain_ops, name, "auto", 1, (struct scorer_rank){-1, 0, 1, i, n});
     uint32_t hidden = c->stages[0].model.config.hidden_size;
     int fd = n > 1 ? stage_segment_new(stage_pipeline_bytes(n, MAX_TOKENS, hidden), &e) : 0;
     die_on(fd < 0 ? fd : 0, &e);
     for (uint32_t i = 0; i < n; i++) {
-        struct pipeline_options o = {0, 1, i, n, MAX_TOKENS, hidden, 1000};
+        const struct scorer *s = &c->stages[i];
+        struct pipeline_options o = {.n_ranks = 1,
+            .pp_rank = i,
+            .n_pp_ranks = n,
+            .max_tokens = MAX_TOKENS,
+            .hidden_size = hidden,
+            .type = ops_activations(s->ops, s->model.config.activation_type),
+            .deadline_ms = 1000,
+            .ops = s->ops->device,
+            .device = s->device};
         die_on(pipeline_new(&c->pipelines[i], fd, &o, &e), &e);
     }
     if (n > 1)
@@ -48,6 +59,8 @@ static void chain_score(struct chain *c, struct stage_batch *b, float *values)
                    i + 1 == c->n ? values : untouched, &e),
             &e);
         assert_int_equal(s->ops->device->poll(s->device, 1), 1);
+        if (i + 1 < c->n)
+            pipeline_sent(c->pipelines[i]);
     }
 }
 

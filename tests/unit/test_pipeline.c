@@ -267,6 +267,7 @@ static void test_hand_overs_that_do_not_fit(void **unused)
                                 same = qwen2_reward_model_make_empty_intermediate_tensors(last, 3);
     other.generation++;
     die_on(pipeline_send(c.pipelines[0], &token, &three, &e), &e);
+    pipeline_sent(c.pipelines[0]);
     die_on(pipeline_receive(c.pipelines[1], &token, &same, &e), &e);
     assert_int_equal(pipeline_receive(c.pipelines[1], &token, &four, &e), ASSAY_EFORMAT);
     assert_non_null(strstr(e.msg, "hand-over 7: expected [4, "));
@@ -280,7 +281,12 @@ static void test_a_segment_of_another_size(void **unused)
 {
     struct err e = {0};
     struct pipeline *p;
-    struct pipeline_options o = {0, 1, 0, 2, 8, 16, 1000};
+    struct pipeline_options o = {.n_ranks = 1,
+        .n_pp_ranks = 2,
+        .max_tokens = 8,
+        .hidden_size = 16,
+        .deadline_ms = 1000,
+        .ops = cpu_ops.device};
     int fd = stage_segment_new(stage_pipeline_bytes(3, 8, 16), &e);
     (void)unused;
     assert_true(fd >= 0);

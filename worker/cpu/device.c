@@ -131,6 +131,28 @@ static const void *device_push(struct device *d, const void *host, size_t bytes)
     return host;
 }
 
+static int device_share(struct device *d, void *host, size_t bytes, struct err *e)
+{
+    (void)d, (void)host, (void)bytes, (void)e;
+    return 0;
+}
+
+static void device_copy_out(struct device *d, void *to, struct tensor from)
+{
+    size_t n = (size_t)(from.cols * dtype_bytes(from.dtype));
+    (void)d;
+    for (int64_t i = 0; i < from.rows; i++)
+        memcpy((char *)to + (size_t)i * n, tensor_rows(from, i, 1).data, n);
+}
+
+static void device_copy_in(struct device *d, struct tensor to, const void *from)
+{
+    size_t n = (size_t)(to.cols * dtype_bytes(to.dtype));
+    (void)d;
+    for (int64_t i = 0; i < to.rows; i++)
+        memcpy(tensor_rows(to, i, 1).data, (const char *)from + (size_t)i * n, n);
+}
+
 static void device_finish(struct device *d, void *to, const void *from, size_t bytes)
 {
     if (bytes > 0)
@@ -166,8 +188,11 @@ const struct device_ops cpu_device_ops = {
     .upload = device_upload,
     .prepare_weights = cpu_prepare_weights,
     .pin = device_pin,
+    .share = device_share,
     .begin = device_begin,
     .push = device_push,
+    .copy_out = device_copy_out,
+    .copy_in = device_copy_in,
     .finish = device_finish,
     .poll = device_poll,
     .poll_fd = device_poll_fd,

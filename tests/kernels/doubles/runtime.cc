@@ -497,10 +497,12 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
     size_t width, size_t height, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
     ENTER("cudaMemcpy2DAsync");
-    if (width > to_pitch || width > from_pitch || kind != cudaMemcpyDeviceToDevice || height == 0)
-        double_misuse("cudaMemcpy2DAsync", "rows longer than a pitch, no rows, or another kind");
-    check_kind("cudaMemcpy2DAsync", to, (height - 1) * to_pitch + width, true, true);
-    check_kind("cudaMemcpy2DAsync", from, (height - 1) * from_pitch + width, true, false);
+    if (width > to_pitch || width > from_pitch || height == 0)
+        double_misuse("cudaMemcpy2DAsync", "rows longer than a pitch, or no rows");
+    check_kind("cudaMemcpy2DAsync", to, (height - 1) * to_pitch + width,
+        kind != cudaMemcpyDeviceToHost, true);
+    check_kind("cudaMemcpy2DAsync", from, (height - 1) * from_pitch + width,
+        kind != cudaMemcpyHostToDevice, false);
     double_queue(
         stream,
         [=] {

@@ -58,6 +58,7 @@ enum cudaFuncAttribute {
 #define cudaEventDisableTiming 0x02
 #define cudaHostAllocDefault 0x00
 #define cudaHostAllocMapped 0x02
+#define cudaHostRegisterDefault 0x00
 #define cudaHostRegisterReadOnly 0x08
 
 /* Only the members that are read here. */
