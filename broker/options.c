@@ -42,9 +42,7 @@ static const struct {
         "GPUs to use, --tp of them for each copy of the model (default: the first)", GPUS, 0, 0, 0},
     {"tp", "N", "tensor-parallel ranks that share one copy of the model (default 1)", INT,
         offsetof(struct options, tp), 1, 16},
-    {"pp", "N",
-        "pipeline stages, of --tp ranks each, that share the model's layers; on the CPU (default "
-        "1)",
+    {"pp", "N", "pipeline stages, of --tp ranks each, that share the model's layers (default 1)",
         INT, offsetof(struct options, pp), 1, 16},
     {"replicas", "N", "copies of the model (default: as many as --devices has room for, else 1)",
         INT, offsetof(struct options, replicas), 1, OPTIONS_MAX_REPLICAS},

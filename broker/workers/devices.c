@@ -143,21 +143,17 @@ static int place(struct devices *d, struct options *o, const struct found *f, st
 {
     char all[300];
     int given = o->n_gpus, available = given ? given : f->n;
-    if (o->pp > 1)
-        return err_set(e, ASSAY_EUNSUPPORTED,
-            "--pp %d: pipeline stages are not built for GPUs: expected --pp 1 (with more ranks by "
-            "--tp), or --device cpu",
-            o->pp);
+    int ranks = o->tp * o->pp;
     if (o->replicas == 0)
-        o->replicas = given >= o->tp ? given / o->tp : 1;
+        o->replicas = given >= ranks ? given / ranks : 1;
     if (o->max_batch_tokens == 0)
         o->max_batch_tokens = GPU_BATCH_TOKENS;
-    int wanted = o->tp * o->replicas;
+    int wanted = ranks * o->replicas;
     name_all(f, all, sizeof all);
     if (given ? given != wanted : available < wanted)
         return err_set(e, ASSAY_EUNSUPPORTED,
-            "--tp %d --replicas %d: expected %d GPUs, one for each rank, found %d%s (%s)", o->tp,
-            o->replicas, wanted, available, given ? " in --devices" : "", all);
+            "--tp %d --pp %d --replicas %d: expected %d GPUs, one for each rank, found %d%s (%s)",
+            o->tp, o->pp, o->replicas, wanted, available, given ? " in --devices" : "", all);
     if (wanted > OPTIONS_MAX_GPUS || o->replicas > OPTIONS_MAX_REPLICAS)
         return err_set(e, ASSAY_EUNSUPPORTED, "--devices: expected at most %d copies, found %d",
             OPTIONS_MAX_REPLICAS, o->replicas);

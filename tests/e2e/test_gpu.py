@@ -56,6 +56,7 @@ def rows_of(name, longest=120):
     ("process", ["--device", "cuda"], 1),
     ("process", ["--tp", 4], 4),
     ("reward", ["--tp", 2, "--devices", "3,1,0,2"], 4),
+    ("reward", ["--tp", 2, "--pp", 2], 4),
 ])
 def test_scores_agree_with_the_oracle(installed, name, options, devices):
     expected, rows = rows_of(name)
@@ -171,6 +172,22 @@ def test_a_kv_cache_changes_no_score(installed):
     assert len({str(v) for v in found.values()}) == 1
 
 
+def test_pipeline_stages_change_no_score(installed):
+    """Many batches through two stages, one of which dies: the same values and the same mode as of one."""
+    rows = [{"ids": [k % 250, 3, 5, 7 + k % 60] * 6} for k in range(40)]
+    found = {}
+    for options in (["--pp", 1], ["--pp", 2], ["--pp", 2, "--kv-cache", "4M"]):
+        options += ["--max-batch-tokens", 64, "--hang-ms", 5000]
+        with GpuBroker(installed, "bf16", options, devices=2, name=f"d{len(found)}") as broker, broker.client(timeout=90) as client:
+            client.submit("job", rows)
+            if "--kv-cache" in options:
+                os.kill(wait_until(lambda: broker.sql("select pid from workers where rank = 1 and state = 'ready'"))[0][0], signal.SIGKILL)
+            done = sorted(client.results("job", timeout=90), key=lambda row: row["i"])
+            assert all(row["error"] is None for row in done)
+            found[str(options)] = [flat(row) for row in done], client.call("hello")["mode"]
+    assert len({str(v) for v in found.values()}) == 1
+
+
 def test_auto_without_a_device_is_the_cpu_and_says_so(installed):
     with GpuBroker(installed, devices=0) as broker, broker.client() as client:
         assert client.call("hello")["mode"].startswith("device=cpu ")
@@ -203,7 +220,8 @@ def test_auto_without_the_worker_is_the_cpu(installed):
     (["--tp", 4], 2, {}, "expected 4 GPUs, one for each rank, found 2 (0 Test Double, 1 Test Double)"),
     (["--tp", 2, "--replicas", 2], 3, {}, "expected 4 GPUs, one for each rank, found 3"),
     (["--tp", 2, "--devices", "0,1,2"], 4, {}, "expected 2 GPUs, one for each rank, found 3 in --devices"),
-    (["--pp", 2], 2, {}, "--pp 2: pipeline stages are not built for GPUs: expected --pp 1 (with more ranks by --tp), or --device cpu"),
+    (["--tp", 2, "--pp", 2], 2, {}, "--tp 2 --pp 2 --replicas 1: expected 4 GPUs, one for each rank, found 2"),
+    (["--pp", 3], 3, {}, "pp 3 does not fit: expected at least 1 and at most"),
     (["--devices", "7"], 2, {}, "there is no GPU 7 to use; found 0 Test Double, 1 Test Double"),
     (["--devices", "0"], 2, {"ASSAY_DOUBLE_OLD": "1"}, "there is no GPU 0 to use; found 1 Test Double; GPU 0 (Test Double): expected"),
     (["--tp", 2], 2, {"ASSAY_DOUBLE_ODD": "1"}, "GPU 0 is Test Double, GPU 1 is Other Double"),

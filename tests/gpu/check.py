@@ -21,6 +21,7 @@ LORA_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "t
 QUANTIZED_TESTS = ("test_values_are_the_cpus", "test_golden", "test_tensor_parallel", "test_batch_invariance", "test_adapters",
                    "test_rounded_inputs")
 REUSE_TESTS = ("test_reuse", "test_quantized", "test_chunked_prefill", "test_tensor_parallel", "test_chunks_behind_a_batch_in_flight")
+PIPELINE_TESTS = ("test_stages", "test_modes", "test_two_in_flight", "test_stages_of_two_ranks")
 # What is looked at under each tool of compute-sanitizer: own kernels; memcheck also the host code around them.
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),
              ("memcheck", "test_adapters"), ("racecheck", "test_adapters"), ("synccheck", "test_adapters"),
@@ -52,7 +53,8 @@ def checks(programs, sanitizer):
     for test in ("test_elementwise", "test_attention", "test_adapters", "test_unpack", "test_gpu_linear"):
         yield test, [programs / test]
     for program, tests in (("test_gpu_model", MODEL_TESTS), ("test_gpu_lora", LORA_TESTS),
-                           ("test_gpu_quantized", QUANTIZED_TESTS), ("test_gpu_reuse", REUSE_TESTS)):
+                           ("test_gpu_quantized", QUANTIZED_TESTS), ("test_gpu_reuse", REUSE_TESTS),
+                           ("test_gpu_pipeline", PIPELINE_TESTS)):
         for test in tests:
             yield f"{program} {test}", [programs / program, test]
     for tool, what in SANITIZED if sanitizer else ():
