@@ -33,6 +33,7 @@ struct adapter_change {
     pthread_t thread;
     struct served_model *model;
     char digest[65];
+    uint32_t max_length;
     int rc;
     struct err err;
     atomic_int is_done;
@@ -46,15 +47,16 @@ static uint32_t find(const struct adapters *a, const char *name)
     return adapters_find(a, name, strlen(name));
 }
 
-/* Adds the name in its place, and returns that. */
-static uint32_t insert(struct adapters *a, const char *name, const char *digest)
+/* Adds the adapter in its place, and returns that. */
+static uint32_t insert(struct adapters *a, const struct adapter_change *c)
 {
     uint32_t k = 0;
-    while (k < a->n && strcmp(a->at[k].name, name) < 0)
+    while (k < a->n && strcmp(a->at[k].name, c->name) < 0)
         k++;
     memmove(&a->at[k + 1], &a->at[k], (a->n++ - k) * sizeof a->at[0]);
-    snprintf(a->at[k].name, sizeof a->at[k].name, "%s", name);
-    snprintf(a->at[k].digest, sizeof a->at[k].digest, "%s", digest);
+    snprintf(a->at[k].name, sizeof a->at[k].name, "%s", c->name);
+    snprintf(a->at[k].digest, sizeof a->at[k].digest, "%s", c->digest);
+    a->at[k].max_length = c->max_length;
     return k;
 }
 
@@ -65,7 +67,7 @@ static void erase(struct adapters *a, uint32_t k)
 
 static void insert_for_ranks(struct group_adapters *r, struct adapter_change *c)
 {
-    uint32_t n = r->list.n, k = insert(&r->list, c->name, c->digest);
+    uint32_t n = r->list.n, k = insert(&r->list, c);
     memmove(&r->loras[k + 1], &r->loras[k], (n - k) * sizeof r->loras[0]);
     r->loras[k] = c->lora;
     c->lora = NULL;
@@ -132,7 +134,7 @@ static int check(struct adapter_change *c)
     rc = check_rest(c, &found);
     if (rc == 0)
         rc = adapter_text_check(
-            &m->text, &m->text_options, c->name, strchr(c->lora, '=') + 1, &c->err);
+            &m->text, &m->text_options, c->name, strchr(c->lora, '=') + 1, &c->max_length, &c->err);
     memcpy(c->digest, found.adapters.at[0].digest, sizeof c->digest);
     model_info_release(&found);
     return rc;
@@ -315,6 +317,9 @@ static void start_loading(struct broker *b, struct adapter_change *c)
         reply(b, c->rc, &c->err);
     } else if (k != ADAPTERS_UNKNOWN && strcmp(there->at[k - 1].digest, c->digest) == 0) {
         take_directory(&c->model->rank_adapters, c);
+        pthread_mutex_lock(&b->adapters_lock);
+        there->at[k - 1].max_length = c->max_length;
+        pthread_mutex_unlock(&b->adapters_lock);
         reply(b, 0, NULL);
     } else if (k != ADAPTERS_UNKNOWN) {
         err_field(&c->err, ASSAY_ESTATE, "name",
@@ -353,7 +358,7 @@ static void go_on_loading(struct broker *b, struct adapter_change *c)
     else if (!load(b))
         return;
     if (rc == 0) {
-        insert(&to, c->name, c->digest);
+        insert(&to, c);
         rc = change_list(b, &to, &c->err);
     }
     if (rc != 0)

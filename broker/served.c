@@ -98,14 +98,18 @@ static int check_head(const struct served_model *m, struct err *e)
 }
 
 /* Are the adapters' rows written as the base's? */
-static int check_adapters(const struct served_model *m, struct err *e)
+static int check_adapters(struct served_model *m, struct err *e)
 {
+    struct adapters *loaded = &m->info.adapters;
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < m->question.n_loras; i++) {
         char name[128];
         const char *lora = m->question.loras[i], *dir = strchr(lora, '=') + 1;
         snprintf(name, sizeof name, "%.*s", (int)(dir - 1 - lora), lora);
-        rc = adapter_text_check(&m->text, &m->text_options, name, dir, e);
+        uint32_t number = adapters_find(loaded, name, strlen(name)), max_length;
+        rc = adapter_text_check(&m->text, &m->text_options, name, dir, &max_length, e);
+        if (number != ADAPTERS_UNKNOWN)
+            loaded->at[number - 1].max_length = max_length;
     }
     return rc;
 }

@@ -18,7 +18,8 @@ struct adapters {
     uint32_t n;
     struct {
         char name[ADAPTERS_NAME_BYTES];
-        char digest[65]; /* of its files, 64 hex digits */
+        char digest[65];     /* of its files, 64 hex digits */
+        uint32_t max_length; /* tokens that its tokenizer's files leave of a text; 0: all */
     } at[ADAPTERS_MOST];
 };
 

@@ -119,6 +119,26 @@ static void check_kept(struct admit *a, struct store_row *out, const char *name,
     a->n_in_place = kept->head + kept->tail < n ? kept->head : n;
 }
 
+/* How the files have a text cut, in *own: the checkpoint's, or its adapter's where they leave less.
+ * NULL: it is no text. */
+static const struct side_truncation *own_truncation(
+    const struct admit *a, const struct row_request *q, struct side_truncation *own)
+{
+    const struct side_truncation *base = composer_truncation(a->composer);
+    const struct adapters *loaded = &a->model->adapters;
+    if (q->shape == ROW_IDS || !base || !q->adapter.at || !q->truncation.truncate)
+        return q->shape == ROW_IDS ? NULL : base;
+    *own = *base;
+    if (a->model->lock)
+        pthread_mutex_lock(a->model->lock);
+    uint32_t k = adapters_find(loaded, (const char *)q->adapter.at, q->adapter.len);
+    uint32_t least = k == ADAPTERS_UNKNOWN ? 0 : loaded->at[k - 1].max_length;
+    if (a->model->lock)
+        pthread_mutex_unlock(a->model->lock);
+    own->max_length = least > 0 && least < own->max_length ? least : own->max_length;
+    return own;
+}
+
 /* Decides what stays of one sequence, which begins at `from`, and checks that. */
 static struct kept check_part(struct admit *a, const struct row_request *q, struct store_row *out,
     uint32_t part, uint32_t from)
@@ -128,11 +148,12 @@ static struct kept check_part(struct admit *a, const struct row_request *q, stru
     struct err e = {0};
     struct kept kept = {0};
     int framed = a->composed.framed >> (part < 31 ? part : 31) & 1;
+    struct side_truncation own;
     struct long_sequence s = {.n = a->ends[part] - from,
         .before = framed ? a->composed.before : 0,
         .behind = framed ? a->composed.behind : 0,
         .max_len = a->model->max_len,
-        .own = q->shape == ROW_IDS ? NULL : composer_truncation(a->composer)};
+        .own = own_truncation(a, q, &own)};
     if (s.n == 0)
         refuse(a, out, ASSAY_ENOTOKENS, "%sexpected at least one token, found none", name);
     else if (truncation_keep(q, &s, &kept, &e) != 0)

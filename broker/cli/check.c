@@ -117,7 +117,8 @@ static int check_adapters(const struct check *k, struct err *e)
         char name[ADAPTERS_NAME_BYTES];
         size_t n = adapters_name_of(c->loras[i]);
         snprintf(name, sizeof name, "%.*s", (int)n, c->loras[i]);
-        rc = adapter_text_check(&k->text, &k->options, name, c->loras[i] + n + 1, e);
+        uint32_t max_length;
+        rc = adapter_text_check(&k->text, &k->options, name, c->loras[i] + n + 1, &max_length, e);
     }
     return rc;
 }

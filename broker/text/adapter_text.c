@@ -64,8 +64,8 @@ static int check_no_side_files(const char *name, const char *dir, struct err *e)
     return 0;
 }
 
-static int check_tokenizer(
-    const struct text_model *base, const char *name, const char *dir, struct err *e)
+static int check_tokenizer(const struct text_model *base, const char *name, const char *dir,
+    uint32_t *max_length, struct err *e)
 {
     struct tokenizer *own = NULL;
     struct err why = {0};
@@ -76,16 +76,19 @@ static int check_tokenizer(
     int rc = tokenizer_load_beside(&own, dir, base->tokenizer, &why);
     rc = rc == 0 ? compare_tokenizers(own, base->tokenizer, &base->chat, name, e)
                  : err_set(e, rc, "--lora %s: %s", name, why.msg);
+    if (rc == 0 && tokenizer_truncation(own)->max_length < UINT32_MAX)
+        *max_length = tokenizer_truncation(own)->max_length;
     tokenizer_free(&own);
     return rc;
 }
 
 int adapter_text_check(const struct text_model *base, const struct text_options *o,
-    const char *name, const char *dir, struct err *e)
+    const char *name, const char *dir, uint32_t *max_length, struct err *e)
 {
     struct chat own = {0};
     struct err why = {0};
-    int rc = check_tokenizer(base, name, dir, e);
+    *max_length = 0;
+    int rc = check_tokenizer(base, name, dir, max_length, e);
     if (rc != 0 || o->chat_template || !base->chat.hash[0])
         return rc;
     rc = chat_load(&own, dir, &why);

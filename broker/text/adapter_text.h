@@ -11,8 +11,9 @@
 /* Compares what is in the adapter's directory with the base's: the tokenizer (tokenizer_differs),
  * bos_token, eos_token and the tokens that a template names, the side on which a text that is too
  * long is cut, and the chat template unless --chat-template was given. What the directory lacks is
- * the base's. ASSAY_EFORMAT naming adapter, file and difference. */
+ * the base's. *max_length: how many tokens its files leave of a text that is cut
+ * (side_truncation.h); 0: they set no limit. ASSAY_EFORMAT naming adapter, file and difference. */
 int adapter_text_check(const struct text_model *base, const struct text_options *o,
-    const char *name, const char *dir, struct err *e);
+    const char *name, const char *dir, uint32_t *max_length, struct err *e);
 
 #endif

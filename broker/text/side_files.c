@@ -372,6 +372,19 @@ static json_t *read_model(const char *dir, const json_t *model, struct err *e)
     return found;
 }
 
+/* Beside an adapter a config.json may be another's. */
+static int check_model_type(const json_t *found, const json_t *base, struct err *e)
+{
+    const char *own = json_string_value(json_object_get(found, "model_type"));
+    const char *type = json_string_value(json_object_get(base, "model_type"));
+    if (!base || (own && type && strcmp(own, type) == 0) || (!own && !type))
+        return 0;
+    return err_set(e, ASSAY_EFORMAT,
+        "config.json: model_type: expected the base's, %.40s, which decides how a text is read, "
+        "found %.40s; leave the file out of the adapter's directory",
+        type ? type : "none", own ? own : "none");
+}
+
 int side_files_apply(
     json_t *root, const char *dir, const json_t *model, struct side_facts *facts, struct err *e)
 {
@@ -384,7 +397,9 @@ int side_files_apply(
     side_tokens_init(&s.tokens, json_object_get(json_object_get(root, "model"), "vocab"));
     json_t *config = read_model(dir, model, &why);
     s.settings = config ? read_optional(dir, CONFIG, &why) : NULL;
-    int rc = s.settings ? side_class_read(&s.class, root, s.settings, config, &why) : why.code;
+    int rc = s.settings ? check_model_type(config, model, &why) : why.code;
+    if (rc == 0)
+        rc = side_class_read(&s.class, root, s.settings, config, &why);
     if (rc == 0)
         rc = list_tokens(&s, dir);
     if (rc == 0)

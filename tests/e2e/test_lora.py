@@ -340,6 +340,30 @@ def test_text_files_beside_an_adapter(directory, name, change, words):
             assert client.call("score", rows=[{"prompt": "a", "response": "b", "adapter": "a"}])["rows"][0]["error"] is None
 
 
+def test_the_length_that_an_adapters_files_leave(directory):
+    """A row that says truncate and no more may be cut as its adapter's tokenizer would cut it, or as the broker does."""
+    directory.mkdir(exist_ok=True)
+    base, adapter, other = directory / "base", directory / "adapter", directory / "other"
+    for folder, source, length in ((base, MODELS / "reward", None), (adapter, LORA / "reward-all", 8), (other, LORA / "reward-all", int(1e30))):
+        shutil.copytree(source, folder)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(MODELS / "demo-reward" / file, folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": length} if length else settings))
+    row = {"text": "one two three four five six seven", "truncate": True}
+    with Broker(directory / "data", model=base, options=["--lora", f"a={adapter}"]) as broker, broker.client() as client:
+        client.call("adapter_add", name="b", dir=str(other), timeout=60)
+        client.call("adapter_add", name="c", dir=str(adapter), timeout=60)
+
+        def errors(**fields):
+            found = client.call("score", rows=[{**row, **fields, "adapter": name} for name in "abc"] + [{**row, **fields}])["rows"]
+            return [found_row["error"] and found_row["error"]["message"].split(",")[0] for found_row in found]
+
+        refused = "max_length: expected a number"
+        assert errors() == [refused, None, refused, None]
+        assert errors(max_length=9) == [None] * 4 and errors(truncate=False) == [None] * 4
+
+
 def run_score(directory, *more, **adapters):
     (directory / "in.jsonl").write_text('{"ids": [1, 2, 3], "adapter": "x"}\n') if not (directory / "in.jsonl").exists() else None
     loras = [word for name, path in adapters.items() for word in ("--lora", f"{name}={path}")]

@@ -54,6 +54,8 @@ static void write_config(const char *model_type)
     json_decref(v);
 }
 
+static uint32_t max_length; /* that the last check found */
+
 /* What the check says of the files in `adapter` beside those in `base`: "" if they are taken. */
 static const char *check(void)
 {
@@ -66,7 +68,7 @@ static const char *check(void)
     e = (struct err){0};
     assert_int_equal(text_model_load(&m, base, &o, &e), 0);
     assert_non_null(m.tokenizer);
-    int rc = adapter_text_check(&m, &o, "a", adapter, &e);
+    int rc = adapter_text_check(&m, &o, "a", adapter, &max_length, &e);
     text_model_release(&m);
     return rc == 0 ? "" : e.msg;
 }
@@ -133,6 +135,41 @@ static void test_the_base_s_model_type_counts(void **unused)
     write_files("base", "recipe-mistral", llama);
     write_files("adapter", "recipe-mistral", llama);
     assert_string_equal(check(), "");
+}
+
+static void test_another_model_type_beside_an_adapter(void **unused)
+{
+    char path[256];
+    (void)unused;
+    write_config("llama");
+    write_files("base", "demo-reward", (const char *const[2]){NULL, "{" GENERIC "}"});
+    write_files("adapter", "demo-reward", (const char *const[2]){NULL, NULL});
+    snprintf(path, sizeof path, "%s/adapter/config.json", here);
+    for (int same = 0; same < 2; same++) {
+        json_t *v = json_pack("{s:s}", "model_type", same ? "llama" : "gpt2");
+        assert_int_equal(json_dump_file(v, path, 0), 0);
+        json_decref(v);
+        const char *found = check();
+        if (same)
+            assert_string_equal(found, "");
+        else
+            assert_non_null(strstr(found, "expected the base's, llama"));
+    }
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_the_length_that_an_adapter_leaves(void **unused)
+{
+    (void)unused;
+    write_config("llama");
+    write_files("base", "demo-reward", (const char *const[2]){NULL, NULL});
+    write_files("adapter", "demo-reward", (const char *const[2]){NULL, "{\"model_max_length\":8}"});
+    assert_string_equal(check(), "");
+    assert_int_equal(max_length, 8);
+    write_files(
+        "adapter", "demo-reward", (const char *const[2]){NULL, "{\"model_max_length\":1e30}"});
+    assert_string_equal(check(), "");
+    assert_int_equal(max_length, 0);
 }
 
 static void test_files_without_tokenizer_json(void **unused)
@@ -258,6 +295,8 @@ int main(void)
         cmocka_unit_test(test_the_base_s_model_type_counts),
         cmocka_unit_test(test_files_without_tokenizer_json),
         cmocka_unit_test(test_all_that_the_encoder_reads_is_compared),
-        cmocka_unit_test(test_merges_are_compared)};
+        cmocka_unit_test(test_merges_are_compared),
+        cmocka_unit_test(test_another_model_type_beside_an_adapter),
+        cmocka_unit_test(test_the_length_that_an_adapter_leaves)};
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
 }
