@@ -53,27 +53,34 @@ void coalesce_remove(struct coalesce *c, struct ticket *t)
     uncount(c, t);
 }
 
+/* Nothing is with the broker, and nobody is expected: what waits came after the last job's end. */
 static int is_idle(const struct coalesce *c, const struct coalesce_load *load)
 {
-    int has_just_ended =
-        load->last_was_shared && c->first->since_us - load->last_end_us < COALESCE_RECENT_US;
-    return load->n_sent == 0 && !has_just_ended;
+    long long after_us = c->first->since_us - load->last_end_us;
+    long long least_us = load->last_was_shared ? COALESCE_RECENT_US : 0;
+    return load->n_sent == 0 && (load->last_end_us == 0 || after_us >= least_us);
+}
+
+static long long later(long long a, long long b)
+{
+    return a > b ? a : b;
 }
 
 long long coalesce_due(const struct coalesce *c, const struct coalesce_load *load)
 {
     if (!c->first || load->n_sent > load->n_groups)
         return FOREVER;
+    long long first = c->first->since_us, free_us = load->last_end_us;
     if (is_idle(c, load))
-        return c->first->since_us;
-    long long least = c->first->since_us + COALESCE_LEAST_US;
-    long long most = c->first->since_us + COALESCE_MOST_US;
-    long long due = c->last_us + COALESCE_QUIET_US;
-    due = due > least ? due : least;
+        return first;
+    if (load->n_sent >= load->n_groups)
+        free_us = later(free_us, load->soonest_end_us - COALESCE_LEAD_US);
+    else if (load->n_sent > 0)
+        free_us = 0; /* a group may have been idle all the time */
+    long long most = later(first, free_us) + COALESCE_MOST_US;
+    long long due = later(c->last_us + COALESCE_QUIET_US, first + COALESCE_LEAST_US);
     due = due < most ? due : most;
-    if (load->n_sent == load->n_groups && load->soonest_end_us - COALESCE_LEAD_US > due)
-        due = load->soonest_end_us - COALESCE_LEAD_US;
-    return due;
+    return later(due, free_us);
 }
 
 struct ticket *coalesce_take(struct coalesce *c, uint32_t max_rows, size_t max_bytes)

@@ -7,8 +7,9 @@
  *     a group may be idle    it goes COALESCE_LEAST_US after the first came, and as long as more keep
  *                            coming, COALESCE_MOST_US after it; so too where a job of several
  *                            requests has just ended, since their clients will send the next ones
- *     every group is busy    it goes when a job is nearly over: rows that are sent earlier would
- *                            wait in the broker, and not beside those that are still to come
+ *     every group is busy    it goes when a job is nearly over, or while more keep coming up to
+ *                            COALESCE_MOST_US later: rows that are sent earlier would wait in the
+ *                            broker, and not beside those that are still to come
  *
  * There is at most one job more with the broker than there are groups. A request of
  * COALESCE_LARGE_ROWS rows is a job of its own at once and does not count. */

@@ -90,7 +90,18 @@ static void a_busy_broker_gets_one_job_more_shortly_before_it_is_free(void **sta
     struct coalesce_load load = {.n_groups = 1, .n_sent = 1, .soonest_end_us = 500000};
     add(f, 0, "a", 10000);
     assert_true(coalesce_due(&f->c, &load) == 500000 - COALESCE_LEAD_US);
-    load.soonest_end_us = 0;
+    /* while more keep coming, a little later */
+    add(f, 1, "b", 500000 - COALESCE_LEAD_US + 1);
+    assert_true(coalesce_due(&f->c, &load) == 500000 - COALESCE_LEAD_US + 1 + COALESCE_QUIET_US);
+    add(f, 2, "c", 500000);
+    assert_true(coalesce_due(&f->c, &load) == 500000 - COALESCE_LEAD_US + COALESCE_MOST_US);
+    /* it was over earlier than thought */
+    load = (struct coalesce_load){.n_groups = 1, .last_end_us = 499000};
+    assert_true(coalesce_due(&f->c, &load) == 500000 + COALESCE_QUIET_US);
+    coalesce_remove(&f->c, &f->tickets[1]);
+    coalesce_remove(&f->c, &f->tickets[2]);
+    f->c.last_us = 10000;
+    load = (struct coalesce_load){.n_groups = 1, .n_sent = 1};
     assert_true(coalesce_due(&f->c, &load) == 10000 + COALESCE_LEAST_US);
     load.n_sent = 2;
     assert_true(coalesce_due(&f->c, &load) == FOREVER);
