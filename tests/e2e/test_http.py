@@ -195,3 +195,16 @@ def test_slime(http, score):
 
 def test_a_pair_needs_a_recipe(http):
     assert "recipe" in http.refused("/score", {"text_1": "a", "text_2": "b"})["message"]
+
+
+def test_openais_package(http, score):
+    """The package asks for base64 and decodes it; where it is installed, it reads the same scores, models and errors."""
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{http.port}/v1", api_key="none", max_retries=0)
+    reply = client.embeddings.create(model="demo-reward", input=TEXTS)
+    assert [float32(one.embedding[0]) for one in reply.data] == score(*texts(*TEXTS)) and reply.usage.prompt_tokens > 0
+    assert [one.id for one in client.models.list()] == ["demo-reward"]
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="other", input="a")
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="demo-reward", input="a", dimensions=7)
