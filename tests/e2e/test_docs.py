@@ -1,10 +1,12 @@
-"""What the documents say is tried: the README's Python as printed, its SQL, the names that worker/README.md lists."""
+"""What the documents say is tried: the README's Python as printed, its SQL and curl lines, the names that worker/README.md lists."""
 import json
 import re
 import subprocess
 import sys
 
+import pytest
 from harness import BIN, DEMO, MODELS, ROOT, Broker, wait_until
+from http_harness import Http
 
 README = (ROOT / "README.md").read_text()
 
@@ -18,6 +20,20 @@ def test_python_example_as_printed(directory):
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"a -?\d+\.\d+\nb -?\d+\.\d+\n", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("page,most", [("README.md", 2), ("broker/http/README.md", 7)])
+def test_curl_lines_as_printed(directory, page, most):
+    """Each curl of the pages gets a reply with a score, but for those that ask how things are."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.S)
+    commands = [command for block in blocks for command in re.findall(r"^curl .*?(?=^\S|\Z)", block, re.S | re.M)]
+    assert len(commands) == most
+    with Broker(directory / "d", model=MODELS / "demo-reward") as broker, Http(directory, broker) as http:
+        for command in commands:
+            assert "localhost:8000" in command
+            done = subprocess.run(["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{http.port}")], capture_output=True, text=True, timeout=60)
+            reply = json.loads(done.stdout)
+            assert done.returncode == 0 and (not isinstance(reply, dict) or "error" not in reply), (command, done)
 
 
 def test_sql_shows_the_job_while_it_runs(directory):
@@ -59,7 +75,8 @@ def test_figures_are_those_that_were_measured():
 
 def test_links_between_documents():
     """Files that the documents link to exist."""
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/*.md"), *ROOT.glob("tests/*/*.md")]:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/*.md"), *ROOT.glob("broker/*/*.md"),
+                 *ROOT.glob("tests/*/*.md")]:
         if "build" in path.parts:
             continue
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
@@ -67,7 +84,7 @@ def test_links_between_documents():
 
 
 def test_help_of_every_program():
-    for program in ("assayd", "assay-worker", "assay"):
+    for program in ("assayd", "assay-worker", "assay", "assay-http"):
         done = subprocess.run([BIN / program, "--help"], capture_output=True, text=True, timeout=20)
         assert done.returncode == 0 and "Examples" in done.stdout
 
