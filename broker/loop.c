@@ -27,7 +27,8 @@
 
 #define MAX_POLL_ITEMS (4 + BROKER_MODELS * OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 /* A tick should take less than 20 ms, so that nobody waits for long. What requests write is
- * committed at its end, which takes about as long again. */
+ * committed at its end, which takes about as long again. Threads sync it; only the header of a log
+ * that begins anew is synced here (store/checkpoint.c), which takes as long as a busy disk likes. */
 #define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
 #define WITH_LARGE_US                                                                              \
     3000              /* the same while something large is written too (4 ms, and its commit) */
@@ -244,7 +245,7 @@ static int purge_slice(struct broker *b, int has_rows)
         store_free_room_to_purge(b->store);
     if (rc != 0)
         transaction_forgo(b, &e);
-    store_idle(b->store); /* at once: after many slices it would block the loop for long */
+    store_idle(b->store); /* at once: on a full disk the log's space is needed again */
     return rc;
 }
 

@@ -13,7 +13,11 @@
  * A pass begins only while pages are left: where all is copied a commit may begin the log anew, and
  * SQLite before 3.51.3 would then count pages of the new log as copied that this pass never saw.
  *
- * When nothing happens the thread also empties the log (TRUNCATE). Nobody can write meanwhile
+ * A commit that begins the log anew syncs its header, on the loop: what of the new log reaches the
+ * disk before that would otherwise stand in the old one. So a log is copied only once it is long,
+ * or nothing happens, or the disk has little room: what is in the log needs some in the database.
+ *
+ * When nothing happens the thread first copies the log and then empties it (TRUNCATE). Nobody can write meanwhile
  * either: a transaction that begins waits for the thread. But cutting a file of 60 MB takes 10 ms,
  * and 100 ms where the file system tells the disk of each free block. So SQLite's truncation only
  * overwrites the log's header: to every reader the log then ends there. Once that is synced the
@@ -438,6 +442,15 @@ static void look_at_wal(struct store *s)
     }
 }
 
+/* Whether an idle moment is to copy the log: where nothing was written since the last one, or the
+ * disk could lack the room for it later. */
+static int must_copy(const struct store *s)
+{
+    int now = s->changes == STORE_CHANGED_BEFORE ||
+              (s->changes == STORE_CHANGED_NOW && !store_has_much_room(s));
+    return now && s->wal_copied < s->wal_pages;
+}
+
 void store_idle(struct store *s)
 {
     look_at_wal(s);
@@ -451,12 +464,14 @@ void store_idle(struct store *s)
         return;
     if (s->has_no_room)
         store_checkpoint_whole(s, 0);
-    else if (s->changes) { /* where all is copied, the next idle moment empties the log */
-        if (s->wal_copied < s->wal_pages)
-            begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
-    } else if (store_wal_bytes(s) > 0)
+    else if (must_copy(s))
+        begin_copying(s, SQLITE_CHECKPOINT_PASSIVE, 0);
+    else if (s->changes == STORE_CHANGED_NOW)
+        ;
+    else if (store_wal_bytes(s) > 0)
         begin_copying(s, SQLITE_CHECKPOINT_TRUNCATE, 0);
     else
         recall(s);
-    s->changes = s->has_no_room = 0;
+    s->changes = s->changes == STORE_CHANGED_NOW && !s->has_no_room ? STORE_CHANGED_BEFORE : 0;
+    s->has_no_room = 0;
 }

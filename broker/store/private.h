@@ -16,7 +16,9 @@
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
-#define STORE_GUARDED 4            /* files that store/guard.c watches */
+/* There was a write since the last look of store_idle, or one before that. */
+enum { STORE_CHANGED_NOW = 1, STORE_CHANGED_BEFORE };
+#define STORE_GUARDED 4 /* files that store/guard.c watches */
 
 /* How long to wait for another process's lock: usually, and while it stays locked. */
 #define STORE_BUSY_MS 500
@@ -164,7 +166,7 @@ struct store {
     int64_t *unsound;
     size_t n_unsound;
     int64_t suspect; /* a job to mend when there is time (store/mend.c); 0: none */
-    int changes;     /* since the last idle checkpoint */
+    int changes;     /* STORE_CHANGED_..; 0: for longer, nothing */
     int free_pages;  /* purged rows may have left some to give back */
     struct {
         const char *sql;
@@ -228,6 +230,7 @@ int store_accept_adapters(struct store *s, int64_t job, int all, struct err *e);
 #define STORE_RESERVES 2
 void store_reserve_make(struct store *s, int which, uint64_t least); /* if so much is free */
 int store_reserve_remove(struct store *s, int which);                /* 1: it was there */
+int store_has_much_room(const struct store *s); /* the log may grow, and be copied later */
 
 /* store/blocks.c: the states of rows. */
 #define STORE_BLOCK_COLUMNS "select block, queued, failed, sum"

@@ -125,7 +125,7 @@ static int give_back(struct store *s, long long deadline_ms, struct err *e)
     sqlite3_reset(q);
     if (got < 0)
         return got;
-    s->changes = 1;
+    s->changes = STORE_CHANGED_NOW;
     rc = count_free_pages(s, &left, e);
     s->free_pages = left > 0 && left < before;
     return rc;

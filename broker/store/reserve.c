@@ -9,7 +9,8 @@
 #include "broker/store/private.h"
 #include "schema/clock.h"
 
-#define ROOM_MS 100 /* how old an answer about the disk's room may be */
+#define MUCH_BYTES (1ull << 30) /* several times what a log has */
+#define ROOM_MS 100             /* how old an answer about the disk's room may be */
 
 static const char *const reserves[STORE_RESERVES] = {"reserve", "reserve-purge"};
 
@@ -88,4 +89,10 @@ void store_free_room_to_purge(struct store *s)
 int store_is_out_of_room(const struct store *s)
 {
     return s->late || free_bytes(s) < s->options.reserve_bytes;
+}
+
+int store_has_much_room(const struct store *s)
+{
+    uint64_t left = free_bytes(s), least = s->options.min_free_bytes;
+    return left >= least && left - least >= MUCH_BYTES;
 }

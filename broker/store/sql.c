@@ -117,7 +117,7 @@ int store_run(struct store *s, struct err *e, const char *sql, const char *types
     va_start(args, types);
     sqlite3_stmt *statement = prepare(s, sql, types, args);
     va_end(args);
-    s->changes = 1;
+    s->changes = STORE_CHANGED_NOW;
     int rc = store_step(s, statement, e);
     sqlite3_reset(statement);
     return rc < 0 ? rc : 0;
@@ -135,7 +135,7 @@ int store_run_job(
     va_start(args, types);
     sqlite3_stmt *statement = prepare(s, sql, types, args);
     va_end(args);
-    s->changes = 1;
+    s->changes = STORE_CHANGED_NOW;
     rc = store_step(s, statement, e);
     sqlite3_reset(statement);
     return rc < 0 ? rc : 0;

@@ -154,8 +154,8 @@ uint64_t store_queued_bytes(
 /* Has a thread copy the log into the database when much has been written (store/checkpoint.c). Call
  * it between transactions, and when store_sync_fd is readable. */
 void store_tend(struct store *s);
-/* Does idle work: a passive checkpoint in the thread, or TRUNCATE when nothing happened, and makes
- * the reserve files again. Call it about once a second. */
+/* Does idle work: once nothing was written since the last call, a passive checkpoint in the thread,
+ * and then TRUNCATE; and makes the reserve files again. Call it about once a second. */
 void store_idle(struct store *s);
 /* Whether the log is being copied and has grown much, or nobody can write meanwhile: large writes
  * should wait until it is copied. Then store_sync_fd is readable. */

@@ -91,10 +91,13 @@ static inline int teardown(void **state)
     return 0;
 }
 
-/* A second's work, with what the thread does of it. */
+/* An idle second, after one in which something was written if that is so, with what the thread does
+ * of its work. */
 static inline void idle(struct store *s)
 {
     store_idle(s);
+    if (s->changes)
+        store_idle(s);
     store_copier_wait(s);
 }
 
