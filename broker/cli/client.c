@@ -20,6 +20,8 @@
 #define ZMQ_FILES 8   /* of a context with one connection */
 #define ZMQ_THREADS 2 /* started by libzmq */
 #define SILENT_MS 4000
+#define PROBED_MS 10000 /* of requests that take longer, the broker is asked whether it is there */
+#define PROBE_ID (-1)
 #define LONGEST_LOOK_MS 1000 /* a longer gap means that this process was stopped (Ctrl-Z) */
 
 struct client {
@@ -29,6 +31,10 @@ struct client {
     int timeout_ms;
     int64_t next_id, id; /* id: of the request being built or waited for */
     struct msg_writer request;
+    struct msg_writer probe; /* asks whether the broker is there, while a request takes long */
+    int64_t epoch;           /* of the broker that answered a probe last; 0: none did */
+    int heard;               /* a probe was answered since this was last reset .. */
+    int is_another;          /* .. by a broker that was started since the one before */
     int (*alive)(void *arg, struct err *e);
     void *alive_arg;
     struct waiting own_waiting, *waiting; /* where a silence is reported */
@@ -42,6 +48,11 @@ static struct client *make(const char *shown, int timeout_ms)
     c->waiting = &c->own_waiting;
     c->dir_fd = -1;
     msg_writer_init(&c->request);
+    msg_writer_init(&c->probe);
+    msg_map(&c->probe, 3);
+    msg_key_int(&c->probe, "v", 1);
+    msg_key_str(&c->probe, "op", "info");
+    msg_key_int(&c->probe, "id", PROBE_ID);
     snprintf(c->endpoint, sizeof c->endpoint, "%s", shown);
     return c;
 }
@@ -97,6 +108,7 @@ void client_free(struct client **out)
     if (c->dir_fd >= 0)
         close(c->dir_fd);
     msg_writer_release(&c->request);
+    msg_writer_release(&c->probe);
     free(c);
     *out = NULL;
 }
@@ -244,6 +256,15 @@ static int judge(json_t *body, json_t **reply, struct err *e)
     return rc;
 }
 
+/* An answer to a probe. */
+static void hear(struct client *c, const json_t *body)
+{
+    int64_t epoch = json_integer_value(json_object_get(body, "epoch"));
+    c->heard = 1;
+    c->is_another |= c->epoch != 0 && epoch != 0 && epoch != c->epoch;
+    c->epoch = epoch != 0 ? epoch : c->epoch;
+}
+
 /* Receives one message. Returns 1 and *body if it answers the current request, 0 if it does not or
  * there is none. */
 static int receive(struct client *c, json_t **body, struct err *e)
@@ -256,7 +277,10 @@ static int receive(struct client *c, json_t **body, struct err *e)
         struct msg_reader r;
         msg_reader_init(&r, zmq_msg_data(&message), zmq_msg_size(&message));
         found = read_value(&r, body, e) == 0;
-        if (found && json_integer_value(json_object_get(*body, "id")) != c->id) {
+        int64_t id = found ? json_integer_value(json_object_get(*body, "id")) : c->id;
+        if (id != c->id) {
+            if (id == PROBE_ID)
+                hear(c, *body);
             json_decref(*body);
             found = 0;
         }
@@ -278,17 +302,24 @@ static int pass_time(struct client *c, long long silent_ms, struct err *e)
     return rc;
 }
 
-static int send_request(struct client *c)
+static void send_bytes(struct client *c, const struct msg_writer *w)
 {
-    return zmq_send(c->socket, c->request.buffer.data, c->request.buffer.size, ZMQ_DONTWAIT);
+    zmq_send(c->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT);
 }
 
-static int nobody_answers(const struct client *c, int extra_ms, struct err *e)
+static int nobody_answers(const struct client *c, long long waited_ms, struct err *e)
 {
     return err_set(e, ASSAY_ENOTREADY,
-        "no broker answers at %s (waited %d s); start one with `assayd --model DIR`, or name it "
+        "no broker answers at %s (waited %lld s); start one with `assayd --model DIR`, or name it "
         "with --connect or --data",
-        c->endpoint, (c->timeout_ms + extra_ms) / 1000);
+        c->endpoint, waited_ms / 1000);
+}
+
+static int takes_too_long(const struct client *c, long long waited_ms, struct err *e)
+{
+    return err_set(e, ASSAY_ENOTREADY,
+        "the broker at %s answers, but is not done with this after %lld s; its log may say why",
+        c->endpoint, waited_ms / 1000);
 }
 
 /* Returns the time since *last, bounded because this process may have been stopped meanwhile, and
@@ -300,33 +331,72 @@ static long long time_spent(long long *last)
     return ms < LONGEST_LOOK_MS ? ms : LONGEST_LOOK_MS;
 }
 
+/* The times of a request that waits, in ms. */
+struct patience {
+    long long last;    /* when it was looked at last; monotonic */
+    long long waited;  /* in all */
+    long long counted; /* of it, without what passed while the broker was starting */
+    long long silent;  /* of it, since the broker was heard last, or might have been silent */
+    long long resend;  /* when the request is sent again, by `waited` */
+    long long probe;   /* and the probe; FOREVER: never */
+};
+
+/* Sends what is due. A broker that was started since it was asked has not heard of the request. */
+static void send_due(struct client *c, struct patience *p, int extra_ms)
+{
+    if (c->is_another || p->waited >= p->resend) {
+        send_bytes(c, &c->request);
+        p->resend = p->waited + (c->is_another ? extra_ms : 0) + RESEND_MS;
+    }
+    c->is_another = 0;
+    if (p->waited >= p->probe) {
+        send_bytes(c, &c->probe);
+        p->probe = p->waited + RESEND_MS;
+    }
+}
+
+static void spend(struct client *c, struct patience *p)
+{
+    long long ms = time_spent(&p->last);
+    p->waited += ms;
+    p->counted += ms;
+    p->silent += ms;
+    if (c->heard && p->silent > SILENT_MS)
+        waiting_over(c->waiting);
+    p->silent = c->heard ? 0 : p->silent;
+    c->heard = 0;
+}
+
 int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
 {
-    long long last = now_mono_ms(), waited = 0, resend = extra_ms + RESEND_MS;
-    long long silent = 0; /* the part of `waited` that counts towards the timeout */
-    int rc;
-    send_request(c);
-    while (silent < c->timeout_ms + extra_ms) {
+    int rc, probes = extra_ms > PROBED_MS, from = probes ? 0 : -extra_ms;
+    struct patience p = {.last = now_mono_ms(),
+        .silent = from,
+        .resend = extra_ms + RESEND_MS,
+        .probe = probes ? 0 : FOREVER};
+    c->is_another = c->heard = 0;
+    send_bytes(c, &c->request);
+    while (p.silent < c->timeout_ms && p.counted < c->timeout_ms + extra_ms) {
         zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
         json_t *body;
+        send_due(c, &p, extra_ms);
         if (zmq_poll(&item, 1, POLL_MS) < 0 && errno != EINTR)
             return err_set(e, ASSAY_EIO, "poll: %s", zmq_strerror(errno));
-        long long ms = time_spent(&last);
-        waited += ms;
         if (item.revents && receive(c, &body, e)) {
-            if (waited - extra_ms > SILENT_MS)
+            if (p.silent > SILENT_MS)
                 waiting_over(c->waiting);
             return judge(body, reply, e);
         }
-        if ((rc = pass_time(c, waited - extra_ms, e)) < 0)
+        spend(c, &p);
+        if ((rc = pass_time(c, p.silent, e)) < 0)
             return rc;
-        silent = rc == CLIENT_STARTING ? 0 : silent + ms;
-        if (waited >= resend) {
-            send_request(c);
-            resend = waited + RESEND_MS;
+        if (rc == CLIENT_STARTING) {
+            p.silent = from;
+            p.counted = 0;
         }
     }
-    return nobody_answers(c, extra_ms, e);
+    return p.silent < c->timeout_ms ? takes_too_long(c, p.waited, e)
+                                    : nobody_answers(c, p.waited, e);
 }
 
 int client_call_patiently(struct client *c, int extra_ms, json_t **reply, struct err *e)

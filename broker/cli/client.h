@@ -26,7 +26,9 @@ int client_timeout_s(const struct client *c);
  * the returned writer. */
 struct msg_writer *client_begin(struct client *c, const char *op, uint32_t n_fields);
 
-/* Sends the request and waits for its reply, at most the client's timeout + extra_ms. Returns 0
+/* Sends the request and waits for its reply, at most the client's timeout + extra_ms. While a long
+ * one is under way the broker is asked whether it is there: one that does not answer this within
+ * the timeout is gone, and one that was started meanwhile gets the request again. Returns 0
  * with *reply (owned by the caller) on ok:true; on ok:false *e has the broker's code, message and
  * field. ASSAY_ENOTREADY when nobody answers, ASSAY_EIO after a signal. A long silence is reported
  * to the user.

@@ -336,3 +336,27 @@ def test_the_command_line(directory):
             done = lora(*words)
             assert done.returncode == 64 and expected in done.stderr, done
         assert b.process.poll() is None
+
+
+def test_the_command_line_and_a_broker_that_goes(directory):
+    """What takes long to load is waited for as long as a broker is there, and asked of the next one again."""
+    adapter = directory / "a"
+    shutil.copytree(LORA / "reward-half", adapter)
+    os.truncate(adapter / "adapter_model.safetensors", 1 << 40)  # sparse: minutes of reading
+    command = [BIN / "assay", "lora", "add", f"half={adapter}", "--data", directory / "d", "--timeout", "5"]
+    with broker(directory / "d") as b:
+        ranks = len(b.worker_pids())
+        started = time.monotonic()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as adding:
+            wait_until(lambda: len(b.worker_pids()) > ranks, 20)
+            time.sleep(max(0, started + 8 - time.monotonic()))
+            assert adding.poll() is None
+            b.kill9()
+            shutil.copy(LORA / "reward-half/adapter_model.safetensors", adapter / "new")
+            os.replace(adapter / "new", adapter / "adapter_model.safetensors")
+            b.start()
+            out, errors = adding.communicate(timeout=60 * PATIENCE)
+            assert adding.returncode == 0 and out.startswith("added half "), (out, errors)
+        b.kill9()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
+        assert done.returncode == os.EX_UNAVAILABLE and "no broker answers" in done.stderr and "waited 5 s" in done.stderr, done
