@@ -20,7 +20,8 @@ MODEL_TESTS = ("test_golden", "test_tensor_parallel", "test_tensor_parallel_head
 LORA_TESTS = ("test_golden", "test_tensor_parallel", "test_batch_invariance", "test_the_base_is_as_without_adapters", "test_low_precision")
 QUANTIZED_TESTS = ("test_values_are_the_cpus", "test_golden", "test_tensor_parallel", "test_batch_invariance", "test_adapters",
                    "test_rounded_inputs")
-REUSE_TESTS = ("test_reuse", "test_quantized", "test_chunked_prefill", "test_tensor_parallel", "test_chunks_behind_a_batch_in_flight")
+REUSE_TESTS = ("test_reuse", "test_quantized", "test_adapters", "test_chunked_prefill", "test_tensor_parallel",
+               "test_chunks_behind_a_batch_in_flight")
 PIPELINE_TESTS = ("test_stages", "test_modes", "test_two_in_flight", "test_stages_of_two_ranks")
 # What is looked at under each tool of compute-sanitizer: own kernels; memcheck also the host code around them.
 SANITIZED = (("memcheck", "test_elementwise"), ("memcheck", "test_attention"), ("memcheck", "test_gpu_linear"),

@@ -90,6 +90,20 @@ static void test_quantized(void **unused)
     quant_method = "none";
 }
 
+/* Rows of the same ids through other adapters share nothing. */
+static void test_adapters(void **unused)
+{
+    static const struct reuse_case c = {"reward", 4, 0, 0};
+    (void)unused;
+    n_adapters = 2;
+    n_roots = 1;
+    snprintf(adapter_options[0], sizeof adapter_options[0], "all=tests/models/lora/reward-all");
+    snprintf(adapter_options[1], sizeof adapter_options[1], "half=tests/models/lora/reward-half");
+    check_reuse(&c, alone);
+    n_adapters = 0;
+    n_roots = 6;
+}
+
 /* Batches and rows of more tokens than are computed at once. */
 static void test_chunked_prefill(void **unused)
 {
@@ -182,8 +196,8 @@ int main(int argc, char **argv)
 #endif
     log_init("test", -1, LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_reuse),
-        cmocka_unit_test(test_quantized), cmocka_unit_test(test_chunked_prefill),
-        cmocka_unit_test(test_tensor_parallel),
+        cmocka_unit_test(test_quantized), cmocka_unit_test(test_adapters),
+        cmocka_unit_test(test_chunked_prefill), cmocka_unit_test(test_tensor_parallel),
         cmocka_unit_test(test_chunks_behind_a_batch_in_flight)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(remembered, sizeof remembered, "%s/gemm-algorithms.txt", directory);

@@ -16,6 +16,9 @@ struct rows {
 /* The longest row, more than 97 tokens: a walk ends on its second level or beyond. */
 static uint32_t most_row_tokens = ROW_TOKENS;
 
+/* How many ways to begin there are. */
+static uint32_t n_roots = 6;
+
 static uint32_t below(uint32_t n)
 {
     return (uint32_t)rand() % n;
@@ -88,7 +91,8 @@ static void share(struct rows *r, uint32_t first)
 /* A group of rows of one root and one adapter, which share or not. */
 static void add_group(struct rows *r, const struct qwen2_reward_model *m, uint32_t size)
 {
-    uint32_t first = r->n, root = 64 * below(6), adapter = below(m->lora_config.n_adapters + 1);
+    uint32_t first = r->n, root = 64 * below(n_roots),
+             adapter = below(m->lora_config.n_adapters + 1);
     for (uint32_t i = 0; i < size && r->n < MOST_ROWS; i++) {
         struct stage_row *row = &r->rows[r->n];
         *row = (struct stage_row){
