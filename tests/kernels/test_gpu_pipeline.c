@@ -149,7 +149,7 @@ static void score_as_rank(const char *name, uint32_t rank, const int *comm_fds, 
         .max_tokens = MAX_TOKENS,
         .hidden_size = s.model.config.hidden_size,
         .type = s.model.config.activation_type,
-        .deadline_ms = 60000,
+        .deadline_ms = DEADLINE_MS,
         .ops = s.ops->device,
         .device = s.device};
     die_on(pipeline_new(&p, pipeline_fd, &o, &e), &e);

@@ -27,6 +27,9 @@
 #define MAX_TOKENS 4096
 #define MAX_ROWS 64
 #define MAX_VALUES 16384
+/* How long a rank waits for another, which may try algorithms meanwhile: on a loaded machine, under
+ * a sanitizer, that takes minutes. */
+#define DEADLINE_MS 300000
 #define UNUSED __attribute__((unused)) /* by some of those that include this */
 
 /* A model on one rank, ready to score. */
@@ -96,7 +99,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     die_on(model_config_load(&c.config, dir, head_option, &e), &e);
     if (activations)
         die_on(quantization_choose(&c.config.quantization, activations, &e), &e);
-    die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, 60000, &e), &e);
+    die_on(comm_new(&s->comm, r.comm_fd, r.rank, r.n_ranks, DEADLINE_MS, &e), &e);
     die_on(weights_open(&s->weights, dir, &e), &e);
     die_on(model_choose_type(&c.config, dtype, &c.quant_config, s->weights, ops, &e), &e);
     const char *adapters[4] = {
@@ -106,7 +109,7 @@ static void scorer_open_rank(struct scorer *s, const struct ops *ops, const char
     struct device_options options = {.n_threads = threads,
         .isa = isa,
         .comm = s->comm,
-        .deadline_ms = 60000,
+        .deadline_ms = DEADLINE_MS,
         .gpu = (int)r.rank,
         .cache_dir = cache_dir};
     qwen2_device_needs(&options, &c, ops);

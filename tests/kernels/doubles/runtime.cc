@@ -50,6 +50,8 @@ struct CUstream_st {
 namespace
 {
 
+const int WAIT_US = 200, MOST_WAITS = 1500000; /* five minutes */
+
 struct runtime {
     std::recursive_mutex lock;
     std::set<CUstream_st *> streams;
@@ -101,12 +103,17 @@ bool step()
     return false;
 }
 
+/* Where nothing can be done another process has to come first; one that is gone never will. */
 void work_until(const char *call, const std::function<bool()> &done)
 {
-    while (!done())
-        if (!step())
-            usleep(200); /* another process has to come first */
-    (void)call;
+    for (int waits = 0; !done(); waits++) {
+        if (step())
+            waits = 0;
+        else if (waits < MOST_WAITS)
+            usleep(WAIT_US);
+        else
+            double_misuse(call, "waits for another rank, which does nothing");
+    }
 }
 
 void read_environment()
