@@ -84,7 +84,8 @@ struct weight {
 };
 
 /* Matrices stacked along their output, which the device takes as one, in `dtype`. F8 and I8: the
- * device quantizes each row by its largest magnitude. BF16 on the CPU: products are in bfloat16. */
+ * device quantizes each row by its largest magnitude (packed F8 keeps its bytes and scales). BF16
+ * on the CPU: products are in bfloat16. */
 struct weight_stack {
     struct weight *parts;
     int n_parts;
