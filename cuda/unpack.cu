@@ -1,18 +1,17 @@
-/* unpack.cu - a matrix of few bits (struct packing in worker/tensor.h) becomes one of floats, for the
- * product that follows: value = (stored - zero) * scale in float32, each step rounded, then rounded
- * to the product's type. So in float32 the values are bit for bit the CPU's.
+/* unpack.cu - a matrix of few bits (struct packing in worker/tensor.h) becomes one of floats, for
+ * the product that follows: value = (stored - zero) * scale in float32, each step rounded, then
+ * rounded to the product's type. So in float32 the values are bit for bit the CPU's.
  *
- * A block has a tile of TILE rows and columns. Its words go to shared memory as they lie, whatever
- * their order, so that they are read in lines; then a thread has eight columns of a row at a time,
- * so that values are written in lines too. The scale and zero point of a group are loaded where it
- * begins; with an order of the columns, for each column. */
+ * A block has a tile of TILE rows and columns. Its words go to shared memory as they lie,
+ * whatever their order, so that they are read in lines. Then a warp has one row after the other,
+ * and a thread in each the same two neighbouring columns: values are written in lines too, and a
+ * column's group is found once. */
 #include "cuda/rows.h"
 
 namespace
 {
 
-const unsigned THREADS = 256;
-const int TILE = 64, AWQ_ROWS = 8; /* rows in one of AWQ's words */
+const int THREADS = 256, TILE = 64, AWQ_ROWS = 8; /* rows in one of AWQ's words */
 
 template <typename T> struct unpack_arguments {
     rows_of<T> out;
@@ -22,119 +21,157 @@ template <typename T> struct unpack_arguments {
     struct packing packing;
 };
 
-/* The words of a tile: lines of `across` neighbours. */
-struct word_lines {
-    int lines, across;
-    int64_t first_line, first_word, end_line, end_word;
+/* A kind of packing, with what the compiler then knows of a tile: its words are `lines` of `across`
+ * neighbours, in shared memory `step` words apart, so that what a warp reads is in many banks. */
+template <packing_order ORDER, packed_numbers NUMBERS, int BITS> struct format {
+    static constexpr packing_order order = ORDER;
+    static constexpr int per_word = 32 / BITS;
+    static constexpr int lines = ORDER == PACKED_COLUMNS ? TILE / per_word : TILE;
+    static constexpr int across = ORDER == PACKED_ROWS      ? TILE / per_word
+                                  : ORDER == PACKED_COLUMNS ? TILE
+                                                            : TILE / AWQ_ROWS;
+    static constexpr int step = across + 1;
+
+    /* What is stored for a row and column of the tile. In AWQ's words rows are in the order 0 2 4 6
+     * 1 3 5 7. */
+    SIMT_DEVICE static uint32_t stored(const uint32_t *words, int r, int c)
+    {
+        int line = ORDER == PACKED_ROWS      ? r
+                   : ORDER == PACKED_COLUMNS ? c / per_word
+                                             : c,
+            word = ORDER == PACKED_ROWS      ? c / per_word
+                   : ORDER == PACKED_COLUMNS ? r
+                                             : r / AWQ_ROWS,
+            at = ORDER == PACKED_AWQ ? r % 2 * 4 + r % AWQ_ROWS / 2 : c % per_word;
+        return words[line * step + word] >> at * BITS & ((1u << BITS) - 1);
+    }
+    SIMT_DEVICE static float number(const uint32_t *words, int r, int c)
+    {
+        uint32_t x = stored(words, r, c);
+        if (NUMBERS == PACKED_E4M3)
+            return to_float(f8_t{static_cast<uint8_t>(x)});
+        return static_cast<float>(NUMBERS == PACKED_SIGNED ? x ^ 0x80 : x);
+    }
 };
 
-template <enum packing_order ORDER, typename T>
-SIMT_DEVICE word_lines lines_of(const unpack_arguments<T> &a, int64_t row, int64_t column)
+/* Loads the words of the tile that begins at this row and column; beyond the matrix they are 0. */
+template <typename Format, typename T>
+SIMT_DEVICE void load_words(uint32_t *to, const unpack_arguments<T> &a, int64_t row, int64_t column)
 {
-    int per_word = 32 / a.packing.bits;
-    int64_t word = column / per_word, end = (a.cols + per_word - 1) / per_word;
-    if (ORDER == PACKED_ROWS)
-        return {TILE, TILE / per_word, row, word, a.rows, end};
-    if (ORDER == PACKED_COLUMNS)
-        return {TILE / per_word, TILE, word, row, end, a.rows};
-    return {
-        TILE, TILE / AWQ_ROWS, column, row / AWQ_ROWS, a.cols, (a.rows + AWQ_ROWS - 1) / AWQ_ROWS};
-}
-
-template <typename T>
-SIMT_DEVICE void load_words(uint32_t *to, const unpack_arguments<T> &a, const word_lines &l)
-{
-    for (int i = static_cast<int>(threadIdx.x); i < l.lines * l.across;
-         i += static_cast<int>(THREADS)) {
-        int64_t line = l.first_line + i / l.across, word = l.first_word + i % l.across;
-        to[i] = line < l.end_line && word < l.end_word ? a.words[line * a.stride + word] : 0;
+    const bool is_rows = Format::order == PACKED_ROWS, is_awq = Format::order == PACKED_AWQ;
+    const int64_t end = (a.cols + Format::per_word - 1) / Format::per_word,
+                  word = column / Format::per_word;
+    int64_t first_line = is_rows  ? row
+                         : is_awq ? column
+                                  : word,
+            end_line = is_rows  ? a.rows
+                       : is_awq ? a.cols
+                                : end,
+            first_word = is_rows  ? word
+                         : is_awq ? row / AWQ_ROWS
+                                  : row,
+            end_word = is_rows  ? end
+                       : is_awq ? (a.rows + AWQ_ROWS - 1) / AWQ_ROWS
+                                : a.rows;
+#pragma unroll
+    for (int first = 0; first < Format::lines * Format::across; first += THREADS) {
+        int i = first + static_cast<int>(threadIdx.x);
+        int64_t at_line = first_line + i / Format::across,
+                at_word = first_word + i % Format::across;
+        to[i / Format::across * Format::step + i % Format::across] =
+            at_line < end_line && at_word < end_word ? a.words[at_line * a.stride + at_word] : 0;
     }
 }
 
-/* What is stored for a row and column of the tile. In AWQ's words rows are in the order 0 2 4 6 1 3
- * 5 7. */
-template <enum packing_order ORDER>
-SIMT_DEVICE uint32_t stored_at(const uint32_t *words, const word_lines &l, int bits, int r, int c)
+/* Where the numbers of a column's group begin in the tables. */
+SIMT_DEVICE int64_t table_row(const struct packing &p, int64_t column)
 {
-    int per_word = 32 / bits, at = c % per_word;
-    uint32_t word;
-    if (ORDER == PACKED_ROWS) {
-        word = words[r * l.across + c / per_word];
-    } else if (ORDER == PACKED_COLUMNS) {
-        word = words[c / per_word * l.across + r];
-    } else {
-        word = words[c * l.across + r / AWQ_ROWS];
-        at = r % 2 * 4 + r % AWQ_ROWS / 2;
-    }
-    return word >> at * bits & ((1u << bits) - 1);
+    uint32_t size = static_cast<uint32_t>(p.group_size);
+    return p.group_stride *
+           (p.group_of ? p.group_of[column] : static_cast<uint32_t>(p.first + column) / size);
 }
 
-SIMT_DEVICE float number_of(enum packed_numbers numbers, uint32_t stored)
-{
-    if (numbers == PACKED_E4M3)
-        return to_float(f8_t{static_cast<uint8_t>(stored)});
-    return static_cast<float>(numbers == PACKED_SIGNED ? stored ^ 0x80 : stored);
-}
-
-/* Scale and zero point of a row, and the column where they end. */
 struct group_numbers {
     float scale, zero;
-    int64_t end;
 };
 
-SIMT_DEVICE group_numbers find_group(const struct packing &p, int64_t row, int64_t column)
+SIMT_DEVICE group_numbers load_group_numbers(const struct packing &p, int64_t at)
 {
-    uint32_t size = static_cast<uint32_t>(p.group_size), group;
-    int64_t end = column + 1;
-    if (p.group_of) {
-        group = static_cast<uint32_t>(p.group_of[column]);
-    } else {
-        group = static_cast<uint32_t>(p.first + column) / size;
-        end = (static_cast<int64_t>(group) + 1) * size - p.first;
-    }
-    int64_t at = group * p.group_stride + row;
-    return {p.scale[at], p.zero[at], end};
+    return {p.scale[at], p.zero[at]};
 }
 
-template <enum packing_order ORDER, typename T>
+/* Two neighbours, or the first alone. vectors: p is aligned for both. */
+template <typename T> SIMT_DEVICE void store_pair(T *p, const float v[2], bool both, bool vectors)
+{
+    if constexpr (sizeof(T) == 2) {
+        if (both && vectors) {
+            *reinterpret_cast<uint32_t *>(p) = pack_pair<T>(v[0], v[1]);
+            return;
+        }
+    }
+    p[0] = from_float<T>(v[0]);
+    if (both)
+        p[1] = from_float<T>(v[1]);
+}
+
+template <packing_order ORDER, packed_numbers NUMBERS, int BITS, typename T>
 __global__ void __launch_bounds__(THREADS) unpack_kernel(unpack_arguments<T> a)
 {
     SIMT_SHARED(uint32_t, words);
+    using f = format<ORDER, NUMBERS, BITS>;
     int64_t row = static_cast<int64_t>(blockIdx.x) * TILE,
             column = static_cast<int64_t>(blockIdx.y) * TILE;
-    word_lines lines = lines_of<ORDER>(a, row, column);
-    load_words(words, a, lines);
+    load_words<f>(words, a, row, column);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < TILE * TILE / GROUP;
-         i += static_cast<int>(THREADS)) {
-        int r = i / (TILE / GROUP), c = i % (TILE / GROUP) * GROUP;
-        int64_t n = row + r < a.rows ? a.cols - column - c : 0;
-        group_numbers group = {0, 0, 0};
-        float v[GROUP];
-        if (n <= 0)
-            continue;
-#pragma unroll
-        for (int k = 0; k < GROUP; k++) {
-            if (k < n && column + c + k >= group.end)
-                group = find_group(a.packing, row + r, column + c + k);
-            uint32_t stored = stored_at<ORDER>(words, lines, a.packing.bits, r, c + k);
-            v[k] = (number_of(a.packing.numbers, stored) - group.zero) * group.scale;
-        }
-        store_group(a.out.row(row + r) + column + c, v, n, a.out.vectors);
+    int c = static_cast<int>(threadIdx.x) % 32 * 2, r = static_cast<int>(threadIdx.x) / 32;
+    if (column + c >= a.cols)
+        return;
+    bool both = column + c + 1 < a.cols;
+    int64_t first = table_row(a.packing, column + c),
+            second = both ? table_row(a.packing, column + c + 1) : first;
+    for (; r < TILE && row + r < a.rows; r += THREADS / 32) {
+        group_numbers g = load_group_numbers(a.packing, first + row + r), h = g;
+        if (second != first)
+            h = load_group_numbers(a.packing, second + row + r);
+        float v[2] = {(f::number(words, r, c) - g.zero) * g.scale,
+            (f::number(words, r, c + 1) - h.zero) * h.scale};
+        store_pair(a.out.row(row + r) + column + c, v, both, a.out.vectors);
     }
 }
 
-template <enum packing_order ORDER, typename T>
+template <packing_order ORDER, packed_numbers NUMBERS, int BITS, typename T>
 cudaError_t launch(cudaStream_t stream, struct tensor out, const struct weight *w)
 {
+    using f = format<ORDER, NUMBERS, BITS>;
     unpack_arguments<T> a = {rows_view<T>(out), w->rows, w->cols,
         static_cast<const uint32_t *>(w->data), w->stride, *w->packing};
     dim3 grid(static_cast<unsigned>((w->rows + TILE - 1) / TILE),
         static_cast<unsigned>((w->cols + TILE - 1) / TILE));
-    size_t words = ORDER == PACKED_AWQ ? TILE * TILE / AWQ_ROWS
-                                       : static_cast<size_t>(TILE * TILE / 32 * w->packing->bits);
-    return SIMT_LAUNCH(
-        stream, (unpack_kernel<ORDER, T>), grid, THREADS, words * sizeof(uint32_t), a);
+    return SIMT_LAUNCH(stream, (unpack_kernel<ORDER, NUMBERS, BITS, T>), grid, THREADS,
+        f::lines * f::step * sizeof(uint32_t), a);
+}
+
+/* Of the kinds that checkpoints have. */
+template <typename T>
+cudaError_t launch_kind(cudaStream_t stream, struct tensor out, const struct weight *w)
+{
+    const struct packing *p = w->packing;
+    bool is_plain = p->numbers == PACKED_UNSIGNED;
+    if (p->order == PACKED_AWQ && p->bits == 4 && is_plain)
+        return launch<PACKED_AWQ, PACKED_UNSIGNED, 4, T>(stream, out, w);
+    if (p->order == PACKED_COLUMNS && p->bits == 4 && is_plain)
+        return launch<PACKED_COLUMNS, PACKED_UNSIGNED, 4, T>(stream, out, w);
+    if (p->order == PACKED_COLUMNS && p->bits == 8 && is_plain)
+        return launch<PACKED_COLUMNS, PACKED_UNSIGNED, 8, T>(stream, out, w);
+    if (p->order == PACKED_ROWS && p->bits == 4 && is_plain)
+        return launch<PACKED_ROWS, PACKED_UNSIGNED, 4, T>(stream, out, w);
+    if (p->order == PACKED_ROWS && p->bits == 8 && is_plain)
+        return launch<PACKED_ROWS, PACKED_UNSIGNED, 8, T>(stream, out, w);
+    if (p->order == PACKED_ROWS && p->bits == 8 && p->numbers == PACKED_SIGNED)
+        return launch<PACKED_ROWS, PACKED_SIGNED, 8, T>(stream, out, w);
+    if (p->order == PACKED_ROWS && p->bits == 8)
+        return launch<PACKED_ROWS, PACKED_E4M3, 8, T>(stream, out, w);
+    return cudaErrorInvalidValue;
 }
 
 } // namespace
@@ -143,15 +180,6 @@ cudaError_t kernel_unpack(cudaStream_t stream, struct tensor out, const struct w
 {
     if (w->dtype != DTYPE_PACKED || out.rows != w->rows || out.cols != w->cols)
         return cudaErrorInvalidValue;
-    return with_float_type(out.dtype, [&](auto tag) {
-        using T = decltype(tag);
-        switch (w->packing->order) {
-        case PACKED_ROWS:
-            return launch<PACKED_ROWS, T>(stream, out, w);
-        case PACKED_COLUMNS:
-            return launch<PACKED_COLUMNS, T>(stream, out, w);
-        default:
-            return launch<PACKED_AWQ, T>(stream, out, w);
-        }
-    });
+    return with_float_type(
+        out.dtype, [&](auto tag) { return launch_kind<decltype(tag)>(stream, out, w); });
 }

@@ -1,6 +1,6 @@
-/* test_unpack.cc - matrices of few bits unpacked: in every order, of every kind of number, with groups
- * that begin anywhere, an order of the columns, odd shapes and every type, bit for bit the formula
- * in float32, rounded; and what is not a packed matrix is refused. */
+/* test_unpack.cc - matrices of few bits unpacked: in every order, of every kind of number, with
+ * groups that begin anywhere, an order of the columns, odd shapes and every type, bit for bit
+ * the formula in float32, rounded; and what is not a packed matrix is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -156,8 +156,12 @@ void test_others_are_refused(void **)
     random_numbers r = {13};
     matrix m(kinds[0], 8, 8, {8, 0, false}, r);
     owned_tensor f(DTYPE_F32, 8, 8), bytes(DTYPE_I8, 8, 8), narrow(DTYPE_F32, 8, 7);
-    struct weight w = m.weight(), other = w;
+    struct weight w = m.weight(), other = w, odd = w;
+    struct packing three = m.packing;
+    three.bits = 3;
     other.dtype = DTYPE_F32;
+    odd.packing = &three;
+    assert_int_equal(kernel_unpack(nullptr, f.t, &odd), cudaErrorInvalidValue);
     assert_int_equal(kernel_unpack(nullptr, f.t, &other), cudaErrorInvalidValue);
     assert_int_equal(kernel_unpack(nullptr, bytes.t, &w), cudaErrorInvalidValue);
     assert_int_equal(kernel_unpack(nullptr, narrow.t, &w), cudaErrorInvalidValue);
