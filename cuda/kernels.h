@@ -94,9 +94,9 @@ cudaError_t kernel_unpack(cudaStream_t stream, struct tensor out, const struct w
 
 /* ---- adapters.cu ---- */
 
-/* out = x * w^T and out += x * w^T, w F32; each element one chain of fused multiply-adds over x.cols
- * in order, rounded to out's type once. narrow: out F32, x of any type but packed (F8, I8: with
- * scales). add: x F32, out of a float type; the chain begins with out's value. */
+/* out = x * w^T and out += x * w^T, w F32; each element one chain of fused multiply-adds over
+ * x.cols in order, rounded to out's type once. narrow: out F32, x of any type but packed (F8,
+ * I8: with scales). add: x F32, out of a float type; the chain begins with out's value. */
 cudaError_t kernel_linear_narrow(
     cudaStream_t stream, struct tensor out, struct tensor x, const struct weight *w);
 cudaError_t kernel_linear_add(

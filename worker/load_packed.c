@@ -1,10 +1,10 @@
 /* load_packed.c - matrices that a checkpoint stores in few bits (quantization.h).
  *
- * The numbers stay in the mapped file, or as they are in a device's memory; the product unpacks them
- * (cpu/kernels_packed.inc, ../cuda/unpack.cu). What belongs to the groups becomes a table in the device's memory: scale and zero point as float32,
- * for each group the rows of this rank's part one after the other, whatever their types and order
- * in the file. That is 8 bytes a group and row: with groups of 128 columns, an eighth of what four
- * bits a weight take.
+ * The numbers stay in the mapped file, or as they are in a device's memory; the product unpacks
+ * them (cpu/kernels_packed.inc, ../cuda/unpack.cu). What belongs to the groups becomes a table in
+ * the device's memory: scale and zero point as float32, for each group the rows of this rank's part
+ * one after the other, whatever their types and order in the file. That is 8 bytes a group and row:
+ * with groups of 128 columns, an eighth of what four bits a weight take.
  *
  * compressed-tensors, pack-quantized: `weight_packed` [rows, words of columns]; `weight_scale` and,
  * where not symmetric, `weight_zero_point` [rows, groups], the latter packed along the rows;

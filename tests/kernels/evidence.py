@@ -38,9 +38,12 @@ def launch(name: str, template: str) -> tuple:
     if name == "swiglu_quantized_kernel":
         return MLP_THREADS, 128
     if name == "unpack_kernel":
-        return 256, 64 * 64  # of eight bits
+        order, _, bits = map(int, template.split(", ")[:3])
+        words, lines = 2 * bits, 64 if order != 1 else 2 * bits
+        return 256, 4 * lines * ((64 if order == 1 else 8 if order == 2 else words) + 1)
     if name == "adapter_kernel":
-        return 256, 4 * 32 * (65 + int(template.split(", ")[2]) + 1)
+        columns = int(template.split(", ")[2])
+        return (256 if columns == 64 else 128), 4 * 32 * (68 + columns)
     if name in ("embed_kernel", "gather_kernel", "keep_kernel"):
         return ROW_THREADS, 0
     return {"pool_kernel": (128, 132), "relu_kernel": (128, 0), "add_bias_kernel": (128, 0),

@@ -1,6 +1,6 @@
-/* test_adapters.cc - the products of adapters: bit for bit one chain of fused multiply-adds for each
- * element, in every type, odd shapes, unaligned columns, memory of exact size, under every order of
- * threads; so a row has its bits in any batch. */
+/* test_adapters.cc - the products of adapters: bit for bit one chain of fused multiply-adds for
+ * each element, in every type, odd shapes, unaligned columns, memory of exact size, under every
+ * order of threads; so a row has its bits in any batch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

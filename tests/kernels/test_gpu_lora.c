@@ -1,7 +1,7 @@
-/* test_gpu_lora.c - adapters on the GPU's table of operations: PEFT's golden values, on one rank and
- * two, rows of several adapters in one batch with the bits that each has alone, base rows with those
- * that they have without adapters; in bfloat16 and over quantized matrices near the CPU's float32.
- * As test_gpu_model, on doubles or with make gpu-check on a device. */
+/* test_gpu_lora.c - adapters on the GPU's table of operations: PEFT's golden values, on one rank
+ * and two, rows of several adapters in one batch with the bits that each has alone, base rows
+ * with those that they have without adapters; in bfloat16 and over quantized matrices near the
+ * CPU's float32. As test_gpu_model, on doubles or with make gpu-check on a device. */
 #include "tests/unit/model_fixture.h"
 
 #include "cuda/gpu.h"
@@ -47,8 +47,8 @@ static void test_tensor_parallel(void **unused)
     unsetenv("ASSAY_DOUBLE_THREAD");
 }
 
-/* Rows of a bfloat16 model, in turn without an adapter and with each of two of seqcls, which has the
- * same shape. */
+/* Rows of a bfloat16 model, in turn without an adapter and with each of two of seqcls, which has
+ * the same shape. */
 static struct vector open_bf16(void)
 {
     struct vector v = vector_open("bf16.json");

@@ -1,8 +1,8 @@
-/* test_gpu_quantized.c - checkpoints that are quantized as published, on the GPU's table of operations:
- * each matrix's values on the device are the CPU's, rounded to the type of the products; golden
- * values on one rank and several; rows with the bits that they have alone; FP8 products of rounded
- * inputs; adapters beside them; and what is refused. As test_gpu_model, on doubles or with make
- * gpu-check on a device. */
+/* test_gpu_quantized.c - checkpoints that are quantized as published, on the GPU's table of
+ * operations: each matrix's values on the device are the CPU's, rounded to the type of the
+ * products; golden values on one rank and several; rows with the bits that they have alone; FP8
+ * products of rounded inputs; adapters beside them; and what is refused. As test_gpu_model, on
+ * doubles or with make gpu-check on a device. */
 #include "tests/unit/model_fixture.h"
 
 #include "cuda/packed.h"
