@@ -254,7 +254,7 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
     pthread_mutex_unlock(&b->adapters_lock);
     int rc = transaction_begin_synced(b, e);
     if (rc == 0)
-        rc = store_write_adapters(b->store, e);
+        rc = store_write_models(b->store, e);
     if (rc == 0)
         rc = transaction_commit(b, e);
     if (rc != 0 && !store_may_pass(rc))
@@ -266,7 +266,7 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
         pthread_mutex_lock(&b->adapters_lock);
         info->adapters = before;
         pthread_mutex_unlock(&b->adapters_lock);
-        if (store_read_adapters(b->store, &why) < 0)
+        if (store_read_models(b->store, &why) < 0)
             transaction_die(b, &why);
         return rc;
     }

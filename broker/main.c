@@ -78,8 +78,13 @@ static int open_models(struct broker *b, struct err *e)
 static int open_store(struct broker *b, struct err *e)
 {
     const struct model_info *m = &b->models[0]->info;
-    struct store_options options = {RESERVE_BYTES, (uint64_t)b->options->min_free_bytes, m->mode,
-        m->digest, b->lock_fd, {m->max_len, m->vocab_size, m->n_labels, &m->adapters}};
+    struct store_options options = {.reserve_bytes = RESERVE_BYTES,
+        .min_free_bytes = (uint64_t)b->options->min_free_bytes,
+        .mode = m->mode,
+        .digest = m->digest,
+        .name = m->name,
+        .lock_fd = b->lock_fd,
+        .limits = {m->max_len, m->vocab_size, m->n_labels, &m->adapters}};
     b->lock_fd = -1; /* the store owns it now */
     return store_open(&b->store, b->data, &options, e);
 }

@@ -16,7 +16,7 @@ static struct store_worker describe(const struct broker *b, int group, uint32_t 
     const struct group_rank_info *info = &group_ranks(g, &n)[rank];
     return (struct store_worker){group, (int)rank, group_incarnation(g), info->pid, info->device,
         group_state_name(group_state(g)), b->counters.batches, group_restarts(g),
-        (int64_t)info->busy_us, (int64_t)info->up_us};
+        (int64_t)info->busy_us, (int64_t)info->up_us, served_of_group(b, group)->info.name};
 }
 
 /* Returns a hash of the whole table, except times. */

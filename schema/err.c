@@ -107,6 +107,8 @@ const char *err_name(int code)
         return "no_step_token";
     case ASSAY_EADAPTER:
         return "unknown_adapter";
+    case ASSAY_EMODEL:
+        return "unknown_model";
     case ASSAY_EBADTEXT:
         return "bad_text";
     case ASSAY_ENONFINITE:

@@ -43,6 +43,7 @@ enum assay_code {
     ASSAY_EKILLED = -26,    /* worker_killed: the row killed a worker group alone, three times */
     ASSAY_EPOSITION = -27,  /* bad_position: an explicit pooling position outside the row */
     ASSAY_EMANY = -28,      /* many_values: responses and pairs compare one number each */
+    ASSAY_EMODEL = -30,     /* unknown_model (also a request's code) */
     ASSAY_EDAMAGED = -29,   /* damaged: the database no longer holds what was written */
     /* local codes, never on the wire */
     ASSAY_EIO = -40, /* a file, socket or system call failed */

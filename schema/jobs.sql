@@ -6,7 +6,8 @@
 
 create table meta (name text primary key, value) without rowid;
 
--- What scores depend on beside their rows. Of rows with an adapter: text ends in " lora=" and its digest.
+-- What scores depend on beside their rows. Of rows with an adapter: text ends in " lora=" and its digest. Of rows of several models (an
+-- ensemble): digest is "ensemble", and text the numbers of their modes, with commas between.
 create table mode (mode integer primary key, digest text not null, text text not null, unique (digest, text));
 
 create table job (
@@ -29,12 +30,13 @@ create table job (
   next_seq    integer not null default 1,  -- cursor of the next result
   mode        integer not null references mode,
   truncation  integer not null default 0,  -- of rows that asked for it: n the longest, none was cut; -n some were cut to this many tokens
-  adapters    text,                        -- JSON: of each adapter that its rows name the mode they are scored under; null: none, they fail
+  adapters    text,                        -- JSON: of each route that its rows have (row.adapter) the mode they are scored under; null: none, they fail
   meta        blob,                        -- the client's, msgpack
   rate        real not null default 0,
   created_ms  integer not null,
   finished_ms integer,
-  sum         integer
+  sum         integer,
+  model       text                         -- the name of the model that mode was of
 );
 
 create index job_unfinished on job (job) where finished_ms is null;
@@ -77,7 +79,7 @@ create table row (
   n_values    integer not null,
   attempts    integer not null default 0,  -- groups that it killed alone
   sum         integer,                     -- of all but attempts
-  adapter     text                         -- the name of the one that it goes through; null: the base model alone
+  adapter     text                         -- its route: ADAPTER, MODEL/, MODEL/ADAPTER, or several of the last two with commas between; null: the job's model alone
 );
 
 -- Up to 64 rows' input in one record, which has the number of the first of them (packed_rows.h). ids: packed or plain (ids.h). ends: of a row's
@@ -141,6 +143,7 @@ create table worker (
   last_seen_ms integer not null,
   busy_us      integer not null default 0, -- computing, of the time since it was ready; as of its last batch
   up_us        integer not null default 0,
+  model        text not null default '',
   primary key (worker_group, rank)
 ) without rowid;
 
@@ -167,36 +170,47 @@ create view jobs as
     strftime('%Y-%m-%dT%H:%M:%fZ', created_ms / 1000.0, 'unixepoch') as created_at,
     finished_ms / 1000.0 as finished_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at,
-    copied, cached
+    copied, cached, model, checkpoint
   from (
-    select job.*,
+    select job.*, made.digest as checkpoint,
       seal_chunk is not null and next_chunk > seal_chunk as sealed,
-      job.mode <> current.value or
+      not is_served or
         missing is not null or
-        case when job.truncation < 0 then -job.truncation <> longest.value else job.truncation > longest.value end as held,
+        case when job.truncation < 0 then -job.truncation <> longest else job.truncation > longest end as held,
       case
-        when job.mode <> current.value then
-          'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker runs ' ||
-          substr(now.digest, 1, 12) || ' (' || now.text || ')'
+        when not is_served then
+          'made with checkpoint ' || substr(made.digest, 1, 12) || ' (' || made.text || '), the broker ' || case
+            when n_models < 2 then 'runs ' || substr(now.digest, 1, 12) || ' (' || now.text || ')'
+            when same.mode is not null then 'runs ' || substr(same.digest, 1, 12) || ' (' || same.text || ') as ' || model
+            else 'has no model ''' || ifnull(model, '') || ''''
+          end
+        when instr(missing, ',') then 'made with other checkpoints of the models ' || missing
         when missing is not null then
-          'made with adapter ' || missing || ' (' ||
-          ifnull((select substr(text, -64, 12) from mode where mode.mode = json_extract(adapters, '$."' || missing || '"')), '') ||
-          '), the broker has ' || ifnull((select missing || ' (' || substr(text, -64, 12) || ')' from mode
+          'made with ' || iif(missing like '%/', 'model ', 'adapter ') || rtrim(missing, '/') || ' (' ||
+          ifnull((select substr(iif(missing like '%/', digest, substr(text, -64)), 1, 12) from mode where mode.mode = json_extract(adapters, '$."' || missing || '"')), '') ||
+          '), the broker has ' || ifnull((select rtrim(missing, '/') || ' (' || substr(iif(missing like '%/', digest, substr(text, -64)), 1, 12) || ')' from mode
             where mode.mode = json_extract(loaded, '$."' || missing || '"')), 'none of that name')
-        when job.truncation < 0 and -job.truncation <> longest.value then
-          'made with rows truncated to ' || -job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
-        when job.truncation > longest.value then
-          'made with rows of up to ' || job.truncation || ' tokens, the broker truncates to ' || longest.value || ' (--max-len)'
+        when job.truncation < 0 and -job.truncation <> longest then
+          'made with rows truncated to ' || -job.truncation || ' tokens, the broker truncates to ' || longest || ' (--max-len)'
+        when job.truncation > longest then
+          'made with rows of up to ' || job.truncation || ' tokens, the broker truncates to ' || longest || ' (--max-len)'
       end as reason
     from (
-      select job.*, loaded,
-        (select key from json_each(iif(json_valid(adapters), adapters, '{}')) where value is not null and value is not json_extract(loaded, '$."' || key || '"')
+      select job.*, loaded, n_models, first,
+        mode in (select value from json_each(present)) as is_served,
+        coalesce(json_extract(lengths, '$."' || mode || '"'), iif(truncation < 0, -truncation, 1 << 40)) as longest,
+        (select key from json_each(iif(json_valid(adapters), adapters, '{}')) where value is not null and value not in (select value from json_each(present))
          order by key limit 1) as missing
-      from job, (select coalesce(max(value), '{}') as loaded from meta where name = 'adapters')) job
-      join meta current on current.name = 'mode'
-      join (select coalesce(max(value), 1 << 40) as value from meta where name = 'max_len') longest
+      from job, (select
+        coalesce(max(iif(name = 'adapters', value, null)), '{}') as loaded,
+        coalesce(max(iif(name = 'present', value, null)), '[]') as present,
+        coalesce(max(iif(name = 'lengths', value, null)), '{}') as lengths,
+        max(iif(name = 'models', value, null)) as n_models,
+        max(iif(name = 'mode', value, null)) as first
+        from meta where name in ('adapters', 'present', 'lengths', 'models', 'mode'))) job
       join mode made on made.mode = job.mode
-      join mode now on now.mode = current.value);
+      join mode now on now.mode = first
+      left join mode same on same.mode = json_extract(loaded, '$."' || model || '/"'));
 
 create view rows as
   select row.row >> 32 as job, row.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
@@ -207,7 +221,9 @@ create view rows as
       when (block.running >> (row.row & 63)) & 1 then 'running'
       else 'queued'
     end as state,
-    n_tokens, attempts, adapter
+    n_tokens, attempts,
+    iif(instr(adapter, ','), null, nullif(substr(adapter, instr(adapter, '/') + 1), '')) as adapter,
+    iif(instr(adapter, ','), adapter, iif(instr(adapter, '/'), substr(adapter, 1, instr(adapter, '/') - 1), job.model)) as model
   from row
     join job on job.job = row.row >> 32
     join block on block.block = row.row >> 6;
@@ -216,7 +232,8 @@ create view results as
   select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id, result.score, result.vector_json as values_json,
     row.n_tokens, error_code, seq as cursor,
     finished_ms / 1000.0 as finished_ts,
-    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at
+    strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') as finished_at,
+    (select digest from mode where mode.mode = result.mode) as checkpoint
   from result left join row on row.row = result.row
   where result.job not in (select job from purge);
 
@@ -276,7 +293,7 @@ create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
     last_seen_ms / 1000.0 as last_seen_ts,
     strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_ms / 1000.0, 'unixepoch') as last_seen_at,
-    busy_us / 1e6 as busy_s, up_us / 1e6 as up_s
+    busy_us / 1e6 as busy_s, up_us / 1e6 as up_s, model
   from worker;
 
 create view batches as

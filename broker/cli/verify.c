@@ -251,13 +251,15 @@ static void write_positions(struct msg_writer *w, const struct sequence *r)
         msg_int(w, r->positions[k]);
 }
 
-/* adapter: its name; NULL: none. */
-static void write_sequence(struct msg_writer *w, const struct sequence *r, const char *adapter)
+static void write_sequence(
+    struct msg_writer *w, const struct sequence *r, const struct store_names *names)
 {
     int type = r->n_positions > 0 ? POOL_POSITIONS : r->pool.type;
-    msg_map(w, 2 + (adapter != NULL));
-    if (adapter)
-        msg_key_str(w, "adapter", adapter);
+    msg_map(w, 2 + (names->model[0] != 0) + (names->adapter[0] != 0));
+    if (names->model[0])
+        msg_key_str(w, "model", names->model);
+    if (names->adapter[0])
+        msg_key_str(w, "adapter", names->adapter);
     msg_str(w, "ids");
     msg_bin(w, r->ids, r->n_tokens * sizeof *r->ids);
     msg_str(w, "pool");
@@ -273,19 +275,17 @@ static void write_sequence(struct msg_writer *w, const struct sequence *r, const
 static int add_sequence(
     struct verify *v, struct verify_check *c, const struct sequence *r, struct err *e)
 {
-    char name[ADAPTERS_NAME_BYTES];
-    int has_adapter = store_row_adapter(v->store, r->row_id, name, e);
-    const char *adapter = has_adapter == 1 ? name : NULL;
-    if (has_adapter < 0)
-        return has_adapter;
+    struct store_names names;
+    int rc = store_read_names(v->store, r->row_id, r->part, &names, e);
+    if (rc != 0)
+        return rc;
     size_t bytes = v->sequences.buffer.size + r->n_tokens * sizeof *r->ids;
-    int rc = 0;
     if (v->n_sequences == CHUNK_SEQUENCES || (v->n_sequences > 0 && bytes > CHUNK_BYTES))
         rc = score_chunk(v, v->n_checks - 1, e);
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, r, adapter);
+    write_sequence(&v->sequences, r, &names);
     return 0;
 }
 

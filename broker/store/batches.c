@@ -60,8 +60,8 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
 
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e)
 {
-    return store_run(s, e, "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        "iiiissiiiii", (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation,
-        (int64_t)w->pid, w->device, w->state, w->batches, w->restarts, (int64_t)now_wall_ms(),
-        w->busy_us, w->up_us);
+    return store_run(s, e,
+        "insert or replace into worker values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "iiiissiiiiis",
+        (int64_t)w->group, (int64_t)w->rank, (int64_t)w->incarnation, (int64_t)w->pid, w->device,
+        w->state, w->batches, w->restarts, (int64_t)now_wall_ms(), w->busy_us, w->up_us, w->model);
 }

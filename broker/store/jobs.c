@@ -41,10 +41,13 @@ int store_new_job(
 {
     int rc = *job == 0 ? store_next_number(s, job, e)
                        : store_run(s, e, "delete from purge where job = ?", "i", *job);
+    const struct store_served *first = store_first(s);
     if (rc == 0)
         rc = store_run(s, e,
-            "insert into job(job, key, priority, meta, mode, created_ms) values (?, ?, ?, ?, ?, ?)",
-            "itibii", *job, key, (int64_t)priority, meta, s->mode, (int64_t)now_wall_ms());
+            "insert into job(job, key, priority, meta, mode, created_ms, model) "
+            "values (?, ?, ?, ?, ?, ?, ?)",
+            "itibiis", *job, key, (int64_t)priority, meta, first ? first->modes[0] : 0,
+            (int64_t)now_wall_ms(), first ? first->is.name : NULL);
     return rc == 0 ? store_touch_job(s, *job, JOB_SAID | JOB_COUNTED, e) : rc;
 }
 
@@ -69,43 +72,76 @@ int64_t store_join_truncation(int64_t a, int64_t b)
     return a < 0 || b < 0 ? -most : most;
 }
 
+/* Returns the longest sequence that the model of this mode takes; 0: no limit, or it is not
+ * served. */
+static int64_t max_len_of(const struct store *s, int64_t mode)
+{
+    uint32_t k;
+    const struct store_served *v = store_served_of(s, mode, &k);
+    return v ? v->is.limits.max_len : 0;
+}
+
 /* Whether the broker would truncate rows of the job otherwise than they were: to another length, or
  * at all. */
-static int truncates_otherwise(const struct store *s, int64_t truncation)
+static int truncates_otherwise(const struct store *s, int64_t mode, int64_t truncation)
 {
-    int64_t max_len = s->options.limits.max_len;
+    int64_t max_len = max_len_of(s, mode);
     return max_len > 0 && (truncation < 0 ? -truncation != max_len : truncation > max_len);
 }
 
 /* ---- reading a job ---- */
 
+static int n_current(const struct store *s)
+{
+    int n = 0;
+    for (int k = 0; k < STORE_MODELS; k++)
+        n += s->served[k].is_there && s->served[k].is.is_current;
+    return n;
+}
+
+/* Says what the broker has in place of the model that the job was made with: of the same name, if
+ * it has several. */
+static void name_present(const struct store *s, const struct store_job *j, char *text, size_t size)
+{
+    const struct store_served *first = store_first(s);
+    const struct store_served *same = store_current_of(s, store_text(j->model));
+    if (n_current(s) < 2)
+        snprintf(text, size, "the broker runs %.12s (%.350s)", first ? first->is.digest : "",
+            first ? first->is.mode : "");
+    else if (same)
+        snprintf(text, size, "the broker runs %.12s (%.350s) as %s", same->is.digest, same->is.mode,
+            same->is.name);
+    else
+        snprintf(text, size, "the broker has no model '%s'", j->model);
+}
+
 static void read_mode(struct store *s, int64_t mode, struct store_job *j)
 {
+    char present[STORE_REASON_BYTES];
     snprintf(j->reason, sizeof j->reason, "made under a mode that the database does not know");
     sqlite3_stmt *q = store_prepare(s, "select digest, text from mode where mode = ?", "i", mode);
     if (store_step(s, q, NULL) != 1)
         return;
-    snprintf(j->reason, sizeof j->reason,
-        "made with checkpoint %.12s (%.350s), the broker runs %.12s (%.350s)",
-        (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
-        s->options.digest, s->options.mode);
+    name_present(s, j, present, sizeof present);
+    snprintf(j->reason, sizeof j->reason, "made with checkpoint %.12s (%.350s), %.420s",
+        (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1), present);
     utf8_make_printable(j->reason);
     sqlite3_reset(q);
 }
 
 /* Says what the job was made with that the broker has otherwise. */
-static void read_reason(struct store *s, int64_t mode, const struct missing_adapter *missing,
+static void read_reason(struct store *s, int64_t mode, const struct missing_route *missing,
     int64_t truncation, struct store_job *j)
 {
     long long n = truncation < 0 ? -truncation : truncation;
-    if (mode != s->mode)
+    if (!store_mode_is_present(s, mode))
         read_mode(s, mode, j);
-    else if (missing->name[0])
+    else if (missing->route[0])
         store_name_missing(s, missing, j->reason, sizeof j->reason);
     else
         snprintf(j->reason, sizeof j->reason,
-            "made with rows %s %lld tokens, the broker truncates to %u (--max-len)",
-            truncation < 0 ? "truncated to" : "of up to", n, s->options.limits.max_len);
+            "made with rows %s %lld tokens, the broker truncates to %lld (--max-len)",
+            truncation < 0 ? "truncated to" : "of up to", n, (long long)max_len_of(s, mode));
 }
 
 static void note_unsound(struct store *s, int64_t job)
@@ -190,20 +226,23 @@ static void read_job(struct store *s, sqlite3_stmt *q, struct store_job *j)
     j->finished_ms = ms_at(q, 14);
     if (j->finished_ms > j->created_ms) /* finished: the rate over its whole life */
         j->rate = (double)j->done * 1000 / (double)(j->finished_ms - j->created_ms);
-    int64_t mode = sqlite3_column_int64(q, 15);
+    int64_t mode = j->mode = sqlite3_column_int64(q, 15);
     j->copied = rows_at(q, 16);
     j->cached = rows_at(q, 17);
     j->fresh = sqlite3_column_int(q, 18);
     int64_t truncation = sqlite3_column_int64(q, 22);
-    struct missing_adapter missing = {0};
+    struct missing_route missing = {0};
     const uint8_t *adapters = sqlite3_column_text(q, 23);
     if (adapters)
         store_find_missing(
             s, (struct slice){adapters, (size_t)sqlite3_column_bytes(q, 23)}, &missing);
+    const char *model = (const char *)sqlite3_column_text(q, 24);
+    snprintf(j->model, sizeof j->model, "%s", model ? model : "");
+    utf8_make_printable(j->model);
     sqlite3_reset(q);
     /* A finished job is not held: nothing is left to score under another mode. */
-    j->truncated_otherwise = truncates_otherwise(s, truncation);
-    j->otherwise = mode != s->mode || missing.name[0] || j->truncated_otherwise;
+    j->truncated_otherwise = truncates_otherwise(s, mode, truncation);
+    j->otherwise = !store_mode_is_present(s, mode) || missing.route[0] || j->truncated_otherwise;
     j->held = j->otherwise && !(j->sealed && j->done == j->placed);
     j->made_otherwise = j->otherwise && !j->held;
     if (j->otherwise)
@@ -229,6 +268,9 @@ int store_get_job(struct store *s, int64_t job, struct store_job *out, struct er
 #define FIRST(index, where)                                                                        \
     STORE_JOB_COLUMNS "indexed by " index " where " where " and job > ?1 and job <= ?2 "           \
                       "order by job limit 1"
+#define MAX_LEN                                                                                    \
+    "ifnull(json_extract(?4, '$.\"' || mode || '\"'), iif(truncation < 0, -truncation, "           \
+    "truncation))"
 #define IS_SEALED "seal_chunk is not null and next_chunk > seal_chunk"
 static const char *const sets[] = {
     [JOBS_ALL] = STORE_JOB_COLUMNS "where job > ?1 and job <= ?2 order by job limit 1",
@@ -236,11 +278,11 @@ static const char *const sets[] = {
     [JOBS_OPEN] = FIRST("job_unfinished", "finished_ms is null and not (" IS_SEALED ")"),
     [JOBS_SEALED] = FIRST("job_unfinished", "finished_ms is null and " IS_SEALED),
     [JOBS_RUNNING] = FIRST("job_unfinished", "finished_ms is null and running > 0"),
-    [JOBS_HELD] =
-        FIRST("job_unfinished", "finished_ms is null and (mode <> ?3 or (?4 > 0 and "
-                                "iif(truncation < 0, -truncation <> ?4, truncation > ?4)) or "
-                                "exists (select 1 from json_each(" STORE_JSON(
-                                    "adapters") ") where " STORE_IS_MISSING("?5") "))"),
+    [JOBS_HELD] = FIRST("job_unfinished",
+        "finished_ms is null and (mode not in (select value from json_each(?3)) or "
+        "iif(truncation < 0, -truncation <> " MAX_LEN ", truncation > " MAX_LEN ") or "
+        "exists (select 1 from json_each(" STORE_JSON("adapters") ") where " STORE_IS_MISSING(
+            "?3") "))"),
     [JOBS_PAUSED] = FIRST("job_paused", "paused <> 0"),
     [JOBS_DONE] = FIRST("job_done", "finished_ms is not null and cancelled = 0 and paused = 0"),
     [JOBS_CANCELLED] = FIRST("job_cancelled", "cancelled <> 0"),
@@ -259,8 +301,8 @@ static int first_of(
     struct store *s, enum store_jobs set, int64_t after, struct store_job *j, struct err *e)
 {
     sqlite3_stmt *q = set == JOBS_HELD
-                          ? store_prepare(s, sets[set], "iiiis", after, (int64_t)STORE_LAST_JOB,
-                                s->mode, (int64_t)s->options.limits.max_len, s->adapters)
+                          ? store_prepare(s, sets[set], "iiss", after, (int64_t)STORE_LAST_JOB,
+                                s->present_json, s->lengths)
                           : store_prepare(s, sets[set], "ii", after, (int64_t)STORE_LAST_JOB);
     int rc = store_step(s, q, e);
     if (rc == 1)
@@ -356,20 +398,79 @@ int store_pause(struct store *s, int64_t job, int paused, struct err *e)
         s, job, JOB_SAID, e, "update job set paused = ? where job = ?", "ii", (int64_t)paused, job);
 }
 
+/* Finds what the job is to go on with: the model of its name, or the only one. */
+static int find_present(
+    struct store *s, const struct store_job *j, const struct store_served **v, struct err *e)
+{
+    uint32_t k;
+    *v = store_served_of(s, j->mode, &k); /* what it wants besides is missing */
+    if (!*v)
+        *v = store_current_of(s, store_text(j->model));
+    if (!*v && (n_current(s) < 2 || !j->model[0]))
+        *v = store_first(s);
+    return *v ? 0
+              : err_field(e, ASSAY_ESTATE, "job",
+                    "expected a model '%s', with which the job was begun, found none of that name",
+                    j->model);
+}
+
 int store_accept_mode(struct store *s, int64_t job, struct err *e)
 {
     struct store_job j;
+    const struct store_served *v = NULL;
     int rc = store_get_job(s, job, &j, e);
-    int64_t max_len = rc == 1 && j.truncated_otherwise ? s->options.limits.max_len : 0;
-    if (rc >= 0)
-        rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
+    if (rc != 1 || (rc = find_present(s, &j, &v, e)) != 0)
+        return rc;
+    int64_t max_len = v->is.limits.max_len;
+    int64_t truncation;
+    rc = store_touch_job(s, job, JOB_SAID, e); /* even when it is damaged */
     if (rc == 0)
         rc = store_accept_adapters(s, job, 1, e);
-    return rc != 0 ? rc
-                   : store_run(s, e,
-                         "update job set mode = ?1, truncation = iif(?2 > 0, -?2, truncation) "
-                         "where job = ?3",
-                         "iii", s->mode, max_len, job);
+    if (rc == 0)
+        rc = store_integer(
+            s, 0, &truncation, e, "select truncation from job where job = ?", "i", job);
+    if (rc != 0)
+        return rc;
+    int otherwise = truncates_otherwise(s, v->modes[0], truncation);
+    return store_run(s, e,
+        "update job set mode = ?1, truncation = iif(?2 > 0, -?2, truncation), "
+        "model = ifnull(?3, model) where job = ?4",
+        "iisi", v->modes[0], otherwise ? max_len : 0, v->is.name, job);
+}
+
+int store_set_model(struct store *s, int64_t job, uint32_t id, struct err *e)
+{
+    const struct store_served *v = NULL;
+    for (int k = 0; !v && k < STORE_MODELS; k++)
+        if (s->served[k].is_there && s->served[k].is.id == id)
+            v = &s->served[k];
+    return v ? store_run_job(s, job, JOB_SAID, e,
+                   "update job set mode = ?, model = ? where job = ?", "isi", v->modes[0],
+                   v->is.name, job)
+             : err_set(e, ASSAY_EINTERNAL, "the model of number %u is not served", id);
+}
+
+int store_job_modes(
+    struct store *s, int64_t job, store_mode_visitor *visit, void *arg, struct err *e)
+{
+    struct store_members m;
+    int64_t modes[STORE_MODELS * 4];
+    uint32_t n = 0;
+    int rc;
+    sqlite3_stmt *q = store_prepare(s,
+        "select mode from job where job = ?1 union select value from job, "
+        "json_each(" STORE_JSON("adapters") ") where job = ?1 and value is not null",
+        "i", job);
+    while ((rc = store_step(s, q, e)) == 1 && n < sizeof modes / sizeof *modes)
+        modes[n++] = sqlite3_column_int64(q, 0);
+    sqlite3_reset(q);
+    rc = rc < 0 ? rc : 0;
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = store_members_of(s, modes[i], &m, e);
+        for (uint32_t k = 0; rc == 0 && k < m.n; k++)
+            visit(arg, m.modes[k]);
+    }
+    return rc != 0 ? rc : n > 0;
 }
 
 int store_set_fresh(struct store *s, int64_t job, struct err *e)

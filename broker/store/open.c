@@ -121,13 +121,11 @@ static int check_wal(struct store *s, struct err *e)
     return rc == 0 ? store_wal_begin(s, &p, e) : rc;
 }
 
-/* Reads what is known before anything is written; the mode's number only if it was used before. */
+/* Reads what is known before anything is written; the modes' numbers only if they were used
+ * before. */
 static int read_state(struct store *s, struct err *e)
 {
-    int rc = store_integer(s, 0, &s->mode, e, "select mode from mode where digest = ? and text = ?",
-        "ss", s->options.digest, s->options.mode);
-    if (rc == 0)
-        rc = store_read_adapters(s, e);
+    int rc = store_read_models(s, e);
     if (rc == 0)
         rc = store_integer(
             s, 0, &s->next_batch, e, "select max(batch) from batch where batch < 1 << 60", "");
@@ -148,17 +146,9 @@ static int write_state(struct store *s, struct err *e)
     s->epoch = (uint64_t)epoch + 1;
     rc = store_run(s, e, "insert or replace into meta values ('epoch', ?)", "i", (int64_t)s->epoch);
     if (rc == 0)
-        rc = store_run(s, e, "insert or ignore into mode(digest, text) values (?, ?)", "ss",
-            s->options.digest, s->options.mode);
-    if (rc == 0)
-        rc = store_write_adapters(s, e);
+        rc = store_write_models(s, e);
     if (rc == 0)
         rc = read_state(s, e);
-    if (rc == 0)
-        rc = store_run(s, e, "insert or replace into meta values ('mode', ?)", "i", s->mode);
-    if (rc == 0 && s->options.limits.max_len > 0)
-        rc = store_run(s, e, "insert or replace into meta values ('max_len', ?)", "i",
-            (int64_t)s->options.limits.max_len);
     if (rc == 0)
         rc = store_run(
             s, e, "update block indexed by block_running set running = 0 where running <> 0", "");
@@ -217,6 +207,12 @@ int store_open(
     s->lock_fd = s->wal.fd = s->wal.log_fd = -1;
     s->free_pages = 1; /* perhaps: a broker may have been killed while it gave them back */
     s->options = *options;
+    s->served[0] = (struct store_served){.is_there = 1,
+        .is = {.is_current = 1,
+            .name = options->name,
+            .digest = options->digest,
+            .mode = options->mode,
+            .limits = options->limits}};
     *out = s;
     int rc = snprintf(s->dir, sizeof s->dir, "%s", data_dir) < (int)sizeof s->dir
                  ? take_lock(s, e)
@@ -272,6 +268,7 @@ void store_close(struct store **out)
     store_wal_close(s);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
+    store_release_models(s);
     free(s->scratch);
     free(s->unsound);
     free(s);
@@ -349,6 +346,8 @@ int store_commit(struct store *s, struct err *e)
         store_rollback(s);
     store_drop_blocks(s); /* between transactions, reads see the table */
     if (rc == 0)
+        s->made_mode = 0;
+    if (rc == 0)
         store_end_ahead(s, 1);
     if (rc == 0 && s->wrote)
         store_sync_wrote(s, !s->later);
@@ -364,6 +363,8 @@ void store_rollback(struct store *s)
     store_end_ahead(s, 0);
     if (!sqlite3_get_autocommit(s->db))
         store_execute(s, "rollback", NULL);
+    if (s->made_mode)
+        store_read_models(s, NULL);
 }
 
 /* ---- when there is time ---- */

@@ -23,10 +23,18 @@ struct ready_row {
     int shape;
     struct pooling pool;
     uint32_t n_tokens, n_values;
-    struct slice adapter; /* as in struct store_row */
+    struct slice adapter; /* its route, in a struct noted_route; absent: none */
     int error_code;
     char *error_message; /* owned; NULL: none */
     struct input_hash input;
+};
+
+/* One of the different routes that rows have. */
+struct noted_route {
+    struct store_route route; /* its text is in `text` */
+    int counts;               /* a row that was not born failed has it */
+    struct noted_route *next;
+    uint8_t text[];
 };
 
 /* Rows `first` and following, packed; the columns are in `bytes`. */
@@ -44,8 +52,7 @@ struct store_rows {
     struct packed_writer *writer; /* the pack that is being filled; NULL: all are */
     size_t pack_bytes;            /* memory of the packs */
     int64_t truncation;           /* of its rows (store_join_truncation) */
-    struct slice *adapters;       /* [n_adapters] the different ones that rows name */
-    uint32_t n_adapters;
+    struct noted_route *routes;
     uint32_t n_failed; /* born failed */
 };
 
@@ -81,7 +88,10 @@ void store_rows_free(struct store_rows **out)
         next = p->next;
         free(p);
     }
-    free(r->adapters);
+    for (struct noted_route *p = r->routes, *next; p; p = next) {
+        next = p->next;
+        free(p);
+    }
     free(r->rows);
     free(r);
     *out = NULL;
@@ -168,16 +178,24 @@ static int64_t truncation_of(const struct store_row *row)
     return row->is_cut ? -(int64_t)longest : longest;
 }
 
-static void add_adapter(struct store_rows *r, struct slice name)
+/* Notes the row's route, and returns its text. */
+static struct slice note_route(struct store_rows *r, const struct store_row *row)
 {
-    uint32_t k = 0;
-    while (k < r->n_adapters && !slice_is_same(r->adapters[k], name))
-        k++;
-    if (k < r->n_adapters)
-        return;
-    size_t bytes = (k + 1) * sizeof *r->adapters;
-    r->adapters = must_have(realloc(r->adapters, bytes), bytes);
-    r->adapters[r->n_adapters++] = name;
+    struct noted_route **at = &r->routes;
+    if (!row->adapter.at)
+        return (struct slice){0};
+    while (*at && (!slice_is_same((*at)->route.text, row->adapter) ||
+                      memcmp((*at)->route.ids, row->models, sizeof row->models) != 0))
+        at = &(*at)->next;
+    if (!*at) {
+        struct noted_route *new = xcalloc(1, sizeof *new + row->adapter.len + 1);
+        memcpy(new->text, row->adapter.at, row->adapter.len);
+        new->route.text = (struct slice){new->text, row->adapter.len};
+        memcpy(new->route.ids, row->models, sizeof row->models);
+        *at = new;
+    }
+    (*at)->counts |= row->error_code == 0;
+    return (*at)->route.text;
 }
 
 void store_rows_add(struct store_rows *r, const struct store_row *row)
@@ -188,15 +206,13 @@ void store_rows_add(struct store_rows *r, const struct store_row *row)
         .pool = row->pool,
         .n_tokens = row->n_tokens,
         .n_values = row->error_code ? 0 : row->n_values,
-        .adapter = row->adapter,
+        .adapter = note_route(r, row),
         .error_code = row->error_code,
         .input = add_input(r, row)};
     if (row->error_code && row->error_message)
         ready->error_message =
             must_have(strdup(row->error_message), strlen(row->error_message) + 1);
     r->truncation = store_join_truncation(r->truncation, truncation_of(row));
-    if (row->adapter.at && row->error_code == 0)
-        add_adapter(r, row->adapter);
     r->n_failed += row->error_code != 0;
     r->n++;
 }
@@ -266,6 +282,7 @@ struct placing {
     int64_t first_row;          /* the number of the first of them */
     int64_t next_row, next_seq; /* the next row's number, the next result's cursor */
     int64_t truncation;         /* of the job's rows so far */
+    int64_t mode;               /* the job's */
     int64_t placed, failed, tokens;
 };
 
@@ -276,7 +293,7 @@ static int add_failed(
     struct result_record record = {.job = p->job,
         .seq = p->next_seq,
         .row = p->next_row,
-        .mode = s->mode,
+        .mode = p->mode,
         .finished_ms = now_wall_ms(),
         .error_code = store_text(err_name(r->error_code)),
         .error_message = store_text(r->error_message)};
@@ -330,14 +347,15 @@ static int add_row(
 static int begin_placing(struct store *s, int64_t job, struct placing *p, struct err *e)
 {
     *p = (struct placing){.job = job};
-    sqlite3_stmt *q =
-        store_prepare(s, "select placed, next_seq, truncation from job where job = ?", "i", job);
+    sqlite3_stmt *q = store_prepare(
+        s, "select placed, next_seq, truncation, mode from job where job = ?", "i", job);
     int rc = store_step(s, q, e);
     if (rc != 1)
         return rc < 0 ? rc : err_set(e, ASSAY_EUNKNOWNJOB, "no job %lld", (long long)job);
     p->first_row = p->next_row = row_id_of(job, (uint32_t)sqlite3_column_int64(q, 0));
     p->next_seq = sqlite3_column_int64(q, 1);
     p->truncation = sqlite3_column_int64(q, 2);
+    p->mode = sqlite3_column_int64(q, 3);
     sqlite3_reset(q);
     return 0;
 }
@@ -352,13 +370,13 @@ static int end_placing(struct store *s, const struct placing *p, struct err *e)
     return rc == 0 && p->failed > 0 ? store_set_finished(s, p->job, e) : rc;
 }
 
-/* Notes the rows' adapters and truncation with their job. */
+/* Notes the rows' routes and truncation with their job. */
 static int keep_conditions(
     struct store *s, const struct placing *p, const struct store_rows *rows, struct err *e)
 {
     int64_t all = store_join_truncation(p->truncation, rows->truncation);
-    for (uint32_t k = 0; k < rows->n_adapters; k++) {
-        int rc = store_note_adapter(s, p->job, rows->adapters[k], e);
+    for (const struct noted_route *r = rows->routes; r; r = r->next) {
+        int rc = r->counts ? store_note_route(s, p->job, &r->route, e) : 0;
         if (rc != 0)
             return rc;
     }

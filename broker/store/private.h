@@ -12,7 +12,7 @@
 #include "broker/store/store.h"
 
 #define STORE_MAX_STATEMENTS 128
-#define STORE_SCHEMA_VERSION 13
+#define STORE_SCHEMA_VERSION 14
 #define STORE_LAST_JOB INT32_MAX /* a row's number has 31 bits for its job */
 #define STORE_BLOCKS 64
 #define STORE_MAX_PAGE_BYTES 65536 /* SQLite's */
@@ -37,7 +37,7 @@ struct row_record {
     int64_t shape, n_tokens, n_values;
     struct pooling pool;
     struct client_id id;
-    struct slice adapter; /* its name; absent: none */
+    struct slice adapter; /* its route (store.h); absent: none */
 };
 
 /* A result's record: it has a score, a vector or an error. */
@@ -59,7 +59,7 @@ struct touched_job {
 #define STORE_JOB_COLUMNS                                                                          \
     "select job, key, priority, paused, cancelled, seal_chunk, next_chunk, accepted, placed, "     \
     "done, failed, running, rate, created_ms, finished_ms, mode, copied, cached, fresh, "          \
-    "tokens_left, next_seq, sum, truncation, adapters from job "
+    "tokens_left, next_seq, sum, truncation, adapters, model from job "
 
 /* What the open transaction has finished of one job. Its counters are updated once: when rows of
  * another job follow, or at the commit (store/finish.c). */
@@ -122,6 +122,13 @@ struct store_wal {
     struct wal_point synced; /* as last recorded */
 };
 
+/* A model that is served. */
+struct store_served {
+    int is_there;
+    struct store_model is;
+    int64_t modes[1 + ADAPTERS_MOST]; /* its own, and of rows with an adapter, by its number */
+};
+
 struct store {
     sqlite3 *db;
     struct store_sync *sync;
@@ -146,9 +153,13 @@ struct store {
     off_t guarded_bytes;                /* size of assay.db, as last seen */
     struct store_options options;
     uint64_t epoch;
-    int64_t mode;                 /* the broker's present one: of rows without an adapter */
-    int64_t modes[ADAPTERS_MOST]; /* of rows with an adapter, by its place in the list; 0: none */
-    char adapters[ADAPTERS_MOST * (ADAPTERS_NAME_BYTES + 24)]; /* JSON: {"name": mode, ..} */
+    struct store_served served[STORE_MODELS];
+    int64_t *present; /* [n_present] the modes that are served, those of ensembles too */
+    size_t n_present;
+    char *present_json;           /* the same */
+    char *names, *lengths;        /* JSON, as in table meta (store/models.c) */
+    int made_mode;                /* the open transaction made one */
+    int64_t n_models;             /* of a reader: that the broker serves */
     int64_t queued_tokens;        /* of unfinished rows, including the open transaction */
     int64_t queued_tokens_before; /* as of the last commit */
     int64_t next_batch;
@@ -205,24 +216,49 @@ int store_make_schema(struct store *s, struct err *e);
 /* 0: a new file; else 1 to STORE_SCHEMA_VERSION, or ASSAY_EFORMAT. */
 int store_read_version(struct store *s, int64_t *version, struct err *e);
 
-/* store/adapters.c: the modes of rows that name an adapter. */
-/* The mode of rows that name this adapter now, or of those that name none; 0: it is not there. */
-int64_t store_present_mode(struct store *s, struct slice name);
+/* store/models.c: what is served, and the modes of it. */
+/* The first of the current ones, which rows without a name are for; NULL: there is none. */
+const struct store_served *store_first(const struct store *s);
+/* The current one of that name; NULL: there is none. */
+const struct store_served *store_current_of(const struct store *s, struct slice name);
+/* The one that has this mode, alone or with an adapter, whose number is set; NULL: none has. */
+const struct store_served *store_served_of(const struct store *s, int64_t mode, uint32_t *adapter);
+int store_mode_is_present(const struct store *s, int64_t mode); /* that of an ensemble, too */
+/* The modes of an ensemble's members; of any other mode, that alone. n = 0: it is damaged. */
+struct store_members {
+    int64_t modes[STORE_MEMBERS];
+    uint32_t n;
+    int has_none; /* a member that is not there */
+};
+int store_members_of(struct store *s, int64_t mode, struct store_members *m, struct err *e);
+/* Where a row goes. */
+struct store_route {
+    struct slice text;           /* store.h; absent: to the model */
+    uint32_t ids[STORE_MEMBERS]; /* of the models that the row was written for */
+    int is_by_name;              /* instead of these, what has the names now */
+};
+/* Sets its mode; 0: nothing of the kind is there. An ensemble's is made. */
+int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *mode, struct err *e);
+/* Of a reader: what new rows may have, as a broker has written it. */
+int store_read_present(struct store *s, struct err *e);
+void store_release_models(struct store *s);
+
+/* store/adapters.c: what a job's rows name. */
 /* What a job was begun with that is not there now. */
-struct missing_adapter {
-    char name[ADAPTERS_NAME_BYTES]; /* "": all are there */
-    int64_t mode, present;          /* the job's, and what the broker has; 0: nothing of the name */
+struct missing_route {
+    char route[STORE_ROUTE_BYTES]; /* "": all are there */
+    int64_t mode, present;         /* the job's, and what the broker has; 0: nothing of the name */
 };
 /* The object, also where it is null, or damaged and no JSON any more. */
 #define STORE_JSON(object) "iif(json_valid(" object "), " object ", '{}')"
 #define STORE_IS_MISSING(present)                                                                  \
-    "value is not null and value is not json_extract(" present ", '$.\"' || key || '\"')"
-void store_find_missing(struct store *s, struct slice adapters, struct missing_adapter *m);
-void store_name_missing(struct store *s, const struct missing_adapter *m, char *text, size_t size);
-/* The mode under which the job's rows that name this adapter are scored; 0: none, they fail. */
+    "value is not null and value not in (select value from json_each(" present "))"
+void store_find_missing(struct store *s, struct slice adapters, struct missing_route *m);
+void store_name_missing(struct store *s, const struct missing_route *m, char *text, size_t size);
+/* The mode under which the job's rows of this route are scored; 0: none, they fail. */
 int store_wanted_mode(
     struct store *s, int64_t job, struct slice name, int64_t *mode, struct err *e);
-int store_note_adapter(struct store *s, int64_t job, struct slice name, struct err *e);
+int store_note_route(struct store *s, int64_t job, const struct store_route *r, struct err *e);
 /* The job goes on with what is there now; all = 0: only where it had nothing. */
 int store_accept_adapters(struct store *s, int64_t job, int all, struct err *e);
 

@@ -5,19 +5,6 @@
 #include "broker/store/private.h"
 #include "schema/alloc.h"
 
-/* The broker's adapters, as of its start or their last change. */
-static int read_adapters(struct store *s, struct err *e)
-{
-    sqlite3_stmt *q =
-        store_prepare(s, "select ifnull(max(value), '{}') from meta where name = 'adapters'", "");
-    int rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    snprintf(s->adapters, sizeof s->adapters, "%s", (const char *)sqlite3_column_text(q, 0));
-    sqlite3_reset(q);
-    return 0;
-}
-
 static int open_database(struct store *s, struct err *e)
 {
     char path[4200];
@@ -35,9 +22,7 @@ static int open_database(struct store *s, struct err *e)
             "upgrades it",
             path, STORE_SCHEMA_VERSION, (long long)version);
     if (rc == 0)
-        rc = store_integer(s, 0, &s->mode, e, "select value from meta where name = 'mode'", "");
-    if (rc == 0)
-        rc = read_adapters(s, e);
+        rc = store_read_present(s, e);
     if (rc == 0)
         rc = store_read_sums_from(s, e);
     int primary = sqlite3_errcode(s->db) & 0xff;
@@ -64,6 +49,7 @@ void store_close_reader(struct store **out)
     for (int i = 0; i < s->n_cached; i++)
         sqlite3_finalize(s->cache[i].statement);
     sqlite3_close(s->db);
+    store_release_models(s);
     free(s->scratch);
     free(s->unsound);
     free(s);

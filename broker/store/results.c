@@ -72,7 +72,9 @@ static int give_result(struct walk *w, const struct result_record *r, const stru
     float score = (float)r->score, *values = copy_of(r->vector);
     struct store_result_row out = {.cursor = (uint64_t)r->seq,
         .i = row_index(r->row),
-        .is_other_mode = r->mode != store_present_mode(w->s, row->adapter),
+        .mode = r->mode,
+        .is_other_mode = !store_mode_is_present(w->s, r->mode),
+        .route = row->adapter,
         .client_id = encode_id(&row->id, &w->id),
         .n_tokens = (uint32_t)row->n_tokens,
         .shape = (int)row->shape,

@@ -27,21 +27,22 @@ struct reading {
     struct slice sums; /* checksums of its rows' input; absent: none */
     store_row_visitor *visit;
     void *arg;
-    uint32_t left;                     /* rows still wanted */
-    int skips_refused;                 /* skip rows that were born failed */
-    int is_over;                       /* rows in any state; skips those born failed or damaged */
-    const struct store_limits *limits; /* NULL: none */
-    int64_t last;                      /* the last row read or skipped */
-    /* the last adapter named, and its mode; all rows are of one job */
-    char adapter[ADAPTERS_NAME_BYTES];
-    int64_t adapter_mode;
+    uint32_t left;     /* rows still wanted */
+    int skips_refused; /* skip rows that were born failed */
+    int is_over;       /* rows in any state; skips those born failed or damaged */
+    int checks;        /* the limits of the models (struct store_limits) */
+    int64_t last;      /* the last row read or skipped */
+    int64_t job, mode; /* of which the last row was, and its model's mode */
+    /* the last route named, and its modes; all rows are of one job */
+    char route[STORE_ROUTE_BYTES];
+    struct store_members modes;
 };
 
 /* The row that is being read. */
 struct found {
     int64_t row;
     struct row_record record;
-    int64_t mode;
+    struct store_members modes; /* of each sequence, or one for all */
     uint32_t n_tokens, attempts;
     struct packed_input in;
 };
@@ -62,7 +63,7 @@ static struct sequence *read_part(const struct reading *rd, const struct found *
     r->pool = f->record.pool;
     r->n_values = line ? 1 : (uint32_t)f->record.n_values;
     r->attempts = f->attempts;
-    r->mode = f->mode;
+    r->mode = f->modes.modes[f->modes.n > part ? part : 0];
     r->of = line;
     r->part = part;
     if (line)
@@ -132,7 +133,7 @@ static void give_failed(struct reading *rd, int64_t row, uint32_t n_tokens, cons
 {
     struct sequence *r = sequence_new(n_tokens, 0);
     r->row_id = row;
-    r->mode = rd->s->mode;
+    r->mode = rd->mode;
     r->pool = (struct pooling){POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN};
     r->origin = ROW_COPIED; /* not computed */
     r->found_error = why->code;
@@ -163,9 +164,17 @@ static uint64_t values_of(const struct sequence *r, uint32_t n_labels)
 static int check_limits(
     const struct reading *rd, const struct found *f, const struct sequence *r, struct err *e)
 {
-    const struct store_limits *l = rd->limits;
+    uint32_t k;
     char text[40];
     const char *name = row_shape_part((int)f->record.shape, r->part, text, sizeof text);
+    const struct slice *route = &f->record.adapter;
+    const struct store_served *v = store_served_of(rd->s, r->mode, &k);
+    const struct store_limits *l = v && rd->checks ? &v->is.limits : NULL;
+    if (rd->checks && r->mode == 0)
+        return err_set(e,
+            route->len > 0 && route->at[route->len - 1] == '/' ? ASSAY_EMODEL : ASSAY_EADAPTER,
+            "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
+            (int)route->len, (const char *)route->at);
     if (l && l->max_len && r->n_tokens > l->max_len)
         return err_set(e, ASSAY_ETOOLONG,
             "%sexpected at most %u tokens (this broker's --max-len), found %u; the row was "
@@ -177,10 +186,6 @@ static int check_limits(
             "checkpoint "
             "with more tokens",
             name, l->vocab_size - 1);
-    if (l && r->mode == 0)
-        return err_set(e, ASSAY_EADAPTER,
-            "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
-            (int)f->record.adapter.len, (const char *)f->record.adapter.at);
     if (l && l->n_labels && r->n_values != values_of(r, l->n_labels))
         return err_set(e, ASSAY_EBADREQ,
             "%sexpected %llu values under this checkpoint's head, found %u; the row was accepted "
@@ -253,20 +258,33 @@ static int give_parts(struct reading *rd, const struct found *f)
     return sound;
 }
 
-/* The mode that the row is scored under; 0: it names an adapter that its job has to do without. */
-static int read_mode(struct reading *rd, struct found *f, struct err *e)
+/* Reads the mode of the job's model. */
+static int read_job_mode(struct reading *rd, int64_t job, struct err *e)
+{
+    if (rd->job == job)
+        return 0;
+    rd->job = job;
+    return store_integer(rd->s, 0, &rd->mode, e, "select mode from job where job = ?", "i", job);
+}
+
+/* The modes that the row is scored under; 0: it names what its job has to do without. */
+static int read_modes(struct reading *rd, struct found *f, struct err *e)
 {
     const struct slice *name = &f->record.adapter;
-    f->mode = rd->s->mode;
-    if (!name->at)
-        return 0;
-    if (strlen(rd->adapter) != name->len || memcmp(rd->adapter, name->at, name->len) != 0) {
-        int rc = store_wanted_mode(rd->s, row_job(f->row), *name, &rd->adapter_mode, e);
+    int64_t mode;
+    int rc = read_job_mode(rd, row_job(f->row), e);
+    f->modes = (struct store_members){.n = 1, .modes = {rd->mode}};
+    if (rc != 0 || !name->at)
+        return rc;
+    if (strlen(rd->route) != name->len || memcmp(rd->route, name->at, name->len) != 0) {
+        rc = store_wanted_mode(rd->s, row_job(f->row), *name, &mode, e);
+        if (rc == 0)
+            rc = store_members_of(rd->s, mode, &rd->modes, e);
         if (rc != 0)
             return rc;
-        snprintf(rd->adapter, sizeof rd->adapter, "%.*s", (int)name->len, (const char *)name->at);
+        snprintf(rd->route, sizeof rd->route, "%.*s", (int)name->len, (const char *)name->at);
     }
-    f->mode = rd->adapter_mode;
+    f->modes = rd->modes;
     return 0;
 }
 
@@ -279,7 +297,7 @@ static int read_row(struct reading *rd, sqlite3_stmt *q, struct err *e)
     rd->left--;
     rd->last = f.row;
     int sound = store_read_record(rd->s, f.row, q, 2, &f.record);
-    int rc = sound ? read_mode(rd, &f, e) : 0;
+    int rc = read_modes(rd, &f, e);
     if (rc < 0)
         return rc;
     if ((rd->is_over || (rd->skips_refused && sound)) && f.record.n_values == 0)
@@ -364,8 +382,7 @@ static int read_job(struct reading *rd, const char *sql, int64_t job, int64_t af
 int store_queued_rows(struct store *s, const struct store_page *page, store_row_visitor *visit,
     void *arg, struct err *e)
 {
-    struct reading rd = {
-        .s = s, .visit = visit, .arg = arg, .left = page->limit, .limits = &s->options.limits};
+    struct reading rd = {.s = s, .visit = visit, .arg = arg, .left = page->limit, .checks = 1};
     return read_job(&rd,
         STORE_BLOCK_COLUMNS " from block indexed by block_queued "
                             "where queued <> 0 and block >= ? and block <= ? order by block",
@@ -389,18 +406,6 @@ int store_finished_rows(
         page->job, (int64_t)page->after, e);
     page->after = (uint64_t)rd.last;
     return rc == 0 ? rd.left == 0 : rc;
-}
-
-int store_row_adapter(struct store *s, int64_t row, char name[ADAPTERS_NAME_BYTES], struct err *e)
-{
-    sqlite3_stmt *q = store_prepare(s, "select adapter from row where row = ?", "i", row);
-    int rc = store_step(s, q, e);
-    if (rc != 1)
-        return rc;
-    const char *text = (const char *)sqlite3_column_text(q, 0);
-    snprintf(name, ADAPTERS_NAME_BYTES, "%s", text ? text : "");
-    sqlite3_reset(q);
-    return text != NULL;
 }
 
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e)

@@ -85,6 +85,10 @@ static const char *const upgrades[STORE_SCHEMA_VERSION] = {
     /* A job knows the adapters that its rows name (store/adapters.c). Those of version 12 have them
      * all in the text of their mode. */
     [12] = "alter table job add column adapters text;",
+    /* A job knows the name of its model. Column row.adapter may be a longer route, and a mode that
+     * of an ensemble (store/models.c), which an older broker would not know. */
+    [13] = "alter table job add column model text;"
+           "alter table worker add column model text not null default '';",
 };
 
 /* ---- from one version to the next ---- */

@@ -39,7 +39,7 @@ static inline int store_may_pass(int code)
 
 enum job_state { JOB_OPEN, JOB_QUEUED, JOB_RUNNING, JOB_PAUSED, JOB_DONE, JOB_CANCELLED };
 
-#define STORE_REASON_BYTES 800 /* room for two modes */
+#define STORE_REASON_BYTES 900 /* room for two modes */
 
 struct store_job {
     int64_t job;
@@ -68,7 +68,9 @@ struct store_job {
     /* rows that asked for truncation were truncated otherwise than the broker would */
     int truncated_otherwise;
     char reason[STORE_REASON_BYTES]; /* why it is held or made_otherwise, else "" */
-    double rate; /* recent rows/s, from store_set_rate; over the whole run once finished */
+    char model[128]; /* the name of the one that it was begun with; "": from before version 14 */
+    int64_t mode;    /* of its rows without a route */
+    double rate;     /* recent rows/s, from store_set_rate; over the whole run once finished */
     int64_t created_ms, finished_ms; /* finished_ms 0: not finished */
     enum job_state state;
 };
@@ -87,18 +89,48 @@ struct store_options {
      * written */
     uint64_t reserve_bytes;
     uint64_t min_free_bytes; /* with less free disk than this, new work is refused */
-    const char *mode;        /* numerics mode: "device=cpu dtype=f32 tp=1 .." */
-    const char *digest;      /* checkpoint digest */
+    const char *mode;        /* of the first model: "device=cpu dtype=f32 tp=1 .." */
+    const char *digest;      /* of its checkpoint */
+    const char *name;        /* by which clients name it; NULL: none */
     int lock_fd;             /* from store_lock, taken over; 0: store_open takes the lock itself */
     struct store_limits limits;
 };
 
-/* Call it in a transaction when the list of adapters has changed; and again, outside of one, if
+/* ---- models ----
+ * The broker serves some models, each with a checkpoint, and old ones until no job needs them any
+ * more. A row may have a route, which says where it goes if not simply to its job's model:
+ *     ADAPTER          the job's model, with an adapter
+ *     MODEL/           another model
+ *     MODEL/ADAPTER    the same, with an adapter
+ *     several of the last two, with commas between: each of them (an ensemble) */
+#define STORE_MODELS 16
+#define STORE_MEMBERS 8
+#define STORE_ROUTE_BYTES (STORE_MEMBERS * 2 * ADAPTERS_NAME_BYTES)
+
+struct store_model {
+    uint32_t id;    /* the broker's number for it, which no other gets */
+    uint32_t rank;  /* the lowest of the current ones is the first, which rows without a name get */
+    int is_current; /* new jobs get it; the others are there for the jobs that began with them */
+    const char *name; /* by which clients name it; NULL: none. Strings are borrowed */
+    const char *digest, *mode;
+    struct store_limits limits;
+};
+/* Puts the model at this place of the list (0 to STORE_MODELS - 1), or takes away what is there
+ * (NULL), and writes that, outside of any transaction. Jobs may be held by it, or be held no more.
+ * The model of struct store_options is at place 0. */
+int store_serve(struct store *s, int place, const struct store_model *m, struct err *e);
+int store_set_current(struct store *s, int place, int is_current, struct err *e);
+/* Call it in a transaction when a list of adapters has changed; and the second, outside of one, if
  * that was rolled back, with the list as it was. Jobs may be held by it, or be held no more. */
-int store_write_adapters(struct store *s, struct err *e);
-int store_read_adapters(struct store *s, struct err *e);
-/* The number of the adapter that rows of this mode go through (struct sequence); 0: none;
- * ADAPTERS_UNKNOWN: it is not there now. */
+int store_write_models(struct store *s, struct err *e);
+int store_read_models(struct store *s, struct err *e);
+/* The mode of rows of this model without an adapter; 0: it is not there, or nothing could be
+ * written yet. */
+int64_t store_mode_of_model(const struct store *s, uint32_t id);
+/* The place of the model that rows of this mode go through (struct sequence); -1: it is not
+ * there. */
+int store_place_of(const struct store *s, int64_t mode);
+/* The number of the adapter that they go through; 0: none; ADAPTERS_UNKNOWN: it is not there. */
 uint32_t store_adapter_of(const struct store *s, int64_t mode);
 
 /* Locks the data directory. Returns the lock's descriptor (never 0), which the caller owns, or
@@ -209,6 +241,13 @@ struct store_retried {
 };
 int store_retry(struct store *s, int64_t job, struct store_retried *out, struct err *e);
 int store_set_fresh(struct store *s, int64_t job, struct err *e); /* before the job has rows */
+/* The job is of this model, not of the first one; before it has rows, too. */
+int store_set_model(struct store *s, int64_t job, uint32_t id, struct err *e);
+/* The modes that the job's rows are scored under: its model's, and those of routes. 1, or 0 when
+ * there is no such job. */
+typedef void store_mode_visitor(void *arg, int64_t mode);
+int store_job_modes(
+    struct store *s, int64_t job, store_mode_visitor *visit, void *arg, struct err *e);
 int store_set_rate(struct store *s, int64_t job, double rows_per_s, struct err *e);
 
 /* Mends one job that was found damaged while it was read, as store_open mends all unfinished ones
@@ -294,8 +333,9 @@ struct store_row {
     const int32_t *positions;
     uint32_t n_positions;
     uint32_t n_values;
-    struct slice adapter;  /* its name, borrowed until the rows are stored; absent: none */
-    int truncates, is_cut; /* it asked for truncation; and lost tokens by it */
+    struct slice adapter;           /* its route, above; absent: none */
+    uint32_t models[STORE_MEMBERS]; /* the model that it was written for, or those of its route */
+    int truncates, is_cut;          /* it asked for truncation; and lost tokens by it */
     int error_code; /* an ASSAY_ code when the content is wrong (the row is born failed), else 0 */
     const char *error_message; /* with error_code */
 };
@@ -376,8 +416,13 @@ int store_set_attempts(struct store *s, const struct sequence *r, struct err *e)
  * may be more. */
 int store_finished_rows(
     struct store *s, struct store_page *page, store_row_visitor *visit, void *arg, struct err *e);
-/* The name of the row's adapter: 1 and `name`, or 0 when it has none. */
-int store_row_adapter(struct store *s, int64_t row, char name[ADAPTERS_NAME_BYTES], struct err *e);
+/* Of a reader: what a row must name so that it is scored as this sequence of that row was, if the
+ * broker has it now; "": nothing. */
+struct store_names {
+    char model[128], adapter[ADAPTERS_NAME_BYTES];
+};
+int store_read_names(
+    struct store *s, int64_t row, uint32_t part, struct store_names *names, struct err *e);
 /* Visits this row, whatever its state. Does not visit a row that was born failed or is not
  * there. */
 int store_one_row(struct store *s, int64_t row, store_row_visitor *visit, void *arg, struct err *e);
@@ -396,7 +441,9 @@ int store_read_answer(
 struct store_result_row {
     uint64_t cursor; /* pass it as `after` to continue behind this row */
     uint32_t i;
-    int is_other_mode; /* computed under another checkpoint, mode or adapter than the present */
+    int64_t mode;
+    int is_other_mode; /* under a checkpoint, mode or adapter that is not served now */
+    struct slice route;
     struct slice client_id; /* raw msgpack; absent: none */
     uint32_t n_tokens;
     int shape;
@@ -464,6 +511,7 @@ struct store_worker {
     const char *device, *state; /* "starting", "ready", "dead" */
     int64_t batches, restarts;
     int64_t busy_us, up_us; /* computing time, and time since it was ready */
+    const char *model;      /* its name */
 };
 int store_set_worker(struct store *s, const struct store_worker *w, struct err *e);
 

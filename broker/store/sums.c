@@ -185,7 +185,8 @@ static int64_t sum_said(sqlite3_stmt *q)
     int64_t truncation = sqlite3_column_int64(q, 22);
     if (truncation != 0) /* 0 adds nothing: so it is in records of before version 8 */
         h = XXH3_64bits_withSeed(&truncation, sizeof truncation, h);
-    return (int64_t)(uint32_t)add_text(add_text(h, text_at(q, 1)), text_at(q, 23));
+    h = add_text(add_text(h, text_at(q, 1)), text_at(q, 23));
+    return (int64_t)(uint32_t)add_text(h, text_at(q, 24)); /* null adds nothing */
 }
 
 static int64_t sum_counted(sqlite3_stmt *q)

@@ -201,20 +201,21 @@ static void an_older_database_is_upgraded(void **state)
     int64_t job = put_job(f->s, "old", 0, 3, LEN);
     assert_int_equal(finish_some(f->s, job, 1, 0), 1);
     store_close(&f->s);
-    run_sql(f, TO_VERSION_4
-        "drop index job_unfinished; drop index row_failed; drop index batch_running; "
-        "alter table row drop column shape; alter table row_input drop column ends; "
-        "alter table job drop column copied; "
-        "alter table job drop column cached; alter table job drop column fresh; "
-        "drop view workers; alter table worker drop column busy_us; alter table worker drop "
-        "column up_us; drop table purge; pragma user_version=1;");
+    run_sql(f,
+        TO_VERSION_4 "drop index job_unfinished; drop index row_failed; drop index batch_running; "
+                     "alter table row drop column shape; alter table row_input drop column ends; "
+                     "alter table job drop column copied; "
+                     "alter table job drop column cached; alter table job drop column fresh; "
+                     "drop view if exists workers; alter table worker drop column busy_us; alter "
+                     "table worker drop "
+                     "column up_us; drop table purge; pragma user_version=1;");
     open_mode(f, MODE);
     assert_int_equal(job_now(f->s, job).done, 1);
     assert_int_equal(finish_some(f->s, job, 10, 0), 2);
     put_parts(f->s, "new", 0);
     shell(f, "pragma user_version; select count(*) from results where score is not null", out,
         sizeof out);
-    assert_string_equal(out, "13\n3\n");
+    assert_string_equal(out, "14\n3\n");
     snprintf(path, sizeof path, "%s/assay.db.v1", f->dir);
     assert_int_equal(access(path, F_OK), 0);
     open_again(f); /* no upgrade any more */

@@ -198,20 +198,20 @@ static void the_list_changes_while_jobs_run(void **state)
     for (int round = 0; round < 2; round++) {
         list = with_x;
         must(store_begin(f->s, &err));
-        must(store_write_adapters(f->s, &err));
+        must(store_write_models(f->s, &err));
         must(store_commit(f->s, &err));
         int64_t job = round == 0 ? JOB(f->s, "job", "x") : 1;
         assert_int_equal(state_of(f, job), JOB_QUEUED);
         list.n = 0;
         must(store_begin(f->s, &err));
-        must(store_write_adapters(f->s, &err));
+        must(store_write_models(f->s, &err));
         store_rollback(f->s);
         list = with_x;
-        must(store_read_adapters(f->s, &err));
+        must(store_read_models(f->s, &err));
         assert_int_equal(state_of(f, job), JOB_QUEUED);
         list.n = 0;
         must(store_begin(f->s, &err));
-        must(store_write_adapters(f->s, &err));
+        must(store_write_models(f->s, &err));
         must(store_commit(f->s, &err));
         assert_int_equal(state_of(f, job), JOB_PAUSED);
     }
@@ -221,7 +221,7 @@ static void change_list(struct fixture *f)
 {
     struct err err;
     must(store_begin(f->s, &err));
-    must(store_write_adapters(f->s, &err));
+    must(store_write_models(f->s, &err));
     must(store_commit(f->s, &err));
 }
 
@@ -304,8 +304,9 @@ static void test_upgrade_from_12(void **state)
     accept_mode(f, job); /* as a broker of version 12 would have made it */
     store_close(&f->s);
     run_sql(f, "drop view jobs; update job set adapters = null, sum = null; update meta set value "
-               "= 100 where name = 'sums_from'; alter table job drop column adapters; pragma "
-               "user_version = 12;");
+               "= 100 where name = 'sums_from'; alter table job drop column adapters; "
+               "drop view workers; drop view rows; alter table job drop column model; alter table "
+               "worker drop column model; pragma user_version = 12;");
     struct adapters now = LIST("y", "b");
     open_with(f, &now);
     assert_int_equal(job_now(f->s, job).state, JOB_PAUSED);

@@ -99,7 +99,8 @@ static void test_old_chunk_again(void **state)
     msg_writer_release(&w);
     snprintf(sql, sizeof sql,
         TO_VERSION_4
-        "update chunk set digest = x'%s'; drop view workers; alter table worker drop column "
+        "update chunk set digest = x'%s'; drop view if exists workers; alter table worker drop "
+        "column "
         "busy_us; alter table worker drop column up_us; alter table job drop "
         "column copied; alter table job drop column cached; alter table job drop column fresh; "
         "pragma user_version = 3",
