@@ -18,6 +18,7 @@ enum batch_outcome {
 /* A batch has one owner at a time: the planner, a group or the broker. */
 struct batch {
     int64_t number; /* in the database, 0 before it is recorded */
+    uint32_t lane;  /* of its rows: the model that computes it */
     uint32_t n_rows, n_positions, n_values;
     uint32_t n_tokens;     /* tokens to compute: shared ones count once */
     uint32_t n_pooled;     /* tokens that its rows pool; shared ones count in each row */

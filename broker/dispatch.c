@@ -7,11 +7,13 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-static uint32_t in_flight(const struct broker *b)
+/* Of all groups of this one's model. */
+static uint32_t in_flight(const struct broker *b, int group)
 {
+    int copies = b->options->replicas, first = group / copies * copies;
     uint32_t n = 0;
-    for (int g = 0; g < b->n_groups; g++)
-        n += group_in_flight(b->groups[g]);
+    for (int g = first; g < first + copies; g++)
+        n += b->groups[g] ? group_in_flight(b->groups[g]) : 0;
     return n;
 }
 
@@ -27,12 +29,13 @@ static void write_start(struct broker *b, int g, struct batch *batch)
 /* Says which adapter each row goes through: 1, or 0 when one of them is gone. */
 static int name_adapters(const struct broker *b, struct batch *batch)
 {
+    const struct adapters *list = &b->models[batch->lane]->info.adapters;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
         struct sequence *r = batch->rows[i];
         uint32_t k = store_adapter_of(b->store, r->mode);
         if (k == ADAPTERS_UNKNOWN)
             return 0;
-        r->adapter = k > 0 ? b->models[0]->info.adapters.at[k - 1].digest : NULL;
+        r->adapter = k > 0 ? list->at[k - 1].digest : NULL;
     }
     return 1;
 }
@@ -64,9 +67,10 @@ int dispatch_batches(struct broker *b, struct err *e)
         sent = 0;
         for (int g = 0; rc >= 0 && g < b->n_groups; g++) {
             struct batch *batch = NULL;
-            if (group_free_slots(b->groups[g]) == 0 || b->held.first)
+            if (!b->groups[g] || group_free_slots(b->groups[g]) == 0 || b->held.first)
                 continue;
-            rc = planner_next(b->planner, in_flight(b) == 0, &batch, e);
+            uint32_t lane = served_of_group(b, g)->number;
+            rc = planner_next(b->planner, lane, in_flight(b, g) == 0, &batch, e);
             if (rc == 1)
                 rc = send_out(b, g, &batch, e);
             sent |= rc == 1;

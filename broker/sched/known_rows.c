@@ -20,7 +20,7 @@ static int has_room_for_known(const struct planner *p, const struct sequence *r)
     const struct batch *b = p->known;
     return !b || (b->n_rows < PLANNER_KNOWN_ROWS &&
                      b->n_tokens + (uint64_t)r->n_tokens <= PLANNER_KNOWN_TOKENS &&
-                     (uint64_t)b->n_values + r->n_values <= p->limits.max_values);
+                     (uint64_t)b->n_values + r->n_values <= p->lanes[r->lane].limits.max_values);
 }
 
 static int has_room_to_wait(const struct planner *p, const struct sequence *r)
@@ -53,31 +53,31 @@ static void add_known(struct planner *p, struct sequence *r)
 }
 
 /* The dedupe table is large: prefetches the entries of the next rows. */
-static void look_ahead(struct planner *p, struct queue *q)
+static void look_ahead(struct planner *p, struct lane *l)
 {
     uint32_t n = 0;
-    if (q->looked-- > 0)
+    if (l->looked-- > 0)
         return;
-    for (struct sequence *r = q->first; r && n < LOOK_AHEAD; r = r->next, n++)
+    for (struct sequence *r = l->first; r && n < LOOK_AHEAD; r = r->next, n++)
         dedupe_prefetch(p->dedupe, r);
-    q->looked = n;
+    l->looked = n;
 }
 
-/* Takes the queue's first row if it need not be computed: 1: taken; 0: not: it must be computed, or
+/* Takes the lane's first row if it need not be computed: 1: taken; 0: not: it must be computed, or
  * (*full) there is no room for it, or dedupe cannot tell yet. */
-static int take_known(struct planner *p, struct queue *q, int *full, struct err *e)
+static int take_known(struct planner *p, struct queue *q, uint32_t lane, int *full, struct err *e)
 {
-    struct sequence *primary = NULL, *r = q->first;
+    struct sequence *primary = NULL, *r = queues_first(q, lane);
     int found = DEDUPE_KNOWN; /* a damaged row: its error is known */
     if (p->dedupe)
-        look_ahead(p, q);
+        look_ahead(p, &q->lanes[lane]);
     if (r->found_error == 0)
         found = p->dedupe ? dedupe_find(p->dedupe, r, &primary, e) : DEDUPE_NONE;
     *full = found == DEDUPE_LATER || (found == DEDUPE_KNOWN && !has_room_for_known(p, r)) ||
             (found == DEDUPE_UNDER_WAY && !has_room_to_wait(p, r));
     if (found <= 0 || *full)
         return found < 0 ? found : 0;
-    queues_take(q);
+    queues_take(q, lane);
     planner_mark_in_flight(p, r);
     if (found == DEDUPE_UNDER_WAY)
         wait_for(p, primary, r);
@@ -86,11 +86,11 @@ static int take_known(struct planner *p, struct queue *q, int *full, struct err 
     return 1;
 }
 
-int planner_skip_known(struct planner *p, struct queue *q, struct err *e)
+int planner_skip_known(struct planner *p, struct queue *q, uint32_t lane, struct err *e)
 {
     int rc = 1, full = 0, taken = 0;
-    while (rc == 1 && (rc = planner_fill_window(p, q, e)) == 0 && q->first) {
-        rc = take_known(p, q, &full, e);
+    while (rc == 1 && (rc = planner_fill_window(p, q, lane, e)) == 0 && queues_first(q, lane)) {
+        rc = take_known(p, q, lane, &full, e);
         taken |= rc == 1;
     }
     /* Tokens that it did not need to compute give it no credit. */
@@ -100,7 +100,7 @@ int planner_skip_known(struct planner *p, struct queue *q, struct err *e)
         queues_serve(&p->queues, q, p->clock);
     if (full)
         queues_stall(&p->queues, q);
-    return rc < 0 ? rc : q->first && !full;
+    return rc < 0 ? rc : queues_first(q, lane) && !full;
 }
 
 static void pack_values(struct batch *b)
@@ -119,8 +119,10 @@ int planner_known(struct planner *p, struct batch **b, struct err *e)
         dedupe_reset_budget(p->dedupe);
     for (size_t k = 0; p->dedupe && rc >= 0 && k < p->queues.n; k++) {
         struct queue *q = p->queues.by_job[(p->round + k) % p->queues.n];
-        if (q->first || q->copies) /* skips jobs before their first turn: there may be many */
-            rc = planner_skip_known(p, q, e);
+        for (uint32_t lane = 0; rc >= 0 && lane < q->n_lanes; lane++)
+            if (queues_first(q, lane) || q->copies) /* skips jobs before their first turn: there
+                                                       may be many */
+                rc = planner_skip_known(p, q, lane, e);
     }
     if (rc < 0 || !p->known)
         return rc < 0 ? rc : 0;

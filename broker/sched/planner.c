@@ -18,62 +18,68 @@
 /* ---- queues ---- */
 
 /* Returns the token budget of a batch: few at first, then as many as went out so far. */
-static uint32_t present_tokens(const struct planner *p)
+static uint32_t present_tokens(const struct planner_lane *l)
 {
-    uint64_t tokens = p->given_out > p->limits.first_tokens ? p->given_out : p->limits.first_tokens;
-    return tokens < p->limits.max_tokens ? (uint32_t)tokens : p->limits.max_tokens;
+    uint64_t tokens = l->given_out > l->limits.first_tokens ? l->given_out : l->limits.first_tokens;
+    return tokens < l->limits.max_tokens ? (uint32_t)tokens : l->limits.max_tokens;
 }
 
 /* Returns the token budget of a batch whose last rows share n_shared tokens. */
-static uint64_t token_budget(const struct planner *p, uint32_t n_shared)
+static uint64_t token_budget(const struct planner_lane *l, uint32_t n_shared)
 {
-    uint32_t most = present_tokens(p);
-    int is_first = most < p->limits.max_tokens;
+    uint32_t most = present_tokens(l);
+    int is_first = most < l->limits.max_tokens;
     uint64_t budget =
         (uint64_t)(is_first ? PLANNER_FIRST_SHARED_TIMES : PLANNER_SHARED_TIMES) * n_shared;
-    if (budget > p->limits.slot_tokens)
-        budget = p->limits.slot_tokens;
+    if (budget > l->limits.slot_tokens)
+        budget = l->limits.slot_tokens;
     return budget > most ? budget : most;
 }
 
-static int fits(const struct planner *p, const struct batch *b, const struct sequence *r)
+static int fits(const struct planner_lane *l, const struct batch *b, const struct sequence *r)
 {
-    if (b->n_rows == p->limits.max_rows ||
-        (uint64_t)b->n_pooled + sequence_pooled(r) > p->limits.slot_tokens ||
-        (uint64_t)b->n_positions + r->n_positions > p->limits.max_positions ||
-        (uint64_t)b->n_values + r->n_values > p->limits.max_values)
+    if (b->n_rows == l->limits.max_rows ||
+        (uint64_t)b->n_pooled + sequence_pooled(r) > l->limits.slot_tokens ||
+        (uint64_t)b->n_positions + r->n_positions > l->limits.max_positions ||
+        (uint64_t)b->n_values + r->n_values > l->limits.max_values)
         return 0;
     struct joining j = batch_try(b, r);
-    return j.n_tokens <= token_budget(p, j.n_shared);
+    return j.n_tokens <= token_budget(l, j.n_shared);
+}
+
+static struct batch *new_batch(const struct planner *p, uint32_t lane, uint32_t min_shared)
+{
+    struct batch *b = batch_new(p->lanes[lane].limits.max_rows, min_shared);
+    b->lane = lane;
+    return b;
 }
 
 void planner_run_again(struct planner *p, struct sequence *r)
 {
+    struct planner_lane *l = &p->lanes[r->lane];
     r->origin = ROW_COMPUTED;
     r->found_error = 0;
     if (p->dedupe)
         dedupe_add_lone(p->dedupe, r);
-    if (!p->again || !fits(p, p->again, r))
-        batch_push(&p->again, batch_new(p->limits.max_rows, p->limits.min_shared));
-    batch_add(p->again, &r);
+    if (!l->again || !fits(l, l->again, r))
+        batch_push(&l->again, new_batch(p, r->lane, l->limits.min_shared));
+    batch_add(l->again, &r);
 }
 
 /* Empties the window. Sequences of a row in flight run all the same: a row is finished as a whole
  * or not at all. */
 static void clear_window(struct planner *p, struct queue *q)
 {
-    for (struct sequence *r = q->first, *next; r; r = next) {
-        next = r->next;
-        r->next = NULL;
-        if (!r->of || !r->of->is_in_flight) {
-            sequence_free(&r);
-            continue;
+    for (uint32_t lane = 0; lane < q->n_lanes; lane++) {
+        while (queues_first(q, lane)) {
+            struct sequence *r = queues_take(q, lane);
+            if (!r->of || !r->of->is_in_flight)
+                sequence_free(&r);
+            else
+                planner_run_again(p, r);
         }
-        planner_run_again(p, r);
+        q->lanes[lane].looked = 0;
     }
-    q->first = NULL;
-    q->end = &q->first;
-    q->looked = 0;
 }
 
 static void remove_queue(struct planner *p, struct queue *q)
@@ -124,31 +130,33 @@ static void take_row(void *arg, struct sequence *r)
     w->q->after = r->row_id;
     w->q->row_tokens = r->n_tokens;
     r->fresh = w->q->fresh;
-    if (table_has(&w->p->in_flight, r->row_id)) {
+    int place = store_place_of(w->p->store, r->mode);
+    r->lane = place > 0 ? (uint32_t)place : 0;
+    if (table_has(&w->p->in_flight, r->row_id) || (place < 0 && !r->found_error)) {
         sequence_free(&r);
         return;
     }
-    *w->q->end = r;
-    w->q->end = &r->next;
+    queues_put(w->q, r);
 }
 
 /* Returns the number of rows of the next window: some batches' worth, if they are as long as the
  * last row read. */
-static uint32_t window_rows(const struct planner *p, const struct queue *q)
+static uint32_t window_rows(const struct planner_lane *l, const struct queue *q)
 {
-    uint64_t rows = q->row_tokens ? 8ull * p->limits.max_tokens / q->row_tokens : 64;
+    uint64_t rows = q->row_tokens ? 8ull * l->limits.max_tokens / q->row_tokens : 64;
     return rows < 16 ? 16 : rows > PLANNER_WINDOW ? PLANNER_WINDOW : (uint32_t)rows;
 }
 
-int planner_fill_window(struct planner *p, struct queue *q, struct err *e)
+int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struct err *e)
 {
-    while (!q->first && (!q->exhausted || q->rescan)) {
-        if (q->exhausted) {
+    while (!queues_first(q, lane) && (!q->exhausted || q->rescan) && q->n_held < PLANNER_HELD) {
+        if (q->exhausted) { /* what other lanes hold is read once more */
+            clear_window(p, q);
             q->after = 0;
             q->rescan = 0;
         }
         struct window w = {p, q, 0};
-        struct store_page page = {q->job, (uint64_t)q->after, window_rows(p, q)};
+        struct store_page page = {q->job, (uint64_t)q->after, window_rows(&p->lanes[lane], q)};
         int rc = store_queued_rows(p->store, &page, take_row, &w, e);
         if (rc != 0)
             return rc;
@@ -157,19 +165,22 @@ int planner_fill_window(struct planner *p, struct queue *q, struct err *e)
     return 0;
 }
 
-/* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row that can be
- * taken. Queues without rows are removed at their turn: a queue that only waits for rows must not
+/* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row of the lane
+ * that can be taken. Queues without rows are removed at their turn: a queue that only waits for rows must not
  * set the floor of tokens served for new ones. */
-static int choose_queue(struct planner *p, struct queue **out, struct err *e)
+static int choose_queue(struct planner *p, uint32_t lane, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {
         *out = p->queues.heap[0];
-        int rc = planner_fill_window(p, *out, e);
+        int rc = planner_fill_window(p, *out, lane, e);
         if (rc != 0)
             return rc;
-        if ((*out)->first)
+        if (queues_first(*out, lane))
             return 1;
-        remove_queue(p, *out);
+        if ((*out)->n_held > 0)
+            queues_stall(&p->queues, *out);
+        else
+            remove_queue(p, *out);
     }
     return 0;
 }
@@ -189,14 +200,20 @@ int planner_new(
 {
     struct planner *p = xcalloc(1, sizeof *p);
     p->store = store;
-    p->limits = *limits;
-    p->given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
+    for (uint32_t lane = 0; lane < STORE_MODELS; lane++)
+        planner_set_limits(p, lane, limits);
     *out = p;
     int rc = store_each_job(
         store, &(struct store_job_page){JOBS_UNFINISHED, 0, UINT32_MAX}, note_job, p, e);
     if (rc != 0)
         planner_free(out);
     return rc;
+}
+
+void planner_set_limits(struct planner *p, uint32_t lane, const struct planner_limits *limits)
+{
+    p->lanes[lane].limits = *limits;
+    p->lanes[lane].given_out = limits->first_tokens == 0 ? UINT32_MAX : 0;
 }
 
 void planner_free(struct planner **out)
@@ -207,8 +224,10 @@ void planner_free(struct planner **out)
     while (p->queues.n > 0)
         remove_queue(p, p->queues.heap[p->queues.n - 1]);
     queues_release(&p->queues);
-    batch_free_all(&p->suspects);
-    batch_free_all(&p->again);
+    for (uint32_t lane = 0; lane < STORE_MODELS; lane++) {
+        batch_free_all(&p->lanes[lane].suspects);
+        batch_free_all(&p->lanes[lane].again);
+    }
     batch_free(&p->known);
     table_release(&p->in_flight);
     free(p);
@@ -232,7 +251,7 @@ void planner_clear_in_flight(struct planner *p, const struct sequence *r)
 /* Moves the queue's first row, which must be computed, into the batch. */
 static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 {
-    struct sequence *r = queues_take(q);
+    struct sequence *r = queues_take(q, b->lane);
     uint32_t before = b->n_tokens;
     q->copies = 0;
     p->clock = q->served;
@@ -248,33 +267,36 @@ static void take_computed(struct planner *p, struct queue *q, struct batch *b)
 static int take_sharing(struct planner *p, struct queue *q, struct batch *b, struct err *e)
 {
     int rc = 0;
-    while (b->min_shared > 0 && (rc = planner_skip_known(p, q, e)) == 1 &&
-           batch_try(b, q->first).n_shared > 0 && fits(p, b, q->first))
+    while (b->min_shared > 0 && (rc = planner_skip_known(p, q, b->lane, e)) == 1 &&
+           batch_try(b, queues_first(q, b->lane)).n_shared > 0 &&
+           fits(&p->lanes[b->lane], b, queues_first(q, b->lane)))
         take_computed(p, q, b);
     return rc < 0 ? rc : 0;
 }
 
 /* Fills a new batch from the queues: 1, or 0 and NULL when no row is ready. */
-static int fill_batch(struct planner *p, struct batch **out, struct err *e)
+static int fill_batch(struct planner *p, uint32_t lane, struct batch **out, struct err *e)
 {
+    struct planner_lane *l = &p->lanes[lane];
     struct batch *b = NULL;
     struct queue *q;
     int rc;
     queues_begin_round(&p->queues);
-    while ((rc = choose_queue(p, &q, e)) == 1 && (rc = planner_skip_known(p, q, e)) >= 0) {
+    while (
+        (rc = choose_queue(p, lane, &q, e)) == 1 && (rc = planner_skip_known(p, q, lane, e)) >= 0) {
         if (rc == 0)
             continue;
         if (!b)
-            b = batch_new(p->limits.max_rows, p->limits.min_shared);
-        else if (!fits(p, b, q->first))
+            b = new_batch(p, lane, l->limits.min_shared);
+        else if (!fits(l, b, queues_first(q, lane)))
             break;
         take_computed(p, q, b);
         if ((rc = take_sharing(p, q, b, e)) < 0)
             break;
     }
     *out = b;
-    if (b && p->given_out < p->limits.max_tokens)
-        p->given_out += b->n_tokens;
+    if (b && l->given_out < l->limits.max_tokens)
+        l->given_out += b->n_tokens;
     return rc < 0 ? rc : b != NULL;
 }
 
@@ -335,11 +357,10 @@ static uint32_t drop_unwanted(struct planner *p, struct batch *b)
  * than before. */
 static struct batch *batch_of_rest(struct planner *p, struct batch *b)
 {
-    struct batch *rest =
-        batch_new(p->limits.max_rows, b->min_shared); /* planner_run_again may fill it */
+    struct batch *rest = new_batch(p, b->lane, b->min_shared); /* planner_run_again may fill it */
     rest->suspect = b->suspect;
     for (uint32_t i = 0; i < b->n_rows; i++)
-        if (b->rows[i] && (rest->n_rows == 0 || fits(p, rest, b->rows[i])))
+        if (b->rows[i] && (rest->n_rows == 0 || fits(&p->lanes[b->lane], rest, b->rows[i])))
             batch_add(rest, &b->rows[i]);
         else if (b->rows[i])
             planner_run_again(p, b->rows[i]);
@@ -360,29 +381,30 @@ static struct batch *pop_wanted(struct planner *p, struct batch **list)
     return b;
 }
 
-int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e)
+int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e)
 {
+    struct planner_lane *l = &p->lanes[lane];
     *b = NULL;
-    if (planner_isolating(p)) {
-        if (!alone_ok || p->suspects_running > 0)
+    if (planner_isolating(p, lane)) {
+        if (!alone_ok || l->suspects_running > 0)
             return 0;
-        *b = pop_wanted(p, &p->suspects);
-        p->suspects_running += *b != NULL;
+        *b = pop_wanted(p, &l->suspects);
+        l->suspects_running += *b != NULL;
     }
     if (!*b)
-        *b = pop_wanted(p, &p->again);
+        *b = pop_wanted(p, &l->again);
     if (*b)
         return 1;
     if (p->dedupe)
         dedupe_reset_budget(p->dedupe);
-    return fill_batch(p, b, e);
+    return fill_batch(p, lane, b, e);
 }
 
 void planner_finished(struct planner *p, struct batch **b)
 {
     const float *values = (*b)->values;
     if ((*b)->suspect)
-        p->suspects_running--;
+        p->lanes[(*b)->lane].suspects_running--;
     for (uint32_t i = 0; i < (*b)->n_rows; i++) {
         uint32_t n_values = (*b)->rows[i]->n_values;
         planner_end_row(p, (*b)->rows[i], values);
@@ -397,26 +419,28 @@ void planner_finished(struct planner *p, struct batch **b)
 static void push_part(struct planner *p, struct batch *b, uint32_t from, uint32_t to)
 {
     struct batch *part = batch_new(to - from, b->min_shared);
+    part->lane = b->lane;
     part->suspect = 1;
     for (uint32_t i = from; i < to; i++)
         batch_move(part, &b->rows[i]);
-    batch_push(&p->suspects, part);
+    batch_push(&p->lanes[b->lane].suspects, part);
 }
 
 int planner_lost(struct planner *p, struct batch **out, int was_running)
 {
     struct batch *b = *out;
+    struct planner_lane *l = &p->lanes[b->lane];
     free(b->values);
     b->values = NULL;
     if (b->suspect)
-        p->suspects_running--;
+        l->suspects_running--;
     if (!was_running) {
-        batch_push(b->suspect ? &p->suspects : &p->again, b);
+        batch_push(b->suspect ? &l->suspects : &l->again, b);
         *out = NULL;
         return 0;
     }
     if (b->n_rows == 1 && b->suspect && ++b->rows[0]->attempts >= PLANNER_ATTEMPTS) {
-        p->suspects_running++; /* until planner_finished */
+        l->suspects_running++; /* until planner_finished */
         return 1;
     }
     uint32_t half = (b->n_rows + 1) / 2;
@@ -428,7 +452,12 @@ int planner_lost(struct planner *p, struct batch **out, int was_running)
     return 0;
 }
 
-int planner_isolating(const struct planner *p)
+int planner_isolating(const struct planner *p, uint32_t lane)
 {
-    return p->suspects != NULL || p->suspects_running > 0;
+    return p->lanes[lane].suspects != NULL || p->lanes[lane].suspects_running > 0;
+}
+
+int planner_is_clear(const struct planner *p, uint32_t lane)
+{
+    return !planner_isolating(p, lane) && !p->lanes[lane].again;
 }

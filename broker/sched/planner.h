@@ -1,5 +1,9 @@
 /* planner.h - decides which rows run next, and in what batch.
  *
+ * Each model that is served has a lane, whose number is its place in the store's list. A batch has
+ * rows of one lane. A job may have rows of several: its turn is one for all, and what is read of it
+ * waits in its lanes.
+ *
  * Ready rows are read from the store in windows, per job. Higher priority goes first; among jobs of
  * one priority, the job with the fewest tokens served; within a job, rows go by index. A new job
  * starts at the least of its priority, so it neither starves nor claims the past. A batch is filled
@@ -33,6 +37,7 @@
 #include "broker/sched/dedupe.h"
 
 #define PLANNER_WINDOW 1024
+#define PLANNER_HELD (8 * PLANNER_WINDOW) /* of a job: then rows for other lanes are not read */
 #define PLANNER_ATTEMPTS 3
 #define PLANNER_SHARED_TIMES 16
 /* A shared beginning is one more sequence for the attention, and leaves its tiles of query tokens
@@ -55,8 +60,10 @@ struct planner_limits {
     uint32_t first_tokens; /* of the first batch; 0: max_tokens */
 };
 
+/* The limits are of all lanes, as long as planner_set_limits says no other. */
 int planner_new(
     struct planner **p, struct store *store, const struct planner_limits *limits, struct err *e);
+void planner_set_limits(struct planner *p, uint32_t lane, const struct planner_limits *limits);
 void planner_free(struct planner **p);
 
 /* Makes the planner find equal rows (dedupe.h) from now on. Borrowed; free it after the planner.
@@ -67,10 +74,10 @@ void planner_use_dedupe(struct planner *p, struct dedupe *dedupe);
  * Forgets a job without work. 0, or negative: the store failed. */
 int planner_job_changed(struct planner *p, int64_t job, struct err *e);
 
-/* Gives the next batch to the caller: 1, or 0 when nothing is ready, or negative: the store failed.
- * With alone_ok = 0 (other batches are in flight) no suspect batch is given out; while one waits or
+/* Gives the lane's next batch to the caller: 1, or 0 when nothing is ready, or negative: the store
+ * failed. With alone_ok = 0 (other batches of the lane are in flight) no suspect batch is given out; while one waits or
  * runs, nothing else is either. */
-int planner_next(struct planner *p, int alone_ok, struct batch **b, struct err *e);
+int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e);
 
 /* Gives the next rows whose results are known, with their values, as a batch that no group
  * computes: 1, or 0 when there are none, or negative: the store failed. The number is bounded, so
@@ -88,7 +95,9 @@ void planner_finished(struct planner *p, struct batch **b);
  * Otherwise 0, and *b is NULL. */
 int planner_lost(struct planner *p, struct batch **b, int was_running);
 
-/* 1: a suspect batch waits or is in flight. */
-int planner_isolating(const struct planner *p);
+/* 1: a suspect batch of the lane waits or is in flight. */
+int planner_isolating(const struct planner *p, uint32_t lane);
+/* 1: no batch of the lane waits to run again. */
+int planner_is_clear(const struct planner *p, uint32_t lane);
 
 #endif

@@ -6,16 +6,21 @@
 #include "broker/sched/queues.h"
 #include "broker/table.h"
 
-struct planner {
-    struct store *store;
+/* What a model has of its own. */
+struct planner_lane {
     struct planner_limits limits;
-    struct queues queues;
     uint64_t given_out;             /* tokens given out so far, counted up to max_tokens */
-    struct table in_flight;         /* by row number; struct row, NULL for a row of one sequence */
     struct batch *suspects, *again; /* lists */
     uint32_t suspects_running;
-    struct dedupe *dedupe;              /* NULL: rows are not compared */
-    struct batch *known;                /* the batch of known rows being filled; NULL: empty */
+};
+
+struct planner {
+    struct store *store;
+    struct planner_lane lanes[STORE_MODELS];
+    struct queues queues;
+    struct table in_flight; /* by row number; struct row, NULL for a row of one sequence */
+    struct dedupe *dedupe;  /* NULL: rows are not compared */
+    struct batch *known;    /* the batch of known rows being filled; NULL: empty */
     uint32_t n_waiting, waiting_tokens; /* duplicates that wait for primaries */
     uint64_t round;                     /* calls of planner_known: each begins at another queue */
     uint64_t clock;                     /* `served` of the last queue chosen */
@@ -23,8 +28,9 @@ struct planner {
 };
 
 /* planner.c */
-/* Reads windows until the queue has a row or the store has no more. */
-int planner_fill_window(struct planner *p, struct queue *q, struct err *e);
+/* Reads windows until the queue has a row in the lane, or the store has no more, or the queue holds
+ * PLANNER_HELD rows of other lanes. */
+int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struct err *e);
 /* Marks a row in flight: from when its first sequence is given out until its last one is back. */
 void planner_mark_in_flight(struct planner *p, const struct sequence *r);
 void planner_clear_in_flight(struct planner *p, const struct sequence *r);
@@ -33,9 +39,9 @@ void planner_clear_in_flight(struct planner *p, const struct sequence *r);
 void planner_run_again(struct planner *p, struct sequence *r);
 
 /* known_rows.c */
-/* Takes all rows at the queue's front that need not be computed. 1: its first row now must be; 0:
+/* Takes all rows at the lane's front that need not be computed. 1: its first row now must be; 0:
  * it has none for now. */
-int planner_skip_known(struct planner *p, struct queue *q, struct err *e);
+int planner_skip_known(struct planner *p, struct queue *q, uint32_t lane, struct err *e);
 /* Says that a duplicate no longer waits for its primary. */
 void planner_stop_waiting(struct planner *p, const struct sequence *r);
 /* Ends a row that has come back. Its duplicates share its answer; without an answer, they are

@@ -103,7 +103,6 @@ struct queue *queues_add(struct queues *all, int64_t job, int priority)
     }
     *q = (struct queue){
         .job = job, .priority = priority, .served = floor_of(all, priority), .at = all->n};
-    q->end = &q->first;
     memmove(all->by_job + at + 1, all->by_job + at, (all->n - at) * sizeof(struct queue *));
     all->by_job[at] = q;
     all->n++;
@@ -122,6 +121,7 @@ void queues_remove(struct queues *all, struct queue **out)
         move_up(all, last);
         move_down(all, last);
     }
+    free(q->lanes);
     free(q);
     *out = NULL;
 }
@@ -149,13 +149,30 @@ void queues_begin_round(struct queues *all)
         move_down(all, all->heap[i]);
 }
 
-struct sequence *queues_take(struct queue *q)
+void queues_put(struct queue *q, struct sequence *r)
 {
-    struct sequence *r = q->first;
-    q->first = r->next;
-    if (!q->first)
-        q->end = &q->first;
+    if (r->lane >= q->n_lanes) {
+        struct lane *more = xcalloc(r->lane + 1, sizeof *more);
+        if (q->n_lanes > 0)
+            memcpy(more, q->lanes, q->n_lanes * sizeof *more);
+        free(q->lanes);
+        q->lanes = more;
+        q->n_lanes = r->lane + 1;
+    }
+    struct lane *l = &q->lanes[r->lane];
     r->next = NULL;
+    *(l->first ? &l->last->next : &l->first) = r;
+    l->last = r;
+    q->n_held++;
+}
+
+struct sequence *queues_take(struct queue *q, uint32_t lane)
+{
+    struct lane *l = &q->lanes[lane];
+    struct sequence *r = l->first;
+    l->first = r->next;
+    r->next = NULL;
+    q->n_held--;
     return r;
 }
 

@@ -7,20 +7,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The rows of a queue that go through one model, as far as they are read. */
+struct lane {
+    struct sequence *first, *last;
+    uint32_t looked; /* how many of the first ones were prefetched for dedupe */
+};
+
 struct queue {
     int64_t job;
     int priority;
-    uint64_t served; /* tokens given out, plus those it started at (queues_add) */
-    int64_t after;   /* the next window begins after this row number */
-    struct sequence *first, **end;
+    uint64_t served;    /* tokens given out, plus those it started at (queues_add) */
+    int64_t after;      /* the next window begins after this row number */
+    struct lane *lanes; /* [n_lanes] by the number of the model */
+    uint32_t n_lanes;
+    uint32_t n_held;     /* rows in all of them */
     uint32_t row_tokens; /* of the last row read; 0: none yet */
     int exhausted;       /* the store has no row after `after` now */
     int rescan;          /* rows before `after` may be queued again: the job changed */
     int fresh;
-    int stalled;     /* its first row cannot be taken this round */
-    int copies;      /* its last row taken needed no computing */
-    uint32_t looked; /* how many of its first rows were prefetched for dedupe */
-    size_t at;       /* index in the heap */
+    int stalled; /* its first row cannot be taken this round */
+    int copies;  /* its last row taken needed no computing */
+    size_t at;   /* index in the heap */
 };
 
 /* All queues; zeroed, it holds none. */
@@ -39,8 +46,14 @@ void queues_remove(struct queues *all, struct queue **q);                /* free
 void queues_serve(struct queues *all, struct queue *q, uint64_t served); /* `served` never falls */
 void queues_stall(struct queues *all, struct queue *q);
 void queues_begin_round(struct queues *all); /* no queue is stalled any more */
-/* Gives the queue's first row to the caller; it must have one. */
-struct sequence *queues_take(struct queue *q);
+/* The first row of the lane; NULL: it has none. */
+static inline struct sequence *queues_first(const struct queue *q, uint32_t lane)
+{
+    return lane < q->n_lanes ? q->lanes[lane].first : NULL;
+}
+void queues_put(struct queue *q, struct sequence *r); /* behind the others of its lane; owned */
+/* Gives the lane's first row to the caller; it must have one. */
+struct sequence *queues_take(struct queue *q, uint32_t lane);
 void queues_release(struct queues *all); /* frees the arrays; no queue may be left */
 
 #endif

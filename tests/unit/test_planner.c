@@ -41,7 +41,7 @@ static struct batch *next(struct planned *t)
 {
     struct err err;
     struct batch *b = NULL;
-    int found = must(planner_next(t->p, 1, &b, &err));
+    int found = must(planner_next(t->p, 0, 1, &b, &err));
     assert_int_equal(found, b != NULL);
     return b;
 }
@@ -305,9 +305,9 @@ static void find_culprit(void **state, uint32_t culprit)
         assert_true(deaths < 20);
         if (b->suspect) {
             struct batch *none = NULL;
-            assert_int_equal(must(planner_next(t.p, 0, &none, &err)), 0); /* runs alone */
-            assert_int_equal(must(planner_next(t.p, 1, &none, &err)), 0);
-            assert_true(planner_isolating(t.p));
+            assert_int_equal(must(planner_next(t.p, 0, 0, &none, &err)), 0); /* runs alone */
+            assert_int_equal(must(planner_next(t.p, 0, 1, &none, &err)), 0);
+            assert_true(planner_isolating(t.p, 0));
         }
         if (!kills(b, culprit)) {
             end_batch(&t, &b, 0);
@@ -321,11 +321,11 @@ static void find_culprit(void **state, uint32_t culprit)
             end_batch(&t, &b, ASSAY_EKILLED);
         } else {
             assert_null(b);
-            assert_int_equal(must(planner_next(t.p, 0, &b, &err)), 0); /* others are in flight */
+            assert_int_equal(must(planner_next(t.p, 0, 0, &b, &err)), 0); /* others are in flight */
         }
     }
     assert_int_equal(blamed, 1);
-    assert_false(planner_isolating(t.p));
+    assert_false(planner_isolating(t.p, 0));
     struct store_job now = job_now(t.f->s, job);
     assert_int_equal(now.done, 20);
     assert_int_equal(now.failed, 1);
@@ -394,7 +394,7 @@ static void test_suspects_of_a_cancelled_job(void **state)
     }
     assert_int_equal(job_now(t.f->s, other).state, JOB_DONE);
     assert_int_equal(job_now(t.f->s, gone).done, 0);
-    assert_false(planner_isolating(t.p));
+    assert_false(planner_isolating(t.p, 0));
     planner_free(&t.p);
 }
 
