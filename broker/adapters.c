@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "broker/api/catalog.h"
 #include "broker/api/progress.h"
 #include "broker/api/send.h"
 #include "broker/api/waiters.h"
@@ -150,8 +151,23 @@ static void *check_in_thread(void *arg)
 
 /* ---- a change begins ---- */
 
+/* The model that the request names, or the first. */
+static int find_model(
+    const struct broker *b, const struct request *q, struct served_model **m, struct err *e)
+{
+    const struct catalog_model *found;
+    *m = b->models[0];
+    if (q->models.n == 0 || !b->catalog)
+        return 0;
+    int rc = catalog_find(b->catalog, "model", q->models.of[0], &found, e);
+    for (int k = 0; rc == 0 && k < BROKER_MODELS; k++)
+        if (b->models[k] && b->models[k]->id == found->id)
+            *m = b->models[k];
+    return rc;
+}
+
 static int begin(struct broker *b, const struct envelope *env, const struct request *q,
-    enum phase phase, struct err *e)
+    struct served_model *m, enum phase phase, struct err *e)
 {
     if (b->draining || b->change) {
         err_set(e, ASSAY_ENOTREADY, "%s",
@@ -163,7 +179,7 @@ static int begin(struct broker *b, const struct envelope *env, const struct requ
     struct adapter_change *c = xcalloc(1, sizeof *c);
     c->phase = phase;
     c->stop_fd = -1;
-    c->model = b->models[0];
+    c->model = m;
     c->envelope = *env;
     memcpy(c->id, q->id.at ? q->id.at : c->id, q->id.len);
     c->request_id = (struct slice){q->id.at ? c->id : NULL, q->id.len};
@@ -184,7 +200,10 @@ static void end(struct broker *b)
 int adapters_add(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
-    int rc = begin(b, env, q, CHECKING, e);
+    struct served_model *m;
+    int rc = find_model(b, q, &m, e);
+    if (rc == 0)
+        rc = begin(b, env, q, m, CHECKING, e);
     if (rc != 0)
         return rc;
     struct adapter_change *c = b->change;
@@ -207,28 +226,39 @@ int adapters_add(
 int adapters_remove(
     struct broker *b, const struct envelope *env, const struct request *q, struct err *e)
 {
-    if (adapters_find(&b->models[0]->info.adapters, (const char *)q->name.at, q->name.len) ==
-        ADAPTERS_UNKNOWN)
+    struct served_model *m;
+    int rc = find_model(b, q, &m, e);
+    if (rc != 0)
+        return rc;
+    if (adapters_find(&m->info.adapters, (const char *)q->name.at, q->name.len) == ADAPTERS_UNKNOWN)
         return err_field(e, ASSAY_EADAPTER, "name",
             "expected an adapter that is loaded, found '%.*s'", (int)q->name.len,
             (const char *)q->name.at);
-    return begin(b, env, q, REMOVING, e);
+    return begin(b, env, q, m, REMOVING, e);
+}
+
+static void write_adapter(struct msg_writer *w, const struct served_model *m, uint32_t k)
+{
+    const struct adapters *a = &m->info.adapters;
+    uint32_t r = find(&m->rank_adapters.list, a->at[k].name) - 1;
+    msg_map(w, 4);
+    msg_key_str(w, "name", a->at[k].name);
+    msg_key_str(w, "model", m->info.name);
+    msg_key_str(w, "digest", a->at[k].digest);
+    msg_key_str(w, "dir", strchr(m->rank_adapters.loras[r], '=') + 1);
 }
 
 void adapters_list(struct broker *b, const struct envelope *env, const struct request *q)
 {
-    const struct served_model *m = b->models[0];
-    const struct adapters *a = &m->info.adapters;
+    uint32_t n = 0;
+    for (int i = 0; i < BROKER_MODELS; i++)
+        n += b->models[i] ? b->models[i]->info.adapters.n : 0;
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 1);
     msg_str(w, "adapters");
-    msg_array(w, a->n);
-    for (uint32_t k = 0; k < a->n; k++) {
-        uint32_t r = find(&m->rank_adapters.list, a->at[k].name) - 1;
-        msg_map(w, 3);
-        msg_key_str(w, "name", a->at[k].name);
-        msg_key_str(w, "digest", a->at[k].digest);
-        msg_key_str(w, "dir", strchr(m->rank_adapters.loras[r], '=') + 1);
-    }
+    msg_array(w, n);
+    for (int i = 0; i < BROKER_MODELS; i++)
+        for (uint32_t k = 0; b->models[i] && k < b->models[i]->info.adapters.n; k++)
+            write_adapter(w, b->models[i], k);
 }
 
 /* ---- and goes on ---- */
@@ -277,12 +307,17 @@ static int change_list(struct broker *b, const struct adapters *to, struct err *
     return 0;
 }
 
+static int first_group(const struct broker *b, const struct adapter_change *c)
+{
+    return (int)c->model->number * b->options->replicas;
+}
+
 /* A group that has ended since the adapter was to be loaded; NULL: none. */
 static const struct group *ended_group(const struct broker *b, const struct adapter_change *c)
 {
-    for (int g = 0; g < b->n_groups; g++)
-        if (group_restarts(b->groups[g]) != c->restarts[g])
-            return b->groups[g];
+    for (int i = 0, g = first_group(b, c); i < b->options->replicas; i++)
+        if (group_restarts(b->groups[g + i]) != c->restarts[i])
+            return b->groups[g + i];
     return NULL;
 }
 
@@ -329,21 +364,21 @@ static void start_loading(struct broker *b, struct adapter_change *c)
     } else {
         insert_for_ranks(&c->model->rank_adapters, c);
         c->phase = LOADING;
-        for (int g = 0; g < b->n_groups; g++)
-            c->restarts[g] = group_restarts(b->groups[g]);
+        for (int i = 0, g = first_group(b, c); i < b->options->replicas; i++)
+            c->restarts[i] = group_restarts(b->groups[g + i]);
     }
 }
 
 /* Has the groups load it one after the other, so that others serve meanwhile: 1 when all have
  * it. */
-static int load(const struct broker *b)
+static int load(const struct broker *b, const struct adapter_change *c)
 {
-    int g = 0;
-    while (g < b->n_groups && group_has_adapters(b->groups[g]))
+    int g = first_group(b, c), end = g + b->options->replicas;
+    while (g < end && group_has_adapters(b->groups[g]))
         g++;
-    if (g < b->n_groups)
+    if (g < end)
         group_adapters_changed(b->groups[g]);
-    return g == b->options->replicas;
+    return g == end;
 }
 
 static void go_on_loading(struct broker *b, struct adapter_change *c)
@@ -355,7 +390,7 @@ static void go_on_loading(struct broker *b, struct adapter_change *c)
         rc = err_set(&c->err, ASSAY_EINTERNAL,
             "a worker ended while it was to load the adapter: %.400s",
             group_last_failure(ended, &code));
-    else if (!load(b))
+    else if (!load(b, c))
         return;
     if (rc == 0) {
         insert(&to, c);

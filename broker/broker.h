@@ -38,13 +38,14 @@
 #include "schema/request.h"
 
 struct adapter_change;
+struct catalog;
 struct inbox;
 struct message;
 struct sessions;
 struct waiters;
 struct progress_table;
 
-#define BROKER_MODELS 1
+#define BROKER_MODELS STORE_MODELS
 #define BROKER_MESSAGES_PER_TICK 256
 /* Beside them a message that was written ahead, one whose chunks were placed, and a job of
  * these. */
@@ -100,7 +101,9 @@ struct broker {
     struct devices devices; /* what the groups run on */
     const char *data;
     int data_fd; /* descriptor of `data`, if its path is too long for a socket; else -1 */
-    struct served_model *models[BROKER_MODELS]; /* the first is that of rows that name none */
+    /* Those that are served, NULL where there is none; the first is for rows that name none. */
+    struct served_model *models[BROKER_MODELS];
+    struct catalog *catalog; /* the same, for the threads that prepare messages; NULL: one model */
     struct adapter_change *change; /* of the adapters, under way (adapters.h); NULL: none */
     pthread_mutex_t adapters_lock; /* for writing info.adapters, and reading in other threads */
     struct request_limits limits;

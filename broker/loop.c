@@ -177,7 +177,7 @@ static int check_groups(struct broker *b, struct err *e)
     if (n == 0 || hopeless < n)
         return 0;
     int rc = err_set(e, group_failure_stays(b->groups[0]) ? ASSAY_EFORMAT : ASSAY_ENOTREADY,
-        "the workers cannot serve %.100s: %s", b->options->model,
+        "the workers cannot serve %.100s: %s", b->models[0]->given,
         group_last_failure(b->groups[0], &exit_code));
     return rc;
 }

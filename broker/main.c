@@ -16,6 +16,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "broker/api/catalog.h"
 #include "broker/api/connections.h"
 #include "broker/api/listen.h"
 #include "broker/api/preparers.h"
@@ -61,17 +62,33 @@ static int open_data(
     return b->lock_fd < 0 ? b->lock_fd : 0;
 }
 
+/* Opens the k-th model of the options. */
+static int open_one(struct broker *b, int k, struct err *e)
+{
+    const struct options *o = b->options;
+    struct served_model *m = b->models[k] = xcalloc(1, sizeof *m);
+    m->number = m->id = (uint32_t)k;
+    m->given = o->models[k].dir;
+    m->given_name = o->models[k].name;
+    int rc = served_open(b, m, e);
+    if (rc == 0)
+        catalog_add(b->catalog, &(struct catalog_model){m->id, &m->info, &m->text});
+    return rc;
+}
+
 static int open_models(struct broker *b, struct err *e)
 {
     const struct options *o = b->options;
-    struct served_model *m = b->models[0] = xcalloc(1, sizeof *m);
-    int rc = served_open(b, m, e);
+    int rc = 0;
+    b->catalog = xcalloc(1, sizeof *b->catalog);
+    for (int k = 0; rc == 0 && k < o->n_models; k++)
+        rc = open_one(b, k, e);
     if (rc != 0)
         return rc;
-    b->admit.model = &m->info;
-    b->admit.composer = composer_new(&m->text);
-    b->limits = (struct request_limits){
-        (uint64_t)o->max_message_bytes, (uint32_t)o->max_rows_per_message, m->info.max_len};
+    b->admit.model = &b->models[0]->info;
+    b->admit.catalog = b->catalog;
+    b->limits = (struct request_limits){(uint64_t)o->max_message_bytes,
+        (uint32_t)o->max_rows_per_message, b->models[0]->info.max_len};
     return 0;
 }
 
@@ -86,7 +103,12 @@ static int open_store(struct broker *b, struct err *e)
         .lock_fd = b->lock_fd,
         .limits = {m->max_len, m->vocab_size, m->n_labels, &m->adapters}};
     b->lock_fd = -1; /* the store owns it now */
-    return store_open(&b->store, b->data, &options, e);
+    int rc = store_open(&b->store, b->data, &options, e);
+    for (int k = 1; rc == 0 && k < b->options->n_models; k++) {
+        struct store_model more = served_for_store(b->models[k]);
+        rc = store_serve(b->store, k, &more, e);
+    }
+    return rc;
 }
 
 static int bind_endpoint(struct broker *b, const char *endpoint, struct err *e)
@@ -147,6 +169,20 @@ static int open_sockets(struct broker *b, struct err *e)
     return rc;
 }
 
+/* A row holds ids and positions: its bits do not depend on text, nor on the pad rule. */
+static int describe_mode(const void *arg, int64_t mode, struct dedupe_model *out)
+{
+    const struct broker *b = arg;
+    int place = store_place_of(b->store, mode);
+    if (place < 0)
+        return -1;
+    const struct model_info *m = &b->models[place]->info;
+    uint32_t k = store_adapter_of(b->store, mode);
+    *out =
+        (struct dedupe_model){m->digest, m->rank_mode, k > 0 ? m->adapters.at[k - 1].digest : NULL};
+    return 0;
+}
+
 /* Opens dedupe, which finds equal rows, unless --no-dedupe is given. */
 static void open_dedupe(struct broker *b)
 {
@@ -157,10 +193,8 @@ static void open_dedupe(struct broker *b)
     }
     if (o->score_cache > 0)
         b->cache = score_cache_open(b->data, (uint64_t)o->score_cache, (uint64_t)o->min_free_bytes);
-    struct dedupe_options options = {.digest = b->models[0]->info.digest,
-        .mode =
-            b->models[0]->info.rank_mode, /* a row holds ids and positions: no text, no pad rule */
-        .adapters = &b->models[0]->info.adapters,
+    struct dedupe_options options = {.describe = describe_mode,
+        .arg = b,
         .store = b->store,
         .cache = &b->cache,
         .data_dir = b->data,
@@ -176,7 +210,12 @@ static int open_groups(struct broker *b, struct err *e)
     open_dedupe(b);
     if (rc == 0)
         planner_use_dedupe(b->planner, b->dedupe);
-    return rc == 0 ? served_open_groups(b, b->models[0], e) : rc;
+    for (int k = 0; rc == 0 && k < b->options->n_models; k++) {
+        limits = served_limits(b, b->models[k]);
+        planner_set_limits(b->planner, (uint32_t)k, &limits);
+        rc = served_open_groups(b, b->models[k], e);
+    }
+    return rc;
 }
 
 /* Descriptors beyond the last ones are refused to clients (api/connections.h), so the first of them
@@ -188,7 +227,7 @@ static int check_room_for_a_client(const struct broker *b, struct err *e)
     if (lowest >= 0)
         close(lowest);
     int group = GROUP_FILES + STAGE_FILES * (o->pp - 1) + RANK_FILES * o->tp * o->pp;
-    int first = lowest + LOOP_FILES + o->replicas * group;
+    int first = lowest + LOOP_FILES + o->n_models * o->replicas * group;
     if (lowest >= 0 && first < connections_end())
         return 0;
     return err_set(e, ASSAY_EIO,
@@ -224,6 +263,7 @@ static void close_broker(struct broker *b)
         served_release(b->models[k]);
         free(b->models[k]);
     }
+    free(b->catalog);
 }
 
 static int exit_code_of(const struct err *e)

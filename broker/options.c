@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 
 #include "broker/store/score_cache.h"
@@ -18,7 +19,7 @@
 #include "schema/suggest.h"
 #include "schema/utf8.h"
 
-enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, LORA, LEVEL, PARENT, SIZE };
+enum kind { TEXT, INT, INT64, FLAG, LISTEN, DEVICE, GPUS, MODEL, LORA, LEVEL, PARENT, SIZE };
 
 static const struct {
     const char *name, *argument, *help;
@@ -26,8 +27,10 @@ static const struct {
     size_t at;
     int64_t min, max;
 } table[] = {
-    {"model", "DIR", "checkpoint: config.json and safetensors (required)", TEXT,
-        offsetof(struct options, model), 0, 0},
+    {"model", "[NAME=]DIR",
+        "checkpoint: config.json and safetensors (required); several, each with its NAME, are "
+        "served side by side, and rows that name none get the first",
+        MODEL, 0, 0, 0},
     {"data", "DIR",
         "directory of the database and sockets (default $XDG_STATE_HOME/assay, or "
         "~/.local/state/assay)",
@@ -132,9 +135,10 @@ static const struct {
         "whether LAST is the last token that is not the pad token, for rows that do not say it "
         "(default auto: as the architecture's class in transformers does)",
         TEXT, offsetof(struct options, pad_rule), 0, 0},
-    {"lora", "NAME=DIR",
-        "a LoRA adapter (PEFT's directory), which rows choose by name; may be repeated", LORA, 0, 0,
-        0},
+    {"lora", "[MODEL/]NAME=DIR",
+        "a LoRA adapter (PEFT's directory), which rows choose by name, of the model of that name "
+        "if there are several; may be repeated",
+        LORA, 0, 0, 0},
     {"version", NULL, "print the version", FLAG, offsetof(struct options, version), 0, 0},
     {"help", NULL, "print this text", FLAG, offsetof(struct options, help), 0, 0},
 };
@@ -227,14 +231,38 @@ static int take_listen(struct options *o, const char *text)
     return 0;
 }
 
+/* A path with '=' in it is one: NAME has no slash, and a directory of that whole name is meant. */
+static int take_model(struct options *o, const char *text)
+{
+    struct stat st;
+    size_t n = stat(text, &st) == 0 ? 0 : adapters_name_of(text);
+    if (o->n_models == OPTIONS_MAX_MODELS)
+        return complain("model", "at most 8 models", text);
+    for (int i = 0; n > 0 && i < o->n_models; i++)
+        if (strncmp(o->models[i].name, text, n) == 0 && o->models[i].name[n] == '\0')
+            return complain("model", "another NAME for each model", text);
+    o->models[o->n_models].dir = n > 0 ? text + n + 1 : text;
+    snprintf(o->models[o->n_models++].name, ADAPTERS_NAME_BYTES, "%.*s", (int)n, text);
+    return 0;
+}
+
+/* The length of MODEL in front of a slash; 0: there is none, or it is no name. */
+static size_t model_of(const char *lora)
+{
+    size_t n = strcspn(lora, "/=");
+    return lora[n] == '/' && adapters_is_name(lora, n) ? n : 0;
+}
+
 static int take_lora(struct options *o, const char *text)
 {
-    size_t n = adapters_name_of(text);
+    size_t before = model_of(text) + (model_of(text) > 0);
+    size_t n = adapters_name_of(text + before);
     if (n == 0)
-        return complain(
-            "lora", "NAME=DIR, NAME of up to 64 letters, digits, '.', '_' and '-'", text);
+        return complain("lora",
+            "NAME=DIR or MODEL/NAME=DIR, each NAME of up to 64 letters, digits, '.', '_' and '-'",
+            text);
     for (uint32_t i = 0; i < o->n_loras; i++)
-        if (strncmp(o->loras[i], text, n + 1) == 0)
+        if (strncmp(o->loras[i], text, before + n + 1) == 0)
             return complain("lora", "another name for each adapter", text);
     if (o->n_loras == ADAPTERS_MOST)
         return complain("lora", "at most 64 adapters", text);
@@ -243,6 +271,15 @@ static int take_lora(struct options *o, const char *text)
         o->loras[at] = o->loras[at - 1];
     o->loras[at] = text;
     return 0;
+}
+
+const char *options_lora_of(const struct options *o, uint32_t i, const char *model)
+{
+    const char *text = o->loras[i];
+    size_t n = model_of(text);
+    if (n > 0)
+        return strlen(model) == n && strncmp(text, model, n) == 0 ? text + n + 1 : NULL;
+    return o->n_models == 1 ? text : NULL;
 }
 
 static int take_device(struct options *o, const char *name)
@@ -299,6 +336,8 @@ static int take_option(struct options *o, int i, const char *value)
         return take_device(o, value);
     case GPUS:
         return take_gpus(o, value);
+    case MODEL:
+        return take_model(o, value);
     case LORA:
         return take_lora(o, value);
     case PARENT:
@@ -396,14 +435,38 @@ static int check_recipe(const struct options *o)
     return 0;
 }
 
+/* Several models are told apart by their names, and each adapter is of one of them. */
+static int check_models(const struct options *o)
+{
+    if (o->n_models == 0) {
+        fprintf(stderr, "assayd: expected --model DIR, found none; see `assayd --help`\n");
+        return EX_USAGE;
+    }
+    for (int i = 0; o->n_models > 1 && i < o->n_models; i++)
+        if (!o->models[i].name[0])
+            return complain("model", "NAME=DIR for each of several models", o->models[i].dir);
+    if (o->served_name && o->models[0].name[0])
+        return complain("served-name", "none where --model has a NAME", o->served_name);
+    for (uint32_t i = 0; i < o->n_loras; i++) {
+        int found = 0;
+        for (int k = 0; k < o->n_models; k++)
+            found |= options_lora_of(o, i, o->models[k].name) != NULL;
+        if (!found)
+            return complain("lora",
+                o->n_models > 1 ? "MODEL/NAME=DIR, MODEL the name of a model"
+                                : "NAME=DIR, or the name of the model in front of it",
+                o->loras[i]);
+    }
+    return 0;
+}
+
 static int check_together(const struct options *o)
 {
     if (o->help || o->version)
         return 0;
-    if (!o->model) {
-        fprintf(stderr, "assayd: expected --model DIR, found none; see `assayd --help`\n");
-        return EX_USAGE;
-    }
+    int rc = check_models(o);
+    if (rc != 0)
+        return rc;
     for (int i = 0; i < o->n_listen; i++)
         if (strncmp(o->listen[i], "tcp://", 6) == 0 && !o->insecure_loopback) {
             fprintf(stderr,
@@ -420,7 +483,7 @@ static int check_together(const struct options *o)
             o->pp, OPTIONS_MAX_RANKS, o->tp * o->pp);
         return EX_CONFIG;
     }
-    int rc = check_name(o->served_name);
+    rc = check_name(o->served_name);
     if (rc == 0)
         rc = check_words(o);
     return rc == 0 ? check_recipe(o) : rc;

@@ -14,12 +14,19 @@
 
 enum options_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
+#define OPTIONS_MAX_MODELS 8
+
 struct options {
-    const char *model, *data, *served_name, *chat_template, *template_date, *worker, *isa, *quant,
-        *dtype, *weights, *activations, *head, *pad_rule, *recipe, *tail;
+    struct {
+        const char *dir;
+        char name[ADAPTERS_NAME_BYTES]; /* "": by the directory, or --served-name */
+    } models[OPTIONS_MAX_MODELS];
+    int n_models;
+    const char *data, *served_name, *chat_template, *template_date, *worker, *isa, *quant, *dtype,
+        *weights, *activations, *head, *pad_rule, *recipe, *tail;
     const char *listen[OPTIONS_MAX_ENDPOINTS];
     int n_listen;
-    const char *loras[ADAPTERS_MOST]; /* NAME=DIR, by name */
+    const char *loras[ADAPTERS_MOST]; /* NAME=DIR or MODEL/NAME=DIR, in this order */
     uint32_t n_loras;
     enum options_device device;
     int gpus[OPTIONS_MAX_GPUS], n_gpus; /* n_gpus 0: not given */
@@ -36,6 +43,8 @@ struct options {
  * machine (data, worker, threads, replicas, max_batch_tokens) stay NULL or 0. */
 int options_parse(struct options *o, int argc, char **argv);
 void options_print_help(void);
+/* NAME=DIR of the i-th --lora, if it is this model's; else NULL. */
+const char *options_lora_of(const struct options *o, uint32_t i, const char *model);
 
 /* The parts of the help text, for the man page: the same text as on the terminal. */
 extern const char options_about[], options_examples[], options_signals[], options_exit_codes[];

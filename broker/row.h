@@ -38,6 +38,7 @@ enum row_answer { ROW_NO_ANSWER, ROW_VALUES, ROW_ERROR };
  * sequences, freed with the last. */
 struct row {
     uint32_t n_parts, n_tokens, n_done, n_back, refs;
+    int64_t mode;      /* of its result: of several models, an ensemble's (store/models.c) */
     int is_in_flight;  /* in the planner's set: its first sequence was given out */
     float *values;     /* [n_parts] one a sequence */
     int32_t *pooled;   /* [n_parts] pairs (position, token id) */

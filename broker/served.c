@@ -114,21 +114,36 @@ static int check_adapters(struct served_model *m, struct err *e)
     return rc;
 }
 
+/* Takes those of --lora that are its own, by name. */
+static void take_loras(struct served_model *m, const struct options *o)
+{
+    for (uint32_t i = 0; i < o->n_loras; i++) {
+        const char *lora = options_lora_of(o, i, m->given_name);
+        uint32_t at = m->n_loras;
+        if (!lora)
+            continue;
+        for (; at > 0 && strcmp(m->loras[at - 1], lora) > 0; at--)
+            m->loras[at] = m->loras[at - 1];
+        m->loras[at] = lora;
+        m->n_loras++;
+    }
+}
+
 static struct model_question question_of(
     const struct broker *b, const struct served_model *m, const char *dir)
 {
     const struct options *o = b->options;
     return (struct model_question){.worker_path = b->devices.worker,
         .model_dir = dir,
-        .name_of = o->model,
+        .name_of = m->given,
         .quant = o->quant,
         .dtype = o->dtype,
         .weights = o->weights,
         .activations = o->activations,
         .head = m->head,
-        .loras = o->loras,
+        .loras = m->loras,
         .kv_cache_bytes = (uint64_t)o->kv_cache,
-        .n_loras = o->n_loras,
+        .n_loras = m->n_loras,
         .tp = (uint32_t)o->tp,
         .pp = (uint32_t)o->pp,
         .max_len = (uint32_t)o->max_len,
@@ -149,6 +164,8 @@ static int describe(
         return rc;
     if (o->served_name)
         snprintf(m->info.name, sizeof m->info.name, "%s", o->served_name);
+    if (m->given_name[0])
+        snprintf(m->info.name, sizeof m->info.name, "%s", m->given_name);
     text_digest(m->info.text, m->question.model_dir, o->chat_template, o->template_date);
     m->info.recipe = recipe;
     m->info.tail = o->tail;
@@ -179,8 +196,9 @@ int served_open(struct broker *b, struct served_model *m, struct err *e)
 {
     const struct options *o = b->options;
     const struct recipe *recipe = o->recipe ? recipe_find(o->recipe) : NULL;
-    m->dir = realpath(o->model, NULL);
-    const char *dir = m->dir ? m->dir : o->model;
+    m->dir = realpath(m->given, NULL);
+    const char *dir = m->dir ? m->dir : m->given;
+    take_loras(m, o);
     int rc = choose_head(m, o, recipe, dir, e);
     if (rc != 0)
         return rc;
@@ -196,6 +214,18 @@ int served_open(struct broker *b, struct served_model *m, struct err *e)
     log_text(m);
     log_pad_rule(m);
     return 0;
+}
+
+struct store_model served_for_store(const struct served_model *m)
+{
+    const struct model_info *i = &m->info;
+    return (struct store_model){.id = m->id,
+        .rank = m->id,
+        .is_current = 1,
+        .name = i->name,
+        .digest = i->digest,
+        .mode = i->mode,
+        .limits = {i->max_len, i->vocab_size, i->n_labels, &i->adapters}};
 }
 
 void served_release(struct served_model *m)
@@ -240,11 +270,11 @@ struct planner_limits served_limits(const struct broker *b, const struct served_
         .first_tokens = PLANNER_FIRST_TOKENS};
 }
 
-/* Threads are divided among all groups. */
+/* Threads are divided among all groups of all models. */
 static uint32_t threads_of_a_group(const struct options *o)
 {
     int threads = o->threads ? o->threads : cores_usable("");
-    int share = threads / o->replicas;
+    int share = threads / (o->replicas * o->n_models);
     return (uint32_t)(share > 0 ? share : 1);
 }
 

@@ -14,8 +14,12 @@
 struct broker;
 
 struct served_model {
-    uint32_t number; /* its place in the list */
-    char *dir;       /* resolved when it is opened: a symbolic link may change later */
+    uint32_t number;                  /* its place in the list, and in the store's */
+    uint32_t id;                      /* no other gets it */
+    const char *given, *given_name;   /* its directory as it was given, and its name; "": none */
+    const char *loras[ADAPTERS_MOST]; /* NAME=DIR, those that it begins with */
+    uint32_t n_loras;
+    char *dir; /* resolved when it is opened: a symbolic link may change later */
     struct model_info info;
     struct model_question question; /* about it */
     struct text_options text_options;
@@ -25,6 +29,8 @@ struct served_model {
     char recipe_head[RECIPE_HEAD_BYTES];
 };
 
+/* What the store is to know of it. */
+struct store_model served_for_store(const struct served_model *m);
 /* Describes the checkpoint, digests it, and reads its text files. The caller ends *m with
  * served_release, also after a failure. */
 int served_open(struct broker *b, struct served_model *m, struct err *e);

@@ -289,6 +289,20 @@ create view step_stats as
     join row on row.row = result.row and row.pool_type in (3, 6)
   where error_code is null and json_array_length(vector_json) * 8 = length(pooled) and result.job not in (select job from purge);
 
+-- What several models gave one row. std: of the population.
+create view model_scores as
+  select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
+    rtrim(json_extract('["' || replace(adapter, ',', '","') || '"]', '$[' || value.key || ']'), '/') as model, value.value as score
+  from result
+    join row on row.row = result.row and instr(adapter, ',')
+    join json_each(vector_json) value
+  where error_code is null and result.job not in (select job from purge);
+
+create view ensembles as
+  select job, i, id, count(*) as n, mean, sqrt(sum((score - mean) * (score - mean)) / count(*)) as std
+  from (select *, avg(score) over (partition by job, i) as mean from model_scores)
+  group by job, i;
+
 create view workers as
   select worker_group as 'group', rank, incarnation, pid, device, state, batches, restarts,
     last_seen_ms / 1000.0 as last_seen_ts,

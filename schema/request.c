@@ -37,17 +37,21 @@ enum field {
     F_ROW,
     F_MORE,
     F_N,
+    F_MODEL,
+    F_MODELS,
     F_COUNT
 };
 
 static const char *const field_names[F_COUNT] = {"v", "op", "id", "key", "chunk", "rows", "seal",
     "priority", "meta", "job", "after", "limit", "wait_ms", "timeout_ms", "accept_mode", "state",
     "older_than_s", "fresh", "truncate", "max_length", "truncation_side", "keep_last_token", "name",
-    "dir", "session", "sessions", "row", "more", "n"};
+    "dir", "session", "sessions", "row", "more", "n", "model", "models"};
 _Static_assert(F_COUNT <= 64, "a set of fields is 64 bits");
 
 #define COMMON (BIT(F_V) | BIT(F_OP) | BIT(F_ID))
 #define TRUNCATION (BIT(F_TRUNCATE) | BIT(F_MAX_LENGTH) | BIT(F_SIDE) | BIT(F_KEEP_LAST))
+
+#define MODELS (BIT(F_MODEL) | BIT(F_MODELS))
 
 /* The fields of each op besides v, op and id: those it takes, and those it needs. */
 static const struct {
@@ -57,14 +61,14 @@ static const struct {
     [OP_HELLO] = {"hello", 0, 0},
     [OP_SUBMIT] = {"submit",
         BIT(F_KEY) | BIT(F_CHUNK) | BIT(F_ROWS) | BIT(F_SEAL) | BIT(F_PRIORITY) | BIT(F_META) |
-            BIT(F_FRESH) | TRUNCATION,
+            BIT(F_FRESH) | TRUNCATION | MODELS,
         BIT(F_KEY) | BIT(F_CHUNK)},
     [OP_STATUS] = {"status", BIT(F_JOB), BIT(F_JOB)},
     [OP_RESULTS] = {"results", BIT(F_JOB) | BIT(F_AFTER) | BIT(F_LIMIT) | BIT(F_WAIT_MS),
         BIT(F_JOB)},
     [OP_SCORE] = {"score",
         BIT(F_KEY) | BIT(F_ROWS) | BIT(F_SESSIONS) | BIT(F_TIMEOUT_MS) | BIT(F_PRIORITY) |
-            BIT(F_FRESH) | TRUNCATION,
+            BIT(F_FRESH) | TRUNCATION | MODELS,
         0},
     [OP_CANCEL] = {"cancel", BIT(F_JOB), BIT(F_JOB)},
     [OP_PAUSE] = {"pause", BIT(F_JOB), BIT(F_JOB)},
@@ -74,8 +78,9 @@ static const struct {
     [OP_INFO] = {"info", 0, 0},
     [OP_PURGE] = {"purge", BIT(F_JOB) | BIT(F_OLDER_THAN_S), 0},
     [OP_ADAPTERS] = {"adapters", 0, 0},
-    [OP_ADAPTER_ADD] = {"adapter_add", BIT(F_NAME) | BIT(F_DIR), BIT(F_NAME) | BIT(F_DIR)},
-    [OP_ADAPTER_REMOVE] = {"adapter_remove", BIT(F_NAME), BIT(F_NAME)},
+    [OP_ADAPTER_ADD] = {"adapter_add", BIT(F_NAME) | BIT(F_DIR) | BIT(F_MODEL),
+        BIT(F_NAME) | BIT(F_DIR)},
+    [OP_ADAPTER_REMOVE] = {"adapter_remove", BIT(F_NAME) | BIT(F_MODEL), BIT(F_NAME)},
     [OP_OPEN] = {"open", BIT(F_ROW), BIT(F_ROW)},
     [OP_APPEND] = {"append", BIT(F_SESSIONS) | BIT(F_MORE), BIT(F_SESSIONS) | BIT(F_MORE)},
     [OP_FORK] = {"fork", BIT(F_SESSION) | BIT(F_N), BIT(F_SESSION) | BIT(F_N)},
@@ -301,6 +306,9 @@ static int check_sessions(const struct request *q, uint64_t seen, struct err *e)
             "expected one for each of the %u sessions, found %u", q->n_sessions, q->n_more);
     if (q->op == OP_SCORE && (seen >> F_SESSIONS & 1) && (seen >> F_ROWS & 1))
         return err_field(e, ASSAY_EBADREQ, "sessions", "expected rows or sessions, found both");
+    if (q->op == OP_SCORE && q->sessions.at && q->models.n > 0)
+        return err_field(e, ASSAY_EBADREQ, q->models.is_list ? "models" : "model",
+            "expected none with sessions: a session's row has its own");
     return 0;
 }
 
@@ -344,9 +352,15 @@ static int read_field(struct msg_reader *r, struct request *q, enum field field,
     case F_MAX_LENGTH:
     case F_SIDE:
     case F_KEEP_LAST:
-        q->truncation_is_late |= q->n_rows > 0;
+        q->said_late |= q->n_rows > 0;
         return request_read_truncation_field(
             r, (enum truncation_field)(field - F_TRUNCATE), &q->truncation, e);
+    case F_MODEL:
+        q->said_late |= q->n_rows > 0;
+        return request_read_model(r, &q->models, e);
+    case F_MODELS:
+        q->said_late |= q->n_rows > 0;
+        return request_read_models(r, &q->models, e);
     case F_NAME:
         return read_name(r, &q->name, e);
     case F_DIR:

@@ -66,6 +66,14 @@ struct request_truncation {
     int keep_last_token;
 };
 
+/* The models that a row goes through, by name; or the rows of a message that do not say it. */
+#define REQUEST_MODELS_MOST 8
+struct request_models {
+    uint32_t n;  /* 0: not said */
+    int is_list; /* `models`: each of them scores the row */
+    struct slice of[REQUEST_MODELS_MOST];
+};
+
 struct request {
     enum request_op op;
     struct slice id;  /* raw msgpack of the request's id (integer or string); absent: at == NULL */
@@ -80,7 +88,8 @@ struct request {
     int has_priority;
     struct slice meta;                    /* raw msgpack, any value */
     struct request_truncation truncation; /* submit, score: of rows that do not say it */
-    int truncation_is_late;               /* a field of it stood behind the rows */
+    struct request_models models;         /* likewise; adapter_add, adapter_remove: whose it is */
+    int said_late;                        /* a field of these stood behind the rows */
     uint64_t after; /* results: cursor; jobs: list jobs with a number above it */
     uint32_t limit; /* 1..10000; 0: not given */
     uint32_t wait_ms;
@@ -143,6 +152,7 @@ struct row_request {
     struct slice positions; /* raw msgpack array of integers 0..2^31-1, absent unless POSITIONS */
     uint32_t n_positions;
     struct slice adapter;
+    struct request_models models;
     struct request_truncation truncation;
     int says_truncate; /* there is `truncate`: what the message says is not for this row */
     int hf_pad_rule;   /* 0, 1, or REQUEST_PAD_RULE_UNSAID */
@@ -177,12 +187,17 @@ int request_read_row(
  * counts it; what was written is of no use then. */
 int request_extend_row(struct msg_writer *w, struct slice row, struct slice more, struct err *e);
 
-/* Cuts a row that does not say it as the message's rows are cut. */
-void row_request_truncate(struct row_request *row, const struct request_truncation *t);
-/* A message's truncation as it stands in front of its rows while they are kept: write it (nothing,
- * where rows are not cut), and read it where it is there. */
-void request_write_truncation(struct msg_writer *w, const struct request_truncation *t);
-int request_read_truncation(struct msg_reader *r, struct request_truncation *t, struct err *e);
+/* What a message says of its rows that do not say it themselves. */
+struct request_conditions {
+    struct request_truncation truncation;
+    struct request_models models;
+};
+void row_request_complete(struct row_request *row, const struct request_conditions *c);
+/* A message's conditions as they stand in front of its rows while they are kept: write them
+ * (nothing, where there are none), and read them where they are there. Names are into the
+ * message. */
+void request_write_conditions(struct msg_writer *w, const struct request_conditions *c);
+int request_read_conditions(struct msg_reader *r, struct request_conditions *c, struct err *e);
 
 /* Copy a checked row's n_ids ids, or its n_positions positions, to `out`. An integer outside int32
  * becomes INT32_MIN, which no vocabulary holds, so the row ends as bad_token. */

@@ -20,6 +20,10 @@ int request_check_truncation(const struct request_truncation *t, struct err *e);
 /* Checks what is to be added to fields of a row that may grow, each of the type that the row has:
  * are the items what they must be? An error counts them within `more`. */
 int request_check_more(struct slice more, struct err *e);
+/* Read a name, or an array of different names, of models; and refuse both at once. */
+struct request_models;
+int request_read_model(struct msg_reader *r, struct request_models *m, struct err *e);
+int request_read_models(struct msg_reader *r, struct request_models *m, struct err *e);
 /* Reads an array of messages. An error's field is "messages[2].role". */
 int request_check_messages(struct msg_reader *r, const char *field, struct err *e);
 

@@ -12,6 +12,8 @@ enum row_field {
     R_IDS,
     R_POOL,
     R_ADAPTER,
+    R_MODEL,
+    R_MODELS,
     R_TRUNCATE,
     R_MAX_LENGTH,
     R_SIDE,
@@ -43,11 +45,12 @@ enum row_field {
     R_COUNT
 };
 
-static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "truncate",
-    "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text", "join_content",
-    "add_special_tokens", "text", "messages", "prompt", "problem", "question", "response",
-    "completion", "responses", "chosen", "rejected", "steps", "query", "document", "documents",
-    "instruction", "system", "tools", "add_generation_prompt", "chat_template_kwargs", "error"};
+static const char *const row_fields[R_COUNT] = {"id", "ids", "pool", "adapter", "model", "models",
+    "truncate", "max_length", "truncation_side", "keep_last_token", "hf_pad_rule", "safe_text",
+    "join_content", "add_special_tokens", "text", "messages", "prompt", "problem", "question",
+    "response", "completion", "responses", "chosen", "rejected", "steps", "query", "document",
+    "documents", "instruction", "system", "tools", "add_generation_prompt", "chat_template_kwargs",
+    "error"};
 _Static_assert(R_COUNT <= 64, "a set of fields is 64 bits");
 
 #define PROMPTS (BIT(R_PROMPT) | BIT(R_PROBLEM) | BIT(R_QUESTION))
@@ -338,6 +341,10 @@ static int read_row_field(
         return read_pool(r, row, e);
     case R_ADAPTER:
         return read_adapter(r, row, e);
+    case R_MODEL:
+        return request_read_model(r, &row->models, e);
+    case R_MODELS:
+        return request_read_models(r, &row->models, e);
     case R_TRUNCATE:
         row->says_truncate = 1;
         return request_read_truncation_field(r, T_TRUNCATE, &row->truncation, e);
@@ -448,6 +455,9 @@ static int read_row(struct msg_reader *r, struct row_request *row, struct err *e
         rc = find_shape(row, seen, e);
     if (rc == 0)
         rc = request_check_truncation(&row->truncation, e);
+    if (rc == 0 && row->models.is_list && row->adapter.at)
+        rc = err_field(e, ASSAY_EBADREQ, "adapter",
+            "expected none beside models, found one: MODEL/ADAPTER is a name there");
     return rc;
 }
 

@@ -54,33 +54,3 @@ int request_check_truncation(const struct request_truncation *t, struct err *e)
     return err_field(
         e, ASSAY_EBADREQ, field, "expected with truncate: true, found without: rows are not cut");
 }
-
-void row_request_truncate(struct row_request *row, const struct request_truncation *t)
-{
-    if (!row->says_truncate && row->shape != ROW_REFUSED)
-        row->truncation = *t;
-}
-
-void request_write_truncation(struct msg_writer *w, const struct request_truncation *t)
-{
-    if (!t->truncate)
-        return;
-    msg_int(w, t->max_length);
-    msg_int(w, t->side);
-    msg_int(w, t->keep_last_token);
-}
-
-int request_read_truncation(struct msg_reader *r, struct request_truncation *t, struct err *e)
-{
-    int64_t max_length = 0, side = 0, keep = 0;
-    *t = (struct request_truncation){0};
-    if (msg_peek(r) != MSG_INT)
-        return 0;
-    int rc = msg_read_int(r, "rows", 0, INT32_MAX, &max_length, e);
-    if (rc == 0)
-        rc = msg_read_int(r, "rows", SIDE_UNSAID, SIDE_LEFT, &side, e);
-    if (rc == 0)
-        rc = msg_read_int(r, "rows", 0, 1, &keep, e);
-    *t = (struct request_truncation){rc == 0, (uint32_t)max_length, (int)side, (int)keep};
-    return rc;
-}

@@ -13,7 +13,11 @@
 
 void admit_release(struct admit *a)
 {
-    composer_free(&a->composer);
+    if (!a->catalog)
+        composer_free(&a->composer);
+    for (int k = 0; k < CATALOG_MOST; k++)
+        composer_free(&a->composers[k]);
+    free(a->joined);
     free(a->ids);
     free(a->positions);
     free(a->ends);

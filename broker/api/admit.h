@@ -6,6 +6,7 @@
 #ifndef ASSAY_ADMIT_H
 #define ASSAY_ADMIT_H
 
+#include "broker/api/catalog.h"
 #include "broker/workers/model_info.h"
 #include "broker/store/store.h"
 #include "broker/text/compose.h"
@@ -25,6 +26,13 @@ struct admit {
     struct composed composed; /* the row as it was before it is cut */
     uint32_t ids_room, positions_room, ends_room;
     struct packed_writer packed; /* for the rows that it judges: store_rows_new */
+    /* route.h; catalog NULL: rows are for `model` */
+    const struct catalog *catalog;
+    struct composer *composers[CATALOG_MOST]; /* made as they are used; `composer` is one of them */
+    char route[STORE_ROUTE_BYTES];
+    int32_t *joined; /* an ensemble's ids */
+    uint32_t joined_room, joined_ends[STORE_MEMBERS];
+    int32_t joined_positions[STORE_MEMBERS];
     char message[ERR_MESSAGE_BYTES];
 };
 

@@ -34,11 +34,13 @@ int inbox_new(struct inbox **out, void *socket, struct admit *admit, const struc
 {
     struct inbox *in = *out = xcalloc(1, sizeof *in);
     in->socket = socket;
-    in->with = (struct preparing){admit, limits, NULL, PREPARING_US};
+    in->with = (struct preparing){.admit = admit, .limits = limits, .most_us = PREPARING_US};
     in->ready_end = &in->ready;
     for (int i = 0; i < INBOX_LINES; i++)
         in->lines[i].end = &in->lines[i].first;
     int rc = preparers_new(&in->preparers, admit->model, text, limits, e);
+    if (rc == 0 && admit->catalog)
+        preparers_use(in->preparers, admit->catalog);
     if (rc != 0)
         inbox_free(out);
     return rc;

@@ -27,6 +27,7 @@ struct kept_work {
     int is_back; /* a thread does not have it */
     enum { READ, PREPARE, PLACE, RELEASE, DROP } step;
     struct store_pending chunk;
+    uint32_t model; /* its job's */
     uint8_t *bytes; /* its encoded rows, until they are placed; NULL: the message's */
     const struct store_rows *rows; /* `own`, or the message's */
     struct store_rows *own;
@@ -41,7 +42,8 @@ struct kept_work {
 /* Places the chunk with the request: 1 when it is not placed whole. */
 static int place_now(struct broker *b, struct store_pending *p, long long until_us, struct err *e)
 {
-    const struct preparing with = {&b->admit, &b->limits, NULL, 0};
+    const struct preparing with = {
+        .admit = &b->admit, .limits = &b->limits, .model = request_model_of_job(b, p->job)};
     struct store_rows *rows = NULL;
     struct store_written w = {0};
     uint8_t *bytes = xcalloc(1, p->bytes + 1);
@@ -181,7 +183,9 @@ static void free_work(struct kept_work **out)
 static void prepare_work(struct task *t, const struct preparing *with)
 {
     struct kept_work *w = (struct kept_work *)t; /* its first member */
-    w->rc = prepare_pending(&w->own, with, &w->chunk, w->bytes, &w->err);
+    struct preparing own = *with;
+    own.model = w->model;
+    w->rc = prepare_pending(&w->own, &own, &w->chunk, w->bytes, &w->err);
     w->rows = w->own;
 }
 
@@ -223,6 +227,7 @@ static int begin_work(struct broker *b, struct kept_job *j, struct err *e)
     }
     struct kept_work *w = b->kept.work = xcalloc(1, sizeof *w);
     w->chunk = p;
+    w->model = request_model_of_job(b, p.job);
     w->rows = rows_of_message(j, &p);
     w->is_back = 1;
     w->step = w->rows ? PLACE : READ;

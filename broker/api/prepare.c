@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/api/route.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
 
@@ -12,10 +13,12 @@
 struct visit {
     const struct preparing *with;
     struct store_rows *rows;
-    /* of rows that do not say it, as far as it is known; all of it, when they are decoded once
-     * more */
-    const struct request_truncation *truncation;
-    struct request_truncation known;
+    const struct prepared *of;
+    /* what the message says of its rows, as far as it stood in front of them; all of it, when they
+     * are decoded once more */
+    struct request_conditions said;
+    int is_once_more;
+    uint32_t model;     /* of rows that name none */
     long long until_us; /* 0: for ever */
     int is_late;
 };
@@ -28,24 +31,36 @@ static int give_up(const struct preparing *with, struct err *e)
 }
 
 static void add_row(struct admit *a, const struct row_request *q,
-    const struct request_truncation *truncation, struct store_rows *rows)
+    const struct request_conditions *said, uint32_t model, struct store_rows *rows)
 {
     struct store_row row;
-    struct row_request cut = *q;
-    row_request_truncate(&cut, truncation);
-    admit_row(a, &cut, &row);
+    struct row_request whole = *q;
+    row_request_complete(&whole, said);
+    route_row(a, model, &whole, &row);
     store_rows_add(rows, &row);
+}
+
+/* Takes what the message says in front of its rows. */
+static int begin_rows(struct visit *v, struct err *e)
+{
+    const struct prepared *p = v->of;
+    if (!v->is_once_more)
+        v->said = (struct request_conditions){p->request.truncation, p->request.models};
+    return route_base(
+        v->with->admit, &v->said.models, p->has_model ? p->model : CATALOG_NONE, &v->model, e);
 }
 
 static int visit_row(void *arg, uint32_t index, const struct row_request *q, struct err *e)
 {
     struct visit *v = arg;
     int rc = give_up(v->with, e);
+    if (rc == 0 && index == 0)
+        rc = begin_rows(v, e);
     v->is_late = index > 0 && v->until_us && now_mono_us() >= v->until_us;
     if (rc == 0 && v->is_late)
         rc = err_set(e, ASSAY_ENOTREADY, "not prepared in time");
     if (rc == 0)
-        add_row(v->with->admit, q, v->truncation, v->rows);
+        add_row(v->with->admit, q, &v->said, v->model, v->rows);
     return rc;
 }
 
@@ -54,13 +69,15 @@ int prepare_rows(struct store_rows **out, const struct preparing *with, struct s
 {
     struct msg_reader r;
     struct row_request q;
-    struct request_truncation truncation = {0};
-    uint32_t n = 0;
+    struct request_conditions said = {0};
+    uint32_t n = 0, model = with->model;
     int rc = 0;
     *out = store_rows_new(&with->admit->packed);
     msg_reader_init(&r, encoded.at, encoded.len);
     if (encoded.len > 0)
-        rc = request_read_truncation(&r, &truncation, e);
+        rc = request_read_conditions(&r, &said, e);
+    if (rc == 0)
+        rc = route_base(with->admit, &said.models, with->model, &model, e);
     if (rc == 0 && encoded.len > 0)
         rc = msg_read_array(&r, "rows", &n, e);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
@@ -68,7 +85,7 @@ int prepare_rows(struct store_rows **out, const struct preparing *with, struct s
         if (rc == 0)
             rc = request_next_row(&r, i, &q, e);
         if (rc == 0 && i >= skip)
-            add_row(with->admit, &q, &truncation, *out);
+            add_row(with->admit, &q, &said, model, *out);
     }
     store_rows_end(*out);
     if (rc != 0)
@@ -94,26 +111,33 @@ static void decode(struct prepared *p, struct visit *v, struct slice message)
     store_rows_end(p->rows);
 }
 
-/* Decodes the message; once more where it says behind the rows how they are cut. */
+/* Decodes the message; once more where it says behind the rows what holds for them. */
 static void decode_all(struct prepared *p, struct visit *v, struct slice message)
 {
-    v->truncation = &p->request.truncation;
+    const struct request *q = &p->request;
+    uint32_t given = p->has_model ? p->model : CATALOG_NONE, model;
+    v->of = p;
     decode(p, v, message);
-    if (p->rc != 0 || !p->request.truncation_is_late || !p->request.truncation.truncate)
+    if (p->rc == 0 && q->said_late && (q->truncation.truncate || q->models.n > 0)) {
+        v->said = (struct request_conditions){q->truncation, q->models};
+        v->is_once_more = 1;
+        store_rows_free(&p->rows);
+        decode(p, v, message);
+    }
+    if (p->rc != 0)
         return;
-    v->known = p->request.truncation;
-    v->truncation = &v->known;
-    store_rows_free(&p->rows);
-    decode(p, v, message);
+    p->rc = route_base(v->with->admit, &q->models, given, &model, &p->err);
+    p->model = model;
 }
 
-/* Puts how the rows are cut in front of them. */
+/* Puts what the message says of its rows in front of them. */
 static void encode(struct prepared *p)
 {
     struct slice rows = p->encoded = p->request.rows;
+    struct request_conditions said = {p->request.truncation, p->request.models};
     struct msg_writer w;
     msg_writer_init(&w);
-    request_write_truncation(&w, &p->request.truncation);
+    request_write_conditions(&w, &said);
     if (rows.at && w.buffer.size > 0) {
         p->own_encoded = xcalloc(1, w.buffer.size + rows.len);
         memcpy(p->own_encoded, w.buffer.data, w.buffer.size);
@@ -148,7 +172,7 @@ void prepared_release(struct prepared *p)
     free(p->own_encoded);
     session_row_let_go(&p->row);
     session_work_free(&p->work);
-    *p = (struct prepared){0};
+    *p = (struct prepared){.has_model = p->has_model, .model = p->model};
 }
 
 size_t prepared_bytes(const struct prepared *p)

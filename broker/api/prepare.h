@@ -15,6 +15,9 @@
 
 /* Zero-initialize; release at the end. It points into the message. */
 struct prepared {
+    int has_model; /* rows that name no model are for `model`, not the first; prepared_release keeps
+                      this */
+    uint32_t model; /* the model of such rows, as they were prepared: the id of a served one */
     struct request request; /* its id is there even if the message is refused */
     int rc;                 /* 0, or why the message is refused, with err */
     struct err err;
@@ -36,6 +39,7 @@ struct preparing {
     const struct request_limits *limits;
     const atomic_int *stop; /* non-zero: give up, whatever comes of it; NULL: never */
     long long most_us;      /* give up after so long; 0: never */
+    uint32_t model;         /* of a kept chunk: its job's (prepare_rows) */
 };
 
 /* Prepares the message: 1, or 0 when that took longer than with->most_us, and *p is as before. */

@@ -73,7 +73,7 @@ static void *prepare_for_ever(void *arg)
 {
     struct preparer *self = arg;
     struct preparers *p = self->all;
-    struct preparing with = {&self->admit, p->limits, &p->stop, 0};
+    struct preparing with = {.admit = &self->admit, .limits = p->limits, .stop = &p->stop};
     struct task *t;
     pthread_mutex_lock(&p->lock);
     while ((t = await_task(p))) {
@@ -112,6 +112,14 @@ int preparers_new(struct preparers **out, const struct model_info *model,
         return 0;
     preparers_free(out);
     return err_set(e, ASSAY_EIO, "cannot start threads that prepare messages: %s", strerror(error));
+}
+
+void preparers_use(struct preparers *p, const struct catalog *catalog)
+{
+    for (int i = 0; i < PREPARERS_THREADS; i++) {
+        composer_free(&p->threads[i].admit.composer);
+        p->threads[i].admit.catalog = catalog;
+    }
 }
 
 void preparers_stop(struct preparers *p)

@@ -27,6 +27,8 @@ struct preparers;
  * 0, or ASSAY_EIO. */
 int preparers_new(struct preparers **p, const struct model_info *model,
     const struct text_model *text, const struct request_limits *limits, struct err *e);
+/* Rows may name these models from now on; before any message is given. */
+void preparers_use(struct preparers *p, const struct catalog *catalog);
 void preparers_free(struct preparers **p); /* stops them; NULL-safe */
 void preparers_give(struct preparers *p, struct task *t);
 /* Returns a task that is done, in the order in which they became ready; NULL: none is. */

@@ -63,10 +63,9 @@ static void write_adapters(const struct adapters *a, struct msg_writer *w)
     }
 }
 
-static void write_model(const struct broker *b, struct msg_writer *w)
+static void write_model(const struct served_model *of, struct msg_writer *w)
 {
-    const struct model_info *m = &b->models[0]->info;
-    msg_str(w, "model");
+    const struct model_info *m = &of->info;
     msg_map(w, 12);
     msg_key_str(w, "name", m->name);
     write_adapters(&m->adapters, w);
@@ -91,16 +90,37 @@ static void write_model(const struct broker *b, struct msg_writer *w)
         w, "step_token", compose_step_token(m->recipe, m->architecture, m->pool.step_token));
     msg_key_bool(w, "hf_pad_rule", m->pad_rule);
     write_token(w, "pad_token", m->pad_token);
-    write_tokenizer(b->models[0]->text.tokenizer, w);
+    write_tokenizer(of->text.tokenizer, w);
 }
 
-/* Five fields: version, protocol, mode, model, limits. */
+/* All of them: the first is `model` too, as it is that of rows that name none. */
+static void write_models(const struct broker *b, struct msg_writer *w)
+{
+    uint32_t n = 0;
+    for (int k = 0; k < BROKER_MODELS; k++)
+        n += b->models[k] != NULL;
+    msg_str(w, "model");
+    write_model(b->models[0], w);
+    msg_str(w, "models");
+    msg_array(w, n);
+    for (int k = 0; k < BROKER_MODELS; k++) {
+        if (!b->models[k])
+            continue;
+        msg_map(w, 3);
+        msg_key_str(w, "name", b->models[k]->info.name);
+        msg_key_str(w, "mode", b->models[k]->info.mode);
+        msg_str(w, "model");
+        write_model(b->models[k], w);
+    }
+}
+
+/* Six fields: version, protocol, mode, model, models, limits. */
 static void write_about(const struct broker *b, struct msg_writer *w)
 {
     msg_key_str(w, "version", ASSAY_VERSION);
     msg_key_int(w, "protocol", REQUEST_VERSION);
     msg_key_str(w, "mode", b->models[0]->info.mode);
-    write_model(b, w);
+    write_models(b, w);
     msg_str(w, "limits");
     msg_map(w, 6);
     msg_key_int(w, "max_message_bytes", (int64_t)b->limits.max_message_bytes);
@@ -113,7 +133,7 @@ static void write_about(const struct broker *b, struct msg_writer *w)
 
 void reply_hello(struct broker *b, const struct envelope *env, const struct request *q)
 {
-    write_about(b, outbox_ok(b->outbox, env, q->id, 5));
+    write_about(b, outbox_ok(b->outbox, env, q->id, 6));
 }
 
 static void write_workers(const struct broker *b, struct msg_writer *w)
@@ -124,8 +144,9 @@ static void write_workers(const struct broker *b, struct msg_writer *w)
         uint32_t n;
         const struct group_rank_info *ranks = group_ranks(b->groups[g], &n);
         for (uint32_t r = 0; r < n; r++) {
-            msg_map(w, 12);
+            msg_map(w, 13);
             msg_key_int(w, "group", g);
+            msg_key_str(w, "model", served_of_group(b, g)->info.name);
             msg_key_int(w, "rank", r);
             msg_key_int(w, "incarnation", (int64_t)group_incarnation(b->groups[g]));
             msg_key_int(w, "pid", ranks[r].pid);
@@ -170,7 +191,7 @@ void reply_info(struct broker *b, const struct envelope *env, const struct reque
 {
     const struct counters *c = &b->counters;
     const char *failure = failure_of(b, 0);
-    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 20 + (failure != NULL));
+    struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 21 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
     if (failure)
@@ -214,7 +235,7 @@ static void write_optional(struct msg_writer *w, const char *key, int known, int
         msg_nil(w);
 }
 
-#define JOB_FIELDS 16
+#define JOB_FIELDS 17
 
 static void write_job(struct msg_writer *w, const struct store_job *j)
 {
@@ -224,6 +245,7 @@ static void write_job(struct msg_writer *w, const struct store_job *j)
     msg_key_int(w, "job", j->job);
     msg_key_str(w, "key", j->key);
     msg_key_str(w, "state", job_state_name(j->state));
+    msg_key_str(w, "model", j->model);
     if (j->held)
         msg_key_str(w, "reason", j->reason);
     if (j->made_otherwise)

@@ -1,6 +1,9 @@
 /* reply_results.c - replies with results: a page of them, or all of a small job. PROTOCOL.md has
  * the fields of a row. */
 #include "broker/api/replies.h"
+
+#include <string.h>
+
 #include "broker/api/statistics.h"
 
 #define PAGE_BYTES (8u << 20) /* approximate size of a page */
@@ -124,21 +127,89 @@ static void write_error(struct msg_writer *w, const struct store_result_row *r)
     msg_key_str(w, "message", r->error_message ? r->error_message : "");
 }
 
-static void write_result(
-    struct msg_writer *w, const struct store_result_row *r, const struct model_info *m)
+struct page {
+    const struct broker *broker;
+    struct msg_writer rows;
+    uint32_t n;
+    uint64_t next;
+    size_t max_bytes;
+};
+
+/* The model that has this mode; NULL: it is not served. */
+static const struct model_info *model_of_mode(const struct broker *b, int64_t mode)
 {
-    uint32_t each = activation_values(r->pool.activation, m->n_labels);
-    int failed = r->error_code != NULL, has_labels = !failed && each > 1 && m->labels;
-    int is_another = !failed && r->pool.activation != m->pool.activation;
-    msg_map(w, 4 + value_fields(r, each) + (uint32_t)has_labels + (uint32_t)(r->n_pooled > 0) +
-                   (uint32_t)is_another);
+    int place = store_place_of(b->store, mode);
+    return place < 0 ? NULL : &b->models[place]->info;
+}
+
+/* How many numbers the row has for each pooled token. m NULL: its model is not served. */
+static uint32_t values_each(const struct store_result_row *r, const struct model_info *m)
+{
+    uint32_t pooled = r->n_pooled > 0 ? r->n_pooled : r->pool.type == POOL_ALL ? r->n_tokens : 1;
+    if (m)
+        return activation_values(r->pool.activation, m->n_labels);
+    return r->n_values % (pooled ? pooled : 1) == 0 ? r->n_values / (pooled ? pooled : 1) : 1;
+}
+
+/* An ensemble's: the models, in the order of the row, and what each has given. */
+static uint32_t count_members(const struct store_result_row *r)
+{
+    uint32_t n = r->route.at && memchr(r->route.at, ',', r->route.len) ? 1 : 0;
+    for (size_t i = 0; n > 0 && i < r->route.len; i++)
+        n += r->route.at[i] == ',';
+    return n;
+}
+
+static void write_members(struct msg_writer *w, const struct store_result_row *r)
+{
+    struct slice rest = r->route;
+    msg_str(w, "models");
+    msg_array(w, count_members(r));
+    while (rest.len > 0) {
+        const uint8_t *comma = memchr(rest.at, ',', rest.len);
+        size_t n = comma ? (size_t)(comma - rest.at) : rest.len, used = n + (comma != NULL);
+        msg_str_len(w, rest.at, n > 0 && rest.at[n - 1] == '/' ? n - 1 : n);
+        rest = (struct slice){rest.at + used, rest.len - used};
+    }
+}
+
+static void write_ensemble(struct msg_writer *w, const struct store_result_row *r)
+{
+    struct ensemble_statistics s = ensemble_statistics(r->values, r->n_values);
+    msg_str(w, "scores");
+    write_floats(w, r->values, r->n_values);
+    msg_key_float(w, "mean", (float)s.mean);
+    msg_key_float(w, "std", (float)s.std);
+}
+
+static void write_id(struct msg_writer *w, const struct store_result_row *r)
+{
     msg_key_int(w, "i", r->i);
     msg_str(w, "id");
     if (r->client_id.at)
         msg_raw(w, r->client_id);
     else
         msg_nil(w);
-    write_values(w, r, each);
+}
+
+static void write_result(
+    struct msg_writer *w, const struct store_result_row *r, const struct page *p)
+{
+    uint32_t members = count_members(r), failed = r->error_code != NULL;
+    const struct model_info *m = model_of_mode(p->broker, r->mode);
+    uint32_t each = members ? 1 : values_each(r, m);
+    int has_labels = !failed && each > 1 && m && m->labels;
+    int is_another = !failed && m && r->pool.activation != m->pool.activation;
+    uint32_t n = members && !failed ? 3 : value_fields(r, each);
+    msg_map(w, 4 + n + (uint32_t)(members > 0) + (uint32_t)has_labels +
+                   (uint32_t)(r->n_pooled > 0) + (uint32_t)is_another);
+    write_id(w, r);
+    if (members)
+        write_members(w, r);
+    if (members && !failed)
+        write_ensemble(w, r);
+    else
+        write_values(w, r, each);
     if (has_labels) {
         msg_str(w, "labels");
         reply_write_labels(w, m);
@@ -151,18 +222,10 @@ static void write_result(
     write_error(w, r);
 }
 
-struct page {
-    const struct model_info *model;
-    struct msg_writer rows;
-    uint32_t n;
-    uint64_t next;
-    size_t max_bytes;
-};
-
 static int add_result(void *arg, const struct store_result_row *r)
 {
     struct page *p = arg;
-    write_result(&p->rows, r, p->model);
+    write_result(&p->rows, r, p);
     p->n++;
     p->next = r->cursor;
     return p->rows.buffer.size > p->max_bytes;
@@ -204,9 +267,7 @@ int reply_results(struct broker *b, const struct envelope *env, struct slice id,
     struct store_page page, int wait, struct err *e)
 {
     struct store_job j;
-    struct page p = {.model = &b->models[0]->info,
-        .next = page.after,
-        .max_bytes = b->limits.max_message_bytes / 4};
+    struct page p = {.broker = b, .next = page.after, .max_bytes = b->limits.max_message_bytes / 4};
     if (p.max_bytes > PAGE_BYTES)
         p.max_bytes = PAGE_BYTES;
     if (page.limit == 0)
@@ -230,7 +291,7 @@ int reply_score(
     struct broker *b, const struct envelope *env, struct slice id, int64_t job, struct err *e)
 {
     struct store_job j;
-    struct page p = {.model = &b->models[0]->info, .max_bytes = b->limits.max_message_bytes};
+    struct page p = {.broker = b, .max_bytes = b->limits.max_message_bytes};
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;

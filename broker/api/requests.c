@@ -69,6 +69,44 @@ int request_check_draining(const struct broker *b, struct err *e)
     return ASSAY_ENOTREADY;
 }
 
+/* ---- models ---- */
+
+/* The served model that has this mode; CATALOG_NONE: none has. */
+static uint32_t id_of_mode(const struct broker *b, int64_t mode)
+{
+    int place = store_place_of(b->store, mode);
+    return place < 0 ? CATALOG_NONE : b->models[place]->id;
+}
+
+uint32_t request_model_of_job(struct broker *b, int64_t job)
+{
+    struct store_job j;
+    struct err ignored;
+    int rc = store_get_job(b->store, job, &j, &ignored);
+    return rc == 1 ? id_of_mode(b, j.mode) : CATALOG_NONE;
+}
+
+/* Rows that name no model are for their job's, which a message that makes none need not name: 0, or
+ * REQUEST_AGAIN when they were prepared for another. */
+static int check_model(struct broker *b, struct prepared *p, struct slice key, struct err *e)
+{
+    const struct request *q = &p->request;
+    int64_t job;
+    int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
+    uint32_t id = rc == 1 ? request_model_of_job(b, job) : CATALOG_NONE;
+    if (rc < 0 || id == CATALOG_NONE || id == p->model)
+        return rc < 0 ? rc : 0;
+    if (q->models.n > 0 && !q->models.is_list)
+        return err_field(e, ASSAY_ESTATE, "model",
+            "expected '%s', the model of this job, found '%.*s': name others in the rows",
+            catalog_of_id(b->catalog, id)->info->name, (int)q->models.of[0].len,
+            (const char *)q->models.of[0].at);
+    prepared_release(p);
+    p->has_model = 1;
+    p->model = id;
+    return REQUEST_AGAIN;
+}
+
 static int check_room(struct broker *b, const struct request *q, struct err *e)
 {
     int rc = request_check_draining(b, e);
@@ -82,6 +120,8 @@ static int new_job(struct broker *b, const struct request *q, const struct prepa
 {
     *job = store_job_ahead(b->store, p->rows);
     int rc = store_new_job(b->store, q->key, q->priority, q->meta, job, e);
+    if (rc == 0 && b->catalog && p->model != b->catalog->of[0].id)
+        rc = store_set_model(b->store, *job, p->model, e);
     return rc == 0 && q->fresh ? store_set_fresh(b->store, *job, e) : rc;
 }
 
@@ -129,7 +169,11 @@ static int on_submit(
     const struct request *q = &p->request;
     struct store_job j;
     int64_t job;
-    int rc = check_room(b, q, e);
+    int rc = check_model(b, p, q->key, e);
+    if (rc == 0)
+        rc = check_room(b, q, e);
+    if (rc == REQUEST_AGAIN)
+        return rc;
     if (rc == 0 && ahead_must_wait(b, p, q->key))
         return REQUEST_LATER;
     if (rc == 0)
@@ -167,7 +211,11 @@ static int on_score(struct broker *b, const struct envelope *env, struct prepare
         q.priority = SCORE_PRIORITY;
     q.seal = 1;
     q.chunk = 0;
-    int rc = check_room(b, &q, e);
+    int rc = check_model(b, p, q.key, e);
+    if (rc == 0)
+        rc = check_room(b, &q, e);
+    if (rc == REQUEST_AGAIN)
+        return rc;
     if (rc == 0 && ahead_must_wait(b, p, q.key))
         return REQUEST_LATER;
     if (rc == 0)

@@ -83,3 +83,13 @@ struct step_statistics step_statistics(const float *values, uint32_t n)
     }
     return s;
 }
+
+struct ensemble_statistics ensemble_statistics(const float *scores, uint32_t n)
+{
+    struct ensemble_statistics s = {.mean = mean_of(scores, n)};
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++)
+        squares += (scores[i] - s.mean) * (scores[i] - s.mean);
+    s.std = sqrt(squares / n);
+    return s;
+}

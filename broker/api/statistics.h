@@ -33,4 +33,11 @@ struct step_statistics {
 };
 struct step_statistics step_statistics(const float *values, uint32_t n);
 
+/* Of the n scores that several models gave one row: the mean, and the population's standard
+ * deviation, sqrt(sum (x[i] - mean)^2 / n), since these models are all that there are. */
+struct ensemble_statistics {
+    double mean, std;
+};
+struct ensemble_statistics ensemble_statistics(const float *scores, uint32_t n);
+
 #endif

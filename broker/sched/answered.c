@@ -98,7 +98,7 @@ static int take_of_values(
         a->values = xcalloc(n, sizeof *a->values);
         a->values_row = 0;
         struct store_answer answer = {.n = n, .values = a->values};
-        int rc = store_read_answer(a->store, same->row_id, same->mode, &answer, e);
+        int rc = store_read_answer(a->store, same->row_id, same->of->mode, &answer, e);
         if (rc != 1 || answer.error_code[0] || answer.n_values != n)
             return rc < 0 ? rc : 0;
         a->values_row = same->row_id;

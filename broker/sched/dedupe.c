@@ -25,7 +25,8 @@
 
 struct dedupe {
     struct dedupe_options options;
-    uint8_t model[CONTENT_MODEL_BYTES]; /* of rows without an adapter */
+    uint8_t model[CONTENT_MODEL_BYTES]; /* of rows of the mode */
+    int64_t mode;                       /* 0: none yet */
     uint64_t seed;                      /* of hashes */
     struct table primaries;             /* lists of those with one key, linked by next_alike */
     struct dedupe_indexes indexes;
@@ -207,7 +208,6 @@ struct dedupe *dedupe_new(const struct dedupe_options *options)
         t->options.now_ms = now_mono_ms;
     randombytes_buf(&t->seed, sizeof t->seed);
     t->answered = (struct answered){.store = options->store, .seed = t->seed};
-    content_model(t->model, options->digest, options->mode, NULL);
     if (options->data_dir)
         dedupe_index_sweep(options->data_dir);
     return t;
@@ -236,20 +236,20 @@ static struct score_cache *cache_of(const struct dedupe *t)
     return t->options.cache ? *t->options.cache : NULL;
 }
 
-/* Sets r->key: 1, or 0 when the row's adapter is gone. */
-static int make_key(const struct dedupe *t, struct sequence *r)
+/* Sets r->key: 1, or 0 when the row's model or adapter is gone. */
+static int make_key(struct dedupe *t, struct sequence *r)
 {
     const struct dedupe_options *o = &t->options;
-    uint8_t model[CONTENT_MODEL_BYTES];
-    uint32_t k = store_adapter_of(o->store, r->mode);
-    if (k == 0 || r->has_key) {
-        content_key(r, t->model);
+    struct dedupe_model model = {o->digest, o->mode, NULL};
+    if (r->has_key)
         return 1;
+    if (t->mode != r->mode) {
+        if (o->describe && o->describe(o->arg, r->mode, &model) != 0)
+            return 0;
+        content_model(t->model, model.digest, model.mode, model.adapter);
+        t->mode = r->mode;
     }
-    if (k == ADAPTERS_UNKNOWN)
-        return 0;
-    content_model(model, o->digest, o->mode, o->adapters->at[k - 1].digest);
-    content_key(r, model);
+    content_key(r, t->model);
     return 1;
 }
 

@@ -33,17 +33,25 @@
 
 struct dedupe;
 
+/* What makes the bits of a score beside its row: part of every score cache key. */
+struct dedupe_model {
+    const char *digest, *mode; /* of the model, and how it is computed */
+    const char *adapter;       /* its digest; NULL: none */
+};
+
 struct dedupe_options {
-    const char *digest,
-        *mode; /* of the model and how it is computed; both are part of every score cache key */
-    struct store *store;             /* borrowed */
-    struct score_cache **cache;      /* borrowed; may point to NULL, may become NULL; NULL: none */
-    const char *data_dir;            /* for the indexes of large jobs; NULL: all in memory */
-    uint64_t min_free_bytes;         /* disk space that these files must leave free */
-    uint32_t max_tables;             /* 0: DEDUPE_TABLES */
-    long long (*now_ms)(void);       /* NULL: now_mono_ms */
-    uint32_t wait_ms;                /* how long a job waits for its index; 0: until it is filled */
-    const struct adapters *adapters; /* that rows name by number, borrowed; NULL: none */
+    /* Says it of a row's mode: 0, or -1 when that is not there. The strings live until the next
+     * call. */
+    int (*describe)(const void *arg, int64_t mode, struct dedupe_model *out);
+    const void *arg;
+    const char *digest, *mode;  /* of all rows, where describe is NULL */
+    struct store *store;        /* borrowed */
+    struct score_cache **cache; /* borrowed; may point to NULL, may become NULL; NULL: none */
+    const char *data_dir;       /* for the indexes of large jobs; NULL: all in memory */
+    uint64_t min_free_bytes;    /* disk space that these files must leave free */
+    uint32_t max_tables;        /* 0: DEDUPE_TABLES */
+    long long (*now_ms)(void);  /* NULL: now_mono_ms */
+    uint32_t wait_ms;           /* how long a job waits for its index; 0: until it is filled */
 };
 
 struct dedupe *dedupe_new(const struct dedupe_options *options);

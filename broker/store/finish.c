@@ -54,8 +54,8 @@ static int insert_result(
     if (result->values && r->of && r->of->n_pooled > 0)
         pooled = (struct slice){
             (const uint8_t *)r->of->pooled, r->of->n_pooled * 2 * sizeof *r->of->pooled};
-    struct result_record record = {s->tally.job, s->tally.next_seq, r->row_id, r->mode,
-        now_wall_ms(), .has_score = result->values && !list,
+    struct result_record record = {s->tally.job, s->tally.next_seq, r->row_id,
+        r->of ? r->of->mode : r->mode, now_wall_ms(), .has_score = result->values && !list,
         .score = result->values && !list ? (double)result->values[0] : 0, .vector = vector,
         .pooled = pooled};
     if (!result->values) {

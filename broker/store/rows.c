@@ -35,6 +35,7 @@ struct reading {
     int64_t job, mode; /* of which the last row was, and its model's mode */
     /* the last route named, and its modes; all rows are of one job */
     char route[STORE_ROUTE_BYTES];
+    int64_t route_mode;
     struct store_members modes;
 };
 
@@ -43,6 +44,7 @@ struct found {
     int64_t row;
     struct row_record record;
     struct store_members modes; /* of each sequence, or one for all */
+    int64_t mode;               /* of the result */
     uint32_t n_tokens, attempts;
     struct packed_input in;
 };
@@ -234,6 +236,7 @@ static int give_parts(struct reading *rd, const struct found *f)
     int32_t *ids = xcalloc(f->n_tokens, sizeof *ids);
     struct sequence **parts = xcalloc(f->in.n_ends, sizeof(struct sequence *));
     struct row *line = row_new(f->in.n_ends, f->n_tokens);
+    line->mode = f->mode;
     uint32_t from = 0, end, n = f->in.n_ends;
     packed_ids(&rd->pack, &f->in, ids);
     int sound = has_sum(rd, f, ids);
@@ -271,20 +274,21 @@ static int read_job_mode(struct reading *rd, int64_t job, struct err *e)
 static int read_modes(struct reading *rd, struct found *f, struct err *e)
 {
     const struct slice *name = &f->record.adapter;
-    int64_t mode;
     int rc = read_job_mode(rd, row_job(f->row), e);
+    f->mode = rd->mode;
     f->modes = (struct store_members){.n = 1, .modes = {rd->mode}};
     if (rc != 0 || !name->at)
         return rc;
     if (strlen(rd->route) != name->len || memcmp(rd->route, name->at, name->len) != 0) {
-        rc = store_wanted_mode(rd->s, row_job(f->row), *name, &mode, e);
+        rc = store_wanted_mode(rd->s, row_job(f->row), *name, &rd->route_mode, e);
         if (rc == 0)
-            rc = store_members_of(rd->s, mode, &rd->modes, e);
+            rc = store_members_of(rd->s, rd->route_mode, &rd->modes, e);
         if (rc != 0)
             return rc;
         snprintf(rd->route, sizeof rd->route, "%.*s", (int)name->len, (const char *)name->at);
     }
     f->modes = rd->modes;
+    f->mode = rd->route_mode;
     return 0;
 }
 

@@ -72,12 +72,28 @@ static int read_pooling(sqlite3_stmt *q, int at, struct pooling *p)
            in_range(step_token, POOL_NO_STEP_TOKEN, INT32_MAX);
 }
 
+/* Whether it is what a route can be: names, with slashes and commas between. */
+static int is_route(struct slice s)
+{
+    size_t from = 0;
+    int is = s.len > 0 && s.len < STORE_ROUTE_BYTES;
+    for (size_t i = 0; is && i <= s.len; i++) {
+        int ends = i == s.len || s.at[i] == '/' || s.at[i] == ',';
+        int may_be_empty = i > 0 && s.at[i - 1] == '/'; /* no adapter */
+        if (!ends)
+            continue;
+        is = i == from ? may_be_empty : adapters_is_name((const char *)s.at + from, i - from);
+        from = i + 1;
+    }
+    return is;
+}
+
 /* Limits that every row keeps, also one without a checksum. */
 static int is_possible(const struct row_record *r)
 {
     return in_range(r->shape, ROW_IDS, ROW_DOCUMENTS) && in_range(r->n_tokens, 0, INT32_MAX) &&
            in_range(r->n_values, 0, UINT32_MAX / sizeof(float)) &&
-           (!r->adapter.at || adapters_is_name((const char *)r->adapter.at, r->adapter.len)) &&
+           (!r->adapter.at || is_route(r->adapter)) &&
            (r->id.type != SQLITE_TEXT ||
                utf8_valid(r->id.text.at, r->id.text.len) == r->id.text.len);
 }

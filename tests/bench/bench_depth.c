@@ -69,8 +69,11 @@ static void open_queue(struct queue *q, uint32_t batch_rows)
     must(store_open(&q->s, q->dir, &options, &e), &e);
     must(planner_new(&q->p, q->s, &limits, &e), &e);
     if (q->with_dedupe)
-        q->dedupe = dedupe_new(&(struct dedupe_options){
-            "bench", "bench", q->s, NULL, q->dir, .wait_ms = DEDUPE_WAIT_MS});
+        q->dedupe = dedupe_new(&(struct dedupe_options){.digest = "bench",
+            .mode = "bench",
+            .store = q->s,
+            .data_dir = q->dir,
+            .wait_ms = DEDUPE_WAIT_MS});
     planner_use_dedupe(q->p, q->dedupe);
 }
 

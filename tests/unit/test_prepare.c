@@ -128,7 +128,7 @@ static void compare_rows(struct store *s, const struct store_rows *a, const stru
 static void compare(struct scene *s, const struct task *t, struct admit *admit)
 {
     struct prepared here = {0};
-    const struct preparing with = {admit, &limits, NULL, 0};
+    const struct preparing with = {.admit = admit, .limits = &limits};
     assert_int_equal(prepare(&here, &with, t->message), 1);
     assert_int_equal(here.rc, t->prepared.rc);
     assert_int_equal(here.request.id.len, t->prepared.request.id.len);
@@ -222,7 +222,7 @@ static void test_kept_truncation(void **state)
 {
     struct scene *s = *state;
     struct admit admit = {.model = &model, .composer = composer_new(&s->text)};
-    const struct preparing with = {&admit, &limits, NULL, 0};
+    const struct preparing with = {.admit = &admit, .limits = &limits};
     struct store_rows *rows;
     struct err err;
     for (int behind = 0; behind < 2; behind++) {

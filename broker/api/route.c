@@ -1,0 +1,239 @@
+/* route.c - one model's rows are judged as ever; an ensemble's are judged once for each of its
+ * models, and their sequences are put end to end (route.h). */
+#include "broker/api/route.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "schema/alloc.h"
+#include "schema/utf8.h"
+
+_Static_assert(REQUEST_MODELS_MOST == STORE_MEMBERS, "a row's models are the members of its route");
+_Static_assert(CATALOG_MOST == STORE_MODELS, "all that are served are in the catalog");
+
+int route_base(const struct admit *a, const struct request_models *of_message, uint32_t given,
+    uint32_t *id, struct err *e)
+{
+    const struct catalog_model *m = NULL;
+    *id = 0;
+    if (!a->catalog)
+        return of_message->n == 0
+                   ? 0
+                   : err_field(e, ASSAY_EMODEL, "model", "expected none: the broker has no list");
+    if (of_message->n > 0 && !of_message->is_list) {
+        int rc = catalog_find(a->catalog, "model", of_message->of[0], &m, e);
+        if (rc != 0)
+            return rc;
+    }
+    *id = m ? m->id : given != CATALOG_NONE ? given : a->catalog->of[0].id;
+    return 0;
+}
+
+/* Judges rows for this model from now on. */
+static void use(struct admit *a, const struct catalog_model *m)
+{
+    size_t k = (size_t)(m - a->catalog->of);
+    if (!a->composers[k])
+        a->composers[k] = composer_new(m->text);
+    a->composer = a->composers[k];
+    a->model = m->info;
+}
+
+static void refuse(struct admit *a, const struct row_request *q, const struct err *e,
+    const char *field, struct store_row *out)
+{
+    *out = (struct store_row){.client_id = q->id,
+        .shape = q->shape == ROW_REFUSED ? ROW_IDS : q->shape,
+        .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+        .error_code = e->code,
+        .error_message = a->message};
+    snprintf(a->message, sizeof a->message, "%s%s%.400s", field, field[0] ? ": " : "", e->msg);
+    utf8_make_printable(a->message);
+}
+
+/* ---- one model ---- */
+
+/* A row of another model than its job's, which is cut to that one's limit: the job knows the limit
+ * of its own model only, and would go on under another one. */
+static int check_cut(const struct row_request *q, struct err *e)
+{
+    if (!q->truncation.truncate || q->truncation.max_length > 0)
+        return 0;
+    return err_field(e, ASSAY_EBADREQ, "max_length",
+        "expected it beside truncate in a row of another model than its job's");
+}
+
+static void route_to_one(struct admit *a, uint32_t base, const struct catalog_model *m,
+    const struct row_request *q, struct store_row *out)
+{
+    struct err e = {0};
+    if (m->id != base && check_cut(q, &e) != 0) {
+        refuse(a, q, &e, e.field, out);
+        return;
+    }
+    use(a, m);
+    admit_row(a, q, out);
+    out->models[0] = m->id;
+    if (a->catalog->n == 1 || (m->id == base && !out->adapter.at))
+        return;
+    snprintf(a->route, sizeof a->route, "%s/%.*s", m->info->name, (int)out->adapter.len,
+        out->adapter.at ? (const char *)out->adapter.at : "");
+    out->adapter = slice_of(a->route);
+}
+
+/* ---- several ---- */
+
+/* What is collected of an ensemble's row. */
+struct joined {
+    struct store_row row;
+    const struct text_model *text; /* of the first model */
+    int has_positions;
+};
+
+/* Ids mean the same to both, if their tokenizers are known to be the same. */
+static int check_ids(const struct joined *j, const struct catalog_model *m, struct err *e)
+{
+    char what[96] = "one of them has none";
+    if (m->text == j->text)
+        return 0;
+    if (j->text->tokenizer && m->text->tokenizer &&
+        !tokenizer_differs(j->text->tokenizer, m->text->tokenizer, what, sizeof what))
+        return 0;
+    return err_set(e, ASSAY_EBADREQ,
+        "ids: expected text, as the tokenizers of these models differ (%s), and so the same ids "
+        "may be other texts",
+        what);
+}
+
+/* One number from each, which can be compared. */
+static int check_member(const struct joined *j, const struct store_row *one, struct err *e)
+{
+    const struct pooling *first = &j->row.pool, *own = &one->pool;
+    if (row_shape_is_choice(one->shape) || one->shape == ROW_PAIR || one->shape == ROW_STEPS ||
+        one->n_parts != 1 || one->n_values != 1)
+        return err_set(e, ASSAY_EBADREQ,
+            "models: expected a row with one score, found one of %u values (responses, documents, "
+            "pairs and steps go through one model each)",
+            one->n_values);
+    if (j->row.n_parts > 0 && (first->type != own->type || first->activation != own->activation))
+        return err_set(e, ASSAY_EBADREQ,
+            "models: expected a pool in the row, with type and activation, as the models would "
+            "score it by %s %s and %s %s",
+            pool_type_name(first->type), activation_name(first->activation),
+            pool_type_name(own->type), activation_name(own->activation));
+    return 0;
+}
+
+static void join(struct admit *a, struct joined *j, const struct store_row *one)
+{
+    uint32_t part = j->row.n_parts, from = j->row.n_tokens, end = from + one->n_tokens;
+    if (part == 0) {
+        j->row = *one;
+        j->row.n_tokens = 0;
+    }
+    if (end > a->joined_room) {
+        int32_t *more = xcalloc(2 * (size_t)end, sizeof *more);
+        if (from > 0)
+            memcpy(more, a->joined, from * sizeof *more);
+        free(a->joined);
+        a->joined = more;
+        a->joined_room = 2 * end;
+    }
+    memcpy(a->joined + from, one->ids, one->n_tokens * sizeof *one->ids);
+    j->has_positions |= one->n_positions > 0;
+    a->joined_positions[part] =
+        one->n_positions > 0 ? one->positions[0] : (int32_t)one->n_tokens - 1;
+    a->joined_ends[part] = end;
+    j->row.n_tokens = end;
+    j->row.n_parts = part + 1;
+    j->row.is_cut |= one->is_cut;
+}
+
+/* Finds "MODEL" or "MODEL/ADAPTER", and adds it to the route. */
+static int take_member(struct admit *a, struct slice name, const struct catalog_model **m,
+    struct slice *adapter, struct err *e)
+{
+    const uint8_t *slash = memchr(name.at, '/', name.len);
+    struct slice model = {name.at, slash ? (size_t)(slash - name.at) : name.len};
+    *adapter = (struct slice){0};
+    if (slash)
+        *adapter = (struct slice){slash + 1, name.len - model.len - 1};
+    int rc = catalog_find(a->catalog, "models", model, m, e);
+    if (rc == 0) {
+        size_t n = strlen(a->route);
+        snprintf(a->route + n, sizeof a->route - n, "%s%s/%.*s", n > 0 ? "," : "", (*m)->info->name,
+            (int)adapter->len, adapter->at ? (const char *)adapter->at : "");
+    }
+    return rc;
+}
+
+/* Judges the row for one of its models. */
+static int judge(struct admit *a, struct joined *j, const struct row_request *q, struct slice name,
+    struct err *e)
+{
+    const struct catalog_model *m;
+    struct row_request own = *q;
+    struct store_row one;
+    uint32_t part = j->row.n_parts;
+    int rc = take_member(a, name, &m, &own.adapter, e);
+    if (rc != 0)
+        return rc;
+    if (part == 0)
+        j->text = m->text;
+    if (q->shape == ROW_IDS && (rc = check_ids(j, m, e)) != 0)
+        return rc;
+    use(a, m);
+    admit_row(a, &own, &one);
+    if (one.error_code)
+        return err_set(e, one.error_code, "%.*s: %.400s", (int)name.len, (const char *)name.at,
+            one.error_message);
+    if ((rc = check_member(j, &one, e)) != 0)
+        return rc;
+    join(a, j, &one);
+    j->row.models[part] = m->id;
+    return 0;
+}
+
+static void route_to_several(struct admit *a, const struct row_request *q, struct store_row *out)
+{
+    struct err e = {0};
+    struct joined j = {0};
+    a->route[0] = '\0';
+    int rc = q->adapter.at ? err_set(&e, ASSAY_EBADREQ,
+                                 "adapter: expected none beside the message's models, found one")
+                           : check_cut(q, &e);
+    for (uint32_t i = 0; rc == 0 && i < q->models.n; i++)
+        rc = judge(a, &j, q, q->models.of[i], &e);
+    if (rc != 0) {
+        refuse(a, q, &e, e.field, out);
+        return;
+    }
+    *out = j.row;
+    out->ids = a->joined;
+    out->n_values = out->n_parts;
+    out->adapter = slice_of(a->route);
+    out->ends = a->joined_ends;
+    out->positions = a->joined_positions;
+    out->n_positions = j.has_positions ? out->n_parts : 0; /* one for each sequence, or for none */
+}
+
+void route_row(struct admit *a, uint32_t base, const struct row_request *q, struct store_row *out)
+{
+    struct err e = {0};
+    const struct catalog_model *m = NULL;
+    if (!a->catalog) {
+        admit_row(a, q, out);
+        return;
+    }
+    if (q->models.is_list) {
+        route_to_several(a, q, out);
+        return;
+    }
+    if (q->models.n > 0 && q->shape != ROW_REFUSED &&
+        catalog_find(a->catalog, "model", q->models.of[0], &m, &e) != 0) {
+        refuse(a, q, &e, e.field, out);
+        return;
+    }
+    route_to_one(a, base, m ? m : catalog_of_id(a->catalog, base), q, out);
+}

@@ -1,0 +1,19 @@
+/* route.h - chooses the model, or models, that a row goes through, and has it judged and written
+ * for each (admit.h).
+ *
+ * A row of several models, an ensemble, is stored as one row with a sequence for each. */
+#ifndef ASSAY_ROUTE_H
+#define ASSAY_ROUTE_H
+
+#include "broker/api/admit.h"
+
+/* Finds the model of rows that name none: the one that the message names (or the first of several),
+ * else `given` (CATALOG_NONE: the first of all). ASSAY_EMODEL. *id is 0 where there is no
+ * catalog. */
+int route_base(const struct admit *a, const struct request_models *of_message, uint32_t given,
+    uint32_t *id, struct err *e);
+
+/* admit_row for the row's model or models; base: route_base's. */
+void route_row(struct admit *a, uint32_t base, const struct row_request *q, struct store_row *out);
+
+#endif

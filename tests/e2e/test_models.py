@@ -1,0 +1,250 @@
+"""Several models in one broker: each row has the bits that its model gives alone, whatever it is mixed with; a job belongs to its
+models at every start; rows of several models have each one's score."""
+import json
+import shutil
+import statistics
+import struct
+import subprocess
+
+import pytest
+from harness import BIN, MODELS, Broker, Refused, ids_bytes, random_key
+
+TEXTS = [{"id": i, "prompt": f"{i} + {i + 3} = ?", "response": str(2 * i + 3 + i % 2)} for i in range(24)]
+IDS = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(1 + i % 40)])} for i in range(24)]
+
+
+def changed_model(to, factor, base="demo-reward"):
+    """The same model with another head, so the same tokenizer and another checkpoint."""
+    shutil.copytree(MODELS / base, to)
+    path = to / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    tensor = json.loads(data[8:8 + size])["score.2.weight"]
+    begin, end = (8 + size + offset for offset in tensor["data_offsets"])
+    if tensor["dtype"] == "F32":
+        values = struct.unpack(f"<{(end - begin) // 4}f", data[begin:end])
+        data[begin:end] = struct.pack(f"<{len(values)}f", *(factor * v for v in values))
+    else:  # BF16: the upper half of a float32
+        values = [struct.unpack("<f", b"\0\0" + data[at:at + 2])[0] for at in range(begin, end, 2)]
+        data[begin:end] = b"".join(struct.pack("<f", factor * v)[2:] for v in values)
+    path.write_bytes(data)
+    return to
+
+
+@pytest.fixture
+def models(tmp_path):
+    return {"a": MODELS / "demo-reward", "b": changed_model(tmp_path / "b", -0.5), "c": MODELS / "reward"}
+
+
+def serve(directory, models, names, options=()):
+    words = [word for name in names[1:] for word in ("--model", f"{name}={models[name]}")]
+    return Broker(directory, model=f"{names[0]}={models[names[0]]}", options=[*words, *options])
+
+
+def scores(rows):
+    assert all(row["error"] is None for row in rows), rows
+    return [row["score"] for row in sorted(rows, key=lambda row: row["i"])]
+
+
+def score(client, rows, **fields):
+    return scores(client.call("score", rows=rows, timeout_ms=60000, timeout=90, **fields)["rows"])
+
+
+def alone(directory, models, name, rows):
+    with Broker(directory, model=models[name]) as broker, broker.client() as client:
+        return score(client, rows)
+
+
+def test_each_row_has_the_bits_of_its_model_alone(directory, tmp_path, models):
+    expected = {name: alone(tmp_path / f"alone-{name}", models, name, TEXTS) for name in "ab"}
+    ids = {name: alone(tmp_path / f"ids-{name}", models, name, IDS) for name in "abc"}
+    assert expected["a"] != expected["b"] and ids["a"] != ids["c"]
+    with serve(directory, models, "abc") as broker, broker.client() as client:
+        assert score(client, TEXTS) == expected["a"]  # the first is for rows that name none
+        assert score(client, TEXTS, model="b") == expected["b"]
+        mixed = [{**row, "model": "abb"[i % 3]} for i, row in enumerate(TEXTS)]
+        assert score(client, mixed) == [expected["abb"[i % 3]][i] for i in range(len(mixed))]
+        assert score(client, mixed, model="b") == [expected["abb"[i % 3]][i] for i in range(len(mixed))]
+        rows = [{**row, "model": "cab"[i % 3]} for i, row in enumerate(IDS)]
+        assert score(client, rows) == [ids["cab"[i % 3]][i] for i in range(len(rows))]
+        key = random_key()
+        client.submit(key, rows[:10], seal=False)
+        client.submit(key, rows[10:], chunk=1)
+        assert scores(client.results(key)) == [ids["cab"[i % 3]][i] for i in range(len(rows))]
+        checkpoints = broker.sql("select model, count(distinct checkpoint) from results join rows using (job, i) group by model")
+        assert checkpoints == [("a", 1), ("b", 1), ("c", 1)]
+        assert [m["name"] for m in client.call("hello")["models"]] == ["a", "b", "c"]
+        info = client.call("info")
+        assert [(w["group"], w["model"]) for w in info["workers"]] == [(0, "a"), (1, "b"), (2, "c")]
+    with serve(directory, models, "abc") as broker:
+        verify = subprocess.run([BIN / "assay", "verify", key, "--data", directory], capture_output=True, text=True)
+        assert verify.returncode == 0, verify
+
+
+def test_many_rows_of_two_models_in_turns(directory, tmp_path, models):
+    rows = [{"ids": ids_bytes([1 + (i * 31 + k) % 90 for k in range(1 + i % 7)]), "model": "ab"[(i // 1000) % 2]} for i in range(6000)]
+    expected = {name: alone(tmp_path / f"alone-{name}", models, name, [{"ids": row["ids"]} for row in rows]) for name in "ab"}
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        key = random_key()
+        for chunk in range(6):
+            client.submit(key, rows[chunk * 1000:(chunk + 1) * 1000], chunk=chunk, seal=chunk == 5)
+        found = client.results(key)
+        assert scores(found) == [expected[row["model"]][i] for i, row in enumerate(rows)]
+
+
+def test_names_that_are_not_there(directory, models):
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        with pytest.raises(Refused) as refused:
+            client.call("score", rows=TEXTS, model="z")
+        assert refused.value.code == "unknown_model" and "a, b" in str(refused.value) and "'z'" in str(refused.value)
+        rows = client.call("score", rows=[{**TEXTS[0], "model": "z"}, TEXTS[1]], timeout_ms=60000)["rows"]
+        assert rows[0]["error"]["code"] == "unknown_model" and "a, b" in rows[0]["error"]["message"] and rows[1]["error"] is None
+        client.submit("job", TEXTS[:3], seal=False, model="b")
+        with pytest.raises(Refused) as refused:
+            client.submit("job", TEXTS[3:], chunk=1, model="a")
+        assert refused.value.code == "wrong_state" and "'b'" in str(refused.value)
+        client.submit("job", TEXTS[3:], chunk=1)  # the job's model
+        assert client.call("status", job="job")["model"] == "b"
+        assert scores(client.results("job")) == score(client, TEXTS, model="b")
+        row = client.call("score", rows=[{**TEXTS[0], "model": "b", "truncate": True}], timeout_ms=60000)["rows"][0]
+        assert row["error"]["code"] == "bad_request" and "max_length" in row["error"]["message"]
+        for fields in ({"model": "a", "models": ["b"]}, {"models": []}, {"models": ["a", "a"]}, {"models": ["a"], "adapter": "x"}):
+            with pytest.raises(Refused) as refused:
+                client.call("score", rows=[{**TEXTS[0], **fields}])
+            assert refused.value.code == "bad_request"
+        name = client.call("open", row={"prompt": TEXTS[5]["prompt"], "response": TEXTS[5]["response"], "model": "b"})["session"]
+        assert scores(client.call("score", sessions=[name], timeout_ms=60000)["rows"]) == score(client, TEXTS[5:6], model="b")
+        with pytest.raises(Refused):
+            client.call("score", sessions=[name], model="a")
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--model", "/x"], "NAME=DIR for each of several models"),
+    (["--model", "a=/tmp"], "another NAME"),
+    (["--model", "b=/tmp", "--lora", "x=/tmp"], "MODEL/NAME=DIR"),
+    (["--model", "b=/tmp", "--lora", "c/x=/tmp"], "MODEL/NAME=DIR"),
+    (["--model", "b=/tmp", "--served-name", "x"], "none where --model has a NAME"),
+])
+def test_options(directory, models, options, words):
+    run = subprocess.run([BIN / "assayd", "--data", directory, "--model", f"a={models['a']}", *options], capture_output=True, text=True)
+    assert run.returncode == 64 and words in run.stderr, run.stderr
+
+
+def test_restarts_with_other_models(directory, models):
+    """A job waits for its models, wherever they are in the list; the others run."""
+    rows = [{"ids": row["ids"], "model": "ab"[i % 2]} for i, row in enumerate(IDS)]
+    with serve(directory, models, "abc") as broker, broker.client() as client:
+        for key in "abc":
+            client.submit(key, [{"ids": row["ids"]} for row in IDS], seal=False, model=key)
+        client.submit("mixed", rows, seal=False)
+        expected = {key: scores(client.call("score", rows=[{"ids": row["ids"]} for row in IDS], model=key, timeout_ms=60000)["rows"])
+                    for key in "abc"}
+        broker.kill9()
+    with serve(directory, models, "ca") as broker, broker.client() as client:
+        status = {key: client.call("status", job=key) for key in ("a", "b", "c", "mixed")}
+        assert status["b"]["state"] == "paused" and "the broker has no model 'b'" in status["b"]["reason"], status["b"]
+        assert status["mixed"]["state"] == "paused" and "made with model b (" in status["mixed"]["reason"], status["mixed"]
+        assert "none of that name" in status["mixed"]["reason"]
+        for key, one in broker.sql("select key, reason from jobs where key in ('a', 'b', 'c', 'mixed')"):
+            assert one == status[key].get("reason")
+        for key in "ac":
+            client.submit(key, None, chunk=1)
+            assert scores(client.results(key)) == expected[key]
+        with pytest.raises(Refused) as refused:
+            client.submit("b", None, chunk=1)
+        assert refused.value.code == "wrong_state"
+        with pytest.raises(Refused) as refused:
+            client.call("resume", job="b", accept_mode=True)
+        assert "'b'" in str(refused.value)
+    with serve(directory, models, "cba") as broker, broker.client() as client:
+        for key in ("b", "mixed"):
+            client.submit(key, None, chunk=1)
+        assert scores(client.results("b")) == expected["b"]
+        assert scores(client.results("mixed")) == [expected["ab"[i % 2]][i] for i in range(len(rows))]
+
+
+def test_another_checkpoint_under_the_name_holds_the_job(directory, models, tmp_path):
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        client.submit("job", TEXTS[:4], seal=False, model="b")
+        broker.kill9()
+    other = {**models, "b": changed_model(tmp_path / "other", 2)}
+    with serve(directory, other, "ab") as broker, broker.client() as client:
+        status = client.call("status", job="job")
+        assert status["state"] == "paused" and " as b" in status["reason"], status
+        client.call("resume", job="job", accept_mode=True)
+        client.submit("job", TEXTS[4:], chunk=1)
+        found = client.results("job")
+        assert scores(found)[4:] == score(client, TEXTS, model="b")[4:]
+
+
+def test_adapters_are_of_a_model(directory, models):
+    lora = MODELS / "lora"
+    with serve(directory, models, "ac", ["--lora", f"c/half={lora / 'reward-half'}"]) as broker, broker.client() as client:
+        ids = [{"ids": row["ids"], "model": "c"} for row in IDS]
+        with_adapter = score(client, [{**row, "adapter": "half"} for row in ids])
+        assert with_adapter != score(client, ids)
+        row = client.call("score", rows=[{"ids": IDS[0]["ids"], "adapter": "half"}], timeout_ms=60000)["rows"][0]
+        assert row["error"]["code"] == "unknown_adapter"
+        client.call("adapter_add", name="all", dir=str(lora / "reward-all"), model="c", timeout=60)
+        assert [(a["name"], a["model"]) for a in client.call("adapters")["adapters"]] == [("all", "c"), ("half", "c")]
+        assert score(client, [{**row, "adapter": "half"} for row in ids]) == with_adapter
+        client.submit("job", [{**row, "adapter": "all"} for row in ids], seal=False)
+        client.call("adapter_remove", name="all", model="c")
+        assert "adapter c/all (" in client.call("status", job="job")["reason"]
+
+
+def test_ensembles(directory, models):
+    with serve(directory, models, "ab", ["--no-dedupe"]) as broker, broker.client() as client:
+        each = {name: score(client, TEXTS, model=name) for name in "ab"}
+        rows = client.call("score", rows=[{**row, "models": ["b", "a"]} for row in TEXTS], timeout_ms=60000, timeout=90)["rows"]
+        for i, row in enumerate(rows):
+            assert row["error"] is None and row["models"] == ["b", "a"] and row["scores"] == [each["b"][i], each["a"][i]], row
+            assert row["mean"] == pytest.approx(statistics.fmean(row["scores"]), rel=1e-6)
+            assert row["std"] == pytest.approx(statistics.pstdev(row["scores"]), rel=1e-5)
+        client.submit("job", [{**row, "model": "b"} if row["id"] % 3 == 0 else row for row in TEXTS], models=["a", "b"])
+        for row in client.results("job"):
+            i = row["i"]
+            assert row["score"] == each["b"][i] if i % 3 == 0 else row["scores"] == [each["a"][i], each["b"][i]]
+        ids = client.call("score", rows=[{**IDS[4], "models": ["a", "b"]}], timeout_ms=60000)["rows"][0]
+        assert ids["scores"] == [score(client, [IDS[4]], model=name)[0] for name in "ab"]
+        found = broker.sql("select i, n, mean, std from ensembles where job = (select job from jobs where key = 'job') order by i")
+        assert [row[0] for row in found] == [i for i in range(len(TEXTS)) if i % 3]
+        for i, n, mean, std in found:
+            both = [each["a"][i], each["b"][i]]
+            assert n == 2 and mean == pytest.approx(statistics.fmean(both)) and std == pytest.approx(statistics.pstdev(both))
+        found = broker.sql("select model, score from model_scores where job = (select job from jobs where key = 'job') and i = 1")
+        assert found == [("a", pytest.approx(each["a"][1])), ("b", pytest.approx(each["b"][1]))]
+
+
+def test_what_an_ensemble_does_not_take(directory, models):
+    with serve(directory, models, "abc") as broker, broker.client() as client:
+        def error(row, models=("a", "b")):
+            found = client.call("score", rows=[{**row, "models": list(models)}], timeout_ms=60000, timeout=90)["rows"][0]
+            return found["error"]["code"], found["error"]["message"]
+        code, words = error(IDS[3], "ac")
+        assert code == "bad_request" and words.startswith("ids: expected text"), words
+        code, words = error({"prompt": "1 + 1 = ?", "responses": ["2", "3"]})
+        assert code == "bad_request" and "one score" in words
+        code, words = error({"prompt": "1", "chosen": "2", "rejected": "3"})
+        assert code == "bad_request" and "one score" in words
+        assert error(TEXTS[0], "az")[0] == "unknown_model"
+        code, words = error(TEXTS[0], "ac")
+        assert code == "bad_text" and words.startswith("c: "), words
+        assert "max_length" in error({**TEXTS[0], "truncate": True})[1]
+        row = {**TEXTS[0], "models": ["a", "b"], "truncate": True, "max_length": 2}
+        assert client.call("score", rows=[row], timeout_ms=60000)["rows"][0]["n_tokens"] == 4
+
+
+def test_an_ensemble_waits_for_all_its_models(directory, models, tmp_path):
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        each = {name: score(client, TEXTS, model=name) for name in "ab"}
+        client.submit("job", TEXTS[:6], seal=False, models=["a", "b"])
+        broker.kill9()
+    other = {**models, "b": changed_model(tmp_path / "other", 2)}
+    with serve(directory, other, "ab") as broker, broker.client() as client:
+        status = client.call("status", job="job")
+        assert status["state"] == "paused" and "models a/,b/" in status["reason"], status
+        assert broker.sql("select reason from jobs where key = 'job'") == [(status["reason"],)]
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        client.submit("job", TEXTS[6:], chunk=1, models=["a", "b"])
+        assert [row["scores"] for row in sorted(client.results("job"), key=lambda row: row["i"])] == list(map(list, zip(each["a"], each["b"])))
