@@ -79,6 +79,7 @@ enum cli_option {
     CLI_MAX_WAIT,
     CLI_KEEP_DATA,
     CLI_FORCE,
+    CLI_MODELS,
     CLI_OPTION_COUNT
 };
 

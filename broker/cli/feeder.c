@@ -92,10 +92,31 @@ static int gather(struct feeder *f, struct err *e)
     return 1;
 }
 
+/* One name is the model, several are an ensemble. */
+static void write_models(struct msg_writer *w, const char *names)
+{
+    uint32_t n = 1;
+    for (const char *at = names; *at; at++)
+        n += *at == ',';
+    if (n == 1) {
+        msg_key_str(w, "model", names);
+        return;
+    }
+    msg_str(w, "models");
+    msg_array(w, n);
+    for (size_t len; n-- > 0; names += len + 1) {
+        len = strcspn(names, ",");
+        msg_str_len(w, names, len);
+    }
+}
+
 static void write_submit(struct feeder *f, int n, int end)
 {
-    struct msg_writer *w = client_begin(
-        f->client, "submit", 2 + (uint32_t)(n > 0) + (uint32_t)end + (uint32_t)(f->priority != 0));
+    struct msg_writer *w = client_begin(f->client, "submit",
+        2 + (uint32_t)(n > 0) + (uint32_t)end + (uint32_t)(f->priority != 0) +
+            (uint32_t)(f->models != NULL));
+    if (f->models)
+        write_models(w, f->models);
     msg_key_str(w, "key", f->key);
     msg_key_int(w, "chunk", f->chunk);
     if (f->priority != 0)

@@ -23,7 +23,8 @@ struct feeder {
     struct lines *lines;
     const char *key;
     int priority;
-    int keeps_bad; /* a bad line becomes a row that fails, instead of no row */
+    const char *models; /* the names of the broker's that score the rows, with commas; NULL: none */
+    int keeps_bad;      /* a bad line becomes a row that fails, instead of no row */
     feeder_line *on_line;
     void *on_line_arg;
     uint32_t chunk;

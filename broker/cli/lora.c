@@ -26,22 +26,48 @@ static void print_list(const json_t *list)
     }
 }
 
+/* The length of "MODEL/" in front of an adapter's name; 0: there is none. */
+static size_t model_of(const char *adapter)
+{
+    size_t n = strcspn(adapter, "/=");
+    return adapter[n] == '/' && adapters_is_name(adapter, n) ? n + 1 : 0;
+}
+
+static void write_model(struct msg_writer *w, const struct cli *c)
+{
+    size_t n = model_of(c->adapter);
+    if (n == 0)
+        return;
+    msg_str(w, "model");
+    msg_str_len(w, c->adapter, n - 1);
+}
+
 /* The broker may have another working directory, so it gets the whole path. */
 static int write_add(const struct cli *c, struct client *client)
 {
     char path[PATH_MAX];
-    size_t n = adapters_name_of(c->adapter);
+    const char *lora = c->adapter + model_of(c->adapter);
+    size_t n = adapters_name_of(lora);
     if (n == 0)
         return cli_usage("lora add: expected NAME=DIR, NAME of letters, digits, '.', '_' and '-', "
                          "found '%s'",
             c->adapter);
-    if (!realpath(c->adapter + n + 1, path))
-        return cli_usage("lora add: cannot find the directory '%s'", c->adapter + n + 1);
-    struct msg_writer *w = client_begin(client, "adapter_add", 2);
+    if (!realpath(lora + n + 1, path))
+        return cli_usage("lora add: cannot find the directory '%s'", lora + n + 1);
+    struct msg_writer *w = client_begin(client, "adapter_add", 2 + (lora > c->adapter));
+    write_model(w, c);
     msg_str(w, "name");
-    msg_str_len(w, c->adapter, n);
+    msg_str_len(w, lora, n);
     msg_key_str(w, "dir", path);
     return 0;
+}
+
+static void write_remove(const struct cli *c, struct client *client)
+{
+    size_t n = model_of(c->adapter);
+    struct msg_writer *w = client_begin(client, "adapter_remove", 1 + (n > 0));
+    write_model(w, c);
+    msg_key_str(w, "name", c->adapter + n);
 }
 
 static int ask(const struct cli *c, struct client *client)
@@ -55,7 +81,7 @@ static int ask(const struct cli *c, struct client *client)
     if (lists)
         client_begin(client, "adapters", 0);
     else if (!adds)
-        msg_key_str(client_begin(client, "adapter_remove", 1), "name", c->adapter);
+        write_remove(c, client);
     if (client_call_patiently(client, adds ? ADD_MS : 0, &reply, &e) != 0)
         return cli_fail(&e);
     if (c->value[CLI_JSON])

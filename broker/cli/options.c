@@ -137,6 +137,10 @@ static const struct cli_option_info option_table[CLI_OPTION_COUNT] = {
         "exit with 75 if the job is not over after S seconds (default: wait without limit)", NULL},
     [CLI_KEEP_DATA] = {"keep-data", 0, NULL,
         "keep the private broker's directory, OUTPUT.assay, also after success", NULL},
+    [CLI_MODELS] = {"models", 0, "NAMES",
+        "of a running broker: the model that scores the rows, by its name; several, with commas "
+        "between, score each row (default: the broker's first)",
+        NULL},
     [CLI_FORCE] = {"force", 0, NULL, "score again even if the output is there and whole", NULL},
     [CLI_DIR] = {"dir", 0, "DIR", "write every page into a file of its own in DIR", NULL},
 };

@@ -100,6 +100,7 @@ static void begin(struct score *s)
 {
     feeder_init(&s->feeder, s->client, s->lines, s->run.key);
     s->feeder.on_line = expect_line;
+    s->feeder.models = s->cli->value[CLI_MODELS];
     s->feeder.on_line_arg = &s->output;
     s->after = s->got = 0;
 }
@@ -113,6 +114,9 @@ static int check_owner(const struct cli *c)
         CLI_WORKER, CLI_SCORE_CACHE, CLI_KV_CACHE, CLI_NO_DEDUPE, CLI_KEEP_DATA};
     if (c->value[CLI_MODEL] && c->value[CLI_CONNECT])
         return cli_usage("score: expected --model or --connect, found both");
+    if (c->value[CLI_MODEL] && c->value[CLI_MODELS])
+        return cli_usage("score: --models: expected a running broker, which has the models by "
+                         "name, found --model DIR, a private one with one model");
     if (c->value[CLI_RECIPE] && cli_check_recipe(c) != 0)
         return EX_USAGE;
     for (size_t i = 0; !c->value[CLI_MODEL] && i < sizeof own / sizeof own[0]; i++)

@@ -130,6 +130,7 @@ int verb_submit(const struct cli *c)
     if (rc == 0) {
         feeder_init(&feeder, client, lines, c->value[CLI_KEY]);
         feeder.priority = (int)priority;
+        feeder.models = c->value[CLI_MODELS];
         feeder.keeps_bad = 1;
         feeder.on_line = tell_bad_line;
         progress_init(&progress, c->stderr_tty, lines_count(lines));

@@ -1,13 +1,14 @@
 """Several models in one broker: each row has the bits that its model gives alone, whatever it is mixed with; a job belongs to its
 models at every start; rows of several models have each one's score."""
 import json
+import re
 import shutil
 import statistics
 import struct
 import subprocess
 
 import pytest
-from harness import BIN, MODELS, Broker, Refused, ids_bytes, random_key
+from harness import BIN, MODELS, ROOT, Broker, Refused, ids_bytes, random_key
 
 TEXTS = [{"id": i, "prompt": f"{i} + {i + 3} = ?", "response": str(2 * i + 3 + i % 2)} for i in range(24)]
 IDS = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(1 + i % 40)])} for i in range(24)]
@@ -248,3 +249,38 @@ def test_an_ensemble_waits_for_all_its_models(directory, models, tmp_path):
     with serve(directory, models, "ab") as broker, broker.client() as client:
         client.submit("job", TEXTS[6:], chunk=1, models=["a", "b"])
         assert [row["scores"] for row in sorted(client.results("job"), key=lambda row: row["i"])] == list(map(list, zip(each["a"], each["b"])))
+
+
+def test_command_line(directory, models, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        each = {name: score(client, TEXTS, model=name) for name in "ab"}
+
+        def assay(*words):
+            run = subprocess.run([BIN / "assay", *words, "--data", directory], capture_output=True, text=True)
+            assert run.returncode == 0, run
+            return run.stdout
+
+        def lines(path):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+
+        assay("score", rows, "-o", tmp_path / "b.jsonl", "--models", "b")
+        assert [line["score"] for line in lines(tmp_path / "b.jsonl")] == pytest.approx(each["b"], rel=1e-6)
+        assay("score", rows, "-o", tmp_path / "both.jsonl", "--models", "a,b")
+        for i, line in enumerate(lines(tmp_path / "both.jsonl")):
+            assert line["models"] == ["a", "b"] and line["scores"] == pytest.approx([each["a"][i], each["b"][i]], rel=1e-6)
+            assert line["mean"] == pytest.approx(statistics.fmean(line["scores"]), rel=1e-6, abs=1e-6)
+        assay("submit", rows, "--key", "k", "--models", "b")
+        assay("wait", "k")
+        assert client.call("status", job="k")["model"] == "b"
+        assert scores(client.results("k")) == each["b"]
+    run = subprocess.run([BIN / "assay", "score", rows, "--model", models["a"], "--models", "a"], capture_output=True, text=True)
+    assert run.returncode == 64 and "--models" in run.stderr
+
+
+def test_documented_example(tmp_path):
+    example = next(text for text in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "--models" in text)
+    example = example.replace("build/cpu/bin", str(BIN)).replace("tests/models", str(MODELS))
+    run = subprocess.run(["bash", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and '"std":0' in run.stdout, run

@@ -45,7 +45,7 @@ static int64_t write_outcome(struct scene *s)
     struct batch *batch = NULL;
     int64_t job = put_job(s->b.store, "job", 0, 3, 4);
     must(planner_job_changed(s->b.planner, job, &err));
-    assert_int_equal(planner_next(s->b.planner, 1, &batch, &err), 1);
+    assert_int_equal(planner_next(s->b.planner, 0, 1, &batch, &err), 1);
     assert_int_equal(batch->n_rows, 3);
     must(store_wait_synced(s->b.store, &err));
     wait_for(s, WAIT_RESULTS, job, 7, FAR);
