@@ -1,6 +1,6 @@
 /* digest.c - checkpoint_digest (weights.h): the hash that identifies a checkpoint.
  *
- * schema/identity.h says which files count. The cache file holds one line: the files' identity, the
+ * schema/identity.h says which files count. The cache file holds a line for each of some checkpoints: the files' identity, the
  * digest of their contents, and a hash of those two as they are written, between spaces. A digest
  * belongs to the identity stored with it: the files had that identity before and after they were
  * read, and a later write changes it. A line without its hash, or with another one, is damaged or
@@ -19,6 +19,7 @@
 
 #define DIGEST_BYTES 32
 #define LINE_BYTES 164 /* 64, 64 and 32 digits, and what separates and ends them */
+#define CACHE_LINES 16 /* checkpoints in the cache, the last one first */
 #define BLOCK_BYTES (1u << 20)
 #define TELL_BYTES (256u << 20) /* a large checkpoint takes minutes, so progress is logged */
 
@@ -96,19 +97,43 @@ static void make_line(char line[LINE_BYTES], const char *stat_hex, const char *h
     snprintf(line + n, LINE_BYTES - (size_t)n, " %s\n", sum);
 }
 
-static int read_cache(const char *cache_file, const char *stat_hex, char hex[65])
+/* Whether the line is of this state of a checkpoint, and sound: hex is its digest. */
+static int is_line_of(const char *read, const char *stat_hex, char hex[65])
 {
-    char found[65], line[LINE_BYTES], read[LINE_BYTES] = "";
-    FILE *f = cache_file ? fopen(cache_file, "re") : NULL;
-    int ok = f && fgets(read, sizeof read, f) && sscanf(read, "%*64s %64s", found) == 1;
-    if (f)
-        fclose(f);
-    if (ok)
-        make_line(line, stat_hex, found);
-    if (!ok || strlen(found) != 64 || strcmp(line, read) != 0)
+    char found[65], line[LINE_BYTES];
+    if (sscanf(read, "%*64s %64s", found) != 1 || strlen(found) != 64)
+        return 0;
+    make_line(line, stat_hex, found);
+    if (strcmp(line, read) != 0)
         return 0;
     memcpy(hex, found, 65);
     return 1;
+}
+
+static int read_cache(const char *cache_file, const char *stat_hex, char hex[65])
+{
+    char read[LINE_BYTES];
+    FILE *f = cache_file ? fopen(cache_file, "re") : NULL;
+    int found = 0;
+    while (f && !found && fgets(read, sizeof read, f))
+        found = is_line_of(read, stat_hex, hex);
+    if (f)
+        fclose(f);
+    return found;
+}
+
+/* Copies the lines of other checkpoints that are in the cache: a broker may serve several. */
+static void copy_others(FILE *to, const char *cache_file, const char *stat_hex)
+{
+    char read[LINE_BYTES];
+    FILE *f = fopen(cache_file, "re");
+    for (int n = 1; f && n < CACHE_LINES && fgets(read, sizeof read, f);)
+        if (strncmp(read, stat_hex, 64) != 0 && read[strlen(read) - 1] == '\n') {
+            fputs(read, to);
+            n++;
+        }
+    if (f)
+        fclose(f);
 }
 
 /* Writes the file whole or not at all, also if several processes do so at once. A failure is no
@@ -124,6 +149,7 @@ static void write_cache(const char *cache_file, const char *stat_hex, const char
         return;
     make_line(line, stat_hex, hex);
     fputs(line, f);
+    copy_others(f, cache_file, stat_hex);
     if (fclose(f) != 0 || rename(part, cache_file) != 0)
         unlink(part);
 }

@@ -182,6 +182,9 @@ static void draw_broker(struct top *t, struct frame *f)
     const json_t *model = json_object_get(t->info, "model"),
                  *counters = json_object_get(t->info, "counters");
     frame_text(f, STYLE_BOLD, "%s", t->info ? reply_text(model, "name") : "assay top");
+    for (size_t k = 1; k < json_array_size(json_object_get(t->info, "models")); k++)
+        frame_text(f, STYLE_BOLD, ", %s",
+            reply_text(json_array_get(json_object_get(t->info, "models"), k), "name"));
     frame_text(f, STYLE_PLAIN, "  ");
     draw_state(t, f);
     frame_end_line(f);

@@ -162,6 +162,18 @@ static uint64_t values_of(const struct sequence *r, uint32_t n_labels)
     return r->pool.type == POOL_MEAN ? each : sequence_pooled(r) * each;
 }
 
+/* The job goes on without what the row names. */
+static int is_gone(const struct slice *route, struct err *e)
+{
+    if (memchr(route->at, '/', route->len))
+        return err_set(e, ASSAY_EMODEL,
+            "model: expected what is served, found '%.*s'; the row was accepted while it was",
+            (int)route->len, (const char *)route->at);
+    return err_set(e, ASSAY_EADAPTER,
+        "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
+        (int)route->len, (const char *)route->at);
+}
+
 /* Whether the workers take this sequence: 0, or the row's error. */
 static int check_limits(
     const struct reading *rd, const struct found *f, const struct sequence *r, struct err *e)
@@ -173,10 +185,7 @@ static int check_limits(
     const struct store_served *v = store_served_of(rd->s, r->mode, &k);
     const struct store_limits *l = v && rd->checks ? &v->is.limits : NULL;
     if (rd->checks && r->mode == 0)
-        return err_set(e,
-            route->len > 0 && route->at[route->len - 1] == '/' ? ASSAY_EMODEL : ASSAY_EADAPTER,
-            "adapter: expected one that is loaded, found '%.*s'; the row was accepted while it was",
-            (int)route->len, (const char *)route->at);
+        return is_gone(route, e);
     if (l && l->max_len && r->n_tokens > l->max_len)
         return err_set(e, ASSAY_ETOOLONG,
             "%sexpected at most %u tokens (this broker's --max-len), found %u; the row was "

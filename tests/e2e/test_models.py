@@ -1,11 +1,15 @@
 """Several models in one broker: each row has the bits that its model gives alone, whatever it is mixed with; a job belongs to its
 models at every start; rows of several models have each one's score."""
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import statistics
 import struct
 import subprocess
+import time
 
 import pytest
 from harness import BIN, MODELS, ROOT, Broker, Refused, ids_bytes, random_key
@@ -284,3 +288,33 @@ def test_documented_example(tmp_path):
     example = example.replace("build/cpu/bin", str(BIN)).replace("tests/models", str(MODELS))
     run = subprocess.run(["bash", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and '"std":0' in run.stdout, run
+
+
+def test_kills(directory, models):
+    """Broker and workers are killed while a job of two models and both together runs: every row once, with its models' bits."""
+    rows = [{"ids": ids_bytes([3 + (i * 31 + k) % 90 for k in range(1 + i % 50)]), **[{"model": "a"}, {"model": "b"}, {"models": ["b", "a"]}][i % 3]}
+            for i in range(600)]
+    plain = [{"ids": row["ids"]} for row in rows]
+    broker = serve(directory, models, "ab", ["--max-batch-tokens", 128, "--score-cache", "16M"])
+    with broker:
+        with broker.client() as client:
+            for chunk in range(3):
+                client.submit("job", rows[chunk * 200:(chunk + 1) * 200], chunk=chunk, seal=chunk == 2)
+        for _ in range(3):
+            for pid in broker.worker_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)
+            broker.kill9()
+            broker.start()
+        with broker.client() as client:
+            found = client.results("job")
+            assert sorted(row["i"] for row in found) == list(range(len(rows)))
+            each = {name: score(client, plain, model=name) for name in "ab"}  # from the cache, in part
+            for row in found:
+                i = row["i"]
+                expected = [each["a"][i], each["b"][i], [each["b"][i], each["a"][i]]][i % 3]
+                assert row["error"] is None and row.get("score", row.get("scores")) == expected, row
+    with serve(directory, models, "ba", ["--no-dedupe"]) as broker, broker.client() as client:
+        for name in "ab":
+            assert score(client, plain, model=name) == each[name]
