@@ -1,10 +1,11 @@
 /* digest.c - checkpoint_digest (weights.h): the hash that identifies a checkpoint.
  *
- * schema/identity.h says which files count. The cache file holds a line for each of some checkpoints: the files' identity, the
- * digest of their contents, and a hash of those two as they are written, between spaces. A digest
- * belongs to the identity stored with it: the files had that identity before and after they were
- * read, and a later write changes it. A line without its hash, or with another one, is damaged or
- * from an earlier version, and is not believed: results are compared and kept by digest. */
+ * schema/identity.h says which files count. The cache file holds a line for each of some
+ * checkpoints: the files' identity, the digest of their contents, and a hash of those two as they
+ * are written, between spaces. A digest belongs to the identity stored with it: the files had that
+ * identity before and after they were read, and a later write changes it. A line without its hash,
+ * or with another one, is damaged or from an earlier version, and is not believed: results are
+ * compared and kept by digest. */
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -91,11 +91,16 @@ uint32_t request_model_of_job(struct broker *b, int64_t job)
 static int check_model(struct broker *b, struct prepared *p, struct slice key, struct err *e)
 {
     const struct request *q = &p->request;
+    struct store_job j;
     int64_t job;
     int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
-    uint32_t id = rc == 1 ? request_model_of_job(b, job) : CATALOG_NONE;
-    if (rc < 0 || id == CATALOG_NONE || id == p->model)
+    if (rc == 1)
+        rc = store_get_job(b->store, job, &j, e);
+    if (rc != 1 || store_mode_of_model(b->store, p->model) == j.mode)
         return rc < 0 ? rc : 0;
+    uint32_t id = id_of_mode(b, j.mode);
+    if (id == CATALOG_NONE) /* the store says that the job is held */
+        return 0;
     if (q->models.n > 0 && !q->models.is_list)
         return err_field(e, ASSAY_ESTATE, "model",
             "expected '%s', the model of this job, found '%.*s': name others in the rows",

@@ -123,6 +123,13 @@ def test_names_that_are_not_there(directory, models):
             client.call("score", sessions=[name], model="a")
 
 
+def test_a_checkpoint_under_two_names(directory, models):
+    with serve(directory, {"a": models["a"], "z": models["a"]}, "az") as broker, broker.client() as client:
+        client.submit("job", TEXTS[:4], seal=False, model="z")
+        client.submit("job", TEXTS[4:], chunk=1, model="z")
+        assert scores(client.results("job")) == score(client, TEXTS, model="a")
+
+
 @pytest.mark.parametrize("options, words", [
     (["--model", "/x"], "NAME=DIR for each of several models"),
     (["--model", "a=/tmp"], "another NAME"),
