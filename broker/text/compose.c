@@ -515,5 +515,5 @@ int compose_row(struct composer *c, const struct row_request *q, int32_t step_to
 
 const struct side_truncation *composer_truncation(const struct composer *c)
 {
-    return c->encoder ? tokenizer_truncation(c->model->tokenizer) : NULL;
+    return c && c->encoder ? tokenizer_truncation(c->model->tokenizer) : NULL;
 }
