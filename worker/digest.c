@@ -98,38 +98,38 @@ static void make_line(char line[LINE_BYTES], const char *stat_hex, const char *h
     snprintf(line + n, LINE_BYTES - (size_t)n, " %s\n", sum);
 }
 
-/* Whether the line is of this state of a checkpoint, and sound: hex is its digest. */
-static int is_line_of(const char *read, const char *stat_hex, char hex[65])
+/* Whether the line is sound, and then which state of a checkpoint has which digest. */
+static int read_line(const char *read, char stat_hex[65], char hex[65])
 {
-    char found[65], line[LINE_BYTES];
-    if (sscanf(read, "%*64s %64s", found) != 1 || strlen(found) != 64)
+    char line[LINE_BYTES];
+    if (sscanf(read, "%64s %64s", stat_hex, hex) != 2 || strlen(stat_hex) != 64 ||
+        strlen(hex) != 64)
         return 0;
-    make_line(line, stat_hex, found);
-    if (strcmp(line, read) != 0)
-        return 0;
-    memcpy(hex, found, 65);
-    return 1;
+    make_line(line, stat_hex, hex);
+    return strcmp(line, read) == 0;
 }
 
 static int read_cache(const char *cache_file, const char *stat_hex, char hex[65])
 {
-    char read[LINE_BYTES];
+    char read[LINE_BYTES], of[65], digest[65];
     FILE *f = cache_file ? fopen(cache_file, "re") : NULL;
     int found = 0;
     while (f && !found && fgets(read, sizeof read, f))
-        found = is_line_of(read, stat_hex, hex);
+        found = read_line(read, of, digest) && strcmp(of, stat_hex) == 0;
     if (f)
         fclose(f);
+    if (found)
+        memcpy(hex, digest, 65);
     return found;
 }
 
 /* Copies the lines of other checkpoints that are in the cache: a broker may serve several. */
 static void copy_others(FILE *to, const char *cache_file, const char *stat_hex)
 {
-    char read[LINE_BYTES];
+    char read[LINE_BYTES], of[65], digest[65];
     FILE *f = fopen(cache_file, "re");
     for (int n = 1; f && n < CACHE_LINES && fgets(read, sizeof read, f);)
-        if (strncmp(read, stat_hex, 64) != 0 && read[strlen(read) - 1] == '\n') {
+        if (read_line(read, of, digest) && strcmp(of, stat_hex) != 0) {
             fputs(read, to);
             n++;
         }
