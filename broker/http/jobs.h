@@ -17,6 +17,7 @@ struct job {
     struct job_row *rows; /* in the order in which they were sent; a ticket is NULL once gone */
     uint32_t n_rows, n_tickets; /* n_tickets: those that still wait for it */
     int takes_place;            /* counts (coalesce.h) */
+    int is_done;                /* its results are there */
     int is_shared;              /* by several tickets, at its start */
     long long sent_us;          /* 0: not yet */
     long long began_us;         /* when it was sent first */

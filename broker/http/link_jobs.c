@@ -1,0 +1,129 @@
+/* link_jobs.c - jobs that are with the broker, and the messages about them (link_private.h). */
+#include "broker/http/link_private.h"
+
+#include <stdio.h>
+#include <zmq.h>
+
+#include "schema/clock.h"
+#include "schema/request.h"
+
+static int send_bytes(struct link *l, const struct msg_writer *w)
+{
+    return zmq_send(l->socket, w->buffer.data, w->buffer.size, ZMQ_DONTWAIT) < 0 ? -1 : 0;
+}
+
+/* An operation with at most one field, `job`, whose answer is not waited for. */
+void link_send(struct link *l, const char *op, int id, const char *key)
+{
+    struct msg_writer w;
+    msg_writer_init(&w);
+    msg_map(&w, 3 + (key != NULL));
+    msg_key_int(&w, "v", REQUEST_VERSION);
+    msg_key_str(&w, "op", op);
+    msg_key_int(&w, "id", id);
+    if (key)
+        msg_key_str(&w, "job", key);
+    send_bytes(l, &w);
+    msg_writer_release(&w);
+}
+
+void link_send_job(struct link *l, struct job *job)
+{
+    job->sent_us = send_bytes(l, &job->message) == 0 ? now_mono_us() : 0;
+    if (job->began_us == 0)
+        job->began_us = job->sent_us;
+}
+
+struct job *link_start_job(struct link *l, struct ticket *list)
+{
+    char key[JOB_KEY_BYTES];
+    int64_t id = l->next_id++;
+    snprintf(key, sizeof key, LINK_KEY_BEGINS "%s-%lld", l->run, (long long)id);
+    struct job *job = job_new(list, id, key);
+    job->next = l->jobs;
+    l->jobs = job;
+    l->load.n_sent += job->takes_place;
+    link_send_job(l, job);
+    pthread_mutex_lock(&l->lock);
+    l->counts.n_jobs++;
+    l->counts.n_rows += job->n_rows;
+    pthread_mutex_unlock(&l->lock);
+    return job;
+}
+
+/* When the job's turn came, as far as that is known. */
+static long long begin_of(const struct link *l, const struct job *job)
+{
+    return job->began_us > l->load.last_end_us ? job->began_us : l->load.last_end_us;
+}
+
+/* Notes that a job has ended, and how long it took where it was computed. */
+static void note_end(struct link *l, const struct job *job)
+{
+    long long now_us = now_mono_us();
+    double rate = (double)(now_us - begin_of(l, job)) / (double)job->message.buffer.size;
+    if (!job->takes_place)
+        return;
+    l->load.n_sent--;
+    if (job->is_done)
+        l->us_per_byte = l->us_per_byte > 0 ? (l->us_per_byte + rate) / 2 : rate;
+    l->load.last_end_us = now_us;
+    l->load.last_was_shared = job->is_shared;
+}
+
+/* Forgets the job, which has no tickets any more; the broker purges it. */
+void link_end_job(struct link *l, struct job *job)
+{
+    struct job **at = &l->jobs;
+    while (*at != job)
+        at = &(*at)->next;
+    *at = job->next;
+    note_end(l, job);
+    link_send(l, "purge", ID_NONE, job->key);
+    job_free(&job);
+}
+
+/* ---- tickets ---- */
+
+void link_finish(struct ticket *t, const struct err *e)
+{
+    if (e)
+        t->error = *e;
+    t->done(t);
+}
+
+void link_fail_job(struct link *l, struct job *job, const struct err *e)
+{
+    struct ticket *t;
+    while ((t = job_pop(job)))
+        link_finish(t, e);
+    link_end_job(l, job);
+}
+
+/* The broker refused what several requests had sent together: each is sent by itself, so that only
+ * the one to blame is refused. */
+void link_split_job(struct link *l, struct job *job)
+{
+    struct ticket *t;
+    while ((t = job_pop(job))) {
+        t->next = NULL;
+        t->is_alone = 1;
+        struct job *own = link_start_job(l, t);
+        l->load.n_sent -= own->takes_place;
+        own->takes_place = 0;
+    }
+    link_end_job(l, job);
+}
+
+long long link_due_us(struct link *l)
+{
+    long long soonest = FOREVER;
+    for (const struct job *job = l->jobs; job; job = job->next) {
+        double us = l->us_per_byte * (double)job->message.buffer.size;
+        long long end = begin_of(l, job) + (us < 1e9 ? (long long)us : 1000000000ll);
+        if (job->takes_place && end < soonest)
+            soonest = end;
+    }
+    l->load.soonest_end_us = l->us_per_byte > 0 ? soonest : 0;
+    return coalesce_due(&l->waiting, &l->load);
+}

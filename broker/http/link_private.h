@@ -1,0 +1,62 @@
+/* link_private.h - the link's state (link.h), and what its files need of each other: link.c has the
+ * thread and what others call, link_jobs.c jobs and the messages about them, link_replies.c what
+ * the broker says. All of it runs in the link's thread. */
+#ifndef ASSAY_HTTP_LINK_PRIVATE_H
+#define ASSAY_HTTP_LINK_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "broker/http/jobs.h"
+#include "broker/http/link.h"
+
+enum { ID_NONE, ID_INFO, ID_STALE, ID_FIRST_JOB }; /* of messages */
+
+#define LINK_KEY_BEGINS "http-" /* the key of a job: this, the process's random digits, a number */
+
+struct link {
+    struct link_options options;
+    pthread_t thread;
+    int wake_fd;
+    /* Shared, under the lock. */
+    pthread_mutex_t lock;
+    struct ticket *inbox, **inbox_end;
+    struct card *card;
+    long long heard_ms;
+    struct link_counts counts;
+    int stops, is_over; /* is_over: nobody takes the inbox any more */
+    atomic_int looks;   /* a ticket's client has left */
+    /* The thread's own. */
+    void *zmq, *socket;
+    struct coalesce waiting;
+    struct job *jobs;
+    int64_t next_id, epoch;
+    struct coalesce_load load;
+    double us_per_byte; /* of jobs, lately; 0: not known */
+    uint32_t max_rows;
+    size_t max_bytes;
+    long long info_due_ms;
+    int64_t stale_before_ms; /* the broker's clock; 0: they have not been asked for */
+    char run[20];            /* random, in each key */
+};
+
+/* An operation with at most one field, `job`, whose answer is not waited for. */
+void link_send(struct link *l, const char *op, int id, const char *key);
+void link_send_job(struct link *l, struct job *job);
+/* Makes a job of a list of tickets, and sends it. */
+struct job *link_start_job(struct link *l, struct ticket *list);
+/* Forgets a job without tickets; the broker purges it. */
+void link_end_job(struct link *l, struct job *job);
+/* Ends the job and its tickets. */
+void link_fail_job(struct link *l, struct job *job, const struct err *e);
+void link_split_job(struct link *l, struct job *job);
+/* e: NULL where the ticket has its own. */
+void link_finish(struct ticket *t, const struct err *e);
+/* When the next job is due. */
+long long link_due_us(struct link *l);
+
+void link_take_replies(struct link *l);
+/* Asks for jobs that a process which has ended left behind. */
+void link_ask_stale(struct link *l, int64_t after);
+
+#endif

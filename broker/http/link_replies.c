@@ -1,0 +1,196 @@
+/* link_replies.c - what the broker says (link_private.h). */
+#include "broker/http/link_private.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <zmq.h>
+
+#include "broker/http/pack.h"
+#include "schema/clock.h"
+#include "schema/log.h"
+#include "schema/request.h"
+
+#define STALE_MS 3600000 /* a job that has been over for so long is nobody's */
+#define STALE_PAGE 1000
+
+static void take_card(struct link *l, json_t *info)
+{
+    struct card *card, *old;
+    struct err e = {0};
+    if (card_new(&card, info, l->options.names, l->options.n_names, &e) != 0) {
+        log_warn("event=info_refused reason=\"%s\"", e.msg);
+        return;
+    }
+    l->load.n_groups = card->n_groups;
+    l->max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
+    l->max_bytes = (size_t)card->max_message_bytes / 2;
+    int restarted = l->epoch != 0 && l->epoch != card->epoch;
+    l->epoch = card->epoch;
+    pthread_mutex_lock(&l->lock);
+    old = l->card;
+    l->card = card;
+    l->heard_ms = now_mono_ms();
+    pthread_mutex_unlock(&l->lock);
+    card_release(&old);
+    for (struct job *job = l->jobs; restarted && job; job = job->next)
+        link_send_job(l, job);
+    if (l->stale_before_ms == 0) {
+        l->stale_before_ms = json_integer_value(json_object_get(card->info, "now_ms")) - STALE_MS;
+        link_ask_stale(l, 0);
+    }
+}
+
+/* ---- jobs that nobody waits for ---- */
+
+void link_ask_stale(struct link *l, int64_t after)
+{
+    struct msg_writer w;
+    msg_writer_init(&w);
+    msg_map(&w, 5);
+    msg_key_int(&w, "v", REQUEST_VERSION);
+    msg_key_str(&w, "op", "jobs");
+    msg_key_int(&w, "id", ID_STALE);
+    msg_key_int(&w, "after", after);
+    msg_key_int(&w, "limit", STALE_PAGE);
+    zmq_send(l->socket, w.buffer.data, w.buffer.size, ZMQ_DONTWAIT);
+    msg_writer_release(&w);
+}
+
+/* A process that was killed leaves jobs behind: those that have long been over are purged. */
+static void take_stale(struct link *l, const json_t *reply)
+{
+    const json_t *jobs = json_object_get(reply, "jobs");
+    json_t *job;
+    size_t k;
+    json_array_foreach(jobs, k, job)
+    {
+        const char *key = json_string_value(json_object_get(job, "key"));
+        int64_t over_ms = json_integer_value(json_object_get(job, "finished_ms"));
+        if (key && strncmp(key, LINK_KEY_BEGINS, strlen(LINK_KEY_BEGINS)) == 0 && over_ms > 0 &&
+            over_ms < l->stale_before_ms)
+            link_send(l, "purge", ID_NONE, key);
+    }
+    if (json_array_size(jobs) > 0)
+        link_ask_stale(l, json_integer_value(json_object_get(reply, "next")));
+}
+
+/* ---- answers to jobs ---- */
+
+static void note_full(struct link *l, const struct err *e)
+{
+    pthread_mutex_lock(&l->lock);
+    l->counts.full_until_ms = now_mono_ms() + e->retry_after_ms + 1000;
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void read_refusal(const json_t *reply, struct err *e)
+{
+    const json_t *err = json_object_get(reply, "err");
+    const char *code = json_string_value(json_object_get(err, "code"));
+    const char *message = json_string_value(json_object_get(err, "message"));
+    const char *field = json_string_value(json_object_get(err, "field"));
+    err_field(e, results_code(code ? code : "", code ? strlen(code) : 0), field ? field : "", "%s",
+        message ? message : "the broker gave no reason");
+    e->retry_after_ms = (uint32_t)json_integer_value(json_object_get(err, "retry_after_ms"));
+}
+
+static void take_refusal(struct link *l, struct job *job, const struct err *e)
+{
+    int is_form =
+        e->code == ASSAY_EBADREQ || e->code == ASSAY_EBADMSG || e->code == ASSAY_ETOOLARGE;
+    if (e->code == ASSAY_ETIMEOUT) {
+        link_send_job(l, job);
+    } else if (e->code == ASSAY_ENOTREADY) {
+        return; /* it is shutting down: what it has lives on, and is asked for when it is back */
+    } else if (is_form && job->n_tickets > 1) {
+        link_split_job(l, job);
+    } else {
+        if (e->code == ASSAY_EQUEUEFULL)
+            note_full(l, e);
+        link_send(l, "cancel", ID_NONE, job->key); /* where it is there, it waits: held */
+        link_fail_job(l, job, e);
+    }
+}
+
+static void take_results(struct link *l, struct job *job, int64_t number, struct slice rows)
+{
+    struct err e = {0};
+    struct ticket *t;
+    int rc = job_give(job, rows, &e);
+    job->is_done = 1;
+    while ((t = job_pop(job))) {
+        snprintf(t->job, sizeof t->job, "%lld", (long long)number);
+        link_finish(t, rc == 0 ? NULL : &e);
+    }
+    link_end_job(l, job);
+}
+
+struct reply {
+    int64_t id, job;
+    int is_ok;
+    struct slice rows;
+};
+
+/* Reads what is told apart first; all else is read by what it is. */
+static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
+{
+    struct slice key, value;
+    uint32_t n;
+    *reply = (struct reply){0};
+    int rc = msg_read_map(r, "", &n, e);
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        rc = msg_read_str(r, "", &key, e);
+        if (rc == 0 && slice_is(key, "id") && msg_peek(r) == MSG_INT)
+            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->id, e);
+        else if (rc == 0 && slice_is(key, "job") && msg_peek(r) == MSG_INT)
+            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->job, e);
+        else if (rc == 0 && slice_is(key, "ok"))
+            rc = msg_read_bool(r, "", &reply->is_ok, e);
+        else if (rc == 0)
+            rc = msg_read_raw(r, "", MSG_MAX_DEPTH, &value, e);
+        if (rc == 0 && slice_is(key, "rows"))
+            reply->rows = value;
+    }
+    return rc;
+}
+
+static void take_reply(struct link *l, struct slice bytes)
+{
+    struct err e = {0};
+    struct msg_reader r;
+    struct reply reply;
+    json_t *whole = NULL;
+    msg_reader_init(&r, bytes.at, bytes.len);
+    if (read_reply(&r, &reply, &e) != 0 || reply.id == ID_NONE)
+        return;
+    struct job *job = l->jobs;
+    while (job && job->id != reply.id)
+        job = job->next;
+    if (job && reply.is_ok)
+        return take_results(l, job, reply.job, reply.rows);
+    msg_reader_init(&r, bytes.at, bytes.len);
+    if ((!job && reply.id >= ID_FIRST_JOB) || pack_read(&r, &whole, &e) != 0)
+        return;
+    if (reply.id == ID_INFO && reply.is_ok)
+        return take_card(l, whole);
+    if (reply.id == ID_STALE && reply.is_ok)
+        take_stale(l, whole);
+    read_refusal(whole, &e);
+    json_decref(whole);
+    if (job)
+        take_refusal(l, job, &e);
+}
+
+void link_take_replies(struct link *l)
+{
+    zmq_msg_t message;
+    for (;;) {
+        zmq_msg_init(&message);
+        int n = zmq_msg_recv(&message, l->socket, ZMQ_DONTWAIT);
+        if (n >= 0)
+            take_reply(l, (struct slice){zmq_msg_data(&message), zmq_msg_size(&message)});
+        zmq_msg_close(&message);
+        if (n < 0)
+            return;
+    }
+}
