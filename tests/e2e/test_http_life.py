@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
@@ -97,6 +98,39 @@ def test_a_broker_that_is_started_again(directory):
         with broker.client() as client:
             wanted = [row["score"] for row in client.call("score", rows=[{"ids": row} for row in rows], timeout=60)["rows"]]
         assert [float32(one["probs"][0]) for one in reply["data"]] == wanted
+    broker.stop()
+
+
+def test_a_broker_that_is_stopped_in_order(directory):
+    """It refuses what it has as not_ready, and has it all the same when it is there again."""
+    broker = Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]).start()
+    with Http(directory, broker) as http:
+        replies = []
+        body = {"input": [[k % 300, 5, 7, k // 300] * 120 for k in range(60)]}
+        thread = threading.Thread(target=lambda: replies.append(http.post("/classify", body)))
+        thread.start()
+        wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+        assert broker.stop() == 0
+        broker.start()
+        thread.join(120 * PATIENCE)
+        assert replies[0][0] == 200 and len(replies[0][1]["data"]) == 60
+        wait_until(lambda: not broker.sql("select key from jobs"))
+    broker.stop()
+
+
+def test_jobs_left_behind_are_purged(directory):
+    """Those of a process that was killed, an hour after they were over; nobody else's."""
+    with Broker(directory / "d", model=MODEL) as broker, broker.client() as client:
+        for key in ("http-0123456789abcdef-3", "http-0123456789abcdef-4", "mine"):
+            client.submit(key, [{"ids": [5, 6]}])
+            client.results(key)
+    with sqlite3.connect(directory / "d/assay.db") as database:
+        database.execute("update job set finished_ms = finished_ms - 4000000 where key <> 'http-0123456789abcdef-4'")
+    database.close()
+    broker = Broker(directory / "d", model=MODEL).start()
+    with Http(directory, broker) as http:
+        wait_until(lambda: [key for [key] in broker.sql("select key from jobs order by job")] == ["http-0123456789abcdef-4", "mine"])
+        assert http.ok("/classify", {"input": "a"})
     broker.stop()
 
 
