@@ -88,11 +88,10 @@ class Http:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+    def __exit__(self, kind, *_):
+        code = self.stop()
         self.log.close()
+        assert kind or code == 0, self.words()
 
 
 def float32(x):
