@@ -58,6 +58,8 @@ static struct peer *peer_of(struct MHD_Connection *connection)
 static enum MHD_Result reply(struct exchange *x, unsigned status, char *text, const char *type,
     const char *const (*headers)[2], int closes)
 {
+    if (!text)
+        return MHD_NO;
     struct MHD_Response *response =
         MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
     MHD_add_response_header(response, "Content-Type", type);
@@ -306,6 +308,7 @@ static struct exchange *exchange_new(struct server *server, struct MHD_Connectio
     x->connection = connection;
     x->peer = peer_of(connection);
     x->began_us = now_mono_us();
+    atomic_fetch_add(&server->n_open, 1);
     return x;
 }
 
@@ -342,5 +345,6 @@ void exchange_end(
     ticket_release(&x->ticket);
     ask_release(&x->ask);
     card_release(&x->card);
+    atomic_fetch_sub(&x->server->n_open, 1);
     free(x);
 }

@@ -23,6 +23,7 @@
 
 #define TICK_MS 100
 #define DRAIN_MS 5000
+#define LAST_MS 2000
 
 static int exit_code(const struct err *e)
 {
@@ -97,6 +98,15 @@ static void serve(struct server *s, struct listener *l, const sigset_t *set)
         peers_tick(s->peers, s->link);
 }
 
+/* The replies that the link's end made are sent before the connections are closed. */
+static void send_last(struct server *s)
+{
+    long long until_ms = now_mono_ms() + LAST_MS;
+    struct timespec moment = {0, 5000000};
+    while (atomic_load(&s->n_open) > 0 && now_mono_ms() < until_ms)
+        nanosleep(&moment, NULL);
+}
+
 static int run(struct server *s, const sigset_t *set, struct err *e)
 {
     char endpoint[512];
@@ -113,6 +123,7 @@ static int run(struct server *s, const sigset_t *set, struct err *e)
         serve(s, l, set);
     if (s->link)
         link_stop(s->link);
+    send_last(s);
     listener_free(&l);
     link_free(&s->link);
     keys_free(&s->keys);

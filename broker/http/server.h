@@ -18,6 +18,7 @@ struct server {
     struct metrics *metrics;
     struct peers *peers;
     atomic_size_t body_bytes; /* of all requests that are not over */
+    atomic_int n_open;        /* requests that are not over */
     long long started_ms;
 };
 
