@@ -11,6 +11,7 @@
 
 #include "schema/log.h"
 #include "schema/suggest.h"
+#include "schema/utf8.h"
 
 enum kind { TEXT, NUMBER, NAME, LEVEL };
 
@@ -70,8 +71,9 @@ static int take_number(struct http_options *o, int k, const char *text)
 
 static int take_name(struct http_options *o, const char *text)
 {
-    if (!*text || o->n_names == CARD_MAX_NAMES)
-        return usage("served-model-name", "at most 16 names, none of them empty", text);
+    size_t len = strlen(text);
+    if (len == 0 || o->n_names == CARD_MAX_NAMES || utf8_valid((const uint8_t *)text, len) < len)
+        return usage("served-model-name", "at most 16 names in UTF-8, none of them empty", text);
     o->names[o->n_names++] = text;
     return 0;
 }
