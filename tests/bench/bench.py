@@ -17,6 +17,7 @@ import traceback
 import common
 import area_forward
 import area_growth
+import area_http
 import area_load
 import area_queue
 import area_search
@@ -34,6 +35,7 @@ FIGURES = {
     "e1": (area_queue.e1, "claim, finish and restart with DEPTH rows queued (default a million) / a thousand"),
     "f1": (area_forward.f1, "best of N with its prompt shared / without, / the ideal"),
     "f2": (area_search.f2, "a beam search by sessions with a KV cache / its rows sent whole without"),
+    "v2": (area_http.v2, "samples posted one a request through assay-http / one job of the same rows"),
     "g1": (area_load.g1, "weights mapped and used / read() of the same file"),
     "h1": (area_load.h1, "weights + bound of the activations / peak memory of a worker"),
     "len": (area_growth.length, "share of the peak over the length of a row"),
