@@ -2,8 +2,7 @@
  *
  * One thread runs the loop. A tick takes, in this order:
  *     groups    hears what ranks say, and starts dead ones again (group_tick)
- *     outcomes  writes the results of finished batches, in one transaction; what is told of them
- *               waits until another thread has synced it
+ *     outcomes  writes the results of finished batches, in one transaction, synced
  *     dispatch  gives the next batches to groups with free slots
  *     copies    writes results of rows that dedupe knows, a bounded number, as it does outcomes
  *     adapters  goes on with an adapter that is added or removed (adapters.h)

@@ -27,8 +27,9 @@
 
 #define MAX_POLL_ITEMS (4 + BROKER_MODELS * OPTIONS_MAX_REPLICAS * (GROUP_MAX_RANKS + 1))
 /* A tick should take less than 20 ms, so that nobody waits for long. What requests write is
- * committed at its end, which takes about as long again. Threads sync it; only the header of a log
- * that begins anew is synced here (store/checkpoint.c), which takes as long as a busy disk likes. */
+ * committed at its end, which takes about as long again; a thread syncs it. Two things are synced
+ * here, and take as long as a busy disk likes: results, which no reader of the database may see
+ * before (outcomes.c), and the header of a log that begins anew (store/checkpoint.c). */
 #define REQUESTS_US 7000 /* of a tick, from its beginning, for requests */
 #define WITH_LARGE_US                                                                              \
     3000              /* the same while something large is written too (4 ms, and its commit) */

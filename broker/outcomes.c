@@ -4,11 +4,7 @@
  * ranks agree. A row with a NaN or an infinity gets an error; the other rows of its batch keep
  * their results.
  *
- * The loop does not wait for the disk: a thread syncs what is written, and replies and events that
- * rest on it wait as for requests (api/send.h). What a power cut takes of it was told to nobody, and
- * is computed again, with the same bits.
- *
- * A batch stays here until its outcome is committed, so that it can be written again: when the disk is
+ * A batch stays here until its outcome is synced, so that it can be written again: when the disk is
  * full, the reserve file's space is freed for results. If that is not enough, or another process
  * has the database locked, outcomes are held and retried every AGAIN_MS, and no batch goes out
  * until they are written. */
@@ -190,7 +186,7 @@ static int keep_killer(struct broker *b, const struct batch *batch, struct err *
 }
 
 /* Blames a row that was alone when its group died. The planner counts the attempt once the outcome
- * is committed; the database shows the new count already. */
+ * is synced; the database shows the new count already. */
 static int keep_blame(struct broker *b, const struct batch *batch, struct err *e)
 {
     struct sequence copy = *batch->rows[0];
@@ -222,7 +218,7 @@ static int keep_outcome(struct broker *b, const struct batch *batch, struct err 
 static int keep_held(struct broker *b, struct err *e)
 {
     struct counters before = b->counters;
-    int rc = transaction_begin_apart(b, e);
+    int rc = transaction_begin_synced(b, e);
     for (const struct batch *batch = b->held.first; rc == 0 && batch; batch = batch->next)
         rc = keep_outcome(b, batch, e);
     if (rc == 0)
@@ -247,7 +243,7 @@ static void tell_jobs(struct broker *b, const struct batch *batch)
     }
 }
 
-/* Gives a batch back to the planner once its outcome is committed. */
+/* Gives a batch back to the planner once its outcome is synced. */
 static void settle(struct broker *b, struct batch *batch)
 {
     enum batch_outcome outcome = batch->outcome;
@@ -277,8 +273,6 @@ static int write_held(struct broker *b, struct err *e)
         h->again_ms = now_mono_ms() + AGAIN_MS;
         return 0;
     }
-    if (rc == 0)
-        store_want_synced(b->store);
     while (rc == 0 && h->first)
         settle(b, batch_pop(&h->first));
     if (rc == 0)

@@ -7,7 +7,7 @@
 
 #include "broker/broker.h"
 
-/* Takes the groups' outcomes and writes them; a thread syncs them. Values that are NaN or infinite become
+/* Takes the groups' outcomes and writes them, synced. Values that are NaN or infinite become
  * errors; lost batches are planned again. */
 int outcomes_take(struct broker *b, struct err *e);
 /* Writes results that need no computing: of rows equal to others that have one (dedupe.h). */

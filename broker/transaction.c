@@ -15,27 +15,14 @@ int transaction_begin(struct broker *b, struct err *e)
     return rc;
 }
 
-/* Commits what is open. */
-static int end_open(struct broker *b, struct err *e)
-{
-    int rc = transaction_commit(b, e);
-    if (!store_may_pass(rc))
-        return rc;
-    transaction_forgo(b, e); /* that was for show */
-    return 0;
-}
-
-int transaction_begin_apart(struct broker *b, struct err *e)
-{
-    int rc = end_open(b, e);
-    return rc == 0 ? transaction_begin(b, e) : rc;
-}
-
 int transaction_begin_synced(struct broker *b, struct err *e)
 {
-    int rc = end_open(b, e);
-    if (rc == 0)
-        rc = store_begin(b->store, e);
+    int rc = transaction_commit(b, e);
+    if (store_may_pass(rc)) /* that was for show */
+        transaction_forgo(b, e);
+    else if (rc != 0)
+        return rc;
+    rc = store_begin(b->store, e);
     b->in_transaction = rc == 0;
     return rc;
 }

@@ -6,9 +6,8 @@
 #include "broker/broker.h"
 
 int transaction_begin(struct broker *b, struct err *e); /* opens a transaction if none is open */
-/* Opens a transaction of its own: commits an open one first, which a rollback does not undo then. */
-int transaction_begin_apart(struct broker *b, struct err *e);
-/* The same, and the transaction is on disk when its commit returns; no reader sees it before. */
+/* Opens a transaction that is on disk when its commit returns; no reader sees it before. Commits an
+ * open transaction first. */
 int transaction_begin_synced(struct broker *b, struct err *e);
 /* Commits the open transaction, if any. If it fails with store_may_pass, nothing was kept; with any
  * other error the outcome is unknown, and the broker must exit. */
