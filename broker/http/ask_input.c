@@ -69,8 +69,8 @@ static int take_encoding(struct ask *ask, const json_t *body, struct err *e)
     return rc < 0 ? rc : 0;
 }
 
-/* Conversations have the chat template's fields, and nothing is put around what it writes; texts and
- * ids have none of them. */
+/* Conversations have the chat template's fields, and nothing is put around what it writes; texts
+ * and ids have none of them. */
 static int take_form(const json_t *body, int is_chat, struct row_options *o, struct err *e)
 {
     static const char *const of_chats[] = {

@@ -66,7 +66,7 @@ static int is_templated(const char *text)
     return 0;
 }
 
-/* How a prompt that is a text becomes a conversation: ?prompt=chat (the default) or ?prompt=text. */
+/* How a prompt that is a text is read: ?prompt=chat (the default) or ?prompt=text. */
 static int is_whole_text(const struct ask *ask, int *is_text, struct err *e)
 {
     const char *said = ask->prompt_is;

@@ -4,8 +4,8 @@
  * the sharing of prompts and full batches. So:
  *
  *     the broker is idle     what waits goes at once: a lone client waits for nobody
- *     a group may be idle    it goes COALESCE_LEAST_US after the first came, and as long as more keep
- *                            coming, COALESCE_MOST_US after it; so too where a job of several
+ *     a group may be idle    it goes COALESCE_LEAST_US after the first came, and as long as more
+ *                            keep coming, COALESCE_MOST_US after it; so too where a job of several
  *                            requests has just ended, since their clients will send the next ones
  *     every group is busy    it goes when a job is nearly over, or while more keep coming up to
  *                            COALESCE_MOST_US later: rows that are sent earlier would wait in the

@@ -119,8 +119,8 @@ int fuzz_seed(unsigned n, struct msg_writer *w)
     static const char *const bodies[] = {
         "{\"input\":[\"a\",\"b\"],\"model\":\"reward\",\"use_activation\":false,\"user\":\"u\"}",
         "{\"input\":[[1,2],[3]],\"encoding_format\":\"base64\",\"add_special_tokens\":false}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],"
-        "\"chat_template_kwargs\":{\"a\":[1.5,null]},\"pooling_type\":\"MEAN\"}",
+        ("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],"
+         "\"chat_template_kwargs\":{\"a\":[1.5,null]},\"pooling_type\":\"MEAN\"}"),
         "{\"queries\":[\"a\"],\"documents\":[\"b\",{\"text\":\"c\"}],\"instruction\":\"i\"}",
         "{\"query\":\"a\",\"documents\":[\"b\",\"c\"],\"top_n\":1,\"truncate_prompt_tokens\":-1}",
         "{\"query\":[\"a\"],\"prompts\":[\"a\"],\"labels\":[null]}",
