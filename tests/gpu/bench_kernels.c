@@ -363,7 +363,8 @@ int main(int argc, char **argv)
     time_product(d, "down_proj", s.tokens, s.hidden, s.mlp);
     for (int64_t length = 64; length <= s.tokens; length *= 4)
         time_attention(d, &s, length);
-    time_cached(d, &s, s.tokens);
+    if (s.tokens > ATTENTION_TILE_TOKENS)
+        time_cached(d, &s, s.tokens);
     time_rows(d, &s);
     time_adapter(d, &s);
     time_unpack(d, &s);
