@@ -15,12 +15,13 @@ void feeder_init(struct feeder *f, struct client *client, struct lines *lines, c
 void feeder_release(struct feeder *f)
 {
     msg_writer_release(&f->rows);
+    json_decref(f->served);
 }
 
 #define SMALL_BYTES 16384   /* a quarter of the smallest message limit that a broker can have */
 #define ENVELOPE_BYTES 1024 /* of a message, besides its rows */
 
-static int ask_limit(struct feeder *f, struct err *e)
+static int ask_broker(struct feeder *f, struct err *e)
 {
     json_t *reply = NULL;
     client_begin(f->client, "hello", 0);
@@ -29,6 +30,8 @@ static int ask_limit(struct feeder *f, struct err *e)
         return rc;
     json_int_t n =
         json_integer_value(json_object_get(json_object_get(reply, "limits"), "max_message_bytes"));
+    json_decref(f->served);
+    f->served = json_incref(json_object_get(reply, "models"));
     json_decref(reply);
     if (n < 4 * SMALL_BYTES)
         return err_set(e, ASSAY_EINTERNAL, "the broker takes messages of %lld bytes", (long long)n);
@@ -47,13 +50,62 @@ static int check_size(struct feeder *f, struct line *line, struct err *e)
 {
     if (line->row.len + f->rows.buffer.size <= SMALL_BYTES)
         return 0;
-    if (f->max_bytes == 0 && ask_limit(f, e) != 0)
+    if (f->max_bytes == 0 && ask_broker(f, e) != 0)
         return e->code;
     uint64_t most = f->max_bytes - chunk_bytes(f) - ENVELOPE_BYTES;
     if (line->row.len > most) {
         err_set(&line->err, ASSAY_ETOOLARGE,
             "line %lld: expected a row of at most %llu bytes in the broker's messages, found %zu",
             (long long)line->number, (unsigned long long)most, line->row.len);
+        line->row = (struct slice){0};
+    }
+    return 0;
+}
+
+/* ---- the column model ---- */
+
+static int is_served(const struct feeder *f, const json_t *name)
+{
+    json_t *m;
+    size_t k;
+    int found = 0;
+    json_array_foreach(f->served, k, m) found |= json_equal(json_object_get(m, "name"), name);
+    return found;
+}
+
+/* Returns a name of the column that a model of the broker has, other than the one that scores the
+ * row; NULL: none. */
+static const char *find_served(const struct feeder *f, const json_t *column)
+{
+    const json_t *first = json_object_get(json_array_get(f->served, 0), "name");
+    json_t *name;
+    size_t k;
+    if (json_is_string(column))
+        return !json_equal(column, first) && is_served(f, column) ? json_string_value(column)
+                                                                  : NULL;
+    json_array_foreach((json_t *)column, k,
+        name) if (json_is_string(name) && is_served(f, name)) return json_string_value(name);
+    return NULL;
+}
+
+/* Data sets keep in this column the name of the model that wrote an answer, and so it is not read.
+ * Where it is the name of a model that the broker serves, it may be meant. */
+static int check_model(struct feeder *f, struct line *line, struct err *e)
+{
+    static const char *const columns[] = {"model", "models"};
+    for (int i = 0; i < 2 && !f->models && line->row.at; i++) {
+        const json_t *column = json_object_get(line->object, columns[i]);
+        if (!json_is_string(column) && !json_is_array(column))
+            continue;
+        if (!f->served && ask_broker(f, e) != 0)
+            return e->code;
+        const char *name = json_array_size(f->served) > 1 ? find_served(f, column) : NULL;
+        if (!name)
+            continue;
+        err_set(&line->err, ASSAY_EBADREQ,
+            "line %lld: %s: expected no name of a model of the broker's, since this column is not "
+            "read, found '%.80s'; say --models NAMES for the file, or leave the column out",
+            (long long)line->number, columns[i], name);
         line->row = (struct slice){0};
     }
     return 0;
@@ -83,6 +135,8 @@ static int gather(struct feeder *f, struct err *e)
         if ((got = lines_next(f->lines, &line, e)) != 1)
             return got;
         int rc = check_size(f, &line, e);
+        if (rc == 0)
+            rc = check_model(f, &line, e);
         if (rc == 0)
             take_line(f, &line);
         line_release(&line);

@@ -3,7 +3,8 @@
  * Chunk borders depend on the input alone, so the same input sent again under the same key makes
  * the same chunks: the broker answers each as before and stores nothing twice. A chunk ends at
  * FEEDER_ROWS rows or FEEDER_BYTES bytes, or at a quarter of the broker's message limit if that is
- * less. A row that fits in no message is an error of its line. */
+ * less. A row that fits in no message is an error of its line; so is one whose column `model` names
+ * another of the broker's models than the one that scores it. */
 #ifndef ASSAY_FEEDER_H
 #define ASSAY_FEEDER_H
 
@@ -41,6 +42,7 @@ struct feeder {
     int end;            /* the gathered chunk is the last */
     uint64_t max_bytes; /* message limit; 0: not asked yet, as all rows were small */
     struct msg_writer rows;
+    json_t *served; /* the broker's models, as hello lists them; NULL: not asked yet; owned */
 };
 
 void feeder_init(struct feeder *f, struct client *client, struct lines *lines, const char *key);

@@ -286,6 +286,13 @@ def test_command_line(directory, models, tmp_path):
         assay("wait", "k")
         assert client.call("status", job="k")["model"] == "b"
         assert scores(client.results("k")) == each["b"]
+        rows.write_text("".join(json.dumps({**TEXTS[0], "model": name}) + "\n" for name in ("a", "b", "gpt-4", ["b"], None)))
+        run = subprocess.run([BIN / "assay", "score", rows, "-o", tmp_path / "named.jsonl", "--data", directory], capture_output=True)
+        found = lines(tmp_path / "named.jsonl")
+        assert [line["error"] and line["error"]["code"] for line in found] == [None, "bad_request", None, "bad_request", None] and run.returncode == 1
+        assert "say --models NAMES" in found[1]["error"]["message"]
+        assay("score", rows, "-o", tmp_path / "said.jsonl", "--models", "b")
+        assert [line["score"] for line in lines(tmp_path / "said.jsonl")] == pytest.approx([each["b"][0]] * 5, rel=1e-6)
     run = subprocess.run([BIN / "assay", "score", rows, "--model", models["a"], "--models", "a"], capture_output=True, text=True)
     assert run.returncode == 64 and "--models" in run.stderr
 
