@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "broker/api/blocked.h"
 #include "broker/api/connections.h"
 #include "broker/api/sessions.h"
 #include "broker/api/waiters.h"
@@ -172,25 +173,20 @@ static const char *broker_state(const struct broker *b)
     return "starting";
 }
 
-/* Returns why no row is computed: the failure of the last start of a group that is not ready; with
- * `none_serves` only when no group is ready. NULL: nothing failed. */
-static const char *failure_of(const struct broker *b, int none_serves)
+/* Returns why a group is not ready, whose last start failed. NULL: nothing failed. */
+static const char *failure_of(const struct broker *b)
 {
-    const char *why = NULL;
     int exit_code;
-    for (int g = 0; g < b->n_groups; g++) {
-        if (none_serves && group_state(b->groups[g]) == GROUP_READY)
-            return NULL;
-        if (!why && group_failed_starts(b->groups[g]) > 0)
-            why = group_last_failure(b->groups[g], &exit_code);
-    }
-    return why;
+    for (int g = 0; g < b->n_groups; g++)
+        if (group_failed_starts(b->groups[g]) > 0)
+            return group_last_failure(b->groups[g], &exit_code);
+    return NULL;
 }
 
 void reply_info(struct broker *b, const struct envelope *env, const struct request *q)
 {
     const struct counters *c = &b->counters;
-    const char *failure = failure_of(b, 0);
+    const char *failure = failure_of(b);
     struct msg_writer *w = outbox_ok(b->outbox, env, q->id, 21 + (failure != NULL));
     write_about(b, w);
     msg_key_str(w, "state", broker_state(b));
@@ -285,11 +281,13 @@ int reply_status(struct broker *b, const struct envelope *env, const struct requ
     int rc = store_get_job(b->store, job, &j, e);
     if (rc != 1)
         return rc;
-    const char *failure = is_waiting(&j) ? failure_of(b, 1) : NULL;
+    char failure[BLOCKED_BYTES] = "";
+    if (is_waiting(&j) && (rc = blocked_why(b, job, failure, e)) != 0)
+        return rc;
     struct msg_writer *w =
-        outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure != NULL));
+        outbox_ok(b->outbox, env, q->id, job_fields(&j) + (uint32_t)(failure[0] != 0));
     write_job(w, &j);
-    if (failure)
+    if (failure[0])
         msg_key_str(w, "failure", failure);
     return 0;
 }

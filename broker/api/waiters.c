@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/api/blocked.h"
 #include "broker/api/connections.h"
 #include "broker/api/replies.h"
 #include "broker/api/send.h"
@@ -383,6 +384,18 @@ void waiters_job_changed(struct broker *b, int64_t job)
         make_due(b->waiters, of_job->first);
 }
 
+/* The deadline has passed: says so, and why, where the workers do not start. */
+static int refuse_late(struct broker *b, const struct store_job *j, struct err *e)
+{
+    char why[BLOCKED_BYTES];
+    int rc = blocked_why(b, j->job, why, e);
+    if (rc != 0)
+        return rc;
+    return err_set(e, ASSAY_ETIMEOUT,
+        "not finished in time%s%.200s; job '%s' lives on, `results` will have its rows",
+        why[0] ? ": the workers do not start, they are tried again: " : "", why, j->key);
+}
+
 /* Answers `score` when its job is over or its deadline has passed. Returns 1 when it was
  * answered. */
 static int try_score(struct broker *b, const struct waiter *w, int timed_out, struct err *e)
@@ -399,10 +412,7 @@ static int try_score(struct broker *b, const struct waiter *w, int timed_out, st
         return err_set(e, ASSAY_ESTATE, "job '%s' was cancelled", j.key);
     if (j.held)
         return err_set(e, ASSAY_ESTATE, "job '%s' is held: %s", j.key, j.reason);
-    if (!timed_out)
-        return 0;
-    return err_set(e, ASSAY_ETIMEOUT,
-        "not finished in time; job '%s' lives on, `results` will have its rows", j.key);
+    return timed_out ? refuse_late(b, &j, e) : 0;
 }
 
 /* Returns 1 when the waiter was answered. */

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BIN, MODELS, ROOT, Broker, Refused, ids_bytes, random_key
+from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, wait_until
 
 TEXTS = [{"id": i, "prompt": f"{i} + {i + 3} = ?", "response": str(2 * i + 3 + i % 2)} for i in range(24)]
 IDS = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(1 + i % 40)])} for i in range(24)]
@@ -245,6 +245,36 @@ def test_what_an_ensemble_does_not_take(directory, models):
         assert "max_length" in error({**TEXTS[0], "truncate": True})[1]
         row = {**TEXTS[0], "models": ["a", "b"], "truncate": True, "max_length": 2}
         assert client.call("score", rows=[row], timeout_ms=60000)["rows"][0]["n_tokens"] == 4
+
+
+def test_a_model_whose_workers_do_not_start(directory, models):
+    """Whoever waits for its rows hears why, while another model's workers serve; who waits for that one's hears nothing."""
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        expected = score(client, TEXTS[:2], model="b")
+        path = models["b"] / "model.safetensors"
+        intact = path.read_bytes()
+        (models["b"] / "new").write_bytes(intact[:-5] + bytes([intact[-5] ^ 1]) + intact[-4:])
+        os.rename(models["b"] / "new", path)
+        [pid] = [worker["pid"] for worker in client.call("info")["workers"] if worker["model"] == "b"]
+        os.kill(pid, signal.SIGKILL)
+        client.submit("of-b", TEXTS[2:4], model="b")
+        client.submit("both", TEXTS[4:6], models=["a", "b"])
+        client.submit("row", [{**TEXTS[6], "model": "b"}])
+        client.submit("of-a", TEXTS[7:9], seal=False)
+        for key in ("of-b", "both", "row"):
+            status = wait_until(lambda key=key: (lambda reply: "failure" in reply and reply)(client.call("status", job=key)))
+            assert status["failure"].startswith("model 'b': ") and " was changed " in status["failure"], status
+        assert "failure" not in client.call("status", job="of-a")
+        with pytest.raises(Refused) as refused:
+            client.call("score", rows=TEXTS[9:10], model="b", timeout_ms=500)
+        assert refused.value.code == "timeout" and "the workers do not start" in str(refused.value) and "model 'b': " in str(refused.value)
+        waiting = subprocess.Popen([BIN / "assay", "wait", "of-b", "--data", directory], stderr=subprocess.PIPE, text=True)
+        assert "the workers do not start, they are tried again: model 'b': " in waiting.stderr.readline()
+        path.write_bytes(intact)
+        _, words = waiting.communicate(timeout=120 * PATIENCE)
+        assert waiting.returncode == 0, words
+        assert score(client, TEXTS[:2], model="b", fresh=True) == expected
+        assert "failure" not in client.call("status", job="of-b")
 
 
 def test_an_ensemble_waits_for_all_its_models(directory, models, tmp_path):
