@@ -36,14 +36,19 @@ static int64_t plan_job(struct planned *t, const char *key, int priority, uint32
     return job;
 }
 
-/* The next batch with nothing in flight, NULL when nothing is ready. */
-static struct batch *next(struct planned *t)
+/* The lane's next batch with nothing in flight, NULL when nothing is ready. */
+static struct batch *next_of(struct planned *t, uint32_t lane)
 {
     struct err err;
     struct batch *b = NULL;
-    int found = must(planner_next(t->p, 0, 1, &b, &err));
+    int found = must(planner_next(t->p, lane, 1, &b, &err));
     assert_int_equal(found, b != NULL);
     return b;
+}
+
+static struct batch *next(struct planned *t)
+{
+    return next_of(t, 0);
 }
 
 /* Its rows get results, failed ones when code is not 0. */
@@ -468,6 +473,75 @@ static void test_more_rows_while_others_run(void **state)
     planner_free(&t.p);
 }
 
+/* Rows of two models in turns, the second model's at odd indices. */
+static void add_mixed_rows(struct planned *t, int64_t job, uint32_t n)
+{
+    struct err err;
+    must(store_begin(t->f->s, &err));
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t ids[10] = {(int32_t)i};
+        struct store_row row = {.ids = ids,
+            .n_tokens = 10,
+            .pool = {POOL_LAST, ACTIVATION_NONE, POOL_NO_STEP_TOKEN},
+            .n_values = 1,
+            .models = {i % 2 ? 9 : 0},
+            .adapter = i % 2 ? slice_of("second/") : (struct slice){0}};
+        must(add_rows(t->f->s, job, &row, 1, &err));
+    }
+    must(store_commit(t->f->s, &err));
+    must(planner_job_changed(t->p, job, &err));
+}
+
+static void serve_second(struct planned *t)
+{
+    struct err err;
+    const struct store_model second = {.id = 9,
+        .rank = 1,
+        .is_current = 1,
+        .name = "second",
+        .digest = "another",
+        .mode = MODE,
+        .limits = {.max_len = 100, .vocab_size = 1000, .n_labels = 1}};
+    must(store_serve(t->f->s, 1, &second, &err));
+}
+
+/* A batch has rows of one model, in order, and a model that gets no batches holds up nobody. */
+static void test_each_model_has_a_lane(void **state)
+{
+    struct planned t = start(state, 50, 64);
+    serve_second(&t);
+    int64_t job = new_job(t.f->s, "mixed", 0);
+    add_mixed_rows(&t, job, 100);
+    for (uint32_t lane = 2; lane-- > 0;) { /* all of the second's first */
+        uint32_t i = lane;
+        for (struct batch *b; (b = next_of(&t, lane)); end_batch(&t, &b, 0))
+            for (uint32_t k = 0; k < b->n_rows; k++, i += 2)
+                assert_int_equal(b->rows[k]->row_id, row_id_of(job, i));
+        assert_int_equal(i, 100 + lane);
+    }
+    planner_free(&t.p);
+}
+
+/* The search for a row that kills a worker of one model leaves the other's batches alone. */
+static void test_a_suspect_concerns_its_lane(void **state)
+{
+    struct planned t = start(state, 50, 64);
+    serve_second(&t);
+    int64_t job = new_job(t.f->s, "mixed", 0);
+    add_mixed_rows(&t, job, 20);
+    struct batch *b = next_of(&t, 1);
+    assert_int_equal(planner_lost(t.p, &b, 1), 0);
+    assert_true(planner_isolating(t.p, 1));
+    assert_false(planner_isolating(t.p, 0));
+    struct batch *half = next_of(&t, 1), *other = next_of(&t, 0);
+    assert_int_equal(half->n_rows, 3);
+    assert_int_equal(other->n_rows, 5);
+    assert_null(next_of(&t, 1)); /* nothing beside a suspect */
+    end_batch(&t, &half, 0);
+    end_batch(&t, &other, 0);
+    planner_free(&t.p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -487,6 +561,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_rows_beyond_the_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_more_rows_while_others_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_each_model_has_a_lane, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_suspect_concerns_its_lane, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
