@@ -13,9 +13,9 @@
  *
  * A row's result depends on its sequence alone. Tiles of queries and of keys begin at fixed
  * positions, so a row meets the same tiles wherever the sequence lies, and whether its first tokens
- * are its own, a prefix, or cached (attention_tile.h). Rows of shared memory are padded by 8 elements: their
- * length in 16-byte units is then odd for every head_dim here, so ldmatrix has no bank conflicts. Q
- * lies in the second buffer of K until it is in registers. */
+ * are its own, a prefix, or cached (attention_tile.h). Rows of shared memory are padded by 8
+ * elements: their length in 16-byte units is then odd for every head_dim here, so ldmatrix has no
+ * bank conflicts. Q lies in the second buffer of K until it is in registers. */
 #include "cuda/attention_tile.h"
 #include "cuda/simt.h"
 

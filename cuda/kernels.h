@@ -127,7 +127,8 @@ struct attention_tiles {
 
 /* Causal (and sliding-window) attention over packed sequences: one block per (tile, query head);
  * keys in tiles of 64 counted from position 0 of the sequence, online softmax in float32. q, k, v,
- * out, and what is cached, of one dtype. The tiles cover every token of the batch once, longest sequences first.
+ * out, and what is cached, of one dtype. The tiles cover every token of the batch once, longest
+ * sequences first.
  *
  * kernel_attention_mma: F16, BF16; head_dim 64, 80, 96 or 128; bases and strides of 16 bytes, also
  * of what is cached.

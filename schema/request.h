@@ -221,7 +221,8 @@ int request_is_messages(struct slice prompt_or_body);
 int request_read_message(struct msg_reader *r, struct row_message *message, struct err *e);
 /* Skips any value of any depth. *something: it is not nil, false or empty. */
 int request_skip_value(struct msg_reader *r, const char *field, int *something, struct err *e);
-/* The same; its texts may be any bytes, as a row's may (request_read_row says which must be UTF-8). */
+/* The same; its texts may be any bytes, as a row's may (request_read_row says which must be
+ * UTF-8). */
 int request_skip_bytes(struct msg_reader *r, const char *field, struct slice *raw, struct err *e);
 
 const char *request_op_name(enum request_op op);

@@ -1,6 +1,6 @@
 /* module_pattern.h - a regular expression of a checkpoint's or an adapter's JSON file, tried on the
- * names of the model's modules: Python's re, as far as PCRE2 reads it alike. What is known to be read
- * otherwise is no pattern: {,n}, a quantifier with spaces, and [:word:] in a set. */
+ * names of the model's modules: Python's re, as far as PCRE2 reads it alike. What is known to be
+ * read otherwise is no pattern: {,n}, a quantifier with spaces, and [:word:] in a set. */
 #ifndef ASSAY_MODULE_PATTERN_H
 #define ASSAY_MODULE_PATTERN_H
 

@@ -146,8 +146,8 @@ struct ops {
     void (*relu)(struct device *d, struct tensor x);
     /* out[i] = x[rows[i]] */
     void (*gather)(struct device *d, struct tensor out, struct tensor x, const uint32_t *rows);
-    /* out[slot] = x[token], for all tokens of the n runs. Several runs may name one slot if the rows
-     * are the same. */
+    /* out[slot] = x[token], for all tokens of the n runs. Several runs may name one slot if the
+     * rows are the same. */
     void (*keep)(struct device *d, struct tensor out, struct tensor x, const struct kv_slots *slots,
         uint32_t n);
     /* values: float32 of the arena; logits float32 */

@@ -9,8 +9,8 @@
  * before the broker knows of it.
  *
  * A device copies in and out itself (device_ops), so what a stage gives is there when its batch is
- * done, and said to be there then (pipeline_sent). A GPU does not send to the next stage's: that one
- * would have to wait for it, or take what it has not been told of.
+ * done, and said to be there then (pipeline_sent). A GPU does not send to the next stage's: that
+ * one would have to wait for it, or take what it has not been told of.
  *
  * Ranks of a stage have the same tensors, so each writes its share of the rows, and readers take
  * all of them. A reader trusts nothing: the writers' descriptors must have the hand-over's token
@@ -23,7 +23,8 @@
 
 struct pipeline;
 
-/* Which rank of a stage this is, of which stage, what a buffer holds, and the device that copies. */
+/* Which rank of a stage this is, of which stage, what a buffer holds, and the device that
+ * copies. */
 struct pipeline_options {
     uint32_t rank, n_ranks, pp_rank, n_pp_ranks;
     uint32_t max_tokens, hidden_size;

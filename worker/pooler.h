@@ -43,8 +43,8 @@ int pooling_metadata_init(struct pooling_metadata *p, const struct stage_batch *
 void pooling_metadata_release(struct pooling_metadata *p);
 
 /* Ends the batch that forward began: once device_ops.poll reports the batch done, `values` (host)
- * holds p->n_values floats; NULL: nobody wants them. hidden_states are of the tokens that were computed. A row's bits are
- * the same in any batch. */
+ * holds p->n_values floats; NULL: nobody wants them. hidden_states are of the tokens that were
+ * computed. A row's bits are the same in any batch. */
 void pooler(struct qwen2_reward_model *m, struct tensor hidden_states,
     const struct pooling_metadata *p, float *values);
 

@@ -10,11 +10,11 @@
 #include "worker/qwen2.h"
 
 /* Starts a batch on the device: `values` holds the b->n_values scores once device_ops.poll reports
- * it done; on a pipeline stage that is not the last it stays as it is, and pipeline_sent must follow
- * then. `pipeline` leads to the other stages; NULL where there is one, or for a last stage that
- * takes what its memory has in place of the stage before. `ids` is b->ids, or a copy in pinned memory; `positions`
- * has room for b->n_tokens. ASSAY_ETOOLONG for a row longer than max_len; else the errors of
- * pooling_metadata_init and forward. */
+ * it done; on a pipeline stage that is not the last it stays as it is, and pipeline_sent must
+ * follow then. `pipeline` leads to the other stages; NULL where there is one, or for a last stage
+ * that takes what its memory has in place of the stage before. `ids` is b->ids, or a copy in pinned
+ * memory; `positions` has room for b->n_tokens. ASSAY_ETOOLONG for a row longer than max_len; else
+ * the errors of pooling_metadata_init and forward. */
 int score_batch(struct qwen2_reward_model *m, struct pipeline *pipeline,
     const struct stage_batch *b, const int32_t *ids, int32_t *positions, float *values,
     struct err *e);

@@ -1,8 +1,8 @@
 /* session_requests.c - the operations on sessions, as requests (session_requests.h). Nothing here
  * touches the database.
  *
- * Rows of more than INBOX_SMALL_BYTES together, and many rows, are written by a thread. Of such appends there is
- * one at a time: until it is over, the memory that it takes is in no account. */
+ * Rows of more than INBOX_SMALL_BYTES together, and many rows, are written by a thread. Of such
+ * appends there is one at a time: until it is over, the memory that it takes is in no account. */
 #include "broker/api/session_requests.h"
 
 #include <stdlib.h>

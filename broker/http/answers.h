@@ -6,7 +6,8 @@
 #include "broker/http/ask.h"
 
 /* Each writes the reply to ask, whose rows have the results [ask->rows.n]. Returns 0 and *text,
- * which the caller frees, or ASSAY_EBADREQ when the rows have values that this form has no place for. */
+ * which the caller frees, or ASSAY_EBADREQ when the rows have values that this form has no place
+ * for. */
 typedef int answer_writer(
     char **text, const struct ask *ask, const struct row_result *rows, struct err *e);
 

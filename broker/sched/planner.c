@@ -166,8 +166,8 @@ int planner_fill_window(struct planner *p, struct queue *q, uint32_t lane, struc
 }
 
 /* Chooses the queue whose turn it is and fills its window: 1, or 0 when none has a row of the lane
- * that can be taken. Queues without rows are removed at their turn: a queue that only waits for rows must not
- * set the floor of tokens served for new ones. */
+ * that can be taken. Queues without rows are removed at their turn: a queue that only waits for
+ * rows must not set the floor of tokens served for new ones. */
 static int choose_queue(struct planner *p, uint32_t lane, struct queue **out, struct err *e)
 {
     while (p->queues.n > 0 && !p->queues.heap[0]->stalled) {

@@ -75,8 +75,8 @@ void planner_use_dedupe(struct planner *p, struct dedupe *dedupe);
 int planner_job_changed(struct planner *p, int64_t job, struct err *e);
 
 /* Gives the lane's next batch to the caller: 1, or 0 when nothing is ready, or negative: the store
- * failed. With alone_ok = 0 (other batches of the lane are in flight) no suspect batch is given out; while one waits or
- * runs, nothing else is either. */
+ * failed. With alone_ok = 0 (other batches of the lane are in flight) no suspect batch is given
+ * out; while one waits or runs, nothing else is either. */
 int planner_next(struct planner *p, uint32_t lane, int alone_ok, struct batch **b, struct err *e);
 
 /* Gives the next rows whose results are known, with their values, as a batch that no group

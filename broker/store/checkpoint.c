@@ -17,13 +17,13 @@
  * disk before that would otherwise stand in the old one. So a log is copied only once it is long,
  * or nothing happens, or the disk has little room: what is in the log needs some in the database.
  *
- * When nothing happens the thread first copies the log and then empties it (TRUNCATE). Nobody can write meanwhile
- * either: a transaction that begins waits for the thread. But cutting a file of 60 MB takes 10 ms,
- * and 100 ms where the file system tells the disk of each free block. So SQLite's truncation only
- * overwrites the log's header: to every reader the log then ends there. Once that is synced the
- * file is cut bit by bit, with SQLite's lock for writers; who begins to write waits for one part at
- * most, and ends the cutting. What is left of the file is overwritten, or cut in another idle
- * moment. */
+ * When nothing happens the thread first copies the log and then empties it (TRUNCATE). Nobody can
+ * write meanwhile either: a transaction that begins waits for the thread. But cutting a file of 60
+ * MB takes 10 ms, and 100 ms where the file system tells the disk of each free block. So SQLite's
+ * truncation only overwrites the log's header: to every reader the log then ends there. Once that
+ * is synced the file is cut bit by bit, with SQLite's lock for writers; who begins to write waits
+ * for one part at most, and ends the cutting. What is left of the file is overwritten, or cut in
+ * another idle moment. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>

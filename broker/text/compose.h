@@ -95,7 +95,8 @@ void composer_free(struct composer **c);
  * field and message in *e, and *out untouched. */
 int compose_row(struct composer *c, const struct row_request *q, int32_t step_token,
     struct composed *out, struct err *e);
-/* Returns how the tokenizer's files have a text cut; NULL: there is no tokenizer, or no composer. */
+/* Returns how the tokenizer's files have a text cut; NULL: there is no tokenizer, or no
+ * composer. */
 const struct side_truncation *composer_truncation(const struct composer *c);
 
 #endif

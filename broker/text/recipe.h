@@ -60,9 +60,9 @@ struct recipe {
     const char *head;          /* --head, where it names tokens by their ids; NULL: see words */
     const char *words[2]; /* the tokens of the head, by their texts; NULL: the checkpoint's own */
     const char *how;      /* and what is made of their logits (worker/head_option.h) */
-    int by_itself; /* rows of these kinds, of the architecture, are written so without --recipe, too:
+    int by_itself;        /* so are rows of these kinds, of the architecture, without --recipe, too:
                       one publisher has the class, and nobody writes them otherwise */
-    unsigned rows;           /* RECIPE_ANSWERS .. */
+    unsigned rows;        /* RECIPE_ANSWERS .. */
     struct recipe_form form; /* without pieces: the chat template */
     unsigned tail;           /* of what the chat template writes (tail.h) */
     int prompt_first;   /* the publisher writes the prompt, with a generation prompt, by itself, and

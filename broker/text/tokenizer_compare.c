@@ -1,5 +1,5 @@
-/* tokenizer_compare.c - finds what two tokenizers would write differently (tokenizer.h). It compares
- * all that the encoder reads, not texts: no text shows every merge. */
+/* tokenizer_compare.c - finds what two tokenizers would write differently (tokenizer.h). It
+ * compares all that the encoder reads, not texts: no text shows every merge. */
 #include <stdio.h>
 #include <string.h>
 

@@ -19,7 +19,7 @@ struct ranks {
     char socket_path[ENDPOINT_BYTES];
     int dir_fd; /* descriptor of run_dir, if its path is too long for a socket; else -1 */
     int comm_fds[GROUP_MAX_RANKS]; /* for each pipeline stage, the segment in which its ranks sum */
-    int pipeline_fd; /* that through which the stages hand over what they computed; -1: there is one */
+    int pipeline_fd; /* through which stages hand over what they computed; -1: there is one stage */
     int pipe_fd;     /* closes when this process ends */
     struct child children[GROUP_MAX_RANKS];
     long long stopped_ms

@@ -266,7 +266,8 @@ static void run_attention(struct device *d, void *arg)
     GPU_MUST(kernel_attention_mma(d->compute, c->out, &c->in, &c->shape, &c->tiles, NULL));
 }
 
-/* Keys and values of so many tokens, and where they are cached: the even blocks, from the last on. */
+/* Keys and values of so many tokens, and where they are cached: the even blocks, from the last
+ * on. */
 static void add_cache(struct device *d, struct attention_case *c, int64_t tokens, int64_t kv)
 {
     int64_t n = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;

@@ -235,9 +235,9 @@ static void check_prefix(const problem &p, uint32_t prefix, attention_kernel *ke
     assert_true(shared.out.rest_untouched());
 }
 
-/* Two sequences of one beginning: its first tokens are cached, in scattered blocks, those after them
- * are a prefix, and the rest of each is its own. Each one's own tokens have the bits that they have
- * where it is whole. */
+/* Two sequences of one beginning: its first tokens are cached, in scattered blocks, those after
+ * them are a prefix, and the rest of each is its own. Each one's own tokens have the bits that they
+ * have where it is whole. */
 struct cached_problem {
     const problem &p;
     uint32_t cached, before; /* tokens that are cached; with those of the prefix */

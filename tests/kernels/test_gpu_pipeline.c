@@ -130,7 +130,8 @@ static void test_two_in_flight(void **unused)
 
 /* ---- several ranks a stage ---- */
 
-/* A rank of 2 stages of 2 ranks: scores the batches that make_batch draws, after those before it. */
+/* A rank of 2 stages of 2 ranks: scores the batches that make_batch draws, after those before
+ * it. */
 static void score_as_rank(const char *name, uint32_t rank, const int *comm_fds, int pipeline_fd,
     float (*values)[MAX_VALUES])
 {

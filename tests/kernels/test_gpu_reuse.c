@@ -13,8 +13,8 @@
 
 static const struct scorer_rank alone = {-1, 0, 1, 0, 1};
 
-/* A model, and so many random batches through it; tokens that its cache has room for, 0: plenty; the
- * most tokens that it computes at once, 0: any number. */
+/* A model, and so many random batches through it; tokens that its cache has room for, 0: plenty;
+ * the most tokens that it computes at once, 0: any number. */
 struct reuse_case {
     const char *name;
     uint32_t n_batches, n_tokens, chunk_tokens;

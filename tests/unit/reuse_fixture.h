@@ -1,5 +1,5 @@
-/* reuse_fixture.h - random batches of rows that begin alike in many ways, for tests of the KV cache.
- * Included by one test program each. */
+/* reuse_fixture.h - random batches of rows that begin alike in many ways, for tests of the KV
+ * cache. Included by one test program each. */
 #ifndef ASSAY_TESTS_REUSE_FIXTURE_H
 #define ASSAY_TESTS_REUSE_FIXTURE_H
 

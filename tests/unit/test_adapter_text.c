@@ -25,8 +25,8 @@ static json_t *parse(const char *text)
     return v;
 }
 
-/* Writes a model's files into the folder, changed: each of `changes`, in the order of `names`, is an
- * object whose values replace or add what is there; NULL: none. */
+/* Writes a model's files into the folder, changed: each of `changes`, in the order of `names`, is
+ * an object whose values replace or add what is there; NULL: none. */
 static void write_files(const char *folder, const char *model, const char *const changes[2])
 {
     for (int i = 0; i < 2; i++) {
