@@ -116,6 +116,11 @@ static int check_member(const struct joined *j, const struct store_row *one, str
             "models: expected a row with one score, found one of %u values (responses, documents, "
             "pairs and steps go through one model each)",
             one->n_values);
+    if (j->row.n_parts > 0 && own->type == POOL_STEP && first->step_token != own->step_token)
+        return err_set(e, ASSAY_EBADREQ,
+            "models: expected models with one step token, found %d and %d; score the row by each "
+            "by itself",
+            first->step_token, own->step_token);
     if (j->row.n_parts > 0 && (first->type != own->type || first->activation != own->activation))
         return err_set(e, ASSAY_EBADREQ,
             "models: expected a pool in the row, with type and activation, as the models would "
