@@ -9,6 +9,7 @@
 #include "broker/transaction.h"
 #include "schema/alloc.h"
 #include "schema/clock.h"
+#include "schema/log.h"
 
 #define PART_US 3000           /* of a tick; committing takes about as long again */
 #define DROPPING_US 1000       /* likewise, deleting; committing takes several times that */
@@ -37,6 +38,19 @@ struct kept_work {
     struct err err;
 };
 
+/* Rows that name what is another checkpoint now than in the job's rows before are not scored by
+ * it. */
+static void refuse_others(struct broker *b, const struct store_pending *p, struct store_rows **rows)
+{
+    struct err e = {0};
+    if (store_check_routes(b->store, p->job, *rows, &e) == 0)
+        return;
+    log_warn(
+        "event=chunk_refused job=%lld chunk=%u reason=\"%s\"", (long long)p->job, p->chunk, e.msg);
+    store_rows_free(rows);
+    *rows = store_damaged_rows(p->n_left);
+}
+
 /* ---- at once ---- */
 
 /* Places the chunk with the request: 1 when it is not placed whole. */
@@ -50,6 +64,8 @@ static int place_now(struct broker *b, struct store_pending *p, long long until_
     int rc = store_read_pending(b->store, p, bytes, INT64_MAX, e);
     if (rc == 0)
         rc = prepare_pending(&rows, &with, p, bytes, e);
+    if (rc == 0)
+        refuse_others(b, p, &rows);
     if (rc == 0)
         rc = store_place_pending(b->store, p, rows, &w, until_us, e);
     if (rc == 0)
@@ -291,9 +307,13 @@ static int go_on(struct broker *b, struct kept_work *w, struct err *e)
     case PREPARE:
         count(w, store_rows_bytes(w->own));
         w->step = PLACE;
-        if (w->rc != 0)
+        if (w->rc != 0) {
             *e = w->err;
-        return w->rc;
+            return w->rc;
+        }
+        refuse_others(b, &w->chunk, &w->own);
+        w->rows = w->own;
+        return 0;
     case PLACE:
         return place_part(b, w, e);
     case RELEASE:

@@ -76,6 +76,8 @@ int prepare_rows(struct store_rows **out, const struct preparing *with, struct s
     msg_reader_init(&r, encoded.at, encoded.len);
     if (encoded.len > 0)
         rc = request_read_conditions(&r, &said, e);
+    if (with->model != CATALOG_NONE && !said.models.is_list)
+        said.models.n = 0; /* a kept chunk is its job's, whatever its model is called by now */
     if (rc == 0)
         rc = route_base(with->admit, &said.models, with->model, &model, e);
     if (rc == 0 && encoded.len > 0)

@@ -87,7 +87,8 @@ uint32_t request_model_of_job(struct broker *b, int64_t job)
 }
 
 /* Rows that name no model are for their job's, which a message that makes none need not name: 0, or
- * REQUEST_AGAIN when they were prepared for another. */
+ * REQUEST_AGAIN when they were prepared for another. Names in them mean what they meant in the job's
+ * rows before, or the message is refused. */
 static int check_model(struct broker *b, struct prepared *p, struct slice key, struct err *e)
 {
     const struct request *q = &p->request;
@@ -96,8 +97,10 @@ static int check_model(struct broker *b, struct prepared *p, struct slice key, s
     int rc = key.at && b->catalog ? store_find_job(b->store, key, &job, e) : 0;
     if (rc == 1)
         rc = store_get_job(b->store, job, &j, e);
-    if (rc != 1 || store_mode_of_model(b->store, p->model) == j.mode)
+    if (rc != 1)
         return rc < 0 ? rc : 0;
+    if (store_mode_of_model(b->store, p->model) == j.mode)
+        return p->rows ? store_check_routes(b->store, job, p->rows, e) : 0;
     uint32_t id = id_of_mode(b, j.mode);
     if (id == CATALOG_NONE) /* the store says that the job is held */
         return 0;

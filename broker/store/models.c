@@ -395,13 +395,11 @@ static int mode_of_ensemble(
     return write_meta(s, e);
 }
 
-int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *mode, struct err *e)
+/* The modes that the route's names have now. */
+static struct store_members find_members(const struct store *s, const struct store_route *r)
 {
     struct store_members m = {0};
     struct slice rest = r->text, model, adapter;
-    *mode = store_mode_of_model(s, r->ids[0]);
-    if (!r->text.at)
-        return 0;
     while (rest.len > 0 && m.n < STORE_MEMBERS) {
         split_member(next_member(&rest), &model, &adapter);
         const struct store_served *v = r->is_by_name && model.at ? store_current_of(s, model)
@@ -411,6 +409,24 @@ int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *m
         if (m.modes[m.n++] == 0)
             m.has_none = 1;
     }
+    return m;
+}
+
+int store_route_is(struct store *s, const struct store_route *r, int64_t mode, struct err *e)
+{
+    struct store_members now = find_members(s, r), then;
+    int rc = store_members_of(s, mode, &then, e);
+    if (rc != 0)
+        return rc;
+    return now.n == then.n && memcmp(now.modes, then.modes, now.n * sizeof *now.modes) == 0;
+}
+
+int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *mode, struct err *e)
+{
+    *mode = store_mode_of_model(s, r->ids[0]);
+    if (!r->text.at)
+        return 0;
+    struct store_members m = find_members(s, r);
     *mode = m.has_none ? 0 : m.modes[0];
     return m.has_none || m.n < 2 ? 0 : mode_of_ensemble(s, &m, mode, e);
 }

@@ -386,6 +386,24 @@ static int keep_conditions(
                      "update job set truncation = ? where job = ?", "ii", all, p->job);
 }
 
+int store_check_routes(struct store *s, int64_t job, const struct store_rows *rows, struct err *e)
+{
+    int rc = 0;
+    for (const struct noted_route *r = rows->routes; rc == 0 && r; r = r->next) {
+        int64_t wanted = 0;
+        rc = r->counts ? store_wanted_mode(s, job, r->route.text, &wanted, e) : 0;
+        int same = rc == 0 && wanted > 0 ? store_route_is(s, &r->route, wanted, e) : rc == 0;
+        if (same < 0)
+            return same;
+        if (rc == 0 && !same)
+            rc = err_field(e, ASSAY_ESTATE, "model",
+                "expected what '%.*s' was in the rows of this job before, found another "
+                "checkpoint or adapter of that name",
+                (int)r->route.text.len, (const char *)r->route.text.at);
+    }
+    return rc;
+}
+
 /* How many rows are not written ahead: those in the block that the rows before them are in. */
 static uint32_t n_not_ahead(int64_t first_row)
 {

@@ -239,6 +239,8 @@ struct store_route {
 };
 /* Sets its mode; 0: nothing of the kind is there. An ensemble's is made. */
 int store_mode_of_route(struct store *s, const struct store_route *r, int64_t *mode, struct err *e);
+/* 1: this is the mode of the route's models and adapters as they are now; 0: it is not; negative. */
+int store_route_is(struct store *s, const struct store_route *r, int64_t mode, struct err *e);
 /* Of a reader: what new rows may have, as a broker has written it. */
 int store_read_present(struct store *s, struct err *e);
 void store_release_models(struct store *s);

@@ -301,6 +301,9 @@ int store_read_pending(
     struct store *s, struct store_pending *p, uint8_t *bytes, long long until_us, struct err *e);
 /* Whether what was read is what arrived. In any thread. */
 int store_pending_is_sound(const struct store_pending *p, const uint8_t *bytes);
+/* Are the models and adapters that the rows name those that they were in the job's rows before? 0,
+ * or ASSAY_ESTATE with the name that is another's now. */
+int store_check_routes(struct store *s, int64_t job, const struct store_rows *rows, struct err *e);
 /* So many rows to be placed, each born failed as damaged. */
 struct store_rows *store_damaged_rows(uint32_t n);
 /* How far rows are written or placed. */
