@@ -106,26 +106,39 @@ static int list_names(struct store *s, int64_t job, struct err *e)
         "iii", row_id_of(job, 0), row_last(job), job);
 }
 
-/* Makes the modes of the ensembles that the job's rows name, of what is there now. */
-static int make_ensembles(struct store *s, int64_t job, struct err *e)
+/* The next ensemble behind this name that the job's rows name: 1 and its route, or 0. all = 0: of
+ * those without a mode. */
+static int next_ensemble(
+    struct store *s, int64_t job, int all, char route[STORE_ROUTE_BYTES], struct err *e)
 {
-    char *routes[STORE_MODELS];
-    uint32_t n = 0;
+    sqlite3_stmt *q = store_prepare(s,
+        "select each.key from job, json_each(" STORE_JSON(
+            "adapters") ") each where job = ?1 and instr(each.key, ',') > 0 and each.key > ?2 and "
+                        "(?3 or each.value is null) order by each.key limit 1",
+        "isi", job, route, (int64_t)all);
+    int rc = store_step(s, q, e);
+    if (rc == 1)
+        snprintf(route, STORE_ROUTE_BYTES, "%s", (const char *)sqlite3_column_text(q, 0));
+    sqlite3_reset(q);
+    return rc;
+}
+
+/* Gives the ensembles the modes of what has their names now. */
+static int accept_ensembles(struct store *s, int64_t job, int all, struct err *e)
+{
+    char route[STORE_ROUTE_BYTES] = "";
     int64_t mode;
     int rc;
-    sqlite3_stmt *q = store_prepare(s,
-        "select each.key from job, json_each(" STORE_JSON("adapters") ") each where job = ? and "
-                                                                      "instr(each.key, ',') > 0",
-        "i", job);
-    while ((rc = store_step(s, q, e)) == 1 && n < STORE_MODELS)
-        routes[n++] = strdup((const char *)sqlite3_column_text(q, 0));
-    sqlite3_reset(q);
-    rc = rc < 0 ? rc : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        struct store_route r = {.text = store_text(routes[i]), .is_by_name = 1};
+    while ((rc = next_ensemble(s, job, all, route, e)) == 1) {
+        struct store_route r = {.text = store_text(route), .is_by_name = 1};
+        rc = store_mode_of_route(s, &r, &mode, e);
         if (rc == 0)
-            rc = store_mode_of_route(s, &r, &mode, e);
-        free(routes[i]);
+            rc = store_run_job(s, job, JOB_SAID, e,
+                "update job set adapters = json_set(adapters, '$.\"' || ?2 || '\"', nullif(?3, 0)) "
+                "where job = ?1",
+                "isi", job, route, mode);
+        if (rc != 0)
+            return rc;
     }
     return rc;
 }
@@ -134,11 +147,11 @@ int store_accept_adapters(struct store *s, int64_t job, int all, struct err *e)
 {
     int rc = all ? list_names(s, job, e) : 0;
     if (rc == 0)
-        rc = make_ensembles(s, job, e);
+        rc = accept_ensembles(s, job, all, e);
     return rc != 0 ? rc
                    : store_run_job(s, job, JOB_SAID, e,
                          "update job set adapters = (select json_group_object(key, "
-                         "iif(?2 or value is null, " VALUE("?3",
+                         "iif(instr(key, ',') = 0 and (?2 or value is null), " VALUE("?3",
                              "key") ", value)) "
                                     "from json_each(" STORE_JSON(
                                         "adapters") ")) where job = ?1 and adapters is not null",

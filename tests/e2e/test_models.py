@@ -277,6 +277,79 @@ def test_a_model_whose_workers_do_not_start(directory, models):
         assert "failure" not in client.call("status", job="of-b")
 
 
+def test_an_ensemble_of_models_with_other_step_tokens(directory, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(MODELS / "demo-process", other)
+    tokens = (other / "tokenizer.json").read_text()
+    for old, new in (("<extra_0>", "<swapped>"), ("<|im_end|>", "<extra_0>"), ("<swapped>", "<|im_end|>")):
+        tokens = tokens.replace(old, new)
+    (other / "tokenizer.json").write_text(tokens)
+    with serve(directory, {"p": MODELS / "demo-process", "x": other}, "px") as broker, broker.client() as client:
+        row = {"text": "a<extra_0>b<|im_end|>", "models": ["p", "x"]}
+        found = client.call("score", rows=[row], timeout_ms=60000, timeout=90)["rows"][0]
+        assert found["error"]["code"] == "bad_request" and "one step token" in found["error"]["message"], found
+
+
+def swapped(models):
+    return {"a": models["b"], "b": models["a"]}
+
+
+def refuses(client, key, rows, **fields):
+    with pytest.raises(Refused) as refused:
+        client.submit(key, rows, chunk=1, **fields)
+    assert refused.value.code == "wrong_state" and "of that name" in str(refused.value)
+    client.submit(key, None, chunk=1)
+
+
+def test_names_that_are_exchanged(directory, models):
+    """What a job's rows named before goes on under its checkpoint; new rows by that name are refused, not scored by either."""
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        each = {name: score(client, TEXTS, model=name) for name in "ab"}
+        client.submit("both", TEXTS[:6], seal=False, models=["a", "b"])
+        client.submit("gap", TEXTS[3:6], chunk=1, model="b")
+        broker.kill9()
+    with serve(directory, {"a": models["b"], "b": models["a"]}, "ab") as broker, broker.client() as client:
+        refuses(client, "both", TEXTS[6:], models=["a", "b"])
+        assert [row["scores"] for row in sorted(client.results("both"), key=lambda row: row["i"])] == list(map(list, zip(each["a"][:6], each["b"][:6])))
+        client.submit("gap", TEXTS[:3], chunk=0, seal=False)
+        assert scores(client.results("gap")) == each["b"][:6]
+
+
+def test_a_name_that_is_another_checkpoint_now(directory, models):
+    rows = [{"ids": row["ids"], "model": "b"} for row in IDS]
+    with serve(directory, models, "abc") as broker, broker.client() as client:
+        b = score(client, rows)
+        client.submit("rows", rows[:6], seal=False)
+        broker.kill9()
+    with serve(directory, {"a": models["a"], "b": models["c"], "c": models["b"]}, "abc") as broker, broker.client() as client:
+        refuses(client, "rows", rows[6:])
+        assert scores(client.results("rows")) == b[:6]
+
+
+def test_a_chunk_that_waited_for_the_one_before_belongs_to_its_job(directory, models):
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        each = score(client, TEXTS, model="b")
+        client.submit("gap", TEXTS[3:6], chunk=1, model="b")
+        broker.kill9()
+    with serve(directory, {"a": models["a"], "z": models["b"]}, "az") as broker, broker.client() as client:
+        client.submit("gap", TEXTS[:3], chunk=0, seal=False)
+        assert scores(client.results("gap")) == each[:6]
+
+
+def test_accept_mode_takes_what_has_an_ensembles_names(directory, models, tmp_path):
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        a = score(client, TEXTS[:6], model="a")
+        client.submit("job", TEXTS[:1], seal=False)
+        client.call("pause", job="job")
+        client.submit("job", TEXTS[:6], chunk=1, models=["a", "b"])
+    other = {**models, "b": changed_model(tmp_path / "other", 2)}
+    with serve(directory, other, "ab") as broker, broker.client() as client:
+        b = score(client, TEXTS[:6], model="b")
+        client.call("resume", job="job", accept_mode=True)
+        rows = sorted(client.results("job"), key=lambda row: row["i"])
+        assert [row.get("scores") for row in rows[1:]] == list(map(list, zip(a, b))), rows
+
+
 def test_an_ensemble_waits_for_all_its_models(directory, models, tmp_path):
     with serve(directory, models, "ab") as broker, broker.client() as client:
         each = {name: score(client, TEXTS, model=name) for name in "ab"}
