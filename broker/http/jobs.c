@@ -8,6 +8,24 @@
 #include "schema/alloc.h"
 #include "schema/request.h"
 
+#define KEY_BEGINS "assay-http/"
+
+void job_key_write(char key[JOB_KEY_BYTES], const char run[JOB_RUN_BYTES], int64_t number)
+{
+    snprintf(key, JOB_KEY_BYTES, KEY_BEGINS "%s-%lld", run, (long long)number);
+}
+
+int job_key_is(const char *key)
+{
+    size_t n = strlen(KEY_BEGINS), n_run = JOB_RUN_BYTES - 1;
+    if (strncmp(key, KEY_BEGINS, n) != 0 || strspn(key + n, "0123456789abcdef") != n_run ||
+        key[n + n_run] != '-')
+        return 0;
+    key += n + n_run + 1;
+    n = strspn(key, "0123456789");
+    return n > 0 && n < 20 && key[n] == '\0';
+}
+
 static void take_rows(struct job *job, struct ticket *list)
 {
     uint32_t n = 0;

@@ -5,7 +5,8 @@
 
 #include "broker/http/coalesce.h"
 
-#define JOB_KEY_BYTES 48
+#define JOB_KEY_BYTES 64
+#define JOB_RUN_BYTES 17           /* a process's random digits, in each of its keys */
 #define JOB_SCORE_TIMEOUT_MS 60000 /* then the broker says so, and is asked again */
 #define JOB_MESSAGE_ROOM 1024      /* of a message, beside its rows */
 
@@ -22,6 +23,11 @@ struct job {
     long long sent_us;          /* 0: not yet */
     long long began_us;         /* when it was sent first */
 };
+
+/* A job's key: "assay-http/", the process's digits, a dash, a number. Nobody else has such keys, so
+ * jobs that a process left behind are known by them. */
+void job_key_write(char key[JOB_KEY_BYTES], const char run[JOB_RUN_BYTES], int64_t number);
+int job_key_is(const char *key);
 
 /* Makes a job of a list of tickets, which then are in it. */
 struct job *job_new(struct ticket *list, int64_t id, const char *key);

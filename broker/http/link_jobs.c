@@ -1,7 +1,6 @@
 /* link_jobs.c - jobs that are with the broker, and the messages about them (link_private.h). */
 #include "broker/http/link_private.h"
 
-#include <stdio.h>
 #include <zmq.h>
 
 #include "schema/clock.h"
@@ -38,7 +37,7 @@ struct job *link_start_job(struct link *l, struct ticket *list)
 {
     char key[JOB_KEY_BYTES];
     int64_t id = l->next_id++;
-    snprintf(key, sizeof key, LINK_KEY_BEGINS "%s-%lld", l->run, (long long)id);
+    job_key_write(key, l->run, id);
     struct job *job = job_new(list, id, key);
     job->next = l->jobs;
     l->jobs = job;

@@ -12,8 +12,6 @@
 
 enum { ID_NONE, ID_INFO, ID_STALE, ID_FIRST_JOB }; /* of messages */
 
-#define LINK_KEY_BEGINS "http-" /* the key of a job: this, the process's random digits, a number */
-
 struct link {
     struct link_options options;
     pthread_t thread;
@@ -37,7 +35,7 @@ struct link {
     size_t max_bytes;
     long long info_due_ms;
     int64_t stale_before_ms; /* the broker's clock; 0: they have not been asked for */
-    char run[20];            /* random, in each key */
+    char run[JOB_RUN_BYTES]; /* random, in each key */
 };
 
 /* An operation with at most one field, `job`, whose answer is not waited for. */

@@ -66,8 +66,7 @@ static void take_stale(struct link *l, const json_t *reply)
     {
         const char *key = json_string_value(json_object_get(job, "key"));
         int64_t over_ms = json_integer_value(json_object_get(job, "finished_ms"));
-        if (key && strncmp(key, LINK_KEY_BEGINS, strlen(LINK_KEY_BEGINS)) == 0 && over_ms > 0 &&
-            over_ms < l->stale_before_ms)
+        if (key && job_key_is(key) && over_ms > 0 && over_ms < l->stale_before_ms)
             link_send(l, "purge", ID_NONE, key);
     }
     if (json_array_size(jobs) > 0)

@@ -72,7 +72,7 @@ def test_headers_say_mode_and_job(http, served):
 
 def test_jobs_are_purged(http, served):
     http.ok("/classify", {"input": TEXTS})
-    wait_until(lambda: not served[2].sql("select key from jobs where key like 'http-%'"))
+    wait_until(lambda: not served[2].sql("select key from jobs where key like 'assay-http/%'"))
 
 
 @pytest.mark.parametrize("body,param", [

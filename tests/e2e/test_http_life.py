@@ -53,7 +53,7 @@ def test_many_samples_become_few_jobs(directory):
         assert [status for status, _ in replies] == [200] * 64
         assert [float32(score) for _, score in replies] == wanted
         assert counted(http, "assay_http_jobs_total") < 32 and counted(http, "assay_http_job_rows_total") == 64
-        wait_until(lambda: not broker.sql("select key from jobs where key like 'http-%'"))
+        wait_until(lambda: not broker.sql("select key from jobs where key like 'assay-http/%'"))
 
 
 def test_one_bad_sample_fails_alone(directory):
@@ -120,16 +120,17 @@ def test_a_broker_that_is_stopped_in_order(directory):
 
 def test_jobs_left_behind_are_purged(directory):
     """Those of a process that was killed, an hour after they were over; nobody else's."""
+    stale, fresh, mine = "assay-http/0123456789abcdef-3", "assay-http/0123456789abcdef-4", ["http-0123456789abcdef-3", "http-monday", "assay-http/mine"]
     with Broker(directory / "d", model=MODEL) as broker, broker.client() as client:
-        for key in ("http-0123456789abcdef-3", "http-0123456789abcdef-4", "mine"):
+        for key in (stale, fresh, *mine):
             client.submit(key, [{"ids": [5, 6]}])
             client.results(key)
     with sqlite3.connect(directory / "d/assay.db") as database:
-        database.execute("update job set finished_ms = finished_ms - 4000000 where key <> 'http-0123456789abcdef-4'")
+        database.execute("update job set finished_ms = finished_ms - 4000000 where key <> ?", [fresh])
     database.close()
     broker = Broker(directory / "d", model=MODEL).start()
     with Http(directory, broker) as http:
-        wait_until(lambda: [key for [key] in broker.sql("select key from jobs order by job")] == ["http-0123456789abcdef-4", "mine"])
+        wait_until(lambda: [key for [key] in broker.sql("select key from jobs order by job")] == [fresh, *mine])
         assert http.ok("/classify", {"input": "a"})
     broker.stop()
 

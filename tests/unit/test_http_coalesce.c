@@ -185,6 +185,23 @@ static void a_ticket_that_left_gets_nothing(void **state)
     job_free(&job);
 }
 
+static void keys_that_nobody_else_has(void **state)
+{
+    char key[JOB_KEY_BYTES];
+    (void)state;
+    job_key_write(key, "0123456789abcdef", INT64_MAX);
+    assert_string_equal(key, "assay-http/0123456789abcdef-9223372036854775807");
+    assert_true(job_key_is(key));
+    assert_true(job_key_is("assay-http/0123456789abcdef-3"));
+    static const char *const others[] = {"", "http-0123456789abcdef-3", "assay-http/",
+        "assay-http/monday", "assay-http/0123456789abcdef", "assay-http/0123456789abcdef-",
+        "assay-http/0123456789abcdef-3b", "assay-http/0123456789abcde-3",
+        "assay-http/0123456789abcdef0-3", "assay-http/0123456789ABCDEF-3",
+        "my-assay-http/0123456789abcdef-3", "assay-http/0123456789abcdef-12345678901234567890"};
+    for (size_t k = 0; k < sizeof others / sizeof others[0]; k++)
+        assert_false(job_key_is(others[k]));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -197,6 +214,7 @@ int main(void)
         TEST(the_last_one_can_be_removed),
         TEST(rows_that_begin_alike_lie_side_by_side),
         TEST(a_ticket_that_left_gets_nothing),
+        TEST(keys_that_nobody_else_has),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
