@@ -132,12 +132,15 @@ static void decode_all(struct prepared *p, struct visit *v, struct slice message
     p->model = model;
 }
 
-/* Puts what the message says of its rows in front of them. */
+/* Puts what the message says of its rows in front of them. One model is its job's, named or not:
+ * the same rows are the same chunk. */
 static void encode(struct prepared *p)
 {
     struct slice rows = p->encoded = p->request.rows;
     struct request_conditions said = {p->request.truncation, p->request.models};
     struct msg_writer w;
+    if (!said.models.is_list)
+        said.models.n = 0;
     msg_writer_init(&w);
     request_write_conditions(&w, &said);
     if (rows.at && w.buffer.size > 0) {
