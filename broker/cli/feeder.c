@@ -164,13 +164,23 @@ static void write_models(struct msg_writer *w, const char *names)
     }
 }
 
+/* The name of the broker's first model, where it is to be said; NULL: it is not. */
+static const char *first_name(const struct feeder *f)
+{
+    int is_said = f->names_first && !f->models && json_array_size(f->served) > 1;
+    return is_said ? reply_text(json_array_get(f->served, 0), "name") : NULL;
+}
+
 static void write_submit(struct feeder *f, int n, int end)
 {
+    const char *first = first_name(f);
     struct msg_writer *w = client_begin(f->client, "submit",
         2 + (uint32_t)(n > 0) + (uint32_t)end + (uint32_t)(f->priority != 0) +
-            (uint32_t)(f->models != NULL));
+            (uint32_t)(f->models || first));
     if (f->models)
         write_models(w, f->models);
+    else if (first)
+        msg_key_str(w, "model", first);
     msg_key_str(w, "key", f->key);
     msg_key_int(w, "chunk", f->chunk);
     if (f->priority != 0)
@@ -202,6 +212,8 @@ static int check_job(struct feeder *f, int64_t job, struct err *e)
 static int send_chunk(struct feeder *f, struct err *e)
 {
     json_t *reply = NULL;
+    if (f->names_first && !f->models && !f->served && ask_broker(f, e) != 0)
+        return e->code;
     write_submit(f, f->n, f->end);
     int rc = client_call(f->client, 0, &reply, e);
     if (rc != 0)

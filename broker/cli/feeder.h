@@ -25,7 +25,10 @@ struct feeder {
     const char *key;
     int priority;
     const char *models; /* the names of the broker's that score the rows, with commas; NULL: none */
-    int keeps_bad;      /* a bad line becomes a row that fails, instead of no row */
+    /* without `models`: says the name of the broker's first where it has several, so that rows do
+     * not go to a job of another one */
+    int names_first;
+    int keeps_bad; /* a bad line becomes a row that fails, instead of no row */
     feeder_line *on_line;
     void *on_line_arg;
     uint32_t chunk;

@@ -39,6 +39,9 @@ static int choose_key(struct run *r)
         const char *value = c->value[unseen[i]] ? c->value[unseen[i]] : "";
         crypto_generichash_update(&hash, (const unsigned char *)value, strlen(value) + 1);
     }
+    const char *models = c->value[CLI_MODELS];
+    if (models) /* without them the key stays what it was before there were any */
+        crypto_generichash_update(&hash, (const unsigned char *)models, strlen(models) + 1);
     unsigned char whole[crypto_generichash_BYTES_MIN];
     crypto_generichash_final(&hash, whole, sizeof whole);
     memcpy(digest, whole, sizeof digest);

@@ -2,8 +2,8 @@
  * directory.
  *
  * The key is derived from the paths of input, output and model, and from options that no row shows,
- * so the same command finds the same job. If that job has another input, checkpoint or mode, the
- * run starts over under the next key: KEY, KEY.2, KEY.3 ..; with --key or a pipe as the input, that
+ * so the same command finds the same job. If that job has another input, checkpoint or mode, or is
+ * not of the models that the command's names mean now, the run starts over under the next key: KEY, KEY.2, KEY.3 ..; with --key or a pipe as the input, that
  * is an error instead.
  *
  * A private broker's directory is OUTPUT.assay (INPUT.assay if the output is stdout or a device;

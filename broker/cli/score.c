@@ -101,6 +101,7 @@ static void begin(struct score *s)
     feeder_init(&s->feeder, s->client, s->lines, s->run.key);
     s->feeder.on_line = expect_line;
     s->feeder.models = s->cli->value[CLI_MODELS];
+    s->feeder.names_first = !s->cli->value[CLI_MODEL];
     s->feeder.on_line_arg = &s->output;
     s->after = s->got = 0;
 }
@@ -213,6 +214,16 @@ static int check_finished(struct score *s, struct err *e)
     return rc == ASSAY_EUNKNOWNJOB ? 0 : rc;
 }
 
+/* An earlier run left the job with models of other names or in another order. */
+static int refuse_models(struct score *s, struct err *e)
+{
+    struct err why = *e;
+    return is_another(
+        s, err_set(e, ASSAY_ESTATE,
+               "job '%s' is not of the models of this command: %s; another key begins anew",
+               s->run.key, why.msg));
+}
+
 static int feed(struct score *s, struct err *e)
 {
     int rc = feeder_step(&s->feeder, e);
@@ -221,6 +232,8 @@ static int feed(struct score *s, struct err *e)
         return e->code;
     if (rc == ASSAY_EKEYREUSED)
         return is_another(s, rc);
+    if (rc == ASSAY_ESTATE && strcmp(e->field, "model") == 0)
+        return refuse_models(s, e);
     if (s->busy)
         waiting_tell(&s->waiting, "waiting: %s", e->msg);
     else

@@ -109,6 +109,7 @@ def test_names_that_are_not_there(directory, models):
             client.submit("job", TEXTS[3:], chunk=1, model="a")
         assert refused.value.code == "wrong_state" and "'b'" in str(refused.value)
         client.submit("job", TEXTS[3:], chunk=1)  # the job's model
+        client.submit("job", TEXTS[3:], chunk=1, model="b")  # the same chunk
         assert client.call("status", job="job")["model"] == "b"
         assert scores(client.results("job")) == score(client, TEXTS, model="b")
         row = client.call("score", rows=[{**TEXTS[0], "model": "b", "truncate": True}], timeout_ms=60000)["rows"][0]
@@ -398,6 +399,61 @@ def test_command_line(directory, models, tmp_path):
         assert [line["score"] for line in lines(tmp_path / "said.jsonl")] == pytest.approx([each["b"][0]] * 5, rel=1e-6)
     run = subprocess.run([BIN / "assay", "score", rows, "--model", models["a"], "--models", "a"], capture_output=True, text=True)
     assert run.returncode == 64 and "--models" in run.stderr
+
+
+def test_a_run_is_continued_with_its_own_models(directory, models, tmp_path):
+    """A job that an earlier `assay score` left is not taken for one of the models that the same command means now."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in TEXTS[:4]))
+    commands = {None: [], "b": ["--models", "b"], "a,b": ["--models", "a,b"]}
+
+    def run(name, *more):
+        out = tmp_path / f"{name}.jsonl"
+        words = [BIN / "assay", "score", rows, "-o", out, "--data", directory, *commands[name], *more]
+        done = subprocess.run(words, capture_output=True, text=True)
+        found = [json.loads(line) for line in out.read_text().splitlines()] if done.returncode == 0 else None
+        out.unlink(missing_ok=True)
+        return done, found
+
+    def check(client, again):
+        names = [model["name"] for model in client.call("hello")["models"]]
+        each, first = {name: score(client, TEXTS[:4], model=name) for name in names}, names[0]
+        jobs = len(client.call("jobs")["jobs"])
+        for name in commands:
+            done, found = run(name)
+            assert done.returncode == 0, done
+            for i, line in enumerate(found):
+                wanted = [each["a"][i], each["b"][i]] if name == "a,b" else each[name or first][i]
+                assert line.get("scores", line.get("score")) == pytest.approx(wanted, rel=1e-6), (name, line, done.stderr)
+        assert len(client.call("jobs")["jobs"]) - jobs == (0 if again else 2)
+
+    with serve(directory, models, "a"):
+        assert run(None)[0].returncode == 0
+    with serve(directory, models, "ab") as broker, broker.client() as client:
+        assert "scoring anew" not in run(None)[0].stderr  # the job of the time when there was one model
+        check(client, False)
+        check(client, True)
+        for name in commands:
+            assert run(name, "--key", f"key of {name}")[0].returncode == 0
+    with serve(directory, models, "ba") as broker, broker.client() as client:
+        run_again, _ = run(None, "--key", "key of None")
+        assert run_again.returncode not in (0, 64) and "job 'key of None' is not of the models of this command" in run_again.stderr
+        assert "expected 'a', the model of this job, found 'b'" in run_again.stderr
+        assert run("b", "--key", "key of b")[0].returncode == run("a,b", "--key", "key of a,b")[0].returncode == 0
+        done, _ = run(None)
+        assert "scoring anew" in done.stderr
+        assert "scoring anew" not in run("b")[0].stderr and "scoring anew" not in run("a,b")[0].stderr
+    with serve(directory, {"a": models["b"], "b": models["a"]}, "ab") as broker, broker.client() as client:
+        for name in ("b", "a,b"):
+            again, _ = run(name, "--key", f"key of {name}")
+            assert again.returncode not in (0, 64) and f"job 'key of {name}' is not of the models" in again.stderr, again
+        # Without --models the first is the same as in the last run.
+        assert "scoring anew" not in run(None)[0].stderr
+        for name in ("b", "a,b"):
+            assert "scoring anew" in run(name)[0].stderr
+        check(client, True)
+    with serve(directory, {"a": models["b"], "z": models["b"], "b": models["a"]}, "zab") as broker, broker.client() as client:
+        check(client, True)
 
 
 def test_documented_example(tmp_path):
