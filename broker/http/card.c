@@ -35,13 +35,14 @@ static int read_model(struct card *c, const json_t *model, struct err *e)
     const json_t *pooling = json_object_get(model, "pooling");
     if (!json_is_object(model) || !json_is_object(pooling) || !*text_in(model, "name"))
         return err_set(e, ASSAY_EBADMSG, "info: expected a model with its pooling, found none");
+    c->model = text_in(model, "name");
     c->pool_type = text_in(pooling, "type");
     c->activation = text_in(pooling, "activation");
     c->recipe = json_string_value(json_object_get(model, "recipe"));
     c->max_len = number_in(model, "max_len");
     c->n_labels = number_in(model, "n_labels");
     if (c->n_names == 0)
-        c->names[c->n_names++] = text_in(model, "name");
+        c->names[c->n_names++] = c->model;
     return 0;
 }
 

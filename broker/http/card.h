@@ -16,6 +16,7 @@ struct card {
     const char *names[CARD_MAX_NAMES]; /* of the model, for clients; borrowed from the options, or
                                           the broker's own */
     int n_names;
+    const char *model; /* the broker's own name of it, for messages */
     const char *mode, *state, *pool_type, *activation, *recipe; /* recipe: NULL for none */
     int64_t max_len, n_labels, max_rows, max_message_bytes, epoch;
     int n_groups; /* worker groups */

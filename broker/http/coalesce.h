@@ -48,8 +48,8 @@ struct coalesce_load {
 /* When what waits should go: a moment (perhaps past), or FOREVER. */
 long long coalesce_due(const struct coalesce *c, const struct coalesce_load *load);
 
-/* Takes those that make the next job: all that waits, within max_rows and max_bytes, at least one.
- * Returns the first of a list. */
+/* Takes those that make the next job: all that waits, within max_rows and max_bytes, at least one,
+ * up to the first that is for another model. Returns the first of a list. */
 struct ticket *coalesce_take(struct coalesce *c, uint32_t max_rows, size_t max_bytes);
 
 /* A row of a job: that of a ticket. */

@@ -266,6 +266,7 @@ static enum MHD_Result ask(struct exchange *x)
         return reply_fault(x, fault_status(e.code), &e, x->refusal.code != 0);
     x->is_asked = 1;
     x->ticket.rows = &x->ask.rows;
+    x->ticket.model = x->card->model;
     x->ticket.done = on_done;
     x->ticket.owner = x;
     x->ticket.deadline_us = now_mono_us() + x->server->options->timeout_s * 1000000;

@@ -8,6 +8,7 @@ int fault_status(int code)
 {
     switch (code) {
     case ASSAY_EADAPTER:
+    case ASSAY_EMODEL: /* the broker was started anew without it */
     case ASSAY_EGONE:
         return 404;
     case ASSAY_EUNAUTHORIZED:

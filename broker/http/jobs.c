@@ -40,14 +40,17 @@ static void take_rows(struct job *job, struct ticket *list)
     }
 }
 
+/* All tickets are for one model. The broker may have been started anew since they came, with others
+ * before it, or without it: then it is not to score them by another. */
 static void write_message(struct job *job)
 {
     struct msg_writer *w = &job->message;
-    msg_map(w, 6);
+    msg_map(w, 7);
     msg_key_int(w, "v", REQUEST_VERSION);
     msg_key_str(w, "op", "score");
     msg_key_int(w, "id", job->id);
     msg_key_str(w, "key", job->key);
+    msg_key_str(w, "model", job->rows[0].ticket->model);
     msg_key_int(w, "timeout_ms", JOB_SCORE_TIMEOUT_MS);
     msg_str(w, "rows");
     msg_array(w, job->n_rows);

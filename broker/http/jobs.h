@@ -29,7 +29,7 @@ struct job {
 void job_key_write(char key[JOB_KEY_BYTES], const char run[JOB_RUN_BYTES], int64_t number);
 int job_key_is(const char *key);
 
-/* Makes a job of a list of tickets, which then are in it. */
+/* Makes a job of a list of tickets for one model, at least one, which then are in it. */
 struct job *job_new(struct ticket *list, int64_t id, const char *key);
 void job_free(struct job **job);
 

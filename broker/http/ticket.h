@@ -15,6 +15,7 @@ struct ticket {
     /* Set by the owner, who touches nothing from link_submit until `done` is called, in the link's
      * thread. */
     const struct rows *rows;
+    const char *model; /* the broker's name of the one that its client means */
     long long deadline_us;
     void (*done)(struct ticket *t);
     void *owner;

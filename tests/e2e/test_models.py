@@ -9,10 +9,12 @@ import signal
 import statistics
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, ids_bytes, random_key, wait_until
+from http_harness import Http, float32
 
 TEXTS = [{"id": i, "prompt": f"{i} + {i + 3} = ?", "response": str(2 * i + 3 + i % 2)} for i in range(24)]
 IDS = [{"id": i, "ids": ids_bytes([3 + (7 * i + k) % 90 for k in range(1 + i % 40)])} for i in range(24)]
@@ -454,6 +456,53 @@ def test_a_run_is_continued_with_its_own_models(directory, models, tmp_path):
         check(client, True)
     with serve(directory, {"a": models["b"], "z": models["b"], "b": models["a"]}, "zab") as broker, broker.client() as client:
         check(client, True)
+
+
+@pytest.mark.parametrize("then, names, wanted, status", [
+    ({"first": "a", "second": "b"}, ["second", "first"], "a", 200),
+    ({"second": "b"}, ["second"], None, 404),
+    ({"first": "b", "other": "a"}, ["first", "other"], "b", 200),
+], ids=["another-order", "without-it", "exchanged"])
+def test_http_asks_for_its_model_by_name(directory, tmp_path, models, then, names, wanted, status):
+    """A request that was made before the broker is started anew, and reaches it after that."""
+    body = {"input": [[5, 9, 11], [7, 8]], "model": "first"}
+    rows = [{"ids": ids_bytes(ids)} for ids in body["input"]]
+    expected = {name: alone(tmp_path / f"alone-{name}", models, name, rows) for name in "ab"}
+    broker = serve(directory, {"first": models["a"], "second": models["b"]}, ["first", "second"]).start()
+    with Http(tmp_path, broker) as http:
+        def probs(reply):
+            return [float32(one["probs"][0]) for one in reply["data"]]
+        assert probs(http.ok("/classify", body)) == expected["a"]
+        broker.kill9()
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(http.post("/classify", body)))
+        thread.start()
+        wait_until(lambda: re.search(r"num_requests_running\S* 1", http.get("/metrics")[1]))
+        with serve(directory, {name: models[of] for name, of in then.items()}, names):
+            thread.join(120 * PATIENCE)
+            [(found, reply)] = replies
+            assert found == status, reply
+            if wanted:
+                assert reply["model"] == "first" and probs(reply) == expected[wanted]
+            else:
+                assert "expected second, found 'first'" in reply["error"]["message"] and reply["error"]["param"] == "model"
+
+
+def test_http_does_not_take_a_job_of_another_model(directory, tmp_path, models):
+    """The broker had the rows when it was ended, and comes back with the names exchanged."""
+    body = {"input": [[k % 300, 5, 7, k // 300] * 100 for k in range(40)], "model": "first"}
+    broker = serve(directory, {"first": models["a"], "second": models["b"]}, ["first", "second"], ["--max-batch-tokens", 512]).start()
+    with Http(tmp_path, broker) as http:
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(http.post("/classify", body)))
+        thread.start()
+        wait_until(lambda: broker.sql("select count(*) from jobs where key like 'assay-http%'") == [(1,)])
+        broker.kill9()
+        with serve(directory, {"first": models["b"], "second": models["a"]}, ["first", "second"]):
+            thread.join(120 * PATIENCE)
+            [(found, reply)] = replies
+            assert found == 503 and "expected 'second', the model of this job, found 'first'" in reply["error"]["message"], reply
+            assert http.ok("/classify", body)
 
 
 def test_documented_example(tmp_path):
