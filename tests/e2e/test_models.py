@@ -293,10 +293,6 @@ def test_an_ensemble_of_models_with_other_step_tokens(directory, tmp_path):
         assert found["error"]["code"] == "bad_request" and "one step token" in found["error"]["message"], found
 
 
-def swapped(models):
-    return {"a": models["b"], "b": models["a"]}
-
-
 def refuses(client, key, rows, **fields):
     with pytest.raises(Refused) as refused:
         client.submit(key, rows, chunk=1, **fields)
