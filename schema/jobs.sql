@@ -253,16 +253,17 @@ create view response_stats as
     coalesce((select max(value) from json_each(vector_json)) -
              (select value from json_each(vector_json) order by value desc limit 1 offset 1), 0.0) as margin,
     (select avg(value) from json_each(vector_json)) as mean,
-    (select sqrt(sum((value - mean) * (value - mean)) / max(count(*) - 1, 1))
+    (select iif(max(value) > min(value), sqrt(sum((value - mean) * (value - mean)) / max(count(*) - 1, 1)), 0.0)
      from json_each(vector_json), (select avg(value) as mean from json_each(vector_json))) as std
   from result
     join row on row.row = result.row and row.shape in (4, 7)
   where error_code is null and result.job not in (select job from purge);
 
 create view responses as
-  select job, i, id, response, score, rank, case when squares > 0 then (score - mean) / sqrt(squares / (n - 1)) else 0.0 end as advantage
+  select job, i, id, response, score, rank, iif(most > least, (score - mean) / sqrt(squares / (n - 1)), 0.0) as advantage
   from (
-    select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares
+    select *, count(*) over of_row as n, sum((score - mean) * (score - mean)) over of_row as squares,
+      max(score) over of_row as most, min(score) over of_row as least
     from (
       select result.job, result.row & 4294967295 as i, case typeof(client_id) when 'blob' then cast(client_id as text) else client_id end as id,
         value.key as response, value.value as score, rank() over (partition by result.job, result.row order by value.value desc) as rank,
@@ -299,7 +300,8 @@ create view model_scores as
   where error_code is null and result.job not in (select job from purge);
 
 create view ensembles as
-  select job, i, id, count(*) as n, mean, sqrt(sum((score - mean) * (score - mean)) / count(*)) as std
+  select job, i, id, count(*) as n, mean,
+    iif(max(score) > min(score), sqrt(sum((score - mean) * (score - mean)) / count(*)), 0.0) as std
   from (select *, avg(score) over (partition by job, i) as mean from model_scores)
   group by job, i;
 

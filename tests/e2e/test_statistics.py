@@ -70,6 +70,15 @@ def test_responses(running):
         near(numbers, [many[i][name] for name in ("margin", "mean", "std")])
 
 
+def test_equal_scores_in_the_views(running):
+    """The mean of equal decimals may be off by a bit; that is no deviation."""
+    rows = [{"prompt": f"{i} + 4 = ?", "responses": ["7"] * n} for i in range(12) for n in (3, 6, 7)]
+    found, job = ask(running, *rows)
+    assert {advantage for row in found for advantage in row["advantages"]} == {0}
+    assert running.sql(f"select distinct advantage from responses where job = {job}") == [(0,)]
+    assert running.sql(f"select distinct std from response_stats where job = {job}") == [(0,)]
+
+
 def test_documents(directory):
     """A query's documents have the statistics of responses."""
     with Broker(directory / "d", model=MODELS / "recipe-qwen3", options=["--recipe", "qwen3-reranker"]) as broker:
