@@ -15,6 +15,7 @@
 #include "broker/cli/connect.h"
 #include "broker/cli/json_print.h"
 #include "broker/cli/progress.h"
+#include "broker/cli/reply.h"
 #include "broker/cli/verify_report.h"
 #include "broker/row.h"
 #include "broker/store/store.h"
@@ -40,6 +41,7 @@ struct verify {
     struct verify_check *whose[CHUNK_SEQUENCES];
     uint32_t n_sequences;
     int chunk, score_ms;
+    json_t *models; /* the broker's, as hello lists them */
     struct progress progress;
     struct waiting waiting;
 };
@@ -251,11 +253,26 @@ static void write_positions(struct msg_writer *w, const struct sequence *r)
         msg_int(w, r->positions[k]);
 }
 
-static void write_sequence(
-    struct msg_writer *w, const struct sequence *r, const struct store_names *names)
+static int has_recipe(const struct verify *v, const char *name)
 {
-    int type = r->n_positions > 0 ? POOL_POSITIONS : r->pool.type;
-    msg_map(w, 2 + (names->model[0] != 0) + (names->adapter[0] != 0));
+    json_t *m, *found = json_array_get(v->models, 0);
+    size_t k;
+    json_array_foreach(v->models, k, m) if (strcmp(reply_text(m, "name"), name) == 0) found = m;
+    return json_is_string(json_object_get(json_object_get(found, "model"), "recipe"));
+}
+
+/* The row pools what it pooled: a recipe's rule about pad tokens decides that for LAST; else the
+ * positions that were kept do, or where there are none the last token, whatever the rule is now. */
+static void write_sequence(const struct verify *v, struct msg_writer *w, const struct sequence *r,
+    const struct store_names *names)
+{
+    int is_last = r->pool.type == POOL_LAST, by_recipe = is_last && has_recipe(v, names->model);
+    int at_positions = r->n_positions > 0 && !by_recipe;
+    int type = at_positions ? POOL_POSITIONS : r->pool.type;
+    int no_rule = is_last && !at_positions && !by_recipe;
+    msg_map(w, 2 + (uint32_t)no_rule + (names->model[0] != 0) + (names->adapter[0] != 0));
+    if (no_rule)
+        msg_key_bool(w, "hf_pad_rule", 0);
     if (names->model[0])
         msg_key_str(w, "model", names->model);
     if (names->adapter[0])
@@ -263,12 +280,12 @@ static void write_sequence(
     msg_str(w, "ids");
     msg_bin(w, r->ids, r->n_tokens * sizeof *r->ids);
     msg_str(w, "pool");
-    msg_map(w, 2 + (uint32_t)(type == POOL_STEP) + (uint32_t)(r->n_positions > 0));
+    msg_map(w, 2 + (uint32_t)(type == POOL_STEP) + (uint32_t)at_positions);
     msg_key_str(w, "type", pool_type_name(type));
     msg_key_str(w, "activation", activation_name(r->pool.activation));
     if (type == POOL_STEP)
         msg_key_int(w, "step_token", r->pool.step_token);
-    if (r->n_positions > 0)
+    if (at_positions)
         write_positions(w, r);
 }
 
@@ -285,7 +302,7 @@ static int add_sequence(
     if (rc != 0)
         return rc;
     v->whose[v->n_sequences++] = c;
-    write_sequence(&v->sequences, r, &names);
+    write_sequence(v, &v->sequences, r, &names);
     return 0;
 }
 
@@ -373,12 +390,13 @@ static int verify_open(struct verify *v, long n, struct err *e)
     return cli_connect(v->cli, &v->client);
 }
 
-/* Checks that a broker answers. The time for scoring the rows comes on top of --timeout. */
+/* Checks that a broker answers, and asks for its models. The time for scoring the rows comes on top of --timeout. */
 static int greet(struct verify *v, struct err *e)
 {
     json_t *reply = NULL;
     client_begin(v->client, "hello", 0);
     int rc = client_call_patiently(v->client, 0, &reply, e);
+    v->models = json_incref(json_object_get(reply, "models"));
     json_decref(reply);
     return rc;
 }
@@ -393,6 +411,7 @@ static void verify_close(struct verify *v)
     }
     free(v->checks);
     free(v->rows);
+    json_decref(v->models);
     if (v->prefix[0])
         msg_writer_release(&v->sequences);
     client_free(&v->client);

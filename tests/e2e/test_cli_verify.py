@@ -127,3 +127,23 @@ def test_damaged_token_ids_are_named(broker):
     broker.start()
     done = verify(broker, "--sample", 1000)
     assert done.returncode == 78 and "its token ids" in done.stderr and "damaged" in done.stderr, done.stderr
+
+
+def with_pad(model, to, token):
+    shutil.copytree(MODELS / model, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, "pad_token_id": token}))
+    return to
+
+
+@pytest.mark.parametrize("model, token, options, rules", [("seqcls", 7, [], (None, True, False)), ("seqcls", 7, ["--hf-pad-rule", "off"], (None, True, False)),
+                                                          ("recipe-inform", 5, ["--recipe", "inf-orm"], (None, True))])
+def test_rows_that_end_in_pad_tokens(directory, tmp_path, model, token, options, rules):
+    """What was pooled counts, whatever the rule about pad tokens is now."""
+    ids = [[1, 2, 3, token, token], [1, 2, 3], [token], [1, token, 3]]
+    rows = [{"ids": each, **({} if rule is None else {"hf_pad_rule": rule})} for each in ids for rule in rules]
+    with Broker(directory / "d", model=with_pad(model, tmp_path / "m", token), options=options) as b, b.client() as client:
+        client.submit("shapes", rows)
+        assert not any(row["error"] for row in client.results("shapes"))
+        done = verify(b)
+        assert done.returncode == 0 and f"{len(rows)} equal in every bit, 0 not" in done.stdout, done.stdout
