@@ -339,12 +339,18 @@ struct patience {
     long long silent;  /* of it, since the broker was heard last, or might have been silent */
     long long resend;  /* when the request is sent again, by `waited` */
     long long probe;   /* and the probe; FOREVER: never */
+    int is_sent;       /* the request; where there are probes, a broker is to answer one before */
 };
 
-/* Sends what is due. A broker that was started since it was asked has not heard of the request. */
+/* Sends what is due. A broker that was started since it was asked has not heard of the request,
+ * which shows only if the one that got it was known. */
 static void send_due(struct client *c, struct patience *p, int extra_ms)
 {
-    if (c->is_another || p->waited >= p->resend) {
+    if (!p->is_sent && c->epoch != 0) {
+        p->is_sent = 1;
+        c->is_another = 1;
+    }
+    if (p->is_sent && (c->is_another || p->waited >= p->resend)) {
         send_bytes(c, &c->request);
         p->resend = p->waited + (c->is_another ? extra_ms : 0) + RESEND_MS;
     }
@@ -373,9 +379,11 @@ int client_call(struct client *c, int extra_ms, json_t **reply, struct err *e)
     struct patience p = {.last = now_mono_ms(),
         .silent = from,
         .resend = extra_ms + RESEND_MS,
-        .probe = probes ? 0 : FOREVER};
+        .probe = probes ? 0 : FOREVER,
+        .is_sent = !probes};
     c->is_another = c->heard = 0;
-    send_bytes(c, &c->request);
+    if (p.is_sent)
+        send_bytes(c, &c->request);
     while (p.silent < c->timeout_ms && p.counted < c->timeout_ms + extra_ms) {
         zmq_pollitem_t item = {.socket = c->socket, .events = ZMQ_POLLIN};
         json_t *body;

@@ -12,6 +12,7 @@ import time
 
 import msgpack
 import pytest
+import zmq
 from harness import BIN, MODELS, PATIENCE, ROOT, Broker, Refused, wait_until
 
 LORA = MODELS / "lora"
@@ -360,3 +361,25 @@ def test_the_command_line_and_a_broker_that_goes(directory):
         b.kill9()
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE)
         assert done.returncode == os.EX_UNAVAILABLE and "no broker answers" in done.stderr and "waited 5 s" in done.stderr, done
+
+
+def test_a_broker_that_goes_before_it_has_answered(directory):
+    """The request goes to the one that answers."""
+    command = [BIN / "assay", "lora", "add", f"half={LORA / 'reward-half'}", "--data", directory, "--timeout", "30"]
+    with zmq.Context() as context, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as adding:
+        def bound():
+            socket = context.socket(zmq.ROUTER)
+            socket.bind(f"ipc://{directory}/broker.sock")
+            return socket
+        with bound() as first:
+            assert first.poll(20000 * PATIENCE)
+        with bound() as second:
+            while second.poll(20000 * PATIENCE):
+                peer, body = second.recv_multipart()
+                body = msgpack.unpackb(body)
+                reply = {"v": 1, "id": body["id"], "ok": True, "epoch": 2, "name": "half", "digest": "0" * 64}
+                second.send_multipart([peer, msgpack.packb(reply)])
+                if body["op"] == "adapter_add":
+                    break
+            out, _ = adding.communicate(timeout=20 * PATIENCE)
+    assert adding.returncode == 0 and out.startswith("added half "), out
