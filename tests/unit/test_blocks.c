@@ -309,7 +309,7 @@ static void states_are_upgraded(void **state)
 {
     struct fixture *f = *state;
     struct err err;
-    static char before[20000], after[20000];
+    static char before[60000], after[60000];
     static const char all[] =
         "select * from rows order by job, i; select * from results; select * from jobs";
     put_job(f->s, "all", 0, 150, 4);
