@@ -302,9 +302,12 @@ int reply_score(
             "the reply: expected at most %zu bytes, found more; `results` gives job '%s' in pages",
             p.max_bytes, j.key);
     if (rc == 0) {
-        struct msg_writer *w = outbox_ok(b->outbox, env, id, 3);
+        struct msg_writer *w = outbox_ok(b->outbox, env, id, 4 + (uint32_t)(j.made_otherwise != 0));
         msg_key_int(w, "job", job);
         msg_key_str(w, "key", j.key);
+        msg_key_int(w, "started_ms", b->started_ms);
+        if (j.made_otherwise)
+            msg_key_str(w, "made_otherwise", j.reason);
         write_rows(w, &p);
     }
     msg_writer_release(&p.rows);

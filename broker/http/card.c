@@ -38,6 +38,7 @@ static int read_model(struct card *c, const json_t *model, struct err *e)
     c->model = text_in(model, "name");
     c->pool_type = text_in(pooling, "type");
     c->activation = text_in(pooling, "activation");
+    c->digest = text_in(model, "digest");
     c->recipe = json_string_value(json_object_get(model, "recipe"));
     c->max_len = number_in(model, "max_len");
     c->n_labels = number_in(model, "n_labels");
@@ -56,7 +57,7 @@ int card_new(struct card **out, json_t *info, const char *const *names, int n_na
         c->names[c->n_names++] = names[i];
     c->mode = text_in(info, "mode");
     c->state = text_in(info, "state");
-    c->epoch = number_in(info, "epoch");
+    c->started_ms = number_in(info, "started_ms");
     c->max_rows = number_in(limits, "max_rows_per_message");
     c->max_message_bytes = number_in(limits, "max_message_bytes");
     c->n_groups = count_groups(json_object_get(info, "workers"));
@@ -82,6 +83,11 @@ void card_release(struct card **card)
         return;
     json_decref(c->info);
     free(c);
+}
+
+int card_is_alike(const struct card *a, const struct card *b)
+{
+    return a == b || (strcmp(a->mode, b->mode) == 0 && strcmp(a->digest, b->digest) == 0);
 }
 
 int card_is_ready(const struct card *card)

@@ -17,9 +17,10 @@ struct card {
                                           the broker's own */
     int n_names;
     const char *model; /* the broker's own name of it, for messages */
-    const char *mode, *state, *pool_type, *activation, *recipe; /* recipe: NULL for none */
-    int64_t max_len, n_labels, max_rows, max_message_bytes, epoch;
-    int n_groups; /* worker groups */
+    const char *mode, *digest, *state, *pool_type, *activation, *recipe; /* recipe: NULL for none */
+    int64_t max_len, n_labels, max_rows, max_message_bytes;
+    int64_t started_ms; /* of the broker's clock: tells one start from another */
+    int n_groups;       /* worker groups */
 };
 
 /* Takes the reply over, also on failure. names: those that --served-model-name gave; n_names 0: the
@@ -29,6 +30,8 @@ int card_new(
 struct card *card_hold(struct card *card);
 void card_release(struct card **card); /* *card may be NULL */
 
+/* Do both stand for the same scores: the same checkpoint in the same mode? */
+int card_is_alike(const struct card *a, const struct card *b);
 int card_is_ready(const struct card *card); /* a worker group is ready */
 /* The label of a class, NULL where the checkpoint names none. */
 const char *card_label(const struct card *card, uint32_t k);

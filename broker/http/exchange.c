@@ -267,6 +267,7 @@ static enum MHD_Result ask(struct exchange *x)
     x->is_asked = 1;
     x->ticket.rows = &x->ask.rows;
     x->ticket.model = x->card->model;
+    x->ticket.card = x->card;
     x->ticket.done = on_done;
     x->ticket.owner = x;
     x->ticket.deadline_us = now_mono_us() + x->server->options->timeout_s * 1000000;

@@ -68,6 +68,8 @@ static int is_over(const struct link *l, struct ticket *t, long long now_us)
         err_set(&t->error, ASSAY_ENOTREADY, "the broker does not answer");
     else if (t->deadline_us < now_us)
         err_set(&t->error, ASSAY_ETIMEOUT, "the scores were not ready in time");
+    else
+        link_check_card(l, t, &t->error);
     return t->error.code != 0;
 }
 
@@ -82,7 +84,8 @@ static void drop_waiting(struct link *l, long long now_us)
     }
 }
 
-static void drop_sent(struct link *l, struct job *job, long long now_us)
+/* Returns 1 when the job is over with it. */
+static int drop_sent(struct link *l, struct job *job, long long now_us)
 {
     for (uint32_t k = 0; k < job->n_rows; k++) {
         struct ticket *t = job->rows[k].ticket;
@@ -92,9 +95,10 @@ static void drop_sent(struct link *l, struct job *job, long long now_us)
         }
     }
     if (job->n_tickets > 0)
-        return;
+        return 0;
     link_send(l, "cancel", ID_NONE, job->key);
     link_end_job(l, job);
+    return 1;
 }
 
 static void pass_time(struct link *l, int looks_for_gone)
@@ -104,10 +108,10 @@ static void pass_time(struct link *l, int looks_for_gone)
         drop_waiting(l, now_us);
     for (struct job *job = l->jobs, *next; job; job = next) {
         next = job->next;
+        if (looks_for_gone && drop_sent(l, job, now_us))
+            continue;
         if (job->sent_us == 0 || now_us - job->sent_us > RESEND_US)
             link_send_job(l, job);
-        if (looks_for_gone)
-            drop_sent(l, job, now_us);
     }
     if (now_ms >= l->info_due_ms) {
         link_send(l, "info", ID_INFO, NULL);

@@ -2,7 +2,7 @@
  *
  * It sends requests' rows as `score` jobs (coalesce.h), asks for `info` every second, gives results
  * to their tickets, and purges a job when its results are delivered. A message without an answer is
- * sent again: when the broker has been started anew, which its epoch shows, and when it has been
+ * sent again: when the broker has been started anew, which its info shows, and when it has been
  * silent for longer than it may be. The key stays the same, so nothing is computed twice. */
 #ifndef ASSAY_HTTP_LINK_H
 #define ASSAY_HTTP_LINK_H

@@ -91,6 +91,14 @@ void link_finish(struct ticket *t, const struct err *e)
     t->done(t);
 }
 
+int link_check_card(const struct link *l, const struct ticket *t, struct err *e)
+{
+    if (card_is_alike(t->card, l->card))
+        return 0;
+    return err_set(e, ASSAY_ENOTREADY,
+        "the broker was started anew with another checkpoint or mode: send the request again");
+}
+
 void link_fail_job(struct link *l, struct job *job, const struct err *e)
 {
     struct ticket *t;

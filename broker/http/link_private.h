@@ -28,7 +28,7 @@ struct link {
     void *zmq, *socket;
     struct coalesce waiting;
     struct job *jobs;
-    int64_t next_id, epoch;
+    int64_t next_id;
     struct coalesce_load load;
     double us_per_byte; /* of jobs, lately; 0: not known */
     uint32_t max_rows;
@@ -50,6 +50,9 @@ void link_fail_job(struct link *l, struct job *job, const struct err *e);
 void link_split_job(struct link *l, struct job *job);
 /* e: NULL where the ticket has its own. */
 void link_finish(struct ticket *t, const struct err *e);
+/* Returns 0, or ASSAY_ENOTREADY when the broker has another checkpoint or mode than the ticket was
+ * decoded under. */
+int link_check_card(const struct link *l, const struct ticket *t, struct err *e);
 /* When the next job is due. */
 long long link_due_us(struct link *l);
 

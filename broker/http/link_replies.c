@@ -13,6 +13,15 @@
 #define STALE_MS 3600000 /* a job that has been over for so long is nobody's */
 #define STALE_PAGE 1000
 
+/* What was asked of a broker that is no more is asked of the one that took its place, unless that
+ * has another checkpoint. */
+static void send_again(struct link *l)
+{
+    for (struct job *job = l->jobs; job; job = job->next)
+        job->sent_us = 0;
+    atomic_store(&l->looks, 1);
+}
+
 static void take_card(struct link *l, json_t *info)
 {
     struct card *card, *old;
@@ -24,16 +33,15 @@ static void take_card(struct link *l, json_t *info)
     l->load.n_groups = card->n_groups;
     l->max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
     l->max_bytes = (size_t)card->max_message_bytes / 2;
-    int restarted = l->epoch != 0 && l->epoch != card->epoch;
-    l->epoch = card->epoch;
+    int restarted = l->card && l->card->started_ms != card->started_ms;
     pthread_mutex_lock(&l->lock);
     old = l->card;
     l->card = card;
     l->heard_ms = now_mono_ms();
     pthread_mutex_unlock(&l->lock);
     card_release(&old);
-    for (struct job *job = l->jobs; restarted && job; job = job->next)
-        link_send_job(l, job);
+    if (restarted)
+        send_again(l);
     if (l->stale_before_ms == 0) {
         l->stale_before_ms = json_integer_value(json_object_get(card->info, "now_ms")) - STALE_MS;
         link_ask_stale(l, 0);
@@ -111,24 +119,43 @@ static void take_refusal(struct link *l, struct job *job, const struct err *e)
     }
 }
 
-static void take_results(struct link *l, struct job *job, int64_t number, struct slice rows)
+struct reply {
+    int64_t id, job, started_ms;
+    int is_ok, is_made_otherwise;
+    struct slice rows;
+};
+
+static void give_results(struct link *l, struct job *job, const struct reply *reply)
 {
-    struct err e = {0};
+    struct err e = {0}, other;
     struct ticket *t;
-    int rc = job_give(job, rows, &e);
+    int rc = job_give(job, reply->rows, &e);
     job->is_done = 1;
     while ((t = job_pop(job))) {
-        snprintf(t->job, sizeof t->job, "%lld", (long long)number);
-        link_finish(t, rc == 0 ? NULL : &e);
+        snprintf(t->job, sizeof t->job, "%lld", (long long)reply->job);
+        link_finish(t, rc != 0 ? &e : link_check_card(l, t, &other) != 0 ? &other : NULL);
     }
     link_end_job(l, job);
 }
 
-struct reply {
-    int64_t id, job;
-    int is_ok;
-    struct slice rows;
-};
+/* Scores are given only under the card of the broker that they come from. Those of one that was
+ * started anew a moment ago wait for its card, with which they are asked for again. */
+static void take_results(struct link *l, struct job *job, const struct reply *reply)
+{
+    struct err e = {0};
+    if (reply->started_ms == 0)
+        err_set(&e, ASSAY_EINTERNAL,
+            "the broker's reply has no started_ms: is it older than this assay-http?");
+    else if (reply->is_made_otherwise)
+        err_set(&e, ASSAY_ENOTREADY,
+            "the broker was started anew with another checkpoint or mode: send the request again");
+    if (e.code != 0)
+        link_fail_job(l, job, &e);
+    else if (!l->card || reply->started_ms != l->card->started_ms)
+        link_send(l, "info", ID_INFO, NULL);
+    else
+        give_results(l, job, reply);
+}
 
 /* Reads what is told apart first; all else is read by what it is. */
 static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
@@ -143,12 +170,15 @@ static int read_reply(struct msg_reader *r, struct reply *reply, struct err *e)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->id, e);
         else if (rc == 0 && slice_is(key, "job") && msg_peek(r) == MSG_INT)
             rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->job, e);
+        else if (rc == 0 && slice_is(key, "started_ms") && msg_peek(r) == MSG_INT)
+            rc = msg_read_int(r, "", INT64_MIN, INT64_MAX, &reply->started_ms, e);
         else if (rc == 0 && slice_is(key, "ok"))
             rc = msg_read_bool(r, "", &reply->is_ok, e);
         else if (rc == 0)
             rc = msg_read_raw(r, "", MSG_MAX_DEPTH, &value, e);
         if (rc == 0 && slice_is(key, "rows"))
             reply->rows = value;
+        reply->is_made_otherwise |= rc == 0 && slice_is(key, "made_otherwise");
     }
     return rc;
 }
@@ -166,7 +196,7 @@ static void take_reply(struct link *l, struct slice bytes)
     while (job && job->id != reply.id)
         job = job->next;
     if (job && reply.is_ok)
-        return take_results(l, job, reply.job, reply.rows);
+        return take_results(l, job, &reply);
     msg_reader_init(&r, bytes.at, bytes.len);
     if ((!job && reply.id >= ID_FIRST_JOB) || pack_read(&r, &whole, &e) != 0)
         return;

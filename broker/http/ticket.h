@@ -7,6 +7,7 @@
 #include "broker/http/results.h"
 #include "broker/http/rows.h"
 
+struct card;
 struct job;
 
 #define TICKET_JOB_BYTES 24
@@ -15,7 +16,8 @@ struct ticket {
     /* Set by the owner, who touches nothing from link_submit until `done` is called, in the link's
      * thread. */
     const struct rows *rows;
-    const char *model; /* the broker's name of the one that its client means */
+    const char *model;       /* the broker's name of the one that its client means */
+    const struct card *card; /* under which it was decoded: no other's scores are its */
     long long deadline_us;
     void (*done)(struct ticket *t);
     void *owner;

@@ -101,6 +101,29 @@ def test_a_broker_that_is_started_again(directory):
     broker.stop()
 
 
+@pytest.mark.parametrize("model, options", [(MODELS / "reward", []), (MODEL, ["--dtype", "bf16"])], ids=["checkpoint", "mode"])
+def test_a_broker_that_is_started_with_something_else(directory, model, options):
+    """A request under way is 503, though the model's name is the same: it never gets the new scores under the old mode."""
+    broker = Broker(directory / "d", model=f"alpha={MODEL}").start()
+    with Http(directory, broker) as http:
+        def ask():
+            return http.ask("POST", "/classify", json.dumps({"model": "alpha", "input": [[5, 9, 11, 42], [7, 8]]}), JSON)
+
+        before, replies = ask(), []
+        broker.kill9()
+        thread = threading.Thread(target=lambda: replies.append(ask()))
+        thread.start()
+        wait_until(lambda: counted(http, "vllm:num_requests_running") == 1)
+        broker = Broker(directory / "d", model=f"alpha={model}", options=options).start()
+        thread.join(60 * PATIENCE)
+        status, headers, text = replies[0]
+        assert status == 503 and int(headers["retry-after"]) >= 1 and "started anew" in json.loads(text)["error"]["message"], text
+        wait_until(lambda: ask()[0] == 200)
+        after = ask()
+        assert json.loads(after[2])["data"] != json.loads(before[2])["data"]
+    broker.stop()
+
+
 def test_a_broker_that_is_stopped_in_order(directory):
     """It refuses what it has as not_ready, and has it all the same when it is there again."""
     broker = Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]).start()

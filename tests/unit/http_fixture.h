@@ -13,7 +13,7 @@ static inline struct card *http_card(const char *pool_type, const char *activati
     struct err e = {0};
     json_t *info = json_pack(
         "{s:s, s:s, s:i, s:{s:i, s:i}, s:{s:s, s:i, s:i, s:{s:s, s:s}, s:[{s:s}]}}", "mode",
-        "device=cpu", "state", "ready", "epoch", 1, "limits", "max_rows_per_message", 100,
+        "device=cpu", "state", "ready", "started_ms", 1, "limits", "max_rows_per_message", 100,
         "max_message_bytes", 1 << 20, "model", "name", "reward", "max_len", 512, "n_labels", 1,
         "pooling", "type", pool_type, "activation", activation, "adapters", "name", "math");
     return card_new(&card, info, NULL, 0, &e) == 0 ? card : NULL;
