@@ -6,10 +6,15 @@
 
 #include "broker/http/fields.h"
 
+#define JOB_ROOM 4096 /* of a message, beside its rows */
+
 void ask_init(struct ask *ask, const struct card *card)
 {
     *ask = (struct ask){.card = card, .model = card->names[0]};
     rows_init(&ask->rows);
+    ask->rows.max_rows = card->max_rows > 0 ? (uint32_t)card->max_rows : 1;
+    ask->rows.max_bytes =
+        card->max_message_bytes > JOB_ROOM ? (size_t)card->max_message_bytes - JOB_ROOM : 0;
 }
 
 void ask_release(struct ask *ask)
@@ -45,9 +50,6 @@ int ask_end(const struct ask *ask, struct err *e)
 {
     if (ask->rows.n == 0)
         return err_set(e, ASSAY_EBADREQ, "expected at least one text to score, found none");
-    if (ask->rows.n > ask->card->max_rows)
-        return err_set(e, ASSAY_ETOOLARGE, "expected at most %lld rows, found %u",
-            (long long)ask->card->max_rows, ask->rows.n);
     return rows_check(&ask->rows, e);
 }
 
@@ -61,15 +63,13 @@ static int add_item(struct ask *ask, const struct row_options *o, const json_t *
 {
     const json_t *first = json_array_get(item, 0);
     if (json_is_string(item))
-        rows_add_text(&ask->rows, o, json_string_value(item), json_string_length(item));
-    else if (json_is_array(item) && is_message(first))
-        rows_add_messages(&ask->rows, o, item);
-    else if (json_is_array(item))
+        return rows_add_text(&ask->rows, o, json_string_value(item), json_string_length(item), e);
+    if (json_is_array(item) && is_message(first))
+        return rows_add_messages(&ask->rows, o, item, e);
+    if (json_is_array(item))
         return rows_add_ids(&ask->rows, o, item, where, e);
-    else
-        return err_field(e, ASSAY_EBADREQ, where,
-            "`%s`: expected a text, token ids or messages, found something else", where);
-    return 0;
+    return err_field(e, ASSAY_EBADREQ, where,
+        "`%s`: expected a text, token ids or messages, found something else", where);
 }
 
 int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *input,
@@ -86,12 +86,13 @@ int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *in
     json_array_foreach(input, k, item)
     {
         char where[64];
+        if (rc != 0)
+            return rc;
         snprintf(where, sizeof where, "%s[%zu]", name, k);
-        if (rc == 0)
-            rc = json_typeof(item) == json_typeof(first)
-                     ? add_item(ask, o, item, where, e)
-                     : err_field(e, ASSAY_EBADREQ, where,
-                           "`%s`: expected the same type as the first, found another", where);
+        rc = json_typeof(item) == json_typeof(first)
+                 ? add_item(ask, o, item, where, e)
+                 : err_field(e, ASSAY_EBADREQ, where,
+                       "`%s`: expected the same type as the first, found another", where);
     }
     return rc;
 }

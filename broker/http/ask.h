@@ -37,6 +37,7 @@ struct ask {
     size_t top_n;      /* rerank; 0: all */
 };
 
+/* Bounds the rows by what the broker takes; the caller may bound them further. */
 void ask_init(struct ask *ask, const struct card *card);
 void ask_release(struct ask *ask);
 
@@ -61,7 +62,7 @@ int ask_take_model(
     struct ask *ask, const json_t *body, const char *model, struct row_options *o, struct err *e);
 /* Refuses a model that scores positions, for endpoints with one score a row. */
 int ask_needs_score(const struct ask *ask, struct err *e);
-/* Judges the rows: there is one, there are not too many, and the broker would take each. */
+/* Judges the rows: there is one, and the broker would take each. */
 int ask_end(const struct ask *ask, struct err *e);
 /* A text, a list of texts, ids, or a list of lists of ids, or conversations, under `name`. */
 int ask_add_input(struct ask *ask, const struct row_options *o, const json_t *input,

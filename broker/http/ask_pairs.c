@@ -138,7 +138,9 @@ static int add_pairs(struct ask *ask, const struct row_options *o, struct side q
             query ? text_of(item(documents.value, k), documents.name, k, e) : NULL;
         if (!document)
             return e->code;
-        rows_add_pair(&ask->rows, o, "query", query, "document", document);
+        int rc = rows_add_pair(&ask->rows, o, "query", query, "document", document, e);
+        if (rc != 0)
+            return rc;
     }
     return 0;
 }

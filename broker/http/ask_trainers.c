@@ -77,16 +77,17 @@ static int is_whole_text(const struct ask *ask, int *is_text, struct err *e)
         "expected ?prompt=chat or ?prompt=text behind the path, found '?prompt=%.40s'", said);
 }
 
-static void add_text(
-    struct ask *ask, struct row_options *o, const json_t *prompt, const json_t *response)
+static int add_text(struct ask *ask, struct row_options *o, const json_t *prompt,
+    const json_t *response, struct err *e)
 {
     size_t first = json_string_length(prompt), second = json_string_length(response);
     char *whole = xcalloc(first + second, 1);
     memcpy(whole, json_string_value(prompt), first);
     memcpy(whole + first, json_string_value(response), second);
     o->text_is_bare = 1;
-    rows_add_text(&ask->rows, o, whole, first + second);
+    int rc = rows_add_text(&ask->rows, o, whole, first + second, e);
     free(whole);
+    return rc;
 }
 
 static int add_sample(struct ask *ask, struct row_options *o, const json_t *body, struct err *e)
@@ -100,16 +101,13 @@ static int add_sample(struct ask *ask, struct row_options *o, const json_t *body
         return err_field(e, ASSAY_EBADREQ, "response", "`response`: expected a text");
     if (!json_is_string(prompt) && !json_is_object(json_array_get(prompt, 0)))
         return err_field(e, ASSAY_EBADREQ, "prompt", "`prompt`: expected a text or messages");
-    if (json_is_string(prompt) && is_text) {
-        add_text(ask, o, prompt, response);
-        return 0;
-    }
+    if (json_is_string(prompt) && is_text)
+        return add_text(ask, o, prompt, response, e);
     if (json_is_string(prompt) && is_templated(json_string_value(prompt)))
         return err_field(e, ASSAY_EBADREQ, "prompt",
             "`prompt`: found a chat template's tokens in it, and a template would be written "
             "around them: send it to /rm?prompt=text, to score prompt and response as one text");
-    rows_add_pair(&ask->rows, o, "prompt", prompt, "response", response);
-    return 0;
+    return rows_add_pair(&ask->rows, o, "prompt", prompt, "response", response, e);
 }
 
 int ask_rm(struct ask *ask, const json_t *body, struct err *e)

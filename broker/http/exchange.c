@@ -19,7 +19,7 @@
 #include "schema/clock.h"
 #include "schema/log.h"
 
-#define ALL_BODIES 16 /* times the largest: most bytes of all bodies */
+#define ONE_ASK 4 /* times the largest body: most bytes of one request's rows */
 #define FIRST_ROOM 4096
 
 struct exchange {
@@ -190,17 +190,17 @@ static int make_room(struct exchange *x, size_t n)
 static void keep(struct exchange *x, const char *bytes, size_t n)
 {
     size_t most = (size_t)x->server->options->max_body_bytes;
-    size_t all = atomic_fetch_add(&x->server->body_bytes, n) + n;
-    x->n_body += n;
-    if (x->refusal.code == 0 && x->n_body > most)
-        err_set(&x->refusal, ASSAY_ETOOLARGE, "body: expected at most %zu bytes, found more", most);
-    if (x->refusal.code == 0 && all > ALL_BODIES * most)
-        err_set(&x->refusal, ASSAY_EQUEUEFULL, "the requests under way have too many bytes");
-    x->n_body -= n;
-    if (x->refusal.code == 0 && make_room(x, n) != 0)
-        err_set(&x->refusal, ASSAY_EQUEUEFULL, "no memory for the body");
-    if (x->refusal.code != 0) {
-        atomic_fetch_sub(&x->server->body_bytes, n);
+    int code = x->refusal.code;
+    if (code == 0 && x->n_body + n > most)
+        code = err_set(
+            &x->refusal, ASSAY_ETOOLARGE, "body: expected at most %zu bytes, found more", most);
+    if (code == 0 && budget_take(&x->server->bytes, n) != 0)
+        code = err_set(&x->refusal, ASSAY_EQUEUEFULL, "the requests under way have too many bytes");
+    if (code == 0 && make_room(x, n) != 0) {
+        budget_give(&x->server->bytes, n);
+        code = err_set(&x->refusal, ASSAY_EQUEUEFULL, "no memory for the body");
+    }
+    if (code != 0) {
         x->n_dropped += n;
         return;
     }
@@ -220,7 +220,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *upload, size_t 
 
 static void drop_body(struct exchange *x)
 {
-    atomic_fetch_sub(&x->server->body_bytes, x->n_body);
+    budget_give(&x->server->bytes, x->n_body);
     free(x->body);
     x->body = NULL;
     x->n_body = x->room = 0;
@@ -244,6 +244,9 @@ static int decode(struct exchange *x, struct err *e)
         return rc;
     memcpy(id, x->ask.id, sizeof id);
     ask_init(&x->ask, x->card);
+    x->ask.rows.budget = &x->server->bytes;
+    if (x->ask.rows.max_bytes > ONE_ASK * (size_t)x->server->options->max_body_bytes)
+        x->ask.rows.max_bytes = ONE_ASK * (size_t)x->server->options->max_body_bytes;
     memcpy(x->ask.id, id, sizeof id);
     x->ask.prompt_is = MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, "prompt");
     rc = x->route->decode(&x->ask, body, e);
@@ -254,14 +257,17 @@ static int decode(struct exchange *x, struct err *e)
 static enum MHD_Result ask(struct exchange *x)
 {
     struct err e = x->refusal;
+    if (x->peer)
+        peer_waits(x->server->peers, x->peer, NULL); /* it has sent all: what is slow is not it */
     if (e.code == 0 && !(x->card = link_card(x->server->link)))
         err_set(&e, ASSAY_ENOTREADY, "the broker does not answer");
     if (e.code == 0)
         decode(x, &e);
-    if (e.code == 0 && (int64_t)x->ask.rows.bytes.buffer.size + 4096 > x->card->max_message_bytes)
-        err_set(&e, ASSAY_ETOOLARGE, "expected rows of at most %lld bytes, found %zu",
-            (long long)x->card->max_message_bytes, x->ask.rows.bytes.buffer.size);
-    drop_body(x);
+    if (!x->ask.documents)
+        drop_body(x);
+    free(x->body); /* its bytes count until the reply where documents are given back */
+    x->body = NULL;
+    x->room = 0;
     if (e.code != 0)
         return reply_fault(x, fault_status(e.code), &e, x->refusal.code != 0);
     x->is_asked = 1;

@@ -24,6 +24,7 @@
 #define TICK_MS 100
 #define DRAIN_MS 5000
 #define LAST_MS 2000
+#define ALL_BODIES 16 /* times the largest: most bytes of all requests under way */
 
 static int exit_code(const struct err *e)
 {
@@ -151,6 +152,7 @@ int main(int argc, char **argv)
     if (sodium_init() < 0)
         die(EX_SOFTWARE, "libsodium cannot start");
     struct server server = {.options = &options, .started_ms = now_wall_ms()};
+    server.bytes.most = ALL_BODIES * (size_t)options.max_body_bytes;
     sigset_t set = block_signals();
     server.metrics = metrics_new();
     server.peers = peers_new();

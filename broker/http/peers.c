@@ -107,6 +107,13 @@ static int has_left(int fd)
     return poll(&item, 1, 0) > 0 && (item.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
+/* Are there bytes that the server has not read yet? Then it is the slow one. */
+static int has_unread(int fd)
+{
+    struct pollfd item = {.fd = fd, .events = POLLIN};
+    return poll(&item, 1, 0) > 0 && (item.revents & POLLIN) && !has_left(fd);
+}
+
 void peers_tick(struct peers *peers, struct link *link)
 {
     long long now_ms = now_mono_ms();
@@ -115,7 +122,8 @@ void peers_tick(struct peers *peers, struct link *link)
         if (p->state == PEER_WAITS && p->ticket && has_left(p->fd)) {
             link_abandon(link, p->ticket);
             p->ticket = NULL;
-        } else if (p->state != PEER_ENDED && p->until_ms < now_ms) {
+        } else if (p->state != PEER_ENDED && p->until_ms < now_ms &&
+                   !(p->state == PEER_BODY && has_unread(p->fd))) {
             shutdown(p->fd, SHUT_RDWR);
             p->state = PEER_ENDED;
         }

@@ -12,7 +12,7 @@
 
 void rows_init(struct rows *rows)
 {
-    *rows = (struct rows){0};
+    *rows = (struct rows){.max_rows = UINT32_MAX, .max_bytes = SIZE_MAX};
     msg_writer_init(&rows->bytes);
 }
 
@@ -20,6 +20,8 @@ void rows_release(struct rows *rows)
 {
     msg_writer_release(&rows->bytes);
     free(rows->all);
+    if (rows->budget)
+        budget_give(rows->budget, rows->n_taken);
     *rows = (struct rows){0};
 }
 
@@ -66,12 +68,26 @@ static void mark_content(struct rows *rows, struct row_place *row, size_t back)
     row->content = rows->bytes.buffer.size - back - row->at;
 }
 
-static void end(struct rows *rows, struct row_place *row)
+/* A row too much is there already: at most what one body and the options hold. */
+static int end(struct rows *rows, struct row_place *row, struct err *e)
 {
-    row->len = rows->bytes.buffer.size - row->at;
+    size_t size = rows->bytes.buffer.size, more = ROWS_COPIES * size - rows->n_taken;
+    row->len = size - row->at;
+    if (rows->n > rows->max_rows)
+        return err_set(e, ASSAY_ETOOLARGE, "expected at most %u rows, found more", rows->max_rows);
+    if (size > rows->max_bytes)
+        return err_set(e, ASSAY_ETOOLARGE,
+            "expected rows of at most %zu bytes together, found more: a query, an instruction or "
+            "tools count in every row",
+            rows->max_bytes);
+    if (rows->budget && budget_take(rows->budget, more) != 0)
+        return err_set(e, ASSAY_EQUEUEFULL, "the requests under way have too many bytes");
+    rows->n_taken += rows->budget ? more : 0;
+    return 0;
 }
 
-void rows_add_text(struct rows *rows, const struct row_options *o, const char *text, size_t len)
+int rows_add_text(
+    struct rows *rows, const struct row_options *o, const char *text, size_t len, struct err *e)
 {
     struct row_place *row = begin(rows, o, 1 + (uint32_t)o->text_is_bare);
     if (o->text_is_bare)
@@ -79,7 +95,7 @@ void rows_add_text(struct rows *rows, const struct row_options *o, const char *t
     msg_str(&rows->bytes, "text");
     msg_str_len(&rows->bytes, text, len);
     mark_content(rows, row, len);
-    end(rows, row);
+    return end(rows, row, e);
 }
 
 static int copy_ids(int32_t *out, const json_t *ids, const char *where, struct err *e)
@@ -108,23 +124,24 @@ int rows_add_ids(struct rows *rows, const struct row_options *o, const json_t *i
         msg_str(&rows->bytes, "ids");
         msg_bin(&rows->bytes, copy, n * sizeof *copy);
         mark_content(rows, row, n * sizeof *copy);
-        end(rows, row);
+        rc = end(rows, row, e);
     }
     free(copy);
     return rc;
 }
 
-void rows_add_messages(struct rows *rows, const struct row_options *o, const json_t *messages)
+int rows_add_messages(
+    struct rows *rows, const struct row_options *o, const json_t *messages, struct err *e)
 {
     struct row_place *row = begin(rows, o, 1);
     msg_str(&rows->bytes, "messages");
     mark_content(rows, row, 0);
     pack_json(&rows->bytes, messages);
-    end(rows, row);
+    return end(rows, row, e);
 }
 
-void rows_add_pair(struct rows *rows, const struct row_options *o, const char *first_name,
-    const json_t *first, const char *second_name, const json_t *second)
+int rows_add_pair(struct rows *rows, const struct row_options *o, const char *first_name,
+    const json_t *first, const char *second_name, const json_t *second, struct err *e)
 {
     struct row_place *row = begin(rows, o, 2);
     msg_str(&rows->bytes, first_name);
@@ -132,7 +149,7 @@ void rows_add_pair(struct rows *rows, const struct row_options *o, const char *f
     pack_json(&rows->bytes, first);
     msg_str(&rows->bytes, second_name);
     pack_json(&rows->bytes, second);
-    end(rows, row);
+    return end(rows, row, e);
 }
 
 int rows_check(const struct rows *rows, struct err *e)

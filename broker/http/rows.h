@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "broker/http/budget.h"
 #include "schema/msg.h"
 
 struct row_place {
@@ -18,7 +19,14 @@ struct rows {
     struct msg_writer bytes;
     struct row_place *all;
     uint32_t n, room;
+    /* What it may become; rows_init sets no bounds. */
+    uint32_t max_rows;
+    size_t max_bytes;
+    struct budget *budget; /* borrowed; NULL: none */
+    size_t n_taken;        /* of the budget */
 };
+
+#define ROWS_COPIES 2 /* of each row's bytes: one here, one in the message to the broker */
 
 void rows_init(struct rows *rows);
 void rows_release(struct rows *rows);
@@ -36,15 +44,19 @@ void row_options_release(struct row_options *o);
 /* Writes a field's name; the caller writes its value to the returned writer. */
 struct msg_writer *row_options_add(struct row_options *o, const char *name);
 
-/* Each appends a row. Ids out of int32's range become one that no vocabulary has, so the row fails
- * as bad_token; what is no integer is ASSAY_EBADREQ and names `where`. */
-void rows_add_text(struct rows *rows, const struct row_options *o, const char *text, size_t len);
+/* Each appends a row. Returns 0; ASSAY_ETOOLARGE as soon as there are more rows or bytes than there
+ * may be, for a small body can ask for the same text in many rows; ASSAY_EQUEUEFULL where the budget
+ * has no room. Ids out of int32's range become one that no vocabulary has, so the row fails as
+ * bad_token; what is no integer is ASSAY_EBADREQ and names `where`. */
+int rows_add_text(
+    struct rows *rows, const struct row_options *o, const char *text, size_t len, struct err *e);
 int rows_add_ids(struct rows *rows, const struct row_options *o, const json_t *ids,
     const char *where, struct err *e);
-void rows_add_messages(struct rows *rows, const struct row_options *o, const json_t *messages);
+int rows_add_messages(
+    struct rows *rows, const struct row_options *o, const json_t *messages, struct err *e);
 /* Two fields, which are JSON values: a prompt and its response, a query and a document. */
-void rows_add_pair(struct rows *rows, const struct row_options *o, const char *first_name,
-    const json_t *first, const char *second_name, const json_t *second);
+int rows_add_pair(struct rows *rows, const struct row_options *o, const char *first_name,
+    const json_t *first, const char *second_name, const json_t *second, struct err *e);
 
 /* Reads each row as the broker will. Returns 0, or ASSAY_EBADREQ, so that a row which the broker
  * would refuse is refused before it meets those of other clients. */

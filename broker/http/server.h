@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "broker/http/budget.h"
 #include "broker/http/keys.h"
 #include "broker/http/link.h"
 #include "broker/http/metrics.h"
@@ -17,8 +18,8 @@ struct server {
     struct keys *keys; /* NULL: none are asked for */
     struct metrics *metrics;
     struct peers *peers;
-    atomic_size_t body_bytes; /* of all requests that are not over */
-    atomic_int n_open;        /* requests that are not over */
+    struct budget bytes; /* of bodies, rows and messages of all requests that are not over */
+    atomic_int n_open;   /* requests that are not over */
     long long started_ms;
 };
 

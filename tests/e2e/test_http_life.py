@@ -174,6 +174,21 @@ def test_a_full_queue_is_503(directory):
         assert http.ok("/classify", {"input": "a"})
 
 
+def test_requests_under_way_are_bounded_together(directory):
+    """Rows that wait count as bodies do: what is too much is 503 at once, and there is room again when they are over."""
+    with Broker(directory / "d", model=MODEL) as broker, Http(directory, broker, ["--max-body-bytes", 100000]) as http:
+        body, replies = {"input": "a " * 45000, "truncate_prompt_tokens": 5}, []
+        [os.kill(pid, signal.SIGSTOP) for pid in broker.worker_pids()]
+        threads = [threading.Thread(target=lambda: replies.append(http.ask("POST", "/classify", json.dumps(body), JSON))) for _ in range(24)]
+        [thread.start() for thread in threads]
+        wait_until(lambda: len(replies) >= 12)
+        assert {status for status, _, _ in replies} == {503} and all(int(headers["retry-after"]) >= 1 for _, headers, _ in replies)
+        [os.kill(pid, signal.SIGCONT) for pid in broker.worker_pids()]
+        [thread.join(60 * PATIENCE) for thread in threads]
+        assert {status for status, _, _ in replies} == {200, 503}
+        assert [http.post("/classify", body)[0] for _ in range(20)] == [200] * 20
+
+
 def test_a_request_in_time(directory):
     """--timeout: 504, and the rows are given up."""
     with Broker(directory / "d", model=MODEL, options=["--max-batch-tokens", 512]) as broker, Http(directory, broker, ["--timeout", 1]) as http:

@@ -177,6 +177,36 @@ static void too_many_rows(void **state)
     refuse(ask_classify, body, ASSAY_ETOOLARGE, "");
 }
 
+/* A query counts in each row: rows end where a bound is passed, not when all are there. */
+static void a_small_body_does_not_become_a_large_request(void **state)
+{
+    struct err e = {0};
+    struct budget budget = {.most = 30000};
+    struct card *card = http_card("LAST", "none");
+    json_t *documents = json_array();
+    char query[1001] = "";
+    (void)state;
+    memset(query, 'q', 1000);
+    for (int i = 0; i < 90; i++)
+        json_array_append_new(documents, json_string("a"));
+    json_t *body = json_pack("{s:s, s:o}", "query", query, "documents", documents);
+    for (int has_budget = 0; has_budget < 2; has_budget++) {
+        struct ask ask;
+        ask_init(&ask, card);
+        ask.rows.max_bytes = has_budget ? 50000 : 20000;
+        ask.rows.budget = &budget;
+        budget.most = has_budget ? 30000 : 1000000;
+        assert_int_equal(
+            ask_rerank(&ask, body, &e), has_budget ? ASSAY_EQUEUEFULL : ASSAY_ETOOLARGE);
+        assert_in_range(ask.rows.bytes.buffer.size, 10000, 22000);
+        assert_in_range(atomic_load(&budget.used), 25000, 40000);
+        ask_release(&ask);
+        assert_int_equal(atomic_load(&budget.used), 0);
+    }
+    json_decref(body);
+    card_release(&card);
+}
+
 static void depth_and_number_are_bounded(void **state)
 {
     static const char in_text[] = "{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[\"}";
@@ -204,6 +234,7 @@ int main(void)
         cmocka_unit_test(what_is_not_known_is_refused),
         cmocka_unit_test(models_that_score_positions),
         cmocka_unit_test(too_many_rows),
+        cmocka_unit_test(a_small_body_does_not_become_a_large_request),
         cmocka_unit_test(depth_and_number_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

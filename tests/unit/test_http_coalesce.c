@@ -47,7 +47,7 @@ static void add(struct fixture *f, int i, const char *text, long long us)
 {
     struct row_options o;
     row_options_init(&o);
-    rows_add_text(&f->rows[i], &o, text, strlen(text));
+    assert_int_equal(rows_add_text(&f->rows[i], &o, text, strlen(text), NULL), 0);
     row_options_release(&o);
     coalesce_add(&f->c, &f->tickets[i], us);
 }
