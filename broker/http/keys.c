@@ -6,9 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "schema/alloc.h"
+#include "schema/regular.h"
 
 #define KEYS_MOST 1024
 #define LINE_BYTES 1024
@@ -70,13 +71,18 @@ static int read_lines(struct keys *keys, FILE *f, const char *path, struct err *
 int keys_read(struct keys **out, const char *path, struct err *e)
 {
     struct stat st;
-    FILE *f = fopen(path, "re");
+    int fd = regular_open(path, &st, e);
     *out = NULL;
-    if (!f)
+    if (fd < 0)
+        return fd;
+    FILE *f = fdopen(fd, "r");
+    if (!f) {
+        close(fd);
         return err_errno(e, ASSAY_EIO, "%s", path);
+    }
     struct keys *keys = xcalloc(1, sizeof *keys);
     keys->all = xcalloc(KEYS_MOST, sizeof *keys->all);
-    int rc = fstat(fileno(f), &st) == 0 && (st.st_mode & 077) == 0
+    int rc = (st.st_mode & 077) == 0
                  ? read_lines(keys, f, path, e)
                  : err_set(e, ASSAY_EUNAUTHORIZED,
                        "%s: expected a file that only its owner may read (chmod 600)", path);

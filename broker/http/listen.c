@@ -15,6 +15,7 @@
 #include "broker/http/exchange.h"
 #include "schema/alloc.h"
 #include "schema/log.h"
+#include "schema/regular.h"
 
 #define THREADS 2
 #define HEAD_BYTES 32768 /* of a connection: its head and a piece of its body or reply */
@@ -140,9 +141,14 @@ static void on_log(void *cls, const char *format, va_list arguments)
 
 static int read_pem(const char *path, char **text, struct err *e)
 {
-    FILE *f = fopen(path, "re");
-    if (!f)
+    int fd = regular_open(path, NULL, e);
+    if (fd < 0)
+        return fd;
+    FILE *f = fdopen(fd, "r");
+    if (!f) {
+        close(fd);
         return err_errno(e, ASSAY_EIO, "%s", path);
+    }
     *text = xcalloc(PEM_BYTES, 1);
     size_t n = fread(*text, 1, PEM_BYTES - 1, f);
     int is_whole = feof(f) && !ferror(f) && n > 0;

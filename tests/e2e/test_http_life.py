@@ -255,6 +255,16 @@ def test_what_does_not_start(directory):
         assert code == 69 and "in use" in words
 
 
+def test_files_that_are_pipes_do_not_hang(directory):
+    """An option's file that is a pipe is refused by name: opening it would wait for ever, with signals blocked."""
+    pipe, file = directory / "pipe", directory / "file"
+    os.mkfifo(pipe, 0o600)
+    file.write_text("a")
+    for options in (["--api-keys", pipe], ["--tls-cert", pipe, "--tls-key", file], ["--tls-cert", file, "--tls-key", pipe]):
+        code, words = fails(directory, "--listen", "127.0.0.1:0", *options)
+        assert code == 78 and str(pipe) in words and "found a pipe" in words
+
+
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
 def test_tls(directory):
     cert, key = directory / "cert.pem", directory / "key.pem"
